@@ -61,14 +61,14 @@ def _hosts() -> list[dict[str, Any]]:
     rows = []
     for name in list_hosts():
         spec, _ = load_host(name)
-        own = spec.link
-        spread = None if own.spread is None else f"{own.spread.slow_rate:g} to {own.spread.fast_rate:g}"
+        link = spec.link
+        spread = None if link.spread is None else f"{link.spread.slow_rate:g} to {link.spread.fast_rate:g}"
         rows.append(
             {
                 "name": name,
-                "links": own.medium,
-                "peer_access": own.peer_access,
-                "rate": own.rate,
+                "links": link.medium,
+                "peer_access": link.peer_access,
+                "rate": link.rate,
                 "spread": spread,
                 "title": spec.title,
             }

@@ -90,10 +90,12 @@ def load_device(
     'h100'
     """
     if not isinstance(name_or_path, Path):
-        found = _lookup(name_or_path)
-        if found is not None:
+        catalog_name = _lookup(name_or_path)
+        if catalog_name is not None:
             spec, sources = (
-                build(DeviceSpec, device_template(found).at(parameters)) if parameters else _catalog_device(found)
+                build(DeviceSpec, device_template(catalog_name).at(parameters))
+                if parameters
+                else _catalog_device(catalog_name)
             )
             return spec, Sources(sources)
         if not is_path(name_or_path):
@@ -103,11 +105,11 @@ def load_device(
 
 def device_template(name_or_path: str | Path) -> Template:
     """A device's description with its expressions open; see :func:`load_device`."""
-    found = None if isinstance(name_or_path, Path) else _lookup(name_or_path)
-    if found is None:
+    catalog_name = None if isinstance(name_or_path, Path) else _lookup(name_or_path)
+    if catalog_name is None:
         return Template(load_description(Path(name_or_path), _find, IDENTITY))
-    path = _catalog_files()[found]
-    description, fitted = load_description(path, _find, IDENTITY), _calibrated(found)
+    path = _catalog_files()[catalog_name]
+    description, fitted = load_description(path, _find, IDENTITY), _calibrated(catalog_name)
     if fitted is not None:
         raw = {k: v for k, v in read_yaml(fitted).items() if k in ("sources", "calibration")}
         description = Description(merge(description.tree, describe(raw, fitted).tree), path)
@@ -251,11 +253,11 @@ def _system_file(
     tree = describe(raw, path).tree
     mapping, inner = inherited(device, path)
     if isinstance(device, dict):
-        own = Template(describe(device, path, _find, IDENTITY, table))
-        tree["device"] = own.at(parameters).tree
+        template = Template(describe(device, path, _find, IDENTITY, table))
+        tree["device"] = template.at(parameters).tree
     elif isinstance(device, str):
-        found = _lookup(device)
-        spec, given = load_device(found if found is not None else _find(device, path), parameters)
+        catalog_name = _lookup(device)
+        spec, given = load_device(catalog_name if catalog_name is not None else _find(device, path), parameters)
         tree["device"] = spec
         inner = inner | _of_device(given)
     else:
@@ -295,8 +297,8 @@ def system_template(path: Path) -> Template:
         return Template(describe(device, path, _find, IDENTITY, source_table(raw, path)))
     if not isinstance(device, str):
         raise SpecError(f"{path}: device", "must be a name, a path or a device description")
-    found = _lookup(device)
-    return device_template(found if found is not None else _find(device, path))
+    catalog_name = _lookup(device)
+    return device_template(catalog_name if catalog_name is not None else _find(device, path))
 
 
 def _refuse_taken(name: str, where: str) -> None:
@@ -311,12 +313,12 @@ def _find(text: str, path: Path) -> Path:
     fitted = _calibrated(text.removesuffix(FITTED)) if text.endswith(FITTED) else None
     if fitted is not None:
         return fitted
-    found = _lookup(text)
-    if found is not None:
+    catalog_name = _lookup(text)
+    if catalog_name is not None:
         # A catalog file takes over another's hardware, never its fit; a user's file takes both.
-        own = path.resolve().is_relative_to(_folder().resolve())
-        fitted = None if own else _calibrated(found)
-        return fitted or _catalog_files()[found]
+        is_catalog = path.resolve().is_relative_to(_folder().resolve())
+        fitted = None if is_catalog else _calibrated(catalog_name)
+        return fitted or _catalog_files()[catalog_name]
     if is_path(text):
         return below(path, text)
     raise SpecError(path, f"unknown device {text!r}{_suggest(text)}")

@@ -32,22 +32,22 @@ def own_bandwidths(given: Any) -> Any:
     memory, processors = (given.get(key) for key in ("memory", "processors"))
     if not isinstance(memory, dict) or not isinstance(processors, dict):
         return given
-    own = {
+    internal = {
         name: p["bandwidth_bytes_per_s"]
         for name, p in processors.items()
         if isinstance(p, dict) and isinstance(p.get("bandwidth_bytes_per_s"), (int, float))
     }
-    if not own:
+    if not internal:
         return given
-    if any("bandwidth_multiple" in processors[name] for name in own):
+    if any("bandwidth_multiple" in processors[name] for name in internal):
         raise ValueError("a processor has bandwidth_GBps or bandwidth_multiple, not both")
-    if min(own.values()) <= 0:
+    if min(internal.values()) <= 0:
         raise ValueError("the bandwidth_GBps of a processor must be above 0")
-    outside = memory.get("bandwidth_bytes_per_s") or max(own.values())
+    outside = memory.get("bandwidth_bytes_per_s") or max(internal.values())
     entry = {}
-    for name, value in own.items():
-        kept = {k: v for k, v in processors[name].items() if k != "bandwidth_bytes_per_s"}
-        entry[name] = kept | {"bandwidth_multiple": value / outside}
+    for name, value in internal.items():
+        rest = {k: v for k, v in processors[name].items() if k != "bandwidth_bytes_per_s"}
+        entry[name] = rest | {"bandwidth_multiple": value / outside}
     return given | {"memory": memory | {"bandwidth_bytes_per_s": outside}, "processors": processors | entry}
 
 

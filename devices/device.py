@@ -97,10 +97,10 @@ class Region:
         """Whether two tracks read one memory space."""
         seen: set[int] = set()
         for name in self.tracks:
-            own = self.spaces.get(name, frozenset())
-            if seen & own:
+            allowed = self.spaces.get(name, frozenset())
+            if seen & allowed:
                 return True
-            seen |= own
+            seen |= allowed
         return False
 
 
@@ -185,14 +185,14 @@ def build_device(
     fitted = calibrated and any(map(can_calibrate, spec.processors.values()))
     if kernels and not fitted:
         raise InputError("--kernels", f"needs a calibrated device, not {spec.name}")
-    own = board(spec) if fitted else Board(spec.static_W, None)
+    boards = board(spec) if fitted else Board(spec.static_W, None)
     collectives: KernelModel | None = None
     for name, described in spec.processors.items() if calibrated else ():
         plain = processors[name]
         if not can_calibrate(described):
             processors[name] = replace(plain, model=_of_kind(plain.base, name, spec))
             continue
-        base = _powered(plain.base, own)
+        base = _powered(plain.base, boards)
         own_fit = _fitted(base, spec, described, frameworks)
         model = _with_tables(own_fit, spec, kernels)
         processors[name] = replace(plain, base=base, model=model)
@@ -203,7 +203,7 @@ def build_device(
             own_lines = LineModel(spec.lines, plain.model)
             processors[name] = replace(plain, model=own_lines)
             collectives = collectives or own_lines
-    return SharedMemoryDevice(spec, processors, collectives, own)
+    return SharedMemoryDevice(spec, processors, collectives, boards)
 
 
 def _powered(model: Roofline, own: Board) -> Roofline:

@@ -104,8 +104,8 @@ class LineModel:
         known = [op for op in ops if self.knows(op)]
         rest = [op for op in ops if not self.knows(op)]
         names = ", ".join(dict.fromkeys(line_name(op, self.lines) or "" for op in known))
-        own = [Evidence("fitted lines", names, DESCRIPTION)] if known else []
-        return [*own, *(self.base.evidence(rest) if rest else [])]
+        evidence_own = [Evidence("fitted lines", names, DESCRIPTION)] if known else []
+        return [*evidence_own, *(self.base.evidence(rest) if rest else [])]
 
     def roof(self, dtype: str) -> Roof:
         return self.base.roof(dtype)

@@ -41,8 +41,8 @@ def family(name: str) -> tuple[FamilySpec, Sources] | None:
 def families() -> dict[str, tuple[FamilySpec, Sources]]:
     """All families by name."""
     folder = Path(str(files("opbyte.devices") / "specs" / "systems"))
-    found = [build(FamilySpec, load_description(path)) for path in sorted(folder.glob("*.yaml"))]
-    return {spec.name: (spec, sources) for spec, sources in found}
+    specs = [build(FamilySpec, load_description(path)) for path in sorted(folder.glob("*.yaml"))]
+    return {spec.name: (spec, sources) for spec, sources in specs}
 
 
 def inherited(device: Any, path: Path) -> tuple[MappingSpec, Sources]:

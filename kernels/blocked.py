@@ -81,15 +81,22 @@ def tiles_of(rows: int, columns: int, wide: bool) -> Callable[..., None]:
     @inner
     def run(x_at, m, w_at, n, k, out_at, out_step):
         x_step, w_step = 4 * k, bytes_ * k
-        whole, even = m // rows * rows, n // columns * columns
-        for i in range(0, whole, rows):
+        full_rows, even = m // rows * rows, n // columns * columns
+        for i in range(0, full_rows, rows):
             for j in range(0, even, columns):
                 dots(x_at + i * x_step, x_step, w_at + j * w_step, w_step, k,
                      out_at + i * out_step + 4 * j, out_step, rows, columns, fp32)  # fmt: skip
         for j in range(even, n, four):
-            rest(x_at, whole, w_at + j * w_step, k, out_at + 4 * j, out_step)
-        for j in range(0, n if m > whole else 0, four):
-            rest(x_at + whole * x_step, m - whole, w_at + j * w_step, k, out_at + whole * out_step + 4 * j, out_step)
+            rest(x_at, full_rows, w_at + j * w_step, k, out_at + 4 * j, out_step)
+        for j in range(0, n if m > full_rows else 0, four):
+            rest(
+                x_at + full_rows * x_step,
+                m - full_rows,
+                w_at + j * w_step,
+                k,
+                out_at + full_rows * out_step + 4 * j,
+                out_step,
+            )
 
     made: Callable[..., None] = run
     return made

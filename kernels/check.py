@@ -85,10 +85,10 @@ class WrongResult(ArithmeticError):
 
 def require(got: Any, want: npt.NDArray[np.float64], dtype: str, what: str) -> Agreement:
     """Compare, and raise `WrongResult` outside the tolerance of `dtype`."""
-    found = agreement(got, want)
-    if not found.within(TOLERANCES[dtype]):
-        raise WrongResult(f"{what}: {found} is outside {TOLERANCES[dtype]}")
-    return found
+    checked = agreement(got, want)
+    if not checked.within(TOLERANCES[dtype]):
+        raise WrongResult(f"{what}: {checked} is outside {TOLERANCES[dtype]}")
+    return checked
 
 
 def to_bf16(x: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:

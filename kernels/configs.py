@@ -81,11 +81,11 @@ def _gemm_shapes(quick: bool) -> Sequence[Shape]:
 
 
 def _gemm_configs() -> Sequence[GemmConfig]:
-    found = []
+    configs = []
     for n, m in product((4, 8), range(1, MOST_ROWS + 1)):
         for passes, columns in product((0, 8), (0, 16, 64, 256)):
-            found.append(GemmConfig(m, n, passes * m, columns))
-    return [config for config in found if not config.invalid()]
+            configs.append(GemmConfig(m, n, passes * m, columns))
+    return [config for config in configs if not config.invalid()]
 
 
 def _gemm_ready(shape: Shape, bench: Bench) -> Ready:

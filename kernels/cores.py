@@ -26,12 +26,12 @@ def pinned() -> Iterator[None]:
     long). Threads that come to be inside stay on the caller's core: let each pool start its own before.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
-    own = threading.get_native_id()
+    thread = threading.get_native_id()
     before = {tid: os.sched_getaffinity(tid) for tid in _threads()} if len(cores) > 1 else {}
-    others = [tid for tid in before if tid != own]
+    others = [tid for tid in before if tid != thread]
     try:
         if before:
-            _hold(own, {cores[0]})
+            _hold(thread, {cores[0]})
         for i, tid in enumerate(others):
             _hold(tid, {cores[1 + i % (len(cores) - 1)]})
         yield

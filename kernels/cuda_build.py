@@ -62,14 +62,14 @@ def source_text(name: str) -> str:
 
 def header_folders() -> list[str]:
     """Folders with CUDA's headers: of the runtime wheel, or of an installed toolkit."""
-    found = []
+    folders = []
     spec = find_spec("nvidia")
     for root in (spec.submodule_search_locations or []) if spec else []:
-        found += [str(p) for p in sorted(Path(root).glob("*/include")) if (p / "cuda_fp16.h").exists()]
+        folders += [str(p) for p in sorted(Path(root).glob("*/include")) if (p / "cuda_fp16.h").exists()]
     for path in (Path("/usr/local/cuda/include"), Path("/opt/cuda/include")):
         if (path / "cuda_fp16.h").exists():
-            found.append(str(path))
-    return found
+            folders.append(str(path))
+    return folders
 
 
 def find_nvrtc() -> Path | None:

@@ -54,11 +54,11 @@ def case_of(name: str, shape: Shape, x: recurrent.TokenInputs, bench: Bench, era
         require(states[0][FEW], after, "fp32", f"states of {columns}")
 
     # Decay, erase, write and read an entry of a state; the products of chunks, and within them
-    each = (8.0 if erase else 6.0) * entries
+    flops = (8.0 if erase else 6.0) * entries
     if not decode:
-        each += recurrent.CHUNK * (3.0 * state[3] + recurrent.CHUNK) - 2.0 * entries
+        flops += recurrent.CHUNK * (3.0 * state[3] + recurrent.CHUNK) - 2.0 * entries
     moved = 2.0 * once + sum(a.nbytes for a in x) + x.v.nbytes
-    return Case(columns, each * x.beta.size, moved, copies, run, check)
+    return Case(columns, flops * x.beta.size, moved, copies, run, check)
 
 
 def shapes(quick: bool) -> Sequence[Shape]:

@@ -47,7 +47,7 @@ def _dots_in_order(e: Emitter, args: Sequence[Value], rows: int, cols: int, wide
     b = e.b
     x_at, x_step, w_at, w_step, length, out_at, out_step = args
     width, unroll = 4 if wide else 2, 8 // rows
-    whole = b.and_(length, I64(-unroll * LANES))
+    full_length = b.and_(length, I64(-unroll * LANES))
 
     def column(j: Value) -> None:
         w_row = b.add(w_at, b.mul(j, w_step))
@@ -66,8 +66,8 @@ def _dots_in_order(e: Emitter, args: Sequence[Value], rows: int, cols: int, wide
                     slot = acc[i * unroll + u]
                     b.store(e.fma(left, right, b.load(slot)), slot)
 
-        e.loop(I64(0), whole, unroll * LANES, lambda k: part(k, unroll))
-        e.loop(whole, length, LANES, lambda k: part(k, 1))
+        e.loop(I64(0), full_length, unroll * LANES, lambda k: part(k, unroll))
+        e.loop(full_length, length, LANES, lambda k: part(k, 1))
         for i in range(rows):
             total = b.load(acc[i * unroll])
             for slot in acc[i * unroll + 1 : (i + 1) * unroll]:

@@ -301,8 +301,8 @@ def case(shape: Shape, bench: Bench, make: Callable[[Shape, Bench], list[ExpertW
         run(0)
         few = sorted({0, tokens // 2, tokens - 1})  # a token at a time is slow in fp64
         mine, local = np.unique(choices[0][few], return_inverse=True)
-        held = weights[0].exact(mine.tolist())
-        want = reference(x[few], local.reshape(len(few), k), share_of[few], held)
+        local_held = weights[0].exact(mine.tolist())
+        want = reference(x[few], local.reshape(len(few), k), share_of[few], local_held)
         require(out[few], want, "fp32", f"experts {dict(shape)}")
 
     def other(i: int) -> None:
@@ -316,8 +316,8 @@ def case(shape: Shape, bench: Bench, make: Callable[[Shape, Bench], list[ExpertW
         "kernel": "fused_moe", **shape, "tp": 1, "ep": 1, "gated": 1, "distribution": "balanced",
         "active_experts": active,
     }  # fmt: skip
-    held = sum(w.nbytes for w in (weights[0].gate, weights[0].up, weights[0].down))
-    moved = held * active / experts + 8.0 * tokens * hidden
+    local_held = sum(w.nbytes for w in (weights[0].gate, weights[0].up, weights[0].down))
+    moved = local_held * active / experts + 8.0 * tokens * hidden
     return Case(columns, 6.0 * tokens * k * hidden * inter, moved, copies, run, check,
                 other if shape["dtype"] == "fp32" else None)  # fmt: skip
 

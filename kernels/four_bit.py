@@ -123,8 +123,8 @@ class FourBitWeights(experts.ExpertWeights):
         return tiles_4(self.format == "nvfp4")
 
     def exact(self, which: Sequence[int]) -> experts.ExpertWeights:
-        own = (unpack(w[list(which)], self.format) for w in (self.gate, self.up, self.down))
-        return experts.ExpertWeights(*own)
+        unpacked = (unpack(w[list(which)], self.format) for w in (self.gate, self.up, self.down))
+        return experts.ExpertWeights(*unpacked)
 
 
 def row_bytes(k: int, format_: str) -> int:

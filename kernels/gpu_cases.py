@@ -213,14 +213,14 @@ def _experts(device: gpu.CupyDevice, shape: Shape) -> Prepared:
 
     def results() -> tuple[Any, npt.NDArray[np.float64]]:
         few = sorted({0, tokens // 2, tokens - 1})
-        held = {int(e): n for n, e in enumerate(np.unique(ids[few]))}
-        mine = cp.asarray(sorted(held))
-        own = [cp.asnumpy(m[mine]) for m in sets[0]]
+        position_held = {int(e): n for n, e in enumerate(np.unique(ids[few]))}
+        mine = cp.asarray(sorted(position_held))
+        exact = [cp.asnumpy(m[mine]) for m in sets[0]]
         if block:
-            w = four_bit.FourBitWeights(own[0], own[1], own[2], format_).exact(range(len(held)))
+            w = four_bit.FourBitWeights(exact[0], exact[1], exact[2], format_).exact(range(len(position_held)))
         else:
-            w = experts.ExpertWeights(*(m.astype(np.float32) for m in own))
-        local = np.vectorize(held.get)(ids[few])
+            w = experts.ExpertWeights(*(m.astype(np.float32) for m in exact))
+        local = np.vectorize(position_held.get)(ids[few])
         share = np.full((len(few), k), 1.0 / k, np.float32)
         want = experts.reference(cp.asnumpy(x)[few].astype(np.float32), local, share, w)
         return cp.asnumpy(out)[few], want
@@ -322,15 +322,15 @@ def _mla(device: gpu.CupyDevice, shape: Shape) -> Prepared:
     """Absorbed attention to all latents, or to chosen ones: a choice is a page table of single keys."""
     cp, batch, heads = device.cupy, shape["batch"], shape["heads"]
     n, page = (shape["chosen"], 1) if "chosen" in shape else (shape["kv_len"], 64)
-    each = shape.get("context", -(-n // page))
+    keys = shape.get("context", -(-n // page))
     moved = 1152.0 * batch * n + 2.0 * batch * heads * (576 + 512)
-    copies = copies_of(1152.0 * batch * each * page)
-    caches = [normal(device, batch * each, page, 576) for _ in range(copies)]
+    copies = copies_of(1152.0 * batch * keys * page)
+    caches = [normal(device, batch * keys, page, 576) for _ in range(copies)]
     rng = np.random.default_rng(0)
     if page == 1:
-        rows = [np.sort(rng.permutation(each)[:n]) + i * each for i in range(batch)]
+        rows = [np.sort(rng.permutation(keys)[:n]) + i * keys for i in range(batch)]
     else:
-        rows = [*rng.permutation(batch * each).reshape(batch, -1)]
+        rows = [*rng.permutation(batch * keys).reshape(batch, -1)]
     table, lengths = cp.asarray(np.array(rows), "int32"), cp.full(batch, n, "int32")
     q, y = normal(device, batch, heads, 576), cp.empty((batch, heads, 512), "float16")
     scale = 192**-0.5
@@ -340,8 +340,8 @@ def _mla(device: gpu.CupyDevice, shape: Shape) -> Prepared:
 
     def results() -> tuple[Any, npt.NDArray[np.float64]]:
         one = slice(0, 1)
-        held = cp.asnumpy(caches[0]).astype(np.float32)[:, None]
-        cache = attention.Cache(held, held, cp.asnumpy(table)[one], np.array([n]))
+        cached = cp.asnumpy(caches[0]).astype(np.float32)[:, None]
+        cache = attention.Cache(cached, cached, cp.asnumpy(table)[one], np.array([n]))
         part = cp.asnumpy(q[one]).astype(np.float32)[:, None]
         want = attention.reference(part, cache, np.ones(1, np.int64), 0, scale, 512)
         return cp.asnumpy(y[one])[:, None], want

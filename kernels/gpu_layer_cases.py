@@ -39,10 +39,10 @@ def _index(device: gpu.CupyDevice, shape: Shape) -> Prepared:
 
     def results() -> tuple[Any, npt.NDArray[np.float64]]:
         few = slice(-2, None)
-        held = cp.asnumpy(keys[0]).astype(np.float32)
+        cached = cp.asnumpy(keys[0]).astype(np.float32)
         query = cp.asnumpy(q[0, few]).astype(np.float32)
-        own = cp.asnumpy(weights[0, few]), held, cp.asnumpy(table[0]), length
-        return cp.asnumpy(scores[0, few]), indexer.reference(query, *own)
+        query_own = cp.asnumpy(weights[0, few]), cached, cp.asnumpy(table[0]), length
+        return cp.asnumpy(scores[0, few]), indexer.reference(query, *query_own)
 
     moved = 2.0 * pages * page * dim + 4.0 * n * tokens * (2.0 * length + best)
     flops = 2.0 * n * tokens * (length - (tokens - 1) / 2.0) * heads * dim

@@ -106,8 +106,8 @@ def _mla(shape: Shape, cores: int) -> tuple[Sequence[Config], Config]:
 
 
 def _experts(shape: Shape, cores: int) -> tuple[Sequence[Config], Config]:
-    own = gpu.expert_tiles(shape["tokens"] * shape["topk"] / shape["experts"])
-    return [{"tiles": n} for n in (gpu.TILED, 1, 2, 4)], {"tiles": own}
+    default = gpu.expert_tiles(shape["tokens"] * shape["topk"] / shape["experts"])
+    return [{"tiles": n} for n in (gpu.TILED, 1, 2, 4)], {"tiles": default}
 
 
 def _gemm(shape: Shape, cores: int) -> tuple[Sequence[Config], Config]:
@@ -151,19 +151,19 @@ def search_gpu(
         if not only or space.name in only
         for shape in (shapes or {}).get(space.name) or cases[space.name].shapes(quick)
     ]
-    found = []
+    results = []
     for done, (space, case, shape) in enumerate(work):
         if progress:
             progress(done, len(work))
-        configs, own = space.choices(shape, device.cores)
+        configs, default = space.choices(shape, device.cores)
         ready = case.prepare(device, shape)
         before = copy_rate()
         samples = [_timed(device, clock, ready, config, 10 if quick else 30) for config in configs]
         after = copy_rate()
-        found.append(GpuSearched(space.name, ready.columns, configs, samples, configs.index(own),
+        results.append(GpuSearched(space.name, ready.columns, configs, samples, configs.index(default),
                                  0.5 * (before + after), after / before - 1.0))  # fmt: skip
         device.cupy.get_default_memory_pool().free_all_blocks()
-    return found
+    return results
 
 
 def _timed(device: gpu.CupyDevice, clock: DeviceTimer, ready: Prepared, config: Config, repeats: int) -> CallSeconds:

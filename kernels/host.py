@@ -75,10 +75,10 @@ def this_host(threads: int) -> HostInfo:
     info = _text("/proc/cpuinfo")
     name = re.search(r"^model name\s*:\s*(.+)$", info, re.MULTILINE)
     clock = re.search(r"^cpu MHz\s*:\s*([\d.]+)$", info, re.MULTILINE)
-    found = {}
+    values = {}
     for library in LIBRARIES:
         try:
-            found[library] = version(library)
+            values[library] = version(library)
         except PackageNotFoundError:
             continue
     return HostInfo(
@@ -88,7 +88,7 @@ def this_host(threads: int) -> HostInfo:
         float(clock[1]) * 1e6 if clock else None,
         max(cache_bytes().values(), default=0.0),
         _memory_bytes(),
-        found,
+        values,
     )
 
 

@@ -134,8 +134,8 @@ def select(scores: F4, lengths: I4, k: int, threads: int = 1) -> I4:
 def reference(q: F4, weights: F4, keys: npt.NDArray[Any], table: I4, length: int) -> npt.NDArray[np.float64]:
     """Scores of one sequence by the definition in fp64, shape (tokens, length)."""
     at = np.arange(length)
-    held = keys[table[at // keys.shape[1]], at % keys.shape[1]]
-    wide = (held if held.dtype == np.float32 else from_bf16(held)).astype(np.float64)
+    cached = keys[table[at // keys.shape[1]], at % keys.shape[1]]
+    wide = (cached if cached.dtype == np.float32 else from_bf16(cached)).astype(np.float64)
     products = np.maximum(np.einsum("thd,sd->ths", q.astype(np.float64), wide), 0.0)
     out = np.einsum("th,ths->ts", weights.astype(np.float64), products)
     seen = length - len(q) + np.arange(len(q))[:, None]
@@ -157,8 +157,8 @@ def case(shape: Shape, bench: Bench) -> Case:
         shape[name] for name in ("batch", "tokens", "context", "heads", "dim", "topk")
     )
     half, pages = shape["dtype"] == "bf16", -(-length // PAGE) * n
-    held = (2.0 if half else 4.0) * pages * PAGE * dim
-    keys = [bench.take((pages, PAGE, dim), half) for _ in range(bench.copies(held))]
+    key_bytes = (2.0 if half else 4.0) * pages * PAGE * dim
+    keys = [bench.take((pages, PAGE, dim), half) for _ in range(bench.copies(key_bytes))]
     table = bench.rng.permutation(pages).astype(np.int32).reshape(n, -1)
     lengths, out = np.full(n, length, np.int32), np.empty((n, tokens, length), np.float32)
     q, weights = bench.take((n, tokens, heads, dim)), bench.take((n, tokens, heads))
@@ -176,7 +176,7 @@ def case(shape: Shape, bench: Bench) -> Case:
         if not same_choice(got, right, want, 1e-4 * float(want.max())):
             raise WrongResult(f"indexer {dict(shape)}: other keys than the reference's")
 
-    moved = held + 4.0 * n * tokens * (3.0 * length + best + heads * (dim + 1))
+    moved = key_bytes + 4.0 * n * tokens * (3.0 * length + best + heads * (dim + 1))
     flops = 2.0 * n * tokens * (length - (tokens - 1) / 2.0) * heads * dim
     return Case({"kernel": "indexer", **shape}, flops, moved, len(keys), run, check)
 

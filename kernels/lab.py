@@ -119,9 +119,9 @@ def kernels(backend: str) -> list[Kernel]:
     """Return the kernels of a backend: `MODULES` in order, then user-defined ones by name."""
     for module in MODULES:
         import_module(f".{module}", __package__)
-    found = [KERNELS[name] for name in KERNELS if name.endswith(f":{backend}")]
+    listed = [KERNELS[name] for name in KERNELS if name.endswith(f":{backend}")]
     order = {name: place for place, name in enumerate(MODULES)}
-    return sorted(found, key=lambda kernel: order.get(kernel.name, len(order)))
+    return sorted(listed, key=lambda kernel: order.get(kernel.name, len(order)))
 
 
 class Bench:

@@ -184,10 +184,10 @@ def _measure(
                 settle()
             rows.append(_row(kernel, case, done, seen, state, other))
         ceilings = _ceilings(bench, state, budget_s=0.1 if quick else 0.5)
-    kept = [row for row in rows if lenient or not row.reason]
+    usable = [row for row in rows if lenient or not row.reason]
     rejected = [] if lenient else [row for row in rows if row.reason]
     also = [_besides(one, seen, state) for one, seen in zip(besides, visits[len(work) :], strict=True)]
-    return Measurement(this_host(threads), ceilings, kept, rejected, also)
+    return Measurement(this_host(threads), ceilings, usable, rejected, also)
 
 
 def _besides(work: TimedCase, visits: Sequence[RoundTimes], state: MachineRates) -> tuple[CallSeconds, MachineRates]:
@@ -235,12 +235,12 @@ def _ceilings(bench: Bench, state: MachineRates, budget_s: float) -> Ceilings:
     Where the machine is not in it for `TRIES`, copying is taken to keep its ratio to reading.
     """
     for _ in range(TRIES):
-        found = measure_ceilings(bench, budget_s=budget_s)
-        if MachineRates(found.read_Bps, found.fma_flops_per_s).close_to(state, CLOSE):
+        ceilings = measure_ceilings(bench, budget_s=budget_s)
+        if MachineRates(ceilings.read_Bps, ceilings.fma_flops_per_s).close_to(state, CLOSE):
             break
     return replace(
-        found,
+        ceilings,
         read_Bps=state.read_Bps,
-        copy_Bps=found.copy_Bps * state.read_Bps / found.read_Bps,
+        copy_Bps=ceilings.copy_Bps * state.read_Bps / ceilings.read_Bps,
         fma_flops_per_s=state.fma_flops_per_s,
     )

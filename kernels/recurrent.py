@@ -57,20 +57,20 @@ def _step(x, states, out, erase, threads):
     keys, group = x.k.shape[2], heads // x.k.shape[1]
     units = batch * heads
     for thread in numba.prange(threads):
-        a, found, asked = (np.empty(keys, np.float32), np.empty(keys, np.float32), np.empty(keys, np.float32))
+        a, values, asked = (np.empty(keys, np.float32), np.empty(keys, np.float32), np.empty(keys, np.float32))
         for unit in range(units * thread // threads, units * (thread + 1) // threads):
             n, h = unit // heads, unit % heads
             key, query, v, beta = x.k[n, h // group], x.q[n, h // group], x.v[n, h], x.beta[n, h]
             same = np.float32(0.0)
             for d in range(keys):
                 a[d] = x.decay[n, h, d if x.decay.shape[2] > 1 else 0]
-                found[d], asked[d] = key[d] * a[d], query[d] * a[d]
+                values[d], asked[d] = key[d] * a[d], query[d] * a[d]
                 same += query[d] * key[d]
             for j in range(width):
                 row = states[n, h, j]
                 old, read = np.float32(0.0), np.float32(0.0)
                 for d in range(keys):
-                    old += row[d] * found[d]
+                    old += row[d] * values[d]
                     read += row[d] * asked[d]
                 new = beta * (v[j] - old if erase else v[j])
                 for d in range(keys):

@@ -113,8 +113,8 @@ def this_core(bench: Bench) -> dict[str, float]:
     dict
         ``lanes``, ``registers``, ``l1_bytes`` to ``l3_bytes``, ``l2_Bps``, ``l3_Bps``.
     """
-    found = cache_bytes()
-    sizes = [float(found.get(level, assumed)) for level, assumed in CACHES.items()]
+    caches = cache_bytes()
+    sizes = [float(caches.get(level, assumed)) for level, assumed in CACHES.items()]
     return {
         "lanes": LANES, "registers": REGISTERS, "l1_bytes": sizes[0], "l2_bytes": sizes[1],
         "l3_bytes": sizes[2], "l2_Bps": cache_rate(bench, sizes[1] / 2),
@@ -146,13 +146,13 @@ def search(
     with blas_threads(1):
         bench = Bench((256 if quick else 512) << 20, 1, seed)
         work = [(s, shape) for s in SPACES if not only or s.name in only for shape in s.shapes(quick)]
-        found = []
+        results = []
         for number, (space, shape) in enumerate(work):
             if progress:
                 progress(number, len(work))
-            found.append(_one(space, shape, bench, QUICK_ROUNDS if quick else ROUNDS, rng))
+            results.append(_one(space, shape, bench, QUICK_ROUNDS if quick else ROUNDS, rng))
         core = this_core(bench)
-    return KernelSearch(this_host(1), core, found)
+    return KernelSearch(this_host(1), core, results)
 
 
 def _one(space: ConfigSpace, shape: Shape, bench: Bench, rounds: int, rng: np.random.Generator) -> SearchedShape:

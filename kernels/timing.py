@@ -46,10 +46,10 @@ class CallSeconds:
 
     @classmethod
     def of(cls, seconds: list[float], counts: list[bool]) -> CallSeconds:
-        kept = [s for s, good in zip(seconds, counts, strict=True) if good]
+        undisturbed = [s for s, good in zip(seconds, counts, strict=True) if good]
         # Where nothing was left alone, the fastest quarter was disturbed least.
-        kept = kept or sorted(seconds)[: -(-len(seconds) // 4)]
-        p10, median, p90 = np.percentile(kept, [10, 50, 90])
+        undisturbed = undisturbed or sorted(seconds)[: -(-len(seconds) // 4)]
+        p10, median, p90 = np.percentile(undisturbed, [10, 50, 90])
         return cls(float(median), float(p10), float(p90), sum(counts), len(seconds))
 
 

@@ -37,9 +37,9 @@ class DeltaConfig(ToyConfig):
 
     def to_hf(self, positions: int) -> dict[str, Any]:
         """The ``config.json`` of such a model, Qwen3.5's architecture without a shared expert."""
-        own = super(DeltaConfig, self).to_hf(positions)  # slots make a class anew: no bare super()
+        config = super(DeltaConfig, self).to_hf(positions)  # slots make a class anew: no bare super()
         return {
-            **own,
+            **config,
             "architectures": ["Qwen3_5MoeForCausalLM"],
             "model_type": "qwen3_5_moe_text",
             "layer_types": ["linear_attention"] * self.num_hidden_layers,

@@ -166,8 +166,8 @@ class Emitter:
         for factorial in (120.0, 24.0, 6.0, 2.0, 1.0, 1.0):
             y = self.fma(y, r, self.constant(1.0 / factorial))
         words = ir.VectorType(I32, LANES)
-        whole = self.b.fptosi(n, words)
-        bits = self.b.shl(whole, ir.Constant(words, [23] * LANES))
+        integer = self.b.fptosi(n, words)
+        bits = self.b.shl(integer, ir.Constant(words, [23] * LANES))
         scaled = self.b.bitcast(self.b.add(self.b.bitcast(y, words), bits), VEC)
         return self.b.select(low, self.constant(0.0), scaled)
 

@@ -46,7 +46,7 @@ class Quantity:
         if not self.inside or value is None:
             return value.as_dict() if hasattr(value, "as_dict") else value
         if isinstance(value, list | tuple):
-            return [entries(each, self.inside) for each in value]
+            return [entries(item, self.inside) for item in value]
         return entries(value, self.inside)
 
 
@@ -84,8 +84,8 @@ class Figures:
 
     def entry(self, source: Any) -> dict[str, Any]:
         """Keys of JSON."""
-        found = entries(source, self.quantities)
-        return {self.key: found} if self.key else found
+        result = entries(source, self.quantities)
+        return {self.key: result} if self.key else result
 
     def row(self, source: Any) -> dict[str, Any]:
         """Columns of a sweep."""

@@ -314,10 +314,10 @@ def draw_loads(
     """
     for e in range(experts):
         out[e] = 0
-    tokens, pools, each = decodes, int64(1), int64(1)
+    tokens, pools, tokens_each = decodes, int64(1), int64(1)
     if tilt < 0.0:
-        each = int64(int(-tilt))
-        tokens = (decodes + each - 1) // each
+        tokens_each = int64(int(-tilt))
+        tokens = (decodes + tokens_each - 1) // tokens_each
     if tilt == 0.0:
         for c in range(num_chunks):
             tokens += chunks[0, c]
@@ -342,10 +342,10 @@ def draw_loads(
         else:
             draw_weighted(state, tokens, experts, top_k, table[R_CUMULATIVE], keep, scratch.ints, out)
     if tilt < 0.0:
-        over = -decodes % each
+        over = -decodes % tokens_each
         for e in range(experts):
             taken = over if out[e] > 0 else 0
-            out[e] = out[e] * each - taken
+            out[e] = out[e] * tokens_each - taken
             over -= taken
         for c in range(num_chunks):
             prompt = mix(prompt_key ^ mix(np.uint64(chunks[1, c])))

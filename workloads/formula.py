@@ -136,8 +136,8 @@ def _both(node: ast.BinOp, formula: Formula, names: Mapping[str, Amount]) -> Amo
 
 
 def _dims(a: Dims, b: Dims, times: int) -> Dims:
-    found = tuple(x + times * y for x, y in zip(a, b, strict=True))
-    return (found[0], found[1], found[2], found[3], found[4])
+    dims = tuple(x + times * y for x, y in zip(a, b, strict=True))
+    return (dims[0], dims[1], dims[2], dims[3], dims[4])
 
 
 def _alike(a: Amount, b: Amount, formula: Formula) -> None:
@@ -195,5 +195,5 @@ def as_number(amount: Amount, factor: float, wanted: Dims, where: str, text: str
         raise SpecError(where, f"must be {in_words(wanted)}, but '= {text}' is {in_words(amount.dims)}")
     value = amount.value / factor
     near = round(value)
-    whole = abs(value - near) <= 1e-9 * max(abs(value), 1.0)
-    return near if whole else value
+    is_integer = abs(value - near) <= 1e-9 * max(abs(value), 1.0)
+    return near if is_integer else value

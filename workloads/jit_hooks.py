@@ -100,8 +100,8 @@ class HookPoint:
 
     def __call__(self, record: Any, *arguments: Any) -> Any:
         """The same without Numba."""
-        found = getattr(record.hooks, self.name)
-        results = [_found_at(code)(_found_at(own), record, *arguments) for code, own in found.tolist()]
+        hooks = getattr(record.hooks, self.name)
+        results = [_found_at(code)(_found_at(own), record, *arguments) for code, own in hooks.tolist()]
         if self.rule is FIRST:
             return results[0]
         out = self.rule.start
@@ -132,8 +132,8 @@ def point(rule: Combining) -> Callable[[Callable[..., Any]], Any]:
         def typing(context: Any, *given: Any) -> Any:
             return made.typing(context, *given)
 
-        shape, whole = inspect.signature(declared), inspect.signature(typing)
-        first = next(iter(whole.parameters.values())).replace(name="typing_context")
+        shape, full_signature = inspect.signature(declared), inspect.signature(typing)
+        first = next(iter(full_signature.parameters.values())).replace(name="typing_context")
         named = [first, *shape.parameters.values()]
         typing.__name__, typing.__doc__ = declared.__name__, declared.__doc__
         typing.__signature__ = shape.replace(parameters=named)  # type: ignore[attr-defined]
@@ -159,4 +159,4 @@ def gathered(kind: Any, brought: Iterable[tuple[Any, Mapping[str, Any]]], known:
             rows[name].append((code_at(function, arguments, POINTS[name].result), address_of(state)))
             if POINTS[name].rule is FIRST and len(rows[name]) > 1:
                 raise InputError(f"hook {name!r}", "is brought by two parts, and only one can have it")
-    return kind(*(np.array(own, dtype=np.int64).reshape(-1, 2) for own in rows.values()))
+    return kind(*(np.array(row, dtype=np.int64).reshape(-1, 2) for row in rows.values()))

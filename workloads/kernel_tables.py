@@ -125,10 +125,10 @@ def table_files(paths: Iterable[str | Path], family: str | None = None) -> list[
         if path.is_dir() and family is not None:
             raise InputError(f"--family {family}", f"is for files; {path} is a folder")
         if path.is_dir():
-            found = sorted(p for p in path.glob("*.csv") if _family(p) is not None)
-            if not found:
+            paths_found = sorted(p for p in path.glob("*.csv") if _family(p) is not None)
+            if not paths_found:
                 raise InputError(path, "holds no kernel tables (*.csv named as a family)")
-            out += found
+            out += paths_found
         elif path.is_file():
             if family is None and _family(path) is None:
                 known = nearest(path.stem, [*SCHEMAS, *STEMS])
@@ -226,8 +226,8 @@ def _whole_file(raw: Mapping[str, npt.NDArray[Any]], names: Sequence[str], rows:
     """Why a file has no usable table, or ""."""
     lacking = [name for name in names if name not in raw]
     if lacking:
-        found = next((mark for mark in (";", "\t", "|") if any(mark in name for name in raw)), "")
-        text = f"; fields are parted by {found!r}, not by a comma" if found else ""
+        separator = next((mark for mark in (";", "\t", "|") if any(mark in name for name in raw)), "")
+        text = f"; fields are parted by {separator!r}, not by a comma" if separator else ""
         return f"lacks the columns {', '.join(lacking)}{text}"
     return "" if rows else "has no rows"
 
@@ -312,8 +312,8 @@ def _number(cell: str) -> float:
 
 def _check_names(columns: dict[str, npt.NDArray[Any]], schema: Schema, bad: npt.NDArray[Any], every_op: bool) -> None:
     kernel = columns["kernel"]
-    own = {op for op, kind in PROFILE_OPS.items() if kind is None or op in OWN_NAME}
-    extra = own if every_op else set()
+    extra_ops = {op for op, kind in PROFILE_OPS.items() if kind is None or op in OWN_NAME}
+    extra = extra_ops if every_op else set()
     for op in set(kernel.tolist()) & set(PROFILE_OPS):
         renamed = PROFILE_OPS[op]
         rows = kernel == op

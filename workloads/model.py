@@ -134,8 +134,8 @@ class ModelSpec:
         out: dict[str, dict[str, float]] = {}
         for group, count, _ in self._weights():
             for name, bits, share in self.numerics.parts(group) if count else ():
-                own = out.setdefault(group, {})
-                own[name] = own.get(name, 0.0) + count * share * bits / 8
+                sizes = out.setdefault(group, {})
+                sizes[name] = sizes.get(name, 0.0) + count * share * bits / 8
         return out
 
     def _weights(self) -> list[tuple[str, int, int]]:
@@ -148,10 +148,10 @@ class ModelSpec:
         if self.front is not None:
             rows += [(w.group, w.total, w.active) for w in self.front.weights()]
         for layer in self.layers:
-            own = layer.norms * layer.norm_width
+            norms = layer.norms * layer.norm_width
             if layer.streams > 1:
-                own += len(layer.parts) * mixer_weights(layer.mixer.hidden, layer.streams)
-            rows.append(("other", own, own))
+                norms += len(layer.parts) * mixer_weights(layer.mixer.hidden, layer.streams)
+            rows.append(("other", norms, norms))
             rows += [(w.group, w.total, w.active) for p in layer.parts for w in p.weights()]
         return rows
 
@@ -181,8 +181,8 @@ class ModelSpec:
 
     def cache_bytes(self, tokens: int) -> float:
         """Return the KV cache and state of a sequence of `tokens` tokens, with windows [B]."""
-        kept = sum(size * (min(tokens, window) if window else tokens) for window, size in self.kv_classes().items())
-        return kept + self.state_bytes_per_sequence
+        cached = sum(size * (min(tokens, window) if window else tokens) for window, size in self.kv_classes().items())
+        return cached + self.state_bytes_per_sequence
 
     @property
     def kv_window(self) -> tuple[int | None, ...]:

@@ -63,20 +63,20 @@ class Numerics:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_by_group", dict(self.weights))
-        own = {
+        sizes = {
             group: sum(bits * share for _, bits, share in parts) / 8
             for group, parts in self.stored
             if self._by_group.get(group) == parts[0][0]
         }
-        object.__setattr__(self, "_bytes", own)
+        object.__setattr__(self, "_bytes", sizes)
 
     def weight_format(self, group: str) -> str:
         return self._by_group.get(group, self.default)
 
     def weight_bytes(self, group: str) -> float:
         """Bytes per weight of a group [B]."""
-        own = self._bytes.get(group)
-        return BITS[self.weight_format(group)] / 8 if own is None else own
+        bits = self._bytes.get(group)
+        return BITS[self.weight_format(group)] / 8 if bits is None else bits
 
     def parts(self, group: str) -> Parts:
         """Format, bits per weight and share of the weights of each part of a group."""

@@ -35,8 +35,8 @@ def own_folder(base: str | Path, *levels: str) -> Path | None:
             path /= level
             path.mkdir(mode=0o700, exist_ok=True)
         path = path.resolve(strict=True)
-        own = [path, *path.parents][: len(levels)]
-        if all(_is_own(p) for p in own) and all(_is_kept(p) for p in own[-1].parents):
+        folders = [path, *path.parents][: len(levels)]
+        if all(_is_own(p) for p in folders) and all(_is_kept(p) for p in folders[-1].parents):
             return path if os.access(path, os.W_OK) else None
     except (OSError, RuntimeError):  # not to be written; no home
         return None
@@ -71,9 +71,9 @@ def _is_own(path: Path) -> bool:
 
 def _is_kept(path: Path) -> bool:
     """Return whether nobody can replace a folder in `path`."""
-    found = path.stat()
+    status = path.stat()
     trusted = (_user(), 0, Path(path.anchor).stat().st_uid)
-    return found.st_uid in trusted and (bool(found.st_mode & stat.S_ISVTX) or not _others_write(found))
+    return status.st_uid in trusted and (bool(status.st_mode & stat.S_ISVTX) or not _others_write(status))
 
 
 def _others_write(found: os.stat_result) -> bool:

@@ -60,20 +60,20 @@ class Template:
             A parameter that it does not have, or an expression that cannot be worked out.
         """
         tree, path = dict(self.description.tree), self.description.path
-        own = tree.get(PARAMETERS, {})
-        if not isinstance(own, dict):
+        declared = tree.get(PARAMETERS, {})
+        if not isinstance(declared, dict):
             raise SpecError(f"{path}: {PARAMETERS}", "must map names to numbers or expressions")
-        own = dict(own)
+        declared = dict(declared)
         for name, value in (values or {}).items():
-            if name not in own:
-                where, close = f"{path}: {PARAMETERS}", nearest(name, own)
+            if name not in declared:
+                where, close = f"{path}: {PARAMETERS}", nearest(name, declared)
                 raise SpecError(where, f"has no parameter {name!r}{close}")
-            own[name] = SourcedNumber(value, SET)
-        amounts = solved({name: _open(name, v, path) for name, v in own.items()}, UNIT_NAMES)
+            declared[name] = SourcedNumber(value, SET)
+        amounts = solved({name: _open(name, v, path) for name, v in declared.items()}, UNIT_NAMES)
         known = {**UNIT_NAMES, **amounts}
         out = {k: _closed(v, (k,), known) for k, v in tree.items() if k != PARAMETERS}
-        if own:
-            out[PARAMETERS] = {n: _shown(n, v, amounts[n], path) for n, v in own.items()}
+        if declared:
+            out[PARAMETERS] = {n: _shown(n, v, amounts[n], path) for n, v in declared.items()}
         return Description(out, path)
 
 

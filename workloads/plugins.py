@@ -68,8 +68,8 @@ def packages_of(group: str) -> list[str]:
     """Packages that the entry points of a group name, of this distribution or any other."""
     from importlib.metadata import entry_points
 
-    found = {entry.value for entry in entry_points(group=group)}
-    return sorted(found | {OWN[group]})  # a source tree may be installed from before it named it
+    packages = {entry.value for entry in entry_points(group=group)}
+    return sorted(packages | {OWN[group]})  # a source tree may be installed from before it named it
 
 
 def plugin_files() -> list[Path]:

@@ -117,8 +117,8 @@ class Router:
         if tokens <= 0:
             return Loads(np.zeros(len(inclusion)), np.zeros(len(inclusion)))
         active = 1.0 - (1.0 - inclusion) ** (tokens if choices is None else choices)
-        own = np.where(inclusion > 0.0, tokens * inclusion / np.where(active > 0.0, active, 1.0), 0.0)
-        return Loads(own, active)
+        per_copy = np.where(inclusion > 0.0, tokens * inclusion / np.where(active > 0.0, active, 1.0), 0.0)
+        return Loads(per_copy, active)
 
 
 @cache

@@ -107,9 +107,9 @@ def checkpoint_sampling(name: str) -> str:
     >>> checkpoint_sampling("meta-llama/Llama-2-7b-hf"), checkpoint_sampling("mistralai/Mixtral-8x7B")
     ('nucleus', 'random')
     """
-    found = name.lower()
+    lowered = name.lower()
     for known in CHECKPOINTS:
-        if any(part in found for part in known.names):
+        if any(part in lowered for part in known.names):
             return known.sampling
     return RANDOM
 

@@ -165,9 +165,9 @@ def _attach(node: Any, key: str, source: str | SpecError | None, table: dict[str
     """Replace every number below `node` by a Quantity with its nearest source."""
     if isinstance(node, dict):
         node = {str(k): v for k, v in node.items()}
-        own = node.pop("source", None)
-        if own is not None:
-            source = _source(own, f"{path}: {key}", table)
+        source_own = node.pop("source", None)
+        if source_own is not None:
+            source = _source(source_own, f"{path}: {key}", table)
         if set(node) == {"value"}:
             return _attach(node["value"], key, source, table, path)
         out, wrong = {}, list[SpecError]()
@@ -219,9 +219,9 @@ def together(wrong: Sequence[SpecError]) -> SpecError:
     shown = [f"{e.subject.rpartition(': ')[2]}: {e.reason}" for e in others[: MOST_TOLD - 1]]
     left = len(others) - len(shown)
     more = f" and {left} more" if left else ""
-    found = SeveralErrors(first.subject, f"{first.reason} (also {'; '.join(shown)}{more})")
-    found.errors = tuple(every)
-    return found
+    error = SeveralErrors(first.subject, f"{first.reason} (also {'; '.join(shown)}{more})")
+    error.errors = tuple(every)
+    return error
 
 
 def _source(own: Any, where: str, table: dict[str, str]) -> str | SpecError:
@@ -287,11 +287,11 @@ def build(schema: type[S], description: Description) -> tuple[S, dict[str, str]]
         if isinstance(node, dict):
             out: dict[str, Any] = {}
             for key, value in node.items():
-                field, own = to_si(key)
+                field, si_field = to_si(key)
                 if field in out:
                     raise SpecError(f"{description.path}: {label}", f"{field} is given in two units; keep one")
                 below = f"{label}.{key}" if label else key
-                out[field] = plain(value, (*at, field), below, own if own != 1.0 else factor)
+                out[field] = plain(value, (*at, field), below, si_field if si_field != 1.0 else factor)
             return out
         if isinstance(node, list):
             return tuple(plain(v, (*at, str(i)), f"{label}[{i}]", factor) for i, v in enumerate(node))
@@ -312,8 +312,8 @@ def build(schema: type[S], description: Description) -> tuple[S, dict[str, str]]
         # An unknown key explains a missing one better than the other way round: a typo causes both.
         every = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
         entry: dict[str, SpecError] = {}
-        for each in every:  # one a key, the first
-            complaint = _complaint(schema, description, each, written)
+        for error_each in every:  # one a key, the first
+            complaint = _complaint(schema, description, error_each, written)
             entry.setdefault(complaint.subject, complaint)
         raise together([*entry.values(), *wrong]) from None
     if wrong:

@@ -49,8 +49,8 @@ def read_lines(path: Path, line_bytes: int = CHUNK_BYTES, most: int | None = Non
         size += len(data)
         if most is not None and size > most:
             raise InputError(path, f"is larger than {most >> 20} MiB")
-        head, found, tail = data.rpartition(b"\n")
-        if found:
+        head, newline, tail = data.rpartition(b"\n")
+        if newline:
             text = _decode(path, number, rest + head)
             if number == 1:
                 text = text.removeprefix("\ufeff")

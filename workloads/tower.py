@@ -105,9 +105,9 @@ def read_size(text: str, option: str = "--image-size") -> Size:
     >>> read_size("1920x1080")
     (1920, 1080)
     """
-    found = re.fullmatch(r"(\d{1,6})[xX](\d{1,6})", text)
-    if not found or not all(1 <= int(side) <= MAX_SIDE for side in found.groups()):
+    match = re.fullmatch(r"(\d{1,6})[xX](\d{1,6})", text)
+    if not match or not all(1 <= int(side) <= MAX_SIDE for side in match.groups()):
         raise InputError(
             f"{option} {text!r}", f"must be width x height in pixels from 1 to {MAX_SIDE}, such as 1920x1080"
         )
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])

@@ -289,8 +289,8 @@ def afd(
     a = apart_of(spec, one, other, how, link)
     memory = memories(a, context)
     tried = TRIED if micro_batches is None else (micro_batches,)
-    found = [row for n in tried if (row := _apart_row(a, memory, batch, context, tpot, n))]
-    if not found:
+    rows = [row for n in tried if (row := _apart_row(a, memory, batch, context, tpot, n))]
+    if not rows:
         assert tpot is not None
         least = min(apart_step(a, a.attention.layout.dp * n, context, n).seconds for n in tried)
         raise InputError(
@@ -302,7 +302,7 @@ def afd(
     beside_attention, beside_experts = (
         {} if isinstance(s, SystemSpec) else describe_system(s)[1] for s in (attention_on, experts_on)
     )
-    return Afd(a, memory, context, tpot, tuple(found), plain, missed, (beside_attention, beside_experts))
+    return Afd(a, memory, context, tpot, tuple(rows), plain, missed, (beside_attention, beside_experts))
 
 
 def most_of(fits: Callable[[int], bool], most: int) -> int:
@@ -321,10 +321,10 @@ def _apart_row(
     if tpot is not None:
         unit = n * a.attention.layout.dp
         limit = tpot
-        each = most_of(lambda k: apart_step(a, unit * k, context, n).seconds <= limit, memory.most // n)
-        if not each:
+        per_rank = most_of(lambda k: apart_step(a, unit * k, context, n).seconds <= limit, memory.most // n)
+        if not per_rank:
             return None
-        batch = unit * each
+        batch = unit * per_rank
     step = apart_step(a, batch, context, n)
     prices = [d.system.device.price_USD_per_hour for d in (a.attention, a.experts)]
     usd = None
@@ -342,15 +342,15 @@ def _plain_row(
     d = deployed(model, where, how)
     refuse_unused(how, d)
     rules = kv_rules(d)
-    each = float(sequence_bytes(rules, np.array([context + 1]))[0])
-    most = int(rules.capacity / each)
+    sequence = float(sequence_bytes(rules, np.array([context + 1]))[0])
+    most = int(rules.capacity / sequence)
     ranks = d.layout.dp
     if tpot is not None:
         limit = tpot
-        found = most_of(lambda n: _plain_step(d, n * ranks, context)[0] <= limit, most)
-        if not found:
+        per_rank = most_of(lambda n: _plain_step(d, n * ranks, context)[0] <= limit, most)
+        if not per_rank:
             return None, f"{d.system.name} keeps {seconds(tpot)} at no batch."
-        batch = found * ranks
+        batch = per_rank * ranks
     elif -(-batch // ranks) > most:
         raise CapacityError(d.system.name, f"{batch:,} sequences do not fit: at most {most * ranks:,}")
     took, joules = _plain_step(d, batch, context)

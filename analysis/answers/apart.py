@@ -30,7 +30,7 @@ def apart_evidence(
     experts = [
         entry for entry in evidence(holder, beside, None, batches, experts=True) if entry["applies_to"] not in unused
     ]
-    found = [
+    entries = [
         {**entry, "applies_to": f"{entry['applies_to']}, {group}"}
         for group, own in (("attention", evidence(d, sources, policy, batches, experts=False)), ("experts", experts))
         for entry in own
@@ -39,4 +39,4 @@ def apart_evidence(
         "cost_model": LATENCY_BYTES, "applies_to": "what crosses to the experts and back",
         "basis": "spec", "error": None, "rows": 0, "assumptions": {}, "why": "the given rate, or the rate of the slower network",
     }  # fmt: skip
-    return [*found, link]
+    return [*entries, link]

@@ -136,15 +136,15 @@ def best_score(
     CapacityError
         The model does not fit, however the devices are split.
     """
-    found = []
+    scores = []
     for part, count in _splits(whole, base, size):
         try:
-            found.append((SCORERS[scenario](rules, base, part, count, clients, tolerance), part))
+            scores.append((SCORERS[scenario](rules, base, part, count, clients, tolerance), part))
         except CapacityError:
             continue
-    if not found:
+    if not scores:
         raise CapacityError(whole.name, f"{base.model} does not fit, however its devices are split")
-    best, part = max(found, key=lambda pair: pair[0].output_tokens_per_s or 0.0)
+    best, part = max(scores, key=lambda pair: pair[0].output_tokens_per_s or 0.0)
     best = replace(best, interval=_beside_prompts(rules, base, part, best.interval))
     rate, load, limit = best.output_tokens_per_s, best.requests_per_s, most and most.output_tokens_per_s
     if scenario != SERVER or not rate or not limit or rate <= limit:
@@ -161,8 +161,8 @@ def _beside_prompts(rules: Benchmark, base: Scenario, part: SystemSpec, sure: In
     outside = (1.0 - sure.level) / 2 * (rules.prompts[1] - rules.prompts[0])
     means = (rules.prompts[0] + outside, rules.input_len, rules.prompts[1] - outside)
     tried = [SCORERS[CURVE](rules, base.changed(input_len=round(n)), part, 1, FULL, 0.0) for n in means]
-    above, own, below = np.log([s.output_tokens_per_s or 1.0 for s in tried])
-    low, high = np.hypot(np.log(sure.low), own - below), np.hypot(np.log(sure.high), above - own)
+    above, middle, below = np.log([s.output_tokens_per_s or 1.0 for s in tried])
+    low, high = np.hypot(np.log(sure.low), middle - below), np.hypot(np.log(sure.high), above - middle)
     return Interval(float(np.exp(-low)), float(np.exp(high)), sure.level)
 
 

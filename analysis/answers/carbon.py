@@ -36,6 +36,6 @@ def carbon_text(run: Run, grid_gCO2_per_kWh: float | None) -> list[str]:
     token, request = carbon_of(run, grid_gCO2_per_kWh).values()
     if token is None or request is None:
         return []
-    rate, each = show(grid_gCO2_per_kWh), show(1e3 * token)
-    text = f"Carbon of the devices' energy at {rate} g/kWh: {each} mg an output token, "
+    rate, carbon = show(grid_gCO2_per_kWh), show(1e3 * token)
+    text = f"Carbon of the devices' energy at {rate} g/kWh: {carbon} mg an output token, "
     return [f"{text}{show(request)} g a request."]

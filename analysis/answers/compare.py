@@ -104,21 +104,21 @@ def _row(
 ) -> SystemRow:
     """Return the result of one system, or the reason why it has none."""
     kinds = tuple(p.kind for p in system.device.processors.values())
-    own = kernels_as_usual(how, system)
+    kernels = kernels_as_usual(how, system)
     row = SystemRow(
         system.name, kinds, num_devices(system), "", None, None, None, None,
         needed_bytes(model, system, what), available_bytes(system), (),
-        break_evens(model, system), framework=own.framework,
+        break_evens(model, system), framework=kernels.framework,
     )  # fmt: skip
     try:
-        step = step_cost(model, system, what, own)
+        step = step_cost(model, system, what, kernels)
     except CapacityError as error:
         return replace(row, reason=str(error))
     return replace(
         row, latency_s=step.seconds, items_per_s=what.items / step.seconds, joules=step.joules,
         static_joules=step.static_joules, layers=step.layers, warnings=step.warnings,
         memory_bytes=row.memory_bytes - step.elsewhere_bytes,
-        bases=bases_of(step.deployment), interval=_interval(step, own.framework), ranges=_checked(step, how.strict),
+        bases=bases_of(step.deployment), interval=_interval(step, kernels.framework), ranges=_checked(step, how.strict),
         rests=rests_of(given, system, step.deployment, how.host),
     )  # fmt: skip
 

@@ -164,11 +164,11 @@ def _put(out: dict[str, Any], values: Mapping[str, Any], key: str, source: str) 
             node, rest = node[parts[-1]], rest[1:]
             continue
         for end in range(len(rest), 0, -1):  # a name may hold a dot
-            field, own = to_si(".".join(rest[:end]))
+            field, si_field = to_si(".".join(rest[:end]))
             if field in node:
                 parts.append(".".join(rest[:end]))
                 node, rest = node[field], rest[end:]
-                factor = own if own != 1.0 else factor
+                factor = si_field if si_field != 1.0 else factor
                 break
         else:
             return  # a default, or a number that another file replaces

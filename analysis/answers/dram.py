@@ -113,8 +113,8 @@ class DramAnswer(Result):
             for size in (max(size, atom) for size in sizes):
                 pattern = replace(self.run.pattern, kind=kind, S=size, X=max(64, atom), reads=1, writes=0, a=1, b=0)
                 one = replace(self.run, pattern=pattern, channels=1, requests=length, rate=None)
-                found = simulate(self.memory, one)
-                rows.append({"kind": kind, "bytes": size, "fraction": found.fraction})
+                outcome = simulate(self.memory, one)
+                rows.append({"kind": kind, "bytes": size, "fraction": outcome.fraction})
         return pd.DataFrame(rows)
 
     def commands(self, most: int = 5000) -> list[Command]:
@@ -177,8 +177,8 @@ def dram(pattern: str, memory: str | DramSpec, limits: bool = True) -> DramAnswe
         return _pim(pattern, spec)
     run = read_pattern(pattern)
     outcome = simulate(spec, run)
-    found = limits_of(spec, run, outcome.fraction) if limits else ()
-    return DramAnswer(spec, pattern, run, outcome, found)
+    limits_found = limits_of(spec, run, outcome.fraction) if limits else ()
+    return DramAnswer(spec, pattern, run, outcome, limits_found)
 
 
 def _pim(pattern: str, spec: DramSpec) -> PimAnswer:

@@ -81,9 +81,9 @@ def _below_clock(c: Conditions) -> float:
     Of a step, for the part of its time that is bound by arithmetic.
     """
     spec = c.deployment.system.device
-    own = next(iter(spec.processors.values()))
-    capped, share = held_processor(spec, own), spec.clock_share
-    if capped is not own and spec.kernels is not None:
+    processor = next(iter(spec.processors.values()))
+    capped, share = held_processor(spec, processor), spec.clock_share
+    if capped is not processor and spec.kernels is not None:
         timed = next(iter(load_device(spec.kernels)[0].processors.values()))
         share *= min((capped.clock_Hz or 1.0) / (timed.clock_Hz or 1.0), 1.0)
     return min(-log2(share), 1.0) * (1.0 if c.stage is None else _share(c.stage, lambda op: op.cost.bound == "compute"))

@@ -59,8 +59,8 @@ Known = tuple[Sequence[Mapping[str, Any]], str, "Ranges | None"]
 def evidence_blocks(found: Sequence[Known], why: bool) -> list[str | Sequence[Mapping[str, Any]]]:
     """Return the evidence of systems: one line each, or one table with all of it."""
     if not why:
-        return [" ".join([*(evidence_line(*each) for each in found), "More: --why."])] if found else []
-    rows = [row for each in found for row in evidence_rows(*each)]
+        return [" ".join([*(evidence_line(*entry) for entry in found), "More: --why."])] if found else []
+    rows = [row for entry in found for row in evidence_rows(*entry)]
     return [rows, *(text for *_, ranges in found if ranges for text in ranges.text())]
 
 
@@ -73,9 +73,9 @@ def evidence_line(evidence: Sequence[Mapping[str, Any]], system: str, ranges: Ra
     >>> evidence_line([each, each | {"basis": "assumed"}], "h100-x1")
     'h100-x1 rests on 1 fitted, 1 assumed; none out of range.'
     """
-    found = Counter(e["basis"] for e in evidence)
-    text = ", ".join(f"{found[kind]} {kind}" for kind in (*KINDS, *sorted(set(found) - {*KINDS})) if found[kind])
+    counts = Counter(e["basis"] for e in evidence)
+    text = ", ".join(f"{counts[kind]} {kind}" for kind in (*KINDS, *sorted(set(counts) - {*KINDS})) if counts[kind])
     if ranges is None or not ranges.outside:
         return f"{system} rests on {text}; none out of range."
-    names = ", ".join(dict.fromkeys(each.op for each in ranges.outside[:NAMED]))
+    names = ", ".join(dict.fromkeys(outside.op for outside in ranges.outside[:NAMED]))
     return f"{system} rests on {text}; OUT OF RANGE {show(100 * ranges.share)} % of the time: {names}."

@@ -52,8 +52,8 @@ def _path_in(name: str, value: object) -> tuple[str, str]:
         "system": is_path, "experts_on": is_path, "model": is_model_path, "host": is_path, "classes": is_classes_path,
         **dict.fromkeys(POOLS, _is_pool_path),
     }.get(name)  # fmt: skip
-    found = _names_file(name) if takes_path is None else takes_path(value)
-    return "", value if found else ""
+    named = _names_file(name) if takes_path is None else takes_path(value)
+    return "", value if named else ""
 
 
 def identity(point: Mapping[str, Any], known: dict[str, str] | None = None) -> dict[str, str]:
@@ -68,15 +68,15 @@ def identity(point: Mapping[str, Any], known: dict[str, str] | None = None) -> d
         Digests found before, by what was read; added to, so that points that share a file read it once.
     """
     known = {} if known is None else known
-    found = {}
+    digests = {}
     for name, value in point.items():
         text = _path_in(name, value)[1]
         if text:
             what = f"{name}:{text}"
             if what not in known:
                 known[what] = _file_digest(name, text)
-            found[name] = known[what]
-    return found
+            digests[name] = known[what]
+    return digests
 
 
 def _is_pool_path(text: str) -> bool:

@@ -99,11 +99,11 @@ class Inspection(Result):
 
     def _vision(self) -> dict[str, str]:
         """The image tower as a row."""
-        found = self._tower()
-        if not found:
+        tower = self._tower()
+        if not tower:
             return {}
-        text = f"{found['vision_params']:,} parameters beside those, {found['vision_bytes'] / 2**30:,.2f} GiB; "
-        return {"image tower": text + f"{found['tokens_per_1080p_image']:,} tokens for 1920 x 1080 pixels"}
+        text = f"{tower['vision_params']:,} parameters beside those, {tower['vision_bytes'] / 2**30:,.2f} GiB; "
+        return {"image tower": text + f"{tower['tokens_per_1080p_image']:,} tokens for 1920 x 1080 pixels"}
 
     def _tower(self) -> dict[str, Any]:
         """The image tower, where the file has one: it is not among the other counts."""
@@ -125,13 +125,13 @@ class Inspection(Result):
 
     def _windows(self) -> str:
         """Layers by how far they look back."""
-        kept = Counter(tuple(_looks(layer.mixer.state())) or ("all",) for layer in self.model.layers)
-        if set(kept) == {("all",)}:
+        states = Counter(tuple(_looks(layer.mixer.state())) or ("all",) for layer in self.model.layers)
+        if set(states) == {("all",)}:
             return "no window"
-        if len(kept) > MOST_KINDS:
+        if len(states) > MOST_KINDS:
             ends = sorted({k.window for la in self.model.layers for k in la.mixer.state().keeps})
             return f"heads of {ends[ends[0] == 0]:,} to {ends[-1]:,} tokens"
-        return ", ".join(f"{count} layers {_reach(windows)}" for windows, count in kept.items())
+        return ", ".join(f"{count} layers {_reach(windows)}" for windows, count in states.items())
 
 
 SHOWN_IMAGE = (1920, 1080)
@@ -160,15 +160,15 @@ def kv_bytes(spec: ModelSpec) -> int:
 
     Rows with separate scales (sparse latent attention) keep their format, as in engines.
     """
-    own, plain = spec.numerics, replace(spec.numerics, kv="bf16")
-    kept = [k for la in spec.layers for part in la.parts for k in part.state().keeps]
-    return round(sum(k.token_bytes(own if k.scale_bytes else plain) for k in kept))
+    numerics, plain = spec.numerics, replace(spec.numerics, kv="bf16")
+    keeps = [k for la in spec.layers for part in la.parts for k in part.state().keeps]
+    return round(sum(k.token_bytes(numerics if k.scale_bytes else plain) for k in keeps))
 
 
 def _in_bits(spec: ModelSpec) -> str:
     """Of which format the bytes of a token are."""
-    own = any(k.scale_bytes for la in spec.layers for p in la.parts for k in p.state().keeps)
-    return f" in {spec.numerics.kv}" if own else " in 16 bit"
+    has_scale = any(k.scale_bytes for la in spec.layers for p in la.parts for k in p.state().keeps)
+    return f" in {spec.numerics.kv}" if has_scale else " in 16 bit"
 
 
 def _most_common(values: list[int]) -> int | None:

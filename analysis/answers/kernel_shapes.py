@@ -118,12 +118,12 @@ def kernel_shapes(
     for batch, context, prompt in steps:
         deployment, stage = step_of(model, system, batch, context, prompt, options)
         for op in dict.fromkeys(map(_Same, (p.op for p in stage.ops))):
-            found = table_row(op.op, deployment, context + 1)
-            if found is None:
+            row_found = table_row(op.op, deployment, context + 1)
+            if row_found is None:
                 named = op.op.name if op.op.kind == "elementwise" else op.op.kind
                 left_out[named if op.op.dtype in DTYPES else f"{named} in {op.op.dtype}"] = None
-            elif found[1]:
-                family, row = found
+            elif row_found[1]:
+                family, row = row_found
                 tables.setdefault(family, {})[tuple(row.values())] = row
     ordered = {name: list(tables[name].values()) for name in SCHEMAS if name in tables}
     return KernelShapes(deployment, ordered, tuple(left_out))
@@ -153,10 +153,10 @@ def table_row(op: Op, d: Deployment, keys: int) -> tuple[str, Row] | None:
         Tokens that each decoding sequence reads, including its own; ops do not contain the part hidden by a window.
     """
     make = ROWS.get(op.kind)
-    found = None if make is None else make(op, keys)
-    if found is None or found[2] not in DTYPES:
+    row = None if make is None else make(op, keys)
+    if row is None or row[2] not in DTYPES:
         return None
-    family, kernel, dtype, shape = found
+    family, kernel, dtype, shape = row
     if not shape:
         return family, {}
     if "kv_dtype" in SCHEMAS[family].shape:

@@ -65,10 +65,10 @@ class RankedLayout:
 
     def plain(self) -> dict[str, Any]:
         """As plain data."""
-        own = self.layout
+        layout = self.layout
         return {
-            "mapping": own.mapping, "interleave_bytes": own.interleave_bytes,
-            "kv_block_tokens": own.kv_block_tokens, "kv_pieces": own.kv_pieces,
+            "mapping": layout.mapping, "interleave_bytes": layout.interleave_bytes,
+            "kv_block_tokens": layout.kv_block_tokens, "kv_pieces": layout.kv_pieces,
             "step_s": self.step_s, "tokens_per_s": self.tokens_per_s, "gets": dict(self.gets),
         }  # fmt: skip
 
@@ -208,9 +208,9 @@ def layouts(
 
 def _own(system: SystemSpec, standard: str | None) -> DataLayout:
     """The layout of a system's devices, of another standard if one is given."""
-    own = system.device.memory.dram
-    if own is not None:
-        return own if standard is None else own.model_copy(update={"standard": standard})
+    layout = system.device.memory.dram
+    if layout is not None:
+        return layout if standard is None else layout.model_copy(update={"standard": standard})
     if standard is None:
         raise InputError(
             system.name, "names no DRAM: give memory.dram in its file, or --memory with one of `opbyte list memories`"
@@ -247,11 +247,11 @@ class _Search:
         sequences = self.batch / self.flat.layout.dp
         blocks = -(-self.context // layout.kv_block_tokens)
         channels = self.memory.organisation.channels * self.flat.system.device.memory.stacks
-        found = [a for _, _, a in self.works if a.kind == "pages"]
+        patterns = [a for _, _, a in self.works if a.kind == "pages"]
         pages = min(
             min(layout.kv_pieces, a.items)
             * max(1.0, layout.page_bytes(a.item_bytes, a.items) / layout.interleave_bytes)
-            for a in found
+            for a in patterns
         )
         return sequences * blocks * pages >= EVEN * channels
 
@@ -280,8 +280,8 @@ class _Search:
         stage = explicit_stage(
             deployment, dealt(deployment, -(-self.batch // deployment.replicas), context), expected=True
         )
-        found = sorted(self._shares(layout), key=lambda each: -each[1])
+        ranked = sorted(self._shares(layout), key=lambda each: -each[1])
         gets: dict[str, float] = {}
-        for kind, _, share in found[:4]:
+        for kind, _, share in ranked[:4]:
             gets.setdefault(kind, share)
         return RankedLayout(layout, stage.seconds, self.batch / stage.seconds, gets)

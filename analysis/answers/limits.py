@@ -69,9 +69,9 @@ def limit_of(run: Run, missed: Mapping[str, float]) -> Limit:
     if late and not any(name.startswith("ttft") for name in missed):
         return _long_steps(run, stages, min(missed[name] for name in late))
     if _waiting_share(run, missed) >= 0.5 or not missed:
-        found = _queue(run, stages)
-        if found is not None:
-            return found
+        limit = _queue(run, stages)
+        if limit is not None:
+            return limit
         busy = stages["waiting"] > 0
         chosen = busy if busy.any() else np.ones_like(busy)
         return _bound(run, stages, chosen, "requests wait for steps")
@@ -110,9 +110,9 @@ def _queue(run: Run, stages: Stages) -> Limit | None:
 
 def _long_steps(run: Run, stages: Stages, most_s: float) -> Limit:
     """What bounds the steps that are longer than allowed."""
-    each = (stages["end_s"] - stages["start_s"]) / np.maximum(stages["steps"], 1)
-    long = (each > most_s) & (stages["decodes"] > 0)
-    return _bound(run, stages, long if long.any() else each >= each.max(), "steps are too long")
+    step_s = (stages["end_s"] - stages["start_s"]) / np.maximum(stages["steps"], 1)
+    long = (step_s > most_s) & (stages["decodes"] > 0)
+    return _bound(run, stages, long if long.any() else step_s >= step_s.max(), "steps are too long")
 
 
 def _bound(run: Run, stages: Stages, chosen: npt.NDArray[np.bool_], why: str) -> Limit:

@@ -48,8 +48,8 @@ def lines(source: Any, quantities: Sequence[Quantity], title: str) -> Iterator[T
     for q in quantities:
         value = q.of(source)
         if isinstance(value, list | tuple) and q.inside:
-            tables.append([_row(each, q.inside) for each in value[:MOST_ROWS]])
-            inner += [line for each in value[:MOST_ROWS] for line in _inner_lists(each, q.inside, title)]
+            tables.append([_row(item, q.inside) for item in value[:MOST_ROWS]])
+            inner += [line for item in value[:MOST_ROWS] for line in _inner_lists(item, q.inside, title)]
         elif q.inside and value is not None:
             inner += list(lines(value, q.inside, f"{title}, {q.name.replace('_', ' ')}"))
         elif q.label and value is not None:
@@ -73,14 +73,16 @@ def _inner_lists(source: Any, quantities: Sequence[Quantity], title: str) -> Ite
 
 def entries_after(parts: Mapping[str, Any], after: str) -> dict[str, Any]:
     """Keys of JSON that follow some others."""
-    return {k: v for own, left in figures_of(parts) if own.after == after for k, v in own.entry(left).items()}
+    return {
+        k: v for figures, left in figures_of(parts) if figures.after == after for k, v in figures.entry(left).items()
+    }
 
 
 def blocks_of(parts: Mapping[str, Any], late: bool) -> Iterator[TextOrRows]:
     """What all parts say, before the latencies or after them."""
-    for own, left in figures_of(parts):
-        if own.late == late:
-            yield from lines(left, own.quantities, own.title)
+    for figures, left in figures_of(parts):
+        if figures.late == late:
+            yield from lines(left, figures.quantities, figures.title)
 
 
 def figures_of(parts: Mapping[str, Any]) -> Iterator[tuple[Figures, Any]]:
@@ -93,16 +95,16 @@ def figures_of(parts: Mapping[str, Any]) -> Iterator[tuple[Figures, Any]]:
 def step_parts(d: Deployment, stage: StageCost) -> dict[str, Any]:
     """What parts left of a step."""
     hooks = {name: PARTS[name].hook("step") for name in PARTS if d.parts.get(name) is not None}
-    found = {name: hook(d, stage) for name, hook in hooks.items() if hook is not None}
-    return {name: left for name, left in found.items() if left is not None}
+    parts = {name: hook(d, stage) for name, hook in hooks.items() if hook is not None}
+    return {name: left for name, left in parts.items() if left is not None}
 
 
 def with_columns() -> tuple[Figures, ...]:
     """Return the figures of parts that have columns of a sweep."""
-    found = [part.hook("figures") for part in PARTS.values()]
-    return tuple(own for own in found if own and own.columns)
+    figures = [part.hook("figures") for part in PARTS.values()]
+    return tuple(own for own in figures if own and own.columns)
 
 
 def columns_of(run: Run) -> dict[str, Any]:
     """Columns of the parts of a run."""
-    return {k: v for own, left in figures_of(run.parts) for k, v in own.row(left).items()}
+    return {k: v for figures, left in figures_of(run.parts) for k, v in figures.row(left).items()}

@@ -171,8 +171,8 @@ class Placement(Result):
         for layer, part in enumerate(spreading(self.after.deployment)):
             assert part.placed is not None
             for device, own in enumerate(part.placed.map.slots.tolist()):
-                held = sorted(expert for expert in own if expert >= 0)
-                out += [{"layer": layer, "expert": e, "device": device} for e in held]
+                experts = sorted(expert for expert in own if expert >= 0)
+                out += [{"layer": layer, "expert": e, "device": device} for e in experts]
         return out
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
@@ -280,12 +280,12 @@ def placement(
         )
     work = batch, context, prefill
     before = _placed(BEFORE, deployed(spec, where, bare.changed(expert_placement="even")), work, None)
-    found = tuple(
+    placements = tuple(
         _placed(each.option("expert_placement") or "", deployed(spec, where, each), work, before.deployment)
         for each in _tries(how, plain)
     )
     sources = {} if isinstance(system, SystemSpec) else describe_system(system)[1]
-    return Placement(before, found, batch, context, prefill, period, sources)
+    return Placement(before, placements, batch, context, prefill, period, sources)
 
 
 def _tries(how: DeployOptions, plain: Deployment) -> list[DeployOptions]:
@@ -344,13 +344,13 @@ def drawn_over_mean(d: Deployment, batches: Sequence[Batch]) -> float:
     from ...simulator.parts.expert_map.placed import offsets_of
 
     union = Batch(*(np.concatenate([getattr(b, f) for b in batches]) for f in ("q_len", "context", "phase", "seq_id")))
-    found, weights = [], []
+    ratios, weights = [], []
     for part in spreading(d):
         assert part.placed is not None
         for step in range(DRAWS):
             tokens = part.router.loads(step, part.row, union).tokens.astype(np.int64)
             placed = part.placed.drawn(tokens, offsets_of(part, step, 0)).tokens
-            each = placed.reshape(part.ep, -1).sum(axis=1)
-            found.append(float(each.max() / each.mean()))
+            group_tokens = placed.reshape(part.ep, -1).sum(axis=1)
+            ratios.append(float(group_tokens.max() / group_tokens.mean()))
             weights.append(part.layers)
-    return float(np.average(found, weights=weights))
+    return float(np.average(ratios, weights=weights))

@@ -30,8 +30,8 @@ def pool_limit(r: Run, missed: Mapping[str, float]) -> Limit:
         stages={key: column[mine] for key, column in r.stages.items()},
     )  # fmt: skip
     full = _full(alone, pool) if name == "decode" else None
-    found = full or limit_of(alone, missed)
-    return Limit(f"{name} pool: {found.resource}", found.share, f"the {name} pool limits: {found.why}")
+    limit = full or limit_of(alone, missed)
+    return Limit(f"{name} pool: {limit.resource}", limit.share, f"the {name} pool limits: {limit.why}")
 
 
 def _full(r: Run, pool: PoolRun) -> Limit | None:
@@ -42,11 +42,11 @@ def _full(r: Run, pool: PoolRun) -> Limit | None:
     if total <= 0:
         return None
     most = pool.policy.max_sequences * pool.deployment.ranks
-    for used, whole, name in (
+    for used, total_all, name in (
         (stages["running"], float(most), "sequence limit"),
         (stages["kv_bytes"], pool.kv_capacity * pool.deployment.ranks, "KV capacity"),
     ):
-        share = float(length[used >= FULL * whole].sum()) / total
+        share = float(length[used >= FULL * total_all].sum()) / total
         if share >= 0.5:
             why = f"over {FULL:.0%} of its {name} is in use for {share:.0%} of its steps' time"
             return Limit(name, share, why)

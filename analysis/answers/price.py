@@ -36,8 +36,8 @@ def costs_of(run: Run, scenario: Scenario, tokens_per_s: float | None) -> dict[s
         price = sum(known) / devices if len(known) == len(prices) else None
     else:
         system = run.deployment.system
-        own = system.nodes * system.devices_per_node * (scenario.fleet.replicas or 1)
-        devices = run.mean_devices if "autoscale" in run.parts else own
+        devices_own = system.nodes * system.devices_per_node * (scenario.fleet.replicas or 1)
+        devices = run.mean_devices if "autoscale" in run.parts else devices_own
         price = price_of(system.device, scenario)
     price = None if price is None else price + _power_usd(run, scenario)
     per_token = price * devices / 3600 / tokens_per_s if price and tokens_per_s else None
@@ -99,11 +99,11 @@ def _listed(given: str | None, option: str) -> list[tuple[str, str, str]]:
         entries = (entry.partition("=") for entry in given.split(","))
         return [(name.strip(), text.strip(), GIVEN) for name, _, text in entries]
     out = []
-    for name, found in read_yaml(Path(given)).items():
-        own = found if isinstance(found, dict) else {}
-        if set(own) != {"value", "source"} or not str(own["source"]).strip():
+    for name, listed in read_yaml(Path(given)).items():
+        entry_own = listed if isinstance(listed, dict) else {}
+        if set(entry_own) != {"value", "source"} or not str(entry_own["source"]).strip():
             raise InputError(f"{given}: {name}", f"needs {{value: USD, source: TEXT}} for {option}")
-        out.append((str(name), str(own["value"]), f"{own['source']}, {given}"))
+        out.append((str(name), str(entry_own["value"]), f"{entry_own['source']}, {given}"))
     return out
 
 
@@ -128,8 +128,8 @@ def _power_usd(run: Run, scenario: Scenario) -> float:
     """Return the electricity cost of an owned device [USD/h]; rent includes it."""
     if run.deployment.system.device.name not in amounts(scenario.capex, "--capex"):
         return 0.0
-    each = (run.watts_per_device or 0.0) / 1000 * (scenario.pue or PUE)
-    return each * _kwh(scenario)
+    kW = (run.watts_per_device or 0.0) / 1000 * (scenario.pue or PUE)
+    return kW * _kwh(scenario)
 
 
 def _kwh(scenario: Scenario) -> float:
@@ -153,10 +153,10 @@ def source_of(device: DeviceSpec, scenario: Scenario) -> str:
 
 def price_rows() -> list[dict[str, object]]:
     """Return every price of the catalog with its source."""
-    found = ((name, *load_device(name)) for name in list_devices())
+    devices = ((name, *load_device(name)) for name in list_devices())
     return [
         {"name": name, "USD/h": spec.price_USD_per_hour, "source": sources["price_USD_per_hour"]}
-        for name, spec, sources in found
+        for name, spec, sources in devices
         if spec.price_USD_per_hour is not None
     ]
 

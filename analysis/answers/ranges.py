@@ -158,13 +158,13 @@ def ranges_of_run(r: Run, batches: Iterable[Batch]) -> Ranges:
         Typical steps of a rank.
     """
     d = r.deployment
-    found: dict[Key, Evidence] = {}
+    entries: dict[Key, Evidence] = {}
     for side in d.pools or (d,):
         for batch in batches:
             for op, where in placed_ops(side, batch):
-                left = None if (op.name, where) in found else _left(side, op, where)
+                left = None if (op.name, where) in entries else _left(side, op, where)
                 if left is not None:
-                    found[op.name, where] = left
+                    entries[op.name, where] = left
     calls: dict[Key, float] = {}
     took: dict[Key, float] = {}
     tables: dict[Key, float] = {}
@@ -172,9 +172,9 @@ def ranges_of_run(r: Run, batches: Iterable[Batch]) -> Ranges:
         key = total.name, total.processor
         calls[key] = calls.get(key, 0.0) + total.runs
         took[key] = took.get(key, 0.0) + total.wall_s
-        if total.outside and key not in found:
+        if total.outside and key not in entries:
             tables[key] = tables.get(key, 0.0) + total.outside
-    return _ranges(d.system.name, found, calls, took, tables)
+    return _ranges(d.system.name, entries, calls, took, tables)
 
 
 def _left(d: Deployment, op: Op, where: str) -> Evidence | None:

@@ -24,7 +24,7 @@ def formats(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     found: dict[str, set[str]] = {}
     for processor, dtype in pairs:
         found.setdefault(processor, set()).add(dtype)
-    return {name: sorted(own, key=lambda d: (-BITS.get(d, 4.0), d)) for name, own in found.items()}
+    return {name: sorted(widths, key=lambda d: (-BITS.get(d, 4.0), d)) for name, widths in found.items()}
 
 
 def formats_of_ops(deployment: Deployment) -> dict[tuple[str, str], str]:
@@ -50,11 +50,11 @@ def roofs(processors: Sequence[Processor], used: Mapping[str, Sequence[str]], de
     rows = []
     for p in processors:
         names = list(used.get(p.name, ())) or [default]
-        own = [roof_of(p, name) for name in names]
-        memory = max(roof["memory_efficiency"] for roof in own)  # one memory, whatever the format
+        shown = [roof_of(p, name) for name in names]
+        memory = max(roof["memory_efficiency"] for roof in shown)  # one memory, whatever the format
         rows += [
             roof | {"name": roof_name(p.name, n, used), "dtype": n, "memory_efficiency": memory}
-            for n, roof in zip(names, own, strict=True)
+            for n, roof in zip(names, shown, strict=True)
         ]
     return rows
 

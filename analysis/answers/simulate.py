@@ -180,34 +180,39 @@ class Simulation(Result):
 
     def sure(self) -> str:
         """Return the uncertainty of the values in one sentence."""
-        found = self.intervals
-        if found is None:
+        intervals = self.intervals
+        if intervals is None:
             return "No interval: too small a part of the time is based on measurements."
-        parts = {"throughput": found.throughput, "TPOT": found.tpot, "TTFT": found.ttft, "cost of a token": found.cost}
+        parts = {
+            "throughput": intervals.throughput,
+            "TPOT": intervals.tpot,
+            "TTFT": intervals.ttft,
+            "cost of a token": intervals.cost,
+        }
         text = ", ".join(f"{name} {spoken(each)}" for name, each in parts.items())
-        wide = f" Wide because: {', '.join(found.reasons)}." if found.reasons else ""
-        return f"{found.step.level:.0%} intervals from the errors of the kernels and of measured deployments: {text}.{wide}"
+        wide = f" Wide because: {', '.join(intervals.reasons)}." if intervals.reasons else ""
+        return f"{intervals.step.level:.0%} intervals from the errors of the kernels and of measured deployments: {text}.{wide}"
 
     def _interval_dict(self) -> dict[str, Any] | None:
         """Return the intervals of the values."""
-        r, found = self.run, self.intervals
-        if found is None:
+        r, intervals = self.run, self.intervals
+        if intervals is None:
             return None
         price = costs_of(r, self.scenario, r.output_tokens_per_s)["usd_per_million_tokens"]
         power = power_interval(r.deployment)
         return {
-            "step_factor": interval_dict(1.0, found.step),
-            "output_tokens_per_s": interval_dict(r.output_tokens_per_s, found.throughput),
-            "usd_per_million_tokens": interval_dict(price, found.cost),
-            "tpot_s_mean": interval_dict(r.tpot_s.mean, found.tpot),
-            "ttft_s_mean": interval_dict(r.ttft_s.mean, found.ttft),
-            "e2e_s_mean": interval_dict(r.e2e_s.mean, found.e2e),
-            "tpot_s_p50": interval_dict(r.tpot_s.p50, found.tpot),
-            "ttft_s_p50": interval_dict(r.ttft_s.p50, found.ttft),
-            "e2e_s_p50": interval_dict(r.e2e_s.p50, found.e2e),
+            "step_factor": interval_dict(1.0, intervals.step),
+            "output_tokens_per_s": interval_dict(r.output_tokens_per_s, intervals.throughput),
+            "usd_per_million_tokens": interval_dict(price, intervals.cost),
+            "tpot_s_mean": interval_dict(r.tpot_s.mean, intervals.tpot),
+            "ttft_s_mean": interval_dict(r.ttft_s.mean, intervals.ttft),
+            "e2e_s_mean": interval_dict(r.e2e_s.mean, intervals.e2e),
+            "tpot_s_p50": interval_dict(r.tpot_s.p50, intervals.tpot),
+            "ttft_s_p50": interval_dict(r.ttft_s.p50, intervals.ttft),
+            "e2e_s_p50": interval_dict(r.e2e_s.p50, intervals.e2e),
             "watts_per_device": interval_dict(r.watts_per_device, power),
-            "joules_per_token": interval_dict(r.joules_per_token, found.joules(power)),
-            "wide_because": list(found.reasons),
+            "joules_per_token": interval_dict(r.joules_per_token, intervals.joules(power)),
+            "wide_because": list(intervals.reasons),
         }
 
     def outside_tables(self) -> list[str | Sequence[Mapping[str, Any]]]:
@@ -312,8 +317,8 @@ def simulate(
         return replace(run, wall_s=perf_counter() - began) if parts else run
 
     made = play(scenario, keep_stages, progress)
-    found = simulation_of(scenario, made, window)
-    return replace(found, intervals=replayed(scenario, made, found.intervals, play))
+    result = simulation_of(scenario, made, window)
+    return replace(result, intervals=replayed(scenario, made, result.intervals, play))
 
 
 def simulation_of(scenario: Scenario, made: Run, window: range | None = None) -> Simulation:
@@ -328,15 +333,15 @@ def simulation_of(scenario: Scenario, made: Run, window: range | None = None) ->
     ranges = ranges_of_run(made, batches)
     ranges.refuse(scenario.deployment.strict)
     beside = _sources(scenario, scenario.parts["experts-apart"].experts_on)
-    found = apart_evidence(made.deployment, sources, beside, made.policy, batches)
-    found += start_up_evidence(made)
+    entries = apart_evidence(made.deployment, sources, beside, made.policy, batches)
+    entries += start_up_evidence(made)
     if scenario.parts.asks("two-pools"):
-        found, sources = _both(scenario, made)
+        entries, sources = _both(scenario, made)
     clients = scenario.workload.closed_loop
     burst = clients is not None and clients >= len(made.requests)
     sure = run_intervals(made, clients is None, engine_of_scenario(scenario), burst)
     seen = steps_seen(made, window) if window else None
-    return Simulation(made, found, warnings_of(scenario, made), sources, scenario, sure, seen, ranges)
+    return Simulation(made, entries, warnings_of(scenario, made), sources, scenario, sure, seen, ranges)
 
 
 def _sources(scenario: Scenario, where: str | Path | SystemSpec | None) -> Mapping[str, str]:
@@ -355,8 +360,8 @@ def _both(scenario: Scenario, r: Run) -> tuple[list[dict[str, Any]], Mapping[str
     ):
         sources = _sources(scenario, counted(str(flag), f"--{pool.name}")[0])
         beside = _sources(scenario, scenario.parts["experts-apart"].experts_on)
-        own = apart_evidence(pool.deployment, sources, beside, pool.policy, typical(r))
-        out += [{**entry, "applies_to": f"{entry['applies_to']}, {pool.name}"} for entry in own]
+        entries = apart_evidence(pool.deployment, sources, beside, pool.policy, typical(r))
+        out += [{**entry, "applies_to": f"{entry['applies_to']}, {pool.name}"} for entry in entries]
     if (left := r.parts.get("two-pools")) is not None:
         node_link = r.deployment.system.device.node_link.name
         out.append(link_evidence(left.moves.link.name, node_link, sources))

@@ -71,16 +71,16 @@ def spelled_out(name: str) -> SpelledOut | None:
 
 def _engine(name: str) -> SpelledOut:
     """Defaults of an engine, the keys of its file that are read, and those that may have one value."""
-    found = engine_of(Path("engine.json"), {"engine": name})
+    engine = engine_of(Path("engine.json"), {"engine": name})
     keys, only = KEYS[name]
-    own = {
+    settings = {
         field: _plain(asdict(value) if is_dataclass(value) else value)  # type: ignore[arg-type]  # of no class, but of its object
-        for field in found.__dataclass_fields__
+        for field in engine.__dataclass_fields__
         if field not in (*LAYOUT, "given", "doubts", "device_name", "engine")
-        and (value := getattr(found, field)) is not None
+        and (value := getattr(engine, field)) is not None
     }
     tree = {
-        "engine": name, **own, "keys": sorted(keys),
+        "engine": name, **settings, "keys": sorted(keys),
         "only": {key: {"value": _plain(value), "why": why} for key, (value, why) in only.items()},
     }  # fmt: skip
     heading = (

@@ -27,13 +27,13 @@ def room_of(asked: Scenario, run: Run) -> Room:
     d = run.deployment
     longest = int((run.requests.input_tokens + run.requests.output_tokens).max())
     most = d.model.max_position or longest
-    whole = min(-(-longest // LENGTHS) * LENGTHS, max(most, longest))
-    own = asked.model
-    spec = own if isinstance(own, ModelSpec) else load_model(str(own))
+    length = min(-(-longest // LENGTHS) * LENGTHS, max(most, longest))
+    model = asked.model
+    spec = model if isinstance(model, ModelSpec) else load_model(str(model))
     settings = engine_settings(asked)
     share = settings.memory_share or settings.left_share
     ranks = d.layout.dp if settings.engine == "sglang" and d.lockstep else 1  # SGLang's limit is of all ranks
-    return Room(spec.numerics.weight_format("ffn" if not d.has_experts else "experts"), whole,
+    return Room(spec.numerics.weight_format("ffn" if not d.has_experts else "experts"), length,
                 run.policy.max_sequences * ranks, share)  # fmt: skip
 
 
@@ -56,9 +56,9 @@ def started(emit: str, scenario: Scenario, run: Run | None = None) -> str:
     path = Path(file)
     given = read_json_object(path / "engine.json" if path.is_dir() else path)
     engine = str(given.get("engine", next(iter(ENGINES))))
-    own = {key: x for key, x in given.items() if key in (*KEYS[engine][0], "dtype")}
+    options = {key: x for key, x in given.items() if key in (*KEYS[engine][0], "dtype")}
     model = str(getattr(scenario.model, "name", scenario.model))
-    launch = launch_of(engine, hub_name(model), own, Room() if run is None else room_of(scenario, run))
+    launch = launch_of(engine, hub_name(model), options, Room() if run is None else room_of(scenario, run))
     copies, system = scenario.fleet.replicas or 1, where if isinstance(where, SystemSpec) else load_system(where)
     devices, node = system.nodes * system.devices_per_node, system.device.node_size
     return manifest(emit, Copies(engine, launch, copies, devices, node))

@@ -92,11 +92,11 @@ def frame_of(bars: Sequence[Bar]) -> pd.DataFrame:
 
 def lane_rows(bars: Sequence[Bar]) -> list[dict[str, Any]]:
     """How long each processor and link is busy, for people."""
-    whole = max((bar.end_s for bar in bars), default=0.0)
+    total = max((bar.end_s for bar in bars), default=0.0)
     busy: dict[str, float] = {}
     for bar in bars:
         busy[bar.lane] = busy.get(bar.lane, 0.0) + (bar.end_s - bar.start_s)
-    return [{"busy": lane, "time": seconds(took), "of step": f"{took / whole:.1%}"} for lane, took in busy.items()]
+    return [{"busy": lane, "time": seconds(took), "of step": f"{took / total:.1%}"} for lane, took in busy.items()]
 
 
 def middle_of(bars: Sequence[Bar], layers: int = 2) -> tuple[float, float]:

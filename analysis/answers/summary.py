@@ -175,11 +175,11 @@ def comparison_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     for label in dict.fromkeys(name for table in tables for name in table):
         if label.startswith(" "):  # a part of the line above it
             continue
-        found = [table.get(label, (None, "")) for table in tables]
+        values = [table.get(label, (None, "")) for table in tables]
         row = {"": label}
-        for r, (value, unit) in zip(runs, found, strict=True):
+        for r, (value, unit) in zip(runs, values, strict=True):
             row[r.deployment.system.name] = text_of(value, unit)
-        quotient = ratio(found[0][0], found[-1][0])
+        quotient = ratio(values[0][0], values[-1][0])
         rows.append(row | {"ratio": "-" if quotient is None else f"{quotient:.2f}x"})
     return rows
 

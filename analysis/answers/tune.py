@@ -288,14 +288,14 @@ def tuned_of(
         text = "; ".join(f"{reason}: {n}" for reason, n in ranking.invalid.items())
         raise InputError(form.name, f"no configuration can run on {machine.name} ({text})")
     default = price_one(form, machine, shape, known.p, form.default(machine, shape))
-    own = None if given is None else price_one(form, machine, shape, known.p, given)
-    return Tuned(form, machine, shape, known, ranking, ranking.top(top), default, own)
+    priced_given = None if given is None else price_one(form, machine, shape, known.p, given)
+    return Tuned(form, machine, shape, known, ranking, ranking.top(top), default, priced_given)
 
 
 def _sensitivity(tuned: Tuned, configs: I8 | None) -> tuple[Sensitive, ...]:
     """The best configuration with every number of the device halved and doubled."""
     out = []
-    own = tuned.ranked[0].config
+    best_own = tuned.ranked[0].config
     for parameter in SETTINGS:
         for factor in FACTORS:
             try:
@@ -306,10 +306,10 @@ def _sensitivity(tuned: Tuned, configs: I8 | None) -> tuple[Sensitive, ...]:
             if not len(ranking):
                 continue
             best = ranking.top(1)[0]
-            runs = not reason_of(tuned.form, machine, tuned.shape, own)
-            kept = price_one(tuned.form, machine, tuned.shape, tuned.known.p, own).seconds
-            changed = best.config != own
-            out.append(Sensitive(parameter, factor, best, changed, kept if runs else float("inf")))
+            runs = not reason_of(tuned.form, machine, tuned.shape, best_own)
+            kept_s = price_one(tuned.form, machine, tuned.shape, tuned.known.p, best_own).seconds
+            changed = best.config != best_own
+            out.append(Sensitive(parameter, factor, best, changed, kept_s if runs else float("inf")))
     return tuple(out)
 
 

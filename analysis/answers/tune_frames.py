@@ -58,7 +58,7 @@ def over_frame(
     """
     import pandas as pd
 
-    own = rank(form, machine, shape, p, configs).top(1)[0].config
+    best_own = rank(form, machine, shape, p, configs).top(1)[0].config
     here, rows = machine.value(parameter), []
     for factor in np.geomspace(1 / SPAN, SPAN, POINTS):
         value = here * factor
@@ -72,8 +72,8 @@ def over_frame(
         if not len(ranking):
             continue
         best = ranking.top(1)[0]
-        kept = price_one(form, other, shape, p, own).seconds
-        runs = not reason_of(form, other, shape, own)
-        rows.append({"value": value, "best_s": best.seconds, "kept_s": kept if runs else np.nan,
+        kept_s = price_one(form, other, shape, p, best_own).seconds
+        runs = not reason_of(form, other, shape, best_own)
+        rows.append({"value": value, "best_s": best.seconds, "kept_s": kept_s if runs else np.nan,
                      "config": str(best.config)})  # fmt: skip
     return pd.DataFrame(rows).drop_duplicates("value")

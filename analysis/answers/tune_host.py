@@ -131,8 +131,8 @@ def tune_host(kernel: str, shape: Mapping[str, object], top: int = 10) -> HostTu
         fields = asdict(config)
         return HostChoice(fields, form.terms(form.start, of, sizes, fields))
 
-    found = sorted(map(priced, space.configs()), key=lambda choice: choice.seconds)
-    return HostTune(kernel, this_host(1).device, sizes, priced(space.default), tuple(found), top)
+    ranked = sorted(map(priced, space.configs()), key=lambda choice: choice.seconds)
+    return HostTune(kernel, this_host(1).device, sizes, priced(space.default), tuple(ranked), top)
 
 
 def _checked(space: ConfigSpace, shape: Mapping[str, object]) -> dict[str, int]:

@@ -33,15 +33,15 @@ def as_usual(scenario: Scenario) -> Scenario:
 
     A framework that is named brings its own policy; an engine's file says both.
     """
-    own, pools, where = scenario.serving, scenario.parts["two-pools"], scenario.deployment
-    if any((own.engine, pools.prefill_engine, pools.decode_engine)):
+    serving, pools, where = scenario.serving, scenario.parts["two-pools"], scenario.deployment
+    if any((serving.engine, pools.prefill_engine, pools.decode_engine)):
         return scenario
     if where.framework is not None:
-        named = own.policy is not None or where.framework.partition("@")[0] in FRAMEWORKS.values()
+        named = serving.policy is not None or where.framework.partition("@")[0] in FRAMEWORKS.values()
         return scenario if named else scenario.changed(policy=POLICY)
-    policy = own.policy or pools.prefill_policy or pools.decode_policy
+    policy = serving.policy or pools.prefill_policy or pools.decode_policy
     framework = framework_of(policy or POLICY, _systems(scenario), where.costs)
-    return scenario.changed(framework=framework, policy=own.policy if policy or framework else POLICY)
+    return scenario.changed(framework=framework, policy=serving.policy if policy or framework else POLICY)
 
 
 def kernels_as_usual(options: DeployOptions, *systems: SystemSpec) -> DeployOptions:

@@ -74,12 +74,12 @@ def calibrate_command(
             files.text(f"{name}.yaml", result.yaml(name))
         files.text("calibration.md", result.report())
         if shared:
-            for name, text in _shared(result, date, progress, kept).items():
+            for name, text in _shared(result, date, progress, parts).items():
                 files.text(name, text)
 
-    kept = resumed("calibrate", fresh)
-    make = partial(calibrate, tables, device, date=date, family=family, progress=progress, kept=kept)
-    answer(make, out, as_json, write=write, kept=kept, waits=False)
+    parts = resumed("calibrate", fresh)
+    make = partial(calibrate, tables, device, date=date, family=family, progress=progress, kept=parts)
+    answer(make, out, as_json, write=write, kept=parts, waits=False)
 
 
 def _shared(

@@ -28,9 +28,9 @@ def calibrate_run_command(
     """Fit how a host connects its GPUs to one measured run; --out writes the host's file."""
     from ..validate.hosts import calibrate_run
 
-    kept = resumed("calibrate-run", fresh)
+    parts = resumed("calibrate-run", fresh)
     with side_file(out, "--out") as write:
-        result = calibrate_run(run, free, host=host, part=part, seed=seed, kept=kept)
+        result = calibrate_run(run, free, host=host, part=part, seed=seed, kept=parts)
         write("text", lambda: result.yaml(Path(str(out))))
     show(result, as_json)
-    kept.forget()
+    parts.forget()

@@ -39,10 +39,10 @@ def capacity_command(
     """Highest load that meets an SLO, its energy and cost, and what limits it."""
     from ..studies.capacity import capacity
 
-    kept = resumed("capacity", fresh)
+    parts = resumed("capacity", fresh)
     make = partial(
         capacity, model, systems, slo, devices=devices, tolerance=tolerance, search=search,
         workers=workers,
-        kept=kept, **options,
+        kept=parts, **options,
     )  # fmt: skip
-    answer(lambda **more: replace(make(**more), why=why), out, as_json, counted="systems", kept=kept)
+    answer(lambda **more: replace(make(**more), why=why), out, as_json, counted="systems", kept=parts)

@@ -70,13 +70,13 @@ def resumed(command: str, fresh: bool) -> Kept:
     """The parts of a long command; says on stderr where an earlier call left some."""
     from ..show.kept import kept_by
 
-    kept = kept_by(command)
+    parts = kept_by(command)
     if fresh:
-        kept.forget()
-    elif found := kept.count():
+        parts.forget()
+    elif found := parts.count():
         text = f"goes on from {found:,} finished parts; --fresh computes all again"
         print(f"opbyte: note: {text}", file=sys.stderr)
-    return kept
+    return parts
 
 
 def folder(out: str | None, option: str = "--out") -> AbstractContextManager[OutputFolder | None]:

@@ -62,9 +62,9 @@ def measure_torch_command() -> None:
 
 def _counts(text: str, option: str) -> list[int]:
     """Parse comma-separated numbers."""
-    found = []
+    numbers = []
     for part in map(str.strip, text.split(",") if text.strip() else ()):
         if not part.isdecimal() or int(part) < 1:
             raise InputError(option, f"must be a comma-separated list of numbers from 1 on, not {part!r}")
-        found.append(int(part))
-    return found
+        numbers.append(int(part))
+    return numbers

@@ -74,14 +74,14 @@ def names_of(kind: str) -> Callable[[str], list[str]]:
 
 def info(name: str) -> Any:
     """Return the option parser's settings of a scenario option."""
-    own = placed(Scenario)[name]
-    option, kind = own.option, LISTED.get(name)
+    option_own = placed(Scenario)[name]
+    option, kind = option_own.option, LISTED.get(name)
     listed = names_of(kind) if kind else None
     if option.argument:
         return typer.Argument(metavar=option.metavar, help=option.text, autocompletion=listed)
-    panel = panels.OPTIONS.get(own.group)
+    panel = panels.OPTIONS.get(option_own.group)
     if option.kind is bool:
-        return typer.Option(own.flag, help=option.text, rich_help_panel=panel)
+        return typer.Option(option_own.flag, help=option.text, rich_help_panel=panel)
     return typer.Option(
         parser=PARSERS.get(option.kind), metavar=option.metavar, help=option.text,
         rich_help_panel=panel, autocompletion=listed,
@@ -104,12 +104,12 @@ def takes(
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         def command(**given: Any) -> None:
-            own = {p.name: given.pop(p.name) for p in shown}
-            function(**given, options={k: v for k, v in own.items() if v is not None})
+            options_own = {p.name: given.pop(p.name) for p in shown}
+            function(**given, options={k: v for k, v in options_own.items() if v is not None})
 
         parameters: list[inspect.Parameter] = []
-        for own in inspect.signature(function, eval_str=True).parameters.values():
-            made = [_parameter(p) for p in shown] if own.name == "options" else [own]
+        for options_own in inspect.signature(function, eval_str=True).parameters.values():
+            made = [_parameter(p) for p in shown] if options_own.name == "options" else [options_own]
             parameters += [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in made]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
         command.__annotations__ = {p.name: p.annotation for p in parameters}

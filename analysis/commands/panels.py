@@ -59,8 +59,8 @@ class Grouped(typer.core.TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the commands that a reader meets first, first."""
-        found = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
-        shown = {name: command for name, command in found if command is not None}
+        commands = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
+        shown = {name: command for name, command in commands if command is not None}
         limit = formatter.width - 6 - max(map(len, shown))
         panels = [(title, [n for n in names if n in shown]) for title, names in COMMANDS.items()]
         known = {name for names in COMMANDS.values() for name in names}

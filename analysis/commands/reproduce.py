@@ -33,10 +33,10 @@ def reproduce_command(
 
     if not 1 <= seeds <= 1000:
         raise InputError("--seeds", f"must be in [1, 1000], not {seeds}")
-    kept = resumed("reproduce", fresh)
+    parts = resumed("reproduce", fresh)
     make = partial(
         reproduce, experiment, seeds=range(1 if quick else seeds), routing=routing, device=device,
-        figures=out is not None, kept=kept,
+        figures=out is not None, kept=parts,
     )  # fmt: skip
-    if answer(make, out, as_json, counted="points", kept=kept).failed:
+    if answer(make, out, as_json, counted="points", kept=parts).failed:
         raise typer.Exit(1)

@@ -23,10 +23,10 @@ def show_command(
     from ..answers.description import describe
 
     with folder(out) as files:
-        found = describe(name)
+        description = describe(name)
         if files:
-            files.text(f"{found.name}.yaml", found.text())
+            files.text(f"{description.name}.yaml", description.text())
     if as_json:
-        print_json(found.to_dict())
+        print_json(description.to_dict())
     else:
-        print(found.text(), end="")
+        print(description.text(), end="")

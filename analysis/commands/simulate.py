@@ -53,9 +53,9 @@ def simulate_command(
                 return simulate_seeds(scenario, seeds=seeds, keep_stages=keep, progress=watch)
             if scenario.model is None and scenario.system is None:
                 return compare_demo(scenario, keep_stages=keep, progress=watch)
-            found = simulate(
+            result = simulate(
                 scenario, keep_stages=keep, steps=steps, progress=watch, groups=groups, workers=workers, dask=dask
             )
-            return replace(found, why=why, emit=emit)
+            return replace(result, why=why, emit=emit)
 
     answer(make, out, as_json, waits=False)  # `progress` says how far it is

@@ -46,10 +46,10 @@ def meant(option: str, known: Sequence[str]) -> str:
 
 def _alike(words: set[str], name: str) -> float:
     """Return the share of the words in an option's name or meaning; words of its name count slightly more."""
-    own = set(name.strip("-").split("-"))
+    words_of_name = set(name.strip("-").split("-"))
     also = set(MEANT.get(name, "").split())
-    found = sum(1.1 if w in own else 1.0 if w in also else 0.0 for w in words)
-    return found / len(words) if words else 0.0
+    score = sum(1.1 if w in words_of_name else 1.0 if w in also else 0.0 for w in words)
+    return score / len(words) if words else 0.0
 
 
 def translated(arguments: Sequence[str]) -> list[str]:

@@ -129,8 +129,8 @@ def validate_points_command(
     """Simulate deployments whose TTFT and TPOT were measured, one a row."""
     from ..validate.deployments import validate_points
 
-    kept = resumed("validate-points", fresh)
-    _tell(partial(validate_points, points, kept=kept), out, as_json, counted="points", kept=kept)
+    parts = resumed("validate-points", fresh)
+    _tell(partial(validate_points, points, kept=parts), out, as_json, counted="points", kept=parts)
 
 
 @validate_app.command("power")

@@ -30,8 +30,8 @@ class Events:
         }  # fmt: skip
         if asked.chat and asked.stream:
             self.base["object"] = "chat.completion.chunk"
-        whole = self._event(self._choice("\0"))  # a text that JSON spells in a way of its own
-        self._before, self._after = whole.split(b"\\u0000")
+        text = self._event(self._choice("\0"))  # a text that JSON spells in a way of its own
+        self._before, self._after = text.split(b"\\u0000")
 
     def _choice(self, text: str, ends: bool = False) -> dict[str, Any]:
         part: dict[str, Any] = {"delta": {"content": text}} if self.asked.chat else {"text": text}

@@ -44,8 +44,8 @@ class PromptSource:
 
     def ids(self, row: int) -> list[int]:
         """Token ids of a prompt; row `PROBE` is a short one that no request has, with the highest id."""
-        own = [] if row != PROBE else [self.high - 1]
-        return own + [int(n) for n in self.low + self._draws(row) % (self.high - self.low)]
+        last = [] if row != PROBE else [self.high - 1]
+        return last + [int(n) for n in self.low + self._draws(row) % (self.high - self.low)]
 
     def words(self, row: int) -> str:
         """As many words as tokens are asked for."""

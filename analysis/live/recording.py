@@ -123,13 +123,13 @@ class Recording(Result):
         ``ttft`` ends at the first chunk, ``e2e`` with the stream; ``tpot`` is the time between them per token; ``itl``
         are all gaps between chunks.
         """
-        found = [self.outcomes[i] for i in self.answered if self.outcomes[i].chunks]
+        outcomes = [self.outcomes[i] for i in self.answered if self.outcomes[i].chunks]
         tokens = np.array([self.output_tokens(i) for i in self.answered if self.outcomes[i].chunks])
-        sent = np.array([o.sent_s for o in found])
-        ttft = np.array([o.chunks[0] for o in found]) - sent
-        e2e = np.array([o.ended_s for o in found]) - sent
+        sent = np.array([o.sent_s for o in outcomes])
+        ttft = np.array([o.chunks[0] for o in outcomes]) - sent
+        e2e = np.array([o.ended_s for o in outcomes]) - sent
         several = tokens > 1
-        gaps = [np.diff(np.frombuffer(o.chunks)) for o in found if len(o.chunks) > 1]
+        gaps = [np.diff(np.frombuffer(o.chunks)) for o in outcomes if len(o.chunks) > 1]
         return {
             "ttft": ttft, "tpot": (e2e - ttft)[several] / (tokens[several] - 1), "e2e": e2e,
             "itl": np.concatenate(gaps) if gaps else np.zeros(0),

@@ -95,27 +95,27 @@ def _assumed(result: Recording) -> list[str]:
 def _requests(result: Recording) -> dict[str, Any]:
     """One row a request that was sent, in the order of sending."""
     rows = result.sent
-    found = [result.outcomes[i] for i in rows]
+    outcomes = [result.outcomes[i] for i in rows]
     nan = float("nan")
     due = np.full(len(rows), nan) if result.due_s is None else result.due_s[rows]
     return {
         "request_id": result.trace.request_id[rows],
-        "arrival_s": np.array([o.sent_s for o in found]),
+        "arrival_s": np.array([o.sent_s for o in outcomes]),
         "input_tokens": np.array([result.input_tokens(i) for i in rows], dtype=np.int64),
         "output_tokens": np.array([result.output_tokens(i) for i in rows], dtype=np.int64),
-        "first_token_s": np.array([o.chunks[0] if o.chunks else nan for o in found]),
-        "last_token_s": np.array([o.chunks[-1] if o.chunks else nan for o in found]),
-        "ended_s": np.array([o.ended_s for o in found]),
+        "first_token_s": np.array([o.chunks[0] if o.chunks else nan for o in outcomes]),
+        "last_token_s": np.array([o.chunks[-1] if o.chunks else nan for o in outcomes]),
+        "ended_s": np.array([o.ended_s for o in outcomes]),
         "due_s": due,
-        "chunks": np.array([len(o.chunks) for o in found], dtype=np.int64),
-        "status": np.array([o.status for o in found], dtype=object),
+        "chunks": np.array([len(o.chunks) for o in outcomes], dtype=np.int64),
+        "status": np.array([o.status for o in outcomes], dtype=object),
     }
 
 
 def _chunks(result: Recording) -> dict[str, Any]:
     """One row a chunk, request by request."""
-    found = [(int(result.trace.request_id[i]), result.outcomes[i].chunks) for i in result.sent]
+    chunks = [(int(result.trace.request_id[i]), result.outcomes[i].chunks) for i in result.sent]
     return {
-        "request_id": np.repeat(np.array([i for i, _ in found], dtype=np.int64), [len(own) for _, own in found]),
-        "received_s": np.concatenate([np.zeros(0), *(np.frombuffer(own) for _, own in found)]),
+        "request_id": np.repeat(np.array([i for i, _ in chunks], dtype=np.int64), [len(own) for _, own in chunks]),
+        "received_s": np.concatenate([np.zeros(0), *(np.frombuffer(own) for _, own in chunks)]),
     }

@@ -78,8 +78,8 @@ class ServerTarget:
     def says(self) -> str:
         """How prompts are made and outputs kept to their length."""
         made = "token ids" if self.ids else "words, one a token"
-        kept = "" if self.extras else "; ignore_eos is not taken, so outputs may end early"
-        return f"prompts of {made}{kept}"
+        note = "" if self.extras else "; ignore_eos is not taken, so outputs may end early"
+        return f"prompts of {made}{note}"
 
 
 def address(url: str) -> str:
@@ -183,18 +183,18 @@ async def _ask(client: httpx.AsyncClient, url: str) -> tuple[int, Mapping[str, A
 
     try:
         answer = await client.get(url, timeout=PROBE_S)
-        found = answer.json() if answer.status_code == 200 else {}
+        body = answer.json() if answer.status_code == 200 else {}
     except httpx.HTTPError as error:
         raise InputError(url, f"cannot be reached ({_why(error)}); is a server there?") from None
     except ValueError:
-        found = {}
-    return answer.status_code, found if isinstance(found, dict) else {}
+        body = {}
+    return answer.status_code, body if isinstance(body, dict) else {}
 
 
 async def _listed(client: httpx.AsyncClient, base: str) -> str:
     """The first model that a server lists."""
-    status, found = await _ask(client, f"{base}/models")
-    listed = found.get("data")
+    status, body = await _ask(client, f"{base}/models")
+    listed = body.get("data")
     if isinstance(listed, list) and listed and isinstance(listed[0], dict) and "id" in listed[0]:
         return str(listed[0]["id"])
     raise InputError(f"{base}/models", f"lists no model (HTTP {status}); name one with --served-model-name")
@@ -202,8 +202,8 @@ async def _listed(client: httpx.AsyncClient, base: str) -> str:
 
 async def _version(client: httpx.AsyncClient, base: str) -> str | None:
     """Version of a server that tells it as vLLM does."""
-    status, found = await _ask(client, f"{base.removesuffix('/v1')}/version")
-    version = found.get("version")
+    status, body = await _ask(client, f"{base.removesuffix('/v1')}/version")
+    version = body.get("version")
     return version if status == 200 and isinstance(version, str) else None
 
 

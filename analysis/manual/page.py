@@ -236,9 +236,9 @@ def _of_parts() -> Iterator[str]:
     yield "## Values of parts\n"
     yield "Values of each part in the JSON of a result (`opbyte list parts`).\n"
     for name, part in PARTS.items():
-        found = part.hook("figures")
-        if found is not None:
-            yield f"`{name}`: {'; '.join(_told(found.quantities, found.key))}.\n"
+        figures = part.hook("figures")
+        if figures is not None:
+            yield f"`{name}`: {'; '.join(_told(figures.quantities, figures.key))}.\n"
 
 
 def _told(quantities: Sequence[Quantity], above: str) -> Iterator[str]:

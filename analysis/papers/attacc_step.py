@@ -192,11 +192,11 @@ def gpu() -> TiledGpu:
 
 def units(system: str) -> HeadAttention | None:
     """The attention units of a device of a system."""
-    found = SYSTEMS[system]
-    if found is None:
+    description = SYSTEMS[system]
+    if description is None:
         return None
     stacks = load_device(GPU)[0].memory.stacks
-    return HeadAttention(load_memory(found[0]), found[1], stacks)
+    return HeadAttention(load_memory(description[0]), description[1], stacks)
 
 
 def decode_step(case: Case, system: str) -> Step:
@@ -209,7 +209,7 @@ def decode_step(case: Case, system: str) -> Step:
     def product(n: int, k: int) -> float:
         return g.matmul_seconds(b, n, k, w, dtype)
 
-    own = product(3 * d // DEVICES, d) + product(d, d // DEVICES)
+    projections = product(3 * d // DEVICES, d) + product(d, d // DEVICES)
     ffn = product(inner, d) * (2 if model.gated else 1) + product(d, inner)
     scores = heads * b * case.context
     flops, kv = 4.0 * scores * model.head_dim, 2 * scores * model.head_dim * w
@@ -225,8 +225,8 @@ def decode_step(case: Case, system: str) -> Step:
     activation = g.activation_seconds((3 if model.gated else 2) * b * inner * w)
     n = model.layers
     return Step(
-        n * attention, n * softmax, n * (own + ffn), n * (2 * all_reduce(b * d * w) + sent(moved)),
-        n * (norms + activation), n * own, n * ffn,
+        n * attention, n * softmax, n * (projections + ffn), n * (2 * all_reduce(b * d * w) + sent(moved)),
+        n * (norms + activation), n * projections, n * ffn,
     )  # fmt: skip
 
 

@@ -89,8 +89,8 @@ SEQUENCES = (1, 8, 64, 256)
 def bam(seeds: Sequence[int], routing: str, progress: OnProgress | None, figures: bool = False) -> Reproduction:
     """Reproduce BAM: FLOPs and parameters of attention experts that all run, and what they cost."""
     began = time.perf_counter()
-    found = list(predictions())
-    rows = (*rows_of("bam", found), below_flops(found))
+    rows_found = list(predictions())
+    rows = (*rows_of("bam", rows_found), below_flops(rows_found))
     result = Reproduction(
         "bam", rows, 3 * NEW * len(SEQUENCES), time.perf_counter() - began,
         tables=(_conflict(), _times()), assumptions=assumed("bam", PROMPT=PROMPT, NEW=NEW),
@@ -106,9 +106,9 @@ def predictions() -> Iterator[Prediction]:
         yield Prediction(f"bam.{name}.flops.total", sum(flops.values()))
     three = with_top_k(load_model(BTX), 3)
     yield Prediction("bam.btx3.flops.total", sum(token_flops(three).values()))
-    own, btx = load_model(OWN), load_model(BTX)
-    yield Prediction("bam.bam.params.active", (own.active_params + counted_twice(own)) / 1e6)
-    for name, spec in (("bam", own), ("btx", btx)):
+    bam_model, btx = load_model(OWN), load_model(BTX)
+    yield Prediction("bam.bam.params.active", (bam_model.active_params + counted_twice(bam_model)) / 1e6)
+    for name, spec in (("bam", bam_model), ("btx", btx)):
         yield Prediction(f"bam.{name}.params.total", (spec.total_params + counted_twice(spec)) / 1e6)
     times = {model: request_s(model) for model in (OWN, SHARED, BTX)}
     less = times[SHARED] / times[OWN]

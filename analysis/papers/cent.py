@@ -166,8 +166,8 @@ def predictions() -> Iterator[Prediction]:
             yield from _latencies(at, mapping)
             yield Prediction(f"{at}.decode_tokens_s", decode_tokens_s(mapping))
             yield Prediction(f"{at}.decode_mj_token", decode_joules(mapping) * 1e3)
-        whole = Mapping(model, devices, 1)
-        yield from _latencies(f"cent.{name}.tp{devices}", whole)
+        mapping_all = Mapping(model, devices, 1)
+        yield from _latencies(f"cent.{name}.tp{devices}", mapping_all)
 
 
 def _latencies(at: str, mapping: Mapping) -> Iterator[Prediction]:

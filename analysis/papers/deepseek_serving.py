@@ -52,8 +52,12 @@ def deepseek_serving(
     if not figures:
         return result
     drawn = [
-        {"case": f"{name}: {row['case']}", "tokens/s of a node": row["tokens_per_s_node"], "published": own.published}
-        for own, name, table in zip(rows, ("prefill", "decode"), tables[:2], strict=True)
+        {
+            "case": f"{name}: {row['case']}",
+            "tokens/s of a node": row["tokens_per_s_node"],
+            "published": predicted.published,
+        }
+        for predicted, name, table in zip(rows, ("prefill", "decode"), tables[:2], strict=True)
         for row in table.rows
     ]
     return with_figures(result, Table("steps", "DeepSeek-V3 on 4 x 8 H800, tokens/s of a node", drawn))

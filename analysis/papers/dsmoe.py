@@ -102,9 +102,9 @@ def _decode(
     d = deployed(model, devices, tp, algorithm, routing)
     tokens = per_replica * d.layout.dp
     batches = dealt(d, per_replica * d.ranks, CONTEXT)
-    found = [explicit_stage(d, batches, step=seed) for seed in seeds]
-    seconds = float(np.mean([stage.seconds for stage in found]))
-    return Step(seconds, tokens, devices, _parts(found))
+    stages = [explicit_stage(d, batches, step=seed) for seed in seeds]
+    seconds = float(np.mean([stage.seconds for stage in stages]))
+    return Step(seconds, tokens, devices, _parts(stages))
 
 
 def _parts(stages: Sequence[StageCost]) -> dict[str, float]:
@@ -121,16 +121,16 @@ def fastest(
     model: str, devices: int, tp: int, routing: str, seeds: Sequence[int], per_replica: int
 ) -> tuple[str, Step]:
     """The algorithm with which a step takes least, and the step."""
-    found = [(name, decode(model, devices, tp, name, routing, seeds, per_replica)) for name in usual("all_to_all")]
-    return min(found, key=lambda each: each[1].seconds)
+    ways = [(name, decode(model, devices, tp, name, routing, seeds, per_replica)) for name in usual("all_to_all")]
+    return min(ways, key=lambda each: each[1].seconds)
 
 
 def floor_s(model: str, devices: int, tp: int) -> float:
     """Seconds that reading a device's weights takes, embedding aside, at the nominal bandwidth."""
     d = deployed(model, devices, tp, None, "uniform")
     table = d.shard.vocab * d.shard.hidden * d.shard.numerics.weight_bytes("embedding")
-    held = d.shard.weight_bytes - table
-    return held / d.system.device.memory.bandwidth_bytes_per_s
+    weights = d.shard.weight_bytes - table
+    return weights / d.system.device.memory.bandwidth_bytes_per_s
 
 
 def fewest_devices(model: str, tp: int) -> int:
@@ -209,10 +209,10 @@ PARAMS = {
 def dsmoe(seeds: Sequence[int], routing: str, progress: OnProgress | None, figures: bool = False) -> Reproduction:
     """Reproduce DeepSpeed-MoE: parameters, exchanges and latency of models with 128 experts."""
     began = time.perf_counter()
-    found = list(predictions(seeds, routing))
+    rows = list(predictions(seeds, routing))
     runs = len(seeds) * (1 + len(BATCHES) + len(SCALES))
     result = Reproduction(
-        "dsmoe", rows_of("dsmoe", found), runs, time.perf_counter() - began,
+        "dsmoe", rows_of("dsmoe", rows), runs, time.perf_counter() - began,
         tables=(_batches(seeds, routing), _scales(seeds, routing), _gating(), _besides(seeds, routing)),
         assumptions=assumed("dsmoe", PER_REPLICA=PER_REPLICA, CONTEXT=CONTEXT),
     )  # fmt: skip

@@ -131,9 +131,9 @@ def step(experts: int, batch: int, store: ExpertStore, routing: str = ROUTING, s
         Tokens of the step.
     """
     d = deployed(switch(experts), store, routing, seed)
-    found = explicit_stage(d, [Batch.of([CONTEXT] * batch)], expected=True)
-    assert found.fetch is not None
-    return Step(found.seconds, found.fetch)
+    stage = explicit_stage(d, [Batch.of([CONTEXT] * batch)], expected=True)
+    assert stage.fetch is not None
+    return Step(stage.seconds, stage.fetch)
 
 
 @cache
@@ -151,9 +151,9 @@ def plain_hit_rate(policy: str, slots: int, batch: int, routing: str = ROUTING, 
         for step_ in range(4 * warm):
             tokens = part.router.loads(step_, part.row, step_batch).tokens.astype(np.int64)
             order = dict.fromkeys(rng.permutation(np.repeat(np.arange(len(tokens)), tokens)).tolist())
-            found = [cache.ask(expert) for expert in order]
+            hits_found = [cache.ask(expert) for expert in order]
             if step_ >= warm:
-                hits, asked = hits + sum(found), asked + len(found)
+                hits, asked = hits + sum(hits_found), asked + len(hits_found)
     return hits / asked
 
 
@@ -186,10 +186,10 @@ def reproduce_expertflow(
     """ExpertFlow: hit rates, decode rates and memory with experts in host memory."""
     began = time.perf_counter()
     chosen = ROUTING if routing == "uniform" else routing
-    found = list(predictions(seeds, routing))
+    rows = list(predictions(seeds, routing))
     hits, times = hit_table(chosen, seeds[0]), time_table(chosen, seeds[0])
     return Reproduction(
-        "expertflow", rows_of("expertflow", found), len(found), time.perf_counter() - began,
+        "expertflow", rows_of("expertflow", rows), len(rows), time.perf_counter() - began,
         tables=(hits, times), assumptions=assumed("expertflow"),
         figures=drawn(hits, times) if figures else (), plots=f"{PAPERS}.figures.expert_caches",
     )  # fmt: skip
@@ -242,8 +242,8 @@ def _memory() -> Iterator[Prediction]:
     models = {"qwen": qwen(), "mixtral": mixtral(), "deepseek": deepseek(), "switch128": switch(128, whole=True)}
     for name, model in models.items():
         yield Prediction(f"expertflow.memory.{name}", resident_bytes(model, SLOTS_OF[name]) / 1e9)
-    whole = switch(128, whole=True)
-    yield Prediction("expertflow.memory.switch128.all_in_gpu", resident_bytes(whole, None) / 1e9)
+    all_bytes = switch(128, whole=True)
+    yield Prediction("expertflow.memory.switch128.all_in_gpu", resident_bytes(all_bytes, None) / 1e9)
     yield Prediction("expertflow.mixtral.all_in_gpu_fits", float(fits(mixtral())))
 
 
@@ -256,8 +256,8 @@ def hit_table(routing: str, seed: int) -> Table:
             for label, name in POLICIES.items():
                 store = ExpertStore(slots, policy=name, look_ahead=8 if name == "belady" else 0)
                 row[label] = step(32, batch, store, routing, seed).fetch.hit_rate
-            kept = ExpertStore(slots, policy="predictive", accuracy=ACCURACY)
-            row["predictive, kept"] = step(32, batch, kept, routing, seed).fetch.hit_rate
+            store_kept = ExpertStore(slots, policy="predictive", accuracy=ACCURACY)
+            row["predictive, kept"] = step(32, batch, store_kept, routing, seed).fetch.hit_rate
             row["predictive, transient"] = step(32, batch, expertflow(slots), routing, seed).fetch.hit_rate
             row["lru, in tokens' order"] = plain_hit_rate("lru", slots, batch, routing, seed)
             rows.append(row)

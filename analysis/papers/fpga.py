@@ -60,10 +60,10 @@ def with_utilisation(device: DeviceSpec, utilisation: float) -> DeviceSpec:
 
 def fit_utilisation(model: str, device: str, seconds: float) -> float:
     """Utilisation at which a model takes `seconds` on a device: one number fits one number."""
-    spec, found = load_device(device)[0], 1.0
+    spec, utilisation = load_device(device)[0], 1.0
     for _ in range(20):
-        took = run_images(model, with_utilisation(spec, found), (0,), "uniform").seconds
-        found = min(1.0, found * took / seconds)
+        took = run_images(model, with_utilisation(spec, utilisation), (0,), "uniform").seconds
+        utilisation = min(1.0, utilisation * took / seconds)
         if abs(took / seconds - 1) < 1e-6:
             break
-    return found
+    return utilisation

@@ -161,8 +161,8 @@ class Trained:
 
         The paper's overlap degree: seconds x bandwidth between nodes / bytes of an expert.
         """
-        own = part.spec.routed.experts // part.ep
-        room = int(HELD * own) - own
+        local = part.spec.routed.experts // part.ep
+        room = int(HELD * local) - local
         return min(int(dense_s * self.nic / part.expert_bytes(self.deployment.run)), room)
 
     def experts(self, part: ExpertPart, placed: Dispatch) -> tuple[float, float]:
@@ -170,8 +170,11 @@ class Trained:
         popular = part.router.inclusion[part.row] * self.tokens
         tokens = popular[placed.experts] * placed.share.reshape(-1)
         slots = tokens.reshape(part.ep, -1)
-        each = [self.priced(part.spec.expert_op(Loads(own, np.ones(len(own))), self.deployment.run)) for own in slots]
-        return max(each)
+        prices_each = [
+            self.priced(part.spec.expert_op(Loads(prices, np.ones(len(prices))), self.deployment.run))
+            for prices in slots
+        ]
+        return max(prices_each)
 
     def exchange(self, part: ExpertPart, placed: Dispatch) -> float:
         """An all-to-all: the busiest node's network card, or the busiest device's links in its node."""
@@ -220,11 +223,11 @@ class Trained:
 
     def iteration(self, way: str) -> Iteration:
         """One iteration in one way."""
-        found = [self.layer(part, way == HECATE) for part in self.deployment.experts]
-        layers = tuple(times for times, _ in found)
+        layers_found = [self.layer(part, way == HECATE) for part in self.deployment.experts]
+        layers = tuple(times for times, _ in layers_found)
         ends = [self.bench.embedding(), self.bench.head()]
         graph = tasks(layers, sum(e.forward_s for e in ends), sum(e.backward_s for e in ends))
-        return Iteration(run(graph.graph()), layers, tuple(hot for _, hot in found))
+        return Iteration(run(graph.graph()), layers, tuple(hot for _, hot in layers_found))
 
 
 def tasks(layers: Sequence[LayerTimes], ends: float, ends_back: float) -> Builder:
@@ -265,21 +268,21 @@ def trained(shape: Shape, cluster: Cluster, routing: str) -> Trained:
 @cache
 def both(shape: Shape, cluster: Cluster, routing: str) -> dict[str, Iteration]:
     """An iteration in both ways."""
-    own = trained(shape, cluster, routing)
-    return {way: own.iteration(way) for way in (EP, HECATE)}
+    run = trained(shape, cluster, routing)
+    return {way: run.iteration(way) for way in (EP, HECATE)}
 
 
 def gain(shape: Shape, cluster: Cluster, routing: str) -> float:
     """Time of expert parallelism over Hecate's."""
-    found = both(shape, cluster, routing)
-    return found[EP].seconds / found[HECATE].seconds
+    times = both(shape, cluster, routing)
+    return times[EP].seconds / times[HECATE].seconds
 
 
 def memory_over_ep(held: float) -> float:
     """Return the bytes of an expert's states with `held` times the weights, over expert parallelism."""
-    each = BytesPerWeight.adam(2.0)
-    more = replace(each, weights=held * each.weights)
-    total = each.weights + each.gradients + each.optimizer
+    bytes_each = BytesPerWeight.adam(2.0)
+    more = replace(bytes_each, weights=held * bytes_each.weights)
+    total = bytes_each.weights + bytes_each.gradients + bytes_each.optimizer
     return (more.weights + more.gradients + more.optimizer) / total
 
 
@@ -312,8 +315,8 @@ def routing_of(exponent: float) -> str:
 def predictions() -> Iterator[Prediction]:
     """All rows, from models, maps and streams."""
     for cluster in CLUSTERS:
-        found = [gain(shape, cluster, routing_of(ASSUMED)) for shape in SHAPES]
-        for name, value in (("low", min(found)), ("high", max(found))):
+        gains = [gain(shape, cluster, routing_of(ASSUMED)) for shape in SHAPES]
+        for name, value in (("low", min(gains)), ("high", max(gains))):
             yield Prediction(f"hecate.{cluster.name}.gain.{name}", value)
     yield from _skew()
     yield Prediction("hecate.memory.over_ep", memory_over_ep(HELD))
@@ -323,8 +326,8 @@ def predictions() -> Iterator[Prediction]:
 def _skew() -> Iterator[Prediction]:
     """What gains become without skew, and with more of it."""
     gains = [[gain(shape, cluster, routing_of(e)) for e in EXPONENTS] for cluster in CLUSTERS for shape in SHAPES]
-    own = fmean(row[0] for row in gains[: len(SHAPES)])
-    note = f"{own:.3f} only on A16: copies that do not balance loads still save the transfer of their tokens"
+    mean_gain = fmean(row[0] for row in gains[: len(SHAPES)])
+    note = f"{mean_gain:.3f} only on A16: copies that do not balance loads still save the transfer of their tokens"
     yield Prediction("hecate.gain_at_no_skew", fmean(row[0] for row in gains), note)
     grows = all(a < b for row in gains for a, b in pairwise(row))
     yield Prediction("hecate.gain_grows_with_skew", float(grows))
@@ -344,8 +347,8 @@ def _parts() -> Table:
     """What of an iteration each kind of task takes where nothing hides it."""
     rows = []
     for shape in SHAPES:
-        found = both(shape, CLUSTERS[0], routing_of(ASSUMED))
-        rows += [{"case": f"{shape.name}, {way}", **_exposed(found[way])} for way in (EP, HECATE)]
+        times = both(shape, CLUSTERS[0], routing_of(ASSUMED))
+        rows += [{"case": f"{shape.name}, {way}", **_exposed(times[way])} for way in (EP, HECATE)]
     return Table("parts", f"An iteration on {CLUSTERS[0].name}, exponent {ASSUMED:g} (ms)", rows)
 
 

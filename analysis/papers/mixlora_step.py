@@ -53,7 +53,7 @@ def forward_ops(model: str, design: str, sequences: int = SEQUENCES, training: b
     spec = load_model(model)
     m, run = whole_sequences(sequences, LENGTH, spec.windows), Run(spec.numerics)
     ends = loss_ops(spec, m, run, 1) if training else head_ops(spec, m, run, 1)
-    found = [(op, 1) for op in (*embedding_ops(spec, m, run), *ends)]
+    ops_found = [(op, 1) for op in (*embedding_ops(spec, m, run), *ends)]
     layer = spec.layers[0]
     norms = [op for part in layer_ops(layer, m, run, None) for op in part if op.name == "norm"]
     ops = norms + LowRank(adaptable(layer.mixer), RANK).ops(m, run, None)
@@ -64,7 +64,7 @@ def forward_ops(model: str, design: str, sequences: int = SEQUENCES, training: b
         even = [m.tokens * TOP_K / EXPERTS] * EXPERTS
         ops += experts_of(spec, design == "optimised").kernels(even, run)
     ops += [op for a in ops for op in _dropout(a, run)] if training else []
-    return found + [(op, len(spec.layers)) for op in ops]
+    return ops_found + [(op, len(spec.layers)) for op in ops]
 
 
 def _dropout(op: Op, run: Run) -> list[Op]:
@@ -107,7 +107,7 @@ def memory_gib(model: str, adapters: int) -> float:
     spec = load_model(model)
     layer = spec.layers[0]
     experts = experts_of(spec, True)
-    own = LowRank(adaptable(layer.mixer), RANK).pair + sum(w.total for w in experts.weights())
-    own -= sum(w.total for w in experts.base.weights())
-    each = own * len(spec.layers) * BITS[ADAPTER_FORMAT] / 8
-    return (spec.weight_bytes + adapters * each) / 2**30
+    pair = LowRank(adaptable(layer.mixer), RANK).pair + sum(w.total for w in experts.weights())
+    pair -= sum(w.total for w in experts.base.weights())
+    adapter_bytes = pair * len(spec.layers) * BITS[ADAPTER_FORMAT] / 8
+    return (spec.weight_bytes + adapters * adapter_bytes) / 2**30

@@ -120,11 +120,11 @@ def _parts() -> Table:
             fits = {kind: batch_that_fits(size, kind, length) for kind in (PLAIN, MOA)}
             base = tokens_per_s(size, PLAIN, length, fits[PLAIN])
             fewer = tokens_per_s(size, MOA, length, fits[PLAIN])
-            whole = tokens_per_s(size, MOA, length, fits[MOA])
+            rate = tokens_per_s(size, MOA, length, fits[MOA])
             rows.append({
                 "model": size, "context": name, "batch, all keys": fits[PLAIN],
-                "batch, MoA": fits[MOA], "fewer keys": fewer / base, "larger batch": whole / fewer,
-                "both": whole / base, "KV bytes": kv_read_bytes(size, MOA, length)
+                "batch, MoA": fits[MOA], "fewer keys": fewer / base, "larger batch": rate / fewer,
+                "both": rate / base, "KV bytes": kv_read_bytes(size, MOA, length)
                 / kv_read_bytes(size, PLAIN, length),
             })  # fmt: skip
     title = "Where MoA's gain over the same engine with all keys comes from"
@@ -135,9 +135,9 @@ def _layers() -> Table:
     """Density by layer: layers differ far more than the mean says."""
     rows = []
     for name, length in LENGTHS.items():
-        found = densities("7b", length)
-        rows.append({"context": name, "mean density": sum(found) / len(found),
-                     "lowest layer": min(found), "highest layer": max(found)})  # fmt: skip
+        shares = densities("7b", length)
+        rows.append({"context": name, "mean density": sum(shares) / len(shares),
+                     "lowest layer": min(shares), "highest layer": max(shares)})  # fmt: skip
     return Table("layers", "Share of the context that heads of the 7B model keep", rows)
 
 

@@ -19,14 +19,14 @@ NAME = "moe-graphs"
 def moe_graphs(seeds: Sequence[int], routing: str, progress: OnProgress | None, figures: bool = False) -> Reproduction:
     """Predict operator graphs: states, projections by modality, slices, ranks, shards, encoders."""
     began = time.perf_counter()
-    found = graphs()
-    rows = rows_of(NAME, _rows(found))
+    results = graphs()
+    rows = rows_of(NAME, _rows(results))
     return Reproduction(
-        NAME, rows, sum(g.runs for g in found.values()),
+        NAME, rows, sum(g.runs for g in results.values()),
         time.perf_counter() - began,
-        tables=tuple(table for graph in found.values() for table in graph.tables),
+        tables=tuple(table for graph in results.values() for table in graph.tables),
         assumptions=tuple(
-            f"{name}: {text}" for name, graph in found.items() for text in graph.assumptions
+            f"{name}: {text}" for name, graph in results.items() for text in graph.assumptions
         ),
         figures=(_drawn(rows),) if figures else (), plots="published",
     )  # fmt: skip

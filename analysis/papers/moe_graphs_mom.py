@@ -27,10 +27,10 @@ ASSUMPTIONS = (
 def mom() -> Graph:
     """Several linear states, of which a token uses some."""
     states, plain = model(), attention_model()
-    held = states.state_bytes_per_sequence
+    state_bytes = states.state_bytes_per_sequence
     rows = (
-        Prediction("mom.state_MiB", held / 2**20),
-        Prediction("mom.breakeven_tokens", held / plain.kv_bytes_per_token),
+        Prediction("mom.state_MiB", state_bytes / 2**20),
+        Prediction("mom.breakeven_tokens", state_bytes / plain.kv_bytes_per_token),
         Prediction("mom.step_time_over_attention.4k", step_s(states, BATCH, 4096) / step_s(plain, BATCH, 4096)),
     )
     return Graph(rows, (_steps(),), ASSUMPTIONS, 2 * len(CONTEXTS) * len(BATCHES))

@@ -28,10 +28,10 @@ ASSUMPTIONS = (
 @GRAPHS.register("mos")
 def mos() -> Graph:
     """Adapters put together from a pool as they are loaded."""
-    pool, whole = tenant_bytes(pooled), tenant_bytes(plain)
+    pool, plain_bytes = tenant_bytes(pooled), tenant_bytes(plain)
     rows = (
-        Prediction("mos.bytes_per_tenant", pool / 1e6, f"plain LoRA of the same rank: {whole / 1e6:.1f} MB"),
-        Prediction("mos.tenants_in_80GB", float(room() // pool), f"plain LoRA: {room() // whole:.0f}"),
+        Prediction("mos.bytes_per_tenant", pool / 1e6, f"plain LoRA of the same rank: {plain_bytes / 1e6:.1f} MB"),
+        Prediction("mos.tenants_in_80GB", float(room() // pool), f"plain LoRA: {room() // plain_bytes:.0f}"),
     )
     return Graph(rows, (_loading(),), ASSUMPTIONS, 2)
 

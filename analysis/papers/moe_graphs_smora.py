@@ -24,8 +24,8 @@ ASSUMPTIONS = (
 def smora() -> Graph:
     """Ranks of an adapter, of which a token uses some."""
     m = _moments(TOKENS[-1])
-    chosen, whole = (sum(op.flops for op in ops(m)) for ops in (_chosen, _whole))
-    row = Prediction("smora.flop_share", chosen / whole)
+    chosen, all_flops = (sum(op.flops for op in ops(m)) for ops in (_chosen, _whole))
+    row = Prediction("smora.flop_share", chosen / all_flops)
     return Graph((row,), (_by_tokens(),), ASSUMPTIONS, len(TOKENS))
 
 

@@ -99,8 +99,8 @@ def _steps() -> Table:
         row: dict[str, float | str] = {"step": case}
         for costs, name in (("roofline", "roofline"), ("auto", "kernels")):
             ours, plain = (step_parts(routed, batch, costs) for routed in (True, False))
-            whole = sum(plain.values())
-            row |= {f"all heads, {name} (ms)": whole * 1e3, f"MoH, {name}": sum(ours.values()) / whole}
+            total = sum(plain.values())
+            row |= {f"all heads, {name} (ms)": total * 1e3, f"MoH, {name}": sum(ours.values()) / total}
             row |= {f"{part}, {name}": ours[part] / plain[part] for part in ("scores", "projections")}
         rows.append(row)
     note = "24 of 32 heads; projections of routed heads run as experts, for the tokens that chose them"
@@ -112,10 +112,10 @@ def _drawn() -> Table:
     """Return the parts of steps with all and with routed heads for the plot."""
     rows = []
     for case, batch in CASES.items():
-        whole = sum(step_parts(False, batch, "roofline").values())
+        total = sum(step_parts(False, batch, "roofline").values())
         for name, routed in (("all heads", False), ("MoH", True)):
             parts = step_parts(routed, batch, "roofline")
-            rows.append({"case": f"{case}, {name}", **{k: v / whole for k, v in parts.items()}})
+            rows.append({"case": f"{case}, {name}", **{k: v / total for k, v in parts.items()}})
     return Table("steps", "Time of a step over that with all heads, roofline of an H100", rows)
 
 

@@ -189,9 +189,9 @@ class StepTimes:
 
     def _without_experts(self, tokens: int) -> float:
         if tokens not in self._dense:
-            found = explicit_stage(self.d, [Batch.of([CONTEXT] * tokens)], expected=True)
-            parts = found.times(lambda placed: placed.op.kind)
-            self._dense[tokens] = found.seconds - parts["experts"]
+            stage = explicit_stage(self.d, [Batch.of([CONTEXT] * tokens)], expected=True)
+            parts = stage.times(lambda placed: placed.op.kind)
+            self._dense[tokens] = stage.seconds - parts["experts"]
         return self._dense[tokens]
 
 
@@ -253,10 +253,10 @@ def reproduce_read_me(
 ) -> Reproduction:
     """Read-ME: hit rates of caches that know the queue, and batches formed by expert."""
     began = time.perf_counter()
-    found = list(predictions(seeds, routing))
+    rows = list(predictions(seeds, routing))
     table, batches = hit_table(seeds), batch_table(seeds[0])
     return Reproduction(
-        "read-me", rows_of("read-me", found), len(found), time.perf_counter() - began,
+        "read-me", rows_of("read-me", rows), len(rows), time.perf_counter() - began,
         tables=(table, batches), assumptions=assumed("read-me", STREAMS=STREAMS, LIMIT=LIMIT),
         figures=(replace(table, name="hit_rates"),) if figures else (), plots=f"{PAPERS}.figures.expert_caches",
     )  # fmt: skip

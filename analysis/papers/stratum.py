@@ -36,9 +36,9 @@ SKEW = "measured"
 def stratum(seeds: Sequence[int], routing: str, progress: OnProgress | None, figures: bool = False) -> Reproduction:
     """Predict Stratum: what tiers of 3D DRAM gain with experts and caches placed by heat."""
     began = time.perf_counter()
-    found = list(predictions(seeds, routing))
+    rows = list(predictions(seeds, routing))
     result = Reproduction(
-        "stratum", rows_of("stratum", found), len(found), time.perf_counter() - began,
+        "stratum", rows_of("stratum", rows), len(rows), time.perf_counter() - began,
         tables=(by_tier(tiers()),), assumptions=assumed("stratum"),
     )  # fmt: skip
     return with_figures(result, _drawn()) if figures else result

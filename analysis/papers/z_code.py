@@ -64,16 +64,16 @@ def device_states(strategy: Strategy) -> States:
     layout = Layout(strategy.tp, dp, DEVICES, 1)
     shard = shard_model(load_model(MODEL), layout)
     copies = strategy.tp * dp // (layout.ep * layout.expert_tp)
-    own = stage_parameters((shard,), 0, strategy.tp)
-    each = BytesPerWeight.adam(shard.numerics.act_bytes)
-    return states(own, each, strategy.zero, dp, copies)
+    parameters = stage_parameters((shard,), 0, strategy.tp)
+    bytes_each = BytesPerWeight.adam(shard.numerics.act_bytes)
+    return states(parameters, bytes_each, strategy.zero, dp, copies)
 
 
 def on_device(strategy: Strategy, offload: bool | None = None) -> float:
     """Bytes in the device's memory."""
-    held = device_states(strategy)
+    states = device_states(strategy)
     away = strategy.offload if offload is None else offload
-    return held.weights + held.gradients + (0.0 if away else held.optimizer)
+    return states.weights + states.gradients + (0.0 if away else states.optimizer)
 
 
 def usable_bytes() -> float:
@@ -109,13 +109,13 @@ def scaled_step(devices: int) -> TrainingStep:
     """
     model, system = load_model(MODEL), load_system(f"a100-40gb-{devices // 8}x8")
     (experts, *_) = [p.routed.experts for la in model.layers for p in la.expert_parts]
-    own = with_experts(model, experts * devices // DEVICES)
+    scaled = with_experts(model, experts * devices // DEVICES)
     memory = system.device.memory.model_copy(update={"capacity_bytes": 1e12})
     device = system.device.model_copy(update={"memory": memory})
     roomy = system.model_copy(update={"device": device})
     options = TrainingOptions(SEQUENCES * devices // SLICES, LENGTH, micro_batch=SEQUENCES, zero=2)
-    layout = training_layout(own, roomy, options, tp=SLICES, ep=devices)
-    return training_step(training_deployment(own, roomy, layout), layout, options)
+    layout = training_layout(scaled, roomy, options, tp=SLICES, ep=devices)
+    return training_step(training_deployment(scaled, roomy, layout), layout, options)
 
 
 GIB = 2**30
@@ -123,9 +123,9 @@ GIB = 2**30
 
 def predictions() -> Iterator[Prediction]:
     """All rows, from the model's layout on the devices."""
-    held, note = device_states(LAST), f"{total_parameters() / 1e12:.3f} T parameters on {DEVICES}"
-    yield Prediction("z-code.3.5T.weights_GiB", held.weights / GIB, note)
-    yield Prediction("z-code.3.5T.states_GiB", held.total / GIB, note)
+    states, note = device_states(LAST), f"{total_parameters() / 1e12:.3f} T parameters on {DEVICES}"
+    yield Prediction("z-code.3.5T.weights_GiB", states.weights / GIB, note)
+    yield Prediction("z-code.3.5T.states_GiB", states.total / GIB, note)
     for name, offload in (("fits_with_offload", True), ("fits_without_offload", False)):
         fits, note = on_device(LAST, offload) <= usable_bytes(), f"{usable_bytes() / GIB:.0f} GiB are usable"
         yield Prediction(f"z-code.3.5T.{name}", float(fits), note)
@@ -134,10 +134,10 @@ def predictions() -> Iterator[Prediction]:
 def _strategies() -> Table:
     rows = []
     for strategy in STRATEGIES:
-        held = device_states(strategy)
+        states = device_states(strategy)
         rows.append({
-            "strategy": strategy.name, "weights_GiB": held.weights / GIB,
-            "gradients_GiB": held.gradients / GIB, "optimizer_GiB": held.optimizer / GIB,
+            "strategy": strategy.name, "weights_GiB": states.weights / GIB,
+            "gradients_GiB": states.gradients / GIB, "optimizer_GiB": states.optimizer / GIB,
             "optimizer_on": "host" if strategy.offload else "device",
             "device_GiB": on_device(strategy) / GIB,
             "fits": on_device(strategy) <= usable_bytes(),

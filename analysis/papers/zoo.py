@@ -90,13 +90,13 @@ def zoo(steps: Sequence[str] = tuple(STEPS)) -> pd.DataFrame:
     """
     rows = []
     for design in DESIGNS:
-        own, plain = design.model(), design.plain()
+        design_model, plain = design.model(), design.plain()
         for step in steps:
-            new, old = _step(own, step), _step(plain, step)
+            new, old = _step(design_model, step), _step(plain, step)
             rows.append(
                 {
                     "design": design.name, "beside": design.beside, "step": step,
-                    "parameters": own.total_params / plain.total_params,
+                    "parameters": design_model.total_params / plain.total_params,
                     "FLOPs": new["flops"] / old["flops"], "bytes": new["bytes"] / old["bytes"],
                     "time": new["seconds"] / old["seconds"],
                     "op_per_byte": new["flops"] / new["bytes"], "us": new["seconds"] * 1e6,
@@ -108,11 +108,11 @@ def zoo(steps: Sequence[str] = tuple(STEPS)) -> pd.DataFrame:
 def _step(model: ModelSpec, step: str) -> dict[str, float]:
     """FLOP, bytes and seconds of a step."""
     routing = moe_graphs_momamba.MIXED if model.name.startswith("mixture-of-mamba") else "uniform"
-    found = roofline(model, SYSTEM, costs="roofline", routing=routing, **STEPS[step])  # type: ignore[arg-type]  # whole numbers
+    step_found = roofline(model, SYSTEM, costs="roofline", routing=routing, **STEPS[step])  # type: ignore[arg-type]  # whole numbers
     return {
-        "flops": sum(op.flops * op.count for op in found.ops),
-        "bytes": sum(op.bytes * op.count for op in found.ops),
-        "seconds": found.step_seconds,
+        "flops": sum(op.flops * op.count for op in step_found.ops),
+        "bytes": sum(op.bytes * op.count for op in step_found.ops),
+        "seconds": step_found.step_seconds,
     }
 
 

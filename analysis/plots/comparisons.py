@@ -89,10 +89,10 @@ def _shares(axes: Axes, table: pd.DataFrame, names: list[str]) -> None:
     order = layer_order(table["layer"])
     styles = layer_styles(order)
     for i, name in enumerate(names):
-        own = table[table["system"] == name]
-        total, left = float(own["seconds"].sum()), 0.0
+        rows = table[table["system"] == name]
+        total, left = float(rows["seconds"].sum()), 0.0
         for layer in order:
-            for _, part in own[own["layer"] == layer].iterrows():
+            for _, part in rows[rows["layer"] == layer].iterrows():
                 width = 100 * float(part["seconds"]) / total
                 bar = axes.barh(i, width, left=left, height=BAR, color=styles[layer].color,
                                 edgecolor=BLACK, linewidth=0.5, gid="share",

@@ -43,8 +43,8 @@ def roofline_fractions(rows: pd.DataFrame, title: str) -> Figure:
         grid = figure.subplots(len(titles), len(devices), sharex=True, sharey=True, squeeze=False)
         for i, family in enumerate(titles):
             for j, device in enumerate(devices):
-                own = rows[(rows["family"] == family) & (rows["device"] == device)]
-                _panel(grid[i, j], own)
+                rows_of = rows[(rows["family"] == family) & (rows["device"] == device)]
+                _panel(grid[i, j], rows_of)
                 if i == 0:
                     grid[i, j].set_title(device)
             grid[i, 0].set_ylabel(titles[family])

@@ -72,8 +72,8 @@ def gantt(
         styles = layer_styles(kinds)
         for kind in kinds:
             for chunk in sorted(set(bars["chunk"][bars["kind"] == kind])):
-                own = bars[(bars["kind"] == kind) & (bars["chunk"] == chunk)]
-                _draw(axes, own, lanes, styles[kind].color, factor, kind, int(chunk))
+                rows = bars[(bars["kind"] == kind) & (bars["chunk"] == chunk)]
+                _draw(axes, rows, lanes, styles[kind].color, factor, kind, int(chunk))
         handles = [Patch(facecolor=styles[k].color, edgecolor=BLACK, label=k) for k in kinds]
         handles += [
             Patch(facecolor="white", edgecolor=BLACK, hatch=_hatch(c), label=f"chunk {c + 1}")

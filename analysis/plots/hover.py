@@ -31,5 +31,5 @@ def hover(artist: object, name: str = "", texts: Sequence[str] = ()) -> None:
 
 def hover_of(artist: object) -> ArtistText:
     """Return the hover text of an artist."""
-    found = vars(artist).get(KEY)
-    return found if isinstance(found, ArtistText) else ArtistText()
+    text = vars(artist).get(KEY)
+    return text if isinstance(text, ArtistText) else ArtistText()

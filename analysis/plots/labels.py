@@ -178,7 +178,7 @@ def place(
     for _ in range(2):
         for i in range(len(points)):
             placer.place(i)
-    kept = []
+    placed = []
     for i, note in enumerate(notes):
         if i not in placer.chosen:
             note.remove()
@@ -191,8 +191,8 @@ def place(
         if 0 < placer.radius[i] < distance - LEADER_FROM * pt:
             begin = near * (placer.radius[i] / distance)
             _leader(axes, points[i], begin / pt, near / pt)
-        kept.append(note)
-    return kept
+        placed.append(note)
+    return placed
 
 
 def _leader(axes: Axes, point: LabelledPoint, begin: Array, end: Array) -> None:

@@ -58,8 +58,8 @@ class Looks:
 
     def name(self, artist: Artist, label: str = "") -> str:
         """Return an artist's label, or the label of the legend entry with the same style."""
-        own = label or str(artist.get_label())
-        return own if own and not own.startswith("_") else self._names.get(_look(artist), "")
+        own_label = label or str(artist.get_label())
+        return own_label if own_label and not own_label.startswith("_") else self._names.get(_look(artist), "")
 
     @staticmethod
     def dash(artist: Line2D | StepPatch) -> str:

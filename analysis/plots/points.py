@@ -58,8 +58,8 @@ def _scatter(axes: Axes, table: pd.DataFrame, quantity: str, scale: float) -> No
         axes.plot(ends, factor * ends, color=LIGHT, linewidth=1, linestyle=":")
     for i, (name, rows) in enumerate(table.groupby("framework", sort=True)):
         style = STYLES[i % len(STYLES)]
-        own = pair[table.index.get_indexer(rows.index)]
-        axes.plot(*own.T, style.marker, color=style.color, markersize=3, alpha=0.6, linewidth=0,
+        points = pair[table.index.get_indexer(rows.index)]
+        axes.plot(*points.T, style.marker, color=style.color, markersize=3, alpha=0.6, linewidth=0,
                   markeredgewidth=0, label=str(name))  # fmt: skip
     log_axis(axes, "x", low, high)
     log_axis(axes, "y", low, high)

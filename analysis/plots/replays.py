@@ -50,9 +50,9 @@ def _panel(axes: Axes, rows: pd.DataFrame, label: str) -> None:
         axes.plot(ends, factor * ends, color=LIGHT, linewidth=1, linestyle=":")
     statistic = rows["metric"].str.partition("_")[2]
     for name, marker in {**STATISTICS, "": "o"}.items():
-        own = pair[(statistic == name).to_numpy()]
-        if len(own):
-            axes.plot(*own.T, marker, color=ORANGE if name == "p99" else BLUE, markersize=3,
+        points = pair[(statistic == name).to_numpy()]
+        if len(points):
+            axes.plot(*points.T, marker, color=ORANGE if name == "p99" else BLUE, markersize=3,
                       alpha=0.6, linewidth=0, markeredgewidth=0, label=name or None)  # fmt: skip
     log_axis(axes, "x", low, high)
     log_axis(axes, "y", low, high)

@@ -194,8 +194,8 @@ def _draw_roof(axes: Axes, roof: _Roof, style: Style, low: float, high: float) -
     nominal = _corner(roof.peak, roof.bandwidth, low, high)
     attainable = _corner(*roof.attainable, low, high)
     speeds = f"{quantity(roof.peak, 'FLOP/s')}, {quantity(roof.bandwidth, 'B/s')}"
-    (whole,) = axes.plot(*nominal.T, color=style.color, zorder=2, gid="roof-nominal")
-    hover(whole, f"roof of {roof.name}", [f"{roof.name}: {speeds}"] * 3)
+    (line,) = axes.plot(*nominal.T, color=style.color, zorder=2, gid="roof-nominal")
+    hover(line, f"roof of {roof.name}", [f"{roof.name}: {speeds}"] * 3)
     (part,) = axes.plot(
         *attainable.T, color=style.color, linestyle=DASHES, linewidth=1.0, zorder=2, gid="roof-attainable"
     )

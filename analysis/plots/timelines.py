@@ -65,8 +65,8 @@ def timeline(
             ("decoded", table["decodes"], GREEN, "-"),
             ("of prompts", table["prefill_tokens"] / steps, ORANGE, "--"),
         ])  # fmt: skip
-        held = table["kv_bytes"] * (100.0 / kv_capacity_bytes if kv_capacity_bytes else 1.0)
-        _stairs(kv, table, edges, [("mean", held, BLUE, "-")], peak=held)
+        used = table["kv_bytes"] * (100.0 / kv_capacity_bytes if kv_capacity_bytes else 1.0)
+        _stairs(kv, table, edges, [("mean", used, BLUE, "-")], peak=used)
         above = (table["watts"] - idle_W) / engines
         _stairs(power, table, edges, [("mean", above, ORANGE, "-")], peak=above, base=idle_W)
         power.set_xlim(0.0, edges[-1])

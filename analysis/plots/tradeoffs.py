@@ -229,12 +229,12 @@ def _cell(value: object) -> str:
 
 def _telling(rows: pd.DataFrame, columns: Sequence[str]) -> list[str]:
     """Columns that vary and do not follow from those before them."""
-    kept: list[str] = []
+    columns_kept: list[str] = []
     for name in columns:
         if rows[name].nunique() < 2:
             continue
-        groups = rows.groupby(kept, sort=False)[name] if kept else None
+        groups = rows.groupby(columns_kept, sort=False)[name] if columns_kept else None
         follows = groups is not None and groups.ngroups < len(rows) and (groups.nunique() < 2).all()
         if not follows:
-            kept.append(name)
-    return kept
+            columns_kept.append(name)
+    return columns_kept

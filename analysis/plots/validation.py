@@ -90,8 +90,8 @@ def kernel_errors(rows: pd.DataFrame, title: str) -> Figure:
 def _grouped(labels: pd.Series) -> npt.NDArray[np.object_]:
     """Labels, the rare ones of many as `REST`."""
     counts = labels.value_counts()
-    kept = set(counts.index[: MOST if len(counts) > MOST + 1 else MOST + 1])
-    return np.array([name if name in kept else REST for name in labels], dtype=object)
+    devices = set(counts.index[: MOST if len(counts) > MOST + 1 else MOST + 1])
+    return np.array([name if name in devices else REST for name in labels], dtype=object)
 
 
 def _names(labels: npt.NDArray[np.object_]) -> list[str]:

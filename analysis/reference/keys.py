@@ -86,8 +86,8 @@ def _keys(spec: type[Spec]) -> Iterator[Key]:
         names = written(name)
         units = tuple(n[len(_stem(names)) :].lstrip("_") for n in names) if len(names) > 1 else ()
         spoken = (s for s in said if f"`{name}`" in s or f"`{names[0]}`" in s)
-        own = f"{block_name(spec)}.{_stem(names)}"
-        text = meanings().get(own) or listed.get(name) or " ".join(spoken)
+        block = f"{block_name(spec)}.{_stem(names)}"
+        text = meanings().get(block) or listed.get(name) or " ".join(spoken)
         yield Key(_stem(names), units, _kind(field.annotation), _default(field), text)
 
 
@@ -114,13 +114,13 @@ def sentences(doc: str) -> list[str]:
 
 def attributes(doc: str) -> dict[str, str]:
     """Texts of a numpydoc docstring's attributes by name."""
-    found = re.findall(r"^ *(\w+(?:, \w+)*) : [^\n]*\n((?: {8,}[^\n]*\n?)+)", doc, re.MULTILINE)
-    return {name: " ".join(text.split()) for names, text in found for name in names.split(", ")}
+    matches = re.findall(r"^ *(\w+(?:, \w+)*) : [^\n]*\n((?: {8,}[^\n]*\n?)+)", doc, re.MULTILINE)
+    return {name: " ".join(text.split()) for names, text in matches for name in names.split(", ")}
 
 
 def _first(doc: str) -> str:
-    found = sentences(doc)
-    return found[0] if found else ""
+    parts = sentences(doc)
+    return parts[0] if parts else ""
 
 
 def _specs(annotation: Any) -> list[type[Spec]]:

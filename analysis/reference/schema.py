@@ -62,9 +62,9 @@ def json_schema(spec: type[Spec], title: str, inline: Mapping[str, str] | None =
     top = _object(raw)
     for key, meaning in (inline or {}).items():
         top["properties"][key] = {"anyOf": [{"type": "string", "description": meaning}, top["properties"][key]]}
-    own = {"extends": PARENT, "sources": TABLE}
+    common = {"extends": PARENT, "sources": TABLE}
     for block in (top, *(blocks[name] for name in DESCRIBED if name in blocks)):
-        block["properties"] |= own
+        block["properties"] |= common
     return {"$schema": DIALECT, "title": title, **top, "$defs": blocks}
 
 
@@ -96,8 +96,8 @@ def _value(value: Mapping[str, Any]) -> dict[str, Any]:
             "additionalProperties": False,
         }
         limits = {k: v for k, v in value.items() if k not in ("default", "description")}
-        kept = {k: v for k, v in value.items() if k in ("default", "description")}
-        return kept | {"anyOf": [limits, carried]}
+        copied = {k: v for k, v in value.items() if k in ("default", "description")}
+        return copied | {"anyOf": [limits, carried]}
     if kind == "object":
         return _table(value)
     return dict(value)
@@ -105,8 +105,8 @@ def _value(value: Mapping[str, Any]) -> dict[str, Any]:
 
 def _table(value: Mapping[str, Any]) -> dict[str, Any]:
     """Return a block whose keys are names: the content of each, and the block's own source."""
-    kept = ("type", "description", "default")
-    out: dict[str, Any] = {k: v for k, v in value.items() if k in kept}
+    copied = ("type", "description", "default")
+    out: dict[str, Any] = {k: v for k, v in value.items() if k in copied}
     out["properties"] = {"source": SOURCE}
     inner = value.get("additionalProperties")
     for one in value.get("patternProperties", {}).values():

@@ -74,10 +74,10 @@ def _value_of(tree: Any, parts: Sequence[str]) -> Any:
     at = 0
     while at < len(parts) and isinstance(node, Mapping):
         for end in range(len(parts), at, -1):  # a processor's name may hold a dot
-            field, own = to_si(".".join(parts[at:end]))
+            field, si_field = to_si(".".join(parts[at:end]))
             if field in node:
                 node, at = node[field], end
-                factor = own if own != 1.0 else factor
+                factor = si_field if si_field != 1.0 else factor
                 break
         else:
             return None

@@ -186,13 +186,13 @@ def _training(result: Training, folder: OutputFolder) -> None:
 def _simulation(result: Simulation | Seeds | Comparison, folder: OutputFolder) -> None:
     """Write each run's tables and plots; several runs go to separate folders."""
     runs = simulations_of(result)
-    for each in runs:
+    for run in runs:
         name = ""
         if isinstance(result, Seeds):
-            name = f"seed-{each.run.seed}/"
+            name = f"seed-{run.run.seed}/"
         elif isinstance(result, Comparison):
-            name = f"{each.run.deployment.system.name}/"
-        _write_run(each, folder, name)
+            name = f"{run.run.deployment.system.name}/"
+        _write_run(run, folder, name)
     if not isinstance(result, Simulation):
         folder.answer("summary.json", result)
 
@@ -318,10 +318,10 @@ def _kernels(result: KernelValidation, folder: OutputFolder) -> None:
 @write_files.register
 def _serving(result: ServingValidation, folder: OutputFolder) -> None:
     """Write serving.json, each run's requests and its plot."""
-    for each, drawing in zip(result.runs, result.drawings(), strict=True):
-        table = each.requests()
-        folder.frame(f"{each.name}/requests.csv", table)
-        folder.figure(f"{each.name}/latencies.png", drawing.figure)
+    for run, drawing in zip(result.runs, result.drawings(), strict=True):
+        table = run.requests()
+        folder.frame(f"{run.name}/requests.csv", table)
+        folder.figure(f"{run.name}/latencies.png", drawing.figure)
     folder.answer("serving.json", result)
 
 

@@ -62,19 +62,19 @@ def run_sections(result: Simulation) -> list[ReportSection]:
 @sections.register
 def comparison_sections(result: Comparison) -> list[ReportSection]:
     """Return the differences between systems, then the evidence of each."""
-    runs = [each.run for each in result.runs]
+    runs = [result_run.run for result_run in result.runs]
     model = runs[0].deployment.model.name
     out = [
         ReportSection("Verdict", [result.verdict(), *result.warnings, result.rows()]),
         ReportSection("Where time and energy go", [Drawing(breakdown(ops_by_share(runs), model), SHARES)]),
     ]
-    for each in result.runs:
-        where = each.run.deployment.system.name
+    for result_run in result.runs:
+        where = result_run.run.deployment.system.name
         name = f"{model} on {where}"
-        out.append(ReportSection(f"{where}: ops", [heading(each.run), where_rows(each.run)]))
-        out.append(ReportSection(f"{where}: roofline", _roofline(each.run, name)))
-        out.append(ReportSection(f"{where}: requests over time", _over_time(each, name)))
-        out += evidence_sections(each, f"{where}: ")
+        out.append(ReportSection(f"{where}: ops", [heading(result_run.run), where_rows(result_run.run)]))
+        out.append(ReportSection(f"{where}: roofline", _roofline(result_run.run, name)))
+        out.append(ReportSection(f"{where}: requests over time", _over_time(result_run, name)))
+        out += evidence_sections(result_run, f"{where}: ")
     return out
 
 
@@ -102,8 +102,8 @@ def ops_by_share(runs: Sequence[Run]) -> pd.DataFrame:
             key = (op.layer, op.name, op.kind)
             busy[key] = busy.get(key, 0.0) + op.busy_s
         for op in run.ops:
-            whole = busy[op.layer, op.name, op.kind]
-            wall = op.wall_s * (op.busy_s / whole if whole else 0.0)
+            total = busy[op.layer, op.name, op.kind]
+            wall = op.wall_s * (op.busy_s / total if total else 0.0)
             rows.append({"run": run.deployment.system.name, **op_row(op), "wall_s": wall})
     return pd.DataFrame(rows)
 
@@ -182,14 +182,14 @@ def step_drawings(seen: Steps, name: str) -> list[Drawing]:
 
     first, last = seen.steps[0], seen.steps[-1]
     shown = seen.steps[: max(1, MOST_DRAWN * len(seen.steps) // len(seen.bars))]
-    own = [bar for bar in seen.bars if bar.step <= shown[-1].number]
-    window = middle_of([bar for bar in own if bar.step == first.number])
+    bars = [bar for bar in seen.bars if bar.step <= shown[-1].number]
+    window = middle_of([bar for bar in bars if bar.step == first.number])
     note = (
         f"Layers in the middle of step {first.number}; the report's plot has steps up to "
         f"{shown[-1].number}, steps.csv and steps.json hold all {len(seen.steps):,}."
     )
     title = f"{name}: steps {first.number} to {last.number}"
-    figure = gantt(frame_of(own), window, title, note, "the first arrival")
+    figure = gantt(frame_of(bars), window, title, note, "the first arrival")
     return [
         Drawing(figure, "Which op runs on which processor or link, when; zoom out for whole steps."),
         Drawing(lanes(seen.span_frame(), title), "State of each request at the same time."),
@@ -215,9 +215,9 @@ def evidence_sections(result: Simulation, before: str = "") -> list[ReportSectio
         {"what": "seed", "value": str(run.seed), "digest": None},
     ]
     given = [
-        {"option": own.name, "value": show(value), "unit": own.option.unit or None}
-        for own, value in result.scenario.given()
-        if own.name not in ("model", "system", "seed")
+        {"option": name.name, "value": show(value), "unit": name.option.unit or None}
+        for name, value in result.scenario.given()
+        if name.name not in ("model", "system", "seed")
     ]
     models = evidence_rows(result.evidence, d.system.name, result.ranges)
     constants = constants_section(d.system, used_sources(result.sources, d.model.numerics), f"{before}Constants")

@@ -119,12 +119,12 @@ def _drawn(result: Sweep | Pareto) -> list[ReportSection]:
 
 def _drafts_by_load(result: Sweep, rows: Sequence[Mapping[str, Any]]) -> list[ReportSection]:
     """How many drafts pay at which load, where a study varies both."""
-    found = drafts_by_load(result.study.columns, rows)
-    if found is None:
+    drafts = drafts_by_load(result.study.columns, rows)
+    if drafts is None:
         return []
-    figure = throughput_latency(found.curves, found.figures, result.study.title, load=found.load)
+    figure = throughput_latency(drafts.curves, drafts.figures, result.study.title, load=drafts.load)
     caption = "Latency against load, one curve a number of drafts: drafts pay where theirs is lowest."
-    return [ReportSection("Drafts by load", [found.best, Drawing(figure, caption)])]
+    return [ReportSection("Drafts by load", [drafts.best, Drawing(figure, caption)])]
 
 
 def _evidence(result: Sweep) -> list[ReportSection]:

@@ -187,8 +187,8 @@ def figures_of(result: Reproduction) -> dict[str, Figure]:
         return {}
     import pandas as pd
 
-    own = "." in result.plots
-    draw = import_module(result.plots if own else f"...plots.{result.plots}", __name__).draw
+    qualified = "." in result.plots
+    draw = import_module(result.plots if qualified else f"...plots.{result.plots}", __name__).draw
     frames = {t.name: (t.title, pd.DataFrame(list(t.rows))) for t in result.figures}
     drawn: dict[str, Figure] = draw(frames)
     return drawn

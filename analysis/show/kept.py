@@ -57,8 +57,8 @@ class Kept:
         part : plain data, specs, arrays and paths
             All that the part depends on besides the code; see `known_by`.
         """
-        found = self.find(part)
-        return self.keep(part, make()) if found is None else found[0]
+        stored = self.find(part)
+        return self.keep(part, make()) if stored is None else stored[0]
 
     def find(self, part: Any) -> tuple[Any] | None:
         """The part in a tuple; None where it is not there."""
@@ -77,11 +77,11 @@ class Kept:
         """Write a part; what cannot be written is not kept, which costs time later and no more."""
         if self.folder is not None:
             file, body = self._file(part), pickle.dumps(value)
-            own = file.with_suffix(f".{os.getpid()}")
+            temporary = file.with_suffix(f".{os.getpid()}")
             with contextlib.suppress(OSError):
                 file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                own.write_bytes(hashlib.sha256(body).digest() + body)
-                own.replace(file)
+                temporary.write_bytes(hashlib.sha256(body).digest() + body)
+                temporary.replace(file)
         return value
 
     def count(self) -> int:

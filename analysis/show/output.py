@@ -187,8 +187,8 @@ def _remove_stale(folder: Path) -> None:
     pattern = re.compile(rf"\..+\.(\d+)-{_machine()}\.part")
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
-            found = pattern.fullmatch(path.name)
-            if found and not _lives(int(found[1])):
+            match = pattern.fullmatch(path.name)
+            if match and not _lives(int(match[1])):
                 path.unlink(missing_ok=True)
 
 

@@ -97,13 +97,13 @@ def versions() -> dict[str, str]:
 
     from .provenance import code_version
 
-    found = {"opbyte": code_version(), "python": platform.python_version()}
+    versions_of = {"opbyte": code_version(), "python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            versions_of[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions_of
 
 
 def _files(options: Mapping[str, Any]) -> dict[str, str]:

@@ -110,6 +110,6 @@ def magnitude(value: Any) -> float | None:
     if len(value) - len(text) > 1 or not starts_as_number(text):
         return None
     head, _, unit = text.partition(" ")
-    found = _PREFIXED.fullmatch(unit)
-    size = float(head.rstrip("%x").replace(",", "")) * (_FACTORS[found[1]] if found else 1.0)
+    match = _PREFIXED.fullmatch(unit)
+    size = float(head.rstrip("%x").replace(",", "")) * (_FACTORS[match[1]] if match else 1.0)
     return -size if value.startswith("-") else size

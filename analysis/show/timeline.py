@@ -68,7 +68,7 @@ def write_timeline(
     """
     rows = min(len(stages.get("start_s", ())), MAX_STAGES)
     tracks = [name for name in stages if name.startswith("busy_")]
-    names = [event for pid, own in enumerate(engines, 1) for event in _names(tracks, own, pid)]
+    names = [event for pid, engine in enumerate(engines, 1) for event in _names(tracks, engine, pid)]
     seen = [0] * len(engines)
     with path.open("w", encoding="utf-8") as file:
         file.write('{"displayTimeUnit": "ms", "traceEvents": [\n')
@@ -76,10 +76,10 @@ def write_timeline(
         for i in range(rows):
             row = {name: float(column[i]) for name, column in stages.items()}
             node = int(row.get("node", 0))
-            own = engines[node]
-            lane = FIRST_LANE + seen[node] % own.lanes if own.lanes > 1 else 1
+            engine = engines[node]
+            lane = FIRST_LANE + seen[node] % engine.lanes if engine.lanes > 1 else 1
             seen[node] += 1
-            for event in [*_events(row, lane), *_busy(row, tracks, own.devices)]:
+            for event in [*_events(row, lane), *_busy(row, tracks, engine.devices)]:
                 file.write(",\n" + json.dumps(event | {"pid": node + 1}))
         for event in () if sent is None else _sent(sent, len(engines) + 1):
             file.write(",\n" + json.dumps(event))

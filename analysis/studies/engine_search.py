@@ -91,7 +91,7 @@ class EngineSearch(Result):
         from ..plots.designs import pareto_front
 
         title = f"{self.model.name} on {self.device.name}: designs on the Pareto front"
-        own, best = self.published.to_dict(), self.best.to_dict()
-        figure = pareto_front(self.frame(), own, best, title)
+        published, best = self.published.to_dict(), self.best.to_dict()
+        figure = pareto_front(self.frame(), published, best, title)
         text = "Designs that none beats in latency, DSPs and on-chip bytes at once."
         return [Drawing(figure, text)]

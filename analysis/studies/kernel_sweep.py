@@ -189,8 +189,8 @@ def _variant(point: SweepPoint, file: SweepFile) -> KernelPoint:
         metrics, kernels = _evaluate(values)
     except InputError as error:
         return KernelPoint(point.columns, dict.fromkeys(METRICS), (), False, str(error))
-    held = {**point.settings, **point.columns, **metrics}
-    return KernelPoint(point.columns, metrics, kernels, file.feasible(held))
+    row = {**point.settings, **point.columns, **metrics}
+    return KernelPoint(point.columns, metrics, kernels, file.feasible(row))
 
 
 def _evaluate(values: Mapping[str, Any]) -> tuple[dict[str, float | None], tuple[Chosen, ...]]:
@@ -205,10 +205,10 @@ def _evaluate(values: Mapping[str, Any]) -> tuple[dict[str, float | None], tuple
     )
     kernels, saved = _kernels(deployment, stage, machine_of(device), machine_of(system.device))
     step = stage.seconds - saved
-    kept = _sum(kernels, lambda k: k.kept and k.kept.seconds)
+    kept_s = _sum(kernels, lambda k: k.kept and k.kept.seconds)
     metrics = {
         "step_s": step + (_sum(kernels, lambda k: k.best.seconds) or 0.0),
-        "kept_step_s": None if kept is None else step + kept,
+        "kept_step_s": None if kept_s is None else step + kept_s,
         "default_step_s": step + (_sum(kernels, lambda k: k.default.seconds) or 0.0),
         "joules": work_joules(deployment, stage),
         "processor_area_mm2": added_area_mm2(device),
@@ -264,5 +264,5 @@ def _choose(call: Call, machine: Machine, own: Machine) -> tuple[Priced, Priced 
 
     best = rank(form, machine, shape, p).top(1)[0]
     usual = best.config if machine == own else rank(form, own, shape, p).top(1)[0].config
-    kept = None if reason_of(form, machine, shape, usual) else price(usual)
-    return best, kept, price(form.default(machine, shape))
+    kept_config = None if reason_of(form, machine, shape, usual) else price(usual)
+    return best, kept_config, price(form.default(machine, shape))

@@ -125,10 +125,10 @@ def search(
     where = _board(board)
     device = where.system.device
     if spec.front is None:
-        found = search_streams(
+        result = search_streams(
             spec, device, fill=fill, batch=batch, context=context, dtype=dtype, kv_dtype=kv_dtype, progress=progress
         )
-        return replace(found, described=(where,))
+        return replace(result, described=(where,))
     if (dtype, kv_dtype) != (None, None):
         raise InputError("--dtype", "is for language models; arrays have their own formats")
     engine_of(device)
@@ -151,12 +151,12 @@ def search(
 def _board(board: str | Path | SystemSpec) -> Rests:
     """The system of one FPGA, with its sources."""
     if isinstance(board, SystemSpec):
-        found = Rests(board, {})
+        rests = Rests(board, {})
     else:
         name = str(board).lower()
         known = name in list_devices() or name in device_aliases()
-        found = Rests(*describe_system(f"{board}-x1" if known else board))
-    system = found.system
+        rests = Rests(*describe_system(f"{board}-x1" if known else board))
+    system = rests.system
     if system.devices_per_node * system.nodes > 1:
         raise InputError("--board", f"{system.name} is several devices; name one")
-    return found
+    return rests

@@ -91,9 +91,9 @@ def search_streams(
             board.name, f"no design fits: needs at least {least:,.0f} DSP slices and "
             f"{space.on_chip(TILE_KIB[0] * 1024 * space.slices):,.0f} on-chip bytes, "
             f"{limits['DSP slices']:,.0f} and {limits['on-chip bytes']:,.0f} available")  # fmt: skip
-    own = space.run(int(space.parameters["macs"]), int(space.parameters["tile_bytes"]))
+    reference = space.run(int(space.parameters["macs"]), int(space.parameters["tile_bytes"]))
     best = min(designs, key=lambda d: d.key)
     return StreamSearch(
         model=space.model, device=board, batch=batch, context=context, limits=limits, tried=len(designs),
-        published=own, best=best, front=front,
+        published=reference, best=best, front=front,
     )  # fmt: skip

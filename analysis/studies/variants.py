@@ -54,8 +54,8 @@ class Variant:
     @property
     def devices(self) -> int:
         """Devices of all systems."""
-        own = sum(n * _devices(s) for n, s in zip(self.counts, self.systems, strict=True))
-        return own if self.experts_on is None else own + self.counts[-1] * _devices(self.experts_on)
+        total = sum(n * _devices(s) for n, s in zip(self.counts, self.systems, strict=True))
+        return total if self.experts_on is None else total + self.counts[-1] * _devices(self.experts_on)
 
 
 def variants(systems: Sequence[str | Path] | str | None, scenario: Scenario, devices: int | None) -> list[Variant]:
@@ -81,10 +81,10 @@ def variants(systems: Sequence[str | Path] | str | None, scenario: Scenario, dev
             reason = "cannot be combined with --experts-on; name both pools and remove it"
             raise InputError("--devices", reason)
         pairs = _pairs(scenario.parts["two-pools"], devices)
-        return out + (pairs if experts_on is None else [_with_experts_on(each, experts_on) for each in pairs])
+        return out + (pairs if experts_on is None else [_with_experts_on(variant, experts_on) for variant in pairs])
     if devices is not None:
         raise InputError("--devices", "belong to two pools: add --prefill and --decode")
-    return out if experts_on is None else [_with_experts_on(each, experts_on) for each in out]
+    return out if experts_on is None else [_with_experts_on(variant, experts_on) for variant in out]
 
 
 def laid_out(listed: Sequence[Variant], scenario: Scenario, search: str) -> list[Variant]:
@@ -97,7 +97,7 @@ def laid_out(listed: Sequence[Variant], scenario: Scenario, search: str) -> list
     """
     if search != "layouts":
         raise InputError("--search", f"must be layouts, not {search!r}")
-    if any(len(each.systems) > 1 or each.experts_on for each in listed):
+    if any(len(variant.systems) > 1 or variant.experts_on for variant in listed):
         raise InputError("--search", "applies to systems, not to pools; use only --systems")
     given = [n for n in ("tp", "dp", "ep", "pp") if getattr(scenario.deployment, n) is not None]
     if given:
@@ -106,9 +106,9 @@ def laid_out(listed: Sequence[Variant], scenario: Scenario, search: str) -> list
     assert model is not None
     spec = model if isinstance(model, ModelSpec) else load_model(model)
     return [
-        replace(each, options={**each.options, "tp": s.tp, "dp": s.dp, "ep": s.ep, "pp": s.pp})
-        for each in listed
-        for s in layouts(load_system(each.systems[0]), spec, {}, False)
+        replace(variant, options={**variant.options, "tp": s.tp, "dp": s.dp, "ep": s.ep, "pp": s.pp})
+        for variant in listed
+        for s in layouts(load_system(variant.systems[0]), spec, {}, False)
     ]
 
 
@@ -130,17 +130,17 @@ def _pairs(own: PoolOptions, devices: int | None) -> list[Variant]:
         if count != 1:
             raise InputError(flag, f"is one system with --devices, which says how many: {name}")
     sizes = _devices(names[0]), _devices(names[1])
-    found = [
+    pairs_found = [
         _pair(names, (n, (devices - n * sizes[0]) // sizes[1]))
         for n in range(1, (devices - 1) // sizes[0] + 1)
         if (devices - n * sizes[0]) % sizes[1] == 0
     ]
-    if not found:
+    if not pairs_found:
         raise InputError(
             "--devices", f"{devices} are not made of {names[0]} ({sizes[0]} devices) and "
             f"{names[1]} ({sizes[1]}), one of each or more",
         )  # fmt: skip
-    return found
+    return pairs_found
 
 
 def _pair(names: tuple[str, str], counts: tuple[int, int]) -> Variant:

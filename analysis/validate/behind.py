@@ -74,17 +74,17 @@ def _errors(
     stretch = _unseen(spec, family.name)
     drawn = stretch if len(rows.measured) >= FEW else 1.0  # few rows only draw at what others' say: they are not fitted
     away, branch = unserved(rows), family.branch(rows.x)
-    own = {key: np.asarray(rows.labels == label) for key, label in LABELS.items()}
+    masks = {key: np.asarray(rows.labels == label) for key, label in LABELS.items()}
     any_own = np.isin(rows.labels, list(LABELS.values()))
     for key, entry in load_set(owner).families.get(family.name, {}).items():
         if entry.basis == "transferred":
             continue
-        kept = np.ones(len(rows.x), dtype=np.bool_)
+        mask = np.ones(len(rows.x), dtype=np.bool_)
         if entry.basis == "own":
-            kept = own.get(key, any_own)
-        kept = ~away & (kept | np.isin(branch, branch[away & kept]))  # of a kernel without rows others' speak
-        if kept.any():
-            yield key, drawn * _logs(family, entry, rows)[kept], kept
+            mask = masks.get(key, any_own)
+        mask = ~away & (mask | np.isin(branch, branch[away & mask]))  # of a kernel without rows others' speak
+        if mask.any():
+            yield key, drawn * _logs(family, entry, rows)[mask], mask
     known = parameters(spec, family)
     alone = predict(family, known.fit, rows.h, rows.x, rows.labels)
     yield MEASURED, stretch * np.log(rows.measured / alone), np.ones(len(rows.x), dtype=bool)
@@ -99,12 +99,12 @@ def _logs(family: Family, entry: SetEntry, rows: FamilyRows) -> F8:
 
 def _unseen(spec: DeviceSpec, family: str) -> float:
     """Return the error of unseen shapes over the error of fitted ones."""
-    own = spec.calibration.get(family)
-    if own is None or {"fit", "by_shape"} - own.errors.keys():
+    fits = spec.calibration.get(family)
+    if fits is None or {"fit", "by_shape"} - fits.errors.keys():
         return 1.0
-    fit, unseen = own.errors["fit"], own.errors["by_shape"]
+    fit, unseen = fits.errors["fit"], fits.errors["by_shape"]
     known, new = fit.median_ape, unseen.median_ape
-    if own.rows < FEW:  # a fit passes through half of a few rows: their median says nothing
+    if fits.rows < FEW:  # a fit passes through half of a few rows: their median says nothing
         known, new = fit.p90_ape, unseen.p90_ape
     return max(new / known, 1.0) if known > 0 else 1.0
 

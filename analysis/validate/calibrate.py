@@ -119,17 +119,17 @@ def calibrate(
         Unknown device, or no usable row of it.
     """
     spec = None if device == ALL else load_device(device)[0]
-    own = None if spec is None or spec.name in list_devices() else spec
+    described = None if spec is None or spec.name in list_devices() else spec
     day = stamp(date)
     read, skipped = read_tables(tables, family=family)
     if spec is not None:
         names = {name: table["device"] for name, table in read.items()}
-        read = {name: table.take(_of_device(names[name], spec.name, own)) for name, table in read.items()}
+        read = {name: table.take(_of_device(names[name], spec.name, described)) for name, table in read.items()}
         read = {name: table for name, table in read.items() if len(table)}
-    found = by_device(read, skipped, own)
+    rows_found = by_device(read, skipped, described)
     fits: dict[str, dict[str, FamilyFit]] = {}
-    for name in sorted(found):
-        for kind, rows in found[name][1].items():
+    for name in sorted(rows_found):
+        for kind, rows in rows_found[name][1].items():
             if len(rows.measured) < MIN_ROWS:
                 continue
             if progress:
@@ -138,8 +138,8 @@ def calibrate(
     if not fits:
         why = f" ({len(skipped)} left out: {skipped[0]})" if skipped else ""
         raise InputError(f"--device {device}", f"has fewer than {MIN_ROWS} usable rows in these tables{why}")
-    measured = {name: rows for name, (_, rows) in found.items()}
-    return Calibration(fits, measured, skipped, None if own is None else Path(device))
+    measured = {name: rows for name, (_, rows) in rows_found.items()}
+    return Calibration(fits, measured, skipped, None if described is None else Path(device))
 
 
 def _fitted(rows: FamilyRows, day: str, kept: Kept) -> FamilyFit:

@@ -21,8 +21,8 @@ def leave_one_device_out(rows: Mapping[str, Mapping[str, FamilyRows]]) -> dict[s
     """Return family -> device -> predictions of its rows from the other devices only."""
     out: dict[str, dict[str, Check]] = {}
     for device in sorted(rows.keys() & set(list_devices())):  # a description of one's own has no kernel set
-        spec, found = load_device(device)[0], rows[device]
-        for name, r in found.items():
+        spec, rows_of = load_device(device)[0], rows[device]
+        for name, r in rows_of.items():
             if name in families() and r.family.kinds:
                 out.setdefault(name, {})[device] = by_others(device, spec, r)
     return {name: {c.device: c for c in with_intervals(list(held.values()))} for name, held in out.items()}

@@ -58,9 +58,9 @@ def left_out(skipped: Sequence[Skipped]) -> list[dict[str, Any]]:
 
 def summary(off: Sequence[float], inside: Sequence[bool | None] = ()) -> dict[str, Any]:
     """Return the errors of one predicted value, and the share of measured ones inside their intervals."""
-    held = [x for x in inside if x is not None]
-    found = Errors.of(np.array(off)).figures() if len(off) else dict.fromkeys(("median_ape", "p90_ape", "median_bias"))
-    return {"n": len(off), **found, "within": sum(held) / len(held) if held else None}
+    covered = [x for x in inside if x is not None]
+    values = Errors.of(np.array(off)).figures() if len(off) else dict.fromkeys(("median_ape", "p90_ape", "median_bias"))
+    return {"n": len(off), **values, "within": sum(covered) / len(covered) if covered else None}
 
 
 ALIKE = 0.37
@@ -79,8 +79,8 @@ def by_chance(systems: Sequence[str]) -> dict[str, Any]:
         return {"systems": 0, "chance_least": None, "chance_most": None}
     rng = np.random.default_rng(0)
     sure = 1.0 / ALIKE - 1.0
-    own = rng.beta(LEVEL * sure, (1.0 - LEVEL) * sure, size=(4000, len(many)))
-    low, high = np.quantile(rng.binomial(many, own).sum(axis=1) / sum(many), [0.05, 0.95]).tolist()
+    samples = rng.beta(LEVEL * sure, (1.0 - LEVEL) * sure, size=(4000, len(many)))
+    low, high = np.quantile(rng.binomial(many, samples).sum(axis=1) / sum(many), [0.05, 0.95]).tolist()
     return {"systems": len(many), "chance_least": low, "chance_most": high}
 
 
@@ -168,9 +168,9 @@ class Check:
         off = self.off if self.held is None else self.off[self.held]
         if self.bounds is None or (self.held is not None and len(off) < MIN_ROWS):
             return None
-        found = Errors.of(off)
-        small = found.median_ape <= self.bounds.median_ape and found.p90_ape <= self.bounds.p90_ape
-        return small and abs(found.median_bias) <= self.bounds.median_bias
+        errors = Errors.of(off)
+        small = errors.median_ape <= self.bounds.median_ape and errors.p90_ape <= self.bounds.p90_ape
+        return small and abs(errors.median_bias) <= self.bounds.median_bias
 
     def record(self) -> dict[str, Any]:
         """One row of a table, as numbers."""
@@ -238,10 +238,10 @@ class RunCheck:
         """Measured, simulated and relative error of every metric, and the ends of its interval where one is asked for."""
         out: dict[str, dict[str, Any]] = {}
         for name, value in self.measured.items():
-            own = self.simulated[name]
-            out[name] = {"measured": value, "simulated": own, "error": own / value - 1.0}
+            value_own = self.simulated[name]
+            out[name] = {"measured": value, "simulated": value_own, "error": value_own / value - 1.0}
             if sure and name in self.factors:
-                out[name]["low"], out[name]["high"] = self.factors[name].of(own)
+                out[name]["low"], out[name]["high"] = self.factors[name].of(value_own)
         return out
 
     def within(self, name: str) -> bool | None:

@@ -109,8 +109,8 @@ class FixedCheck:
 
     def row(self) -> dict[str, Any]:
         """Return the values of the check."""
-        held = self.fixed.halves()[1]
-        errors = score.log_errors(self.predicted[held], self.fixed.measured_s[held])
+        half = self.fixed.halves()[1]
+        errors = score.log_errors(self.predicted[half], self.fixed.measured_s[half])
         unknown = dict.fromkeys(
             ("hit", "random", "look_up", "default1", "tile1", "gain", "default_median_ape",
              "grid_median_ape", "speedup_median_ape")
@@ -118,7 +118,7 @@ class FixedCheck:
         return {
             "device": self.fixed.device,
             "kernel": self.fixed.form.name,
-            "n": len(held),
+            "n": len(half),
             "searched": 1,
             **unknown,
             "best_median_ape": _middle(errors),
@@ -132,8 +132,8 @@ class FixedCheck:
         """Whether it reaches its bounds; None without any."""
         if self.bounds is None:
             return None
-        held = self.fixed.halves()[1]
-        errors = np.abs(score.log_errors(self.predicted[held], self.fixed.measured_s[held]))
+        half = self.fixed.halves()[1]
+        errors = np.abs(score.log_errors(self.predicted[half], self.fixed.measured_s[half]))
         within = np.median(errors) <= self.bounds.median_ape
         return bool(within and np.quantile(errors, 0.9) <= self.bounds.p90_ape)
 
@@ -280,8 +280,8 @@ def _check(m: MeasuredKernel, every: Sequence[MeasuredKernel], which: str) -> Co
     seconds, default = m.predicted(p)
     chosen = score.picks(seconds, m.configs, DEEPEST)
     look_ups = {o.device: score.look_up(m, o) for o in others}
-    held = None if which == "none" else bounds().get(f"{m.form.name}/{m.machine.name}")
-    return ConfigCheck(m, seconds, default, chosen, look_ups, held)
+    limits = None if which == "none" else bounds().get(f"{m.form.name}/{m.machine.name}")
+    return ConfigCheck(m, seconds, default, chosen, look_ups, limits)
 
 
 def _fixed_check(fixed: FixedTile, which: str) -> FixedCheck:
@@ -290,8 +290,8 @@ def _fixed_check(fixed: FixedTile, which: str) -> FixedCheck:
     else:
         name = fixed.form.constants(fixed.machine, fixed.shapes[0])
         p = constants(name if which == "stored" else "none").p
-    held = None if which == "none" else bounds().get(f"{fixed.form.name}/{fixed.machine.name}")
-    return FixedCheck(fixed, fixed.predicted(p), held)
+    limits = None if which == "none" else bounds().get(f"{fixed.form.name}/{fixed.machine.name}")
+    return FixedCheck(fixed, fixed.predicted(p), limits)
 
 
 def _fitted(measured: Sequence[MeasuredKernel], fixed: Sequence[FixedTile], date: str | None) -> str:

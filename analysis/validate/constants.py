@@ -100,28 +100,28 @@ def validate_constants(paths: Sequence[str | Path], *, progress: OnProgress | No
 def _host(framework: str, version: tuple[int, ...]) -> str:
     """The constant of a version's host; empty where it has none."""
     first, second = (*version, 0, 0)[:2] if version else (99, 0)
-    found = upkeep_of(framework, (first, second))
-    return f"host of {framework} from {'.'.join(map(str, found.since))}" if found.why else ""
+    upkeep = upkeep_of(framework, (first, second))
+    return f"host of {framework} from {'.'.join(map(str, upkeep.since))}" if upkeep.why else ""
 
 
 def _of_points(path: Path, progress: OnProgress | None) -> Iterator[ConstantRow]:
     """Return TPOT of points whose version has a separate constant, TTFT of points with experts."""
     points, _ = read_points(path)
     hosts = {p: _host(NAMES.get(p.framework, ""), p.version) for p in points if p.framework in NAMES}
-    own = [p for p in points if p.version and hosts.get(p)]
-    points = [*own, *(p for p in points if p not in own)]
+    with_host = [p for p in points if p.version and hosts.get(p)]
+    points = [*with_host, *(p for p in points if p not in with_host)]
     at = {
         times: predict_all(rows, path.parent, progress=progress, host_times=times) if rows else []
-        for times, rows in ((times, points if times == 1.0 else own) for times in TIMES)
+        for times, rows in ((times, points if times == 1.0 else with_host) for times in TIMES)
     }
-    for p, *found in zip(own, *(at[times][: len(own)] for times in TIMES), strict=True):
+    for p, *found in zip(with_host, *(at[times][: len(with_host)] for times in TIMES), strict=True):
         if all(isinstance(x, Prediction) for x in found):
             yield _row(hosts[p], p, p.tpot_s, [x.tpot_s for x in found if isinstance(x, Prediction)])
     for p, x in zip(points, at[1.0], strict=True):
         if isinstance(x, Prediction) and x.first_use_s and p.prefill is None and not p.suspect:
             bare = x.engine_ttft_s + x.request_s
-            each = [bare + times * x.first_use_s / REQUESTS for times in TIMES]
-            yield _row(f"{FIRST_USE}, {p.framework}", p, p.ttft_s, each)
+            times_s = [bare + times * x.first_use_s / REQUESTS for times in TIMES]
+            yield _row(f"{FIRST_USE}, {p.framework}", p, p.ttft_s, times_s)
 
 
 def _row(constant: str, p: ServingPoint, measured: float, simulated: Sequence[float]) -> ConstantRow:
@@ -139,9 +139,9 @@ def _of_runs(runs: Sequence[PublishedRun], skipped: list[str]) -> Iterator[Const
         except (InputError, CapacityError) as error:
             skipped.append(f"{run.source}, line {run.line}: {error}")
             continue
-        found = tuple(seconds + times * host for times in TIMES)
+        seconds_of = tuple(seconds + times * host for times in TIMES)
         yield ConstantRow(
-            name, run.model, run.device, run.source.partition(":")[0], run.measured["batch_latency"], found
+            name, run.model, run.device, run.source.partition(":")[0], run.measured["batch_latency"], seconds_of
         )
 
 
@@ -152,19 +152,19 @@ def score(name: str, rows: Sequence[ConstantRow]) -> dict[str, Any]:
     left out. `carries_over` says whether what was left out is nearer with the constant than without; None where nothing could be.
     """
     off = np.array([np.abs(np.interp(TRIED, TIMES, r.simulated) / r.measured - 1.0) for r in rows])
-    whole, found, better = np.mean(off, axis=0), dict[str, float | None](), list[bool]()
+    errors_by_name, mean_errors, better = np.mean(off, axis=0), dict[str, float | None](), list[bool]()
     for axis in AXES:
         labels = np.array([getattr(r, axis) for r in rows])
         parts = [labels == one for one in sorted(set(labels))]
-        found |= dict.fromkeys((f"{axis}_error", f"{axis}_low", f"{axis}_high"))
+        mean_errors |= dict.fromkeys((f"{axis}_error", f"{axis}_low", f"{axis}_high"))
         if len(parts) > 1:
             chosen = [int(np.argmin(np.mean(off[~part], axis=0))) for part in parts]
             error = float(np.mean(np.concatenate([off[p, c] for p, c in zip(parts, chosen, strict=True)])))
             least, most = float(TRIED[min(chosen)]), float(TRIED[max(chosen)])
-            found |= {f"{axis}_error": error, f"{axis}_low": least, f"{axis}_high": most}
-            better.append(error < whole[0])
+            mean_errors |= {f"{axis}_error": error, f"{axis}_low": least, f"{axis}_high": most}
+            better.append(error < errors_by_name[0])
     at = int(np.argmin(np.abs(TRIED - 1.0)))
     return {
-        "constant": name, "n": len(rows), "error": float(whole[at]), "without": float(whole[0]),
-        "best": float(TRIED[np.argmin(whole)]), **found, "carries_over": all(better) if better else None,
+        "constant": name, "n": len(rows), "error": float(errors_by_name[at]), "without": float(errors_by_name[0]),
+        "best": float(TRIED[np.argmin(errors_by_name)]), **mean_errors, "carries_over": all(better) if better else None,
     }  # fmt: skip

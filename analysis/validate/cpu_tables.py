@@ -73,15 +73,15 @@ def check_cpu(paths: Iterable[Path]) -> tuple[list[CpuCheck], list[Skipped]]:
         wanted = ["device", *spaces[kernel].shape, *default, "seconds", "steady"]
         columns = read_whole(path, wanted)
         values = {name: numbers(c).tolist() for name, c in columns.items() if name not in TEXT}
-        whole = {*spaces[kernel].shape, *default}
+        keys = {*spaces[kernel].shape, *default}
         rows = [
-            {n: int(v) if n in whole else v for n, v in zip(values, line, strict=True)}
+            {n: int(v) if n in keys else v for n, v in zip(values, line, strict=True)}
             for line in zip(*values.values(), strict=True)
         ]
-        found = choice(kernel, rows, default)
-        if found is None:
+        chosen = choice(kernel, rows, default)
+        if chosen is None:
             reason = f"fewer than {FEWEST} shapes count, the machine did not hold still"
             skipped.append(Skipped(str(path), 0, reason))
         else:
-            checks.append(CpuCheck(str(columns["device"].cells[0]), found))
+            checks.append(CpuCheck(str(columns["device"].cells[0]), chosen))
     return checks, skipped

@@ -63,18 +63,18 @@ class Scored:
 
     def to_dict(self) -> dict[str, Any]:
         """One line of the table of predictions."""
-        p, own = self.point, self.predicted
+        p, predicted = self.point, self.predicted
         return {
             "line": p.line, "device": p.device_name, "framework": p.framework, "model": p.model,
             "mode": p.mode, "weight_dtype": p.weight_dtype, "gpus": p.gpus, "tp": p.workers.tp,
             "attention_dp": p.workers.dp, "ep": p.workers.ep, "pp": p.workers.pp, "isl": p.isl, "osl": p.osl,
-            "concurrency": p.clients, "ttft_measured_s": p.ttft_s, "ttft_simulated_s": own.ttft_s,
+            "concurrency": p.clients, "ttft_measured_s": p.ttft_s, "ttft_simulated_s": predicted.ttft_s,
             "ttft_error": self.ttft_error, "tpot_measured_s": p.tpot_s,
-            "tpot_simulated_s": own.tpot_s, "tpot_error": self.tpot_error,
-            **{f"{name}_{end}_s": each and getattr(each, end) * getattr(own, f"{name}_s")
-               for name, each in (("tpot", self.tpot), ("ttft", self.ttft))
+            "tpot_simulated_s": predicted.tpot_s, "tpot_error": self.tpot_error,
+            **{f"{name}_{end}_s": check and getattr(check, end) * getattr(predicted, f"{name}_s")
+               for name, check in (("tpot", self.tpot), ("ttft", self.ttft))
                for end in ("low", "high")},
-            "requests": own.requests, "preemptions": own.preemptions,
+            "requests": predicted.requests, "preemptions": predicted.preemptions,
         }  # fmt: skip
 
 
@@ -133,26 +133,26 @@ class PointsValidation(Compared):
         return for_people(self.to_dict()["rows"])
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
-        whole = errors(self.scored)
-        tpot, ttft = (percent(whole[f"{name}_median_ape"]) for name in ("tpot", "ttft"))
-        every = f"all {whole['n']} points: median error of TPOT {tpot}, of TTFT {ttft}"
-        inside = [percent(whole[f"{name}_within"]) for name in ("tpot", "ttft")]
+        totals = errors(self.scored)
+        tpot, ttft = (percent(totals[f"{name}_median_ape"]) for name in ("tpot", "ttft"))
+        every = f"all {totals['n']} points: median error of TPOT {tpot}, of TTFT {ttft}"
+        inside = [percent(totals[f"{name}_within"]) for name in ("tpot", "ttft")]
         text = f"inside: measured values within their {LEVEL:.0%} intervals, of TPOT {inside[0]}, of TTFT {inside[1]}"
         return [self.rows(), for_people(self.frameworks()), every, text]
 
 
 def errors(scored: Sequence[Scored]) -> dict[str, Any]:
     """Absolute relative errors of a set of points: median, 90th percentile, median with sign."""
-    found = {}
+    rows = {}
     for name in ("tpot", "ttft"):
         off = [e for s in scored if (e := getattr(s, f"{name}_error")) is not None]
-        found[name] = summary(off, [s.within(name) for s in scored])
+        rows[name] = summary(off, [s.within(name) for s in scored])
     out: dict[str, Any] = {"n": len(scored)}
     out |= {
-        f"{name}_{key}": each[key] for name, each in found.items() for key in ("median_ape", "p90_ape", "median_bias")
+        f"{name}_{key}": each[key] for name, each in rows.items() for key in ("median_ape", "p90_ape", "median_bias")
     }
-    out["ttft_n"] = found["ttft"]["n"]
-    return out | {f"{name}_within": each["within"] for name, each in found.items()}
+    out["ttft_n"] = rows["ttft"]["n"]
+    return out | {f"{name}_within": each["within"] for name, each in rows.items()}
 
 
 def validate_points(

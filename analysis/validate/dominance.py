@@ -158,6 +158,6 @@ def _quantities(op: Op) -> tuple[str, tuple[float, ...]]:
 @cache
 def products() -> dict[str, DeviceSpec]:
     """Devices of the catalog that are one processor and name their kernels."""
-    found = {name: load_device(name)[0] for name in list_devices()}
-    alone = {name: spec for name, spec in found.items() if len(spec.processors) == 1}
+    specs = {name: load_device(name)[0] for name in list_devices()}
+    alone = {name: spec for name, spec in specs.items() if len(spec.processors) == 1}
     return {name: spec for name, spec in alone.items() if spec.kernels is not None}

@@ -88,5 +88,5 @@ def measure_gpu_configs(
     device = open_device()
     clock = Timer(device.cupy)
     rate = partial(copy_rate, device.cupy, clock)
-    found = search_gpu(device, clock, rate, quick=quick, only=only, progress=progress)
-    return GpuConfigs(gpu_host(device), found)
+    results = search_gpu(device, clock, rate, quick=quick, only=only, progress=progress)
+    return GpuConfigs(gpu_host(device), results)

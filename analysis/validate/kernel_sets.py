@@ -97,11 +97,11 @@ def fit_sets(
             known = [name, {d: r.table.columns for d, r in rows.items()}] if kept else None
             fitted = kept.once(known, partial(fit_family, family, specs, rows, *asked))
         else:
-            held = {n: load_set(n).families for n in list_sets()}
-            fitted = {n: by_family[name] for n, by_family in held.items() if name in by_family}
+            families_of = {n: load_set(n).families for n in list_sets()}
+            fitted = {n: by_family[name] for n, by_family in families_of.items() if name in by_family}
         for key, entries in fitted.items():
             out[key][name] = entries
-    return SharedFit({name: held for name, held in out.items() if held}, date)
+    return SharedFit({name: families_of for name, families_of in out.items() if families_of}, date)
 
 
 def _steps(

@@ -130,8 +130,8 @@ class KernelValidation(Checked):
         for check in self.checks:
             if check.rows is None:
                 continue
-            held = out.setdefault(check.device, (load_device(check.device)[0], {}))
-            held[1][check.rows.family.name] = check.rows
+            families = out.setdefault(check.device, (load_device(check.device)[0], {}))
+            families[1][check.rows.family.name] = check.rows
         return out
 
     def families(self) -> list[str]:
@@ -192,9 +192,9 @@ def validate_kernels(
     split_layers(read)
     skewed = read.pop(NAME, None)
     checks: list[Check] = []
-    found = by_device(read, skipped)
-    total = sum(len(measured) for _, measured in found.values())
-    for name, (spec, measured) in sorted(found.items()):
+    by_name = by_device(read, skipped)
+    total = sum(len(measured) for _, measured in by_name.values())
+    for name, (spec, measured) in sorted(by_name.items()):
         for rows in measured.values():
             if not transfer:
                 checks.append(_check(name, spec, rows))
@@ -222,15 +222,15 @@ def own_tables() -> Path:
 def _check(name: str, spec: DeviceSpec, rows: FamilyRows) -> Check:
     if rows.family.name in LAYER_FAMILIES:
         return _layer_check(name, spec, rows)
-    known, own = parameters(spec, rows.family), spec.calibration.get(rows.family.name)
+    known, fits = parameters(spec, rows.family), spec.calibration.get(rows.family.name)
     basis = known.basis
     predicted = predict(rows.family, known.fit, rows.h, rows.x, rows.labels)
-    if own is None and spec.host is not None and rows.family.name in LINKS:
+    if fits is None and spec.host is not None and rows.family.name in LINKS:
         basis, predicted = f"host {spec.host}", _hosted(spec, rows)
-    seen = np.isin(rows.table["source"].astype(str), [] if own is None else own.tables)
-    held = seen if own is not None and rows.family.name in LINKS else np.full(len(predicted), True)
-    bounds = None if own is None else own.bounds
-    return _checked(name, rows, basis, predicted, bounds, held, int(seen.sum()))
+    seen = np.isin(rows.table["source"].astype(str), [] if fits is None else fits.tables)
+    mask = seen if fits is not None and rows.family.name in LINKS else np.full(len(predicted), True)
+    bounds = None if fits is None else fits.bounds
+    return _checked(name, rows, basis, predicted, bounds, mask, int(seen.sum()))
 
 
 def _checked(

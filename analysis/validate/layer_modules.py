@@ -73,7 +73,7 @@ def _of_device(table: KernelTable, device: str) -> tuple[str, FamilyRows] | None
         label: build_device(spec, calibrated=True, frameworks=kernels_of(name, spec, apart=False))
         for name, label in LABELS.items()
     }
-    kept, x, rest = [], [], []
+    rows_kept, x, rest = [], [], []
     for i in range(len(table)):
         label = framework(str(table["source"][i]))
         layer = layer_of(str(table["model"][i]), int(table["heads"][i]))
@@ -87,12 +87,12 @@ def _of_device(table: KernelTable, device: str) -> tuple[str, FamilyRows] | None
         quantities = from_op(next(op for op in ops if op.kind == REST))
         assert quantities is not None
         quantities[X_COPIES] = 1.0
-        kept.append(i)
+        rows_kept.append(i)
         x.append(quantities)
         rest.append(max(float(table["measured_s"][i]) - total, LEAST_S))
-    if not kept:
+    if not rows_kept:
         return None
     result: F8 = np.array(rest)
-    labels = np.array([framework(str(s)) for s in table["source"][kept]], dtype=object)
+    labels = np.array([framework(str(s)) for s in table["source"][rows_kept]], dtype=object)
     family = LAYER_FAMILIES[REST]
-    return spec.name, FamilyRows(family, table.take(np.array(kept)), hardware(spec), np.array(x), result, labels)
+    return spec.name, FamilyRows(family, table.take(np.array(rows_kept)), hardware(spec), np.array(x), result, labels)

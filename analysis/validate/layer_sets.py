@@ -42,19 +42,19 @@ class LayerFit(SetFit):
 
     def run(self) -> dict[str, dict[str, SetEntry]]:
         out: dict[str, dict[str, SetEntry]] = {name: {} for name in self.sets}
-        found = {}
+        fits = {}
         for name, label in LABELS.items():
             if any(
                 self._evidence(s, label).rows >= self.enough and self._evidence(s, label).basis == "own"
                 for s in self.sets
             ):
-                found[name], known = self._framework(label)
-                self._enter(out, name, found[name], known)
-        if not found:  # too few rows of any framework to tell a set's parameters
+                fits[name], known = self._framework(label)
+                self._enter(out, name, fits[name], known)
+        if not fits:  # too few rows of any framework to tell a set's parameters
             return {}
-        share = self._shares(found)
-        one = next(iter(found.values()))
-        typical = self._combined(found, share) if len(found) > 1 else one
+        share = self._shares(fits)
+        one = next(iter(fits.values()))
+        typical = self._combined(fits, share) if len(fits) > 1 else one
         self._enter(out, TYPICAL, typical, self._every())
         return out
 
@@ -93,9 +93,9 @@ def _fit(
     x[:, X_COPIES] = COLD
     none = np.array([], dtype=np.int64)
     flags = np.zeros(len(x), dtype=bool)
-    whole = {name: family.seconds(family.defaults, hardware(spec), x) for name, spec in specs.items()}
+    seconds = {name: family.seconds(family.defaults, hardware(spec), x) for name, spec in specs.items()}
     probes = Probes(x, identity(len(x), format="csr"))
-    return fit_family(family, specs, rows, probes, AskedSteps(flags, flags, none, none), whole, LayerFit)
+    return fit_family(family, specs, rows, probes, AskedSteps(flags, flags, none, none), seconds, LayerFit)
 
 
 MODULES = "dsa_generation.csv"
@@ -113,13 +113,13 @@ def main(date: str, tables: str, out: str) -> None:
     split_layers(read)
     skipped: list[Skipped] = []
     measured = by_device(read, skipped)
-    found = fit_layers(measured)
-    _write(found, date, out)
+    fits = fit_layers(measured)
+    _write(fits, date, out)
     load_layer_set.cache_clear()  # what is left of modules is beyond the ops just fitted
     rest = {d: (load_device(d)[0], {REST: r}) for d, r in rest_rows(Path(tables) / MODULES).items()}
     for key, entries in fit_layers(rest).items():
-        found.setdefault(key, {}).update(entries)
-    _write(found, date, out)
+        fits.setdefault(key, {}).update(entries)
+    _write(fits, date, out)
     print(f"{len(skipped)} rows were not used", file=sys.stderr)
 
 

@@ -113,9 +113,9 @@ def measure_configs(
     check_seed(seed)
     check_only(only, [space.name for space in SPACES])
     run = search(quick=quick, only=only, seed=seed, progress=progress)
-    found = []
+    results = []
     for space in SPACES:
         rows = [{**row, **run.core} for one in run.found if one.kernel == space.name for row in one.rows()]
         judged = choice(space.name, rows, asdict(space.default)) if rows else None
-        found += [] if judged is None else [judged]
-    return ConfigsMeasured(run, tuple(found))
+        results += [] if judged is None else [judged]
+    return ConfigsMeasured(run, tuple(results))

@@ -101,8 +101,8 @@ def validate_power(
     fitted = None
     for spec, rows in _by_device(read, skipped):
         if cross_validate or refit is not None:
-            own, fitted = _fresh(spec, rows, refit)
-            checks += own
+            fitted_own, fitted = _fresh(spec, rows, refit)
+            checks += fitted_own
             continue
         known = _known(spec, float(rows[0].table["power_limit_W"][0]))
         basis = "fitted" if spec.name == REFERENCE else "transferred"
@@ -142,8 +142,8 @@ def _fresh(spec: DeviceSpec, rows: Sequence[PowerRows], date: str | None) -> tup
     base = base_model(spec, limit)
     values = fit_power(base, rows)
     done = unpack(base, [r.table.family for r in rows], values)
-    held = unseen(base, rows, values)
-    checks = [_check(r, spec.name, h, "fitted") for r, h in zip(rows, held, strict=True)]
+    left_out = unseen(base, rows, values)
+    checks = [_check(r, spec.name, h, "fitted") for r, h in zip(rows, left_out, strict=True)]
     if date is None:
         return checks, None
     seen = {r.table.family: errors(done.predict(r), r.measured) for r in rows}
@@ -164,17 +164,17 @@ def _by_device(tables: Mapping[str, KernelTable], skipped: list[Skipped]) -> lis
         above = table["power_W"] > 1.02 * table["power_limit_W"]
         _skip(skipped, table, above, "power_W is more than 2 % above power_limit_W")
         for device in sorted(set(table["device"].tolist())):
-            own = table["device"] == device
+            mask = table["device"] == device
             try:
                 spec = load_device(device)[0]
             except ValueError as error:
-                _skip(skipped, table, own, f"device: {error}")
+                _skip(skipped, table, mask, f"device: {error}")
                 continue
             if not can_model(spec):
-                _skip(skipped, table, own, f"device: {spec.name} has no limit_W, process or cores")
+                _skip(skipped, table, mask, f"device: {spec.name} has no limit_W, process or cores")
                 continue
-            for limit in sorted(set(table["power_limit_W"][own & ~above].tolist())):
-                part = own & ~above & (table["power_limit_W"] == limit)
+            for limit in sorted(set(table["power_limit_W"][mask & ~above].tolist())):
+                part = mask & ~above & (table["power_limit_W"] == limit)
                 rows = PowerRows.of(table.take(part))
                 found.setdefault((spec.name, limit), (spec, []))[1].append(rows)
     if not found and not skipped:

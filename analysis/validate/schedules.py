@@ -96,15 +96,15 @@ def validate_schedules(path: str | Path, *, progress: OnProgress | None = None) 
         A file, line or setting that cannot be used.
     """
     cases = read_cases(Path(path))
-    found = []
+    results = []
     for k, case in enumerate(cases):
         with errors_in(f"{path}: case {case.name!r}"):
             difference = compare(case)
         if difference is not None:
-            found.append(difference)
+            results.append(difference)
         if progress:
             progress(k + 1, len(cases))
-    return SchedulesValidation(tuple(case.name for case in cases), tuple(found))
+    return SchedulesValidation(tuple(case.name for case in cases), tuple(results))
 
 
 def compare(case: ScheduleCase) -> Difference | None:

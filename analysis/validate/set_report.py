@@ -18,16 +18,16 @@ def set_report(sets: Mapping[str, Mapping[str, Mapping[str, SetEntry]]]) -> str:
     """The page as Markdown."""
     parts = [intro("kernel-sets")]
     for name, family in families().items():
-        held = {key: found[name] for key, found in sets.items() if name in found}
-        if not held:
+        entries_held = {key: found[name] for key, found in sets.items() if name in found}
+        if not entries_held:
             continue
-        columns = [TYPICAL, *LABELS] if any(len(e) > 1 for e in held.values()) else [TYPICAL]
+        columns = [TYPICAL, *LABELS] if any(len(e) > 1 for e in entries_held.values()) else [TYPICAL]
         parts.append(f"## {family.title} (`{name}`)\n")
         parts.append("| set | " + " | ".join(columns) + " |")
         parts.append("|---" * (len(columns) + 1) + "|")
         parts += [
             f"| {key} | " + " | ".join(_cell(entries.get(c)) for c in columns) + " |"
-            for key, entries in sorted(held.items())
+            for key, entries in sorted(entries_held.items())
         ]
         parts.append("")
     return "\n".join(parts)

@@ -32,11 +32,11 @@ INSIDE = (0.1, 0.5, 0.9)
 def from_others(spec: DeviceSpec, rows: FamilyRows) -> F8:
     """Seconds of a device's rows, each by its framework's kernels, as if the device's set had none."""
     family, out = rows.family, np.empty(len(rows.x))
-    own = "" if spec.kernels is None else owner(spec.kernels, family.name)
+    owner_name = "" if spec.kernels is None else owner(spec.kernels, family.name)
     names = {label: name for name, label in LABELS.items()}
     for label in dict.fromkeys(rows.labels.tolist()):
         at = rows.labels == label
-        known = borrowed(spec, family, names.get(label, TYPICAL), own)
+        known = borrowed(spec, family, names.get(label, TYPICAL), owner_name)
         out[at] = family.seconds(known.fit.values, rows.h, np.ascontiguousarray(rows.x[at]))
     return out
 
@@ -52,8 +52,8 @@ def by_others(device: str, spec: DeviceSpec, rows: FamilyRows) -> Check:
 def left_alike(device: str, name: str) -> bool:
     """Whether a device of the catalog, left out with its set, is of the silicon of a set that is left."""
     spec = load_device(device)[0]
-    own = "" if spec.kernels is None else owner(spec.kernels, name)
-    return alike(spec, families().get(name) or LAYER_FAMILIES[name], own)
+    owner_name = "" if spec.kernels is None else owner(spec.kernels, name)
+    return alike(spec, families().get(name) or LAYER_FAMILIES[name], owner_name)
 
 
 def with_intervals(checks: Sequence[Check]) -> list[Check]:

@@ -56,12 +56,12 @@ def skew_checks(table: KernelTable, skipped: list[Skipped]) -> list[Check]:
         found.setdefault(spec.name, []).append((part, times[0], seconds))
     out = []
     for device, parts in found.items():
-        whole = joined([part for part, _, _ in parts])
+        joined_parts = joined([part for part, _, _ in parts])
         measured = np.concatenate([times for _, times, _ in parts])
         for basis in (BLOCKS, MEAN, MODELS):
             predicted = np.concatenate([seconds[basis] for _, _, seconds in parts])
             bounds = BOUNDS if basis == BLOCKS else None
-            out.append(Check(NAME, TITLE, device, basis, whole, predicted, measured, bounds))
+            out.append(Check(NAME, TITLE, device, basis, joined_parts, predicted, measured, bounds))
     return out
 
 
@@ -82,16 +82,16 @@ def _leave_out(table: KernelTable, skipped: list[Skipped], reason: str) -> None:
 def _parts(table: KernelTable, skipped: list[Skipped]) -> Iterator[tuple[DeviceSpec, KernelTable]]:
     """Rows of each device, and of each shape of heads on it."""
     for name in dict.fromkeys(table["device"].tolist()):
-        own = table.take(table["device"] == name)
+        rows = table.take(table["device"] == name)
         try:
             spec = device_named(name, None)
             hardware(spec)
         except ValueError as error:
-            _leave_out(own, skipped, f"device: {error}")
+            _leave_out(rows, skipped, f"device: {error}")
             continue
-        shapes = np.column_stack([own[n] for n in SHAPE])
+        shapes = np.column_stack([rows[n] for n in SHAPE])
         for shape in np.unique(shapes, axis=0):
-            yield spec, own.take((shapes == shape).all(axis=1))
+            yield spec, rows.take((shapes == shape).all(axis=1))
 
 
 def added_seconds(spec: DeviceSpec, table: KernelTable, mean_s: F8, most_s: F8) -> F8 | None:
@@ -100,8 +100,8 @@ def added_seconds(spec: DeviceSpec, table: KernelTable, mean_s: F8, most_s: F8) 
     The blocks are fitted to the calls of equal contexts. None where the device or they do not tell.
     """
     shape = (int(table["heads_q"][0]), int(table["heads_kv"][0]), int(table["head_dim"][0]))
-    kept = [table[n] for n in ("prefill_tokens", "prefill_context", "decode_seqs")]
-    points = np.concatenate([np.column_stack([*kept, table[n]]) for n in ("mean_context", "long_context")]).astype(
+    columns = [table[n] for n in ("prefill_tokens", "prefill_context", "decode_seqs")]
+    points = np.concatenate([np.column_stack([*columns, table[n]]) for n in ("mean_context", "long_context")]).astype(
         np.float64
     )
     points, first = np.unique(points, axis=0, return_index=True)

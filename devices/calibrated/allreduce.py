@@ -61,8 +61,8 @@ def own_seconds(p: F8, message: float, n: float, link: float) -> float:
     """A framework's own kernel: messages read whole, or in two steps; `link` bytes/s that it attains."""
     rate = link * p[P_OWN_LINK]
     shared = message * 2.0 * (n - 1.0) / n / rate + p[P_OWN_STAGE]
-    whole = message * (n - 1.0) / rate
-    return float(p[P_OWN_LAUNCH] + (n - 1.0) * p[P_OWN_HOP] + min(whole, shared))
+    whole_message = message * (n - 1.0) / rate
+    return float(p[P_OWN_LAUNCH] + (n - 1.0) * p[P_OWN_HOP] + min(whole_message, shared))
 
 
 @compiled_part
@@ -74,10 +74,10 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
     link = by_ranks(p[P_LINK_2], p[P_LINK_4], p[P_LINK_8], n) * link_among(h, n)
     most = min(n, RING)
     wire = x[X_BYTES] * 2.0 * (most - 1.0) / most / link
-    own = own_kernel(x, h[H_LINK_BANDWIDTH])
-    total = own_seconds(p, min(x[X_BYTES], OWN_BYTES), n, link) if own else 0.0
+    custom = own_kernel(x, h[H_LINK_BANDWIDTH])
+    total = own_seconds(p, min(x[X_BYTES], OWN_BYTES), n, link) if custom else 0.0
     fixed = p[P_OWN_LAUNCH] + (n - 1.0) * p[P_OWN_HOP]
-    if not own or x[X_BYTES] > OWN_BYTES:
+    if not custom or x[X_BYTES] > OWN_BYTES:
         hops = min(2.0 * (n - 1.0), TREE * math.log2(n)) * p[P_HOP]
         fixed = p[P_LAUNCH] + hops
         total = max(total, p[P_LAUNCH] + by_protocol(hops, wire, p[P_FLAGS], p[P_SIMPLE]))
@@ -95,8 +95,8 @@ def from_table(table: KernelTable) -> F8:
     """Quantities of measured rows."""
     custom = np.array([name.startswith("custom") for name in table["kernel"]])
     linked = np.array([framework(source) in LINKED for source in table["source"]])
-    own = np.where(custom, np.where(linked, OWN_LINKED, OWN), LIBRARY)
-    return np.column_stack([table["bytes"], table["ranks"], own]).astype(np.float64)
+    kernel = np.where(custom, np.where(linked, OWN_LINKED, OWN), LIBRARY)
+    return np.column_stack([table["bytes"], table["ranks"], kernel]).astype(np.float64)
 
 
 def from_op(op: Op) -> F8 | None:

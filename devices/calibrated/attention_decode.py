@@ -79,15 +79,15 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
         memory_s = (cached + others) / (p[P_MEMORY] * h[H_BANDWIDTH])
     blocks = batch * kv_heads * group**apart
     # Tiles are as wide as a power of two.
-    held = 2.0 ** np.ceil(np.log2(dim))
+    padded = 2.0 ** np.ceil(np.log2(dim))
     slow = p[P_FP8] if width < 2.0 else 1.0
-    work_s = 4.0 * blocks * keys * held * slow / (p[P_KEY] * h[H_CORES] * h[H_CLOCK])
+    work_s = 4.0 * blocks * keys * padded * slow / (p[P_KEY] * h[H_CORES] * h[H_CLOCK])
     work_s = alone * max(work_s, 4.0 * batch * heads * keys * dim / h[H_PEAK])
     if joint:
-        block_s = 4.0 * JOINT_ROWS * keys * held * h[H_CORES] / (JOINT_SHARE * h[H_PEAK])
+        block_s = 4.0 * JOINT_ROWS * keys * padded * h[H_CORES] / (JOINT_SHARE * h[H_PEAK])
         work_s = block_s * np.sqrt((batch * heads / h[H_CORES]) ** 2 + 1.0)
     start_s = p[P_BLOCK] + (p[P_GROUP] if group > 1.0 and apart < 1.0 else 0.0)
-    work_s += blocks * start_s * slow * (0.5 + held / 256.0) / h[H_CORES]
+    work_s += blocks * start_s * slow * (0.5 + padded / 256.0) / h[H_CORES]
     busy = soft_max(memory_s, work_s, OVERLAP)
     fixed = p[P_LAUNCH] + x[X_GAP] * p[P_GAP] + p[P_MERGE] * np.log2(1.0 + keys / SPLIT)
     return fixed + busy, work_s, memory_s, fixed

@@ -74,8 +74,8 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
     tiles = packed**packing * alone ** (1.0 - packing)
     waves = x[X_BATCH] * tiles / h[H_CORES]
     soft = p[P_SOFTMAX]
-    held = 2.0 ** np.ceil(np.log2(dim))
-    width = 128.0 * (dim + soft + p[P_WIDE] * max(held - 128.0, 0.0)) / (128.0 + soft)
+    padded = 2.0 ** np.ceil(np.log2(dim))
+    width = 128.0 * (dim + soft + p[P_WIDE] * max(padded - 128.0, 0.0)) / (128.0 + soft)
     rate = h[H_PEAK] * attained(p[P_16] * dim / width, h, C_16) / h[H_CORES]
     rate *= p[P_FP8] if x[X_FP8] > 0.0 else 1.0
     tile_s = p[P_TILE] + 4.0 * TILE * visited * dim / rate
@@ -83,8 +83,8 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
     compute_s = tile_s * np.sqrt(waves**2 + filled**2)
     fresh = x[X_BATCH] * dim * (4.0 * heads * q + 2.0 * kv_heads * min(q, kv) * x[X_KV_BYTES])
     older = x[X_BATCH] * dim * 2.0 * kv_heads * max(kv - q, 0.0) * x[X_KV_BYTES]
-    kept = resident(fresh, CACHE_SHARE * h[H_CACHE])
-    moved = older + fresh * (1.0 - kept + kept / p[P_CACHE_RATE])
+    cached = resident(fresh, CACHE_SHARE * h[H_CACHE])
+    moved = older + fresh * (1.0 - cached + cached / p[P_CACHE_RATE])
     memory_s = moved / (p[P_MEMORY] * h[H_BANDWIDTH])
     fixed = 0.0 if x[X_BESIDE] > 0.0 else p[P_LAUNCH] + x[X_GAP] * p[P_GAP]
     total = fixed + soft_max(compute_s, memory_s, OVERLAP)
@@ -165,12 +165,12 @@ def at_sums(x: F8, window: float, batch: float, tokens: float, pairs: float, kv:
     """Set the quantities of `batch` equal chunks with these sums; False where nothing is computed."""
     if batch <= 0.0 or tokens <= 0.0:
         return False
-    q, own = tokens / batch, kv / batch
-    x[X_BATCH], x[X_Q], x[X_KEYS], x[X_KV] = batch, q, pairs / tokens, own
-    windowed = window > 0.0 and own >= window
+    q, keys = tokens / batch, kv / batch
+    x[X_BATCH], x[X_Q], x[X_KEYS], x[X_KV] = batch, q, pairs / tokens, keys
+    windowed = window > 0.0 and keys >= window
     x[X_WINDOWED] = 1.0 if windowed else 0.0
     # After a prefix the keys exceed the new tokens, except for the q - 1 keys around a window.
-    x[X_PREFIXED] = 1.0 if not windowed and own > q else 0.0
+    x[X_PREFIXED] = 1.0 if not windowed and keys > q else 0.0
     if x[X_BESIDE] >= 0.0:
         x[X_BESIDE] = decodes
     return True

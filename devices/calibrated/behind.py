@@ -129,10 +129,10 @@ def _read(name: str) -> dict[tuple[str, str], dict[str, _Cells]]:
 def transferred(family: str, whose: str = "typical") -> Ratios:
     """Return the transfer errors of a family; of `KIN`, `NEAR_SET` or `FAR_SET`, if they are known."""
     read = _read(TRANSFER)
-    found = read.get((family, whose)) or read.get((family, "typical"), {})
-    if ANY not in found:
+    cells = read.get((family, whose)) or read.get((family, "typical"), {})
+    if ANY not in cells:
         return Ratios(-0.5, 0.0, 0.5)
-    low, middle, high = found[ANY].ratios[0]
+    low, middle, high = cells[ANY].ratios[0]
     return Ratios(low - middle, 0.0, high - middle)
 
 
@@ -163,16 +163,16 @@ def behind(spec: DeviceSpec, family: Family, framework: str, x: F8) -> Behind:
         return Behind(0, {}, 0, np.inf, far, "the mean of other silicon's kernels")
     whose = owner(spec.kernels, family.name)
     read = _read(whose)
-    held = read.get((family.name, framework), read.get((family.name, "typical"), {}))
+    cells_held = read.get((family.name, framework), read.get((family.name, "typical"), {}))
     moved, kin = _moved(spec, family.name, framework, whose)
     format_, at = formats_of(family, x[None])[0], places(family, x[None])[0]
-    others = {f: int(c.rows.sum()) for f, c in held.items() if f != format_}
-    cells = held.get(format_)
+    others = {f: int(c.rows.sum()) for f, c in cells_held.items() if f != format_}
+    cells = cells_held.get(format_)
     if cells is None:  # another format's rows say how the kernels run, not how these do
-        most = held.get(max(others, key=lambda f: others[f])) if others else None
-        whole = None if most is None else most.pooled(np.ones(len(most.rows), dtype=bool))
+        most = cells_held.get(max(others, key=lambda f: others[f])) if others else None
+        pooled = None if most is None else most.pooled(np.ones(len(most.rows), dtype=bool))
         far = transferred(family.name)
-        return Behind(0, others, 0, np.inf, far if whole is None else whole.wider(far),
+        return Behind(0, others, 0, np.inf, far if pooled is None else pooled.wider(far),
                       moved or ("" if others else "no measured rows"), _unmeasured(others))  # fmt: skip
     distances = np.abs(cells.at - at).max(axis=1, initial=0.0)
     near = distances <= NEAR
@@ -223,11 +223,13 @@ def _moved(spec: DeviceSpec, family: str, framework: str, whose: str) -> tuple[s
     timed = _timed(whose, family)
     if not timed:
         return "no measured rows", False
-    own = hardware(spec)
-    if any(np.allclose(own, h, rtol=0.01) for h in timed.values()):
+    constants = hardware(spec)
+    if any(np.allclose(constants, h, rtol=0.01) for h in timed.values()):
         return "", True
-    of_links = (np.arange(len(own)) == H_LINK_BANDWIDTH) & (family not in LINKS)
-    near = any(np.all(of_links | (np.maximum(own, h) <= ALIKE * np.minimum(own, h))) for h in timed.values())
+    of_links = (np.arange(len(constants)) == H_LINK_BANDWIDTH) & (family not in LINKS)
+    near = any(
+        np.all(of_links | (np.maximum(constants, h) <= ALIKE * np.minimum(constants, h))) for h in timed.values()
+    )
     return f"timed on {', '.join(timed)}, not on this device", near and spec.kernels is not None
 
 
@@ -236,9 +238,9 @@ def _timed(whose: str, family: str) -> dict[str, F8]:
     """Devices of the catalog with rows of a family that stand behind a set, and their constants."""
     from ..catalog import fitted_devices, load_device
 
-    found = (load_device(device)[0] for device in fitted_devices())
+    specs = (load_device(device)[0] for device in fitted_devices())
     return {
         spec.name: hardware(spec)
-        for spec in found
+        for spec in specs
         if family in spec.calibration and (spec.kernels == whose or parents_of(family).get(str(spec.kernels)) == whose)
     }

@@ -147,8 +147,8 @@ class _Problem:
         return out
 
     def excess(self, order: Order, times: Mapping[str, F8]) -> F8:
-        held = times[order.than][order.others] if order.limit is None else order.limit
-        more = times[order.device][order.steps] - held
+        limits = times[order.than][order.others] if order.limit is None else order.limit
+        more = times[order.device][order.steps] - limits
         over: F8 = np.maximum(more / order.whole - order.slack, 0.0)
         return over
 
@@ -158,10 +158,10 @@ class _Problem:
         for name, held in self.sets.items():
             if name in self.fixed:
                 continue
-            own = theta[self.at[name]]
-            total += held.pull * float((PRIOR**2 * ((own - held.center) / self.spread) ** 2).sum())
+            parameters = theta[self.at[name]]
+            total += held.pull * float((PRIOR**2 * ((parameters - held.center) / self.spread) ** 2).sum())
             for sample in held.samples:
-                r = np.log(self.family.seconds(np.exp(own), sample.h, sample.x)) - sample.log
+                r = np.log(self.family.seconds(np.exp(parameters), sample.h, sample.x)) - sample.log
                 rho = 2.0 * LOSS_SCALE**2 * (np.sqrt(1.0 + (r / LOSS_SCALE) ** 2) - 1.0)
                 total += sample.weight * float(rho.sum())
         return total
@@ -169,19 +169,19 @@ class _Problem:
     def normal(self, theta: F8, weight: float) -> tuple[F8, F8]:
         """Approximate Hessian and gradient of half of the cost."""
         hessian, gradient = np.zeros((theta.size, theta.size)), np.zeros(theta.size)
-        for name, held in self.sets.items():
+        for name, members in self.sets.items():
             if name not in self.fixed:
-                self._own(theta, name, held, hessian, gradient)
+                self._own(theta, name, members, hessian, gradient)
         times, slopes = self.times(theta), {}
         for device in self.asked:
             h, name = self.devices[device]
             if name in self.fixed:
                 slopes[device] = np.zeros((len(times[device]), self.size))
                 continue
-            own = theta[self.at[name]]
+            parameters = theta[self.at[name]]
             slope = np.empty((len(times[device]), self.size))
             for j in range(self.size):
-                moved = own.copy()
+                moved = parameters.copy()
                 moved[j] += DIFFERENCE
                 changed = self.probes.times(self.family, np.exp(moved), h)
                 slope[:, j] = (changed - times[device]) / DIFFERENCE
@@ -210,17 +210,17 @@ class _Problem:
 
     def _own(self, theta: F8, name: str, held: ParameterSet, hessian: F8, gradient: F8) -> None:
         at = self.at[name]
-        own = theta[at]
+        parameters = theta[at]
         prior = held.pull * (PRIOR / self.spread) ** 2
         hessian[at, at] += np.diag(prior)
-        gradient[at] += prior * (own - held.center)
+        gradient[at] += prior * (parameters - held.center)
         for sample in held.samples:
-            base = np.log(self.family.seconds(np.exp(own), sample.h, sample.x))
+            base = np.log(self.family.seconds(np.exp(parameters), sample.h, sample.x))
             r = base - sample.log
             w = sample.weight / np.sqrt(1.0 + (r / LOSS_SCALE) ** 2)
             slope = np.empty((len(r), self.size))
             for j in range(self.size):
-                moved = own.copy()
+                moved = parameters.copy()
                 moved[j] += DIFFERENCE
                 changed = np.log(self.family.seconds(np.exp(moved), sample.h, sample.x))
                 slope[:, j] = (changed - base) / DIFFERENCE

@@ -76,8 +76,8 @@ def usable_rows(family: Family, spec: DeviceSpec, table: KernelTable, skipped: l
         skipped.append(Skipped(str(table.file[i]), int(table.line[i]), str(reasons[i])))
     if not good.any():
         return None
-    kept = table.take(good)
-    return FamilyRows(family, kept, h, np.ascontiguousarray(x[good]), kept["measured_s"], labels[good])
+    usable = table.take(good)
+    return FamilyRows(family, usable, h, np.ascontiguousarray(x[good]), usable["measured_s"], labels[good])
 
 
 def calibrate_family(rows: FamilyRows, date: str) -> FamilyFit:
@@ -85,15 +85,15 @@ def calibrate_family(rows: FamilyRows, date: str) -> FamilyFit:
     args = (rows.family, rows.h, rows.x, rows.measured, rows.labels)
     done, shapes = with_kernels(args[0], fit(*args), *args[1:]), rows.table.shape_keys()
     seen = predict(rows.family, done, rows.h, rows.x, rows.labels)
-    found = {
+    groups = {
         "fit": errors(seen, rows.measured), "by_shape": errors(by_shape(*args, shapes, done), rows.measured)
     }  # fmt: skip
     foreign = by_source(*args, done)
     if foreign is not None:
         known = ~np.isnan(foreign)
-        found["by_source"] = errors(foreign[known], rows.measured[known])
+        groups["by_source"] = errors(foreign[known], rows.measured[known])
     sources = tuple(sorted(set(rows.table["source"].tolist())))
-    return FamilyFit(rows.family, len(rows.measured), done, found, sources, date)
+    return FamilyFit(rows.family, len(rows.measured), done, groups, sources, date)
 
 
 def device_named(name: str, own: DeviceSpec | None) -> DeviceSpec:

@@ -74,10 +74,10 @@ def constant_by_shape(family: Family, h: F8, x: F8, measured: F8, shapes: npt.ND
     floor, fold = family.roofline(h, x), _folds(shapes)
     out = np.empty(len(measured))
     for number in range(FOLDS):
-        held = fold == number
-        if held.any():
-            rest = ~held if not held.all() else held
-            out[held] = constant_model(floor[rest], measured[rest], floor[held])
+        left_out = fold == number
+        if left_out.any():
+            rest = ~left_out if not left_out.all() else left_out
+            out[left_out] = constant_model(floor[rest], measured[rest], floor[left_out])
     return out
 
 
@@ -105,10 +105,10 @@ def by_source(family: Family, h: F8, x: F8, measured: F8, labels: Labels, start:
     """
     out = np.full(len(measured), np.nan)
     for name in sorted(set(labels.tolist())):
-        held = labels == name
-        if np.count_nonzero(~held) >= FEW_ROWS and np.count_nonzero(held) >= FEW:
-            done = fit(family, h, x[~held], measured[~held], labels[~held], start=start.values)
-            out[held] = predict(family, done, h, x[held], labels[held])
+        left_out = labels == name
+        if np.count_nonzero(~left_out) >= FEW_ROWS and np.count_nonzero(left_out) >= FEW:
+            done = fit(family, h, x[~left_out], measured[~left_out], labels[~left_out], start=start.values)
+            out[left_out] = predict(family, done, h, x[left_out], labels[left_out])
     return None if np.isnan(out).all() else out
 
 

@@ -63,8 +63,8 @@ def _declared() -> Mapping[str, tuple[Parameter, ...]]:
     with (Path(__file__).parent / "parameters.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
             numbers = (float(row[name]) for name in ("default", "low", "high", "spread"))
-            own = Parameter(row["name"], row["unit"], row["meaning"], *numbers)
-            found[row["family"]] = (*found.get(row["family"], ()), own)
+            parameter = Parameter(row["name"], row["unit"], row["meaning"], *numbers)
+            found[row["family"]] = (*found.get(row["family"], ()), parameter)
     return found
 
 

@@ -200,7 +200,7 @@ def with_kernels(
     start : Fit, optional
         One with such parameters, to start from in cross-validation.
     """
-    which, found = family.branch(x), dict[str, dict[str, F8]]()
+    which, kernels = family.branch(x), dict[str, dict[str, F8]]()
     kind = np.array([b.partition("+")[0] for b in family.branches], dtype=object)
 
     def own(rows: npt.NDArray[np.bool_], branch: str, prior: F8, time: float) -> F8:
@@ -215,7 +215,7 @@ def with_kernels(
             every = (labels == label) & (kind[which] == name)
             if np.count_nonzero(every) < KERNEL_ROWS:
                 continue
-            whole = own(every, name, values, time)
+            combined = own(every, name, values, time)
             for branch in family.branches:
                 if branch.partition("+")[0] != name:
                     continue
@@ -223,9 +223,9 @@ def with_kernels(
                 if branch.endswith(family.aside) and np.count_nonzero(rows) < KERNEL_ROWS:
                     continue
                 apart = KERNEL_ROWS <= np.count_nonzero(rows) < np.count_nonzero(every)
-                values = own(rows, branch, whole, time) if apart else whole
-                found.setdefault(label, {})[branch] = values
-    return replace(done, kernels=found)
+                values = own(rows, branch, combined, time) if apart else combined
+                kernels.setdefault(label, {})[branch] = values
+    return replace(done, kernels=kernels)
 
 
 def _forget(plan: _Layout, theta: F8, center: F8, h: F8, x: F8) -> None:

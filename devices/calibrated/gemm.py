@@ -164,11 +164,11 @@ def quantised(p: F8, h: F8, x: F8) -> tuple[float, float]:
     rows, hopper = x[X_M] * x[X_BATCH], HOPPER <= h[H_CAPABILITY] < HOPPER + 1.0
     first_s = x[X_QUANT] * p[P_QUANTISE]
     moved = rows * x[X_K] * (2.0 + x[X_INPUT])
-    kept = resident(moved, CACHE_SHARE * h[H_CACHE])
+    cached = resident(moved, CACHE_SHARE * h[H_CACHE])
     if x[X_QUANT] > 1.0:
         moved *= HOPPER_SCALE_TRAFFIC if hopper else SCALE_TRAFFIC
     memory, cache = h[H_BANDWIDTH], max(h[H_BANDWIDTH], CACHE_DRAW * h[H_CORES] * h[H_CLOCK])
-    traffic_s = moved * ((1.0 - kept) / memory + kept / cache) / p[P_QUANTISE_MEMORY]
+    traffic_s = moved * ((1.0 - cached) / memory + cached / cache) / p[P_QUANTISE_MEMORY]
     walk_s = p[P_QUANTISE_ROW] * (rows + WALK * x[X_K])
     if x[X_QUANT] == BY_ROW_KERNELS and h[H_CAPABILITY] > 0.0:
         walk_s += rows * ATOMIC_CLOCKS / h[H_CLOCK]

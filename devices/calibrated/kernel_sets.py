@@ -166,8 +166,8 @@ class KernelSet:
 
     def find(self, family: str, framework: str) -> SetEntry | None:
         """The entry of a framework; of the typical one where the family knows no others."""
-        held = load_set(owner(self.name, family)).families.get(family, {})
-        return held.get(framework) or held.get(TYPICAL)
+        families = load_set(owner(self.name, family)).families.get(family, {})
+        return families.get(framework) or families.get(TYPICAL)
 
 
 def _folder(kind: str = "kernels") -> Path:
@@ -211,12 +211,12 @@ def layer_parameters(spec: DeviceSpec, family: Family, framework: str = TYPICAL)
 
     A device whose set has no rows of it has the mean of others' (`borrowed`).
     """
-    held = {} if spec.kernels is None else entries(owner(spec.kernels, family.name), family.name)
+    entry_held = {} if spec.kernels is None else entries(owner(spec.kernels, family.name), family.name)
     under: dict[str, Parameters] = {}
-    if TYPICAL not in held:
+    if TYPICAL not in entry_held:
         under = {key: borrowed(spec, family, key) for key in (TYPICAL, *LABELS)}
-    labels = {label: held[key].values(family) for key, label in LABELS.items() if key in held}
-    for key, entry in held.items():
+    labels = {label: entry_held[key].values(family) for key, label in LABELS.items() if key in entry_held}
+    for key, entry in entry_held.items():
         seen = {} if entry.errors is None else {"fit": Errors(entry.rows, *entry.errors)}
         basis = "fitted" if entry.basis in ("own", "library") else "transferred"
         under[key] = Parameters(Fit(entry.values(family), {}, labels), basis, entry.rows, seen)
@@ -255,9 +255,9 @@ def _donors(family: Family, framework: str, without: str) -> dict[str, Donor]:
     """Sets with rows of a family; where these are of other frameworks, they tell of the silicon, for `OTHER`."""
     out = {}
     for name in list_sets():
-        held = {} if name in (*ALONE, without) else entries(name, family.name)
-        asked = framework if framework in held else TYPICAL
-        for key, entry in held.items():
+        entry_held = {} if name in (*ALONE, without) else entries(name, family.name)
+        asked = framework if framework in entry_held else TYPICAL
+        for key, entry in entry_held.items():
             other = framework in LABELS and key in LABELS and entry.basis == "own"
             share = 1.0 if key == asked else OTHER if other else 0.0
             if share and entry.basis != "transferred":
@@ -334,16 +334,16 @@ def asked_for(known: Parameters, version: str) -> Parameters:
     """Parameters that say so where their rows are of other versions than the one asked for."""
     if not version or of_version(known.versions, version):
         return known
-    found = ", ".join(known.versions)
-    rows = f"rows of {known.framework} {found}" if found else f"no rows of {known.framework} itself"
+    versions = ", ".join(known.versions)
+    rows = f"rows of {known.framework} {versions}" if versions else f"no rows of {known.framework} itself"
     return replace(known, other_version=f"{rows}, not of {version}")
 
 
 def _own_tables(spec: DeviceSpec, family: str) -> bool:
     """Whether a device's fit of a family is not of the catalog's tables."""
-    own = spec.calibration.get(family)
-    return own is not None and not any(
-        other.kernels == spec.kernels and other.calibration.get(family) == own for other in _from(spec.name)
+    fits = spec.calibration.get(family)
+    return fits is not None and not any(
+        other.kernels == spec.kernels and other.calibration.get(family) == fits for other in _from(spec.name)
     )
 
 

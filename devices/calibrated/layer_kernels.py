@@ -151,9 +151,10 @@ moves the same states; with its own FLOP and bytes."""
 
 def _parameters(name: str) -> tuple[Parameter, ...]:
     """Return the identifiable bounds (layer_bounds.csv); default: the common ones."""
-    own = {row["parameter"]: row for row in _rows("layer_bounds.csv") if name in row["families"].split()}
+    by_parameter = {row["parameter"]: row for row in _rows("layer_bounds.csv") if name in row["families"].split()}
     told: dict[str, dict[str, Any]] = {
-        key: {n: float(row[n]) for n in ("default", "low", "high", "spread") if row[n]} for key, row in own.items()
+        key: {n: float(row[n]) for n in ("default", "low", "high", "spread") if row[n]}
+        for key, row in by_parameter.items()
     }
     return tuple(replace(p, **told.get(p.name, {})) for p in PARAMETERS)
 
@@ -184,12 +185,12 @@ def split_layers(tables: dict[str, KernelTable]) -> None:
         table = tables.pop(stem, None)
         if table is None:
             continue
-        for name, own in _FAMILIES.items():
-            kept = np.array([_times(own, table, i) for i in range(len(table))], dtype=np.bool_)
-            if kept.any():
-                held = tables.get(name)
-                found = _common(table.take(kept), name, 3.0 if stem == "kda" else 1.0)
-                tables[name] = found if held is None else joined([held, found])
+        for name, families in _FAMILIES.items():
+            matches = np.array([_times(families, table, i) for i in range(len(table))], dtype=np.bool_)
+            if matches.any():
+                table_held = tables.get(name)
+                rows = _common(table.take(matches), name, 3.0 if stem == "kda" else 1.0)
+                tables[name] = rows if table_held is None else joined([table_held, rows])
 
 
 ONE_WIDTH = ("aiconfigurator/trtllm", "aiconfigurator/sglang-0.5.10")

@@ -75,9 +75,9 @@ class Model:
     def of(self, label: str) -> Model:
         """The model with one framework's kernels, by its name (with ``@VERSION``) or its label in tables."""
         name, _, version = label.partition("@")
-        held = self.known.under.get(name)
-        if held is not None:
-            return replace(self, known=replace(asked_for(held, version), under=self.known.under))
+        under = self.known.under.get(name)
+        if under is not None:
+            return replace(self, known=replace(asked_for(under, version), under=self.known.under))
         fit = Fit(self.known.fit.single(self.family, label), {})
         return replace(self, known=replace(self.known, fit=fit))
 
@@ -167,12 +167,12 @@ class CalibratedModel:
         for part in (x.base, x.step, *(k.fit.values for k in model.known.each), model.h):
             digest.update(np.ascontiguousarray(part))  # type: ignore[arg-type]
         key = model.family.name, digest.digest()
-        found = CURVES.get(key)
-        if found is None:
+        curve_found = CURVES.get(key)
+        if curve_found is None:
             if sum(len(curve.seconds) for curve in CURVES.values()) > MOST_COUNTS:
                 CURVES.clear()
-            found = CURVES[key] = x.priced(op, model.columns)
-        return found
+            curve_found = CURVES[key] = x.priced(op, model.columns)
+        return curve_found
 
     def formula(self, op: Op, probe: Probe) -> KernelFormula | None:
         """The compiled form of an op that depends on more than a count; None for the others."""
@@ -181,10 +181,10 @@ class CalibratedModel:
         if op.kind not in CODES:
             return None
         model, x = self.models[op.kind], self._known(op)
-        each = (model.family.of_branch(k.fit.values, x) for k in model.known.each)
-        own, *rivals = (np.pad(values, (0, WIDTH - len(values))) for values in each)
+        rivals_of = (model.family.of_branch(k.fit.values, x) for k in model.known.each)
+        first, *rivals = (np.pad(values, (0, WIDTH - len(values))) for values in rivals_of)
         return KernelFormula(
-            CODES[op.kind], own, np.pad(x, (0, WIDTH - len(x))),
+            CODES[op.kind], first, np.pad(x, (0, WIDTH - len(x))),
             op.shape.get("window", 0.0), affine_sums(op, probe, SUMS) if probe.raised else None,
             op.shape.get("top_k", 1.0), tuple(rivals),
         )  # fmt: skip
@@ -205,19 +205,19 @@ class CalibratedModel:
     def _evidence_of(self, model: Model, x: F8) -> Evidence:
         """Return the evidence of one call: rows of its format and size if the set is known."""
         known, family = model.quickest(x), model.family
-        own = known.framework and behind(self.spec, family, known.framework, x)
-        if not own:
+        behind_own = known.framework and behind(self.spec, family, known.framework, x)
+        if not behind_own:
             seen = known.errors.get("by_shape") or known.errors.get("fit")
             ratios = None if seen is None else Ratios.of_errors(seen.median_ape, seen.p90_ape)
             error = seen.median_ape if seen else None
             return Evidence("fitted kernel model", family.title, known.basis, error, known.rows, ratios=ratios)
         format_ = formats_of(family, x[None])[0]
-        why = "; ".join(text for text in (own.why, known.other_version) if text)
+        why = "; ".join(text for text in (behind_own.why, known.other_version) if text)
         return Evidence(
-            "fitted kernel model", family.title, "transferred" if own.why else "fitted",
-            own.ratios.median_error, own.rows, "" if format_ == ANY else format_,
-            tuple(own.others.items()),
-            own.near, own.distance, why, own.ratios, own.beyond,
+            "fitted kernel model", family.title, "transferred" if behind_own.why else "fitted",
+            behind_own.ratios.median_error, behind_own.rows, "" if format_ == ANY else format_,
+            tuple(behind_own.others.items()),
+            behind_own.near, behind_own.distance, why, behind_own.ratios, behind_own.beyond,
         )  # fmt: skip
 
     def roof(self, dtype: str) -> Roof:

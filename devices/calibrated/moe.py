@@ -123,8 +123,8 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
         touched += p[P_FOREIGN] * max(x[X_SLOTS] - touched, 0.0)
         passes = max(p[P_SLOTS], 1.0)
     vectors = 2.0 * touched * (hidden + inter)
-    kept = resident(vectors, cache)
-    moved = passes * vectors * (1.0 - kept + kept / CACHE_RATE)
+    cached = resident(vectors, cache)
+    moved = passes * vectors * (1.0 - cached + cached / CACHE_RATE)
     rate = h[H_PEAK] * attained(p[P_16], h, C_16)
     if code > 1 and code not in WIDENED:
         rate *= p[P_FP8]
@@ -191,8 +191,8 @@ def _busiest(table: KernelTable) -> F8:
     if not some.any():
         return out
     unique, back = np.unique(cases[some], axis=0, return_inverse=True)
-    found = [busiest_share(*case) for case in unique]
-    out[some] = np.array(found)[back.ravel()]
+    shares = [busiest_share(*case) for case in unique]
+    out[some] = np.array(shares)[back.ravel()]
     return out
 
 
@@ -209,8 +209,8 @@ def busiest_share(tokens: float, top_k: float, experts: float, ranks: float, ske
 
 def _skew(distribution: str) -> float:
     """Exponent in a name like ``power_law_1.2``; 0 for the others, and where copies of experts even it out."""
-    _, found, exponent = distribution.partition("power_law_")
-    return float(exponent) if found and not exponent.endswith("_eplb") else 0.0
+    _, separator, exponent = distribution.partition("power_law_")
+    return float(exponent) if separator and not exponent.endswith("_eplb") else 0.0
 
 
 def from_op(op: Op) -> F8 | None:

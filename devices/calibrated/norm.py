@@ -56,8 +56,8 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
         fixed += p[P_ROPE]
     rate = min(part * p[P_MEMORY], 1.0) * h[H_BANDWIDTH]
     clocks = h[H_CORES] * h[H_CLOCK]
-    kept = resident(moved, p[P_CACHE] * h[H_CACHE]) * x[X_WARM]
-    traffic_s = moved * ((1.0 - kept) / rate + kept / max(rate, part * p[P_CACHE_DRAW] * clocks))
+    cached = resident(moved, p[P_CACHE] * h[H_CACHE]) * x[X_WARM]
+    traffic_s = moved * ((1.0 - cached) / rate + cached / max(rate, part * p[P_CACHE_DRAW] * clocks))
     latency_s = 0.0
     if kind != K_PLAIN:
         pairs = x[X_COLS] * x[X_SIZE] * 0.5  # two bytes each

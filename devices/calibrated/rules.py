@@ -113,12 +113,14 @@ class Parameters:
 
 def parameters(spec: DeviceSpec, family: Family) -> Parameters:
     """Parameters of a family on a device: its own fit, else from other devices' fits."""
-    own = spec.calibration.get(family.name)
-    if own is None:
+    fitted_own = spec.calibration.get(family.name)
+    if fitted_own is None:
         donors = {name: donor for name, donor in _catalog(family.name).items() if name != spec.name}
         return transfer(hardware(spec), family, donors)
-    errors = {str(name): Errors(e.rows, e.median_ape, e.p90_ape, e.median_bias) for name, e in own.errors.items()}
-    return Parameters(_donor(family, spec, own).fit, "fitted", own.rows, errors)
+    errors = {
+        str(name): Errors(e.rows, e.median_ape, e.p90_ape, e.median_bias) for name, e in fitted_own.errors.items()
+    }
+    return Parameters(_donor(family, spec, fitted_own).fit, "fitted", fitted_own.rows, errors)
 
 
 LINKS = ("allreduce", "collectives")
@@ -211,8 +213,8 @@ def _catalog(family: str) -> dict[str, Donor]:
     """Full fits of one family in the catalog, by device."""
     model = families()[family]
     fitted = (load_device(n)[0] for n in fitted_devices() if n not in ALONE)
-    found = ((s, s.calibration.get(family)) for s in fitted)
-    return {s.name: _donor(model, s, own) for s, own in found if own is not None}
+    fits = ((s, s.calibration.get(family)) for s in fitted)
+    return {s.name: _donor(model, s, own) for s, own in fits if own is not None}
 
 
 def _donor(family: Family, spec: DeviceSpec, own: FamilyFitSpec) -> Donor:

@@ -119,8 +119,8 @@ class SetFit:
             x[:, self.family.quantities.index("copies")] = COLD
         at = probes.calls.shape[0] + np.arange(len(x))
         for one, other in kindred(self.specs, linked=self.family.name in LINKS):
-            whole = self.family.seconds(self.family.defaults, self.h[other], x)
-            self.orders.append(Order(one, at, other, at, whole, slack=KIN_SLACK))
+            step_s = self.family.seconds(self.family.defaults, self.h[other], x)
+            self.orders.append(Order(one, at, other, at, step_s, slack=KIN_SLACK))
         calls = block_diag([probes.calls, identity(len(x))], format="csr")
         return Probes(np.ascontiguousarray(np.concatenate([probes.x, x])), calls)
 
@@ -142,13 +142,13 @@ class SetFit:
         if not self.family.framework_time or self.family.name == "norm":
             self._enter(out, TYPICAL, *self._framework(None))
             return out
-        found = {}
+        entries = {}
         for name, label in LABELS.items():
-            found[name], evidence = self._framework(label)
-            self._enter(out, name, found[name], evidence)
+            entries[name], evidence = self._framework(label)
+            self._enter(out, name, entries[name], evidence)
         rows = self._every()
-        share = self._shares(found)
-        self._enter(out, TYPICAL, self._combined(found, share), rows)
+        share = self._shares(entries)
+        self._enter(out, TYPICAL, self._combined(entries, share), rows)
         return out
 
     def _shares(self, frameworks: Iterable[str]) -> F8:
@@ -210,14 +210,16 @@ class SetFit:
         while rest:
             name = next(n for n in rest if not elder[n] or elder[n] in center)
             rest.remove(name)
-            own = self.base is not None and self.base[name][key].basis != "transferred"
+            measured = self.base is not None and self.base[name][key].basis != "transferred"
             source = elder[name]
             center[name] = self._inherited(name, source, center, start)
             others = [other for other in firm if other not in ALONE]
             kin = [other for other in others if self._kin(name, other, label)]
-            if not source and others and not own:
+            if not source and others and not measured:
                 center[name] = self._borrowed(name, {n: evidence[n].rows for n in kin or others}, center)
-            if evidence[name].basis == "silicon" and (self._kin(name, source, label) if source else kin and not own):
+            if evidence[name].basis == "silicon" and (
+                self._kin(name, source, label) if source else kin and not measured
+            ):
                 evidence[name] = SetEvidence("transferred", ())
             if evidence[name].samples and not self._plausible(name, center[name]):
                 evidence[name] = self._evidence(name, label, without=C_FP8)
@@ -271,8 +273,8 @@ class SetFit:
         """Return the logarithms of a fit to only the largest sample: the start of the solution."""
         most = max(evidence.samples, key=lambda sample: len(sample.log))
         labels = np.full(len(most.log), "all", dtype=object)
-        found = fit(self.family, most.h, most.x, np.exp(most.log), labels, prior=np.exp(center))
-        return np.log(found.values)
+        fitted = fit(self.family, most.h, most.x, np.exp(most.log), labels, prior=np.exp(center))
+        return np.log(fitted.values)
 
     def _plausible(self, name: str, logs: F8) -> bool:
         """Whether steps in fp8 are not slower than those in bf16, nine of ten of them."""
@@ -323,8 +325,8 @@ class SetFit:
 
     def _extremes(self, name: str) -> list[F8]:
         """Constants of the devices of a set with the least and the most bandwidth."""
-        held = sorted((self.h[d] for d, s in self.set.items() if s == name), key=lambda h: h[0])
-        return held[:1] if held[0][0] == held[-1][0] else [held[0], held[-1]]
+        ordered = sorted((self.h[d] for d, s in self.set.items() if s == name), key=lambda h: h[0])
+        return ordered[:1] if ordered[0][0] == ordered[-1][0] else [ordered[0], ordered[-1]]
 
 
 def _orders(

@@ -40,12 +40,12 @@ def fit_family(
         base = {s: {k: _as_base(e, branches[0]) for k, e in held.items()} for s, held in out.items()}
         limits = _limits(family, specs, probes, part, steps, first.set, out)
         some = {d: r for d, r in rows.items() if len(r.measured)}
-        found = of(family, specs, some, part, steps, whole, base, limits).run()
-        for name, held in found.items():
+        fits = of(family, specs, some, part, steps, whole, base, limits).run()
+        for name, held in fits.items():
             for key, entry in held.items():
                 told = branches if entry.rows >= ENOUGH_OF_ONE else ()
-                own = dict.fromkeys(branches, entry.parameters)
-                out[name][key] = replace_kernels(out[name][key], own, told)
+                start = dict.fromkeys(branches, entry.parameters)
+                out[name][key] = replace_kernels(out[name][key], start, told)
     return {name: {key: _judged(first, name, key, e) for key, e in held.items()} for name, held in out.items()}
 
 
@@ -68,8 +68,8 @@ def _kernels(family: Family, measured: Mapping[str, FamilyRows]) -> Iterator[tup
 
 def _share(family: Family, probes: Probes, wanted: tuple[int, ...]) -> Probes:
     """Return only the calls of some branches."""
-    kept = np.flatnonzero(np.isin(family.branch(probes.x), wanted))
-    return Probes(np.ascontiguousarray(probes.x[kept]), probes.calls[:, kept])
+    rows = np.flatnonzero(np.isin(family.branch(probes.x), wanted))
+    return Probes(np.ascontiguousarray(probes.x[rows]), probes.calls[:, rows])
 
 
 def _as_base(entry: SetEntry, branch: str) -> SetEntry:
@@ -97,11 +97,11 @@ def _limits(
             continue
         for key, entry in out[sets[device]].items():
             values, h = entry.values(family), hardware(spec)
-            whole, own = probes.times(family, values, h), part.times(family, values, h)
-            rest = whole[steps.narrow] - own[steps.narrow]
+            all_s_all, all_s = probes.times(family, values, h), part.times(family, values, h)
+            rest = all_s_all[steps.narrow] - all_s[steps.narrow]
             # Calls in bf16 of both steps are the same ones: what they take is on either side.
-            same = own[steps.wide]
-            limit = whole[steps.wide] - rest
+            same = all_s[steps.wide]
+            limit = all_s_all[steps.wide] - rest
             found.setdefault(key, {})[device] = np.where(same > 0.0, np.inf, limit)
     return found
 

@@ -43,12 +43,12 @@ def evidence_by(family: Family, devices: Sequence[FamilyRows], label: str | None
     for rows in devices:
         usual = family.usual(rows.x)
         for other in sorted(set(rows.labels.tolist())):
-            kept = (rows.labels == other) & usual & ~unserved(rows)
+            usable = (rows.labels == other) & usual & ~unserved(rows)
             if without is not None:
-                kept &= formats(family, rows.x) != without
-            if not kept.any():
+                usable &= formats(family, rows.x) != without
+            if not usable.any():
                 continue
-            at = _spread(np.flatnonzero(kept))
+            at = _spread(np.flatnonzero(usable))
             x, log = np.ascontiguousarray(rows.x[at]), np.log(rows.measured[at])
             basis = _basis(family, other, label, rows.h[H_CAPABILITY])
             sample = Sample(rows.h, x, log, WEIGHT[basis] if label else 1.0)
@@ -68,8 +68,8 @@ def unserved(rows: FamilyRows) -> npt.NDArray[np.bool_]:
     if rows.family.name != "mla":
         return np.zeros(len(rows.x), dtype=np.bool_)
     kernels = {n: UNSERVED.get(library("mla", n, rows.h[H_CAPABILITY]), ()) for n in set(rows.labels.tolist())}
-    each = zip(rows.labels.tolist(), rows.family.branch(rows.x).tolist(), strict=True)
-    return np.array([rows.family.branches[branch] in kernels[label] for label, branch in each], dtype=np.bool_)
+    pairs = zip(rows.labels.tolist(), rows.family.branch(rows.x).tolist(), strict=True)
+    return np.array([rows.family.branches[branch] in kernels[label] for label, branch in pairs], dtype=np.bool_)
 
 
 def some_of(rows: FamilyRows, kept: npt.NDArray[np.bool_]) -> FamilyRows:
@@ -80,12 +80,12 @@ def some_of(rows: FamilyRows, kept: npt.NDArray[np.bool_]) -> FamilyRows:
 
 def evidence_of_all(family: Family, devices: Sequence[FamilyRows]) -> SetEvidence:
     """Rows of the three frameworks on a set's devices, else any."""
-    each = (evidence_by(family, devices, label, None) for label in LABELS.values())
-    own = [one for one in each if one.basis == "own"]
-    if not own:
+    candidates = (evidence_by(family, devices, label, None) for label in LABELS.values())
+    measured = [one for one in candidates if one.basis == "own"]
+    if not measured:
         return evidence_by(family, devices, None, None)
-    sources = frozenset[str]().union(*(one.sources for one in own))
-    return SetEvidence("own", [sample for one in own for sample in one.samples], sources)
+    sources = frozenset[str]().union(*(one.sources for one in measured))
+    return SetEvidence("own", [sample for one in measured for sample in one.samples], sources)
 
 
 def formats(family: Family, x: F8) -> F8:

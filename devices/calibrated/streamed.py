@@ -78,8 +78,8 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
         fixed += walk_s * (x[X_KV] if x[X_WALKS_KEYS] > 0.0 else x[X_TOKENS])
         return fixed + work_s, math_s, memory_s, fixed
     # What is cut along tokens, too: a core walks along the sequences that it holds, one after another, beside that.
-    held = x[X_BATCH] * x[X_SEQ_UNITS] / cores
-    walk_s *= x[X_TOKENS] * (1.0 + held**4) ** 0.25
+    sequences = x[X_BATCH] * x[X_SEQ_UNITS] / cores
+    walk_s *= x[X_TOKENS] * (1.0 + sequences**4) ** 0.25
     return fixed + soft_max(work_s, walk_s, OVERLAP), max(math_s, walk_s), memory_s, fixed
 
 

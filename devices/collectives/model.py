@@ -69,9 +69,9 @@ class PlannedLink:
         """Seconds and bounds of messages of `x` bytes, shape (n, 1)."""
         latencies = np.array([plan.latency_s for plan in self.plans])
         rates = np.array([plan.s_per_byte for plan in self.plans]) * self.scale
-        each = latencies + x * rates
-        best = each.argmin(axis=1)
-        seconds = each[np.arange(len(x)), best]
+        times = latencies + x * rates
+        best = times.argmin(axis=1)
+        seconds = times[np.arange(len(x)), best]
         return seconds, np.where(latencies[best] > 0.5 * seconds, LATENCY, MEMORY)
 
     def evidence(self, ops: Sequence[Op]) -> list[Evidence]:

@@ -92,7 +92,7 @@ def share_near(
         Memory spaces of the device.
     """
     stream = stream_of(memory, NEAR[kind], COMMANDS, True)
-    held = sets_of(stream, access, spaces)
+    sets = sets_of(stream, access, spaces)
     size = access.item_bytes
     if access.kind == "pages":
         size = layout.page_bytes(size, access.items)
@@ -101,13 +101,13 @@ def share_near(
         commands = layout.on_channel(size, channels) / (stream.banks * memory.organisation.atom_bytes)
         columns = min(columns, max(1, -int(-commands // 1)))
         used = min(1.0, commands / columns)
-    found = measure(memory, replace(stream, sets=held, columns=columns))
-    words = f"rows of {stream.banks} banks, {held} sets in turn" if held > 1 else (
+    measured = measure(memory, replace(stream, sets=sets, columns=columns))
+    words = f"rows of {stream.banks} banks, {sets} sets in turn" if sets > 1 else (
         f"rows of {stream.banks} banks, one after another"
     )  # fmt: skip
     if columns < stream.columns:
         words += f", {columns} of {stream.columns} columns"
-    return AccessRate(words, min(1.0, used * found.over_pins / multiple))
+    return AccessRate(words, min(1.0, used * measured.over_pins / multiple))
 
 
 def best_multiple(memory: DramSpec, kind: str) -> float:
@@ -118,5 +118,5 @@ def best_multiple(memory: DramSpec, kind: str) -> float:
 
 def sets_of(stream: PimStream, access: Access, spaces: int) -> int:
     """Sets of banks that hold what an op reads."""
-    each = {"slices": 1, "pages": max(spaces - 1, 1), "update": max(spaces - 1, 1)}
-    return max(1, stream.sets * each.get(access.kind, spaces) // spaces)
+    spaces_by_kind = {"slices": 1, "pages": max(spaces - 1, 1), "update": max(spaces - 1, 1)}
+    return max(1, stream.sets * spaces_by_kind.get(access.kind, spaces) // spaces)

@@ -39,10 +39,10 @@ def load_memory(name: str | Path) -> DramSpec:
 def describe_memory(name: str | Path) -> tuple[DramSpec, dict[str, str]]:
     """Load a standard as :func:`load_memory` does, with the source of every number."""
     if isinstance(name, str) and not _is_path(name):
-        found = _names().get(name.lower())
-        if found is None:
+        path_found = _names().get(name.lower())
+        if path_found is None:
             raise SpecError(repr(name), f"unknown memory{nearest(name.lower(), _names())}")
-        spec, sources = _catalog_memory(found)
+        spec, sources = _catalog_memory(path_found)
         return spec, dict(sources)
     path = Path(name)
     return build(DramSpec, load_description(path, _find, IDENTITY))

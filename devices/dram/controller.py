@@ -25,12 +25,12 @@ def is_barred(st: Any, q: int, b: int) -> bool:
     So while a request waits for that row, and in the scheduler that puts row hits first, while
     the queue holds a hit that is not younger.
     """
-    bank, own = st.banks[b], st.lists[q, b]
+    bank, requests = st.banks[b], st.lists[q, b]
     if bank.active > 0:
         return True
-    if st.config[0].row_hits_first == 0 or own.hit < 0:
+    if st.config[0].row_hits_first == 0 or requests.hit < 0:
         return False
-    return st.entries[own.hit].arrive <= st.entries[own.miss].arrive  # type: ignore[no-any-return]
+    return st.entries[requests.hit].arrive <= st.entries[requests.miss].arrive  # type: ignore[no-any-return]
 
 
 @compiled_inside
@@ -201,7 +201,7 @@ def row_slot(st: Any, edge: bool) -> None:
             continue
         for k in range(n):
             b = st.misses[q, p, k]
-            bank, own = st.banks[b], st.lists[q, b]
+            bank, requests = st.banks[b], st.lists[q, b]
             if bank.open < 0:
                 ready = max(bank.next_act, st.groups[bank.group].next_act)
                 ready = max(first_act, rising(c, ready))
@@ -215,7 +215,7 @@ def row_slot(st: Any, edge: bool) -> None:
                 soon = min(soon, ready)
                 continue
             more = more or best >= 0
-            seq = st.entries[own.miss].seq
+            seq = st.entries[requests.miss].seq
             if seq < oldest:
                 best, oldest = b, seq
     if best < 0:

@@ -41,11 +41,11 @@ def _remembered(memory: DramSpec, run: PatternRun) -> Derived:
     if key in shipped():
         return shipped()[key]
     path = _place(key)
-    found = _read(path)
-    if found is None:
-        found = derive(memory, run)
-        _write(path, found)
-    return found
+    stored = _read(path)
+    if stored is None:
+        stored = derive(memory, run)
+        _write(path, stored)
+    return stored
 
 
 def derive(memory: DramSpec, run: PatternRun) -> Derived:

@@ -58,8 +58,8 @@ def limits_of(memory: DramSpec, run: PatternRun, fraction: float) -> tuple[Named
         tried.append(("offered rate", "offered rate", memory, replace(run, rate=None)))
     out = []
     for name, title, spec, work in tried:
-        found = simulate(spec, work).fraction
-        out.append(NamedLimit(name, title, found, found / fraction - 1.0))
+        fraction_found = simulate(spec, work).fraction
+        out.append(NamedLimit(name, title, fraction_found, fraction_found / fraction - 1.0))
     return tuple(sorted(out, key=lambda limit: -limit.gain))
 
 

@@ -65,13 +65,13 @@ def plan_pairs(st: Any) -> int:
 def send_pair(st: Any, pc: int) -> None:
     """One half of a pair; behind the last, the next bank (and behind the last bank, the next SID)."""
     s, c = st.s[0], st.config[0]
-    each = c.groups * c.banks
-    keep(st, REFRESH_BANK, pc, (pc * c.sids + s.pb_sid) * each + s.pb_bank)
+    banks = c.groups * c.banks
+    keep(st, REFRESH_BANK, pc, (pc * c.sids + s.pb_sid) * banks + s.pb_bank)
     s.pb_left -= 1
     if s.pb_left > 0:
         return
     s.pb_bank += 1
-    if s.pb_bank == each:
+    if s.pb_bank == banks:
         st.allowed[s.pb_sid] = s.clock + c.rfcpb
         s.pb_bank = 0
         s.pb_sid = (s.pb_sid + 1) % c.sids
@@ -120,12 +120,12 @@ def sent(st: Any, command: int, pc: int, b: int, edge: bool) -> None:
 @compiled_part
 def rows_open(st: Any, p: int) -> int:
     """State of a pseudo channel: 0 closed, 1 rows open, 2 with requests waiting for them."""
-    each = st.config[0].bank_count // st.config[0].pcs
+    banks = st.config[0].bank_count // st.config[0].pcs
     out = 0
-    for b in range(p * each, (p + 1) * each):
+    for b in range(p * banks, (p + 1) * banks):
         if st.banks[b].open >= 0:
             out = 1
-    for b in range(p * each, (p + 1) * each):
+    for b in range(p * banks, (p + 1) * banks):
         if out == 1 and st.banks[b].active > 0:
             return 2
     return out
@@ -137,14 +137,14 @@ def head_ready(st: Any, edge: bool) -> tuple[int, int]:
     s, c = st.s[0], st.config[0]
     head = st.kept[s.kept_from]
     pc, b = head.pc, head.bank
-    own = st.pcs[pc]
+    channel = st.pcs[pc]
     command, ready = REFPB, s.row_bus
     if head.kind == REFRESH_ALL:
         rows = rows_open(st, pc)
         if rows == 2:
             return PREAB, NEVER
         command = REFAB if rows == 0 else PREAB
-        ready = max(own.next_refab if rows == 0 else own.next_preab, s.row_bus)
+        ready = max(channel.next_refab if rows == 0 else channel.next_preab, s.row_bus)
     elif head.kind == CLOSE_BANK or st.banks[b].open >= 0:
         if st.banks[b].active > 0:
             return PRE, NEVER
@@ -152,7 +152,7 @@ def head_ready(st: Any, edge: bool) -> tuple[int, int]:
     else:
         bank = st.banks[b]
         group = st.groups[bank.group]
-        ready = max(max(bank.next_refpb, group.next_refpb), max(own.next_refpb, s.row_bus))
+        ready = max(max(bank.next_refpb, group.next_refpb), max(channel.next_refpb, s.row_bus))
     if command in (REFAB, REFPB):
         ready = rising(c, max(ready, s.clock))
     elif ready <= s.clock and not edge and not pair_free(st, pc, -1 if command == PREAB else b):

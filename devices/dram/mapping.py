@@ -103,8 +103,8 @@ def _read(text: str, organisation: Organisation) -> AddressMapping:
             raise InputError(f"mapping {text!r}", f"leaves out bit {bit} of {field}")
     folds = _folds(width) if plus else []
     rows = sorted(at for field, _, at in segments if field == "ro")
-    whole = rows == list(range(rows[0], rows[0] + len(rows))) if rows else False
-    span = (rows[0], rows[-1] + 1) if whole else (0, 0)
+    contiguous = rows == list(range(rows[0], rows[0] + len(rows))) if rows else False
+    span = (rows[0], rows[-1] + 1) if contiguous else (0, 0)
     return AddressMapping(text, _tables(segments, folds, width), *span, len(folds))
 
 

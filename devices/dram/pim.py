@@ -131,25 +131,25 @@ def stream_of(memory: DramSpec, name: str, commands: int, refresh: bool) -> PimS
         "pb": t.BL,
         "bundle": t.CCD_L if pim.bundle_banks else None,
     }
-    each = intervals[kind]
-    if each is None:
+    interval_each = intervals[kind]
+    if interval_each is None:
         raise InputError(f"pattern {name!r}", f"{memory.name} has no such commands (pim:)")
     rotating = options != ["fix"]
     if kind == "ab":
-        return PimStream(commands, each, org.banks_per_channel, 1, columns, refresh)
+        return PimStream(commands, interval_each, org.banks_per_channel, 1, columns, refresh)
     if kind == "sb":
         banks = org.banks_per_channel // org.banks
-        return PimStream(commands, each, banks, org.banks if rotating else 1, columns, refresh)
+        return PimStream(commands, interval_each, banks, org.banks if rotating else 1, columns, refresh)
     if kind == "pb":
         interleaved = options != ["rowlin"]
         interval = max(t.BL, t.CCD_S) if interleaved else t.CCD_L
         # Bank groups in turn share their rows' lifetime: one long row of all groups.
-        whole = columns * org.bank_groups if interleaved else columns
+        all_columns = columns * org.bank_groups if interleaved else columns
         banks, sets = org.pseudo_channels, org.banks
-        return PimStream(commands, interval, banks, sets, whole, refresh, best=t.BL)
+        return PimStream(commands, interval, banks, sets, all_columns, refresh, best=t.BL)
     bundle = pim.bundle_banks or 1
     bundles = org.sids * org.banks_per_sid // bundle if rotating else 1
-    return PimStream(commands, each, bundle, bundles, columns, refresh, pseudo_channels=1)
+    return PimStream(commands, interval_each, bundle, bundles, columns, refresh, pseudo_channels=1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,37 +35,37 @@ def fetch(st: Any) -> None:
 @compiled_inside
 def list_hit(st: Any, q: int, b: int, entry: int) -> None:
     """Set a bank's oldest row hit in queue `q`; -1 for none."""
-    own, pc = st.lists[q, b], st.banks[b].pc
-    if own.hit < 0 and entry >= 0:
+    requests, pc = st.lists[q, b], st.banks[b].pc
+    if requests.hit < 0 and entry >= 0:
         n = st.counts[q, pc]
         st.hits[q, pc, n] = b
-        own.hit_at = n
+        requests.hit_at = n
         st.counts[q, pc] = n + 1
-    elif own.hit >= 0 and entry < 0:
+    elif requests.hit >= 0 and entry < 0:
         n = st.counts[q, pc] - 1
         last = st.hits[q, pc, n]
-        st.hits[q, pc, own.hit_at] = last
-        st.lists[q, last].hit_at = own.hit_at
+        st.hits[q, pc, requests.hit_at] = last
+        st.lists[q, last].hit_at = requests.hit_at
         st.counts[q, pc] = n
-    own.hit = entry
+    requests.hit = entry
 
 
 @compiled_inside
 def list_miss(st: Any, q: int, b: int, entry: int) -> None:
     """Set a bank's oldest request of another row than the open one in queue `q`; -1 for none."""
-    own, pc = st.lists[q, b], st.banks[b].pc
-    if own.miss < 0 and entry >= 0:
+    requests, pc = st.lists[q, b], st.banks[b].pc
+    if requests.miss < 0 and entry >= 0:
         n = st.counts[2 + q, pc]
         st.misses[q, pc, n] = b
-        own.miss_at = n
+        requests.miss_at = n
         st.counts[2 + q, pc] = n + 1
-    elif own.miss >= 0 and entry < 0:
+    elif requests.miss >= 0 and entry < 0:
         n = st.counts[2 + q, pc] - 1
         last = st.misses[q, pc, n]
-        st.misses[q, pc, own.miss_at] = last
-        st.lists[q, last].miss_at = own.miss_at
+        st.misses[q, pc, requests.miss_at] = last
+        st.lists[q, last].miss_at = requests.miss_at
         st.counts[2 + q, pc] = n
-    own.miss = entry
+    requests.miss = entry
 
 
 @compiled_part
@@ -114,17 +114,17 @@ def accept(st: Any) -> bool:
 @compiled_inside
 def append(st: Any, q: int, b: int, index: int) -> None:
     """Put a request behind the others of its bank."""
-    own, e = st.lists[q, b], st.entries[index]
-    e.next, e.prev = -1, own.tail
-    if own.tail >= 0:
-        st.entries[own.tail].next = index
+    requests, e = st.lists[q, b], st.entries[index]
+    e.next, e.prev = -1, requests.tail
+    if requests.tail >= 0:
+        st.entries[requests.tail].next = index
     else:
-        own.head = index
-    own.tail = index
+        requests.head = index
+    requests.tail = index
     if e.row == st.banks[b].open:
-        if own.hit < 0:
+        if requests.hit < 0:
             list_hit(st, q, b, index)
-    elif own.miss < 0:
+    elif requests.miss < 0:
         list_miss(st, q, b, index)
 
 
@@ -133,22 +133,22 @@ def take(st: Any, index: int) -> None:
     """Remove a request from its queue; its place is free when `release` is called."""
     e, s = st.entries[index], st.s[0]
     q, b = e.write, e.bank
-    own = st.lists[q, b]
+    requests = st.lists[q, b]
     after = e.next
     if e.prev >= 0:
         st.entries[e.prev].next = after
     else:
-        own.head = after
+        requests.head = after
     if after >= 0:
         st.entries[after].prev = e.prev
     else:
-        own.tail = e.prev
+        requests.tail = e.prev
     row = st.banks[b].open
-    if own.hit == index:
+    if requests.hit == index:
         while after >= 0 and st.entries[after].row != row:
             after = st.entries[after].next
         list_hit(st, q, b, after)
-    elif own.miss == index:
+    elif requests.miss == index:
         while after >= 0 and st.entries[after].row == row:
             after = st.entries[after].next
         list_miss(st, q, b, after)
@@ -171,8 +171,8 @@ def opened(st: Any, b: int) -> None:
     """Sort a bank's requests after its row has been opened; before, none was a hit."""
     row = st.banks[b].open
     for q in range(2):
-        own = st.lists[q, b]
-        e = own.head
+        requests = st.lists[q, b]
+        e = requests.head
         if e < 0:
             continue
         hit, miss = e, e
@@ -182,7 +182,7 @@ def opened(st: Any, b: int) -> None:
             miss = st.entries[miss].next
         if hit >= 0:
             list_hit(st, q, b, hit)
-        if miss != own.miss:
+        if miss != requests.miss:
             list_miss(st, q, b, miss)
 
 
@@ -190,8 +190,8 @@ def opened(st: Any, b: int) -> None:
 def closed(st: Any, b: int) -> None:
     """Mark all requests of a bank as row conflicts after its row has been closed."""
     for q in range(2):
-        own = st.lists[q, b]
-        if own.hit >= 0:
+        requests = st.lists[q, b]
+        if requests.hit >= 0:
             list_hit(st, q, b, -1)
-        if own.miss != own.head:
-            list_miss(st, q, b, own.head)
+        if requests.miss != requests.head:
+            list_miss(st, q, b, requests.head)

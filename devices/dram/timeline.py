@@ -34,13 +34,13 @@ def timeline(memory: DramSpec, run: PatternRun, most: int) -> list[Command]:
     advance(st, FOREVER, 4 * most)
     t = memory.timings
     clocks = {ACT: t.RCD_RD, RD: t.BL, RDA: t.BL, WR: t.BL, WRA: t.BL, REFAB: t.RFC, REFPB: t.RFC_PB or 1}
-    each = memory.organisation.banks_per_channel // memory.organisation.pseudo_channels
-    whole = {COMMANDS.index("PREab"), REFAB}
+    banks = memory.organisation.banks_per_channel // memory.organisation.pseudo_channels
+    all_banks = {COMMANDS.index("PREab"), REFAB}
     out = []
     for tick, command, bank, row in st.log[: int(st.s["logged"][0])].tolist():
         length = clocks.get(command, t.RP) * memory.tCK_s
         out.append(
-            Command(tick * memory.tick_s, COMMANDS[command], length, bank // each,
-                    -1 if command in whole else bank % each, row)
+            Command(tick * memory.tick_s, COMMANDS[command], length, bank // banks,
+                    -1 if command in all_banks else bank % banks, row)
         )  # fmt: skip
     return out

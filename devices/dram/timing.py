@@ -42,8 +42,8 @@ def at_act(st: Any, b: int) -> int:
     """First tick for an ACT of a closed bank."""
     bank, c = st.banks[b], st.config[0]
     pc = st.pcs[bank.pc]
-    own = max(bank.next_act, st.groups[bank.group].next_act)
-    return max(max(own, pc.next_act), max(pc.act4 + c.faw, st.s[0].row_bus))  # type: ignore[no-any-return]
+    earliest = max(bank.next_act, st.groups[bank.group].next_act)
+    return max(max(earliest, pc.next_act), max(pc.act4 + c.faw, st.s[0].row_bus))  # type: ignore[no-any-return]
 
 
 @compiled_inside
@@ -141,13 +141,13 @@ def precharge_all(st: Any, p: int) -> None:
     """Send a PREab: every bank of a pseudo channel closes."""
     s, c = st.s[0], st.config[0]
     t, pc = s.clock, st.pcs[p]
-    each = c.bank_count // c.pcs
-    record(st, PREAB, p * each, -1)
+    banks = c.bank_count // c.pcs
+    record(st, PREAB, p * banks, -1)
     pc.next_act = max(pc.next_act, t + c.pre_act)
     pc.next_refab = max(pc.next_refab, t + c.pre_ref)
     pc.next_pre = max(pc.next_pre, t + c.pre_pre)
     pc.next_preab = max(pc.next_preab, t + c.pre_pre)
-    for b in range(p * each, (p + 1) * each):
+    for b in range(p * banks, (p + 1) * banks):
         close(st, b)
 
 

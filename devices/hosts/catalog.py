@@ -84,10 +84,10 @@ def placed_in(system: SystemSpec, host: str | Path | HostSpec | None) -> SystemS
     if host is None:
         return system
     spec = host if isinstance(host, HostSpec) else load_host(host)[0]
-    own, link = spec.link, system.device.link
-    if own.bandwidth_bytes_per_s is None and (own.medium == PCIE) != link.name.startswith(PCIE):
+    host_link, link = spec.link, system.device.link
+    if host_link.bandwidth_bytes_per_s is None and (host_link.medium == PCIE) != link.name.startswith(PCIE):
         raise InputError(
-            f"--host {spec.name}", f"describes links over {own.medium}, but the memory of "
+            f"--host {spec.name}", f"describes links over {host_link.medium}, but the memory of "
             f"{system.device.name} is {link.name}; a host's file with bandwidth_GBps fits any device",
         )  # fmt: skip
     return system.model_copy(update={"host": spec})
@@ -123,10 +123,10 @@ def link_of(system: SystemSpec) -> LinkSpec:
     link, host = joined(system).link, host_of(system)
     if host is None or host.plain:
         return link
-    own, nominal = host.link, host.link.bandwidth_bytes_per_s
-    share = own.rate or 1.0
-    if system.devices_per_node > 2 and own.shared is not None:
-        share = min(share, own.shared)
+    host_link, nominal = host.link, host.link.bandwidth_bytes_per_s
+    share = host_link.rate or 1.0
+    if system.devices_per_node > 2 and host_link.shared is not None:
+        share = min(share, host_link.shared)
     rate = (nominal or link.bandwidth_bytes_per_s) * share / host.multiple
     return link.model_copy(
         update={
@@ -162,7 +162,7 @@ def _find(text: str, path: Path) -> Path:
     """Turn the text after ``extends:`` in the file `path` into a path."""
     if text.lower() in _files():
         return _files()[text.lower()]
-    own = path.parent / text
-    if not own.is_file():
+    file = path.parent / text
+    if not file.is_file():
         raise SpecError(f"{path}: extends", f"unknown host {text!r}{nearest(text, list_hosts())}")
-    return own
+    return file

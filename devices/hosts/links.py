@@ -105,21 +105,23 @@ class HostedLinks:
     def evidence(self, ops: Sequence[Op]) -> list[Evidence]:
         if not ops:
             return []
-        own, fit = self.host.link, self.host.fitted
+        host_link, fit = self.host.link, self.host.fitted
         if self.host.link_fitted and fit is not None:
-            return [Evidence("host's links", WHERE, "fitted", None, own.rows, why=f"a run: {fit.run}",
+            return [Evidence("host's links", WHERE, "fitted", None, host_link.rows, why=f"a run: {fit.run}",
                              ratios=self._fit_ratios())]  # fmt: skip
         if all(self._timed(op) is not None for op in ops):
             return [Evidence("tables of the host", WHERE, "measured", None, self.rows)]
         named = "assumed: no host is named, class" if self.assumed else "class"
         of_pairs = all(op.shape["ranks"] <= 2.0 for op in ops)
-        if own.spread is None or (own.peer_access and (own.rate or of_pairs)):  # as the device's rows have it
+        if host_link.spread is None or (
+            host_link.peer_access and (host_link.rate or of_pairs)
+        ):  # as the device's rows have it
             text = f"{named} {self.host.name}"
             return [replace(e, why=f"{text}; {e.why}" if e.why else text) for e in self.base.evidence(ops)]
-        ratios = self._spread(ops, own.spread)
+        ratios = self._spread(ops, host_link.spread)
         return [
-            Evidence("host's links", WHERE, "transferred", ratios.median_error, own.rows,
-                     why=f"{named} {self.host.name}: {own.rests_on}", ratios=ratios)
+            Evidence("host's links", WHERE, "transferred", ratios.median_error, host_link.rows,
+                     why=f"{named} {self.host.name}: {host_link.rests_on}", ratios=ratios)
         ]  # fmt: skip
 
     def roof(self, dtype: str) -> Roof:
@@ -170,21 +172,25 @@ class HostedLinks:
 
     def _by_class(self, model: Model, x: F8) -> F8:
         """Return the costs in the host's class; columns as in `calibrated.terms`."""
-        own, link = model.prices(x), self.host.link
+        device_prices, link = model.prices(x), self.host.link
         nominal = link.bandwidth_bytes_per_s
         if link.peer_access and not (link.rate or nominal):
-            return own
+            return device_prices
         h = model.h.copy()
         if nominal is not None:
             h[H_LINK_BANDWIDTH] = nominal
         values = self._parameters(model)
-        found = model.family.prices(values, h, x)
+        host_prices = model.family.prices(values, h, x)
         if model.family is ALLREDUCE and not link.peer_access:
             library = x.copy()
             library[:, X_OWN] = LIBRARY
-            found = _slower(found, model.family.prices(values, h, library))
+            host_prices = _slower(host_prices, model.family.prices(values, h, library))
         # A link faster than the device's own, such as a bridge between two cards, may be quicker.
-        return found if self.other or h[H_LINK_BANDWIDTH] > model.h[H_LINK_BANDWIDTH] else _slower(found, own)
+        return (
+            host_prices
+            if self.other or h[H_LINK_BANDWIDTH] > model.h[H_LINK_BANDWIDTH]
+            else _slower(host_prices, device_prices)
+        )
 
     def _parameters(self, model: Model) -> F8:
         """Return the device's parameters with the host's rate of all-reduces; other collectives are reduced in proportion."""
@@ -248,14 +254,14 @@ def _tables(host: HostSpec) -> tuple[dict[tuple[str, int], TimedCollective], int
     if not host.link.tables:
         return {}, 0
     read, _ = read_tables(host.link.tables)
-    own = [table for name, table in read.items() if name in LINKS]
+    collectives = [table for name, table in read.items() if name in LINKS]
     held: dict[tuple[str, int], dict[float, list[float]]] = {}
-    for table in own:
+    for table in collectives:
         for kind, ranks, moved, seconds in _rows(table):
             held.setdefault((kind, ranks), {}).setdefault(moved, []).append(seconds)
     if not held:
         raise InputError(f"tables of host {host.name}", "hold no rows of allreduce or collectives")
-    return {key: _curve(points) for key, points in held.items()}, sum(map(len, own))
+    return {key: _curve(points) for key, points in held.items()}, sum(map(len, collectives))
 
 
 def _rows(table: KernelTable) -> list[tuple[str, int, float, float]]:

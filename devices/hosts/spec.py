@@ -122,6 +122,6 @@ class HostSpec(Spec):
     @property
     def plain(self) -> bool:
         """Whether collectives are just as the device's description and rows have them."""
-        own = self.link
-        as_described = own.peer_access and not (own.rate or own.tables)
-        return as_described and own.bandwidth_bytes_per_s is None and not self.link_fitted
+        link = self.link
+        as_described = link.peer_access and not (link.rate or link.tables)
+        return as_described and link.bandwidth_bytes_per_s is None and not self.link_fitted

@@ -60,8 +60,8 @@ class Board:
             return joules
         base_W = m.idle_W + m.awake_W
         drawn = m.limited_W(base_W + joules / np.where(busy_s > 0.0, busy_s, 1.0))
-        held = np.minimum(joules, np.maximum(drawn - base_W, 0.0) * busy_s)
-        return np.where(busy_s > 0.0, held, joules)
+        saved = np.minimum(joules, np.maximum(drawn - base_W, 0.0) * busy_s)
+        return np.where(busy_s > 0.0, saved, joules)
 
 
 NO_BOARD = Board(0.0, None)
@@ -101,12 +101,12 @@ def coefficients(model: PowerModel, roof: Roofline) -> Energies:
         rate is already lost.
     """
     m = model
-    held = m.cores_W / (roof.bandwidth * roof.memory_efficiency)
+    core_J_per_byte = m.cores_W / (roof.bandwidth * roof.memory_efficiency)
     width = {16.0: m.J_per_flop_16, 8.0: m.J_per_flop_8, 4.0: m.J_per_flop_4, 32.0: 2.0 * m.J_per_flop_16}
     return {
-        "stream_J_per_byte": held + m.dram_J_per_byte + m.cache_J_per_byte,
-        "kv_J_per_byte": held + m.dram_J_per_byte + m.cache_J_per_byte + m.kv_J_per_byte,
-        "act_J_per_byte": held + m.cache_J_per_byte + m.vector_J_per_byte,
+        "stream_J_per_byte": core_J_per_byte + m.dram_J_per_byte + m.cache_J_per_byte,
+        "kv_J_per_byte": core_J_per_byte + m.dram_J_per_byte + m.cache_J_per_byte + m.kv_J_per_byte,
+        "act_J_per_byte": core_J_per_byte + m.cache_J_per_byte + m.vector_J_per_byte,
         "J_per_flop": {
             name: width[BITS.get(name, 16.0)] + m.cores_W / (roof.peak[name] * roof.compute_efficiency)
             for name in roof.J_per_flop

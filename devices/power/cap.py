@@ -148,8 +148,8 @@ def memory_rate(spec: DeviceSpec, known: PowerModel, cap_W: float) -> float:
     Bytes of fitted kernels also include the cores' power.
     """
     memory = spec.memory
-    each = next(iter(spec.processors.values())).memory_J_per_byte
-    streaming = each * memory.bandwidth_bytes_per_s * memory.data_fraction
+    J_per_byte = next(iter(spec.processors.values())).memory_J_per_byte
+    streaming = J_per_byte * memory.bandwidth_bytes_per_s * memory.data_fraction
     base_W = _waiting_W(known)
     nominal = min(streaming, HELD * known.limit_W - base_W)
     return min((HELD * cap_W - base_W) / nominal, 1.0)

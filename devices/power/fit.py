@@ -108,10 +108,10 @@ def unpack(base: PowerModel, families: Sequence[str], values: F8) -> PowerFit:
     model = replace(base, **device, J_per_flop_4=0.5 * device["J_per_flop_8"])
     at, starts = len(DEVICE) + 1, {}
     for family in families:
-        own = STARTS[family]
-        named = zip(own, values[at : at + len(own)], strict=True)
+        starts_own = STARTS[family]
+        named = zip(starts_own, values[at : at + len(starts_own)], strict=True)
         starts[family] = StartPower(**{p.name: float(v) for p, v in named})
-        at += len(own)
+        at += len(starts_own)
     return PowerFit(model, starts, float(values[len(DEVICE)]))
 
 
@@ -148,9 +148,9 @@ def unseen(base: PowerModel, rows: Sequence[PowerRows], start: F8) -> list[F8]:
     families = [r.table.family for r in rows]
     folds, out = [r.folds() for r in rows], [np.empty(len(r.measured)) for r in rows]
     for number in range(FOLDS):
-        held = [fold == number for fold in folds]
-        rest = [r.take(~h) for r, h in zip(rows, held, strict=True)]
+        masks = [fold == number for fold in folds]
+        rest = [r.take(~h) for r, h in zip(rows, masks, strict=True)]
         done = unpack(base, families, fit_power(base, rest, start))
-        for part, r, h in zip(out, rows, held, strict=True):
+        for part, r, h in zip(out, rows, masks, strict=True):
             part[h] = done.predict(r.take(h))
     return out

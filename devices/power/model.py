@@ -90,12 +90,14 @@ class PowerModel:
             The call repeats the previous one, so that small operands are cached.
         """
         flops = work.flops + self.rows * work.lost
-        each = np.select([work.bits > 8.0, work.bits > 4.0], [self.J_per_flop_16, self.J_per_flop_8], self.J_per_flop_4)
+        J_per_flop = np.select(
+            [work.bits > 8.0, work.bits > 4.0], [self.J_per_flop_16, self.J_per_flop_8], self.J_per_flop_4
+        )
         size = work.stream_bytes
         fetched = size * (1.0 - 1.0 / (1.0 + (size / self.kept_bytes) ** 4)) if again else size
         moved = size + work.vector_bytes
         return (
-            each * flops
+            J_per_flop * flops
             + self.J_per_score * work.scores
             + self.dram_J_per_byte * fetched
             + self.cache_J_per_byte * moved
@@ -104,9 +106,9 @@ class PowerModel:
 
     def demand_W(self, work: Work, again: bool = False) -> F8:
         """Return the power of the board at its nominal clock without a limit."""
-        held = 1.0 - np.exp(-work.blocks / self.cores / self.fill)
+        filled = 1.0 - np.exp(-work.blocks / self.cores / self.fill)
         dynamic = self.dynamic_joules(work, again) / work.seconds
-        return self.idle_W + self.awake_W + self.cores_W * held + dynamic
+        return self.idle_W + self.awake_W + self.cores_W * filled + dynamic
 
     def limited_W(self, demand: F8) -> F8:
         """Return the power below the limit, by a lower clock if the demand exceeds it."""

@@ -108,8 +108,8 @@ def reading(start: StartPower, memory_s: float, before: Before, seconds: F8, pow
     loop = loop_seconds(seconds)
     first = _sweep_start(start, memory_s, before, loop, power)
     count = np.floor(loop / SAMPLE_S) + 1.0
-    kept = np.exp(-SAMPLE_S / memory_s)
-    old = (1.0 - kept**count) / (1.0 - kept) / count
+    memory = np.exp(-SAMPLE_S / memory_s)
+    old = (1.0 - memory**count) / (1.0 - memory) / count
     out: F8 = power + (first - power) * old
     return out
 

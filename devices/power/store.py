@@ -139,8 +139,8 @@ def power_yaml(
     lines += ["start:", '  source: "the same fit, what the monitor shows as a loop starts"']
     for family in families:
         lines.append(f"  {family}:")
-        own, rest = rest[: len(STARTS[family])], rest[len(STARTS[family]) :]
-        lines += [f"    {p.name}: {_number(v)}  # {p.meaning}" for p, v in own]
+        values_own, rest = rest[: len(STARTS[family])], rest[len(STARTS[family]) :]
+        lines += [f"    {p.name}: {_number(v)}  # {p.meaning}" for p, v in values_own]
     lines += ["errors:", '  source: "predicted against measured readings of the same rows"']
     for family in families:
         lines.append(f"  {family}:")

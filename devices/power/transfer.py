@@ -97,7 +97,7 @@ def served_model(spec: DeviceSpec) -> PowerModel:
     Coefficients without information from the runs come from the kernels' fit. A byte from memory has the memory's own
     energy: weights stream at one rate in all runs, so it cannot be separated from `beside_W`.
     """
-    found, reference = served(), load_device(REFERENCE)[0]
+    runs, reference = served(), load_device(REFERENCE)[0]
     assert spec.process is not None
     assert reference.process is not None
     logic = PROCESS[spec.process][0] / PROCESS[reference.process][0]
@@ -105,28 +105,28 @@ def served_model(spec: DeviceSpec) -> PowerModel:
     half = base.J_per_flop_8 / base.J_per_flop_16
     return replace(
         base,
-        cores_W=(found.beside_W - base.awake_W) / STREAMED,
-        J_per_flop_16=found.J_per_flop_16,
-        J_per_flop_8=found.J_per_flop_16 * half,
-        J_per_flop_4=found.J_per_flop_16 * base.J_per_flop_4 / base.J_per_flop_16,
+        cores_W=(runs.beside_W - base.awake_W) / STREAMED,
+        J_per_flop_16=runs.J_per_flop_16,
+        J_per_flop_8=runs.J_per_flop_16 * half,
+        J_per_flop_4=runs.J_per_flop_16 * base.J_per_flop_4 / base.J_per_flop_16,
         dram_J_per_byte=_memory_J_per_byte(spec),
         cache_J_per_byte=0.0,
-        vector_J_per_byte=found.vector_J_per_byte,
-        kv_J_per_byte=found.kv_J_per_byte,
+        vector_J_per_byte=runs.vector_J_per_byte,
+        kv_J_per_byte=runs.kv_J_per_byte,
     )
 
 
 def _carried(spec: DeviceSpec, reference: DeviceSpec, known: PowerModel, logic: float) -> PowerModel:
     """A model by the rules above, with logic of `logic` times the energy."""
-    own = base_model(spec)
-    room = (own.limit_W - own.idle_W) / (known.limit_W - known.idle_W)
+    base = base_model(spec)
+    room = (base.limit_W - base.idle_W) / (known.limit_W - known.idle_W)
     memory = _memory_J_per_byte(spec) / _memory_J_per_byte(reference)
     share = spec.memory.cache_bytes / reference.memory.cache_bytes
     return replace(
         known,
-        limit_W=own.limit_W,
-        idle_W=own.idle_W,
-        cores=own.cores,
+        limit_W=base.limit_W,
+        idle_W=base.idle_W,
+        cores=base.cores,
         awake_W=known.awake_W * room,
         cores_W=known.cores_W * room,
         J_per_flop_16=known.J_per_flop_16 * logic,

@@ -94,14 +94,14 @@ def _moe(table: KernelTable) -> Work:
     """Experts of a MoE layer: every active expert's weights once, its tokens, and the vectors."""
     tokens, top_k, ep = table["tokens"], table["topk"], table["ep"]
     one = (2.0 + table["gated"]) * table["hidden"] * table["inter"] / table["tp"]
-    found = table.columns.get("active_experts")
-    if found is None:
+    experts = table.columns.get("active_experts")
+    if experts is None:
         skew = [float(d.rpartition("_")[2]) if "power_law" in d else 0.0 for d in table["distribution"]]
         keys = list(zip(table["experts"], tokens, top_k, skew, strict=True))
         known = {key: active_experts(*key) for key in set(keys)}
-        found = np.array([known[key] for key in keys]) / ep
+        experts = np.array([known[key] for key in keys]) / ep
     routed = np.maximum(tokens * top_k / ep, 1.0)
-    active = np.clip(found, np.minimum(1.0, routed), table["experts"] / ep)
+    active = np.clip(experts, np.minimum(1.0, routed), table["experts"] / ep)
     stored = np.array([WEIGHT_BYTES.get(d, 2.0) for d in table["dtype"]])
     wide = np.ceil((1.0 + table["gated"]) * table["inter"] / table["tp"] / COLUMNS)
     n = np.zeros(len(table))

@@ -82,5 +82,5 @@ def fpga_stream(described: Described) -> StreamEngine:
     if described.clock_Hz is None:
         raise ValueError("needs clock_MHz")
     given = described.parameters
-    own = {name: given[name] for name in ("slices", "macs", "tile_bytes", "op_cycles")}
-    return StreamEngine(described.base, described.clock_Hz, **own)
+    options = {name: given[name] for name in ("slices", "macs", "tile_bytes", "op_cycles")}
+    return StreamEngine(described.base, described.clock_Hz, **options)

@@ -78,13 +78,13 @@ def area_model() -> AreaModel:
     dies = {name: d for name, d in constants().dies.items() if d.fitted}
     terms = np.array([logic_terms(d) for d in dies.values()])
     rest = np.array([sum(given_parts(d).values()) for d in dies.values()])
-    whole = np.array([d.area_mm2 for d in dies.values()], dtype=float)
+    areas = np.array([d.area_mm2 for d in dies.values()], dtype=float)
     left_out = {}
     for i, name in enumerate(dies):
         others = np.arange(len(dies)) != i
-        found = _fitted(terms[others], (whole - rest)[others], whole[others])
-        left_out[name] = float((terms[i] @ found + rest[i]) / whole[i] - 1)
-    core, lane, mac = map(float, _fitted(terms, whole - rest, whole))
+        fit = _fitted(terms[others], (areas - rest)[others], areas[others])
+        left_out[name] = float((terms[i] @ fit + rest[i]) / areas[i] - 1)
+    core, lane, mac = map(float, _fitted(terms, areas - rest, areas))
     return AreaModel(core, lane, mac, left_out)
 
 
@@ -119,6 +119,6 @@ def die_parts(device: DeviceSpec) -> list[tuple[str, int, dict[str, float]]]:
     out = []
     for given in device.silicon.dies if device.silicon is not None else ():
         die = die_of(given)
-        whole = {"die": given.area_mm2} if given.area_mm2 is not None else parts_of(die)
-        out.append((die.node, given.count, whole))
+        parts = {"die": given.area_mm2} if given.area_mm2 is not None else parts_of(die)
+        out.append((die.node, given.count, parts))
     return out

@@ -64,8 +64,8 @@ class Silicon:
 
     def mixed(self, other: Silicon, share: float) -> Silicon:
         """Of the mean device, where `share` of them are such and the rest another's."""
-        each = ("area_mm2", "watts", "usd")
-        return Silicon(*(getattr(self, n).mixed(getattr(other, n), share) for n in each))
+        quantities = ("area_mm2", "watts", "usd")
+        return Silicon(*(getattr(self, n).mixed(getattr(other, n), share) for n in quantities))
 
 
 NO_DIES = "has no value: no `silicon:` block says what is on its dies"
@@ -148,9 +148,9 @@ def _cost(device: DeviceSpec) -> Estimate:
 @cache
 def _cost_spread() -> float:
     """How far the model is from the published estimates of the catalog's products."""
-    found = {}
+    spreads = {}
     for name in constants().published_USD:
         spec, _ = load_device(name)
         if spec.silicon is not None:
-            found[name] = sum(cost_parts(spec, spec.silicon, die_parts(spec)).values())
-    return cost_spread(found)
+            spreads[name] = sum(cost_parts(spec, spec.silicon, die_parts(spec)).values())
+    return cost_spread(spreads)

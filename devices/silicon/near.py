@@ -21,12 +21,12 @@ def macs_per_stack(processor: ProcessorSpec, device: DeviceSpec) -> float:
     if processor.mac_array is not None:
         return processor.mac_array.modules_per_stack * processor.mac_array.macs_per_module
     clock = processor.clock_Hz or constants().near["clock_Hz"]
-    own = device.memory.bandwidth_bytes_per_s * processor.bandwidth_multiple
+    near_bandwidth = device.memory.bandwidth_bytes_per_s * processor.bandwidth_multiple
     peaks = processor.peak_flops_per_s
     peak = (
         (peaks.get("fp16") or peaks.get("bf16") or max(peaks.values()))
         if peaks
-        else (processor.peak_op_per_byte or 0.0) * own
+        else (processor.peak_op_per_byte or 0.0) * near_bandwidth
     )
     return peak / (2 * clock) / device.memory.stacks
 
@@ -39,7 +39,7 @@ def near_parts(processor: ProcessorSpec, device: DeviceSpec) -> dict[str, float]
     """
     near, array = constants().near, processor.mac_array
     factor = near["dram_process"] if processor.kind in ON_DRAM else 1.0
-    own = array.modules_per_stack * (array.module_buffer_bytes or 0.0) if array else 0.0
+    buffers = array.modules_per_stack * (array.module_buffer_bytes or 0.0) if array else 0.0
     inputs = (array.input_buffer_bytes if array else None) or DEFAULT_BUFFER
     on_die = factor if processor.kind == "bank-group-pim" else 1.0
     per_byte = near["buffer_mm2_per_MiB"] / 2**20
@@ -47,7 +47,7 @@ def near_parts(processor: ProcessorSpec, device: DeviceSpec) -> dict[str, float]
     return {
         "tsv": 0.0 if processor.kind in ON_DRAM else more * near["tsv_mm2_per_multiple"],
         "macs": macs_per_stack(processor, device) * near["mac_mm2"] * factor,
-        "module buffers": own * per_byte * factor,
+        "module buffers": buffers * per_byte * factor,
         "buffers": 2 * inputs * per_byte * on_die,
         "softmax": near["softmax_mm2"],
     }

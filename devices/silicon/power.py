@@ -47,14 +47,14 @@ class PowerLaw:
 
 def main_of(device: DeviceSpec) -> ProcessorSpec | None:
     """Return the processor on the main die; None on a card of near-memory units only."""
-    found = [p for p in device.processors.values() if not is_near(p)]
-    return found[0] if found else None
+    mains = [p for p in device.processors.values() if not is_near(p)]
+    return mains[0] if mains else None
 
 
 def memory_watts(device: DeviceSpec, processor: ProcessorSpec) -> float:
     """Power of a processor's memory at its bandwidth [W]."""
-    own = device.memory.bandwidth_bytes_per_s * processor.bandwidth_multiple
-    return own * processor.memory_J_per_byte
+    near_bandwidth = device.memory.bandwidth_bytes_per_s * processor.bandwidth_multiple
+    return near_bandwidth * processor.memory_J_per_byte
 
 
 def link_watts(device: DeviceSpec) -> float:
@@ -91,8 +91,8 @@ def _peak16(p: ProcessorSpec, device: DeviceSpec) -> float:
     if p.peak_flops_per_s is not None:
         peaks = p.peak_flops_per_s
         return peaks.get("fp16") or peaks.get("bf16") or max(peaks.values())
-    own = device.memory.bandwidth_bytes_per_s * p.bandwidth_multiple
-    return (p.peak_op_per_byte or 0.0) * own
+    near_bandwidth = device.memory.bandwidth_bytes_per_s * p.bandwidth_multiple
+    return (p.peak_op_per_byte or 0.0) * near_bandwidth
 
 
 def _terms(device: DeviceSpec, main: ProcessorSpec, energy: float, share: float) -> F8:
@@ -112,16 +112,16 @@ def power_law() -> PowerLaw:
               if p.peak_flops_per_s and "fp32" in p.peak_flops_per_s]  # fmt: skip
     share = float(np.median(ratios))
     energies = [PROCESS[str(spec.process)][0] for spec in products]
-    each = zip(products, mains, energies, strict=True)
-    terms = np.array([_terms(s, p, e, share) for s, p, e in each])
+    rows = zip(products, mains, energies, strict=True)
+    terms = np.array([_terms(s, p, e, share) for s, p, e in rows])
     limits = np.array([spec.limit_W for spec in products], dtype=float)
     rest = limits - [memory_watts(s, p) + link_watts(s) for s, p in zip(products, mains, strict=True)]
     weights = 1.0 / limits / np.sqrt([dies.count(die) for die in dies])  # a die counts once
     left_out = {}
     for i, spec in enumerate(products):
         others = np.array([die != dies[i] for die in dies])
-        found = _fitted(terms[others], rest[others], weights[others])
-        left_out[spec.name] = float((terms[i] @ found + limits[i] - rest[i]) / limits[i] - 1)
+        fit = _fitted(terms[others], rest[others], weights[others])
+        left_out[spec.name] = float((terms[i] @ fit + limits[i] - rest[i]) / limits[i] - 1)
     matrix, lanes, area = map(float, _fitted(terms, rest, weights))
     return PowerLaw(matrix, lanes, area, share, left_out)
 

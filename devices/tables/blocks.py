@@ -79,8 +79,8 @@ def places_of(spec: DeviceSpec, head_dim: int) -> tuple[int, int]:
     """Cores of a device, and how many blocks run at once; 0 where the kernel is another one."""
     for processor in spec.processors.values():
         if processor.cores is not None and processor.shared_memory_bytes is not None:
-            own = (QUERY_ROWS + 2 * tile_of(head_dim)) * head_dim * VALUE_BYTES + BLOCK_BYTES
-            return processor.cores, processor.cores * int(processor.shared_memory_bytes // own)
+            block_bytes = (QUERY_ROWS + 2 * tile_of(head_dim)) * head_dim * VALUE_BYTES + BLOCK_BYTES
+            return processor.cores, processor.cores * int(processor.shared_memory_bytes // block_bytes)
     return 0, 0
 
 
@@ -106,11 +106,11 @@ def fit_blocks(spec: DeviceSpec, shape: tuple[int, int, int], points: F8, second
     """
     heads, kv_heads, dim = shape
     cores, places = places_of(spec, dim)
-    own = (points[:, 0] == 0) & (points[:, 2] >= FEW)
-    if not places or own.sum() < 8 or (seconds[own] <= 0).any():
+    decodes_only = (points[:, 0] == 0) & (points[:, 2] >= FEW)
+    if not places or decodes_only.sum() < 8 or (seconds[decodes_only] <= 0).any():
         return None
     group, cached = heads / kv_heads, spec.memory.cache_bytes / (2 * dim * VALUE_BYTES)
-    decodes, contexts, times = points[own, 2], points[own, 3], seconds[own]
+    decodes, contexts, times = points[decodes_only, 2], points[decodes_only, 3], seconds[decodes_only]
     largest = np.argmax(decodes * contexts)
     shared = times[largest] / (decodes[largest] * kv_heads * contexts[largest])
     p = np.array(
@@ -124,9 +124,9 @@ def fit_blocks(spec: DeviceSpec, shape: tuple[int, int, int], points: F8, second
         beside = _beside(points)
         if not beside.any():
             return None
-        _fitted(p, P_ALONE, points[own | beside], seconds[own | beside])
-    found = _fitted(p, P_SHARED, points[own], times)
-    return BlockFit(p, float(np.median(np.abs(np.expm1(found)))), len(times))
+        _fitted(p, P_ALONE, points[decodes_only | beside], seconds[decodes_only | beside])
+    fitted_p = _fitted(p, P_SHARED, points[decodes_only], times)
+    return BlockFit(p, float(np.median(np.abs(np.expm1(fitted_p)))), len(times))
 
 
 def _fitted(p: F8, first: int, points: F8, seconds: F8) -> F8:
@@ -149,9 +149,9 @@ def _fitted(p: F8, first: int, points: F8, seconds: F8) -> F8:
 
 def _beside(points: F8) -> npt.NDArray[np.bool_]:
     """Return rows of one short prompt with decodes, evenly chosen among all of them."""
-    found = np.flatnonzero((points[:, 0] > 0) & (points[:, 0] <= QUERY_ROWS) & (points[:, 2] >= FEW))
+    rows_found = np.flatnonzero((points[:, 0] > 0) & (points[:, 0] <= QUERY_ROWS) & (points[:, 2] >= FEW))
     rows = np.zeros(len(points), dtype=bool)
-    rows[found[:: max(len(found) // MOST_BESIDE, 1)]] = True
+    rows[rows_found[:: max(len(rows_found) // MOST_BESIDE, 1)]] = True
     return rows
 
 
@@ -239,12 +239,12 @@ def blocks_seconds(p: F8, contexts: F8, count: int, mean: float, batch: float, t
     else:
         for j in range(count):
             keys = mean if mean > 0.0 else contexts[j]
-            each = np.ceil(np.ceil(keys / tile) / parts) * tile
+            block_keys = np.ceil(np.ceil(keys / tile) / parts) * tile
             for _ in range(heads):
                 left = keys
                 while left > 0.0:
-                    _settle(heap, places, heap[0] + min(left, each) + p[P_BLOCK])
-                    left -= each
+                    _settle(heap, places, heap[0] + min(left, block_keys) + p[P_BLOCK])
+                    left -= block_keys
     return float(p[P_START] + _played(heap, places, p[P_ALONE], p[P_SHARED]))
 
 
@@ -285,8 +285,8 @@ def joint_seconds(p: F8, contexts: F8, count: int, mean: float, prompts: F8, chu
     if mean <= 0.0:
         for j in range(count):
             total += contexts[j]
-    kept = resident(total, p[P_CACHED])
-    shared *= kept * once + (1.0 - kept) * blocks
+    cached = resident(total, p[P_CACHED])
+    shared *= cached * once + (1.0 - cached) * blocks
     for i in range(places):
         heap[i] = 0.0
     for _ in range(heads):

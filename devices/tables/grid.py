@@ -155,10 +155,10 @@ def mixed_prefill(
     if batch <= 0.0 or tokens <= 0.0:
         return 0.0
     q, context = equal_chunk(batch, tokens, pairs)
-    own = kv / decodes if decodes > 0.0 else 0.0
-    both = interpolate(axes, sizes, seconds, q, context, decodes, own)
+    mean_kv = kv / decodes if decodes > 0.0 else 0.0
+    both = interpolate(axes, sizes, seconds, q, context, decodes, mean_kv)
     if decodes > 0.0:
-        both -= interpolate(axes, sizes, seconds, 0.0, 0.0, decodes, own)
+        both -= interpolate(axes, sizes, seconds, 0.0, 0.0, decodes, mean_kv)
     if batch > 1.0:
         alone = interpolate(axes, sizes, seconds, q, context, 0.0, 0.0)
         shortest = interpolate(axes, sizes, seconds, axes[0, 1], 0.0, 0.0, 0.0)

@@ -126,11 +126,11 @@ class TableModel:
         if op.kind in ("attention_prefill", "attention_decode") and not s["window"]:
             return self.attention.get(_heads(op))
         if op.routed:
-            held, all_of_them = (
+            values, all_of_them = (
                 (int(s["hidden"]), int(s["inter"]), int(experts), int(s["top_k"]))
                 for experts in (s["experts"], s.get("all_experts", s["experts"]))
             )
-            return self.moe.get(held, self.moe.get(all_of_them))
+            return self.moe.get(values, self.moe.get(all_of_them))
         return None
 
     def blocks_of(self, op: Op) -> F8:
@@ -215,9 +215,9 @@ class TableModel:
             return np.array([op.shape.get(name, 0.0) for name in SUMS])
         if self.inside_moe(op):
             return np.zeros(1)
-        own = self.base.quantities(op)
-        assert own is not None, "only ops that the device's model knows have a curve"
-        return np.concatenate([[op.shape[_rows(op)]], own])
+        base = self.base.quantities(op)
+        assert base is not None, "only ops that the device's model knows have a curve"
+        return np.concatenate([[op.shape[_rows(op)]], base])
 
     def seconds(self, op: Op, x: F8) -> F8:
         grid, curve = self.grid(op), self.curve(op)
@@ -287,34 +287,34 @@ def table_model(spec: DeviceSpec, paths: Iterable[str | Path], base: CalibratedM
         where = f"{first.file}:{first.line}" if first.line else first.file
         raise InputError(where, first.reason)
     names = {spec.name, *spec.aliases}
-    own = {
+    measured = {
         family: table.take(np.array([d in names for d in table["device"]], dtype=bool))
         for family, table in tables.items()
     }
-    if not any(len(table) for table in own.values()):
-        found = sorted({str(d) for table in tables.values() for d in table["device"]})
+    if not any(len(table) for table in measured.values()):
+        devices = sorted({str(d) for table in tables.values() for d in table["device"]})
         raise InputError(
             "--kernels",
-            f"holds tables of {', '.join(found) or 'nothing'}, none of {spec.name}{nearest(spec.name, found)}",
+            f"holds tables of {', '.join(devices) or 'nothing'}, none of {spec.name}{nearest(spec.name, devices)}",
         )
-    _check_own(spec, tables, own)
+    _check_own(spec, tables, measured)
     curves: dict[tuple[str, ...], Curve] = {}
-    if "gemm" in own:
-        curves.update(_curves(own["gemm"], "m", ("n", "k"), "gemm"))
-    if "norm" in own:
-        curves.update(_curves(own["norm"], "rows", ("cols",)))
+    if "gemm" in measured:
+        curves.update(_curves(measured["gemm"], "m", ("n", "k"), "gemm"))
+    if "norm" in measured:
+        curves.update(_curves(measured["norm"], "rows", ("cols",)))
     mixed = _points(
-        own.get("attention_mixed"), ("heads_q", "heads_kv", "head_dim"),
+        measured.get("attention_mixed"), ("heads_q", "heads_kv", "head_dim"),
         ("prefill_tokens", "prefill_context", "decode_seqs", "decode_context"),
     )  # fmt: skip
-    moe = _points(own.get("moe"), ("hidden", "inter", "experts", "topk"), ("tokens", "active_experts"))
+    moe = _points(measured.get("moe"), ("hidden", "inter", "experts", "topk"), ("tokens", "active_experts"))
     fits = {key: fit_blocks(spec, (key[0], key[1], key[2]), *at) for key, at in mixed.items()}
     return TableModel(
         base,
         curves,
         {key: filled_grid(points, seconds) for key, (points, seconds) in mixed.items()},
         {key: filled_grid(points, seconds) for key, (points, seconds) in moe.items()},
-        sum(len(t) for t in own.values()),
+        sum(len(t) for t in measured.values()),
         hardware(spec),
         {key: fit for key, fit in fits.items() if fit is not None},
     )

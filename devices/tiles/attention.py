@@ -111,7 +111,7 @@ def traffic(h: F8, x: F8, through: float) -> float:
     again = max(0.0, through - cached) * (1.0 - min(1.0, keep / of_one))
     read = cached + again
     if x[A_WARM] > 0.0:
-        kept = min(1.0, keep / (cached + results))
-        read *= 1.0 - (kept if kept >= 1.0 else max(0.0, kept * (2.0 * kept - 1.0)))
+        cached_kept = min(1.0, keep / (cached + results))
+        read *= 1.0 - (cached_kept if cached_kept >= 1.0 else max(0.0, cached_kept * (2.0 * cached_kept - 1.0)))
     everything: float = read + results
     return everything

@@ -46,7 +46,7 @@ def _heads(op: Op) -> dict[str, float]:
 def _call(name: str, sizes: dict[str, float], dtype: str) -> Call:
     form = FORMS[name]
     least = {key.name: 0 if key.default == 0 else 1 for key in form.keys}
-    whole: dict[str, Value] = {k: max(least[k], round(v)) for k, v in sizes.items()}
+    integers: dict[str, Value] = {k: max(least[k], round(v)) for k, v in sizes.items()}
     if "dtype" in least and name in PRODUCTS:
-        whole["dtype"] = dtype
-    return form, form.shape({**whole, "cold": 1})
+        integers["dtype"] = dtype
+    return form, form.shape({**integers, "cold": 1})

@@ -47,8 +47,8 @@ class KernelConfig:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-            if not whole or not 1 <= value <= LARGEST:
+            is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+            if not is_integer or not 1 <= value <= LARGEST:
                 raise InputError(name, f"must be a whole number from 1 to {LARGEST}, not {value!r}")
 
     @classmethod

@@ -159,8 +159,8 @@ def _walk_slots(p: Parameters, core: Core, keys: int, tile: int, dim: int) -> fl
     scores = fours * (20.0 * wide + p["sums"])
     softmax = tiles * GROUP * tile / core.lanes * p["exp"]
     values = keys * (GROUP * wide + GROUP + 1) + strips * 2.0 * GROUP * wide
-    held = 2.0 * FLOAT * dim * tile / core.l1_bytes  # keys and values of a tile, over L1
-    values *= float(max(1.0, held) ** p["spill"])
+    occupancy = 2.0 * FLOAT * dim * tile / core.l1_bytes  # keys and values of a tile, over L1
+    values *= float(max(1.0, occupancy) ** p["spill"])
     return scores + softmax + values + tiles * p["tile"]
 
 

@@ -143,8 +143,8 @@ class Machine:
                 vector[place] *= factor
             vector[known.fields[0]] = value * known.unit
             if name == "shared_memory_KiB":  # the block's share keeps the distance of the description
-                kept = self.vector[M_SHARED] - self.vector[M_SHARED_BLOCK]
-                vector[M_SHARED_BLOCK] = value * known.unit - kept
+                reserved = self.vector[M_SHARED] - self.vector[M_SHARED_BLOCK]
+                vector[M_SHARED_BLOCK] = value * known.unit - reserved
         return replace(self, vector=tuple(vector))
 
     def scaled(self, setting: str, factor: float) -> Machine:
@@ -203,5 +203,5 @@ def _power(rate: float) -> float:
     Matrix units have powers of two per clock. Data sheets give peaks at a clock that may differ from the device's: an
     H20 of 148 TFLOPS does 1,024 a clock at 1,980 MHz.
     """
-    whole = 2.0 ** round(math.log2(rate))
-    return whole if abs(whole / rate - 1.0) <= NEAR_POWER else rate
+    power = 2.0 ** round(math.log2(rate))
+    return power if abs(power / rate - 1.0) <= NEAR_POWER else rate

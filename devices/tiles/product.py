@@ -84,12 +84,12 @@ def step(
     rows, columns = warp_grid(bm, bn, warps, groups)
     buffers = max(1.0, c[C_STAGES] - 1.0)
     a, b = x[W_A_BYTES], x[W_B_BYTES]
-    held = (bm * a + bn * b) * bk
-    copies = held / (COPY_BYTES * lanes * warps)
+    tile_bytes = (bm * a + bn * b) * bk
+    copies = tile_bytes / (COPY_BYTES * lanes * warps)
     registers = thread_registers(h, bm, bn, copies, COPY_REGISTERS, warps, rows, columns, groups)
     limit = most_registers(h)
     spilled = 1.0 + SPILL * max(0.0, registers - limit) / limit
-    shared_bytes = max((c[C_STAGES] if groups else buffers) * held, bm * bn * x[W_OUT_BYTES])
+    shared_bytes = max((c[C_STAGES] if groups else buffers) * tile_bytes, bm * bn * x[W_OUT_BYTES])
     load = (valid * a + bn * b) * bk
     flop = 2.0 * bm * bn * bk
     if groups:
@@ -133,8 +133,8 @@ def traffic(h: F8, x: F8, c: I8, tiles: float, valid: float, slots: float) -> fl
     read = weights * (1.0 + (passes - 1.0) * again) + inputs + reread
     least = weights + inputs + results
     if x[W_WARM] > 0.0:
-        kept = min(1.0, keep / least)
-        read *= 1.0 - (kept if kept >= 1.0 else max(0.0, kept * (2.0 * kept - 1.0)))
+        cached = min(1.0, keep / least)
+        read *= 1.0 - (cached if cached >= 1.0 else max(0.0, cached * (2.0 * cached - 1.0)))
         results *= 0.5  # half of the results stay in the cache that the next call overwrites
     everything: float = read + results
     return everything

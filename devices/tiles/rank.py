@@ -173,9 +173,9 @@ def rank(form: TiledKernel, machine: Machine, shape: Shape, p: F8, configs: I8 |
     why = reasons(form, machine, every, prices)
     can = why == ""
     invalid = {str(r): int((why == r).sum()) for r in dict.fromkeys(why[~can].tolist())}
-    kept, costs = every[can], prices[can]
-    order = np.lexsort((kept[:, C_GROUP], np.round(np.log(costs[:, O_SECONDS]) / EQUAL)))
-    return Ranking(kept[order], costs[order], len(every), invalid)
+    feasible, costs = every[can], prices[can]
+    order = np.lexsort((feasible[:, C_GROUP], np.round(np.log(costs[:, O_SECONDS]) / EQUAL)))
+    return Ranking(feasible[order], costs[order], len(every), invalid)
 
 
 def price_one(form: TiledKernel, machine: Machine, shape: Shape, p: F8, config: KernelConfig) -> Priced:

@@ -65,8 +65,8 @@ def tile_hits(measured: MeasuredKernel, chosen: Picks) -> float:
     """Share of shapes whose first pick has the tile of a near-best configuration."""
     tiles = measured.configs[:, [C_M, C_N, C_K]]
     near = ~np.isnan(measured.times)
-    found = [near[i, (tiles == tiles[row[0]]).all(axis=1)].any() for i, row in enumerate(chosen)]
-    return float(np.mean(found))
+    hits = [near[i, (tiles == tiles[row[0]]).all(axis=1)].any() for i, row in enumerate(chosen)]
+    return float(np.mean(hits))
 
 
 def gain(measured: MeasuredKernel, chosen: Picks, depth: int) -> float:

@@ -104,8 +104,8 @@ class FixedTile:
     def halves(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
         """Rows of every second (n, k), and the rows of the others."""
         pairs = [(int(s["n"]), int(s["k"])) for s in self.shapes]
-        kept = set(sorted(set(pairs))[::2])
-        mask = np.array([pair in kept for pair in pairs])
+        half = set(sorted(set(pairs))[::2])
+        mask = np.array([pair in half for pair in pairs])
         return np.flatnonzero(mask), np.flatnonzero(~mask)
 
 
@@ -187,9 +187,9 @@ def _near_best(form: TiledKernel, near: Path, shapes: Path, grid: Path) -> tuple
         except InputError as error:
             skipped.append(Skipped(str(shapes), 0, f"device {device}: {error.reason}"))
             continue
-        found = _device(form, device, machine, keys, quadruples, rows, totals)
-        if found.shapes:
-            out.append(found)
+        per_device = _device(form, device, machine, keys, quadruples, rows, totals)
+        if per_device.shapes:
+            out.append(per_device)
         else:
             reason = f"device {device}: {near.name} times none of the configurations of {grid.name}"
             skipped.append(Skipped(str(near), 0, reason))
@@ -206,8 +206,8 @@ def _device(
     sizes = np.stack([_whole(totals[key])[mine] for key in keys], axis=1).astype(np.int64)
     shapes = tuple(form.shape({key: int(v) for key, v in zip(keys, row, strict=True)}) for row in sizes)
     configs = expanded(machine, quadruples)
-    held = form.prices(UNFITTED.p, machine, shapes[0], configs)[:, O_SHARED_BYTES]
-    configs = configs[held <= machine.vector[M_SHARED_BLOCK]]
+    shared_bytes = form.prices(UNFITTED.p, machine, shapes[0], configs)[:, O_SHARED_BYTES]
+    configs = configs[shared_bytes <= machine.vector[M_SHARED_BLOCK]]
     place = {tuple(c): j for j, c in enumerate(configs.tolist())}
     which = {tuple(s): i for i, s in enumerate(sizes.tolist())}
     times = np.full((len(shapes), len(configs)), np.nan)
@@ -220,13 +220,13 @@ def _device(
         if i is not None and j is not None:
             times[i, j] = seconds
     defaults = np.array([form.default(machine, s).row for s in shapes])
-    kept = ~np.isnan(times).all(axis=1)
+    measured_kept = ~np.isnan(times).all(axis=1)
     measured = MeasuredKernel(
         device, machine, form, shapes, configs, times,
         numbers(totals["best_s"], 0)[mine], _optional(totals["default_s"])[mine],
         numbers(totals["grid_median_s"], 0)[mine], _defaults(totals, mine, defaults),
     )  # fmt: skip
-    return measured.those(kept)  # of which a configuration in the space was timed
+    return measured.those(measured_kept)  # of which a configuration in the space was timed
 
 
 def _optional(column: Column) -> F8:

@@ -41,8 +41,8 @@ def why(form: TiledKernel, machine: Machine, shape: Shape, p: F8, of: Priced) ->
         ),
     }[of.bound]()
     if not form.threads:
-        held = of.shared_bytes / KIB
-        return f"{said}; a module's buffer holds {held:,.1f} KiB of inputs and sums"
+        shared_KiB = of.shared_bytes / KIB
+        return f"{said}; a module's buffer holds {shared_KiB:,.1f} KiB of inputs and sums"
     text = (
         f"{said}; {config.stages} stages keep {of.in_flight_bytes / KIB:,.0f} KiB on their way to a core"
         f"{_fewer(form, machine, shape, p, of)}"

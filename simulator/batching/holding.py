@@ -52,8 +52,8 @@ def bytes_held(kv: KvRules, tokens: int) -> float:
     """Bytes of a sequence's tokens, windows and states."""
     size = kv.constant
     for c in range(kv.window.size):
-        kept = tokens if kv.window[c] == 0 else min(tokens, kv.window[c])
-        size += kv.block_bytes[c] * ((kept + kv.block - 1) // kv.block)
+        cached = tokens if kv.window[c] == 0 else min(tokens, kv.window[c])
+        size += kv.block_bytes[c] * ((cached + kv.block - 1) // kv.block)
     return size
 
 
@@ -246,9 +246,9 @@ def note_planned(st: State, kv: KvRules, r: int, i: int, want: int) -> None:
     request = st.ints[i]
     known = request[col.I_INPUT] + request[col.I_GENERATED] - tokens_coming(st, i)
     request[col.I_NOTED] = min(request[col.I_CACHED] + want, known)
-    found = min(request[col.I_NOTED], request[col.I_HASHED])
-    if found >= (request[col.I_KEYED] + 1) * kv.block:
-        note_content(st, kv, r, i, found)
+    hashed = min(request[col.I_NOTED], request[col.I_HASHED])
+    if hashed >= (request[col.I_KEYED] + 1) * kv.block:
+        note_content(st, kv, r, i, hashed)
     if kv.resume > 0:  # a state is kept at the last of its multiples that a step reaches
         last = request[col.I_NOTED] // kv.resume * kv.resume // kv.block
         if 0 < last <= request[col.I_KEYED]:

@@ -75,8 +75,8 @@ class Engines(NamedTuple):
 
 def new_fleet(engines: int, first: int, like: Face, log: F8) -> Engines:
     """Return `engines` idle engines at time 0."""
-    own, turn, where = records(engines, OWN), records(1, TURN), np.zeros((4, engines), np.int64)
-    own.up = own.ready = 1
+    nodes, turn, where = records(engines, OWN), records(1, TURN), np.zeros((4, engines), np.int64)
+    nodes.up = nodes.ready = 1
     turn.node = -1
     return Engines(
         where[0],
@@ -84,7 +84,7 @@ def new_fleet(engines: int, first: int, like: Face, log: F8) -> Engines:
         where[2],
         where[3],
         like,
-        own,
+        nodes,
         new_line(engines),
         turn,
         first,
@@ -130,14 +130,14 @@ def note_change(fleet: Engines, n: int) -> None:
 @compiled_part
 def wake(fleet: Engines, n: int, calm: float = 0.0) -> None:
     """Let an engine run that has something to do, which others may see from a time on."""
-    own = fleet.own[n]
+    node = fleet.own[n]
     note_change(fleet, n)
-    if own.halted:
+    if node.halted:
         return
-    if own.queued != 1:
-        own.clock = max(own.clock, ready_at(face_of(fleet, n)))
-    own.queued = 1
-    line_up(fleet.busy, n, max(own.clock, calm))
+    if node.queued != 1:
+        node.clock = max(node.clock, ready_at(face_of(fleet, n)))
+    node.queued = 1
+    line_up(fleet.busy, n, max(node.clock, calm))
 
 
 @compiled_part
@@ -147,16 +147,16 @@ def next_under_way(fleet: Engines, stops: bool, level: bool) -> bool:
     while busy.size[0] > 0 and busy.time[busy.order[0]] < turn.limit:
         n = take_first(busy)
         due = busy.time[n]
-        own, face = fleet.own[n], face_of(fleet, n)
-        own.queued = 0
-        if own.failing or is_done(face):
+        node, face = fleet.own[n], face_of(fleet, n)
+        node.queued = 0
+        if node.failing or is_done(face):
             continue
-        if due < own.clock:  # it has failed since
+        if due < node.clock:  # it has failed since
             wake(fleet, n)
             continue
         turn.until = turn.limit
         if (stops or level) and busy.size[0] > 0:
-            turn.until = min(turn.limit, max(busy.time[busy.order[0]], np.nextafter(own.clock, np.inf)))
+            turn.until = min(turn.limit, max(busy.time[busy.order[0]], np.nextafter(node.clock, np.inf)))
         turn.node = n
         turn.goal = face.counters[C_COMPLETED] + 1 if stops else RESTING * turn.rests
         return True
@@ -212,14 +212,14 @@ def bring(fleet: Engines, stops: bool, level: bool) -> int:
             status = run_under_way(fleet)
         if status != REACHED and status != GOAL:
             return status
-        turn.node, face, own = -1, face_of(fleet, n), fleet.own[n]
+        turn.node, face, node = -1, face_of(fleet, n), fleet.own[n]
         reached, done = face.clocks[T_NOW], is_done(face)
         # A step may end later, and what is yet to arrive here does so later.
-        own.clock = reached if status == GOAL or done else max(reached, turn.until)
+        node.clock = reached if status == GOAL or done else max(reached, turn.until)
         note_change(fleet, n)
         if status == GOAL:
-            turn.goal, own.halted = n, 1
-            turn.limit = min(turn.limit, own.clock)
+            turn.goal, node.halted = n, 1
+            turn.limit = min(turn.limit, node.clock)
             return status
         if not done:
             wake(fleet, n, face.clocks[T_CALM] * turn.ahead)

@@ -45,11 +45,11 @@ class Waiting(NamedTuple):
     @classmethod
     def of(cls, block: RequestBlock) -> Waiting:
         """Return the data of a block."""
-        own = block.request_id, block.arrival_s, block.input_tokens, block.output_tokens
+        columns = block.request_id, block.arrival_s, block.input_tokens, block.output_tokens
         if block.labels is not None:
-            return cls(*own, block.labels.priority, block.labels.tenant)
+            return cls(*columns, block.labels.priority, block.labels.tenant)
         none = np.zeros(len(block), dtype=np.int64)
-        return cls(*own, none, none)
+        return cls(*columns, none, none)
 
 
 Order = Callable[[Waiting], npt.NDArray[np.float64 | np.int64]]

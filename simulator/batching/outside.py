@@ -96,9 +96,9 @@ class AskedPart:
         """Return its compiled function; refuse one that cannot be compiled."""
         tuple_of: Any = types.UniTuple  # its stubs lack types
         fields = (types.int64, types.float64, types.int64, types.int64, types.float64)
-        own = tuple_of(types.float64, len(self.own))
+        own_type = tuple_of(types.float64, len(self.own))
         waits, _ = OUTSIDE[self.name]
-        return compiled_from_outside(waits, WaitingPrompt, (*fields, own), self.option)
+        return compiled_from_outside(waits, WaitingPrompt, (*fields, own_type), self.option)
 
 
 def read_part(text: str) -> AskedPart:
@@ -107,13 +107,13 @@ def read_part(text: str) -> AskedPart:
     where = f"{OPTION} {text!r}"
     if name not in OUTSIDE:
         raise InputError(where, f"unknown part{nearest(name, OUTSIDE)}; docs/extending.md adds one")
-    own = dict(OUTSIDE[name][1])
+    options = dict(OUTSIDE[name][1])
     for item in filter(None, rest.split(",")):
         key, _, value = item.partition("=")
-        if key not in own:
-            raise InputError(where, f"unknown option {key!r}{nearest(key, own)}")
+        if key not in options:
+            raise InputError(where, f"unknown option {key!r}{nearest(key, options)}")
         try:
-            own[key] = float(value)
+            options[key] = float(value)
         except ValueError:
             raise InputError(where, f"{key} must be a number, not {value!r}") from None
-    return AskedPart(name, tuple(own.values()))
+    return AskedPart(name, tuple(options.values()))

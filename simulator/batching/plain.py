@@ -61,13 +61,13 @@ def finish(st: State, kv: KvRules, r: int, steps: int, first_end: float, now: fl
     The first of the steps ended at `first_end`: the gaps of its tokens start at each sequence's previous token. The
     caller records the gaps within the fast-forwarded steps.
     """
-    rank, kept, gap, gaps, together = st.ranks[r], 0, 0.0, int64(0), int64(0)
+    rank, remaining, gap, gaps, together = st.ranks[r], 0, 0.0, int64(0), int64(0)
     first_late, places = st.running.shape[1] // 3, 2 * st.running.shape[1] // 3
     for j in range(rank[col.R_RUNNING]):
         i, q = st.running[r, j], st.fresh[r, j]
         request = st.ints[i]
-        st.running[r, kept] = i
-        kept += 1
+        st.running[r, remaining] = i
+        remaining += 1
         count = tokens_come(st, i, q, steps) if q > 0 else 0
         if count == 0:
             continue  # not scheduled, or a prompt that goes on
@@ -78,16 +78,16 @@ def finish(st: State, kv: KvRules, r: int, steps: int, first_end: float, now: fl
         gap, gaps = stamp(st, i, count, first_end, now, gap, gaps)
         if request[col.I_GENERATED] < request[col.I_OUTPUT]:
             continue
-        kept -= 1
+        remaining -= 1
         st.running[r, first_late + rank[col.R_LATE]] = i
-        st.running[r, places + rank[col.R_LATE]] = kept
+        st.running[r, places + rank[col.R_LATE]] = remaining
         rank[col.R_LATE] += 1
         complete(st, i)
     if gaps > 0:
         record_gap(st.hist, st.clocks, gap, gaps)
     hooks.on_together(st, together)
     st.clocks[col.T_KV_PEAK] = max(st.clocks[col.T_KV_PEAK], kv.capacity - st.free[r])
-    rank[col.R_RUNNING] = kept
+    rank[col.R_RUNNING] = remaining
     hooks.on_finished(st, r)
     if not ahead:
         drop_late(st, kv, r)

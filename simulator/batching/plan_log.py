@@ -39,6 +39,6 @@ def new_plans(plans: int, entries: int) -> Plans:
 def taken(log: Plans, have: list[tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]], most: int | None) -> None:
     """Append the recorded plans to the existing ones, up to `most`."""
     made, entries = int(log.counts[N_PLANS]), int(log.counts[N_ENTRIES])
-    if most is None or sum(len(own) for own, _ in have) < most:
+    if most is None or sum(len(entry) for entry, _ in have) < most:
         have.append((log.plans[:made].copy(), log.entries[:entries].copy()))
     log.counts[:] = 0

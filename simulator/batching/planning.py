@@ -80,25 +80,25 @@ def admit(st: State, limits: Limits, kv: KvRules, r: int, i: int, budget: int, m
         want = int64(1)
     if want > budget and limits.chunked:
         want = budget
-    whole = max(request[col.I_TARGET], request[col.I_CACHED] + want)
+    target = max(request[col.I_TARGET], request[col.I_CACHED] + want)
     if limits.reserve:
-        whole = request[col.I_INPUT] + request[col.I_OUTPUT] - 1 + limits.spare
+        target = request[col.I_INPUT] + request[col.I_OUTPUT] - 1 + limits.spare
     # Uncut, a prompt above the budget runs as the only prompt of its step.
     if want > budget and prompts > 0:
         return 0
     if kv.cached:
-        if not look_up(st, kv, r, i, whole):
+        if not look_up(st, kv, r, i, target):
             return 0
         want = min(request[col.I_TARGET] - request[col.I_CACHED], want)
     if 0 < most < want:
         want = most
     if limits.lazy:
         if kv.first > 0:
-            whole = min(whole, request[col.I_CACHED] + kv.first)
-        if not kv.cached and kv_bytes(kv, whole) > st.free[r]:
+            target = min(target, request[col.I_CACHED] + kv.first)
+        if not kv.cached and kv_bytes(kv, target) > st.free[r]:
             return 0
-        whole = request[col.I_CACHED] + want
-    if not hold(st, kv, r, i, whole):
+        target = request[col.I_CACHED] + want
+    if not hold(st, kv, r, i, target):
         return 0
     if st.hooks.leave.size > 0:
         hooks.leave(st, r, i)
@@ -131,8 +131,8 @@ def waiting_prompt(st: State, limits: Limits, kv: KvRules, r: int) -> int:
     budget = limits.token_budget - rank[col.R_RUNNING]
     while i >= 0 and places > 0 and budget > 0:
         request = st.ints[i]
-        whole = request[col.I_INPUT] + request[col.I_OUTPUT] - 1 if limits.reserve else request[col.I_TARGET]
-        free -= kv_bytes(kv, whole)
+        target = request[col.I_INPUT] + request[col.I_OUTPUT] - 1 if limits.reserve else request[col.I_TARGET]
+        free -= kv_bytes(kv, target)
         if free < 0.0 or brings_cache(st, i):
             break
         if tokens > 0 and tokens + request[col.I_TARGET] > budget:

@@ -80,11 +80,11 @@ def widened(pool: Pool, width: int, free: I8) -> Pool:
     ranks, sequences, have = pool.held.shape
     if width <= have:
         return pool
-    held = new_rows((ranks, sequences, width), np.int64, True)
+    rows = new_rows((ranks, sequences, width), np.int64, True)
     for r, count in enumerate(free.tolist()):  # slots that hold nothing cost addresses, not memory
         used = np.setdiff1d(np.arange(sequences), pool.slots[r, :count])
-        held[r, used, :have] = pool.held[r, used]
-    return pool._replace(held=held)
+        rows[r, used, :have] = pool.held[r, used]
+    return pool._replace(held=rows)
 
 
 def named(session: I8) -> I8:

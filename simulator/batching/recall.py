@@ -61,9 +61,9 @@ def with_pieces(slots: Any, have: int, pieces: I8) -> Any:
 @compiled_part
 def look_everywhere(recall: Recall, row: int, tokens: int) -> None:
     """Find how much of a request's prompt is on each list; the last token is always computed."""
-    found = recall.found
-    for n in range(found.shape[0]):
-        found[n].known = found[n].run = 0
+    matched = recall.found
+    for n in range(matched.shape[0]):
+        matched[n].known = matched[n].run = 0
     start, any_ = recall.starts[row], True
     for s in range(start, recall.starts[row + 1]):
         if not any_:
@@ -71,13 +71,13 @@ def look_everywhere(recall: Recall, row: int, tokens: int) -> None:
         any_, slot = False, recall.first[recall.slots[s].piece]
         while slot >= 0:
             n = recall.slots[slot].owner
-            if found[n].run == s - start:
-                found[n].run += 1
-                found[n].known += recall.slots[slot].tokens
+            if matched[n].run == s - start:
+                matched[n].run += 1
+                matched[n].known += recall.slots[slot].tokens
                 any_ = True
             slot = recall.slots[slot].beside
-    for n in range(found.shape[0]):
-        found[n].known = max(min(found[n].known, tokens - 1), 0)
+    for n in range(matched.shape[0]):
+        matched[n].known = max(min(matched[n].known, tokens - 1), 0)
 
 
 @compiled_part
@@ -92,8 +92,8 @@ def slot_on(recall: Recall, piece: int, n: int) -> int:
 @compiled_part
 def cross_out(recall: Recall, slot: int) -> None:
     """Take a slot off its list."""
-    slots, own = recall.slots, recall.slots[slot]
-    end, older, newer = recall.ends[own.owner], own.older, own.newer
+    slots, entry = recall.slots, recall.slots[slot]
+    end, older, newer = recall.ends[entry.owner], entry.older, entry.newer
     if older >= 0:
         slots[older].newer = newer
     else:
@@ -102,15 +102,15 @@ def cross_out(recall: Recall, slot: int) -> None:
         slots[newer].older = older
     else:
         end.newest = older
-    end.kept -= own.tokens
-    before = recall.first[own.piece]
+    end.kept -= entry.tokens
+    before = recall.first[entry.piece]
     if before == slot:
-        recall.first[own.piece] = own.beside
+        recall.first[entry.piece] = entry.beside
     else:
         while slots[before].beside != slot:
             before = slots[before].beside
-        slots[before].beside = own.beside
-    own.owner = -1
+        slots[before].beside = entry.beside
+    entry.owner = -1
 
 
 @compiled_part
@@ -120,19 +120,19 @@ def note_sent(recall: Recall, row: int, length: int, n: int) -> None:
     if end.capacity == 0:
         return
     for s in range(recall.starts[row], recall.starts[row + 1]):
-        own = recall.slots[s]
-        known = slot_on(recall, own.piece, n)
+        entry = recall.slots[s]
+        known = slot_on(recall, entry.piece, n)
         if known >= 0:
             cross_out(recall, known)
-        own.owner, own.tokens = n, recall.piece if recall.piece > 0 else length
-        own.older, own.newer = end.newest, -1
+        entry.owner, entry.tokens = n, recall.piece if recall.piece > 0 else length
+        entry.older, entry.newer = end.newest, -1
         if end.newest >= 0:
             recall.slots[end.newest].newer = s
         else:
             end.oldest = s
         end.newest = s
-        own.beside, recall.first[own.piece] = recall.first[own.piece], s
-        end.kept += own.tokens
+        entry.beside, recall.first[entry.piece] = recall.first[entry.piece], s
+        end.kept += entry.tokens
     while end.kept > end.capacity:
         cross_out(recall, end.oldest)
 

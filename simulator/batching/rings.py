@@ -30,9 +30,9 @@ def told(ring: Ring) -> list[int]:
 
 def new_ring(room: int, what: list[int] | None = None) -> Ring:
     """Return a queue with room for `room` numbers, containing `what`."""
-    kept, given = np.zeros(max(room, 1), dtype=np.int64), what or []
-    kept[: len(given)] = given
-    return Ring(kept, np.array([0, len(given)], dtype=np.int64))
+    ring, given = np.zeros(max(room, 1), dtype=np.int64), what or []
+    ring[: len(given)] = given
+    return Ring(ring, np.array([0, len(given)], dtype=np.int64))
 
 
 @compiled_part

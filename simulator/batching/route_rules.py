@@ -30,8 +30,8 @@ def fewest(loads: Loads, waiting: int) -> int:
     """Return the engine with the fewest requests, with waiting ones weighted."""
     best = int64(0)
     for n in range(1, len(loads)):
-        own = waiting * loads[n].waiting + loads[n].running
-        if own < waiting * loads[best].waiting + loads[best].running:
+        load = waiting * loads[n].waiting + loads[n].running
+        if load < waiting * loads[best].waiting + loads[best].running:
             best = n
     return int(best)
 
@@ -84,8 +84,8 @@ def most_found(loads: Loads) -> int:
     """The engine with most of the prompt; less than `SHARE` of it, the one that keeps least; -1: loads are uneven."""
     best, least, low, high = int64(0), int64(0), int64(1 << 40), int64(0)
     for n in range(len(loads)):
-        own = loads[n].waiting + loads[n].running
-        low, high = min(low, own), max(high, own)
+        load = loads[n].waiting + loads[n].running
+        low, high = min(low, load), max(high, load)
         if loads[n].found > loads[best].found:
             best = n
         if loads[n].kept < loads[least].kept:
@@ -106,7 +106,7 @@ def choose(rule: int, dealt: int, loads: Loads, home: int) -> int:
         return int(home)
     if rule == BY_TOKENS:
         return fewest_tokens(loads)
-    found = most_found(loads) if rule == BY_CACHE else -1
-    if found >= 0:
-        return found
+    matched = most_found(loads) if rule == BY_CACHE else -1
+    if matched >= 0:
+        return matched
     return fewest(loads, WAITING_COUNTS if rule == BY_WAITING else 1)

@@ -54,9 +54,9 @@ def stamp(st: State, i: int, count: int, first_end: float, now: float, gap: floa
     if request[col.I_GENERATED] == 0:
         stamps[col.F_FIRST] = now
     else:
-        own = first_end - stamps[col.F_LAST]
-        gaps = join_gap(st, gap, gaps, own)
-        gap = own
+        gap_own = first_end - stamps[col.F_LAST]
+        gaps = join_gap(st, gap, gaps, gap_own)
+        gap = gap_own
     stamps[col.F_LAST] = now
     request[col.I_GENERATED] += count
     return gap, gaps

@@ -186,10 +186,10 @@ class Deployment:
         """
         return tuple(
             device_memory(
-                held, self.layout, self.system, usable_bytes, stage, self.elsewhere(stage),
+                stage_held, self.layout, self.system, usable_bytes, stage, self.elsewhere(stage),
                 self.added(stage),
             )
-            for stage, held in enumerate(self.stages)
+            for stage, stage_held in enumerate(self.stages)
         )  # fmt: skip
 
     def elsewhere(self, stage: int) -> float:
@@ -318,8 +318,8 @@ def _checked(d: Deployment) -> Deployment:
 
 def _configured(given: Mapping[str, Any], model: ModelSpec, system: SystemSpec, layout: Layout) -> dict[str, Any]:
     """What parts are set to, refused where it does not fit; without those that change nothing."""
-    found = {name: (PARTS[name].hook("configure"), value) for name, value in given.items()}
-    made = {name: hook(value, model, system, layout) if hook else value for name, (hook, value) in found.items()}
+    configured = {name: (PARTS[name].hook("configure"), value) for name, value in given.items()}
+    made = {name: hook(value, model, system, layout) if hook else value for name, (hook, value) in configured.items()}
     return {name: value for name, value in made.items() if value is not None}
 
 

@@ -107,12 +107,12 @@ def dispatch(map: ExpertMap, rule: str) -> Dispatch:
     """Share an expert's tokens over its copies by a rule of `DISPATCHES`."""
     check_dispatch(rule)
     sites = map.sites
-    own, beside = sites.near()
+    owned, beside = sites.near()
     share = np.zeros(map.slots.shape)
     away, out = np.zeros(sites.experts), np.zeros(sites.experts)
     for expert, groups, slots, part in _parts(map, rule):
         share[groups, slots] = part.mean(axis=0)
-        away[expert] = (part * ~own[:, groups]).sum(axis=1).mean()
+        away[expert] = (part * ~owned[:, groups]).sum(axis=1).mean()
         out[expert] = (part * ~beside[:, groups]).sum(axis=1).mean()
     return Dispatch(map, rule, share, away, out)
 
@@ -135,14 +135,14 @@ def flows(map: ExpertMap, rule: str, tokens: F8) -> F8:
 
 def _parts(map: ExpertMap, rule: str) -> Iterator[tuple[int, I8, I8, F8]]:
     """Every expert, groups and slots of its copies, and each rank's share for them, [ranks, copies]."""
-    own, beside = map.sites.near()
+    owned, beside = map.sites.near()
     order = np.argsort(map.slots, axis=None, kind="stable")
     experts = map.slots.reshape(-1)[order]
     groups, slots = np.unravel_index(order, map.slots.shape)
     bounds = np.searchsorted(experts, np.arange(map.sites.experts + 1))
     for expert, (first, end) in enumerate(pairwise(bounds.tolist())):
         at = groups[first:end]
-        goes = _candidates(rule, own[:, at], beside[:, at])
+        goes = _candidates(rule, owned[:, at], beside[:, at])
         yield expert, at, slots[first:end], goes / goes.sum(axis=1, keepdims=True)
 
 

@@ -66,8 +66,8 @@ class Sites:
     @property
     def whole_nodes(self) -> int:
         """Nodes with equally many groups each; 1 where they are not, as vLLM counts them then."""
-        each = np.bincount(self.nodes)
-        return len(each) if each.min() == each.max() else 1
+        counts = np.bincount(self.nodes)
+        return len(counts) if counts.min() == counts.max() else 1
 
     @property
     def deals_by_node(self) -> bool:
@@ -124,8 +124,8 @@ class ExpertMap:
     @property
     def copies(self) -> I8:
         """Slots that hold each expert."""
-        held = self.slots[self.slots != EMPTY]
-        return np.bincount(held, minlength=self.sites.experts)
+        filled = self.slots[self.slots != EMPTY]
+        return np.bincount(filled, minlength=self.sites.experts)
 
     def moved(self, before: ExpertMap) -> I8:
         """Experts that each group holds and did not hold before, so that it has to get them."""

@@ -89,13 +89,13 @@ def expert_parts(
     """
     chosen = [part.routed for stage in stages for la in stage.layers for part in la.expert_parts]
     shared = shared or (bool(chosen) and all(routed.by_request for routed in chosen))
-    found = [
+    parts = [
         (part, count, s)
         for s, stage in enumerate(stages)
         for layer, count in (stage.groups if shared else [(layer, 1) for layer in stage.layers])
         for part in layer.expert_parts
     ]
-    sizes = [(part.routed.experts, part.routed.top_k, part.routed.by_request) for part, _, _ in found]
+    sizes = [(part.routed.experts, part.routed.top_k, part.routed.by_request) for part, _, _ in parts]
     routers: dict[tuple[int, int, bool], Router] = {}
     rows: dict[int, int] = {}
     for size in dict.fromkeys(sizes):
@@ -106,7 +106,7 @@ def expert_parts(
             by_request=size[2],
         )  # fmt: skip
     out = []
-    for i, (part, count, stage) in enumerate(found):
+    for i, (part, count, stage) in enumerate(parts):
         router = routers[sizes[i]]
         ep = layout.dealt(part.routed.experts)[0] if part.routed.spreads else 1
         out.append(ExpertPart(part, ep, router, rows[i], count, stage))
@@ -148,8 +148,8 @@ def _in_order(sites: Sites) -> Dispatch:
 def fewer_reached(parts: Sequence[ExpertPart], layout: Layout, system: SystemSpec) -> tuple[float, float]:
     """Devices, and nodes, that a token's copies reach, over what they would by routers without groups; mean of layers."""
     spread = [part for part in parts if part.spec.routed.spreads and layout.sends]
-    each = np.array([(part.layers, *_fewer(part, layout, system)) for part in spread] or [(1, 1.0, 1.0)])
-    devices, nodes = each[:, 0] @ each[:, 1:] / each[:, 0].sum()
+    shares = np.array([(part.layers, *_fewer(part, layout, system)) for part in spread] or [(1, 1.0, 1.0)])
+    devices, nodes = shares[:, 0] @ shares[:, 1:] / shares[:, 0].sum()
     return float(devices), float(nodes)
 
 
@@ -160,13 +160,13 @@ def _fewer(part: ExpertPart, layout: Layout, system: SystemSpec) -> tuple[float,
         return 1.0, 1.0
     placed = part.placed or _in_order(sites_of(part, None, layout, system))
     sites, size = placed.map.sites, routed.experts // routed.groups
-    held = np.zeros((sites.groups, routed.groups))
+    reached_held = np.zeros((sites.groups, routed.groups))
     at = np.repeat(np.arange(sites.groups), sites.slots)
-    np.add.at(held, (at, placed.experts // size), placed.share.reshape(-1) / size)
+    np.add.at(reached_held, (at, placed.experts // size), placed.share.reshape(-1) / size)
     nodes = np.zeros((sites.nodes[-1] + 1, routed.groups))
-    np.add.at(nodes, sites.nodes, held)
+    np.add.at(nodes, sites.nodes, reached_held)
 
     def share(own: F8) -> float:
         return reached(own, routed.chosen, routed.top_k) / reached(own, routed.groups, routed.top_k)
 
-    return share(held), share(nodes)
+    return share(reached_held), share(nodes)

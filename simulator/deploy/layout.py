@@ -193,8 +193,8 @@ def _away(system: SystemSpec) -> frozenset[str]:
 
 def _experts(model: ModelSpec) -> set[int]:
     """Numbers of experts of all parts whose experts spread."""
-    found = [part.routed for layer in model.layers for part in layer.expert_parts]
-    return {routed.experts for routed in found if routed.spreads}
+    routed_found = [part.routed for layer in model.layers for part in layer.expert_parts]
+    return {routed.experts for routed in routed_found if routed.spreads}
 
 
 def _default_tp(model: ModelSpec, system: SystemSpec, devices: int, dp: int | None, of: str) -> int:
@@ -277,8 +277,8 @@ def stage_models(shard: ModelSpec, pp: int) -> tuple[ModelSpec, ...]:
     """
     if pp == 1:
         return (shard,)
-    each, left = divmod(len(shard.layers), pp)
-    sizes = [each + (pp - 1 - left <= s < pp - 1) for s in range(pp)]
+    layers_each, left = divmod(len(shard.layers), pp)
+    sizes = [layers_each + (pp - 1 - left <= s < pp - 1) for s in range(pp)]
     out, start = [], 0
     for s, size in enumerate(sizes):
         extra = shard.extra_weights if s == pp - 1 else 0

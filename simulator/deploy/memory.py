@@ -63,8 +63,8 @@ def device_memory(
     embedding = 0.0 if shard.borrows else table * num.weight_bytes("embedding")
     head = 0.0 if shard.tied or shard.borrows else table * num.weight_bytes("head")
     first, last = stage == 0, stage == layout.pp - 1
-    held = (embedding if first or (last and shard.tied) else 0.0) + (head if last else 0.0)
-    weights = shard.weight_bytes - (embedding + head - held) - held * (1 - 1 / layout.tp)
+    vocabulary = (embedding if first or (last and shard.tied) else 0.0) + (head if last else 0.0)
+    weights = shard.weight_bytes - (embedding + head - vocabulary) - vocabulary * (1 - 1 / layout.tp)
     weights += beside - elsewhere
     if "experts" in layout.away:
         near = sum(

@@ -330,8 +330,8 @@ def split_experts(op: Op, main: Processor, near: Processor, spaces: int, splitte
         }
         seconds = max((p.model.cost(tracks[p.name][0]).seconds for p in (main, near) if p.name in tracks), default=0.0)
         if seconds < best_s * CLEARLY:
-            held = {main.name: frozenset(map(int, group[~to_near])), near.name: frozenset(map(int, group[to_near]))}
-            best, best_s = Region(tracks, held), seconds
+            sides = {main.name: frozenset(map(int, group[~to_near])), near.name: frozenset(map(int, group[to_near]))}
+            best, best_s = Region(tracks, sides), seconds
     return best
 
 

@@ -182,10 +182,10 @@ def on_chip_bytes(d: FpgaDeployment, schedule: str) -> float:
     hidden, inter, matrices = (shape[name] for name in ("hidden", "inter", "matrices"))
     weights = matrices * hidden * inter + (matrices - 1) * inter + hidden  # with biases
     expert = weights * (engine.weight_bits or 16) / 8
-    held = {"reordered": 0, "on-chip": moe.routed.experts}
-    held["cache"] = int(engine.cache.experts) if engine.cache else 0
+    stored = {"reordered": 0, "on-chip": moe.routed.experts}
+    stored["cache"] = int(engine.cache.experts) if engine.cache else 0
     gate = moe.routed.experts * moe.hidden * (engine.weight_bits or 16) / 8
-    return others - table + gate + max(pair, held[schedule] * expert)
+    return others - table + gate + max(pair, stored[schedule] * expert)
 
 
 def check_schedule(d: FpgaDeployment, schedule: str) -> None:

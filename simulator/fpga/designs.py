@@ -117,10 +117,10 @@ class DesignSpace:
 
     def designs(self) -> Iterable[EngineSpec]:
         """Designs worth running, every one within the limits."""
-        found = [(self._estimate(e), e) for array in self._arrays() for e in self._attentions(array)]
-        costs = np.array([(cycles, engine.dsp) for cycles, engine in found]).reshape(-1, 2)
+        estimates = [(self._estimate(e), e) for array in self._arrays() for e in self._attentions(array)]
+        costs = np.array([(cycles, engine.dsp) for cycles, engine in estimates]).reshape(-1, 2)
         for i in unbeaten(costs, once=True)[:MOST_RUNS]:
-            for buffers in self._buffers(found[i][1]):
+            for buffers in self._buffers(estimates[i][1]):
                 if not self.excess(buffers):
                     yield buffers
 
@@ -191,8 +191,8 @@ class DesignSpace:
         for kib in TILE_KIB:
             if stored / (kib * 1024) > MOST_LOADS:
                 continue
-            for own in {base.attention_bytes, None}:
-                update = {"weights_bytes": kib * 1024.0, "attention_bytes": own, "embedding_bytes": None}
+            for attention_bytes in {base.attention_bytes, None}:
+                update = {"weights_bytes": kib * 1024.0, "attention_bytes": attention_bytes, "embedding_bytes": None}
                 yield engine.model_copy(update={"buffers": base.model_copy(update=update), "load_unit": "tile"})
 
     def _estimate(self, engine: EngineSpec) -> float:

@@ -143,8 +143,8 @@ def run_frame(
         Unknown schedule, or token order without a sequence.
     """
     spec = engine.cache
-    own = Caches(int(spec.experts) if spec else 0, spec.policy if spec else "lru")
-    frame = Frame(engine, memory_bytes_per_s, schedule, routes, caches or own)
+    caches_own = Caches(int(spec.experts) if spec else 0, spec.policy if spec else "lru")
+    frame = Frame(engine, memory_bytes_per_s, schedule, routes, caches or caches_own)
     return frame.run(program)
 
 
@@ -264,8 +264,8 @@ class Frame:
             yield turn
             if self.engine.ports.latency_cycles:
                 yield self.env.timeout(self.engine.ports.latency_cycles)
-            whole = math.ceil(size / self._word) * self._word
-            yield self.memory.move(whole, self._weight_rate)
+            moved = math.ceil(size / self._word) * self._word
+            yield self.memory.move(moved, self._weight_rate)
 
     def free(self, region: str, size: float) -> None:
         """Give a buffer back."""

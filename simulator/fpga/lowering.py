@@ -96,8 +96,8 @@ def _gemm(op: Op, target: FpgaTarget) -> list[Item]:
     work = UnitPass(op.name, op.layer, "embedding" if pixels else "linear",
                 batch * target.cycles(m, n, k), target.traffic(reads, [written]),
                 m * n * k * batch)  # fmt: skip
-    whole = 3 if op.name == "qkv" and target.engine.load_unit == "matrix" else 1
-    return cut(Tile(work, size, _region(op, target)), target, whole)
+    pieces = 3 if op.name == "qkv" and target.engine.load_unit == "matrix" else 1
+    return cut(Tile(work, size, _region(op, target)), target, pieces)
 
 
 def _region(op: Op, target: FpgaTarget) -> str:
@@ -129,11 +129,11 @@ def cut(tile: Tile, target: FpgaTarget, whole: int = 1) -> list[Item]:
         A matrix that the design must hold whole is larger than its buffer.
     """
     room = region_bytes(tile.region, target.engine)
-    each = tile.weight_bytes / whole
-    pieces = whole * math.ceil(each / room * (1 - 1e-9))
+    piece = tile.weight_bytes / whole
+    pieces = whole * math.ceil(piece / room * (1 - 1e-9))
     if target.engine.load_unit == "matrix" and pieces > whole:
         raise CapacityError(
-            f"matrix {tile.work.name}", f"is larger than its buffer: needs {each:,.0f} bytes, {room:,.0f} available"
+            f"matrix {tile.work.name}", f"is larger than its buffer: needs {piece:,.0f} bytes, {room:,.0f} available"
         )
     w = tile.work
     part = replace(w, cycles=w.cycles / pieces, macs=w.macs / pieces, streams=_per_piece(w.streams, pieces))

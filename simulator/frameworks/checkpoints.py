@@ -55,8 +55,8 @@ def as_multiplied(model: ModelSpec, engine: str, device: DeviceSpec) -> ModelSpe
 
     vLLM and TensorRT-LLM do on data-centre Blackwell, see `formats`.
     """
-    own = model.numerics
-    if engine not in MIXING or generation(device) != BLACKWELL or own.weight_format("experts") != "mxfp4":
+    numerics = model.numerics
+    if engine not in MIXING or generation(device) != BLACKWELL or numerics.weight_format("experts") != "mxfp4":
         return model
-    weights = tuple((g, "mxfp4_mxfp8" if g == "experts" else f) for g, f in own.weights)
-    return replace(model, numerics=replace(own, weights=weights))
+    weights = tuple((g, "mxfp4_mxfp8" if g == "experts" else f) for g, f in numerics.weights)
+    return replace(model, numerics=replace(numerics, weights=weights))

@@ -42,19 +42,19 @@ def kernels_of(
     InputError
         No such framework.
     """
-    found, (name, _) = everywhere(framework), named(framework)
+    rules, (name, _) = everywhere(framework), named(framework)
     if name in LABELS and generation(device):
         other = expert_kernels(name, device, apart=apart, stored=stored, version=version)
-        found["experts"] = framework if other == name else other
-    return found
+        rules["experts"] = framework if other == name else other
+    return rules
 
 
 def expert_kernels(framework: str, device: DeviceSpec, *, apart: bool, stored: str, version: str = "") -> str:
     """Whose expert kernels one of the three frameworks calls on a device of NVIDIA's."""
-    own = framework == "trtllm" and apart
+    own_rows = framework == "trtllm" and apart
     if framework == "sglang":
-        own = sglang_version(version) < ((0, 5, 23) if stored in ("bf16", "fp16") else (0, 5, 6))
-    if (generation(device) == BLACKWELL and not own) or stored == "mxfp4":
+        own_rows = sglang_version(version) < ((0, 5, 23) if stored in ("bf16", "fp16") else (0, 5, 6))
+    if (generation(device) == BLACKWELL and not own_rows) or stored == "mxfp4":
         return "vllm"
     if framework == "vllm" and stored == "fp8_channel" and generation(device) == HOPPER:
         return "trtllm"

@@ -152,30 +152,30 @@ def launch_of(engine: str, model: str, values: Mapping[str, Any], room: Room | N
         No checkpoint of the model in its format is known, and the engine makes none.
     """
     room = room or Room()
-    own = {key: x for key, x in values.items() if key not in ("engine", "framework")}
-    weights = own.pop("dtype", None)
+    options = {key: x for key, x in values.items() if key not in ("engine", "framework")}
+    weights = options.pop("dtype", None)
     loaded, made = checkpoint_of(engine, model, weights, room.own)
     if made:  # weights are quantised; --dtype is of activations
-        own["quantization"] = weights
+        options["quantization"] = weights
     elif weights in SIXTEEN and weights != room.own:
-        own["dtype"] = SIXTEEN[weights]
+        options["dtype"] = SIXTEEN[weights]
     sizes = zip(ROOMS[engine], (room.longest, room.sequences, room.share), strict=True)
-    own |= {key: x for key, x in sizes if x is not None and key not in own}
+    options |= {key: x for key, x in sizes if x is not None and key not in options}
     rest: dict[str, Any] = {}
     if engine == "tensorrt-llm":
-        if "quantization" in own:  # of the LLM API's `LlmArgs`
-            own["quant_config"] = {"quant_algo": str(own.pop("quantization")).upper()}
-        rest = {key: x for key, x in own.items() if key not in TRTLLM_FLAGS}
-        flags = {TRTLLM_FLAGS[key]: x for key, x in own.items() if key in TRTLLM_FLAGS}
+        if "quantization" in options:  # of the LLM API's `LlmArgs`
+            options["quant_config"] = {"quant_algo": str(options.pop("quantization")).upper()}
+        rest = {key: x for key, x in options.items() if key not in TRTLLM_FLAGS}
+        flags = {TRTLLM_FLAGS[key]: x for key, x in options.items() if key in TRTLLM_FLAGS}
         words = ["trtllm-serve", loaded, *_flags(flags, "_")]
     elif engine == "sglang":
-        if own.get("kv_cache_dtype") == "fp8":
-            own["kv_cache_dtype"] = "fp8_e4m3"
+        if options.get("kv_cache_dtype") == "fp8":
+            options["kv_cache_dtype"] = "fp8_e4m3"
         start = ["python", "-m", "sglang.launch_server", "--model-path", loaded]
-        words = [*start, *_flags(own, "-")]
+        words = [*start, *_flags(options, "-")]
     else:
-        words = ["vllm", "serve", loaded, *_flags(own, "-")]
-    return Launch(loaded, tuple(words), rest, own)
+        words = ["vllm", "serve", loaded, *_flags(options, "-")]
+    return Launch(loaded, tuple(words), rest, options)
 
 
 def command_line(engine: str, model: str, values: Mapping[str, Any], room: Room | None = None) -> str:

@@ -75,9 +75,9 @@ def _compose(c: Copies) -> dict[str, Any]:
         }  # fmt: skip
     if c.copies == 1:
         return {"services": {names[0]: services[names[0]] | {"ports": [f"{PORT}:{PORT}"]}}}
-    held = "".join(f"  server {name}:{PORT};\n" for name in names)
+    servers = "".join(f"  server {name}:{PORT};\n" for name in names)
     passes = "proxy_pass http://engines; proxy_buffering off; proxy_read_timeout 1h;"
-    text = f"upstream engines {{\n{held}}}\nserver {{ listen {PORT}; location / {{ {passes} }} }}\n"
+    text = f"upstream engines {{\n{servers}}}\nserver {{ listen {PORT}; location / {{ {passes} }} }}\n"
     services["router"] = {
         "image": ROUTER, "ports": [f"{PORT}:{PORT}"], "depends_on": names,
         "configs": [{"source": "router", "target": "/etc/nginx/conf.d/default.conf"}],

@@ -94,8 +94,8 @@ class EngineSettings:
         host = host_of(deployment.system)
         if host is None or not host.gap_s:
             return limited
-        own = limited.policy.host
-        waits = replace(own, gap_s=own.gap_s + host.gap_s)  # of the version, and of the host
+        host_own = limited.policy.host
+        waits = replace(host_own, gap_s=host_own.gap_s + host.gap_s)  # of the version, and of the host
         return replace(limited, policy=replace(limited.policy, host=waits))
 
     def cache_for(self, deployment: Deployment) -> CacheSettings:
@@ -106,13 +106,13 @@ class EngineSettings:
         if self.left_share is not None:
             weights = deployment.memory(total).weights
             left = total - weights - gathered_bytes(deployment, self.policy.token_budget)
-            held = weights + self.left_share * max(left, 0.0)
+            used = weights + self.left_share * max(left, 0.0)
         elif self.memory_share is not None:
             logits = deployment.model.vocab * min(self.policy.max_sequences, self.policy.token_budget)
-            held = max(self.memory_share * total - self.logit_bytes * logits, 1.0)
+            used = max(self.memory_share * total - self.logit_bytes * logits, 1.0)
         else:
             return self.cache
-        return replace(self.cache, memory_bytes=held)
+        return replace(self.cache, memory_bytes=used)
 
 
 class RunningLimits(Protocol):

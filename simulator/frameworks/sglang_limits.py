@@ -59,8 +59,8 @@ STRATEGIES = ("auto", "no_buffer", "extra_buffer", "extra_buffer_lazy")
 
 def since(rows: tuple[tuple[Version, tuple[tuple[float, ...], ...]], ...], version: Version, gib: float) -> list[int]:
     """The row of a table of versions and memories that holds for both."""
-    found = next(table for first, table in reversed(rows) if first <= version)
-    return [int(x) for x in next(row for row in found if gib >= row[0])[1:]]
+    table_found = next(table for first, table in reversed(rows) if first <= version)
+    return [int(x) for x in next(row for row in table_found if gib >= row[0])[1:]]
 
 
 def sglang_chunk(version: Version, memory_bytes: float) -> int:
@@ -125,10 +125,10 @@ class SglangLimits:
         if not isinstance(rules, SglangRules):
             return settings
         total = settings.memory_bytes or d.system.device.memory.capacity_bytes
-        whole = sglang_chunk(self.version, total) if self.chunk is None else self.chunk
+        chunk_all = sglang_chunk(self.version, total) if self.chunk is None else self.chunk
         page = self.page or self._page(d)
-        chunk = whole and max(whole // ranks // page, 1) * page
-        share = self.fraction or self._fraction(d, total, whole, ranks)
+        chunk = chunk_all and max(chunk_all // ranks // page, 1) * page
+        share = self.fraction or self._fraction(d, total, chunk_all, ranks)
         cache = replace(settings.cache, block_tokens=page, memory_bytes=share * total, window_share=self._window(d))
         if settings.cache.blocks is not None and page != settings.cache.block_tokens:
             cache = replace(cache, blocks=max(settings.cache.blocks * settings.cache.block_tokens // page, 1))
@@ -140,13 +140,15 @@ class SglangLimits:
         if states and d.model.architecture == V4:  # windows and compressors of as many as may run
             cache = replace(cache, state_slots=most or V4_RUNNING)
         elif states:
-            each = self._states_each(rules, d)
-            slots, stored = self._slots(d, cache, each, most, ranks)
+            state_bytes = self._states_each(rules, d)
+            slots, stored = self._slots(d, cache, state_bytes, most, ranks)
             cache = replace(cache, state_slots=stored)
-            if slots // each < 1:
-                raise CapacityError("mamba_full_memory_ratio", f"{slots} states fit a device, a request needs {each}")
-            if most is None or slots // each < most:
-                most, why = slots // each, f"state cache: {slots:,} states, {each} a request"
+            if slots // state_bytes < 1:
+                raise CapacityError(
+                    "mamba_full_memory_ratio", f"{slots} states fit a device, a request needs {state_bytes}"
+                )
+            if most is None or slots // state_bytes < most:
+                most, why = slots // state_bytes, f"state cache: {slots:,} states, {state_bytes} a request"
         if most is None or (0, 5, 12) <= self.version < (0, 5, 23):
             usual = self._usual(d, cache)
             most, why = (usual, "SGLang's default") if most is None or usual < most else (most, why)
@@ -179,15 +181,15 @@ class SglangLimits:
 
     def _window(self, d: Deployment) -> float:
         """Return the pages of window layers over the pages of other layers per token."""
-        name, own = d.model.architecture, 0.8 if self.window_share is None else self.window_share
+        name, share = d.model.architecture, 0.8 if self.window_share is None else self.window_share
         if self.version < (0, 4, 10):
             return 1.0
         if self.version < READ:
-            return 1.0 if name.startswith(FULL_BEFORE) else own
+            return 1.0 if name.startswith(FULL_BEFORE) else share
         first = WINDOWS.get(name)
         if name.startswith("GptOss") and generation(d.system.device) == BLACKWELL:
             first = (0, 5, 12)  # not with trtllm_mha before
-        return 1.0 if first is None or self.version < first else own
+        return 1.0 if first is None or self.version < first else share
 
     def _buffered(self, overlap: bool) -> bool:
         """Return whether states are copied for a running request, which lets steps overlap."""

@@ -56,8 +56,8 @@ def sharing_of(keys: Keys, tp: int, apart: bool, ep: int) -> tuple[str, Sharing,
     keys.refuse_unsimulated(ONLY)
     sends = sends_tokens(keys)
     mode = keys.one_of("deepep_mode", "auto", tuple(MODES))
-    own, deepep = ["deepep_mode", "deepep_config"], _backend(keys) == "deepep"
-    doubts = [] if deepep else without_effect(keys, own, "without moe_a2a_backend: deepep")
+    option_names, deepep = ["deepep_mode", "deepep_config"], _backend(keys) == "deepep"
+    doubts = [] if deepep else without_effect(keys, option_names, "without moe_a2a_backend: deepep")
     if sends:
         doubts += not_simulated(keys, {"deepep_config": "how many SMs exchange is not modelled"})
         if not apart:
@@ -77,8 +77,8 @@ def sharing_of(keys: Keys, tp: int, apart: bool, ep: int) -> tuple[str, Sharing,
     if not keys.flag("enable_eplb", False):
         said["--expert-placement"] = "init_expert_location"
     overlap, also = _halves(keys, sends, mode)
-    found = Sharing(MODES[mode] if deepep else None, overlap, placement, copies, rule, keys=named(keys.path, said))
-    return "all_to_all" if sends else "gather", found, [*doubts, *why_placed, *also]
+    sharing = Sharing(MODES[mode] if deepep else None, overlap, placement, copies, rule, keys=named(keys.path, said))
+    return "all_to_all" if sends else "gather", sharing, [*doubts, *why_placed, *also]
 
 
 def sends_tokens(keys: Keys) -> bool:

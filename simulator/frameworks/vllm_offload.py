@@ -31,11 +31,11 @@ def tiers_of_vllm(keys: Keys, cache: Keys) -> TierSettings | None:
     SpecError
         Another backend or connector, or a size that is none.
     """
-    own = cache if cache.values.get("kv_offloading_size") is not None else keys
-    size = own.real("kv_offloading_size", 0.0, 0.0, 1e9) * 2.0**30
-    backend = own.text("kv_offloading_backend", "native")
+    section = cache if cache.values.get("kv_offloading_size") is not None else keys
+    size = section.real("kv_offloading_size", 0.0, 0.0, 1e9) * 2.0**30
+    backend = section.text("kv_offloading_backend", "native")
     if size and backend != "native":
-        raise SpecError(keys.path, f"{own.prefix}kv_offloading_backend: must be native, not {backend!r}: {OTHERS}")
+        raise SpecError(keys.path, f"{section.prefix}kv_offloading_backend: must be native, not {backend!r}: {OTHERS}")
     moved = keys.part("kv_transfer_config")
     if moved.values:
         connector = moved.text("kv_connector", "")

@@ -66,8 +66,8 @@ def sharing_of(keys: Keys, tp: int, dp: int) -> tuple[str, Sharing, list[str]]:
         "--expert-placement": "enable_eplb" if copies is not None else "expert_placement_strategy",
         "--redundant-experts": "eplb_config.num_redundant_experts",
     }  # fmt: skip
-    found = Sharing(EXCHANGES[backend] if sends else None, overlap, placement, copies, keys=named(keys.path, said))
-    return "all_to_all" if sends else "gather", found, [*doubts, *why, *also]
+    sharing = Sharing(EXCHANGES[backend] if sends else None, overlap, placement, copies, keys=named(keys.path, said))
+    return "all_to_all" if sends else "gather", sharing, [*doubts, *why, *also]
 
 
 def captures(keys: Keys, dp: int) -> bool:
@@ -77,18 +77,18 @@ def captures(keys: Keys, dp: int) -> bool:
 
 def _placed(keys: Keys, spread: bool) -> tuple[str | None, int | None, list[str]]:
     """Placement and copies of experts; None, None where the file asks for none."""
-    own = keys.part("eplb_config")
-    refuse_unknown(own, EPLB)
-    own.refuse_unsimulated(ONLY_EPLB)
-    copies = own.count("num_redundant_experts", 0, least=0)
+    section = keys.part("eplb_config")
+    refuse_unknown(section, EPLB)
+    section.refuse_unsimulated(ONLY_EPLB)
+    copies = section.count("num_redundant_experts", 0, least=0)
     for name in ("window_size", "step_interval"):
-        own.count(name, 1)
-    own.flag("use_async", False)
+        section.count(name, 1)
+    section.flag("use_async", False)
     strategy = keys.one_of("expert_placement_strategy", "linear", ("linear", "round_robin"))
     if not keys.flag("enable_eplb", False):
         if copies:
-            raise needs(own, "num_redundant_experts", "enable_eplb")
-        doubts = without_effect(own, [k for k in EPLB if k in own.values], "without enable_eplb")
+            raise needs(section, "num_redundant_experts", "enable_eplb")
+        doubts = without_effect(section, [k for k in EPLB if k in section.values], "without enable_eplb")
         if strategy == "round_robin" and not spread:
             doubts += without_effect(keys, ["expert_placement_strategy"], "without enable_expert_parallel")
             strategy = "linear"
@@ -97,7 +97,7 @@ def _placed(keys: Keys, spread: bool) -> tuple[str | None, int | None, list[str]
         raise needs(keys, "enable_eplb", "enable_expert_parallel")
     if not spread:
         raise SpecError(keys.path, "enable_eplb: needs tensor_parallel_size or data_parallel_size above 1")
-    doubts = not_simulated(own, {"window_size": PLACED_ONCE, "step_interval": PLACED_ONCE})
+    doubts = not_simulated(section, {"window_size": PLACED_ONCE, "step_interval": PLACED_ONCE})
     if strategy == "round_robin":
         doubts += without_effect(keys, ["expert_placement_strategy"], "enable_eplb places experts")
     return "eplb", copies, doubts

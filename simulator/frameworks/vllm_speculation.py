@@ -32,23 +32,23 @@ def speculation_of(keys: Keys, tp: int) -> DraftChoice | None:
     SpecError
         Names the file and key that cannot be used, and what would be right.
     """
-    own = keys.part(DRAFTS)
+    section = keys.part(DRAFTS)
     if keys.values.get(DRAFTS) is None:
         return None
-    own.refuse_unsimulated(ONLY)
-    method, model = own.text("method", ""), own.text("model", "")
+    section.refuse_unsimulated(ONLY)
+    method, model = section.text("method", ""), section.text("model", "")
     if not method and model:  # vLLM's rule: whatever is named is a draft model, if it is not "ngram"
         method = "ngram" if model == "ngram" else "draft_model"
     if method not in METHODS:
         known = nearest(method, METHODS) if method else f"; known: {', '.join(METHODS)}"
         what = f"unknown method {method!r}" if method else "is missing, as is model"
         raise SpecError(keys.path, f"speculative_config.method: {what}{known}")
-    if own.values.get("num_speculative_tokens") is None:
+    if section.values.get("num_speculative_tokens") is None:
         raise SpecError(keys.path, "speculative_config.num_speculative_tokens: is missing; a whole number is required")
-    tokens = own.count("num_speculative_tokens", 1, MOST_DRAFTS)
+    tokens = section.count("num_speculative_tokens", 1, MOST_DRAFTS)
     if METHODS[method] == "draft" and not model:
         raise SpecError(keys.path, "speculative_config.model: is missing; draft_model needs one")
-    split = own.count("draft_tensor_parallel_size", tp)
+    split = section.count("draft_tensor_parallel_size", tp)
     if split != tp:
         raise SpecError(
             keys.path, "speculative_config.draft_tensor_parallel_size: must be "

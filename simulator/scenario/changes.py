@@ -69,8 +69,8 @@ def changed_system(name: str, changes: Overrides) -> SystemSpec:
         An unknown key or a value that the schema does not allow.
     """
     heads = ("parameters.", "device.parameters.")
-    own = {path.rpartition(".")[2]: value for path, value in changes if path.startswith(heads)}
-    spec = describe_system(name, own)[0]
+    settings = {path.rpartition(".")[2]: value for path, value in changes if path.startswith(heads)}
+    spec = describe_system(name, settings)[0]
     tree = {**spec.model_dump(), "name": f"{spec.name}-{digest_of(changes)[:6]}"}
     for path_text, value in changes:
         if path_text.startswith(heads):

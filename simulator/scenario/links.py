@@ -30,14 +30,14 @@ def kv_link(text: str | None, overlap: str | None, prefill: SystemSpec, decode: 
     networks = [system.device.node_link for system in (prefill, decode)]
     slower = min(networks, key=lambda link: (link.bandwidth_bytes_per_s, -link.latency_s))
     if text is None:
-        found = KvLink.of(slower)
+        link_found = KvLink.of(slower)
     elif text == FREE:
-        found = KvLink(FREE, float("inf"), 0.0)
+        link_found = KvLink(FREE, float("inf"), 0.0)
     elif text[:1].isdigit() or text[:1] in "+-.":
-        found = _by_rate(text, slower.latency_s)
+        link_found = _by_rate(text, slower.latency_s)
     else:
-        found = KvLink.of(_named(text, prefill, decode))
-    return replace(found, by_layer=overlap == LAYERS)
+        link_found = KvLink.of(_named(text, prefill, decode))
+    return replace(link_found, by_layer=overlap == LAYERS)
 
 
 def _by_rate(text: str, latency_s: float) -> KvLink:
@@ -65,8 +65,8 @@ def _named(name: str, prefill: SystemSpec, decode: SystemSpec) -> LinkSpec:
     known = {link.name: link for spec in specs for link in (spec.link, spec.node_link)}
     if name not in known:
         raise InputError("--kv-link", f"unknown link {name!r}{nearest(name, known)}")
-    found = [x for s in specs for x in (s.link, s.node_link) if x.name == name]
-    if len({link.bandwidth_bytes_per_s for link in found}) > 1:
-        rates = sorted({f"{link.bandwidth_bytes_per_s / 1e9:g}" for link in found})
+    links = [x for s in specs for x in (s.link, s.node_link) if x.name == name]
+    if len({link.bandwidth_bytes_per_s for link in links}) > 1:
+        rates = sorted({f"{link.bandwidth_bytes_per_s / 1e9:g}" for link in links})
         raise InputError("--kv-link", f"{name} has {' or '.join(rates)} GB/s; give the rate")
     return known[name]

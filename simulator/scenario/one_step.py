@@ -135,8 +135,8 @@ def _op_by_op(d: Deployment, system: SystemSpec, load: StepLoad) -> StepCost:
         return _pipelined(d, system, load)
     # Every stage of a pipeline has a share of the batch; all of them are on their way at once.
     waves = min(d.layout.pp, load.items)
-    each, front = -(-load.items // (d.replicas * waves)), d.model.front
-    batches = dealt(d, each, load.context) if front is None else dealt(d, 0, 0, [(front.tokens, 0)] * each)
+    items, front = -(-load.items // (d.replicas * waves)), d.model.front
+    batches = dealt(d, items, load.context) if front is None else dealt(d, 0, 0, [(front.tokens, 0)] * items)
     stage = explicit_stage(d, batches, expected=True)
     engine = d.layout.all_devices / (d.replicas * waves)
     board, busy_s = d.device.board, stage.busy_within(engine) * d.replicas * waves
@@ -217,11 +217,11 @@ def _parts(runs: tuple[FrameResult, ...], clock_Hz: float) -> tuple[LayerTime, .
 def _check_cache(d: Deployment, load: StepLoad) -> None:
     """Refuse a batch whose KV cache does not fit with the weights on each device."""
     rules = kv_rules(d)
-    own = -(-load.decodes // d.layout.dp)
-    need = own * float(sequence_bytes(rules, np.array([load.context + 1]))[0])
+    sequences = -(-load.decodes // d.layout.dp)
+    need = sequences * float(sequence_bytes(rules, np.array([load.context + 1]))[0])
     if need > rules.capacity:
         raise CapacityError(
             d.system.name,
-            f"the KV cache of {own:,} sequences does not fit: needs {need / 2**30:.2f} GiB per "
+            f"the KV cache of {sequences:,} sequences does not fit: needs {need / 2**30:.2f} GiB per "
             f"device, {rules.capacity / 2**30:.2f} GiB available",
         )

@@ -61,23 +61,23 @@ def _asked(scenario: Scenario, made: Made | None) -> tuple[tuple[Deployment, Pol
     stream, pools = scenario.workload.open(scenario.seed), None
     arrange = next(all_hooks("arrange", scenario.parts.names()), None)
     if arrange is not None:
-        deployment, own, each, pools = arrange(scenario)
-        settings = each[0]
+        deployment, settings_own, ranks, pools = arrange(scenario)
+        settings = ranks[0]
     else:
         deployment, settings = made or deployment_of(scenario)
-        own, each = deployment, [settings]
-    refuse_unused(scenario.deployment, own, deployment)
+        settings_own, ranks = deployment, [settings]
+    refuse_unused(scenario.deployment, settings_own, deployment)
     fleet = fleet_of(scenario, deployment.system)
     if fleet is not None and pools is not None:
         pools = replace(pools, parts=fleet.parts)
     for hook in all_hooks("requests"):
-        stream = hook(stream, scenario, own, fleet)
-    longest = [s.max_model_len for s in each if s.max_model_len is not None]
+        stream = hook(stream, scenario, settings_own, fleet)
+    longest = [s.max_model_len for s in ranks if s.max_model_len is not None]
     if longest:
         stream = _within(stream, min(longest))
     return (deployment, settings.policy, stream), {
         "seed": scenario.seed, "warmup": scenario.warmup or 0, "fleet": fleet, "pools": pools,
-        "cache": settings.cache_for(own), "stop": scenario.stop, "options": scenario.parts,
+        "cache": settings.cache_for(settings_own), "stop": scenario.stop, "options": scenario.parts,
     }  # fmt: skip
 
 

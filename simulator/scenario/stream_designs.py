@@ -89,10 +89,12 @@ def fitting(
     room = board.memory.capacity_bytes * board.memory.usable_fraction
     needed = 0.0
     for name in FORMATS if dtype is None else (dtype,):
-        held = replace(model, numerics=model.numerics.with_formats(name, kv_dtype or KV))
-        needed = held.weight_bytes + batch * (held.kv_bytes_per_token * (context + 1) + held.state_bytes_per_sequence)
+        formatted = replace(model, numerics=model.numerics.with_formats(name, kv_dtype or KV))
+        needed = formatted.weight_bytes + batch * (
+            formatted.kv_bytes_per_token * (context + 1) + formatted.state_bytes_per_sequence
+        )
         if needed <= room:
-            return held
+            return formatted
     raise CapacityError(
         board.name, f"{model.name} does not fit: needs {needed / 2**30:.2f} GiB of weights and KV "
         f"cache, {room / 2**30:.2f} GiB available")  # fmt: skip
@@ -104,9 +106,9 @@ def tile_share(tile_bytes: float, stacks: int) -> float:
     memory = load_memory(MEMORY)
     channels = stacks * memory.organisation.channels
     spread = DataLayout(standard=MEMORY, interleave_bytes=memory.organisation.atom_bytes)
-    whole = share_of_pins(memory, spread, IN_SEQUENCE, channels).fraction
+    sequential = share_of_pins(memory, spread, IN_SEQUENCE, channels).fraction
     tiles = share_of_pins(memory, spread, Access("gather", tile_bytes), channels).fraction
-    return min(1.0, tiles / whole)
+    return min(1.0, tiles / sequential)
 
 
 class StreamSpace:

@@ -53,9 +53,9 @@ class Arrivals:
         """What of the stream's next block arrives here."""
         if self.drain is None or not self.drain(self.known):
             check_kept(self.known + len(block))
-        own = self.cut.part(block, self.known, self.replicas)
+        rows = self.cut.part(block, self.known, self.replicas)
         self.known += len(block)
-        return own
+        return rows
 
     def next_block(self) -> None:
         """Let more requests be known.
@@ -76,11 +76,11 @@ class Arrivals:
 
     def take(self, block: RequestBlock) -> None:
         """Read the stream's next block, and assign it if blocks are assigned as a whole."""
-        own = self._own(block)
-        rows = self.read(own)
-        self.clock.read(rows, own)
+        rows_own = self._own(block)
+        rows = self.read(rows_own)
+        self.clock.read(rows, rows_own)
         if self.clock.how.whole:
-            self.dealer.deal_block(own, rows)
+            self.dealer.deal_block(rows_own, rows)
 
     def read(self, block: RequestBlock) -> range:
         """Take in a block; refuses requests that a node could never hold."""

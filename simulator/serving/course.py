@@ -83,9 +83,9 @@ class Course:
         if not keep:
             self.note(log)
             return None
-        own = log.copy()
-        own[:, L_JOULES] = self.add(log)
-        return own
+        entries = log.copy()
+        entries[:, L_JOULES] = self.add(log)
+        return entries
 
     def _join(self) -> None:
         """Merge each log entry with the next one."""

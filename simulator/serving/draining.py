@@ -129,11 +129,11 @@ class Drained:
 
     def sampled(self) -> Requests:
         """The sample in order of its numbers, with places among its completions."""
-        whole = Requests.joined(self.sample)
-        whole = whole.part(np.argsort(whole.request_id))
-        order = np.empty(len(whole.order), dtype=np.int64)
-        order[np.argsort(whole.last_token_s, kind="stable")] = np.arange(len(order))
-        return replace(whole, order=order, count=self.count)
+        combined = Requests.joined(self.sample)
+        combined = combined.part(np.argsort(combined.request_id))
+        order = np.empty(len(combined.order), dtype=np.int64)
+        order[np.argsort(combined.last_token_s, kind="stable")] = np.arange(len(order))
+        return replace(combined, order=order, count=self.count)
 
     def stamps(self) -> Stamps:
         """Return the times of the sample, each of which represents others."""
@@ -197,8 +197,8 @@ class Drain:
         """Let go of what is left: rows of the table that have been taken over."""
         if self.drained is not None:
             self._emit(rows)
-        found, self.drained = self.drained, None
-        return found
+        drained, self.drained = self.drained, None
+        return drained
 
     def _go(self, gone: int) -> None:
         nodes, taken = self.nodes.all, []

@@ -61,10 +61,10 @@ def boards_of(served: Served, deployment: Deployment, copies: int, scalings: Seq
         return [_boards(deployment.device.board, devices, curves, scalings[0], here), *beside]
     first = len(pools.entry)
     out: list[Boards] = []
-    for nodes, own in zip((served.nodes[:first], served.nodes[first:]), scalings, strict=True):
+    for nodes, scaling in zip((served.nodes[:first], served.nodes[first:]), scalings, strict=True):
         board = nodes[0].engine.deployment.device.board
         here, curves = (system_devices(nodes[0].engine.deployment), [node.engine.curve() for node in nodes])
-        more = _boards(board, devices_of_nodes(nodes), curves, own, here)
+        more = _boards(board, devices_of_nodes(nodes), curves, scaling, here)
         if out and out[0].board == board:
             one = out.pop()
             more = Boards(
@@ -77,12 +77,12 @@ def boards_of(served: Served, deployment: Deployment, copies: int, scalings: Seq
 
 def _beside(engines: list[Engine], scaling: Presence | None) -> list[Boards]:
     """Return the devices that only store experts; they emit nothing."""
-    found = [(engine, engine.expert_side) for engine in engines if engine.expert_side is not None]
-    if not found:
+    sides = [(engine, engine.expert_side) for engine in engines if engine.expert_side is not None]
+    if not sides:
         return []
-    devices = sum(side.devices for _, side in found)
-    curves = [side.course.curve(engine.now, 0) for engine, side in found]
-    return [_boards(found[0][1].course.board, devices, curves, scaling, devices // len(found))]
+    devices = sum(side.devices for _, side in sides)
+    curves = [side.course.curve(engine.now, 0) for engine, side in sides]
+    return [_boards(sides[0][1].course.board, devices, curves, scaling, devices // len(sides))]
 
 
 def _boards(board: Board, devices: int, curves: list[tuple[F8, F8]], own: Presence | None, each: int) -> Boards:
@@ -106,8 +106,8 @@ def system_devices(d: Deployment) -> int:
 def static_joules(boards: list[Boards], window: Window) -> float:
     """Return the static energy of devices over the window, including starting and draining ones."""
     ends = (window.start_s, window.end_s)
-    held = [(each.board, *own) for each in boards for own in each.held(ends)]
-    return sum(board.idle_joules(devices * float(spans[0])) for board, devices, spans in held)
+    allocated = [(each.board, *own) for each in boards for own in each.held(ends)]
+    return sum(board.idle_joules(devices * float(spans[0])) for board, devices, spans in allocated)
 
 
 def busy_joules(each: Boards, ends: tuple[float, float], length_s: float) -> float:

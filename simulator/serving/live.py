@@ -96,7 +96,7 @@ class _Live:
         rows = np.array(self.rows, dtype=np.int64)
         have = state.ints[rows, col.I_GENERATED]
         came = np.flatnonzero(have > self.seen)
-        found = list(
+        results = list(
             zip(
                 state.floats[rows[came], col.F_LAST].tolist(),
                 [self.numbers[k] for k in came.tolist()],
@@ -111,7 +111,7 @@ class _Live:
             self.rows = [self.rows[k] for k in left]
             self.numbers = [self.numbers[k] for k in left]
             self.seen = have[going]
-        return found
+        return results
 
 
 class Live:
@@ -195,16 +195,16 @@ class Live:
         if not self._recalls:
             return load
         blocks = sum(1 for _ in takewhile(live.sent.__contains__, content))
-        found = min(blocks * self.block_tokens, tokens - 1)  # the last token is always computed
-        kept = len(live.sent) * self.block_tokens
-        return replace(load, found=found, missing=tokens - found, kept=kept)
+        prefix = min(blocks * self.block_tokens, tokens - 1)  # the last token is always computed
+        capacity = len(live.sent) * self.block_tokens
+        return replace(load, found=prefix, missing=tokens - prefix, kept=capacity)
 
     def cut(self, number: int) -> None:
         """Let a request end with its next token, whoever asked for it having left."""
-        found = self._where.get(number)
-        if found is None:
+        stream = self._where.get(number)
+        if stream is None:
             return
-        live, row = found
+        live, row = stream
         request = live.node.engine.state.ints[row]
         request[col.I_OUTPUT] = min(request[col.I_OUTPUT], request[col.I_GENERATED] + 1)
 
@@ -220,11 +220,11 @@ class Live:
         """Keep tokens until they are due, grouped by time."""
         by_time: dict[float, Tokens] = {}
         for due, number, tokens in found:
-            own = by_time.setdefault(due, Tokens(due + self.outside_s, [], []))
-            own.requests.append(number)
-            own.counts.append(tokens)
-        for own in by_time.values():
-            heapq.heappush(self._due, (own.due_s, next(self._order), own))
+            tokens_own = by_time.setdefault(due, Tokens(due + self.outside_s, [], []))
+            tokens_own.requests.append(number)
+            tokens_own.counts.append(tokens)
+        for tokens_own in by_time.values():
+            heapq.heappush(self._due, (tokens_own.due_s, next(self._order), tokens_own))
 
     def due(self, now: float) -> list[Tokens]:
         """Tokens that have come by now, in order; each is given once."""

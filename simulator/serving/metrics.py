@@ -27,8 +27,8 @@ def share_of(name: str) -> float | None:
     >>> share_of("p95"), share_of("p99.9"), share_of("mean"), share_of("p100")
     (0.95, 0.999, None, None)
     """
-    found = PERCENTILE.fullmatch(name)
-    share = round(float(found[1]) / 100, 3) if found else 0.0
+    match = PERCENTILE.fullmatch(name)
+    share = round(float(match[1]) / 100, 3) if match else 0.0
     return share or None
 
 

@@ -256,8 +256,10 @@ class Run:
         """Devices of all replicas; of those that come and go their mean over the window."""
         if self.interval_s <= 0:
             return self.devices
-        held = [left.mean_devices(self.window) for left in self.parts.values() if isinstance(left, HoldsDevices)]
-        return held[0] if held else self.devices
+        device_means = [
+            left.mean_devices(self.window) for left in self.parts.values() if isinstance(left, HoldsDevices)
+        ]
+        return device_means[0] if device_means else self.devices
 
     @property
     def watts_per_device(self) -> float | None:

@@ -124,8 +124,8 @@ def cache_aware(count: int, loads: Sequence[Load], home: int | None = None) -> i
     SGLang's router (``cache_aware``, sgl-model-gateway, its defaults: uneven is more than 64 requests
     and half as many again between the most and the least loaded).
     """
-    found = int(plainly(most_found)(loads))
-    return least_loaded(count, loads, None) if found < 0 else found
+    replica = int(plainly(most_found)(loads))
+    return least_loaded(count, loads, None) if replica < 0 else replica
 
 
 _COMPILED: dict[Route, int] = {

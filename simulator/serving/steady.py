@@ -117,29 +117,29 @@ def find_window(tokens: Rate, stamps: Stamps, *, begin: float, end: float, clien
     """
     came = stamps.arrival[np.isfinite(stamps.arrival)]
     drain = min(float(came.max(initial=0.0)), end)
-    whole = Window(begin, end, "asked" if asked else "whole")
+    full_window = Window(begin, end, "asked" if asked else "whole")
     in_service = (stamps.last - stamps.scheduled)[stamps.done]
     if end <= begin or not len(in_service):
-        return replace(whole, why="" if asked else "nothing happens after the warm-up")
+        return replace(full_window, why="" if asked else "nothing happens after the warm-up")
     open_loop = clients is None
     if asked:
         edges = np.linspace(begin, end, MOST + 1)
-        return _queue(_measured(whole, tokens, edges), stamps, min(drain, end), open_loop)
+        return _queue(_measured(full_window, tokens, edges), stamps, min(drain, end), open_loop)
     if clients is None:
-        found = _of_arrivals(tokens, in_service, begin, drain, len(came) * stamps.each)
+        edges_found = _of_arrivals(tokens, in_service, begin, drain, len(came) * stamps.each)
     else:
-        found = _of_rounds(tokens, np.sort(stamps.last[stamps.done]), begin, drain, clients)
-    if isinstance(found, str):
-        return _queue(replace(whole, why=found), stamps, drain, open_loop)
-    window = _measured(Window(float(found[0]), float(found[-1]), "steady"), tokens, found)
+        edges_found = _of_rounds(tokens, np.sort(stamps.last[stamps.done]), begin, drain, clients)
+    if isinstance(edges_found, str):
+        return _queue(replace(full_window, why=edges_found), stamps, drain, open_loop)
+    window = _measured(Window(float(edges_found[0]), float(edges_found[-1]), "steady"), tokens, edges_found)
     if window.half_width is None:
-        window = replace(whole, why="no output rate can be measured in its steadiest part")
+        window = replace(full_window, why="no output rate can be measured in its steadiest part")
     elif window.half_width > WIDE:
         text = f"its steadiest part knows the rate to +- {window.half_width:.0%} only"
-        window = replace(whole, why=text)
-    elif _surely_drifts(tokens, found, window):
+        window = replace(full_window, why=text)
+    elif _surely_drifts(tokens, edges_found, window):
         text = f"the output rate changes by {window.drift:+.0%} over its steadiest part"
-        window = replace(whole, why=text)
+        window = replace(full_window, why=text)
     return _queue(window, stamps, drain, open_loop)
 
 
@@ -175,8 +175,8 @@ def _of_rounds(tokens: Rate, ends: F8, begin: float, drain: float, clients: int)
     if rounds < FEWEST:
         more = len(ends) + (FEWEST - max(rounds, 0) + 1) * clients
         return f"{clients:,} clients need some {_round_up(more):,} requests"
-    each = -(-rounds // MOST)
-    kept: F8 = edges[::-1][::each][::-1]
+    per_batch = -(-rounds // MOST)
+    kept: F8 = edges[::-1][::per_batch][::-1]
     return kept
 
 
@@ -271,8 +271,8 @@ def trend_share(arrival: F8, last: F8, edges: F8) -> tuple[float, float]:
     """
     from scipy.special import stdtrit
 
-    held = _waits(arrival, edges) - _waits(last, edges)
-    slope, error = _trend(edges, np.diff(held) / np.diff(edges))
+    waits = _waits(arrival, edges) - _waits(last, edges)
+    slope, error = _trend(edges, np.diff(waits) / np.diff(edges))
     rate = float(np.diff(np.searchsorted(arrival, edges[[0, -1]]))[0]) / float(edges[-1] - edges[0])
     half = float(stdtrit(max(len(edges) - 3, 1), LEVEL)) * error
     return (slope - half) / max(rate, 1e-300), (slope + half) / max(rate, 1e-300)

@@ -107,8 +107,8 @@ def _entries(engine: Engine) -> Iterator[I8]:
     for plans, entries in engine.plans:
         start = 0
         for end in plans[:, P_END].astype(np.int64).tolist():
-            own = entries[start:end]
+            plan = entries[start:end]
             start = end
-            ran = own[own[:, E_TOKENS] > 0]
+            ran = plan[plan[:, E_TOKENS] > 0]
             if len(ran):
                 yield ran

@@ -80,8 +80,8 @@ class RequestTable:
                 column = getattr(self, name)
                 grown = row.view(column.dtype)
                 for begin, end in runs(self.held > 0):
-                    kept = slice(begin * PAGE_ROWS, min(end * PAGE_ROWS, first))
-                    grown[kept] = column[kept]
+                    rows = slice(begin * PAGE_ROWS, min(end * PAGE_ROWS, first))
+                    grown[rows] = column[rows]
                 setattr(self, name, grown)
             more = size // PAGE_ROWS - len(self.held)
             self.held = np.concatenate([self.held, np.full(more, PAGE_ROWS)])

@@ -25,9 +25,9 @@ def typical(run: Run) -> tuple[Batch, Batch]:
     """Return a rank's typical decode step, and one with a prompt."""
     rows, d = run.requests, run.deployment
     context = max(round(float((rows.input_tokens + rows.output_tokens / 2).mean())), 1)
-    held = float((rows.last_token_s - rows.first_token_s).sum())
+    decode_s = float((rows.last_token_s - rows.first_token_s).sum())
     span = max(float(rows.last_token_s.max() - rows.arrival_s.min()), 1e-12)
-    decodes = round(held / span / (d.ranks * max(run.engines, 1.0)))
+    decodes = round(decode_s / span / (d.ranks * max(run.engines, 1.0)))
     decodes = int(np.clip(decodes, 1, run.policy.max_sequences))
     prompt = min(max(round(float(rows.input_tokens.mean())), 1), run.policy.token_budget)
     return usual_batches(decodes, context, prompt, d.several)

@@ -45,15 +45,15 @@ def drawn_once() -> Iterator[None]:
 
 def drawn_of(plan: Plan) -> Drawn | None:
     """Return the stored samples of a plan; None outside of `drawn_once` and without experts."""
-    kept = _kept.get()
-    if kept is None or plan.moe is None:
+    stored = _kept.get()
+    if stored is None or plan.moe is None:
         return None
     of = plan.router, plan.experts[:, [E_COUNT, E_TOP_K, E_KEY]], plan.expert_work[:, [V_TILT, V_PERSIST]]
     key = b"".join([np.array([plan.seed, plan.replica]).tobytes(), *(each.tobytes() for each in of)])
-    if key not in kept:
+    if key not in stored:
         shape = STEPS, len(plan.experts), plan.router.shape[2]
-        kept[key] = Drawn(np.zeros(STEPS, dtype=np.uint64), np.zeros(shape, dtype=np.int32))
-    return kept[key]
+        stored[key] = Drawn(np.zeros(STEPS, dtype=np.uint64), np.zeros(shape, dtype=np.int32))
+    return stored[key]
 
 
 @compiled_given("plan.drawn", lambda plan, batch: False)
@@ -74,9 +74,9 @@ def is_drawn(plan: Plan, batch: StepBatch) -> bool:
 def exchange(plan: Plan, batch: StepBatch, x: int, known: bool, loads: I8) -> None:
     """Take the loads of part `x` in a step where they are known, else keep them."""
     if batch.step < STEPS:
-        kept = plan.drawn.loads[batch.step, x]
+        stored = plan.drawn.loads[batch.step, x]
         for e in range(plan.experts[x, E_COUNT]):
             if known:
-                loads[e] = kept[e]
+                loads[e] = stored[e]
             else:
-                kept[e] = loads[e]
+                stored[e] = loads[e]

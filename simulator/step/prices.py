@@ -115,8 +115,8 @@ def gather(rows: Rows, shape: tuple[int, int], moments: int) -> Kernels | None:
 def _twins(of: F8) -> I8:
     """Return for every row and processor, shape `of` without the last axis, the index of the first with equal values."""
     known: dict[bytes, int] = {}
-    found = [known.setdefault(b"%d " % p + each.tobytes(), len(known)) for row in of for p, each in enumerate(row)]
-    return np.array(found, dtype=np.int64).reshape(of.shape[:2])
+    numbers = [known.setdefault(b"%d " % p + each.tobytes(), len(known)) for row in of for p, each in enumerate(row)]
+    return np.array(numbers, dtype=np.int64).reshape(of.shape[:2])
 
 
 def _rivals(rows: Rows, own: F8) -> F8 | None:
@@ -132,13 +132,13 @@ def _rivals(rows: Rows, own: F8) -> F8 | None:
 
 def _stacked(grids: list[Grid]) -> tuple[F8, I8, I8, F8]:
     """Axes, sizes, starts and seconds of grids of any number, with axes of one length."""
-    held = grids or [EMPTY]
-    width = max(g.axes.shape[1] for g in held)
-    axes = [np.pad(g.axes, ((0, 0), (0, width - g.axes.shape[1])), mode="edge") for g in held]
-    starts = np.cumsum([0, *(len(g.seconds) for g in held[:-1])])
+    stacked = grids or [EMPTY]
+    width = max(g.axes.shape[1] for g in stacked)
+    axes = [np.pad(g.axes, ((0, 0), (0, width - g.axes.shape[1])), mode="edge") for g in stacked]
+    starts = np.cumsum([0, *(len(g.seconds) for g in stacked[:-1])])
     return (
-        np.stack(axes), np.stack([g.sizes for g in held]), starts.astype(np.int64),
-        np.concatenate([g.seconds for g in held]),
+        np.stack(axes), np.stack([g.sizes for g in stacked]), starts.astype(np.int64),
+        np.concatenate([g.seconds for g in stacked]),
     )  # fmt: skip
 
 
@@ -203,14 +203,14 @@ def tabled_seconds(kernels: Kernels, s: int, p: int, m: F8, seconds: float, u: t
     code = slot[K_CODE]
     parameters, x = kernels.formulas[s, p, 0], kernels.formulas[s, p, 1]
     batch, kv, tokens, pairs = u
-    axes, sizes, held = _grid(kernels, slot[K_GRID])
+    axes, sizes, values = _grid(kernels, slot[K_GRID])
     if code == law.MIXED_DECODE:
         ratio = decode_beyond(axes, sizes, parameters, h, x, batch, kv)
-        seconds = ratio * mixed_decode(axes, sizes, held, batch, kv, m[m.size - 1])
+        seconds = ratio * mixed_decode(axes, sizes, values, batch, kv, m[m.size - 1])
     elif code == law.MIXED_PREFILL:
-        decodes, own = _form(forms[law.U_DECODES], m), _form(forms[law.U_DECODE_KV], m)
+        decodes, decode_kv = _form(forms[law.U_DECODES], m), _form(forms[law.U_DECODE_KV], m)
         ratio = prefill_beyond(axes, sizes, parameters, h, x, batch, tokens, pairs)
-        seconds = ratio * mixed_prefill(axes, sizes, held, batch, tokens, pairs, decodes, own)
+        seconds = ratio * mixed_prefill(axes, sizes, values, batch, tokens, pairs, decodes, decode_kv)
     return seconds
 
 
@@ -282,9 +282,9 @@ def tabled_experts(kernels: Kernels, row: int, p: int, seconds: float, routed: f
     parameters, x, h = kernels.formulas[row, p, 0], kernels.formulas[row, p, 1], kernels.h[p]
     top_k = x[law.WIDTH]
     tokens = routed / top_k
-    axes, sizes, held = _grid(kernels, kernels.slots[row, p, K_GRID])
+    axes, sizes, values = _grid(kernels, kernels.slots[row, p, K_GRID])
     ratio = moe_beyond(axes, sizes, parameters, h, x, tokens, active, top_k)
-    return float(ratio * interpolate(axes, sizes, held, tokens, active, 0.0, 0.0))
+    return float(ratio * interpolate(axes, sizes, values, tokens, active, 0.0, 0.0))
 
 
 @compiled_given("kernels.tables", otherwise=lambda kernels, s, p, m: False)

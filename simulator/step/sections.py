@@ -84,8 +84,8 @@ def placed_ops(d: Deployment, batch: Batch) -> list[tuple[Op, str]]:
     ops, apart = [op for section in sections_of(d) for op in section.build(m)], list[Op]()
     for part in d.experts:
         loads = part.expected(float(batch.tokens))
-        held = slice(0, max(len(loads.tokens) // part.ep, 1))
-        op = part.spec.expert_op(Loads(loads.tokens[held], loads.experts[held]), d.run)
+        slots = slice(0, max(len(loads.tokens) // part.ep, 1))
+        op = part.spec.expert_op(Loads(loads.tokens[slots], loads.experts[slots]), d.run)
         (ops if d.apart is None or part.kept else apart).append(op)
     active = [op for op in ops if op.flops > 0 or op.act_bytes > 0]
     links = [op for op in active if op.exchange]

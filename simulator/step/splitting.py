@@ -59,7 +59,7 @@ def even_out(state: np.uint64, own: I8, rest: I8, experts: int, kept: int, want:
 @compiled_part
 def halve(state: np.uint64, left: I8, right: I8, experts: int, want: int) -> np.uint64:
     """Move about half of the tokens of `left` to `right`, which is empty, then adjust it to `want`."""
-    kept = int64(0)
+    moved = int64(0)
     for e in range(experts):
         tokens, heads = left[e], int64(0)
         rest = tokens
@@ -71,8 +71,8 @@ def halve(state: np.uint64, left: I8, right: I8, experts: int, want: int) -> np.
             heads += count_ones(bits)
             rest -= WORD
         left[e], right[e] = heads, tokens - heads
-        kept += heads
-    return even_out(state, left, right, experts, kept, want)
+        moved += heads
+    return even_out(state, left, right, experts, moved, want)
 
 
 @compiled_part
@@ -100,12 +100,12 @@ def split_loads(key: np.uint64, layer: int, loads: I8, experts: int, routed: F8,
     while width > 1:
         half = width // 2
         for first in range(0, chunks, width):
-            want, held = 0.0, int64(0)
+            want, moved = 0.0, int64(0)
             for c in range(first, first + half):
                 want += routed[c]
             for e in range(experts):
-                held += out[first, e]
-            state = halve(state, out[first], out[first + half], experts, min(int64(int(want)), held))
+                moved += out[first, e]
+            state = halve(state, out[first], out[first + half], experts, min(int64(int(want)), moved))
         width = half
 
 
@@ -118,7 +118,7 @@ def _split(seed: int, replica: int, step: int, layer: int, loads: I8, routed: F8
 @compiled_part
 def deal_out(state: np.uint64, rest: I8, own: I8, experts: int, share: float, want: int) -> np.uint64:
     """Move about a `share` of the tokens of `rest` to `own`, which is empty, then adjust it to `want`."""
-    most, kept = np.uint64(int(share * CHANCES)), int64(0)
+    most, moved = np.uint64(int(share * CHANCES)), int64(0)
     bits, left = np.uint64(0), int64(0)
     for e in range(experts):
         taken = int64(0)
@@ -132,24 +132,24 @@ def deal_out(state: np.uint64, rest: I8, own: I8, experts: int, share: float, wa
             left -= 1
         rest[e] -= taken
         own[e] = taken
-        kept += taken
-    return even_out(state, own, rest, experts, kept, want)
+        moved += taken
+    return even_out(state, own, rest, experts, moved, want)
 
 
 @compiled_part
 def deal_loads(key: np.uint64, layer: int, loads: I8, experts: int, routed: F8, chunks: int, out: I8) -> None:
     """`split_loads` into any number of micro-batches: one after another samples its tokens."""
     state = mix(layer_key(key, layer) ^ MIX_2)
-    held, wanted, last = int64(0), 0.0, chunks - 1
+    moved, wanted, last = int64(0), 0.0, chunks - 1
     for e in range(experts):
         out[last, e] = loads[e]
-        held += loads[e]
+        moved += loads[e]
     for c in range(chunks):
         wanted += routed[c]
     for c in range(last):
-        want = min(int64(int(routed[c])), held)
+        want = min(int64(int(routed[c])), moved)
         state = deal_out(state, out[last], out[c], experts, routed[c] / max(wanted, 1.0), want)
-        held -= want
+        moved -= want
         wanted -= routed[c]
 
 
@@ -161,11 +161,11 @@ def _deal(seed: int, replica: int, step: int, layer: int, loads: I8, routed: F8,
 
 def deal_draw(part: ExpertPart, loads: Loads, tokens: Sequence[float], step: int, replica: int) -> list[Loads]:
     """`split_draw` into any number of micro-batches."""
-    own = loads.tokens.astype(np.int64)
-    out = np.zeros((len(tokens), len(own)), dtype=np.int64)
+    counts = loads.tokens.astype(np.int64)
+    out = np.zeros((len(tokens), len(counts)), dtype=np.int64)
     router = part.router
     routed = np.array(tokens) * router.top_k
-    _deal(router.seed, replica, step, router.keys[part.row], own, routed, out)
+    _deal(router.seed, replica, step, router.keys[part.row], counts, routed, out)
     return [Loads.drawn(row) for row in out]
 
 
@@ -179,9 +179,9 @@ def split_draw(part: ExpertPart, loads: Loads, tokens: Sequence[float], step: in
     step, replica : int
         Counters of the sample.
     """
-    own = loads.tokens.astype(np.int64)
-    out = np.zeros((len(tokens), len(own)), dtype=np.int64)
+    counts = loads.tokens.astype(np.int64)
+    out = np.zeros((len(tokens), len(counts)), dtype=np.int64)
     routed = np.array(tokens) * part.router.top_k
     router = part.router
-    _split(router.seed, replica, step, router.keys[part.row], own, routed, out)
+    _split(router.seed, replica, step, router.keys[part.row], counts, routed, out)
     return [Loads.drawn(row) for row in out]

@@ -33,9 +33,9 @@ def evened(c: Config, keys: Sequence[str]) -> Config:
     """Return the same file with a list of equal numbers per layer replaced by the number (Hunyuan)."""
     changed = {}
     for key in keys:
-        found = c.values.get(key)
-        if isinstance(found, list) and found and all(v == found[0] for v in found):
-            changed[key] = found[0]
+        value = c.values.get(key)
+        if isinstance(value, list) and value and all(v == value[0] for v in value):
+            changed[key] = value[0]
     return c.but(**changed) if changed else c
 
 
@@ -119,8 +119,8 @@ def read_experts_of(
     width = c.size(*WIDTH)
     if shared is None:
         count = c.count(*SHARED_COUNT, default=0) if any(c.has(k) for k in SHARED_COUNT) else None
-        each = c.count(*SHARED_WIDTH, default=width if count is not None else 0)
-        shared = each * (1 if count is None else count)
+        width_each = c.count(*SHARED_WIDTH, default=width if count is not None else 0)
+        shared = width_each * (1 if count is None else count)
     keys = tuple(k for k in EXPERTS if c.has(k)) or EXPERTS
     return read_experts(
         c, hidden, width, experts=keys, top_k=TOP_K, matrices=matrices, shared_width=shared,

@@ -84,20 +84,20 @@ class Config:
 
     def experts(self, *keys: str) -> int:
         """Read the number of experts of a layer."""
-        found = self.size(*keys)
-        if found > MAX_EXPERTS:
+        count = self.size(*keys)
+        if count > MAX_EXPERTS:
             key = next(k for k in keys if self.has(k))
-            raise self.error(key, f"must be at most {MAX_EXPERTS}, not {found}")
-        return found
+            raise self.error(key, f"must be at most {MAX_EXPERTS}, not {count}")
+        return count
 
     def layers(self, *keys: str) -> int:
         """Read the number of layers."""
         keys = keys or ("num_hidden_layers",)
-        found = self.size(*keys)
-        if found > MAX_LAYERS:
+        count = self.size(*keys)
+        if count > MAX_LAYERS:
             key = next(k for k in keys if self.has(k))
-            raise self.error(key, f"must be at most {MAX_LAYERS}, not {found}")
-        return found
+            raise self.error(key, f"must be at most {MAX_LAYERS}, not {count}")
+        return count
 
     def window(self, key: str, default: int = 0) -> int:
         """Read an attention window; null and 0 mean none, `default` holds where it is missing."""
@@ -130,26 +130,26 @@ class Config:
 
     def words(self, key: str, length: int, known: Collection[str]) -> tuple[str, ...] | None:
         """Read one known word per layer; missing or null is None."""
-        found = self.items(key)
-        if found is None:
+        items = self.items(key)
+        if items is None:
             return None
-        if len(found) != length:
-            raise self.error(key, f"must have one entry per layer: {length}, not {len(found)}")
-        for i, word in enumerate(found):
+        if len(items) != length:
+            raise self.error(key, f"must have one entry per layer: {length}, not {len(items)}")
+        for i, word in enumerate(items):
             if not isinstance(word, str) or word not in known:
                 hint = nearest(word, known) if isinstance(word, str) else nearest("", known)
                 raise self.error(f"{key}[{i}]", f"unknown kind {shown(word)}{hint}")
-        return tuple(found)
+        return tuple(items)
 
     def indices(self, key: str, layers: int) -> frozenset[int] | None:
         """Read a list of layer numbers; missing or null is None."""
-        found = self.items(key)
-        if found is None:
+        items = self.items(key)
+        if items is None:
             return None
-        for i, value in enumerate(found):
+        for i, value in enumerate(items):
             if type(value) is not int or not 0 <= value < layers:
                 raise self.error(f"{key}[{i}]", f"must be a layer from 0 to {layers - 1}, not {shown(value)}")
-        return frozenset(found)
+        return frozenset(items)
 
     def section(self, key: str) -> Config:
         """Enter a nested object."""
@@ -166,11 +166,11 @@ class Config:
     def outermost_with(self, key: str) -> Config:
         """Return the outermost section that sets `key`, else this one."""
         at: Config | None = self
-        found = self
+        config = self
         while at is not None:
-            found = at if at.has(key) else found
+            config = at if at.has(key) else config
             at = at.outer
-        return found
+        return config
 
     def nearest_with(self, key: str) -> Config:
         """Return this section or the closest outer one that sets `key`, else this one."""

@@ -119,11 +119,11 @@ def attention_of(c: Config, h: Habits, shape: Heads, layers: int) -> tuple[Atten
         qk_norm=norm * max(h.norm, 1), gated=h.gated, sinks=h.sinks,
     )  # fmt: skip
     if switched(c, h.head_gate):
-        gated = {each: replace(each, head_gate=True) for each in set(made)}
-        made = tuple(gated[each] for each in made)
+        gated = {parts: replace(parts, head_gate=True) for parts in set(made)}
+        made = tuple(gated[parts] for parts in made)
     if h.shares and c.flag("use_cla", False):
         every = c.size(h.shares, default=2)
-        shared = {each: replace(each, shares=True) for each in set(made)}
+        shared = {parts: replace(parts, shares=True) for parts in set(made)}
         made = tuple(shared[a] if i % every else a for i, a in enumerate(made))
     return made
 

@@ -60,14 +60,14 @@ def _as_published(c: Config, layers: int) -> Config:
 
 def _ratios(c: Config, layers: int) -> list[int]:
     """Pool of each layer; files have entries of multi-token-prediction layers behind them."""
-    found = c.items("compress_ratios")
-    if found is None or len(found) < layers:
-        have = "nothing" if found is None else len(found)
+    ratios = c.items("compress_ratios")
+    if ratios is None or len(ratios) < layers:
+        have = "nothing" if ratios is None else len(ratios)
         raise c.error("compress_ratios", f"must have one entry per layer: {layers}, not {have}")
-    for i, ratio in enumerate(found):
+    for i, ratio in enumerate(ratios):
         if type(ratio) is not int or ratio < 0:
             raise c.error(f"compress_ratios[{i}]", f"must be a number of tokens, not {ratio!r}")
-    return found[:layers]
+    return ratios[:layers]
 
 
 def _pooled(c: Config, window: CompressedAttention, ratio: int) -> CompressedAttention:

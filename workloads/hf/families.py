@@ -51,9 +51,9 @@ def build(config: Config) -> ModelSpec:
         where = config if section is None or _whole(config) else section
         return ARCHITECTURES[name](replace(where, architecture=name))
     if section is not None:
-        found = _by_section(section, name)
-        if found is not None:
-            return found
+        spec = _by_section(section, name)
+        if spec is not None:
+            return spec
     if name is not None:
         from .guess import guess  # only where a class is not known
 
@@ -116,11 +116,11 @@ def build_by_type(config: Config) -> ModelSpec:
 
 def _architecture(config: Config) -> str | None:
     """The one class the file names; paper models add a remark in brackets, which is dropped."""
-    found = config.items("architectures")
-    if not found:
+    names = config.items("architectures")
+    if not names:
         return None
-    if len(found) > 1:
-        raise config.error("architectures", f"must name one class, not {len(found)}")
-    if not isinstance(found[0], str):
-        raise config.error("architectures", f"must hold a class name, not {shown(found[0])}")
-    return found[0].split(" (")[0]
+    if len(names) > 1:
+        raise config.error("architectures", f"must name one class, not {len(names)}")
+    if not isinstance(names[0], str):
+        raise config.error("architectures", f"must hold a class name, not {shown(names[0])}")
+    return names[0].split(" (")[0]

@@ -25,13 +25,13 @@ def _shared(c: Config, windowed: list[bool]) -> list[bool]:
     layers, count = len(windowed), c.count("num_kv_shared_layers")
     if count >= layers:
         raise c.error("num_kv_shared_layers", f"must be below the {layers} layers, not {count}")
-    own = layers - count
-    for i in range(own, layers):
-        if windowed[i] not in windowed[:own]:
+    first_shared = layers - count
+    for i in range(first_shared, layers):
+        if windowed[i] not in windowed[:first_shared]:
             kind = "with" if windowed[i] else "without"
             reason = f"leaves layer {i} ({kind} a window) no cache of its kind before it"
             raise c.error("num_kv_shared_layers", reason)
-    return [i >= own for i in range(layers)]
+    return [i >= first_shared for i in range(layers)]
 
 
 def overrides(c: Config, i: int) -> Mapping[str, Any]:
@@ -39,10 +39,10 @@ def overrides(c: Config, i: int) -> Mapping[str, Any]:
     table = c.values.get("per_layer_config")
     if not isinstance(table, Mapping):
         return {}
-    found: Any = next((v for k, v in table.items() if str(k).isdigit() and int(k) == i), {})
-    if not isinstance(found, Mapping):
-        raise c.error(f"per_layer_config.{i}", f"is {shown(found)}; an object is required")
-    return found
+    settings: Any = next((v for k, v in table.items() if str(k).isdigit() and int(k) == i), {})
+    if not isinstance(settings, Mapping):
+        raise c.error(f"per_layer_config.{i}", f"is {shown(settings)}; an object is required")
+    return settings
 
 
 def _attention(c: Config, layers: int, windowed: list[bool], shared: list[bool]) -> list[Attention]:
@@ -53,14 +53,14 @@ def _attention(c: Config, layers: int, windowed: list[bool], shared: list[bool])
     same = c.flag("attention_k_eq_v", False)
     out = []
     for i in range(layers):
-        own = c.but(**overrides(c, i)) if overrides(c, i) else c
+        config = c.but(**overrides(c, i)) if overrides(c, i) else c
         full = not windowed[i]
-        dim = own.size("head_dim", default=256)
-        kv = own.size("num_key_value_heads", default=4)
+        dim = config.size("head_dim", default=256)
+        kv = config.size("num_key_value_heads", default=4)
         if full:
-            dim = own.size("global_head_dim", default=dim)
-            kv = own.size("num_global_key_value_heads", default=kv) if same else kv
-        check_heads(own, hidden, heads, kv, dim)
+            dim = config.size("global_head_dim", default=dim)
+            kv = config.size("num_global_key_value_heads", default=kv) if same else kv
+        check_heads(config, hidden, heads, kv, dim)
         norm = dim if shared[i] else 2 * dim
         out.append(
             Attention(
@@ -85,18 +85,18 @@ def gemma4(c: Config) -> ModelSpec:
     moe = c.flag("enable_moe_block", False)
     made: list[Layer] = []
     for i, mixer in enumerate(_attention(c, layers, windowed, shared)):
-        own = width * (2 if wide and shared[i] else 1)
-        ffn: LayerKind = FeedForward(hidden, own)
+        widths_each = width * (2 if wide and shared[i] else 1)
+        ffn: LayerKind = FeedForward(hidden, widths_each)
         if moe:  # the dense block and the experts have norms of their own, the router a scale of its input
             ffn = read_experts(
                 c, hidden, c.size("moe_intermediate_size", "expert_intermediate_size"),
-                experts=("num_experts",), top_k=("top_k_experts", "num_experts_per_tok"), residual_width=own,
+                experts=("num_experts",), top_k=("top_k_experts", "num_experts_per_tok"), residual_width=widths_each,
                 router_bias=True,
             )  # fmt: skip
         if inputs:
             if moe:
                 raise c.error("hidden_size_per_layer_input", "cannot be combined with enable_moe_block")
-            ffn = SideInputs(FeedForward(hidden, own), inputs)
+            ffn = SideInputs(FeedForward(hidden, widths_each), inputs)
         made.append(Layer(mixer, ffn, 8 if moe else 4, hidden))
     unique: dict[Layer, Layer] = {}
     stacked = tuple(unique.setdefault(layer, layer) for layer in made)
@@ -122,8 +122,8 @@ def gemma3n(c: Config) -> ModelSpec:
     window, bias = c.window("sliding_window", 512), c.flag("attention_bias", False)
     streams = c.size("altup_num_inputs", default=4)
     widths = c.values.get("intermediate_size")
-    each = widths if isinstance(widths, list) else [c.size("intermediate_size", default=16_384)] * layers
-    if len(each) != layers or any(type(w) is not int or w < 1 for w in each):
+    per_layer = widths if isinstance(widths, list) else [c.size("intermediate_size", default=16_384)] * layers
+    if len(per_layer) != layers or any(type(w) is not int or w < 1 for w in per_layer):
         raise c.error("intermediate_size", f"must be a width, or one for each of the {layers} layers")
     inputs = c.size("hidden_size_per_layer_input", default=256)
     made: list[Layer] = []
@@ -132,7 +132,7 @@ def gemma3n(c: Config) -> ModelSpec:
         mixer = Attention(
             hidden, heads, kv, shape.head_dim, window if windowed[i] else 0, bias, bias, norm, shares=shared[i]
         )
-        ffn = SideInputs(FeedForward(hidden, each[i]), inputs, c.count("laurel_rank", default=64), streams)
+        ffn = SideInputs(FeedForward(hidden, per_layer[i]), inputs, c.count("laurel_rank", default=64), streams)
         made.append(Layer(mixer, ffn, 4, hidden))
     unique: dict[Layer, Layer] = {}
     stacked = tuple(unique.setdefault(layer, layer) for layer in made)

@@ -86,10 +86,10 @@ def guess(c: Config, file: Config, known: Registry[Family], key: str = "architec
     tries = sorted(
         _tries(c, known), key=lambda t: (-len(t.read & wanted), usual.get(t.name, len(usual)), t.asked, t.name)
     )
-    whole = [t for t in tries if t.model is not None and wanted <= t.read]
+    complete = [t for t in tries if t.model is not None and wanted <= t.read]
     noun = "architecture" if key == "architectures" else "model type"
-    if whole and wanted and key == "architectures" and c.architecture.endswith(tuple(LISTS["generators"])):
-        best = whole[0]
+    if complete and wanted and key == "architectures" and c.architecture.endswith(tuple(LISTS["generators"])):
+        best = complete[0]
         assert best.model is not None
         note = (
             f"{c.path}: {noun} {c.architecture} is not known; every key of its file has a meaning in "
@@ -115,11 +115,11 @@ def _tries(c: Config, known: Registry[Family]) -> list[_Try]:
         if name.endswith(("ForCausalLM", "LMHeadModel")) and not hasattr(known[name], "wraps"):
             readers.setdefault(known[name], name)
     out = []
-    own = {key: value for key, value in c.values.items() if key != "model_type"}
+    options = {key: value for key, value in c.values.items() if key != "model_type"}
     for read, name in readers.items():
         seen: set[str] = set()
         try:
-            model: ModelSpec | None = read(replace(c, values=_Read(own, seen), architecture=name))
+            model: ModelSpec | None = read(replace(c, values=_Read(options, seen), architecture=name))
         except (InputError, RecursionError):
             model = None
         out.append(_Try(name, frozenset(k for k in seen if c.has(k)), len(seen), model))

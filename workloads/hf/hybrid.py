@@ -76,8 +76,8 @@ def qwen3_next(c: Config) -> ModelSpec:
     blocks = [read_ffn(c, shape.hidden)] * layers if dense else qwen_blocks(c, shape.hidden, layers)
     # The head's layer is one of full attention (vllm-project/vllm, qwen3_next_mtp.py). Qwen3-Next's
     # file has no key for it, its checkpoint has one head (`mtp.layers.0`); Qwen3.5's says how many.
-    own = 1 if c.architecture.lower().startswith(("qwen3nextfor", "qwen3_next")) else 0
-    heads = c.count("mtp_num_hidden_layers", "num_nextn_predict_layers", default=own)
+    shared = 1 if c.architecture.lower().startswith(("qwen3nextfor", "qwen3_next")) else 0
+    heads = c.count("mtp_num_hidden_layers", "num_nextn_predict_layers", default=shared)
     return assemble(c, stack(mixers, blocks), head=stack([attention], blocks[-1:])[0], heads=heads)
 
 

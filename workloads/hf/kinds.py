@@ -72,10 +72,10 @@ def step3p5(c: Config) -> ModelSpec:
     heads = c.size("num_attention_heads")
     kv = c.size("num_attention_groups", "num_key_value_heads", default=heads)
     shape = check_heads(c, hidden, heads, kv, c.optional("head_dim"))
-    own = c.section("attention_other_setting") if c.has("attention_other_setting") else c
-    groups = own.size("num_attention_groups", "num_key_value_heads", default=kv)
+    section = c.section("attention_other_setting") if c.has("attention_other_setting") else c
+    groups = section.size("num_attention_groups", "num_key_value_heads", default=kv)
     local = check_heads(
-        own, hidden, own.size("num_attention_heads"), groups, own.optional("head_dim") or shape.head_dim
+        section, hidden, section.size("num_attention_heads"), groups, section.optional("head_dim") or shape.head_dim
     )
     gate = c.flag("use_head_wise_attn_gate", True)
     made = [
@@ -118,9 +118,9 @@ def laguna(c: Config) -> ModelSpec:
         if type(count) is not int or count < 1 or count % shape.kv_heads:
             reason = f"must be a multiple of the {shape.kv_heads} key/value heads, not {shown(count)}"
             raise c.error(f"num_attention_heads_per_layer[{i}]", reason)
-        own = Heads(shape.hidden, count, shape.kv_heads, shape.head_dim)
+        heads = Heads(shape.hidden, count, shape.kv_heads, shape.head_dim)
         made[count, w] = Attention(
-            own.hidden, own.heads, own.kv_heads, own.head_dim, window if w else 0, bias, bias, own.head_norm,
+            heads.hidden, heads.heads, heads.kv_heads, heads.head_dim, window if w else 0, bias, bias, heads.head_norm,
             gated=gating == "per-element", head_gate=gating in (True, "per-head"),
         )  # fmt: skip
     mixers = [made[pair] for pair in zip(counts, windowed, strict=True)]
@@ -139,13 +139,13 @@ def inkling(c: Config) -> ModelSpec:
     words = c.words("layer_types", layers, ("hybrid", "hybrid_sliding"))
     windowed = [word == "hybrid_sliding" for word in words] if words else [i % 6 != 5 for i in range(layers)]
     window, extent = (c.size("sliding_window_size", "sliding_window"), c.size("rel_extent", default=1024))
-    own = (
+    relative = (
         (heads, kv, dim, 0, extent),
         (c.size("swa_num_attention_heads", default=heads), c.size("swa_num_key_value_heads", default=kv),
          c.size("swa_head_dim", default=dim), window, min(window, extent)),
     )  # fmt: skip
     made = []
-    for count, groups, width, seen, reach in own:
+    for count, groups, width, seen, reach in relative:
         check_heads(c, hidden, count, groups, width)
         # Small weights stand with the norms of query and key: positions, and the taps of keys and values.
         small = 2 * width + rel * reach + 2 * groups * width * taps + hidden * count * rel

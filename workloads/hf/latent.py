@@ -84,10 +84,10 @@ def dots3_note(c: Config) -> ModelSpec:
     full = attention_of(c, gate_dim=1)
     kinds: dict[bool, LayerKind] = {False: SparseLatentAttention(full, indexer_of(c))}
     if any(slides):
-        own = {key: c.size(f"swa_{key}", default=size) for key, size in NARROW.items()}
-        own |= overrides(c, slides.index(True))
+        narrow = {key: c.size(f"swa_{key}", default=size) for key, size in NARROW.items()}
+        narrow |= overrides(c, slides.index(True))
         window = c.size("sliding_window", "sliding_window_size", default=512)
-        kinds[True] = replace(attention_of(c.but(**own), gate_dim=1), window=window)
+        kinds[True] = replace(attention_of(c.but(**narrow), gate_dim=1), window=window)
     shared = c.size("n_shared_experts", default=1) * c.size(
         "moe_shared_expert_intermediate_size", "shared_experts_intermediate_size", default=1536
     )
@@ -106,8 +106,8 @@ def mistral_large4(c: Config) -> ModelSpec:
         (i + 1) % c.size("no_rope_layer_interval", default=4) != 0 for i in range(layers)
     ]
     sources = c.items("kv_source_layers") or list(range(layers))
-    for key, found, top in (("no_rope_layers", roped, 2), ("kv_source_layers", sources, layers)):
-        if len(found) < layers or any(n not in range(top) for n in found):
+    for key, flags, top in (("no_rope_layers", roped, 2), ("kv_source_layers", sources, layers)):
+        if len(flags) < layers or any(n not in range(top) for n in flags):
             raise c.error(key, f"must be a whole number below {top} for each of {layers} layers")
     if isinstance(pattern, str) and not c.has("indexer_types"):
         c = c.but(indexer_types=[{"F": "full", "S": "shared"}.get(one, one) for one in pattern])
@@ -115,8 +115,8 @@ def mistral_large4(c: Config) -> ModelSpec:
     plain = replace(base, nope_dim=base.nope_dim + base.rope_dim, rope_dim=0)
 
     def mixer(i: int, runs: bool) -> SparseLatentAttention:
-        own: LatentAttention = replace(base if roped[i] else plain, shares=sources[i] != i)
-        return SparseLatentAttention(own, index, not runs)
+        mixer_own: LatentAttention = replace(base if roped[i] else plain, shares=sources[i] != i)
+        return SparseLatentAttention(mixer_own, index, not runs)
 
     chosen = indexing(c)
     blocks = read_blocks(c, base.hidden, layers, first=1)

@@ -31,10 +31,10 @@ def layer_list(c: Config) -> ModelSpec:
         raise c.error("layers", f"{state}; a list of layers, each with a mixer, is required")
     layers: list[Layer] = []
     for i, group in enumerate(groups):
-        own = _entry(c, f"layers[{i}]", group)
-        layer, times = _layer(own), own.size("times", default=1)
+        entry = _entry(c, f"layers[{i}]", group)
+        layer, times = _layer(entry), entry.size("times", default=1)
         if len(layers) + times > MAX_LAYERS:
-            raise own.error("times", f"makes more than {MAX_LAYERS} layers")
+            raise entry.error("times", f"makes more than {MAX_LAYERS} layers")
         layers += [layer] * times
     return assemble(c, tuple(layers))
 
@@ -82,10 +82,10 @@ def layer_part(c: Config, depth: int = 0) -> LayerKind:
     if depth == MAX_DEPTH:
         raise c.error("kind", f"is nested more than {MAX_DEPTH} deep")
     kind: Any = LAYER_KINDS[name]
-    own = fields(kind)
-    _known(c, ("kind", *(f.name for f in own)))
+    declared = fields(kind)
+    _known(c, ("kind", *(f.name for f in declared)))
     hints = get_type_hints(kind)
-    values = {f.name: _value(c, f, hints[f.name], depth) for f in own if _given(c, f)}
+    values = {f.name: _value(c, f, hints[f.name], depth) for f in declared if _given(c, f)}
     try:
         part: LayerKind = kind(**values)
     except InputError as error:
@@ -113,10 +113,10 @@ def _value(c: Config, field: Field[Any], wanted: Any, depth: int) -> Any:
         if not c.has(name):
             raise c.error(name, "is missing")
         return _plain(c, name, c.values[name], wanted)
-    own = c.section(name)
-    part = layer_part(own, depth + 1)
+    section = c.section(name)
+    part = layer_part(section, depth + 1)
     if wanted is not LayerKind and not isinstance(part, wanted):
-        raise own.error("kind", f"must be {wanted.kind}, not {part.kind}")
+        raise section.error("kind", f"must be {wanted.kind}, not {part.kind}")
     return part
 
 
@@ -132,12 +132,12 @@ def _plain(c: Config, key: str, value: Any, wanted: Any) -> Any:
             raise c.error(key, f"must have {len(inner)} entries, not {len(value)}")
         pairs = enumerate(zip(value, inner, strict=True))
         return tuple(_plain(c, f"{key}[{i}]", item, kind) for i, (item, kind) in pairs)
-    whole = wanted is int
-    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-        raise c.error(key, f"must be a {'whole ' if whole else ''}number, not {shown(value)}")
+    integer = wanted is int
+    if isinstance(value, bool) or not isinstance(value, int if integer else (int, float)):
+        raise c.error(key, f"must be a {'whole ' if integer else ''}number, not {shown(value)}")
     if not abs(value) < SIZE_LIMIT:
         raise c.error(key, f"must be below {SIZE_LIMIT}, not {shown(value)}")
-    return value if whole else float(value)
+    return value if integer else float(value)
 
 
 def _check(c: Config, part: LayerKind) -> None:

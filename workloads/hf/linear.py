@@ -51,18 +51,18 @@ def kimi_linear(c: Config) -> ModelSpec:
     layers = c.layers()
     kinds = c.words("layer_types", layers, KINDS)
     if kinds is not None and not c.has("linear_attn_config"):  # as transformers 5 writes it
-        own = c.but(linear_attn_config={
+        config = c.but(linear_attn_config={
             "num_heads": c.size("linear_num_heads"), "head_dim": c.size("linear_head_dim"),
             "short_conv_kernel_size": c.size("linear_conv_kernel_dim", default=4),
             "full_attn_layers": [i + 1 for i, kind in enumerate(kinds) if kind == KINDS[1]],
         })  # fmt: skip
-        return kimi_linear(own)
+        return kimi_linear(config)
     s = c.section("linear_attn_config")
-    whole = s.flag("use_full_rank_gate", False)
+    full_rank = s.flag("use_full_rank_gate", False)
     delta = KimiDelta(
         hidden=c.size("hidden_size"), heads=s.size("num_heads"), head_dim=s.size("head_dim"),
-        d_conv=s.size("short_conv_kernel_size", default=4), full_gate=whole,
-        decays=s.size("head_dim") if whole else 0,
+        d_conv=s.size("short_conv_kernel_size", default=4), full_gate=full_rank,
+        decays=s.size("head_dim") if full_rank else 0,
     )  # fmt: skip
     full = s.items("full_attn_layers") or []
     for i, layer in enumerate(full):  # counted from 1
@@ -104,11 +104,11 @@ def glm5_next(c: Config) -> ModelSpec:
     layers, pool = c.layers(), c.size("index_kpool", default=16)
     kinds = c.words("layer_types", layers, (*KINDS, "indexed_attention"))
     linear = [kind == KINDS[0] for kind in kinds] if kinds else [i % 4 != 3 for i in range(layers)]
-    own = c.section("linear_attn_config") if c.has("linear_attn_config") else c
+    config = c.section("linear_attn_config") if c.has("linear_attn_config") else c
     delta = KimiDelta(
-        hidden=c.size("hidden_size"), heads=own.size("linear_num_heads", "num_heads"),
-        head_dim=own.size("linear_head_dim", "head_dim"),
-        d_conv=own.size("linear_conv_kernel_dim", "short_conv_kernel_size", default=4),
+        hidden=c.size("hidden_size"), heads=config.size("linear_num_heads", "num_heads"),
+        head_dim=config.size("linear_head_dim", "head_dim"),
+        d_conv=config.size("linear_conv_kernel_dim", "short_conv_kernel_size", default=4),
     )  # fmt: skip
     if c.size("index_topk") % pool:
         raise c.error("index_topk", f"must be a multiple of index_kpool, {pool}")

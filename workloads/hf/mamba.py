@@ -28,13 +28,13 @@ def _kinds(c: Config, pattern: str, words: str) -> list[str]:
             if letter not in PATTERN:
                 raise c.error(pattern, f"must be of {' '.join(PATTERN)}, not {letter!r} at {i}")
         return [PATTERN[letter] for letter in text]
-    found = c.items(words)
-    if not found:
+    items = c.items(words)
+    if not items:
         raise c.error(pattern, f"is missing, like {words}; one of them must say what each layer is")
-    for i, word in enumerate(found):
+    for i, word in enumerate(items):
         if word not in BLOCKS:
             raise c.error(f"{words}[{i}]", f"must be one of {', '.join(BLOCKS)}, not {shown(word)}")
-    return [BLOCKS[word] for word in found]
+    return [BLOCKS[word] for word in items]
 
 
 def _paired(kinds: Sequence[str], parts: dict[str, LayerKind], norm: int, c: Config, key: str) -> list[Layer]:
@@ -83,9 +83,9 @@ def nemotron_h(c: Config) -> ModelSpec:
     heads = mtp_heads(c)
     head = None
     if heads:
-        own = {**parts, "moe": _experts(c, hidden)}
+        blocks = {**parts, "moe": _experts(c, hidden)}
         keys = ("mtp_hybrid_override_pattern", "mtp_layers_block_type")
-        head = _paired(_kinds(c, *keys), own, hidden, c, keys[0])[-1]
+        head = _paired(_kinds(c, *keys), blocks, hidden, c, keys[0])[-1]
     return assemble(c, tuple(layers), head=head, heads=heads)
 
 
@@ -100,11 +100,11 @@ def _mamba2(c: Config, hidden: int) -> Mamba2:
     """Mamba-2 in the keys of Bamba, Granite 4 and Falcon-H1."""
     inner = c.size("mamba_d_ssm", default=c.size("mamba_expand", default=2) * hidden)
     heads = c.size("mamba_n_heads")
-    each = c.size("mamba_d_head") if type(c.values.get("mamba_d_head")) is int else inner // heads
-    if heads * each != inner:
-        raise c.error("mamba_n_heads", f"times mamba_d_head must be the {inner} channels, not {heads * each}")
+    head_width = c.size("mamba_d_head") if type(c.values.get("mamba_d_head")) is int else inner // heads
+    if heads * head_width != inner:
+        raise c.error("mamba_n_heads", f"times mamba_d_head must be the {inner} channels, not {heads * head_width}")
     return Mamba2(
-        hidden, heads, each, c.size("mamba_n_groups", default=1), c.size("mamba_d_state", default=256),
+        hidden, heads, head_width, c.size("mamba_n_groups", default=1), c.size("mamba_d_state", default=256),
         c.size("mamba_d_conv", default=4), c.flag("mamba_conv_bias", True), c.flag("mamba_proj_bias", False),
         state_format(c, "mamba_ssm_cache_dtype"),
     )  # fmt: skip
@@ -236,11 +236,11 @@ def minimax_text(c: Config) -> ModelSpec:
     """MiniMax-Text-01 and M1: lightning attention, grouped attention in some layers, experts."""
     shape, layers = read_heads(c), c.layers()
     words = c.words("layer_types", layers, ("linear_attention", "full_attention"))
-    found = [int(word == "full_attention") for word in words] if words else c.items("attn_type_list")
-    if found is None or len(found) != layers or any(one not in (0, 1) for one in found):
+    kinds = [int(word == "full_attention") for word in words] if words else c.items("attn_type_list")
+    if kinds is None or len(kinds) != layers or any(one not in (0, 1) for one in kinds):
         raise c.error("attn_type_list", f"must hold 0 or 1 for each of the {layers} layers")
     light = Lightning(shape.hidden, shape.heads, shape.head_dim)
-    mixers = [shape.attention([0])[0] if one else light for one in found]
+    mixers = [shape.attention([0])[0] if one else light for one in kinds]
     shared = c.count("shared_intermediate_size")
     blocks = read_blocks(c, shape.hidden, layers, shared=shared)
     return assemble(c, stack(mixers, blocks), heads=mtp_heads(c))

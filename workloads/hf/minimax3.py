@@ -47,9 +47,9 @@ def minimax_m3(c: Config) -> ModelSpec:
 
 def _flags(c: Config, key: str, layers: int) -> list[bool]:
     """One 0 or 1 per layer; all 1 where the file says nothing."""
-    found = c.items(key)
-    if found is None:
+    items = c.items(key)
+    if items is None:
         return [True] * layers
-    if len(found) != layers or any(one not in (0, 1) for one in found):
+    if len(items) != layers or any(one not in (0, 1) for one in items):
         raise c.error(key, f"must be one 0 or 1 per layer, {layers} in all")
-    return [bool(one) for one in found]
+    return [bool(one) for one in items]

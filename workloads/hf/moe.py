@@ -225,9 +225,9 @@ def deepspeed_moe(c: Config) -> ModelSpec:
 
 def _pyramid(c: Config, layers: int) -> list[int]:
     """Experts of each layer that has some."""
-    found = c.values.get("num_experts")
-    if not isinstance(found, list):
+    experts = c.values.get("num_experts")
+    if not isinstance(experts, list):
         return [c.experts("num_experts")] * layers
-    if len(found) != layers or any(type(n) is not int or n < 1 for n in found):
+    if len(experts) != layers or any(type(n) is not int or n < 1 for n in experts):
         raise c.error("num_experts", f"must hold a count for each of the {layers} layers with experts")
-    return found
+    return experts

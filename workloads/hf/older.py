@@ -94,19 +94,19 @@ def deci(c: Config) -> ModelSpec:
 
 
 def _part(c: Config, i: int, block: Any, key: str) -> Mapping[str, Any]:
-    found = block.get(key) if isinstance(block, Mapping) else None
-    if not isinstance(found, Mapping):
-        raise c.error(f"block_configs[{i}].{key}", f"is {shown(found)}; an object is required")
-    if found.get("replace_with_linear"):
+    value = block.get(key) if isinstance(block, Mapping) else None
+    if not isinstance(value, Mapping):
+        raise c.error(f"block_configs[{i}].{key}", f"is {shown(value)}; an object is required")
+    if value.get("replace_with_linear"):
         raise c.error(f"block_configs[{i}].{key}.replace_with_linear", "is not known; only left out or whole parts are")
-    return found
+    return value
 
 
 def _attention(c: Config, heads: int, head_dim: int, i: int, block: Any) -> LayerKind | None:
-    found = _part(c, i, block, "attention")
-    if found.get("no_op"):
+    mixer = _part(c, i, block, "attention")
+    if mixer.get("no_op"):
         return None
-    group = found.get("n_heads_in_group")
+    group = mixer.get("n_heads_in_group")
     if type(group) is not int or group < 1 or heads % group:
         reason = f"must divide the {heads} query heads, {shown(group)} does not"
         raise c.error(f"block_configs[{i}].attention.n_heads_in_group", reason)
@@ -115,12 +115,12 @@ def _attention(c: Config, heads: int, head_dim: int, i: int, block: Any) -> Laye
 
 
 def _ffn(c: Config, i: int, block: Any) -> LayerKind | None:
-    found, hidden = _part(c, i, block, "ffn"), c.size("hidden_size")
-    if found.get("no_op"):
+    kind, hidden = _part(c, i, block, "ffn"), c.size("hidden_size")
+    if kind.get("no_op"):
         return None
-    if isinstance(width := found.get("intermediate_size"), int):
+    if isinstance(width := kind.get("intermediate_size"), int):
         return FeedForward(hidden, width)
-    factor = found.get("ffn_mult")
+    factor = kind.get("ffn_mult")
     if factor is None:
         return FeedForward(hidden, c.size("intermediate_size"))
     if not isinstance(factor, (int, float)) or not 0 < factor < 100:

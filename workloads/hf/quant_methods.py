@@ -79,15 +79,15 @@ def _integers(q: Config) -> Recipe:
     stored = grouped(q, q.size("bits", "w_bit", "weight_bits"), zeros=True)
     rules: list[Rule] = []
     if q.has("dynamic"):  # GPTQModel: "-:regex" is left out, "+:regex" has bits of its own
-        own = q.section("dynamic")
-        for key in own.values:
+        overrides = q.section("dynamic")
+        for key in overrides.values:
             text = key.removeprefix("+:").removeprefix("-:")
-            bits = None if key.startswith("-:") else own.section(key).optional("bits")
+            bits = None if key.startswith("-:") else overrides.section(key).optional("bits")
             rules.append(((f"re:{text}",), None if bits is None else grouped(q, bits, True)))
     if q.has("extra_config"):  # AutoRound
-        own = q.section("extra_config")
-        for key in own.values:
-            bits = own.section(key).optional("bits")
+        overrides = q.section("extra_config")
+        for key in overrides.values:
+            bits = overrides.section(key).optional("bits")
             if bits is not None:
                 rules.append(((key,), None if bits >= 16 else grouped(q, bits, True)))
     return Recipe(stored, tuple(rules))
@@ -170,11 +170,11 @@ def _compressed_tensors(q: Config) -> Recipe:
     rules: list[Rule] = []
     default: Stored | None = None
     for name in groups.values:
-        own = groups.section(name)
-        inputs = own.section("input_activations") if own.has("input_activations") else None
-        known = "input_activations" in own.values
-        stored = _tensors(own.section("weights"), inputs, known)
-        targets = _names(own, ("targets",)) or ("Linear",)
+        section = groups.section(name)
+        inputs = section.section("input_activations") if section.has("input_activations") else None
+        known = "input_activations" in section.values
+        stored = _tensors(section.section("weights"), inputs, known)
+        targets = _names(section, ("targets",)) or ("Linear",)
         if any(re.fullmatch(r"\w*Linear|\w*MoE\w*", target) for target in targets):
             if default is not None and default != stored:
                 reason = f"mixes {default.name} and {stored.name} in groups that name no modules"
@@ -220,14 +220,14 @@ def _quark_tensors(q: Config) -> Stored | None:
 def _quark(q: Config) -> Recipe:
     rules: list[Rule] = []
     if q.has("layer_quant_config"):
-        own = q.section("layer_quant_config")
-        rules += [((name,), _quark_tensors(own.section(name))) for name in own.values]
+        overrides = q.section("layer_quant_config")
+        rules += [((name,), _quark_tensors(overrides.section(name))) for name in overrides.values]
     default = _quark_tensors(q.section("global_quant_config"))
     kv = ""
     if q.has("kv_cache_quant_config"):
-        own = q.section("kv_cache_quant_config")
-        named = [own.section(name) for name, value in own.values.items() if isinstance(value, Mapping)]
-        for outputs in [own, *named]:
+        overrides = q.section("kv_cache_quant_config")
+        named = [overrides.section(name) for name, value in overrides.values.items() if isinstance(value, Mapping)]
+        for outputs in [overrides, *named]:
             at = outputs.section("output_tensors") if outputs.has("output_tensors") else outputs
             dtype = at.text("dtype")
             if dtype and dtype not in QUARK:

@@ -72,9 +72,9 @@ def _projections(part: LayerKind) -> Mapping[tuple[str, ...], float]:
     if linears is not None:
         names = {"q": ("q_proj", "qkv_proj"), "k": ("k_proj", "qkv_proj"), "v": ("v_proj", "qkv_proj"),
                  "out": ("o_proj", "out_proj", "dense")}  # fmt: skip
-        found = {names.get(li.name, (li.name,)): float(li.inputs * li.outputs) for li in linears()}
-        if found:
-            return found
+        sizes = {names.get(li.name, (li.name,)): float(li.inputs * li.outputs) for li in linears()}
+        if sizes:
+            return sizes
     latent = all(hasattr(part, key) for key in ("q_rank", "kv_rank", "nope_dim", "rope_dim", "v_dim"))
     if latent:
         p: object = part
@@ -96,9 +96,9 @@ def _projections(part: LayerKind) -> Mapping[tuple[str, ...], float]:
 
 
 def _scaled(group: str, found: Mapping[tuple[str, ...], float], total: float) -> list[_Module]:
-    whole = sum(found.values())
+    total_all = sum(found.values())
     return [
-        _Module(group, tuple(f"{owner}.{name}" for owner in OWNERS[group] for name in names), total * w / whole)
+        _Module(group, tuple(f"{owner}.{name}" for owner in OWNERS[group] for name in names), total * w / total_all)
         for names, w in found.items()
     ]
 
@@ -191,13 +191,13 @@ def group_formats(recipe: Recipe, q: Config, layers: Sequence[Layer], default: s
     for i, layer in enumerate(layers):
         for part in layer.parts:
             others = bool(layer.expert_parts) and part is layer.ffn
-            found = seen.get((part, others)) if same else None
-            if found is None:
-                found = [(module, of(module, i)) for module in _modules(part, others)]
-                seen[part, others] = found
-            for module, stored in found:
-                own = sums[module.group]
-                own[stored] = own.get(stored, 0.0) + module.weights
+            previous = seen.get((part, others)) if same else None
+            if previous is None:
+                previous = [(module, of(module, i)) for module in _modules(part, others)]
+                seen[part, others] = previous
+            for module, stored in previous:
+                format_sums = sums[module.group]
+                format_sums[stored] = format_sums.get(stored, 0.0) + module.weights
     for group in LINEAR:
         if not sums[group]:  # none of them in this model; --dtype and reports ask all the same
             names = {"attention": "q_proj", "ffn": "down_proj", "experts": "experts"}
@@ -209,6 +209,6 @@ def group_formats(recipe: Recipe, q: Config, layers: Sequence[Layer], default: s
 
 
 def _parts(found: Mapping[Stored, float]) -> Parts:
-    whole = sum(found.values())
-    rows = sorted(((s.name, s.bits, w / whole) for s, w in found.items()), key=lambda row: -row[2])
+    total = sum(found.values())
+    rows = sorted(((s.name, s.bits, w / total) for s, w in found.items()), key=lambda row: -row[2])
     return tuple(rows)

@@ -51,12 +51,12 @@ def qwen4_exp(c: Config) -> ModelSpec:
 
 def _ngrams(c: Config, hidden: int, wide: int) -> int:
     """Weights of the hashed n-grams of the layers that have some: tables (of primes from the base on), products, taps."""
-    found = c.items("ple_layer_ids") or []
+    ids = c.items("ple_layer_ids") or []
     layers = c.layers()
-    for i, layer in enumerate(found):  # counted from 1
+    for i, layer in enumerate(ids):  # counted from 1
         if type(layer) is not int or not 1 <= layer <= layers:
             raise c.error(f"ple_layer_ids[{i}]", f"must be a layer from 1 to {layers}")
     width = c.size("ple_embed_dim", default=hidden)
     table = c.size("ngram_vocab_size_base", default=20_000_000) * width
     taps = c.size("ple_conv_kernel_size", default=4)
-    return len(set(found)) * (table + width * (wide + hidden) + wide * (3 + taps))
+    return len(set(ids)) * (table + width * (wide + hidden) + wide * (3 + taps))

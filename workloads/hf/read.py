@@ -37,8 +37,8 @@ def read_config(path: str | Path) -> ModelSpec:
     side = file.parent / SIDE_FILE
     if file.name == "config.json" and SIDE_FILE not in keys and os.path.isfile(side):
         keys = {**keys, SIDE_FILE: read_json_object(side)}
-    whole = Path(os.path.abspath(file))
-    name = whole.parent.name if whole.name == "config.json" else whole.stem
+    resolved = Path(os.path.abspath(file))
+    name = resolved.parent.name if resolved.name == "config.json" else resolved.stem
     return model_from_keys(keys, name=visible(name), where=str(file))
 
 

@@ -52,7 +52,7 @@ def _spans(c: Config, layers: int, heads: int, length: int) -> list[tuple[Span, 
         raise c.error(KEY, f"{state}; a fraction, a plan's path or a list of each layer's spans is required")
     if len(value) != layers:
         raise c.error(KEY, f"must have one entry per layer: {layers}, not {len(value)}")
-    return [_classes(c, f"{KEY}[{i}]", own, heads, length) for i, own in enumerate(value)]
+    return [_classes(c, f"{KEY}[{i}]", plan, heads, length) for i, plan in enumerate(value)]
 
 
 def _classes(c: Config, key: str, value: Any, heads: int, length: int) -> tuple[Span, ...]:
@@ -60,10 +60,10 @@ def _classes(c: Config, key: str, value: Any, heads: int, length: int) -> tuple[
     if not isinstance(value, list):
         raise c.error(key, f"must be a list of [query heads, alpha, beta], not {shown(value)}")
     out: list[Span] = []
-    for i, own in enumerate(value):
-        if not isinstance(own, list) or len(own) != 3 or type(own[0]) is not int or own[0] < 1:
-            raise c.error(f"{key}[{i}]", f"must be [query heads, alpha, beta], not {shown(own)}")
-        out.append((own[0], *_checked(c.path, f"{c.prefix}{key}[{i}]", own[1], own[2], length)))
+    for i, entry in enumerate(value):
+        if not isinstance(entry, list) or len(entry) != 3 or type(entry[0]) is not int or entry[0] < 1:
+            raise c.error(f"{key}[{i}]", f"must be [query heads, alpha, beta], not {shown(entry)}")
+        out.append((entry[0], *_checked(c.path, f"{c.prefix}{key}[{i}]", entry[1], entry[2], length)))
     if sum(count for count, _, _ in out) != heads:
         total = sum(count for count, _, _ in out)
         raise c.error(key, f"must be of {heads} query heads in all, not {total}")

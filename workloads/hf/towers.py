@@ -230,12 +230,12 @@ def _linear(at: Config, v: Config, width: int, merge: int, hidden: int) -> Proje
 
 def _merger(at: Config, v: Config, width: int, merge: int, hidden: int) -> Projected:
     """Qwen's and Kimi's merger: a norm and two matrices; one more of each for every layer that is fed separately."""
-    own = v.size("hidden_size") if v.has("embed_dim") else hidden  # Qwen2-VL's is the language model's
-    wide, out = width * merge**2, v.size("out_hidden_size", default=own)
-    each = ((wide, wide), (out, wide))
+    tower_width = v.size("hidden_size") if v.has("embed_dim") else hidden  # Qwen2-VL's is the language model's
+    wide, out = width * merge**2, v.size("out_hidden_size", default=tower_width)
+    matrices = ((wide, wide), (out, wide))
     deep = len(v.items("deepstack_visual_indexes") or ())
     norm = width * (1 if v.text("model_type").startswith("qwen2_5") else 2)
-    return (), each * (1 + deep), norm + (wide + out) * (1 + deep) + 2 * wide * deep
+    return (), matrices * (1 + deep), norm + (wide + out) * (1 + deep) + 2 * wide * deep
 
 
 def _pixtral(at: Config, v: Config, width: int, merge: int, hidden: int) -> Projected:

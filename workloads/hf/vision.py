@@ -27,11 +27,11 @@ def vision_transformer(c: Config) -> ModelSpec:
     plain = Layer(mixer, dense, 2, 2 * hidden)
     layers = [plain] * c.layers()
     if c.has("num_experts"):
-        found = read_experts(
+        routed = read_experts(
             c, hidden, c.size("moe_intermediate_size"), experts=("num_experts",), matrices=2, expert_bias=True
         )
         experts = MultiTaskExperts(
-            hidden=hidden, experts=found.experts, top_k=found.top_k, width=found.width, matrices=2,
+            hidden=hidden, experts=routed.experts, top_k=routed.top_k, width=routed.width, matrices=2,
             expert_bias=True, tasks=c.size("num_tasks", default=1),
         )  # fmt: skip
         period = c.size("expert_layer_period", default=2)

@@ -82,5 +82,5 @@ def ernie_vl(c: Config) -> ModelSpec:
     first = first[0] if isinstance(first, list) and first else first
     text = MODEL_TYPES["ernie4_5_moe"](c.but(moe_intermediate_size=widths[0], moe_num_experts=first))
     images = counts[1] if isinstance(counts, list) and len(counts) == 2 and type(counts[1]) is int else first
-    held = text.moe_layers * int(images) * (3 * text.hidden * widths[1] + text.hidden)
-    return replace(text, extra_weights=text.extra_weights + held)
+    image_weights = text.moe_layers * int(images) * (3 * text.hidden * widths[1] + text.hidden)
+    return replace(text, extra_weights=text.extra_weights + image_weights)

@@ -84,8 +84,8 @@ class CompressedAttention:
         big += self.out_rank * (wide + self.out_groups * self.hidden)
         small = self.q_rank + self.head_dim + self.heads
         for dim in [self.head_dim] * bool(self.ratio) + [i.dim for i in (self.indexer,) if i]:
-            own, places = self._compressor(dim)
-            big, small = big + own, small + places
+            compressor, places = self._compressor(dim)
+            big, small = big + compressor, small + places
         if self.indexer:
             big += self.q_rank * self.indexer.heads * self.indexer.dim
             small += self.hidden * self.indexer.heads
@@ -133,10 +133,10 @@ class CompressedAttention:
                 *index.choice(m, run),
             ]
         ops += [self._attention(phase, m, run) for phase in ("prefill", "decode")]
-        each = wide // self.out_groups
+        group_width = wide // self.out_groups
         return [
             *ops,
-            linear("out_down", self.out_rank, each, batch=self.out_groups),
+            linear("out_down", self.out_rank, group_width, batch=self.out_groups),
             linear("out", self.hidden, self.out_groups * self.out_rank),
         ]
 

@@ -156,14 +156,14 @@ class GatedDeltaNet:
     def ops_with(self, m: Moments, run: Run, used: int, held: int) -> list[Op]:
         """The ops where a token goes through `used` states of each head, a prompt's tokens through `held`."""
         width = 2 * self._key + 2 * self.value
-        each = Fixed(self.matrix, self.state_format).bytes(run.numerics)
+        state_bytes = Fixed(self.matrix, self.state_format).bytes(run.numerics)
         heads, dims = used * self.value_heads, (self.key_dim, self.value_dim)
         value = run.numerics.act_bytes
-        rates = (delta_rates(heads, *dims, held * each, False, value),
-                 delta_rates(heads, *dims, used * each, True, value))  # fmt: skip
+        rates = (delta_rates(heads, *dims, held * state_bytes, False, value),
+                 delta_rates(heads, *dims, used * state_bytes, True, value))  # fmt: skip
         return [
             gemm("in", "state", "attention", m.tokens, width + 2 * self.value_heads, self.hidden, run),
             *conv_ops(self.channels, self.d_conv, m, run),
-            *state_ops("delta", m, run, rates, (held * each, used * each)),
+            *state_ops("delta", m, run, rates, (held * state_bytes, used * state_bytes)),
             gemm("out", "state", "attention", m.tokens, self.hidden, self.value, run),
         ]

@@ -62,9 +62,9 @@ class LowRank:
         return linears_of(self.base)
 
     def weights(self) -> tuple[Weights, ...]:
-        held = self.slots or max(self.adapters, 1)
-        own = Weights("other", self.pair * held, self.pair)
-        return (*self.base.weights(), own)
+        slots = self.slots or max(self.adapters, 1)
+        adapter = Weights("other", self.pair * slots, self.pair)
+        return (*self.base.weights(), adapter)
 
     def state(self) -> State:
         return self.base.state()

@@ -88,11 +88,11 @@ def state_ops(
 ) -> list[Op]:
     """The recurrence of prompts and of decodes, with the rates and the bytes of the states of each."""
     out = []
-    for (phase, sums), own, size in zip(phases(m), rates, state_bytes, strict=True):
+    for (phase, sums), rate, size in zip(phases(m), rates, state_bytes, strict=True):
         written = size * (sums.tokens if phase == "decode" else sums.batch)
-        act = own.bytes(sums) - size * sums.batch - written
+        act = rate.bytes(sums) - size * sums.batch - written
         out.append(streamed(
-            f"{name}_{phase}", "state", f"{name}_{phase}", phase, run, sums, own, act=act,
+            f"{name}_{phase}", "state", f"{name}_{phase}", phase, run, sums, rate, act=act,
             written=written, access=Access("update", size),
         ))  # fmt: skip
     return out

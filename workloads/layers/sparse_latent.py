@@ -55,13 +55,13 @@ class SparseLatentAttention:
         return self.base.q_rank or self.hidden
 
     def weights(self) -> tuple[Weights, ...]:
-        own, index = self.base.weights(), self.indexer
+        base, index = self.base.weights(), self.indexer
         if self.shared:
-            return own
+            return base
         # Keys of a pool are added up by weights of their own and of their places (GLM-5-Next).
         pooled = (self.hidden + index.pool) * index.dim if index.pool > 1 else 0
         gates = (Weights("attention", pooled, pooled),) if pooled else ()
-        return (*own, *index.weights(self.hidden, self._q_in), *gates)
+        return (*base, *index.weights(self.hidden, self._q_in), *gates)
 
     def state(self) -> State:
         keys = () if self.shared else (self.indexer.kept(),)

@@ -109,10 +109,10 @@ def encoder_rates(heads: Amount, head_dim: Amount) -> Rates:
     Return rates: kernels compute heads of 64 values unpadded and pad others to their next tile, which the rows
     represent.
     """
-    whole = 1024.0 * (head_dim == 64)
+    is_full_tile = 1024.0 * (head_dim == 64)
     return Rates(
         4.0 * heads * head_dim, token_bytes=8.0 * heads * head_dim, token_units=heads / 128.0,
-        rows=head_dim + whole, walks_keys=True,
+        rows=head_dim + is_full_tile, walks_keys=True,
     )  # fmt: skip
 
 

@@ -60,28 +60,28 @@ class CallReader:
         size = (rows.input_tokens + rows.output_tokens).tolist()
         for i in range(count):
             row = first + i
-            own = self._rows(after, i, _names(after, i))
+            row_own = self._rows(after, i, _names(after, i))
             if name := text_of(before.cells[i]):
                 (follows[i],) = self._rows(before, i, [name])
                 check_prompt(before, i, int(rows.input_tokens[i]), self._tokens[follows[i]])
-            if follows[i] >= 0 and follows[i] not in own:
-                own = (int(follows[i]), *own)
+            if follows[i] >= 0 and follows[i] not in row_own:
+                row_own = (int(follows[i]), *row_own)
             self._register(ids, i, row)
-            self._task.append(self._task_of(after, session, i, row, own))
+            self._task.append(self._task_of(after, session, i, row, row_own))
             self._content.append(self._continues(int(follows[i]), row))
             self._tokens.append(size[i])
-            waits.append(own)
+            waits.append(row_own)
         think = think_times(find("think_s"))
         task, content = (np.array(column[first:]) for column in (self._task, self._content))
         return replace(rows, turns=Turns(follows, content, think, tuple(waits), task))
 
     def _rows(self, column: Column, i: int, names: list[str]) -> tuple[int, ...]:
         """Earlier rows by name, each once."""
-        found = [self._at.get(name, -1) for name in names]
-        if -1 in found:
-            name = names[found.index(-1)]
+        rows = [self._at.get(name, -1) for name in names]
+        if -1 in rows:
+            name = names[rows.index(-1)]
             raise column.error(i, f"names {name!r}, the request_id of no earlier row: unknown, or a cycle")
-        return tuple(dict.fromkeys(found))
+        return tuple(dict.fromkeys(rows))
 
     def _register(self, ids: Column, i: int, row: int) -> None:
         name = text_of(ids.cells[i])
@@ -111,8 +111,8 @@ def _names(column: Column, i: int) -> list[str]:
     """Return the names in a cell: a list, one name, or several separated by spaces or semicolons."""
     cell = column.cells[i]
     if isinstance(cell, list):
-        names = [text_of(each) for each in cell]
-        if not all(names) or any(isinstance(each, (list, dict, bool)) for each in cell):
+        names = [text_of(value) for value in cell]
+        if not all(names) or any(isinstance(value, (list, dict, bool)) for value in cell):
             raise column.error(i, "must be a list of request_ids")
         return names
     if isinstance(cell, (dict, bool)):

@@ -50,11 +50,11 @@ class Turns:
 
     def take(self, which: slice | npt.NDArray[np.bool_]) -> Turns:
         """Return some of the requests."""
-        own = self.follows[which], self.session[which], self.think_s[which]
+        follows = self.follows[which], self.session[which], self.think_s[which]
         if self.after is None or self.task is None:
-            return Turns(*own)
+            return Turns(*follows)
         places = np.arange(len(self.task))[which].tolist()
-        return Turns(*own, tuple(self.after[i] for i in places), self.task[which])
+        return Turns(*follows, tuple(self.after[i] for i in places), self.task[which])
 
     def waits(self) -> Iterator[tuple[int, ...]]:
         """Return the predecessors of each request; empty for independent ones."""
@@ -199,6 +199,6 @@ class RequestStream:
 
 def joined_acceptance(parts: Sequence[tuple[npt.NDArray[np.float64] | None, int]]) -> npt.NDArray[np.float64] | None:
     """Join the acceptance rates of several blocks; None if none has any."""
-    if all(own is None for own, _ in parts):
+    if all(rate is None for rate, _ in parts):
         return None
-    return np.concatenate([np.full(n, np.nan) if own is None else own for own, n in parts])
+    return np.concatenate([np.full(n, np.nan) if rate is None else rate for rate, n in parts])

@@ -94,10 +94,10 @@ def read_classes(text: str) -> tuple[RequestClass, ...]:
     >>> chat.promises[0].most_s, batch.priority
     (0.5, 1)
     """
-    found = dict(_of_file(text) if is_classes_path(text) else _of_text(text))
-    if not found:
+    classes_found = dict(_of_file(text) if is_classes_path(text) else _of_text(text))
+    if not classes_found:
         raise InputError("--classes", f"needs at least one: {FORM}")
-    classes = tuple(_class_of(name, keys) for name, keys in found.items())
+    classes = tuple(_class_of(name, keys) for name, keys in classes_found.items())
     shares = [c.share for c in classes]
     if None not in shares and abs(sum(filter(None, shares)) - 1) > 1e-6:
         total = sum(filter(None, shares))

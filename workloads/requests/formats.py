@@ -78,9 +78,9 @@ def detect(path: Path) -> RequestFormat:
         return _fullest(objects, _keys(line)) or objects[0]
     tables = [form for form in known if not form.json_lines]
     header = split_header(path, number, line)
-    found = _fullest(tables, header)
-    if found is not None:
-        return found
+    form_found = _fullest(tables, header)
+    if form_found is not None:
+        return form_found
     best = max(tables, key=lambda form: _likeness(form, header))
     formats = "known formats: " + "; ".join(_describe(name) for name in FORMATS)
     if not _likeness(best, header):
@@ -101,10 +101,10 @@ def _fullest(forms: Sequence[RequestFormat], names: Collection[str]) -> RequestF
 def _keys(line: str) -> Collection[str]:
     """Keys of a JSON object; nothing where the line is none."""
     try:
-        found = json.loads(line)
+        keys = json.loads(line)
     except (ValueError, RecursionError):
         return ()
-    return found if isinstance(found, dict) else ()
+    return keys if isinstance(keys, dict) else ()
 
 
 def _likeness(form: RequestFormat, header: list[str]) -> float:

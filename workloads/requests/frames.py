@@ -43,9 +43,9 @@ def table_file(table: Table, where: str) -> str:
     path = temporary_folder() / f"table-{hashlib.sha256(data).hexdigest()[:16]}.csv"
     try:
         if not path.exists() or path.read_bytes() != data:
-            own = path.with_suffix(f".{os.getpid()}")
-            own.write_bytes(data)
-            own.replace(path)
+            temporary = path.with_suffix(f".{os.getpid()}")
+            temporary.write_bytes(data)
+            temporary.replace(path)
     except OSError as error:
         raise InputError(where, f"cannot be handed on as {path} ({error.strerror})") from None
     return str(path)

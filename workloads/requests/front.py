@@ -261,8 +261,8 @@ def _timing(
     duration: float | None,
 ) -> list[Step]:
     """Choose the steps that set arrival times, refusing options that contradict them."""
-    own = gaps is None and closed_loop is None
-    if not own or not origin.has_arrivals:
+    recorded = gaps is None and closed_loop is None
+    if not recorded or not origin.has_arrivals:
         reason = "needs a trace that keeps its own arrivals"
         _refuse(reason, {"--rate-scale": rate_scale, "--spread": spread})
     if closed_loop is not None:

@@ -76,10 +76,10 @@ class _Book:
 
     def tenant(self, name: str) -> int:
         """Number of a tenant."""
-        found = self.numbers.setdefault(name, len(self.numbers))
-        if found == len(self.tenants):
+        number = self.numbers.setdefault(name, len(self.numbers))
+        if number == len(self.tenants):
             self.tenants.append(name)
-        return found
+        return number
 
 
 def labelled(
@@ -99,9 +99,9 @@ def labelled(
     InputError
         Lengths of classes where requests have theirs, or grow by what was said before.
     """
-    own = [c for c in classes if c.input_len is not None]
-    if own and lengths is None:
-        raise InputError(f"--classes {own[0].name}.input_len", "cannot be combined with --trace or --turns")
+    with_lengths = [c for c in classes if c.input_len is not None]
+    if with_lengths and lengths is None:
+        raise InputError(f"--classes {with_lengths[0].name}.input_len", "cannot be combined with --trace or --turns")
 
     def blocks() -> Iterator[RequestBlock]:
         book = _Book(classes, [c.name for c in classes])
@@ -139,31 +139,31 @@ Draws = tuple[np.random.Generator, np.random.Generator]
 
 def _with_labels(name: str, block: RequestBlock, book: _Book, draws: Draws) -> RequestBlock:
     """Return a block with all labels; -1 means that its reader did not find one."""
-    own, classes = block.labels, book.classes
-    if own is None and not classes:
+    labels, classes = block.labels, book.classes
+    if labels is None and not classes:
         return block
     kind = _kinds(name, block, book, draws[0])
     priority = np.array([c.priority for c in classes] or [0])[kind if classes else 0 * kind]
-    if own is not None:
-        priority = np.where(own.priority == NO_PRIORITY, priority, own.priority)
+    if labels is not None:
+        priority = np.where(labels.priority == NO_PRIORITY, priority, labels.priority)
     tenant = np.empty(len(block), dtype=np.int64)
     which = draws[1].integers(0, 1 << 31, len(block))
-    said = np.zeros(len(block), bool) if own is None else own.tenant >= 0
+    said = np.zeros(len(block), bool) if labels is None else labels.tenant >= 0
     for k in np.unique(kind[~said]).tolist():
         names = classes[k].tenant_names() if k < len(classes) else [book.kinds[k]]
         mine = (kind == k) & ~said
         tenant[mine] = np.array([book.tenant(n) for n in names])[which[mine] % len(names)]
-    if own is not None and said.any():
-        known = {t: book.tenant(own.tenants[t]) for t in np.unique(own.tenant[said]).tolist()}
-        tenant[said] = [known[t] for t in own.tenant[said].tolist()]
+    if labels is not None and said.any():
+        known = {t: book.tenant(labels.tenants[t]) for t in np.unique(labels.tenant[said]).tolist()}
+        tenant[said] = [known[t] for t in labels.tenant[said].tolist()]
     return replace(block, labels=Labels(kind, priority, tenant, book.kinds, book.tenants))
 
 
 def _kinds(name: str, block: RequestBlock, book: _Book, draw: np.random.Generator) -> I8:
     """Class of each request of a block."""
-    own, classes = block.labels, book.classes
+    labels, classes = block.labels, book.classes
     drawn = draw.random(len(block))
-    said = np.zeros(len(block), bool) if own is None else own.kind >= 0
+    said = np.zeros(len(block), bool) if labels is None else labels.kind >= 0
     kind = np.zeros(len(block), dtype=np.int64)
     if classes and not said.all():
         shares = [c.share for c in classes] if len(classes) > 1 else [1.0]
@@ -174,10 +174,10 @@ def _kinds(name: str, block: RequestBlock, book: _Book, draw: np.random.Generato
         kind = np.minimum(np.searchsorted(edges, drawn, side="right"), len(classes) - 1)
     elif not classes:
         kind[:] = _number_of(name, block, 0, "all", book) if not said.all() else 0
-    if own is not None and said.any():
-        for k in np.unique(own.kind[said]).tolist():
-            at = int(block.request_id[int(np.argmax(own.kind == k))])
-            kind[own.kind == k] = _number_of(name, block, at, own.kinds[k], book)
+    if labels is not None and said.any():
+        for k in np.unique(labels.kind[said]).tolist():
+            at = int(block.request_id[int(np.argmax(labels.kind == k))])
+            kind[labels.kind == k] = _number_of(name, block, at, labels.kinds[k], book)
     return kind
 
 

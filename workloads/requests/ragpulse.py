@@ -59,8 +59,8 @@ def _blocks(path: Path, line: int, item: dict[str, Any], prompt: int) -> tuple[i
     if not isinstance(parts, dict):
         reason = f"hash_ids must be an object of lists, not {shown(parts)}"
         raise InputError(at_line(path, line), reason)
-    own = parts.get(FIRST, [])
-    whole = isinstance(own, list) and {int}.issuperset(map(type, own))
-    if not whole or (own and not 0 <= min(own) <= max(own) < 2**63):
+    first = parts.get(FIRST, [])
+    is_list = isinstance(first, list) and {int}.issuperset(map(type, first))
+    if not is_list or (first and not 0 <= min(first) <= max(first) < 2**63):
         raise InputError(at_line(path, line), f"hash_ids.{FIRST} must be a list of whole numbers")
-    return tuple(own[:-1][: prompt // PREFIX_BLOCK_TOKENS])
+    return tuple(first[:-1][: prompt // PREFIX_BLOCK_TOKENS])

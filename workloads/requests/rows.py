@@ -39,12 +39,12 @@ class Rows:
         hashes = None if self.hash_ids is None else self.hash_ids[cut]
         turns = None if self.turns is None else self.turns.take(cut)
         adapters = None if self.adapters is None else self.adapters[cut]
-        own = None if self.acceptance is None else self.acceptance[cut]
+        acceptance = None if self.acceptance is None else self.acceptance[cut]
         images = None if self.images is None else self.images[cut]
         labels = None if self.labels is None else self.labels.take(cut)
         return Rows(
             self.arrival_s[cut], self.input_tokens[cut], self.output_tokens[cut], hashes, turns,
-            adapters, own, images, labels,
+            adapters, acceptance, images, labels,
         )  # fmt: skip
 
 
@@ -150,9 +150,9 @@ def spread_stamps(batches: Iterable[Rows], bin_s: float, subject: str) -> Iterat
     the next timestamp, whichever is shorter, so the order never changes. The last timestamp of a batch waits for the
     next batch, which may continue it.
     """
-    held: Rows | None = None
+    pending: Rows | None = None
     for batch in batches:
-        rows = batch if held is None else _joined(held, batch)
+        rows = batch if pending is None else _joined(pending, batch)
         times = rows.arrival_s
         last = int(np.searchsorted(times, times[-1], side="left"))
         if len(rows) - last > MAX_BLOCK:
@@ -160,9 +160,9 @@ def spread_stamps(batches: Iterable[Rows], bin_s: float, subject: str) -> Iterat
         if last:
             done = rows.part(0, last)
             yield replace(done, arrival_s=_spread(done.arrival_s, float(times[last]), bin_s))
-        held = rows.part(last, len(rows))
-    if held is not None:
-        yield replace(held, arrival_s=_spread(held.arrival_s, np.inf, bin_s))
+        pending = rows.part(last, len(rows))
+    if pending is not None:
+        yield replace(pending, arrival_s=_spread(pending.arrival_s, np.inf, bin_s))
 
 
 def _joined(a: Rows, b: Rows) -> Rows:

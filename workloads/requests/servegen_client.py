@@ -202,7 +202,7 @@ def _table(path: Path, name: str, text: str) -> Draw:
     except ValueError:
         raise InputError(path, f"{name} is not a table of tokens: probability") from None
     values, weights = table.T
-    whole = (values >= 0) & (values <= MAX_SIZE) & (values == np.floor(values))
-    if not (whole.all() and (weights >= 0).all() and 0 < weights.sum() < np.inf):
+    integral = (values >= 0) & (values <= MAX_SIZE) & (values == np.floor(values))
+    if not (integral.all() and (weights >= 0).all() and 0 < weights.sum() < np.inf):
         raise InputError(path, f"{name} has a token count or probability out of range")
     return from_table(np.maximum(values, 1).astype(np.int64), weights)

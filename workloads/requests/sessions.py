@@ -55,20 +55,20 @@ def session_columns(known: Iterable[str], where: str) -> tuple[str, ...]:
     InputError
         Columns that contradict or lack each other.
     """
-    found = [name for name in COLUMNS if name in known]
-    if "after" in found:
-        if "request_id" not in found:
+    names = [name for name in COLUMNS if name in known]
+    if "after" in names:
+        if "request_id" not in names:
             raise InputError(where, "has after but no request_id, which it refers to")
         return COLUMNS
-    if "session" in found and "predecessor" in found:
+    if "session" in names and "predecessor" in names:
         raise InputError(where, "has session and predecessor; give one of them")
-    if "predecessor" in found and "request_id" not in found:
+    if "predecessor" in names and "request_id" not in names:
         raise InputError(where, "has predecessor but no request_id, which it refers to")
-    if "session" in found:
-        return tuple(name for name in found if name != "request_id")
-    if "predecessor" in found:
-        return tuple(found)
-    if "think_s" in found:
+    if "session" in names:
+        return tuple(name for name in names if name != "request_id")
+    if "predecessor" in names:
+        return tuple(names)
+    if "think_s" in names:
         raise InputError(where, "has think_s but neither session nor predecessor")
     return ()
 
@@ -194,5 +194,5 @@ def with_turns(
         done, root = done + n, int(session[-1])
         said = int(total[-1] - base[-1])
         follows = np.where(goes_on, position - 1, -1)
-        own = Turns(follows, session, np.where(goes_on, think, 0.0))
-        yield replace(rows, input_tokens=prompts, turns=own)
+        turns_own = Turns(follows, session, np.where(goes_on, think, 0.0))
+        yield replace(rows, input_tokens=prompts, turns=turns_own)

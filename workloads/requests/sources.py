@@ -76,12 +76,12 @@ def trace(path: Path, seed: int, rate_scale: float = 1.0) -> RowSource:
     if is_folder:
         reason = "is a folder without ServeGen clients (*-trace.csv with *-dataset.json)"
         raise InputError(path, reason)
-    found = detect(path)
-    if not found.has_arrivals:
-        return RowSource(name, False, lambda: checked(found.read(path), path))
+    form = detect(path)
+    if not form.has_arrivals:
+        return RowSource(name, False, lambda: checked(form.read(path), path))
 
     def rows() -> Iterator[Rows]:
-        return compressed(from_zero(checked(found.read(path), path)), rate_scale)
+        return compressed(from_zero(checked(form.read(path), path)), rate_scale)
 
     return RowSource(name, True, rows)
 

@@ -26,17 +26,17 @@ def seconds(column: Column) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float
     """
     parts = [_parts(cell) for cell in column.cells]
     try:
-        whole = np.array([date for date, _ in parts], dtype="datetime64[s]").astype(np.int64)
+        dates = np.array([date for date, _ in parts], dtype="datetime64[s]").astype(np.int64)
     except ValueError:
         bad = next(i for i, (date, _) in enumerate(parts) if not _is_date(date))
         raise column.error(bad, "is not a date-time like 2023-11-16 18:15:46.6805900") from None
-    return whole, np.array([float(fraction) for _, fraction in parts])
+    return dates, np.array([float(fraction) for _, fraction in parts])
 
 
 def _parts(cell: object) -> tuple[str, str]:
     """Return date and time of a timestamp, invalid for an invalid one, and its fraction."""
-    found = _STAMP.fullmatch(str(cell))
-    return (found[1], f"{found[2] or '.'}0") if found else ("no date", "0")
+    match = _STAMP.fullmatch(str(cell))
+    return (match[1], f"{match[2] or '.'}0") if match else ("no date", "0")
 
 
 def _is_date(text: str) -> bool:

@@ -37,10 +37,10 @@ def read_azure(path: Path) -> Iterator[Rows]:
     origin: int | None = None
     last = -np.inf
     for stamp, context, generated in read_columns(path, AZURE):
-        whole, fraction = stamps.seconds(stamp)
+        dates, fraction = stamps.seconds(stamp)
         if origin is None:
-            origin = int(whole[0])
-        arrival_s = (whole - origin) + fraction
+            origin = int(dates[0])
+        arrival_s = (dates - origin) + fraction
         last = check_order(stamp, arrival_s, last)
         yield Rows(arrival_s, tokens(context), tokens(generated))
 
@@ -82,15 +82,15 @@ def read_own(path: Path) -> Iterator[Rows]:
         arrival_s = times(columns[0])
         last = check_order(columns[0], arrival_s, last)
         rows = Rows(arrival_s, tokens(columns[1]), tokens(columns[2]))
-        found = {column.name: column for column in columns}
-        own: dict[str, Any] = {
-            field: numbers(found[name], 0, MAX_SIZE, whole=True).astype(np.int64)
+        by_name = {column.name: column for column in columns}
+        readers: dict[str, Any] = {
+            field: numbers(by_name[name], 0, MAX_SIZE, whole=True).astype(np.int64)
             for name, field in NAMED.items() if name in more
         }  # fmt: skip
         if ACCEPTANCE in more:
-            own["acceptance"] = chances(found[ACCEPTANCE])
-        rows = replace(rows, **own, labels=labels.read(found, len(rows)))
-        named = {name: found[as_named[name]] for name in names if name in as_named}
+            readers["acceptance"] = chances(by_name[ACCEPTANCE])
+        rows = replace(rows, **readers, labels=labels.read(by_name, len(rows)))
+        named = {name: by_name[as_named[name]] for name in names if name in as_named}
         empty = replace(columns[0], cells=[""] * len(rows))
         named |= {name: empty for name in names if name not in as_named}
         yield sessions.read(named.__getitem__, rows)

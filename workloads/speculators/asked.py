@@ -72,7 +72,7 @@ def read_rates(text: str) -> tuple[float, ...]:
     InputError
         What is not a number from 0 to 1.
     """
-    found = []
+    rates = []
     for cell in text.split(","):
         try:
             rate = float(cell)
@@ -82,8 +82,8 @@ def read_rates(text: str) -> tuple[float, ...]:
             raise InputError(
                 f"{RATES} {text!r}", f"must be a comma-separated list of numbers from 0 to 1, not {cell.strip()!r}"
             )
-        found.append(rate)
-    return tuple(found)
+        rates.append(rate)
+    return tuple(rates)
 
 
 def check_rates(asked: DraftChoice, rates: Sequence[float]) -> None:

@@ -48,9 +48,9 @@ def hits(table: pd.DataFrame, title: str) -> Figure:
     with house_figure(title, height=3.2) as figure:
         panels = figure.subplots(1, len(batches), sharey=True, squeeze=False)[0]
         for axes, batch in zip(panels, batches, strict=True):
-            own = table[table["batch"] == batch]
+            rows = table[table["batch"] == batch]
             for policy, (color, line, marker) in zip(policies, LINES, strict=False):
-                axes.plot(own["slots"], 100 * own[policy], color=color, linestyle=line,
+                axes.plot(rows["slots"], 100 * rows[policy], color=color, linestyle=line,
                           marker=marker, markersize=4, label=policy)  # fmt: skip
             axes.set_title(f"{batch:,.0f} tokens a step" if batch != 1 else "one access a step")
             axes.set_xlabel("Experts of a layer that are kept")

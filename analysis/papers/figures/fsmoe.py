@@ -41,12 +41,12 @@ def gains(table: pd.DataFrame, title: str) -> Figure:
         axes = figure.add_subplot()
         marked = False
         for i, name in enumerate(names):
-            own = table[table["schedule"] == name].set_index("reading").loc[readings]
+            rows = table[table["schedule"] == name].set_index("reading").loc[readings]
             at = np.arange(len(readings)) + (i - (len(names) - 1) / 2) * width
-            gain = own["gain"].to_numpy(dtype=np.float64)
+            gain = rows["gain"].to_numpy(dtype=np.float64)
             axes.bar(at, gain - 1.0, width, bottom=1.0, color=COLORS[i], hatch=HATCHES[i],
                      edgecolor=BLACK, linewidth=0.4, label=name)  # fmt: skip
-            published = own["published"].to_numpy(dtype=np.float64)
+            published = rows["published"].to_numpy(dtype=np.float64)
             tops = np.fmax(gain, published)
             for x, y, top in zip(at.tolist(), gain.tolist(), tops.tolist(), strict=True):
                 axes.text(x, top + 0.005, f"{y:.2f}", ha="center", fontsize=SMALL - 1)

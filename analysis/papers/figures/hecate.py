@@ -35,8 +35,8 @@ def gains(table: pd.DataFrame, title: str) -> Figure:
     with house_figure(title, height=3.0) as figure:
         panels = figure.subplots(1, len(clusters), sharey=True, squeeze=False)[0]
         for axes, cluster in zip(panels, clusters, strict=True):
-            own = table[table["cluster"] == cluster]
-            for i, (model, row) in enumerate(zip(own["model"], own[exponents].to_numpy(), strict=True)):
+            rows = table[table["cluster"] == cluster]
+            for i, (model, row) in enumerate(zip(rows["model"], rows[exponents].to_numpy(), strict=True)):
                 axes.plot(at, row, color=COLORS[i % 5], marker=MARKERS[i % 5], markersize=4,
                           linestyle=LINES[i % 5], label=model)  # fmt: skip
             axes.axhline(1.0, color=BLACK, linewidth=0.7)

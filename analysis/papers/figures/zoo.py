@@ -25,12 +25,12 @@ def bought(table: pd.DataFrame, title: str) -> Figure:
     with house_figure(title, height=0.6 + 0.3 * len(names), width=9.5) as figure:
         panels = figure.subplots(1, len(steps), sharey=True, sharex=True, squeeze=False)[0]
         for axes, step in zip(panels, steps, strict=True):
-            own = table[table["step"] == step].set_index("design")
+            rows = table[table["step"] == step].set_index("design")
             for row, name in enumerate(names):
-                values = [float(own.loc[name, ratio]) for ratio in RATIOS]
+                values = [float(rows.loc[name, ratio]) for ratio in RATIOS]
                 axes.plot([min(values), max(values)], [row, row], color=LIGHT, zorder=1)
             for (ratio, marker), color in zip(RATIOS.items(), COLORS, strict=False):
-                axes.plot([own.loc[name, ratio] for name in names], range(len(names)), marker,
+                axes.plot([rows.loc[name, ratio] for name in names], range(len(names)), marker,
                           color=color, label=ratio, markersize=5)  # fmt: skip
             axes.axvline(1.0, color=BLACK, linewidth=0.8)
             axes.set_xscale("log", base=2)

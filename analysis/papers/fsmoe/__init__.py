@@ -57,11 +57,11 @@ JUDGED = {"improved": "mean_improved_vs_tutel", "noiio": "mean_noiio_vs_tutel", 
 def fsmoe(seeds: Sequence[int], routing: str, progress: OnProgress | None, figures: bool = False) -> Reproduction:
     """Compare schedules of a MoE layer on one and on three streams over 1,458 layers (FSMoE)."""
     began = time.perf_counter()
-    found = list(predictions())
-    rows = rows_of("fsmoe", found)
+    rows_found = list(predictions())
+    rows = rows_of("fsmoe", rows_found)
     result = Reproduction(
         "fsmoe", rows, len(READINGS), time.perf_counter() - began,
-        tables=(gains(found), op_times(found)), assumptions=assumed("fsmoe"),
+        tables=(gains(rows_found), op_times(rows_found)), assumptions=assumed("fsmoe"),
     )  # fmt: skip
     if not figures:
         return result
@@ -71,11 +71,11 @@ def fsmoe(seeds: Sequence[int], routing: str, progress: OnProgress | None, figur
 
 def predictions() -> Iterator[Prediction]:
     """Return all rows, only from the lines."""
-    found = {name: _all(reading) for name, reading in READINGS.items()}
-    for name, schemes in found.items():
+    results = {name: _all(reading) for name, reading in READINGS.items()}
+    for name, schemes in results.items():
         yield from _means(name, schemes)
-    own = found["B"]["fsmoe"]
-    yield Prediction("fsmoe.B.degree_differs", float((own.forward != own.backward).mean()))
+    gains = results["B"]["fsmoe"]
+    yield Prediction("fsmoe.B.degree_differs", float((gains.forward != gains.backward).mean()))
     yield from _ops()
     yield from _models()
 
@@ -126,13 +126,13 @@ def _models() -> Iterator[Prediction]:
     cases = [("A.shared", replace(size, length=1024)) for size in (GPT2, MIXTRAL_7B, MIXTRAL_22B)] + [
         ("B.shared", replace(size, length=256)) for size in (GPT2, MIXTRAL_7B)
     ]
-    found = [_one(reading, size) for reading, size in cases]
+    results = [_one(reading, size) for reading, size in cases]
     for scheme, label in (("tutel", "tutel"), ("improved", "improved"), ("noiio", "noiio")):
-        mean = float(np.mean([own[scheme] / own["fsmoe"] for own in found]))
+        mean = float(np.mean([times[scheme] / times["fsmoe"] for times in results]))
         yield Prediction(f"fsmoe.model.mean_vs_{label}", mean)
     for length in A.lengths:
-        own = [_one("A.shared", replace(size, length=length)) for size in (GPT2, MIXTRAL_7B, MIXTRAL_22B)]
-        mean = float(np.mean([one["tutel"] / one["fsmoe"] for one in own]))
+        times = [_one("A.shared", replace(size, length=length)) for size in (GPT2, MIXTRAL_7B, MIXTRAL_22B)]
+        mean = float(np.mean([one["tutel"] / one["fsmoe"] for one in times]))
         yield Prediction(f"fsmoe.A.L{length}.vs_tutel", mean)
 
 

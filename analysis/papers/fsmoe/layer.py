@@ -93,7 +93,7 @@ def ops_of(size: Size, layout: Layout) -> dict[str, Op]:
     tokens, hidden, tp = float(size.batch * size.length), size.hidden, layout.tp
     routed = TOP_K * size.capacity * tokens
     experts = MixtureOfExperts(hidden, layout.ep, TOP_K, size.width, size.matrices)
-    held = experts.shard_experts(layout.ep, layout.expert_tp)
+    shards = experts.shard_experts(layout.ep, layout.expert_tp)
     kv_heads = size.heads // 4 if size.matrices == MIXTRAL else size.heads
     dense = Attention(hidden, size.heads, kv_heads, hidden // size.heads)
     values = sum(w.total for w in dense.weights()) / tp
@@ -101,7 +101,7 @@ def ops_of(size: Size, layout: Layout) -> dict[str, Op]:
     return {
         "dispatch": all_to_all("dispatch", size.capacity * tokens, hidden, TOP_K, 1, layout.dp, RUN),
         "gather": gather_tokens("all_gather", "esp", *esp),
-        "experts": held.expert_op(Loads(np.array([routed]), np.ones(1)), RUN),
+        "experts": shards.expert_op(Loads(np.array([routed]), np.ones(1)), RUN),
         "scatter": gather_tokens("reduce_scatter", "esp", *esp),
         "attention": _attention(size, tp),
         "mp_gather": gather_tokens("all_gather", "mp", *mp),
@@ -154,5 +154,5 @@ def times_of(sizes: Sequence[Size], testbed: Testbed) -> Times:
     """Return the times of the ops of every layer."""
     costs = [{name: price(op, testbed) for name, op in ops_of(size, testbed.layout).items()} for size in sizes]
     alpha = {name: np.array([own[name].fixed_s for own in costs]) for name in NAMES}
-    whole = {name: np.array([own[name].seconds for own in costs]) for name in NAMES}
-    return Times(alpha, {name: whole[name] - alpha[name] for name in NAMES})
+    seconds = {name: np.array([own[name].seconds for own in costs]) for name in NAMES}
+    return Times(alpha, {name: seconds[name] - alpha[name] for name in NAMES})

@@ -141,8 +141,8 @@ def schedule(name: str, times: Times, media: Sequence[Medium] = ()) -> Scheduled
     scheme = SCHEMES[name]
     slices = sliced(scheme, times)
     ahead, back = (
-        np.stack([spans(scheme.order, times, r, work, own, media) for r in DEGREES])
-        for work, own in ((FORWARD, {}), (BACKWARD, slices))
+        np.stack([spans(scheme.order, times, r, work, gradients, media) for r in DEGREES])
+        for work, gradients in ((FORWARD, {}), (BACKWARD, slices))
     )
     degrees = np.array(DEGREES)
     if not scheme.apart:
@@ -155,15 +155,15 @@ def schedule(name: str, times: Times, media: Sequence[Medium] = ()) -> Scheduled
 def sliced(scheme: Scheme, times: Times) -> dict[str, F8]:
     """Seconds of the slices of the gradients' all-reduce, each with the line's alpha."""
     alpha, slope = times.alpha["gradient"], times.slope["gradient"]
-    whole = alpha + slope
+    total = alpha + slope
     if scheme.gradient == "late":
-        return {LATE: whole}
+        return {LATE: total}
     if scheme.gradient == "beside":
-        return {BESIDE: whole}
+        return {BESIDE: total}
     room = BACKWARD * times.of("attention") + times.of("mp_gather") + times.of("mp_scatter")
-    part = np.where(room > alpha, np.minimum(room, whole), 0.0)
+    part = np.where(room > alpha, np.minimum(room, total), 0.0)
     moved = np.where(part > 0.0, part - alpha, 0.0)
-    rest = np.where(whole <= room, 0.0, alpha + slope - moved)
+    rest = np.where(total <= room, 0.0, alpha + slope - moved)
     return {BESIDE: part, GRADIENT: rest}
 
 
@@ -230,7 +230,7 @@ def makespans(graph: Graph, seconds: F8) -> F8:
     n, count = seconds.shape
     names = list(dict.fromkeys(task.resource for task in graph.tasks))
     on = np.array([[task.resource == name for name in names] for task in graph.tasks])
-    held = [np.array([name in medium.resources for name in names]) for medium in graph.media]
+    masks = [np.array([name in medium.resources for name in names]) for medium in graph.media]
     follows = np.zeros((count, count), dtype=np.int64)  # [before, after]
     for i, waits in enumerate(graph.waits()):
         for other in waits:
@@ -241,7 +241,7 @@ def makespans(graph: Graph, seconds: F8) -> F8:
         running = (left == 0) & ~done
         rate = np.ones((n, count))
         busy = (running & (rest > 0.0)) @ on
-        for medium, own in zip(graph.media, held, strict=True):
+        for medium, own in zip(graph.media, masks, strict=True):
             shared = (busy & own).sum(axis=1) > 1
             slowed = shared[:, None] & (on @ own)[None, :]
             rate = np.where(slowed, np.minimum(rate, medium.factor), rate)

@@ -59,8 +59,8 @@ def best_tile(m: F8 | float, n: float, cores: int) -> tuple[F8, F8]:
     traffic = blocks * (np.minimum(tall, rows) + np.minimum(wide, n))
     shape = (*traffic.shape[:-2], -1)
     best = (traffic / share**2).reshape(shape).argmin(axis=-1)[..., None]
-    found = (np.take_along_axis(x.reshape(shape), best, axis=-1)[..., 0] for x in (share, traffic))
-    chosen, moved = found
+    chosen_found = (np.take_along_axis(x.reshape(shape), best, axis=-1)[..., 0] for x in (share, traffic))
+    chosen, moved = chosen_found
     return chosen, moved
 
 

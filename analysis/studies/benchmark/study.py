@@ -139,17 +139,17 @@ def benchmark(
     for own in SET_HERE:
         if own in options:
             raise InputError(f"--{own.replace('_', '-')}", f"is set by {name}")
-    whole = load_system(system)
+    described = load_system(system)
     base = rules.scenario(model, **options)
     jobs = [(s, clients) for s in rules.scenarios for clients in (rules.clients if s == CURVE else (None,))]
     scored: list[Score] = []
     for done, (scenario, clients) in enumerate(jobs, 1):
         most = next((s for s in scored if s.scenario == OFFLINE), None)
-        scored.append(best_score(rules, base, whole, scenario, clients, tolerance, most=most))
+        scored.append(best_score(rules, base, described, scenario, clients, tolerance, most=most))
         if progress is not None:
             progress(done, len(jobs))
     shown = str(model or rules.model)
-    return BenchmarkResult(rules, shown, whole.name, whole.devices_per_node * whole.nodes, tuple(scored))
+    return BenchmarkResult(rules, shown, described.name, described.devices_per_node * described.nodes, tuple(scored))
 
 
 @SCORERS.register(CURVE)
@@ -159,8 +159,8 @@ def _at_once(rules: Benchmark, base: Scenario, part: SystemSpec, replicas: int, 
     sizes = CLIENTS if clients is None else (max(clients // replicas, 1),)
     tuned = (base.deployment.pp or 1) > 1 and clients is None and base.serving.token_budget is None
     cuts = (base, base.changed(token_budget=CHUNK)) if tuned else (base,)
-    found = [_closed(cut, part, replicas, clients, n) for cut in cuts for n in sizes]
-    return max(found, key=lambda s: s.output_tokens_per_s or 0.0)
+    scores = [_closed(cut, part, replicas, clients, n) for cut in cuts for n in sizes]
+    return max(scores, key=lambda s: s.output_tokens_per_s or 0.0)
 
 
 @SCORERS.register(SERVER)
@@ -169,26 +169,26 @@ def _server(
 ) -> Score:
     """Return the highest Poisson rate that meets the SLO."""
     limits = capacity(base, [part.name], dict(rules.slo), tolerance=tolerance, workers=1)
-    found = limits.found[0]
-    if found.limit is not None and found.limit.resource == "memory capacity":
-        raise CapacityError(part.name, found.reason)
-    held = max((t for t in found.tried if t.holds), key=lambda t: t.load_per_s, default=None)
-    reason = found.reason if found.load_per_s is None else ""
+    limit = limits.found[0]
+    if limit.limit is not None and limit.limit.resource == "memory capacity":
+        raise CapacityError(part.name, limit.reason)
+    best = max((t for t in limit.tried if t.holds), key=lambda t: t.load_per_s, default=None)
+    reason = limit.reason if limit.load_per_s is None else ""
     way = f"{replicas} x {part.name}"
-    if held is None:
+    if best is None:
         return Score(SERVER, None, way, None, reason=reason)
     return Score(
-        SERVER, None, way, (held.output_tokens_per_s or 0.0) * replicas,
-        held.load_per_s * replicas, held.figures.get("ttft_p99"), held.figures.get("tpot_p99"), None,
-        found.held, reason,
+        SERVER, None, way, (best.output_tokens_per_s or 0.0) * replicas,
+        best.load_per_s * replicas, best.figures.get("ttft_p99"), best.figures.get("tpot_p99"), None,
+        limit.held, reason,
     )  # fmt: skip
 
 
 def _closed(base: Scenario, part: SystemSpec, replicas: int, clients: int | None, each: int) -> Score:
-    found = simulate(base.changed(system=part, closed_loop=each, requests=max(GENERATIONS * each, LEAST)))
-    run, rate, sure = found.run, found.run.output_tokens_per_s, found.intervals
+    result = simulate(base.changed(system=part, closed_loop=each, requests=max(GENERATIONS * each, LEAST)))
+    run, rate, sure = result.run, result.run.output_tokens_per_s, result.intervals
     return Score(
-        CURVE if clients else OFFLINE, clients or each, _layout(found, replicas), None if rate is None else rate * replicas,
+        CURVE if clients else OFFLINE, clients or each, _layout(result, replicas), None if rate is None else rate * replicas,
         None, run.ttft_s.p99, run.tpot_s.p99, run.tpot_s.mean, sure.throughput if sure else None,
     )  # fmt: skip
 

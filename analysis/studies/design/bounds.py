@@ -114,16 +114,16 @@ def step_options(workload: Mapping[str, Any], system: SystemSpec) -> dict[str, A
     """Options of a step of a workload, with the kernels that its simulation has."""
     options = {k: v for k, v in workload.items() if k in DEPLOY}
     policy = None if workload.get("engine") else workload.get("policy") or POLICY
-    own = options.get("framework") or framework_of(policy, [system], options.get("costs") or "auto")
-    return options | {"framework": own or TYPICAL}
+    framework = options.get("framework") or framework_of(policy, [system], options.get("costs") or "auto")
+    return options | {"framework": framework or TYPICAL}
 
 
 def _ops(stage: StageCost) -> Ops:
     """Ops of the slowest rank; partial sums come with the placement of experts."""
     critical = [p for p in stage.ops if p.critical]
-    own = tuple(p for p in critical if not p.op.exchange and p.op.kind != "partial_sums")
+    local = tuple(p for p in critical if not p.op.exchange and p.op.kind != "partial_sums")
     sent = sum(p.cost.seconds * p.count for p in critical if p.op.exchange)
-    return Ops(tuple(_merged(own)), sent)
+    return Ops(tuple(_merged(local)), sent)
 
 
 def _merged(ops: Sequence[PlacedOp]) -> Iterator[PlacedOp]:
@@ -180,8 +180,8 @@ def _least(placed: PlacedOp, able: Sequence[Processor], step: DesignStep) -> tup
     if step.measured or any(p.model is not p.base for p in able):
         roofs = [(p.peak[op.dtype], p.bandwidth, 0.0) for p in able]
     else:
-        found = [p.base.roof(op.dtype) for p in able]
-        roofs = [(r.peak * r.compute_efficiency, r.bandwidth * r.memory_efficiency, r.launch_s) for r in found]
+        roofs_found = [p.base.roof(op.dtype) for p in able]
+        roofs = [(r.peak * r.compute_efficiency, r.bandwidth * r.memory_efficiency, r.launch_s) for r in roofs_found]
     if shared and op.routed and len(able) > 1:
         peak, wide = sum(r[0] for r in roofs), sum(r[1] for r in roofs)
         return max(op.flops / peak, op.bytes / wide) + min(r[2] for r in roofs), joules

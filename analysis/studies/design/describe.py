@@ -27,8 +27,8 @@ class DescribedDevice(Result):
     silicon: Silicon
 
     def to_dict(self) -> dict[str, Any]:
-        each = {name: getattr(self.silicon, name).to_dict() for name in UNITS}
-        return {"device": self.device.name, **each}
+        units = {name: getattr(self.silicon, name).to_dict() for name in UNITS}
+        return {"device": self.device.name, **units}
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         out = []
@@ -112,15 +112,15 @@ def design_describe(device: str | Path | None = None) -> DescribedDevice | Check
 
 def _checked(name: str) -> dict[str, Any]:
     spec, _ = load_device(name)
-    found, known = silicon_of(spec), constants()
+    silicon, known = silicon_of(spec), constants()
     assert spec.silicon is not None
     areas = [known.dies[d.like].area_mm2 if d.like and d.node is None and d.cores is None else None
              for d in spec.silicon.dies]  # fmt: skip
-    whole = [a * d.count for a, d in zip(areas, spec.silicon.dies, strict=True) if a is not None]
-    area = sum(whole) if len(whole) == len(areas) else None
+    areas_of = [a * d.count for a, d in zip(areas, spec.silicon.dies, strict=True) if a is not None]
+    area = sum(areas_of) if len(areas_of) == len(areas) else None
     row: dict[str, Any] = {"device": name}
     published = {"area": area, "watts": spec.limit_W, "usd": known.published_USD.get(name)}
-    values = found.values()
+    values = silicon.values()
     for label, key in (("area", "area_mm2"), ("watts", "watts"), ("usd", "usd")):
         value, pair = values[key], published[label]
         row |= {key: value, f"published_{key}": pair}

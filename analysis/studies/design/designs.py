@@ -93,9 +93,9 @@ class Forecaster:
         except InputError as error:
             design.error = str(error)
             return
-        own = design.silicon.values()
-        design.bound = together(self.space, bounds, own)
-        design.forecast = together(self.space, promised, own)
+        values = design.silicon.values()
+        design.bound = together(self.space, bounds, values)
+        design.forecast = together(self.space, promised, values)
 
     def _step(self, model: str, load: Mapping[str, Any], design: Design) -> DesignStep | None:
         device = design.device

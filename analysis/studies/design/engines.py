@@ -133,13 +133,13 @@ def engines(
     if streams != (space.engine == "streams"):
         other = "fpga-arrays" if space.engine == "streams" else "fpga-streams"
         raise InputError("--models", f"{model} runs on the engines of {other}")
-    found = search(model, space.board, progress=progress)
-    rows = [{**design.to_dict(), "watts": found.device.static_W} for design in found.front]
-    held = tuple(row for row in rows if all(limit.holds(row) for limit in limits))
-    if not held:
+    result = search(model, space.board, progress=progress)
+    rows = [{**design.to_dict(), "watts": result.device.static_W} for design in result.front]
+    feasible = tuple(row for row in rows if all(limit.holds(row) for limit in limits))
+    if not feasible:
         least = "; ".join(
             f"{limit.text}: {n} is from {show(min(r[n] for r in rows if r.get(n)))} on"
             for limit in limits for n in sorted(limit.names) if any(r.get(n) for r in rows)
         )  # fmt: skip
         raise InputError("--budget", f"no engine is within the limits: {least}")
-    return EngineAnswer(name, found, held)
+    return EngineAnswer(name, result, feasible)

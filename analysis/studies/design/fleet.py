@@ -64,8 +64,8 @@ def read_fleet(given: Any, path: Path, searched: Mapping[str, Sequence[Value]]) 
     if not isinstance(given, dict) or set(given) != {"systems", "plain"}:
         raise InputError(where, "must be {systems: HOW MANY, plain: SYSTEM}")
     systems = check_count(given["systems"], f"{where}.systems", 2, MAX_REPLICAS)
-    plain, own = load_system(str(given["plain"])), describe_system(path)[0]
-    if plain.nodes * plain.devices_per_node != own.nodes * own.devices_per_node:
+    plain, described = load_system(str(given["plain"])), describe_system(path)[0]
+    if plain.nodes * plain.devices_per_node != described.nodes * described.devices_per_node:
         raise InputError(f"{where}.plain", "must have as many devices as the file's system")
     if OWN not in searched:
         raise InputError(f"{path}: design.search", f"of a fleet needs {OWN}: from 0 to {systems}")

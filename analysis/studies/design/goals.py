@@ -122,12 +122,12 @@ def read_across(given: Any, models: Sequence[str]) -> tuple[str, tuple[float, ..
     if given in ("mean", "worst"):
         return str(given), equal
     pairs = [part.partition("=") for part in str(given).split(",")]
-    found = {name.strip(): value for name, sign, value in pairs if sign}
+    weights_found = {name.strip(): value for name, sign, value in pairs if sign}
     try:
-        weights = [float(found[name]) for name in models]
+        weights = [float(weights_found[name]) for name in models]
     except (KeyError, ValueError):
         weights = []
-    if len(found) != len(models) or not weights or min(weights) <= 0 or not all(map(math.isfinite, weights)):
+    if len(weights_found) != len(models) or not weights or min(weights) <= 0 or not all(map(math.isfinite, weights)):
         reason = f"must be mean, worst, or a weight above 0 for each model: {'=1,'.join(models)}=1"
         raise InputError("--across", reason)
     total = sum(weights)

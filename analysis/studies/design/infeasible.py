@@ -34,9 +34,9 @@ def nothing(plan: Space, found: SearchOutcome) -> InputError:
         forecaster.judge(one)  # those beyond the area, power or cost: what they would do tells what is lacking
     every = [one for one in found.every if one.error is None]
     limits = plan.goals.limits
-    alone = [_nearest(plan, each, (), every) for each in limits]
+    alone = [_nearest(plan, limit, (), every) for limit in limits]
     lines = [text for text in alone if text] or [
-        text for each in limits if (text := _nearest(plan, each, limits, every))
+        text for limit in limits if (text := _nearest(plan, limit, limits, every))
     ]
     text = "; ".join(lines) or "the limits hold of no design together; loosen one"
     return InputError("--budget", f"no design is within the limits: {text}")
@@ -45,8 +45,8 @@ def nothing(plan: Space, found: SearchOutcome) -> InputError:
 def _nearest(plan: Space, limit: Expression, others: Sequence[Expression], every: Sequence[Design]) -> str:
     """How near a limit of one metric is met by designs that meet the others; nothing where any meets it."""
     (name, *more) = sorted(limit.names)
-    rest = [each for each in others if each is not limit]
-    known = [one for one in every if all(_may_meet(each, _figures(one)) for each in rest)]
+    rest = [other for other in others if other is not limit]
+    known = [one for one in every if all(_may_meet(other, _figures(one)) for other in rest)]
     values = {id(one): v for one in known if (v := _figures(one).get(name)) is not None}
     unknown = not rest and len(values) < len(known)
     if more or not values or unknown or any(limit.holds(_figures(one)) for one in known):

@@ -88,12 +88,12 @@ class DesignAnswer(Result):
     def _entry(self, design: Design, limits: Sequence[Bottleneck]) -> dict[str, Any]:
         metrics = design.metrics or {}
         goals = self.space.goals.names
-        own = {n: getattr(design.silicon, n) for n in SILICON}
-        intervals = {n: e.interval and list(e.interval) for n, e in own.items()}
+        values = {n: getattr(design.silicon, n) for n in SILICON}
+        intervals = {n: e.interval and list(e.interval) for n, e in values.items()}
         return {
             "parameters": self.space.named(design.values),
             "metrics": {name: metrics.get(name) for name in (*goals, *_also(goals))},
-            **{name: each.value for name, each in own.items()},
+            **{name: each.value for name, each in values.items()},
             "intervals": intervals,
             "why": "; ".join(limit.text() for limit in limits),
             **({} if design.tuned is None else {"kernels": design.tuned.to_dict()}),
@@ -177,10 +177,10 @@ class DesignAnswer(Result):
     def _sure(self) -> str:
         parts = []
         for name in SILICON:
-            found = getattr(self.best.silicon, name)
-            if found.value is not None and found.interval is not None:
-                low, high = found.interval
-                parts.append(f"{name} {show(found.value)} ({show(low)} to {show(high)})")
+            estimate = getattr(self.best.silicon, name)
+            if estimate.value is not None and estimate.interval is not None:
+                low, high = estimate.interval
+                parts.append(f"{name} {show(estimate.value)} ({show(low)} to {show(high)})")
         text = ", ".join(parts) or "neither area, power nor cost is known of it"
         return f"How sure: {text}; 80% intervals of the models, see opbyte design describe."
 
@@ -191,10 +191,10 @@ class DesignAnswer(Result):
 
         wanted = dict(self.space.goals.wanted)
         if len(wanted) == 1:
-            own = next((n for n in SILICON if self.best.silicon.values()[n] is not None), None)
-            if own is None:
+            cost_name = next((n for n in SILICON if self.best.silicon.values()[n] is not None), None)
+            if cost_name is None:
                 return []
-            wanted[own] = direction(own, {})
+            wanted[cost_name] = direction(cost_name, {})
         known = [d for d in self.found.every if d.metrics is not None]
         table = pd.DataFrame([self._flat(d) for d in known])
         models = self.space.models

@@ -69,8 +69,8 @@ def design(
     if named is not None and not all(named):
         raise InputError("--models", f"needs comma-separated names, not {models!r}")
     path = space_path(space)
-    if (own := engine_space(path)) is not None:
-        return engines(path.stem, own, named, budget, progress)
+    if (engines_own := engine_space(path)) is not None:
+        return engines(path.stem, engines_own, named, budget, progress)
     plan = read_space(path, named, _workloads(workload), goal, budget, across)
     most = max(LEAST, -(-plan.size // 10)) if simulations is None else simulations
     most = check_count(most, "--simulations", 1)
@@ -78,16 +78,16 @@ def design(
     where = Workers(workers or (None if dask else 1), dask)
     with _stored(folder) as stored:
         runner = Runner(plan, stored.study(where))
-        found = search(plan, every, runner.run, method, most, seed)
-        front = tuple(every[i] for i in front_of(plan.goals, every, found.simulated))
+        results = search(plan, every, runner.run, method, most, seed)
+        front = tuple(every[i] for i in front_of(plan.goals, every, results.simulated))
         if not front:
-            raise nothing(plan, found)
+            raise nothing(plan, results)
         reference = _reference(plan, every, runner)
         limits = tuple(tuple(limits_of(plan, one)) for one in front)
-        single = alone(plan, [every[i] for i in found.simulated])
+        single = alone(plan, [every[i] for i in results.simulated])
         prices = (*_resources(plan, front[0], every, runner), *_rates(plan, front[0], runner))
     text = Shown(*system_of(plan, front[0])).text()
-    return DesignAnswer(plan, found, front, limits, single, prices, reference, text, method, seed)
+    return DesignAnswer(plan, results, front, limits, single, prices, reference, text, method, seed)
 
 
 def _workloads(text: str | None) -> list[dict[str, Value]] | None:
@@ -149,9 +149,9 @@ def _stored(folder: str | Path | None) -> AbstractContextManager[Outcomes]:
 
 def points_of(plan: Space, design: Design) -> list[dict[str, Value]]:
     """A design as points, each model under each workload."""
-    own = {} if design.tuned is None else design.tuned.settings
+    settings = {} if design.tuned is None else design.tuned.settings
     loads = product(plan.models, plan.workloads)
-    return [{**plan.point(design.values, model, load), **own} for model, load in loads]
+    return [{**plan.point(design.values, model, load), **settings} for model, load in loads]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +164,9 @@ class Runner:
     def run(self, designs: Sequence[Design]) -> None:
         """Fill in the metrics of designs, or the error of one that cannot be simulated."""
         points = [points_of(self.plan, design) for design in designs]
-        results = iter(self.study.results([p for each in points for p in each]))
-        for one, each in zip(designs, points, strict=True):
-            got = [next(results) for _ in each]
+        results = iter(self.study.results([p for group in points for p in group]))
+        for one, group in zip(designs, points, strict=True):
+            got = [next(results) for _ in group]
             errors = [o.error for o in got if o.error is not None]
             if errors:
                 one.error = errors[0]
@@ -214,7 +214,7 @@ def _rates(plan: Space, best: Design, runner: Runner) -> list[Shadow]:
         value = getattr(getattr(best.device, block), key)
         changed = replace(best, metrics=None, error=None)
         setting = f"system.device.{block}.{key}"
-        points = [{**each, setting: value * (1 + STEP)} for each in points_of(plan, best)]
+        points = [{**point, setting: value * (1 + STEP)} for point in points_of(plan, best)]
         got = runner.study.results(points)
         if any(o.error is not None for o in got) or not old:
             continue

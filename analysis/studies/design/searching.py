@@ -89,11 +89,11 @@ def feasible(goals: Goals, design: Design) -> bool:
 
 def front_of(goals: Goals, designs: Sequence[Design], at: Sequence[int]) -> list[int]:
     """Of simulated designs those that none beats, best in the first goal first."""
-    held = [i for i in at if feasible(goals, designs[i])]
-    if not held:
+    feasible_held = [i for i in at if feasible(goals, designs[i])]
+    if not feasible_held:
         return []
-    costs = costs_of(goals, [designs[i].metrics or {} for i in held], np.inf)
-    return [held[i] for i in unbeaten(costs, once=True)]
+    costs = costs_of(goals, [designs[i].metrics or {} for i in feasible_held], np.inf)
+    return [feasible_held[i] for i in unbeaten(costs, once=True)]
 
 
 class Search:
@@ -117,9 +117,9 @@ class Search:
         todo = todo[: self.most - len(self.done)]
         self.simulate([self.designs[i] for i in todo])
         self.done += todo
-        held = [i for i in self.done if feasible(self.goals, self.designs[i])]
-        if held:
-            known = costs_of(self.goals, [self.designs[i].metrics or {} for i in held], np.inf)
+        feasible_held = [i for i in self.done if feasible(self.goals, self.designs[i])]
+        if feasible_held:
+            known = costs_of(self.goals, [self.designs[i].metrics or {} for i in feasible_held], np.inf)
             for cost in known[unbeaten(known, once=True)]:
                 beaten = np.all(cost <= self.bounds, axis=1) & np.any(cost < self.bounds, axis=1)
                 self.open &= ~beaten
@@ -162,16 +162,16 @@ class Search:
 
         A design that adds less than `APART`, even with the error of forecasts, is skipped.
         """
-        held = [i for i in self.done if feasible(self.goals, self.designs[i])]
-        own = self._costs(self._simulated(held)) if held else np.empty((0, len(self.signs)))
+        feasible_held = [i for i in self.done if feasible(self.goals, self.designs[i])]
+        costs_own = self._costs(self._simulated(feasible_held)) if feasible_held else np.empty((0, len(self.signs)))
         left = np.flatnonzero(self.open)
         left = left[~np.isin(left, self.done)]
         values = self.forecasts(left)
         hopeful = self._hopeful(values)
         left, costs = left[hopeful], self._costs(values[hopeful])
-        least = APART - self.doubt(held, own)
+        least = APART - self.doubt(feasible_held, costs_own)
         adds = np.full(len(left), np.inf)
-        for cost in own[unbeaten(own, once=True)] if held else ():
+        for cost in costs_own[unbeaten(costs_own, once=True)] if feasible_held else ():
             adds = np.minimum(adds, _beyond(cost, costs))
         out: list[int] = []
         while len(out) < min(self.at_once, len(left)) and adds.max() > least:

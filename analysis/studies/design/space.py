@@ -100,10 +100,10 @@ class Space:
 
     def point(self, design: Sequence[Value], model: str, workload: Mapping[str, Value]) -> dict[str, Value]:
         """A design under one workload, as settings that `..sweep.point.evaluate` takes."""
-        own = {PARAMETER + name: value for name, value in self.parameters(design).items()}
-        whole = {"model": model, "system": str(self.path), **workload, **own}
-        whole |= self.options(design)
-        return {name: value for name, value in whole.items() if value is not None}
+        settings = {PARAMETER + name: value for name, value in self.parameters(design).items()}
+        options = {"model": model, "system": str(self.path), **workload, **settings}
+        options |= self.options(design)
+        return {name: value for name, value in options.items() if value is not None}
 
     def named(self, design: Sequence[Value]) -> dict[str, Value]:
         return dict(zip(self.names, design, strict=True))
@@ -194,7 +194,7 @@ def _kernel(block: Mapping[str, Any], path: Path) -> bool:
 def _list(given: Any, where: str, kind: type) -> list[Any]:
     """A block that lists texts or mappings; empty where there is none."""
     given = [] if given is None else given
-    if not isinstance(given, list) or not all(isinstance(each, kind) for each in given):
+    if not isinstance(given, list) or not all(isinstance(item, kind) for item in given):
         named = "names" if kind is str else "{option: value, ...}"
         raise InputError(where, f"must be a list of {named}, not {given!r:.60}")
     return given

@@ -86,10 +86,10 @@ def groups_of(space: Space, design: Design, model: str, workload: Mapping[str, A
         row[1] += p.op.flops * p.count
         row[2] += p.op.bytes * p.count
     ridge = {p.name: p.ridge(d.model.numerics.default) for p in processors_of(d.device)}
-    whole = sum(row[0] for row in took.values())
+    total = sum(row[0] for row in took.values())
     out = [
         Bottleneck(d.model.name, group, flops / moved if moved and where in ridge else None, where, ridge.get(where),
-              bound, seconds / whole)
+              bound, seconds / total)
         for (group, where, bound), (seconds, flops, moved) in took.items()
     ]  # fmt: skip
     return sorted(out, key=lambda each: -each.share)
@@ -97,13 +97,13 @@ def groups_of(space: Space, design: Design, model: str, workload: Mapping[str, A
 
 def limits_of(space: Space, design: Design) -> list[Bottleneck]:
     """What limits a design, model by model, under the first workload."""
-    found = []
+    limits = []
     for model in space.models:
         try:
-            found += groups_of(space, design, model, space.workloads[0])[:1]
+            limits += groups_of(space, design, model, space.workloads[0])[:1]
         except InputError:
             continue
-    return found
+    return limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +129,13 @@ class Alone:
     def row(self, space: Space) -> dict[str, Any]:
         """For tables: what runs longest on each processor, with its Op/B and the ridge there."""
         (goal, *_) = space.goals.wanted
-        own = {
+        values_own = {
             each.processor: f"{each.group} at {show(each.op_per_byte or 0.0)} under {show(each.ridge)}"
             for each in self.groups
             if each.ridge is not None
         }
         values = space.named(self.design.values)
-        return {"model": self.model, **values, goal: self.metrics.get(goal), **own}
+        return {"model": self.model, **values, goal: self.metrics.get(goal), **values_own}
 
 
 def alone(space: Space, simulated: Sequence[Design]) -> tuple[Alone, ...]:
@@ -145,18 +145,18 @@ def alone(space: Space, simulated: Sequence[Design]) -> tuple[Alone, ...]:
         single = replace(space, models=(model,), goals=replace(space.goals, weights=(1.0,)))
         known: list[tuple[Design, Figures]] = []
         for one in simulated:
-            own = together(single, one.each[m * per : (m + 1) * per], one.silicon.values())
-            if one.metrics is not None and all(limit.holds(own) for limit in space.goals.limits):
-                known.append((one, own))
+            metrics = together(single, one.each[m * per : (m + 1) * per], one.silicon.values())
+            if one.metrics is not None and all(limit.holds(metrics) for limit in space.goals.limits):
+                known.append((one, metrics))
         (goal, *_) = space.goals.wanted
         sign = 1.0 if direction(goal, space.goals.wanted) == "min" else -1.0
-        known = [(one, own) for one, own in known if own.get(goal) is not None]
+        known = [(one, metrics) for one, metrics in known if metrics.get(goal) is not None]
         if not known:
             continue
-        best, held = min(known, key=lambda pair: sign * float(pair[1][goal] or 0.0))
+        best, best_metrics = min(known, key=lambda pair: sign * float(pair[1][goal] or 0.0))
         groups = groups_of(space, best, model, space.workloads[0])
         first = {each.processor: each for each in reversed(groups)}
-        out.append(Alone(model, best, held, tuple(sorted(first.values(), key=groups.index))))
+        out.append(Alone(model, best, best_metrics, tuple(sorted(first.values(), key=groups.index))))
     return tuple(out)
 
 
@@ -189,12 +189,12 @@ def along(space: Space, best: Design, name: str, others: Sequence[Design]) -> De
     here, now = best.silicon.values()[name], best.forecast.get(goal)
     if here is None or now is None:
         return None
-    found: list[tuple[float, Design]] = []
+    priced: list[tuple[float, Design]] = []
     for other in others:
         needs, then = other.silicon.values()[name], other.forecast.get(goal)
         if needs is not None and then is not None and here < needs <= here * NEARBY:
-            found.append((sign * (then - now) / (needs - here), other))
-    gain, chosen = max(found, key=lambda pair: pair[0], default=(0.0, best))
+            priced.append((sign * (then - now) / (needs - here), other))
+    gain, chosen = max(priced, key=lambda pair: pair[0], default=(0.0, best))
     return chosen if gain > 0 else None
 
 

@@ -92,11 +92,11 @@ def _lone(least: Least, block: RequestBlock, level: Mapping[str, float]) -> str:
     shortest = {"ttft": first, "tpot": gap[gaps > 0], "e2e": first + gaps * gap}
     for name, most in level.items():
         measure, _, share = name.partition("_")
-        own = shortest.get(measure)
-        if own is None or not len(own):
+        lone = shortest.get(measure)
+        if lone is None or not len(lone):
             continue
         part = share_of(share)
-        figure = float(own.mean() if part is None else np.quantile(own, part))
+        figure = float(lone.mean() if part is None else np.quantile(lone, part))
         if figure * (1.0 - ROUNDING) > most:
             return (
                 f"{name.replace('_', ' ')} is at least {figure:.4g} s at nominal rates, of one "

@@ -204,13 +204,13 @@ def candidates(
         axes.get("policy") or (POLICY,), ways, formats, axes.get("token_budget") or (None,),
         axes.get("choices") or ((),),
     ):  # fmt: skip
-        own = replace(sharing, **{n: x for n, x in extra if n in SHARING})
-        given = None if start is None else replace(start, tokens=budget, sharing=own, **how)
+        sharing_of = replace(sharing, **{n: x for n, x in extra if n in SHARING})
+        given = None if start is None else replace(start, tokens=budget, sharing=sharing_of, **how)
         kernels = asked.framework or framework_of(policy, [system], asked.costs)
-        found = Candidate(name, devices * sum(pools or (1,)), policy, given, budget, **how, framework=kernels,
+        candidate = Candidate(name, devices * sum(pools or (1,)), policy, given, budget, **how, framework=kernels,
                           extra=extra, pools=pools)  # fmt: skip
         try:
-            found.engine  # noqa: B018  # refuses layouts that the engine does not have
+            candidate.engine  # noqa: B018  # refuses layouts that the engine does not have
         except InputError:
             continue
-        yield found
+        yield candidate

@@ -49,14 +49,14 @@ def choices_of(scenario: Scenario, search: Sequence[str]) -> tuple[Scenario, tup
     given = {option.name: value for option, value in scenario.given()}
     ways: list[list[dict[str, Any]]] = []
     for name, options in CHOICES.items():
-        own = {option: given[option] for option in options if option in given}
+        options_own = {option: given[option] for option in options if option in given}
         if name not in search:
             continue
-        if options[0] not in own:
+        if options[0] not in options_own:
             flag = f"--{options[0].replace('_', '-')}"
             raise InputError(f"--search {name}", f"needs {flag}, which is tried with and without")
-        ways.append([{}, *(_fewer(own) if name == "drafts" else [own])])
-        none: dict[str, Any] = {n: False if x is True else None for n, x in own.items()}
+        ways.append([{}, *(_fewer(options_own) if name == "drafts" else [options_own])])
+        none: dict[str, Any] = {n: False if x is True else None for n, x in options_own.items()}
         scenario = scenario.changed(**none)
     merged = ({k: v for way in ways_ for k, v in way.items()} for ways_ in product(*ways))
     return scenario, tuple(tuple(sorted(each.items())) for each in merged)

@@ -91,9 +91,9 @@ def least_of(d: Deployment) -> Least | None:
     for part in d.experts:
         routed = part.spec.routed
         op = part.spec.expert_op(Loads(np.ones(1), np.array([float(routed.top_k)])), d.run)
-        each = rate.flop_s(op) * part.layers / part.ep
-        dealt += each if routed.spreads else each / d.ranks
-        lone += each if routed.spreads else each / d.ranks
+        flop_s_each = rate.flop_s(op) * part.layers / part.ep
+        dealt += flop_s_each if routed.spreads else flop_s_each / d.ranks
+        lone += flop_s_each if routed.spreads else flop_s_each / d.ranks
         read = rate.read_s(op.weight_bytes) * part.layers / part.ep
         read_s += read if routed.spreads else 0.0
     return Least(flop_s / d.ranks + dealt, flop_s + lone, read_s, keys, d.ranks, d.layout.pp)

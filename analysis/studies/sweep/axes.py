@@ -92,8 +92,8 @@ def read_axis(name: str, given: Any, where: str) -> Axis:
     if span.points is None:
         return Axis(columns, parameters, (), span)
     steps = max(span.points - 1, 1)
-    found = dict.fromkeys(span.at(i / steps) for i in range(span.points))
-    return Axis(columns, parameters, tuple((value,) for value in found))
+    values = dict.fromkeys(span.at(i / steps) for i in range(span.points))
+    return Axis(columns, parameters, tuple((value,) for value in values))
 
 
 def _targets(name: str, given: Any, where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

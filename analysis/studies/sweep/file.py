@@ -234,10 +234,10 @@ def read_objectives(given: Any, where: str, known: set[str]) -> dict[str, str]:
 
 
 def _mapping(raw: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:
-    found = raw.get(key, {})
-    if not isinstance(found, dict):
+    section = raw.get(key, {})
+    if not isinstance(section, dict):
         raise InputError(f"{path}: {key}", "must be a mapping of names to values")
-    return {str(name): value for name, value in found.items()}
+    return {str(name): value for name, value in section.items()}
 
 
 def _check_names(base: Mapping[str, Any], axes: tuple[Axis, ...], path: Path, kind: FileKind) -> None:

@@ -101,11 +101,11 @@ class OutcomeFile(Outcomes):
             raise InputError(self.path, reason) from None
 
     def _read(self) -> None:
-        whole = self.path.read_bytes()
-        end = whole.rfind(b"\n") + 1
-        if end < len(whole):
+        data = self.path.read_bytes()
+        end = data.rfind(b"\n") + 1
+        if end < len(data):
             os.ftruncate(self._file, end)  # the line that a kill cut short
-        for number, line in enumerate(whole[:end].splitlines(), 1):
+        for number, line in enumerate(data[:end].splitlines(), 1):
             try:
                 row = json.loads(line)
                 self.stored[row["key"]] = Outcome(row["metrics"], row["error"])

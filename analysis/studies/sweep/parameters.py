@@ -77,7 +77,7 @@ def sources_of(point: Mapping[str, Any]) -> dict[str, str]:
     With two pools, the system is the decode system.
     """
     named = counted(str(point["decode"]), "")[0] if "system" not in point else point["system"]
-    system, found = describe_system(str(named))
-    found = found | host_sources(system, point.get("host"))
+    system, sources = describe_system(str(named))
+    sources = sources | host_sources(system, point.get("host"))
     changed = {n.partition(".")[2] for n in point if n.startswith("system.")}
-    return {**found, **dict.fromkeys(changed, CHANGED)}
+    return {**sources, **dict.fromkeys(changed, CHANGED)}

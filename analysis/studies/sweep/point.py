@@ -109,12 +109,12 @@ def metrics_of(result: Simulation | Seeds) -> dict[str, Figure]:
 
 def _held(runs: Sequence[Simulation]) -> int | None:
     """Return whether every run's queue is stationary; None if undecided, or without a queue of arrivals."""
-    found = []
+    verdicts = []
     for each in runs:
         if each.scenario.workload.closed_loop is not None:
             return None
-        found.append(stationary(each.run, each.scenario))
-    return None if None in found and False not in found else int(all(found))
+        verdicts.append(stationary(each.run, each.scenario))
+    return None if None in verdicts and False not in verdicts else int(all(verdicts))
 
 
 def _numbers(data: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Figure]]:

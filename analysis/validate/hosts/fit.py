@@ -149,8 +149,8 @@ def _steps(simulate: Callable[[F8], HostResult], before: HostResult, frees: Sequ
     for i, free in enumerate(frees):
         changed = start.copy()
         changed[i] += free.step
-        found = simulate(changed).residuals - before.residuals
-        effect = abs(float(np.mean(found[before.fitted])))
+        changes = simulate(changed).residuals - before.residuals
+        effect = abs(float(np.mean(changes[before.fitted])))
         if effect < BLIND:
             raise InputError(f"--free {free.name}", f"nothing in this run depends on it ({free.title})")
         out.append(free.step * min(max(REACH / effect, 0.05), 100.0))

@@ -89,15 +89,15 @@ def read_measured(path: Path, part: float = 1.0) -> HostRun:
     """
     if not path.is_dir():
         raise InputError(path, "is not a folder of a run")
-    found = find_runs(path)
-    folders = [*found.runs, *found.requests]
+    runs = find_runs(path)
+    folders = [*runs.runs, *runs.requests]
     if len(folders) != 1:
         raise InputError(path, f"holds {len(folders)} runs; a host is fitted to one of them")
-    if found.requests:
-        folder = found.requests[0]
+    if runs.requests:
+        folder = runs.requests[0]
         known = read_replayed(folder, (folder / "kernels").is_dir())
         return ByRequest(folder.name, known.system, known, part)
-    run = read_run(found.runs[0])
+    run = read_run(runs.runs[0])
     system = deployment_of(run, KERNELS)[0].system
     if run.requests is not None:
         return Recorded(run.name, system, run, part)

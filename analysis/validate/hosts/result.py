@@ -128,8 +128,8 @@ def _spread(f: Fitted, used: bool) -> dict[str, Any]:
     """Median of |error| of the residuals that were fitted, or held out."""
 
     def median(one: HostResult) -> float | None:
-        own = np.abs(np.expm1(one.residuals[one.fitted == used]))
-        return float(np.median(own)) if len(own) else None
+        errors = np.abs(np.expm1(one.residuals[one.fitted == used]))
+        return float(np.median(errors)) if len(errors) else None
 
     count = int((f.before.fitted == used).sum())
     return {"count": count, "before": median(f.before), "after": median(f.after)}
@@ -170,8 +170,8 @@ def calibrate_run(
     _refuse_alone(measured, frees)
 
     def simulate(values: Any) -> HostResult:
-        found = {f.field: _exact(x) for f, x in zip(frees, values, strict=True)}
-        there = _with(base, measured.name, found)
+        numbers = {f.field: _exact(x) for f, x in zip(frees, values, strict=True)}
+        there = _with(base, measured.name, numbers)
         known = [Path(folder), measured, there] if kept else None
         return kept.once(known, partial(measured.compared, there))
 

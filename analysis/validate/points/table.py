@@ -147,10 +147,10 @@ def _unusable(row: dict[str, Any], names: dict[str, str]) -> str | None:
     if row["mode"] == "agg" and devices != row["gpus"]:
         return f"tp x attention_dp x pp is {devices}, not the {row['gpus']} GPUs of the row"
     if row["mode"] == "disagg":
-        found = _layout(row)
-        if found is None:
+        layout = _layout(row)
+        if layout is None:
             return "its notes do not give the layout of prefill and decode workers"
-        used = sum(w.count * w.devices for w in found)
+        used = sum(w.count * w.devices for w in layout)
         if used != row["gpus"]:
             return f"the workers in its notes have {used} GPUs, not {row['gpus']}"
     return None
@@ -158,17 +158,17 @@ def _unusable(row: dict[str, Any], names: dict[str, str]) -> str | None:
 
 def _layout(row: dict[str, Any]) -> tuple[WorkerGroup, WorkerGroup] | None:
     """Prefill and decode workers as the notes give them."""
-    found = LAYOUT.search(row["notes"])
-    if found is None:
+    match = LAYOUT.search(row["notes"])
+    if match is None:
         return None
-    n = [int(text) for text in found.groups()]
+    n = [int(text) for text in match.groups()]
     return WorkerGroup(*n[:4]), WorkerGroup(*n[4:])
 
 
 def _version(text: str) -> tuple[int, ...]:
     """Leading numbers of a version: (1, 2, 0) of 1.2.0rc6.post2."""
-    found = re.match(r"\d+(\.\d+)*", text)
-    return tuple(int(part) for part in found[0].split(".")) if found else ()
+    match = re.match(r"\d+(\.\d+)*", text)
+    return tuple(int(part) for part in match[0].split(".")) if match else ()
 
 
 def _point(line: int, row: dict[str, Any], names: dict[str, str]) -> ServingPoint:

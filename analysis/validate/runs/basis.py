@@ -55,17 +55,17 @@ def _interval(draws: RunDraws, metric: str, chance: float, widths: Widths) -> In
 
 def power_basis(d: Deployment) -> IntervalBasis | None:
     """Of a device's power; None where it is not modelled."""
-    found = power_errors(d)
-    return found and IntervalBasis(POWER, found.alone, found.amounts, found.interval)
+    errors = power_errors(d)
+    return errors and IntervalBasis(POWER, errors.alone, errors.amounts, errors.interval)
 
 
 def step_basis(c: Conditions, host: HostTimes = (1.0, 0.0)) -> IntervalBasis | None:
     """Of a step's time: seconds of the devices, and what its version's host adds."""
-    found = step_errors(c)
-    if found is None:
+    errors = step_errors(c)
+    if errors is None:
         return None
-    refit = partial(_step, found, host)
-    return IntervalBasis(STEP, refit(NO_FACTORS), found.amounts, refit)
+    refit = partial(_step, errors, host)
+    return IntervalBasis(STEP, refit(NO_FACTORS), errors.amounts, refit)
 
 
 HostTimes = tuple[float, float]

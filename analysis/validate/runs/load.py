@@ -74,7 +74,7 @@ def _contents(prompts: Prompts, lengths: I8, block: int) -> list[tuple[int, ...]
     names = [(p // size) * shared for p in range(prompts.distinct)]
     out, new = [], prompts.groups * shared
     for first, length in zip(names, lengths.tolist(), strict=True):
-        own = max(length // block - shared, 0)
-        out.append((*range(first, first + shared), *range(new, new + own)))
-        new += own
+        new_blocks = max(length // block - shared, 0)
+        out.append((*range(first, first + shared), *range(new, new + new_blocks)))
+        new += new_blocks
     return out

@@ -336,9 +336,9 @@ def _length(text: str) -> float:
 
 def _load(row: Mapping[str, str]) -> ArrivalPattern | str:
     """``concurrency=8``, ``rate=4 requests=200`` and their like, or why it is not one."""
-    found = re.fullmatch(r"(\w+)(?:=([\d.]+))?(?:\s+requests=(\d+))?", row["load"].strip())
-    if found is None or found[1] not in READERS:
+    match = re.fullmatch(r"(\w+)(?:=([\d.]+))?(?:\s+requests=(\d+))?", row["load"].strip())
+    if match is None or match[1] not in READERS:
         return f"load {row['load'][:40]!r} is none of {', '.join(READERS)}"
-    level, told = float(found[2] or 0), re.findall(r"num_(?:prompts|requests)=(\d+)", row["note"])
-    result = found[3] or next(iter(told), None) or (SENT * level if row["source"].startswith(RANDOM) else 0)
-    return READERS[found[1]](level, int(result) or None)
+    level, told = float(match[2] or 0), re.findall(r"num_(?:prompts|requests)=(\d+)", row["note"])
+    result = match[3] or next(iter(told), None) or (SENT * level if row["source"].startswith(RANDOM) else 0)
+    return READERS[match[1]](level, int(result) or None)

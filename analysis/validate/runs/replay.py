@@ -100,12 +100,12 @@ def stage_metrics(result: Run, stage: npt.NDArray[np.int64]) -> list[dict[str, f
         In which each request was sent, by request id.
     """
     table, times = result.requests, client_times(result)
-    own = stage[table.request_id]
-    starts = [float(table.arrival_s[own == s].min()) for s in range(int(own.max()) + 1)]
+    stages = stage[table.request_id]
+    starts = [float(table.arrival_s[stages == s].min()) for s in range(int(stages.max()) + 1)]
     out = []
     for s, start in enumerate(starts):
         end = starts[s + 1] if s + 1 < len(starts) else np.inf
-        here = own == s
+        here = stages == s
         out.append(figures({name: every[here] for name, every in times.items()}) | _gaps(result.stages, start, end))
     return out
 

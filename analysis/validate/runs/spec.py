@@ -181,15 +181,15 @@ def _measured(top: Keys, stages: int) -> tuple[Mapping[str, float], ...]:
     found: list[Mapping[str, float]] = [{} for _ in range(stages)]
     for entry in top.list("measured"):
         stage = entry.needed("stage").count("stage", 0, stages - 1, least=0)
-        own = {}
+        measured = {}
         for name in TIMES:
             part = entry.part(f"{name}_s")
             for statistic in STATISTICS:
                 if part.values.get(statistic) is not None:
                     seconds = part.real(statistic, 0.0, 0.0 if name == "itl" else 1e-9, 1e9)
                     if seconds > 0.0:  # a busy client reads several chunks at once: gaps of 0 tell nothing
-                        own[f"{name}_{statistic}"] = seconds
-        found[stage] = own
+                        measured[f"{name}_{statistic}"] = seconds
+        found[stage] = measured
     return tuple(found)
 
 
@@ -240,13 +240,13 @@ def find_runs(path: Path) -> RunFiles:
     if (path / RUN).is_file():
         return RunFiles(runs=[path])
     files = sorted(p for p in path.rglob("*") if p.is_file() and (p.suffix == ".csv" or p.name == RUN))
-    found = RunFiles(
+    files_found = RunFiles(
         [p.parent for p in files if p.name == RUN],
         [p.parent for p in files if p.name == "requests.csv" and _every_request(p.parent)],
         [p for p in files if p.name == "static.csv"],
         *([p for p in files if p.suffix == ".csv" and own(p)] for own in FORMS.values()),
     )
-    if not any(found):
+    if not any(files_found):
         wanted = f"neither {RUN} of a run nor static.csv nor a table of published points or of clients' runs"
         raise InputError(path, f"holds {wanted}, at any depth")
-    return found
+    return files_found

@@ -77,8 +77,8 @@ def read_static(path: Path) -> tuple[list[StaticBatch], list[str]]:
 
 
 def _batch(where: str, row: Mapping[str, Any], device: str) -> StaticBatch:
-    found = re.fullmatch(r"\d{1,9}( \d{1,9})*", row["lengths"].strip())
-    lengths = tuple(int(text) for text in found[0].split()) if found else ()
+    match = re.fullmatch(r"\d{1,9}( \d{1,9})*", row["lengths"].strip())
+    lengths = tuple(int(text) for text in match[0].split()) if match else ()
     if not 1 <= len(lengths) <= MOST_SEQUENCES or min(lengths) < 1:
         raise InputError(where, "lengths: must be whole numbers of at least 1 between spaces")
     return StaticBatch(
@@ -99,8 +99,8 @@ def replay_static(
             model, system = load(named, load_system(f"{batch.device}-x{batch.tp}"), batch.dtype)
             options = replace(DeployOptions(), framework=kernels, host=None if host is None else str(host), tp=batch.tp)
             simulated = static_times(deployed(model, system, options), batch.lengths, batch.output_tokens)
-        own = {name: simulated[name] for name in batch.measured}
-        entries.append(RunCheck(batch.name, None, batch.measured, own, f"{system.name}, {kernels} kernels"))
+        values = {name: simulated[name] for name in batch.measured}
+        entries.append(RunCheck(batch.name, None, batch.measured, values, f"{system.name}, {kernels} kernels"))
     return entries
 
 

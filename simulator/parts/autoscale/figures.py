@@ -42,5 +42,5 @@ def figures(left: Scaling | dict[str, Scaling]) -> Figures:
     """Of two pools, those that scale have an entry each."""
     if isinstance(left, Scaling):
         return FIGURES
-    each = (Quantity(name, f"Of the pool that does {name}.", itemgetter(name), inside=POOL) for name in left)
-    return Figures("autoscale", "Autoscaling", tuple(each))
+    pools = (Quantity(name, f"Of the pool that does {name}.", itemgetter(name), inside=POOL) for name in left)
+    return Figures("autoscale", "Autoscaling", tuple(pools))

@@ -127,7 +127,7 @@ class Scaling:
 def scaling_left(run: Run, served: Served, *_: object) -> Scaling | dict[str, Scaling] | None:
     """What autoscalers did until the end: of all replicas, or of each of two pools."""
     ttft_s = run.requests.first_token_s - run.requests.arrival_s
-    found = [own and own.until(run.makespan_s, ttft_s) for own in served.presence]
+    scalings = [own and own.until(run.makespan_s, ttft_s) for own in served.presence]
     if not served.pools.decode:
-        return found[0]  # type: ignore[return-value]
-    return {name: own for name, own in zip(("prefill", "decode"), found, strict=True) if own} or None  # type: ignore[misc]
+        return scalings[0]  # type: ignore[return-value]
+    return {name: own for name, own in zip(("prefill", "decode"), scalings, strict=True) if own} or None  # type: ignore[misc]

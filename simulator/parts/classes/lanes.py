@@ -124,9 +124,9 @@ class LaneBook:
         new = lanes.of[end - len(block) : end]
         new[:, [O_PLACE, O_REFUSED]] = 0
         new[:, O_KIND] = labels.kind
-        found, which = np.unique(self._names(labels), return_inverse=True)
+        names, which = np.unique(self._names(labels), return_inverse=True)
         before = len(self.numbers)
-        numbers = [self.numbers.setdefault(name, len(self.numbers)) for name in found.tolist()]
+        numbers = [self.numbers.setdefault(name, len(self.numbers)) for name in names.tolist()]
         new[:, O_LANE] = np.array(numbers)[which]
         lanes = self._widened(lanes, labels)
         if len(self.numbers) > before and self.rules.order == "priority":

@@ -57,15 +57,15 @@ def make_room(
 def worst_of(st: State, lanes: ClassLanes, r: int) -> tuple[int, bool]:
     """Last in order of a rank's sequences: its place, and whether it is one that the step in flight ends."""
     rank, size = st.ranks[r], st.running.shape[1] // 3
-    found, late, key, place = int64(-1), False, int64(0), int64(0)
+    victim, late, key, place = int64(-1), False, int64(0), int64(0)
     for k in range(rank[R_RUNNING] + rank[R_LATE]):
         ended = k >= rank[R_RUNNING]
         p = k - rank[R_RUNNING] if ended else k
         of = lanes.of[st.running[r, size + p if ended else p]]
-        own = lanes.keys[of[O_LANE]]
-        if found < 0 or own > key or (own == key and of[O_PLACE] > place):
-            found, late, key, place = int64(p), ended, own, of[O_PLACE]
-    return found, late
+        key_own = lanes.keys[of[O_LANE]]
+        if victim < 0 or key_own > key or (key_own == key and of[O_PLACE] > place):
+            victim, late, key, place = int64(p), ended, key_own, of[O_PLACE]
+    return victim, late
 
 
 @compiled_part

@@ -61,15 +61,15 @@ def speculative_stage(
     passes = list(zip(*(draft_batches(b, speculation.tokens) for b in batches), strict=True))
     number = step * len(passes)
     drafts = [
-        explicit_stage(speculation.draft, each, number + j, *given)
-        for j, each in enumerate(passes)
-        if any(b.tokens for b in each)
+        explicit_stage(speculation.draft, pass_costs, number + j, *given)
+        for j, pass_costs in enumerate(passes)
+        if any(b.tokens for b in pass_costs)
     ]
     ops = [replace(p, op=replace(p.op, layer=DRAFT, name=f"draft_{p.op.name}")) for cost in drafts for p in cost.ops]
     draft_s = sum(cost.seconds for cost in drafts)
     joules = target.joules + sum(cost.joules for cost in drafts)
-    whole = replace(
+    verified = replace(
         target, seconds=target.seconds + draft_s, joules=joules, ops=(*target.ops, *ops),
         stages=(*target.stages[:-1], target.stages[-1] + draft_s),
     )  # fmt: skip
-    return SpeculativeStage(whole, target.seconds, draft_s)
+    return SpeculativeStage(verified, target.seconds, draft_s)

@@ -78,8 +78,8 @@ def _check(d: Deployment, asked: DraftChoice) -> None:
 def _beside(d: Deployment, model: ModelSpec, asked: DraftChoice, routing: str, seed: int) -> Deployment:
     """A draft model on the devices of a deployment, split as its model is."""
     ep = d.layout.ep if model.moe_layers and d.experts else None
-    whole = d.system if d.layout.pp == 1 else _stage_system(d)
-    layout = make_layout(model, whole, d.layout.tp, d.layout.dp, ep)
+    system = d.system if d.layout.pp == 1 else _stage_system(d)
+    layout = make_layout(model, system, d.layout.tp, d.layout.dp, ep)
     layout = replace(layout, gather=d.layout.gather)
     shard = shard_model(model, layout)
     made = Deployment(

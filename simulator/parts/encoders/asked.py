@@ -91,9 +91,9 @@ def towered(model: ModelSpec, scenario: Scenario) -> ModelSpec:
         return with_tower(model, None)
     tower = model.tower
     size = size_of(scenario, tower, model.name)
-    own = images * tower.tokens(size)
+    image_tokens = images * tower.tokens(size)
     return with_tower(
-        model, size, own / (own + text), max(1, round(images / max(1, sum(map(len, _requests(scenario)))))),
+        model, size, image_tokens / (image_tokens + text), max(1, round(images / max(1, sum(map(len, _requests(scenario)))))),
         scenario.workload.encoder_cache_hits or 0.0,
     )  # fmt: skip
 
@@ -105,10 +105,10 @@ def _asked(scenario: Scenario) -> tuple[float, float]:
         return 0.0, 0.0
     images = text = 0.0
     for block in _requests(scenario):
-        found = block.images
-        count = float(found.sum()) if found is not None else float((work.images or 0) * len(block))
+        images_found = block.images
+        count = float(images_found.sum()) if images_found is not None else float((work.images or 0) * len(block))
         images, text = images + count, text + float(block.input_tokens.sum())
-        if found is None and work.images is None:
+        if images_found is None and work.images is None:
             break  # a trace without such a column
     return images, text
 
@@ -131,13 +131,13 @@ def separate_encoder(scenario: Scenario, model: ModelSpec, system: SystemSpec) -
 
     name, where = scenario.parts["encoder"].encoder, scenario.parts["encoder"].encoder_system
     size = scenario.workload.image_size
-    own = model if name is None else str(name)
+    source = model if name is None else str(name)
     pixels = None
     if name is None:
         pixels = size_of(scenario, tower_of(model, "--encoder-system"), model.name)
     elif size is not None:
         pixels = read_size(size)
-    made = encoder_of(own, where, system, pixels)
+    made = encoder_of(source, where, system, pixels)
     hits = scenario.workload.encoder_cache_hits
     return made if hits is None else replace(made, hits=hits)
 
@@ -148,10 +148,10 @@ def with_encoder(scenario: Scenario, system: SystemSpec, fleet: Fleet | None) ->
         return fleet
     model = scenario.model
     assert model is not None  # it is deployed by now
-    own = model if isinstance(model, ModelSpec) else load_model(model)
+    spec = model if isinstance(model, ModelSpec) else load_model(model)
     from ...serving.fleet import Fleet  # compiled code behind it
 
-    made, fleet = separate_encoder(scenario, own, system), fleet or Fleet()
+    made, fleet = separate_encoder(scenario, spec, system), fleet or Fleet()
     return replace(fleet, parts={**fleet.parts, "encoder": made})
 
 

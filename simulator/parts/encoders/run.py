@@ -89,8 +89,8 @@ def encoder_of(model: str | ModelSpec, system: str | None, served_on: SystemSpec
     spec = model if isinstance(model, ModelSpec) else load_model(model)
     where = load_system(f"{served_on.device.name}-x1" if system is None else system)
     if spec.front is not None:
-        own = deploy(spec, where, tp=1, dp=where.groups)
-        return Encoder(own, spec.front.patches, spec.front.tokens)
+        deployment = deploy(spec, where, tp=1, dp=where.groups)
+        return Encoder(deployment, spec.front.patches, spec.front.tokens)
     if spec.tower is None:
         raise InputError("--encoder", f"{spec.name} takes tokens, not images")
     if size is None:

@@ -152,8 +152,8 @@ class ExpertCache:
         """What entries leave by: the lowest score, of equal ones that not used for longest."""
         chances = dict.fromkeys(experts, 0.0)
         if self._policy.drawn:
-            held = sorted(self._entries)
-            chances = dict(zip(held, self._chances(self._clock, held), strict=True))
+            keys = sorted(self._entries)
+            chances = dict(zip(keys, self._chances(self._clock, keys), strict=True))
         return [(self._score(e, ahead, named, chances[e]), self._entries[e][USED]) for e in experts]
 
     def _score(self, expert: int, ahead: Mapping[int, float], named: Collection[int], chance: float) -> float:

@@ -49,5 +49,6 @@ def elsewhere_bytes(store: ExpertStore, d: Deployment, stage: int) -> float:
     staging = max(sizes) if store.rule.looks_ahead else 0.0  # see `ExpertCache`
     slots = [store.slots(part.held, d.system.name) for part in parts]
     return -staging + sum(
-        (part.held - own) * part.layers * size for part, own, size in zip(parts, slots, sizes, strict=True)
+        (part.held - slots_of_part) * part.layers * size
+        for part, slots_of_part, size in zip(parts, slots, sizes, strict=True)
     )

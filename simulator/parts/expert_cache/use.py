@@ -40,8 +40,8 @@ class CacheUse:
         store = d.parts.get("resident-experts")
         if store is None or fetch is None:
             return None
-        held = next(part.held for part in d.experts if not part.kept)
-        return cls(store, fetch, seconds, store.slots(held, d.system.name), held)
+        count = next(part.held for part in d.experts if not part.kept)
+        return cls(store, fetch, seconds, store.slots(count, d.system.name), count)
 
 
 def cache_left(run: Run, served: Served, *_: object) -> CacheUse | None:
@@ -57,10 +57,10 @@ def cache_of_step(d: Deployment, stage: StageCost) -> CacheUse | None:
 
 def fetched(engines: Sequence[Engine]) -> StepFetch | None:
     """What the expert caches of all engines did; None without any."""
-    found = [engine.books.shelf.totals for engine in engines if engine.books.shelf is not None]
-    if not found:
+    totals = [engine.books.shelf.totals for engine in engines if engine.books.shelf is not None]
+    if not totals:
         return None
-    t = np.concatenate(found).sum(axis=0)
+    t = np.concatenate(totals).sum(axis=0)
     columns = (F_NEEDED, F_HITS, F_MISSES, F_AHEAD, F_BYTES, F_LINK_S, F_WAIT_S)
     return StepFetch(*(float(t[column]) for column in columns))
 

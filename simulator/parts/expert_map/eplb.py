@@ -22,11 +22,11 @@ def by_node(loads: F8, sites: Sites) -> I8:
     `Sites.deals_by_node` says whether they can be.
     """
     nodes, size = sites.whole_nodes, sites.experts // sites.expert_groups
-    found = []
+    slots_of = []
     for held in packed(loads.reshape(-1, size).sum(axis=1), nodes):
-        own = (held[:, None] * size + np.arange(size)).reshape(-1)
-        found.append(_shared(loads[own], own, sites.groups // nodes, sites.slots))
-    return np.vstack(found)
+        members = (held[:, None] * size + np.arange(size)).reshape(-1)
+        slots_of.append(_shared(loads[members], members, sites.groups // nodes, sites.slots))
+    return np.vstack(slots_of)
 
 
 def _shared(loads: F8, experts: I8, groups: int, slots: int) -> I8:
@@ -44,13 +44,13 @@ def packed(loads: F8, packs: int) -> I8:
 
     Packs of one thing hold them in order. Shape (packs, things of a pack).
     """
-    each = len(loads) // packs
-    if each == 1:
+    size_of_pack = len(loads) // packs
+    if size_of_pack == 1:
         return np.arange(packs)[:, None]
-    held: list[list[int]] = [[] for _ in range(packs)]
+    packs_of: list[list[int]] = [[] for _ in range(packs)]
     weight = np.zeros(packs)
     for thing in np.argsort(-loads, kind="stable").tolist():
         pack = int(weight.argmin())
-        held[pack].append(thing)
-        weight[pack] += loads[thing] if len(held[pack]) < each else np.inf
-    return np.array(held, dtype=np.int64)
+        packs_of[pack].append(thing)
+        weight[pack] += loads[thing] if len(packs_of[pack]) < size_of_pack else np.inf
+    return np.array(packs_of, dtype=np.int64)

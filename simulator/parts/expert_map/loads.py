@@ -49,15 +49,15 @@ def copy_bytes(d: Deployment) -> float:
 
 def out_share(d: Deployment) -> float | None:
     """Share of the copies of tokens that leave their node; None where nothing is placed."""
-    found, weights = [], []
+    loads_of, weights = [], []
     for part in spreading(d):
         placed: Dispatch | None = part.placed
         if placed is None:
             return None
         popular = part.router.inclusion[part.row]
-        found.append(float(popular @ placed.out) / popular.sum())
+        loads_of.append(float(popular @ placed.out) / popular.sum())
         weights.append(part.layers)
-    return float(np.average(found, weights=weights)) if found else None
+    return float(np.average(loads_of, weights=weights)) if loads_of else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,9 +84,9 @@ class ExpertPlacing:
             A map that names an expert that there is not, or none for some expert; a policy that needs other nodes.
         """
         if self.read:
-            found = self.read[layer % len(self.read)]
+            read = self.read[layer % len(self.read)]
             wide = np.full((sites.groups, sites.slots), EMPTY, dtype=np.int64)
-            wide[:, : found.shape[1]] = found
+            wide[:, : read.shape[1]] = read
             try:
                 return dispatch(ExpertMap(sites, wide), self.dispatch)
             except InputError as error:
@@ -163,4 +163,4 @@ def read_maps(path: Path) -> tuple[I8, ...]:
 
 def _filled(held: Sequence[Sequence[int]], slots: int) -> I8:
     """Experts of every group as an array, what is left over `EMPTY`."""
-    return np.array([[*own, *[EMPTY] * (slots - len(own))] for own in held], dtype=np.int64)
+    return np.array([[*row, *[EMPTY] * (slots - len(row))] for row in held], dtype=np.int64)

@@ -120,8 +120,8 @@ def fssdp(loads: F8, sites: Sites) -> I8:
     cold = loads.copy()
     cold[hot] = 0.0  # every device serves its own tokens of these
     shares = [(float(cold[e]), int(e)) for e in np.argsort(-cold, kind="stable")]
-    own = _packed(shares, sites.nodes, sites.own)
-    return _hottest(own, loads, sites)
+    packed = _packed(shares, sites.nodes, sites.own)
+    return _hottest(packed, loads, sites)
 
 
 def _hottest(own: I8, loads: F8, sites: Sites) -> I8:
@@ -159,12 +159,12 @@ def _packed(shares: list[tuple[float, int]], units: I8, slots: int) -> I8:
     """
     groups = len(units)
     names = np.unique(units)
-    held: list[list[int]] = [[] for _ in range(groups)]
+    groups_of: list[list[int]] = [[] for _ in range(groups)]
     load, node = np.zeros(groups), {int(name): 0.0 for name in names}
     for share, expert in shares:
-        room = [g for g in range(groups) if len(held[g]) < slots]
+        room = [g for g in range(groups) if len(groups_of[g]) < slots]
         g = min(room, key=lambda g: (node[int(units[g])], load[g], g))
-        held[g].append(expert)
+        groups_of[g].append(expert)
         load[g] += share
         node[int(units[g])] += share
-    return np.array(held, dtype=np.int64)
+    return np.array(groups_of, dtype=np.int64)

@@ -35,9 +35,9 @@ def deployed_beside(model: ModelSpec, system: SystemSpec, scenario: Scenario, se
     CapacityError
         Experts that do not fit.
     """
-    own = scenario.parts["experts-apart"]
+    options_own = scenario.parts["experts-apart"]
     _check(scenario, settings)
-    _, experts = load(model, str(own.experts_on))
+    _, experts = load(model, str(options_own.experts_on))
     for each in (system, experts):
         mapping = each.mapping
         if mapping.prefill_share is not None or mapping.separate or mapping.pipeline:
@@ -49,7 +49,7 @@ def deployed_beside(model: ModelSpec, system: SystemSpec, scenario: Scenario, se
     }
     options = scenario.deployment.changed(**placing)
     try:
-        a = apart_of(model, system, experts, options, own.experts_link, scenario.seed, bare)
+        a = apart_of(model, system, experts, options, options_own.experts_link, scenario.seed, bare)
     except InputError as error:
         flags = {"--attention-on": OPTION, "--link": "--experts-link"}
         first, _, rest = str(error.subject).partition(" ")
@@ -58,14 +58,14 @@ def deployed_beside(model: ModelSpec, system: SystemSpec, scenario: Scenario, se
     if any(not part.routed.spreads for layer in model.layers for part in layer.expert_parts):
         raise InputError(OPTION, f"{model.name} has experts that do not spread over devices")
     held_bytes(a.experts)  # refuses what does not fit
-    return one_of(a, own.micro_batches or BATCHES)
+    return one_of(a, options_own.micro_batches or BATCHES)
 
 
 def _check(scenario: Scenario, settings: EngineSettings) -> None:
     """Refuse what is not simulated with experts on separate devices."""
-    own, how = scenario.parts["experts-apart"], scenario.deployment
-    if own.experts_on is None:
-        flag = "--micro-batches" if own.micro_batches is not None else "--experts-link"
+    options, how = scenario.parts["experts-apart"], scenario.deployment
+    if options.experts_on is None:
+        flag = "--micro-batches" if options.micro_batches is not None else "--experts-link"
         raise InputError(flag, f"needs {OPTION} SYSTEM, for example h200-x8")
     shared = settings.sharing
     given = {

@@ -31,14 +31,14 @@ def held_bytes(holder: Deployment) -> tuple[float, float]:
     CapacityError
         Experts that do not fit.
     """
-    memory, held = holder.system.device.memory, max(expert_bytes(holder))
+    memory, expert_weights = holder.system.device.memory, max(expert_bytes(holder))
     usable = memory.capacity_bytes * memory.usable_fraction
-    if held > usable:
+    if expert_weights > usable:
         raise CapacityError(
             holder.system.name, f"the experts of {holder.model.name} do not fit: need "
-            f"{held / 2**30:.1f} GiB per device, {usable / 2**30:.1f} GiB available",
+            f"{expert_weights / 2**30:.1f} GiB per device, {usable / 2**30:.1f} GiB available",
         )  # fmt: skip
-    return usable, held
+    return usable, expert_weights
 
 
 def devices_of(d: Deployment) -> int:

@@ -64,5 +64,5 @@ def beside_of(d: Deployment, plan: Any, streams: Streams, slots: int) -> Beside:
     wide = d.run.numerics.act_bytes / apart.link.bandwidth_bytes_per_s
     vectors = np.array([0.0 if p.kept else sent_width(p.spec) * wide for p in d.experts])
     there = ~np.array([part.kept for part in d.experts])
-    held = np.where(there, np.cumsum(there) - 1, -1)
-    return Beside(plan, held, float(apart.link.latency_s), vectors, sending)
+    index = np.where(there, np.cumsum(there) - 1, -1)
+    return Beside(plan, index, float(apart.link.latency_s), vectors, sending)

@@ -157,11 +157,11 @@ def _size(where: str, text: str) -> float | None:
     """Bytes of a size as it is written; None where it is left out."""
     if not text:
         return None
-    found = SIZE.fullmatch(text)
-    if found is None:
+    match = SIZE.fullmatch(text)
+    if match is None:
         units = ", ".join(UNITS)
         raise InputError(where, f"must be a size with its unit ({units}), {EXAMPLE}; not {text!r}")
-    return float(found["number"]) * UNITS[found["unit"]]
+    return float(match["number"]) * UNITS[match["unit"]]
 
 
 def _number(where: str, text: str, what: str, least: float) -> float:

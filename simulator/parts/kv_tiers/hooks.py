@@ -78,10 +78,10 @@ def next_to_admit(t: TierState, st: State, limits: Limits, kv: KvRules, r: int) 
             return i
         if head < 0:
             return -1
-        found = try_load(t, st, limits, kv, r)
-        if found == NOTHING:
+        loaded = try_load(t, st, limits, kv, r)
+        if loaded == NOTHING:
             return int(head)
-        if found != BEGUN:
+        if loaded != BEGUN:
             return -1 if rank[R_RUNNING] + rank[R_LATE] > 0 else i
 
 

@@ -225,20 +225,20 @@ def try_load(t: TierState, st: State, limits: Limits, kv: KvRules, r: int) -> in
     request, blocks = st.ints[i], look(t, st, kv, r, i)
     near, row, line = first_below(t, blocks, -1), st.pool.held[r, next_slot(st, r)], t.lines[r]
     t.rows[i, tier.W_BLOCKS], t.rows[i, tier.W_PASSED] = near, 0
-    whole = request[col.I_TARGET]
+    target = request[col.I_TARGET]
     if limits.reserve:
-        whole = request[col.I_INPUT] + request[col.I_OUTPUT] - 1 + limits.spare
+        target = request[col.I_INPUT] + request[col.I_OUTPUT] - 1 + limits.spare
     if near == blocks:
-        return NOTHING if has_room(t, st, kv, r, near, whole) else BLOCKED
+        return NOTHING if has_room(t, st, kv, r, near, target) else BLOCKED
     cut = worth_loading(t, st, limits, kv, r, i, row, blocks)
     if load_end(t, r, row, cut, now) <= now:
         t.rows[i, tier.W_BLOCKS], t.rows[i, tier.W_PASSED] = cut, blocks - cut
-        return NOTHING if has_room(t, st, kv, r, cut, whole) else BLOCKED
+        return NOTHING if has_room(t, st, kv, r, cut, target) else BLOCKED
     if rank[col.R_RUNNING] + rank[col.R_LATE] + line[tier.L_COUNT] >= limits.max_sequences:
         return BLOCKED
-    if not take_over(t, st, kv, r, i, cut, whole):
+    if not take_over(t, st, kv, r, i, cut, target):
         return BLOCKED  # what is near alone would not fit either
-    hold(st, kv, r, i, whole)
+    hold(st, kv, r, i, target)
     t.totals[tier.O_LOADS] += 1
     t.rows[i, tier.W_STATE], t.rows[i, tier.W_PASSED] = tier.LOADING, blocks - cut
     take_head(st, r, i)

@@ -132,7 +132,7 @@ def new_tiers(
     """The tiers of an engine before its first request."""
     ranks, levels = which.shape
     moments = 0 if model is None else model.plan.forms.shape[2] - 1
-    own = (OWN_KEYS * (1 + owner + (life << 20))) & ((1 << 63) - 2)
+    key = (OWN_KEYS * (1 + owner + (life << 20))) & ((1 << 63) - 2)
     return TierState(
         shelves, which, pace, np.zeros((ranks, levels, 2)), np.zeros((levels, 2)),
         np.full(levels, settings.load != "cheaper", dtype=np.int64), np.zeros(levels, dtype=np.int64),
@@ -140,7 +140,7 @@ def new_tiers(
         np.zeros(NUM_SECONDS), np.zeros((0, NUM_OWN), dtype=np.int64),
         np.zeros((ranks, 0)), np.zeros((0, 2)),
         np.tile(np.array([-1, -1, -1, -1, 0], dtype=np.int64), (ranks, 1)),
-        np.zeros(0, dtype=np.int64), own, owner, settings.host, piped, settings.write == "through",
+        np.zeros(0, dtype=np.int64), key, owner, settings.host, piped, settings.write == "through",
         settings.load == "cheaper", settings.prefetch, costs_of(model), np.zeros((ranks, moments)),
         np.zeros((2, 1), dtype=np.int64),
     )  # fmt: skip

@@ -165,11 +165,11 @@ def _add(
             if track.part >= 0:
                 key = (-1, visit.part + track.part, chunk)
             for name, kind, seconds, parts, taken in pieces.get(key, ()):
-                own, before = chunk if chunked else -1, after
-                after = [builder.add(name, track.resource, seconds, before, kind, own, layer, parts)]
+                chunk_of, before = chunk if chunked else -1, after
+                after = [builder.add(name, track.resource, seconds, before, kind, chunk_of, layer, parts)]
                 keys.append(key)
                 if taken > 0.0:  # the computation beside it waits as long as its share of the cores would take
-                    builder.add(name, COMPUTE, taken, before, TAKEN, own, layer)
+                    builder.add(name, COMPUTE, taken, before, TAKEN, chunk_of, layer)
                     keys.append(key)
         if chunked:
             ready[chunk] = after

@@ -65,8 +65,8 @@ def gate_of(text: str) -> Gate | None:
         return Gate()
     if rest in ("alike", "decodes"):
         return Gate(ALIKE if rest == "alike" else DECODING)
-    found = re.fullmatch(r"(\d{1,10}),(\d{1,10})", rest)
-    if found is None or max(least := (int(found[1]), int(found[2]))) > MOST_TOKENS:
+    match = re.fullmatch(r"(\d{1,10}),(\d{1,10})", rest)
+    if match is None or max(least := (int(match[1]), int(match[2]))) > MOST_TOKENS:
         return None
     return Gate(AT_LEAST, *least)
 
@@ -89,13 +89,13 @@ def halved(rule: int, decodes: int, prompts: int, windows: int, moments: F8) -> 
     fewest, most = np.inf, 0.0
     for r in range(moments.shape[0]):
         m = moments[r]
-        own = m[DECODES] + m[PREFILL_TOKENS]
+        tokens = m[DECODES] + m[PREFILL_TOKENS]
         if m.size - behind > 1:  # decodes that bring drafts
-            own = m[behind] + m[PREFILL_TOKENS]
+            tokens = m[behind] + m[PREFILL_TOKENS]
         decoding += m[DECODES]
         prompting += m[PREFILL_TOKENS]
-        fewest, most = min(fewest, own), max(most, m[TOKENS])
-        if rule == AT_LEAST and own < (prompts if m[PREFILL_TOKENS] > 0.0 else decodes):
+        fewest, most = min(fewest, tokens), max(most, m[TOKENS])
+        if rule == AT_LEAST and tokens < (prompts if m[PREFILL_TOKENS] > 0.0 else decodes):
             return False
     if rule == AT_LEAST:
         return bool(fewest > np.floor(most / 2.0))

@@ -96,21 +96,21 @@ def run_visit(streams: Streams, lanes: Lanes, c: int, v: int) -> None:
     g = visit[V_SECTION]
     for t in range(streams.spans[g, 0], streams.spans[g, 1]):
         part = streams.tracks[t, T_PART]
-        whole, more = not chunked(streams, t, kind), goes_on(streams, v, t, kind)
+        unchunked, more = not chunked(streams, t, kind), goes_on(streams, v, t, kind)
         latest = 0.0
         for place in range(chunks):
             latest = max(latest, ready[place])
-        for place in range(1 if whole else chunks):
+        for place in range(1 if unchunked else chunks):
             took = lanes.tracks[c, t, place]
             if part >= 0:
                 took = lanes.experts[c, visit[V_PART] + part, place]
             before[place] += took
             if more:
                 continue
-            start = latest if whole else ready[place]
+            start = latest if unchunked else ready[place]
             ready[place] = run_track(streams, lanes, c, t, start, before[place])
             before[place] = 0.0
-        if whole:
+        if unchunked:
             for place in range(1, chunks):
                 ready[place] = ready[0]
 

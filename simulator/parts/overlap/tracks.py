@@ -88,26 +88,26 @@ def tracks_of(d: Deployment, section: Section) -> list[Track]:
     cut = _cut(d, section, program) if d.apart is None else [False] * len(program)
     out: list[Track] = []
     slot, part = 0, 0
-    for op, own in zip(program, cut, strict=True):
+    for op, is_cut in zip(program, cut, strict=True):
         layer = section.layer is not None or d.apart is not None
         if op.routed:
-            kept = section.layer is not None and section.layer.expert_parts[part].routed.by_request
-            where = COMPUTE if d.apart is None or kept else EXPERTS
-            out.append(Track(slot, slot, where, part, layer, own))
+            by_request = section.layer is not None and section.layer.expert_parts[part].routed.by_request
+            where = COMPUTE if d.apart is None or by_request else EXPERTS
+            out.append(Track(slot, slot, where, part, layer, is_cut))
             part += 1
             continue
         resource, last = stream(d, op), out[-1] if out else None
         if resource in (OUT, BACK):
             number = crossing(d, part if resource == OUT else part - 1, resource == BACK)
-            out.append(Track(slot, slot + 1, resource, number, layer, own))
+            out.append(Track(slot, slot + 1, resource, number, layer, is_cut))
             slot += 1
             continue
         joins = last is not None and last.part < 0 and last.resource == COMPUTE == resource
-        if last is not None and joins and last.cut == own:
+        if last is not None and joins and last.cut == is_cut:
             out[-1] = last._replace(stop=slot + 1)
         else:
             taken = _taken(d, op, False), _taken(d, op, True)
-            out.append(Track(slot, slot + 1, resource, -1, layer, own, taken))
+            out.append(Track(slot, slot + 1, resource, -1, layer, is_cut, taken))
         slot += 1
     return out
 
@@ -118,9 +118,9 @@ def visits_of(d: Deployment, sections: Sequence[Section]) -> list[Visit]:
     alone = len(d.experts) == sum(len(layer.expert_parts) for layer in layers)
     out, part = [], 0
     for s, stage in enumerate(d.stages):
-        own = [i for i, section in enumerate(sections) if section.stage == s]
-        places = {sections[i].layer: i for i in own if sections[i].layer is not None}
-        plain = [i for i in own if sections[i].layer is None]
+        sections_of = [i for i, section in enumerate(sections) if section.stage == s]
+        places = {sections[i].layer: i for i in sections_of if sections[i].layer is not None}
+        plain = [i for i in sections_of if sections[i].layer is None]
         out += [Visit(i, -1, s) for i in plain if not sections[i].closing]
         first = {}
         for layer, _ in stage.groups:  # parts that stand for all layers of a group

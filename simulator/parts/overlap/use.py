@@ -43,17 +43,21 @@ class StepOverlap:
         for placed in stage.ops:
             if placed.critical and placed.op.exchange:
                 took = placed.cost.seconds * placed.count
-                own = sums.setdefault(placed.op.name, [0.0, 0.0])
-                own[0] += took
-                own[1] += took * placed.exposed
+                op_sums = sums.setdefault(placed.op.name, [0.0, 0.0])
+                op_sums[0] += took
+                op_sums[1] += took * placed.exposed
         behind = hidden_s(stage.timelines)
-        found = [
+        overlaps = [
             Exchange(
-                name, total, exposed, total - exposed, {other: s for (own, other), s in behind.items() if own == name}
+                name,
+                total,
+                exposed,
+                total - exposed,
+                {other: s for (op_sums, other), s in behind.items() if op_sums == name},
             )
             for name, (total, exposed) in sums.items()
         ]
-        return cls(d.parts.get("overlap", "none"), stage.way, plain_s, found, stage.seconds, sequences, tokens)
+        return cls(d.parts.get("overlap", "none"), stage.way, plain_s, overlaps, stage.seconds, sequences, tokens)
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class OverlapRun:
         d, out = self.run.deployment, dict[str, StepOverlap]()
         for name, batch in zip(("decodes", "decodes and a prompt"), typical(self.run), strict=True):
             stage, plain = (
-                explicit_stage(each, [batch] * d.ranks, expected=True) for each in (d, d.without("overlap"))
+                explicit_stage(deployment, [batch] * d.ranks, expected=True) for deployment in (d, d.without("overlap"))
             )
             out[name] = StepOverlap.of(d, stage, plain.seconds, len(batch.q_len), batch.tokens)
         return out

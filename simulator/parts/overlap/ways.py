@@ -72,8 +72,8 @@ def ways(text: str) -> tuple[Way, ...]:
     if text == "auto":
         return AUTO
     if (gate := gate_of(text)) is not None:
-        whole = () if gate.rule == ALWAYS else (NONE,)
-        return (*whole, Way(TWO_BATCH, 2))
+        names = () if gate.rule == ALWAYS else (NONE,)
+        return (*names, Way(TWO_BATCH, 2))
     if kind != "pipelined":
         raise InputError(f"--overlap {text!r}", f"must be {_forms()}{nearest(text, FORMS)}")
     if not colon or count not in map(str, COUNTS):

@@ -102,8 +102,8 @@ def send(st: State, i: int, q: int, ahead: bool) -> int:
         return int(hooks.send(st, i, q, ahead))
     request = st.ints[i]
     request[col.I_CACHED] += q
-    whole = request[col.I_INPUT] + request[col.I_GENERATED] + request[col.I_FLIGHT]
-    brings = int64(request[col.I_CACHED] >= whole)
+    total = request[col.I_INPUT] + request[col.I_GENERATED] + request[col.I_FLIGHT]
+    brings = int64(request[col.I_CACHED] >= total)
     if ahead:
         request[col.I_FLIGHT] += brings
     return brings
@@ -223,13 +223,13 @@ def land(pipe: Pipe, st: State, kv: KvRules) -> float:
     if st.counters[col.C_COMPLETED] == completed:
         return float(now)
     for r in range(st.ranks.shape[0]):
-        kept = 0
+        remaining = 0
         for j in range(st.ranks[r, col.R_RUNNING]):
             i = st.running[r, j]
             if st.ints[i, col.I_GENERATED] < st.ints[i, col.I_OUTPUT]:
-                st.running[r, kept] = i
-                kept += 1
-        st.ranks[r, col.R_RUNNING] = kept
+                st.running[r, remaining] = i
+                remaining += 1
+        st.ranks[r, col.R_RUNNING] = remaining
     return float(now)
 
 

@@ -52,18 +52,18 @@ def tasks_of(table: RequestTable) -> Tasks | None:
     task = (table.task if table.after else table.session)[count]
     done = table.generated[count] == table.output_tokens[count]
     _, place, calls = np.unique(task, return_inverse=True, return_counts=True)
-    whole = np.bincount(place, weights=done).astype(np.int64) == calls
-    if not whole.any():
+    complete = np.bincount(place, weights=done).astype(np.int64) == calls
+    if not complete.any():
         return None
     arrival, last = table.arrival_s[count], table.last_s[count]
     order = np.argsort(place, kind="stable")
     starts = np.concatenate([[0], np.cumsum(calls)[:-1]])
-    begin = np.minimum.reduceat(arrival[order], starts)[whole]
-    end = np.maximum.reduceat(last[order], starts)[whole]
-    steps, serving = _paths(table, place, len(calls), last - arrival, whole)
+    begin = np.minimum.reduceat(arrival[order], starts)[complete]
+    end = np.maximum.reduceat(last[order], starts)[complete]
+    steps, serving = _paths(table, place, len(calls), last - arrival, complete)
     e2e = end - begin
     return Tasks(
-        int(whole.sum()), int(calls[whole].sum()), quantiles(e2e), float(steps.mean()),
+        int(complete.sum()), int(calls[complete].sum()), quantiles(e2e), float(steps.mean()),
         float(serving.mean()), float((e2e - serving).mean()),
     )  # fmt: skip
 

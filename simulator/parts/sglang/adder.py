@@ -201,9 +201,9 @@ def try_next(st: State, x: Sglang, r: int, first: int) -> tuple[int, int]:
     """Try the head of the queue; return its tokens in the step, and the next action."""
     i = st.ranks[r, col.R_HEAD]
     request = st.ints[i]
-    found = use_prefix(st, x, r, i, request[col.I_TARGET])
+    prefix = use_prefix(st, x, r, i, request[col.I_TARGET])
     if x.rules.radix:
-        tokens, after = try_tokens(st, x, r, i, found)
+        tokens, after = try_tokens(st, x, r, i, prefix)
     else:
         tokens, after = try_endless(st, x, r, i, first)
     if tokens > 0:

@@ -52,8 +52,8 @@ def keep_prompt(st: State, x: Sglang, r: int, i: int, tokens: int) -> None:
         return
     request, page = st.ints[i], x.rules.page
     pages = tokens // page
-    found = insert(x.tree, st, r, i, pages, page)
-    x.tree.tops[r, K_FREE] += found - request[I_KEYED]  # computed twice
+    inserted = insert(x.tree, st, r, i, pages, page)
+    x.tree.tops[r, K_FREE] += inserted - request[I_KEYED]  # computed twice
     _, node = match(x.tree, st, r, i, pages, page)
     request[I_BLOCKS] -= pages - request[I_KEYED]
     lock(x.tree, r, request[I_SLOT], -1)
@@ -70,8 +70,8 @@ def give_up(st: State, x: Sglang, r: int, i: int, keep: bool) -> None:
     if x.rules.radix:
         if keep:
             pages = request[I_ROOM] // page
-            found = insert(x.tree, st, r, i, pages, page)
-            top[K_FREE] -= pages - found
+            inserted = insert(x.tree, st, r, i, pages, page)
+            top[K_FREE] -= pages - inserted
         lock(x.tree, r, request[I_SLOT], -1)
     request[I_BLOCKS] = request[I_KEYED] = request[I_SLOT] = 0
     count_slots(x, r, 1)

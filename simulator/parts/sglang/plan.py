@@ -29,18 +29,18 @@ sglang/srt/server_args.py)."""
 @compiled_inside
 def merge(st: State, x: Sglang, r: int) -> None:
     """Let the prompts of the latest step join the running batch, but for one that is being cut."""
-    own, rank = x.ranks[r], st.ranks[r]
-    if own[S_EXTENDED] == 0:
+    rank_state, rank = x.ranks[r], st.ranks[r]
+    if rank_state[S_EXTENDED] == 0:
         return
-    kept = own[S_LIST]
-    for j in range(own[S_LIST], rank[col.R_RUNNING]):
+    running = rank_state[S_LIST]
+    for j in range(rank_state[S_LIST], rank[col.R_RUNNING]):
         i = st.running[r, j]
-        if st.ints[i, col.I_ORDER] < 0 and i != own[S_CHUNKED] and i != own[S_LAST_CHUNK]:
-            st.running[r, kept] = i
-            kept += 1
-    if kept < rank[col.R_RUNNING] or (own[S_LIST] == 0 and kept > 0):
-        own[S_FULL] = 0
-    own[S_LIST] = rank[col.R_RUNNING] = kept
+        if st.ints[i, col.I_ORDER] < 0 and i != rank_state[S_CHUNKED] and i != rank_state[S_LAST_CHUNK]:
+            st.running[r, running] = i
+            running += 1
+    if running < rank[col.R_RUNNING] or (rank_state[S_LIST] == 0 and running > 0):
+        rank_state[S_FULL] = 0
+    rank_state[S_LIST] = rank[col.R_RUNNING] = running
 
 
 @compiled_inside
@@ -56,13 +56,13 @@ def join_brought(st: State, x: Sglang, r: int, known: float) -> None:
 
     (`_allocatable_tokens` and `pop_preallocated` of ``DecodePreallocQueue`` in sglang/srt/disaggregation/decode.py.)
     """
-    own, rank, page = x.ranks[r], st.ranks[r], x.rules.page
-    while brought(st, r) and own[S_LIST] < x.rules.sequences and slots_of(x, r) > 0:
+    rank_state, rank, page = x.ranks[r], st.ranks[r], x.rules.page
+    while brought(st, r) and rank_state[S_LIST] < x.rules.sequences and slots_of(x, r) > 0:
         i = rank[col.R_HEAD]
         request = st.ints[i]
         need = blocks_of(request[col.I_TARGET], page) * page
-        kept = RESERVED_DECODE * (own[S_LIST] + 1)
-        if own[S_LIST] > 0 and need + kept > x.tree.tops[r, K_FREE] * page:
+        reserved = RESERVED_DECODE * (rank_state[S_LIST] + 1)
+        if rank_state[S_LIST] > 0 and need + reserved > x.tree.tops[r, K_FREE] * page:
             return
         rank[col.R_HEAD] = request[col.I_NEXT]
         if rank[col.R_HEAD] < 0:
@@ -72,9 +72,9 @@ def join_brought(st: State, x: Sglang, r: int, known: float) -> None:
         request[col.I_BLOCKS] = request[col.I_KEYED] = request[col.I_SLOT] = 0
         take_tokens(st, x, r, i, request[col.I_TARGET])
         count_slots(x, r, -1)
-        st.running[r, own[S_LIST]] = i
-        own[S_LIST] += 1
-        rank[col.R_RUNNING] = own[S_LIST]
+        st.running[r, rank_state[S_LIST]] = i
+        rank_state[S_LIST] += 1
+        rank[col.R_RUNNING] = rank_state[S_LIST]
 
 
 @compiled_inside
@@ -88,18 +88,18 @@ def ends_in_flight(st: State, x: Sglang, i: int) -> bool:
 @compiled_inside
 def drop_finished(st: State, x: Sglang, r: int, flying: bool) -> int:
     """Take requests out of the running batch that have ended, and, if `flying`, whose last token is in flight: how many of these."""
-    own, kept, last = x.ranks[r], int64(0), int64(0)
-    for j in range(own[S_LIST]):
+    rank_state, remaining, last = x.ranks[r], int64(0), int64(0)
+    for j in range(rank_state[S_LIST]):
         i = st.running[r, j]
         ended = st.ints[i, col.I_ORDER] >= 0
         if flying and not ended and ends_in_flight(st, x, i):
             last += 1
         elif not ended:
-            st.running[r, kept] = i
-            kept += 1
-    if kept < own[S_LIST]:
-        own[S_FULL] = 0
-    own[S_LIST] = st.ranks[r, col.R_RUNNING] = kept
+            st.running[r, remaining] = i
+            remaining += 1
+    if remaining < rank_state[S_LIST]:
+        rank_state[S_FULL] = 0
+    rank_state[S_LIST] = st.ranks[r, col.R_RUNNING] = remaining
     return int(last)
 
 
@@ -132,16 +132,16 @@ def most_running(x: Sglang) -> int:
 @compiled_part
 def admit_waiting(st: State, x: Sglang, windows: I8, r: int, known: float) -> None:
     """Add waiting requests to a step as long as there is room."""
-    own, rank = x.ranks[r], st.ranks[r]
+    rank_state, rank = x.ranks[r], st.ranks[r]
     while rank[col.R_HEAD] >= 0:
         i = rank[col.R_HEAD]
         if x.rules.patch >= sched.LEAVERS and state_of(x, r) == OTHER:
             return
-        if rank[col.R_RUNNING] >= x.rules.sequences or rank[col.R_RUNNING] - own[S_LIST] >= slots_of(x, r):
-            own[S_FULL] = 1
-        if own[S_FULL] == 1 and not preempt_for(st, x, r, i):
+        if rank[col.R_RUNNING] >= x.rules.sequences or rank[col.R_RUNNING] - rank_state[S_LIST] >= slots_of(x, r):
+            rank_state[S_FULL] = 1
+        if rank_state[S_FULL] == 1 and not preempt_for(st, x, r, i):
             return
-        tokens, after = try_next(st, x, r, own[S_LIST])
+        tokens, after = try_next(st, x, r, rank_state[S_LIST])
         if tokens > 0:
             rank[col.R_HEAD] = st.ints[i, col.I_NEXT]
             if rank[col.R_HEAD] < 0:
@@ -152,7 +152,7 @@ def admit_waiting(st: State, x: Sglang, windows: I8, r: int, known: float) -> No
             st.counters[col.C_HITS] += st.ints[i, col.I_CACHED]
             plan_chunk(st, windows, r, i, tokens)
         if after == NO_TOKEN:
-            own[S_FULL] = 1
+            rank_state[S_FULL] = 1
         if after != GO_ON:
             return
 
@@ -175,16 +175,16 @@ def hold_prompts(st: State, x: Sglang, r: int, first: int) -> None:
 @compiled_part
 def plan_prompts(st: State, x: Sglang, windows: I8, r: int, known: float) -> int:
     """Plan a step's prompts; how many there are."""
-    own, rank = x.ranks[r], st.ranks[r]
-    cut = own[S_CHUNKED]
+    rank_state, rank = x.ranks[r], st.ranks[r]
+    cut = rank_state[S_CHUNKED]
     look_again(x, r)
-    if x.rules.patch >= sched.LENGTHS and own[S_LIST] == 0:
-        own[S_FULL] = 0
-    if cut < 0 and (own[S_FULL] == 1 or rank[col.R_WAITING] == 0):
+    if x.rules.patch >= sched.LENGTHS and rank_state[S_LIST] == 0:
+        rank_state[S_FULL] = 0
+    if cut < 0 and (rank_state[S_FULL] == 1 or rank[col.R_WAITING] == 0):
         return 0
-    first = own[S_LIST]
+    first = rank_state[S_LIST]
     if cut >= 0 and first >= most_running(x) and not preempts(x):
-        own[S_FULL] = 1
+        rank_state[S_FULL] = 1
         return 0
     if rank[col.R_WAITING] > 0:
         sort_queue(st, x, r)
@@ -198,10 +198,10 @@ def plan_prompts(st: State, x: Sglang, windows: I8, r: int, known: float) -> int
         st.fresh[r, j] = 0
     admit_waiting(st, x, windows, r, known)
     queue_preempted(st, x, r)
-    first = own[S_LIST]
+    first = rank_state[S_LIST]
     if rank[col.R_RUNNING] == first:
         return 0
-    own[S_CHUNKED] = x.adder[A_CUT]
+    rank_state[S_CHUNKED] = x.adder[A_CUT]
     count_slots(x, r, first - rank[col.R_RUNNING] + (1 if cut >= 0 else 0))
     hold_prompts(st, x, r, first)
     return int(rank[col.R_RUNNING] - first)
@@ -230,21 +230,21 @@ def hold_decodes(st: State, x: Sglang, windows: I8, r: int, first: int) -> None:
 @compiled_part
 def mix(st: State, x: Sglang, windows: I8, r: int, prompts: int) -> None:
     """Let the running batch decode behind the prompts of a step (`mix_with_running`)."""
-    own, rank, room = x.ranks[r], st.ranks[r], 2 * (st.running.shape[1] // 3)
+    rank_state, rank, room = x.ranks[r], st.ranks[r], 2 * (st.running.shape[1] // 3)
     running = int64(0)
-    for j in range(own[S_LIST]):
+    for j in range(rank_state[S_LIST]):
         i = st.running[r, j]
         if ends_in_flight(st, x, i):
-            own[S_FULL] = 0
+            rank_state[S_FULL] = 0
         elif st.ints[i, col.I_ORDER] < 0:
             st.running[r, room + running] = i
             running += 1
     for j in range(prompts):
-        st.running[r, j] = st.running[r, own[S_LIST] + j]
-        st.fresh[r, j] = st.fresh[r, own[S_LIST] + j]
+        st.running[r, j] = st.running[r, rank_state[S_LIST] + j]
+        st.fresh[r, j] = st.fresh[r, rank_state[S_LIST] + j]
     for j in range(running):
         st.running[r, prompts + j] = st.running[r, room + j]
-    own[S_LIST], rank[col.R_RUNNING] = 0, prompts + running
+    rank_state[S_LIST], rank[col.R_RUNNING] = 0, prompts + running
     if running > 0:
         hold_decodes(st, x, windows, r, prompts)
 
@@ -281,41 +281,41 @@ def fewest(x: Sglang) -> int:
 @compiled_part
 def retract_some(st: State, x: Sglang, r: int) -> None:
     """Retract the requests with the shortest outputs (ties: the longest prompts) until the others fit."""
-    own, rank = x.ranks[r], st.ranks[r]
-    for k in range(1, own[S_LIST]):
+    rank_state, rank = x.ranks[r], st.ranks[r]
+    for k in range(1, rank_state[S_LIST]):
         i, at = st.running[r, k], k
         while at > 0 and later_out(st, i, st.running[r, at - 1]):
             st.running[r, at] = st.running[r, at - 1]
             at -= 1
         st.running[r, at] = i
     least = fewest(x)
-    more = own[S_LIST] > least
+    more = rank_state[S_LIST] > least
     while more:
-        own[S_LIST] -= 1
-        i = st.running[r, own[S_LIST]]
-        retract(st, x, r, i, own[S_LIST])
+        rank_state[S_LIST] -= 1
+        i = st.running[r, rank_state[S_LIST]]
+        retract(st, x, r, i, rank_state[S_LIST])
         queue_by_priority(st, x, r, i)
-        more = not decode_fits(st, x, r) and own[S_LIST] > least
-    rank[col.R_RUNNING] = own[S_LIST]
+        more = not decode_fits(st, x, r) and rank_state[S_LIST] > least
+    rank[col.R_RUNNING] = rank_state[S_LIST]
     came, most = int64(0), int64(0)
-    for j in range(own[S_LIST]):
+    for j in range(rank_state[S_LIST]):
         request = st.ints[st.running[r, j]]
         came += request[col.I_GENERATED]
         most += request[col.I_OUTPUT]
-    x.ratio[r] = min(1.0, (came + RETRACT_STEPS * own[S_LIST]) / (most + 1))
+    x.ratio[r] = min(1.0, (came + RETRACT_STEPS * rank_state[S_LIST]) / (most + 1))
 
 
 @compiled_part
 def plan_decodes(st: State, x: Sglang, windows: I8, r: int) -> None:
     """Plan a token of each running request; retract some if memory does not suffice."""
-    own = x.ranks[r]
+    rank_state = x.ranks[r]
     ending = drop_finished(st, x, r, True)
-    if own[S_LIST] == 0:
+    if rank_state[S_LIST] == 0:
         return
     if decode_fits(st, x, r):
         x.ratio[r] = max(x.ratio[r] - x.rules.decay, x.rules.min_ratio)
     else:
-        own[S_FULL] = 0  # what leaves makes room
+        rank_state[S_FULL] = 0  # what leaves makes room
         if ending > 0:
             return
         retract_some(st, x, r)
@@ -325,17 +325,17 @@ def plan_decodes(st: State, x: Sglang, windows: I8, r: int) -> None:
 @compiled_part
 def plan_step(st: State, x: Sglang, windows: I8, r: int, known: float) -> None:
     """Plan a rank's next step by what is known at a time."""
-    own = x.ranks[r]
+    rank_state = x.ranks[r]
     clear_sums(st, r)
-    if own[S_CHUNKED] >= 0:
-        keep_prompt(st, x, r, own[S_CHUNKED], st.ints[own[S_CHUNKED], col.I_ROOM])
+    if rank_state[S_CHUNKED] >= 0:
+        keep_prompt(st, x, r, rank_state[S_CHUNKED], st.ints[rank_state[S_CHUNKED], col.I_ROOM])
     merge(st, x, r)
     if x.rules.patch >= sched.LEAVERS:
         drop_finished(st, x, r, False)
     join_brought(st, x, r, known)
     prompts = 0 if brought(st, r) else plan_prompts(st, x, windows, r, known)
-    own[S_EXTENDED], own[S_LAST_CHUNK] = prompts > 0, own[S_CHUNKED]
+    rank_state[S_EXTENDED], rank_state[S_LAST_CHUNK] = prompts > 0, rank_state[S_CHUNKED]
     if prompts == 0:
         plan_decodes(st, x, windows, r)
-    elif x.rules.mixed and own[S_LIST] > 0:
+    elif x.rules.mixed and rank_state[S_LIST] > 0:
         mix(st, x, windows, r, prompts)

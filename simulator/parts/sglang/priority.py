@@ -75,7 +75,7 @@ def choose(st: State, x: Sglang, r: int, i: int) -> bool:
     request, mark = st.ints[i], x.order[1]
     have = (x.tree.tops[r, K_FREE] + x.tree.tops[r, K_EVICTABLE]) * x.rules.page
     missing = request[col.I_TARGET] - request[col.I_KEYED] * x.rules.page + min(request[col.I_OUTPUT], CLIP)
-    need, size, found = missing - (have - x.offset[0]), x.ranks[r, S_LIST], int64(0)
+    need, size, freed = missing - (have - x.offset[0]), x.ranks[r, S_LIST], int64(0)
     for j in range(size):
         mark[j] = 0
     while True:
@@ -91,12 +91,12 @@ def choose(st: State, x: Sglang, r: int, i: int) -> bool:
         other = st.running[r, best]
         if key_of(st, x, other) - key_of(st, x, i) <= x.urgent.threshold:
             break
-        found += 1
-        mark[best] = found
+        freed += 1
+        mark[best] = freed
         need -= still_to_come(st, x, r, other)
         if need <= 0.0:
             break
-    return bool(found > 0 and need <= 0.0)
+    return bool(freed > 0 and need <= 0.0)
 
 
 @compiled_inside
@@ -122,8 +122,8 @@ def preempt_for(st: State, x: Sglang, r: int, i: int) -> bool:
     """Preempt running requests for a waiting one that has no room, if that can make enough."""
     if not preempts(x) or not choose(st, x, r, i):
         return False
-    own, rank, mark, out = x.ranks[r], st.ranks[r], x.order[1], x.urgent.out
-    size, kept, gone, before = own[S_LIST], int64(0), int64(0), x.urgent.marks[U_OUT]
+    rank_state, rank, mark, out = x.ranks[r], st.ranks[r], x.order[1], x.urgent.out
+    size, remaining, gone, before = rank_state[S_LIST], int64(0), int64(0), x.urgent.marks[U_OUT]
     for j in range(size):
         other = st.running[r, j]
         if mark[j] > 0:
@@ -131,12 +131,12 @@ def preempt_for(st: State, x: Sglang, r: int, i: int) -> bool:
             gone += 1
             give_way(st, x, r, other, size - gone)
         else:
-            st.running[r, kept] = other
-            kept += 1
+            st.running[r, remaining] = other
+            remaining += 1
     for j in range(rank[col.R_RUNNING] - size):  # the step's prompts stand behind
-        st.running[r, kept + j] = st.running[r, size + j]
-        st.fresh[r, kept + j] = st.fresh[r, size + j]
-    own[S_LIST] = kept
+        st.running[r, remaining + j] = st.running[r, size + j]
+        st.fresh[r, remaining + j] = st.fresh[r, size + j]
+    rank_state[S_LIST] = remaining
     rank[col.R_RUNNING] -= gone
     x.urgent.marks[U_OUT] += gone
     return bool(x.urgent.threshold >= 0)

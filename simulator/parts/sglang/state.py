@@ -125,7 +125,7 @@ def new_sglang(
 def new_turns(stages: int, ranks: int, sequences: int) -> BatchTurns:
     """Of batches that hold nothing; of none with one stage."""
     stages *= stages > 1
-    own = np.zeros((stages, ranks, NUM_SCHEDULE + 1), dtype=np.int64)
-    own[:, :, [S_CHUNKED, S_LAST_CHUNK, S_FLIGHT_CHUNK]] = -1
+    schedule = np.zeros((stages, ranks, NUM_SCHEDULE + 1), dtype=np.int64)
+    schedule[:, :, [S_CHUNKED, S_LAST_CHUNK, S_FLIGHT_CHUNK]] = -1
     running = np.zeros((stages, ranks, 3 * sequences + 3), dtype=np.int64)  # with one that is cut beside them
-    return BatchTurns(running, own, np.full(ranks * (stages > 1), sequences))
+    return BatchTurns(running, schedule, np.full(ranks * (stages > 1), sequences))

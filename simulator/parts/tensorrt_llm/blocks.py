@@ -79,9 +79,9 @@ def child_of(st: State, x: Trtllm, r: int, i: int, j: int, parent: int) -> int:
 @compiled_part
 def begin(st: State, x: Trtllm, r: int, i: int) -> int:
     """Start a request's sequence: blocks of its whole prompt; tokens that were found."""
-    request, own, block = st.ints[i], x.ranks[r], x.rules.block
-    own[T_SLOTS] -= 1
-    request[I_SLOT] = x.held[r, own[T_SLOTS], x.held.shape[2] - 1]
+    request, rank_state, block = st.ints[i], x.ranks[r], x.rules.block
+    rank_state[T_SLOTS] -= 1
+    request[I_SLOT] = x.held[r, rank_state[T_SLOTS], x.held.shape[2] - 1]
     request[I_BLOCKS], request[I_ROOM] = 0, request[I_TARGET]
     row, parent, most = x.held[r, request[I_SLOT]], int64(-1), int64(0)
     if x.rules.reuse:
@@ -92,16 +92,16 @@ def begin(st: State, x: Trtllm, r: int, i: int) -> int:
             break
         if x.blocks[r, b, B_USERS] == 0:
             unlink(x.links[r], b)
-            own[T_FREE] -= 1
+            rank_state[T_FREE] -= 1
         x.blocks[r, b, B_USERS] += 1
         row[request[I_BLOCKS]] = b
         request[I_BLOCKS] += 1
         parent = b
-    found = request[I_BLOCKS] * block
+    reused = request[I_BLOCKS] * block
     request[I_KEYED] = request[I_BLOCKS]
     while request[I_BLOCKS] * block < request[I_TARGET]:
         take_block(st, x, r, i)
-    return int(found)
+    return int(reused)
 
 
 @compiled_part
@@ -152,11 +152,11 @@ def give_back(st: State, x: Trtllm, r: int, i: int, kept: int) -> None:
 @compiled_part
 def end(st: State, x: Trtllm, r: int, i: int, tokens: int) -> None:
     """End a request's sequence; what it computed, of its first tokens, can be found."""
-    request, own = st.ints[i], x.ranks[r]
+    request, rank_state = st.ints[i], x.ranks[r]
     store(st, x, r, i, tokens)
     give_back(st, x, r, i, 0)
-    x.held[r, own[T_SLOTS], x.held.shape[2] - 1] = request[I_SLOT]
-    own[T_SLOTS] += 1
+    x.held[r, rank_state[T_SLOTS], x.held.shape[2] - 1] = request[I_SLOT]
+    rank_state[T_SLOTS] += 1
     request[I_SLOT], request[I_ROOM], request[I_KEYED] = -1, 0, 0
 
 

@@ -39,21 +39,21 @@ def flies(x: Trtllm, request: I8) -> bool:
 @compiled_part
 def take_active(st: State, x: Trtllm, r: int) -> None:
     """Drop ended requests, and take new ones as long as there is a place."""
-    rank, kept = st.ranks[r], 0
+    rank, remaining = st.ranks[r], 0
     for j in range(rank[col.R_RUNNING]):
         i = st.running[r, j]
         if st.ints[i, col.I_ORDER] < 0:
-            st.running[r, kept] = i
-            kept += 1
-    while rank[col.R_HEAD] >= 0 and kept < x.rules.active:
+            st.running[r, remaining] = i
+            remaining += 1
+    while rank[col.R_HEAD] >= 0 and remaining < x.rules.active:
         i = rank[col.R_HEAD]
-        st.running[r, kept] = i
-        kept += 1
+        st.running[r, remaining] = i
+        remaining += 1
         rank[col.R_HEAD] = st.ints[i, col.I_NEXT]
         if rank[col.R_HEAD] < 0:
             rank[col.R_TAIL] = -1
         rank[col.R_WAITING] -= 1
-    rank[col.R_RUNNING] = kept
+    rank[col.R_RUNNING] = remaining
 
 
 @compiled_part
@@ -192,7 +192,7 @@ def cut_to(tokens: int, room: int, block: int) -> int:
 def choose_tokens(st: State, x: Trtllm, r: int) -> tuple[int, int, int]:
     """Tokens of each request in the step; prompts, tokens of these whole, and decodes."""
     rules, wanted, fresh = x.rules, x.wanted[r], st.fresh[r]
-    size, tokens, cut, own = st.ranks[r, col.R_RUNNING], int64(0), int64(0), int64(0)
+    size, tokens, cut, rank_tokens = st.ranks[r, col.R_RUNNING], int64(0), int64(0), int64(0)
     running, prompts, more = int64(0), int64(0), 1 + hooks.drafts_of(st)
     for j in range(size):
         fresh[j] = 0
@@ -211,14 +211,14 @@ def choose_tokens(st: State, x: Trtllm, r: int) -> tuple[int, int, int]:
             cut += fresh[j]
             prompts += 1
         else:
-            whole, room = request[col.I_INPUT] + request[col.I_GENERATED], rules.tokens - tokens
+            target, room = request[col.I_INPUT] + request[col.I_GENERATED], rules.tokens - tokens
             fresh[j] = request[col.I_TARGET]
-            if whole > rules.tokens:  # which TensorRT-LLM refuses
-                whole = fresh[j] = cut_to(request[col.I_TARGET] - request[col.I_CACHED], room, rules.block)
-            if whole > room or whole == 0:
+            if target > rules.tokens:  # which TensorRT-LLM refuses
+                target = fresh[j] = cut_to(request[col.I_TARGET] - request[col.I_CACHED], room, rules.block)
+            if target > room or target == 0:
                 fresh[j] = 0
                 break
-            tokens += whole
+            tokens += target
             prompts += 1
         if running + prompts >= rules.requests:
             break
@@ -235,8 +235,8 @@ def choose_tokens(st: State, x: Trtllm, r: int) -> tuple[int, int, int]:
         for j in range(size):
             request = st.ints[st.running[r, j]]
             if fresh[j] > 0 and not decodes(request) and not brought(request):
-                own += request[col.I_INPUT] + request[col.I_GENERATED]
-    return int(prompts), int(own), int(running)
+                rank_tokens += request[col.I_INPUT] + request[col.I_GENERATED]
+    return int(prompts), int(rank_tokens), int(running)
 
 
 @compiled_part
@@ -262,14 +262,14 @@ def hold(st: State, x: Trtllm, windows: I8, r: int, known: float) -> None:
             st.floats[i, col.F_SCHEDULED] = known
             continue
         if request[col.I_ROOM] == 0:
-            found = begin(st, x, r, i)
-            request[col.I_CACHED] = found
-            st.counters[col.C_HITS] += found
+            reused = begin(st, x, r, i)
+            request[col.I_CACHED] = reused
+            st.counters[col.C_HITS] += reused
             if np.isnan(st.floats[i, col.F_SCHEDULED]):
                 st.floats[i, col.F_SCHEDULED] = known
-            if found > 0 and found + tokens < request[col.I_TARGET]:
-                tokens = (found + tokens) // block * block - found
-            tokens = min(tokens, request[col.I_TARGET] - found)
+            if reused > 0 and reused + tokens < request[col.I_TARGET]:
+                tokens = (reused + tokens) // block * block - reused
+            tokens = min(tokens, request[col.I_TARGET] - reused)
             st.fresh[r, j] = tokens
         hooks.on_tokens_planned(st, i, tokens)
         count_chunk(st.moments[r], windows, request[col.I_CACHED], tokens)

@@ -77,15 +77,15 @@ def new_trtllm(numbers: TrtNumbers, ranks: int, blocks: int, stages: int) -> Trt
     running, sizes = np.zeros((stages, ranks, 3 * rows), dtype=np.int64), np.zeros((stages, ranks), dtype=np.int64)
     links = np.zeros((ranks, blocks + 1, 2), dtype=np.int64)
     links[:, :, 0], links[:, :, 1] = (ring + 1) % (blocks + 1), (ring - 1) % (blocks + 1)
-    own = np.zeros((ranks, NUM_RANK), dtype=np.int64)
-    own[:, T_FREE], own[:, T_SLOTS] = blocks, rows
+    schedule = np.zeros((ranks, NUM_RANK), dtype=np.int64)
+    schedule[:, T_FREE], schedule[:, T_SLOTS] = blocks, rows
     table = np.zeros((ranks, 1 << int(2 * blocks).bit_length(), 3), dtype=np.int64)
     content = np.full((ranks, blocks, NUM_BLOCK), -1, dtype=np.int64)
     content[:, :, [B_USERS, B_KEY, B_MARK]] = 0
-    held = np.zeros((ranks, rows, 1), dtype=np.int64)
-    held[:, :, -1] = np.arange(rows)[::-1]
+    blocks_of = np.zeros((ranks, rows, 1), dtype=np.int64)
+    blocks_of[:, :, -1] = np.arange(rows)[::-1]
     return Trtllm(
-        numbers, content, links, table, held, own, np.zeros((2, rows + 1), dtype=np.int64),
+        numbers, content, links, table, blocks_of, schedule, np.zeros((2, rows + 1), dtype=np.int64),
         np.zeros((ranks, rows), dtype=np.int64), np.zeros(2, dtype=np.int64),
         Flights(running, sizes),
     )  # fmt: skip
@@ -96,6 +96,6 @@ def widened(x: Trtllm, width: int) -> Trtllm:
     ranks, rows, have = x.held.shape
     if width < have:
         return x
-    held = np.zeros((ranks, rows, width + 1), dtype=np.int64)
-    held[:, :, : have - 1], held[:, :, -1] = x.held[:, :, :-1], x.held[:, :, -1]
-    return x._replace(held=held)
+    blocks_of = np.zeros((ranks, rows, width + 1), dtype=np.int64)
+    blocks_of[:, :, : have - 1], blocks_of[:, :, -1] = x.held[:, :, :-1], x.held[:, :, -1]
+    return x._replace(held=blocks_of)

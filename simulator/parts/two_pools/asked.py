@@ -99,13 +99,13 @@ def pair_of(scenario: Scenario) -> Pair:
     CapacityError
         A model that does not fit a pool.
     """
-    own = scenario.parts["two-pools"]
-    both(own)
+    options = scenario.parts["two-pools"]
+    both(options)
     if scenario.parts["autoscale"].autoscale is not None:
         reason = "is for one system; two pools have --prefill-autoscale and --decode-autoscale"
         raise InputError(AUTOSCALE, reason)
     for name in ("prefill", "decode"):
-        if scenario.parts.asks("experts-apart") and getattr(own, f"{name}_autoscale") is not None:
+        if scenario.parts.asks("experts-apart") and getattr(options, f"{name}_autoscale") is not None:
             raise InputError(f"--{name}-autoscale", "cannot be combined with --experts-on; remove one")
     for flag, value in (("--system", scenario.system), ("--replicas", scenario.fleet.replicas)):
         if value is not None:
@@ -119,7 +119,7 @@ def pair_of(scenario: Scenario) -> Pair:
             f"{formats[0]}, {decode.name} in {formats[1]}",
         )  # fmt: skip
     systems = prefill.deployment.system, decode.deployment.system
-    return Pair(prefill, decode, kv_link(own.kv_link, own.kv_overlap, *systems))
+    return Pair(prefill, decode, kv_link(options.kv_link, options.kv_overlap, *systems))
 
 
 def both(own: PoolOptions) -> tuple[str, str]:
@@ -149,11 +149,11 @@ def counted(text: str, where: str) -> tuple[str, int]:
     >>> counted("h200-x8", "--decode"), counted("h200-2x8x3", "--decode")
     (('h200-x8', 1), ('h200-2x8', 3))
     """
-    found = COUNTED.fullmatch(text)
-    count = 1 if found is None else int(found["count"])
+    match = COUNTED.fullmatch(text)
+    count = 1 if match is None else int(match["count"])
     if not 1 <= count <= MAX_REPLICAS:
         raise InputError(where, f"must have 1 to {MAX_REPLICAS} systems, for example h200-x8x2, not {text!r}")
-    return (text if found is None else found["system"]), count
+    return (text if match is None else match["system"]), count
 
 
 def _scale(own: PoolOptions, name: str) -> Autoscale | None:
@@ -169,24 +169,24 @@ def _scale(own: PoolOptions, name: str) -> Autoscale | None:
         return None
     flag = f"--{name}-autoscale"
     try:
-        found = parse_autoscale(text)
+        scaling = parse_autoscale(text)
     except InputError as error:
         raise InputError(flag, error.reason) from None
-    if name == "decode" and found.slo_s is not None:
+    if name == "decode" and scaling.slo_s is not None:
         raise InputError(flag, "knows no first tokens, which come from the pool that prefills: no slo")
     if counted(str(getattr(own, name)), f"--{name}")[1] > 1:
         reason = f"cannot be combined with --{name} SYSTEMxN; it says how many there are"
         raise InputError(flag, reason)
-    return found
+    return scaling
 
 
 def _side(scenario: Scenario, name: str) -> PoolSide:
     """One pool: the scenario on its own system, with the options that are its own."""
-    own, scale = scenario.parts["two-pools"], _scale(scenario.parts["two-pools"], name)
+    options, scale = scenario.parts["two-pools"], _scale(scenario.parts["two-pools"], name)
     parts = scenario.parts.having("two-pools")
-    system, count = counted(str(getattr(own, name)), f"--{name}")
+    system, count = counted(str(getattr(options, name)), f"--{name}")
     count = count if scale is None else scale.most
-    given = {key: getattr(own, f"{name}_{key}") for key in OWN}
+    given = {key: getattr(options, f"{name}_{key}") for key in OWN}
     alone = scenario.changed(
         system=system, parts=parts if name == "decode" else parts.having("experts-apart"),
         **{key: value for key, value in given.items() if value is not None},

@@ -117,8 +117,8 @@ def pools_left(run: Run, served: Served, *_: object) -> TwoPools | None:
     pools, moves = _pool_runs(served, run, end), _kv_moves(served, run.requests)
     if not pools or moves is None:
         return None
-    found = TwoPools(pools, moves, "")
-    return replace(found, limiting=limiting_pool(run, found))
+    pools_found = TwoPools(pools, moves, "")
+    return replace(pools_found, limiting=limiting_pool(run, pools_found))
 
 
 def request_columns(left: TwoPools) -> dict[str, F8]:
@@ -137,13 +137,14 @@ def _pool_runs(served: Served, run: Run, end: float) -> tuple[PoolRun, ...]:
     if not pools.decode:
         return ()
     scalings: list[Any] = [
-        own and own.until(end, run.requests.first_token_s - run.requests.arrival_s) for own in served.presence
+        scaling and scaling.until(end, run.requests.first_token_s - run.requests.arrival_s)
+        for scaling in served.presence
     ]
     sides = (
         ("prefill", served.policy, served.nodes[:first], scalings[0]),
         ("decode", run.policy, served.nodes[first:], scalings[1]),
     )
-    return tuple(_pool(name, policy, nodes, own, run.window, end) for name, policy, nodes, own in sides)
+    return tuple(_pool(name, policy, nodes, scaling, run.window, end) for name, policy, nodes, scaling in sides)
 
 
 def _pool(name: str, policy: Policy, nodes: list[Node], scaling: Scaling | None, window: Window, end: float) -> PoolRun:
@@ -158,14 +159,14 @@ def _pool(name: str, policy: Policy, nodes: list[Node], scaling: Scaling | None,
     if scaling is not None:  # of all that there may be those that were
         there_s = scaling.held_s(None, window.start_s, window.end_s) * deployment.replicas
         run_s = scaling.held_s() * deployment.replicas * deployment.ranks
-    whole = there_s * deployment.layout.pp
+    total_s = there_s * deployment.layout.pp
 
     def count(counter: int) -> int:
         return sum(int(engine.state.counters[counter]) for engine in engines)
 
     return PoolRun(
         name, deployment, policy, len(nodes), devices_of_nodes(nodes) + devices_apart(deployment) * len(nodes),
-        stepping=min(stepping / whole, 1.0) if whole > 0 else 0.0,
+        stepping=min(stepping / total_s, 1.0) if total_s > 0 else 0.0,
         sending=min(busy_s / run_s, 1.0) if run_s > 0 else 0.0,
         kv_peak=max(float(e.state.clocks[T_KV_PEAK]) / e.kv.capacity for e in engines),
         kv_capacity=engines[0].kv.capacity, iterations=count(C_STEPS),
@@ -182,8 +183,8 @@ def _kv_moves(served: Served, requests: Requests) -> KvMoves | None:
     done = served.table.done()
     start, end, first = moves.start_s[done], moves.end_s[done], requests.first_token_s
     left = np.maximum(start, first)
-    whole = float((requests.last_token_s - requests.arrival_s).sum())
-    share = float(np.nansum(end - first)) / whole if whole > 0 else None
+    total_s = float((requests.last_token_s - requests.arrival_s).sum())
+    share = float(np.nansum(end - first)) / total_s if total_s > 0 else None
     return KvMoves(
         link, moves.count, moves.total_bytes, quantiles(left - first), quantiles(end - left), share, start, end
     )

@@ -51,8 +51,8 @@ class AttentionMixture:
 
     def weights(self) -> tuple[Weights, ...]:
         router = self.experts * self.hidden
-        own = self.whole.weights()
-        return own if self.experts == 1 else (*own, Weights("other", router, router))
+        base = self.whole.weights()
+        return base if self.experts == 1 else (*base, Weights("other", router, router))
 
     def state(self) -> State:
         return self.whole.state()

@@ -61,8 +61,8 @@ class Memories:
 
     def weights(self) -> tuple[Weights, ...]:
         router = self._router * self.hidden
-        own = self.net.weights()
-        return (*own, Weights("other", router, router)) if router else own
+        net = self.net.weights()
+        return (*net, Weights("other", router, router)) if router else net
 
     def state(self) -> State:
         return self.net.states(self.states + self.shared)

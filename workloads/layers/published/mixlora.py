@@ -67,8 +67,8 @@ class AdapterExperts:
 
     def weights(self) -> tuple[Weights, ...]:
         router = 0 if self.routed is None else self.experts * self.hidden
-        own = Weights("other", self.pair * self.experts + router, self.pair * self.top_k + router)
-        return (*self.base.weights(), own)
+        adapter = Weights("other", self.pair * self.experts + router, self.pair * self.top_k + router)
+        return (*self.base.weights(), adapter)
 
     def state(self) -> State:
         return State()

@@ -142,12 +142,12 @@ class SlicedAttention(_Sliced):
         return self.base.weights()[0].total // self.slices
 
     def weights(self) -> tuple[Weights, ...]:
-        own, rest = self.base.weights()
+        base, rest = self.base.weights()
         if self.routed is None:
-            return own, rest
+            return base, rest
         router = self.slices * self.hidden
         return (
-            Weights("experts", own.total, self._one * self.top_k),
+            Weights("experts", base.total, self._one * self.top_k),
             Weights("other", rest.total + router, rest.active + router),
         )
 

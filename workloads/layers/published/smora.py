@@ -51,8 +51,8 @@ class RankExperts:
     def weights(self) -> tuple[Weights, ...]:
         one = sides(self.linears())
         router = 0 if self.routed is None else self.rank * self.hidden
-        own = Weights("other", one * self.rank + router, one * self.top_k + router)
-        return (*self.base.weights(), own)
+        adapter = Weights("other", one * self.rank + router, one * self.top_k + router)
+        return (*self.base.weights(), adapter)
 
     def state(self) -> State:
         return self.base.state()

@@ -26,8 +26,8 @@ def span_of(alpha: float, beta: float, length: int) -> int:
     >>> span_of(-1024, 1.0, 4096), span_of(0, 0.5, 4000), span_of(0, 0.01, 4096), span_of(0, 1, 4096)
     (3072, 2048, 128, 0)
     """
-    kept = max(LEAST_TOKENS, min(length, alpha + beta * length))
-    rounded = ceil(kept / PAGE_TOKENS) * PAGE_TOKENS
+    span = max(LEAST_TOKENS, min(length, alpha + beta * length))
+    rounded = ceil(span / PAGE_TOKENS) * PAGE_TOKENS
     return rounded if rounded < length else 0
 
 
@@ -77,8 +77,8 @@ class SpanAttention:
     def windows(self) -> tuple[int, ...]:
         """Keys that each KV head keeps; 0 = all."""
         group = self.base.heads // self.base.kv_heads
-        own = [span_of(a, b, self.length) for count, a, b in self.spans for _ in range(count)]
-        return tuple(_longest(own[i : i + group]) for i in range(0, len(own), group))
+        spans = [span_of(a, b, self.length) for count, a, b in self.spans for _ in range(count)]
+        return tuple(_longest(spans[i : i + group]) for i in range(0, len(spans), group))
 
     def weights(self) -> tuple[Weights, ...]:
         return self.base.weights()
@@ -96,12 +96,12 @@ class SpanAttention:
         """Return the part of the device with most keys; heads are distributed by falling span."""
         base = self.base.shard(tp)
         group = self.base.heads // self.base.kv_heads
-        each = [(a, b) for count, a, b in self.spans for _ in range(count)]
-        groups = [tuple(each[i : i + group]) for i in range(0, len(each), group)]
-        own, windows = base.heads // base.kv_heads, self.windows
+        span_of_head = [(a, b) for count, a, b in self.spans for _ in range(count)]
+        groups = [tuple(span_of_head[i : i + group]) for i in range(0, len(span_of_head), group)]
+        heads_per_kv, windows = base.heads // base.kv_heads, self.windows
         order = sorted(range(len(groups)), key=lambda i: (windows[i] > 0, -windows[i]))
-        held = order[:: max(len(groups) // base.kv_heads, 1)][: base.kv_heads]
-        spans = [span for i in held for span in self._first(groups[i], own)]
+        chosen = order[:: max(len(groups) // base.kv_heads, 1)][: base.kv_heads]
+        spans = [span for i in chosen for span in self._first(groups[i], heads_per_kv)]
         return replace(self, base=base, spans=tuple((1, a, b) for a, b in spans))
 
     def _first(self, group: tuple[tuple[float, float], ...], count: int) -> list[tuple[float, float]]:
@@ -116,12 +116,12 @@ class SpanAttention:
     def keys(self, m: Moments) -> KeySums:
         """Keys that the queries see, the mean over KV heads."""
         windows = self.windows
-        found = [(heads / len(windows), keys_within(m, w)) for w, heads in Counter(windows).items()]
+        reads = [(heads / len(windows), keys_within(m, w)) for w, heads in Counter(windows).items()]
         return KeySums(
-            sum(share * k.pairs for share, k in found), sum(share * k.kv for share, k in found),
-            sum(share * k.rect for share, k in found),
-            sum(share * k.decode_pairs for share, k in found),
-            sum(share * k.decode_kv for share, k in found), _longest(windows),
+            sum(share * k.pairs for share, k in reads), sum(share * k.kv for share, k in reads),
+            sum(share * k.rect for share, k in reads),
+            sum(share * k.decode_pairs for share, k in reads),
+            sum(share * k.decode_kv for share, k in reads), _longest(windows),
         )  # fmt: skip
 
 
