@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fast lint types bench mutants replay lines gpu notebooks docs clean
+.PHONY: help demo test fast lint types bench fuzz mutants replay lines gpu notebooks docs clean
 
 help:
 	@echo "make demo       simulate the built-in example (installs into $(VENV) on first use)"
@@ -15,6 +15,7 @@ help:
 	@echo "make lint       ruff: rules and formatting"
 	@echo "make types      mypy, strict, over every file of the package"
 	@echo "make bench      the timed tests: engine and CPU kernels, with their bars"
+	@echo "make fuzz       $(FUZZ) spoilt files and options of every reader and command"
 	@echo "make mutants    deliberate faults, each of which the tests must catch; ONLY=PART of a path"
 	@echo "make replay     OLD=REVISION: do a list of commands answer as they did, byte for byte?"
 	@echo "make lines      syntax nodes by room, the change against SINCE=REVISION, unclear English, budgets"
@@ -52,6 +53,12 @@ types: $(VENV)/.dev
 
 bench: $(VENV)/.test
 	$(BIN)/python -m pytest -m benchmark
+
+# Cases in all: of each of 31 targets, and half as many options again.
+FUZZ ?= 20000
+fuzz: $(VENV)/.test
+	OPBYTE_FUZZ=$$(($(FUZZ) / 44)) $(BIN)/python -m pytest -q --numprocesses $(WORKERS) --dist load \
+	  tests/analysis/test_fuzz.py
 
 ONLY ?=
 mutants: $(VENV)/.test

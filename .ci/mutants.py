@@ -37,6 +37,26 @@ DRAFTS = "tests/workloads/test_speculators.py"
 SPECULATION = "tests/simulator/test_speculation.py"
 PRICES = "tests/analysis/test_price.py"
 COST = "tests/devices/test_cost.py"
+STEADY = " ".join(
+    f"tests/simulator/test_steady.py::test_{n}"
+    for n in ("the_interval_holds_what_is_known", "truncation_of_a_ramp", "short_and_drifting_runs_say_so",
+              "a_growing_queue_is_overload_in_a_short_run_too", "a_queue_that_surely_grows_is_overload")
+)  # fmt: skip
+CAPACITY = " ".join(
+    f"tests/analysis/test_capacity.py::test_{n}"
+    for n in ("brackets_hold_the_limit", "brackets_below_what_full_engines_serve", "brackets_end",
+              "both_ends_of_a_load_are_searched", "levels")
+)  # fmt: skip
+PLAN = "tests/analysis/test_plan.py::test_how_many_come_within_a_limit"
+STATIONARY = " ".join(
+    f"tests/analysis/test_stationary.py::test_{n}"
+    for n in ("five_generations_tell_nothing", "shares_that_stay_are_found")
+)
+BACKLOG = "tests/analysis/test_backlog.py::test_waits_and_spells_are_those_of_a_single_server"
+KV = "tests/simulator/test_layout.py"
+CLOCK = "tests/analysis/test_error_factors.py::test_halvings_of_the_clock_count_to_one"
+GATHER = "tests/simulator/test_policies.py::test_an_ended_sequence_keeps_its_place_until_its_result_is_known"
+LAST = "tests/simulator/test_run.py::test_a_run_ends_with_its_last_step"
 
 MUTANTS: list[tuple[str, str, str, str]] = [
     # collectives
@@ -134,6 +154,30 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ("devices/cost.py", "late = fixed_s > 0.5 * seconds", "late = fixed_s > seconds", COST),
     ("devices/cost.py", "op.bytes / bandwidth\n        busy", "op.bytes / self.bandwidth\n        busy", COST),
     ("devices/cost.py", "+ op.act_bytes * self.act_J_per_byte", "+ op.act_bytes * self.stream_J_per_byte", COST),
+    # whether a load is held
+    ("analysis/studies/stationary.py", "(high < GROWS and w.batches >= BATCHES)", "(high < GROWS)", STATIONARY),
+    ("simulator/serving/steady.py", "growth >= GROWS * float", "growth >= 4 * GROWS * float", STEADY),
+    ("simulator/serving/steady.py", "return float(stdtrit(n - 1, LEVEL) * error / mean)", "return float(error / mean)", STEADY),
+    ("simulator/serving/steady.py", "spread / left**2", "spread / left", STEADY),
+    ("simulator/serving/steady.py", "if drain - first < FEWEST * generation:", "if False:", STEADY),
+    ("simulator/serving/steady.py", "[0] > SURELY_GROWS", "[0] > 20 * SURELY_GROWS", STEADY),
+    ("analysis/studies/capacity.py", "return load, 2 * load\n            load *= 2", "return load, load\n            load *= 2",
+     CAPACITY),
+    ("analysis/studies/capacity.py", "return (load, 2 * load) if load > start * LOWEST else (None, 2 * load)",
+     "return load, 2 * load", CAPACITY),
+    ("analysis/studies/capacity.py", "{name: most / r for", "{name: most for", CAPACITY),
+    ("analysis/studies/capacity.py", "found.append(low / r / load)", "found.append(low / load)", CAPACITY),
+    ("analysis/studies/capacity.py", "while load < start * HIGHEST:", "while load < 4 * start * HIGHEST:", CAPACITY),
+    ("analysis/studies/plan/bounds.py", "(count - 1) + ROUNDING)) + 1, 1.0", "(count - 1) + ROUNDING)) + 2, 1.0", PLAN),
+    ("analysis/answers/error_factors.py", "min(-log2(share), 1.0)", "min(-log2(share), 2.0)", CLOCK),
+    ("simulator/batching/planning.py", "rank[col.R_RUNNING] - rank[col.R_LATE]\n    budget", "rank[col.R_RUNNING]\n    budget",
+     GATHER),
+    ("simulator/serving/collect.py", "end if stop else served.ended_s(end)", "end", LAST),
+    # KV
+    ("simulator/batching/kv.py", "block_bytes * -(-kept // rules.block)", "block_bytes * (kept // rules.block)", KV),
+    ("simulator/batching/kv.py", "np.minimum(tokens, window) if window else tokens", "tokens", KV),
+    # messages
+    ("workloads/errors.py", "if len(text) <= MOST_LISTED:", "if True:", "tests/devices/test_own_files.py::test_unknown_devices"),
     # security
     ("workloads/own_folder.py", "path.stat().st_uid == _user() and not", "not", OWN),
     ("workloads/own_folder.py", "and not _others_write(path.stat())", "", OWN),

@@ -1,12 +1,16 @@
 """Is whatever is wrong with a file or an option told in one line, quickly, and never a traceback?
 
-2,000 cases in all: of every command that reads a file some hundred, and options with values that are none.
-The seed is fixed: a failure names its case, which then fails everywhere.
+A thousand cases: of every command that reads a file, and options with values that are none. Of every target the file
+as it stands is answered first: a target that is refused before anything is spoilt would test nothing.
+The seed is fixed: a failure names its case, which then fails everywhere. ``make fuzz`` draws twenty thousand.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import os
 import random
 import re
 import resource
@@ -24,7 +28,11 @@ from opbyte.workloads.errors import visible
 
 from .conftest import Ask
 from .fuzzing import LONG, SCALARS, spoilt
+from .test_client_runs import COLUMNS as CLIENT_COLUMNS
+from .test_client_runs import OWN as CLIENT_ROW
 from .test_validate_points import ROW
+from .test_validate_power import HEAD as POWER_HEAD
+from .test_validate_power import ROW as POWER_ROW
 from .test_validate_runs import CONFIG, RUN, STATIC
 from .test_validate_schedules import ONE, STAGES
 
@@ -44,9 +52,31 @@ SHAPES = (
     "H100-SXM-80GB,1,8,2,1024,512,7.33e-06,5,16,32,64,1,4,3,8.01e-06,1.29e-05,4.37e-05\n"
 )
 GRID = "block_m,block_n,block_k,group_m\n16,64,64,1\n16,128,64,1\n"
-POWER = (
-    "source,device,kernel,dtype,batch,context,heads,kv_heads,head_dim,timing,measured_s,power_W,power_limit_W\n"
-    "made,H100-SXM-80GB,attention_decode,bf16,32,4096,32,8,128,graph,1e-4,600,700\n"
+LAYERS = (
+    "architectures: [LayerList]\nhidden_size: 2048\nvocab_size: 50304\nlayers:\n  - times: 2\n"
+    "    mixer: {kind: attention_heads, base: {kind: attention, heads: 16, kv_heads: 16, head_dim: 128}, top_k: 8}\n"
+    "    ffn: {kind: ffn, width: 8192}\n"
+)
+LIMITED = "name: limited\nextends: h100\nlimit_W: {value: 500, source: 'assumed: a limit'}\n"
+SPACE = """
+name: small-space
+sources: {own: "assumed: for a test"}
+device: {extends: duplex, name: small, processors: {logic-pim: {bandwidth_multiple: {value: "= times", source: own}}},
+         parameters: {times: {value: 4, source: own}}}
+devices_per_node: {value: 4, source: own}
+mapping: {placement: co-process, experts: expert-parallel}
+design:
+  title: A Logic-PIM of two rates
+  search: {times: [2, 4]}
+  models: [mixtral-8x7b]
+  workloads:
+    - {closed_loop: 2, requests: 4, input_len: 16, output_len: 4, dtype: fp8, routing: uniform}
+  goals: {output_tokens_per_s: max}
+  reference: {times: 4}
+"""
+CLIENT = io.StringIO()
+csv.DictWriter(CLIENT, CLIENT_COLUMNS, lineterminator="\n").writerows(
+    [dict(zip(CLIENT_COLUMNS, CLIENT_COLUMNS, strict=True)), CLIENT_ROW]
 )
 SUMMARY = {"title": "t", "objectives": {"a": "max"}, "columns": ["rate"], "workloads": []}
 POINTS = "point,rate,a,feasible,error,basis,energy_basis\n0,1,2.0,True,,fitted,fitted\n1,2,3.0,True,,fitted,fitted\n"
@@ -64,12 +94,18 @@ STEP = ("roofline", "llama-3.2-1b", "--batch", "2", "--context", "64", "--system
 RUNS = ("simulate", "llama-3.2-1b", "--system", "h100-x1")
 ROUTING = "layer,e0,e1,e2,e3,e4,e5,e6,e7\n" + "".join(f"{i},1,2,3,4,5,6,7,8\n" for i in range(32))
 
+MAPS = "layer,expert,device\n" + "".join(f"{i},{e},{e % 2}\n" for i in range(32) for e in range(8))
+
 Files = dict[str, str]
 TARGETS: dict[str, tuple[tuple[str, ...], Files]] = {
     "system": ((*STEP, "{my.yaml}"), {"my.yaml": template("system")}),
     "device": (("show", "{d.yaml}"), {"d.yaml": template("device")}),
     "host": ((*STEP, "rtx-4090-x2", "--host", "{h.yaml}"), {"h.yaml": template("host")}),
-    "memory": (("show", "{m.yaml}"), {"m.yaml": template("memory")}),
+    "memory": (("dram", "seq_read", "--memory", "{m.yaml}"), {"m.yaml": template("memory")}),
+    "limits": (("compare", "llama-3.2-1b", "--systems", "{d.yaml}", "--batch", "2"), {"d.yaml": LIMITED}),
+    "layer list": (("roofline", "{heads.yaml}", "--system", "h100-x1", "--batch", "2"), {"heads.yaml": LAYERS}),
+    "design space": (("design", "{s.yaml}", "--workers", "1"), {"s.yaml": SPACE}),
+    "client output": (("validate", "runs", "{client_2026.csv}"), {"client_2026.csv": CLIENT.getvalue()}),
     "config": (("inspect", "{config.json}"), {"config.json": MODEL}),
     "config of a step": (("roofline", "{config.json}", "--system", "h100-x1"), {"config.json": MODEL}),
     "trace": ((*RUNS, "--trace", "{t.csv}"), {"t.csv": TRACE}),
@@ -86,8 +122,8 @@ TARGETS: dict[str, tuple[tuple[str, ...], Files]] = {
         ("roofline", "mixtral-8x7b", "--system", "h100-x2", "--routing", "trace:{r.csv}"), {"r.csv": ROUTING},
     ),
     "experts": (
-        ("roofline", "mixtral-8x7b", "--system", "h100-x2", "--ep", "2", "--expert-placement", "file:{e.json}"),
-        {"e.json": json.dumps({"physical_to_logical_map": [[0, 1, 2, 3, 4, 5, 6, 7]] * 32})},
+        ("roofline", "mixtral-8x7b", "--system", "h100-x2", "--tp", "1", "--dp", "2", "--ep", "2",
+         "--expert-placement", "file:{e.csv}"), {"e.csv": MAPS},
     ),
     "sweep": (("sweep", "{s.yaml}", "--workers", "1", "--out", "{}"), {"s.yaml": SWEEP}),
     "sweep of kernels": (("sweep", "{s.yaml}", "--out", "{}"), {"s.yaml": KERNELS}),
@@ -105,7 +141,10 @@ TARGETS: dict[str, tuple[tuple[str, ...], Files]] = {
         {"fused_moe_near_best.csv": NEAR, "fused_moe_shapes.csv": SHAPES, "fused_moe_grid.csv": GRID},
     ),
     "tables": (("validate", "kernels", "{gemm.csv}"), {"gemm.csv": template("kernels")}),
-    "power": (("validate", "power", "{attention_decode.csv}"), {"attention_decode.csv": POWER}),
+    "power": (
+        ("validate", "power", "{attention_decode.csv}"),
+        {"attention_decode.csv": POWER_HEAD + POWER_ROW.format(device="B200-SXM-180GB", power=700)},
+    ),
     "schedules": (
         ("validate", "schedules", "{c.jsonl}"),
         {"c.jsonl": "".join(json.dumps(case) + "\n" for case in (ONE, STAGES))},
@@ -120,10 +159,10 @@ TARGETS: dict[str, tuple[tuple[str, ...], Files]] = {
         {"points.csv": f"{','.join(ROW)}\n{','.join(map(str, (ROW | {'osl': 2, 'isl': 16}).values()))}\n"},
     ),
 }  # fmt: skip
-CASES = 48
-"""Of each."""
-SLOW = {"sweep": 12}
-"""Cases of those that draw figures."""
+CASES = int(os.environ.get("OPBYTE_FUZZ", "24"))
+"""Of each target; options are drawn fifteen times as often."""
+SLOW = {"sweep": 4, "design space": 4}
+"""Targets that draw figures or simulate: one case for so many of others."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -154,8 +193,11 @@ def limited() -> Iterator[None]:
         signal.signal(signal.SIGVTALRM, before)
 
 
-def check(ask: Ask, line: list[str], names: tuple[str, ...]) -> None:
-    """One line that names a file or an option, with no more of what was typed than helps."""
+NO_NUMBER = re.compile(r"(?<![\w.-])-?(nan|inf(inity)?)(?![\w.-])", re.IGNORECASE)
+
+
+def check(ask: Ask, line: list[str], names: tuple[str, ...], given: str) -> None:
+    """One line that names a file or an option, with no more of what was typed than helps; else finite numbers."""
     with limited():
         answer = ask(*line)
     assert "too little memory" not in answer.err
@@ -166,23 +208,29 @@ def check(ask: Ask, line: list[str], names: tuple[str, ...]) -> None:
     else:
         assert answer.code in (0, 1), answer
         assert "Traceback" not in answer.err
+        assert NO_NUMBER.search(given) or not NO_NUMBER.search(answer.out), answer.out
     assert "\x1b" not in answer.err
+
+
+def written(folder: Path, command: tuple[str, ...], files: Files) -> list[str]:
+    """A target's files in a folder, and the command on them."""
+    folder.mkdir()
+    for name, whole in files.items():
+        (folder / name).write_text(whole, encoding="utf-8")
+    return [re.sub(r"\{(.*)\}", rf"{folder}/\1", word) for word in command]
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_spoilt_files(ask: Ask, tmp_path: Path, target: str) -> None:
     command, files = TARGETS[target]
-    for case in range(SLOW.get(target, CASES)):
+    assert ask(*written(tmp_path / "whole", command, files)).code == 0
+    for case in range(-(-CASES // SLOW.get(target, 1))):
         rng = random.Random(f"{target} {case}")
-        folder = tmp_path / str(case)
-        folder.mkdir()
-        for name, whole in files.items():
-            (folder / name).write_text(whole, encoding="utf-8")
         name = rng.choice(list(files))
-        (folder / name).write_text(spoilt(rng, name, files[name]), encoding="utf-8")
-        line = [re.sub(r"\{(.*)\}", rf"{folder}/\1", word) for word in command]
+        bad = spoilt(rng, name, files[name])
+        line = written(tmp_path / str(case), command, files | {name: bad})
         try:
-            check(ask, line, (folder.name, *files))
+            check(ask, line, (str(case), *files), bad)
         except BaseException as error:
             error.add_note(f"case {case}: opbyte {' '.join(line)}")
             raise
@@ -247,14 +295,14 @@ def test_spoilt_options(ask: Ask, tmp_home: Path, case: int) -> None:
     """Any option of any command with any odd value: answered or refused, quickly either way."""
     rng = random.Random(f"options {case}")
     known = dict(commands())
-    for _ in range(70):
+    for _ in range(3 * CASES):
         command = rng.choice([c for c in COMPLETE if c not in ("measure", "plan", "capacity")])
         options = [o for o in known[command].params if o.param_type_name != "argument" and not o.is_flag]
         option = rng.choice([o.opts[0] for o in options if o.opts[0] not in FREE])
         value = str(rng.choice(SCALARS))
         line = [*command.split(), *COMPLETE[command], option, value]
         try:
-            check(ask, line, (option, command, *COMPLETE[command][:1], visible(value[:20].strip("/ "))))
+            check(ask, line, (option, command, *COMPLETE[command][:1], visible(value[:20].strip("/ "))), value)
         except BaseException as error:
             error.add_note(f"opbyte {line}")
             raise

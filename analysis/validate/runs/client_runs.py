@@ -27,6 +27,8 @@ USABLE, ASSUMED = "yes", "layout assumed"
 TIMES = re.compile(r"(ttft|tpot|itl|e2e)_(mean|p50|p90|p95|p99)_(ms|s)")
 FIGURES = {"output_tok_s": "output_tokens_per_s", "tokens_per_s_gpu": "training_tokens_per_s"}
 POWER = re.compile(r"power (\d+) W a GPU")
+MOST = 1_000_000
+"""Of any number that a run needs."""
 DRAFTS = 3
 """Drafts a step where only the measured tokens of a step are known."""
 ROUNDS, WARM, END = 3.4, 1.2, 2.6
@@ -56,20 +58,20 @@ def read_client_runs(path: Path) -> tuple[list[PublishedRun], list[str]]:
         else:
             left.append(f"{path}:{line}: {'not in the catalog' if score == USABLE else f'score is {score}'}")
     for group in same.values():
-        group.sort(key=lambda own: float(own[1]["output_tok_s"]) / int(own[1]["count"]))
+        group.sort(key=lambda own: _needed(path, own[1], "output_tok_s", least=0.0) / _needed(path, own[1], "count"))
         _add(path, *group[len(group) // 2], runs, left)
     return runs, left
 
 
 def _add(path: Path, line: int, row: Mapping[str, str], runs: list[PublishedRun], left: list[str]) -> None:
-    measured = _measured(row)
+    measured = _measured(f"{path}:{line}", row)
     if measured:
         runs.append(_run(path, line, row, measured))
     else:
         left.append(f"{path}:{line}: nothing that is measured has a known name, such as tpot_p50_ms or output_tok_s")
 
 
-def _measured(row: Mapping[str, str]) -> dict[str, float]:
+def _measured(where: str, row: Mapping[str, str]) -> dict[str, float]:
     """What was measured, by metric, in SI units."""
     out = {}
     for name, text in row.items():
@@ -77,18 +79,19 @@ def _measured(row: Mapping[str, str]) -> dict[str, float]:
         if value and (time := TIMES.fullmatch(name)):
             out[f"{time[1]}_{time[2]}"] = value * (1e-3 if time[3] == "ms" else 1.0)
         elif value and name in FIGURES:
-            out[FIGURES[name]] = value * (int(row["gpus"]) if name == "tokens_per_s_gpu" else 1)
+            out[FIGURES[name]] = value * (_needed(where, row, "gpus") if name == "tokens_per_s_gpu" else 1)
     told = POWER.search(row.get("note", ""))
     watts = _number(row.get("power_W", "")) or (float(told[1]) if told else None)
     if watts:
-        out["power_all_gpus"] = watts * int(row["count"])
+        out["power_all_gpus"] = watts * _needed(where, row, "count")
     if row.get("kind") == "verify_step":
-        out["verify_step"] = float(row["value"]) * (1e-3 if row["unit"] == "ms" else 1.0)
+        out["verify_step"] = _needed(where, row, "value", least=0.0) * (1e-3 if row.get("unit") == "ms" else 1.0)
     return out
 
 
 def _run(path: Path, line: int, row: Mapping[str, str], measured: dict[str, float]) -> PublishedRun:
-    command, model, options = read_command(f"{path}:{line}", row["opbyte"])
+    where = f"{path}:{line}"
+    command, model, options = read_command(where, row["opbyte"])
     dtype = row.get("weights", "")
     if dtype.startswith("fp8") and "dtype" not in options and not load_model(model).numerics.weights:
         options["dtype"] = "fp8_block"  # the command says nothing, and the catalog's checkpoint is of 16 bits
@@ -96,15 +99,18 @@ def _run(path: Path, line: int, row: Mapping[str, str], measured: dict[str, floa
     if accepted and "speculative" not in options:
         options |= {"speculative": f"mtp:{DRAFTS}", "acceptance": ",".join([f"{acceptance(accepted):.3f}"] * DRAFTS)}
     if row.get("kind") == "verify_step":
-        command, options = "roofline", _verify_step(row)
+        command, options = "roofline", _verify_step(where, row)
     copies = COPIES.search(row["opbyte"])
     if "trace" in options:
         table = path.parent / str(options["trace"])
-        options |= {"trace": str(table)} if copies is None else _offline(table, int(options["closed_loop"]))
-    devices = int(row.get("count") or row["gpus"])
-    clients = float(options.get("closed_loop") or options.get("batch") or 0)
-    load = ArrivalPattern("open", float(options["rate"])) if "rate" in options else ArrivalPattern("closed", clients)
-    layout = {name: int(row[name]) for name in ("tp", "pp", "dp", "ep") if row.get(name, "").isdigit()}
+        options |= (
+            {"trace": str(table)} if copies is None else _offline(table, int(_needed(where, options, "closed_loop")))
+        )
+    devices = int(_needed(where, row, "count", "gpus"))
+    clients = _number(options.get("closed_loop") or options.get("batch") or 0) or 0.0
+    rate = _needed(where, options, "rate", least=0.0) if "rate" in options else None
+    load = ArrivalPattern("closed", clients) if rate is None else ArrivalPattern("open", rate)
+    layout = {name: int(row[name]) for name in ("tp", "pp", "dp", "ep") if row.get(name, "").isdecimal()}
     return PublishedRun(
         line, table_name(path), row["gpu"], devices, model, row.get("engine", ""), row.get("version") or row.get("release", ""),
         None, layout, _number(row.get("input_mean", "")) or 0.0, _number(row.get("output_mean", "")) or 0.0,
@@ -113,7 +119,15 @@ def _run(path: Path, line: int, row: Mapping[str, str], measured: dict[str, floa
     )  # fmt: skip
 
 
-def _number(text: str) -> float | None:
+def _needed(where: object, row: Mapping[str, Any], *names: str, least: float = 1.0) -> float:
+    """The first number in some columns of a row, which is needed."""
+    found = next((x for name in names if (x := _number(row.get(name, ""))) is not None), None)
+    if found is None or not least <= found <= MOST:
+        raise InputError(where, f"{' or '.join(names)}: must be a number from {least:g} to {MOST:,}")
+    return found
+
+
+def _number(text: str | float) -> float | None:
     try:
         value = float(text)
     except ValueError:
@@ -129,8 +143,11 @@ def read_command(where: str, text: str) -> tuple[str, str, dict[str, Any]]:
     >>> read_command("", "opbyte train llama-3-8b --system h100-x8 --micro-batch 2 --json  # a remark")
     ('train', 'llama-3-8b', {'system': 'h100-x8', 'micro_batch': 2})
     """
-    _, command, *words = shlex.split(re.sub(r"\([^)]*\)", "", text.partition("#")[0]).replace("--json", ""))
-    model, *rest = words
+    try:
+        words = shlex.split(re.sub(r"\([^)]*\)", "", text.partition("#")[0]).replace("--json", ""))
+    except ValueError:  # a quotation without its end
+        words = []
+    _, command, model, *rest = words if len(words) > 2 else ("", "", "", "no command")
     if len(rest) % 2 or not all(name.startswith("--") for name in rest[::2]):
         raise InputError(where, "opbyte: must be a command, a model and options with a value each")
     known, options = placed(Scenario), dict[str, Any]()
@@ -147,10 +164,10 @@ def acceptance(tokens: float) -> float:
     return float(np.interp(tokens, sum(chance**n for n in range(DRAFTS + 1)), chance))
 
 
-def _verify_step(row: Mapping[str, str]) -> dict[str, Any]:
+def _verify_step(where: str, row: Mapping[str, str]) -> dict[str, Any]:
     """Options of one step of some tokens of each sequence, at a context of 1,000 tokens (not published)."""
-    drafts, tp = int(row["tokens_per_sequence"]) - 1, int(row["tp"] or 1)
-    out = {"system": f"{row['gpu']}-x{row['count']}", "batch": int(row["sequences"]), "context": 1000,
+    drafts, tp = int(_needed(where, row, "tokens_per_sequence")) - 1, int(_number(row.get("tp", "")) or 1)
+    out = {"system": f"{row['gpu']}-x{row.get('count')}", "batch": int(_needed(where, row, "sequences")), "context": 1000,
            "framework": "vllm", "tp": tp}  # fmt: skip
     return out if not drafts else out | {"speculative": f"ngram:{drafts}", "acceptance": ",".join(["0.5"] * drafts)}
 
