@@ -168,9 +168,9 @@ SIMULATE = ("simulate", "llama-3-8b", "--system", "h100-x1", "--rate", "20", "--
 COMMANDS = {
     "router and order": (*SIMULATE, "--replicas", "3", "--router", "two-choices", "--policy", "chunked+deadline"),
     "capacity": (
-        "capacity", "llama-3-8b", "--systems", "h100-x1,h100-x2", "--slo", "ttft_p99=1", "--workers", "1",
+        "capacity", "llama-3-8b", "--systems", "h100-x1", "--slo", "ttft_p99=1", "--workers", "1",
         "--requests", "60", "--input-len", "300", "--output-len", "10", "--replicas", "2",
-        "--router", "two-choices", "--policy", "vllm+deadline", "--tolerance", "0.3", "--json",
+        "--router", "two-choices", "--policy", "vllm+deadline", "--tolerance", "1", "--json",
     ),
     "placement": ("roofline", "mixtral-8x7b", "--system", "duplex-plain-x4", "--placement", "energy-delay", "--json"),
     "layer kind": ("inspect", "adapters.json", "--json"),
@@ -234,7 +234,7 @@ def test_simulate_takes_router_and_order(done: dict[str, dict[str, Any]]) -> Non
 
 
 def test_capacity_takes_router_and_order(done: dict[str, dict[str, Any]]) -> None:
-    assert [row["load_per_s"] > 0 for row in done["capacity"]["rows"]] == [True, True]
+    assert [row["load_per_s"] > 0 for row in done["capacity"]["rows"]] == [True]
 
 
 def test_roofline_takes_the_placement(done: dict[str, dict[str, Any]]) -> None:

@@ -168,7 +168,7 @@ def test_tables_show_intervals() -> None:
     row = compare("llama-3-8b", ["h100-x1", "duplex-x4"], batch=8).rows()
     assert "% to +" in row[0]["80% interval"]
     assert row[1]["80% interval"] is None
-    found = capacity("llama-3-8b", "h100-x1", "ttft_p99=0.3", requests=60, **WORK)
+    found = capacity("llama-3-8b", "h100-x1", "ttft_p99=0.3", requests=60, tolerance=0.5, **WORK)
     assert "% to +" in found.rows()[0]["80% interval"]
     (told,) = (r["intervals"] for r in found.to_dict()["rows"])
     assert told["load_per_s"]["low"] < found.found[0].load_per_s < told["load_per_s"]["high"]

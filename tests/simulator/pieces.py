@@ -9,14 +9,60 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
-from opbyte.simulator.batching.state import F_ARRIVAL, F_FIRST, F_LAST, F_SCHEDULED
+from opbyte.simulator.batching.host import Host
+from opbyte.simulator.batching.state import (
+    C_PREEMPTIONS,
+    C_STEPS,
+    F_ARRIVAL,
+    F_FIRST,
+    F_LAST,
+    F_SCHEDULED,
+    I_PREEMPTED,
+    T_TBT_COUNT,
+    T_TBT_SUM,
+)
 from opbyte.simulator.serving.engine import Engine
+from opbyte.workloads.batch import Batch
 from opbyte.workloads.requests import RequestBlock
 from opbyte.workloads.requests.labels import Labels
 
 GAP_S = 2e-4
 """Scale of the gaps between arrivals: about a step of the tests' small models."""
+
+HASH_TOKENS = 512
+hosts = st.one_of(
+    st.just(Host()), st.builds(Host, st.floats(0, 3 * GAP_S), st.floats(0, GAP_S), st.floats(0, 0.2 * GAP_S))
+)
+"""Times of the host about as long as the devices'."""
+
+
+def contexts_up_to(most: int, short: int = 40) -> st.SearchStrategy[int]:
+    """Contexts, of which many are short."""
+    return st.one_of(st.integers(0, short), st.integers(0, most))
+
+
+def batches_up_to(most: int, short: int = 40) -> st.SearchStrategy[Batch]:
+    """Batches of one rank at such contexts, with a decode at least."""
+    contexts = contexts_up_to(most, short)
+    return st.builds(
+        Batch.of,
+        st.lists(contexts, max_size=6).map(lambda found: [*found, 5]),
+        st.lists(st.tuples(st.integers(1, 4000), contexts), max_size=2),
+    )
+
+
+def paths(size: int) -> st.SearchStrategy[tuple[int, ...]]:
+    """Prefix hashes of a prompt, of some of its blocks: two ways on from every node of a tree."""
+
+    def nodes(turns: list[bool]) -> tuple[int, ...]:
+        path = [1]
+        for turn in turns:
+            path.append(2 * path[-1] + turn)
+        return tuple(path[1:])
+
+    return st.lists(st.booleans(), max_size=-(-size // HASH_TOKENS)).map(nodes)
 
 
 def block_of(load: dict[str, Any], part: slice = slice(None)) -> RequestBlock:
@@ -52,6 +98,33 @@ def stamps(engine: Engine, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Arrival, schedule, first and last token of every request."""
     columns = [F_ARRIVAL, F_SCHEDULED, F_FIRST, F_LAST]
     return engine.state.floats[:count, columns]
+
+
+def slow_requests(make: Callable[..., Any], load: dict[str, Any], more: Sequence[dict[str, Any]] = ()) -> list[Any]:
+    """A workload's requests for a slow scheduler; those of a closed loop come when their client is free."""
+    block = block_of(load)
+    arrivals = block.arrival_s if load["clients"] is None else np.full(len(block), np.inf)
+    columns = arrivals, block.input_tokens, block.output_tokens, block.hash_ids or [()] * len(block)
+    return [
+        make(i, float(a), int(p), int(o), hashes, **(more[i] if more else {}))
+        for i, (a, p, o, hashes) in enumerate(zip(*columns, strict=True))
+    ]
+
+
+def check_served(engine: Engine, slow: Any, requests: Sequence[Any]) -> None:
+    """An engine's steps, preemptions, stamps and token gaps are those of a slow scheduler.
+
+    There is a gap for every token after a request's first; that of a preemption counts whole.
+    """
+    state, n = engine.state, len(requests)
+    assert state.counters[C_STEPS] == slow.steps
+    assert state.ints[:n, I_PREEMPTED].tolist() == [r.preemptions for r in requests]
+    assert state.counters[C_PREEMPTIONS] == sum(r.preemptions for r in requests)
+    expected = np.array([[r.arrival, r.scheduled, r.first, r.last] for r in requests])
+    assert stamps(engine, n) == pytest.approx(expected, rel=1e-9)
+    gaps = [gap for r in requests for gap in r.gaps]
+    assert state.clocks[T_TBT_COUNT] == state.hist.sum() == len(gaps)
+    assert state.clocks[T_TBT_SUM] == pytest.approx(sum(gaps), rel=1e-9)
 
 
 def check_pieces(

@@ -27,6 +27,7 @@ from opbyte.workloads.hf import model_from_keys
 from opbyte.workloads.layers.base import LAYER_KINDS
 from opbyte.workloads.ops import Loads
 
+from .pieces import batches_up_to
 from .test_paths_agree import MODELS
 from .test_sparse_paths import FILES, deployed
 
@@ -85,12 +86,7 @@ def model(name: str) -> Any:
     return model_from_keys(keys, name=name, where="f.json")
 
 
-contexts = st.one_of(st.integers(0, 40), st.integers(0, 9000))
-batches = st.builds(
-    Batch.of,
-    st.lists(contexts, max_size=6).map(lambda found: [*found, 5]),
-    st.lists(st.tuples(st.integers(1, 4000), contexts), max_size=2),
-)
+batches = batches_up_to(9000)
 
 
 def agree(compiled_step: Callable[..., float], d: Deployment, batch: Batch, step: int) -> None:

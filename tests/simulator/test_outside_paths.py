@@ -29,6 +29,8 @@ from opbyte.workloads.catalog import load_model
 from opbyte.workloads.hf.families import ARCHITECTURES
 from opbyte.workloads.layers import LAYER_KINDS
 
+from .pieces import batches_up_to
+
 REGISTRIES: Any = (PLACEMENTS, PROCESSOR_KINDS, LAYER_KINDS, ARCHITECTURES)
 
 
@@ -54,12 +56,7 @@ def outside(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
         registry._items, registry._titles = items, titles
 
 
-contexts = st.one_of(st.integers(0, 40), st.integers(0, 20_000))
-batches = st.builds(
-    Batch.of,
-    st.lists(contexts, max_size=6).map(lambda found: [*found, 5]),
-    st.lists(st.tuples(st.integers(1, 4000), contexts), max_size=2),
-)
+batches = batches_up_to(20_000)
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,8 @@ from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.ops import Loads
 
+from .pieces import contexts_up_to
+
 WAYS = ("two-batch", "pipelined:2", "pipelined:4", "pipelined:16", "auto")
 GATED = ("two-batch:3,40", "two-batch:alike", "two-batch:decodes")
 CASES = (
@@ -49,7 +51,7 @@ SHORT = (*range(7), 9)
 DEEP = ((0, 32), (7, 10), (8, 20))
 """Cases with so many layers alike that the compiled path runs the first ones alone (`parts.overlap.alike`)."""
 
-contexts = st.one_of(st.integers(0, 40), st.integers(0, 20_000))
+contexts = contexts_up_to(20_000)
 batches_of = st.builds(
     Batch.of,
     st.lists(contexts, max_size=6),

@@ -18,7 +18,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opbyte.simulator.batching.host import Host
 from opbyte.simulator.batching.kv import CacheSettings
 from opbyte.simulator.batching.policies import Policy, make_policy
 from opbyte.simulator.batching.prefix import NEXT
@@ -43,8 +42,6 @@ from opbyte.simulator.batching.state import (
     I_GENERATED,
     I_PREEMPTED,
     T_KV_PEAK,
-    T_TBT_COUNT,
-    T_TBT_SUM,
 )
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.parts.drafts.explicit import speculative_stage
@@ -56,24 +53,12 @@ from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.batch import PREFILL
 from opbyte.workloads.errors import InputError
 
-from .pieces import GAP_S, block_of, check_pieces, play, stamps
+from .pieces import GAP_S, block_of, check_pieces, check_served, hosts, paths, play, slow_requests, stamps
 from .reference import launching
 from .test_speculation import SEED, drawn, speculative
 
 SETUPS = (("llama-3-8b", "h100-x1", "uniform"), ("mixtral-8x7b", "h100-2x2", "measured"))
 KINDS = ("sglang", "trtllm")
-
-
-def paths(size: int) -> st.SearchStrategy[tuple[int, ...]]:
-    """Prefix hashes of a prompt, of some of its pieces: two ways on from every node of a tree."""
-
-    def nodes(turns: list[bool]) -> tuple[int, ...]:
-        path = [1]
-        for turn in turns:
-            path.append(2 * path[-1] + turn)
-        return tuple(path[1:])
-
-    return st.lists(st.booleans(), max_size=-(-size // 512)).map(nodes)
 
 
 def sglang_rules(draw: st.DrawFn, long: bool, page: int, sequences: int) -> SglangRules:
@@ -144,11 +129,6 @@ def workloads(draw: st.DrawFn, kind: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-hosts = st.one_of(
-    st.just(Host()), st.builds(Host, st.floats(0, 3 * GAP_S), st.floats(0, GAP_S), st.floats(0, 0.2 * GAP_S))
-)
-
-
 def engine_for(deployment: Deployment, load: dict[str, Any]) -> Engine:
     """An engine with as little memory as the workload says."""
     page, block, policy = load["page"], block_of(load), load["policy"]
@@ -162,16 +142,8 @@ def engine_for(deployment: Deployment, load: dict[str, Any]) -> Engine:
 
 def slow_run(reference: ModuleType, engine: Engine, load: dict[str, Any]) -> tuple[Any, list[Any]]:
     """The reference after the same workload, and its requests."""
-    block, policy, deployment = block_of(load), engine.policy, engine.deployment
-    arrivals = block.arrival_s if load["clients"] is None else np.full(len(block), np.inf)
-    requests = [
-        reference.Request(
-            i, float(a), int(p), int(o), hashes, **({} if load["urgent"] is None else {"priority": load["urgent"][i]})
-        )
-        for i, (a, p, o, hashes) in enumerate(
-            zip(arrivals, block.input_tokens, block.output_tokens, block.hash_ids or [()] * len(block), strict=True)
-        )
-    ]
+    policy, deployment = engine.policy, engine.deployment
+    requests = slow_requests(reference.Request, load, [{"priority": p} for p in load["urgent"] or ()])
 
     drafts, launches, pp = deployment.several - 1, engine.launches, deployment.layout.pp
 
@@ -290,16 +262,9 @@ def check_schedule(kind: str, d: Deployment, references: Callable[[str], ModuleT
     play(engine, load)
     slow, requests = slow_run(references(f"reference_{kind}"), engine, load)
     counters, ints = engine.state.counters, engine.state.ints[: len(block)]
-    expected = np.array([[r.arrival, r.scheduled, r.first, r.last] for r in requests])
-    assert stamps(engine, len(block)) == pytest.approx(expected, rel=1e-9)
-    assert ints[:, I_PREEMPTED].tolist() == [r.preemptions for r in requests]
-    assert counters[C_STEPS] == slow.steps
-    assert counters[C_PREEMPTIONS] == sum(r.preemptions for r in requests)
+    check_served(engine, slow, requests)
     found = [rank.hits if kind == "sglang" else rank.memory.hits for rank in slow.ranks]
     assert counters[C_HITS] == sum(found)
-    gaps = [gap for r in requests for gap in r.gaps]
-    assert engine.state.clocks[T_TBT_COUNT] == engine.state.hist.sum() == len(gaps)
-    assert engine.state.clocks[T_TBT_SUM] == pytest.approx(sum(gaps), rel=1e-9)
     assert counters[C_COMPLETED] == len(block)
     assert counters[C_EMITTED] == sum(load["outputs"])
     assert ints[:, I_GENERATED].tolist() == load["outputs"]

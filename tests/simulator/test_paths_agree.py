@@ -27,6 +27,8 @@ from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.sampling import SAMPLING
 
+from .pieces import contexts_up_to
+
 MODELS = (
     "llama-3-8b", "mixtral-8x7b", "glam-143b", "deepseek-v3", "gemma-2-27b", "jamba-mini",
     "qwen3-next-80b-a3b", "gpt-oss-20b", "falcon-180b", "data/jetmoe-8b",
@@ -41,7 +43,7 @@ LAYERS = 8
 """Of each model, so that the explicit path is quick: all kinds that it has are among the first 8."""
 
 
-contexts = st.one_of(st.integers(0, 40), st.integers(0, 20_000))
+contexts = contexts_up_to(20_000)
 batches_of = st.builds(
     Batch.of,
     st.lists(contexts, max_size=6),

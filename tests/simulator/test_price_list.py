@@ -36,6 +36,8 @@ from opbyte.workloads.errors import CapacityError, InputError
 from opbyte.workloads.jit import compiled
 from opbyte.workloads.ops import Op
 
+from .pieces import batches_up_to
+
 
 @compiled
 def priced(kernels: Kernels, row: int, routed: float, active: float) -> tuple[float, int]:
@@ -114,12 +116,7 @@ def pim(device: str, peak: float) -> str:
     return PIM.format(device=device, peak=peak)
 
 
-contexts = st.one_of(st.integers(0, 40), st.integers(0, 20_000))
-batches = st.builds(
-    Batch.of,
-    st.lists(contexts, max_size=6).map(lambda found: [*found, 5]),
-    st.lists(st.tuples(st.integers(1, 4000), contexts), max_size=2),
-)
+batches = batches_up_to(20_000)
 
 
 def agree(
@@ -272,17 +269,15 @@ def least_energy() -> Iterator[str]:
     del PLACEMENTS._items[name]
 
 
-def test_a_rule_from_outside_runs_in_both_paths(least_energy: str, compiled_step: Callable[..., float]) -> None:
-    name = least_energy
-    d = deployed("duplex-plain-x4", "mixtral-8x7b", name)
-    agree(d, Batch.of([500] * 30), compiled_step)
+def test_a_rule_from_outside_is_followed(least_energy: str) -> None:
+    """Both paths run such a rule: `test_outside_paths`."""
     joules = {
         rule: explicit_stage(deployed("duplex-plain-x4", "mixtral-8x7b", rule), [Batch.of([500] * 30)]).joules
-        for rule in (name, "fastest", "xpu-only")
+        for rule in (least_energy, "fastest", "xpu-only")
     }
-    assert joules[name] == min(joules.values())
-    same = (lower(d)[0].custom for _ in range(2))  # else each engine is compiled anew
-    assert len(set(same)) == 1
+    assert joules[least_energy] == min(joules.values())
+    same = (lower(deployed("duplex-plain-x4", "mixtral-8x7b", least_energy))[0].custom for _ in range(2))
+    assert len(set(same)) == 1  # else each engine is compiled anew
 
 
 NEAR_BELOW, EXPERTS = 12.0, kind_code("experts")

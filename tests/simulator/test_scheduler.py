@@ -29,21 +29,17 @@ from opbyte.simulator.batching.state import (
     C_HITS,
     C_PREEMPTIONS,
     C_PROMPT,
-    C_STEPS,
     F_HELD,
     I_BLOCKS,
     I_FLIGHT,
     I_GENERATED,
     I_KEYED,
     I_ORDER,
-    I_PREEMPTED,
     L_KV,
     R_BLOCKS,
     R_SLOTS,
     T_BUSY,
     T_KV_PEAK,
-    T_TBT_COUNT,
-    T_TBT_SUM,
 )
 from opbyte.simulator.batching.status import REACHED
 from opbyte.simulator.deploy.deployment import Deployment
@@ -51,7 +47,18 @@ from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.requests import RequestBlock
 
-from .pieces import GAP_S, block_of, check_pieces, play, stamps
+from .pieces import (
+    GAP_S,
+    HASH_TOKENS,
+    block_of,
+    check_pieces,
+    check_served,
+    hosts,
+    paths,
+    play,
+    slow_requests,
+    stamps,
+)  # fmt: skip
 
 SETUPS = (
     ("llama-3-8b", "h100-x1", "uniform", {}),
@@ -64,8 +71,6 @@ SETUPS = (
     ("windowed", "h100-x2", "uniform", {"pp": 2}),
     ("mixtral-8x7b", "h100-2x2", "measured", {"pp": 2, "tp": 1, "dp": 2}),
 )
-
-HASH_TOKENS = 512
 
 
 @st.composite
@@ -118,24 +123,7 @@ def workloads(draw: st.DrawFn, caching: bool = True) -> dict[str, Any]:
     }  # fmt: skip
 
 
-hosts = st.one_of(
-    st.just(Host()), st.builds(Host, st.floats(0, 3 * GAP_S), st.floats(0, GAP_S), st.floats(0, 0.2 * GAP_S))
-)
-"""Times of the host about as long as the devices'."""
-
 multiples = st.integers(1, 3).map(lambda k: k * HASH_TOKENS)
-
-
-def paths(size: int) -> st.SearchStrategy[tuple[int, ...]]:
-    """Prefix hashes of a prompt, of some of its blocks: two ways on from every node of a tree."""
-
-    def nodes(turns: list[bool]) -> tuple[int, ...]:
-        path = [1]
-        for turn in turns:
-            path.append(2 * path[-1] + turn)
-        return tuple(path[1:])
-
-    return st.lists(st.booleans(), max_size=-(-size // HASH_TOKENS)).map(nodes)
 
 
 def meant_for(deployment: Deployment, load: dict[str, Any]) -> dict[str, Any]:
@@ -177,15 +165,8 @@ def test_same_schedule_as_the_reference(
     deployment = small(model, system, routing, **degrees)
     load = meant_for(deployment, load)
     engine = engine_for(deployment, load)
-    block = block_of(load)
     play(engine, load)
-    arrivals = block.arrival_s if load["clients"] is None else np.full(len(block), np.inf)
-    requests = [
-        reference.Request(i, float(a), int(p), int(o), hashes)
-        for i, (a, p, o, hashes) in enumerate(
-            zip(arrivals, block.input_tokens, block.output_tokens, block.hash_ids or [()] * len(block), strict=True)
-        )
-    ]
+    requests = slow_requests(reference.Request, load)
     memories = [memory_of(engine, reference) for _ in range(deployment.ranks)]
     pp = deployment.layout.pp
     if pp == 1:
@@ -205,17 +186,8 @@ def test_same_schedule_as_the_reference(
             load["clients"], engine.launches, stages=pp,
         )  # fmt: skip
     slow.serve(requests)
-    counters, ints = engine.state.counters, engine.state.ints[: len(block)]
-    assert counters[C_STEPS] == slow.steps
-    assert ints[:, I_PREEMPTED].tolist() == [r.preemptions for r in requests]
-    assert counters[C_PREEMPTIONS] == sum(r.preemptions for r in requests)
-    assert counters[C_HITS] == sum(kv.hits for kv in slow.memories)
-    expected = np.array([[r.arrival, r.scheduled, r.first, r.last] for r in requests])
-    assert stamps(engine, len(block)) == pytest.approx(expected, rel=1e-9)
-    # Token gaps: one for every token after a request's first; a preemption's gap counts whole.
-    gaps = [gap for r in requests for gap in r.gaps]
-    assert engine.state.clocks[T_TBT_COUNT] == engine.state.hist.sum() == len(gaps)
-    assert engine.state.clocks[T_TBT_SUM] == pytest.approx(sum(gaps), rel=1e-9)
+    check_served(engine, slow, requests)
+    assert engine.state.counters[C_HITS] == sum(kv.hits for kv in slow.memories)
 
 
 def check_pool(engine: Engine, count: int) -> None:

@@ -19,8 +19,9 @@ from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.step.books import new_books
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import lower
-from opbyte.workloads.batch import Batch
 from opbyte.workloads.hf import model_from_keys
+
+from .pieces import batches_up_to
 
 EXPERTS = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 256,
            "n_shared_experts": 1, "first_k_dense_replace": 1, "intermediate_size": 512}  # fmt: skip
@@ -78,12 +79,7 @@ def deployed(name: str, system: str, short: bool = False, costs: str = "auto") -
     return deploy(model, load_system(system), tp=2, short_dense=short, costs=costs)
 
 
-contexts = st.one_of(st.integers(0, 400), st.integers(0, 90_000))
-batches = st.builds(
-    Batch.of,
-    st.lists(contexts, max_size=6).map(lambda found: [*found, 5]),
-    st.lists(st.tuples(st.integers(1, 4000), contexts), max_size=2),
-)
+batches = batches_up_to(90_000, 400)
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -28,10 +28,7 @@ from opbyte.simulator.batching.state import (
     C_STEPS,
     F_HELD,
     I_GENERATED,
-    I_PREEMPTED,
     T_BUSY,
-    T_TBT_COUNT,
-    T_TBT_SUM,
 )
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.parts.drafts.explicit import speculative_stage
@@ -56,8 +53,8 @@ from opbyte.workloads.requests.block import Turns
 from opbyte.workloads.speculators import SPECULATORS
 from opbyte.workloads.speculators.asked import expected_tokens, read_asked
 
-from .pieces import block_of, check_pieces, play, stamps
-from .test_scheduler import check_pool, hosts, workloads
+from .pieces import block_of, check_pieces, check_served, hosts, play, slow_requests, stamps
+from .test_scheduler import check_pool, workloads
 
 SETUPS = (
     ("llama-3-8b", "h100-x1", "uniform", "eagle"),
@@ -167,17 +164,11 @@ def test_same_schedule_as_the_reference(
     rates: tuple[float, ...] = load["rates"]
     d = speculative(small(model, system, routing), method, rates, len(rates))
     assert d.parts.get("drafts") is not None
-    engine, block = engine_for(d, load), block_of(load)
+    engine = engine_for(d, load)
     play(engine, load)
     policy, kv, spec = engine.policy, engine.kv, engine.spec
     assert spec is not None
-    arrivals = block.arrival_s if load["clients"] is None else np.full(len(block), np.inf)
-    requests = [
-        reference.Request(i, float(a), int(p), int(o), hashes)
-        for i, (a, p, o, hashes) in enumerate(
-            zip(arrivals, block.input_tokens, block.output_tokens, block.hash_ids or [()] * len(block), strict=True)
-        )
-    ]
+    requests = slow_requests(reference.Request, load)
     memory = lambda: (
         reference.Blocks(kv.block, list(range(kv.blocks)), kv.bare_first)
         if kv.cached
@@ -194,17 +185,10 @@ def test_same_schedule_as_the_reference(
         accept=lambda request: drawn(request.index, request.generated, rates),
     )  # fmt: skip
     slow.serve(requests)
-    counters, ints = engine.state.counters, engine.state.ints[: len(block)]
-    assert counters[C_STEPS] == slow.steps
-    assert ints[:, I_PREEMPTED].tolist() == [r.preemptions for r in requests]
-    assert counters[C_HITS] == sum(kv.hits for kv in slow.memories)
-    expected = np.array([[r.arrival, r.scheduled, r.first, r.last] for r in requests])
-    assert stamps(engine, len(block)) == pytest.approx(expected, rel=1e-9)
+    check_served(engine, slow, requests)
+    assert engine.state.counters[C_HITS] == sum(kv.hits for kv in slow.memories)
     assert spec.counts[N_VERIFIED] == slow.verified
     assert spec.counts[N_WASTED] == slow.wasted
-    gaps = [gap for r in requests for gap in r.gaps]
-    assert engine.state.clocks[T_TBT_COUNT] == engine.state.hist.sum() == len(gaps)
-    assert engine.state.clocks[T_TBT_SUM] == pytest.approx(sum(gaps), rel=1e-9)
 
 
 @pytest.mark.parametrize(("model", "system", "routing", "method"), SETUPS[:7:2])
