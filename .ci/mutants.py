@@ -116,7 +116,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ("workloads/requests/classes.py", 'if ("input_len" in own) != ("output_len" in own):', "if False:", CLASSES),
     ("workloads/requests/labelling.py", "edges = np.cumsum(np.array(shares, dtype=np.float64))",
      "edges = np.array(shares, dtype=np.float64)", CLASSES),
-    ("workloads/requests/labelling.py", "np.where(own.priority == NO_PRIORITY, priority, own.priority)", "own.priority",
+    ("workloads/requests/labelling.py", "np.where(labels.priority == NO_PRIORITY, priority, labels.priority)", "labels.priority",
      LABELS),
     ("workloads/requests/labelling.py", "which[mine] % len(names)", "which[mine] % 1", LABELS),
     ("workloads/requests/labelling.py", "inputs[mine], outputs[mine] = draw", "inputs[mine], _ = draw", LABELS),
@@ -181,7 +181,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     # security
     ("workloads/own_folder.py", "path.stat().st_uid == _user() and not", "not", OWN),
     ("workloads/own_folder.py", "and not _others_write(path.stat())", "", OWN),
-    ("workloads/own_folder.py", "and all(_is_kept(p) for p in own[-1].parents)", "", OWN),
+    ("workloads/own_folder.py", "and all(_is_kept(p) for p in folders[-1].parents)", "", OWN),
     ("workloads/requests/frames.py", "if not path.exists() or path.read_bytes() != data:", "if not path.exists():", OWN),
     # live
     ("analysis/live/record.py", "PromptSource(trace, seed, server.vocab)", "Prompts(trace, seed)",
