@@ -19,7 +19,7 @@ setup(
         "opbyte.analysis.report": ["templates/*.j2", "templates/*.js", "vendor/*"],
         "opbyte.analysis.papers": ["values/*.yaml"],
         "opbyte.analysis.studies.design": ["spaces/*.yaml"],
-        "opbyte.analysis.validate": ["pages/*.md"],
+        "opbyte.analysis.validate": ["pages/*.md", "runs/*.csv"],
         "opbyte.devices": [
             "calibrated/*.csv",
             "specs/*.yaml",

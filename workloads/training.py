@@ -5,45 +5,70 @@ Both follow from the ops of a forward pass, so every layer kind can be trained a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from .access import IN_SEQUENCE
 from .batch import SEQUENCES, Batch, Moments
+from .errors import InputError
 from .layers import Run, is_routed
 from .layers.base import Routed, elementwise
 from .model import ModelSpec, embedding_ops, head_ops, layer_ops
-from .numerics import BITS
 from .ops import Loads, Op, about
 
 FUSED_BACKWARD = 2.5
 """Matmuls of a fused attention's backward pass over its forward pass: five (scores again, and the
 gradients of scores, values, queries and keys) for two (Dao, FlashAttention-2, arXiv 2307.08691)."""
 
+RECOMPUTED_STATES = frozenset({"conv_prefill", "scan_prefill", "delta_prefill", "kda_prefill"})
+"""Kernels whose backward pass computes the states between chunks once more (`_mamba_chunk_scan_combined_bwd` in state-spaces/mamba, ssd_combined.py;
+chunk.py of the delta rules in fla-org/flash-linear-attention)."""
+
+SLOWER_BACKWARD = 56 / 42
+"""Rate of a fused attention's forward kernels over that of the backward ones: shares of the BF16 peak in DeepSeek's published training trace
+(deepseek-ai/profile-data@4496024, train.json, H800)."""
+
 PLAIN_BACKWARD = 2.0
 """The same where nothing is computed again: a gradient for each of two operands."""
+
+SAVED_BITS = {"fp8": 8.25, "fp8_block": 8.25, "fp4": 4.5}
+"""Bits of a value that a matmul's input is kept in for the backward pass, by the matmul's arithmetic, block scales included
+(Transformer Engine, docs/features/low_precision_training); in 16 bits what is not here."""
+
+CASTS: Mapping[str, tuple[float, float]] = {
+    "fp8": (4.0, 2.0), "fp8_block": (2.0, 2.06), "mxfp8": (2.0, 2.06), "nvfp4": (4.0, 1.125),
+}  # fmt: skip
+"""Bytes that a cast reads and writes for a 16-bit value, by format: scales of a whole tensor, NVFP4's too, need its largest value first, so it is
+read twice; every format is written by rows and by columns, for the products of either pass (Transformer Engine, common/recipe)."""
+
+AFTER_NORM = frozenset({"qkv", "qkv_down", "gate_up", "gate", "up", "in", "shared_gate_up", "shared_up"})
+"""Matmuls that read a norm's output, whose kernel casts it where one reading is enough."""
+
+MODULES: Mapping[str, frozenset[str]] = {
+    "core_attn": frozenset(),
+    "mla_up_proj": frozenset({"q_up", "kv_up", "keys", "rope"}),
+    "layernorm": frozenset({"norm"}),
+    "moe_act": frozenset({"expert_activation"}),
+    "mlp": frozenset({"gate_up", "gate", "up", "activation", "down"}),
+    "shared_experts": frozenset({"shared_gate_up", "shared_up", "shared_activation", "shared_down"}),
+    "moe": frozenset({"router", "router_in", "router_out", "topk", "experts", "combine", "shared_gate_up", "shared_up", "shared_activation",
+                      "shared_down", "latent_down", "latent_up"}),
+}  # fmt: skip
+"""Modules of Megatron's selective recomputation, and the ops that the backward pass runs again (transformer_config.py, `recompute_modules`)."""
 
 LOSS_TENSORS = 3
 """Passes over the logits: largest value and sum, exponentials, and the probabilities written."""
 
-INPUT_READERS = frozenset(
-    {"qkv", "qkv_down", "kv_down", "gate_up", "gate", "up", "in", "router", "router_in",
-     "shared_gate_up", "shared_up",
-     "residual_gate_up", "residual_up"}
-)  # fmt: skip
-"""Matmuls that read the input of their part of a layer, which is kept once for all of them."""
-
-KEEPS_NOTHING = frozenset({"embedding", "positions", "rope", "out"})
-"""Ops whose backward pass needs no input: linear vector ops, and the output projection, whose input
-counts as the attention's output."""
-
 
 @dataclass(frozen=True, slots=True)
 class RepeatedOp:
-    """Kernels like an op: each FLOP, byte and second of it `times` over."""
+    """Kernels like an op: each FLOP and byte of it `times` over, at a rate `slower` times lower than the op's."""
 
     op: Op
     times: float = 1.0
+    slower: float = 1.0
 
     @property
     def flops(self) -> float:
@@ -74,11 +99,59 @@ def loss_ops(spec: ModelSpec, m: Moments, run: Run, tp: int) -> list[Op]:
     return [*ops, elementwise("loss", "head", m.tokens, columns, LOSS_TENSORS, run)]
 
 
+def forward(op: Op, run: Run) -> list[RepeatedOp]:
+    """Kernels of the forward pass of one op: experts as grouped products between permutations, products in narrow formats after casts."""
+    if idle(op):
+        return []
+    if op.routed:
+        rows, s = op.shape["routed"], op.shape
+        kernels = [elementwise("permute", op.layer, rows, int(s["hidden"]), 2, run)]
+        kernels += [elementwise("expert_activation", op.layer, rows, int(s["inter"]), s["matrices"], run)]
+        return [RepeatedOp(kernel) for kernel in kernels] + [w for one in grouped(op, run) for w in forward(one, run)]
+    reads, written = _cast(op, run)
+    if not reads or (op.name in AFTER_NORM and reads <= run.numerics.act_bytes):
+        return [RepeatedOp(op)]
+    return [RepeatedOp(op), _casting(op, run, reads + written, op.shape["k"])]
+
+
+def grouped(op: Op, run: Run) -> list[Op]:
+    """Experts as products: of each class of equally loaded experts what leads to the inner width, and what leads back."""
+    assert op.loads is not None
+    s, value = op.shape, run.numerics.act_bytes
+    weight = op.weight_bytes / max(op.loads.active, 1e-300) / (s["matrices"] * s["hidden"] * s["inter"])
+    out = []
+    for rows, experts in zip(op.loads.tokens, op.loads.experts, strict=True):
+        if rows * experts <= 0:
+            continue
+        for name, n, k in (
+            ("expert_fc1", (s["matrices"] - 1) * s["inter"], s["hidden"]),
+            ("expert_fc2", s["hidden"], s["inter"]),
+        ):
+            shape = {"m": float(rows), "n": n, "k": k, "batch": float(experts)}
+            out.append(replace(
+                op, name=name, kind="gemm", shape=shape, loads=None, access=IN_SEQUENCE, flops=2.0 * rows * experts * n * k,
+                weight_bytes=weight * n * k * experts, act_bytes=value * rows * experts * (n + k),
+            ))  # fmt: skip
+    return out
+
+
+def _cast(op: Op, run: Run) -> tuple[float, float]:
+    """Bytes read and written for each value that a product casts; none of products in 16 bits."""
+    if not op.product or op.dtype not in SAVED_BITS:
+        return 0.0, 0.0
+    return CASTS.get(run.numerics.weight_format("ffn"), CASTS["fp8"])
+
+
+def _casting(op: Op, run: Run, value_bytes: float, columns: float) -> RepeatedOp:
+    rows = op.shape["m"] * op.shape.get("batch", 1)
+    return RepeatedOp(elementwise("cast", op.layer, rows, int(columns), value_bytes / run.numerics.act_bytes, run))
+
+
 def backward(op: Op, run: Run, gradient_bytes: float) -> list[RepeatedOp]:
     """Kernels of the backward pass of one op.
 
     A matmul has two of its own FLOPs each, in its own format: the gradient of its input, which reads the weights, and
-    that of its weights, which is added to what is there. Experts are two such layers of experts, at the same loads. A
+    that of its weights, which is added to what is there. Experts are grouped products, each with two such gradients, between permutations. A
     vector op moves every value and its gradient. Fused attention computes its scores once more.
 
     Parameters
@@ -90,13 +163,23 @@ def backward(op: Op, run: Run, gradient_bytes: float) -> list[RepeatedOp]:
     """
     if idle(op):
         return []
+    if op.routed:
+        rows, s = op.shape["routed"], op.shape
+        kernels = [elementwise("permute_grad", op.layer, rows, int(s["hidden"]), 2, run)]
+        kernels += [elementwise("expert_activation_grad", op.layer, rows, int(s["inter"]), 2 * s["matrices"] - 1, run)]
+        return [RepeatedOp(k) for k in kernels] + [
+            w for one in grouped(op, run) for w in backward(one, run, gradient_bytes)
+        ]
     if op.product:
-        return _matmul_gradients(op, run.numerics.act_bytes, gradient_bytes)
+        reads, written = _cast(op, run)
+        casts = [_casting(op, run, reads + written, op.shape["n"])] if reads else []
+        return [*_matmul_gradients(op, run.numerics.act_bytes, gradient_bytes), *casts]
     if op.kind == "elementwise":
         doubled = {**op.shape, "tensors": 2 * op.shape["tensors"]}
         both = replace(op, shape=doubled, flops=2 * op.flops, act_bytes=2 * op.act_bytes)
         return [RepeatedOp(replace(both, name=f"{op.name}_grad"))]
-    return [RepeatedOp(replace(op, name=f"{op.name}_grad"), backward_times(op, run))]
+    slower = SLOWER_BACKWARD if run.attention == "flash" and about(op.kind).scores else 1.0
+    return [RepeatedOp(replace(op, name=f"{op.name}_grad"), backward_times(op, run), slower)]
 
 
 def idle(op: Op) -> bool:
@@ -106,6 +189,8 @@ def idle(op: Op) -> bool:
 
 def backward_times(op: Op, run: Run) -> float:
     """FLOPs of an op's backward pass over those of its forward pass."""
+    if op.kind in RECOMPUTED_STATES:
+        return PLAIN_BACKWARD + 1.0
     fused = run.attention == "flash" and about(op.kind).scores
     return FUSED_BACKWARD if fused else PLAIN_BACKWARD
 
@@ -116,23 +201,35 @@ def _matmul_gradients(op: Op, value_bytes: float, gradient_bytes: float) -> list
     by_input = replace(op, name=f"{op.name}_dgrad", shape={**s, "m": m, "n": k, "k": n})
     by_weight = replace(
         op, name=f"{op.name}_wgrad", shape={**s, "m": n, "n": k, "k": m},
-        weight_bytes=BITS[op.dtype] / 8 * m * k * batch,
+        weight_bytes=SAVED_BITS.get(op.dtype, 8 * value_bytes) / 8 * m * k * batch,
         act_bytes=value_bytes * m * n * batch + 2 * gradient_bytes * n * k * batch,
     )  # fmt: skip
     return [RepeatedOp(by_input), RepeatedOp(by_weight)]
 
 
-def made_anew(op: Op, run: Run, recompute: str) -> bool:
-    """Whether the backward pass runs an op of the forward pass once more.
+def check_recompute(recompute: str) -> None:
+    """Refuse what the backward pass cannot compute again."""
+    layers = recompute.removeprefix("full:")
+    unknown = [name for name in recompute.split(",") if name not in MODULES]
+    if (
+        recompute not in ("none", "auto", "selective", "full")
+        and unknown
+        and not (layers != recompute and layers.isdecimal())
+    ):
+        raise InputError(
+            "--recompute",
+            f"must be none, auto, selective, full, full:N or some of {', '.join(MODULES)}, not {recompute!r}",
+        )
 
-    Parameters
-    ----------
-    recompute : str
-        "none", "selective" (attention whose scores are not kept on chip), or "full".
-    """
-    if recompute == "selective":
-        return run.attention == "unfused" and about(op.kind).scores
-    return recompute == "full"
+
+def made_anew(op: Op, run: Run, recompute: str) -> bool:
+    """Whether the backward pass runs an op of the forward pass once more; `recompute` as in `check_recompute`, whole layers aside."""
+    if about(op.kind).scores and run.attention == "unfused":
+        return recompute in ("selective", "full") or "core_attn" in recompute
+    if recompute in ("none", "selective", "full"):
+        return recompute == "full"
+    chosen = recompute.split(",")
+    return (about(op.kind).scores and "core_attn" in chosen) or any(op.name in MODULES.get(name, ()) for name in chosen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,30 +253,39 @@ class Flops:
         return Flops(steps * self.forward, steps * self.model, steps * self.hardware)
 
 
-def step_flops(spec: ModelSpec, m: Moments, run: Run, recompute: str) -> Flops:
+def step_flops(spec: ModelSpec, m: Moments, run: Run, recompute: str, stages: int = 1) -> Flops:
     """Matmul FLOPs of a step on whole sequences, every token with a logit, loads as routed.
 
     Parameters
     ----------
     m : Moments
         Of all sequences of the step.
-    recompute : str
-        See `made_anew`.
+    recompute, stages : str, int
+        See `made_anew`; of "full:N" each pipeline stage has N layers.
     """
+    whole, _, layers = recompute.partition(":")
+    recompute, share = whole, min(int(layers) * stages / len(spec.layers), 1.0) if layers else 1.0
     forward = hardware = 0.0
     for op, again in _every_op(spec, m, run):
         if not about(op.kind).matrix:
             continue
         flops = op.flops * op.count
         forward += flops
-        times = 1.0 + sum(w.times for w in backward(op, run, 0.0))
-        hardware += flops * (times + (again and made_anew(op, run, recompute)))
+        hardware += flops * (1.0 + again * share * made_anew(op, run, recompute))
+        hardware += op.count * sum(w.flops for w in backward(op, run, 0.0) if about(w.op.kind).matrix)
     return Flops(forward, 3 * forward, hardware)
+
+
+def losses(spec: ModelSpec) -> int:
+    """How often a token's logits are computed: once, and once more for each multi-token-prediction head among the layers."""
+    heads = spec.mtp * spec.mtp_heads
+    return 1 + spec.mtp_heads * bool(heads and spec.layers[-len(heads) :] == heads)
 
 
 def _every_op(spec: ModelSpec, m: Moments, run: Run) -> list[tuple[Op, bool]]:
     """Ops of a forward pass with their counts, and whether they lie in a layer."""
-    out = [(op, False) for op in (*embedding_ops(spec, m, run), *loss_ops(spec, m, run, 1))]
+    out = [(op, False) for op in embedding_ops(spec, m, run)]
+    out += [(replace(op, count=losses(spec)), False) for op in loss_ops(spec, m, run, 1)]
     for layer, count in spec.groups:
         for part, ops in zip(layer.parts, layer_ops(layer, m, run, _NOTHING), strict=True):
             for op in ops:
@@ -195,91 +301,3 @@ def even_loads(routed: Routed, tokens: float) -> Loads:
 
 
 _NOTHING = Loads(np.zeros(1), np.zeros(1))
-
-
-@dataclass(frozen=True, slots=True)
-class SavedTensor:
-    """One tensor that the forward pass keeps for the backward pass.
-
-    Attributes
-    ----------
-    name : str
-        Tensors of equal names in one part of a layer are the same one.
-    again : bool
-        Whether selective recomputation makes it anew instead (scores of attention).
-    whole : bool
-        Whether it spans the whole width of the model, so that tensor-parallel devices hold it alike
-        unless they split it along the sequence.
-    """
-
-    name: str
-    bytes: float
-    again: bool = False
-    whole: bool = False
-
-
-def kept(op: Op, run: Run, hidden: int, dropout: bool = False) -> list[SavedTensor]:
-    """What one op of a forward pass keeps for its backward pass.
-
-    The count of Korthikanti et al. (arXiv 2205.05198, section 4), op by op: the input of every matmul and activation
-    function, queries, keys, values and output of attention, and of attention that is not fused the softmax's output. A
-    layer of experts keeps the tokens sent to it, and what comes back for the gates' gradient.
-
-    Parameters
-    ----------
-    hidden : int
-        Width of the model.
-    dropout : bool
-        Whether attention that is not fused drops scores: it then keeps a mask of one byte, and the
-        scores that are left, besides.
-    """
-    value = run.numerics.act_bytes
-    s = op.shape
-    if op.name in KEEPS_NOTHING or idle(op):
-        return []
-    needs = about(op.kind).backward
-    if needs == "matmul":
-        return _kept_by_matmul(op, value, hidden)
-    if needs == "vector":
-        return _kept_by_vector(op, value, hidden)
-    if needs == "experts":
-        rows = s["hidden"] + s["matrices"] * s["inter"]
-        return [SavedTensor(op.name, s["routed"] * rows * value)]
-    if needs == "state":
-        return [SavedTensor(op.name, op.bytes)]
-    scores = _scores(op) if run.attention == "unfused" else 0.0
-    operands = op.act_bytes - 4 * value * scores  # scores are written and read twice
-    out = [SavedTensor(op.name, operands + op.kv_write_bytes * (op.kind == "attention_prefill"))]
-    if scores:
-        out.append(SavedTensor("softmax", value * scores, again=True))
-        if dropout:
-            out.append(SavedTensor("dropped", (value + 1) * scores, again=True))
-    return out
-
-
-def _scores(op: Op) -> float:
-    """Entries of the whole score matrices of an attention op over whole sequences."""
-    s = op.shape
-    if op.kind == "attention_image":
-        return s["heads"] * s["pairs"]
-    heads = s["heads_q"] if "heads_q" in s else s["heads"]
-    return heads * s["tokens"] * s["kv"] / s["batch"] if s["batch"] else 0.0
-
-
-def _kept_by_matmul(op: Op, value: float, hidden: int) -> list[SavedTensor]:
-    s = op.shape
-    size = s["m"] * s["k"] * s.get("batch", 1) * value
-    first = op.name in INPUT_READERS or (op.name == "q_up" and s["k"] == hidden)
-    out = [SavedTensor("input" if first else op.name, size, whole=first or op.name == "logits")]
-    if op.name in ("router", "router_out"):  # probabilities stay in 32 bit
-        out.append(SavedTensor("probabilities", 4.0 * s["m"] * s["n"], whole=True))
-    return out
-
-
-def _kept_by_vector(op: Op, value: float, hidden: int) -> list[SavedTensor]:
-    """Inputs of a vector op; a norm moves four tensors and keeps one of them."""
-    rows, cols, tensors = (op.shape[name] for name in ("rows", "cols", "tensors"))
-    if op.name == "loss":  # the logits, in 32 bit
-        return [SavedTensor("logits_32", 4.0 * rows * cols)]
-    held = tensors / 4 if op.name in ("norm", "final_norm") else tensors - 1
-    return [SavedTensor(op.name, held * rows * cols * value, whole=cols == hidden)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -60,8 +59,12 @@ def fastest_training(
     asked: dict[str, Any] = dict(options)
     given = {name: asked[name] for name in CHOICES if asked.get(name) is not None}
     rest = {name: value for name, value in asked.items() if name not in CHOICES}
+
+    def step_of(candidate: Mapping[str, Any]) -> Training:
+        return train(spec, system, **candidate, **rest)
+
     study = Study(
-        partial(_fitting, spec, system, rest=rest, fixed="recompute" in given),
+        step_of,
         lambda each: (each.step.seconds,), refusals=(InputError,),
     )  # fmt: skip
     found, refused = study.fitting(_candidates(spec, where, given))
@@ -71,18 +74,6 @@ def fastest_training(
     ways = {(each.layout, each.options): each for each in found}
     found = study.ranked(ways.values())
     return replace(found[0], tried=tuple(map(_row, found[:SHOWN])), candidates=len(found))
-
-
-def _fitting(
-    spec: ModelSpec, system: str | Path | SystemSpec, candidate: Mapping[str, Any], rest: Mapping[str, Any], fixed: bool
-) -> Training:
-    """The step of a candidate, with whole layers recomputed where it does not fit otherwise."""
-    try:
-        return train(spec, system, **candidate, **rest)
-    except CapacityError:
-        if fixed:
-            raise
-        return train(spec, system, **{**candidate, "recompute": "full"}, **rest)
 
 
 def _candidates(model: ModelSpec, system: SystemSpec, given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -45,7 +45,8 @@ FILES = ("host",)
 VARIED = ("tp", "dp", "ep", "pp", "dtype", "kv_dtype", "policy", "token_budget")
 """Options of which a plan tries several values (`studies.plan`)."""
 TRAINED = ("batch: int", "seq: int | None", "micro_batch: int", "zero: int", "recompute: str",
-           "sequence_parallel: bool", "interleave: int", "dropout: bool")  # fmt: skip
+           "sequence_parallel: bool", "interleave: int", "dropout: bool", "cp: int", "pipeline_layout: str", "overlap_experts: bool",
+           "overlap_tp: bool | None", "graphs: str", "mtp: int | None")  # fmt: skip
 """Options of `train` in addition to a deployment's."""
 APART = ("host", "strict")
 """Options of a deployment that a server, which has its own host, does not accept."""

@@ -30,6 +30,10 @@ from .plans import ALGORITHMS, CollectivePlan, Hop, Timed, Topology
 F8 = npt.NDArray[np.float64]
 NORMAL, LOW_LATENCY = "deepep-normal", "deepep-low-latency"
 TYPICAL = "typical"
+HYBRID = "hybrid-ep"
+ATTAINED = (0.68, 0.88)
+"""Shares of the stated rates that HybridEP's kernels attain: over NVLink of 900 GB/s 642 and 605 with 16, 632 and 597 with 36 ranks of GB200 (dispatch,
+combine; 32 SMs); between nodes 50 of H100 with 64 ranks, 4.6 of 5.25 copies leaving the node (deepseek-ai/DeepEP@94a9f8f, README_Hybrid-EP.md)."""
 SMS = 20.0
 """SMs of an exchange in normal mode unless said (``Buffer.num_sms`` in deep_ep/buffer.py); at low latency the network's
 cards send what was handed to them."""
@@ -118,6 +122,20 @@ def normal(topology: Topology) -> CollectivePlan:
         traffic = distinct(topology.ranks, copies) / copies * topology.fewer[0] * (inside.ranks - 1) / inside.ranks
         hops.append(Hop(inside.link, 1.0, traffic, topology.timed.get(NORMAL)))
     return _shared(NORMAL, topology, hops, float(len(hops)), at_once=True)
+
+
+def hybrid_runs(spec: DeviceSpec) -> bool:
+    """Whether HybridEP, the exchange of training on these devices, runs."""
+    return generation(spec) in KIN and spec.link.medium != "pcie"
+
+
+@ALGORITHMS.register(f"all_to_all:{HYBRID}")
+def hybrid(topology: Topology) -> CollectivePlan:
+    """HybridEP, the branch of DeepEP for training: as normal mode goes, by kernels that come closer to what the links state."""
+    made = normal(replace(topology, timed={}))
+    inside = topology.levels[0].link
+    hops = tuple(replace(hop, traffic=hop.traffic / ATTAINED[hop.link is not inside]) for hop in made.hops)
+    return replace(made, algorithm=HYBRID, hops=hops)
 
 
 @ALGORITHMS.register(f"all_to_all:{LOW_LATENCY}")

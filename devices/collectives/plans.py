@@ -206,7 +206,7 @@ ALGORITHMS: Registry[Algorithm] = Registry("algorithm of a collective", describe
 BY_COST = "auto"
 """Name that means the cheapest of the `usual` algorithms."""
 
-BY_NAME = frozenset({"deepep-normal", "deepep-low-latency"})
+BY_NAME = frozenset({"deepep-normal", "deepep-low-latency", "hybrid-ep"})
 """Algorithms of kernels that some devices lack: never chosen by cost."""
 
 BY_STEP: Mapping[str, tuple[str, str]] = {"deepep-auto": ("deepep-low-latency", "deepep-normal")}

@@ -218,6 +218,12 @@ class TrainKeywords(DeployOptionsKeywords, total=False):
     sequence_parallel: bool
     interleave: int
     dropout: bool
+    cp: int
+    pipeline_layout: str
+    overlap_experts: bool
+    overlap_tp: bool | None
+    graphs: str
+    mtp: int | None
 
 
 class PlanKeywords(WorkloadKeywords, FleetOptionsKeywords, AutoscaleOptionsKeywords, SpeculationOptionsKeywords, EncoderOptionsKeywords, FailureOptionsKeywords, TierOptionsKeywords, total=False):

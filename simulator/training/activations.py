@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ...workloads.layers import Run
 from ...workloads.ops import Op
-from ...workloads.training import kept
+from ...workloads.saved_tensors import SavedTensor, dropped_modules, kept
 from .layout import TrainingOptions
 
 MASK_BYTES = 1.0
@@ -46,11 +46,11 @@ def layer_bytes(
 
 def part_bytes(ops: Sequence[Op], hidden: int, run: Run, options: TrainingOptions, tp: int) -> float:
     """What ops of one part keep, each tensor once [B]."""
-    found = {k.name: k for op in ops for k in kept(op, run, hidden, options.dropout)}
-    split = _split(options, tp)
-    return sum(
-        k.bytes / (split if k.whole else 1) for k in found.values() if not (k.again and options.recompute != "none")
-    )
+    found: dict[str, SavedTensor] = {}
+    for tensor in (k for op in ops for k in kept(op, run, hidden, options.dropout)):
+        found[tensor.name] = max(found.get(tensor.name, tensor), tensor, key=lambda k: k.bytes)
+    split, dropped = _split(options, tp), dropped_modules(options.recompute)
+    return sum(k.bytes / (split if k.whole else 1) for k in found.values() if k.module not in dropped)
 
 
 def _split(options: TrainingOptions, tp: int) -> int:

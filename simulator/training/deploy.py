@@ -14,7 +14,7 @@ from ...workloads.model import ModelSpec
 from ..deploy.checks import check_choices, checked_device
 from ..deploy.deployment import Deployment
 from ..deploy.expert_parts import expert_parts
-from ..deploy.layout import shard_model, stage_models
+from ..deploy.layout import shard_model
 from .layout import TrainingLayout
 
 
@@ -46,7 +46,7 @@ def training_deployment(
     check_choices(system, {"--placement": placement, "--attention": attention, "--costs": costs, "--memory": memory})
     cut = layout.serving
     shard = shard_model(model, cut)
-    stages = stage_models(shard, cut.pp)
+    stages = stages_of(shard, layout)
     chosen = system.mapping.attention if attention is None else attention
     device = checked_device(model, system, costs, memory, (), frameworks, chosen)
     return Deployment(
@@ -57,7 +57,33 @@ def training_deployment(
     )  # fmt: skip
 
 
-def training_formats(model: ModelSpec, dtype: str | None) -> ModelSpec:
-    """The model in the format it is trained in: `dtype` of its matmuls, else that of activations."""
+def training_model(model: ModelSpec, dtype: str | None, heads: int | None = None) -> ModelSpec:
+    """The model as it is trained: its matmuls in `dtype`, else in the format of activations, and its MTP layers behind the others.
+
+    Parameters
+    ----------
+    heads : int, optional
+        Multi-token-prediction heads; as many as its file states if not given.
+
+    Raises
+    ------
+    InputError
+        Heads that the model's file does not describe.
+    """
+    heads = model.mtp_heads if heads is None else heads
+    if heads and not model.mtp:
+        raise InputError(f"--mtp {heads}", f"{model.name} has no multi-token-prediction layers")
     plain = replace(model.numerics, weights=(), kv=model.numerics.default)
-    return replace(model, numerics=plain.with_formats(dtype, None))
+    layers = model.layers + model.mtp * heads
+    return replace(model, layers=layers, mtp_heads=heads, numerics=plain.with_formats(dtype, None))
+
+
+def stages_of(shard: ModelSpec, layout: TrainingLayout) -> tuple[ModelSpec, ...]:
+    """What one device of each pipeline stage holds, its parts one after another; what lies outside the layers goes to the last."""
+    starts = [sum(layout.chunks[:i]) for i in range(len(layout.chunks))]
+    out = []
+    for s in range(layout.pp):
+        chosen = zip(starts[s :: layout.pp], layout.chunks[s :: layout.pp], strict=True)
+        layers = tuple(layer for start, size in chosen for layer in shard.layers[start : start + size])
+        out.append(replace(shard, layers=layers, extra_weights=shard.extra_weights * (s == layout.pp - 1)))
+    return tuple(out)

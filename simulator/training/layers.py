@@ -8,12 +8,16 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from ...devices.calibrated.hardware import H_CORES, hardware
+from ...devices.calibrated.libraries import BLACKWELL, generation
+from ...devices.collectives.deepep import HYBRID, hybrid_runs
 from ...devices.collectives.plans import Topology
 from ...workloads.batch import Moments
 from ...workloads.layers import LayerKind, RoutedKind, is_routed
 from ...workloads.model import Layer, embedding_ops, layer_ops
 from ...workloads.ops import Loads, Op
-from ...workloads.training import RepeatedOp, backward, loss_ops, made_anew
+from ...workloads.training import RepeatedOp, backward, idle, loss_ops, losses, made_anew
+from ...workloads.training import forward as forward_work
 from ..deploy.deployment import Deployment
 from ..deploy.expert_parts import ExpertPart
 from .activations import input_bytes, layer_bytes, part_bytes
@@ -21,8 +25,19 @@ from .layout import TrainingLayout, TrainingOptions
 from .pricing import Prices, along_sequence
 from .states import BytesPerWeight
 
-TENSOR, EXPERT = "tensor parallel", "expert parallel"
-"""Labels of seconds that devices wait for exchanges within a pass."""
+TENSOR, EXPERT, HOST = "tensor parallel", "expert parallel", "host"
+"""Labels of seconds within a pass that devices wait for exchanges, and for their host."""
+EXCHANGE_SMS = 32
+"""SMs of HybridEP's kernels in NVIDIA's recipes (NVIDIA-NeMo/Megatron-Bridge@067f987, perf_recipes)."""
+SPLIT_SHOWN, SPLIT_SMS = 1 / 8, 16
+"""Of an exchange beside products, what is waited for in the forward pass (the last of four splits of the reduce-scatter, which is half of the exchange),
+and SMs that it takes (NVIDIA-NeMo/Megatron-Bridge@067f987, comm_overlap.py)."""
+HOST_CALLS = 10
+"""Kernels of a local expert that the host starts one by one: for each of two matrices a product in the forward and two in the backward pass, and casts
+of its input and of its output's gradient (Transformer Engine, module/grouped_linear.py)."""
+LAUNCH_S, SYNC_S = 13.6e-6, 1.45e-3
+"""Seconds of a device for each kernel that the host starts in a layer with experts, and for each such layer where the host waits for how many tokens
+they got; fitted as `pricing.SUSTAINED`."""
 NOTHING = Loads(np.zeros(1), np.zeros(1))
 Seconds = defaultdict[str, float]
 
@@ -78,7 +93,7 @@ class LayerPrices:
     options: TrainingOptions
     m: Moments
     bytes_each: BytesPerWeight
-    _known: dict[tuple[Layer, tuple[int, ...]], Passes] = field(default_factory=dict)
+    _known: dict[tuple[Layer, tuple[int, ...], bool], Passes] = field(default_factory=dict)
 
     @property
     def prices(self) -> Prices:
@@ -88,7 +103,7 @@ class LayerPrices:
     def _tensor(self) -> Topology:
         return self.layout.group(self.deployment.system, self.layout.tp, 1)
 
-    def layer(self, layer: Layer, whole: Layer, experts: Sequence[ExpertPart]) -> Passes:
+    def layer(self, layer: Layer, whole: Layer, experts: Sequence[ExpertPart], again: bool = False) -> Passes:
         """Passes of one layer; equal layers with equal loads are priced once.
 
         Parameters
@@ -97,14 +112,16 @@ class LayerPrices:
             As one device holds it, and before it was cut.
         experts : sequence of ExpertPart
             Its expert parts.
+        again : bool
+            Whether the backward pass computes all of it again.
         """
         skewed = any(np.ptp(e.router.inclusion[e.row]) > 0 for e in experts)
-        key = layer, tuple(e.row for e in experts) if skewed else ()
+        key = layer, tuple(e.row for e in experts) if skewed else (), again
         if key not in self._known:
-            self._known[key] = self._layer(layer, whole, experts)
+            self._known[key] = self._layer(layer, whole, experts, again)
         return self._known[key]
 
-    def _layer(self, layer: Layer, whole: Layer, experts: Sequence[ExpertPart]) -> Passes:
+    def _layer(self, layer: Layer, whole: Layer, experts: Sequence[ExpertPart], again: bool) -> Passes:
         run, m, o = self.deployment.run, self.m, self.options
         found = iter(experts)
         tp, hidden = self.layout.tp, layer.mixer.hidden
@@ -117,40 +134,81 @@ class LayerPrices:
             if is_routed(part):
                 slowest = self._experts(part, next(found))
                 own = [slowest if op.routed else op for op in own]
-                exchange = self._exchange(part)
+                exchange = self._exchange(part, slowest.shape["hidden"])
                 forward[EXPERT] += exchange
-                behind[EXPERT] += exchange
+                behind[EXPERT] += exchange * (2 if "moe" in o.recompute.split(",") else 1)
             last = part is layer.parts[-1]
             if tp > 1 and (last or not layer.parallel) and self._sums(part, own):
                 seconds = self._all_reduce(hidden)
-                forward[TENSOR] += seconds
-                behind[TENSOR] += seconds
-            self._price(own, forward, behind)
+                forward[TENSOR] += seconds * self._shown(SPLIT_SHOWN)
+                behind[TENSOR] += seconds * self._shown(0.0)
+            self._price(own, forward, behind, self.options.recompute)
             # What is kept counts before the sequence is split: `LayerCache.whole` says what is.
             every.append([new if new.kind == "experts" else old for new, old in zip(own, ops, strict=True)])
-        self._again(every, forward, behind)
+        self._overlap(forward, behind)
+        works = sum(1 + len(backward(op, run, 0.0)) for ops in every for op in ops if not (op.routed or idle(op)))
+        waits = self._host(works, [e for e in experts if not e.kept])
+        for way in (forward, behind):
+            way[HOST] += waits / 2
+        if again:
+            for name, took in forward.items():
+                behind[name] += took
         all_kept = layer_bytes(every, m.tokens, hidden, run, o, tp, layer.parallel)
-        if o.recompute != "full":
+        if not again:
             return Passes(forward, behind, all_kept)
         return Passes(forward, behind, input_bytes(m.tokens, hidden, run, o, tp), all_kept)
 
-    def _price(self, ops: Sequence[Op], forward: Seconds, behind: Seconds) -> None:
-        run = self.deployment.run
+    def _price(self, ops: Sequence[Op], forward: Seconds, behind: Seconds, recompute: str = "none") -> None:
+        """Add the kernels of both passes, and those of the forward pass that the backward pass runs again; whole layers are added by `_layer`."""
+        run, price = self.deployment.run, self.prices.op
         for op in ops:
-            forward[op.layer] += self.prices.op(RepeatedOp(op))
-            for work in backward(op, run, self.bytes_each.gradients):
-                behind[op.layer] += self.prices.op(work)
+            works = forward_work(op, run)
+            took = [(work.op.name, price(work)) for work in works]
+            forward[op.layer] += sum(seconds for _, seconds in took)
+            behind[op.layer] += sum(price(work) for work in backward(op, run, self.bytes_each.gradients))
+            if recompute != "full" and made_anew(op, run, recompute):
+                behind[op.layer] += sum(seconds for _, seconds in took)
+            elif op.routed and "moe_act" in recompute:
+                behind[op.layer] += sum(seconds for name, seconds in took if name == "expert_activation")
 
-    def _again(self, parts: Sequence[Sequence[Op]], forward: Mapping[str, float], behind: Seconds) -> None:
-        """Add what the backward pass makes anew."""
-        if self.options.recompute == "full":
-            for name, took in forward.items():
-                behind[name] += took
+    def _shown(self, share: float) -> float:
+        """What of an exchange of tensor-parallel devices is waited for; beside products it takes their SMs."""
+        o, numerics = self.options, self.deployment.run.numerics
+        usual = o.sequence_parallel and not self.deployment.experts and numerics.weight_format("ffn") != "nvfp4"
+        if not (usual if o.overlap_tp is None else o.overlap_tp):
+            return 1.0
+        return share + (1.0 - share) * self._taken(SPLIT_SMS)
+
+    def _taken(self, sms: float) -> float:
+        """Share of a device's cores."""
+        return float(min(sms / hardware(self.deployment.system.device)[H_CORES], 1.0))
+
+    def _host(self, works: int, experts: Sequence[ExpertPart]) -> float:
+        """Seconds that a device waits for its host to start the kernels of a layer with experts, in both passes.
+
+        The host has to know how many tokens its experts got, so it cannot run ahead of the device; a dense layer's kernels are started in time.
+        """
+        graphs = self.options.graphs
+        if graphs == "auto":  # as in recipes
+            graphs = "partial" if generation(self.deployment.system.device) == BLACKWELL else "none"
+        if graphs == "full" or not experts:
+            return 0.0
+        own = sum(part.held for part in experts)
+        calls = HOST_CALLS * own + (works if graphs == "none" else 0)
+        return LAUNCH_S * calls + SYNC_S
+
+    def _overlap(self, forward: Seconds, behind: Seconds) -> None:
+        """Shorten exchanges of tokens that run beside another micro-batch's passes (Megatron's combined 1F1B).
+
+        They are waited for beyond the passes' compute, and take their SMs from it while they last.
+        """
+        if not self.options.overlap_experts or not forward[EXPERT]:
             return
-        for ops in parts:
-            for op in ops:
-                if made_anew(op, self.deployment.run, self.options.recompute):
-                    behind[op.layer] += self.prices.op(RepeatedOp(op))
+        exchanged = forward[EXPERT] + behind[EXPERT]
+        work = sum(forward.values()) + sum(behind.values()) - exchanged
+        shown = max(exchanged - work, exchanged * self._taken(EXCHANGE_SMS))
+        for way in (forward, behind):
+            way[EXPERT] *= shown / exchanged
 
     def _shared(self, op: Op, whole: Op, hidden: int) -> Op:
         """The op on a device's part of the sequence, where all would run it alike."""
@@ -171,16 +229,17 @@ class LayerPrices:
         moved = self.m.tokens * hidden * self.deployment.run.numerics.act_bytes
         return self.prices.exchange("all_reduce", moved, self._tensor)
 
-    def _exchange(self, part: RoutedKind) -> float:
+    def _exchange(self, part: RoutedKind, sent: float) -> float:
         """Tokens to their experts and back: all-to-alls, and gathers over the devices of an expert."""
         la = self.layout
         if not part.routed.spreads:
             return 0.0
         run, system = self.deployment.run, self.deployment.system
         pairs = self.m.tokens * part.routed.top_k / la.tp
-        moved = pairs * part.hidden * run.numerics.act_bytes
+        moved = pairs * sent * run.numerics.act_bytes
         group = replace(la.group(system, la.ep, la.expert_tp), copies=part.routed.top_k)
-        seconds = 2 * self.prices.exchange("all_to_all", moved, group, self.deployment.all_to_all)
+        algorithm = self.deployment.all_to_all or (HYBRID if hybrid_runs(system.device) else "")
+        seconds = 2 * self.prices.exchange("all_to_all", moved, group, algorithm)
         if la.expert_tp > 1:
             slices = la.group(system, la.expert_tp, 1)
             for kind in ("all_gather", "reduce_scatter"):
@@ -214,12 +273,13 @@ class LayerPrices:
         return Passes(forward, behind, held)
 
     def head(self) -> Passes:
-        """Final norm, logits and loss."""
+        """Final norm, logits and loss, and the same of each multi-token-prediction head."""
         d, forward, behind = self.deployment, _none(), _none()
+        times = losses(d.model)
         ops = loss_ops(d.shard, self.m, d.run, self.layout.tp)
-        self._price(ops, forward, behind)
+        self._price(ops * times, forward, behind)
         if self.layout.tp > 1 and d.shard.vocab:
-            forward[TENSOR] += self._all_reduce(d.shard.hidden)  # the gathered input
-            behind[TENSOR] += self._all_reduce(d.shard.hidden)
-        held = part_bytes(ops, d.shard.hidden, d.run, self.options, self.layout.tp)
+            forward[TENSOR] += times * self._all_reduce(d.shard.hidden)  # the gathered input
+            behind[TENSOR] += times * self._all_reduce(d.shard.hidden)
+        held = times * part_bytes(ops, d.shard.hidden, d.run, self.options, self.layout.tp)
         return Passes(forward, behind, held)

@@ -15,13 +15,16 @@ from ...devices.hosts.catalog import link_of
 from ...devices.spec import SystemSpec
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
+from ...workloads.training import check_recompute
 from ..deploy.layout import Layout, make_layout
+from .pipeline import pipeline_chunks
 
 ZERO_STAGES = (0, 1, 2, 3)
 """What data-parallel ranks share: nothing; the optimiser's state; gradients too; weights too."""
 
-RECOMPUTE = ("none", "selective", "full")
-"""What the backward pass makes anew: nothing, the scores of attention, or whole layers."""
+
+GRAPHS = ("auto", "none", "partial", "full")
+"""CUDA graphs of layers with experts: none, of all but the experts, of the whole pass; "auto" is partial on Blackwell and none elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,39 +40,58 @@ class TrainingOptions:
     zero : int
         One of `ZERO_STAGES`.
     recompute : str
-        One of `RECOMPUTE`.
+        What the backward pass computes again: "none", "auto" (as little as fits), "selective" (scores that attention writes), "full" (whole layers),
+        "full:N" (N layers of each stage), or modules of `workloads.training.MODULES`, comma-separated.
     sequence_parallel : bool
         Tensor-parallel devices split what lies between their matmuls along the sequence.
     interleave : int
         Parts of the model on each pipeline stage, one after another.
     dropout : bool
         Whether the model drops activations, whose masks are kept.
+    cp : int
+        Context parallel: ranks that share each sequence.
+    pipeline_layout : str
+        Megatron's layout string; empty: as even as can be, see `stages.pipeline_chunks`.
+    overlap_experts : bool
+        Exchanges of experts' tokens run beside the passes of another micro-batch.
+    overlap_tp : bool, optional
+        Exchanges of tensor-parallel devices run beside the products before and behind them; if not said, where recipes do so: in dense models,
+        split along the sequence, in other formats than NVFP4.
+    graphs : str
+        One of `GRAPHS`: what of a layer with experts the host starts kernel by kernel.
     """
 
     batch: int
     seq: int
     micro_batch: int = 1
     zero: int = 1
-    recompute: str = "selective"
+    recompute: str = "auto"
     sequence_parallel: bool = True
     interleave: int = 1
     dropout: bool = False
+    cp: int = 1
+    pipeline_layout: str = ""
+    overlap_experts: bool = False
+    overlap_tp: bool | None = None
+    graphs: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingLayout:
-    """Degrees of a training step; ``tp * dp * pp`` devices.
+    """Degrees of a training step; ``tp * cp * dp * pp`` devices.
 
     Attributes
     ----------
-    tp, dp, pp : int
-        Tensor, data and pipeline parallel.
+    tp, dp, pp, cp : int
+        Tensor, data, pipeline and context parallel.
     ep, expert_tp : int
         Groups that experts are dealt to, and devices that split one.
     microbatches : int
         That each rank runs, one after another.
     per_node : int
         Devices of a node.
+    chunks : tuple of int
+        Layers of each part of each stage, in the order of the model.
     """
 
     tp: int
@@ -79,10 +101,17 @@ class TrainingLayout:
     expert_tp: int
     microbatches: int
     per_node: int
+    cp: int = 1
+    chunks: tuple[int, ...] = ()
 
     @property
     def devices(self) -> int:
-        return self.tp * self.dp * self.pp
+        return self.tp * self.copies * self.pp
+
+    @property
+    def copies(self) -> int:
+        """Ranks with the same dense weights: of data and of context parallel."""
+        return self.dp * self.cp
 
     @property
     def expert_block(self) -> int:
@@ -92,12 +121,12 @@ class TrainingLayout:
     @property
     def expert_dp(self) -> int:
         """Copies of the experts."""
-        return self.tp * self.dp // self.expert_block
+        return self.tp * self.copies // self.expert_block
 
     @property
     def serving(self) -> Layout:
         """The same degrees for what cuts models."""
-        return Layout(self.tp, self.dp, self.ep, self.expert_tp, pp=self.pp)
+        return Layout(self.tp, self.copies, self.ep, self.expert_tp, pp=self.pp)
 
     def group(self, system: SystemSpec, size: int, stride: int) -> Topology:
         """Topology of `size` devices, `stride` apart."""
@@ -129,15 +158,21 @@ def training_layout(
         Degrees, batches or choices that do not fit; names the option and what would be right.
     """
     _check_choices(options)
-    base = make_layout(model, system, tp, dp, None, pp)
-    tp, dp, pp = base.tp, base.dp, base.pp
+    cp = options.cp
+    base = make_layout(model, system, tp, dp and dp * cp, None, pp)
+    tp, copies, pp = base.tp, base.dp, base.pp
+    if copies % cp or options.seq % (2 * cp if cp > 1 else 1):
+        raise InputError(
+            f"--cp {cp}", f"must divide the {copies} devices of a stage that have the same weights, and twice it --seq"
+        )
+    dp = copies // cp
     experts = _experts(model)
     if experts is None:
         if ep not in (None, 1):
             raise InputError("--ep", f"{model.name} has no experts")
         ep, expert_tp = 1, tp
     else:
-        ep, expert_tp = _expert_degrees(experts, ep, tp, dp, min(system.devices_per_node, tp * dp))
+        ep, expert_tp = _expert_degrees(experts, ep, tp, copies, min(system.devices_per_node, tp * copies))
     per_rank = options.micro_batch * dp
     if options.batch % per_rank:
         raise InputError(
@@ -145,15 +180,21 @@ def training_layout(
             f"must be a multiple of {per_rank}: {dp} data-parallel ranks x --micro-batch {options.micro_batch}",
         )
     micro = options.batch // per_rank
-    _check_pipeline(model, options, pp, micro)
-    return TrainingLayout(tp, dp, pp, ep, expert_tp, micro, system.devices_per_node)
+    _check_pipeline(options, pp, micro)
+    extra = model.mtp_heads * len(model.mtp)  # as `training_model` appends them
+    chunks = pipeline_chunks(
+        len(model.layers) - extra, model.mtp_heads, pp, options.interleave, options.pipeline_layout
+    )
+    chunks = (*chunks[:-1], chunks[-1] + extra - model.mtp_heads)
+    return TrainingLayout(tp, dp, pp, ep, expert_tp, micro, system.devices_per_node, cp, chunks)
 
 
 def _check_choices(options: TrainingOptions) -> None:
     if options.zero not in ZERO_STAGES:
         raise InputError(f"--zero {options.zero}", "must be 0, 1, 2 or 3")
-    if options.recompute not in RECOMPUTE:
-        raise InputError("--recompute", f"must be none, selective or full, not {options.recompute!r}")
+    if options.graphs not in GRAPHS:
+        raise InputError("--graphs", f"must be {', '.join(GRAPHS[:-1])} or {GRAPHS[-1]}, not {options.graphs!r}")
+    check_recompute(options.recompute)
 
 
 def _experts(model: ModelSpec) -> int | None:
@@ -174,16 +215,13 @@ def _expert_degrees(experts: int, ep: int | None, tp: int, dp: int, node: int) -
     return ep, expert_tp
 
 
-def _check_pipeline(model: ModelSpec, options: TrainingOptions, pp: int, micro: int) -> None:
+def _check_pipeline(options: TrainingOptions, pp: int, micro: int) -> None:
+    """Refuse what Megatron's interleaved schedule refuses."""
     parts = options.interleave
     if parts == 1:
         return
     if pp == 1:
         raise InputError(f"--interleave {parts}", "needs pipeline stages: --pp above 1")
-    if len(model.layers) % (pp * parts):
-        raise InputError(
-            f"--interleave {parts}", f"x {pp} stages must divide the {len(model.layers)} layers of {model.name}"
-        )
     if micro % pp:
         raise InputError(
             f"--interleave {parts}", f"needs micro-batches of a rank, {micro}, to be a multiple of the {pp} stages"

@@ -54,28 +54,29 @@ def stage_memory(
     options: TrainingOptions,
     each: BytesPerWeight,
     layers: Sequence[Passes],
-    ends: Sequence[Passes],
-    in_flight: float,
+    waiting: float,
 ) -> TrainingMemory:
     """Memory of a device of one pipeline stage.
 
     Parameters
     ----------
-    layers, ends : sequence of Passes
-        Of the stage's layers; embedding or head where it has them.
-    in_flight : float
-        Micro-batches whose activations it keeps at once.
+    layers : sequence of Passes
+        Of the stage's layers.
+    waiting : float
+        Most bytes of activations that it keeps at once [B].
     """
-    held = states(stage_parameters(stages, index, layout.tp), each, options.zero, layout.dp, layout.expert_dp)
+    held = states(stage_parameters(stages, index, layout.tp), each, options.zero, layout.copies, layout.expert_dp)
     gathered = 0.0
     if options.zero == 3:
         sizes = [layer_parameters(layer) for layer, _ in stages[index].groups]
         gathered = AHEAD * each.weights * max((p.dense + p.experts for p in sizes), default=0.0)
-    kept = in_flight * sum(p.kept_bytes for p in layers)
-    # The head's are made and used up at once; an embedding's wait like a layer's.
-    kept += sum(p.kept_bytes * (in_flight if index == 0 else 1.0) for p in ends)
     working = max((p.working_bytes for p in layers), default=0.0)
-    return TrainingMemory(held.weights, held.gradients, held.optimizer, gathered, kept, working)
+    return TrainingMemory(held.weights, held.gradients, held.optimizer, gathered, waiting, working)
+
+
+def usable_bytes(system: SystemSpec) -> float:
+    """Memory of a device that a step may fill [B]."""
+    return system.device.memory.capacity_bytes * system.device.memory.usable_fraction
 
 
 def check_fits(memory: TrainingMemory, model: ModelSpec, system: SystemSpec, degrees: str) -> None:
@@ -86,7 +87,7 @@ def check_fits(memory: TrainingMemory, model: ModelSpec, system: SystemSpec, deg
     CapacityError
         Names the kinds that take most, and what takes less.
     """
-    usable = system.device.memory.capacity_bytes * system.device.memory.usable_fraction
+    usable = usable_bytes(system)
     if memory.total <= usable:
         return
     largest = sorted(memory.by_kind().items(), key=lambda kind: -kind[1])[:2]

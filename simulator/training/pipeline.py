@@ -2,13 +2,22 @@
 
 Orders are those of Narayanan et al. (arXiv 2104.04473, section 2.2). A schedule is worked out task by
 task; with equal stages it takes (m + (p - 1) / v) (F + B), which a test holds it to.
+
+Which layers a stage has follows Megatron's layout strings, or its even split (NVIDIA/Megatron-LM@d98e8a6, pipeline_parallel_layer_layout.py and
+transformer_block.py in core/transformer).
+
+Exchanges of gradients and weights run beside the passes. The links are a second resource: layer by layer, in the order of the pass, an exchange starts
+when its layer's work and the exchange before are done. Nothing else uses the links meanwhile.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
+
+from ...workloads.errors import InputError
 
 
 class MicroBatchPass(NamedTuple):
@@ -48,10 +57,17 @@ def order(stage: int, stages: int, micro: int, parts: int = 1) -> list[MicroBatc
     return _interleaved(stage, stages, parts, *_numbered_passes(stages, micro, parts))
 
 
-def in_flight(stages: int, micro: int, parts: int = 1) -> tuple[float, ...]:
-    """Most micro-batches that each stage keeps activations of, in whole stages' worth."""
-    passes = _numbered_passes(stages, micro, parts)
-    return tuple(_peak(_interleaved(s, stages, parts, *passes)) / parts for s in range(stages))
+def in_flight(stages: int, micro: int, kept: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    """Most bytes of activations that each stage keeps at once.
+
+    Parameters
+    ----------
+    kept : sequence of sequence of float
+        Bytes that a micro-batch leaves on each stage, for each of its parts [B].
+    """
+    parts = len(kept[0])
+    passes = _numbered_passes(stages, min(micro, 2 * stages * parts), parts)
+    return tuple(_peak(_interleaved(s, stages, parts, *passes), kept[s]) for s in range(stages))
 
 
 def _numbered_passes(stages: int, micro: int, parts: int) -> tuple[list[MicroBatchPass], list[MicroBatchPass]]:
@@ -84,11 +100,10 @@ def _numbered(k: int, stages: int, parts: int, backward: bool) -> MicroBatchPass
 
 
 def schedule(
-    forward: Sequence[float],
-    backward: Sequence[float],
+    forward: Sequence[Sequence[float]],
+    backward: Sequence[Sequence[float]],
     micro: int,
     *,
-    parts: int = 1,
     send_s: float = 0.0,
     before: Sequence[float] = (),
 ) -> Schedule:
@@ -96,9 +111,9 @@ def schedule(
 
     Parameters
     ----------
-    forward, backward : sequence of float
-        Seconds of a micro-batch on each stage, all parts together [s].
-    micro, parts : int
+    forward, backward : sequence of sequence of float
+        Seconds of a micro-batch on each stage, for each of its parts [s].
+    micro : int
         See `order`.
     send_s : float
         From the end of a pass until the next stage has its output; the sender does not wait [s].
@@ -106,6 +121,26 @@ def schedule(
         Seconds that each stage waits before its first pass [s].
     """
     stages = len(forward)
+    busy = tuple(micro * (sum(f) + sum(b)) for f, b in zip(forward, backward, strict=True))
+    rounds = (micro - 1) // stages + 1
+    if rounds <= STEADY:
+        return Schedule(_ends(forward, backward, micro, send_s, before), busy)
+    # From some round on a schedule repeats itself: the rounds in the middle take as long as the one before the last.
+    shorter = micro - (rounds - STEADY) * stages
+    ends, one_less = (_ends(forward, backward, m, send_s, before) for m in (shorter, shorter - stages))
+    added = rounds - STEADY
+    return Schedule(tuple(e + added * (e - o) for e, o in zip(ends, one_less, strict=True)), busy)
+
+
+STEADY = 12
+"""Rounds (as many micro-batches as there are stages) after which a schedule repeats itself."""
+
+
+def _ends(
+    forward: Sequence[Sequence[float]], backward: Sequence[Sequence[float]], micro: int, send_s: float, before: Sequence[float],
+) -> tuple[float, ...]:  # fmt: skip
+    """When each stage has run all its passes [s]."""
+    stages, parts = len(forward), len(forward[0])
     passes = _numbered_passes(stages, micro, parts)
     orders = [_interleaved(s, stages, parts, *passes) for s in range(stages)]
     done: dict[tuple[int, MicroBatchPass], float] = {}
@@ -122,15 +157,14 @@ def schedule(
                     break
                 hop = send_s if needed is not None and needed[0] != s else 0.0
                 ready = 0.0 if needed is None else done[needed] + hop
-                took = (backward if task.backward else forward)[s] / parts
+                took = (backward if task.backward else forward)[s][task.part]
                 clock[s] = max(clock[s], ready) + took
                 done[s, task] = clock[s]
                 at[s] += 1
                 moved += 1
         assert moved, "the orders wait for each other"
         left -= moved
-    busy = tuple(micro * (forward[s] + backward[s]) for s in range(stages))
-    return Schedule(tuple(clock), busy)
+    return tuple(clock)
 
 
 def _needed(stage: int, task: MicroBatchPass, stages: int, parts: int) -> tuple[int, MicroBatchPass] | None:
@@ -147,10 +181,104 @@ def _needed(stage: int, task: MicroBatchPass, stages: int, parts: int) -> tuple[
     return stage, task._replace(backward=False)
 
 
-def _peak(tasks: Sequence[MicroBatchPass]) -> int:
-    """Most passes forward that have not yet come back."""
-    most = now = 0
+def _peak(tasks: Sequence[MicroBatchPass], kept: Sequence[float]) -> float:
+    """Most that passes forward have left which have not yet come back."""
+    most = now = 0.0
     for task in tasks:
-        now += -1 if task.backward else 1
+        now += -kept[task.part] if task.backward else kept[task.part]
         most = max(most, now)
     return most
+
+
+def pipeline_chunks(layers: int, mtp: int, pp: int, parts: int, text: str = "") -> tuple[int, ...]:
+    """Layers of each part of each stage, in the order of the model: part 0 of all stages, then part 1; MTP layers are in the last.
+
+    Without a layout, layers are split evenly. Where they do not divide, embedding, loss and each MTP layer count as a layer too, and what is left
+    over goes to parts in the middle.
+
+    Examples
+    --------
+    >>> pipeline_chunks(126, 0, 8, 4)[:2], pipeline_chunks(61, 1, 4, 4)[-2:]
+    ((3, 4), (4, 2))
+    >>> pipeline_chunks(61, 1, 4, 4, "Et*4|(t*4|)*14tmL")[-2:]
+    (4, 1)
+    """
+    chunks = pp * parts
+    if text:
+        return _laid_out(text, layers, mtp, chunks)
+    if layers % chunks == 0:
+        sizes = [layers // chunks] * chunks
+    else:
+        each, left = divmod(layers + mtp + 2, chunks)
+        sizes = [each] * chunks
+        for i in range(left):
+            sizes[(i + chunks // 2) % chunks] += 1
+        sizes[0] -= 1
+        sizes[-1] -= 1 + mtp
+        while min(sizes) < 0:
+            sizes[sizes.index(max(sizes))] -= 1
+            sizes[sizes.index(min(sizes))] += 1
+    return (*sizes[:-1], sizes[-1] + mtp)
+
+
+def layout_chunks(text: str) -> list[str]:
+    """Parts of a layout string, with its repetitions written out."""
+    text = re.sub(r"[,\s]", "", text)
+    text = re.sub(r"([EtmL])\*(\d+)", lambda m: m[1] * int(m[2]), text)
+    text = re.sub(r"\(([^()]*)\)(?:\*(\d+))?", lambda m: m[1] * int(m[2] or 1), text)
+    if re.search(r"[^EtmL|]", text):
+        raise InputError(
+            f"--pipeline-layout {text[:60]!r}", "is made of E, t, m, L and |, with repetitions as t*2 and (tt|)*3"
+        )
+    return text.split("|")
+
+
+def _laid_out(text: str, layers: int, mtp: int, chunks: int) -> tuple[int, ...]:
+    """Sizes by a layout string; what Megatron refuses is refused for its reason."""
+    found = layout_chunks(text)
+    order, wanted = "".join(found), "E" + "t" * layers + "m" * mtp + "L"
+    for letter, what, count in (("t", "decoder layers", layers), ("m", "MTP layers", mtp)):
+        if order.count(letter) != count:
+            raise InputError("--pipeline-layout", f"has {order.count(letter)} {what}, the model has {count}")
+    if order != wanted:
+        raise InputError("--pipeline-layout", "must begin with one E, then have all t, all m, and end with one L")
+    if len(found) != chunks:
+        raise InputError("--pipeline-layout", f"has {len(found)} parts, and must have {chunks}: --pp x --interleave")
+    if sum("m" in chunk for chunk in found) > 1:
+        raise InputError("--pipeline-layout", "must have all MTP layers in one part")
+    return tuple(chunk.count("t") + chunk.count("m") for chunk in found)
+
+
+def pass_seconds(work: Sequence[float], gathers: Sequence[float] = (), scatters: Sequence[float] = ()) -> float:
+    """Seconds of a pass with its exchanges.
+
+    Parameters
+    ----------
+    work : sequence of float
+        Of each layer, in the order of the pass [s].
+    gathers : sequence of float, optional
+        Before each layer's work, fetched while the layer before computes [s].
+    scatters : sequence of float, optional
+        After each layer's work [s].
+
+    Examples
+    --------
+    >>> pass_seconds([1.0, 1.0], scatters=[0.5, 0.5])
+    2.5
+    >>> pass_seconds([1.0, 1.0], gathers=[0.5, 2.0])
+    3.5
+    """
+    if not work:
+        return 0.0
+    gathers = gathers or [0.0] * len(work)
+    scatters = scatters or [0.0] * len(work)
+    link = ready = gathers[0]
+    compute = 0.0
+    for i, took in enumerate(work):
+        start = max(compute, ready)
+        compute = start + took
+        if i + 1 < len(work):
+            link = ready = max(link, start) + gathers[i + 1]
+        if scatters[i]:
+            link = max(link, compute) + scatters[i]
+    return max(compute, link)

@@ -4,13 +4,35 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from ...devices.calibrated.libraries import BLACKWELL, HOPPER, generation
 from ...devices.collectives.plans import Topology, cheapest, plan
 from ...devices.hosts.catalog import link_of
 from ...devices.link import LinkModel
-from ...workloads.ops import Op
+from ...devices.spec import DeviceSpec
+from ...workloads.ops import Op, about
 from ...workloads.training import RepeatedOp
 from ..deploy.deployment import Deployment
 from ..deploy.placement import regions
+
+SUSTAINED = {(HOPPER, "fp8"): 1.19, (BLACKWELL, "fp8"): 1.13, (BLACKWELL, "fp4"): 0.81}
+"""Seconds of matrix kernels in steps of training over those of the same kernels in serving, by generation and arithmetic; other formats count as the
+8-bit one. Boards work at their limit for seconds on end, and 4-bit products are of another library. With `WATTS`, `layers.LAUNCH_S` and `layers.SYNC_S`
+fitted to NVIDIA-NeMo/Megatron-Bridge@067f987d, performance-summary: 103 rows of five models (docs/training.md, with each model and card left out)."""
+WATTS, NOMINAL_W, MOST = 0.77, 480e-15, 1.25
+"""Exponent by which a Blackwell board's rate at its limit goes with its watts for a nominal 16-bit FLOP/s; those of GB200 [W s]; no board gains from more
+than `MOST` times as many."""
+
+
+def sustained(spec: DeviceSpec, op: Op) -> float:
+    """Factor on the seconds of a matrix kernel that runs for as long as a training step."""
+    if not about(op.kind).matrix:
+        return 1.0
+    kin = generation(spec)
+    factor = SUSTAINED.get((kin, op.dtype), SUSTAINED.get((kin, "fp8"), 1.0))
+    if kin != BLACKWELL or spec.limit_W is None:
+        return factor
+    peak = max((p.peak_flops_per_s or {}).get("bf16", 0.0) for p in spec.processors.values())
+    return float(factor * min(spec.limit_W / peak / NOMINAL_W, MOST) ** -WATTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +47,12 @@ class Prices:
         if op.flops <= 0 and op.act_bytes <= 0:
             return 0.0
         placed = regions([op], d.device, d.placement, True, d.system.mapping.splitter)
-        return work.times * sum(region.seconds for region in d.device.run(placed))
+        return (
+            sustained(d.system.device, op)
+            * work.times
+            * work.slower
+            * sum(region.seconds for region in d.device.run(placed))
+        )
 
     def exchange(self, kind: str, message_bytes: float, topology: Topology, algorithm: str = "") -> float:
         """Seconds of a collective: measured within a node where it was, else the cheapest algorithm.

@@ -8,10 +8,13 @@ Stage 1 shares the last over the data-parallel ranks, stage 2 the gradients too,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...workloads.layers import is_routed
 from ...workloads.model import Layer, ModelSpec
+
+RESIDENT = {"mxfp8": 2 * (1 + 1 / 32), "nvfp4": 2 * (0.5 + 1 / 16)}
+"""Bytes of a weight in two copies with their block scales (Transformer Engine, docs/features/low_precision_training)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,10 @@ class BytesPerWeight:
     def adam(cls, value_bytes: float) -> BytesPerWeight:
         """Adam: with weights of 16 bit it keeps a copy of them in 32 bit."""
         return cls(value_bytes, value_bytes, 12.0 if value_bytes < 4 else 8.0)
+
+    def stored_as(self, dtype: str) -> BytesPerWeight:
+        """The same with weights in the format of their products: by rows and by columns, where one does not follow from the other."""
+        return replace(self, weights=RESIDENT.get(dtype, self.weights))
 
 
 @dataclass(frozen=True, slots=True)

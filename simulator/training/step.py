@@ -6,19 +6,21 @@ backward pass + the optimiser + what of the weights' gather outlasts the first f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 
+from ...workloads.batch import Moments
+from ...workloads.layers import is_routed
 from ...workloads.layers.base import elementwise
 from ...workloads.training import Flops, RepeatedOp, step_flops, whole_sequences
 from ..deploy.deployment import Deployment
-from ..deploy.layout import stage_models
-from .layers import EXPERT, TENSOR, LayerPrices, Passes
+from .deploy import stages_of
+from .layers import EXPERT, HOST, TENSOR, LayerPrices, Passes
 from .layout import TrainingLayout, TrainingOptions
-from .memory import TrainingMemory, check_fits, stage_memory
-from .pipeline import Schedule, in_flight, schedule
+from .memory import TrainingMemory, check_fits, stage_memory, usable_bytes
+from .pipeline import Schedule, in_flight, pass_seconds, schedule
 from .states import BytesPerWeight, ParameterCounts, layer_parameters, stage_parameters, states
-from .sync import pass_seconds
 
 DATA, PIPELINE, OPTIMIZER, COMPUTE = "data parallel", "pipeline", "optimizer", "compute"
 """Labels of a step's seconds beside `layers.TENSOR` and `layers.EXPERT`."""
@@ -30,20 +32,38 @@ class TrainingStage:
 
     Attributes
     ----------
-    layers, ends : tuple of Passes
-        Of its layers in order; of embedding and head where it has them.
+    chunks : tuple of tuple of Passes
+        Of the layers of each of its parts, in order.
+    embedding, head : Passes, optional
+        Where it has them: before its first part, and behind its last.
     parameters : ParameterCounts
         Of one device.
     gathers, scatters : tuple of float
         Seconds of each layer's weights and gradients on the links, embedding and head with the layer beside them [s].
     """
 
-    layers: tuple[Passes, ...]
-    ends: tuple[Passes, ...]
+    chunks: tuple[tuple[Passes, ...], ...]
+    embedding: Passes | None
+    head: Passes | None
     parameters: ParameterCounts
     gathers: tuple[float, ...]
     scatters: tuple[float, ...]
     memory: TrainingMemory
+
+    @property
+    def layers(self) -> tuple[Passes, ...]:
+        return tuple(passes for chunk in self.chunks for passes in chunk)
+
+    @property
+    def ends(self) -> tuple[Passes, ...]:
+        """Embedding and head."""
+        return tuple(end for end in (self.embedding, self.head) if end is not None)
+
+    def end(self, part: int) -> tuple[Passes, ...]:
+        """Embedding and head of a part."""
+        before = self.embedding if part == 0 else None
+        behind = self.head if part == len(self.chunks) - 1 else None
+        return tuple(end for end in (before, behind) if end is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +81,8 @@ class TrainingStep:
         Of a device of the stage that needs most.
     flops : Flops
         Of all devices.
+    options : TrainingOptions
+        As asked, with what "auto" chose.
     """
 
     seconds: float
@@ -70,6 +92,7 @@ class TrainingStep:
     flops: Flops
     stages: tuple[TrainingStage, ...]
     schedule: Schedule
+    options: TrainingOptions
 
 
 def training_step(d: Deployment, layout: TrainingLayout, options: TrainingOptions) -> TrainingStep:
@@ -85,58 +108,91 @@ def training_step(d: Deployment, layout: TrainingLayout, options: TrainingOption
     CapacityError
         Memory that a device does not have.
     """
-    m = whole_sequences(options.micro_batch, options.seq, d.shard.windows)
-    each = BytesPerWeight.adam(d.run.numerics.act_bytes)
-    bench = LayerPrices(d, layout, options, m, each)
-    passes = _passes(bench)
-    held = in_flight(len(passes), layout.microbatches, options.interleave)
-    stages = tuple(_stage(bench, s, layers, ends, held[s]) for s, (layers, ends) in enumerate(passes))
+    stages: tuple[TrainingStage, ...] = ()
+    for recompute in least_first(d, layout) if options.recompute == "auto" else [options.recompute]:
+        bench = _prices(d, layout, replace(options, recompute=recompute))
+        stages = _stages(bench)
+        if all(stage.memory.total <= usable_bytes(d.system) for stage in stages):
+            break
     memory = max((stage.memory for stage in stages), key=lambda each: each.total)
     check_fits(memory, d.model, d.system, layout.serving.degrees)
     one = whole_sequences(1, options.seq, d.model.windows)
-    flops = step_flops(d.model, one, d.run, options.recompute)
+    flops = step_flops(d.model, one, d.run, bench.options.recompute, layout.pp)
     return _timed(bench, stages, memory, flops.times(options.batch))
 
 
-def _passes(bench: LayerPrices) -> list[tuple[tuple[Passes, ...], tuple[Passes, ...]]]:
-    """Layers, embedding and head of each pipeline stage."""
-    d = bench.deployment
-    uncut = stage_models(d.model, bench.layout.pp)
-    experts = iter(d.experts)
-    out = []
+def least_first(d: Deployment, layout: TrainingLayout) -> Iterator[str]:
+    """Ways to compute again, from none to whole layers: first what frees most for each second, as recipes combine modules."""
+    yield "none"
+    parts = {type(part).__name__: part for layer in d.shard.layers for part in layer.parts}
+    chosen: list[str] = []
+    latent = any("Latent" in name for name in parts)
+    dense = any(not is_routed(layer.ffn) for layer in d.shard.layers if layer.ffn is not None)
+    for module, there in (("mla_up_proj", latent), ("moe_act", bool(d.experts)), ("layernorm", True), ("mlp", dense)):
+        if there:
+            chosen.append(module)
+            yield ",".join(chosen)
+    most = max(len(stage.layers) for stage in d.stages)
+    yield from (f"full:{n}" for n in range(1, most))
+    yield "full"
+
+
+def _prices(d: Deployment, layout: TrainingLayout, options: TrainingOptions) -> LayerPrices:
+    """Prices of a micro-batch on one rank: of each sequence, where several share it, its part."""
+    whole = whole_sequences(options.micro_batch, options.seq, d.shard.windows)
+    m = Moments(whole.windows, whole.values / layout.cp)
+    each = BytesPerWeight.adam(d.run.numerics.act_bytes).stored_as(d.run.numerics.weight_format("ffn"))
+    return LayerPrices(d, layout, options, m, each)
+
+
+def _stages(bench: LayerPrices) -> tuple[TrainingStage, ...]:
+    """Passes, exchanges and memory of each pipeline stage."""
+    d, layout = bench.deployment, bench.layout
+    uncut, experts = stages_of(d.model, layout), iter(d.experts)
+    again = bench.options.recompute.removeprefix("full:")
+    full = len(d.model.layers) if again == "full" else int(again) if again.isdecimal() else 0
+    passes = []
     for s, (stage, whole) in enumerate(zip(d.stages, uncut, strict=True)):
-        layers = tuple(
-            bench.layer(layer, old, [next(experts) for _ in layer.expert_parts])
-            for layer, old in zip(stage.layers, whole.layers, strict=True)
-        )
-        ends = [bench.embedding()] if s == 0 else []
-        ends += [bench.head()] if s == len(d.stages) - 1 else []
-        out.append((layers, tuple(ends)))
-    return out
+        layers = iter([
+            bench.layer(layer, old, [next(experts) for _ in layer.expert_parts], i < full)
+            for i, (layer, old) in enumerate(zip(stage.layers, whole.layers, strict=True))
+        ])  # fmt: skip
+        passes.append([tuple(islice(layers, size)) for size in layout.chunks[s :: layout.pp]])
+    embedding, head = bench.embedding(), bench.head()
+    kept = [[sum(p.kept_bytes for p in chunk) for chunk in chunks] for chunks in passes]
+    kept[0] = [own + embedding.kept_bytes / len(kept[0]) for own in kept[0]]  # as Korthikanti et al. count its mask
+    waiting = list(in_flight(layout.pp, layout.microbatches, kept))
+    waiting[-1] += head.kept_bytes  # made and used up at once
+    last = layout.pp - 1
+    return tuple(
+        _stage(bench, s, tuple(chunks), (embedding if s == 0 else None, head if s == last else None), waiting[s])
+        for s, chunks in enumerate(passes)
+    )
 
 
 def _stage(
-    bench: LayerPrices, index: int, layers: tuple[Passes, ...], ends: tuple[Passes, ...], on_way: float
-) -> TrainingStage:
-    """A stage's passes with its exchanges and memory; `on_way` micro-batches wait to come back."""
+    bench: LayerPrices, index: int, chunks: tuple[tuple[Passes, ...], ...], ends: tuple[Passes | None, Passes | None], waiting: float
+) -> TrainingStage:  # fmt: skip
+    """A stage's passes with its exchanges and memory; `waiting` bytes of activations at most."""
     d, layout, options = bench.deployment, bench.layout, bench.options
     parameters = stage_parameters(d.stages, index, layout.tp)
-    own = [layer_parameters(layer) for layer in d.stages[index].layers]
+    own = [layer_parameters(layer) for layer in d.stages[index].layers] or [ParameterCounts(0.0, 0.0)]
     rest = parameters.dense - sum(p.dense for p in own)
     # Embedding and head, which no layer has, come with the first or last one.
     place = 0 if index == 0 else len(own) - 1
     own[place] = ParameterCounts(own[place].dense + rest, own[place].experts)
     known = {p: _exchanges(bench, p) for p in dict.fromkeys(own)}
     gathers, scatters = zip(*(known[p] for p in own), strict=True)
-    memory = stage_memory(d.stages, index, layout, options, bench.bytes_each, layers, ends, on_way)
-    return TrainingStage(layers, ends, parameters, gathers, scatters, memory)
+    layers = [passes for chunk in chunks for passes in chunk]
+    memory = stage_memory(d.stages, index, layout, options, bench.bytes_each, layers, waiting)
+    return TrainingStage(chunks, *ends, parameters, gathers, scatters, memory)
 
 
 def _exchanges(bench: LayerPrices, p: ParameterCounts) -> tuple[float, float]:
     """Seconds of a layer's weights and of its gradients among the ranks that hold copies."""
     layout, each, system = bench.layout, bench.bytes_each, bench.deployment.system
     groups = (
-        (p.dense, layout.group(system, layout.dp, layout.tp)),
+        (p.dense, layout.group(system, layout.copies, layout.tp)),
         (p.experts, layout.group(system, layout.expert_dp, layout.expert_block)),
     )
     zero = bench.options.zero
@@ -151,21 +207,23 @@ def _timed(bench: LayerPrices, stages: tuple[TrainingStage, ...], memory: Traini
     layout, options = bench.layout, bench.options
     micro, send_s = layout.microbatches, _send(bench)
 
-    def run(times: list[tuple[float, float]], before: Sequence[float] = ()) -> Schedule:
-        forward, backward = zip(*times, strict=True)
-        return schedule(forward, backward, micro, parts=options.interleave, send_s=send_s, before=before)
+    def run(way: Callable[[TrainingStage, int, bool], float], before: Sequence[float] = ()) -> Schedule:
+        forward, backward = (
+            [[way(stage, part, back) for part in range(len(stage.chunks))] for stage in stages]
+            for back in (False, True)
+        )
+        return schedule(forward, backward, micro, send_s=send_s, before=before)
 
-    bare = [(_pass(stage, False), _pass(stage, True)) for stage in stages]
-    usual = [_usual(stage, options.zero) for stage in stages]
-    before = [_first(s, options.zero) - u[0] for s, u in zip(stages, usual, strict=True)]
-    after = [_last(s, options.zero) - u[1] for s, u in zip(stages, usual, strict=True)]
+    zero = options.zero
+    before = [_pass(s, None, False, gather=zero >= 1) - _usual(s, None, False, zero) for s in stages]
+    after = [_pass(s, None, True, gather=zero == 3, scatter=True) - _usual(s, None, True, zero) for s in stages]
     updates = [_update(bench, stage.parameters) for stage in stages]
-    alone, done = run(bare), run(usual, before)
+    alone, done = run(_pass), run(lambda stage, part, back: _usual(stage, part, back, zero), before)
     without = max(end + u for end, u in zip(alone.ends, updates, strict=True))
     whole = max(sum(each) for each in zip(done.ends, after, updates, strict=True))
     busiest = max(range(len(stages)), key=lambda s: alone.busy[s] + updates[s])
     stage = stages[busiest]
-    inside = {name: micro * _label(stage, name) for name in (TENSOR, EXPERT)}
+    inside = {name: micro * _label(stage, name) for name in (TENSOR, EXPERT, HOST)}
     rest = without - alone.busy[busiest] - updates[busiest]
     by_stream = {
         COMPUTE: alone.busy[busiest] - sum(inside.values()), **inside,
@@ -173,7 +231,7 @@ def _timed(bench: LayerPrices, stages: tuple[TrainingStage, ...], memory: Traini
         DATA: whole - without, OPTIMIZER: updates[busiest],
     }  # fmt: skip
     hidden = _exchanged(stage, options.zero, micro) - by_stream[DATA]
-    return TrainingStep(whole, by_stream, max(hidden, 0.0), memory, flops, stages, done)
+    return TrainingStep(whole, by_stream, max(hidden, 0.0), memory, flops, stages, done, options)
 
 
 def _label(stage: TrainingStage, name: str) -> float:
@@ -181,29 +239,21 @@ def _label(stage: TrainingStage, name: str) -> float:
     return sum(p.forward.get(name, 0.0) + p.backward.get(name, 0.0) for p in (*stage.layers, *stage.ends))
 
 
-def _usual(stage: TrainingStage, zero: int) -> tuple[float, float]:
-    """Passes of a micro-batch in the middle of a step: ZeRO 2 scatters in each, 3 gathers too."""
-    forward = _pass(stage, False, gather=zero == 3)
-    return forward, _pass(stage, True, gather=zero == 3, scatter=zero >= 2)
+def _usual(stage: TrainingStage, part: int | None, backward: bool, zero: int) -> float:
+    """A pass of a micro-batch in the middle of a step: ZeRO 2 scatters in each, 3 gathers too."""
+    return _pass(stage, part, backward, gather=zero == 3, scatter=backward and zero >= 2)
 
 
-def _first(stage: TrainingStage, zero: int) -> float:
-    """The first forward pass, while weights that others updated arrive."""
-    return _pass(stage, False, gather=zero >= 1)
-
-
-def _last(stage: TrainingStage, zero: int) -> float:
-    """The last backward pass, while gradients leave."""
-    return _pass(stage, True, gather=zero == 3, scatter=True)
-
-
-def _pass(stage: TrainingStage, backward: bool, gather: bool = False, scatter: bool = False) -> float:
-    """Seconds of one pass with its exchanges; embedding and head run without any."""
+def _pass(stage: TrainingStage, part: int | None, backward: bool, gather: bool = False, scatter: bool = False) -> float:
+    """Seconds of one pass of a part, or of all, with its exchanges; embedding and head run without any."""
     order = -1 if backward else 1
-    work = [p.backward_s if backward else p.forward_s for p in stage.layers][::order]
-    ends = sum(p.backward_s if backward else p.forward_s for p in stage.ends)
-    gathers = stage.gathers[::order] if gather else ()
-    return ends + pass_seconds(work, gathers, stage.scatters[::order] if scatter else ())
+    first = sum(len(chunk) for chunk in stage.chunks[:part]) if part else 0
+    layers, ends = (stage.layers, stage.ends) if part is None else (stage.chunks[part], stage.end(part))
+    chosen = slice(first, first + len(layers))
+    work = [p.backward_s if backward else p.forward_s for p in layers][::order]
+    beside = sum(p.backward_s if backward else p.forward_s for p in ends)
+    gathers = stage.gathers[chosen][::order] if gather else ()
+    return beside + pass_seconds(work, gathers, stage.scatters[chosen][::order] if scatter else ())
 
 
 def _exchanged(stage: TrainingStage, zero: int, micro: int) -> float:
@@ -218,7 +268,7 @@ def _update(bench: LayerPrices, parameters: ParameterCounts) -> float:
     """Adam on the device's own parameters: everything of them read, all but the gradient written."""
     layout, each = bench.layout, bench.bytes_each
     zero = min(bench.options.zero, 1)  # from stage 1 on, a rank updates its share alone
-    own = states(parameters, BytesPerWeight(0.0, 0.0, 1.0), zero, layout.dp, layout.expert_dp)
+    own = states(parameters, BytesPerWeight(0.0, 0.0, 1.0), zero, layout.copies, layout.expert_dp)
     moved = own.optimizer * (2 * each.optimizer + each.gradients + each.weights)
     value = bench.deployment.run.numerics.act_bytes
     op = elementwise("adam", OPTIMIZER, 1, max(1, round(moved / value)), 1, bench.deployment.run)

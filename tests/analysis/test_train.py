@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 import pytest
 
 from opbyte import fastest_training, train
+from opbyte.analysis.validate.runs.client_runs import read_client_runs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from conftest import Ask
 
 LINE = ("train", "mixtral-8x7b", "--system", "h100-2x8", "--batch", "32", "--seq", "2048")
@@ -56,7 +60,7 @@ def test_512_h100() -> None:
         (("--zero", "4"), "--zero 4: must be 0, 1, 2 or 3"),
         (("--tp", "8", "--batch", "33"), "--batch 33: must be a multiple of 2"),
         (("--seq", "0"), "--seq: must be a whole number from 1"),
-        (("--recompute", "half"), "--recompute: must be none, selective or full, not 'half'"),
+        (("--recompute", "half"), "--recompute: must be none, auto, selective, full, full:N or some of core_attn"),
         (("--all-to-all", "flatt"), "did you mean 'flat'?"),
         (("--tp", "5"), "--tp/--dp: tp 5 x dp 3 must be the 16 devices"),
         (("--system", "u280-x1"), "is an FPGA, whose designs run only forward passes"),
@@ -114,7 +118,7 @@ def test_a_search_is_never_slower_than_what_it_may_choose(ask: Ask) -> None:
 def test_a_search_recomputes_where_nothing_else_fits() -> None:
     options = {"batch": 512, "seq": 8192, "pp": 8, "tp": 8}
     found = fastest_training("llama-3.1-405b", "h100-64x8", micro_batch=1, **options)
-    assert found.options.recompute == "full"
+    assert found.options.recompute not in ("none", "selective")
 
 
 @pytest.mark.parametrize(
@@ -127,3 +131,86 @@ def test_a_search_recomputes_where_nothing_else_fits() -> None:
 )
 def test_a_search_without_a_candidate_says_why(ask: Ask, options: tuple[str, ...], line: str) -> None:
     assert line in ask(*LINE, *options, "--search").refused()
+
+
+MEGATRON = """
+model:
+  tensor_model_parallel_size: 1
+  pipeline_model_parallel_size: 4
+  virtual_pipeline_model_parallel_size: 4
+  expert_model_parallel_size: 64
+  sequence_parallel: false
+  seq_length: 4096
+  pipeline_model_parallel_layout: Et*4|(t*4|)*14tmL
+  recompute_granularity: selective
+  recompute_modules: [mla_up_proj]
+  mtp_num_layers: 1
+  cuda_graph_impl: transformer_engine
+  cuda_graph_scope: [attn, moe_router, moe_preprocess]
+train: {global_batch_size: 4096, micro_batch_size: 1}
+comm_overlap: {overlap_moe_expert_parallel_comm: true}
+mixed_precision: bf16_with_mxfp8_mixed
+ddp: {use_distributed_optimizer: true}
+"""
+TITAN = """
+[model]
+converters = ["float8"]
+[training]
+local_batch_size = 2
+seq_len = 8192
+[parallelism]
+data_parallel_shard_degree = -1
+tensor_parallel_degree = 1
+[activation_checkpoint]
+mode = "full"
+"""
+
+
+def test_a_recipe_is_the_same_as_its_options(ask: Ask, tmp_path: Path) -> None:
+    """Keys of Megatron-Bridge and of torchtitan; an option that is given stands before the file's."""
+    (tmp_path / "bridge.yaml").write_text(MEGATRON)
+    (tmp_path / "job.toml").write_text(TITAN)
+    line = ("train", "deepseek-v3", "--system", "gb200-4x64", "--recipe", tmp_path / "bridge.yaml", "--json")
+    read, changed = ask(*line).json(), ask(*line, "--batch", 8192).json()
+    same = train(
+        "deepseek-v3", "gb200-4x64", batch=4096, seq=4096, tp=1, pp=4, interleave=4, ep=64, recompute="mla_up_proj", sequence_parallel=False,
+        pipeline_layout="Et*4|(t*4|)*14tmL", overlap_experts=True, graphs="partial", dtype="mxfp8",
+    )  # fmt: skip
+    assert read["step_seconds"] == same.step.seconds
+    assert read["layers_of_parts"] == [4] * 15 + [3]
+    assert changed["batch"] == 8192
+    titan = ask("train", "llama-3-8b", "--system", "h100-x8", "--recipe", tmp_path / "job.toml", "--json").json()
+    assert (titan["batch"], titan["micro_batch"], titan["zero"], titan["recompute"]) == (16, 2, 3, "full")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("model: [", "not valid YAML"),
+        ("x: 1", "must have the block `model` of Megatron-Bridge or `parallelism` of torchtitan"),
+        ("model: {tensor_model_parallel_size: 1}", "--batch: must be given"),
+        (
+            "model: {seq_length: 4096}\ntrain: {global_batch_size: two}",
+            "train.global_batch_size: must be a whole number, not 'two'",
+        ),
+        ("model: {sequence_parallel: 1}", "model.sequence_parallel: must be true or false, not 1"),
+        ("model: {pipeline_model_parallel_layout: [[a]]}", "must be a layout string, or lists of embedding, decoder"),
+    ],
+)
+def test_a_bad_recipe_is_one_line(ask: Ask, tmp_path: Path, text: str, line: str) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    assert line in ask("train", "llama-3-8b", "--system", "h100-x8", "--recipe", path).refused()
+
+
+def test_published_steps_of_nvidia(data_set: Callable[[str], Path]) -> None:
+    """One row of each model, card and format: all run and fit; of all rows errors are smaller (docs/training.md)."""
+    runs, _ = read_client_runs(data_set("real_runs_2026_11") / "megatron_bridge_training_2026.csv")
+    one = {(run.model, run.device, run.options.get("dtype")): run for run in runs}
+    errors: dict[bool, list[float]] = {True: [], False: []}
+    for run in one.values():
+        made = train(run.model, **run.options)
+        errors["llama" in run.model].append(abs(made.tokens_per_s / run.measured["training_tokens_per_s"] - 1))
+    assert len(one) >= 20
+    assert median(errors[True]) < 0.08
+    assert median(errors[False]) < 0.17

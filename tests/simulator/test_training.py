@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,9 @@ from hypothesis import strategies as st
 from opbyte.analysis.answers.train import train
 from opbyte.devices.catalog import load_system
 from opbyte.devices.spec import SystemSpec
-from opbyte.simulator.training.pipeline import in_flight, order, schedule
+from opbyte.simulator.training.pipeline import in_flight, order, pass_seconds, pipeline_chunks, schedule
+from opbyte.simulator.training.pricing import sustained
 from opbyte.simulator.training.states import BytesPerWeight, ParameterCounts, states
-from opbyte.simulator.training.sync import pass_seconds
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import CapacityError, InputError
 from opbyte.workloads.model import embedding_ops, layer_ops
@@ -51,16 +52,17 @@ def test_equal_stages_take_the_closed_form(stages: int, rounds: int, parts: int,
     """(m + (p - 1) / v) (F + B): the bubble of arXiv 2104.04473, section 2.2."""
     micro = stages * rounds
     parts = parts if stages > 1 else 1
-    done = schedule([f] * stages, [b] * stages, micro, parts=parts)
+    even = [[f / parts] * parts] * stages, [[b / parts] * parts] * stages
+    done = schedule(*even, micro)
     assert max(done.ends) == pytest.approx((micro + (stages - 1) / parts) * (f + b))
     # Activations of the first stage: arXiv 2205.05198, section 4.2.3.
     whole = 1 + (stages - 1) / (stages * parts) if parts > 1 else 1
-    assert in_flight(stages, micro, parts)[0] == pytest.approx(min(stages * whole, micro))
+    assert in_flight(stages, micro, [[1 / parts] * parts] * stages)[0] == pytest.approx(min(stages * whole, micro))
 
 
 @given(st.lists(st.floats(0.1, 5), min_size=1, max_size=6), st.integers(1, 9), st.floats(0, 1))
 def test_a_schedule_is_never_shorter_than_its_work(times: list[float], micro: int, send: float) -> None:
-    done = schedule(times, [2 * t for t in times], micro, send_s=send)
+    done = schedule([[t] for t in times], [[2 * t] for t in times], micro, send_s=send)
     assert max(done.ends) >= max(done.busy) - 1e-9
     assert max(done.ends) <= 3 * sum(times) * micro + 2 * send * len(times) * micro + 1e-9
     assert max(done.ends) >= 3 * sum(times) + 2 * send * (len(times) - 1) - 1e-9
@@ -106,7 +108,7 @@ def test_one_device_takes_the_sum_of_its_ops(name: str, recompute: str) -> None:
 
     def seconds(works: list[RepeatedOp]) -> float:
         real = [w for w in works if w.op.flops > 0 or w.op.act_bytes > 0]
-        return sum(w.times * cost(w.op).seconds for w in real)
+        return sum(w.times * w.slower * sustained(d.system.device, w.op) * cost(w.op).seconds for w in real)
 
     forward = seconds([RepeatedOp(op) for op in layers])
     each = forward * (2 if recompute == "full" else 1) + seconds([RepeatedOp(op) for op in ends])
@@ -213,9 +215,17 @@ def test_skewed_routing_takes_longer() -> None:
     [
         ({"zero": 4}, "--zero 4: must be 0, 1, 2 or 3"),
         ({"batch": 63}, "--batch 63: must be a multiple of 2: 2 data-parallel ranks"),
-        ({"recompute": "some"}, "must be none, selective or full, not 'some'"),
+        ({"recompute": "some"}, "must be none, auto, selective, full, full:N or some of core_attn, mla_up_proj"),
         ({"interleave": 2}, "needs pipeline stages"),
-        ({"interleave": 3, "pp": 2}, "x 2 stages must divide the 32 layers"),
+        ({"pp": 2, "pipeline_layout": "Et*16|t*15L"}, "has 31 decoder layers, the model has 32"),
+        (
+            {"pp": 2, "pipeline_layout": "Et*16|t*16L", "interleave": 2},
+            "has 2 parts, and must have 4: --pp x --interleave",
+        ),
+        ({"pp": 2, "pipeline_layout": "t*16|t*16L"}, "must begin with one E"),
+        ({"cp": 3}, "must divide the 2 devices of a stage that have the same weights"),
+        ({"graphs": "some"}, "must be auto, none, partial or full, not 'some'"),
+        ({"mtp": 1}, "mixtral-8x7b has no multi-token-prediction layers"),
         ({"interleave": 2, "pp": 2, "batch": 33}, "to be a multiple of the 2 stages"),
         ({"ep": 3}, "must divide the 8 experts and the 16 devices of a stage"),
         ({"tp": 3}, "must be the 16 devices"),
@@ -234,3 +244,108 @@ def test_bad_input_is_one_clear_line(options: dict[str, object], message: str) -
 def test_what_does_not_fit_says_what_takes_most() -> None:
     with pytest.raises(CapacityError, match=r"needs \d+\.\d GiB per device \(\w+ .*--recompute full"):
         train("llama-3-70b", "h100-x8", batch=8, costs="roofline")
+
+
+@pytest.mark.parametrize(
+    ("layers", "mtp", "pp", "parts", "text", "sizes"),
+    [
+        (61, 1, 4, 4, "Et*4|(t*4|)*14tmL", (4,) * 15 + (2,)),  # DeepSeek-V3 on GB200; the last one with its MTP layer
+        (61, 1, 8, 4, "Et|(tt|)*30mL", (1, *(2,) * 30, 1)),  # on H100
+        (80, 0, 8, 5, "Et*2|(t*2|)*34,t*3|(t*2|)*3,tL", (2,) * 35 + (3, 2, 2, 2, 1)),  # Llama 3 70B on H100
+        (126, 0, 8, 8, "", (1, *(2,) * 62, 1)),  # Llama 3.1 405B: embedding and loss count as layers
+        (94, 0, 8, 4, "", (2, *(3,) * 30, 2)),  # Qwen3-235B
+        (80, 0, 4, 5, "", (4,) * 20),
+    ],
+)
+def test_layouts_of_published_recipes(
+    layers: int, mtp: int, pp: int, parts: int, text: str, sizes: tuple[int, ...]
+) -> None:
+    """Strings and splits of NVIDIA-NeMo/Megatron-Bridge@067f987, perf_recipes."""
+    assert pipeline_chunks(layers, mtp, pp, parts, text) == sizes
+
+
+@given(st.integers(1, 130), st.integers(0, 2), st.integers(1, 16), st.integers(1, 8))
+def test_an_even_split_has_every_layer_once(layers: int, mtp: int, pp: int, parts: int) -> None:
+    if layers >= pp * parts:
+        sizes = pipeline_chunks(layers, mtp, pp, parts)
+        assert len(sizes) == pp * parts
+        assert sum(sizes) == layers + mtp
+        middle = sizes[1:-1]
+        assert not middle or max(middle) - min(middle) <= 1
+        assert min(sizes) >= 0
+
+
+def test_a_layer_of_deepseek_v3_keeps_what_megatron_counts() -> None:
+    """448 KiB a token: expert inputs 112 and 32, gate and up 64, Q, K and V 128, output 32, norms and residuals 56, the rest small.
+
+    NVIDIA's report (arXiv 2603.07685) counts 131 GB for 61 layers of 4,096 tokens with 112 KiB more, what experts return.
+    """
+    found = train(
+        "deepseek-v3", roomy("gb200-x64"), batch=64, seq=4096, ep=64, tp=1, recompute="none", costs="roofline"
+    ).step
+    kept = found.stages[0].layers[10].kept_bytes / 4096 / 1024
+    assert kept == pytest.approx(448, rel=0.02)
+    assert 61 * 4096 * (kept + 112) / 2**20 == pytest.approx(131, rel=0.03)
+
+
+def test_recomputing_modules_saves_what_the_report_says() -> None:
+    """mla_up_proj 30.4 and moe_act 3.8 GB of 61 layers of 4,096 tokens, the latter with 8 bits (arXiv 2603.07685); norms 8.2."""
+
+    def kept(recompute: str, dtype: str) -> float:
+        step = train(
+            "deepseek-v3", roomy("gb200-x64"), batch=64, ep=64, tp=1, recompute=recompute, dtype=dtype, costs="roofline"
+        ).step
+        return 61 * step.stages[0].layers[10].kept_bytes / 2**30
+
+    assert kept("none", "bf16") - kept("mla_up_proj", "bf16") == pytest.approx(30.4, rel=0.01)
+    assert kept("none", "mxfp8") - kept("moe_act", "mxfp8") == pytest.approx(3.8, rel=0.05)
+    assert kept("none", "bf16") - kept("layernorm", "bf16") == pytest.approx(8.2, rel=0.25)  # it counts small ones too
+
+
+def test_more_recomputation_keeps_less_and_takes_longer() -> None:
+    ways = ("none", "mla_up_proj", "mla_up_proj,moe_act", "mla_up_proj,moe_act,layernorm", "full:4", "full")
+    found = [train("deepseek-v3", roomy("gb200-x64"), batch=64, ep=64, tp=1, pp=1, recompute=way).step for way in ways]
+    assert all(a.memory.activations > b.memory.activations for a, b in pairwise(found[:4]))
+    assert all(a.seconds < b.seconds for a, b in pairwise(found[:4]))
+    assert found[0].memory.activations > found[4].memory.activations > found[5].memory.activations
+    assert found[0].seconds < found[4].seconds < found[5].seconds
+    assert found[0].flops.hardware < found[4].flops.hardware < found[5].flops.hardware
+
+
+def test_narrower_formats_are_faster_and_keep_less() -> None:
+    """Casts cost less than products in 8 and 4 bits save, and inputs are kept in the format."""
+    found = [
+        train(
+            "llama-3.1-405b",
+            roomy("gb300-4x64"),
+            batch=64,
+            seq=8192,
+            tp=4,
+            pp=8,
+            interleave=4,
+            dtype=dtype,
+            recompute="none",
+        ).step
+        for dtype in ("bf16", "mxfp8", "nvfp4")
+    ]
+    assert found[0].seconds > found[1].seconds > found[2].seconds
+    assert found[0].memory.activations > found[1].memory.activations > found[2].memory.activations
+
+
+def test_context_parallel_ranks_share_a_sequence() -> None:
+    """Two ranks have half of the tokens and of the pairs each: half of the work, for half of the ranks of data."""
+    one, two = (
+        train("llama-3-8b", roomy("h100-x8"), batch=16, seq=8192, tp=1, cp=cp, costs="roofline", recompute="none")
+        for cp in (1, 2)
+    )
+    assert (one.layout.dp, two.layout.dp, two.layout.copies) == (8, 4, 8)
+    assert two.step.by_stream["compute"] == pytest.approx(one.step.by_stream["compute"], rel=0.02)
+    assert two.step.memory.activations == pytest.approx(one.step.memory.activations / 2, rel=1e-9)
+
+
+def test_longer_runs_of_a_pipeline_take_proportionally_longer() -> None:
+    """From some round on a schedule repeats itself, which is not simulated round by round."""
+    uneven = [[1.0, 2.0], [1.5, 1.0], [2.0, 2.5], [1.0, 4.0]]
+    exact, long = (schedule(uneven, uneven, micro, send_s=0.1) for micro in (44, 4 * 1000))
+    rounds = max(exact.ends) - max(schedule(uneven, uneven, 40, send_s=0.1).ends)
+    assert max(long.ends) == pytest.approx(max(exact.ends) + (1000 - 11) * rounds)

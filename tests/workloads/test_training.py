@@ -10,13 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opbyte.simulator.training.deploy import training_formats
+from opbyte.simulator.training.deploy import training_model
+from opbyte.simulator.training.layers import NOTHING
 from opbyte.workloads.catalog import list_models, load_model
 from opbyte.workloads.layers import Attention, FeedForward, Run
 from opbyte.workloads.layers.base import gemm
 from opbyte.workloads.model import Layer, ModelSpec, layer_ops
 from opbyte.workloads.numerics import Numerics
-from opbyte.workloads.training import backward, kept, step_flops, whole_sequences
+from opbyte.workloads.saved_tensors import OUTPUT, kept
+from opbyte.workloads.training import RECOMPUTED_STATES, backward, step_flops, whole_sequences
 
 RUN = Run(Numerics("fp16", kv="fp16"))
 
@@ -36,7 +38,7 @@ def test_a_matmuls_gradients_are_two_matmuls_that_move_its_operands(m: int, n: i
 @pytest.mark.parametrize("name", list_models())
 def test_a_step_is_three_forward_passes_of_every_model(name: str) -> None:
     """Matmuls of weights exactly; fused attention's scores once more on the devices."""
-    model = training_formats(load_model(name), None)
+    model = training_model(load_model(name), None)
     run = Run(model.numerics)
     m = whole_sequences(2, 197 if model.front else 256, model.windows)
     flops = step_flops(model, m, run, "none")
@@ -45,7 +47,10 @@ def test_a_step_is_three_forward_passes_of_every_model(name: str) -> None:
     assert one.times(2).hardware == pytest.approx(flops.hardware, rel=1e-12)
     assert flops.model <= flops.hardware < 3.5 * flops.forward
     plain = step_flops(model, m, Run(model.numerics, "unfused"), "none")
-    assert plain.hardware == pytest.approx(3 * plain.forward, rel=1e-12)
+    anew = {
+        op.kind for layer in model.layers for ops in layer_ops(layer, m, run, NOTHING) for op in ops
+    } & RECOMPUTED_STATES
+    assert plain.hardware == pytest.approx(3 * plain.forward, rel=0.1 if anew else 1e-12)
     full = step_flops(model, m, run, "full")
     assert flops.hardware < full.hardware <= flops.hardware + flops.forward
 
@@ -72,7 +77,8 @@ def test_a_gpt_layer_keeps_what_the_paper_counts(hidden: int, heads: int, b: int
     m = whole_sequences(b, s, (0,))
     parts = layer_ops(gpt_layer(hidden, heads), m, run, None)
     found = [k for ops in parts for k in {k.name: k for op in ops for k in kept(op, run, hidden, dropout)}.values()]
-    scores = sum(k.bytes for k in found if k.again)
+    found = [k for k in found if k.module != OUTPUT]
+    scores = sum(k.bytes for k in found if k.module == "core_attn")
     assert scores == (5 if dropout else 2) * heads * s**2 * b
     assert sum(k.bytes for k in found) - scores == 32 * s * b * hidden  # 34 with both masks
     whole = sum(k.bytes for k in found if k.whole)
@@ -80,7 +86,7 @@ def test_a_gpt_layer_keeps_what_the_paper_counts(hidden: int, heads: int, b: int
 
 
 def test_shared_experts_read_the_routers_input_once() -> None:
-    model: ModelSpec = training_formats(load_model("deepseek-v3"), None)
+    model: ModelSpec = training_model(load_model("deepseek-v3"), None)
     run = Run(model.numerics)
     m = whole_sequences(1, 128, model.windows)
     from opbyte.workloads.training import even_loads

@@ -8,11 +8,13 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
+from ....simulator.frameworks.keys import numbers_of
 from ....simulator.option import placed
 from ....simulator.scenario import Scenario
 from ....workloads.catalog import load_model
@@ -29,6 +31,7 @@ FIGURES = {"output_tok_s": "output_tokens_per_s", "tokens_per_s_gpu": "training_
 POWER = re.compile(r"power (\d+) W a GPU")
 MOST = 1_000_000
 """Of any number that a run needs."""
+RECIPE = ("models", "devices", "precision", "since", "overlap_experts", "graphs", "mtp")
 DRAFTS = 3
 """Drafts a step where only the measured tokens of a step are known."""
 ROUNDS, WARM, END = 3.4, 1.2, 2.6
@@ -100,6 +103,8 @@ def _run(path: Path, line: int, row: Mapping[str, str], measured: dict[str, floa
         options |= {"speculative": f"mtp:{DRAFTS}", "acceptance": ",".join([f"{acceptance(accepted):.3f}"] * DRAFTS)}
     if row.get("kind") == "verify_step":
         command, options = "roofline", _verify_step(where, row)
+    if command == "train":
+        options = _trained(row) | options | ({"dtype": "mxfp8"} if row.get("precision") == "MXFP8" else {})
     copies = COPIES.search(row["opbyte"])
     if "trace" in options:
         table = path.parent / str(options["trace"])
@@ -162,6 +167,29 @@ def acceptance(tokens: float) -> float:
     """Return the acceptance of each of `DRAFTS` drafts for the given tokens per step."""
     chance = np.linspace(0.0, 1.0, 1001)
     return float(np.interp(tokens, sum(chance**n for n in range(DRAFTS + 1)), chance))
+
+
+def _trained(row: Mapping[str, str]) -> dict[str, Any]:
+    """Options of a training step that its row says in columns, and those of its recipe that no column has."""
+    options: dict[str, Any] = {"cp": int(_number(row.get("cp", "")) or 1)}
+    if row.get("fsdp"):
+        options["zero"] = 3
+    release = numbers_of(row.get("release", ""))
+    for models, devices, precision, since, overlap, graphs, mtp in _recipes():
+        told = row["model"] in models.split() and row["gpu"] in devices.split() and release >= numbers_of(since)
+        if told and (precision == "-" or row.get("precision") in precision.split()):
+            options |= (
+                {"overlap_experts": overlap == "yes"}
+                | ({"graphs": graphs} if graphs else {})
+                | ({"mtp": int(mtp)} if mtp else {})
+            )
+    return options
+
+
+@cache
+def _recipes() -> list[tuple[str, ...]]:
+    columns = read_whole(Path(__file__).parent / "training_recipes.csv", RECIPE)
+    return list(zip(*([str(cell) for cell in columns[name].cells] for name in RECIPE), strict=True))
 
 
 def _verify_step(where: str, row: Mapping[str, str]) -> dict[str, Any]:
