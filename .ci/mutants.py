@@ -60,15 +60,15 @@ LAST = "tests/simulator/test_run.py::test_a_run_ends_with_its_last_step"
 
 MUTANTS: list[tuple[str, str, str, str]] = [
     # collectives
-    ("devices/collectives/sums.py", "share * steps / level.ranks))\n        share /= level.ranks",
+    ("devices/collectives/exchanges.py", "share * steps / level.ranks))\n        share /= level.ranks",
      "share * steps / level.ranks))", COLLECTIVES),
-    ("devices/collectives/sums.py", "share = [], float(rounds)", "share = [], 1.0", COLLECTIVES),
-    ("devices/collectives/sums.py", "rounds * steps, share", "steps, share", COLLECTIVES),
-    ("devices/collectives/sums.py", "2 * ceil(log2(level.ranks))", "ceil(log2(level.ranks))", COLLECTIVES),
-    ("devices/collectives/sums.py", "2.0 * share))", "share))", COLLECTIVES),
-    ("devices/collectives/sums.py", "rounds * (n - 1), 0.0", "rounds * n, 0.0", COLLECTIVES),
-    ("devices/collectives/sums.py", "rounds * (n - 1) / n)", "rounds * 1.0)", COLLECTIVES),
-    ("devices/collectives/sums.py", "slowest = min(used", "slowest = max(used", COLLECTIVES),
+    ("devices/collectives/exchanges.py", "share = [], float(rounds)", "share = [], 1.0", COLLECTIVES),
+    ("devices/collectives/exchanges.py", "rounds * steps, share", "steps, share", COLLECTIVES),
+    ("devices/collectives/exchanges.py", "2 * ceil(log2(level.ranks))", "ceil(log2(level.ranks))", COLLECTIVES),
+    ("devices/collectives/exchanges.py", "2.0 * share))", "share))", COLLECTIVES),
+    ("devices/collectives/exchanges.py", "rounds * (n - 1), 0.0", "rounds * n, 0.0", COLLECTIVES),
+    ("devices/collectives/exchanges.py", "rounds * (n - 1) / n)", "rounds * 1.0)", COLLECTIVES),
+    ("devices/collectives/exchanges.py", "slowest = min(used", "slowest = max(used", COLLECTIVES),
     ("devices/collectives/exchanges.py", "peers, peers / topology.ranks", "peers, peers / reached", COLLECTIVES),
     ("devices/collectives/exchanges.py", "yield level.link, reached - inside", "yield level.link, level.ranks - 1", COLLECTIVES),
     ("devices/collectives/exchanges.py", "level.ranks - 1, (level.ranks - 1) / level.ranks)", "level.ranks - 1, 1.0)", COLLECTIVES),

@@ -62,7 +62,7 @@ def test_a_budget_that_is_passed_fails(monkeypatch: pytest.MonkeyPatch, capsys: 
     ("changed", "chosen", "left"),
     [
         ("workloads/errors.py", "tests/workloads/test_classes.py", None),
-        ("devices/collectives/sums.py", "tests/devices/test_collectives.py", "tests/workloads/test_yaml_text.py"),
+        ("devices/collectives/exchanges.py", "tests/devices/test_collectives.py", "tests/workloads/test_yaml_text.py"),
         ("tests/devices/test_dram.py", "tests/devices/test_dram.py", "tests/devices/test_collectives.py"),
         ("devices/specs/h100.yaml", "tests/devices/test_catalog.py", "tests/workloads/test_yaml_text.py"),
         ("analysis/commands/afd.py", "tests/analysis/test_cli_usage.py", "tests/devices/test_dram.py"),

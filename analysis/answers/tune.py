@@ -7,8 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...devices.calibrated.hardware import CODES, FORMATS
+import numpy as np
+
+from ...devices.calibrated.family import families
+from ...devices.calibrated.hardware import CODES, FORMATS, hardware
+from ...devices.calibrated.rules import parameters
 from ...devices.catalog import load_device
+from ...devices.device import can_calibrate
 from ...devices.spec import DeviceSpec
 from ...devices.tiles.calls import PRODUCTS
 from ...devices.tiles.config import I8, KernelConfig
@@ -19,9 +24,30 @@ from ...devices.tiles.store import ConstantSet, constants
 from ...devices.tiles.tables import read_grid
 from ...devices.tiles.why import why
 from ...workloads.errors import InputError, nearest
+from ...workloads.kernel_tables import KernelTable
 from ..show.result import Drawing, Result
-from .calibrated_call import calibrated_seconds
 from .tune_frames import over_frame, terms_frame
+
+# Seconds that the calibrated families give the call of a kernel form, which do not know its tile.
+
+
+def calibrated_seconds(spec: DeviceSpec, form: TiledKernel, shape: Shape) -> float | None:
+    """Seconds of the same call, or None where no family covers it."""
+    call = form.calibrated(shape)
+    if call is None or not any(map(can_calibrate, spec.processors.values())):
+        return None
+    name, columns = call
+    family = families()[name]
+    arrays = {
+        key: np.array([value], dtype=object if isinstance(value, str) else np.float64) for key, value in columns.items()
+    }
+    table = KernelTable(name, arrays, np.array([""], dtype=object), np.zeros(1, dtype=np.int64))
+    try:
+        known = parameters(spec, family)
+    except InputError:
+        return None
+    return float(family.seconds(known.fit.values, hardware(spec), family.from_table(table))[0])
+
 
 TOP = 10
 FACTORS = (0.5, 2.0)

@@ -139,7 +139,7 @@ def samples(server: Serving) -> dict[str, float]:
         ({"prompt": "a", "max_tokens": 4096}, 400, "maximum context length is 4096"),
         ({"prompt": "a", "max_tokens": 0}, 400, "max_tokens: must be a whole number from 1"),
         ({"prompt": "a", "max_tokens": "7"}, 400, "max_tokens: must be a whole number from 1"),
-        ({"prompt": "a", "n": 2}, 400, "n: one answer"),
+        ({"prompt": "a", "n": 2}, 400, "n: one output"),
         ({"prompt": ["a", "b"]}, 400, "prompt: must be one text, or the token ids of one"),
         ({"prompt": ""}, 400, "prompt: must be"),
         ({}, 400, "prompt: must be"),
