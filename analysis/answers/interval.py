@@ -23,6 +23,8 @@ from .error_factors import POWER, STEP, Amounts, Conditions, Widths, amounts, fi
 
 F8 = npt.NDArray[np.float64]
 LEVEL = 0.8
+MEDIAN, SURE = 0.5, 0.8
+"""Chances that a load holds with: the median of the evidence, and the one that is reported next to it."""
 DRAWS = 2000
 BETWEEN = 0.03 / 0.6745
 """Standard deviation of the host and framework share: modelled steps are within 3 % (median) of a vLLM server's at
@@ -34,6 +36,18 @@ KNOWN = 0.5
 """Minimum share of the time with measurements; below it there is no interval."""
 LONGEST = 10.0
 """Factor at which a latency counts as unbounded."""
+
+
+def chance_text(value: str, chance: float, slow: float) -> str:
+    """A value that holds with a chance, and how long steps are assumed to be.
+
+    Examples
+    --------
+    >>> chance_text("25.4", MEDIAN, 1.09)
+    '25.4 at the median of the evidence (steps 1.09 times as long as predicted)'
+    """
+    what = "at the median of the evidence" if chance == MEDIAN else f"to be {chance:.0%} sure"
+    return f"{value} {what} (steps {slow:.2f} times as long as predicted)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ import typer
 
 from ...simulator.option import options_of
 from ...simulator.scenario import Scenario
+from ...workloads.errors import visible
 from . import panels
 from .app import app
 from .io import answer
@@ -56,6 +58,7 @@ def plan_command(
     kv_dtype: Annotated[str | None, _several("Formats of the cache to try: own, fp8, ...")] = None,
     policy: Annotated[str | None, _several("Policies to try; vllm without it.")] = None,
     token_budget: Annotated[str | None, _several("Tokens of a step to try; the policy's own without it.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="The best alone: no intervals, no reason.")] = False,
     workers: Annotated[int | None, count("Processes; one a system by default.")] = None,
     why: Why = False,
     emit: Emit = None,
@@ -70,7 +73,7 @@ def plan_command(
               "policy": policy, "token_budget": token_budget, "goal": goal}  # fmt: skip
     make = partial(
         plan, model, systems, slo, load=load, budget=budget, most_devices=most_devices, sure=sure,
-        search=search,
+        search=search, quick=quick, on_row=lambda row: print(f"opbyte: {visible(row)}", file=sys.stderr, flush=True),
         workers=workers, **options, **varied,
     )  # fmt: skip
     answer(lambda **more: replace(make(**more), why=why, emit=emit), out, as_json, counted="systems")

@@ -72,8 +72,13 @@ class Study(Generic[P, R]):
     refusals: tuple[type[InputError], ...] = ()
     ran: int = 0
 
-    def results(self, points: Iterable[P], progress: OnProgress | None = None) -> list[R]:
-        """Results of points, in their order."""
+    def results(
+        self,
+        points: Iterable[P],
+        progress: OnProgress | None = None,
+        on_result: Callable[[R], None] = lambda result: None,
+    ) -> list[R]:
+        """Results of points, in their order; `on_result` is called with each new one as soon as it is there."""
         points, store = list(points), self.store
         keys: list[Any] = list(range(len(points))) if store is None else [store.key(p) for p in points]
         known: dict[Any, R] = {} if store is None else store.stored
@@ -87,6 +92,7 @@ class Study(Generic[P, R]):
                 known[key] = result
                 if store is not None:
                     store.keep(key, point, result)
+                on_result(result)
                 if progress is not None:
                     progress(before + i, len(points))
         self.ran += len(todo)

@@ -20,11 +20,10 @@ from ...simulator.scenario.play import run_scenario
 from ...simulator.serving.growing import Growing
 from ...workloads.errors import CapacityError, InputError
 from ...workloads.model import ModelSpec
-from ...workloads.requests.classes import without_bounds
 from ...workloads.requests.options import check_count, check_real
 from ..answers.bases import bases_of
 from ..answers.identity import identity
-from ..answers.interval import LEVEL, Interval
+from ..answers.interval import LEVEL, MEDIAN, SURE, Interval
 from ..answers.limits import Limit, limit_of
 from ..answers.pools import pool_limit
 from ..answers.price import costs_of, worth_of
@@ -38,7 +37,7 @@ from ..parallel.workers import Workers
 from ..show.kept import NOTHING, Kept
 from ..show.text import show
 from .backlog import full_rate
-from .capacity_result import Capacity, SystemCapacity
+from .capacity_result import ByChance, Capacity, SystemCapacity
 from .loads import BACKLOG, Tried, knob_of, too_long
 from .service_level import ATTAINMENT, read_level
 from .stationary import HeldLoad, decide
@@ -49,13 +48,11 @@ if TYPE_CHECKING:
 
 DEFAULT_REQUESTS, MOST_OF_TRACE = 1000, 16_000
 """Of a simulation at least; of a trace that is not said to be shorter."""
-END, LEAST, MOST_OF_ENDS = 1.1, 0.1, 8000
-"""How near an end of the load's interval is found, the least share of the load that it is looked for at, and
+END, NEARER, LEAST, MOST_OF_ENDS = 1.1, 1.05, 0.1, 8000
+"""How near an end of the load's interval is found, and a load by its chance, the least share of the load that it is looked for at, and
 requests of such a run at most."""
 MOST_STAGES = 16_000
 """Requests of the run that says what a load fails by, whose stages are kept."""
-PROBE_CLIENTS, PROBE_REQUESTS = 64, 256
-"""Closed loop whose rate says where to begin: a quarter of it."""
 NEAR = 0.95
 """Load tried first, as a share of what full engines serve."""
 LOWEST, HIGHEST = 1 / 1024, 4096.0
@@ -163,15 +160,6 @@ class _Task:
         """Serve the scenario on a system, some of its options changed."""
         return simulate(self.asked(system, **changes))
 
-    def probe(self, system: Variant) -> Simulation:
-        """A short closed loop, whose rate says where to begin."""
-        few = min(self.scenario.workload.requests or PROBE_REQUESTS, PROBE_REQUESTS)
-        timing: dict[str, Any] = dict.fromkeys(("warmup", "stop", "cv", "spread", "duration"))
-        classes = self.scenario.workload.classes
-        if classes is not None:  # a closed loop turns nobody away
-            timing["classes"] = without_bounds(classes)
-        return self.run(system, closed_loop=PROBE_CLIENTS, requests=few, **timing)
-
 
 Answer = tuple[SystemCapacity, str, str]
 """A system's capacity, with the names of model and workload."""
@@ -207,7 +195,7 @@ def _searched(task: _Task, system: Variant) -> Answer:
         return decide(
             lambda count: run_scenario(task.asked(system, requests=count, **at(rate)), made=made, grown=grown),
             rate, level, task.scenario.workload.requests or DEFAULT_REQUESTS, grows=knob == "rate", most=most,
-            full=lambda: full,
+            full=lambda: [] if full is None else [full],
         )  # fmt: skip
 
     def at_rate(rate: float) -> Tried:
@@ -222,11 +210,10 @@ def _searched(task: _Task, system: Variant) -> Answer:
         tried[rate] = task.kept.once(task.known(system, "load", rate), partial(at_rate, rate))
         return tried[rate].holds
 
-    probe = task.probe(system)
     several = "pools" in system.options or task.scenario.parts.asks("two-pools")
     made = None if several else deployment_of(task.asked(system))
     full = full_rate(task.asked(system, **at(1.0)), made)
-    begin = NEAR * full.per_s if full else len(probe.run.requests.request_id) / probe.run.makespan_s / 4
+    begin = NEAR * full.per_s if full else unit
     low, high = highest(passes, tried, begin, task.tolerance, full.per_s if full else None)
     best = None
     if low is not None:  # an earlier call may have tried it: it is then simulated once more
@@ -245,29 +232,36 @@ def _searched(task: _Task, system: Variant) -> Answer:
     else:
         reason = _undecided(tried[high], low)
     ordered = tuple(sorted(tried.values(), key=lambda t: t.load_per_s))
-    held = _sure(task.level, best, ordered, partial(decided, most=MOST_OF_ENDS))
-    return _answer(probe, best, low, high, limit, reason, ordered, held)
+    sure = _sure(task.level, best, ordered, partial(decided, most=MOST_OF_ENDS))
+    shown = best or task.run(system, **at(min(tried)))
+    return _answer(shown, best, low, high, limit, reason, ordered, sure)
 
 
 def _sure(
     level: Mapping[str, float], best: Simulation | None, tried: Sequence[Tried],
     decided: Callable[[float, Mapping[str, float]], HeldLoad],
-) -> Interval | None:  # fmt: skip
-    """Return factors on the highest load; from the step time if another clock changes the load more."""
+) -> tuple[Interval | None, dict[float, ByChance]]:  # fmt: skip
+    """Return factors on the highest load and loads by probability; from the step time if another clock changes more."""
     if best is None or best.intervals is None:
-        return None
+        return None, {}
+    sure = best.intervals
     if ATTAINMENT in level or not dilates(best.scenario, best.run):
-        return best.intervals.step.inverse
-    held = max(t.load_per_s for t in tried if t.holds)
-    return ends(tried, held, level, best.intervals, lambda load, own: decided(load, own).tried)
+        return sure.step.inverse, {}
+    load, known = max(t.load_per_s for t in tried if t.holds), list(tried)
+
+    def again(load: float, own: Mapping[str, float]) -> Tried:
+        return decided(load, own).tried
+
+    interval = ends(known, load, level, sure, again)
+    slow = {chance: max(sure.slow(chance), 1.0) for chance in (MEDIAN, SURE)}
+    return interval, {q: ByChance(r, load * share_at(known, load, level, r, again, NEARER)) for q, r in slow.items()}
 
 
 def _answer(
-    probe: Simulation, best: Simulation | None, low: float | None, high: float | None,
-    limit: Limit | None, reason: str, tried: tuple[Tried, ...], held: Interval | None,
+    shown: Simulation, best: Simulation | None, low: float | None, high: float | None,
+    limit: Limit | None, reason: str, tried: tuple[Tried, ...], sure: tuple[Interval | None, dict[float, ByChance]],
 ) -> Answer:  # fmt: skip
     """Return the result, with the values at the highest load that meets the SLO."""
-    shown = best or probe
     where = shown.run.deployment.system
     rate = best.run.output_tokens_per_s if best else None
     price = costs_of(shown.run, shown.scenario, rate)
@@ -279,14 +273,14 @@ def _answer(
         limit=limit, reason=reason, tried=tried,
         spec=where, sources=shown.sources, evidence=shown.evidence,
         bases=bases_of(shown.run.deployment), served=served_by(shown.run, shown.scenario),
-        window=best.run.window if best else None, held=held,
+        window=best.run.window if best else None, held=sure[0], by_chance=sure[1],
         ranges=best.ranges if best else None,
     )  # fmt: skip
     return found, shown.run.deployment.model.name, shown.run.workload
 
 
 def ends(
-    tried: Sequence[Tried], load: float, level: Mapping[str, float], sure: RunIntervals,
+    tried: list[Tried], load: float, level: Mapping[str, float], sure: RunIntervals,
     again: Callable[[float, Mapping[str, float]], Tried],
 ) -> Interval:  # fmt: skip
     """Factors on a load, of steps as fast and as slow as they may be.
@@ -294,19 +288,26 @@ def ends(
     A system with steps `r` times as long sustains `1 / r` of the load that the simulated one sustains within `1 / r` of
     the SLO. Earlier loads bracket it, and `again` runs the missing ones.
     """
-    found = [1.0]
-    for r in (sure.slow((1 - LEVEL) / 2), sure.slow((1 + LEVEL) / 2)):
-        own, known = {name: most / r for name, most in level.items()}, list(tried)
-        while True:
-            holds = [t.load_per_s for t in known if t.holds_within(own)]
-            low = max(holds, default=0.0)
-            high = min((t.load_per_s for t in known if t.load_per_s > low), default=None)
-            least = min(t.load_per_s for t in known)
-            if high is None or (low and high / low <= END) or (not low and least < load * LEAST):
-                break
-            known.append(again((low * high) ** 0.5 if low else least / 2, own))
-        found.append(low / r / load)
-    return Interval(min(found), max(found), LEVEL)
+    shares = [share_at(tried, load, level, sure.slow(q), again) for q in ((1 - LEVEL) / 2, (1 + LEVEL) / 2)]
+    return Interval(min(1.0, *shares), max(1.0, *shares), LEVEL)
+
+
+def share_at(
+    known: list[Tried], load: float, level: Mapping[str, float], r: float,
+    again: Callable[[float, Mapping[str, float]], Tried], near: float = END,
+) -> float:  # fmt: skip
+    """Return the share of a load that meets the SLO with steps `r` times as long; new runs are appended to `known`."""
+    if r == 1.0:
+        return 1.0
+    own = {name: most / r for name, most in level.items()}
+    while True:
+        holds = [t.load_per_s for t in known if t.holds_within(own)]
+        low = max(holds, default=0.0)
+        high = min((t.load_per_s for t in known if t.load_per_s > low), default=None)
+        least = min(t.load_per_s for t in known)
+        if high is None or (low and high / low <= near) or (not low and least < load * LEAST):
+            return low / r / load
+        known.append(again((low * high) ** 0.5 if low else least / 2, own))
 
 
 def _bracket(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...devices.spec import SystemSpec
 from ...simulator.serving.steady import Window
 from ..answers.bases import NONE, Bases, not_like_for_like
 from ..answers.evidence_table import evidence_blocks
-from ..answers.interval import LEVEL, Interval, interval_dict, spoken
+from ..answers.interval import LEVEL, Interval, chance_text, interval_dict, spoken
 from ..answers.limits import Limit
 from ..answers.price import WORTH
 from ..answers.ranges import Ranges
@@ -22,6 +22,14 @@ from .service_level import ATTAINMENT, figure_text, limit_text, name_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, slots=True)
+class ByChance:
+    """A load that holds with some chance: steps are at most `slow` times as long as predicted."""
+
+    slow: float
+    load_per_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +63,8 @@ class SystemCapacity:
         like the load, with the fastest and slowest steps (`capacity.ends`).
     ranges : Ranges or None
         The part that is out of range at that load.
+    by_chance : mapping of float to ByChance
+        Load by the probability that it meets the SLO, as `plan` sizes its replicas.
     """
 
     system: str
@@ -75,6 +85,7 @@ class SystemCapacity:
     window: Window | None = None
     held: Interval | None = None
     ranges: Ranges | None = None
+    by_chance: Mapping[float, ByChance] = field(default_factory=dict)
 
     @property
     def undecided(self) -> bool:
@@ -113,6 +124,7 @@ class Capacity(Result):
                 | {"limit": f.limit.to_dict() if f.limit else None}
                 | {"window": window_dict(f.window) if f.window else None}
                 | {"intervals": _intervals(f)}
+                | {"load_by_chance": {str(q): c.load_per_s for q, c in f.by_chance.items()}}
                 | {"out_of_range": f.ranges.to_dict() if f.ranges else None}
                 | {"at_load": best.figures if best else None}
                 for f in self.found
@@ -162,6 +174,7 @@ class Capacity(Result):
             f"{self.model}, {self.workload}: highest load with {level}",
             self.rows(),
             *(f"{f.system}: {f.reason}" for f in self.found),
+            *(f"{f.system}: requests/s {_chances(f)}." for f in self.found if f.by_chance),
             *self._windows(),
             *not_like_for_like((f.system, f.bases) for f in self.found),
             *evidence_blocks([(f.evidence, f.system, f.ranges) for f in self.found if f.evidence], self.why),
@@ -216,7 +229,7 @@ class Capacity(Result):
         return throughput_pace(pd.DataFrame(rows), ("load",), f"{self.model}, {self.workload}")
 
 
-_NESTED = ("limit", "window", "intervals", "out_of_range", "at_load")
+_NESTED = ("limit", "window", "intervals", "load_by_chance", "out_of_range", "at_load")
 """Parts of a row that are not numbers."""
 
 
@@ -229,6 +242,11 @@ def _intervals(f: SystemCapacity) -> dict[str, Any] | None:
         "output_tokens_per_s": interval_dict(f.output_tokens_per_s, f.held),
         "usd_per_million_tokens": interval_dict(f.usd_per_million_tokens, f.held.inverse),
     }
+
+
+def _chances(f: SystemCapacity) -> str:
+    """Loads by the chance that they hold, in words."""
+    return ", ".join(chance_text(show(c.load_per_s), q, c.slow) for q, c in f.by_chance.items())
 
 
 def _best(found: SystemCapacity) -> Tried | None:

@@ -1,4 +1,4 @@
-"""The Pareto front: what no other choice beats in every objective."""
+"""The Pareto front: what no other choice beats in every objective, and its figure."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, cast
 import numpy as np
 
 from ...workloads.pareto import unbeaten
+from ..show.result import Drawing
 
 SIGN = {"max": -1.0, "min": 1.0}
 
@@ -48,3 +49,22 @@ def among(within: Sequence[str]) -> str:
 
 def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and bool(np.isfinite(value))
+
+
+def trade_off_of(
+    title: str,
+    rows: Sequence[Mapping[str, Any]],
+    objectives: Mapping[str, str],
+    columns: Sequence[str],
+    workloads: Sequence[str],
+) -> list[Drawing]:
+    """Feasible rows over the first two objectives, a panel a workload; nothing without two or rows."""
+    import pandas as pd
+
+    from ..plots import trade_off
+
+    if len(objectives) < 2 or not rows:
+        return []
+    figure = trade_off(pd.DataFrame(list(rows)), objectives, columns, title, facets=workloads)
+    caption = "Every feasible point over the first two objectives; the line joins the best."
+    return [Drawing(figure, caption)]

@@ -12,8 +12,7 @@ from ...workloads.csvfile import read_whole
 from ...workloads.errors import InputError, nearest
 from ..answers.bases import Bases, not_like_for_like
 from ..show.result import Drawing, Result
-from .front import among, front
-from .front_figure import trade_off_of
+from .front import among, front, trade_off_of
 
 if TYPE_CHECKING:
     import pandas as pd

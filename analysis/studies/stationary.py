@@ -10,7 +10,7 @@ same runs. A looser SLO never gives a worse result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -76,7 +76,7 @@ def counted(asked: int) -> int:
 def decide(
     make: Callable[[int], Run], load: float, level: Mapping[str, float], asked: int,
     *, grows: bool = True, most: int | None = None, enough: Callable[[Run], bool] = lambda run: False,
-    full: Callable[[], FullRate | None] = lambda: None,
+    full: Callable[[], Iterable[FullRate]] = tuple,
 ) -> HeldLoad:  # fmt: skip
     """Simulate a load until it is decided whether it is sustained.
 
@@ -95,7 +95,7 @@ def decide(
     enough : callable
         Whether an undecided run is sufficient.
     full : callable
-        The rate of full engines, which is asked for where a run would hold the load.
+        The rate of full engines, lower bounds of it first, where a run would hold the load.
     """
     most = most or MOST_REQUESTS
     count, before = min(counted(asked), most) if grows else asked, None
@@ -103,8 +103,15 @@ def decide(
         made = make(count)
         short = not grows or _count(made) < count
         tried, need = judge(made, load, level, before, sampled=not short)
-        if not tried.missed and count > GLANCE and (rate := full()) is not None:
-            tried, need = recovering(tried, need, made, load, level, rate, sampled=not short)
+        if not tried.missed and count > GLANCE:
+            verdict = tried, need
+            for rate in full():
+                told = recovering(tried, need, made, load, level, rate, sampled=not short)
+                sustained = not told[0].missed and told[0].holds == tried.holds
+                verdict = told if sustained or not rate.bound else verdict
+                if sustained:
+                    break  # as it is by any higher rate
+            tried, need = verdict
         if not tried.open or short or count >= most or need > MUCH * most or enough(made):
             return HeldLoad(tried, made)
         before, count = tried, min(max(2 * count, counted(need)), most)

@@ -7,6 +7,7 @@ a closed loop of as many clients as an engine takes.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from opbyte.analysis.studies.backlog import LONGER, FullRate, fills, full_rate, 
 from opbyte.analysis.studies.loads import BACKLOG
 from opbyte.analysis.studies.stationary import decide, stationary
 from opbyte.simulator.scenario import Scenario
+from opbyte.simulator.scenario.play import run_scenario
 from opbyte.simulator.serving.record import Run
 
 MODEL, SYSTEM = "llama-3-8b", "h100-x1"
@@ -68,7 +70,7 @@ def test_a_load_that_full_engines_do_not_serve_is_not_sustained(full: FullRate) 
     """Finding G1: 20.5 requests/s look steady in 20,000 requests and collapse within 200,000."""
     for rate, holds in ((20.5, False), (0.9 * full.per_s, True)):
         alone = decide(lambda n, rate=rate: run(rate, n), rate, LEVEL, 1).tried  # type: ignore[misc]
-        both = decide(lambda n, rate=rate: run(rate, n), rate, LEVEL, 1, full=lambda: full).tried  # type: ignore[misc]
+        both = decide(lambda n, rate=rate: run(rate, n), rate, LEVEL, 1, full=lambda: [full]).tried  # type: ignore[misc]
         assert alone.holds
         assert both.holds is holds
         assert both.missed == (() if holds else (BACKLOG,))
@@ -96,12 +98,24 @@ def test_tokens_in_service_follow_from_littles_law(full: FullRate) -> None:
     assert fills(low, 12.0, replace(full, holds=None)) == 1.0  # of pools nothing is known
 
 
-@pytest.mark.parametrize("options", [{"turns": 3.0}, {"trace": "short"}])
-def test_where_no_engine_can_be_filled_nothing_is_said(options: dict[str, Any], tmp_path: Any) -> None:
-    if "trace" in options:
-        path = tmp_path / "short.csv"
-        path.write_text("arrival_s,input_tokens,output_tokens\n" + "".join(f"{i},200,20\n" for i in range(60)))
-        scenario = as_usual(Scenario(model=MODEL, system=SYSTEM).changed(trace=str(path), framework="vllm"))
-    else:
-        scenario = asked(**options)
+def test_a_short_trace_cannot_fill_an_engine(tmp_path: Path) -> None:
+    path = tmp_path / "short.csv"
+    path.write_text("arrival_s,input_tokens,output_tokens\n" + "".join(f"{i},200,20\n" for i in range(60)))
+    scenario = as_usual(Scenario(model=MODEL, system=SYSTEM).changed(trace=str(path), framework="vllm"))
     assert full_rate(scenario) is None
+
+
+@pytest.mark.parametrize("more", [{}, {"kv_tiers": "host:64GiB"}])
+def test_sessions_recover_from_a_backlog_too(more: dict[str, Any]) -> None:
+    """A load is of sessions that begin; behind a backlog their turns find less in the cache. Little's law of clients."""
+    options: dict[str, Any] = {"turns": 3.0, "think": 5.0, "input_len": 300, "output_len": 150, **more}
+    found = full_rate(asked(**options))
+    assert found is not None
+    served = run_scenario(found.asked).requests
+    span = float(np.ptp(served.last_token_s))
+    assert found.per_s == pytest.approx(len(served) / span / 3.0, rel=0.15)
+    over, below = ((1.2 * found.per_s, False), (0.7 * found.per_s, True))
+    for rate, holds in (over, below):
+        level = {"ttft_p99": 1e6}
+        tried = decide(lambda n, rate=rate: run(rate, n, **options), rate, level, 1, full=lambda: [found]).tried  # type: ignore[misc]
+        assert tried.holds is holds

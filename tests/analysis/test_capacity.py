@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from opbyte.analysis.answers.interval import Interval
+from opbyte import plan
+from opbyte.analysis.answers.interval import MEDIAN, SURE, Interval
 from opbyte.analysis.answers.limits import limit_of
 from opbyte.analysis.answers.run_interval import RunIntervals
 from opbyte.analysis.answers.simulate import simulate
-from opbyte.analysis.studies.capacity import _bracket, capacity, ends
+from opbyte.analysis.studies.capacity import _bracket, capacity, ends, share_at
 from opbyte.analysis.studies.loads import Tried
 from opbyte.analysis.studies.service_level import read_level
 from opbyte.simulator.serving.record import Run
@@ -69,6 +70,28 @@ def test_both_ends_of_a_load_are_searched(limit: float, slow: float) -> None:
     found = ends(known, held(1.0), {"ttft_mean": limit}, sure, tried)
     for end, r in ((found.high, fast), (found.low, slow)):
         assert held(r) / held(1.0) / 1.1 - 1e-9 <= end <= held(r) / held(1.0) + 1e-9
+    near = share_at(known, held(1.0), {"ttft_mean": limit}, slow, tried, 1.02)
+    assert held(slow) / held(1.0) / 1.02 - 1e-9 <= near <= held(slow) / held(1.0) + 1e-9
+    assert share_at([], held(1.0), {}, 1.0, tried) == 1.0
+
+
+def test_a_plan_needs_as_many_copies_as_capacity_says() -> None:
+    """Finding U11: the load by its chance, at the median of the evidence and to be 80 % sure, in both answers."""
+    work: dict[str, Any] = {**WORK, "framework": "vllm", "workers": 1}
+    (found,) = capacity(MODEL, SYSTEM, "ttft_p99=1,tpot_p99=0.02", **work).found
+    assert found.load_per_s is not None
+    median, sure = (found.by_chance[q] for q in (MEDIAN, SURE))
+    assert sure.load_per_s < median.load_per_s <= found.load_per_s
+    assert 1.0 <= median.slow < sure.slow
+    work |= {"tp": 1, "most_devices": 4}
+    for load in (1.8 * median.load_per_s, 2.2 * median.load_per_s):
+        planned = plan(MODEL, SYSTEM, "ttft_p99=1,tpot_p99=0.02", load=load, **work)
+        (best,) = planned.searched
+        assert best.sure is not None
+        assert best.sure.copies[MEDIAN] == np.ceil(load / median.load_per_s)
+        assert best.sure.slow[MEDIAN] == pytest.approx(median.slow, rel=0.03)
+        needed = best.sure.copies[SURE]
+        assert needed is None or needed >= np.ceil(load / sure.load_per_s / 1.1)
 
 
 def test_any_percentile_is_a_limit() -> None:

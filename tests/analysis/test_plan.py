@@ -21,7 +21,7 @@ from opbyte.analysis.studies.plan.best import Searched
 from opbyte.analysis.studies.plan.bounds import bound_of, served
 from opbyte.analysis.studies.plan.candidates import Candidate, candidates, systems_of
 from opbyte.analysis.studies.plan.choices import WORDS
-from opbyte.analysis.studies.plan.points import PlanTask, TrialBench, point_of, slow_of
+from opbyte.analysis.studies.plan.points import Look, PlanTask, TrialBench, point_of, predicted, slow_of
 from opbyte.analysis.studies.plan.words import untried
 from opbyte.simulator.frameworks.engine_file import read_engine
 from opbyte.simulator.frameworks.hub import hub_name
@@ -44,8 +44,9 @@ def brute_force(task: PlanTask, found: Searched, bench: TrialBench) -> tuple[flo
     for each in candidates(name, system, load_model("llama-3-8b"), task.axes, lone=False):
         slow = slow_of(task, each, fewest[each], bench)
         for copies in range(1, MOST // devices + 1):
-            p = point_of(task, each, system, copies, bench, slow)
+            p = point_of(task, each, system, copies, bench, Look(slow))
             if not p.missed:
+                p = predicted(task, each, system, copies, bench)
                 best = min(best, task.value(p.devices, p.usd_per_hour, p.joules_per_token or 0.0))
                 break
     return best

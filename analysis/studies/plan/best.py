@@ -27,7 +27,7 @@ from ...answers.pools import pool_limit
 from ..stationary import GLANCE
 from .bounds import Bound, bound_of
 from .candidates import Candidate, candidates, systems_of
-from .points import BEATEN, OPEN, WORST, PlanTask, Point, TrialBench, Value, point_of, slow_of
+from .points import BEATEN, OPEN, WORST, Look, PlanTask, Point, TrialBench, Value, point_of, predicted, slow_of
 from .sure import Sure, sure_of
 
 MOST_STAGES = 2000
@@ -76,22 +76,27 @@ class TriedCandidate:
 
     def least(self, task: PlanTask) -> Value:
         """The best that it can still turn out to be."""
-        return self._at(task, self.fails + 1)
+        return self.at(task, self.fails + 1)
 
-    def _at(self, task: PlanTask, copies: int) -> Value:
+    def at(self, task: PlanTask, copies: int) -> Value:
+        """The best that so many copies can be."""
         devices = copies * self.candidate.devices
         return task.value(devices, task.usd_per_hour(self.system, devices), 0.0)
 
     def value(self, task: PlanTask) -> Value:
         """Return its value with the fewest replicas that meet the SLO."""
         assert self.best is not None
-        p = self.best
+        return self.worth(task, self.best)
+
+    @staticmethod
+    def worth(task: PlanTask, p: Point) -> Value:
+        """What a point is worth."""
         return task.value(p.devices, p.usd_per_hour, p.joules_per_token or float("inf"))
 
     def within(self, task: PlanTask, bar: Value) -> int:
         """The most copies with which it can still be better than `bar`."""
         copies = self.most
-        while copies > self.fails and self._at(task, copies) >= bar:
+        while copies > self.fails and self.at(task, copies) >= bar:
             copies -= 1
         return copies
 
@@ -223,14 +228,19 @@ def start_on(task: PlanTask, name: str | Path, bench: TrialBench) -> Searched:
 
 def search_on(task: PlanTask, found: Searched, bench: TrialBench) -> Searched:
     """Simulate what may be the best of one system, best first, until nothing left can be better."""
-    found = narrowed(task, found, partial(_simulated, task, bench))
-    found = limit_on(task, found, bench)
-    best = found.best(task)
-    if best is None or best.best is None:
-        return found
-    chosen, sure, more = sure_of(task, best.candidate, best.system, best.best.copies, best.most, bench)
-    count = found.simulations + more
-    return replace(found, sure=sure, chosen=chosen, winner=best, simulations=count)
+    while True:
+        found = narrowed(task, found, partial(_simulated, task, bench))
+        best = found.best(task)
+        if best is None or best.best is None:
+            return limit_on(task, found, bench)
+        chosen, sure, more = sure_of(task, best.candidate, best.system, best.best.copies, best.most, bench)
+        found = replace(found, simulations=found.simulations + more)
+        if not chosen.missed or task.quick:
+            break
+        best.best = None  # its probe was within the limits, and it is not
+        best.learn(chosen)
+    found = found if task.quick else limit_on(task, found, bench)
+    return replace(found, sure=sure, chosen=chosen, winner=best)
 
 
 def narrowed(task: PlanTask, found: Searched, simulated: Callable[[TriedCandidate, int, Value], Point]) -> Searched:
@@ -251,22 +261,29 @@ def narrowed(task: PlanTask, found: Searched, simulated: Callable[[TriedCandidat
 
 
 def _simulated(task: PlanTask, bench: TrialBench, t: TriedCandidate, copies: int, bar: Value) -> Point:
-    """A candidate with its steps as slow as the plan's chance has them."""
+    """A candidate with its steps as slow as the plan's chance has them, by a probe where that decides."""
     at = partial(point_of, task, t.candidate, t.system, copies, bench)
     far = not t.points or t.points[-1].requests == GLANCE
     look = far and task.grows and task.scenario.workload.cv is None
     looked, grown = 0.0, Growing() if task.grows else None
     if look and t.slow is None:  # what misses as predicted misses with slower steps too
-        p, looked = at(most=GLANCE), 1.0
+        p, looked = at(Look(most=GLANCE, probe=True)), 1.0
         if p.missed not in ((), OPEN):
             return p
     if t.slow is None:
         t.slow = slow_of(task, t.candidate, t.bound.copies or 1, bench)
     if look and t.slow != looked:
-        p = at(t.slow, most=GLANCE, grown=grown)
+        p = at(Look(t.slow, most=GLANCE, probe=True), grown)
         if p.missed not in ((), OPEN):
             return p
-    return at(t.slow, bar=bar, grown=grown)
+    tied = task.goal in ("devices", "cost") and bar[:2] == t.at(task, copies)[:2]
+    shown = predicted(task, t.candidate, t.system, copies, bench) if tied else None
+    if shown is not None and t.worth(task, shown) >= bar:
+        return replace(shown, missed=BEATEN)
+    p = at(Look(t.slow, probe=True), grown)
+    if p.missed:
+        return p
+    return replace(shown or predicted(task, t.candidate, t.system, copies, bench), missed=())
 
 
 def _known(
@@ -301,7 +318,7 @@ def limit_on(task: PlanTask, found: Searched, bench: TrialBench) -> Searched:
         return replace(found, limit=_ruled_out(found, most))
     p = min(failed, key=lambda p: (p.worst(task.level), p.devices))
     few = min(p.requests, MOST_STAGES) if task.grows else p.requests
-    run = bench.run(p.candidate, task.asked(p.candidate, p.copies, bench, few), keep_stages=True)
+    run = bench.run(p.candidate, task.asked(p.candidate, p.copies, bench, few), probe=True, keep_stages=True)
     missed = {name: x for name, x in task.level.items() if name in p.missed}
     text = f"{p.copies} x {p.system}, {p.candidate.layout}: {p.misses(task.level)}"
     why = pool_limit if "two-pools" in run.parts else limit_of

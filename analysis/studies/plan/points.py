@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,15 @@ from ....workloads.errors import InputError
 from ....workloads.requests.options import check_real
 from ...answers.bases import NONE, Bases, bases_of
 from ...answers.carbon import gco2
+from ...answers.interval import MEDIAN
 from ...answers.price import Worth, costs_of, price_of, worth_of
 from ...answers.ranges import Ranges, is_measured
 from ...answers.run_interval import RunIntervals
 from ...answers.simulate import simulation_of
 from ...answers.started import room_of
-from ..backlog import FullRate, full_rate
-from ..loads import too_long
+from ..backlog import FullRate, full_rate, least_rate
+from ..loads import judged, too_long
+from ..probes import sampled
 from ..stationary import GLANCE, counted, decide
 from ..variants import Axes
 from .candidates import Candidate
@@ -36,8 +38,6 @@ GOALS = ("devices", "cost", "energy", "carbon")
 Value = tuple[float, ...]
 """What a plan makes small: the goal first, then what decides between equals."""
 ANY = Room()
-MEDIAN = 0.5
-"""Chance with which a plan holds where no other is asked for."""
 MOST_REQUESTS = 16_000
 """Maximum requests of a simulation; an undecided one counts as failed."""
 WORST: Value = (float("inf"),)
@@ -47,30 +47,59 @@ OPEN, BEATEN = ("open",), ("beaten",)
 """Reasons without a decision: undecided, or another candidate is known to be better."""
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Settings of the runs of a point.
+
+    Attributes
+    ----------
+    slow : float
+        How many times as long steps take as predicted.
+    most : int
+        Requests of a run at most.
+    probe : bool
+        Whether equal layers share samples of expert loads, see `probes`.
+    whole : bool
+        Whether the point is reported, with evidence and intervals. The first run within the limits is then enough,
+        because a probe has decided.
+    """
+
+    slow: float = 1.0
+    most: int = MOST_REQUESTS
+    probe: bool = False
+    whole: bool = False
+
+
 @dataclass(slots=True)
 class TrialBench:
     """Where candidates are tried: engines' files, and what each is deployed as, once for all loads and copies."""
 
     folder: Path
     made: dict[Candidate, Made] = field(default_factory=dict)
-    full: dict[Candidate, FullRate | None] = field(default_factory=dict)
+    probes: dict[Candidate, Made] = field(default_factory=dict)
+    full: dict[tuple[Candidate, str], FullRate | None] = field(default_factory=dict)
 
-    def deployed(self, candidate: Candidate, asked: Scenario) -> Made:
+    def deployed(self, candidate: Candidate, asked: Scenario, probe: bool = False) -> Made:
         """Return the deployment of a candidate, independent of the load."""
         if candidate not in self.made:
             self.made[candidate] = deployment_of(asked)
-        return self.made[candidate]
+        if probe and candidate not in self.probes:
+            self.probes[candidate] = sampled(self.made[candidate])
+        return (self.probes if probe else self.made)[candidate]
 
-    def full_rate(self, candidate: Candidate, asked: Scenario, copies: int) -> FullRate | None:
-        """Return the service rate of N replicas with a backlog."""
-        if candidate not in self.full:
-            self.full[candidate] = full_rate(asked, None if candidate.pools else self.deployed(candidate, asked))
-        known = self.full[candidate]
-        return None if known is None else known.of(copies)
+    def full_rates(self, candidate: Candidate, asked: Scenario, copies: int) -> Iterator[FullRate]:
+        """Yield the service rate of N replicas with a backlog: a lower bound first, then the measured rate."""
+        for measure in (least_rate, full_rate):
+            key = candidate, measure.__name__
+            if key not in self.full:
+                self.full[key] = measure(asked, None if candidate.pools else self.deployed(candidate, asked))
+            known = self.full[key]
+            if known is not None:
+                yield known.of(copies)
 
-    def run(self, candidate: Candidate, asked: Scenario, **how: Any) -> Run:
+    def run(self, candidate: Candidate, asked: Scenario, *, probe: bool = False, **how: Any) -> Run:
         """Serve a scenario of a candidate."""
-        made = None if candidate.pools else self.deployed(candidate, asked)
+        made = None if candidate.pools else self.deployed(candidate, asked, probe)
         try:
             return run_scenario(asked, made=made, **how)
         finally:  # a run ends in rings of large arrays; what is older is not looked at again
@@ -94,6 +123,8 @@ class PlanTask:
         Most dollars an hour.
     sure : float or None
         Required probability of meeting the SLO; the median of the evidence without it.
+    quick : bool
+        Whether the search's own runs are enough.
     """
 
     scenario: Scenario
@@ -105,6 +136,7 @@ class PlanTask:
     most_devices: int
     axes: Axes
     sure: float | None = None
+    quick: bool = False
 
     def asked(self, candidate: Candidate, copies: int, bench: TrialBench, requests: int, slow: float = 1.0) -> Scenario:
         """The load, `slow` times as fast, on some copies of a candidate."""
@@ -228,36 +260,33 @@ class Point:
 
 def point_of(
     task: PlanTask, candidate: Candidate, system: SystemSpec, copies: int, bench: TrialBench,
-    slow: float = 1.0, whole: bool = False, most: int = MOST_REQUESTS, bar: Value = WORST,
-    grown: Growing | None = None,
+    look: Look = Look(), grown: Growing | None = None,  # frozen
 ) -> Point:  # fmt: skip
-    """Simulate some copies of a candidate under the load until it is decided whether they hold it and beat `bar`.
+    """Simulate some copies of a candidate under the load until it is decided whether they hold it.
 
     Where all steps are `slow` times as long, everything that happens takes as much longer: by a clock
     that runs as much slower the same happens under as much more load, within limits as much shorter.
     """
-    devices = copies * candidate.devices
+    devices, slow = copies * candidate.devices, look.slow
 
-    def beaten(run: Run) -> bool:
-        """Whether it surely takes more energy than what is as small and as cheap."""
-        joules, half = run.joules_per_token, run.joules_half_width
-        if joules is None or half is None or task.goal not in ("devices", "cost"):
-            return False
-        return task.value(devices, task.usd_per_hour(system, devices), joules * (1.0 - half)) >= bar
+    def enough(run: Run) -> bool:
+        return look.whole and not judged(run, task.load_per_s, task.level).missed
 
-    if task.grows and most > GLANCE:
+    def asked(count: int) -> Scenario:
+        return task.asked(candidate, copies, bench, count, slow)
+
+    if task.grows and look.most > GLANCE:
         grown = grown or Growing()
     held = decide(
-        lambda count: bench.run(candidate, task.asked(candidate, copies, bench, count, slow), grown=grown),
-        task.load_per_s * slow, task.at(slow), task.requests, grows=task.grows, most=most, enough=beaten,
-        full=lambda: bench.full_rate(candidate, task.asked(candidate, 1, bench, task.requests), copies),
+        lambda count: bench.run(candidate, asked(count), probe=look.probe, grown=grown),
+        task.load_per_s * slow, task.at(slow), task.requests, grows=task.grows, most=look.most,
+        enough=enough, full=lambda: bench.full_rates(candidate, task.asked(candidate, 1, bench, task.requests), copies),
     )  # fmt: skip
     run, tried = held.run, held.tried
-    unsure = (BEATEN if beaten(run) else OPEN) if tried.open else ()
-    asked = task.asked(candidate, copies, bench, tried.requests, slow)
-    made = simulation_of(asked, run) if whole else None
-    rate, worth = run.output_tokens_per_s, worth_of(run, asked)
-    price = costs_of(run, asked, rate)["device_usd_per_hour"]
+    unsure = OPEN if tried.open and not enough(run) else ()
+    made = simulation_of(asked(tried.requests), run) if look.whole else None
+    rate, worth = run.output_tokens_per_s, worth_of(run, asked(tried.requests))
+    price = costs_of(run, asked(tried.requests), rate)["device_usd_per_hour"]
     return Point(
         candidate, candidate.unit(system.name), copies, devices,
         None if price is None else price * devices, rate, worth,
@@ -266,8 +295,13 @@ def point_of(
         tried.missed or unsure, tried.requests,
         min(paced(run), (tried.full_per_s or float("inf")) / (task.load_per_s * slow)),
         *(() if made is None else (made.intervals, bases_of(run.deployment), tuple(made.evidence),
-                                   made.ranges, room_of(asked, run))),
+                                   made.ranges, room_of(asked(tried.requests), run))),
     )  # fmt: skip
+
+
+def predicted(task: PlanTask, candidate: Candidate, system: SystemSpec, copies: int, bench: TrialBench) -> Point:
+    """Return the point with steps as long as predicted, from one run: by its energy candidates are compared."""
+    return point_of(task, candidate, system, copies, bench, Look(most=task.requests, probe=True))
 
 
 def slow_of(task: PlanTask, candidate: Candidate, copies: int, bench: TrialBench) -> float:
@@ -277,7 +311,7 @@ def slow_of(task: PlanTask, candidate: Candidate, copies: int, bench: TrialBench
     """
     count = GLANCE if task.grows else task.requests
     asked = task.asked(candidate, copies, bench, count)
-    sure = simulation_of(asked, bench.run(candidate, asked)).intervals
+    sure = simulation_of(asked, bench.run(candidate, asked, probe=True)).intervals
     known = sure is not None and len(sure.slowdowns) > 0
     return max(sure.slow(task.sure or MEDIAN), 1.0) if sure is not None and known else 1.0
 

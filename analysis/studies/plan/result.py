@@ -11,14 +11,14 @@ from ....simulator.frameworks.manifests import manifest
 from ....workloads.errors import InputError
 from ...answers.bases import not_like_for_like
 from ...answers.evidence_table import evidence_blocks
-from ...answers.interval import LEVEL
+from ...answers.interval import LEVEL, MEDIAN, SURE, chance_text
 from ...answers.price import WORTH, prices_text
 from ...show.result import Drawing, Result
 from ...show.text import seconds, show
 from .best import Searched
 from .candidates import Candidate
-from .points import MEDIAN, PlanTask, Point, Value
-from .sure import SURE, Sure
+from .points import PlanTask, Point, Value
+from .sure import Sure
 from .words import counted, priced, said, times, untried, verdict
 
 if TYPE_CHECKING:
@@ -280,11 +280,12 @@ class Plan(Result):
     def _sure(self, p: Point) -> str:
         """How many devices it takes by the middle of the evidence, and to be sure."""
         sure = self._sure_of(p)
+        if self.task.quick:
+            return "How sure: not worked out with --quick."
         if sure is None:
             return "How sure: unknown, too small a part of the time is based on measurements."
         copies = ", ".join(
-            f"{self._needs(p, q)} {'at the median of the evidence' if q == MEDIAN else f'to be {q:.0%} sure'} "
-            f"(steps {sure.slow[q]:.2f} times as long as predicted)" for q in sorted(sure.copies)
+            chance_text(self._needs(p, q), q, sure.slow[q]) for q in sorted(sure.copies)
         )  # fmt: skip
         ends = ", ".join(f"{n.replace('_', ' ')} {self._ends(p, n)}" for n in sure.ends)
         return f"How sure: devices {copies}; with {p.devices:,}: {ends}."

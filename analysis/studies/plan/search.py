@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack, cast
@@ -23,6 +23,7 @@ from .candidates import systems_of
 from .choices import choices_of, read_search
 from .points import PlanTask, check_goal
 from .result import Plan
+from .words import finished
 
 if TYPE_CHECKING:
     from ....simulator.scenario.keywords import PlanKeywords, ScenarioKeywords
@@ -53,8 +54,10 @@ def plan(
     most_devices: int = MOST_DEVICES,
     sure: float | None = None,
     search: str | None = None,
+    quick: bool = False,
     workers: int | None = None,
     progress: OnProgress | None = None,
+    on_row: Callable[[str], None] = lambda row: None,
     **options: Unpack[PlanKeywords],
 ) -> Plan:
     """Find the system, layout and policy that meet an SLO at a load best.
@@ -81,10 +84,14 @@ def plan(
         median of the evidence.
     search : str, optional
         Additional choices: pools, and drafts, tiers, caps and copies as options give them; see `choices`.
+    quick : bool
+        Whether the search's own runs are enough: no intervals, and no reason why fewer devices fail.
     workers : int, optional
         Processes; one a name of `systems`, at most one a core, by default.
     progress : callable, optional
         Called with (names done, names in all).
+    on_row : callable
+        Called with each name's best, in a line, as soon as it is known.
     **options
         Other options of `Scenario`. ``tp``, ``dp``, ``ep``, ``pp``, ``dtype``, ``kv_dtype``, ``policy``
         and ``token_budget`` may be lists, or texts with commas: what is tried. Without them, degrees are
@@ -122,17 +129,18 @@ def plan(
     if scenario.workload.requests is None:
         few = math.ceil(min(max(per_s * SPAN_S, FEWEST_REQUESTS), MOST_REQUESTS))
         scenario = scenario.changed(requests=few)
-    task = PlanTask(scenario, knob, per_s, level, goal, budget, most_devices, axes, sure)
-    return Plan.of(task, tuple(_searched(task, names, Workers(workers), progress)))
+    task = PlanTask(scenario, knob, per_s, level, goal, budget, most_devices, axes, sure, quick)
+    return Plan.of(task, tuple(_searched(task, names, Workers(workers), progress, on_row)))
 
 
 def _searched(
-    task: PlanTask, names: Sequence[str | Path], workers: Workers, progress: OnProgress | None
-) -> list[Searched]:
+    task: PlanTask, names: Sequence[str | Path], workers: Workers, progress: OnProgress | None,
+    on_row: Callable[[str], None],
+) -> list[Searched]:  # fmt: skip
     """Search all names in parallel; each search is independent of the others."""
     for name in names:
         systems_of(name)  # refuses what is unknown before anything is simulated
-    found = Study(partial(searched_on, task), workers=workers).results(names, progress)
+    found = Study(partial(searched_on, task), workers=workers).results(names, progress, lambda s: on_row(finished(s)))
     if not any(s.tried for s in found):
         refused = next((s.refused for s in found if s.refused is not None), None)
         degrees = {name: task.axes[name] for name in VARIED if task.axes[name]}

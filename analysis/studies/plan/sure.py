@@ -12,15 +12,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from ....devices.spec import SystemSpec
-from ...answers.interval import LEVEL
+from ...answers.interval import LEVEL, MEDIAN, SURE
 from ..loads import BACKLOG
 from .candidates import Candidate
-from .points import MEDIAN, PlanTask, Point, TrialBench, point_of
+from .points import Look, PlanTask, Point, TrialBench, point_of
 
 MOST_AT_ENDS = 8000
 """Maximum requests of a run with slower steps; see `points.MOST_REQUESTS`."""
-SURE = 0.8
-"""Default probability of the second size of a plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +54,15 @@ def sure_of(
     def at(count: int, slow: float) -> Point:
         if (count, slow) not in done:
             done[count, slow] = (
-                point_of(task, candidate, system, count, bench, whole=True)
+                point_of(task, candidate, system, count, bench, Look(whole=True, probe=task.quick))
                 if slow == 1.0
-                else point_of(task, candidate, system, count, bench, slow, most=MOST_AT_ENDS)
+                else point_of(task, candidate, system, count, bench, Look(slow, MOST_AT_ENDS, probe=True))
             )
         return done[count, slow]
 
     best = at(copies, 1.0)
     known = best.sure
-    if known is None or not known.slowdowns:
+    if known is None or not known.slowdowns or task.quick:
         return best, None, len(done)
     own = task.sure or MEDIAN
     slow = {share: max(known.slow(share), 1.0) for share in chances(task)}

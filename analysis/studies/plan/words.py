@@ -31,6 +31,11 @@ def said(p: Point) -> str:
     return ", ".join(parts)
 
 
+def finished(s: Searched) -> str:
+    """The best on the systems of a name, in a line."""
+    return f"{s.name}: {'nothing serves the load' if s.chosen is None else said(s.chosen)}"
+
+
 def times(p: Point, q: Point) -> str:
     """How much more the next one takes."""
     told = []

@@ -17,8 +17,7 @@ from ...parallel.workers import Workers
 from ...show.output import OutputFolder
 from ...show.result import Drawing, Result
 from ...show.text import show
-from ..front import among, front
-from ..front_figure import trade_off_of
+from ..front import among, front, trade_off_of
 from .absent import refuse_absent
 from .file import SweepFile, SweepPoint, read_sweep
 from .outcomes import OutcomeFile

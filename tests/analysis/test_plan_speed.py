@@ -1,0 +1,107 @@
+"""Is a plan quick and still right: are probes like the runs that are shown, and bounds of a rate below it?
+
+Expected values: the same runs with a draw of expert loads for every layer; the rate that a long closed loop measures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from opbyte import plan
+from opbyte.analysis.answers.usual import as_usual
+from opbyte.analysis.studies.backlog import full_rate, least_rate
+from opbyte.analysis.studies.plan import best, points
+from opbyte.analysis.studies.probes import DRAWS, sampled
+from opbyte.simulator.scenario import Scenario
+from opbyte.simulator.scenario.build import Made, deployment_of
+from opbyte.simulator.scenario.play import run_scenario
+from opbyte.simulator.serving.record import Run
+
+WORK: dict[str, Any] = {"input_len": 512, "output_len": 128, "lengths": "lognormal"}
+LEVEL = "ttft_p99=1,tpot_p99=0.03"
+
+
+def asked(model: str, system: str, **options: Any) -> Scenario:
+    return as_usual(Scenario(model=model, system=system).changed(**{"rate": 8.0, **WORK, **options}))
+
+
+@pytest.mark.parametrize(
+    ("model", "system", "options"),
+    [("qwen3-30b-a3b", "h100-x1", {}), ("deepseek-v2-lite", "h100-x2", {"tp": 1, "dp": 2, "ep": 2})],
+)
+def test_probes_are_like_the_runs_that_are_shown(model: str, system: str, options: dict[str, Any]) -> None:
+    """Layers are alike but for chance: fewer draws of their loads change no latency by more than noise."""
+    scenario = asked(model, system, requests=2000, **options)
+    made = deployment_of(scenario)
+    probe = sampled(made)
+    assert len(probe[0].experts) == DRAWS < len(made[0].experts)
+    assert sum(p.layers for p in probe[0].experts) == sum(p.layers for p in made[0].experts)
+    a, b = (run_scenario(scenario, made=each) for each in (probe, made))
+    assert a.tpot_s.p99 == pytest.approx(b.tpot_s.p99, rel=0.01)
+    assert a.tpot_s.mean == pytest.approx(b.tpot_s.mean, rel=0.002)
+    assert a.joules_per_token == pytest.approx(b.joules_per_token, rel=0.002)
+    assert a.ttft_s.p50 == pytest.approx(b.ttft_s.p50, rel=0.02)
+
+
+def test_what_has_no_equal_layers_is_its_own_probe() -> None:
+    for scenario in (
+        asked("llama-3-8b", "h100-x1"),
+        asked("qwen3-30b-a3b", "h100-x2", expert_cache=8, experts_resident=16),
+    ):
+        made = deployment_of(scenario)
+        assert sampled(made) is made
+
+
+@pytest.mark.parametrize("model", ["llama-3-8b", "qwen3-30b-a3b"])
+def test_a_short_loop_bounds_the_full_rate_from_below(model: str) -> None:
+    scenario = asked(model, "h100-x1", framework="vllm")
+    least, full = least_rate(scenario), full_rate(scenario)
+    assert least is not None
+    assert full is not None
+    assert least.bound
+    assert 0.2 * full.per_s < least.per_s < full.per_s
+    assert least.mean_wait_s(0.1) >= full.mean_wait_s(0.1)
+
+
+def test_every_layer_is_drawn_for_what_is_shown_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finding U5: of a plan's simulations one a system draws all layers; rows come as they are finished."""
+    whole: list[int] = []
+
+    def counted(scenario: Scenario, made: Made | None = None, **how: Any) -> Run:
+        assert made is not None
+        whole.append(int(len(made[0].experts) > DRAWS))
+        return run_scenario(scenario, made=made, **how)
+
+    monkeypatch.setattr(points, "run_scenario", counted)
+    rows: list[str] = []
+    given: dict[str, Any] = {"load": 20.0, "goal": "cost", "most_devices": 4, "workers": 1, **WORK}
+    found = plan("qwen3-30b-a3b", "h100-x1,h200-x1", LEVEL, on_row=rows.append, **given)
+    assert sum(whole) == 2 < len(whole)
+    assert [row.split(":")[0] for row in rows] == ["h100-x1", "h200-x1"]
+    whole.clear()
+    quick = plan("qwen3-30b-a3b", "h100-x1,h200-x1", LEVEL, quick=True, **given)
+    assert sum(whole) == 0
+    for a, b in zip(quick.searched, found.searched, strict=True):
+        assert a.chosen is not None
+        assert b.chosen is not None
+        assert a.chosen.devices == b.chosen.devices
+        assert a.chosen.joules_per_token == pytest.approx(b.chosen.joules_per_token, rel=0.01)
+    assert "not worked out with --quick" in str(quick.blocks())
+
+
+def test_a_probe_that_the_whole_run_contradicts_does_not_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search goes on with more copies, and the limit is kept by what is shown."""
+    real, first = best.sure_of, []
+
+    def doubted(*given: Any) -> Any:
+        point, sure, count = real(*given)
+        first.append(point.copies)
+        return (replace(point, missed=("tpot_p99",)) if len(first) == 1 else point), sure, count
+
+    monkeypatch.setattr(best, "sure_of", doubted)
+    found = plan("qwen3-30b-a3b", "h100-x1", LEVEL, load=20.0, most_devices=8, workers=1, quick=False, **WORK)
+    assert found.winner is not None
+    assert found.winner.copies == first[0] + 1 == first[-1]
