@@ -99,7 +99,7 @@ class Course:
     def end_s(self) -> float:
         """End of the latest step [s]; several batches in flight end in any order."""
         self._settle()
-        return float(self._rows[-1][:, 1].max()) if self._rows else 0.0
+        return max((float(rows[:, 1].max()) for rows in self._rows[-2:] if len(rows)), default=0.0)
 
     @property
     def joules(self) -> float:

@@ -6,13 +6,17 @@ needs can be read, and the histogram of token gaps agrees with the stamps.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.batching.policies import make_policy
-from opbyte.simulator.batching.state import HIST_RATIO, T_TBT_COUNT
+from opbyte.simulator.batching.state import HIST_RATIO, L_END, L_START, NUM_LOG, T_TBT_COUNT
 from opbyte.simulator.deploy.deployment import Deployment, deploy
+from opbyte.simulator.serving.course import LEAST_ROWS, Course
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.metrics import NOTHING, histogram_quantiles, quantiles
 from opbyte.simulator.serving.record import Run
@@ -174,3 +178,13 @@ def test_quantiles_of_the_histogram() -> None:
     for name in ("p50", "p90", "p99"):
         assert getattr(got, name) == pytest.approx(getattr(exact, name), rel=2e-3)
     assert histogram_quantiles(counts * 0, 0.0, 0.0) == NOTHING == quantiles(np.array([np.nan]))
+
+
+@pytest.mark.parametrize("count", [LEAST_ROWS + 1, LEAST_ROWS + 2])
+def test_a_long_log_ends_with_its_last_step(count: int) -> None:
+    """Entries that are merged in pairs leave no rest behind where their number is even."""
+    board: Any = SimpleNamespace(held_joules=lambda spent, busy: spent)
+    course, log = Course(board, among=1 << 20), np.zeros((count, NUM_LOG + 1))
+    log[:, L_START], log[:, L_END] = np.arange(count), np.arange(1.0, count + 1)
+    course.add(log)
+    assert course.end_s == count
