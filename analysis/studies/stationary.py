@@ -106,9 +106,9 @@ def decide(
         if not tried.missed and count > GLANCE:
             verdict = tried, need
             for rate in full():
-                told = recovering(tried, need, made, load, level, rate, sampled=not short)
-                sustained = not told[0].missed and told[0].holds == tried.holds
-                verdict = told if sustained or not rate.bound else verdict
+                judged_by = recovering(tried, need, made, load, level, rate, sampled=not short)
+                sustained = not judged_by[0].missed and judged_by[0].holds == tried.holds
+                verdict = judged_by if sustained or not rate.bound else verdict
                 if sustained:
                     break  # as it is by any higher rate
             tried, need = verdict
