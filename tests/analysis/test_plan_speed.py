@@ -47,10 +47,7 @@ def test_probes_are_like_the_runs_that_are_shown(model: str, system: str, option
 
 
 def test_what_has_no_equal_layers_is_its_own_probe() -> None:
-    for scenario in (
-        asked("llama-3-8b", "h100-x1"),
-        asked("qwen3-30b-a3b", "h100-x2", experts_resident="16"),
-    ):
+    for scenario in (asked("llama-3-8b", "h100-x1"), asked("qwen3-30b-a3b", "h100-x2", experts_resident="16")):
         made = deployment_of(scenario)
         assert sampled(made) is made
 
