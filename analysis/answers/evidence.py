@@ -15,7 +15,7 @@ from ...devices.link import LATENCY_BYTES
 from ...devices.peaks import FALLBACK
 from ...devices.power.transfer import power_model, reference_of
 from ...devices.spec import ARITHMETIC
-from ...simulator.batching.host import LAUNCH_S, OUTSIDE_S
+from ...simulator.batching.host import LAUNCH_S, OUTSIDE_S, TOKEN_S
 from ...simulator.batching.policies import Policy
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.placement import processors_of
@@ -130,8 +130,12 @@ def _host(policy: Policy, deployment: Deployment) -> list[dict[str, Any]]:
     entry = {name: f"assumed: {host.why}" for name in VERSIONED if host.why}
     sources = {
         f"host.{f.name}": entry.get(f.name, "given")
-        for f in fields(host) if f.name != "why" and getattr(host, f.name) > 0.0
+        for f in fields(host) if f.name not in ("why", "front") and getattr(host, f.name) > 0.0
     }  # fmt: skip
+    if host.front.request_s > 0.0:
+        sources["host.front.request_s"] = f"assumed: {host.front.why}" if host.front.why else "given"
+    if host.front.token_s > 0.0:
+        sources["host.front.token_s"] = "assumed: random text, one thread" if host.front.token_s == TOKEN_S else "given"
     if host.launch_s == LAUNCH_S:
         sources["host.launch_s"] = (
             f"assumed: {LAUNCH_S * 1e6:.0f} us a launch outside CUDA graphs, fitted to measured runs"

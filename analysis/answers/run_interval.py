@@ -9,7 +9,6 @@ constant until `r e` is 1.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -162,36 +161,22 @@ def end_to_end(ttft: Interval, tpot: Interval, waits: float) -> Interval:
     )
 
 
-class LatencyErrors(NamedTuple):
-    """What the intervals of TPOT and TTFT follow from: the kernels' own of a step of decodes and of one with a prompt, and factors."""
-
-    decode: Interval
-    prompt: Interval
-    amounts: Amounts
-
-    def intervals(self, widths: Widths | None = None) -> tuple[Interval, Interval]:
-        """Factors on TPOT and on TTFT."""
-        known = widths or fitted_widths()
-        off = known.reach(self.amounts, STEP)
-        tpot, prompt = (first_token(one.power(known.kernels), off) for one in (self.decode, self.prompt))
-        return tpot, first_token(prompt, known.reach(self.amounts, FIRST))
-
-
-def latency_errors(
+def usual_draws(
     d: Deployment, decodes: int, context: int, prompt: int, engine: Engine = ("", ()), split: bool = False
-) -> LatencyErrors | None:
-    """Return errors of a rank's typical decodes, and of a prompt with them.
+) -> RunDraws | None:
+    """Return draws of a rank's typical decodes, and of a prompt with them, in a closed loop.
 
     Outputs are twice as long as the contexts beyond the prompts.
     """
     batches = usual_batches(decodes, context, prompt)
     stages = [_stage(d, batch) for batch in batches]
     share = _share_of(min(decodes / max(2.0 * (context - prompt), 1.0), 1.0), *(stage.seconds for stage in stages))
-    c = Conditions(d, stages[0], *engine, decodes, share, split=split)
-    tpot, first = (
-        None if drawn is None else interval_of(drawn) for drawn in (slowdowns(parts_of(d, s)) for s in stages)
-    )
-    return None if tpot is None or first is None else LatencyErrors(tpot, first, amounts(c))
+    decode, mixed = (slowdowns(parts_of(d, stage)) for stage in stages)
+    if decode is None or mixed is None:
+        return None
+    factors = amounts(Conditions(d, stages[0], *engine, decodes, share, split=split))
+    steps = StepDraws(decode, stages[0].seconds), StepDraws(mixed, stages[1].seconds)
+    return RunDraws(*steps, factors, 0.0 if split else share, 0.0, 0.0, closed=True, first=0.0, waits=0.0)
 
 
 Engine = tuple[str, tuple[int, ...]]

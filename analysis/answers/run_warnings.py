@@ -18,7 +18,7 @@ def warnings_of(scenario: Scenario, r: Run) -> tuple[str, ...]:
         device = apart.deployment.system.device
         sides[device.name] = device
     known = [doubt for device in sides.values() for doubt in doubts(device)]
-    out = [*engine_settings(scenario).doubts, *_too_long(r), *_sampled(r), *_cut(scenario, r), *known]
+    out = [*engine_settings(scenario).doubts, *_too_long(r), *_sampled(r), *_cut(scenario, r), *_front_end(r), *known]
     out += far_version(scenario.deployment.framework or "")
     out += [line for device in sides.values() for line in cap_texts(device)]
     if r.window.overloaded:
@@ -38,6 +38,21 @@ def warnings_of(scenario: Scenario, r: Run) -> tuple[str, ...]:
             "--enable-expert-parallel for this; its default is --ep 1"
         )
     return tuple(out)
+
+
+BUSY = 0.2
+"""Share of the time from which on an answer names the server's front end."""
+
+
+def _front_end(r: Run) -> list[str]:
+    """A front end that prepares requests, one after another, for a good part of the time."""
+    front, rows = r.policy.host.front, r.requests
+    took = front.request_s + front.token_s * float(rows.input_tokens.mean())
+    busy = len(rows) * took / (r.makespan_s * r.engines)
+    if busy < BUSY:
+        return []
+    text = f"the server's front end prepares {1.0 / took:,.3g} requests/s, one after another, and is busy {busy:.0%} of the time"
+    return [f"{text}: requests that come together wait for it"]
 
 
 def _sampled(r: Run) -> list[str]:

@@ -15,6 +15,7 @@ from ...devices.catalog import device_names
 from ...devices.hosts.catalog import placed_in
 from ...devices.hosts.spec import HostSpec
 from ...devices.spec import SystemSpec
+from ...simulator.batching.policies import without_front
 from ...simulator.frameworks.settings import EngineSettings
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.build import engine_settings
@@ -238,7 +239,7 @@ class Replayed:
         system = placed_in(self.system, host)
         d = deployed(self.model, system, self.scenario.deployment, self.engine)
         engine = self.engine.on(d)
-        return run(d, engine.policy, _stream(self.folder.name, self.table), cache=engine.cache_for(d))
+        return run(d, without_front(engine.policy), _stream(self.folder.name, self.table), cache=engine.cache_for(d))
 
 
 def read_replayed(folder: Path, kernels: bool) -> Replayed:

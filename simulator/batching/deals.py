@@ -13,6 +13,7 @@ from . import hooks
 from . import state as col
 from .heap import Heap, Line, line_up, push, take_first
 from .holding import kv_bytes
+from .host import handed_over
 from .kv import KvRules
 from .level import Engines, Face, face_of, wake
 from .loop import EngineArrays
@@ -299,6 +300,8 @@ def take_in(loop: EngineArrays, x: Columns, row: int, arrival: float, last: int,
         return 0
     if not hooks.on_submit(st, st.counters[col.C_SUBMITTED], x.id[row]):
         return 0
+    if x.generated[row] == 0:
+        arrival = handed_over(st.front, arrival, x.input_tokens[row])
     i = append_request(st, arrival, x.input_tokens[row], last)
     st.ints[i, col.I_ROW] = row
     name_content(st, x, row, i, last)

@@ -5,28 +5,75 @@ tokens. With asynchronous scheduling only what takes longer than the devices is 
 of it. Kernels that no CUDA graph holds are launched one by one from Python, while those before them run: such a step ends when
 the slower of host and devices has finished. docs/engine-files.md#host has the rules, with their sources.
 
-A request also spends time outside all steps: connection and HTTP, tokens of its prompt, the queues between processes,
-text of its tokens, and the way of each chunk back. It delays what the client sees, not the engine.
+A request also spends time outside all steps: connection and HTTP, the queues between processes, text of its tokens, and the way
+of each chunk back. It delays what the client sees, not the engine. Its prompt first passes the server's front end, which prepares one
+request after another (`FrontEnd`): requests that come at once queue there, and reach the engine one by one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ...workloads.batch import TOKENS
-from ...workloads.jit import compiled_part
+from ...workloads.jit import compiled, compiled_part
+from .records import named, records
 
 LAUNCH_S = 35e-6
 """Seconds of one launch (`step.launches`), of all engines: see docs/engine-files.md#host for what it was fitted to."""
 
-OUTSIDE_S = 7.4e-3
-"""Seconds that a request spends outside the steps: the median of what the mean TTFT of dense models
-lacks in $OPBYTE_DATA/serving_h100 (vLLM 0.15.1, Poisson arrivals). One client's 95th percentiles under vLLM 0.30 (silybench) lack 6.4 of 128
-tokens, 8.6 of 1,024. Assumed of other frameworks too, whose servers do the same work."""
+OUTSIDE_S = 6.0e-3
+"""Seconds that a request spends outside the steps and the front end: the median of what the mean TTFT of dense models
+lacks in $OPBYTE_DATA/serving_h100 (vLLM 0.15.1, Poisson arrivals, 7.4 ms), less 600 tokens of a prompt (`TOKEN_S`). One client's 95th
+percentiles under vLLM 0.30 (silybench) lack 6.4 ms of 128 tokens, 8.6 of 1,024: 6.1 and 6.2 without the tokens. Assumed of other frameworks too, whose servers do the same work."""
+
+
+TOKEN_S = 2.3e-6
+"""Seconds to find one of a prompt's random tokens. Measured: transformers' call, with the 128,000 byte pairs of mistral-common's tekken,
+takes 2.2 ms for 920 and 19 for 7,400 on a core of an AMD EPYC (``encode`` alone 1.4 and 14.5), and 10.2 ms for "hi " 10,000 times, as
+a DGX H100's does (10.7, github.com/vllm-project/vllm/issues/19012). English takes 0.8 us a token."""
+
+
+class FrontEnd(NamedTuple):
+    """Time of a server's front end [s]: one thread prepares requests, one after another.
+
+    vLLM: the event loop of the API server and one thread of ``AsyncMicrobatchTokenizer`` (vllm/utils/async_utils.py), later of the renderer.
+    SGLang: ``_tokenize_one_request`` (tokenizer_manager.py). TensorRT-LLM: ``generate_async`` (llmapi/llm.py).
+    """
+
+    request_s: float = 0.0  # of each request: its chat template
+    token_s: float = 0.0  # of each token of its prompt
+    why: str = ""  # source of `request_s`
+
+
+NO_FRONT = FrontEnd()
+FRONT = named("", "idle_s request_s token_s")
+"""The same for the compiled path, with the time from which the front end is idle."""
+
+
+def idle_front(front: FrontEnd) -> npt.NDArray[Any]:
+    """Return a front end without requests."""
+    state: npt.NDArray[Any] = records(1, FRONT)
+    state[0].request_s, state[0].token_s = front.request_s, front.token_s
+    return state
+
+
+@compiled_part
+def handed_over(front: npt.NDArray[Any], sent: float, tokens: float) -> float:
+    """Return the time at which the engine receives a request that was sent at `sent`, with `tokens` prompt tokens [s]."""
+    f = front[0]
+    f.idle_s = max(f.idle_s, sent) + f.request_s + f.token_s * tokens
+    return float(f.idle_s)
+
+
+@compiled
+def hand_over_all(front: npt.NDArray[Any], times: npt.NDArray[np.float64], tokens: npt.NDArray[np.int64]) -> None:
+    """Replace the times at which requests were sent, in order, by the times at which the engine receives them."""
+    for i in range(len(times)):
+        times[i] = handed_over(front, times[i], tokens[i])
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +93,8 @@ class Host:
         What a request spends outside all steps, until its first token is seen and until its last.
     gap_s : float
         Time that the devices wait between two steps, even with asynchronous scheduling.
+    front : FrontEnd
+        The server's front end, which prepares requests.
     why : str
         Source of `step_s`, `sequence_s` and `gap_s`, if an engine's version sets them.
     """
@@ -55,6 +104,7 @@ class Host:
     launch_s: float = 0.0
     request_s: float = 0.0
     gap_s: float = 0.0
+    front: FrontEnd = NO_FRONT
     why: str = ""
 
 

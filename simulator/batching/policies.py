@@ -16,7 +16,7 @@ from ..limits import MAX_SEQUENCES
 from ..parts.sglang.rules import SglangRules
 from ..parts.tensorrt_llm.rules import TrtllmRules
 from ..step.calls import PYTHON, TRTLLM_CALLS, Calls
-from .host import LAUNCH_S, NO_HOST, OUTSIDE_S, Host, Pace
+from .host import LAUNCH_S, NO_FRONT, NO_HOST, OUTSIDE_S, Host, Pace
 from .orders import ORDERS
 from .own_rules import OwnRules
 
@@ -262,6 +262,11 @@ TRTLLM = Policy(
 """TensorRT-LLM's executor (PyTorch backend, 1.2) with its defaults (tensorrt_llm/llmapi/llm_args.py)."""
 
 POLICIES.register("tensorrt-llm", "TensorRT-LLM's executor: whole prompts, block reuse, overlap")(TRTLLM)
+
+
+def without_front(policy: Policy) -> Policy:
+    """The same for requests that the engine has as they are sent: a server with many threads, or stamps of the engine."""
+    return replace(policy, host=replace(policy.host, front=NO_FRONT))
 
 
 def of_trtllm(rules: TrtllmRules, sequences: int, host: Host = TRTLLM.host) -> Policy:

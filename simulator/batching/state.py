@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ...workloads.jit import compiled_part
 from ...workloads.jit_held import held
 from ..step.timed import Costs, costs_of
+from .host import NO_FRONT, idle_front
 from .pages import new_rows, runs
 from .prefix import Pool, new_pool
 
@@ -98,6 +99,7 @@ class State(NamedTuple):
     hist: I8  # [HIST_BINS]
     log: F8  # [LOG_ROWS, columns]
     pool: Pool  # of no blocks without prefix caching
+    front: npt.NDArray[Any]  # [1] of `host.FRONT`
     costs: Costs = costs_of(None)
     hooks: Any = None  # of `hooks.Hooks`, which an engine sets
 
@@ -123,6 +125,7 @@ def new_state(
         hist=np.zeros(HIST_BINS, dtype=np.int64),
         log=np.zeros((LOG_ROWS, NUM_LOG + processors + 1)),
         pool=new_pool(ranks, 0, sequences if blocks else 1),
+        front=idle_front(NO_FRONT),
     )
 
 

@@ -152,7 +152,8 @@ def sglang(deployment: Deployment, launch: LaunchSettings) -> EngineSettings:
         conservativeness=0.3 if layout.dp > 1 else 1.0,
         patch=sglang_patch(launch.version),
     )
-    policy = replace(SGLANG, poll_steps=launch.poll_steps, rules=rules)
+    host = launch.upkeep("sglang").on(SGLANG.host, layout.tp)
+    policy = replace(SGLANG, poll_steps=launch.poll_steps, rules=rules, host=host)
     limits = SglangLimits(sglang_version(launch.version), launch.sequences, launch.memory, launch.tokens)
     return limits.applied(EngineSettings(policy, CacheSettings(1), engine="sglang"), deployment)
 

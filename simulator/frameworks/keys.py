@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -142,11 +142,17 @@ class Keys:
 
 def host_of(keys: Keys, base: Host) -> Host:
     """What the host takes."""
-    return Host(
-        keys.seconds("step_ms", base.step_s, 1e-3),
-        keys.seconds("sequence_us", base.sequence_s, 1e-6),
-        keys.seconds("launch_us", base.launch_s, 1e-6),
-        keys.seconds("request_ms", base.request_s, 1e-3),
+    front = base.front._replace(
+        request_s=keys.seconds("template_ms", base.front.request_s, 1e-3),
+        token_s=keys.seconds("token_us", base.front.token_s, 1e-6),
+    )
+    return replace(
+        base,
+        step_s=keys.seconds("step_ms", base.step_s, 1e-3),
+        sequence_s=keys.seconds("sequence_us", base.sequence_s, 1e-6),
+        launch_s=keys.seconds("launch_us", base.launch_s, 1e-6),
+        request_s=keys.seconds("request_ms", base.request_s, 1e-3),
+        front=front,
     )
 
 
@@ -197,14 +203,6 @@ READ: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
 """First and last version whose rules, hosts or runs were read; versions in between use the previous one."""
 
 
-SERVERS: Mapping[tuple[str, tuple[int, ...]], str] = {
-    ("vllm", (0, 11)): "its server parses the chat template of every request, 20 ms one after another "
-    "with long templates: NOT MODELLED, TTFT of chats is that much longer"
-}
-"""What the front end of a version adds that no other one does. 1,000 prompts of 128 tokens at once (gpustack, $OPBYTE_DATA/real_runs_2026_11)
-come through 0.11.0 at 44 to 48 a second with three models, at 111 and 161 with a short template, through 0.10.2 at 239."""
-
-
 def version_doubts(keys: Keys, framework: str, usual: str) -> list[str]:
     """`far_version` of the version that a file names."""
     version_of(keys, usual)
@@ -220,8 +218,6 @@ def far_version(framework: str, where: str = "") -> list[str]:
     if name not in READ or not number:
         return []
     first, last = READ[name]
-    if (server := SERVERS.get((name, number[:2]))) is not None:
-        return [f"{where or f'--framework {framework}'}: {server}"]
     if first <= number and number[: len(last)] <= last:
         return []
     nearest = ".".join(map(str, min(max(number, first), last)))

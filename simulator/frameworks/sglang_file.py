@@ -19,6 +19,7 @@ from .sglang_sharing import HARMLESS as APART
 from .sglang_sharing import KEYS as SHARING
 from .sglang_sharing import captures, sends_tokens, sharing_of
 from .sharing import without_effect
+from .upkeep import upkeep_of
 
 LISTED = listed("sglang")
 ONLY = LISTED.only
@@ -193,7 +194,7 @@ def _policy(keys: Keys, host: Keys, page: int, ranks: int, pp: int) -> Policy:
         max_sequences=sequences,
         ahead=overlap,
         poll_steps=keys.count("scheduler_recv_interval", 1),
-        host=host_of(host, SGLANG.host),
+        host=host_of(host, upkeep_of("sglang", (0, 5)).on(SGLANG.host, 1)),
         eager=not captured,
         rules=SglangRules(
             max_prefill_tokens=keys.count("max_prefill_tokens", own.max_prefill_tokens),

@@ -10,8 +10,9 @@ from ..batching.policies import TRTLLM, Policy, of_trtllm
 from ..limits import MAX_SEQUENCES
 from ..parts.tensorrt_llm.rules import TrtllmRules
 from .engines import TRTLLM_BLOCK, TRTLLM_SHARE
-from .keys import Keys, host_of, listed, told, version_doubts
+from .keys import Keys, host_of, listed, told, version_doubts, version_of
 from .settings import EngineSettings
+from .upkeep import upkeep_of
 
 LISTED, OF_CACHE, OF_SCHEDULER = (
     listed(f"tensorrt-llm{part}") for part in ("", " kv_cache_config", " scheduler_config")
@@ -31,7 +32,7 @@ def trtllm_settings(keys: Keys) -> EngineSettings:
     SpecError
         Names the file and key that cannot be used, and what would be right.
     """
-    doubts = version_doubts(keys, "trtllm", "1.2")
+    doubts, upkeep = version_doubts(keys, "trtllm", "1.2"), upkeep_of("trtllm", version_of(keys, "1.2"))
     cache, scheduler = keys.part("kv_cache_config"), keys.part("scheduler_config")
     even, hardware, host = map(keys.part, ("attention_dp_config", "hardware", "host"))
     keys.refuse_unsimulated(ONLY)
@@ -43,7 +44,7 @@ def trtllm_settings(keys: Keys) -> EngineSettings:
     total = cache.count("max_tokens", None)
     parts = (keys, cache, scheduler, even, hardware, host)
     return EngineSettings(
-        policy=replace(policy, host=host_of(host, policy.host)),
+        policy=replace(policy, host=host_of(host, upkeep.on(policy.host, 1 if apart else tp))),
         cache=CacheSettings(block, None if total is None else max(-(-total // block), 1)),
         tp=1 if apart else tp,
         dp=tp if apart else 1,

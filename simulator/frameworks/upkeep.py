@@ -1,4 +1,4 @@
-"""Host time that early engines add to every step, by version: data and their sources.
+"""Host time of steps and requests, by engine and version: data and their sources.
 
 A host with asynchronous or overlapped scheduling adds nothing to steps longer than its work; older hosts let the
 devices wait.
@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from ..batching.host import Host
+from ..batching.host import TOKEN_S, FrontEnd, Host
+
+TOKENS = FrontEnd(token_s=TOKEN_S)
+"""What a front end does unless its version does more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,8 @@ class Upkeep:
         inputs; of every sequence.
     hidden : bool
         Whether the devices' work hides it (overlapped scheduling), so that a step takes the longer of both.
+    front : FrontEnd
+        What prepares requests.
     """
 
     since: tuple[int, int]
@@ -35,9 +40,11 @@ class Upkeep:
     workers_s: float = 0.0
     sequence_s: float = 0.0
     hidden: bool = False
+    front: FrontEnd = TOKENS
 
     def on(self, host: Host, devices: int) -> Host:
         """Return a host with this time added to its own, for ranks of `devices` devices."""
+        host = replace(host, front=self.front)
         if not self.why:
             return host
         gap = self.gap_s + (self.workers_s if devices > 1 else 0.0)
@@ -58,6 +65,13 @@ SEQUENCE_S = 50e-6
 $OPBYTE_DATA/serving_points that it changes by 2 % is 19 %, without it 25, with 62 us 17. The published rates of a
 B200 and a GB200 with 3,584 sequences have errors of 2 and 3 % with 50, 11 and 12 with 70. 30 rates of two, four and
 eight stages, not in the fit, have 6.8 %, without it 21."""
+TEMPLATE_S = 20e-3
+"""Time in which a server of vLLM 0.11.0 parses the chat template of a request [s]: ``resolve_chat_template_kwargs`` looks
+for variables in the template's syntax tree (vllm/entrypoints/chat_utils.py); later versions store the result. 1,000
+prompts of 128 tokens at once (gpustack in $OPBYTE_DATA/real_runs_2026_11) pass at 44 to 48 a second with three models, at
+57 to 161 with the shorter template of a fourth, under 0.10.2 at 130 to 239. One parse takes 6 to 8 ms with Llama's
+template (github.com/vllm-project/vllm/pull/20065)."""
+TEMPLATES = "from 1,000 chats at once with three models; prompts of /v1/completions have no template"
 UPKEEP: Mapping[str, tuple[Upkeep, ...]] = {
     "vllm": (
         Upkeep((0, 0), f"{STATIC}vLLM 0.4 and 0.5", 1.07e-3, 1.24e-3, 68e-6),
@@ -65,7 +79,8 @@ UPKEEP: Mapping[str, tuple[Upkeep, ...]] = {
             (0, 8), f"{EARLY_GAP_S * 1e3:g} ms between steps before vLLM 0.11, fitted to measured "
             "deployments of 0.10.2", EARLY_GAP_S,
         ),
-        Upkeep((0, 11)),
+        Upkeep((0, 11), front=FrontEnd(TEMPLATE_S, TOKEN_S, TEMPLATES)),
+        Upkeep((0, 12)),
     ),
     "trtllm": (
         Upkeep((0, 0), f"{STATIC}TensorRT-LLM 0.9 to 0.11", 0.49e-3, 0.72e-3, 36e-6),

@@ -127,7 +127,7 @@ def _policy(
         ahead=keys.flag("async_scheduling", base.ahead),
         graphs=graphs,
         eager=not graphs,
-        host=upkeep_of("vllm", version).on(host_of(host, base.host), keys.count("tensor_parallel_size", 1)),
+        host=host_of(host, upkeep_of("vllm", version).on(base.host, keys.count("tensor_parallel_size", 1))),
         caching=cache.flag("enable_prefix_caching", base.caching),
         order=order if order == "priority" else "",
     )

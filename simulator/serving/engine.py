@@ -15,6 +15,7 @@ from ...workloads.requests import RequestBlock
 from ..batching import state as col
 from ..batching.exact_state import new_exact
 from ..batching.hooks import NONE, Brought, hooks_of
+from ..batching.host import hand_over_all, idle_front
 from ..batching.kv import CacheSettings, KvRules, check_fits, kv_rules
 from ..batching.loop import EngineArrays, run
 from ..batching.orders import Waiting, queue_keys
@@ -155,7 +156,7 @@ class Engine:
             scheduler, blocks = rules.start(ranks, most, blocks, self.kv.block, stages), 0
             most, overlap = rules.most(most, stages), rules.overlap and stages == 1
         rows = ranks, most, moments, self.kv.capacity, blocks, self.books.busy.shape[1] - 1
-        self.state = new_state(*rows)._replace(hooks=NONE)
+        self.state = new_state(*rows)._replace(hooks=NONE, front=idle_front(self.policy.host.front))
         self.parts = {} if self._spec is None else {"drafts": self._spec}
         if stages > 1:
             self.parts["pipeline"] = new_pipe(stages, ranks, most)
@@ -317,12 +318,14 @@ class Engine:
         if self.below is not None and len(self.parts["kv_tiers"].levels) < self.width:
             self.put("kv_tiers", self.parts["kv_tiers"]._replace(levels=np.zeros(self.width, dtype=np.int64)))
 
-    def add(self, block: RequestBlock) -> None:
-        """Queue requests that have been checked and made room for."""
+    def add(self, block: RequestBlock, fronted: bool = True) -> None:
+        """Queue requests that have been checked and made room for, behind the server's front end if they are `fronted`."""
         self.stock()
-        lengths = block.input_tokens, block.output_tokens
+        arrival = block.arrival_s.copy()
+        if fronted and any(self.policy.host.front[:2]):
+            hand_over_all(self.state.front, arrival, block.input_tokens)
         have, keys = self.submitted, queue_keys(self.policy.order, Waiting.of(block))
-        self.state = grown(self.state, block.arrival_s, *lengths, keys)
+        self.state = grown(self.state, arrival, block.input_tokens, block.output_tokens, keys)
         if self.book is not None:
             self.put("classes", self.book.place(block, self.parts["classes"], self.state))
         if self.spec is not None:
@@ -362,7 +365,7 @@ class Engine:
             When their first and their latest tokens came [s].
         """
         first = self.submitted
-        self.add(block)
+        self.add(block, not generated)
         rows = slice(first, first + len(block))
         ints, floats = self.state.ints, self.state.floats
         if generated:

@@ -8,9 +8,11 @@ from typing import NamedTuple
 class Calls(NamedTuple):
     """Calls from Python of ops that are not one call each.
 
-    Calls of experts, in addition to the router's product and the sum of outputs, which are separate ops. Fitted:
-    SGLang's layers of six models take the host 490 to 690 us in Triton and 270 us with one kernel for all, in addition
-    to other calls.
+    Calls of experts, in addition to the router's product. In Triton: top-k, alignment, two products, the activation, and
+    ten buffers that Python allocates (2 of top-k, 4 of the alignment, 4 of results; sglang/srt/layers/moe/
+    fused_moe_triton). With one kernel for all: routing, quantisation with its buffers, the kernel and casts. SGLang's
+    layers of six models take the host 490 to 690 us in Triton and 270 us with one kernel. TensorRT-LLM routes, quantises
+    and calls one op, which also sums the outputs (_torch/modules/fused_moe/fused_moe_cutlass.py).
     """
 
     quantises: int  # more, of a product that quantises its inputs: values, and scales in the layout that it reads
@@ -20,7 +22,8 @@ class Calls(NamedTuple):
     experts: int  # of a layer in Triton: top-k, alignment, two products, activation; buffers between them
     whole_experts: int  # where one kernel takes them whole
     norm: int  # behind an all-reduce
+    combine: int  # sum of the experts' outputs
 
 
-PYTHON = Calls(2, 2, 2, 6, 15, 8, 1)
-TRTLLM_CALLS = Calls(1, 0, 1, 3, 4, 4, 0)
+PYTHON = Calls(2, 2, 2, 6, 15, 8, 1, 1)
+TRTLLM_CALLS = Calls(1, 0, 1, 3, 3, 3, 0, 0)

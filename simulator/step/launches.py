@@ -59,7 +59,9 @@ def calls_of(op: Op, layer: Layer | None, calls: Calls) -> int:
     if op.product:
         return 1 + calls.quantises * (op.dtype not in PLAIN)
     rope = calls.rope + calls.qk_norms * (layer is not None and getattr(layer.mixer, "qk_norm", 0) > 0)
-    return {"rope": rope, "latent_norm": 2, "keys": calls.keys, "sampling": SAMPLING}.get(op.name, 1)
+    return {"rope": rope, "latent_norm": 2, "keys": calls.keys, "sampling": SAMPLING, "combine": calls.combine}.get(
+        op.name, 1
+    )
 
 
 def section_launches(section: Section, unit: Moments, calls: Calls) -> tuple[int, int, int]:

@@ -28,7 +28,6 @@ from opbyte.analysis.answers.interval import Interval, first_token
 from opbyte.analysis.validate.check import IntervalBasis, RunCheck
 from opbyte.analysis.validate.runs.widths import EACH, fit_widths, left_out_in_turn, widths_yaml
 from opbyte.devices.catalog import load_system
-from opbyte.devices.ratios import Ratios
 from opbyte.simulator.deploy.deployment import deploy
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
@@ -142,18 +141,6 @@ def test_a_fit_finds_the_factor_that_is_off() -> None:
     assert 0.65 <= np.mean(inside) <= 0.97  # type: ignore[arg-type]
     text = widths_yaml(Widths(1.0, {STEP: widths}), entries)
     assert "SGLang: [-" in text
-
-
-def test_a_factor_of_two_systems_is_known_the_less() -> None:
-    few, many = (
-        fit_widths([*runs("calm", 0.05, "experts"), *runs("wild", 0.4, "SGLang", n)], Widths(1.0, {})).table[STEP][
-            "SGLang"
-        ]
-        for n in (2, 40)
-    )
-    assert isinstance(few, Ratios)
-    assert few.high > 0.0
-    assert many.high > 0.0
 
 
 def test_sources_that_there_are_not(tmp_path: Path) -> None:

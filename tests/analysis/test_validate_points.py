@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 from opbyte.analysis.validate.deployments import PointsValidation, Scored
-from opbyte.analysis.validate.outside import FIRST_USE_S, TOKEN_S, seen_s
 from opbyte.analysis.validate.points.engines import NAMES, settings, with_experts
-from opbyte.analysis.validate.points.predict import MEAN, REQUESTS, Prediction, deployed, predict, requests
+from opbyte.analysis.validate.points.predict import FIRST_USE_S, MEAN, REQUESTS, Prediction, deployed, predict, requests
 from opbyte.analysis.validate.points.table import WorkerGroup, read_points
 from opbyte.devices.calibrated.family import families
 from opbyte.devices.calibrated.kernel_sets import shared_parameters
@@ -193,24 +192,6 @@ def test_how_ranks_share_experts(
     (point,), _ = read_points(table(change))
     w = point.workers
     assert exchange_of(NAMES.get(framework, ""), load_device(point.device)[0], w.dp, w.ep) == expected
-
-
-def test_prompts_queue_for_their_tokens() -> None:
-    """One thread: prompts in order of arrival, and first tokens are handed out when none of them is at work."""
-    rng = np.random.default_rng(5)
-    for _ in range(20):
-        came = np.round(rng.uniform(0.0, 1.0, 30), 2)
-        tokens, first = rng.integers(1, 40_000, 30), came + rng.uniform(0.0, 0.5, 30)
-        busy, own = list[tuple[float, float]](), np.empty(30)
-        for i in np.argsort(came, kind="stable"):
-            start = max(came[i], busy[-1][1] if busy else 0.0)
-            own[i] = start + TOKEN_S * tokens[i]
-            busy.append((start, own[i]))
-        expected = np.maximum(first + TOKEN_S * tokens, own)
-        for start, end in busy:
-            inside = (expected >= start - 1e-12) & (expected < end)
-            expected[inside] = end
-        assert seen_s(came, first, tokens) == pytest.approx(expected, rel=1e-9)
 
 
 def test_one_client_waits_for_its_own_steps_only(table: Callable[..., Path]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from opbyte.simulator.batching.policies import POLICIES
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.frameworks.engine_file import read_engine
 from opbyte.simulator.frameworks.engines import ENGINES, LaunchSettings
-from opbyte.simulator.frameworks.upkeep import EARLY_GAP_S
+from opbyte.simulator.frameworks.upkeep import EARLY_GAP_S, TOKENS
 from opbyte.simulator.frameworks.vllm_file import NULL_BLOCKS
 from opbyte.simulator.frameworks.vllm_rules import LOGIT_BYTES
 from opbyte.workloads.catalog import load_model
@@ -61,7 +62,8 @@ def test_settings_are_taken_over(engine_json: Callable[[object], Path]) -> None:
 
 def test_what_is_not_said_is_vllms_default(engine_json: Callable[[object], Path]) -> None:
     found = read_engine(engine_json({"max_model_len": None}))
-    assert found.policy == POLICIES["vllm"]
+    usual = POLICIES["vllm"]
+    assert found.policy == replace(usual, host=replace(usual.host, front=TOKENS))
     assert (found.cache.block_tokens, found.cache.blocks) == (16, None)
     assert (found.tp, found.dp, found.pp, found.ep, found.max_model_len) == (1, 1, 1, 1, None)
     assert (found.dtype, found.kv_dtype) == (None, None)
@@ -184,7 +186,7 @@ def test_versions_are_rule_sets(
 
 def test_devices_wait_between_the_steps_of_an_early_vllm(engine_json: Callable[[object], Path]) -> None:
     """TPOT of 0.10 is that of 0.11 and the gap, whatever the load; nothing else differs."""
-    old, new = ({"version": v} for v in ("0.10.2", "0.11.0"))
+    old, new = ({"version": v, "host": {"template_ms": 0}} for v in ("0.10.2", "0.11.0"))
     for clients in (1, 12):
         early, later = (
             simulate("llama-3-8b", "h100-x1", engine=engine_json(version), closed_loop=clients,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from opbyte.devices.catalog import load_system
 from opbyte.simulator.batching.policies import SGLANG, TRTLLM, make_policy
 from opbyte.simulator.deploy.deployment import deploy
 from opbyte.simulator.frameworks.engine_file import read_engine
+from opbyte.simulator.frameworks.engines import ENGINES, LaunchSettings
 from opbyte.simulator.frameworks.settings import EngineSettings
 from opbyte.simulator.parts.sglang.rules import SglangRules
 from opbyte.simulator.parts.tensorrt_llm.rules import TrtllmRules
@@ -36,10 +38,13 @@ def read(tmp_path: Path) -> Read:
 
 def test_what_is_not_said_is_the_engines_default(read: Read) -> None:
     sglang, trtllm = read("sglang"), read("tensorrt-llm")
-    assert (sglang.policy, trtllm.policy) == (SGLANG, TRTLLM)
+    deployment = deploy(load_model("llama-3-8b"), load_system("h100-x1"))
+    for own, usual, framework in ((sglang, SGLANG, "sglang"), (trtllm, TRTLLM, "trtllm")):
+        assert replace(own.policy, host=usual.host) == usual
+        known = LaunchSettings(version=own.version)
+        assert own.policy.host == ENGINES[framework](deployment, known).policy.host  # as option --framework says
     assert (sglang.cache.block_tokens, trtllm.cache.block_tokens) == (1, 32)
     assert (sglang.doubts, trtllm.doubts) == ((), ())
-    deployment = deploy(load_model("llama-3-8b"), load_system("h100-x1"))
     total = deployment.system.device.memory.capacity_bytes
     weights = deployment.memory(total).weights
     memory = trtllm.cache_for(deployment).memory_bytes

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from opbyte.simulator.batching.host import LAUNCH_S, OUTSIDE_S, Host
+from opbyte.simulator.batching.host import LAUNCH_S, OUTSIDE_S, TOKEN_S, FrontEnd, Host
 from opbyte.simulator.batching.policies import POLICIES
-from opbyte.simulator.batching.state import F_FIRST, F_LAST
+from opbyte.simulator.batching.state import F_ARRIVAL, F_FIRST, F_LAST
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.frameworks.engine_file import read_engine
 from opbyte.simulator.serving.engine import Engine
@@ -95,6 +95,21 @@ def test_more_prompt_tokens_are_never_faster_and_long_prompts_hide_the_launches(
     assert seen[-1] == first_token(deployment, name, lengths[-1], host=Host())[0]
 
 
+def test_requests_queue_in_the_front_end(deployment: Deployment) -> None:
+    """One thread: each request is prepared behind those that came before it (Lindley's recursion)."""
+    rng = np.random.default_rng(5)
+    came, tokens = np.sort(np.round(rng.uniform(0.0, 0.2, 30), 2)), rng.integers(1, 4000, 30)
+    engine = Engine(deployment, replace(POLICIES["vllm"], host=Host(front=FrontEnd(2e-3, 1e-6))))
+    for part in (slice(0, 7), slice(7, 30)):  # the queue goes on from block to block
+        engine.submit(RequestBlock(np.arange(30)[part], came[part], tokens[part], np.full(30, 2)[part]))
+    idle = 0.0
+    for i in range(30):
+        idle = max(idle, came[i]) + 2e-3 + 1e-6 * tokens[i]
+        assert engine.state.floats[i, F_ARRIVAL] == pytest.approx(idle, rel=1e-12)
+    engine.advance(math.inf)
+    assert (engine.state.floats[:30, F_FIRST] > engine.state.floats[:30, F_ARRIVAL]).all()
+
+
 @pytest.mark.parametrize(
     ("asked", "sampling"),
     [({}, "greedy"), ({"temperature": 0}, "greedy"), ({"temperature": 0.6}, "random"),
@@ -115,12 +130,13 @@ def test_settings_file(tmp_path: Path) -> None:
     file.write_text(json.dumps({"enforce_eager": True}))
     found = read_engine(file).policy
     assert found.eager
-    assert found.host == Host(launch_s=LAUNCH_S, request_s=OUTSIDE_S)
-    host = {"step_ms": 2, "sequence_us": 15.5, "launch_us": 7, "request_ms": 3}
+    assert found.host == Host(launch_s=LAUNCH_S, request_s=OUTSIDE_S, front=FrontEnd(token_s=TOKEN_S))
+    host = {"step_ms": 2, "sequence_us": 15.5, "launch_us": 7, "request_ms": 3, "template_ms": 9, "token_us": 0.5}
     file.write_text(json.dumps({"host": host}))
     found = read_engine(file).policy.host
     assert (found.step_s, found.sequence_s, found.launch_s) == pytest.approx((2e-3, 15.5e-6, 7e-6))
     assert found.request_s == pytest.approx(3e-3)
+    assert found.front[:2] == pytest.approx((9e-3, 0.5e-6))
     for wrong in (-1, "5", True, None, math.nan):
         file.write_text(json.dumps({"host": {"step_ms": wrong}}))
         if wrong is None:

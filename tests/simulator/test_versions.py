@@ -76,9 +76,14 @@ def test_versions_that_were_read_say_nothing(known: str) -> None:
     assert not far_version(known)
 
 
-def test_a_slow_front_end_is_named_as_not_modelled() -> None:
-    for asked in ("vllm@0.11", "vllm@0.11.2"):
-        (told,) = far_version(asked)
-        assert "NOT MODELLED" in told
-    assert not far_version("vllm@0.10.2")
-    assert not far_version("vllm@0.12")
+def test_one_version_parses_every_chat_template() -> None:
+    """1,000 chats at once come through vLLM 0.11 at 44 to 48 a second (gpustack)."""
+    seen = {}
+    for asked in ("vllm@0.10.2", "vllm@0.11", "vllm@0.12"):
+        run = simulate(
+            "llama-3.2-1b", "h100-x1", framework=asked, requests=50, closed_loop=50, input_len=32, output_len=4
+        )
+        seen[asked] = run.run.requests.first_token_s.max()
+        assert any("front end" in line for line in run.warnings) == (asked == "vllm@0.11")
+    assert 50 * 20e-3 < seen["vllm@0.11"] < 1.15
+    assert max(seen["vllm@0.10.2"], seen["vllm@0.12"]) < 0.2

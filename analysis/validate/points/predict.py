@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 
 from ....devices.calibrated.libraries import BLACKWELL, generation
 from ....devices.catalog import load_device, load_system
+from ....simulator.batching.policies import without_front
 from ....simulator.deploy.deployment import Deployment, deploy
 from ....simulator.frameworks.checkpoints import formats
 from ....simulator.frameworks.engines import exchange_of
@@ -22,9 +24,8 @@ from ....workloads.requests import RequestStream
 from ....workloads.sampling import GREEDY
 from ...answers.error_factors import UNTOLD
 from ...answers.interval import Interval
-from ...answers.run_interval import LatencyErrors, latency_errors
-from ..outside import first_use_s, seen_s
-from ..statistics import per_token
+from ...answers.run_interval import RunDraws, usual_draws
+from ..statistics import per_token, seen_s
 from .engines import NAMES, settings, with_experts
 from .table import ServingPoint, WorkerGroup
 
@@ -32,6 +33,12 @@ REQUESTS = 10
 """Requests for each client (README of $OPBYTE_DATA/serving_points)."""
 MEAN = 0.9
 """Mean length over the nominal one in the public benchmark."""
+FIRST_USE_S: Mapping[str, float] = {"SGLang": 0.9, "TensorRT-LLM": 0.9}
+"""Seconds that the first request of every client waits for kernels that are new to its server, where the model has experts. DeepGEMM is
+compiled for every shape when it is first called (github.com/deepseek-ai/DeepGEMM, called by SGLang and TensorRT-LLM), TensorRT-LLM
+loads the kernels of its experts and tries them. How the seconds divide is not known; TPOT shows none of them. A server that has served
+for a while has none, and `simulate` adds none. The one fitted constant of each framework: the value with the least median error of TTFT
+over the rows of $OPBYTE_DATA/serving_points whose deployment is not split (`opbyte validate constants`). vLLM has no such row."""
 MANY, LEAST = 1000, 3
 """Split deployments have up to thousands of clients, and their engines stop at every event of the cluster: limit of
 all requests, and minimum for each client."""
@@ -44,16 +51,16 @@ class Prediction:
     Attributes
     ----------
     engine_ttft_s : float
-        From a request's arrival at the engine to its first token [s].
+        From a request's arrival at the server until its first token is handed out [s].
     request_s : float
-        What it spends outside, see `Host.request_s` and `outside.seen_s` [s].
+        What it spends outside, see `Host.request_s` [s].
     first_use_s : float or None
-        What the first request of every client waits besides, see `outside.first_use_s` [s]; None for
+        What the first request of every client waits besides, see `FIRST_USE_S` [s]; None for
         models without experts, which do not.
     tpot_s : float
         (Last token - first token) / (output tokens - 1) [s].
-    errors : LatencyErrors, optional
-        Inputs of both intervals; see `answers.interval`.
+    errors : RunDraws, optional
+        Inputs of both intervals; see `answers.run_interval`.
     """
 
     engine_ttft_s: float
@@ -61,13 +68,16 @@ class Prediction:
     tpot_s: float
     requests: int
     preemptions: int
-    errors: LatencyErrors | None = None
+    errors: RunDraws | None = None
     first_use_s: float | None = None
 
     @property
     def sure(self) -> tuple[Interval, Interval] | None:
         """Factors on TPOT, and on TTFT."""
-        return None if self.errors is None else self.errors.intervals()
+        if self.errors is None:
+            return None
+        known = self.errors.intervals()
+        return known.tpot, known.ttft
 
     @property
     def ttft_s(self) -> float:
@@ -93,37 +103,36 @@ def predict(point: ServingPoint, folder: Path, seed: int = 0, host_times: float 
     stream = requests(point, seed)
     serving = side = _deployment(point, point.workers, folder)
     own = settings(point, serving, host_times)
+    policy = own.policy if point.prefill is None else without_front(own.policy)
     if point.prefill is None:
-        result = run(serving, own.policy, stream, cache=own.cache, seed=seed).requests
+        result = run(serving, policy, stream, cache=own.cache, seed=seed).requests
     else:
         side = _deployment(point, point.prefill, folder)
         pools = Pools((side,) * point.prefill.count, (serving,) * point.workers.count,
                       KvLink.of(serving.system.device.node_link))  # fmt: skip
-        served = serve(pools, own.policy, stream, cache=own.cache, seed=seed)
+        served = serve(pools, policy, stream, cache=own.cache, seed=seed)
         result = served.table.finished(several=True)
     first, last, arrival = result.first_token_s, result.last_token_s, result.arrival_s
     tokens, preempted = result.output_tokens, int(result.preemptions.sum())
     tpot = np.nanmean(per_token(first, last, tokens))
-    outside = own.policy.host.request_s
-    if point.prefill is None:
-        outside += float((seen_s(arrival, first, result.input_tokens) - first).mean())
     return Prediction(
-        float((first - arrival).mean()), outside, float(tpot), len(tokens), preempted,
-        _errors(point, serving, side), first_use_s(point.framework, serving),
+        float((seen_s(result, policy.host.front) - arrival).mean()), policy.host.request_s, float(tpot), len(tokens), preempted,
+        _errors(point, serving, side),
+        FIRST_USE_S.get(point.framework, 0.0) if serving.has_experts else None,
     )  # fmt: skip
 
 
-def _errors(point: ServingPoint, serving: Deployment, side: Deployment) -> LatencyErrors | None:
+def _errors(point: ServingPoint, serving: Deployment, side: Deployment) -> RunDraws | None:
     """How sure TPOT and TTFT are: of the devices that decode, and of those that take prompts."""
     decodes = max(round(point.clients / (serving.ranks * point.workers.count)), 1)
     isl, osl = (MEAN * n for n in longest(point))
     prompt, context = (max(round(n), 1) for n in (isl, isl + osl / 2))
     engine = NAMES.get(point.framework, ""), point.version or UNTOLD
-    decoding = latency_errors(serving, decodes, context, prompt, engine, side is not serving)
+    decoding = usual_draws(serving, decodes, context, prompt, engine, side is not serving)
     if side is serving or decoding is None:
         return decoding
-    prompts = latency_errors(side, 1, context, prompt, engine)
-    return None if prompts is None else decoding._replace(prompt=prompts.prompt)
+    prompts = usual_draws(side, 1, context, prompt, engine)
+    return None if prompts is None else replace(decoding, prompt=prompts.prompt)
 
 
 def requests(point: ServingPoint, seed: int) -> RequestStream:

@@ -93,7 +93,7 @@ def _time(answer: Answer, metric: str) -> float | None:
         return None if found is None else float(found)
     if statistic not in ("mean", *QUANTILES) or name not in ("ttft", "tpot", "e2e"):
         return None
-    times = client_times(run, queued=True)[name]
+    times = client_times(run)[name]
     times = times[~np.isnan(times)]
     if not len(times):
         return None

@@ -65,7 +65,6 @@ class RunsValidation(Compared):
             "seeds": self.seeds,
             "runs": [{"run": e.run, "stage": e.stage, "costs": e.costs, "metrics": e.metrics()} for e in self.entries],
             "medians": self.medians(),
-            "sets": self.sets(),
             "by": {axis: self.by(axis) for axis in AXES},
             "without": self.without,
             "skipped": list(self.skipped),
@@ -76,28 +75,16 @@ class RunsValidation(Compared):
         off = [(name, abs(values["error"])) for e in self.entries for name, values in e.metrics().items()]
         return {name: float(np.median([x for n, x in off if n == name])) for name, _ in off}
 
-    def sets(self) -> dict[str, dict[str, dict[str, float | int | None]]]:
-        """Errors of published points by set and metric, share inside intervals, and what chance makes of it."""
-        out: dict[str, dict[str, dict[str, Any]]] = {}
-        for (group, name), own in self._grouped(lambda e: e.group).items():
-            chance = by_chance([e.costs for e in own if name in e.factors])
-            out.setdefault(group, {})[name] = _errors(name, own) | chance
-        return out
-
     def by(self, axis: str) -> list[dict[str, Any]]:
         """Errors of means, medians and rates by a label of the runs: source, device, model, engine with its version, concurrency."""
-        found = self._grouped(lambda e: e.labels.get(axis, ""))
-        return [
-            {axis: value, "metric": name, **_errors(name, own), "width": _width(name, own)}
-            for (value, name), own in sorted(found.items()) if not name.endswith(TAILS)
-        ]  # fmt: skip
-
-    def _grouped(self, of: Callable[[RunCheck], str]) -> dict[tuple[str, str], list[RunCheck]]:
         found: dict[tuple[str, str], list[RunCheck]] = {}
         for e in self.entries:
-            for name in e.measured if of(e) else ():
-                found.setdefault((of(e), name), []).append(e)
-        return found
+            for name in e.measured if e.labels.get(axis) else ():
+                found.setdefault((e.labels[axis], name), []).append(e)
+        return [
+            {axis: value, "metric": name, **_errors(name, own), "width": _width(name, own), **_chance(axis, name, own)}
+            for (value, name), own in sorted(found.items()) if not name.endswith(TAILS)
+        ]  # fmt: skip
 
     def records(self) -> Sequence[Mapping[str, Any]]:
         return [
@@ -141,6 +128,11 @@ class RunsValidation(Compared):
 
 def _errors(metric: str, entries: Sequence[RunCheck]) -> dict[str, Any]:
     return summary([e.metrics()[metric]["error"] for e in entries], [e.within(metric) for e in entries])
+
+
+def _chance(axis: str, metric: str, entries: Sequence[RunCheck]) -> dict[str, Any]:
+    """What chance makes of the share inside intervals of a source."""
+    return by_chance([e.costs for e in entries if metric in e.factors]) if axis == "source" else {}
 
 
 def _width(metric: str, entries: Sequence[RunCheck]) -> float | None:

@@ -2,8 +2,8 @@
 
 The logarithm of measured over simulated time has Student's t about 0. Its squared scale is the sum of the kernels' own
 and of every factor of the run; below 0 the factors' part has a common ratio. A system counts once for any number of
-loads, and a source by the square root of its systems. Factors have a common prior, so that an unseen factor still
-widens. One more number, a factor on all of them, is chosen by the interval score of sources left out.
+loads. Factors have a common prior, so that an unseen factor still widens. One more number, a factor on all of them, is
+the least with which the intervals contain `LEVEL` of the values of sources left out.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ others' middle is fitted, near `PRIOR`."""
 BELOW = {FIRST: 0.3}
 """Prior of the factors' part below 0 over the part above, 1 for other quantities: host and server time outside of
 steps makes a first token later, not earlier."""
-TRIED = np.arange(0.6, 2.01, 0.1)
+TRIED = np.arange(0.6, 2.51, 0.05)
 LEAST = 0.01
 """Scale below which an error counts as zero."""
 FEWEST = 5
@@ -101,10 +101,10 @@ def fit_widths(entries: Sequence[RunCheck], known: Widths, times: Mapping[str, f
     """
     rows, table, kernels = error_rows(entries), dict(known.table), known.kernels
     for quantity in QUANTITIES:
-        some = [_shifted(r, known.table.get(quantity, {})) for r in rows if r.quantity == quantity]
+        stay = {name: r for name, r in known.table.get(quantity, {}).items() if quantity == STEP and name in FIXED}
+        some = [_shifted(r, stay) for r in rows if r.quantity == quantity]
         if not some and quantity in table:
             continue
-        stay = {name: r for name, r in known.table.get(quantity, {}).items() if name in FIXED}
         found, wider = _fit(some, quantity), _times(some) if times is None else times.get(quantity, 1.0)
         kernels = found.kernels if quantity == STEP else kernels
         high = wider * QUANTILE * found.scale
@@ -117,41 +117,37 @@ def fit_widths(entries: Sequence[RunCheck], known: Widths, times: Mapping[str, f
 
 
 FIXED = frozenset(f.name for f in FACTORS[:UNPRICED])
+"""Factors of a step that are not fitted here, as their medians are not zero."""
 
 
 def _shifted(row: ErrorRow, known: Mapping[str, Ratios]) -> ErrorRow:
     """A row whose factors without a cost model count to what is known, as kernels do."""
-    stay = [(row.amounts.get(name, 0.0), r) for name, r in known.items() if name in FIXED]
+    stay = [(row.amounts.get(name, 0.0), r) for name, r in known.items()]
     low = np.hypot(row.low, np.sqrt(sum((x * (r.middle - r.low)) ** 2 for x, r in stay)))
     high = np.hypot(row.high, np.sqrt(sum((x * (r.high - r.middle)) ** 2 for x, r in stay)))
     return row._replace(error=row.error - sum(x * r.middle for x, r in stay), low=float(low), high=float(high))
 
 
 def _times(rows: Sequence[ErrorRow]) -> float:
-    """How many times as wide factors are best: least interval score of the sources, each left out (Gneiting and Raftery, 2007).
-
-    The score of an interval is its width plus, for a value outside, the distance to its end times 2 over the share
-    meant to be outside.
-    """
+    """Return the least factor on all widths with which intervals contain `LEVEL` of the values of left-out sources."""
     sources = sorted({r.source for r in rows})
     if len(sources) < FEWEST:
         return 1.0
-    scores = np.zeros(len(TRIED))
+    inside, most = np.zeros(len(TRIED)), 0.0
     for source in sources:
         own, others = ([r for r in rows if (r.source == source) == yes] for yes in (True, False))
         found, error, weights = _fit(others, rows[0].quantity), np.array([r.error for r in own]), _weights(own)
-        for i, times in enumerate(TRIED):
-            low, high = found.ends(own, float(times))
-            beyond = np.maximum(low - error, 0.0) + np.maximum(error - high, 0.0)
-            scores[i] += weights @ (high - low + 2.0 / (1.0 - LEVEL) * beyond)
-    return float(TRIED[np.argmin(scores)])
+        ends = (found.ends(own, float(times)) for times in TRIED)
+        inside += [weights @ ((low <= error) & (error <= high)) for low, high in ends]
+        most += float(weights.sum())
+    enough = inside >= LEVEL * most
+    return float(TRIED[np.argmax(enough) if enough.any() else -1])
 
 
 def _weights(rows: Sequence[ErrorRow]) -> F8:
-    """Each system's rows count as one, each source's systems by the square root of their number."""
+    """Return the weights of rows: the rows of a system count as one."""
     each = Counter(r.system for r in rows)
-    systems = {source: len({r.system for r in rows if r.source == source}) for source in {r.source for r in rows}}
-    return np.array([1.0 / each[r.system] / np.sqrt(systems[r.source]) for r in rows])
+    return np.array([1.0 / each[r.system] for r in rows])
 
 
 def _amounts(rows: Sequence[ErrorRow], names: Sequence[str]) -> F8:
@@ -166,7 +162,7 @@ def _fit(rows: Sequence[ErrorRow], quantity: str) -> Scales:
     """The most likely scales of all factors."""
     from scipy.optimize import minimize
 
-    names = (ANY, *(f.name for f in FACTORS[UNPRICED:] if quantity in f.of))
+    names = (ANY, *(f.name for f in FACTORS if quantity in f.of and not (quantity == STEP and f.name in FIXED)))
     usual = np.log(np.where(np.arange(len(names)) == 0, BASE, 1.0))
     if not rows:
         return Scales(names, PRIOR * np.exp(usual), 1.0, 1.0)
