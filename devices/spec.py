@@ -168,7 +168,8 @@ class MappingSpec(Spec):
     `placement` is the rule that assigns ops to processors (`simulator.deploy.placement`), `splitter` the division of
     experts in co-processing: "paper" tries the prefixes of the order of increasing load, "optimal" every subset.
     `experts` are sharded over the devices of a node, or distributed to groups, for all layers or per layer; `attention`
-    is one pass over K and V, or scores through main memory.
+    is one pass over K and V, or scores through main memory: written and read once, or twice if softmax is a separate
+    kernel.
 
     With `separate` every processor is a separate device, with a memory of the device's size and a port on the link: ops
     that the first one `excludes` run on another, which stores the weights of experts and the KV cache. With `pipeline`
@@ -179,7 +180,7 @@ class MappingSpec(Spec):
     placement: str = "op-per-byte"
     splitter: Literal["paper", "optimal"] = "paper"
     experts: Literal["expert-parallel", "expert-parallel-by-layer", "tensor-parallel"] = "expert-parallel"
-    attention: Literal["flash", "unfused"] = "flash"
+    attention: Literal["flash", "fused-softmax", "unfused"] = "flash"
     separate: bool = False
     pipeline: bool = False
     prefill_share: Annotated[float, Field(gt=0, lt=1)] | None = None

@@ -81,8 +81,8 @@ def kept(op: Op, run: Run, hidden: int, dropout: bool = False) -> list[SavedTens
         ]
     if needs == "state":  # what it reads, half of what it moves
         return [SavedTensor(op.name, op.bytes / 2)]
-    scores = _scores(op) if run.attention == "unfused" else 0.0
-    operands = op.act_bytes - 4 * value * scores  # scores are written and read twice
+    scores = _scores(op) if run.score_passes else 0.0
+    operands = op.act_bytes - run.score_passes * value * scores
     operands += op.kv_write_bytes * (op.kind == "attention_prefill")
     out = [SavedTensor(op.name, operands, module="mla_up_proj" if op.kind == "mla_prefill" else "")]
     if scores:

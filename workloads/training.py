@@ -224,7 +224,7 @@ def check_recompute(recompute: str) -> None:
 
 def made_anew(op: Op, run: Run, recompute: str) -> bool:
     """Whether the backward pass runs an op of the forward pass once more; `recompute` as in `check_recompute`, whole layers aside."""
-    if about(op.kind).scores and run.attention == "unfused":
+    if about(op.kind).scores and run.score_passes:
         return recompute in ("selective", "full") or "core_attn" in recompute
     if recompute in ("none", "selective", "full"):
         return recompute == "full"

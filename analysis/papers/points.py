@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from opbyte.extend.answers import NOTHING, Crew, Kept, OnProgress, whole
@@ -12,13 +14,14 @@ if TYPE_CHECKING:
     from opbyte.extend.devices import SystemSpec
     from opbyte.extend.systems import Run
 
-MARGIN = 8
-"""Requests there are for each that completes, so that the load never ends before the run."""
-
 OF_SYSTEMS: dict[str, Any] = {
     "device": "", "size": "", "latency_s": None, "efficiency": None, "memory": "flat", "layout_of": None,
 }  # fmt: skip
 """What of a `Point` changes nothing about its requests, made equal."""
+OF_REQUESTS: dict[str, Any] = {
+    "batch": 1, "input_len": 1, "output_len": 1, "lengths": "fixed", "rate": None, "warmup": 0, "stop": 0,
+}  # fmt: skip
+"""What of a `Point` changes nothing about its deployment, made equal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,11 @@ class Point:
     memory: Literal["flat", "derived"] = "flat"
     layout_of: str | None = None
 
+    @property
+    def starts_running(self) -> bool:
+        """Whether the run starts with a full batch that is under way: a closed loop of drawn lengths."""
+        return self.rate is None and self.lengths != "fixed"
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:
@@ -75,8 +83,6 @@ class Measured:
     ----------
     completion_rate : float
         Requests per second after the warm-up.
-    t2ft_growth : float
-        Median T2FT of the last quarter over the second.
     mixed_share : float
         Steps that hold any prompt, as a share of all.
     decodes : float
@@ -94,7 +100,6 @@ class Measured:
     t2ft_p50: float
     e2e_p50: float
     completion_rate: float
-    t2ft_growth: float
     mixed_share: float
     decodes: float
     joules: Mapping[tuple[str, str], float]
@@ -122,20 +127,95 @@ def system_of(point: Point) -> SystemSpec:
     return system.model_copy(update={"device": device})
 
 
+MARGIN = 2
+"""Requests beyond those that complete, as a multiple of the batch: the load never ends before the run."""
+STAGES = 10_000
+"""Stages that the authors' simulator runs without time before it measures (LLMSimulator, cluster.cpp)."""
+SURPLUS = 1.5
+"""Requests drawn for each client, over those that the stages take in the mean: 6 sigma of the sum."""
+
+
+@lru_cache(maxsize=64)
+def _deployed(point: Point) -> tuple[Any, Any]:
+    """The deployment of points that differ in their requests; of two pools the one that decodes."""
+    from opbyte.extend.systems import Scenario, deployment_of
+
+    system = system_of(point)
+    share = system.mapping.prefill_share
+    if share is not None:
+        mapping = system.mapping.model_copy(update={"prefill_share": None})
+        devices = round(system.devices_per_node * (1 - share))
+        system = system.model_copy(update={"mapping": mapping, "devices_per_node": devices})
+    return deployment_of(
+        Scenario.of(
+            point.model,
+            system,
+            policy="mixed",
+            routing=point.routing,
+            memory=point.memory,
+            seed=point.seed,
+            closed_loop=1,
+        )
+    )
+
+
+def that_fits(point: Point) -> Point:
+    """A closed loop with no more requests in flight than memory holds, at their mean length.
+
+    The authors' simulator makes the batch smaller at the start (LLMSimulator, cluster.cpp).
+    """
+    from opbyte.extend.systems import kv_rules, sequences_that_fit
+
+    deployment, _ = _deployed(replace(point, **OF_REQUESTS))
+    fit = sequences_that_fit(kv_rules(deployment), point.input_len + point.output_len - 1) * deployment.layout.dp
+    if fit >= point.batch:
+        return point
+    return replace(point, batch=fit, warmup=point.warmup * fit // point.batch, stop=point.stop * fit // point.batch)
+
+
+def requests_of(point: Point) -> list[dict[str, float]]:
+    """A point's requests; a closed loop of drawn lengths starts as `STAGES` stages leave it.
+
+    If all requests began at once, their ends would come in waves for many generations of nearly equal lengths. Each
+    client sends one request after the other, and a request makes a token a stage. The tokens that its current request
+    has made by then are part of the prompt here.
+    """
+    import numpy as np
+
+    from opbyte.extend import open_requests
+
+    batch = point.batch
+    rounds = math.ceil(SURPLUS * STAGES / point.output_len) + 1 if point.starts_running else 0
+    drawn = open_requests(
+        input_len=point.input_len, output_len=point.output_len, lengths=point.lengths, seed=point.seed,
+        closed_loop=batch, limit=rounds * batch + point.stop + MARGIN * batch,
+    ).read()  # fmt: skip
+    lengths = np.stack([drawn.input_tokens, drawn.output_tokens])
+    later = lengths[:, rounds * batch :]
+    if point.starts_running:
+        before = lengths[:, : rounds * batch].reshape(2, rounds, batch)
+        ends = before[1].cumsum(axis=0)
+        current = (ends <= STAGES).argmin(axis=0), np.arange(batch)
+        left = ends[current] - STAGES
+        running = np.stack([before[0][current] + before[1][current] - left, left])
+        later = np.concatenate([running, later], axis=1)
+    return [{"arrived_at": 0.0, "num_prefill_tokens": i, "num_decode_tokens": o} for i, o in later.T.tolist()]
+
+
 def run_point(point: Point) -> Measured:
     """Simulate one point: only its run, without evidence and intervals."""
     from opbyte.extend.systems import Scenario, run_scenario
 
+    if point.starts_running:
+        point = that_fits(point)
+    system = system_of(point)
     asked = Scenario.of(
         point.model,
-        system_of(point),
+        system,
+        trace=requests_of(point),
         rate=point.rate,
         closed_loop=None if point.rate is not None else point.batch,
-        requests=MARGIN * point.stop,
         stop=point.stop,
-        input_len=point.input_len,
-        output_len=point.output_len,
-        lengths=point.lengths,
         policy="mixed",
         max_seqs=point.batch,
         routing=point.routing,
@@ -143,7 +223,11 @@ def run_point(point: Point) -> Measured:
         memory=point.memory,
         seed=point.seed,
     )
-    return _measured(run_scenario(asked, keep_stages=True), point.warmup)
+    made = None
+    if system.mapping.prefill_share is None:
+        deployment, settings = _deployed(replace(point, **OF_REQUESTS))
+        made = deployment, replace(settings, policy=replace(settings.policy, max_sequences=point.batch))
+    return _measured(run_scenario(asked, keep_stages=True, made=made), point.warmup)
 
 
 def run_alike(points: Sequence[Point]) -> list[Measured]:
@@ -160,9 +244,6 @@ def _measured(run: Run, warmup: int) -> Measured:
     table = run.requests
     late = table.order >= warmup
     ends = np.sort(table.last_token_s[late])
-    t2ft = (table.first_token_s - table.arrival_s)[late]
-    quarter = max(len(t2ft) // 4, 1)
-    growth = np.median(t2ft[-quarter:]) / np.median(t2ft[quarter : 2 * quarter])
     span = float(ends[-1] - ends[0])
     late = run.stages["start_s"] >= run.makespan_s - run.interval_s
     steps, mixed = run.stages["steps"] * late, run.stages["prompts"] > 0
@@ -175,7 +256,6 @@ def _measured(run: Run, warmup: int) -> Measured:
         t2ft_p50=run.ttft_s.p50 or 0.0,
         e2e_p50=run.e2e_s.p50 or 0.0,
         completion_rate=(len(ends) - 1) / span if span > 0 else 0.0,
-        t2ft_growth=float(growth),
         mixed_share=float(steps[mixed].sum() / steps.sum()),
         decodes=float(run.stages["decodes"].max()),
         joules=_joules(run),
@@ -218,9 +298,9 @@ class Runner:
         return self.results[point]
 
     def run(self, points: Iterable[Point]) -> None:
-        """Simulate what has not been; the longest first, so that none is left at the end."""
+        """Simulate what has not been; what shares deployments in a row, as a worker keeps them."""
         new = [p for p in dict.fromkeys(points) if p not in self.results and not self._found(p)]
-        new.sort(key=lambda p: -p.stop * p.output_len / p.batch)
+        new.sort(key=lambda p: (p.rate is None, p.model, p.seed, -p.stop * p.output_len / p.batch))
         if new and not self._compiled:
             last = new.pop()
             self._add(last, *run_alike([last]))  # compile once, before each worker would

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ class Prediction:
     note: str = ""
 
 
+@cache
 def published(experiment: str) -> Mapping[str, Any]:
     """What is published of an experiment's system: ``rows`` by id, and ``parts`` for its tables."""
     given = read_yaml(VALUES / f"{experiment}.yaml")

@@ -24,7 +24,7 @@ def bars(
     by : str
         Column of the series within a group.
     value : str
-        Column of the heights.
+        Column of the heights. A column "printed", where there is one, is drawn as diamonds on the bars.
     """
     keys = list(dict.fromkeys(map(tuple, frame[list(groups)].to_numpy().tolist())))
     series = [name for name in styles if name in set(frame[by])]
@@ -40,6 +40,9 @@ def bars(
             for key, height in zip(keys, heights, strict=True)
         ]
         hover(drawn, name, texts)
+        if "printed" in frame:
+            marks = frame[frame[by] == name]["printed"]
+            axes.plot(at, marks, "D", color="#FFFFFF", markeredgecolor=BLACK, markersize=4, zorder=5)
     axes.set_xticks(range(len(keys)), ["\n".join(_tick(x) for x in key) for key in keys])
     axes.tick_params(axis="x", length=0)
     axes.grid(True, axis="y", color=LIGHT, linewidth=0.5)

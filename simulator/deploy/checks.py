@@ -9,11 +9,12 @@ from ...devices.dram.model import derivable, with_dram
 from ...devices.hosts.catalog import host_of, joined
 from ...devices.spec import SystemSpec
 from ...workloads.errors import InputError, nearest
+from ...workloads.layers.base import SCORE_PASSES
 from ...workloads.model import ModelSpec
 from ...workloads.numerics import WEIGHT_GROUPS
 from .placement import PLACEMENTS
 
-ATTENTION = ("flash", "unfused")
+ATTENTION = tuple(SCORE_PASSES)
 """Algorithms of attention: one pass over K and V, or scores through main memory."""
 
 DRAWS = ("layer", "step")
@@ -97,8 +98,8 @@ def _check_attention(attention: str, device: SharedMemoryDevice) -> None:
     Fitted and measured kernels are fused: their seconds would be for "flash", bytes and joules for "unfused", and the
     op would exceed its own memory roofline.
     """
-    if attention == "unfused" and device.collectives is not None:  # it has kernel models
+    if SCORE_PASSES[attention] and device.collectives is not None:  # it has kernel models
         raise InputError(
-            "--attention", f"unfused has no fitted kernels on {device.spec.name}, whose attention "
+            "--attention", f"{attention} has no fitted kernels on {device.spec.name}, whose attention "
             "was measured fused; add --costs roofline, or remove it",
         )  # fmt: skip

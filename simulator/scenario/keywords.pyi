@@ -37,7 +37,7 @@ class DeployedKeywords(TypedDict, total=False):
     pp: int | None
     all_to_all: str | None
     placement: str | None
-    attention: Literal["flash", "unfused"] | None
+    attention: Literal["flash", "fused-softmax", "unfused"] | None
     adapters: int | None
     adapter_rank: int | None
     adapters_resident: int | None
@@ -243,7 +243,7 @@ class PlanKeywords(WorkloadKeywords, FleetOptionsKeywords, AutoscaleOptionsKeywo
     sampling: str | None
     all_to_all: str | None
     placement: str | None
-    attention: Literal["flash", "unfused"] | None
+    attention: Literal["flash", "fused-softmax", "unfused"] | None
     strict: bool
     adapters: int | None
     adapter_rank: int | None

@@ -140,7 +140,9 @@ class DeployOptions(CheckedOptions):
         "ALGORITHM",
     )
     placement: str | None = text("A name of `opbyte list placements`.", "RULE")
-    attention: str | None = text("flash or unfused.", "ALGORITHM", choices=("flash", "unfused"))
+    attention: str | None = text(
+        "flash, fused-softmax or unfused.", "ALGORITHM", choices=("flash", "fused-softmax", "unfused")
+    )
     strict: bool = flag("Refuse ops outside the fitted range of their model.")
     parts: PartOptions = field(default=PartOptions(), metadata={SCOPE: "deployment"})
 

@@ -6,8 +6,8 @@ arXiv 2409.01141, sections III and VII). The whole experiment takes minutes and 
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,14 +15,14 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from opbyte.analysis.papers.duplex import figures, memory, own, queries, variants
+from opbyte.analysis.papers.duplex import figures, own, variants
 from opbyte.analysis.papers.duplex import rows as duplex_rows
 from opbyte.analysis.papers.duplex.cases import ET as FINAL
-from opbyte.analysis.papers.duplex.cases import GPU, HETERO, PE, PLAIN, TWO, closed, fixed
+from opbyte.analysis.papers.duplex.cases import GPU, HETERO, PE, PLAIN, SPLIT, Means, closed, fixed, poisson
 from opbyte.analysis.papers.duplex.rows import HETERO_LENGTHS
-from opbyte.analysis.papers.duplex.static import EDAP_AREAS, EDAP_DEVICES, area_mm2, edap, edap_rows, near_processor
-from opbyte.analysis.papers.figures.duplex import DRAWN, GROUPS, OPS, draw
-from opbyte.analysis.papers.points import Measured, Point, run_alike, run_point, system_of
+from opbyte.analysis.papers.duplex.static import EDAP_OPS, area_mm2, edap, edap_rows, near_processor
+from opbyte.analysis.papers.figures.duplex import DRAWN, ENERGY, draw
+from opbyte.analysis.papers.points import Measured, requests_of, run_alike, run_point, system_of, that_fits
 from opbyte.analysis.papers.published import published, rows_of
 from opbyte.analysis.reproduce import base
 from opbyte.analysis.reproduce.base import FAIL, PASS, PREDICTION, Reproduction, Table, judged
@@ -60,30 +60,23 @@ def test_device_counts_are_those_of_section_vi() -> None:
 
 
 def test_edap_of_logic_pim_follows_its_closed_form() -> None:
-    """At 1 Op/B the weights bound both time and energy: E D A from the spec's constants."""
+    """At 1 Op/B the weights bound both time and energy: E D A from the spec's constants.
+
+    By hand: nine dies of 121 mm2 and 17.81 mm2 of units a stack; five stacks and 814 mm2.
+    """
     weights, inputs = 2 * 16384 * 4096, 2 * (16384 + 4096)
     seconds = (weights + inputs) / (4 * 3.352e12 * 0.85)
     joules = weights * 1.921 * 8e-12 + inputs * 3.591 * 8e-12 + 2 * 16384 * 4096 * 0.23e-12
-    assert edap(PLAIN, 1) == pytest.approx(joules * seconds * 17.81, rel=1e-9)
+    assert area_mm2(PLAIN) == pytest.approx(814 + 5 * (9 * 121 + 17.81))
+    assert edap(PLAIN, 1) == pytest.approx(joules * seconds * area_mm2(PLAIN), rel=1e-9)
 
 
-def test_edap_by_three_areas() -> None:
-    """By hand: nine dies of 121 mm2 and 17.81 mm2 of units a stack; five stacks and 814 mm2."""
-    stack = 9 * 121 + 17.81
-    areas = {"edap": 17.81, "edap_stack": stack, "edap_device": 814 + 5 * stack}
-    assert set(areas) == set(EDAP_AREAS)
-    for which, area in areas.items():
-        assert area_mm2(PLAIN, which) == pytest.approx(area)
-        assert edap(PLAIN, 4, which) == pytest.approx(edap(PLAIN, 4) / 17.81 * area)
-    ids = [row.id for row in edap_rows()]
-    assert len(ids) == len(set(ids)) == 3 * 3 * 6
-
-
-def test_bank_pim_loses_its_edge_as_reuse_grows() -> None:
-    """Section IV-B: in-bank units suit 1 Op/B, units on the logic die 1 to 32."""
-    ratio = [edap(EDAP_DEVICES["bank"], n) / edap(EDAP_DEVICES["logic"], n) for n in (1, 2, 4, 8, 16, 32)]
-    assert ratio == sorted(ratio)
-    assert ratio[0] < 1 < ratio[-1]
+def test_edap_is_that_of_fig_8() -> None:
+    """Eighteen printed values, one row each; the worst design of an Op/B is 1."""
+    rows = rows_of("duplex", edap_rows())
+    assert len({row.id for row in rows}) == 3 * 6
+    assert {row.status for row in rows} == {PASS}
+    assert [row.simulated for row in rows].count(1.0) == len(EDAP_OPS)
 
 
 @pytest.fixture(scope="module")
@@ -138,23 +131,41 @@ def test_hetero_holds_the_batches_of_fig_5c(prompt: tuple[int, int], published: 
     assert abs(run_point(point).decodes - published) <= 1
 
 
-@pytest.mark.parametrize("off", [0.8, 1.02, 1.3])
-def test_the_highest_load_is_found(monkeypatch: pytest.MonkeyPatch, off: float) -> None:
-    """Against a rule that says outright which loads are sustained, whatever an overloaded system completes."""
-    limit = {GPU: 7, FINAL: 16, TWO: 63}
-    asked: list[int] = []
+def test_the_highest_load_is_below_the_rate_of_full_engines() -> None:
+    """Poisson arrivals below that rate complete as they come; above it, full engines complete what they can."""
+    rate = run_point(duplex_rows.full(GPU, [0], "uniform")[0]).completion_rate
+    below, above = (run_point(poisson(GPU, round(rate * share), 0, "uniform")) for share in (0.8, 1.5))
+    assert below.completion_rate == pytest.approx(round(rate * 0.8), rel=0.02)
+    assert below.t2ft_p50 < 0.1
+    assert above.t2ft_p50 > 10
+    assert above.completion_rate == pytest.approx(rate, rel=0.03)
+    results = defaultdict(lambda: SimpleNamespace(completion_rate=7.0))
+    rows = duplex_rows.loads(Means(results, [0], "uniform"))  # type: ignore[arg-type]
+    assert {row.value for row in rows} == {6.0}
 
-    class Fake:
-        def run(self, points: Iterable[Point]) -> None:
-            asked.extend(1 for _ in points)
 
-    def sustained(runner: object, device: str, qps: int, *_: object) -> tuple[bool, float]:
-        return qps <= limit[device], min(qps, off * limit[device])
+def test_a_closed_loop_has_no_more_requests_than_fit() -> None:
+    """As many as `fixed` requests of the mean length run at once; the batch of Fig. 16 and a dense model's."""
+    split, opt = closed("mixtral-8x7b", SPLIT, 128, 4096, 0), closed("opt-66b", FINAL, 128, 1024, 0)
+    assert that_fits(split).batch == run_point(fixed(SPLIT, 128, 4096, 4096)).decodes
+    # (4 x 80 GiB - 2 B x 66 billion parameters) / (2,047 tokens x 2 x 9,216 x 64 layers x 2 B)
+    assert that_fits(opt).batch == pytest.approx((320 * 2**30 - 2 * 65.7e9) / (2047 * 2 * 9216 * 64 * 2), abs=1)
+    assert that_fits(replace(opt, batch=32)).batch == 32
 
-    monkeypatch.setattr(queries, "sustained", sustained)
-    found = queries.highest(Fake(), [0], "uniform")  # type: ignore[arg-type]
-    assert found == {"gpu": 7, "duplex": 16, "2xgpu": 63}
-    assert len(asked) <= (13 if off == 1.02 else 30)
+
+@pytest.mark.parametrize("length", [256, 4096])
+def test_a_closed_loop_starts_as_the_warm_up_leaves_it(length: int) -> None:
+    """10,000 stages are many generations of short outputs, and fewer than three of long ones, which end in a wave."""
+    point = closed("mixtral-8x7b", GPU, 128, length, 0)
+    requests = pd.DataFrame(requests_of(point))
+    first, later = requests[:128], requests[128:]
+    left = first["num_decode_tokens"] / length
+    assert left.min() > 0
+    assert left.std() > 0.25 if length == 256 else left.std() < 0.06
+    whole = first["num_prefill_tokens"] - length + first["num_decode_tokens"]
+    assert whole.mean() == pytest.approx(length * (1 + (0.4 * 256 / length) ** 2), rel=0.05)  # long ones run longer
+    assert later["num_prefill_tokens"].mean() == pytest.approx(length, rel=0.05)
+    assert len(later) >= point.stop
 
 
 def test_changes_of_a_point_reach_its_system() -> None:
@@ -225,38 +236,11 @@ def test_written_results_hold_rows_tables_and_figures(tmp_path: Path) -> None:
 
 
 def test_every_figure_draws() -> None:
-    """From tables of the right columns with made-up values; looked at by hand when they change."""
-
-    def rows(**columns: Sequence[object]) -> list[dict[str, object]]:
-        names = list(columns)
-        return [dict(zip(names, c, strict=True)) for c in itertools.product(*columns.values())]
-
-    devices = ["Duplex", "Duplex+PE", "Duplex+PE+ET", "2xGPU"]
-    metrics = list(figures.TIMES.values())
-    pairs = [f"({i}, {o})" for i, o in figures.SHORT]
-    tables = {
-        "fig04a_time": rows(model=["a", "b"], batch=[32, 64], stage=["mixed", "decoding-only"],
-                            group=list(GROUPS), share=[0.2]),
-        "fig04b_roofline": rows(model=["a", "b"], batch=[32, 64], op=list(OPS), op_per_byte=[4.0],
-                                utilisation=[0.01]),
-        "fig05a_stages": rows(batch=[32, 64], length=[256], mixed=[0.1], formula=[0.11]),
-        "fig05b_hetero": rows(lengths=pairs, metric=metrics, ratio=[2.0]),
-        "fig05c_hetero": rows(lengths=pairs, gpu_batch=[128.0], hetero_batch=[101.0], ratio=[0.8]),
-        "fig08_edap": list(figures._edap()),
-        "fig11_throughput": rows(model=["a", "b"], batch=[32], length=[256, 512], device=devices,
-                                 ratio=[1.5]),
-        "fig12_latency": rows(length=[256, 512], metric=metrics, device=devices, ratio=[0.5]),
-        "fig13_load": rows(device=["GPU", "2xGPU"], qps=[4, 5], completion_rate=[4.0],
-                           tbt_p50_s=[0.01], tbt_p90_s=[0.02], t2ft_p50_s=[0.1]),
-        "fig14_bankpim": rows(model=["a"], batch=[32], length=[256], device=["Bank-PIM"],
-                              ratio=[1.2]),
-        "fig15_energy": rows(model=["a"], batch=[32], length=[256], device=["GPU", "Duplex+PE+ET"],
-                             group=["fc", "attention", "moe"], path=["dram", "compute"],
-                             over_gpu=[0.1]),
-        "fig16_split": rows(length=[1, 2, 3], metric=metrics, split_over_duplex=[0.5]),
-    }  # fmt: skip
-    drawn = draw({name: (name, pd.DataFrame(table)) for name, table in tables.items()})
-    assert list(drawn) == list(tables) == list(DRAWN)
+    """From the tables of runs that are all alike; looked at by hand when they change."""
+    alike = defaultdict(lambda: Measured(*[1.0] * 10, dict.fromkeys(ENERGY, 0.1)))
+    tables = figures.tables(Means(alike, [0], "uniform"))  # type: ignore[arg-type]
+    drawn = draw({table.name: (table.title, pd.DataFrame(table.rows)) for table in tables})
+    assert list(drawn) == list(DRAWN)
     for name, figure in drawn.items():
         assert figure.axes, name
         assert figure.axes[-1].get_xlabel() or name in ("fig12_latency", "fig16_split"), name
@@ -264,49 +248,36 @@ def test_every_figure_draws() -> None:
 
 def test_a_points_memory_reaches_its_run() -> None:
     """The GPU's KV pages lie in pieces of 256 B, or as Duplex lays them out."""
-    points = {case: next(p for p in memory.varied(case, 0, "uniform") if p.batch == 32) for case in memory.CASES}
-    assert {p.device for p in points.values()} == {GPU}
-    layouts = [system_of(p).device.memory.dram for p in points.values()]
+    cases = variants.ASSUMED, variants.OWN, variants.ALIKE
+    points = [next(p for p in variants.varied(case, 0, "uniform") if p.batch == 32) for case in cases]
+    assert {p.device for p in points} == {GPU}
+    layouts = [system_of(p).device.memory.dram for p in points]
     assert [layout.interleave_bytes for layout in layouts if layout] == [256, 256, 32_768]
-    speeds = [run_point(p).output_tokens_per_s for p in points.values()]
+    speeds = [run_point(p).output_tokens_per_s for p in points]
     assert len(set(speeds)) == 3
     assert speeds[1] < speeds[2]
 
 
-def test_the_headline_on_own_dram_reads_pairs_in_order() -> None:
+def test_the_headline_reads_pairs_in_order() -> None:
     """Duplex twice as fast at three quarters of the energy, on every pair."""
-    case = memory.OWN
     results = {
         p: SimpleNamespace(
             output_tokens_per_s=1.0 + (p.device == FINAL), joules_per_token=1.0 - 0.25 * (p.device == FINAL)
         )
-        for case in memory.CASES
-        for p in memory.varied(case, 0, "uniform")
+        for p in variants.points(0, "uniform")
     }
-    found = memory.headline(results, case, 0, "uniform")  # type: ignore[arg-type]
-    assert found["T3"] == found["T4"] == 2.0
+    found = variants.headline(results, variants.OWN, 0, "uniform")  # type: ignore[arg-type]
     assert {name: value for name, value in found.items() if "T19" in name} == {
         "T19.mixtral": 0.25, "T19.glam": 0.25, "T19.grok": 0.25,
     }  # fmt: skip
-    rows = memory.rows(results, 0, "uniform")  # type: ignore[arg-type]
+    assert {value for name, value in found.items() if "T19" not in name} == {2.0}
+    rows = variants.rows(results, 0, "uniform")  # type: ignore[arg-type]
     assert {row.status for row in rows} == {PREDICTION}
-    moved, patterns = memory.tables(results, 0, "uniform")  # type: ignore[arg-type]
-    assert [row["memory"] for row in moved.rows] == list(memory.CASES)
+    moved, patterns = variants.tables(results, 0, "uniform")  # type: ignore[arg-type]
+    assert [row["case"] for row in moved.rows] == list(variants.CASES)
     gets = {(row["device"], row["on"], row["ops"]): row["gets"] for row in patterns.rows}
     assert gets["Duplex+PE+ET", "logic-pim", "experts"] < 0.85
     assert gets["Duplex+PE+ET", "logic-pim", "attention_decode"] > 0.85
-
-
-def test_headline_of_variants_reads_pairs_in_order() -> None:
-    """Speeds 1 and 2 on every pair of GPU and Duplex: largest and mean ratio are 2."""
-    points = variants.varied(0, "uniform")
-
-    class Fake(dict[Point, object]):
-        pass
-
-    speeds = Fake({p: SimpleNamespace(output_tokens_per_s=1.0 + (p.device == FINAL)) for p in points})
-    found = variants._headline(speeds, points)  # type: ignore[arg-type]
-    assert found["T3 (largest)"] == found["T4 (mean)"] == 2.0
 
 
 @pytest.mark.parametrize(("growth", "holds"), [(0.01, 1.0), (0.0, 0.0), (-0.01, 0.0)])

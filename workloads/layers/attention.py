@@ -164,9 +164,8 @@ def keys_within(m: Moments, window: int) -> KeySums:
 def attention_core(spec: Attention, m: Moments, run: Run, keys: KeySums | None = None, read: float = 1.0) -> list[Op]:
     """Return scores, softmax and weighted sum, prefill and decode separate.
 
-    ``flash`` keeps the scores on chip; ``unfused`` writes and reads a prompt's whole score
-    matrix twice (before and after softmax), as the Duplex paper's model does. The scores of a
-    decode's one query stay on chip either way (Duplex: in Logic-PIM's softmax buffers).
+    A prompt's scores pass through memory as `SCORE_PASSES` says. The scores of a decode's one query always stay on
+    chip (Duplex: in Logic-PIM's softmax buffers).
 
     Parameters
     ----------
@@ -181,7 +180,7 @@ def attention_core(spec: Attention, m: Moments, run: Run, keys: KeySums | None =
     seen = keys or keys_within(m, spec.window)
 
     def op(phase: str, tokens: float, pairs: float, kv: float, scores: float, seqs: float) -> Op:
-        unfused = run.attention == "unfused" and phase == "prefill"
+        passes = run.score_passes if phase == "prefill" else 0.0
         part = read if phase == "decode" else 1.0
         return Op(
             name=f"attention_{phase}",
@@ -195,9 +194,8 @@ def attention_core(spec: Attention, m: Moments, run: Run, keys: KeySums | None =
                 "decode_kv": seen.decode_kv, "joint": float(run.joint), "prompts": m.prefills,
             },
             dtype=num.default,
-            flops=4.0 * width * (scores if unfused else pairs),
-            act_bytes=num.act_bytes
-            * (2.0 * width * tokens + (4.0 * spec.heads * scores if unfused else 0.0)),
+            flops=4.0 * width * (scores if passes else pairs),
+            act_bytes=num.act_bytes * (2.0 * width * tokens + passes * spec.heads * scores),
             kv_read_bytes=kv_row * part * kv,
             kv_write_bytes=0.0 if spec.shares else kv_row * tokens,
             access=Access("pages", kv_row, 2),

@@ -145,6 +145,15 @@ class State:
         return short.union(k.window for k in self.keeps).union(r.span for r in self.reads)
 
 
+SCORE_PASSES = {"flash": 0.0, "fused-softmax": 2.0, "unfused": 4.0}
+"""Algorithm of attention -> how often a prompt's whole score matrix passes through memory.
+
+``flash`` keeps the scores on chip. ``fused-softmax`` writes them once and reads them once, as the Duplex authors'
+simulator does (LLMSimulator, attention_sum_impl.cpp: its softmax takes no memory time). ``unfused`` has a kernel of
+its own for softmax, which reads them and writes the probabilities.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """How the ops are run.
@@ -152,7 +161,7 @@ class Run:
     Attributes
     ----------
     attention : str
-        Algorithm.
+        Algorithm, a key of `SCORE_PASSES`.
     sampling : str
         How logits become tokens, see `sampling`.
     joint : bool
@@ -175,6 +184,11 @@ class Run:
     wide: bool = False
     whole: bool = False
     alone: frozenset[str] = frozenset()
+
+    @property
+    def score_passes(self) -> float:
+        """How often a prompt's score matrix passes through memory; 0 = it stays on chip."""
+        return SCORE_PASSES[self.attention]
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,11 +116,10 @@ class LatentAttention:
     def _prefill(self, m: Moments, run: Run) -> Op:
         num, width = run.numerics, self.nope_dim + self.rope_dim + self.v_dim
         kv, rect, pairs = m.prefill_kv(self.window), m.prefill_rect(self.window), m.prefill_pairs(self.window)
-        unfused = run.attention == "unfused"
         row = self.heads * width * num.act_bytes
-        scores = 4.0 * self.heads * rect * num.act_bytes if unfused else 0.0
+        scores = run.score_passes * self.heads * rect * num.act_bytes
         sums = {"batch": m.prefills, "tokens": m.prefill_tokens, "kv": kv, "pairs": pairs}
-        flops = 2.0 * self.heads * width * (rect if unfused else pairs)
+        flops = 2.0 * self.heads * width * (rect if run.score_passes else pairs)
         return self._attention("prefill", sums, num, flops, row * (m.prefill_tokens + kv) + scores)
 
     def _decode(self, m: Moments, run: Run) -> Op:

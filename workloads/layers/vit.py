@@ -101,7 +101,7 @@ class BidirectionalAttention:
     def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
         width = self._width
         pairs = m.prefill_rect(0)  # an image is one prompt chunk without context
-        scores = 4.0 * self.heads * pairs if run.attention == "unfused" else 0.0
+        scores = run.score_passes * self.heads * pairs
         core = Op(
             name="attention_image",
             layer="attention",

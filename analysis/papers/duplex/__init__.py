@@ -1,7 +1,7 @@
 """Duplex (MICRO 2024, arXiv 2409.01141): its tables out of the serving engine.
 
 See `cases` for the definitions. Two assumptions stand in the device files and hold for all rows
-alike but `dram.*`: 3.0 us links and 0.85 DRAM efficiency; `variants` shows what they decide, `memory`
+alike but `dram.*`: 3.0 us links and 0.85 DRAM efficiency; `variants` shows what they decide, and
 what the designs' own DRAM gives instead.
 """
 
@@ -17,7 +17,7 @@ from .. import PAPERS
 from ..points import Point, Runner
 from ..published import Prediction, assumed, rows_of
 from . import figures as drawn
-from . import memory, own, queries, rows, static, variants
+from . import own, rows, static, variants
 from .cases import (
     BANK,
     ET,
@@ -38,7 +38,6 @@ from .cases import (
     fixed,
     grid,
 )
-from .splitter import gaps
 
 
 @EXPERIMENTS.register("duplex")
@@ -56,14 +55,12 @@ def duplex(
         own.check(device)
     with Crew(cores()) as crew:
         runner = Runner(crew, progress, kept)
-        wanted = [*points(seeds, routing), *variants.all_points(seeds[0], routing)]
-        wanted += memory.points(seeds[0], routing)
+        wanted = [*points(seeds, routing), *variants.points(seeds[0], routing)]
         if device is not None:
             wanted += own.points(device, seeds, routing)
         if figures:
             wanted += drawn.points(seeds, routing)
         runner.run(wanted)
-        loads = queries.highest(runner, seeds, routing)
     get = Means(runner, seeds, routing)
     table: list[Prediction | Row] = [
         *static.constants(),
@@ -72,11 +69,11 @@ def duplex(
         *rows.energy(get),
         *rows.hetero(runner),
         static.utilisation(),
-        *queries.load_rows(loads),
+        *rows.loads(get),
         *rows.bank_pim(get),
         *rows.split(get, runner),
         *static.edap_rows(),
-        *memory.rows(runner, seeds[0], routing),
+        *variants.rows(runner, seeds[0], routing),
         *(own.rows(device, get) if device is not None else ()),
     ]
     return Reproduction(
@@ -84,7 +81,7 @@ def duplex(
         rows_of("duplex", table),
         len(runner.results),
         time.perf_counter() - began,
-        tables=(*variants.tables(runner, seeds[0], routing), gaps(), *memory.tables(runner, seeds[0], routing)),
+        tables=(*variants.tables(runner, seeds[0], routing), static.gaps()),
         assumptions=assumed("duplex"),
         figures=drawn.tables(get) if figures else (),
         plots=f"{PAPERS}.figures.duplex",
@@ -99,5 +96,6 @@ def points(seeds: Sequence[int], routing: str) -> list[Point]:
     wanted += [(m, d, b, n) for m, b, n in grid((LLAMA3, OPT)) for d in (BANK, ET)]
     wanted += [(MIXTRAL, SPLIT, 128, n) for n in LENGTHS[MIXTRAL]]
     out = [closed(m, d, b, n, s, routing) for m, d, b, n in wanted for s in seeds]
+    out += [p for d in rows.LOADED.values() for p in rows.full(d, seeds, routing)]
     out += [fixed(HETERO, 128, *lengths) for lengths in rows.HETERO_LENGTHS]
     return [*out, fixed(SPLIT, 128, 4096, 4096)]

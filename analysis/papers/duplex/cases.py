@@ -1,8 +1,9 @@
 """What the Duplex paper runs: models, devices, counts, lengths, batches, and a way to read means.
 
-Definitions: unfused attention, policy ``mixed``, lengths Gaussian around the stated means. Closed
-loop: a request arrives when its predecessor ends; the first 2 x batch completions are left out
-and 2 x batch more are measured, with the batch full to the end. Devices per model as in section VI.
+Definitions: attention with a fused softmax, policy ``mixed``, lengths Gaussian around the stated means. Closed
+loop: a request arrives when its predecessor ends, and the run begins as the authors' warm-up leaves it; the first
+batch of completions is left out and 2 x batch more are measured, with the batch full to the end. Devices per model as
+in section VI.
 """
 
 from __future__ import annotations
@@ -46,9 +47,7 @@ def closed(
 ) -> Point:
     """A closed-loop point; prompt and output have equal means unless `output_len` is given."""
     size = TWICE[model] if device == TWO else SIZES[model]
-    return Point(
-        model, device, size, batch, length, output_len or length, seed, routing, warmup=2 * batch, stop=4 * batch
-    )
+    return Point(model, device, size, batch, length, output_len or length, seed, routing, warmup=batch, stop=3 * batch)
 
 
 def fixed(device: str, batch: int, input_len: int, output_len: int) -> Point:

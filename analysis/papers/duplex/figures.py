@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import Any
 
 from opbyte.extend import Table
 
 from ..points import Point
+from ..published import published
 from .cases import (
     BANK,
     BATCHES,
@@ -32,11 +35,11 @@ from .cases import (
     mean,
     poisson,
 )
-from .queries import PLOTTED
-from .queries import SYSTEMS as LOADED
-from .rows import HETERO_LENGTHS, SPEED
-from .static import EDAP_DEVICES, EDAP_OPS, edap
+from .rows import HETERO_LENGTHS, LOADED, SPEED
+from .static import EDAP_DEVICES, EDAP_OPS, edap_rows
 
+PLOTTED = range(4, 17)
+"""Loads of Fig. 13 [1/s]."""
 CONTEXT = 2048
 """Lin of Fig. 4; a decode has half of its output behind it."""
 SHORT = ((256, 256), (2048, 256), (256, 2048), (2048, 2048))
@@ -50,17 +53,9 @@ def points(seeds: Sequence[int], routing: str) -> list[Point]:
     wanted = [(m, TWO, b, n) for m, b, n in grid(MOE)]
     wanted += [(m, GPU, b, n) for m, b, n in grid((LLAMA3, OPT))]
     out = [closed(m, d, b, n, s, routing) for m, d, b, n in wanted for s in seeds]
-    out += [_short(d, i, o, s, routing) for d in (GPU, HETERO) for i, o in SHORT for s in seeds]
-    out += [_long(d, i, o, first, routing) for d in (GPU, HETERO) for i, o in HETERO_LENGTHS]
+    out += [closed(MIXTRAL, d, 32, i, s, routing, o) for d in (GPU, HETERO) for i, o in SHORT for s in seeds]
+    out += [closed(MIXTRAL, d, 128, i, first, routing, o) for d in (GPU, HETERO) for i, o in HETERO_LENGTHS]
     return out + [poisson(d, q, first, routing) for d in LOADED.values() for q in PLOTTED]
-
-
-def _short(device: str, input_len: int, output_len: int, seed: int, routing: str) -> Point:
-    return closed(MIXTRAL, device, 32, input_len, seed, routing, output_len)
-
-
-def _long(device: str, input_len: int, output_len: int, seed: int, routing: str) -> Point:
-    return closed(MIXTRAL, device, 128, input_len, seed, routing, output_len)
 
 
 def tables(get: Means) -> tuple[Table, ...]:
@@ -82,6 +77,11 @@ def tables(get: Means) -> tuple[Table, ...]:
 
 
 Rows = Iterator[dict[str, Any]]
+
+
+def _printed(row: str) -> float:
+    """What the paper prints of a row; not a number where it prints nothing."""
+    return float(published("duplex")["rows"].get(row, math.nan))
 
 
 def _group(kind: str, layer: str) -> str:
@@ -121,7 +121,7 @@ def _roofs() -> Rows:
             for name in ("qkv", "attention_decode", "experts"):
                 op = next(o for o in step.ops if o.name == name)
                 yield {"model": model, "batch": batch, "op": name, "op_per_byte": op.op_per_byte,
-                       "utilisation": op.flops / op.seconds / peak}  # fmt: skip
+                       "utilisation": op.flops / op.seconds / peak, "printed": _printed("T25")}  # fmt: skip
 
 
 def _stages(get: Means) -> Rows:
@@ -135,7 +135,7 @@ def _hetero(get: Means) -> Rows:
     for input_len, output_len in SHORT:
         for name, label in TIMES.items():
             gpu, own = (
-                get.of([_short(d, input_len, output_len, s, get.routing) for s in get.seeds], name)
+                get.of([closed(MIXTRAL, d, 32, input_len, s, get.routing, output_len) for s in get.seeds], name)
                 for d in (GPU, HETERO)
             )
             yield {"lengths": f"({input_len}, {output_len})", "metric": label, "ratio": own / gpu}
@@ -143,25 +143,27 @@ def _hetero(get: Means) -> Rows:
 
 def _capacity(get: Means) -> Rows:
     for input_len, output_len in HETERO_LENGTHS:
-        gpu, own = (get.runner[_long(d, input_len, output_len, get.seeds[0], get.routing)] for d in (GPU, HETERO))
+        gpu, own = (
+            get.runner[closed(MIXTRAL, d, 128, input_len, get.seeds[0], get.routing, output_len)] for d in (GPU, HETERO)
+        )
         yield {"lengths": f"({input_len}, {output_len})", "gpu_batch": gpu.decodes,
                "hetero_batch": own.decodes,
-               "ratio": own.output_tokens_per_s / gpu.output_tokens_per_s}  # fmt: skip
+               "ratio": own.output_tokens_per_s / gpu.output_tokens_per_s,
+               "printed": _printed(f"T21.l{input_len}")}  # fmt: skip
 
 
 def _edap() -> Rows:
-    for ops in EDAP_OPS:
-        values = {label: edap(device, ops) for label, device in EDAP_DEVICES.items()}
-        for label, value in values.items():
-            yield {"op_per_byte": ops, "device": LABELS[EDAP_DEVICES[label]], "edap": value,
-                   "over_worst": value / max(values.values())}  # fmt: skip
+    for row, (ops, label) in zip(edap_rows(), product(EDAP_OPS, EDAP_DEVICES), strict=True):
+        yield {"op_per_byte": ops, "device": label, "over_worst": row.value, "printed": _printed(row.id)}
 
 
 def _over_gpu(get: Means, models: Sequence[str], devices: Sequence[str]) -> Rows:
     for model, batch, length in grid(models):
         for device in devices:
             ratio = get(model, device, batch, length, SPEED) / get(model, GPU, batch, length, SPEED)
-            yield {"model": model, "batch": batch, "length": length, "device": LABELS[device], "ratio": ratio}
+            printed = _printed("T3" if TWO in devices else "")
+            yield {"model": model, "batch": batch, "length": length, "device": LABELS[device], "ratio": ratio,
+                   "printed": printed}  # fmt: skip
 
 
 def _throughput(get: Means) -> Rows:
@@ -176,17 +178,23 @@ def _latency(get: Means) -> Rows:
     for length in LENGTHS[GLAM]:
         for name, label in TIMES.items():
             base = get(GLAM, GPU, 64, length, name)
+            tail = get(GLAM, TWO, 64, length, name) / base
+            printed = {
+                (PLAIN, "tbt_p50"): 1 + _printed("T9"), (ET, "e2e_p50"): 1 + _printed("T10"),
+                (ET, "tbt_p99"): (1 + _printed(f"glam.lin{length}.p99_tbt_vs_2xgpu")) * tail,
+            }  # fmt: skip
             for device in (PLAIN, PE, ET, TWO):
                 yield {"length": length, "metric": label, "device": LABELS[device],
-                       "ratio": get(GLAM, device, 64, length, name) / base}  # fmt: skip
+                       "ratio": get(GLAM, device, 64, length, name) / base,
+                       "printed": printed.get((device, name), math.nan)}  # fmt: skip
 
 
 def _load(get: Means) -> Rows:
-    for device in LOADED.values():
+    for label, device in LOADED.items():
         for qps in PLOTTED:
             got = get.runner[poisson(device, qps, get.seeds[0], get.routing)]
             yield {"device": LABELS[device], "qps": qps, "completion_rate": got.completion_rate,
-                   "tbt_p50_s": got.tbt_p50, "tbt_p90_s": got.tbt_p90,
+                   "tbt_p50_s": got.tbt_p50, "tbt_p90_s": got.tbt_p90, "printed": _printed(f"qps.{label}_max"),
                    "t2ft_p50_s": got.t2ft_p50}  # fmt: skip
 
 
@@ -199,11 +207,13 @@ def _energy(get: Means) -> Rows:
                 joules = mean([r.joules[group, path] for r in runs])
                 yield {"model": model, "batch": batch, "length": length,
                        "device": LABELS[device], "group": group, "path": path,
-                       "joules_per_token": joules, "over_gpu": joules / base}  # fmt: skip
+                       "joules_per_token": joules, "over_gpu": joules / base,
+                       "printed": 1 - _printed(f"T19.{model.split('-')[0]}")}  # fmt: skip
 
 
 def _split(get: Means) -> Rows:
     for length in LENGTHS[MIXTRAL]:
         for name, label in {SPEED: "throughput", **TIMES}.items():
             both, apart = (get(MIXTRAL, d, 128, length, name) for d in (ET, SPLIT))
-            yield {"length": length, "metric": label, "split_over_duplex": apart / both}
+            printed = _printed("split.duplex_p99_tbt_over_split" if (length, name) == (4096, "tbt_p99") else "")
+            yield {"length": length, "metric": label, "split_over_duplex": apart / both, "printed": 1 / printed}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from ..points import Runner
+import math
+from collections.abc import Sequence
+
+from ..points import Point, Runner
 from ..published import Prediction
 from .cases import (
     BANK,
@@ -21,6 +24,7 @@ from .cases import (
     SPLIT,
     TWO,
     Means,
+    closed,
     fixed,
     mean,
 )
@@ -28,6 +32,8 @@ from .cases import (
 SPEED = "output_tokens_per_s"
 HETERO_LENGTHS = ((2048, 4096), (4096, 4096), (8192, 4096))
 """(Lin, Lout) of Fig. 5c."""
+LOADED = {"gpu": GPU, "duplex": ET, "2xgpu": TWO}
+"""Systems of Fig. 13."""
 
 
 def throughput(get: Means) -> list[Prediction]:
@@ -110,4 +116,18 @@ def split(get: Means, runner: Runner) -> list[Prediction]:
         Prediction("split.batch", runner[fixed(SPLIT, 128, 4096, 4096)].decodes),
         Prediction("split.duplex_p99_tbt_over_split", over(4096, "tbt_p99")),
         *(Prediction(f"split.throughput_duplex_over_split.l{n}", over(n, SPEED)) for n in LENGTHS[MIXTRAL]),
+    ]
+
+
+def full(device: str, seeds: Sequence[int], routing: str) -> list[Point]:
+    """Fig. 13's requests, as many in flight as it allows at once."""
+    return [closed(MIXTRAL, device, 128, 4096, s, routing, output_len=512) for s in seeds]
+
+
+def loads(get: Means) -> list[Prediction]:
+    """Fig. 13: the highest whole number of requests per second below what full engines complete."""
+    rates = {name: get.of(full(device, get.seeds, get.routing), "completion_rate") for name, device in LOADED.items()}
+    return [
+        Prediction(f"qps.{name}_max", float(math.ceil(rate) - 1), f"Fig. 13; full engines complete {rate:.2f}/s")
+        for name, rate in rates.items()
     ]

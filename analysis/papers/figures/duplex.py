@@ -1,4 +1,4 @@
-"""The Duplex paper's figures 4, 5, 8 and 11 to 16 as our own plots of simulated points."""
+"""The Duplex paper's figures 4, 5, 8 and 11 to 16 as our own plots of simulated points, with what it prints on top."""
 
 from __future__ import annotations
 
@@ -58,32 +58,23 @@ NAMES = {"fc": "FC and other", "attention": "attention", "moe": "MoE", "dram": "
 OPS = {"qkv": ("FC (qkv)", GREEN, "s"), "attention_decode": ("decode attention", BLUE, "o"),
        "experts": ("MoE", ORANGE, "D")}  # fmt: skip
 
+PRINTED = "Diamonds: printed."
+
 K = TypeVar("K", str, tuple[str, str])
 
 Draw = Callable[[str, pd.DataFrame], Figure]
 
 
 def draw(tables: Mapping[str, tuple[str, pd.DataFrame]]) -> dict[str, Figure]:
-    """Figures by name.
-
-    Parameters
-    ----------
-    tables : mapping of str to (str, DataFrame)
-        Figure name -> title and tidy table, as `analysis.papers.duplex.figures` makes them.
-
-    Returns
-    -------
-    dict of str to Figure
-        One for every table.
-    """
+    """Figures by name, of titles and tidy tables by name as `analysis.papers.duplex.figures` makes them."""
     with house_style():
         return {name: DRAWN[name](title, frame) for name, (title, frame) in tables.items()}
 
 
-def _legend(figure: Figure, names: Sequence[K], styles: Mapping[K, Style], columns: int = 4) -> None:
-    """One legend for the whole figure, below its axes."""
+def _legend(figure: Figure, names: Sequence[K], styles: Mapping[K, Style], columns: int = 4, note: str = "") -> None:
+    """One legend for the whole figure, below its axes, with a note above it."""
     handles = [Patch(facecolor=styles[n].color, hatch=styles[n].hatch, edgecolor=BLACK, label=_name(n)) for n in names]
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, title=note or None)
 
 
 def _name(key: object) -> str:
@@ -92,6 +83,12 @@ def _name(key: object) -> str:
 
 def _line(axes: Axes, at: float = 1.0) -> None:
     axes.axhline(at, color=GREY, linewidth=0.8, linestyle="--")
+
+
+def _lines(axes: Axes, frame: pd.DataFrame, scale: float = 1.0) -> None:
+    """What is printed of all of a panel's bars: its largest or lowest value."""
+    for value in frame["printed"].dropna().unique():
+        axes.axhline(scale * value, color=VERMILLION, linewidth=1.0, linestyle=":")
 
 
 def _panels(title: str, count: int, height: float) -> tuple[Figure, list[Axes]]:
@@ -106,12 +103,13 @@ def over_gpu(title: str, frame: pd.DataFrame) -> Figure:
     figure, panels = _panels(title, len(models), 1.9 * len(models) + 0.8)
     for axes, model in zip(panels, models, strict=True):
         mine = frame[frame["model"] == model]
-        used = bars(axes, mine, ("batch", "length"), "device", "ratio", DEVICES)
+        used = bars(axes, mine.drop(columns="printed"), ("batch", "length"), "device", "ratio", DEVICES)
         axes.set_title(model)
         axes.set_ylabel("Throughput over GPU")
         _line(axes)
+        _lines(axes, mine)
     panels[-1].set_xlabel("Batch (above) and mean prompt and output length (below)")
-    _legend(figure, used, DEVICES)
+    _legend(figure, used, DEVICES, note="Dotted: the largest value of Duplex+PE+ET that is printed, of any model.")
     finish(figure)
     return figure
 
@@ -126,7 +124,9 @@ def latency(title: str, frame: pd.DataFrame) -> Figure:
         axes.set_title(f"Lin = Lout = {length:,}")
         axes.set_ylabel("Over GPU")
         _line(axes)
-    _legend(figure, used, DEVICES)
+    _legend(
+        figure, used, DEVICES, note=f"{PRINTED} Medians: of the mean over lengths. Tail: against 2xGPU as simulated."
+    )
     finish(figure)
     return figure
 
@@ -176,13 +176,14 @@ def roofs(title: str, frame: pd.DataFrame) -> Figure:
     log_axis(axes, "y", 0.1, 130)
     axes.set_xlabel(OP_PER_BYTE)
     axes.set_ylabel("Share of peak compute (%)")
+    _lines(axes, frame, 100)
     for label, color, marker in OPS.values():
         axes.plot([], [], marker, color=color, markeredgecolor=BLACK, markeredgewidth=0.6, label=label)
     axes.legend(loc="upper left")
     first, second = dict.fromkeys(frame["model"])
     batches = ", ".join(str(b) for b in sizes)
     finish(figure, f"Filled: {first}; hollow: {second}. Markers grow with the batch ({batches}). "
-                   "The line is the bandwidth attained.")  # fmt: skip
+                   "The line is the bandwidth attained; dotted: the MoE layer is below, as printed.")  # fmt: skip
     return figure
 
 
@@ -228,7 +229,7 @@ def capacity(title: str, frame: pd.DataFrame) -> Figure:
     axes.bar(range(len(frame)), frame["ratio"], 0.5, color=style.color, edgecolor=BLACK, linewidth=0.4)
     for i, row in frame.reset_index(drop=True).iterrows():
         axes.annotate(
-            f"batch {row['hetero_batch']:.0f}", (float(str(i)), row["ratio"]), (0, 3),
+            f"batch {row['hetero_batch']:.0f} (printed {row['printed']:.0f})", (float(str(i)), row["ratio"]), (0, 3),
             textcoords="offset points", ha="center",
         )  # fmt: skip
     axes.set_xticks(range(len(frame)), frame["lengths"].tolist())
@@ -244,14 +245,12 @@ def edap(title: str, frame: pd.DataFrame) -> Figure:
     """Energy x delay x area over the worst design at each Op/B (Fig. 8)."""
     figure = new_figure(title, height=2.9)
     axes = figure.subplots()
-    names = {"Duplex": "Logic-PIM"}
-    mine = frame.assign(device=frame["device"].replace(names))
-    used = bars(axes, mine, ("op_per_byte",), "device", "over_worst", DEVICES)
+    used = bars(axes, frame, ("op_per_byte",), "device", "over_worst", DEVICES)
     low = float(frame["over_worst"].min())
     log_axis(axes, "y", 0.6 * low, 1.3)
     axes.set_xlabel(OP_PER_BYTE)
     axes.set_ylabel("EDAP over the worst")
-    _legend(figure, used, DEVICES)
+    _legend(figure, used, DEVICES, note=PRINTED)
     finish(figure)
     return figure
 
@@ -268,6 +267,9 @@ def load(title: str, frame: pd.DataFrame) -> Figure:
         gaps.plot(mine["qps"], 1e3 * mine["tbt_p50_s"], **look)
         gaps.plot(mine["qps"], 1e3 * mine["tbt_p90_s"], linestyle=":", **look)
         waits.plot(mine["qps"], mine["t2ft_p50_s"], **look)
+        for load in mine["printed"].dropna().unique():
+            gaps.axvline(load, color=color, linewidth=1.0, linestyle="-.")
+            waits.axvline(load, color=color, linewidth=1.0, linestyle="-.")
         handles.append(Line2D([], [], label=str(device), **look))
     gaps.set_ylabel("Time between tokens (ms)")
     gaps.set_ylim(0)
@@ -277,7 +279,8 @@ def load(title: str, frame: pd.DataFrame) -> Figure:
     for axes in (gaps, waits):
         axes.set_xlabel("Load (requests per second)")
         axes.grid(True, color=LIGHT, linewidth=0.5)
-    figure.legend(handles=handles, loc="outside lower center", ncols=5)
+    note = "Vertical lines: the highest loads that are printed as sustained."
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, title=note)
     finish(figure)
     return figure
 
@@ -303,8 +306,9 @@ def energy(title: str, frame: pd.DataFrame) -> Figure:
         axes.tick_params(axis="x", length=0)
         axes.set_title(f"{model} (left bar of each pair: GPU, right: Duplex+PE+ET)")
         axes.set_ylabel("Over GPU (%)")
+        _lines(axes, mine, 100)
     panels[-1].set_xlabel("Batch (above) and mean prompt and output length (below)")
-    _legend(figure, list(ENERGY), dict(ENERGY), 3)
+    _legend(figure, list(ENERGY), dict(ENERGY), 3, "Dotted: the lowest value of the model that is printed.")
     finish(figure)
     return figure
 
@@ -323,7 +327,7 @@ def split(title: str, frame: pd.DataFrame) -> Figure:
     axes.set_ylabel("Duplex-Split over Duplex")
     _line(axes)
     named = {n: f"Lin = Lout = {int(n):,}" for n in used}
-    _legend(figure, list(named.values()), {named[n]: styles[n] for n in used})
+    _legend(figure, list(named.values()), {named[n]: styles[n] for n in used}, note=PRINTED)
     finish(figure)
     return figure
 
