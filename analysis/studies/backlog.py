@@ -42,7 +42,7 @@ NARROW = 0.02
 OVER, SPARE = 1.1, 2.0
 """Clients of an engine, as multiples of the sequences allowed, or of those whose KV caches fit: some always wait."""
 LONGER = 2.5
-"""Upper end of the mean wait behind a full cache over that of a single server. In 13 of 22 runs of eight pairs of
+"""Upper end of the mean wait behind a full cache, relative to a single-server queue. In 13 of 22 runs of eight pairs of
 model and system (200,000 requests at 0.9 or 0.95 of the full rate) requests waited behind a full cache. The quotient is
 0.2 to 1.7, and 2.6 in one (llama-2-7b, seed 0; 0.4 to 1.0 with three other seeds). Without llama-2-7b it is at most 1.5."""
 SAMPLES, BATCHES = 1800, 30
@@ -131,7 +131,7 @@ class _Loop:
     clients, places, engines, replicas : int
         Clients of the loop; sequences that its engines may run, and queues; replicas of the scenario.
     turns : float64 array
-        Requests of each session; 1 where requests come alone.
+        Requests of each session; 1 without sessions.
     """
 
     asked: Scenario
@@ -146,13 +146,13 @@ class _Loop:
     def arrivals(self, per_s: float, variance: float) -> tuple[float, float]:
         """The rate of arrivals, which are sessions where there are some, and the variance of their work.
 
-        The work of a session is the sum of that of its turns.
+        The work of a session is the sum over its turns.
         """
         mean = float(self.turns.mean())
         return per_s / mean, variance / mean + float(self.turns.var()) / mean**2
 
     def run(self, count: int) -> Run:
-        """Serve so many requests."""
+        """Serve `count` requests."""
         return run_scenario(self.asked.changed(requests=count), made=self.made)
 
     def thinking(self) -> _Loop:

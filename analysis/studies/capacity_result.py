@@ -245,7 +245,7 @@ def _intervals(f: SystemCapacity) -> dict[str, Any] | None:
 
 
 def _chances(f: SystemCapacity) -> str:
-    """Loads by the chance that they hold, in words."""
+    """Return the text of the loads by probability."""
     return ", ".join(chance_text(show(c.load_per_s), q, c.slow) for q, c in f.by_chance.items())
 
 

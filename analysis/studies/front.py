@@ -1,4 +1,4 @@
-"""The Pareto front: what no other choice beats in every objective, and its figure."""
+"""The Pareto front: what no other choice beats in every objective, and its plot."""
 
 from __future__ import annotations
 

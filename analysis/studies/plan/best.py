@@ -79,7 +79,7 @@ class TriedCandidate:
         return self.at(task, self.fails + 1)
 
     def at(self, task: PlanTask, copies: int) -> Value:
-        """The best that so many copies can be."""
+        """Return the best value of `copies` replicas."""
         devices = copies * self.candidate.devices
         return task.value(devices, task.usd_per_hour(self.system, devices), 0.0)
 

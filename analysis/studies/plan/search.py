@@ -91,7 +91,7 @@ def plan(
     progress : callable, optional
         Called with (names done, names in all).
     on_row : callable
-        Called with each name's best, in a line, as soon as it is known.
+        Called with a one-line result for each name as soon as it is known.
     **options
         Other options of `Scenario`. ``tp``, ``dp``, ``ep``, ``pp``, ``dtype``, ``kv_dtype``, ``policy``
         and ``token_budget`` may be lists, or texts with commas: what is tried. Without them, degrees are

@@ -32,7 +32,7 @@ def said(p: Point) -> str:
 
 
 def finished(s: Searched) -> str:
-    """The best on the systems of a name, in a line."""
+    """Return a one-line result for the systems of a name."""
     return f"{s.name}: {'nothing serves the load' if s.chosen is None else said(s.chosen)}"
 
 
