@@ -166,7 +166,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ("analysis/studies/capacity.py", "return (load, 2 * load) if load > start * LOWEST else (None, 2 * load)",
      "return load, 2 * load", CAPACITY),
     ("analysis/studies/capacity.py", "{name: most / r for", "{name: most for", CAPACITY),
-    ("analysis/studies/capacity.py", "found.append(low / r / load)", "found.append(low / load)", CAPACITY),
+    ("analysis/studies/capacity.py", "return low / r / load", "return low / load", CAPACITY),
     ("analysis/studies/capacity.py", "while load < start * HIGHEST:", "while load < 4 * start * HIGHEST:", CAPACITY),
     ("analysis/studies/plan/bounds.py", "(count - 1) + ROUNDING)) + 1, 1.0", "(count - 1) + ROUNDING)) + 2, 1.0", PLAN),
     ("analysis/answers/error_factors.py", "min(-log2(share), 1.0)", "min(-log2(share), 2.0)", CLOCK),
