@@ -79,8 +79,13 @@ def hooks_at(point: str, given: Mapping[str, Any]) -> Iterator[tuple[Callable[..
             yield hook, value
 
 
-def all_hooks(point: str, names: Iterable[str] | None = None) -> Iterator[Callable[..., Any]]:
-    """Hooks at a point, of all parts or of some."""
+def hooks_by_name(point: str, names: Iterable[str] | None = None) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Hooks at a point, of all parts or of some, each with the part's name."""
     for name, part in PARTS.items():
         if (names is None or name in names) and (hook := part.hook(point)) is not None:
-            yield hook
+            yield name, hook
+
+
+def all_hooks(point: str, names: Iterable[str] | None = None) -> Iterator[Callable[..., Any]]:
+    """The same without the names."""
+    return (hook for _, hook in hooks_by_name(point, names))

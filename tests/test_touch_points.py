@@ -87,8 +87,8 @@ print(json.dumps([listed, counted, "4 letters" in report, PAGE.count("### opbyte
 """
 POLICY: Mapping[str, Change] = {
     "simulator/batching/policies.py": (
-        "\nSGLANG = Policy(\n",
-        '\nPOLICIES.register("toy", "eight tokens a step")(Policy("toy", 8, 4, chunked=True, reserve=False))\nSGLANG = Policy(\n',
+        "\ndef make_policy(",
+        '\nPOLICIES.register("toy", "eight tokens a step")(Policy("toy", 8, 4, chunked=True, reserve=False))\n\n\ndef make_policy(',
     )
 }
 SCHEDULED = """

@@ -34,6 +34,13 @@ def num_moments(windows: int, several: bool) -> int:
     return BASE_MOMENTS + WINDOW_MOMENTS * windows + (1 + windows if several else 0)
 
 
+def batch_tokens(m: npt.NDArray[np.float64], windows: int) -> float:
+    """Tokens of a batch without the padding of captured graphs; of decodes that bring drafts all of theirs."""
+    behind = BASE_MOMENTS + WINDOW_MOMENTS * windows
+    decodes = m[behind] if m.size - behind > 1 else m[DECODES]
+    return float(decodes + m[PREFILL_TOKENS])
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """The sequences of one step on one rank.

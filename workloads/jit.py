@@ -109,12 +109,27 @@ def compiled_given(path: str, otherwise: Callable[..., object]) -> Callable[[Cal
     """
 
     def decorate(function: Callable[..., R]) -> Callable[..., R]:
-        present, absent = (
-            f if isinstance(f, Either) or hasattr(f, "py_func") else compiled_part(f) for f in (function, otherwise)
-        )
-        return cast(Callable[..., R], Either(present, absent, path))
+        return cast(Callable[..., R], Either(_part(function), _part(otherwise), path))
 
     return decorate
+
+
+def compiled_by(path: str, name: str = "") -> Callable[[Callable[..., R]], Callable[..., R]]:
+    """Like `compiled_given`, where the record that is there brings the function; where it is None, what is decorated runs.
+
+    The class of the record has the function by its name (`name`, or that of what is decorated) in `brings`, a
+    dictionary: so a caller knows none of the classes that may be there.
+    """
+
+    def decorate(function: Callable[..., R]) -> Callable[..., R]:
+        return cast(Callable[..., R], Either(None, _part(function), path, name or function.__name__))
+
+    return decorate
+
+
+def _part(function: Any) -> Any:
+    """A function as a part, which it may be already."""
+    return function if isinstance(function, Either) or hasattr(function, "py_func") else compiled_part(function)
 
 
 def compiled_from_outside(function: F, entry: type, fields: Sequence[Any], where: str) -> F:

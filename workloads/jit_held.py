@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, TypeVar, cast
 
@@ -54,11 +54,36 @@ def held(cls: C) -> C:
     written.__set_name__(made, "_written")
 
     def type_of(value: Any, context: Any) -> HeldType:
-        value._numba_type_ = HeldType([numba.typeof_impl(field, context) for field in value], made)
-        return cast(HeldType, value._numba_type_)  # where Numba looks for it first
+        fields = [_type_of_field(field, context) for field in value]
+        key = made, *map(id, fields)  # types are unique; the one that is kept keeps those of its fields
+        if key not in HELD:
+            HELD[key] = HeldType(fields, made)
+        value._numba_type_ = HELD[key]  # where Numba looks for it first
+        return HELD[key]
 
     numba.typeof_impl.register(made)(type_of)
     return cast(C, made)
+
+
+HELD: dict[tuple[Any, ...], HeldType] = {}
+"""Types of tuples by their class and the identities of their fields' types: Numba hashes all of them, over and over."""
+ARRAYS: dict[tuple[Any, ...], Any] = {}
+"""Types of arrays by what they depend on."""
+
+
+def _type_of_field(value: Any, context: Any) -> Any:
+    """Numba's type of a field."""
+    if not isinstance(value, np.ndarray):
+        return getattr(value, "_numba_type_", None) or numba.typeof_impl(value, context)
+    key = value.dtype, value.ndim, value.flags.num
+    if key not in ARRAYS:
+        ARRAYS[key] = numba.typeof_impl(value, context)
+    return ARRAYS[key]
+
+
+def bring(cls: Any, **functions: Any) -> None:
+    """Give a class the functions that its records bring, see `jit.compiled_by`."""
+    cls.brings = functions
 
 
 def _reduced(value: Any) -> Any:
@@ -68,37 +93,49 @@ def _reduced(value: Any) -> Any:
 
 def _written(value: Any) -> bytes:
     """A tuple as compiled code reads it."""
-    parts = list(_parts(type_of_value(value).plain, value))
-    return struct.pack("@" + "".join(code for code, _ in parts), *(part for code, part in parts if code != "0q"))
+    numbers: list[Any] = []
+    kind = type_of_value(value)
+    for field, part in zip(kind.plain.types, value, strict=True):
+        _number(field, part, numbers)
+    if id(kind) not in LAYOUTS:
+        LAYOUTS[id(kind)] = struct.Struct("@" + "".join(_codes(kind.plain))), kind
+    return LAYOUTS[id(kind)][0].pack(*numbers)
 
 
-def _parts(kind: Any, value: Any) -> Iterator[tuple[str, Any]]:
-    """Numbers that a value consists of, with their codes for `struct`; "0q" goes on at a whole word."""
-    if isinstance(kind, HeldType):
-        yield "P", address_of(value)
+LAYOUTS: dict[int, tuple[struct.Struct, HeldType]] = {}
+"""How tuples are written down, by the identity of their type, and that type."""
+
+
+def _codes(kind: Any) -> list[str]:
+    """How `struct` writes a type; "0q" goes on at a whole word."""
+    if isinstance(kind, kinds.BaseTuple) and not isinstance(kind, HeldType):
+        inner = [code for field in kind.types for code in _codes(field)]
+        pad = ["0q"] if any(code != "?" for code in inner) else []
+        return [*pad, *inner, *pad]
+    if isinstance(kind, kinds.Array):
+        return ["PPqqP", "q" * 2 * kind.ndim]
+    for code, known in CODED.items():
+        if isinstance(kind, known):
+            return [code]
+    raise TypeError(f"{kind} cannot be written down")
+
+
+CODED: dict[str, tuple[type, ...]] = {
+    "P": (HeldType, kinds.NoneType, kinds.Dispatcher), "?": (kinds.Boolean,), "d": (kinds.Float,), "q": (kinds.Integer,),
+}  # fmt: skip
+
+
+def _number(kind: Any, value: Any, numbers: list[Any]) -> None:
+    """Add the numbers that a value of a type consists of."""
+    if isinstance(value, np.ndarray):
+        numbers += 0, 0, value.size, value.itemsize, value.__array_interface__["data"][0], *value.shape, *value.strides
+    elif isinstance(kind, HeldType):
+        numbers.append(address_of(value))
     elif isinstance(kind, kinds.BaseTuple):
-        wide = any(code != "?" for code, _ in _flat(kind, value))
-        pad = [("0q", 0)] if wide else []
-        yield from [*pad, *_flat(kind, value), *pad]
-    elif isinstance(kind, kinds.Array):
-        yield from (("P", 0), ("P", 0), ("q", value.size), ("q", value.itemsize))
-        yield "P", value.__array_interface__["data"][0]
-        yield from (("q", n) for n in (*value.shape, *value.strides))
-    elif isinstance(kind, kinds.Boolean):
-        yield "?", value
-    elif isinstance(kind, kinds.Float):
-        yield "d", value
-    elif isinstance(kind, kinds.Integer):
-        yield "q", value
-    elif isinstance(kind, (kinds.NoneType, kinds.Dispatcher)):
-        yield "P", 0
+        for field, part in zip(kind.types, value, strict=True):
+            _number(field, part, numbers)
     else:
-        raise TypeError(f"{kind} cannot be written down")
-
-
-def _flat(kind: Any, value: Any) -> Iterator[tuple[str, Any]]:
-    for own, part in zip(kind, value, strict=True):
-        yield from _parts(own, part)
+        numbers.append(0 if isinstance(kind, (kinds.NoneType, kinds.Dispatcher)) else value)
 
 
 def address_of(value: Any) -> int:
@@ -109,15 +146,18 @@ def address_of(value: Any) -> int:
 
 
 CODES: dict[tuple[Any, ...], int] = {}
-"""What `code_at` has found, by functions and types of their arguments."""
+"""What `code_at` has found, by functions and identities of their arguments' types."""
+KEPT: list[tuple[Any, ...]] = []
+"""These types: no other one may have the identity of one of them."""
 
 
 def code_at(function: Any, arguments: tuple[Any, ...], result: Any = types.int64) -> int:
     """Where the code of a `jit.compiled_code` function is for arguments of such types: see `called_at`."""
     if PLAIN:
         return id(function)
-    key = function, arguments
+    key = function, *map(id, arguments)
     if key not in CODES:
+        KEPT.append(arguments)
         function.compile(result(*arguments))
         made = function.overloads[arguments]
         CODES[key] = int(made.library.get_pointer_to_function(made.fndesc.llvm_func_name))

@@ -107,14 +107,16 @@ event.register("numba:compile", _Sparing())
 class Either:
     """One of two parts, by the types of a call's arguments: whether one of them, or a field, is None.
 
-    Compiled callers use it like any other function, and only the needed part is compiled. Parameters as in
-    `jit.compiled_given`.
+    With a `name` the class of the field has the first of them, by this name in its `brings`.
+
+    Compiled callers take it for a function like any other, and only the part that they need is
+    compiled. Parameters as those of `jit.compiled_given`.
     """
 
-    def __init__(self, present: Any, absent: Any, path: str) -> None:
-        self._present, self._absent = present, absent
+    def __init__(self, present: Any, absent: Any, path: str, name: str = "") -> None:
+        self._present, self._absent, self._name = present, absent, name
         argument, *self._fields = path.split(".")
-        self.__signature__ = inspect.signature(getattr(present, "py_func", present))
+        self.__signature__ = inspect.signature(getattr(absent, "py_func", absent))
         self._at = list(self.__signature__.parameters).index(argument)
         self._numba_type_ = types.Dispatcher(self)  # type: ignore[type-var]
         self.is_compiling = False  # by itself; a part never calls itself
@@ -124,7 +126,9 @@ class Either:
         for name in self._fields:
             if not isinstance(type_, types.NoneType):
                 type_ = type_.types[type_.fields.index(name)]
-        return self._absent if isinstance(type_, types.NoneType) else self._present
+        if isinstance(type_, types.NoneType):
+            return self._absent
+        return type_.instance_class.brings[self._name] if self._name else self._present
 
     def get_call_template(self, args: Any, kws: Any) -> Any:
         """What types a call: `numba.types.Dispatcher` asks."""
@@ -139,4 +143,6 @@ class Either:
         value = args[self._at]
         for name in self._fields:
             value = None if value is None else getattr(value, name)
-        return (self._absent if value is None else self._present)(*args)
+        if value is None:
+            return self._absent(*args)
+        return (type(value).brings[self._name] if self._name else self._present)(*args)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...simulator.parts.autoscale.replicas import PHASES, Scaling
+from ...simulator.parts.autoscale.start_up import ENGINE_START_S
 from ...simulator.serving.record import Run
-from ...simulator.serving.start_up import ENGINE_START_S
 from ..show.result import Drawing
 
 if TYPE_CHECKING:

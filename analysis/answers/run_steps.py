@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from ...simulator.parts.overlap.chunked import timelines_of
 from ...simulator.serving.record import Run
 from ...simulator.serving.steps import RunStep
-from ...simulator.step.explicit import timelines_of
 from ...workloads.batch import PREFILL
 from ...workloads.errors import InputError
 from ..show.text import seconds

@@ -15,10 +15,11 @@ from ...simulator.parts.drafts.explicit import speculative_stage
 from ...simulator.parts.drafts.left import StepGain
 from ...simulator.parts.drafts.options import SpeculationOptions
 from ...simulator.parts.encoders.asked import PLAIN, tower_of
+from ...simulator.parts.overlap.chunked import timelines_of
 from ...simulator.scenario.load import load
 from ...simulator.scenario.options import DeployOptions
 from ...simulator.scenario.place import deployed, refuse_unused
-from ...simulator.step.explicit import StageCost, dealt, explicit_stage, timelines_of
+from ...simulator.step.explicit import StageCost, dealt, explicit_stage
 from ...workloads.batch import Batch
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec

@@ -28,10 +28,11 @@ from .status import REACHED
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
-ROOM, CHOOSE, GIVE = 8, 9, 10
-"""Reasons why events wait for the caller: an engine (`At.into`) has no room for a request; a user-defined rule must
-choose (`At.found` of `Play.able`) and set `At.chosen`; the caller must give a request (`At.row`) to an engine
-(`At.into`) and reset `At.into`."""
+ROOM, CHOOSE, GIVE, LOST = 8, 9, 10, 11
+"""Why events wait for the caller, who comes back: an engine (`At.into`) has no room for a request; a rule that is not
+the library's is to choose (`At.found` of `Play.able`) and say which (`At.chosen`); the caller is to give a request
+(`At.row`) to an engine (`At.into`) itself, and to take back `At.into`; a cache went down with its node, and the request
+(`At.row`) is to be put back."""
 
 ARRIVALS, COMPLETIONS, FOLLOWS, CROSSED, CALLED, KINDS = 0, 1, 2, 3, 4, 5
 """Events: arrivals; completions of an engine; a request that follows another; a KV transfer; the caller's. The code

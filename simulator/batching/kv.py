@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,6 @@ from ...workloads.jit import compiled_inside
 from ...workloads.jit_held import held
 from ...workloads.model import ModelSpec
 from ..deploy.deployment import Deployment
-from ..parts.kv_tiers.settings import TierSettings
 
 BLOCK_TOKENS = 16
 """Tokens of one KV block (vLLM's default block_size)."""
@@ -44,7 +43,7 @@ class CacheSettings:
     prompt_room : int
         Tokens of a prompt whose activations every sequence has room for: of engines that compute a
         batch's prompts at once and uncut. 0: the usable fraction leaves enough for a step's tokens.
-    tiers : TierSettings, optional
+    tiers : kv_tiers.settings.TierSettings, optional
         Memories below the device's, which keep blocks that it cannot.
     window_share : float, optional
         For engines whose window layers have a pool of fixed size: its tokens over the tokens of other layers. Without
@@ -63,7 +62,7 @@ class CacheSettings:
     blocks: int | None = None
     memory_bytes: float | None = None
     prompt_room: int = 0
-    tiers: TierSettings | None = None
+    tiers: Any = None
     window_share: float | None = None
     state_slots: float | None = None
     found_again: bool = False

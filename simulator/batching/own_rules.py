@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from ..step.calls import Calls
+
 
 class OwnRules(Protocol):
     """Options of a scheduler that `exact` runs, as frozen data."""
@@ -11,6 +13,20 @@ class OwnRules(Protocol):
     @property
     def part(self) -> str:
         """The part whose rules they are."""
+        ...
+
+    @property
+    def calls(self) -> Calls:
+        """How layers of its engine are called from Python."""
+        ...
+
+    @property
+    def serial(self) -> bool:
+        """Whether a stage's host waits for its work on a batch before it goes on."""
+        ...
+
+    def ordered(self, order: str) -> OwnRules:
+        """The same with waiting requests in an order of `orders.ORDERS`, where it keeps one by itself."""
         ...
 
     def limited(self, tokens: int) -> OwnRules:

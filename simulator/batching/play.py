@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...workloads.jit import compiled, compiled_given, compiled_part
-from ..parts.two_pools.crossing import arrive, goes_on, next_cache
+from ...workloads.jit import compiled, compiled_by, compiled_given, compiled_part
 from . import state as col
 from .deals import ARRIVALS, CHOOSE, COMPLETIONS, CROSSED, FOLLOWS, KINDS, Columns, How, Play, at_time, deal, give
 from .heap import drop_first
@@ -26,6 +25,24 @@ completed on an engine (`At.node`), before its effects; an event of the caller (
 
 GIVING, DELIVERING, COMING, PASSING, SENDING, DEALING, BRINGING = 0, 1, 2, 3, 4, 5, 6
 """Phases that process an event."""
+
+
+@compiled_by("how.between")
+def next_cache(p: Play, how: How) -> int:
+    """Let the next cache leave if a node has room for its request; the request, -1: none, -2: ask the caller."""
+    return -1
+
+
+@compiled_by("how.between")
+def arrive(p: Play, how: How, row: int) -> int:
+    """Complete a KV transfer, unless its source or target has failed since."""
+    return REACHED
+
+
+@compiled_by("how.between")
+def goes_on(p: Play, how: How, row: int, n: int) -> bool:
+    """Whether a request that has ended on a node goes on in the other pool: its cache waits to leave."""
+    return False
 
 
 @compiled_part

@@ -13,9 +13,8 @@ from ...workloads.errors import InputError
 from ...workloads.jit_held import held
 from ...workloads.registry import Registry
 from ..limits import MAX_SEQUENCES
-from ..parts.sglang.rules import SglangRules
-from ..parts.tensorrt_llm.rules import TrtllmRules
-from ..step.calls import PYTHON, TRTLLM_CALLS, Calls
+from ..registry import all_hooks
+from ..step.calls import PYTHON, Calls
 from .host import LAUNCH_S, NO_FRONT, NO_HOST, OUTSIDE_S, Host, Pace
 from .orders import ORDERS
 from .own_rules import OwnRules
@@ -168,7 +167,7 @@ class Policy:
     @property
     def calls(self) -> Calls:
         """How its engine's layers are called from Python."""
-        return TRTLLM_CALLS if isinstance(self.rules, TrtllmRules) else PYTHON
+        return PYTHON if self.rules is None else self.rules.calls
 
     @property
     def holds_back(self) -> bool:
@@ -186,7 +185,7 @@ class Policy:
 
     def pace(self, launches: Launches, stages: int, several: int = 1) -> Pace:
         """Return the host time of steps for a deployment's launches and stages, with `several` tokens per decode."""
-        serial = stages > 1 and isinstance(self.rules, TrtllmRules) and self.rules.serial
+        serial = stages > 1 and self.rules is not None and self.rules.serial
         hidden = not serial and (self.ahead or stages > 1)
         own, each = self.host, self.host.launch_s / stages
         captured = self.captures(several) or self.largest * several or NO_LIMIT
@@ -221,7 +220,16 @@ def _known_order(policy: Policy) -> None:
         ORDERS[policy.order]  # says which there are
 
 
-POLICIES: Registry[Policy] = Registry("policy", described=True, check=_known_order)
+class _Policies(Registry[Policy]):
+    """Policies, those of parts among them."""
+
+    def load(self) -> None:
+        super().load()
+        for _ in all_hooks("policy"):  # a part's module registers it
+            pass
+
+
+POLICIES: Registry[Policy] = _Policies("policy", described=True, check=_known_order)
 
 POLICIES.register("chunked", "prompts in chunks with decodes (Sarathi-Serve), paged KV cache (vLLM)")(
     Policy("chunked", 8192, 256, chunked=True, reserve=False)
@@ -247,35 +255,9 @@ and more (vllm/engine/arg_utils.py). Data-parallel ranks are given requests by
 4 x waiting + running (vllm/v1/engine/core_client.py)."""
 
 
-SGLANG = Policy(
-    "sglang", 8192, 2048, chunked=True, reserve=False, ahead=True, prompts_alone=True,
-    host=Host(launch_s=LAUNCH_S, request_s=OUTSIDE_S), rules=SglangRules(),
-)  # fmt: skip
-"""SGLang's scheduler (0.5.9) with its defaults on devices of less than 160 GiB (sglang/srt/server_args.py)."""
-
-POLICIES.register("sglang", "SGLang's scheduler: prompts before decodes, radix cache, overlap")(SGLANG)
-
-TRTLLM = Policy(
-    "tensorrt-llm", 8192, 2048, chunked=False, reserve=True, ahead=True,
-    host=Host(launch_s=LAUNCH_S, request_s=OUTSIDE_S), rules=TrtllmRules(),
-)  # fmt: skip
-"""TensorRT-LLM's executor (PyTorch backend, 1.2) with its defaults (tensorrt_llm/llmapi/llm_args.py)."""
-
-POLICIES.register("tensorrt-llm", "TensorRT-LLM's executor: whole prompts, block reuse, overlap")(TRTLLM)
-
-
 def without_front(policy: Policy) -> Policy:
     """The same for requests that the engine has as they are sent: a server with many threads, or stamps of the engine."""
     return replace(policy, host=replace(policy.host, front=NO_FRONT))
-
-
-def of_trtllm(rules: TrtllmRules, sequences: int, host: Host = TRTLLM.host) -> Policy:
-    """Return a policy for TensorRT-LLM's executor with these rules; equivalent fields have the same values."""
-    return replace(
-        TRTLLM, token_budget=rules.max_num_tokens, max_sequences=sequences, chunked=rules.chunked,
-        reserve=not rules.evicts, ahead=rules.overlap, gather_steps=rules.wait_steps, gather_tokens=rules.wait_tokens,
-        even_steps=rules.even_steps if rules.even else 0, rules=rules, host=host,
-    )  # fmt: skip
 
 
 def make_policy(name: str, token_budget: int | None = None, max_sequences: int | None = None) -> Policy:
@@ -301,9 +283,7 @@ def _ordered(name: str) -> Policy:
     ORDERS[order]  # says which there are
     policy = POLICIES[base]
     rules = policy.rules
-    if order == "priority" and isinstance(rules, SglangRules):
-        rules = replace(rules, priority=True, low_first=True)
-    return replace(policy, name=name, order=order, rules=rules)
+    return replace(policy, name=name, order=order, rules=rules and rules.ordered(order))
 
 
 def limited(policy: Policy, token_budget: int | None, max_sequences: int | None) -> Policy:

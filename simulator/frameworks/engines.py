@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from ...devices.spec import DeviceSpec
 from ...workloads.registry import Registry
 from ..batching.kv import CacheSettings
-from ..batching.policies import SGLANG, TRTLLM, make_policy, of_trtllm
+from ..batching.policies import make_policy
 from ..deploy.deployment import Deployment
-from ..parts.sglang.rules import SglangRules
+from ..parts.sglang.rules import SGLANG, SglangRules
 from ..parts.sglang.state import LEAVERS
-from ..parts.tensorrt_llm.rules import TrtllmRules
+from ..parts.tensorrt_llm.rules import TRTLLM, TrtllmRules, of_trtllm
 from .keys import number_of, numbers_of
 from .settings import EngineSettings
 from .sglang_limits import READ, SglangLimits

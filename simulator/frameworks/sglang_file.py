@@ -8,9 +8,9 @@ from typing import Any
 from ...workloads.errors import SpecError
 from ...workloads.speculators.asked import MOST_DRAFTS, DraftChoice
 from ..batching.kv import CacheSettings
-from ..batching.policies import SGLANG, Policy
+from ..batching.policies import Policy
 from ..limits import MAX_SEQUENCES
-from ..parts.sglang.rules import THRESHOLD, SglangRules
+from ..parts.sglang.rules import SGLANG, THRESHOLD, SglangRules
 from .engines import sglang_patch, sglang_version
 from .keys import Keys, host_of, listed, told, version_doubts
 from .settings import EngineSettings

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from ...workloads.errors import SpecError
 from ..batching.kv import CacheSettings
-from ..batching.policies import TRTLLM, Policy, of_trtllm
+from ..batching.policies import Policy
 from ..limits import MAX_SEQUENCES
-from ..parts.tensorrt_llm.rules import TrtllmRules
+from ..parts.tensorrt_llm.rules import TRTLLM, TrtllmRules, of_trtllm
 from .engines import TRTLLM_BLOCK, TRTLLM_SHARE
 from .keys import Keys, host_of, listed, told, version_doubts, version_of
 from .settings import EngineSettings

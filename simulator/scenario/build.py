@@ -14,7 +14,7 @@ from ..frameworks.engines import ENGINES, LaunchSettings
 from ..frameworks.settings import EngineSettings
 from ..limits import MAX_SEQUENCES
 from ..registry import all_hooks
-from ..serving.fleet import Fleet, parse_fleet
+from ..serving.fleet import Fleet
 from .load import load
 from .place import deployed
 from .scenario import Scenario
@@ -127,11 +127,10 @@ def framed(scenario: Scenario, settings: EngineSettings, deployment: Deployment)
 
 def fleet_of(scenario: Scenario, system: SystemSpec) -> Fleet | None:
     """The replicas, their failures and the encoder; None for one system on its own."""
-    options, failures = scenario.fleet, scenario.parts["failures"]
-    fleet = parse_fleet(
-        options.router, options.replicas, failures.fail, failures.mtbf, failures.repair,
-        scenario.parts["autoscale"].autoscale,
-    )  # fmt: skip
+    options, fleet = scenario.fleet, None
+    given = {name: own for name in ("router", "replicas") if (own := getattr(options, name)) is not None}
+    if given:
+        fleet = Fleet(**given)
     for hook in all_hooks("fleet"):
         fleet = hook(scenario, system, fleet)
     return fleet

@@ -15,9 +15,8 @@ import numpy as np
 from ...workloads.jit import plainly
 from ...workloads.jit_held import address_of, code_of
 from ...workloads.requests import RequestBlock
-from ..batching.deals import AT, CALLED, KINDS, TRIP, Between, Columns, How, Play, Waits, take_in
+from ..batching.deals import AT, CALLED, KINDS, TRIP, Columns, How, Play, Waits, take_in
 from ..batching.heap import new_heap, new_line, push
-from ..batching.kv import rank_rules
 from ..batching.level import Face, new_fleet
 from ..batching.loop import EngineArrays, run
 from ..batching.recall import Recall, new_recall, with_pieces
@@ -25,8 +24,7 @@ from ..batching.records import records
 from ..batching.rings import Ring, new_ring, put_first, put_last, told
 from ..batching.route_rules import LOAD, first_least
 from ..batching.state import FEWEST_ROWS, I8, roomier
-from ..parts.drafts.state import roomier_drafts
-from ..parts.kv_tiers.state import roomier_rows
+from ..registry import all_hooks
 from .engine import Engine
 from .nodes import Node
 from .pools import KvLink
@@ -44,7 +42,7 @@ def roomy(have: Any, size: int, fill: float = 0) -> Any:
 
 def given_by_hand(engine: Engine) -> bool:
     """Whether requests that an engine gets are more than rows of its arrays."""
-    return engine.book is not None or bool(engine.policy.order) or (engine.spec is not None and engine.spec.each)
+    return bool(engine.policy.order) or any(part.by_hand(engine) for part in engine.does.values())
 
 
 @dataclass(slots=True)
@@ -98,7 +96,7 @@ class Clock:
             node.given = given_by_hand(node.engine)
         self.stale.update(range(count))
         if self.decode:
-            self.how = self.how._replace(between=self._between())
+            self.how = self.how._replace(between=next(all_hooks("between"))(self))
 
     @property
     def at(self) -> Any:
@@ -265,9 +263,8 @@ class Clock:
         engine.stock()
         size, have = max(2 * len(engine.state.ints), FEWEST_ROWS), engine.submitted
         engine.state = roomier(engine.state, size)
-        for name, more in (("kv_tiers", roomier_rows), ("drafts", roomier_drafts)):
-            if name in engine.parts:
-                engine.put(name, more(engine.parts[name], have, size))
+        for part in engine.does.values():
+            part.grow(engine, have, size)
         self.stale.add(node.index)
 
     def _make_room(self) -> None:
@@ -306,33 +303,6 @@ class Clock:
         w.row[have:last], w.before[have:last] = np.repeat(np.arange(rows.start, rows.stop), counts), before
         w.starts[rows.start + 1 : rows.stop + 1] = have + np.cumsum(counts)
         return w
-
-    def _between(self) -> Between:
-        """Return the state between two pools."""
-        link, nodes, second = self.link, self.all, self.decode[0].engine
-        assert link is not None
-        most = max(node.engine.deployment.ranks for node in nodes)
-        free = np.full((len(nodes), most), np.inf)
-        for n, node in enumerate(nodes):
-            free[n, : node.engine.deployment.ranks] = 0.0
-        d = second.deployment
-        return Between(
-            self.entry[0].engine.kv, second.kv, rank_rules(d, second.cache), d.layout.tp, new_ring(1), free,
-            free.copy(), records(0, TRIP), np.zeros((0, 2)), np.array([node.lanes for node in nodes]),
-            second.policy.max_sequences * d.ranks, len(self.entry[0].engine.deployment.model.layers),
-            second.policy.reserve, link.by_layer, link.bandwidth_bytes_per_s, link.latency_s, *self._beside(link),
-        )  # fmt: skip
-
-    def _beside(self, link: KvLink) -> tuple[int, bool]:
-        """What else is on the ports of a link between two pools, see `Between`: nothing unless it is the nodes' network."""
-        first, second = self.entry[0].engine, self.decode[0].engine
-        networks = [engine.deployment.system.device.node_link for engine in (first, second)]
-        names, tiers, apart = {own.name for own in networks}, first.cache.tiers, second.deployment.apart
-        if link.name not in names:
-            return -1, False
-        rate = networks[0].bandwidth_bytes_per_s
-        own = [t.shared and t.bandwidth_bytes_per_s == rate for t in (tiers.tiers if tiers else ())]
-        return own.index(True) if True in own else -1, apart is not None and apart.link.name in names
 
     def _name(self, rows: range) -> None:
         """Number a trace's hashes; engines find the hashes of all requests in one array."""

@@ -247,12 +247,8 @@ def _programs(engines: list[Engine]) -> Iterator[tuple[str, Slots, Plan, Books]]
     for engine in engines:
         device = engine.deployment.system.device.name
         yield device, engine.slots, engine.plan, engine.books
-        slots = engine.draft_slots
-        if engine.draft is not None and slots is not None:
-            yield device, slots, *engine.draft
-        if (side := engine.expert_side) is not None:
-            where = side.deployment.system.device.name
-            yield where, side.slots, engine.plan.apart.plan, engine.books.aside.books
+        for part in engine.does.values():
+            yield from part.programs(engine)
 
 
 def _op_totals(engines: list[Engine], clock: float) -> tuple[OpTotal, ...]:

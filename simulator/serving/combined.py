@@ -13,7 +13,6 @@ from ..batching.policies import Policy
 from ..deploy.deployment import Deployment
 from ..option import PartOptions
 from ..part import Combination
-from ..parts.autoscale.asked import Autoscale
 from ..registry import PARTS, check_parts, parts_of
 from .pools import Pools
 
@@ -69,7 +68,7 @@ def states_of(options: PartOptions, deployment: Deployment) -> dict[str, Any]:
     return {name: hook(options[name], deployment) for name, hook in hooks.items() if hook is not None}
 
 
-def scaled_by(pools: Pools, autoscale: Autoscale | None) -> bool:
+def scaled_by(pools: Pools, autoscale: Any) -> bool:
     """Whether replicas come and go."""
     scales = pools.scales if pools.decode else (autoscale,)
     return any(scale.decides for scale in scales if scale is not None)

@@ -14,37 +14,29 @@ from typing import Any, NamedTuple
 
 from ...workloads.errors import InputError, nearest
 from ...workloads.requests import RequestBlock, RequestStream
-from ..batching.deals import CHOOSE, GIVE, ROOM, How
+from ..batching.deals import CHOOSE, GIVE, LOST, ROOM, How
 from ..batching.kv import CacheSettings
 from ..batching.play import BLOCK, CALL, LEAVE, NOTE, PASS, play
 from ..batching.policies import Policy
-from ..batching.state import I_ROW
 from ..batching.status import LOG_FULL, REACHED, RESTS, STUCK
 from ..deploy.deployment import Deployment
 from ..option import NO_OPTIONS, PartOptions
-from ..parts.autoscale.asked import OPTION, Autoscale
-from ..parts.autoscale.scaling import Scaler
-from ..parts.classes.admission import Door, bounded, check_bounds, laned
-from ..parts.classes.lanes import O_REFUSED
-from ..parts.failures.failing import Failures
-from ..parts.failures.faults import Faults
-from ..parts.kv_tiers.run import common_of
-from ..parts.two_pools.crossing import LOST
-from ..registry import PARTS
+from ..registry import PARTS, all_hooks, hooks_by_name
 from .arrivals import Arrivals, check_kept
 from .clock import Clock
 from .combined import check_run, decoding, scaled_by, states_of, swapped_by
 from .dealing import Dealer
 from .draining import Drain, Drained
 from .engine import Engine
+from .fleet import Fleet
 from .groups import OPTION as GROUPS
 from .groups import Cut
 from .nodes import Node
 from .pools import Moves, Pools
 from .progress import Progress, now_and_then
 from .routers import ROUTERS, asks_prefix, compiled_rule, round_robin
-from .served import Presence, Served
-from .start_up import start_up_s
+from .run_part import RunPart
+from .served import Served
 from .steps import check_steps
 from .table import RequestTable
 
@@ -52,53 +44,54 @@ MOST_LOGGED = 1 << 14
 """Log entries of all engines that are processed together."""
 
 
+class RunSettings(NamedTuple):
+    """What a run is asked for.
+
+    Attributes
+    ----------
+    fleet : Fleet
+        Its router deals arrivals to the entry nodes and caches to the decode nodes; its failures number entry nodes first.
+    warmup : int
+        Completions, on all engines together, after which rates and gap statistics start.
+    stop : int, optional
+        Completions after which the run ends, whatever is still under way.
+    keep_log : bool
+        Keep the log of stretches.
+    cache : CacheSettings, optional
+        How engines set up their KV caches.
+    seed : int
+        Of random failures, and of how many drafts are accepted.
+    steps : int
+        Keep the plans of so many steps, see `steps.check_steps`.
+    cut : Cut, optional
+        Of the entry nodes those that run here; all of them if not given.
+    options : PartOptions
+        Options of parts of the run.
+    """
+
+    pools: Pools
+    policy: Policy
+    stream: RequestStream
+    fleet: Fleet = Fleet()
+    warmup: int = 0
+    stop: int | None = None
+    keep_log: bool = False
+    cache: CacheSettings | None = None
+    seed: int = 0
+    steps: int = 0
+    cut: Cut | None = None
+    options: PartOptions = NO_OPTIONS
+
+
 def serve(
-    pools: Pools,
-    policy: Policy,
-    stream: RequestStream,
-    *,
-    router: str = "round-robin",
-    faults: Faults | None = None,
-    seed: int = 0,
-    warmup: int = 0,
-    keep_log: bool = False,
-    progress: Progress | None = None,
-    cache: CacheSettings | None = None,
-    stop: int | None = None,
-    steps: int = 0,
-    autoscale: Autoscale | None = None,
-    cut: Cut | None = None,
-    grown: Callable[[RunSettings], Served] | None = None,
-    options: PartOptions = NO_OPTIONS,
+    asked: RunSettings, progress: Progress | None = None, grown: Callable[[RunSettings], Served] | None = None
 ) -> Served:
     """Run a stream of requests through one engine or several.
 
     Parameters
     ----------
-    router : str
-        A name in `ROUTERS`; assigns arrivals to the entry nodes and caches to the decode nodes.
-    faults : Faults, optional
-        Nodes are numbered entry nodes first.
-    seed : int
-        Of random failures, and of how many drafts are accepted.
-    warmup : int
-        Completions, on all engines together, after which rates and gap statistics start.
-    keep_log : bool
-        Keep the log of fast-forwarded steps.
     progress : callable, optional
         See `progress.Progress`.
-    cache : CacheSettings, optional
-        How engines set up their KV caches.
-    stop : int, optional
-        Completions after which the run ends, with other requests still running.
-    steps : int
-        Keep the plans of this number of steps, see `steps.check_steps`.
-    autoscale : Autoscale, optional
-        How many of the replicas there are when; entry nodes are all that there may be.
-    cut : Cut, optional
-        Of the entry nodes those that run here; all of them if not given.
-    options : PartOptions
-        Options of parts of the run.
     grown : callable, optional
         Runs it from where one of fewer requests of the same stream stands, see `growing`.
 
@@ -109,63 +102,37 @@ def serve(
     CapacityError
         A request that could never fit.
     """
-    if router not in ROUTERS:
-        raise InputError(f"--router {router!r}", f"unknown router{nearest(router, ROUTERS)}")
+    pools, fleet, cache = asked.pools, asked.fleet, asked.cache
+    if fleet.router not in ROUTERS:
+        raise InputError(f"--router {fleet.router!r}", f"unknown router{nearest(fleet.router, ROUTERS)}")
     count = len(pools.entry) + len(pools.decode)
-    for node, _ in faults.at if faults else ():
+    for node, _ in fleet.faults.at if fleet.faults else ():
         if node >= count:
             raise InputError("--fail", f"there are replicas 0 to {count - 1}, not {node}")
-    if steps:
+    if asked.steps:
         tiered = cache is not None and cache.tiers is not None
-        check_steps(pools.entry[0], policy, count, steps, tiered)
-    if autoscale is not None and pools.decode:
-        reason = "is for a system that is not split; the pools of --prefill and --decode have their own"
-        raise InputError(OPTION, reason)
-    cut = cut or Cut(spill="" if keep_log else None)
-    asked = RunSettings(
-        pools, policy, stream, router, faults, warmup, stop, keep_log, cache, seed, steps, autoscale, cut, options
-    )
-    return Driver(asked).run(seed, progress) if grown is None else grown(asked)
-
-
-class RunSettings(NamedTuple):
-    """What a run is asked for, see `serve`."""
-
-    pools: Pools
-    policy: Policy
-    stream: RequestStream
-    router: str
-    faults: Faults | None
-    warmup: int
-    stop: int | None
-    keep_log: bool
-    cache: CacheSettings | None
-    seed: int
-    steps: int
-    autoscale: Autoscale | None
-    cut: Cut
-    options: PartOptions = NO_OPTIONS
+        check_steps(pools.entry[0], asked.policy, count, asked.steps, tiered)
+    return Driver(asked).run(asked.seed, progress) if grown is None else grown(asked)
 
 
 class Driver:
     """One run: puts its parts together and does what the clock asks for."""
 
     def __init__(self, asked: RunSettings) -> None:
-        pools, policy, stream, router, faults, warmup, stop, keep_log, cache, seed, steps, autoscale, cut, options = (
-            asked
-        )
-        self.pools, self.policy, self.stream, self.seed, self.keep_log = pools, policy, stream, seed, keep_log
-        self.steps, self.common = steps, common_of(pools, policy, cache)
-        self.warmup, self.stop, self.warm_s, self.ended = warmup, stop or 0, 0.0, False
+        pools, policy, stream, cache, faults = asked.pools, asked.policy, asked.stream, asked.cache, asked.fleet.faults
+        cut = asked.cut or Cut(spill="" if asked.keep_log else None)
+        self.pools, self.policy, self.stream, self.asked = pools, policy, stream, asked
+        self.shared = {n: x for n, hook in hooks_by_name("shared") if (x := hook(pools, policy, cache)) is not None}
+        self.warmup, self.stop, self.warm_s, self.ended = asked.warmup, asked.stop or 0, 0.0, False
         self.first = first = next(blocks := iter(stream), None)
         blocks = chain(() if first is None else (first,), blocks)  # drawn once
         turns = None if first is None else first.turns
-        check_bounds(stream, first)
-        scaled, swapped = scaled_by(pools, autoscale), swapped_by(pools)
-        self.parts = check_run(pools, policy, cache, first, faults is not None, scaled, options)
-        self.states = states_of(options, pools.entry[0])
+        for check in all_hooks("check_requests"):
+            check(stream, first)
+        scaled, swapped = scaled_by(pools, asked.fleet.autoscale), swapped_by(pools)
+        self.parts = check_run(pools, policy, cache, first, faults is not None, scaled, asked.options)
+        self.states = states_of(asked.options, pools.entry[0])
         staged = swapped or pools.parts.get("encoder") is not None
-        scales = pools.scales if pools.decode else (autoscale, None)
         self.one = len(pools.entry) == 1 and not pools.decode
         follow = turns is not None or stream.closed_loop is not None
         # An engine by itself turns requests away by the bounds of their class.
@@ -175,9 +142,9 @@ class Driver:
         here = cut.replicas(len(pools.entry))
         entry = self._nodes(pools.entry, here, policy, cache, alone=alone)
         decode = self._nodes(pools.decode, range(len(pools.decode)), *decoding(pools, policy, cache), len(entry))
-        route, rule = ROUTERS[router], compiled_rule(ROUTERS[router])
+        rule = compiled_rule(route := ROUTERS[asked.fleet.router])
         looks = route is not round_robin and max(len(entry), len(decode)) > 1
-        doors = bounded(stream) and not alone
+        doors = any(c.bounded for c in stream.classes) and not alone
         apart = not (staged or scaled or self.always or faults or doors)
         whole = apart and not looks
         steady = not (staged or scaled or faults or doors or pools.decode)
@@ -185,15 +152,14 @@ class Driver:
             self._check_apart({"--autoscale": scaled, "failures": faults, "adapters that wait for slots": swapped})
         how = How(
             rule=-1 if rule is None else rule, looks=looks, stops=False,
-            level=any(node.engine.common is not None for node in (*entry, *decode)),
-            whole=whole, steady=steady,
-            more=True if warmup or stop or not whole else None,
+            level=bool(self.shared), whole=whole, steady=steady,
+            more=True if self.warmup or self.stop or not whole else None,
             passes=doors or pools.parts.get("encoder") is not None, shelved=swapped,
             clients=0 if whole else stream.closed_loop or 0, between=None,
         )  # fmt: skip
         prefixes = looks and asks_prefix(route)
         self.clock = clock = Clock(
-            table, entry, decode, how, pools.link, prefixes, 0 if faults or steps else MOST_LOGGED
+            table, entry, decode, how, pools.link, prefixes, 0 if faults or asked.steps else MOST_LOGGED
         )
         self.dealer = Dealer(table, clock, route)
         lets_go = apart and not (self.warmup or self.stop)
@@ -201,11 +167,11 @@ class Driver:
         if self.drain is None:
             check_kept(stream.limit or 0)
         self.arrivals = Arrivals(
-            table, self.dealer, clock, blocks, stream.closed_loop, faults is not None, self._stages(stream, seed, doors),
+            table, self.dealer, clock, blocks, stream.closed_loop, faults is not None, self._stages(stream, asked.seed, doors),
             None if self.drain is None else self.drain.step, cut, len(pools.entry),
         )  # fmt: skip
-        self.failures = Failures(clock, table, self.dealer, faults or Faults())
-        self.scalers = [self._scaler(scale, i > 0) for i, scale in enumerate(scales)]
+        found = (hook(self) for hook in all_hooks("run"))
+        self.does: list[RunPart] = [part for part in found if part is not None]
         for node in clock.all if swapped or self.dealer.told is not None else ():
             node.given = 1
 
@@ -215,7 +181,7 @@ class Driver:
         found |= {
             "two pools": pools.decode, "--encoder": pools.parts.get("encoder"), "sessions": first is not None and first.turns,
             "--closed-loop": stream.closed_loop, "classes": stream.classes, "--warmup": self.warmup,
-            "--stop": self.stop, "--steps": self.steps, "caches that they share": self.common,
+            "--stop": self.stop, "--steps": self.asked.steps, "caches that they share": self.shared,
         }  # fmt: skip
         for what, there in found.items():
             if there:
@@ -226,14 +192,17 @@ class Driver:
         before: int = 0, alone: bool = False,
     ) -> list[Node]:  # fmt: skip
         """Return the local nodes of one pool, numbered after `before`; nodes of one deployment are lowered once."""
-        out = list[Node]()
+        out, asked = list[Node](), self.asked
         for number in here:
             d, index = deployments[number], before + number
-            rules, lanes = laned(policy, d, self.first, self.stream, alone)
+            rules, given = policy, dict(self.shared)
+            for name, hook in hooks_by_name("queues"):
+                rules, queues = hook(rules, d, self.first, self.stream, alone)
+                given |= {} if queues is None else {name: queues}
             twin = out[0].engine if out and d is deployments[here.start] else None
             engine = Engine(
-                d, rules, index, self.keep_log, cache or CacheSettings(), self.steps > 0, self.seed, self.steps, lanes,
-                self.common, twin, len(deployments),
+                d, rules, index, asked.keep_log, cache or CacheSettings(), asked.steps > 0, asked.seed, asked.steps, given,
+                twin, len(deployments),
             )  # fmt: skip
             out.append(Node(before + len(out), engine))
         return out
@@ -244,7 +213,7 @@ class Driver:
         hooks = ((PARTS[name].hook("read"), state) for name, state in self.states.items())
         readers: list[Callable[[RequestBlock], None]] = [partial(h, state) for h, state in hooks if h is not None]
         if doors:
-            dealer.door = Door(stream.classes, clock, self.table).admits
+            dealer.door = next(all_hooks("door"))(stream, clock, self.table)
         for name in self.parts:
             hook = PARTS[name].hook("stage")
             made = hook and hook(clock, dealer, pools, seed)
@@ -252,20 +221,6 @@ class Driver:
                 self.states[name], reader = made
                 readers.append(reader)
         return readers
-
-    def _scaler(self, autoscale: Autoscale | None, decodes: bool) -> Scaler | None:
-        """What decides how many replicas there are, of the nodes that requests arrive at or the others."""
-        if autoscale is None:
-            return None
-        deployment, clock = (self.pools.decode if decodes else self.pools.entry)[0], self.clock
-        start_s = autoscale.start
-        if start_s is None:
-            start_s = start_up_s(deployment) if autoscale.decides else 0.0
-        pool = clock.decode if decodes else clock.entry
-        return Scaler(
-            autoscale, start_s, clock, self.table, self.dealer, deployment.replicas, pool,
-            lambda: clock.parked if decodes else clock.waiting,
-        )  # fmt: skip
 
     def _tell(self, progress: Progress) -> None:
         """Say how far the simulation is."""
@@ -285,10 +240,8 @@ class Driver:
     def begin(self, seed: int) -> None:
         """Schedule the initial events."""
         self._aim()
-        self.failures.start(seed)
-        for scaler in self.scalers:
-            if scaler is not None:
-                scaler.start()
+        for part in reversed(self.does):  # of events of one time, that of the part which began first is first
+            part.start(seed)
 
     def end(self) -> Served:
         """What is left behind, the last requests taken over from their engines."""
@@ -331,14 +284,12 @@ class Driver:
         for node in nodes:
             node.engine.take_log(REACHED)
         for node in nodes:
-            state, lanes = node.engine.state, node.engine.parts.get("classes")
-            if lanes is not None:
-                places = lanes.of[: node.engine.submitted, O_REFUSED].nonzero()[0]
-                self.table.refused += state.ints[places, I_ROW].tolist()
+            for part in node.engine.does.values():
+                self.table.refused += part.refused(node.engine)
         return Served(
             [node.engine for node in nodes], self.table, clock.completed, self.warm_s,
-            self.failures.failures, self.dealer.restarts.total(), self.pools, nodes, self.policy,
-            self._counted(), self._presence(), drained=drained,
+            sum(part.failures for part in self.does), self.dealer.restarts.total(), self.pools, nodes, self.policy,
+            self._counted(), drained=drained, **{k: v for part in self.does for k, v in part.left().items()},
         )  # fmt: skip
 
     def _counted(self) -> dict[str, Any]:
@@ -353,10 +304,6 @@ class Driver:
             return None
         start_s, end_s = between.stamps[: self.table.count].T.copy()
         return Moves(start_s, end_s, float(at.moved), int(at.moves))
-
-    def _presence(self) -> tuple[Presence | None, ...]:
-        """When the replicas of each pool were there, where an autoscaler decides."""
-        return tuple(None if s is None else s.scaling() for s in self.scalers)
 
     def _note(self, now: float) -> None:
         """See whether the warm-up or the run ends with the completions so far."""

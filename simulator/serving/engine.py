@@ -6,20 +6,21 @@ completions, read its timestamps. Arrivals, routers, links and faults belong to 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ...workloads.requests import RequestBlock
+from ..batching import exact, plans, uneven, waiting_on
 from ..batching import state as col
 from ..batching.exact_state import new_exact
-from ..batching.hooks import NONE, Brought, hooks_of
+from ..batching.hooks import NONE, Brought, Hooks, hooks_of
 from ..batching.host import hand_over_all, idle_front
 from ..batching.kv import CacheSettings, KvRules, check_fits, kv_rules
 from ..batching.loop import EngineArrays, run
 from ..batching.orders import Waiting, queue_keys
-from ..batching.own_stages import StagedBatches
 from ..batching.plan_log import new_plans, taken
 from ..batching.policies import Limits, Policy
 from ..batching.prefix import stocked, widened
@@ -27,23 +28,16 @@ from ..batching.state import F8, I8, State, grown, new_state, outlasting
 from ..batching.status import LOG_FULL, REACHED, STUCK
 from ..deploy.deployment import Deployment
 from ..part import Combination
-from ..parts.classes.lanes import LaneBook, LaneRules
-from ..parts.drafts.run import acceptance_of, speculating_policy, start_speculation
-from ..parts.drafts.state import DraftState, with_requests
-from ..parts.experts_apart.run import Side
-from ..parts.kv_tiers.run import Below, Common
-from ..parts.kv_tiers.state import with_rows
-from ..parts.pipeline.batches import new_pipe
-from ..registry import check_parts, parts_of
+from ..registry import PARTS, check_parts, hooks_by_name, parts_of
 from ..step.books import Books, new_books
 from ..step.launches import Launches, all_launches
 from ..step.lowered import lowered
 from ..step.lowering import MOST_TOKENS, Plan, Slots
 from ..step.timed import Costs, Lowered, costs_of
-from .brought import brought_by
 from .combined import check_order
 from .contents import Contents, check_hashes
 from .course import Course
+from .engine_part import EnginePart
 
 
 @dataclass(slots=True)
@@ -64,10 +58,8 @@ class Engine:
         Seed of the samples of requests: accepted drafts.
     most_plans : int or None
         How many are kept, the first ones; all of them if not given.
-    lanes : LaneRules, optional
-        Where requests do not wait in one queue.
-    common : Common or None
-        Stores of KV cache tiers that several engines share; its own if not given.
+    given : mapping of str to object
+        What a run has given parts of the engine, by their names.
     twin : Engine, optional
         Another engine of the same deployment and policy, which has been lowered; both have one histogram.
     among : int
@@ -82,8 +74,7 @@ class Engine:
     keep_plans: bool = False
     seed: int = 0
     most_plans: int | None = None
-    lanes: LaneRules | None = None
-    common: Common | None = None
+    given: Mapping[str, Any] = field(default_factory=dict)
     twin: InitVar[Engine | None] = None
     among: int = 1
     plan: Plan = field(init=False)
@@ -93,28 +84,25 @@ class Engine:
     kv: KvRules = field(init=False)
     books: Books = field(init=False)
     state: State = field(init=False)
-    draft_slots: Slots | None = field(init=False, default=None)
-    below: Below | None = field(init=False, default=None)
     course: Course = field(init=False)
-    expert_side: Side | None = field(init=False)
+    expert_side: Any = field(init=False, default=None)  # other devices that work for it
     logs: list[F8] = field(init=False, default_factory=list)
     plans: list[tuple[F8, I8]] = field(init=False, default_factory=list)
     contents: Contents = field(init=False)
-    book: LaneBook | None = field(init=False, default=None)
     width: int = field(init=False, default=0)  # blocks of the longest request
     parts: dict[str, Any] = field(init=False, default_factory=dict)  # their states, by name
-    draft: Lowered | None = field(init=False, default=None)
-    _spec: DraftState | None = field(init=False, default=None)  # before the first request
+    does: dict[str, EnginePart] = field(init=False, default_factory=dict)  # what they do, by name
     model: Lowered | None = field(init=False, default=None)
     _costs: Costs | None = field(init=False, default=None)
     _brought: list[Brought] = field(init=False, default_factory=list)
+    _hooks: Hooks | None = field(init=False, default=None)  # while the states of parts stay
     _loop: EngineArrays | None = field(init=False, default=None)
     _made_of: State | None = field(init=False, default=None)
 
     def __post_init__(self, twin: Engine | None) -> None:
-        check_parts(parts_of(Combination(self.deployment, self.policy, self.cache)))
+        asked = parts_of(Combination(self.deployment, self.policy, self.cache))
+        check_parts(asked)
         counts = max(self.policy.token_budget, self.policy.max_sequences, MOST_TOKENS)
-        self.policy = speculating_policy(self.policy, self.deployment.parts.get("drafts"))
         if twin is None:
             self.plan, self.slots = lowered(self.deployment, self.replica, counts)
         else:
@@ -130,20 +118,15 @@ class Engine:
         overlaps = self.plan.streams is not None or bool(self.plan.shares)
         devices = d.layout.all_devices / d.replicas if overlaps else None
         self.course = Course(d.device.board, devices, self.among)
-        self.expert_side = Side.of(d, self.plan, self.slots)
-        if d.parts.get("drafts") is not None:
-            self.limits, self._spec, self.draft_slots, self.draft = start_speculation(
-                d, self.policy, self.launches, self.replica, counts, self.seed
-            )
-        if self.cache.tiers is not None:
-            what = d, self.policy, self.kv, self.cache, self.plan, self.replica
-            self.below = Below.of(*what, self.common)
+        self.does = {
+            n: part for n, hook in hooks_by_name("engine", {*asked, *self.given}) if (part := hook(self)) is not None
+        }
         self._empty()
         if twin is not None:
             self.state = self.state._replace(hist=twin.state.hist)
-        if self.lanes is None and self.scheduler is None:
+        if "scheduler" not in self.parts and not any(part.orders for part in self.does.values()):
             check_order(self.policy)
-        if self.scheduler is not None:
+        if "scheduler" in self.parts:
             self.limits = self.limits._replace(ahead=False)  # steps start before a cut
 
     def _empty(self) -> None:
@@ -157,35 +140,28 @@ class Engine:
             most, overlap = rules.most(most, stages), rules.overlap and stages == 1
         rows = ranks, most, moments, self.kv.capacity, blocks, self.books.busy.shape[1] - 1
         self.state = new_state(*rows)._replace(hooks=NONE, front=idle_front(self.policy.host.front))
-        self.parts = {} if self._spec is None else {"drafts": self._spec}
-        if stages > 1:
-            self.parts["pipeline"] = new_pipe(stages, ranks, most)
+        self.parts, self.contents = {}, Contents()
         if scheduler is not None:  # of what is told of content, hashes alone
             self.state = self.state._replace(ints=np.zeros((0, col.NUM_INTS), dtype=np.int64))
-            steps = new_exact(overlap)
-            self.parts |= {"scheduler": scheduler, "exact": steps}
-            if stages > 1:
-                self.parts["exact"] = StagedBatches(steps, self.parts.pop("pipeline"))
+            self.parts = {"scheduler": scheduler, "exact": new_exact(overlap)}
         if self.keep_plans:
             self.parts["plans"] = new_plans(col.LOG_ROWS * (stages + 2), col.LOG_ROWS * 2 * most)
-        if self.below is not None:
-            self.state, self.parts["kv_tiers"] = self.below.under(self.state, self.kv.blocks, most)
-        self.contents = Contents() if self.below is None else Contents(self.below.names)
-        if self.lanes is not None:
-            self.book = LaneBook(self.lanes)
-            self.parts["classes"] = self.lanes.start(ranks)
-        self._loop = None
+        for name, part in self.does.items():
+            state = part.start(self)
+            if state is not None:
+                self.parts[name] = state
+        self._loop = self._hooks = None
 
     def fail(self, now: float) -> None:
         """Lose all requests and caches; what was done until now stays in the books."""
         self.take_log(REACHED)  # of steps that were not run from here
-        old, self._spec = self.state, self.spec
-        if self.below is not None:
-            self.below.lose(self.parts["kv_tiers"], now)
+        old = self.state
+        for part in self.does.values():
+            part.fail(self, now)
         self._empty()
         self.state = outlasting(old, self.state, now)
-        if self.below is not None:
-            self.stock()
+        for part in self.does.values():
+            part.recover(self)
         self._widen_own()
 
     @property
@@ -195,31 +171,37 @@ class Engine:
             if self._costs is None:
                 self.model = Lowered(self.plan, self.books)
                 self._costs = costs_of(self.model)
-            self._brought = brought_by(self)  # alive: known by their addresses
-            hooks = hooks_of(self._brought, self.state, self.limits, self.kv)
-            state = self.state._replace(costs=self._costs, hooks=hooks)
+            if self._hooks is None:
+                self._brought = self._brings()  # alive: known by their addresses
+                self._hooks = hooks_of(self._brought, self.state, self.limits, self.kv)
+            state = self.state._replace(costs=self._costs, hooks=self._hooks)
             self._loop, self._made_of = EngineArrays(self.limits, self.kv, state), self.state
         return self._loop
+
+    def _brings(self) -> list[Brought]:
+        """Compiled functions that parts bring, each with the state that it gets."""
+        rules, asked, brought = self.policy.rules, self.policy.part, list[Brought]()
+        core = {"exact": (exact.HOOKS,), "plans": (plans.HOOKS,)}
+        if "scheduler" in self.parts and rules is not None:
+            core["scheduler"] = PARTS[rules.part].hook("scheduler")
+        for name, state in self.parts.items():
+            hooks = core[name] if name in core else self.does[name].hooks
+            brought += [(state, functions) for functions in hooks]
+        if asked is not None:
+            brought.append((waiting_on.Asking(asked.compiled, asked.own), waiting_on.HOOKS))
+        if self.plan.uneven is not None:
+            brought.append((self.model, uneven.HOOKS))
+        return brought
 
     def put(self, name: str, state: Any) -> None:
         """Put another state of a part in the place of one."""
         if state is not self.parts[name]:
-            self.parts[name], self._loop = state, None
-
-    @property
-    def scheduler(self) -> Any:
-        """What its own rules keep, where it has some; else None."""
-        return self.parts.get("scheduler")
+            self.parts[name], self._loop, self._hooks = state, None, None
 
     @property
     def named(self) -> bool:
         """Whether requests have columns for what their blocks hold."""
         return bool(self.state.ints.shape[1] > col.NUM_PLAIN)
-
-    @property
-    def spec(self) -> DraftState | None:
-        """Its drafts, where it speculates."""
-        return self.parts.get("drafts")
 
     @property
     def now(self) -> float:
@@ -270,7 +252,7 @@ class Engine:
             Prefix hashes that blocks of this size cut.
         """
         spare = self.limits.spare
-        if self.scheduler is not None and self.policy.rules is not None:
+        if "scheduler" in self.parts and self.policy.rules is not None:
             spare += self.policy.rules.spare(self.kv.block)
         check_fits(
             self.kv, block.input_tokens, block.output_tokens + spare, block.request_id, self.deployment.system.name
@@ -294,7 +276,7 @@ class Engine:
 
         With several batches in flight a sequence may be in each, some beyond its end (`next_tokens`).
         """
-        if self.scheduler is not None and self.policy.rules is not None:
+        if "scheduler" in self.parts:
             self.width = max(self.width, -(-(tokens + self.limits.spare) // self.kv.block))
             self._widen_own()
         elif self.named:
@@ -304,19 +286,19 @@ class Engine:
                 self.stock()
 
     def _widen_own(self) -> None:
-        if self.scheduler is not None and self.policy.rules is not None:
-            self.put("scheduler", self.policy.rules.widen(self.scheduler, self.width))
+        if "scheduler" in self.parts and self.policy.rules is not None:
+            self.put("scheduler", self.policy.rules.widen(self.parts["scheduler"], self.width))
 
     def stock(self) -> None:
         """Give a prefix cache its blocks, and its sequences room for theirs: an engine without requests has neither."""
-        if not self.named or self.scheduler is not None:
+        if not self.named or "scheduler" in self.parts:
             return
         pool = stocked(self.state.pool, self.kv.blocks)
         pool = widened(pool, self.width, self.state.ranks[:, col.R_SLOTS])
         if pool is not self.state.pool:
             self.state = self.state._replace(pool=pool)
-        if self.below is not None and len(self.parts["kv_tiers"].levels) < self.width:
-            self.put("kv_tiers", self.parts["kv_tiers"]._replace(levels=np.zeros(self.width, dtype=np.int64)))
+        for part in self.does.values():
+            part.stock(self)
 
     def add(self, block: RequestBlock, fronted: bool = True) -> None:
         """Queue requests that have been checked and made room for, behind the server's front end if they are `fronted`."""
@@ -326,13 +308,8 @@ class Engine:
             hand_over_all(self.state.front, arrival, block.input_tokens)
         have, keys = self.submitted, queue_keys(self.policy.order, Waiting.of(block))
         self.state = grown(self.state, arrival, block.input_tokens, block.output_tokens, keys)
-        if self.book is not None:
-            self.put("classes", self.book.place(block, self.parts["classes"], self.state))
-        if self.spec is not None:
-            rates = acceptance_of(block, self.deployment.parts.get("drafts"))
-            self.put("drafts", with_requests(self.spec, have, block.request_id, rates))
-        if self.below is not None:
-            self.put("kv_tiers", with_rows(self.parts["kv_tiers"], have, self.submitted - have))
+        for part in self.does.values():
+            part.add(self, block, have)
         if self.named:
             self.state = self.contents.name(block, self.state, self.state.pool)
 

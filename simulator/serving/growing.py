@@ -64,6 +64,8 @@ def twin_of(driver: Driver) -> Driver:
         memo.update(_bare(e.state.pool))
     memo[id(clock._kept)] = {}
     twin = deepcopy(driver, memo)
+    for node in twin.clock.all:
+        node.engine._hooks = None  # it has the addresses of the other's states
     twin.clock.play = twin.clock.play._replace()  # the copy is written down where the other's arrays are
     for n, node in enumerate(twin.clock.all):
         node.join(twin.clock.play.fleet.own[n], twin.clock.stale)

@@ -14,8 +14,6 @@ from ..batching.level import ASKED, OWN, Face
 from ..batching.pages import give_back, runs
 from ..batching.records import records
 from ..batching.state import I8
-from ..parts.classes.lanes import M_SPREAD
-from ..parts.experts_apart.side import NUM_STREAMS
 from .engine import Engine
 from .routers import Load
 
@@ -44,7 +42,6 @@ class Node:
     engine: Engine
     shelf: Any = None  # lets requests wait before they are queued: `ask`, `done`, `lose`
     asked: dict[int, int] = field(default_factory=dict)  # those that wait there
-    spread: int = 0  # most that the counters of two tenants differed by before its latest failure
     low: int = 0  # rows of the engine's state below which all have been let go, see `draining`
     own: Any = field(default_factory=lambda: records(1, OWN)[0])
     # nodes whose engine's state may have been replaced, see `clock`
@@ -76,10 +73,11 @@ class Node:
     @property
     def face(self) -> Face:
         """Its engine as compiled code sees it."""
-        st, tiers, aside = self.engine.state, self.engine.parts.get("kv_tiers"), self.engine.books.aside
-        links = np.zeros((1, 1, 2)) if tiers is None else tiers.free_s
-        exchanged = np.zeros(NUM_STREAMS) if aside is None else aside.busy
-        return Face(st.ints, st.floats, st.ranks, st.counters, st.clocks, st.log, links, exchanged)
+        st = self.engine.state
+        face = Face(st.ints, st.floats, st.ranks, st.counters, st.clocks, st.log, np.zeros((1, 1, 2)), np.zeros(1))
+        for part in self.engine.does.values():
+            face = part.face(self.engine, face)
+        return face
 
     def wake(self) -> None:
         """Let it run if it has something to do."""
@@ -93,14 +91,11 @@ class Node:
         """Tokens that its cache, and what is below it, can hold; 0 where it finds nothing again."""
         kv = self.engine.kv
         tokens = kv.blocks * kv.block * self.engine.deployment.ranks if kv.cached else 0
-        if self.engine.below is not None:
-            tokens += self.engine.below.room * kv.block
-        return int(tokens)
+        return int(tokens + sum(part.room for part in self.engine.does.values()) * kv.block)
 
     def fail(self, now: float) -> None:
         """Lose all that is here."""
         self.earlier += self.engine.completed
-        self.spread = self.spread_now()
         if self.engine.submitted:
             self.engine.fail(now)
         self.stale.add(self.index)
@@ -108,11 +103,6 @@ class Node:
         self.promised = self.inbound = self.delivered = self.gone = self.held_tokens = 0
         if self.shelf is not None:
             self.shelf.lose()
-
-    def spread_now(self) -> int:
-        """Most that the virtual counters of two tenants in its queue have differed by."""
-        lanes = self.engine.parts.get("classes")
-        return self.spread if lanes is None else max(self.spread, int(lanes.marks[M_SPREAD]))
 
     @property
     def live(self) -> int:

@@ -15,7 +15,7 @@ from ..deploy.deployment import Deployment
 from ..option import NO_OPTIONS, PartOptions
 from ..registry import hooks_at
 from .collect import collect, left_of_parts
-from .driver import serve
+from .driver import RunSettings, serve
 from .fleet import Fleet, pools_of
 from .groups import Cut, joined, left_of
 from .growing import Growing
@@ -89,12 +89,10 @@ def run(
     if groups is not None:
         served = joined(pools, *groups)
     else:
-        served = serve(
-            pools, policy, stream, router=fleet.router, faults=fleet.faults,
-            seed=seed, warmup=warmup, keep_log=keep_stages or steps > 0, progress=progress, cache=cache,
-            stop=stop, steps=steps, autoscale=fleet.autoscale,
-            grown=None if grown is None else grown.served, options=options,
-        )  # fmt: skip
+        asked = RunSettings(
+            pools, policy, stream, fleet, warmup, stop, keep_stages or steps > 0, cache, seed, steps, options=options
+        )
+        served = serve(asked, progress, None if grown is None else grown.served)
     if served.completed == 0:
         if served.table.refused:
             raise InputError("--classes", "turns every request away; raise max_waiting or max_wait")
@@ -116,8 +114,7 @@ def run_group(
     """Serve what a stream sends to a group of a fleet's replicas, for `groups` of `run`; options as there."""
     fleet = fleet or Fleet()
     pools, stream = _asked(deployment, stream, fleet, pools)
-    more = {"router": fleet.router, "faults": fleet.faults, "autoscale": fleet.autoscale, **options}
-    return left_of(serve(pools, policy, stream, keep_log=keep_stages, cut=cut, **more))
+    return left_of(serve(RunSettings(pools, policy, stream, fleet, keep_log=keep_stages, cut=cut, **options)))
 
 
 def _asked(

@@ -12,11 +12,7 @@ from ...devices.tables.blocks import P_PLACES
 from ...workloads.draws import Scratch, new_scratch
 from ...workloads.jit import compiled_part
 from ...workloads.jit_held import held
-from ..parts.expert_cache.shelf import Shelf, new_shelf
-from ..parts.experts_apart.side import NUM_STREAMS, Aside
-from ..parts.overlap.arrays import Y_CHUNKS
-from ..parts.overlap.lanes import Lanes, new_lanes
-from .lowering import E_GROUPS, E_HELD, F8, I8, ROLE_LINK, S_ROLE, Plan
+from .lowering import F8, I8, ROLE_LINK, S_ROLE, Plan
 
 T_FLOPS, T_STREAM, T_ACT, T_RUNS, T_OUTSIDE = range(len(BOUNDS), len(BOUNDS) + 5)
 NUM_TALLIES = len(BOUNDS) + 5
@@ -68,16 +64,16 @@ class Books(NamedTuple):
     # them those of devices that hold experts, and their energy
     stages: F8  # [pp] seconds of the latest step on each pipeline stage
     least: F8  # [1] seconds that no step of the latest batch falls below, however its contexts grow; 0 where unknown
-    lanes: Lanes | Any  # None where nothing overlaps
-    aside: Aside | Any  # devices that hold experts; None where those that attend do
-    shelf: Shelf | Any  # expert caches; None without any
+    lanes: Any = None  # None where nothing overlaps
+    aside: Any = None  # devices that hold experts; None where those that attend do
+    shelf: Any = None  # expert caches; None without any
 
 
 def new_books(plan: Plan, sequences: int = 1) -> Books:
     """Return empty running totals for one engine with at most `sequences` sequences per rank."""
     rows, processors = plan.can.shape
     experts = plan.router.shape[2]
-    return Books(
+    books = Books(
         tally=np.zeros((rows, processors, NUM_TALLIES)),
         wall=np.zeros(rows),
         cells=np.zeros((plan.ranks, len(plan.slots), NUM_CELL)),
@@ -93,23 +89,16 @@ def new_books(plan: Plan, sequences: int = 1) -> Books:
         busy=np.zeros((2, processors + 1 + beside_columns(plan))),
         stages=np.zeros(plan.stages),
         least=np.zeros(1),
-        lanes=new_lanes(plan, NUM_CELL, NUM_TALLIES),
-        shelf=new_shelf(plan.fetch, plan.experts[:, [E_HELD, E_GROUPS]]),
-        aside=_aside(plan),
     )
+    for record in (plan.streams, plan.fetch, plan.apart):
+        if record is not None:
+            books = record.brings["books"](books, plan)
+    return books
 
 
 def beside_columns(plan: Plan) -> int:
     """Columns of `Books.busy` for devices that hold experts: their processors, links and energy."""
     return 0 if plan.apart is None else int(plan.apart.plan.can.shape[1]) + 2
-
-
-def _aside(plan: Plan) -> Aside | None:
-    if plan.apart is None:
-        return None
-    batches = int(plan.streams.ways[0, Y_CHUNKS])
-    owner = np.zeros((batches, plan.ranks), dtype=np.int64)
-    return Aside(new_books(plan.apart.plan), owner, np.zeros(NUM_STREAMS))
 
 
 @compiled_part

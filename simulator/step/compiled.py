@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...workloads.batch import TOKENS
+from ...workloads.batch import TOKENS, batch_tokens
 from ...workloads.jit import compiled_inside, compiled_part, int64
 from ..deploy.placement import CLEARLY, Option
-from ..parts.overlap.chunking import batch_tokens
 from . import books as book
 from . import lowering as low
 from .books import Books

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -15,13 +15,9 @@ from ...workloads.ops import Loads, Op
 from ..deploy.deployment import Deployment
 from ..deploy.expert_parts import ExpertPart
 from ..deploy.placement import regions
-from ..parts.expert_cache.counts import StepFetch
-from ..parts.overlap.ways import NONE
+from ..registry import all_hooks, hooks_at
 from ..streams.scheduler import Timeline
 from .sections import sections_of
-
-if TYPE_CHECKING:
-    from ..parts.expert_cache.fetched import StepCaches
 
 K = TypeVar("K")
 
@@ -69,9 +65,9 @@ class StageCost:
     joules: float
     ops: tuple[PlacedOp, ...]
     stages: tuple[float, ...]
-    way: str = NONE.name
+    way: str = "none"
     timelines: tuple[Timeline, ...] = ()
-    fetch: StepFetch | None = None
+    fetch: Any = None  # what a part counted for which layers waited
 
     @property
     def busy_s(self) -> float:
@@ -124,7 +120,7 @@ class Stage:
         self.seconds = [0.0] * len(deployment.stages)  # of each pipeline stage so far
         self.experts_s: list[float] = []  # of each expert part
 
-    def total(self, caches: StepCaches | None = None) -> StageCost:
+    def total(self, caches: Any = None) -> StageCost:
         d = self.d
         for section in sections_of(d):
             if section.closing:
@@ -136,22 +132,12 @@ class Stage:
                 for m, added in zip(self.moments, self.unequal, strict=True)
             ]
             self._ranks(programs, section.layers, section.stage)
-        fetch = self._fetch(caches) if d.parts.get("resident-experts") is not None and d.experts else None
+        fetch = None
+        for hook, value in hooks_at("waits", d.parts):
+            fetch = hook(value, self, caches)
         joules = sum(p.cost.total_joules * p.count * p.devices for p in self.placed)
         stages = tuple(self.seconds)
         return StageCost(sum(stages), joules, tuple(self.placed), stages, fetch=fetch)
-
-    def _fetch(self, caches: StepCaches | None) -> StepFetch:
-        """Ask the expert caches; layers wait for what is not there when they need it."""
-        from ..parts.expert_cache.fetched import step_fetch  # compiled code, which other steps do without
-
-        dense = list(self.seconds)
-        for part, seconds in zip(self.d.experts, self.experts_s, strict=True):
-            dense[part.stage] -= seconds
-        found = step_fetch(self.d, self.step, self.replica, self.expected, self.union, self.experts_s, dense, caches)
-        for stage, waited in enumerate(found.waits):
-            self.seconds[stage] += waited
-        return found.fetch
 
     def _ranks(self, programs: Sequence[Sequence[Op]], count: int, stage: int) -> None:
         """Run one program per rank; the section lasts as long as the slowest rank."""
@@ -224,10 +210,9 @@ class Stage:
         """Loads of what the groups hold, copies among it."""
         if part.placed is None or self.expected:
             return loads
-        from ..parts.expert_map.placed import offsets_of  # compiled code, as draws are
-
-        drawn = loads.tokens.astype(np.int64)
-        return part.placed.drawn(drawn, offsets_of(part, self.step, self.replica))
+        for hook in all_hooks("slot_loads"):
+            loads = hook(part, loads, self.step, self.replica)
+        return loads
 
     def _loads(self, part: ExpertPart) -> Loads:
         if self.expected:

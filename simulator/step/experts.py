@@ -7,10 +7,8 @@ import numpy as np
 from ...devices.calibrated.terms import bound
 from ...devices.prices import P_BYTES, P_FIXED, P_FLOPS, P_SUM
 from ...workloads.draws import step_key
-from ...workloads.jit import compiled_given, compiled_part, int64
+from ...workloads.jit import compiled_by, compiled_given, compiled_part, int64
 from ..deploy.placement import BOTH, CLEARLY, Option, kind_code
-from ..parts.expert_cache.fetch import fetch_step, start_fetch
-from ..parts.expert_map.placed import on_slots
 from . import books as book
 from . import lowering as low
 from .books import Books
@@ -21,6 +19,23 @@ from .prices import Price, experts_price, part_outside
 from .rules import attained, energy, score
 
 EXPERTS = kind_code("experts")
+
+
+@compiled_by("plan.fetch")
+def start_fetch(plan: Plan, books: Books) -> None:
+    """Begin a step of a part that lets layers wait for experts."""
+
+
+@compiled_by("plan.fetch")
+def fetch_step(plan: Plan, x: int, batch: StepBatch, seconds: float, books: Books) -> float:
+    """Seconds that the layers of part `x` wait for experts, whose own take `seconds`."""
+    return 0.0
+
+
+@compiled_by("plan.places")
+def on_slots(plan: Plan, x: int, key: np.uint64, loads: I8, placed: I8) -> I8:
+    """Loads of what the groups hold of part `x`: of its experts, or of their placed copies."""
+    return loads
 
 
 @compiled_part

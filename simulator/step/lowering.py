@@ -31,11 +31,9 @@ from ..deploy.placement import (
     sum_bytes,
     sums_op,
 )
-from ..parts.expert_cache.shelf import Fetch, fetch_of
-from ..parts.experts_apart.side import Beside, beside_of
-from ..parts.overlap.arrays import Streams, streams_of
+from ..part import Combination
+from ..registry import all_hooks, parts_of
 from .modes import Modes, modes_of
-from .places import Places, places_of
 from .prices import Kernels, gather
 from .rules import Custom, custom_rule, rule_code
 from .sections import Build, sections_of
@@ -109,11 +107,11 @@ class Plan(NamedTuple):
     expert_devices: int  # devices of all expert groups together
     kernels: Kernels | None  # prices of the rows that are no rooflines
     uneven: Uneven | Any  # decode attention of unequal contexts; None where its kernel tells nothing
-    streams: Streams | Any  # None where a step's ops run one after another
-    fetch: Fetch | Any  # the expert cache; None without one
-    places: Places | Any  # None where experts lie in order and have no copies
-    modes: Modes | Any  # None where exchanges are the same in every step
-    apart: Beside | Any  # devices that hold the experts; None where those that attend do
+    streams: Any = None  # None where a step's ops run one after another
+    fetch: Any = None  # the expert cache; None without one
+    places: Any = None  # None where experts lie in order and have no copies
+    modes: Modes | Any = None  # None where exchanges are the same in every step
+    apart: Any = None  # devices that hold the experts; None where those that attend do
     drawn: Any = None  # draws that runs share, see `drawn`; None where each draws its own
 
 
@@ -161,8 +159,6 @@ def lower(
     work = np.array([_expert_work(part, d) for part in d.experts]).reshape(-1, 5)
     tables, classes = _expert_tables(work, params[len(form) :])
     rule = PLACEMENTS[d.placement]
-    streams = streams_of(d, [0, *ends[:-1]])
-    apart, holders = _expert_side(d, streams, len(form), replica, counts)
     plan = Plan(
         windows=np.array(d.shard.windows, dtype=np.int64),
         sections=np.column_stack(
@@ -186,17 +182,18 @@ def lower(
         ranks=d.ranks, stages=d.layout.pp, tp=d.layout.tp,
         expert_devices=d.layout.devices if d.ranks > 1 else d.layout.tp,
         kernels=gather(rows, shape, form.shape[2] - 1),
-        uneven=uneven_of(d), streams=streams, fetch=fetch_of(d), places=places_of(d),
-        modes=modes_of(d, ops), apart=apart,
+        uneven=uneven_of(d), modes=modes_of(d, ops),
     )  # fmt: skip
-    return plan, Slots(
+    slots = Slots(
         name=tuple(op.name for op in ops),
         layer=tuple(op.layer for op in ops),
         kind=tuple(op.kind for op in ops),
         processors=tuple(p.name for p in processors),
         link=tuple(link.spec.name if link else None for link in links),
-        holders=holders,
     )
+    for hook in all_hooks("lower", parts_of(Combination(d))):
+        plan, slots = hook(plan, slots, d, replica, counts)
+    return plan, slots
 
 
 def _slots(ops: Sequence[Op], roles: Sequence[int], varies: npt.ArrayLike, can: B1) -> I8:
@@ -204,16 +201,6 @@ def _slots(ops: Sequence[Op], roles: Sequence[int], varies: npt.ArrayLike, can: 
     kinds = [kind_code(op.kind) if op.kind in OP_KINDS else -1 for op in ops[: len(can)]]
     phases = [phase_code(op.phase) for op in ops[: len(can)]]
     return np.column_stack([roles, varies, can.sum(1) > 1, kinds, phases]).astype(np.int64)
-
-
-def _expert_side(
-    d: Deployment, streams: Streams | None, slots: int, replica: int, counts: int
-) -> tuple[Beside | None, Slots | None]:
-    """Return the expert devices of a deployment with the given slots; None if its own devices store the experts."""
-    if d.apart is None or streams is None:
-        return None, None
-    plan, names = lower(d.apart.holder, replica, counts, experts_alone=True)
-    return beside_of(d, plan, streams, slots), names
 
 
 def _probe(d: Deployment, build: Build, counts: int) -> tuple[list[Op], F8, list[Probe]]:

@@ -1,8 +1,4 @@
-"""Seconds of one step for the engine's loops.
-
-Overlap, alternating micro-batches of disaggregated experts, and exchange costs by the kind of step are compiled only if
-a plan uses them.
-"""
+"""Seconds of one step for the engine's loops: plain, or by what a part brings that a plan has a record of."""
 
 from __future__ import annotations
 
@@ -12,10 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import types
 
-from ...workloads.jit import compiled_code, compiled_given, compiled_part, int64
+from ...workloads.jit import compiled_by, compiled_code, compiled_given, compiled_part, int64
 from ...workloads.jit_held import address_of, code_at, held, seconds_at, type_of_value
-from ..parts.experts_apart.ping_pong import ping_pong_seconds
-from ..parts.overlap.compiled import overlapped_seconds
 from .books import Books, spent
 from .compiled import constant_seconds, serial_seconds
 from .drawing import StepBatch
@@ -31,12 +25,11 @@ def plain_seconds(plan: Plan, moments: F8, batch: StepBatch, fresh: bool, captur
     return float(seconds)
 
 
-_step_seconds = compiled_given("plan.apart", compiled_given("plan.streams", plain_seconds)(overlapped_seconds))(
-    ping_pong_seconds
-)
+by_streams = compiled_by("plan.streams", "streamed_seconds")(plain_seconds)
+seconds_by_part = compiled_by("plan.apart", "apart_seconds")(by_streams)
 
 
-@compiled_given("plan.modes", _step_seconds)
+@compiled_given("plan.modes", seconds_by_part)
 def step_seconds(plan: Plan, moments: F8, batch: StepBatch, fresh: bool, captured: int, books: Books) -> float:
     """Seconds of one step; see `compiled.serial_seconds`."""
     modes = plan.modes
@@ -44,7 +37,7 @@ def step_seconds(plan: Plan, moments: F8, batch: StepBatch, fresh: bool, capture
     for i in range(modes.slots.size):
         for j in range(modes.params.shape[2]):
             plan.params[modes.slots[i], 0, j] = modes.params[with_prompts, i, j]
-    return _step_seconds(plan, moments, batch, fresh, captured, books)
+    return seconds_by_part(plan, moments, batch, fresh, captured, books)
 
 
 @held

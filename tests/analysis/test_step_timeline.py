@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from opbyte.analysis.answers.step_timeline import Bar, bars_of, middle_of
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import Deployment, deploy
-from opbyte.simulator.step.explicit import dealt, explicit_stage, timelines_of
+from opbyte.simulator.parts.overlap.chunked import timelines_of
+from opbyte.simulator.step.explicit import dealt, explicit_stage
 from opbyte.workloads.catalog import load_model
 
 CASES = (

@@ -23,16 +23,16 @@ from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.parts.autoscale.asked import Autoscale, parse_autoscale
 from opbyte.simulator.parts.autoscale.replicas import PHASES
 from opbyte.simulator.parts.autoscale.scalers import SCALERS, Seen
-from opbyte.simulator.parts.autoscale.scaling import Firsts
+from opbyte.simulator.parts.autoscale.scaling import Firsts, scaled_fleet
+from opbyte.simulator.parts.autoscale.start_up import ENGINE_START_S, start_up_s
 from opbyte.simulator.parts.failures.faults import Faults
 from opbyte.simulator.serving.collect import collect, left_of_parts
 from opbyte.simulator.serving.driver import serve
-from opbyte.simulator.serving.fleet import Fleet, parse_fleet, pools_of
+from opbyte.simulator.serving.fleet import Fleet, pools_of
 from opbyte.simulator.serving.record import Run
 from opbyte.simulator.serving.routers import ROUTERS
 from opbyte.simulator.serving.run import run
 from opbyte.simulator.serving.served import Served
-from opbyte.simulator.serving.start_up import ENGINE_START_S, start_up_s
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests import RequestStream, open_requests
 
@@ -228,9 +228,8 @@ def test_what_cannot_be_is_refused_in_one_line(text: str, says: str) -> None:
 
 def test_it_goes_with_neither_replicas_nor_two_pools(small: Small) -> None:
     with pytest.raises(InputError, match="--replicas: cannot be combined with --autoscale"):
-        parse_fleet(replicas=2, autoscale="1:2,by=kv:1")
-    fleet = parse_fleet(autoscale="1:2,by=kv:0.5,start=1")
-    assert fleet is not None
+        scaled_fleet(None, "1:2,by=kv:1", 2)
+    fleet = scaled_fleet(None, "1:2,by=kv:0.5,start=1", None)
     assert fleet.replicas == 2
     with pytest.raises(InputError, match="not split; the pools"):
         run_of(small("llama-3-8b", "duplex-split-x4"), stream(), fleet)

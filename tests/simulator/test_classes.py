@@ -80,7 +80,7 @@ def served(d: Deployment, load: dict[str, Any], order: str | None) -> Engine:
     policy = replace(policy, order=order or "")
     longest = int((block.input_tokens + block.output_tokens - 1).max())
     cache = CacheSettings(load["block"], int(-(-longest // load["block"]) * load["room"]))
-    engine = Engine(d, policy, cache=cache, lanes=lanes)
+    engine = Engine(d, policy, cache=cache, given={} if lanes is None else {"classes": lanes})
     engine.submit(block)
     engine.advance(math.inf)
     return engine

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.deploy.deployment import Deployment, deploy
-from opbyte.simulator.parts.failures.faults import Faults
-from opbyte.simulator.serving.fleet import Fleet, parse_fleet
+from opbyte.simulator.parts.failures.faults import Faults, parse_faults
+from opbyte.simulator.serving.fleet import Fleet
 from opbyte.simulator.serving.record import Run
 from opbyte.simulator.serving.routers import ROUTERS, Load
 from opbyte.simulator.serving.run import run
@@ -269,15 +269,14 @@ def test_runs_with_failures_repeat(small: Small) -> None:
     assert first.requests.last_token_s.tobytes() == second.requests.last_token_s.tobytes()
 
 
-def test_fleets_are_read_as_typed() -> None:
-    assert parse_fleet() is None
-    fleet = parse_fleet("vllm", 3, ["0@1.5", "2@0"], 60.0, 5.0)
-    assert fleet == Fleet("vllm", 3, Faults(((0, 1.5), (2, 0.0)), 60.0, 5.0))
+def test_failures_are_read_as_typed() -> None:
+    assert parse_faults() is None
+    assert parse_faults(["0@1.5", "2@0"], 60.0, 5.0) == Faults(((0, 1.5), (2, 0.0)), 60.0, 5.0)
     for bad in ("0", "a@1", "0@", "@1", "0@x"):
         with pytest.raises(InputError, match="REPLICA@SECONDS"):
-            parse_fleet(fail=[bad])
+            parse_faults([bad])
     with pytest.raises(InputError, match="--repair"):
-        parse_fleet(repair=1.0)
+        parse_faults(repair=1.0)
 
 
 def test_bad_fleets_are_refused(small: Small) -> None:

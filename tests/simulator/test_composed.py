@@ -90,7 +90,7 @@ def engine_for(d: Deployment, load: dict[str, Any], order: str) -> Engine:
 
 
 def slow_for(engine: Engine, load: dict[str, Any]) -> Composed:
-    d, t = engine.deployment, engine.parts["kv_tiers"]
+    d, t = engine.deployment, engine.parts["kv-tiers"]
     tiers = [
         Tier(blocks, *t.pace[level].tolist(), worth=load["load"] != "cheaper")
         for level, (_, blocks, _, _) in enumerate(load["tiers"])
@@ -132,7 +132,7 @@ def test_same_schedule_as_the_reference(small: Callable[..., Deployment], load: 
         )
     ]
     slow.serve(requests)
-    counters, t, spec = engine.state.counters, engine.parts["kv_tiers"], engine.spec
+    counters, t, spec = engine.state.counters, engine.parts["kv-tiers"], engine.parts["drafts"]
     assert spec is not None
     preemptions = engine.state.ints[:n, I_PREEMPTED].tolist()
     assert preemptions == [r.preemptions for r in requests]
@@ -169,7 +169,7 @@ def test_what_every_schedule_owes(
     assert state.counters[C_EMITTED] == sum(load["outputs"])
     assert (state.free == engine.kv.capacity).all()
     assert not engine.parts["classes"].kinds[:, 0].any()
-    assert not engine.parts["kv_tiers"].lines[:, L_COUNT].any()
+    assert not engine.parts["kv-tiers"].lines[:, L_COUNT].any()
     assert np.array_equal(stamps(whole, n), stamps(engine, n))
 
 
@@ -208,7 +208,7 @@ def test_stages_with_drafts_and_priorities_lose_nothing(
         return engine
 
     engine, whole = served(cuts), served([])
-    state, spec = engine.state, engine.spec
+    state, spec = engine.state, engine.parts["drafts"]
     assert spec is not None
     assert state.counters[C_COMPLETED] == n
     assert state.ints[:n, I_GENERATED].tolist() == load["outputs"]

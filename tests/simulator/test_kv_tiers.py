@@ -110,7 +110,7 @@ def engine_for(d: Deployment, load: dict[str, Any]) -> Engine:
 
 
 def reference_for(engine: Engine, load: dict[str, Any]) -> TieredReference:
-    d, t = engine.deployment, engine.parts["kv_tiers"]
+    d, t = engine.deployment, engine.parts["kv-tiers"]
     own: list[list[Tier]] = [[] for _ in range(d.ranks)]
     for level, (name, blocks, _, _) in enumerate(load["tiers"]):
         pace = t.pace[level].tolist()
@@ -155,7 +155,7 @@ def test_same_schedule_as_the_reference(
         )
     ]
     slow.serve(requests)
-    counters, t = engine.state.counters, engine.parts["kv_tiers"]
+    counters, t = engine.state.counters, engine.parts["kv-tiers"]
     assert counters[C_STEPS] == slow.steps
     preemptions = engine.state.ints[: len(block), I_PREEMPTED].tolist()
     assert preemptions == [r.preemptions for r in requests]
@@ -178,7 +178,7 @@ def test_what_every_schedule_owes(small: Callable[..., Deployment], load: dict[s
     d = small(*SETUPS[1][:3])
     engine, block = engine_for(d, load), block_of(load)
     engine.submit(block)
-    state, t = engine.state, engine.parts["kv_tiers"]
+    state, t = engine.state, engine.parts["kv-tiers"]
     for cut in (*data.draw(cuts), math.inf):
         engine.advance(cut)
         check_pool(engine, len(block))
@@ -232,7 +232,7 @@ def test_infinite_rate_is_a_cache_without_end(small: Callable[..., Deployment], 
     for counter in (C_HITS, C_PROMPT, C_STEPS):
         assert endless.state.counters[counter] == found.state.counters[counter]
     assert short.state.counters[C_HITS] < found.state.counters[C_HITS]  # there was something to find
-    assert (found.parts["kv_tiers"].counts[:, N_LOADED] > 0).all() or write == "through"
+    assert (found.parts["kv-tiers"].counts[:, N_LOADED] > 0).all() or write == "through"
 
 
 def test_what_is_never_cheaper_is_no_tier(small: Callable[..., Deployment]) -> None:
@@ -241,7 +241,7 @@ def test_what_is_never_cheaper_is_no_tier(small: Callable[..., Deployment]) -> N
     slow = TierSettings((KvTier("host", 1e10, 1.0, 0.0),), "back", "cheaper")
     without, found = served(d, None, 320), served(d, slow, 320)
     assert np.array_equal(stamps(without, 40), stamps(found, 40))
-    assert not found.parts["kv_tiers"].counts.any()
+    assert not found.parts["kv-tiers"].counts.any()
 
 
 def test_one_load_takes_its_bytes_over_the_link(small: Callable[..., Deployment]) -> None:
@@ -256,7 +256,7 @@ def test_one_load_takes_its_bytes_over_the_link(small: Callable[..., Deployment]
         ((1, 2, 3), (4, 5, 6, 7), (1, 2, 3)),
     ))  # fmt: skip
     engine.advance(math.inf)
-    t = engine.parts["kv_tiers"]
+    t = engine.parts["kv-tiers"]
     seconds = engine.kv.block_bytes[0] / rate + latency
     assert t.counts[0, N_LOADED] == 1
     assert t.seconds[Z_WAITED] == pytest.approx(seconds, rel=1e-12)

@@ -258,7 +258,7 @@ def test_stages_run_by_the_own_rules(
 def check_schedule(kind: str, d: Deployment, references: Callable[[str], ModuleType], load: dict[str, Any]) -> None:
     """Run a workload on the engine and on the slow one, and compare all that they did."""
     engine, block = engine_for(d, load), block_of(load)
-    assert engine.scheduler is not None
+    assert engine.parts["scheduler"] is not None
     play(engine, load)
     slow, requests = slow_run(references(f"reference_{kind}"), engine, load)
     counters, ints = engine.state.counters, engine.state.ints[: len(block)]
@@ -270,10 +270,10 @@ def check_schedule(kind: str, d: Deployment, references: Callable[[str], ModuleT
     assert ints[:, I_GENERATED].tolist() == load["outputs"]
     assert (engine.state.free == engine.kv.capacity).all()
     assert engine.state.clocks[T_KV_PEAK] <= engine.kv.capacity
-    if hasattr(engine.scheduler, "tree"):
-        check_tree(engine.scheduler.tree, slow.ranks)
+    if hasattr(engine.parts["scheduler"], "tree"):
+        check_tree(engine.parts["scheduler"].tree, slow.ranks)
     else:
-        check_blocks(engine.scheduler, slow.ranks)
+        check_blocks(engine.parts["scheduler"], slow.ranks)
 
 
 def test_what_makes_way_behind_several_steps_keeps_the_time_of_its_last_token(

@@ -166,7 +166,7 @@ def test_same_schedule_as_the_reference(
     assert d.parts.get("drafts") is not None
     engine = engine_for(d, load)
     play(engine, load)
-    policy, kv, spec = engine.policy, engine.kv, engine.spec
+    policy, kv, spec = engine.policy, engine.kv, engine.parts["drafts"]
     assert spec is not None
     requests = slow_requests(reference.Request, load)
     memory = lambda: (
@@ -213,7 +213,7 @@ def test_what_every_schedule_owes(
         else:
             held = state.floats[:n, F_HELD].sum()
             assert state.free.sum() + held == pytest.approx(d.ranks * capacity)
-    spec, outputs = engine.spec, load["outputs"]
+    spec, outputs = engine.parts["drafts"], load["outputs"]
     assert spec is not None
     assert state.counters[C_COMPLETED] == n
     assert state.ints[:n, I_GENERATED].tolist() == outputs
@@ -282,8 +282,8 @@ def test_requests_bring_their_own_chances(small: Callable[..., Deployment]) -> N
     d = speculative(plain, "eagle", None, 3)
     own = np.repeat([0.0, 1.0], 20)
     engine = run_of(d, POLICIES["vllm"], rates=own)
-    assert engine.spec is not None
-    assert engine.spec.counts[N_VERIFIED] == 20 * 32 + 20 * 8
+    assert engine.parts["drafts"] is not None
+    assert engine.parts["drafts"].counts[N_VERIFIED] == 20 * 32 + 20 * 8
     equal = run_of(speculative(plain, "eagle", (0.6,) * 3, 3), POLICIES["vllm"])
     same = run_of(d, POLICIES["vllm"], rates=np.full(40, 0.6))
     assert np.array_equal(stamps(equal, 40), stamps(same, 40))

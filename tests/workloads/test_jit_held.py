@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import typeof
 
-from opbyte.workloads.jit import compiled, compiled_given, compiled_part, int64
-from opbyte.workloads.jit_held import HeldType, address_of, called_at, code_of, held
+from opbyte.workloads.jit import compiled, compiled_by, compiled_given, compiled_part, int64
+from opbyte.workloads.jit_held import HeldType, address_of, bring, called_at, code_of, held
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -152,3 +153,53 @@ def test_types_are_told_apart_by_their_symbols() -> None:
         assert isinstance(type_, HeldType)
         names.add(type_.mangling_args)
     assert len(names) == 2
+
+
+@held
+class Doubling(NamedTuple):
+    """A record that brings a function."""
+
+    factor: float
+
+
+@held
+class Squaring(NamedTuple):
+    """Another one, with a function of the same name."""
+
+    power: int
+
+
+@held
+class Model(NamedTuple):
+    """Knows neither."""
+
+    way: Any
+
+
+@compiled_by("m.way")
+def changed(m: Model, x: float) -> float:
+    """The plain case."""
+    return x
+
+
+@compiled
+def asked(m: Model, x: float) -> float:
+    """What a caller of the library's does."""
+    return changed(m, x) + 1.0
+
+
+bring(Doubling, changed=compiled_part(lambda m, x: x * m.way.factor))
+bring(Squaring, changed=compiled_part(lambda m, x: x**m.way.power))
+
+
+@pytest.mark.parametrize(("way", "expected"), [(None, 4.0), (Doubling(2.0), 7.0), (Squaring(2), 10.0)])
+def test_a_record_brings_its_function(way: Any, expected: float) -> None:
+    assert asked(Model(way), 3.0) == expected
+
+
+def test_equal_tuples_have_one_type() -> None:
+    """Types are compared by identity wherever code is looked up, for thousands of engines."""
+    made = [Outer(np.zeros((n, 2), dtype=np.int64), np.zeros(n), Inner(np.zeros(n), 1.0), True, None) for n in (1, 5)]
+    assert typeof(made[0]) is typeof(made[1])
+    assert typeof(made[0]) is not typeof(made[0]._replace(extra=made[0].inner))
+    assert typeof(made[0]) is not typeof(made[0]._replace(out=np.zeros(4)[::2]))

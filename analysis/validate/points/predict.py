@@ -16,7 +16,7 @@ from ....simulator.deploy.deployment import Deployment, deploy
 from ....simulator.frameworks.checkpoints import formats
 from ....simulator.frameworks.engines import exchange_of
 from ....simulator.scenario.options import Workload
-from ....simulator.serving.driver import serve
+from ....simulator.serving.driver import RunSettings, serve
 from ....simulator.serving.pools import KvLink, Pools
 from ....simulator.serving.run import run
 from ....workloads.catalog import load_model
@@ -110,7 +110,7 @@ def predict(point: ServingPoint, folder: Path, seed: int = 0, host_times: float 
         side = _deployment(point, point.prefill, folder)
         pools = Pools((side,) * point.prefill.count, (serving,) * point.workers.count,
                       KvLink.of(serving.system.device.node_link))  # fmt: skip
-        served = serve(pools, policy, stream, cache=own.cache, seed=seed)
+        served = serve(RunSettings(pools, policy, stream, cache=own.cache, seed=seed))
         result = served.table.finished(several=True)
     first, last, arrival = result.first_token_s, result.last_token_s, result.arrival_s
     tokens, preempted = result.output_tokens, int(result.preemptions.sum())

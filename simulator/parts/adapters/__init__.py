@@ -27,7 +27,6 @@ PARTS = (
         page="adapters",
         tests=("simulator/test_adapter_paths",),
         asked=lambda a: a.part("adapters"),
-        also=("serving/host_link",),
     ),
     Part(
         "resident-adapters",

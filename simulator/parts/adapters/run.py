@@ -23,9 +23,9 @@ from ...deploy.deployment import Deployment
 from ...deploy.expert_parts import ExpertPart
 from ...serving.clock import Clock
 from ...serving.dealing import Dealer
-from ...serving.host_link import HostLink
 from ...serving.pools import Pools
 from ..expert_cache.store import tiers_of
+from .host_link import HostLink
 
 Reader = Callable[[RequestBlock], None]
 CHOICES = 0xADA

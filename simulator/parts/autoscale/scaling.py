@@ -9,20 +9,28 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
+from typing import Any
 
 import numpy as np
 
+from ....devices.spec import SystemSpec
+from ....workloads.errors import InputError
 from ...batching.state import F8, F_FIRST
+from ...scenario.scenario import Scenario
 from ...serving.clock import Clock
 from ...serving.dealing import Dealer
+from ...serving.driver import Driver
+from ...serving.fleet import Fleet
 from ...serving.nodes import Node
+from ...serving.run_part import RunPart
 from ...serving.table import RequestTable
 from ..experts_apart.holders import devices_apart, devices_of
-from .asked import Autoscale
+from .asked import OPTION, Autoscale, parse_autoscale
 from .replicas import Phase, ReplicaSpan, Scaling
 from .scalers import SCALERS, Seen, asks_ttft
+from .start_up import start_up_s
 
 TOLERANCE = 0.1
 """A number that is wrong by less than this share stays (Kubernetes' HorizontalPodAutoscaler,
@@ -233,3 +241,68 @@ class Scaler:
         deployment = self.pool[0].engine.deployment
         devices = devices_of(deployment) + devices_apart(deployment)
         return Scaling(self.spec, self.start_s, devices, deployment.system.device, tuple(spans))
+
+
+class Scalers(RunPart):
+    """Autoscalers of a run: of all its nodes, or of each of two pools."""
+
+    def __init__(self, driver: Driver, scales: Sequence[Autoscale | None]) -> None:
+        self.driver = driver
+        self.scalers = [None if scale is None else self._scaler(scale, i > 0) for i, scale in enumerate(scales)]
+
+    def _scaler(self, autoscale: Autoscale, decodes: bool) -> Scaler:
+        """What decides how many replicas there are, of the nodes that requests arrive at or the others."""
+        pools, clock = self.driver.pools, self.driver.clock
+        deployment = (pools.decode if decodes else pools.entry)[0]
+        start_s = autoscale.start
+        if start_s is None:
+            start_s = start_up_s(deployment) if autoscale.decides else 0.0
+        pool = clock.decode if decodes else clock.entry
+        return Scaler(
+            autoscale, start_s, clock, self.driver.table, self.driver.dealer, deployment.replicas, pool,
+            lambda: clock.parked if decodes else clock.waiting,
+        )  # fmt: skip
+
+    def start(self, seed: int) -> None:
+        for scaler in self.scalers:
+            if scaler is not None:
+                scaler.start()
+
+    def left(self) -> dict[str, Any]:
+        return {"presence": tuple(None if s is None else s.scaling() for s in self.scalers)}
+
+
+def of_run(driver: Driver) -> Scalers | None:
+    """Autoscalers of a run that has some.
+
+    Raises
+    ------
+    InputError
+        One for a system that is split in two pools.
+    """
+    pools, autoscale = driver.pools, driver.asked.fleet.autoscale
+    if autoscale is not None and pools.decode:
+        reason = "is for a system that is not split; the pools of --prefill and --decode have their own"
+        raise InputError(OPTION, reason)
+    scales = pools.scales if pools.decode else (autoscale, None)
+    return Scalers(driver, scales) if any(scale is not None for scale in scales) else None
+
+
+def with_autoscale(scenario: Scenario, _: SystemSpec, fleet: Fleet | None) -> Fleet | None:
+    """A fleet with the autoscaler that options ask for."""
+    text = scenario.parts["autoscale"].autoscale
+    return fleet if text is None else scaled_fleet(fleet, text, scenario.fleet.replicas)
+
+
+def scaled_fleet(fleet: Fleet | None, text: str, replicas: int | None) -> Fleet:
+    """A fleet with an autoscaler as it is typed, which says how many replicas there are.
+
+    Raises
+    ------
+    InputError
+        A number of replicas beside it, or what `parse_autoscale` refuses.
+    """
+    scaled = parse_autoscale(text)
+    if replicas is not None:
+        raise InputError("--replicas", f"cannot be combined with {OPTION}, which says how many there are")
+    return replace(fleet or Fleet(), replicas=scaled.most, autoscale=scaled)

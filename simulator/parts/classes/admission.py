@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,13 +12,16 @@ from ....workloads.requests import RequestBlock, RequestStream
 from ....workloads.requests.classes import RequestClass
 from ...batching.orders import LANED
 from ...batching.policies import Policy
-from ...batching.state import C_SUBMITTED, C_WALK, F_ARRIVAL, F_SCHEDULED, I_NEXT
+from ...batching.state import C_SUBMITTED, C_WALK, F_ARRIVAL, F_SCHEDULED, I_NEXT, I_ROW
 from ...deploy.deployment import Deployment
 from ...serving.clock import Clock
+from ...serving.engine import Engine
+from ...serving.engine_part import EnginePart
 from ...serving.nodes import Node
 from ...serving.table import RequestTable
 from ..sglang.rules import SglangRules
-from .lanes import K_WAITING, O_KIND, Q_HEAD, LaneRules
+from . import preempt, queue
+from .lanes import K_WAITING, M_SPREAD, O_KIND, O_REFUSED, Q_HEAD, ClassLanes, LaneBook, LaneRules
 
 
 def bounded(stream: RequestStream) -> bool:
@@ -75,6 +78,44 @@ def laned(
     most = tuple(c.max_waiting if alone else None for c in stream.classes)
     waits = tuple(c.max_wait if alone else None for c in stream.classes)
     return policy, LaneRules(order, most, waits)
+
+
+class ClassQueues(EnginePart):
+    """Lanes of one engine's queue."""
+
+    hooks = (queue.HOOKS, preempt.HOOKS)
+    orders = True
+
+    def __init__(self, engine: Engine) -> None:
+        self.rules: LaneRules = engine.given["classes"]
+        self.book, self._spread = LaneBook(self.rules), 0
+
+    def start(self, engine: Engine) -> ClassLanes:
+        self.book = LaneBook(self.rules)
+        return self.rules.start(engine.deployment.ranks)
+
+    def add(self, engine: Engine, block: RequestBlock, before: int) -> None:
+        engine.put("classes", self.book.place(block, engine.parts["classes"], engine.state))
+
+    def fail(self, engine: Engine, now: float) -> None:
+        self._spread = self.spread(engine)
+
+    def by_hand(self, engine: Engine) -> bool:
+        return True
+
+    def refused(self, engine: Engine) -> list[int]:
+        places = engine.parts["classes"].of[: engine.submitted, O_REFUSED].nonzero()[0]
+        rows: list[int] = engine.state.ints[places, I_ROW].tolist()
+        return rows
+
+    def spread(self, engine: Engine) -> int:
+        """Most that the virtual counters of two tenants in the queue have differed by, before failures too."""
+        return max(self._spread, int(engine.parts["classes"].marks[M_SPREAD]))
+
+
+def door(stream: RequestStream, clock: Clock, table: RequestTable) -> Callable[[int, float], bool]:
+    """Whether a request that comes at a time is let in by the bounds of its class."""
+    return Door(stream.classes, clock, table).admits
 
 
 @dataclass(slots=True)

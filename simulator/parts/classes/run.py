@@ -14,6 +14,7 @@ from ...serving.metrics import Quantiles, quantiles
 from ...serving.record import Run
 from ...serving.served import Served
 from ...serving.steady import Window
+from .admission import ClassQueues
 from .kinds import Classes, ClassRun, KeptPromise, TenantShares
 from .lanes import INPUT_WEIGHT, OUTPUT_WEIGHT
 
@@ -110,11 +111,12 @@ def _tenants(served: Served, labels: Labels, refused: I8) -> TenantShares:
     begun = ~np.isnan(table.scheduled_s[rows])
     service = INPUT_WEIGHT * table.input_tokens[rows] * begun
     service = service + OUTPUT_WEIGHT * table.generated[rows]
-    fair = [node for node in served.nodes if node.engine.lanes and node.engine.lanes.order == "vtc"]
+    queues = [(engine, engine.does["classes"]) for engine in served.engines if "classes" in engine.does]
+    fair = [(engine, own) for engine, own in queues if isinstance(own, ClassQueues) and own.rules.order == "vtc"]
     spread = bound = None
     if fair:
-        spread = max(node.spread_now() for node in fair)
-        kv = fair[0].engine.kv
+        spread = max(own.spread(engine) for engine, own in fair)
+        kv = fair[0][0].kv
         fit = int(kv.capacity / kv.block_bytes.sum() * kv.block) if kv.block_bytes.sum() else 0
         bound = max(INPUT_WEIGHT * int(table.input_tokens[rows].max()), OUTPUT_WEIGHT * fit)
     return TenantShares(

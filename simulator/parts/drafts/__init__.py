@@ -13,6 +13,7 @@ PARTS = (
         options=SpeculationOptions,
         hooks={
             "deployed": "asked:with_drafts",
+            "engine": "run:of_engine",
             "added_bytes": "speculation:added_bytes",
             "collect": "left:drafts_left",
             "figures": "figures:FIGURES",

@@ -26,7 +26,7 @@ def drafts_left(run: Run, served: Served, *_: object) -> DraftsLeft | None:
     """What speculation did in a run; None where no engine speculates."""
     from .run import Speculated
 
-    specs = [e.spec for e in served.engines if e.spec is not None]
+    specs = [e.parts["drafts"] for e in served.engines if "drafts" in e.parts]
     return DraftsLeft(run.deployment.parts["drafts"], Speculated.of(specs)) if specs else None
 
 

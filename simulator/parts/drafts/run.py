@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,59 +11,89 @@ import numpy.typing as npt
 from ....workloads.errors import InputError
 from ....workloads.requests import RequestBlock
 from ....workloads.speculators.asked import OPTION, RATES
-from ...batching.policies import Limits, Policy
-from ...deploy.deployment import Deployment
+from ...batching.policies import Policy
+from ...serving.engine import Engine
+from ...serving.engine_part import EnginePart, Program
 from ...step.books import new_books
-from ...step.launches import Launches
-from ...step.lowering import Slots, lower
+from ...step.lowering import MOST_TOKENS, Slots, lower
 from ...step.timed import Lowered, costs_of
+from . import hooks as plan
+from . import verify
 from .explicit import DRAFT
 from .speculation import Speculation
-from .state import N_ACCEPTED, N_DRAFTED, N_EMITTED, N_VERIFIED, N_WASTED, Z_DRAFT, Z_VERIFY, DraftState, new_spec
+from .state import (
+    N_ACCEPTED,
+    N_DRAFTED,
+    N_EMITTED,
+    N_VERIFIED,
+    N_WASTED,
+    Z_DRAFT,
+    Z_VERIFY,
+    DraftState,
+    new_spec,
+    roomier_drafts,
+    with_requests,
+)
 
 
-def speculating_policy(policy: Policy, speculation: Speculation | None) -> Policy:
+def speculating_policy(policy: Policy, speculation: Speculation) -> Policy:
     """The policy as it runs: nothing is scheduled ahead of a host that drafts.
 
     vLLM uses asynchronous scheduling with heads and draft models, not with n-grams (vllm/config/vllm.py). Own
     schedulers wait for each step's results: SGLang with drafts by default (sglang/srt/server_args.py, 0.5.9),
     TensorRT-LLM with drafts of the host or of another engine.
     """
-    if speculation is None:
-        return policy
     if policy.rules is not None:
         return replace(policy, ahead=False, rules=policy.rules.verifying())
     return replace(policy, ahead=False) if speculation.on_host else policy
 
 
-def start_speculation(
-    d: Deployment, policy: Policy, launches: Launches, replica: int, counts: int, seed: int
-) -> tuple[Limits, DraftState, Slots | None, Lowered | None]:
-    """Limits of an engine whose steps verify drafts, its state of them, and what drafts by name.
+class EngineDrafts(EnginePart):
+    """Drafts of one engine; what was counted of them outlasts failures."""
 
-    Parameters
-    ----------
-    launches : Launches
-        Launches of a step, including the draft model.
-    replica, counts
-        See `lower`.
-    seed : int
-        Of how many drafts are accepted.
-    """
-    speculation = d.parts.get("drafts")
-    assert speculation is not None
-    slots, model, moments = None, None, 0
+    hooks = (plan.HOOKS, verify.HOOKS)
+
+    def __init__(self, state: DraftState, slots: Slots | None, model: Lowered | None) -> None:
+        self.state, self.slots, self.model = state, slots, model
+
+    def start(self, engine: Engine) -> DraftState:
+        return self.state
+
+    def add(self, engine: Engine, block: RequestBlock, before: int) -> None:
+        rates = acceptance_of(block, engine.deployment.parts["drafts"])
+        engine.put("drafts", with_requests(engine.parts["drafts"], before, block.request_id, rates))
+
+    def grow(self, engine: Engine, before: int, size: int) -> None:
+        engine.put("drafts", roomier_drafts(engine.parts["drafts"], before, size))
+
+    def fail(self, engine: Engine, now: float) -> None:
+        self.state = engine.parts["drafts"]
+
+    def by_hand(self, engine: Engine) -> bool:
+        return bool(self.state.each)
+
+    def programs(self, engine: Engine) -> Iterator[Program]:
+        if self.model is not None and self.slots is not None:
+            yield engine.deployment.system.device.name, self.slots, *self.model
+
+
+def of_engine(engine: Engine) -> EngineDrafts:
+    """Let an engine speculate: its policy and limits, its state of drafts, and what drafts by name."""
+    d, slots, model, moments = engine.deployment, None, None, 0
+    speculation: Speculation = d.parts["drafts"]
+    counts = max(engine.policy.token_budget, engine.policy.max_sequences, MOST_TOKENS)
+    policy = engine.policy = speculating_policy(engine.policy, speculation)
     if speculation.draft is not None:
-        draft, slots = lower(speculation.draft, replica, counts)
+        draft, slots = lower(speculation.draft, engine.replica, counts)
         model, moments = Lowered(draft, new_books(draft, policy.max_sequences)), draft.forms.shape[2] - 1
     ahead = policy.ahead and d.layout.pp == 1  # in stages a plan waits for what a verification brings
-    limits = policy.limits(launches, d.layout.pp, d.several)._replace(
+    limits = engine.limits = policy.limits(engine.launches, d.layout.pp, d.several)._replace(
         ahead=ahead, captured=policy.captures(d.several), spare=speculation.spare(ahead)
     )
     rates = None if speculation.rates is None else np.array(speculation.rates)
     sizes = speculation.tokens, speculation.lookahead, limits.captured
-    spec = new_spec(*sizes, seed, rates, d.ranks, moments, costs_of(model))
-    return limits, spec, None if slots is None else drafting(slots), model
+    spec = new_spec(*sizes, engine.seed, rates, d.ranks, moments, costs_of(model))
+    return EngineDrafts(spec, None if slots is None else drafting(slots), model)
 
 
 def drafting(slots: Slots) -> Slots:
@@ -70,7 +101,7 @@ def drafting(slots: Slots) -> Slots:
     return slots._replace(layer=tuple(DRAFT for _ in slots.layer), name=tuple(f"{DRAFT}_{n}" for n in slots.name))
 
 
-def acceptance_of(block: RequestBlock, speculation: Speculation | None) -> npt.NDArray[np.float64] | None:
+def acceptance_of(block: RequestBlock, speculation: Speculation) -> npt.NDArray[np.float64] | None:
     """Chances of each request, shape (n, K); None where all have those that were given.
 
     Raises
@@ -78,7 +109,7 @@ def acceptance_of(block: RequestBlock, speculation: Speculation | None) -> npt.N
     InputError
         A request without an acceptance rate if there is no default.
     """
-    if speculation is None or speculation.rates is not None:
+    if speculation.rates is not None:
         return None
     own = block.acceptance
     bad = np.ones(len(block), bool) if own is None else np.isnan(own)

@@ -10,15 +10,19 @@ from typing import Any
 import numpy as np
 
 from ....workloads.draws import step_key
-from ....workloads.jit import compiled_code, compiled_given, compiled_part, int64
+from ....workloads.jit import compiled_code, compiled_part, int64
+from ....workloads.jit_held import bring
+from ...deploy.deployment import Deployment
+from ...serving.engine import Engine
+from ...serving.engine_part import EnginePart
 from ...step.books import Books
 from ...step.drawing import StepBatch, draw_part
-from ...step.lowering import E_GROUPS, E_HELD, E_LAYERS, E_STAGE, I8, Plan
-from ..expert_map.placed import on_slots
+from ...step.experts import on_slots
+from ...step.lowering import E_GROUPS, E_HELD, E_LAYERS, E_STAGE, I8, Plan, Slots
 from . import shelf as col
 from .compiled import CHANCE_SEED, NAME_SEED, drawn_number, policy_score
 from .policies import Entry
-from .shelf import Fetch, Shelf, compiled_wait
+from .shelf import Fetch, Shelf, compiled_wait, fetch_of, new_shelf
 
 
 @compiled_part
@@ -180,16 +184,29 @@ def fetch_part(plan: Plan, fetch: Fetch, x: int, batch: StepBatch, seconds: floa
     return waited
 
 
-@compiled_given("plan.fetch", lambda plan, books: None)
+@compiled_part
 def start_fetch(plan: Plan, books: Books) -> None:
-    """Forget the clock of the step before, where there is an expert cache."""
+    """Forget the clock of the step before."""
     books.shelf.clock[0].stage = -1
 
 
-@compiled_given("plan.fetch", lambda plan, x, batch, seconds, books: 0.0)
+@compiled_part
 def fetch_step(plan: Plan, x: int, batch: StepBatch, seconds: float, books: Books) -> float:
-    """`fetch_part`, where there is an expert cache."""
+    """`fetch_part` of the plan's cache."""
     return fetch_part(plan, plan.fetch, x, batch, seconds, books)
+
+
+def with_shelf(books: Books, plan: Plan) -> Books:
+    """Books of an engine with its caches."""
+    return books._replace(shelf=new_shelf(plan.fetch, plan.experts[:, [E_HELD, E_GROUPS]]))
+
+
+bring(Fetch, start_fetch=start_fetch, fetch_step=fetch_step, books=with_shelf)
+
+
+def with_cache(plan: Plan, slots: Slots, d: Deployment, *_: object) -> tuple[Plan, Slots]:
+    """A plan with the deployment's expert cache."""
+    return plan._replace(fetch=fetch_of(d)), slots
 
 
 @compiled_code
@@ -202,3 +219,12 @@ def link_s(shelf: Shelf, st: Any) -> float:
 
 
 HOOKS = {"host_link_s": link_s}
+
+
+class EngineCaches(EnginePart):
+    """Expert caches of one engine, which failures leave as they are."""
+
+    hooks = (HOOKS,)
+
+    def start(self, engine: Engine) -> Shelf | None:
+        return engine.books.shelf  # type: ignore[no-any-return]

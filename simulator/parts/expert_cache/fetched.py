@@ -13,7 +13,8 @@ from ....workloads.ops import Loads
 from ...batching.records import records
 from ...deploy.deployment import Deployment
 from ...deploy.expert_parts import ExpertPart
-from ..expert_map.placed import offsets_of
+from ...step.costing import Stage
+from ..expert_map.placed import slot_loads as placed_loads
 from .cache import ExpertCache
 from .compiled import chances_of, named_by
 from .counts import StepFetch
@@ -121,7 +122,7 @@ def slot_loads(part: ExpertPart, step: int, batch: Batch, replica: int) -> Loads
     loads = part.router.loads(step, part.row, batch, replica)
     if part.placed is None:
         return loads
-    return part.placed.drawn(loads.tokens.astype(np.int64), offsets_of(part, step, replica))
+    return placed_loads(part, loads, step, replica)
 
 
 class Waited(NamedTuple):
@@ -166,3 +167,16 @@ def step_fetch(
             waits[part.stage] += fetch.waited_s / len(steps)
             found += fetch
     return Waited(found.over(len(steps)), waits)
+
+
+def fetch_in_step(_: object, stage: Stage, caches: StepCaches | None) -> StepFetch | None:
+    """Ask the expert caches; layers wait for what is not there when they need it."""
+    d, dense = stage.d, list(stage.seconds)
+    if not d.experts:
+        return None
+    for part, seconds in zip(d.experts, stage.experts_s, strict=True):
+        dense[part.stage] -= seconds
+    found = step_fetch(d, stage.step, stage.replica, stage.expected, stage.union, stage.experts_s, dense, caches)
+    for s, waited in enumerate(found.waits):
+        stage.seconds[s] += waited
+    return found.fetch

@@ -135,7 +135,7 @@ def far_of(part: ExpertPart, near: int, widest: int) -> B1:
     return out
 
 
-def new_shelf(fetch: Fetch | None, experts: I8) -> Shelf | None:
+def new_shelf(fetch: Fetch, experts: I8) -> Shelf:
     """An engine's caches as it starts: each holds the first experts of its device.
 
     Parameters
@@ -143,8 +143,6 @@ def new_shelf(fetch: Fetch | None, experts: I8) -> Shelf | None:
     experts : int64 array, shape (X, 2)
         Experts of each part that a group holds, copies among them, and the groups.
     """
-    if fetch is None:
-        return None
     parts, widest = fetch.seconds.shape
     entries = records(parts * widest, ENTRY).reshape(parts, widest)
     full = np.zeros((parts, int(experts[:, 1].max())), dtype=np.int64)

@@ -17,6 +17,8 @@ PARTS = (
             "configure": "deployed:checked_placing",
             "expert_copies": "deployed:copies_of",
             "place_experts": "deployed:place_experts",
+            "lower": "placed:with_places",
+            "slot_loads": "placed:slot_loads",
             "collect": "loads:placed_left",
             "step": "loads:placed_of_step",
             "figures": "figures:FIGURES",

@@ -2,17 +2,48 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from ....workloads.draws import GOLDEN, MIX_2, layer_key, mix, step_key
-from ....workloads.jit import compiled, compiled_given, compiled_part, int64
+from ....workloads.jit import compiled, compiled_part, int64
+from ....workloads.jit_held import bring, held
+from ....workloads.ops import Loads
+from ...deploy.deployment import Deployment
 from ...deploy.expert_parts import ExpertPart
-from ...step.lowering import E_GROUPS, E_HELD, E_KEY, F8, I8, Plan
-from ...step.places import J_HIGH, J_LOW
+from ...step.lowering import E_GROUPS, E_HELD, E_KEY, F8, I8, Plan, Slots
 
 S48 = np.uint64(48)
 PARTS = 1.0 / 65536.0
 """Offsets are multiples of this, so that tokens and an offset add up without rounding."""
+
+(J_LOW, J_HIGH) = range(2)
+"""Columns of `Places.bounds`; see `deploy.expert_dispatch.Dispatch.bounds`."""
+
+
+@held
+class Places(NamedTuple):
+    """The maps of a deployment; X expert parts, J slots of all groups together at most."""
+
+    experts: I8  # [X, J]
+    bounds: F8  # [X, J, 2]
+
+
+def places_of(d: Deployment) -> Places | None:
+    """Return the maps of a deployment; None if experts are in order and have no copies."""
+    if d.parts.get("expert-copies") is None:
+        return None
+    slots = max(part.held * part.ep for part in d.experts)
+    experts = np.zeros((len(d.experts), slots), dtype=np.int64)
+    bounds = np.zeros((len(d.experts), slots, 2))
+    for x, part in enumerate(d.experts):
+        n = part.held * part.ep
+        if part.placed is None:  # its experts do not spread
+            experts[x, :n], bounds[x, :n, J_HIGH] = np.arange(n), 1.0
+        else:
+            experts[x, :n], bounds[x, :n] = part.placed.experts, part.placed.bounds
+    return Places(experts, bounds)
 
 
 @compiled_part
@@ -37,12 +68,9 @@ def offsets_of(part: ExpertPart, step: int, replica: int) -> F8:
     return out
 
 
-@compiled_given("plan.places", lambda plan, x, key, loads, placed: loads)
+@compiled_part
 def on_slots(plan: Plan, x: int, key: np.uint64, loads: I8, placed: I8) -> I8:
-    """Return the loads of the slots of part `x`, group by group; of its experts if none are placed.
-
-    Equal to `Dispatch.drawn`.
-    """
+    """Loads of the slots of part `x`, group by group; the same as `Dispatch.drawn`."""
     places = plan.places
     for j in range(plan.experts[x, E_GROUPS] * plan.experts[x, E_HELD]):
         e = places.experts[x, j]
@@ -50,3 +78,17 @@ def on_slots(plan: Plan, x: int, key: np.uint64, loads: I8, placed: I8) -> I8:
         n, offset = float(loads[e]), offset_of(key, plan.experts[x, E_KEY], e)
         placed[j] = int64(np.floor(n * high + offset) - np.floor(n * low + offset))
     return placed
+
+
+bring(Places, on_slots=on_slots)
+
+
+def with_places(plan: Plan, slots: Slots, d: Deployment, *_: object) -> tuple[Plan, Slots]:
+    """A plan with the maps of a deployment."""
+    return plan._replace(places=places_of(d)), slots
+
+
+def slot_loads(part: ExpertPart, loads: Loads, step: int, replica: int) -> Loads:
+    """Loads of what the groups hold, copies among it."""
+    assert part.placed is not None
+    return part.placed.drawn(loads.tokens.astype(np.int64), offsets_of(part, step, replica))

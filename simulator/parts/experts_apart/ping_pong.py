@@ -10,23 +10,37 @@ from __future__ import annotations
 
 import numpy as np
 
-from ....workloads.batch import TOKENS
+from ....workloads.batch import TOKENS, batch_tokens
 from ....workloads.draws import step_key
 from ....workloads.jit import compiled_part, int64
-from ...step.books import K_PROCESSOR, K_WALL, Books, spent
+from ....workloads.jit_held import bring
+from ...deploy.deployment import Deployment
+from ...step.books import K_PROCESSOR, K_WALL, Books, new_books, spent
 from ...step.compiled import book_cell
 from ...step.drawing import StepBatch, draw_part
-from ...step.experts import book_part, clear_share, groups_seconds
-from ...step.lowering import E_COUNT, E_GROUPS, E_HELD, E_KEY, E_LAYERS, E_TOP_K, F8, G_LAYERS, Plan
+from ...step.experts import book_part, clear_share, groups_seconds, on_slots
+from ...step.lowering import (
+    E_COUNT,
+    E_GROUPS,
+    E_HELD,
+    E_KEY,
+    E_LAYERS,
+    E_TOP_K,
+    F8,
+    G_LAYERS,
+    G_START,
+    Plan,
+    Slots,
+    lower,
+)
 from ...step.splitting import deal_loads
 from ...step.unequal import graph_batch
-from ..expert_map.placed import on_slots
-from ..overlap.arrays import T_PART, T_START, T_STOP, Y_CHUNKS, Streams
-from ..overlap.chunking import batch_tokens, micro_moments
+from ..overlap.arrays import T_PART, T_START, T_STOP, Y_CHUNKS, Streams, streams_of
+from ..overlap.chunking import micro_moments
 from ..overlap.compiled import add_lane, clear, price_range
 from ..overlap.lanes import Lanes
 from ..overlap.maxplus import makespan
-from .side import W_ATTENTION, W_BACK, W_EXPERTS, W_OUT, Aside, Beside
+from .side import NUM_STREAMS, W_ATTENTION, W_BACK, W_EXPERTS, W_OUT, Aside, Beside, beside_of
 
 _batch_tokens = compiled_part(batch_tokens)
 _micro_moments = compiled_part(micro_moments)
@@ -206,3 +220,22 @@ def ping_pong_seconds(plan: Plan, moments: F8, batch: StepBatch, fresh: bool, ca
     for r in range(moments.shape[0]):
         moments[r, TOKENS] = _batch_tokens(moments[r], plan.windows.size)
     return float(seconds)
+
+
+def with_aside(books: Books, plan: Plan) -> Books:
+    """Books of an engine with those of the devices that hold its experts."""
+    owner = np.zeros((int(plan.streams.ways[0, Y_CHUNKS]), plan.ranks), dtype=np.int64)
+    return books._replace(aside=Aside(new_books(plan.apart.plan), owner, np.zeros(NUM_STREAMS)))
+
+
+bring(Beside, apart_seconds=ping_pong_seconds, books=with_aside)
+
+
+def with_holders(plan: Plan, slots: Slots, d: Deployment, replica: int, counts: int) -> tuple[Plan, Slots]:
+    """A plan with the devices that hold the experts, and what crosses to them and back."""
+    streams = streams_of(d, plan.sections[:, G_START].tolist())
+    assert streams is not None
+    assert d.apart is not None
+    holders, names = lower(d.apart.holder, replica, counts, experts_alone=True)
+    apart = beside_of(d, holders, streams, len(plan.slots))
+    return plan._replace(streams=streams, apart=apart), slots._replace(holders=names)

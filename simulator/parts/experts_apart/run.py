@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from ....devices.spec import LinkSpec
+from ...batching.level import Face
 from ...batching.state import F8, L_END, L_JOULES, L_START, NUM_LOG
 from ...deploy.deployment import Deployment
 from ...serving.course import Course
-from ...step.lowering import Plan, Slots
+from ...serving.engine import Engine
+from ...serving.engine_part import EnginePart, Program
+from ...step.lowering import Slots
 from .holders import devices_apart, devices_of
 from .schedule import ATTENTION, EXPERTS
 from .side import W_ATTENTION, W_BACK, W_EXPERTS, W_OUT
@@ -23,7 +27,7 @@ LATENCY = "round trip"
 
 
 @dataclass(slots=True)
-class Side:
+class Side(EnginePart):
     """Devices that hold the experts of one engine."""
 
     deployment: Deployment  # the model on them
@@ -34,15 +38,12 @@ class Side:
     logs: list[F8] = field(default_factory=list)
     _joules: float = 0.0
 
-    @classmethod
-    def of(cls, d: Deployment, plan: Plan, slots: Slots) -> Side | None:
-        """Return the state of an engine; None if the attention devices store the experts."""
-        if d.apart is None or slots.holders is None:
-            return None
-        holder = d.apart.holder
-        devices = float(devices_apart(d)) if plan.apart.plan.shares else None
-        course = Course(holder.device.board, devices)
-        return cls(holder, slots.holders, course, NUM_LOG + len(slots.processors) + 1)
+    def face(self, engine: Engine, face: Face) -> Face:
+        return face._replace(exchanged=engine.books.aside.busy)
+
+    def programs(self, engine: Engine) -> Iterator[Program]:
+        name = self.deployment.system.device.name
+        yield name, self.slots, engine.plan.apart.plan, engine.books.aside.books
 
     @property
     def devices(self) -> int:
@@ -67,6 +68,18 @@ class Side:
         else:
             self.course.note(own)
         return log[:, : self.width]
+
+
+def of_engine(engine: Engine) -> Side | None:
+    """The devices that hold an engine's experts."""
+    d, slots = engine.deployment, engine.slots
+    if d.apart is None or slots.holders is None:
+        return None
+    holder = d.apart.holder
+    devices = float(devices_apart(d)) if engine.plan.apart.plan.shares else None
+    course = Course(holder.device.board, devices)
+    side = engine.expert_side = Side(holder, slots.holders, course, NUM_LOG + len(slots.processors) + 1)
+    return side
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ PARTS = (
         "replicas that fail",
         options=FailureOptions,
         panel="Fleet and failures",
+        hooks={"fleet": "failing:with_failures", "run": "failing:of_run"},
         page="clusters",
         tests=("simulator/test_cluster",),
         asked=lambda a: a.fails and "--fail or --mtbf",

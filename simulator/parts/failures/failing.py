@@ -6,22 +6,27 @@ Nothing is lost: requests go back to the router with the tokens that they have, 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
+from ....devices.spec import SystemSpec
 from ....workloads.errors import InputError
+from ...scenario.scenario import Scenario
 from ...serving.clock import Clock
 from ...serving.dealing import Dealer
+from ...serving.driver import Driver
+from ...serving.fleet import Fleet
 from ...serving.nodes import Node
+from ...serving.run_part import RunPart
 from ...serving.table import RequestTable
-from .faults import Faults
+from .faults import Faults, parse_faults
 
 MOST_FAILURES = 1_000_000
 """Failures after which a run is refused, about half a minute of them."""
 
 
 @dataclass(slots=True)
-class Failures:
+class Failures(RunPart):
     """Failures and recoveries of nodes."""
 
     clock: Clock
@@ -77,3 +82,16 @@ class Failures:
         unfinished = self.table.generated[rows] < self.table.output_tokens[rows]
         lost: list[int] = rows[unfinished].tolist()
         return [*lost, *node.asked]
+
+
+def of_run(driver: Driver) -> Failures | None:
+    """Failures of a run that has some."""
+    faults = driver.asked.fleet.faults
+    return None if faults is None else Failures(driver.clock, driver.table, driver.dealer, faults)
+
+
+def with_failures(scenario: Scenario, _: SystemSpec, fleet: Fleet | None) -> Fleet | None:
+    """A fleet whose replicas fail as options say."""
+    asked = scenario.parts["failures"]
+    faults = parse_faults(asked.fail, asked.mtbf, asked.repair)
+    return fleet if faults is None else replace(fleet or Fleet(), faults=faults)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,3 +45,27 @@ class Faults:
                 yield given.pop(0)
             yield drawn
             now = drawn
+
+
+def parse_faults(fail: Sequence[str] = (), mtbf: float | None = None, repair: float | None = None) -> Faults | None:
+    """Failures as they are typed; None where none are.
+
+    Raises
+    ------
+    InputError
+        A value out of its range, or a failure that is not written REPLICA@SECONDS.
+    """
+    if repair is not None and mtbf is None and not fail:
+        raise InputError("--repair", "needs failures: --mtbf or --fail")
+    return Faults(tuple(map(_failure, fail)), mtbf, repair or 0.0) if fail or mtbf is not None else None
+
+
+def _failure(text: str) -> tuple[int, float]:
+    replica, at, seconds = text.partition("@")
+    try:
+        if "_" in text:  # Python reads 1_0 as 10; no other option does
+            raise ValueError
+        return int(replica), float(seconds if at else "")
+    except ValueError:
+        reason = f"must be REPLICA@SECONDS, for example 0@12.5, not {text!r}"
+        raise InputError("--fail", reason) from None

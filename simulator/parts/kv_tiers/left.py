@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from ...serving.record import Run
 from ...serving.served import Served
-from .run import TiersRun
+from .run import Below, TiersRun
 
 
 def tiers_left(run: Run, served: Served, *_: object) -> TiersRun | None:
     """What tiers did in a run."""
-    belows = [(e.below, e.parts["kv_tiers"], e.kv.block) for e in served.engines if e.below is not None]
+    found = [(e.does.get("kv-tiers"), e) for e in served.engines]
+    belows = [(below, e.parts["kv-tiers"], e.kv.block) for below, e in found if isinstance(below, Below)]
     return TiersRun.of(belows, run.cached_tokens, run.prompt_tokens + run.cached_tokens) if belows else None

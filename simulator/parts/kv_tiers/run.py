@@ -9,19 +9,24 @@ import numpy as np
 
 from ....workloads.errors import CapacityError, InputError
 from ....workloads.jit import compiled
+from ....workloads.requests import RequestBlock
 from ...batching.kv import MOST_BLOCKS, CacheSettings, KvRules, kv_rules, rank_rules
+from ...batching.level import Face
 from ...batching.policies import Policy
 from ...batching.prefix import new_pool
-from ...batching.state import R_SLOTS, State
+from ...batching.state import R_SLOTS
 from ...deploy.deployment import Deployment
 from ...quantity import ratio
+from ...serving.contents import Contents
+from ...serving.engine import Engine
+from ...serving.engine_part import EnginePart
 from ...serving.pools import Pools
 from ...step.books import new_books
-from ...step.lowering import Plan
 from ...step.timed import Lowered
+from . import hooks, loads, store
 from . import state as cols
 from .settings import KvTier, TierSettings
-from .state import F8, I8, Shelves, TierState, new_shelves, new_tiers
+from .state import F8, I8, Shelves, TierState, new_shelves, new_tiers, roomier_rows, with_rows
 from .store import erase
 
 OPTION = "--kv-tiers"
@@ -112,8 +117,10 @@ def _stores(tiers: Sequence[KvTier], blocks: Sequence[int], ranks: int, engines:
 
 
 @dataclass(slots=True)
-class Below:
+class Below(EnginePart):
     """Tiers below one engine."""
+
+    hooks = (hooks.HOOKS, loads.HOOKS, store.HOOKS)
 
     settings: TierSettings
     blocks: list[int]  # of each tier, see `rooms`
@@ -123,46 +130,41 @@ class Below:
     model: Lowered | None  # what computing instead is costed by, where that is asked
     life: int = 0  # failures so far
 
-    @classmethod
-    def of(
-        cls, d: Deployment, policy: Policy, kv: KvRules, cache: CacheSettings, plan: Plan,
-        index: int, common: Common | None,
-    ) -> Below:  # fmt: skip
-        """Empty tiers of an engine, by its number among those with which it has some in common."""
-        settings = cache.tiers
-        assert settings is not None
-        check_tiers(d, policy, kv)
-        tiers, blocks = settings.tiers, rooms(d, cache, settings)
-        near = sum(not tier.shared for tier in tiers)
-        first = 0 if common is None else index * near * d.ranks
-        common = common or Common(_stores(tiers, blocks, d.ranks, 1))
-        shelves, which = common.shelves, np.zeros((d.ranks, len(tiers)), dtype=np.int64)
-        last = len(shelves.stores) - (len(tiers) - near)
-        for level, tier in enumerate(tiers):
-            before = sum(other.shared == tier.shared for other in tiers[:level])
-            own = first + before + near * np.arange(d.ranks)
-            which[:, level] = last + before if tier.shared else own
-        pace = np.array([(kv.block_bytes[0] / x.bandwidth_bytes_per_s, x.latency_s) for x in tiers])
-        cheaper = settings.load == "cheaper"
-        model = Lowered(plan, new_books(plan)) if cheaper else None
-        made = new_tiers(settings, shelves, which, pace, model, index, 0, plan.stages > 1)
-        return cls(settings, blocks, block_bytes(d, cache), made, common.names, model)
-
     @property
-    def room(self) -> int:
+    def room(self) -> int:  # type: ignore[override]
         """Blocks that all tiers keep of it, shared ones as if they were its own."""
         stores = self.tiers.shelves.stores
         return int(stores[np.unique(self.tiers.which), cols.H_ROOM].sum())
 
-    def under(self, state: State, blocks: int, sequences: int) -> tuple[State, TierState]:
-        """An engine's state without requests, with these tiers; requests that load have slots too."""
+    def start(self, engine: Engine) -> TierState:
+        """The tiers without requests; requests that load have slots of the engine too."""
+        state, blocks, slots = engine.state, engine.kv.blocks, 2 * engine.policy.max_sequences
         ranks = len(state.ranks)
-        tiers = self.tiers._replace(out_s=np.zeros((ranks, blocks)))
-        state.ranks[:, R_SLOTS] = 2 * sequences
-        return state._replace(pool=new_pool(ranks, blocks, 2 * sequences)), tiers
+        state.ranks[:, R_SLOTS] = slots
+        engine.state = state._replace(pool=new_pool(ranks, blocks, slots))
+        engine.contents = Contents(self.names)
+        return self.tiers._replace(out_s=np.zeros((ranks, blocks)))
 
-    def lose(self, old: TierState, now: float) -> None:
-        """Return the tiers after a failure: nothing of the engine's own, and the completed blocks of a shared pool."""
+    def add(self, engine: Engine, block: RequestBlock, before: int) -> None:
+        engine.put("kv-tiers", with_rows(engine.parts["kv-tiers"], before, engine.submitted - before))
+
+    def grow(self, engine: Engine, before: int, size: int) -> None:
+        engine.put("kv-tiers", roomier_rows(engine.parts["kv-tiers"], before, size))
+
+    def stock(self, engine: Engine) -> None:
+        tiers = engine.parts["kv-tiers"]
+        if len(tiers.levels) < engine.width:
+            engine.put("kv-tiers", tiers._replace(levels=np.zeros(engine.width, dtype=np.int64)))
+
+    def face(self, engine: Engine, face: Face) -> Face:
+        return face._replace(links=engine.parts["kv-tiers"].free_s)
+
+    def recover(self, engine: Engine) -> None:
+        engine.stock()
+
+    def fail(self, engine: Engine, now: float) -> None:
+        """Leave nothing of the engine's own, and of a shared pool what had come there."""
+        old: TierState = engine.parts["kv-tiers"]
         x, self.life = old.shelves, self.life + 1
         for level, tier in enumerate(self.settings.tiers):
             for s in old.which[:, level].tolist():
@@ -177,24 +179,49 @@ class Below:
         )
 
 
+def of_engine(engine: Engine) -> Below | None:
+    """Empty tiers of an engine, by its number among those with which it has some in common."""
+    d, kv, cache, index = engine.deployment, engine.kv, engine.cache, engine.replica
+    common: Common | None = engine.given.get("kv-tiers")
+    settings = cache.tiers
+    if settings is None:  # of a pool that only decodes
+        return None
+    check_tiers(d, engine.policy, kv)
+    tiers, blocks = settings.tiers, rooms(d, cache, settings)
+    near = sum(not tier.shared for tier in tiers)
+    first = 0 if common is None else index * near * d.ranks
+    common = common or Common(_stores(tiers, blocks, d.ranks, 1))
+    shelves, which = common.shelves, np.zeros((d.ranks, len(tiers)), dtype=np.int64)
+    last = len(shelves.stores) - (len(tiers) - near)
+    for level, tier in enumerate(tiers):
+        before = sum(other.shared == tier.shared for other in tiers[:level])
+        own = first + before + near * np.arange(d.ranks)
+        which[:, level] = last + before if tier.shared else own
+    pace = np.array([(kv.block_bytes[0] / x.bandwidth_bytes_per_s, x.latency_s) for x in tiers])
+    cheaper = settings.load == "cheaper"
+    model = Lowered(engine.plan, new_books(engine.plan)) if cheaper else None
+    made = new_tiers(settings, shelves, which, pace, model, index, 0, engine.plan.stages > 1)
+    return Below(settings, blocks, block_bytes(d, cache), made, common.names, model)
+
+
 def _clear(x: Shelves, s: int) -> None:
     """Forget all that a store keeps; the most that it kept stays known."""
-    store = x.stores[s]
-    store[[cols.H_USED, cols.H_HELD]] = 0
-    x.table[store[cols.H_TABLE] : store[cols.H_TABLE] + store[cols.H_MASK] + 1] = 0
-    head = store[cols.H_FIRST] + store[cols.H_ROOM]
+    row = x.stores[s]
+    row[[cols.H_USED, cols.H_HELD]] = 0
+    x.table[row[cols.H_TABLE] : row[cols.H_TABLE] + row[cols.H_MASK] + 1] = 0
+    head = row[cols.H_FIRST] + row[cols.H_ROOM]
     x.entries[head, [cols.E_NEXT, cols.E_PREVIOUS]] = head
 
 
 @compiled
 def purge(x: Shelves, s: int, owner: int, now: float) -> None:
     """Forget what an engine was still writing to a store as it failed."""
-    store = x.stores[s]
-    for e in range(store[cols.H_FIRST], store[cols.H_FIRST] + store[cols.H_USED]):
+    row = x.stores[s]
+    for e in range(row[cols.H_FIRST], row[cols.H_FIRST] + row[cols.H_USED]):
         if x.entries[e, cols.E_KEY] != 0 and x.entries[e, cols.E_OWNER] == owner and x.came[e] > now:
             erase(x, s, x.entries[e, cols.E_KEY])
             x.entries[e, cols.E_KEY] = 0
-            store[cols.H_HELD] -= 1
+            row[cols.H_HELD] -= 1
 
 
 @dataclass(frozen=True, slots=True)

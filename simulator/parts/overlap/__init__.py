@@ -16,6 +16,8 @@ PARTS = (
             "value": "deployed:overlap_asked",
             "configure": "deployed:read_overlap",
             "check": "deployed:check_overlap",
+            "lower": "compiled:with_streams",
+            "step_cost": "chunked:quickest_step",
             "collect": "use:overlap_left",
             "figures": "figures:FIGURES",
             "figures_of": "figures:figures",

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ....workloads.batch import TOKENS, Moments
+from ....workloads.batch import TOKENS, Batch, Moments
+from ....workloads.errors import InputError
 from ....workloads.layers.base import sent_width
 from ....workloads.ops import Loads, Op
+from ...deploy.deployment import Deployment
 from ...deploy.expert_parts import ExpertPart
 from ...deploy.programs import to_and_fro
 from ...step.costing import PlacedOp, Stage, StageCost, lengthened
+from ...step.explicit import explicit_stage
 from ...step.sections import Section, sections_of
 from ...streams.graph import COMPUTE, SubTask
+from ...streams.scheduler import Timeline
 from .chunking import BIG, SMALL, chunk_tokens, half_moments, micro_moments
 from .explicit import Key, Piece, Uncut, parts_of, scheduled
-from .tracks import Track, crossing, tracks_of, visits_of
+from .gates import gate_of, halved
+from .tracks import Track, crossing, tracks_of, visits_of, ways_of
 from .ways import NONE, PING_PONG, PIPELINED, TWO_BATCH, Way
 
 
@@ -174,3 +180,57 @@ def _sums(m: npt.NDArray[np.float64], way: Way, windows: int, chunk: int) -> npt
     elif way.kind == PING_PONG:
         micro_moments(m, windows, way.chunks, chunk, out)
     return out
+
+
+def quickest_step(given: Any, caches: Any) -> StageCost:
+    """Cost a step, `given` as of `Stage`, in every way that it may take; the quickest one."""
+    d: Deployment = given[0]
+    plain: Uncut | None = None
+    found: list[StageCost] = []
+    chosen, gate = ways_of(d), gate_of(d.parts.get("overlap", "none"))
+    if gate is not None and len(chosen) > 1:
+        moments = np.array([m.values for m in Stage(*given).moments])
+        chosen = chosen[1:] if halved(*gate.row, len(d.shard.windows), moments) else chosen[:1]
+    for way in chosen:
+        if way == NONE:
+            stage = Stage(*given)
+            found.append(stage.total(caches))
+            plain = _uncut(found[0], stage.experts_s)
+            continue
+        cost = Overlapped(*given).in_chunks(way, plain)
+        found += [] if cost is None else [cost]
+    return min(found, key=lambda cost: cost.seconds)
+
+
+def timelines_of(
+    deployment: Deployment,
+    batches: Sequence[Batch],
+    step: int = 0,
+    replica: int = 0,
+    expected: bool = False,
+    captured: int = 0,
+) -> tuple[Timeline, ...]:
+    """When each op of a step runs on what, a timeline a pipeline stage, also where nothing overlaps.
+
+    Parameters as of `explicit_stage`; the makespans add up to its ``seconds``.
+
+    Raises
+    ------
+    InputError
+        A deployment whose layers wait for experts: when in the step they do is not known.
+    """
+    if deployment.parts.get("resident-experts") is not None:
+        raise InputError("--timeline", "cannot show steps that fetch experts; remove --experts-resident")
+    given = deployment, batches, step, replica, expected, captured
+    found = explicit_stage(*given).timelines
+    if found:
+        return found
+    whole = Overlapped(*given).in_chunks(NONE, None)
+    assert whole is not None  # it is held against nothing
+    return whole.timelines
+
+
+def _uncut(cost: StageCost, experts_s: Sequence[float]) -> Uncut:
+    """Return the serial step as the reference for other ways."""
+    exchange = sum(p.cost.seconds * p.count for p in cost.ops if p.critical and p.op.exchange)
+    return Uncut(cost.seconds - exchange - sum(experts_s), exchange, experts_s)

@@ -22,13 +22,6 @@ MOST_CHUNKS = 16
 """Chunks of a step at most."""
 
 
-def batch_tokens(m: F8, windows: int) -> float:
-    """Tokens of a batch without the padding of captured graphs; of decodes that bring drafts all of theirs."""
-    behind = sums.BASE_MOMENTS + sums.WINDOW_MOMENTS * windows
-    decodes = m[behind] if m.size - behind > 1 else m[sums.DECODES]
-    return float(decodes + m[sums.PREFILL_TOKENS])
-
-
 def chunk_tokens(tokens: float, chunks: int, place: int) -> float:
     """Tokens of one of `chunks` chunks of a batch; the first ones have those left over.
 

@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from ....workloads.batch import TOKENS
+from ....workloads.batch import TOKENS, batch_tokens
 from ....workloads.draws import step_key
 from ....workloads.jit import compiled_inside, compiled_part, int64
+from ....workloads.jit_held import bring
+from ...deploy.deployment import Deployment
 from ...step import lowering as low
 from ...step.books import K_PROCESSOR, K_WALL, Books
 from ...step.compiled import book_cell, cost_cell
 from ...step.drawing import StepBatch, draw_part
-from ...step.experts import book_part, clear_share, groups_seconds
-from ...step.lowering import F8, Plan
+from ...step.experts import book_part, clear_share, groups_seconds, on_slots
+from ...step.lowering import F8, Plan, Slots
 from ...step.splitting import split_loads
 from ...step.unequal import graph_batch
-from ..expert_map.placed import on_slots
-from .arrays import T_PART, T_RESOURCE, T_START, T_STOP, Y_CHUNKS, Y_KIND, Streams
-from .chunking import BIG, SMALL, WHOLE, batch_tokens, chunk_tokens, even_halves, half_moments
+from .arrays import T_PART, T_RESOURCE, T_START, T_STOP, Y_CHUNKS, Y_KIND, Streams, streams_of
+from .chunking import BIG, SMALL, WHOLE, chunk_tokens, even_halves, half_moments
 from .gates import ALWAYS, halved
-from .lanes import Lanes
+from .lanes import Lanes, with_lanes
 from .maxplus import chunked, makespan
 from .ways import PIPELINED, SERIAL, TWO_BATCH
 
@@ -323,3 +324,11 @@ def overlapped_seconds(plan: Plan, moments: F8, batch: StepBatch, fresh: bool, c
     for r in range(moments.shape[0]):
         moments[r, TOKENS] = _batch_tokens(moments[r], plan.windows.size)
     return float(least)
+
+
+bring(Streams, streamed_seconds=overlapped_seconds, books=with_lanes)
+
+
+def with_streams(plan: Plan, slots: Slots, d: Deployment, *_: object) -> tuple[Plan, Slots]:
+    """A plan with what overlaps in a step."""
+    return plan._replace(streams=streams_of(d, plan.sections[:, low.G_START].tolist())), slots

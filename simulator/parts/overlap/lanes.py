@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ....workloads.jit_held import held
+from ...step.books import NUM_CELL, NUM_TALLIES, Books
 from ...step.lowering import F8, I8, Plan
 from .arrays import Y_CHUNKS
 from .chunking import MOST_CHUNKS
@@ -51,16 +52,18 @@ class Lanes(NamedTuple):
     booked: F8  # [S+X] the way's `wall`, before the latest of visits that are alike
 
 
-def new_lanes(plan: Plan, cell: int, tallies: int) -> Lanes | None:
-    """Return empty lanes of an engine with the given columns; None without overlap."""
-    if plan.streams is None:
-        return None
+def with_lanes(books: Books, plan: Plan) -> Books:
+    """Books of an engine with empty lanes."""
+    return books._replace(lanes=_new_lanes(plan))
+
+
+def _new_lanes(plan: Plan) -> Lanes:
     rows, processors = plan.can.shape
     ways, parts, n = len(plan.streams.ways), len(plan.experts), MOST_CHUNKS
     sizes, kinds = (3, 1) if plan.apart is None else (int(plan.streams.ways[0, Y_CHUNKS]), 3)
     return Lanes(
-        cells=np.zeros((ways, sizes, plan.ranks, len(plan.slots), cell)),
-        tally=np.zeros((ways, rows, processors, tallies)),
+        cells=np.zeros((ways, sizes, plan.ranks, len(plan.slots), NUM_CELL)),
+        tally=np.zeros((ways, rows, processors, NUM_TALLIES)),
         wall=np.zeros((ways, rows)),
         busy=np.zeros((ways, 2, processors + 1)),
         stages=np.zeros((ways, plan.stages)),

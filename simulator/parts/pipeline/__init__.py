@@ -9,9 +9,9 @@ PARTS = (
         "pipeline",
         "--pp",
         "layers in stages",
+        hooks={"engine": "own_stages:StagedEngine"},
         page="engine-files",
         tests=("simulator/test_pipeline",),
         asked=lambda a: (layout := a.of("layout")) and layout.pp > 1 and f"--pp {layout.pp}",
-        also=("batching/own_stages",),
     ),
 )

@@ -9,10 +9,11 @@ PARTS = (
         "sglang",
         "--policy sglang",
         "SGLang's own scheduler",
+        hooks={"policy": "rules:SGLANG", "scheduler": "steps:BRINGS"},
         page="schedulers",
         tests=("simulator/test_own_rules",),
         asked=lambda a: a.rules == "sglang" and f"--policy {a.policy.name}",
-        also=("batching/exact", "batching/own_stages"),
+        also=("batching/exact", "parts/pipeline/own_stages"),
         cannot={"tensorrt-llm": "an engine has one scheduler"},
     ),
 )

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from ...batching.host import LAUNCH_S, OUTSIDE_S, Host
+from ...batching.policies import POLICIES, Policy
+from ...step.calls import PYTHON, Calls
 from .state import ROOMIER, Numbers, Sglang, new_sglang, new_turns
 
 INIT_RATIO, MIN_SHARE, DECAY_STEPS = 0.7, 0.14, 600
@@ -84,6 +87,20 @@ class SglangRules:
         """The part whose rules they are."""
         return "sglang"
 
+    @property
+    def calls(self) -> Calls:
+        """How layers are called from Python."""
+        return PYTHON
+
+    @property
+    def serial(self) -> bool:
+        """A stage's host goes on while its work on a batch runs."""
+        return False
+
+    def ordered(self, order: str) -> SglangRules:
+        """The same with requests by priority, the smaller the sooner; other orders are not its own."""
+        return replace(self, priority=True, low_first=True) if order == "priority" else self
+
     def limited(self, tokens: int) -> SglangRules:
         """Return the same with prompts cut to `tokens` tokens a step."""
         return replace(self, chunked_prefill_size=tokens)
@@ -122,3 +139,12 @@ class SglangRules:
     def spare(self, page: int) -> int:
         """Admission asks for more room than a request's tokens take, and a page may be begun, later versions for one more."""
         return (2 if self.patch >= ROOMIER else 1) * page + 2
+
+
+SGLANG = Policy(
+    "sglang", 8192, 2048, chunked=True, reserve=False, ahead=True, prompts_alone=True,
+    host=Host(launch_s=LAUNCH_S, request_s=OUTSIDE_S), rules=SglangRules(),
+)  # fmt: skip
+"""SGLang's scheduler (0.5.9) with its defaults on devices of less than 160 GiB (sglang/srt/server_args.py)."""
+
+POLICIES.register("sglang", "SGLang's scheduler: prompts before decodes, radix cache, overlap")(SGLANG)

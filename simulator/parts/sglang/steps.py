@@ -224,3 +224,4 @@ HOOKS = {
     "rank_for": rank_for, "on_idle": fall_idle, "take_up": take_up, "put_down": put_down, "elsewhere": elsewhere,
     "seen": seen, "queue": queue_urgent,
 }  # fmt: skip
+BRINGS = (HOOKS,)

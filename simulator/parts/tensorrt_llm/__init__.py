@@ -9,9 +9,10 @@ PARTS = (
         "tensorrt-llm",
         "--policy tensorrt-llm",
         "TensorRT-LLM's own executor",
+        hooks={"policy": "rules:TRTLLM", "scheduler": "steps:BRINGS"},
         page="schedulers",
         tests=("simulator/test_own_rules",),
         asked=lambda a: a.rules == "tensorrt-llm" and f"--policy {a.policy.name}",
-        also=("batching/exact", "batching/own_stages"),
+        also=("batching/exact", "parts/pipeline/own_stages"),
     ),
 )

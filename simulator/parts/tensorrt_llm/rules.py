@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from ...batching.host import LAUNCH_S, OUTSIDE_S, Host
+from ...batching.policies import POLICIES, Policy
+from ...step.calls import TRTLLM_CALLS, Calls
 from .state import Trtllm, TrtNumbers, new_trtllm, widened
 
 
@@ -62,6 +65,15 @@ class TrtllmRules:
         """The part whose rules they are."""
         return "tensorrt-llm"
 
+    @property
+    def calls(self) -> Calls:
+        """How layers are called from Python."""
+        return TRTLLM_CALLS
+
+    def ordered(self, order: str) -> TrtllmRules:
+        """The same: no order is its own."""
+        return self
+
     def limited(self, tokens: int) -> TrtllmRules:
         """Return the same with at most `tokens` tokens in a step."""
         return replace(self, max_num_tokens=tokens)
@@ -98,3 +110,21 @@ class TrtllmRules:
     def spare(self, page: int) -> int:
         """A request's last token counts too."""
         return 1
+
+
+TRTLLM = Policy(
+    "tensorrt-llm", 8192, 2048, chunked=False, reserve=True, ahead=True,
+    host=Host(launch_s=LAUNCH_S, request_s=OUTSIDE_S), rules=TrtllmRules(),
+)  # fmt: skip
+"""TensorRT-LLM's executor (PyTorch backend, 1.2) with its defaults (tensorrt_llm/llmapi/llm_args.py)."""
+
+POLICIES.register("tensorrt-llm", "TensorRT-LLM's executor: whole prompts, block reuse, overlap")(TRTLLM)
+
+
+def of_trtllm(rules: TrtllmRules, sequences: int, host: Host = TRTLLM.host) -> Policy:
+    """Return a policy for TensorRT-LLM's executor with these rules; equivalent fields have the same values."""
+    return replace(
+        TRTLLM, token_budget=rules.max_num_tokens, max_sequences=sequences, chunked=rules.chunked,
+        reserve=not rules.evicts, ahead=rules.overlap, gather_steps=rules.wait_steps, gather_tokens=rules.wait_tokens,
+        even_steps=rules.even_steps if rules.even else 0, rules=rules, host=host,
+    )  # fmt: skip

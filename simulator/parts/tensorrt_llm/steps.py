@@ -195,3 +195,4 @@ HOOKS = {
     "plan_next": plan_ranks, "on_start": start_ranks, "take_results": take_ranks, "most_steps": most_steps,
     "rank_for": rank_for, "take_up": take_up, "put_down": put_down, "seen": seen,
 }  # fmt: skip
+BRINGS = (HOOKS,)

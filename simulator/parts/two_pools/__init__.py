@@ -21,6 +21,7 @@ PARTS = (
         panel="Prefill and decode pools",
         hooks={
             "arrange": "asked:arranged",
+            "between": "crossing:between",
             "collect": "run:pools_left",
             "request_columns": "run:request_columns",
             "figures": "figures:FIGURES",

@@ -11,21 +11,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from ....workloads.jit import compiled_given, compiled_part, int64
-from ...batching.deals import CROSSED, KINDS, Between, How, Play, at_time, chosen, find_able, fits, weigh
+from ....workloads.jit import compiled_part, int64
+from ....workloads.jit_held import bring
+from ...batching.deals import CROSSED, KINDS, LOST, TRIP, Between, How, Play, at_time, chosen, find_able, fits, weigh
 from ...batching.holding import kv_bytes
+from ...batching.kv import rank_rules
 from ...batching.level import F8, face_of, is_done
-from ...batching.rings import drop_first, put_first, put_last
+from ...batching.records import records
+from ...batching.rings import drop_first, new_ring, put_first, put_last
 from ...batching.state import C_SUBMITTED, T_BUSY
 from ...batching.status import REACHED
+from ...serving.clock import Clock
+from ...serving.pools import KvLink
 from ..experts_apart.side import W_BACK
 from ..kv_tiers.state import DOWN
 
 LEAST = 0.01
 """Share of a port that caches get in any case."""
-
-LOST = 11
-"""Reason for the caller: a cache was lost with its node, and the request (`At.row`) must be requeued."""
 
 
 @compiled_part
@@ -121,7 +123,7 @@ def leave(p: Play, b: Between, row: int, target: int) -> None:
     at_time(p, end, CROSSED + KINDS * row)
 
 
-@compiled_given("how.between", otherwise=lambda p, how: -1)
+@compiled_part
 def next_cache(p: Play, how: How) -> int:
     """Let the next cache leave if a node has room for its request; the request, -1: none, -2: ask the caller."""
     b, at = how.between, p.at[0]
@@ -157,7 +159,7 @@ def let_go(p: Play, n: int, size: float) -> None:
     p.own[n].promised = max(p.own[n].promised - size, 0.0)
 
 
-@compiled_given("how.between", otherwise=lambda p, how, row: REACHED)
+@compiled_part
 def arrive(p: Play, how: How, row: int) -> int:
     """Complete a KV transfer, unless its source or target has failed since."""
     b, at = how.between, p.at[0]
@@ -184,7 +186,7 @@ def arrive(p: Play, how: How, row: int) -> int:
     return REACHED
 
 
-@compiled_given("how.between", otherwise=lambda p, how, row, n: False)
+@compiled_part
 def goes_on(p: Play, how: How, row: int, n: int) -> bool:
     """Whether a request that has ended on a node goes on in the other pool: its cache waits to leave."""
     b, x = how.between, p.rows
@@ -195,3 +197,35 @@ def goes_on(p: Play, how: How, row: int, n: int) -> bool:
         return True
     let_go(p, n, trip.kept)
     return False
+
+
+bring(Between, next_cache=next_cache, arrive=arrive, goes_on=goes_on)
+
+
+def between(clock: Clock) -> Between:
+    """Return the state between two pools."""
+    link, nodes, second = clock.link, clock.all, clock.decode[0].engine
+    assert link is not None
+    most = max(node.engine.deployment.ranks for node in nodes)
+    free = np.full((len(nodes), most), np.inf)
+    for n, node in enumerate(nodes):
+        free[n, : node.engine.deployment.ranks] = 0.0
+    d = second.deployment
+    return Between(
+        clock.entry[0].engine.kv, second.kv, rank_rules(d, second.cache), d.layout.tp, new_ring(1), free,
+        free.copy(), records(0, TRIP), np.zeros((0, 2)), np.array([node.lanes for node in nodes]),
+        second.policy.max_sequences * d.ranks, len(clock.entry[0].engine.deployment.model.layers),
+        second.policy.reserve, link.by_layer, link.bandwidth_bytes_per_s, link.latency_s, *_beside(clock, link),
+    )  # fmt: skip
+
+
+def _beside(clock: Clock, link: KvLink) -> tuple[int, bool]:
+    """What else is on the ports of a link between two pools, see `Between`: nothing unless it is the nodes' network."""
+    first, second = clock.entry[0].engine, clock.decode[0].engine
+    networks = [engine.deployment.system.device.node_link for engine in (first, second)]
+    names, tiers, apart = {own.name for own in networks}, first.cache.tiers, second.deployment.apart
+    if link.name not in names:
+        return -1, False
+    rate = networks[0].bandwidth_bytes_per_s
+    own = [t.shared and t.bandwidth_bytes_per_s == rate for t in (tiers.tiers if tiers else ())]
+    return own.index(True) if True in own else -1, apart is not None and apart.link.name in names

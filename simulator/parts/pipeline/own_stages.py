@@ -11,18 +11,20 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ...workloads.jit import compiled_code, compiled_part
-from ...workloads.jit_held import held
-from ..parts.pipeline import batches as pipeline
-from ..parts.pipeline.batches import P_COUNT, P_FIRST, Pipe
-from . import exact, hooks
-from . import state as col
-from .exact_state import Exact
-from .kv import KvRules
-from .plain import write_log
-from .policies import Limits
-from .state import State
-from .status import AGAIN, GO, STUCK
+from ....workloads.jit import compiled_code, compiled_part
+from ....workloads.jit_held import held
+from ...batching import exact, hooks
+from ...batching import state as col
+from ...batching.exact_state import Exact
+from ...batching.kv import KvRules
+from ...batching.plain import write_log
+from ...batching.policies import Limits
+from ...batching.state import State
+from ...batching.status import AGAIN, GO, STUCK
+from ...serving.engine import Engine
+from ...serving.engine_part import EnginePart
+from . import batches as pipeline
+from .batches import P_COUNT, P_FIRST, Pipe, new_pipe
 
 
 @held
@@ -123,3 +125,21 @@ HOOKS = {
     "is_planned": is_planned, "flies": flies, "may_look": may_look, "let_in": let_in, "rest": rest_all,
     "prepare": not_yet, "take_step": take_turn,
 }  # fmt: skip
+
+
+class StagedEngine(EnginePart):
+    """Batches in flight on the stages of one engine, by the core's rules or by those of a scheduler."""
+
+    def start(self, engine: Engine) -> Pipe | StagedBatches:
+        ranks, most, stages, rules = (
+            engine.deployment.ranks,
+            engine.policy.max_sequences,
+            engine.plan.stages,
+            engine.policy.rules,
+        )
+        steps = engine.parts.pop("exact", None)
+        if steps is None or rules is None:
+            self.hooks = (pipeline.HOOKS,)
+            return new_pipe(stages, ranks, most)
+        self.hooks = (HOOKS,)
+        return StagedBatches(steps, new_pipe(stages, ranks, rules.most(most, stages)))

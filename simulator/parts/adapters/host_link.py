@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..parts.expert_cache.shelf import F_LINK_S
-from ..parts.kv_tiers.state import UP
-from .engine import Engine
+from ...serving.engine import Engine
+from ..expert_cache.shelf import F_LINK_S
+from ..kv_tiers.state import UP
 
 
 @dataclass(slots=True)
@@ -23,7 +23,7 @@ class HostLink:
 
     def take(self, now: float, seconds: float) -> float:
         """Queue a transfer of `seconds` behind earlier ones; return its end by the link's clock."""
-        tiers, experts_s = self.engine.parts.get("kv_tiers"), self.experts_s()
+        tiers, experts_s = self.engine.parts.get("kv-tiers"), self.experts_s()
         self.free = max(self.free, now - experts_s)
         if tiers is None or tiers.host < 0:
             self.free += seconds

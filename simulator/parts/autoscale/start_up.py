@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from ...workloads.errors import InputError
-from ..deploy.deployment import Deployment
-from ..parts.experts_apart.holders import expert_bytes
+from ....workloads.errors import InputError
+from ...deploy.deployment import Deployment
+from ..experts_apart.holders import expert_bytes
 
 ENGINE_START_S = 38.7
 """Time from the start of the process until it serves, without reading weights [s]: imports, compilation (cached),
