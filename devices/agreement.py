@@ -35,8 +35,8 @@ def check_rows(model: CostModel) -> None:
     """
     for layer in LAYERS:
 
-        def ops(m: Moments, layer: Attention | FeedForward = layer) -> list[Op]:
-            return layer.ops(m, RUN, None)
+        def ops(moments: Moments, layer: Attention | FeedForward = layer) -> list[Op]:
+            return layer.ops(moments, RUN, None)
 
         _check_section(model, ops)
     for loads in (Loads.drawn(np.array([1.0, 40.0, 3.0])), Loads.drawn(np.array([2.0]))):

@@ -29,25 +29,25 @@ def tokens_of(
     return recurrent.TokenInputs(q, k, bench.take((*lead, heads[1], dims[1])), decay, beta)
 
 
-def case_of(name: str, shape: Shape, x: recurrent.TokenInputs, bench: Bench, erase: bool = True) -> Case:
+def case_of(name: str, shape: Shape, inputs: recurrent.TokenInputs, bench: Bench, erase: bool = True) -> Case:
     """A decode or prompts of these tokens; only the states have copies."""
     decode = shape["phase"] == DECODE
     columns = {"kernel": f"opbyte_{'recurrent' if decode else 'chunk'}_{name}", **shape}
-    state = (len(x.v), x.v.shape[2], x.v.shape[3], x.k.shape[3])
+    state = (len(inputs.v), inputs.v.shape[2], inputs.v.shape[3], inputs.k.shape[3])
     once, entries = 4.0 * np.prod(state), float(state[2] * state[3])
     copies = bench.rooms(once)
     states = [bench.room(state) for _ in range(copies)]
-    first = recurrent.TokenInputs(*(np.ascontiguousarray(a[:, 0]) for a in x))
-    out = np.empty(first.v.shape if decode else x.v.shape, np.float32)
+    first = recurrent.TokenInputs(*(np.ascontiguousarray(a[:, 0]) for a in inputs))
+    out = np.empty(first.v.shape if decode else inputs.v.shape, np.float32)
     kernel = recurrent.step if decode else recurrent.chunks
 
     def run(i: int) -> None:
-        kernel(first if decode else x, states[i % copies], out, bench.threads, erase)
+        kernel(first if decode else inputs, states[i % copies], out, bench.threads, erase)
 
     def check() -> None:
         out[:] = np.nan
         states[0][:] = bench.take(state)
-        few = recurrent.TokenInputs(*(a[FEW] for a in x))
+        few = recurrent.TokenInputs(*(a[FEW] for a in inputs))
         want, after = recurrent.reference(few, states[0][FEW].copy(), erase)
         run(0)
         require(out[FEW], want[:, 0] if decode else want, "fp32", str(columns))
@@ -57,8 +57,8 @@ def case_of(name: str, shape: Shape, x: recurrent.TokenInputs, bench: Bench, era
     flops = (8.0 if erase else 6.0) * entries
     if not decode:
         flops += recurrent.CHUNK * (3.0 * state[3] + recurrent.CHUNK) - 2.0 * entries
-    moved = 2.0 * once + sum(a.nbytes for a in x) + x.v.nbytes
-    return Case(columns, flops * x.beta.size, moved, copies, run, check)
+    moved = 2.0 * once + sum(a.nbytes for a in inputs) + inputs.v.nbytes
+    return Case(columns, flops * inputs.beta.size, moved, copies, run, check)
 
 
 def shapes(quick: bool) -> Sequence[Shape]:

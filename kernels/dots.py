@@ -42,45 +42,45 @@ experts of one row stream at 24 GB/s in fp32 (20 without, 25 with only 4096) and
 4096), and two rows at 26 of 28 GB/s (20 without)."""
 
 
-def _dots_in_order(e: Emitter, args: Sequence[Value], rows: int, cols: int, wide: bool) -> None:
+def _dots_in_order(emitter: Emitter, args: Sequence[Value], rows: int, cols: int, wide: bool) -> None:
     """Column by column, several vectors of it at a time."""
-    b = e.b
+    b = emitter.b
     x_at, x_step, w_at, w_step, length, out_at, out_step = args
     width, unroll = 4 if wide else 2, 8 // rows
     full_length = b.and_(length, I64(-unroll * LANES))
 
     def column(j: Value) -> None:
         w_row = b.add(w_at, b.mul(j, w_step))
-        acc = e.registers(rows * unroll)
+        acc = emitter.registers(rows * unroll)
 
         def part(k: Value, vectors: int) -> None:
             place = b.add(w_row, b.mul(k, I64(width)))
             for line in range(0, vectors * LANES * width, 64):
                 for ahead in DISTANCES:
-                    e.prefetch(e.offset(place, ahead + line))
+                    emitter.prefetch(emitter.offset(place, ahead + line))
             for u in range(vectors):
-                right = e.load(e.offset(place, u * LANES * width), wide)
+                right = emitter.load(emitter.offset(place, u * LANES * width), wide)
                 for i in range(rows):
                     x_row = b.add(x_at, b.mul(x_step, I64(i)))
-                    left = e.load(e.offset(b.add(x_row, b.mul(k, I64(4))), 4 * LANES * u))
+                    left = emitter.load(emitter.offset(b.add(x_row, b.mul(k, I64(4))), 4 * LANES * u))
                     slot = acc[i * unroll + u]
-                    b.store(e.fma(left, right, b.load(slot)), slot)
+                    b.store(emitter.fma(left, right, b.load(slot)), slot)
 
-        e.loop(I64(0), full_length, unroll * LANES, lambda k: part(k, unroll))
-        e.loop(full_length, length, LANES, lambda k: part(k, 1))
+        emitter.loop(I64(0), full_length, unroll * LANES, lambda k: part(k, unroll))
+        emitter.loop(full_length, length, LANES, lambda k: part(k, 1))
         for i in range(rows):
             total = b.load(acc[i * unroll])
             for slot in acc[i * unroll + 1 : (i + 1) * unroll]:
-                total = e.fadd(total, b.load(slot))
+                total = emitter.fadd(total, b.load(slot))
             to = b.add(b.add(out_at, b.mul(out_step, I64(i))), b.mul(j, I64(4)))
-            e.store(e.sums([total])[0], to)
+            emitter.store(emitter.sums([total])[0], to)
 
-    e.loop(I64(0), I64(cols), 1, column)
+    emitter.loop(I64(0), I64(cols), 1, column)
 
 
-def _dots_side_by_side(e: Emitter, args: Sequence[Value], rows: int, cols: int, wide: bool) -> None:
+def _dots_side_by_side(emitter: Emitter, args: Sequence[Value], rows: int, cols: int, wide: bool) -> None:
     """Compute all columns at once; the next `cols` rows of `w` are prefetched in order at the same time."""
-    b = e.b
+    b = emitter.b
     x_at, x_step, w_at, w_step, length, out_at, out_step = args
     width = 4 if wide else 2
     x_rows, w_rows = [x_at], [w_at]
@@ -88,19 +88,19 @@ def _dots_side_by_side(e: Emitter, args: Sequence[Value], rows: int, cols: int, 
         x_rows.append(b.add(x_rows[-1], x_step))
     for _ in range(cols - 1):
         w_rows.append(b.add(w_rows[-1], w_step))
-    acc = e.registers(rows * cols)
+    acc = emitter.registers(rows * cols)
     ahead = b.add(w_at, b.mul(w_step, I64(cols)))
 
     def body(k: Value) -> None:
         place = b.add(ahead, b.mul(k, I64(width * cols)))
         for line in range(0, LANES * width * cols, 64):
-            e.prefetch(e.offset(place, line))
-        values = [e.load(e.offset(a, b.mul(k, I64(width))), wide) for a in w_rows]
+            emitter.prefetch(emitter.offset(place, line))
+        values = [emitter.load(emitter.offset(a, b.mul(k, I64(width))), wide) for a in w_rows]
         for i, row in enumerate(x_rows):
-            left = e.load(e.offset(row, b.mul(k, I64(4))))
+            left = emitter.load(emitter.offset(row, b.mul(k, I64(4))))
             for j, right in enumerate(values):
                 slot = acc[i * cols + j]
-                b.store(e.fma(left, right, b.load(slot)), slot)
+                b.store(emitter.fma(left, right, b.load(slot)), slot)
 
-    e.loop(I64(0), length, LANES, body)
-    store_sums(e, [b.load(slot) for slot in acc], out_at, out_step, rows, cols)
+    emitter.loop(I64(0), length, LANES, body)
+    store_sums(emitter, [b.load(slot) for slot in acc], out_at, out_step, rows, cols)

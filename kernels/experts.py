@@ -161,7 +161,7 @@ def second_of(tiles: Callable[..., None]) -> Callable[..., Any]:
 
 
 def grouped_swiglu(
-    x: F4, offsets: I4, w: ExpertWeights, h: F4, y: F4, threads: int = 1, config: GemmConfig = CONFIG
+    x: F4, offsets: I4, weights: ExpertWeights, h: F4, y: F4, threads: int = 1, config: GemmConfig = CONFIG
 ) -> None:
     """Apply each expert to its rows of `x`.
 
@@ -181,7 +181,7 @@ def grouped_swiglu(
     ValueError
         Shapes or types that do not fit, or a configuration that cannot run.
     """
-    experts, inter, hidden = w.sizes
+    experts, inter, hidden = weights.sizes
     slots = len(x)
     if len(offsets) != experts + 1 or offsets[0] != 0 or offsets[-1] != slots:
         raise ValueError(f"offsets must be {experts + 1} numbers from 0 to {slots}")
@@ -192,11 +192,11 @@ def grouped_swiglu(
     reason = config.invalid()
     if reason:
         raise ValueError(f"{config}: {reason}")
-    tiles = w.tiles(config)
-    first_of(tiles)(x.ctypes.data, offsets, w.gate.ctypes.data, w.up.ctypes.data, inter, hidden,
-                    w.gate.strides[1], _step(inter, config), ROW_COST, h, threads)  # fmt: skip
-    second_of(tiles)(h.ctypes.data, offsets, w.down.ctypes.data, inter, hidden,
-                     w.down.strides[1], _step(hidden, config), ROW_COST, y.ctypes.data, threads)  # fmt: skip
+    tiles = weights.tiles(config)
+    first_of(tiles)(x.ctypes.data, offsets, weights.gate.ctypes.data, weights.up.ctypes.data, inter, hidden,
+                    weights.gate.strides[1], _step(inter, config), ROW_COST, h, threads)  # fmt: skip
+    second_of(tiles)(h.ctypes.data, offsets, weights.down.ctypes.data, inter, hidden,
+                     weights.down.strides[1], _step(hidden, config), ROW_COST, y.ctypes.data, threads)  # fmt: skip
 
 
 def _step(size: int, config: GemmConfig) -> int:
@@ -238,8 +238,8 @@ def moe_layer(
 def reference(x: F4, ids: npt.NDArray[np.integer], weights: F4, w: ExpertWeights) -> npt.NDArray[np.float64]:
     """The layer in fp64, token by token and choice by choice."""
 
-    def exact(m: Weights) -> npt.NDArray[np.float64]:
-        return (m if m.dtype == np.float32 else from_bf16(m)).astype(np.float64)
+    def exact(weights: Weights) -> npt.NDArray[np.float64]:
+        return (weights if weights.dtype == np.float32 else from_bf16(weights)).astype(np.float64)
 
     out = np.zeros(x.shape)
     for t, row in enumerate(x.astype(np.float64)):

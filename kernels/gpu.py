@@ -85,15 +85,15 @@ class CupyDevice:
         return function
 
 
-def rmsnorm(device: Device, x: Any, w: Any, y: Any, residual: Any, format_: str, eps: float = 1e-6) -> None:
-    """Norm the rows of `x`, shape (rows, cols), into `y`; `residual` may be None."""
+def rmsnorm(device: Device, x: Any, w: Any, out: Any, residual: Any, format_: str, eps: float = 1e-6) -> None:
+    """Norm the rows of `x`, shape (rows, cols), into `out`; `residual` may be None."""
     rows, cols = x.shape
     if cols < 256 or cols % 256 or (cols >= 2048 and cols % 2048) or (cols % 4096 and cols > 8192):
         raise ValueError(f"rows of {cols} numbers: 256 to 1,792 by 256, or a multiple of 2,048")
     threads = 512 if cols >= 8192 else 256 if cols >= 2048 else cols // 8
     blocks = min(rows, device.cores * (2048 // threads))
     device.run("rmsnorm", (f"COLS={cols}", *FORMATS[format_]), "rmsnorm", (blocks,), threads,
-               (x, residual, w, y, rows, eps))  # fmt: skip
+               (x, residual, w, out, rows, eps))  # fmt: skip
 
 
 def route(
@@ -127,7 +127,7 @@ def combine(device: Device, y: Any, position: Any, weights: Any, out: Any, forma
 
 
 def grouped_gemm(
-    device: Device, x: Any, offsets: Any, w: Any, y: Any, most_rows: int, format_: str, stages: int = STAGES
+    device: Device, x: Any, offsets: Any, w: Any, out: Any, most_rows: int, format_: str, stages: int = STAGES
 ) -> None:
     """Rows of each expert times its weights, shape (experts, n, k), transposed.
 
@@ -138,7 +138,7 @@ def grouped_gemm(
         raise ValueError(f"weights are {n} x {k}: need multiples of 8 and 32")
     grid = (-(-n // TILE), -(-most_rows // TILE), experts)
     device.run("gemm", (f"STAGES={stages}", *FORMATS[format_]), "grouped_gemm", grid, 256,
-               (x, offsets, w, y, n, k), 2 * stages * TILE * PITCH * 2)  # fmt: skip
+               (x, offsets, w, out, n, k), 2 * stages * TILE * PITCH * 2)  # fmt: skip
 
 
 def expert_tiles(mean: float) -> int:
@@ -149,7 +149,7 @@ def expert_tiles(mean: float) -> int:
 
 
 def experts_layer(
-    device: Device, x: Any, offsets: Any, gate: Any, up: Any, down: Any, h: Any, y: Any,
+    device: Device, x: Any, offsets: Any, gate: Any, up: Any, down: Any, h: Any, out: Any,
     format_: str, tiles: int | None = None, block: int = 0,
 ) -> None:  # fmt: skip
     """Apply each expert to its sorted rows of `x`; `h`, shape (slots, inter), is room.
@@ -170,13 +170,13 @@ def experts_layer(
         count = slots * inter
         device.run("gemm", FORMATS[format_], "swiglu", (min(-(-count // 2048), 65535),), 256,
                    (h, other, h, np.int64(count)))  # fmt: skip
-        grouped_gemm(device, h, offsets, down, y, slots, format_)
+        grouped_gemm(device, h, offsets, down, out, slots, format_)
         return
     if hidden % 128 or inter % 128:
         raise ValueError(f"hidden {hidden} and inter {inter} must be multiples of 128")
     macros = (f"NT={tiles}", *([f"FOUR={block}"] if block else ()), *FORMATS[format_])
     device.run("experts", macros, "gate_up", (inter // 16, experts), 128, (x, offsets, gate, up, h, hidden, inter))
-    device.run("experts", macros, "down", (hidden // 16, experts), 128, (h, offsets, down, y, hidden, inter))
+    device.run("experts", macros, "down", (hidden // 16, experts), 128, (h, offsets, down, out, hidden, inter))
 
 
 def page_shift(page: int) -> int:
@@ -202,10 +202,10 @@ def mla_splits(cores: int, blocks: int, longest: int) -> int:
 
 
 def decode(
-    device: Device, q: Any, keys: Any, values: Any, table: Any, lengths: Any, y: Any, longest: int,
+    device: Device, q: Any, keys: Any, values: Any, table: Any, lengths: Any, out: Any, longest: int,
     window: int, scale: float, format_: str, splits: int | None = None,
 ) -> None:  # fmt: skip
-    """GQA decode: `q`, `y` (sequences, heads_q, dim), a paged cache (see `attention`).
+    """GQA decode: `q`, `out` (sequences, heads_q, dim), a paged cache (see `attention`).
 
     Parameters
     ----------
@@ -227,26 +227,26 @@ def decode(
     device.run("attention", macros, "decode", (splits, heads_kv * -(-group // 16), sequences), 128,
                (q, keys, values, table, lengths, tops, sums, outs, heads_kv, group,
                 page_shift(page), table.shape[1], window, scale))  # fmt: skip
-    device.run("attention", macros, "merge", (sequences * heads,), dim, (tops, sums, outs, y, parts))
+    device.run("attention", macros, "merge", (sequences * heads,), dim, (tops, sums, outs, out, parts))
 
 
 def prefill(
-    device: Device, q: Any, keys: Any, values: Any, table: Any, lengths: Any, queries: Any, y: Any,
+    device: Device, q: Any, keys: Any, values: Any, table: Any, lengths: Any, queries: Any, out: Any,
     window: int, scale: float, format_: str,
 ) -> None:  # fmt: skip
-    """Causal attention of `q`, shape (sequences, positions, heads_q, dim), into `y`."""
+    """Causal attention of `q`, shape (sequences, positions, heads_q, dim), into `out`."""
     sequences, most, heads, dim = q.shape
     device.run("attention", (f"DIM={dim}", *FORMATS[format_]), "prefill",
                (-(-most // 64), heads, sequences), 128,
-               (q, keys, values, table, lengths, queries, y, most, heads, keys.shape[1],
+               (q, keys, values, table, lengths, queries, out, most, heads, keys.shape[1],
                 page_shift(keys.shape[2]), table.shape[1], window, scale))  # fmt: skip
 
 
 def mla_decode(
-    device: Device, q: Any, cache: Any, table: Any, lengths: Any, y: Any, longest: int,
+    device: Device, q: Any, cache: Any, table: Any, lengths: Any, out: Any, longest: int,
     scale: float, format_: str, splits: int | None = None,
 ) -> None:  # fmt: skip
-    """MLA decode: `q` (sequences, heads, 576), `cache` (pages, page, 576), `y` (.., heads, 512).
+    """MLA decode: `q` (sequences, heads, 576), `cache` (pages, page, 576), `out` (.., heads, 512).
 
     `splits` are parts of a sequence's keys; by `mla_splits` without it.
     """
@@ -259,7 +259,7 @@ def mla_decode(
     device.run("mla", FORMATS[format_], "mla_decode", (splits, packs, sequences), 128,
                (q, cache, table, lengths, tops, sums, outs, heads, page_shift(cache.shape[1]),
                 table.shape[1], scale))  # fmt: skip
-    device.run("mla", FORMATS[format_], "mla_merge", (sequences * heads,), 512, (tops, sums, outs, y, splits))
+    device.run("mla", FORMATS[format_], "mla_merge", (sequences * heads,), 512, (tops, sums, outs, out, splits))
 
 
 def index(
@@ -275,7 +275,7 @@ def index(
                (scores, lengths, chosen, longest, chosen.shape[2]))  # fmt: skip
 
 
-def recur(device: Device, x: Sequence[Any], states: Any, y: Any, worst: Any, erase: bool, format_: str) -> None:
+def recur(device: Device, x: Sequence[Any], states: Any, out: Any, worst: Any, erase: bool, format_: str) -> None:
     """One token of each sequence, or prompts (a second axis), in place on `states`.
 
     `x` are `recurrent.TokenInputs`; `worst` gets 1 where decays of channels come too low, see `recurrent.LEAST`.
@@ -285,7 +285,7 @@ def recur(device: Device, x: Sequence[Any], states: Any, y: Any, worst: Any, era
     sizes, macros = ((k.shape[-2], values, decay.shape[-1], int(erase)), (f"KEYS={k.shape[-1]}", *FORMATS[format_]))
     if len(lead) == 1:
         device.run("recurrent", macros, "recurrent_step", (-(-values // 32), heads, lead[0]), 128,
-                   (*x, states, y, *sizes))  # fmt: skip
+                   (*x, states, out, *sizes))  # fmt: skip
     else:
         device.run("recurrent", macros, "recurrent_chunks", (values // 16, heads, lead[0]), 128,
-                   (*x, states, y, worst, lead[1], *sizes))  # fmt: skip
+                   (*x, states, out, worst, lead[1], *sizes))  # fmt: skip

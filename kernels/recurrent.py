@@ -152,22 +152,22 @@ def _chunks(x, states, out, erase, chunk, worst, threads):
             states[n, h] = state.T
 
 
-def _fit(x: TokenInputs, states: F4, out: F4) -> None:
+def _fit(inputs: TokenInputs, states: F4, out: F4) -> None:
     """Refuse shapes that do not belong together, and sizes that the vector code cannot walk."""
-    *lead, heads, width = x.v.shape
-    shared, keys = x.k.shape[-2:]
-    good = x.q.shape == x.k.shape == (*lead, shared, keys) and heads % shared == 0
-    good &= x.beta.shape == (*lead, heads) and x.decay.shape in ((*lead, heads, n) for n in (1, keys))
-    if not good or out.shape != x.v.shape or states.shape != (lead[0], heads, width, keys):
-        shapes = ", ".join(str(a.shape) for a in (*x, states, out))
+    *lead, heads, width = inputs.v.shape
+    shared, keys = inputs.k.shape[-2:]
+    good = inputs.q.shape == inputs.k.shape == (*lead, shared, keys) and heads % shared == 0
+    good &= inputs.beta.shape == (*lead, heads) and inputs.decay.shape in ((*lead, heads, n) for n in (1, keys))
+    if not good or out.shape != inputs.v.shape or states.shape != (lead[0], heads, width, keys):
+        shapes = ", ".join(str(a.shape) for a in (*inputs, states, out))
         raise ValueError(f"shapes {shapes} of q, k, v, decay, beta, states and out do not match")
-    if any(a.dtype != np.float32 or not a.flags.c_contiguous for a in (*x, states, out)):
+    if any(a.dtype != np.float32 or not a.flags.c_contiguous for a in (*inputs, states, out)):
         raise ValueError("tokens, states and out must be contiguous float32")
     if keys % LANES or width % COLUMNS:
         raise ValueError(f"states are {width} x {keys}: need multiples of {COLUMNS} and {LANES}")
 
 
-def step(x: TokenInputs, states: F4, out: F4, threads: int = 1, erase: bool = True) -> None:
+def step(inputs: TokenInputs, states: F4, out: F4, threads: int = 1, erase: bool = True) -> None:
     """One token of each sequence, in place on its states.
 
     Parameters
@@ -182,11 +182,11 @@ def step(x: TokenInputs, states: F4, out: F4, threads: int = 1, erase: bool = Tr
     ValueError
         Shapes or types that do not fit.
     """
-    _fit(x, states, out)
-    _step(x, states, out, erase, threads)
+    _fit(inputs, states, out)
+    _step(inputs, states, out, erase, threads)
 
 
-def chunks(x: TokenInputs, states: F4, out: F4, threads: int = 1, erase: bool = True) -> None:
+def chunks(inputs: TokenInputs, states: F4, out: F4, threads: int = 1, erase: bool = True) -> None:
     """Prompts: like `step`, with an axis of tokens after the axis of sequences.
 
     Raises
@@ -194,16 +194,16 @@ def chunks(x: TokenInputs, states: F4, out: F4, threads: int = 1, erase: bool = 
     ValueError
         Shapes or types that do not fit; decays of channels whose product over a chunk is below `LEAST`.
     """
-    _fit(x, states, out)
+    _fit(inputs, states, out)
     worst = np.ones(threads, np.float32)
-    _chunks(x, states, out, erase, CHUNK, worst, threads)
+    _chunks(inputs, states, out, erase, CHUNK, worst, threads)
     if not worst.min() >= LEAST:
         raise ValueError(f"decays of {CHUNK} tokens come to {worst.min():.1e}, below {LEAST:.0e}")
 
 
-def reference(x: TokenInputs, states: F4, erase: bool = True) -> tuple[Any, Any]:
+def reference(inputs: TokenInputs, states: F4, erase: bool = True) -> tuple[Any, Any]:
     """Read-outs and last states of prompts (with an axis of tokens) by the definition, in fp64."""
-    q, k, v, decay, beta = (a.astype(np.float64) for a in x)
+    q, k, v, decay, beta = (a.astype(np.float64) for a in inputs)
     s, out = states.astype(np.float64), np.empty(v.shape)
     for t in range(v.shape[1]):
         key, query = (np.repeat(a[:, t], v.shape[2] // k.shape[2], axis=1) for a in (k, q))

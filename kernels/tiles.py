@@ -171,49 +171,52 @@ def _passes(size: int) -> list[tuple[range, range]]:
 
 
 def _add_pass(
-    e: Emitter, args: Sequence[Value], first: Value, size: int, width: int, queries: range,
+    emitter: Emitter, args: Sequence[Value], first: Value, size: int, width: int, queries: range,
     columns: range, number: int, passes: int,
 ) -> None:  # fmt: skip
     """`add_values` for some queries and columns of a strip of rows from `first` on.
 
     It fetches its share of the rows ahead.
     """
-    b = e.b
+    b = emitter.b
     p_at, v_at, rows_at, count, ahead_at, next_at, later_at, state_at, out_at = args
     places = [4 * LANES * c for c in columns]
-    slots = [(i, place, e.alloca(VEC)) for i in queries for place in places]
+    slots = [(i, place, emitter.alloca(VEC)) for i in queries for place in places]
     fresh = b.icmp_signed("==", first, I64(0))
     for i, place, slot in slots:
-        shrink = b.select(fresh, e.scalar(e.offset(state_at, 4 * (2 * GROUP + i))), F32(1.0))
-        shrink = e.splat(shrink)
-        before = e.load(e.offset(out_at, 4 * i * size + place))
-        b.store(e.fmul(before, shrink), slot)
+        shrink = b.select(fresh, emitter.scalar(emitter.offset(state_at, 4 * (2 * GROUP + i))), F32(1.0))
+        shrink = emitter.splat(shrink)
+        before = emitter.load(emitter.offset(out_at, 4 * i * size + place))
+        b.store(emitter.fmul(before, shrink), slot)
 
     share = 4 * size // passes
 
     def one(t: Value) -> None:
-        row = b.add(v_at, e.scalar(b.add(rows_at, b.mul(t, I64(8))), I64))
+        row = b.add(v_at, emitter.scalar(b.add(rows_at, b.mul(t, I64(8))), I64))
         # Rows are fetched one after another, each from end to end: a stream for the hardware too.
         turn = b.add(b.add(t, I64(number * STRIP)), b.mul(first, I64(passes - 1)))
         which = b.udiv(turn, I64(passes))
         part = b.add(ahead_at, b.mul(b.urem(turn, I64(passes)), I64(share)))
-        following = [b.add(part, e.scalar(b.add(at, b.mul(which, I64(8))), I64)) for at in (later_at, next_at)]
+        following = [b.add(part, emitter.scalar(b.add(at, b.mul(which, I64(8))), I64)) for at in (later_at, next_at)]
         if number == 0:  # the next strip once more: its first pass is the one that waits for memory
             soon = b.add(t, I64(STRIP))
             soon = b.select(b.icmp_signed("<", soon, count), soon, t)
-            row_ahead = b.add(v_at, e.scalar(b.add(rows_at, b.mul(soon, I64(8))), I64))
+            row_ahead = b.add(v_at, emitter.scalar(b.add(rows_at, b.mul(soon, I64(8))), I64))
             for line in range(0, 4 * size, 64):
-                e.prefetch(e.offset(row_ahead, line))
+                emitter.prefetch(emitter.offset(row_ahead, line))
         for line in range(0, share, 64):
             for fetched in following:
-                e.prefetch(e.offset(fetched, line))
-        values = {place: e.load(e.offset(row, place)) for place in places}
-        weights = {i: e.splat(e.scalar(e.offset(b.add(p_at, b.mul(t, I64(4))), 4 * i * width))) for i in queries}
+                emitter.prefetch(emitter.offset(fetched, line))
+        values = {place: emitter.load(emitter.offset(row, place)) for place in places}
+        weights = {
+            i: emitter.splat(emitter.scalar(emitter.offset(b.add(p_at, b.mul(t, I64(4))), 4 * i * width)))
+            for i in queries
+        }
         for i, place, slot in slots:
-            b.store(e.fma(weights[i], values[place], b.load(slot)), slot)
+            b.store(emitter.fma(weights[i], values[place], b.load(slot)), slot)
 
     stop = b.add(first, I64(STRIP))
     stop = b.select(b.icmp_signed("<", stop, count), stop, count)
-    e.loop(first, stop, 1, one)
+    emitter.loop(first, stop, 1, one)
     for i, place, slot in slots:
-        e.store(b.load(slot), e.offset(out_at, 4 * i * size + place))
+        emitter.store(b.load(slot), emitter.offset(out_at, 4 * i * size + place))

@@ -172,14 +172,14 @@ class Emitter:
         return self.b.select(low, self.constant(0.0), scaled)
 
 
-def transpose_sum(e: Emitter, v: Sequence[Value]) -> Value:
+def transpose_sum(emitter: Emitter, v: Sequence[Value]) -> Value:
     """Sums of 16 vectors of 16 lanes in one: lane ``4 j + i`` holds the sum of ``v[4 i + j]``.
 
     A tree of 15 additions and 30 shuffles instead of 16 reductions of 8 instructions.
     """
 
     def join(a: Value, b: Value, low: list[int], high: list[int]) -> Value:
-        return e.fadd(e.shuffle(a, b, low), e.shuffle(a, b, high))
+        return emitter.fadd(emitter.shuffle(a, b, low), emitter.shuffle(a, b, high))
 
     def quarters(*lanes: int) -> list[int]:
         return [4 * lane + i for lane in lanes for i in range(4)]
@@ -208,27 +208,27 @@ def literals(*kinds: Any) -> list[int] | None:
     return [int(k.literal_value) for k in kinds]
 
 
-def store_sums(e: Emitter, values: Sequence[Value], out: Value, step: Value, rows: int, cols: int) -> None:
+def store_sums(emitter: Emitter, values: Sequence[Value], out: Value, step: Value, rows: int, cols: int) -> None:
     """Reduce ``values[i * cols + j]`` and store them as rows of `out`."""
     if LANES == 16 and rows > 2 and cols % 4 == 0:
         for i0 in range(0, rows, 4):
             for j0 in range(0, cols, 4):
-                _store_four(e, values, out, step, (i0, j0), (rows, cols))
+                _store_four(emitter, values, out, step, (i0, j0), (rows, cols))
         return
     for i in range(rows):
-        for j, one in enumerate(e.sums(values[i * cols : (i + 1) * cols])):
-            e.store(one, e.offset(e.b.add(out, e.b.mul(step, I64(i))), 4 * j))
+        for j, one in enumerate(emitter.sums(values[i * cols : (i + 1) * cols])):
+            emitter.store(one, emitter.offset(emitter.b.add(out, emitter.b.mul(step, I64(i))), 4 * j))
 
 
 def _store_four(
-    e: Emitter, values: Sequence[Value], out: Value, step: Value, first: tuple[int, int], size: tuple[int, int]
+    emitter: Emitter, values: Sequence[Value], out: Value, step: Value, first: tuple[int, int], size: tuple[int, int]
 ) -> None:
     """Reduce four by four of the values from `first` on, all at once; rows beyond the last are none."""
     (i0, j0), (rows, cols) = first, size
     there = min(4, rows - i0)
-    zero = e.constant(0.0)
+    zero = emitter.constant(0.0)
     block = [values[(i0 + i) * cols + j0 + j] if i < there else zero for j in range(4) for i in range(4)]
-    total = transpose_sum(e, block)
+    total = transpose_sum(emitter, block)
     for i in range(there):
-        part = e.shuffle(total, total, [4 * i + j for j in range(4)])
-        e.store(part, e.offset(e.b.add(out, e.b.mul(step, I64(i0 + i))), 4 * j0))
+        part = emitter.shuffle(total, total, [4 * i + j for j in range(4)])
+        emitter.store(part, emitter.offset(emitter.b.add(out, emitter.b.mul(step, I64(i0 + i))), 4 * j0))

@@ -253,7 +253,7 @@ POST_NORMS = ("post_norm", "router_norm", "residual_norm")
 """Norms of a part after its first, for which an engine starts a kernel each (Gemma's)."""
 
 
-def layer_ops(layer: Layer, m: Moments, run: Run, loads: Loads | None) -> list[list[Op]]:
+def layer_ops(layer: Layer, moments: Moments, run: Run, loads: Loads | None) -> list[list[Op]]:
     """Ops of each part of one layer, norms (with the residual add) first, no collectives.
 
     `loads` apply to every expert part; callers with separate samples per part replace those ops.
@@ -264,47 +264,47 @@ def layer_ops(layer: Layer, m: Moments, run: Run, loads: Loads | None) -> list[l
         ops: list[Op] = []
         if layer.norms and not (layer.parallel and i):
             behind = [n for n, _ in zip(POST_NORMS, range(1, int(per_part)), strict=False) if n in run.alone]
-            ops.append(elementwise("norm", "norm", m.tokens, part.hidden, 4 * (per_part - len(behind)), run))
-            ops += [elementwise(name, "norm", m.tokens, part.hidden, 4, run) for name in behind]
-        ops += part.ops(m, run, loads if is_routed(part) else None)
+            ops.append(elementwise("norm", "norm", moments.tokens, part.hidden, 4 * (per_part - len(behind)), run))
+            ops += [elementwise(name, "norm", moments.tokens, part.hidden, 4, run) for name in behind]
+        ops += part.ops(moments, run, loads if is_routed(part) else None)
         if layer.streams > 1:
-            before, after = hyper_ops(part.hidden, layer.streams, m, run)
+            before, after = hyper_ops(part.hidden, layer.streams, moments, run)
             ops = [before, *ops, after]
         out.append(ops)
     return out
 
 
-def embedding_ops(spec: ModelSpec, m: Moments, run: Run) -> list[Op]:
+def embedding_ops(spec: ModelSpec, moments: Moments, run: Run) -> list[Op]:
     """Gather one row per token, or cut images into patches."""
     if spec.front is not None:
-        return spec.front.ops(m, run, None)
+        return spec.front.ops(moments, run, None)
     if not spec.vocab:
         return []
-    return [elementwise("embedding", "embedding", m.tokens, spec.hidden, 2, run, access="gather")]
+    return [elementwise("embedding", "embedding", moments.tokens, spec.hidden, 2, run, access="gather")]
 
 
-def sampling_ops(spec: ModelSpec, m: Moments, run: Run) -> list[Op]:
+def sampling_ops(spec: ModelSpec, moments: Moments, run: Run) -> list[Op]:
     """What turns logits into tokens; every device that has the whole rows does all of it."""
     if not spec.vocab:
         return []
     parts = (("sampling", sample_bytes), ("sampling_sort", sort_bytes))
     return [
-        elementwise(name, "head", m.sequences, spec.vocab, moved(run.sampling) / run.numerics.act_bytes, run)
+        elementwise(name, "head", moments.sequences, spec.vocab, moved(run.sampling) / run.numerics.act_bytes, run)
         for name, moved in parts
         if moved(run.sampling)
     ]
 
 
-def head_ops(spec: ModelSpec, m: Moments, run: Run, tp: int) -> list[Op]:
+def head_ops(spec: ModelSpec, moments: Moments, run: Run, tp: int) -> list[Op]:
     """Final norm and logits of the last token of every sequence in the step.
 
     The head is split over `tp` devices by vocabulary, padded to a multiple of `tp`. Without a vocabulary (encoders,
     single layers) all tokens are normed and there are no logits.
     """
     if not spec.vocab:
-        return [elementwise("final_norm", "head", m.tokens, spec.hidden, 4, run)]
+        return [elementwise("final_norm", "head", moments.tokens, spec.hidden, 4, run)]
     vocab = split(-(-spec.vocab // tp) * tp, tp, "vocabulary rows")
     return [
-        elementwise("final_norm", "head", m.sequences, spec.hidden, 4, run),
-        gemm("logits", "head", "head", m.sequences, vocab, spec.hidden, run),
+        elementwise("final_norm", "head", moments.sequences, spec.hidden, 4, run),
+        gemm("logits", "head", "head", moments.sequences, vocab, spec.hidden, run),
     ]

@@ -88,15 +88,15 @@ def whole_sequences(sequences: int, length: int, windows: tuple[int, ...]) -> Mo
     return Batch.of(chunks=[(length, 0)] * sequences).moments(windows)
 
 
-def loss_ops(spec: ModelSpec, m: Moments, run: Run, tp: int) -> list[Op]:
+def loss_ops(spec: ModelSpec, moments: Moments, run: Run, tp: int) -> list[Op]:
     """Final norm, logits of all tokens and the loss; the vocabulary split over `tp` devices."""
-    every = Moments(m.windows, m.values.copy())
-    every.values[SEQUENCES] = m.tokens
+    every = Moments(moments.windows, moments.values.copy())
+    every.values[SEQUENCES] = moments.tokens
     ops = head_ops(spec, every, run, tp)
     if not spec.vocab:
         return ops
     columns = int(ops[-1].shape["n"])
-    return [*ops, elementwise("loss", "head", m.tokens, columns, LOSS_TENSORS, run)]
+    return [*ops, elementwise("loss", "head", moments.tokens, columns, LOSS_TENSORS, run)]
 
 
 def forward(op: Op, run: Run) -> list[RepeatedOp]:
@@ -253,12 +253,12 @@ class Flops:
         return Flops(steps * self.forward, steps * self.model, steps * self.hardware)
 
 
-def step_flops(spec: ModelSpec, m: Moments, run: Run, recompute: str, stages: int = 1) -> Flops:
+def step_flops(spec: ModelSpec, moments: Moments, run: Run, recompute: str, stages: int = 1) -> Flops:
     """Matmul FLOPs of a step on whole sequences, every token with a logit, loads as routed.
 
     Parameters
     ----------
-    m : Moments
+    moments : Moments
         Of all sequences of the step.
     recompute, stages : str, int
         See `made_anew`; of "full:N" each pipeline stage has N layers.
@@ -266,7 +266,7 @@ def step_flops(spec: ModelSpec, m: Moments, run: Run, recompute: str, stages: in
     whole, _, layers = recompute.partition(":")
     recompute, share = whole, min(int(layers) * stages / len(spec.layers), 1.0) if layers else 1.0
     forward = hardware = 0.0
-    for op, again in _every_op(spec, m, run):
+    for op, again in _every_op(spec, moments, run):
         if not about(op.kind).matrix:
             continue
         flops = op.flops * op.count
@@ -282,15 +282,15 @@ def losses(spec: ModelSpec) -> int:
     return 1 + spec.mtp_heads * bool(heads and spec.layers[-len(heads) :] == heads)
 
 
-def _every_op(spec: ModelSpec, m: Moments, run: Run) -> list[tuple[Op, bool]]:
+def _every_op(spec: ModelSpec, moments: Moments, run: Run) -> list[tuple[Op, bool]]:
     """Ops of a forward pass with their counts, and whether they lie in a layer."""
-    out = [(op, False) for op in embedding_ops(spec, m, run)]
-    out += [(replace(op, count=losses(spec)), False) for op in loss_ops(spec, m, run, 1)]
+    out = [(op, False) for op in embedding_ops(spec, moments, run)]
+    out += [(replace(op, count=losses(spec)), False) for op in loss_ops(spec, moments, run, 1)]
     for layer, count in spec.groups:
-        for part, ops in zip(layer.parts, layer_ops(layer, m, run, _NOTHING), strict=True):
+        for part, ops in zip(layer.parts, layer_ops(layer, moments, run, _NOTHING), strict=True):
             for op in ops:
                 if op.routed and is_routed(part):
-                    op = part.expert_op(even_loads(part.routed, m.tokens), run)
+                    op = part.expert_op(even_loads(part.routed, moments.tokens), run)
                 out.append((replace(op, count=count), True))
     return out
 

@@ -315,23 +315,23 @@ def most_of(fits: Callable[[int], bool], most: int) -> int:
 
 
 def _apart_row(
-    a: Apart, memory: GroupMemory, batch: int, context: int, tpot: float | None, n: int
+    apart: Apart, memory: GroupMemory, batch: int, context: int, tpot: float | None, n: int
 ) -> LayoutStep | None:
     """A step of `n` micro-batches; None where no batch keeps the limit."""
     if tpot is not None:
-        unit = n * a.attention.layout.dp
+        unit = n * apart.attention.layout.dp
         limit = tpot
-        per_rank = most_of(lambda k: apart_step(a, unit * k, context, n).seconds <= limit, memory.most // n)
+        per_rank = most_of(lambda k: apart_step(apart, unit * k, context, n).seconds <= limit, memory.most // n)
         if not per_rank:
             return None
         batch = unit * per_rank
-    step = apart_step(a, batch, context, n)
-    prices = [d.system.device.price_USD_per_hour for d in (a.attention, a.experts)]
+    step = apart_step(apart, batch, context, n)
+    prices = [d.system.device.price_USD_per_hour for d in (apart.attention, apart.experts)]
     usd = None
     if all(prices):
-        usd = sum(float(p or 0.0) * k for p, k in zip(prices, a.devices, strict=True))
-    names = f"{a.attention.system.name} + {a.experts.system.name}"
-    return LayoutStep(names, sum(a.devices), n, batch, step.seconds, sum(step.joules), usd, step)
+        usd = sum(float(p or 0.0) * k for p, k in zip(prices, apart.devices, strict=True))
+    names = f"{apart.attention.system.name} + {apart.experts.system.name}"
+    return LayoutStep(names, sum(apart.devices), n, batch, step.seconds, sum(step.joules), usd, step)
 
 
 def _plain_row(
@@ -359,11 +359,11 @@ def _plain_row(
     return LayoutStep(d.system.name, devices, None, batch, took, joules, usd), ""
 
 
-def _plain_step(d: Deployment, batch: int, context: int) -> tuple[float, float]:
+def _plain_step(deployment: Deployment, batch: int, context: int) -> tuple[float, float]:
     """Seconds and joules of a step of all devices."""
-    stage = explicit_stage(d, dealt(d, -(-batch // d.replicas), context), expected=True)
-    board, devices = d.device.board, num_devices(d.system)
-    busy = stage.busy_within(d.layout.all_devices / d.replicas) * d.replicas
-    joules = board.work_joules(stage.joules * d.replicas, busy)
+    stage = explicit_stage(deployment, dealt(deployment, -(-batch // deployment.replicas), context), expected=True)
+    board, devices = deployment.device.board, num_devices(deployment.system)
+    busy = stage.busy_within(deployment.layout.all_devices / deployment.replicas) * deployment.replicas
+    joules = board.work_joules(stage.joules * deployment.replicas, busy)
     joules += board.idle_joules(stage.seconds * devices) + board.busy_joules(busy)
     return stage.seconds, joules

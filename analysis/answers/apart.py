@@ -13,7 +13,7 @@ from .evidence import evidence
 
 
 def apart_evidence(
-    d: Deployment, sources: Mapping[str, str], beside: Mapping[str, str], policy: Policy | None,
+    deployment: Deployment, sources: Mapping[str, str], beside: Mapping[str, str], policy: Policy | None,
     batches: Sequence[Batch],
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Return the evidence of a run; entries name their group of devices.
@@ -23,16 +23,19 @@ def apart_evidence(
     sources, beside : mapping of str to str
         Key path of each system's description -> source of that number.
     """
-    if d.apart is None:
-        return evidence(d, sources, policy, batches)
-    holder = d.apart.holder
+    if deployment.apart is None:
+        return evidence(deployment, sources, policy, batches)
+    holder = deployment.apart.holder
     unused = ("links within a node", "links between nodes")
     experts = [
         entry for entry in evidence(holder, beside, None, batches, experts=True) if entry["applies_to"] not in unused
     ]
     entries = [
         {**entry, "applies_to": f"{entry['applies_to']}, {group}"}
-        for group, own in (("attention", evidence(d, sources, policy, batches, experts=False)), ("experts", experts))
+        for group, own in (
+            ("attention", evidence(deployment, sources, policy, batches, experts=False)),
+            ("experts", experts),
+        )
         for entry in own
     ]
     link: dict[str, Any] = {

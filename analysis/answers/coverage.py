@@ -9,7 +9,7 @@ from ...simulator.serving.record import Run
 from ...workloads.ops import about
 
 
-def coverage(r: Run) -> list[dict[str, Any]]:
+def coverage(run: Run) -> list[dict[str, Any]]:
     """One row a family: times its ops ran, and how many of them outside the tables.
 
     Outside are shapes that no table holds, and counts beyond the measured ones; the device's own
@@ -20,11 +20,11 @@ def coverage(r: Run) -> list[dict[str, Any]]:
     list of dict
         ``family``, ``runs``, ``outside``, ``share``; empty where no kernel tables are in use.
     """
-    if not r.deployment.kernels:
+    if not run.deployment.kernels:
         return []
     runs: dict[str, float] = {}
     outside: dict[str, float] = {}
-    for op in r.ops:
+    for op in run.ops:
         family = about(op.kind).table
         runs[family] = runs.get(family, 0.0) + op.runs
         outside[family] = outside.get(family, 0.0) + op.outside

@@ -70,23 +70,25 @@ class ErrorFactor(NamedTuple):
     of: tuple[str, ...] = (STEP, FIRST)
 
 
-def _no_peers(c: Conditions) -> float:
-    machine = host_of(c.deployment.system)
-    return float(c.deployment.layout.tp > 1 and machine is not None and not machine.link.peer_access)
+def _no_peers(conditions: Conditions) -> float:
+    machine = host_of(conditions.deployment.system)
+    return float(conditions.deployment.layout.tp > 1 and machine is not None and not machine.link.peer_access)
 
 
-def _below_clock(c: Conditions) -> float:
+def _below_clock(conditions: Conditions) -> float:
     """Halvings of the clock by watts: of a cap, and below the clock of the board whose kernels are asked; one at most, as no run had more.
 
     Of a step, for the part of its time that is bound by arithmetic.
     """
-    spec = c.deployment.system.device
+    spec = conditions.deployment.system.device
     processor = next(iter(spec.processors.values()))
     capped, share = held_processor(spec, processor), spec.clock_share
     if capped is not processor and spec.kernels is not None:
         timed = next(iter(load_device(spec.kernels)[0].processors.values()))
         share *= min((capped.clock_Hz or 1.0) / (timed.clock_Hz or 1.0), 1.0)
-    return min(-log2(share), 1.0) * (1.0 if c.stage is None else _share(c.stage, lambda op: op.cost.bound == "compute"))
+    return min(-log2(share), 1.0) * (
+        1.0 if conditions.stage is None else _share(conditions.stage, lambda op: op.cost.bound == "compute")
+    )
 
 
 @cache
@@ -102,17 +104,23 @@ def _tuned() -> Mapping[tuple[str, int, int, str, str], tuple[int, ...]]:
 TUNED = ("engine", "experts", "inter", "device", "format", "since")
 
 
-def _untuned_experts(c: Conditions) -> float:
+def _untuned_experts(conditions: Conditions) -> float:
     """Whether experts run on a Triton kernel that the engine's version ships no configuration for; other libraries need none."""
-    spec, numerics = c.deployment.system.device, c.deployment.run.numerics
+    spec, numerics = conditions.deployment.system.device, conditions.deployment.run.numerics
     form = numerics.weight_format("experts") or "bf16"
-    if c.engine not in TRITON or form not in ("bf16", "fp8", "fp8_block") or generation(spec) in TRITON[c.engine]:
+    if (
+        conditions.engine not in TRITON
+        or form not in ("bf16", "fp8", "fp8_block")
+        or generation(spec) in TRITON[conditions.engine]
+    ):
         return 0.0
-    for part in c.deployment.experts:
+    for part in conditions.deployment.experts:
         count, width = getattr(part.spec, "experts_held", 0), getattr(part.spec, "width", 0)
-        keys = [(c.engine, count + shared, width, spec.name, form) for shared in (0, 1)]  # SGLang adds shared experts
+        keys = [
+            (conditions.engine, count + shared, width, spec.name, form) for shared in (0, 1)
+        ]  # SGLang adds shared experts
         since = next((own for key in keys if (own := _tuned().get(key))), None)
-        if since is None or (c.version and c.version < since):
+        if since is None or (conditions.version and conditions.version < since):
             return 1.0
     return 0.0
 
@@ -127,8 +135,8 @@ def _share(stage: StageCost, chosen: Callable[[Any], bool]) -> float:
     return sum(s for s, yes in times if yes) / max(sum(s for s, _ in times), 1e-300)
 
 
-def _short(c: Conditions) -> float:
-    return 0.0 if c.stage is None else _share(c.stage, lambda op: op.cost.seconds < SHORT_S)
+def _short(conditions: Conditions) -> float:
+    return 0.0 if conditions.stage is None else _share(conditions.stage, lambda op: op.cost.seconds < SHORT_S)
 
 
 UNTOLD = (0,)
@@ -138,19 +146,20 @@ OLD = {"vllm": (0, 8), "sglang": (0, 5), "trtllm": (1, 0)}
 PLAIN = {"Attention", "LatentAttention"}
 
 
-def _unusual_attention(c: Conditions) -> float:
+def _unusual_attention(conditions: Conditions) -> float:
     """Share of layers that keep something else than the keys of all tokens."""
-    layers = c.deployment.model.layers
+    layers = conditions.deployment.model.layers
     unusual = [type(x.mixer).__name__ not in PLAIN or bool(x.mixer.state().window) for x in layers]
     return float(any(unusual))
 
 
-def _carried_power(c: Conditions) -> float:
+def _carried_power(conditions: Conditions) -> float:
     """Whether a device's power was not fitted to its own measurements."""
     from ...devices.power.transfer import power_model
 
     return float(
-        c.deployment.device.board.model is not None and power_model(c.deployment.system.device).basis != "fitted"
+        conditions.deployment.device.board.model is not None
+        and power_model(conditions.deployment.system.device).basis != "fitted"
     )
 
 
@@ -183,8 +192,8 @@ UNPRICED = 2
 """The first factors are of things that no cost model knows; medians of their errors are not zero."""
 
 
-def _old(c: Conditions) -> bool:
-    return bool(c.engine) and () < c.version[:2] < OLD.get(c.engine, (0, 0))
+def _old(conditions: Conditions) -> bool:
+    return bool(conditions.engine) and () < conditions.version[:2] < OLD.get(conditions.engine, (0, 0))
 
 
 class Widths(NamedTuple):
@@ -252,12 +261,12 @@ def engine_named(framework: str | None) -> tuple[str, tuple[int, ...]]:
     return name, numbers_of(version)
 
 
-def factor_evidence(d: Deployment) -> list[dict[str, Any]]:
+def factor_evidence(deployment: Deployment) -> list[dict[str, Any]]:
     """Entries of the evidence for what takes time and has no cost model at all."""
     return [
         {
             "cost_model": "not priced", "applies_to": factor.name, "basis": "assumed", "error": None,
             "rows": 0, "assumptions": {}, "why": f"NOT MODELLED, the interval is wider: {factor.why}",
         }
-        for factor in FACTORS[:UNPRICED] if factor.amount(Conditions(d))
+        for factor in FACTORS[:UNPRICED] if factor.amount(Conditions(deployment))
     ]  # fmt: skip

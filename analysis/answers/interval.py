@@ -88,7 +88,7 @@ class Interval:
         return Interval(1.0 / self.high, 1.0 / self.low if self.low else np.inf, self.level)
 
 
-def parts_of(d: Deployment, stage: StageCost) -> list[TimeShare]:
+def parts_of(deployment: Deployment, stage: StageCost) -> list[TimeShare]:
     """What a step's time consists of, with what is known of each part's error."""
     seen: dict[tuple[str, str, str], tuple[str, Ratios | None]] = {}
     out = []
@@ -98,11 +98,11 @@ def parts_of(d: Deployment, stage: StageCost) -> list[TimeShare]:
         op = placed.op
         key = (op.layer, op.name, placed.processor)
         if key not in seen:
-            inside = runs_on(d, op).device.processors.get(placed.processor)
-            model = inside.model if inside is not None else d.link(op)
+            inside = runs_on(deployment, op).device.processors.get(placed.processor)
+            model = inside.model if inside is not None else deployment.link(op)
             found = model.evidence([op])
             seen[key] = (_kin(found[0]), found[0].ratios) if found else ("", None)
-        counts = placed.count * (1.0 if d.apart is None else placed.exposed)
+        counts = placed.count * (1.0 if deployment.apart is None else placed.exposed)
         out.append(TimeShare(placed.cost.seconds * counts, *seen[key]))
     if stage.fetch is not None and stage.fetch.waited_s > 0.0:
         out.append(TimeShare(stage.fetch.waited_s, "", None))  # no measurement tells of the link
@@ -152,10 +152,10 @@ class StepErrors(NamedTuple):
         return np.asarray(self.kernels**known.kernels * np.exp(known.reach(self.amounts, STEP).at(scores(1))))
 
 
-def step_errors(c: Conditions) -> StepErrors | None:
+def step_errors(conditions: Conditions) -> StepErrors | None:
     """Return the inputs of a step's interval; None if too small a part is based on measurements."""
-    drawn = None if c.stage is None else slowdowns(parts_of(c.deployment, c.stage))
-    return None if drawn is None else StepErrors(drawn, amounts(c))
+    drawn = None if conditions.stage is None else slowdowns(parts_of(conditions.deployment, conditions.stage))
+    return None if drawn is None else StepErrors(drawn, amounts(conditions))
 
 
 def interval_of(drawn: F8, level: float = LEVEL) -> Interval:
@@ -165,9 +165,9 @@ def interval_of(drawn: F8, level: float = LEVEL) -> Interval:
     return Interval(min(float(low), 1.0), max(float(high), 1.0), level)
 
 
-def step_interval(c: Conditions) -> Interval | None:
+def step_interval(conditions: Conditions) -> Interval | None:
     """Factors on the seconds of one step."""
-    found = step_errors(c)
+    found = step_errors(conditions)
     return None if found is None else interval_of(found.drawn())
 
 
@@ -190,18 +190,18 @@ class KindErrors(NamedTuple):
         return first_token(self.alone, (widths or fitted_widths()).reach(self.amounts, self.quantity))
 
 
-def power_errors(d: Deployment) -> KindErrors | None:
+def power_errors(deployment: Deployment) -> KindErrors | None:
     """What the interval of a device's mean power follows from; None where its power is not modelled."""
     from ...devices.power.transfer import power_model
 
-    if d.device.board.model is None:
+    if deployment.device.board.model is None:
         return None
-    return KindErrors(POWER, Interval(*power_model(d.system.device).sure), amounts(Conditions(d)))
+    return KindErrors(POWER, Interval(*power_model(deployment.system.device).sure), amounts(Conditions(deployment)))
 
 
-def power_interval(d: Deployment) -> Interval | None:
+def power_interval(deployment: Deployment) -> Interval | None:
     """Factors on the mean power of a device."""
-    found = power_errors(d)
+    found = power_errors(deployment)
     return None if found is None else found.interval()
 
 

@@ -144,7 +144,7 @@ class _Same:
         )  # fmt: skip
 
 
-def table_row(op: Op, d: Deployment, keys: int) -> tuple[str, Row] | None:
+def table_row(op: Op, deployment: Deployment, keys: int) -> tuple[str, Row] | None:
     """The family of an op and its row; an empty row where it has nothing to do, None without a table.
 
     Parameters
@@ -160,8 +160,8 @@ def table_row(op: Op, d: Deployment, keys: int) -> tuple[str, Row] | None:
     if not shape:
         return family, {}
     if "kv_dtype" in SCHEMAS[family].shape:
-        shape = {"kv_dtype": d.model.numerics.kv, **shape}
-    given = {"device": d.system.device.name, "kernel": kernel, "dtype": dtype, **shape}
+        shape = {"kv_dtype": deployment.model.numerics.kv, **shape}
+    given = {"device": deployment.system.device.name, "kernel": kernel, "dtype": dtype, **shape}
     return family, {name: _plain(x) for name, x in given.items()} | {"timing": TIMING}
 
 

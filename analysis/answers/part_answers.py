@@ -92,10 +92,10 @@ def figures_of(parts: Mapping[str, Any]) -> Iterator[tuple[Figures, Any]]:
             yield PARTS[name].figures(left), left
 
 
-def step_parts(d: Deployment, stage: StageCost) -> dict[str, Any]:
+def step_parts(deployment: Deployment, stage: StageCost) -> dict[str, Any]:
     """What parts left of a step."""
-    hooks = {name: PARTS[name].hook("step") for name in PARTS if d.parts.get(name) is not None}
-    parts = {name: hook(d, stage) for name, hook in hooks.items() if hook is not None}
+    hooks = {name: PARTS[name].hook("step") for name in PARTS if deployment.parts.get(name) is not None}
+    parts = {name: hook(deployment, stage) for name, hook in hooks.items() if hook is not None}
     return {name: left for name, left in parts.items() if left is not None}
 
 

@@ -310,42 +310,42 @@ def _tries(how: DeployOptions, plain: Deployment) -> list[DeployOptions]:
     return out
 
 
-def _placed(policy: str, d: Deployment, work: tuple[int, int, int], old: Deployment | None) -> Placed:
+def _placed(policy: str, deployment: Deployment, work: tuple[int, int, int], old: Deployment | None) -> Placed:
     """Everything about one placement."""
     try:
-        weights: float | None = d.memory().weights
+        weights: float | None = deployment.memory().weights
     except InputError:
         weights = None
-    moved = 0.0 if old is None else _moved_bytes(d, old)
-    link = exchange_link(d.layout, d.system)
+    moved = 0.0 if old is None else _moved_bytes(deployment, old)
+    link = exchange_link(deployment.layout, deployment.system)
     moving = moved / link.bandwidth_bytes_per_s + (link.latency_s if moved else 0.0)
-    batches = dealt(d, -(-work[0] // d.replicas), work[1], [(work[2], 0)] if work[2] else [])
-    first = spreading(d)[0]
+    batches = dealt(deployment, -(-work[0] // deployment.replicas), work[1], [(work[2], 0)] if work[2] else [])
+    first = spreading(deployment)[0]
     redundant = first.held * first.ep - first.spec.routed.experts
     return Placed(
-        policy, redundant, d, worst_over_mean(d), drawn_over_mean(d, batches), copy_bytes(d), weights,
-        stage_of(d, *work).seconds, moved, moving,
+        policy, redundant, deployment, worst_over_mean(deployment), drawn_over_mean(deployment, batches), copy_bytes(deployment), weights,
+        stage_of(deployment, *work).seconds, moved, moving,
     )  # fmt: skip
 
 
-def _moved_bytes(d: Deployment, old: Deployment) -> float:
+def _moved_bytes(deployment: Deployment, old: Deployment) -> float:
     """Bytes of experts that the device which gets most of them gets, over all layers."""
     total: Any = 0.0
-    for new, was in zip(spreading(d), spreading(old), strict=True):
+    for new, was in zip(spreading(deployment), spreading(old), strict=True):
         assert new.placed is not None
         assert was.placed is not None
-        size = new.expert_bytes(d.run) * new.layers
+        size = new.expert_bytes(deployment.run) * new.layers
         total = total + new.placed.map.moved(was.placed.map) * size
     return float(np.max(total))
 
 
-def drawn_over_mean(d: Deployment, batches: Sequence[Batch]) -> float:
+def drawn_over_mean(deployment: Deployment, batches: Sequence[Batch]) -> float:
     """Return tokens of the most loaded group over the mean in sampled steps; mean over layers and steps."""
     from ...simulator.parts.expert_map.placed import offsets_of
 
     union = Batch(*(np.concatenate([getattr(b, f) for b in batches]) for f in ("q_len", "context", "phase", "seq_id")))
     ratios, weights = [], []
-    for part in spreading(d):
+    for part in spreading(deployment):
         assert part.placed is not None
         for step in range(DRAWS):
             tokens = part.router.loads(step, part.row, union).tokens.astype(np.int64)

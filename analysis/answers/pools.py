@@ -13,30 +13,30 @@ from .limits import Limit, limit_of
 LINK = "KV link"
 
 
-def pool_limit(r: Run, missed: Mapping[str, float]) -> Limit:
+def pool_limit(run: Run, missed: Mapping[str, float]) -> Limit:
     """What of the limiting pool keeps a run from serving more; see `limits.limit_of`."""
-    left: TwoPools = r.parts["two-pools"]
-    name = limiting_pool(r, left, tuple(missed))
+    left: TwoPools = run.parts["two-pools"]
+    name = limiting_pool(run, left, tuple(missed))
     if name == "link":
         busy = max(p.sending for p in left.pools)
         why = f"the KV link limits: a port is busy for {busy:.0%} of the run"
         return Limit(LINK, busy, why)
     pool = left.pools[name == "decode"]
-    nodes = r.stages["node"] >= left.pools[0].replicas
+    nodes = run.stages["node"] >= left.pools[0].replicas
     mine = nodes if name == "decode" else ~nodes
     alone = replace(
-        r, deployment=pool.deployment, policy=pool.policy, kv_capacity=pool.kv_capacity,
-        parts={k: v for k, v in r.parts.items() if k != "two-pools"},
-        stages={key: column[mine] for key, column in r.stages.items()},
+        run, deployment=pool.deployment, policy=pool.policy, kv_capacity=pool.kv_capacity,
+        parts={k: v for k, v in run.parts.items() if k != "two-pools"},
+        stages={key: column[mine] for key, column in run.stages.items()},
     )  # fmt: skip
     full = _full(alone, pool) if name == "decode" else None
     limit = full or limit_of(alone, missed)
     return Limit(f"{name} pool: {limit.resource}", limit.share, f"the {name} pool limits: {limit.why}")
 
 
-def _full(r: Run, pool: PoolRun) -> Limit | None:
+def _full(run: Run, pool: PoolRun) -> Limit | None:
     """Places or memory of the decode pool, where they are in use for most of its steps' time."""
-    stages = steady_stages(r)
+    stages = steady_stages(run)
     length = stages["end_s"] - stages["start_s"]
     total = float(length.sum())
     if total <= 0:

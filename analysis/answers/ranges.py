@@ -133,7 +133,7 @@ Key = tuple[str, str]
 """Name of an op, and the processor or link that runs it."""
 
 
-def ranges_of_stage(d: Deployment, stage: StageCost) -> Ranges:
+def ranges_of_stage(deployment: Deployment, stage: StageCost) -> Ranges:
     """Return the part of one step that is out of range."""
     found: dict[Key, Evidence | None] = {}
     calls: dict[Key, float] = {}
@@ -141,15 +141,15 @@ def ranges_of_stage(d: Deployment, stage: StageCost) -> Ranges:
     for placed in stage.ops:
         key = placed.op.name, placed.processor
         if key not in found:
-            found[key] = _left(d, placed.op, placed.processor)
+            found[key] = _left(deployment, placed.op, placed.processor)
         calls[key] = calls.get(key, 0.0) + placed.count * placed.devices
         if placed.critical:
             seconds = placed.cost.seconds * placed.count * placed.exposed
             took[key] = took.get(key, 0.0) + seconds
-    return _ranges(d.system.name, {k: e for k, e in found.items() if e}, calls, took, {})
+    return _ranges(deployment.system.name, {k: e for k, e in found.items() if e}, calls, took, {})
 
 
-def ranges_of_run(r: Run, batches: Iterable[Batch]) -> Ranges:
+def ranges_of_run(run: Run, batches: Iterable[Batch]) -> Ranges:
     """Return the part of a run that is out of range: ops of typical steps, weighted by their counts.
 
     Parameters
@@ -157,7 +157,7 @@ def ranges_of_run(r: Run, batches: Iterable[Batch]) -> Ranges:
     batches : iterable of Batch
         Typical steps of a rank.
     """
-    d = r.deployment
+    d = run.deployment
     entries: dict[Key, Evidence] = {}
     for side in d.pools or (d,):
         for batch in batches:
@@ -168,7 +168,7 @@ def ranges_of_run(r: Run, batches: Iterable[Batch]) -> Ranges:
     calls: dict[Key, float] = {}
     took: dict[Key, float] = {}
     tables: dict[Key, float] = {}
-    for total in r.ops:
+    for total in run.ops:
         key = total.name, total.processor
         calls[key] = calls.get(key, 0.0) + total.runs
         took[key] = took.get(key, 0.0) + total.wall_s
@@ -177,10 +177,10 @@ def ranges_of_run(r: Run, batches: Iterable[Batch]) -> Ranges:
     return _ranges(d.system.name, entries, calls, took, tables)
 
 
-def _left(d: Deployment, op: Op, where: str) -> Evidence | None:
+def _left(deployment: Deployment, op: Op, where: str) -> Evidence | None:
     """Return the basis of an op's time if the op is outside of its rows."""
-    inside = runs_on(d, op).device.processors.get(where)
-    model = d.link(op) if inside is None else inside.model
+    inside = runs_on(deployment, op).device.processors.get(where)
+    model = deployment.link(op) if inside is None else inside.model
     evidence: Sequence[Evidence] = model.evidence([op])
     return next((e for e in evidence if e.beyond), None)
 

@@ -343,14 +343,16 @@ def roofline(
     )  # fmt: skip
 
 
-def _watts(d: Deployment, stage: StageCost) -> float:
+def _watts(deployment: Deployment, stage: StageCost) -> float:
     """Mean power of a device of the engine over the step [W]."""
-    board, devices = d.device.board, engine_devices(d)
+    board, devices = deployment.device.board, engine_devices(deployment)
     busy = board.busy_joules(stage.busy_within(devices))
-    return board.idle_W + (work_joules(d, stage) + busy) / (stage.seconds * devices)
+    return board.idle_W + (work_joules(deployment, stage) + busy) / (stage.seconds * devices)
 
 
-def _launch_warning(d: Deployment, framework: str, batch: int, prefill: int, devices_s: float) -> tuple[str, ...]:
+def _launch_warning(
+    deployment: Deployment, framework: str, batch: int, prefill: int, devices_s: float
+) -> tuple[str, ...]:
     """A line where the host of a serving framework needs longer to launch the step than the devices to run it."""
     if not framework:
         return ()
@@ -362,10 +364,10 @@ def _launch_warning(d: Deployment, framework: str, batch: int, prefill: int, dev
     name, _, version = framework.partition("@")
     if name not in ENGINES:
         return ()
-    policy = ENGINES[name](d, LaunchSettings(version=version)).policy
-    pace = policy.pace(all_launches(d, policy.calls), d.layout.pp, d.several)
-    tokens = prefill + batch * d.several / d.layout.dp
-    launching_s = plainly(starting)(pace, tokens, int(prefill > 0)) * d.layout.pp
+    policy = ENGINES[name](deployment, LaunchSettings(version=version)).policy
+    pace = policy.pace(all_launches(deployment, policy.calls), deployment.layout.pp, deployment.several)
+    tokens = prefill + batch * deployment.several / deployment.layout.dp
+    launching_s = plainly(starting)(pace, tokens, int(prefill > 0)) * deployment.layout.pp
     if launching_s <= devices_s:
         return ()
     return (
@@ -373,14 +375,14 @@ def _launch_warning(d: Deployment, framework: str, batch: int, prefill: int, dev
     )
 
 
-def _warnings(d: Deployment, *lengths: int) -> tuple[str, ...]:
-    out = list(d.model.notes)
+def _warnings(deployment: Deployment, *lengths: int) -> tuple[str, ...]:
+    out = list(deployment.model.notes)
     try:
-        d.memory()
+        deployment.memory()
     except InputError as error:
         out.append(str(error))
-    if d.model.max_position is not None and max(lengths) > d.model.max_position:
+    if deployment.model.max_position is not None and max(lengths) > deployment.model.max_position:
         out.append(
-            f"{max(lengths):,} tokens are more than the {d.model.max_position:,} positions {d.model.name} was made for"
+            f"{max(lengths):,} tokens are more than the {deployment.model.max_position:,} positions {deployment.model.name} was made for"
         )
     return tuple(out)

@@ -162,19 +162,19 @@ def end_to_end(ttft: Interval, tpot: Interval, waits: float) -> Interval:
 
 
 def usual_draws(
-    d: Deployment, decodes: int, context: int, prompt: int, engine: Engine = ("", ()), split: bool = False
+    deployment: Deployment, decodes: int, context: int, prompt: int, engine: Engine = ("", ()), split: bool = False
 ) -> RunDraws | None:
     """Return draws of a rank's typical decodes, and of a prompt with them, in a closed loop.
 
     Outputs are twice as long as the contexts beyond the prompts.
     """
     batches = usual_batches(decodes, context, prompt)
-    stages = [_stage(d, batch) for batch in batches]
+    stages = [_stage(deployment, batch) for batch in batches]
     share = _share_of(min(decodes / max(2.0 * (context - prompt), 1.0), 1.0), *(stage.seconds for stage in stages))
-    decode, mixed = (slowdowns(parts_of(d, stage)) for stage in stages)
+    decode, mixed = (slowdowns(parts_of(deployment, stage)) for stage in stages)
     if decode is None or mixed is None:
         return None
-    factors = amounts(Conditions(d, stages[0], *engine, decodes, share, split=split))
+    factors = amounts(Conditions(deployment, stages[0], *engine, decodes, share, split=split))
     steps = StepDraws(decode, stages[0].seconds), StepDraws(mixed, stages[1].seconds)
     return RunDraws(*steps, factors, 0.0 if split else share, 0.0, 0.0, closed=True, first=0.0, waits=0.0)
 
@@ -224,15 +224,15 @@ def run_draws(run: Run, open_loop: bool, engine: Engine = ("", ()), burst: bool 
     )  # fmt: skip
 
 
-def _step_draws(run: Run, d: Deployment, batch: Batch, stage: StageCost) -> StepDraws | None:
+def _step_draws(run: Run, deployment: Deployment, batch: Batch, stage: StageCost) -> StepDraws | None:
     """Return samples of a step's kernel time, including the host time of its version if known from runs."""
-    drawn = slowdowns(parts_of(d, stage))
+    drawn = slowdowns(parts_of(deployment, stage))
     if drawn is None:
         return None
     if pools_of(run):
         return StepDraws(drawn, stage.seconds)
-    stages, chunks = d.layout.pp, int((batch.phase == PREFILL).sum())
-    pace = run.policy.pace(all_launches(d, run.policy.calls), stages)
+    stages, chunks = deployment.layout.pp, int((batch.phase == PREFILL).sum())
+    pace = run.policy.pace(all_launches(deployment, run.policy.calls), stages)
     own = pace.step_s + pace.gap_s + pace.sequence_s * len(batch.context) if run.policy.host.why else 0.0
     launch_s = plainly(starting)(pace, batch.tokens, chunks)
     return StepDraws(drawn, stage.seconds / stages, launch_s, own, pace.hidden)
@@ -247,9 +247,9 @@ def _held(drawn: F8, e: float) -> F8:
     return np.where((room > 0.0) & (longer < LONGEST), longer, np.inf)
 
 
-def _stage(d: Deployment, batch: Batch) -> StageCost:
+def _stage(deployment: Deployment, batch: Batch) -> StageCost:
     """A step in which every rank has the same batch."""
-    return explicit_stage(d, [batch] * d.ranks, expected=True)
+    return explicit_stage(deployment, [batch] * deployment.ranks, expected=True)
 
 
 def _mixed_share(run: Run, decoding_s: float, mixed_s: float) -> float:
@@ -263,10 +263,10 @@ def _share_of(count: float, decoding_s: float, mixed_s: float) -> float:
     return count * mixed_s / max(count * mixed_s + (1.0 - count) * decoding_s, 1e-300)
 
 
-def _growth(d: Deployment, batch: Batch, seconds: float) -> float:
+def _growth(deployment: Deployment, batch: Batch, seconds: float) -> float:
     """Share of a step that grows with the requests in it."""
     count, context = len(batch.context), int(batch.context[0])
     more = max(round(count * DELTA), 1)
-    wider = Batch.of([context] * (count + more), new=d.several)
-    grown = _stage(d, wider).seconds
+    wider = Batch.of([context] * (count + more), new=deployment.several)
+    grown = _stage(deployment, wider).seconds
     return float(np.clip((grown / seconds - 1.0) * count / more, 0.0, 0.99))

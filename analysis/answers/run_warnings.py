@@ -11,19 +11,26 @@ from ...simulator.serving.record import Run
 from .summary import overload
 
 
-def warnings_of(scenario: Scenario, r: Run) -> tuple[str, ...]:
+def warnings_of(scenario: Scenario, run: Run) -> tuple[str, ...]:
     """What a reader should know: of the files read, the run, and the options."""
-    sides = {d.system.device.name: d.system.device for d in r.deployment.pools or (r.deployment,)}
-    if (apart := r.parts.get("experts-apart")) is not None:
+    sides = {d.system.device.name: d.system.device for d in run.deployment.pools or (run.deployment,)}
+    if (apart := run.parts.get("experts-apart")) is not None:
         device = apart.deployment.system.device
         sides[device.name] = device
     known = [doubt for device in sides.values() for doubt in doubts(device)]
-    out = [*engine_settings(scenario).doubts, *_too_long(r), *_sampled(r), *_cut(scenario, r), *_front_end(r), *known]
+    out = [
+        *engine_settings(scenario).doubts,
+        *_too_long(run),
+        *_sampled(run),
+        *_cut(scenario, run),
+        *_front_end(run),
+        *known,
+    ]
     out += far_version(scenario.deployment.framework or "")
     out += [line for device in sides.values() for line in cap_texts(device)]
-    if r.window.overloaded:
-        out.append(overload(r))
-    for system in {d.system.name: d.system for d in r.deployment.pools or (r.deployment,)}.values():
+    if run.window.overloaded:
+        out.append(overload(run))
+    for system in {d.system.name: d.system for d in run.deployment.pools or (run.deployment,)}.values():
         node = system.device.node_size
         if system.devices_per_node > node:
             text = f"a node of {system.device.name} has {node} devices, {system.name} has"
@@ -31,7 +38,7 @@ def warnings_of(scenario: Scenario, r: Run) -> tuple[str, ...]:
     # vLLM's rules by name where vLLM runs, without an engine's settings, which say how experts are dealt.
     own = scenario.serving
     named_vllm = own.policy == scenario.deployment.framework == "vllm" and own.engine is None
-    groups = r.deployment.layout.ep
+    groups = run.deployment.layout.ep
     if named_vllm and scenario.deployment.ep is None and groups > 1:
         out.append(
             f"experts are distributed to {groups} groups; vLLM needs "
@@ -44,50 +51,48 @@ BUSY = 0.2
 """Share of the time from which on an answer names the server's front end."""
 
 
-def _front_end(r: Run) -> list[str]:
+def _front_end(run: Run) -> list[str]:
     """A front end that prepares requests, one after another, for a good part of the time."""
-    front, rows = r.policy.host.front, r.requests
+    front, rows = run.policy.host.front, run.requests
     took = front.request_s + front.token_s * float(rows.input_tokens.mean())
-    busy = len(rows) * took / (r.makespan_s * r.engines)
+    busy = len(rows) * took / (run.makespan_s * run.engines)
     if busy < BUSY:
         return []
     text = f"the server's front end prepares {1.0 / took:,.3g} requests/s, one after another, and is busy {busy:.0%} of the time"
     return [f"{text}: requests that come together wait for it"]
 
 
-def _sampled(r: Run) -> list[str]:
+def _sampled(run: Run) -> list[str]:
     """Return the text on the sampled part of a run with more requests than are recorded."""
-    kept = len(r.requests.request_id)
-    if not r.requests.count:
+    kept = len(run.requests.request_id)
+    if not run.requests.count:
         return []
     text = (
-        f"of {len(r.requests):,} requests {kept:,}, evenly spread, represent all in plots; quantiles are to 0.05 %, "
+        f"of {len(run.requests):,} requests {kept:,}, evenly spread, represent all in plots; quantiles are to 0.05 %, "
         "and stages are from the start of the run"
     )
     return [text]
 
 
-def _cut(scenario: Scenario, r: Run) -> list[str]:
+def _cut(scenario: Scenario, run: Run) -> list[str]:
     """Return the text on the approximation of a fleet in groups without round-robin routing."""
     router = scenario.fleet.router or "round-robin"
-    if r.groups == 1 or router == "round-robin":
+    if run.groups == 1 or router == "round-robin":
         return []
-    text = (
-        f"approximate: {router} chose within {r.groups} groups of replicas, to which requests were assigned round-robin"
-    )
+    text = f"approximate: {router} chose within {run.groups} groups of replicas, to which requests were assigned round-robin"
     return [f"{text}; without --groups it looks at all replicas"]
 
 
-def _too_long(r: Run) -> list[str]:
+def _too_long(run: Run) -> list[str]:
     """How its file was read, and requests beyond the positions that the model was made for."""
-    notes = list(r.deployment.model.notes)
-    longest = r.deployment.model.max_position
-    lengths = r.requests.input_tokens + r.requests.output_tokens
+    notes = list(run.deployment.model.notes)
+    longest = run.deployment.model.max_position
+    lengths = run.requests.input_tokens + run.requests.output_tokens
     beyond = 0 if longest is None else int((lengths > longest).sum())
     if not beyond:
         return notes
     text = (
         f"{beyond:,} of {len(lengths):,} requests are longer than the {longest:,} positions "
-        f"{r.deployment.model.name} was made for (longest: {int(lengths.max()):,})"
+        f"{run.deployment.model.name} was made for (longest: {int(lengths.max()):,})"
     )
     return [*notes, text]

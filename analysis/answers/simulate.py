@@ -250,15 +250,15 @@ class Simulation(Result):
         return pd.DataFrame([{"run": name, **op_row(op)} for op in self.run.ops])
 
 
-def op_row(op: OpTotal) -> dict[str, Any]:
+def op_row(total: OpTotal) -> dict[str, Any]:
     """An op's totals as a row of a table."""
     names = ("layer", "name", "kind", "processor", "wall_s", "busy_s", "flops", "bytes", "op_per_byte")
-    return {name: getattr(op, name) for name in names} | {f"{path}_joules": j for path, j in op.joules.items()}
+    return {name: getattr(total, name) for name in names} | {f"{path}_joules": j for path, j in total.joules.items()}
 
 
-def layer_totals(r: Run) -> list[OpTotal]:
+def layer_totals(run: Run) -> list[OpTotal]:
     """Op totals, the longest on the clock first."""
-    return sorted(r.ops, key=lambda op: (-op.wall_s, op.name, op.processor))
+    return sorted(run.ops, key=lambda op: (-op.wall_s, op.name, op.processor))
 
 
 def simulate(
@@ -352,17 +352,17 @@ def _sources(scenario: Scenario, where: str | Path | SystemSpec | None) -> Mappi
     return sources | host_sources(known, scenario.deployment.host)
 
 
-def _both(scenario: Scenario, r: Run) -> tuple[list[dict[str, Any]], Mapping[str, str]]:
+def _both(scenario: Scenario, run: Run) -> tuple[list[dict[str, Any]], Mapping[str, str]]:
     """Return the evidence of both pools with their names, and the sources of the decode pool."""
     out: list[dict[str, Any]] = []
     for pool, flag in zip(
-        pools_of(r), (scenario.parts["two-pools"].prefill, scenario.parts["two-pools"].decode), strict=True
+        pools_of(run), (scenario.parts["two-pools"].prefill, scenario.parts["two-pools"].decode), strict=True
     ):
         sources = _sources(scenario, counted(str(flag), f"--{pool.name}")[0])
         beside = _sources(scenario, scenario.parts["experts-apart"].experts_on)
-        entries = apart_evidence(pool.deployment, sources, beside, pool.policy, typical(r))
+        entries = apart_evidence(pool.deployment, sources, beside, pool.policy, typical(run))
         out += [{**entry, "applies_to": f"{entry['applies_to']}, {pool.name}"} for entry in entries]
-    if (left := r.parts.get("two-pools")) is not None:
-        node_link = r.deployment.system.device.node_link.name
+    if (left := run.parts.get("two-pools")) is not None:
+        node_link = run.deployment.system.device.node_link.name
         out.append(link_evidence(left.moves.link.name, node_link, sources))
     return out, sources

@@ -79,15 +79,15 @@ def image_tokens(model: ModelSpec, images: int, image_size: str | None) -> int:
     return images * tower.tokens(PLAIN if image_size is None else read_size(image_size))
 
 
-def stage_of(d: Deployment, batch: int, context: int, prefill: int) -> StageCost:
+def stage_of(deployment: Deployment, batch: int, context: int, prefill: int) -> StageCost:
     """One step of an engine of the deployment."""
-    batches = _batches(d, batch, context, prefill)
-    if d.parts.get("drafts") is not None:
-        return speculative_stage(d, batches, expected=True).whole
-    return explicit_stage(d, batches, expected=True)
+    batches = _batches(deployment, batch, context, prefill)
+    if deployment.parts.get("drafts") is not None:
+        return speculative_stage(deployment, batches, expected=True).whole
+    return explicit_stage(deployment, batches, expected=True)
 
 
-def bars_of_step(d: Deployment, batch: int, context: int, prefill: int) -> tuple[Bar, ...]:
+def bars_of_step(deployment: Deployment, batch: int, context: int, prefill: int) -> tuple[Bar, ...]:
     """The same step as bars of what runs when.
 
     Raises
@@ -95,32 +95,32 @@ def bars_of_step(d: Deployment, batch: int, context: int, prefill: int) -> tuple
     InputError
         Drafts, or experts that are fetched: when in the step they come is not known.
     """
-    if d.parts.get("drafts") is not None:
+    if deployment.parts.get("drafts") is not None:
         raise InputError("--timeline", "cannot show steps that draft; remove --speculative")
-    return bars_of(timelines_of(d, _batches(d, batch, context, prefill), expected=True))
+    return bars_of(timelines_of(deployment, _batches(deployment, batch, context, prefill), expected=True))
 
 
-def _batches(d: Deployment, batch: int, context: int, prefill: int) -> list[Batch]:
+def _batches(deployment: Deployment, batch: int, context: int, prefill: int) -> list[Batch]:
     """A batch a rank of one engine."""
     chunks = [(prefill, 0)] if prefill else []
-    return dealt(d, -(-batch // d.replicas), context, chunks)
+    return dealt(deployment, -(-batch // deployment.replicas), context, chunks)
 
 
-def gain_of(d: Deployment, batch: int, context: int, prefill: int) -> StepGain | None:
+def gain_of(deployment: Deployment, batch: int, context: int, prefill: int) -> StepGain | None:
     """What speculation makes of the step that `stage_of` costs; None without."""
-    if d.parts.get("drafts") is None:
+    if deployment.parts.get("drafts") is None:
         return None
-    found = speculative_stage(d, _batches(d, batch, context, prefill), expected=True)
-    plain = replace(d.without("drafts"), several=1)
+    found = speculative_stage(deployment, _batches(deployment, batch, context, prefill), expected=True)
+    plain = replace(deployment.without("drafts"), several=1)
     plain_s = stage_of(plain, batch, context, prefill).seconds
     return StepGain(found.verify_s, found.draft_s, plain_s)
 
 
-def engine_devices(d: Deployment) -> float:
+def engine_devices(deployment: Deployment) -> float:
     """Devices of one engine."""
-    return d.layout.all_devices / d.replicas
+    return deployment.layout.all_devices / deployment.replicas
 
 
-def work_joules(d: Deployment, stage: StageCost) -> float:
+def work_joules(deployment: Deployment, stage: StageCost) -> float:
     """Dynamic energy of a step of one engine [J]."""
-    return d.device.board.work_joules(stage.joules, stage.busy_within(engine_devices(d)))
+    return deployment.device.board.work_joules(stage.joules, stage.busy_within(engine_devices(deployment)))

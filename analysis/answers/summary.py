@@ -31,49 +31,49 @@ SMALL = 0.01
 """Ops below this share of both time and energy are shown as one."""
 
 
-def heading(r: Run) -> str:
+def heading(run: Run) -> str:
     """What ran where."""
-    d = r.deployment
+    d = run.deployment
     return (
-        f"{d.model.name} on {d.system.name}: policy {r.policy.name}, placement {d.placement}, "
-        f"{degrees(d)}; {len(r.requests):,} requests from {r.workload}"
+        f"{d.model.name} on {d.system.name}: policy {run.policy.name}, placement {d.placement}, "
+        f"{degrees(d)}; {len(run.requests):,} requests from {run.workload}"
     )
 
 
-def degrees(d: Deployment) -> str:
+def degrees(deployment: Deployment) -> str:
     """Return the parallel degrees as text."""
-    layout = d.layout
-    experts = f", ep {layout.ep}" if d.has_experts else ""
+    layout = deployment.layout
+    experts = f", ep {layout.ep}" if deployment.has_experts else ""
     return f"tp {layout.tp}, dp {layout.dp}{experts}{f', pp {layout.pp}' if layout.pp > 1 else ''}"
 
 
-def figures(r: Run) -> list[tuple[str, float | None, str]]:
+def figures(run: Run) -> list[tuple[str, float | None, str]]:
     """Return label, value and unit of every value of a run that is not a latency."""
     return [
         *labelled(
-            r, "output_tokens_per_s", "total_tokens_per_s", "joules_per_token", "static_joules_per_token",
+            run, "output_tokens_per_s", "total_tokens_per_s", "joules_per_token", "static_joules_per_token",
             "busy_joules_per_token", "watts_per_device", "kv_peak_fraction",
         ),
-        *_hits(r),
-        *labelled(r, "iterations", "preemptions"),
-        *_fleet_figures(r),
-        *labelled(r, "makespan_s"),
+        *_hits(run),
+        *labelled(run, "iterations", "preemptions"),
+        *_fleet_figures(run),
+        *labelled(run, "makespan_s"),
     ]  # fmt: skip
 
 
-def _hits(r: Run) -> list[tuple[str, float | None, str]]:
+def _hits(run: Run) -> list[tuple[str, float | None, str]]:
     """Share of all prompt tokens that the prefix cache held, where it held any."""
-    share = ratio(r.cached_tokens, r.cached_tokens + r.prompt_tokens)
-    return [("prompt tokens found in the cache", share, "%")] if r.cached_tokens else []
+    share = ratio(run.cached_tokens, run.cached_tokens + run.prompt_tokens)
+    return [("prompt tokens found in the cache", share, "%")] if run.cached_tokens else []
 
 
-def _fleet_figures(r: Run) -> list[tuple[str, float | None, str]]:
+def _fleet_figures(run: Run) -> list[tuple[str, float | None, str]]:
     """What only replicas and pools have to say."""
     out: list[tuple[str, float | None, str]] = []
-    if r.failures:
-        out += [("replica failures", float(r.failures), ""), ("requests computed again", float(r.restarts), "")]
-    if moved := RUN_QUANTITIES["moved_kv_bytes"].of(r):
-        rate = ratio(moved / 1e9, r.makespan_s)
+    if run.failures:
+        out += [("replica failures", float(run.failures), ""), ("requests computed again", float(run.restarts), "")]
+    if moved := RUN_QUANTITIES["moved_kv_bytes"].of(run):
+        rate = ratio(moved / 1e9, run.makespan_s)
         out.append(("GB of KV cache moved per second", rate, "1/s"))
     return out
 
@@ -87,7 +87,7 @@ def overload(run: Run) -> str:
     )
 
 
-def window_text(w: Window) -> str:
+def window_text(window: Window) -> str:
     """What part of a run its rates are of, and what chance does to them; see `serving.steady`.
 
     Examples
@@ -96,31 +96,35 @@ def window_text(w: Window) -> str:
     >>> window_text(Window(1.0, 9.0, "steady", half_width=0.16, drift=0.29)).partition("drift ")[2]
     '+29.0%, which more --requests would tell from chance.'
     """
-    part = f"{seconds(w.start_s)} to {seconds(w.end_s)}"
-    if w.kind == "steady":
+    part = f"{seconds(window.start_s)} to {seconds(window.end_s)}"
+    if window.kind == "steady":
         text = f"Rates, energy and power are for the steady part, {part}"
-    elif w.kind == "asked":
+    elif window.kind == "asked":
         text = f"Rates, energy and power are those between warm-up and stop, {part}"
     else:
         text = (
             f"NOT STEADY: rates, energy and power are for {part}, filling and draining "
-            f"included, and change with --requests ({w.why})"
+            f"included, and change with --requests ({window.why})"
         )
-    if w.half_width is None or w.drift is None:
+    if window.half_width is None or window.drift is None:
         return text + "."
-    chance = f"+- {w.half_width:.1%} by chance (95 %, {w.batches} batches)"
+    chance = f"+- {window.half_width:.1%} by chance (95 %, {window.batches} batches)"
     from ...simulator.serving.steady import DRIFTS  # of no use to most answers
 
-    doubt = ", which more --requests would tell from chance" if w.kind == "steady" and abs(w.drift) > DRIFTS else ""
-    return f"{text}: {chance}, drift {w.drift:+.1%}{doubt}."
+    doubt = (
+        ", which more --requests would tell from chance"
+        if window.kind == "steady" and abs(window.drift) > DRIFTS
+        else ""
+    )
+    return f"{text}: {chance}, drift {window.drift:+.1%}{doubt}."
 
 
-def window_dict(w: Window) -> dict[str, Any]:
+def window_dict(window: Window) -> dict[str, Any]:
     """The same for JSON."""
     return {
-        "kind": w.kind, "why": w.why or None, "start_s": w.start_s, "end_s": w.end_s,
-        "length_s": w.length_s, "batches": w.batches, "half_width_95": w.half_width,
-        "drift": w.drift, "queue_growth_per_s": w.queue_growth_per_s, "overloaded": w.overloaded,
+        "kind": window.kind, "why": window.why or None, "start_s": window.start_s, "end_s": window.end_s,
+        "length_s": window.length_s, "batches": window.batches, "half_width_95": window.half_width,
+        "drift": window.drift, "queue_growth_per_s": window.queue_growth_per_s, "overloaded": window.overloaded,
     }  # fmt: skip
 
 
@@ -129,33 +133,33 @@ def took(wall_s: float) -> str:
     return f"Computed in {seconds(wall_s)} of real time (compiling included, the first time)."
 
 
-def figure_rows(r: Run) -> list[dict[str, Any]]:
+def figure_rows(run: Run) -> list[dict[str, Any]]:
     """Return one row per value that is not a latency."""
-    return [{"": label, " ": text_of(value, unit)} for label, value, unit in figures(r)]
+    return [{"": label, " ": text_of(value, unit)} for label, value, unit in figures(run)]
 
 
-def latency_texts(r: Run) -> list[tuple[str, str]]:
+def latency_texts(run: Run) -> list[tuple[str, str]]:
     """Return latencies with their labels; client latencies only if they differ from the engine's."""
-    return [(n, label) for n, label in LATENCIES.items() if r.outside_s or not n.startswith("client")]
+    return [(n, label) for n, label in LATENCIES.items() if run.outside_s or not n.startswith("client")]
 
 
-def latency_rows(r: Run) -> list[dict[str, Any]]:
+def latency_rows(run: Run) -> list[dict[str, Any]]:
     """One row per latency, one column per quantile."""
     rows = []
-    for name, label in latency_texts(r):
-        q: Quantiles = getattr(r, name)
+    for name, label in latency_texts(run):
+        q: Quantiles = getattr(run, name)
         rows.append({"latency": label, **{k: seconds(getattr(q, k)) for k in QUANTILES}})
     return rows
 
 
-def flat(r: Run) -> dict[str, float | None]:
+def flat(run: Run) -> dict[str, float | None]:
     """Return every value under its JSON name, latencies as ``ttft_s_p99``."""
     out: dict[str, float | None] = {
-        name: getattr(r, name)
+        name: getattr(run, name)
         for name in ("output_tokens_per_s", "total_tokens_per_s", "joules_per_token", "makespan_s", "kv_peak")
     }
     for name in LATENCIES:
-        out |= {f"{name}_{k}": getattr(getattr(r, name), k) for k in QUANTILES}
+        out |= {f"{name}_{k}": getattr(getattr(run, name), k) for k in QUANTILES}
     return out
 
 
@@ -184,19 +188,19 @@ def comparison_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return rows
 
 
-def where_rows(r: Run) -> list[dict[str, Any]]:
+def where_rows(run: Run) -> list[dict[str, Any]]:
     """Where time and energy went: one row per op and processor.
 
     ``clock`` is the op's share of all steps' duration (one value for an op on two processors at once). ``busy`` is the
     share of it in which an average device's processor worked on the op. ``bound`` is its limit for most of that time.
     """
     groups: dict[tuple[str, str], list[OpTotal]] = {}
-    for op in sorted(r.ops, key=lambda op: (-op.wall_s, op.name, -op.busy_s)):
+    for op in sorted(run.ops, key=lambda op: (-op.wall_s, op.name, -op.busy_s)):
         groups.setdefault((op.layer, op.name), []).append(op)
     clock = sum(ops[0].wall_s for ops in groups.values())
-    joules = sum(energy(op) for op in r.ops)
-    devices = r.deployment.layout.all_devices / r.deployment.replicas
-    rows, small, apart = [], [], r.parts.get("experts-apart")
+    joules = sum(energy(op) for op in run.ops)
+    devices = run.deployment.layout.all_devices / run.deployment.replicas
+    rows, small, apart = [], [], run.parts.get("experts-apart")
     for ops in groups.values():
         share, part = ratio(ops[0].wall_s, clock) or 0.0, ratio(sum(map(energy, ops)), joules) or 0
         if share < SMALL and part < SMALL:
@@ -224,21 +228,21 @@ def where_rows(r: Run) -> list[dict[str, Any]]:
     return rows
 
 
-def energy(op: OpTotal) -> float:
+def energy(total: OpTotal) -> float:
     """Dynamic energy of an op [J]."""
-    return sum(op.joules.values())
+    return sum(total.joules.values())
 
 
-def roof_of(p: Processor, dtype: str) -> dict[str, Any]:
+def roof_of(processor: Processor, dtype: str) -> dict[str, Any]:
     """Roofs of a processor in one arithmetic format: FLOP/s, B/s, efficiencies, launch [s]."""
-    roof = p.model.roof(dtype)
+    roof = processor.model.roof(dtype)
     return {
-        "name": p.name,
-        "kind": p.kind,
+        "name": processor.name,
+        "kind": processor.kind,
         "peak_flops": roof.peak,
         "bandwidth": roof.bandwidth,
         "compute_efficiency": roof.compute_efficiency,
         "memory_efficiency": roof.memory_efficiency,
         "launch_s": roof.launch_s,
-        "ridge_op_per_byte": p.ridge(dtype),
+        "ridge_op_per_byte": processor.ridge(dtype),
     }

@@ -148,16 +148,16 @@ def m3vit(seeds: Sequence[int], routing: str, progress: OnProgress | None) -> Re
     )
 
 
-def _cache(d: Dataset) -> list[Row | Prediction]:
+def _cache(data: Dataset) -> list[Row | Prediction]:
     """T1: how much slower token order through a cache is."""
-    hits = d.cached.mean(lambda f: f.hits / (f.hits + f.misses))
+    hits = data.cached.mean(lambda f: f.hits / (f.hits + f.misses))
     note = (
         f"4 experts, LRU, tokens in order; {hits:.1%} of visits hit, so "
         f"{4 * (1 - hits):.2f} misses per token; the paper's plot implies 3.00"
     )
-    ratio = d.cached.seconds / d.reordered.seconds
-    joules = d.cached.joules / d.reordered.joules
-    return [Prediction(f"T1.{d.name}.latency", ratio, note), Prediction(f"T1.{d.name}.energy", joules)]
+    ratio = data.cached.seconds / data.reordered.seconds
+    joules = data.cached.joules / data.reordered.joules
+    return [Prediction(f"T1.{data.name}.latency", ratio, note), Prediction(f"T1.{data.name}.energy", joules)]
 
 
 def _memory(device: DeviceSpec) -> list[Row | Prediction]:
@@ -167,14 +167,14 @@ def _memory(device: DeviceSpec) -> list[Row | Prediction]:
     return [Prediction("T2", naive / reordered), Prediction("T2.naive", naive), Prediction("T2.reordered", reordered)]
 
 
-def _latency(d: Dataset) -> list[Row | Prediction]:
+def _latency(data: Dataset) -> list[Row | Prediction]:
     """T3 to T6: overhead, latency and energy."""
     return [
-        Prediction(f"T3.{d.name}", d.reordered.seconds / d.dense.seconds - 1),
-        Prediction(f"T4.{d.name}.dense", d.dense.seconds * 1e3),
-        Prediction(f"T4.{d.name}.reordered", d.reordered.seconds * 1e3),
-        Prediction(f"T5.{d.name}", d.reordered.joules),
-        Prediction(f"T6.{d.name}", GPU_J[d.name] / d.reordered.joules),
+        Prediction(f"T3.{data.name}", data.reordered.seconds / data.dense.seconds - 1),
+        Prediction(f"T4.{data.name}.dense", data.dense.seconds * 1e3),
+        Prediction(f"T4.{data.name}.reordered", data.reordered.seconds * 1e3),
+        Prediction(f"T5.{data.name}", data.reordered.joules),
+        Prediction(f"T6.{data.name}", GPU_J[data.name] / data.reordered.joules),
     ]
 
 

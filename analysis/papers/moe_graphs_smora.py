@@ -37,20 +37,20 @@ def _moments(tokens: int) -> Moments:
     return Batch.of([0] * tokens).moments((0,))
 
 
-def _chosen(m: Moments) -> list[Op]:
+def _chosen(moments: Moments) -> list[Op]:
     """The chosen ranks of one layer, as one call a part."""
     run = Run(_spec().numerics)
-    loads = Loads.expected(m.tokens, TOP_K, RANK, RANK)
+    loads = Loads.expected(moments.tokens, TOP_K, RANK, RANK)
     return [part.expert_op(loads, run) for part in _parts()]
 
 
-def _whole(m: Moments) -> list[Op]:
+def _whole(moments: Moments) -> list[Op]:
     """All ranks of one layer's adapters: their products, without what adds them up."""
     run = Run(_spec().numerics)
     return [
         op
         for part in _spec().layers[0].parts
-        for op in LowRank(adaptable(part), RANK).ops(m, run, None)
+        for op in LowRank(adaptable(part), RANK).ops(moments, run, None)
         if op.layer == "adapters" and op.product
     ]
 

@@ -151,8 +151,8 @@ def _roofline(run: Run, name: str) -> list[Any]:
     return [Drawing(figure, caption), roof_rows(table)]
 
 
-def _format(op: OpTotal, known: Mapping[tuple[str, str], str], default: str) -> str:
-    return known.get((op.layer, op.name), default)
+def _format(total: OpTotal, known: Mapping[tuple[str, str], str], default: str) -> str:
+    return known.get((total.layer, total.name), default)
 
 
 def _over_time(result: Simulation, name: str) -> list[Any]:

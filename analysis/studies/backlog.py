@@ -272,21 +272,21 @@ def _sides(asked: Scenario, made: Made | None) -> Iterator[tuple[Deployment, Eng
         yield *(made or deployment_of(asked)), 1
 
 
-def _replicas(asked: Scenario, d: Deployment) -> int:
+def _replicas(asked: Scenario, deployment: Deployment) -> int:
     """Replicas that there are at most."""
-    fleet = fleet_of(asked, d.system)
+    fleet = fleet_of(asked, deployment.system)
     if fleet is None:
         return 1
     return fleet.replicas if fleet.autoscale is None else fleet.autoscale.most
 
 
-def _clients(d: Deployment, settings: EngineSettings, block: RequestBlock) -> int:
+def _clients(deployment: Deployment, settings: EngineSettings, block: RequestBlock) -> int:
     """Requests that keep all ranks of a deployment full: of its policy's sequences, no more than can ever run."""
     policy: Policy = settings.policy
     prompt, out = block.input_tokens.astype(float), block.output_tokens.astype(float)
     context = float((out * (prompt + out / 2)).sum() / out.sum())  # of a sequence that runs, not of a request
-    fits = sequences_that_fit(kv_rules(d, settings.cache_for(d)), max(int(context), 1))
-    return min(int(OVER * policy.max_sequences) + 1, int(SPARE * fits) + 8) * d.layout.dp
+    fits = sequences_that_fit(kv_rules(deployment, settings.cache_for(deployment)), max(int(context), 1))
+    return min(int(OVER * policy.max_sequences) + 1, int(SPARE * fits) + 8) * deployment.layout.dp
 
 
 def _variance(run: Run) -> float:

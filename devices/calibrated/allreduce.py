@@ -49,46 +49,46 @@ PARAMETERS = parameters_of("allreduce")
 
 
 @compiled_part
-def own_kernel(x: F8, link: float) -> bool:
+def own_kernel(inputs: F8, link: float) -> bool:
     """Return whether a framework has its own kernel for it, with `link` bytes/s between peers."""
-    if x[X_OWN] == LIBRARY:
+    if inputs[X_OWN] == LIBRARY:
         return False
-    return link > PCIE_BPS or (x[X_OWN] == OWN and x[X_RANKS] <= 2.0)
+    return link > PCIE_BPS or (inputs[X_OWN] == OWN and inputs[X_RANKS] <= 2.0)
 
 
 @compiled_part
-def own_seconds(p: F8, message: float, n: float, link: float) -> float:
+def own_seconds(parameters: F8, message: float, n: float, link: float) -> float:
     """A framework's own kernel: messages read whole, or in two steps; `link` bytes/s that it attains."""
-    rate = link * p[P_OWN_LINK]
-    shared = message * 2.0 * (n - 1.0) / n / rate + p[P_OWN_STAGE]
+    rate = link * parameters[P_OWN_LINK]
+    shared = message * 2.0 * (n - 1.0) / n / rate + parameters[P_OWN_STAGE]
     whole_message = message * (n - 1.0) / rate
-    return float(p[P_OWN_LAUNCH] + (n - 1.0) * p[P_OWN_HOP] + min(whole_message, shared))
+    return float(parameters[P_OWN_LAUNCH] + (n - 1.0) * parameters[P_OWN_HOP] + min(whole_message, shared))
 
 
 @compiled_part
-def parts(p: F8, h: F8, x: F8) -> Parts:
-    """Return the seconds of one all-reduce, and its arithmetic, memory and fixed seconds; `p`, `h` and `x` as in the constants above."""
-    n = x[X_RANKS]
-    if n < 2.0 or x[X_BYTES] <= 0.0:
+def parts(parameters: F8, hardware: F8, inputs: F8) -> Parts:
+    """Return the seconds of one all-reduce, and its arithmetic, memory and fixed seconds; `parameters`, `hardware` and `inputs` as in the constants above."""
+    n = inputs[X_RANKS]
+    if n < 2.0 or inputs[X_BYTES] <= 0.0:
         return 0.0, 0.0, 0.0, 0.0
-    link = by_ranks(p[P_LINK_2], p[P_LINK_4], p[P_LINK_8], n) * link_among(h, n)
+    link = by_ranks(parameters[P_LINK_2], parameters[P_LINK_4], parameters[P_LINK_8], n) * link_among(hardware, n)
     most = min(n, RING)
-    wire = x[X_BYTES] * 2.0 * (most - 1.0) / most / link
-    custom = own_kernel(x, h[H_LINK_BANDWIDTH])
-    total = own_seconds(p, min(x[X_BYTES], OWN_BYTES), n, link) if custom else 0.0
-    fixed = p[P_OWN_LAUNCH] + (n - 1.0) * p[P_OWN_HOP]
-    if not custom or x[X_BYTES] > OWN_BYTES:
-        hops = min(2.0 * (n - 1.0), TREE * math.log2(n)) * p[P_HOP]
-        fixed = p[P_LAUNCH] + hops
-        total = max(total, p[P_LAUNCH] + by_protocol(hops, wire, p[P_FLAGS], p[P_SIMPLE]))
-    return max(total, x[X_BYTES] / h[H_LINK_BANDWIDTH]), 0.0, wire, fixed
+    wire = inputs[X_BYTES] * 2.0 * (most - 1.0) / most / link
+    custom = own_kernel(inputs, hardware[H_LINK_BANDWIDTH])
+    total = own_seconds(parameters, min(inputs[X_BYTES], OWN_BYTES), n, link) if custom else 0.0
+    fixed = parameters[P_OWN_LAUNCH] + (n - 1.0) * parameters[P_OWN_HOP]
+    if not custom or inputs[X_BYTES] > OWN_BYTES:
+        hops = min(2.0 * (n - 1.0), TREE * math.log2(n)) * parameters[P_HOP]
+        fixed = parameters[P_LAUNCH] + hops
+        total = max(total, parameters[P_LAUNCH] + by_protocol(hops, wire, parameters[P_FLAGS], parameters[P_SIMPLE]))
+    return max(total, inputs[X_BYTES] / hardware[H_LINK_BANDWIDTH]), 0.0, wire, fixed
 
 
 @compiled
-def rows(p: F8, h: F8, x: F8, out: F8) -> None:
+def rows(parameters: F8, hardware: F8, inputs: F8, out: F8) -> None:
     """Compute many all-reduces; see `Family.rows`."""
-    for i in range(x.shape[0]):
-        put_price(out[i], parts(p, h, x[i]), work(x[i]), h)
+    for i in range(inputs.shape[0]):
+        put_price(out[i], parts(parameters, hardware, inputs[i]), work(inputs[i]), hardware)
 
 
 def from_table(table: KernelTable) -> F8:
@@ -106,14 +106,14 @@ def from_op(op: Op) -> F8 | None:
 
 
 @compiled_part
-def work(x: F8) -> Work:
+def work(inputs: F8) -> Work:
     """What a device must send: its message once, where the switch adds up."""
-    return 0.0, 0.0, x[X_BYTES], C_16
+    return 0.0, 0.0, inputs[X_BYTES], C_16
 
 
-def _kernel(x: F8) -> npt.NDArray[np.int64]:
+def _kernel(inputs: F8) -> npt.NDArray[np.int64]:
     """Kernels: the library's, and a framework's own."""
-    return np.where(x[:, X_OWN] > LIBRARY, 1, 0)
+    return np.where(inputs[:, X_OWN] > LIBRARY, 1, 0)
 
 
 ALLREDUCE = register(

@@ -55,49 +55,49 @@ SPLIT = 256.0
 
 
 @compiled_part
-def parts(p: F8, h: F8, x: F8) -> Parts:
-    """Return the seconds of one call, and its arithmetic, memory and fixed seconds; `p`, `h` and `x` as in the constants above."""
-    batch, keys, dim = x[X_BATCH], x[X_KEYS], x[X_DIM]
-    heads = x[X_HEADS] * x[X_QUERIES]
+def parts(parameters: F8, hardware: F8, inputs: F8) -> Parts:
+    """Return the seconds of one call, and its arithmetic, memory and fixed seconds; `parameters`, `hardware` and `inputs` as in the constants above."""
+    batch, keys, dim = inputs[X_BATCH], inputs[X_KEYS], inputs[X_DIM]
+    heads = inputs[X_HEADS] * inputs[X_QUERIES]
     if batch <= 0.0 or keys <= 0.0:
         return 0.0, 0.0, 0.0, 0.0
-    kv_heads, width = x[X_KV_HEADS], x[X_KV_BYTES]
+    kv_heads, width = inputs[X_KV_HEADS], inputs[X_KV_BYTES]
     cached = 2.0 * batch * kv_heads * dim * keys * width
     others = batch * dim * (4.0 * heads + 2.0 * kv_heads * (2.0 + width))
-    stays = resident((cached + others) * x[X_COPIES], p[P_CACHE] * h[H_CACHE])
-    cost = (1.0 - stays) + stays / p[P_CACHE_RATE]
+    stays = resident((cached + others) * inputs[X_COPIES], parameters[P_CACHE] * hardware[H_CACHE])
+    cost = (1.0 - stays) + stays / parameters[P_CACHE_RATE]
     units = batch * kv_heads * max(keys / SPLIT, 1.0)
-    alone = 1.0 + p[P_HALF] * h[H_CORES] / units
-    memory_s = (cached * alone + others) * cost / (p[P_MEMORY] * h[H_BANDWIDTH])
-    group, apart = heads / kv_heads, min(p[P_APART], 1.0)
-    old = h[H_PEAK] < HOPPER * h[H_CORES] * h[H_CLOCK]
-    if x[X_HEADS] / kv_heads > x[X_PACKS] or (old and (x[X_FA2] > 0.0 or x[X_BESIDE] > 0.0)):
+    alone = 1.0 + parameters[P_HALF] * hardware[H_CORES] / units
+    memory_s = (cached * alone + others) * cost / (parameters[P_MEMORY] * hardware[H_BANDWIDTH])
+    group, apart = heads / kv_heads, min(parameters[P_APART], 1.0)
+    old = hardware[H_PEAK] < HOPPER * hardware[H_CORES] * hardware[H_CLOCK]
+    if inputs[X_HEADS] / kv_heads > inputs[X_PACKS] or (old and (inputs[X_FA2] > 0.0 or inputs[X_BESIDE] > 0.0)):
         apart = 1.0
-    joint = old and x[X_BESIDE] > 0.0
+    joint = old and inputs[X_BESIDE] > 0.0
     if joint:  # a head finds in the cache what another of its group has read, or reads it again
-        cached *= 1.0 + (group - 1.0) * (1.0 - resident(cached / kv_heads, h[H_CACHE]))
-        memory_s = (cached + others) / (p[P_MEMORY] * h[H_BANDWIDTH])
+        cached *= 1.0 + (group - 1.0) * (1.0 - resident(cached / kv_heads, hardware[H_CACHE]))
+        memory_s = (cached + others) / (parameters[P_MEMORY] * hardware[H_BANDWIDTH])
     blocks = batch * kv_heads * group**apart
     # Tiles are as wide as a power of two.
     padded = 2.0 ** np.ceil(np.log2(dim))
-    slow = p[P_FP8] if width < 2.0 else 1.0
-    work_s = 4.0 * blocks * keys * padded * slow / (p[P_KEY] * h[H_CORES] * h[H_CLOCK])
-    work_s = alone * max(work_s, 4.0 * batch * heads * keys * dim / h[H_PEAK])
+    slow = parameters[P_FP8] if width < 2.0 else 1.0
+    work_s = 4.0 * blocks * keys * padded * slow / (parameters[P_KEY] * hardware[H_CORES] * hardware[H_CLOCK])
+    work_s = alone * max(work_s, 4.0 * batch * heads * keys * dim / hardware[H_PEAK])
     if joint:
-        block_s = 4.0 * JOINT_ROWS * keys * padded * h[H_CORES] / (JOINT_SHARE * h[H_PEAK])
-        work_s = block_s * np.sqrt((batch * heads / h[H_CORES]) ** 2 + 1.0)
-    start_s = p[P_BLOCK] + (p[P_GROUP] if group > 1.0 and apart < 1.0 else 0.0)
-    work_s += blocks * start_s * slow * (0.5 + padded / 256.0) / h[H_CORES]
+        block_s = 4.0 * JOINT_ROWS * keys * padded * hardware[H_CORES] / (JOINT_SHARE * hardware[H_PEAK])
+        work_s = block_s * np.sqrt((batch * heads / hardware[H_CORES]) ** 2 + 1.0)
+    start_s = parameters[P_BLOCK] + (parameters[P_GROUP] if group > 1.0 and apart < 1.0 else 0.0)
+    work_s += blocks * start_s * slow * (0.5 + padded / 256.0) / hardware[H_CORES]
     busy = soft_max(memory_s, work_s, OVERLAP)
-    fixed = p[P_LAUNCH] + x[X_GAP] * p[P_GAP] + p[P_MERGE] * np.log2(1.0 + keys / SPLIT)
+    fixed = parameters[P_LAUNCH] + inputs[X_GAP] * parameters[P_GAP] + parameters[P_MERGE] * np.log2(1.0 + keys / SPLIT)
     return fixed + busy, work_s, memory_s, fixed
 
 
 @compiled
-def rows(p: F8, h: F8, x: F8, out: F8) -> None:
+def rows(parameters: F8, hardware: F8, inputs: F8, out: F8) -> None:
     """Compute many calls; see `Family.rows`."""
-    for i in range(x.shape[0]):
-        put_price(out[i], parts(p, h, x[i]), work(x[i]), h)
+    for i in range(inputs.shape[0]):
+        put_price(out[i], parts(parameters, hardware, inputs[i]), work(inputs[i]), hardware)
 
 
 def from_table(table: KernelTable) -> F8:
@@ -137,32 +137,32 @@ def from_op(op: Op) -> F8 | None:
 
 
 @compiled_part
-def work(x: F8) -> Work:
+def work(inputs: F8) -> Work:
     """FLOP, and bytes when keys, values, the query and the output move once.
 
     8-bit caches are widened to 16 bits before the matmul.
     """
-    batch, dim = x[X_BATCH], x[X_DIM]
-    heads = x[X_HEADS] * x[X_QUERIES]
-    flops = 4.0 * batch * heads * dim * x[X_KEYS]
-    cached = 2.0 * x[X_KV_HEADS] * x[X_KEYS] * x[X_KV_BYTES]
+    batch, dim = inputs[X_BATCH], inputs[X_DIM]
+    heads = inputs[X_HEADS] * inputs[X_QUERIES]
+    flops = 4.0 * batch * heads * dim * inputs[X_KEYS]
+    cached = 2.0 * inputs[X_KV_HEADS] * inputs[X_KEYS] * inputs[X_KV_BYTES]
     return flops, batch * dim * (cached + 4.0 * heads), 0.0, C_16
 
 
 @compiled_part
-def at_sums(x: F8, batch: float, pairs: float, kv: float, prompts: float) -> bool:
-    """Set the quantities of `batch` equal sequences that read `kv` keys; False where there is nothing."""
-    if batch <= 0.0 or kv <= 0.0:
+def at_sums(inputs: F8, batch: float, pairs: float, keys: float, prompts: float) -> bool:
+    """Set the quantities of `batch` equal sequences that read `keys` keys; False where there is nothing."""
+    if batch <= 0.0 or keys <= 0.0:
         return False
-    x[X_BATCH], x[X_KEYS], x[X_QUERIES] = batch, kv / batch, pairs / kv
-    if x[X_BESIDE] >= 0.0:
-        x[X_BESIDE] = prompts
+    inputs[X_BATCH], inputs[X_KEYS], inputs[X_QUERIES] = batch, keys / batch, pairs / keys
+    if inputs[X_BESIDE] >= 0.0:
+        inputs[X_BESIDE] = prompts
     return True
 
 
-def _kernel(x: F8) -> npt.NDArray[np.int64]:
+def _kernel(inputs: F8) -> npt.NDArray[np.int64]:
     """Kernels by the width of the cache they read and the head dimension."""
-    return of_heads((x[:, X_KV_BYTES] > 0.0) & (x[:, X_KV_BYTES] < 2.0), x[:, X_DIM])
+    return of_heads((inputs[:, X_KV_BYTES] > 0.0) & (inputs[:, X_KV_BYTES] < 2.0), inputs[:, X_DIM])
 
 
 ATTENTION_DECODE = register(

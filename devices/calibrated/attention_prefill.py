@@ -53,54 +53,56 @@ def calls_flashinfer(capability: float) -> bool:
 
 
 @compiled_part
-def parts(p: F8, h: F8, x: F8) -> Parts:
-    """Return the seconds of one call, and its arithmetic, memory and fixed seconds; `p`, `h` and `x` as in the constants above."""
-    q, kv, dim, heads, kv_heads = x[X_Q], x[X_KV], x[X_DIM], x[X_HEADS], x[X_KV_HEADS]
-    if x[X_BATCH] <= 0.0 or q <= 0.0:
+def parts(parameters: F8, hardware: F8, inputs: F8) -> Parts:
+    """Return the seconds of one call, and its arithmetic, memory and fixed seconds; `parameters`, `hardware` and `inputs` as in the constants above."""
+    q, kv, dim, heads, kv_heads = inputs[X_Q], inputs[X_KV], inputs[X_DIM], inputs[X_HEADS], inputs[X_KV_HEADS]
+    if inputs[X_BATCH] <= 0.0 or q <= 0.0:
         return 0.0, 0.0, 0.0, 0.0
     edge = min(q, TILE) - 1.0
-    visited = min(kv, x[X_KEYS] + (edge if x[X_WINDOWED] > 0.0 else 0.5 * edge))
-    if x[X_HIDDEN] > 0.0 and calls_flashinfer(h[H_CAPABILITY]):
-        kv = x[X_HIDDEN]
+    visited = min(kv, inputs[X_KEYS] + (edge if inputs[X_WINDOWED] > 0.0 else 0.5 * edge))
+    if inputs[X_HIDDEN] > 0.0 and calls_flashinfer(hardware[H_CAPABILITY]):
+        kv = inputs[X_HIDDEN]
         visited = min(kv, kv - 0.5 * (q - 1.0) + 0.5 * edge)
-    elif x[X_PREFIXED] > 0.0:
-        visited += p[P_MASKED] * max(kv - visited, 0.0)
+    elif inputs[X_PREFIXED] > 0.0:
+        visited += parameters[P_MASKED] * max(kv - visited, 0.0)
     # At least one tile a head, or a group; between the two by their geometric mean. Vector units
     # compute only the rows there are.
-    least = 1.0 if h[H_ROWS] > 1.0 else 0.0
+    least = 1.0 if hardware[H_ROWS] > 1.0 else 0.0
     packed = kv_heads * max(q * heads / kv_heads / TILE, least)
     alone = heads * max(q / TILE, least)
-    packing = min(p[P_PACKING], 1.0)
+    packing = min(parameters[P_PACKING], 1.0)
     tiles = packed**packing * alone ** (1.0 - packing)
-    waves = x[X_BATCH] * tiles / h[H_CORES]
-    soft = p[P_SOFTMAX]
+    waves = inputs[X_BATCH] * tiles / hardware[H_CORES]
+    soft = parameters[P_SOFTMAX]
     padded = 2.0 ** np.ceil(np.log2(dim))
-    width = 128.0 * (dim + soft + p[P_WIDE] * max(padded - 128.0, 0.0)) / (128.0 + soft)
-    rate = h[H_PEAK] * attained(p[P_16] * dim / width, h, C_16) / h[H_CORES]
-    rate *= p[P_FP8] if x[X_FP8] > 0.0 else 1.0
-    tile_s = p[P_TILE] + 4.0 * TILE * visited * dim / rate
-    filled = 0.0 if x[X_BESIDE] > 0.0 else p[P_WAVES]  # the decodes' blocks fill the cores
+    width = 128.0 * (dim + soft + parameters[P_WIDE] * max(padded - 128.0, 0.0)) / (128.0 + soft)
+    rate = hardware[H_PEAK] * attained(parameters[P_16] * dim / width, hardware, C_16) / hardware[H_CORES]
+    rate *= parameters[P_FP8] if inputs[X_FP8] > 0.0 else 1.0
+    tile_s = parameters[P_TILE] + 4.0 * TILE * visited * dim / rate
+    filled = 0.0 if inputs[X_BESIDE] > 0.0 else parameters[P_WAVES]  # the decodes' blocks fill the cores
     compute_s = tile_s * np.sqrt(waves**2 + filled**2)
-    fresh = x[X_BATCH] * dim * (4.0 * heads * q + 2.0 * kv_heads * min(q, kv) * x[X_KV_BYTES])
-    older = x[X_BATCH] * dim * 2.0 * kv_heads * max(kv - q, 0.0) * x[X_KV_BYTES]
-    cached = resident(fresh, CACHE_SHARE * h[H_CACHE])
-    moved = older + fresh * (1.0 - cached + cached / p[P_CACHE_RATE])
-    memory_s = moved / (p[P_MEMORY] * h[H_BANDWIDTH])
-    fixed = 0.0 if x[X_BESIDE] > 0.0 else p[P_LAUNCH] + x[X_GAP] * p[P_GAP]
+    fresh = inputs[X_BATCH] * dim * (4.0 * heads * q + 2.0 * kv_heads * min(q, kv) * inputs[X_KV_BYTES])
+    older = inputs[X_BATCH] * dim * 2.0 * kv_heads * max(kv - q, 0.0) * inputs[X_KV_BYTES]
+    cached = resident(fresh, CACHE_SHARE * hardware[H_CACHE])
+    moved = older + fresh * (1.0 - cached + cached / parameters[P_CACHE_RATE])
+    memory_s = moved / (parameters[P_MEMORY] * hardware[H_BANDWIDTH])
+    fixed = 0.0 if inputs[X_BESIDE] > 0.0 else parameters[P_LAUNCH] + inputs[X_GAP] * parameters[P_GAP]
     total = fixed + soft_max(compute_s, memory_s, OVERLAP)
-    if x[X_ROTATES] > 0.0:
+    if inputs[X_ROTATES] > 0.0:
         # The write adds traffic; the attention then reads from the cache what was just written.
-        turned = x[X_BATCH] * q * dim * heads * (1.0 if x[X_FP8] > 0.0 else 2.0)
-        stay = resident(turned, CACHE_SHARE * h[H_CACHE])
-        total += turned * (1.0 - stay + stay / p[P_CACHE_RATE]) / (p[P_MEMORY] * h[H_BANDWIDTH])
+        turned = inputs[X_BATCH] * q * dim * heads * (1.0 if inputs[X_FP8] > 0.0 else 2.0)
+        stay = resident(turned, CACHE_SHARE * hardware[H_CACHE])
+        total += (
+            turned * (1.0 - stay + stay / parameters[P_CACHE_RATE]) / (parameters[P_MEMORY] * hardware[H_BANDWIDTH])
+        )
     return total, compute_s, memory_s, fixed
 
 
 @compiled
-def rows(p: F8, h: F8, x: F8, out: F8) -> None:
+def rows(parameters: F8, hardware: F8, inputs: F8, out: F8) -> None:
     """Compute many calls; see `Family.rows`."""
-    for i in range(x.shape[0]):
-        put_price(out[i], parts(p, h, x[i]), work(x[i]), h)
+    for i in range(inputs.shape[0]):
+        put_price(out[i], parts(parameters, hardware, inputs[i]), work(inputs[i]), hardware)
 
 
 def from_table(table: KernelTable) -> F8:
@@ -152,33 +154,33 @@ def from_op(op: Op) -> F8 | None:
 
 
 @compiled_part
-def work(x: F8) -> Work:
+def work(inputs: F8) -> Work:
     """FLOP of the visible pairs, and bytes when Q, K, V and the output move once."""
-    heads = x[X_BATCH] * x[X_DIM]
-    flops = 4.0 * heads * x[X_HEADS] * x[X_Q] * x[X_KEYS]
-    moved = heads * (4.0 * x[X_HEADS] * x[X_Q] + 2.0 * x[X_KV_HEADS] * x[X_KV] * x[X_KV_BYTES])
-    return flops, moved, 0.0, C_FP8 if x[X_FP8] > 0.0 else C_16
+    heads = inputs[X_BATCH] * inputs[X_DIM]
+    flops = 4.0 * heads * inputs[X_HEADS] * inputs[X_Q] * inputs[X_KEYS]
+    moved = heads * (4.0 * inputs[X_HEADS] * inputs[X_Q] + 2.0 * inputs[X_KV_HEADS] * inputs[X_KV] * inputs[X_KV_BYTES])
+    return flops, moved, 0.0, C_FP8 if inputs[X_FP8] > 0.0 else C_16
 
 
 @compiled_part
-def at_sums(x: F8, window: float, batch: float, tokens: float, pairs: float, kv: float, decodes: float) -> bool:
+def at_sums(inputs: F8, window: float, batch: float, tokens: float, pairs: float, kv: float, decodes: float) -> bool:
     """Set the quantities of `batch` equal chunks with these sums; False where nothing is computed."""
     if batch <= 0.0 or tokens <= 0.0:
         return False
     q, keys = tokens / batch, kv / batch
-    x[X_BATCH], x[X_Q], x[X_KEYS], x[X_KV] = batch, q, pairs / tokens, keys
+    inputs[X_BATCH], inputs[X_Q], inputs[X_KEYS], inputs[X_KV] = batch, q, pairs / tokens, keys
     windowed = window > 0.0 and keys >= window
-    x[X_WINDOWED] = 1.0 if windowed else 0.0
+    inputs[X_WINDOWED] = 1.0 if windowed else 0.0
     # After a prefix the keys exceed the new tokens, except for the q - 1 keys around a window.
-    x[X_PREFIXED] = 1.0 if not windowed and keys > q else 0.0
-    if x[X_BESIDE] >= 0.0:
-        x[X_BESIDE] = decodes
+    inputs[X_PREFIXED] = 1.0 if not windowed and keys > q else 0.0
+    if inputs[X_BESIDE] >= 0.0:
+        inputs[X_BESIDE] = decodes
     return True
 
 
-def _kernel(x: F8) -> npt.NDArray[np.int64]:
+def _kernel(inputs: F8) -> npt.NDArray[np.int64]:
     """Kernels by the format of the products and the head dimension."""
-    return of_heads(x[:, X_FP8] > 0.0, x[:, X_DIM])
+    return of_heads(inputs[:, X_FP8] > 0.0, inputs[:, X_DIM])
 
 
 ATTENTION_PREFILL = register(

@@ -136,26 +136,26 @@ def transferred(family: str, whose: str = "typical") -> Ratios:
     return Ratios(low - middle, 0.0, high - middle)
 
 
-def places(family: Family, x: F8) -> F8:
+def places(family: Family, inputs: F8) -> F8:
     """Where calls lie among the cells, shape (n, sizes), not rounded."""
     columns = [family.quantities.index(name) for name in SPANS.get(family.name, ())]
-    out: F8 = np.log(np.maximum(x[:, columns], 1.0)) / np.log(BASE)
+    out: F8 = np.log(np.maximum(inputs[:, columns], 1.0)) / np.log(BASE)
     return out
 
 
-def formats_of(family: Family, x: F8) -> list[str]:
+def formats_of(family: Family, inputs: F8) -> list[str]:
     """Number format of each call."""
     if "format" not in family.quantities:
-        return [ANY] * len(x)
-    return [FORMATS[int(code)] for code in x[:, family.quantities.index("format")]]
+        return [ANY] * len(inputs)
+    return [FORMATS[int(code)] for code in inputs[:, family.quantities.index("format")]]
 
 
-def behind(spec: DeviceSpec, family: Family, framework: str, x: F8) -> Behind:
+def behind(spec: DeviceSpec, family: Family, framework: str, inputs: F8) -> Behind:
     """Return the evidence of one call on a device under a framework.
 
     Parameters
     ----------
-    x : float64 array, shape (quantities,)
+    inputs : float64 array, shape (quantities,)
 
     """
     if spec.kernels is None:
@@ -165,7 +165,7 @@ def behind(spec: DeviceSpec, family: Family, framework: str, x: F8) -> Behind:
     read = _read(whose)
     cells_held = read.get((family.name, framework), read.get((family.name, "typical"), {}))
     moved, kin = _moved(spec, family.name, framework, whose)
-    format_, at = formats_of(family, x[None])[0], places(family, x[None])[0]
+    format_, at = formats_of(family, inputs[None])[0], places(family, inputs[None])[0]
     others = {f: int(c.rows.sum()) for f, c in cells_held.items() if f != format_}
     cells = cells_held.get(format_)
     if cells is None:  # another format's rows say how the kernels run, not how these do
@@ -183,7 +183,7 @@ def behind(spec: DeviceSpec, family: Family, framework: str, x: F8) -> Behind:
         ratios = ratios.wider(transferred(family.name, KIN if kin and near.any() else "typical"))
     return Behind(
         int(cells.rows.sum()), others, int(cells.rows[near].sum()), distance, ratios, moved,
-        _beyond(family, x, at, cells.at) or ("" if near.any() else APART),
+        _beyond(family, inputs, at, cells.at) or ("" if near.any() else APART),
     )  # fmt: skip
 
 
@@ -192,11 +192,11 @@ def _unmeasured(others: Mapping[str, int]) -> str:
     return f"measured in {', '.join(others)} only" if others else "never measured"
 
 
-def _beyond(family: Family, x: F8, at: F8, cells: I8) -> str:
+def _beyond(family: Family, inputs: F8, at: F8, cells: I8) -> str:
     """Sizes of a call beyond the cells of all rows; empty where there are none."""
     low, high = cells.min(axis=0) - 0.5, cells.max(axis=0) + 0.5
     lines = [
-        f"{name} {x[family.quantities.index(name)]:,.0f}, measured about {_round(BASE**a)} to {_round(BASE**b)}"
+        f"{name} {inputs[family.quantities.index(name)]:,.0f}, measured about {_round(BASE**a)} to {_round(BASE**b)}"
         for name, place, a, b in zip(SPANS.get(family.name, ()), at, low, high, strict=True)
         if not a <= place <= b
     ]

@@ -74,9 +74,9 @@ class Probes:
     x: F8
     calls: Any
 
-    def times(self, family: Family, values: F8, h: F8) -> F8:
+    def times(self, family: Family, values: F8, hardware: F8) -> F8:
         """Seconds of the family in every step, never below the roofline."""
-        return np.asarray(self.calls @ family.prices(values, h, self.x)[:, O_SECONDS])
+        return np.asarray(self.calls @ family.prices(values, hardware, self.x)[:, O_SECONDS])
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,14 +19,14 @@ SLOWEST, LONGEST_S = 100.0, 1e-2
 without splits over keys) end 6 ms above 100 rooflines."""
 
 
-def implausible(family: Family, h: F8, x: F8, measured: F8) -> npt.NDArray[np.object_]:
+def implausible(family: Family, hardware: F8, inputs: F8, measured: F8) -> npt.NDArray[np.object_]:
     """Reason for each row that cannot be a time of that device, else "".
 
     Both tell a unit slipped by a thousand: all rows one way, rows of at least some 20 us the other. Traffic may come
     from the last-level cache as far as it fits there several times over; arithmetic and traffic over the link may not.
     """
-    compute, memory, link = family.floors(h, x)
-    cached = np.where(memory * h[H_BANDWIDTH] < 4.0 * h[H_CACHE], CACHE_SPEED, 2.0)
+    compute, memory, link = family.floors(hardware, inputs)
+    cached = np.where(memory * hardware[H_BANDWIDTH] < 4.0 * hardware[H_CACHE], CACHE_SPEED, 2.0)
     rigid = np.maximum(compute, link) / ABOVE_PEAK
     reasons = np.full(len(measured), "", dtype=object)
     for i in np.flatnonzero((measured < SHORTEST_S) | (rigid > measured) | (memory > cached * measured)):

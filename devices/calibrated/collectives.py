@@ -31,35 +31,35 @@ PARAMETERS = parameters_of("collectives")
 
 
 @compiled_part
-def parts(p: F8, h: F8, x: F8) -> Parts:
-    """Return the seconds of one collective, and its arithmetic, memory and fixed seconds; `p`, `h` and `x` as in the constants above."""
-    n = x[X_RANKS]
-    if n < 2.0 or x[X_BYTES] <= 0.0:
+def parts(parameters: F8, hardware: F8, inputs: F8) -> Parts:
+    """Return the seconds of one collective, and its arithmetic, memory and fixed seconds; `parameters`, `hardware` and `inputs` as in the constants above."""
+    n = inputs[X_RANKS]
+    if n < 2.0 or inputs[X_BYTES] <= 0.0:
         return 0.0, 0.0, 0.0, 0.0
-    kind = int(x[X_KIND])
-    link = by_ranks(p[P_LINK_2], p[P_LINK_4], p[P_LINK_8], n) * link_among(h, n)
-    share, hops, fixed = (n - 1.0) / n, (n - 1.0) * p[P_HOP], p[P_LAUNCH]
+    kind = int(inputs[X_KIND])
+    link = by_ranks(parameters[P_LINK_2], parameters[P_LINK_4], parameters[P_LINK_8], n) * link_among(hardware, n)
+    share, hops, fixed = (n - 1.0) / n, (n - 1.0) * parameters[P_HOP], parameters[P_LAUNCH]
     if kind == K_EXCHANGE:
-        link *= p[P_EXCHANGE_RATE]
-        hops = (n - 1.0) * p[P_PEER]
-        fixed += p[P_EXCHANGE]
+        link *= parameters[P_EXCHANGE_RATE]
+        hops = (n - 1.0) * parameters[P_PEER]
+        fixed += parameters[P_EXCHANGE]
     elif kind == K_SCATTER:
-        link *= p[P_SCATTER_RATE]
+        link *= parameters[P_SCATTER_RATE]
     elif kind == K_SEND:
-        link *= p[P_SEND_RATE]
+        link *= parameters[P_SEND_RATE]
         share = 1.0
-    wire = x[X_BYTES] * share / link
-    simple = p[P_SIMPLE] * min(n - 1.0, SWITCHED) / (n - 1.0)
-    total = fixed + by_protocol(hops, wire, p[P_FLAGS], simple)
-    floor = x[X_BYTES] * share / h[H_LINK_BANDWIDTH]
+    wire = inputs[X_BYTES] * share / link
+    simple = parameters[P_SIMPLE] * min(n - 1.0, SWITCHED) / (n - 1.0)
+    total = fixed + by_protocol(hops, wire, parameters[P_FLAGS], simple)
+    floor = inputs[X_BYTES] * share / hardware[H_LINK_BANDWIDTH]
     return max(total, floor), 0.0, wire, fixed + hops
 
 
 @compiled
-def rows(p: F8, h: F8, x: F8, out: F8) -> None:
+def rows(parameters: F8, hardware: F8, inputs: F8, out: F8) -> None:
     """Compute many collectives; see `Family.rows`."""
-    for i in range(x.shape[0]):
-        put_price(out[i], parts(p, h, x[i]), work(x[i]), h)
+    for i in range(inputs.shape[0]):
+        put_price(out[i], parts(parameters, hardware, inputs[i]), work(inputs[i]), hardware)
 
 
 def from_table(table: KernelTable) -> F8:
@@ -78,11 +78,11 @@ def from_op(op: Op) -> F8 | None:
 
 
 @compiled_part
-def work(x: F8) -> Work:
+def work(inputs: F8) -> Work:
     """Bytes that a device must send."""
-    n = x[X_RANKS]
-    share = 1.0 if x[X_KIND] == K_SEND else (n - 1.0) / n
-    return 0.0, 0.0, x[X_BYTES] * share, C_16
+    n = inputs[X_RANKS]
+    share = 1.0 if inputs[X_KIND] == K_SEND else (n - 1.0) / n
+    return 0.0, 0.0, inputs[X_BYTES] * share, C_16
 
 
 COLLECTIVES = register(

@@ -69,9 +69,9 @@ def constant_model(floor: F8, measured: F8, unseen: F8) -> F8:
     return predicted(end.x, unseen)
 
 
-def constant_by_shape(family: Family, h: F8, x: F8, measured: F8, shapes: npt.NDArray[np.int64]) -> F8:
+def constant_by_shape(family: Family, hardware: F8, inputs: F8, measured: F8, shapes: npt.NDArray[np.int64]) -> F8:
     """Predictions of each row by the usual model fitted to the other shapes, as `by_shape`."""
-    floor, fold = family.roofline(h, x), _folds(shapes)
+    floor, fold = family.roofline(hardware, inputs), _folds(shapes)
     out = np.empty(len(measured))
     for number in range(FOLDS):
         left_out = fold == number
@@ -88,17 +88,17 @@ def _folds(shapes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def by_shape(
-    family: Family, h: F8, x: F8, measured: F8, labels: Labels, shapes: npt.NDArray[np.int64], start: Fit
+    family: Family, hardware: F8, inputs: F8, measured: F8, labels: Labels, shapes: npt.NDArray[np.int64], start: Fit
 ) -> F8:
     """Predictions of each row from a fit on the other shapes (`FOLDS` folds over shapes)."""
     fold = _folds(shapes)
     out = np.empty(len(measured))
     for number in range(FOLDS):
-        out[fold == number] = _unseen(family, h, x, measured, labels, fold == number, start)
+        out[fold == number] = _unseen(family, hardware, inputs, measured, labels, fold == number, start)
     return out
 
 
-def by_source(family: Family, h: F8, x: F8, measured: F8, labels: Labels, start: Fit) -> F8 | None:
+def by_source(family: Family, hardware: F8, inputs: F8, measured: F8, labels: Labels, start: Fit) -> F8 | None:
     """Predictions of each framework's rows from a fit on the others, where it gets the base.
 
     NaN where the others have fewer than `FEW_ROWS` rows or it has fewer than `FEW`; None where all are.
@@ -107,14 +107,16 @@ def by_source(family: Family, h: F8, x: F8, measured: F8, labels: Labels, start:
     for name in sorted(set(labels.tolist())):
         left_out = labels == name
         if np.count_nonzero(~left_out) >= FEW_ROWS and np.count_nonzero(left_out) >= FEW:
-            done = fit(family, h, x[~left_out], measured[~left_out], labels[~left_out], start=start.values)
-            out[left_out] = predict(family, done, h, x[left_out], labels[left_out])
+            done = fit(family, hardware, inputs[~left_out], measured[~left_out], labels[~left_out], start=start.values)
+            out[left_out] = predict(family, done, hardware, inputs[left_out], labels[left_out])
     return None if np.isnan(out).all() else out
 
 
-def _unseen(family: Family, h: F8, x: F8, measured: F8, labels: Labels, held: npt.NDArray[np.bool_], start: Fit) -> F8:
+def _unseen(
+    family: Family, hardware: F8, inputs: F8, measured: F8, labels: Labels, held: npt.NDArray[np.bool_], start: Fit
+) -> F8:
     if held.all() or not held.any():
-        return family.seconds(family.defaults, h, x[held])
-    seen = (h, x[~held], measured[~held], labels[~held])
+        return family.seconds(family.defaults, hardware, inputs[held])
+    seen = (hardware, inputs[~held], measured[~held], labels[~held])
     done = with_kernels(family, fit(family, *seen, start=start.values), *seen, start)
-    return predict(family, done, h, x[held], labels[held])
+    return predict(family, done, hardware, inputs[held], labels[held])

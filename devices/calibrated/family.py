@@ -73,12 +73,12 @@ def parameters_of(family: str) -> tuple[Parameter, ...]:
     return _declared()[family]
 
 
-def _as_it_is(x: F8, op: Op, framework: str) -> F8:
-    return x
+def _as_it_is(inputs: F8, op: Op, framework: str) -> F8:
+    return inputs
 
 
-def _one_branch(x: F8) -> I8:
-    return np.zeros(len(x), dtype=np.int64)
+def _one_branch(inputs: F8) -> I8:
+    return np.zeros(len(inputs), dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,10 +182,10 @@ class Family:
         out: F8 = values * np.where(latency, multiple, np.where(rate, 1.0 / multiple, 1.0))
         return out
 
-    def usual(self, x: F8) -> npt.NDArray[np.bool_]:
-        """Return which rows of `x` are used for other branches too; all if none is."""
+    def usual(self, inputs: F8) -> npt.NDArray[np.bool_]:
+        """Return which rows of `inputs` are used for other branches too; all if none is."""
         names = [not name.endswith(self.aside) for name in self.branches or ("",)]
-        out: npt.NDArray[np.bool_] = np.array(names)[self.branch(x)]
+        out: npt.NDArray[np.bool_] = np.array(names)[self.branch(inputs)]
         return out if out.any() else ~out
 
     def per_branch(self, values: F8) -> F8:
@@ -194,39 +194,39 @@ class Family:
             return values.copy()
         return np.tile(values, (len(self.branches), 1))
 
-    def of_branch(self, values: F8, x: F8) -> F8:
-        """The parameters, shape (p,), of the kernel that one call `x`, shape (q,), runs."""
-        out: F8 = values if values.ndim == 1 else values[int(self.branch(x[None])[0])]
+    def of_branch(self, values: F8, inputs: F8) -> F8:
+        """The parameters, shape (p,), of the kernel that one call `inputs`, shape (q,), runs."""
+        out: F8 = values if values.ndim == 1 else values[int(self.branch(inputs[None])[0])]
         return out
 
-    def prices(self, values: F8, h: F8, x: F8) -> F8:
-        """Return the costs of the rows of `x`, shape (n, NUM_PRICE); columns as in `terms`.
+    def prices(self, values: F8, hardware: F8, inputs: F8) -> F8:
+        """Return the costs of the rows of `inputs`, shape (n, NUM_PRICE); columns as in `terms`.
 
         `values` are parameters, shape (p,), or one row of them for each of `branches`.
         """
         if values.ndim > 1:
-            out, which = np.empty((len(x), NUM_PRICE)), self.branch(x)
+            out, which = np.empty((len(inputs), NUM_PRICE)), self.branch(inputs)
             for b in np.unique(which):
-                out[which == b] = self.prices(values[b], h, x[which == b])
+                out[which == b] = self.prices(values[b], hardware, inputs[which == b])
             return out
-        if x.shape[1] != len(self.quantities):  # compiled code would read past the rows
-            raise ValueError(f"{self.name} takes {len(self.quantities)} quantities, not {x.shape[1]}")
-        out = np.empty((len(x), NUM_PRICE))
-        self.rows(values, h, np.ascontiguousarray(x, dtype=np.float64), out)
+        if inputs.shape[1] != len(self.quantities):  # compiled code would read past the rows
+            raise ValueError(f"{self.name} takes {len(self.quantities)} quantities, not {inputs.shape[1]}")
+        out = np.empty((len(inputs), NUM_PRICE))
+        self.rows(values, hardware, np.ascontiguousarray(inputs, dtype=np.float64), out)
         return out
 
-    def seconds(self, values: F8, h: F8, x: F8) -> F8:
-        """Return the predicted seconds of the rows of `x`, only by the formula."""
-        return self.prices(values, h, x)[:, O_FORMULA]
+    def seconds(self, values: F8, hardware: F8, inputs: F8) -> F8:
+        """Return the predicted seconds of the rows of `inputs`, only by the formula."""
+        return self.prices(values, hardware, inputs)[:, O_FORMULA]
 
-    def roofline(self, h: F8, x: F8) -> F8:
+    def roofline(self, hardware: F8, inputs: F8) -> F8:
         """Largest of FLOP over peak and least bytes over bandwidths, at nominal rates [s]."""
-        compute, memory, link = self.floors(h, x)
+        compute, memory, link = self.floors(hardware, inputs)
         return np.maximum(np.maximum(compute, memory), link)
 
-    def floors(self, h: F8, x: F8) -> tuple[F8, F8, F8]:
+    def floors(self, hardware: F8, inputs: F8) -> tuple[F8, F8, F8]:
         """Return the seconds of arithmetic, main memory and link at nominal rates."""
-        out = self.prices(self.defaults, h, x)
+        out = self.prices(self.defaults, hardware, inputs)
         return out[:, O_FLOOR_COMPUTE], out[:, O_FLOOR_MEMORY], out[:, O_FLOOR_LINK]
 
 

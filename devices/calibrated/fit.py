@@ -73,13 +73,13 @@ class Fit:
         return family.slowed(*self.of(family, label))
 
 
-def predict(family: Family, done: Fit, h: F8, x: F8, labels: Labels) -> F8:
+def predict(family: Family, done: Fit, hardware: F8, inputs: F8, labels: Labels) -> F8:
     """Seconds with the parameters of each row's framework; the base where it has none."""
-    out = np.empty(len(x))
+    out = np.empty(len(inputs))
     for label in set(labels.tolist()):
         rows = labels == label
         values, time = done.of(family, label)
-        out[rows] = family.seconds(values, h, x[rows]) * time
+        out[rows] = family.seconds(values, hardware, inputs[rows]) * time
     return out
 
 
@@ -104,17 +104,17 @@ class _Layout:
         return out
 
 
-def _layout(family: Family, h: F8, x: F8, labels: Labels, center: F8) -> _Layout:
+def _layout(family: Family, hardware: F8, inputs: F8, labels: Labels, center: F8) -> _Layout:
     names = tuple(sorted(set(labels.tolist())))
     columns = tuple(family.index(name) for name in family.by_framework)
     informed = np.zeros((len(names), 1 + len(columns)), dtype=np.bool_)
     if family.framework_time:
         informed[:, 0] = [np.count_nonzero(labels == name) >= FEW_ROWS for name in names]
-    base = family.seconds(np.exp(center), h, x)
+    base = family.seconds(np.exp(center), hardware, inputs)
     for j, column in enumerate(columns):
         moved = center.copy()
         moved[column] += 0.1
-        matters = np.abs(np.log(family.seconds(np.exp(moved), h, x) / base)) > 1e-3
+        matters = np.abs(np.log(family.seconds(np.exp(moved), hardware, inputs) / base)) > 1e-3
         for i, name in enumerate(names):
             informed[i, 1 + j] = np.count_nonzero(matters & (labels == name)) >= FEW_ROWS
     informed &= informed.sum(axis=0) > 1
@@ -122,16 +122,16 @@ def _layout(family: Family, h: F8, x: F8, labels: Labels, center: F8) -> _Layout
 
 
 def fit(
-    family: Family, h: F8, x: F8, measured: F8, labels: Labels, *, prior: F8 | None = None,
+    family: Family, hardware: F8, inputs: F8, measured: F8, labels: Labels, *, prior: F8 | None = None,
     starts: int = 2, start: F8 | None = None,
 ) -> Fit:  # fmt: skip
     """Least squares on ``log(predicted / measured)`` with a soft absolute loss.
 
     Parameters
     ----------
-    h : float64 array
+    hardware : float64 array
         Device constants (see `hardware`).
-    x, measured, labels : arrays of n rows
+    inputs, measured, labels : arrays of n rows
         Quantities, seconds, framework of each row.
     prior : float64 array, optional
         Prior of the parameters; default: the family's defaults.
@@ -142,18 +142,18 @@ def fit(
     """
     from scipy.optimize import least_squares
 
-    usual = family.usual(x)
-    x, measured, labels = np.ascontiguousarray(x[usual]), measured[usual], labels[usual]
+    usual = family.usual(inputs)
+    inputs, measured, labels = np.ascontiguousarray(inputs[usual]), measured[usual], labels[usual]
     low = np.log([p.low for p in family.parameters])
     high = np.log([p.high for p in family.parameters])
     spread = np.array([p.spread for p in family.parameters])
     center = np.clip(np.log(family.defaults if prior is None else prior), low, high)
-    plan = _layout(family, h, x, labels, center)
+    plan = _layout(family, hardware, inputs, labels, center)
     n, shape = plan.size, plan.informed.shape
     pull = np.full(shape, FACTOR_SPREAD)
     pull[:, 1:] = SCALE_SPREAD
     groups = [np.flatnonzero(labels == name) for name in plan.names]
-    parts = [np.ascontiguousarray(x[rows]) for rows in groups]
+    parts = [np.ascontiguousarray(inputs[rows]) for rows in groups]
     logs = [np.log(measured[rows]) for rows in groups]
 
     def residuals(theta: F8) -> F8:
@@ -162,7 +162,7 @@ def fit(
         for scale, part, log in zip(scales, parts, logs, strict=True):
             values = theta[:n].copy()
             values[list(plan.columns)] += scale[1:]
-            out.append(np.log(family.seconds(np.exp(values), h, part)) - log + scale[0])
+            out.append(np.log(family.seconds(np.exp(values), hardware, part)) - log + scale[0])
         drawn = PRIOR * (theta[:n] - center) / spread
         pulled = PRIOR * theta[n:] / pull.ravel()
         return np.concatenate([*out, drawn, pulled])
@@ -186,12 +186,12 @@ def fit(
         )  # fmt: skip
         if end.cost < lowest:
             best, lowest = end.x, end.cost
-    _forget(plan, best, center, h, x)
+    _forget(plan, best, center, hardware, inputs)
     return _result(plan, best)
 
 
 def with_kernels(
-    family: Family, done: Fit, h: F8, x: F8, measured: F8, labels: Labels, start: Fit | None = None
+    family: Family, done: Fit, hardware: F8, inputs: F8, measured: F8, labels: Labels, start: Fit | None = None
 ) -> Fit:
     """Return a fit with separate parameters for the kernels of each framework with enough rows.
 
@@ -200,13 +200,13 @@ def with_kernels(
     start : Fit, optional
         One with such parameters, to start from in cross-validation.
     """
-    which, kernels = family.branch(x), dict[str, dict[str, F8]]()
+    which, kernels = family.branch(inputs), dict[str, dict[str, F8]]()
     kind = np.array([b.partition("+")[0] for b in family.branches], dtype=object)
 
     def own(rows: npt.NDArray[np.bool_], branch: str, prior: F8, time: float) -> F8:
         label = labels[rows][0]
         first = None if start is None else start.kernels.get(label, {}).get(branch)
-        return fit(family, h, np.ascontiguousarray(x[rows]), measured[rows] / time, labels[rows],
+        return fit(family, hardware, np.ascontiguousarray(inputs[rows]), measured[rows] / time, labels[rows],
                    prior=prior, starts=1, start=first).values  # fmt: skip
 
     for label in sorted(set(labels.tolist())) if family.branches else ():
@@ -228,19 +228,19 @@ def with_kernels(
     return replace(done, kernels=kernels)
 
 
-def _forget(plan: _Layout, theta: F8, center: F8, h: F8, x: F8) -> None:
+def _forget(plan: _Layout, theta: F8, center: F8, hardware: F8, inputs: F8) -> None:
     """Reset parameters that no row depends on to their prior.
 
     The whole move is tried, after those already made: near its end a parameter may change nothing
     and yet the way back to the default would.
     """
-    base = plan.family.seconds(np.exp(theta[: plan.size]), h, x)
+    base = plan.family.seconds(np.exp(theta[: plan.size]), hardware, inputs)
     for column in range(plan.size):
         moved = theta[: plan.size].copy()
         moved[column] = center[column]
         if abs(theta[column] - moved[column]) < 0.1:  # a short move tells nothing by itself
             moved[column] += 0.1 if theta[column] <= center[column] else -0.1
-        change = np.abs(np.log(plan.family.seconds(np.exp(moved), h, x) / base))
+        change = np.abs(np.log(plan.family.seconds(np.exp(moved), hardware, inputs) / base))
         if change.max() < 1e-3:
             theta[column] = center[column]
 

@@ -32,42 +32,56 @@ Price = tuple[float, int]
 
 
 @compiled_part
-def decode_price(p: F8, h: F8, x: F8, batch: float, pairs: float, kv: float, prompts: float) -> Price:
-    """Return the cost of decode attention of `batch` sequences that read `kv` keys together, in a step with the given prompts."""
-    if not attention_decode.at_sums(x, batch, pairs, kv, prompts):
+def decode_price(
+    parameters: F8, hardware: F8, inputs: F8, batch: float, pairs: float, keys: float, prompts: float
+) -> Price:
+    """Return the cost of decode attention of `batch` sequences that read `keys` keys together, in a step with the given prompts."""
+    if not attention_decode.at_sums(inputs, batch, pairs, keys, prompts):
         return 0.0, MEMORY
-    return price(attention_decode.parts(p, h, x), attention_decode.work(x), h)
+    return price(attention_decode.parts(parameters, hardware, inputs), attention_decode.work(inputs), hardware)
 
 
 @compiled_part
 def prefill_price(
-    p: F8, h: F8, x: F8, window: float, batch: float, tokens: float, pairs: float, kv: float, decodes: float
+    parameters: F8,
+    hardware: F8,
+    inputs: F8,
+    window: float,
+    batch: float,
+    tokens: float,
+    pairs: float,
+    keys: float,
+    decodes: float,
 ) -> Price:
-    """Prefill attention of `batch` chunks with `tokens` new tokens and `kv` keys together."""
-    if not attention_prefill.at_sums(x, window, batch, tokens, pairs, kv, decodes):
+    """Prefill attention of `batch` chunks with `tokens` new tokens and `keys` keys together."""
+    if not attention_prefill.at_sums(inputs, window, batch, tokens, pairs, keys, decodes):
         return 0.0, MEMORY
-    return price(attention_prefill.parts(p, h, x), attention_prefill.work(x), h)
+    return price(attention_prefill.parts(parameters, hardware, inputs), attention_prefill.work(inputs), hardware)
 
 
 @compiled_part
-def mla_price(p: F8, h: F8, x: F8, batch: float, tokens: float, pairs: float, kv: float) -> Price:
-    """Latent attention, prefill or decode as `x` says."""
-    if not mla.at_sums(x, batch, tokens, pairs, kv):
+def mla_price(
+    parameters: F8, hardware: F8, inputs: F8, batch: float, tokens: float, pairs: float, keys: float
+) -> Price:
+    """Latent attention, prefill or decode as `inputs` says."""
+    if not mla.at_sums(inputs, batch, tokens, pairs, keys):
         return 0.0, MEMORY
-    return price(mla.parts(p, h, x), mla.work(x), h)
+    return price(mla.parts(parameters, hardware, inputs), mla.work(inputs), hardware)
 
 
 @compiled_part
-def streamed_price(p: F8, h: F8, x: F8, batch: float, tokens: float, pairs: float, kv: float) -> Price:
+def streamed_price(
+    parameters: F8, hardware: F8, inputs: F8, batch: float, tokens: float, pairs: float, keys: float
+) -> Price:
     """A kernel of `layer_kernels`, at its sums."""
-    if not streamed.at_sums(x, batch, tokens, pairs, kv):
+    if not streamed.at_sums(inputs, batch, tokens, pairs, keys):
         return 0.0, MEMORY
-    return price(streamed.parts(p, h, x), streamed.work(x), h)
+    return price(streamed.parts(parameters, hardware, inputs), streamed.work(inputs), hardware)
 
 
 @compiled_part
-def moe_price(p: F8, h: F8, x: F8, routed: float, active: float) -> Price:
+def moe_price(parameters: F8, hardware: F8, inputs: F8, routed: float, active: float) -> Price:
     """One device's experts at `routed` token-expert pairs over `active` experts."""
-    if not moe.at_loads(x, routed, active):
+    if not moe.at_loads(inputs, routed, active):
         return 0.0, MEMORY
-    return price(moe.parts(p, h, x), moe.work(x), h)
+    return price(moe.parts(parameters, hardware, inputs), moe.work(inputs), hardware)

@@ -25,30 +25,41 @@ PARAMETERS = parameters_of("grouped_gemm")
 
 
 @compiled_part
-def parts(p: F8, h: F8, x: F8) -> Parts:
-    """Return the seconds of one grouped GEMM, and its arithmetic, memory and fixed seconds; `p`, `h` and `x` as in the constants above."""
-    groups, m, n, k = x[X_GROUPS], x[X_M], x[X_N], x[X_K]
+def parts(parameters: F8, hardware: F8, inputs: F8) -> Parts:
+    """Return the seconds of one grouped GEMM, and its arithmetic, memory and fixed seconds; `parameters`, `hardware` and `inputs` as in the constants above."""
+    groups, m, n, k = inputs[X_GROUPS], inputs[X_M], inputs[X_N], inputs[X_K]
     if groups <= 0.0 or m <= 0.0:
         return 0.0, 0.0, 0.0, 0.0
-    rate = h[H_PEAK + int(x[X_CODE])] * p[P_PEAK]
-    if x[X_MASKED] > 0.0:
-        rate *= p[P_MASKED]
-    rate *= warm_rate(2.0 * groups * m * n * k / rate, cool(h, int(x[X_CODE]), p[P_SUSTAINED]))
-    cores, draw = h[H_CORES], p[P_DRAW] * h[H_FULL]
+    rate = hardware[H_PEAK + int(inputs[X_CODE])] * parameters[P_PEAK]
+    if inputs[X_MASKED] > 0.0:
+        rate *= parameters[P_MASKED]
+    rate *= warm_rate(2.0 * groups * m * n * k / rate, cool(hardware, int(inputs[X_CODE]), parameters[P_SUSTAINED]))
+    cores, draw = hardware[H_CORES], parameters[P_DRAW] * hardware[H_FULL]
     tiles_s = tiled(
-        m, n, k, groups, x[X_WEIGHT], x[X_INPUT], cores, rate / cores, draw / cores, p[P_FILL], p[P_SPLIT], h[H_ROWS]
+        m,
+        n,
+        k,
+        groups,
+        inputs[X_WEIGHT],
+        inputs[X_INPUT],
+        cores,
+        rate / cores,
+        draw / cores,
+        parameters[P_FILL],
+        parameters[P_SPLIT],
+        hardware[H_ROWS],
     )
-    moved = groups * (n * k * x[X_WEIGHT] + m * (k * x[X_INPUT] + 2.0 * n))
-    memory_s = moved / (p[P_MEMORY] * h[H_BANDWIDTH])
-    fixed = p[P_LAUNCH] + groups * p[P_GROUP]
+    moved = groups * (n * k * inputs[X_WEIGHT] + m * (k * inputs[X_INPUT] + 2.0 * n))
+    memory_s = moved / (parameters[P_MEMORY] * hardware[H_BANDWIDTH])
+    fixed = parameters[P_LAUNCH] + groups * parameters[P_GROUP]
     return fixed + soft_max(tiles_s, memory_s, OVERLAP), tiles_s, memory_s, fixed
 
 
 @compiled
-def rows(p: F8, h: F8, x: F8, out: F8) -> None:
+def rows(parameters: F8, hardware: F8, inputs: F8, out: F8) -> None:
     """Compute many grouped GEMMs; see `Family.rows`."""
-    for i in range(x.shape[0]):
-        put_price(out[i], parts(p, h, x[i]), work(x[i]), h)
+    for i in range(inputs.shape[0]):
+        put_price(out[i], parts(parameters, hardware, inputs[i]), work(inputs[i]), hardware)
 
 
 def from_table(table: KernelTable) -> F8:
@@ -68,11 +79,11 @@ def from_op(op: Op) -> F8 | None:
 
 
 @compiled_part
-def work(x: F8) -> Work:
+def work(inputs: F8) -> Work:
     """FLOP, and bytes when weights and activations are read and written once."""
-    groups, m, n, k = x[X_GROUPS], x[X_M], x[X_N], x[X_K]
-    moved = groups * (n * k * x[X_WEIGHT] + m * (k * x[X_INPUT] + 2.0 * n))
-    return 2.0 * groups * m * n * k, moved, 0.0, int(x[X_CODE])
+    groups, m, n, k = inputs[X_GROUPS], inputs[X_M], inputs[X_N], inputs[X_K]
+    moved = groups * (n * k * inputs[X_WEIGHT] + m * (k * inputs[X_INPUT] + 2.0 * n))
+    return 2.0 * groups * m * n * k, moved, 0.0, int(inputs[X_CODE])
 
 
 GROUPED = register(

@@ -53,15 +53,15 @@ WIDEST = 2048.0
 """Entries from which another kernel chooses (`glm5_topk` instead of `dsv4_csa_topk`)."""
 
 
-def _chooses(x: F8) -> I8:
+def _chooses(inputs: F8) -> I8:
     """Return the kernel that chooses; for fewer entries decodes have a separate one."""
-    out: I8 = np.where(x[:, X_TOKEN_BYTES] >= 4.0 * WIDEST, 0, 1 + (x[:, X_SEQ_UNITS] > 0.0))
+    out: I8 = np.where(inputs[:, X_TOKEN_BYTES] >= 4.0 * WIDEST, 0, 1 + (inputs[:, X_SEQ_UNITS] > 0.0))
     return out
 
 
-def _aligned(x: F8) -> I8:
+def _aligned(inputs: F8) -> I8:
     """Whether heads are of whole sixteens, as loads of vectors are compiled for."""
-    out: I8 = (x[:, X_ROWS] % 16.0 > 0.0).astype(np.int64)
+    out: I8 = (inputs[:, X_ROWS] % 16.0 > 0.0).astype(np.int64)
     return out
 
 

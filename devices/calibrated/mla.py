@@ -36,56 +36,56 @@ CACHE_RATE = 2.5
 
 
 @compiled_part
-def decode_parts(p: F8, h: F8, x: F8) -> Parts:
+def decode_parts(parameters: F8, hardware: F8, inputs: F8) -> Parts:
     """Parts of absorbed decode; the walk along the keys is one dependent chain."""
-    batch, kv, heads = x[X_BATCH], x[X_KV], x[X_HEADS]
-    rows_q = x[X_Q] * heads
-    cached = batch * kv * (LATENT + ROPE) * x[X_KV_BYTES]
+    batch, kv, heads = inputs[X_BATCH], inputs[X_KV], inputs[X_HEADS]
+    rows_q = inputs[X_Q] * heads
+    cached = batch * kv * (LATENT + ROPE) * inputs[X_KV_BYTES]
     others = batch * rows_q * (2.0 * LATENT + ROPE) * 2.0
-    stays = resident((cached + others) * x[X_COPIES], p[P_CACHE] * h[H_CACHE])
+    stays = resident((cached + others) * inputs[X_COPIES], parameters[P_CACHE] * hardware[H_CACHE])
     cost = 1.0 - stays + stays / CACHE_RATE
     units = batch * max(kv / SPLIT, 1.0)
-    alone = 1.0 + p[P_HALF] * h[H_CORES] / units
-    memory_s = (cached * alone + others) * cost / (p[P_MEMORY] * h[H_BANDWIDTH])
-    padded = np.sqrt(rows_q**2 + p[P_HEADS] ** 2)
-    math_s = 2.0 * batch * padded * x[X_KEYS] * (2.0 * LATENT + ROPE) / (p[P_DECODE] * h[H_PEAK])
-    blocks = np.sqrt(1.0 + (rows_q / p[P_BLOCK_HEADS]) ** 2)
-    math_s = math_s * alone + batch * blocks * p[P_BLOCK] / h[H_CORES]
+    alone = 1.0 + parameters[P_HALF] * hardware[H_CORES] / units
+    memory_s = (cached * alone + others) * cost / (parameters[P_MEMORY] * hardware[H_BANDWIDTH])
+    padded = np.sqrt(rows_q**2 + parameters[P_HEADS] ** 2)
+    math_s = 2.0 * batch * padded * inputs[X_KEYS] * (2.0 * LATENT + ROPE) / (parameters[P_DECODE] * hardware[H_PEAK])
+    blocks = np.sqrt(1.0 + (rows_q / parameters[P_BLOCK_HEADS]) ** 2)
+    math_s = math_s * alone + batch * blocks * parameters[P_BLOCK] / hardware[H_CORES]
     busy = soft_max(memory_s, math_s, OVERLAP)
-    fixed = p[P_LAUNCH] + p[P_KEY] * kv / SPLIT
+    fixed = parameters[P_LAUNCH] + parameters[P_KEY] * kv / SPLIT
     return fixed + busy, math_s, memory_s, fixed
 
 
 @compiled_part
-def prefill_parts(p: F8, h: F8, x: F8) -> Parts:
+def prefill_parts(parameters: F8, hardware: F8, inputs: F8) -> Parts:
     """Parts of causal prefill."""
-    batch, q, kv, heads = x[X_BATCH], x[X_Q], x[X_KV], x[X_HEADS]
-    visited = min(kv, x[X_KEYS] + 0.5 * (min(q, TILE) - 1.0))
-    waves = batch * heads * ceil_div(q, TILE) / h[H_CORES]
-    rate = attained(p[P_PREFILL], h, C_16) * h[H_PEAK] / h[H_CORES]
-    tile_s = p[P_TILE] + 2.0 * TILE * visited * (QK_DIM + V_DIM) / rate
-    math_s = tile_s * np.sqrt(waves**2 + p[P_WAVES] ** 2)
+    batch, q, kv, heads = inputs[X_BATCH], inputs[X_Q], inputs[X_KV], inputs[X_HEADS]
+    visited = min(kv, inputs[X_KEYS] + 0.5 * (min(q, TILE) - 1.0))
+    waves = batch * heads * ceil_div(q, TILE) / hardware[H_CORES]
+    rate = attained(parameters[P_PREFILL], hardware, C_16) * hardware[H_PEAK] / hardware[H_CORES]
+    tile_s = parameters[P_TILE] + 2.0 * TILE * visited * (QK_DIM + V_DIM) / rate
+    math_s = tile_s * np.sqrt(waves**2 + parameters[P_WAVES] ** 2)
     moved = 2.0 * batch * heads * (QK_DIM + V_DIM) * (q + kv)
-    memory_s = moved / (p[P_MEMORY] * h[H_BANDWIDTH])
-    fixed = p[P_LAUNCH]
+    memory_s = moved / (parameters[P_MEMORY] * hardware[H_BANDWIDTH])
+    fixed = parameters[P_LAUNCH]
     return fixed + soft_max(math_s, memory_s, OVERLAP), math_s, memory_s, fixed
 
 
 @compiled_part
-def parts(p: F8, h: F8, x: F8) -> Parts:
-    """Return the seconds of one call, and its arithmetic, memory and fixed seconds; `p`, `h` and `x` as in the constants above."""
-    if x[X_BATCH] <= 0.0 or x[X_KV] <= 0.0:
+def parts(parameters: F8, hardware: F8, inputs: F8) -> Parts:
+    """Return the seconds of one call, and its arithmetic, memory and fixed seconds; `parameters`, `hardware` and `inputs` as in the constants above."""
+    if inputs[X_BATCH] <= 0.0 or inputs[X_KV] <= 0.0:
         return 0.0, 0.0, 0.0, 0.0
-    if x[X_PREFILL] > 0.0:
-        return prefill_parts(p, h, x)
-    return decode_parts(p, h, x)
+    if inputs[X_PREFILL] > 0.0:
+        return prefill_parts(parameters, hardware, inputs)
+    return decode_parts(parameters, hardware, inputs)
 
 
 @compiled
-def rows(p: F8, h: F8, x: F8, out: F8) -> None:
+def rows(parameters: F8, hardware: F8, inputs: F8, out: F8) -> None:
     """Compute many calls; see `Family.rows`."""
-    for i in range(x.shape[0]):
-        put_price(out[i], parts(p, h, x[i]), work(x[i]), h)
+    for i in range(inputs.shape[0]):
+        put_price(out[i], parts(parameters, hardware, inputs[i]), work(inputs[i]), hardware)
 
 
 def from_table(table: KernelTable) -> F8:
@@ -116,30 +116,30 @@ def from_op(op: Op) -> F8 | None:
 
 
 @compiled_part
-def work(x: F8) -> Work:
+def work(inputs: F8) -> Work:
     """FLOP of the visible pairs, and bytes when every operand moves once."""
-    batch, q, kv, heads = x[X_BATCH], x[X_Q], x[X_KV], x[X_HEADS]
-    if x[X_PREFILL] > 0.0:
+    batch, q, kv, heads = inputs[X_BATCH], inputs[X_Q], inputs[X_KV], inputs[X_HEADS]
+    if inputs[X_PREFILL] > 0.0:
         per_pair, moved = QK_DIM + V_DIM, 2.0 * heads * (QK_DIM + V_DIM) * (q + kv)
     else:
         per_pair = 2.0 * LATENT + ROPE
-        moved = kv * (LATENT + ROPE) * x[X_KV_BYTES] + 2.0 * heads * q * per_pair
-    return 2.0 * batch * heads * q * x[X_KEYS] * per_pair, batch * moved, 0.0, C_16
+        moved = kv * (LATENT + ROPE) * inputs[X_KV_BYTES] + 2.0 * heads * q * per_pair
+    return 2.0 * batch * heads * q * inputs[X_KEYS] * per_pair, batch * moved, 0.0, C_16
 
 
 @compiled_part
-def at_sums(x: F8, batch: float, tokens: float, pairs: float, kv: float) -> bool:
+def at_sums(inputs: F8, batch: float, tokens: float, pairs: float, keys: float) -> bool:
     """Set the quantities of equal sequences with these sums; False where nothing is computed."""
-    if batch <= 0.0 or kv <= 0.0:
+    if batch <= 0.0 or keys <= 0.0:
         return False
-    x[X_BATCH], x[X_KV] = batch, kv / batch
-    x[X_Q], x[X_KEYS] = tokens / batch, pairs / tokens
+    inputs[X_BATCH], inputs[X_KV] = batch, keys / batch
+    inputs[X_Q], inputs[X_KEYS] = tokens / batch, pairs / tokens
     return True
 
 
-def _which(x: F8) -> npt.NDArray[np.int64]:
+def _which(inputs: F8) -> npt.NDArray[np.int64]:
     """Kernels: expanded prefill, and decode by the width of the cache."""
-    return np.where(x[:, X_PREFILL] > 0.0, 1, np.where(x[:, X_KV_BYTES] < 2.0, 2, 0))
+    return np.where(inputs[:, X_PREFILL] > 0.0, 1, np.where(inputs[:, X_KV_BYTES] < 2.0, 2, 0))
 
 
 MLA = register(

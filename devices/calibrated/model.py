@@ -47,30 +47,30 @@ class Model:
     known: Parameters
     h: F8
 
-    def prices(self, x: F8) -> F8:
+    def prices(self, inputs: F8) -> F8:
         """Return the costs of rows of quantities by the fastest alternative, shape (n, NUM_PRICE); columns as in `terms`."""
-        first, *rest = (self.family.prices(k.fit.values, self.h, x) for k in self.known.each)
+        first, *rest = (self.family.prices(k.fit.values, self.h, inputs) for k in self.known.each)
         for rival in rest:
             quicker = rival[:, O_SECONDS] < first[:, O_SECONDS]
             first[quicker] = rival[quicker]
         return first
 
-    def columns(self, op: Op, x: F8) -> tuple[F8, F8]:
+    def columns(self, op: Op, inputs: F8) -> tuple[F8, F8]:
         """Seconds and bounds of rows of quantities."""
-        prices = self.prices(x)
+        prices = self.prices(inputs)
         return prices[:, O_SECONDS], prices[:, O_BOUND]
 
-    def quickest(self, x: F8) -> Parameters:
+    def quickest(self, inputs: F8) -> Parameters:
         """Return the parameters of the fastest alternative for a call."""
 
         def seconds(known: Parameters) -> float:
-            return float(self.family.prices(known.fit.values, self.h, x[None])[0, O_SECONDS])
+            return float(self.family.prices(known.fit.values, self.h, inputs[None])[0, O_SECONDS])
 
         return min(self.known.each, key=seconds) if self.known.rivals else self.known
 
-    def seconds(self, x: F8) -> F8:
+    def seconds(self, inputs: F8) -> F8:
         """Seconds of rows of quantities, never below the device's roofline."""
-        return self.prices(x)[:, O_SECONDS]
+        return self.prices(inputs)[:, O_SECONDS]
 
     def of(self, label: str) -> Model:
         """The model with one framework's kernels, by its name (with ``@VERSION``) or its label in tables."""
@@ -127,9 +127,9 @@ class CalibratedModel:
     def knows(self, op: Op) -> bool:
         return self.quantities(op) is not None
 
-    def prices(self, op: Op, x: F8) -> F8:
-        """Return the costs of ops like `op` with quantities `x`, shape (n, NUM_PRICE)."""
-        return self.models[op.kind].prices(x)
+    def prices(self, op: Op, inputs: F8) -> F8:
+        """Return the costs of ops like `op` with quantities `inputs`, shape (n, NUM_PRICE)."""
+        return self.models[op.kind].prices(inputs)
 
     def cost(self, op: Op) -> Cost:
         if self.included(op):
@@ -202,16 +202,16 @@ class CalibratedModel:
         out = [_together(entry) for entry in found.values()]
         return [*out, *self.base.evidence([op for op in rest if not self.included(op)])]
 
-    def _evidence_of(self, model: Model, x: F8) -> Evidence:
+    def _evidence_of(self, model: Model, inputs: F8) -> Evidence:
         """Return the evidence of one call: rows of its format and size if the set is known."""
-        known, family = model.quickest(x), model.family
-        behind_own = known.framework and behind(self.spec, family, known.framework, x)
+        known, family = model.quickest(inputs), model.family
+        behind_own = known.framework and behind(self.spec, family, known.framework, inputs)
         if not behind_own:
             seen = known.errors.get("by_shape") or known.errors.get("fit")
             ratios = None if seen is None else Ratios.of_errors(seen.median_ape, seen.p90_ape)
             error = seen.median_ape if seen else None
             return Evidence("fitted kernel model", family.title, known.basis, error, known.rows, ratios=ratios)
-        format_ = formats_of(family, x[None])[0]
+        format_ = formats_of(family, inputs[None])[0]
         why = "; ".join(text for text in (behind_own.why, known.other_version) if text)
         return Evidence(
             "fitted kernel model", family.title, "transferred" if behind_own.why else "fitted",

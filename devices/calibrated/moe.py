@@ -90,69 +90,72 @@ def cache_share(capability: float) -> float:
 
 
 @compiled_part
-def tiles_s(rows: float, active: float, width: float, depth: float, least: float, h: F8, rate: float) -> float:
+def tiles_s(rows: float, active: float, width: float, depth: float, least: float, hardware: F8, rate: float) -> float:
     """Seconds of one grouped product: tiles of each expert's rows in waves over the cores."""
     tall = max(rows / TILE, 1.0)
-    waves = active * tall * width / TILE / h[H_CORES]
-    one_s = 2.0 * rows / tall * TILE * depth * h[H_CORES] / rate
+    waves = active * tall * width / TILE / hardware[H_CORES]
+    one_s = 2.0 * rows / tall * TILE * depth * hardware[H_CORES] / rate
     return float(one_s * np.sqrt(waves**2 + least**2))
 
 
 @compiled_part
-def parts(p: F8, h: F8, x: F8) -> Parts:
-    """Return the seconds of one call, and its arithmetic, memory and fixed seconds; `p`, `h` and `x` as in the constants above."""
-    active, hidden, inter, matrices = x[X_ACTIVE], x[X_HIDDEN], x[X_INTER], x[X_MATRICES]
-    if x[X_SLOTS] <= 0.0:
+def parts(parameters: F8, hardware: F8, inputs: F8) -> Parts:
+    """Return the seconds of one call, and its arithmetic, memory and fixed seconds; `parameters`, `hardware` and `inputs` as in the constants above."""
+    active, hidden, inter, matrices = inputs[X_ACTIVE], inputs[X_HIDDEN], inputs[X_INTER], inputs[X_MATRICES]
+    if inputs[X_SLOTS] <= 0.0:
         return 0.0, 0.0, 0.0, 0.0
-    code = int(x[X_CODE])
-    routed = x[X_ROUTED] * (1.0 + SKEW_COST * x[X_SKEW])
-    bandwidth = p[P_MEMORY] * h[H_BANDWIDTH]
+    code = int(inputs[X_CODE])
+    routed = inputs[X_ROUTED] * (1.0 + SKEW_COST * inputs[X_SKEW])
+    bandwidth = parameters[P_MEMORY] * hardware[H_BANDWIDTH]
     one = matrices * hidden * inter
-    weights = active * one * x[X_WEIGHT]
-    cache = cache_share(h[H_CAPABILITY]) * h[H_CACHE]
-    stays = resident(weights * x[X_COPIES], cache)
+    weights = active * one * inputs[X_WEIGHT]
+    cache = cache_share(hardware[H_CAPABILITY]) * hardware[H_CACHE]
+    stays = resident(weights * inputs[X_COPIES], cache)
     weight_s = weights / bandwidth * (1.0 - stays + stays / CACHE_RATE)
     if code == C_FP8:
-        weight_s *= p[P_STREAM]
+        weight_s *= parameters[P_STREAM]
     elif code in WIDENED:
-        weight_s *= p[P_LOW]
+        weight_s *= parameters[P_LOW]
     # What one kernel of the chain writes the next one reads: from the cache while it fits.
-    touched = x[X_ROUTED]
+    touched = inputs[X_ROUTED]
     passes = 1.0
-    if x[X_CHAIN] > 0.0:
-        touched += p[P_FOREIGN] * max(x[X_SLOTS] - touched, 0.0)
-        passes = max(p[P_SLOTS], 1.0)
+    if inputs[X_CHAIN] > 0.0:
+        touched += parameters[P_FOREIGN] * max(inputs[X_SLOTS] - touched, 0.0)
+        passes = max(parameters[P_SLOTS], 1.0)
     vectors = 2.0 * touched * (hidden + inter)
     cached = resident(vectors, cache)
     moved = passes * vectors * (1.0 - cached + cached / CACHE_RATE)
-    rate = h[H_PEAK] * attained(p[P_16], h, C_16)
+    rate = hardware[H_PEAK] * attained(parameters[P_16], hardware, C_16)
     if code > 1 and code not in WIDENED:
-        rate *= p[P_FP8]
+        rate *= parameters[P_FP8]
         if C_NVFP4 <= code <= C_MXFP4:
-            rate *= h[H_PEAK + code] / h[H_PEAK + C_FP8]
+            rate *= hardware[H_PEAK + code] / hardware[H_PEAK + C_FP8]
     busy, math_s = 0.0, 0.0
     if active > 0.0:
         tokens = routed / active
-        wide = h[H_ROWS] / 16.0
+        wide = hardware[H_ROWS] / 16.0
         lost = LOST_ROWS * wide
         rows = tokens + LEAST_ROWS * wide + lost * tokens / (tokens + lost)
-        math_s = tiles_s(rows, active, (x[X_MATRICES] - 1.0) * inter, hidden, p[P_WAVES], h, rate)
-        math_s += tiles_s(rows, active, hidden, inter, p[P_WAVES], h, rate)
-        busy = soft_max(weight_s, math_s, p[P_OVERLAP])
-    fixed = p[P_LAUNCH] * (GEMM_LAUNCH + (1.0 - GEMM_LAUNCH) * x[X_CHAIN]) + p[P_EXPERT] * x[X_LOCAL]
-    walk = p[P_WALK] * (hidden + inter) / 1024.0
-    if code in WIDENED and x[X_SLOTS] > SPLIT * x[X_ROUTED]:
-        walk *= p[P_LOW] ** LOW_WALK
+        math_s = tiles_s(rows, active, (inputs[X_MATRICES] - 1.0) * inter, hidden, parameters[P_WAVES], hardware, rate)
+        math_s += tiles_s(rows, active, hidden, inter, parameters[P_WAVES], hardware, rate)
+        busy = soft_max(weight_s, math_s, parameters[P_OVERLAP])
+    fixed = (
+        parameters[P_LAUNCH] * (GEMM_LAUNCH + (1.0 - GEMM_LAUNCH) * inputs[X_CHAIN])
+        + parameters[P_EXPERT] * inputs[X_LOCAL]
+    )
+    walk = parameters[P_WALK] * (hidden + inter) / 1024.0
+    if code in WIDENED and inputs[X_SLOTS] > SPLIT * inputs[X_ROUTED]:
+        walk *= parameters[P_LOW] ** LOW_WALK
     fixed += walk
     moved_s = moved / bandwidth
     return fixed + moved_s + busy, math_s, weight_s + moved_s, fixed
 
 
 @compiled
-def rows(p: F8, h: F8, x: F8, out: F8) -> None:
+def rows(parameters: F8, hardware: F8, inputs: F8, out: F8) -> None:
     """Compute many calls; see `Family.rows`."""
-    for i in range(x.shape[0]):
-        put_price(out[i], parts(p, h, x[i]), work(x[i]), h)
+    for i in range(inputs.shape[0]):
+        put_price(out[i], parts(parameters, hardware, inputs[i]), work(inputs[i]), hardware)
 
 
 def from_table(table: KernelTable) -> F8:
@@ -233,29 +236,29 @@ def from_op(op: Op) -> F8 | None:
 
 
 @compiled_part
-def work(x: F8) -> Work:
+def work(inputs: F8) -> Work:
     """FLOP of the routed tokens, and bytes when active weights, inputs and outputs move once."""
-    one = x[X_MATRICES] * x[X_HIDDEN] * x[X_INTER]
-    moved = x[X_ACTIVE] * one * x[X_WEIGHT] + 4.0 * x[X_ROUTED] * x[X_HIDDEN]
-    return 2.0 * x[X_ROUTED] * one, moved, 0.0, int(x[X_CODE])
+    one = inputs[X_MATRICES] * inputs[X_HIDDEN] * inputs[X_INTER]
+    moved = inputs[X_ACTIVE] * one * inputs[X_WEIGHT] + 4.0 * inputs[X_ROUTED] * inputs[X_HIDDEN]
+    return 2.0 * inputs[X_ROUTED] * one, moved, 0.0, int(inputs[X_CODE])
 
 
 @compiled_part
-def at_loads(x: F8, routed: float, active: float) -> bool:
+def at_loads(inputs: F8, routed: float, active: float) -> bool:
     """Set the quantities of `routed` token-expert pairs over `active` experts; False for none."""
     if routed <= 0.0:
         return False
-    x[X_SLOTS] = x[X_ROUTED] = routed
-    x[X_ACTIVE] = active
+    inputs[X_SLOTS] = inputs[X_ROUTED] = routed
+    inputs[X_ACTIVE] = active
     return True
 
 
-def _kernel(x: F8) -> npt.NDArray[np.int64]:
+def _kernel(inputs: F8) -> npt.NDArray[np.int64]:
     """Return the kernels by number format, and of each the `KINDS`."""
-    plain = (x[:, X_MATRICES] < 2.5) & (x[:, X_MATRICES] > 0.0)
-    kind = np.where(plain, 1, np.where(x[:, X_TOP] <= MANY, 2, 0))
-    kind = np.where(x[:, X_WIDE] > 0.0, 2.0 + x[:, X_WIDE], kind).astype(np.int64)
-    out: npt.NDArray[np.int64] = x[:, X_CODE].astype(np.int64) + len(FORMATS) * kind
+    plain = (inputs[:, X_MATRICES] < 2.5) & (inputs[:, X_MATRICES] > 0.0)
+    kind = np.where(plain, 1, np.where(inputs[:, X_TOP] <= MANY, 2, 0))
+    kind = np.where(inputs[:, X_WIDE] > 0.0, 2.0 + inputs[:, X_WIDE], kind).astype(np.int64)
+    out: npt.NDArray[np.int64] = inputs[:, X_CODE].astype(np.int64) + len(FORMATS) * kind
     return out
 
 

@@ -36,41 +36,41 @@ PARAMETERS = parameters_of("norm")
 
 
 @compiled_part
-def parts(p: F8, h: F8, x: F8) -> Parts:
-    """Return the seconds of one vector kernel, and its arithmetic, memory and fixed seconds; `p`, `h` and `x` as in the constants above."""
-    rows = x[X_ROWS]
+def parts(parameters: F8, hardware: F8, inputs: F8) -> Parts:
+    """Return the seconds of one vector kernel, and its arithmetic, memory and fixed seconds; `parameters`, `hardware` and `inputs` as in the constants above."""
+    rows = inputs[X_ROWS]
     if rows <= 0.0:
         return 0.0, 0.0, 0.0, 0.0
-    kind = int(x[X_CLASS])
-    tensor = rows * x[X_COLS] * x[X_SIZE]
-    moved = tensor * x[X_TENSORS]
+    kind = int(inputs[X_CLASS])
+    tensor = rows * inputs[X_COLS] * inputs[X_SIZE]
+    moved = tensor * inputs[X_TENSORS]
     part = 1.0  # of a plain kernel's rate
-    fixed = p[P_LAUNCH] + x[X_HOST] + x[X_EVENT] * p[P_EVENT]
+    fixed = parameters[P_LAUNCH] + inputs[X_HOST] + inputs[X_EVENT] * parameters[P_EVENT]
     if kind == K_REDUCE:
-        part = p[P_REDUCE_RATE]
-        fixed += p[P_REDUCE]
+        part = parameters[P_REDUCE_RATE]
+        fixed += parameters[P_REDUCE]
     elif kind == K_GATED:
-        part = p[P_GATED_RATE]
+        part = parameters[P_GATED_RATE]
     elif kind == K_ROPE:
-        part = p[P_ROPE_RATE]
-        fixed += p[P_ROPE]
-    rate = min(part * p[P_MEMORY], 1.0) * h[H_BANDWIDTH]
-    clocks = h[H_CORES] * h[H_CLOCK]
-    cached = resident(moved, p[P_CACHE] * h[H_CACHE]) * x[X_WARM]
-    traffic_s = moved * ((1.0 - cached) / rate + cached / max(rate, part * p[P_CACHE_DRAW] * clocks))
+        part = parameters[P_ROPE_RATE]
+        fixed += parameters[P_ROPE]
+    rate = min(part * parameters[P_MEMORY], 1.0) * hardware[H_BANDWIDTH]
+    clocks = hardware[H_CORES] * hardware[H_CLOCK]
+    cached = resident(moved, parameters[P_CACHE] * hardware[H_CACHE]) * inputs[X_WARM]
+    traffic_s = moved * ((1.0 - cached) / rate + cached / max(rate, part * parameters[P_CACHE_DRAW] * clocks))
     latency_s = 0.0
     if kind != K_PLAIN:
-        pairs = x[X_COLS] * x[X_SIZE] * 0.5  # two bytes each
-        latency_s = max(1.0, rows / (h[H_CORES] * BLOCKS)) * pairs * p[P_VALUE] / h[H_CLOCK]
-    total = fixed + soft_max(traffic_s, latency_s, p[P_OVERLAP])
+        pairs = inputs[X_COLS] * inputs[X_SIZE] * 0.5  # two bytes each
+        latency_s = max(1.0, rows / (hardware[H_CORES] * BLOCKS)) * pairs * parameters[P_VALUE] / hardware[H_CLOCK]
+    total = fixed + soft_max(traffic_s, latency_s, parameters[P_OVERLAP])
     return total, 0.0, traffic_s, fixed + latency_s  # the walk along a row is one dependent chain
 
 
 @compiled
-def rows(p: F8, h: F8, x: F8, out: F8) -> None:
+def rows(parameters: F8, hardware: F8, inputs: F8, out: F8) -> None:
     """Compute many vector kernels; see `Family.rows`."""
-    for i in range(x.shape[0]):
-        put_price(out[i], parts(p, h, x[i]), work(x[i]), h)
+    for i in range(inputs.shape[0]):
+        put_price(out[i], parts(parameters, hardware, inputs[i]), work(inputs[i]), hardware)
 
 
 def from_table(table: KernelTable) -> F8:
@@ -104,10 +104,10 @@ def from_op(op: Op) -> F8 | None:
 
 
 @compiled_part
-def work(x: F8) -> Work:
+def work(inputs: F8) -> Work:
     """No matmul FLOP; every tensor is moved once."""
-    moved = x[X_ROWS] * x[X_COLS] * x[X_TENSORS] * x[X_SIZE]
-    return 0.0, moved, 0.0, C_32 if x[X_SIZE] > 2.0 else C_16
+    moved = inputs[X_ROWS] * inputs[X_COLS] * inputs[X_TENSORS] * inputs[X_SIZE]
+    return 0.0, moved, 0.0, C_32 if inputs[X_SIZE] > 2.0 else C_16
 
 
 NORM = register(

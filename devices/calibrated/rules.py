@@ -128,28 +128,30 @@ LINKS = ("allreduce", "collectives")
 other."""
 
 
-def transfer(h: F8, family: Family, donors: Mapping[str, Donor]) -> Parameters:
+def transfer(hardware: F8, family: Family, donors: Mapping[str, Donor]) -> Parameters:
     """Parameters of a device from other devices', or other kernel sets', by the rule of this module."""
     if not donors:
         return Parameters(Fit(family.defaults, {}), "default", 0, {})
     if family.name in LINKS:
         alike = {
-            n: d for n, d in donors.items() if (d.h[H_LINK_BANDWIDTH] > PCIE_BPS) == (h[H_LINK_BANDWIDTH] > PCIE_BPS)
+            n: d
+            for n, d in donors.items()
+            if (d.h[H_LINK_BANDWIDTH] > PCIE_BPS) == (hardware[H_LINK_BANDWIDTH] > PCIE_BPS)
         }
         donors = alike or donors
-    donors = {name: _at_power(h, family, donor) for name, donor in donors.items()}
-    mean, shares = _mean(h, family, donors)
+    donors = {name: _at_power(hardware, family, donor) for name, donor in donors.items()}
+    mean, shares = _mean(hardware, family, donors)
     near = sorted(shares.items(), key=lambda pair: -pair[1])[:3]
     rows = sum(d.rows for d in donors.values())
     return Parameters(Fit(mean, {}), "transferred", rows, {}, tuple(near))
 
 
-def _at_power(h: F8, family: Family, donor: Donor) -> Donor:
+def _at_power(hardware: F8, family: Family, donor: Donor) -> Donor:
     """A donor whose products attain what they would with a device's power."""
     names = [p.name for p in family.parameters]
     if "sustained" not in names:
         return donor
-    more = np.array([h[H_ROOM] / donor.h[H_ROOM] if name in LIMITED else 1.0 for name in names])
+    more = np.array([hardware[H_ROOM] / donor.h[H_ROOM] if name in LIMITED else 1.0 for name in names])
     most = np.array([p.high for p in family.parameters])
     kernels = {
         label: {branch: np.minimum(values * more, most) for branch, values in held.items()}
@@ -158,20 +160,20 @@ def _at_power(h: F8, family: Family, donor: Donor) -> Donor:
     return replace(donor, fit=replace(donor.fit, values=np.minimum(donor.fit.values * more, most), kernels=kernels))
 
 
-def at_clock(h: F8, family: Family, donor: Donor) -> Donor:
+def at_clock(hardware: F8, family: Family, donor: Donor) -> Donor:
     """A donor whose kernels start in as many clocks of a device of NVIDIA's; in one generation clocks differ on paper."""
-    one, other = donor.h[H_CAPABILITY], h[H_CAPABILITY]
+    one, other = donor.h[H_CAPABILITY], hardware[H_CAPABILITY]
     if min(one, other) <= 0.0 or abs(one - other) < GENERATION:
         return donor
-    slow = donor.h[H_CLOCK] / h[H_CLOCK]
+    slow = donor.h[H_CLOCK] / hardware[H_CLOCK]
     values = donor.fit.values * np.array([slow if p.name in STARTS else 1.0 for p in family.parameters])
     limits = np.array([(p.low, p.high) for p in family.parameters]).T
     return replace(donor, fit=replace(donor.fit, values=np.clip(values, *limits)))
 
 
-def _mean(h: F8, family: Family, donors: Mapping[str, Donor]) -> tuple[F8, dict[str, float]]:
+def _mean(hardware: F8, family: Family, donors: Mapping[str, Donor]) -> tuple[F8, dict[str, float]]:
     """Weighted geometric mean of the donors' parameters, and each donor's share."""
-    far = np.array([distance(h, donor.h) for donor in donors.values()])
+    far = np.array([distance(hardware, donor.h) for donor in donors.values()])
     weight = np.array([d.rows * d.share for d in donors.values()])
     weight = weight * (np.exp(-(far**2) / 2) + FLOOR)
     weight /= weight.sum()
@@ -200,12 +202,17 @@ def distance(one: F8, other: F8) -> float:
     return float(np.linalg.norm((features(one) - features(other)) / UNITS))
 
 
-def features(h: F8) -> F8:
+def features(hardware: F8) -> F8:
     """Three logarithms by which devices are compared, and whether NVIDIA is the maker."""
     # As stated, not as built: a held H20's grouped products reach 0.54 of its bandwidth, an H800's 0.86.
-    peak = max(h[H_PEAK], 0.5 * h[H_PEAK + C_INT8])
-    nvidia = float(h[H_CAPABILITY] > 0.0)
-    return np.append(np.log([peak / (h[H_CORES] * h[H_CLOCK]), peak / h[H_BANDWIDTH], max(h[H_CACHE], 1e6)]), nvidia)
+    peak = max(hardware[H_PEAK], 0.5 * hardware[H_PEAK + C_INT8])
+    nvidia = float(hardware[H_CAPABILITY] > 0.0)
+    return np.append(
+        np.log(
+            [peak / (hardware[H_CORES] * hardware[H_CLOCK]), peak / hardware[H_BANDWIDTH], max(hardware[H_CACHE], 1e6)]
+        ),
+        nvidia,
+    )
 
 
 @cache

@@ -88,10 +88,10 @@ def evidence_of_all(family: Family, devices: Sequence[FamilyRows]) -> SetEvidenc
     return SetEvidence("own", [sample for one in measured for sample in one.samples], sources)
 
 
-def formats(family: Family, x: F8) -> F8:
+def formats(family: Family, inputs: F8) -> F8:
     """Format code of each row; -1 where the family has no formats."""
     names = family.quantities
-    return x[:, names.index("format")] if "format" in names else np.full(len(x), -1.0)
+    return inputs[:, names.index("format")] if "format" in names else np.full(len(inputs), -1.0)
 
 
 def _basis(family: Family, other: str, label: str | None, capability: float) -> str:

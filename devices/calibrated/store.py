@@ -105,10 +105,10 @@ def _plain(value: float) -> str:
     return text if "." in text or "e" not in text else text.replace("e", ".0e")
 
 
-def _errors(e: Errors) -> str:
+def _errors(errors: Errors) -> str:
     return (
-        f"{{rows: {e.rows}, median_ape: {_number(e.median_ape, 4)}, "
-        f"p90_ape: {_number(e.p90_ape, 4)}, median_bias: {_number(e.median_bias, 4)}}}"
+        f"{{rows: {errors.rows}, median_ape: {_number(errors.median_ape, 4)}, "
+        f"p90_ape: {_number(errors.p90_ape, 4)}, median_bias: {_number(errors.median_bias, 4)}}}"
     )
 
 

@@ -41,66 +41,74 @@ CACHE_RATE = 2.5
 
 
 @compiled_part
-def moved(x: F8) -> float:
+def moved(inputs: F8) -> float:
     """Bytes of a call."""
     return float(
-        x[X_PAIRS] * x[X_PAIR_BYTES]
-        + x[X_KV] * x[X_KEY_BYTES]
-        + x[X_TOKENS] * x[X_TOKEN_BYTES]
-        + x[X_BATCH] * x[X_SEQ_BYTES]
+        inputs[X_PAIRS] * inputs[X_PAIR_BYTES]
+        + inputs[X_KV] * inputs[X_KEY_BYTES]
+        + inputs[X_TOKENS] * inputs[X_TOKEN_BYTES]
+        + inputs[X_BATCH] * inputs[X_SEQ_BYTES]
     )
 
 
 @compiled_part
-def parts(p: F8, h: F8, x: F8) -> Parts:
+def parts(parameters: F8, hardware: F8, inputs: F8) -> Parts:
     """Return the seconds of one call, and its arithmetic, memory and fixed seconds."""
-    if x[X_BATCH] <= 0.0 or x[X_TOKENS] <= 0.0:
+    if inputs[X_BATCH] <= 0.0 or inputs[X_TOKENS] <= 0.0:
         return 0.0, 0.0, 0.0, 0.0
-    cores = h[H_CORES]
-    pieces = x[X_TOKENS] * x[X_TOKEN_UNITS] + x[X_KV] * x[X_KEY_UNITS] + x[X_BATCH] * x[X_SEQ_UNITS]
+    cores = hardware[H_CORES]
+    pieces = (
+        inputs[X_TOKENS] * inputs[X_TOKEN_UNITS]
+        + inputs[X_KV] * inputs[X_KEY_UNITS]
+        + inputs[X_BATCH] * inputs[X_SEQ_UNITS]
+    )
     pieces = max(pieces, 1.0)
     busy = pieces / (1.0 + (pieces / cores) ** 4) ** 0.25
-    tile = p[P_ROWS]
-    if tile >= WIDE and BLACKWELL <= h[H_CAPABILITY] < WORKSTATION:
+    tile = parameters[P_ROWS]
+    if tile >= WIDE and BLACKWELL <= hardware[H_CAPABILITY] < WORKSTATION:
         tile *= 2.0
-    padded = max(x[X_ROWS], tile) / x[X_ROWS]
-    rate = p[P_PEAK] * h[H_PEAK + int(x[X_FORMAT])]
-    pairs = max(x[X_PAIRS], x[X_TOKENS] * x[X_LEAST])
-    math_s = pairs * x[X_FLOPS] * padded / rate * (cores / busy)
-    math_s += p[P_UNIT] * (1.0 + (pieces / cores) ** 4) ** 0.25
-    size = moved(x)
-    stays = resident(size * x[X_COPIES], p[P_CACHE] * h[H_CACHE])
+    padded = max(inputs[X_ROWS], tile) / inputs[X_ROWS]
+    rate = parameters[P_PEAK] * hardware[H_PEAK + int(inputs[X_FORMAT])]
+    pairs = max(inputs[X_PAIRS], inputs[X_TOKENS] * inputs[X_LEAST])
+    math_s = pairs * inputs[X_FLOPS] * padded / rate * (cores / busy)
+    math_s += parameters[P_UNIT] * (1.0 + (pieces / cores) ** 4) ** 0.25
+    size = moved(inputs)
+    stays = resident(size * inputs[X_COPIES], parameters[P_CACHE] * hardware[H_CACHE])
     cost = 1.0 - stays + stays / CACHE_RATE
-    memory_s = soft_max(size * cost / (p[P_MEMORY] * h[H_BANDWIDTH]), size / (p[P_CORE] * h[H_CLOCK] * busy), OVERLAP)
-    work_s, fixed = soft_max(math_s, memory_s, OVERLAP), p[P_LAUNCH]
-    walk_s = p[P_STEP] / (x[X_BATCH] * STEPS)
-    if x[X_WALKS_KEYS] > 0.0 or x[X_TOKEN_UNITS] * x[X_SEQ_UNITS] == 0.0:
-        fixed += walk_s * (x[X_KV] if x[X_WALKS_KEYS] > 0.0 else x[X_TOKENS])
+    memory_s = soft_max(
+        size * cost / (parameters[P_MEMORY] * hardware[H_BANDWIDTH]),
+        size / (parameters[P_CORE] * hardware[H_CLOCK] * busy),
+        OVERLAP,
+    )
+    work_s, fixed = soft_max(math_s, memory_s, OVERLAP), parameters[P_LAUNCH]
+    walk_s = parameters[P_STEP] / (inputs[X_BATCH] * STEPS)
+    if inputs[X_WALKS_KEYS] > 0.0 or inputs[X_TOKEN_UNITS] * inputs[X_SEQ_UNITS] == 0.0:
+        fixed += walk_s * (inputs[X_KV] if inputs[X_WALKS_KEYS] > 0.0 else inputs[X_TOKENS])
         return fixed + work_s, math_s, memory_s, fixed
     # What is cut along tokens, too: a core walks along the sequences that it holds, one after another, beside that.
-    sequences = x[X_BATCH] * x[X_SEQ_UNITS] / cores
-    walk_s *= x[X_TOKENS] * (1.0 + sequences**4) ** 0.25
+    sequences = inputs[X_BATCH] * inputs[X_SEQ_UNITS] / cores
+    walk_s *= inputs[X_TOKENS] * (1.0 + sequences**4) ** 0.25
     return fixed + soft_max(work_s, walk_s, OVERLAP), max(math_s, walk_s), memory_s, fixed
 
 
 @compiled_part
-def work(x: F8) -> Work:
+def work(inputs: F8) -> Work:
     """FLOP of the pairs, and bytes when every operand moves once."""
-    return x[X_PAIRS] * x[X_FLOPS], moved(x), 0.0, int(x[X_FORMAT])
+    return inputs[X_PAIRS] * inputs[X_FLOPS], moved(inputs), 0.0, int(inputs[X_FORMAT])
 
 
 @compiled_part
-def at_sums(x: F8, batch: float, tokens: float, pairs: float, kv: float) -> bool:
+def at_sums(inputs: F8, batch: float, tokens: float, pairs: float, keys: float) -> bool:
     """Set a call's sums; False where nothing is computed."""
-    x[X_BATCH], x[X_TOKENS], x[X_PAIRS], x[X_KV] = batch, tokens, pairs, kv
+    inputs[X_BATCH], inputs[X_TOKENS], inputs[X_PAIRS], inputs[X_KV] = batch, tokens, pairs, keys
     return batch > 0.0 and tokens > 0.0
 
 
 @compiled
-def rows(p: F8, h: F8, x: F8, out: F8) -> None:
+def rows(parameters: F8, hardware: F8, inputs: F8, out: F8) -> None:
     """Compute many calls; see `Family.rows`."""
-    for i in range(x.shape[0]):
-        put_price(out[i], parts(p, h, x[i]), work(x[i]), h)
+    for i in range(inputs.shape[0]):
+        put_price(out[i], parts(parameters, hardware, inputs[i]), work(inputs[i]), hardware)
 
 
 def from_op(op: Op) -> F8 | None:

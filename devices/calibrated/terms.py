@@ -62,36 +62,36 @@ bound = compiled_part(bound_code)
 
 
 @compiled_part
-def floors(work: Work, h: F8) -> tuple[float, float, float]:
+def floors(work: Work, hardware: F8) -> tuple[float, float, float]:
     """Return the seconds of arithmetic, main memory and link at the device's nominal rates."""
     flops, moved, sent, code = work
-    return flops / h[H_PEAK + code], moved / h[H_BANDWIDTH], sent / h[H_LINK_BANDWIDTH]
+    return flops / hardware[H_PEAK + code], moved / hardware[H_BANDWIDTH], sent / hardware[H_LINK_BANDWIDTH]
 
 
 @compiled_part
-def floored(parts: Parts, work: Work, h: F8) -> Parts:
+def floored(parts: Parts, work: Work, hardware: F8) -> Parts:
     """Parts of a call that takes no less than its work at the device's nominal rates."""
     total, compute, memory, fixed = parts
-    math_s, memory_s, link_s = floors(work, h)
+    math_s, memory_s, link_s = floors(work, hardware)
     compute, memory = max(compute, math_s), max(memory, memory_s, link_s)
     return max(total, math_s, memory_s, link_s), compute, memory, fixed
 
 
 @compiled_part
-def price(parts: Parts, work: Work, h: F8) -> tuple[float, int]:
+def price(parts: Parts, work: Work, hardware: F8) -> tuple[float, int]:
     """Seconds of a call, never below its roofline, and the code of what bounds it."""
-    total, compute, memory, fixed = floored(parts, work, h)
+    total, compute, memory, fixed = floored(parts, work, hardware)
     return total, bound(total, compute, memory, fixed)
 
 
 @compiled_part
-def put_price(out: F8, parts: Parts, work: Work, h: F8) -> None:
+def put_price(out: F8, parts: Parts, work: Work, hardware: F8) -> None:
     """Write one row of `Family.rows`."""
-    total, compute, memory, fixed = floored(parts, work, h)
+    total, compute, memory, fixed = floored(parts, work, hardware)
     out[O_FORMULA], out[O_SECONDS], out[O_COMPUTE] = parts[0], total, compute
     out[O_MEMORY], out[O_FIXED] = memory, fixed
     out[O_BOUND] = bound(total, compute, memory, fixed)
-    out[O_FLOOR_COMPUTE], out[O_FLOOR_MEMORY], out[O_FLOOR_LINK] = floors(work, h)
+    out[O_FLOOR_COMPUTE], out[O_FLOOR_MEMORY], out[O_FLOOR_LINK] = floors(work, hardware)
 
 
 @compiled_part
@@ -104,14 +104,14 @@ def soft_max(a: float, b: float, power: float) -> float:
 
 
 @compiled_part
-def attained(fraction: float, h: F8, code: int) -> float:
+def attained(fraction: float, hardware: F8, code: int) -> float:
     """Share of a format's stated peak reached by kernels that reach `fraction` of what the units are built for.
 
     Other work of a kernel takes as long on a throttled product (`H_FULL`), and overlaps better.
     """
-    built = h[H_FULL] / h[H_PEAK]
+    built = hardware[H_FULL] / hardware[H_PEAK]
     if code == C_INT8:
-        built *= 2.0 * h[H_PEAK] / h[H_PEAK + C_INT8]
+        built *= 2.0 * hardware[H_PEAK] / hardware[H_PEAK + C_INT8]
     if built <= HELD:
         return fraction
     return float(1.0 / np.sqrt(1.0 / (fraction * built) ** 2 + 1.0 - 1.0 / built**2))
@@ -139,9 +139,9 @@ def ramp(amount: float, half: float) -> float:
 
 
 @compiled_part
-def link_among(h: F8, ranks: float) -> float:
+def link_among(hardware: F8, ranks: float) -> float:
     """Bandwidth of a device to all others among some ranks of its node."""
-    return float(h[H_LINK_BANDWIDTH] * min(1.0, (ranks - 1.0) / h[H_PEERS]))
+    return float(hardware[H_LINK_BANDWIDTH] * min(1.0, (ranks - 1.0) / hardware[H_PEERS]))
 
 
 @compiled_part

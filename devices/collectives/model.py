@@ -65,13 +65,13 @@ class PlannedLink:
             return row
         return replace(row, curve=by_count(op, probe, lambda op: np.array([op.act_bytes]), self._prices))
 
-    def _prices(self, op: Op, x: F8) -> tuple[F8, F8]:
-        """Seconds and bounds of messages of `x` bytes, shape (n, 1)."""
+    def _prices(self, op: Op, inputs: F8) -> tuple[F8, F8]:
+        """Seconds and bounds of messages of `inputs` bytes, shape (n, 1)."""
         latencies = np.array([plan.latency_s for plan in self.plans])
         rates = np.array([plan.s_per_byte for plan in self.plans]) * self.scale
-        times = latencies + x * rates
+        times = latencies + inputs * rates
         best = times.argmin(axis=1)
-        seconds = times[np.arange(len(x)), best]
+        seconds = times[np.arange(len(inputs)), best]
         return seconds, np.where(latencies[best] > 0.5 * seconds, LATENCY, MEMORY)
 
     def evidence(self, ops: Sequence[Op]) -> list[Evidence]:

@@ -34,16 +34,16 @@ def put(out: I8, n: int, value: int) -> int:
 
 
 @compiled_part
-def put_requests(st: Any, out: I8, n: int, base: int, rows: int) -> int:
+def put_requests(channel: Any, out: I8, n: int, base: int, rows: int) -> int:
     """Append all waiting requests, bank by bank, and those whose row has been opened for them."""
-    s = st.s[0]
+    s = channel.s[0]
     for q in range(2):
-        for b in range(st.banks.shape[0]):
-            e = st.lists[q, b].head
+        for b in range(channel.banks.shape[0]):
+            e = channel.lists[q, b].head
             if e >= 0:
                 n = put(out, n, -1 - b)
             while e >= 0:
-                r = st.entries[e]
+                r = channel.entries[e]
                 n = put(out, n, (r.row - base) & (rows - 1))
                 n = put(out, n, r.col)
                 n = put(out, n, s.clock - r.arrive)
@@ -51,7 +51,7 @@ def put_requests(st: Any, out: I8, n: int, base: int, rows: int) -> int:
                 e = r.next
         n = put(out, n, -1000)
     for i in range(s.active):
-        r = st.entries[st.active[i]]
+        r = channel.entries[channel.active[i]]
         n = put(out, n, r.bank)
         n = put(out, n, (r.row - base) & (rows - 1))
         n = put(out, n, s.clock - r.arrive)
@@ -60,31 +60,31 @@ def put_requests(st: Any, out: I8, n: int, base: int, rows: int) -> int:
 
 
 @compiled_part
-def put_scopes(st: Any, out: I8, n: int, base: int, rows: int) -> int:
+def put_scopes(channel: Any, out: I8, n: int, base: int, rows: int) -> int:
     """Append what every scope still waits for, and the open rows."""
-    t, faw = st.s[0].clock, st.config[0].faw
-    for p in st.pcs:
+    t, faw = channel.s[0].clock, channel.config[0].faw
+    for p in channel.pcs:
         for value in (p.next_rd, p.next_wr, p.next_act, p.next_pre, p.next_preab, p.next_refab, p.next_refpb):
             n = put(out, n, max(value - t, 0))
         for value in (p.act1, p.act2, p.act3, p.act4):
             n = put(out, n, max(value - t, -faw))
-    for scopes in (st.sids, st.groups):
+    for scopes in (channel.sids, channel.groups):
         for p in scopes:
             for value in (p.next_rd, p.next_wr, p.next_act, p.next_refpb):
                 n = put(out, n, max(value - t, 0))
-    for b in st.banks:
+    for b in channel.banks:
         n = put(out, n, (b.open - base) & (rows - 1) if b.open >= 0 else -1)
         for value in (b.next_act, b.next_rd, b.next_wr, b.next_pre, b.next_refpb):
             n = put(out, n, max(value - t, 0))
-        if st.config[0].cap > 0:
+        if channel.config[0].cap > 0:
             n = put(out, n, 2 * b.accesses + b.injected)
     return n
 
 
 @compiled
-def snapshot(st: Any, out: I8, base: int, rows: int) -> int:
+def snapshot(channel: Any, out: I8, base: int, rows: int) -> int:
     """Write a channel's state, relative to its clock and to row `base`; the numbers written."""
-    s, t = st.s[0], st.s[0].clock
+    s, t = channel.s[0], channel.s[0].clock
     n = int64(0)
     for value in (s.write_mode, s.reads, s.writes, s.active, s.kept, s.pb_sid, s.pb_bank,
                   s.pb_left, s.credit, s.outstanding, s.held, s.blocked):  # fmt: skip
@@ -99,14 +99,14 @@ def snapshot(st: Any, out: I8, base: int, rows: int) -> int:
         n = put(out, n, (s.held_row - base) & (rows - 1))
         n = put(out, n, 2 * s.held_col + s.held_write)
     for i in range(s.kept):
-        k = st.kept[(s.kept_from + i) % MAX_KEPT]
+        k = channel.kept[(s.kept_from + i) % MAX_KEPT]
         n = put(out, n, (k.kind * 2 + k.pc) * 1000 + k.bank)
     for i in range(s.flying):
-        n = put(out, n, st.flying[(s.flying_from + i) % st.flying.shape[0]] - t)
-    for value in st.allowed:
+        n = put(out, n, channel.flying[(s.flying_from + i) % channel.flying.shape[0]] - t)
+    for value in channel.allowed:
         n = put(out, n, max(value - t, 0))
-    n = put_scopes(st, out, n, base, rows)
-    return put_requests(st, out, n, base, rows)
+    n = put_scopes(channel, out, n, base, rows)
+    return put_requests(channel, out, n, base, rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +134,9 @@ class Position:
     horizon: int
 
 
-def position(st: Channel, mapping: AddressMapping) -> Position:
+def position(channel: Channel, mapping: AddressMapping) -> Position:
     """Where a channel's stream stands; for streams of one half (only reads, or only writes)."""
-    t = {name: int(st.streams[name][0]) for name in st.streams.dtype.names or ()}
+    t = {name: int(channel.streams[name][0]) for name in channel.streams.dtype.names or ()}
     other = t["first"] == 0 and t["second"] > 0
     read, left = (t["wrote"], t["other_left"]) if other else (t["read"], t["left"])
     at = t["other_next"] if other else t["next"]
@@ -165,9 +165,9 @@ def position(st: Channel, mapping: AddressMapping) -> Position:
     return Position(row, phase, read, at, horizon)
 
 
-def repeats(st: Channel, mapping: AddressMapping, regular: bool) -> bool:
+def repeats(channel: Channel, mapping: AddressMapping, regular: bool) -> bool:
     """Whether a channel's run can be extended by periods at all."""
-    halves = int(st.streams["first"][0]), int(st.streams["second"][0])
+    halves = int(channel.streams["first"][0]), int(channel.streams["second"][0])
     return regular and min(halves) == 0 and mapping.row_high > mapping.row_low
 
 
@@ -218,29 +218,29 @@ class Period:
         return min((requests - 1) // max(self.added["accepted"], 1), self.room // self.read)
 
 
-def skip(st: Channel, mapping: AddressMapping, rows: int, period: Period, times: int) -> None:
+def skip(channel: Channel, mapping: AddressMapping, rows: int, period: Period, times: int) -> None:
     """Move a channel `times` periods on, as if they had been simulated."""
     ticks, blocks = times * period.ticks, times * period.blocks
     delta = blocks >> mapping.row_low
     for records, names in (
-        (st.s, ("clock", "next_refresh", "row_bus", "col_bus", "pair_tick")),
-        (st.pcs, st.pcs.dtype.names or ()),
-        (st.sids, st.sids.dtype.names or ()),
-        (st.groups, st.groups.dtype.names or ()),
-        (st.banks, ("next_act", "next_rd", "next_wr", "next_pre", "next_refpb")),
-        (st.entries, ("arrive",)),
+        (channel.s, ("clock", "next_refresh", "row_bus", "col_bus", "pair_tick")),
+        (channel.pcs, channel.pcs.dtype.names or ()),
+        (channel.sids, channel.sids.dtype.names or ()),
+        (channel.groups, channel.groups.dtype.names or ()),
+        (channel.banks, ("next_act", "next_rd", "next_wr", "next_pre", "next_refpb")),
+        (channel.entries, ("arrive",)),
     ):
         for name in names:
             records[name] += ticks
-    st.flying[:] += ticks
-    st.allowed[:] += ticks
-    st.s["col_wait"] = st.s["row_wait"] = 0
+    channel.flying[:] += ticks
+    channel.allowed[:] += ticks
+    channel.s["col_wait"] = channel.s["row_wait"] = 0
     for name, value in period.added.items():
-        st.s[name] += times * value
-    st.banks["open"] = np.where(st.banks["open"] < 0, -1, (st.banks["open"] + delta) % rows)
-    st.entries["row"] = (st.entries["row"] + delta) % rows
-    st.s["held_row"] = (st.s["held_row"] + delta) % rows
-    t = st.streams
+        channel.s[name] += times * value
+    channel.banks["open"] = np.where(channel.banks["open"] < 0, -1, (channel.banks["open"] + delta) % rows)
+    channel.entries["row"] = (channel.entries["row"] + delta) % rows
+    channel.s["held_row"] = (channel.s["held_row"] + delta) % rows
+    t = channel.streams
     other = t["first"][0] == 0 and t["second"][0] > 0
     read, at = ("wrote", "other_next") if other else ("read", "next")
     t[read] += times * period.read

@@ -17,75 +17,75 @@ BANK_MASK, COL_MASK = (1 << COL_SHIFT) - 1, (1 << (ROW_SHIFT - COL_SHIFT)) - 1
 
 
 @compiled_inside
-def fetch(st: Any) -> None:
+def fetch(channel: Any) -> None:
     """Take the next request of the stream into the hand: bank, row and column."""
-    s = st.s[0]
-    block = next_block(st.streams[0])
+    s = channel.s[0]
+    block = next_block(channel.streams[0])
     s.held_write = 0
     if block < 0:
         block = -1 - block
         s.held_write = 1
-    place = st.tables[0, block & 255] ^ st.tables[1, (block >> 8) & 255]
-    place ^= st.tables[2, (block >> 16) & 255] ^ st.tables[3, (block >> 24) & 255]
-    place ^= st.tables[4, (block >> 32) & 255]
+    place = channel.tables[0, block & 255] ^ channel.tables[1, (block >> 8) & 255]
+    place ^= channel.tables[2, (block >> 16) & 255] ^ channel.tables[3, (block >> 24) & 255]
+    place ^= channel.tables[4, (block >> 32) & 255]
     s.held, s.held_bank = 1, place & BANK_MASK
     s.held_col, s.held_row = (place >> COL_SHIFT) & COL_MASK, place >> ROW_SHIFT
 
 
 @compiled_inside
-def list_hit(st: Any, q: int, b: int, entry: int) -> None:
-    """Set a bank's oldest row hit in queue `q`; -1 for none."""
-    requests, pc = st.lists[q, b], st.banks[b].pc
+def list_hit(channel: Any, queue: int, bank: int, entry: int) -> None:
+    """Set a bank's oldest row hit in queue `queue`; -1 for none."""
+    requests, pc = channel.lists[queue, bank], channel.banks[bank].pc
     if requests.hit < 0 and entry >= 0:
-        n = st.counts[q, pc]
-        st.hits[q, pc, n] = b
+        n = channel.counts[queue, pc]
+        channel.hits[queue, pc, n] = bank
         requests.hit_at = n
-        st.counts[q, pc] = n + 1
+        channel.counts[queue, pc] = n + 1
     elif requests.hit >= 0 and entry < 0:
-        n = st.counts[q, pc] - 1
-        last = st.hits[q, pc, n]
-        st.hits[q, pc, requests.hit_at] = last
-        st.lists[q, last].hit_at = requests.hit_at
-        st.counts[q, pc] = n
+        n = channel.counts[queue, pc] - 1
+        last = channel.hits[queue, pc, n]
+        channel.hits[queue, pc, requests.hit_at] = last
+        channel.lists[queue, last].hit_at = requests.hit_at
+        channel.counts[queue, pc] = n
     requests.hit = entry
 
 
 @compiled_inside
-def list_miss(st: Any, q: int, b: int, entry: int) -> None:
-    """Set a bank's oldest request of another row than the open one in queue `q`; -1 for none."""
-    requests, pc = st.lists[q, b], st.banks[b].pc
+def list_miss(channel: Any, queue: int, bank: int, entry: int) -> None:
+    """Set a bank's oldest request of another row than the open one in queue `queue`; -1 for none."""
+    requests, pc = channel.lists[queue, bank], channel.banks[bank].pc
     if requests.miss < 0 and entry >= 0:
-        n = st.counts[2 + q, pc]
-        st.misses[q, pc, n] = b
+        n = channel.counts[2 + queue, pc]
+        channel.misses[queue, pc, n] = bank
         requests.miss_at = n
-        st.counts[2 + q, pc] = n + 1
+        channel.counts[2 + queue, pc] = n + 1
     elif requests.miss >= 0 and entry < 0:
-        n = st.counts[2 + q, pc] - 1
-        last = st.misses[q, pc, n]
-        st.misses[q, pc, requests.miss_at] = last
-        st.lists[q, last].miss_at = requests.miss_at
-        st.counts[2 + q, pc] = n
+        n = channel.counts[2 + queue, pc] - 1
+        last = channel.misses[queue, pc, n]
+        channel.misses[queue, pc, requests.miss_at] = last
+        channel.lists[queue, last].miss_at = requests.miss_at
+        channel.counts[2 + queue, pc] = n
     requests.miss = entry
 
 
 @compiled_part
-def is_buffered(st: Any, b: int, row: int, col: int) -> bool:
+def is_buffered(channel: Any, bank: int, row: int, col: int) -> bool:
     """Whether the write queue holds that very block."""
-    e = st.lists[WRITE, b].head
+    e = channel.lists[WRITE, bank].head
     while e >= 0:
-        if st.entries[e].row == row and st.entries[e].col == col:
+        if channel.entries[e].row == row and channel.entries[e].col == col:
             return True
-        e = st.entries[e].next
+        e = channel.entries[e].next
     return False
 
 
 @compiled_inside
-def accept(st: Any) -> bool:
+def accept(channel: Any) -> bool:
     """Let the next request enter its queue; return False if it is full."""
-    s, c = st.s[0], st.config[0]
+    s, c = channel.s[0], channel.config[0]
     q = WRITE if s.held_write else READ
     b = s.held_bank
-    if s.writes > 0 and st.lists[WRITE, b].head >= 0 and is_buffered(st, b, s.held_row, s.held_col):
+    if s.writes > 0 and channel.lists[WRITE, b].head >= 0 and is_buffered(channel, b, s.held_row, s.held_col):
         # A write already waiting answers a read at once, and takes up a second write.
         if q == READ:
             s.latency += 1
@@ -103,55 +103,55 @@ def accept(st: Any) -> bool:
             return False
         s.writes += 1
     index = s.free
-    e = st.entries[index]
+    e = channel.entries[index]
     s.free = e.next
     e.bank, e.row, e.col, e.arrive, e.seq, e.write = b, s.held_row, s.held_col, s.clock, s.seq, q
     s.seq += 1
-    append(st, q, b, index)
+    append(channel, q, b, index)
     return True
 
 
 @compiled_inside
-def append(st: Any, q: int, b: int, index: int) -> None:
+def append(channel: Any, queue: int, bank: int, index: int) -> None:
     """Put a request behind the others of its bank."""
-    requests, e = st.lists[q, b], st.entries[index]
+    requests, e = channel.lists[queue, bank], channel.entries[index]
     e.next, e.prev = -1, requests.tail
     if requests.tail >= 0:
-        st.entries[requests.tail].next = index
+        channel.entries[requests.tail].next = index
     else:
         requests.head = index
     requests.tail = index
-    if e.row == st.banks[b].open:
+    if e.row == channel.banks[bank].open:
         if requests.hit < 0:
-            list_hit(st, q, b, index)
+            list_hit(channel, queue, bank, index)
     elif requests.miss < 0:
-        list_miss(st, q, b, index)
+        list_miss(channel, queue, bank, index)
 
 
 @compiled_inside
-def take(st: Any, index: int) -> None:
+def take(channel: Any, index: int) -> None:
     """Remove a request from its queue; its place is free when `release` is called."""
-    e, s = st.entries[index], st.s[0]
+    e, s = channel.entries[index], channel.s[0]
     q, b = e.write, e.bank
-    requests = st.lists[q, b]
+    requests = channel.lists[q, b]
     after = e.next
     if e.prev >= 0:
-        st.entries[e.prev].next = after
+        channel.entries[e.prev].next = after
     else:
         requests.head = after
     if after >= 0:
-        st.entries[after].prev = e.prev
+        channel.entries[after].prev = e.prev
     else:
         requests.tail = e.prev
-    row = st.banks[b].open
+    row = channel.banks[b].open
     if requests.hit == index:
-        while after >= 0 and st.entries[after].row != row:
-            after = st.entries[after].next
-        list_hit(st, q, b, after)
+        while after >= 0 and channel.entries[after].row != row:
+            after = channel.entries[after].next
+        list_hit(channel, q, b, after)
     elif requests.miss == index:
-        while after >= 0 and st.entries[after].row == row:
-            after = st.entries[after].next
-        list_miss(st, q, b, after)
+        while after >= 0 and channel.entries[after].row == row:
+            after = channel.entries[after].next
+        list_miss(channel, q, b, after)
     s.blocked = 0
     if q == READ:
         s.reads -= 1
@@ -160,38 +160,38 @@ def take(st: Any, index: int) -> None:
 
 
 @compiled_inside
-def release(st: Any, index: int) -> None:
+def release(channel: Any, index: int) -> None:
     """Give the place of a finished request back."""
-    st.entries[index].next = st.s[0].free
-    st.s[0].free = index
+    channel.entries[index].next = channel.s[0].free
+    channel.s[0].free = index
 
 
 @compiled_inside
-def opened(st: Any, b: int) -> None:
+def opened(channel: Any, bank: int) -> None:
     """Sort a bank's requests after its row has been opened; before, none was a hit."""
-    row = st.banks[b].open
+    row = channel.banks[bank].open
     for q in range(2):
-        requests = st.lists[q, b]
+        requests = channel.lists[q, bank]
         e = requests.head
         if e < 0:
             continue
         hit, miss = e, e
-        while hit >= 0 and st.entries[hit].row != row:
-            hit = st.entries[hit].next
-        while miss >= 0 and st.entries[miss].row == row:
-            miss = st.entries[miss].next
+        while hit >= 0 and channel.entries[hit].row != row:
+            hit = channel.entries[hit].next
+        while miss >= 0 and channel.entries[miss].row == row:
+            miss = channel.entries[miss].next
         if hit >= 0:
-            list_hit(st, q, b, hit)
+            list_hit(channel, q, bank, hit)
         if miss != requests.miss:
-            list_miss(st, q, b, miss)
+            list_miss(channel, q, bank, miss)
 
 
 @compiled_inside
-def closed(st: Any, b: int) -> None:
+def closed(channel: Any, bank: int) -> None:
     """Mark all requests of a bank as row conflicts after its row has been closed."""
     for q in range(2):
-        requests = st.lists[q, b]
+        requests = channel.lists[q, bank]
         if requests.hit >= 0:
-            list_hit(st, q, b, -1)
+            list_hit(channel, q, bank, -1)
         if requests.miss != requests.head:
-            list_miss(st, q, b, requests.head)
+            list_miss(channel, q, bank, requests.head)

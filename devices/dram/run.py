@@ -149,23 +149,23 @@ def _follow(memory: DramSpec, run: PatternRun, channel: int) -> _Track:
     return track
 
 
-def _run_to(memory: DramSpec, run: PatternRun, st: Channel, requests: int) -> int:
+def _run_to(memory: DramSpec, run: PatternRun, channel: Channel, requests: int) -> int:
     """Run a channel until it has accepted the given requests; return the number simulated one by one."""
     mapping, rows = read_mapping(run.mapping, memory), memory.organisation.rows
-    step, simulated = int(st.config["refi"][0]), 0
-    looking = repeats(st, mapping, run.pattern.regular)
-    watch = PeriodWatch(st, mapping, rows)
-    while int(st.s["accepted"][0]) < requests:
-        before = int(st.s["accepted"][0])
-        until = (int(st.s["clock"][0]) // step + 1) * step if looking else FOREVER
-        advance(st, until, requests)
-        now = int(st.s["accepted"][0])
+    step, simulated = int(channel.config["refi"][0]), 0
+    looking = repeats(channel, mapping, run.pattern.regular)
+    watch = PeriodWatch(channel, mapping, rows)
+    while int(channel.s["accepted"][0]) < requests:
+        before = int(channel.s["accepted"][0])
+        until = (int(channel.s["clock"][0]) // step + 1) * step if looking else FOREVER
+        advance(channel, until, requests)
+        now = int(channel.s["accepted"][0])
         simulated += now - before
         period = watch.period() if looking and now < requests else None
         times = period.times(requests - now) if period else 0
         if period and times > 0:
-            skip(st, mapping, rows, period, times)
-            watch = PeriodWatch(st, mapping, rows)
+            skip(channel, mapping, rows, period, times)
+            watch = PeriodWatch(channel, mapping, rows)
     return simulated
 
 

@@ -12,12 +12,12 @@ COMMANDS = ("ACT", "PRE", "PREab", "RD", "WR", "RDA", "WRA", "REFab", "REFpb")
 
 
 @compiled_inside
-def record(st: Any, command: int, b: int, row: int) -> None:
+def record(channel: Any, command: int, bank: int, row: int) -> None:
     """Write a command into the timeline, where one is kept."""
-    s, c = st.s[0], st.config[0]
+    s, c = channel.s[0], channel.config[0]
     if s.logged < c.log_rows:
         n = s.logged
-        st.log[n, 0], st.log[n, 1], st.log[n, 2], st.log[n, 3] = s.clock, command, b, row
+        channel.log[n, 0], channel.log[n, 1], channel.log[n, 2], channel.log[n, 3] = s.clock, command, bank, row
         s.logged += 1
 
 
@@ -28,37 +28,37 @@ def rising(c: Any, tick: int) -> int:
 
 
 @compiled_inside
-def at_column(st: Any, b: int, write: int) -> int:
+def at_column(channel: Any, b: int, write: int) -> int:
     """First tick for a read or write of a bank's open row."""
-    bank = st.banks[b]
-    pc, sid, group = st.pcs[bank.pc], st.sids[bank.sid], st.groups[bank.group]
+    bank = channel.banks[b]
+    pc, sid, group = channel.pcs[bank.pc], channel.sids[bank.sid], channel.groups[bank.group]
     if write:
         return max(max(bank.next_wr, group.next_wr), max(sid.next_wr, pc.next_wr))  # type: ignore[no-any-return]
     return max(max(bank.next_rd, group.next_rd), max(sid.next_rd, pc.next_rd))  # type: ignore[no-any-return]
 
 
 @compiled_inside
-def at_act(st: Any, b: int) -> int:
+def at_act(channel: Any, b: int) -> int:
     """First tick for an ACT of a closed bank."""
-    bank, c = st.banks[b], st.config[0]
-    pc = st.pcs[bank.pc]
-    earliest = max(bank.next_act, st.groups[bank.group].next_act)
-    return max(max(earliest, pc.next_act), max(pc.act4 + c.faw, st.s[0].row_bus))  # type: ignore[no-any-return]
+    bank, c = channel.banks[b], channel.config[0]
+    pc = channel.pcs[bank.pc]
+    earliest = max(bank.next_act, channel.groups[bank.group].next_act)
+    return max(max(earliest, pc.next_act), max(pc.act4 + c.faw, channel.s[0].row_bus))  # type: ignore[no-any-return]
 
 
 @compiled_inside
-def at_pre(st: Any, b: int) -> int:
+def at_pre(channel: Any, b: int) -> int:
     """First tick for a PRE of a bank."""
-    bank = st.banks[b]
-    return max(bank.next_pre, max(st.pcs[bank.pc].next_pre, st.s[0].row_bus))  # type: ignore[no-any-return]
+    bank = channel.banks[b]
+    return max(bank.next_pre, max(channel.pcs[bank.pc].next_pre, channel.s[0].row_bus))  # type: ignore[no-any-return]
 
 
 @compiled_inside
-def column(st: Any, b: int, write: int, auto: bool) -> None:
+def column(channel: Any, b: int, write: int, auto: bool) -> None:
     """Send RD, WR, RDA or WRA to a bank."""
-    s, c, bank = st.s[0], st.config[0], st.banks[b]
+    s, c, bank = channel.s[0], channel.config[0], channel.banks[b]
     t = s.clock
-    pc, group = st.pcs[bank.pc], st.groups[bank.group]
+    pc, group = channel.pcs[bank.pc], channel.groups[bank.group]
     s.col_bus = t + c.col_len
     first = bank.pc * c.sids
     if write:
@@ -66,7 +66,7 @@ def column(st: Any, b: int, write: int, auto: bool) -> None:
         pc.next_rd = max(pc.next_rd, t + c.wr_rd)
         group.next_wr = max(group.next_wr, t + c.ccd_l)
         group.next_rd = max(group.next_rd, t + c.wr_rd_l)
-        st.sids[bank.sid].next_wr = max(st.sids[bank.sid].next_wr, t + c.ccd_s)
+        channel.sids[bank.sid].next_wr = max(channel.sids[bank.sid].next_wr, t + c.ccd_s)
         pre, act, ref = c.wr_pre, c.wra_act, c.wra_ref
     else:
         pc.next_rd = max(pc.next_rd, t + c.rd_rd)
@@ -74,7 +74,7 @@ def column(st: Any, b: int, write: int, auto: bool) -> None:
         group.next_rd = max(group.next_rd, t + c.ccd_l)
         for k in range(first, first + c.sids):
             apart = c.ccd_s if k == bank.sid else c.ccd_r
-            st.sids[k].next_rd = max(st.sids[k].next_rd, t + apart)
+            channel.sids[k].next_rd = max(channel.sids[k].next_rd, t + apart)
         pre, act, ref = c.rd_pre, c.rda_act, c.rda_ref
     if auto:
         bank.next_act = max(bank.next_act, t + act)
@@ -85,12 +85,12 @@ def column(st: Any, b: int, write: int, auto: bool) -> None:
 
 
 @compiled_inside
-def activate(st: Any, b: int, row: int) -> None:
+def activate(channel: Any, b: int, row: int) -> None:
     """Send an ACT to a closed bank."""
-    s, c, bank = st.s[0], st.config[0], st.banks[b]
+    s, c, bank = channel.s[0], channel.config[0], channel.banks[b]
     t = s.clock
-    pc, group = st.pcs[bank.pc], st.groups[bank.group]
-    record(st, ACT, b, row)
+    pc, group = channel.pcs[bank.pc], channel.groups[bank.group]
+    record(channel, ACT, b, row)
     s.row_bus = t + c.act_len
     s.acts += 1
     pc.act4, pc.act3, pc.act2, pc.act1 = pc.act3, pc.act2, pc.act1, t
@@ -107,67 +107,67 @@ def activate(st: Any, b: int, row: int) -> None:
     bank.next_pre = max(bank.next_pre, t + c.act_pre)
     bank.next_refpb = max(bank.next_refpb, t + c.act_refpb_bank)
     bank.open = row
-    opened(st, b)
+    opened(channel, b)
 
 
 @compiled_inside
-def close(st: Any, b: int) -> None:
+def close(channel: Any, b: int) -> None:
     """Mark a bank as closed and reset the counter of the closed-page policy."""
-    bank = st.banks[b]
+    bank = channel.banks[b]
     bank.accesses, bank.injected = 0, 0
     if bank.open >= 0:
         bank.open = -1
-        closed(st, b)
+        closed(channel, b)
 
 
 @compiled_inside
-def precharge(st: Any, b: int) -> None:
+def precharge(channel: Any, b: int) -> None:
     """Send a PRE to one bank."""
-    s, c, bank = st.s[0], st.config[0], st.banks[b]
+    s, c, bank = channel.s[0], channel.config[0], channel.banks[b]
     t = s.clock
-    pc = st.pcs[bank.pc]
-    record(st, PRE, b, bank.open)
+    pc = channel.pcs[bank.pc]
+    record(channel, PRE, b, bank.open)
     s.pres += 1
     pc.next_pre = max(pc.next_pre, t + c.pre_pre)
     pc.next_preab = max(pc.next_preab, t + c.pre_pre)
     pc.next_refab = max(pc.next_refab, t + c.pre_ref)
     bank.next_act = max(bank.next_act, t + c.pre_act)
     bank.next_refpb = max(bank.next_refpb, t + c.pre_ref)
-    close(st, b)
+    close(channel, b)
 
 
 @compiled_part
-def precharge_all(st: Any, p: int) -> None:
+def precharge_all(channel: Any, p: int) -> None:
     """Send a PREab: every bank of a pseudo channel closes."""
-    s, c = st.s[0], st.config[0]
-    t, pc = s.clock, st.pcs[p]
+    s, c = channel.s[0], channel.config[0]
+    t, pc = s.clock, channel.pcs[p]
     banks = c.bank_count // c.pcs
-    record(st, PREAB, p * banks, -1)
+    record(channel, PREAB, p * banks, -1)
     pc.next_act = max(pc.next_act, t + c.pre_act)
     pc.next_refab = max(pc.next_refab, t + c.pre_ref)
     pc.next_pre = max(pc.next_pre, t + c.pre_pre)
     pc.next_preab = max(pc.next_preab, t + c.pre_pre)
     for b in range(p * banks, (p + 1) * banks):
-        close(st, b)
+        close(channel, b)
 
 
 @compiled_part
-def refresh_all(st: Any, p: int) -> None:
+def refresh_all(channel: Any, p: int) -> None:
     """Send a REFab to a pseudo channel."""
-    s, c = st.s[0], st.config[0]
-    t, pc = s.clock, st.pcs[p]
-    record(st, REFAB, p * (c.bank_count // c.pcs), -1)
+    s, c = channel.s[0], channel.config[0]
+    t, pc = s.clock, channel.pcs[p]
+    record(channel, REFAB, p * (c.bank_count // c.pcs), -1)
     s.refreshes += 1
     pc.next_act = max(pc.next_act, t + c.ref_act)
     pc.next_preab = max(pc.next_preab, t + c.ref_preab)
 
 
 @compiled_part
-def refresh_bank(st: Any, b: int) -> None:
+def refresh_bank(channel: Any, b: int) -> None:
     """Send a REFpb to one bank."""
-    s, c, bank = st.s[0], st.config[0], st.banks[b]
-    t, pc, group = s.clock, st.pcs[bank.pc], st.groups[bank.group]
-    record(st, REFPB, b, -1)
+    s, c, bank = channel.s[0], channel.config[0], channel.banks[b]
+    t, pc, group = s.clock, channel.pcs[bank.pc], channel.groups[bank.group]
+    record(channel, REFPB, b, -1)
     s.refreshes += 1
     pc.next_act = max(pc.next_act, t + c.refpb_act)
     if c.refpb_refpb > 0:

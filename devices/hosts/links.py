@@ -127,29 +127,29 @@ class HostedLinks:
     def roof(self, dtype: str) -> Roof:
         return self.base.roof(dtype)
 
-    def of_family(self, family: Family, x: F8) -> F8:
+    def of_family(self, family: Family, inputs: F8) -> F8:
         """Seconds of rows of a family's quantities in the host's class, without what was fitted to it."""
-        return self._by_class(self.base.models[family.kinds[0]], x)[:, O_SECONDS]
+        return self._by_class(self.base.models[family.kinds[0]], inputs)[:, O_SECONDS]
 
     def _quantities(self, op: Op) -> F8:
         x = self.base.quantities(op)
         assert x is not None
         return x
 
-    def _curve(self, op: Op, x: F8) -> tuple[F8, F8]:
-        out = self._priced(op, x)
+    def _curve(self, op: Op, inputs: F8) -> tuple[F8, F8]:
+        out = self._priced(op, inputs)
         return out[0], out[4]
 
-    def _priced(self, op: Op, x: F8) -> F8:
+    def _priced(self, op: Op, inputs: F8) -> F8:
         """Seconds, arithmetic, wire, fixed costs and code of the bound; shape (5, n)."""
-        price = self._by_class(self.base.models[op.kind], x)
+        price = self._by_class(self.base.models[op.kind], inputs)
         seconds, compute, memory, fixed = (price[:, c] for c in (O_SECONDS, O_COMPUTE, O_MEMORY, O_FIXED))
         timed = self._timed(op)
         if timed is not None:
-            ends = np.repeat(x[:1], 2, axis=0)
+            ends = np.repeat(inputs[:1], 2, axis=0)
             ends[:, 0] = timed.moved[[0, -1]]
             edges = self._by_class(self.base.models[op.kind], ends)[:, O_SECONDS]
-            timed_s = timed.at(x[:, 0], seconds, edges)
+            timed_s = timed.at(inputs[:, 0], seconds, edges)
             memory = memory * timed_s / np.maximum(seconds, 1e-300)
             seconds = timed_s
         there = seconds > 0.0
@@ -170,9 +170,9 @@ class HostedLinks:
     def _timed(self, op: Op) -> TimedCollective | None:
         return self.timed.get((op.kind, int(op.shape["ranks"])))
 
-    def _by_class(self, model: Model, x: F8) -> F8:
+    def _by_class(self, model: Model, inputs: F8) -> F8:
         """Return the costs in the host's class; columns as in `calibrated.terms`."""
-        device_prices, link = model.prices(x), self.host.link
+        device_prices, link = model.prices(inputs), self.host.link
         nominal = link.bandwidth_bytes_per_s
         if link.peer_access and not (link.rate or nominal):
             return device_prices
@@ -180,9 +180,9 @@ class HostedLinks:
         if nominal is not None:
             h[H_LINK_BANDWIDTH] = nominal
         values = self._parameters(model)
-        host_prices = model.family.prices(values, h, x)
+        host_prices = model.family.prices(values, h, inputs)
         if model.family is ALLREDUCE and not link.peer_access:
-            library = x.copy()
+            library = inputs.copy()
             library[:, X_OWN] = LIBRARY
             host_prices = _slower(host_prices, model.family.prices(values, h, library))
         # A link faster than the device's own, such as a bridge between two cards, may be quicker.

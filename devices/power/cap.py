@@ -131,10 +131,10 @@ def held_processor(spec: DeviceSpec, processor: ProcessorSpec) -> ProcessorSpec:
     return _slower(processor, left) if left < 1.0 else processor
 
 
-def _width(p: ProcessorSpec) -> float:
+def _width(processor: ProcessorSpec) -> float:
     """16-bit FLOP of a clock."""
-    assert p.clock_Hz is not None
-    return (p.peak_flops_per_s or {}).get("bf16", 0.0) / p.clock_Hz
+    assert processor.clock_Hz is not None
+    return (processor.peak_flops_per_s or {}).get("bf16", 0.0) / processor.clock_Hz
 
 
 def cap_texts(spec: DeviceSpec) -> tuple[str, ...]:
@@ -160,11 +160,11 @@ def _waiting_W(known: PowerModel) -> float:
     return known.idle_W + known.busy_W * draw(FLOOR)
 
 
-def _slower(p: ProcessorSpec, clock: float) -> ProcessorSpec:
+def _slower(processor: ProcessorSpec, clock: float) -> ProcessorSpec:
     """A processor at a share of its clock."""
     update: dict[str, Any] = {}
-    if p.clock_Hz is not None:
-        update["clock_Hz"] = p.clock_Hz * clock
-    if p.peak_flops_per_s is not None:
-        update["peak_flops_per_s"] = {name: x * clock for name, x in p.peak_flops_per_s.items()}
-    return p.model_copy(update=update)
+    if processor.clock_Hz is not None:
+        update["clock_Hz"] = processor.clock_Hz * clock
+    if processor.peak_flops_per_s is not None:
+        update["peak_flops_per_s"] = {name: x * clock for name, x in processor.peak_flops_per_s.items()}
+    return processor.model_copy(update=update)

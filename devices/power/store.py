@@ -149,10 +149,10 @@ def power_yaml(
     return "\n".join(lines) + "\n"
 
 
-def _errors(e: Errors) -> str:
+def _errors(errors: Errors) -> str:
     return (
-        f"{{rows: {e.rows}, median_ape: {e.median_ape:.4g}, p90_ape: {e.p90_ape:.4g}, "
-        f"median_bias: {e.median_bias:.4g}}}"
+        f"{{rows: {errors.rows}, median_ape: {errors.median_ape:.4g}, p90_ape: {errors.p90_ape:.4g}, "
+        f"median_bias: {errors.median_bias:.4g}}}"
     )
 
 

@@ -87,10 +87,10 @@ class PipelineEngine:
         if not op.product:
             return row
 
-        def prices(op: Op, x: F8) -> tuple[F8, F8]:
-            groups = np.ceil(x[:, 0] / self.tokens)
+        def prices(op: Op, inputs: F8) -> tuple[F8, F8]:
+            groups = np.ceil(inputs[:, 0] / self.tokens)
             one = self.product_cycles(1, op.shape["n"], op.shape["k"]) / self.clock_Hz
-            return groups * one, np.full(len(x), float(COMPUTE))
+            return groups * one, np.full(len(inputs), float(COMPUTE))
 
         return replace(row, curve=by_count(op, probe, lambda o: np.array([o.shape["m"]]), prices))
 

@@ -83,16 +83,16 @@ def power_parts(device: DeviceSpec, process: str) -> dict[str, float]:
     return parts
 
 
-def _peak16(p: ProcessorSpec, device: DeviceSpec) -> float:
+def _peak16(processor: ProcessorSpec, device: DeviceSpec) -> float:
     """Return the 16-bit FLOP/s of a processor, or of its widest format."""
-    if p.mac_array is not None:
-        units = p.mac_array.modules_per_stack * p.mac_array.macs_per_module
-        return 2.0 * units * p.mac_array.clock_Hz * device.memory.stacks
-    if p.peak_flops_per_s is not None:
-        peaks = p.peak_flops_per_s
+    if processor.mac_array is not None:
+        units = processor.mac_array.modules_per_stack * processor.mac_array.macs_per_module
+        return 2.0 * units * processor.mac_array.clock_Hz * device.memory.stacks
+    if processor.peak_flops_per_s is not None:
+        peaks = processor.peak_flops_per_s
         return peaks.get("fp16") or peaks.get("bf16") or max(peaks.values())
-    near_bandwidth = device.memory.bandwidth_bytes_per_s * p.bandwidth_multiple
-    return (p.peak_op_per_byte or 0.0) * near_bandwidth
+    near_bandwidth = device.memory.bandwidth_bytes_per_s * processor.bandwidth_multiple
+    return (processor.peak_op_per_byte or 0.0) * near_bandwidth
 
 
 def _terms(device: DeviceSpec, main: ProcessorSpec, energy: float, share: float) -> F8:

@@ -129,20 +129,20 @@ def fit_blocks(spec: DeviceSpec, shape: tuple[int, int, int], points: F8, second
     return BlockFit(p, float(np.median(np.abs(np.expm1(fitted_p)))), len(times))
 
 
-def _fitted(p: F8, first: int, points: F8, seconds: F8) -> F8:
+def _fitted(parameters: F8, first: int, points: F8, seconds: F8) -> F8:
     """Fit the parameters from `first` on, in place, to rows of equal decodes; logarithms of the errors."""
     from scipy.optimize import least_squares
 
     asked, out = np.ascontiguousarray(points), np.empty(len(points))
-    heap, prompt = np.empty(int(p[P_PLACES])), np.empty((2, 1))
+    heap, prompt = np.empty(int(parameters[P_PLACES])), np.empty((2, 1))
 
-    def error(x: F8) -> F8:
-        p[first:P_CACHED] = np.exp(x)
-        _equal_rows(p, asked, out, heap, prompt)
+    def error(inputs: F8) -> F8:
+        parameters[first:P_CACHED] = np.exp(inputs)
+        _equal_rows(parameters, asked, out, heap, prompt)
         logarithm: F8 = np.log(out / seconds)
         return logarithm
 
-    start = np.log(p[first:P_CACHED])
+    start = np.log(parameters[first:P_CACHED])
     fit = least_squares(error, start, method="lm", diff_step=np.full(len(start), 1e-3))
     return error(fit.x)
 
@@ -170,10 +170,10 @@ def _alone(points: F8, seconds: F8, heads: int, places: int) -> float:
 
 
 @compiled_part
-def parts_of(p: F8, blocks: float, tiles: float) -> float:
+def parts_of(parameters: F8, blocks: float, tiles: float) -> float:
     """Parts of a sequence for `blocks` unsplit ones, the longest context of `tiles` tiles."""
-    places = 2.0 * p[P_CORES]  # the kernel's own guess: two blocks of 128 threads a core
-    if p[P_SPLITS] == 0.0 or blocks >= FULL * places:
+    places = 2.0 * parameters[P_CORES]  # the kernel's own guess: two blocks of 128 threads a core
+    if parameters[P_SPLITS] == 0.0 or blocks >= FULL * places:
         return 1.0
     most = min(MOST_SPLITS, places, tiles)
     best = 0.0
@@ -208,7 +208,9 @@ def _settle(heap: F8, size: int, value: float) -> None:
 
 
 @compiled_part
-def blocks_seconds(p: F8, contexts: F8, count: int, mean: float, batch: float, tiles: float, heap: F8) -> float:
+def blocks_seconds(
+    parameters: F8, contexts: F8, count: int, mean: float, batch: float, tiles: float, heap: F8
+) -> float:
     """Seconds of one call.
 
     All running blocks are equally fast, so they end in the order of the remaining keys, and the time is the sum over
@@ -227,15 +229,15 @@ def blocks_seconds(p: F8, contexts: F8, count: int, mean: float, batch: float, t
     heap : float64 array, shape (places,)
         To work in: keys up to which each place is taken.
     """
-    places, heads, tile = int(p[P_PLACES]), int(p[P_HEADS]), p[P_TILE]
+    places, heads, tile = int(parameters[P_PLACES]), int(parameters[P_HEADS]), parameters[P_TILE]
     for i in range(places):
         heap[i] = 0.0
-    parts = parts_of(p, batch * heads, tiles)
+    parts = parts_of(parameters, batch * heads, tiles)
     if parts == 1.0:
         for _ in range(heads):
             for j in range(count):
                 keys = mean if mean > 0.0 else contexts[j]
-                _settle(heap, places, heap[0] + keys + p[P_BLOCK])
+                _settle(heap, places, heap[0] + keys + parameters[P_BLOCK])
     else:
         for j in range(count):
             keys = mean if mean > 0.0 else contexts[j]
@@ -243,9 +245,9 @@ def blocks_seconds(p: F8, contexts: F8, count: int, mean: float, batch: float, t
             for _ in range(heads):
                 left = keys
                 while left > 0.0:
-                    _settle(heap, places, heap[0] + min(left, block_keys) + p[P_BLOCK])
+                    _settle(heap, places, heap[0] + min(left, block_keys) + parameters[P_BLOCK])
                     left -= block_keys
-    return float(p[P_START] + _played(heap, places, p[P_ALONE], p[P_SHARED]))
+    return float(parameters[P_START] + _played(heap, places, parameters[P_ALONE], parameters[P_SHARED]))
 
 
 @compiled_part
@@ -261,7 +263,7 @@ def _played(heap: F8, places: int, alone: float, shared: float) -> float:
 
 
 @compiled_part
-def joint_seconds(p: F8, contexts: F8, count: int, mean: float, prompts: F8, chunks: int, heap: F8) -> float:
+def joint_seconds(parameters: F8, contexts: F8, count: int, mean: float, prompts: F8, chunks: int, heap: F8) -> float:
     """Return the seconds of one call with prompts and decodes.
 
     Parameters
@@ -275,34 +277,34 @@ def joint_seconds(p: F8, contexts: F8, count: int, mean: float, prompts: F8, chu
     heap : float64 array, shape (places,)
         To work in, as for `blocks_seconds`.
     """
-    places, heads, shared = int(p[P_PLACES]), int(p[P_HEADS]), p[P_SHARED]
-    if p[P_GROUP] * heads * count > MANY * places:
-        places = max(int(places / p[P_GROUP]), 1)
-        blocks, once = p[P_GROUP], 1.0
+    places, heads, shared = int(parameters[P_PLACES]), int(parameters[P_HEADS]), parameters[P_SHARED]
+    if parameters[P_GROUP] * heads * count > MANY * places:
+        places = max(int(places / parameters[P_GROUP]), 1)
+        blocks, once = parameters[P_GROUP], 1.0
     else:
-        heads, blocks, once = int(p[P_GROUP] * heads), 1.0, 1.0 / p[P_GROUP]
+        heads, blocks, once = int(parameters[P_GROUP] * heads), 1.0, 1.0 / parameters[P_GROUP]
     total = mean * count
     if mean <= 0.0:
         for j in range(count):
             total += contexts[j]
-    cached = resident(total, p[P_CACHED])
+    cached = resident(total, parameters[P_CACHED])
     shared *= cached * once + (1.0 - cached) * blocks
     for i in range(places):
         heap[i] = 0.0
     for _ in range(heads):
         for j in range(count):
             keys = mean if mean > 0.0 else contexts[j]
-            _settle(heap, places, heap[0] + keys + p[P_BLOCK])
+            _settle(heap, places, heap[0] + keys + parameters[P_BLOCK])
         for j in range(chunks):
             new, seen = prompts[0, j], 0.0
             while seen < new:
                 seen = min(seen + QUERY_ROWS, new)
-                _settle(heap, places, heap[0] + prompts[1, j] + seen + p[P_BLOCK])
-    return float(p[P_START] + _played(heap, places, p[P_ALONE], shared))
+                _settle(heap, places, heap[0] + prompts[1, j] + seen + parameters[P_BLOCK])
+    return float(parameters[P_START] + _played(heap, places, parameters[P_ALONE], shared))
 
 
 @compiled
-def _equal_rows(p: F8, points: F8, out: F8, heap: F8, prompt: F8) -> None:
+def _equal_rows(parameters: F8, points: F8, out: F8, heap: F8, prompt: F8) -> None:
     """Return the seconds of equal decodes, without or with one prompt, as in tables.
 
     The new token's key is added to a context. `heap` and `prompt`, shape (2, 1), are workspace.
@@ -311,7 +313,7 @@ def _equal_rows(p: F8, points: F8, out: F8, heap: F8, prompt: F8) -> None:
         prompt[0, 0], prompt[1, 0], decodes, keys = points[i]
         keys, count = keys + 1.0, int(decodes)
         if prompt[0, 0] > 0.0:
-            out[i] = joint_seconds(p, heap, count, keys, prompt, 1, heap)
+            out[i] = joint_seconds(parameters, heap, count, keys, prompt, 1, heap)
         else:
-            tiles = np.ceil(keys / p[P_TILE])
-            out[i] = blocks_seconds(p, heap, count, keys, decodes, tiles, heap)
+            tiles = np.ceil(keys / parameters[P_TILE])
+            out[i] = blocks_seconds(parameters, heap, count, keys, decodes, tiles, heap)

@@ -42,19 +42,21 @@ def inside(axes: F8, sizes: I8, axis: int, value: float) -> float:
 
 
 @compiled_part
-def decode_beyond(axes: F8, sizes: I8, p: F8, h: F8, x: F8, decodes: float, kv: float) -> float:
-    """Decode attention over that at the edge; 1 inside. `p` and `x` as in `decode_price`."""
+def decode_beyond(axes: F8, sizes: I8, parameters: F8, hardware: F8, inputs: F8, decodes: float, kv: float) -> float:
+    """Decode attention over that at the edge; 1 inside. `parameters` and `inputs` as in `decode_price`."""
     if decodes <= 0.0:
         return 1.0
     n, keys = inside(axes, sizes, DECODES, decodes), inside(axes, sizes, KEYS, kv / decodes)
     if n == decodes and keys == kv / decodes:
         return 1.0
-    edge, _ = decode_price(p, h, x, n, n * keys, n * keys, 0.0)
-    return decode_price(p, h, x, decodes, kv, kv, 0.0)[0] / edge if edge > 0.0 else 1.0
+    edge, _ = decode_price(parameters, hardware, inputs, n, n * keys, n * keys, 0.0)
+    return decode_price(parameters, hardware, inputs, decodes, kv, kv, 0.0)[0] / edge if edge > 0.0 else 1.0
 
 
 @compiled_part
-def prefill_beyond(axes: F8, sizes: I8, p: F8, h: F8, x: F8, batch: float, tokens: float, pairs: float) -> float:
+def prefill_beyond(
+    axes: F8, sizes: I8, parameters: F8, hardware: F8, inputs: F8, batch: float, tokens: float, pairs: float
+) -> float:
     """Attention of equal prompt chunks over that at the edge; 1 inside."""
     if batch <= 0.0 or tokens <= 0.0:
         return 1.0
@@ -62,27 +64,29 @@ def prefill_beyond(axes: F8, sizes: I8, p: F8, h: F8, x: F8, batch: float, token
     q, c = inside(axes, sizes, CHUNK, chunk), inside(axes, sizes, CONTEXT, context)
     if q == chunk and c == context:
         return 1.0
-    edge = equal_chunks(p, h, x, batch, q, c)
-    return float(equal_chunks(p, h, x, batch, chunk, context) / edge) if edge > 0.0 else 1.0
+    edge = equal_chunks(parameters, hardware, inputs, batch, q, c)
+    return float(equal_chunks(parameters, hardware, inputs, batch, chunk, context) / edge) if edge > 0.0 else 1.0
 
 
 @compiled_part
-def equal_chunks(p: F8, h: F8, x: F8, batch: float, chunk: float, context: float) -> float:
+def equal_chunks(parameters: F8, hardware: F8, inputs: F8, batch: float, chunk: float, context: float) -> float:
     """Seconds of chunks that are all alike."""
     pairs = chunk * (context + 0.5 * (chunk + 1.0))
     keys = batch * (context + chunk)
-    seconds, _ = prefill_price(p, h, x, 0.0, batch, batch * chunk, batch * pairs, keys, 0.0)
+    seconds, _ = prefill_price(parameters, hardware, inputs, 0.0, batch, batch * chunk, batch * pairs, keys, 0.0)
     return seconds
 
 
 @compiled_part
-def moe_beyond(axes: F8, sizes: I8, p: F8, h: F8, x: F8, tokens: float, active: float, top_k: float) -> float:
+def moe_beyond(
+    axes: F8, sizes: I8, parameters: F8, hardware: F8, inputs: F8, tokens: float, active: float, top_k: float
+) -> float:
     """One device's experts over those at the edge; 1 inside."""
     t, a = inside(axes, sizes, TOKENS, tokens), inside(axes, sizes, ACTIVE, active)
     if t == tokens and a == active:
         return 1.0
-    edge, _ = moe_price(p, h, x, t * top_k, a)
-    return moe_price(p, h, x, tokens * top_k, active)[0] / edge if edge > 0.0 else 1.0
+    edge, _ = moe_price(parameters, hardware, inputs, t * top_k, a)
+    return moe_price(parameters, hardware, inputs, tokens * top_k, active)[0] / edge if edge > 0.0 else 1.0
 
 
 @compiled_part
@@ -109,30 +113,32 @@ def experts_outside(axes: F8, sizes: I8, tokens: float, active: float) -> bool:
 
 
 @compiled
-def _rows(code: int, axes: F8, sizes: I8, p: F8, h: F8, x: F8, rows: F8, top_k: float, out: F8) -> None:
+def _rows(
+    code: int, axes: F8, sizes: I8, parameters: F8, hardware: F8, inputs: F8, rows: F8, top_k: float, out: F8
+) -> None:
     for i in range(rows.shape[0]):
         u = rows[i]
         if code == MIXED_DECODE:
-            out[i] = decode_beyond(axes, sizes, p, h, x, u[U_BATCH], u[U_KV])
+            out[i] = decode_beyond(axes, sizes, parameters, hardware, inputs, u[U_BATCH], u[U_KV])
         elif code == MIXED_PREFILL:
-            out[i] = prefill_beyond(axes, sizes, p, h, x, u[U_BATCH], u[U_TOKENS], u[U_PAIRS])
+            out[i] = prefill_beyond(axes, sizes, parameters, hardware, inputs, u[U_BATCH], u[U_TOKENS], u[U_PAIRS])
         else:
-            out[i] = moe_beyond(axes, sizes, p, h, x, u[TOKENS], u[ACTIVE], top_k)
+            out[i] = moe_beyond(axes, sizes, parameters, hardware, inputs, u[TOKENS], u[ACTIVE], top_k)
 
 
-def beyond_rows(grid: Grid, formula: KernelFormula, h: F8, rows: F8, top_k: float = 1.0) -> F8:
+def beyond_rows(grid: Grid, formula: KernelFormula, hardware: F8, rows: F8, top_k: float = 1.0) -> F8:
     """Ratios of rows of sums, as `grid.grid_rows` takes them, shape (n,).
 
     Parameters
     ----------
     formula : KernelFormula
         Code of the grid's op, with parameters and quantities of the device's own model.
-    h : float64 array
+    hardware : float64 array
         Device constants of `calibrated.hardware`.
     top_k : float
         Experts of a token.
     """
     out = np.empty(len(rows))
     x = np.array(formula.x)
-    _rows(formula.code, grid.axes, grid.sizes, np.array(formula.p), h, x, np.ascontiguousarray(rows), top_k, out)
+    _rows(formula.code, grid.axes, grid.sizes, np.array(formula.p), hardware, x, np.ascontiguousarray(rows), top_k, out)
     return out

@@ -127,11 +127,11 @@ def _part(axis: F8, size: int, i: int, value: float) -> float:
 
 
 @compiled_part
-def mixed_decode(axes: F8, sizes: I8, seconds: F8, decodes: float, kv: float, uneven: float) -> float:
+def mixed_decode(axes: F8, sizes: I8, seconds: F8, decodes: float, keys: float, uneven: float) -> float:
     """Return decode attention: the time at the mean context, plus the term of unequal contexts."""
     if decodes <= 0.0:
         return 0.0
-    even = interpolate(axes, sizes, seconds, 0.0, 0.0, decodes, kv / decodes)
+    even = interpolate(axes, sizes, seconds, 0.0, 0.0, decodes, keys / decodes)
     return float(max(even + uneven, 0.0))
 
 
@@ -144,7 +144,7 @@ def equal_chunk(batch: float, tokens: float, pairs: float) -> tuple[float, float
 
 @compiled_part
 def mixed_prefill(
-    axes: F8, sizes: I8, seconds: F8, batch: float, tokens: float, pairs: float, decodes: float, kv: float
+    axes: F8, sizes: I8, seconds: F8, batch: float, tokens: float, pairs: float, decodes: float, keys: float
 ) -> float:
     """What prompt chunks add to the decodes of their step.
 
@@ -155,7 +155,7 @@ def mixed_prefill(
     if batch <= 0.0 or tokens <= 0.0:
         return 0.0
     q, context = equal_chunk(batch, tokens, pairs)
-    mean_kv = kv / decodes if decodes > 0.0 else 0.0
+    mean_kv = keys / decodes if decodes > 0.0 else 0.0
     both = interpolate(axes, sizes, seconds, q, context, decodes, mean_kv)
     if decodes > 0.0:
         both -= interpolate(axes, sizes, seconds, 0.0, 0.0, decodes, mean_kv)
@@ -167,9 +167,9 @@ def mixed_prefill(
 
 
 @compiled
-def _rows(code: int, axes: F8, sizes: I8, seconds: F8, x: F8, out: F8) -> None:
-    for i in range(x.shape[0]):
-        u = x[i]
+def _rows(code: int, axes: F8, sizes: I8, seconds: F8, inputs: F8, out: F8) -> None:
+    for i in range(inputs.shape[0]):
+        u = inputs[i]
         if code == MIXED_DECODE:
             out[i] = mixed_decode(axes, sizes, seconds, u[0], u[3], u[6])
         elif code == MIXED_PREFILL:
@@ -178,8 +178,8 @@ def _rows(code: int, axes: F8, sizes: I8, seconds: F8, x: F8, out: F8) -> None:
             out[i] = interpolate(axes, sizes, seconds, u[0], u[1], 0.0, 0.0)
 
 
-def grid_rows(code: int, grid: Grid, x: F8) -> F8:
+def grid_rows(code: int, grid: Grid, inputs: F8) -> F8:
     """Seconds of rows of sums (`SUMS`; tokens and active experts for `MOE_GRID`), shape (n,)."""
-    out = np.empty(len(x))
-    _rows(code, grid.axes, grid.sizes, grid.seconds, np.ascontiguousarray(x), out)
+    out = np.empty(len(inputs))
+    _rows(code, grid.axes, grid.sizes, grid.seconds, np.ascontiguousarray(inputs), out)
     return out

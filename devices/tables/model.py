@@ -173,13 +173,13 @@ class TableModel:
         curve = by_count(op, probe, self.quantities, self._prices)
         return replace(known, curve=curve, formula=None, most=self._most(op, probe, curve))
 
-    def _nothing(self, op: Op, x: F8) -> tuple[F8, F8]:
+    def _nothing(self, op: Op, inputs: F8) -> tuple[F8, F8]:
         """Return zero costs of ops that another one's measured time includes."""
-        bound = np.full(len(x), float(BOUNDS.index(self.base.cost(op).bound)))
-        return np.zeros(len(x)), bound
+        bound = np.full(len(inputs), float(BOUNDS.index(self.base.cost(op).bound)))
+        return np.zeros(len(inputs)), bound
 
-    def _prices(self, op: Op, x: F8) -> tuple[F8, F8]:
-        return self.seconds(op, x), self.base.prices(op, x[:, 1:])[:, O_BOUND]
+    def _prices(self, op: Op, inputs: F8) -> tuple[F8, F8]:
+        return self.seconds(op, inputs), self.base.prices(op, inputs[:, 1:])[:, O_BOUND]
 
     def _most(self, op: Op, probe: Probe, curve: ByCount) -> int:
         """Largest count of an op whose rows the kernel tables hold."""
@@ -219,22 +219,22 @@ class TableModel:
         assert base is not None, "only ops that the device's model knows have a curve"
         return np.concatenate([[op.shape[_rows(op)]], base])
 
-    def seconds(self, op: Op, x: F8) -> F8:
+    def seconds(self, op: Op, inputs: F8) -> F8:
         grid, curve = self.grid(op), self.curve(op)
         if self.inside_moe(op):
-            return np.zeros(len(x))
+            return np.zeros(len(inputs))
         if grid is not None:
             formula = self.base.formula(op, ALONE)
             assert formula is not None
             formula = replace(formula, code=_grid_code(op))
-            ratios = beyond_rows(grid, formula, self.h, x, op.shape.get("top_k", 1.0))
-            return grid_rows(formula.code, grid, x) * ratios
+            ratios = beyond_rows(grid, formula, self.h, inputs, op.shape.get("top_k", 1.0))
+            return grid_rows(formula.code, grid, inputs) * ratios
         assert curve is not None, "only ops that the tables cover have a measured time"
-        rows = whole_tiles(x[:, 0], curve.rows[-1]) if op.product else x[:, 0]
-        out = curve.at(rows) * self._beyond(op, curve, x)
+        rows = whole_tiles(inputs[:, 0], curve.rows[-1]) if op.product else inputs[:, 0]
+        out = curve.at(rows) * self._beyond(op, curve, inputs)
         added = self.curves.get((ADDED.get(op.name, ""), self._added_columns(op)))
         if added is not None:
-            out = out + added.at(x[:, 0])
+            out = out + added.at(inputs[:, 0])
         return out
 
     def _added_columns(self, op: Op) -> str:
@@ -242,13 +242,13 @@ class TableModel:
         names = [key for key in self.curves if key[0] == ADDED.get(op.name)]
         return names[0][1] if len(names) == 1 else ""
 
-    def _beyond(self, op: Op, curve: Curve, x: F8) -> F8:
+    def _beyond(self, op: Op, curve: Curve, inputs: F8) -> F8:
         """Return the time over the last measured row's, by the device's model; 1 inside."""
-        out = np.ones(len(x))
-        outside = x[:, 0] > curve.rows[-1]
+        out = np.ones(len(inputs))
+        outside = inputs[:, 0] > curve.rows[-1]
         if outside.any():
             edge = self._at(op, float(curve.rows[-1]))[None, 1:]
-            longer, least = self.base.prices(op, x[outside, 1:]), self.base.prices(op, edge)
+            longer, least = self.base.prices(op, inputs[outside, 1:]), self.base.prices(op, edge)
             out[outside] = longer[:, O_SECONDS] / least[:, O_SECONDS]
         return out
 

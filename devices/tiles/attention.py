@@ -42,60 +42,60 @@ QUERY_BYTES = 2.0
 
 
 @compiled_part
-def attend(p: F8, h: F8, x: F8, c: I8, out: F8) -> None:
+def attend(parameters: F8, hardware: F8, inputs: F8, configuration: I8, out: F8) -> None:
     """Compute the seconds of one attention under one configuration, and its terms; see `product.price`."""
-    bm, bn, split = float(c[C_M]), float(c[C_N]), float(c[C_SPLIT])
-    warps, lanes, b = float(c[C_WARPS]), h[M_LANES], x[A_KV_BYTES]
-    groups = warpgroup(h, bm, warps)
-    buffers = float(c[C_STAGES]) if groups else max(1.0, c[C_STAGES] - 1.0)
-    wide = x[A_SCORE] + x[A_VALUE]
-    load = bn * (wide - x[A_VALUE] * x[A_SHARED]) * b
+    bm, bn, split = float(configuration[C_M]), float(configuration[C_N]), float(configuration[C_SPLIT])
+    warps, lanes, b = float(configuration[C_WARPS]), hardware[M_LANES], inputs[A_KV_BYTES]
+    groups = warpgroup(hardware, bm, warps)
+    buffers = float(configuration[C_STAGES]) if groups else max(1.0, configuration[C_STAGES] - 1.0)
+    wide = inputs[A_SCORE] + inputs[A_VALUE]
+    load = bn * (wide - inputs[A_VALUE] * inputs[A_SHARED]) * b
     # Warps share the rows, and what is left of them the keys; every row of warps reads all keys.
     rows = min(warps, max(1.0, bm / ROWS))
     flop, scores = 2.0 * bm * bn * wide, bm * bn
-    queries = bm * x[A_SCORE] * QUERY_BYTES  # read again in every step
+    queries = bm * inputs[A_SCORE] * QUERY_BYTES  # read again in every step
     if groups:
-        matrix = flop / (p[P_MATRIX] * x[A_RATE])
+        matrix = flop / (parameters[P_MATRIX] * inputs[A_RATE])
         reads = queries + bn * wide * b * bm / 64.0
     else:
         twice = max(1.0, ROWS / bm) * max(1.0, warps / rows * COLUMNS / bn)
-        matrix = flop * twice / (p[P_MATRIX] * synchronous_rate(h, x[A_RATE], b))
+        matrix = flop * twice / (parameters[P_MATRIX] * synchronous_rate(hardware, inputs[A_RATE], b))
         reads = queries * warps / rows + bn * wide * b * rows
-    shared = max((reads + load) / (SHARED_BYTES_PER_CLOCK * p[P_SHARED]), load / PORT)
+    shared = max((reads + load) / (SHARED_BYTES_PER_CLOCK * parameters[P_SHARED]), load / PORT)
     softmax = scores * (1.0 / EXPONENTIALS + VECTOR_WORK / VECTOR)
     copies = load / (COPY_BYTES * lanes * warps)
     registers = thread_registers(
-        h, bm, x[A_VALUE], copies, COPY_REGISTERS, warps, rows, warps / rows, groups
+        hardware, bm, inputs[A_VALUE], copies, COPY_REGISTERS, warps, rows, warps / rows, groups
     ) + scores / (lanes * warps)
-    limit = most_registers(h)
+    limit = most_registers(hardware)
     spilled = 1.0 + SPILL * max(0.0, registers - limit) / limit
-    blocks = resident(h, warps, min(registers, limit), buffers * load + queries)
+    blocks = resident(hardware, warps, min(registers, limit), buffers * load + queries)
     # Two warpgroups take turns: the softmax of one beside the products of the other.
     turns = groups and warps >= 8.0
     busy = join(matrix, softmax, SHARP) if turns else matrix + softmax
     work = join(busy, shared, SHARP) + copies * warps * COPY_CLOCKS / SCHEDULERS
-    alone = work + p[P_STEP]
-    tiles = math.ceil(x[A_ROWS] / bm)
-    launched = x[A_GROUPS] * tiles * split
+    alone = work + parameters[P_STEP]
+    tiles = math.ceil(inputs[A_ROWS] / bm)
+    launched = inputs[A_GROUPS] * tiles * split
     longest = 0.0
-    if x[A_CAUSAL] > 0.0:
-        seen = min(x[A_KEYS], x[A_CONTEXT] + 0.5 * (x[A_ROWS] + bm))
-        longest = math.ceil(x[A_KEYS] / bn)
+    if inputs[A_CAUSAL] > 0.0:
+        seen = min(inputs[A_KEYS], inputs[A_CONTEXT] + 0.5 * (inputs[A_ROWS] + bm))
+        longest = math.ceil(inputs[A_KEYS] / bn)
         steps = min(longest, seen / bn + 0.5)
     else:
-        steps = math.ceil(x[A_KEYS] / (split * bn))
+        steps = math.ceil(inputs[A_KEYS] / (split * bn))
     out[O_MATRIX], out[O_SHARED], out[O_STEP] = matrix, shared, work - join(matrix, shared, SHARP)
     out[O_BLOCKS], out[O_REGISTERS] = blocks, 8.0 * math.ceil(registers / 8.0)
     out[O_SHARED_BYTES] = buffers * load + queries
-    merged = x[A_GROUPS] * x[A_ROWS] * x[A_VALUE] * (4.0 * split + QUERY_BYTES) if split > 1.0 else 0.0
+    merged = inputs[A_GROUPS] * inputs[A_ROWS] * inputs[A_VALUE] * (4.0 * split + QUERY_BYTES) if split > 1.0 else 0.0
     finish(
-        p, h, launched, steps, longest, work * spilled, alone, buffers, load, spilled,
-        traffic(h, x, launched * steps * load), x[A_SCORE] * b, 64.0, merged, out,
+        parameters, hardware, launched, steps, longest, work * spilled, alone, buffers, load, spilled,
+        traffic(hardware, inputs, launched * steps * load), inputs[A_SCORE] * b, 64.0, merged, out,
     )  # fmt: skip
 
 
 @compiled_part
-def traffic(h: F8, x: F8, through: float) -> float:
+def traffic(hardware: F8, inputs: F8, through: float) -> float:
     """Bytes that come from memory and go there: keys and values once, again where the cache is too small.
 
     Parameters
@@ -103,14 +103,14 @@ def traffic(h: F8, x: F8, through: float) -> float:
     through : float
         Bytes of keys and values that all blocks read.
     """
-    per_row = x[A_SCORE] + x[A_VALUE]
-    of_one = x[A_KEYS] * (per_row - x[A_VALUE] * x[A_SHARED]) * x[A_KV_BYTES]
-    cached = of_one * x[A_GROUPS] / x[A_SHARERS]
-    results = x[A_GROUPS] * x[A_ROWS] * per_row * QUERY_BYTES
-    keep = KEEP * h[M_CACHE]
+    per_row = inputs[A_SCORE] + inputs[A_VALUE]
+    of_one = inputs[A_KEYS] * (per_row - inputs[A_VALUE] * inputs[A_SHARED]) * inputs[A_KV_BYTES]
+    cached = of_one * inputs[A_GROUPS] / inputs[A_SHARERS]
+    results = inputs[A_GROUPS] * inputs[A_ROWS] * per_row * QUERY_BYTES
+    keep = KEEP * hardware[M_CACHE]
     again = max(0.0, through - cached) * (1.0 - min(1.0, keep / of_one))
     read = cached + again
-    if x[A_WARM] > 0.0:
+    if inputs[A_WARM] > 0.0:
         cached_kept = min(1.0, keep / (cached + results))
         read *= 1.0 - (cached_kept if cached_kept >= 1.0 else max(0.0, cached_kept * (2.0 * cached_kept - 1.0)))
     everything: float = read + results

@@ -58,8 +58,8 @@ class CpuForm:
         """Every parameter as it stands without a fit."""
         return {name: p.start for name, p in self.parameters.items()}
 
-    def seconds(self, p: Parameters, core: Core, shape: Shape, config: Config) -> float:
-        return sum(self.terms(p, core, shape, config).values())
+    def seconds(self, parameters: Parameters, core: Core, shape: Shape, config: Config) -> float:
+        return sum(self.terms(parameters, core, shape, config).values())
 
 
 CALL = FormConstant(2e-6, 1.5, "a call from Python [s]")
@@ -67,7 +67,7 @@ SHARP = FormConstant(3.0, 1.5, "exponent of the smooth maximum of arithmetic and
 DRAWN = FormConstant(0.85, 1.2, "share of the read rate that a kernel attains")
 
 
-def _gemm(p: Parameters, core: Core, shape: Shape, config: Config) -> dict[str, float]:
+def _gemm(parameters: Parameters, core: Core, shape: Shape, config: Config) -> dict[str, float]:
     """A blocked product, see `kernels/blocked.py`: first over the weights from memory, then again."""
     m, n, k = shape["m"], shape["n"], shape["k"]
     rows, columns = config["register_m"], config["register_n"]
@@ -75,7 +75,7 @@ def _gemm(p: Parameters, core: Core, shape: Shape, config: Config) -> dict[str, 
     slots, passes = 0.0, 0
     for top in range(0, m, block_m):
         for r, c, count in _row_tiles(min(block_m, m - top), rows, columns):
-            slots += count * math.ceil(n / c) * _tile_slots(p, core, r, c, k)
+            slots += count * math.ceil(n / c) * _tile_slots(parameters, core, r, c, k)
             passes += count
     arithmetic, weights = slots * core.slot_s, float(FLOAT * n * k)
     again = (passes - 1) * weights / core.rate(FLOAT * k * (block_n + rows))
@@ -83,7 +83,7 @@ def _gemm(p: Parameters, core: Core, shape: Shape, config: Config) -> dict[str, 
     blocks = math.ceil(n / block_n)
     again += (blocks - 1) * FLOAT * m * k / core.rate(FLOAT * k * (block_m + columns))
     first = arithmetic / max(passes, 1)
-    return _parts(p, core, first, weights, arithmetic - first, again) | {"call": p["call"]}
+    return _parts(parameters, core, first, weights, arithmetic - first, again) | {"call": parameters["call"]}
 
 
 def _row_tiles(m: int, rows: int, columns: int) -> Iterable[tuple[int, int, int]]:
@@ -93,21 +93,23 @@ def _row_tiles(m: int, rows: int, columns: int) -> Iterable[tuple[int, int, int]
     return [tile for tile in tiles if tile[2]]
 
 
-def _tile_slots(p: Parameters, core: Core, rows: int, columns: int, k: int) -> float:
+def _tile_slots(parameters: Parameters, core: Core, rows: int, columns: int, k: int) -> float:
     """Slots of a register tile over the whole depth: multiplies, loads, or waits for its sums."""
     steps = k / core.lanes
     if rows <= 2:  # column by column, eight sums in flight: x is loaded again for every column
-        return steps * columns * (rows + 1) + columns * p["tile"]
-    return steps * max(rows * columns, rows + columns, p["flight"]) + p["tile"]
+        return steps * columns * (rows + 1) + columns * parameters["tile"]
+    return steps * max(rows * columns, rows + columns, parameters["flight"]) + parameters["tile"]
 
 
-def _parts(p: Parameters, core: Core, first: float, moved: float, rest: float, again: float) -> dict[str, float]:
+def _parts(
+    parameters: Parameters, core: Core, first: float, moved: float, rest: float, again: float
+) -> dict[str, float]:
     """Return smooth maxima of arithmetic and memory traffic, then of arithmetic and cache traffic [s].
 
     What a maximum exceeds its arithmetic by is charged to the traffic.
     """
-    memory = moved / (p["drawn"] * core.read_Bps)
-    cold, warm = _smooth(p["sharp"], first, memory), _smooth(p["sharp"], rest, again)
+    memory = moved / (parameters["drawn"] * core.read_Bps)
+    cold, warm = _smooth(parameters["sharp"], first, memory), _smooth(parameters["sharp"], rest, again)
     return {"arithmetic": first + rest, "memory": cold - first, "cache": warm - rest}
 
 
@@ -118,7 +120,7 @@ def _smooth(sharp: float, a: float, b: float) -> float:
     return float(top * (1.0 + (min(a, b) / top) ** sharp) ** (1.0 / sharp))
 
 
-def _attention(p: Parameters, core: Core, shape: Shape, config: Config) -> dict[str, float]:
+def _attention(parameters: Parameters, core: Core, shape: Shape, config: Config) -> dict[str, float]:
     """Attention by units, see `kernels/flash.py`: a decode cuts keys, a prompt queries."""
     dim, heads, group = shape["head_dim"], shape["heads_kv"], shape["heads_q"] // shape["heads_kv"]
     new = shape.get("q_len", 1)
@@ -134,7 +136,7 @@ def _attention(p: Parameters, core: Core, shape: Shape, config: Config) -> dict[
         step = math.ceil(math.ceil(keys / parts) / tile) * tile
         for start in range(0, keys, step):
             long = min(step, keys - start)
-            slots += packed * _walk_slots(p, core, long, tile, dim)
+            slots += packed * _walk_slots(parameters, core, long, tile, dim)
             units += 1
         merged += math.ceil(keys / step) * packed * GROUP * dim
         swept += keys
@@ -143,12 +145,12 @@ def _attention(p: Parameters, core: Core, shape: Shape, config: Config) -> dict[
     moved = 2.0 * FLOAT * dim * seen
     arithmetic = once * slots * core.slot_s
     again = once * (swept - seen) * 2.0 * FLOAT * dim / core.rate(moved)
-    out = _parts(p, core, arithmetic, once * moved, 0.0, again)
-    cut = once * (units * p["unit"] + merged / core.lanes * p["merge"]) * core.slot_s
-    return out | {"units": cut, "call": p["call"]}
+    out = _parts(parameters, core, arithmetic, once * moved, 0.0, again)
+    cut = once * (units * parameters["unit"] + merged / core.lanes * parameters["merge"]) * core.slot_s
+    return out | {"units": cut, "call": parameters["call"]}
 
 
-def _walk_slots(p: Parameters, core: Core, keys: int, tile: int, dim: int) -> float:
+def _walk_slots(parameters: Parameters, core: Core, keys: int, tile: int, dim: int) -> float:
     """Slots of four query vectors over some keys."""
     wide = dim / core.lanes
     tiles = math.ceil(keys / tile)
@@ -156,12 +158,12 @@ def _walk_slots(p: Parameters, core: Core, keys: int, tile: int, dim: int) -> fl
     strips = sum(math.ceil(min(tile, keys - t) / STRIP) for t in range(0, keys, tile))
     # Of scores every multiply but each fifth load finds its operand in a register; the softmax runs
     # over whole tiles; sums of values are loaded and stored once a strip.
-    scores = fours * (20.0 * wide + p["sums"])
-    softmax = tiles * GROUP * tile / core.lanes * p["exp"]
+    scores = fours * (20.0 * wide + parameters["sums"])
+    softmax = tiles * GROUP * tile / core.lanes * parameters["exp"]
     values = keys * (GROUP * wide + GROUP + 1) + strips * 2.0 * GROUP * wide
     occupancy = 2.0 * FLOAT * dim * tile / core.l1_bytes  # keys and values of a tile, over L1
-    values *= float(max(1.0, occupancy) ** p["spill"])
-    return scores + softmax + values + tiles * p["tile"]
+    values *= float(max(1.0, occupancy) ** parameters["spill"])
+    return scores + softmax + values + tiles * parameters["tile"]
 
 
 FORMS = {

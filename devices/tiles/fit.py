@@ -36,11 +36,11 @@ def at(z: F8) -> F8:
     return np.asarray(np.clip(_DEFAULTS * np.exp(z * _SPREAD), _LOW, _HIGH))
 
 
-def loss(p: F8, measured: Sequence[MeasuredKernel]) -> float:
+def loss(parameters: F8, measured: Sequence[MeasuredKernel]) -> float:
     """What a fit makes small: the mean over devices."""
     total = 0.0
     for m in measured:
-        seconds, default = m.predicted(p)
+        seconds, default = m.predicted(parameters)
         log = np.log(seconds)
         shapes = np.arange(len(m.shapes))
         best = np.abs(log[shapes, m.best] - np.log(m.best_s))

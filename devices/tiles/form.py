@@ -126,10 +126,10 @@ class TiledKernel:
             if isinstance(shape[key.name], int) and not key.low <= int(shape[key.name]) <= key.high
         ]
 
-    def prices(self, p: F8, machine: Machine, shape: Shape, configs: I8) -> F8:
+    def prices(self, parameters: F8, machine: Machine, shape: Shape, configs: I8) -> F8:
         """Return the costs of configurations for one shape, shape (n, NUM_PRICE); columns as in `product`."""
         out = np.empty((len(configs), NUM_PRICE))
-        self.rows(p, machine.h, self.work(machine, shape), np.ascontiguousarray(configs), out)
+        self.rows(parameters, machine.h, self.work(machine, shape), np.ascontiguousarray(configs), out)
         return out
 
 

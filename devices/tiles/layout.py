@@ -17,13 +17,13 @@ DEEP_BYTES = 32.0
 
 
 @compiled_part
-def warpgroup(h: F8, block_m: float, warps: float) -> bool:
+def warpgroup(hardware: F8, block_m: float, warps: float) -> bool:
     """Whether products are warpgroup instructions, which read their operands from shared memory.
 
     They exist from compute capability 9.0 on in data-centre parts (12.x has none), for 64 rows and
     four warps (Triton, `AccelerateMatmul.cpp`).
     """
-    return 9.0 <= h[M_CAPABILITY] < 12.0 and block_m >= 64.0 and warps >= 4.0
+    return 9.0 <= hardware[M_CAPABILITY] < 12.0 and block_m >= 64.0 and warps >= 4.0
 
 
 @compiled_part
@@ -50,25 +50,25 @@ def warp_grid(block_m: float, block_n: float, warps: float, groups: bool) -> tup
 
 @compiled_part
 def thread_registers(
-    h: F8, block_m: float, block_n: float, copies: float, per_copy: float, warps: float,
+    hardware: F8, block_m: float, block_n: float, copies: float, per_copy: float, warps: float,
     rows: float, columns: float, groups: bool,
 ) -> float:  # fmt: skip
     """Return the registers of a thread: sums, operands of two instructions, addresses of its copies and a base; in multiples of eight."""
-    sums = block_m * block_n / (h[M_LANES] * warps)
+    sums = block_m * block_n / (hardware[M_LANES] * warps)
     operands = 0.0
     if not groups:
         tall, wide = max(block_m / rows, ROWS), max(block_n / columns, COLUMNS)
-        operands = 2.0 * (tall + wide) * DEEP_BYTES / (4.0 * h[M_LANES])
+        operands = 2.0 * (tall + wide) * DEEP_BYTES / (4.0 * hardware[M_LANES])
     wanted: float = sums + operands + per_copy * copies + BASE_REGISTERS
     return 8.0 * math.ceil(wanted / 8.0)
 
 
 @compiled_part
-def resident(h: F8, warps: float, registers: float, shared: float) -> float:
+def resident(hardware: F8, warps: float, registers: float, shared: float) -> float:
     """Blocks that one core holds at a time, at least one."""
-    by_registers: float = h[M_REGISTERS] // (h[M_LANES] * warps * registers)
-    by_shared: float = h[M_SHARED] // (shared + RESERVED)
-    most: float = min(h[M_WARPS] // warps, h[M_BLOCKS])
+    by_registers: float = hardware[M_REGISTERS] // (hardware[M_LANES] * warps * registers)
+    by_shared: float = hardware[M_SHARED] // (shared + RESERVED)
+    most: float = min(hardware[M_WARPS] // warps, hardware[M_BLOCKS])
     return max(1.0, min(by_registers, by_shared, most))
 
 
@@ -77,9 +77,9 @@ MOST_REGISTERS, MOST_REGISTERS_WIDE = 255.0, 512.0
 
 
 @compiled_part
-def most_registers(h: F8) -> float:
+def most_registers(hardware: F8) -> float:
     """Registers that a thread can have."""
-    return MOST_REGISTERS if h[M_LANES] <= 32.0 else MOST_REGISTERS_WIDE
+    return MOST_REGISTERS if hardware[M_LANES] <= 32.0 else MOST_REGISTERS_WIDE
 
 
 def most_registers_of(machine: Machine) -> float:

@@ -42,7 +42,7 @@ def join(a: float, b: float, exponent: float) -> float:
 
 @compiled_part
 def finish(
-    p: F8, h: F8, launched: float, steps: float, longest: float, work: float, alone: float,
+    parameters: F8, hardware: F8, launched: float, steps: float, longest: float, work: float, alone: float,
     buffers: float, load: float, spilled: float, moved: float, row: float, columns: float,
     merged: float, out: F8,
 ) -> None:  # fmt: skip
@@ -64,14 +64,14 @@ def finish(
     out : float64 array
         Has clocks of a step in `O_MATRIX`, `O_SHARED` and `O_STEP`, and what is resident; gets the rest.
     """
-    cores, clock, blocks = h[M_CORES], h[M_CLOCK], out[O_BLOCKS]
+    cores, clock, blocks = hardware[M_CORES], hardware[M_CLOCK], out[O_BLOCKS]
     through = launched * steps * load
-    lies = min(row * min(buffers, 2.0) ** DEEPER, h[M_CHANNEL])
-    rate, lost = p[P_MEMORY] * h[M_BANDWIDTH], p[P_ROW]
-    narrow = WIDER * (1.0 - lies / h[M_CHANNEL])
+    lies = min(row * min(buffers, 2.0) ** DEEPER, hardware[M_CHANNEL])
+    rate, lost = parameters[P_MEMORY] * hardware[M_BANDWIDTH], parameters[P_ROW]
+    narrow = WIDER * (1.0 - lies / hardware[M_CHANNEL])
     memory = moved / rate * (1.0 + lost * (min(columns, 64.0) / 64.0) ** narrow / lies)
-    cache = through / (p[P_CACHE] * h[M_CACHE_BANDWIDTH]) * (1.0 + lost / row)
-    near, far = p[P_CACHE_LATENCY] * h[M_CACHE_LATENCY], p[P_LATENCY] * h[M_LATENCY]
+    cache = through / (parameters[P_CACHE] * hardware[M_CACHE_BANDWIDTH]) * (1.0 + lost / row)
+    near, far = parameters[P_CACHE_LATENCY] * hardware[M_CACHE_LATENCY], parameters[P_LATENCY] * hardware[M_LATENCY]
     wait = (near + max(0.0, far - near) * min(1.0, moved / through)) * clock
     busiest = math.ceil(launched / cores)
     waves = math.ceil(busiest / blocks)
@@ -80,16 +80,16 @@ def finish(
         of_core = max(launched * steps / cores, longest)
         of_slot = max(launched * steps / (cores * blocks), longest)
     one = max(alone, (wait + alone) / buffers)
-    start = waves * (p[P_START] + wait) / clock
+    start = waves * (parameters[P_START] + wait) / clock
     turn = of_slot * (wait + alone) * spilled + CROWD * (of_core - of_slot) * work
     waiting = max(of_slot * alone * spilled, turn / buffers) / clock + start
     working = of_core * work / clock
-    out[O_SECONDS] = join(join(join(waiting, memory, p[P_OVERLAP]), working, SHARP), cache, SHARP)
-    out[O_SECONDS] += p[P_LAUNCH] + alone * spilled / clock  # the last step has nothing beside it
-    out[O_LAUNCH] = p[P_LAUNCH]
+    out[O_SECONDS] = join(join(join(waiting, memory, parameters[P_OVERLAP]), working, SHARP), cache, SHARP)
+    out[O_SECONDS] += parameters[P_LAUNCH] + alone * spilled / clock  # the last step has nothing beside it
+    out[O_LAUNCH] = parameters[P_LAUNCH]
     if merged > 0.0:
-        out[O_SECONDS] += merged / rate + p[P_LAUNCH]
-        out[O_LAUNCH] += p[P_LAUNCH]
+        out[O_SECONDS] += merged / rate + parameters[P_LAUNCH]
+        out[O_LAUNCH] += parameters[P_LAUNCH]
         memory += merged / rate
     out[O_MATRIX] *= of_core * spilled / clock
     out[O_SHARED] *= of_core * spilled / clock

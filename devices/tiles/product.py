@@ -43,9 +43,9 @@ KEEP = 0.8
 
 
 @compiled_part
-def synchronous_rate(h: F8, rate: float, value_bytes: float) -> float:
+def synchronous_rate(hardware: F8, rate: float, value_bytes: float) -> float:
     """FLOP per clock and core that `mma.sync` reaches: from capability 9.0 on each instruction loses an H100's clocks."""
-    if not 9.0 <= h[M_CAPABILITY] < 12.0:
+    if not 9.0 <= hardware[M_CAPABILITY] < 12.0:
         return rate
     full = HOPPER_FLOP * 2.0 / value_bytes
     slowed: float = 1.0 / (1.0 / min(rate, full) + (1.0 / SYNCHRONOUS - 1.0) / full)
@@ -54,7 +54,7 @@ def synchronous_rate(h: F8, rate: float, value_bytes: float) -> float:
 
 @compiled_part
 def step(
-    p: F8, h: F8, x: F8, c: I8, valid: float
+    parameters: F8, hardware: F8, inputs: F8, configuration: I8, valid: float
 ) -> tuple[float, float, float, float, float, float, float, float, float]:
     """Clocks of one step of one block, and what it occupies.
 
@@ -78,61 +78,61 @@ def step(
     registers, shared_bytes : float
         Registers of a thread and shared memory of the block.
     """
-    bm, bn, bk = float(c[C_M]), float(c[C_N]), float(c[C_K])
-    warps, lanes = float(c[C_WARPS]), h[M_LANES]
-    groups = warpgroup(h, bm, warps)
+    bm, bn, bk = float(configuration[C_M]), float(configuration[C_N]), float(configuration[C_K])
+    warps, lanes = float(configuration[C_WARPS]), hardware[M_LANES]
+    groups = warpgroup(hardware, bm, warps)
     rows, columns = warp_grid(bm, bn, warps, groups)
-    buffers = max(1.0, c[C_STAGES] - 1.0)
-    a, b = x[W_A_BYTES], x[W_B_BYTES]
+    buffers = max(1.0, configuration[C_STAGES] - 1.0)
+    a, b = inputs[W_A_BYTES], inputs[W_B_BYTES]
     tile_bytes = (bm * a + bn * b) * bk
     copies = tile_bytes / (COPY_BYTES * lanes * warps)
-    registers = thread_registers(h, bm, bn, copies, COPY_REGISTERS, warps, rows, columns, groups)
-    limit = most_registers(h)
+    registers = thread_registers(hardware, bm, bn, copies, COPY_REGISTERS, warps, rows, columns, groups)
+    limit = most_registers(hardware)
     spilled = 1.0 + SPILL * max(0.0, registers - limit) / limit
-    shared_bytes = max((c[C_STAGES] if groups else buffers) * tile_bytes, bm * bn * x[W_OUT_BYTES])
+    shared_bytes = max((configuration[C_STAGES] if groups else buffers) * tile_bytes, bm * bn * inputs[W_OUT_BYTES])
     load = (valid * a + bn * b) * bk
     flop = 2.0 * bm * bn * bk
     if groups:
-        matrix = flop / x[W_RATE]
+        matrix = flop / inputs[W_RATE]
         bubbles = matrix
         reads = bk * (bm * a * max(columns, bn / 256.0) + bn * b * bm / 64.0)
     else:
-        rate = synchronous_rate(h, x[W_RATE], max(a, b))
+        rate = synchronous_rate(hardware, inputs[W_RATE], max(a, b))
         twice = max(1.0, rows * ROWS / max(bm, ROWS)) * max(1.0, columns * COLUMNS / max(bn, COLUMNS))
-        matrix = flop * twice / (p[P_MATRIX] * rate)
-        bubbles = max(matrix, matrix * SCHEDULERS / warps + bk * max(a, b) / DEEP_BYTES * p[P_MATRIX_LATENCY])
+        matrix = flop * twice / (parameters[P_MATRIX] * rate)
+        bubbles = max(matrix, matrix * SCHEDULERS / warps + bk * max(a, b) / DEEP_BYTES * parameters[P_MATRIX_LATENCY])
         reads = bk * (bm * a * columns + bn * b * rows)
-    shared = max((reads + load) / (SHARED_BYTES_PER_CLOCK * p[P_SHARED]), load / PORT)
+    shared = max((reads + load) / (SHARED_BYTES_PER_CLOCK * parameters[P_SHARED]), load / PORT)
     other = copies * warps * COPY_CLOCKS / SCHEDULERS
-    work = join(matrix, shared, SHARP) + other + BESIDE * p[P_STEP]
-    alone = join(bubbles, shared, SHARP) + other + p[P_STEP]
+    work = join(matrix, shared, SHARP) + other + BESIDE * parameters[P_STEP]
+    alone = join(bubbles, shared, SHARP) + other + parameters[P_STEP]
     return matrix, shared, work, alone, buffers, load, spilled, registers, shared_bytes
 
 
 @compiled_part
-def traffic(h: F8, x: F8, c: I8, tiles: float, valid: float, slots: float) -> float:
+def traffic(hardware: F8, call: F8, configuration: I8, tiles: float, valid: float, slots: float) -> float:
     """Bytes that come from memory and go there.
 
     Blocks of a group of row tiles run together and sweep the columns. A group shares the right
     side; one that holds fewer row tiles than a part of the rows has reads it again. The left side
     is read again for every window of columns, unless the cache kept it.
     """
-    groups = x[W_NUM_LOW] + x[W_NUM_HIGH]
-    n, k, keep = x[W_N], x[W_K], KEEP * h[M_CACHE]
-    together = min(float(c[C_GROUP]), tiles)
+    groups = call[W_NUM_LOW] + call[W_NUM_HIGH]
+    n, k, keep = call[W_N], call[W_K], KEEP * hardware[M_CACHE]
+    together = min(float(configuration[C_GROUP]), tiles)
     at_once = min(together, slots)
-    window = max(1.0, min(math.ceil(n / c[C_N]), slots / at_once))
-    weights = groups * n * k * x[W_B_BYTES]
-    inputs, results = x[W_ROWS] * k * x[W_A_BYTES], tiles * valid * n * x[W_OUT_BYTES]
+    window = max(1.0, min(math.ceil(n / configuration[C_N]), slots / at_once))
+    weights = groups * n * k * call[W_B_BYTES]
+    inputs, results = call[W_ROWS] * k * call[W_A_BYTES], tiles * valid * n * call[W_OUT_BYTES]
     passes = max(1.0, tiles / groups / at_once)
-    between = (n * x[W_B_BYTES] + together * valid * x[W_A_BYTES]) * k
+    between = (n * call[W_B_BYTES] + together * valid * call[W_A_BYTES]) * k
     again = 1.0 - min(1.0, keep / between)
-    sweeps = max(1.0, math.ceil(n / c[C_N]) / window)
-    narrow = (c[C_N] * x[W_B_BYTES] + together * valid * x[W_A_BYTES]) * k
-    reread = tiles * valid * k * x[W_A_BYTES] * (sweeps - 1.0) * (1.0 - min(1.0, keep / narrow))
+    sweeps = max(1.0, math.ceil(n / configuration[C_N]) / window)
+    narrow = (configuration[C_N] * call[W_B_BYTES] + together * valid * call[W_A_BYTES]) * k
+    reread = tiles * valid * k * call[W_A_BYTES] * (sweeps - 1.0) * (1.0 - min(1.0, keep / narrow))
     read = weights * (1.0 + (passes - 1.0) * again) + inputs + reread
     least = weights + inputs + results
-    if x[W_WARM] > 0.0:
+    if call[W_WARM] > 0.0:
         cached = min(1.0, keep / least)
         read *= 1.0 - (cached if cached >= 1.0 else max(0.0, cached * (2.0 * cached - 1.0)))
         results *= 0.5  # half of the results stay in the cache that the next call overwrites
@@ -141,35 +141,37 @@ def traffic(h: F8, x: F8, c: I8, tiles: float, valid: float, slots: float) -> fl
 
 
 @compiled_part
-def price(p: F8, h: F8, x: F8, c: I8, out: F8) -> None:
+def price(parameters: F8, hardware: F8, inputs: F8, configuration: I8, out: F8) -> None:
     """Seconds of one product under one configuration, and its terms.
 
     Parameters
     ----------
-    p, h : float64 arrays
+    parameters, hardware : float64 arrays
         Constants (`parameters`) and machine (`machine`).
-    x : float64 array, shape (NUM_WORK,)
+    inputs : float64 array, shape (NUM_WORK,)
         What is multiplied, in the order of the ``W_`` constants.
-    c : int64 array
+    configuration : int64 array
         The configuration, in the order of the ``C_`` constants.
     out : float64 array, shape (NUM_PRICE,)
         Columns in the order of the ``O_`` constants.
     """
-    bm, bk, split = float(c[C_M]), float(c[C_K]), float(c[C_SPLIT])
-    tiles = x[W_NUM_LOW] * math.ceil(x[W_LOW] / bm) + x[W_NUM_HIGH] * math.ceil(x[W_HIGH] / bm)
-    routed = x[W_NUM_LOW] * x[W_LOW] + x[W_NUM_HIGH] * x[W_HIGH]
+    bm, bk, split = float(configuration[C_M]), float(configuration[C_K]), float(configuration[C_SPLIT])
+    tiles = inputs[W_NUM_LOW] * math.ceil(inputs[W_LOW] / bm) + inputs[W_NUM_HIGH] * math.ceil(inputs[W_HIGH] / bm)
+    routed = inputs[W_NUM_LOW] * inputs[W_LOW] + inputs[W_NUM_HIGH] * inputs[W_HIGH]
     valid = routed / tiles
-    matrix, shared, work, alone, buffers, load, spilled, registers, shared_bytes = step(p, h, x, c, valid)
-    blocks = resident(h, float(c[C_WARPS]), min(registers, most_registers(h)), shared_bytes)
-    launched = tiles * math.ceil(x[W_N] / c[C_N]) * split
-    steps = math.ceil(x[W_K] / (split * bk))
-    moved = traffic(h, x, c, tiles, valid, h[M_CORES] * blocks)
-    row = bk * min(x[W_A_BYTES], x[W_B_BYTES])
-    load -= valid * x[W_A_BYTES] * bk * x[W_CLUSTER] / (x[W_CLUSTER] + 1.0)
-    merged = routed * x[W_N] * (4.0 * split + x[W_OUT_BYTES]) if split > 1.0 else 0.0
+    matrix, shared, work, alone, buffers, load, spilled, registers, shared_bytes = step(
+        parameters, hardware, inputs, configuration, valid
+    )
+    blocks = resident(hardware, float(configuration[C_WARPS]), min(registers, most_registers(hardware)), shared_bytes)
+    launched = tiles * math.ceil(inputs[W_N] / configuration[C_N]) * split
+    steps = math.ceil(inputs[W_K] / (split * bk))
+    moved = traffic(hardware, inputs, configuration, tiles, valid, hardware[M_CORES] * blocks)
+    row = bk * min(inputs[W_A_BYTES], inputs[W_B_BYTES])
+    load -= valid * inputs[W_A_BYTES] * bk * inputs[W_CLUSTER] / (inputs[W_CLUSTER] + 1.0)
+    merged = routed * inputs[W_N] * (4.0 * split + inputs[W_OUT_BYTES]) if split > 1.0 else 0.0
     out[O_MATRIX], out[O_SHARED], out[O_STEP] = matrix, shared, work - join(matrix, shared, SHARP)
     out[O_BLOCKS], out[O_REGISTERS], out[O_SHARED_BYTES] = blocks, registers, shared_bytes
     finish(
-        p, h, launched, steps, 0.0, work * spilled, alone, buffers, load, spilled, moved, row,
-        float(c[C_N]), merged, out,
+        parameters, hardware, launched, steps, 0.0, work * spilled, alone, buffers, load, spilled, moved, row,
+        float(configuration[C_N]), merged, out,
     )  # fmt: skip

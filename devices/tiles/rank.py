@@ -156,20 +156,20 @@ def reasons(form: TiledKernel, machine: Machine, configs: I8, prices: F8) -> npt
     return out
 
 
-def rank(form: TiledKernel, machine: Machine, shape: Shape, p: F8, configs: I8 | None = None) -> Ranking:
+def rank(form: TiledKernel, machine: Machine, shape: Shape, parameters: F8, configs: I8 | None = None) -> Ranking:
     """Compute a space of configurations, and sort the feasible ones.
 
     Parameters
     ----------
     shape : mapping
         Checked, of `TiledKernel.shape`.
-    p : float64 array
+    parameters : float64 array
         Constants (`store`).
     configs : int64 array, optional
         By default the form's own space.
     """
     every = form.space(machine, shape) if configs is None else configs
-    prices = form.prices(p, machine, shape, every)
+    prices = form.prices(parameters, machine, shape, every)
     why = reasons(form, machine, every, prices)
     can = why == ""
     invalid = {str(r): int((why == r).sum()) for r in dict.fromkeys(why[~can].tolist())}
@@ -178,10 +178,10 @@ def rank(form: TiledKernel, machine: Machine, shape: Shape, p: F8, configs: I8 |
     return Ranking(feasible[order], costs[order], len(every), invalid)
 
 
-def price_one(form: TiledKernel, machine: Machine, shape: Shape, p: F8, config: KernelConfig) -> Priced:
+def price_one(form: TiledKernel, machine: Machine, shape: Shape, parameters: F8, config: KernelConfig) -> Priced:
     """Return the cost of one configuration, feasible or not."""
     row = config.row[None]
-    return priced(row[0], form.prices(p, machine, shape, row)[0])
+    return priced(row[0], form.prices(parameters, machine, shape, row)[0])
 
 
 def reason_of(form: TiledKernel, machine: Machine, shape: Shape, config: KernelConfig) -> str:

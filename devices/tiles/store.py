@@ -72,9 +72,9 @@ class ConstantSet:
         return np.array([self.values.get(q.name, q.default) for q in PARAMETERS])
 
     @classmethod
-    def fitted(cls, name: str, p: F8, fitted_to: str, rows: int, date: str) -> ConstantSet:
+    def fitted(cls, name: str, parameters: F8, fitted_to: str, rows: int, date: str) -> ConstantSet:
         """From a vector of a fit."""
-        values = {q.name: float(f"{v:.{DIGITS}g}") for q, v in zip(PARAMETERS, p, strict=True)}
+        values = {q.name: float(f"{v:.{DIGITS}g}") for q, v in zip(PARAMETERS, parameters, strict=True)}
         return cls(name, values, fitted_to, rows, date)
 
 

@@ -63,13 +63,13 @@ class MeasuredKernel:
         """Place of the best configuration of each shape."""
         return np.asarray(np.nanargmin(self.times, axis=1))
 
-    def predicted(self, p: F8) -> tuple[F8, F8]:
+    def predicted(self, parameters: F8) -> tuple[F8, F8]:
         """Seconds of all configurations, shape (shapes, n), and of the defaults, shape (shapes,)."""
         together = np.empty((len(self.shapes), len(self.configs)))
         alone = np.empty(len(self.shapes))
         for i, shape in enumerate(self.shapes):
             rows = np.vstack([self.configs, self.defaults[i : i + 1]])
-            seconds = self.form.prices(p, self.machine, shape, rows)[:, 0]
+            seconds = self.form.prices(parameters, self.machine, shape, rows)[:, 0]
             together[i], alone[i] = seconds[:-1], seconds[-1]
         return together, alone
 
@@ -91,14 +91,14 @@ class FixedTile:
     shapes: tuple[Shape, ...]
     measured_s: F8
 
-    def predicted(self, p: F8, rows: npt.NDArray[np.intp] | None = None) -> F8:
+    def predicted(self, parameters: F8, rows: npt.NDArray[np.intp] | None = None) -> F8:
         """Seconds of all rows, or of some."""
         places = np.arange(len(self.shapes)) if rows is None else rows
         out = np.empty(len(places))
         for i, place in enumerate(places):
             shape = self.shapes[place]
             config = self.form.default(self.machine, shape).row[None]
-            out[i] = self.form.prices(p, self.machine, shape, config)[0, 0]
+            out[i] = self.form.prices(parameters, self.machine, shape, config)[0, 0]
         return out
 
     def halves(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:

@@ -12,7 +12,7 @@ from .rank import Priced, price_one, reason_of
 KIB, US = 1024.0, 1e6
 
 
-def why(form: TiledKernel, machine: Machine, shape: Shape, p: F8, of: Priced) -> str:
+def why(form: TiledKernel, machine: Machine, shape: Shape, parameters: F8, of: Priced) -> str:
     """Say what bounds a configuration."""
     terms, config = of.terms, of.config
     said = {
@@ -45,7 +45,7 @@ def why(form: TiledKernel, machine: Machine, shape: Shape, p: F8, of: Priced) ->
         return f"{said}; a module's buffer holds {shared_KiB:,.1f} KiB of inputs and sums"
     text = (
         f"{said}; {config.stages} stages keep {of.in_flight_bytes / KIB:,.0f} KiB on their way to a core"
-        f"{_fewer(form, machine, shape, p, of)}"
+        f"{_fewer(form, machine, shape, parameters, of)}"
     )
     spilled = of.registers - most_registers_of(machine)
     if spilled > 0:
@@ -53,13 +53,13 @@ def why(form: TiledKernel, machine: Machine, shape: Shape, p: F8, of: Priced) ->
     return text
 
 
-def _fewer(form: TiledKernel, machine: Machine, shape: Shape, p: F8, of: Priced) -> str:
+def _fewer(form: TiledKernel, machine: Machine, shape: Shape, parameters: F8, of: Priced) -> str:
     """What one stage less, or one more, would do."""
     for change, word in ((-1, "would wait"), (1, "would wait")):
         other = replace(of.config, stages=of.config.stages + change) if of.config.stages + change >= 2 else None
         if other is None or "stages" not in form.used or reason_of(form, machine, shape, other):
             continue
-        waits = price_one(form, machine, shape, p, other).wait_s
+        waits = price_one(form, machine, shape, parameters, other).wait_s
         return f" and a step waits {_us(of.wait_s)}, {other.stages} {word} {_us(waits)}"
     return f" and a step waits {_us(of.wait_s)}"
 

@@ -14,54 +14,54 @@ from .state import State
 
 
 @compiled_part
-def next_arrival(st: State) -> float:
+def next_arrival(state: State) -> float:
     """When the next request arrives; infinity where none is known to."""
-    i = st.counters[col.C_WALK]
-    return float(st.floats[i, col.F_ARRIVAL]) if i < st.counters[col.C_SUBMITTED] else np.inf
+    i = state.counters[col.C_WALK]
+    return float(state.floats[i, col.F_ARRIVAL]) if i < state.counters[col.C_SUBMITTED] else np.inf
 
 
 @compiled_part
-def take(st: State) -> int:
+def take(state: State) -> int:
     """Count the next request as arrived; its row."""
-    st.counters[col.C_WALK] += 1
-    return int(st.counters[col.C_WALK] - 1)
+    state.counters[col.C_WALK] += 1
+    return int(state.counters[col.C_WALK] - 1)
 
 
 @compiled_inside
-def lightest_rank(st: State, waiting_load: int) -> int:
+def lightest_rank(state: State, waiting_load: int) -> int:
     """The rank with the fewest requests, a waiting one counting `waiting_load` times."""
     best, fewest = 0, 1 << 40
-    for r in range(st.ranks.shape[0]):
-        load = st.ranks[r, col.R_RUNNING] + waiting_load * st.ranks[r, col.R_WAITING]
+    for r in range(state.ranks.shape[0]):
+        load = state.ranks[r, col.R_RUNNING] + waiting_load * state.ranks[r, col.R_WAITING]
         if load < fewest:
             best, fewest = r, load
     return best
 
 
 @compiled_part
-def release(st: State, limits: Limits, kv: KvRules, known_at: float) -> float:
+def release(state: State, limits: Limits, kv_rules: KvRules, known_at: float) -> float:
     """Queue requests that arrived by `known_at`; returns when the next arrives (infinity: none).
 
     A request goes to the rank with the fewest requests, a waiting one counting `Policy.waiting_load` times.
     """
     while True:
-        arrival = next_arrival(st)
+        arrival = next_arrival(state)
         if not arrival <= known_at:
             return arrival
-        i = take(st)
-        r = lightest_rank(st, limits.waiting_load)
-        if hooks.refuse(st, r, i):
-            st.counters[col.C_REFUSED] += 1
+        i = take(state)
+        r = lightest_rank(state, limits.waiting_load)
+        if hooks.refuse(state, r, i):
+            state.counters[col.C_REFUSED] += 1
             continue
-        queue_request(st, r, i)
-        hooks.on_arrival(st, limits, kv, r, i)
-        st.counters[col.C_RELEASED] += 1
+        queue_request(state, r, i)
+        hooks.on_arrival(state, limits, kv_rules, r, i)
+        state.counters[col.C_RELEASED] += 1
 
 
 @compiled_part
-def complete(st: State, i: int) -> None:
+def complete(state: State, index: int) -> None:
     """Count a request that has its last token."""
-    counters = st.counters
-    st.ints[i, col.I_ORDER] = counters[col.C_COMPLETED]
-    st.ints[counters[col.C_COMPLETED], col.I_DONE] = i
+    counters = state.counters
+    state.ints[index, col.I_ORDER] = counters[col.C_COMPLETED]
+    state.ints[counters[col.C_COMPLETED], col.I_DONE] = index
     counters[col.C_COMPLETED] += 1

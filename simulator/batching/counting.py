@@ -10,9 +10,9 @@ from .state import C_CHUNKS, F8, I8, I_CACHED, I_TARGET, R_LATE, R_RUNNING, R_WA
 
 
 @compiled_part
-def most_of_one(st: State, limits: Limits, r: int) -> int:
+def most_of_one(state: State, limits: Limits, rank_index: int) -> int:
     """Most tokens of one of a rank's sequences in the next step; 0: as many as the budget has."""
-    rank = st.ranks[r]
+    rank = state.ranks[rank_index]
     if limits.lone and rank[R_RUNNING] + rank[R_LATE] + rank[R_WAITING] <= 1:
         return 0
     return limits.threshold
@@ -26,18 +26,18 @@ def visible(tokens: int, window: int) -> int:
 
 
 @compiled_part
-def count_decode(m: F8, windows: I8, context: int) -> None:
+def count_decode(moments: F8, windows: I8, context: int) -> None:
     """Add a decode with `context` tokens before it to the moments of its rank's batch."""
-    m[sums.TOKENS] += 1.0
-    m[sums.SEQUENCES] += 1.0
-    m[sums.DECODES] += 1.0
+    moments[sums.TOKENS] += 1.0
+    moments[sums.SEQUENCES] += 1.0
+    moments[sums.DECODES] += 1.0
     for w in range(windows.size):
         if windows[w] < 0:
             continue
         kv = context + 1
         if windows[w] > 0:
             kv = min(kv, windows[w])
-        m[sums.BASE_MOMENTS + sums.WINDOW_MOMENTS * w + sums.DECODE_KV] += kv
+        moments[sums.BASE_MOMENTS + sums.WINDOW_MOMENTS * w + sums.DECODE_KV] += kv
 
 
 @compiled_inside
@@ -47,90 +47,90 @@ def unbounded(windows: I8) -> bool:
 
 
 @compiled_inside
-def count_decodes(m: F8, decodes: int, context: int) -> None:
+def count_decodes(moments: F8, decodes: int, context: int) -> None:
     """Add decodes of `context` tokens in all, their own among them, where attention is `unbounded`."""
-    m[sums.TOKENS] += decodes
-    m[sums.SEQUENCES] += decodes
-    m[sums.DECODES] += decodes
-    m[sums.BASE_MOMENTS + sums.DECODE_KV] += context
+    moments[sums.TOKENS] += decodes
+    moments[sums.SEQUENCES] += decodes
+    moments[sums.DECODES] += decodes
+    moments[sums.BASE_MOMENTS + sums.DECODE_KV] += context
 
 
 @compiled_part
-def count_chunk(m: F8, windows: I8, context: int, q: int) -> None:
-    """Add a prompt chunk of `q` tokens with `context` tokens before it."""
-    m[sums.TOKENS] += q
-    m[sums.SEQUENCES] += 1.0
-    m[sums.PREFILL_TOKENS] += q
-    m[sums.PREFILLS] += 1.0
+def count_chunk(moments: F8, windows: I8, context: int, tokens: int) -> None:
+    """Add a prompt chunk of `tokens` tokens with `context` tokens before it."""
+    moments[sums.TOKENS] += tokens
+    moments[sums.SEQUENCES] += 1.0
+    moments[sums.PREFILL_TOKENS] += tokens
+    moments[sums.PREFILLS] += 1.0
     for w in range(windows.size):
         window = windows[w]
-        kv = context + q
+        kv = context + tokens
         if window > 0:
-            kv = min(kv, window + q - 1)
+            kv = min(kv, window + tokens - 1)
         at = sums.BASE_MOMENTS + sums.WINDOW_MOMENTS * w
         if window < 0:  # `batch.SHORT_TOKENS`
             if kv <= -window:
-                m[at + sums.PREFILL_PAIRS] += visible(kv, 0) - visible(context, 0)
-                m[at + sums.PREFILL_KV] += kv
-                m[at + sums.SHORT_TOKENS] += q
+                moments[at + sums.PREFILL_PAIRS] += visible(kv, 0) - visible(context, 0)
+                moments[at + sums.PREFILL_KV] += kv
+                moments[at + sums.SHORT_TOKENS] += tokens
             continue
-        m[at + sums.PREFILL_PAIRS] += visible(context + q, window) - visible(context, window)
-        m[at + sums.PREFILL_KV] += kv
-        m[at + sums.PREFILL_RECT] += q * kv
+        moments[at + sums.PREFILL_PAIRS] += visible(context + tokens, window) - visible(context, window)
+        moments[at + sums.PREFILL_KV] += kv
+        moments[at + sums.PREFILL_RECT] += tokens * kv
 
 
 @compiled_part
-def count_several(m: F8, windows: I8, context: int, q: int, rows: int) -> None:
-    """Add a decode of `q` tokens, with `context` before them, and its rows of logits."""
-    m[sums.TOKENS] += q
-    m[sums.SEQUENCES] += rows
-    m[sums.DECODES] += 1.0
+def count_several(moments: F8, windows: I8, context: int, tokens: int, rows: int) -> None:
+    """Add a decode of `tokens` tokens, with `context` before them, and its rows of logits."""
+    moments[sums.TOKENS] += tokens
+    moments[sums.SEQUENCES] += rows
+    moments[sums.DECODES] += 1.0
     behind = sums.BASE_MOMENTS + sums.WINDOW_MOMENTS * windows.size
-    m[behind] += q
+    moments[behind] += tokens
     for w in range(windows.size):
-        window, kv = windows[w], context + q
+        window, kv = windows[w], context + tokens
         if window < 0:
             continue
         if window > 0:
-            kv = min(kv, window + q - 1)
-        m[sums.BASE_MOMENTS + sums.WINDOW_MOMENTS * w + sums.DECODE_KV] += kv
-        m[behind + 1 + w] += visible(context + q, window) - visible(context, window)
+            kv = min(kv, window + tokens - 1)
+        moments[sums.BASE_MOMENTS + sums.WINDOW_MOMENTS * w + sums.DECODE_KV] += kv
+        moments[behind + 1 + w] += visible(context + tokens, window) - visible(context, window)
 
 
 @compiled_inside
-def is_chunk(st: State, i: int, want: int) -> bool:
+def is_chunk(state: State, index: int, want: int) -> bool:
     """Return whether `want` new tokens of a sequence are prompt tokens; `several` tokens can also be a decode."""
-    several = want > 1 and st.hooks.count_tokens.size == 0
-    return bool(several or (want > 0 and st.ints[i, I_CACHED] < st.ints[i, I_TARGET]))
+    several = want > 1 and state.hooks.count_tokens.size == 0
+    return bool(several or (want > 0 and state.ints[index, I_CACHED] < state.ints[index, I_TARGET]))
 
 
 @compiled_inside
-def count_tokens(st: State, m: F8, windows: I8, context: int, q: int) -> None:
+def count_tokens(state: State, moments: F8, windows: I8, context: int, tokens: int) -> None:
     """Add a decode, with the drafts behind its token."""
-    if st.hooks.count_tokens.size > 0:
-        hooks.count_tokens(st, m, windows, context, q)
+    if state.hooks.count_tokens.size > 0:
+        hooks.count_tokens(state, moments, windows, context, tokens)
     else:
-        count_decode(m, windows, context)
+        count_decode(moments, windows, context)
 
 
 @compiled_inside
-def count_planned(st: State, windows: I8, r: int, i: int, want: int) -> None:
+def count_planned(state: State, windows: I8, rank: int, index: int, want: int) -> None:
     """Add `want` new tokens of a sequence of a rank."""
-    context = st.ints[i, I_CACHED]
-    if is_chunk(st, i, want):
-        count_chunk(st.moments[r], windows, context, want)
-        c = st.counters[C_CHUNKS]
-        st.chunks[0, c], st.chunks[1, c] = want, i
-        st.counters[C_CHUNKS] += 1
-        hooks.on_count(st, r, context, want, True)
+    context = state.ints[index, I_CACHED]
+    if is_chunk(state, index, want):
+        count_chunk(state.moments[rank], windows, context, want)
+        c = state.counters[C_CHUNKS]
+        state.chunks[0, c], state.chunks[1, c] = want, index
+        state.counters[C_CHUNKS] += 1
+        hooks.on_count(state, rank, context, want, True)
     elif want > 0:
-        count_tokens(st, st.moments[r], windows, context, want)
-        hooks.on_count(st, r, context, want, False)
+        count_tokens(state, state.moments[rank], windows, context, want)
+        hooks.on_count(state, rank, context, want, False)
 
 
 @compiled_part
-def clear_sums(st: State, r: int) -> None:
+def clear_sums(state: State, rank: int) -> None:
     """Empty the sums of a rank's batch."""
-    for w in range(st.moments.shape[1]):
-        st.moments[r, w] = 0.0
-    hooks.on_clear(st, r)
+    for w in range(state.moments.shape[1]):
+        state.moments[rank, w] = 0.0
+    hooks.on_clear(state, rank)

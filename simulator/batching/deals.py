@@ -155,41 +155,41 @@ class Play(NamedTuple):
 
 
 @compiled_part
-def at_time(p: Play, time: float, what: int) -> None:
+def at_time(play: Play, time: float, what: int) -> None:
     """Let something happen at a time."""
-    at = p.at[0]
-    push(p.events, at.now + max(time - at.now, 0.0), at.events, what)
+    at = play.at[0]
+    push(play.events, at.now + max(time - at.now, 0.0), at.events, what)
     at.events += 1
 
 
 @compiled_part
-def find_able(p: Play, how: How, first: int, last: int) -> int:
+def find_able(play: Play, how: How, first: int, last: int) -> int:
     """Note which engines take requests; how many there are."""
     found = int64(0)
     if how.steady:
         return last
     for n in range(first, last):
-        if p.own[n].up and p.own[n].ready:
-            p.able[found] = n
+        if play.own[n].up and play.own[n].ready:
+            play.able[found] = n
             found += 1
     return found
 
 
 @compiled_part
-def look(p: Play, row: int, found: int) -> None:
+def look(play: Play, row: int, found: int) -> None:
     """See how much of a prompt each engine was sent before, where the rule asks."""
-    if p.recall.starts.size == 0:
+    if play.recall.starts.size == 0:
         return
-    for n in range(p.own.size):
-        if p.own[n].forget:
-            forget_all(p.recall, n)
-            p.own[n].forget = 0
-    tokens = p.rows.input_tokens[row]
-    look_everywhere(p.recall, row, tokens)
+    for n in range(play.own.size):
+        if play.own[n].forget:
+            forget_all(play.recall, n)
+            play.own[n].forget = 0
+    tokens = play.rows.input_tokens[row]
+    look_everywhere(play.recall, row, tokens)
     for k in range(found):
-        load, known = p.loads[k], p.recall.found[p.able[k]].known
+        load, known = play.loads[k], play.recall.found[play.able[k]].known
         load.found, load.missing = known, tokens - known
-        load.kept = p.recall.ends[p.able[k]].kept
+        load.kept = play.recall.ends[play.able[k]].kept
 
 
 @compiled_part
@@ -210,46 +210,46 @@ def load_of(face: Face, own: Any, now: float) -> tuple[int, int]:
 
 
 @compiled_part
-def weigh_one(p: Play, k: int, n: int, now: float) -> None:
+def weigh_one(play: Play, k: int, engine: int, now: float) -> None:
     """Note the load of an engine, the router's choice number `k`."""
-    own, load = p.own[n], p.loads[k]
-    load.waiting, load.running = load_of(face_of(p.fleet, n), own, now)
+    own, load = play.own[engine], play.loads[k]
+    load.waiting, load.running = load_of(face_of(play.fleet, engine), own, now)
     load.held = own.held_tokens
-    if p.recall.starts.size > 0:
+    if play.recall.starts.size > 0:
         load.found = load.missing = load.kept = 0
 
 
 @compiled_part
-def weigh_again(p: Play, how: How, n: int, now: float) -> None:
+def weigh_again(play: Play, how: How, engine: int, now: float) -> None:
     """Note the load of an engine that may be another now, and when it will be if nothing else happens."""
-    weigh_one(p, n, n, now)
-    settle(p.least, p.loads, how.rule, n)
-    own, face = p.own[n], face_of(p.fleet, n)
+    weigh_one(play, engine, engine, now)
+    settle(play.least, play.loads, how.rule, engine)
+    own, face = play.own[engine], face_of(play.fleet, engine)
     if own.gone < face.counters[col.C_COMPLETED]:
-        line_up(p.returns, n, face.floats[face.ints[own.gone, col.I_DONE], col.F_LAST])
+        line_up(play.returns, engine, face.floats[face.ints[own.gone, col.I_DONE], col.F_LAST])
 
 
 @compiled_part
-def weigh(p: Play, how: How, found: int, now: float) -> None:
+def weigh(play: Play, how: How, found: int, now: float) -> None:
     """Note the loads of engines that the router may choose from; where all always are, those that have changed."""
-    turn, returns = p.fleet.turn[0], p.returns
+    turn, returns = play.fleet.turn[0], play.returns
     if not how.steady:
         for k in range(found):
-            weigh_one(p, k, p.able[k], now)
+            weigh_one(play, k, play.able[k], now)
         return
     for k in range(turn.changed):
-        n = p.fleet.changed[k]
-        p.own[n].changed = 0
-        weigh_again(p, how, n, now)
+        n = play.fleet.changed[k]
+        play.own[n].changed = 0
+        weigh_again(play, how, n, now)
     turn.changed = 0
     while returns.size[0] > 0 and returns.time[returns.order[0]] <= now:
-        weigh_again(p, how, take_first(returns), now)
+        weigh_again(play, how, take_first(returns), now)
 
 
 @compiled_part
-def chosen(p: Play, how: How, found: int, count: int, home: int) -> int:
+def chosen(play: Play, how: How, found: int, count: int, home: int) -> int:
     """Which of some engines the router takes after `count` others, whose loads are known; -1: ask the caller."""
-    at = p.at[0]
+    at = play.at[0]
     if at.chosen >= 0:
         k, at.chosen = at.chosen, -1
         return int(k)
@@ -259,76 +259,76 @@ def chosen(p: Play, how: How, found: int, count: int, home: int) -> int:
         at.found, at.home = found, home
         return -1
     if how.steady and choose_least(how.rule, home):
-        return int(p.least[1])
-    return choose(how.rule, count, p.loads[:found], home)
+        return int(play.least[1])
+    return choose(how.rule, count, play.loads[:found], home)
 
 
 @compiled_part
-def name_content(st: State, x: Columns, row: int, i: int, last: int) -> None:
+def name_content(state: State, columns: Columns, row: int, index: int, last: int) -> None:
     """`Contents.name`: what a request's blocks hold, by a trace's hashes or its session."""
-    request = st.ints[i]
+    request = state.ints[index]
     if request.size <= col.NUM_PLAIN:
         return
-    if x.pieces.size > 0:
-        first, tokens = x.pieces[row], x.input_tokens[row]
+    if columns.pieces.size > 0:
+        first, tokens = columns.pieces[row], columns.input_tokens[row]
         request[col.I_HASHES] = first
-        request[col.I_HASHED] = min((x.pieces[row + 1] - first) * st.pool.piece, tokens)
-    elif x.session.size > 0:
-        request[col.I_HASHES] = -1 - x.session[row] * MOST_PIECES
-        request[col.I_HASHED] = x.input_tokens[row] + last
+        request[col.I_HASHED] = min((columns.pieces[row + 1] - first) * state.pool.piece, tokens)
+    elif columns.session.size > 0:
+        request[col.I_HASHES] = -1 - columns.session[row] * MOST_PIECES
+        request[col.I_HASHED] = columns.input_tokens[row] + last
 
 
 @compiled_part
-def carry(st: State, x: Columns, row: int, i: int, cached: int) -> None:
+def carry(state: State, columns: Columns, row: int, index: int, cached: int) -> None:
     """`Engine.resume`: note what a request has had elsewhere."""
-    request, stamps = st.ints[i], st.floats[i]
-    request[col.I_GENERATED], request[col.I_CACHED] = x.generated[row], cached
+    request, stamps = state.ints[index], state.floats[index]
+    request[col.I_GENERATED], request[col.I_CACHED] = columns.generated[row], cached
     request[col.I_TARGET] = request[col.I_INPUT] + request[col.I_GENERATED] - (1 if cached > 0 else 0)
-    stamps[col.F_FIRST], stamps[col.F_LAST] = x.first_s[row], x.last_s[row]
+    stamps[col.F_FIRST], stamps[col.F_LAST] = columns.first_s[row], columns.last_s[row]
 
 
 @compiled_part
-def when(p: Play, row: int) -> float:
+def when(play: Play, row: int) -> float:
     """Return the time at which a request is assigned."""
-    return float(max(p.rows.arrival_s[row], p.at[0].then))
+    return float(max(play.rows.arrival_s[row], play.at[0].then))
 
 
 @compiled_code
-def take_in(loop: EngineArrays, x: Columns, row: int, arrival: float, last: int, cached: int) -> int:
+def take_in(loop: EngineArrays, columns: Columns, row: int, arrival: float, last: int, cached: int) -> int:
     """Queue a request on an engine, up to its `last` token; whether there was room."""
     st = loop.state
     if st.counters[col.C_SUBMITTED] >= st.ints.shape[0]:
         return 0
-    if not hooks.on_submit(st, st.counters[col.C_SUBMITTED], x.id[row]):
+    if not hooks.on_submit(st, st.counters[col.C_SUBMITTED], columns.id[row]):
         return 0
-    if x.generated[row] == 0:
-        arrival = handed_over(st.front, arrival, x.input_tokens[row])
-    i = append_request(st, arrival, x.input_tokens[row], last)
+    if columns.generated[row] == 0:
+        arrival = handed_over(st.front, arrival, columns.input_tokens[row])
+    i = append_request(st, arrival, columns.input_tokens[row], last)
     st.ints[i, col.I_ROW] = row
-    name_content(st, x, row, i, last)
-    if x.generated[row] > 0:
-        carry(st, x, row, i, cached)
+    name_content(st, columns, row, i, last)
+    if columns.generated[row] > 0:
+        carry(st, columns, row, i, cached)
     return 1
 
 
 @compiled_part
-def give(p: Play, how: How) -> int:
+def give(play: Play, how: How) -> int:
     """Give a request to the engine that it goes to, if there is one; else why the caller must."""
-    at = p.at[0]
+    at = play.at[0]
     n, row = at.into, at.row
     if n < 0:
         return REACHED
-    if p.own[n].given:
+    if play.own[n].given:
         return GIVE
-    last = p.rows.output_tokens[row]
-    if n < p.fleet.first and two_pools(how) and at.cached == 0:  # the first one brings forth the next token only
-        last = p.rows.generated[row] + 1
-    arrival = float(max(p.rows.arrival_s[row], at.then))
-    if called_at(p.fleet.takes[n], p.fleet.loops[n], (p.rows, row, arrival, last, at.cached)) == 0:
+    last = play.rows.output_tokens[row]
+    if n < play.fleet.first and two_pools(how) and at.cached == 0:  # the first one brings forth the next token only
+        last = play.rows.generated[row] + 1
+    arrival = float(max(play.rows.arrival_s[row], at.then))
+    if called_at(play.fleet.takes[n], play.fleet.loops[n], (play.rows, row, arrival, last, at.cached)) == 0:
         return ROOM
     at.into = -1
-    p.own[n].held_tokens += p.rows.input_tokens[row]
-    wake(p.fleet, n)
+    play.own[n].held_tokens += play.rows.input_tokens[row]
+    wake(play.fleet, n)
     return REACHED
 
 
@@ -339,60 +339,60 @@ def two_pools(how: How) -> bool:
 
 
 @compiled_part
-def fits(p: Play, n: int, size: float) -> bool:
+def fits(play: Play, engine: int, size: float) -> bool:
     """Return whether an engine can store that number of bytes; an idle engine accepts any admitted request."""
-    promised = p.own[n].promised
-    return bool(promised == 0.0 or promised + size <= p.own[n].capacity)
+    promised = play.own[engine].promised
+    return bool(promised == 0.0 or promised + size <= play.own[engine].capacity)
 
 
 @compiled_given("how.between", otherwise=lambda p, how, row, n: True)
-def keep_prompt(p: Play, how: How, row: int, n: int) -> bool:
+def keep_prompt(play: Play, how: How, row: int, engine: int) -> bool:
     """Keep bytes for a prompt whose cache must wait for the other pool; whether there is room."""
-    size = kv_bytes(how.between.first, p.rows.input_tokens[row] + p.rows.generated[row])
-    if not fits(p, n, size):
+    size = kv_bytes(how.between.first, play.rows.input_tokens[row] + play.rows.generated[row])
+    if not fits(play, engine, size):
         return False
-    p.own[n].promised += size
+    play.own[engine].promised += size
     how.between.trips[row].kept = size
     return True
 
 
 @compiled_part
-def home_of(p: Play, how: How, row: int, found: int) -> int:
+def home_of(play: Play, how: How, row: int, found: int) -> int:
     """Which of some engines the session of a request ran on last; -1."""
-    if p.homes.size > 0 and how.steady:
-        return int(p.homes[p.rows.session[row]])
-    if p.homes.size > 0:
+    if play.homes.size > 0 and how.steady:
+        return int(play.homes[play.rows.session[row]])
+    if play.homes.size > 0:
         for k in range(found):
-            if p.able[k] == p.homes[p.rows.session[row]]:
+            if play.able[k] == play.homes[play.rows.session[row]]:
                 return k
     return -1
 
 
 @compiled_part
-def deal(p: Play, how: How) -> int:
+def deal(play: Play, how: How) -> int:
     """Give waiting requests to engines, in order, while one is up and has room; or why the caller must act."""
-    at = p.at[0]
+    at = play.at[0]
     while True:
-        status = give(p, how)
-        if status != REACHED or p.gate.span[1] == 0:
+        status = give(play, how)
+        if status != REACHED or play.gate.span[1] == 0:
             return status
-        row, first = p.gate.kept[p.gate.span[0]], p.fleet.first if two_pools(how) else p.own.size
-        found = find_able(p, how, 0, first)
+        row, first = play.gate.kept[play.gate.span[0]], play.fleet.first if two_pools(how) else play.own.size
+        found = find_able(play, how, 0, first)
         if found == 0:
             return REACHED
         if how.looks and at.chosen < 0:
-            weigh(p, how, found, when(p, row))
-            look(p, row, found)
-        k = chosen(p, how, found, at.dealt, home_of(p, how, row, found))
+            weigh(play, how, found, when(play, row))
+            look(play, row, found)
+        k = chosen(play, how, found, at.dealt, home_of(play, how, row, found))
         if k < 0:
             return CHOOSE
-        n = p.able[k]
-        if not keep_prompt(p, how, row, n):
+        n = play.able[k]
+        if not keep_prompt(play, how, row, n):
             return REACHED
-        drop_first(p.gate)
+        drop_first(play.gate)
         at.dealt += 1
-        if p.recall.starts.size > 0:
-            note_sent(p.recall, row, p.rows.input_tokens[row] + p.rows.output_tokens[row], n)
-        if p.homes.size > 0:
-            p.homes[p.rows.session[row]] = n
+        if play.recall.starts.size > 0:
+            note_sent(play.recall, row, play.rows.input_tokens[row] + play.rows.output_tokens[row], n)
+        if play.homes.size > 0:
+            play.homes[play.rows.session[row]] = n
         at.row, at.into, at.cached = row, n, 0

@@ -23,96 +23,96 @@ from .status import AGAIN, STUCK
 
 
 @compiled_part
-def queue_arrivals(st: State, known: float) -> None:
+def queue_arrivals(state: State, known: float) -> None:
     """Queue requests that have arrived by a time."""
-    counters = st.counters
-    while next_arrival(st) <= known:
-        i = take(st)
-        queue_request(st, hooks.rank_for(st), i)
+    counters = state.counters
+    while next_arrival(state) <= known:
+        i = take(state)
+        queue_request(state, hooks.rank_for(state), i)
         counters[col.C_RELEASED] += 1
 
 
 @compiled_part
-def plan_next(own: Exact, kv: KvRules, st: State) -> None:
+def plan_next(own: Exact, kv_rules: KvRules, state: State) -> None:
     """Plan the next step of all ranks, and note what it is."""
     step = own.step[0]
-    st.counters[col.C_CHUNKS] = 0
-    hooks.plan_next(st, kv, st.costs.windows, st.clocks[col.T_KNOWN])
+    state.counters[col.C_CHUNKS] = 0
+    hooks.plan_next(state, kv_rules, state.costs.windows, state.clocks[col.T_KNOWN])
     tokens, prompts, decodes, used = 0.0, 0.0, 0.0, 0.0
-    for r in range(st.ranks.shape[0]):
-        tokens += st.moments[r, TOKENS]
-        prompts += st.moments[r, PREFILL_TOKENS]
-        decodes += st.moments[r, DECODES]
-        used += kv.capacity - st.free[r]
-        st.clocks[col.T_KV_PEAK] = max(st.clocks[col.T_KV_PEAK], kv.capacity - st.free[r])
+    for r in range(state.ranks.shape[0]):
+        tokens += state.moments[r, TOKENS]
+        prompts += state.moments[r, PREFILL_TOKENS]
+        decodes += state.moments[r, DECODES]
+        used += kv_rules.capacity - state.free[r]
+        state.clocks[col.T_KV_PEAK] = max(state.clocks[col.T_KV_PEAK], kv_rules.capacity - state.free[r])
     step.prompts, step.decodes, step.used = prompts, decodes, used
     step.planned = tokens > 0.0
 
 
 @compiled_part
-def land(own: Exact, kv: KvRules, st: State) -> None:
+def land(own: Exact, kv_rules: KvRules, state: State) -> None:
     """Process the results of the step that ends now."""
     step = own.step[0]
-    hooks.take_results(st, kv, step.first_end, st.clocks[col.T_NOW])
+    hooks.take_results(state, kv_rules, step.first_end, state.clocks[col.T_NOW])
     step.flying = 0
-    st.log[st.counters[col.C_LOG] - 1, col.L_EMITTED] = st.counters[col.C_EMITTED]
+    state.log[state.counters[col.C_LOG] - 1, col.L_EMITTED] = state.counters[col.C_EMITTED]
 
 
 @compiled_code
-def is_planned(own: Exact, st: State) -> bool:
+def is_planned(own: Exact, state: State) -> bool:
     """Whether the next step has been planned already."""
     return bool(own.step[0].planned == 1)
 
 
 @compiled_code
-def flies(own: Exact, st: State) -> bool:
+def flies(own: Exact, state: State) -> bool:
     """Whether a step has run whose results are not processed."""
     return bool(own.step[0].flying == 1)
 
 
 @compiled_code
-def may_look(own: Exact, st: State, limits: Limits, until: float) -> bool:
+def may_look(own: Exact, state: State, limits: Limits, until: float) -> bool:
     """Whether all has been submitted that the next plan would find."""
-    return bool(st.clocks[col.T_KNOWN] < until)
+    return bool(state.clocks[col.T_KNOWN] < until)
 
 
 @compiled_part
-def look(own: Exact, st: State, limits: Limits) -> float:
+def look(own: Exact, state: State, limits: Limits) -> float:
     """`plain.let_in`: a plan of nothing counts as a step between two looks."""
-    step, counters = own.step[0], st.counters
+    step, counters = own.step[0], state.counters
     if step.ran == 0:
         counters[col.C_POLL] += 1
     step.ran = 0
     if counters[col.C_POLL] >= limits.poll_steps:
-        queue_arrivals(st, st.clocks[col.T_KNOWN])
+        queue_arrivals(state, state.clocks[col.T_KNOWN])
         counters[col.C_POLL] = 0
-    return next_arrival(st)
+    return next_arrival(state)
 
 
 @compiled_code
-def let_in(own: Exact, st: State, limits: Limits, kv: KvRules) -> float:
+def let_in(own: Exact, state: State, limits: Limits, kv_rules: KvRules) -> float:
     """`look`."""
-    return float(look(own, st, limits))
+    return float(look(own, state, limits))
 
 
 @compiled_code
-def rest(own: Exact, st: State, kv: KvRules) -> None:
+def rest(own: Exact, state: State, kv_rules: KvRules) -> None:
     """Have nothing to do: a plan of nothing lets go of what has ended."""
-    plan_next(own, kv, st)
-    hooks.on_idle(st)
+    plan_next(own, kv_rules, state)
+    hooks.on_idle(state)
 
 
 @compiled_code
-def prepare(own: Exact, st: State, limits: Limits, kv: KvRules) -> int:
+def prepare(own: Exact, state: State, limits: Limits, kv_rules: KvRules) -> int:
     """Plan the next step, then process the results of the previous one."""
-    step, clocks = own.step[0], st.clocks
-    plan_next(own, kv, st)
+    step, clocks = own.step[0], state.clocks
+    plan_next(own, kv_rules, state)
     if step.flying == 1:
-        land(own, kv, st)
+        land(own, kv_rules, state)
         if step.planned == 0:
             clocks[col.T_KNOWN] = clocks[col.T_NOW]
     elif step.planned == 0:
-        hooks.on_idle(st)
+        hooks.on_idle(state)
         step.tries += 1
         return STUCK if step.tries > limits.poll_steps + 2 else AGAIN
     step.tries = 0
@@ -120,32 +120,32 @@ def prepare(own: Exact, st: State, limits: Limits, kv: KvRules) -> int:
 
 
 @compiled_code
-def take_step(own: Exact, st: State, limits: Limits, kv: KvRules, arrival: float, until: float) -> int:
+def take_step(own: Exact, state: State, limits: Limits, kv_rules: KvRules, arrival: float, until: float) -> int:
     """Run the planned step, and those that are sure to be planned alike."""
-    counters, clocks, start, step = st.counters, st.clocks, st.clocks[col.T_NOW], own.step[0]
+    counters, clocks, start, step = state.counters, state.clocks, state.clocks[col.T_NOW], own.step[0]
     most, cut, chunks = int64(1), until, counters[col.C_CHUNKS]
     if chunks == 0:
-        most = hooks.most_steps(st)
-        heeds = most < 0 or st.ranks.shape[0] > 1
+        most = hooks.most_steps(state)
+        heeds = most < 0 or state.ranks.shape[0] > 1
         most = abs(most)
         if limits.poll_steps > 1:
             most = max(min(most, limits.poll_steps - counters[col.C_POLL]), 1)
         elif heeds:
-            cut = min(next_arrival(st), until)
-    first_end, now, done = plain.run_steps(limits, st, most, cut, step.decodes, chunks)
+            cut = min(next_arrival(state), until)
+    first_end, now, done = plain.run_steps(limits, state, most, cut, step.decodes, chunks)
     clocks[col.T_NOW] = now
     clocks[col.T_BUSY] += now - start
     counters[col.C_STRETCH] = done
-    plain.write_log(st, start, now, done, step)
-    hooks.on_log(st)
+    plain.write_log(state, start, now, done, step)
+    hooks.on_log(state)
     counters[col.C_PROMPT] += int(step.prompts)
     counters[col.C_POLL] += limits.poll_steps if chunks > 0 else done
-    hooks.on_start(st, kv, done)
+    hooks.on_start(state, kv_rules, done)
     step.first_end = first_end
     step.planned, step.flying, step.ran = 0, 1, 1
     if not own.overlap:
         clocks[col.T_KNOWN] = now
-        land(own, kv, st)
+        land(own, kv_rules, state)
     return AGAIN
 
 

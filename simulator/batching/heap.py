@@ -49,33 +49,33 @@ def new_line(engines: int) -> Line:
 
 
 @compiled_part
-def before(line: Line, n: int, m: int) -> bool:
+def before(line: Line, engine: int, m: int) -> bool:
     """Whether an engine comes before another one."""
-    one, other = line.time[n], line.time[m]
-    return bool(one < other or (one == other and n < m))
+    one, other = line.time[engine], line.time[m]
+    return bool(one < other or (one == other and engine < m))
 
 
 @compiled_part
-def rise(line: Line, at: int, n: int) -> None:
+def rise(line: Line, place: int, engine: int) -> None:
     """Put an engine at a place of the heap or above."""
-    while at > 0 and before(line, n, line.order[(at - 1) // 2]):
-        m = line.order[(at - 1) // 2]
-        line.order[at], line.place[m] = m, at
-        at = (at - 1) // 2
-    line.order[at], line.place[n] = n, at
+    while place > 0 and before(line, engine, line.order[(place - 1) // 2]):
+        m = line.order[(place - 1) // 2]
+        line.order[place], line.place[m] = m, place
+        place = (place - 1) // 2
+    line.order[place], line.place[engine] = engine, place
 
 
 @compiled_part
-def line_up(line: Line, n: int, time: float) -> None:
+def line_up(line: Line, engine: int, time: float) -> None:
     """Put an engine in line, or forward to an earlier time."""
-    at = line.place[n]
-    if at >= 0 and line.time[n] <= time:
+    at = line.place[engine]
+    if at >= 0 and line.time[engine] <= time:
         return
     if at < 0:
         at = line.size[0]
         line.size[0] += 1
-    line.time[n] = time
-    rise(line, at, n)
+    line.time[engine] = time
+    rise(line, at, engine)
 
 
 @compiled_part
@@ -117,10 +117,10 @@ def push(heap: Heap, time: float, tie: int, what: int) -> None:
 
 
 @compiled_part
-def sooner(heap: Heap, i: int, j: int) -> bool:
+def sooner(heap: Heap, index: int, position: int) -> bool:
     """Whether one entry comes before another."""
-    one, other = heap.time[i], heap.time[j]
-    return bool(one < other or (one == other and heap.tags[i, 0] < heap.tags[j, 0]))
+    one, other = heap.time[index], heap.time[position]
+    return bool(one < other or (one == other and heap.tags[index, 0] < heap.tags[position, 0]))
 
 
 @compiled_part

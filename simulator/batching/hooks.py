@@ -30,22 +30,22 @@ if TYPE_CHECKING:
 
 
 @point(EVERY)
-def on_submit(st: State, i: int, number: int) -> bool:
+def on_submit(state: State, index: int, number: int) -> bool:
     """Make a row of a part's state ready for a request by its number; whether there is room."""
 
 
 @point(ANY)
-def refuse(st: State, r: int, i: int) -> bool:
+def refuse(state: State, rank: int, index: int) -> bool:
     """Whether a request that has just come is not let in."""
 
 
 @point(FIRST)
-def queue(st: State, r: int, i: int) -> None:
+def queue(state: State, rank: int, index: int) -> None:
     """Queue a request that has just come; else `queues.enqueue`."""
 
 
 @point(EACH)
-def on_arrival(st: State, limits: Limits, kv: KvRules, r: int, i: int) -> None:
+def on_arrival(state: State, limits: Limits, kv_rules: KvRules, rank: int, index: int) -> None:
     """A request has been queued."""
 
 
@@ -53,47 +53,47 @@ def on_arrival(st: State, limits: Limits, kv: KvRules, r: int, i: int) -> None:
 
 
 @point(EACH)
-def find_head(st: State, r: int) -> None:
+def find_head(state: State, rank: int) -> None:
     """Choose which waiting request is the head of a rank's queue."""
 
 
 @point(ANY)
-def sooner(st: State, i: int, other: int) -> bool:
+def sooner(state: State, index: int, other: int) -> bool:
     """Whether one waiting request goes before another by priority."""
 
 
 @point(FIRST)
-def choose(st: State, limits: Limits, kv: KvRules, r: int) -> int:
+def choose(state: State, limits: Limits, kv_rules: KvRules, rank: int) -> int:
     """The request that is admitted next, -1: none; else the head of the queue."""
 
 
 @point(ANY)
-def waits_on(st: State, limits: Limits, r: int, i: int, now: float) -> bool:
+def waits_on(state: State, limits: Limits, rank: int, index: int, now: float) -> bool:
     """Whether a prompt waits whose turn has come."""
 
 
 @point(FIRST)
-def lookup(st: State, kv: KvRules, r: int, i: int, whole: int) -> bool:
+def lookup(state: State, kv_rules: KvRules, rank: int, index: int, whole: int) -> bool:
     """Give a request its cached blocks, if the rest of `whole` tokens fits; else `holding.use_prefix`."""
 
 
 @point(FIRST)
-def leave(st: State, r: int, i: int) -> None:
+def leave(state: State, rank: int, index: int) -> None:
     """Take an admitted request out of where it waited; else `queues.leave_queue_head`."""
 
 
 @point(FIRST)
-def take_head(st: State, r: int, i: int) -> None:
+def take_head(state: State, rank: int, index: int) -> None:
     """Take the head of a rank's queue out of it."""
 
 
 @point(EACH)
-def on_left(st: State, i: int) -> None:
+def on_left(state: State, index: int) -> None:
     """A request waits no more."""
 
 
 @point(FIRST)
-def unqueue(st: State, r: int, i: int) -> None:
+def unqueue(state: State, rank: int, index: int) -> None:
     """Take a request that ends as it waits out of its queue."""
 
 
@@ -101,72 +101,72 @@ def unqueue(st: State, r: int, i: int) -> None:
 
 
 @point(TOTAL)
-def drafts_of(st: State) -> int:
+def drafts_of(state: State) -> int:
     """Draft tokens of every decode."""
 
 
 @point(FIRST)
-def want(st: State, i: int) -> int:
+def want(state: State, index: int) -> int:
     """Tokens of a running sequence that a step may have; else those that are known (`queues.next_tokens`)."""
 
 
 @point(ANY)
-def in_flight(st: State, i: int) -> bool:
+def in_flight(state: State, index: int) -> bool:
     """Whether a waiting request cannot be admitted, as tokens of it are in flight."""
 
 
 @point(FIRST)
-def reach(st: State, limits: Limits, i: int) -> int:
+def reach(state: State, limits: Limits, index: int) -> int:
     """Slots that a sequence needs before its new tokens; default: its cached tokens."""
 
 
 @point(FIRST)
-def count_tokens(st: State, m: F8, windows: I8, context: int, q: int) -> None:
-    """Add a decode of `q` tokens to the sums of a batch; else of one."""
+def count_tokens(state: State, moments: F8, windows: I8, context: int, tokens: int) -> None:
+    """Add a decode of `tokens` tokens to the sums of a batch; else of one."""
 
 
 @point(EACH)
-def on_count(st: State, r: int, context: int, q: int, chunk: bool) -> None:
+def on_count(state: State, rank: int, context: int, tokens: int, chunk: bool) -> None:
     """A sequence has been added to the sums of a rank's batch."""
 
 
 @point(EACH)
-def on_clear(st: State, r: int) -> None:
+def on_clear(state: State, rank: int) -> None:
     """The sums of a rank's batch are emptied."""
 
 
 @point(FIRST)
 def plan_ended(
-    st: State, limits: Limits, kv: KvRules, r: int, j: int, g: int, budget: int
+    state: State, limits: Limits, kv_rules: KvRules, rank: int, position: int, ended_at: int, budget: int
 ) -> tuple[int, int, int, int]:
-    """Plan sequences that the step in flight ends, where they stood before sequence `j`.
+    """Plan sequences that the step in flight ends, where they stood before sequence `position`.
 
-    The place of `j`, how many ended ones have been looked at, the budget, and how many sequences were preempted.
+    The place of `position`, how many ended ones have been looked at, the budget, and how many sequences were preempted.
     """
 
 
 @point(EACH)
-def on_sums(st: State, limits: Limits, r: int, done: int) -> None:
+def on_sums(state: State, limits: Limits, rank: int, done: int) -> None:
     """Called after the sums of a rank's batch are set for its step, `done` steps after it was planned."""
 
 
 @point(EACH)
-def count_ended(st: State, r: int) -> None:
+def count_ended(state: State, rank: int) -> None:
     """Add the result of `plan_ended` when a batch is summed again."""
 
 
 @point(EACH)
-def on_rank(st: State, r: int, chunks: int) -> None:
+def on_rank(state: State, rank: int, chunks: int) -> None:
     """A rank's plan is made; `chunks` prompt chunks were other ranks'."""
 
 
 @point(EACH)
-def on_tokens_planned(st: State, i: int, tokens: int) -> None:
+def on_tokens_planned(state: State, index: int, tokens: int) -> None:
     """Called when a plan contains `tokens` tokens of a request."""
 
 
 @point(EACH)
-def on_plan(st: State, r: int, now: float) -> None:
+def on_plan(state: State, rank: int, now: float) -> None:
     """The plan of a rank is made."""
 
 
@@ -174,42 +174,42 @@ def on_plan(st: State, r: int, now: float) -> None:
 
 
 @point(EACH)
-def before_plan(st: State, kv: KvRules, r: int) -> None:
+def before_plan(state: State, kv_rules: KvRules, rank: int) -> None:
     """A rank is about to be planned."""
 
 
 @point(EACH)
-def on_evict(st: State, r: int, b: int) -> None:
+def on_evict(state: State, rank: int, block: int) -> None:
     """The content of a block is about to be lost."""
 
 
 @point(EACH)
-def on_free(st: State, kv: KvRules, r: int, i: int, noted: int) -> None:
+def on_free(state: State, kv_rules: KvRules, rank: int, index: int, noted: int) -> None:
     """A sequence is about to give back its blocks; the content of its first `noted` tokens is known."""
 
 
 @point(EACH)
-def on_note(st: State, kv: KvRules, r: int, i: int) -> None:
+def on_note(state: State, kv_rules: KvRules, rank: int, index: int) -> None:
     """The content of planned tokens has been noted."""
 
 
 @point(EACH)
-def on_computed(st: State, kv: KvRules, r: int, i: int, computed: int, now: float) -> None:
+def on_computed(state: State, kv_rules: KvRules, rank: int, index: int, computed: int, now: float) -> None:
     """Called when a batch has left the last stage at `now`, with `computed` tokens of a sequence in its cache."""
 
 
 @point(FIRST)
-def tokens_coming(st: State, i: int) -> int:
+def tokens_coming(state: State, index: int) -> int:
     """Tokens of a sequence that have timestamps but are unknown to the current plan; default: at most one."""
 
 
 @point(FIRST)
-def found_again(st: State, i: int) -> int:
+def found_again(state: State, index: int) -> int:
     """Tokens of a sequence whose content is known if it is preempted now."""
 
 
 @point(FIRST)
-def known_at_end(st: State, i: int) -> int:
+def known_at_end(state: State, index: int) -> int:
     """Tokens of a sequence whose content is known as it ends; else `found_again`."""
 
 
@@ -218,33 +218,33 @@ def known_at_end(st: State, i: int) -> int:
 
 @point(FIRST)
 def make_room(
-    st: State, kv: KvRules, r: int, j: int, g: int, ended: bool, tokens: int
+    state: State, kv_rules: KvRules, rank: int, position: int, ended_at: int, ended: bool, tokens: int
 ) -> tuple[bool, int, int, int, int, int]:
     """Hold tokens of a running sequence, preempting others; else the latest admitted (`preempting.make_room`)."""
 
 
 @point(FIRST)
-def pass_over(st: State, r: int, j: int, g: int, ahead: int) -> tuple[int, int]:
+def pass_over(state: State, rank: int, position: int, ended_at: int, ahead: int) -> tuple[int, int]:
     """Where a plan stands that passes `ahead` sequences over; else where it was."""
 
 
 @point(FIRST)
-def put_back(st: State, r: int, i: int) -> None:
+def put_back(state: State, rank: int, index: int) -> None:
     """Put a preempted request back where it waited; else to the front of its queue."""
 
 
 @point(TOTAL)
-def undo_ended(st: State, r: int, g: int) -> int:
+def undo_ended(state: State, rank: int, ended_at: int) -> int:
     """Take back the tokens that a plan has for a sequence that has ended; how many."""
 
 
 @point(EACH)
-def on_preempted(st: State, i: int) -> None:
+def on_preempted(state: State, index: int) -> None:
     """A request has been preempted."""
 
 
 @point(EACH)
-def on_undone(st: State, i: int) -> None:
+def on_undone(state: State, index: int) -> None:
     """A plan has no tokens for a request after all."""
 
 
@@ -253,48 +253,48 @@ def on_undone(st: State, i: int) -> None:
 
 @point(FIRST)
 def run_steps(
-    st: State, limits: Limits, most: int, cut: float, decodes: float, chunks: int
+    state: State, limits: Limits, most: int, cut: float, decodes: float, chunks: int
 ) -> tuple[float, float, int]:
     """Run up to `most` steps of one plan; when the first and the last ended, and how many; else `fast.run_stretch`."""
 
 
 @point(FIRST)
-def batch_seconds(st: State, limits: Limits, decodes: float) -> None:
+def batch_seconds(state: State, limits: Limits, decodes: float) -> None:
     """Cost a planned batch stage by stage; else `costs.step_seconds`."""
 
 
 @point(LATEST)
-def begins(st: State, start: float) -> float:
+def begins(state: State, start: float) -> float:
     """When a step begins that could at `start`."""
 
 
 @point(FEWEST)
-def alike(st: State, limits: Limits, kv: KvRules) -> int:
+def alike(state: State, limits: Limits, kv_rules: KvRules) -> int:
     """Steps until a part would have the plan be another."""
 
 
 @point(EACH)
-def on_time(st: State) -> None:
+def on_time(state: State) -> None:
     """It is `clocks[T_NOW]`."""
 
 
 @point(EACH)
-def after_step(st: State, host_link_s: float, start: float) -> None:
+def after_step(state: State, host_link_s: float, start: float) -> None:
     """Called after a step that began at `start`; experts have used the host link for `host_link_s` in total."""
 
 
 @point(TOTAL)
-def host_link_s(st: State) -> float:
+def host_link_s(state: State) -> float:
     """Seconds that experts have had the host's link so far."""
 
 
 @point(SOONEST)
-def next_event(st: State) -> float:
+def next_event(state: State) -> float:
     """When something ends that a plan may go by; infinity: nothing is known to."""
 
 
 @point(EACH)
-def on_log(st: State) -> None:
+def on_log(state: State) -> None:
     """A row of the log has been written."""
 
 
@@ -302,37 +302,37 @@ def on_log(st: State) -> None:
 
 
 @point(FIRST)
-def tokens_come(st: State, i: int, q: int, steps: int) -> int:
-    """Process `q` computed tokens of a sequence in each of `steps` steps; return the emitted tokens; default: one per step."""
+def tokens_come(state: State, index: int, tokens: int, steps: int) -> int:
+    """Process `tokens` computed tokens of a sequence in each of `steps` steps; return the emitted tokens; default: one per step."""
 
 
 @point(FIRST)
-def send(st: State, i: int, q: int, ahead: bool) -> int:
+def send(state: State, index: int, tokens: int, ahead: bool) -> int:
     """Send tokens of a sequence through the stages; how many they bring, below 0 those that they verify."""
 
 
 @point(FIRST)
-def tokens_of_batch(st: State, i: int, tokens: int) -> int:
+def tokens_of_batch(state: State, index: int, tokens: int) -> int:
     """How many tokens of a sequence a batch has brought that `send` sent; else those."""
 
 
 @point(FIRST)
-def verified(st: State, i: int, q: int) -> int:
-    """Let a sequence have what of its `q` tokens is accepted; how many tokens come."""
+def verified(state: State, index: int, tokens: int) -> int:
+    """Let a sequence have what of its `tokens` tokens is accepted; how many tokens come."""
 
 
 @point(EACH)
-def on_together(st: State, together: int) -> None:
+def on_together(state: State, together: int) -> None:
     """Called with the number of tokens that were emitted together with another of their sequence."""
 
 
 @point(EACH)
-def on_tokens(st: State, r: int, i: int, tokens: int) -> None:
+def on_tokens(state: State, rank: int, index: int, tokens: int) -> None:
     """Tokens of a request have come."""
 
 
 @point(EACH)
-def on_finished(st: State, r: int) -> None:
+def on_finished(state: State, rank: int) -> None:
     """The results of a rank's step have been processed."""
 
 
@@ -347,8 +347,8 @@ Brought = tuple[Any, Mapping[str, Any]]
 """A part's state, and what it brings: compiled functions by hook point."""
 
 
-def hooks_of(parts: Sequence[Brought], st: State, limits: Limits, kv: KvRules) -> Any:
+def hooks_of(parts: Sequence[Brought], state: State, limits: Limits, kv_rules: KvRules) -> Any:
     """What the parts of an engine bring."""
     if not parts:
         return NONE
-    return gathered(Hooks, parts, {"State": st, "Limits": limits, "KvRules": kv})
+    return gathered(Hooks, parts, {"State": state, "Limits": limits, "KvRules": kv_rules})

@@ -131,7 +131,7 @@ def rank_rules(deployment: Deployment, settings: CacheSettings) -> KvRules:
 
 
 def _stage_rules(
-    held: ModelSpec, capacity: float, settings: CacheSettings, d: Deployment, last: bool = True
+    held: ModelSpec, capacity: float, settings: CacheSettings, deployment: Deployment, last: bool = True
 ) -> KvRules:
     """KV bytes and capacity of one device of a pipeline stage.
 
@@ -142,7 +142,7 @@ def _stage_rules(
     states = held.state_bytes_per_sequence * settings.states_each
     if settings.found_again:
         classes = dict(sorted(classes.items()))
-    drafts = d.parts.get("drafts")
+    drafts = deployment.parts.get("drafts")
     if drafts is not None:
         states += held.state_bytes_per_sequence * drafts.tokens
         for w, size in ({} if drafts.draft is None or not last else drafts.draft.shard.kv_classes()).items():

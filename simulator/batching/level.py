@@ -94,9 +94,9 @@ def new_fleet(engines: int, first: int, like: Face, log: F8) -> Engines:
 
 
 @compiled_part
-def face_of(fleet: Engines, n: int) -> Face:
+def face_of(fleet: Engines, engine: int) -> Face:
     """What is seen of an engine."""
-    face: Face = held_at(fleet.faces[n], fleet.like)
+    face: Face = held_at(fleet.faces[engine], fleet.like)
     return face
 
 
@@ -118,26 +118,26 @@ def ready_at(face: Face) -> float:
 
 
 @compiled_part
-def note_change(fleet: Engines, n: int) -> None:
+def note_change(fleet: Engines, engine: int) -> None:
     """Note that the router does not know an engine's load any more."""
     turn = fleet.turn[0]
-    if fleet.own[n].changed != 1:
-        fleet.own[n].changed = 1
-        fleet.changed[turn.changed] = n
+    if fleet.own[engine].changed != 1:
+        fleet.own[engine].changed = 1
+        fleet.changed[turn.changed] = engine
         turn.changed += 1
 
 
 @compiled_part
-def wake(fleet: Engines, n: int, calm: float = 0.0) -> None:
+def wake(fleet: Engines, engine: int, calm: float = 0.0) -> None:
     """Let an engine run that has something to do, which others may see from a time on."""
-    node = fleet.own[n]
-    note_change(fleet, n)
+    node = fleet.own[engine]
+    note_change(fleet, engine)
     if node.halted:
         return
     if node.queued != 1:
-        node.clock = max(node.clock, ready_at(face_of(fleet, n)))
+        node.clock = max(node.clock, ready_at(face_of(fleet, engine)))
     node.queued = 1
-    line_up(fleet.busy, n, max(node.clock, calm))
+    line_up(fleet.busy, engine, max(node.clock, calm))
 
 
 @compiled_part
@@ -171,15 +171,15 @@ def run_under_way(fleet: Engines) -> int:
 
 
 @compiled_part
-def move_log(fleet: Engines, n: int) -> bool:
+def move_log(fleet: Engines, engine: int) -> bool:
     """Append an engine's log to the common log, which the caller reads; return whether there was room."""
-    face, turn = face_of(fleet, n), fleet.turn[0]
+    face, turn = face_of(fleet, engine), fleet.turn[0]
     rows, columns = face.counters[C_LOG], min(face.log.shape[1], fleet.log.shape[1] - 1)
     if turn.logged + rows > fleet.log.shape[0]:
         return False
     for k in range(rows):
         row = fleet.log[turn.logged + k]
-        row[0] = n
+        row[0] = engine
         for c in range(columns):
             row[1 + c] = face.log[k, c]
     turn.logged += rows

@@ -31,32 +31,32 @@ class EngineArrays(NamedTuple):
 
 
 @compiled_part
-def may_look(limits: Limits, st: State, until: float) -> bool:
+def may_look(limits: Limits, state: State, until: float) -> bool:
     """Whether all has been submitted that the next plan would find."""
-    if st.hooks.may_look.size > 0:
-        return bool(hooks.may_look(st, limits, until))
-    return bool(plain.may_look(limits, st, until))
+    if state.hooks.may_look.size > 0:
+        return bool(hooks.may_look(state, limits, until))
+    return bool(plain.may_look(limits, state, until))
 
 
 @compiled_part
-def let_in(limits: Limits, kv: KvRules, st: State) -> float:
+def let_in(limits: Limits, kv_rules: KvRules, state: State) -> float:
     """Queue what has come; when the next request arrives."""
-    if st.hooks.let_in.size > 0:
-        return float(hooks.let_in(st, limits, kv))
-    return float(plain.let_in(limits, kv, st))
+    if state.hooks.let_in.size > 0:
+        return float(hooks.let_in(state, limits, kv_rules))
+    return float(plain.let_in(limits, kv_rules, state))
 
 
 @compiled_part
-def rest(kv: KvRules, st: State) -> None:
+def rest(kv_rules: KvRules, state: State) -> None:
     """Have nothing to do: a plan of nothing lets go of what has ended."""
-    if st.hooks.rest.size > 0:
-        hooks.rest(st, kv)
+    if state.hooks.rest.size > 0:
+        hooks.rest(state, kv_rules)
     else:
-        plain.drop_all_late(kv, st)
+        plain.drop_all_late(kv_rules, state)
 
 
 @compiled_part
-def advance(limits: Limits, kv: KvRules, st: State, until: float, goal: int) -> int:
+def advance(limits: Limits, kv_rules: KvRules, state: State, until: float, goal: int) -> int:
     """Run steps until the clock reaches `until`, nothing is left, or the caller must act.
 
     Every request that arrives before `until` must have been submitted; a step that starts
@@ -68,33 +68,33 @@ def advance(limits: Limits, kv: KvRules, st: State, until: float, goal: int) -> 
     int
         A `status`.
     """
-    counters, clocks, arrival = st.counters, st.clocks, 0.0
+    counters, clocks, arrival = state.counters, state.clocks, 0.0
     while True:
         completed, status = counters[col.C_COMPLETED], int64(GO)
-        if not hooks.is_planned(st):
-            if not may_look(limits, st, until):
+        if not hooks.is_planned(state):
+            if not may_look(limits, state, until):
                 return REACHED
-            arrival = let_in(limits, kv, st)
-            if counters[col.C_RELEASED] == counters[col.C_COMPLETED] and not hooks.flies(st):  # idle
+            arrival = let_in(limits, kv_rules, state)
+            if counters[col.C_RELEASED] == counters[col.C_COMPLETED] and not hooks.flies(state):  # idle
                 if clocks[col.T_KNOWN] >= until:
                     return REACHED  # what comes next may yet be known to the next plan, which has not rested
-                rest(kv, st)
+                rest(kv_rules, state)
                 if not arrival < until:
                     return REACHED
                 clocks[col.T_NOW] = clocks[col.T_KNOWN] = max(arrival, clocks[col.T_NOW])
                 continue
             if goal == RESTING and arrival == np.inf:
                 return RESTS
-            status = hooks.prepare(st, limits, kv) if st.hooks.prepare.size > 0 else int64(GO)
+            status = hooks.prepare(state, limits, kv_rules) if state.hooks.prepare.size > 0 else int64(GO)
         if status == GO:
             if clocks[col.T_NOW] >= until:
                 return REACHED
-            if counters[col.C_LOG] + st.costs.stages.size > st.log.shape[0]:
+            if counters[col.C_LOG] + state.costs.stages.size > state.log.shape[0]:
                 return LOG_FULL
-            if st.hooks.take_step.size > 0:
-                status = hooks.take_step(st, limits, kv, arrival, until)
+            if state.hooks.take_step.size > 0:
+                status = hooks.take_step(state, limits, kv_rules, arrival, until)
             else:
-                status = plain.take_step(limits, kv, st, arrival, until)
+                status = plain.take_step(limits, kv_rules, state, arrival, until)
         if completed < goal and counters[col.C_COMPLETED] >= goal:
             return GOAL
         if status != AGAIN:

@@ -27,70 +27,72 @@ from .stretch import count_steps, last_start, record_gap, run_stretch, same_plan
 
 
 @compiled_inside
-def end_step(st: State, start: float) -> None:
+def end_step(state: State, start: float) -> None:
     """A step that began at a time has ended: experts that it fetched have gone first on the host's link."""
-    if st.hooks.after_step.size > 0:
-        hooks.after_step(st, hooks.host_link_s(st), start)
+    if state.hooks.after_step.size > 0:
+        hooks.after_step(state, hooks.host_link_s(state), start)
 
 
 @compiled_inside
 def run_steps(
-    limits: Limits, st: State, most: int, cut: float, decodes: float, chunks: int
+    limits: Limits, state: State, most: int, cut: float, decodes: float, chunks: int
 ) -> tuple[float, float, int]:
     """`run_stretch`, or what a part runs."""
-    if st.hooks.run_steps.size > 0:
-        return hooks.run_steps(st, limits, most, cut, decodes, chunks)  # type: ignore[no-any-return]
-    return run_stretch(limits, st, most, cut, decodes, chunks)
+    if state.hooks.run_steps.size > 0:
+        return hooks.run_steps(state, limits, most, cut, decodes, chunks)  # type: ignore[no-any-return]
+    return run_stretch(limits, state, most, cut, decodes, chunks)
 
 
 @compiled_inside
-def tokens_come(st: State, i: int, q: int, steps: int) -> int:
-    """Process `q` computed tokens of a sequence in each of `steps` steps; return the emitted tokens: one per step."""
-    if st.hooks.tokens_come.size > 0:
-        return int(hooks.tokens_come(st, i, q, steps))
-    request = st.ints[i]
+def tokens_come(state: State, index: int, tokens: int, steps: int) -> int:
+    """Process `tokens` computed tokens of a sequence in each of `steps` steps; return the emitted tokens: one per step."""
+    if state.hooks.tokens_come.size > 0:
+        return int(hooks.tokens_come(state, index, tokens, steps))
+    request = state.ints[index]
     left = request[col.I_TARGET] - request[col.I_CACHED]
-    request[col.I_CACHED] += q if left > 0 else steps
-    return 0 if q < left else 1 if left > 0 else steps
+    request[col.I_CACHED] += tokens if left > 0 else steps
+    return 0 if tokens < left else 1 if left > 0 else steps
 
 
 @compiled_part
-def finish(st: State, kv: KvRules, r: int, steps: int, first_end: float, now: float, ahead: bool) -> None:
+def finish(
+    state: State, kv_rules: KvRules, rank_index: int, steps: int, first_end: float, now: float, ahead: bool
+) -> None:
     """Set the timestamps of a rank's sequences after `steps` steps that ended at `now`; retire finished ones.
 
     The first of the steps ended at `first_end`: the gaps of its tokens start at each sequence's previous token. The
     caller records the gaps within the fast-forwarded steps.
     """
-    rank, remaining, gap, gaps, together = st.ranks[r], 0, 0.0, int64(0), int64(0)
-    first_late, places = st.running.shape[1] // 3, 2 * st.running.shape[1] // 3
+    rank, remaining, gap, gaps, together = state.ranks[rank_index], 0, 0.0, int64(0), int64(0)
+    first_late, places = state.running.shape[1] // 3, 2 * state.running.shape[1] // 3
     for j in range(rank[col.R_RUNNING]):
-        i, q = st.running[r, j], st.fresh[r, j]
-        request = st.ints[i]
-        st.running[r, remaining] = i
+        i, q = state.running[rank_index, j], state.fresh[rank_index, j]
+        request = state.ints[i]
+        state.running[rank_index, remaining] = i
         remaining += 1
-        count = tokens_come(st, i, q, steps) if q > 0 else 0
+        count = tokens_come(state, i, q, steps) if q > 0 else 0
         if count == 0:
             continue  # not scheduled, or a prompt that goes on
         if request[col.I_CACHED] > request[col.I_ROOM]:
-            hold(st, kv, r, i, request[col.I_CACHED])
-        hooks.on_tokens(st, r, i, count)
+            hold(state, kv_rules, rank_index, i, request[col.I_CACHED])
+        hooks.on_tokens(state, rank_index, i, count)
         together += count - 1
-        gap, gaps = stamp(st, i, count, first_end, now, gap, gaps)
+        gap, gaps = stamp(state, i, count, first_end, now, gap, gaps)
         if request[col.I_GENERATED] < request[col.I_OUTPUT]:
             continue
         remaining -= 1
-        st.running[r, first_late + rank[col.R_LATE]] = i
-        st.running[r, places + rank[col.R_LATE]] = remaining
+        state.running[rank_index, first_late + rank[col.R_LATE]] = i
+        state.running[rank_index, places + rank[col.R_LATE]] = remaining
         rank[col.R_LATE] += 1
-        complete(st, i)
+        complete(state, i)
     if gaps > 0:
-        record_gap(st.hist, st.clocks, gap, gaps)
-    hooks.on_together(st, together)
-    st.clocks[col.T_KV_PEAK] = max(st.clocks[col.T_KV_PEAK], kv.capacity - st.free[r])
+        record_gap(state.hist, state.clocks, gap, gaps)
+    hooks.on_together(state, together)
+    state.clocks[col.T_KV_PEAK] = max(state.clocks[col.T_KV_PEAK], kv_rules.capacity - state.free[rank_index])
     rank[col.R_RUNNING] = remaining
-    hooks.on_finished(st, r)
+    hooks.on_finished(state, rank_index)
     if not ahead:
-        drop_late(st, kv, r)
+        drop_late(state, kv_rules, rank_index)
 
 
 class Planned(NamedTuple):
@@ -102,64 +104,64 @@ class Planned(NamedTuple):
 
 
 @compiled_part
-def write_log(st: State, start: float, end: float, steps: int, planned: Planned) -> None:
+def write_log(state: State, start: float, end: float, steps: int, planned: Planned) -> None:
     """Append fast-forwarded steps to the log."""
-    busy = st.costs.busy
-    row = st.log[st.counters[col.C_LOG]]
+    busy = state.costs.busy
+    row = state.log[state.counters[col.C_LOG]]
     row[col.L_START], row[col.L_END], row[col.L_STEPS] = start, end, steps
     row[col.L_DECODES], row[col.L_PREFILL], row[col.L_PROMPTS] = (
         planned.decodes,
         planned.prompts,
-        st.counters[col.C_CHUNKS],
+        state.counters[col.C_CHUNKS],
     )
     row[col.L_RUNNING], row[col.L_WAITING], row[col.L_KV] = 0.0, 0.0, planned.used
-    row[col.L_EMITTED], row[col.L_JOULES] = st.counters[col.C_EMITTED], joules_of(st.costs)
-    for r in range(st.ranks.shape[0]):
-        row[col.L_RUNNING] += st.ranks[r, col.R_RUNNING]
-        row[col.L_WAITING] += st.ranks[r, col.R_WAITING]
+    row[col.L_EMITTED], row[col.L_JOULES] = state.counters[col.C_EMITTED], joules_of(state.costs)
+    for r in range(state.ranks.shape[0]):
+        row[col.L_RUNNING] += state.ranks[r, col.R_RUNNING]
+        row[col.L_WAITING] += state.ranks[r, col.R_WAITING]
     for p in range(busy.shape[1]):
         row[col.NUM_LOG + p] = busy[0, p] - busy[1, p]
         busy[1, p] = busy[0, p]
-    st.counters[col.C_LOG] += 1
+    state.counters[col.C_LOG] += 1
 
 
 @compiled_part
-def plan_ranks(limits: Limits, kv: KvRules, st: State, known: float, closed: bool) -> tuple[Planned, int]:
+def plan_ranks(limits: Limits, kv_rules: KvRules, state: State, known: float, closed: bool) -> tuple[Planned, int]:
     """Plan the next step of every rank by what is known at a time; what it is, and how many sequences were preempted."""
     prompts, decodes, used, preemptions = 0.0, 0.0, 0.0, int64(0)
-    st.counters[col.C_CHUNKS] = 0
-    for r in range(st.ranks.shape[0]):
-        hooks.before_plan(st, kv, r)
-        preemptions += plan_rank(st, limits, kv, st.costs.windows, r, known, closed)
-        hooks.on_plan(st, r, known)
-        prompts += st.moments[r, PREFILL_TOKENS]
-        decodes += st.moments[r, DECODES]
-        used += kv.capacity - st.free[r]
-        st.clocks[col.T_KV_PEAK] = max(st.clocks[col.T_KV_PEAK], kv.capacity - st.free[r])
-    st.counters[col.C_PREEMPTIONS] += preemptions
+    state.counters[col.C_CHUNKS] = 0
+    for r in range(state.ranks.shape[0]):
+        hooks.before_plan(state, kv_rules, r)
+        preemptions += plan_rank(state, limits, kv_rules, state.costs.windows, r, known, closed)
+        hooks.on_plan(state, r, known)
+        prompts += state.moments[r, PREFILL_TOKENS]
+        decodes += state.moments[r, DECODES]
+        used += kv_rules.capacity - state.free[r]
+        state.clocks[col.T_KV_PEAK] = max(state.clocks[col.T_KV_PEAK], kv_rules.capacity - state.free[r])
+    state.counters[col.C_PREEMPTIONS] += preemptions
     return Planned(prompts, decodes, used), preemptions
 
 
 @compiled_part
-def planned_tokens(st: State) -> float:
+def planned_tokens(state: State) -> float:
     """Tokens of the planned step, on all ranks."""
     tokens = 0.0
-    for r in range(st.moments.shape[0]):
-        tokens += st.moments[r, TOKENS]
+    for r in range(state.moments.shape[0]):
+        tokens += state.moments[r, TOKENS]
     return tokens
 
 
 @compiled_part
-def most_alike(st: State, limits: Limits, kv: KvRules, closed: bool) -> int:
+def most_alike(state: State, limits: Limits, kv_rules: KvRules, closed: bool) -> int:
     """How many steps one plan serves: until the plan may be another."""
-    k = min(stretch_limit(st, kv, limits.token_budget), same_plan(st, limits, closed))
-    return int(min(k, hooks.alike(st, limits, kv)))
+    k = min(stretch_limit(state, kv_rules, limits.token_budget), same_plan(state, limits, closed))
+    return int(min(k, hooks.alike(state, limits, kv_rules)))
 
 
 @compiled_part
-def wait_for(st: State, changed: bool, start: float, arrival: float, until: float) -> int:
+def wait_for(state: State, changed: bool, start: float, arrival: float, until: float) -> int:
     """Handle an empty plan: return `AGAIN` for another plan, or the reason why `advance` returns."""
-    clocks, soonest = st.clocks, hooks.next_event(st)
+    clocks, soonest = state.clocks, hooks.next_event(state)
     if changed or clocks[col.T_KNOWN] < start:
         clocks[col.T_KNOWN] = start  # the step in flight is over: plan again with what is free now
         return AGAIN
@@ -173,71 +175,71 @@ def wait_for(st: State, changed: bool, start: float, arrival: float, until: floa
 
 
 @compiled_part
-def drop_all_late(kv: KvRules, st: State) -> None:
+def drop_all_late(kv_rules: KvRules, state: State) -> None:
     """Give back what sequences held that had finished unknown to the plan just made, on all ranks."""
-    for r in range(st.ranks.shape[0]):
-        drop_late(st, kv, r)
+    for r in range(state.ranks.shape[0]):
+        drop_late(state, kv_rules, r)
 
 
 @compiled_part
-def may_look(limits: Limits, st: State, until: float) -> bool:
+def may_look(limits: Limits, state: State, until: float) -> bool:
     """Set the time up to which the next plan knows what has come; False if not all has been submitted that it would find."""
-    clocks = st.clocks
-    if not limits.ahead or st.costs.stages.size > 1:
+    clocks = state.clocks
+    if not limits.ahead or state.costs.stages.size > 1:
         clocks[col.T_KNOWN] = clocks[col.T_NOW]
-    hooks.on_time(st)
+    hooks.on_time(state)
     return bool(limits.poll_steps <= 1 or clocks[col.T_NOW] < until)
 
 
 @compiled_part
-def let_in(limits: Limits, kv: KvRules, st: State) -> float:
+def let_in(limits: Limits, kv_rules: KvRules, state: State) -> float:
     """Queue what has come, if this is a time to look; when the next request arrives (infinity: none, or no look)."""
-    counters = st.counters
+    counters = state.counters
     idle, poll = counters[col.C_RELEASED] == counters[col.C_COMPLETED], limits.poll_steps
     if not idle and poll > 1 and counters[col.C_POLL] < poll:
         return np.inf
     counters[col.C_POLL] = 0
-    return release(st, limits, kv, st.clocks[col.T_KNOWN])
+    return release(state, limits, kv_rules, state.clocks[col.T_KNOWN])
 
 
 @compiled_part
-def calm_until(limits: Limits, st: State, steps: int, decodes: float) -> float:
+def calm_until(limits: Limits, state: State, steps: int, decodes: float) -> float:
     """Return a time before which that number of steps cannot end, with a margin for rounding; 0: unknown."""
-    if steps == 0 or hooks.next_event(st) < np.inf:
+    if steps == 0 or hooks.next_event(state) < np.inf:
         return 0.0
-    least = paced(limits.pace, st.costs.least[0], most_tokens(st.moments), decodes / st.moments.shape[0], 0)
-    return float(st.clocks[col.T_NOW] + steps * least * (1.0 - 1e-9))
+    least = paced(limits.pace, state.costs.least[0], most_tokens(state.moments), decodes / state.moments.shape[0], 0)
+    return float(state.clocks[col.T_NOW] + steps * least * (1.0 - 1e-9))
 
 
 @compiled_part
-def take_step(limits: Limits, kv: KvRules, st: State, arrival: float, until: float) -> int:
+def take_step(limits: Limits, kv_rules: KvRules, state: State, arrival: float, until: float) -> int:
     """Plan what runs next, and run it as long as the plan stays; why to return, or `AGAIN`."""
-    counters, clocks, ranks = st.counters, st.clocks, st.ranks
+    counters, clocks, ranks = state.counters, state.clocks, state.ranks
     start = clocks[col.T_NOW]
-    closed, late = hold_back(st, limits, kv), int64(0)
-    planned, preemptions = plan_ranks(limits, kv, st, clocks[col.T_KNOWN], closed)
+    closed, late = hold_back(state, limits, kv_rules), int64(0)
+    planned, preemptions = plan_ranks(limits, kv_rules, state, clocks[col.T_KNOWN], closed)
     for r in range(ranks.shape[0]):
         late += ranks[r, col.R_LATE]
-        drop_late(st, kv, r)
-    if planned_tokens(st) == 0.0:
-        return wait_for(st, late > 0 or preemptions > 0, start, arrival, until)
+        drop_late(state, kv_rules, r)
+    if planned_tokens(state) == 0.0:
+        return wait_for(state, late > 0 or preemptions > 0, start, arrival, until)
     chunks, k = counters[col.C_CHUNKS], int64(1)
     if chunks == 0 and preemptions == 0 and late == 0:
-        k = most_alike(st, limits, kv, closed)
-    clocks[col.T_NOW] = start = max(hooks.begins(st, start), start)
-    cut = last_start(st, limits, arrival, until)
-    first_end, now, done = run_steps(limits, st, k, cut, planned.decodes, chunks)
+        k = most_alike(state, limits, kv_rules, closed)
+    clocks[col.T_NOW] = start = max(hooks.begins(state, start), start)
+    cut = last_start(state, limits, arrival, until)
+    first_end, now, done = run_steps(limits, state, k, cut, planned.decodes, chunks)
     clocks[col.T_NOW] = now
     clocks[col.T_BUSY] += now - start
     counters[col.C_STRETCH] = done
-    hooks.on_time(st)
-    end_step(st, start)
-    write_log(st, start, now, done, planned)
-    hooks.on_log(st)
+    hooks.on_time(state)
+    end_step(state, start)
+    write_log(state, start, now, done, planned)
+    hooks.on_log(state)
     counters[col.C_PROMPT] += int(planned.prompts)
-    count_steps(st, limits, done, chunks)
+    count_steps(state, limits, done, chunks)
     for r in range(ranks.shape[0]):
-        finish(st, kv, r, done, first_end, now, limits.ahead)
-    clocks[col.T_CALM] = min(calm_until(limits, st, k - done, planned.decodes), arrival)
-    st.log[counters[col.C_LOG] - 1, col.L_EMITTED] = counters[col.C_EMITTED]
+        finish(state, kv_rules, r, done, first_end, now, limits.ahead)
+    clocks[col.T_CALM] = min(calm_until(limits, state, k - done, planned.decodes), arrival)
+    state.log[counters[col.C_LOG] - 1, col.L_EMITTED] = counters[col.C_EMITTED]
     return AGAIN

@@ -21,21 +21,21 @@ from .state import I8, State
 
 
 @compiled_part
-def brings_cache(st: State, i: int) -> bool:
+def brings_cache(state: State, index: int) -> bool:
     """Whether a waiting request's cache has come from another engine: it decodes at once."""
-    return bool(st.ints[i, col.I_CACHED] == st.ints[i, col.I_TARGET])
+    return bool(state.ints[index, col.I_CACHED] == state.ints[index, col.I_TARGET])
 
 
 @compiled_part
-def next_tokens(st: State, i: int) -> int:
+def next_tokens(state: State, index: int) -> int:
     """Tokens of a running sequence that are known and not computed; with some in flight, those that are sure to come count.
 
     None while its next input is in flight and is waited for (`I_FLIGHT` 0), nor when those in
     flight are sure to be its last: the scheduler goes by the tokens it has.
     """
-    if st.hooks.want.size > 0:
-        return int(hooks.want(st, i))
-    request = st.ints[i]
+    if state.hooks.want.size > 0:
+        return int(hooks.want(state, index))
+    request = state.ints[index]
     flight = request[col.I_FLIGHT]
     if flight > 0:
         over = request[col.I_CACHED] + 2 - flight >= request[col.I_INPUT] + request[col.I_OUTPUT]
@@ -45,38 +45,40 @@ def next_tokens(st: State, i: int) -> int:
 
 
 @compiled_inside
-def reach(st: State, limits: Limits, i: int) -> int:
+def reach(state: State, limits: Limits, index: int) -> int:
     """Slots that a sequence needs before its new tokens."""
-    if st.hooks.reach.size > 0:
-        return int(hooks.reach(st, limits, i))
-    return int(st.ints[i, col.I_CACHED])
+    if state.hooks.reach.size > 0:
+        return int(hooks.reach(state, limits, index))
+    return int(state.ints[index, col.I_CACHED])
 
 
 @compiled_inside
-def choose(st: State, limits: Limits, kv: KvRules, r: int) -> int:
+def choose(state: State, limits: Limits, kv_rules: KvRules, rank: int) -> int:
     """The request that is admitted next; -1 where there is none."""
-    if st.hooks.choose.size > 0:
-        return int(hooks.choose(st, limits, kv, r))
-    hooks.find_head(st, r)
-    return int(st.ranks[r, col.R_HEAD])
+    if state.hooks.choose.size > 0:
+        return int(hooks.choose(state, limits, kv_rules, rank))
+    hooks.find_head(state, rank)
+    return int(state.ranks[rank, col.R_HEAD])
 
 
 @compiled_inside
-def look_up(st: State, kv: KvRules, r: int, i: int, whole: int) -> bool:
+def look_up(state: State, kv_rules: KvRules, rank: int, index: int, whole: int) -> bool:
     """Give a request the blocks that are cached of it, if the rest of `whole` tokens fits; False if not."""
-    if st.hooks.lookup.size > 0:
-        return bool(hooks.lookup(st, kv, r, i, whole))
-    return bool(use_prefix(st, kv, r, i, whole))
+    if state.hooks.lookup.size > 0:
+        return bool(hooks.lookup(state, kv_rules, rank, index, whole))
+    return bool(use_prefix(state, kv_rules, rank, index, whole))
 
 
 @compiled_part
-def admit(st: State, limits: Limits, kv: KvRules, r: int, i: int, budget: int, most: int, prompts: int) -> int:
+def admit(
+    state: State, limits: Limits, kv_rules: KvRules, rank_index: int, index: int, budget: int, most: int, prompts: int
+) -> int:
     """Admit a rank's next request if tokens and KV allow; its new tokens, else 0."""
-    rank, request = st.ranks[r], st.ints[i]
+    rank, request = state.ranks[rank_index], state.ints[index]
     want = request[col.I_TARGET]
-    if hooks.in_flight(st, i):
+    if hooks.in_flight(state, index):
         return 0
-    if brings_cache(st, i):
+    if brings_cache(state, index):
         want = int64(1)
     if want > budget and limits.chunked:
         want = budget
@@ -86,54 +88,54 @@ def admit(st: State, limits: Limits, kv: KvRules, r: int, i: int, budget: int, m
     # Uncut, a prompt above the budget runs as the only prompt of its step.
     if want > budget and prompts > 0:
         return 0
-    if kv.cached:
-        if not look_up(st, kv, r, i, target):
+    if kv_rules.cached:
+        if not look_up(state, kv_rules, rank_index, index, target):
             return 0
         want = min(request[col.I_TARGET] - request[col.I_CACHED], want)
     if 0 < most < want:
         want = most
     if limits.lazy:
-        if kv.first > 0:
-            target = min(target, request[col.I_CACHED] + kv.first)
-        if not kv.cached and kv_bytes(kv, target) > st.free[r]:
+        if kv_rules.first > 0:
+            target = min(target, request[col.I_CACHED] + kv_rules.first)
+        if not kv_rules.cached and kv_bytes(kv_rules, target) > state.free[rank_index]:
             return 0
         target = request[col.I_CACHED] + want
-    if not hold(st, kv, r, i, target):
+    if not hold(state, kv_rules, rank_index, index, target):
         return 0
-    if st.hooks.leave.size > 0:
-        hooks.leave(st, r, i)
+    if state.hooks.leave.size > 0:
+        hooks.leave(state, rank_index, index)
     else:
-        leave_queue(st, r, i)
-    st.running[r, rank[col.R_RUNNING]] = i
+        leave_queue(state, rank_index, index)
+    state.running[rank_index, rank[col.R_RUNNING]] = index
     rank[col.R_RUNNING] += 1
     return int(want)
 
 
 @compiled_part
-def set_tokens(st: State, kv: KvRules, windows: I8, r: int, j: int, want: int) -> None:
-    """Plan `want` new tokens of a rank's running sequence `j`."""
-    i = st.running[r, j]
-    request = st.ints[i]
-    if kv.cached and want > 0:
-        note_planned(st, kv, r, i, want)
-    hooks.on_tokens_planned(st, i, want)
-    st.fresh[r, j] = want
-    st.ranks[r, col.R_LEFT] = min(st.ranks[r, col.R_LEFT], request[col.I_OUTPUT] - request[col.I_GENERATED])
-    count_planned(st, windows, r, i, want)
+def set_tokens(state: State, kv_rules: KvRules, windows: I8, rank: int, position: int, want: int) -> None:
+    """Plan `want` new tokens of a rank's running sequence `position`."""
+    i = state.running[rank, position]
+    request = state.ints[i]
+    if kv_rules.cached and want > 0:
+        note_planned(state, kv_rules, rank, i, want)
+    hooks.on_tokens_planned(state, i, want)
+    state.fresh[rank, position] = want
+    state.ranks[rank, col.R_LEFT] = min(state.ranks[rank, col.R_LEFT], request[col.I_OUTPUT] - request[col.I_GENERATED])
+    count_planned(state, windows, rank, i, want)
 
 
 @compiled_part
-def waiting_prompt(st: State, limits: Limits, kv: KvRules, r: int) -> int:
+def waiting_prompt(state: State, limits: Limits, kv_rules: KvRules, rank_index: int) -> int:
     """Tokens of the prompts at the head of a rank's queue that could all start now."""
-    rank = st.ranks[r]
-    i, tokens, free = rank[col.R_HEAD], int64(0), st.free[r]
+    rank = state.ranks[rank_index]
+    i, tokens, free = rank[col.R_HEAD], int64(0), state.free[rank_index]
     places = limits.max_sequences - rank[col.R_RUNNING] - rank[col.R_LATE]
     budget = limits.token_budget - rank[col.R_RUNNING]
     while i >= 0 and places > 0 and budget > 0:
-        request = st.ints[i]
+        request = state.ints[i]
         target = request[col.I_INPUT] + request[col.I_OUTPUT] - 1 if limits.reserve else request[col.I_TARGET]
-        free -= kv_bytes(kv, target)
-        if free < 0.0 or brings_cache(st, i):
+        free -= kv_bytes(kv_rules, target)
+        if free < 0.0 or brings_cache(state, i):
             break
         if tokens > 0 and tokens + request[col.I_TARGET] > budget:
             return int(budget if limits.chunked else tokens)
@@ -144,14 +146,14 @@ def waiting_prompt(st: State, limits: Limits, kv: KvRules, r: int) -> int:
 
 
 @compiled_part
-def hold_back(st: State, limits: Limits, kv: KvRules) -> bool:
+def hold_back(state: State, limits: Limits, kv_rules: KvRules) -> bool:
     """Whether this plan lets waiting prompts wait on, see `Policy`; counts the plans that do."""
     if limits.gather_steps == 0 and limits.even_steps == 0:
         return False
-    ranks, counters = st.ranks, st.counters
+    ranks, counters = state.ranks, state.counters
     able, decoding, tokens = int64(0), int64(0), int64(0)
     for r in range(ranks.shape[0]):
-        prompt = waiting_prompt(st, limits, kv, r)
+        prompt = waiting_prompt(state, limits, kv_rules, r)
         able += prompt > 0
         decoding += ranks[r, col.R_RUNNING] > 0
         tokens += prompt + ranks[r, col.R_RUNNING]
@@ -173,107 +175,107 @@ def hold_back(st: State, limits: Limits, kv: KvRules) -> bool:
 
 
 @compiled_part
-def plan_decodes(st: State, kv: KvRules, windows: I8, r: int, budget: int) -> tuple[int, int]:
+def plan_decodes(state: State, kv_rules: KvRules, windows: I8, rank_index: int, budget: int) -> tuple[int, int]:
     """Plan a rank's leading sequences that decode, as far as they have room; how many, and tokens.
 
     Almost all that runs is planned here: sums stay in registers, and nothing is asked that only
     prompts need. Attention that ends at a window is left to `set_tokens`.
     """
-    rank, left = st.ranks[r], st.ranks[r, col.R_LEFT]
+    rank, left = state.ranks[rank_index], state.ranks[rank_index, col.R_LEFT]
     context, tokens, j = int64(0), int64(0), int64(0)
     while unbounded(windows) and j < rank[col.R_RUNNING]:
-        i = st.running[r, j]
-        request = st.ints[i]
-        cached, want = request[col.I_CACHED], next_tokens(st, i)
+        i = state.running[rank_index, j]
+        request = state.ints[i]
+        cached, want = request[col.I_CACHED], next_tokens(state, i)
         if want > 0:
             if want > 1 or cached < request[col.I_TARGET] or tokens == budget:
                 break
-            if cached >= request[col.I_ROOM] and not hold(st, kv, r, i, cached + 1):
+            if cached >= request[col.I_ROOM] and not hold(state, kv_rules, rank_index, i, cached + 1):
                 break
-            if kv.cached:
-                note_planned(st, kv, r, i, want)
-            hooks.on_tokens_planned(st, i, want)
+            if kv_rules.cached:
+                note_planned(state, kv_rules, rank_index, i, want)
+            hooks.on_tokens_planned(state, i, want)
             tokens += 1
             context += cached + 1
-        st.fresh[r, j] = want
+        state.fresh[rank_index, j] = want
         left = min(left, request[col.I_OUTPUT] - request[col.I_GENERATED])
         j += 1
     rank[col.R_LEFT] = left
-    count_decodes(st.moments[r], tokens, context)
+    count_decodes(state.moments[rank_index], tokens, context)
     return int(j), int(tokens)
 
 
 @compiled_part
 def plan_pass(
-    st: State, limits: Limits, kv: KvRules, windows: I8, r: int, now: float, closed: bool, alone: bool
+    state: State, limits: Limits, kv_rules: KvRules, windows: I8, rank_index: int, now: float, closed: bool, alone: bool
 ) -> int:
     """Plan one rank's step: only prompts (`alone`), or all sequences that can run; see `plan_rank`."""
-    rank, budget = st.ranks[r], limits.token_budget
+    rank, budget = state.ranks[rank_index], limits.token_budget
     preemptions, prompts, j, g = int64(0), int64(0), int64(0), int64(0)
-    ahead, chunks, most = int64(0), st.counters[col.C_CHUNKS], most_of_one(st, limits, r)
-    if not alone and st.hooks.want.size == 0:
-        j, want = plan_decodes(st, kv, windows, r, budget)
+    ahead, chunks, most = int64(0), state.counters[col.C_CHUNKS], most_of_one(state, limits, rank_index)
+    if not alone and state.hooks.want.size == 0:
+        j, want = plan_decodes(state, kv_rules, windows, rank_index, budget)
         budget -= want
     while True:
-        if st.hooks.plan_ended.size > 0:
-            j, g, budget, lost = hooks.plan_ended(st, limits, kv, r, j, g, budget)
+        if state.hooks.plan_ended.size > 0:
+            j, g, budget, lost = hooks.plan_ended(state, limits, kv_rules, rank_index, j, g, budget)
             preemptions += lost
         if budget <= 0 and j >= rank[col.R_RUNNING]:
             break
         if j >= rank[col.R_RUNNING]:  # all that ran is planned: admit those that wait
             if preemptions > 0 or j + rank[col.R_LATE] >= limits.max_sequences:
                 break
-            i = choose(st, limits, kv, r)
+            i = choose(state, limits, kv_rules, rank_index)
             if i < 0:
                 break
             prompt_may = not closed and alone == limits.prompts_alone
-            if not (not alone if brings_cache(st, i) else prompt_may):
+            if not (not alone if brings_cache(state, i) else prompt_may):
                 break
-            if hooks.waits_on(st, limits, r, i, now):
+            if hooks.waits_on(state, limits, rank_index, i, now):
                 break
-            want = admit(st, limits, kv, r, i, budget, most, prompts)
+            want = admit(state, limits, kv_rules, rank_index, i, budget, most, prompts)
             if want == 0:
                 break
-            if np.isnan(st.floats[i, col.F_SCHEDULED]):
-                st.floats[i, col.F_SCHEDULED] = now
+            if np.isnan(state.floats[i, col.F_SCHEDULED]):
+                state.floats[i, col.F_SCHEDULED] = now
             prompts += 1
         else:
-            i = st.running[r, j]
-            request = st.ints[i]
-            want = max(request[col.I_TARGET] - request[col.I_CACHED], 0) if alone else next_tokens(st, i)
+            i = state.running[rank_index, j]
+            request = state.ints[i]
+            want = max(request[col.I_TARGET] - request[col.I_CACHED], 0) if alone else next_tokens(state, i)
             if 0 < most < want:
                 want = most
             want = min(want, budget)
             prompts += alone and want > 0
-            need = reach(st, limits, i) + want
+            need = reach(state, limits, i) + want
             if need > request[col.I_ROOM] and want > 0:
-                fits, j, g, back, lost, ahead = make_room(st, kv, r, j, g, False, need)
+                fits, j, g, back, lost, ahead = make_room(state, kv_rules, rank_index, j, g, False, need)
                 preemptions += lost
                 budget += back
                 if not fits:
                     break
-        set_tokens(st, kv, windows, r, j, want)
+        set_tokens(state, kv_rules, windows, rank_index, j, want)
         budget -= min(want, budget)
-        j, g = pass_over(st, r, j + 1, g, ahead)
+        j, g = pass_over(state, rank_index, j + 1, g, ahead)
         ahead = int64(0)
-    hooks.on_rank(st, r, chunks)
+    hooks.on_rank(state, rank_index, chunks)
     return preemptions
 
 
 @compiled_part
-def plan_rank(st: State, limits: Limits, kv: KvRules, windows: I8, r: int, now: float, closed: bool) -> int:
+def plan_rank(state: State, limits: Limits, kv_rules: KvRules, windows: I8, rank: int, now: float, closed: bool) -> int:
     """Plan one rank's step; returns how many sequences it preempted.
 
     A sequence gets its known but uncomputed tokens (of its prompt, or its latest one), with their drafts. Running
     sequences come first, in order of admission. Then, unless any was preempted or the queue is `closed`, waiting ones
     are admitted within the limits of sequences, tokens and KV. The last admitted is preempted first, even with tokens
     in flight. If prompts run separately, decodes run only in steps without a runnable prompt. The new tokens of each
-    sequence are in ``st.fresh[r]``, the batch's moments in ``st.moments[r]``, its prompt chunks in ``st.chunks``.
+    sequence are in ``state.fresh[r]``, the batch's moments in ``state.moments[r]``, its prompt chunks in ``state.chunks``.
     """
     alone = limits.prompts_alone
-    clear_sums(st, r)
-    st.ranks[r, col.R_LEFT] = 1 << 40
-    preemptions = plan_pass(st, limits, kv, windows, r, now, closed, alone)
-    if alone and st.moments[r, TOKENS] == 0.0:
-        preemptions += plan_pass(st, limits, kv, windows, r, now, closed, not alone)
+    clear_sums(state, rank)
+    state.ranks[rank, col.R_LEFT] = 1 << 40
+    preemptions = plan_pass(state, limits, kv_rules, windows, rank, now, closed, alone)
+    if alone and state.moments[rank, TOKENS] == 0.0:
+        preemptions += plan_pass(state, limits, kv_rules, windows, rank, now, closed, not alone)
     return preemptions

@@ -10,10 +10,10 @@ from .state import I_CACHED, State
 
 
 @compiled_part
-def write_entry(plans: Plans, i: int, tokens: int, cached: int) -> None:
+def write_entry(plans: Plans, index: int, tokens: int, cached: int) -> None:
     """Append an entry to the plan being made."""
     row = plans.entries[plans.counts[N_ENTRIES]]
-    row[E_REQUEST], row[E_TOKENS], row[E_CACHED] = i, tokens, cached
+    row[E_REQUEST], row[E_TOKENS], row[E_CACHED] = index, tokens, cached
     plans.counts[N_ENTRIES] += 1
 
 
@@ -26,37 +26,37 @@ def write_plan(plans: Plans, free: float, now: float) -> None:
 
 
 @compiled_code
-def one_by_one(plans: Plans, st: State, limits: Limits, kv: KvRules) -> int:
+def one_by_one(plans: Plans, state: State, limits: Limits, kv_rules: KvRules) -> int:
     """Steps of one plan: plans are recorded one by one."""
     return 1
 
 
 @compiled_code
-def record_tokens(plans: Plans, st: State, i: int, tokens: int) -> None:
+def record_tokens(plans: Plans, state: State, index: int, tokens: int) -> None:
     """Note the new tokens of a request in the plan being made."""
     if tokens > 0:
-        write_entry(plans, i, tokens, st.ints[i, I_CACHED])
+        write_entry(plans, index, tokens, state.ints[index, I_CACHED])
 
 
 @compiled_code
-def record_preempted(plans: Plans, st: State, i: int) -> None:
+def record_preempted(plans: Plans, state: State, index: int) -> None:
     """Note that the plan being made preempts a request."""
-    write_entry(plans, i, PREEMPTED, 0)
+    write_entry(plans, index, PREEMPTED, 0)
 
 
 @compiled_code
-def record_undone(plans: Plans, st: State, i: int) -> None:
+def record_undone(plans: Plans, state: State, index: int) -> None:
     """Let the latest entry of a request in the plan being made be of no tokens."""
     at = plans.counts[N_ENTRIES] - 1
-    while plans.entries[at, E_REQUEST] != i:
+    while plans.entries[at, E_REQUEST] != index:
         at -= 1
     plans.entries[at, E_TOKENS] = 0
 
 
 @compiled_code
-def record_plan(plans: Plans, st: State, r: int, now: float) -> None:
+def record_plan(plans: Plans, state: State, rank: int, now: float) -> None:
     """Note that a plan is made."""
-    write_plan(plans, st.free[r], now)
+    write_plan(plans, state.free[rank], now)
 
 
 HOOKS = {

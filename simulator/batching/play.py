@@ -28,52 +28,52 @@ GIVING, DELIVERING, COMING, PASSING, SENDING, DEALING, BRINGING = 0, 1, 2, 3, 4,
 
 
 @compiled_by("how.between")
-def next_cache(p: Play, how: How) -> int:
+def next_cache(play: Play, how: How) -> int:
     """Let the next cache leave if a node has room for its request; the request, -1: none, -2: ask the caller."""
     return -1
 
 
 @compiled_by("how.between")
-def arrive(p: Play, how: How, row: int) -> int:
+def arrive(play: Play, how: How, row: int) -> int:
     """Complete a KV transfer, unless its source or target has failed since."""
     return REACHED
 
 
 @compiled_by("how.between")
-def goes_on(p: Play, how: How, row: int, n: int) -> bool:
+def goes_on(play: Play, how: How, row: int, engine: int) -> bool:
     """Whether a request that has ended on a node goes on in the other pool: its cache waits to leave."""
     return False
 
 
 @compiled_part
-def ask(p: Play, how: How, row: int) -> None:
+def ask(play: Play, how: How, row: int) -> None:
     """Let a request arrive, behind requests that wait for assignment or a stage."""
-    put_last(p.door if how.passes else p.gate, row)
+    put_last(play.door if how.passes else play.gate, row)
 
 
 @compiled_part
-def come_after(p: Play, how: How, row: int) -> None:
+def come_after(play: Play, how: How, row: int) -> None:
     """Let a request come when its client has read what was before and thought about it.
 
     What an agent calls next is sent when the last of what it waits for has ended, and its tool.
     """
-    x, w, at, last = p.rows, p.waits, p.at[0], -np.inf
+    x, w, at, last = play.rows, play.waits, play.at[0], -np.inf
     for k in range(w.starts[row], w.starts[row + 1]):
         last = max(last, x.last_s[w.before[k]])
     arrival = max(x.arrival_s[row], last + x.think_s[row])
     x.arrival_s[row] = arrival
     if arrival <= at.now:
         at.to_come -= 1
-        ask(p, how, row)
+        ask(play, how, row)
     else:
-        at_time(p, arrival, FOLLOWS + KINDS * row)
+        at_time(play, arrival, FOLLOWS + KINDS * row)
 
 
 @compiled_part
-def follow(p: Play, how: How, row: int) -> bool:
+def follow(play: Play, how: How, row: int) -> bool:
     """Let a request come after others; whether they have all completed already."""
-    x, w = p.rows, p.waits
-    p.at[0].to_come += 1
+    x, w = play.rows, play.waits
+    play.at[0].to_come += 1
     for k in range(w.starts[row], w.starts[row + 1]):
         before = w.before[k]
         if x.generated[before] == x.output_tokens[before]:
@@ -87,14 +87,14 @@ def follow(p: Play, how: How, row: int) -> bool:
             other = w.more[other]
         w.more[other] = k
     if w.left[row] == 0:
-        come_after(p, how, row)
+        come_after(play, how, row)
     return bool(w.left[row] == 0)
 
 
 @compiled_part
-def let_follow(p: Play, how: How, row: int) -> bool:
+def let_follow(play: Play, how: How, row: int) -> bool:
     """Release the successors of a completed request; return whether there are known ones."""
-    w = p.waits
+    w = play.waits
     if w.starts.size == 0 or w.first[row] < 0:
         return False
     k = w.first[row]
@@ -102,79 +102,79 @@ def let_follow(p: Play, how: How, row: int) -> bool:
     while k >= 0:
         w.left[w.row[k]] -= 1
         if w.left[w.row[k]] == 0:
-            come_after(p, how, w.row[k])
+            come_after(play, how, w.row[k])
         k = w.more[k]
     return True
 
 
 @compiled_part
-def waits_for_any(p: Play, row: int) -> bool:
+def waits_for_any(play: Play, row: int) -> bool:
     """Whether a request comes after others."""
-    starts = p.waits.starts
+    starts = play.waits.starts
     return bool(starts.size > 0 and starts[row] < starts[row + 1])
 
 
 @compiled_part
-def let_arrive(p: Play, how: How) -> int:
+def let_arrive(play: Play, how: How) -> int:
     """Let requests arrive whose time has come; `BLOCK` where others are yet to be known."""
-    at, x = p.at[0], p.rows
+    at, x = play.at[0], play.rows
     while at.next < at.last:
         row = at.next
         if x.arrival_s[row] > at.now and not at.due:
-            at_time(p, x.arrival_s[row], ARRIVALS)
+            at_time(play, x.arrival_s[row], ARRIVALS)
             at.awake = 0
             return REACHED
         at.due = 0
         at.next += 1
-        if waits_for_any(p, row):
-            follow(p, how, row)
+        if waits_for_any(play, row):
+            follow(play, how, row)
         else:
-            ask(p, how, row)
+            ask(play, how, row)
     return BLOCK
 
 
 @compiled_part
-def next_clients(p: Play, how: How, now: float) -> int:
+def next_clients(play: Play, how: How, now: float) -> int:
     """Clients of a closed loop that have nothing to do send their next requests; `BLOCK` as in `let_arrive`.
 
     Let a client continue its session; an unfinished request delays its successor.
     """
-    at = p.at[0]
+    at = play.at[0]
     while at.in_flight < how.clients and not at.over:
         if at.next == at.last:
             return BLOCK
         row = at.next
         at.next += 1
-        if waits_for_any(p, row):
-            at.in_flight += int(follow(p, how, row))
+        if waits_for_any(play, row):
+            at.in_flight += int(follow(play, how, row))
         else:
             at.in_flight += 1
-            p.rows.arrival_s[row] = now
-            ask(p, how, row)
+            play.rows.arrival_s[row] = now
+            ask(play, how, row)
     return REACHED
 
 
 @compiled_part
-def take_over(x: Columns, face: Face, place: int, row: int) -> None:
+def take_over(columns: Columns, face: Face, place: int, row: int) -> None:
     """`RequestTable.take_over_all` of one request that has a token."""
     request, stamps = face.ints[place], face.floats[place]
-    x.generated[row], x.order[row] = request[col.I_GENERATED], request[col.I_ORDER]
-    x.preemptions[row] += request[col.I_PREEMPTED]
-    if np.isnan(x.scheduled_s[row]):
-        x.scheduled_s[row] = stamps[col.F_SCHEDULED]
-    x.first_s[row], x.last_s[row] = stamps[col.F_FIRST], stamps[col.F_LAST]
+    columns.generated[row], columns.order[row] = request[col.I_GENERATED], request[col.I_ORDER]
+    columns.preemptions[row] += request[col.I_PREEMPTED]
+    if np.isnan(columns.scheduled_s[row]):
+        columns.scheduled_s[row] = stamps[col.F_SCHEDULED]
+    columns.first_s[row], columns.last_s[row] = stamps[col.F_FIRST], stamps[col.F_LAST]
 
 
 @compiled_part
-def deliver(p: Play, how: How) -> int:
+def deliver(play: Play, how: How) -> int:
     """Let an engine's completions have their effects, and let it go on; clients of a closed loop too."""
-    at, n = p.at[0], p.at[0].node
+    at, n = play.at[0], play.at[0].node
     if n < 0:
-        return next_clients(p, how, at.now)
-    face, own, now = face_of(p.fleet, n), p.own[n], p.own[n].clock
+        return next_clients(play, how, at.now)
+    face, own, now = face_of(play.fleet, n), play.own[n], play.own[n].clock
     own.halted = 0
     while True:
-        if next_clients(p, how, now) == BLOCK:
+        if next_clients(play, how, now) == BLOCK:
             return BLOCK
         if own.delivered == face.counters[col.C_COMPLETED]:
             break
@@ -186,95 +186,95 @@ def deliver(p: Play, how: How) -> int:
         at.left = 0
         own.delivered += 1
         face.ints[place, col.I_ROW] = -1 - row
-        take_over(p.rows, face, place, row)
-        if not goes_on(p, how, row, n):
+        take_over(play.rows, face, place, row)
+        if not goes_on(play, how, row, n):
             at.delivered += 1
-            followed = let_follow(p, how, row)
+            followed = let_follow(play, how, row)
             at.in_flight -= 1 if how.clients > 0 and not followed else 0
     at.node, at.noted, at.then = -1, now, now
     if not is_done(face):
-        wake(p.fleet, n)
+        wake(play.fleet, n)
     return REACHED
 
 
 @compiled_part
-def let_pass(p: Play) -> int:
+def let_pass(play: Play) -> int:
     """Let the next request come to what is before the router: `PASS` where there is one."""
-    if p.door.span[1] == 0:
+    if play.door.span[1] == 0:
         return REACHED
-    at = p.at[0]
-    at.row = p.door.kept[p.door.span[0]]
-    take_first(p.door)
+    at = play.at[0]
+    at.row = play.door.kept[play.door.span[0]]
+    take_first(play.door)
     at.phase = SENDING
     return PASS
 
 
 @compiled_part
-def send(p: Play, how: How) -> int:
+def send(play: Play, how: How) -> int:
     """Start KV transfers in order, while a decode node has room for the request; `CHOOSE` as in `deal`."""
-    row = next_cache(p, how)
+    row = next_cache(play, how)
     while row >= 0:
-        row = next_cache(p, how)
+        row = next_cache(play, how)
     return REACHED if row == -1 else CHOOSE
 
 
 @compiled_part
-def ask_for_block(p: Play, how: How) -> int:
+def ask_for_block(play: Play, how: How) -> int:
     """Call `follow_up` at once if the caller assigns requests."""
-    if p.at[0].awake:
+    if play.at[0].awake:
         return BLOCK
-    p.at[0].phase = BRINGING
+    play.at[0].phase = BRINGING
     return REACHED
 
 
 @compiled_given("how.more", otherwise=ask_for_block)
-def follow_up(p: Play, how: How) -> int:
+def follow_up(play: Play, how: How) -> int:
     """Process the consequences of an event, phase by phase; return `REACHED`, or the reason for the caller to act."""
-    at, status = p.at[0], REACHED
+    at, status = play.at[0], REACHED
     while at.phase < BRINGING and status == REACHED:
         if at.phase == GIVING:
-            status = give(p, how)
+            status = give(play, how)
         elif at.phase == DELIVERING:
-            status = deliver(p, how)
+            status = deliver(play, how)
         elif at.phase == COMING:
-            status = let_arrive(p, how) if at.awake and how.clients == 0 else REACHED
+            status = let_arrive(play, how) if at.awake and how.clients == 0 else REACHED
         elif at.phase == PASSING:
-            status = let_pass(p)
+            status = let_pass(play)
         elif at.phase == SENDING:
-            status = send(p, how)
+            status = send(play, how)
         else:
-            status = deal(p, how)
+            status = deal(play, how)
         if status == REACHED:
-            at.phase = PASSING if at.phase == DEALING and p.door.span[1] > 0 else at.phase + 1
+            at.phase = PASSING if at.phase == DEALING and play.door.span[1] > 0 else at.phase + 1
     return int(status)
 
 
 @compiled_part
-def next_arrivals(p: Play, how: How) -> int:
+def next_arrivals(play: Play, how: How) -> int:
     """`happen` where nothing else does."""
-    at = p.at[0]
-    at.now, at.phase, at.awake = p.events.time[0], GIVING, 1
-    drop_first(p.events)
+    at = play.at[0]
+    at.now, at.phase, at.awake = play.events.time[0], GIVING, 1
+    drop_first(play.events)
     return REACHED
 
 
 @compiled_given("how.more", otherwise=next_arrivals)
-def happen(p: Play, how: How) -> int:
+def happen(play: Play, how: How) -> int:
     """Take the next event; `REACHED`, or why the caller must act."""
-    at, what = p.at[0], p.events.tags[0, 1]
-    at.now, at.phase = p.events.time[0], GIVING
-    drop_first(p.events)
+    at, what = play.at[0], play.events.tags[0, 1]
+    at.now, at.phase = play.events.time[0], GIVING
+    drop_first(play.events)
     kind, number = what % KINDS, what // KINDS
     if kind == ARRIVALS:
         at.awake = at.due = 1
     elif kind == COMPLETIONS:
-        if p.own[number].halted:  # it has not failed since
+        if play.own[number].halted:  # it has not failed since
             at.node = number
     elif kind == FOLLOWS:
         at.to_come -= 1
-        ask(p, how, number)
+        ask(play, how, number)
     elif kind == CROSSED:
-        return arrive(p, how, number)
+        return arrive(play, how, number)
     else:
         at.call, at.then = number, at.now
         return CALL
@@ -282,44 +282,44 @@ def happen(p: Play, how: How) -> int:
 
 
 @compiled_part
-def comes_next(p: Play) -> bool:
+def comes_next(play: Play) -> bool:
     """Take an engine's completions for the next event at once, if no other engine or event comes before them."""
-    at, n, events = p.at[0], p.fleet.turn[0].goal, p.events
-    time = at.now + max(p.own[n].clock - at.now, 0.0)
-    if p.fleet.busy.size[0] > 0 or (events.size[0] > 0 and events.time[0] <= time):
+    at, n, events = play.at[0], play.fleet.turn[0].goal, play.events
+    time = at.now + max(play.own[n].clock - at.now, 0.0)
+    if play.fleet.busy.size[0] > 0 or (events.size[0] > 0 and events.time[0] <= time):
         return False
     at.now, at.phase, at.node = time, GIVING, n
     return True
 
 
 @compiled_given("how.more", otherwise=lambda p, how: bring(p.fleet, False, how.level))
-def run_engines(p: Play, how: How) -> int:
+def run_engines(play: Play, how: How) -> int:
     """Bring the engines up to the next event, which what completes may be (`GOAL`)."""
-    status = bring(p.fleet, how.stops, how.level)
-    while status == GOAL and not comes_next(p):
-        n = p.fleet.turn[0].goal
-        at_time(p, p.own[n].clock, COMPLETIONS + KINDS * n)
-        status = bring(p.fleet, how.stops, how.level)
+    status = bring(play.fleet, how.stops, how.level)
+    while status == GOAL and not comes_next(play):
+        n = play.fleet.turn[0].goal
+        at_time(play, play.own[n].clock, COMPLETIONS + KINDS * n)
+        status = bring(play.fleet, how.stops, how.level)
     return int(status)
 
 
 @compiled_part
-def all_done(p: Play, how: How) -> bool:
+def all_done(play: Play, how: How) -> bool:
     """Return whether every request has arrived and completed, or was rejected."""
-    at = p.at[0]
+    at = play.at[0]
     if not at.over or at.next < at.last or at.to_come > 0:
         return False
     completed = at.delivered + at.refused
     if not how.stops:
         completed = at.refused
-        for n in range(p.own.size):
-            face = face_of(p.fleet, n)
-            completed += p.own[n].earlier + face.counters[col.C_COMPLETED] + face.counters[col.C_REFUSED]
+        for n in range(play.own.size):
+            face = face_of(play.fleet, n)
+            completed += play.own[n].earlier + face.counters[col.C_COMPLETED] + face.counters[col.C_REFUSED]
     return bool(completed == at.last)
 
 
 @compiled
-def play(p: Play, how: How) -> int:
+def play(play: Play, how: How) -> int:
     """Run events until all requests have completed, or the caller must act.
 
     Returns
@@ -327,25 +327,25 @@ def play(p: Play, how: How) -> int:
     int
         `REACHED` at the end, what the caller is to do, or what an engine under way returned.
     """
-    at, fleet, events = p.at[0], p.fleet, p.events
+    at, fleet, events = play.at[0], play.fleet, play.events
     wake_all(fleet)
     while True:
         if at.phase < BRINGING:
-            status = follow_up(p, how)
+            status = follow_up(play, how)
             if status != REACHED:
                 return status
             fleet.turn[0].limit = events.time[0] if events.size[0] > 0 else np.inf
             if how.stops and 0 < at.goal <= at.delivered:
                 return NOTE
-        status = run_engines(p, how)
+        status = run_engines(play, how)
         if status == GOAL:
             continue
         if status != REACHED:
             return status
-        if all_done(p, how):
+        if all_done(play, how):
             return REACHED
         if events.size[0] == 0:
             return STUCK
-        status = happen(p, how)
+        status = happen(play, how)
         if status != REACHED:
             return status

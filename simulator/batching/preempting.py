@@ -17,37 +17,37 @@ from .state import R_LATE, R_RUNNING, State
 
 @compiled_part
 def last_gives_way(
-    st: State, kv: KvRules, r: int, j: int, g: int, ended: bool, tokens: int
+    state: State, kv_rules: KvRules, rank_index: int, position: int, ended_at: int, ended: bool, tokens: int
 ) -> tuple[bool, int, int, int, int, int]:
-    """Hold `tokens` tokens of a rank's running sequence `j`, preempting the latest admitted ones.
+    """Hold `tokens` tokens of a rank's running sequence `position`, preempting the latest admitted ones.
 
-    Or of `g` of the ended ones that the plan does not know. Returns whether it fits, both indices, tokens returned to
+    Or of `ended_at` of the ended ones that the plan does not know. Returns whether it fits, both indices, tokens returned to
     the budget, the number of preempted requests, and of skipped ones behind it.
     """
-    rank, lost = st.ranks[r], int64(0)
-    i = st.running[r, st.running.shape[1] // 3 + g if ended else j]
-    while g < rank[R_LATE] if ended else j < rank[R_RUNNING]:
-        if hold(st, kv, r, i, tokens):
-            return True, j, g, int64(0), lost, int64(0)
-        if not preempt_late(st, kv, r):
-            preempt_last(st, kv, r)
+    rank, lost = state.ranks[rank_index], int64(0)
+    i = state.running[rank_index, state.running.shape[1] // 3 + ended_at if ended else position]
+    while ended_at < rank[R_LATE] if ended else position < rank[R_RUNNING]:
+        if hold(state, kv_rules, rank_index, i, tokens):
+            return True, position, ended_at, int64(0), lost, int64(0)
+        if not preempt_late(state, kv_rules, rank_index):
+            preempt_last(state, kv_rules, rank_index)
         lost += 1
-    return False, j, g, int64(0), lost, int64(0)
+    return False, position, ended_at, int64(0), lost, int64(0)
 
 
 @compiled_part
 def make_room(
-    st: State, kv: KvRules, r: int, j: int, g: int, ended: bool, tokens: int
+    state: State, kv_rules: KvRules, rank: int, position: int, ended_at: int, ended: bool, tokens: int
 ) -> tuple[bool, int, int, int, int, int]:
     """`last_gives_way`, or what a part preempts."""
-    if st.hooks.make_room.size > 0:
-        return hooks.make_room(st, kv, r, j, g, ended, tokens)  # type: ignore[no-any-return]
-    return last_gives_way(st, kv, r, j, g, ended, tokens)
+    if state.hooks.make_room.size > 0:
+        return hooks.make_room(state, kv_rules, rank, position, ended_at, ended, tokens)  # type: ignore[no-any-return]
+    return last_gives_way(state, kv_rules, rank, position, ended_at, ended, tokens)
 
 
 @compiled_part
-def pass_over(st: State, r: int, j: int, g: int, ahead: int) -> tuple[int, int]:
+def pass_over(state: State, rank: int, position: int, ended_at: int, ahead: int) -> tuple[int, int]:
     """Where a plan stands that passes `ahead` sequences over."""
-    if ahead > 0 and st.hooks.pass_over.size > 0:
-        return hooks.pass_over(st, r, j, g, ahead)  # type: ignore[no-any-return]
-    return j, g
+    if ahead > 0 and state.hooks.pass_over.size > 0:
+        return hooks.pass_over(state, rank, position, ended_at, ahead)  # type: ignore[no-any-return]
+    return position, ended_at

@@ -97,14 +97,14 @@ def named(session: I8) -> I8:
 
 
 @compiled_part
-def content_key(pool: Pool, first: int, hashed: int, request: int, j: int, block: int) -> int:
-    """Key of block `j` of a request: odd where `hashed` tokens cover it, else its own."""
-    if (j + 1) * block <= hashed:
+def content_key(pool: Pool, first: int, hashed: int, request: int, position: int, block: int) -> int:
+    """Key of block `position` of a request: odd where `hashed` tokens cover it, else its own."""
+    if (position + 1) * block <= hashed:
         parts = pool.piece // block
-        piece = j // parts
+        piece = position // parts
         content = pool.hashes[first + piece] if first >= 0 else piece - 1 - first
-        return int((content * parts + j % parts) * 2 + 1)
-    return ((request << 24) + j) * 2 + 2
+        return int((content * parts + position % parts) * 2 + 1)
+    return ((request << 24) + position) * 2 + 2
 
 
 @compiled_part
@@ -130,9 +130,9 @@ def find(table: I8, key: int) -> int:
 
 
 @compiled_part
-def remember(pool: Pool, r: int, key: int) -> int:
+def remember(pool: Pool, rank: int, key: int) -> int:
     """Note the content of a block of one sequence, behind the others that hold it; its number from now on."""
-    table, blocks = pool.table[r], pool.blocks[r]
+    table, blocks = pool.table[rank], pool.blocks[rank]
     top, mask = blocks[blocks.shape[0] - 1], table.shape[0] - 1
     b, at = top[UNUSED], place(key, mask)
     if b < 0:
@@ -156,19 +156,19 @@ def remember(pool: Pool, r: int, key: int) -> int:
 
 
 @compiled_part
-def forget(pool: Pool, r: int, b: int) -> None:
+def forget(pool: Pool, rank: int, block: int) -> None:
     """Drop the content of a block, and its number; of the last one, from the table (backward-shift deletion)."""
-    table, blocks = pool.table[r], pool.blocks[r]
-    key, after, before = blocks[b, KEY], blocks[b, AFTER], blocks[b, BEFORE]
+    table, blocks = pool.table[rank], pool.blocks[rank]
+    key, after, before = blocks[block, KEY], blocks[block, AFTER], blocks[block, BEFORE]
     top, mask = blocks[blocks.shape[0] - 1], table.shape[0] - 1
-    blocks[b, NEXT], top[UNUSED] = top[UNUSED], b
+    blocks[block, NEXT], top[UNUSED] = top[UNUSED], block
     hole = place(key, mask)
     while table[hole, 0] != key:
         hole = (hole + 1) & mask
-    blocks[b, KEY] = 0
-    if after != b:  # others hold it too
+    blocks[block, KEY] = 0
+    if after != block:  # others hold it too
         blocks[before, AFTER], blocks[after, BEFORE] = after, before
-        if table[hole, 1] == b:
+        if table[hole, 1] == block:
             table[hole, 1] = after
         return
     at = (hole + 1) & mask
@@ -182,68 +182,68 @@ def forget(pool: Pool, r: int, b: int) -> None:
 
 
 @compiled_part
-def unlink(links: I8, b: int) -> None:
+def unlink(links: I8, block: int) -> None:
     """Take a block out of the free list."""
-    after, before = links[b, NEXT], links[b, PREVIOUS]
+    after, before = links[block, NEXT], links[block, PREVIOUS]
     links[before, NEXT], links[after, PREVIOUS] = after, before
 
 
 @compiled_part
-def append(links: I8, b: int) -> None:
+def append(links: I8, block: int) -> None:
     """Put a block at the end of the free list."""
     end = links.shape[0] - 1
     last = links[end, PREVIOUS]
-    links[last, NEXT], links[b, PREVIOUS] = b, last
-    links[b, NEXT], links[end, PREVIOUS] = end, b
+    links[last, NEXT], links[block, PREVIOUS] = block, last
+    links[block, NEXT], links[end, PREVIOUS] = end, block
 
 
 @compiled_part
-def unlink_block(blocks: I8, b: int) -> None:
+def unlink_block(blocks: I8, block: int) -> None:
     """`unlink`; those without content before it are before the next one from now on."""
-    blocks[blocks[b, NEXT], BARE] += blocks[b, BARE]
-    unlink(blocks, b)
+    blocks[blocks[block, NEXT], BARE] += blocks[block, BARE]
+    unlink(blocks, block)
 
 
 @compiled_part
-def share(pool: Pool, r: int, b: int) -> bool:
+def share(pool: Pool, rank: int, block: int) -> bool:
     """Use a block for its content; whether it was free."""
-    blocks = pool.blocks[r]
-    users = blocks[b, USERS]
+    blocks = pool.blocks[rank]
+    users = blocks[block, USERS]
     if users == 0:
-        unlink_block(blocks, b)
-    blocks[b, USERS] = users + 1
+        unlink_block(blocks, block)
+    blocks[block, USERS] = users + 1
     return bool(users == 0)
 
 
 @compiled_part
-def prepend(blocks: I8, b: int) -> None:
+def prepend(blocks: I8, block: int) -> None:
     """Put a block at the start of the free list: it is handed out next."""
     end = blocks.shape[0] - 1
     first = blocks[end, NEXT]
-    blocks[first, PREVIOUS], blocks[b, NEXT] = b, first
-    blocks[b, PREVIOUS], blocks[end, NEXT] = end, b
-    blocks[b, BARE] = 0
+    blocks[first, PREVIOUS], blocks[block, NEXT] = block, first
+    blocks[block, PREVIOUS], blocks[end, NEXT] = end, block
+    blocks[block, BARE] = 0
 
 
 @compiled_part
-def give_back(pool: Pool, r: int, b: int, next_out: bool) -> bool:
+def give_back(pool: Pool, rank: int, block: int, next_out: bool) -> bool:
     """Stop using a block, which is handed out next or last; whether it became free."""
-    blocks = pool.blocks[r]
-    blocks[b, USERS] -= 1
-    if blocks[b, USERS] > 0:
+    blocks = pool.blocks[rank]
+    blocks[block, USERS] -= 1
+    if blocks[block, USERS] > 0:
         return False
     if next_out:
-        prepend(blocks, b)
+        prepend(blocks, block)
     else:
         top = blocks[blocks.shape[0] - 1]
-        blocks[b, BARE], top[BARE] = top[BARE], 0
-        append(blocks, b)
+        blocks[block, BARE], top[BARE] = top[BARE], 0
+        append(blocks, block)
     return True
 
 
 @compiled_inside
-def give_back_bare(pool: Pool, r: int, count: int, next_out: bool) -> None:
+def give_back_bare(pool: Pool, rank: int, count: int, next_out: bool) -> None:
     """Stop using blocks without content, which are handed out next or last."""
-    blocks = pool.blocks[r]
+    blocks = pool.blocks[rank]
     end = blocks.shape[0] - 1
     blocks[blocks[end, NEXT] if next_out else end, BARE] += count

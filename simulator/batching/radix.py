@@ -69,84 +69,84 @@ def new_tree(ranks: int, pages: int) -> Tree:
 
 
 @compiled_inside
-def key_at(st: State, i: int, j: int, page: int) -> int:
-    """Key of the content of a request's page `j`."""
-    request = st.ints[i]
-    return content_key(st.pool, request[I_HASHES], request[I_HASHED], i, j, page)
+def key_at(state: State, index: int, position: int, page: int) -> int:
+    """Key of the content of a request's page `position`."""
+    request = state.ints[index]
+    return content_key(state.pool, request[I_HASHES], request[I_HASHED], index, position, page)
 
 
 @compiled_inside
-def common_tokens(st: State, i: int, j: int) -> int:
+def common_tokens(state: State, index: int, position: int) -> int:
     """Leading tokens that two requests are known to have in common."""
-    one, other = st.ints[i], st.ints[j]
-    if i == j:
+    one, other = state.ints[index], state.ints[position]
+    if index == position:
         return 1 << 60
     most = min(one[I_HASHED], other[I_HASHED])
     first, second = one[I_HASHES], other[I_HASHES]
     if first < 0 or second < 0:  # of sessions
         return int(most) if first == second else 0
-    tokens, hashes, piece = int64(0), st.pool.hashes, st.pool.piece
+    tokens, hashes, piece = int64(0), state.pool.hashes, state.pool.piece
     while tokens < most and hashes[first] == hashes[second]:
         first, second, tokens = first + 1, second + 1, tokens + piece
     return int(min(tokens, most))
 
 
 @compiled_part
-def sift_up(nodes: I8, heap: I8, at: int) -> None:
+def sift_up(nodes: I8, heap: I8, place: int) -> None:
     """Move a leaf of the heap towards its start."""
-    x = heap[at]
-    while at > 0:
-        above = (at - 1) // 2
+    x = heap[place]
+    while place > 0:
+        above = (place - 1) // 2
         if nodes[heap[above], N_TIME] <= nodes[x, N_TIME]:
             break
-        heap[at] = heap[above]
-        nodes[heap[at], N_PLACE] = at
-        at = above
-    heap[at], nodes[x, N_PLACE] = x, at
+        heap[place] = heap[above]
+        nodes[heap[place], N_PLACE] = place
+        place = above
+    heap[place], nodes[x, N_PLACE] = x, place
 
 
 @compiled_part
-def sift_down(nodes: I8, heap: I8, at: int, size: int) -> None:
+def sift_down(nodes: I8, heap: I8, place: int, size: int) -> None:
     """Move a leaf of the heap towards its end."""
-    x, below = heap[at], 2 * at + 1
+    x, below = heap[place], 2 * place + 1
     while below < size:
         if below + 1 < size and nodes[heap[below + 1], N_TIME] < nodes[heap[below], N_TIME]:
             below += 1
         if nodes[x, N_TIME] <= nodes[heap[below], N_TIME]:
             break
-        heap[at] = heap[below]
-        nodes[heap[at], N_PLACE] = at
-        at, below = below, 2 * below + 1
-    heap[at], nodes[x, N_PLACE] = x, at
+        heap[place] = heap[below]
+        nodes[heap[place], N_PLACE] = place
+        place, below = below, 2 * below + 1
+    heap[place], nodes[x, N_PLACE] = x, place
 
 
 @compiled_part
-def settle_leaf(tree: Tree, r: int, x: int) -> None:
+def settle_leaf(tree: Tree, rank: int, node: int) -> None:
     """Put a node into the heap if it can be evicted, take it out if not."""
-    nodes, heap, top = tree.nodes[r], tree.heap[r], tree.tops[r]
-    leaf = x != ROOT and nodes[x, N_LOCK] == 0 and nodes[x, N_CHILDREN] == 0
-    at = nodes[x, N_PLACE]
+    nodes, heap, top = tree.nodes[rank], tree.heap[rank], tree.tops[rank]
+    leaf = node != ROOT and nodes[node, N_LOCK] == 0 and nodes[node, N_CHILDREN] == 0
+    at = nodes[node, N_PLACE]
     if leaf and at < 0:
-        heap[top[K_HEAP]] = x
+        heap[top[K_HEAP]] = node
         top[K_HEAP] += 1
         sift_up(nodes, heap, top[K_HEAP] - 1)
     elif not leaf and at >= 0:
         top[K_HEAP] -= 1
         last = heap[top[K_HEAP]]
-        nodes[x, N_PLACE] = -1
-        if last != x:
+        nodes[node, N_PLACE] = -1
+        if last != node:
             heap[at] = last
             sift_up(nodes, heap, at)
             sift_down(nodes, heap, nodes[last, N_PLACE], top[K_HEAP])
 
 
 @compiled_inside
-def touch(tree: Tree, r: int, x: int, time: int) -> None:
+def touch(tree: Tree, rank: int, node: int, time: int) -> None:
     """Note a use of a node, later than all before."""
-    nodes = tree.nodes[r]
-    nodes[x, N_TIME] = time
-    if nodes[x, N_PLACE] >= 0:
-        sift_down(nodes, tree.heap[r], nodes[x, N_PLACE], tree.tops[r, K_HEAP])
+    nodes = tree.nodes[rank]
+    nodes[node, N_TIME] = time
+    if nodes[node, N_PLACE] >= 0:
+        sift_down(nodes, tree.heap[rank], nodes[node, N_PLACE], tree.tops[rank, K_HEAP])
 
 
 @compiled_inside
@@ -160,10 +160,10 @@ def slot_of(table: I8, key: int, parent: int) -> int:
 
 
 @compiled_part
-def enter(table: I8, key: int, parent: int, x: int) -> None:
+def enter(table: I8, key: int, parent: int, node: int) -> None:
     """Note a parent's child, in the place of another if it had one of this first page."""
     at = slot_of(table, key, parent)
-    table[at, 0], table[at, 1], table[at, 2] = key, parent, x
+    table[at, 0], table[at, 1], table[at, 2] = key, parent, node
 
 
 @compiled_part
@@ -183,12 +183,12 @@ def strike(table: I8, key: int, parent: int) -> None:
 
 
 @compiled_part
-def new_node(tree: Tree, r: int, parent: int, owner: int, start: int, pages: int) -> int:
+def new_node(tree: Tree, rank: int, parent: int, owner: int, start: int, pages: int) -> int:
     """A node, used now; it is in nobody's table and heap yet."""
-    nodes, top = tree.nodes[r], tree.tops[r]
+    nodes, top = tree.nodes[rank], tree.tops[rank]
     if top[K_SPARE] > 0:
         top[K_SPARE] -= 1
-        x = tree.spare[r, top[K_SPARE]]
+        x = tree.spare[rank, top[K_SPARE]]
     else:
         x = top[K_USED]
         top[K_USED] += 1
@@ -200,37 +200,37 @@ def new_node(tree: Tree, r: int, parent: int, owner: int, start: int, pages: int
 
 
 @compiled_part
-def split(tree: Tree, st: State, r: int, x: int, pages: int, page: int) -> int:
+def split(tree: Tree, state: State, rank: int, x: int, pages: int, page: int) -> int:
     """Cut a node behind its first `pages` pages; the node of these, the other's parent."""
-    nodes, table = tree.nodes[r], tree.table[r]
+    nodes, table = tree.nodes[rank], tree.table[rank]
     node = nodes[x]
     owner, start, parent = node[N_OWNER], node[N_START], node[N_PARENT]
-    first = new_node(tree, r, parent, owner, start, pages)
+    first = new_node(tree, rank, parent, owner, start, pages)
     nodes[first, N_LOCK], nodes[first, N_CHILDREN] = node[N_LOCK], 1
-    enter(table, key_at(st, owner, start, page), parent, first)
+    enter(table, key_at(state, owner, start, page), parent, first)
     node[N_PARENT], node[N_START], node[N_PAGES] = first, start + pages, node[N_PAGES] - pages
-    enter(table, key_at(st, owner, start + pages, page), first, x)
+    enter(table, key_at(state, owner, start + pages, page), first, x)
     return first
 
 
 @compiled_part
-def match(tree: Tree, st: State, r: int, i: int, pages: int, page: int) -> tuple[int, int]:
+def match(tree: Tree, state: State, rank: int, index: int, pages: int, page: int) -> tuple[int, int]:
     """Leading pages of a request, of the first `pages`, that are in the tree, and their last node.
 
     Every node on the way is touched; the last is cut where the match ends inside.
     """
-    nodes, table, top = tree.nodes[r], tree.table[r], tree.tops[r]
+    nodes, table, top = tree.nodes[rank], tree.table[rank], tree.tops[rank]
     top[K_CLOCK] += 1
     time, x, depth = top[K_CLOCK], int64(ROOT), int64(0)
     while depth < pages:
-        child = table[slot_of(table, key_at(st, i, depth, page), x), 2]
+        child = table[slot_of(table, key_at(state, index, depth, page), x), 2]
         if child == 0:
             break
-        touch(tree, r, child, time)
+        touch(tree, rank, child, time)
         end = nodes[child, N_START] + nodes[child, N_PAGES]
-        same = min(common_tokens(st, nodes[child, N_OWNER], i) // page, pages)
+        same = min(common_tokens(state, nodes[child, N_OWNER], index) // page, pages)
         if same < end:
-            x = split(tree, st, r, child, same - depth, page)
+            x = split(tree, state, rank, child, same - depth, page)
             depth = same
             break
         x, depth = child, end
@@ -238,57 +238,57 @@ def match(tree: Tree, st: State, r: int, i: int, pages: int, page: int) -> tuple
 
 
 @compiled_part
-def insert(tree: Tree, st: State, r: int, i: int, pages: int, page: int) -> int:
+def insert(tree: Tree, state: State, rank: int, index: int, pages: int, page: int) -> int:
     """Put a request's leading pages into the tree; how many of them were in it."""
-    depth, x = match(tree, st, r, i, pages, page)
+    depth, x = match(tree, state, rank, index, pages, page)
     if depth < pages:
-        leaf = new_node(tree, r, x, i, depth, pages - depth)
-        enter(tree.table[r], key_at(st, i, depth, page), x, leaf)
-        tree.nodes[r, x, N_CHILDREN] += 1
-        tree.tops[r, K_EVICTABLE] += pages - depth
-        settle_leaf(tree, r, x)
-        settle_leaf(tree, r, leaf)
+        leaf = new_node(tree, rank, x, index, depth, pages - depth)
+        enter(tree.table[rank], key_at(state, index, depth, page), x, leaf)
+        tree.nodes[rank, x, N_CHILDREN] += 1
+        tree.tops[rank, K_EVICTABLE] += pages - depth
+        settle_leaf(tree, rank, x)
+        settle_leaf(tree, rank, leaf)
     return depth
 
 
 @compiled_part
-def lock(tree: Tree, r: int, x: int, by: int) -> None:
+def lock(tree: Tree, rank: int, node: int, by: int) -> None:
     """Lock (`by` 1) or unlock (-1) a node and all before it."""
-    nodes, top = tree.nodes[r], tree.tops[r]
-    while x != ROOT:
-        before = nodes[x, N_LOCK]
-        nodes[x, N_LOCK] = before + by
+    nodes, top = tree.nodes[rank], tree.tops[rank]
+    while node != ROOT:
+        before = nodes[node, N_LOCK]
+        nodes[node, N_LOCK] = before + by
         if before == 0:
-            top[K_EVICTABLE] -= nodes[x, N_PAGES]
+            top[K_EVICTABLE] -= nodes[node, N_PAGES]
         elif before + by == 0:
-            top[K_EVICTABLE] += nodes[x, N_PAGES]
-        settle_leaf(tree, r, x)
-        x = nodes[x, N_PARENT]
+            top[K_EVICTABLE] += nodes[node, N_PAGES]
+        settle_leaf(tree, rank, node)
+        node = nodes[node, N_PARENT]
 
 
 @compiled_part
-def evict(tree: Tree, st: State, r: int, tokens: int, page: int) -> None:
+def evict(tree: Tree, state: State, rank: int, tokens: int, page: int) -> None:
     """Drop whole leaves, least recently used first, until `tokens` tokens or all have gone."""
-    nodes, table, top = tree.nodes[r], tree.table[r], tree.tops[r]
+    nodes, table, top = tree.nodes[rank], tree.table[rank], tree.tops[rank]
     gone = int64(0)
     while gone < tokens and top[K_HEAP] > 0:
-        x = tree.heap[r, 0]
+        x = tree.heap[rank, 0]
         node = nodes[x]
         parent, pages = node[N_PARENT], node[N_PAGES]
-        strike(table, key_at(st, node[N_OWNER], node[N_START], page), parent)
+        strike(table, key_at(state, node[N_OWNER], node[N_START], page), parent)
         node[N_CHILDREN] = 1  # no leaf any more
-        settle_leaf(tree, r, x)
+        settle_leaf(tree, rank, x)
         gone += pages * page
         top[K_EVICTABLE] -= pages
         top[K_FREE] += pages
-        tree.spare[r, top[K_SPARE]] = x
+        tree.spare[rank, top[K_SPARE]] = x
         top[K_SPARE] += 1
         nodes[parent, N_CHILDREN] -= 1
-        settle_leaf(tree, r, parent)
+        settle_leaf(tree, rank, parent)
 
 
 @compiled_part
-def make_room(tree: Tree, st: State, r: int, tokens: int, page: int) -> None:
+def make_room(tree: Tree, state: State, rank: int, tokens: int, page: int) -> None:
     """Evict `tokens` tokens if fewer than that are free (`evict_from_tree_cache`)."""
-    if tree.tops[r, K_FREE] * page < tokens:
-        evict(tree, st, r, tokens, page)
+    if tree.tops[rank, K_FREE] * page < tokens:
+        evict(tree, state, rank, tokens, page)

@@ -81,10 +81,10 @@ def look_everywhere(recall: Recall, row: int, tokens: int) -> None:
 
 
 @compiled_part
-def slot_on(recall: Recall, piece: int, n: int) -> int:
+def slot_on(recall: Recall, piece: int, engine: int) -> int:
     """The slot of a content on an engine's list, or -1."""
     slot = recall.first[piece]
-    while slot >= 0 and recall.slots[slot].owner != n:
+    while slot >= 0 and recall.slots[slot].owner != engine:
         slot = recall.slots[slot].beside
     return int(slot)
 
@@ -114,17 +114,17 @@ def cross_out(recall: Recall, slot: int) -> None:
 
 
 @compiled_part
-def note_sent(recall: Recall, row: int, length: int, n: int) -> None:
+def note_sent(recall: Recall, row: int, length: int, engine: int) -> None:
     """Put a request on an engine's list: `length` tokens with its output."""
-    end = recall.ends[n]
+    end = recall.ends[engine]
     if end.capacity == 0:
         return
     for s in range(recall.starts[row], recall.starts[row + 1]):
         entry = recall.slots[s]
-        known = slot_on(recall, entry.piece, n)
+        known = slot_on(recall, entry.piece, engine)
         if known >= 0:
             cross_out(recall, known)
-        entry.owner, entry.tokens = n, recall.piece if recall.piece > 0 else length
+        entry.owner, entry.tokens = engine, recall.piece if recall.piece > 0 else length
         entry.older, entry.newer = end.newest, -1
         if end.newest >= 0:
             recall.slots[end.newest].newer = s
@@ -138,7 +138,7 @@ def note_sent(recall: Recall, row: int, length: int, n: int) -> None:
 
 
 @compiled_part
-def forget_all(recall: Recall, n: int) -> None:
+def forget_all(recall: Recall, engine: int) -> None:
     """Take everything off an engine's list."""
-    while recall.ends[n].oldest >= 0:
-        cross_out(recall, recall.ends[n].oldest)
+    while recall.ends[engine].oldest >= 0:
+        cross_out(recall, recall.ends[engine].oldest)

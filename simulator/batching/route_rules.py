@@ -53,13 +53,13 @@ def first_least(engines: int) -> npt.NDArray[np.int64]:
 
 
 @compiled_part
-def settle(least: npt.NDArray[Any], loads: Loads, rule: int, n: int) -> None:
+def settle(least: npt.NDArray[Any], loads: Loads, rule: int, engine: int) -> None:
     """Compare an engine whose load has changed with others: with its neighbour, the lesser one with another pair's, ...
 
-    The result of the last comparison is `least[1]`; engine `n` is behind all of them; the first of equals is taken.
+    The result of the last comparison is `least[1]`; engine `engine` is behind all of them; the first of equals is taken.
     """
     size, weight = least.size // 2, WAITING_COUNTS if rule == BY_WAITING else 1
-    at = (size + n) // 2
+    at = (size + engine) // 2
     while at > 0:
         i, j = least[2 * at], least[2 * at + 1]
         if j < 0 or weight * loads[i].waiting + loads[i].running <= weight * loads[j].waiting + loads[j].running:

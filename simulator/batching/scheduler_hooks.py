@@ -18,37 +18,37 @@ if TYPE_CHECKING:
 
 
 @point(ANY)
-def is_planned(st: State) -> bool:
+def is_planned(state: State) -> bool:
     """Whether the next step has been planned already."""
 
 
 @point(ANY)
-def flies(st: State) -> bool:
+def flies(state: State) -> bool:
     """Whether something has run whose results are not processed."""
 
 
 @point(FIRST)
-def may_look(st: State, limits: Limits, until: float) -> bool:
+def may_look(state: State, limits: Limits, until: float) -> bool:
     """Whether all has been submitted that the next plan would find."""
 
 
 @point(FIRST)
-def let_in(st: State, limits: Limits, kv: KvRules) -> float:
+def let_in(state: State, limits: Limits, kv_rules: KvRules) -> float:
     """Queue what has come; when the next request arrives."""
 
 
 @point(FIRST)
-def rest(st: State, kv: KvRules) -> None:
+def rest(state: State, kv_rules: KvRules) -> None:
     """Have nothing to do."""
 
 
 @point(FIRST)
-def prepare(st: State, limits: Limits, kv: KvRules) -> int:
+def prepare(state: State, limits: Limits, kv_rules: KvRules) -> int:
     """What is done before a step: `GO`, or what `loop.advance` does instead."""
 
 
 @point(FIRST)
-def take_step(st: State, limits: Limits, kv: KvRules, arrival: float, until: float) -> int:
+def take_step(state: State, limits: Limits, kv_rules: KvRules, arrival: float, until: float) -> int:
     """Plan what runs next, and run it; else `plain.take_step`."""
 
 
@@ -56,50 +56,50 @@ def take_step(st: State, limits: Limits, kv: KvRules, arrival: float, until: flo
 
 
 @point(FIRST)
-def plan_next(st: State, kv: KvRules, windows: I8, known: float) -> None:
+def plan_next(state: State, kv_rules: KvRules, windows: I8, known: float) -> None:
     """Plan the next step of every rank by what is known at a time."""
 
 
 @point(FIRST)
-def on_start(st: State, kv: KvRules, steps: int) -> None:
+def on_start(state: State, kv_rules: KvRules, steps: int) -> None:
     """Called when the planned step starts; of `steps` steps all but the last have ended."""
 
 
 @point(FIRST)
-def take_results(st: State, kv: KvRules, first_end: float, now: float) -> None:
+def take_results(state: State, kv_rules: KvRules, first_end: float, now: float) -> None:
     """Process the results of the step that has ended."""
 
 
 @point(FIRST)
-def most_steps(st: State) -> int:
+def most_steps(state: State) -> int:
     """How many steps are planned alike; below 0 where an arrival may change that."""
 
 
 @point(FIRST)
-def rank_for(st: State) -> int:
+def rank_for(state: State) -> int:
     """The rank that takes the next request."""
 
 
 @point(EACH)
-def on_idle(st: State) -> None:
+def on_idle(state: State) -> None:
     """There is nothing to do."""
 
 
 @point(EACH)
-def take_up(st: State, place: int) -> None:
+def take_up(state: State, place: int) -> None:
     """Look at one of several batches in flight."""
 
 
 @point(EACH)
-def put_down(st: State, place: int) -> None:
+def put_down(state: State, place: int) -> None:
     """Look at it no more."""
 
 
 @point(TOTAL)
-def elsewhere(st: State, place: int) -> int:
+def elsewhere(state: State, place: int) -> int:
     """Requests that run in the other batches."""
 
 
 @point(FIRST)
-def seen(st: State, before: float, after: float) -> float:
+def seen(state: State, before: float, after: float) -> float:
     """When results are waited for; the first stage was free at times before and after the batch was sent."""

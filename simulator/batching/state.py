@@ -140,44 +140,44 @@ def outlasting(old: State, new: State, now: float) -> State:
     return new._replace(clocks=old.clocks, hist=old.hist, log=old.log)
 
 
-def roomier(st: State, size: int) -> State:
+def roomier(state: State, size: int) -> State:
     """Return a state with room for `size` requests; freed rows (`pages`) stay without memory."""
-    low, have = int(st.counters[C_LOW]), int(st.counters[C_SUBMITTED])
+    low, have = int(state.counters[C_LOW]), int(state.counters[C_SUBMITTED])
     ints, floats = (
-        new_rows((size, st.ints.shape[1]), np.int64, low > 0),
+        new_rows((size, state.ints.shape[1]), np.int64, low > 0),
         new_rows((size, NUM_FLOATS), np.float64, low > 0),
     )
-    for first, last in runs(st.ints[low:have, I_OUTPUT] > 0):
+    for first, last in runs(state.ints[low:have, I_OUTPUT] > 0):
         kept = slice(low + first, low + last)
-        ints[kept], floats[kept] = st.ints[kept], st.floats[kept]
-    return st._replace(ints=ints, floats=floats)
+        ints[kept], floats[kept] = state.ints[kept], state.floats[kept]
+    return state._replace(ints=ints, floats=floats)
 
 
-def grown(st: State, arrival: F8, inputs: I8, outputs: I8, keys: F8) -> State:
+def grown(state: State, arrival: F8, inputs: I8, outputs: I8, keys: F8) -> State:
     """Append requests, with keys of the policy's order; the arrays' capacity doubles, so that appending is linear.
 
     Rows are written only when they are taken: what is spare costs addresses, not memory.
     """
-    have, new = int(st.counters[C_SUBMITTED]), len(arrival)
-    if have + new > len(st.ints):
-        st = roomier(st, max(have + new, 2 * len(st.ints), FEWEST_ROWS))
-    rows, stamps = st.ints[have : have + new], st.floats[have : have + new]
+    have, new = int(state.counters[C_SUBMITTED]), len(arrival)
+    if have + new > len(state.ints):
+        state = roomier(state, max(have + new, 2 * len(state.ints), FEWEST_ROWS))
+    rows, stamps = state.ints[have : have + new], state.floats[have : have + new]
     rows[:], stamps[:] = 0, np.nan
     rows[:, I_ORDER] = rows[:, I_NEXT] = -1
     rows[:, I_SLOT : I_SLOT + 1] = -1  # where there is one
     rows[:, I_INPUT] = rows[:, I_TARGET] = inputs
     rows[:, I_OUTPUT] = outputs
     stamps[:, F_ARRIVAL], stamps[:, F_HELD], stamps[:, F_KEY] = arrival, 0.0, keys
-    st.counters[C_SUBMITTED] += new
-    return st
+    state.counters[C_SUBMITTED] += new
+    return state
 
 
 @compiled_part
-def append_request(st: State, arrival: float, tokens: int, output: int) -> int:
+def append_request(state: State, arrival: float, tokens: int, output: int) -> int:
     """`grown` by one request without a key, where there is room; its row."""
-    i = st.counters[C_SUBMITTED]
-    st.counters[C_SUBMITTED] += 1
-    request, stamps = st.ints[i], st.floats[i]
+    i = state.counters[C_SUBMITTED]
+    state.counters[C_SUBMITTED] += 1
+    request, stamps = state.ints[i], state.floats[i]
     for c in range(request.size):
         request[c] = 0
     for c in range(stamps.size):

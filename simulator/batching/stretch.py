@@ -32,30 +32,32 @@ def record_gap(hist: I8, clocks: F8, gap: float, times: int) -> None:
 
 
 @compiled_inside
-def join_gap(st: State, gap: float, gaps: int, own: float) -> int:
+def join_gap(state: State, gap: float, gaps: int, own: float) -> int:
     """Add a token with gap `own` to the tokens waiting to be counted; count them if their gap differs.
 
     Most sequences share their gap, so equal ones that follow one another are counted together.
     """
     if own != gap and gaps > 0:
-        record_gap(st.hist, st.clocks, gap, gaps)
+        record_gap(state.hist, state.clocks, gap, gaps)
         return 1
     return gaps + 1
 
 
 @compiled_inside
-def stamp(st: State, i: int, count: int, first_end: float, now: float, gap: float, gaps: int) -> tuple[float, int]:
+def stamp(
+    state: State, index: int, count: int, first_end: float, now: float, gap: float, gaps: int
+) -> tuple[float, int]:
     """Let `count` tokens of a sequence come by `now`, the first of them at `first_end`.
 
     Returns the gap that waits to be counted and how often, see `join_gap`.
     """
-    request, stamps = st.ints[i], st.floats[i]
-    st.counters[col.C_EMITTED] += count
+    request, stamps = state.ints[index], state.floats[index]
+    state.counters[col.C_EMITTED] += count
     if request[col.I_GENERATED] == 0:
         stamps[col.F_FIRST] = now
     else:
         gap_own = first_end - stamps[col.F_LAST]
-        gaps = join_gap(st, gap, gaps, gap_own)
+        gaps = join_gap(state, gap, gaps, gap_own)
         gap = gap_own
     stamps[col.F_LAST] = now
     request[col.I_GENERATED] += count
@@ -63,53 +65,53 @@ def stamp(st: State, i: int, count: int, first_end: float, now: float, gap: floa
 
 
 @compiled_part
-def lengthen(st: State, windows: I8, r: int, done: int) -> None:
+def lengthen(state: State, windows: I8, rank: int, done: int) -> None:
     """Set the moments of the next decode step, `done` steps into the fast-forward."""
     for w in range(windows.size):
         at = BASE_MOMENTS + WINDOW_MOMENTS * w + DECODE_KV
         if windows[w] < 0:
             continue
         if windows[w] == 0:
-            st.moments[r, at] += st.moments[r, DECODES]
+            state.moments[rank, at] += state.moments[rank, DECODES]
             continue
         kv = 0
-        for j in range(st.ranks[r, col.R_RUNNING]):
-            kv += min(st.ints[st.running[r, j], col.I_CACHED] + done + 1, windows[w])
-        st.moments[r, at] = kv
+        for j in range(state.ranks[rank, col.R_RUNNING]):
+            kv += min(state.ints[state.running[rank, j], col.I_CACHED] + done + 1, windows[w])
+        state.moments[rank, at] = kv
 
 
 @compiled_part
-def growth(st: State, kv: KvRules, r: int, steps: int) -> float:
+def growth(state: State, kv_rules: KvRules, rank: int, steps: int) -> float:
     """KV bytes that a rank's sequences must add to what they hold for `steps` decode steps."""
     out = 0.0
-    for j in range(st.ranks[r, col.R_RUNNING]):
-        i = st.running[r, j]
-        tokens = st.ints[i, col.I_CACHED] + steps
-        if tokens > st.ints[i, col.I_ROOM]:
-            out += kv_bytes(kv, tokens) - st.floats[i, col.F_HELD]
+    for j in range(state.ranks[rank, col.R_RUNNING]):
+        i = state.running[rank, j]
+        tokens = state.ints[i, col.I_CACHED] + steps
+        if tokens > state.ints[i, col.I_ROOM]:
+            out += kv_bytes(kv_rules, tokens) - state.floats[i, col.F_HELD]
     return out
 
 
 @compiled_part
-def stretch_limit(st: State, kv: KvRules, token_budget: int) -> int:
+def stretch_limit(state: State, kv_rules: KvRules, token_budget: int) -> int:
     """Decode steps until the first completion or until blocks might run out (at least 1)."""
     k = int64(1 << 40)
-    for r in range(st.ranks.shape[0]):
-        k = min(k, st.ranks[r, col.R_LEFT])
-        if st.ranks[r, col.R_RUNNING] > token_budget:
+    for r in range(state.ranks.shape[0]):
+        k = min(k, state.ranks[r, col.R_LEFT])
+        if state.ranks[r, col.R_RUNNING] > token_budget:
             return 1
     block = 0.0
-    for c in range(kv.window.size):
-        block += kv.block_bytes[c]
-    if kv.window.size > 1:  # windows are rounded up to blocks together
-        block += kv.block_bytes[0]
-    for r in range(st.ranks.shape[0]):
+    for c in range(kv_rules.window.size):
+        block += kv_rules.block_bytes[c]
+    if kv_rules.window.size > 1:  # windows are rounded up to blocks together
+        block += kv_rules.block_bytes[0]
+    for r in range(state.ranks.shape[0]):
         # The plan holds the blocks of one step; mostly there is room for all blocks to come.
-        if st.ranks[r, col.R_RUNNING] * block * (k // kv.block + 1) <= st.free[r]:
+        if state.ranks[r, col.R_RUNNING] * block * (k // kv_rules.block + 1) <= state.free[r]:
             continue
         low, high, middle = int64(1), k, k
         while low < high:
-            if growth(st, kv, r, middle) <= st.free[r]:
+            if growth(state, kv_rules, r, middle) <= state.free[r]:
                 low = middle
             else:
                 high = middle - 1
@@ -119,37 +121,37 @@ def stretch_limit(st: State, kv: KvRules, token_budget: int) -> int:
 
 
 @compiled_part
-def same_plan(st: State, limits: Limits, closed: bool) -> int:
+def same_plan(state: State, limits: Limits, closed: bool) -> int:
     """Decode steps until the rules for waiting prompts and for arrivals must be asked again."""
     k = int64(1 << 40)
     if limits.poll_steps > 1:
-        k = limits.poll_steps - st.counters[col.C_POLL]
+        k = limits.poll_steps - state.counters[col.C_POLL]
     if limits.even_steps > 0:
-        k = min(k, limits.even_steps - st.counters[col.C_WAITED])
+        k = min(k, limits.even_steps - state.counters[col.C_WAITED])
     elif closed:
         k = 1
     return k
 
 
 @compiled_part
-def last_start(st: State, limits: Limits, arrival: float, until: float) -> float:
+def last_start(state: State, limits: Limits, arrival: float, until: float) -> float:
     """Return the time by which the last fast-forwarded step must start: before the batch may change.
 
     A queue whose head cannot be admitted stays blocked while the batch lasts, so an arrival behind it
     changes nothing; ranks choose among themselves by load, and an order may put an arrival before it.
     """
-    if st.hooks.next_event.size > 0:
-        return float(min(min(arrival, until), hooks.next_event(st)))
-    by_load = st.ranks.shape[0] > 1
-    if limits.poll_steps <= 1 and (by_load or limits.ordered or st.ranks[0, col.R_WAITING] == 0):
+    if state.hooks.next_event.size > 0:
+        return float(min(min(arrival, until), hooks.next_event(state)))
+    by_load = state.ranks.shape[0] > 1
+    if limits.poll_steps <= 1 and (by_load or limits.ordered or state.ranks[0, col.R_WAITING] == 0):
         return min(arrival, until)
     return until
 
 
 @compiled_part
-def count_steps(st: State, limits: Limits, steps: int, chunks: int) -> None:
+def count_steps(state: State, limits: Limits, steps: int, chunks: int) -> None:
     """Count fast-forwarded steps for rules that depend on their number."""
-    counters, ranks = st.counters, st.ranks
+    counters, ranks = state.counters, state.ranks
     counters[col.C_POLL] += limits.poll_steps if chunks > 0 else steps
     if limits.even_steps > 0:  # the first step's plan has counted itself
         decoding = True
@@ -161,27 +163,31 @@ def count_steps(st: State, limits: Limits, steps: int, chunks: int) -> None:
 
 @compiled_part
 def run_stretch(
-    limits: Limits, st: State, most: int, cut: float, decodes: float, chunks: int
+    limits: Limits, state: State, most: int, cut: float, decodes: float, chunks: int
 ) -> tuple[float, float, int]:
     """Run up to `most` steps of one plan: the first, and those that start before `cut`.
 
     Returns when the first and the last of them ended, and how many there were.
     """
-    counters, clocks = st.counters, st.clocks
+    counters, clocks = state.counters, state.clocks
     now, first_end, done = clocks[col.T_NOW], clocks[col.T_NOW], int64(0)
     while done < most and (done == 0 or (clocks[col.T_KNOWN] if limits.ahead else now) < cut):
-        for r in range(st.ranks.shape[0]):
+        for r in range(state.ranks.shape[0]):
             if done > 0:
-                lengthen(st, st.costs.windows, r, done)
-            hooks.on_sums(st, limits, r, done)
+                lengthen(state, state.costs.windows, r, done)
+            hooks.on_sums(state, limits, r, done)
         before = clocks[col.T_KNOWN] = now
         step, fresh = counters[col.C_STEPS], done == 0
-        seconds = cost_step(st.costs, st.moments, step, int(decodes), st.chunks, chunks, fresh, limits.captured)
-        now += paced(limits.pace, seconds, most_tokens(st.moments), (decodes + chunks) / st.moments.shape[0], chunks)
+        seconds = cost_step(
+            state.costs, state.moments, step, int(decodes), state.chunks, chunks, fresh, limits.captured
+        )
+        now += paced(
+            limits.pace, seconds, most_tokens(state.moments), (decodes + chunks) / state.moments.shape[0], chunks
+        )
         counters[col.C_STEPS] += 1
         if done == 0:
             first_end = now
         else:
-            record_gap(st.hist, clocks, now - before, int(decodes))
+            record_gap(state.hist, clocks, now - before, int(decodes))
         done += 1
     return first_end, now, done

@@ -16,14 +16,14 @@ RENEWED, FEWER = 64, 8
 
 
 @compiled_code
-def set_uneven(model: Lowered, st: State, limits: Limits, r: int, done: int) -> None:
+def set_uneven(model: Lowered, state: State, limits: Limits, rank: int, done: int) -> None:
     """Add the effect of a rank's unequal contexts to its moments, `done` steps into a fast-forward.
 
     Only where the kernel of the decodes tells. It changes slowly while all decode: one value serves `RENEWED` steps, or until a `FEWER`th of the
     decodes has come or gone.
     """
     plan, books = model.plan, model.books
-    m, last, step = st.moments[r], books.spread[r], st.counters[C_STEPS]
+    m, last, step = state.moments[rank], books.spread[rank], state.counters[C_STEPS]
     at = m.size - 1  # behind the sums of the batch
     m[at] = 0.0
     if m[DECODES] < 2.0:
@@ -33,20 +33,20 @@ def set_uneven(model: Lowered, st: State, limits: Limits, r: int, done: int) -> 
     if not (mixed or changed or step - last[B_STEP] >= RENEWED):
         m[at] = last[B_SECONDS]
         return
-    count, chunks = gather(st, books, r, done)
+    count, chunks = gather(state, books, rank, done)
     m[at] = uneven_seconds(plan.uneven, books.contexts, count, books.prompts, chunks, limits.captured, books.places)
     if not mixed:
         last[B_DECODES], last[B_STEP], last[B_SECONDS] = m[DECODES], step, m[at]
 
 
 @compiled_part
-def gather(st: State, books: Books, r: int, done: int) -> tuple[int, int]:
+def gather(state: State, books: Books, rank: int, done: int) -> tuple[int, int]:
     """Note the keys of a rank's decodes and the tokens of its prompt chunks; how many of each."""
     count, chunks = int64(0), int64(0)
-    for j in range(st.ranks[r, R_RUNNING]):
-        i, new = st.running[r, j], st.fresh[r, j]
-        request = st.ints[i]
-        if is_chunk(st, i, new):
+    for j in range(state.ranks[rank, R_RUNNING]):
+        i, new = state.running[rank, j], state.fresh[rank, j]
+        request = state.ints[i]
+        if is_chunk(state, i, new):
             books.prompts[0, chunks], books.prompts[1, chunks] = new, request[I_CACHED]
             chunks += 1
         elif new > 0:

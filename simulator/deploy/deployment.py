@@ -308,12 +308,12 @@ def _adapted(model: ModelSpec, given: Mapping[str, Any]) -> tuple[ModelSpec, str
     return model, popularity
 
 
-def _checked(d: Deployment) -> Deployment:
+def _checked(deployment: Deployment) -> Deployment:
     """Refuse parts that cannot go together, and what parts do not allow."""
-    check_parts(parts_of(Combination(d)))
-    for hook, value in hooks_at("check", d.parts):
-        hook(value, d)
-    return d
+    check_parts(parts_of(Combination(deployment)))
+    for hook, value in hooks_at("check", deployment.parts):
+        hook(value, deployment)
+    return deployment
 
 
 def _configured(given: Mapping[str, Any], model: ModelSpec, system: SystemSpec, layout: Layout) -> dict[str, Any]:

@@ -139,33 +139,33 @@ def placement(name: str, *, priced: bool = False, shares: bool = False) -> Calla
 
 
 @placement("xpu-only")
-def xpu_only(o: Option) -> float:
+def xpu_only(option: Option) -> float:
     """Everything on the main processor."""
-    return float(o.place)
+    return float(option.place)
 
 
 @placement("op-per-byte", priced=True)
-def op_per_byte(o: Option) -> float:
+def op_per_byte(option: Option) -> float:
     """Each op on the processor that is fastest at its Op/B."""
-    return o.seconds
+    return option.seconds
 
 
 @placement("fastest", priced=True)
-def fastest(o: Option) -> float:
+def fastest(option: Option) -> float:
     """Each op on the processor where it takes the least time."""
-    return o.seconds
+    return option.seconds
 
 
 @placement("paper")
-def paper(o: Option) -> float:
+def paper(option: Option) -> float:
     """Decode attention of low Op/B near memory, experts too in decoding-only stages (Duplex, section IV)."""
-    return 0.0 if o.near and o.place > 0 else 1.0 + o.place
+    return 0.0 if option.near and option.place > 0 else 1.0 + option.place
 
 
 @placement("co-process", shares=True)
-def co_process(o: Option) -> float:
+def co_process(option: Option) -> float:
     """As paper; prefill in parallel with decode attention, experts shared (Duplex, section V-B)."""
-    return paper(o)
+    return paper(option)
 
 
 BUILT_IN = PLACEMENTS.names()
@@ -253,12 +253,12 @@ def choose(
     phase = phase_code(op.phase)
     batch = tokens if op.loads is None else float(op.loads.routed)
 
-    def score(p: Processor) -> float:
-        cost = p.model.cost(op) if rule.priced or decode else None
+    def score(processor: Processor) -> float:
+        cost = processor.model.cost(op) if rule.priced or decode else None
         near = experts or (decode and cost is not None and cost.seconds < first * CLEARLY)
         seconds, joules = (cost.seconds, cost.total_joules) if cost and rule.priced else (0.0, 0.0)
-        attained = p.attained(op.flops, op.bytes, op.dtype)
-        place = processors.index(p)
+        attained = processor.attained(op.flops, op.bytes, op.dtype)
+        place = processors.index(processor)
         return rule.score(Option(place, near, seconds, joules, attained, ratio, kind, phase, batch))
 
     return min(can, key=score)

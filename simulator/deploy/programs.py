@@ -103,13 +103,13 @@ def _with_transfers(ops: Sequence[Op], tokens: float, layout: Layout, hidden: in
     return out
 
 
-def head_program(spec: ModelSpec, m: Moments, layout: Layout, run: Run) -> list[Op]:
+def head_program(spec: ModelSpec, moments: Moments, layout: Layout, run: Run) -> list[Op]:
     """Final norm, logits, what brings them together and what samples from them."""
-    ops = head_ops(spec, m, run, layout.tp)
+    ops = head_ops(spec, moments, run, layout.tp)
     if layout.gather and layout.tp > 1 and spec.vocab:
-        values = m.sequences * ops[-1].shape["n"] * layout.tp
+        values = moments.sequences * ops[-1].shape["n"] * layout.tp
         ops.append(_collective("all_gather", LOGITS, values, layout.tp, run))
-    return ops + sampling_ops(spec, m, run)
+    return ops + sampling_ops(spec, moments, run)
 
 
 def _exchanged(op: Op, part: RoutedKind, tokens: float, layout: Layout, run: Run) -> list[Op]:

@@ -114,28 +114,28 @@ def stored_bytes(model: ModelSpec, engine: EngineSpec) -> float:
     return model.total_params * engine.weight_bits / 8
 
 
-def image_program(d: FpgaDeployment) -> Program:
+def image_program(deployment: FpgaDeployment) -> Program:
     """Everything one image needs, in order."""
-    batch = Batch.of(chunks=[(d.front.tokens, 0)])
-    loads = [_expected(la.ffn, batch.tokens) for la in d.model.layers]
-    return _program(d, batch, loads)
+    batch = Batch.of(chunks=[(deployment.front.tokens, 0)])
+    loads = [_expected(la.ffn, batch.tokens) for la in deployment.model.layers]
+    return _program(deployment, batch, loads)
 
 
-def step_program(d: FpgaDeployment, batch: Batch, routing: str = "uniform", seed: int = 0) -> Program:
+def step_program(deployment: FpgaDeployment, batch: Batch, routing: str = "uniform", seed: int = 0) -> Program:
     """Return one step of a language model over a batch, with sampled expert queues."""
-    moe = [la.ffn.routed for la in d.model.layers if is_routed(la.ffn)]
+    moe = [la.ffn.routed for la in deployment.model.layers if is_routed(la.ffn)]
     routers = {
         size: make_router(routing, layers=len(moe), experts=size[0], top_k=size[1], seed=seed)
         for size in dict.fromkeys((m.experts, m.top_k) for m in moe)
     }
     loads: list[Loads | None] = []
-    for layer in d.model.layers:
+    for layer in deployment.model.layers:
         if is_routed(layer.ffn):
             row, routed = sum(x is not None for x in loads), layer.ffn.routed
             loads.append(routers[routed.experts, routed.top_k].loads(0, row, batch))
         else:
             loads.append(None)
-    return _program(d, batch, loads)
+    return _program(deployment, batch, loads)
 
 
 def _expected(part: LayerKind | None, tokens: int) -> Loads | None:
@@ -146,17 +146,17 @@ def _expected(part: LayerKind | None, tokens: int) -> Loads | None:
     return Loads.expected(float(tokens), routed.top_k, routed.experts, float(routed.experts))
 
 
-def _program(d: FpgaDeployment, batch: Batch, loads: Sequence[Loads | None]) -> Program:
+def _program(deployment: FpgaDeployment, batch: Batch, loads: Sequence[Loads | None]) -> Program:
     if batch.tokens < 1:
         raise InputError("tokens", f"must be at least 1, not {batch.tokens}")
-    m, run = batch.moments(d.model.windows), Run(d.model.numerics)
-    ops = [embedding_ops(d.model, m, run)]
-    for layer, load in zip(d.model.layers, loads, strict=True):
+    m, run = batch.moments(deployment.model.windows), Run(deployment.model.numerics)
+    ops = [embedding_ops(deployment.model, m, run)]
+    for layer, load in zip(deployment.model.layers, loads, strict=True):
         ops += layer_ops(layer, m, run, load)
-    ops.append(head_ops(d.model, m, run, 1))
+    ops.append(head_ops(deployment.model, m, run, 1))
     items: list[Item] = []
     for part in ops:
-        items += lower_ops(part, d.target)
+        items += lower_ops(part, deployment.target)
     blocks = 0
     for i, item in enumerate(items):
         if isinstance(item, ExpertBlock):
@@ -165,20 +165,20 @@ def _program(d: FpgaDeployment, batch: Batch, loads: Sequence[Loads | None]) -> 
     return tuple(items)
 
 
-def on_chip_bytes(d: FpgaDeployment, schedule: str) -> float:
+def on_chip_bytes(deployment: FpgaDeployment, schedule: str) -> float:
     """On-chip memory that a schedule needs [B].
 
     ``reordered`` uses the ping-pong pair, however many experts there are; ``cache`` its entries
     and ``on-chip`` all experts of a layer, where that is more than the pair. Without experts the
     router table is not needed.
     """
-    engine, moe = d.engine, d.moe
+    engine, moe = deployment.engine, deployment.moe
     pair = 2 * engine.buffers.weights_bytes
     others = engine.buffer_bytes - pair
     table = engine.buffers.others.get("router_bytes", 0.0)
     if moe is None:
         return others - table + pair
-    shape = moe.expert_op(Loads(np.ones(1), np.ones(1)), Run(d.model.numerics)).shape
+    shape = moe.expert_op(Loads(np.ones(1), np.ones(1)), Run(deployment.model.numerics)).shape
     hidden, inter, matrices = (shape[name] for name in ("hidden", "inter", "matrices"))
     weights = matrices * hidden * inter + (matrices - 1) * inter + hidden  # with biases
     expert = weights * (engine.weight_bits or 16) / 8
@@ -188,7 +188,7 @@ def on_chip_bytes(d: FpgaDeployment, schedule: str) -> float:
     return others - table + gate + max(pair, stored[schedule] * expert)
 
 
-def check_schedule(d: FpgaDeployment, schedule: str) -> None:
+def check_schedule(deployment: FpgaDeployment, schedule: str) -> None:
     """Refuse a schedule whose experts the board's on-chip memory cannot hold.
 
     Raises
@@ -197,10 +197,10 @@ def check_schedule(d: FpgaDeployment, schedule: str) -> None:
         Needed and available are in the message.
     """
     SCHEDULES[schedule]  # an unknown name first
-    needed, fabric = on_chip_bytes(d, schedule), engine_of(d.device)[2]
+    needed, fabric = on_chip_bytes(deployment, schedule), engine_of(deployment.device)[2]
     if needed > fabric.on_chip_bytes * (1 + ON_CHIP_SLACK):
         raise CapacityError(
-            d.device.name,
+            deployment.device.name,
             f"schedule {schedule} does not fit: needs {needed / 2**20:.2f} MiB on chip, "
             f"{fabric.on_chip_bytes / 2**20:.2f} MiB available",
         )

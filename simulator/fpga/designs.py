@@ -106,8 +106,8 @@ class DesignSpace:
         device = self.device.model_copy(update={"processors": {name: processor}})
         return deploy_fpga(self.model, device, check=False)
 
-    def program(self, d: FpgaDeployment) -> Program:
-        return image_program(d)
+    def program(self, deployment: FpgaDeployment) -> Program:
+        return image_program(deployment)
 
     def run(self, engine: EngineSpec) -> FpgaDesign:
         """Cost of a design, by the event engine."""

@@ -55,34 +55,34 @@ def _given(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _vllm(s: Start) -> dict[str, Any]:
-    if s.ep not in (1, s.tp * s.dp):
-        raise InputError("--ep", f"vLLM distributes experts to all {s.tp * s.dp} devices or to none")
+def _vllm(start: Start) -> dict[str, Any]:
+    if start.ep not in (1, start.tp * start.dp):
+        raise InputError("--ep", f"vLLM distributes experts to all {start.tp * start.dp} devices or to none")
     return {
-        "engine": "vllm", "tensor_parallel_size": s.tp, "data_parallel_size": s.dp,
-        "pipeline_parallel_size": s.pp, "enable_expert_parallel": s.ep > 1,
-        "max_num_batched_tokens": s.tokens, "dtype": s.dtype,
-        "kv_cache_dtype": s.kv_dtype,
+        "engine": "vllm", "tensor_parallel_size": start.tp, "data_parallel_size": start.dp,
+        "pipeline_parallel_size": start.pp, "enable_expert_parallel": start.ep > 1,
+        "max_num_batched_tokens": start.tokens, "dtype": start.dtype,
+        "kv_cache_dtype": start.kv_dtype,
     }  # fmt: skip
 
 
-def _sglang(s: Start) -> dict[str, Any]:
-    apart = s.dp > 1
+def _sglang(start: Start) -> dict[str, Any]:
+    apart = start.dp > 1
     return {
-        "engine": "sglang", "tp_size": s.tp * s.dp, "dp_size": s.dp, "enable_dp_attention": apart,
-        "ep_size": s.ep, "pp_size": s.pp, "chunked_prefill_size": s.tokens,
-        "dtype": s.dtype, "kv_cache_dtype": s.kv_dtype,
+        "engine": "sglang", "tp_size": start.tp * start.dp, "dp_size": start.dp, "enable_dp_attention": apart,
+        "ep_size": start.ep, "pp_size": start.pp, "chunked_prefill_size": start.tokens,
+        "dtype": start.dtype, "kv_cache_dtype": start.kv_dtype,
     }  # fmt: skip
 
 
-def _trtllm(s: Start) -> dict[str, Any]:
-    if s.dp > 1 and s.tp > 1:
-        raise InputError("--dp", f"TensorRT-LLM's ranks have one device each, not {s.tp}")
-    kv = s.kv_dtype
+def _trtllm(start: Start) -> dict[str, Any]:
+    if start.dp > 1 and start.tp > 1:
+        raise InputError("--dp", f"TensorRT-LLM's ranks have one device each, not {start.tp}")
+    kv = start.kv_dtype
     return {
-        "engine": "tensorrt-llm", "tensor_parallel_size": s.tp * s.dp,
-        "enable_attention_dp": s.dp > 1, "moe_expert_parallel_size": s.ep,
-        "pipeline_parallel_size": s.pp, "max_num_tokens": s.tokens, "dtype": s.dtype,
+        "engine": "tensorrt-llm", "tensor_parallel_size": start.tp * start.dp,
+        "enable_attention_dp": start.dp > 1, "moe_expert_parallel_size": start.ep,
+        "pipeline_parallel_size": start.pp, "max_num_tokens": start.tokens, "dtype": start.dtype,
         "kv_cache_config": None if kv is None else {"dtype": kv},
     }  # fmt: skip
 

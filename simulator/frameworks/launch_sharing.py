@@ -21,49 +21,49 @@ Written = tuple[dict[str, Any], frozenset[str]]
 """Keys of a file with their values, and the options that they say."""
 
 
-def _vllm(s: Sharing, dp: int) -> Written:
+def _vllm(sharing: Sharing, dp: int) -> Written:
     values, said = dict[str, Any](), set[str]()
-    backend = next((k for k, v in EXCHANGES.items() if v is not None and v == s.all_to_all), None)
+    backend = next((k for k, v in EXCHANGES.items() if v is not None and v == sharing.all_to_all), None)
     if backend is not None and dp > 1:
         values["all2all_backend"] = backend
         said.add("all_to_all")
-    gate = gate_of(s.overlap or "")
+    gate = gate_of(sharing.overlap or "")
     if backend is not None and dp > 1 and gate is not None and gate.rule == AT_LEAST:
         values |= {
             "enable_dbo": True, "dbo_decode_token_threshold": gate.decodes,
             "dbo_prefill_token_threshold": gate.prompts,
         }  # fmt: skip
         said.add("overlap")
-    placed = s.expert_placement or ("balanced" if s.redundant_experts is not None else None)
+    placed = sharing.expert_placement or ("balanced" if sharing.redundant_experts is not None else None)
     if placed in EPLB:
-        values |= {"enable_eplb": True, "eplb_config": {"num_redundant_experts": s.redundant_experts or 0}}
+        values |= {"enable_eplb": True, "eplb_config": {"num_redundant_experts": sharing.redundant_experts or 0}}
         said.add("redundant_experts")
         if placed == "eplb":  # vLLM chooses between the other two by itself
             said.add("expert_placement")
-    elif placed == "round-robin" and not s.redundant_experts:
+    elif placed == "round-robin" and not sharing.redundant_experts:
         values["expert_placement_strategy"] = "round_robin"
         said |= {"expert_placement", "redundant_experts"}
-    return values, frozenset({*said, *(["expert_dispatch"] if s.expert_dispatch == "any" else [])})
+    return values, frozenset({*said, *(["expert_dispatch"] if sharing.expert_dispatch == "any" else [])})
 
 
-def _sglang(s: Sharing, dp: int) -> Written:
+def _sglang(sharing: Sharing, dp: int) -> Written:
     values, said = dict[str, Any](), set[str]()
-    mode = next((k for k, v in MODES.items() if v == s.all_to_all), None)
+    mode = next((k for k, v in MODES.items() if v == sharing.all_to_all), None)
     sends = mode is not None and dp > 1
     if sends:
         values |= {"moe_a2a_backend": "deepep", "deepep_mode": mode}
         said.add("all_to_all")
-    gate = gate_of(s.overlap or "")
+    gate = gate_of(sharing.overlap or "")
     rule = DECODING if mode == "low_latency" else ALIKE
     if sends and gate is not None and gate.rule == rule:
         values["enable_two_batch_overlap"] = True
         said.add("overlap")
-    placed = s.expert_placement or ("balanced" if s.redundant_experts is not None else None)
+    placed = sharing.expert_placement or ("balanced" if sharing.redundant_experts is not None else None)
     if placed in EPLB:
         values |= {"enable_eplb": True, "eplb_algorithm": EPLB[placed]}
-    if placed in EPLB or (placed == "wrapped" and s.redundant_experts):
-        rule_ = next(k for k, v in DISPATCHES.items() if v == (s.expert_dispatch or "any"))
-        values |= {"ep_num_redundant_experts": s.redundant_experts or 0, "ep_dispatch_algorithm": rule_}
+    if placed in EPLB or (placed == "wrapped" and sharing.redundant_experts):
+        rule_ = next(k for k, v in DISPATCHES.items() if v == (sharing.expert_dispatch or "any"))
+        values |= {"ep_num_redundant_experts": sharing.redundant_experts or 0, "ep_dispatch_algorithm": rule_}
         said |= {"expert_placement", "redundant_experts", "expert_dispatch"}
     return values, frozenset(said)
 

@@ -56,24 +56,24 @@ def _with_options(words: list[str], options: Mapping[str, Any]) -> list[str]:
     return ["sh", "-c", f"cat > {OPTIONS} <<'END'\n{text}END\nexec {shlex.join(words)}\n"]
 
 
-def _compose(c: Copies) -> dict[str, Any]:
-    if c.copies * c.devices > c.node:
+def _compose(copies: Copies) -> dict[str, Any]:
+    if copies.copies * copies.devices > copies.node:
         raise InputError(
             "--emit compose",
-            f"starts one host of {c.node} devices, not {c.copies * c.devices:,}; llm-d and dynamo start more",
+            f"starts one host of {copies.node} devices, not {copies.copies * copies.devices:,}; llm-d and dynamo start more",
         )
-    names = [f"engine-{i}" for i in range(c.copies)]
+    names = [f"engine-{i}" for i in range(copies.copies)]
     services: dict[str, Any] = {}
     for i, name in enumerate(names):
-        ids = [str(j) for j in range(i * c.devices, (i + 1) * c.devices)]
+        ids = [str(j) for j in range(i * copies.devices, (i + 1) * copies.devices)]
         reserved = {"driver": "nvidia", "device_ids": ids, "capabilities": ["gpu"]}
         services[name] = {
-            "image": IMAGES[c.engine], "entrypoint": c.serves, "ipc": "host",
+            "image": IMAGES[copies.engine], "entrypoint": copies.serves, "ipc": "host",
             "environment": {"HF_TOKEN": "${HF_TOKEN}", "HF_HOME": CACHE},
             "volumes": [f"${{HF_HOME:-~/.cache/huggingface}}:{CACHE}"],
             "deploy": {"resources": {"reservations": {"devices": [reserved]}}},
         }  # fmt: skip
-    if c.copies == 1:
+    if copies.copies == 1:
         return {"services": {names[0]: services[names[0]] | {"ports": [f"{PORT}:{PORT}"]}}}
     servers = "".join(f"  server {name}:{PORT};\n" for name in names)
     passes = "proxy_pass http://engines; proxy_buffering off; proxy_read_timeout 1h;"
@@ -85,25 +85,25 @@ def _compose(c: Copies) -> dict[str, Any]:
     return {"services": services, "configs": {"router": {"content": text}}}
 
 
-def _dynamo(c: Copies) -> dict[str, Any]:
-    if c.launch.keys.get("data_parallel_size"):
+def _dynamo(copies: Copies) -> dict[str, Any]:
+    if copies.launch.keys.get("data_parallel_size"):
         raise InputError("--emit dynamo", "cannot start data-parallel ranks of vLLM; llm-d can")
-    runs = ["python3", "-m", f"dynamo.{WORKERS[c.engine]}"]
-    if c.engine == "tensorrt-llm":
-        words = [*runs, "--model-path", c.launch.model, "--extra-engine-args", OPTIONS]
-        words = _with_options(words, _api_keys(c.launch.keys))
+    runs = ["python3", "-m", f"dynamo.{WORKERS[copies.engine]}"]
+    if copies.engine == "tensorrt-llm":
+        words = [*runs, "--model-path", copies.launch.model, "--extra-engine-args", OPTIONS]
+        words = _with_options(words, _api_keys(copies.launch.keys))
     else:
-        at = c.launch.words.index(c.launch.model)
-        name = "--model" if c.engine == "vllm" else "--model-path"
-        words = [*runs, name, *c.launch.words[at:]]
-    image = f"nvcr.io/nvidia/ai-dynamo/{RUNTIMES[c.engine]}-runtime:{DYNAMO}"
-    nodes = -(-c.devices // c.node)
+        at = copies.launch.words.index(copies.launch.model)
+        name = "--model" if copies.engine == "vllm" else "--model-path"
+        words = [*runs, name, *copies.launch.words[at:]]
+    image = f"nvcr.io/nvidia/ai-dynamo/{RUNTIMES[copies.engine]}-runtime:{DYNAMO}"
+    nodes = -(-copies.devices // copies.node)
     program = 2 if words[0] == "sh" else len(runs)
     main = {"image": image, "command": words[:program], "args": words[program:]}
     worker = {
-        "componentType": "worker", "envFromSecret": "hf-token-secret", "replicas": c.copies,
+        "componentType": "worker", "envFromSecret": "hf-token-secret", "replicas": copies.copies,
         **({"multinode": {"nodeCount": nodes}} if nodes > 1 else {}),
-        "resources": {"limits": {"gpu": str(c.devices // nodes)}},
+        "resources": {"limits": {"gpu": str(copies.devices // nodes)}},
         "extraPodSpec": {"mainContainer": main},
     }  # fmt: skip
     front = {
@@ -114,8 +114,8 @@ def _dynamo(c: Copies) -> dict[str, Any]:
     return {
         "apiVersion": "nvidia.com/v1alpha1",
         "kind": "DynamoGraphDeployment",
-        "metadata": {"name": _name(c.launch.model)},
-        "spec": {"backendFramework": WORKERS[c.engine], "services": {"Frontend": front, "Worker": worker}},
+        "metadata": {"name": _name(copies.launch.model)},
+        "spec": {"backendFramework": WORKERS[copies.engine], "services": {"Frontend": front, "Worker": worker}},
     }
 
 
@@ -128,25 +128,25 @@ def _api_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _llm_d(c: Copies) -> dict[str, Any]:
-    if c.engine != "vllm":
-        raise InputError("--emit llm-d", f"starts vLLM, not {c.engine}; dynamo and compose do")
-    if c.devices > c.node:
-        raise InputError("--emit llm-d", f"starts copies of one node of {c.node} devices; dynamo more")
-    ranks = int(c.launch.keys.get("data_parallel_size", 1))
-    words = c.serves
+def _llm_d(copies: Copies) -> dict[str, Any]:
+    if copies.engine != "vllm":
+        raise InputError("--emit llm-d", f"starts vLLM, not {copies.engine}; dynamo and compose do")
+    if copies.devices > copies.node:
+        raise InputError("--emit llm-d", f"starts copies of one node of {copies.node} devices; dynamo more")
+    ranks = int(copies.launch.keys.get("data_parallel_size", 1))
+    words = copies.serves
     container = {
         "name": "vllm", "image": LLM_D, "modelCommand": "custom", "command": words[:2],
         "args": words[2:], "ports": [{"containerPort": PORT, "protocol": "TCP"}],
         "mountModelVolume": True,
     }  # fmt: skip
     return {
-        "modelArtifacts": {"name": c.launch.model, "uri": f"hf://{c.launch.model}",
+        "modelArtifacts": {"name": copies.launch.model, "uri": f"hf://{copies.launch.model}",
                            "authSecretName": "hf-token-secret",
-                           "labels": {"llm-d.ai/model": _name(c.launch.model)}},
+                           "labels": {"llm-d.ai/model": _name(copies.launch.model)}},
         "routing": {"servicePort": PORT, "proxy": {"enabled": False}},
-        "decode": {"create": True, "replicas": c.copies,
-                   "parallelism": {"tensor": c.devices // ranks, "data": ranks},
+        "decode": {"create": True, "replicas": copies.copies,
+                   "parallelism": {"tensor": copies.devices // ranks, "data": ranks},
                    "containers": [container]},
         "prefill": {"create": False},
     }  # fmt: skip

@@ -122,12 +122,12 @@ class RunningLimits(Protocol):
         """The same with limits that options give."""
         ...
 
-    def applied(self, settings: EngineSettings, d: Deployment) -> EngineSettings:
+    def applied(self, settings: EngineSettings, deployment: Deployment) -> EngineSettings:
         """Settings with the limits and the split of memory of a deployment."""
         ...
 
 
-def gathered_bytes(d: Deployment, tokens: int) -> float:
+def gathered_bytes(deployment: Deployment, tokens: int) -> float:
     """What experts need in the largest step of an engine whose ranks gather everybody's tokens [B].
 
     Kernels that permute tokens have two buffers of 16-bit values with a slot for every choice of every token that the
@@ -135,10 +135,10 @@ def gathered_bytes(d: Deployment, tokens: int) -> float:
     outputs and the sums (``getWorkspaceDeviceBufferSizes`` of TensorRT-LLM's CUTLASS experts); tokens are there before
     and after.
     """
-    seen, most = tokens * (d.layout.dp if d.layout.gather else 1), 0.0
-    for part in d.experts:
+    seen, most = tokens * (deployment.layout.dp if deployment.layout.gather else 1), 0.0
+    for part in deployment.experts:
         if not part.spec.routed.by_request:
-            shape = part.spec.expert_op(Loads(np.ones(1), np.ones(1)), d.run).shape
+            shape = part.spec.expert_op(Loads(np.ones(1), np.ones(1)), deployment.run).shape
             outputs = max((shape["matrices"] - 1.0) * shape["inter"], shape["hidden"])
             most = max(most, shape["top_k"] * (shape["hidden"] + outputs) + 2.0 * shape["hidden"])
     return 2.0 * seen * most

@@ -113,7 +113,7 @@ class SglangLimits:
         """The same with limits that options give."""
         return replace(self, sequences=sequences or self.sequences, chunk=tokens or self.chunk)
 
-    def applied(self, settings: EngineSettings, d: Deployment) -> EngineSettings:
+    def applied(self, settings: EngineSettings, deployment: Deployment) -> EngineSettings:
         """Settings with the batching and the cache of a deployment.
 
         Raises
@@ -121,27 +121,31 @@ class SglangLimits:
         CapacityError
             No state of a request fits.
         """
-        rules, ranks = settings.policy.rules, d.layout.dp if d.lockstep else 1
+        rules, ranks = settings.policy.rules, deployment.layout.dp if deployment.lockstep else 1
         if not isinstance(rules, SglangRules):
             return settings
-        total = settings.memory_bytes or d.system.device.memory.capacity_bytes
+        total = settings.memory_bytes or deployment.system.device.memory.capacity_bytes
         chunk_all = sglang_chunk(self.version, total) if self.chunk is None else self.chunk
-        page = self.page or self._page(d)
+        page = self.page or self._page(deployment)
         chunk = chunk_all and max(chunk_all // ranks // page, 1) * page
-        share = self.fraction or self._fraction(d, total, chunk_all, ranks)
-        cache = replace(settings.cache, block_tokens=page, memory_bytes=share * total, window_share=self._window(d))
+        share = self.fraction or self._fraction(deployment, total, chunk_all, ranks)
+        cache = replace(
+            settings.cache, block_tokens=page, memory_bytes=share * total, window_share=self._window(deployment)
+        )
         if settings.cache.blocks is not None and page != settings.cache.block_tokens:
             cache = replace(cache, blocks=max(settings.cache.blocks * settings.cache.block_tokens // page, 1))
         buffered = self._buffered(rules.overlap)
-        states = max(stage.state_bytes_per_sequence for stage in d.stages)
-        overlap = rules.overlap and not (states and d.model.architecture != V4 and rules.radix and not buffered)
+        states = max(stage.state_bytes_per_sequence for stage in deployment.stages)
+        overlap = rules.overlap and not (
+            states and deployment.model.architecture != V4 and rules.radix and not buffered
+        )
         rules = replace(rules, chunked_prefill_size=chunk, overlap=overlap)
-        most, why = self._asked(d, ranks)
-        if states and d.model.architecture == V4:  # windows and compressors of as many as may run
+        most, why = self._asked(deployment, ranks)
+        if states and deployment.model.architecture == V4:  # windows and compressors of as many as may run
             cache = replace(cache, state_slots=most or V4_RUNNING)
         elif states:
-            state_bytes = self._states_each(rules, d)
-            slots, stored = self._slots(d, cache, state_bytes, most, ranks)
+            state_bytes = self._states_each(rules, deployment)
+            slots, stored = self._slots(deployment, cache, state_bytes, most, ranks)
             cache = replace(cache, state_slots=stored)
             if slots // state_bytes < 1:
                 raise CapacityError(
@@ -150,44 +154,44 @@ class SglangLimits:
             if most is None or slots // state_bytes < most:
                 most, why = slots // state_bytes, f"state cache: {slots:,} states, {state_bytes} a request"
         if most is None or (0, 5, 12) <= self.version < (0, 5, 23):
-            usual = self._usual(d, cache)
+            usual = self._usual(deployment, cache)
             most, why = (usual, "SGLang's default") if most is None or usual < most else (most, why)
         policy = replace(
             settings.policy, max_sequences=most, sequences_why=why, rules=rules, ahead=settings.policy.ahead and overlap,
-            token_budget=chunk or rules.max_prefill_tokens, pieces=self._pieces(d, chunk, ranks), largest=self._top(d, total),
+            token_budget=chunk or rules.max_prefill_tokens, pieces=self._pieces(deployment, chunk, ranks), largest=self._top(deployment, total),
         )  # fmt: skip
         return replace(settings, policy=policy, cache=cache)
 
-    def _page(self, d: Deployment) -> int:
+    def _page(self, deployment: Deployment) -> int:
         """Tokens of a page: what an architecture's attention needs, or TensorRT-LLM's kernels on data-centre Blackwell."""
-        usual = 64 if generation(d.system.device) == BLACKWELL and self.version >= (0, 5, 6) else 1
-        return PAGES.get(d.model.architecture, usual)
+        usual = 64 if generation(deployment.system.device) == BLACKWELL and self.version >= (0, 5, 6) else 1
+        return PAGES.get(deployment.model.architecture, usual)
 
-    def _asked(self, d: Deployment, ranks: int) -> tuple[int | None, str]:
+    def _asked(self, deployment: Deployment, ranks: int) -> tuple[int | None, str]:
         """Most requests of a rank, if a key or a default of the model or its drafts says so, and which."""
         most, why = self.sequences, "max_running_requests"
-        if most is None and d.model.architecture == V4 and self.version >= (0, 5, 12):
+        if most is None and deployment.model.architecture == V4 and self.version >= (0, 5, 12):
             most, why = V4_RUNNING, "SGLang's default for DeepSeek-V4"
-        if most is None and d.parts.get("drafts") is not None and self.version >= (0, 4, 10):
+        if most is None and deployment.parts.get("drafts") is not None and self.version >= (0, 4, 10):
             most, why = DRAFT_RUNNING, "SGLang's default with drafts"
         return None if most is None else max(most // ranks, 1), f"{why}, over {ranks} ranks" if ranks > 1 else why
 
-    def _usual(self, d: Deployment, cache: CacheSettings) -> int:
+    def _usual(self, deployment: Deployment, cache: CacheSettings) -> int:
         """Places for requests by what the cache holds, of requests as long as the context allows."""
-        rules = kv_rules(d, cache)
+        rules = kv_rules(deployment, cache)
         tokens = rules.blocks * rules.block if rules.block_bytes.sum() else 1 << 40
-        longest = min(self.context or 1 << 31, d.model.max_position or 1 << 31)
+        longest = min(self.context or 1 << 31, deployment.model.max_position or 1 << 31)
         return max(min(max(tokens * 512 // longest, 2048), 4096, tokens // 2), 1)
 
-    def _window(self, d: Deployment) -> float:
+    def _window(self, deployment: Deployment) -> float:
         """Return the pages of window layers over the pages of other layers per token."""
-        name, share = d.model.architecture, 0.8 if self.window_share is None else self.window_share
+        name, share = deployment.model.architecture, 0.8 if self.window_share is None else self.window_share
         if self.version < (0, 4, 10):
             return 1.0
         if self.version < READ:
             return 1.0 if name.startswith(FULL_BEFORE) else share
         first = WINDOWS.get(name)
-        if name.startswith("GptOss") and generation(d.system.device) == BLACKWELL:
+        if name.startswith("GptOss") and generation(deployment.system.device) == BLACKWELL:
             first = (0, 5, 12)  # not with trtllm_mha before
         return 1.0 if first is None or self.version < first else share
 
@@ -197,19 +201,21 @@ class SglangLimits:
             return self.version >= (0, 5, 15) and overlap
         return self.strategy != "no_buffer"
 
-    def _states_each(self, rules: SglangRules, d: Deployment) -> int:
+    def _states_each(self, rules: SglangRules, deployment: Deployment) -> int:
         """Places for states that SGLang counts for a running request (``mamba_cache_ratio``)."""
         if not rules.radix:
             return 1
         if self.version < READ or not self._buffered(rules.overlap):
             return 3
         if self.version < (0, 5, 12):
-            return 4 if d.parts.get("drafts") is not None else 5
+            return 4 if deployment.parts.get("drafts") is not None else 5
         return 5 if rules.overlap and self.strategy != "extra_buffer_lazy" else 4
 
-    def _slots(self, d: Deployment, cache: CacheSettings, each: int, most: int | None, ranks: int) -> tuple[int, float]:
+    def _slots(
+        self, deployment: Deployment, cache: CacheSettings, each: int, most: int | None, ranks: int
+    ) -> tuple[int, float]:
         """Return the state slots of a device and the states' memory that they take, including drafts."""
-        speculation = d.parts.get("drafts")
+        speculation = deployment.parts.get("drafts")
         drafts = 0 if speculation is None else 1 + speculation.tokens
         beside = 1 + drafts / each  # a running request has one for every token that is verified
         if self.state_slots is not None:
@@ -218,7 +224,7 @@ class SglangLimits:
             slots = most
         else:
             share = self.state_ratio / (1 + self.state_ratio)
-            rooms = zip(d.memories(cache.memory_bytes), d.stages, strict=True)
+            rooms = zip(deployment.memories(cache.memory_bytes), deployment.stages, strict=True)
             room = min(m.kv / held.state_bytes_per_sequence for m, held in rooms if held.state_bytes_per_sequence)
             if self.version < (0, 5, 12):  # those of drafts first
                 room, beside = max(room - (most or DRAFT_RUNNING) * drafts, 0.0), 1.0
@@ -227,75 +233,98 @@ class SglangLimits:
                 return slots, slots + (most or DRAFT_RUNNING) * drafts
         return slots, slots * beside
 
-    def _fraction(self, d: Deployment, total: float, chunk: int, ranks: int) -> float:
+    def _fraction(self, deployment: Deployment, total: float, chunk: int, ranks: int) -> float:
         """Share of a device's memory for weights and cache (`mem_fraction_static`) that SGLang chooses."""
-        memory, devices = total / MIB, d.layout.all_devices
+        memory, devices = total / MIB, deployment.layout.all_devices
         if self.version < (0, 4, 10):
             share = next(x for least, x in EARLY_SHARES if devices >= least)
         else:
             early = self.version < (0, 5, 6)
-            reserved = self._reserved_early(d, memory, ranks) if early else self._reserved(d, memory, chunk, ranks)
+            reserved = (
+                self._reserved_early(deployment, memory, ranks)
+                if early
+                else self._reserved(deployment, memory, chunk, ranks)
+            )
             share = round((memory - reserved) / memory, 3)
-        share *= self._tower_share(d)
-        longest = self.context or d.model.max_position or 0
-        if not generation(d.system.device) and self.attention in ("", "aiter") and longest > 8192:
+        share *= self._tower_share(deployment)
+        longest = self.context or deployment.model.max_position or 0
+        if not generation(deployment.system.device) and self.attention in ("", "aiter") and longest > 8192:
             share *= 0.85 if self.version >= (0, 4, 10) else 1.0
         return share
 
-    def _reserved_early(self, d: Deployment, memory: float, ranks: int) -> float:
+    def _reserved_early(self, deployment: Deployment, memory: float, ranks: int) -> float:
         """What 0.4.10 to 0.5.5 keep free [MiB]."""
-        devices = d.layout.all_devices
+        devices = deployment.layout.all_devices
         rows = ((160, 32.0), (90, 12 + devices / 2), (35, 9.5 + devices / 2), (0, 2.8 + devices / 10))
         reserved = GIB * next(gib for least, gib in rows if memory >= least * GIB)
-        return reserved + 2048 * (d.parts.get("drafts") is not None) + 4096 * (ranks > 1)
+        return reserved + 2048 * (deployment.parts.get("drafts") is not None) + 4096 * (ranks > 1)
 
-    def _reserved(self, d: Deployment, memory: float, chunk: int, ranks: int) -> float:
+    def _reserved(self, deployment: Deployment, memory: float, chunk: int, ranks: int) -> float:
         """What versions since 0.5.6 keep free: activations, graphs, and what grows with the devices [MiB]."""
-        devices = d.layout.all_devices
-        top = self._top(d, memory * MIB)
+        devices = deployment.layout.all_devices
+        top = self._top(deployment, memory * MIB)
         reserved = 512 + 1.5 * max(chunk, 2048) + 2 * top + GIB * devices / 8
         if ranks > 1:
             reserved += (4.5 if top > 300 else 3.0) * top * ranks
-        elif self.version >= (0, 5, 12) and generation(d.system.device) and d.layout.pp == 1 and not self._sees(d):
-            reserved += self._prompt_graphs(d, chunk)
+        elif (
+            self.version >= (0, 5, 12)
+            and generation(deployment.system.device)
+            and deployment.layout.pp == 1
+            and not self._sees(deployment)
+        ):
+            reserved += self._prompt_graphs(deployment, chunk)
         if memory > 60 * GIB:
             reserved = max(reserved, 10 * GIB)
-        speculation = d.parts.get("drafts")
+        speculation = deployment.parts.get("drafts")
         if speculation is not None and not speculation.on_host and self.version < (0, 5, 15):
             reserved += 2048 if self.version < (0, 5, 12) else 4096
         return reserved
 
-    def _top(self, d: Deployment, total: float) -> int:
+    def _top(self, deployment: Deployment, total: float) -> int:
         """Largest batch of decodes with a captured graph."""
-        return self.graphs or since(GRAPHS, self.version, total / MIB / GIB)[d.layout.all_devices >= 4]
+        return self.graphs or since(GRAPHS, self.version, total / MIB / GIB)[deployment.layout.all_devices >= 4]
 
-    def _pieces(self, d: Deployment, chunk: int, ranks: int) -> int:
+    def _pieces(self, deployment: Deployment, chunk: int, ranks: int) -> int:
         """Most tokens of a step of prompts that replays a graph in pieces (``_handle_piecewise_cuda_graph``, ``can_run_graph``)."""
-        name, version = d.model.architecture, self.version
+        name, version = deployment.model.architecture, self.version
         later = (0, 5, 19) if ranks > 1 else (0, 5, 12)
-        if version < later or d.layout.pp > 1 or name == V4 or not generation(d.system.device) or self._sees(d):
+        if (
+            version < later
+            or deployment.layout.pp > 1
+            or name == V4
+            or not generation(deployment.system.device)
+            or self._sees(deployment)
+        ):
             return 0
-        if not any(isinstance(layer.mixer, LatentAttention) for layer in d.model.layers):
+        if not any(isinstance(layer.mixer, LatentAttention) for layer in deployment.model.layers):
             return chunk
         if (0, 5, 15) <= version < (0, 5, 19) or (name in SPARSE and version < (0, 5, 15)):
             return 0
         return min(2048 if version < (0, 5, 23) else 8192, chunk)
 
-    def _prompt_graphs(self, d: Deployment, chunk: int) -> float:
+    def _prompt_graphs(self, deployment: Deployment, chunk: int) -> float:
         """Graphs of prompts [MiB]: 8 for each size that is captured, or a constant with latent attention."""
-        if any(isinstance(layer.mixer, LatentAttention) for layer in d.model.layers):
-            return 0.0 if (0, 5, 15) <= self.version < (0, 5, 19) or d.model.architecture in (V4, *SPARSE) else 1536.0
+        if any(isinstance(layer.mixer, LatentAttention) for layer in deployment.model.layers):
+            return (
+                0.0
+                if (0, 5, 15) <= self.version < (0, 5, 19) or deployment.model.architecture in (V4, *SPARSE)
+                else 1536.0
+            )
         steps = ((4, 4, 32), (48, 16, 256), (288, 32, 512), (576, 64, 1024), (1280, 256, 4096), (4608, 512, 1 << 20))
         return 8.0 * sum(max((min(last, chunk) - first) // step + 1, 0) for first, step, last in steps)
 
     @staticmethod
-    def _sees(d: Deployment) -> bool:
+    def _sees(deployment: Deployment) -> bool:
         """Whether a checkpoint has an image tower, which its class says."""
-        return d.model.tower is not None or d.model.architecture.endswith("ForConditionalGeneration")
+        return deployment.model.tower is not None or deployment.model.architecture.endswith("ForConditionalGeneration")
 
-    def _tower_share(self, d: Deployment) -> float:
+    def _tower_share(self, deployment: Deployment) -> float:
         """What images leave of the share: less for a large tower (``adjust_mem_fraction_for_vlm``)."""
-        if not self._sees(d):
+        if not self._sees(deployment):
             return 1.0
-        work = 1.0 if d.model.tower is None else d.model.tower.part.depth * d.model.tower.part.width**2 / (24 * 1024**2)
+        work = (
+            1.0
+            if deployment.model.tower is None
+            else deployment.model.tower.part.depth * deployment.model.tower.part.width**2 / (24 * 1024**2)
+        )
         return 0.95 * max(0.8, min(1.05, 1 - 0.1 * (work - 1)))

@@ -147,9 +147,9 @@ class VllmLimits:
             self, sequences=self.sequences or sequences is not None, tokens=self.tokens or tokens is not None
         )
 
-    def applied(self, settings: EngineSettings, d: Deployment) -> EngineSettings:
+    def applied(self, settings: EngineSettings, deployment: Deployment) -> EngineSettings:
         """Settings with the limits and blocks of a deployment."""
-        device, policy, rules = d.system.device, settings.policy, rules_of(self.version)
+        device, policy, rules = deployment.system.device, settings.policy, rules_of(self.version)
         name = settings.device_name or device.name
         tokens, sequences = rules.limits_on(settings.memory_bytes or device.memory.capacity_bytes, name)
         if not self.tokens:
@@ -159,11 +159,11 @@ class VllmLimits:
         if not self.sequences:
             why = f"vLLM's default on {name}"
             policy = replace(policy, max_sequences=sequences * self.times, sequences_why=why)
-        cache, block = settings.cache, self._block(d, settings.cache.block_tokens)
-        v4 = d.model.architecture == V4
+        cache, block = settings.cache, self._block(deployment, settings.cache.block_tokens)
+        v4 = deployment.model.architecture == V4
         if self.version < (0, 9):  # window layers keep all tokens (`unify_hybrid_kv_cache_specs`)
             cache = replace(cache, window_share=1.0)
-        elif v4 or not d.shard.state_bytes_per_sequence:
+        elif v4 or not deployment.shard.state_bytes_per_sequence:
             cache = replace(cache, found_again=True)
         elif policy.caching and self.version >= (STATES_FOUND if self.caching else STATES_USUAL):
             cache = replace(cache, found_again=True, states_each=2, resume_tokens=block)
@@ -174,12 +174,12 @@ class VllmLimits:
         return replace(settings, policy=policy, cache=cache)
 
     @staticmethod
-    def _block(d: Deployment, usual: int) -> int:
+    def _block(deployment: Deployment, usual: int) -> int:
         """Return the tokens of a block; with states, the number whose KV in one layer equals a state (`_align_hybrid_block_size`)."""
-        if d.model.architecture == V4:
+        if deployment.model.architecture == V4:
             return V4_BLOCK
-        parts = [part.state() for layer in d.shard.layers for part in layer.parts]
-        numerics = d.shard.numerics
+        parts = [part.state() for layer in deployment.shard.layers for part in layer.parts]
+        numerics = deployment.shard.numerics
         states = max((sum(f.bytes(numerics) for f in state.fixed) for state in parts), default=0.0)
         tokens = max((sum(k.token_bytes(numerics) for k in state.keeps) for state in parts), default=0.0)
         return usual if not states or not tokens else max(usual, -(-int(states / tokens) // usual) * usual)

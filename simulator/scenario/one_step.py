@@ -127,21 +127,25 @@ def num_devices(system: SystemSpec) -> int:
     return system.devices_per_node * system.nodes
 
 
-def _op_by_op(d: Deployment, system: SystemSpec, load: StepLoad) -> StepCost:
+def _op_by_op(deployment: Deployment, system: SystemSpec, load: StepLoad) -> StepCost:
     """GPUs and processing in memory: every op of the step."""
     if not load.images:
-        _check_cache(d, load)
+        _check_cache(deployment, load)
     if any(p.kind == PIPELINE for p in system.device.processors.values()):
-        return _pipelined(d, system, load)
+        return _pipelined(deployment, system, load)
     # Every stage of a pipeline has a share of the batch; all of them are on their way at once.
-    waves = min(d.layout.pp, load.items)
-    items, front = -(-load.items // (d.replicas * waves)), d.model.front
-    batches = dealt(d, items, load.context) if front is None else dealt(d, 0, 0, [(front.tokens, 0)] * items)
-    stage = explicit_stage(d, batches, expected=True)
-    engine = d.layout.all_devices / (d.replicas * waves)
-    board, busy_s = d.device.board, stage.busy_within(engine) * d.replicas * waves
+    waves = min(deployment.layout.pp, load.items)
+    items, front = -(-load.items // (deployment.replicas * waves)), deployment.model.front
+    batches = (
+        dealt(deployment, items, load.context)
+        if front is None
+        else dealt(deployment, 0, 0, [(front.tokens, 0)] * items)
+    )
+    stage = explicit_stage(deployment, batches, expected=True)
+    engine = deployment.layout.all_devices / (deployment.replicas * waves)
+    board, busy_s = deployment.device.board, stage.busy_within(engine) * deployment.replicas * waves
     static = board.idle_joules(stage.seconds * num_devices(system))
-    work = board.work_joules(stage.joules * d.replicas * waves, busy_s)
+    work = board.work_joules(stage.joules * deployment.replicas * waves, busy_s)
     parts: dict[str, dict[str, float]] = {}
     for (layer, bound), took in stage.times(lambda p: (p.op.layer, p.cost.bound)).items():
         parts.setdefault(layer, {})[bound] = took
@@ -151,23 +155,23 @@ def _op_by_op(d: Deployment, system: SystemSpec, load: StepLoad) -> StepCost:
     joules = work + (static + board.busy_joules(busy_s))
     if stage.fetch is not None:
         times += (LayerTime("expert fetches", stage.fetch.waited_s, "link"),)
-    away = sum(d.elsewhere(s) for s in range(d.layout.pp)) * d.layout.devices
-    return StepCost(stage.seconds, joules, static, times, d, stage, elsewhere_bytes=away)
+    away = sum(deployment.elsewhere(s) for s in range(deployment.layout.pp)) * deployment.layout.devices
+    return StepCost(stage.seconds, joules, static, times, deployment, stage, elsewhere_bytes=away)
 
 
-def _pipelined(d: Deployment, system: SystemSpec, load: StepLoad) -> StepCost:
+def _pipelined(deployment: Deployment, system: SystemSpec, load: StepLoad) -> StepCost:
     """Return a pipeline of operators with images distributed over devices: the slowest operator limits the rate."""
-    front = d.model.front
+    front = deployment.model.front
     if front is None:
         raise CapacityError(system.name, "is a pipeline for images: it has no KV cache")
     devices = num_devices(system)
-    one = explicit_stage(d, dealt(d, 0, 0, [(front.tokens, 0)]), expected=True)
+    one = explicit_stage(deployment, dealt(deployment, 0, 0, [(front.tokens, 0)]), expected=True)
     interval = max(placed.cost.seconds for placed in one.ops)
-    took = stream_s(interval, len(d.model.layers), -(-load.images // devices))
-    joules = d.device.board.idle_joules(took * devices)
+    took = stream_s(interval, len(deployment.model.layers), -(-load.images // devices))
+    joules = deployment.device.board.idle_joules(took * devices)
     busy = one.times(lambda p: p.op.layer)
     parts = tuple(LayerTime(layer, seconds, "compute") for layer, seconds in busy.items())
-    return StepCost(took, joules, joules, parts, d)
+    return StepCost(took, joules, joules, parts, deployment)
 
 
 def _on_board(model: ModelSpec, system: SystemSpec, load: StepLoad, routing: str) -> StepCost:
@@ -214,14 +218,14 @@ def _parts(runs: tuple[FrameResult, ...], clock_Hz: float) -> tuple[LayerTime, .
     )
 
 
-def _check_cache(d: Deployment, load: StepLoad) -> None:
+def _check_cache(deployment: Deployment, load: StepLoad) -> None:
     """Refuse a batch whose KV cache does not fit with the weights on each device."""
-    rules = kv_rules(d)
-    sequences = -(-load.decodes // d.layout.dp)
+    rules = kv_rules(deployment)
+    sequences = -(-load.decodes // deployment.layout.dp)
     need = sequences * float(sequence_bytes(rules, np.array([load.context + 1]))[0])
     if need > rules.capacity:
         raise CapacityError(
-            d.system.name,
+            deployment.system.name,
             f"the KV cache of {sequences:,} sequences does not fit: needs {need / 2**30:.2f} GiB per "
             f"device, {rules.capacity / 2**30:.2f} GiB available",
         )

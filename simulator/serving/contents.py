@@ -14,7 +14,7 @@ from ..batching.prefix import Pool, named
 from ..batching.state import C_SUBMITTED, I_HASHED, I_HASHES, State
 
 
-def check_hashes(kv: KvRules, block: RequestBlock) -> None:
+def check_hashes(kv_rules: KvRules, block: RequestBlock) -> None:
     """Refuse prefix hashes that blocks of this size cut.
 
     Raises
@@ -22,9 +22,9 @@ def check_hashes(kv: KvRules, block: RequestBlock) -> None:
     InputError
     """
     known = block.hash_ids is not None or block.turns is not None
-    if kv.cached and known and block.hash_tokens % kv.block:
+    if kv_rules.cached and known and block.hash_tokens % kv_rules.block:
         raise InputError(
-            "block_size", f"must divide the {block.hash_tokens} tokens of a prefix hash, not be {kv.block}"
+            "block_size", f"must divide the {block.hash_tokens} tokens of a prefix hash, not be {kv_rules.block}"
         )
 
 

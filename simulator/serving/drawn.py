@@ -98,9 +98,9 @@ def devices_of_nodes(nodes: list[Node]) -> int:
     return system_devices(d) * len(nodes) // d.replicas
 
 
-def system_devices(d: Deployment) -> int:
+def system_devices(deployment: Deployment) -> int:
     """Devices of a system, all its independent engines together; of two groups those that attend."""
-    return d.system.devices_per_node * d.system.nodes
+    return deployment.system.devices_per_node * deployment.system.nodes
 
 
 def static_joules(boards: list[Boards], window: Window) -> float:

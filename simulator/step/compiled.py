@@ -25,59 +25,59 @@ _batch_tokens = compiled_part(batch_tokens)
 
 
 @compiled_part
-def cost_slot(plan: Plan, s: int, m: F8, cell: F8) -> None:
-    """Place and cost one op of one rank at the moments `m`, into `cell`."""
-    forms, last = plan.forms[s], m.size
+def cost_slot(plan: Plan, slot: int, moments: F8, cell: F8) -> None:
+    """Place and cost one op of one rank at the moments `moments`, into `cell`."""
+    forms, last = plan.forms[slot], moments.size
     flops, stream, act = 0.0, forms[low.FORM_STREAM, last], 0.0
     for j in range(last):
-        flops += forms[low.FORM_FLOPS, j] * m[j]
-        stream += forms[low.FORM_STREAM, j] * m[j]
-        act += forms[low.FORM_ACT, j] * m[j]
+        flops += forms[low.FORM_FLOPS, j] * moments[j]
+        stream += forms[low.FORM_STREAM, j] * moments[j]
+        act += forms[low.FORM_ACT, j] * moments[j]
     if flops <= 0.0 and act <= 0.0:
         cell[book.K_PROCESSOR] = -1.0
         cell[book.K_WALL] = 0.0
         return
     flops += forms[low.FORM_FLOPS, last]
     act += forms[low.FORM_ACT, last]
-    p = first_able(plan, s)
-    if plan.slots[s, low.S_SEVERAL]:
-        p = choose_slot(plan, s, m, flops, stream, act)
-    seconds, limit = op_price(plan.kernels, plan.params[s, p], s, p, m, flops, stream + act)
+    p = first_able(plan, slot)
+    if plan.slots[slot, low.S_SEVERAL]:
+        p = choose_slot(plan, slot, moments, flops, stream, act)
+    seconds, limit = op_price(plan.kernels, plan.params[slot, p], slot, p, moments, flops, stream + act)
     cell[book.K_WALL], cell[book.K_PROCESSOR], cell[book.K_BUSY] = seconds, p, seconds
     cell[book.K_FLOPS], cell[book.K_STREAM], cell[book.K_ACT] = flops, stream, act
-    cell[book.K_OUTSIDE] = op_outside(plan.kernels, s, p, m)
+    cell[book.K_OUTSIDE] = op_outside(plan.kernels, slot, p, moments)
     cell[book.K_BOUND] = limit
 
 
 @compiled_part
-def first_able(plan: Plan, s: int) -> int:
+def first_able(plan: Plan, slot: int) -> int:
     """The first processor that can run an op."""
     p = int64(0)
-    while not plan.can[s, p]:
+    while not plan.can[slot, p]:
         p += 1
     return p
 
 
 @compiled_part
-def choose_slot(plan: Plan, s: int, m: F8, flops: float, stream: float, act: float) -> int:
+def choose_slot(plan: Plan, slot: int, moments: F8, flops: float, stream: float, act: float) -> int:
     """Processor of an op that several can run: the lowest score, the first of equal ones."""
-    role = plan.slots[s, low.S_ROLE]
+    role = plan.slots[slot, low.S_ROLE]
     decode, size = role in (low.ROLE_PAIR_DECODE, low.ROLE_DECODE), stream + act
     first, paid = np.inf, 0.0
-    kind, phase = plan.slots[s, low.S_KIND], plan.slots[s, low.S_PHASE]
+    kind, phase = plan.slots[slot, low.S_KIND], plan.slots[slot, low.S_PHASE]
     best, least = int64(0), np.inf
     for p in range(plan.can.shape[1]):
-        if not plan.can[s, p]:
+        if not plan.can[slot, p]:
             continue
-        params, seconds, joules = plan.params[s, p], 0.0, 0.0
+        params, seconds, joules = plan.params[slot, p], 0.0, 0.0
         if plan.priced or decode:
-            paid, _ = op_price(plan.kernels, params, s, p, m, flops, size)
+            paid, _ = op_price(plan.kernels, params, slot, p, moments, flops, size)
             first = paid if first == np.inf else first
         if plan.priced:
             seconds, joules = paid, energy(params, flops, stream, act)
         near, rate = decode and paid < first * CLEARLY, attained(params, flops, size)
         ratio = flops / size if size else 0.0
-        o = Option(p, near, seconds, joules, rate, ratio, kind, phase, m[TOKENS])
+        o = Option(p, near, seconds, joules, rate, ratio, kind, phase, moments[TOKENS])
         value = score(plan.custom, plan.rule, o)
         if value < least:
             best, least = p, value
@@ -85,27 +85,27 @@ def choose_slot(plan: Plan, s: int, m: F8, flops: float, stream: float, act: flo
 
 
 @compiled_inside
-def cost_cell(plan: Plan, s: int, m: F8, fresh: bool, cells: F8) -> None:
+def cost_cell(plan: Plan, slot: int, moments: F8, fresh: bool, cells: F8) -> None:
     """Cost an op of one rank where that is due.
 
     Unless the batch is `fresh`, only ops that depend on the decodes' contexts are costed again.
     """
-    cell = cells[s]
-    if fresh or plan.slots[s, low.S_VARIES]:
-        cost_slot(plan, s, m, cell)
-        paired = plan.slots[s, low.S_ROLE] == low.ROLE_PAIR_DECODE and plan.spaces > 1
+    cell = cells[slot]
+    if fresh or plan.slots[slot, low.S_VARIES]:
+        cost_slot(plan, slot, moments, cell)
+        paired = plan.slots[slot, low.S_ROLE] == low.ROLE_PAIR_DECODE and plan.spaces > 1
         if plan.shares and paired:
-            before = cells[s - 1]  # decode attention runs beside the prefill just before it
+            before = cells[slot - 1]  # decode attention runs beside the prefill just before it
             if before[book.K_PROCESSOR] >= 0.0 and before[book.K_PROCESSOR] != cell[book.K_PROCESSOR]:
                 cell[book.K_WALL] = max(cell[book.K_WALL] - before[book.K_BUSY], 0.0)
 
 
 @compiled_inside
-def book_cell(plan: Plan, s: int, p: int, times: int, cell: F8, tally: F8, busy: F8) -> None:
-    """Book an op that ran on processor `p`, `times` over."""
-    row = tally[s, p]
+def book_cell(plan: Plan, slot: int, processor: int, times: int, cell: F8, tally: F8, busy: F8) -> None:
+    """Book an op that ran on processor `processor`, `times` over."""
+    row = tally[slot, processor]
     row[int(cell[book.K_BOUND])] += cell[book.K_BUSY] * times
-    track = busy.size - 1 if plan.slots[s, low.S_ROLE] == low.ROLE_LINK else p
+    track = busy.size - 1 if plan.slots[slot, low.S_ROLE] == low.ROLE_LINK else processor
     busy[track] += cell[book.K_BUSY] * times
     row[book.T_FLOPS] += cell[book.K_FLOPS] * times
     row[book.T_STREAM] += cell[book.K_STREAM] * times
@@ -115,12 +115,12 @@ def book_cell(plan: Plan, s: int, p: int, times: int, cell: F8, tally: F8, busy:
 
 
 @compiled_part
-def rank_seconds(plan: Plan, g: int, m: F8, fresh: bool, cells: F8, tally: F8, busy: F8) -> float:
+def rank_seconds(plan: Plan, g: int, moments: F8, fresh: bool, cells: F8, tally: F8, busy: F8) -> float:
     """Seconds of one layer of section `g` on one rank, booked for all its layers."""
     section, total = plan.sections[g], 0.0
     times = section[low.G_LAYERS] * plan.tp
     for s in range(section[low.G_START], section[low.G_STOP]):
-        cost_cell(plan, s, m, fresh, cells)
+        cost_cell(plan, s, moments, fresh, cells)
         cell = cells[s]
         p = int(cell[book.K_PROCESSOR])
         if p >= 0:

@@ -221,22 +221,22 @@ class Stage:
         return part.router.loads(self.step, part.row, self.union, self.replica)
 
 
-def _padded(m: Moments, captured: int, several: int) -> Moments:
+def _padded(moments: Moments, captured: int, several: int) -> Moments:
     """Moments of a batch that runs as a captured graph, if there is one."""
     if captured:
         from .unequal import padded_batch  # compiled code, which a step without graphs does without
 
-        m.values[TOKENS] = padded_batch(int(m.values[TOKENS]), captured, several)
-    return m
+        moments.values[TOKENS] = padded_batch(int(moments.values[TOKENS]), captured, several)
+    return moments
 
 
-def _unequal(d: Deployment, batch: Batch, captured: int) -> float:
+def _unequal(deployment: Deployment, batch: Batch, captured: int) -> float:
     """Seconds that unequal contexts of the decodes add to the attention of one layer."""
-    if not d.device.measured:  # rooflines know nothing of it
+    if not deployment.device.measured:  # rooflines know nothing of it
         return 0.0
     from .unequal import unequal_seconds  # compiled code, which a step on rooflines does without
 
-    return unequal_seconds(d, batch, captured)
+    return unequal_seconds(deployment, batch, captured)
 
 
 def lengthened(op: Op, seconds: float) -> Op:

@@ -31,12 +31,12 @@ class StepBatch(NamedTuple):
 
 
 @compiled_part
-def draw_part(plan: Plan, x: int, batch: StepBatch, ahead: int, scratch: Scratch, loads: I8) -> None:
-    """Sample the loads of expert part `x` for a step, or for the same batch `ahead` steps later."""
-    experts, work = plan.experts[x], plan.expert_work[x]
+def draw_part(plan: Plan, part: int, batch: StepBatch, ahead: int, scratch: Scratch, loads: I8) -> None:
+    """Sample the loads of expert part `part` for a step, or for the same batch `ahead` steps later."""
+    experts, work = plan.experts[part], plan.expert_work[part]
     draw_loads(
         step_key(plan.seed, plan.replica, batch.step + ahead),
         step_key(plan.seed ^ PROMPT_SEED, plan.replica, plan.replica),
         experts[E_KEY], batch.decodes, batch.chunks, batch.num_chunks, experts[E_COUNT], experts[E_TOP_K],
-        experts[E_UNIFORM] > 0, plan.router[x], work[V_TILT], work[V_PERSIST], scratch, loads,
+        experts[E_UNIFORM] > 0, plan.router[part], work[V_TILT], work[V_PERSIST], scratch, loads,
     )  # fmt: skip

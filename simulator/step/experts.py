@@ -27,14 +27,14 @@ def start_fetch(plan: Plan, books: Books) -> None:
 
 
 @compiled_by("plan.fetch")
-def fetch_step(plan: Plan, x: int, batch: StepBatch, seconds: float, books: Books) -> float:
-    """Seconds that the layers of part `x` wait for experts, whose own take `seconds`."""
+def fetch_step(plan: Plan, part: int, batch: StepBatch, seconds: float, books: Books) -> float:
+    """Seconds that the layers of part `part` wait for experts, whose own take `seconds`."""
     return 0.0
 
 
 @compiled_by("plan.places")
-def on_slots(plan: Plan, x: int, key: np.uint64, loads: I8, placed: I8) -> I8:
-    """Loads of what the groups hold of part `x`: of its experts, or of their placed copies."""
+def on_slots(plan: Plan, part: int, key: np.uint64, loads: I8, placed: I8) -> I8:
+    """Loads of what the groups hold of part `part`: of its experts, or of their placed copies."""
     return loads
 
 
@@ -51,9 +51,9 @@ def expert_seconds(table: F8, tokens: int) -> float:
 
 
 @compiled_part
-def roofline_price(plan: Plan, x: int, p: int, tokens: float, active: float, busy: float) -> Price:
+def roofline_price(plan: Plan, part: int, processor: int, tokens: float, active: float, busy: float) -> Price:
     """Return the cost of experts that take `busy` seconds one after another, without the launch."""
-    params, work = plan.params[plan.slots.shape[0] + x, p], plan.expert_work[x]
+    params, work = plan.params[plan.slots.shape[0] + part, processor], plan.expert_work[part]
     seconds = busy + params[P_FIXED]
     compute = tokens * work[low.V_FLOPS] / params[P_FLOPS]
     memory = (active * work[low.V_WEIGHTS] + tokens * work[low.V_ACT]) / params[P_BYTES]
@@ -61,27 +61,27 @@ def roofline_price(plan: Plan, x: int, p: int, tokens: float, active: float, bus
 
 
 @compiled_part
-def share_price(plan: Plan, x: int, p: int, tokens: float, active: float, busy: float) -> Price:
+def share_price(plan: Plan, part: int, processor: int, tokens: float, active: float, busy: float) -> Price:
     """Return the cost of a share of one device's experts, which take `busy` seconds on a roofline."""
-    price = experts_price(plan.kernels, plan.slots.shape[0] + x, p, tokens, active)
+    price = experts_price(plan.kernels, plan.slots.shape[0] + part, processor, tokens, active)
     if price[0] < 0.0:
-        price = roofline_price(plan, x, p, tokens, active, busy)
+        price = roofline_price(plan, part, processor, tokens, active, busy)
     return price
 
 
 @compiled_part
-def book_share(plan: Plan, x: int, p: int, tokens: float, active: float, price: Price, share: F8) -> None:
+def book_share(plan: Plan, part: int, processor: int, tokens: float, active: float, price: Price, share: F8) -> None:
     """Add a share of one device's experts to the totals of its processor."""
-    share[p, price[1]] += price[0]
-    share[p, book.A_TOKENS] += tokens
-    share[p, book.A_ACTIVE] += active
-    share[p, book.A_RUNS] += 1.0
-    row = plan.slots.shape[0] + x
-    share[p, book.A_OUTSIDE] += part_outside(plan.kernels, row, p, tokens, active)
+    share[processor, price[1]] += price[0]
+    share[processor, book.A_TOKENS] += tokens
+    share[processor, book.A_ACTIVE] += active
+    share[processor, book.A_RUNS] += 1.0
+    row = plan.slots.shape[0] + part
+    share[processor, book.A_OUTSIDE] += part_outside(plan.kernels, row, processor, tokens, active)
 
 
 @compiled_part
-def experts_whole(plan: Plan, x: int, loads: I8, first: int, held: int, mixed: bool, share: F8) -> float:
+def experts_whole(plan: Plan, part: int, loads: I8, first: int, held: int, mixed: bool, share: F8) -> float:
     """Seconds of one device's experts on the one processor that the rule chooses."""
     own, tokens, used = loads[first : first + held], int64(0), int64(0)
     for e in range(own.size):  # whole numbers: they add up side by side
@@ -90,7 +90,7 @@ def experts_whole(plan: Plan, x: int, loads: I8, first: int, held: int, mixed: b
     if tokens == 0:
         return 0.0
     routed, active = float(tokens), float(used)
-    row, work = plan.slots.shape[0] + x, plan.expert_work[x]
+    row, work = plan.slots.shape[0] + part, plan.expert_work[part]
     can, several = plan.can[row], plan.can[row].sum() > 1
     flops, stream, act = routed * work[low.V_FLOPS], active * work[low.V_WEIGHTS], routed * work[low.V_ACT]
     best, least, chosen = int64(0), np.inf, (0.0, int64(0))
@@ -100,10 +100,10 @@ def experts_whole(plan: Plan, x: int, loads: I8, first: int, held: int, mixed: b
         params, value = plan.params[row, p], -1.0
         price = experts_price(plan.kernels, row, p, routed, active)
         if price[0] < 0.0:
-            table, busy = plan.expert_table[plan.experts[x, low.E_CLASS], p], 0.0
+            table, busy = plan.expert_table[plan.experts[part, low.E_CLASS], p], 0.0
             for e in range(own.size):
                 busy += expert_seconds(table, own[e])
-            price = roofline_price(plan, x, p, routed, active, busy)
+            price = roofline_price(plan, part, p, routed, active, busy)
         if several:
             joules = energy(params, flops, stream, act)
             rate = attained(params, flops, stream + act)
@@ -112,7 +112,7 @@ def experts_whole(plan: Plan, x: int, loads: I8, first: int, held: int, mixed: b
             value = score(plan.custom, plan.rule, o)
         if value < least:
             best, least, chosen = p, value, price
-    book_share(plan, x, best, routed, active, chosen, share)
+    book_share(plan, part, best, routed, active, chosen, share)
     return chosen[0]
 
 
@@ -155,7 +155,7 @@ def side_loads(queue: F8, used: int, mask: int, side: int) -> tuple[float, float
 
 
 @compiled_part
-def split_queue(plan: Plan, x: int, queue: F8, used: int, near: int, share: F8) -> float:
+def split_queue(plan: Plan, part: int, queue: F8, used: int, near: int, share: F8) -> float:
     """Co-process one device's experts, `placement.split_experts` over arrays; seconds.
 
     A choice is a mask of the spaces that move: every mask, or only the prefixes of the order.
@@ -168,7 +168,7 @@ def split_queue(plan: Plan, x: int, queue: F8, used: int, near: int, share: F8) 
             tokens, active, busy = side_loads(queue, used, mask, side)
             side_s = 0.0
             if tokens > 0.0:
-                side_s, _ = share_price(plan, x, near * side, tokens, active, busy)
+                side_s, _ = share_price(plan, part, near * side, tokens, active, busy)
             seconds = max(seconds, side_s)
         if seconds < best_seconds * CLEARLY:
             best, best_seconds = mask, seconds
@@ -178,8 +178,8 @@ def split_queue(plan: Plan, x: int, queue: F8, used: int, near: int, share: F8) 
     for side in range(2):
         tokens, active, busy = side_loads(queue, used, best, side)
         if tokens > 0.0:
-            price = share_price(plan, x, near * side, tokens, active, busy)
-            book_share(plan, x, near * side, tokens, active, price, share)
+            price = share_price(plan, part, near * side, tokens, active, busy)
+            book_share(plan, part, near * side, tokens, active, price, share)
     return best_seconds
 
 
@@ -192,13 +192,13 @@ def clear_share(share: F8) -> None:
 
 
 @compiled_part
-def groups_seconds(plan: Plan, x: int, loads: I8, mixed: bool, share: F8, queue: F8) -> tuple[float, float]:
-    """Run one layer's experts of part `x`; seconds of the slowest group, and bytes of partial sums.
+def groups_seconds(plan: Plan, part: int, loads: I8, mixed: bool, share: F8, queue: F8) -> tuple[float, float]:
+    """Run one layer's experts of part `part`; seconds of the slowest group, and bytes of partial sums.
 
     What all groups do is added to `share`, the main processor's adding up of sums included.
     """
-    experts = plan.experts[x]
-    params = plan.params[plan.slots.shape[0] + x]
+    experts = plan.experts[part]
+    params = plan.params[plan.slots.shape[0] + part]
     groups, near = experts[low.E_GROUPS], experts[low.E_NEAR]
     held = experts[low.E_HELD]
     slowest, sums, before = 0.0, 0.0, 0.0
@@ -210,9 +210,9 @@ def groups_seconds(plan: Plan, x: int, loads: I8, mixed: bool, share: F8, queue:
             used = queue_spaces(loads, g * held, held, plan.spaces, tables[0], tables[near], queue)
             seconds = 0.0
             if used > 0:
-                seconds = split_queue(plan, x, queue, used, near, share)
+                seconds = split_queue(plan, part, queue, used, near, share)
         else:
-            seconds = experts_whole(plan, x, loads, g * held, held, mixed, share)
+            seconds = experts_whole(plan, part, loads, g * held, held, mixed, share)
         left = -before - sums  # bytes of partial sums that this group's stacks leave
         for p in range(share.shape[0]):
             left += share[p, book.A_TOKENS] * params[p, P_SUM]
@@ -228,9 +228,9 @@ def groups_seconds(plan: Plan, x: int, loads: I8, mixed: bool, share: F8, queue:
 
 
 @compiled_part
-def book_part(plan: Plan, x: int, sums: float, share: F8, tally: F8, busy: F8) -> None:
-    """Book what the groups of part `x` did, and their bytes of partial sums, for all its layers."""
-    experts, work, row = plan.experts[x], plan.expert_work[x], plan.slots.shape[0] + x
+def book_part(plan: Plan, part: int, sums: float, share: F8, tally: F8, busy: F8) -> None:
+    """Book what the groups of part `part` did, and their bytes of partial sums, for all its layers."""
+    experts, work, row = plan.experts[part], plan.expert_work[part], plan.slots.shape[0] + part
     times = float(plan.expert_devices // experts[low.E_GROUPS] * experts[low.E_LAYERS])
     for p in range(share.shape[0]):
         if share[p, book.A_RUNS] > 0.0:
@@ -247,14 +247,14 @@ def book_part(plan: Plan, x: int, sums: float, share: F8, tally: F8, busy: F8) -
 
 
 @compiled_part
-def part_seconds(plan: Plan, x: int, key: np.uint64, mixed: bool, books: Books) -> float:
-    """Return the seconds of the slowest group of expert part `x` at the sampled loads, with booking."""
+def part_seconds(plan: Plan, part: int, key: np.uint64, mixed: bool, books: Books) -> float:
+    """Return the seconds of the slowest group of expert part `part` at the sampled loads, with booking."""
     clear_share(books.share)
-    loads = on_slots(plan, x, key, books.loads, books.placed)
-    slowest, sums = groups_seconds(plan, x, loads, mixed, books.share, books.queue)
-    book_part(plan, x, sums, books.share, books.tally, books.busy[0])
-    layers = plan.experts[x, low.E_LAYERS]
-    books.wall[plan.slots.shape[0] + x] += slowest * layers
+    loads = on_slots(plan, part, key, books.loads, books.placed)
+    slowest, sums = groups_seconds(plan, part, loads, mixed, books.share, books.queue)
+    book_part(plan, part, sums, books.share, books.tally, books.busy[0])
+    layers = plan.experts[part, low.E_LAYERS]
+    books.wall[plan.slots.shape[0] + part] += slowest * layers
     return float(slowest * layers)
 
 

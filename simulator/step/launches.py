@@ -75,23 +75,27 @@ def section_launches(section: Section, unit: Moments, calls: Calls) -> tuple[int
     return prompts * section.layers, decodes * section.layers, pieces * section.layers
 
 
-def launches_of(d: Deployment, calls: Calls = PYTHON) -> Launches:
+def launches_of(deployment: Deployment, calls: Calls = PYTHON) -> Launches:
     """Count the launches of a deployment's steps.
 
     On data-centre Blackwell vLLM and SGLang call kernels that take a layer's experts whole, for weights below 16 bits.
     """
-    unit = Moments(d.shard.windows, np.ones(num_moments(len(d.shard.windows), d.several > 1)))
-    prompts, decodes, pieces = map(sum, zip(*(section_launches(s, unit, calls) for s in sections_of(d)), strict=True))
-    low = d.run.numerics.weight_format("experts") not in PLAIN
-    whole = low and generation(d.system.device) == BLACKWELL
-    experts = sum(part.layers for part in d.experts) * (calls.whole_experts if whole else calls.experts)
-    cut = not any(isinstance(layer.mixer, UNCUT) for layer in d.model.layers)
+    unit = Moments(
+        deployment.shard.windows, np.ones(num_moments(len(deployment.shard.windows), deployment.several > 1))
+    )
+    prompts, decodes, pieces = map(
+        sum, zip(*(section_launches(s, unit, calls) for s in sections_of(deployment)), strict=True)
+    )
+    low = deployment.run.numerics.weight_format("experts") not in PLAIN
+    whole = low and generation(deployment.system.device) == BLACKWELL
+    experts = sum(part.layers for part in deployment.experts) * (calls.whole_experts if whole else calls.experts)
+    cut = not any(isinstance(layer.mixer, UNCUT) for layer in deployment.model.layers)
     return Launches(prompts + experts, decodes + experts, pieces if cut else prompts + experts)
 
 
-def all_launches(d: Deployment, calls: Calls) -> Launches:
+def all_launches(deployment: Deployment, calls: Calls) -> Launches:
     """The same with the model that drafts, where there is one."""
-    own, drafts = launches_of(d, calls), d.parts.get("drafts")
+    own, drafts = launches_of(deployment, calls), deployment.parts.get("drafts")
     if drafts is None or drafts.draft is None:
         return own
     return own.drafting(launches_of(drafts.draft, calls), drafts.tokens)

@@ -203,9 +203,11 @@ def _slots(ops: Sequence[Op], roles: Sequence[int], varies: npt.ArrayLike, can: 
     return np.column_stack([roles, varies, can.sum(1) > 1, kinds, phases]).astype(np.int64)
 
 
-def _probe(d: Deployment, build: Build, counts: int) -> tuple[list[Op], F8, list[Probe]]:
+def _probe(deployment: Deployment, build: Build, counts: int) -> tuple[list[Op], F8, list[Probe]]:
     """Ops of a section at unit moments, their forms, and how each changes with the moments."""
-    unit = Moments(d.shard.windows, np.ones(num_moments(len(d.shard.windows), d.several > 1)))
+    unit = Moments(
+        deployment.shard.windows, np.ones(num_moments(len(deployment.shard.windows), deployment.several > 1))
+    )
     ops = build(unit)
     affine = _affine(build, unit, len(ops))
     raised = [build(_raised(unit, j)) for j in range(affine.shape[2] - 1)]
@@ -287,8 +289,8 @@ def _forms(ops: list[Op]) -> F8:
     return np.array([[op.flops, op.stream_bytes, op.act_bytes] for op in ops])
 
 
-def _link(d: Deployment, op: Op) -> AnyLink | None:
-    return d.link(op) if op.exchange else None
+def _link(deployment: Deployment, op: Op) -> AnyLink | None:
+    return deployment.link(op) if op.exchange else None
 
 
 def _role(op: Op, before: Op | None) -> int:
@@ -300,19 +302,19 @@ def _role(op: Op, before: Op | None) -> int:
     return ROLE_PLAIN
 
 
-def _expert_work(part: ExpertPart, d: Deployment) -> tuple[float, ...]:
+def _expert_work(part: ExpertPart, deployment: Deployment) -> tuple[float, ...]:
     """One row of `Plan.expert_work`."""
-    op = part.spec.expert_op(Loads(np.ones(1), np.ones(1)), d.run)
+    op = part.spec.expert_op(Loads(np.ones(1), np.ones(1)), deployment.run)
     return op.flops, op.weight_bytes, op.act_bytes, part.router.tilt, part.router.persist
 
 
-def _experts(d: Deployment, shares: bool, can: B1, classes: Sequence[int]) -> I8:
+def _experts(deployment: Deployment, shares: bool, can: B1, classes: Sequence[int]) -> I8:
     """`Plan.experts`: what is counted of each part, and where its experts may run."""
     rows = [
         (part.router.prob.shape[1], part.ep, part.router.top_k, int(part.router.uniform),
          _near(shares, can[x]), classes[x], part.layers, part.stage, part.router.keys[part.row],
          part.held)
-        for x, part in enumerate(d.experts)
+        for x, part in enumerate(deployment.experts)
     ]  # fmt: skip
     return np.array(rows, dtype=np.int64).reshape(-1, 10)
 

@@ -26,10 +26,10 @@ class Modes(NamedTuple):
     params: F8  # [2, L, NUM_PARAMS] without prompts on any rank, and with
 
 
-def modes_of(d: Deployment, ops: Sequence[Op]) -> Modes | None:
+def modes_of(deployment: Deployment, ops: Sequence[Op]) -> Modes | None:
     """The exchanges of a deployment whose algorithm goes by the step; None where there are none."""
     slots = [i for i, op in enumerate(ops) if op.kind == "all_to_all"]
-    if d.all_to_all not in BY_STEP or not slots:
+    if deployment.all_to_all not in BY_STEP or not slots:
         return None
-    rows = [[d.link(ops[i], prompts).row(ops[i], ALONE).params for i in slots] for prompts in (False, True)]
+    rows = [[deployment.link(ops[i], prompts).row(ops[i], ALONE).params for i in slots] for prompts in (False, True)]
     return Modes(np.array(slots, dtype=np.int64), np.array(rows))

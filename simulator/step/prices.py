@@ -143,72 +143,78 @@ def _stacked(grids: list[Grid]) -> tuple[F8, I8, I8, F8]:
 
 
 @compiled_given("kernels", otherwise=lambda kernels, s, p, m, seconds, limit: (seconds, limit))
-def kernel_price(kernels: Kernels, s: int, p: int, m: F8, seconds: float, limit: int) -> Price:
+def kernel_price(kernels: Kernels, s: int, processor: int, moments: F8, seconds: float, limit: int) -> Price:
     """Return the cost of an op; the given roofline cost if no kernel model covers it."""
-    slot = kernels.slots[s, p]
+    slot = kernels.slots[s, processor]
     code = slot[K_CODE]
     if code == law.ROOFLINE:
         return seconds, limit
     if code == law.CURVE:
-        return _on_curve(kernels.curves, slot, m[slot[K_MOMENT]])
-    return quickest(kernels, s, p, m, formula_price(kernels, kernels.formulas[s, p, 0], s, p, m))
+        return _on_curve(kernels.curves, slot, moments[slot[K_MOMENT]])
+    return quickest(
+        kernels, s, processor, moments, formula_price(kernels, kernels.formulas[s, processor, 0], s, processor, moments)
+    )
 
 
 @compiled_given("kernels.rivals", otherwise=lambda kernels, s, p, m, own: own)
-def quickest(kernels: Kernels, s: int, p: int, m: F8, own: Price) -> Price:
+def quickest(kernels: Kernels, slot: int, processor: int, moments: F8, own: Price) -> Price:
     """Return the cost of the fastest of an op's kernels; `own` is the cost of the first."""
     for r in range(kernels.rivals.shape[0]):
-        rival = formula_price(kernels, kernels.rivals[r, s, p], s, p, m)
+        rival = formula_price(kernels, kernels.rivals[r, slot, processor], slot, processor, moments)
         if rival[0] < own[0]:
             own = rival
     return own
 
 
 @compiled_part
-def formula_price(kernels: Kernels, parameters: F8, s: int, p: int, m: F8) -> Price:
+def formula_price(kernels: Kernels, parameters: F8, slot: int, processor: int, moments: F8) -> Price:
     """Return the cost of an op by its formula with some kernel's parameters, or by its grid."""
-    code, forms, h = kernels.slots[s, p, K_CODE], kernels.sums[s], kernels.h[p]
-    batch, kv = _form(forms[law.U_BATCH], m), _form(forms[law.U_KV], m)
-    x = kernels.formulas[s, p, 1]
+    code, forms, h = kernels.slots[slot, processor, K_CODE], kernels.sums[slot], kernels.h[processor]
+    batch, kv = _form(forms[law.U_BATCH], moments), _form(forms[law.U_KV], moments)
+    x = kernels.formulas[slot, processor, 1]
     tokens, pairs = 0.0, 0.0
     if code in (law.DECODE, law.MIXED_DECODE):
-        pairs, prompts = _form(forms[law.U_PAIRS], m), _form(forms[law.U_PROMPTS], m)
+        pairs, prompts = _form(forms[law.U_PAIRS], moments), _form(forms[law.U_PROMPTS], moments)
         seconds, limit = decode_price(parameters, h, x, batch, pairs, kv, prompts)
     else:
-        tokens, pairs = _form(forms[law.U_TOKENS], m), _form(forms[law.U_PAIRS], m)
+        tokens, pairs = _form(forms[law.U_TOKENS], moments), _form(forms[law.U_PAIRS], moments)
         if code == law.MLA:
             return mla_price(parameters, h, x, batch, tokens, pairs, kv)
         if code == law.STREAMED:
-            return flowing(kernels, parameters, s, p, batch, tokens, pairs, kv)
+            return flowing(kernels, parameters, slot, processor, batch, tokens, pairs, kv)
         window = parameters[law.WIDTH]
-        decodes = _form(forms[law.U_DECODES], m)
+        decodes = _form(forms[law.U_DECODES], moments)
         seconds, limit = prefill_price(parameters, h, x, window, batch, tokens, pairs, kv, decodes)
-    return tabled_seconds(kernels, s, p, m, seconds, (batch, kv, tokens, pairs)), limit
+    return tabled_seconds(kernels, slot, processor, moments, seconds, (batch, kv, tokens, pairs)), limit
 
 
 @compiled_given("kernels.streamed", otherwise=lambda kernels, own, s, p, batch, tokens, pairs, kv: (0.0, 0))
-def flowing(kernels: Kernels, own: F8, s: int, p: int, batch: float, tokens: float, pairs: float, kv: float) -> Price:
+def flowing(
+    kernels: Kernels, own: F8, slot: int, processor: int, batch: float, tokens: float, pairs: float, kv: float
+) -> Price:
     """Return the cost of an op of `calibrated.streamed`; most plans have none."""
-    x = kernels.formulas[s, p, 1]
-    return streamed_price(own, kernels.h[p], x, batch, tokens, pairs, kv)
+    x = kernels.formulas[slot, processor, 1]
+    return streamed_price(own, kernels.h[processor], x, batch, tokens, pairs, kv)
 
 
 @compiled_given("kernels.tables", otherwise=lambda kernels, s, p, m, seconds, u: seconds)
-def tabled_seconds(kernels: Kernels, s: int, p: int, m: F8, seconds: float, u: tuple[float, ...]) -> float:
+def tabled_seconds(
+    kernels: Kernels, s: int, processor: int, moments: F8, seconds: float, u: tuple[float, ...]
+) -> float:
     """Return the seconds of an attention op; its given formula's if no grid was measured.
 
     `u` are its sequences, keys, tokens and pairs.
     """
-    slot, h, forms = kernels.slots[s, p], kernels.h[p], kernels.sums[s]
+    slot, h, forms = kernels.slots[s, processor], kernels.h[processor], kernels.sums[s]
     code = slot[K_CODE]
-    parameters, x = kernels.formulas[s, p, 0], kernels.formulas[s, p, 1]
+    parameters, x = kernels.formulas[s, processor, 0], kernels.formulas[s, processor, 1]
     batch, kv, tokens, pairs = u
     axes, sizes, values = _grid(kernels, slot[K_GRID])
     if code == law.MIXED_DECODE:
         ratio = decode_beyond(axes, sizes, parameters, h, x, batch, kv)
-        seconds = ratio * mixed_decode(axes, sizes, values, batch, kv, m[m.size - 1])
+        seconds = ratio * mixed_decode(axes, sizes, values, batch, kv, moments[moments.size - 1])
     elif code == law.MIXED_PREFILL:
-        decodes, decode_kv = _form(forms[law.U_DECODES], m), _form(forms[law.U_DECODE_KV], m)
+        decodes, decode_kv = _form(forms[law.U_DECODES], moments), _form(forms[law.U_DECODE_KV], moments)
         ratio = prefill_beyond(axes, sizes, parameters, h, x, batch, tokens, pairs)
         seconds = ratio * mixed_prefill(axes, sizes, values, batch, tokens, pairs, decodes, decode_kv)
     return seconds
@@ -221,10 +227,10 @@ def _grid(kernels: Kernels, g: int) -> tuple[F8, I8, F8]:
 
 
 @compiled_part
-def _form(form: F8, m: F8) -> float:
-    total = form[m.size]
-    for j in range(m.size):
-        total += form[j] * m[j]
+def _form(form: F8, moments: F8) -> float:
+    total = form[moments.size]
+    for j in range(moments.size):
+        total += form[j] * moments[j]
     return float(total)
 
 
@@ -240,78 +246,82 @@ def _on_curve(curves: F8, slot: I8, count: float) -> Price:
 
 
 @compiled_part
-def op_price(kernels: Kernels | None, params: F8, s: int, p: int, m: F8, flops: float, size: float) -> Price:
-    """Return the cost of op `s` on processor `p` at the moments `m`, with `size` bytes moved."""
+def op_price(
+    kernels: Kernels | None, params: F8, slot: int, processor: int, moments: F8, flops: float, size: float
+) -> Price:
+    """Return the cost of op `slot` on processor `processor` at the moments `moments`, with `size` bytes moved."""
     compute, memory, fixed = flops / params[P_FLOPS], size / params[P_BYTES], params[P_FIXED]
     seconds = max(compute, memory) + fixed
-    return kernel_price(kernels, s, p, m, seconds, bound(seconds, compute, memory, fixed))
+    return kernel_price(kernels, slot, processor, moments, seconds, bound(seconds, compute, memory, fixed))
 
 
 @compiled_given("kernels", otherwise=lambda kernels, row, p, routed, active: (-1.0, 0))
-def experts_price(kernels: Kernels, row: int, p: int, routed: float, active: float) -> Price:
+def experts_price(kernels: Kernels, row: int, processor: int, routed: float, active: float) -> Price:
     """Return the cost of one device's experts; negative if no kernel model covers them."""
-    code, twin = kernels.slots[row, p, K_CODE], kernels.twins[row, p]
+    code, twin = kernels.slots[row, processor, K_CODE], kernels.twins[row, processor]
     if code != law.MOE and code != law.MOE_GRID:
         return -1.0, 0
     seen = kernels.seen[(int(routed) * 67 + int(active) + twin * 509) % SEEN]
     if seen[0] == twin and seen[1] == routed and seen[2] == active:
         return seen[3], int(seen[4])
-    parameters, x, h = kernels.formulas[row, p, 0], kernels.formulas[row, p, 1], kernels.h[p]
-    seconds, limit = quickest_experts(kernels, row, p, routed, active, moe_price(parameters, h, x, routed, active))
-    seconds = tabled_experts(kernels, row, p, seconds, routed, active)
+    parameters, x, h = kernels.formulas[row, processor, 0], kernels.formulas[row, processor, 1], kernels.h[processor]
+    seconds, limit = quickest_experts(
+        kernels, row, processor, routed, active, moe_price(parameters, h, x, routed, active)
+    )
+    seconds = tabled_experts(kernels, row, processor, seconds, routed, active)
     seen[0], seen[1], seen[2], seen[3], seen[4] = twin, routed, active, seconds, limit
     return seconds, limit
 
 
 @compiled_given("kernels.rivals", otherwise=lambda kernels, row, p, routed, active, own: own)
-def quickest_experts(kernels: Kernels, row: int, p: int, routed: float, active: float, own: Price) -> Price:
+def quickest_experts(kernels: Kernels, row: int, processor: int, routed: float, active: float, own: Price) -> Price:
     """Return the cost of the fastest kernel of a device's experts; `own` is the cost of the first."""
-    x, h = kernels.formulas[row, p, 1], kernels.h[p]
+    x, h = kernels.formulas[row, processor, 1], kernels.h[processor]
     for r in range(kernels.rivals.shape[0]):
-        rival = moe_price(kernels.rivals[r, row, p], h, x, routed, active)
+        rival = moe_price(kernels.rivals[r, row, processor], h, x, routed, active)
         if rival[0] < own[0]:
             own = rival
     return own
 
 
 @compiled_given("kernels.tables", otherwise=lambda kernels, row, p, seconds, routed, active: seconds)
-def tabled_experts(kernels: Kernels, row: int, p: int, seconds: float, routed: float, active: float) -> float:
+def tabled_experts(kernels: Kernels, row: int, processor: int, seconds: float, routed: float, active: float) -> float:
     """Return the seconds of experts; their given formula's if no grid was measured."""
-    if kernels.slots[row, p, K_CODE] != law.MOE_GRID:
+    if kernels.slots[row, processor, K_CODE] != law.MOE_GRID:
         return seconds
-    parameters, x, h = kernels.formulas[row, p, 0], kernels.formulas[row, p, 1], kernels.h[p]
+    parameters, x, h = kernels.formulas[row, processor, 0], kernels.formulas[row, processor, 1], kernels.h[processor]
     top_k = x[law.WIDTH]
     tokens = routed / top_k
-    axes, sizes, values = _grid(kernels, kernels.slots[row, p, K_GRID])
+    axes, sizes, values = _grid(kernels, kernels.slots[row, processor, K_GRID])
     ratio = moe_beyond(axes, sizes, parameters, h, x, tokens, active, top_k)
     return float(ratio * interpolate(axes, sizes, values, tokens, active, 0.0, 0.0))
 
 
 @compiled_given("kernels.tables", otherwise=lambda kernels, s, p, m: False)
-def op_outside(kernels: Kernels, s: int, p: int, m: F8) -> bool:
-    """Whether op `s` at the moments `m` lies outside the kernel tables, where some are in use."""
-    slot = kernels.slots[s, p]
+def op_outside(kernels: Kernels, s: int, processor: int, moments: F8) -> bool:
+    """Whether op `s` at the moments `moments` lies outside the kernel tables, where some are in use."""
+    slot = kernels.slots[s, processor]
     if slot[K_MOST] != IN_GRID:
-        return bool(slot[K_MOST] == NOT_THERE or (slot[K_MOST] >= 0 and m[slot[K_MOMENT]] > slot[K_MOST]))
+        return bool(slot[K_MOST] == NOT_THERE or (slot[K_MOST] >= 0 and moments[slot[K_MOMENT]] > slot[K_MOST]))
     forms = kernels.sums[s]
     axes, sizes, _ = _grid(kernels, slot[K_GRID])
     if slot[K_CODE] == law.MIXED_DECODE:
-        batch, kv = _form(forms[law.U_BATCH], m), _form(forms[law.U_KV], m)
+        batch, kv = _form(forms[law.U_BATCH], moments), _form(forms[law.U_KV], moments)
         return bool(attention_outside(axes, sizes, law.MIXED_DECODE, 0.0, 0.0, 0.0, batch, kv))
     return bool(
         attention_outside(
-            axes, sizes, law.MIXED_PREFILL, _form(forms[law.U_BATCH], m), _form(forms[law.U_TOKENS], m),
-            _form(forms[law.U_PAIRS], m), _form(forms[law.U_DECODES], m), _form(forms[law.U_DECODE_KV], m),
+            axes, sizes, law.MIXED_PREFILL, _form(forms[law.U_BATCH], moments), _form(forms[law.U_TOKENS], moments),
+            _form(forms[law.U_PAIRS], moments), _form(forms[law.U_DECODES], moments), _form(forms[law.U_DECODE_KV], moments),
         )
     )  # fmt: skip
 
 
 @compiled_given("kernels.tables", otherwise=lambda kernels, row, p, routed, active: False)
-def part_outside(kernels: Kernels, row: int, p: int, routed: float, active: float) -> bool:
+def part_outside(kernels: Kernels, row: int, processor: int, routed: float, active: float) -> bool:
     """Whether one device's experts lie outside the kernel tables, where some are in use."""
-    slot = kernels.slots[row, p]
+    slot = kernels.slots[row, processor]
     if slot[K_MOST] != IN_GRID:
         return bool(slot[K_MOST] == NOT_THERE)
     axes, sizes, _ = _grid(kernels, slot[K_GRID])
-    tokens = routed / kernels.formulas[row, p, 1, law.WIDTH]
+    tokens = routed / kernels.formulas[row, processor, 1, law.WIDTH]
     return bool(experts_outside(axes, sizes, tokens, active))

@@ -46,21 +46,21 @@ def custom_rule(name: str) -> Custom:
 
 
 @compiled_part
-def built_in_score(custom: None, rule: int, o: Option) -> float:
+def built_in_score(custom: None, rule: int, option: Option) -> float:
     """Score of an option under a rule of the library."""
     if rule == XPU_ONLY:
-        return _xpu_only(o)
+        return _xpu_only(option)
     if rule == OP_PER_BYTE:
-        return _op_per_byte(o)
+        return _op_per_byte(option)
     if rule == FASTEST:
-        return _fastest(o)
-    return _paper(o)
+        return _fastest(option)
+    return _paper(option)
 
 
 @compiled_given("custom", otherwise=built_in_score)
-def score(custom: Callable[[Option], float], rule: int, o: Option) -> float:
+def score(custom: Callable[[Option], float], rule: int, option: Option) -> float:
     """Score of an option under a rule, which is from outside where it is `custom`."""
-    return custom(o)
+    return custom(option)
 
 
 @compiled_part

@@ -41,36 +41,36 @@ class Section(NamedTuple):
     layer: Layer | None = None
 
 
-def whole_layer(d: Deployment, spec: Layer, m: Moments) -> list[Op]:
+def whole_layer(deployment: Deployment, spec: Layer, moments: Moments) -> list[Op]:
     """Ops of a layer in order, collectives among them, and its experts without any tokens."""
-    parts = layer_ops(spec, m, d.run, Loads(np.zeros(1), np.zeros(1)))
-    return layer_program(spec, parts, d.layout, d.run, m.tokens)
+    parts = layer_ops(spec, moments, deployment.run, Loads(np.zeros(1), np.zeros(1)))
+    return layer_program(spec, parts, deployment.layout, deployment.run, moments.tokens)
 
 
-def sections_of(d: Deployment) -> list[Section]:
+def sections_of(deployment: Deployment) -> list[Section]:
     """Embedding, each distinct layer of every stage without its experts, what is sent on, head."""
 
     def layer(spec: Layer) -> Build:
-        def build(m: Moments) -> list[Op]:
-            return [op for op in whole_layer(d, spec, m) if not op.routed]
+        def build(moments: Moments) -> list[Op]:
+            return [op for op in whole_layer(deployment, spec, moments) if not op.routed]
 
         return build
 
     def send(stage: int) -> Build:
-        return lambda m: [stage_send(m.tokens, d.shard.hidden, stage, d.run)]
+        return lambda m: [stage_send(m.tokens, deployment.shard.hidden, stage, deployment.run)]
 
-    def head(m: Moments) -> list[Op]:
-        return head_program(d.shard, m, d.layout, d.run)
+    def head(moments: Moments) -> list[Op]:
+        return head_program(deployment.shard, moments, deployment.layout, deployment.run)
 
-    last = len(d.stages) - 1
-    out = [Section(lambda m: embedding_ops(d.shard, m, d.run), 1, 0)]
-    for s, stage in enumerate(d.stages):
+    last = len(deployment.stages) - 1
+    out = [Section(lambda m: embedding_ops(deployment.shard, m, deployment.run), 1, 0)]
+    for s, stage in enumerate(deployment.stages):
         out += [Section(layer(spec), count, s, layer=spec) for spec, count in stage.groups]
         out.append(Section(send(s) if s < last else head, 1, s, closing=True))
     return out
 
 
-def placed_ops(d: Deployment, batch: Batch) -> list[tuple[Op, str]]:
+def placed_ops(deployment: Deployment, batch: Batch) -> list[tuple[Op, str]]:
     """Every op of a step with the processor or link that runs it, without what it costs.
 
     Each of a model's distinct layers counts once; experts have expected loads.
@@ -80,21 +80,21 @@ def placed_ops(d: Deployment, batch: Batch) -> list[tuple[Op, str]]:
     batch : Batch
         Of each rank.
     """
-    m = batch.moments(d.shard.windows, d.several > 1)
-    ops, apart = [op for section in sections_of(d) for op in section.build(m)], list[Op]()
-    for part in d.experts:
+    m = batch.moments(deployment.shard.windows, deployment.several > 1)
+    ops, apart = [op for section in sections_of(deployment) for op in section.build(m)], list[Op]()
+    for part in deployment.experts:
         loads = part.expected(float(batch.tokens))
         slots = slice(0, max(len(loads.tokens) // part.ep, 1))
-        op = part.spec.expert_op(Loads(loads.tokens[slots], loads.experts[slots]), d.run)
-        (ops if d.apart is None or part.kept else apart).append(op)
+        op = part.spec.expert_op(Loads(loads.tokens[slots], loads.experts[slots]), deployment.run)
+        (ops if deployment.apart is None or part.kept else apart).append(op)
     active = [op for op in ops if op.flops > 0 or op.act_bytes > 0]
     links = [op for op in active if op.exchange]
     mixed = bool((batch.phase == PREFILL).any())
     inside = [op for op in active if not op.exchange]
-    placed = regions(inside, d.device, d.placement, mixed, tokens=m.tokens)
-    if apart and d.apart is not None:
-        holder = d.apart.holder
+    placed = regions(inside, deployment.device, deployment.placement, mixed, tokens=m.tokens)
+    if apart and deployment.apart is not None:
+        holder = deployment.apart.holder
         placed = [*placed, *regions(apart, holder.device, holder.placement, mixed)]
-    return [(op, d.link(op).spec.name) for op in links] + [
+    return [(op, deployment.link(op).spec.name) for op in links] + [
         (op, name) for region in placed for name, track in region.tracks.items() for op in track
     ]

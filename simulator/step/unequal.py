@@ -44,12 +44,12 @@ class Uneven(NamedTuple):
     seconds: F8
 
 
-def uneven_of(d: Deployment) -> Uneven | None:
+def uneven_of(deployment: Deployment) -> Uneven | None:
     """The decode attention of a deployment; None without tables that tell."""
-    main = processors_of(d.device)[0].model
-    m = Batch.of([1]).moments(d.shard.windows)
-    for layer, _ in d.shard.groups:
-        parts = layer_ops(layer, m, d.run, Loads(np.zeros(1), np.zeros(1)))
+    main = processors_of(deployment.device)[0].model
+    m = Batch.of([1]).moments(deployment.shard.windows)
+    for layer, _ in deployment.shard.groups:
+        parts = layer_ops(layer, m, deployment.run, Loads(np.zeros(1), np.zeros(1)))
         for op in chain.from_iterable(parts):
             if op.kind != "attention_decode":
                 continue
@@ -59,7 +59,7 @@ def uneven_of(d: Deployment) -> Uneven | None:
     return None
 
 
-def unequal_seconds(d: Deployment, batch: Batch, captured: int) -> float:
+def unequal_seconds(deployment: Deployment, batch: Batch, captured: int) -> float:
     """Seconds that a batch's unequal contexts add to the decode attention of one layer.
 
     Parameters
@@ -67,7 +67,7 @@ def unequal_seconds(d: Deployment, batch: Batch, captured: int) -> float:
     captured : int
         Largest batch with a captured graph; 0 = none.
     """
-    return added_seconds(uneven_of(d), batch, captured)
+    return added_seconds(uneven_of(deployment), batch, captured)
 
 
 def added_seconds(uneven: Uneven | None, batch: Batch, captured: int) -> float:
@@ -116,7 +116,7 @@ def padded_batch(tokens: int, captured: int, several: int) -> int:
 
 
 @compiled_part
-def uneven_seconds(u: Uneven, keys: F8, count: int, prompts: F8, chunks: int, captured: int, heap: F8) -> float:
+def uneven_seconds(uneven: Uneven, keys: F8, count: int, prompts: F8, chunks: int, captured: int, heap: F8) -> float:
     """Return the additional seconds of unequal contexts, one layer; for decode-only steps from the table.
 
     Contexts that differ by less than a tile of keys are equal ones; beyond the table nothing is added.
@@ -137,20 +137,20 @@ def uneven_seconds(u: Uneven, keys: F8, count: int, prompts: F8, chunks: int, ca
         total += keys[j]
         low, high = min(low, keys[j]), max(high, keys[j])
     n = float(count)
-    outside = attention_outside(u.axes, u.sizes, MIXED_DECODE, 0.0, 0.0, 0.0, n, total)
-    if outside or high - low < u.blocks[P_TILE]:
+    outside = attention_outside(uneven.axes, uneven.sizes, MIXED_DECODE, 0.0, 0.0, 0.0, n, total)
+    if outside or high - low < uneven.blocks[P_TILE]:
         return 0.0
-    p, mean = u.blocks, total / n
+    p, mean = uneven.blocks, total / n
     if chunks > 0:
         even = joint_seconds(p, keys, count, mean, prompts, chunks, heap)
         return joint_seconds(p, keys, count, 0.0, prompts, chunks, heap) - even
     tiles = np.ceil(high / p[P_TILE]) if count > captured else ANY_TILES
     batch = float(graph_batch(count, captured))
-    even = mixed_decode(u.axes, u.sizes, u.seconds, n, total, 0.0)
+    even = mixed_decode(uneven.axes, uneven.sizes, uneven.seconds, n, total, 0.0)
     return float(blocks_seconds(p, keys, count, 0.0, batch, tiles, heap) - even)
 
 
 @compiled
-def _call(u: Uneven, keys: F8, count: int, prompts: F8, chunks: int, captured: int, heap: F8) -> float:
+def _call(uneven: Uneven, keys: F8, count: int, prompts: F8, chunks: int, captured: int, heap: F8) -> float:
     """`uneven_seconds` for callers outside compiled code."""
-    return float(uneven_seconds(u, keys, count, prompts, chunks, captured, heap))
+    return float(uneven_seconds(uneven, keys, count, prompts, chunks, captured, heap))

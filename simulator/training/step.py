@@ -95,12 +95,12 @@ class TrainingStep:
     options: TrainingOptions
 
 
-def training_step(d: Deployment, layout: TrainingLayout, options: TrainingOptions) -> TrainingStep:
+def training_step(deployment: Deployment, layout: TrainingLayout, options: TrainingOptions) -> TrainingStep:
     """Cost one step.
 
     ParameterCounts
     ----------
-    d : Deployment
+    deployment : Deployment
         As `deploy.training_deployment` makes it.
 
     Raises
@@ -109,40 +109,47 @@ def training_step(d: Deployment, layout: TrainingLayout, options: TrainingOption
         Memory that a device does not have.
     """
     stages: tuple[TrainingStage, ...] = ()
-    for recompute in least_first(d, layout) if options.recompute == "auto" else [options.recompute]:
-        bench = _prices(d, layout, replace(options, recompute=recompute))
+    for recompute in least_first(deployment, layout) if options.recompute == "auto" else [options.recompute]:
+        bench = _prices(deployment, layout, replace(options, recompute=recompute))
         stages = _stages(bench)
-        if all(stage.memory.total <= usable_bytes(d.system) for stage in stages):
+        if all(stage.memory.total <= usable_bytes(deployment.system) for stage in stages):
             break
     memory = max((stage.memory for stage in stages), key=lambda each: each.total)
-    check_fits(memory, d.model, d.system, layout.serving.degrees)
-    one = whole_sequences(1, options.seq, d.model.windows)
-    flops = step_flops(d.model, one, d.run, bench.options.recompute, layout.pp)
+    check_fits(memory, deployment.model, deployment.system, layout.serving.degrees)
+    one = whole_sequences(1, options.seq, deployment.model.windows)
+    flops = step_flops(deployment.model, one, deployment.run, bench.options.recompute, layout.pp)
     return _timed(bench, stages, memory, flops.times(options.batch))
 
 
-def least_first(d: Deployment, layout: TrainingLayout) -> Iterator[str]:
+def least_first(deployment: Deployment, layout: TrainingLayout) -> Iterator[str]:
     """Ways to compute again, from none to whole layers: first what frees most for each second, as recipes combine modules."""
     yield "none"
-    parts = {type(part).__name__: part for layer in d.shard.layers for part in layer.parts}
+    parts = {type(part).__name__: part for layer in deployment.shard.layers for part in layer.parts}
     chosen: list[str] = []
     latent = any("Latent" in name for name in parts)
-    dense = any(not is_routed(layer.ffn) for layer in d.shard.layers if layer.ffn is not None)
-    for module, there in (("mla_up_proj", latent), ("moe_act", bool(d.experts)), ("layernorm", True), ("mlp", dense)):
+    dense = any(not is_routed(layer.ffn) for layer in deployment.shard.layers if layer.ffn is not None)
+    for module, there in (
+        ("mla_up_proj", latent),
+        ("moe_act", bool(deployment.experts)),
+        ("layernorm", True),
+        ("mlp", dense),
+    ):
         if there:
             chosen.append(module)
             yield ",".join(chosen)
-    most = max(len(stage.layers) for stage in d.stages)
+    most = max(len(stage.layers) for stage in deployment.stages)
     yield from (f"full:{n}" for n in range(1, most))
     yield "full"
 
 
-def _prices(d: Deployment, layout: TrainingLayout, options: TrainingOptions) -> LayerPrices:
+def _prices(deployment: Deployment, layout: TrainingLayout, options: TrainingOptions) -> LayerPrices:
     """Prices of a micro-batch on one rank: of each sequence, where several share it, its part."""
-    whole = whole_sequences(options.micro_batch, options.seq, d.shard.windows)
+    whole = whole_sequences(options.micro_batch, options.seq, deployment.shard.windows)
     m = Moments(whole.windows, whole.values / layout.cp)
-    each = BytesPerWeight.adam(d.run.numerics.act_bytes).stored_as(d.run.numerics.weight_format("ffn"))
-    return LayerPrices(d, layout, options, m, each)
+    each = BytesPerWeight.adam(deployment.run.numerics.act_bytes).stored_as(
+        deployment.run.numerics.weight_format("ffn")
+    )
+    return LayerPrices(deployment, layout, options, m, each)
 
 
 def _stages(bench: LayerPrices) -> tuple[TrainingStage, ...]:
@@ -188,12 +195,12 @@ def _stage(
     return TrainingStage(chunks, *ends, parameters, gathers, scatters, memory)
 
 
-def _exchanges(bench: LayerPrices, p: ParameterCounts) -> tuple[float, float]:
+def _exchanges(bench: LayerPrices, counts: ParameterCounts) -> tuple[float, float]:
     """Seconds of a layer's weights and of its gradients among the ranks that hold copies."""
     layout, each, system = bench.layout, bench.bytes_each, bench.deployment.system
     groups = (
-        (p.dense, layout.group(system, layout.copies, layout.tp)),
-        (p.experts, layout.group(system, layout.expert_dp, layout.expert_block)),
+        (counts.dense, layout.group(system, layout.copies, layout.tp)),
+        (counts.experts, layout.group(system, layout.expert_dp, layout.expert_block)),
     )
     zero = bench.options.zero
     kind = "all_reduce" if zero == 0 else "reduce_scatter"

@@ -94,20 +94,20 @@ def _tables(folder: Path, parallel: Mapping[str, Any]) -> None:
         _moe(folder / "kernels" / "moe.csv", d, mark)
 
 
-def _costs(d: Deployment, batch: Batch) -> list[tuple[Op, float]]:
+def _costs(deployment: Deployment, batch: Batch) -> list[tuple[Op, float]]:
     empty = Batch.of()
-    stage = explicit_stage(d, [batch, *[empty] * (d.ranks - 1)], expected=True)
+    stage = explicit_stage(deployment, [batch, *[empty] * (deployment.ranks - 1)], expected=True)
     return [(p.op, p.cost.seconds) for p in stage.ops if p.critical]
 
 
-def _attention(path: Path, d: Deployment, mark: Sequence[str]) -> None:
+def _attention(path: Path, deployment: Deployment, mark: Sequence[str]) -> None:
     rows = []
     contexts = (16, 256, 1024, 4096)
     cases = [(q, c, n, k) for q in (0, 16, 256, 2048) for c in (0, *contexts)
              for n in (0, 1, 4, 16, 64) for k in (0, *contexts)
              if (q > 0 or c == 0) and (n > 0) == (k > 0) and q + n > 0]  # fmt: skip
     for q, c, n, k in cases:
-        costs = _costs(d, Batch.of([k] * n, [(q, c)] if q else []))
+        costs = _costs(deployment, Batch.of([k] * n, [(q, c)] if q else []))
         ops = [(op, s) for op, s in costs if op.kind.startswith("attention_")]
         s = ops[0][0].shape
         heads = [int(s[name]) for name in ("heads_q", "heads_kv", "head_dim")]
@@ -120,15 +120,15 @@ def _attention(path: Path, d: Deployment, mark: Sequence[str]) -> None:
     )  # fmt: skip
 
 
-def _moe(path: Path, d: Deployment, mark: Sequence[str]) -> None:
+def _moe(path: Path, deployment: Deployment, mark: Sequence[str]) -> None:
     """Experts of one GPU by its tokens and active experts; the model's experts are named."""
-    spec, rows = d.experts[0].spec, []
-    cost = next(iter(d.device.processors.values())).model.cost
+    spec, rows = deployment.experts[0].spec, []
+    cost = next(iter(deployment.device.processors.values())).model.cost
     for n in TOKENS:
         for active in (1, 4, spec.held):
             if n * spec.top_k >= active:
                 each = n * spec.top_k / active
-                op = spec.expert_op(Loads(np.array([each]), np.array([float(active)])), d.run)
+                op = spec.expert_op(Loads(np.array([each]), np.array([float(active)])), deployment.run)
                 rows.append([*mark, "bf16", n, spec.hidden, spec.width, spec.experts, spec.top_k,
                              active, cost(op).seconds])  # fmt: skip
     _write(

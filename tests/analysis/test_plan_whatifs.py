@@ -53,17 +53,19 @@ class World:
                 TriedCandidate(candidate, system, Bound(1, ""), task.most_copies(system, int(d)), max(known, 1) - 1)
             )
 
-        def simulated(t: TriedCandidate, copies: int, bar: Any) -> Any:
-            i = t.candidate.place  # type: ignore[attr-defined]
+        def simulated(candidate: TriedCandidate, copies: int, bar: Any) -> Any:
+            i = candidate.candidate.place  # type: ignore[attr-defined]
             fewest = self.fewest(i, load, loose)
             missed: tuple[str, ...] = () if copies >= fewest else ("load",)
             joules = self.joules[i] * (1 + 0.1 * copies / max(load, 1e-9))
-            here = task.value(copies * t.candidate.devices, self.usd * copies * t.candidate.devices, joules)
+            here = task.value(
+                copies * candidate.candidate.devices, self.usd * copies * candidate.candidate.devices, joules
+            )
             if task.goal != "energy" and here >= bar:
                 missed = BEATEN  # a run may end once it says that
             return SimpleNamespace(
-                copies=copies, missed=missed, served=min(copies / max(fewest, 1e-9), 1.0), devices=copies * t.candidate.devices,
-                usd_per_hour=self.usd * copies * t.candidate.devices, paces=lambda level: 1.0, joules_per_token=joules,
+                copies=copies, missed=missed, served=min(copies / max(fewest, 1e-9), 1.0), devices=copies * candidate.candidate.devices,
+                usd_per_hour=self.usd * copies * candidate.candidate.devices, paces=lambda level: 1.0, joules_per_token=joules,
             )  # fmt: skip
 
         found = narrowed(task, Searched("drawn", tuple(tried)), simulated)

@@ -84,11 +84,11 @@ note_content = holding.note_content
 
 
 @compiled_given("st.pool", otherwise=lambda st, kv, r, i, want: None)
-def note_pooled(st: State, kv: Any, r: int, i: int, want: int) -> None:
-    request = st.ints[i]
+def note_pooled(state: State, kv: Any, r: int, i: int, want: int) -> None:
+    request = state.ints[i]
     found = min(request[I_CACHED] + want, request[I_HASHED])
     if found >= (request[I_KEYED] + 1) * kv.block:
-        note_content(st, kv, r, i, found)
+        note_content(state, kv, r, i, found)
 
 
 @compiled_part
@@ -100,12 +100,12 @@ def next_tokens(request: Any) -> int:
 
 
 @compiled_part
-def found_again(st: State, i: int) -> int:
-    return int(st.ints[i, I_CACHED])
+def found_again(state: State, i: int) -> int:
+    return int(state.ints[i, I_CACHED])
 
 
 @compiled_part
-def preempt_late(st: State, kv: Any, r: int) -> bool:
+def preempt_late(state: State, kv: Any, r: int) -> bool:
     return False
 
 

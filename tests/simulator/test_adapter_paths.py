@@ -69,12 +69,12 @@ def deployed(kind: str, system: str, routing: str = "uniform") -> Deployment:
     return deploy(model, load_system(system), dp=1, routing=routing)
 
 
-def check(compiled_step: Callable[..., float], d: Deployment, batch: Batch, step: int, replica: int) -> None:
-    plan, _ = lower(d, replica)
+def check(compiled_step: Callable[..., float], deployment: Deployment, batch: Batch, step: int, replica: int) -> None:
+    plan, _ = lower(deployment, replica)
     books = new_books(plan)
-    each = [batch] * d.ranks
-    seconds = compiled_step(plan, books, each, [b.moments(d.shard.windows) for b in each], step)
-    stage = explicit_stage(d, each, step=step, replica=replica)
+    each = [batch] * deployment.ranks
+    seconds = compiled_step(plan, books, each, [b.moments(deployment.shard.windows) for b in each], step)
+    stage = explicit_stage(deployment, each, step=step, replica=replica)
     assert seconds == pytest.approx(stage.seconds, rel=1e-9)
     joules = float(totals(plan, books.tally)[:, :, T_JOULES].sum())
     assert joules == pytest.approx(stage.joules, rel=1e-8)

@@ -38,8 +38,8 @@ def call(name: str, at_ms: float, prompt: int, output: int, **more: Any) -> Call
     return {"request_id": name, "timestamp": at_ms, "input_length": prompt, "output_length": output, **more}
 
 
-def served(d: Deployment, load: RequestStream, policy: str = "vllm", fleet: Fleet | None = None) -> Run:
-    return run(d, make_policy(policy), load, fleet=fleet)
+def served(deployment: Deployment, load: RequestStream, policy: str = "vllm", fleet: Fleet | None = None) -> Run:
+    return run(deployment, make_policy(policy), load, fleet=fleet)
 
 
 def same(one: Run, other: Run) -> None:

@@ -45,8 +45,8 @@ def stream(rate: float = RATE, count: int = 120, turns: float | None = None) -> 
     return open_requests(rate=rate, input_len=200, output_len=40, lengths="uniform", limit=count, seed=1, turns=turns)
 
 
-def run_of(d: Deployment, load: RequestStream, fleet: Fleet) -> Run:
-    return run(d, make_policy("chunked", max_sequences=8), load, fleet=fleet)
+def run_of(deployment: Deployment, load: RequestStream, fleet: Fleet) -> Run:
+    return run(deployment, make_policy("chunked", max_sequences=8), load, fleet=fleet)
 
 
 def scaled(spec: Autoscale, router: str = "round-robin", faults: Faults | None = None) -> Fleet:
@@ -95,15 +95,15 @@ def test_bounds_of_start_up(small: Small, always: str) -> None:
     assert soon.makespan_s < found.makespan_s
 
 
-def served_by(d: Deployment, load: RequestStream, fleet: Fleet) -> tuple[Served, Run]:
+def served_by(deployment: Deployment, load: RequestStream, fleet: Fleet) -> tuple[Served, Run]:
     """A run with the logs of its engines."""
     policy = make_policy("vllm", max_sequences=8)
     served = serve(
-        pools_of(d, fleet), policy, load, router=fleet.router, faults=fleet.faults, keep_log=True,
+        pools_of(deployment, fleet), policy, load, router=fleet.router, faults=fleet.faults, keep_log=True,
         autoscale=fleet.autoscale,
     )  # fmt: skip
     found = collect(
-        served, d, policy, "", seed=0, warmup=0, copies=fleet.replicas, clients=None, stop=False, wall_s=0.0
+        served, deployment, policy, "", seed=0, warmup=0, copies=fleet.replicas, clients=None, stop=False, wall_s=0.0
     )
     return served, left_of_parts(found, served, load, 0)
 

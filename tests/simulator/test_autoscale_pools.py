@@ -38,16 +38,16 @@ def stream(rate: float = 400.0, count: int = 100, turns: float | None = None) ->
 
 
 def ran(
-    d: Deployment, load: RequestStream, counts: tuple[int, int],
+    deployment: Deployment, load: RequestStream, counts: tuple[int, int],
     scales: tuple[Autoscale | None, Autoscale | None] = (None, None), router: str = "round-robin",
     faults: Faults | None = None,
 ) -> tuple[Served, Run]:  # fmt: skip
     """A run of two pools of one small system, with the logs of its engines."""
     policy = make_policy("chunked", max_sequences=8)
-    entry, decode = ((d,) * (d.replicas * count) for count in counts)
+    entry, decode = ((deployment,) * (deployment.replicas * count) for count in counts)
     pools = Pools(entry, decode, LINK, scales=scales)
     served = serve(pools, policy, load, router=router, faults=faults, keep_log=True)
-    whole = replace(d, pools=(d, d))
+    whole = replace(deployment, pools=(deployment, deployment))
     found = collect(served, whole, policy, "", seed=0, warmup=0, copies=1, clients=None, stop=False, wall_s=0.0)
     return served, left_of_parts(found, served, load, 0)
 

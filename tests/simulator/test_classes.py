@@ -73,14 +73,14 @@ def labels_of(load: dict[str, Any]) -> Labels:
     return Labels(own, own, own, NAMES, NAMES)
 
 
-def served(d: Deployment, load: dict[str, Any], order: str | None) -> Engine:
+def served(deployment: Deployment, load: dict[str, Any], order: str | None) -> Engine:
     """Run a workload on an engine with lanes of an order, or (None) with one queue."""
     block, policy = replace(block_of(load), labels=labels_of(load)), load["policy"]
     lanes = None if order is None else LaneRules(order)
     policy = replace(policy, order=order or "")
     longest = int((block.input_tokens + block.output_tokens - 1).max())
     cache = CacheSettings(load["block"], int(-(-longest // load["block"]) * load["room"]))
-    engine = Engine(d, policy, cache=cache, given={} if lanes is None else {"classes": lanes})
+    engine = Engine(deployment, policy, cache=cache, given={} if lanes is None else {"classes": lanes})
     engine.submit(block)
     engine.advance(math.inf)
     return engine

@@ -35,10 +35,10 @@ def stream(rate: float | None = 40.0, count: int = 60, clients: int | None = Non
     )
 
 
-def served(d: Deployment, requests: RequestStream, fleet: Fleet | None, policy: str = "mixed",
+def served(deployment: Deployment, requests: RequestStream, fleet: Fleet | None, policy: str = "mixed",
            warmup: int = 0, seed: int = 0, max_sequences: int = 16) -> Run:  # fmt: skip
     rules = make_policy(policy, max_sequences=max_sequences)
-    return run(d, rules, requests, seed=seed, warmup=warmup, fleet=fleet, keep_stages=True)
+    return run(deployment, rules, requests, seed=seed, warmup=warmup, fleet=fleet, keep_stages=True)
 
 
 @pytest.fixture(scope="module")

@@ -76,17 +76,17 @@ NOT_ALONE = KEPT_WAITING | {
 """The last two, one of which waits for its blocks while the other runs: neither is alone."""
 
 
-def engine_for(d: Deployment, load: dict[str, Any], order: str) -> Engine:
+def engine_for(deployment: Deployment, load: dict[str, Any], order: str) -> Engine:
     """An engine with little KV memory, the workload's tiers, and a queue by priority or not."""
     block, tokens = block_of(load), load["block"]
-    assert d.parts.get("drafts") is not None
-    spare = d.parts.get("drafts").spare(load["policy"].ahead)
+    assert deployment.parts.get("drafts") is not None
+    spare = deployment.parts.get("drafts").spare(load["policy"].ahead)
     longest = int((block.input_tokens + block.output_tokens - 1 + spare).max())
     cache = CacheSettings(tokens, int(-(-longest // tokens) * load["room"]))
-    cache = replace(cache, tiers=settings_of(d, load, cache))
+    cache = replace(cache, tiers=settings_of(deployment, load, cache))
     lanes = LaneRules(order) if order else None
     policy = replace(load["policy"], order=order)
-    return Engine(d, policy, keep_log=True, cache=cache, seed=SEED, lanes=lanes)
+    return Engine(deployment, policy, keep_log=True, cache=cache, seed=SEED, lanes=lanes)
 
 
 def slow_for(engine: Engine, load: dict[str, Any]) -> Composed:

@@ -88,9 +88,9 @@ def served(
     return serve(pools, load["prefill"], stream, faults=faults, cache=cache, router=router)
 
 
-def received(d: Deployment, tokens: Any) -> Any:
+def received(deployment: Deployment, tokens: Any) -> Any:
     """KV bytes that all devices of a rank get for so many tokens."""
-    return sequence_bytes(rank_rules(d, CacheSettings(16)), tokens) * d.layout.tp
+    return sequence_bytes(rank_rules(deployment, CacheSettings(16)), tokens) * deployment.layout.tp
 
 
 def stamps(found: Served) -> Any:
@@ -137,16 +137,16 @@ def decoding(reference: ModuleType, pipeline: bool) -> Any:
     return Decoding
 
 
-def slowly(made: Any, d: Deployment, policy: Policy, requests: list[Any], kv: Any, number: int = 0) -> None:
+def slowly(made: Any, deployment: Deployment, policy: Policy, requests: list[Any], kv: Any, number: int = 0) -> None:
     """Serve requests on one engine, of that number, step by step."""
 
     def cost(batches: Sequence[Any], step: int) -> Any:
-        stage = explicit_stage(d, batches, step=step, replica=number, captured=policy.captured)
-        return stage.seconds if d.layout.pp == 1 else stage.stages
+        stage = explicit_stage(deployment, batches, step=step, replica=number, captured=policy.captured)
+        return stage.seconds if deployment.layout.pp == 1 else stage.stages
 
-    stages = {"stages": d.layout.pp} if d.layout.pp > 1 else {}
+    stages = {"stages": deployment.layout.pp} if deployment.layout.pp > 1 else {}
     requests = sorted(requests, key=lambda r: r.arrival)  # stable
-    made(policy, [kv() for _ in range(d.ranks)], cost, **stages).serve(requests)
+    made(policy, [kv() for _ in range(deployment.ranks)], cost, **stages).serve(requests)
 
 
 @pytest.mark.parametrize("pair", PAIRS)
@@ -165,8 +165,8 @@ def test_two_pools_are_two_queues_in_tandem(
         for i, (a, p) in enumerate(zip(block.arrival_s, block.input_tokens, strict=True))
     ]
 
-    def memory(d: Deployment) -> Callable[[], Any]:
-        kv = Engine(d, load["prefill"]).kv
+    def memory(deployment: Deployment) -> Callable[[], Any]:
+        kv = Engine(deployment, load["prefill"]).kv
         return lambda: reference.Bytes(1e18, lambda tokens: float(sequence_bytes(kv, np.array([tokens]))[0]))
 
     plain = reference.Pipeline if entry.layout.pp > 1 else reference.Reference

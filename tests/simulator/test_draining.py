@@ -52,19 +52,26 @@ def with_long(stream: RequestStream) -> RequestStream:
     return replace(stream, blocks=blocks)
 
 
-def served(d: Deployment, policy: str, replicas: int, router: str = "round-robin") -> Run:
-    return run(d, make_policy(policy), drawn(replicas), fleet=Fleet(router, replicas), keep_stages=True)
+def served(deployment: Deployment, policy: str, replicas: int, router: str = "round-robin") -> Run:
+    return run(deployment, make_policy(policy), drawn(replicas), fleet=Fleet(router, replicas), keep_stages=True)
 
 
 def cut(
-    d: Deployment, policy: str, replicas: int, groups: int, router: str = "round-robin", turns: float | None = None
+    deployment: Deployment,
+    policy: str,
+    replicas: int,
+    groups: int,
+    router: str = "round-robin",
+    turns: float | None = None,
 ) -> Run:
     """The same in groups of replicas, which are sent to and fro."""
     fleet, rules, stream = Fleet(router, replicas), make_policy(policy), drawn(replicas, turns)
     file = tempfile.NamedTemporaryFile()  # noqa: SIM115
     cuts = [Cut(number, groups, file.name) for number in range(groups)]
-    parts = [run_group(d, rules, stream, own, fleet=fleet, keep_stages=True) for own in cuts]
-    return run(d, rules, stream, fleet=fleet, keep_stages=True, groups=(pickle.loads(pickle.dumps(parts)), file))
+    parts = [run_group(deployment, rules, stream, own, fleet=fleet, keep_stages=True) for own in cuts]
+    return run(
+        deployment, rules, stream, fleet=fleet, keep_stages=True, groups=(pickle.loads(pickle.dumps(parts)), file)
+    )
 
 
 def same(one: Run, other: Run) -> None:

@@ -188,9 +188,9 @@ def test_copies_even_out_what_groups_do_not_divide(system: str, ep: int, compile
         deploy(model, load_system(system), tp=1, ep=ep, expert_copies=ExpertPlacing("even", 32, "any"))
 
 
-def step_of(d: Deployment, expected: bool = True) -> float:
+def step_of(deployment: Deployment, expected: bool = True) -> float:
     """Seconds of a step of 64 decodes a rank."""
-    return explicit_stage(d, [Batch.of([1024] * 64)] * d.ranks, expected=expected).seconds
+    return explicit_stage(deployment, [Batch.of([1024] * 64)] * deployment.ranks, expected=expected).seconds
 
 
 def placed(policy: str, redundant: int, rule: str = "any", routing: str = "power_law:0.8") -> Deployment:

@@ -153,9 +153,9 @@ def pass_cycles(cycles: float, streams: tuple[float, ...], spec: EngineSpec) -> 
     return max([cycles, *(size / rate for size in streams)])
 
 
-def chain_cycles(d: FpgaDeployment, sequences: list[np.ndarray]) -> float:
+def chain_cycles(deployment: FpgaDeployment, sequences: list[np.ndarray]) -> float:
     """End of the last pass: loads in order, two buffers ahead at most, experts after their gate."""
-    spec, loaded, done = d.engine, 0.0, 0.0
+    spec, loaded, done = deployment.engine, 0.0, 0.0
     freed: dict[str, list[float]] = {"pair": [0.0, 0.0], "router": [0.0, 0.0]}
 
     def tile(size: float, region: str, took: float, earliest: float = 0.0) -> None:
@@ -164,7 +164,7 @@ def chain_cycles(d: FpgaDeployment, sequences: list[np.ndarray]) -> float:
         done = max(loaded, done) + took
         freed[region].append(done)
 
-    for item in image_program(d):
+    for item in image_program(deployment):
         if isinstance(item, UnitPass):
             done += pass_cycles(item.cycles, item.streams, spec)
         elif isinstance(item, Tile):
@@ -182,15 +182,15 @@ def chain_cycles(d: FpgaDeployment, sequences: list[np.ndarray]) -> float:
 
 @settings(max_examples=60)
 @given(encoders(), st.integers(0, 99))
-def test_whole_encoder(d: FpgaDeployment, seed: int):
-    moe = d.moe
+def test_whole_encoder(deployment: FpgaDeployment, seed: int):
+    moe = deployment.moe
     experts, top_k = (moe.experts, moe.top_k) if moe else (1, 1)
-    router = make_image_router("uniform", tasks=1, layers=max(d.model.moe_layers, 1),
+    router = make_image_router("uniform", tasks=1, layers=max(deployment.model.moe_layers, 1),
                                experts=experts, top_k=top_k, seed=seed)  # fmt: skip
-    tokens = d.front.tokens
-    sequences = [router.sequence(0, 0, i, tokens) for i in range(d.model.moe_layers)]
-    run = run_frame(image_program(d), d.engine, PLENTY, routes=lambda b: sequences[b.index])
-    assert run.cycles == pytest.approx(chain_cycles(d, sequences), rel=0.005, abs=2)
+    tokens = deployment.front.tokens
+    sequences = [router.sequence(0, 0, i, tokens) for i in range(deployment.model.moe_layers)]
+    run = run_frame(image_program(deployment), deployment.engine, PLENTY, routes=lambda b: sequences[b.index])
+    assert run.cycles == pytest.approx(chain_cycles(deployment, sequences), rel=0.005, abs=2)
 
 
 @pytest.mark.parametrize("queries", [1, 3, 4, 8])

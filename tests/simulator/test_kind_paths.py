@@ -89,26 +89,26 @@ def model(name: str) -> Any:
 batches = batches_up_to(9000)
 
 
-def agree(compiled_step: Callable[..., float], d: Deployment, batch: Batch, step: int) -> None:
-    plan, _ = lower(d)
-    each, books = [batch] * d.ranks, new_books(plan)
-    moments = [b.moments(d.shard.windows) for b in each]
+def agree(compiled_step: Callable[..., float], deployment: Deployment, batch: Batch, step: int) -> None:
+    plan, _ = lower(deployment)
+    each, books = [batch] * deployment.ranks, new_books(plan)
+    moments = [b.moments(deployment.shard.windows) for b in each]
     seconds = compiled_step(plan, books, each, moments, step)
-    stage = explicit_stage(d, each, step=step)
+    stage = explicit_stage(deployment, each, step=step)
     assert seconds == pytest.approx(stage.seconds, rel=1e-9)
     joules = float(totals(plan, books.tally)[:, :, T_JOULES].sum())
     assert joules == pytest.approx(stage.joules, rel=1e-8)
     flops = sum(p.op.flops * p.count * p.devices for p in stage.ops)
     assert books.tally[:, :, T_FLOPS].sum() == pytest.approx(flops, rel=1e-9)
-    tokens = d.ranks * batch.tokens
-    for part in d.experts:
+    tokens = deployment.ranks * batch.tokens
+    for part in deployment.experts:
         loads = part.router.loads(step, part.row, each[0])
         assert loads.routed == batch.tokens * part.spec.routed.top_k
     work = [p for p in stage.ops if p.op.kind == "experts"]
-    for part in d.experts:  # each group's devices have a part of every expert that it holds
-        name = part.spec.expert_op(Loads(np.ones(1), np.ones(1)), d.run).name
-        equal = [p for p in d.experts if p.spec == part.spec]
-        each_s = d.layout.tp * (d.layout.dp if d.ranks > 1 else 1) // part.ep
+    for part in deployment.experts:  # each group's devices have a part of every expert that it holds
+        name = part.spec.expert_op(Loads(np.ones(1), np.ones(1)), deployment.run).name
+        equal = [p for p in deployment.experts if p.spec == part.spec]
+        each_s = deployment.layout.tp * (deployment.layout.dp if deployment.ranks > 1 else 1) // part.ep
         routed = sum(p.op.shape["routed"] * p.devices for p in work if p.op.name == name)
         assert routed == each_s * tokens * part.spec.routed.top_k * len(equal)
 

@@ -90,23 +90,28 @@ def tiered(draw: st.DrawFn) -> dict[str, Any]:
     return load
 
 
-def settings_of(d: Deployment, load: dict[str, Any], cache: CacheSettings) -> TierSettings:
+def settings_of(deployment: Deployment, load: dict[str, Any], cache: CacheSettings) -> TierSettings:
     """Tiers of so many blocks a rank (a shared one in all), each so many seconds of its link."""
-    whole, each = block_bytes(d, cache), Engine(d, load["policy"], cache=cache).kv.block_bytes[0]
+    whole, each = block_bytes(deployment, cache), Engine(deployment, load["policy"], cache=cache).kv.block_bytes[0]
     tiers = tuple(
-        KvTier(name, blocks * whole * (1 if name == "shared" else d.ranks), each / pace if pace else math.inf, latency)
+        KvTier(
+            name,
+            blocks * whole * (1 if name == "shared" else deployment.ranks),
+            each / pace if pace else math.inf,
+            latency,
+        )
         for name, blocks, pace, latency in load["tiers"]
     )
     return TierSettings(tiers, load["write"], load["load"], load["prefetch"])
 
 
-def engine_for(d: Deployment, load: dict[str, Any]) -> Engine:
+def engine_for(deployment: Deployment, load: dict[str, Any]) -> Engine:
     """An engine with as little KV memory as the workload says, and its tiers."""
     block, tokens = block_of(load), load["block"]
     longest = int((block.input_tokens + block.output_tokens - 1).max())
     cache = CacheSettings(tokens, int(-(-longest // tokens) * load["room"]))
-    cache = replace(cache, tiers=settings_of(d, load, cache))
-    return Engine(d, load["policy"], keep_log=True, cache=cache)
+    cache = replace(cache, tiers=settings_of(deployment, load, cache))
+    return Engine(deployment, load["policy"], keep_log=True, cache=cache)
 
 
 def reference_for(engine: Engine, load: dict[str, Any]) -> TieredReference:
@@ -211,9 +216,9 @@ def turns(seed: int, n: int = 40) -> RequestBlock:
     )
 
 
-def served(d: Deployment, tiers: TierSettings | None, blocks: int, seed: int = 0) -> Engine:
+def served(deployment: Deployment, tiers: TierSettings | None, blocks: int, seed: int = 0) -> Engine:
     policy = make_policy("vllm", max_sequences=3)
-    engine = Engine(d, policy, cache=CacheSettings(16, blocks, tiers=tiers))
+    engine = Engine(deployment, policy, cache=CacheSettings(16, blocks, tiers=tiers))
     engine.submit(turns(seed))
     engine.advance(math.inf)
     return engine

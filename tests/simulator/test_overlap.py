@@ -67,8 +67,8 @@ def deployed(case: int, overlap: str, layers: int = 3) -> Deployment:
     return deploy(replace(model, layers=model.layers[:layers]), load_system(system), overlap=overlap, **options)  # type: ignore[arg-type]
 
 
-def step_of(d: Deployment, data: st.DataObject) -> list[Batch]:
-    batches = [data.draw(batches_of) for _ in range(d.ranks)]
+def step_of(deployment: Deployment, data: st.DataObject) -> list[Batch]:
+    batches = [data.draw(batches_of) for _ in range(deployment.ranks)]
     return batches if any(len(b.q_len) for b in batches) else [Batch.of([7]), *batches[1:]]
 
 

@@ -200,18 +200,18 @@ def check_tree(tree: Tree, ranks: list[Any]) -> None:
         assert top[[K_FREE, K_EVICTABLE]].tolist() == [slow.free, evictable]
 
 
-def check_blocks(x: Trtllm, ranks: list[Any]) -> None:
+def check_blocks(trtllm: Trtllm, ranks: list[Any]) -> None:
     """All blocks are free, and what can be found hangs together."""
     for r, slow in enumerate(ranks):
-        blocks, links = x.blocks[r], x.links[r]
-        assert x.ranks[r, T_FREE] == len(blocks) == len(slow.memory.free)
+        blocks, links = trtllm.blocks[r], trtllm.links[r]
+        assert trtllm.ranks[r, T_FREE] == len(blocks) == len(slow.memory.free)
         assert not blocks[:, [B_USERS, B_MARK]].any()
         order, b = [], int(links[-1, NEXT])
         while b != len(blocks):
             order.append(b)
             b = int(links[b, NEXT])
         assert sorted(order) == list(range(len(blocks)))
-        known = {int(b) - 1 for b in x.table[r, x.table[r, :, 2] != 0, 2]}
+        known = {int(b) - 1 for b in trtllm.table[r, trtllm.table[r, :, 2] != 0, 2]}
         assert known == set(np.flatnonzero(blocks[:, B_KEY]).tolist())
         assert all(blocks[b, B_PARENT] in known | {-1} for b in known)
 
@@ -255,9 +255,11 @@ def test_stages_run_by_the_own_rules(
     check_schedule(kind, small("llama-3-8b", f"h100-x{pp}", "uniform", pp=pp), references, load)
 
 
-def check_schedule(kind: str, d: Deployment, references: Callable[[str], ModuleType], load: dict[str, Any]) -> None:
+def check_schedule(
+    kind: str, deployment: Deployment, references: Callable[[str], ModuleType], load: dict[str, Any]
+) -> None:
     """Run a workload on the engine and on the slow one, and compare all that they did."""
-    engine, block = engine_for(d, load), block_of(load)
+    engine, block = engine_for(deployment, load), block_of(load)
     assert engine.parts["scheduler"] is not None
     play(engine, load)
     slow, requests = slow_run(references(f"reference_{kind}"), engine, load)

@@ -132,9 +132,11 @@ def test_the_split_is_the_best_prefix(
     chosen = split_experts(whole, main, near, spaces)
     got = seconds_of({k: list(v) for k, v in chosen.tracks.items()}, {"main": main, "near": near})
 
-    def side(experts: list[int], p: Processor, launch: float) -> float:
+    def side(experts: list[int], processor: Processor, launch: float) -> float:
         busy = [
-            max(n * flop / p.peak["bf16"], (weights + n * act) / p.bandwidth) for n in (tokens[e] for e in experts) if n
+            max(n * flop / processor.peak["bf16"], (weights + n * act) / processor.bandwidth)
+            for n in (tokens[e] for e in experts)
+            if n
         ]
         return sum(busy) + launch if busy else 0.0
 

@@ -102,12 +102,12 @@ def test_cache_aware_follows_the_prompt_unless_loads_are_uneven() -> None:
     assert ROUTERS["cache-aware"](0, [there, Load(0, 125, found=400, missing=600)]) == 0
 
 
-def served(d: Deployment, router: str, replicas: int = 3) -> Run:
+def served(deployment: Deployment, router: str, replicas: int = 3) -> Run:
     requests = open_requests(
         rate=60.0, input_len=200, output_len=40, lengths="uniform", limit=240, seed=1, turns=5.0, think=0.05
     )
     rules = make_policy("vllm", max_sequences=16)
-    return run(d, rules, requests, fleet=Fleet(router, replicas=replicas))
+    return run(deployment, rules, requests, fleet=Fleet(router, replicas=replicas))
 
 
 def test_what_is_found_where_it_was_sent_is_not_computed_again(small: Small) -> None:

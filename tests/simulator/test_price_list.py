@@ -120,18 +120,18 @@ batches = batches_up_to(20_000)
 
 
 def agree(
-    d: Deployment, batch: Batch, compiled_step: Callable[..., float], step: int = 3
+    deployment: Deployment, batch: Batch, compiled_step: Callable[..., float], step: int = 3
 ) -> list[tuple[str, str, str]]:
     """Both paths: equal seconds and joules, and per op the same processor and bound.
 
     Returns the ops that have several processors to run on, where they ran, and their bounds.
     """
-    plan, slots = lower(d)
+    plan, slots = lower(deployment)
     books = new_books(plan)
-    each = [batch] * d.ranks
-    moments = [b.moments(d.shard.windows) for b in each]
+    each = [batch] * deployment.ranks
+    moments = [b.moments(deployment.shard.windows) for b in each]
     seconds = compiled_step(plan, books, each, moments, step)
-    stage = explicit_stage(d, each, step=step)
+    stage = explicit_stage(deployment, each, step=step)
     assert seconds == pytest.approx(stage.seconds, rel=1e-9)
     whole = totals(plan, books.tally)
     assert whole[:, :, T_JOULES].sum() == pytest.approx(stage.joules, rel=1e-9)
@@ -210,8 +210,8 @@ def test_a_pim_keeps_the_fits_of_the_product() -> None:
     """W3: what the xPU rests on is the product's, and the PIM says what it rests on."""
     plain, beside = (deployed(s, "mixtral-8x7b") for s in ("h100-x4", "h100-logic-pim-x4"))
 
-    def fitted(d: Deployment) -> dict[str, tuple[float | None, int]]:
-        rows = evidence(d, {"device.processors.logic-pim.launch_us": "assumed: a guess"})
+    def fitted(deployment: Deployment) -> dict[str, tuple[float | None, int]]:
+        rows = evidence(deployment, {"device.processors.logic-pim.launch_us": "assumed: a guess"})
         return {r["applies_to"]: (r["error"], r["rows"]) for r in rows if r["basis"] == "fitted"}
 
     known = {f"{name} on xpu": found for name, found in fitted(plain).items()}
@@ -261,9 +261,9 @@ def least_energy() -> Iterator[str]:
     name = "least-energy-for-a-test"
 
     @placement(name, priced=True)
-    def least(o: Option) -> float:
+    def least(option: Option) -> float:
         """Each op where it takes the least dynamic energy."""
-        return o.joules
+        return option.joules
 
     yield name
     del PLACEMENTS._items[name]
@@ -289,11 +289,11 @@ def by_op_per_byte() -> Iterator[str]:
     name = "by-op-per-byte-for-a-test"
 
     @placement(name)
-    def below(o: Option) -> float:
+    def below(option: Option) -> float:
         """Near memory below 12 Op/B: experts of up to 64 tokens, and decodes; prompts never."""
-        small = o.op_per_byte < NEAR_BELOW and o.phase != PREFILL
-        near = small and (o.kind != EXPERTS or o.batch <= 64)
-        return 0.0 if (o.place > 0) == near else 1.0
+        small = option.op_per_byte < NEAR_BELOW and option.phase != PREFILL
+        near = small and (option.kind != EXPERTS or option.batch <= 64)
+        return 0.0 if (option.place > 0) == near else 1.0
 
     yield name
     del PLACEMENTS._items[name]
@@ -327,7 +327,7 @@ def refused(**bad: Any) -> str:
 def test_rules_that_cannot_work_are_refused_at_once() -> None:
     assert "needs a docstring" in refused(score=lambda o: 1.0)
 
-    def word(o: Option) -> Any:
+    def word(option: Option) -> Any:
         """A word."""
         return "near"
 
@@ -362,8 +362,8 @@ def test_cells_hold_a_bound(compiled_step: Callable[..., float]) -> None:
     ],
 )
 def test_ops_that_no_row_can_price_are_refused(op: Any, says: str) -> None:
-    def build(m: Moments) -> list[Op]:
-        return [Op("own", "ffn", "elementwise", "both", {}, "bf16", act_bytes=m.tokens, **op(m))]
+    def build(moments: Moments) -> list[Op]:
+        return [Op("own", "ffn", "elementwise", "both", {}, "bf16", act_bytes=moments.tokens, **op(moments))]
 
     with pytest.raises(InputError, match=says):
         _affine(build, Moments((0,), np.ones(9)), 1)

@@ -134,19 +134,19 @@ def loads(draw: st.DrawFn) -> dict[str, Any]:
     return load | {"policy": policy, "rates": rates}
 
 
-def speculative(d: Deployment, method: str, rates: tuple[float, ...] | None, k: int) -> Deployment:
+def speculative(deployment: Deployment, method: str, rates: tuple[float, ...] | None, k: int) -> Deployment:
     """A deployment with something that drafts."""
-    return speculating(d, read_asked(f"{method}:{k}"), rates, "uniform", 3)
+    return speculating(deployment, read_asked(f"{method}:{k}"), rates, "uniform", 3)
 
 
-def engine_for(d: Deployment, load: dict[str, Any]) -> Engine:
+def engine_for(deployment: Deployment, load: dict[str, Any]) -> Engine:
     """An engine with as little KV memory as the workload says."""
     block, tokens = block_of(load), load["block"]
-    assert d.parts.get("drafts") is not None
-    spare = d.parts.get("drafts").spare(load["policy"].ahead)
+    assert deployment.parts.get("drafts") is not None
+    spare = deployment.parts.get("drafts").spare(load["policy"].ahead)
     lengths = block.input_tokens + block.output_tokens - 1 + spare
     cache = CacheSettings(tokens, int(-(-int(lengths.max()) // tokens) * load["room"]))
-    engine = Engine(d, load["policy"], keep_log=True, cache=cache, seed=SEED)
+    engine = Engine(deployment, load["policy"], keep_log=True, cache=cache, seed=SEED)
     if not engine.kv.cached:  # bytes need not be whole blocks
         most = sequence_bytes(engine.kv, lengths).max()
         engine.kv = engine.kv._replace(capacity=float(most * load["room"]))
@@ -250,9 +250,9 @@ def test_pieces_change_nothing(
     check_pieces(lambda: engine_for(d, load), load, times, splits)
 
 
-def run_of(d: Deployment, policy: Policy, n: int = 40, rates: Any = None) -> Engine:
+def run_of(deployment: Deployment, policy: Policy, n: int = 40, rates: Any = None) -> Engine:
     """An engine that has served requests of 20 + 33 tokens."""
-    engine = Engine(d, policy, seed=SEED)
+    engine = Engine(deployment, policy, seed=SEED)
     block = RequestBlock(np.arange(n), np.zeros(n), np.full(n, 20), np.full(n, 33), acceptance=rates)
     engine.submit(block)
     engine.advance(math.inf)

@@ -39,9 +39,9 @@ from opbyte.workloads.ops import Op
 
 
 @compiled
-def one_release(state: State, limits: Limits, kv: KvRules, now: float) -> None:
+def one_release(state: State, limits: Limits, kv_rules: KvRules, now: float) -> None:
     """`release` for a caller outside compiled code."""
-    release(state, limits, kv, now)
+    release(state, limits, kv_rules, now)
 
 
 def test_embedding_and_head_are_split_by_vocabulary() -> None:

@@ -75,11 +75,11 @@ def test_only_unequal_decodes_change(measured: Deployment) -> None:
     assert unequal_seconds(measured, near, 256) == 0.0
 
 
-def slower_with_a_long_context(d: Deployment) -> float:
+def slower_with_a_long_context(deployment: Deployment) -> float:
     """Two engines with the same keys in all: the one with a long context, over the other."""
     ends = []
     for inputs in ([1200] * 40, [1100] * 39 + [5100]):
-        engine = Engine(d, make_policy("vllm", 100_000, 64))
+        engine = Engine(deployment, make_policy("vllm", 100_000, 64))
         count = len(inputs)
         engine.submit(RequestBlock(np.arange(count), np.zeros(count), np.array(inputs), np.full(count, 100)))
         engine.advance(math.inf)

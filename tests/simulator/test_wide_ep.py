@@ -433,10 +433,10 @@ def test_fewer_groups_of_experts_send_no_more(how: dict[str, Any], compiled_step
         assert seconds_of(d, batches, compiled_step) == stage.seconds
 
 
-def seconds_of(d: Deployment, batches: list[Batch], compiled_step: Callable[..., float]) -> float:
+def seconds_of(deployment: Deployment, batches: list[Batch], compiled_step: Callable[..., float]) -> float:
     """Of a step, on which both paths agree."""
-    stage, (lowered, _) = explicit_stage(d, batches), lower(d)
-    books, sums = new_books(lowered), [b.moments(d.shard.windows) for b in batches]
+    stage, (lowered, _) = explicit_stage(deployment, batches), lower(deployment)
+    books, sums = new_books(lowered), [b.moments(deployment.shard.windows) for b in batches]
     assert compiled_step(lowered, books, batches, sums, 0, True, 0) == pytest.approx(stage.seconds, rel=1e-9)
     assert sum(p.cost.seconds * p.count * p.exposed for p in stage.ops if p.critical) == pytest.approx(stage.seconds)
     assert books.wall.sum() == pytest.approx(stage.seconds, rel=1e-9)

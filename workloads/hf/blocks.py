@@ -29,55 +29,55 @@ LISTS = ("moe_layer_freq", "is_moe_layer")
 Block = FeedForward | MixtureOfExperts
 
 
-def evened(c: Config, keys: Sequence[str]) -> Config:
+def evened(config: Config, keys: Sequence[str]) -> Config:
     """Return the same file with a list of equal numbers per layer replaced by the number (Hunyuan)."""
     changed = {}
     for key in keys:
-        value = c.values.get(key)
+        value = config.values.get(key)
         if isinstance(value, list) and value and all(v == value[0] for v in value):
             changed[key] = value[0]
-    return c.but(**changed) if changed else c
+    return config.but(**changed) if changed else config
 
 
-def sparse_layers(c: Config, layers: int, first: int = 0) -> list[bool]:
+def sparse_layers(config: Config, layers: int, first: int = 0) -> list[bool]:
     """Which layers have experts; `first` dense ones where the file does not say."""
-    kinds = c.words("mlp_layer_types", layers, ("dense", "sparse", "moe"))
+    kinds = config.words("mlp_layer_types", layers, ("dense", "sparse", "moe"))
     if kinds is not None:
         return [kind != "dense" for kind in kinds]
     for key in LISTS:
-        if isinstance(c.values.get(key), list):
-            return _switches(c, key, layers)
-    if c.has("moe_layers_enum"):
-        return _enumerated(c, layers)
-    named = c.indices("moe_layers", layers) if isinstance(c.values.get("moe_layers"), list) else None
+        if isinstance(config.values.get(key), list):
+            return _switches(config, key, layers)
+    if config.has("moe_layers_enum"):
+        return _enumerated(config, layers)
+    named = config.indices("moe_layers", layers) if isinstance(config.values.get("moe_layers"), list) else None
     if named is not None:
         return [i in named for i in range(layers)]
-    every = c.size(*(key for key in PERIOD), default=1)
-    dense = c.count(*FIRST_DENSE, default=first)
-    only = c.indices("mlp_only_layers", layers) or frozenset()
-    from_zero = not c.has("decoder_sparse_step")  # Qwen counts from one, DeepSeek from zero
+    every = config.size(*(key for key in PERIOD), default=1)
+    dense = config.count(*FIRST_DENSE, default=first)
+    only = config.indices("mlp_only_layers", layers) or frozenset()
+    from_zero = not config.has("decoder_sparse_step")  # Qwen counts from one, DeepSeek from zero
     return [i >= dense and i not in only and (i if from_zero else i + 1) % every == 0 for i in range(layers)]
 
 
-def _switches(c: Config, key: str, layers: int) -> list[bool]:
-    found: list[Any] = c.items(key) or []
+def _switches(config: Config, key: str, layers: int) -> list[bool]:
+    found: list[Any] = config.items(key) or []
     if len(found) < layers or any(v not in (0, 1) for v in found):
-        raise c.error(key, f"must hold 0 or 1 for each of the {layers} layers")
+        raise config.error(key, f"must hold 0 or 1 for each of the {layers} layers")
     return [bool(v) for v in found[:layers]]
 
 
-def _enumerated(c: Config, layers: int) -> list[bool]:
+def _enumerated(config: Config, layers: int) -> list[bool]:
     """Step's list of layers, as text with commas."""
-    value = c.values["moe_layers_enum"]
+    value = config.values["moe_layers_enum"]
     parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [""]
     numbers = {int(p) for p in parts if str(p).strip().isdigit() and len(str(p)) < 9}
     if len(numbers) != len(parts):
-        raise c.error("moe_layers_enum", f"must be a comma-separated list of layers, not {shown(value)}")
+        raise config.error("moe_layers_enum", f"must be a comma-separated list of layers, not {shown(value)}")
     return [i in numbers for i in range(layers)]
 
 
 def read_blocks(
-    c: Config, hidden: int, layers: int, *, router_bias: bool = False, shared_gate: bool = False,
+    config: Config, hidden: int, layers: int, *, router_bias: bool = False, shared_gate: bool = False,
     matrices: int = 3, bias: bool = False, expert_bias: bool = False, first: int = 0, shared: int | None = None,
 ) -> list[Block]:  # fmt: skip
     """Feed-forward part of every layer; a file without experts (or with none) is dense.
@@ -89,41 +89,41 @@ def read_blocks(
     shared : int, optional
         Width of all shared experts together, where it is not in the usual keys.
     """
-    c = evened(c, (*TOP_K, *WIDTH, *SHARED_COUNT))
-    if not c.count(*EXPERTS, default=0):
-        return [read_ffn(c, hidden, matrices=matrices, bias=bias)] * layers
+    config = evened(config, (*TOP_K, *WIDTH, *SHARED_COUNT))
+    if not config.count(*EXPERTS, default=0):
+        return [read_ffn(config, hidden, matrices=matrices, bias=bias)] * layers
     experts = read_experts_of(
-        c, hidden, router_bias=router_bias, shared_gate=shared_gate, matrices=matrices, expert_bias=expert_bias,
+        config, hidden, router_bias=router_bias, shared_gate=shared_gate, matrices=matrices, expert_bias=expert_bias,
         shared=shared,
     )  # fmt: skip
-    sparse = sparse_layers(c, layers, first)
+    sparse = sparse_layers(config, layers, first)
     if all(sparse):
         return [experts] * layers
-    dense = dense_of(c, hidden, matrices, bias)
+    dense = dense_of(config, hidden, matrices, bias)
     return [experts if s else dense for s in sparse]
 
 
-def dense_of(c: Config, hidden: int, matrices: int = 3, bias: bool = False) -> FeedForward:
+def dense_of(config: Config, hidden: int, matrices: int = 3, bias: bool = False) -> FeedForward:
     """The dense block of a model with experts."""
-    width = c.size("dense_intermediate_size", "prefix_dense_intermediate_size", "intermediate_size")
+    width = config.size("dense_intermediate_size", "prefix_dense_intermediate_size", "intermediate_size")
     return FeedForward(hidden, width, matrices, bias)
 
 
 def read_experts_of(
-    c: Config, hidden: int, *, router_bias: bool = False, shared_gate: bool = False, matrices: int = 3,
+    config: Config, hidden: int, *, router_bias: bool = False, shared_gate: bool = False, matrices: int = 3,
     expert_bias: bool = False, shared: int | None = None,
 ) -> MixtureOfExperts:  # fmt: skip
     """The experts of a layer, in any of the usual keys."""
     from .parts import read_experts
 
-    width = c.size(*WIDTH)
+    width = config.size(*WIDTH)
     if shared is None:
-        count = c.count(*SHARED_COUNT, default=0) if any(c.has(k) for k in SHARED_COUNT) else None
-        width_each = c.count(*SHARED_WIDTH, default=width if count is not None else 0)
+        count = config.count(*SHARED_COUNT, default=0) if any(config.has(k) for k in SHARED_COUNT) else None
+        width_each = config.count(*SHARED_WIDTH, default=width if count is not None else 0)
         shared = width_each * (1 if count is None else count)
-    keys = tuple(k for k in EXPERTS if c.has(k)) or EXPERTS
+    keys = tuple(k for k in EXPERTS if config.has(k)) or EXPERTS
     return read_experts(
-        c, hidden, width, experts=keys, top_k=TOP_K, matrices=matrices, shared_width=shared,
+        config, hidden, width, experts=keys, top_k=TOP_K, matrices=matrices, shared_width=shared,
         shared_gate=shared_gate and shared > 0, router_bias=router_bias, expert_bias=expert_bias,
         groups="n_group",
     )  # fmt: skip

@@ -81,69 +81,69 @@ class Habits:
     shares: str = ""
 
 
-def switched(c: Config, key: str) -> bool:
+def switched(config: Config, key: str) -> bool:
     """What a habit's key says."""
     if key in ("", "true"):
         return key == "true"
-    return c.flag(key.removeprefix("+"), key.startswith("+"))
+    return config.flag(key.removeprefix("+"), key.startswith("+"))
 
 
-def read_decoder(c: Config, h: Habits) -> ModelSpec:
+def read_decoder(config: Config, habits: Habits) -> ModelSpec:
     """A decoder by its habits."""
-    shape, layers = read_heads(c, head_dim=h.head_dim, mha=True), c.layers(*LAYERS)
-    mixers = attention_of(c, h, shape, layers)
+    shape, layers = read_heads(config, head_dim=habits.head_dim, mha=True), config.layers(*LAYERS)
+    mixers = attention_of(config, habits, shape, layers)
     blocks = read_blocks(
-        c, shape.hidden, layers, router_bias=h.router_bias, shared_gate=h.shared_gate, matrices=h.matrices,
-        bias=switched(c, h.ffn_bias), first=h.first,
+        config, shape.hidden, layers, router_bias=habits.router_bias, shared_gate=habits.shared_gate, matrices=habits.matrices,
+        bias=switched(config, habits.ffn_bias), first=habits.first,
     )  # fmt: skip
-    width = h.norm * shape.hidden
+    width = habits.norm * shape.hidden
     return assemble(
-        c, stack(mixers, blocks, norms=h.norms, norm_width=width, parallel=h.parallel), tied=h.tied,
-        final_norm=width, heads=mtp_heads(c, h.mtp),
+        config, stack(mixers, blocks, norms=habits.norms, norm_width=width, parallel=habits.parallel), tied=habits.tied,
+        final_norm=width, heads=mtp_heads(config, habits.mtp),
     )  # fmt: skip
 
 
-def mtp_heads(c: Config, default: int = 0) -> int:
+def mtp_heads(config: Config, default: int = 0) -> int:
     """Multi-token-prediction heads of the checkpoint."""
-    return c.count(*MTP, default=default)
+    return config.count(*MTP, default=default)
 
 
-def attention_of(c: Config, h: Habits, shape: Heads, layers: int) -> tuple[Attention, ...]:
+def attention_of(config: Config, habits: Habits, shape: Heads, layers: int) -> tuple[Attention, ...]:
     """The attention of every layer."""
-    windows = read_windows(c, layers, slides=_slides(c, h.windows), default=h.window)
-    where, _, key = h.qk_norm.partition(":")
-    on = not key or switched(c, key)
+    windows = read_windows(config, layers, slides=_slides(config, habits.windows), default=habits.window)
+    where, _, key = habits.qk_norm.partition(":")
+    on = not key or switched(config, key)
     norm = (shape.head_norm if where == "head" else shape.full_norm) if where and on else 0
     made = shape.attention(
-        windows, qkv_bias=switched(c, h.qkv_bias), out_bias=switched(c, h.out_bias),
-        qk_norm=norm * max(h.norm, 1), gated=h.gated, sinks=h.sinks,
+        windows, qkv_bias=switched(config, habits.qkv_bias), out_bias=switched(config, habits.out_bias),
+        qk_norm=norm * max(habits.norm, 1), gated=habits.gated, sinks=habits.sinks,
     )  # fmt: skip
-    if switched(c, h.head_gate):
+    if switched(config, habits.head_gate):
         gated = {parts: replace(parts, head_gate=True) for parts in set(made)}
         made = tuple(gated[parts] for parts in made)
-    if h.shares and c.flag("use_cla", False):
-        every = c.size(h.shares, default=2)
+    if habits.shares and config.flag("use_cla", False):
+        every = config.size(habits.shares, default=2)
         shared = {parts: replace(parts, shares=True) for parts in set(made)}
         made = tuple(shared[a] if i % every else a for i, a in enumerate(made))
     return made
 
 
-def _slides(c: Config, rule: str) -> Callable[[int], bool]:
+def _slides(config: Config, rule: str) -> Callable[[int], bool]:
     """Which layers have the window: as the file's pattern says (``4``, ``LLLG``), else by habit."""
-    pattern = c.values.get("sliding_window_pattern")
+    pattern = config.values.get("sliding_window_pattern")
     if isinstance(pattern, str):
         if not pattern or set(pattern) - set("LG"):
-            raise c.error("sliding_window_pattern", f"must be of L and G, not {shown(pattern)}")
+            raise config.error("sliding_window_pattern", f"must be of L and G, not {shown(pattern)}")
         return lambda i: pattern[i % len(pattern)] == "L"
     if rule in ("all", "none") and pattern is None:
         return lambda i: rule == "all"
-    every = c.size("sliding_window_pattern", default=1 if rule in ("all", "none") else int(rule))
+    every = config.size("sliding_window_pattern", default=1 if rule in ("all", "none") else int(rule))
     return lambda i: rule != "none" and (i + 1) % every != 0
 
 
 def _reader(habits: Habits, title: str) -> Family:
-    def read(c: Config) -> ModelSpec:
-        return read_decoder(c, habits)
+    def read(config: Config) -> ModelSpec:
+        return read_decoder(config, habits)
 
     read.__doc__ = title
     return read

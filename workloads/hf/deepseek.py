@@ -21,164 +21,164 @@ EXPERTS = ("n_routed_experts", "num_experts", "num_local_experts")
 """Keys that hold the number of routed experts; the first is DeepSeek's."""
 
 
-def first_dense(c: Config, hidden: int, layers: int, experts: MixtureOfExperts, default: int = 0) -> list[Block]:
+def first_dense(config: Config, hidden: int, layers: int, experts: MixtureOfExperts, default: int = 0) -> list[Block]:
     """DeepSeek's rule: ``first_k_dense_replace`` dense layers, then experts every so often.
 
     `default` holds where the file does not say how many.
     """
-    kinds = c.words("mlp_layer_types", layers, ("dense", "sparse"))
+    kinds = config.words("mlp_layer_types", layers, ("dense", "sparse"))
     if kinds is None:
-        first = c.count("first_k_dense_replace", default=default)
-        every = c.size("moe_layer_freq", default=1)
+        first = config.count("first_k_dense_replace", default=default)
+        every = config.size("moe_layer_freq", default=1)
         sparse = [i >= first and i % every == 0 for i in range(layers)]
     else:
         sparse = [kind == "sparse" for kind in kinds]
     if all(sparse):
         return [experts] * layers
-    dense = read_ffn(c, hidden)
+    dense = read_ffn(config, hidden)
     return [experts if s else dense for s in sparse]
 
 
-def routed_and_shared(c: Config, hidden: int, *, router_bias: bool) -> MixtureOfExperts:
+def routed_and_shared(config: Config, hidden: int, *, router_bias: bool) -> MixtureOfExperts:
     """Experts in DeepSeek's keys: the shared ones are as wide as the routed."""
-    width = c.size("moe_intermediate_size")
+    width = config.size("moe_intermediate_size")
     return read_experts(
-        c, hidden, width, experts=EXPERTS, shared_width=c.count("n_shared_experts") * width,
+        config, hidden, width, experts=EXPERTS, shared_width=config.count("n_shared_experts") * width,
         router_bias=router_bias, groups="n_group",
     )  # fmt: skip
 
 
 @family("Glm4MoeForCausalLM", "Dots1ForCausalLM", types=("glm4_moe", "dots1"))
-def glm4_moe(c: Config) -> ModelSpec:
+def glm4_moe(config: Config) -> ModelSpec:
     """GLM-4.5 to 4.7: dense layers first, shared expert, routing bias."""
-    shape, layers = read_heads(c), c.layers()
+    shape, layers = read_heads(config), config.layers()
     # dots.llm1 always norms queries and keys and its class has no such key.
-    norm = c.flag("use_qk_norm", c.architecture.lower().startswith("dots1"))
+    norm = config.flag("use_qk_norm", config.architecture.lower().startswith("dots1"))
     mixers = shape.attention(
-        [0] * layers, qkv_bias=c.flag("attention_bias", False), qk_norm=shape.head_norm if norm else 0
+        [0] * layers, qkv_bias=config.flag("attention_bias", False), qk_norm=shape.head_norm if norm else 0
     )
-    experts = routed_and_shared(c, shape.hidden, router_bias=True)
-    blocks = first_dense(c, shape.hidden, layers, experts)
-    return assemble(c, stack(mixers, blocks), heads=c.count(MTP))
+    experts = routed_and_shared(config, shape.hidden, router_bias=True)
+    blocks = first_dense(config, shape.hidden, layers, experts)
+    return assemble(config, stack(mixers, blocks), heads=config.count(MTP))
 
 
 @family("Ernie4_5_MoeForCausalLM", "Ernie4_5_MoEForCausalLM", types=("ernie4_5_moe",))
-def ernie(c: Config) -> ModelSpec:
+def ernie(config: Config) -> ModelSpec:
     """ERNIE 4.5 MoE: shared experts, routing bias, experts from a first to a last layer."""
-    shape, layers = read_heads(c), c.layers()
-    bias = c.flag("use_bias", False)
-    width = c.size("moe_intermediate_size")
+    shape, layers = read_heads(config), config.layers()
+    bias = config.flag("use_bias", False)
+    width = config.size("moe_intermediate_size")
     experts = read_experts(
-        c,
+        config,
         shape.hidden,
         width,
         experts=("moe_num_experts", "num_experts"),
         top_k=("moe_k", "num_experts_per_tok"),
-        shared_width=c.count("moe_num_shared_experts") * width,
-        router_bias=c.flag("moe_use_aux_free", True),
+        shared_width=config.count("moe_num_shared_experts") * width,
+        router_bias=config.flag("moe_use_aux_free", True),
     )
-    first, every = c.count("moe_layer_start_index"), c.size("moe_layer_interval", default=1)
+    first, every = config.count("moe_layer_start_index"), config.size("moe_layer_interval", default=1)
     last = layers - 1
-    if c.values.get("moe_layer_end_index") != -1:  # -1 stands for the last layer
-        last = c.count("moe_layer_end_index", default=last)
-    dense = read_ffn(c, shape.hidden, bias=bias)
+    if config.values.get("moe_layer_end_index") != -1:  # -1 stands for the last layer
+        last = config.count("moe_layer_end_index", default=last)
+    dense = read_ffn(config, shape.hidden, bias=bias)
     blocks = [experts if first <= i <= last and (i + 1) % every == 0 else dense for i in range(layers)]
     mixers = shape.attention([0] * layers, qkv_bias=bias, out_bias=bias)
-    return assemble(c, stack(mixers, blocks), tied=True, heads=c.count(MTP))
+    return assemble(config, stack(mixers, blocks), tied=True, heads=config.count(MTP))
 
 
 @family("DeepseekForCausalLM", types=("deepseek",))
-def deepseek_v1(c: Config) -> ModelSpec:
+def deepseek_v1(config: Config) -> ModelSpec:
     """DeepSeekMoE-16B: plain attention, shared experts, one dense layer first."""
-    shape, layers = read_heads(c), c.layers()
-    bias = c.flag("attention_bias", False)
+    shape, layers = read_heads(config), config.layers()
+    bias = config.flag("attention_bias", False)
     mixers = shape.attention([0] * layers, qkv_bias=bias, out_bias=bias)
-    return assemble(c, stack(mixers, _blocks(c, shape.hidden, layers, router_bias=False)))
+    return assemble(config, stack(mixers, _blocks(config, shape.hidden, layers, router_bias=False)))
 
 
 @family("DeepseekV2ForCausalLM", types=("deepseek_v2",))
-def deepseek_v2(c: Config) -> ModelSpec:
+def deepseek_v2(config: Config) -> ModelSpec:
     """DeepSeek-V2 and V2-Lite: latent attention, softmax routing without a bias.
 
     Text models of DeepSeek-VL2 and -OCR may have plain attention (``use_mla``).
     """
-    if not c.flag("use_mla", c.has("kv_lora_rank") or not c.has("num_key_value_heads")):
-        return deepseek_v1(c)
-    return latent_model(c, router_bias=c.text("topk_method") == "noaux_tc")
+    if not config.flag("use_mla", config.has("kv_lora_rank") or not config.has("num_key_value_heads")):
+        return deepseek_v1(config)
+    return latent_model(config, router_bias=config.text("topk_method") == "noaux_tc")
 
 
 @family(
     "DeepseekV3ForCausalLM", "KimiK2ForCausalLM", "Glm4MoeLiteForCausalLM",
     types=("deepseek_v3", "kimi_k2", "glm4_moe_lite"),
 )  # fmt: skip
-def deepseek_v3(c: Config) -> ModelSpec:
+def deepseek_v3(config: Config) -> ModelSpec:
     """DeepSeek-V3, R1 and Kimi-K2: latent attention, one routing bias per expert."""
-    return latent_model(c, router_bias=True)
+    return latent_model(config, router_bias=True)
 
 
 @family("DeepseekV32ForCausalLM", types=("deepseek_v32",))
-def deepseek_v32(c: Config) -> ModelSpec:
+def deepseek_v32(config: Config) -> ModelSpec:
     """DeepSeek-V3.2: V3 with an indexer in every layer."""
-    return latent_model(c, router_bias=True, indexer=(True,) * c.layers())
+    return latent_model(config, router_bias=True, indexer=(True,) * config.layers())
 
 
 @family("GlmMoeDsaForCausalLM", types=("glm_moe_dsa",))
-def glm_moe_dsa(c: Config) -> ModelSpec:
+def glm_moe_dsa(config: Config) -> ModelSpec:
     """GLM-5: DeepSeek-V3.2's layers; some may share the indexer of a layer before them."""
-    return latent_model(c, router_bias=True, indexer=indexing(c))
+    return latent_model(config, router_bias=True, indexer=indexing(config))
 
 
-def indexing(c: Config) -> tuple[bool, ...]:
+def indexing(config: Config) -> tuple[bool, ...]:
     """Layers whose indexer runs; the others share the choice of one before them."""
-    layers = c.layers()
-    kinds = c.words("indexer_types", layers, ("full", "shared"))
+    layers = config.layers()
+    kinds = config.words("indexer_types", layers, ("full", "shared"))
     if kinds is not None:
         if kinds[0] != "full":
-            raise c.error("indexer_types[0]", "must be full: no earlier layer has a choice to share")
+            raise config.error("indexer_types[0]", "must be full: no earlier layer has a choice to share")
         return tuple(kind == "full" for kind in kinds)
     # every `index_topk_freq`-th layer selects (transformers' GlmMoeDsaConfig)
-    every = c.size("index_topk_freq", default=1)
-    offset = c.count("index_skip_topk_offset", default=2)
+    every = config.size("index_topk_freq", default=1)
+    offset = config.count("index_skip_topk_offset", default=2)
     return tuple(max(i - offset + 1, 0) % every == 0 for i in range(layers))
 
 
-def _blocks(c: Config, hidden: int, layers: int, *, router_bias: bool, dense: int = 0) -> list[Block]:
+def _blocks(config: Config, hidden: int, layers: int, *, router_bias: bool, dense: int = 0) -> list[Block]:
     """Feed-forward part of every layer; no experts (0 or null) make a dense model."""
-    if not c.count(*EXPERTS, default=0 if EXPERTS[0] in c.values else None):
-        return [read_ffn(c, hidden)] * layers
-    experts = routed_and_shared(c, hidden, router_bias=router_bias)
-    return first_dense(c, hidden, layers, experts, dense)
+    if not config.count(*EXPERTS, default=0 if EXPERTS[0] in config.values else None):
+        return [read_ffn(config, hidden)] * layers
+    experts = routed_and_shared(config, hidden, router_bias=router_bias)
+    return first_dense(config, hidden, layers, experts, dense)
 
 
-def attention_of(c: Config, gate_dim: int = 0) -> LatentAttention:
+def attention_of(config: Config, gate_dim: int = 0) -> LatentAttention:
     """The latent attention of a file in DeepSeek's keys; it caches no heads, but their number must make sense."""
-    hidden, heads = c.size("hidden_size"), c.size("num_attention_heads")
-    check_heads(c, hidden, heads, c.size("num_key_value_heads", default=heads), head_dim=1)
+    hidden, heads = config.size("hidden_size"), config.size("num_attention_heads")
+    check_heads(config, hidden, heads, config.size("num_key_value_heads", default=heads), head_dim=1)
     return LatentAttention(
-        hidden=hidden, heads=heads, q_rank=c.count("q_lora_rank", "attention_q_lora_dim"),
-        kv_rank=c.size("kv_lora_rank", "attention_kv_lora_dim"),
-        nope_dim=c.size("qk_nope_head_dim", "attention_qk_dim"),
-        rope_dim=c.count("qk_rope_head_dim", "attention_qk_rope_dim", default=None),
-        v_dim=c.size("v_head_dim", "attention_v_dim"), bias=c.flag("attention_bias", False),
+        hidden=hidden, heads=heads, q_rank=config.count("q_lora_rank", "attention_q_lora_dim"),
+        kv_rank=config.size("kv_lora_rank", "attention_kv_lora_dim"),
+        nope_dim=config.size("qk_nope_head_dim", "attention_qk_dim"),
+        rope_dim=config.count("qk_rope_head_dim", "attention_qk_rope_dim", default=None),
+        v_dim=config.size("v_head_dim", "attention_v_dim"), bias=config.flag("attention_bias", False),
         gate_dim=gate_dim,
     )  # fmt: skip
 
 
-def latent_model(c: Config, *, router_bias: bool, indexer: tuple[bool, ...] = (), gate_dim: int = 0) -> ModelSpec:
+def latent_model(config: Config, *, router_bias: bool, indexer: tuple[bool, ...] = (), gate_dim: int = 0) -> ModelSpec:
     """DeepSeek's latent attention and experts; `indexer` says in which layers one runs, or none at all."""
-    layers, attention = c.layers(), attention_of(c, gate_dim)
+    layers, attention = config.layers(), attention_of(config, gate_dim)
     hidden = attention.hidden
     # transformers' DeepseekV3Config and its kin default to three dense layers, V2's to none.
-    blocks = _blocks(c, hidden, layers, router_bias=router_bias, dense=3 if router_bias else 0)
+    blocks = _blocks(config, hidden, layers, router_bias=router_bias, dense=3 if router_bias else 0)
     mixers: list[LayerKind] = [attention] * layers
-    chosen = indexer_of(c) if any(indexer) and c.has("index_n_heads") else None  # null: dense
+    chosen = indexer_of(config) if any(indexer) and config.has("index_n_heads") else None  # null: dense
     if chosen is not None:
         mixers = [SparseLatentAttention(attention, chosen, not runs) for runs in indexer]
-    spec = assemble(c, stack(mixers, blocks), heads=c.count(MTP))
+    spec = assemble(config, stack(mixers, blocks), heads=config.count(MTP))
     # Engines keep this latent in 8 bits unasked (`fp8_ds_mla` in vllm-project/vllm).
     return replace(spec, numerics=replace(spec.numerics, kv="fp8")) if chosen else spec
 
 
-def indexer_of(c: Config) -> Indexer:
+def indexer_of(config: Config) -> Indexer:
     """The indexer of a layer."""
-    return Indexer(c.size("index_n_heads"), c.size("index_head_dim"), c.size("index_topk"))
+    return Indexer(config.size("index_n_heads"), config.size("index_head_dim"), config.size("index_topk"))

@@ -12,36 +12,36 @@ from .families import family
 from .parts import WINDOWED, assemble, check_heads, read_experts
 
 
-def _windowed(c: Config, layers: int, period: int) -> list[bool]:
-    words = c.words("layer_types", layers, WINDOWED)
+def _windowed(config: Config, layers: int, period: int) -> list[bool]:
+    words = config.words("layer_types", layers, WINDOWED)
     if words is None:
-        every = c.size("sliding_window_pattern", "_sliding_window_pattern", default=period)
+        every = config.size("sliding_window_pattern", "_sliding_window_pattern", default=period)
         return [(i + 1) % every != 0 for i in range(layers)]
     return [WINDOWED[word] for word in words]
 
 
-def _shared(c: Config, windowed: list[bool]) -> list[bool]:
+def _shared(config: Config, windowed: list[bool]) -> list[bool]:
     """Layers that read the cache of the last layer of their kind before them: those at the end."""
-    layers, count = len(windowed), c.count("num_kv_shared_layers")
+    layers, count = len(windowed), config.count("num_kv_shared_layers")
     if count >= layers:
-        raise c.error("num_kv_shared_layers", f"must be below the {layers} layers, not {count}")
+        raise config.error("num_kv_shared_layers", f"must be below the {layers} layers, not {count}")
     first_shared = layers - count
     for i in range(first_shared, layers):
         if windowed[i] not in windowed[:first_shared]:
             kind = "with" if windowed[i] else "without"
             reason = f"leaves layer {i} ({kind} a window) no cache of its kind before it"
-            raise c.error("num_kv_shared_layers", reason)
+            raise config.error("num_kv_shared_layers", reason)
     return [i >= first_shared for i in range(layers)]
 
 
-def overrides(c: Config, i: int) -> Mapping[str, Any]:
+def overrides(config: Config, i: int) -> Mapping[str, Any]:
     """What ``per_layer_config`` says of one layer (transformers' newer form of two head widths)."""
-    table = c.values.get("per_layer_config")
+    table = config.values.get("per_layer_config")
     if not isinstance(table, Mapping):
         return {}
     settings: Any = next((v for k, v in table.items() if str(k).isdigit() and int(k) == i), {})
     if not isinstance(settings, Mapping):
-        raise c.error(f"per_layer_config.{i}", f"is {shown(settings)}; an object is required")
+        raise config.error(f"per_layer_config.{i}", f"is {shown(settings)}; an object is required")
     return settings
 
 
@@ -75,66 +75,68 @@ def _attention(c: Config, layers: int, windowed: list[bool], shared: list[bool])
     "Gemma4UnifiedForConditionalGeneration",
     types=("gemma4_text", "gemma4", "gemma4_unified_text", "gemma4_unified"),
 )  # fmt: skip
-def gemma4(c: Config) -> ModelSpec:
+def gemma4(config: Config) -> ModelSpec:
     """Gemma 4: wide heads without a window, shared caches, per-layer inputs, experts in parallel with a dense block."""
-    layers, hidden = c.layers(), c.size("hidden_size")
-    windowed = _windowed(c, layers, 6)
-    shared = _shared(c, windowed)
-    width, wide = c.size("intermediate_size"), c.flag("use_double_wide_mlp", False)
-    inputs = c.count("hidden_size_per_layer_input", default=0)
-    moe = c.flag("enable_moe_block", False)
+    layers, hidden = config.layers(), config.size("hidden_size")
+    windowed = _windowed(config, layers, 6)
+    shared = _shared(config, windowed)
+    width, wide = config.size("intermediate_size"), config.flag("use_double_wide_mlp", False)
+    inputs = config.count("hidden_size_per_layer_input", default=0)
+    moe = config.flag("enable_moe_block", False)
     made: list[Layer] = []
-    for i, mixer in enumerate(_attention(c, layers, windowed, shared)):
+    for i, mixer in enumerate(_attention(config, layers, windowed, shared)):
         widths_each = width * (2 if wide and shared[i] else 1)
         ffn: LayerKind = FeedForward(hidden, widths_each)
         if moe:  # the dense block and the experts have norms of their own, the router a scale of its input
             ffn = read_experts(
-                c, hidden, c.size("moe_intermediate_size", "expert_intermediate_size"),
+                config, hidden, config.size("moe_intermediate_size", "expert_intermediate_size"),
                 experts=("num_experts",), top_k=("top_k_experts", "num_experts_per_tok"), residual_width=widths_each,
                 router_bias=True,
             )  # fmt: skip
         if inputs:
             if moe:
-                raise c.error("hidden_size_per_layer_input", "cannot be combined with enable_moe_block")
+                raise config.error("hidden_size_per_layer_input", "cannot be combined with enable_moe_block")
             ffn = SideInputs(FeedForward(hidden, widths_each), inputs)
         made.append(Layer(mixer, ffn, 8 if moe else 4, hidden))
     unique: dict[Layer, Layer] = {}
     stacked = tuple(unique.setdefault(layer, layer) for layer in made)
-    return assemble(c, stacked, tied=True, vocab=262_144, extra=_side_table(c, layers, inputs), final_norm=hidden)
+    return assemble(
+        config, stacked, tied=True, vocab=262_144, extra=_side_table(config, layers, inputs), final_norm=hidden
+    )
 
 
-def _side_table(c: Config, layers: int, inputs: int) -> int:
+def _side_table(config: Config, layers: int, inputs: int) -> int:
     """Weights of the table of inputs of each layer's own, and of their norm."""
     if not inputs:
         return 0
-    vocab = c.size("vocab_size_per_layer_input", default=262_144)
+    vocab = config.size("vocab_size_per_layer_input", default=262_144)
     return vocab * layers * inputs + inputs
 
 
 @family("Gemma3nForCausalLM", "Gemma3nForConditionalGeneration", types=("gemma3n_text", "gemma3n"))
-def gemma3n(c: Config) -> ModelSpec:
+def gemma3n(config: Config) -> ModelSpec:
     """Gemma 3n: four residual streams, a low-rank path, shared caches, inputs of each layer's own."""
-    layers, hidden = c.layers(), c.size("hidden_size", default=2048)
-    windowed = _windowed(c, layers, 5)
-    shared = _shared(c, windowed)
-    heads, kv = c.size("num_attention_heads", default=8), c.size("num_key_value_heads", default=2)
-    shape = check_heads(c, hidden, heads, kv, c.size("head_dim", default=256))
-    window, bias = c.window("sliding_window", 512), c.flag("attention_bias", False)
-    streams = c.size("altup_num_inputs", default=4)
-    widths = c.values.get("intermediate_size")
-    per_layer = widths if isinstance(widths, list) else [c.size("intermediate_size", default=16_384)] * layers
+    layers, hidden = config.layers(), config.size("hidden_size", default=2048)
+    windowed = _windowed(config, layers, 5)
+    shared = _shared(config, windowed)
+    heads, kv = config.size("num_attention_heads", default=8), config.size("num_key_value_heads", default=2)
+    shape = check_heads(config, hidden, heads, kv, config.size("head_dim", default=256))
+    window, bias = config.window("sliding_window", 512), config.flag("attention_bias", False)
+    streams = config.size("altup_num_inputs", default=4)
+    widths = config.values.get("intermediate_size")
+    per_layer = widths if isinstance(widths, list) else [config.size("intermediate_size", default=16_384)] * layers
     if len(per_layer) != layers or any(type(w) is not int or w < 1 for w in per_layer):
-        raise c.error("intermediate_size", f"must be a width, or one for each of the {layers} layers")
-    inputs = c.size("hidden_size_per_layer_input", default=256)
+        raise config.error("intermediate_size", f"must be a width, or one for each of the {layers} layers")
+    inputs = config.size("hidden_size_per_layer_input", default=256)
     made: list[Layer] = []
     for i in range(layers):
         norm = shape.head_dim if shared[i] else 2 * shape.head_dim
         mixer = Attention(
             hidden, heads, kv, shape.head_dim, window if windowed[i] else 0, bias, bias, norm, shares=shared[i]
         )
-        ffn = SideInputs(FeedForward(hidden, per_layer[i]), inputs, c.count("laurel_rank", default=64), streams)
+        ffn = SideInputs(FeedForward(hidden, per_layer[i]), inputs, config.count("laurel_rank", default=64), streams)
         made.append(Layer(mixer, ffn, 4, hidden))
     unique: dict[Layer, Layer] = {}
     stacked = tuple(unique.setdefault(layer, layer) for layer in made)
-    extra = _side_table(c, layers, inputs) + 2 * (streams - 1) * hidden * hidden
-    return assemble(c, stacked, tied=True, vocab=262_400, extra=extra, final_norm=hidden)
+    extra = _side_table(config, layers, inputs) + 2 * (streams - 1) * hidden * hidden
+    return assemble(config, stacked, tied=True, vocab=262_400, extra=extra, final_norm=hidden)

@@ -68,10 +68,10 @@ def meaningful(values: Mapping[str, Any]) -> set[str]:
     }  # fmt: skip
 
 
-def guess(c: Config, file: Config, known: Registry[Family], key: str = "architectures") -> ModelSpec:
+def guess(config: Config, file: Config, known: Registry[Family], key: str = "architectures") -> ModelSpec:
     """Read a file of an unknown class as a family that understands all its keys, with a note that says so.
 
-    `c` is the section that holds the text model's keys, `file` what names the class, `known` every family by class.
+    `config` is the section that holds the text model's keys, `file` what names the class, `known` every family by class.
 
     Raises
     ------
@@ -79,25 +79,25 @@ def guess(c: Config, file: Config, known: Registry[Family], key: str = "architec
         If no family fits: the message names the families that share most of its keys, and the unread keys.
     """
     for names, why in LISTS["refused"].items():
-        if c.architecture.startswith(tuple(names.split(", "))):
-            raise file.error(key, f"{c.architecture} cannot be costed: {why}")
-    wanted = meaningful(c.values)
+        if config.architecture.startswith(tuple(names.split(", "))):
+            raise file.error(key, f"{config.architecture} cannot be costed: {why}")
+    wanted = meaningful(config.values)
     usual = {name: i for i, name in enumerate(LISTS["usual"])}
     tries = sorted(
-        _tries(c, known), key=lambda t: (-len(t.read & wanted), usual.get(t.name, len(usual)), t.asked, t.name)
+        _tries(config, known), key=lambda t: (-len(t.read & wanted), usual.get(t.name, len(usual)), t.asked, t.name)
     )
     complete = [t for t in tries if t.model is not None and wanted <= t.read]
     noun = "architecture" if key == "architectures" else "model type"
-    if complete and wanted and key == "architectures" and c.architecture.endswith(tuple(LISTS["generators"])):
+    if complete and wanted and key == "architectures" and config.architecture.endswith(tuple(LISTS["generators"])):
         best = complete[0]
         assert best.model is not None
         note = (
-            f"{c.path}: {noun} {c.architecture} is not known; every key of its file has a meaning in "
+            f"{config.path}: {noun} {config.architecture} is not known; every key of its file has a meaning in "
             f"{best.name}, so it is read as that: check its parameters"
         )
-        return replace(best.model, architecture=c.architecture, notes=(*best.model.notes, note))
+        return replace(best.model, architecture=config.architecture, notes=(*best.model.notes, note))
     near = [t for t in tries if t.read & wanted][:CLOSEST]
-    reason = f"unknown {noun} {shown(c.architecture)}"
+    reason = f"unknown {noun} {shown(config.architecture)}"
     if near:
         named = ", ".join(f"{t.name} ({len(t.read & wanted)} of {len(wanted)})" for t in near)
         strange = sorted(wanted - near[0].read)[:6]
@@ -108,19 +108,19 @@ def guess(c: Config, file: Config, known: Registry[Family], key: str = "architec
     raise (file.error(key, reason) if near else file.error(key, f"{reason}; known: {', '.join(known)}"))
 
 
-def _tries(c: Config, known: Registry[Family]) -> list[_Try]:
+def _tries(config: Config, known: Registry[Family]) -> list[_Try]:
     """Return every text family's reading of a file's keys, by its first class; papers' families are skipped."""
     readers: dict[Family, str] = {}
     for name in known:
         if name.endswith(("ForCausalLM", "LMHeadModel")) and not hasattr(known[name], "wraps"):
             readers.setdefault(known[name], name)
     out = []
-    options = {key: value for key, value in c.values.items() if key != "model_type"}
+    options = {key: value for key, value in config.values.items() if key != "model_type"}
     for read, name in readers.items():
         seen: set[str] = set()
         try:
-            model: ModelSpec | None = read(replace(c, values=_Read(options, seen), architecture=name))
+            model: ModelSpec | None = read(replace(config, values=_Read(options, seen), architecture=name))
         except (InputError, RecursionError):
             model = None
-        out.append(_Try(name, frozenset(k for k in seen if c.has(k)), len(seen), model))
+        out.append(_Try(name, frozenset(k for k in seen if config.has(k)), len(seen), model))
     return out

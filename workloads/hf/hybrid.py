@@ -12,43 +12,43 @@ from .parts import assemble, read_experts, read_ffn, read_heads, read_windows, s
 
 
 @family("JambaForCausalLM", types=("jamba",))
-def jamba(c: Config) -> ModelSpec:
+def jamba(config: Config) -> ModelSpec:
     """Jamba: one attention layer per period among Mamba layers, experts every other layer."""
-    shape, layers = read_heads(c), c.layers()
+    shape, layers = read_heads(config), config.layers()
     hidden = shape.hidden
-    windows = read_windows(c, layers)
-    attends = _periodic(c, "attn_layer", layers, period=8, offset=4)
+    windows = read_windows(config, layers)
+    attends = _periodic(config, "attn_layer", layers, period=8, offset=4)
     mamba = Mamba(
         hidden=hidden,
-        inner=c.size("mamba_expand", default=2) * hidden,
-        d_state=c.size("mamba_d_state", default=16),
-        d_conv=c.size("mamba_d_conv", default=4),
-        dt_rank=_dt_rank(c, hidden),
+        inner=config.size("mamba_expand", default=2) * hidden,
+        d_state=config.size("mamba_d_state", default=16),
+        d_conv=config.size("mamba_d_conv", default=4),
+        dt_rank=_dt_rank(config, hidden),
     )
     attention = shape.attention(windows)
     mixers: list[LayerKind] = [attention[i] if attends[i] else mamba for i in range(layers)]
-    dense: LayerKind = read_ffn(c, hidden)
+    dense: LayerKind = read_ffn(config, hidden)
     blocks = [dense] * layers
-    if c.size("num_experts", default=16) > 1:
-        experts = read_experts(c, hidden, c.size("intermediate_size"), experts=("num_experts",))
-        sparse = _periodic(c, "expert_layer", layers, period=2, offset=1)
+    if config.size("num_experts", default=16) > 1:
+        experts = read_experts(config, hidden, config.size("intermediate_size"), experts=("num_experts",))
+        sparse = _periodic(config, "expert_layer", layers, period=2, offset=1)
         blocks = [experts if s else dense for s in sparse]
-    return assemble(c, stack(mixers, blocks))
+    return assemble(config, stack(mixers, blocks))
 
 
-def _dt_rank(c: Config, hidden: int) -> int:
+def _dt_rank(config: Config, hidden: int) -> int:
     """``"auto"`` means a sixteenth of the hidden size, rounded up."""
-    if c.values.get("mamba_dt_rank", "auto") == "auto":
+    if config.values.get("mamba_dt_rank", "auto") == "auto":
         return -(-hidden // 16)
-    return c.size("mamba_dt_rank")
+    return config.size("mamba_dt_rank")
 
 
-def _periodic(c: Config, stem: str, layers: int, *, period: int, offset: int) -> list[bool]:
+def _periodic(config: Config, stem: str, layers: int, *, period: int, offset: int) -> list[bool]:
     """Layers chosen by ``<stem>_period`` and ``<stem>_offset``."""
-    every = c.size(f"{stem}_period", default=period)
-    first = c.count(f"{stem}_offset", default=min(offset, every - 1))
+    every = config.size(f"{stem}_period", default=period)
+    first = config.count(f"{stem}_offset", default=min(offset, every - 1))
     if first >= every:
-        raise c.error(f"{stem}_offset", f"must be below the period {every}, not {first}")
+        raise config.error(f"{stem}_offset", f"must be below the period {every}, not {first}")
     return [i % every == first for i in range(layers)]
 
 
@@ -56,55 +56,55 @@ def _periodic(c: Config, stem: str, layers: int, *, period: int, offset: int) ->
     "Qwen3NextForCausalLM", "Qwen3_5ForCausalLM", "Qwen3_5MoeForCausalLM",
     types=("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"),
 )  # fmt: skip
-def qwen3_next(c: Config) -> ModelSpec:
+def qwen3_next(config: Config) -> ModelSpec:
     """Qwen3-Next and Qwen3.5: gated DeltaNet layers, every fourth is gated attention."""
-    shape, layers = read_heads(c, head_dim=256), c.layers()
-    kinds = c.words("layer_types", layers, ("linear_attention", "full_attention"))
+    shape, layers = read_heads(config, head_dim=256), config.layers()
+    kinds = config.words("layer_types", layers, ("linear_attention", "full_attention"))
     if kinds is None:
-        every = c.size("full_attention_interval", default=4)
+        every = config.size("full_attention_interval", default=4)
         attends = [(i + 1) % every == 0 for i in range(layers)]
     else:
         attends = [kind == "full_attention" for kind in kinds]
-    bias = c.flag("attention_bias", False)
+    bias = config.flag("attention_bias", False)
     attention = shape.attention([0], qkv_bias=bias, out_bias=bias, qk_norm=shape.head_norm, gated=True)[0]
-    delta = delta_net(c, shape.hidden)
+    delta = delta_net(config, shape.hidden)
     mixers: list[LayerKind] = [attention if a else delta for a in attends]
     # Qwen3.5 has dense models too, under a class of their own.
-    dense = c.architecture.startswith(("Qwen3_5For", "qwen3_5_text")) or (
-        c.text("model_type") == "qwen3_5_text" and not c.has("num_experts")
+    dense = config.architecture.startswith(("Qwen3_5For", "qwen3_5_text")) or (
+        config.text("model_type") == "qwen3_5_text" and not config.has("num_experts")
     )
-    blocks = [read_ffn(c, shape.hidden)] * layers if dense else qwen_blocks(c, shape.hidden, layers)
+    blocks = [read_ffn(config, shape.hidden)] * layers if dense else qwen_blocks(config, shape.hidden, layers)
     # The head's layer is one of full attention (vllm-project/vllm, qwen3_next_mtp.py). Qwen3-Next's
     # file has no key for it, its checkpoint has one head (`mtp.layers.0`); Qwen3.5's says how many.
-    shared = 1 if c.architecture.lower().startswith(("qwen3nextfor", "qwen3_next")) else 0
-    heads = c.count("mtp_num_hidden_layers", "num_nextn_predict_layers", default=shared)
-    return assemble(c, stack(mixers, blocks), head=stack([attention], blocks[-1:])[0], heads=heads)
+    shared = 1 if config.architecture.lower().startswith(("qwen3nextfor", "qwen3_next")) else 0
+    heads = config.count("mtp_num_hidden_layers", "num_nextn_predict_layers", default=shared)
+    return assemble(config, stack(mixers, blocks), head=stack([attention], blocks[-1:])[0], heads=heads)
 
 
 @family("JetMoEForCausalLM", "JetMoeForCausalLM", types=("jetmoe",))
-def jetmoe(c: Config) -> ModelSpec:
+def jetmoe(config: Config) -> ModelSpec:
     """JetMoE: query and output projections are experts too; tied."""
-    hidden, layers = c.size("hidden_size"), c.layers("num_hidden_layers", "num_layers")
+    hidden, layers = config.size("hidden_size"), config.layers("num_hidden_layers", "num_layers")
     experts = read_experts(
-        c,
+        config,
         hidden,
-        c.size("ffn_hidden_size", "intermediate_size"),
+        config.size("ffn_hidden_size", "intermediate_size"),
         experts=("moe_num_experts", "num_local_experts"),
         top_k=("moe_top_k", "num_experts_per_tok"),
     )
     attention = ExpertAttention(
         hidden=hidden,
-        kv_heads=c.size("num_key_value_heads"),
-        head_dim=c.size("kv_channels", default=128),
+        kv_heads=config.size("num_key_value_heads"),
+        head_dim=config.size("kv_channels", default=128),
         experts=experts.experts,
         top_k=experts.top_k,
     )
-    heads = c.optional("num_attention_heads")
+    heads = config.optional("num_attention_heads")
     if heads is not None and heads != attention.kv_heads * attention.top_k:
-        raise c.error(
+        raise config.error(
             "num_attention_heads",
             f"must be the key/value heads times the experts of a token, "
             f"{attention.kv_heads * attention.top_k}, not {heads}",
         )
     # The feed-forward experts share one output bias per layer.
-    return assemble(c, stack([attention] * layers, experts), tied=True, extra=layers * hidden)
+    return assemble(config, stack([attention] * layers, experts), tied=True, extra=layers * hidden)

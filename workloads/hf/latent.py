@@ -32,10 +32,10 @@ LATENT: dict[tuple[str, ...], tuple[tuple[str, ...], tuple[int, int, bool], str]
 
 
 def _reader(first: int, norms: int, tied: bool, title: str) -> Family:
-    def read(c: Config) -> ModelSpec:
-        layers, attention = c.layers(), attention_of(c)
-        blocks = read_blocks(c, attention.hidden, layers, router_bias=True, first=first)
-        return assemble(c, stack([attention] * layers, blocks, norms=norms), tied=tied, heads=mtp_heads(c))
+    def read(config: Config) -> ModelSpec:
+        layers, attention = config.layers(), attention_of(config)
+        blocks = read_blocks(config, attention.hidden, layers, router_bias=True, first=first)
+        return assemble(config, stack([attention] * layers, blocks, norms=norms), tied=tied, heads=mtp_heads(config))
 
     read.__doc__ = title
     return read
@@ -46,24 +46,24 @@ for _names, (_types, _habits, _title) in LATENT.items():
 
 
 @family("HYV4ForCausalLM", "HYV4VLForConditionalGeneration", types=("hy_v4", "hy_v4_vl_text"))
-def hy_v4(c: Config) -> ModelSpec:
+def hy_v4(config: Config) -> ModelSpec:
     """Hy4: GLM-5's sparse latent attention with an output gate, several residual streams.
 
     The mixing of the streams is counted by its weights; its time is not.
     """
-    indexer_of(c)  # required here
-    streams, gate = c.size("hc_mult", default=1), c.size("v_head_dim")
-    spec = latent_model(c, router_bias=True, indexer=indexing(c), gate_dim=gate)
+    indexer_of(config)  # required here
+    streams, gate = config.size("hc_mult", default=1), config.size("v_head_dim")
+    spec = latent_model(config, router_bias=True, indexer=indexing(config), gate_dim=gate)
     if streams == 1:
         return spec
     wide = streams * streams * spec.hidden
     extra = 2 * (2 * wide + 2 * streams + 2) * len(spec.layers) + wide + streams + 1
-    return replace(spec, extra_weights=spec.extra_weights + extra, notes=(*spec.notes, mixed(c, streams)))
+    return replace(spec, extra_weights=spec.extra_weights + extra, notes=(*spec.notes, mixed(config, streams)))
 
 
-def mixed(c: Config, streams: int) -> str:
+def mixed(config: Config, streams: int) -> str:
     """What a reader should know of streams whose mixing has no measured kernel."""
-    return f"{c.path}: the mixing of {streams} residual streams is counted by weights, not by time"
+    return f"{config.path}: the mixing of {streams} residual streams is counted by weights, not by time"
 
 
 DOTS = ("full_attention", "indexed_attention", "sliding_attention")
@@ -75,53 +75,53 @@ NARROW = {
 
 
 @family("Dots3NoteForCausalLM", "Dots3NoteForConditionalGeneration", types=("dots3_note_text", "dots3_note"))
-def dots3_note(c: Config) -> ModelSpec:
+def dots3_note(config: Config) -> ModelSpec:
     """dots3-note: DeepSeek's sparse attention, in three layers of four a window and other widths; a gate a head."""
-    layers = c.layers()
-    words = c.words("layer_types", layers, DOTS)
+    layers = config.layers()
+    words = config.words("layer_types", layers, DOTS)
     slides = [i > 1 and i % 4 != 1 for i in range(layers)]
     slides = [word == DOTS[2] for word in words] if words else slides
-    full = attention_of(c, gate_dim=1)
-    kinds: dict[bool, LayerKind] = {False: SparseLatentAttention(full, indexer_of(c))}
+    full = attention_of(config, gate_dim=1)
+    kinds: dict[bool, LayerKind] = {False: SparseLatentAttention(full, indexer_of(config))}
     if any(slides):
-        narrow = {key: c.size(f"swa_{key}", default=size) for key, size in NARROW.items()}
-        narrow |= overrides(c, slides.index(True))
-        window = c.size("sliding_window", "sliding_window_size", default=512)
-        kinds[True] = replace(attention_of(c.but(**narrow), gate_dim=1), window=window)
-    shared = c.size("n_shared_experts", default=1) * c.size(
+        narrow = {key: config.size(f"swa_{key}", default=size) for key, size in NARROW.items()}
+        narrow |= overrides(config, slides.index(True))
+        window = config.size("sliding_window", "sliding_window_size", default=512)
+        kinds[True] = replace(attention_of(config.but(**narrow), gate_dim=1), window=window)
+    shared = config.size("n_shared_experts", default=1) * config.size(
         "moe_shared_expert_intermediate_size", "shared_experts_intermediate_size", default=1536
     )
-    blocks = read_blocks(c, full.hidden, layers, router_bias=True, first=1, shared=shared)
+    blocks = read_blocks(config, full.hidden, layers, router_bias=True, first=1, shared=shared)
     mixers = [kinds[one] for one in slides]
-    spec = assemble(c, stack(mixers, blocks), extra=layers * full.rope_dim, heads=mtp_heads(c))
+    spec = assemble(config, stack(mixers, blocks), extra=layers * full.rope_dim, heads=mtp_heads(config))
     return replace(spec, numerics=replace(spec.numerics, kv="fp8"))  # as all of DSA's kin
 
 
 @family("MistralLarge4ForConditionalGeneration", "MistralLarge4ForCausalLM",
         types=("mistral_large4_text", "mistral_large4"))  # fmt: skip
-def mistral_large4(c: Config) -> ModelSpec:
+def mistral_large4(config: Config) -> ModelSpec:
     """Mistral Large 4: sparse latent attention without a latent of queries, layers that share a latent or have no rope."""
-    layers, base, pattern = c.layers(), attention_of(c), c.values.get("index_topk_pattern")
-    roped = c.items("no_rope_layers") or [
-        (i + 1) % c.size("no_rope_layer_interval", default=4) != 0 for i in range(layers)
+    layers, base, pattern = config.layers(), attention_of(config), config.values.get("index_topk_pattern")
+    roped = config.items("no_rope_layers") or [
+        (i + 1) % config.size("no_rope_layer_interval", default=4) != 0 for i in range(layers)
     ]
-    sources = c.items("kv_source_layers") or list(range(layers))
+    sources = config.items("kv_source_layers") or list(range(layers))
     for key, flags, top in (("no_rope_layers", roped, 2), ("kv_source_layers", sources, layers)):
         if len(flags) < layers or any(n not in range(top) for n in flags):
-            raise c.error(key, f"must be a whole number below {top} for each of {layers} layers")
-    if isinstance(pattern, str) and not c.has("indexer_types"):
-        c = c.but(indexer_types=[{"F": "full", "S": "shared"}.get(one, one) for one in pattern])
-    index = indexer_of(c)
+            raise config.error(key, f"must be a whole number below {top} for each of {layers} layers")
+    if isinstance(pattern, str) and not config.has("indexer_types"):
+        config = config.but(indexer_types=[{"F": "full", "S": "shared"}.get(one, one) for one in pattern])
+    index = indexer_of(config)
     plain = replace(base, nope_dim=base.nope_dim + base.rope_dim, rope_dim=0)
 
     def mixer(i: int, runs: bool) -> SparseLatentAttention:
         mixer_own: LatentAttention = replace(base if roped[i] else plain, shares=sources[i] != i)
         return SparseLatentAttention(mixer_own, index, not runs)
 
-    chosen = indexing(c)
-    blocks = read_blocks(c, base.hidden, layers, first=1)
+    chosen = indexing(config)
+    blocks = read_blocks(config, base.hidden, layers, first=1)
     # A scale and a bias a head, and a norm of what each indexer's queries come from.
     extra = 2 * layers * base.heads + 2 * base.hidden * sum(chosen)
     made = stack([mixer(i, runs) for i, runs in enumerate(chosen)], blocks)
-    spec = assemble(c, made, extra=extra, heads=mtp_heads(c))
+    spec = assemble(config, made, extra=extra, heads=mtp_heads(config))
     return replace(spec, numerics=replace(spec.numerics, kv="fp8"))

@@ -23,50 +23,50 @@ MAX_DEPTH = 8
 
 
 @family("LayerList")
-def layer_list(c: Config) -> ModelSpec:
+def layer_list(config: Config) -> ModelSpec:
     """Layers written out by kind."""
-    groups = c.items("layers")
+    groups = config.items("layers")
     if not groups:
         state = "is missing" if groups is None else "is empty"
-        raise c.error("layers", f"{state}; a list of layers, each with a mixer, is required")
+        raise config.error("layers", f"{state}; a list of layers, each with a mixer, is required")
     layers: list[Layer] = []
     for i, group in enumerate(groups):
-        entry = _entry(c, f"layers[{i}]", group)
+        entry = _entry(config, f"layers[{i}]", group)
         layer, times = _layer(entry), entry.size("times", default=1)
         if len(layers) + times > MAX_LAYERS:
             raise entry.error("times", f"makes more than {MAX_LAYERS} layers")
         layers += [layer] * times
-    return assemble(c, tuple(layers))
+    return assemble(config, tuple(layers))
 
 
-def _entry(c: Config, key: str, value: Any) -> Config:
+def _entry(config: Config, key: str, value: Any) -> Config:
     """An object inside a list, or one read already."""
     if not isinstance(value, dict):
-        raise c.error(key, f"is {shown(value)}; an object is required")
-    return replace(c, values=value, prefix=f"{c.prefix}{key}.", outer=c)
+        raise config.error(key, f"is {shown(value)}; an object is required")
+    return replace(config, values=value, prefix=f"{config.prefix}{key}.", outer=config)
 
 
-def _layer(c: Config) -> Layer:
+def _layer(config: Config) -> Layer:
     """One group's layer."""
-    _known(c, LAYER_KEYS)
-    hidden = c.nearest_with("hidden_size").size("hidden_size")
-    mixer = layer_part(c.section("mixer"))
-    ffn = layer_part(c.section("ffn")) if c.has("ffn") else None
+    _known(config, LAYER_KEYS)
+    hidden = config.nearest_with("hidden_size").size("hidden_size")
+    mixer = layer_part(config.section("mixer"))
+    ffn = layer_part(config.section("ffn")) if config.has("ffn") else None
     for key, part in (("mixer", mixer), ("ffn", ffn)):
         if part is not None and part.hidden != hidden:
-            raise c.error(f"{key}.hidden", f"must be hidden_size, {hidden}, not {part.hidden}")
-    norms = c.count("norms", default=1 if ffn is None else 2)
-    width = c.count("norm_width", default=hidden)
-    return Layer(mixer, ffn, norms, width, c.flag("parallel", False))
+            raise config.error(f"{key}.hidden", f"must be hidden_size, {hidden}, not {part.hidden}")
+    norms = config.count("norms", default=1 if ffn is None else 2)
+    width = config.count("norm_width", default=hidden)
+    return Layer(mixer, ffn, norms, width, config.flag("parallel", False))
 
 
-def _known(c: Config, keys: tuple[str, ...]) -> None:
-    for key in c.values:
+def _known(config: Config, keys: tuple[str, ...]) -> None:
+    for key in config.values:
         if key not in keys:
-            raise c.error(key, f"unknown key{nearest(key, keys)}")
+            raise config.error(key, f"unknown key{nearest(key, keys)}")
 
 
-def layer_part(c: Config, depth: int = 0) -> LayerKind:
+def layer_part(config: Config, depth: int = 0) -> LayerKind:
     """Read a layer part: ``kind`` and that kind's fields.
 
     Raises
@@ -74,77 +74,77 @@ def layer_part(c: Config, depth: int = 0) -> LayerKind:
     SpecError
         Unknown kind or field, a field missing or of the wrong type, or values that the kind refuses.
     """
-    name = c.text("kind")
+    name = config.text("kind")
     if not name:
-        raise c.error("kind", "is missing; the name of a layer kind is required")
+        raise config.error("kind", "is missing; the name of a layer kind is required")
     if name not in LAYER_KINDS:
-        raise c.error("kind", f"unknown layer kind {shown(name)}{nearest(name, LAYER_KINDS)}")
+        raise config.error("kind", f"unknown layer kind {shown(name)}{nearest(name, LAYER_KINDS)}")
     if depth == MAX_DEPTH:
-        raise c.error("kind", f"is nested more than {MAX_DEPTH} deep")
+        raise config.error("kind", f"is nested more than {MAX_DEPTH} deep")
     kind: Any = LAYER_KINDS[name]
     declared = fields(kind)
-    _known(c, ("kind", *(f.name for f in declared)))
+    _known(config, ("kind", *(f.name for f in declared)))
     hints = get_type_hints(kind)
-    values = {f.name: _value(c, f, hints[f.name], depth) for f in declared if _given(c, f)}
+    values = {f.name: _value(config, f, hints[f.name], depth) for f in declared if _given(config, f)}
     try:
         part: LayerKind = kind(**values)
     except InputError as error:
-        raise c.error(error.subject, error.reason) from None
-    _check(c, part)
+        raise config.error(error.subject, error.reason) from None
+    _check(config, part)
     return part
 
 
-def _given(c: Config, field: Field[Any]) -> bool:
+def _given(config: Config, field: Field[Any]) -> bool:
     """Whether a field has to be read: those that are left out and have a default are not."""
     without = field.default is MISSING and field.default_factory is MISSING
-    return without or c.has(field.name)
+    return without or config.has(field.name)
 
 
-def _value(c: Config, field: Field[Any], wanted: Any, depth: int) -> Any:
+def _value(config: Config, field: Field[Any], wanted: Any, depth: int) -> Any:
     """One field, of the type that its kind declares; a number without a default is 1 at least."""
     name = field.name
-    if name == "hidden" and not c.has(name):
-        return c.nearest_with("hidden_size").size("hidden_size")
+    if name == "hidden" and not config.has(name):
+        return config.nearest_with("hidden_size").size("hidden_size")
     if wanted is bool:
-        return c.flag(name, False)
+        return config.flag(name, False)
     if wanted is int:
-        return c.size(name, least=1 if field.default is MISSING else 0)
+        return config.size(name, least=1 if field.default is MISSING else 0)
     if wanted is float or get_origin(wanted) is tuple:
-        if not c.has(name):
-            raise c.error(name, "is missing")
-        return _plain(c, name, c.values[name], wanted)
-    section = c.section(name)
+        if not config.has(name):
+            raise config.error(name, "is missing")
+        return _plain(config, name, config.values[name], wanted)
+    section = config.section(name)
     part = layer_part(section, depth + 1)
     if wanted is not LayerKind and not isinstance(part, wanted):
         raise section.error("kind", f"must be {wanted.kind}, not {part.kind}")
     return part
 
 
-def _plain(c: Config, key: str, value: Any, wanted: Any) -> Any:
+def _plain(config: Config, key: str, value: Any, wanted: Any) -> Any:
     """A number, or a list of such or of lists, as tuples."""
     if get_origin(wanted) is tuple:
         inner = get_args(wanted)
         if not isinstance(value, list):
-            raise c.error(key, f"must be a list, not {shown(value)}")
+            raise config.error(key, f"must be a list, not {shown(value)}")
         if Ellipsis in inner:
             inner = (inner[0],) * len(value)
         if len(value) != len(inner):
-            raise c.error(key, f"must have {len(inner)} entries, not {len(value)}")
+            raise config.error(key, f"must have {len(inner)} entries, not {len(value)}")
         pairs = enumerate(zip(value, inner, strict=True))
-        return tuple(_plain(c, f"{key}[{i}]", item, kind) for i, (item, kind) in pairs)
+        return tuple(_plain(config, f"{key}[{i}]", item, kind) for i, (item, kind) in pairs)
     integer = wanted is int
     if isinstance(value, bool) or not isinstance(value, int if integer else (int, float)):
-        raise c.error(key, f"must be a {'whole ' if integer else ''}number, not {shown(value)}")
+        raise config.error(key, f"must be a {'whole ' if integer else ''}number, not {shown(value)}")
     if not abs(value) < SIZE_LIMIT:
-        raise c.error(key, f"must be below {SIZE_LIMIT}, not {shown(value)}")
+        raise config.error(key, f"must be below {SIZE_LIMIT}, not {shown(value)}")
     return value if integer else float(value)
 
 
-def _check(c: Config, part: LayerKind) -> None:
+def _check(config: Config, part: LayerKind) -> None:
     """Refuse what kinds leave to their readers."""
     if is_routed(part) and not 1 <= part.routed.top_k <= part.routed.experts:
         reason = f"must be from 1 to the {part.routed.experts} experts, not {part.routed.top_k}"
-        raise c.error("top_k", reason)
+        raise config.error("top_k", reason)
     if isinstance(part, Attention) and (part.kv_heads < 1 or part.heads % part.kv_heads):
         reason = f"must divide the {part.heads} query heads, {part.kv_heads} does not"
-        raise c.error("kv_heads", reason)
+        raise config.error("kv_heads", reason)

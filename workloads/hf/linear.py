@@ -14,31 +14,31 @@ from .parts import assemble, read_experts, read_ffn, read_heads, stack, state_fo
 KINDS = ("linear_attention", "full_attention")
 
 
-def delta_net(c: Config, hidden: int) -> GatedDeltaNet:
+def delta_net(config: Config, hidden: int) -> GatedDeltaNet:
     """The gated delta net of a file in Qwen3-Next's keys."""
-    key, value = c.size("linear_num_key_heads"), c.size("linear_num_value_heads")
+    key, value = config.size("linear_num_key_heads"), config.size("linear_num_value_heads")
     if value % key:
-        raise c.error("linear_num_key_heads", f"must divide the {value} linear value heads")
+        raise config.error("linear_num_key_heads", f"must divide the {value} linear value heads")
     return GatedDeltaNet(
-        hidden=hidden, key_heads=key, value_heads=value, key_dim=c.size("linear_key_head_dim"),
-        value_dim=c.size("linear_value_head_dim"), d_conv=c.size("linear_conv_kernel_dim", default=4),
-        state_format=state_format(c, "mamba_ssm_dtype"),
+        hidden=hidden, key_heads=key, value_heads=value, key_dim=config.size("linear_key_head_dim"),
+        value_dim=config.size("linear_value_head_dim"), d_conv=config.size("linear_conv_kernel_dim", default=4),
+        state_format=state_format(config, "mamba_ssm_dtype"),
     )  # fmt: skip
 
 
-def _blocks(c: Config, hidden: int, layers: int, dense: int = 0) -> list[LayerKind]:
-    width = c.size("moe_intermediate_size")
+def _blocks(config: Config, hidden: int, layers: int, dense: int = 0) -> list[LayerKind]:
+    width = config.size("moe_intermediate_size")
     experts = read_experts(
-        c, hidden, width, experts=("num_experts", "n_routed_experts"),
+        config, hidden, width, experts=("num_experts", "n_routed_experts"),
         top_k=("num_experts_per_token", "num_experts_per_tok"),
-        shared_width=c.count("num_shared_experts", "n_shared_experts") * width, router_bias=True,
+        shared_width=config.count("num_shared_experts", "n_shared_experts") * width, router_bias=True,
         groups="num_expert_group",
     )  # fmt: skip
-    latent = c.count("routed_expert_hidden_size")
+    latent = config.count("routed_expert_hidden_size")
     if latent:  # Kimi-K3: experts work on a narrower copy of the tokens
-        normed = c.flag("latent_moe_use_norm", False)
+        normed = config.flag("latent_moe_use_norm", False)
         experts = replace(experts, latent=latent, latent_norm=normed)
-    return list(first_dense(c, hidden, layers, experts, dense))
+    return list(first_dense(config, hidden, layers, experts, dense))
 
 
 @family("KimiLinearForCausalLM", "KimiK3LinearForCausalLM", types=("kimi_linear", "kimi_k3_text"))
@@ -76,26 +76,26 @@ def kimi_linear(c: Config) -> ModelSpec:
 
 
 @family("BailingHybridForCausalLM", "BailingMoeV3ForCausalLM", types=("bailing_hybrid", "bailing_moe_v3"))
-def bailing_hybrid(c: Config) -> ModelSpec:
+def bailing_hybrid(config: Config) -> ModelSpec:
     """Ling-3.0: KDA, latent attention at the end of each group of layers, many small experts.
 
     Whole matrices for both gates of KDA, and one gate a head of latent attention: with them the count
     is transformers' own, 124.4142 B, to four digits.
     """
-    layers = c.layers()
-    kinds = c.words("layer_types", layers, KINDS)
+    layers = config.layers()
+    kinds = config.words("layer_types", layers, KINDS)
     if kinds is None:
-        every = c.size("layer_group_size", default=6)
+        every = config.size("layer_group_size", default=6)
         kinds = tuple(KINDS[(i + 1) % every == 0] for i in range(layers))
     delta = KimiDelta(
-        hidden=c.size("hidden_size"), heads=c.size("linear_num_heads", "num_attention_heads"),
-        head_dim=c.size("linear_head_dim", default=128),
-        d_conv=c.size("linear_conv_kernel_dim", "short_conv_kernel_size", default=4),
+        hidden=config.size("hidden_size"), heads=config.size("linear_num_heads", "num_attention_heads"),
+        head_dim=config.size("linear_head_dim", default=128),
+        d_conv=config.size("linear_conv_kernel_dim", "short_conv_kernel_size", default=4),
         full_gate=True, full_decay=True,
     )  # fmt: skip
-    latent = attention_of(c, gate_dim=1)
+    latent = attention_of(config, gate_dim=1)
     mixers: list[LayerKind] = [latent if kind == KINDS[1] else delta for kind in kinds]
-    return assemble(c, stack(mixers, _blocks(c, delta.hidden, layers)), heads=c.count(MTP))
+    return assemble(config, stack(mixers, _blocks(config, delta.hidden, layers)), heads=config.count(MTP))
 
 
 @family("Glm5NextForCausalLM", "Glm5NextForConditionalGeneration", types=("glm5_next_text",))
@@ -121,13 +121,13 @@ def glm5_next(c: Config) -> ModelSpec:
 
 
 @family("OlmoHybridForCausalLM", types=("olmo_hybrid",))
-def olmo_hybrid(c: Config) -> ModelSpec:
+def olmo_hybrid(config: Config) -> ModelSpec:
     """OLMo hybrid: delta nets, and every fourth layer of full attention with whole-width norms."""
-    shape, layers = read_heads(c), c.layers()
-    kinds = c.words("layer_types", layers, KINDS)
+    shape, layers = read_heads(config), config.layers()
+    kinds = config.words("layer_types", layers, KINDS)
     if kinds is None:
         kinds = tuple(KINDS[(i + 1) % 4 == 0] for i in range(layers))
-    attention = shape.attention([0], qkv_bias=c.flag("attention_bias", False), qk_norm=shape.full_norm)[0]
-    delta = delta_net(c, shape.hidden)
+    attention = shape.attention([0], qkv_bias=config.flag("attention_bias", False), qk_norm=shape.full_norm)[0]
+    delta = delta_net(config, shape.hidden)
     mixers: list[LayerKind] = [attention if kind == KINDS[1] else delta for kind in kinds]
-    return assemble(c, stack(mixers, read_ffn(c, shape.hidden)))
+    return assemble(config, stack(mixers, read_ffn(config, shape.hidden)))

@@ -13,221 +13,226 @@ Block = FeedForward | MixtureOfExperts
 
 
 @family("MixtralForCausalLM", "QuantMixtralForCausalLM", types=("mixtral",))
-def mixtral(c: Config) -> ModelSpec:
+def mixtral(config: Config) -> ModelSpec:
     """Mixtral: experts in every layer."""
-    shape = read_heads(c)
-    mixers = shape.attention(read_windows(c, c.layers()))
-    experts = read_experts(c, shape.hidden, c.size("intermediate_size"))
-    return assemble(c, stack(mixers, experts))
+    shape = read_heads(config)
+    mixers = shape.attention(read_windows(config, config.layers()))
+    experts = read_experts(config, shape.hidden, config.size("intermediate_size"))
+    return assemble(config, stack(mixers, experts))
 
 
 @family("PhiMoEForCausalLM", "PhimoeForCausalLM", types=("phimoe",))
-def phimoe(c: Config) -> ModelSpec:
+def phimoe(config: Config) -> ModelSpec:
     """Phi-3.5-MoE: layer norms and head with biases."""
-    shape = read_heads(c)
-    bias = c.flag("attention_bias", False)
-    mixers = shape.attention(read_windows(c, c.layers()), qkv_bias=bias, out_bias=bias)
-    experts = read_experts(c, shape.hidden, c.size("intermediate_size"))
+    shape = read_heads(config)
+    bias = config.flag("attention_bias", False)
+    mixers = shape.attention(read_windows(config, config.layers()), qkv_bias=bias, out_bias=bias)
+    experts = read_experts(config, shape.hidden, config.size("intermediate_size"))
     layers = stack(mixers, experts, norm_width=2 * shape.hidden)
-    head_bias = c.size("vocab_size") * c.flag("lm_head_bias", False)
-    return assemble(c, layers, extra=head_bias, final_norm=2 * shape.hidden)
+    head_bias = config.size("vocab_size") * config.flag("lm_head_bias", False)
+    return assemble(config, layers, extra=head_bias, final_norm=2 * shape.hidden)
 
 
-def qwen_blocks(c: Config, hidden: int, layers: int) -> list[Block]:
+def qwen_blocks(config: Config, hidden: int, layers: int) -> list[Block]:
     """Qwen's rule: experts every ``decoder_sparse_step`` layers, less ``mlp_only_layers``.
 
     Zero experts make a dense model; the number itself is required.
     """
-    if not c.count("num_experts", "num_local_experts", default=None):
-        return [read_ffn(c, hidden)] * layers
-    step = c.size("decoder_sparse_step", default=1)
-    dense_only = c.indices("mlp_only_layers", layers) or frozenset()
+    if not config.count("num_experts", "num_local_experts", default=None):
+        return [read_ffn(config, hidden)] * layers
+    step = config.size("decoder_sparse_step", default=1)
+    dense_only = config.indices("mlp_only_layers", layers) or frozenset()
     sparse = [i not in dense_only and (i + 1) % step == 0 for i in range(layers)]
-    shared = c.count("shared_expert_intermediate_size")
+    shared = config.count("shared_expert_intermediate_size")
     experts = read_experts(
-        c,
+        config,
         hidden,
-        c.size("moe_intermediate_size"),
+        config.size("moe_intermediate_size"),
         experts=("num_experts", "num_local_experts"),
         shared_width=shared,
         shared_gate=shared > 0,
     )
     if all(sparse):
         return [experts] * layers
-    dense = read_ffn(c, hidden)
+    dense = read_ffn(config, hidden)
     return [experts if s else dense for s in sparse]
 
 
 @family("Qwen2MoeForCausalLM", types=("qwen2_moe",))
-def qwen2_moe(c: Config) -> ModelSpec:
+def qwen2_moe(config: Config) -> ModelSpec:
     """Qwen1.5-MoE and Qwen2-MoE: biases on query, key and value, gated shared expert."""
-    shape, layers = read_heads(c), c.layers()
-    mixers = shape.attention(qwen_windows(c, layers), qkv_bias=True)
-    return assemble(c, stack(mixers, qwen_blocks(c, shape.hidden, layers)))
+    shape, layers = read_heads(config), config.layers()
+    mixers = shape.attention(qwen_windows(config, layers), qkv_bias=True)
+    return assemble(config, stack(mixers, qwen_blocks(config, shape.hidden, layers)))
 
 
 @family("Qwen3MoeForCausalLM", types=("qwen3_moe",))
-def qwen3_moe(c: Config) -> ModelSpec:
+def qwen3_moe(config: Config) -> ModelSpec:
     """Qwen3-MoE: query and key norms per head, no shared expert."""
-    shape, layers = read_heads(c), c.layers()
-    bias = c.flag("attention_bias", False)
-    mixers = shape.attention(qwen_windows(c, layers), qkv_bias=bias, out_bias=bias, qk_norm=shape.head_norm)
-    return assemble(c, stack(mixers, qwen_blocks(c, shape.hidden, layers)))
+    shape, layers = read_heads(config), config.layers()
+    bias = config.flag("attention_bias", False)
+    mixers = shape.attention(qwen_windows(config, layers), qkv_bias=bias, out_bias=bias, qk_norm=shape.head_norm)
+    return assemble(config, stack(mixers, qwen_blocks(config, shape.hidden, layers)))
 
 
 @family("MiniMaxM2ForCausalLM", types=("minimax_m2",))
-def minimax_m2(c: Config) -> ModelSpec:
+def minimax_m2(config: Config) -> ModelSpec:
     """MiniMax-M2: norms over the whole projections, routing bias; MTP modules are left out."""
-    kinds = c.items("attn_type_list") or ()
+    kinds = config.items("attn_type_list") or ()
     if any(kind != 1 for kind in kinds):
-        raise c.error("attn_type_list", "holds linear attention (0); only softmax (1) is known")
-    shape = read_heads(c, head_dim=128)
-    norm = shape.full_norm if c.flag("use_qk_norm", True) else 0
-    mixers = shape.attention(read_windows(c, c.layers()), qk_norm=norm)
+        raise config.error("attn_type_list", "holds linear attention (0); only softmax (1) is known")
+    shape = read_heads(config, head_dim=128)
+    norm = shape.full_norm if config.flag("use_qk_norm", True) else 0
+    mixers = shape.attention(read_windows(config, config.layers()), qk_norm=norm)
     experts = read_experts(
-        c,
+        config,
         shape.hidden,
-        c.size("intermediate_size"),
-        shared_width=c.count("shared_intermediate_size"),
-        router_bias=c.flag("use_routing_bias", True),
+        config.size("intermediate_size"),
+        shared_width=config.count("shared_intermediate_size"),
+        router_bias=config.flag("use_routing_bias", True),
     )
-    return assemble(c, stack(mixers, experts))
+    return assemble(config, stack(mixers, experts))
 
 
 @family("GptOssForCausalLM", types=("gpt_oss",))
-def gpt_oss(c: Config) -> ModelSpec:
+def gpt_oss(config: Config) -> ModelSpec:
     """gpt-oss: attention sinks, biases on experts and router, windows on every other layer."""
-    shape = read_heads(c, head_dim=64)
-    windows = read_windows(c, c.layers(), slides=lambda layer: layer % 2 == 0, default=128)
-    bias = c.flag("attention_bias", True)
+    shape = read_heads(config, head_dim=64)
+    windows = read_windows(config, config.layers(), slides=lambda layer: layer % 2 == 0, default=128)
+    bias = config.flag("attention_bias", True)
     mixers = shape.attention(windows, qkv_bias=bias, out_bias=bias, sinks=True)
     experts = read_experts(
-        c,
+        config,
         shape.hidden,
-        c.size("intermediate_size"),
+        config.size("intermediate_size"),
         top_k=("num_experts_per_tok", "experts_per_token"),
         router_bias=True,
         expert_bias=True,
     )
-    return assemble(c, stack(mixers, experts))
+    return assemble(config, stack(mixers, experts))
 
 
 @family("Llama4ForCausalLM", types=("llama4_text",))
-def llama4(c: Config) -> ModelSpec:
+def llama4(config: Config) -> ModelSpec:
     """Llama 4 text model: one shared expert; three of four layers attend within chunks.
 
     ``intermediate_size`` is the experts' width, ``intermediate_size_mlp`` the dense layers'.
     """
-    shape, layers = read_heads(c, head_dim=128), c.layers()
-    rope = c.items("no_rope_layers") or [
-        (i + 1) % c.size("no_rope_layer_interval", default=4) != 0 for i in range(layers)
+    shape, layers = read_heads(config, head_dim=128), config.layers()
+    rope = config.items("no_rope_layers") or [
+        (i + 1) % config.size("no_rope_layer_interval", default=4) != 0 for i in range(layers)
     ]
     if len(rope) < layers or any(entry not in (0, 1) for entry in rope):
-        raise c.error("no_rope_layers", f"must hold 0 or 1 for each of the {layers} layers")
-    windows = read_windows(c, layers, slides=lambda i: bool(rope[i]), key="attention_chunk_size", default=8192)
-    bias = c.flag("attention_bias", False)
+        raise config.error("no_rope_layers", f"must hold 0 or 1 for each of the {layers} layers")
+    windows = read_windows(config, layers, slides=lambda i: bool(rope[i]), key="attention_chunk_size", default=8192)
+    bias = config.flag("attention_bias", False)
     mixers = shape.attention(windows, qkv_bias=bias, out_bias=bias)
-    step = c.size("interleave_moe_layer_step", default=1)
-    sparse = c.indices("moe_layers", layers)
+    step = config.size("interleave_moe_layer_step", default=1)
+    sparse = config.indices("moe_layers", layers)
     if sparse is None:
         sparse = frozenset(range(step - 1, layers, step))
-    width = c.size("intermediate_size")
-    experts = read_experts(c, shape.hidden, width, shared_width=width)
-    dense = [read_ffn(c, shape.hidden, key="intermediate_size_mlp")] if len(sparse) < layers else []
+    width = config.size("intermediate_size")
+    experts = read_experts(config, shape.hidden, width, shared_width=width)
+    dense = [read_ffn(config, shape.hidden, key="intermediate_size_mlp")] if len(sparse) < layers else []
     blocks = [experts if i in sparse else dense[0] for i in range(layers)]
-    return assemble(c, stack(mixers, blocks))
+    return assemble(config, stack(mixers, blocks))
 
 
 @family("DbrxForCausalLM", types=("dbrx",))
-def dbrx(c: Config) -> ModelSpec:
+def dbrx(config: Config) -> ModelSpec:
     """DBRX: its own keys, norms without biases."""
-    attn, ffn = c.section("attn_config"), c.section("ffn_config")
-    hidden, heads = c.size("d_model"), c.size("n_heads")
+    attn, ffn = config.section("attn_config"), config.section("ffn_config")
+    hidden, heads = config.size("d_model"), config.size("n_heads")
     groups = attn.size("kv_n_heads")
-    shape = check_heads(c, hidden, heads, groups, keys=("n_heads", "attn_config.kv_n_heads"))
-    mixers = shape.attention([0] * c.layers("n_layers"))
+    shape = check_heads(config, hidden, heads, groups, keys=("n_heads", "attn_config.kv_n_heads"))
+    mixers = shape.attention([0] * config.layers("n_layers"))
     experts = read_experts(ffn, hidden, ffn.size("ffn_hidden_size"), experts=("moe_num_experts",), top_k=("moe_top_k",))
-    return assemble(c, stack(mixers, experts))
+    return assemble(config, stack(mixers, experts))
 
 
 @family("Grok1ForCausalLM", "Grok1ModelForCausalLM", "Grok2ForCausalLM", types=("grok-1", "git"))
-def grok(c: Config) -> ModelSpec:
+def grok(config: Config) -> ModelSpec:
     """Grok-1, and Grok-2 with a dense block in parallel with its narrower experts."""
-    shape = read_heads(c)
-    mixers = shape.attention([0] * c.layers())
-    width = c.size("intermediate_size")
-    residual = c.flag("residual_moe", False)
+    shape = read_heads(config)
+    mixers = shape.attention([0] * config.layers())
+    width = config.size("intermediate_size")
+    residual = config.flag("residual_moe", False)
     experts = read_experts(
-        c, shape.hidden, c.size("moe_intermediate_size", default=width), residual_width=width if residual else 0
+        config,
+        shape.hidden,
+        config.size("moe_intermediate_size", default=width),
+        residual_width=width if residual else 0,
     )
-    return assemble(c, stack(mixers, experts, norms=4), tied=not residual)
+    return assemble(config, stack(mixers, experts, norms=4), tied=not residual)
 
 
 @family("GLaM", "GlamForCausalLM", types=("glam",))
-def glam(c: Config) -> ModelSpec:
+def glam(config: Config) -> ModelSpec:
     """GLaM, a paper model (arXiv 2112.06905): experts in every ``moe_layer_freq``-th layer.
 
     ``expert_ffn_matrices`` and ``dense_ffn_matrices`` are keys of this project.
     """
-    shape, layers = read_heads(c, mha=True), c.layers()
-    every = c.size("moe_layer_freq", default=2)
-    width = c.size("intermediate_size")
-    counts = {key: c.size(key, default=2) for key in ("expert_ffn_matrices", "dense_ffn_matrices")}
+    shape, layers = read_heads(config, mha=True), config.layers()
+    every = config.size("moe_layer_freq", default=2)
+    width = config.size("intermediate_size")
+    counts = {key: config.size(key, default=2) for key in ("expert_ffn_matrices", "dense_ffn_matrices")}
     for key, count in counts.items():
         if count not in (2, 3):
-            raise c.error(key, f"must be 2 or 3, not {count}")
-    experts = read_experts(c, shape.hidden, width, matrices=counts["expert_ffn_matrices"])
+            raise config.error(key, f"must be 2 or 3, not {count}")
+    experts = read_experts(config, shape.hidden, width, matrices=counts["expert_ffn_matrices"])
     dense = FeedForward(shape.hidden, width, counts["dense_ffn_matrices"])
     blocks = [experts if (i + 1) % every == 0 else dense for i in range(layers)]
-    return assemble(c, stack(shape.attention([0] * layers), blocks), tied=True)
+    return assemble(config, stack(shape.attention([0] * layers), blocks), tied=True)
 
 
 @family("ArcticForCausalLM", types=("arctic",))
-def arctic(c: Config) -> ModelSpec:
+def arctic(config: Config) -> ModelSpec:
     """Snowflake Arctic: a dense residual block, as wide as the model, in parallel with the experts."""
-    shape, layers = read_heads(c, mha=True), c.layers()
-    every = c.size("moe_layer_frequency", default=2)
-    residual = c.flag("parallel_attn_mlp_res", False)
-    experts = read_experts(c, shape.hidden, c.size("intermediate_size"), residual_width=shape.hidden if residual else 0)
-    dense = read_ffn(c, shape.hidden)
+    shape, layers = read_heads(config, mha=True), config.layers()
+    every = config.size("moe_layer_frequency", default=2)
+    residual = config.flag("parallel_attn_mlp_res", False)
+    experts = read_experts(
+        config, shape.hidden, config.size("intermediate_size"), residual_width=shape.hidden if residual else 0
+    )
+    dense = read_ffn(config, shape.hidden)
     blocks = [experts if (i + 1) % every == 0 else dense for i in range(layers)]
     extra = shape.hidden * residual * blocks.count(experts)  # the residual block's norm
-    return assemble(c, stack(shape.attention([0] * layers), blocks), extra=extra)
+    return assemble(config, stack(shape.attention([0] * layers), blocks), extra=extra)
 
 
 @family("DeepSpeedMoE", types=("deepspeed_moe",))
-def deepspeed_moe(c: Config) -> ModelSpec:
+def deepspeed_moe(config: Config) -> ModelSpec:
     """DeepSpeed-MoE: GPT with experts in every second layer, in parallel with the dense block in PR-MoE.
 
     ``num_experts`` is one number, or one for each layer with experts (pyramid). No config.json of the
     authors' exists; the keys are the other families'.
     """
-    hidden, layers = c.size("hidden_size"), c.layers()
-    heads = c.size("num_attention_heads")
-    shape = check_heads(c, hidden, heads, heads)
-    width = c.size("intermediate_size", default=4 * hidden)
-    step = c.size("moe_layer_freq", default=2)
+    hidden, layers = config.size("hidden_size"), config.layers()
+    heads = config.size("num_attention_heads")
+    shape = check_heads(config, hidden, heads, heads)
+    width = config.size("intermediate_size", default=4 * hidden)
+    step = config.size("moe_layer_freq", default=2)
     sparse = [i for i in range(layers) if (i + 1) % step == 0]
-    top_k, residual = c.size("num_experts_per_tok", default=1), c.flag("residual_moe", False)
-    counts = _pyramid(c, len(sparse))
+    top_k, residual = config.size("num_experts_per_tok", default=1), config.flag("residual_moe", False)
+    counts = _pyramid(config, len(sparse))
     dense = FeedForward(hidden, width, 2, bias=True)
     blocks: list[Block] = [dense] * layers
     for i, count in zip(sparse, counts, strict=True):
         if top_k > count:
-            raise c.error("num_experts_per_tok", f"must be at most the {count} experts, not {top_k}")
+            raise config.error("num_experts_per_tok", f"must be at most the {count} experts, not {top_k}")
         blocks[i] = MixtureOfExperts(
             hidden, count, top_k, width, matrices=2, expert_bias=True, residual_width=width if residual else 0
         )
     mixers = shape.attention([0] * layers, qkv_bias=True, out_bias=True)
-    extra = c.size("max_position_embeddings") * hidden
-    return assemble(c, stack(mixers, blocks, norm_width=2 * hidden), tied=True, extra=extra, final_norm=2 * hidden)
+    extra = config.size("max_position_embeddings") * hidden
+    return assemble(config, stack(mixers, blocks, norm_width=2 * hidden), tied=True, extra=extra, final_norm=2 * hidden)
 
 
-def _pyramid(c: Config, layers: int) -> list[int]:
+def _pyramid(config: Config, layers: int) -> list[int]:
     """Experts of each layer that has some."""
-    experts = c.values.get("num_experts")
+    experts = config.values.get("num_experts")
     if not isinstance(experts, list):
-        return [c.experts("num_experts")] * layers
+        return [config.experts("num_experts")] * layers
     if len(experts) != layers or any(type(n) is not int or n < 1 for n in experts):
-        raise c.error("num_experts", f"must hold a count for each of the {layers} layers with experts")
+        raise config.error("num_experts", f"must hold a count for each of the {layers} layers with experts")
     return experts

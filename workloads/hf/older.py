@@ -13,117 +13,123 @@ from .parts import assemble, check_heads, read_ffn, read_heads, stack
 
 
 @family("ChatGLMModel", "ChatGLMForConditionalGeneration", "GLM4VForCausalLM", types=("chatglm",))
-def chatglm(c: Config) -> ModelSpec:
+def chatglm(config: Config) -> ModelSpec:
     """ChatGLM 2 and 3, GLM-4-9B as first published: few key/value heads, biases on query, key and value."""
-    hidden, heads = c.size("hidden_size"), c.size("num_attention_heads")
-    groups = c.size("multi_query_group_num", default=1) if c.flag("multi_query_attention", False) else heads
+    hidden, heads = config.size("hidden_size"), config.size("num_attention_heads")
+    groups = config.size("multi_query_group_num", default=1) if config.flag("multi_query_attention", False) else heads
     shape = check_heads(
-        c, hidden, heads, groups, c.optional("kv_channels"), ("num_attention_heads", "multi_query_group_num")
+        config, hidden, heads, groups, config.optional("kv_channels"), ("num_attention_heads", "multi_query_group_num")
     )
-    bias = c.flag("add_bias_linear", False)
+    bias = config.flag("add_bias_linear", False)
     mixers = shape.attention(
-        [0] * c.layers("num_layers", "num_hidden_layers"), qkv_bias=bias or c.flag("add_qkv_bias", False), out_bias=bias
+        [0] * config.layers("num_layers", "num_hidden_layers"),
+        qkv_bias=bias or config.flag("add_qkv_bias", False),
+        out_bias=bias,
     )
-    ffn = read_ffn(c, hidden, key="ffn_hidden_size", bias=bias)
-    vocab = c.size("padded_vocab_size", "vocab_size")
-    return assemble(c.but(vocab_size=vocab), stack(mixers, ffn))
+    ffn = read_ffn(config, hidden, key="ffn_hidden_size", bias=bias)
+    vocab = config.size("padded_vocab_size", "vocab_size")
+    return assemble(config.but(vocab_size=vocab), stack(mixers, ffn))
 
 
 @family("QWenLMHeadModel", types=("qwen",))
-def qwen1(c: Config) -> ModelSpec:
+def qwen1(config: Config) -> ModelSpec:
     """Qwen 1: biases on query, key and value; ``intermediate_size`` is of both halves of the gated block."""
-    shape = read_heads(c, mha=True)
-    width = c.size("intermediate_size")
+    shape = read_heads(config, mha=True)
+    width = config.size("intermediate_size")
     if width % 2:
-        raise c.error("intermediate_size", f"must be even, of gate and up projection together, not {width}")
-    mixers = shape.attention([0] * c.layers(), qkv_bias=True, out_bias=not c.flag("no_bias", True))
-    return assemble(c, stack(mixers, FeedForward(shape.hidden, width // 2)))
+        raise config.error("intermediate_size", f"must be even, of gate and up projection together, not {width}")
+    mixers = shape.attention([0] * config.layers(), qkv_bias=True, out_bias=not config.flag("no_bias", True))
+    return assemble(config, stack(mixers, FeedForward(shape.hidden, width // 2)))
 
 
 @family("TeleChat2ForCausalLM", types=("telechat",))
-def telechat2(c: Config) -> ModelSpec:
+def telechat2(config: Config) -> ModelSpec:
     """TeleChat 2: biases on the output projections of both parts."""
-    hidden, heads = c.size("hidden_size"), c.size("num_attention_heads", "n_head")
-    groups = c.size("num_key_value_heads", default=heads)
-    shape = check_heads(c, hidden, heads, groups, keys=("n_head", "num_key_value_heads"))
-    mixers = shape.attention([0] * c.layers("num_hidden_layers", "n_layer"), out_bias=True)
-    layers = stack(mixers, FeedForward(hidden, c.size("ffn_hidden_size", "intermediate_size")))
-    return assemble(c, layers, extra=len(layers) * hidden)  # the biases of the down projections
+    hidden, heads = config.size("hidden_size"), config.size("num_attention_heads", "n_head")
+    groups = config.size("num_key_value_heads", default=heads)
+    shape = check_heads(config, hidden, heads, groups, keys=("n_head", "num_key_value_heads"))
+    mixers = shape.attention([0] * config.layers("num_hidden_layers", "n_layer"), out_bias=True)
+    layers = stack(mixers, FeedForward(hidden, config.size("ffn_hidden_size", "intermediate_size")))
+    return assemble(config, layers, extra=len(layers) * hidden)  # the biases of the down projections
 
 
 @family("GPTJForCausalLM", "CodeGenForCausalLM", types=("gptj", "codegen"))
-def gptj(c: Config) -> ModelSpec:
+def gptj(config: Config) -> ModelSpec:
     """GPT-J and CodeGen: parallel parts behind one layer norm, biases of the feed-forward block and the head."""
-    hidden, heads = c.size("n_embd"), c.size("n_head")
-    shape = check_heads(c, hidden, heads, heads, keys=("n_head", "n_head"))
-    ffn = FeedForward(hidden, c.size("n_inner", default=4 * hidden), matrices=2, bias=True)
-    layers = stack(shape.attention([0] * c.layers("n_layer")), ffn, norms=1, norm_width=2 * hidden, parallel=True)
-    return assemble(c, layers, extra=c.size("vocab_size"), final_norm=2 * hidden)
+    hidden, heads = config.size("n_embd"), config.size("n_head")
+    shape = check_heads(config, hidden, heads, heads, keys=("n_head", "n_head"))
+    ffn = FeedForward(hidden, config.size("n_inner", default=4 * hidden), matrices=2, bias=True)
+    layers = stack(shape.attention([0] * config.layers("n_layer")), ffn, norms=1, norm_width=2 * hidden, parallel=True)
+    return assemble(config, layers, extra=config.size("vocab_size"), final_norm=2 * hidden)
 
 
 @family("MptForCausalLM", "MPTForCausalLM", types=("mpt",))
-def mpt(c: Config) -> ModelSpec:
+def mpt(config: Config) -> ModelSpec:
     """MPT: ALiBi, no biases, tied."""
-    hidden, heads = c.size("d_model"), c.size("n_heads")
-    attn = c.section("attn_config") if c.has("attn_config") else c
+    hidden, heads = config.size("d_model"), config.size("n_heads")
+    attn = config.section("attn_config") if config.has("attn_config") else config
     groups = attn.size("kv_n_heads", default=1 if attn.text("attn_type") == "multiquery_attention" else heads)
-    shape = check_heads(c, hidden, heads, groups, keys=("n_heads", "attn_config.kv_n_heads"))
-    bias = not c.flag("no_bias", True)
-    mixers = shape.attention([0] * c.layers("n_layers"), qkv_bias=bias, out_bias=bias)
-    ffn = FeedForward(hidden, c.size("expansion_ratio", default=4) * hidden, 2, bias)
-    return assemble(c, stack(mixers, ffn), tied=True)
+    shape = check_heads(config, hidden, heads, groups, keys=("n_heads", "attn_config.kv_n_heads"))
+    bias = not config.flag("no_bias", True)
+    mixers = shape.attention([0] * config.layers("n_layers"), qkv_bias=bias, out_bias=bias)
+    ffn = FeedForward(hidden, config.size("expansion_ratio", default=4) * hidden, 2, bias)
+    return assemble(config, stack(mixers, ffn), tied=True)
 
 
 @family("DeciLMForCausalLM", types=("nemotron-nas", "deci"))
-def deci(c: Config) -> ModelSpec:
+def deci(config: Config) -> ModelSpec:
     """Nemotron Super and Ultra of Llama's kind: every layer's parts as a search found them, some of them left out."""
-    shape = read_heads(c, mha=True)
-    blocks = c.items("block_configs")
+    shape = read_heads(config, mha=True)
+    blocks = config.items("block_configs")
     if blocks is None:
-        groups = c.items("num_key_value_heads_per_layer") or [shape.kv_heads] * c.layers()
+        groups = config.items("num_key_value_heads_per_layer") or [shape.kv_heads] * config.layers()
         blocks = [{"attention": {"n_heads_in_group": shape.heads // int(g)}, "ffn": {}} for g in groups]
     layers: list[Layer] = []
     for i, block in enumerate(blocks):
-        parts = [part for part in (_attention(c, shape.heads, shape.head_dim, i, block), _ffn(c, i, block)) if part]
+        parts = [
+            part for part in (_attention(config, shape.heads, shape.head_dim, i, block), _ffn(config, i, block)) if part
+        ]
         if parts:
             second = parts[1] if len(parts) == 2 else None
             layers.append(Layer(parts[0], second, len(parts), shape.hidden))
     if not layers:
-        raise c.error("block_configs", "leaves no layer")
-    return assemble(c, tuple(layers))
+        raise config.error("block_configs", "leaves no layer")
+    return assemble(config, tuple(layers))
 
 
-def _part(c: Config, i: int, block: Any, key: str) -> Mapping[str, Any]:
+def _part(config: Config, i: int, block: Any, key: str) -> Mapping[str, Any]:
     value = block.get(key) if isinstance(block, Mapping) else None
     if not isinstance(value, Mapping):
-        raise c.error(f"block_configs[{i}].{key}", f"is {shown(value)}; an object is required")
+        raise config.error(f"block_configs[{i}].{key}", f"is {shown(value)}; an object is required")
     if value.get("replace_with_linear"):
-        raise c.error(f"block_configs[{i}].{key}.replace_with_linear", "is not known; only left out or whole parts are")
+        raise config.error(
+            f"block_configs[{i}].{key}.replace_with_linear", "is not known; only left out or whole parts are"
+        )
     return value
 
 
-def _attention(c: Config, heads: int, head_dim: int, i: int, block: Any) -> LayerKind | None:
-    mixer = _part(c, i, block, "attention")
+def _attention(config: Config, heads: int, head_dim: int, i: int, block: Any) -> LayerKind | None:
+    mixer = _part(config, i, block, "attention")
     if mixer.get("no_op"):
         return None
     group = mixer.get("n_heads_in_group")
     if type(group) is not int or group < 1 or heads % group:
         reason = f"must divide the {heads} query heads, {shown(group)} does not"
-        raise c.error(f"block_configs[{i}].attention.n_heads_in_group", reason)
-    bias = c.flag("attention_bias", False)
-    return Attention(c.size("hidden_size"), heads, heads // group, head_dim, 0, bias, bias)
+        raise config.error(f"block_configs[{i}].attention.n_heads_in_group", reason)
+    bias = config.flag("attention_bias", False)
+    return Attention(config.size("hidden_size"), heads, heads // group, head_dim, 0, bias, bias)
 
 
-def _ffn(c: Config, i: int, block: Any) -> LayerKind | None:
-    kind, hidden = _part(c, i, block, "ffn"), c.size("hidden_size")
+def _ffn(config: Config, i: int, block: Any) -> LayerKind | None:
+    kind, hidden = _part(config, i, block, "ffn"), config.size("hidden_size")
     if kind.get("no_op"):
         return None
     if isinstance(width := kind.get("intermediate_size"), int):
         return FeedForward(hidden, width)
     factor = kind.get("ffn_mult")
     if factor is None:
-        return FeedForward(hidden, c.size("intermediate_size"))
+        return FeedForward(hidden, config.size("intermediate_size"))
     if not isinstance(factor, (int, float)) or not 0 < factor < 100:
-        raise c.error(f"block_configs[{i}].ffn.ffn_mult", f"must be a number above 0, not {shown(factor)}")
+        raise config.error(f"block_configs[{i}].ffn.ffn_mult", f"must be a number above 0, not {shown(factor)}")
     width = int(2 * factor * hidden / 3)  # rounded up to a multiple of 256, as its authors' code does
     return FeedForward(hidden, -(-width // 256) * 256)

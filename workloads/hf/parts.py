@@ -63,7 +63,12 @@ class Heads:
 
 
 def read_heads(
-    c: Config, *, head_dim: int | None = None, heads: int | None = None, kv_heads: int | None = None, mha: bool = False
+    config: Config,
+    *,
+    head_dim: int | None = None,
+    heads: int | None = None,
+    kv_heads: int | None = None,
+    mha: bool = False,
 ) -> Heads:
     """Read the shape of attention in the keys most families use.
 
@@ -75,16 +80,16 @@ def read_heads(
     mha : bool
         Files without ``num_key_value_heads`` have as many as query heads (older than GQA).
     """
-    hidden = c.size("hidden_size")
-    queries = c.size("num_attention_heads", default=heads)
-    if "num_key_value_heads" in c.values or mha:  # null means as many as query heads
+    hidden = config.size("hidden_size")
+    queries = config.size("num_attention_heads", default=heads)
+    if "num_key_value_heads" in config.values or mha:  # null means as many as query heads
         kv_heads = queries
-    groups = c.size("num_key_value_heads", default=kv_heads)
-    return check_heads(c, hidden, queries, groups, c.optional("head_dim") or head_dim)
+    groups = config.size("num_key_value_heads", default=kv_heads)
+    return check_heads(config, hidden, queries, groups, config.optional("head_dim") or head_dim)
 
 
 def check_heads(
-    c: Config,
+    config: Config,
     hidden: int,
     heads: int,
     kv_heads: int,
@@ -93,10 +98,10 @@ def check_heads(
 ) -> Heads:
     """Check that heads divide what they must divide."""
     if heads % kv_heads:
-        raise c.error(keys[1], f"must divide the {heads} query heads, {kv_heads} does not")
+        raise config.error(keys[1], f"must divide the {heads} query heads, {kv_heads} does not")
     if head_dim is None:
         if hidden % heads:
-            raise c.error(
+            raise config.error(
                 keys[0], f"must divide the hidden size {hidden} where head_dim is not given, {heads} does not"
             )
         head_dim = hidden // heads
@@ -107,18 +112,18 @@ STATES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "auto": ""}
 """Formats of recurrent states, as files spell them."""
 
 
-def state_format(c: Config, key: str, default: str = "") -> str:
+def state_format(config: Config, key: str, default: str = "") -> str:
     """Return the format of a recurrent state; empty: as activations."""
-    text = c.text(key)
+    text = config.text(key)
     if not text:
         return default
     if text not in STATES:
-        raise c.error(key, f"must be one of {', '.join(STATES)}, not {text!r}")
+        raise config.error(key, f"must be one of {', '.join(STATES)}, not {text!r}")
     return STATES[text]
 
 
 def read_windows(
-    c: Config,
+    config: Config,
     layers: int,
     *,
     slides: Callable[[int], bool] = lambda layer: True,
@@ -129,17 +134,17 @@ def read_windows(
 
     ``layer_types`` wins where a file has it; otherwise `slides` says which layers have one.
     """
-    window = c.window(key, default)
-    kinds = c.words("layer_types", layers, WINDOWED)
+    window = config.window(key, default)
+    kinds = config.words("layer_types", layers, WINDOWED)
     if kinds is None:
         return tuple(window if slides(i) else 0 for i in range(layers))
     if not window and any(WINDOWED[kind] for kind in kinds):
-        raise c.error(key, "is required: layer_types has layers with a window")
+        raise config.error(key, "is required: layer_types has layers with a window")
     return tuple(window if WINDOWED[kind] else 0 for kind in kinds)
 
 
 def read_experts(
-    c: Config,
+    config: Config,
     hidden: int,
     width: int,
     *,
@@ -154,17 +159,19 @@ def read_experts(
     groups: str = "",
 ) -> MixtureOfExperts:
     """Read expert count and `top_k`, and check that a token finds enough experts."""
-    count, routed = c.experts(*experts), c.size(*top_k)
+    count, routed = config.experts(*experts), config.size(*top_k)
     if routed > count:
-        key = next(k for k in top_k if c.has(k))
-        raise c.error(key, f"must be at most the {count} experts, not {routed}")
-    parts = c.size(groups, default=1) if groups else 1
+        key = next(k for k in top_k if config.has(k))
+        raise config.error(key, f"must be at most the {count} experts, not {routed}")
+    parts = config.size(groups, default=1) if groups else 1
     if count % parts:
-        raise c.error(groups, f"must divide the {count} experts, not {parts}")
-    limited = parts > 1 and c.text("topk_method") != "greedy"
-    chosen = c.size("topk_group", default=parts) if limited else parts
+        raise config.error(groups, f"must divide the {count} experts, not {parts}")
+    limited = parts > 1 and config.text("topk_method") != "greedy"
+    chosen = config.size("topk_group", default=parts) if limited else parts
     if not routed <= count // parts * chosen <= count:
-        raise c.error("topk_group", f"must be as many of the {parts} groups as hold {routed} experts, not {chosen}")
+        raise config.error(
+            "topk_group", f"must be as many of the {parts} groups as hold {routed} experts, not {chosen}"
+        )
     return MixtureOfExperts(
         hidden=hidden, experts=count, top_k=routed, width=width, matrices=matrices,
         shared_width=shared_width, shared_gate=shared_gate, router_bias=router_bias,
@@ -173,10 +180,10 @@ def read_experts(
 
 
 def read_ffn(
-    c: Config, hidden: int, *, key: str = "intermediate_size", matrices: int = 3, bias: bool = False
+    config: Config, hidden: int, *, key: str = "intermediate_size", matrices: int = 3, bias: bool = False
 ) -> FeedForward:
     """Read a dense feed-forward block."""
-    return FeedForward(hidden=hidden, width=c.size(key), matrices=matrices, bias=bias)
+    return FeedForward(hidden=hidden, width=config.size(key), matrices=matrices, bias=bias)
 
 
 def stack(
@@ -203,7 +210,7 @@ CHOICES = ("index_topk", "sparse_attention_config", "indexer_budget")
 
 
 def assemble(
-    c: Config, layers: tuple[Layer, ...], *, tied: bool = False, vocab: int | None = None,
+    config: Config, layers: tuple[Layer, ...], *, tied: bool = False, vocab: int | None = None,
     extra: int = 0, final_norm: int | None = None, head: Layer | None = None, heads: int = 0,
 ) -> ModelSpec:  # fmt: skip
     """Put the model together.
@@ -225,23 +232,23 @@ def assemble(
     """
     hidden = layers[0].mixer.hidden
     positions = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
-    longest = c.optional(*positions)
+    longest = config.optional(*positions)
     reads = {r for layer in layers for part in layer.parts for r in part.state().reads if r.chosen}
     most = max((r.most * r.pool for r in reads), default=0)
     if longest is not None and most > longest:
-        key = next((k for k in CHOICES if c.has(k)), "max_position_embeddings")
-        raise c.error(key, f"chooses {most} tokens of at most {longest} positions")
+        key = next((k for k in CHOICES if config.has(k)), "max_position_embeddings")
+        raise config.error(key, f"chooses {most} tokens of at most {longest} positions")
     return ModelSpec(
-        name=c.name,
-        architecture=c.architecture,
+        name=config.name,
+        architecture=config.architecture,
         hidden=hidden,
-        vocab=c.size("vocab_size", default=vocab),
+        vocab=config.size("vocab_size", default=vocab),
         layers=layers,
-        tied=c.outermost_with("tie_word_embeddings").flag("tie_word_embeddings", tied),
-        numerics=numerics(c, layers),
+        tied=config.outermost_with("tie_word_embeddings").flag("tie_word_embeddings", tied),
+        numerics=numerics(config, layers),
         extra_weights=extra + (hidden if final_norm is None else final_norm),
         max_position=longest,
-        source=c.source,
+        source=config.source,
         mtp=(joining(hidden), head or layers[-1]) if heads else (),
         mtp_heads=heads,
     )

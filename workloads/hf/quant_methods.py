@@ -60,53 +60,53 @@ def as_it_is(name: str) -> Stored:
     return Stored(name, BITS[name])
 
 
-def grouped(q: Config, bits: int, zeros: bool) -> Stored:
+def grouped(quantization: Config, bits: int, zeros: bool) -> Stored:
     """Integers in groups of ``group_size``, each with a 16-bit scale and a zero of its own width."""
     if bits not in (4, 8):
-        raise q.error("bits", f"must be 4 or 8, not {bits}")
+        raise quantization.error("bits", f"must be 4 or 8, not {bits}")
     name = f"int{bits}"
-    size = q.values.get("group_size")
+    size = quantization.values.get("group_size")
     if size is None or bits == 8:
         return as_it_is(name)
     if type(size) is not int or not (size == -1 or 0 < size < 2**31):
         reason = f"must be a whole number from 1, or -1 for whole rows, not {shown(size)}"
-        raise q.error("group_size", reason)
+        raise quantization.error("group_size", reason)
     return Stored(name, bits if size == -1 else bits + (16 + bits * zeros) / size)
 
 
-def _integers(q: Config) -> Recipe:
+def _integers(quantization: Config) -> Recipe:
     """GPTQ, AWQ and AutoRound: scales and packed zeros for each group."""
-    stored = grouped(q, q.size("bits", "w_bit", "weight_bits"), zeros=True)
+    stored = grouped(quantization, quantization.size("bits", "w_bit", "weight_bits"), zeros=True)
     rules: list[Rule] = []
-    if q.has("dynamic"):  # GPTQModel: "-:regex" is left out, "+:regex" has bits of its own
-        overrides = q.section("dynamic")
+    if quantization.has("dynamic"):  # GPTQModel: "-:regex" is left out, "+:regex" has bits of its own
+        overrides = quantization.section("dynamic")
         for key in overrides.values:
             text = key.removeprefix("+:").removeprefix("-:")
             bits = None if key.startswith("-:") else overrides.section(key).optional("bits")
-            rules.append(((f"re:{text}",), None if bits is None else grouped(q, bits, True)))
-    if q.has("extra_config"):  # AutoRound
-        overrides = q.section("extra_config")
+            rules.append(((f"re:{text}",), None if bits is None else grouped(quantization, bits, True)))
+    if quantization.has("extra_config"):  # AutoRound
+        overrides = quantization.section("extra_config")
         for key in overrides.values:
             bits = overrides.section(key).optional("bits")
             if bits is not None:
-                rules.append(((key,), None if bits >= 16 else grouped(q, bits, True)))
+                rules.append(((key,), None if bits >= 16 else grouped(quantization, bits, True)))
     return Recipe(stored, tuple(rules))
 
 
-def _bitsandbytes(q: Config) -> Recipe:
-    if q.flag("load_in_4bit", False):
+def _bitsandbytes(quantization: Config) -> Recipe:
+    if quantization.flag("load_in_4bit", False):
         return Recipe(as_it_is("int4"))
-    if q.flag("load_in_8bit", False):
+    if quantization.flag("load_in_8bit", False):
         return Recipe(as_it_is("int8"))
-    raise q.error("load_in_4bit", "must be true unless load_in_8bit is")
+    raise quantization.error("load_in_4bit", "must be true unless load_in_8bit is")
 
 
-def _fp8(q: Config) -> Recipe:
-    if not q.has("weight_block_size"):
+def _fp8(quantization: Config) -> Recipe:
+    if not quantization.has("weight_block_size"):
         return Recipe(as_it_is("fp8"))
-    block = q.items("weight_block_size") or []
+    block = quantization.items("weight_block_size") or []
     if len(block) != 2 or any(type(n) is not int or n < 1 for n in block):
-        raise q.error("weight_block_size", f"must be two sizes from 1, not {block}")
+        raise quantization.error("weight_block_size", f"must be two sizes from 1, not {block}")
     # Blocks of 1 x 32 with 8-bit exponents are OCP MXFP8, whatever the file calls them.
     return Recipe(as_it_is("mxfp8" if tuple(block) == (1, 32) else "fp8_block"))
 
@@ -122,17 +122,17 @@ MODELOPT = {
 """``quant_algo`` of modelopt (and what TensorRT-LLM and vLLM add) -> weight format."""
 
 
-def _algorithm(q: Config, key: str = "quant_algo") -> Stored:
-    name = q.text(key)
+def _algorithm(quantization: Config, key: str = "quant_algo") -> Stored:
+    name = quantization.text(key)
     if name not in MODELOPT:
-        raise q.error(key, f"unknown algorithm {shown(name)}{nearest(name, MODELOPT)}")
+        raise quantization.error(key, f"unknown algorithm {shown(name)}{nearest(name, MODELOPT)}")
     return as_it_is(MODELOPT[name])
 
 
-def _modelopt(q: Config) -> Recipe:
-    if q.text("quant_algo") != "MIXED_PRECISION":
-        return Recipe(_algorithm(q))
-    named = q.section("quantized_layers")
+def _modelopt(quantization: Config) -> Recipe:
+    if quantization.text("quant_algo") != "MIXED_PRECISION":
+        return Recipe(_algorithm(quantization))
+    named = quantization.section("quantized_layers")
     by_format: dict[Stored, list[str]] = {}
     for name in named.values:
         by_format.setdefault(_algorithm(named.section(name)), []).append(name)
@@ -163,8 +163,8 @@ def _tensors(w: Config, inputs: Config | None, known: bool) -> Stored:
     raise w.error("num_bits", f"{bits} bits of type {kind!r} are not known")
 
 
-def _compressed_tensors(q: Config) -> Recipe:
-    groups = q.section("config_groups")
+def _compressed_tensors(quantization: Config) -> Recipe:
+    groups = quantization.section("config_groups")
     if not groups.values:
         raise groups.error("group_0", "is missing; an object is required")
     rules: list[Rule] = []
@@ -178,7 +178,7 @@ def _compressed_tensors(q: Config) -> Recipe:
         if any(re.fullmatch(r"\w*Linear|\w*MoE\w*", target) for target in targets):
             if default is not None and default != stored:
                 reason = f"mixes {default.name} and {stored.name} in groups that name no modules"
-                raise q.error("config_groups", reason)
+                raise quantization.error("config_groups", reason)
             default = stored
         else:
             rules.append((targets, stored))
@@ -191,15 +191,15 @@ QUARK = {"fp4": "mxfp4", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8", "int8": "int8", "
 """``dtype`` of AMD Quark's tensors -> weight format."""
 
 
-def _quark_tensors(q: Config) -> Stored | None:
+def _quark_tensors(quantization: Config) -> Stored | None:
     """One configuration of Quark; None without weights."""
     w: Config | None = None
-    if isinstance(listed := q.values.get("weight"), list):  # weights scaled twice: the first is stored
+    if isinstance(listed := quantization.values.get("weight"), list):  # weights scaled twice: the first is stored
         if not listed or not isinstance(listed[0], Mapping):
-            raise q.error("weight", "must hold an object for each scale")
-        w = _in(q, "weight[0]", listed[0])
-    elif q.has("weight"):
-        w = q.section("weight")
+            raise quantization.error("weight", "must hold an object for each scale")
+        w = _in(quantization, "weight[0]", listed[0])
+    elif quantization.has("weight"):
+        w = quantization.section("weight")
     if w is None:
         return None
     name = w.text("dtype")
@@ -208,7 +208,7 @@ def _quark_tensors(q: Config) -> Stored | None:
     stored = QUARK[name]
     if stored == "fp8" and w.values.get("group_size") == 32:
         stored = "mxfp8"
-    inputs = q.values.get("input_tensors")
+    inputs = quantization.values.get("input_tensors")
     acts = inputs.get("dtype") if isinstance(inputs, Mapping) else None
     if stored == "mxfp4" and acts is not None:
         stored = "mxfp4_fp4" if acts in ("fp4", "mxfp4", "mx") else "mxfp4_mxfp8"
@@ -217,15 +217,15 @@ def _quark_tensors(q: Config) -> Stored | None:
     return as_it_is(stored)
 
 
-def _quark(q: Config) -> Recipe:
+def _quark(quantization: Config) -> Recipe:
     rules: list[Rule] = []
-    if q.has("layer_quant_config"):
-        overrides = q.section("layer_quant_config")
+    if quantization.has("layer_quant_config"):
+        overrides = quantization.section("layer_quant_config")
         rules += [((name,), _quark_tensors(overrides.section(name))) for name in overrides.values]
-    default = _quark_tensors(q.section("global_quant_config"))
+    default = _quark_tensors(quantization.section("global_quant_config"))
     kv = ""
-    if q.has("kv_cache_quant_config"):
-        overrides = q.section("kv_cache_quant_config")
+    if quantization.has("kv_cache_quant_config"):
+        overrides = quantization.section("kv_cache_quant_config")
         named = [overrides.section(name) for name, value in overrides.values.items() if isinstance(value, Mapping)]
         for outputs in [overrides, *named]:
             at = outputs.section("output_tensors") if outputs.has("output_tensors") else outputs
@@ -236,20 +236,20 @@ def _quark(q: Config) -> Recipe:
     return Recipe(default, tuple(rules), kv=kv)
 
 
-def _in(q: Config, key: str, value: Mapping[str, Any]) -> Config:
+def _in(quantization: Config, key: str, value: Mapping[str, Any]) -> Config:
     from dataclasses import replace
 
-    return replace(q, values=value, prefix=f"{q.prefix}{key}.", outer=q)
+    return replace(quantization, values=value, prefix=f"{quantization.prefix}{key}.", outer=quantization)
 
 
 def _one(name: str, *groups: str) -> Callable[[Config], Recipe]:
     return lambda q: Recipe(as_it_is(name), groups=groups or LINEAR)
 
 
-def _width(q: Config) -> Recipe:
+def _width(quantization: Config) -> Recipe:
     """Return the width of formats that state only their bits (HQQ, EETQ, ExpertsInt8)."""
-    bits = q.size("bits", "nbits", "weight_bits", default=8)
-    return Recipe(grouped(q, bits, zeros=True))
+    bits = quantization.size("bits", "nbits", "weight_bits", default=8)
+    return Recipe(grouped(quantization, bits, zeros=True))
 
 
 METHODS: dict[str, Callable[[Config], Recipe]] = {
@@ -280,7 +280,7 @@ CACHE = {"FP8": "fp8", "NVFP4": "nvfp4", "INT8": "int8"}
 """``kv_cache_quant_algo`` -> format of the KV cache."""
 
 
-def recipe_of(q: Config, c: Config) -> Recipe:
+def recipe_of(quantization: Config, config: Config) -> Recipe:
     """How the checkpoint of a section like ``quantization_config`` is stored.
 
     Raises
@@ -290,51 +290,55 @@ def recipe_of(q: Config, c: Config) -> Recipe:
     """
     from dataclasses import replace
 
-    method = q.text("quant_method")
-    if not method and q.has("config_groups"):
+    method = quantization.text("quant_method")
+    if not method and quantization.has("config_groups"):
         method = "compressed-tensors"
     if not method:
-        raise q.error("quant_method", f"is missing; known: {', '.join(sorted(METHODS))}")
+        raise quantization.error("quant_method", f"is missing; known: {', '.join(sorted(METHODS))}")
     if method not in METHODS:
-        raise q.error("quant_method", f"unknown quantisation method {shown(method)}{nearest(method, METHODS)}")
+        raise quantization.error(
+            "quant_method", f"unknown quantisation method {shown(method)}{nearest(method, METHODS)}"
+        )
     # A file of modelopt's without an algorithm has the groups of compressed-tensors.
-    groups = method.startswith("modelopt") and not q.has("quant_algo") and q.has("config_groups")
-    recipe = _compressed_tensors(q) if groups else METHODS[method](q)
-    experts, outer = recipe.experts, c.nearest_with("expert_dtype")
+    groups = method.startswith("modelopt") and not quantization.has("quant_algo") and quantization.has("config_groups")
+    recipe = _compressed_tensors(quantization) if groups else METHODS[method](quantization)
+    experts, outer = recipe.experts, config.nearest_with("expert_dtype")
     if outer.has("expert_dtype"):
         name = outer.text("expert_dtype")
         if name not in EXPERTS:
             raise outer.error("expert_dtype", f"unknown format {shown(name)}{nearest(name, EXPERTS)}")
         experts = as_it_is(EXPERTS[name]) if EXPERTS[name] else experts
-    return replace(recipe, exempt=_names(q, EXEMPT), experts=experts, kv=recipe.kv or cache_format(q))
+    return replace(
+        recipe, exempt=_names(quantization, EXEMPT), experts=experts, kv=recipe.kv or cache_format(quantization)
+    )
 
 
-def _names(q: Config, keys: Iterable[str]) -> tuple[str, ...]:
+def _names(quantization: Config, keys: Iterable[str]) -> tuple[str, ...]:
     """Module names or patterns under several keys."""
     found: list[str] = []
     for key in keys:
-        for name in q.items(key) or ():
+        for name in quantization.items(key) or ():
             if not isinstance(name, str):
-                raise q.error(key, f"must hold module names, not {shown(name)}")
+                raise quantization.error(key, f"must hold module names, not {shown(name)}")
             found.append(name)
     return tuple(found)
 
 
-def cache_format(q: Config) -> str:
+def cache_format(quantization: Config) -> str:
     """Format of the KV cache that a file asks for; empty where it does not."""
-    name = q.text("kv_cache_quant_algo")
+    name = quantization.text("kv_cache_quant_algo")
     if name:
         if name not in CACHE:
-            raise q.error("kv_cache_quant_algo", f"unknown format {shown(name)}{nearest(name, CACHE)}")
+            raise quantization.error("kv_cache_quant_algo", f"unknown format {shown(name)}{nearest(name, CACHE)}")
         return CACHE[name]
-    if not q.has("kv_cache_scheme"):
+    if not quantization.has("kv_cache_scheme"):
         return ""
-    if isinstance(q.values["kv_cache_scheme"], str):
-        name = q.text("kv_cache_scheme").upper()
+    if isinstance(quantization.values["kv_cache_scheme"], str):
+        name = quantization.text("kv_cache_scheme").upper()
         if name not in CACHE:
-            raise q.error("kv_cache_scheme", f"unknown format {shown(name)}{nearest(name, CACHE)}")
+            raise quantization.error("kv_cache_scheme", f"unknown format {shown(name)}{nearest(name, CACHE)}")
         return CACHE[name]
-    scheme = q.section("kv_cache_scheme")
+    scheme = quantization.section("kv_cache_scheme")
     formats = {(8, "float"): "fp8", (8, "int"): "int8", (4, "float"): "nvfp4"}
     key = (scheme.size("num_bits"), scheme.text("type", "int"))
     if key not in formats:

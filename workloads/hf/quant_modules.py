@@ -167,7 +167,9 @@ def _is(name: str, text: str) -> bool:
     return bool(text) and f".{text}." in f".{name}."
 
 
-def group_formats(recipe: Recipe, q: Config, layers: Sequence[Layer], default: str) -> list[tuple[str, Parts]]:
+def group_formats(
+    recipe: Recipe, quantization: Config, layers: Sequence[Layer], default: str
+) -> list[tuple[str, Parts]]:
     """Of every weight group its formats, bits and shares, the largest first; and of a named output head."""
     exempt = _Patterns(recipe.exempt, len(layers))
     rules = [(_Patterns(texts, len(layers)), stored) for texts, stored in recipe.rules]

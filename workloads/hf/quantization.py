@@ -22,26 +22,26 @@ SIDE_FILE = "hf_quant_config.json"
 """File of modelopt's checkpoints with the storage of weights, next to ``config.json``."""
 
 
-def numerics(c: Config, layers: Sequence[Layer]) -> Numerics:
+def numerics(config: Config, layers: Sequence[Layer]) -> Numerics:
     """Formats of the weights as stored, and of the KV cache: 16 bit unless the file or a run says otherwise.
 
     Engines keep the cache in the format that a checkpoint was calibrated for without being asked (vLLM:
     ``kv_cache_dtype="auto"``), so ``kv_cache_quant_algo`` and ``kv_cache_scheme`` hold.
     """
-    key = "torch_dtype" if c.nearest_with("torch_dtype").has("torch_dtype") else "dtype"
-    at = c.nearest_with(key)
+    key = "torch_dtype" if config.nearest_with("torch_dtype").has("torch_dtype") else "dtype"
+    at = config.nearest_with(key)
     stored = at.text(key, "bfloat16").removeprefix("torch.")
     if stored not in SERVED_IN:
         raise at.error(key, f"unknown format {shown(stored)}{nearest(stored, SERVED_IN)}")
     default = SERVED_IN[stored]
-    q = _given(c)
+    q = _given(config)
     if q is None:
         return Numerics(default=default, kv=default)
     from .quant_methods import cache_format, recipe_of  # most files have none
     from .quant_modules import group_formats
 
-    recipe = recipe_of(q, c)
-    beside = _beside(c)  # modelopt's files that stand twice may name the cache in one place alone
+    recipe = recipe_of(q, config)
+    beside = _beside(config)  # modelopt's files that stand twice may name the cache in one place alone
     kv = recipe.kv or (cache_format(beside) if beside is not None else "") or default
     formats = group_formats(recipe, q, layers, default)
     mixed = tuple((g, parts) for g, parts in formats if _own(parts))
@@ -56,21 +56,21 @@ def _own(parts: Sequence[tuple[str, float, float]]) -> bool:
     return len(parts) > 1 or parts[0][1] != BITS[parts[0][0]]
 
 
-def _given(c: Config) -> Config | None:
+def _given(config: Config) -> Config | None:
     """Return the section on the storage of weights; ``config.json`` has priority over the file next to it."""
     for key in ("quantization_config", "compression_config"):
-        outer = c.nearest_with(key)
+        outer = config.nearest_with(key)
         if outer.has(key):
             return outer.section(key)
-    return _beside(c)
+    return _beside(config)
 
 
-def _beside(c: Config) -> Config | None:
+def _beside(config: Config) -> Config | None:
     """Return the content of the file next to ``config.json``."""
-    outer = c.nearest_with(SIDE_FILE)
+    outer = config.nearest_with(SIDE_FILE)
     if not outer.has(SIDE_FILE):
         return None
-    side = replace(outer, path=os.path.join(os.path.dirname(c.path), SIDE_FILE), prefix="")
+    side = replace(outer, path=os.path.join(os.path.dirname(config.path), SIDE_FILE), prefix="")
     q = side.section(SIDE_FILE)
     q = replace(q, prefix="").section("quantization")
     return replace(q, values={"quant_method": "modelopt", **q.values})

@@ -21,58 +21,58 @@ KEY = "attention_spans"
 
 
 @family("MoALlamaForCausalLM")
-def moa_llama(c: Config) -> ModelSpec:
+def moa_llama(config: Config) -> ModelSpec:
     """Llama with a separate span for each head (MoA).
 
     ``attention_spans`` is a fraction of the context for all heads, the path of a plan (MoA's ``moa_alpha_beta.json``,
     relative to this file), or for every layer a list of ``[query heads, alpha, beta]`` in the order of the heads. Spans
     are for the longest sequence, of ``max_position_embeddings`` tokens unless a run has less.
     """
-    plain = llama(c)
-    length = c.size("max_position_embeddings")
-    heads = c.size("num_attention_heads")
+    plain = llama(config)
+    length = config.size("max_position_embeddings")
+    heads = config.size("num_attention_heads")
     layers = []
-    for layer, spans in zip(plain.layers, _spans(c, len(plain.layers), heads, length), strict=True):
+    for layer, spans in zip(plain.layers, _spans(config, len(plain.layers), heads, length), strict=True):
         assert isinstance(layer.mixer, Attention)
         layers.append(replace(layer, mixer=SpanAttention(layer.mixer, spans, length)))
     return replace(plain, layers=tuple(layers))
 
 
-def _spans(c: Config, layers: int, heads: int, length: int) -> list[tuple[Span, ...]]:
+def _spans(config: Config, layers: int, heads: int, length: int) -> list[tuple[Span, ...]]:
     """Spans of every layer."""
-    value = c.values.get(KEY)
+    value = config.values.get(KEY)
     if isinstance(value, str):
-        return _plan(c, value, layers, heads, length)
+        return _plan(config, value, layers, heads, length)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if not 0.0 < value <= 1.0:
-            raise c.error(KEY, f"must be above 0 and at most 1, not {shown(value)}")
+            raise config.error(KEY, f"must be above 0 and at most 1, not {shown(value)}")
         return [((heads, 0.0, float(value)),)] * layers
     if not isinstance(value, list):
         state = "is missing" if value is None else f"is {shown(value)}"
-        raise c.error(KEY, f"{state}; a fraction, a plan's path or a list of each layer's spans is required")
+        raise config.error(KEY, f"{state}; a fraction, a plan's path or a list of each layer's spans is required")
     if len(value) != layers:
-        raise c.error(KEY, f"must have one entry per layer: {layers}, not {len(value)}")
-    return [_classes(c, f"{KEY}[{i}]", plan, heads, length) for i, plan in enumerate(value)]
+        raise config.error(KEY, f"must have one entry per layer: {layers}, not {len(value)}")
+    return [_classes(config, f"{KEY}[{i}]", plan, heads, length) for i, plan in enumerate(value)]
 
 
-def _classes(c: Config, key: str, value: Any, heads: int, length: int) -> tuple[Span, ...]:
+def _classes(config: Config, key: str, value: Any, heads: int, length: int) -> tuple[Span, ...]:
     """The classes of one layer."""
     if not isinstance(value, list):
-        raise c.error(key, f"must be a list of [query heads, alpha, beta], not {shown(value)}")
+        raise config.error(key, f"must be a list of [query heads, alpha, beta], not {shown(value)}")
     out: list[Span] = []
     for i, entry in enumerate(value):
         if not isinstance(entry, list) or len(entry) != 3 or type(entry[0]) is not int or entry[0] < 1:
-            raise c.error(f"{key}[{i}]", f"must be [query heads, alpha, beta], not {shown(entry)}")
-        out.append((entry[0], *_checked(c.path, f"{c.prefix}{key}[{i}]", entry[1], entry[2], length)))
+            raise config.error(f"{key}[{i}]", f"must be [query heads, alpha, beta], not {shown(entry)}")
+        out.append((entry[0], *_checked(config.path, f"{config.prefix}{key}[{i}]", entry[1], entry[2], length)))
     if sum(count for count, _, _ in out) != heads:
         total = sum(count for count, _, _ in out)
-        raise c.error(key, f"must be of {heads} query heads in all, not {total}")
+        raise config.error(key, f"must be of {heads} query heads in all, not {total}")
     return tuple(out)
 
 
-def _plan(c: Config, name: str, layers: int, heads: int, length: int) -> list[tuple[Span, ...]]:
+def _plan(config: Config, name: str, layers: int, heads: int, length: int) -> list[tuple[Span, ...]]:
     """Spans of a plan file: ``alphas`` and ``betas``, both by layer and query head."""
-    path = Path(c.path).parent / name
+    path = Path(config.path).parent / name
     tree = read_json_object(path)
     for key in ("alphas", "betas"):
         rows = tree.get(key)

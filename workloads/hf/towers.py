@@ -118,143 +118,158 @@ def read_tower(file: Config, hidden: int) -> Tower | None:
     return _tower(at, v, traits, hidden)
 
 
-def _side(c: Config, key: str, default: int = 0) -> int:
+def _side(config: Config, key: str, default: int = 0) -> int:
     """A side in pixels or patches, one number or two equal ones."""
-    value = c.values.get(key)
+    value = config.values.get(key)
     if isinstance(value, list) and value:
         value = value[0]
     if value is None:
         return default
     if type(value) is not int or not 0 < value < 2**31:
-        raise c.error(key, f"must be a whole number from 1, not {shown(value)}")
+        raise config.error(key, f"must be a whole number from 1, not {shown(value)}")
     return value
 
 
-def _merge(at: Config, v: Config, traits: Traits) -> int:
+def _merge(config: Config, vision: Config, traits: Traits) -> int:
     """Side of the square of patches that become one token."""
     for c, key in (
-        (v, "spatial_merge_size"), (at, "spatial_merge_size"), (at, "downsample_factor"), (v, "pooling_kernel_size"),
+        (vision, "spatial_merge_size"), (config, "spatial_merge_size"), (config, "downsample_factor"), (vision, "pooling_kernel_size"),
     ):  # fmt: skip
         if c.has(key):
             return c.size(key)
-    if v.has("merge_kernel_size"):
-        return _side(v, "merge_kernel_size")
-    ratio = v.values.get("pixel_shuffle_ratio", at.values.get("downsample_ratio"))
+    if vision.has("merge_kernel_size"):
+        return _side(vision, "merge_kernel_size")
+    ratio = vision.values.get("pixel_shuffle_ratio", config.values.get("downsample_ratio"))
     if isinstance(ratio, (int, float)) and 0 < ratio <= 1:
         return round(1 / ratio)
     return 2 if traits.any_size else 1
 
 
-def _tower(at: Config, v: Config, t: Traits, hidden: int) -> Tower:
-    width = v.size(*((("embed_dim",) if v.has("embed_dim") else ()) + WIDTH))
-    depth, heads = v.layers(*DEPTH), v.size(*HEADS)
-    head_dim = v.size("head_dim", default=max(1, width // heads))
-    inner = v.size(*INNER, default=0, least=0) if not v.has("mlp_ratio") else 0
-    if v.has("mlp_ratio") and not inner:
-        ratio = v.values["mlp_ratio"]
+def _tower(config: Config, vision: Config, traits: Traits, hidden: int) -> Tower:
+    width = vision.size(*((("embed_dim",) if vision.has("embed_dim") else ()) + WIDTH))
+    depth, heads = vision.layers(*DEPTH), vision.size(*HEADS)
+    head_dim = vision.size("head_dim", default=max(1, width // heads))
+    inner = vision.size(*INNER, default=0, least=0) if not vision.has("mlp_ratio") else 0
+    if vision.has("mlp_ratio") and not inner:
+        ratio = vision.values["mlp_ratio"]
         if not isinstance(ratio, (int, float)) or not 0 < ratio < 100:
-            raise v.error("mlp_ratio", f"must be a number above 0, not {shown(ratio)}")
+            raise vision.error("mlp_ratio", f"must be a number above 0, not {shown(ratio)}")
         inner = int(width * ratio)
     inner = inner or 4 * width
-    if t.projector == "glm":  # its blocks are as wide inside as the language model; `intermediate_size` is the merger's
-        inner = v.size("out_hidden_size", default=hidden)
-    patch, merge = _side(v, "patch_size", 14), _merge(at, v, t)
-    channels = v.size("in_channels", "num_channels", "in_chans", default=3)
-    inputs = channels * patch**2 * v.size("temporal_patch_size", default=1)
-    per_patch, per_token, small = PROJECTORS[t.projector](at, v, width, merge, hidden)
-    small += _small(v, t, width, depth, heads * head_dim, head_dim, inner, patch)
-    windows = v.indices("fullatt_block_indexes", depth)
+    if (
+        traits.projector == "glm"
+    ):  # its blocks are as wide inside as the language model; `intermediate_size` is the merger's
+        inner = vision.size("out_hidden_size", default=hidden)
+    patch, merge = _side(vision, "patch_size", 14), _merge(config, vision, traits)
+    channels = vision.size("in_channels", "num_channels", "in_chans", default=3)
+    inputs = channels * patch**2 * vision.size("temporal_patch_size", default=1)
+    per_patch, per_token, small = PROJECTORS[traits.projector](config, vision, width, merge, hidden)
+    small += _small(vision, traits, width, depth, heads * head_dim, head_dim, inner, patch)
+    windows = vision.indices("fullatt_block_indexes", depth)
     part = ImageTower(
-        hidden, width, depth, heads, head_dim, inner, t.matrices, inputs, per_patch, per_token, small,
+        hidden, width, depth, heads, head_dim, inner, traits.matrices, inputs, per_patch, per_token, small,
         windows=0 if windows is None else depth - len(windows),
-        window=(v.size("window_size") // patch) ** 2 if v.has("window_size") else 0,
+        window=(vision.size("window_size") // patch) ** 2 if vision.has("window_size") else 0,
     )  # fmt: skip
-    side, fixed, tiles = _seen(at, v, t, patch, merge)
-    return Tower(v.text("model_type") or "vision", part, patch, merge, side, fixed, tiles)
+    side, fixed, tiles = _seen(config, vision, traits, patch, merge)
+    return Tower(vision.text("model_type") or "vision", part, patch, merge, side, fixed, tiles)
 
 
-def _small(v: Config, t: Traits, width: int, depth: int, heads: int, head_dim: int, inner: int, patch: int) -> int:
+def _small(
+    vision: Config, traits: Traits, width: int, depth: int, heads: int, head_dim: int, inner: int, patch: int
+) -> int:
     """Norms, biases and positions."""
-    block = t.norms * t.norm * width + t.scales * width + t.head_norms * head_dim
-    block += 3 * heads * t.qkv_bias + width * t.out_bias
-    block += ((t.matrices - 1) * inner + width) * t.ffn_bias
-    if t.head and v.flag("vision_use_head", True) and v.text("model_type").startswith("siglip"):
+    block = traits.norms * traits.norm * width + traits.scales * width + traits.head_norms * head_dim
+    block += 3 * heads * traits.qkv_bias + width * traits.out_bias
+    block += ((traits.matrices - 1) * inner + width) * traits.ffn_bias
+    if traits.head and vision.flag("vision_use_head", True) and vision.text("model_type").startswith("siglip"):
         block_weights = 4 * width * width + 2 * width * inner
         depth_extra = block_weights + 4 * width + inner + width + 3 * width  # biases, the query, a norm
     else:
         depth_extra = 0
-    small = depth_extra + depth * block + t.ends * t.norm * width + width * (t.patch_bias + t.class_token)
-    if t.positions == "grid":
-        side = _side(v, "image_size", 0) // patch
-        small += (side * side + t.class_token) * width
-    elif t.positions == "pos_emb_height":
-        small += v.size("pos_emb_height", "init_pos_emb_height", default=64) ** 2 * width
-    elif t.positions == "table":
-        small += 2 * v.size("position_embedding_size", default=10_240) * width
-    elif t.positions:
-        small += v.count(t.positions) * width
+    small = (
+        depth_extra
+        + depth * block
+        + traits.ends * traits.norm * width
+        + width * (traits.patch_bias + traits.class_token)
+    )
+    if traits.positions == "grid":
+        side = _side(vision, "image_size", 0) // patch
+        small += (side * side + traits.class_token) * width
+    elif traits.positions == "pos_emb_height":
+        small += vision.size("pos_emb_height", "init_pos_emb_height", default=64) ** 2 * width
+    elif traits.positions == "table":
+        small += 2 * vision.size("position_embedding_size", default=10_240) * width
+    elif traits.positions:
+        small += vision.count(traits.positions) * width
     return small
 
 
-def _seen(at: Config, v: Config, t: Traits, patch: int, merge: int) -> tuple[int, int, int]:
+def _seen(config: Config, vision: Config, traits: Traits, patch: int, merge: int) -> tuple[int, int, int]:
     """Side, fixed tokens and tiles of what the tower sees."""
-    for c, key in ((at, "mm_tokens_per_image"), (at, "vision_soft_tokens_per_image"), (v, "default_output_length")):
+    for c, key in (
+        (config, "mm_tokens_per_image"),
+        (config, "vision_soft_tokens_per_image"),
+        (vision, "default_output_length"),
+    ):
         if c.has(key):
-            return _side(v, "image_size"), c.size(key), 0
-    side = _side(v, "image_size", _side(at, "force_image_size"))
-    if t.tiles:
-        side = side or _side(at, "tile_size", 512)
-        return side, max(1, (side // patch) ** 2 // merge**2), t.tiles
-    if t.any_size:
-        return (side if t.projector == "pixtral" else 0), 0, 0
+            return _side(vision, "image_size"), c.size(key), 0
+    side = _side(vision, "image_size", _side(config, "force_image_size"))
+    if traits.tiles:
+        side = side or _side(config, "tile_size", 512)
+        return side, max(1, (side // patch) ** 2 // merge**2), traits.tiles
+    if traits.any_size:
+        return (side if traits.projector == "pixtral" else 0), 0, 0
     if not side:
         return 0, 0, 0
     return side, max(1, (side // patch) ** 2 // merge**2), 0
 
 
-def _mlp(at: Config, v: Config, width: int, merge: int, hidden: int) -> Projected:
+def _mlp(config: Config, vision: Config, width: int, merge: int, hidden: int) -> Projected:
     """Two matrices with biases from the merged patches; LLaVA's, InternVL's and LFM2-VL's."""
-    if at.has("mm_tokens_per_image"):  # Gemma 3 pools and projects once
+    if config.has("mm_tokens_per_image"):  # Gemma 3 pools and projects once
         return (), ((hidden, width),), width
-    if at.text("model_type") == "paligemma":
+    if config.text("model_type") == "paligemma":
         return (), ((hidden, width),), hidden
     wide = width * merge**2
-    middle = at.size("projector_hidden_size", default=hidden)
-    normed = 2 * wide * (merge > 1 and at.flag("projector_use_layernorm", True))
+    middle = config.size("projector_hidden_size", default=hidden)
+    normed = 2 * wide * (merge > 1 and config.flag("projector_use_layernorm", True))
     return (), ((middle, wide), (hidden, middle)), middle + hidden + normed
 
 
-def _linear(at: Config, v: Config, width: int, merge: int, hidden: int) -> Projected:
+def _linear(config: Config, vision: Config, width: int, merge: int, hidden: int) -> Projected:
     return (), ((hidden, width),), 0
 
 
-def _merger(at: Config, v: Config, width: int, merge: int, hidden: int) -> Projected:
+def _merger(config: Config, vision: Config, width: int, merge: int, hidden: int) -> Projected:
     """Qwen's and Kimi's merger: a norm and two matrices; one more of each for every layer that is fed separately."""
-    tower_width = v.size("hidden_size") if v.has("embed_dim") else hidden  # Qwen2-VL's is the language model's
-    wide, out = width * merge**2, v.size("out_hidden_size", default=tower_width)
+    tower_width = (
+        vision.size("hidden_size") if vision.has("embed_dim") else hidden
+    )  # Qwen2-VL's is the language model's
+    wide, out = width * merge**2, vision.size("out_hidden_size", default=tower_width)
     matrices = ((wide, wide), (out, wide))
-    deep = len(v.items("deepstack_visual_indexes") or ())
-    norm = width * (1 if v.text("model_type").startswith("qwen2_5") else 2)
+    deep = len(vision.items("deepstack_visual_indexes") or ())
+    norm = width * (1 if vision.text("model_type").startswith("qwen2_5") else 2)
     return (), matrices * (1 + deep), norm + (wide + out) * (1 + deep) + 2 * wide * deep
 
 
-def _pixtral(at: Config, v: Config, width: int, merge: int, hidden: int) -> Projected:
+def _pixtral(config: Config, vision: Config, width: int, merge: int, hidden: int) -> Projected:
     merging = ((width, width * merge**2),) if merge > 1 else ()
-    bias = 2 * hidden * at.flag("multimodal_projector_bias", merge == 1)
+    bias = 2 * hidden * config.flag("multimodal_projector_bias", merge == 1)
     return (), (*merging, (hidden, width), (hidden, hidden)), width * (merge > 1) + bias
 
 
-def _glm(at: Config, v: Config, width: int, merge: int, hidden: int) -> Projected:
+def _glm(config: Config, vision: Config, width: int, merge: int, hidden: int) -> Projected:
     """A strided convolution, a matrix and a gated block."""
-    out, inner = (v.size("out_hidden_size", default=hidden), v.size("intermediate_size", default=4 * hidden))
+    out, inner = (vision.size("out_hidden_size", default=hidden), vision.size("intermediate_size", default=4 * hidden))
     return (), ((out, width * merge**2), (out, out), (2 * inner, out), (out, inner)), 3 * out
 
 
-def _llama4(at: Config, v: Config, width: int, merge: int, hidden: int) -> Projected:
-    middle = v.size("projector_input_dim", default=4096)
-    out = v.size("projector_output_dim", default=4096)
-    wide = v.size("intermediate_size")
-    return ((), ((middle, wide), (out, middle), (hidden, v.size("vision_output_dim", default=out))), 0)
+def _llama4(config: Config, vision: Config, width: int, merge: int, hidden: int) -> Projected:
+    middle = vision.size("projector_input_dim", default=4096)
+    out = vision.size("projector_output_dim", default=4096)
+    wide = vision.size("intermediate_size")
+    return ((), ((middle, wide), (out, middle), (hidden, vision.size("vision_output_dim", default=out))), 0)
 
 
 PROJECTORS: dict[str, Callable[[Config, Config, int, int, int], Projected]] = {

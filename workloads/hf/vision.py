@@ -13,57 +13,57 @@ from .quantization import numerics
 
 
 @family("ViTModel", "M3ViT", types=("vit", "m3vit"))
-def vision_transformer(c: Config) -> ModelSpec:
+def vision_transformer(config: Config) -> ModelSpec:
     """Plain ViT; with ``num_experts`` every ``expert_layer_period``-th layer holds experts.
 
     ``image_size`` is a side or ``[height, width]``; ``num_tasks`` gates share the experts, whose
     inner width is ``moe_intermediate_size``.
     """
-    hidden, heads = c.size("hidden_size"), c.size("num_attention_heads")
-    shape = check_heads(c, hidden, heads, heads, keys=("num_attention_heads",) * 2)
-    bias = c.flag("qkv_bias", True)
+    hidden, heads = config.size("hidden_size"), config.size("num_attention_heads")
+    shape = check_heads(config, hidden, heads, heads, keys=("num_attention_heads",) * 2)
+    bias = config.flag("qkv_bias", True)
     mixer = BidirectionalAttention(hidden, heads, shape.head_dim, bias)
-    dense = FeedForward(hidden, c.size("intermediate_size"), matrices=2, bias=True)
+    dense = FeedForward(hidden, config.size("intermediate_size"), matrices=2, bias=True)
     plain = Layer(mixer, dense, 2, 2 * hidden)
-    layers = [plain] * c.layers()
-    if c.has("num_experts"):
+    layers = [plain] * config.layers()
+    if config.has("num_experts"):
         routed = read_experts(
-            c, hidden, c.size("moe_intermediate_size"), experts=("num_experts",), matrices=2, expert_bias=True
+            config, hidden, config.size("moe_intermediate_size"), experts=("num_experts",), matrices=2, expert_bias=True
         )
         experts = MultiTaskExperts(
             hidden=hidden, experts=routed.experts, top_k=routed.top_k, width=routed.width, matrices=2,
-            expert_bias=True, tasks=c.size("num_tasks", default=1),
+            expert_bias=True, tasks=config.size("num_tasks", default=1),
         )  # fmt: skip
-        period = c.size("expert_layer_period", default=2)
+        period = config.size("expert_layer_period", default=2)
         for i in range(period - 1, len(layers), period):
             layers[i] = replace(plain, ffn=experts)
-    front = _patches(c, hidden)
+    front = _patches(config, hidden)
     return ModelSpec(
-        name=c.name,
-        architecture=c.architecture,
+        name=config.name,
+        architecture=config.architecture,
         hidden=hidden,
         vocab=0,
         layers=tuple(layers),
         tied=True,
-        numerics=numerics(c, layers),
+        numerics=numerics(config, layers),
         extra_weights=2 * hidden,  # the final norm
         max_position=front.tokens,
-        source=c.source,
+        source=config.source,
         front=front,
     )
 
 
-def _patches(c: Config, hidden: int) -> PatchEmbedding:
+def _patches(config: Config, hidden: int) -> PatchEmbedding:
     """The patch embedding; a side that patches do not divide is cropped, as the models do."""
-    value = c.values.get("image_size")
+    value = config.values.get("image_size")
     given = list(value) if isinstance(value, list | tuple) else [value, value]
     sides = [side for side in given if type(side) is int and 0 < side < 2**31]
     if not len(given) == len(sides) == 2:
         reason = f"must be a side or [height, width] in pixels from 1, not {shown(value)}"
-        raise c.error("image_size", reason)
-    patch = c.size("patch_size")
-    front = PatchEmbedding(hidden, sides[0], sides[1], c.size("num_channels", default=3), patch)
+        raise config.error("image_size", reason)
+    patch = config.size("patch_size")
+    front = PatchEmbedding(hidden, sides[0], sides[1], config.size("num_channels", default=3), patch)
     if not front.patches:
         reason = f"{sides} holds no patch of {patch} x {patch} pixels, so 0 tokens"
-        raise c.error("image_size", reason)
+        raise config.error("image_size", reason)
     return front

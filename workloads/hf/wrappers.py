@@ -26,17 +26,17 @@ _WRAPPER_TYPES = {row["model_type"] for row in WRAPPERS}
 
 
 def _wrapper(default: str) -> Family:
-    def read(c: Config) -> ModelSpec:
-        """Read the text model: `c` is the text section, or a file with its sizes at the top."""
-        if not c.has("hidden_size") and not c.prefix:
-            raise c.error("text_config", "is missing; an object is required")
-        inner = c.items("architectures") if c.prefix else None
+    def read(config: Config) -> ModelSpec:
+        """Read the text model: `config` is the text section, or a file with its sizes at the top."""
+        if not config.has("hidden_size") and not config.prefix:
+            raise config.error("text_config", "is missing; an object is required")
+        inner = config.items("architectures") if config.prefix else None
         if inner and isinstance(inner[0], str) and inner[0] in ARCHITECTURES:
-            return ARCHITECTURES[inner[0]](c)  # a section that names its own class (InternVL's llm_config)
-        kind = c.text("model_type", default)
+            return ARCHITECTURES[inner[0]](config)  # a section that names its own class (InternVL's llm_config)
+        kind = config.text("model_type", default)
         kind = default if kind in _WRAPPER_TYPES else SAME_TEXT.get(kind, kind)
         # The class of the whole file stays the architecture; the text section's own is ignored.
-        return build_by_type(c.but(model_type=kind))
+        return build_by_type(config.but(model_type=kind))
 
     read.wraps = default  # type: ignore[attr-defined]  # no family of its own, see `guess`
     return read
@@ -48,8 +48,8 @@ for _row in WRAPPERS:
 
 
 def _same(kind: str) -> Family:
-    def read(c: Config) -> ModelSpec:
-        return MODEL_TYPES[kind](c)
+    def read(config: Config) -> ModelSpec:
+        return MODEL_TYPES[kind](config)
 
     return read
 
@@ -60,27 +60,27 @@ for _text, _known in SAME_TEXT.items():
 
 
 @family("MiniCPMV", "MiniCPMO", types=("minicpmv", "minicpmo"))
-def minicpm_v(c: Config) -> ModelSpec:
+def minicpm_v(config: Config) -> ModelSpec:
     """MiniCPM-V and -o: the text model's keys at the top; which it is follows from the version."""
     texts = {"2.0": "minicpm", "2.5": "llama", "2.6": "qwen2", "4.0": "llama", "4.5": "qwen3"}
-    version = str(c.values.get("version", "2.6"))
+    version = str(config.values.get("version", "2.6"))
     if version not in texts:
-        raise c.error("version", f"must be one of {', '.join(texts)}, not {shown(version)}")
-    return MODEL_TYPES[texts[version]](c)
+        raise config.error("version", f"must be one of {', '.join(texts)}, not {shown(version)}")
+    return MODEL_TYPES[texts[version]](config)
 
 
 @family("Ernie4_5_VLMoeForConditionalGeneration", "Ernie4_5_VLMoeForCausalLM",
         types=("ernie4_5_vl_moe", "ernie4_5_vl_moe_text", "ernie4_5_moe_vl"))  # fmt: skip
-def ernie_vl(c: Config) -> ModelSpec:
+def ernie_vl(config: Config) -> ModelSpec:
     """ERNIE 4.5 VL: experts for text and, as many and narrower, for images; the latter are stored too."""
-    widths, counts = c.values.get("moe_intermediate_size"), c.values.get("moe_num_experts")
+    widths, counts = config.values.get("moe_intermediate_size"), config.values.get("moe_num_experts")
     if not isinstance(widths, list):
-        return MODEL_TYPES["ernie4_5_moe"](c)
+        return MODEL_TYPES["ernie4_5_moe"](config)
     if len(widths) != 2 or any(type(w) is not int or w < 1 for w in widths):
-        raise c.error("moe_intermediate_size", f"must be two widths, of text and images, not {shown(widths)}")
-    first = evened(c, ("moe_num_experts",)).values["moe_num_experts"]
+        raise config.error("moe_intermediate_size", f"must be two widths, of text and images, not {shown(widths)}")
+    first = evened(config, ("moe_num_experts",)).values["moe_num_experts"]
     first = first[0] if isinstance(first, list) and first else first
-    text = MODEL_TYPES["ernie4_5_moe"](c.but(moe_intermediate_size=widths[0], moe_num_experts=first))
+    text = MODEL_TYPES["ernie4_5_moe"](config.but(moe_intermediate_size=widths[0], moe_num_experts=first))
     images = counts[1] if isinstance(counts, list) and len(counts) == 2 and type(counts[1]) is int else first
     image_weights = text.moe_layers * int(images) * (3 * text.hidden * widths[1] + text.hidden)
     return replace(text, extra_weights=text.extra_weights + image_weights)

@@ -113,21 +113,21 @@ class Attention:
             Linear("out", self._out_width, self.hidden),
         )
 
-    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
-        return self.ops_seeing(keys_within(m, self.window), m, run)
+    def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        return self.ops_seeing(keys_within(moments, self.window), moments, run)
 
-    def ops_seeing(self, keys: KeySums, m: Moments, run: Run) -> list[Op]:
+    def ops_seeing(self, keys: KeySums, moments: Moments, run: Run) -> list[Op]:
         """The ops where the queries of a step see `keys`."""
         roped = (self.heads + self.kv_heads * (not self.shares)) * self.head_dim
         return [
-            gemm("qkv", "attention", "attention", m.tokens, self._in_width, self.hidden, run),
-            *([gemm("q_up", "attention", "attention", m.tokens, self._q_width, self.q_rank, run)]
+            gemm("qkv", "attention", "attention", moments.tokens, self._in_width, self.hidden, run),
+            *([gemm("q_up", "attention", "attention", moments.tokens, self._q_width, self.q_rank, run)]
               if self.q_rank else ()),
-            *alone("qk_norm", "attention", m.tokens, roped * bool(self.qk_norm), 2, run),
-            elementwise("rope", "attention", m.tokens, roped, 2, run),
-            *alone("kv_write", "attention", m.tokens, self._kv_width * (not self.shares), 2, run),
-            *attention_core(self, m, run, keys),
-            gemm("out", "attention", "attention", m.tokens, self.hidden, self._out_width, run),
+            *alone("qk_norm", "attention", moments.tokens, roped * bool(self.qk_norm), 2, run),
+            elementwise("rope", "attention", moments.tokens, roped, 2, run),
+            *alone("kv_write", "attention", moments.tokens, self._kv_width * (not self.shares), 2, run),
+            *attention_core(self, moments, run, keys),
+            gemm("out", "attention", "attention", moments.tokens, self.hidden, self._out_width, run),
         ]  # fmt: skip
 
 
@@ -153,15 +153,17 @@ class KeySums:
     window: int = 0
 
 
-def keys_within(m: Moments, window: int) -> KeySums:
+def keys_within(moments: Moments, window: int) -> KeySums:
     """Keys that a step's queries see within a window; 0 = all."""
     return KeySums(
-        m.prefill_pairs(window), m.prefill_kv(window), m.prefill_rect(window),
-        m.decode_pairs(window), m.decode_kv(window), window,
+        moments.prefill_pairs(window), moments.prefill_kv(window), moments.prefill_rect(window),
+        moments.decode_pairs(window), moments.decode_kv(window), window,
     )  # fmt: skip
 
 
-def attention_core(spec: Attention, m: Moments, run: Run, keys: KeySums | None = None, read: float = 1.0) -> list[Op]:
+def attention_core(
+    spec: Attention, moments: Moments, run: Run, keys: KeySums | None = None, read: float = 1.0
+) -> list[Op]:
     """Return scores, softmax and weighted sum, prefill and decode separate.
 
     A prompt's scores pass through memory as `SCORE_PASSES` says. The scores of a decode's one query always stay on
@@ -177,7 +179,7 @@ def attention_core(spec: Attention, m: Moments, run: Run, keys: KeySums | None =
     num = run.numerics
     width = spec.heads * (spec.head_dim + spec.value_dim) / 2
     kv_row = spec._kv_width * num.kv_bytes
-    seen = keys or keys_within(m, spec.window)
+    seen = keys or keys_within(moments, spec.window)
 
     def op(phase: str, tokens: float, pairs: float, kv: float, scores: float, seqs: float) -> Op:
         passes = run.score_passes if phase == "prefill" else 0.0
@@ -190,8 +192,8 @@ def attention_core(spec: Attention, m: Moments, run: Run, keys: KeySums | None =
             shape={
                 "batch": seqs, "tokens": tokens, "pairs": pairs, "kv": kv,
                 "heads_q": spec.heads, "heads_kv": spec.kv_heads if part == 1.0 else spec.kv_heads * part,
-                "head_dim": spec.head_dim, "window": seen.window, "decodes": m.decodes,
-                "decode_kv": seen.decode_kv, "joint": float(run.joint), "prompts": m.prefills,
+                "head_dim": spec.head_dim, "window": seen.window, "decodes": moments.decodes,
+                "decode_kv": seen.decode_kv, "joint": float(run.joint), "prompts": moments.prefills,
             },
             dtype=num.default,
             flops=4.0 * width * (scores if passes else pairs),
@@ -202,6 +204,6 @@ def attention_core(spec: Attention, m: Moments, run: Run, keys: KeySums | None =
         )  # fmt: skip
 
     return [
-        op("prefill", m.prefill_tokens, seen.pairs, seen.kv, seen.rect, m.prefills),
-        op("decode", m.decode_tokens, seen.decode_pairs, seen.decode_kv, seen.decode_pairs, m.decodes),
+        op("prefill", moments.prefill_tokens, seen.pairs, seen.kv, seen.rect, moments.prefills),
+        op("decode", moments.decode_tokens, seen.decode_pairs, seen.decode_kv, seen.decode_pairs, moments.decodes),
     ]

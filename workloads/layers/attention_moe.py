@@ -64,17 +64,17 @@ class ExpertAttention:
             raise InputError(f"ep={ep}", "attention experts need ep=1 (tensor-parallel experts)")
         return self
 
-    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+    def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
         if loads is None:
             raise ValueError("expert attention needs loads")
         core = Attention(self.hidden, self.top_k * self.kv_heads, self.kv_heads, self.head_dim)
         width = core.heads * core.head_dim
         return [
-            gemm("router", "attention", "other", m.tokens, self.experts, self.hidden, run),
+            gemm("router", "attention", "other", moments.tokens, self.experts, self.hidden, run),
             self.expert_op(loads, run),
-            gemm("kv", "attention", "attention", m.tokens, 2 * self._width, self.hidden, run),
-            elementwise("rope", "attention", m.tokens, width + self._width, 2, run),
-            *attention_core(core, m, run),
+            gemm("kv", "attention", "attention", moments.tokens, 2 * self._width, self.hidden, run),
+            elementwise("rope", "attention", moments.tokens, width + self._width, 2, run),
+            *attention_core(core, moments, run),
         ]
 
     def expert_op(self, loads: Loads, run: Run) -> Op:

@@ -251,7 +251,7 @@ class LayerKind(Protocol):
             When the layer cannot be split that way.
         """
 
-    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+    def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
         """Ops of one step; each FLOP and byte count affine in the moments."""
 
 

@@ -89,24 +89,29 @@ class BlockSparseAttention:
     def shard(self, tp: int) -> BlockSparseAttention:
         return replace(self, base=self.base.shard(tp))
 
-    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+    def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
         base = self.base
         qkv = base._in_width + self._index_width
         wide, roped = base.heads * base.head_dim, base.kv_heads * base.head_dim
         return [
-            gemm("qkv", "attention", "attention", m.tokens, qkv, self.hidden, run),
-            elementwise("rope", "attention", m.tokens, wide + roped + self._index_width, 2, run),
-            *(op for phase in ("prefill", "decode") for op in self._phase(phase, m, run)),
-            gemm("out", "attention", "attention", m.tokens, self.hidden, wide, run),
+            gemm("qkv", "attention", "attention", moments.tokens, qkv, self.hidden, run),
+            elementwise("rope", "attention", moments.tokens, wide + roped + self._index_width, 2, run),
+            *(op for phase in ("prefill", "decode") for op in self._phase(phase, moments, run)),
+            gemm("out", "attention", "attention", moments.tokens, self.hidden, wide, run),
         ]
 
-    def _phase(self, phase: str, m: Moments, run: Run) -> list[Op]:
+    def _phase(self, phase: str, moments: Moments, run: Run) -> list[Op]:
         """Scores, choice and attention of prompts or of decodes."""
         base, num, decode = self.base, run.numerics, phase == "decode"
         if decode:
-            batch, tokens, seen, kv = m.decodes, m.decode_tokens, m.decode_pairs, m.decode_kv(0)
+            batch, tokens, seen, kv = moments.decodes, moments.decode_tokens, moments.decode_pairs, moments.decode_kv(0)
         else:
-            batch, tokens, seen, kv = m.prefills, m.prefill_tokens, m.prefill_pairs, m.prefill_kv(0)
+            batch, tokens, seen, kv = (
+                moments.prefills,
+                moments.prefill_tokens,
+                moments.prefill_pairs,
+                moments.prefill_kv(0),
+            )
         key, pool = self._index.entry_bytes(num), self.index_pool
         scored = Sums(batch, tokens, seen(0) / pool, kv / pool)
         score = replace(

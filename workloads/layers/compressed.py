@@ -112,27 +112,27 @@ class CompressedAttention:
             self, heads=split(self.heads, tp, "query heads"), out_groups=split(self.out_groups, tp, "output groups")
         )
 
-    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+    def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
         def linear(name: str, n: int, k: int, **more: int) -> Op:
-            return gemm(name, "attention", "attention", m.tokens, n, k, run, **more)  # type: ignore[arg-type]  # only batch is passed
+            return gemm(name, "attention", "attention", moments.tokens, n, k, run, **more)  # type: ignore[arg-type]  # only batch is passed
 
         wide = self.heads * self.head_dim
         ops = [
             linear("qkv_down", self.q_rank + self.head_dim, self.hidden),
             linear("q_up", wide, self.q_rank),
-            elementwise("rope", "attention", m.tokens, self.heads * self.rope_dim, 2, run),
+            elementwise("rope", "attention", moments.tokens, self.heads * self.rope_dim, 2, run),
         ]
         if self.ratio:
-            ops += self._pooled("compress", self.head_dim, m, run)
+            ops += self._pooled("compress", self.head_dim, moments, run)
         if self.indexer:
             index = self.indexer
             ops += [
-                *self._pooled("index_compress", index.dim, m, run),
+                *self._pooled("index_compress", index.dim, moments, run),
                 linear("index_q", index.heads * index.dim, self.q_rank),
-                gemm("index_weights", "indexer", "other", m.tokens, index.heads, self.hidden, run),
-                *index.choice(m, run),
+                gemm("index_weights", "indexer", "other", moments.tokens, index.heads, self.hidden, run),
+                *index.choice(moments, run),
             ]
-        ops += [self._attention(phase, m, run) for phase in ("prefill", "decode")]
+        ops += [self._attention(phase, moments, run) for phase in ("prefill", "decode")]
         group_width = wide // self.out_groups
         return [
             *ops,
@@ -140,17 +140,17 @@ class CompressedAttention:
             linear("out", self.hidden, self.out_groups * self.out_rank),
         ]
 
-    def _pooled(self, name: str, dim: int, m: Moments, run: Run) -> list[Op]:
+    def _pooled(self, name: str, dim: int, moments: Moments, run: Run) -> list[Op]:
         """A compressor: its products for every token, and weighted sums over a pool."""
         columns = 2 * self._copies * dim
         return [
-            gemm(name, "attention", "attention", m.tokens, columns, self.hidden, run),
-            elementwise(f"{name}_pool", "attention", m.tokens, columns, 2.0, run),
+            gemm(name, "attention", "attention", moments.tokens, columns, self.hidden, run),
+            elementwise(f"{name}_pool", "attention", moments.tokens, columns, 2.0, run),
         ]
 
-    def _attention(self, phase: str, m: Moments, run: Run) -> Op:
+    def _attention(self, phase: str, moments: Moments, run: Run) -> Op:
         row = self._row().entry_bytes(run.numerics)
-        pairs_in = m.prefill_pairs if phase == "prefill" else m.decode_pairs
+        pairs_in = moments.prefill_pairs if phase == "prefill" else moments.decode_pairs
         pairs, most = pairs_in(self.near), self.near
         if self.ratio:
             span = self.indexer.top_k * self.ratio if self.indexer else 0
@@ -159,10 +159,10 @@ class CompressedAttention:
         decode = phase == "decode"
         rates = sparse_rates(self.heads, 2 * self.head_dim, row, decode, most, GATHERS)
         if decode:
-            sums = Sums(m.decodes, m.decode_tokens, pairs, pairs)
+            sums = Sums(moments.decodes, moments.decode_tokens, pairs, pairs)
         else:
-            kv = m.prefill_kv(self.near) + (m.prefill_kv(0) / self.ratio if self.ratio else 0.0)
-            sums = Sums(m.prefills, m.prefill_tokens, pairs, kv)
+            kv = moments.prefill_kv(self.near) + (moments.prefill_kv(0) / self.ratio if self.ratio else 0.0)
+            sums = Sums(moments.prefills, moments.prefill_tokens, pairs, kv)
         act = 4.0 * self.heads * self.head_dim * sums.tokens
         return streamed(
             f"sparse_{phase}", "attention", f"sparse_{phase}", phase, run, sums, rates, act=act,

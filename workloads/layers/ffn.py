@@ -45,8 +45,8 @@ class FeedForward:
         ups = (Linear(name, self.hidden, self.width) for name in names)
         return (*ups, Linear("down", self.width, self.hidden))
 
-    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
-        return feed_forward(m.tokens, self.hidden, self.width, self.matrices, run, "ffn")
+    def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        return feed_forward(moments.tokens, self.hidden, self.width, self.matrices, run, "ffn")
 
 
 def feed_forward(

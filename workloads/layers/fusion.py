@@ -36,8 +36,8 @@ class Fusion:
     def shard(self, tp: int) -> Fusion:
         return self
 
-    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
-        norm = elementwise("fusion_norm", "fusion", m.tokens, self.hidden, 2 * self.norms, run)
+    def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        norm = elementwise("fusion_norm", "fusion", moments.tokens, self.hidden, 2 * self.norms, run)
         joined = self.inputs * self.hidden
-        project = gemm("fusion", "fusion", "other", m.tokens, self.hidden, joined, run)
+        project = gemm("fusion", "fusion", "other", moments.tokens, self.hidden, joined, run)
         return [norm, project] if self.norms else [project]

@@ -32,9 +32,9 @@ def mixer_weights(hidden: int, streams: int) -> int:
     return columns * streams * hidden + columns + 3
 
 
-def hyper_ops(hidden: int, streams: int, m: Moments, run: Run) -> tuple[Op, Op]:
+def hyper_ops(hidden: int, streams: int, moments: Moments, run: Run) -> tuple[Op, Op]:
     """Mixing before a part and after it; the mixers' weights are read once."""
-    sums = Sums(1.0, m.tokens, m.tokens, m.tokens)
+    sums = Sums(1.0, moments.tokens, moments.tokens, moments.tokens)
 
     def op(name: str) -> Op:
         rates = hyper_rates(hidden, streams, name == "hyper_pre")

@@ -22,11 +22,11 @@ SPLIT = 256
 """Keys that one piece of a decode's scores takes."""
 
 
-def short_sums(m: Moments, most: int) -> tuple[float, float, float]:
+def short_sums(moments: Moments, most: int) -> tuple[float, float, float]:
     """New tokens, pairs and keys of prompts that see at most `most` tokens; 0 = of none."""
     if not most:
         return 0.0, 0.0, 0.0
-    return m.short_tokens(most), m.prefill_pairs(-most), m.prefill_kv(-most)
+    return moments.short_tokens(most), moments.prefill_pairs(-most), moments.prefill_kv(-most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,31 +77,38 @@ class Indexer:
         small += 2 * self.dim
         return Weights("attention", big, big), Weights("other", small, small)
 
-    def ops(self, m: Moments, run: Run, hidden: int, q_rank: int, short: int = 0) -> list[Op]:
+    def ops(self, moments: Moments, run: Run, hidden: int, q_rank: int, short: int = 0) -> list[Op]:
         """Projections, scores and choice; prompts that see at most `short` tokens only leave keys."""
         wide = self.heads * self.dim
         return [
-            gemm("index_q", "indexer", "attention", m.tokens, wide, q_rank, run),
-            gemm("index_k", "indexer", "attention", m.tokens, self.dim, hidden, run),
-            gemm("index_weights", "indexer", "other", m.tokens, self.heads, hidden, run),
-            self._rest(m, run),
-            *self.choice(m, run, short),
+            gemm("index_q", "indexer", "attention", moments.tokens, wide, q_rank, run),
+            gemm("index_k", "indexer", "attention", moments.tokens, self.dim, hidden, run),
+            gemm("index_weights", "indexer", "other", moments.tokens, self.heads, hidden, run),
+            self._rest(moments, run),
+            *self.choice(moments, run, short),
         ]
 
-    def _rest(self, m: Moments, run: Run) -> Op:
+    def _rest(self, moments: Moments, run: Run) -> Op:
         """Rotation and quantisation of queries and key, and what engines launch around them."""
-        sums = Sums(1.0, m.tokens, m.tokens, 0.0)
+        sums = Sums(1.0, moments.tokens, moments.tokens, 0.0)
         wide = (self.heads + 1) * self.dim
         rates = Rates(float(wide), token_bytes=1.5 * run.numerics.act_bytes * wide, seq_units=1e3, walks_keys=True)
         return streamed("index_rest", "indexer", "index_rest", "both", run, sums, rates, act=rates.bytes(sums))
 
-    def choice(self, m: Moments, run: Run, short: int = 0) -> list[Op]:
+    def choice(self, moments: Moments, run: Run, short: int = 0) -> list[Op]:
         """Scores and the best of them."""
         key, share = self.kept().entry_bytes(run.numerics), 1.0 / self.pool
-        less = short_sums(m, short)
-        tokens = m.prefill_tokens - less[0]
-        prompts = Sums(m.prefills, tokens, (m.prefill_pairs(0) - less[1]) * share, (m.prefill_kv(0) - less[2]) * share)
-        decodes = Sums(m.decodes, m.decode_tokens, m.decode_pairs(0) * share, m.decode_kv(0) * share)
+        less = short_sums(moments, short)
+        tokens = moments.prefill_tokens - less[0]
+        prompts = Sums(
+            moments.prefills,
+            tokens,
+            (moments.prefill_pairs(0) - less[1]) * share,
+            (moments.prefill_kv(0) - less[2]) * share,
+        )
+        decodes = Sums(
+            moments.decodes, moments.decode_tokens, moments.decode_pairs(0) * share, moments.decode_kv(0) * share
+        )
 
         def scores(phase: str, sums: Sums) -> Op:
             rates = score_rates(self.heads, self.dim, key, phase == "decode", key * share)

@@ -66,20 +66,20 @@ class KimiDelta:
     def shard(self, tp: int) -> KimiDelta:
         return replace(self, heads=split(self.heads, tp, "linear heads"))
 
-    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+    def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
         wide, dim, value = self._width, self.head_dim, run.numerics.act_bytes
         state_bytes = self.state().fixed[0].bytes(run.numerics)
         low = 2 - self._whole
         columns = (3 + self._whole) * wide + self.heads + low * dim
         rates = (delta_rates(self.heads, dim, dim, state_bytes, False, value),
                  delta_rates(self.heads, dim, dim, state_bytes, True, value))  # fmt: skip
-        gates = [gemm("gates", "state", "attention", m.tokens, wide, dim, run, batch=low)] if low else []
+        gates = [gemm("gates", "state", "attention", moments.tokens, wide, dim, run, batch=low)] if low else []
         return [
-            gemm("in", "state", "attention", m.tokens, columns, self.hidden, run),
+            gemm("in", "state", "attention", moments.tokens, columns, self.hidden, run),
             *gates,
             # Queries, keys and values one after another, as vLLM and SGLang launch them.
-            *(op for _ in range(3) for op in conv_ops(wide, self.d_conv, m, run)),
-            *state_ops("kda", m, run, rates, (state_bytes, state_bytes)),
-            elementwise("gated_norm", "state", m.tokens, wide, 3, run),
-            gemm("out", "state", "attention", m.tokens, self.hidden, wide, run),
+            *(op for _ in range(3) for op in conv_ops(wide, self.d_conv, moments, run)),
+            *state_ops("kda", moments, run, rates, (state_bytes, state_bytes)),
+            elementwise("gated_norm", "state", moments.tokens, wide, 3, run),
+            gemm("out", "state", "attention", moments.tokens, self.hidden, wide, run),
         ]

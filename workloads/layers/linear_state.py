@@ -13,7 +13,7 @@ from .base import Fixed, Run, State, Weights, gemm, layer_kind, split
 from .recurrent import conv_ops, delta_rates, state_ops
 
 
-def _scan(name: str, m: Moments, run: Run, flops_per_token: int, width: int, state_values: int) -> list[Op]:
+def _scan(name: str, moments: Moments, run: Run, flops_per_token: int, width: int, state_values: int) -> list[Op]:
     """State update and read-out: the state is read and written once per sequence and step.
 
     A decode of several tokens writes the state after each: decoding continues from the last accepted one
@@ -35,8 +35,8 @@ def _scan(name: str, m: Moments, run: Run, flops_per_token: int, width: int, sta
         )  # fmt: skip
 
     return [
-        op("prefill", m.prefill_tokens, m.prefills, m.prefills),
-        op("decode", m.decode_tokens, m.decodes, m.decode_tokens),
+        op("prefill", moments.prefill_tokens, moments.prefills, moments.prefills),
+        op("decode", moments.decode_tokens, moments.decodes, moments.decode_tokens),
     ]
 
 
@@ -71,9 +71,9 @@ class Mamba:
     def shard(self, tp: int) -> Mamba:
         return replace(self, inner=split(self.inner, tp, "state-space channels"))
 
-    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+    def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
         def linear(name: str, n: int, k: int) -> Op:
-            return gemm(name, "state", "attention", m.tokens, n, k, run)
+            return gemm(name, "state", "attention", moments.tokens, n, k, run)
 
         # Per channel and state entry: decay, input, accumulate (3 multiply-adds), read out (1).
         flops = self.inner * (8 * self.d_state + 2 * self.d_conv)
@@ -81,7 +81,7 @@ class Mamba:
             linear("in", 2 * self.inner, self.hidden),
             linear("selection", self.dt_rank + 2 * self.d_state, self.inner),
             linear("dt", self.inner, self.dt_rank),
-            *_scan("mamba", m, run, flops, self.inner, self._state_values),
+            *_scan("mamba", moments, run, flops, self.inner, self._state_values),
             linear("out", self.hidden, self.inner),
         ]
 
@@ -150,10 +150,10 @@ class GatedDeltaNet:
             value_heads=split(self.value_heads, tp, "linear value heads"),
         )
 
-    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
-        return self.ops_with(m, run, 1, 1)
+    def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        return self.ops_with(moments, run, 1, 1)
 
-    def ops_with(self, m: Moments, run: Run, used: int, held: int) -> list[Op]:
+    def ops_with(self, moments: Moments, run: Run, used: int, held: int) -> list[Op]:
         """The ops where a token goes through `used` states of each head, a prompt's tokens through `held`."""
         width = 2 * self._key + 2 * self.value
         state_bytes = Fixed(self.matrix, self.state_format).bytes(run.numerics)
@@ -162,8 +162,8 @@ class GatedDeltaNet:
         rates = (delta_rates(heads, *dims, held * state_bytes, False, value),
                  delta_rates(heads, *dims, used * state_bytes, True, value))  # fmt: skip
         return [
-            gemm("in", "state", "attention", m.tokens, width + 2 * self.value_heads, self.hidden, run),
-            *conv_ops(self.channels, self.d_conv, m, run),
-            *state_ops("delta", m, run, rates, (held * state_bytes, used * state_bytes)),
-            gemm("out", "state", "attention", m.tokens, self.hidden, self.value, run),
+            gemm("in", "state", "attention", moments.tokens, width + 2 * self.value_heads, self.hidden, run),
+            *conv_ops(self.channels, self.d_conv, moments, run),
+            *state_ops("delta", moments, run, rates, (held * state_bytes, used * state_bytes)),
+            gemm("out", "state", "attention", moments.tokens, self.hidden, self.value, run),
         ]

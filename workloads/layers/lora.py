@@ -79,12 +79,12 @@ class LowRank:
             raise InputError(f"ep={ep}", "adapters need ep=1")
         return self
 
-    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
-        ops = self.base.ops(m, run, None)
+    def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        ops = self.base.ops(moments, run, None)
         if self.rank == 0:
             return ops
         if self.routed is None:
-            return ops + low_rank_ops(self.linears(), m.tokens, self.rank, run)
+            return ops + low_rank_ops(self.linears(), moments.tokens, self.rank, run)
         if loads is None:
             raise ValueError("adapters that requests name need loads")
         return [*ops, self.expert_op(loads, run)]

@@ -68,17 +68,17 @@ class Mamba2:
         groups = split(self.groups, tp, "state groups") if self.groups >= tp else 1
         return replace(self, heads=split(self.heads, tp, "state heads"), groups=groups)
 
-    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+    def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
         state_bytes, value = self.state().fixed[0].bytes(run.numerics), run.numerics.act_bytes
         shape = (self.heads, self.head_dim, self.d_state, self.groups, state_bytes)
         rates = scan_rates(*shape, False, value), scan_rates(*shape, True, value)
         columns = self._inner + self._channels + self.heads
         return [
-            gemm("in", "state", "attention", m.tokens, columns, self.hidden, run),
-            *conv_ops(self._channels, self.d_conv, m, run),
-            *state_ops("scan", m, run, rates, (state_bytes, state_bytes)),
-            elementwise("gated_norm", "state", m.tokens, self._inner, 3, run),
-            gemm("out", "state", "attention", m.tokens, self.hidden, self._inner, run),
+            gemm("in", "state", "attention", moments.tokens, columns, self.hidden, run),
+            *conv_ops(self._channels, self.d_conv, moments, run),
+            *state_ops("scan", moments, run, rates, (state_bytes, state_bytes)),
+            elementwise("gated_norm", "state", moments.tokens, self._inner, 3, run),
+            gemm("out", "state", "attention", moments.tokens, self.hidden, self._inner, run),
         ]
 
 
@@ -115,14 +115,14 @@ class Lightning:
     def shard(self, tp: int) -> Lightning:
         return replace(self, heads=split(self.heads, tp, "linear heads"))
 
-    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+    def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
         wide, state_bytes = self._width, self.state().fixed[0].bytes(run.numerics)
         shape = (self.heads, self.head_dim, self.head_dim, self.heads, state_bytes)
         chunks, step = (scan_rates(*shape, late, run.numerics.act_bytes) for late in (False, True))
         step = replace(step, flops=5.0 * wide * self.head_dim)  # a key is not scaled by its step
         return [
-            gemm("in", "state", "attention", m.tokens, 4 * wide, self.hidden, run),
-            *state_ops("scan", m, run, (chunks, step), (state_bytes, state_bytes)),
-            elementwise("gated_norm", "state", m.tokens, wide, 3, run),
-            gemm("out", "state", "attention", m.tokens, self.hidden, wide, run),
+            gemm("in", "state", "attention", moments.tokens, 4 * wide, self.hidden, run),
+            *state_ops("scan", moments, run, (chunks, step), (state_bytes, state_bytes)),
+            elementwise("gated_norm", "state", moments.tokens, wide, 3, run),
+            gemm("out", "state", "attention", moments.tokens, self.hidden, wide, run),
         ]

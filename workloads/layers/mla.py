@@ -76,7 +76,7 @@ class LatentAttention:
     def shard(self, tp: int) -> LatentAttention:
         return replace(self, heads=split(self.heads, tp, "query heads"))
 
-    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+    def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
         def linear(name: str, rows: float, n: int, k: int) -> Op:
             return gemm(name, "attention", "attention", rows, n, k, run)
 
@@ -84,47 +84,51 @@ class LatentAttention:
             # vLLM keeps 16-bit copies of these halves of the up projection, whatever the rest
             # has: "we currently do not have quantized bmm's" (`process_weights_after_loading`
             # in vllm-project/vllm, vllm/v1/attention/backends/mla/common.py).
-            return gemm(name, "attention", "other", m.decode_tokens, n, k, run, batch=self.heads)
+            return gemm(name, "attention", "other", moments.decode_tokens, n, k, run, batch=self.heads)
 
         # vLLM and SGLang run the down projections of query and latent as one matmul
         # (`fused_qkv_a_proj` in vllm/model_executor/models/deepseek_v2.py,
         # `fused_qkv_a_proj_with_mqa` in python/sglang/srt/models/deepseek_v2.py).
         q_in = self.q_rank or self.hidden
         down, norms = "qkv_down" if self.q_rank else "kv_down", self.down_width - self.rope_dim * (not self.shares)
-        ops = [linear(down, m.tokens, self.down_width, self.hidden)] if self.down_width else []
+        ops = [linear(down, moments.tokens, self.down_width, self.hidden)] if self.down_width else []
         if norms:  # of both latents, one kernel or two beside each other
-            ops.append(elementwise("latent_norm", "attention", m.tokens, norms, 2, run))
-        kv, keys = m.prefill_kv(self.window), self.nope_dim + self.rope_dim
+            ops.append(elementwise("latent_norm", "attention", moments.tokens, norms, 2, run))
+        kv, keys = moments.prefill_kv(self.window), self.nope_dim + self.rope_dim
         return [
             *ops,
-            linear("q_up", m.tokens, self._q_width, q_in),
-            elementwise("rope", "attention", m.tokens, self.heads * self.rope_dim, 2, run),
-            *alone("q_concat", "attention", m.decode_tokens, self.heads * (self.kv_rank + self.rope_dim), 2, run),
-            *alone("kv_write", "attention", m.tokens, self._latent * (not self.shares), 2, run),
+            linear("q_up", moments.tokens, self._q_width, q_in),
+            elementwise("rope", "attention", moments.tokens, self.heads * self.rope_dim, 2, run),
+            *alone("q_concat", "attention", moments.decode_tokens, self.heads * (self.kv_rank + self.rope_dim), 2, run),
+            *alone("kv_write", "attention", moments.tokens, self._latent * (not self.shares), 2, run),
             linear("kv_up", kv, self.heads * (self.nope_dim + self.v_dim), self.kv_rank),
             # Every head's keys are written anew, behind them the rotated part that all share (``_concat_k_nope_k_pe``
             # in vLLM's common.py, ``concat_mla_k`` in SGLang, the copies of ``forward_context`` in TensorRT-LLM).
             elementwise("keys", "attention", kv, self.heads * keys, 1 + self.nope_dim / keys, run, "prefill"),
-            self._prefill(m, run),
+            self._prefill(moments, run),
             absorb("q_absorb", self.kv_rank, self.nope_dim),
-            self._decode(m, run),
+            self._decode(moments, run),
             absorb("v_absorb", self.v_dim, self.kv_rank),
-            *([linear("gate", m.tokens, self.heads * self.gate_dim, self.hidden)] if self.gate_dim else ()),
-            linear("out", m.tokens, self.hidden, self.heads * self.v_dim),
+            *([linear("gate", moments.tokens, self.heads * self.gate_dim, self.hidden)] if self.gate_dim else ()),
+            linear("out", moments.tokens, self.hidden, self.heads * self.v_dim),
         ]
 
-    def _prefill(self, m: Moments, run: Run) -> Op:
+    def _prefill(self, moments: Moments, run: Run) -> Op:
         num, width = run.numerics, self.nope_dim + self.rope_dim + self.v_dim
-        kv, rect, pairs = m.prefill_kv(self.window), m.prefill_rect(self.window), m.prefill_pairs(self.window)
+        kv, rect, pairs = (
+            moments.prefill_kv(self.window),
+            moments.prefill_rect(self.window),
+            moments.prefill_pairs(self.window),
+        )
         row = self.heads * width * num.act_bytes
         scores = run.score_passes * self.heads * rect * num.act_bytes
-        sums = {"batch": m.prefills, "tokens": m.prefill_tokens, "kv": kv, "pairs": pairs}
+        sums = {"batch": moments.prefills, "tokens": moments.prefill_tokens, "kv": kv, "pairs": pairs}
         flops = 2.0 * self.heads * width * (rect if run.score_passes else pairs)
-        return self._attention("prefill", sums, num, flops, row * (m.prefill_tokens + kv) + scores)
+        return self._attention("prefill", sums, num, flops, row * (moments.prefill_tokens + kv) + scores)
 
-    def _decode(self, m: Moments, run: Run) -> Op:
-        num, tokens, pairs = run.numerics, m.decode_tokens, m.decode_pairs(self.window)
-        sums = {"batch": m.decodes, "tokens": tokens, "kv": m.decode_kv(self.window), "pairs": pairs}
+    def _decode(self, moments: Moments, run: Run) -> Op:
+        num, tokens, pairs = run.numerics, moments.decode_tokens, moments.decode_pairs(self.window)
+        sums = {"batch": moments.decodes, "tokens": tokens, "kv": moments.decode_kv(self.window), "pairs": pairs}
         flops = 2.0 * self.heads * (self._latent + self.kv_rank) * pairs
         return self._attention(
             "decode", sums, num, flops, num.act_bytes * self.heads * (self._latent + self.kv_rank) * tokens

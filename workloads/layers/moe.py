@@ -133,24 +133,24 @@ class MixtureOfExperts:
         width = split(self.width, tp, f"columns of an expert, with ep={ep}")
         return replace(self, experts_held=self.experts // ep + copies, width=width)
 
-    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+    def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
         if loads is None:
             raise ValueError("a MoE layer needs loads")
         wide = self.latent
-        down = [gemm("latent_down", "moe", "ffn", m.tokens, wide, self.hidden, run)] if wide else []
-        up = [gemm("latent_up", "moe", "ffn", m.tokens, self.hidden, wide, run)] if wide else []
+        down = [gemm("latent_down", "moe", "ffn", moments.tokens, wide, self.hidden, run)] if wide else []
+        up = [gemm("latent_up", "moe", "ffn", moments.tokens, self.hidden, wide, run)] if wide else []
         ops = [
-            *self.router_ops(m.tokens, run),
+            *self.router_ops(moments.tokens, run),
             *down,
             self.expert_op(loads, run),
-            elementwise("combine", "moe", m.tokens, self.sent, 1.0 + self.top_k, run, access="gather"),
+            elementwise("combine", "moe", moments.tokens, self.sent, 1.0 + self.top_k, run, access="gather"),
             *up,
         ]
         for name, width, matrices in (
             ("shared_", self.shared_width, self.shared_matrices), ("residual_", self.residual_width, self.matrices),
         ):  # fmt: skip
             if width:
-                ops += feed_forward(m.tokens, self.hidden, width, matrices, run, "moe", name)
+                ops += feed_forward(moments.tokens, self.hidden, width, matrices, run, "moe", name)
         return ops
 
     def router_ops(self, tokens: float, run: Run) -> list[Op]:

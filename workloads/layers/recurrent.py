@@ -65,13 +65,16 @@ def scan_rates(
     return Rates(flops, token_bytes=act, seq_bytes=2.0 * state_bytes, token_units=heads / SCAN_CHUNK, seq_units=heads)
 
 
-def phases(m: Moments) -> tuple[tuple[str, Sums], tuple[str, Sums]]:
+def phases(moments: Moments) -> tuple[tuple[str, Sums], tuple[str, Sums]]:
     """Sums of prompts and of decodes, where a token is its only pair."""
-    prompt, decode = m.prefill_tokens, m.decode_tokens
-    return (("prefill", Sums(m.prefills, prompt, prompt, prompt)), ("decode", Sums(m.decodes, decode, decode, decode)))
+    prompt, decode = moments.prefill_tokens, moments.decode_tokens
+    return (
+        ("prefill", Sums(moments.prefills, prompt, prompt, prompt)),
+        ("decode", Sums(moments.decodes, decode, decode, decode)),
+    )
 
 
-def conv_ops(cols: int, taps: int, m: Moments, run: Run) -> list[Op]:
+def conv_ops(cols: int, taps: int, moments: Moments, run: Run) -> list[Op]:
     """Short convolutions of prompts and decodes."""
     rates = conv_rates(cols, taps, run.numerics.act_bytes)
     return [
@@ -79,16 +82,16 @@ def conv_ops(cols: int, taps: int, m: Moments, run: Run) -> list[Op]:
             f"conv_{phase}", "state", f"conv_{phase}", phase, run, sums, rates,
             act=rates.token_bytes * sums.tokens, written=rates.seq_bytes / 2 * sums.batch,
         )
-        for phase, sums in phases(m)
+        for phase, sums in phases(moments)
     ]  # fmt: skip
 
 
 def state_ops(
-    name: str, m: Moments, run: Run, rates: tuple[Rates, Rates], state_bytes: tuple[float, float]
+    name: str, moments: Moments, run: Run, rates: tuple[Rates, Rates], state_bytes: tuple[float, float]
 ) -> list[Op]:
     """The recurrence of prompts and of decodes, with the rates and the bytes of the states of each."""
     out = []
-    for (phase, sums), rate, size in zip(phases(m), rates, state_bytes, strict=True):
+    for (phase, sums), rate, size in zip(phases(moments), rates, state_bytes, strict=True):
         written = size * (sums.tokens if phase == "decode" else sums.batch)
         act = rate.bytes(sums) - size * sums.batch - written
         out.append(streamed(

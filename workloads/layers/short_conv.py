@@ -34,9 +34,9 @@ class ShortConv:
     def shard(self, tp: int) -> ShortConv:
         return replace(self, width=split(self.width, tp, "channels"))
 
-    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+    def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
         return [
-            gemm("in", "state", "attention", m.tokens, 3 * self.width, self.hidden, run),
-            *conv_ops(self.width, self.taps, m, run),
-            gemm("out", "state", "attention", m.tokens, self.hidden, self.width, run),
+            gemm("in", "state", "attention", moments.tokens, 3 * self.width, self.hidden, run),
+            *conv_ops(self.width, self.taps, moments, run),
+            gemm("out", "state", "attention", moments.tokens, self.hidden, self.width, run),
         ]

@@ -62,20 +62,20 @@ class SideInputs:
     def shard(self, tp: int) -> SideInputs:
         return replace(self, inner=self.inner.shard(tp))  # the side paths are whole on every device
 
-    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
-        ops, h = self.inner.ops(m, run, loads), self.hidden
+    def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        ops, h = self.inner.ops(moments, run, loads), self.hidden
         if self.rank:
             ops += [
-                gemm("laurel_down", "ffn", "ffn", m.tokens, self.rank, h, run),
-                gemm("laurel_up", "ffn", "ffn", m.tokens, h, self.rank, run),
+                gemm("laurel_down", "ffn", "ffn", moments.tokens, self.rank, h, run),
+                gemm("laurel_up", "ffn", "ffn", moments.tokens, h, self.rank, run),
             ]
         if self.inputs:
             ops += [
-                elementwise("layer_input", "ffn", m.tokens, self.inputs, 3, run, access="gather"),
-                gemm("layer_input_projection", "ffn", "ffn", m.tokens, self.inputs, h, run),
-                gemm("layer_input_gate", "ffn", "ffn", m.tokens, self.inputs, h, run),
-                gemm("layer_input_out", "ffn", "ffn", m.tokens, h, self.inputs, run),
+                elementwise("layer_input", "ffn", moments.tokens, self.inputs, 3, run, access="gather"),
+                gemm("layer_input_projection", "ffn", "ffn", moments.tokens, self.inputs, h, run),
+                gemm("layer_input_gate", "ffn", "ffn", moments.tokens, self.inputs, h, run),
+                gemm("layer_input_out", "ffn", "ffn", moments.tokens, h, self.inputs, run),
             ]
         if self.streams > 1:  # all streams are read and written twice: predicted, then corrected
-            ops.append(elementwise("streams", "ffn", m.tokens, h, 4 * self.streams, run))
+            ops.append(elementwise("streams", "ffn", moments.tokens, h, 4 * self.streams, run))
         return ops

@@ -73,70 +73,72 @@ class SparseLatentAttention:
         """Heads are split; every device scores all keys with all heads of the indexer."""
         return replace(self, base=self.base.shard(tp))
 
-    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+    def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
         base, top_k = self.base, self.indexer.span
         short = top_k if run.short_dense else 0
 
         def absorb(name: str, n: int, k: int) -> Op:
             # All tokens: a matmul's price follows one sum of a batch. Short prompts that run dense have
             # no need of it, which counts them a tenth of a layer's projections too much.
-            return gemm(name, "attention", "other", m.tokens, n, k, run, batch=base.heads)
+            return gemm(name, "attention", "other", moments.tokens, n, k, run, batch=base.heads)
 
         wide = base.nope_dim + base.v_dim
         ops = [
-            gemm("q_up", "attention", "attention", m.tokens,
+            gemm("q_up", "attention", "attention", moments.tokens,
                  base.heads * (base.nope_dim + base.rope_dim), self._q_in, run),
-            elementwise("rope", "attention", m.tokens, base.heads * base.rope_dim, 2, run),
+            elementwise("rope", "attention", moments.tokens, base.heads * base.rope_dim, 2, run),
         ]  # fmt: skip
         if base.down_width:
-            ops.insert(0, gemm("qkv_down", "attention", "attention", m.tokens, base.down_width, self.hidden, run))
+            ops.insert(0, gemm("qkv_down", "attention", "attention", moments.tokens, base.down_width, self.hidden, run))
         if not self.shared:
             if self.indexer.pool > 1:
-                ops.append(gemm("index_gate", "indexer", "attention", m.tokens, self.indexer.dim, self.hidden, run))
-            ops += self.indexer.ops(m, run, self.hidden, self._q_in, short)
+                ops.append(
+                    gemm("index_gate", "indexer", "attention", moments.tokens, self.indexer.dim, self.hidden, run)
+                )
+            ops += self.indexer.ops(moments, run, self.hidden, self._q_in, short)
         if short:
-            kv = m.prefill_kv(-short)
+            kv = moments.prefill_kv(-short)
             ops += [
                 gemm("kv_up", "attention", "attention", kv, base.heads * wide, base.kv_rank, run),
-                self._dense(m, run, short),
+                self._dense(moments, run, short),
             ]
         ops += [
             absorb("q_absorb", base.kv_rank, base.nope_dim),
-            self._sparse("prefill", m, run, short),
-            self._sparse("decode", m, run, short),
+            self._sparse("prefill", moments, run, short),
+            self._sparse("decode", moments, run, short),
             absorb("v_absorb", base.v_dim, base.kv_rank),
-            gemm("out", "attention", "attention", m.tokens, self.hidden, base.heads * base.v_dim, run),
+            gemm("out", "attention", "attention", moments.tokens, self.hidden, base.heads * base.v_dim, run),
         ]
         return ops
 
-    def _dense(self, m: Moments, run: Run, short: int) -> Op:
+    def _dense(self, moments: Moments, run: Run, short: int) -> Op:
         """Prompts that see few keys: expanded, causal, all of them."""
         base, num = self.base, run.numerics
         width = base.nope_dim + base.rope_dim + base.v_dim
-        tokens, pairs, kv = short_sums(m, short)
+        tokens, pairs, kv = short_sums(moments, short)
         row = self._row.entry_bytes(num)
         return Op(
             name="mla_prefill", layer="attention", kind="mla_prefill", phase="prefill",
-            shape={"batch": m.prefills, "tokens": tokens, "kv": kv, "pairs": pairs,
+            shape={"batch": moments.prefills, "tokens": tokens, "kv": kv, "pairs": pairs,
                    "heads": base.heads},
             dtype=num.default, flops=2.0 * base.heads * width * pairs,
             act_bytes=base.heads * width * num.act_bytes * (tokens + kv),
             kv_read_bytes=row * kv, kv_write_bytes=row * tokens * (not base.shares), access=Access("pages", row),
         )  # fmt: skip
 
-    def _sparse(self, phase: str, m: Moments, run: Run, short: int) -> Op:
+    def _sparse(self, phase: str, moments: Moments, run: Run, short: int) -> Op:
         """Absorbed attention to the chosen keys: a prompt's tile shares them, a decode has its own."""
         base, num, top_k = self.base, run.numerics, self.indexer.read
         row = self._row.entry_bytes(num)
         width = 2 * base.kv_rank + base.rope_dim
         act = 2.0 * base.heads * width
         if phase == "prefill":
-            less = short_sums(m, short)
-            sums = Sums(m.prefills, m.prefill_tokens - less[0], m.prefill_pairs(top_k) - less[1],
-                        m.prefill_kv(0) - less[2])  # fmt: skip
+            less = short_sums(moments, short)
+            sums = Sums(moments.prefills, moments.prefill_tokens - less[0], moments.prefill_pairs(top_k) - less[1],
+                        moments.prefill_kv(0) - less[2])  # fmt: skip
         else:
-            pairs = m.decode_pairs(top_k)
-            sums = Sums(m.decodes, m.decode_tokens, pairs, pairs)
+            pairs = moments.decode_pairs(top_k)
+            sums = Sums(moments.decodes, moments.decode_tokens, pairs, pairs)
         rates = sparse_rates(base.heads, width, row, phase == "decode", top_k)
         return streamed(
             f"sparse_{phase}", "attention", f"sparse_{phase}", phase, run, sums, rates,

@@ -83,8 +83,8 @@ class ImageTower:
     def shard(self, tp: int) -> ImageTower:
         return replace(self, spread=min(tp, self.pictures))
 
-    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
-        pictures = m.prefill_tokens * self.share / self.tokens / self.spread
+    def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        pictures = moments.prefill_tokens * self.share / self.tokens / self.spread
         rows, merged = pictures * self.patches, pictures * self.tokens
         heads = self.heads * self.head_dim
 

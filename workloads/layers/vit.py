@@ -58,11 +58,11 @@ class PatchEmbedding:
     def shard(self, tp: int) -> PatchEmbedding:
         return self  # every device embeds the whole image: 1 % of the work
 
-    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
-        patches = m.tokens - m.sequences
+    def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        patches = moments.tokens - moments.sequences
         return [
             gemm("patches", "embedding", "other", patches, self.hidden, self.inputs, run),
-            elementwise("positions", "embedding", m.tokens, self.hidden, 3, run),
+            elementwise("positions", "embedding", moments.tokens, self.hidden, 3, run),
         ]
 
 
@@ -98,25 +98,25 @@ class BidirectionalAttention:
     def shard(self, tp: int) -> BidirectionalAttention:
         return replace(self, heads=split(self.heads, tp, "heads"))
 
-    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+    def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
         width = self._width
-        pairs = m.prefill_rect(0)  # an image is one prompt chunk without context
+        pairs = moments.prefill_rect(0)  # an image is one prompt chunk without context
         scores = run.score_passes * self.heads * pairs
         core = Op(
             name="attention_image",
             layer="attention",
             kind="attention_image",
             phase="prefill",
-            shape={"tokens": m.prefill_tokens, "images": m.prefills, "pairs": pairs,
+            shape={"tokens": moments.prefill_tokens, "images": moments.prefills, "pairs": pairs,
                    "heads": self.heads, "head_dim": self.head_dim},
             dtype=run.numerics.default,
             flops=4.0 * width * pairs,
-            act_bytes=run.numerics.act_bytes * (4.0 * width * m.prefill_tokens + scores),
+            act_bytes=run.numerics.act_bytes * (4.0 * width * moments.prefill_tokens + scores),
         )  # fmt: skip
         return [
-            gemm("qkv", "attention", "attention", m.tokens, 3 * width, self.hidden, run),
+            gemm("qkv", "attention", "attention", moments.tokens, 3 * width, self.hidden, run),
             core,
-            gemm("out", "attention", "attention", m.tokens, self.hidden, width, run),
+            gemm("out", "attention", "attention", moments.tokens, self.hidden, width, run),
         ]
 
 

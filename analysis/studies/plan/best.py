@@ -89,9 +89,9 @@ class TriedCandidate:
         return self.worth(task, self.best)
 
     @staticmethod
-    def worth(task: PlanTask, p: Point) -> Value:
+    def worth(task: PlanTask, point: Point) -> Value:
         """What a point is worth."""
-        return task.value(p.devices, p.usd_per_hour, p.joules_per_token or float("inf"))
+        return task.value(point.devices, point.usd_per_hour, point.joules_per_token or float("inf"))
 
     def within(self, task: PlanTask, bar: Value) -> int:
         """The most copies with which it can still be better than `bar`."""
@@ -135,17 +135,17 @@ class TriedCandidate:
         few, each = self._seems(task, 1e3 * LONGEST) if self.points and self.best is None else 0, self.candidate.devices
         return max(few, self.paced(task)) * each, few * each, self.least(task), self.candidate.parts
 
-    def learn(self, p: Point) -> None:
+    def learn(self, point: Point) -> None:
         """Take a simulated point into account."""
-        self.points.append(p)
-        if not p.missed:
-            self.best = p
-        elif p.missed == BEATEN:
-            self.most = p.copies - 1  # of so many nothing more need be known
-        elif p.copies == self.most:
+        self.points.append(point)
+        if not point.missed:
+            self.best = point
+        elif point.missed == BEATEN:
+            self.most = point.copies - 1  # of so many nothing more need be known
+        elif point.copies == self.most:
             self.hopeless = True
         else:
-            self.fails = p.copies
+            self.fails = point.copies
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,30 +260,30 @@ def narrowed(task: PlanTask, found: Searched, simulated: Callable[[TriedCandidat
     return replace(found, simulations=count)
 
 
-def _simulated(task: PlanTask, bench: TrialBench, t: TriedCandidate, copies: int, bar: Value) -> Point:
+def _simulated(task: PlanTask, bench: TrialBench, candidate: TriedCandidate, copies: int, bar: Value) -> Point:
     """A candidate with its steps as slow as the plan's chance has them, by a probe where that decides."""
-    at = partial(point_of, task, t.candidate, t.system, copies, bench)
-    far = not t.points or t.points[-1].requests == GLANCE
+    at = partial(point_of, task, candidate.candidate, candidate.system, copies, bench)
+    far = not candidate.points or candidate.points[-1].requests == GLANCE
     look = far and task.grows and task.scenario.workload.cv is None
     looked, grown = 0.0, Growing() if task.grows else None
-    if look and t.slow is None:  # what misses as predicted misses with slower steps too
+    if look and candidate.slow is None:  # what misses as predicted misses with slower steps too
         p, looked = at(Look(most=GLANCE, probe=True)), 1.0
         if p.missed not in ((), OPEN):
             return p
-    if t.slow is None:
-        t.slow = slow_of(task, t.candidate, t.bound.copies or 1, bench)
-    if look and t.slow != looked:
-        p = at(Look(t.slow, most=GLANCE, probe=True), grown)
+    if candidate.slow is None:
+        candidate.slow = slow_of(task, candidate.candidate, candidate.bound.copies or 1, bench)
+    if look and candidate.slow != looked:
+        p = at(Look(candidate.slow, most=GLANCE, probe=True), grown)
         if p.missed not in ((), OPEN):
             return p
-    tied = task.goal in ("devices", "cost") and bar[:2] == t.at(task, copies)[:2]
-    shown = predicted(task, t.candidate, t.system, copies, bench) if tied else None
-    if shown is not None and t.worth(task, shown) >= bar:
+    tied = task.goal in ("devices", "cost") and bar[:2] == candidate.at(task, copies)[:2]
+    shown = predicted(task, candidate.candidate, candidate.system, copies, bench) if tied else None
+    if shown is not None and candidate.worth(task, shown) >= bar:
         return replace(shown, missed=BEATEN)
-    p = at(Look(t.slow, probe=True), grown)
+    p = at(Look(candidate.slow, probe=True), grown)
     if p.missed:
         return p
-    return replace(shown or predicted(task, t.candidate, t.system, copies, bench), missed=())
+    return replace(shown or predicted(task, candidate.candidate, candidate.system, copies, bench), missed=())
 
 
 def _known(

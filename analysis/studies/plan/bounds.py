@@ -42,7 +42,9 @@ class Bound:
     why: str
 
 
-def bound_of(d: Deployment, settings: EngineSettings, block: RequestBlock, level: Mapping[str, float]) -> Bound:
+def bound_of(
+    deployment: Deployment, settings: EngineSettings, block: RequestBlock, level: Mapping[str, float]
+) -> Bound:
     """Return the fewest replicas of a deployment that may meet an SLO for given requests.
 
     Parameters
@@ -52,21 +54,21 @@ def bound_of(d: Deployment, settings: EngineSettings, block: RequestBlock, level
     level : mapping of str to float
         As `service_level.read_level` gives it [s].
     """
-    sides = d.pools or (d,)
+    sides = deployment.pools or (deployment,)
     try:
         for side in sides:
             rules = kv_rules(side, settings.cache_for(side))
-            check_fits(rules, block.input_tokens, block.output_tokens, block.request_id, d.system.name)
+            check_fits(rules, block.input_tokens, block.output_tokens, block.request_id, deployment.system.name)
     except CapacityError as error:
         return Bound(None, f"memory: {error.reason}")
-    least = least_of(d)
+    least = least_of(deployment)
     if least is None or block.hash_ids is not None or block.turns is not None:
         return Bound(1, "")  # prompts found in a cache are not computed
     lone = _lone(least, block, level)
     if lone:
         return Bound(None, f"roofline: {lone}")
-    engines = _engines(d, settings, least, rules, block, level)
-    copies = max(int(np.ceil(engines / d.replicas * (1.0 - ROUNDING))), 1)
+    engines = _engines(deployment, settings, least, rules, block, level)
+    copies = max(int(np.ceil(engines / deployment.replicas * (1.0 - ROUNDING))), 1)
     return Bound(copies, f"roofline: needs {engines:.2f} engines at nominal rates")
 
 
@@ -106,7 +108,7 @@ def _lone(least: Least, block: RequestBlock, level: Mapping[str, float]) -> str:
 
 
 def _engines(
-    d: Deployment, settings: EngineSettings, least: Least, rules: KvRules, block: RequestBlock,
+    deployment: Deployment, settings: EngineSettings, least: Least, rules: KvRules, block: RequestBlock,
     level: Mapping[str, float],
 ) -> float:  # fmt: skip
     """Engines whose devices have time enough for what must be done by some moment."""
@@ -130,12 +132,12 @@ def _engines(
     longest = float(block.output_tokens.max() - 1)
     for a, first in limits.get("ttft", []):
         ends += [(a + b - n, first + longest * gap) for b, gap in limits.get("tpot", [])]
-    work_s = _whole(d, settings, least, rules, block)
+    work_s = _whole(deployment, settings, least, rules, block)
     most += [float(work_s[count - 1]) / (last + limit) for count, limit in ends if count > 0]
     return max(most)
 
 
-def _whole(d: Deployment, settings: EngineSettings, least: Least, rules: KvRules, block: RequestBlock) -> F8:
+def _whole(deployment: Deployment, settings: EngineSettings, least: Least, rules: KvRules, block: RequestBlock) -> F8:
     """Device time of the requests that take least of it, all of their tokens: of 1, 2, ... of them [s]."""
     gaps = block.output_tokens - 1
     sizes = sequence_bytes(rules, block.input_tokens) / rules.capacity
@@ -144,7 +146,7 @@ def _whole(d: Deployment, settings: EngineSettings, least: Least, rules: KvRules
     reads = gaps * least.keys_s(block.input_tokens) / least.ranks
     sums = [np.cumsum(np.sort(each)) for each in (products, steps * least.pass_s, reads)]
     beside = np.maximum(sums[0], sums[1])
-    side_by_side = len(d.device.processors) > 1 or d.run.joint
+    side_by_side = len(deployment.device.processors) > 1 or deployment.run.joint
     total = np.maximum(beside, sums[2]) if side_by_side else beside + sums[2]
     out: F8 = total / least.stages
     return out

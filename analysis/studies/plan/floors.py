@@ -67,19 +67,21 @@ class Least:
         return out
 
 
-def least_of(d: Deployment) -> Least | None:
+def least_of(deployment: Deployment) -> Least | None:
     """Return the lower bounds of a deployment; None if its times may be below them."""
-    device = d.device
-    if not all(type(part) in KINDS for layer in d.shard.layers for part in layer.parts):
+    device = deployment.device
+    if not all(type(part) in KINDS for layer in deployment.shard.layers for part in layer.parts):
         return None
-    if d.kernels or d.pools or device.spec.lines or d.system.mapping.separate:
+    if deployment.kernels or deployment.pools or device.spec.lines or deployment.system.mapping.separate:
         return None
-    if d.several > 1 or d.parts.get("expert-copies") is not None:  # tokens by the step, experts more than once
+    if (
+        deployment.several > 1 or deployment.parts.get("expert-copies") is not None
+    ):  # tokens by the step, experts more than once
         return None
     if not all(isinstance(p.model, MODELS) for p in device.processors.values()):
         return None
-    rate = _Rates(d)
-    decode, prompt = (_layer_ops(d, b) for b in (Batch.of([0]), Batch.of([], [(1, 0)])))
+    rate = _Rates(deployment)
+    decode, prompt = (_layer_ops(deployment, b) for b in (Batch.of([0]), Batch.of([], [(1, 0)])))
     flop_s = min(sum(rate.flop_s(op) * layers for op, layers in ops if op.product) for ops in (decode, prompt))
     read_s = sum(rate.read_s(op.weight_bytes) * n for op, n in decode if op.product)
     keys: dict[int, float] = {}
@@ -88,23 +90,23 @@ def least_of(d: Deployment) -> Least | None:
             window = int(op.shape.get("window", 0))
             keys[window] = keys.get(window, 0.0) + rate.read_s(op.kv_read_bytes) * layers
     dealt = lone = 0.0
-    for part in d.experts:
+    for part in deployment.experts:
         routed = part.spec.routed
-        op = part.spec.expert_op(Loads(np.ones(1), np.array([float(routed.top_k)])), d.run)
+        op = part.spec.expert_op(Loads(np.ones(1), np.array([float(routed.top_k)])), deployment.run)
         flop_s_each = rate.flop_s(op) * part.layers / part.ep
-        dealt += flop_s_each if routed.spreads else flop_s_each / d.ranks
-        lone += flop_s_each if routed.spreads else flop_s_each / d.ranks
+        dealt += flop_s_each if routed.spreads else flop_s_each / deployment.ranks
+        lone += flop_s_each if routed.spreads else flop_s_each / deployment.ranks
         read = rate.read_s(op.weight_bytes) * part.layers / part.ep
         read_s += read if routed.spreads else 0.0
-    return Least(flop_s / d.ranks + dealt, flop_s + lone, read_s, keys, d.ranks, d.layout.pp)
+    return Least(flop_s / deployment.ranks + dealt, flop_s + lone, read_s, keys, deployment.ranks, deployment.layout.pp)
 
 
-def _layer_ops(d: Deployment, batch: Batch) -> list[tuple[Op, int]]:
+def _layer_ops(deployment: Deployment, batch: Batch) -> list[tuple[Op, int]]:
     """Ops of every layer at a batch of a rank, without experts, and how many layers run them."""
-    m = batch.moments(d.shard.windows)
+    m = batch.moments(deployment.shard.windows)
     return [
         (op, section.layers)
-        for section in sections_of(d)
+        for section in sections_of(deployment)
         if section.layer is not None  # embedding, what is sent on, and the head are none
         for op in section.build(m)
     ]
@@ -113,8 +115,8 @@ def _layer_ops(d: Deployment, batch: Batch) -> list[tuple[Op, int]]:
 class _Rates:
     """All processors of a device together, at nominal rates."""
 
-    def __init__(self, d: Deployment) -> None:
-        self.processors = list(d.device.processors.values())
+    def __init__(self, deployment: Deployment) -> None:
+        self.processors = list(deployment.device.processors.values())
         self.bandwidth = sum(p.bandwidth for p in self.processors)
 
     def flop_s(self, op: Op) -> float:

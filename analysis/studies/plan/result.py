@@ -107,9 +107,9 @@ class Plan(Result):
         """The next best candidate: of another system, or of the same if there is no other."""
         return None if self.winner is None else self._second(self.groups[0])
 
-    def _value(self, s: Searched) -> Value:
-        assert s.winner is not None
-        return s.winner.value(self.task)
+    def _value(self, searched: Searched) -> Value:
+        assert searched.winner is not None
+        return searched.winner.value(self.task)
 
     def _second(self, group: Group) -> Point | None:
         if len(group.ranked) > 1:
@@ -119,8 +119,8 @@ class Plan(Result):
         found = min(rest, key=lambda t: t.value(self.task), default=None)
         return None if found is None else found.best
 
-    def _sure_of(self, p: Point) -> Sure | None:
-        return next((s.sure for s in self.searched if s.chosen is p), None)
+    def _sure_of(self, point: Point) -> Sure | None:
+        return next((s.sure for s in self.searched if s.chosen is point), None)
 
     def to_dict(self) -> dict[str, Any]:
         task, winner, second = self.task, self.winner, self.runner_up
@@ -141,10 +141,10 @@ class Plan(Result):
             **({} if self.emit is None else {"manifest": self._emitted()[0]}),
         }  # fmt: skip
 
-    def _entry(self, p: Point) -> dict[str, Any]:
-        sure = self._sure_of(p)
+    def _entry(self, point: Point) -> dict[str, Any]:
+        sure = self._sure_of(point)
         return {
-            **self._row(p.candidate, p.system, p), "engine": p.candidate.engine, "start": self._start(p),
+            **self._row(point.candidate, point.system, point), "engine": point.candidate.engine, "start": self._start(point),
             "intervals": None if sure is None else {
                 n: {"level": LEVEL, "low": low, "high": high} for n, (low, high) in sure.ends.items()
             },
@@ -177,16 +177,16 @@ class Plan(Result):
     def rows(self) -> Sequence[Mapping[str, Any]]:
         return [self._shown(s) for s in self.searched]
 
-    def _shown(self, s: Searched) -> dict[str, Any]:
-        p = s.chosen
+    def _shown(self, searched: Searched) -> dict[str, Any]:
+        p = searched.chosen
         if p is None:
             names = ("USD/h", "J/token", *(n.replace("_", " ") for n in self.task.level))
             empty = dict.fromkeys(("layout", self._other, *names, "priced by"))
-            return {"system": str(s.name), "devices": "none", **empty}
+            return {"system": str(searched.name), "devices": "none", **empty}
         c = p.candidate
         formats = [f"{name} {x}" for name, x in (("", c.dtype), ("kv", c.kv_dtype)) if x]
         return {
-            "system": str(s.name), "devices": f"{p.devices} = {p.copies} x {p.system}",
+            "system": str(searched.name), "devices": f"{p.devices} = {p.copies} x {p.system}",
             "layout": ", ".join([c.layout, *(text.strip() for text in formats)]),
             self._other: self._needs(p, self._share), "USD/h": p.usd_per_hour,
             "J/token": p.joules_per_token,
@@ -203,17 +203,17 @@ class Plan(Result):
     def _other(self) -> str:
         return "at the median" if self.task.sure is not None else f"{SURE:.0%} sure"
 
-    def _needs(self, p: Point, share: float) -> str:
+    def _needs(self, point: Point, share: float) -> str:
         """Return the devices that meet the SLO with a given probability."""
-        sure = self._sure_of(p)
+        sure = self._sure_of(point)
         if sure is None:
             return "?"
         copies = sure.copies[share]
-        return "more than may be had" if copies is None else f"{copies * p.candidate.devices:,}"
+        return "more than may be had" if copies is None else f"{copies * point.candidate.devices:,}"
 
-    def _ends(self, p: Point, name: str) -> str:
+    def _ends(self, point: Point, name: str) -> str:
         """A latency with its interval."""
-        sure, text = self._sure_of(p), seconds(p.figures[name])
+        sure, text = self._sure_of(point), seconds(point.figures[name])
         if sure is None or name not in sure.ends:
             return text
         low, high = sure.ends[name]
@@ -270,29 +270,29 @@ class Plan(Result):
             out.append(f"Next: {said(second)}{times(p, second)}.")
         return [*out, self._sure(p), self._start(p)]
 
-    def _start(self, p: Point) -> str:
+    def _start(self, point: Point) -> str:
         """Return the command that starts a replica."""
-        command = self._command(p)
+        command = self._command(point)
         if not command:
             return "Start: no engine's command says this layout and policy."
-        return f"Start{f', each of {p.copies} copies' if p.copies > 1 else ''}: {command}"
+        return f"Start{f', each of {point.copies} copies' if point.copies > 1 else ''}: {command}"
 
-    def _sure(self, p: Point) -> str:
+    def _sure(self, point: Point) -> str:
         """How many devices it takes by the middle of the evidence, and to be sure."""
-        sure = self._sure_of(p)
+        sure = self._sure_of(point)
         if self.task.quick:
             return "How sure: not worked out with --quick."
         if sure is None:
             return "How sure: unknown, too small a part of the time is based on measurements."
         copies = ", ".join(
-            chance_text(self._needs(p, q), q, sure.slow[q]) for q in sorted(sure.copies)
+            chance_text(self._needs(point, q), q, sure.slow[q]) for q in sorted(sure.copies)
         )  # fmt: skip
-        ends = ", ".join(f"{n.replace('_', ' ')} {self._ends(p, n)}" for n in sure.ends)
-        return f"How sure: devices {copies}; with {p.devices:,}: {ends}."
+        ends = ", ".join(f"{n.replace('_', ' ')} {self._ends(point, n)}" for n in sure.ends)
+        return f"How sure: devices {copies}; with {point.devices:,}: {ends}."
 
-    def _command(self, p: Point) -> str | None:
+    def _command(self, point: Point) -> str | None:
         model = self.task.scenario.model
-        return p.candidate.command(str(getattr(model, "name", model)), p.room)
+        return point.candidate.command(str(getattr(model, "name", model)), point.room)
 
     def manifest(self) -> str:
         """What starts all copies of the best, as `emit` asks for.

@@ -14,53 +14,57 @@ FORMATS = {"fp8": "fp8", "nvfp4": "fp4"}
 """Formats of weights that a plan names where it has not tried them, and the arithmetic that a device needs for them."""
 
 
-def priced(p: Point) -> str:
+def priced(point: Point) -> str:
     """Return the basis of its times in two words."""
-    return in_short(p.bases, p.measured)
+    return in_short(point.bases, point.measured)
 
 
-def said(p: Point) -> str:
+def said(point: Point) -> str:
     """Return devices, layout, policy, cost and energy as text."""
-    c = p.candidate
-    devices = f"{p.devices:,} device{'s' * (p.devices > 1)}"
-    parts = [f"{devices}, {p.copies} x {p.system}", c.layout, f"policy {c.policy}"]
+    c = point.candidate
+    devices = f"{point.devices:,} device{'s' * (point.devices > 1)}"
+    parts = [f"{devices}, {point.copies} x {point.system}", c.layout, f"policy {c.policy}"]
     parts += [f"{c.token_budget:,} tokens a step"] if c.token_budget else []
-    parts += [f"{show(p.usd_per_hour)} USD/h"] if p.usd_per_hour else []
-    parts += [f"{show(p.joules_per_token)} J/token"] if p.joules_per_token else []
-    parts += [f"{show(1e3 * p.gco2_per_token)} mg CO2/token"] if p.gco2_per_token else []
+    parts += [f"{show(point.usd_per_hour)} USD/h"] if point.usd_per_hour else []
+    parts += [f"{show(point.joules_per_token)} J/token"] if point.joules_per_token else []
+    parts += [f"{show(1e3 * point.gco2_per_token)} mg CO2/token"] if point.gco2_per_token else []
     return ", ".join(parts)
 
 
-def finished(s: Searched) -> str:
+def finished(searched: Searched) -> str:
     """Return a one-line result for the systems of a name."""
-    return f"{s.name}: {'nothing serves the load' if s.chosen is None else said(s.chosen)}"
+    return f"{searched.name}: {'nothing serves the load' if searched.chosen is None else said(searched.chosen)}"
 
 
-def times(p: Point, q: Point) -> str:
+def times(point: Point, q: Point) -> str:
     """How much more the next one takes."""
     told = []
-    for name, a, b in (("the devices", p.devices, q.devices),
-                       ("the cost", p.usd_per_hour, q.usd_per_hour),
-                       ("the energy", p.joules_per_token, q.joules_per_token)):  # fmt: skip
+    for name, a, b in (("the devices", point.devices, q.devices),
+                       ("the cost", point.usd_per_hour, q.usd_per_hour),
+                       ("the energy", point.joules_per_token, q.joules_per_token)):  # fmt: skip
         if a and b:
             told.append(f"{b / a:.2f}x {name}")
     return f" ({', '.join(told)})" if told else ""
 
 
-def verdict(task: PlanTask, t: TriedCandidate) -> str:
+def verdict(task: PlanTask, candidate: TriedCandidate) -> str:
     """What became of a candidate."""
-    if t.best is not None:
-        return "meets the level" if t.best.copies == t.fails + 1 else "meets the SLO; fewer replicas may too"
-    if t.bound.copies is None:
-        return t.bound.why
-    if t.points:
-        if t.points[-1].missed == BEATEN:
-            return f"not better than what was found: {show(t.points[-1].joules_per_token)} J/token"
-        again = "" if t.done else "; more copies cannot be better than what was found"
-        return f"misses: {t.points[-1].misses(task.level)}{again}"
-    if t.fails >= t.most:
-        return f"{t.bound.why}: more than may be had" if t.bound.why else "more than may be had"
-    least = (t.fails + 1) * t.candidate.devices
+    if candidate.best is not None:
+        return (
+            "meets the level"
+            if candidate.best.copies == candidate.fails + 1
+            else "meets the SLO; fewer replicas may too"
+        )
+    if candidate.bound.copies is None:
+        return candidate.bound.why
+    if candidate.points:
+        if candidate.points[-1].missed == BEATEN:
+            return f"not better than what was found: {show(candidate.points[-1].joules_per_token)} J/token"
+        again = "" if candidate.done else "; more copies cannot be better than what was found"
+        return f"misses: {candidate.points[-1].misses(task.level)}{again}"
+    if candidate.fails >= candidate.most:
+        return f"{candidate.bound.why}: more than may be had" if candidate.bound.why else "more than may be had"
+    least = (candidate.fails + 1) * candidate.candidate.devices
     return f"not simulated: {least} devices or more cannot be better than what was found"
 
 

@@ -53,15 +53,15 @@ def _interval(draws: RunDraws, metric: str, chance: float, widths: Widths) -> In
     return {"ttft": known.ttft, "e2e": known.e2e}.get(time, known.tpot)
 
 
-def power_basis(d: Deployment) -> IntervalBasis | None:
+def power_basis(deployment: Deployment) -> IntervalBasis | None:
     """Of a device's power; None where it is not modelled."""
-    errors = power_errors(d)
+    errors = power_errors(deployment)
     return errors and IntervalBasis(POWER, errors.alone, errors.amounts, errors.interval)
 
 
-def step_basis(c: Conditions, host: HostTimes = (1.0, 0.0)) -> IntervalBasis | None:
+def step_basis(conditions: Conditions, host: HostTimes = (1.0, 0.0)) -> IntervalBasis | None:
     """Of a step's time: seconds of the devices, and what its version's host adds."""
-    errors = step_errors(c)
+    errors = step_errors(conditions)
     if errors is None:
         return None
     refit = partial(_step, errors, host)

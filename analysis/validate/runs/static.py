@@ -104,18 +104,22 @@ def replay_static(
     return entries
 
 
-def static_times(d: Deployment, lengths: Sequence[int], output_tokens: int, contexts: int = MOST) -> dict[str, float]:
+def static_times(
+    deployment: Deployment, lengths: Sequence[int], output_tokens: int, contexts: int = MOST
+) -> dict[str, float]:
     """Seconds of the pass over all prompts, of the median decode step, and of everything.
 
     The pass yields every sequence's first token, `output_tokens` - 1 steps the others, of which at most `contexts` are
     costed: between them seconds are linear.
     """
-    prefill = explicit_stage(d, [Batch.of(chunks=[(n, 0) for n in lengths])], expected=True).seconds
+    prefill = explicit_stage(deployment, [Batch.of(chunks=[(n, 0) for n in lengths])], expected=True).seconds
     every = np.arange(output_tokens - 1)
     at = every
     if len(every) > contexts:
         at = np.unique(np.linspace(0, output_tokens - 2, contexts).round().astype(int))
-    costed = [explicit_stage(d, [Batch.of([n + i for n in lengths])], expected=True).seconds for i in at.tolist()]
+    costed = [
+        explicit_stage(deployment, [Batch.of([n + i for n in lengths])], expected=True).seconds for i in at.tolist()
+    ]
     steps = np.interp(every, at, costed).tolist() if costed else []
     median = float(np.median(steps)) if steps else 0.0
     return {"prefill": prefill, "decode": median, "total": prefill + sum(steps)}

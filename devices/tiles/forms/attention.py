@@ -41,10 +41,10 @@ UNUSED = 16
 
 
 @compiled
-def rows(p: F8, h: F8, x: F8, configs: I8, out: F8) -> None:
+def rows(parameters: F8, hardware: F8, inputs: F8, configs: I8, out: F8) -> None:
     """Compute many configurations; see `TiledKernel.rows`."""
     for i in range(configs.shape[0]):
-        attend(p, h, x, configs[i], out[i])
+        attend(parameters, hardware, inputs, configs[i], out[i])
 
 
 def _common(machine: Machine, shape: Shape) -> F8:

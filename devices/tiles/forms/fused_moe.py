@@ -49,10 +49,10 @@ LARGE_SHARED = 128 * 1024
 
 
 @compiled
-def rows(p: F8, h: F8, x: F8, configs: I8, out: F8) -> None:
+def rows(parameters: F8, hardware: F8, inputs: F8, configs: I8, out: F8) -> None:
     """Compute many configurations; see `TiledKernel.rows`."""
     for i in range(configs.shape[0]):
-        price(p, h, x, configs[i], out[i])
+        price(parameters, hardware, inputs, configs[i], out[i])
 
 
 def product_of(machine: Machine, shape: Shape) -> F8:

@@ -55,38 +55,43 @@ KEYS = (
 
 
 @compiled_part
-def price(h: F8, x: F8, c: I8, out: F8) -> None:
+def price(hardware: F8, call: F8, configuration: I8, out: F8) -> None:
     """Seconds of one product under one mapping, and its terms."""
-    bm, bn, bk, split = float(c[C_M]), float(c[C_N]), float(c[C_K]), float(c[C_SPLIT])
-    m, n, k, groups = x[U_M], x[U_N], x[U_K], x[U_GROUPS]
-    modules, clock = h[M_CORES], h[M_CLOCK]
+    bm, bn, bk, split = (
+        float(configuration[C_M]),
+        float(configuration[C_N]),
+        float(configuration[C_K]),
+        float(configuration[C_SPLIT]),
+    )
+    m, n, k, groups = call[U_M], call[U_N], call[U_K], call[U_GROUPS]
+    modules, clock = hardware[M_CORES], hardware[M_CLOCK]
     columns = math.ceil(n / max(1.0, modules // split))
     deep = math.ceil(k / split)
     passes, sweeps = math.ceil(m / bm), math.ceil(columns / bn)
-    multiplied = groups * passes * bm * 2.0 * columns * deep / x[U_RATE] / clock
-    streamed = groups * passes * sweeps * bm * deep * x[U_IN] / PORT / clock
-    read = min(COLUMNS[-1], max(1.0, bn * bk * x[U_WEIGHT] / (ATOM * BANKS)))
-    share = x[U_EFFICIENCY + int(math.log2(read))]
-    inputs = groups * m * k * x[U_IN]
-    again = inputs * (sweeps - 1.0) * max(0.0, 1.0 - h[M_CACHE] / inputs)
+    multiplied = groups * passes * bm * 2.0 * columns * deep / call[U_RATE] / clock
+    streamed = groups * passes * sweeps * bm * deep * call[U_IN] / PORT / clock
+    read = min(COLUMNS[-1], max(1.0, bn * bk * call[U_WEIGHT] / (ATOM * BANKS)))
+    share = call[U_EFFICIENCY + int(math.log2(read))]
+    inputs = groups * m * k * call[U_IN]
+    again = inputs * (sweeps - 1.0) * max(0.0, 1.0 - hardware[M_CACHE] / inputs)
     results = groups * m * n * SUM_BYTES * split
-    moved = groups * passes * n * k * x[U_WEIGHT] + inputs + again + results
-    memory = moved / (h[M_BANDWIDTH] * share)
+    moved = groups * passes * n * k * call[U_WEIGHT] + inputs + again + results
+    memory = moved / (hardware[M_BANDWIDTH] * share)
     out[:] = 0.0
-    out[O_LAUNCH], out[O_MATRIX], out[O_SHARED], out[O_MEMORY] = (h[M_LATENCY], multiplied, streamed, memory)
-    out[O_SECONDS] = h[M_LATENCY] + join(join(memory, multiplied, SHARP), streamed, SHARP)
-    used = groups * passes * bm * 2.0 * n * k / (x[U_RATE] * modules * clock)
+    out[O_LAUNCH], out[O_MATRIX], out[O_SHARED], out[O_MEMORY] = (hardware[M_LATENCY], multiplied, streamed, memory)
+    out[O_SECONDS] = hardware[M_LATENCY] + join(join(memory, multiplied, SHARP), streamed, SHARP)
+    used = groups * passes * bm * 2.0 * n * k / (call[U_RATE] * modules * clock)
     out[O_PARTIAL], out[O_BLOCKS] = max(0.0, multiplied - used), 1.0
     out[O_WAVES] = passes * sweeps * math.ceil(deep / bk)
-    out[O_SHARED_BYTES] = 2.0 * bm * bk * x[U_IN] + bm * bn * SUM_BYTES
-    out[O_IN_FLIGHT] = bm * bk * x[U_IN]
+    out[O_SHARED_BYTES] = 2.0 * bm * bk * call[U_IN] + bm * bn * SUM_BYTES
+    out[O_IN_FLIGHT] = bm * bk * call[U_IN]
 
 
 @compiled
-def rows(p: F8, h: F8, x: F8, configs: I8, out: F8) -> None:
+def rows(parameters: F8, hardware: F8, inputs: F8, configs: I8, out: F8) -> None:
     """Compute many mappings; see `TiledKernel.rows`."""
     for i in range(configs.shape[0]):
-        price(h, x, configs[i], out[i])
+        price(hardware, inputs, configs[i], out[i])
 
 
 def work(machine: Machine, shape: Shape) -> F8:

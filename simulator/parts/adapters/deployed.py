@@ -19,7 +19,7 @@ def adapted(tenants: Tenants, model: ModelSpec) -> tuple[ModelSpec, str]:
     return with_adapters(model, tenants), tenants.popularity
 
 
-def check_adapters(_: Tenants, d: Deployment) -> None:
+def check_adapters(_: Tenants, deployment: Deployment) -> None:
     """Refuse adapters of ranks in lock step."""
-    if d.lockstep:
+    if deployment.lockstep:
         raise InputError("--adapters", "cannot be combined with ranks that share experts; use --dp 1")

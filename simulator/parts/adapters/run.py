@@ -167,7 +167,7 @@ def popularity(tenants: Tenants) -> npt.NDArray[np.float64]:
     return shares
 
 
-def load_seconds(d: Deployment) -> float:
+def load_seconds(deployment: Deployment) -> float:
     """Seconds that one adapter takes on a device's link to the host's memory.
 
     Raises
@@ -177,16 +177,16 @@ def load_seconds(d: Deployment) -> float:
     CapacityError
         A host's memory that does not hold all adapters.
     """
-    tenants: Tenants = d.parts["adapters"]
+    tenants: Tenants = deployment.parts["adapters"]
     try:
-        host = tiers_of(d.system.device).host
+        host = tiers_of(deployment.system.device).host
     except InputError as error:
         raise InputError("--adapters-resident", error.reason) from None
-    size = adapter_bytes(d.shard)
+    size = adapter_bytes(deployment.shard)
     needed = tenants.adapters * size
     if needed > host.capacity_bytes:
         raise CapacityError(
-            d.system.name,
+            deployment.system.name,
             f"{tenants.adapters} adapters need {needed / 2**30:.1f} GiB of a device's share of the "
             f"host's memory, {host.capacity_bytes / 2**30:.1f} GiB available",
         )

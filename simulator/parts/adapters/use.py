@@ -34,7 +34,7 @@ def adapters_left(run: Run, served: Served, *_: object) -> AdaptersUse | None:
     return tenants and AdaptersUse(tenants, adapter_bytes(run.deployment.shard), served.parts["adapters"])
 
 
-def adapters_of_step(d: Deployment, *_: object) -> AdaptersUse | None:
+def adapters_of_step(deployment: Deployment, *_: object) -> AdaptersUse | None:
     """Adapters of a step."""
-    tenants = d.parts.get("adapters")
-    return tenants and AdaptersUse(tenants, adapter_bytes(d.shard))
+    tenants = deployment.parts.get("adapters")
+    return tenants and AdaptersUse(tenants, adapter_bytes(deployment.shard))

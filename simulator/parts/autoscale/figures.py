@@ -9,8 +9,8 @@ from .replicas import PHASES, Scaling
 
 
 def _hours(phase: str) -> Quantity:
-    def value(s: Scaling) -> float:
-        return s.held_s(phase) * s.devices / 3600  # type: ignore[arg-type]
+    def value(scaling: Scaling) -> float:
+        return scaling.held_s(phase) * scaling.devices / 3600  # type: ignore[arg-type]
 
     return Quantity(
         f"{phase}_device_hours", f"Device-hours of replicas that are {phase} [h].", value, "1", f"of them {phase}"

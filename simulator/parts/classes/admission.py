@@ -45,7 +45,7 @@ def check_bounds(stream: RequestStream, first: RequestBlock | None) -> None:
 
 
 def laned(
-    policy: Policy, d: Deployment, first: RequestBlock | None, stream: RequestStream, alone: bool
+    policy: Policy, deployment: Deployment, first: RequestBlock | None, stream: RequestStream, alone: bool
 ) -> tuple[Policy, LaneRules | None]:
     """Return a policy and the queues of its engines; none, and first come first served, if requests have no classes.
 

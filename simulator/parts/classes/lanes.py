@@ -105,7 +105,7 @@ class LaneBook:
     rules: LaneRules
     numbers: dict[int, int] = field(default_factory=dict)
 
-    def place(self, block: RequestBlock, lanes: ClassLanes, st: State) -> ClassLanes:
+    def place(self, block: RequestBlock, lanes: ClassLanes, state: State) -> ClassLanes:
         """Give requests that were just added their lanes.
 
         Raises
@@ -116,9 +116,9 @@ class LaneBook:
         labels = block.labels
         if labels is None:
             return lanes
-        end = int(st.counters[C_SUBMITTED])
-        if len(lanes.of) < len(st.ints):
-            of = np.empty((len(st.ints), 4), dtype=np.int64)
+        end = int(state.counters[C_SUBMITTED])
+        if len(lanes.of) < len(state.ints):
+            of = np.empty((len(state.ints), 4), dtype=np.int64)
             of[: len(lanes.of)] = lanes.of
             lanes = lanes._replace(of=of)
         new = lanes.of[end - len(block) : end]

@@ -20,48 +20,55 @@ from .lanes import M_UNDONE, O_LANE, O_PLACE, ClassLanes
 
 @compiled_code
 def make_room(
-    lanes: ClassLanes, st: State, kv: KvRules, r: int, j: int, g: int, ended: bool, tokens: int
+    lanes: ClassLanes,
+    state: State,
+    kv_rules: KvRules,
+    rank_index: int,
+    position: int,
+    ended_at: int,
+    ended: bool,
+    tokens: int,
 ) -> tuple[bool, int, int, int, int, int]:
     """`last_gives_way`, or by priority."""
     if not lanes.worst:
-        return last_gives_way(st, kv, r, j, g, ended, tokens)
-    rank, size, lost, ahead, more = st.ranks[r], st.running.shape[1] // 3, int64(0), int64(0), int64(0)
-    i = st.running[r, size + g if ended else j]
-    while not hold(st, kv, r, i, tokens):
+        return last_gives_way(state, kv_rules, rank_index, position, ended_at, ended, tokens)
+    rank, size, lost, ahead, more = state.ranks[rank_index], state.running.shape[1] // 3, int64(0), int64(0), int64(0)
+    i = state.running[rank_index, size + ended_at if ended else position]
+    while not hold(state, kv_rules, rank_index, i, tokens):
         lost += 1
-        p, late = worst_of(st, lanes, r)
-        victim = st.running[r, size + p if late else p]
+        p, late = worst_of(state, lanes, rank_index)
+        victim = state.running[rank_index, size + p if late else p]
         if late:
-            back = hooks.undo_ended(st, r, p)
+            back = hooks.undo_ended(state, rank_index, p)
             if back > 0:
                 lanes.marks[M_UNDONE] = 1
-            before = drop_late_one(st, kv, r, p)
+            before = drop_late_one(state, kv_rules, rank_index, p)
             more += back
-            ahead += back == 0 and (p < g if ended else before <= j)
-            g -= p < g
+            ahead += back == 0 and (p < ended_at if ended else before <= position)
+            ended_at -= p < ended_at
         else:
-            planned = p < j and st.fresh[r, p] > 0
+            planned = p < position and state.fresh[rank_index, p] > 0
             if planned:
-                more += st.fresh[r, p]
-            ahead += p < j and not planned
-            take_out(lanes, st, kv, r, p, j, planned)
-            j -= p < j
+                more += state.fresh[rank_index, p]
+            ahead += p < position and not planned
+            take_out(lanes, state, kv_rules, rank_index, p, position, planned)
+            position -= p < position
         if victim == i:  # the plan of all that runs ends
-            for k in range(j, rank[R_RUNNING]):
-                st.fresh[r, k] = 0
+            for k in range(position, rank[R_RUNNING]):
+                state.fresh[rank_index, k] = 0
             return False, rank[R_RUNNING], rank[R_LATE], more, lost, int64(0)
-    return True, j, g, more, lost, ahead
+    return True, position, ended_at, more, lost, ahead
 
 
 @compiled_part
-def worst_of(st: State, lanes: ClassLanes, r: int) -> tuple[int, bool]:
+def worst_of(state: State, lanes: ClassLanes, rank_index: int) -> tuple[int, bool]:
     """Last in order of a rank's sequences: its place, and whether it is one that the step in flight ends."""
-    rank, size = st.ranks[r], st.running.shape[1] // 3
+    rank, size = state.ranks[rank_index], state.running.shape[1] // 3
     victim, late, key, place = int64(-1), False, int64(0), int64(0)
     for k in range(rank[R_RUNNING] + rank[R_LATE]):
         ended = k >= rank[R_RUNNING]
         p = k - rank[R_RUNNING] if ended else k
-        of = lanes.of[st.running[r, size + p if ended else p]]
+        of = lanes.of[state.running[rank_index, size + p if ended else p]]
         key_own = lanes.keys[of[O_LANE]]
         if victim < 0 or key_own > key or (key_own == key and of[O_PLACE] > place):
             victim, late, key, place = int64(p), ended, key_own, of[O_PLACE]
@@ -69,75 +76,79 @@ def worst_of(st: State, lanes: ClassLanes, r: int) -> tuple[int, bool]:
 
 
 @compiled_part
-def drop_late_one(st: State, kv: KvRules, r: int, g: int) -> int:
+def drop_late_one(state: State, kv_rules: KvRules, rank_index: int, ended_at: int) -> int:
     """Take the memory and place of a sequence that ends all the same; how many ran before it."""
-    rank, size = st.ranks[r], st.running.shape[1] // 3
-    give_up(st, kv, r, st.running[r, size + g])
-    before = st.running[r, 2 * size + g]
+    rank, size = state.ranks[rank_index], state.running.shape[1] // 3
+    give_up(state, kv_rules, rank_index, state.running[rank_index, size + ended_at])
+    before = state.running[rank_index, 2 * size + ended_at]
     rank[R_LATE] -= 1
-    for k in range(g, rank[R_LATE]):
-        st.running[r, size + k] = st.running[r, size + k + 1]
-        st.running[r, 2 * size + k] = st.running[r, 2 * size + k + 1]
+    for k in range(ended_at, rank[R_LATE]):
+        state.running[rank_index, size + k] = state.running[rank_index, size + k + 1]
+        state.running[rank_index, 2 * size + k] = state.running[rank_index, 2 * size + k + 1]
     return int(before)
 
 
 @compiled_part
-def take_out(lanes: ClassLanes, st: State, kv: KvRules, r: int, p: int, j: int, planned: bool) -> None:
+def take_out(
+    lanes: ClassLanes, state: State, kv_rules: KvRules, rank_index: int, p: int, position: int, planned: bool
+) -> None:
     """Put a rank's running sequence `p` back into its queue, its tokens of this step undone."""
-    rank, size = st.ranks[r], st.running.shape[1] // 3
-    i = st.running[r, p]
-    noted = st.ints[i, I_CACHED]
-    if kv.cached:
-        noted = st.ints[i, I_NOTED] if planned else found_again(st, i)
-        note_content(st, kv, r, i, noted)
-    drop(st, kv, r, i, noted)
-    st.ints[i, I_PREEMPTED] += 1
+    rank, size = state.ranks[rank_index], state.running.shape[1] // 3
+    i = state.running[rank_index, p]
+    noted = state.ints[i, I_CACHED]
+    if kv_rules.cached:
+        noted = state.ints[i, I_NOTED] if planned else found_again(state, i)
+        note_content(state, kv_rules, rank_index, i, noted)
+    drop(state, kv_rules, rank_index, i, noted)
+    state.ints[i, I_PREEMPTED] += 1
     if planned:
         lanes.marks[M_UNDONE] = 1
-        hooks.on_undone(st, i)
-    hooks.on_preempted(st, i)
+        hooks.on_undone(state, i)
+    hooks.on_preempted(state, i)
     rank[R_RUNNING] -= 1
     for k in range(p, rank[R_RUNNING]):
-        st.running[r, k] = st.running[r, k + 1]
-        if k + 1 < j:
-            st.fresh[r, k] = st.fresh[r, k + 1]
+        state.running[rank_index, k] = state.running[rank_index, k + 1]
+        if k + 1 < position:
+            state.fresh[rank_index, k] = state.fresh[rank_index, k + 1]
     for g in range(rank[R_LATE]):
-        st.running[r, 2 * size + g] -= st.running[r, 2 * size + g] > p
-    put_back(st, r, i)
+        state.running[rank_index, 2 * size + g] -= state.running[rank_index, 2 * size + g] > p
+    put_back(state, rank_index, i)
 
 
 @compiled_code
-def pass_over(lanes: ClassLanes, st: State, r: int, j: int, g: int, ahead: int) -> tuple[int, int]:
+def pass_over(
+    lanes: ClassLanes, state: State, rank_index: int, position: int, ended_at: int, ahead: int
+) -> tuple[int, int]:
     """Leave out sequences that a place that is `ahead` too far passes over; where it then stands.
 
     Of those that have ended some may stand between the running ones, see `drafts.plan_ended`.
     """
-    rank, places = st.ranks[r], 2 * st.running.shape[1] // 3
-    while ahead > 0 and (j < rank[R_RUNNING] or g < rank[R_LATE]):
-        while g < rank[R_LATE] and st.running[r, places + g] < j:
-            g += 1  # which have been looked at, or have nothing to be planned
-        if g < rank[R_LATE] and st.running[r, places + g] == j:
-            g += 1
-        elif j < rank[R_RUNNING]:
-            st.fresh[r, j] = 0
-            j += 1
+    rank, places = state.ranks[rank_index], 2 * state.running.shape[1] // 3
+    while ahead > 0 and (position < rank[R_RUNNING] or ended_at < rank[R_LATE]):
+        while ended_at < rank[R_LATE] and state.running[rank_index, places + ended_at] < position:
+            ended_at += 1  # which have been looked at, or have nothing to be planned
+        if ended_at < rank[R_LATE] and state.running[rank_index, places + ended_at] == position:
+            ended_at += 1
+        elif position < rank[R_RUNNING]:
+            state.fresh[rank_index, position] = 0
+            position += 1
         else:
             break
         ahead -= 1
-    return j, g
+    return position, ended_at
 
 
 @compiled_code
-def count_again(lanes: ClassLanes, st: State, r: int, chunks: int) -> None:
+def count_again(lanes: ClassLanes, state: State, rank: int, chunks: int) -> None:
     """Sum the planned batch of a rank again after tokens were taken back; `chunks` belong to others."""
     if lanes.marks[M_UNDONE] == 0:
         return
     lanes.marks[M_UNDONE] = 0
-    clear_sums(st, r)
-    st.counters[C_CHUNKS] = chunks
-    for j in range(st.ranks[r, R_RUNNING]):
-        count_planned(st, st.costs.windows, r, st.running[r, j], st.fresh[r, j])
-    hooks.count_ended(st, r)
+    clear_sums(state, rank)
+    state.counters[C_CHUNKS] = chunks
+    for j in range(state.ranks[rank, R_RUNNING]):
+        count_planned(state, state.costs.windows, rank, state.running[rank, j], state.fresh[rank, j])
+    hooks.count_ended(state, rank)
 
 
 HOOKS = {"make_room": make_room, "pass_over": pass_over, "on_rank": count_again}

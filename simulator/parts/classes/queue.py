@@ -21,50 +21,50 @@ from .lanes import ClassLanes
 
 
 @compiled_part
-def insert(st: State, lanes: ClassLanes, r: int, i: int) -> None:
+def insert(state: State, lanes: ClassLanes, rank: int, index: int) -> None:
     """Put a request into its lane, by its place among arrivals."""
-    of = lanes.of[i]
-    row, place = lanes.rows[r, of[cols.O_LANE]], of[cols.O_PLACE]
+    of = lanes.of[index]
+    row, place = lanes.rows[rank, of[cols.O_LANE]], of[cols.O_PLACE]
     before, after = row[cols.Q_TAIL], int64(-1)
     if before >= 0 and lanes.of[before, cols.O_PLACE] > place:
         before, after = int64(-1), row[cols.Q_HEAD]
         while lanes.of[after, cols.O_PLACE] < place:
-            before, after = after, st.ints[after, col.I_NEXT]
-    link_in(st, row, cols.Q_HEAD, cols.Q_TAIL, i, before, after)
+            before, after = after, state.ints[after, col.I_NEXT]
+    link_in(state, row, cols.Q_HEAD, cols.Q_TAIL, index, before, after)
     row[cols.Q_WAITING] += 1
     lanes.kinds[of[cols.O_KIND], cols.K_WAITING] += 1
-    st.ranks[r, col.R_WAITING] += 1
+    state.ranks[rank, col.R_WAITING] += 1
 
 
 @compiled_part
-def lift(lanes: ClassLanes, r: int, lane: int) -> None:
+def lift(lanes: ClassLanes, rank: int, lane: int) -> None:
     """Raise the counter of a tenant that begins to wait: it has no claim to what it did not ask for."""
-    rows, least = lanes.rows[r], int64(-1)
+    rows, least = lanes.rows[rank], int64(-1)
     if rows[lane, cols.Q_HEAD] >= 0:
         return
     for other in range(lanes.keys.size):
         if rows[other, cols.Q_HEAD] >= 0 and (least < 0 or rows[other, cols.Q_SERVED] < least):
             least = rows[other, cols.Q_SERVED]
-    if least < 0 and lanes.last[r] >= 0:
-        least = rows[lanes.last[r], cols.Q_SERVED]
+    if least < 0 and lanes.last[rank] >= 0:
+        least = rows[lanes.last[rank], cols.Q_SERVED]
     rows[lane, cols.Q_SERVED] = max(rows[lane, cols.Q_SERVED], least)
 
 
 @compiled_code
-def join_lane(lanes: ClassLanes, st: State, r: int, i: int) -> None:
+def join_lane(lanes: ClassLanes, state: State, rank: int, index: int) -> None:
     """Queue a request that has just come."""
-    of = lanes.of[i]
+    of = lanes.of[index]
     of[cols.O_PLACE] = lanes.marks[cols.M_CAME]
     lanes.marks[cols.M_CAME] += 1
     if lanes.fair:
-        lift(lanes, r, of[cols.O_LANE])
-    insert(st, lanes, r, i)
+        lift(lanes, rank, of[cols.O_LANE])
+    insert(state, lanes, rank, index)
     if lanes.fair:
-        measure(lanes, r)
+        measure(lanes, rank)
 
 
 @compiled_part
-def longest_wait(st: State, lanes: ClassLanes, r: int, kind: int, now: float) -> float:
+def longest_wait(state: State, lanes: ClassLanes, rank: int, kind: int, now: float) -> float:
     """How long the first request of a class in a rank's queue has waited; 0 where none waits.
 
     Return the expected wait of a new request: the delay of the head of the line (Ibrahim and Whitt, Real-time delay
@@ -72,22 +72,22 @@ def longest_wait(st: State, lanes: ClassLanes, r: int, kind: int, now: float) ->
     """
     longest = 0.0
     for lane in range(lanes.keys.size):
-        i = lanes.rows[r, lane, cols.Q_HEAD]
-        while i >= 0 and not np.isnan(st.floats[i, col.F_SCHEDULED]):
-            i = st.ints[i, col.I_NEXT]  # preempted ones have been served
+        i = lanes.rows[rank, lane, cols.Q_HEAD]
+        while i >= 0 and not np.isnan(state.floats[i, col.F_SCHEDULED]):
+            i = state.ints[i, col.I_NEXT]  # preempted ones have been served
         if i >= 0 and lanes.of[i, cols.O_KIND] == kind:
-            longest = max(longest, now - st.floats[i, col.F_ARRIVAL])
+            longest = max(longest, now - state.floats[i, col.F_ARRIVAL])
     return longest
 
 
 @compiled_code
-def turned_away(lanes: ClassLanes, st: State, r: int, i: int) -> bool:
+def turned_away(lanes: ClassLanes, state: State, rank: int, index: int) -> bool:
     """Whether a request that has just come is not let in, by the bounds of its class."""
-    of = lanes.of[i]
+    of = lanes.of[index]
     kind = of[cols.O_KIND]
     full = lanes.kinds[kind, cols.K_WAITING] >= lanes.kinds[kind, cols.K_MOST]
     if not full and lanes.waits[kind] < np.inf:
-        waited = longest_wait(st, lanes, r, kind, st.floats[i, col.F_ARRIVAL])
+        waited = longest_wait(state, lanes, rank, kind, state.floats[index, col.F_ARRIVAL])
         full = waited > lanes.waits[kind]
     if full:
         of[cols.O_REFUSED] = 1
@@ -96,9 +96,9 @@ def turned_away(lanes: ClassLanes, st: State, r: int, i: int) -> bool:
 
 
 @compiled_part
-def goes_before(lanes: ClassLanes, r: int, lane: int, other: int) -> bool:
+def goes_before(lanes: ClassLanes, rank: int, lane: int, other: int) -> bool:
     """Return whether the first request of one queue precedes the first of another."""
-    rows = lanes.rows[r]
+    rows = lanes.rows[rank]
     one, two = lanes.keys[lane], lanes.keys[other]
     if lanes.fair:
         one, two = rows[lane, cols.Q_SERVED], rows[other, cols.Q_SERVED]
@@ -108,21 +108,21 @@ def goes_before(lanes: ClassLanes, r: int, lane: int, other: int) -> bool:
 
 
 @compiled_code
-def find_head(lanes: ClassLanes, st: State, r: int) -> None:
+def find_head(lanes: ClassLanes, state: State, rank: int) -> None:
     """Choose which request of a rank's lanes is the head of its queue."""
     best = int64(-1)
     for lane in range(lanes.keys.size):
-        if lanes.rows[r, lane, cols.Q_HEAD] < 0:
+        if lanes.rows[rank, lane, cols.Q_HEAD] < 0:
             continue
-        if best < 0 or goes_before(lanes, r, lane, best):
+        if best < 0 or goes_before(lanes, rank, lane, best):
             best = int64(lane)
-    st.ranks[r, col.R_HEAD] = lanes.rows[r, best, cols.Q_HEAD] if best >= 0 else -1
+    state.ranks[rank, col.R_HEAD] = lanes.rows[rank, best, cols.Q_HEAD] if best >= 0 else -1
 
 
 @compiled_code
-def sooner(lanes: ClassLanes, st: State, i: int, other: int) -> bool:
+def sooner(lanes: ClassLanes, state: State, index: int, other: int) -> bool:
     """Whether one waiting request goes before another by priority."""
-    one, two = lanes.of[i], lanes.of[other]
+    one, two = lanes.of[index], lanes.of[other]
     first, second = lanes.keys[one[cols.O_LANE]], lanes.keys[two[cols.O_LANE]]
     if not lanes.worst or first == second:
         return bool(lanes.worst and one[cols.O_PLACE] < two[cols.O_PLACE])
@@ -130,76 +130,76 @@ def sooner(lanes: ClassLanes, st: State, i: int, other: int) -> bool:
 
 
 @compiled_code
-def take_head(lanes: ClassLanes, st: State, r: int, i: int) -> None:
+def take_head(lanes: ClassLanes, state: State, rank: int, index: int) -> None:
     """Take the chosen head out of its lane; a prompt that leaves for the first time is service."""
-    request = st.ints[i]
-    of = lanes.of[i]
-    row = lanes.rows[r, of[cols.O_LANE]]
+    request = state.ints[index]
+    of = lanes.of[index]
+    row = lanes.rows[rank, of[cols.O_LANE]]
     row[cols.Q_HEAD] = request[col.I_NEXT]
     if row[cols.Q_HEAD] < 0:
         row[cols.Q_TAIL] = -1
     row[cols.Q_WAITING] -= 1
-    st.ranks[r, col.R_HEAD] = -1
-    lanes.last[r] = of[cols.O_LANE]
-    if np.isnan(st.floats[i, col.F_SCHEDULED]):
+    state.ranks[rank, col.R_HEAD] = -1
+    lanes.last[rank] = of[cols.O_LANE]
+    if np.isnan(state.floats[index, col.F_SCHEDULED]):
         row[cols.Q_SERVED] += cols.INPUT_WEIGHT * request[col.I_INPUT]
     if lanes.fair:
-        measure(lanes, r)
+        measure(lanes, rank)
 
 
 @compiled_code
-def count_kind(lanes: ClassLanes, st: State, i: int) -> None:
+def count_kind(lanes: ClassLanes, state: State, index: int) -> None:
     """Count one request fewer of a class that waits."""
-    lanes.kinds[lanes.of[i, cols.O_KIND], cols.K_WAITING] -= 1
+    lanes.kinds[lanes.of[index, cols.O_KIND], cols.K_WAITING] -= 1
 
 
 @compiled_code
-def unqueue(lanes: ClassLanes, st: State, r: int, i: int) -> None:
+def unqueue(lanes: ClassLanes, state: State, rank: int, index: int) -> None:
     """Take a request that ends as it waits out of its queue or lane."""
-    row = lanes.rows[r, lanes.of[i, cols.O_LANE]]
-    cut_out(st, row, cols.Q_HEAD, cols.Q_TAIL, i)
+    row = lanes.rows[rank, lanes.of[index, cols.O_LANE]]
+    cut_out(state, row, cols.Q_HEAD, cols.Q_TAIL, index)
     row[cols.Q_WAITING] -= 1
-    count_left(st, r, i)
+    count_left(state, rank, index)
 
 
 @compiled_code
-def back_to_lane(lanes: ClassLanes, st: State, r: int, i: int) -> None:
+def back_to_lane(lanes: ClassLanes, state: State, rank: int, index: int) -> None:
     """Put a preempted request back into its lane, before all that came after it."""
-    insert(st, lanes, r, i)
+    insert(state, lanes, rank, index)
 
 
 @compiled_code
-def count_served(lanes: ClassLanes, st: State, r: int, i: int, tokens: int) -> None:
+def count_served(lanes: ClassLanes, state: State, rank: int, index: int, tokens: int) -> None:
     """Count tokens that have come for a tenant's request."""
-    lanes.rows[r, lanes.of[i, cols.O_LANE], cols.Q_SERVED] += cols.OUTPUT_WEIGHT * tokens
+    lanes.rows[rank, lanes.of[index, cols.O_LANE], cols.Q_SERVED] += cols.OUTPUT_WEIGHT * tokens
 
 
 @compiled_part
-def measure(lanes: ClassLanes, r: int) -> None:
+def measure(lanes: ClassLanes, rank: int) -> None:
     """Record the difference between the counters of waiting tenants."""
     least, most = int64(-1), int64(-1)
     for lane in range(lanes.keys.size):
-        if lanes.rows[r, lane, cols.Q_HEAD] >= 0:
-            served = lanes.rows[r, lane, cols.Q_SERVED]
+        if lanes.rows[rank, lane, cols.Q_HEAD] >= 0:
+            served = lanes.rows[rank, lane, cols.Q_SERVED]
             least = served if least < 0 else min(least, served)
             most = max(most, served)
     lanes.marks[cols.M_SPREAD] = max(lanes.marks[cols.M_SPREAD], most - least)
 
 
 @compiled_code
-def measure_lanes(lanes: ClassLanes, st: State, r: int) -> None:
+def measure_lanes(lanes: ClassLanes, state: State, rank: int) -> None:
     """`measure` after a step."""
     if lanes.fair:
-        measure(lanes, r)
+        measure(lanes, rank)
 
 
 @compiled_code
-def same_head(lanes: ClassLanes, st: State, limits: Limits, kv: KvRules) -> int:
+def same_head(lanes: ClassLanes, state: State, limits: Limits, kv_rules: KvRules) -> int:
     """Decode steps after which another request may be the head of a queue, and fit."""
     steps = int64(1 << 40)
     if lanes.fair:
-        for r in range(st.ranks.shape[0]):
-            rank = st.ranks[r]
+        for r in range(state.ranks.shape[0]):
+            rank = state.ranks[r]
             if rank[col.R_WAITING] > 0 and rank[col.R_RUNNING] + rank[col.R_LATE] < limits.max_sequences:
                 steps = int64(1)
     return steps

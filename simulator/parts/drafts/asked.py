@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from ...scenario.scenario import Scenario
 
 
-def with_drafts(d: Deployment, scenario: Scenario, settings: EngineSettings) -> Deployment:
+def with_drafts(deployment: Deployment, scenario: Scenario, settings: EngineSettings) -> Deployment:
     """The deployment of a scenario with what drafts for it."""
     traced = scenario.workload.trace is not None
     options = scenario.parts["drafts"]
-    return drafted(d, options, scenario.deployment.routing, scenario.seed, settings.speculative, traced)
+    return drafted(deployment, options, scenario.deployment.routing, scenario.seed, settings.speculative, traced)
 
 
 def drafted(
-    d: Deployment,
+    deployment: Deployment,
     options: SpeculationOptions,
     routing: str,
     seed: int,
@@ -47,8 +47,8 @@ def drafted(
     if asked is None:
         if options.acceptance is not None:
             raise InputError(RATES, f"needs {OPTION}, such as mtp:2: nothing is drafted")
-        return d
+        return deployment
     rates = None if options.acceptance is None else read_rates(options.acceptance)
     if rates is None and asked.tokens and not traced:
         raise rates_needed(asked)
-    return speculating(d, asked, rates, routing, seed)
+    return speculating(deployment, asked, rates, routing, seed)

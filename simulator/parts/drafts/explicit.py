@@ -46,16 +46,16 @@ def draft_batches(batch: Batch, tokens: int) -> list[Batch]:
 
 
 def speculative_stage(
-    d: Deployment, batches: Sequence[Batch], *, expected: bool = False, step: int = 0,
+    deployment: Deployment, batches: Sequence[Batch], *, expected: bool = False, step: int = 0,
     replica: int = 0, captured: int = 0,
 ) -> SpeculativeStage:  # fmt: skip
     """Cost a step of an engine that speculates; batches as for `explicit_stage`.
 
     Verification and drafts run at captured graphs, up to the largest `captured`.
     """
-    speculation: Speculation = d.parts["drafts"]
+    speculation: Speculation = deployment.parts["drafts"]
     given = replica, expected, captured
-    target = explicit_stage(d, batches, step, *given)
+    target = explicit_stage(deployment, batches, step, *given)
     if speculation.draft is None:
         return SpeculativeStage(target, target.seconds, 0.0)
     passes = list(zip(*(draft_batches(b, speculation.tokens) for b in batches), strict=True))

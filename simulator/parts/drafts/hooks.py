@@ -19,168 +19,177 @@ from .state import N_WASTED, NUM_OWN, S_CAME, S_FAR, S_ID, DraftState
 
 
 @compiled_part
-def count_draft(x: DraftState, st: State, r: int, context: int, q: int, chunk: bool) -> None:
+def count_draft(drafts: DraftState, state: State, rank: int, context: int, tokens: int, chunk: bool) -> None:
     """Add a planned sequence to the batches of what drafts; see `drafts.explicit.draft_batches`."""
-    if x.costs.model == 0:
+    if drafts.costs.model == 0:
         return
-    windows = x.costs.windows
+    windows = drafts.costs.windows
     if chunk:
-        count_chunk(x.first[r], windows, context, q)
+        count_chunk(drafts.first[rank], windows, context, tokens)
     else:
-        count_several(x.first[r], windows, context, q, 1)
-    for j in range(x.later.shape[0]):
-        count_several(x.later[j, r], windows, context + q + j, 1, 1)
+        count_several(drafts.first[rank], windows, context, tokens, 1)
+    for j in range(drafts.later.shape[0]):
+        count_several(drafts.later[j, rank], windows, context + tokens + j, 1, 1)
 
 
 @compiled_code
-def count_drafts(x: DraftState, st: State, r: int, context: int, q: int, chunk: bool) -> None:
+def count_drafts(drafts: DraftState, state: State, rank: int, context: int, tokens: int, chunk: bool) -> None:
     """`count_draft` of what a plan has."""
-    count_draft(x, st, r, context, q, chunk)
+    count_draft(drafts, state, rank, context, tokens, chunk)
 
 
 @compiled_code
-def clear_draft(x: DraftState, st: State, r: int) -> None:
+def clear_draft(drafts: DraftState, state: State, rank: int) -> None:
     """Empty the sums of a rank's drafts, and plans of sequences that have ended."""
-    size = st.running.shape[1] // 3
-    for g in range(st.ranks[r, R_LATE]):
-        st.fresh[r, size - 1 - g] = 0
-    for w in range(x.first.shape[1]):
-        x.first[r, w] = 0.0
-        for j in range(x.later.shape[0]):
-            x.later[j, r, w] = 0.0
+    size = state.running.shape[1] // 3
+    for g in range(state.ranks[rank, R_LATE]):
+        state.fresh[rank, size - 1 - g] = 0
+    for w in range(drafts.first.shape[1]):
+        drafts.first[rank, w] = 0.0
+        for j in range(drafts.later.shape[0]):
+            drafts.later[j, rank, w] = 0.0
 
 
 @compiled_code
-def count_tokens(x: DraftState, st: State, m: F8, windows: I8, context: int, q: int) -> None:
+def count_tokens(drafts: DraftState, state: State, moments: F8, windows: I8, context: int, tokens: int) -> None:
     """Add a decode, with the drafts behind its token."""
-    count_several(m, windows, context, q, q)
+    count_several(moments, windows, context, tokens, tokens)
 
 
 @compiled_code
-def tokens_coming(x: DraftState, st: State, i: int) -> int:
+def tokens_coming(drafts: DraftState, state: State, index: int) -> int:
     """Return the tokens of a sequence that have timestamps but are unknown to the current plan."""
-    return int(x.rows[i, S_CAME] if coming(st, i) else 0)
+    return int(drafts.rows[index, S_CAME] if coming(state, index) else 0)
 
 
 @compiled_code
-def found_again(x: DraftState, st: State, i: int) -> int:
+def found_again(drafts: DraftState, state: State, index: int) -> int:
     """Tokens of a sequence whose content is known if it is preempted: as several may come, those known when it was planned."""
-    return int(st.ints[i, I_NOTED])
+    return int(state.ints[index, I_NOTED])
 
 
 @compiled_code
-def one_step(x: DraftState, st: State, limits: Limits, kv: KvRules) -> int:
+def one_step(drafts: DraftState, state: State, limits: Limits, kv_rules: KvRules) -> int:
     """Return the steps of one plan: one, because the emitted tokens of a verification are sampled."""
     return 1
 
 
 @compiled_code
-def undo_ended(x: DraftState, st: State, r: int, g: int) -> int:
+def undo_ended(drafts: DraftState, state: State, rank: int, ended_at: int) -> int:
     """Take back the tokens that a plan has for a sequence that has ended; how many."""
-    size = st.running.shape[1] // 3
-    back = st.fresh[r, size - 1 - g]
-    for k in range(g, st.ranks[r, R_LATE] - 1):
-        st.fresh[r, size - 1 - k] = st.fresh[r, size - 2 - k]
+    size = state.running.shape[1] // 3
+    back = state.fresh[rank, size - 1 - ended_at]
+    for k in range(ended_at, state.ranks[rank, R_LATE] - 1):
+        state.fresh[rank, size - 1 - k] = state.fresh[rank, size - 2 - k]
     if back > 0:
-        x.counts[N_WASTED] -= 1
+        drafts.counts[N_WASTED] -= 1
     return int(back)
 
 
 @compiled_code
-def new_row(x: DraftState, st: State, i: int, number: int) -> bool:
+def new_row(drafts: DraftState, state: State, index: int, number: int) -> bool:
     """`drafts.state.with_requests` of one request by its number, if there is room."""
-    if i >= x.rows.shape[0]:
+    if index >= drafts.rows.shape[0]:
         return False
     for c in range(NUM_OWN):
-        x.rows[i, c] = 0
-    x.rows[i, S_ID] = number
+        drafts.rows[index, c] = 0
+    drafts.rows[index, S_ID] = number
     return True
 
 
 @compiled_code
-def drafts_of(x: DraftState, st: State) -> int:
+def drafts_of(drafts: DraftState, state: State) -> int:
     """Drafts behind the token of every decode."""
-    return int64(x.tokens)
+    return int64(drafts.tokens)
 
 
 @compiled_code
-def next_tokens(x: DraftState, st: State, i: int) -> int:
+def next_tokens(drafts: DraftState, state: State, index: int) -> int:
     """Tokens of a running sequence that are known and not computed, with drafts behind its latest."""
-    request = st.ints[i]
+    request = state.ints[index]
     if request[I_FLIGHT] > 0:
         return 0  # its tokens are being verified
     left = request[I_INPUT] + request[I_GENERATED] - request[I_CACHED]
     if left > 0 and request[I_CACHED] >= request[I_TARGET]:
-        left += x.tokens
+        left += drafts.tokens
     return max(int(left), 0)
 
 
 @compiled_code
-def verifies(x: DraftState, st: State, i: int) -> bool:
+def verifies(drafts: DraftState, state: State, index: int) -> bool:
     """Return whether drafts of a request are in flight that was preempted since: it waits for them."""
-    return bool(st.ints[i, I_FLIGHT] > 0)
+    return bool(state.ints[index, I_FLIGHT] > 0)
 
 
 @compiled_code
-def reach(x: DraftState, st: State, limits: Limits, i: int) -> int:
+def reach(drafts: DraftState, state: State, limits: Limits, index: int) -> int:
     """Slots that a sequence needs before its new tokens: for those that a plan takes it to have, and drafting."""
-    cached = st.ints[i, I_CACHED]
-    if limits.ahead and cached >= st.ints[i, I_TARGET]:
-        cached = x.rows[i, S_FAR]
-    return int(cached + x.lookahead)
+    cached = state.ints[index, I_CACHED]
+    if limits.ahead and cached >= state.ints[index, I_TARGET]:
+        cached = drafts.rows[index, S_FAR]
+    return int(cached + drafts.lookahead)
 
 
 @compiled_code
 def plan_ended(
-    x: DraftState, st: State, limits: Limits, kv: KvRules, r: int, j: int, g: int, budget: int
+    drafts: DraftState,
+    state: State,
+    limits: Limits,
+    kv_rules: KvRules,
+    rank_index: int,
+    position: int,
+    ended_at: int,
+    budget: int,
 ) -> tuple[int, int, int, int]:
-    """Plan sequences that the step in flight ends, if the plan cannot know, where they stood before sequence `j`.
+    """Plan sequences that the step in flight ends, if the plan cannot know, where they stood before sequence `position`.
 
-    They are known to end where any outcome ends them: one token was left. Returns the place of `j`, how many
+    They are known to end where any outcome ends them: one token was left. Returns the place of `position`, how many
     ended ones have been looked at, the budget, and how many sequences were preempted.
     """
-    rank, lost = st.ranks[r], int64(0)
-    size = st.running.shape[1] // 3
-    while limits.ahead and g < rank[R_LATE] and st.running[r, 2 * size + g] <= j:
-        i, want = st.running[r, size + g], min(x.tokens + 1, budget)
-        if x.rows[i, S_CAME] < 2:
+    rank, lost = state.ranks[rank_index], int64(0)
+    size = state.running.shape[1] // 3
+    while limits.ahead and ended_at < rank[R_LATE] and state.running[rank_index, 2 * size + ended_at] <= position:
+        i, want = state.running[rank_index, size + ended_at], min(drafts.tokens + 1, budget)
+        if drafts.rows[i, S_CAME] < 2:
             want = int64(0)
-        most = most_of_one(st, limits, r)
+        most = most_of_one(state, limits, rank_index)
         if most > 0:
             want = min(want, most)
         if want > 0:
-            need = x.rows[i, S_FAR] + want + x.lookahead
-            fits, j, g, back, more, ahead = make_room(st, kv, r, j, g, True, need)
+            need = drafts.rows[i, S_FAR] + want + drafts.lookahead
+            fits, position, ended_at, back, more, ahead = make_room(
+                state, kv_rules, rank_index, position, ended_at, True, need
+            )
             lost += more
             budget += back
             if not fits:
                 continue  # it is no longer there
-            count_one_ended(x, st, r, i, want)
-            st.fresh[r, size - 1 - g] = want
-            x.counts[N_WASTED] += 1
+            count_one_ended(drafts, state, rank_index, i, want)
+            state.fresh[rank_index, size - 1 - ended_at] = want
+            drafts.counts[N_WASTED] += 1
             budget -= want
-            j, g = pass_over(st, r, j, g + 1, ahead)
+            position, ended_at = pass_over(state, rank_index, position, ended_at + 1, ahead)
             continue
-        g += 1
-    return j, g, budget, lost
+        ended_at += 1
+    return position, ended_at, budget, lost
 
 
 @compiled_part
-def count_one_ended(x: DraftState, st: State, r: int, i: int, want: int) -> None:
+def count_one_ended(drafts: DraftState, state: State, rank: int, index: int, want: int) -> None:
     """Add a verification of a sequence that has ended to the sums of its rank's batch."""
-    context = st.ints[i, I_CACHED]
-    count_several(st.moments[r], st.costs.windows, context, want, want)
-    count_draft(x, st, r, context, want, False)
+    context = state.ints[index, I_CACHED]
+    count_several(state.moments[rank], state.costs.windows, context, want, want)
+    count_draft(drafts, state, rank, context, want, False)
 
 
 @compiled_code
-def count_ended(x: DraftState, st: State, r: int) -> None:
+def count_ended(drafts: DraftState, state: State, rank: int) -> None:
     """Add the planned verifications of ended sequences when a batch is summed again."""
-    size = st.running.shape[1] // 3
-    for g in range(st.ranks[r, R_LATE]):
-        want = st.fresh[r, size - 1 - g]
+    size = state.running.shape[1] // 3
+    for g in range(state.ranks[rank, R_LATE]):
+        want = state.fresh[rank, size - 1 - g]
         if want > 0:
-            count_one_ended(x, st, r, st.running[r, size + g], want)
+            count_one_ended(drafts, state, rank, state.running[rank, size + g], want)
 
 
 HOOKS = {

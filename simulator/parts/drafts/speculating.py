@@ -23,7 +23,7 @@ DRAFT_SEED = 0xD2AF7
 
 
 def speculating(
-    d: Deployment, asked: DraftChoice, rates: tuple[float, ...] | None, routing: str, seed: int
+    deployment: Deployment, asked: DraftChoice, rates: tuple[float, ...] | None, routing: str, seed: int
 ) -> Deployment:
     """The same deployment with something that drafts for it; itself for no drafts.
 
@@ -42,69 +42,71 @@ def speculating(
     if rates is not None:
         check_rates(asked, rates)
     if not asked.tokens:
-        return d
-    if d.pools:
-        sides = tuple(speculating(side, asked, rates, routing, seed) for side in d.pools)
-        return replace(sides[1], system=d.system, pools=sides)
-    _check(d, asked)
-    check_parts(parts_of(Combination(d)) | {"drafts": f"{OPTION} {asked}"})
-    drafter = SPECULATORS[asked.method](without_adapters(d.model), asked.argument)
+        return deployment
+    if deployment.pools:
+        sides = tuple(speculating(side, asked, rates, routing, seed) for side in deployment.pools)
+        return replace(sides[1], system=deployment.system, pools=sides)
+    _check(deployment, asked)
+    check_parts(parts_of(Combination(deployment)) | {"drafts": f"{OPTION} {asked}"})
+    drafter = SPECULATORS[asked.method](without_adapters(deployment.model), asked.argument)
     draft = None
     if drafter.model is not None:
-        draft = _beside(d, drafter.model, asked, routing, seed ^ DRAFT_SEED)
+        draft = _beside(deployment, drafter.model, asked, routing, seed ^ DRAFT_SEED)
     speculation = Speculation(asked, rates, drafter.copies, drafter.on_host, draft)
     several = 1 + asked.tokens
     experts = tuple(
         replace(p, router=replace(p.router, tilt=BY_REQUEST * several)) if p.kept else p
-        for p in d.experts  # requests choose for all tokens that a decode has in a step
+        for p in deployment.experts  # requests choose for all tokens that a decode has in a step
     )
-    apart = d.apart and replace(d.apart, holder=replace(d.apart.holder, several=several))
-    return replace(d, parts={**d.parts, "drafts": speculation}, several=several, experts=experts, apart=apart)
+    apart = deployment.apart and replace(deployment.apart, holder=replace(deployment.apart.holder, several=several))
+    return replace(
+        deployment, parts={**deployment.parts, "drafts": speculation}, several=several, experts=experts, apart=apart
+    )
 
 
-def _check(d: Deployment, asked: DraftChoice) -> None:
+def _check(deployment: Deployment, asked: DraftChoice) -> None:
     """Refuse what speculation is not built for."""
     where = f"{OPTION} {asked}"
-    if d.model.front is not None:
-        raise InputError(where, f"{d.model.name} takes images: it decodes no tokens")
+    if deployment.model.front is not None:
+        raise InputError(where, f"{deployment.model.name} takes images: it decodes no tokens")
     for wrong, what in (
-        (d.system.mapping.separate, f"processors that are separate devices, {d.system.name}"),
-        (bool(d.kernels), "kernel tables (--kernels), whose decodes have one token"),
+        (deployment.system.mapping.separate, f"processors that are separate devices, {deployment.system.name}"),
+        (bool(deployment.kernels), "kernel tables (--kernels), whose decodes have one token"),
     ):
         if wrong:
             raise InputError(where, f"is not simulated with {what}")
 
 
-def _beside(d: Deployment, model: ModelSpec, asked: DraftChoice, routing: str, seed: int) -> Deployment:
+def _beside(deployment: Deployment, model: ModelSpec, asked: DraftChoice, routing: str, seed: int) -> Deployment:
     """A draft model on the devices of a deployment, split as its model is."""
-    ep = d.layout.ep if model.moe_layers and d.experts else None
-    system = d.system if d.layout.pp == 1 else _stage_system(d)
-    layout = make_layout(model, system, d.layout.tp, d.layout.dp, ep)
-    layout = replace(layout, gather=d.layout.gather)
+    ep = deployment.layout.ep if model.moe_layers and deployment.experts else None
+    system = deployment.system if deployment.layout.pp == 1 else _stage_system(deployment)
+    layout = make_layout(model, system, deployment.layout.tp, deployment.layout.dp, ep)
+    layout = replace(layout, gather=deployment.layout.gather)
     shard = shard_model(model, layout)
     made = Deployment(
-        model=model, shard=shard, stages=(shard,), system=d.system, device=d.device, layout=layout,
-        placement=d.placement, run=replace(d.run, numerics=model.numerics),
-        experts=expert_parts((shard,), layout, routing, seed, False), all_to_all=d.all_to_all,
+        model=model, shard=shard, stages=(shard,), system=deployment.system, device=deployment.device, layout=layout,
+        placement=deployment.placement, run=replace(deployment.run, numerics=model.numerics),
+        experts=expert_parts((shard,), layout, routing, seed, False), all_to_all=deployment.all_to_all,
         several=1 + asked.tokens,
     )  # fmt: skip
-    if made.ranks != d.ranks:
+    if made.ranks != deployment.ranks:
         raise InputError(
             f"{OPTION} {asked}",
-            f"is not simulated on {d.ranks} ranks that share experts, where the draft has none "
-            f"({d.layout.degrees}); mtp and ngram are, or --dp 1",
+            f"is not simulated on {deployment.ranks} ranks that share experts, where the draft has none "
+            f"({deployment.layout.degrees}); mtp and ngram are, or --dp 1",
         )
     return made
 
 
-def _stage_system(d: Deployment) -> SystemSpec:
+def _stage_system(deployment: Deployment) -> SystemSpec:
     """The devices of one pipeline stage, the last one, on which drafts are made."""
-    devices, nodes = d.system.devices_per_node, d.system.nodes
-    if devices % d.layout.pp == 0:
-        size = {"devices_per_node": devices // d.layout.pp}
+    devices, nodes = deployment.system.devices_per_node, deployment.system.nodes
+    if devices % deployment.layout.pp == 0:
+        size = {"devices_per_node": devices // deployment.layout.pp}
     else:
-        size = {"nodes": nodes // d.layout.pp}
-    return d.system.model_copy(update=size)
+        size = {"nodes": nodes // deployment.layout.pp}
+    return deployment.system.model_copy(update=size)
 
 
 def rates_needed(asked: DraftChoice) -> InputError:

@@ -64,6 +64,6 @@ def given_text(speculation: Speculation) -> str:
     return "given: " + ", ".join(f"{rate:g}" for rate in speculation.rates)
 
 
-def added_bytes(speculation: Speculation, d: Deployment, stage: int) -> float:
+def added_bytes(speculation: Speculation, deployment: Deployment, stage: int) -> float:
     """Bytes of what drafts on a device of a stage: the last has it."""
-    return speculation.draft_bytes if stage == len(d.stages) - 1 else 0.0
+    return speculation.draft_bytes if stage == len(deployment.stages) - 1 else 0.0

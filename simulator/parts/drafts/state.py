@@ -70,18 +70,18 @@ def new_spec(
     )  # fmt: skip
 
 
-def roomier_drafts(x: DraftState, have: int, size: int) -> DraftState:
+def roomier_drafts(drafts: DraftState, have: int, size: int) -> DraftState:
     """Return a copy with room for `size` requests; there are `have`."""
     rows = np.zeros((size, NUM_OWN), dtype=np.int64)
-    rows[:have] = x.rows[:have]
-    if x.each:
-        reach = np.zeros((size, x.tokens))
-        reach[:have] = x.reach[:have]
-        x = x._replace(reach=reach)
-    return x._replace(rows=rows)
+    rows[:have] = drafts.rows[:have]
+    if drafts.each:
+        reach = np.zeros((size, drafts.tokens))
+        reach[:have] = drafts.reach[:have]
+        drafts = drafts._replace(reach=reach)
+    return drafts._replace(rows=rows)
 
 
-def with_requests(x: DraftState, have: int, ids: I8, rates: F8 | None) -> DraftState:
+def with_requests(drafts: DraftState, have: int, ids: I8, rates: F8 | None) -> DraftState:
     """Append requests behind `have` others; capacity doubles, so that appending is linear.
 
     Parameters
@@ -90,10 +90,10 @@ def with_requests(x: DraftState, have: int, ids: I8, rates: F8 | None) -> DraftS
         Chances of each request, where each has its own.
     """
     new = have + len(ids)
-    if new > len(x.rows):
-        x = roomier_drafts(x, have, max(new, 2 * len(x.rows), 1024))
-    x.rows[have:new] = 0
-    x.rows[have:new, S_ID] = ids
+    if new > len(drafts.rows):
+        drafts = roomier_drafts(drafts, have, max(new, 2 * len(drafts.rows), 1024))
+    drafts.rows[have:new] = 0
+    drafts.rows[have:new, S_ID] = ids
     if rates is not None:
-        x.reach[have:new] = reach_of(rates)
-    return x
+        drafts.reach[have:new] = reach_of(rates)
+    return drafts

@@ -23,166 +23,166 @@ ACCEPT_SEED = 0xACCE97
 
 
 @compiled_part
-def accepted(x: DraftState, i: int, generated: int, drafts: int) -> int:
+def accepted(draft_state: DraftState, index: int, generated: int, drafts: int) -> int:
     """Return the number of accepted drafts after a request's tokens so far."""
-    row = i if x.each else 0
-    u = uniform01(step_key(x.seed ^ ACCEPT_SEED, x.rows[i, S_ID], generated))
+    row = index if draft_state.each else 0
+    u = uniform01(step_key(draft_state.seed ^ ACCEPT_SEED, draft_state.rows[index, S_ID], generated))
     count = int64(0)
-    while count < drafts and u < x.reach[row, count]:
+    while count < drafts and u < draft_state.reach[row, count]:
         count += 1
     return int(count)
 
 
 @compiled_part
-def verify(x: DraftState, st: State, i: int, q: int) -> int:
-    """Let a sequence have what of its `q` tokens is accepted; how many tokens come.
+def verify(draft_state: DraftState, state: State, index: int, tokens: int) -> int:
+    """Let a sequence have what of its `tokens` tokens is accepted; how many tokens come.
 
     Slots of rejected drafts are its own still: its next tokens go there.
     """
-    request, drafts = st.ints[i], q - 1
-    good = accepted(x, i, request[col.I_GENERATED], drafts)
+    request, drafts = state.ints[index], tokens - 1
+    good = accepted(draft_state, index, request[col.I_GENERATED], drafts)
     came = min(good + 1, request[col.I_OUTPUT] - request[col.I_GENERATED])
-    x.rows[i, S_FAR] = request[col.I_CACHED] + q
+    draft_state.rows[index, S_FAR] = request[col.I_CACHED] + tokens
     last = request[col.I_INPUT] + request[col.I_OUTPUT] - 1
     request[col.I_CACHED] = min(request[col.I_CACHED] + good + 1, last)
-    x.counts[N_VERIFIED] += 1
-    x.counts[N_DRAFTED] += drafts
-    x.counts[N_ACCEPTED] += good
-    x.counts[N_EMITTED] += came
+    draft_state.counts[N_VERIFIED] += 1
+    draft_state.counts[N_DRAFTED] += drafts
+    draft_state.counts[N_ACCEPTED] += good
+    draft_state.counts[N_EMITTED] += came
     return int(came)
 
 
 @compiled_code
-def verified(x: DraftState, st: State, i: int, q: int) -> int:
+def verified(drafts: DraftState, state: State, index: int, tokens: int) -> int:
     """`verify`."""
-    return int(verify(x, st, i, q))
+    return int(verify(drafts, state, index, tokens))
 
 
 @compiled_code
-def tokens_come(x: DraftState, st: State, i: int, q: int, steps: int) -> int:
-    """Process `q` computed tokens of a sequence in each of `steps` steps; return the emitted tokens."""
-    request = st.ints[i]
+def tokens_come(drafts: DraftState, state: State, index: int, tokens: int, steps: int) -> int:
+    """Process `tokens` computed tokens of a sequence in each of `steps` steps; return the emitted tokens."""
+    request = state.ints[index]
     left, count = request[col.I_TARGET] - request[col.I_CACHED], int64(0)
     if left > 0:
-        request[col.I_CACHED] += q
-        x.rows[i, S_FAR], count = request[col.I_CACHED], int64(q >= left)
-        x.rows[i, S_CAME] = 0
+        request[col.I_CACHED] += tokens
+        drafts.rows[index, S_FAR], count = request[col.I_CACHED], int64(tokens >= left)
+        drafts.rows[index, S_CAME] = 0
     else:
-        count = int64(verify(x, st, i, q))
+        count = int64(verify(drafts, state, index, tokens))
     if count > 0:
-        x.rows[i, S_CAME] = count
+        drafts.rows[index, S_CAME] = count
     return int(count)
 
 
 @compiled_code
-def record_together(x: DraftState, st: State, together: int) -> None:
+def record_together(drafts: DraftState, state: State, together: int) -> None:
     """Count tokens that were emitted together with another of their sequence: their gap is zero."""
     if together > 0:
-        record_gap(st.hist, st.clocks, 0.0, together)
+        record_gap(state.hist, state.clocks, 0.0, together)
 
 
 @compiled_code
-def send(x: DraftState, st: State, i: int, q: int, ahead: bool) -> int:
-    """Send `q` tokens of a sequence through the stages; tokens that they bring, below 0 those that they verify."""
-    request = st.ints[i]
+def send(drafts: DraftState, state: State, index: int, tokens: int, ahead: bool) -> int:
+    """Send `tokens` tokens of a sequence through the stages; tokens that they bring, below 0 those that they verify."""
+    request = state.ints[index]
     if request[col.I_CACHED] >= request[col.I_TARGET]:
         request[col.I_FLIGHT] = 1  # nothing more of it is known until they are verified
-        return -q
-    request[col.I_CACHED] += q
-    x.rows[i, S_FAR] = request[col.I_CACHED]
+        return -tokens
+    request[col.I_CACHED] += tokens
+    drafts.rows[index, S_FAR] = request[col.I_CACHED]
     return int64(request[col.I_CACHED] >= request[col.I_TARGET])
 
 
 @compiled_code
-def tokens_of_batch(x: DraftState, st: State, i: int, tokens: int) -> int:
+def tokens_of_batch(drafts: DraftState, state: State, index: int, tokens: int) -> int:
     """How many tokens of a sequence a batch has brought; see `send`."""
     if tokens > 0:
         return tokens
-    request = st.ints[i]
+    request = state.ints[index]
     cached, request[col.I_FLIGHT] = request[col.I_CACHED], 0
-    count = verify(x, st, i, -tokens)
+    count = verify(drafts, state, index, -tokens)
     if cached < request[col.I_TARGET]:  # preempted meanwhile
         request[col.I_CACHED] = cached
     return int(count)
 
 
 @compiled_code
-def known_at_end(x: DraftState, st: State, i: int) -> int:
+def known_at_end(drafts: DraftState, state: State, index: int) -> int:
     """Tokens of a sequence whose content is known as it ends."""
-    return int(st.ints[i, col.I_CACHED])
+    return int(state.ints[index, col.I_CACHED])
 
 
 @compiled_part
-def pad(moments: F8, x: DraftState) -> int:
+def pad(moments: F8, drafts: DraftState) -> int:
     """Let the batches of all ranks run at captured graphs; how many tokens there were."""
     total = 0.0
     for r in range(moments.shape[0]):
         total += moments[r, TOKENS]
         tokens = int(moments[r, TOKENS])
-        moments[r, TOKENS] = graph_of_several(tokens, x.captured, x.tokens + 1)
+        moments[r, TOKENS] = graph_of_several(tokens, drafts.captured, drafts.tokens + 1)
     return int(total)
 
 
 @compiled_part
-def draft_seconds(x: DraftState, st: State, chunks: int) -> float:
+def draft_seconds(drafts: DraftState, state: State, chunks: int) -> float:
     """Seconds of all passes that draft for the next step."""
-    if x.costs.model == 0:
+    if drafts.costs.model == 0:
         return 0.0
-    passes, prefill = x.later.shape[0] + 1, 0.0
-    for r in range(x.first.shape[0]):
-        prefill += x.first[r, PREFILL_TOKENS]
-    step, none = st.counters[col.C_STEPS] * passes, int64(0)
-    decodes = pad(x.first, x) - int(prefill)
-    total = cost_step(x.costs, x.first, step, decodes, st.chunks, chunks, True, none)
+    passes, prefill = drafts.later.shape[0] + 1, 0.0
+    for r in range(drafts.first.shape[0]):
+        prefill += drafts.first[r, PREFILL_TOKENS]
+    step, none = state.counters[col.C_STEPS] * passes, int64(0)
+    decodes = pad(drafts.first, drafts) - int(prefill)
+    total = cost_step(drafts.costs, drafts.first, step, decodes, state.chunks, chunks, True, none)
     for j in range(passes - 1):
-        decodes = pad(x.later[j], x)
-        total += cost_step(x.costs, x.later[j], step + 1 + j, decodes, st.chunks, none, j == 0, none)
+        decodes = pad(drafts.later[j], drafts)
+        total += cost_step(drafts.costs, drafts.later[j], step + 1 + j, decodes, state.chunks, none, j == 0, none)
     return total
 
 
 @compiled_code
-def log_draft(x: DraftState, st: State) -> None:
+def log_draft(drafts: DraftState, state: State) -> None:
     """Add what drafts to the latest row of the log."""
-    if x.costs.model == 0:
+    if drafts.costs.model == 0:
         return
-    row, busy = st.log[st.counters[col.C_LOG] - 1], x.costs.busy
-    row[col.L_JOULES] += joules_of(x.costs)
+    row, busy = state.log[state.counters[col.C_LOG] - 1], drafts.costs.busy
+    row[col.L_JOULES] += joules_of(drafts.costs)
     for p in range(busy.shape[1]):
         row[col.NUM_LOG + p] += busy[0, p] - busy[1, p]
         busy[1, p] = busy[0, p]
 
 
 @compiled_code
-def batch_seconds(x: DraftState, st: State, limits: Limits, decodes: float) -> None:
+def batch_seconds(drafts: DraftState, state: State, limits: Limits, decodes: float) -> None:
     """Return the seconds of a planned batch stage by stage; the draft model is on the last stage."""
-    stages = st.costs.stages
-    stages[stages.size - 1] += step_of(x, st, st.counters[col.C_CHUNKS])[1]
+    stages = state.costs.stages
+    stages[stages.size - 1] += step_of(drafts, state, state.counters[col.C_CHUNKS])[1]
 
 
 @compiled_part
-def step_of(x: DraftState, st: State, chunks: int) -> tuple[float, float]:
+def step_of(drafts: DraftState, state: State, chunks: int) -> tuple[float, float]:
     """Seconds of a step that verifies, and of the drafting behind it."""
     prompts, none = 0.0, int64(0)
-    for r in range(st.moments.shape[0]):
-        prompts += st.moments[r, PREFILL_TOKENS]
-    decoded = pad(st.moments, x) - int(prompts)
-    step = st.counters[col.C_STEPS]
-    target = cost_step(st.costs, st.moments, step, decoded, st.chunks, chunks, True, none)
-    draft = draft_seconds(x, st, chunks)
-    x.seconds[Z_VERIFY] += target
-    x.seconds[Z_DRAFT] += draft
+    for r in range(state.moments.shape[0]):
+        prompts += state.moments[r, PREFILL_TOKENS]
+    decoded = pad(state.moments, drafts) - int(prompts)
+    step = state.counters[col.C_STEPS]
+    target = cost_step(state.costs, state.moments, step, decoded, state.chunks, chunks, True, none)
+    draft = draft_seconds(drafts, state, chunks)
+    drafts.seconds[Z_VERIFY] += target
+    drafts.seconds[Z_DRAFT] += draft
     return target, draft
 
 
 @compiled_code
 def run_steps(
-    x: DraftState, st: State, limits: Limits, most: int, cut: float, decodes: float, chunks: int
+    drafts: DraftState, state: State, limits: Limits, most: int, cut: float, decodes: float, chunks: int
 ) -> tuple[float, float, int]:
     """`run_stretch` of one step that verifies, and drafts the next tokens."""
-    now = st.clocks[col.T_KNOWN] = st.clocks[col.T_NOW]
-    tokens, ranks = most_tokens(st.moments), st.moments.shape[0]  # `step_of` pads them to a graph's
-    target, draft = step_of(x, st, chunks)
-    st.counters[col.C_STEPS] += 1
+    now = state.clocks[col.T_KNOWN] = state.clocks[col.T_NOW]
+    tokens, ranks = most_tokens(state.moments), state.moments.shape[0]  # `step_of` pads them to a graph's
+    target, draft = step_of(drafts, state, chunks)
+    state.counters[col.C_STEPS] += 1
     now += paced(limits.pace, target + draft, tokens, (decodes + chunks) / ranks, chunks)
     return float(now), float(now), int64(1)
 

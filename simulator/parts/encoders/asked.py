@@ -155,17 +155,17 @@ def with_encoder(scenario: Scenario, system: SystemSpec, fleet: Fleet | None) ->
     return replace(fleet, parts={**fleet.parts, "encoder": made})
 
 
-def pictured(stream: RequestStream, scenario: Scenario, d: Deployment, fleet: Fleet | None) -> RequestStream:
+def pictured(stream: RequestStream, scenario: Scenario, deployment: Deployment, fleet: Fleet | None) -> RequestStream:
     """Requests with the tokens of their images."""
     from .run import with_images
 
     encoder = None if fleet is None else fleet.parts.get("encoder")
     if encoder is not None:
         return with_images(stream, scenario.workload.images, encoder.tokens)
-    if scenario.workload.images is None and not _pictured(d.model):
+    if scenario.workload.images is None and not _pictured(deployment.model):
         return stream
-    tower = tower_of(d.model)
-    return with_images(stream, scenario.workload.images, tower.tokens(size_of(scenario, tower, d.model.name)))
+    tower = tower_of(deployment.model)
+    return with_images(stream, scenario.workload.images, tower.tokens(size_of(scenario, tower, deployment.model.name)))
 
 
 def _pictured(model: ModelSpec) -> bool:

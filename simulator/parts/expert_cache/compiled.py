@@ -53,25 +53,25 @@ def custom_policy(name: str) -> Custom:
 
 
 @compiled_part
-def built_in_policy(custom: None, policy: int, e: Entry) -> float:
+def built_in_policy(custom: None, policy: int, entry: Entry) -> float:
     """Score of an entry under a policy of the library."""
     if policy == LRU:
-        return _lru(e)
+        return _lru(entry)
     if policy == FIFO:
-        return _fifo(e)
+        return _fifo(entry)
     if policy == LFU:
-        return _lfu(e)
+        return _lfu(entry)
     if policy == RANDOM:
-        return _random(e)
+        return _random(entry)
     if policy == BELADY:
-        return _belady(e)
-    return _predictive(e)
+        return _belady(entry)
+    return _predictive(entry)
 
 
 @compiled_given("custom", otherwise=built_in_policy)
-def policy_score(custom: Callable[[Entry], float], policy: int, e: Entry) -> float:
+def policy_score(custom: Callable[[Entry], float], policy: int, entry: Entry) -> float:
     """Score of an entry under a policy, which is from outside where it is `custom`."""
-    return custom(e)
+    return custom(entry)
 
 
 @compiled_part

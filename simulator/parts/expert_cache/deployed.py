@@ -34,7 +34,7 @@ def checked_store(store: ExpertStore, model: ModelSpec, system: SystemSpec, *_: 
     return store
 
 
-def elsewhere_bytes(store: ExpertStore, d: Deployment, stage: int) -> float:
+def elsewhere_bytes(store: ExpertStore, deployment: Deployment, stage: int) -> float:
     """Bytes of the experts of a pipeline stage for which a device has no slots.
 
     Raises
@@ -42,12 +42,12 @@ def elsewhere_bytes(store: ExpertStore, d: Deployment, stage: int) -> float:
     InputError
         More slots than experts on a device.
     """
-    parts = [part for part in d.experts if part.stage == stage and not part.kept]
+    parts = [part for part in deployment.experts if part.stage == stage and not part.kept]
     if not parts:
         return 0.0
-    sizes = [part.expert_bytes(d.run) for part in parts]
+    sizes = [part.expert_bytes(deployment.run) for part in parts]
     staging = max(sizes) if store.rule.looks_ahead else 0.0  # see `ExpertCache`
-    slots = [store.slots(part.held, d.system.name) for part in parts]
+    slots = [store.slots(part.held, deployment.system.name) for part in parts]
     return -staging + sum(
         (part.held - slots_of_part) * part.layers * size
         for part, slots_of_part, size in zip(parts, slots, sizes, strict=True)

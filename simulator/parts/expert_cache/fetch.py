@@ -26,24 +26,24 @@ from .shelf import Fetch, Shelf, compiled_wait, fetch_of, new_shelf
 
 
 @compiled_part
-def score_of(fetch: Fetch, shelf: Shelf, x: int, e: int, chance: float) -> float:
+def score_of(fetch: Fetch, shelf: Shelf, part: int, e: int, chance: float) -> float:
     """The policy's score of an entry."""
-    row = shelf.entries[x, e]
+    row = shelf.entries[part, e]
     entry = Entry(row.loaded, row.used, row.uses, shelf.next_use[e], shelf.named[e], chance)
     return policy_score(fetch.custom, fetch.policy, entry)
 
 
 @compiled_part
 def victim(
-    fetch: Fetch, shelf: Shelf, x: int, first: int, held: int, seeds: tuple[int, int], now: int, spare: bool
+    fetch: Fetch, shelf: Shelf, part: int, first: int, held: int, seeds: tuple[int, int], now: int, spare: bool
 ) -> tuple[int, float]:
     """The entry of the lowest score, of equal ones that not used for longest; and its score."""
-    entries, best, least, oldest = shelf.entries[x], int64(-1), 0.0, int64(0)
+    entries, best, least, oldest = shelf.entries[part], int64(-1), 0.0, int64(0)
     key = step_key(seeds[0] ^ CHANCE_SEED, seeds[1], now)
     for e in range(first, first + held):
         if not entries[e].held or (spare and shelf.named[e]):
             continue
-        score = score_of(fetch, shelf, x, e, drawn_number(key, x, e) if fetch.drawn else 0.0)
+        score = score_of(fetch, shelf, part, e, drawn_number(key, part, e) if fetch.drawn else 0.0)
         used = entries[e].used
         if best < 0 or score < least or (score == least and used < oldest):
             best, least, oldest = e, score, used
@@ -52,124 +52,126 @@ def victim(
 
 @compiled_part
 def load_expert(
-    fetch: Fetch, shelf: Shelf, x: int, g: int, held: int, e: int, seeds: tuple[int, int], spare: bool
+    fetch: Fetch, shelf: Shelf, part: int, group: int, held: int, e: int, seeds: tuple[int, int], spare: bool
 ) -> float:
     """Fetch an expert into its device's cache; seconds on the link."""
-    shelf.clocks[x, g] += 1
-    now, row = shelf.clocks[x, g], shelf.entries[x, e]
+    shelf.clocks[part, group] += 1
+    now, row = shelf.clocks[part, group], shelf.entries[part, e]
     row.loaded, row.used, row.uses = now, now, 0
-    if shelf.held[x, g] < fetch.slots[x]:
-        shelf.held[x, g] += 1
+    if shelf.held[part, group] < fetch.slots[part]:
+        shelf.held[part, group] += 1
         row.held = 1
-        return float(fetch.seconds[x, e])
-    leaving, least = victim(fetch, shelf, x, g * held, held, seeds, now, spare)
-    if fetch.look_ahead == 0 or score_of(fetch, shelf, x, e, 1.0) >= least:
-        shelf.entries[x, leaving].held = 0
+        return float(fetch.seconds[part, e])
+    leaving, least = victim(fetch, shelf, part, group * held, held, seeds, now, spare)
+    if fetch.look_ahead == 0 or score_of(fetch, shelf, part, e, 1.0) >= least:
+        shelf.entries[part, leaving].held = 0
         row.held = 1
-    return float(fetch.seconds[x, e])
+    return float(fetch.seconds[part, e])
 
 
 @compiled_part
 def prefetch_group(
-    fetch: Fetch, shelf: Shelf, x: int, g: int, held: int, seeds: tuple[int, int]
+    fetch: Fetch, shelf: Shelf, part: int, group: int, held: int, seeds: tuple[int, int]
 ) -> tuple[float, int, int]:
     """Fetch what is named and lacks, as far as there are slots; seconds, experts, those on the disk."""
-    room, seconds, count, far = fetch.slots[x], 0.0, int64(0), int64(0)
-    for e in range(g * held, (g + 1) * held):
-        room -= shelf.named[e] and shelf.entries[x, e].held > 0
-    for e in range(g * held, (g + 1) * held):
-        if count < room and shelf.named[e] and not shelf.entries[x, e].held:
-            seconds += load_expert(fetch, shelf, x, g, held, e, seeds, True)
+    room, seconds, count, far = fetch.slots[part], 0.0, int64(0), int64(0)
+    for e in range(group * held, (group + 1) * held):
+        room -= shelf.named[e] and shelf.entries[part, e].held > 0
+    for e in range(group * held, (group + 1) * held):
+        if count < room and shelf.named[e] and not shelf.entries[part, e].held:
+            seconds += load_expert(fetch, shelf, part, group, held, e, seeds, True)
             count += 1
-            far += fetch.far[x, e]
+            far += fetch.far[part, e]
     return seconds, count, far
 
 
 @compiled_part
-def use_group(fetch: Fetch, shelf: Shelf, x: int, g: int, held: int, seeds: tuple[int, int]) -> tuple[float, int, int]:
+def use_group(
+    fetch: Fetch, shelf: Shelf, part: int, group: int, held: int, seeds: tuple[int, int]
+) -> tuple[float, int, int]:
     """Use cached experts, then fetch the rest, latest next use first; see `prefetch_group`."""
-    entries, seconds, count, far = shelf.entries[x], 0.0, int64(0), int64(0)
+    entries, seconds, count, far = shelf.entries[part], 0.0, int64(0), int64(0)
     lacking = int64(0)
-    for e in range(g * held, (g + 1) * held):
+    for e in range(group * held, (group + 1) * held):
         if not shelf.needed[e]:
             continue
         if not entries[e].held:
             lacking += 1
             continue
-        shelf.clocks[x, g] += 1
-        entries[e].used = shelf.clocks[x, g]
+        shelf.clocks[part, group] += 1
+        entries[e].used = shelf.clocks[part, group]
         entries[e].uses += 1
         shelf.needed[e] = False
     while count < lacking:
         chosen = int64(-1)
-        for e in range(g * held, (g + 1) * held):
+        for e in range(group * held, (group + 1) * held):
             if shelf.needed[e] and (chosen < 0 or shelf.next_use[e] > shelf.next_use[chosen]):
                 chosen = e
         shelf.needed[chosen] = False
-        seconds += load_expert(fetch, shelf, x, g, held, chosen, seeds, False)
+        seconds += load_expert(fetch, shelf, part, group, held, chosen, seeds, False)
         entries[chosen].uses = 1
         count += 1
-        far += fetch.far[x, chosen]
+        far += fetch.far[part, chosen]
     return seconds, count, far
 
 
 @compiled_part
-def look_ahead(plan: Plan, fetch: Fetch, shelf: Shelf, x: int, batch: StepBatch, books: Books) -> None:
+def look_ahead(plan: Plan, fetch: Fetch, shelf: Shelf, part: int, batch: StepBatch, books: Books) -> None:
     """When experts of a part are used again if the batch stays as it is, in steps."""
     for ahead in range(1, fetch.look_ahead + 1):
-        draw_part(plan, x, batch, ahead, books.scratch, shelf.loads)
+        draw_part(plan, part, batch, ahead, books.scratch, shelf.loads)
         key = step_key(plan.seed, plan.replica, batch.step + ahead)
-        loads = on_slots(plan, x, key, shelf.loads, books.placed)
-        for e in range(plan.experts[x, E_GROUPS] * plan.experts[x, E_HELD]):
+        loads = on_slots(plan, part, key, shelf.loads, books.placed)
+        for e in range(plan.experts[part, E_GROUPS] * plan.experts[part, E_HELD]):
             if loads[e] > 0 and shelf.next_use[e] == np.inf:
                 shelf.next_use[e] = ahead
 
 
 @compiled_part
-def mark(plan: Plan, fetch: Fetch, shelf: Shelf, x: int, step: int, loads: I8) -> tuple[int, int]:
+def mark(plan: Plan, fetch: Fetch, shelf: Shelf, part: int, step: int, loads: I8) -> tuple[int, int]:
     """Note what a step needs of a part and what the predictor names; both counts, the latter if lacking."""
     needed, lacking = int64(0), int64(0)
     key = step_key(plan.seed ^ NAME_SEED, plan.replica, step)
     predicts = fetch.accuracy > 0.0 or fetch.false_rate > 0.0
-    for e in range(plan.experts[x, E_GROUPS] * plan.experts[x, E_HELD]):
+    for e in range(plan.experts[part, E_GROUPS] * plan.experts[part, E_HELD]):
         shelf.needed[e], shelf.named[e] = loads[e] > 0, False
         if predicts:
             rate = fetch.accuracy if loads[e] > 0 else fetch.false_rate
-            shelf.named[e] = drawn_number(key, x, e) < rate
+            shelf.named[e] = drawn_number(key, part, e) < rate
         shelf.next_use[e] = np.inf
         needed += loads[e] > 0
-        lacking += (loads[e] > 0 or shelf.named[e]) and not shelf.entries[x, e].held
+        lacking += (loads[e] > 0 or shelf.named[e]) and not shelf.entries[part, e].held
     return needed, lacking
 
 
 @compiled_part
-def fetch_part(plan: Plan, fetch: Fetch, x: int, batch: StepBatch, seconds: float, books: Books) -> float:
+def fetch_part(plan: Plan, fetch: Fetch, part: int, batch: StepBatch, seconds: float, books: Books) -> float:
     """Seconds that the layers of a part wait for experts, whose own take `seconds`."""
     shelf = books.shelf
-    experts, clock, total = plan.experts[x], shelf.clock[0], shelf.totals[x]
+    experts, clock, total = plan.experts[part], shelf.clock[0], shelf.totals[part]
     layers, stage = experts[E_LAYERS], experts[E_STAGE]
     if clock.stage != stage:
         clock.now = clock.free = clock.began = 0.0
         clock.dense, clock.stage = books.stages[stage] / fetch.layers[stage], stage
-    if fetch.slots[x] == 0:
+    if fetch.slots[part] == 0:
         clock.now += seconds
         return 0.0
     key = step_key(plan.seed, plan.replica, batch.step)
-    loads = on_slots(plan, x, key, books.loads, books.placed)
-    needed, lacking = mark(plan, fetch, shelf, x, batch.step, loads)
+    loads = on_slots(plan, part, key, books.loads, books.placed)
+    needed, lacking = mark(plan, fetch, shelf, part, batch.step, loads)
     if lacking > 0 and fetch.look_ahead > 0:
-        look_ahead(plan, fetch, shelf, x, batch, books)
+        look_ahead(plan, fetch, shelf, part, batch, books)
     seeds, held = (plan.seed, plan.replica), experts[E_HELD]
     ahead_s, now_s, ahead, misses, far = 0.0, 0.0, int64(0), int64(0), int64(0)
     for g in range(experts[E_GROUPS]):
-        own_s, count, on_disk = prefetch_group(fetch, shelf, x, g, held, seeds)
+        own_s, count, on_disk = prefetch_group(fetch, shelf, part, g, held, seeds)
         ahead_s, ahead, far = max(ahead_s, own_s), ahead + count, far + on_disk
-        own_s, count, on_disk = use_group(fetch, shelf, x, g, held, seeds)
+        own_s, count, on_disk = use_group(fetch, shelf, part, g, held, seeds)
         now_s, misses, far = max(now_s, own_s), misses + count, far + on_disk
         if not fetch.keeps:
-            shelf.held[x, g] = 0
+            shelf.held[part, g] = 0
             for e in range(g * held, (g + 1) * held):
-                shelf.entries[x, e].held = 0
+                shelf.entries[part, e].held = 0
     waited = 0.0
     for _ in range(layers):
         waited += compiled_wait(clock, ahead_s, now_s, seconds / layers, fetch.step_ahead)
@@ -177,8 +179,8 @@ def fetch_part(plan: Plan, fetch: Fetch, x: int, batch: StepBatch, seconds: floa
     total[col.F_HITS] += (needed - misses) * layers
     total[col.F_MISSES] += misses * layers
     total[col.F_AHEAD] += ahead * layers
-    total[col.F_BYTES] += (ahead + misses) * layers * fetch.sizes[x]
-    total[col.F_FAR_BYTES] += far * layers * fetch.sizes[x]
+    total[col.F_BYTES] += (ahead + misses) * layers * fetch.sizes[part]
+    total[col.F_FAR_BYTES] += far * layers * fetch.sizes[part]
     total[col.F_LINK_S] += (ahead_s + now_s) * layers
     total[col.F_WAIT_S] += waited
     return waited
@@ -191,9 +193,9 @@ def start_fetch(plan: Plan, books: Books) -> None:
 
 
 @compiled_part
-def fetch_step(plan: Plan, x: int, batch: StepBatch, seconds: float, books: Books) -> float:
+def fetch_step(plan: Plan, part: int, batch: StepBatch, seconds: float, books: Books) -> float:
     """`fetch_part` of the plan's cache."""
-    return fetch_part(plan, plan.fetch, x, batch, seconds, books)
+    return fetch_part(plan, plan.fetch, part, batch, seconds, books)
 
 
 def with_shelf(books: Books, plan: Plan) -> Books:
@@ -204,13 +206,13 @@ def with_shelf(books: Books, plan: Plan) -> Books:
 bring(Fetch, start_fetch=start_fetch, fetch_step=fetch_step, books=with_shelf)
 
 
-def with_cache(plan: Plan, slots: Slots, d: Deployment, *_: object) -> tuple[Plan, Slots]:
+def with_cache(plan: Plan, slots: Slots, deployment: Deployment, *_: object) -> tuple[Plan, Slots]:
     """A plan with the deployment's expert cache."""
-    return plan._replace(fetch=fetch_of(d)), slots
+    return plan._replace(fetch=fetch_of(deployment)), slots
 
 
 @compiled_code
-def link_s(shelf: Shelf, st: Any) -> float:
+def link_s(shelf: Shelf, state: Any) -> float:
     """Seconds that experts have had the host's link so far."""
     seconds = 0.0
     for x in range(shelf.totals.shape[0]):

@@ -101,8 +101,8 @@ class StepCaches:
         link_s = (ahead_s + now_s) * part.layers
         return StepFetch(hits + misses, hits, misses, early, size, link_s, waited)
 
-    def _seconds(self, x: int, experts: Sequence[int]) -> float:
-        return float(sum(self.fetch.seconds[x, e] for e in experts))
+    def _seconds(self, part: int, experts: Sequence[int]) -> float:
+        return float(sum(self.fetch.seconds[part, e] for e in experts))
 
     def _next_use(self, part: ExpertPart, x: int, wanted: np.ndarray, step: int, batch: Batch) -> dict[int, float]:
         """When experts are used again if the batch stays as it is, in steps; asked where any lacks."""
@@ -133,7 +133,7 @@ class Waited(NamedTuple):
 
 
 def step_fetch(
-    d: Deployment, step: int, replica: int, expected: bool, batch: Batch,
+    deployment: Deployment, step: int, replica: int, expected: bool, batch: Batch,
     experts_s: Sequence[float], dense_s: Sequence[float], caches: StepCaches | None,
 ) -> Waited:  # fmt: skip
     """Ask the caches for a step; without any, those that have seen `WARM_STEPS` steps of the batch.
@@ -148,22 +148,27 @@ def step_fetch(
         Seconds of each expert part, all its layers, and of the rest of each pipeline stage.
     """
 
-    def touched(own: StepCaches, at: int) -> list[StepFetch]:
+    def touched(own: StepCaches, place: int) -> list[StepFetch]:
         return [
             own.touch(
-                x, slot_loads(part, at, batch, replica), at, batch, experts_s[x] / part.layers, dense_s[part.stage]
+                x,
+                slot_loads(part, place, batch, replica),
+                place,
+                batch,
+                experts_s[x] / part.layers,
+                dense_s[part.stage],
             )
-            for x, part in enumerate(d.experts)
+            for x, part in enumerate(deployment.experts)
         ]
 
     if caches is None:
-        caches = StepCaches(d, replica)
+        caches = StepCaches(deployment, replica)
         for at in range(step - WARM_STEPS, step):
             touched(caches, at % 2**31)
     found, waits = StepFetch(), [0.0] * len(dense_s)
     steps = range(step, step + (WARM_STEPS if expected else 1))
     for at in steps:
-        for part, fetch in zip(d.experts, touched(caches, at), strict=True):
+        for part, fetch in zip(deployment.experts, touched(caches, at), strict=True):
             waits[part.stage] += fetch.waited_s / len(steps)
             found += fetch
     return Waited(found.over(len(steps)), waits)

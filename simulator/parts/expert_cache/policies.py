@@ -93,45 +93,45 @@ def cache_policy(
 
 
 @cache_policy("lru")
-def lru(e: Entry) -> float:
+def lru(entry: Entry) -> float:
     """The one not used for longest leaves."""
-    return float(e.used)
+    return float(entry.used)
 
 
 @cache_policy("fifo")
-def fifo(e: Entry) -> float:
+def fifo(entry: Entry) -> float:
     """The one loaded first leaves."""
-    return float(e.loaded)
+    return float(entry.loaded)
 
 
 @cache_policy("lfu")
-def lfu(e: Entry) -> float:
+def lfu(entry: Entry) -> float:
     """The one used least often since it was loaded leaves."""
-    return float(e.uses)
+    return float(entry.uses)
 
 
 @cache_policy("random", drawn=True)
-def random(e: Entry) -> float:
+def random(entry: Entry) -> float:
     """Any of them leaves."""
-    return e.chance
+    return entry.chance
 
 
 @cache_policy("belady", looks_ahead=True)
-def belady(e: Entry) -> float:
+def belady(entry: Entry) -> float:
     """The one used again last leaves, as far as the look-ahead knows (belady:STEPS)."""
-    return -e.next_use
+    return -entry.next_use
 
 
 @cache_policy("predictive", predicts=True)
-def predictive(e: Entry) -> float:
+def predictive(entry: Entry) -> float:
     """One that the predictor does not name leaves, the one not used for longest."""
-    return 1.0 if e.named else 0.0
+    return 1.0 if entry.named else 0.0
 
 
 @cache_policy("transient", predicts=True, keeps=False)
-def transient(e: Entry) -> float:
+def transient(entry: Entry) -> float:
     """What the predictor names comes, and leaves with its step (ExpertFlow's slots)."""
-    return 1.0 if e.named else 0.0
+    return 1.0 if entry.named else 0.0
 
 
 BUILT_IN = CACHE_POLICIES.names()

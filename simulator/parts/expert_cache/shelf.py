@@ -67,26 +67,26 @@ class Shelf(NamedTuple):
     totals: F8  # [X, NUM_FETCH]
 
 
-def fetch_of(d: Deployment) -> Fetch | None:
+def fetch_of(deployment: Deployment) -> Fetch | None:
     """The expert cache of a deployment; None without one."""
-    store = d.parts.get("resident-experts")
-    if store is None or not d.experts:
+    store = deployment.parts.get("resident-experts")
+    if store is None or not deployment.experts:
         return None
-    tiers = tiers_of(d.system.device)
-    widest = max(max(p.spec.routed.experts, p.held * p.ep) for p in d.experts)
-    shape = (len(d.experts), widest)
+    tiers = tiers_of(deployment.system.device)
+    widest = max(max(p.spec.routed.experts, p.held * p.ep) for p in deployment.experts)
+    shape = (len(deployment.experts), widest)
     seconds, far = np.zeros(shape), np.zeros(shape, dtype=np.bool_)
-    sizes = np.array([part.expert_bytes(d.run) for part in d.experts])
-    near = near_of(d, tiers)
-    layers = np.zeros(d.layout.pp, dtype=np.int64)
-    for x, part in enumerate(d.experts):
+    sizes = np.array([part.expert_bytes(deployment.run) for part in deployment.experts])
+    near = near_of(deployment, tiers)
+    layers = np.zeros(deployment.layout.pp, dtype=np.int64)
+    for x, part in enumerate(deployment.experts):
         if part.kept:
             continue
         far[x] = far_of(part, near[x], widest)
         seconds[x] = [tiers.seconds(sizes[x], bool(on_disk)) for on_disk in far[x]]
         layers[part.stage] += part.layers
     return Fetch(
-        slots=np.array([0 if p.kept else store.slots(p.held, d.system.name) for p in d.experts]),
+        slots=np.array([0 if p.kept else store.slots(p.held, deployment.system.name) for p in deployment.experts]),
         sizes=sizes,
         seconds=seconds,
         far=far,
@@ -102,7 +102,7 @@ def fetch_of(d: Deployment) -> Fetch | None:
     )
 
 
-def near_of(d: Deployment, tiers: MemoryTiers) -> list[int]:
+def near_of(deployment: Deployment, tiers: MemoryTiers) -> list[int]:
     """Return the experts of each part, per device, in host memory (not on disk).
 
     Raises
@@ -111,13 +111,13 @@ def near_of(d: Deployment, tiers: MemoryTiers) -> list[int]:
         Host and disk do not hold them.
     """
     out = []
-    for part in d.experts:
-        own = [p for p in d.experts if p.stage == part.stage and not p.kept]
+    for part in deployment.experts:
+        own = [p for p in deployment.experts if p.stage == part.stage and not p.kept]
         if part.kept:
             out.append(part.held)
             continue
         experts = sum(p.held * p.layers for p in own)
-        whole = sum(p.held * p.layers * p.expert_bytes(d.run) for p in own)
+        whole = sum(p.held * p.layers * p.expert_bytes(deployment.run) for p in own)
         near = tiers.near(whole / experts, experts)
         out.append(part.held * near // experts)
     return out

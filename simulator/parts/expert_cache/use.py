@@ -35,13 +35,13 @@ class CacheUse:
     held: int
 
     @classmethod
-    def of(cls, d: Deployment, fetch: StepFetch | None, seconds: float) -> CacheUse | None:
+    def of(cls, deployment: Deployment, fetch: StepFetch | None, seconds: float) -> CacheUse | None:
         """Caches of a deployment; None without any."""
-        store = d.parts.get("resident-experts")
+        store = deployment.parts.get("resident-experts")
         if store is None or fetch is None:
             return None
-        count = next(part.held for part in d.experts if not part.kept)
-        return cls(store, fetch, seconds, store.slots(count, d.system.name), count)
+        count = next(part.held for part in deployment.experts if not part.kept)
+        return cls(store, fetch, seconds, store.slots(count, deployment.system.name), count)
 
 
 def cache_left(run: Run, served: Served, *_: object) -> CacheUse | None:
@@ -50,9 +50,9 @@ def cache_left(run: Run, served: Served, *_: object) -> CacheUse | None:
     return CacheUse.of(run.deployment, fetched(served.engines), stepping_s)
 
 
-def cache_of_step(d: Deployment, stage: StageCost) -> CacheUse | None:
+def cache_of_step(deployment: Deployment, stage: StageCost) -> CacheUse | None:
     """Expert caches of a step."""
-    return CacheUse.of(d, stage.fetch, stage.seconds)
+    return CacheUse.of(deployment, stage.fetch, stage.seconds)
 
 
 def fetched(engines: Sequence[Engine]) -> StepFetch | None:

@@ -25,32 +25,32 @@ def group_loads(part: ExpertPart) -> F8:
     return np.asarray(loads / loads.mean())
 
 
-def spreading(d: Deployment) -> list[ExpertPart]:
+def spreading(deployment: Deployment) -> list[ExpertPart]:
     """Parts whose experts spread over devices, of all layers."""
-    return [part for part in d.experts if part.spec.routed.spreads and part.ep > 1]
+    return [part for part in deployment.experts if part.spec.routed.spreads and part.ep > 1]
 
 
-def worst_over_mean(d: Deployment) -> float:
+def worst_over_mean(deployment: Deployment) -> float:
     """Load of the most loaded device over the mean, in the long run; mean over layers."""
-    parts = spreading(d)
+    parts = spreading(deployment)
     layers = [part.layers for part in parts]
     return float(np.average([group_loads(part).max() for part in parts], weights=layers))
 
 
-def copy_bytes(d: Deployment) -> float:
+def copy_bytes(deployment: Deployment) -> float:
     """Bytes of copies on a device of the stage with most of them."""
     each: dict[int, float] = {}
-    for part in spreading(d):
+    for part in spreading(deployment):
         copies = part.held - part.spec.routed.experts // part.ep
-        size = copies * part.layers * part.expert_bytes(d.run)
+        size = copies * part.layers * part.expert_bytes(deployment.run)
         each[part.stage] = each.get(part.stage, 0.0) + size
     return max(each.values(), default=0.0)
 
 
-def out_share(d: Deployment) -> float | None:
+def out_share(deployment: Deployment) -> float | None:
     """Share of the copies of tokens that leave their node; None where nothing is placed."""
     loads_of, weights = [], []
-    for part in spreading(d):
+    for part in spreading(deployment):
         placed: Dispatch | None = part.placed
         if placed is None:
             return None
@@ -74,22 +74,22 @@ class PlacedExperts:
     leaves_node_share: float | None
 
 
-def placed_of_step(d: Deployment, *_: object) -> PlacedExperts | None:
+def placed_of_step(deployment: Deployment, *_: object) -> PlacedExperts | None:
     """Return the placed experts of a deployment; None if experts are in order without copies."""
-    copying = d.parts.get("expert-copies")
+    copying = deployment.parts.get("expert-copies")
     if copying is None:
         return None
-    first = spreading(d)[0]
+    first = spreading(deployment)[0]
     copies = first.held * first.ep - first.spec.routed.experts
     return PlacedExperts(
         copying.policy,
         copies,
         copying.dispatch,
         first.held,
-        worst_over_mean(d),
-        copy_bytes(d),
-        d.layout.sent,
-        out_share(d),
+        worst_over_mean(deployment),
+        copy_bytes(deployment),
+        deployment.layout.sent,
+        out_share(deployment),
     )
 
 

@@ -30,14 +30,14 @@ class Places(NamedTuple):
     bounds: F8  # [X, J, 2]
 
 
-def places_of(d: Deployment) -> Places | None:
+def places_of(deployment: Deployment) -> Places | None:
     """Return the maps of a deployment; None if experts are in order and have no copies."""
-    if d.parts.get("expert-copies") is None:
+    if deployment.parts.get("expert-copies") is None:
         return None
-    slots = max(part.held * part.ep for part in d.experts)
-    experts = np.zeros((len(d.experts), slots), dtype=np.int64)
-    bounds = np.zeros((len(d.experts), slots, 2))
-    for x, part in enumerate(d.experts):
+    slots = max(part.held * part.ep for part in deployment.experts)
+    experts = np.zeros((len(deployment.experts), slots), dtype=np.int64)
+    bounds = np.zeros((len(deployment.experts), slots, 2))
+    for x, part in enumerate(deployment.experts):
         n = part.held * part.ep
         if part.placed is None:  # its experts do not spread
             experts[x, :n], bounds[x, :n, J_HIGH] = np.arange(n), 1.0
@@ -69,13 +69,13 @@ def offsets_of(part: ExpertPart, step: int, replica: int) -> F8:
 
 
 @compiled_part
-def on_slots(plan: Plan, x: int, key: np.uint64, loads: I8, placed: I8) -> I8:
-    """Loads of the slots of part `x`, group by group; the same as `Dispatch.drawn`."""
+def on_slots(plan: Plan, part: int, key: np.uint64, loads: I8, placed: I8) -> I8:
+    """Loads of the slots of part `part`, group by group; the same as `Dispatch.drawn`."""
     places = plan.places
-    for j in range(plan.experts[x, E_GROUPS] * plan.experts[x, E_HELD]):
-        e = places.experts[x, j]
-        low, high = places.bounds[x, j, J_LOW], places.bounds[x, j, J_HIGH]
-        n, offset = float(loads[e]), offset_of(key, plan.experts[x, E_KEY], e)
+    for j in range(plan.experts[part, E_GROUPS] * plan.experts[part, E_HELD]):
+        e = places.experts[part, j]
+        low, high = places.bounds[part, j, J_LOW], places.bounds[part, j, J_HIGH]
+        n, offset = float(loads[e]), offset_of(key, plan.experts[part, E_KEY], e)
         placed[j] = int64(np.floor(n * high + offset) - np.floor(n * low + offset))
     return placed
 
@@ -83,9 +83,9 @@ def on_slots(plan: Plan, x: int, key: np.uint64, loads: I8, placed: I8) -> I8:
 bring(Places, on_slots=on_slots)
 
 
-def with_places(plan: Plan, slots: Slots, d: Deployment, *_: object) -> tuple[Plan, Slots]:
+def with_places(plan: Plan, slots: Slots, deployment: Deployment, *_: object) -> tuple[Plan, Slots]:
     """A plan with the maps of a deployment."""
-    return plan._replace(places=places_of(d)), slots
+    return plan._replace(places=places_of(deployment)), slots
 
 
 def slot_loads(part: ExpertPart, loads: Loads, step: int, replica: int) -> Loads:

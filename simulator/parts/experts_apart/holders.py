@@ -15,11 +15,15 @@ from ....workloads.ops import Op
 from ...deploy.deployment import Deployment, ExpertsApart
 
 
-def expert_bytes(d: Deployment) -> tuple[float, ...]:
+def expert_bytes(deployment: Deployment) -> tuple[float, ...]:
     """Bytes of the routed experts that a device of each pipeline stage holds."""
     return tuple(
-        sum(p.held * p.layers * p.expert_bytes(d.run) for p in d.experts if p.stage == s and not p.kept)
-        for s in range(d.layout.pp)
+        sum(
+            p.held * p.layers * p.expert_bytes(deployment.run)
+            for p in deployment.experts
+            if p.stage == s and not p.kept
+        )
+        for s in range(deployment.layout.pp)
     )
 
 
@@ -41,20 +45,20 @@ def held_bytes(holder: Deployment) -> tuple[float, float]:
     return usable, expert_weights
 
 
-def devices_of(d: Deployment) -> int:
+def devices_of(deployment: Deployment) -> int:
     """Devices of a system, all its independent engines together; of two groups those that attend."""
-    return d.system.devices_per_node * d.system.nodes
+    return deployment.system.devices_per_node * deployment.system.nodes
 
 
-def devices_apart(d: Deployment) -> int:
+def devices_apart(deployment: Deployment) -> int:
     """Devices that hold the experts of one system; 0 where those that attend do."""
-    return 0 if d.apart is None else devices_of(d.apart.holder)
+    return 0 if deployment.apart is None else devices_of(deployment.apart.holder)
 
 
-def runs_on(d: Deployment, op: Op) -> Deployment:
+def runs_on(deployment: Deployment, op: Op) -> Deployment:
     """Return the deployment whose devices run an op: the holder's for disaggregated experts."""
     away = op.routed and op.layer != "adapters"
-    return d.apart.holder if d.apart is not None and away else d
+    return deployment.apart.holder if deployment.apart is not None and away else deployment
 
 
 def with_experts_on(attention: Deployment, holder: Deployment, link: LinkSpec, batches: int) -> Deployment:

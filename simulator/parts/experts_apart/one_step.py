@@ -126,7 +126,7 @@ class ApartStep:
         return first if busy[first] >= FULL else LATENCY
 
 
-def check_apart(a: Apart) -> None:
+def check_apart(apart: Apart) -> None:
     """Refuse what cannot be split so.
 
     Raises
@@ -134,16 +134,16 @@ def check_apart(a: Apart) -> None:
     InputError
         Experts in attention, processors that are separate devices, or no experts.
     """
-    for d, flag in ((a.attention, "--attention-on"), (a.experts, "--experts-on")):
+    for d, flag in ((apart.attention, "--attention-on"), (apart.experts, "--experts-on")):
         if d.pools or d.system.mapping.separate or d.system.mapping.pipeline:
             raise InputError(flag, f"{d.system.name} has its own mapping; use plain devices")
-    if any(r and not r.by_request for r in (la.mixer.routed for la in a.attention.model.layers)):
-        raise InputError("MODEL", f"{a.attention.model.name} has experts in its attention")
-    if not a.experts.experts:
-        raise InputError("MODEL", f"{a.experts.model.name} has no experts to put elsewhere")
+    if any(r and not r.by_request for r in (la.mixer.routed for la in apart.attention.model.layers)):
+        raise InputError("MODEL", f"{apart.attention.model.name} has experts in its attention")
+    if not apart.experts.experts:
+        raise InputError("MODEL", f"{apart.experts.model.name} has no experts to put elsewhere")
 
 
-def memories(a: Apart, context: int) -> GroupMemory:
+def memories(apart: Apart, context: int) -> GroupMemory:
     """Return the memory of a device of each group, at `context` cached tokens per sequence.
 
     Raises
@@ -151,13 +151,13 @@ def memories(a: Apart, context: int) -> GroupMemory:
     CapacityError
         Weights that do not fit; the message says of which group.
     """
-    d = a.attention
+    d = apart.attention
     own = device_memory(d.stages[0], d.layout, d.system, elsewhere=expert_bytes(d)[0])
     sequence = float(sequence_bytes(rank_rules(d, CacheSettings()), np.array([context + 1]))[0])
-    return GroupMemory(own.capacity, own.weights, sequence, *held_bytes(a.experts))
+    return GroupMemory(own.capacity, own.weights, sequence, *held_bytes(apart.experts))
 
 
-def apart_step(a: Apart, sequences: int, context: int, batches: int) -> ApartStep:
+def apart_step(apart: Apart, sequences: int, context: int, batches: int) -> ApartStep:
     """A step of decodes at equal contexts, with expected loads of experts.
 
     Parameters
@@ -174,28 +174,28 @@ def apart_step(a: Apart, sequences: int, context: int, batches: int) -> ApartSte
     InputError
         Pipeline stages.
     """
-    if a.attention.layout.pp > 1:
+    if apart.attention.layout.pp > 1:
         raise InputError("--pp", "cannot be combined with --attention-on, which costs one stage; --experts-on takes it")
-    ranks = a.attention.layout.dp
+    ranks = apart.attention.layout.dp
     each, over = divmod(sequences, ranks)
     many = [
         over * int(chunk_tokens(each + 1, batches, i)) + (ranks - over) * int(chunk_tokens(each, batches, i))
         for i in range(batches)
     ]
-    sizes, found = tuple(size for size in many if size), memories(a, context)
+    sizes, found = tuple(size for size in many if size), memories(apart, context)
     each += over > 0
     if each > found.most:
         raise CapacityError(
-            a.attention.system.name, f"the KV cache of {each:,} sequences does not fit: needs "
+            apart.attention.system.name, f"the KV cache of {each:,} sequences does not fit: needs "
             f"{each * found.sequence / 2**30:.2f} GiB per device, "
             f"{(found.attention - found.attention_weights) / 2**30:.2f} GiB available",
         )  # fmt: skip
-    d = one_of(a, batches)
+    d = one_of(apart, batches)
     stage = explicit_stage(d, dealt(d, sequences, context), expected=True)
     (timeline,) = stage.timelines
     means, joules = (
         _means(timeline),
-        [_spent(d, stage, own, n) for own, n in zip((d, a.experts), a.devices, strict=True)],
+        [_spent(d, stage, own, n) for own, n in zip((d, apart.experts), apart.devices, strict=True)],
     )
     return ApartStep(sizes, *means, timeline, (joules[0], joules[1]))
 
@@ -215,15 +215,15 @@ def _means(timeline: Timeline) -> tuple[float, float, float]:
     return attention / visits, experts / visits, link / visits
 
 
-def _spent(d: Deployment, stage: StageCost, group: Deployment, devices: int) -> float:
+def _spent(deployment: Deployment, stage: StageCost, group: Deployment, devices: int) -> float:
     """Energy of a group of devices in a step, static power among it [J]."""
-    own = [p for p in stage.ops if runs_on(d, p.op) is group and TO_AND_FRO not in p.op.shape]
+    own = [p for p in stage.ops if runs_on(deployment, p.op) is group and TO_AND_FRO not in p.op.shape]
     board, busy = group.device.board, sum(p.cost.seconds * p.count * p.devices for p in own)
     work = board.work_joules(sum(p.cost.total_joules * p.count * p.devices for p in own), busy)
     return float(board.idle_joules(stage.seconds * devices) + work + board.busy_joules(busy))
 
 
-def one_of(a: Apart, batches: int) -> Deployment:
+def one_of(apart: Apart, batches: int) -> Deployment:
     """Return both groups as one deployment, whose steps are alternating micro-batches.
 
     Parameters
@@ -231,9 +231,9 @@ def one_of(a: Apart, batches: int) -> Deployment:
     batches : int
         Micro-batches of a step.
     """
-    link = LinkSpec(name="link to experts", bandwidth_bytes_per_s=1.0, latency_s=a.latency_s)
-    link = link.model_copy(update={"bandwidth_bytes_per_s": a.rate})  # may be without limit
-    return with_experts_on(a.attention, a.experts, link, batches)
+    link = LinkSpec(name="link to experts", bandwidth_bytes_per_s=1.0, latency_s=apart.latency_s)
+    link = link.model_copy(update={"bandwidth_bytes_per_s": apart.rate})  # may be without limit
+    return with_experts_on(apart.attention, apart.experts, link, batches)
 
 
 def apart_of(

@@ -65,19 +65,19 @@ def deal_batches(plan: Plan, lanes: Lanes, aside: Aside, count: int, moments: F8
 
 @compiled_part
 def price_tracks(
-    plan: Plan, streams: Streams, lanes: Lanes, aside: Aside, g: int, r: int, place: int, fresh: bool
+    plan: Plan, streams: Streams, lanes: Lanes, aside: Aside, section: int, rank: int, place: int, fresh: bool
 ) -> float:
     """Seconds that a rank computes for a micro-batch in one layer of a section.
 
     What it sends takes as long as the rank that sends most.
     """
-    total, own = 0.0, aside.owner[place, r]
-    cells = lanes.cells[0, own, r]
-    for t in range(streams.spans[g, 0], streams.spans[g, 1]):
+    total, own = 0.0, aside.owner[place, rank]
+    cells = lanes.cells[0, own, rank]
+    for t in range(streams.spans[section, 0], streams.spans[section, 1]):
         row, seconds = streams.tracks[t], 0.0
         if row[T_STOP] > row[T_START]:
             if own == place:
-                seconds = price_range(plan, row[T_START], row[T_STOP], lanes.moments[own, r], fresh, cells)
+                seconds = price_range(plan, row[T_START], row[T_STOP], lanes.moments[own, rank], fresh, cells)
             else:
                 for s in range(row[T_START], row[T_STOP]):
                     seconds += cells[s, K_WALL]
@@ -89,19 +89,21 @@ def price_tracks(
 
 
 @compiled_part
-def price_attention(plan: Plan, streams: Streams, lanes: Lanes, aside: Aside, g: int, count: int, fresh: bool) -> None:
+def price_attention(
+    plan: Plan, streams: Streams, lanes: Lanes, aside: Aside, section: int, count: int, fresh: bool
+) -> None:
     """Cost the micro-batches of a section; the slowest rank of each counts."""
-    layers = plan.sections[g, G_LAYERS]
+    layers = plan.sections[section, G_LAYERS]
     for place in range(count):
-        for t in range(streams.spans[g, 0], streams.spans[g, 1]):
+        for t in range(streams.spans[section, 0], streams.spans[section, 1]):
             lanes.tracks[0, t, place] = 0.0
         slowest, longest = int64(0), -1.0
         for r in range(lanes.moments.shape[1]):
-            seconds = price_tracks(plan, streams, lanes, aside, g, r, place, fresh)
+            seconds = price_tracks(plan, streams, lanes, aside, section, r, place, fresh)
             if seconds > longest:
                 slowest, longest = r, seconds
         cells = lanes.cells[0, aside.owner[place, slowest], slowest]
-        for t in range(streams.spans[g, 0], streams.spans[g, 1]):
+        for t in range(streams.spans[section, 0], streams.spans[section, 1]):
             row = streams.tracks[t]
             if row[T_PART] < 0:
                 for s in range(row[T_START], row[T_STOP]):
@@ -111,56 +113,56 @@ def price_attention(plan: Plan, streams: Streams, lanes: Lanes, aside: Aside, g:
 
 
 @compiled_part
-def deal_part(plan: Plan, lanes: Lanes, x: int, y: int, key: np.uint64, count: int) -> None:
-    """Distribute the sampled loads of part `x`, `y` in a plan, to the micro-batches."""
+def deal_part(plan: Plan, lanes: Lanes, part: int, y: int, key: np.uint64, count: int) -> None:
+    """Distribute the sampled loads of part `part`, `y` in a plan, to the micro-batches."""
     experts = plan.experts[y]
     for place in range(count):
         lanes.routed[place] = 0.0
         for r in range(lanes.moments.shape[1]):
             m = lanes.moments[place, r]
             lanes.routed[place] += experts[E_TOP_K] * _batch_tokens(m, plan.windows.size)
-    deal_loads(key, experts[E_KEY], lanes.drawn[x], experts[E_COUNT], lanes.routed, count, lanes.loads)
+    deal_loads(key, experts[E_KEY], lanes.drawn[part], experts[E_COUNT], lanes.routed, count, lanes.loads)
 
 
 @compiled_part
 def price_adapters(
-    plan: Plan, lanes: Lanes, aside: Aside, x: int, key: np.uint64, count: int, mixed: bool, books: Books
+    plan: Plan, lanes: Lanes, aside: Aside, part: int, key: np.uint64, count: int, mixed: bool, books: Books
 ) -> None:
     """Cost adapters, which run on the attention devices."""
-    sums, layers = 0.0, plan.experts[x, E_LAYERS]
-    deal_part(plan, lanes, x, x, key, count)
+    sums, layers = 0.0, plan.experts[part, E_LAYERS]
+    deal_part(plan, lanes, part, part, key, count)
     clear_share(books.share)
     for place in range(count):
-        seconds, left = groups_seconds(plan, x, lanes.loads[place], mixed, books.share, books.queue)
+        seconds, left = groups_seconds(plan, part, lanes.loads[place], mixed, books.share, books.queue)
         sums += left
-        lanes.experts[0, x, place] = seconds
+        lanes.experts[0, part, place] = seconds
         aside.busy[W_ATTENTION] += seconds * layers
-        lanes.wall[0, plan.slots.shape[0] + x] += seconds * layers
-    book_part(plan, x, sums, books.share, books.tally, books.busy[0])
+        lanes.wall[0, plan.slots.shape[0] + part] += seconds * layers
+    book_part(plan, part, sums, books.share, books.tally, books.busy[0])
 
 
 @compiled_part
-def price_part(beside: Beside, lanes: Lanes, aside: Aside, x: int, key: np.uint64, count: int, mixed: bool) -> None:
+def price_part(beside: Beside, lanes: Lanes, aside: Aside, part: int, key: np.uint64, count: int, mixed: bool) -> None:
     """Cost one expert part and both its transfers, at the sampled loads."""
-    plan, books, y = beside.plan, aside.books, beside.held[x]
+    plan, books, y = beside.plan, aside.books, beside.held[part]
     experts, sums = plan.experts[y], 0.0
     parts, layers = beside.held.size, experts[E_LAYERS]
-    deal_part(plan, lanes, x, y, key, count)
+    deal_part(plan, lanes, part, y, key, count)
     clear_share(books.share)
     for place in range(count):
         loads = on_slots(plan, y, key, lanes.loads[place], books.placed)
         seconds, left = groups_seconds(plan, y, loads, mixed, books.share, books.queue)
         sums += left
-        most, sent = int64(0), lanes.tracks[0, beside.tracks[x], place]
+        most, sent = int64(0), lanes.tracks[0, beside.tracks[part], place]
         for g in range(experts[E_GROUPS]):
             own = int64(0)
             for e in range(g * experts[E_HELD], (g + 1) * experts[E_HELD]):
                 own += loads[e]
             most = max(most, own)
         if most > 0:
-            sent = max(sent, beside.latency_s + most * beside.vector_s[x])
-        lanes.experts[0, x, place] = seconds
-        lanes.experts[0, parts + x, place] = lanes.experts[0, 2 * parts + x, place] = sent
+            sent = max(sent, beside.latency_s + most * beside.vector_s[part])
+        lanes.experts[0, part, place] = seconds
+        lanes.experts[0, parts + part, place] = lanes.experts[0, 2 * parts + part, place] = sent
         aside.busy[W_EXPERTS] += seconds * layers
         aside.busy[W_OUT] += sent * layers
         aside.busy[W_BACK] += sent * layers
@@ -231,11 +233,11 @@ def with_aside(books: Books, plan: Plan) -> Books:
 bring(Beside, apart_seconds=ping_pong_seconds, books=with_aside)
 
 
-def with_holders(plan: Plan, slots: Slots, d: Deployment, replica: int, counts: int) -> tuple[Plan, Slots]:
+def with_holders(plan: Plan, slots: Slots, deployment: Deployment, replica: int, counts: int) -> tuple[Plan, Slots]:
     """A plan with the devices that hold the experts, and what crosses to them and back."""
-    streams = streams_of(d, plan.sections[:, G_START].tolist())
+    streams = streams_of(deployment, plan.sections[:, G_START].tolist())
     assert streams is not None
-    assert d.apart is not None
-    holders, names = lower(d.apart.holder, replica, counts, experts_alone=True)
-    apart = beside_of(d, holders, streams, len(plan.slots))
+    assert deployment.apart is not None
+    holders, names = lower(deployment.apart.holder, replica, counts, experts_alone=True)
+    apart = beside_of(deployment, holders, streams, len(plan.slots))
     return plan._replace(streams=streams, apart=apart), slots._replace(holders=names)

@@ -115,7 +115,7 @@ class ApartRun:
         return first if shares[first] >= FULL else LATENCY
 
 
-def apart_run(d: Deployment, busy: F8, stepping_s: float, attention_devices: int, engines: int) -> ApartRun:
+def apart_run(deployment: Deployment, busy: F8, stepping_s: float, attention_devices: int, engines: int) -> ApartRun:
     """Measure engines with disaggregated experts.
 
     Parameters
@@ -125,10 +125,10 @@ def apart_run(d: Deployment, busy: F8, stepping_s: float, attention_devices: int
     stepping_s : float
         Of all engines in steps [s].
     """
-    assert d.apart is not None
+    assert deployment.apart is not None
     share = busy / stepping_s if stepping_s > 0.0 else np.zeros_like(busy)
     return ApartRun(
-        d.apart.holder, attention_devices, devices_apart(d) * engines, d.apart.batches,
+        deployment.apart.holder, attention_devices, devices_apart(deployment) * engines, deployment.apart.batches,
         float(share[W_ATTENTION]), float(share[W_EXPERTS]), float(max(share[W_OUT], share[W_BACK])),
-        d.apart.link,
+        deployment.apart.link,
     )  # fmt: skip

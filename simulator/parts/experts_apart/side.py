@@ -40,7 +40,7 @@ class Aside(NamedTuple):
     busy: F8  # [4] seconds that each stream has worked
 
 
-def beside_of(d: Deployment, plan: Any, streams: Streams, slots: int) -> Beside:
+def beside_of(deployment: Deployment, plan: Any, streams: Streams, slots: int) -> Beside:
     """Arrays of the devices that hold a deployment's experts; tells the streams where those are booked.
 
     Parameters
@@ -50,9 +50,9 @@ def beside_of(d: Deployment, plan: Any, streams: Streams, slots: int) -> Beside:
     slots : int
         Of the plan of the devices that attend: rows of experts stand behind them.
     """
-    apart = d.apart
+    apart = deployment.apart
     assert apart is not None
-    parts = len(d.experts)
+    parts = len(deployment.experts)
     sending = np.zeros(parts, dtype=np.int64)
     for visit in streams.visits[::-1]:
         for t in range(*streams.spans[visit[V_SECTION]]):
@@ -61,8 +61,8 @@ def beside_of(d: Deployment, plan: Any, streams: Streams, slots: int) -> Beside:
                 row[T_START] = row[T_STOP] = slots + x
             elif parts <= row[T_PART] < 2 * parts:  # what crosses to them
                 sending[x - parts] = t
-    wide = d.run.numerics.act_bytes / apart.link.bandwidth_bytes_per_s
-    vectors = np.array([0.0 if p.kept else sent_width(p.spec) * wide for p in d.experts])
-    there = ~np.array([part.kept for part in d.experts])
+    wide = deployment.run.numerics.act_bytes / apart.link.bandwidth_bytes_per_s
+    vectors = np.array([0.0 if p.kept else sent_width(p.spec) * wide for p in deployment.experts])
+    there = ~np.array([part.kept for part in deployment.experts])
     index = np.where(there, np.cumsum(there) - 1, -1)
     return Beside(plan, index, float(apart.link.latency_s), vectors, sending)

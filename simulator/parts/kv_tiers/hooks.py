@@ -21,64 +21,66 @@ from .store import write_through
 
 
 @compiled_code
-def tell_time(t: TierState, st: State) -> None:
+def tell_time(tiers: TierState, state: State) -> None:
     """Transfers that are asked for from here on start now."""
-    t.seconds[tier.Z_NOW] = st.clocks[T_NOW]
+    tiers.seconds[tier.Z_NOW] = state.clocks[T_NOW]
 
 
 @compiled_code
-def note_computed(t: TierState, st: State, kv: KvRules, r: int, i: int, computed: int, now: float) -> None:
+def note_computed(
+    tiers: TierState, state: State, kv_rules: KvRules, rank: int, index: int, computed: int, now: float
+) -> None:
     """A batch has left the last stage at `now`, with `computed` tokens of a sequence in its cache."""
-    t.seconds[tier.Z_NOW] = now
-    t.rows[i, tier.W_COMPUTED] = computed
+    tiers.seconds[tier.Z_NOW] = now
+    tiers.rows[index, tier.W_COMPUTED] = computed
     if computed > 0:
-        write_through(t, st, kv, r, i, st.ints[i, I_NOTED])
+        write_through(tiers, state, kv_rules, rank, index, state.ints[index, I_NOTED])
 
 
 @compiled_code
-def come_near(t: TierState, st: State, limits: Limits, kv: KvRules, r: int, i: int) -> None:
+def come_near(tiers: TierState, state: State, limits: Limits, kv_rules: KvRules, rank: int, index: int) -> None:
     """What a request will find comes nearer as it arrives."""
-    weigh(t, st, limits, kv, r, i)
-    prefetch(t, st, kv, r, i)
+    weigh(tiers, state, limits, kv_rules, rank, index)
+    prefetch(tiers, state, kv_rules, rank, index)
 
 
 @compiled_code
-def renew(t: TierState, st: State, i: int, number: int) -> bool:
+def renew(tiers: TierState, state: State, index: int, number: int) -> bool:
     """`kv_tiers.state.with_rows` for a request that was appended where there is room."""
-    for c in range(t.rows.shape[1]):
-        t.rows[i, c] = 0
-    t.spans[i, 0] = t.spans[i, 1] = np.nan
+    for c in range(tiers.rows.shape[1]):
+        tiers.rows[index, c] = 0
+    tiers.spans[index, 0] = tiers.spans[index, 1] = np.nan
     return True
 
 
 @compiled_part
-def first_landed(t: TierState, st: State, r: int) -> int:
+def first_landed(tiers: TierState, state: State, rank: int) -> int:
     """Which of a rank's requests whose blocks are there is admitted first; -1 without any."""
-    best = t.lines[r, tier.L_LANDED]
+    best = tiers.lines[rank, tier.L_LANDED]
     i = best
     while i >= 0:
-        if hooks.sooner(st, i, best):
+        if hooks.sooner(state, i, best):
             best = i
-        i = st.ints[i, I_NEXT]
+        i = state.ints[i, I_NEXT]
     return int(best)
 
 
 @compiled_code
-def next_to_admit(t: TierState, st: State, limits: Limits, kv: KvRules, r: int) -> int:
+def next_to_admit(tiers: TierState, state: State, limits: Limits, kv_rules: KvRules, rank_index: int) -> int:
     """The request that is admitted next, loads on the way to it begun; -1 where there is none.
 
     If nothing runs and the head does not fit, a loaded request is admitted at any priority: its blocks cannot be freed
     otherwise.
     """
-    i, rank = first_landed(t, st, r), st.ranks[r]
+    i, rank = first_landed(tiers, state, rank_index), state.ranks[rank_index]
     while True:
-        hooks.find_head(st, r)
+        hooks.find_head(state, rank_index)
         head = rank[R_HEAD]
-        if i >= 0 and (head < 0 or not hooks.sooner(st, head, i)):
+        if i >= 0 and (head < 0 or not hooks.sooner(state, head, i)):
             return i
         if head < 0:
             return -1
-        loaded = try_load(t, st, limits, kv, r)
+        loaded = try_load(tiers, state, limits, kv_rules, rank_index)
         if loaded == NOTHING:
             return int(head)
         if loaded != BEGUN:
@@ -86,70 +88,70 @@ def next_to_admit(t: TierState, st: State, limits: Limits, kv: KvRules, r: int) 
 
 
 @compiled_code
-def use_cached(t: TierState, st: State, kv: KvRules, r: int, i: int, whole: int) -> bool:
+def use_cached(tiers: TierState, state: State, kv_rules: KvRules, rank: int, index: int, whole: int) -> bool:
     """Give a request the blocks that it has found or loaded, if the rest of `whole` tokens fits; False if not."""
-    if t.rows[i, tier.W_STATE] != tier.LANDED:
-        if not take_over(t, st, kv, r, i, t.rows[i, tier.W_BLOCKS], whole):
+    if tiers.rows[index, tier.W_STATE] != tier.LANDED:
+        if not take_over(tiers, state, kv_rules, rank, index, tiers.rows[index, tier.W_BLOCKS], whole):
             return False
-        note_landed(t, st, kv, r, i)
-    st.ints[i, I_CACHED] = t.rows[i, tier.W_COMPUTED] = t.rows[i, tier.W_BLOCKS] * kv.block
-    st.counters[C_HITS] += st.ints[i, I_CACHED]
-    t.totals[tier.O_DECLINED] += t.rows[i, tier.W_PASSED]
+        note_landed(tiers, state, kv_rules, rank, index)
+    state.ints[index, I_CACHED] = tiers.rows[index, tier.W_COMPUTED] = tiers.rows[index, tier.W_BLOCKS] * kv_rules.block
+    state.counters[C_HITS] += state.ints[index, I_CACHED]
+    tiers.totals[tier.O_DECLINED] += tiers.rows[index, tier.W_PASSED]
     return True
 
 
 @compiled_code
-def leave(t: TierState, st: State, r: int, i: int) -> None:
+def leave(tiers: TierState, state: State, rank: int, index: int) -> None:
     """Take an admitted request out of its queue, or of those whose blocks have been loaded."""
-    line = t.lines[r]
-    landed = t.rows[i, tier.W_STATE] == tier.LANDED
-    t.rows[i, tier.W_STATE] = tier.WAITING
+    line = tiers.lines[rank]
+    landed = tiers.rows[index, tier.W_STATE] == tier.LANDED
+    tiers.rows[index, tier.W_STATE] = tier.WAITING
     if not landed:
-        leave_queue(st, r, i)
+        leave_queue(state, rank, index)
         return
-    before, at, after = int64(-1), line[tier.L_LANDED], st.ints[i, I_NEXT]
-    while at != i:
-        before, at = at, st.ints[at, I_NEXT]
+    before, at, after = int64(-1), line[tier.L_LANDED], state.ints[index, I_NEXT]
+    while at != index:
+        before, at = at, state.ints[at, I_NEXT]
     if before < 0:
         line[tier.L_LANDED] = after
     else:
-        st.ints[before, I_NEXT] = after
+        state.ints[before, I_NEXT] = after
     if after < 0:
         line[tier.L_LAST_LANDED] = before
     line[tier.L_COUNT] -= 1
-    count_left(st, r, i)
+    count_left(state, rank, index)
 
 
 @compiled_code
-def until_full(t: TierState, st: State, limits: Limits, kv: KvRules) -> int:
+def until_full(tiers: TierState, state: State, limits: Limits, kv_rules: KvRules) -> int:
     """Decode steps until a sequence fills a block: it is copied then, or the next one takes its place."""
     k = int64(1 << 40)
-    for r in range(st.ranks.shape[0]):
-        for j in range(st.ranks[r, R_RUNNING]):
-            k = min(k, kv.block - st.ints[st.running[r, j], I_CACHED] % kv.block)
+    for r in range(state.ranks.shape[0]):
+        for j in range(state.ranks[r, R_RUNNING]):
+            k = min(k, kv_rules.block - state.ints[state.running[r, j], I_CACHED] % kv_rules.block)
     return k
 
 
 @compiled_code
-def move_back(t: TierState, st: State, experts_s: float, start: float) -> None:
+def move_back(tiers: TierState, state: State, experts_s: float, start: float) -> None:
     """Let what was on its way over the host's link at a time come later by what experts have had of it since."""
-    later, t.seconds[tier.Z_EXPERTS] = experts_s - t.seconds[tier.Z_EXPERTS], experts_s
-    if later <= 0.0 or t.host < 0:
+    later, tiers.seconds[tier.Z_EXPERTS] = experts_s - tiers.seconds[tier.Z_EXPERTS], experts_s
+    if later <= 0.0 or tiers.host < 0:
         return
-    for r in range(st.ranks.shape[0]):
-        if t.free_s[r, t.host, tier.UP] > start:
-            t.free_s[r, t.host, tier.UP] += later
-        i = t.lines[r, tier.L_LOADING]
+    for r in range(state.ranks.shape[0]):
+        if tiers.free_s[r, tiers.host, tier.UP] > start:
+            tiers.free_s[r, tiers.host, tier.UP] += later
+        i = tiers.lines[r, tier.L_LOADING]
         while i >= 0:
-            if t.spans[i, 1] > start:
-                t.spans[i, 1] += later
-            i = st.ints[i, I_NEXT]
+            if tiers.spans[i, 1] > start:
+                tiers.spans[i, 1] += later
+            i = state.ints[i, I_NEXT]
 
 
 @compiled_code
-def held_until(t: TierState, st: State, start: float) -> float:
+def held_until(tiers: TierState, state: State, start: float) -> float:
     """When a step begins that could at `start`: once the blocks that it takes have been copied."""
-    seconds = t.seconds
+    seconds = tiers.seconds
     begin = max(start, seconds[tier.Z_HELD_UNTIL])
     seconds[tier.Z_HELD] += begin - start
     return float(begin)

@@ -32,12 +32,12 @@ from .store import erase
 OPTION = "--kv-tiers"
 
 
-def block_bytes(d: Deployment, cache: CacheSettings) -> float:
+def block_bytes(deployment: Deployment, cache: CacheSettings) -> float:
     """KV bytes of a block on all devices of a rank together."""
-    return float(rank_rules(d, cache).block_bytes[0]) * d.layout.tp
+    return float(rank_rules(deployment, cache).block_bytes[0]) * deployment.layout.tp
 
 
-def check_tiers(d: Deployment, policy: Policy, kv: KvRules) -> None:
+def check_tiers(deployment: Deployment, policy: Policy, kv_rules: KvRules) -> None:
     """Refuse what tiers are not built for.
 
     Raises
@@ -51,16 +51,16 @@ def check_tiers(d: Deployment, policy: Policy, kv: KvRules) -> None:
             policy.prompts_alone or policy.poll_steps > 1 or policy.holds_back,
             f"policy {policy.name}, under which prompts run in separate steps, wait or are polled",
         ),
-        (d.system.mapping.separate, f"processors that are separate devices, {d.system.name}"),
+        (deployment.system.mapping.separate, f"processors that are separate devices, {deployment.system.name}"),
     ):
         if wrong:
             raise InputError(OPTION, f"is not simulated with {what}")
-    if not kv.cached or kv.window.size > 1 or kv.constant > 0.0:
+    if not kv_rules.cached or kv_rules.window.size > 1 or kv_rules.constant > 0.0:
         reason = "has layers with windows or constant states, whose blocks are not found again"
-        raise InputError(OPTION, f"cannot keep blocks of {d.model.name}: it {reason}")
+        raise InputError(OPTION, f"cannot keep blocks of {deployment.model.name}: it {reason}")
 
 
-def rooms(d: Deployment, cache: CacheSettings, settings: TierSettings) -> list[int]:
+def rooms(deployment: Deployment, cache: CacheSettings, settings: TierSettings) -> list[int]:
     """Blocks that each tier keeps: of one rank, or of a pool in all.
 
     Raises
@@ -70,9 +70,9 @@ def rooms(d: Deployment, cache: CacheSettings, settings: TierSettings) -> list[i
     InputError
         More blocks than can be tracked.
     """
-    each, out = block_bytes(d, cache), []
+    each, out = block_bytes(deployment, cache), []
     for tier in settings.tiers:
-        share = 1 if tier.shared else d.ranks
+        share = 1 if tier.shared else deployment.ranks
         blocks = int(tier.capacity_bytes / share / each * (1 + 1e-12))
         name = f"{OPTION} {tier.name}"
         if blocks < 1:
@@ -204,23 +204,23 @@ def of_engine(engine: Engine) -> Below | None:
     return Below(settings, blocks, block_bytes(d, cache), made, common.names, model)
 
 
-def _clear(x: Shelves, s: int) -> None:
+def _clear(shelves: Shelves, store: int) -> None:
     """Forget all that a store keeps; the most that it kept stays known."""
-    row = x.stores[s]
+    row = shelves.stores[store]
     row[[cols.H_USED, cols.H_HELD]] = 0
-    x.table[row[cols.H_TABLE] : row[cols.H_TABLE] + row[cols.H_MASK] + 1] = 0
+    shelves.table[row[cols.H_TABLE] : row[cols.H_TABLE] + row[cols.H_MASK] + 1] = 0
     head = row[cols.H_FIRST] + row[cols.H_ROOM]
-    x.entries[head, [cols.E_NEXT, cols.E_PREVIOUS]] = head
+    shelves.entries[head, [cols.E_NEXT, cols.E_PREVIOUS]] = head
 
 
 @compiled
-def purge(x: Shelves, s: int, owner: int, now: float) -> None:
+def purge(shelves: Shelves, store: int, owner: int, now: float) -> None:
     """Forget what an engine was still writing to a store as it failed."""
-    row = x.stores[s]
+    row = shelves.stores[store]
     for e in range(row[cols.H_FIRST], row[cols.H_FIRST] + row[cols.H_USED]):
-        if x.entries[e, cols.E_KEY] != 0 and x.entries[e, cols.E_OWNER] == owner and x.came[e] > now:
-            erase(x, s, x.entries[e, cols.E_KEY])
-            x.entries[e, cols.E_KEY] = 0
+        if shelves.entries[e, cols.E_KEY] != 0 and shelves.entries[e, cols.E_OWNER] == owner and shelves.came[e] > now:
+            erase(shelves, store, shelves.entries[e, cols.E_KEY])
+            shelves.entries[e, cols.E_KEY] = 0
             row[cols.H_HELD] -= 1
 
 

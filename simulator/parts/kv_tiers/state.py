@@ -146,17 +146,17 @@ def new_tiers(
     )  # fmt: skip
 
 
-def roomier_rows(t: TierState, have: int, size: int) -> TierState:
+def roomier_rows(tiers: TierState, have: int, size: int) -> TierState:
     """Return room for `size` requests, of which the first `have` are kept."""
     rows, spans = np.empty((size, NUM_OWN), dtype=np.int64), np.empty((size, 2))
-    rows[:have], spans[:have] = t.rows[:have], t.spans[:have]
-    return t._replace(rows=rows, spans=spans)
+    rows[:have], spans[:have] = tiers.rows[:have], tiers.spans[:have]
+    return tiers._replace(rows=rows, spans=spans)
 
 
-def with_rows(t: TierState, have: int, new: int) -> TierState:
+def with_rows(tiers: TierState, have: int, new: int) -> TierState:
     """Room for `new` requests behind `have`; capacity doubles, so that appending is linear."""
-    if have + new > len(t.rows):
-        t = roomier_rows(t, have, max(have + new, 2 * len(t.rows), 1024))
-    t.rows[have : have + new] = 0
-    t.spans[have : have + new] = np.nan
-    return t
+    if have + new > len(tiers.rows):
+        tiers = roomier_rows(tiers, have, max(have + new, 2 * len(tiers.rows), 1024))
+    tiers.rows[have : have + new] = 0
+    tiers.spans[have : have + new] = np.nan
+    return tiers

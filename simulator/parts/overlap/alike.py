@@ -16,7 +16,7 @@ NEAR = 1e-13
 
 
 @compiled_part
-def keep(lanes: Lanes, c: int) -> None:
+def keep(lanes: Lanes, way: int) -> None:
     """Remember the times before a visit, and what is booked."""
     n = lanes.ready.size
     for place in range(n):
@@ -25,7 +25,7 @@ def keep(lanes: Lanes, c: int) -> None:
     for i in range(lanes.free.size):
         lanes.free_before[i] = lanes.free[i]
     for s in range(lanes.booked.size):
-        lanes.booked[s] = lanes.wall[c, s]
+        lanes.booked[s] = lanes.wall[way, s]
 
 
 @compiled_part
@@ -50,7 +50,7 @@ def moved(lanes: Lanes, chunks: int) -> float:
 
 
 @compiled_part
-def skip(lanes: Lanes, c: int, chunks: int, by: float, times: int) -> None:
+def skip(lanes: Lanes, way: int, chunks: int, by: float, times: int) -> None:
     """Advance by `times` visits, each like the last one."""
     later = by * times
     for place in range(chunks):
@@ -59,7 +59,7 @@ def skip(lanes: Lanes, c: int, chunks: int, by: float, times: int) -> None:
         if lanes.free[i] != lanes.free_before[i]:
             lanes.free[i] += later
     for s in range(lanes.booked.size):
-        lanes.wall[c, s] += (lanes.wall[c, s] - lanes.booked[s]) * times
+        lanes.wall[way, s] += (lanes.wall[way, s] - lanes.booked[s]) * times
     for i in range(min(lanes.latest[0], RING)):
         lanes.ring[i, L_START] += later
         lanes.ring[i, L_END] += later

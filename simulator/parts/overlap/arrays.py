@@ -44,7 +44,7 @@ class Streams(NamedTuple):
     gate: I8  # [3] see `streams.gates.Gate.row`
 
 
-def streams_of(d: Deployment, starts: Sequence[int]) -> Streams | None:
+def streams_of(deployment: Deployment, starts: Sequence[int]) -> Streams | None:
     """Arrays of what overlaps; None where nothing may.
 
     Parameters
@@ -52,11 +52,11 @@ def streams_of(d: Deployment, starts: Sequence[int]) -> Streams | None:
     starts : sequence of int
         First slot of each section.
     """
-    chosen = ways_of(d)
+    chosen = ways_of(deployment)
     if chosen == (NONE,):
         return None
-    sections = sections_of(d)
-    tracks = [tracks_of(d, section) for section in sections]
+    sections = sections_of(deployment)
+    tracks = [tracks_of(deployment, section) for section in sections]
     names = dict.fromkeys([COMPUTE, *(t.resource for own in tracks for t in own)])
     number = {name: i for i, name in enumerate(names)}
     rows = [
@@ -64,7 +64,7 @@ def streams_of(d: Deployment, starts: Sequence[int]) -> Streams | None:
         for start, own in zip(starts, tracks, strict=True) for t in own
     ]  # fmt: skip
     ends = np.cumsum([len(own) for own in tracks])
-    visits = visits_of(d, sections)
+    visits = visits_of(deployment, sections)
     return Streams(
         ways=np.array([(way.kind, way.chunks) for way in chosen], dtype=np.int64),
         tracks=np.array(rows, dtype=np.int64),
@@ -73,7 +73,7 @@ def streams_of(d: Deployment, starts: Sequence[int]) -> Streams | None:
         visits=np.array(visits, dtype=np.int64),
         alike=_alike(visits),
         resources=len(number),
-        gate=np.array((gate_of(d.parts.get("overlap", "none")) or Gate()).row, dtype=np.int64),
+        gate=np.array((gate_of(deployment.parts.get("overlap", "none")) or Gate()).row, dtype=np.int64),
     )
 
 

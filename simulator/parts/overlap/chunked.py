@@ -163,11 +163,11 @@ class Overlapped(Stage):
         return deal(part, self._loads(part), tokens, self.step, self.replica)
 
 
-def _exchange(p: PlacedOp, taken: float = 0.0) -> Piece:
+def _exchange(placed: PlacedOp, taken: float = 0.0) -> Piece:
     """A collective on its link, which keeps a share of the cores."""
-    took = p.cost.seconds
-    part = SubTask(p.processor, p.op.name, p.op.layer, p.cost.bound, 0.0, took)
-    return Piece(p.op.name, p.op.name, took, (part,), taken * took)
+    took = placed.cost.seconds
+    part = SubTask(placed.processor, placed.op.name, placed.op.layer, placed.cost.bound, 0.0, took)
+    return Piece(placed.op.name, placed.op.name, took, (part,), taken * took)
 
 
 def _sums(m: npt.NDArray[np.float64], way: Way, windows: int, chunk: int) -> npt.NDArray[np.float64]:

@@ -34,15 +34,19 @@ def chunk_tokens(tokens: float, chunks: int, place: int) -> float:
     return each + 1.0 if place < tokens - each * chunks else each
 
 
-def even_halves(m: F8, windows: int) -> bool:
+def even_halves(moments: F8, windows: int) -> bool:
     """Whether both halves of a batch have the same sums."""
-    even = m[sums.DECODES] % 2.0 == 0.0 and m[sums.PREFILL_TOKENS] % 2.0 == 0.0 and m[sums.TOKENS] % 2.0 == 0.0
+    even = (
+        moments[sums.DECODES] % 2.0 == 0.0
+        and moments[sums.PREFILL_TOKENS] % 2.0 == 0.0
+        and moments[sums.TOKENS] % 2.0 == 0.0
+    )
     for w in range(windows):
-        even = even and m[sums.BASE_MOMENTS + sums.WINDOW_MOMENTS * w + sums.PREFILL_KV] % 2.0 == 0.0
+        even = even and moments[sums.BASE_MOMENTS + sums.WINDOW_MOMENTS * w + sums.PREFILL_KV] % 2.0 == 0.0
     return bool(even)
 
 
-def half_moments(m: F8, windows: int, size: int, out: F8) -> None:
+def half_moments(moments: F8, windows: int, size: int, out: F8) -> None:
     """Compute the sums of one half of a batch, as if all its sequences had mean length.
 
     Decodes are split evenly, with their keys in proportion. An odd prompt is cut along its tokens: each half has half
@@ -50,19 +54,19 @@ def half_moments(m: F8, windows: int, size: int, out: F8) -> None:
 
     Parameters
     ----------
-    m, out : float64 array, shape (moments,)
+    moments, out : float64 array, shape (moments,)
         Sums of the batch, and of the half; after the sums of `windows` attention windows there may be more that scale
         with the decodes.
     size : int
         `BIG` for the half with what is left over.
     """
-    decodes, prompts, tokens = m[sums.DECODES], m[sums.PREFILLS], m[sums.PREFILL_TOKENS]
+    decodes, prompts, tokens = moments[sums.DECODES], moments[sums.PREFILLS], moments[sums.PREFILL_TOKENS]
     first = 1.0 if size == BIG else 0.0
     even = math.floor(decodes / 2.0) * 2.0 == decodes
     own = math.floor((decodes + first) / 2.0)
     new = math.floor((tokens + (first if even else 1.0 - first)) / 2.0)
     cut = min(math.floor((prompts + 1.0) / 2.0), new)
-    out[sums.TOKENS] = math.floor((m[sums.TOKENS] + first) / 2.0)
+    out[sums.TOKENS] = math.floor((moments[sums.TOKENS] + first) / 2.0)
     out[sums.DECODES], out[sums.PREFILL_TOKENS], out[sums.PREFILLS] = own, new, cut
     out[sums.SEQUENCES] = own + cut
     of_decodes = own / decodes if decodes > 0.0 else 0.0
@@ -70,16 +74,16 @@ def half_moments(m: F8, windows: int, size: int, out: F8) -> None:
     of_prompts = cut / prompts if prompts > 0.0 else 0.0
     for w in range(windows):
         at = sums.BASE_MOMENTS + sums.WINDOW_MOMENTS * w
-        out[at + sums.DECODE_KV] = m[at + sums.DECODE_KV] * of_decodes
-        out[at + sums.PREFILL_PAIRS] = m[at + sums.PREFILL_PAIRS] * of_tokens
-        out[at + sums.PREFILL_RECT] = m[at + sums.PREFILL_RECT] * of_tokens
-        kv = m[at + sums.PREFILL_KV] * of_prompts  # kernels take whole keys, of which none is lost
+        out[at + sums.DECODE_KV] = moments[at + sums.DECODE_KV] * of_decodes
+        out[at + sums.PREFILL_PAIRS] = moments[at + sums.PREFILL_PAIRS] * of_tokens
+        out[at + sums.PREFILL_RECT] = moments[at + sums.PREFILL_RECT] * of_tokens
+        kv = moments[at + sums.PREFILL_KV] * of_prompts  # kernels take whole keys, of which none is lost
         out[at + sums.PREFILL_KV] = math.floor(kv + 0.5) if size == BIG else math.ceil(kv - 0.5)
-    for j in range(sums.BASE_MOMENTS + sums.WINDOW_MOMENTS * windows, m.size):
-        out[j] = m[j] * of_decodes
+    for j in range(sums.BASE_MOMENTS + sums.WINDOW_MOMENTS * windows, moments.size):
+        out[j] = moments[j] * of_decodes
 
 
-def micro_moments(m: F8, windows: int, chunks: int, place: int, out: F8) -> None:
+def micro_moments(moments: F8, windows: int, chunks: int, place: int, out: F8) -> None:
     """Compute the sums of one of `chunks` micro-batches of a batch.
 
     Sequences have mean length, as in `half_moments`. The first micro-batches get the remaining decodes. Prompts are cut
@@ -88,20 +92,20 @@ def micro_moments(m: F8, windows: int, chunks: int, place: int, out: F8) -> None
 
     Parameters
     ----------
-    m, out : float64 array, shape (moments,)
+    moments, out : float64 array, shape (moments,)
         Sums of the batch, and of the micro-batch.
     """
-    decodes, prompts, tokens = m[sums.DECODES], m[sums.PREFILLS], m[sums.PREFILL_TOKENS]
+    decodes, prompts, tokens = moments[sums.DECODES], moments[sums.PREFILLS], moments[sums.PREFILL_TOKENS]
     own = math.floor(decodes / chunks)
     own += 1 if place < decodes - own * chunks else 0
     new = math.floor(tokens / chunks)
     new += 1 if chunks - 1 - place < tokens - new * chunks else 0
     behind = sums.BASE_MOMENTS + sums.WINDOW_MOMENTS * windows
-    several = m.size - behind > 1  # decodes that bring drafts; they too are of mean length
-    most = m[behind] if several else decodes
+    several = moments.size - behind > 1  # decodes that bring drafts; they too are of mean length
+    most = moments[behind] if several else decodes
     brought = math.floor(most / chunks)
     brought += 1 if place < most - brought * chunks else 0
-    padding = m[sums.TOKENS] - most - tokens
+    padding = moments[sums.TOKENS] - most - tokens
     more = math.floor(padding / chunks)
     more += 1 if place < padding - more * chunks else 0
     cut = min(math.ceil(prompts / chunks), new)
@@ -113,12 +117,12 @@ def micro_moments(m: F8, windows: int, chunks: int, place: int, out: F8) -> None
     of_prompts = cut / prompts if prompts > 0.0 else 0.0
     for w in range(windows):
         at = sums.BASE_MOMENTS + sums.WINDOW_MOMENTS * w
-        out[at + sums.DECODE_KV] = m[at + sums.DECODE_KV] * of_decodes
-        out[at + sums.PREFILL_PAIRS] = m[at + sums.PREFILL_PAIRS] * of_tokens
-        out[at + sums.PREFILL_RECT] = m[at + sums.PREFILL_RECT] * of_tokens
-        kv = m[at + sums.PREFILL_KV] * of_prompts
+        out[at + sums.DECODE_KV] = moments[at + sums.DECODE_KV] * of_decodes
+        out[at + sums.PREFILL_PAIRS] = moments[at + sums.PREFILL_PAIRS] * of_tokens
+        out[at + sums.PREFILL_RECT] = moments[at + sums.PREFILL_RECT] * of_tokens
+        kv = moments[at + sums.PREFILL_KV] * of_prompts
         out[at + sums.PREFILL_KV] = math.floor(kv + 0.5)  # kernels take whole ones
-    for j in range(behind, m.size):
-        out[j] = m[j] * of_decodes
+    for j in range(behind, moments.size):
+        out[j] = moments[j] * of_decodes
     if several:
         out[behind] = brought

@@ -40,20 +40,20 @@ _halved = compiled_part(halved)
 
 
 @compiled_inside
-def size_of(m: F8, windows: int, kind: int, chunks: int, place: int) -> int:
+def size_of(moments: F8, windows: int, kind: int, chunks: int, place: int) -> int:
     """Size of a chunk of a rank's batch: `BIG` for the first ones, which have what is left over."""
     if kind == TWO_BATCH:
-        return BIG if place == 0 or _even_halves(m, windows) else SMALL
-    first = _chunk_tokens(m[TOKENS], chunks, 0)
-    return BIG if _chunk_tokens(m[TOKENS], chunks, place) == first else SMALL
+        return BIG if place == 0 or _even_halves(moments, windows) else SMALL
+    first = _chunk_tokens(moments[TOKENS], chunks, 0)
+    return BIG if _chunk_tokens(moments[TOKENS], chunks, place) == first else SMALL
 
 
 @compiled_part
-def price_range(plan: Plan, first: int, end: int, m: F8, fresh: bool, cells: F8) -> float:
+def price_range(plan: Plan, first: int, end: int, moments: F8, fresh: bool, cells: F8) -> float:
     """`compiled.range_seconds` of what is not booked yet."""
     total = 0.0
     for s in range(first, end):
-        cost_cell(plan, s, m, fresh, cells)
+        cost_cell(plan, s, moments, fresh, cells)
         total += cells[s, K_WALL]
     return total
 
@@ -68,81 +68,91 @@ def book_range(plan: Plan, first: int, end: int, times: int, cells: F8, books: B
 
 
 @compiled_part
-def price_tracks(plan: Plan, streams: Streams, lanes: Lanes, c: int, g: int, r: int, size: int, fresh: bool) -> float:
+def price_tracks(
+    plan: Plan, streams: Streams, lanes: Lanes, way: int, section: int, rank: int, size: int, fresh: bool
+) -> float:
     """Cost a rank's tracks in a section with chunks of a size; return the seconds of one chunk."""
-    total, kind = 0.0, streams.ways[c, Y_KIND]
-    for t in range(streams.spans[g, 0], streams.spans[g, 1]):
+    total, kind = 0.0, streams.ways[way, Y_KIND]
+    for t in range(streams.spans[section, 0], streams.spans[section, 1]):
         row = streams.tracks[t]
         if row[T_PART] < 0 and chunked(streams, t, kind) == (size != WHOLE):
             total += price_range(
-                plan, row[T_START], row[T_STOP], lanes.moments[size, r], fresh, lanes.cells[c, size, r]
+                plan, row[T_START], row[T_STOP], lanes.moments[size, rank], fresh, lanes.cells[way, size, rank]
             )
     return total
 
 
 @compiled_part
-def price_whole(plan: Plan, lanes: Lanes, c: int, g: int, moments: F8, fresh: bool) -> float:
+def price_whole(plan: Plan, lanes: Lanes, way: int, section: int, moments: F8, fresh: bool) -> float:
     """`compiled.section_seconds` of what is not booked yet."""
-    first, end, layers = (plan.sections[g, low.G_START], plan.sections[g, low.G_STOP], plan.sections[g, low.G_LAYERS])
+    first, end, layers = (
+        plan.sections[section, low.G_START],
+        plan.sections[section, low.G_STOP],
+        plan.sections[section, low.G_LAYERS],
+    )
     slowest, longest = int64(0), -1.0
     for r in range(moments.shape[0]):
-        seconds = price_range(plan, first, end, moments[r], fresh, lanes.cells[c, WHOLE, r])
+        seconds = price_range(plan, first, end, moments[r], fresh, lanes.cells[way, WHOLE, r])
         if seconds > longest:
             slowest, longest = r, seconds
     for s in range(first, end):
-        lanes.wall[c, s] += lanes.cells[c, WHOLE, slowest, s, K_WALL] * layers
+        lanes.wall[way, s] += lanes.cells[way, WHOLE, slowest, s, K_WALL] * layers
     return longest
 
 
 @compiled_part
-def bigs_of(m: F8, windows: int, kind: int, chunks: int) -> int:
+def bigs_of(moments: F8, windows: int, kind: int, chunks: int) -> int:
     """How many of a rank's chunks are of the larger size."""
     bigs = int64(0)
     for place in range(chunks):
-        bigs += size_of(m, windows, kind, chunks, place) == BIG
+        bigs += size_of(moments, windows, kind, chunks, place) == BIG
     return bigs
 
 
 @compiled_part
-def take_tracks(plan: Plan, streams: Streams, lanes: Lanes, c: int, g: int, r: int, size: int, place: int) -> None:
+def take_tracks(
+    plan: Plan, streams: Streams, lanes: Lanes, way: int, section: int, rank: int, size: int, place: int
+) -> None:
     """Take the seconds of a chunk's tracks, or of those that are not cut, from one rank."""
-    kind, layers = streams.ways[c, Y_KIND], plan.sections[g, low.G_LAYERS]
-    for t in range(streams.spans[g, 0], streams.spans[g, 1]):
+    kind, layers = streams.ways[way, Y_KIND], plan.sections[section, low.G_LAYERS]
+    for t in range(streams.spans[section, 0], streams.spans[section, 1]):
         row = streams.tracks[t]
         if row[T_PART] >= 0 or chunked(streams, t, kind) != (size != WHOLE):
             continue
         took = 0.0
         for s in range(row[T_START], row[T_STOP]):
-            own = lanes.cells[c, size, r, s, K_WALL]
+            own = lanes.cells[way, size, rank, s, K_WALL]
             took += own
             if row[T_RESOURCE] == 0:
-                lanes.wall[c, s] += own * layers
-        lanes.tracks[c, t, place] = took
+                lanes.wall[way, s] += own * layers
+        lanes.tracks[way, t, place] = took
 
 
 @compiled_part
-def price_section(plan: Plan, streams: Streams, lanes: Lanes, c: int, g: int, moments: F8, fresh: bool) -> float:
+def price_section(
+    plan: Plan, streams: Streams, lanes: Lanes, way: int, section: int, moments: F8, fresh: bool
+) -> float:
     """Cost a section for one way; return the seconds of the slowest rank without overlap, else 0.
 
     Every rank's chunks have two sizes at most; of each chunk the slowest rank counts.
     """
     ranks = moments.shape[0]
-    kind, chunks = streams.ways[c, Y_KIND], streams.ways[c, Y_CHUNKS]
+    kind, chunks = streams.ways[way, Y_KIND], streams.ways[way, Y_CHUNKS]
     if kind == SERIAL:
-        return price_whole(plan, lanes, c, g, moments, fresh)
+        return price_whole(plan, lanes, way, section, moments, fresh)
     slowest, longest = int64(0), -1.0
     for r in range(ranks):
-        seconds = price_tracks(plan, streams, lanes, c, g, r, WHOLE, fresh)
+        seconds = price_tracks(plan, streams, lanes, way, section, r, WHOLE, fresh)
         if seconds > longest:
             slowest, longest = r, seconds
-    take_tracks(plan, streams, lanes, c, g, slowest, WHOLE, 0)
+    take_tracks(plan, streams, lanes, way, section, slowest, WHOLE, 0)
     for r in range(ranks):
         bigs = bigs_of(moments[r], plan.windows.size, kind, chunks)
         lanes.seconds[BIG, r] = lanes.seconds[SMALL, r] = 0.0
         if bigs > 0:
-            lanes.seconds[BIG, r] = price_tracks(plan, streams, lanes, c, g, r, BIG, fresh)
+            lanes.seconds[BIG, r] = price_tracks(plan, streams, lanes, way, section, r, BIG, fresh)
         if bigs < chunks:
-            lanes.seconds[SMALL, r] = price_tracks(plan, streams, lanes, c, g, r, SMALL, fresh)
+            lanes.seconds[SMALL, r] = price_tracks(plan, streams, lanes, way, section, r, SMALL, fresh)
     for place in range(chunks):
         slowest, longest = int64(0), -1.0
         for r in range(ranks):
@@ -150,14 +160,14 @@ def price_section(plan: Plan, streams: Streams, lanes: Lanes, c: int, g: int, mo
             if seconds > longest:
                 slowest, longest = r, seconds
         size = size_of(moments[slowest], plan.windows.size, kind, chunks, place)
-        take_tracks(plan, streams, lanes, c, g, slowest, size, place)
+        take_tracks(plan, streams, lanes, way, section, slowest, size, place)
     return 0.0
 
 
 @compiled_part
-def cut_moments(plan: Plan, streams: Streams, lanes: Lanes, c: int, moments: F8) -> None:
+def cut_moments(plan: Plan, streams: Streams, lanes: Lanes, way: int, moments: F8) -> None:
     """Sums of every rank's chunks in one way."""
-    kind, chunks = streams.ways[c, Y_KIND], streams.ways[c, Y_CHUNKS]
+    kind, chunks = streams.ways[way, Y_KIND], streams.ways[way, Y_CHUNKS]
     for r in range(moments.shape[0]):
         for j in range(moments.shape[1]):
             lanes.moments[WHOLE, r, j] = moments[r, j]
@@ -173,54 +183,54 @@ def cut_moments(plan: Plan, streams: Streams, lanes: Lanes, c: int, moments: F8)
 
 @compiled_part
 def price_part(
-    plan: Plan, lanes: Lanes, c: int, x: int, key: np.uint64, moments: F8, mixed: bool, books: Books
+    plan: Plan, lanes: Lanes, way: int, part: int, key: np.uint64, moments: F8, mixed: bool, books: Books
 ) -> float:
     """Cost one expert part at the sampled loads for one way; return the seconds of all its chunks, one layer."""
     streams = plan.streams
-    kind, chunks = streams.ways[c, Y_KIND], streams.ways[c, Y_CHUNKS]
-    experts, total, sums = plan.experts[x], 0.0, 0.0
+    kind, chunks = streams.ways[way, Y_KIND], streams.ways[way, Y_CHUNKS]
+    experts, total, sums = plan.experts[part], 0.0, 0.0
     count, layers = experts[low.E_COUNT], experts[low.E_LAYERS]
     if kind == SERIAL:
         for e in range(count):
-            lanes.loads[0, e] = lanes.drawn[x, e]
+            lanes.loads[0, e] = lanes.drawn[part, e]
     else:
         for place in range(chunks):
             lanes.routed[place] = 0.0
             for r in range(moments.shape[0]):
                 tokens = _batch_tokens(moments[r], plan.windows.size)
                 lanes.routed[place] += experts[low.E_TOP_K] * _chunk_tokens(tokens, chunks, place)
-        split_loads(key, experts[low.E_KEY], lanes.drawn[x], count, lanes.routed, chunks, lanes.loads)
+        split_loads(key, experts[low.E_KEY], lanes.drawn[part], count, lanes.routed, chunks, lanes.loads)
     clear_share(books.share)
     for place in range(chunks):
-        loads = on_slots(plan, x, key, lanes.loads[place], books.placed)
-        seconds, left = groups_seconds(plan, x, loads, mixed, books.share, books.queue)
-        lanes.experts[c, x, place] = seconds
+        loads = on_slots(plan, part, key, lanes.loads[place], books.placed)
+        seconds, left = groups_seconds(plan, part, loads, mixed, books.share, books.queue)
+        lanes.experts[way, part, place] = seconds
         total += seconds
         sums += left
-    book_part(plan, x, sums, books.share, lanes.tally[c], lanes.busy[c, 0])
-    lanes.wall[c, plan.slots.shape[0] + x] += total * layers
+    book_part(plan, part, sums, books.share, lanes.tally[way], lanes.busy[way, 0])
+    lanes.wall[way, plan.slots.shape[0] + part] += total * layers
     return total
 
 
 @compiled_part
 def price_experts(
-    plan: Plan, streams: Streams, lanes: Lanes, c: int, key: np.uint64, moments: F8, mixed: bool, books: Books
+    plan: Plan, streams: Streams, lanes: Lanes, way: int, key: np.uint64, moments: F8, mixed: bool, books: Books
 ) -> bool:
     """Cost all expert parts for one way; return whether it is worth continuing.
 
     It is not once what the chunks compute beyond the uncut batch, so far, takes as long as all
     exchanges of the step do (`explicit.Uncut.gives_up`).
     """
-    serial, chooses = lanes.serial, c > 0 and streams.ways[0, Y_KIND] == SERIAL
+    serial, chooses = lanes.serial, way > 0 and streams.ways[0, Y_KIND] == SERIAL
     chooses = chooses and streams.gate[0] == ALWAYS  # a gate leaves no choice
-    more, most = lanes.compute[c] - lanes.compute[0], serial[0, 0] - lanes.compute[0]
+    more, most = lanes.compute[way] - lanes.compute[0], serial[0, 0] - lanes.compute[0]
     if chooses and more >= most:
         return False
     for x in range(plan.experts.shape[0]):
         layers = plan.experts[x, low.E_LAYERS]
-        seconds = price_part(plan, lanes, c, x, key, moments, mixed, books) * layers
-        serial[c, 1] += seconds
-        lanes.stages[c, plan.experts[x, low.E_STAGE]] += seconds
+        seconds = price_part(plan, lanes, way, x, key, moments, mixed, books) * layers
+        serial[way, 1] += seconds
+        lanes.stages[way, plan.experts[x, low.E_STAGE]] += seconds
         more += seconds - lanes.experts[0, x, 0] * layers
         if chooses and more >= most:
             return False
@@ -228,24 +238,24 @@ def price_experts(
 
 
 @compiled_part
-def clear(plan: Plan, lanes: Lanes, c: int) -> None:
+def clear(plan: Plan, lanes: Lanes, way: int) -> None:
     """Reset a lane's totals; of its tallies only the experts', since others are booked at the end."""
-    lanes.tally[c, plan.slots.shape[0] :] = 0.0
-    lanes.wall[c] = 0.0
-    lanes.busy[c] = 0.0
-    lanes.stages[c] = 0.0
-    lanes.serial[c] = 0.0
-    lanes.compute[c] = 0.0
+    lanes.tally[way, plan.slots.shape[0] :] = 0.0
+    lanes.wall[way] = 0.0
+    lanes.busy[way] = 0.0
+    lanes.stages[way] = 0.0
+    lanes.serial[way] = 0.0
+    lanes.compute[way] = 0.0
 
 
 @compiled_part
-def book_way(plan: Plan, streams: Streams, lanes: Lanes, c: int, moments: F8, books: Books) -> None:
+def book_way(plan: Plan, streams: Streams, lanes: Lanes, way: int, moments: F8, books: Books) -> None:
     """Book the ops of the way that is taken, as often as it runs each."""
-    kind, chunks = streams.ways[c, Y_KIND], streams.ways[c, Y_CHUNKS]
+    kind, chunks = streams.ways[way, Y_KIND], streams.ways[way, Y_CHUNKS]
     for g in range(plan.sections.shape[0]):
         times = plan.sections[g, low.G_LAYERS] * plan.tp
         for r in range(moments.shape[0]):
-            cells, bigs = lanes.cells[c], bigs_of(moments[r], plan.windows.size, kind, chunks)
+            cells, bigs = lanes.cells[way], bigs_of(moments[r], plan.windows.size, kind, chunks)
             for t in range(streams.spans[g, 0], streams.spans[g, 1]):
                 row = streams.tracks[t]
                 first, end = row[T_START], row[T_STOP]
@@ -261,11 +271,11 @@ def book_way(plan: Plan, streams: Streams, lanes: Lanes, c: int, moments: F8, bo
 
 
 @compiled_part
-def add_lane(plan: Plan, lanes: Lanes, c: int, books: Books) -> None:
+def add_lane(plan: Plan, lanes: Lanes, way: int, books: Books) -> None:
     """Add a lane's seconds, and what its experts did, to the books."""
-    tally, busy = lanes.tally[c], lanes.busy[c]
+    tally, busy = lanes.tally[way], lanes.busy[way]
     for s in range(tally.shape[0]):
-        books.wall[s] += lanes.wall[c, s]
+        books.wall[s] += lanes.wall[way, s]
     for s in range(plan.slots.shape[0], tally.shape[0]):
         for p in range(tally.shape[1]):
             for k in range(tally.shape[2]):
@@ -273,7 +283,7 @@ def add_lane(plan: Plan, lanes: Lanes, c: int, books: Books) -> None:
     for p in range(busy.shape[1]):
         books.busy[0, p] += busy[0, p]
     for stage in range(books.stages.size):
-        books.stages[stage] = lanes.stages[c, stage]
+        books.stages[stage] = lanes.stages[way, stage]
 
 
 @compiled_inside
@@ -329,6 +339,6 @@ def overlapped_seconds(plan: Plan, moments: F8, batch: StepBatch, fresh: bool, c
 bring(Streams, streamed_seconds=overlapped_seconds, books=with_lanes)
 
 
-def with_streams(plan: Plan, slots: Slots, d: Deployment, *_: object) -> tuple[Plan, Slots]:
+def with_streams(plan: Plan, slots: Slots, deployment: Deployment, *_: object) -> tuple[Plan, Slots]:
     """A plan with what overlaps in a step."""
-    return plan._replace(streams=streams_of(d, plan.sections[:, low.G_START].tolist())), slots
+    return plan._replace(streams=streams_of(deployment, plan.sections[:, low.G_START].tolist())), slots

@@ -21,15 +21,15 @@ def read_overlap(text: str, *_: object) -> str | None:
     return None if text == "none" else text
 
 
-def check_overlap(text: str, d: Deployment) -> None:
+def check_overlap(text: str, deployment: Deployment) -> None:
     """Refuse an overlap without use."""
     where = f"--overlap {text}"
-    if d.system.mapping.separate:
+    if deployment.system.mapping.separate:
         reason = "cannot be combined with processors that are separate devices"
-        raise InputError(where, f"{reason}, as on {d.system.name}")
-    if not d.exchanges and text != "auto":
+        raise InputError(where, f"{reason}, as on {deployment.system.name}")
+    if not deployment.exchanges and text != "auto":
         raise InputError(
             where,
-            f"has nothing to hide: {d.model.name} on {d.system.name} exchanges nothing within a "
-            f"layer ({d.layout.degrees}); remove it, or take auto",
+            f"has nothing to hide: {deployment.model.name} on {deployment.system.name} exchanges nothing within a "
+            f"layer ({deployment.layout.degrees}); remove it, or take auto",
         )

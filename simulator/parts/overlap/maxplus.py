@@ -31,7 +31,7 @@ def note_exchange(lanes: Lanes, start: float, end: float, slot: int) -> None:
 
 
 @compiled_part
-def book_gap(streams: Streams, lanes: Lanes, c: int, low: float, high: float) -> None:
+def book_gap(streams: Streams, lanes: Lanes, way: int, low: float, high: float) -> None:
     """Book the time from `low` to `high`, when nothing was computed, for the exchanges in it.
 
     Where several ran at once it counts for the one that began last; `scheduler.Timeline.exposed`.
@@ -49,12 +49,12 @@ def book_gap(streams: Streams, lanes: Lanes, c: int, low: float, high: float) ->
         if latest < 0:
             return
         bottom = max(low, lanes.ring[latest, L_START])
-        lanes.wall[c, int(lanes.ring[latest, L_SLOT])] += covered - bottom
+        lanes.wall[way, int(lanes.ring[latest, L_SLOT])] += covered - bottom
         covered = bottom
 
 
 @compiled_inside
-def run_track(streams: Streams, lanes: Lanes, c: int, t: int, start: float, took: float) -> float:
+def run_track(streams: Streams, lanes: Lanes, way: int, t: int, start: float, took: float) -> float:
     """Run a track of one chunk that is ready at `start`; when it ends."""
     if took <= 0.0:
         return start
@@ -66,11 +66,11 @@ def run_track(streams: Streams, lanes: Lanes, c: int, t: int, start: float, took
         note_exchange(lanes, start, start + took, row[T_START])
         if taken > 0.0:
             if beside > lanes.free[0]:
-                book_gap(streams, lanes, c, lanes.free[0], beside)
+                book_gap(streams, lanes, way, lanes.free[0], beside)
             lanes.free[0] = beside + taken
-            lanes.wall[c, row[T_START]] += taken
+            lanes.wall[way, row[T_START]] += taken
     elif start > lanes.free[0]:
-        book_gap(streams, lanes, c, lanes.free[0], start)
+        book_gap(streams, lanes, way, lanes.free[0], start)
     lanes.free[stream] = start + took
     return start + took
 
@@ -88,10 +88,10 @@ def goes_on(streams: Streams, v: int, t: int, kind: int) -> bool:
 
 
 @compiled_part
-def run_visit(streams: Streams, lanes: Lanes, c: int, v: int) -> None:
+def run_visit(streams: Streams, lanes: Lanes, way: int, v: int) -> None:
     """Run the tracks of a section in its place of the step."""
     ready, before = lanes.ready, lanes.before
-    kind, chunks = streams.ways[c, Y_KIND], streams.ways[c, Y_CHUNKS]
+    kind, chunks = streams.ways[way, Y_KIND], streams.ways[way, Y_CHUNKS]
     visit = streams.visits[v]
     g = visit[V_SECTION]
     for t in range(streams.spans[g, 0], streams.spans[g, 1]):
@@ -101,14 +101,14 @@ def run_visit(streams: Streams, lanes: Lanes, c: int, v: int) -> None:
         for place in range(chunks):
             latest = max(latest, ready[place])
         for place in range(1 if unchunked else chunks):
-            took = lanes.tracks[c, t, place]
+            took = lanes.tracks[way, t, place]
             if part >= 0:
-                took = lanes.experts[c, visit[V_PART] + part, place]
+                took = lanes.experts[way, visit[V_PART] + part, place]
             before[place] += took
             if more:
                 continue
             start = latest if unchunked else ready[place]
-            ready[place] = run_track(streams, lanes, c, t, start, before[place])
+            ready[place] = run_track(streams, lanes, way, t, start, before[place])
             before[place] = 0.0
         if unchunked:
             for place in range(1, chunks):
@@ -116,14 +116,14 @@ def run_visit(streams: Streams, lanes: Lanes, c: int, v: int) -> None:
 
 
 @compiled_part
-def close_stage(streams: Streams, lanes: Lanes, c: int, stage: int) -> float:
+def close_stage(streams: Streams, lanes: Lanes, way: int, stage: int) -> float:
     """End a pipeline stage; its seconds."""
     end = 0.0
     for i in range(streams.resources):
         end = max(end, lanes.free[i])
     if end > lanes.free[0]:
-        book_gap(streams, lanes, c, lanes.free[0], end)
-    lanes.stages[c, stage] = end
+        book_gap(streams, lanes, way, lanes.free[0], end)
+    lanes.stages[way, stage] = end
     lanes.latest[0] = 0
     for i in range(streams.resources):
         lanes.free[i] = 0.0
@@ -133,33 +133,33 @@ def close_stage(streams: Streams, lanes: Lanes, c: int, stage: int) -> float:
 
 
 @compiled_part
-def run_alike(streams: Streams, lanes: Lanes, c: int, v: int, last: int) -> None:
+def run_alike(streams: Streams, lanes: Lanes, way: int, v: int, last: int) -> None:
     """Run visits from `v` to `last` that are alike; those in the middle follow from the first ones.
 
     The last one is run: its chunks may go on differently.
     """
-    chunks, steady = streams.ways[c, Y_CHUNKS], int64(0)
+    chunks, steady = streams.ways[way, Y_CHUNKS], int64(0)
     while v < last:
-        keep(lanes, c)
-        run_visit(streams, lanes, c, v)
+        keep(lanes, way)
+        run_visit(streams, lanes, way, v)
         v += 1
         by = moved(lanes, chunks)
         steady = steady + 1 if by > 0.0 else int64(0)
         if steady == 2:
-            skip(lanes, c, chunks, by, last - v)
+            skip(lanes, way, chunks, by, last - v)
             v = last
-    run_visit(streams, lanes, c, last)
+    run_visit(streams, lanes, way, last)
 
 
 @compiled_part
-def makespan(streams: Streams, lanes: Lanes, c: int) -> float:
+def makespan(streams: Streams, lanes: Lanes, way: int) -> float:
     """Seconds of a step in one way, its stages one after another."""
     total, stage, v = 0.0, int64(0), int64(0)
     while v < streams.visits.shape[0]:
         if streams.visits[v, V_STAGE] != stage:
-            total += close_stage(streams, lanes, c, stage)
+            total += close_stage(streams, lanes, way, stage)
             stage = streams.visits[v, V_STAGE]
         last = v + streams.alike[v]
-        run_alike(streams, lanes, c, v, last)
+        run_alike(streams, lanes, way, v, last)
         v = last + 1
-    return total + close_stage(streams, lanes, c, stage)
+    return total + close_stage(streams, lanes, way, stage)

@@ -74,31 +74,31 @@ class Visit(NamedTuple):
     stage: int
 
 
-def ways_of(d: Deployment) -> tuple[Way, ...]:
+def ways_of(deployment: Deployment) -> tuple[Way, ...]:
     """What a step of a deployment chooses from."""
-    if d.apart is not None:
-        return (Way(PING_PONG, d.apart.batches),)
-    return ways(d.parts.get("overlap", "none")) if d.exchanges else (NONE,)
+    if deployment.apart is not None:
+        return (Way(PING_PONG, deployment.apart.batches),)
+    return ways(deployment.parts.get("overlap", "none")) if deployment.exchanges else (NONE,)
 
 
-def tracks_of(d: Deployment, section: Section) -> list[Track]:
+def tracks_of(deployment: Deployment, section: Section) -> list[Track]:
     """Tracks of a section in order."""
-    m = _moments(d, None)
-    program = section.build(m) if section.layer is None else whole_layer(d, section.layer, m)
-    cut = _cut(d, section, program) if d.apart is None else [False] * len(program)
+    m = _moments(deployment, None)
+    program = section.build(m) if section.layer is None else whole_layer(deployment, section.layer, m)
+    cut = _cut(deployment, section, program) if deployment.apart is None else [False] * len(program)
     out: list[Track] = []
     slot, part = 0, 0
     for op, is_cut in zip(program, cut, strict=True):
-        layer = section.layer is not None or d.apart is not None
+        layer = section.layer is not None or deployment.apart is not None
         if op.routed:
             by_request = section.layer is not None and section.layer.expert_parts[part].routed.by_request
-            where = COMPUTE if d.apart is None or by_request else EXPERTS
+            where = COMPUTE if deployment.apart is None or by_request else EXPERTS
             out.append(Track(slot, slot, where, part, layer, is_cut))
             part += 1
             continue
-        resource, last = stream(d, op), out[-1] if out else None
+        resource, last = stream(deployment, op), out[-1] if out else None
         if resource in (OUT, BACK):
-            number = crossing(d, part if resource == OUT else part - 1, resource == BACK)
+            number = crossing(deployment, part if resource == OUT else part - 1, resource == BACK)
             out.append(Track(slot, slot + 1, resource, number, layer, is_cut))
             slot += 1
             continue
@@ -106,18 +106,18 @@ def tracks_of(d: Deployment, section: Section) -> list[Track]:
         if last is not None and joins and last.cut == is_cut:
             out[-1] = last._replace(stop=slot + 1)
         else:
-            taken = _taken(d, op, False), _taken(d, op, True)
+            taken = _taken(deployment, op, False), _taken(deployment, op, True)
             out.append(Track(slot, slot + 1, resource, -1, layer, is_cut, taken))
         slot += 1
     return out
 
 
-def visits_of(d: Deployment, sections: Sequence[Section]) -> list[Visit]:
+def visits_of(deployment: Deployment, sections: Sequence[Section]) -> list[Visit]:
     """Sections of a step in order, layer by layer."""
-    layers = [layer for stage in d.stages for layer in stage.layers]
-    alone = len(d.experts) == sum(len(layer.expert_parts) for layer in layers)
+    layers = [layer for stage in deployment.stages for layer in stage.layers]
+    alone = len(deployment.experts) == sum(len(layer.expert_parts) for layer in layers)
     out, part = [], 0
-    for s, stage in enumerate(d.stages):
+    for s, stage in enumerate(deployment.stages):
         sections_of = [i for i, section in enumerate(sections) if section.stage == s]
         places = {sections[i].layer: i for i in sections_of if sections[i].layer is not None}
         plain = [i for i in sections_of if sections[i].layer is None]
@@ -133,39 +133,39 @@ def visits_of(d: Deployment, sections: Sequence[Section]) -> list[Visit]:
     return out
 
 
-def crossing(d: Deployment, part: int, back: bool) -> int:
+def crossing(deployment: Deployment, part: int, back: bool) -> int:
     """Return the number of a transfer to an expert part on separate devices, or back from it."""
-    return part + len(d.experts) * (2 if back else 1)
+    return part + len(deployment.experts) * (2 if back else 1)
 
 
-def stream(d: Deployment, op: Op) -> str:
+def stream(deployment: Deployment, op: Op) -> str:
     """The stream that an op runs on: links that share a medium are one."""
     if not op.exchange:
         return COMPUTE
-    if d.apart is not None:  # devices that attend wait for each other; links to the others do not
+    if deployment.apart is not None:  # devices that attend wait for each other; links to the others do not
         if TO_AND_FRO not in op.shape:
             return COMPUTE
         return OUT if op.name.startswith("dispatch") else BACK
-    link = d.link(op).spec
+    link = deployment.link(op).spec
     return link.medium or link.name
 
 
-def _taken(d: Deployment, op: Op, prompts: bool) -> float:
+def _taken(deployment: Deployment, op: Op, prompts: bool) -> float:
     """Share of the cores that an op keeps, as an exchange by a named algorithm may."""
-    link = d.link(op, prompts) if op.kind == "all_to_all" else None
+    link = deployment.link(op, prompts) if op.kind == "all_to_all" else None
     return link.plan(op).taken if isinstance(link, PlannedLink) else 0.0
 
 
-def _cut(d: Deployment, section: Section, program: Sequence[Op]) -> list[bool]:
+def _cut(deployment: Deployment, section: Section, program: Sequence[Op]) -> list[bool]:
     """Which ops of a program pipelining cuts."""
     out = [False] * len(program)
     if section.layer is None:
         return out
     alone = [True] * len(program)
     base = [_size(op) for op in program]
-    for j in range(BASE_MOMENTS + WINDOW_MOMENTS * len(d.shard.windows)):
+    for j in range(BASE_MOMENTS + WINDOW_MOMENTS * len(deployment.shard.windows)):
         if j != TOKENS:
-            raised = whole_layer(d, section.layer, _moments(d, j))
+            raised = whole_layer(deployment, section.layer, _moments(deployment, j))
             alone = [a and _size(op) == own for a, op, own in zip(alone, raised, base, strict=True)]
     start = 0
     for i in range(len(program) + 1):
@@ -181,9 +181,9 @@ def _size(op: Op) -> tuple[float, float, float]:
     return op.flops, op.stream_bytes, op.act_bytes
 
 
-def _moments(d: Deployment, raised: int | None) -> Moments:
+def _moments(deployment: Deployment, raised: int | None) -> Moments:
     """Unit sums of a batch, one of them raised."""
-    windows = d.shard.windows
+    windows = deployment.shard.windows
     values = np.ones(BASE_MOMENTS + WINDOW_MOMENTS * len(windows))
     if raised is not None:
         values[raised] += 1.0

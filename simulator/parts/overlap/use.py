@@ -37,7 +37,9 @@ class StepOverlap:
     tokens: int = 0
 
     @classmethod
-    def of(cls, d: Deployment, stage: StageCost, plain_s: float, sequences: int = 0, tokens: int = 0) -> StepOverlap:
+    def of(
+        cls, deployment: Deployment, stage: StageCost, plain_s: float, sequences: int = 0, tokens: int = 0
+    ) -> StepOverlap:
         """Return the overlap of a step."""
         sums: dict[str, list[float]] = {}
         for placed in stage.ops:
@@ -57,7 +59,9 @@ class StepOverlap:
             )
             for name, (total, exposed) in sums.items()
         ]
-        return cls(d.parts.get("overlap", "none"), stage.way, plain_s, overlaps, stage.seconds, sequences, tokens)
+        return cls(
+            deployment.parts.get("overlap", "none"), stage.way, plain_s, overlaps, stage.seconds, sequences, tokens
+        )
 
 
 @dataclass(frozen=True)

@@ -64,17 +64,17 @@ def new_pipe(stages: int, ranks: int, sequences: int) -> Pipe:
 
 
 @compiled_part
-def price_stages(limits: Limits, st: State, decodes: float) -> None:
+def price_stages(limits: Limits, state: State, decodes: float) -> None:
     """Cost a planned batch on each stage; the host plans it once."""
-    chunks, stages = st.counters[col.C_CHUNKS], st.costs.stages
-    for r in range(st.ranks.shape[0]):
-        hooks.on_sums(st, limits, r, int64(0))
-    tokens, sequences = most_tokens(st.moments), (decodes + chunks) / st.moments.shape[0]
-    if st.hooks.batch_seconds.size > 0:
-        hooks.batch_seconds(st, limits, decodes)
+    chunks, stages = state.counters[col.C_CHUNKS], state.costs.stages
+    for r in range(state.ranks.shape[0]):
+        hooks.on_sums(state, limits, r, int64(0))
+    tokens, sequences = most_tokens(state.moments), (decodes + chunks) / state.moments.shape[0]
+    if state.hooks.batch_seconds.size > 0:
+        hooks.batch_seconds(state, limits, decodes)
     else:
-        step = st.counters[col.C_STEPS]
-        cost_step(st.costs, st.moments, step, int(decodes), st.chunks, chunks, True, limits.captured)
+        step = state.counters[col.C_STEPS]
+        cost_step(state.costs, state.moments, step, int(decodes), state.chunks, chunks, True, limits.captured)
     stages[0] = paced(limits.pace, stages[0], tokens, sequences, chunks)
     launching = starting(limits.pace, tokens, chunks)
     for s in range(1, stages.size):
@@ -82,13 +82,13 @@ def price_stages(limits: Limits, st: State, decodes: float) -> None:
 
 
 @compiled_part
-def send_through(pipe: Pipe, st: State, seconds: F8, now: float, waits: bool) -> tuple[float, float]:
+def send_through(pipe: Pipe, state: State, seconds: F8, now: float, waits: bool) -> tuple[float, float]:
     """Let a batch planned now run through the stages; when it starts, and when it is through.
 
     It `waits` where the first stage needs the tokens that the last one has yet to bring.
     """
     ready = max(now, pipe.free[pipe.free.size - 1 if waits else 0])
-    end = start = max(hooks.begins(st, ready), ready)
+    end = start = max(hooks.begins(state, ready), ready)
     for s in range(seconds.size):
         end = max(end, pipe.free[s]) + seconds[s]
         pipe.free[s] = end
@@ -96,12 +96,12 @@ def send_through(pipe: Pipe, st: State, seconds: F8, now: float, waits: bool) ->
 
 
 @compiled_part
-def send(st: State, i: int, q: int, ahead: bool) -> int:
-    """Send `q` tokens of a sequence through the stages; tokens that they bring, below 0 those that they verify."""
-    if st.hooks.send.size > 0:
-        return int(hooks.send(st, i, q, ahead))
-    request = st.ints[i]
-    request[col.I_CACHED] += q
+def send(state: State, index: int, tokens: int, ahead: bool) -> int:
+    """Send `tokens` tokens of a sequence through the stages; tokens that they bring, below 0 those that they verify."""
+    if state.hooks.send.size > 0:
+        return int(hooks.send(state, index, tokens, ahead))
+    request = state.ints[index]
+    request[col.I_CACHED] += tokens
     total = request[col.I_INPUT] + request[col.I_GENERATED] + request[col.I_FLIGHT]
     brings = int64(request[col.I_CACHED] >= total)
     if ahead:
@@ -110,18 +110,18 @@ def send(st: State, i: int, q: int, ahead: bool) -> int:
 
 
 @compiled_part
-def note_work(pipe: Pipe, st: State, place: int, r: int, ahead: bool) -> None:
+def note_work(pipe: Pipe, state: State, place: int, rank: int, ahead: bool) -> None:
     """Keep what a rank's planned batch holds; its tokens count as cached from here on."""
     size = int64(0)
-    for j in range(st.ranks[r, col.R_RUNNING]):
-        i, q = st.running[r, j], st.fresh[r, j]
+    for j in range(state.ranks[rank, col.R_RUNNING]):
+        i, q = state.running[rank, j], state.fresh[rank, j]
         if q == 0:
             continue
-        entry = pipe.work[place, r, size]
-        entry[W_REQUEST], entry[W_TOKENS] = i, send(st, i, q, ahead)
-        entry[W_CACHED], entry[W_LIFE] = st.ints[i, col.I_CACHED], st.ints[i, col.I_PREEMPTED]
+        entry = pipe.work[place, rank, size]
+        entry[W_REQUEST], entry[W_TOKENS] = i, send(state, i, q, ahead)
+        entry[W_CACHED], entry[W_LIFE] = state.ints[i, col.I_CACHED], state.ints[i, col.I_PREEMPTED]
         size += 1
-    pipe.sizes[place, r] = size
+    pipe.sizes[place, rank] = size
 
 
 @compiled_part
@@ -133,32 +133,32 @@ def send_nothing(pipe: Pipe, now: float) -> None:
 
 
 @compiled_part
-def launch(pipe: Pipe, limits: Limits, kv: KvRules, st: State) -> bool:
+def launch(pipe: Pipe, limits: Limits, kv_rules: KvRules, state: State) -> bool:
     """Plan one more batch and send it off; False, and an empty one, where there is nothing to run."""
-    counters, clocks = st.counters, st.clocks
-    planned, _ = plan_ranks(limits, kv, st, clocks[col.T_NOW], False)
-    if planned_tokens(st) == 0.0:
+    counters, clocks = state.counters, state.clocks
+    planned, _ = plan_ranks(limits, kv_rules, state, clocks[col.T_NOW], False)
+    if planned_tokens(state) == 0.0:
         send_nothing(pipe, clocks[col.T_NOW])
         return False
     place = (pipe.ring[P_FIRST] + pipe.ring[P_COUNT]) % pipe.ends.size
-    for r in range(st.ranks.shape[0]):
-        note_work(pipe, st, place, r, limits.ahead)
-    price_stages(limits, st, planned.decodes)
-    start, end = send_through(pipe, st, st.costs.stages, clocks[col.T_NOW], limits.ahead)
+    for r in range(state.ranks.shape[0]):
+        note_work(pipe, state, place, r, limits.ahead)
+    price_stages(limits, state, planned.decodes)
+    start, end = send_through(pipe, state, state.costs.stages, clocks[col.T_NOW], limits.ahead)
     pipe.ends[place] = end
     pipe.ring[P_COUNT] += 1
-    end_step(st, start)
+    end_step(state, start)
     counters[col.C_STEPS] += 1
     counters[col.C_PROMPT] += int(planned.prompts)
-    write_log(st, start, end, int64(1), planned)
-    hooks.on_log(st)
+    write_log(state, start, end, int64(1), planned)
+    hooks.on_log(state)
     return True
 
 
 @compiled_part
-def tokens_landed(st: State, i: int, count: int) -> None:
+def tokens_landed(state: State, index: int, count: int) -> None:
     """Apply timestamped tokens to a request, except its end."""
-    request = st.ints[i]
+    request = state.ints[index]
     if request[col.I_CACHED] < request[col.I_TARGET]:
         request[col.I_TARGET] += count  # computed again with the others
     if request[col.I_FLIGHT] > 0:
@@ -168,101 +168,101 @@ def tokens_landed(st: State, i: int, count: int) -> None:
 
 
 @compiled_part
-def end_request(st: State, kv: KvRules, r: int, i: int) -> None:
+def end_request(state: State, kv_rules: KvRules, rank: int, index: int) -> None:
     """Free what a request that has its last token holds, or its place in the queue."""
-    if st.ints[i, col.I_CACHED] == 0:  # preempted while its token was in flight
-        unqueue(st, r, i)
+    if state.ints[index, col.I_CACHED] == 0:  # preempted while its token was in flight
+        unqueue(state, rank, index)
     else:
-        known = hooks.known_at_end(st, i) if st.hooks.known_at_end.size > 0 else found_again(st, i)
-        drop(st, kv, r, i, known)
-    st.ints[i, col.I_FLIGHT] = 0  # what was planned beyond its end brings nothing
-    complete(st, i)
+        known = hooks.known_at_end(state, index) if state.hooks.known_at_end.size > 0 else found_again(state, index)
+        drop(state, kv_rules, rank, index, known)
+    state.ints[index, col.I_FLIGHT] = 0  # what was planned beyond its end brings nothing
+    complete(state, index)
 
 
 @compiled_part
-def stamp_batch(st: State, kv: KvRules, r: int, work: I8, size: int, now: float) -> None:
+def stamp_batch(state: State, kv_rules: KvRules, rank: int, work: I8, size: int, now: float) -> None:
     """Set the timestamps of one rank's part of a batch that ended at `now`."""
     gap, gaps, together = 0.0, int64(0), int64(0)
     for j in range(size):
         i, tokens = work[j, W_REQUEST], work[j, W_TOKENS]
-        if st.ints[i, col.I_GENERATED] == st.ints[i, col.I_OUTPUT]:
+        if state.ints[i, col.I_GENERATED] == state.ints[i, col.I_OUTPUT]:
             continue  # beyond the end
-        same = work[j, W_LIFE] == st.ints[i, col.I_PREEMPTED]
+        same = work[j, W_LIFE] == state.ints[i, col.I_PREEMPTED]
         if same and tokens >= 0:
-            hooks.on_computed(st, kv, r, i, work[j, W_CACHED], now)
+            hooks.on_computed(state, kv_rules, rank, i, work[j, W_CACHED], now)
         if tokens == 0:
             continue  # a prompt that goes on
         count = tokens
-        if st.hooks.tokens_of_batch.size > 0:
-            count = hooks.tokens_of_batch(st, i, tokens)
+        if state.hooks.tokens_of_batch.size > 0:
+            count = hooks.tokens_of_batch(state, i, tokens)
         if same and tokens < 0:
-            hooks.on_computed(st, kv, r, i, st.ints[i, col.I_CACHED], now)
-        hooks.on_tokens(st, r, i, count)
+            hooks.on_computed(state, kv_rules, rank, i, state.ints[i, col.I_CACHED], now)
+        hooks.on_tokens(state, rank, i, count)
         together += count - 1
-        gap, gaps = stamp(st, i, count, now, now, gap, gaps)
-        tokens_landed(st, i, count)
-        if st.ints[i, col.I_GENERATED] == st.ints[i, col.I_OUTPUT]:
-            end_request(st, kv, r, i)
+        gap, gaps = stamp(state, i, count, now, now, gap, gaps)
+        tokens_landed(state, i, count)
+        if state.ints[i, col.I_GENERATED] == state.ints[i, col.I_OUTPUT]:
+            end_request(state, kv_rules, rank, i)
     if gaps > 0:
-        record_gap(st.hist, st.clocks, gap, gaps)
-    hooks.on_together(st, together)
-    hooks.on_finished(st, r)
+        record_gap(state.hist, state.clocks, gap, gaps)
+    hooks.on_together(state, together)
+    hooks.on_finished(state, rank)
 
 
 @compiled_part
-def land(pipe: Pipe, st: State, kv: KvRules) -> float:
+def land(pipe: Pipe, state: State, kv_rules: KvRules) -> float:
     """Wait for the oldest batch: set its timestamps, retire finished requests; return its end."""
     place = pipe.ring[P_FIRST]
-    now = max(pipe.ends[place], st.clocks[col.T_NOW])
-    completed = st.counters[col.C_COMPLETED]
-    for r in range(st.ranks.shape[0]):
-        stamp_batch(st, kv, r, pipe.work[place, r], pipe.sizes[place, r], now)
+    now = max(pipe.ends[place], state.clocks[col.T_NOW])
+    completed = state.counters[col.C_COMPLETED]
+    for r in range(state.ranks.shape[0]):
+        stamp_batch(state, kv_rules, r, pipe.work[place, r], pipe.sizes[place, r], now)
         pipe.sizes[place, r] = 0
     pipe.ring[P_FIRST] = (place + 1) % pipe.ends.size
     pipe.ring[P_COUNT] -= 1
-    if st.counters[col.C_COMPLETED] == completed:
+    if state.counters[col.C_COMPLETED] == completed:
         return float(now)
-    for r in range(st.ranks.shape[0]):
+    for r in range(state.ranks.shape[0]):
         remaining = 0
-        for j in range(st.ranks[r, col.R_RUNNING]):
-            i = st.running[r, j]
-            if st.ints[i, col.I_GENERATED] < st.ints[i, col.I_OUTPUT]:
-                st.running[r, remaining] = i
+        for j in range(state.ranks[r, col.R_RUNNING]):
+            i = state.running[r, j]
+            if state.ints[i, col.I_GENERATED] < state.ints[i, col.I_OUTPUT]:
+                state.running[r, remaining] = i
                 remaining += 1
-        st.ranks[r, col.R_RUNNING] = remaining
+        state.ranks[r, col.R_RUNNING] = remaining
     return float(now)
 
 
 @compiled_code
-def flies(pipe: Pipe, st: State) -> bool:
+def flies(pipe: Pipe, state: State) -> bool:
     """Whether any batch is in flight, be it an empty one."""
     return bool(pipe.ring[P_COUNT] > 0)
 
 
 @compiled_code
-def prepare(pipe: Pipe, st: State, limits: Limits, kv: KvRules) -> int:
+def prepare(pipe: Pipe, state: State, limits: Limits, kv_rules: KvRules) -> int:
     """Wait for what is in flight if all that has come is done: it is beyond an end."""
-    if st.counters[col.C_RELEASED] > st.counters[col.C_COMPLETED]:
+    if state.counters[col.C_RELEASED] > state.counters[col.C_COMPLETED]:
         return GO
-    st.clocks[col.T_NOW] = land(pipe, st, kv)
+    state.clocks[col.T_NOW] = land(pipe, state, kv_rules)
     return AGAIN
 
 
 @compiled_code
-def take_step(pipe: Pipe, st: State, limits: Limits, kv: KvRules, arrival: float, until: float) -> int:
+def take_step(pipe: Pipe, state: State, limits: Limits, kv_rules: KvRules, arrival: float, until: float) -> int:
     """Plan as many batches as go into the stages, and wait for the oldest, even beyond `until`."""
-    counters, clocks, now = st.counters, st.clocks, st.clocks[col.T_NOW]
+    counters, clocks, now = state.counters, state.clocks, state.clocks[col.T_NOW]
     more, preempted = True, counters[col.C_PREEMPTIONS]
-    while more and pipe.ring[P_COUNT] < st.costs.stages.size:
-        more = launch(pipe, limits, kv, st)
+    while more and pipe.ring[P_COUNT] < state.costs.stages.size:
+        more = launch(pipe, limits, kv_rules, state)
         more = more and pipe.ends[pipe.ring[P_FIRST]] > now
     if counters[col.C_PREEMPTIONS] == preempted and not pipe.sizes.any():
-        soonest = hooks.next_event(st)
+        soonest = hooks.next_event(state)
         if soonest == np.inf:
             return STUCK
-        clocks[col.T_NOW] = max(land(pipe, st, kv), min(soonest, arrival, until))
+        clocks[col.T_NOW] = max(land(pipe, state, kv_rules), min(soonest, arrival, until))
         return AGAIN
-    clocks[col.T_NOW] = land(pipe, st, kv)
+    clocks[col.T_NOW] = land(pipe, state, kv_rules)
     clocks[col.T_BUSY] += clocks[col.T_NOW] - now
     return AGAIN
 

@@ -36,89 +36,89 @@ class StagedBatches(NamedTuple):
 
 
 @compiled_part
-def send(own: StagedBatches, limits: Limits, kv: KvRules, st: State, place: int) -> None:
+def send(own: StagedBatches, limits: Limits, kv_rules: KvRules, state: State, place: int) -> None:
     """Send the planned batch through the stages."""
-    counters, step, pipe = st.counters, own.exact.step[0], own.pipe
-    pipeline.price_stages(limits, st, step.decodes)
-    start, end = pipeline.send_through(pipe, st, st.costs.stages, st.clocks[col.T_NOW], False)
+    counters, step, pipe = state.counters, own.exact.step[0], own.pipe
+    pipeline.price_stages(limits, state, step.decodes)
+    start, end = pipeline.send_through(pipe, state, state.costs.stages, state.clocks[col.T_NOW], False)
     pipe.ends[place], pipe.sizes[place, 0] = end, 1
     pipe.ring[P_COUNT] += 1
     counters[col.C_STEPS] += 1
     counters[col.C_STRETCH] = 1
     counters[col.C_PROMPT] += int(step.prompts)
-    write_log(st, start, end, 1, step)
-    st.log[counters[col.C_LOG] - 1, col.L_RUNNING] += hooks.elsewhere(st, place)
-    hooks.on_log(st)
-    hooks.on_start(st, kv, 1)
+    write_log(state, start, end, 1, step)
+    state.log[counters[col.C_LOG] - 1, col.L_RUNNING] += hooks.elsewhere(state, place)
+    hooks.on_log(state)
+    hooks.on_start(state, kv_rules, 1)
     step.planned = step.tries = 0
 
 
 @compiled_code
-def take_turn(own: StagedBatches, st: State, limits: Limits, kv: KvRules, arrival: float, until: float) -> int:
+def take_turn(own: StagedBatches, state: State, limits: Limits, kv_rules: KvRules, arrival: float, until: float) -> int:
     """Plan the batch whose turn it is and send it off, then wait for the next one's results."""
-    clocks, step, pipe, stages = st.clocks, own.exact.step[0], own.pipe, st.costs.stages.size
-    place, now, before = pipe.ring[P_FIRST], st.clocks[col.T_NOW], pipe.free[0]
-    hooks.take_up(st, place)
-    exact.plan_next(own.exact, kv, st)
+    clocks, step, pipe, stages = state.clocks, own.exact.step[0], own.pipe, state.costs.stages.size
+    place, now, before = pipe.ring[P_FIRST], state.clocks[col.T_NOW], pipe.free[0]
+    hooks.take_up(state, place)
+    exact.plan_next(own.exact, kv_rules, state)
     step.tries += 1
     if step.planned == 1:
-        send(own, limits, kv, st, place)
-    hooks.put_down(st, place)
+        send(own, limits, kv_rules, state, place)
+    hooks.put_down(state, place)
     pipe.ring[P_FIRST] = place = (place + 1) % stages
-    clocks[col.T_NOW] = hooks.seen(st, before, pipe.free[0])
+    clocks[col.T_NOW] = hooks.seen(state, before, pipe.free[0])
     if pipe.sizes[place, 0] == 1:
         clocks[col.T_NOW] = max(pipe.ends[place], clocks[col.T_NOW])
-        hooks.take_up(st, place)
-        hooks.take_results(st, kv, clocks[col.T_NOW], clocks[col.T_NOW])
-        hooks.put_down(st, place)
+        hooks.take_up(state, place)
+        hooks.take_results(state, kv_rules, clocks[col.T_NOW], clocks[col.T_NOW])
+        hooks.put_down(state, place)
         pipe.sizes[place, 0] = 0
         pipe.ring[P_COUNT] -= 1
     elif pipe.ring[P_COUNT] == 0 and step.tries == stages:
-        hooks.on_idle(st)
+        hooks.on_idle(state)
     clocks[col.T_KNOWN] = clocks[col.T_NOW]
     clocks[col.T_BUSY] += clocks[col.T_NOW] - now
     return STUCK if step.tries > 2 * stages + 2 and pipe.ring[P_COUNT] == 0 else AGAIN
 
 
 @compiled_code
-def rest_all(own: StagedBatches, st: State, kv: KvRules) -> None:
+def rest_all(own: StagedBatches, state: State, kv_rules: KvRules) -> None:
     """`exact.rest` of every batch."""
-    for place in range(st.costs.stages.size):
-        hooks.take_up(st, place)
-        exact.plan_next(own.exact, kv, st)
-        hooks.put_down(st, place)
+    for place in range(state.costs.stages.size):
+        hooks.take_up(state, place)
+        exact.plan_next(own.exact, kv_rules, state)
+        hooks.put_down(state, place)
     own.exact.step[0].tries = 0
-    hooks.on_idle(st)
+    hooks.on_idle(state)
 
 
 @compiled_code
-def not_yet(own: StagedBatches, st: State, limits: Limits, kv: KvRules) -> int:
+def not_yet(own: StagedBatches, state: State, limits: Limits, kv_rules: KvRules) -> int:
     """Results are waited for with a step."""
     return GO
 
 
 @compiled_code
-def is_planned(own: StagedBatches, st: State) -> bool:
+def is_planned(own: StagedBatches, state: State) -> bool:
     """`exact.is_planned`."""
     return bool(own.exact.step[0].planned == 1)
 
 
 @compiled_code
-def flies(own: StagedBatches, st: State) -> bool:
+def flies(own: StagedBatches, state: State) -> bool:
     """Whether any batch is in flight."""
     return bool(own.pipe.ring[P_COUNT] > 0)
 
 
 @compiled_code
-def may_look(own: StagedBatches, st: State, limits: Limits, until: float) -> bool:
+def may_look(own: StagedBatches, state: State, limits: Limits, until: float) -> bool:
     """`exact.may_look`."""
-    return bool(st.clocks[col.T_KNOWN] < until)
+    return bool(state.clocks[col.T_KNOWN] < until)
 
 
 @compiled_code
-def let_in(own: StagedBatches, st: State, limits: Limits, kv: KvRules) -> float:
+def let_in(own: StagedBatches, state: State, limits: Limits, kv_rules: KvRules) -> float:
     """`exact.let_in`."""
-    return float(exact.look(own.exact, st, limits))
+    return float(exact.look(own.exact, state, limits))
 
 
 HOOKS = {

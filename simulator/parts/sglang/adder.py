@@ -22,19 +22,19 @@ from .state import Sglang
 
 
 @compiled_inside
-def available(x: Sglang, r: int) -> int:
+def available(sglang: Sglang, rank: int) -> int:
     """Tokens that are free or can be evicted."""
-    return int((x.tree.tops[r, K_FREE] + x.tree.tops[r, K_EVICTABLE]) * x.rules.page)
+    return int((sglang.tree.tops[rank, K_FREE] + sglang.tree.tops[rank, K_EVICTABLE]) * sglang.rules.page)
 
 
 @compiled_part
-def open_budgets(st: State, x: Sglang, r: int) -> None:
+def open_budgets(state: State, sglang: Sglang, rank: int) -> None:
     """What a new step may hold."""
-    rules, adder = x.rules, x.adder
-    size, mixed, pages, sum_ = x.ranks[r, sched.S_LIST], int64(0), int64(0), 0.0
+    rules, adder = sglang.rules, sglang.adder
+    size, mixed, pages, sum_ = sglang.ranks[rank, sched.S_LIST], int64(0), int64(0), 0.0
     for j in range(size):
-        request = st.ints[st.running[r, j]]
-        sum_ += still_to_come(st, x, r, st.running[r, j])
+        request = state.ints[state.running[rank, j]]
+        sum_ += still_to_come(state, sglang, rank, state.running[rank, j])
         if request[col.I_ORDER] < 0 and request[col.I_ROOM] % rules.page == 0:
             pages += 1
     if rules.mixed:
@@ -43,30 +43,30 @@ def open_budgets(st: State, x: Sglang, r: int) -> None:
     adder[sched.A_CHUNK] = rules.chunk - mixed if rules.chunk > 0 else int64(1 << 60)
     adder[sched.A_TAKEN], adder[sched.A_ADDED], adder[sched.A_CUT], adder[sched.A_STATES] = mixed, 0, -1, -1
     adder[sched.A_PAGES] = pages if rules.mixed else 0
-    x.offset[0] = mixed + sum_
+    sglang.offset[0] = mixed + sum_
 
 
 @compiled_inside
-def still_to_come(st: State, x: Sglang, r: int, i: int) -> float:
+def still_to_come(state: State, sglang: Sglang, rank: int, index: int) -> float:
     """Tokens that a running request is expected to take yet."""
-    left = min(st.ints[i, col.I_OUTPUT] - st.ints[i, col.I_GENERATED], sched.CLIP)
-    return float(left if x.rules.patch >= sched.LENGTHS else left * x.ratio[r])
+    left = min(state.ints[index, col.I_OUTPUT] - state.ints[index, col.I_GENERATED], sched.CLIP)
+    return float(left if sglang.rules.patch >= sched.LENGTHS else left * sglang.ratio[rank])
 
 
 @compiled_inside
-def beside(x: Sglang, since: int) -> int:
+def beside(sglang: Sglang, since: int) -> int:
     """Return the additional tokens that a prompt is counted with, from a version on."""
-    return int(x.rules.page if x.rules.patch >= since else 0)
+    return int(sglang.rules.page if sglang.rules.patch >= since else 0)
 
 
 @compiled_inside
-def charge(x: Sglang, tokens: int, answer: int) -> None:
+def charge(sglang: Sglang, tokens: int, answer: int) -> None:
     """Count a prompt's tokens in a step, and its expected output."""
-    adder = x.adder
-    pages = blocks_of(tokens, x.rules.page)
-    paged = pages * x.rules.page
-    x.offset[0] += paged + answer + beside(x, sched.ROOMIER)
-    adder[sched.A_TAKEN] += paged + beside(x, sched.ROOMIER)
+    adder = sglang.adder
+    pages = blocks_of(tokens, sglang.rules.page)
+    paged = pages * sglang.rules.page
+    sglang.offset[0] += paged + answer + beside(sglang, sched.ROOMIER)
+    adder[sched.A_TAKEN] += paged + beside(sglang, sched.ROOMIER)
     adder[sched.A_INPUT] -= paged
     adder[sched.A_CHUNK] -= paged
     adder[sched.A_PAGES] += pages
@@ -74,76 +74,78 @@ def charge(x: Sglang, tokens: int, answer: int) -> None:
 
 
 @compiled_inside
-def state_of(x: Sglang, r: int) -> int:
+def state_of(sglang: Sglang, rank: int) -> int:
     """Whether a step has room for more."""
-    have = available(x, r)
-    if have - x.offset[0] <= 0.0 or have - x.adder[sched.A_TAKEN] <= 0:
+    have = available(sglang, rank)
+    if have - sglang.offset[0] <= 0.0 or have - sglang.adder[sched.A_TAKEN] <= 0:
         return NO_TOKEN
-    if x.adder[sched.A_INPUT] <= 0 or x.adder[sched.A_CHUNK] <= 0:
+    if sglang.adder[sched.A_INPUT] <= 0 or sglang.adder[sched.A_CHUNK] <= 0:
         return OTHER
     return GO_ON
 
 
 @compiled_part
-def cut_again(st: State, x: Sglang, r: int, i: int) -> int:
+def cut_again(state: State, sglang: Sglang, rank: int, index: int) -> int:
     """Next tokens of the prompt that is being cut, 0 where they do not fit; sets `A_CUT`.
 
     SGLang would stop with an error where they do not: here the prompt waits, and decodes go on.
     """
-    request, adder = st.ints[i], x.adder
+    request, adder = state.ints[index], sglang.adder
     left = request[col.I_TARGET] - request[col.I_ROOM]
-    most = min(adder[sched.A_CHUNK], int(available(x, r) - x.offset[0]))
+    most = min(adder[sched.A_CHUNK], int(available(sglang, rank) - sglang.offset[0]))
     if most <= 0:
         most = adder[sched.A_CHUNK]
     tokens = min(left, most)
-    pages = blocks_of(request[col.I_ROOM] + tokens, x.rules.page)
-    pages -= blocks_of(request[col.I_ROOM], x.rules.page)
-    if tokens <= 0 or (adder[sched.A_PAGES] + pages) * x.rules.page > available(x, r):
+    pages = blocks_of(request[col.I_ROOM] + tokens, sglang.rules.page)
+    pages -= blocks_of(request[col.I_ROOM], sglang.rules.page)
+    if tokens <= 0 or (adder[sched.A_PAGES] + pages) * sglang.rules.page > available(sglang, rank):
         return 0
     if left > tokens:
-        adder[sched.A_CUT] = i
-        charge(x, tokens, int64(0))
+        adder[sched.A_CUT] = index
+        charge(sglang, tokens, int64(0))
     else:
-        charge(x, tokens, min(request[col.I_OUTPUT], sched.CLIP))
+        charge(sglang, tokens, min(request[col.I_OUTPUT], sched.CLIP))
     return int(tokens)
 
 
 @compiled_part
-def try_tokens(st: State, x: Sglang, r: int, i: int, found: int) -> tuple[int, int]:
+def try_tokens(state: State, sglang: Sglang, rank: int, index: int, found: int) -> tuple[int, int]:
     """Return the tokens that a waiting request with a prefix of `found` can start with, and the next action."""
-    request, adder, page = st.ints[i], x.adder, x.rules.page
+    request, adder, page = state.ints[index], sglang.adder, sglang.rules.page
     extend = request[col.I_TARGET] - found
     answer = min(max(request[col.I_OUTPUT] - request[col.I_GENERATED], 0), sched.CLIP)
-    paged, need = blocks_of(extend, page) * page, extend + answer + beside(x, sched.ROOMIER)
-    if need >= available(x, r) - x.offset[0]:
+    paged, need = blocks_of(extend, page) * page, extend + answer + beside(sglang, sched.ROOMIER)
+    if need >= available(sglang, rank) - sglang.offset[0]:
         return 0, NO_TOKEN
-    capped = x.rules.patch < sched.UNCAPPED or x.rules.chunk <= 0
+    capped = sglang.rules.patch < sched.UNCAPPED or sglang.rules.chunk <= 0
     if capped and paged >= adder[sched.A_INPUT] and adder[sched.A_ADDED] > 0:
         return 0, OTHER
-    lock(x.tree, r, request[col.I_SLOT], 1)
-    if need >= available(x, r) - x.offset[0]:
-        lock(x.tree, r, request[col.I_SLOT], -1)
+    lock(sglang.tree, rank, request[col.I_SLOT], 1)
+    if need >= available(sglang, rank) - sglang.offset[0]:
+        lock(sglang.tree, rank, request[col.I_SLOT], -1)
         return 0, NO_TOKEN
     tokens, answer = extend, min(request[col.I_OUTPUT], sched.CLIP)
     if paged > adder[sched.A_CHUNK]:
         tokens, answer = adder[sched.A_CHUNK] // page * page, int64(0)
-    short = x.rules.mixed and adder[sched.A_PAGES] * page + blocks_of(tokens, page) * page > available(x, r)
+    short = sglang.rules.mixed and adder[sched.A_PAGES] * page + blocks_of(tokens, page) * page > available(
+        sglang, rank
+    )
     if tokens <= 0 or short:
-        lock(x.tree, r, request[col.I_SLOT], -1)
+        lock(sglang.tree, rank, request[col.I_SLOT], -1)
         return 0, NO_TOKEN if short else OTHER
     if tokens < extend:
-        adder[sched.A_CUT] = i
-    charge(x, tokens, answer)
-    return int(tokens), state_of(x, r)
+        adder[sched.A_CUT] = index
+    charge(sglang, tokens, answer)
+    return int(tokens), state_of(sglang, rank)
 
 
 @compiled_part
-def note_state(st: State, keys: F8, size: int, i: int, sorting: bool) -> int:
+def note_state(state: State, keys: F8, size: int, index: int, sorting: bool) -> int:
     """Note what a request without an end has still to come, and what it holds then.
 
     After the first of a step SGLang puts one that outlasts all others before the last of them.
     """
-    request = st.ints[i]
+    request = state.ints[index]
     left = request[col.I_OUTPUT] - request[col.I_GENERATED]
     if left <= 0:
         return size
@@ -162,23 +164,23 @@ def note_state(st: State, keys: F8, size: int, i: int, sorting: bool) -> int:
 
 
 @compiled_part
-def try_endless(st: State, x: Sglang, r: int, i: int, first: int) -> tuple[int, int]:
+def try_endless(state: State, sglang: Sglang, rank: int, index: int, first: int) -> tuple[int, int]:
     """`try_tokens` without a tree (`add_one_req_ignore_eos`): by when running requests end.
 
     `first` is the place of the first prompt of the step among the running ones.
     """
-    request, adder, page, keys = st.ints[i], x.adder, x.rules.page, x.keys
-    extend, have = request[col.I_TARGET], available(x, r)
-    paged = blocks_of(extend, page) * page + beside(x, sched.ROOMY_ENDLESS)
-    if paged > min(have - adder[sched.A_TAKEN], have - x.offset[0]):
+    request, adder, page, keys = state.ints[index], sglang.adder, sglang.rules.page, sglang.keys
+    extend, have = request[col.I_TARGET], available(sglang, rank)
+    paged = blocks_of(extend, page) * page + beside(sglang, sched.ROOMY_ENDLESS)
+    if paged > min(have - adder[sched.A_TAKEN], have - sglang.offset[0]):
         return 0, NO_TOKEN
     size = adder[sched.A_STATES]
     if size < 0:
-        size = note_state(st, keys, int64(0), i, True)
+        size = note_state(state, keys, int64(0), index, True)
         for j in range(first + adder[sched.A_ADDED]):
-            size = note_state(st, keys, size, st.running[r, j], True)
+            size = note_state(state, keys, size, state.running[rank, j], True)
     else:
-        size = note_state(st, keys, size, i, False)
+        size = note_state(state, keys, size, index, False)
     adder[sched.A_STATES] = size
     left, freed = have - adder[sched.A_TAKEN] - paged, 0.0
     for k in range(size):
@@ -191,45 +193,45 @@ def try_endless(st: State, x: Sglang, r: int, i: int, first: int) -> tuple[int, 
         if adder[sched.A_CHUNK] <= 0:
             return 0, OTHER
         tokens, answer = adder[sched.A_CHUNK], int64(0)
-        adder[sched.A_CUT] = i
-    charge(x, tokens, answer)
-    return int(tokens), state_of(x, r)
+        adder[sched.A_CUT] = index
+    charge(sglang, tokens, answer)
+    return int(tokens), state_of(sglang, rank)
 
 
 @compiled_part
-def try_next(st: State, x: Sglang, r: int, first: int) -> tuple[int, int]:
+def try_next(state: State, sglang: Sglang, rank: int, first: int) -> tuple[int, int]:
     """Try the head of the queue; return its tokens in the step, and the next action."""
-    i = st.ranks[r, col.R_HEAD]
-    request = st.ints[i]
-    prefix = use_prefix(st, x, r, i, request[col.I_TARGET])
-    if x.rules.radix:
-        tokens, after = try_tokens(st, x, r, i, prefix)
+    i = state.ranks[rank, col.R_HEAD]
+    request = state.ints[i]
+    prefix = use_prefix(state, sglang, rank, i, request[col.I_TARGET])
+    if sglang.rules.radix:
+        tokens, after = try_tokens(state, sglang, rank, i, prefix)
     else:
-        tokens, after = try_endless(st, x, r, i, first)
+        tokens, after = try_endless(state, sglang, rank, i, first)
     if tokens > 0:
-        request[col.I_CACHED], request[col.I_BLOCKS] = request[col.I_KEYED] * x.rules.page, 0
+        request[col.I_CACHED], request[col.I_BLOCKS] = request[col.I_KEYED] * sglang.rules.page, 0
     return tokens, after
 
 
 @compiled_part
-def sort_queue(st: State, x: Sglang, r: int) -> None:
+def sort_queue(state: State, sglang: Sglang, rank_index: int) -> None:
     """Sort a queue of up to `LPM_QUEUE` by the prefix found, the longest first (`calc_priority`).
 
     One that has little of it but much in common with an earlier one of the queue goes last.
     """
-    rank, keys, order = st.ranks[r], x.keys, x.order
-    if not x.rules.lpm or rank[col.R_WAITING] > sched.LPM_QUEUE:
+    rank, keys, order = state.ranks[rank_index], sglang.keys, sglang.order
+    if not sglang.rules.lpm or rank[col.R_WAITING] > sched.LPM_QUEUE:
         return
     i, size, told = rank[col.R_HEAD], int64(0), int64(0)
     while i >= 0:
-        target = st.ints[i, col.I_TARGET]
-        pages, _ = match(x.tree, st, r, i, target // x.rules.page, x.rules.page)
-        key = -float(pages * x.rules.page)
+        target = state.ints[i, col.I_TARGET]
+        pages, _ = match(sglang.tree, state, rank_index, i, target // sglang.rules.page, sglang.rules.page)
+        key = -float(pages * sglang.rules.page)
         if key >= -sched.IN_BATCH:
             most = int64(0)
             for k in range(told):
                 j = order[1, k]
-                same = min(common_tokens(st, i, j), min(target, st.ints[j, col.I_TARGET]))
+                same = min(common_tokens(state, i, j), min(target, state.ints[j, col.I_TARGET]))
                 most = max(most, same)
             if most >= sched.IN_BATCH:
                 key = np.inf
@@ -242,7 +244,7 @@ def sort_queue(st: State, x: Sglang, r: int) -> None:
             at -= 1
         keys[0, at], order[0, at] = key, i
         size += 1
-        i = st.ints[i, col.I_NEXT]
+        i = state.ints[i, col.I_NEXT]
     rank[col.R_HEAD], rank[col.R_TAIL] = order[0, 0], order[0, size - 1]
     for k in range(size):
-        st.ints[order[0, k], col.I_NEXT] = order[0, k + 1] if k + 1 < size else -1
+        state.ints[order[0, k], col.I_NEXT] = order[0, k + 1] if k + 1 < size else -1

@@ -132,9 +132,9 @@ class SglangRules:
         turns = new_turns(stages, ranks, sequences)
         return new_sglang(numbers, ranks, pages, turns, threshold, sign)
 
-    def widen(self, x: Sglang, blocks: int) -> Sglang:
+    def widen(self, sglang: Sglang, blocks: int) -> Sglang:
         """The same state: pages are counted, not listed."""
-        return x
+        return sglang
 
     def spare(self, page: int) -> int:
         """Admission asks for more room than a request's tokens take, and a page may be begun, later versions for one more."""

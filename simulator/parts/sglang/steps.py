@@ -19,145 +19,146 @@ from .state import NUM_SCHEDULE, S_CHUNKED, S_EXTENDED, S_FLIGHT, S_FLIGHT_CHUNK
 
 
 @compiled_code
-def plan_ranks(x: Sglang, st: State, kv: KvRules, windows: I8, known: float) -> None:
+def plan_ranks(sglang: Sglang, state: State, kv_rules: KvRules, windows: I8, known: float) -> None:
     """Plan the next step of every rank."""
-    for r in range(st.ranks.shape[0]):
-        plan_step(st, x, windows, r, known)
-        count_free(st, kv, x, r)
+    for r in range(state.ranks.shape[0]):
+        plan_step(state, sglang, windows, r, known)
+        count_free(state, kv_rules, sglang, r)
 
 
 @compiled_code
-def start_ranks(x: Sglang, st: State, kv: KvRules, steps: int) -> None:
+def start_ranks(sglang: Sglang, state: State, kv_rules: KvRules, steps: int) -> None:
     """Note what the step that starts holds; of `steps` steps, that all but the last have ended."""
-    place, more = st.running.shape[1] // 3, steps - 1
-    for r in range(st.ranks.shape[0]):
-        own, size, tokens = x.ranks[r], int64(0), st.moments[r, 0]
+    place, more = state.running.shape[1] // 3, steps - 1
+    for r in range(state.ranks.shape[0]):
+        own, size, tokens = sglang.ranks[r], int64(0), state.moments[r, 0]
         if tokens > 0.0:
-            for j in range(st.ranks[r, col.R_RUNNING]):
-                i = st.running[r, j]
-                if st.fresh[r, j] == 0:
+            for j in range(state.ranks[r, col.R_RUNNING]):
+                i = state.running[r, j]
+                if state.fresh[r, j] == 0:
                     continue
-                request = st.ints[i]
+                request = state.ints[i]
                 prompt = own[S_EXTENDED] == 1 and request[col.I_CACHED] < request[col.I_TARGET]
-                st.running[r, place + size] = -1 - i if prompt else i
+                state.running[r, place + size] = -1 - i if prompt else i
                 size += 1
                 if more > 0:
-                    take_tokens(st, x, r, i, more)
+                    take_tokens(state, sglang, r, i, more)
                     request[col.I_GENERATED] += more
-                    st.counters[col.C_EMITTED] += more
-                if prompt or hooks.drafts_of(st) == 0:  # else what is accepted says
+                    state.counters[col.C_EMITTED] += more
+                if prompt or hooks.drafts_of(state) == 0:  # else what is accepted says
                     request[col.I_CACHED] = request[col.I_ROOM]
             if more > 0:
                 for _ in range(more):
-                    x.ratio[r] = max(x.ratio[r] - x.rules.decay, x.rules.min_ratio)
-                count_free(st, kv, x, r)
+                    sglang.ratio[r] = max(sglang.ratio[r] - sglang.rules.decay, sglang.rules.min_ratio)
+                count_free(state, kv_rules, sglang, r)
         own[S_FLIGHT] = size
         own[S_FLIGHT_CHUNK] = own[S_LAST_CHUNK] if own[S_EXTENDED] == 1 else -1
 
 
 @compiled_part
-def tokens_taken(st: State, x: Sglang, r: int, i: int, prompt: bool) -> int:
+def tokens_taken(state: State, sglang: Sglang, rank: int, index: int, prompt: bool) -> int:
     """Tokens that a step has brought a request; memory of rejected drafts is free again."""
-    if prompt or st.hooks.verified.size == 0:
+    if prompt or state.hooks.verified.size == 0:
         return int64(1)
-    request, page = st.ints[i], x.rules.page
-    count = hooks.verified(st, i, request[col.I_ROOM] - request[col.I_CACHED])
+    request, page = state.ints[index], sglang.rules.page
+    count = hooks.verified(state, index, request[col.I_ROOM] - request[col.I_CACHED])
     back = blocks_of(request[col.I_ROOM], page) - blocks_of(request[col.I_CACHED], page)
     request[col.I_ROOM] = request[col.I_CACHED]
     request[col.I_BLOCKS] -= back
-    x.tree.tops[r, K_FREE] += back
+    sglang.tree.tops[rank, K_FREE] += back
     return int64(count)
 
 
 @compiled_part
-def lose_last(st: State, i: int, first_end: float, now: float) -> None:
+def lose_last(state: State, index: int, first_end: float, now: float) -> None:
     """Do not emit a token of a retracted request in the last fast-forwarded step; earlier ones have."""
-    if st.counters[col.C_STRETCH] > 1:
-        before = st.clocks[col.T_KNOWN]
-        record_gap(st.hist, st.clocks, first_end - st.floats[i, col.F_LAST], 1)
-        record_gap(st.hist, st.clocks, now - before, -1)
-        st.floats[i, col.F_LAST] = before
+    if state.counters[col.C_STRETCH] > 1:
+        before = state.clocks[col.T_KNOWN]
+        record_gap(state.hist, state.clocks, first_end - state.floats[index, col.F_LAST], 1)
+        record_gap(state.hist, state.clocks, now - before, -1)
+        state.floats[index, col.F_LAST] = before
 
 
 @compiled_part
-def take_rank(st: State, x: Sglang, r: int, first_end: float, now: float) -> None:
+def take_rank(state: State, sglang: Sglang, rank: int, first_end: float, now: float) -> None:
     """Process the results of one rank: tokens, ends, and prompts that others can find from now on."""
-    own, place = x.ranks[r], st.running.shape[1] // 3
+    own, place = sglang.ranks[rank], state.running.shape[1] // 3
     gap, gaps, together = 0.0, int64(0), int64(0)
     for k in range(own[S_FLIGHT]):
-        entry = st.running[r, place + k]
+        entry = state.running[rank, place + k]
         prompt = entry < 0
         i = -1 - entry if prompt else entry
-        request = st.ints[i]
+        request = state.ints[i]
         if request[col.I_ORDER] >= 0 or i == own[S_FLIGHT_CHUNK]:
             continue  # ended before, or a prompt that goes on
         if request[col.I_ROOM] == 0:
-            lose_last(st, i, first_end, now)
+            lose_last(state, i, first_end, now)
             continue
-        count = tokens_taken(st, x, r, i, prompt)
+        count = tokens_taken(state, sglang, rank, i, prompt)
         together += count - 1
-        gap, gaps = stamp(st, i, count, first_end, now, gap, gaps)
+        gap, gaps = stamp(state, i, count, first_end, now, gap, gaps)
         if request[col.I_GENERATED] == request[col.I_OUTPUT]:
-            complete(st, i)
-            give_up(st, x, r, i, True)
+            complete(state, i)
+            give_up(state, sglang, rank, i, True)
         elif prompt:
-            keep_prompt(st, x, r, i, request[col.I_TARGET])
+            keep_prompt(state, sglang, rank, i, request[col.I_TARGET])
     if gaps > 0:
-        record_gap(st.hist, st.clocks, gap, gaps)
-    hooks.on_together(st, together)
+        record_gap(state.hist, state.clocks, gap, gaps)
+    hooks.on_together(state, together)
     own[S_FLIGHT] = 0
 
 
 @compiled_code
-def take_ranks(x: Sglang, st: State, kv: KvRules, first_end: float, now: float) -> None:
+def take_ranks(sglang: Sglang, state: State, kv_rules: KvRules, first_end: float, now: float) -> None:
     """Process the results of every rank."""
-    for r in range(st.ranks.shape[0]):
-        take_rank(st, x, r, first_end, now)
-        count_free(st, kv, x, r)
+    for r in range(state.ranks.shape[0]):
+        take_rank(state, sglang, r, first_end, now)
+        count_free(state, kv_rules, sglang, r)
 
 
 @compiled_part
-def pages_ahead(st: State, x: Sglang, r: int, steps: int) -> int:
+def pages_ahead(state: State, sglang: Sglang, rank: int, steps: int) -> int:
     """Return the pages that a rank's running requests need in the next steps."""
     pages = int64(0)
-    for j in range(x.ranks[r, S_LIST]):
-        room = st.ints[st.running[r, j], col.I_ROOM]
-        pages += blocks_of(room + steps, x.rules.page) - blocks_of(room, x.rules.page)
+    for j in range(sglang.ranks[rank, S_LIST]):
+        room = state.ints[state.running[rank, j], col.I_ROOM]
+        pages += blocks_of(room + steps, sglang.rules.page) - blocks_of(room, sglang.rules.page)
     return int(pages)
 
 
 @compiled_code
-def most_steps(x: Sglang, st: State) -> int:
+def most_steps(sglang: Sglang, state: State) -> int:
     """Steps of one plan; below 0 where an arrival may change it.
 
     None ends before the last of them, nothing is cut or waits that could run, and there is memory
     for one more, so that nothing is evicted.
     """
     most, heeds = int64(1 << 40), False
-    if hooks.drafts_of(st) > 0:
+    if hooks.drafts_of(state) > 0:
         return -1
-    for r in range(st.ranks.shape[0]):
-        own = x.ranks[r]
-        if own[S_CHUNKED] >= 0 or (st.ranks[r, col.R_WAITING] > 0 and (own[S_FULL] == 0 or preempts(x))):
+    for r in range(state.ranks.shape[0]):
+        own = sglang.ranks[r]
+        if own[S_CHUNKED] >= 0 or (state.ranks[r, col.R_WAITING] > 0 and (own[S_FULL] == 0 or preempts(sglang))):
             return -1
-        heeds = heeds or own[S_FULL] == 0 or preempts(x)
+        heeds = heeds or own[S_FULL] == 0 or preempts(sglang)
         size = own[S_LIST]
         for j in range(size):
-            request = st.ints[st.running[r, j]]
+            request = state.ints[state.running[r, j]]
             if request[col.I_ORDER] >= 0:
                 return -1
             flies = (
-                x.rules.patch >= sched.LENGTHS and request[col.I_ROOM] > request[col.I_INPUT] + request[col.I_GENERATED]
+                sglang.rules.patch >= sched.LENGTHS
+                and request[col.I_ROOM] > request[col.I_INPUT] + request[col.I_GENERATED]
             )
             most = min(most, request[col.I_OUTPUT] - request[col.I_GENERATED] - int64(flies))
-    for r in range(st.ranks.shape[0]):
-        top, size = x.tree.tops[r], x.ranks[r, S_LIST]
+    for r in range(state.ranks.shape[0]):
+        top, size = sglang.tree.tops[r], sglang.ranks[r, S_LIST]
         free = top[K_FREE] - (size if top[K_HEAP] > 0 else 0)
-        if size * (most // x.rules.page + 1) <= free:
+        if size * (most // sglang.rules.page + 1) <= free:
             continue
         low, high, middle = int64(1), most, most
         while low < high:
-            if pages_ahead(st, x, r, middle) <= free:
+            if pages_ahead(state, sglang, r, middle) <= free:
                 low = middle
             else:
                 high = middle - 1
@@ -167,53 +168,53 @@ def most_steps(x: Sglang, st: State) -> int:
 
 
 @compiled_code
-def fall_idle(x: Sglang, st: State) -> None:
+def fall_idle(sglang: Sglang, state: State) -> None:
     """Reset the estimate of output tokens (`self_check_during_idle`)."""
-    for r in range(x.ratio.size):
-        x.ratio[r] = x.rules.init_ratio
+    for r in range(sglang.ratio.size):
+        sglang.ratio[r] = sglang.rules.init_ratio
 
 
 @compiled_code
-def rank_for(x: Sglang, st: State) -> int:
+def rank_for(sglang: Sglang, state: State) -> int:
     """Ranks take requests in turn (`load_balance_method` round_robin)."""
-    return int(st.counters[col.C_RELEASED] % x.ratio.size)
+    return int(state.counters[col.C_RELEASED] % sglang.ratio.size)
 
 
 @compiled_code
-def take_up(x: Sglang, st: State, place: int) -> None:
+def take_up(sglang: Sglang, state: State, place: int) -> None:
     """Look at one of the batches: what is its own comes to where plans find it."""
-    for r in range(st.ranks.shape[0]):
-        own = x.turns.own[place, r]
+    for r in range(state.ranks.shape[0]):
+        own = sglang.turns.own[place, r]
         for c in range(NUM_SCHEDULE):
             if c != S_CHUNKED:  # of all of them
-                x.ranks[r, c] = own[c]
-        st.ranks[r, col.R_RUNNING] = own[NUM_SCHEDULE]
-        copy_lists(x.turns.running[place, r], st.running[r], own[NUM_SCHEDULE], own[S_FLIGHT])
+                sglang.ranks[r, c] = own[c]
+        state.ranks[r, col.R_RUNNING] = own[NUM_SCHEDULE]
+        copy_lists(sglang.turns.running[place, r], state.running[r], own[NUM_SCHEDULE], own[S_FLIGHT])
 
 
 @compiled_code
-def put_down(x: Sglang, st: State, place: int) -> None:
+def put_down(sglang: Sglang, state: State, place: int) -> None:
     """`take_up` the other way round."""
-    for r in range(st.ranks.shape[0]):
-        own = x.turns.own[place, r]
+    for r in range(state.ranks.shape[0]):
+        own = sglang.turns.own[place, r]
         for c in range(NUM_SCHEDULE):
-            own[c] = x.ranks[r, c]
-        own[NUM_SCHEDULE] = st.ranks[r, col.R_RUNNING]
-        copy_lists(st.running[r], x.turns.running[place, r], own[NUM_SCHEDULE], own[S_FLIGHT])
+            own[c] = sglang.ranks[r, c]
+        own[NUM_SCHEDULE] = state.ranks[r, col.R_RUNNING]
+        copy_lists(state.running[r], sglang.turns.running[place, r], own[NUM_SCHEDULE], own[S_FLIGHT])
 
 
 @compiled_code
-def seen(x: Sglang, st: State, before: float, after: float) -> float:
+def seen(sglang: Sglang, state: State, before: float, after: float) -> float:
     """Results are waited for as soon as a batch has been sent."""
-    return float(st.clocks[col.T_NOW])
+    return float(state.clocks[col.T_NOW])
 
 
 @compiled_code
-def elsewhere(x: Sglang, st: State, place: int) -> int:
+def elsewhere(sglang: Sglang, state: State, place: int) -> int:
     """Requests that run in the other batches."""
-    turns, more = x.turns, int64(0)
+    turns, more = sglang.turns, int64(0)
     for other in range(turns.own.shape[0]):
-        for r in range(st.ranks.shape[0]):
+        for r in range(state.ranks.shape[0]):
             if other != place:
                 more += turns.own[other, r, NUM_SCHEDULE]
     return int(more)

@@ -18,9 +18,9 @@ from .state import B_BEFORE, B_CHILD, B_KEY, B_MARK, B_NEXT, B_PARENT, B_USERS, 
 
 
 @compiled_inside
-def count_free(st: State, kv: KvRules, x: Trtllm, r: int) -> None:
+def count_free(state: State, kv_rules: KvRules, trtllm: Trtllm, rank: int) -> None:
     """Bring a rank's free bytes in line with its blocks."""
-    st.free[r] = x.ranks[r, T_FREE] * kv.block_bytes[0]
+    state.free[rank] = trtllm.ranks[rank, T_FREE] * kv_rules.block_bytes[0]
 
 
 @compiled_part
@@ -42,87 +42,87 @@ def detach(blocks: I8, table: I8, b: int) -> None:
 
 
 @compiled_part
-def forget(blocks: I8, table: I8, b: int) -> None:
+def forget(blocks: I8, table: I8, block: int) -> None:
     """Take a block and all that follows it out of the tree."""
-    at = b
+    at = block
     while True:
         while blocks[at, B_CHILD] >= 0:
             at = blocks[at, B_CHILD]
         parent = blocks[at, B_PARENT]
         detach(blocks, table, at)
-        if at == b:
+        if at == block:
             return
         at = parent
 
 
 @compiled_inside
-def take_block(st: State, x: Trtllm, r: int, i: int) -> None:
+def take_block(state: State, trtllm: Trtllm, rank: int, index: int) -> None:
     """Give a request the block that was freed longest ago; there is one."""
-    links, blocks, request = x.links[r], x.blocks[r], st.ints[i]
+    links, blocks, request = trtllm.links[rank], trtllm.blocks[rank], state.ints[index]
     b = links[links.shape[0] - 1, NEXT]
     unlink(links, b)
     if blocks[b, B_KEY] != 0:
-        forget(blocks, x.table[r], b)
+        forget(blocks, trtllm.table[rank], b)
     blocks[b, B_USERS] = 1
-    x.ranks[r, T_FREE] -= 1
-    x.held[r, request[I_SLOT], request[I_BLOCKS]] = b
+    trtllm.ranks[rank, T_FREE] -= 1
+    trtllm.held[rank, request[I_SLOT], request[I_BLOCKS]] = b
     request[I_BLOCKS] += 1
 
 
 @compiled_inside
-def child_of(st: State, x: Trtllm, r: int, i: int, j: int, parent: int) -> int:
-    """The block with a request's `j`-th content behind another block, or -1."""
-    table = x.table[r]
-    return int(table[slot_of(table, key_at(st, i, j, x.rules.block), parent), 2] - 1)
+def child_of(state: State, trtllm: Trtllm, rank: int, index: int, position: int, parent: int) -> int:
+    """The block with a request's `position`-th content behind another block, or -1."""
+    table = trtllm.table[rank]
+    return int(table[slot_of(table, key_at(state, index, position, trtllm.rules.block), parent), 2] - 1)
 
 
 @compiled_part
-def begin(st: State, x: Trtllm, r: int, i: int) -> int:
+def begin(state: State, trtllm: Trtllm, rank: int, index: int) -> int:
     """Start a request's sequence: blocks of its whole prompt; tokens that were found."""
-    request, rank_state, block = st.ints[i], x.ranks[r], x.rules.block
+    request, rank_state, block = state.ints[index], trtllm.ranks[rank], trtllm.rules.block
     rank_state[T_SLOTS] -= 1
-    request[I_SLOT] = x.held[r, rank_state[T_SLOTS], x.held.shape[2] - 1]
+    request[I_SLOT] = trtllm.held[rank, rank_state[T_SLOTS], trtllm.held.shape[2] - 1]
     request[I_BLOCKS], request[I_ROOM] = 0, request[I_TARGET]
-    row, parent, most = x.held[r, request[I_SLOT]], int64(-1), int64(0)
-    if x.rules.reuse:
+    row, parent, most = trtllm.held[rank, request[I_SLOT]], int64(-1), int64(0)
+    if trtllm.rules.reuse:
         most = (request[I_TARGET] - 1) // block
     while request[I_BLOCKS] < most:
-        b = child_of(st, x, r, i, request[I_BLOCKS], parent)
+        b = child_of(state, trtllm, rank, index, request[I_BLOCKS], parent)
         if b < 0:
             break
-        if x.blocks[r, b, B_USERS] == 0:
-            unlink(x.links[r], b)
+        if trtllm.blocks[rank, b, B_USERS] == 0:
+            unlink(trtllm.links[rank], b)
             rank_state[T_FREE] -= 1
-        x.blocks[r, b, B_USERS] += 1
+        trtllm.blocks[rank, b, B_USERS] += 1
         row[request[I_BLOCKS]] = b
         request[I_BLOCKS] += 1
         parent = b
     reused = request[I_BLOCKS] * block
     request[I_KEYED] = request[I_BLOCKS]
     while request[I_BLOCKS] * block < request[I_TARGET]:
-        take_block(st, x, r, i)
+        take_block(state, trtllm, rank, index)
     return int(reused)
 
 
 @compiled_part
-def store(st: State, x: Trtllm, r: int, i: int, tokens: int) -> None:
+def store(state: State, trtllm: Trtllm, rank: int, index: int, tokens: int) -> None:
     """Let the full blocks of a request's first tokens be found, where their content is not yet."""
-    if not x.rules.reuse or tokens < x.rules.block:
+    if not trtllm.rules.reuse or tokens < trtllm.rules.block:
         return
-    blocks, request, block = x.blocks[r], st.ints[i], x.rules.block
-    row, parent, matching = x.held[r, request[I_SLOT]], int64(-1), True
+    blocks, request, block = trtllm.blocks[rank], state.ints[index], trtllm.rules.block
+    row, parent, matching = trtllm.held[rank, request[I_SLOT]], int64(-1), True
     first = request[I_KEYED]
     if first > 0:
         parent = row[first - 1]
     for j in range(first, min(tokens // block, request[I_BLOCKS])):
-        b = child_of(st, x, r, i, j, parent) if matching else int64(-1)
+        b = child_of(state, trtllm, rank, index, j, parent) if matching else int64(-1)
         if b < 0:
             matching = False
             b = row[j]
             if blocks[b, B_KEY] != 0:
-                forget(blocks, x.table[r], b)
-            key = key_at(st, i, j, block)
-            enter(x.table[r], key, parent, b + 1)
+                forget(blocks, trtllm.table[rank], b)
+            key = key_at(state, index, j, block)
+            enter(trtllm.table[rank], key, parent, b + 1)
             blocks[b, B_KEY], blocks[b, B_PARENT], blocks[b, B_BEFORE] = key, parent, -1
             blocks[b, B_NEXT] = -1
             if parent >= 0:
@@ -136,48 +136,48 @@ def store(st: State, x: Trtllm, r: int, i: int, tokens: int) -> None:
 
 
 @compiled_part
-def give_back(st: State, x: Trtllm, r: int, i: int, kept: int) -> None:
+def give_back(state: State, trtllm: Trtllm, rank: int, index: int, kept: int) -> None:
     """Take all but the first `kept` blocks of a request."""
-    request, row = st.ints[i], x.held[r, st.ints[i, I_SLOT]]
+    request, row = state.ints[index], trtllm.held[rank, state.ints[index, I_SLOT]]
     while request[I_BLOCKS] > kept:
         request[I_BLOCKS] -= 1
         b = row[request[I_BLOCKS]]
-        x.blocks[r, b, B_MARK] = 0
-        x.blocks[r, b, B_USERS] -= 1
-        if x.blocks[r, b, B_USERS] == 0:
-            append(x.links[r], b)
-            x.ranks[r, T_FREE] += 1
+        trtllm.blocks[rank, b, B_MARK] = 0
+        trtllm.blocks[rank, b, B_USERS] -= 1
+        if trtllm.blocks[rank, b, B_USERS] == 0:
+            append(trtllm.links[rank], b)
+            trtllm.ranks[rank, T_FREE] += 1
 
 
 @compiled_part
-def end(st: State, x: Trtllm, r: int, i: int, tokens: int) -> None:
+def end(state: State, trtllm: Trtllm, rank: int, index: int, tokens: int) -> None:
     """End a request's sequence; what it computed, of its first tokens, can be found."""
-    request, rank_state = st.ints[i], x.ranks[r]
-    store(st, x, r, i, tokens)
-    give_back(st, x, r, i, 0)
-    x.held[r, rank_state[T_SLOTS], x.held.shape[2] - 1] = request[I_SLOT]
+    request, rank_state = state.ints[index], trtllm.ranks[rank]
+    store(state, trtllm, rank, index, tokens)
+    give_back(state, trtllm, rank, index, 0)
+    trtllm.held[rank, rank_state[T_SLOTS], trtllm.held.shape[2] - 1] = request[I_SLOT]
     rank_state[T_SLOTS] += 1
     request[I_SLOT], request[I_ROOM], request[I_KEYED] = -1, 0, 0
 
 
 @compiled_part
-def mark(st: State, x: Trtllm, r: int, i: int) -> int:
+def mark(state: State, trtllm: Trtllm, rank: int, index: int) -> int:
     """Return the blocks freed by pausing a request, in addition to those already marked."""
-    request, freed = st.ints[i], int64(0)
+    request, freed = state.ints[index], int64(0)
     for j in range(request[I_BLOCKS]):
-        block = x.blocks[r, x.held[r, request[I_SLOT], j]]
+        block = trtllm.blocks[rank, trtllm.held[rank, request[I_SLOT], j]]
         block[B_MARK] += 1
         freed += block[B_MARK] == block[B_USERS]
     return int(freed)
 
 
 @compiled_part
-def first_new(st: State, x: Trtllm, r: int, i: int, tokens: int) -> tuple[int, int]:
+def first_new(state: State, trtllm: Trtllm, rank: int, index: int, tokens: int) -> tuple[int, int]:
     """Key and parent of a prompt's first full block that cannot be found; key 0 if all can."""
     parent = int64(-1)
-    for j in range(tokens // x.rules.block):
-        b = child_of(st, x, r, i, j, parent)
+    for j in range(tokens // trtllm.rules.block):
+        b = child_of(state, trtllm, rank, index, j, parent)
         if b < 0:
-            return key_at(st, i, j, x.rules.block), parent
+            return key_at(state, index, j, trtllm.rules.block), parent
         parent = b
     return 0, int(parent)

@@ -31,25 +31,25 @@ def brought(request: I8) -> bool:
 
 
 @compiled_inside
-def flies(x: Trtllm, request: I8) -> bool:
+def flies(trtllm: Trtllm, request: I8) -> bool:
     """Whether a batch in flight has a request."""
-    return bool(x.flights.sizes.size > 0 and request[col.I_FLIGHT] > 0)
+    return bool(trtllm.flights.sizes.size > 0 and request[col.I_FLIGHT] > 0)
 
 
 @compiled_part
-def take_active(st: State, x: Trtllm, r: int) -> None:
+def take_active(state: State, trtllm: Trtllm, rank_index: int) -> None:
     """Drop ended requests, and take new ones as long as there is a place."""
-    rank, remaining = st.ranks[r], 0
+    rank, remaining = state.ranks[rank_index], 0
     for j in range(rank[col.R_RUNNING]):
-        i = st.running[r, j]
-        if st.ints[i, col.I_ORDER] < 0:
-            st.running[r, remaining] = i
+        i = state.running[rank_index, j]
+        if state.ints[i, col.I_ORDER] < 0:
+            state.running[rank_index, remaining] = i
             remaining += 1
-    while rank[col.R_HEAD] >= 0 and remaining < x.rules.active:
+    while rank[col.R_HEAD] >= 0 and remaining < trtllm.rules.active:
         i = rank[col.R_HEAD]
-        st.running[r, remaining] = i
+        state.running[rank_index, remaining] = i
         remaining += 1
-        rank[col.R_HEAD] = st.ints[i, col.I_NEXT]
+        rank[col.R_HEAD] = state.ints[i, col.I_NEXT]
         if rank[col.R_HEAD] < 0:
             rank[col.R_TAIL] = -1
         rank[col.R_WAITING] -= 1
@@ -57,35 +57,35 @@ def take_active(st: State, x: Trtllm, r: int) -> None:
 
 
 @compiled_part
-def tell_cut(st: State, x: Trtllm, r: int) -> int:
+def tell_cut(state: State, trtllm: Trtllm, rank: int) -> int:
     """Note what prompts that are being cut will let others find; how many there are."""
     told = int64(0)
-    if not x.rules.reuse:
+    if not trtllm.rules.reuse:
         return 0
-    for j in range(st.ranks[r, col.R_RUNNING]):
-        i = st.running[r, j]
-        request = st.ints[i]
+    for j in range(state.ranks[rank, col.R_RUNNING]):
+        i = state.running[rank, j]
+        request = state.ints[i]
         if request[col.I_ROOM] > 0 and not decodes(request):
-            key, parent = first_new(st, x, r, i, request[col.I_INPUT] + request[col.I_GENERATED])
+            key, parent = first_new(state, trtllm, rank, i, request[col.I_INPUT] + request[col.I_GENERATED])
             if key != 0:
-                x.told[0, told], x.told[1, told] = key, parent
+                trtllm.told[0, told], trtllm.told[1, told] = key, parent
                 told += 1
     return int(told)
 
 
 @compiled_part
-def better_later(st: State, x: Trtllm, r: int, i: int, told: int) -> tuple[bool, int]:
+def better_later(state: State, trtllm: Trtllm, rank: int, index: int, told: int) -> tuple[bool, int]:
     """Whether a prompt that has not begun waits for what another computes now (`beneficialToSkip`)."""
-    request = st.ints[i]
-    if not x.rules.reuse or request[col.I_ROOM] > 0 or brought(request):
+    request = state.ints[index]
+    if not trtllm.rules.reuse or request[col.I_ROOM] > 0 or brought(request):
         return False, told
-    key, parent = first_new(st, x, r, i, request[col.I_INPUT] + request[col.I_GENERATED])
+    key, parent = first_new(state, trtllm, rank, index, request[col.I_INPUT] + request[col.I_GENERATED])
     if key == 0:
         return False, told
     for k in range(told):
-        if x.told[0, k] == key and x.told[1, k] == parent:
+        if trtllm.told[0, k] == key and trtllm.told[1, k] == parent:
             return True, told
-    x.told[0, told], x.told[1, told] = key, parent
+    trtllm.told[0, told], trtllm.told[1, told] = key, parent
     return False, told + 1
 
 
@@ -97,23 +97,23 @@ def to_the_end(request: I8, block: int, drafts: int) -> int:
 
 
 @compiled_part
-def choose_safe(st: State, x: Trtllm, r: int) -> None:
+def choose_safe(state: State, trtllm: Trtllm, rank: int) -> None:
     """GUARANTEED_NO_EVICT: those that run, and prompts whose whole request has memory."""
-    wanted, size, block = x.wanted[r], st.ranks[r, col.R_RUNNING], x.rules.block
-    told, left = tell_cut(st, x, r), x.ranks[r, T_FREE]
+    wanted, size, block = trtllm.wanted[rank], state.ranks[rank, col.R_RUNNING], trtllm.rules.block
+    told, left = tell_cut(state, trtllm, rank), trtllm.ranks[rank, T_FREE]
     for j in range(size):
-        request = st.ints[st.running[r, j]]
+        request = state.ints[state.running[rank, j]]
         wanted[j] = decodes(request)
         if wanted[j]:
-            left -= to_the_end(request, block, hooks.drafts_of(st))
+            left -= to_the_end(request, block, hooks.drafts_of(state))
     for j in range(size):
-        i = st.running[r, j]
+        i = state.running[rank, j]
         if wanted[j]:
             continue
-        later, told = better_later(st, x, r, i, told)
+        later, told = better_later(state, trtllm, rank, i, told)
         if later:
             continue
-        need = to_the_end(st.ints[i], block, hooks.drafts_of(st))
+        need = to_the_end(state.ints[i], block, hooks.drafts_of(state))
         if need > left:
             return
         left -= need
@@ -133,23 +133,23 @@ def next_blocks(request: I8, block: int, drafts: int, steps: int) -> int:
 
 
 @compiled_inside
-def keeps(x: Trtllm, request: I8) -> bool:
+def keeps(trtllm: Trtllm, request: I8) -> bool:
     """Whether no memory can be taken from a request."""
-    return bool(request[col.I_ROOM] == 0 or flies(x, request))
+    return bool(request[col.I_ROOM] == 0 or flies(trtllm, request))
 
 
 @compiled_part
-def choose_all(st: State, x: Trtllm, r: int) -> None:
+def choose_all(state: State, trtllm: Trtllm, rank: int) -> None:
     """MAX_UTILIZATION: whose next step has memory; the latest begun are paused for earlier ones."""
-    wanted, block = x.wanted[r], x.rules.block
-    told, free, taken = tell_cut(st, x, r), x.ranks[r, T_FREE], int64(0)
-    stop, j = st.ranks[r, col.R_RUNNING], int64(0)
+    wanted, block = trtllm.wanted[rank], trtllm.rules.block
+    told, free, taken = tell_cut(state, trtllm, rank), trtllm.ranks[rank, T_FREE], int64(0)
+    stop, j = state.ranks[rank, col.R_RUNNING], int64(0)
     for k in range(stop):
         wanted[k] = 0
     while j < stop:
-        i = st.running[r, j]
-        later, told = better_later(st, x, r, i, told)  # asked again after each pause
-        need = next_blocks(st.ints[i], block, hooks.drafts_of(st), x.rules.looks)
+        i = state.running[rank, j]
+        later, told = better_later(state, trtllm, rank, i, told)  # asked again after each pause
+        need = next_blocks(state.ints[i], block, hooks.drafts_of(state), trtllm.rules.looks)
         if later:
             j += 1
         elif taken + need <= free:
@@ -158,28 +158,28 @@ def choose_all(st: State, x: Trtllm, r: int) -> None:
             j += 1
         else:
             k = stop - 1
-            while k >= j and keeps(x, st.ints[st.running[r, k]]):
+            while k >= j and keeps(trtllm, state.ints[state.running[rank, k]]):
                 k -= 1
             if k < j:
                 return
-            free += mark(st, x, r, st.running[r, k])
+            free += mark(state, trtllm, rank, state.running[rank, k])
             wanted[k], stop = -1, k
 
 
 @compiled_part
-def pause(st: State, x: Trtllm, r: int) -> None:
+def pause(state: State, trtllm: Trtllm, rank: int) -> None:
     """Pause those that memory is taken from, the latest first; their tokens become prompts."""
-    for j in range(st.ranks[r, col.R_RUNNING] - 1, -1, -1):
-        if x.wanted[r, j] >= 0:
+    for j in range(state.ranks[rank, col.R_RUNNING] - 1, -1, -1):
+        if trtllm.wanted[rank, j] >= 0:
             continue
-        i = st.running[r, j]
-        request = st.ints[i]
+        i = state.running[rank, j]
+        request = state.ints[i]
         request[col.I_TARGET] = request[col.I_INPUT] + request[col.I_GENERATED]
-        end(st, x, r, i, request[col.I_TARGET] - 1)
+        end(state, trtllm, rank, i, request[col.I_TARGET] - 1)
         request[col.I_CACHED] = 0
         request[col.I_PREEMPTED] += 1
-        st.counters[col.C_PREEMPTIONS] += 1
-        hooks.on_preempted(st, i)
+        state.counters[col.C_PREEMPTIONS] += 1
+        hooks.on_preempted(state, i)
 
 
 @compiled_inside
@@ -189,16 +189,16 @@ def cut_to(tokens: int, room: int, block: int) -> int:
 
 
 @compiled_part
-def choose_tokens(st: State, x: Trtllm, r: int) -> tuple[int, int, int]:
+def choose_tokens(state: State, trtllm: Trtllm, rank: int) -> tuple[int, int, int]:
     """Tokens of each request in the step; prompts, tokens of these whole, and decodes."""
-    rules, wanted, fresh = x.rules, x.wanted[r], st.fresh[r]
-    size, tokens, cut, rank_tokens = st.ranks[r, col.R_RUNNING], int64(0), int64(0), int64(0)
-    running, prompts, more = int64(0), int64(0), 1 + hooks.drafts_of(st)
+    rules, wanted, fresh = trtllm.rules, trtllm.wanted[rank], state.fresh[rank]
+    size, tokens, cut, rank_tokens = state.ranks[rank, col.R_RUNNING], int64(0), int64(0), int64(0)
+    running, prompts, more = int64(0), int64(0), 1 + hooks.drafts_of(state)
     for j in range(size):
         fresh[j] = 0
     for j in range(size):
-        request = st.ints[st.running[r, j]]
-        if wanted[j] != 1 or (flies(x, request) and decodes(request)):
+        request = state.ints[state.running[rank, j]]
+        if wanted[j] != 1 or (flies(trtllm, request) and decodes(request)):
             continue  # its last token is waited for
         if decodes(request) or brought(request):
             if tokens + more > rules.tokens:
@@ -225,7 +225,7 @@ def choose_tokens(st: State, x: Trtllm, r: int) -> tuple[int, int, int]:
     if rules.chunked and cut > rules.tokens - tokens:
         left, prompts = rules.tokens - tokens, int64(0)
         for j in range(size):
-            request = st.ints[st.running[r, j]]
+            request = state.ints[state.running[rank, j]]
             if fresh[j] == 0 or decodes(request) or brought(request):
                 continue
             fresh[j] = cut_to(fresh[j], left, rules.block)
@@ -233,78 +233,78 @@ def choose_tokens(st: State, x: Trtllm, r: int) -> tuple[int, int, int]:
             prompts += fresh[j] > 0
     if rules.wait_steps > 0:
         for j in range(size):
-            request = st.ints[st.running[r, j]]
+            request = state.ints[state.running[rank, j]]
             if fresh[j] > 0 and not decodes(request) and not brought(request):
                 rank_tokens += request[col.I_INPUT] + request[col.I_GENERATED]
     return int(prompts), int(rank_tokens), int(running)
 
 
 @compiled_part
-def drop_prompts(st: State, r: int) -> None:
+def drop_prompts(state: State, rank: int) -> None:
     """Let a rank's prompts wait for the next step."""
-    for j in range(st.ranks[r, col.R_RUNNING]):
-        request = st.ints[st.running[r, j]]
+    for j in range(state.ranks[rank, col.R_RUNNING]):
+        request = state.ints[state.running[rank, j]]
         if not decodes(request) and not brought(request):
-            st.fresh[r, j] = 0
+            state.fresh[rank, j] = 0
 
 
 @compiled_part
-def hold(st: State, x: Trtllm, windows: I8, r: int, known: float) -> None:
+def hold(state: State, trtllm: Trtllm, windows: I8, rank: int, known: float) -> None:
     """Give the planned requests their blocks, prompts first, and count them."""
-    size, block = st.ranks[r, col.R_RUNNING], x.rules.block
+    size, block = state.ranks[rank, col.R_RUNNING], trtllm.rules.block
     for j in range(size):
-        i, tokens = st.running[r, j], st.fresh[r, j]
-        request = st.ints[i]
+        i, tokens = state.running[rank, j], state.fresh[rank, j]
+        request = state.ints[i]
         if tokens == 0 or decodes(request):
             continue
         if brought(request):
-            begin(st, x, r, i)
-            st.floats[i, col.F_SCHEDULED] = known
+            begin(state, trtllm, rank, i)
+            state.floats[i, col.F_SCHEDULED] = known
             continue
         if request[col.I_ROOM] == 0:
-            reused = begin(st, x, r, i)
+            reused = begin(state, trtllm, rank, i)
             request[col.I_CACHED] = reused
-            st.counters[col.C_HITS] += reused
-            if np.isnan(st.floats[i, col.F_SCHEDULED]):
-                st.floats[i, col.F_SCHEDULED] = known
+            state.counters[col.C_HITS] += reused
+            if np.isnan(state.floats[i, col.F_SCHEDULED]):
+                state.floats[i, col.F_SCHEDULED] = known
             if reused > 0 and reused + tokens < request[col.I_TARGET]:
                 tokens = (reused + tokens) // block * block - reused
             tokens = min(tokens, request[col.I_TARGET] - reused)
-            st.fresh[r, j] = tokens
-        hooks.on_tokens_planned(st, i, tokens)
-        count_chunk(st.moments[r], windows, request[col.I_CACHED], tokens)
-        hooks.on_count(st, r, request[col.I_CACHED], tokens, True)
-        c = st.counters[col.C_CHUNKS]
-        st.chunks[0, c], st.chunks[1, c] = tokens, i
-        st.counters[col.C_CHUNKS] += 1
-    more, count, context = 1 + hooks.drafts_of(st), int64(0), int64(0)
+            state.fresh[rank, j] = tokens
+        hooks.on_tokens_planned(state, i, tokens)
+        count_chunk(state.moments[rank], windows, request[col.I_CACHED], tokens)
+        hooks.on_count(state, rank, request[col.I_CACHED], tokens, True)
+        c = state.counters[col.C_CHUNKS]
+        state.chunks[0, c], state.chunks[1, c] = tokens, i
+        state.counters[col.C_CHUNKS] += 1
+    more, count, context = 1 + hooks.drafts_of(state), int64(0), int64(0)
     plain = unbounded(windows) and more == 1
     for j in range(size):
-        i = st.running[r, j]
-        request = st.ints[i]
-        if st.fresh[r, j] == 0 or not decodes(request):
+        i = state.running[rank, j]
+        request = state.ints[i]
+        if state.fresh[rank, j] == 0 or not decodes(request):
             continue
         request[col.I_ROOM] += more
         while request[col.I_BLOCKS] * block < request[col.I_ROOM]:
-            take_block(st, x, r, i)
-        hooks.on_tokens_planned(st, i, more)
+            take_block(state, trtllm, rank, i)
+        hooks.on_tokens_planned(state, i, more)
         if plain:
             count += 1
             context += request[col.I_CACHED] + 1
         else:
-            count_tokens(st, st.moments[r], windows, request[col.I_CACHED], more)
-            hooks.on_count(st, r, request[col.I_CACHED], more, False)
+            count_tokens(state, state.moments[rank], windows, request[col.I_CACHED], more)
+            hooks.on_count(state, rank, request[col.I_CACHED], more, False)
     if plain:
-        count_decodes(st.moments[r], count, context)
+        count_decodes(state.moments[rank], count, context)
 
 
 @compiled_part
-def wait(x: Trtllm, prompts: int, tokens: int, running: int) -> bool:
+def wait(trtllm: Trtllm, prompts: int, tokens: int, running: int) -> bool:
     """Return whether prompts wait for more of them while others decode (`_waiting_requests`)."""
-    waited = x.waited
-    if x.rules.wait_steps == 0 or prompts == 0 or running == 0:
+    waited = trtllm.waited
+    if trtllm.rules.wait_steps == 0 or prompts == 0 or running == 0:
         return False
-    if waited[W_WAITED] >= x.rules.wait_steps or tokens + running >= x.rules.wait_tokens:
+    if waited[W_WAITED] >= trtllm.rules.wait_steps or tokens + running >= trtllm.rules.wait_tokens:
         waited[W_WAITED] = 0
         return False
     waited[W_WAITED] += 1
@@ -312,46 +312,46 @@ def wait(x: Trtllm, prompts: int, tokens: int, running: int) -> bool:
 
 
 @compiled_part
-def wait_even(x: Trtllm, places: bool, prompts: bool, running: bool) -> bool:
+def wait_even(trtllm: Trtllm, places: bool, prompts: bool, running: bool) -> bool:
     """Whether prompts wait until every rank has one (`_balance_adp_requests`)."""
-    waited = x.waited
+    waited = trtllm.waited
     if places and prompts:
         waited[W_WAITED] = 0
         if running:
-            if waited[W_BATCHED] < x.rules.even_batches:
+            if waited[W_BATCHED] < trtllm.rules.even_batches:
                 waited[W_BATCHED] += 1
                 return True
             waited[W_BATCHED] = 0
         return False
     waited[W_WAITED] += 1
-    if waited[W_WAITED] >= x.rules.even_steps or not running:
+    if waited[W_WAITED] >= trtllm.rules.even_steps or not running:
         waited[W_WAITED] = 0
         return False
     return True
 
 
 @compiled_part
-def plan_all(st: State, x: Trtllm, windows: I8, known: float) -> None:
+def plan_all(state: State, trtllm: Trtllm, windows: I8, known: float) -> None:
     """Plan every rank's next step by what is known at a time."""
     places, prompts, running, waits = True, True, True, False
-    for r in range(st.ranks.shape[0]):
-        clear_sums(st, r)
-        take_active(st, x, r)
-        if x.rules.evicts:
-            choose_all(st, x, r)
+    for r in range(state.ranks.shape[0]):
+        clear_sums(state, r)
+        take_active(state, trtllm, r)
+        if trtllm.rules.evicts:
+            choose_all(state, trtllm, r)
         else:
-            choose_safe(st, x, r)
-        new, tokens, old = choose_tokens(st, x, r)
-        places = places and old < x.rules.requests
+            choose_safe(state, trtllm, r)
+        new, tokens, old = choose_tokens(state, trtllm, r)
+        places = places and old < trtllm.rules.requests
         prompts = prompts and new > 0
         running = running and old > 0
-        if st.ranks.shape[0] == 1:
-            waits = wait(x, new, tokens, old)
-    if x.rules.even:
-        waits = wait_even(x, places, prompts, running)
-    for r in range(st.ranks.shape[0]):
+        if state.ranks.shape[0] == 1:
+            waits = wait(trtllm, new, tokens, old)
+    if trtllm.rules.even:
+        waits = wait_even(trtllm, places, prompts, running)
+    for r in range(state.ranks.shape[0]):
         if waits:
-            drop_prompts(st, r)
-        if x.rules.evicts:
-            pause(st, x, r)
-        hold(st, x, windows, r, known)
+            drop_prompts(state, r)
+        if trtllm.rules.evicts:
+            pause(state, trtllm, r)
+        hold(state, trtllm, windows, r, known)

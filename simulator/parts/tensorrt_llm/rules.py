@@ -103,9 +103,9 @@ class TrtllmRules:
         )  # fmt: skip
         return new_trtllm(numbers, ranks, pages, stages)
 
-    def widen(self, x: Trtllm, blocks: int) -> Trtllm:
+    def widen(self, trtllm: Trtllm, blocks: int) -> Trtllm:
         """Return the same state with room for requests with that number of blocks."""
-        return widened(x, blocks + 1)
+        return widened(trtllm, blocks + 1)
 
     def spare(self, page: int) -> int:
         """A request's last token counts too."""

@@ -91,11 +91,11 @@ def new_trtllm(numbers: TrtNumbers, ranks: int, blocks: int, stages: int) -> Trt
     )  # fmt: skip
 
 
-def widened(x: Trtllm, width: int) -> Trtllm:
+def widened(trtllm: Trtllm, width: int) -> Trtllm:
     """The same with room for requests of `width` blocks."""
-    ranks, rows, have = x.held.shape
+    ranks, rows, have = trtllm.held.shape
     if width < have:
-        return x
+        return trtllm
     blocks_of = np.zeros((ranks, rows, width + 1), dtype=np.int64)
-    blocks_of[:, :, : have - 1], blocks_of[:, :, -1] = x.held[:, :, :-1], x.held[:, :, -1]
-    return x._replace(held=blocks_of)
+    blocks_of[:, :, : have - 1], blocks_of[:, :, -1] = trtllm.held[:, :, :-1], trtllm.held[:, :, -1]
+    return trtllm._replace(held=blocks_of)

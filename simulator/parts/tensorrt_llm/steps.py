@@ -16,145 +16,147 @@ from .state import T_FLIGHT, T_FREE, W_WAITED, Trtllm
 
 
 @compiled_code
-def plan_ranks(x: Trtllm, st: State, kv: KvRules, windows: I8, known: float) -> None:
+def plan_ranks(trtllm: Trtllm, state: State, kv_rules: KvRules, windows: I8, known: float) -> None:
     """Plan the next step of every rank."""
-    plan_all(st, x, windows, known)
-    for r in range(st.ranks.shape[0]):
-        count_free(st, kv, x, r)
+    plan_all(state, trtllm, windows, known)
+    for r in range(state.ranks.shape[0]):
+        count_free(state, kv_rules, trtllm, r)
 
 
 @compiled_code
-def start_ranks(x: Trtllm, st: State, kv: KvRules, steps: int) -> None:
+def start_ranks(trtllm: Trtllm, state: State, kv_rules: KvRules, steps: int) -> None:
     """Note what the step that starts holds; of `steps` steps, that all but the last have ended.
 
     Of a request in flight the first list has it, and the second 0 for a decode, 1 for a prompt that
     ends in this step and 2 for one that goes on.
     """
-    place, more = st.running.shape[1] // 3, steps - 1
-    for r in range(st.ranks.shape[0]):
+    place, more = state.running.shape[1] // 3, steps - 1
+    for r in range(state.ranks.shape[0]):
         size = int64(0)
-        for j in range(st.ranks[r, col.R_RUNNING]):
-            i, tokens = st.running[r, j], st.fresh[r, j]
+        for j in range(state.ranks[r, col.R_RUNNING]):
+            i, tokens = state.running[r, j], state.fresh[r, j]
             if tokens == 0:
                 continue
-            request = st.ints[i]
+            request = state.ints[i]
             prompt = request[col.I_CACHED] < request[col.I_TARGET]
-            if prompt or hooks.drafts_of(st) == 0:  # else what is accepted says
+            if prompt or hooks.drafts_of(state) == 0:  # else what is accepted says
                 request[col.I_CACHED] += tokens
             kind = int64(0)
             if prompt:
                 kind = int64(1 if request[col.I_CACHED] >= request[col.I_TARGET] else 2)
-            st.running[r, place + size], st.running[r, 2 * place + size] = i, kind
+            state.running[r, place + size], state.running[r, 2 * place + size] = i, kind
             size += 1
             request[col.I_FLIGHT] += 1
             if more > 0:
                 request[col.I_ROOM] += more
-                while request[col.I_BLOCKS] * x.rules.block < request[col.I_ROOM]:
-                    take_block(st, x, r, i)
+                while request[col.I_BLOCKS] * trtllm.rules.block < request[col.I_ROOM]:
+                    take_block(state, trtllm, r, i)
                 request[col.I_CACHED] += more
                 request[col.I_GENERATED] += more
-                st.counters[col.C_EMITTED] += more
-        x.ranks[r, T_FLIGHT] = size
+                state.counters[col.C_EMITTED] += more
+        trtllm.ranks[r, T_FLIGHT] = size
         if more > 0:
-            count_free(st, kv, x, r)
-    if x.rules.even and more > 0:  # as `wait_even` counts plans without prompts
-        x.waited[W_WAITED] = (x.waited[W_WAITED] + more) % x.rules.even_steps
+            count_free(state, kv_rules, trtllm, r)
+    if trtllm.rules.even and more > 0:  # as `wait_even` counts plans without prompts
+        trtllm.waited[W_WAITED] = (trtllm.waited[W_WAITED] + more) % trtllm.rules.even_steps
 
 
 @compiled_part
-def tokens_taken(st: State, x: Trtllm, r: int, i: int, prompt: bool) -> int:
+def tokens_taken(state: State, trtllm: Trtllm, rank: int, index: int, prompt: bool) -> int:
     """Tokens that a step has brought a request; blocks of rejected drafts are free again."""
-    if prompt or st.hooks.verified.size == 0:
+    if prompt or state.hooks.verified.size == 0:
         return int64(1)
-    request = st.ints[i]
-    count = hooks.verified(st, i, request[col.I_ROOM] - request[col.I_CACHED])
+    request = state.ints[index]
+    count = hooks.verified(state, index, request[col.I_ROOM] - request[col.I_CACHED])
     request[col.I_ROOM] = request[col.I_CACHED]
-    give_back(st, x, r, i, blocks_of(request[col.I_ROOM], x.rules.block))
+    give_back(state, trtllm, rank, index, blocks_of(request[col.I_ROOM], trtllm.rules.block))
     return int64(count)
 
 
 @compiled_part
-def take_rank(st: State, x: Trtllm, r: int, first_end: float, now: float) -> None:
+def take_rank(state: State, trtllm: Trtllm, rank: int, first_end: float, now: float) -> None:
     """Process the results of one rank: tokens, ends, and prompts that others can find from now on."""
-    own, place = x.ranks[r], st.running.shape[1] // 3
+    own, place = trtllm.ranks[rank], state.running.shape[1] // 3
     gap, gaps, together = 0.0, int64(0), int64(0)
     for k in range(own[T_FLIGHT]):
-        i, kind = st.running[r, place + k], st.running[r, 2 * place + k]
-        request = st.ints[i]
+        i, kind = state.running[rank, place + k], state.running[rank, 2 * place + k]
+        request = state.ints[i]
         paused = request[col.I_ROOM] == 0
         request[col.I_FLIGHT] -= 1
         if request[col.I_ORDER] >= 0 or kind == 2 or (kind == 1 and paused):
             continue  # ended before, or a prompt that goes on or begins anew
-        count = tokens_taken(st, x, r, i, kind > 0)
+        count = tokens_taken(state, trtllm, rank, i, kind > 0)
         together += count - 1
-        gap, gaps = stamp(st, i, count, first_end, now, gap, gaps)
+        gap, gaps = stamp(state, i, count, first_end, now, gap, gaps)
         if request[col.I_GENERATED] == request[col.I_OUTPUT]:
-            complete(st, i)
+            complete(state, i)
             if not paused:
                 known = request[col.I_INPUT] + request[col.I_GENERATED] - 1
-                end(st, x, r, i, min(known, request[col.I_HASHED]))
+                end(state, trtllm, rank, i, min(known, request[col.I_HASHED]))
     if gaps > 0:
-        record_gap(st.hist, st.clocks, gap, gaps)
-    hooks.on_together(st, together)
+        record_gap(state.hist, state.clocks, gap, gaps)
+    hooks.on_together(state, together)
     for k in range(own[T_FLIGHT]):
-        i, kind = st.running[r, place + k], st.running[r, 2 * place + k]
-        request = st.ints[i]
-        if kind > 0 and decodes(request) and not (kind == 2 and flies(x, request)):
-            store(st, x, r, i, min(request[col.I_INPUT] + request[col.I_GENERATED] - 1, request[col.I_HASHED]))
+        i, kind = state.running[rank, place + k], state.running[rank, 2 * place + k]
+        request = state.ints[i]
+        if kind > 0 and decodes(request) and not (kind == 2 and flies(trtllm, request)):
+            store(
+                state, trtllm, rank, i, min(request[col.I_INPUT] + request[col.I_GENERATED] - 1, request[col.I_HASHED])
+            )
     own[T_FLIGHT] = 0
 
 
 @compiled_code
-def take_ranks(x: Trtllm, st: State, kv: KvRules, first_end: float, now: float) -> None:
+def take_ranks(trtllm: Trtllm, state: State, kv_rules: KvRules, first_end: float, now: float) -> None:
     """Process the results of every rank."""
-    for r in range(st.ranks.shape[0]):
-        take_rank(st, x, r, first_end, now)
-        count_free(st, kv, x, r)
+    for r in range(state.ranks.shape[0]):
+        take_rank(state, trtllm, r, first_end, now)
+        count_free(state, kv_rules, trtllm, r)
 
 
 @compiled_part
-def blocks_ahead(st: State, x: Trtllm, r: int, steps: int) -> int:
+def blocks_ahead(state: State, trtllm: Trtllm, rank: int, steps: int) -> int:
     """Return the blocks that a rank's requests need in the next steps."""
     blocks = int64(0)
-    for j in range(st.ranks[r, col.R_RUNNING]):
-        room = st.ints[st.running[r, j], col.I_ROOM]
-        if room > 0 and st.fresh[r, j] > 0:
-            blocks += blocks_of(room + steps, x.rules.block) - blocks_of(room, x.rules.block)
+    for j in range(state.ranks[rank, col.R_RUNNING]):
+        room = state.ints[state.running[rank, j], col.I_ROOM]
+        if room > 0 and state.fresh[rank, j] > 0:
+            blocks += blocks_of(room + steps, trtllm.rules.block) - blocks_of(room, trtllm.rules.block)
     return int(blocks)
 
 
 @compiled_code
-def most_steps(x: Trtllm, st: State) -> int:
+def most_steps(trtllm: Trtllm, state: State) -> int:
     """Steps of one plan; below 0 where an arrival may change it.
 
     None ends before the last of them, and no prompt waits that could begin before. What is blocked by
     memory that is kept for others, or by a step's tokens, is so until one ends.
     """
     most, heeds = int64(1 << 40), False
-    if hooks.drafts_of(st) > 0:
+    if hooks.drafts_of(state) > 0:
         return -1
-    waits = x.rules.evicts or x.rules.wait_steps > 0 or x.rules.even
-    for r in range(st.ranks.shape[0]):
-        size = st.ranks[r, col.R_RUNNING]
+    waits = trtllm.rules.evicts or trtllm.rules.wait_steps > 0 or trtllm.rules.even
+    for r in range(state.ranks.shape[0]):
+        size = state.ranks[r, col.R_RUNNING]
         for j in range(size):
-            request = st.ints[st.running[r, j]]
+            request = state.ints[state.running[r, j]]
             if request[col.I_ORDER] >= 0:
                 return -1
-            if st.fresh[r, j] == 0:
+            if state.fresh[r, j] == 0:
                 if waits or decodes(request):
                     return -1
                 continue  # blocked until a request ends
             most = min(most, request[col.I_OUTPUT] - request[col.I_GENERATED])
-        heeds = heeds or size < x.rules.requests
-        if x.rules.even and (st.ranks[r, col.R_WAITING] > 0 or size == 0):
+        heeds = heeds or size < trtllm.rules.requests
+        if trtllm.rules.even and (state.ranks[r, col.R_WAITING] > 0 or size == 0):
             return -1
-    for r in range(st.ranks.shape[0]):
-        free, size = x.ranks[r, T_FREE], st.ranks[r, col.R_RUNNING]
-        if size * (most // x.rules.block + 1) <= free:
+    for r in range(state.ranks.shape[0]):
+        free, size = trtllm.ranks[r, T_FREE], state.ranks[r, col.R_RUNNING]
+        if size * (most // trtllm.rules.block + 1) <= free:
             continue
         low, high, middle = int64(1), most, most
         while low < high:
-            if blocks_ahead(st, x, r, middle) <= free:
+            if blocks_ahead(state, trtllm, r, middle) <= free:
                 low = middle
             else:
                 high = middle - 1
@@ -164,31 +166,31 @@ def most_steps(x: Trtllm, st: State) -> int:
 
 
 @compiled_code
-def rank_for(x: Trtllm, st: State) -> int:
+def rank_for(trtllm: Trtllm, state: State) -> int:
     """The rank with the fewest requests takes the next."""
-    return lightest_rank(st, 1)
+    return lightest_rank(state, 1)
 
 
 @compiled_code
-def take_up(x: Trtllm, st: State, place: int) -> None:
+def take_up(trtllm: Trtllm, state: State, place: int) -> None:
     """Look at one of the batches in flight: what it holds comes to where results are taken from."""
-    for r in range(st.ranks.shape[0]):
-        x.ranks[r, T_FLIGHT] = x.flights.sizes[place, r]
-        copy_lists(x.flights.running[place, r], st.running[r], 0, x.ranks[r, T_FLIGHT])
+    for r in range(state.ranks.shape[0]):
+        trtllm.ranks[r, T_FLIGHT] = trtllm.flights.sizes[place, r]
+        copy_lists(trtllm.flights.running[place, r], state.running[r], 0, trtllm.ranks[r, T_FLIGHT])
 
 
 @compiled_code
-def put_down(x: Trtllm, st: State, place: int) -> None:
+def put_down(trtllm: Trtllm, state: State, place: int) -> None:
     """`take_up` the other way round."""
-    for r in range(st.ranks.shape[0]):
-        x.flights.sizes[place, r] = x.ranks[r, T_FLIGHT]
-        copy_lists(st.running[r], x.flights.running[place, r], 0, x.ranks[r, T_FLIGHT])
+    for r in range(state.ranks.shape[0]):
+        trtllm.flights.sizes[place, r] = trtllm.ranks[r, T_FLIGHT]
+        copy_lists(state.running[r], trtllm.flights.running[place, r], 0, trtllm.ranks[r, T_FLIGHT])
 
 
 @compiled_code
-def seen(x: Trtllm, st: State, before: float, after: float) -> float:
+def seen(trtllm: Trtllm, state: State, before: float, after: float) -> float:
     """Before it takes results the executor waits for the first stage's work (`sampler_event`) on the batch before, or on this."""
-    return float(max(after if x.rules.serial else before, st.clocks[col.T_NOW]))
+    return float(max(after if trtllm.rules.serial else before, state.clocks[col.T_NOW]))
 
 
 HOOKS = {

@@ -31,41 +31,41 @@ LEAST = 0.01
 
 
 @compiled_part
-def cross(b: Between, source: int, target: int, now: float, begun: float, wire_s: float) -> tuple[float, float]:
+def cross(between: Between, source: int, target: int, now: float, begun: float, wire_s: float) -> tuple[float, float]:
     """Send a cache over the ports of both sides that are free first; when it leaves and when it is there [s].
 
     Caches are sent in order; none overtakes another one. Prompt and receiver are ready `now`; the first of the cache
     could leave at `begun`: `now`, unless layers leave one by one, the last of them not before `now`.
     """
-    i, j = np.argmin(b.free_s[source]), np.argmin(b.free_s[target])
-    k, m = np.argmin(b.last_s[source]), np.argmin(b.last_s[target])
-    took = b.latency + wire_s
-    last = max(now, b.last_s[source, k], b.last_s[target, m])
+    i, j = np.argmin(between.free_s[source]), np.argmin(between.free_s[target])
+    k, m = np.argmin(between.last_s[source]), np.argmin(between.last_s[target])
+    took = between.latency + wire_s
+    last = max(now, between.last_s[source, k], between.last_s[target, m])
     if begun < now:
-        start = max(begun, b.free_s[source, i], b.free_s[target, j])
+        start = max(begun, between.free_s[source, i], between.free_s[target, j])
         free = start + took
-        end = max(free, last + (b.latency + wire_s / b.layers))
+        end = max(free, last + (between.latency + wire_s / between.layers))
     else:
         start = last
         free = end = start + took
-    b.free_s[source, i] = b.free_s[target, j] = free
-    b.last_s[source, k] = b.last_s[target, m] = end
+    between.free_s[source, i] = between.free_s[target, j] = free
+    between.last_s[source, k] = between.last_s[target, m] = end
     return start, end
 
 
 @compiled_part
-def wait_for_tier(b: Between, n: int, links: F8) -> None:
+def wait_for_tier(between: Between, n: int, links: F8) -> None:
     """What a node has yet to write to a tier over its ports goes before the next cache: first come, first served."""
-    for r in range(links.shape[0] if b.tier >= 0 else 0):
-        b.free_s[n, r] = max(b.free_s[n, r], links[r, b.tier, DOWN])
-        b.last_s[n, r] = max(b.last_s[n, r], links[r, b.tier, DOWN])
+    for r in range(links.shape[0] if between.tier >= 0 else 0):
+        between.free_s[n, r] = max(between.free_s[n, r], links[r, between.tier, DOWN])
+        between.last_s[n, r] = max(between.last_s[n, r], links[r, between.tier, DOWN])
 
 
 @compiled_part
-def hold_tier(b: Between, n: int, links: F8) -> None:
+def hold_tier(between: Between, n: int, links: F8) -> None:
     """What a node writes to a tier from now on goes behind the caches that are on its ports."""
-    for r in range(links.shape[0] if b.tier >= 0 else 0):
-        links[r, b.tier, DOWN] = max(links[r, b.tier, DOWN], b.free_s[n, r])
+    for r in range(links.shape[0] if between.tier >= 0 else 0):
+        links[r, between.tier, DOWN] = max(links[r, between.tier, DOWN], between.free_s[n, r])
 
 
 @compiled_part
@@ -75,111 +75,111 @@ def left_over(exchanged_s: float, stepping_s: float) -> float:
 
 
 @compiled_part
-def whole_bytes(b: Between, tokens: int) -> float:
+def whole_bytes(between: Between, tokens: int) -> float:
     """Return the KV bytes that all devices of a rank of the second pool receive for a number of tokens."""
-    return kv_bytes(b.whole, tokens) * b.wide
+    return kv_bytes(between.whole, tokens) * between.wide
 
 
 @compiled_part
-def cached(p: Play, row: int) -> int:
+def cached(play: Play, row: int) -> int:
     """Tokens in a request's KV cache once its latest token has come."""
-    return int(p.rows.input_tokens[row] + p.rows.generated[row] - 1)
+    return int(play.rows.input_tokens[row] + play.rows.generated[row] - 1)
 
 
 @compiled_part
-def find_room(p: Play, how: How, b: Between, need: float) -> int:
+def find_room(play: Play, how: How, between: Between, need: float) -> int:
     """Find the nodes with room for one more request and its bytes; return their number."""
-    found, able = find_able(p, how, p.fleet.first, p.own.size), int64(0)
+    found, able = find_able(play, how, play.fleet.first, play.own.size), int64(0)
     for k in range(found):
-        n = p.able[k]
-        own, submitted = p.own[n], face_of(p.fleet, n).counters[C_SUBMITTED]
+        n = play.able[k]
+        own, submitted = play.own[n], face_of(play.fleet, n).counters[C_SUBMITTED]
         live = submitted - own.delivered + own.asked
-        if live + own.inbound < b.places and fits(p, n, need):
-            p.able[able] = n
+        if live + own.inbound < between.places and fits(play, n, need):
+            play.able[able] = n
             able += 1
     return able
 
 
 @compiled_part
-def leave(p: Play, b: Between, row: int, target: int) -> None:
+def leave(play: Play, between: Between, row: int, target: int) -> None:
     """Send a cache on its way."""
-    trip, now, begun = b.trips[row], p.at[0].then, p.at[0].then
+    trip, now, begun = between.trips[row], play.at[0].then, play.at[0].then
     source = trip.source
-    links, other = face_of(p.fleet, source).links, face_of(p.fleet, target)
-    rate = b.bandwidth * min(b.lanes[source], b.lanes[target])
-    if b.exchanges and not is_done(other):
+    links, other = face_of(play.fleet, source).links, face_of(play.fleet, target)
+    rate = between.bandwidth * min(between.lanes[source], between.lanes[target])
+    if between.exchanges and not is_done(other):
         rate *= left_over(other.exchanged[W_BACK], other.clocks[T_BUSY])
-    wire_s = whole_bytes(b, cached(p, row)) / rate
-    if b.by_layer and now == p.rows.last_s[row] and trip.again == 0:
-        begun = p.rows.scheduled_s[row]  # it had room at once
-    wait_for_tier(b, source, links)
-    start, end = cross(b, source, target, now, begun, wire_s)
-    hold_tier(b, source, links)
+    wire_s = whole_bytes(between, cached(play, row)) / rate
+    if between.by_layer and now == play.rows.last_s[row] and trip.again == 0:
+        begun = play.rows.scheduled_s[row]  # it had room at once
+    wait_for_tier(between, source, links)
+    start, end = cross(between, source, target, now, begun, wire_s)
+    hold_tier(between, source, links)
     for n in (source, target):
-        p.own[n].busy_s += b.latency + wire_s
-        p.own[n].sent_s = max(p.own[n].sent_s, end)
-    trip.target, trip.there = target, p.own[target].life
+        play.own[n].busy_s += between.latency + wire_s
+        play.own[n].sent_s = max(play.own[n].sent_s, end)
+    trip.target, trip.there = target, play.own[target].life
     trip.start_s, trip.end_s = start, end
-    at_time(p, end, CROSSED + KINDS * row)
+    at_time(play, end, CROSSED + KINDS * row)
 
 
 @compiled_part
-def next_cache(p: Play, how: How) -> int:
+def next_cache(play: Play, how: How) -> int:
     """Let the next cache leave if a node has room for its request; the request, -1: none, -2: ask the caller."""
-    b, at = how.between, p.at[0]
+    b, at = how.between, play.at[0]
     if b.ready.span[1] == 0:
         return -1
     row = b.ready.kept[b.ready.span[0]]
-    tokens = cached(p, row) + 1
+    tokens = cached(play, row) + 1
     if b.reserve:
-        tokens = p.rows.input_tokens[row] + p.rows.output_tokens[row] - 1
+        tokens = play.rows.input_tokens[row] + play.rows.output_tokens[row] - 1
     need = kv_bytes(b.second, tokens)
-    found = find_room(p, how, b, need)
+    found = find_room(play, how, b, need)
     if found == 0:
         return -1
     if how.looks and at.chosen < 0:
-        weigh(p, how, found, at.then)
-    k = chosen(p, how, found, at.sent, -1)
+        weigh(play, how, found, at.then)
+    k = chosen(play, how, found, at.sent, -1)
     if k < 0:
         return -2
-    target = p.able[k]
+    target = play.able[k]
     drop_first(b.ready)
     at.sent += 1
-    p.own[target].inbound += 1
-    p.own[target].promised += need
+    play.own[target].inbound += 1
+    play.own[target].promised += need
     trip = b.trips[row]
     trip.parked, trip.kept = trip.kept, need
-    leave(p, b, row, target)
+    leave(play, b, row, target)
     return int(row)
 
 
 @compiled_part
-def let_go(p: Play, n: int, size: float) -> None:
+def let_go(play: Play, n: int, size: float) -> None:
     """Give kept bytes back; no remainder of rounding is left on an empty node."""
-    p.own[n].promised = max(p.own[n].promised - size, 0.0)
+    play.own[n].promised = max(play.own[n].promised - size, 0.0)
 
 
 @compiled_part
-def arrive(p: Play, how: How, row: int) -> int:
+def arrive(play: Play, how: How, row: int) -> int:
     """Complete a KV transfer, unless its source or target has failed since."""
-    b, at = how.between, p.at[0]
+    b, at = how.between, play.at[0]
     trip = b.trips[row]
     source, target = trip.source, trip.target
     at.moves += 1
-    at.moved += whole_bytes(b, cached(p, row))
+    at.moved += whole_bytes(b, cached(play, row))
     at.then = trip.end_s
     b.stamps[row, 0], b.stamps[row, 1] = trip.start_s, trip.end_s
-    alive = p.own[target].life == trip.there
+    alive = play.own[target].life == trip.there
     if alive:
-        p.own[target].inbound -= 1
-    if p.own[source].life != trip.life:  # the cache went down with its node
+        play.own[target].inbound -= 1
+    if play.own[source].life != trip.life:  # the cache went down with its node
         if alive:
-            let_go(p, target, trip.kept)
+            let_go(play, target, trip.kept)
         at.row = row
         return LOST
     if alive:
-        let_go(p, source, trip.parked)
-        at.row, at.into, at.cached = row, target, cached(p, row)
+        let_go(play, source, trip.parked)
+        at.row, at.into, at.cached = row, target, cached(play, row)
     else:
         trip.kept = trip.parked
         put_first(b.ready, row)
@@ -187,15 +187,15 @@ def arrive(p: Play, how: How, row: int) -> int:
 
 
 @compiled_part
-def goes_on(p: Play, how: How, row: int, n: int) -> bool:
+def goes_on(play: Play, how: How, row: int, n: int) -> bool:
     """Whether a request that has ended on a node goes on in the other pool: its cache waits to leave."""
-    b, x = how.between, p.rows
+    b, x = how.between, play.rows
     trip = b.trips[row]
     if x.generated[row] < x.output_tokens[row]:
-        trip.source, trip.life = n, p.own[n].life
+        trip.source, trip.life = n, play.own[n].life
         put_last(b.ready, row)
         return True
-    let_go(p, n, trip.kept)
+    let_go(play, n, trip.kept)
     return False
 
 

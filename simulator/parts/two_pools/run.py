@@ -190,7 +190,7 @@ def _kv_moves(served: Served, requests: Requests) -> KvMoves | None:
     )
 
 
-def limiting_pool(r: Run, left: TwoPools, missed: Sequence[str] = ()) -> str:
+def limiting_pool(run: Run, left: TwoPools, missed: Sequence[str] = ()) -> str:
     """Which part of a run of two pools limits it: "prefill", "decode" or "link".
 
     A nearly saturated port of the link is the limit. Else exceeded latencies decide: gaps between tokens belong to the
@@ -204,24 +204,24 @@ def limiting_pool(r: Run, left: TwoPools, missed: Sequence[str] = ()) -> str:
     late = [name for name in missed if name.startswith(LATE)]
     first = [name for name in missed if name.startswith("ttft")]
     if late and not first:
-        decoded = r.requests.last_token_s - np.maximum(m.end_s, r.requests.first_token_s)
+        decoded = run.requests.last_token_s - np.maximum(m.end_s, run.requests.first_token_s)
         moved = (m.wait_s.mean or 0.0) + (m.transfer_s.mean or 0.0)
         blocked = (m.wait_s.mean or 0.0) > (m.transfer_s.mean or 0.0)
         return "link" if moved > np.nanmean(decoded) and not blocked else "decode"
-    queued = float((r.requests.scheduled_s - r.requests.arrival_s).mean())
-    if first or r.window.overloaded:
-        parked = (m.wait_s.mean or 0.0) > queued or _room(r, left) >= FULL
+    queued = float((run.requests.scheduled_s - run.requests.arrival_s).mean())
+    if first or run.window.overloaded:
+        parked = (m.wait_s.mean or 0.0) > queued or _room(run, left) >= FULL
         return "decode" if parked and prefill.stepping < FULL else "prefill"
     used = {
-        "prefill": prefill.stepping, "decode": max(_room(r, left), decode.kv_peak),
+        "prefill": prefill.stepping, "decode": max(_room(run, left), decode.kv_peak),
         "link": max(p.sending for p in left.pools),
     }  # fmt: skip
     return max(used, key=used.__getitem__)
 
 
-def _room(r: Run, left: TwoPools) -> float:
+def _room(run: Run, left: TwoPools) -> float:
     """Return the share of the decode pool's sequences in use, over the time of its steps; 0 without a log."""
-    decode, stages = left.pools[1], steady_stages(r) if r.stages else {}
+    decode, stages = left.pools[1], steady_stages(run) if run.stages else {}
     if not stages:
         return 0.0
     mine = stages["node"] >= left.pools[0].replicas

@@ -60,11 +60,11 @@ class AttentionMixture:
     def shard(self, tp: int) -> AttentionMixture:
         return replace(self, base=self.base.shard(tp))
 
-    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
-        ops = self.whole.ops(m, run, None)
+    def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        ops = self.whole.ops(moments, run, None)
         if self.experts == 1:  # nothing to weigh
             return ops
-        router = gemm("router", "attention", "other", m.tokens, self.experts, self.hidden, run)
+        router = gemm("router", "attention", "other", moments.tokens, self.experts, self.hidden, run)
         width = self.whole.heads * self.whole.head_dim
-        weigh = elementwise("weigh", "attention", m.tokens, width, 2, run)
+        weigh = elementwise("weigh", "attention", moments.tokens, width, 2, run)
         return [router, *ops[:-1], weigh, ops[-1]]

@@ -130,16 +130,16 @@ class HeadExperts:
             raise InputError(f"ep={ep}", "attention heads need ep=1 (tensor-parallel heads)")
         return self
 
-    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+    def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
         if self.routed is None:
-            return self._local.ops(m, run, None)
+            return self._local.ops(moments, run, None)
         if loads is None:
             raise ValueError("routed heads need loads")
         active = (self.shared + self.top_k) // self.devices
         used = replace(self._local, heads=active)
         width, dim = active * self.base.head_dim, self.base.head_dim
         qkv = self._shared_width + self._kv_width
-        tokens, out = m.tokens, []
+        tokens, out = moments.tokens, []
         if self._shared_width:  # without shared heads the routed ones write the whole output
             out = [gemm("out", "attention", "attention", tokens, self.hidden, self._shared_width, run)]
         return [
@@ -147,7 +147,7 @@ class HeadExperts:
             gemm("qkv", "attention", "attention", tokens, qkv, self.hidden, run),
             self.expert_op(loads, run),
             elementwise("rope", "attention", tokens, width + used.kv_heads * dim, 2, run),
-            *attention_core(used, m, run, read=self.kv_read_share),
+            *attention_core(used, moments, run, read=self.kv_read_share),
             elementwise("weigh", "attention", tokens, width, 2, run),
             *out,
         ]

@@ -70,14 +70,14 @@ class Memories:
     def shard(self, tp: int) -> Memories:
         return replace(self, net=self.net.shard(tp))
 
-    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+    def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
         """Return the ops: a chunk uses all states, a decode its token's."""
         net = self.net
-        ops = net.ops_with(m, run, self._used, self.states + self.shared)
+        ops = net.ops_with(moments, run, self._used, self.states + self.shared)
         if self._router:
-            router = gemm("router", "state", "other", m.tokens, self._router, self.hidden, run)
+            router = gemm("router", "state", "other", moments.tokens, self._router, self.hidden, run)
             ops.insert(0, router)
         if self._used > 1:
-            mix = elementwise("mix", "state", m.tokens, net.value, 1.0 + self._used, run)
+            mix = elementwise("mix", "state", moments.tokens, net.value, 1.0 + self._used, run)
             ops.insert(-1, mix)  # before the output projection
         return ops

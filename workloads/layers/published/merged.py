@@ -61,5 +61,5 @@ class MergedExperts:
     def shard(self, tp: int) -> MergedExperts:
         return replace(self, width=split(self.width, tp, "columns of an expert"))
 
-    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
-        return feed_forward(m.tokens, self.hidden, self.merged_width, self.matrices, run, "ffn")
+    def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        return feed_forward(moments.tokens, self.hidden, self.merged_width, self.matrices, run, "ffn")

@@ -82,16 +82,16 @@ class AdapterExperts:
             raise InputError(f"ep={ep}", "adapter experts need ep=1 (they share their base)")
         return self
 
-    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+    def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
         if self.routed is None:
-            return self.base.ops(m, run, None) + low_rank_ops(self.linears(), m.tokens, self.rank, run)
+            return self.base.ops(moments, run, None) + low_rank_ops(self.linears(), moments.tokens, self.rank, run)
         if loads is None:
             raise ValueError("adapter experts need loads")
-        ops = [gemm("router", "ffn", "other", m.tokens, self.experts, self.hidden, run)]
+        ops = [gemm("router", "ffn", "other", moments.tokens, self.experts, self.hidden, run)]
         if self.base_once:
-            ops += [self._matrix(linear, m.tokens, run) for linear in self.linears()[:-1]]
+            ops += [self._matrix(linear, moments.tokens, run) for linear in self.linears()[:-1]]
         ops.append(self.expert_op(loads, run))
-        ops.append(elementwise("combine", "ffn", m.tokens, self.hidden, 1.0 + self.top_k, run, access="gather"))
+        ops.append(elementwise("combine", "ffn", moments.tokens, self.hidden, 1.0 + self.top_k, run, access="gather"))
         return ops
 
     def expert_op(self, loads: Loads, run: Run) -> Op:

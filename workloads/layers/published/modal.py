@@ -57,8 +57,8 @@ class ModalMamba:
             raise InputError(f"ep={ep}", "projections by modality need ep=1 (tensor parallel)")
         return self
 
-    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
-        plain = self.base.ops(m, run, None)
+    def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        plain = self.base.ops(moments, run, None)
         if self.routed is None:
             return plain
         if loads is None:
@@ -68,7 +68,7 @@ class ModalMamba:
             if op.product:
                 columns = int(op.shape["n"] + op.shape["k"])
                 name = f"{op.name}_permute"
-                op = elementwise(name, "state", m.tokens, columns, 2, run, access="gather")
+                op = elementwise(name, "state", moments.tokens, columns, 2, run, access="gather")
             ops.append(op)
         return ops
 

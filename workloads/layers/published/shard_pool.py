@@ -61,8 +61,8 @@ class PooledAdapter:
     def shard(self, tp: int) -> PooledAdapter:
         return replace(self, base=adaptable(self.base.shard(tp)))
 
-    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
-        return self.base.ops(m, run, None) + low_rank_ops(self.linears(), m.tokens, self.rank, run)
+    def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        return self.base.ops(moments, run, None) + low_rank_ops(self.linears(), moments.tokens, self.rank, run)
 
     def assembly(self, run: Run) -> list[Op]:
         """What loading the adapter runs once: a gather of rows for A and for B of every matrix."""

@@ -100,9 +100,9 @@ class SlicedFeedForward(_Sliced):
             raise InputError(f"ep={ep}", "slices need ep=1 (tensor-parallel slices)")
         return self
 
-    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+    def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
         part = self.base if self.routed is None else self._experts
-        return part.ops(m, run, loads)
+        return part.ops(moments, run, loads)
 
     def expert_op(self, loads: Loads, run: Run) -> Op:
         return self._experts.expert_op(loads, run)
@@ -165,26 +165,26 @@ class SlicedAttention(_Sliced):
             raise InputError(f"ep={ep}", "slices of attention need ep=1 (tensor-parallel slices)")
         return self
 
-    def keys(self, m: Moments) -> KeySums:
+    def keys(self, moments: Moments) -> KeySums:
         """What the queries of a slice see, its share of the other tokens."""
-        share, all_ = self.top_k / self.slices, keys_within(m, 0)
-        tokens, new = m.prefill_tokens, m.decode_tokens
+        share, all_ = self.top_k / self.slices, keys_within(moments, 0)
+        tokens, new = moments.prefill_tokens, moments.decode_tokens
         pairs = tokens + (all_.pairs - tokens) * share
         seen, read = (new + (n - new) * share for n in (all_.decode_pairs, all_.decode_kv))
         return KeySums(pairs, all_.kv, all_.rect * share, seen, read)
 
-    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+    def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
         if self.routed is None:
-            return self.base.ops(m, run, None)
+            return self.base.ops(moments, run, None)
         if loads is None:
             raise ValueError("slices need loads")
         used = self._used
         width = (used.heads + used.kv_heads) * used.head_dim
         return [
-            gemm("router", "attention", "other", m.tokens, self.slices, self.hidden, run),
+            gemm("router", "attention", "other", moments.tokens, self.slices, self.hidden, run),
             self.expert_op(loads, run),
-            elementwise("rope", "attention", m.tokens, width, 2, run),
-            *attention_core(used, m, run, self.keys(m)),
+            elementwise("rope", "attention", moments.tokens, width, 2, run),
+            *attention_core(used, moments, run, self.keys(moments)),
         ]
 
     def expert_op(self, loads: Loads, run: Run) -> Op:

@@ -66,13 +66,13 @@ class RankExperts:
             raise InputError(f"ep={ep}", "ranks of an adapter need ep=1")
         return self
 
-    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
-        ops = self.base.ops(m, run, None)
+    def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        ops = self.base.ops(moments, run, None)
         if self.routed is None:
-            return ops + low_rank_ops(self.linears(), m.tokens, self.rank, run)
+            return ops + low_rank_ops(self.linears(), moments.tokens, self.rank, run)
         if loads is None:
             raise ValueError("ranks as experts need loads")
-        router = gemm("rank_router", "adapters", "other", m.tokens, self.rank, self.hidden, run)
+        router = gemm("rank_router", "adapters", "other", moments.tokens, self.rank, self.hidden, run)
         return [*ops, router, self.expert_op(loads, run)]
 
     def expert_op(self, loads: Loads, run: Run) -> Op:

@@ -110,13 +110,13 @@ class SpanAttention:
         spans.sort(key=lambda each: (each[0] > 0, -each[0]))
         return [(a, b) for _, a, b in spans[:count]]
 
-    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
-        return self.base.ops_seeing(self.keys(m), m, run)
+    def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        return self.base.ops_seeing(self.keys(moments), moments, run)
 
-    def keys(self, m: Moments) -> KeySums:
+    def keys(self, moments: Moments) -> KeySums:
         """Keys that the queries see, the mean over KV heads."""
         windows = self.windows
-        reads = [(heads / len(windows), keys_within(m, w)) for w, heads in Counter(windows).items()]
+        reads = [(heads / len(windows), keys_within(moments, w)) for w, heads in Counter(windows).items()]
         return KeySums(
             sum(share * k.pairs for share, k in reads), sum(share * k.kv for share, k in reads),
             sum(share * k.rect for share, k in reads),
