@@ -24,6 +24,7 @@ from ...workloads.regular import read_regular
 from ...workloads.requests.block import RequestBlock, Turns
 from ..batching.host import Pace
 from ..batching.plan_log import E_TOKENS, P_END, P_FREE, P_TIME
+from ..batching.policies import without_front
 from ..batching.state import F_FIRST, F_LAST, I_ORDER
 from ..deploy.deployment import Deployment, deploy
 from ..serving.engine import Engine
@@ -92,7 +93,8 @@ def replay(case: ScheduleCase, record: bool) -> tuple[list[Any], list[Any]]:
 def _engine(case: ScheduleCase, record: bool) -> Engine:
     """An engine with the case's settings whose batches take one unit of time a stage."""
     settings = case.engine
-    engine = Engine(_deployment(settings.pp or 1), settings.policy, cache=settings.cache, keep_plans=record)
+    policy = without_front(settings.policy)  # arrivals are the times at which the engine has the requests
+    engine = Engine(_deployment(settings.pp or 1), policy, cache=settings.cache, keep_plans=record)
     hidden = settings.policy.ahead or settings.pp != 1
     engine.limits = engine.limits._replace(pace=Pace(0.0, 0.0, UNIT_S, hidden, prompting_s=UNIT_S))
     return engine

@@ -140,7 +140,12 @@ def _searched(
     """Search all names in parallel; each search is independent of the others."""
     for name in names:
         systems_of(name)  # refuses what is unknown before anything is simulated
-    found = Study(partial(searched_on, task), workers=workers).results(names, progress, lambda s: on_row(finished(s)))
+
+    def print_row(searched: Searched) -> None:
+        if searched.tried:  # else its options may be wrong, which the error below says
+            on_row(finished(searched))
+
+    found = Study(partial(searched_on, task), workers=workers).results(names, progress, print_row)
     if not any(s.tried for s in found):
         refused = next((s.refused for s in found if s.refused is not None), None)
         degrees = {name: task.axes[name] for name in VARIED if task.axes[name]}
