@@ -12,6 +12,7 @@ import pytest
 from hypothesis import strategies as st
 
 from opbyte.simulator.batching.host import Host
+from opbyte.simulator.batching.policies import Policy
 from opbyte.simulator.batching.state import (
     C_PREEMPTIONS,
     C_STEPS,
@@ -23,9 +24,12 @@ from opbyte.simulator.batching.state import (
     T_TBT_COUNT,
     T_TBT_SUM,
 )
+from opbyte.simulator.serving.driver import RunSettings, Served, serve
 from opbyte.simulator.serving.engine import Engine
+from opbyte.simulator.serving.fleet import Fleet
+from opbyte.simulator.serving.pools import Pools
 from opbyte.workloads.batch import Batch
-from opbyte.workloads.requests import RequestBlock
+from opbyte.workloads.requests import RequestBlock, RequestStream
 from opbyte.workloads.requests.labels import Labels
 
 GAP_S = 2e-4
@@ -144,3 +148,12 @@ def check_pieces(
     assert np.array_equal(stamps(whole, len(block)), stamps(pieces, len(block)))
     assert np.array_equal(whole.state.hist, pieces.state.hist)
     assert whole.books.tally == pytest.approx(pieces.books.tally, rel=1e-12)
+
+
+def served_on(
+    pools: Pools, policy: Policy, stream: RequestStream, router: str = "round-robin", faults: Any = None,
+    autoscale: Any = None, **settings: Any,
+) -> Served:  # fmt: skip
+    """A run on the nodes of pools, as `RunSettings` says."""
+    fleet = Fleet(router, len(pools.entry), faults, autoscale)
+    return serve(RunSettings(pools, policy, stream, fleet, **settings))

@@ -27,7 +27,6 @@ from opbyte.simulator.parts.autoscale.scaling import Firsts, scaled_fleet
 from opbyte.simulator.parts.autoscale.start_up import ENGINE_START_S, start_up_s
 from opbyte.simulator.parts.failures.faults import Faults
 from opbyte.simulator.serving.collect import collect, left_of_parts
-from opbyte.simulator.serving.driver import serve
 from opbyte.simulator.serving.fleet import Fleet, pools_of
 from opbyte.simulator.serving.record import Run
 from opbyte.simulator.serving.routers import ROUTERS
@@ -35,6 +34,8 @@ from opbyte.simulator.serving.run import run
 from opbyte.simulator.serving.served import Served
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests import RequestStream, open_requests
+
+from .pieces import served_on
 
 Small = Callable[..., Deployment]
 RATE = 400.0
@@ -98,7 +99,7 @@ def test_bounds_of_start_up(small: Small, always: str) -> None:
 def served_by(deployment: Deployment, load: RequestStream, fleet: Fleet) -> tuple[Served, Run]:
     """A run with the logs of its engines."""
     policy = make_policy("vllm", max_sequences=8)
-    served = serve(
+    served = served_on(
         pools_of(deployment, fleet), policy, load, router=fleet.router, faults=fleet.faults, keep_log=True,
         autoscale=fleet.autoscale,
     )  # fmt: skip

@@ -22,12 +22,14 @@ from opbyte.simulator.parts.autoscale.asked import Autoscale
 from opbyte.simulator.parts.autoscale.replicas import PHASES, Scaling
 from opbyte.simulator.parts.failures.faults import Faults
 from opbyte.simulator.serving.collect import collect, left_of_parts
-from opbyte.simulator.serving.driver import Served, serve
+from opbyte.simulator.serving.driver import Served
 from opbyte.simulator.serving.pools import KvLink, Pools
 from opbyte.simulator.serving.record import Run
 from opbyte.simulator.serving.routers import ROUTERS
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests import RequestStream, open_requests
+
+from .pieces import served_on
 
 Small = Callable[..., Deployment]
 LINK = KvLink("link", 50e9, 5e-6)
@@ -46,7 +48,7 @@ def ran(
     policy = make_policy("chunked", max_sequences=8)
     entry, decode = ((deployment,) * (deployment.replicas * count) for count in counts)
     pools = Pools(entry, decode, LINK, scales=scales)
-    served = serve(pools, policy, load, router=router, faults=faults, keep_log=True)
+    served = served_on(pools, policy, load, router=router, faults=faults, keep_log=True)
     whole = replace(deployment, pools=(deployment, deployment))
     found = collect(served, whole, policy, "", seed=0, warmup=0, copies=1, clients=None, stop=False, wall_s=0.0)
     return served, left_of_parts(found, served, load, 0)

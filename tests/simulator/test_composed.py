@@ -86,7 +86,7 @@ def engine_for(deployment: Deployment, load: dict[str, Any], order: str) -> Engi
     cache = replace(cache, tiers=settings_of(deployment, load, cache))
     lanes = LaneRules(order) if order else None
     policy = replace(load["policy"], order=order)
-    return Engine(deployment, policy, keep_log=True, cache=cache, seed=SEED, lanes=lanes)
+    return Engine(deployment, policy, keep_log=True, cache=cache, seed=SEED, given={"classes": lanes} if lanes else {})
 
 
 def slow_for(engine: Engine, load: dict[str, Any]) -> Composed:
@@ -200,7 +200,7 @@ def test_stages_with_drafts_and_priorities_lose_nothing(
     policy = replace(load["policy"], order="priority")
 
     def served(stops: list[float]) -> Engine:
-        engine = Engine(d, policy, cache=cache, seed=SEED, lanes=LaneRules("priority"))
+        engine = Engine(d, policy, cache=cache, seed=SEED, given={"classes": LaneRules("priority")})
         engine.submit(block)
         for stop in (*stops, math.inf):
             engine.advance(stop)

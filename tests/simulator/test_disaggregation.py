@@ -28,13 +28,14 @@ from opbyte.simulator.parts.kv_tiers.store import moved
 from opbyte.simulator.parts.two_pools.crossing import cross, hold_tier, left_over, wait_for_tier
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.play import run_scenario
-from opbyte.simulator.serving.driver import serve
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.pools import KvLink, Pools
 from opbyte.simulator.serving.routers import ROUTERS
 from opbyte.simulator.serving.served import Served
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.requests import RequestBlock, RequestStream
+
+from .pieces import served_on
 
 Small = Callable[..., Deployment]
 FREE = KvLink("free", math.inf, 0.0)
@@ -85,7 +86,7 @@ def served(
     pools = Pools(*sides, link, load["decode"], cache)
     block = block_of(load)
     stream = RequestStream("drawn", True, None, lambda: iter([block]))
-    return serve(pools, load["prefill"], stream, faults=faults, cache=cache, router=router)
+    return served_on(pools, load["prefill"], stream, faults=faults, cache=cache, router=router)
 
 
 def received(deployment: Deployment, tokens: Any) -> Any:
@@ -211,7 +212,7 @@ def test_one_request_at_a_time_is_prefill_alone_and_decode_alone(
     block = RequestBlock(np.arange(n), np.arange(n) * 100.0, np.array(inputs), np.full(n, output))
     load = {"prefill": rules, "decode": rules}
     pools = Pools((entry,), (decode,), FREE, load["decode"])
-    got = serve(pools, rules, RequestStream("drawn", True, None, lambda: iter([block])))
+    got = served_on(pools, rules, RequestStream("drawn", True, None, lambda: iter([block])))
     first = Engine(entry, rules)
     first.submit(replace(block, output_tokens=np.ones(n, dtype=np.int64)))
     first.advance(math.inf)

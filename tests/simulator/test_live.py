@@ -14,11 +14,12 @@ from opbyte.simulator.batching.kv import CacheSettings
 from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.build import deployment_of
-from opbyte.simulator.serving.driver import serve
 from opbyte.simulator.serving.live import Live
 from opbyte.simulator.serving.pools import Pools
 from opbyte.workloads.errors import CapacityError
 from opbyte.workloads.requests import RequestBlock, RequestStream, Turns
+
+from .pieces import served_on
 
 DEPLOYMENT, _ = deployment_of(Scenario.of("llama-3-8b", "h100-x1"))
 CACHE = CacheSettings(16, 40)
@@ -63,7 +64,7 @@ def test_stamps_are_those_of_a_run(policy: str, router: str, replicas: int, rows
     live = Live(pools, rules, CACHE, router)
     times = played(live, block)
     stream = RequestStream("drawn", True, None, lambda: iter([block]))
-    table = serve(pools, rules, stream, router=router, cache=CACHE).table
+    table = served_on(pools, rules, stream, router=router, cache=CACHE).table
     assert [len(own) for own in times] == outputs.tolist()
     assert all(own == sorted(own) for own in times)
     n = len(rows)
@@ -136,7 +137,7 @@ def test_sessions_and_clients_are_those_of_a_run(
     pools, rules = Pools((DEPLOYMENT,) * replicas), make_policy("chunked", 256, 8)
     expected = followed(Live(pools, rules, CACHE, router), block, clients)
     stream = RequestStream("drawn", not clients, clients or None, lambda: iter([block]))
-    table = serve(pools, rules, stream, router=router, cache=CACHE).table
+    table = served_on(pools, rules, stream, router=router, cache=CACHE).table
     found = np.array([table.first_s[: len(n)], table.last_s[: len(n)]]).T
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
 
@@ -209,7 +210,7 @@ def test_prompts_are_remembered_as_in_a_run(router: str, rows: list[tuple[int, i
     pools, policy, cache = Pools((DEPLOYMENT,) * 3), make_policy("vllm", 256, 8), CacheSettings(16, 12)
     stamps = played(Live(pools, policy, cache, router), block)
     stream = RequestStream("drawn", True, None, lambda: iter([block]))
-    table = serve(pools, policy, stream, router=router, cache=cache).table
+    table = served_on(pools, policy, stream, router=router, cache=cache).table
     outside = policy.host.request_s
     for times, first, last in zip(stamps, table.first_s, table.last_s, strict=False):
         assert (times[0], times[-1]) == pytest.approx((first + outside, last + outside), rel=1e-12)

@@ -27,10 +27,11 @@ from opbyte.simulator.batching.state import (
     I_PREEMPTED,
 )
 from opbyte.simulator.deploy.deployment import Deployment
-from opbyte.simulator.serving.driver import serve
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.pools import KvLink, Pools
 from opbyte.workloads.requests import RequestBlock, RequestStream
+
+from .pieces import served_on
 
 FREE = KvLink("free", math.inf, 0.0)
 
@@ -49,7 +50,7 @@ def test_one_request_at_a_time_is_one_engine(
     d, rules = small("llama-3-8b"), POLICIES[policy]
     block = requests(inputs, [output] * len(inputs), 100.0)
     stream = RequestStream("drawn", True, None, lambda: iter([block]))
-    got = serve(Pools((d,), (d,), FREE, rules), rules, stream)
+    got = served_on(Pools((d,), (d,), FREE, rules), rules, stream)
     whole = Engine(d, rules)
     whole.submit(block)
     whole.advance(math.inf)

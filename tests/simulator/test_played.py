@@ -28,12 +28,13 @@ from opbyte.simulator.parts.failures.faults import Faults
 from opbyte.simulator.parts.kv_tiers.settings import KvTier, TierSettings
 from opbyte.simulator.serving import clock, driver
 from opbyte.simulator.serving.dealing import Dealer
-from opbyte.simulator.serving.driver import serve
 from opbyte.simulator.serving.pools import KvLink, Pools
 from opbyte.simulator.serving.routers import ROUTERS, Load, compiled_rule
 from opbyte.simulator.serving.served import Served
 from opbyte.workloads.jit import compiled
 from opbyte.workloads.requests import RequestBlock, RequestStream, Turns
+
+from .pieces import served_on
 
 Small = Callable[..., Deployment]
 
@@ -176,7 +177,7 @@ def test_what_is_compiled_is_what_python_does(
             router = "kv-aware"  # else it is dealt whole
 
         def make() -> Served:
-            return serve(
+            return served_on(
                 Pools((d,) * count), policy, stream_of(drawn, hashed, block), router=router,
                 warmup=warmup, stop=stop, keep_log=True, cache=CACHE if caching else None,
             )  # fmt: skip
@@ -202,7 +203,7 @@ def test_engines_left_behind_are_seen_as_if_they_were_not(
         found = []
         for steady in (True, False):
             monkeypatch.setattr(driver, "How", partial(_how, steady))
-            served = serve(
+            served = served_on(
                 Pools((d,) * count), make_policy(policy), stream_of(drawn, False, block), router=router,
                 cache=CACHE if policy == "vllm" else None,
             )  # fmt: skip
@@ -233,7 +234,7 @@ def test_engines_run_together_as_one_by_one(small: Small, monkeypatch: pytest.Mo
         pools = Pools((d,) * 2, (d,) * 2, link, make_policy("chunked", max_sequences=6), tight)
 
     def make() -> Served:
-        return serve(
+        return served_on(
             pools, make_policy("vllm"), stream_of(drawn, False, 9),
             router=router, cache=cache, keep_log=True,
             faults=Faults(((0, 0.004), (1, 0.006)), None, 0.005) if how == "failures" else None,
