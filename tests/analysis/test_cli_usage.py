@@ -17,7 +17,7 @@ BAD = {
     # command line: parts of the message
     "": ("needs a command", "simulate"),
     "simulat": ("'simulat'", "did you mean 'simulate'?"),
-    "frobnicate": ("'frobnicate'", "inspect, kernels, layout, list", "validate"),
+    "frobnicate": ("'frobnicate'", "inspect, kernels, layout, list", "capacity"),
     "kernel": ("'kernel'", "did you mean 'kernels'?"),
     "validate": ("opbyte validate", "validate kernels TABLES"),
     "validate kernel x": ("'kernel'", "validate kernels"),
