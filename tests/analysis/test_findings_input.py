@@ -57,7 +57,7 @@ Write = Callable[[str, "str | bytes"], Path]
         f"{AFD} --overlap pipelined:2": ("--overlap", "--against"),
         "train llama-3.2-1b --system h100-x1 --batch 1 --routing zzz": ("--routing", "unknown"),
         "compare llama-3-8b --systems h100-x1 --schedule zzz": ("zzz", "unknown"),
-        "kernels shapes llama-3-8b --system h100-x1 --contexts ,,": ("--contexts", "at least 1"),
+        "kernels shapes llama-3-8b --system h100-x1 --contexts ,,": ("--contexts", "from 1 on"),
         f"{SMALL} --classes ab": ("--classes", "NAME:KEY=VALUE"),
         "roofline mixtral-8x7b --system h100-x4 --experts-resident 4 --expert-predictor 0":
             ("--expert-predictor", "above 0"),
