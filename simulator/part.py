@@ -147,10 +147,10 @@ class Part:
 
     def hook(self, name: str) -> Any:
         """What the part has at a hook point, imported when it is first needed; None where it has nothing."""
-        found = self.hooks.get(name)
-        if not isinstance(found, str):
-            return found
-        module, _, inner = found.partition(":")
+        hook = self.hooks.get(name)
+        if not isinstance(hook, str):
+            return hook
+        module, _, inner = hook.partition(":")
         return getattr(import_module(f"{__package__}.{self.home}.{module}"), inner)
 
     def figures(self, left: Any) -> Figures:

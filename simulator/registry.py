@@ -47,8 +47,8 @@ def refused_with(name: str) -> dict[str, str]:
 
 def parts_of(asked: Combination) -> dict[str, str]:
     """Parts of what is asked, and the options that ask for them."""
-    found = {name: part.asked(asked) for name, part in PARTS.items()}
-    return {n: o if isinstance(o, str) else PARTS[n].flags.split(",")[0] for n, o in found.items() if o}
+    answers = {name: part.asked(asked) for name, part in PARTS.items()}
+    return {n: o if isinstance(o, str) else PARTS[n].flags.split(",")[0] for n, o in answers.items() if o}
 
 
 def check_parts(given: Mapping[str, str]) -> None:

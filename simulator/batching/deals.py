@@ -165,18 +165,18 @@ def at_time(play: Play, time: float, what: int) -> None:
 @compiled_part
 def find_able(play: Play, how: How, first: int, last: int) -> int:
     """Note which engines take requests; how many there are."""
-    found = int64(0)
+    able = int64(0)
     if how.steady:
         return last
     for n in range(first, last):
         if play.own[n].up and play.own[n].ready:
-            play.able[found] = n
-            found += 1
-    return found
+            play.able[able] = n
+            able += 1
+    return able
 
 
 @compiled_part
-def look(play: Play, row: int, found: int) -> None:
+def look(play: Play, row: int, able: int) -> None:
     """See how much of a prompt each engine was sent before, where the rule asks."""
     if play.recall.starts.size == 0:
         return
@@ -186,35 +186,35 @@ def look(play: Play, row: int, found: int) -> None:
             play.own[n].forget = 0
     tokens = play.rows.input_tokens[row]
     look_everywhere(play.recall, row, tokens)
-    for k in range(found):
+    for k in range(able):
         load, known = play.loads[k], play.recall.found[play.able[k]].known
         load.found, load.missing = known, tokens - known
         load.kept = play.recall.ends[play.able[k]].kept
 
 
 @compiled_part
-def load_of(face: Face, own: Any, now: float) -> tuple[int, int]:
+def load_of(face: Face, node: Any, now: float) -> tuple[int, int]:
     """Return the waiting requests of an engine, as of the step in progress, and its other unfinished requests."""
     counters = face.counters
-    while own.gone < counters[col.C_COMPLETED]:
-        place = face.ints[own.gone, col.I_DONE]
+    while node.gone < counters[col.C_COMPLETED]:
+        place = face.ints[node.gone, col.I_DONE]
         if face.floats[place, col.F_LAST] > now:
             break
-        own.held_tokens -= face.ints[place, col.I_INPUT]
-        own.gone += 1
-    submitted = counters[col.C_SUBMITTED] + own.asked
+        node.held_tokens -= face.ints[place, col.I_INPUT]
+        node.gone += 1
+    submitted = counters[col.C_SUBMITTED] + node.asked
     waiting = submitted - counters[col.C_RELEASED]
     for r in range(face.ranks.shape[0]):
         waiting += face.ranks[r, col.R_WAITING]
-    return waiting, submitted - own.gone - waiting
+    return waiting, submitted - node.gone - waiting
 
 
 @compiled_part
 def weigh_one(play: Play, k: int, engine: int, now: float) -> None:
     """Note the load of an engine, the router's choice number `k`."""
-    own, load = play.own[engine], play.loads[k]
-    load.waiting, load.running = load_of(face_of(play.fleet, engine), own, now)
-    load.held = own.held_tokens
+    node, load = play.own[engine], play.loads[k]
+    load.waiting, load.running = load_of(face_of(play.fleet, engine), node, now)
+    load.held = node.held_tokens
     if play.recall.starts.size > 0:
         load.found = load.missing = load.kept = 0
 
@@ -224,17 +224,17 @@ def weigh_again(play: Play, how: How, engine: int, now: float) -> None:
     """Note the load of an engine that may be another now, and when it will be if nothing else happens."""
     weigh_one(play, engine, engine, now)
     settle(play.least, play.loads, how.rule, engine)
-    own, face = play.own[engine], face_of(play.fleet, engine)
-    if own.gone < face.counters[col.C_COMPLETED]:
-        line_up(play.returns, engine, face.floats[face.ints[own.gone, col.I_DONE], col.F_LAST])
+    node, face = play.own[engine], face_of(play.fleet, engine)
+    if node.gone < face.counters[col.C_COMPLETED]:
+        line_up(play.returns, engine, face.floats[face.ints[node.gone, col.I_DONE], col.F_LAST])
 
 
 @compiled_part
-def weigh(play: Play, how: How, found: int, now: float) -> None:
+def weigh(play: Play, how: How, able: int, now: float) -> None:
     """Note the loads of engines that the router may choose from; where all always are, those that have changed."""
     turn, returns = play.fleet.turn[0], play.returns
     if not how.steady:
-        for k in range(found):
+        for k in range(able):
             weigh_one(play, k, play.able[k], now)
         return
     for k in range(turn.changed):
@@ -247,20 +247,20 @@ def weigh(play: Play, how: How, found: int, now: float) -> None:
 
 
 @compiled_part
-def chosen(play: Play, how: How, found: int, count: int, home: int) -> int:
+def chosen(play: Play, how: How, able: int, count: int, home: int) -> int:
     """Which of some engines the router takes after `count` others, whose loads are known; -1: ask the caller."""
     at = play.at[0]
     if at.chosen >= 0:
         k, at.chosen = at.chosen, -1
         return int(k)
-    if found == 1:
+    if able == 1:
         return 0
     if how.rule < 0:
-        at.found, at.home = found, home
+        at.found, at.home = able, home
         return -1
     if how.steady and choose_least(how.rule, home):
         return int(play.least[1])
-    return choose(how.rule, count, play.loads[:found], home)
+    return choose(how.rule, count, play.loads[:able], home)
 
 
 @compiled_part
@@ -357,12 +357,12 @@ def keep_prompt(play: Play, how: How, row: int, engine: int) -> bool:
 
 
 @compiled_part
-def home_of(play: Play, how: How, row: int, found: int) -> int:
+def home_of(play: Play, how: How, row: int, able: int) -> int:
     """Which of some engines the session of a request ran on last; -1."""
     if play.homes.size > 0 and how.steady:
         return int(play.homes[play.rows.session[row]])
     if play.homes.size > 0:
-        for k in range(found):
+        for k in range(able):
             if play.able[k] == play.homes[play.rows.session[row]]:
                 return k
     return -1
@@ -377,13 +377,13 @@ def deal(play: Play, how: How) -> int:
         if status != REACHED or play.gate.span[1] == 0:
             return status
         row, first = play.gate.kept[play.gate.span[0]], play.fleet.first if two_pools(how) else play.own.size
-        found = find_able(play, how, 0, first)
-        if found == 0:
+        able = find_able(play, how, 0, first)
+        if able == 0:
             return REACHED
         if how.looks and at.chosen < 0:
-            weigh(play, how, found, when(play, row))
-            look(play, row, found)
-        k = chosen(play, how, found, at.dealt, home_of(play, how, row, found))
+            weigh(play, how, able, when(play, row))
+            look(play, row, able)
+        k = chosen(play, how, able, at.dealt, home_of(play, how, row, able))
         if k < 0:
             return CHOOSE
         n = play.able[k]

@@ -33,9 +33,9 @@ def queue_arrivals(state: State, known: float) -> None:
 
 
 @compiled_part
-def plan_next(own: Exact, kv_rules: KvRules, state: State) -> None:
+def plan_next(exact: Exact, kv_rules: KvRules, state: State) -> None:
     """Plan the next step of all ranks, and note what it is."""
-    step = own.step[0]
+    step = exact.step[0]
     state.counters[col.C_CHUNKS] = 0
     hooks.plan_next(state, kv_rules, state.costs.windows, state.clocks[col.T_KNOWN])
     tokens, prompts, decodes, used = 0.0, 0.0, 0.0, 0.0
@@ -50,36 +50,36 @@ def plan_next(own: Exact, kv_rules: KvRules, state: State) -> None:
 
 
 @compiled_part
-def land(own: Exact, kv_rules: KvRules, state: State) -> None:
+def land(exact: Exact, kv_rules: KvRules, state: State) -> None:
     """Process the results of the step that ends now."""
-    step = own.step[0]
+    step = exact.step[0]
     hooks.take_results(state, kv_rules, step.first_end, state.clocks[col.T_NOW])
     step.flying = 0
     state.log[state.counters[col.C_LOG] - 1, col.L_EMITTED] = state.counters[col.C_EMITTED]
 
 
 @compiled_code
-def is_planned(own: Exact, state: State) -> bool:
+def is_planned(exact: Exact, state: State) -> bool:
     """Whether the next step has been planned already."""
-    return bool(own.step[0].planned == 1)
+    return bool(exact.step[0].planned == 1)
 
 
 @compiled_code
-def flies(own: Exact, state: State) -> bool:
+def flies(exact: Exact, state: State) -> bool:
     """Whether a step has run whose results are not processed."""
-    return bool(own.step[0].flying == 1)
+    return bool(exact.step[0].flying == 1)
 
 
 @compiled_code
-def may_look(own: Exact, state: State, limits: Limits, until: float) -> bool:
+def may_look(exact: Exact, state: State, limits: Limits, until: float) -> bool:
     """Whether all has been submitted that the next plan would find."""
     return bool(state.clocks[col.T_KNOWN] < until)
 
 
 @compiled_part
-def look(own: Exact, state: State, limits: Limits) -> float:
+def look(exact: Exact, state: State, limits: Limits) -> float:
     """`plain.let_in`: a plan of nothing counts as a step between two looks."""
-    step, counters = own.step[0], state.counters
+    step, counters = exact.step[0], state.counters
     if step.ran == 0:
         counters[col.C_POLL] += 1
     step.ran = 0
@@ -90,25 +90,25 @@ def look(own: Exact, state: State, limits: Limits) -> float:
 
 
 @compiled_code
-def let_in(own: Exact, state: State, limits: Limits, kv_rules: KvRules) -> float:
+def let_in(exact: Exact, state: State, limits: Limits, kv_rules: KvRules) -> float:
     """`look`."""
-    return float(look(own, state, limits))
+    return float(look(exact, state, limits))
 
 
 @compiled_code
-def rest(own: Exact, state: State, kv_rules: KvRules) -> None:
+def rest(exact: Exact, state: State, kv_rules: KvRules) -> None:
     """Have nothing to do: a plan of nothing lets go of what has ended."""
-    plan_next(own, kv_rules, state)
+    plan_next(exact, kv_rules, state)
     hooks.on_idle(state)
 
 
 @compiled_code
-def prepare(own: Exact, state: State, limits: Limits, kv_rules: KvRules) -> int:
+def prepare(exact: Exact, state: State, limits: Limits, kv_rules: KvRules) -> int:
     """Plan the next step, then process the results of the previous one."""
-    step, clocks = own.step[0], state.clocks
-    plan_next(own, kv_rules, state)
+    step, clocks = exact.step[0], state.clocks
+    plan_next(exact, kv_rules, state)
     if step.flying == 1:
-        land(own, kv_rules, state)
+        land(exact, kv_rules, state)
         if step.planned == 0:
             clocks[col.T_KNOWN] = clocks[col.T_NOW]
     elif step.planned == 0:
@@ -120,9 +120,9 @@ def prepare(own: Exact, state: State, limits: Limits, kv_rules: KvRules) -> int:
 
 
 @compiled_code
-def take_step(own: Exact, state: State, limits: Limits, kv_rules: KvRules, arrival: float, until: float) -> int:
+def take_step(exact: Exact, state: State, limits: Limits, kv_rules: KvRules, arrival: float, until: float) -> int:
     """Run the planned step, and those that are sure to be planned alike."""
-    counters, clocks, start, step = state.counters, state.clocks, state.clocks[col.T_NOW], own.step[0]
+    counters, clocks, start, step = state.counters, state.clocks, state.clocks[col.T_NOW], exact.step[0]
     most, cut, chunks = int64(1), until, counters[col.C_CHUNKS]
     if chunks == 0:
         most = hooks.most_steps(state)
@@ -143,9 +143,9 @@ def take_step(own: Exact, state: State, limits: Limits, kv_rules: KvRules, arriv
     hooks.on_start(state, kv_rules, done)
     step.first_end = first_end
     step.planned, step.flying, step.ran = 0, 1, 1
-    if not own.overlap:
+    if not exact.overlap:
         clocks[col.T_KNOWN] = now
-        land(own, kv_rules, state)
+        land(exact, kv_rules, state)
     return AGAIN
 
 

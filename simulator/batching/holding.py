@@ -205,8 +205,8 @@ def find_prefix(state: State, kv_rules: KvRules, rank: int, index: int, row: I8)
 
 
 @compiled_part
-def use_prefix(state: State, kv_rules: KvRules, rank_index: int, index: int, whole: int) -> bool:
-    """Take over cached blocks, if the rest of `whole` tokens then fits; False, and no change."""
+def use_prefix(state: State, kv_rules: KvRules, rank_index: int, index: int, total_tokens: int) -> bool:
+    """Take over cached blocks, if the rest of `total_tokens` then fits; False, and no change."""
     pool, rank, request = state.pool, state.ranks[rank_index], state.ints[index]
     slot = pool.slots[rank_index, rank[col.R_SLOTS] - 1]
     row = pool.held[rank_index, slot]
@@ -214,8 +214,8 @@ def use_prefix(state: State, kv_rules: KvRules, rank_index: int, index: int, who
     for j in range(hits):
         taken += pool.blocks[rank_index, row[j], USERS] == 0
     if kv_rules.first > 0:
-        whole = min(whole, hits * kv_rules.block + kv_rules.first)
-    if blocks_held(kv_rules, whole) - hits + taken > rank[col.R_BLOCKS]:
+        total_tokens = min(total_tokens, hits * kv_rules.block + kv_rules.first)
+    if blocks_held(kv_rules, total_tokens) - hits + taken > rank[col.R_BLOCKS]:
         return False
     rank[col.R_SLOTS] -= 1
     request[col.I_SLOT] = slot

@@ -149,5 +149,5 @@ def paced(pace: Pace, seconds: float, tokens: float, sequences: float, chunks: i
     A rank has `sequences` in the mean; all have `chunks` prompts.
     """
     seconds = max(seconds, starting(pace, tokens, chunks))
-    own = pace.step_s + pace.sequence_s * sequences
-    return float((max(seconds, own) if pace.hidden else seconds + own) + pace.gap_s)
+    host_s = pace.step_s + pace.sequence_s * sequences
+    return float((max(seconds, host_s) if pace.hidden else seconds + host_s) + pace.gap_s)

@@ -111,7 +111,10 @@ def kv_rules(deployment: Deployment, settings: CacheSettings | None = None, cach
     memories = deployment.memories(settings.memory_bytes)
     stages = zip(deployment.stages, memories, strict=True)
     rules = _of_all(
-        [_stage_rules(held, memory.kv, settings, deployment, held is deployment.stages[-1]) for held, memory in stages]
+        [
+            _stage_rules(stage, memory.kv, settings, deployment, stage is deployment.stages[-1])
+            for stage, memory in stages
+        ]
     )
     alone = rules.window.tolist() == [0] and rules.constant == 0
     if caching and (alone or settings.found_again) and rules.window[0] == 0 and rules.block_bytes[0] > 0:

@@ -171,20 +171,20 @@ def deliver(play: Play, how: How) -> int:
     at, n = play.at[0], play.at[0].node
     if n < 0:
         return next_clients(play, how, at.now)
-    face, own, now = face_of(play.fleet, n), play.own[n], play.own[n].clock
-    own.halted = 0
+    face, node, now = face_of(play.fleet, n), play.own[n], play.own[n].clock
+    node.halted = 0
     while True:
         if next_clients(play, how, now) == BLOCK:
             return BLOCK
-        if own.delivered == face.counters[col.C_COMPLETED]:
+        if node.delivered == face.counters[col.C_COMPLETED]:
             break
-        place = face.ints[own.delivered, col.I_DONE]
+        place = face.ints[node.delivered, col.I_DONE]
         row = face.ints[place, col.I_ROW]
         if how.shelved and at.left == 0:
             at.row, at.left = row, 1
             return LEAVE
         at.left = 0
-        own.delivered += 1
+        node.delivered += 1
         face.ints[place, col.I_ROW] = -1 - row
         take_over(play.rows, face, place, row)
         if not goes_on(play, how, row, n):

@@ -187,11 +187,11 @@ class Policy:
         """Return the host time of steps for a deployment's launches and stages, with `several` tokens per decode."""
         serial = stages > 1 and self.rules is not None and self.rules.serial
         hidden = not serial and (self.ahead or stages > 1)
-        own, each = self.host, self.host.launch_s / stages
+        host, launch_s = self.host, self.host.launch_s / stages
         captured = self.captures(several) or self.largest * several or NO_LIMIT
         return Pace(
-            own.step_s, own.sequence_s, each * launches.decodes, hidden, own.gap_s, each * launches.prompts,
-            each * launches.pieces, 0 if self.eager else min(self.pieces, self.captured or self.pieces),
+            host.step_s, host.sequence_s, launch_s * launches.decodes, hidden, host.gap_s, launch_s * launches.prompts,
+            launch_s * launches.pieces, 0 if self.eager else min(self.pieces, self.captured or self.pieces),
             0 if self.eager else captured,
         )  # fmt: skip
 

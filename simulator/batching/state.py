@@ -148,8 +148,8 @@ def roomier(state: State, size: int) -> State:
         new_rows((size, NUM_FLOATS), np.float64, low > 0),
     )
     for first, last in runs(state.ints[low:have, I_OUTPUT] > 0):
-        kept = slice(low + first, low + last)
-        ints[kept], floats[kept] = state.ints[kept], state.floats[kept]
+        used_rows = slice(low + first, low + last)
+        ints[used_rows], floats[used_rows] = state.ints[used_rows], state.floats[used_rows]
     return state._replace(ints=ints, floats=floats)
 
 

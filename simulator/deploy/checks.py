@@ -68,12 +68,12 @@ def check_choices(system: SystemSpec, given: Mapping[str, str | None]) -> None:
             "is an FPGA, whose engine is simulated by `opbyte compare` (a step or images) and "
             "`opbyte frames` (a stream of images)",
         )
-    own = f"mapping.placement of {system.name}"
+    placement_key = f"mapping.placement of {system.name}"
     known: dict[str, Iterable[str]] = {
-        "--placement": PLACEMENTS, own: PLACEMENTS, "--attention": ATTENTION, "--costs": COSTS,
+        "--placement": PLACEMENTS, placement_key: PLACEMENTS, "--attention": ATTENTION, "--costs": COSTS,
         "--memory": MEMORIES, "draws": DRAWS, "exchange": EXCHANGES,
     }  # fmt: skip
-    for where, name in {**given, own: system.mapping.placement}.items():
+    for where, name in {**given, placement_key: system.mapping.placement}.items():
         if name is not None and name not in known[where]:
             reason = f"must be a known name, not {name!r}{nearest(name, known[where])}"
             raise InputError(where, reason)

@@ -166,7 +166,7 @@ def _fewer(part: ExpertPart, layout: Layout, system: SystemSpec) -> tuple[float,
     nodes = np.zeros((sites.nodes[-1] + 1, routed.groups))
     np.add.at(nodes, sites.nodes, reached_held)
 
-    def share(own: F8) -> float:
-        return reached(own, routed.chosen, routed.top_k) / reached(own, routed.groups, routed.top_k)
+    def share(shares: F8) -> float:
+        return reached(shares, routed.chosen, routed.top_k) / reached(shares, routed.groups, routed.top_k)
 
     return share(reached_held), share(nodes)

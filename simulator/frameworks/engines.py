@@ -67,9 +67,9 @@ class LaunchSettings:
 
     def upkeep(self, framework: str) -> Upkeep:
         """Return the host time that a version adds to a step; default: the newest version."""
-        found = upkeep_of(framework, number_of(self.version) or (99, 0))
-        gap, workers, each = (self.host_times * s for s in (found.gap_s, found.workers_s, found.sequence_s))
-        return replace(found, gap_s=gap, workers_s=workers, sequence_s=each)
+        upkeep = upkeep_of(framework, number_of(self.version) or (99, 0))
+        gap, workers, sequence_s = (self.host_times * s for s in (upkeep.gap_s, upkeep.workers_s, upkeep.sequence_s))
+        return replace(upkeep, gap_s=gap, workers_s=workers, sequence_s=sequence_s)
 
 
 Limits = Callable[[Deployment, LaunchSettings], EngineSettings]

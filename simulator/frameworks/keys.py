@@ -31,9 +31,9 @@ class Listed(NamedTuple):
 
 def listed(name: str) -> Listed:
     """An entry of keys.yaml."""
-    found = read_yaml(Path(__file__).parent / "keys.yaml")[name]
-    only = {key: (value, why) for key, (value, why) in found["only"].items()}
-    return Listed(tuple(found.get("keys", ())), frozenset(found.get("harmless", ())), only)
+    entry = read_yaml(Path(__file__).parent / "keys.yaml")[name]
+    only = {key: (value, why) for key, (value, why) in entry["only"].items()}
+    return Listed(tuple(entry.get("keys", ())), frozenset(entry.get("harmless", ())), only)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +46,18 @@ class Keys:
 
     def doubts(self, known: Collection[str], harmless: Collection[str]) -> list[str]:
         """Warnings about keys that are not `known`, nor `harmless`, and almost spelt like a known one."""
-        found = []
+        warnings = []
         for key in self.values:
             close = get_close_matches(key, known, n=1, cutoff=0.85)
             if key not in known and key not in harmless and close:
-                found.append(f"{self.path}: {self.prefix}{key} is not read; did you mean {close[0]!r}?")
-        return found
+                warnings.append(f"{self.path}: {self.prefix}{key} is not read; did you mean {close[0]!r}?")
+        return warnings
 
     def wrong(self, key: str, wanted: str) -> SpecError:
         """What to raise: a key whose value is not what it must be."""
         have = self.values.get(key)
-        found = "; it is missing" if have is None else f", not {have!r}"
-        return SpecError(self.path, f"{self.prefix}{key}: must be {wanted}{found}")
+        remark = "; it is missing" if have is None else f", not {have!r}"
+        return SpecError(self.path, f"{self.prefix}{key}: must be {wanted}{remark}")
 
     def needed(self, *keys: str) -> Keys:
         """The same, if it has all of them."""
@@ -67,41 +67,41 @@ class Keys:
         return self
 
     def part(self, key: str) -> Keys:
-        found = self.values.get(key)
-        if found is not None and not isinstance(found, dict):
+        value = self.values.get(key)
+        if value is not None and not isinstance(value, dict):
             raise self.wrong(key, "an object")
-        return Keys(self.path, found or {}, f"{self.prefix}{key}.")
+        return Keys(self.path, value or {}, f"{self.prefix}{key}.")
 
     def list(self, key: str) -> Sequence[Keys]:
         """A list of objects."""
-        found = self.values.get(key)
-        if not isinstance(found, list) or not found or not all(isinstance(x, dict) for x in found):
+        items = self.values.get(key)
+        if not isinstance(items, list) or not items or not all(isinstance(x, dict) for x in items):
             raise self.wrong(key, "a list of objects")
-        return [Keys(self.path, found[i], f"{self.prefix}{key}[{i}].") for i in range(len(found))]
+        return [Keys(self.path, items[i], f"{self.prefix}{key}[{i}].") for i in range(len(items))]
 
     def refuse_unsimulated(self, only_: Mapping[str, tuple[Any, str]]) -> None:
         """Refuse settings that bear on time and have a value that is not simulated."""
         for key, (only, why) in only_.items():
-            found = self.values.get(key)
-            if found is not None and found != only:
+            setting = self.values.get(key)
+            if setting is not None and setting != only:
                 said = "left out" if only is None else json.dumps(only)
                 raise SpecError(self.path, f"{self.prefix}{key}: must be {said}: {why}")
 
     def count(self, key: str, default: D, most: int = 2**31 - 1, least: int = 1) -> int | D:
-        found = self.values.get(key)
-        if found is None:
+        value = self.values.get(key)
+        if value is None:
             return default
-        if not isinstance(found, int) or isinstance(found, bool) or not least <= found <= most:
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
             raise self.wrong(key, f"a whole number in [{least}, {most}]")
-        return found
+        return value
 
     def flag(self, key: str, default: bool) -> bool:
-        found = self.values.get(key)
-        if found is None:
+        value = self.values.get(key)
+        if value is None:
             return default
-        if not isinstance(found, bool):
+        if not isinstance(value, bool):
             raise self.wrong(key, "true or false")
-        return found
+        return value
 
     def share(self, key: str, default: float) -> float:
         return self.real(key, default, 1e-9, 1.0, "a fraction in (0, 1]")
@@ -112,24 +112,24 @@ class Keys:
 
     def real(self, key: str, default: float, least: float, most: float, wanted: str = "") -> float:
         """A number of a range."""
-        found = self.values.get(key)
-        number = isinstance(found, (int, float)) and not isinstance(found, bool)
-        if found is not None and not (number and least <= found <= most):
+        value = self.values.get(key)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if value is not None and not (number and least <= value <= most):
             raise self.wrong(key, wanted or f"a number in [{least:g}, {most:g}]")
-        return default if found is None else float(found)
+        return default if value is None else float(value)
 
     def text(self, key: str, default: str) -> str:
-        found = self.values.get(key, default)
-        if not isinstance(found, str):
+        value = self.values.get(key, default)
+        if not isinstance(value, str):
             raise self.wrong(key, "a text")
-        return found
+        return value
 
     def one_of(self, key: str, default: str, known: Sequence[str]) -> str:
         """A key with one of a few names."""
-        found = self.text(key, default)
-        if found not in known:
-            raise SpecError(self.path, f"{self.prefix}{key}: unknown {found!r}{nearest(found, known)}")
-        return found
+        name = self.text(key, default)
+        if name not in known:
+            raise SpecError(self.path, f"{self.prefix}{key}: unknown {name!r}{nearest(name, known)}")
+        return name
 
     def format(self, key: str) -> str | None:
         name = self.text(key, "auto")
@@ -178,8 +178,8 @@ def told(keys: Keys, longest: str, cache: Keys, cache_format: str) -> dict[str, 
 
 def numbers_of(version: str) -> tuple[int, ...]:
     """Return up to three numbers of ``0.5.9``, ``v0.25.1rc2`` or ``1``, at least two; none for an invalid version."""
-    found = re.match(r"v?(\d+)(?:\.(\d+)(?!\d))?(?:\.(\d+)(?!\d))?", version)
-    return () if found is None else (int(found[1]), int(found[2] or 0), *([int(found[3])] if found[3] else []))
+    match = re.match(r"v?(\d+)(?:\.(\d+)(?!\d))?(?:\.(\d+)(?!\d))?", version)
+    return () if match is None else (int(match[1]), int(match[2] or 0), *([int(match[3])] if match[3] else []))
 
 
 def number_of(version: str) -> tuple[int, int] | None:

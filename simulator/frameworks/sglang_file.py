@@ -168,9 +168,9 @@ def _priorities(keys: Keys, lpm: bool) -> dict[str, Any]:
 
 def _policy(keys: Keys, host: Keys, page: int, ranks: int, pp: int) -> Policy:
     """The batching that the file asks for."""
-    own, version = SglangRules(), keys.text("version", keys.text("engine_version", ""))
+    defaults, version = SglangRules(), keys.text("version", keys.text("engine_version", ""))
     memory = keys.part("hardware").count("device_total_memory_bytes", None, 1 << 50)
-    usual = own.chunked_prefill_size if memory is None else sglang_chunk(sglang_version(version), memory)
+    usual = defaults.chunked_prefill_size if memory is None else sglang_chunk(sglang_version(version), memory)
     chunk = keys.count("chunked_prefill_size", usual, least=-1)
     chunk = max(chunk, 0) // ranks
     if chunk % page:
@@ -183,21 +183,21 @@ def _policy(keys: Keys, host: Keys, page: int, ranks: int, pp: int) -> Policy:
             keys.path, f"chunked_prefill_size: must be above max_running_requests ({sequences}) "
             f"with enable_mixed_chunk, not {chunk}",
         )  # fmt: skip
-    care = keys.real("schedule_conservativeness", own.conservativeness, 0.0, 1e6)
+    care = keys.real("schedule_conservativeness", defaults.conservativeness, 0.0, 1e6)
     overlap = not keys.flag("disable_overlap_schedule", False) and pp == 1
     lpm = keys.one_of("schedule_policy", "fcfs", ("fcfs", "lpm")) == "lpm"
     urgent = _priorities(keys, lpm)
     captured = not keys.flag("disable_cuda_graph", False) and captures(keys)
     return replace(
         SGLANG,
-        token_budget=chunk or keys.count("max_prefill_tokens", own.max_prefill_tokens),
+        token_budget=chunk or keys.count("max_prefill_tokens", defaults.max_prefill_tokens),
         max_sequences=sequences,
         ahead=overlap,
         poll_steps=keys.count("scheduler_recv_interval", 1),
         host=host_of(host, upkeep_of("sglang", (0, 5)).on(SGLANG.host, 1)),
         eager=not captured,
         rules=SglangRules(
-            max_prefill_tokens=keys.count("max_prefill_tokens", own.max_prefill_tokens),
+            max_prefill_tokens=keys.count("max_prefill_tokens", defaults.max_prefill_tokens),
             chunked_prefill_size=chunk,
             mixed=mixed,
             lpm=lpm,

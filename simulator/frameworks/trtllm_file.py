@@ -60,9 +60,9 @@ def trtllm_settings(keys: Keys) -> EngineSettings:
 
 def _policy(keys: Keys, cache: Keys, scheduler: Keys, even: Keys, block: int) -> Policy:
     """The batching that the file asks for."""
-    own = TrtllmRules()
-    tokens = keys.count("max_num_tokens", own.max_num_tokens)
-    chunked = keys.flag("enable_chunked_prefill", own.chunked)
+    defaults = TrtllmRules()
+    tokens = keys.count("max_num_tokens", defaults.max_num_tokens)
+    chunked = keys.flag("enable_chunked_prefill", defaults.chunked)
     if chunked and tokens < block:
         raise SpecError(
             keys.path,
@@ -70,11 +70,11 @@ def _policy(keys: Keys, cache: Keys, scheduler: Keys, even: Keys, block: int) ->
         )
     ratio = keys.real("batch_wait_max_tokens_ratio", 0.0, 0.0, 1.0)
     rules = TrtllmRules(
-        max_num_tokens=tokens, chunked=chunked, reuse=cache.flag("enable_block_reuse", own.reuse),
+        max_num_tokens=tokens, chunked=chunked, reuse=cache.flag("enable_block_reuse", defaults.reuse),
         evicts=scheduler.one_of("capacity_scheduler_policy", POLICIES[0], POLICIES) == POLICIES[1],
         overlap=not keys.flag("disable_overlap_scheduler", False),
         wait_steps=keys.count("batch_wait_timeout_iters", 0, least=0), wait_tokens=int(ratio * tokens),
-        even=even.flag("enable_balance", False), even_steps=even.count("timeout_iters", own.even_steps),
-        even_batches=even.count("batching_wait_iters", own.even_batches, least=0),
+        even=even.flag("enable_balance", False), even_steps=even.count("timeout_iters", defaults.even_steps),
+        even_batches=even.count("batching_wait_iters", defaults.even_batches, least=0),
     )  # fmt: skip
     return of_trtllm(rules, keys.count("max_batch_size", TRTLLM.max_sequences, MAX_SEQUENCES))

@@ -49,14 +49,14 @@ def deployment_of(scenario: Scenario) -> Made:
 
 def engine_settings(scenario: Scenario) -> EngineSettings:
     """The engine's settings: options first, then what its file says, then defaults."""
-    own, where = scenario.serving, scenario.deployment
+    serving, where = scenario.serving, scenario.deployment
     base = _base(scenario)
     return replace(
         base,
         policy=_policy(scenario, base.policy),
-        limits=base.limits and base.limits.asked(own.max_seqs, own.token_budget),
-        max_model_len=_first(own.max_model_len, base.max_model_len),
-        cache=replace(base.cache, prompt_room=own.prompt_room or 0),
+        limits=base.limits and base.limits.asked(serving.max_seqs, serving.token_budget),
+        max_model_len=_first(serving.max_model_len, base.max_model_len),
+        cache=replace(base.cache, prompt_room=serving.prompt_room or 0),
         **{name: _first(getattr(where, name), getattr(base, name)) for name in SHARED},
     )
 
@@ -94,20 +94,20 @@ def _loaded(scenario: Scenario, settings: EngineSettings) -> tuple[ModelSpec, Sy
 
 def _policy(scenario: Scenario, base: Policy) -> Policy:
     """The policy with its limits; in a closed loop with room for all clients unless limited."""
-    own, clients = scenario.serving, scenario.workload.closed_loop
-    if own.engine is not None and own.policy is None:
-        policy = limited(base, own.token_budget, own.max_seqs)
+    serving, clients = scenario.serving, scenario.workload.closed_loop
+    if serving.engine is not None and serving.policy is None:
+        policy = limited(base, serving.token_budget, serving.max_seqs)
     else:
-        sequences = own.max_seqs
+        sequences = serving.max_seqs
         if clients is not None and sequences is None:
             sequences = min(max(256, clients), MAX_SEQUENCES)
-        name = base.name if own.policy is None else own.policy
-        policy = make_policy(name, own.token_budget, sequences)
-    if own.part is None:
+        name = base.name if serving.policy is None else serving.policy
+        policy = make_policy(name, serving.token_budget, sequences)
+    if serving.part is None:
         return policy
     from ..batching.outside import read_part  # compiled code, which others start without
 
-    return replace(policy, part=read_part(own.part))
+    return replace(policy, part=read_part(serving.part))
 
 
 def framed(scenario: Scenario, settings: EngineSettings, deployment: Deployment) -> EngineSettings:
@@ -115,11 +115,11 @@ def framed(scenario: Scenario, settings: EngineSettings, deployment: Deployment)
 
     Return the settings of an engine file, or of a policy, which take precedence.
     """
-    own = scenario.serving
+    serving = scenario.serving
     name, _, version = (scenario.deployment.framework or "").partition("@")
-    if name not in ENGINES or own.engine is not None or own.policy is not None:
+    if name not in ENGINES or serving.engine is not None or serving.policy is not None:
         return settings
-    engine = ENGINES[name](deployment, LaunchSettings(own.token_budget, own.max_seqs, version=version))
+    engine = ENGINES[name](deployment, LaunchSettings(serving.token_budget, serving.max_seqs, version=version))
     cache = replace(engine.cache, prompt_room=settings.cache.prompt_room)
     policy = replace(engine.policy, part=settings.policy.part)
     return replace(settings, policy=policy, cache=cache)

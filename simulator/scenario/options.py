@@ -56,8 +56,8 @@ class Workload(CheckedOptions):
     @property
     def given(self) -> bool:
         """Whether anything says how many requests there are or when they come."""
-        own = (self.trace, self.rate, self.closed_loop, self.requests, self.duration)
-        return any(value is not None for value in own)
+        values = (self.trace, self.rate, self.closed_loop, self.requests, self.duration)
+        return any(value is not None for value in values)
 
     def open(self, seed: int) -> RequestStream:
         """The requests themselves; see `workloads.requests.open_requests`."""

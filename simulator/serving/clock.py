@@ -270,8 +270,8 @@ class Clock:
     def _make_room(self) -> None:
         """Let there be room for the events of all requests, and of all nodes twice over."""
         p = self.play
-        each = len(self.table.id) if len(p.homes) or self.decode else 0
-        needed = int(p.events.size[0]) + each + 2 * len(p.own) + 64
+        request_events = len(self.table.id) if len(p.homes) or self.decode else 0
+        needed = int(p.events.size[0]) + request_events + 2 * len(p.own) + 64
         if len(p.events.time) < needed:
             self.play = p._replace(events=new_heap(2 * needed, p.events))
 

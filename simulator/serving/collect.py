@@ -51,14 +51,14 @@ def collect(
     engines, requests = served.engines, _finished(served)
     end = served.end_s(requests)
     ended = end if stop else served.ended_s(end)
-    presence = [own and own.until(ended, _ttft(requests)) for own in served.presence]
+    presence = [scaling and scaling.until(ended, _ttft(requests)) for scaling in served.presence]
     boards = boards_of(served, deployment, copies, presence)
-    curves = [curve for each in boards for curve in each.curves]
+    curves = [curve for group in boards for curve in group.curves]
     window = find_window(
         lambda times: totals_at(curves, times)[:, X_EMITTED], served.stamps(),
         begin=served.warm_s, end=end, clients=clients, asked=stop and warmup > 0,
     )  # fmt: skip
-    devices = sum(each.devices for each in boards)
+    devices = sum(group.devices for group in boards)
     ends = window.start_s, window.end_s if window.end_s < end else np.inf  # what ends with the run counts in full
     within = np.diff(totals_at(curves, ends), axis=0)[0]
     spent = sum(engine.course.joules for engine in engines)
@@ -82,7 +82,7 @@ def collect(
         joules=spent,
         interval_joules=float(within[X_JOULES]),
         interval_static_joules=static_joules(boards, window),
-        interval_busy_joules=sum(busy_joules(each, ends, window.length_s) for each in boards),
+        interval_busy_joules=sum(busy_joules(group, ends, window.length_s) for group in boards),
         joules_half_width=joules_half_width(boards, curves, window),
         devices=devices,
         ttft_s=ttft,
@@ -205,11 +205,11 @@ def _whole(log: F8, engine: Engine) -> F8:
 
 def _aligned(log: F8, engine: Engine, tracks: list[str]) -> F8:
     """A log with a column for each of some processors, the engine's own and others."""
-    own = _tracks(engine)
-    if own == tracks:
+    engine_tracks = _tracks(engine)
+    if engine_tracks == tracks:
         return log
     out = np.zeros((len(log), col.NUM_LOG + len(tracks) + 1))
-    at = [*range(col.NUM_LOG), *(col.NUM_LOG + tracks.index(name) for name in own), out.shape[1] - 1]
+    at = [*range(col.NUM_LOG), *(col.NUM_LOG + tracks.index(name) for name in engine_tracks), out.shape[1] - 1]
     out[:, at] = log
     return out
 
@@ -261,13 +261,13 @@ def _op_totals(engines: list[Engine], clock: float) -> tuple[OpTotal, ...]:
     several = len({device for device, *_ in _programs(engines)}) > 1
     for device, slots, plan, books in _programs(engines):  # two pools may have different ops
         of = f" of {device}" if several else ""
-        whole = totals(plan, books.tally)
+        sums = totals(plan, books.tally)
         for s, op in enumerate(zip(slots.layer, slots.name, slots.kind, strict=True)):
             walls[op] = walls.get(op, 0.0) + float(books.wall[s])
             for p, processor in enumerate(slots.processors):
-                if whole[s, p, T_RUNS] > 0:
+                if sums[s, p, T_RUNS] > 0:
                     key = (*op, (slots.link[s] or processor) + of)
-                    rows[key] = rows.get(key, np.zeros(whole.shape[2])) + whole[s, p]
+                    rows[key] = rows.get(key, np.zeros(sums.shape[2])) + sums[s, p]
     return tuple(
         OpTotal(
             layer, name, kind, processor, walls[layer, name, kind], float(t[T_BUSY]),

@@ -52,14 +52,14 @@ def check_run(
         Names both options.
     """
     laned = first is not None and first.labels is not None and policy.order in LANED
-    found = parts_of(Combination(None, policy, None, pools, first, laned, failures, scaled))
+    active = parts_of(Combination(None, policy, None, pools, first, laned, failures, scaled))
     for d in pools.entry[:1]:  # engines of a pool are alike
-        found |= parts_of(Combination(d, policy, cache))
+        active |= parts_of(Combination(d, policy, cache))
     for d in pools.decode[:1]:
-        found |= parts_of(Combination(d, pools.policy or policy))
-    found |= {name: PARTS[name].flags for name in options.names() if PARTS[name].hook("build") is not None}
-    check_parts(found)
-    return tuple(found)
+        active |= parts_of(Combination(d, pools.policy or policy))
+    active |= {name: PARTS[name].flags for name in options.names() if PARTS[name].hook("build") is not None}
+    check_parts(active)
+    return tuple(active)
 
 
 def states_of(options: PartOptions, deployment: Deployment) -> dict[str, Any]:

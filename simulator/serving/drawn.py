@@ -85,11 +85,13 @@ def _beside(engines: list[Engine], scaling: Presence | None) -> list[Boards]:
     return [_boards(sides[0][1].course.board, devices, curves, scaling, devices // len(sides))]
 
 
-def _boards(board: Board, devices: int, curves: list[tuple[F8, F8]], own: Presence | None, each: int) -> Boards:
+def _boards(
+    board: Board, devices: int, curves: list[tuple[F8, F8]], presence: Presence | None, per_replica: int
+) -> Boards:
     """Return the boards of a replica's devices; with an autoscaler only while they are allocated."""
-    if own is None:
+    if presence is None:
         return Boards(board, devices, curves, devices)
-    return Boards(board, devices, curves, 0, ((each, own),))
+    return Boards(board, devices, curves, 0, ((per_replica, presence),))
 
 
 def devices_of_nodes(nodes: list[Node]) -> int:

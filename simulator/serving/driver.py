@@ -146,16 +146,16 @@ class Driver:
         looks = route is not round_robin and max(len(entry), len(decode)) > 1
         doors = any(c.bounded for c in stream.classes) and not alone
         apart = not (staged or scaled or self.always or faults or doors)
-        whole = apart and not looks
+        at_once = apart and not looks
         steady = not (staged or scaled or faults or doors or pools.decode)
         if cut.of > 1:
             self._check_apart({"--autoscale": scaled, "failures": faults, "adapters that wait for slots": swapped})
         how = How(
             rule=-1 if rule is None else rule, looks=looks, stops=False,
-            level=bool(self.shared), whole=whole, steady=steady,
-            more=True if self.warmup or self.stop or not whole else None,
+            level=bool(self.shared), whole=at_once, steady=steady,
+            more=True if self.warmup or self.stop or not at_once else None,
             passes=doors or pools.parts.get("encoder") is not None, shelved=swapped,
-            clients=0 if whole else stream.closed_loop or 0, between=None,
+            clients=0 if at_once else stream.closed_loop or 0, between=None,
         )  # fmt: skip
         prefixes = looks and asks_prefix(route)
         self.clock = clock = Clock(
@@ -170,8 +170,8 @@ class Driver:
             table, self.dealer, clock, blocks, stream.closed_loop, faults is not None, self._stages(stream, asked.seed, doors),
             None if self.drain is None else self.drain.step, cut, len(pools.entry),
         )  # fmt: skip
-        found = (hook(self) for hook in all_hooks("run"))
-        self.does: list[RunPart] = [part for part in found if part is not None]
+        run_parts = (hook(self) for hook in all_hooks("run"))
+        self.does: list[RunPart] = [part for part in run_parts if part is not None]
         for node in clock.all if swapped or self.dealer.told is not None else ():
             node.given = 1
 

@@ -367,8 +367,8 @@ class Engine:
         if len(log):
             if self.expert_side is not None:
                 log = self.expert_side.taken(log, self.keep_log)
-            own = self.course.taken(log, self.keep_log)
-            self.logs += [] if own is None else [own]
+            rows = self.course.taken(log, self.keep_log)
+            self.logs += [] if rows is None else [rows]
 
     def end_warmup(self) -> None:
         """Gap statistics start here."""

@@ -54,8 +54,8 @@ class Cut:
         """Return the requests of a block, after `known` others, that are assigned to the group."""
         if self.of == 1:
             return block
-        turn, own = np.arange(known, known + len(block)) % count, self.replicas(count)
-        return block.part((turn >= own.start) & (turn < own.stop))
+        turn, assigned = np.arange(known, known + len(block)) % count, self.replicas(count)
+        return block.part((turn >= assigned.start) & (turn < assigned.stop))
 
 
 def left_of(served: Served) -> Served:

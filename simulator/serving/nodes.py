@@ -53,9 +53,9 @@ class Node:
     changed, promised, capacity, sent_s, busy_s = map(Known, ("changed", "promised", "capacity", "sent_s", "busy_s"))
     clock = Known("clock")
 
-    def join(self, own: Any, stale: set[int]) -> None:
+    def join(self, record: Any, stale: set[int]) -> None:
         """Let a clock know of it."""
-        self.own, self.stale = own, stale
+        self.own, self.stale = record, stale
         self.capacity = self.engine.kv.capacity * self.engine.deployment.ranks
 
     @property
@@ -131,16 +131,16 @@ class Node:
         seen = self.gone if looked_at else self.delivered
         state.ints[places, col.I_ROW] = -1
         rows = state.ints[low:seen]  # the next completions are noted beyond
-        held = (rows[:, col.I_ROW] >= 0) & (rows[:, col.I_OUTPUT] > 0)
+        live = (rows[:, col.I_ROW] >= 0) & (rows[:, col.I_OUTPUT] > 0)
         most = state.running.shape[1] // 3
         for rank, late in zip(state.running, state.ranks[:, col.R_LATE], strict=True):
             # What they hold is to be dropped.
-            held[[i - low for i in rank[most : most + late] if low <= i < seen]] = True
-        held[[i - low for i in state.ints[seen : self.delivered, col.I_DONE] if low <= i < seen]] = True
+            live[[i - low for i in rank[most : most + late] if low <= i < seen]] = True
+        live[[i - low for i in state.ints[seen : self.delivered, col.I_DONE] if low <= i < seen]] = True
         # What is given back reads 0; of a row that lies on two pages, one of which stays, too.
-        rows[~held & (rows[:, col.I_OUTPUT] > 0), col.I_OUTPUT] = -1
+        rows[~live & (rows[:, col.I_OUTPUT] > 0), col.I_OUTPUT] = -1
         gone = [(low + first, low + last) for first, last in runs(rows[:, col.I_OUTPUT] < 0) if last - first >= FEWEST]
-        self.low = state.counters[col.C_LOW] = low + int(held.argmax()) if held.any() else max(seen, low)
+        self.low = state.counters[col.C_LOW] = low + int(live.argmax()) if live.any() else max(seen, low)
         for first, last in (*gone, (max(low - FEWEST, 0), self.low)):  # below, all of them: what was too little, too
-            for kept in (state.ints, state.floats):
-                give_back(kept, first, last)
+            for array in (state.ints, state.floats):
+                give_back(array, first, last)

@@ -99,12 +99,12 @@ def run(
         raise InputError(stream.name, "has no requests")
     if warmup >= (count := served.completed):
         raise InputError("--warmup", f"must be below the {count} requests, not {warmup}")
-    found = collect(
+    measured = collect(
         served, deployment, policy, stream.name, seed=seed, warmup=warmup,
         copies=fleet.replicas, clients=clients, stop=bool(stop), wall_s=time.perf_counter() - began,
     )  # fmt: skip
-    found = left_of_parts(found, served, stream, warmup)
-    return replace(found, steps=steps_of(served.engines[0], steps)) if steps else found
+    measured = left_of_parts(measured, served, stream, warmup)
+    return replace(measured, steps=steps_of(served.engines[0], steps)) if steps else measured
 
 
 def run_group(

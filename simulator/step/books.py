@@ -123,11 +123,11 @@ def totals(plan: Plan, tally: F8) -> F8:
     out[:, :, :NUM_TALLIES] = tally
     out[:, :, T_BUSY] = tally[:, :, : len(BOUNDS)].sum(axis=2)
     act, params = tally[:, :, T_ACT] * plan.params[:, :, P_J_ACT], plan.params
-    own = ~link[:, None]  # a collective moves its bytes over a link, not through memory
+    through_memory = ~link[:, None]  # a collective moves its bytes over a link, not through memory
     joules = {
-        "dram": own * (tally[:, :, T_STREAM] * params[:, :, P_J_STREAM] + act),
+        "dram": through_memory * (tally[:, :, T_STREAM] * params[:, :, P_J_STREAM] + act),
         "compute": tally[:, :, T_FLOPS] * params[:, :, P_J_FLOP],
-        "link": ~own * act,
+        "link": ~through_memory * act,
     }
     for i, path in enumerate(PATHS, T_JOULES.start):
         out[:, :, i] = joules[path]

@@ -146,8 +146,8 @@ class Stage:
             active = [op for op in program if op.flops > 0 or op.act_bytes > 0]
             seconds, placed = self._collectives(active, count)
             compute = [op for op in active if not op.exchange]
-            own, ops, _ = self._place(compute, count, self.d.layout.tp, m.tokens)
-            per_rank.append((seconds + own, placed + ops))
+            compute_s, ops, _ = self._place(compute, count, self.d.layout.tp, m.tokens)
+            per_rank.append((seconds + compute_s, placed + ops))
         slowest = max(range(len(per_rank)), key=lambda r: per_rank[r][0])
         self.seconds[stage] += count * per_rank[slowest][0]
         for r, (_, placed) in enumerate(per_rank):
@@ -188,14 +188,14 @@ class Stage:
         loads = self._slots(part, loads)
         holder = self.d if self.d.apart is None or part.kept else self.d.apart.holder
         devices = holder.layout.devices if holder.ranks > 1 else holder.layout.tp
-        held = len(loads.tokens) // part.ep
+        group_size = len(loads.tokens) // part.ep
         groups: list[PlacedOps] = []
         known: dict[bytes, PlacedOps] = {}  # equal loads cost the same
         for g in range(part.ep):
-            own = slice(g * held, (g + 1) * held)
-            key = loads.tokens[own].tobytes() + loads.experts[own].tobytes()
+            span = slice(g * group_size, (g + 1) * group_size)
+            key = loads.tokens[span].tobytes() + loads.experts[span].tobytes()
             if key not in known:
-                op = part.spec.expert_op(Loads(loads.tokens[own], loads.experts[own]), holder.run)
+                op = part.spec.expert_op(Loads(loads.tokens[span], loads.experts[span]), holder.run)
                 if not op.flops > 0:
                     continue
                 known[key] = self._place([op], part.layers, devices // part.ep, on=holder)

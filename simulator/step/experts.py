@@ -81,12 +81,12 @@ def book_share(plan: Plan, part: int, processor: int, tokens: float, active: flo
 
 
 @compiled_part
-def experts_whole(plan: Plan, part: int, loads: I8, first: int, held: int, mixed: bool, share: F8) -> float:
+def experts_whole(plan: Plan, part: int, loads: I8, first: int, group_size: int, mixed: bool, share: F8) -> float:
     """Seconds of one device's experts on the one processor that the rule chooses."""
-    own, tokens, used = loads[first : first + held], int64(0), int64(0)
-    for e in range(own.size):  # whole numbers: they add up side by side
-        tokens += own[e]
-        used += own[e] > 0
+    group_loads, tokens, used = loads[first : first + group_size], int64(0), int64(0)
+    for e in range(group_loads.size):  # whole numbers: they add up side by side
+        tokens += group_loads[e]
+        used += group_loads[e] > 0
     if tokens == 0:
         return 0.0
     routed, active = float(tokens), float(used)
@@ -101,8 +101,8 @@ def experts_whole(plan: Plan, part: int, loads: I8, first: int, held: int, mixed
         price = experts_price(plan.kernels, row, p, routed, active)
         if price[0] < 0.0:
             table, busy = plan.expert_table[plan.experts[part, low.E_CLASS], p], 0.0
-            for e in range(own.size):
-                busy += expert_seconds(table, own[e])
+            for e in range(group_loads.size):
+                busy += expert_seconds(table, group_loads[e])
             price = roofline_price(plan, part, p, routed, active, busy)
         if several:
             joules = energy(params, flops, stream, act)
@@ -117,12 +117,12 @@ def experts_whole(plan: Plan, part: int, loads: I8, first: int, held: int, mixed
 
 
 @compiled_part
-def queue_spaces(loads: I8, first: int, held: int, spaces: int, on_main: F8, on_near: F8, queue: F8) -> int:
+def queue_spaces(loads: I8, first: int, group_size: int, spaces: int, on_main: F8, on_near: F8, queue: F8) -> int:
     """Sum one device's loads by memory space into `queue`, in increasing load; spaces in use."""
     used = 0
-    for space in range(min(held, spaces)):
+    for space in range(min(group_size, spaces)):
         tokens, active, main, near = 0, 0, 0.0, 0.0
-        for e in range(first + space, first + held, spaces):
+        for e in range(first + space, first + group_size, spaces):
             n = loads[e]
             if n > 0:
                 tokens += n
@@ -160,9 +160,9 @@ def split_queue(plan: Plan, part: int, queue: F8, used: int, near: int, share: F
 
     A choice is a mask of the spaces that move: every mask, or only the prefixes of the order.
     """
-    whole = (1 << used) - 1
+    all_spaces = (1 << used) - 1
     best, best_seconds, mask = int64(0), np.inf, int64(0)
-    while mask <= whole:
+    while mask <= all_spaces:
         seconds, side_s = 0.0, 0.0
         for side in range(2):
             tokens, active, busy = side_loads(queue, used, mask, side)
@@ -200,19 +200,19 @@ def groups_seconds(plan: Plan, part: int, loads: I8, mixed: bool, share: F8, que
     experts = plan.experts[part]
     params = plan.params[plan.slots.shape[0] + part]
     groups, near = experts[low.E_GROUPS], experts[low.E_NEAR]
-    held = experts[low.E_HELD]
+    group_size = experts[low.E_HELD]
     slowest, sums, before = 0.0, 0.0, 0.0
     for p in range(share.shape[0]):
         before += share[p, book.A_TOKENS] * params[p, P_SUM]
     tables = plan.expert_table[experts[low.E_CLASS]]
     for g in range(groups):
         if near > 0:
-            used = queue_spaces(loads, g * held, held, plan.spaces, tables[0], tables[near], queue)
+            used = queue_spaces(loads, g * group_size, group_size, plan.spaces, tables[0], tables[near], queue)
             seconds = 0.0
             if used > 0:
                 seconds = split_queue(plan, part, queue, used, near, share)
         else:
-            seconds = experts_whole(plan, part, loads, g * held, held, mixed, share)
+            seconds = experts_whole(plan, part, loads, g * group_size, group_size, mixed, share)
         left = -before - sums  # bytes of partial sums that this group's stacks leave
         for p in range(share.shape[0]):
             left += share[p, book.A_TOKENS] * params[p, P_SUM]

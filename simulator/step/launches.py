@@ -87,15 +87,15 @@ def launches_of(deployment: Deployment, calls: Calls = PYTHON) -> Launches:
         sum, zip(*(section_launches(s, unit, calls) for s in sections_of(deployment)), strict=True)
     )
     low = deployment.run.numerics.weight_format("experts") not in PLAIN
-    whole = low and generation(deployment.system.device) == BLACKWELL
-    experts = sum(part.layers for part in deployment.experts) * (calls.whole_experts if whole else calls.experts)
+    fused = low and generation(deployment.system.device) == BLACKWELL
+    experts = sum(part.layers for part in deployment.experts) * (calls.whole_experts if fused else calls.experts)
     cut = not any(isinstance(layer.mixer, UNCUT) for layer in deployment.model.layers)
     return Launches(prompts + experts, decodes + experts, pieces if cut else prompts + experts)
 
 
 def all_launches(deployment: Deployment, calls: Calls) -> Launches:
     """The same with the model that drafts, where there is one."""
-    own, drafts = launches_of(deployment, calls), deployment.parts.get("drafts")
+    launches, drafts = launches_of(deployment, calls), deployment.parts.get("drafts")
     if drafts is None or drafts.draft is None:
-        return own
-    return own.drafting(launches_of(drafts.draft, calls), drafts.tokens)
+        return launches
+    return launches.drafting(launches_of(drafts.draft, calls), drafts.tokens)

@@ -146,10 +146,10 @@ def lower(
     probed = [_probe(d, section.build, counts) for section in sections]
     ends = np.cumsum([len(ops) for ops, _, _ in probed])
     form = np.ascontiguousarray(np.concatenate([forms for _, forms, _ in probed]))
-    ops = [op for found, _, _ in probed for op in found]
+    ops = [op for chain, _, _ in probed for op in chain]
     links = [_link(d, op) for op in ops]
-    roles = [_role(op, before) for found, _, _ in probed for op, before in zip(found, [None, *found[:-1]], strict=True)]
-    probes = [probe for _, _, found in probed for probe in found]
+    roles = [_role(op, before) for chain, _, _ in probed for op, before in zip(chain, [None, *chain[:-1]], strict=True)]
+    probes = [probe for _, _, section_probes in probed for probe in section_probes]
     experts = [part.spec.expert_op(Loads(np.ones(1), np.ones(1)), d.run) for part in d.experts]
     ops, links = ops + experts, [*links, *(None for _ in experts)]
     probes += [Probe((), counts) for _ in experts]
@@ -277,10 +277,10 @@ def _affine(build: Build, unit: Moments, count: int) -> F8:
 def _check_affine(build: Build, windows: tuple[int, ...], forms: F8, ops: Sequence[Op]) -> None:
     """Refuse a layer kind whose ops are not affine in the moments (a bug in that kind)."""
     values = np.random.default_rng(1).integers(2, 999, forms.shape[2] - 1).astype(np.float64)
-    found = build(Moments(windows, values))
-    if not np.allclose(forms[:, :, :-1] @ values + forms[:, :, -1], _forms(found), rtol=1e-9):
+    rebuilt = build(Moments(windows, values))
+    if not np.allclose(forms[:, :, :-1] @ values + forms[:, :, -1], _forms(rebuilt), rtol=1e-9):
         raise InputError("a layer kind", "has FLOPs or bytes that are not affine in a batch's moments")
-    for op, other in zip(ops, found, strict=True):
+    for op, other in zip(ops, rebuilt, strict=True):
         if op.access != other.access:
             raise InputError(f"op {op.name!r}", "has an access pattern that changes with the batch")
 
@@ -334,11 +334,11 @@ def _expert_tables(work: F8, params: F8) -> tuple[F8, list[int]]:
     classes: list[int] = []
     out: list[F8] = []
     tokens = np.arange(TABLE_SIZE)
-    for own, rows in zip(work, params, strict=True):
+    for expert_work, rows in zip(work, params, strict=True):
         with np.errstate(divide="ignore", invalid="ignore"):  # a processor that cannot run it
-            arithmetic = own[V_FLOPS] / rows[:, P_FLOPS, None]
-            weights = own[V_WEIGHTS] / rows[:, P_BYTES, None]
-            traffic = own[V_ACT] / rows[:, P_BYTES, None]
+            arithmetic = expert_work[V_FLOPS] / rows[:, P_FLOPS, None]
+            weights = expert_work[V_WEIGHTS] / rows[:, P_BYTES, None]
+            traffic = expert_work[V_ACT] / rows[:, P_BYTES, None]
             seconds = np.maximum(tokens * arithmetic, weights + tokens * traffic)
         seconds[:, 0] = 0.0
         table = np.concatenate([seconds, arithmetic, weights, traffic], axis=1)

@@ -119,11 +119,11 @@ def _twins(of: F8) -> I8:
     return np.array(numbers, dtype=np.int64).reshape(of.shape[:2])
 
 
-def _rivals(rows: Rows, own: F8) -> F8 | None:
+def _rivals(rows: Rows, parameters: F8) -> F8 | None:
     """Return the parameters of all alternative kernels, padded with the row's own."""
     known = {at: row.formula.rivals for at, row in rows.items() if row.formula is not None}
     most = max(map(len, known.values()), default=0)
-    out = np.repeat(own[None], most, axis=0)
+    out = np.repeat(parameters[None], most, axis=0)
     for (i, p), rivals in known.items():
         for r, rival in enumerate(rivals):
             out[r, i, p, : law.WIDTH] = rival
@@ -156,14 +156,14 @@ def kernel_price(kernels: Kernels, s: int, processor: int, moments: F8, seconds:
     )
 
 
-@compiled_given("kernels.rivals", otherwise=lambda kernels, s, p, m, own: own)
-def quickest(kernels: Kernels, slot: int, processor: int, moments: F8, own: Price) -> Price:
-    """Return the cost of the fastest of an op's kernels; `own` is the cost of the first."""
+@compiled_given("kernels.rivals", otherwise=lambda kernels, s, p, m, price: price)
+def quickest(kernels: Kernels, slot: int, processor: int, moments: F8, price: Price) -> Price:
+    """Return the cost of the fastest of an op's kernels; `price` is the cost of the first."""
     for r in range(kernels.rivals.shape[0]):
         rival = formula_price(kernels, kernels.rivals[r, slot, processor], slot, processor, moments)
-        if rival[0] < own[0]:
-            own = rival
-    return own
+        if rival[0] < price[0]:
+            price = rival
+    return price
 
 
 @compiled_part
@@ -188,13 +188,13 @@ def formula_price(kernels: Kernels, parameters: F8, slot: int, processor: int, m
     return tabled_seconds(kernels, slot, processor, moments, seconds, (batch, kv, tokens, pairs)), limit
 
 
-@compiled_given("kernels.streamed", otherwise=lambda kernels, own, s, p, batch, tokens, pairs, kv: (0.0, 0))
+@compiled_given("kernels.streamed", otherwise=lambda kernels, parameters, s, p, batch, tokens, pairs, kv: (0.0, 0))
 def flowing(
-    kernels: Kernels, own: F8, slot: int, processor: int, batch: float, tokens: float, pairs: float, kv: float
+    kernels: Kernels, parameters: F8, slot: int, processor: int, batch: float, tokens: float, pairs: float, kv: float
 ) -> Price:
     """Return the cost of an op of `calibrated.streamed`; most plans have none."""
     x = kernels.formulas[slot, processor, 1]
-    return streamed_price(own, kernels.h[processor], x, batch, tokens, pairs, kv)
+    return streamed_price(parameters, kernels.h[processor], x, batch, tokens, pairs, kv)
 
 
 @compiled_given("kernels.tables", otherwise=lambda kernels, s, p, m, seconds, u: seconds)
@@ -273,15 +273,15 @@ def experts_price(kernels: Kernels, row: int, processor: int, routed: float, act
     return seconds, limit
 
 
-@compiled_given("kernels.rivals", otherwise=lambda kernels, row, p, routed, active, own: own)
-def quickest_experts(kernels: Kernels, row: int, processor: int, routed: float, active: float, own: Price) -> Price:
-    """Return the cost of the fastest kernel of a device's experts; `own` is the cost of the first."""
+@compiled_given("kernels.rivals", otherwise=lambda kernels, row, p, routed, active, price: price)
+def quickest_experts(kernels: Kernels, row: int, processor: int, routed: float, active: float, price: Price) -> Price:
+    """Return the cost of the fastest kernel of a device's experts; `price` is the cost of the first."""
     x, h = kernels.formulas[row, processor, 1], kernels.h[processor]
     for r in range(kernels.rivals.shape[0]):
         rival = moe_price(kernels.rivals[r, row, processor], h, x, routed, active)
-        if rival[0] < own[0]:
-            own = rival
-    return own
+        if rival[0] < price[0]:
+            price = rival
+    return price
 
 
 @compiled_given("kernels.tables", otherwise=lambda kernels, row, p, seconds, routed, active: seconds)

@@ -39,19 +39,19 @@ def count_ones(x: np.uint64) -> int:
 
 
 @compiled_part
-def even_out(state: np.uint64, own: I8, rest: I8, experts: int, kept: int, want: int) -> np.uint64:
-    """Move single tokens between `own`, which has `kept`, and `rest` until `own` has `want`."""
+def even_out(state: np.uint64, chunk: I8, rest: I8, experts: int, chunk_tokens: int, want: int) -> np.uint64:
+    """Move single tokens between `chunk`, which has `chunk_tokens`, and `rest` until `chunk` has `want`."""
     state += GOLDEN
     e = int(np.int64(mix(state) % np.uint64(experts)))
-    while kept != want:
-        if kept > want and own[e] > 0:
-            own[e] -= 1
+    while chunk_tokens != want:
+        if chunk_tokens > want and chunk[e] > 0:
+            chunk[e] -= 1
             rest[e] += 1
-            kept -= 1
-        elif kept < want and rest[e] > 0:
-            own[e] += 1
+            chunk_tokens -= 1
+        elif chunk_tokens < want and rest[e] > 0:
+            chunk[e] += 1
             rest[e] -= 1
-            kept += 1
+            chunk_tokens += 1
         e = (e + 1) % experts
     return state
 
@@ -116,8 +116,8 @@ def _split(seed: int, replica: int, step: int, layer: int, loads: I8, routed: F8
 
 
 @compiled_part
-def deal_out(state: np.uint64, rest: I8, own: I8, experts: int, share: float, want: int) -> np.uint64:
-    """Move about a `share` of the tokens of `rest` to `own`, which is empty, then adjust it to `want`."""
+def deal_out(state: np.uint64, rest: I8, chunk: I8, experts: int, share: float, want: int) -> np.uint64:
+    """Move about a `share` of the tokens of `rest` to `chunk`, which is empty, then adjust it to `want`."""
     most, moved = np.uint64(int(share * CHANCES)), int64(0)
     bits, left = np.uint64(0), int64(0)
     for e in range(experts):
@@ -131,9 +131,9 @@ def deal_out(state: np.uint64, rest: I8, own: I8, experts: int, share: float, wa
             bits >>= S16
             left -= 1
         rest[e] -= taken
-        own[e] = taken
+        chunk[e] = taken
         moved += taken
-    return even_out(state, own, rest, experts, moved, want)
+    return even_out(state, chunk, rest, experts, moved, want)
 
 
 @compiled_part

@@ -224,8 +224,8 @@ def by_names(tenants: Tenants, pools: Pools, stream: RequestStream) -> Pools:
             return part
         prob = np.tile(shares, (len(part.router.prob), 1))
         run: npt.NDArray[np.float64] = np.cumsum(prob, axis=1)
-        own = replace(part.router, prob=prob, inclusion=prob.copy(), cumulative=run)
-        return replace(part, router=own)
+        router = replace(part.router, prob=prob, inclusion=prob.copy(), cumulative=run)
+        return replace(part, router=router)
 
     for d in (*pools.entry, *pools.decode):
         if id(d) not in changed:

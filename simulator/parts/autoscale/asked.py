@@ -109,14 +109,14 @@ def parse_autoscale(text: str) -> Autoscale:
 
     Examples
     --------
-    >>> found = parse_autoscale("1:8,by=requests:20,start=60")
-    >>> found.most, found.by, found.target, found.start
+    >>> scaling = parse_autoscale("1:8,by=requests:20,start=60")
+    >>> scaling.most, scaling.by, scaling.target, scaling.start
     (8, 'requests', 20.0, 60.0)
     """
     bounds, *rest = text.split(",")
     least, colon, most = bounds.partition(":")
     how = {"least": _whole(least, text), "most": _whole(most if colon else "", text)}
-    keys = [own.name for own in fields(Autoscale) if own.name not in ("least", "most", "target")]
+    keys = [field.name for field in fields(Autoscale) if field.name not in ("least", "most", "target")]
     given: dict[str, float | str | int] = dict(how)
     for part in rest:
         key, equals, value = part.partition("=")

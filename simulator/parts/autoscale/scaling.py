@@ -70,24 +70,24 @@ class Firsts:
         waits = [now - table.arrival_s[row] for row in gate if np.isnan(table.first_s[row])]
         for node in nodes.entry:
             waits += [now - table.arrival_s[row] for row in node.asked]
-            kept = [x for x in self._open.get(node.index, ()) if x[2] == node.life]
-            if not kept:
+            open_requests = [x for x in self._open.get(node.index, ()) if x[2] == node.life]
+            if not open_requests:
                 self._open.pop(node.index, None)
                 continue
-            places, rows, _ = np.array(kept).T
+            places, rows, _ = np.array(open_requests).T
             first, arrival = node.engine.state.floats[places, F_FIRST], table.arrival_s[rows]
             came = first <= now  # one that is yet to come is not a number, or ahead of now
             new = came & (first > self._looked)  # others had theirs before a failure put them back
             self._come.extend(zip(first[new].tolist(), (first - arrival)[new].tolist(), strict=True))
             waits += (now - arrival[~came]).tolist()
-            self._open[node.index] = [x for x, done in zip(kept, came, strict=True) if not done]
+            self._open[node.index] = [x for x, done in zip(open_requests, came, strict=True) if not done]
         self._looked = now
         if len(self._come) > 1:
             self._come = deque(sorted(self._come))
         while self._come and self._come[0][0] <= now - self.window:
             self._come.popleft()
-        found = [ttft for _, ttft in self._come] + [wait for wait in waits if wait > late]
-        return np.array(found, dtype=np.float64)
+        ttfts = [ttft for _, ttft in self._come] + [wait for wait in waits if wait > late]
+        return np.array(ttfts, dtype=np.float64)
 
 
 def _used(node: Node) -> float:
@@ -120,9 +120,9 @@ class Scaler:
     _firsts: Firsts | None = None
 
     def __post_init__(self) -> None:
-        pool, each = self.pool, self.each
-        count = len(pool) // each
-        self.replicas = [Replica(i, pool[i * each : (i + 1) * each]) for i in range(count)]
+        pool, per_replica = self.pool, self.each
+        count = len(pool) // per_replica
+        self.replicas = [Replica(i, pool[i * per_replica : (i + 1) * per_replica]) for i in range(count)]
         for replica in self.replicas:
             self._turn(replica, "ready" if replica.index < self.spec.first else None, 0.0)
         if self.spec.by is not None and self.spec.decides and asks_ttft(SCALERS[self.spec.by]):

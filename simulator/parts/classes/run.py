@@ -58,7 +58,7 @@ def classes_left(run: Run, served: Served, stream: RequestStream, warmup: int) -
                 ttft,
                 tpot,
                 e2e,
-                tuple(KeptPromise(p, _share(own, mine & warm, lost)) for p, own in zip(promises, passed, strict=True)),
+                tuple(KeptPromise(p, _share(met, mine & warm, lost)) for p, met in zip(promises, passed, strict=True)),
                 _share(all_kept, mine & warm, lost) if promises else None,
                 _rate(mine & all_kept & within, window) if promises else None,
             )
@@ -112,10 +112,12 @@ def _tenants(served: Served, labels: Labels, refused: I8) -> TenantShares:
     service = INPUT_WEIGHT * table.input_tokens[rows] * begun
     service = service + OUTPUT_WEIGHT * table.generated[rows]
     queues = [(engine, engine.does["classes"]) for engine in served.engines if "classes" in engine.does]
-    fair = [(engine, own) for engine, own in queues if isinstance(own, ClassQueues) and own.rules.order == "vtc"]
+    fair = [
+        (engine, queue) for engine, queue in queues if isinstance(queue, ClassQueues) and queue.rules.order == "vtc"
+    ]
     spread = bound = None
     if fair:
-        spread = max(own.spread(engine) for engine, own in fair)
+        spread = max(queue.spread(engine) for engine, queue in fair)
         kv = fair[0][0].kv
         fit = int(kv.capacity / kv.block_bytes.sum() * kv.block) if kv.block_bytes.sum() else 0
         bound = max(INPUT_WEIGHT * int(table.input_tokens[rows].max()), OUTPUT_WEIGHT * fit)

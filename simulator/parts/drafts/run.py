@@ -111,16 +111,16 @@ def acceptance_of(block: RequestBlock, speculation: Speculation) -> npt.NDArray[
     """
     if speculation.rates is not None:
         return None
-    own = block.acceptance
-    bad = np.ones(len(block), bool) if own is None else np.isnan(own)
-    if own is None or bad.any():
+    rates = block.acceptance
+    bad = np.ones(len(block), bool) if rates is None else np.isnan(rates)
+    if rates is None or bad.any():
         i = int(bad.argmax())
         raise InputError(
             RATES,
             f"is needed with {OPTION} {speculation.asked}: request {block.request_id[i]} has no "
             "acceptance in its trace",
         )
-    return np.repeat(own[:, None], speculation.tokens, axis=1)
+    return np.repeat(rates[:, None], speculation.tokens, axis=1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,12 +35,12 @@ def score_of(fetch: Fetch, shelf: Shelf, part: int, e: int, chance: float) -> fl
 
 @compiled_part
 def victim(
-    fetch: Fetch, shelf: Shelf, part: int, first: int, held: int, seeds: tuple[int, int], now: int, spare: bool
+    fetch: Fetch, shelf: Shelf, part: int, first: int, group_size: int, seeds: tuple[int, int], now: int, spare: bool
 ) -> tuple[int, float]:
     """The entry of the lowest score, of equal ones that not used for longest; and its score."""
     entries, best, least, oldest = shelf.entries[part], int64(-1), 0.0, int64(0)
     key = step_key(seeds[0] ^ CHANCE_SEED, seeds[1], now)
-    for e in range(first, first + held):
+    for e in range(first, first + group_size):
         if not entries[e].held or (spare and shelf.named[e]):
             continue
         score = score_of(fetch, shelf, part, e, drawn_number(key, part, e) if fetch.drawn else 0.0)
@@ -52,7 +52,7 @@ def victim(
 
 @compiled_part
 def load_expert(
-    fetch: Fetch, shelf: Shelf, part: int, group: int, held: int, e: int, seeds: tuple[int, int], spare: bool
+    fetch: Fetch, shelf: Shelf, part: int, group: int, group_size: int, e: int, seeds: tuple[int, int], spare: bool
 ) -> float:
     """Fetch an expert into its device's cache; seconds on the link."""
     shelf.clocks[part, group] += 1
@@ -62,7 +62,7 @@ def load_expert(
         shelf.held[part, group] += 1
         row.held = 1
         return float(fetch.seconds[part, e])
-    leaving, least = victim(fetch, shelf, part, group * held, held, seeds, now, spare)
+    leaving, least = victim(fetch, shelf, part, group * group_size, group_size, seeds, now, spare)
     if fetch.look_ahead == 0 or score_of(fetch, shelf, part, e, 1.0) >= least:
         shelf.entries[part, leaving].held = 0
         row.held = 1
@@ -71,15 +71,15 @@ def load_expert(
 
 @compiled_part
 def prefetch_group(
-    fetch: Fetch, shelf: Shelf, part: int, group: int, held: int, seeds: tuple[int, int]
+    fetch: Fetch, shelf: Shelf, part: int, group: int, group_size: int, seeds: tuple[int, int]
 ) -> tuple[float, int, int]:
     """Fetch what is named and lacks, as far as there are slots; seconds, experts, those on the disk."""
     room, seconds, count, far = fetch.slots[part], 0.0, int64(0), int64(0)
-    for e in range(group * held, (group + 1) * held):
+    for e in range(group * group_size, (group + 1) * group_size):
         room -= shelf.named[e] and shelf.entries[part, e].held > 0
-    for e in range(group * held, (group + 1) * held):
+    for e in range(group * group_size, (group + 1) * group_size):
         if count < room and shelf.named[e] and not shelf.entries[part, e].held:
-            seconds += load_expert(fetch, shelf, part, group, held, e, seeds, True)
+            seconds += load_expert(fetch, shelf, part, group, group_size, e, seeds, True)
             count += 1
             far += fetch.far[part, e]
     return seconds, count, far
@@ -87,12 +87,12 @@ def prefetch_group(
 
 @compiled_part
 def use_group(
-    fetch: Fetch, shelf: Shelf, part: int, group: int, held: int, seeds: tuple[int, int]
+    fetch: Fetch, shelf: Shelf, part: int, group: int, group_size: int, seeds: tuple[int, int]
 ) -> tuple[float, int, int]:
     """Use cached experts, then fetch the rest, latest next use first; see `prefetch_group`."""
     entries, seconds, count, far = shelf.entries[part], 0.0, int64(0), int64(0)
     lacking = int64(0)
-    for e in range(group * held, (group + 1) * held):
+    for e in range(group * group_size, (group + 1) * group_size):
         if not shelf.needed[e]:
             continue
         if not entries[e].held:
@@ -104,11 +104,11 @@ def use_group(
         shelf.needed[e] = False
     while count < lacking:
         chosen = int64(-1)
-        for e in range(group * held, (group + 1) * held):
+        for e in range(group * group_size, (group + 1) * group_size):
             if shelf.needed[e] and (chosen < 0 or shelf.next_use[e] > shelf.next_use[chosen]):
                 chosen = e
         shelf.needed[chosen] = False
-        seconds += load_expert(fetch, shelf, part, group, held, chosen, seeds, False)
+        seconds += load_expert(fetch, shelf, part, group, group_size, chosen, seeds, False)
         entries[chosen].uses = 1
         count += 1
         far += fetch.far[part, chosen]
@@ -161,16 +161,16 @@ def fetch_part(plan: Plan, fetch: Fetch, part: int, batch: StepBatch, seconds: f
     needed, lacking = mark(plan, fetch, shelf, part, batch.step, loads)
     if lacking > 0 and fetch.look_ahead > 0:
         look_ahead(plan, fetch, shelf, part, batch, books)
-    seeds, held = (plan.seed, plan.replica), experts[E_HELD]
+    seeds, group_size = (plan.seed, plan.replica), experts[E_HELD]
     ahead_s, now_s, ahead, misses, far = 0.0, 0.0, int64(0), int64(0), int64(0)
     for g in range(experts[E_GROUPS]):
-        own_s, count, on_disk = prefetch_group(fetch, shelf, part, g, held, seeds)
+        own_s, count, on_disk = prefetch_group(fetch, shelf, part, g, group_size, seeds)
         ahead_s, ahead, far = max(ahead_s, own_s), ahead + count, far + on_disk
-        own_s, count, on_disk = use_group(fetch, shelf, part, g, held, seeds)
+        own_s, count, on_disk = use_group(fetch, shelf, part, g, group_size, seeds)
         now_s, misses, far = max(now_s, own_s), misses + count, far + on_disk
         if not fetch.keeps:
             shelf.held[part, g] = 0
-            for e in range(g * held, (g + 1) * held):
+            for e in range(g * group_size, (g + 1) * group_size):
                 shelf.entries[part, e].held = 0
     waited = 0.0
     for _ in range(layers):

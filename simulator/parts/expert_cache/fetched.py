@@ -53,11 +53,13 @@ class StepCaches:
             if part.kept:
                 self.caches.append([])
                 continue
-            slots, held = int(fetch.slots[x]), part.held
-            chances = chances_of(part.router.seed, self.replica, x, held * part.ep)
-            first = [slice(g * held, g * held + slots if fetch.keeps else 0) for g in range(part.ep)]
-            experts = range(held * part.ep)
-            self.caches.append([ExpertCache(slots, store.policy, chances, experts[own], staging=True) for own in first])
+            slots, group_size = int(fetch.slots[x]), part.held
+            chances = chances_of(part.router.seed, self.replica, x, group_size * part.ep)
+            first = [slice(g * group_size, g * group_size + slots if fetch.keeps else 0) for g in range(part.ep)]
+            experts = range(group_size * part.ep)
+            self.caches.append(
+                [ExpertCache(slots, store.policy, chances, experts[span], staging=True) for span in first]
+            )
 
     def touch(self, x: int, loads: Loads, step: int, batch: Batch, seconds: float, dense_s: float) -> StepFetch:
         """Ask one part's caches for the experts of a step.
@@ -86,16 +88,16 @@ class StepCaches:
         needed = loads.tokens > 0
         named = named_by(part.router.seed, self.replica, step, x, needed, fetch.accuracy, fetch.false_rate)
         ahead = self._next_use(part, x, needed | named, step, batch)
-        held, found = part.held, []
+        group_size, touches = part.held, []
         for g, cache in enumerate(self.caches[x]):
-            own = range(g * held, (g + 1) * held)
-            found.append(cache.touch([e for e in own if needed[e]], ahead, [e for e in own if named[e]]))
-        ahead_s = max(self._seconds(x, touched.fetched) for touched in found)
-        now_s = max(self._seconds(x, touched.misses) for touched in found)
+            group = range(g * group_size, (g + 1) * group_size)
+            touches.append(cache.touch([e for e in group if needed[e]], ahead, [e for e in group if named[e]]))
+        ahead_s = max(self._seconds(x, touched.fetched) for touched in touches)
+        now_s = max(self._seconds(x, touched.misses) for touched in touches)
         waited = sum(layer_wait(self.clock, ahead_s, now_s, seconds, fetch.step_ahead) for _ in range(part.layers))
         hits, misses, early = (
-            float(part.layers * sum(map(len, each)))
-            for each in zip(*((t.hits, t.misses, t.fetched) for t in found), strict=True)
+            float(part.layers * sum(map(len, lists)))
+            for lists in zip(*((t.hits, t.misses, t.fetched) for t in touches), strict=True)
         )
         size = (misses + early) * float(fetch.sizes[x])
         link_s = (ahead_s + now_s) * part.layers
@@ -106,8 +108,8 @@ class StepCaches:
 
     def _next_use(self, part: ExpertPart, x: int, wanted: np.ndarray, step: int, batch: Batch) -> dict[int, float]:
         """When experts are used again if the batch stays as it is, in steps; asked where any lacks."""
-        held = part.held
-        lacks = any(e not in self.caches[x][e // held] for e in np.flatnonzero(wanted))
+        group_size = part.held
+        lacks = any(e not in self.caches[x][e // group_size] for e in np.flatnonzero(wanted))
         out: dict[int, float] = {}
         if lacks:
             for ahead in range(1, self.fetch.look_ahead + 1):
@@ -148,9 +150,9 @@ def step_fetch(
         Seconds of each expert part, all its layers, and of the rest of each pipeline stage.
     """
 
-    def touched(own: StepCaches, place: int) -> list[StepFetch]:
+    def touched(step_caches: StepCaches, place: int) -> list[StepFetch]:
         return [
-            own.touch(
+            step_caches.touch(
                 x,
                 slot_loads(part, place, batch, replica),
                 place,
@@ -165,13 +167,13 @@ def step_fetch(
         caches = StepCaches(deployment, replica)
         for at in range(step - WARM_STEPS, step):
             touched(caches, at % 2**31)
-    found, waits = StepFetch(), [0.0] * len(dense_s)
+    fetched, waits = StepFetch(), [0.0] * len(dense_s)
     steps = range(step, step + (WARM_STEPS if expected else 1))
     for at in steps:
         for part, fetch in zip(deployment.experts, touched(caches, at), strict=True):
             waits[part.stage] += fetch.waited_s / len(steps)
-            found += fetch
-    return Waited(found.over(len(steps)), waits)
+            fetched += fetch
+    return Waited(fetched.over(len(steps)), waits)
 
 
 def fetch_in_step(_: object, stage: Stage, caches: StepCaches | None) -> StepFetch | None:
@@ -181,7 +183,7 @@ def fetch_in_step(_: object, stage: Stage, caches: StepCaches | None) -> StepFet
         return None
     for part, seconds in zip(d.experts, stage.experts_s, strict=True):
         dense[part.stage] -= seconds
-    found = step_fetch(d, stage.step, stage.replica, stage.expected, stage.union, stage.experts_s, dense, caches)
-    for s, waited in enumerate(found.waits):
+    fetched = step_fetch(d, stage.step, stage.replica, stage.expected, stage.union, stage.experts_s, dense, caches)
+    for s, waited in enumerate(fetched.waits):
         stage.seconds[s] += waited
-    return found.fetch
+    return fetched.fetch

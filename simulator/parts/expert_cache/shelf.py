@@ -112,25 +112,25 @@ def near_of(deployment: Deployment, tiers: MemoryTiers) -> list[int]:
     """
     out = []
     for part in deployment.experts:
-        own = [p for p in deployment.experts if p.stage == part.stage and not p.kept]
+        stage_parts = [p for p in deployment.experts if p.stage == part.stage and not p.kept]
         if part.kept:
             out.append(part.held)
             continue
-        experts = sum(p.held * p.layers for p in own)
-        whole = sum(p.held * p.layers * p.expert_bytes(deployment.run) for p in own)
-        near = tiers.near(whole / experts, experts)
+        experts = sum(p.held * p.layers for p in stage_parts)
+        total_bytes = sum(p.held * p.layers * p.expert_bytes(deployment.run) for p in stage_parts)
+        near = tiers.near(total_bytes / experts, experts)
         out.append(part.held * near // experts)
     return out
 
 
 def far_of(part: ExpertPart, near: int, widest: int) -> B1:
     """Return which experts of a part are on disk: the least popular ones of each device."""
-    own, popularity = part.held, part.router.prob[part.row]
+    per_device, popularity = part.held, part.router.prob[part.row]
     if part.placed is not None:
         popularity = popularity[part.placed.experts] * part.placed.share.reshape(-1)
     out = np.zeros(widest, dtype=np.bool_)
-    for first in range(0, own * part.ep, own):
-        order = np.argsort(-popularity[first : first + own], kind="stable")
+    for first in range(0, per_device * part.ep, per_device):
+        order = np.argsort(-popularity[first : first + per_device], kind="stable")
         out[first + order[near:]] = True
     return out
 
@@ -147,9 +147,9 @@ def new_shelf(fetch: Fetch, experts: I8) -> Shelf:
     entries = records(parts * widest, ENTRY).reshape(parts, widest)
     full = np.zeros((parts, int(experts[:, 1].max())), dtype=np.int64)
     if fetch.keeps:
-        for x, (held, groups) in enumerate(experts):
+        for x, (group_size, groups) in enumerate(experts):
             for g in range(groups):
-                first = g * held
+                first = g * group_size
                 entries.held[x, first : first + fetch.slots[x]] = 1
                 full[x, g] = fetch.slots[x]
     return Shelf(

@@ -99,11 +99,11 @@ def _in_order(sites: Sites) -> I8:
     return np.arange(sites.experts).reshape(sites.groups, sites.own)
 
 
-def _followed(own: I8, sites: Sites) -> I8:
+def _followed(experts: I8, sites: Sites) -> I8:
     """Return the groups' own experts, then copies of the experts of the groups after each."""
-    line, extra = own.reshape(-1), sites.slots - sites.own
+    line, extra = experts.reshape(-1), sites.slots - sites.own
     first = (np.arange(sites.groups)[:, None] + 1) * sites.own
-    return np.hstack([own, line[(first + np.arange(extra)) % sites.experts]])
+    return np.hstack([experts, line[(first + np.arange(extra)) % sites.experts]])
 
 
 @map_policy("replicated")
@@ -124,11 +124,11 @@ def fssdp(loads: F8, sites: Sites) -> I8:
     return _hottest(packed, loads, sites)
 
 
-def _hottest(own: I8, loads: F8, sites: Sites) -> I8:
+def _hottest(experts: I8, loads: F8, sites: Sites) -> I8:
     """Groups' own experts, then copies of the most loaded ones that each has not got."""
     order, extra = np.argsort(-loads, kind="stable"), sites.slots - sites.own
-    copies = [order[~np.isin(order, row)][:extra] for row in own]
-    return np.hstack([own, np.array(copies, dtype=np.int64).reshape(sites.groups, extra)])
+    copies = [order[~np.isin(order, row)][:extra] for row in experts]
+    return np.hstack([experts, np.array(copies, dtype=np.int64).reshape(sites.groups, extra)])
 
 
 @map_policy("balanced")

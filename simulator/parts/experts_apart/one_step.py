@@ -113,9 +113,9 @@ class ApartStep:
 
     def busy(self) -> dict[str, float]:
         """Share of the step that each stream works; of the link the busier direction's."""
-        found = self.timeline.busy()
-        link = max(found.get(OUT, 0.0), found.get(BACK, 0.0))
-        shares = {ATTENTION: found.get(COMPUTE, 0.0), EXPERTS: found.get(EXPERTS, 0.0), "link": link}
+        streams = self.timeline.busy()
+        link = max(streams.get(OUT, 0.0), streams.get(BACK, 0.0))
+        shares = {ATTENTION: streams.get(COMPUTE, 0.0), EXPERTS: streams.get(EXPERTS, 0.0), "link": link}
         return {name: s / self.seconds for name, s in shares.items()}
 
     @property
@@ -152,9 +152,9 @@ def memories(apart: Apart, context: int) -> GroupMemory:
         Weights that do not fit; the message says of which group.
     """
     d = apart.attention
-    own = device_memory(d.stages[0], d.layout, d.system, elsewhere=expert_bytes(d)[0])
+    memory = device_memory(d.stages[0], d.layout, d.system, elsewhere=expert_bytes(d)[0])
     sequence = float(sequence_bytes(rank_rules(d, CacheSettings()), np.array([context + 1]))[0])
-    return GroupMemory(own.capacity, own.weights, sequence, *held_bytes(apart.experts))
+    return GroupMemory(memory.capacity, memory.weights, sequence, *held_bytes(apart.experts))
 
 
 def apart_step(apart: Apart, sequences: int, context: int, batches: int) -> ApartStep:
@@ -177,25 +177,25 @@ def apart_step(apart: Apart, sequences: int, context: int, batches: int) -> Apar
     if apart.attention.layout.pp > 1:
         raise InputError("--pp", "cannot be combined with --attention-on, which costs one stage; --experts-on takes it")
     ranks = apart.attention.layout.dp
-    each, over = divmod(sequences, ranks)
+    per_rank, over = divmod(sequences, ranks)
     many = [
-        over * int(chunk_tokens(each + 1, batches, i)) + (ranks - over) * int(chunk_tokens(each, batches, i))
+        over * int(chunk_tokens(per_rank + 1, batches, i)) + (ranks - over) * int(chunk_tokens(per_rank, batches, i))
         for i in range(batches)
     ]
-    sizes, found = tuple(size for size in many if size), memories(apart, context)
-    each += over > 0
-    if each > found.most:
+    sizes, memory = tuple(size for size in many if size), memories(apart, context)
+    per_rank += over > 0
+    if per_rank > memory.most:
         raise CapacityError(
-            apart.attention.system.name, f"the KV cache of {each:,} sequences does not fit: needs "
-            f"{each * found.sequence / 2**30:.2f} GiB per device, "
-            f"{(found.attention - found.attention_weights) / 2**30:.2f} GiB available",
+            apart.attention.system.name, f"the KV cache of {per_rank:,} sequences does not fit: needs "
+            f"{per_rank * memory.sequence / 2**30:.2f} GiB per device, "
+            f"{(memory.attention - memory.attention_weights) / 2**30:.2f} GiB available",
         )  # fmt: skip
     d = one_of(apart, batches)
     stage = explicit_stage(d, dealt(d, sequences, context), expected=True)
     (timeline,) = stage.timelines
     means, joules = (
         _means(timeline),
-        [_spent(d, stage, own, n) for own, n in zip((d, apart.experts), apart.devices, strict=True)],
+        [_spent(d, stage, group, n) for group, n in zip((d, apart.experts), apart.devices, strict=True)],
     )
     return ApartStep(sizes, *means, timeline, (joules[0], joules[1]))
 
@@ -217,9 +217,9 @@ def _means(timeline: Timeline) -> tuple[float, float, float]:
 
 def _spent(deployment: Deployment, stage: StageCost, group: Deployment, devices: int) -> float:
     """Energy of a group of devices in a step, static power among it [J]."""
-    own = [p for p in stage.ops if runs_on(deployment, p.op) is group and TO_AND_FRO not in p.op.shape]
-    board, busy = group.device.board, sum(p.cost.seconds * p.count * p.devices for p in own)
-    work = board.work_joules(sum(p.cost.total_joules * p.count * p.devices for p in own), busy)
+    placed = [p for p in stage.ops if runs_on(deployment, p.op) is group and TO_AND_FRO not in p.op.shape]
+    board, busy = group.device.board, sum(p.cost.seconds * p.count * p.devices for p in placed)
+    work = board.work_joules(sum(p.cost.total_joules * p.count * p.devices for p in placed), busy)
     return float(board.idle_joules(stage.seconds * devices) + work + board.busy_joules(busy))
 
 
@@ -277,9 +277,9 @@ def apart_of(
         seed=seed,
     )  # fmt: skip
     try:
-        found = kv_link(link, None, attention, experts)
+        wire = kv_link(link, None, attention, experts)
     except InputError as error:
         raise InputError(error.subject.replace("--kv-link", "--link"), error.reason) from None
-    made = Apart(attend, hold, found.bandwidth_bytes_per_s, found.latency_s)
+    made = Apart(attend, hold, wire.bandwidth_bytes_per_s, wire.latency_s)
     check_apart(made)
     return made

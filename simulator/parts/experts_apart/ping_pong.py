@@ -51,14 +51,14 @@ def deal_batches(plan: Plan, lanes: Lanes, aside: Aside, count: int, moments: F8
     """Sums of every rank's micro-batches, and which of them are the same."""
     for r in range(moments.shape[0]):
         for place in range(count):
-            own = lanes.moments[place, r]
-            _micro_moments(moments[r], plan.windows.size, count, place, own)
+            micro = lanes.moments[place, r]
+            _micro_moments(moments[r], plan.windows.size, count, place, micro)
             aside.owner[place, r] = place
             if place == 0:
                 continue
             first, same = aside.owner[place - 1, r], True
-            for j in range(own.size):
-                same = same and own[j] == lanes.moments[first, r, j]
+            for j in range(micro.size):
+                same = same and micro[j] == lanes.moments[first, r, j]
             if same:
                 aside.owner[place, r] = first
 
@@ -71,13 +71,13 @@ def price_tracks(
 
     What it sends takes as long as the rank that sends most.
     """
-    total, own = 0.0, aside.owner[place, rank]
-    cells = lanes.cells[0, own, rank]
+    total, owner = 0.0, aside.owner[place, rank]
+    cells = lanes.cells[0, owner, rank]
     for t in range(streams.spans[section, 0], streams.spans[section, 1]):
         row, seconds = streams.tracks[t], 0.0
         if row[T_STOP] > row[T_START]:
-            if own == place:
-                seconds = price_range(plan, row[T_START], row[T_STOP], lanes.moments[own, rank], fresh, cells)
+            if owner == place:
+                seconds = price_range(plan, row[T_START], row[T_STOP], lanes.moments[owner, rank], fresh, cells)
             else:
                 for s in range(row[T_START], row[T_STOP]):
                     seconds += cells[s, K_WALL]
@@ -155,10 +155,10 @@ def price_part(beside: Beside, lanes: Lanes, aside: Aside, part: int, key: np.ui
         sums += left
         most, sent = int64(0), lanes.tracks[0, beside.tracks[part], place]
         for g in range(experts[E_GROUPS]):
-            own = int64(0)
+            group_tokens = int64(0)
             for e in range(g * experts[E_HELD], (g + 1) * experts[E_HELD]):
-                own += loads[e]
-            most = max(most, own)
+                group_tokens += loads[e]
+            most = max(most, group_tokens)
         if most > 0:
             sent = max(sent, beside.latency_s + most * beside.vector_s[part])
         lanes.experts[0, part, place] = seconds

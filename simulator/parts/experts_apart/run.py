@@ -57,16 +57,16 @@ class Side(EnginePart):
 
     def taken(self, log: F8, keep: bool) -> F8:
         """Take in what a log says of these devices; the rest of it."""
-        own = np.zeros((len(log), NUM_LOG + log.shape[1] - self.width - 1))
-        own[:, L_START], own[:, L_END] = log[:, L_START], log[:, L_END]
-        own[:, L_JOULES] = self._joules + np.cumsum(log[:, -1])
-        self._joules = float(own[-1, L_JOULES])
-        own[:, NUM_LOG:] = log[:, self.width : -1]
+        entries = np.zeros((len(log), NUM_LOG + log.shape[1] - self.width - 1))
+        entries[:, L_START], entries[:, L_END] = log[:, L_START], log[:, L_END]
+        entries[:, L_JOULES] = self._joules + np.cumsum(log[:, -1])
+        self._joules = float(entries[-1, L_JOULES])
+        entries[:, NUM_LOG:] = log[:, self.width : -1]
         if keep:
-            joules = self.course.add(own)
-            self.logs.append(np.column_stack([joules, own[:, NUM_LOG:-1]]))
+            joules = self.course.add(entries)
+            self.logs.append(np.column_stack([joules, entries[:, NUM_LOG:-1]]))
         else:
-            self.course.note(own)
+            self.course.note(entries)
         return log[:, : self.width]
 
 

@@ -33,7 +33,7 @@ class Faults:
 
     def times(self, replica: int, seed: int) -> Iterator[float]:
         """Failures of one replica in order of time [s]; endless where there is an `mtbf_s`."""
-        given = sorted(time for own, time in self.at if own == replica)
+        given = sorted(time for failing, time in self.at if failing == replica)
         if self.mtbf_s is None:
             yield from given
             return

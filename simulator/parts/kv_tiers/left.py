@@ -9,6 +9,6 @@ from .run import Below, TiersRun
 
 def tiers_left(run: Run, served: Served, *_: object) -> TiersRun | None:
     """What tiers did in a run."""
-    found = [(e.does.get("kv-tiers"), e) for e in served.engines]
-    belows = [(below, e.parts["kv-tiers"], e.kv.block) for below, e in found if isinstance(below, Below)]
+    by_engine = [(e.does.get("kv-tiers"), e) for e in served.engines]
+    belows = [(below, e.parts["kv-tiers"], e.kv.block) for below, e in by_engine if isinstance(below, Below)]
     return TiersRun.of(belows, run.cached_tokens, run.prompt_tokens + run.cached_tokens) if belows else None

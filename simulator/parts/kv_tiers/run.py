@@ -70,19 +70,19 @@ def rooms(deployment: Deployment, cache: CacheSettings, settings: TierSettings) 
     InputError
         More blocks than can be tracked.
     """
-    each, out = block_bytes(deployment, cache), []
+    block_size, out = block_bytes(deployment, cache), []
     for tier in settings.tiers:
         share = 1 if tier.shared else deployment.ranks
-        blocks = int(tier.capacity_bytes / share / each * (1 + 1e-12))
+        blocks = int(tier.capacity_bytes / share / block_size * (1 + 1e-12))
         name = f"{OPTION} {tier.name}"
         if blocks < 1:
             whose = "" if share == 1 else f" for each of {share} ranks"
             raise CapacityError(
-                name, f"is smaller than a block{whose}: {each / 2**20:.3g} MiB of "
+                name, f"is smaller than a block{whose}: {block_size / 2**20:.3g} MiB of "
                 f"{cache.block_tokens} tokens needed, {tier.capacity_bytes / share / 2**20:.3g} MiB available",
             )  # fmt: skip
         if blocks > MOST_BLOCKS:
-            most = MOST_BLOCKS * each * share / 2**40
+            most = MOST_BLOCKS * block_size * share / 2**40
             reason = f"has {blocks:,} blocks; at most {MOST_BLOCKS:,} are tracked: {most:.3g} TiB"
             raise InputError(name, reason)
         out.append(blocks)
@@ -195,8 +195,8 @@ def of_engine(engine: Engine) -> Below | None:
     last = len(shelves.stores) - (len(tiers) - near)
     for level, tier in enumerate(tiers):
         before = sum(other.shared == tier.shared for other in tiers[:level])
-        own = first + before + near * np.arange(d.ranks)
-        which[:, level] = last + before if tier.shared else own
+        private = first + before + near * np.arange(d.ranks)
+        which[:, level] = last + before if tier.shared else private
     pace = np.array([(kv.block_bytes[0] / x.bandwidth_bytes_per_s, x.latency_s) for x in tiers])
     cheaper = settings.load == "cheaper"
     model = Lowered(engine.plan, new_books(engine.plan)) if cheaper else None
@@ -288,27 +288,27 @@ class TiersRun:
         anywhere.
         """
         (first, _, block), size = belows[0], belows[0][0].block_bytes
-        own = [tiers for _, tiers, _ in belows]
-        counts = np.sum([t.counts for t in own], axis=0)
-        link_s: F8 = np.sum([t.link_s for t in own], axis=0)
-        seconds: F8 = np.sum([t.seconds for t in own], axis=0)
-        totals: I8 = np.sum([t.totals for t in own], axis=0)
-        found = []
+        states = [tiers for _, tiers, _ in belows]
+        counts = np.sum([t.counts for t in states], axis=0)
+        link_s: F8 = np.sum([t.link_s for t in states], axis=0)
+        seconds: F8 = np.sum([t.seconds for t in states], axis=0)
+        totals: I8 = np.sum([t.totals for t in states], axis=0)
+        tier_runs = []
         for level, tier in enumerate(first.settings.tiers):
             n, stores = counts[level].tolist(), {
-                (id(t.shelves.stores), s) for t in own for s in t.which[:, level].tolist()
+                (id(t.shelves.stores), s) for t in states for s in t.which[:, level].tolist()
             }  # fmt: skip
-            whose = {id(t.shelves.stores): t.shelves.stores for t in own}
+            whose = {id(t.shelves.stores): t.shelves.stores for t in states}
             rows = np.array([whose[where][s] for where, s in stores])
-            found.append(TierRun(
+            tier_runs.append(TierRun(
                 tier, float(rows[:, cols.H_ROOM].sum()) * size, float(rows[:, cols.H_PEAK].sum()) * size,
                 n[cols.N_LOADED] * block, n[cols.N_LOADED] * size, n[cols.N_STORED] * size, n[cols.N_EVICTED] * size,
                 n[cols.N_PREFETCHED] * size, float(link_s[level, 0]), float(link_s[level, 1]),
                 ratio(n[cols.N_LOADED] * block, asked_tokens),
             ))  # fmt: skip
         return cls(
-            first.settings, tuple(found), int(totals[cols.O_FOUND]) * block,
+            first.settings, tuple(tier_runs), int(totals[cols.O_FOUND]) * block,
             int(totals[cols.O_DECLINED]) * block, int(totals[cols.O_LOADS]), float(seconds[cols.Z_WAITED]),
-            max(float(t.seconds[cols.Z_LONGEST]) for t in own), float(seconds[cols.Z_HELD]),
+            max(float(t.seconds[cols.Z_LONGEST]) for t in states), float(seconds[cols.Z_HELD]),
             ratio(found_tokens, asked_tokens), ratio(int(totals[cols.O_FOUND]) * block, asked_tokens),
         )  # fmt: skip

@@ -40,14 +40,14 @@ class Overlapped(Stage):
         where: dict[Key, list[int]] = {}  # the critical ops of each piece, in `placed`
         for s, section in enumerate(sections):
             cut = [t for t, track in enumerate(tracks[s]) if track.part < 0 and track.chunked(way)]
-            whole = [t for t, track in enumerate(tracks[s]) if track.part < 0 and t not in cut]
+            uncut = [t for t, track in enumerate(tracks[s]) if track.part < 0 and t not in cut]
             for chunk in range(way.chunks):
                 self._tracks(s, section, tracks[s], cut, way, chunk, pieces, where)
-            self._tracks(s, section, tracks[s], whole, NONE, 0, pieces, where)
+            self._tracks(s, section, tracks[s], uncut, NONE, 0, pieces, where)
         more = sum(
             piece.seconds * sections[s].layers
-            for (s, t, _), own in pieces.items() if tracks[s][t].resource == COMPUTE
-            for piece in own
+            for (s, t, _), track_pieces in pieces.items() if tracks[s][t].resource == COMPUTE
+            for piece in track_pieces
         ) - (plain.compute_s if plain else 0.0)  # fmt: skip
         if plain and plain.gives_up(more):
             return None
@@ -70,15 +70,17 @@ class Overlapped(Stage):
             of_layer = sections[visit.section].layer is not None
             layers.append(count if of_layer else -1)
             count += of_layer
-        found = scheduled(way, tracks, visits, layers, pieces, len(d.stages))
+        schedule = scheduled(way, tracks, visits, layers, pieces, len(d.stages))
         for key, places in where.items():
             for i in places:
-                self.placed[i] = replace(self.placed[i], exposed=found.exposed[key])
+                self.placed[i] = replace(self.placed[i], exposed=schedule.exposed[key])
         joules = sum(p.cost.total_joules * p.count * p.devices for p in self.placed)
-        return StageCost(sum(found.stages), joules, tuple(self.placed), found.stages, way.name, found.timelines)
+        return StageCost(
+            sum(schedule.stages), joules, tuple(self.placed), schedule.stages, way.name, schedule.timelines
+        )
 
     def _tracks(
-        self, s: int, section: Section, tracks: Sequence[Track], own: Sequence[int], way: Way,
+        self, s: int, section: Section, tracks: Sequence[Track], chosen: Sequence[int], way: Way,
         chunk: int, pieces: dict[Key, list[Piece]], where: dict[Key, list[int]],
     ) -> None:  # fmt: skip
         """Run some tracks of a section on every rank, for one chunk; the slowest rank's count."""
@@ -90,13 +92,13 @@ class Overlapped(Stage):
                 part = Moments(m.windows, sums[:-1])
                 program = section.build(part)
                 program = [lengthened(op, float(sums[-1])) for op in program]
-                found = [self._track(program, tracks[t], section.layers, part.tokens) for t in own]
-                took = sum(p.seconds for _, pieces in found for p in pieces)
-                known[sums.tobytes()] = took, found
+                run_tracks = [self._track(program, tracks[t], section.layers, part.tokens) for t in chosen]
+                took = sum(p.seconds for _, pieces in run_tracks for p in pieces)
+                known[sums.tobytes()] = took, run_tracks
             ranks.append(known[sums.tobytes()])
         slowest = max(range(len(ranks)), key=lambda r: ranks[r][0])
-        for r, (_, found) in enumerate(ranks):
-            for t, (placed, own_pieces) in zip(own, found, strict=True):
+        for r, (_, run_tracks) in enumerate(ranks):
+            for t, (placed, own_pieces) in zip(chosen, run_tracks, strict=True):
                 if r == slowest:
                     pieces[s, t, chunk] = own_pieces
                     if tracks[t].resource != COMPUTE:
@@ -150,13 +152,13 @@ class Overlapped(Stage):
     def _shares(self, part: ExpertPart, way: Way) -> list[Loads]:
         """Loads of every chunk."""
         windows, several = self.d.shard.windows, self.d.several > 1
-        whole = [b.moments(windows, several).values for b in self.batches]
+        batch_sums = [b.moments(windows, several).values for b in self.batches]
         tokens = [
-            sum(float(_sums(values, way, len(windows), chunk)[TOKENS]) for values in whole)
+            sum(float(_sums(values, way, len(windows), chunk)[TOKENS]) for values in batch_sums)
             for chunk in range(way.chunks)
         ]
         if self.expected:
-            return [part.expected(each) for each in tokens]
+            return [part.expected(share) for share in tokens]
         from ...step.splitting import deal_draw, split_draw  # compiled code, as draws are
 
         deal = deal_draw if way.kind == PING_PONG else split_draw
@@ -186,7 +188,7 @@ def quickest_step(given: Any, caches: Any) -> StageCost:
     """Cost a step, `given` as of `Stage`, in every way that it may take; the quickest one."""
     d: Deployment = given[0]
     plain: Uncut | None = None
-    found: list[StageCost] = []
+    costs: list[StageCost] = []
     chosen, gate = ways_of(d), gate_of(d.parts.get("overlap", "none"))
     if gate is not None and len(chosen) > 1:
         moments = np.array([m.values for m in Stage(*given).moments])
@@ -194,12 +196,12 @@ def quickest_step(given: Any, caches: Any) -> StageCost:
     for way in chosen:
         if way == NONE:
             stage = Stage(*given)
-            found.append(stage.total(caches))
-            plain = _uncut(found[0], stage.experts_s)
+            costs.append(stage.total(caches))
+            plain = _uncut(costs[0], stage.experts_s)
             continue
         cost = Overlapped(*given).in_chunks(way, plain)
-        found += [] if cost is None else [cost]
-    return min(found, key=lambda cost: cost.seconds)
+        costs += [] if cost is None else [cost]
+    return min(costs, key=lambda cost: cost.seconds)
 
 
 def timelines_of(
@@ -222,12 +224,12 @@ def timelines_of(
     if deployment.parts.get("resident-experts") is not None:
         raise InputError("--timeline", "cannot show steps that fetch experts; remove --experts-resident")
     given = deployment, batches, step, replica, expected, captured
-    found = explicit_stage(*given).timelines
-    if found:
-        return found
-    whole = Overlapped(*given).in_chunks(NONE, None)
-    assert whole is not None  # it is held against nothing
-    return whole.timelines
+    timelines = explicit_stage(*given).timelines
+    if timelines:
+        return timelines
+    uncut = Overlapped(*given).in_chunks(NONE, None)
+    assert uncut is not None  # it is held against nothing
+    return uncut.timelines
 
 
 def _uncut(cost: StageCost, experts_s: Sequence[float]) -> Uncut:

@@ -30,8 +30,8 @@ def chunk_tokens(tokens: float, chunks: int, place: int) -> float:
     >>> [chunk_tokens(10.0, 4, i) for i in range(4)]
     [3.0, 3.0, 2.0, 2.0]
     """
-    each = float(math.floor(tokens / chunks))
-    return each + 1.0 if place < tokens - each * chunks else each
+    even_share = float(math.floor(tokens / chunks))
+    return even_share + 1.0 if place < tokens - even_share * chunks else even_share
 
 
 def even_halves(moments: F8, windows: int) -> bool:
@@ -63,13 +63,13 @@ def half_moments(moments: F8, windows: int, size: int, out: F8) -> None:
     decodes, prompts, tokens = moments[sums.DECODES], moments[sums.PREFILLS], moments[sums.PREFILL_TOKENS]
     first = 1.0 if size == BIG else 0.0
     even = math.floor(decodes / 2.0) * 2.0 == decodes
-    own = math.floor((decodes + first) / 2.0)
+    half_decodes = math.floor((decodes + first) / 2.0)
     new = math.floor((tokens + (first if even else 1.0 - first)) / 2.0)
     cut = min(math.floor((prompts + 1.0) / 2.0), new)
     out[sums.TOKENS] = math.floor((moments[sums.TOKENS] + first) / 2.0)
-    out[sums.DECODES], out[sums.PREFILL_TOKENS], out[sums.PREFILLS] = own, new, cut
-    out[sums.SEQUENCES] = own + cut
-    of_decodes = own / decodes if decodes > 0.0 else 0.0
+    out[sums.DECODES], out[sums.PREFILL_TOKENS], out[sums.PREFILLS] = half_decodes, new, cut
+    out[sums.SEQUENCES] = half_decodes + cut
+    of_decodes = half_decodes / decodes if decodes > 0.0 else 0.0
     of_tokens = new / tokens if tokens > 0.0 else 0.0
     of_prompts = cut / prompts if prompts > 0.0 else 0.0
     for w in range(windows):
@@ -96,8 +96,8 @@ def micro_moments(moments: F8, windows: int, chunks: int, place: int, out: F8) -
         Sums of the batch, and of the micro-batch.
     """
     decodes, prompts, tokens = moments[sums.DECODES], moments[sums.PREFILLS], moments[sums.PREFILL_TOKENS]
-    own = math.floor(decodes / chunks)
-    own += 1 if place < decodes - own * chunks else 0
+    micro_decodes = math.floor(decodes / chunks)
+    micro_decodes += 1 if place < decodes - micro_decodes * chunks else 0
     new = math.floor(tokens / chunks)
     new += 1 if chunks - 1 - place < tokens - new * chunks else 0
     behind = sums.BASE_MOMENTS + sums.WINDOW_MOMENTS * windows
@@ -110,9 +110,9 @@ def micro_moments(moments: F8, windows: int, chunks: int, place: int, out: F8) -
     more += 1 if place < padding - more * chunks else 0
     cut = min(math.ceil(prompts / chunks), new)
     out[sums.TOKENS] = brought + new + more
-    out[sums.DECODES], out[sums.PREFILL_TOKENS], out[sums.PREFILLS] = own, new, cut
-    out[sums.SEQUENCES] = own + cut
-    of_decodes = own / decodes if decodes > 0.0 else 0.0
+    out[sums.DECODES], out[sums.PREFILL_TOKENS], out[sums.PREFILLS] = micro_decodes, new, cut
+    out[sums.SEQUENCES] = micro_decodes + cut
+    of_decodes = micro_decodes / decodes if decodes > 0.0 else 0.0
     of_tokens = new / tokens if tokens > 0.0 else 0.0
     of_prompts = cut / prompts if prompts > 0.0 else 0.0
     for w in range(windows):

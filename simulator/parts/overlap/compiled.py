@@ -121,10 +121,10 @@ def take_tracks(
             continue
         took = 0.0
         for s in range(row[T_START], row[T_STOP]):
-            own = lanes.cells[way, size, rank, s, K_WALL]
-            took += own
+            wall_s = lanes.cells[way, size, rank, s, K_WALL]
+            took += wall_s
             if row[T_RESOURCE] == 0:
-                lanes.wall[way, s] += own * layers
+                lanes.wall[way, s] += wall_s * layers
         lanes.tracks[way, t, place] = took
 
 

@@ -36,9 +36,9 @@ class StagedBatches(NamedTuple):
 
 
 @compiled_part
-def send(own: StagedBatches, limits: Limits, kv_rules: KvRules, state: State, place: int) -> None:
+def send(staged: StagedBatches, limits: Limits, kv_rules: KvRules, state: State, place: int) -> None:
     """Send the planned batch through the stages."""
-    counters, step, pipe = state.counters, own.exact.step[0], own.pipe
+    counters, step, pipe = state.counters, staged.exact.step[0], staged.pipe
     pipeline.price_stages(limits, state, step.decodes)
     start, end = pipeline.send_through(pipe, state, state.costs.stages, state.clocks[col.T_NOW], False)
     pipe.ends[place], pipe.sizes[place, 0] = end, 1
@@ -54,15 +54,17 @@ def send(own: StagedBatches, limits: Limits, kv_rules: KvRules, state: State, pl
 
 
 @compiled_code
-def take_turn(own: StagedBatches, state: State, limits: Limits, kv_rules: KvRules, arrival: float, until: float) -> int:
+def take_turn(
+    staged: StagedBatches, state: State, limits: Limits, kv_rules: KvRules, arrival: float, until: float
+) -> int:
     """Plan the batch whose turn it is and send it off, then wait for the next one's results."""
-    clocks, step, pipe, stages = state.clocks, own.exact.step[0], own.pipe, state.costs.stages.size
+    clocks, step, pipe, stages = state.clocks, staged.exact.step[0], staged.pipe, state.costs.stages.size
     place, now, before = pipe.ring[P_FIRST], state.clocks[col.T_NOW], pipe.free[0]
     hooks.take_up(state, place)
-    exact.plan_next(own.exact, kv_rules, state)
+    exact.plan_next(staged.exact, kv_rules, state)
     step.tries += 1
     if step.planned == 1:
-        send(own, limits, kv_rules, state, place)
+        send(staged, limits, kv_rules, state, place)
     hooks.put_down(state, place)
     pipe.ring[P_FIRST] = place = (place + 1) % stages
     clocks[col.T_NOW] = hooks.seen(state, before, pipe.free[0])
@@ -81,44 +83,44 @@ def take_turn(own: StagedBatches, state: State, limits: Limits, kv_rules: KvRule
 
 
 @compiled_code
-def rest_all(own: StagedBatches, state: State, kv_rules: KvRules) -> None:
+def rest_all(staged: StagedBatches, state: State, kv_rules: KvRules) -> None:
     """`exact.rest` of every batch."""
     for place in range(state.costs.stages.size):
         hooks.take_up(state, place)
-        exact.plan_next(own.exact, kv_rules, state)
+        exact.plan_next(staged.exact, kv_rules, state)
         hooks.put_down(state, place)
-    own.exact.step[0].tries = 0
+    staged.exact.step[0].tries = 0
     hooks.on_idle(state)
 
 
 @compiled_code
-def not_yet(own: StagedBatches, state: State, limits: Limits, kv_rules: KvRules) -> int:
+def not_yet(staged: StagedBatches, state: State, limits: Limits, kv_rules: KvRules) -> int:
     """Results are waited for with a step."""
     return GO
 
 
 @compiled_code
-def is_planned(own: StagedBatches, state: State) -> bool:
+def is_planned(staged: StagedBatches, state: State) -> bool:
     """`exact.is_planned`."""
-    return bool(own.exact.step[0].planned == 1)
+    return bool(staged.exact.step[0].planned == 1)
 
 
 @compiled_code
-def flies(own: StagedBatches, state: State) -> bool:
+def flies(staged: StagedBatches, state: State) -> bool:
     """Whether any batch is in flight."""
-    return bool(own.pipe.ring[P_COUNT] > 0)
+    return bool(staged.pipe.ring[P_COUNT] > 0)
 
 
 @compiled_code
-def may_look(own: StagedBatches, state: State, limits: Limits, until: float) -> bool:
+def may_look(staged: StagedBatches, state: State, limits: Limits, until: float) -> bool:
     """`exact.may_look`."""
     return bool(state.clocks[col.T_KNOWN] < until)
 
 
 @compiled_code
-def let_in(own: StagedBatches, state: State, limits: Limits, kv_rules: KvRules) -> float:
+def let_in(staged: StagedBatches, state: State, limits: Limits, kv_rules: KvRules) -> float:
     """`exact.let_in`."""
-    return float(exact.look(own.exact, state, limits))
+    return float(exact.look(staged.exact, state, limits))
 
 
 HOOKS = {

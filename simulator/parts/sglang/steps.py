@@ -31,14 +31,14 @@ def start_ranks(sglang: Sglang, state: State, kv_rules: KvRules, steps: int) -> 
     """Note what the step that starts holds; of `steps` steps, that all but the last have ended."""
     place, more = state.running.shape[1] // 3, steps - 1
     for r in range(state.ranks.shape[0]):
-        own, size, tokens = sglang.ranks[r], int64(0), state.moments[r, 0]
+        schedule, size, tokens = sglang.ranks[r], int64(0), state.moments[r, 0]
         if tokens > 0.0:
             for j in range(state.ranks[r, col.R_RUNNING]):
                 i = state.running[r, j]
                 if state.fresh[r, j] == 0:
                     continue
                 request = state.ints[i]
-                prompt = own[S_EXTENDED] == 1 and request[col.I_CACHED] < request[col.I_TARGET]
+                prompt = schedule[S_EXTENDED] == 1 and request[col.I_CACHED] < request[col.I_TARGET]
                 state.running[r, place + size] = -1 - i if prompt else i
                 size += 1
                 if more > 0:
@@ -51,8 +51,8 @@ def start_ranks(sglang: Sglang, state: State, kv_rules: KvRules, steps: int) -> 
                 for _ in range(more):
                     sglang.ratio[r] = max(sglang.ratio[r] - sglang.rules.decay, sglang.rules.min_ratio)
                 count_free(state, kv_rules, sglang, r)
-        own[S_FLIGHT] = size
-        own[S_FLIGHT_CHUNK] = own[S_LAST_CHUNK] if own[S_EXTENDED] == 1 else -1
+        schedule[S_FLIGHT] = size
+        schedule[S_FLIGHT_CHUNK] = schedule[S_LAST_CHUNK] if schedule[S_EXTENDED] == 1 else -1
 
 
 @compiled_part
@@ -82,14 +82,14 @@ def lose_last(state: State, index: int, first_end: float, now: float) -> None:
 @compiled_part
 def take_rank(state: State, sglang: Sglang, rank: int, first_end: float, now: float) -> None:
     """Process the results of one rank: tokens, ends, and prompts that others can find from now on."""
-    own, place = sglang.ranks[rank], state.running.shape[1] // 3
+    schedule, place = sglang.ranks[rank], state.running.shape[1] // 3
     gap, gaps, together = 0.0, int64(0), int64(0)
-    for k in range(own[S_FLIGHT]):
+    for k in range(schedule[S_FLIGHT]):
         entry = state.running[rank, place + k]
         prompt = entry < 0
         i = -1 - entry if prompt else entry
         request = state.ints[i]
-        if request[col.I_ORDER] >= 0 or i == own[S_FLIGHT_CHUNK]:
+        if request[col.I_ORDER] >= 0 or i == schedule[S_FLIGHT_CHUNK]:
             continue  # ended before, or a prompt that goes on
         if request[col.I_ROOM] == 0:
             lose_last(state, i, first_end, now)
@@ -105,7 +105,7 @@ def take_rank(state: State, sglang: Sglang, rank: int, first_end: float, now: fl
     if gaps > 0:
         record_gap(state.hist, state.clocks, gap, gaps)
     hooks.on_together(state, together)
-    own[S_FLIGHT] = 0
+    schedule[S_FLIGHT] = 0
 
 
 @compiled_code
@@ -137,11 +137,13 @@ def most_steps(sglang: Sglang, state: State) -> int:
     if hooks.drafts_of(state) > 0:
         return -1
     for r in range(state.ranks.shape[0]):
-        own = sglang.ranks[r]
-        if own[S_CHUNKED] >= 0 or (state.ranks[r, col.R_WAITING] > 0 and (own[S_FULL] == 0 or preempts(sglang))):
+        schedule = sglang.ranks[r]
+        if schedule[S_CHUNKED] >= 0 or (
+            state.ranks[r, col.R_WAITING] > 0 and (schedule[S_FULL] == 0 or preempts(sglang))
+        ):
             return -1
-        heeds = heeds or own[S_FULL] == 0 or preempts(sglang)
-        size = own[S_LIST]
+        heeds = heeds or schedule[S_FULL] == 0 or preempts(sglang)
+        size = schedule[S_LIST]
         for j in range(size):
             request = state.ints[state.running[r, j]]
             if request[col.I_ORDER] >= 0:
@@ -184,23 +186,23 @@ def rank_for(sglang: Sglang, state: State) -> int:
 def take_up(sglang: Sglang, state: State, place: int) -> None:
     """Look at one of the batches: what is its own comes to where plans find it."""
     for r in range(state.ranks.shape[0]):
-        own = sglang.turns.own[place, r]
+        saved = sglang.turns.own[place, r]
         for c in range(NUM_SCHEDULE):
             if c != S_CHUNKED:  # of all of them
-                sglang.ranks[r, c] = own[c]
-        state.ranks[r, col.R_RUNNING] = own[NUM_SCHEDULE]
-        copy_lists(sglang.turns.running[place, r], state.running[r], own[NUM_SCHEDULE], own[S_FLIGHT])
+                sglang.ranks[r, c] = saved[c]
+        state.ranks[r, col.R_RUNNING] = saved[NUM_SCHEDULE]
+        copy_lists(sglang.turns.running[place, r], state.running[r], saved[NUM_SCHEDULE], saved[S_FLIGHT])
 
 
 @compiled_code
 def put_down(sglang: Sglang, state: State, place: int) -> None:
     """`take_up` the other way round."""
     for r in range(state.ranks.shape[0]):
-        own = sglang.turns.own[place, r]
+        saved = sglang.turns.own[place, r]
         for c in range(NUM_SCHEDULE):
-            own[c] = sglang.ranks[r, c]
-        own[NUM_SCHEDULE] = state.ranks[r, col.R_RUNNING]
-        copy_lists(state.running[r], sglang.turns.running[place, r], own[NUM_SCHEDULE], own[S_FLIGHT])
+            saved[c] = sglang.ranks[r, c]
+        saved[NUM_SCHEDULE] = state.ranks[r, col.R_RUNNING]
+        copy_lists(state.running[r], sglang.turns.running[place, r], saved[NUM_SCHEDULE], saved[S_FLIGHT])
 
 
 @compiled_code

@@ -76,9 +76,9 @@ def tokens_taken(state: State, trtllm: Trtllm, rank: int, index: int, prompt: bo
 @compiled_part
 def take_rank(state: State, trtllm: Trtllm, rank: int, first_end: float, now: float) -> None:
     """Process the results of one rank: tokens, ends, and prompts that others can find from now on."""
-    own, place = trtllm.ranks[rank], state.running.shape[1] // 3
+    schedule, place = trtllm.ranks[rank], state.running.shape[1] // 3
     gap, gaps, together = 0.0, int64(0), int64(0)
-    for k in range(own[T_FLIGHT]):
+    for k in range(schedule[T_FLIGHT]):
         i, kind = state.running[rank, place + k], state.running[rank, 2 * place + k]
         request = state.ints[i]
         paused = request[col.I_ROOM] == 0
@@ -96,14 +96,14 @@ def take_rank(state: State, trtllm: Trtllm, rank: int, first_end: float, now: fl
     if gaps > 0:
         record_gap(state.hist, state.clocks, gap, gaps)
     hooks.on_together(state, together)
-    for k in range(own[T_FLIGHT]):
+    for k in range(schedule[T_FLIGHT]):
         i, kind = state.running[rank, place + k], state.running[rank, 2 * place + k]
         request = state.ints[i]
         if kind > 0 and decodes(request) and not (kind == 2 and flies(trtllm, request)):
             store(
                 state, trtllm, rank, i, min(request[col.I_INPUT] + request[col.I_GENERATED] - 1, request[col.I_HASHED])
             )
-    own[T_FLIGHT] = 0
+    schedule[T_FLIGHT] = 0
 
 
 @compiled_code

@@ -122,7 +122,7 @@ def pair_of(scenario: Scenario) -> Pair:
     return Pair(prefill, decode, kv_link(options.kv_link, options.kv_overlap, *systems))
 
 
-def both(own: PoolOptions) -> tuple[str, str]:
+def both(options: PoolOptions) -> tuple[str, str]:
     """The systems of both pools, as they are written.
 
     Raises
@@ -130,10 +130,10 @@ def both(own: PoolOptions) -> tuple[str, str]:
     InputError
         One without the other.
     """
-    for flag, value in (("--prefill", own.prefill), ("--decode", own.decode)):
+    for flag, value in (("--prefill", options.prefill), ("--decode", options.decode)):
         if value is None:
             raise InputError(flag, "is needed too, for example h200-x8: it takes two pools")
-    return str(own.prefill), str(own.decode)
+    return str(options.prefill), str(options.decode)
 
 
 def counted(text: str, where: str) -> tuple[str, int]:
@@ -156,7 +156,7 @@ def counted(text: str, where: str) -> tuple[str, int]:
     return (text if match is None else match["system"]), count
 
 
-def _scale(own: PoolOptions, name: str) -> Autoscale | None:
+def _scale(options: PoolOptions, name: str) -> Autoscale | None:
     """How many replicas a pool has when, if that changes.
 
     Raises
@@ -164,7 +164,7 @@ def _scale(own: PoolOptions, name: str) -> Autoscale | None:
     InputError
         If it cannot be read, or uses TTFT in a pool without first tokens.
     """
-    text = getattr(own, f"{name}_autoscale")
+    text = getattr(options, f"{name}_autoscale")
     if text is None:
         return None
     flag = f"--{name}-autoscale"
@@ -174,7 +174,7 @@ def _scale(own: PoolOptions, name: str) -> Autoscale | None:
         raise InputError(flag, error.reason) from None
     if name == "decode" and scaling.slo_s is not None:
         raise InputError(flag, "knows no first tokens, which come from the pool that prefills: no slo")
-    if counted(str(getattr(own, name)), f"--{name}")[1] > 1:
+    if counted(str(getattr(options, name)), f"--{name}")[1] > 1:
         reason = f"cannot be combined with --{name} SYSTEMxN; it says how many there are"
         raise InputError(flag, reason)
     return scaling

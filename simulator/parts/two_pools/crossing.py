@@ -89,12 +89,12 @@ def cached(play: Play, row: int) -> int:
 @compiled_part
 def find_room(play: Play, how: How, between: Between, need: float) -> int:
     """Find the nodes with room for one more request and its bytes; return their number."""
-    found, able = find_able(play, how, play.fleet.first, play.own.size), int64(0)
-    for k in range(found):
+    candidates, able = find_able(play, how, play.fleet.first, play.own.size), int64(0)
+    for k in range(candidates):
         n = play.able[k]
-        own, submitted = play.own[n], face_of(play.fleet, n).counters[C_SUBMITTED]
-        live = submitted - own.delivered + own.asked
-        if live + own.inbound < between.places and fits(play, n, need):
+        node, submitted = play.own[n], face_of(play.fleet, n).counters[C_SUBMITTED]
+        live = submitted - node.delivered + node.asked
+        if live + node.inbound < between.places and fits(play, n, need):
             play.able[able] = n
             able += 1
     return able
@@ -134,12 +134,12 @@ def next_cache(play: Play, how: How) -> int:
     if b.reserve:
         tokens = play.rows.input_tokens[row] + play.rows.output_tokens[row] - 1
     need = kv_bytes(b.second, tokens)
-    found = find_room(play, how, b, need)
-    if found == 0:
+    able = find_room(play, how, b, need)
+    if able == 0:
         return -1
     if how.looks and at.chosen < 0:
-        weigh(play, how, found, at.then)
-    k = chosen(play, how, found, at.sent, -1)
+        weigh(play, how, able, at.then)
+    k = chosen(play, how, able, at.sent, -1)
     if k < 0:
         return -2
     target = play.able[k]
@@ -223,9 +223,9 @@ def _beside(clock: Clock, link: KvLink) -> tuple[int, bool]:
     """What else is on the ports of a link between two pools, see `Between`: nothing unless it is the nodes' network."""
     first, second = clock.entry[0].engine, clock.decode[0].engine
     networks = [engine.deployment.system.device.node_link for engine in (first, second)]
-    names, tiers, apart = {own.name for own in networks}, first.cache.tiers, second.deployment.apart
+    names, tiers, apart = {network.name for network in networks}, first.cache.tiers, second.deployment.apart
     if link.name not in names:
         return -1, False
     rate = networks[0].bandwidth_bytes_per_s
-    own = [t.shared and t.bandwidth_bytes_per_s == rate for t in (tiers.tiers if tiers else ())]
-    return own.index(True) if True in own else -1, apart is not None and apart.link.name in names
+    on_network = [t.shared and t.bandwidth_bytes_per_s == rate for t in (tiers.tiers if tiers else ())]
+    return on_network.index(True) if True in on_network else -1, apart is not None and apart.link.name in names
