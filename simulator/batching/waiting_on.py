@@ -39,7 +39,7 @@ def waits_on(asking: Asking, state: State, limits: Limits, rank: int, index: int
 
 @compiled_code
 def while_waits(asking: Asking, state: State, limits: Limits, kv_rules: KvRules) -> int:
-    """Decode steps until a part is asked again: after each, where anything waits."""
+    """Decode steps until a part is asked again: one where anything waits."""
     running = int64(0)
     for r in range(state.ranks.shape[0]):
         running += state.ranks[r, col.R_RUNNING]

@@ -1,6 +1,6 @@
 """Parallel layout: how a model is divided over the devices of a system, and what they exchange.
 
-`dp` data-parallel ranks have `tp` devices each, which split every non-expert layer. Experts are on `ep` groups of
+Each of `dp` data-parallel ranks has `tp` devices, which split every non-expert layer. Experts are on `ep` groups of
 `devices / ep` devices, which split each expert's columns. Ranks of a MoE model run in lock-step, because they share the
 experts; ranks of a dense model are replicas. With pipeline parallelism this holds for each of `pp` stages.
 """

@@ -25,7 +25,7 @@ OnProgress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Frames:
-    """Images served, one entry each, in order of arrival.
+    """Images served, one entry per image, in order of arrival.
 
     Attributes
     ----------

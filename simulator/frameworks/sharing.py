@@ -24,7 +24,7 @@ class Sharing:
     all_to_all, overlap, expert_placement, redundant_experts, expert_dispatch
         As the options of these names.
     keys : tuple of (str, str)
-        Flag of each, and the key of the file that says it.
+        Flag of each one and the key of the file that says it.
     """
 
     all_to_all: str | None = None

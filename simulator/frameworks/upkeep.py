@@ -43,7 +43,7 @@ class Upkeep:
     front: FrontEnd = TOKENS
 
     def on(self, host: Host, devices: int) -> Host:
-        """Return a host with this time added to its own, for ranks of `devices` devices."""
+        """Return a host whose steps take this time more, for ranks of `devices` devices."""
         host = replace(host, front=self.front)
         if not self.why:
             return host

@@ -79,7 +79,7 @@ class Course:
         return joules
 
     def taken(self, log: F8, keep: bool) -> F8 | None:
-        """Process log entries: now if they are kept, with the energy of each one's work; else later."""
+        """Process log entries: now, with the energy of each one's work, if the log is kept; else later."""
         if not keep:
             self.note(log)
             return None

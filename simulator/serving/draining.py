@@ -1,6 +1,6 @@
 """Requests of a long run, released as they complete, so that memory does not grow.
 
-Up to `EXACT` requests all timestamps are kept, and quantiles are exact. Beyond, completed requests are released after
+Up to `EXACT` requests all timestamps are in memory, and quantiles are exact. Beyond, completed requests are released after
 each assigned block: latencies are counted in histograms (`Sketch`), every k-th request is kept as a sample, all go to a
 file if requested, and their memory is freed. Rows keep their numbers. The result does not depend on the order of
 release, so parts of a fleet add up to the whole.

@@ -57,7 +57,7 @@ class Engine:
     seed : int
         Seed of the samples of requests: accepted drafts.
     most_plans : int or None
-        How many are kept, the first ones; all of them if not given.
+        How many of the first ones to keep; all of them if not given.
     given : mapping of str to object
         What a run has given parts of the engine, by their names.
     twin : Engine, optional

@@ -37,7 +37,7 @@ class Cut:
     number, of : int
         Which of how many.
     spill : str or None
-        File of requests if not all are kept, "" for a temporary one; None: not requested.
+        File of requests if memory does not keep all, "" for a temporary one; None: not requested.
     """
 
     number: int = 0

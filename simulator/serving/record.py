@@ -134,7 +134,7 @@ class Run:
     parts : mapping of str to object
         Results of parts, by their names (`Part.figures` defines their output).
     groups : int
-        Groups of replicas that were simulated each on its own, where their router would have looked at all.
+        Groups of replicas that were simulated separately where their router would have looked at all.
     every : callable or None
         Of a long run whose requests are a sample: the columns of all of them, block by block.
     """

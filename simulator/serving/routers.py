@@ -119,7 +119,7 @@ def kv_aware(count: int, loads: Sequence[Load], home: int | None = None) -> int:
 @ROUTERS.register("cache-aware")
 @by_prefix
 def cache_aware(count: int, loads: Sequence[Load], home: int | None = None) -> int:
-    """Where 30 % of the prompt or more may be found, else where least is kept; uneven: least loaded.
+    """Where 30 % of the prompt or more may be cached, else where least is cached; uneven: least loaded.
 
     SGLang's router (``cache_aware``, sgl-model-gateway, its defaults: uneven is more than 64 requests
     and half as many again between the most and the least loaded).

@@ -78,7 +78,7 @@ def section_launches(section: Section, unit: Moments, calls: Calls) -> tuple[int
 def launches_of(deployment: Deployment, calls: Calls = PYTHON) -> Launches:
     """Count the launches of a deployment's steps.
 
-    On data-centre Blackwell vLLM and SGLang call kernels that take a layer's experts whole, for weights below 16 bits.
+    On data-centre Blackwell vLLM and SGLang call kernels that take all of a layer's experts, for weights below 16 bits.
     """
     unit = Moments(
         deployment.shard.windows, np.ones(num_moments(len(deployment.shard.windows), deployment.several > 1))

@@ -95,7 +95,7 @@ class Scaling:
 
     @property
     def device_hours(self) -> float:
-        """Devices held, over the whole run [h]."""
+        """Time of allocated devices over the whole run [h]."""
         return self.held_s() * self.devices / 3600
 
     @property

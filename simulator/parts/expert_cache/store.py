@@ -18,7 +18,7 @@ LOOK_AHEAD = 8
 
 @dataclass(frozen=True, slots=True)
 class ExpertStore:
-    """How experts are kept, as asked for.
+    """The way to keep experts that is asked for.
 
     Attributes
     ----------
@@ -154,7 +154,7 @@ def _predictor(text: str) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True)
 class MemoryTiers:
-    """Memories below a device's own, as one device sees them."""
+    """Memories below that of a device, as one device sees them."""
 
     host: TierSpec
     disk: TierSpec | None = None

@@ -179,7 +179,7 @@ def has_room(tiers: TierState, state: State, kv_rules: KvRules, rank: int, block
 def take_over(
     tiers: TierState, state: State, kv_rules: KvRules, rank_index: int, index: int, blocks: int, whole: int
 ) -> bool:
-    """Give a request its leading blocks as found, if the rest of `whole` tokens then fits too.
+    """Give a request the leading blocks just found if the rest of `whole` tokens then fits too.
 
     Returns False, without a change, if they do not fit. A block in a tier gets a target block and is transferred.
     """

@@ -231,7 +231,7 @@ class TierRun:
     Attributes
     ----------
     capacity_bytes, peak_bytes : float
-        Whole blocks that it can keep and most that it kept, of all replicas [B].
+        Whole blocks that it can keep and the most that it has kept over all replicas [B].
     hit_tokens : int
         Prompt tokens whose blocks were loaded from it.
     loaded_bytes, stored_bytes, evicted_bytes, prefetched_bytes : float

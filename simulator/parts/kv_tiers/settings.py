@@ -1,4 +1,4 @@
-"""KV cache tiers as they are asked for: memories below the devices' own, and the rules between them."""
+"""KV cache tiers as they are asked for: memories below those of the devices, and the rules between them."""
 
 from __future__ import annotations
 

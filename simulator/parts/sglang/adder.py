@@ -215,7 +215,7 @@ def try_next(state: State, sglang: Sglang, rank: int, first: int) -> tuple[int, 
 
 @compiled_part
 def sort_queue(state: State, sglang: Sglang, rank_index: int) -> None:
-    """Sort a queue of up to `LPM_QUEUE` by the prefix found, the longest first (`calc_priority`).
+    """Sort a queue of up to `LPM_QUEUE` by the prefix that is cached, the longest first (`calc_priority`).
 
     One that has little of it but much in common with an earlier one of the queue goes last.
     """

@@ -106,7 +106,7 @@ def begin(state: State, trtllm: Trtllm, rank: int, index: int) -> int:
 
 @compiled_part
 def store(state: State, trtllm: Trtllm, rank: int, index: int, tokens: int) -> None:
-    """Let the full blocks of a request's first tokens be found, where their content is not yet."""
+    """Let others find the full blocks of a request's first tokens where their content is not yet there."""
     if not trtllm.rules.reuse or tokens < trtllm.rules.block:
         return
     blocks, request, block = trtllm.blocks[rank], state.ints[index], trtllm.rules.block

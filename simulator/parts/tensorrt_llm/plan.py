@@ -190,7 +190,7 @@ def cut_to(tokens: int, room: int, block: int) -> int:
 
 @compiled_part
 def choose_tokens(state: State, trtllm: Trtllm, rank: int) -> tuple[int, int, int]:
-    """Tokens of each request in the step; prompts, tokens of these whole, and decodes."""
+    """Tokens of each request in the step; prompts, all tokens of these, and decodes."""
     rules, wanted, fresh = trtllm.rules, trtllm.wanted[rank], state.fresh[rank]
     size, tokens, cut, rank_tokens = state.ranks[rank, col.R_RUNNING], int64(0), int64(0), int64(0)
     running, prompts, more = int64(0), int64(0), 1 + hooks.drafts_of(state)
