@@ -123,7 +123,7 @@ for _name, _own in _raw["benchmarks"].items():
 
 
 def best_score(
-    rules: Benchmark, base: Scenario, whole: SystemSpec, scenario: str, clients: int | None = None,
+    rules: Benchmark, base: Scenario, system: SystemSpec, scenario: str, clients: int | None = None,
     tolerance: float = 0.02, size: int | None = None, most: Score | None = None,
 ) -> Score:  # fmt: skip
     """One scenario on a system split into equal replicas: of `size` devices, else of as many as score most.
@@ -137,13 +137,13 @@ def best_score(
         The model does not fit, however the devices are split.
     """
     scores = []
-    for part, count in _splits(whole, base, size):
+    for part, count in _splits(system, base, size):
         try:
             scores.append((SCORERS[scenario](rules, base, part, count, clients, tolerance), part))
         except CapacityError:
             continue
     if not scores:
-        raise CapacityError(whole.name, f"{base.model} does not fit, however its devices are split")
+        raise CapacityError(system.name, f"{base.model} does not fit, however its devices are split")
     best, part = max(scores, key=lambda pair: pair[0].output_tokens_per_s or 0.0)
     best = replace(best, interval=_beside_prompts(rules, base, part, best.interval))
     rate, load, limit = best.output_tokens_per_s, best.requests_per_s, most and most.output_tokens_per_s
@@ -166,10 +166,10 @@ def _beside_prompts(rules: Benchmark, base: Scenario, part: SystemSpec, sure: In
     return Interval(float(np.exp(-low)), float(np.exp(high)), sure.level)
 
 
-def _splits(whole: SystemSpec, base: Scenario, size: int | None) -> list[tuple[SystemSpec, int]]:
+def _splits(system: SystemSpec, base: Scenario, size: int | None) -> list[tuple[SystemSpec, int]]:
     """Parts of a system that hold one replica each, and how many there are: MLPerf leaves it to who submits."""
     if base.deployment.tp is not None or base.deployment.dp is not None:
-        return [(whole, 1)]
-    devices = whole.devices_per_node * whole.nodes
+        return [(system, 1)]
+    devices = system.devices_per_node * system.nodes
     sizes = [size] if size else [n for n in (1, 2, 4, 8) if n < devices and devices % n == 0] + [devices]
-    return [(whole if n == devices else load_system(f"{whole.device.name}-x{n}"), devices // n) for n in sizes]
+    return [(system if n == devices else load_system(f"{system.device.name}-x{n}"), devices // n) for n in sizes]

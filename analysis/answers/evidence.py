@@ -65,15 +65,15 @@ def evidence(
             where: {name: op for name, op in ops.items() if op.routed == experts} for where, ops in placed.items()
         }
     for processor in processors_of(deployment.device):
-        own = list(placed.get(processor.name, {}).values())
+        processor_ops = list(placed.get(processor.name, {}).values())
         prefixes = (f"processors.{processor.name}.", "memory.")
         many = len(deployment.device.processors) > 1
-        found = processor.model.evidence(own)
+        entries = processor.model.evidence(processor_ops)
         # A derived efficiency replaces the flat one; without it the data's layout plays no part.
-        derived = any(e.basis == DERIVED for e in found)
+        derived = any(e.basis == DERIVED for e in entries)
         unused = f"{processor.name}.{FLAT}" if derived else "memory.dram."
         known = {key: source for key, source in sources.items() if unused not in key}
-        out += [_explained(e, processor.name, known, prefixes, many) for e in found]
+        out += [_explained(e, processor.name, known, prefixes, many) for e in entries]
     system = deployment.system
     bridged = joined(system) is not system.device
     for spec, keys, name in (

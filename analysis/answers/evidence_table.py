@@ -56,12 +56,12 @@ Known = tuple[Sequence[Mapping[str, Any]], str, "Ranges | None"]
 """Evidence, of which system, and what of it is out of range."""
 
 
-def evidence_blocks(found: Sequence[Known], why: bool) -> list[str | Sequence[Mapping[str, Any]]]:
+def evidence_blocks(known: Sequence[Known], why: bool) -> list[str | Sequence[Mapping[str, Any]]]:
     """Return the evidence of systems: one line each, or one table with all of it."""
     if not why:
-        return [" ".join([*(evidence_line(*entry) for entry in found), "More: --why."])] if found else []
-    rows = [row for entry in found for row in evidence_rows(*entry)]
-    return [rows, *(text for *_, ranges in found if ranges for text in ranges.text())]
+        return [" ".join([*(evidence_line(*entry) for entry in known), "More: --why."])] if known else []
+    rows = [row for entry in known for row in evidence_rows(*entry)]
+    return [rows, *(text for *_, ranges in known if ranges for text in ranges.text())]
 
 
 def evidence_line(evidence: Sequence[Mapping[str, Any]], system: str, ranges: Ranges | None = None) -> str:
@@ -69,8 +69,8 @@ def evidence_line(evidence: Sequence[Mapping[str, Any]], system: str, ranges: Ra
 
     Examples
     --------
-    >>> each = {"basis": "fitted", "rows": 5, "error": 0.1, "applies_to": "GEMM", "assumptions": {}}
-    >>> evidence_line([each, each | {"basis": "assumed"}], "h100-x1")
+    >>> entry = {"basis": "fitted", "rows": 5, "error": 0.1, "applies_to": "GEMM", "assumptions": {}}
+    >>> evidence_line([entry, entry | {"basis": "assumed"}], "h100-x1")
     'h100-x1 rests on 1 fitted, 1 assumed; none out of range.'
     """
     counts = Counter(e["basis"] for e in evidence)

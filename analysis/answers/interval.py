@@ -100,8 +100,8 @@ def parts_of(deployment: Deployment, stage: StageCost) -> list[TimeShare]:
         if key not in seen:
             inside = runs_on(deployment, op).device.processors.get(placed.processor)
             model = inside.model if inside is not None else deployment.link(op)
-            found = model.evidence([op])
-            seen[key] = (_kin(found[0]), found[0].ratios) if found else ("", None)
+            entries = model.evidence([op])
+            seen[key] = (_kin(entries[0]), entries[0].ratios) if entries else ("", None)
         counts = placed.count * (1.0 if deployment.apart is None else placed.exposed)
         out.append(TimeShare(placed.cost.seconds * counts, *seen[key]))
     if stage.fetch is not None and stage.fetch.waited_s > 0.0:
@@ -167,8 +167,8 @@ def interval_of(drawn: F8, level: float = LEVEL) -> Interval:
 
 def step_interval(conditions: Conditions) -> Interval | None:
     """Factors on the seconds of one step."""
-    found = step_errors(conditions)
-    return None if found is None else interval_of(found.drawn())
+    errors = step_errors(conditions)
+    return None if errors is None else interval_of(errors.drawn())
 
 
 def hosted(drawn: F8, seconds: float, own: float, hidden: bool = False) -> F8:
@@ -201,8 +201,8 @@ def power_errors(deployment: Deployment) -> KindErrors | None:
 
 def power_interval(deployment: Deployment) -> Interval | None:
     """Factors on the mean power of a device."""
-    found = power_errors(deployment)
-    return None if found is None else found.interval()
+    errors = power_errors(deployment)
+    return None if errors is None else errors.interval()
 
 
 def first_token(steps: Interval, waiting: Ratios) -> Interval:

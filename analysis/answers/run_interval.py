@@ -185,8 +185,8 @@ Engine = tuple[str, tuple[int, ...]]
 
 def run_intervals(run: Run, open_loop: bool, engine: Engine = ("", ()), burst: bool = False) -> RunIntervals | None:
     """Return the intervals of a run; None if too small a part is based on measurements; see `run_draws`."""
-    found = run_draws(run, open_loop, engine, burst)
-    return None if found is None else found.intervals()
+    draws = run_draws(run, open_loop, engine, burst)
+    return None if draws is None else draws.intervals()
 
 
 def run_draws(run: Run, open_loop: bool, engine: Engine = ("", ()), burst: bool = False) -> RunDraws | None:
@@ -233,9 +233,9 @@ def _step_draws(run: Run, deployment: Deployment, batch: Batch, stage: StageCost
         return StepDraws(drawn, stage.seconds)
     stages, chunks = deployment.layout.pp, int((batch.phase == PREFILL).sum())
     pace = run.policy.pace(all_launches(deployment, run.policy.calls), stages)
-    own = pace.step_s + pace.gap_s + pace.sequence_s * len(batch.context) if run.policy.host.why else 0.0
+    host_s = pace.step_s + pace.gap_s + pace.sequence_s * len(batch.context) if run.policy.host.why else 0.0
     launch_s = plainly(starting)(pace, batch.tokens, chunks)
-    return StepDraws(drawn, stage.seconds / stages, launch_s, own, pace.hidden)
+    return StepDraws(drawn, stage.seconds / stages, launch_s, host_s, pace.hidden)
 
 
 def _held(drawn: F8, e: float) -> F8:

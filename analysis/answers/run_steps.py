@@ -155,9 +155,9 @@ def _spans(run: Run, shown: Sequence[RunStep]) -> list[Span]:
     out: list[Span] = []
     for step in shown:
         for (i, q, cached), phase in zip(_rows(step), step.batch.phase.tolist(), strict=True):
-            since, held = at.get(i, (float(run.requests.arrival_s[i]), 0))
+            since, in_cache = at.get(i, (float(run.requests.arrival_s[i]), 0))
             if step.start_s > max(since, begin):
-                what = QUEUED if i not in at else PREEMPTED if cached < held else PASSED
+                what = QUEUED if i not in at else PREEMPTED if cached < in_cache else PASSED
                 out.append(Span(i, what, max(since, begin), step.start_s, 0))
             what = PROMPT if phase == PREFILL else DECODES
             out.append(Span(i, what, step.start_s, step.end_s, q))

@@ -36,8 +36,8 @@ def warnings_of(scenario: Scenario, run: Run) -> tuple[str, ...]:
             text = f"a node of {system.device.name} has {node} devices, {system.name} has"
             out.append(f"{text} {system.devices_per_node}: one link joins them all here")
     # vLLM's rules by name where vLLM runs, without an engine's settings, which say how experts are dealt.
-    own = scenario.serving
-    named_vllm = own.policy == scenario.deployment.framework == "vllm" and own.engine is None
+    serving = scenario.serving
+    named_vllm = serving.policy == scenario.deployment.framework == "vllm" and serving.engine is None
     groups = run.deployment.layout.ep
     if named_vllm and scenario.deployment.ep is None and groups > 1:
         out.append(
@@ -64,11 +64,11 @@ def _front_end(run: Run) -> list[str]:
 
 def _sampled(run: Run) -> list[str]:
     """Return the text on the sampled part of a run with more requests than are recorded."""
-    kept = len(run.requests.request_id)
+    recorded = len(run.requests.request_id)
     if not run.requests.count:
         return []
     text = (
-        f"of {len(run.requests):,} requests {kept:,}, evenly spread, represent all in plots; quantiles are to 0.05 %, "
+        f"of {len(run.requests):,} requests {recorded:,}, evenly spread, represent all in plots; quantiles are to 0.05 %, "
         "and stages are from the start of the run"
     )
     return [text]

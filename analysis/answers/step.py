@@ -48,8 +48,8 @@ def step_of(
     batch = check_count(batch, "--batch", 0, MAX_BATCH)
     context = check_count(context, "--context", 0)
     prefill = check_count(prefill, "--prefill", 0)
-    own = {n: options[n] for n in options if n in SPECULATIVE}
-    how = chosen(DeployOptions, {n: x for n, x in options.items() if n not in own})
+    speculative = {n: options[n] for n in options if n in SPECULATIVE}
+    how = chosen(DeployOptions, {n: x for n, x in options.items() if n not in speculative})
     if batch + prefill == 0:
         raise InputError("--batch 0", "needs --prefill above 0; an empty step has no ops")
     spec, where = load(model, system, how.dtype, how.kv_dtype)
@@ -60,7 +60,7 @@ def step_of(
         spec = with_tower(spec, size, min(1.0, share), images)
     deployment = deployed(spec, where, kernels_as_usual(how, where))
     refuse_unused(how, deployment)
-    speculation = chosen(SpeculationOptions, own)
+    speculation = chosen(SpeculationOptions, speculative)
     deployment = drafted(deployment, speculation, how.routing, 0)
     return deployment, stage_of(deployment, batch, context, prefill)
 
@@ -110,10 +110,10 @@ def gain_of(deployment: Deployment, batch: int, context: int, prefill: int) -> S
     """What speculation makes of the step that `stage_of` costs; None without."""
     if deployment.parts.get("drafts") is None:
         return None
-    found = speculative_stage(deployment, _batches(deployment, batch, context, prefill), expected=True)
+    speculated = speculative_stage(deployment, _batches(deployment, batch, context, prefill), expected=True)
     plain = replace(deployment.without("drafts"), several=1)
     plain_s = stage_of(plain, batch, context, prefill).seconds
-    return StepGain(found.verify_s, found.draft_s, plain_s)
+    return StepGain(speculated.verify_s, speculated.draft_s, plain_s)
 
 
 def engine_devices(deployment: Deployment) -> float:

@@ -156,11 +156,11 @@ class Training(Result):
     def basis(self) -> list[dict[str, Any]]:
         """Return the basis of the step: evidence of the op times, and constants without a measurement."""
         typical = Batch.of(chunks=[(self.options.seq, 0)] * self.options.micro_batch)
-        found = evidence(self.deployment, self.sources, batches=(typical,), usual=())
+        entries = evidence(self.deployment, self.sources, batches=(typical,), usual=())
         behind = {"cost_model": "forward kernel models", "applies_to": "backward passes",
                   "basis": "assumed", "error": None, "rows": 0,
                   "assumptions": {"backward": BACKWARD}}  # fmt: skip
-        return [entry for entry in found if entry["applies_to"] != "energy per token"] + [behind]
+        return [entry for entry in entries if entry["applies_to"] != "energy per token"] + [behind]
 
     @property
     def _usable(self) -> float:

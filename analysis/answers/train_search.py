@@ -65,15 +65,15 @@ def fastest_training(
 
     study = Study(
         step_of,
-        lambda each: (each.step.seconds,), refusals=(InputError,),
+        lambda training: (training.step.seconds,), refusals=(InputError,),
     )  # fmt: skip
-    found, refused = study.fitting(_candidates(spec, where, given))
-    if not found:
+    trainings, refused = study.fitting(_candidates(spec, where, given))
+    if not trainings:
         too_large = [error for error in refused if isinstance(error, CapacityError)]
         raise (too_large[-1:] or refused or [InputError("--search", "has no candidates")])[0]
-    ways = {(each.layout, each.options): each for each in found}
-    found = study.ranked(ways.values())
-    return replace(found[0], tried=tuple(map(_row, found[:SHOWN])), candidates=len(found))
+    ways = {(training.layout, training.options): training for training in trainings}
+    trainings = study.ranked(ways.values())
+    return replace(trainings[0], tried=tuple(map(_row, trainings[:SHOWN])), candidates=len(trainings))
 
 
 def _candidates(model: ModelSpec, system: SystemSpec, given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -134,7 +134,7 @@ async def open_clients(base: str, places: int) -> AsyncIterator[Sequence[httpx.A
 
 
 async def find_out(
-    client: httpx.AsyncClient, wanted: ServerTarget, prompts: str, own: PromptSource
+    client: httpx.AsyncClient, wanted: ServerTarget, prompts: str, prompt_source: PromptSource
 ) -> tuple[ServerTarget, PromptSource]:
     """Complete what is known of a server by asking it: its model, and what requests may hold.
 
@@ -153,12 +153,12 @@ async def find_out(
     refused = ""
     for ids, extras, usage in _forms(prompts, target.chat):
         form = replace(target, ids=ids, extras=extras, usage=usage)
-        status, refused = await _try(client, form, own)
-        while ids and own.high > 2 and _OUT_OF_VOCABULARY.search(refused):
-            own = PromptSource(own.trace, own.seed, own.high // 2)
-            status, refused = await _try(client, form, own)
+        status, refused = await _try(client, form, prompt_source)
+        while ids and prompt_source.high > 2 and _OUT_OF_VOCABULARY.search(refused):
+            prompt_source = PromptSource(prompt_source.trace, prompt_source.seed, prompt_source.high // 2)
+            status, refused = await _try(client, form, prompt_source)
         if status not in (400, 404, 422):
-            return form, own  # a server that fails is recorded as such
+            return form, prompt_source  # a server that fails is recorded as such
         if status == 404:
             break
     raise InputError(wanted.base, f"takes no such request: {refused}")
@@ -207,12 +207,12 @@ async def _version(client: httpx.AsyncClient, base: str) -> str | None:
     return version if status == 200 and isinstance(version, str) else None
 
 
-async def _try(client: httpx.AsyncClient, form: ServerTarget, own: PromptSource) -> tuple[int, str]:
+async def _try(client: httpx.AsyncClient, form: ServerTarget, prompt_source: PromptSource) -> tuple[int, str]:
     """Status of a request for one token, and what was said of it."""
     import httpx
 
     try:
-        answer = await client.post(form.url, content=form.body(own, PROBE, 1), timeout=PROBE_S)
+        answer = await client.post(form.url, content=form.body(prompt_source, PROBE, 1), timeout=PROBE_S)
     except httpx.ConnectError as error:
         raise InputError(form.url, f"cannot be reached ({_why(error)}); is a server there?") from None
     except httpx.HTTPError as error:

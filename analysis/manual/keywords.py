@@ -55,7 +55,7 @@ APART = ("host", "strict")
 def module() -> str:
     """The whole module."""
     deploy = list(options_of(DeployOptions))
-    own = [p for p in options_of(Scenario) if not p.group and p.name not in ("model", "system")]
+    scenario_options = [p for p in options_of(Scenario) if not p.group and p.name not in ("model", "system")]
     groups = [f"{f.name}: {f.type}" for f in fields(Scenario) if f.default_factory in CORE]
     classes = [
         ("DeployedKeywords", ("TypedDict",), _lines(p for p in deploy if p.name not in APART),
@@ -64,14 +64,14 @@ def module() -> str:
           if part is DeployOptions
           else (_of(part), ("TypedDict",), _lines(options_of(part)), _those(part))
           for part in ALL),
-        ("ScenarioKeywords", tuple(map(_of, ALL)), [*groups, "parts: PartOptions", *_lines(own)],
+        ("ScenarioKeywords", tuple(map(_of, ALL)), [*groups, "parts: PartOptions", *_lines(scenario_options)],
          "All of a `Scenario`, and whole parts."),
         ("StepKeywords", (_of(DeployOptions), _of(PARTS["drafts"])), [], "Of one step."),
         ("ChangeKeywords", ("ScenarioKeywords",),
          ["model: Name | ModelSpec", "system: Name | SystemSpec"], "The same with model and system."),
         ("TrainKeywords", (_of(DeployOptions),), TRAINED, "Of `train`."),
         ("PlanKeywords", (_of(Workload), _of(FleetOptions), *_without(UNPLANNED)),
-         [*_lines(p for p in (*options_of(EngineOptions), *deploy, *own) if p.name not in VARIED),
+         [*_lines(p for p in (*options_of(EngineOptions), *deploy, *scenario_options) if p.name not in VARIED),
           *(f"{name}: Several" for name in VARIED)],
          "Of a plan: some options may have several values, a list or a text with commas."),
         ("ServedKeywords", ("DeployedKeywords", _of(EngineOptions), _of(FleetOptions), *_without(UNSERVED)),

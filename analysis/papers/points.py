@@ -110,8 +110,8 @@ def system_of(point: Point) -> SystemSpec:
     from opbyte.extend import load_device
     from opbyte.extend.devices import of_device
 
-    nodes, _, each = point.size.rpartition("x")
-    system, _ = of_device(point.device, int(each), int(nodes or 1), counted=bool(nodes))
+    nodes, _, node_devices = point.size.rpartition("x")
+    system, _ = of_device(point.device, int(node_devices), int(nodes or 1), counted=bool(nodes))
     device = system.device
     if point.latency_s is not None:
         link = device.link.model_copy(update={"latency_s": point.latency_s})
@@ -318,10 +318,10 @@ class Runner:
 
     def _found(self, point: Point) -> bool:
         """Whether an earlier call has kept a point; it is then among the results."""
-        found = self._kept.find(_identity(point)) if self._kept else None
-        if found is not None:
-            self.results[point] = found[0]
-        return found is not None
+        stored = self._kept.find(_identity(point)) if self._kept else None
+        if stored is not None:
+            self.results[point] = stored[0]
+        return stored is not None
 
     def _add(self, point: Point, measured: Measured) -> None:
         self.results[point] = measured

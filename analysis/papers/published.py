@@ -78,9 +78,9 @@ def paper(
 
     def run(seeds: Sequence[int], routing: str, progress: OnProgress | None, figures: bool = False) -> Reproduction:
         began = time.perf_counter()
-        found = list(predictions())
+        cases = list(predictions())
         made = tuple(table() for table in tables)
-        rows, count = rows_of(name, found), len(found) if runs is None else runs
+        rows, count = rows_of(name, cases), len(cases) if runs is None else runs
         result = Reproduction(name, rows, count, time.perf_counter() - began, made, assumed(name, **(facts or {})))
         return with_figures(result, drawn and drawn()) if figures else result
 
@@ -90,7 +90,7 @@ def paper(
 
 def ratio_table(rows: Sequence[Row], experiment: str) -> tuple[Table, ...]:
     """Return the data of the plot of predictions over published values; nothing if none is judged."""
-    found = [
+    ratios = [
         {
             "id": row.id.removeprefix(f"{experiment}."),
             "ratio": row.simulated / row.published,
@@ -100,8 +100,8 @@ def ratio_table(rows: Sequence[Row], experiment: str) -> tuple[Table, ...]:
         if row.published and row.simulated is not None and row.tolerance != "below"
     ]
     title = f"{experiment}: simulated against published values"
-    judged_some = any(row["tolerance"] == row["tolerance"] for row in found)  # not NaN
-    return (Table("given", title, found),) if judged_some else ()
+    judged_some = any(row["tolerance"] == row["tolerance"] for row in ratios)  # not NaN
+    return (Table("given", title, ratios),) if judged_some else ()
 
 
 def _allowed(row: Row) -> float:

@@ -102,8 +102,8 @@ class Study(Generic[P, R]):
         """Results of the points that can be, and why the others cannot."""
         attempt: Callable[[P], Any] = partial(_attempt, self.evaluate, self.refusals)
         every: list[Any] = replace(self, evaluate=attempt).results(points, progress)
-        refused = [each for each in every if isinstance(each, InputError)]
-        return [each for each in every if not isinstance(each, InputError)], refused
+        refused = [outcome for outcome in every if isinstance(outcome, InputError)]
+        return [outcome for outcome in every if not isinstance(outcome, InputError)], refused
 
     def ranked(self, results: Iterable[R]) -> list[R]:
         """Results, the least cost first."""

@@ -238,17 +238,17 @@ def _plan(result: Plan, folder: OutputFolder) -> None:
     folder.answer("plan.json", result)
 
 
-def _write_run(each: Simulation, folder: OutputFolder, below: str) -> None:
+def _write_run(simulation: Simulation, folder: OutputFolder, below: str) -> None:
     from ..plots import latency
 
-    run = each.run
-    if each.emit is not None:
-        folder.text(f"{below}{each.emit}.yaml", each.manifest())
+    run = simulation.run
+    if simulation.emit is not None:
+        folder.text(f"{below}{simulation.emit}.yaml", simulation.manifest())
     folder.blocks(f"{below}requests.csv", run.request_blocks())
     folder.csv(f"{below}stages.csv", _stage_columns(run.stages))
     folder.write(f"{below}timeline.json", lambda path: write_timeline(run.stages, _shown(run), path, _sent(run)))
     title = f"{run.deployment.model.name} on {run.deployment.system.name}, {run.policy.name}"
-    figure = latency(each.requests(), title)
+    figure = latency(simulation.requests(), title)
     folder.figure(f"{below}latency.png", figure)
     every = [(f"{pool}-" if pool else "", found) for pool, found in scaled(run)]
     changing = [pool for pool, found in every if found.spec.decides]
@@ -256,11 +256,11 @@ def _write_run(each: Simulation, folder: OutputFolder, below: str) -> None:
         folder.figure(f"{below}{pool}replicas.png", drawing.figure)
     for pool, found in every:
         folder.frame(f"{below}{pool}replicas.csv", replica_frame(found), "%.12g")
-    if each.steps is not None:
-        _write_steps(each.steps, f"{title}", folder)
+    if simulation.steps is not None:
+        _write_steps(simulation.steps, f"{title}", folder)
     if below:
-        folder.text(f"{below}report.html", report(each, f"../{scripts.SHARED}"))
-    folder.answer(f"{below}summary.json", each)
+        folder.text(f"{below}report.html", report(simulation, f"../{scripts.SHARED}"))
+    folder.answer(f"{below}summary.json", simulation)
 
 
 def _shown(run: Run) -> list[EngineProcess]:

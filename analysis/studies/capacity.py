@@ -113,15 +113,15 @@ def capacity(
         if scenario.option(name) is not None:
             raise InputError(f"--{name.replace('_', '-')}", "is what the search sets")
     check_real(tolerance, "--tolerance", 1e-4, 1.0)
-    whole = scenario.workload.trace is not None
-    requests = scenario.workload.requests or (MOST_OF_TRACE if whole else DEFAULT_REQUESTS)
+    from_trace = scenario.workload.trace is not None
+    requests = scenario.workload.requests or (MOST_OF_TRACE if from_trace else DEFAULT_REQUESTS)
     check_count(requests, "--requests", 2)
     task = _Task(scenario.changed(requests=requests), level, tolerance, kept)
-    found = Study(partial(_search, task), workers=Workers(workers)).results(names, progress)
-    ordered = tuple(each[0] for each in found)
+    answers = Study(partial(_search, task), workers=Workers(workers)).results(names, progress)
+    ordered = tuple(answer[0] for answer in answers)
     if search is not None:
         ordered = best_of_each(ordered)
-    return Capacity(found[0][1], found[0][2], level, ordered, tolerance)
+    return Capacity(answers[0][1], answers[0][2], level, ordered, tolerance)
 
 
 def best_of_each(found: Sequence[SystemCapacity]) -> tuple[SystemCapacity, ...]:
@@ -148,8 +148,8 @@ class _Task:
         if not self.kept:
             return []
         options = {known.name: value for known, value in self.scenario.given()}
-        own = {n: x for n, x in system.options.items() if n not in ("pools", "apart")}
-        options |= {"model": self.scenario.model, **own}
+        variant_options = {n: x for n, x in system.options.items() if n not in ("pools", "apart")}
+        options |= {"model": self.scenario.model, **variant_options}
         return [options, identity(options), self.level, self.tolerance, *what]
 
     def asked(self, system: Variant, **changes: Any) -> Scenario:
@@ -173,13 +173,13 @@ def _search(task: _Task, system: Variant) -> Answer:
     except CapacityError as error:  # a load that no system of this size can carry is an answer
         assert task.scenario.model is not None
         model, where = load(task.scenario.model, system.systems[-1])
-        found = SystemCapacity(
+        system_capacity = SystemCapacity(
             system=system.name or where.name, devices=system.devices, load_per_s=None,
             next_load_per_s=None, output_tokens_per_s=None, joules_per_token=None,
             usd_per_million_tokens=None, limit=Limit("memory capacity", 1.0, str(error)),
             reason=error.reason, tried=(), spec=where, sources={}, evidence=(),
         )  # fmt: skip
-        return found, model.name, str(task.scenario.workload.trace or "the workload")
+        return system_capacity, model.name, str(task.scenario.workload.trace or "the workload")
 
 
 def _searched(task: _Task, system: Variant) -> Answer:
@@ -199,12 +199,12 @@ def _searched(task: _Task, system: Variant) -> Answer:
         )  # fmt: skip
 
     def at_rate(rate: float) -> Tried:
-        held = decided(rate, task.level)
-        found, asked = held.tried, task.asked(system, requests=held.tried.requests, **at(rate))
-        if found.holds:
+        decision = decided(rate, task.level)
+        trial, asked = decision.tried, task.asked(system, requests=decision.tried.requests, **at(rate))
+        if trial.holds:
             within.clear()  # of the loads that pass, the last is the highest
-            within[rate] = simulation_of(asked, held.run)
-        return replace(found, worth=worth_of(held.run, asked))
+            within[rate] = simulation_of(asked, decision.run)
+        return replace(trial, worth=worth_of(decision.run, asked))
 
     def passes(rate: float) -> bool:
         tried[rate] = task.kept.once(task.known(system, "load", rate), partial(at_rate, rate))
@@ -265,7 +265,7 @@ def _answer(
     where = shown.run.deployment.system
     rate = best.run.output_tokens_per_s if best else None
     price = costs_of(shown.run, shown.scenario, rate)
-    found = SystemCapacity(
+    system_capacity = SystemCapacity(
         system=where.name, devices=int(price["devices"] or 0), load_per_s=low,
         next_load_per_s=high, output_tokens_per_s=rate,
         joules_per_token=best.run.joules_per_token if best else None,
@@ -276,7 +276,7 @@ def _answer(
         window=best.run.window if best else None, held=sure[0], by_chance=sure[1],
         ranges=best.ranges if best else None,
     )  # fmt: skip
-    return found, shown.run.deployment.model.name, shown.run.workload
+    return system_capacity, shown.run.deployment.model.name, shown.run.workload
 
 
 def ends(
@@ -299,15 +299,15 @@ def share_at(
     """Return the share of a load that meets the SLO with steps `r` times as long; new runs are appended to `known`."""
     if r == 1.0:
         return 1.0
-    own = {name: most / r for name, most in level.items()}
+    tightened = {name: most / r for name, most in level.items()}
     while True:
-        holds = [t.load_per_s for t in known if t.holds_within(own)]
+        holds = [t.load_per_s for t in known if t.holds_within(tightened)]
         low = max(holds, default=0.0)
         high = min((t.load_per_s for t in known if t.load_per_s > low), default=None)
         least = min(t.load_per_s for t in known)
         if high is None or (low and high / low <= near) or (not low and least < load * LEAST):
             return low / r / load
-        known.append(again((low * high) ** 0.5 if low else least / 2, own))
+        known.append(again((low * high) ** 0.5 if low else least / 2, tightened))
 
 
 def _bracket(

@@ -254,7 +254,7 @@ def _kernels(
     return tuple(found.values()), replaced
 
 
-def _choose(call: Call, machine: Machine, own: Machine) -> tuple[Priced, Priced | None, Priced]:
+def _choose(call: Call, machine: Machine, as_built: Machine) -> tuple[Priced, Priced | None, Priced]:
     """The best configuration, the one that is best on the device as it is, and the default."""
     form, shape = call
     p = constants(form.constants(machine, shape)).p
@@ -263,6 +263,6 @@ def _choose(call: Call, machine: Machine, own: Machine) -> tuple[Priced, Priced 
         return price_one(form, machine, shape, p, config)
 
     best = rank(form, machine, shape, p).top(1)[0]
-    usual = best.config if machine == own else rank(form, own, shape, p).top(1)[0].config
+    usual = best.config if machine == as_built else rank(form, as_built, shape, p).top(1)[0].config
     kept_config = None if reason_of(form, machine, shape, usual) else price(usual)
     return best, kept_config, price(form.default(machine, shape))

@@ -145,12 +145,12 @@ def needs_promises(run: Run, where: str) -> Classes:
     """
     if "classes" not in run.parts:
         raise InputError(where, "needs --classes with a latency each, such as chat:ttft_p99=0.5")
-    found: Classes = run.parts["classes"]
-    for c in found.kinds:
+    classes: Classes = run.parts["classes"]
+    for c in classes.kinds:
         if c.attained is None and c.sent and not c.kept:
             reason = f"class {c.name!r} has no latency in --classes, such as ttft_p99=1"
             raise InputError(where, reason)
-    return found
+    return classes
 
 
 def refused_of(run: Run) -> int:

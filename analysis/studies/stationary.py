@@ -129,17 +129,17 @@ def judge(
     sampled : bool
         Whether requests are sampled; a trace is complete, so its quantiles are exact.
     """
-    found = judged(run, load, level)
+    trial = judged(run, load, level)
     queue, growth = _queue(run, before, sampled)
     states: dict[str, State] = {}
     for name, most in level.items():
-        exact: State = "missed" if name in found.missed else "holds"
-        states[name] = _latency(run, found, name, most, before) if sampled else exact
+        exact: State = "missed" if name in trial.missed else "holds"
+        states[name] = _latency(run, trial, name, most, before) if sampled else exact
     refuses = refused_of(run) > 0
     states["load"] = "missed" if refuses and ATTAINMENT not in level else queue
     missed = tuple(n for n, state in states.items() if state == "missed")
     left = () if missed else tuple(n for n, state in states.items() if state == "open")
-    return replace(found, missed=missed, open=left, requests=_count(run), growth=growth), _needed(run)
+    return replace(trial, missed=missed, open=left, requests=_count(run), growth=growth), _needed(run)
 
 
 def recovering(

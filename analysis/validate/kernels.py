@@ -234,11 +234,13 @@ def _check(name: str, spec: DeviceSpec, rows: FamilyRows) -> Check:
 
 
 def _checked(
-    name: str, rows: FamilyRows, basis: str, predicted: F8, bounds: BoundsSpec | None, held: npt.NDArray[np.bool_] | None,
+    name: str, rows: FamilyRows, basis: str, predicted: F8, bounds: BoundsSpec | None, bounded: npt.NDArray[np.bool_] | None,
     seen: int,
 ) -> Check:  # fmt: skip
     family = rows.family
-    return Check(family.name, family.title, name, basis, rows.table, predicted, rows.measured, bounds, held, seen, rows)
+    return Check(
+        family.name, family.title, name, basis, rows.table, predicted, rows.measured, bounds, bounded, seen, rows
+    )
 
 
 def _layer_check(name: str, spec: DeviceSpec, rows: FamilyRows) -> Check:

@@ -125,8 +125,8 @@ class ServingRun:
 
     def within(self) -> float | None:
         """Return the share of the measured values inside their intervals."""
-        found = self.entry
-        share: float | None = summary((), [found.within(name) for name in found.measured])["within"]
+        entry = self.entry
+        share: float | None = summary((), [entry.within(name) for name in entry.measured])["within"]
         return share
 
     def requests(self) -> pd.DataFrame:
@@ -279,13 +279,13 @@ def _stream(name: str, table: MeasuredRequests) -> RequestStream:
 def _device(folder: Path) -> str:
     """Return the catalog device of a run, from its kernel tables."""
     names = device_names()
-    found: list[str] = []
+    table_devices: list[str] = []
     if (folder / "kernels").is_dir():
         tables, _ = read_tables([folder / "kernels"], every_op=True)
-        found = sorted({str(name) for table in tables.values() for name in table["device"]})
-    known = {names[name] for name in found if name in names}
+        table_devices = sorted({str(name) for table in tables.values() for name in table["device"]})
+    known = {names[name] for name in table_devices if name in names}
     if len(known) != 1:
-        what = f"tables of {', '.join(found)}" if found else "no kernel tables"
+        what = f"tables of {', '.join(table_devices)}" if table_devices else "no kernel tables"
         raise InputError(folder / "kernels", f"holds {what}; needs the tables of one device of the catalog")
     return known.pop()
 

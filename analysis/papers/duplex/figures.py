@@ -134,21 +134,21 @@ def _stages(get: Means) -> Rows:
 def _hetero(get: Means) -> Rows:
     for input_len, output_len in SHORT:
         for name, label in TIMES.items():
-            gpu, own = (
+            gpu, hetero = (
                 get.of([closed(MIXTRAL, d, 32, input_len, s, get.routing, output_len) for s in get.seeds], name)
                 for d in (GPU, HETERO)
             )
-            yield {"lengths": f"({input_len}, {output_len})", "metric": label, "ratio": own / gpu}
+            yield {"lengths": f"({input_len}, {output_len})", "metric": label, "ratio": hetero / gpu}
 
 
 def _capacity(get: Means) -> Rows:
     for input_len, output_len in HETERO_LENGTHS:
-        gpu, own = (
+        gpu, hetero = (
             get.runner[closed(MIXTRAL, d, 128, input_len, get.seeds[0], get.routing, output_len)] for d in (GPU, HETERO)
         )
         yield {"lengths": f"({input_len}, {output_len})", "gpu_batch": gpu.decodes,
-               "hetero_batch": own.decodes,
-               "ratio": own.output_tokens_per_s / gpu.output_tokens_per_s,
+               "hetero_batch": hetero.decodes,
+               "ratio": hetero.output_tokens_per_s / gpu.output_tokens_per_s,
                "printed": _printed(f"T21.l{input_len}")}  # fmt: skip
 
 

@@ -59,11 +59,11 @@ def headline(runner: Runner, case: str, seed: int, routing: str) -> dict[str, fl
 
 def rows(runner: Runner, seed: int, routing: str) -> list[Row]:
     """The headline on the designs' own DRAM: predictions, since the paper assumes an efficiency."""
-    flat, own = (headline(runner, case, seed, routing) for case in (ASSUMED, OWN))
+    flat, modelled = (headline(runner, case, seed, routing) for case in (ASSUMED, OWN))
     return [
         judged(f"dram.{name}", f"{name} where each access gets what its own DRAM gives", "1", None,
-               own[name], note=f"seed {seed}; {flat[name]:.4g} with 0.85 on every path")
-        for name in own if not name.startswith("T4.")
+               modelled[name], note=f"seed {seed}; {flat[name]:.4g} with 0.85 on every path")
+        for name in modelled if not name.startswith("T4.")
     ]  # fmt: skip
 
 

@@ -294,9 +294,9 @@ def energy(title: str, frame: pd.DataFrame) -> Figure:
         keys = list(dict.fromkeys(map(tuple, mine[["batch", "length"]].to_numpy().tolist())))
         for side, device in ((-0.2, "GPU"), (0.2, "Duplex+PE+ET")):
             bottom = np.zeros(len(keys))
-            own = mine[mine["device"] == device].set_index(["batch", "length", "group", "path"])
+            device_rows = mine[mine["device"] == device].set_index(["batch", "length", "group", "path"])
             for part, style in ENERGY.items():
-                height = np.array([100 * float(own["over_gpu"][(*k, *part)]) for k in keys])
+                height = np.array([100 * float(device_rows["over_gpu"][(*k, *part)]) for k in keys])
                 axes.bar(
                     np.arange(len(keys)) + side, height, 0.36, bottom, color=style.color,
                     edgecolor=BLACK, linewidth=0.4, hatch=style.hatch,

@@ -184,11 +184,11 @@ def _server(
     )  # fmt: skip
 
 
-def _closed(base: Scenario, part: SystemSpec, replicas: int, clients: int | None, each: int) -> Score:
-    result = simulate(base.changed(system=part, closed_loop=each, requests=max(GENERATIONS * each, LEAST)))
+def _closed(base: Scenario, part: SystemSpec, replicas: int, clients: int | None, sequences: int) -> Score:
+    result = simulate(base.changed(system=part, closed_loop=sequences, requests=max(GENERATIONS * sequences, LEAST)))
     run, rate, sure = result.run, result.run.output_tokens_per_s, result.intervals
     return Score(
-        CURVE if clients else OFFLINE, clients or each, _layout(result, replicas), None if rate is None else rate * replicas,
+        CURVE if clients else OFFLINE, clients or sequences, _layout(result, replicas), None if rate is None else rate * replicas,
         None, run.ttft_s.p99, run.tpot_s.p99, run.tpot_s.mean, sure.throughput if sure else None,
     )  # fmt: skip
 

@@ -71,8 +71,8 @@ class TriedCandidate:
     @property
     def done(self) -> bool:
         """Whether its fewest copies are known, or that there are none."""
-        found = self.best is not None and self.best.copies == self.fails + 1
-        return found or self.hopeless or self.fails >= self.most
+        settled = self.best is not None and self.best.copies == self.fails + 1
+        return settled or self.hopeless or self.fails >= self.most
 
     def least(self, task: PlanTask) -> Value:
         """The best that it can still turn out to be."""
@@ -132,8 +132,8 @@ class TriedCandidate:
 
         Of equals the one first whose devices work together: it keeps latencies the soonest.
         """
-        few, each = self._seems(task, 1e3 * LONGEST) if self.points and self.best is None else 0, self.candidate.devices
-        return max(few, self.paced(task)) * each, few * each, self.least(task), self.candidate.parts
+        few, size = self._seems(task, 1e3 * LONGEST) if self.points and self.best is None else 0, self.candidate.devices
+        return max(few, self.paced(task)) * size, few * size, self.least(task), self.candidate.parts
 
     def learn(self, point: Point) -> None:
         """Take a simulated point into account."""
@@ -198,8 +198,8 @@ def searched_on(task: PlanTask, name: str | Path) -> Searched:
     with TemporaryDirectory(prefix="opbyte-plan-") as folder:
         bench = TrialBench(Path(folder))
         try:
-            found = start_on(task, name, bench)
-            return search_on(task, found, bench) if found.tried else found
+            started = start_on(task, name, bench)
+            return search_on(task, started, bench) if started.tried else started
         finally:
             gc.unfreeze()
 
@@ -218,36 +218,36 @@ def start_on(task: PlanTask, name: str | Path, bench: TrialBench) -> Searched:
     known: list[TriedCandidate] = []
     refused: InputError | None = None
     for size, spec in sizes:
-        for each in candidates(size, spec, _model(task), task.axes, len(sizes) > 1, asked.deployment):
+        for candidate in candidates(size, spec, _model(task), task.axes, len(sizes) > 1, asked.deployment):
             try:
-                known.append(_known(task, each, spec, block, bench))
+                known.append(_known(task, candidate, spec, block, bench))
             except InputError as error:  # heads or experts that the degrees do not divide
                 refused = refused or error
     return Searched(name, tuple(known), refused=refused)
 
 
-def search_on(task: PlanTask, found: Searched, bench: TrialBench) -> Searched:
+def search_on(task: PlanTask, searched: Searched, bench: TrialBench) -> Searched:
     """Simulate what may be the best of one system, best first, until nothing left can be better."""
     while True:
-        found = narrowed(task, found, partial(_simulated, task, bench))
-        best = found.best(task)
+        searched = narrowed(task, searched, partial(_simulated, task, bench))
+        best = searched.best(task)
         if best is None or best.best is None:
-            return limit_on(task, found, bench)
+            return limit_on(task, searched, bench)
         chosen, sure, more = sure_of(task, best.candidate, best.system, best.best.copies, best.most, bench)
-        found = replace(found, simulations=found.simulations + more)
+        searched = replace(searched, simulations=searched.simulations + more)
         if not chosen.missed or task.quick:
             break
         best.best = None  # its probe was within the limits, and it is not
         best.learn(chosen)
-    found = found if task.quick else limit_on(task, found, bench)
-    return replace(found, sure=sure, chosen=chosen, winner=best)
+    searched = searched if task.quick else limit_on(task, searched, bench)
+    return replace(searched, sure=sure, chosen=chosen, winner=best)
 
 
-def narrowed(task: PlanTask, found: Searched, simulated: Callable[[TriedCandidate, int, Value], Point]) -> Searched:
+def narrowed(task: PlanTask, searched: Searched, simulated: Callable[[TriedCandidate, int, Value], Point]) -> Searched:
     """The same once nothing left can be better, `simulated` telling whether some copies of a candidate beat a bar."""
-    count = found.simulations
+    count = searched.simulations
     deep: TriedCandidate | None = None
-    while left := found.left(task, bar := found.bar(task)):
+    while left := searched.left(task, bar := searched.bar(task)):
         first = min(left, key=lambda t: t.guess(task))
         if deep is not None and any(t is deep for t in left) and deep.guess(task)[0] <= STICKS * first.guess(task)[0]:
             first = deep
@@ -257,7 +257,7 @@ def narrowed(task: PlanTask, found: Searched, simulated: Callable[[TriedCandidat
             first.learn(simulated(first, first.copies(task, bar), bar))
         except CapacityError as error:
             first.bound, first.hopeless = Bound(None, f"memory: {error.reason}"), True
-    return replace(found, simulations=count)
+    return replace(searched, simulations=count)
 
 
 def _simulated(task: PlanTask, bench: TrialBench, candidate: TriedCandidate, copies: int, bar: Value) -> Point:
@@ -308,14 +308,14 @@ def _model(task: PlanTask) -> ModelSpec:
     return model if isinstance(model, ModelSpec) else load_model(model)
 
 
-def limit_on(task: PlanTask, found: Searched, bench: TrialBench) -> Searched:
+def limit_on(task: PlanTask, searched: Searched, bench: TrialBench) -> Searched:
     """Say what keeps the nearest of those that fail from serving, with one more simulation of it."""
-    failed = [p for t in found.tried for p in t.points if p.missed]
-    best = found.best(task)
+    failed = [p for t in searched.tried for p in t.points if p.missed]
+    best = searched.best(task)
     most = best.best.devices if best is not None and best.best is not None else float("inf")
     failed = [p for p in failed if p.devices < most]
     if not failed:
-        return replace(found, limit=_ruled_out(found, most))
+        return replace(searched, limit=_ruled_out(searched, most))
     p = min(failed, key=lambda p: (p.worst(task.level), p.devices))
     few = min(p.requests, MOST_STAGES) if task.grows else p.requests
     run = bench.run(p.candidate, task.asked(p.candidate, p.copies, bench, few), probe=True, keep_stages=True)
@@ -323,13 +323,13 @@ def limit_on(task: PlanTask, found: Searched, bench: TrialBench) -> Searched:
     text = f"{p.copies} x {p.system}, {p.candidate.layout}: {p.misses(task.level)}"
     why = pool_limit if "two-pools" in run.parts else limit_of
     text += f"; {why(run, missed).why}"
-    return replace(found, simulations=found.simulations + 1, limit=text)
+    return replace(searched, simulations=searched.simulations + 1, limit=text)
 
 
-def _ruled_out(found: Searched, most: float) -> str:
+def _ruled_out(searched: Searched, most: float) -> str:
     """Why fewer devices, or any, need no simulation."""
-    ruled = [t for t in found.tried if t.bound.copies is None and t.candidate.devices < most]
+    ruled = [t for t in searched.tried if t.bound.copies is None and t.candidate.devices < most]
     if not ruled:
-        return "" if found.tried or found.refused is None else str(found.refused)
+        return "" if searched.tried or searched.refused is None else str(searched.refused)
     last = max(ruled, key=lambda t: t.candidate.devices)
     return f"{last.system.name}, {last.candidate.layout}: {last.bound.why}"

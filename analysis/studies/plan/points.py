@@ -277,12 +277,12 @@ def point_of(
 
     if task.grows and look.most > GLANCE:
         grown = grown or Growing()
-    held = decide(
+    decision = decide(
         lambda count: bench.run(candidate, asked(count), probe=look.probe, grown=grown),
         task.load_per_s * slow, task.at(slow), task.requests, grows=task.grows, most=look.most,
         enough=enough, full=lambda: bench.full_rates(candidate, task.asked(candidate, 1, bench, task.requests), copies),
     )  # fmt: skip
-    run, tried = held.run, held.tried
+    run, tried = decision.run, decision.tried
     unsure = OPEN if tried.open and not enough(run) else ()
     made = simulation_of(asked(tried.requests), run) if look.whole else None
     rate, worth = run.output_tokens_per_s, worth_of(run, asked(tried.requests))

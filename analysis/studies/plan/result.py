@@ -98,9 +98,9 @@ class Plan(Result):
     @property
     def winner(self) -> Point | None:
         """The best of what is measured; None where nothing serves, or where bases differ and nobody can say."""
-        found = self.groups
-        ranked = [g for g in found if g.measured == found[0].measured]
-        return found[0].first if len(ranked) == 1 else None
+        groups = self.groups
+        ranked = [g for g in groups if g.measured == groups[0].measured]
+        return groups[0].first if len(ranked) == 1 else None
 
     @property
     def runner_up(self) -> Point | None:
@@ -116,8 +116,8 @@ class Plan(Result):
             return _best(group.ranked[1])
         first = group.ranked[0].winner
         rest = [t for t in group.ranked[0].tried if t.best is not None and t is not first]
-        found = min(rest, key=lambda t: t.value(self.task), default=None)
-        return None if found is None else found.best
+        runner_up = min(rest, key=lambda t: t.value(self.task), default=None)
+        return None if runner_up is None else runner_up.best
 
     def _sure_of(self, point: Point) -> Sure | None:
         return next((s.sure for s in self.searched if s.chosen is point), None)
@@ -167,7 +167,7 @@ class Plan(Result):
     def records(self) -> Sequence[Mapping[str, Any]]:
         """Return every candidate with the fewest replicas that meet the SLO, or what is known about it."""
         out = []
-        for s, t in ((found, each) for found in self.searched for each in found.tried):
+        for s, t in ((searched, tried) for searched in self.searched for tried in searched.tried):
             p = t.best or (t.points[-1] if t.points else None)
             p = s.chosen if t is s.winner else p
             row = self._row(t.candidate, t.system.name if p is None else p.system, p)
@@ -226,11 +226,11 @@ class Plan(Result):
             out += self._group(group, len(groups) > 1)
         if not groups:
             out.append(f"No candidate serves the load. {self._nearest()}")
-        found = [_best(s) for g in groups for s in g.ranked]
+        best_points = [_best(s) for g in groups for s in g.ranked]
         out += self._limits() if groups and self.why else []
-        shown = [(p.evidence, p.system, p.ranges) for p in found if p.evidence]
+        shown = [(p.evidence, p.system, p.ranges) for p in best_points if p.evidence]
         out += evidence_blocks(shown[: None if self.why else 2], self.why)
-        out += not_like_for_like((p.system, p.bases) for p in found)
+        out += not_like_for_like((p.system, p.bases) for p in best_points)
         prices = prices_text(task.scenario, [s.tried[0].system for s in self.searched if s.tried])
         left = untried(task, self.searched)
         return [*out, *prices, counted(self.searched), *([left] if left else []), *self._emitted()]
@@ -256,8 +256,8 @@ class Plan(Result):
 
     def _limits(self) -> list[str]:
         """What keeps fewer devices of each system from serving."""
-        each = ((s, "with fewer" if s.best(self.task) else "so far") for s in self.searched)
-        return [f"{s.name} {what}: {s.limit}." for s, what in each if s.limit]
+        limited = ((s, "with fewer" if s.best(self.task) else "so far") for s in self.searched)
+        return [f"{s.name} {what}: {s.limit}." for s, what in limited if s.limit]
 
     def _group(self, group: Group, several: bool) -> list[str]:
         """Return the winner, the next best, the uncertainty and the start command."""

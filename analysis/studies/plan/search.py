@@ -145,12 +145,12 @@ def _searched(
         if searched.tried:  # else its options may be wrong, which the error below says
             on_row(finished(searched))
 
-    found = Study(partial(searched_on, task), workers=workers).results(names, progress, print_row)
-    if not any(s.tried for s in found):
-        refused = next((s.refused for s in found if s.refused is not None), None)
+    searches = Study(partial(searched_on, task), workers=workers).results(names, progress, print_row)
+    if not any(s.tried for s in searches):
+        refused = next((s.refused for s in searches if s.refused is not None), None)
         degrees = {name: task.axes[name] for name in VARIED if task.axes[name]}
         raise refused or InputError("--systems", f"leave no layout with {degrees}")
-    return found
+    return searches
 
 
 def _load(scenario: Scenario, load: float | None) -> tuple[dict[str, float], float]:
@@ -182,12 +182,12 @@ def _values(name: str, given: Any) -> tuple[Any, ...]:
     listed = given.split(",") if isinstance(given, str) else given
     listed = [listed] if isinstance(listed, int) else list(listed)
     flag, out = f"--{name.replace('_', '-')}", []
-    whole = name not in ("dtype", "kv_dtype", "policy")
+    integral = name not in ("dtype", "kv_dtype", "policy")
     for value in listed:
         text = value.strip() if isinstance(value, str) else value
-        if whole and isinstance(text, str):
+        if integral and isinstance(text, str):
             text = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else text
-        if text == "" or (not whole and not isinstance(text, str)):
+        if text == "" or (not integral and not isinstance(text, str)):
             raise InputError(flag, f"needs comma-separated values, not {given!r}")
-        out.append(check_count(text, flag, 1) if whole else text)
+        out.append(check_count(text, flag, 1) if integral else text)
     return tuple(dict.fromkeys(out))

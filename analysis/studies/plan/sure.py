@@ -64,7 +64,7 @@ def sure_of(
     known = best.sure
     if known is None or not known.slowdowns or task.quick:
         return best, None, len(done)
-    own = task.sure or MEDIAN
+    asked_share = task.sure or MEDIAN
     slow = {share: max(known.slow(share), 1.0) for share in chances(task)}
     found: dict[float, int | None] = {}
 
@@ -72,8 +72,12 @@ def sure_of(
         return not at(count, r).missed
 
     for share, r in slow.items():
-        guess = round(copies * r / slow[own])
-        found[share] = copies if share == own else _fewest(partial(holds, r), 1 if share < own else copies, guess, most)
+        guess = round(copies * r / slow[asked_share])
+        found[share] = (
+            copies
+            if share == asked_share
+            else _fewest(partial(holds, r), 1 if share < asked_share else copies, guess, most)
+        )
     fast, late = (at(copies, known.slow(q)) for q in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     ends = {
         n: (min(a, x), None if {"load", BACKLOG} & {*late.missed} or b is None else max(b, x))

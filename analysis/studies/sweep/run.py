@@ -66,8 +66,8 @@ class Sweep(Result):
     @property
     def errors(self) -> dict[str, int]:
         """Error lines with how many points have each, the most frequent first."""
-        found = Counter(row["error"] for row in self.table if row["error"] is not None)
-        return dict(found.most_common())
+        frequencies = Counter(row["error"] for row in self.table if row["error"] is not None)
+        return dict(frequencies.most_common())
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -172,9 +172,9 @@ def sweep(
     with OutputFolder(folder) as files:
         with OutcomeFile(folder) as stored:
             points, runs = {stored.key(point.settings): point for point in every}, stored.study(where)
-            found = runs.results([p.settings for p in points.values()], progress)
-        each = zip(points.items(), found, strict=True)
-        rows = [_row(plan, key, point, outcome) for (key, point), outcome in each]
+            outcomes = runs.results([p.settings for p in points.values()], progress)
+        point_outcomes = zip(points.items(), outcomes, strict=True)
+        rows = [_row(plan, key, point, outcome) for (key, point), outcome in point_outcomes]
         refuse_absent(plan.asked, rows, points.values(), str(path))
         result = Sweep(plan, rows, points, stored.version, runs.ran, folder)
         columns = {name: np.array([row[name] for row in rows], dtype=object) for name in rows[0]}

@@ -102,15 +102,15 @@ def predict(point: ServingPoint, folder: Path, seed: int = 0, host_times: float 
     """
     stream = requests(point, seed)
     serving = side = _deployment(point, point.workers, folder)
-    own = settings(point, serving, host_times)
-    policy = own.policy if point.prefill is None else without_front(own.policy)
+    engine = settings(point, serving, host_times)
+    policy = engine.policy if point.prefill is None else without_front(engine.policy)
     if point.prefill is None:
-        result = run(serving, policy, stream, cache=own.cache, seed=seed).requests
+        result = run(serving, policy, stream, cache=engine.cache, seed=seed).requests
     else:
         side = _deployment(point, point.prefill, folder)
         pools = Pools((side,) * point.prefill.count, (serving,) * point.workers.count,
                       KvLink.of(serving.system.device.node_link))  # fmt: skip
-        served = serve(RunSettings(pools, policy, stream, cache=own.cache, seed=seed))
+        served = serve(RunSettings(pools, policy, stream, cache=engine.cache, seed=seed))
         result = served.table.finished(several=True)
     first, last, arrival = result.first_token_s, result.last_token_s, result.arrival_s
     tokens, preempted = result.output_tokens, int(result.preemptions.sum())

@@ -126,10 +126,10 @@ def _run(path: Path, line: int, row: Mapping[str, str], measured: dict[str, floa
 
 def _needed(where: object, row: Mapping[str, Any], *names: str, least: float = 1.0) -> float:
     """The first number in some columns of a row, which is needed."""
-    found = next((x for name in names if (x := _number(row.get(name, ""))) is not None), None)
-    if found is None or not least <= found <= MOST:
+    number = next((x for name in names if (x := _number(row.get(name, ""))) is not None), None)
+    if number is None or not least <= number <= MOST:
         raise InputError(where, f"{' or '.join(names)}: must be a number from {least:g} to {MOST:,}")
-    return found
+    return number
 
 
 def _number(text: str | float) -> float | None:

@@ -89,8 +89,8 @@ def _time(answer: Answer, metric: str) -> float | None:
     name, _, statistic = metric.rpartition("_")
     run = answer.run
     if name == "itl":
-        found = getattr(run.tbt_s, statistic, None)
-        return None if found is None else float(found)
+        gap_s = getattr(run.tbt_s, statistic, None)
+        return None if gap_s is None else float(gap_s)
     if statistic not in ("mean", *QUANTILES) or name not in ("ttft", "tpot", "e2e"):
         return None
     times = client_times(run)[name]
@@ -181,8 +181,8 @@ def _served(run: PublishedRun, host: str | None) -> tuple[dict[str, float], dict
     """Return a point's simulated values, and the inputs of their intervals."""
     with _given(run, host) as options:
         answer = simulate(run.model, **options)
-        found = {name: FIGURES[name](answer, run) if name in FIGURES else _time(answer, name) for name in run.measured}
-        simulated = {name: x * (run.copies if name in RATES else 1) for name, x in found.items() if x}
+        values = {name: FIGURES[name](answer, run) if name in FIGURES else _time(answer, name) for name in run.measured}
+        simulated = {name: x * (run.copies if name in RATES else 1) for name, x in values.items() if x}
         return simulated, _bases(answer, run, simulated)
 
 
@@ -235,9 +235,9 @@ def _scored(
     device: str, devices: int, kind: str, benchmark: str, size: int | None, options: tuple[tuple[str, Any], ...]
 ) -> Score:
     """A benchmark's score of a system, by the benchmark's own rules."""
-    rules, whole = BENCHMARKS[benchmark], load_system(f"{device}-x{devices}")
+    rules, system = BENCHMARKS[benchmark], load_system(f"{device}-x{devices}")
     most = _scored(device, devices, OFFLINE, benchmark, size, options) if kind == SERVER else None
-    return best_score(rules, rules.scenario(**dict(options)), whole, kind, size=size, most=most)
+    return best_score(rules, rules.scenario(**dict(options)), system, kind, size=size, most=most)
 
 
 def _dtype(run: PublishedRun) -> str | None:
@@ -284,10 +284,10 @@ def _limits(run: PublishedRun) -> dict[str, int]:
     heads = getattr(model.layers[0].mixer, "kv_heads", 1)
     request = (isl + osl) * model.kv_bytes_per_token * max(run.devices // pp, heads) / heads
     left = run.devices * system.device.memory.capacity_bytes - model.total_params * BENCH_BYTES[run.dtype]
-    held = min(BENCH_SHARE * left / request, BENCH_SEQUENCES) / pp
-    step = 32 if held < 256 else 128 if held < 1024 else 256
-    sequences = max(step * ceil(held / step), 64)
-    flow = min(held * (1.0 + isl / osl), BENCH_TOKENS)
+    resident = min(BENCH_SHARE * left / request, BENCH_SEQUENCES) / pp
+    step = 32 if resident < 256 else 128 if resident < 1024 else 256
+    sequences = max(step * ceil(resident / step), 64)
+    flow = min(resident * (1.0 + isl / osl), BENCH_TOKENS)
     step = 256 if flow < 4096 else 512 if flow < 8192 else 1024
     return {"max_seqs": sequences, "token_budget": max(step * ceil(flow / step), 2048, isl + sequences)}
 

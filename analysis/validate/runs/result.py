@@ -144,9 +144,9 @@ def _width(metric: str, entries: Sequence[RunCheck]) -> float | None:
 def _every_request(folder: Path, host: str | Path | None) -> RunCheck:
     """A run whose every request is known, by the engine's clock; its kernel tables where it has some."""
     run = replay_requests(folder, (folder / "kernels").is_dir(), host)
-    found = run.entry
+    entry = run.entry
     measured, simulated = (
-        {name.replace("latency", "e2e"): x for name, x in one.items()} for one in (found.measured, found.simulated)
+        {name.replace("latency", "e2e"): x for name, x in one.items()} for one in (entry.measured, entry.simulated)
     )
     return RunCheck(run.name, 0, measured, simulated, run.costs)
 

@@ -105,12 +105,12 @@ def fit_widths(entries: Sequence[RunCheck], known: Widths, times: Mapping[str, f
         some = [_shifted(r, stay) for r in rows if r.quantity == quantity]
         if not some and quantity in table:
             continue
-        found, wider = _fit(some, quantity), _times(some) if times is None else times.get(quantity, 1.0)
-        kernels = found.kernels if quantity == STEP else kernels
-        high = wider * QUANTILE * found.scale
+        scales, wider = _fit(some, quantity), _times(some) if times is None else times.get(quantity, 1.0)
+        kernels = scales.kernels if quantity == STEP else kernels
+        high = wider * QUANTILE * scales.scale
         ends = {
-            n: Ratios(-round(x * found.below, PLACES), 0.0, round(x, PLACES))
-            for n, x in zip(found.names, high.tolist(), strict=True)
+            n: Ratios(-round(x * scales.below, PLACES), 0.0, round(x, PLACES))
+            for n, x in zip(scales.names, high.tolist(), strict=True)
         }
         table[quantity] = stay | ends
     return Widths(round(kernels, PLACES), table)
@@ -135,9 +135,13 @@ def _times(rows: Sequence[ErrorRow]) -> float:
         return 1.0
     inside, most = np.zeros(len(TRIED)), 0.0
     for source in sources:
-        own, others = ([r for r in rows if (r.source == source) == yes] for yes in (True, False))
-        found, error, weights = _fit(others, rows[0].quantity), np.array([r.error for r in own]), _weights(own)
-        ends = (found.ends(own, float(times)) for times in TRIED)
+        left_out, others = ([r for r in rows if (r.source == source) == yes] for yes in (True, False))
+        scales, error, weights = (
+            _fit(others, rows[0].quantity),
+            np.array([r.error for r in left_out]),
+            _weights(left_out),
+        )
+        ends = (scales.ends(left_out, float(times)) for times in TRIED)
         inside += [weights @ ((low <= error) & (error <= high)) for low, high in ends]
         most += float(weights.sum())
     enough = inside >= LEVEL * most
@@ -146,8 +150,8 @@ def _times(rows: Sequence[ErrorRow]) -> float:
 
 def _weights(rows: Sequence[ErrorRow]) -> F8:
     """Return the weights of rows: the rows of a system count as one."""
-    each = Counter(r.system for r in rows)
-    return np.array([1.0 / each[r.system] for r in rows])
+    rows_by_system = Counter(r.system for r in rows)
+    return np.array([1.0 / rows_by_system[r.system] for r in rows])
 
 
 def _amounts(rows: Sequence[ErrorRow], names: Sequence[str]) -> F8:
@@ -167,14 +171,14 @@ def _fit(rows: Sequence[ErrorRow], quantity: str) -> Scales:
     if not rows:
         return Scales(names, PRIOR * np.exp(usual), 1.0, 1.0)
     amount, weights, error = _amounts(rows, names) ** 2, _weights(rows), np.array([r.error for r in rows])
-    own = np.array([r.high if r.error > 0.0 else r.low for r in rows]) / Z
+    kernel_errors = np.array([r.high if r.error > 0.0 else r.low for r in rows]) / Z
 
     lower = np.log(BELOW.get(quantity, 1.0))
 
     def lost(x: F8) -> tuple[float, F8]:
         factors, below, kernels, middle = x[:-3], x[-3], x[-2], x[-1]
         side = np.where(error > 0.0, 1.0, np.exp(2.0 * below))
-        of_kernels, of_factors = (own * np.exp(kernels)) ** 2, amount * np.exp(2.0 * factors) * side[:, None]
+        of_kernels, of_factors = (kernel_errors * np.exp(kernels)) ** 2, amount * np.exp(2.0 * factors) * side[:, None]
         square = of_kernels + of_factors.sum(axis=1) + LEAST**2
         part = error**2 / square / FREEDOM
         likely = 0.5 * np.log(square) + (FREEDOM + 1.0) / 2.0 * np.log1p(part)
@@ -190,8 +194,8 @@ def _fit(rows: Sequence[ErrorRow], quantity: str) -> Scales:
         return float(weights @ likely + prior), np.concatenate([slope @ of_factors + apart, ends + own_prior])
 
     start = np.concatenate([usual + np.log(PRIOR), [0.0, 0.0, np.log(PRIOR)]])
-    found = minimize(lost, start, jac=True, method="L-BFGS-B").x
-    return Scales(names, np.exp(found[:-3]), float(np.exp(found[-3])), float(np.exp(found[-2])))
+    optimum = minimize(lost, start, jac=True, method="L-BFGS-B").x
+    return Scales(names, np.exp(optimum[:-3]), float(np.exp(optimum[-3])), float(np.exp(optimum[-2])))
 
 
 def left_out_in_turn(entries: Sequence[RunCheck], without: str) -> list[RunCheck]:
