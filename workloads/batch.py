@@ -89,15 +89,15 @@ class Batch:
         values = np.zeros(num_moments(len(windows), several))
         decode = self.phase == DECODE
         q, c = self.q_len[~decode], self.context[~decode]
-        own, before = self.q_len[decode], self.context[decode]
-        if not several and (own > 1).any():
+        decode_q, before = self.q_len[decode], self.context[decode]
+        if not several and (decode_q > 1).any():
             raise ValueError("decodes of several tokens need the sums of such")
         values[TOKENS] = self.q_len.sum()
-        values[SEQUENCES] = len(q) + (own.sum() if self.every else len(own))
+        values[SEQUENCES] = len(q) + (decode_q.sum() if self.every else len(decode_q))
         values[DECODES] = decode.sum()
         values[PREFILL_TOKENS] = q.sum()
         values[PREFILLS] = len(q)
-        seen = before + own
+        seen = before + decode_q
         for i, window in enumerate(windows):
             at = BASE_MOMENTS + WINDOW_MOMENTS * i
             if window < 0:  # of prompts that see at most so many tokens
@@ -106,7 +106,7 @@ class Batch:
                 values[at + PREFILL_PAIRS], values[at + PREFILL_KV] = pairs.sum(), all_.sum()
                 values[at + SHORT_TOKENS] = new.sum()
                 continue
-            read = np.minimum(seen, window + own - 1) if window else seen
+            read = np.minimum(seen, window + decode_q - 1) if window else seen
             values[at + DECODE_KV] = read.sum()
             if several:
                 pairs = visible_pairs(seen, window) - visible_pairs(before, window)
@@ -116,7 +116,7 @@ class Batch:
             values[at + PREFILL_KV] = kv.sum()
             values[at + PREFILL_RECT] = (q * kv).sum()
         if several:
-            values[num_moments(len(windows), False)] = own.sum()
+            values[num_moments(len(windows), False)] = decode_q.sum()
         return Moments(windows, values)
 
 

@@ -201,10 +201,10 @@ held_at = _found_at if PLAIN else numba.intrinsic(_held_at)
 
 def _call(context: Any, builder: Any, code: Any, first: Any, result: Any, arguments: Any, values: Any) -> Any:
     """Call code at an address with the tuple at another one, and more."""
-    convention, whole = context.call_conv, (types.voidptr, *arguments)
-    callee = builder.inttoptr(code, convention.get_function_type(result, whole).as_pointer())
+    convention, argument_types = context.call_conv, (types.voidptr, *arguments)
+    callee = builder.inttoptr(code, convention.get_function_type(result, argument_types).as_pointer())
     values = [builder.inttoptr(first, ir.IntType(8).as_pointer()), *values]
-    status, value = convention.call_function(builder, callee, result, whole, values)
+    status, value = convention.call_function(builder, callee, result, argument_types, values)
     with builder.if_then(status.is_error, likely=False):
         convention.return_status_propagate(builder, status)
     return value

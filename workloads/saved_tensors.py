@@ -121,6 +121,6 @@ def _kept_by_vector(op: Op, value: float, hidden: int) -> list[SavedTensor]:
     rows, cols, tensors = (op.shape[name] for name in ("rows", "cols", "tensors"))
     if op.name == "loss":  # the logits, in 32 bit
         return [SavedTensor("logits_32", 4.0 * rows * cols)]
-    held = tensors / 4 if op.name in ("norm", "final_norm") else tensors - 1
+    saved = tensors / 4 if op.name in ("norm", "final_norm") else tensors - 1
     module = "mlp" if op.name == "activation" else "shared_experts" if op.name == "shared_activation" else ""
-    return [SavedTensor(op.name, held * rows * cols * value, module, whole=cols == hidden)]
+    return [SavedTensor(op.name, saved * rows * cols * value, module, whole=cols == hidden)]

@@ -89,7 +89,7 @@ Find = Callable[[str, Path], Path]
 """Turns the text after ``extends:`` in a file into the path of another description."""
 
 
-def load_description(path: Path, find: Find | None = None, own: Sequence[str] = ()) -> Description:
+def load_description(path: Path, find: Find | None = None, not_inherited: Sequence[str] = ()) -> Description:
     """Read a description, attach a source to every number and apply ``extends``.
 
     Parameters
@@ -98,7 +98,7 @@ def load_description(path: Path, find: Find | None = None, own: Sequence[str] = 
         The YAML file.
     find : callable, optional
         Turns the text after ``extends:`` into a path; without it ``extends`` is refused.
-    own : sequence of str
+    not_inherited : sequence of str
         Top-level keys that are never inherited, such as a name and its aliases.
 
     Raises
@@ -106,21 +106,21 @@ def load_description(path: Path, find: Find | None = None, own: Sequence[str] = 
     SpecError
         Bad YAML, a number without a source, a circular ``extends``.
     """
-    return describe(read_yaml(path), path, find, own)
+    return describe(read_yaml(path), path, find, not_inherited)
 
 
 def describe(
     raw: Mapping[str, Any],
     path: Path,
     find: Find | None = None,
-    own: Sequence[str] = (),
+    not_inherited: Sequence[str] = (),
     sources: Mapping[str, str] | None = None,
 ) -> Description:
     """Do what :func:`load_description` does for a mapping read from the file `path`.
 
     `sources` is the file's ``sources:`` table where `raw` stands deeper inside the file.
     """
-    return Description(_resolve(dict(raw), path, find, own, dict(sources or {}), ()), path)
+    return Description(_resolve(dict(raw), path, find, not_inherited, dict(sources or {}), ()), path)
 
 
 def source_table(raw: Mapping[str, Any], path: Path) -> dict[str, str]:
@@ -135,7 +135,7 @@ def _resolve(
     raw: dict[str, Any],
     path: Path,
     find: Find | None,
-    own: Sequence[str],
+    not_inherited: Sequence[str],
     sources: dict[str, str],
     below: tuple[Path, ...],
 ) -> dict[str, Any]:
@@ -157,8 +157,8 @@ def _resolve(
     below = (*below, path.resolve())
     if target.resolve() in below:
         raise SpecError(f"{path}: extends", f"{parent!r} leads back to this file")
-    base = _resolve(inherited, target, find, own, {}, below)
-    return merge({k: v for k, v in base.items() if k not in own}, tree)
+    base = _resolve(inherited, target, find, not_inherited, {}, below)
+    return merge({k: v for k, v in base.items() if k not in not_inherited}, tree)
 
 
 def _attach(node: Any, key: str, source: str | SpecError | None, table: dict[str, str], path: Path) -> Any:
@@ -224,12 +224,12 @@ def together(wrong: Sequence[SpecError]) -> SpecError:
     return error
 
 
-def _source(own: Any, where: str, table: dict[str, str]) -> str | SpecError:
-    if isinstance(own, str) and own in table:
-        return table[own]
-    if isinstance(own, str) and " " in own.strip():
-        return own
-    text = f"source {own!r} is neither a sentence nor a key of sources{nearest(str(own), table)}"
+def _source(given: Any, where: str, table: dict[str, str]) -> str | SpecError:
+    if isinstance(given, str) and given in table:
+        return table[given]
+    if isinstance(given, str) and " " in given.strip():
+        return given
+    text = f"source {given!r} is neither a sentence nor a key of sources{nearest(str(given), table)}"
     return SpecError(where, f'{text}; write where it stands, or "assumed: why"')
 
 

@@ -263,8 +263,8 @@ def step_flops(spec: ModelSpec, moments: Moments, run: Run, recompute: str, stag
     recompute, stages : str, int
         See `made_anew`; of "full:N" each pipeline stage has N layers.
     """
-    whole, _, layers = recompute.partition(":")
-    recompute, share = whole, min(int(layers) * stages / len(spec.layers), 1.0) if layers else 1.0
+    scope, _, layers = recompute.partition(":")
+    recompute, share = scope, min(int(layers) * stages / len(spec.layers), 1.0) if layers else 1.0
     forward = hardware = 0.0
     for op, again in _every_op(spec, moments, run):
         if not about(op.kind).matrix:

@@ -82,10 +82,10 @@ class Attention:
     @property
     def _in_width(self) -> int:
         """Columns of all that the hidden state is projected to."""
-        own = (self.q_rank or self._q_width) + self.heads * self.head_gate
+        query_width = (self.q_rank or self._q_width) + self.heads * self.head_gate
         if self.shares:
-            return own
-        return own + self.kv_heads * (self.head_dim + (0 if self.k_is_v else self.value_dim))
+            return query_width
+        return query_width + self.kv_heads * (self.head_dim + (0 if self.k_is_v else self.value_dim))
 
     def weights(self) -> tuple[Weights, ...]:
         qkv = self._in_width

@@ -82,8 +82,8 @@ class ExpertAttention:
         return projections("attention_experts", self.hidden, self._width, self.held, self.top_k, loads, run)
 
 
-def projections(name: str, hidden: int, width: int, held: int, top_k: int, loads: Loads, run: Run) -> Op:
-    """Query and output projections that tokens are routed to: matrices of `hidden` x `width`, `held` of each."""
+def projections(name: str, hidden: int, width: int, experts: int, top_k: int, loads: Loads, run: Run) -> Op:
+    """Query and output projections that tokens are routed to: matrices of `hidden` x `width`, `experts` of each."""
     num, routed = run.numerics, loads.routed
     one = 2 * hidden * width
     return Op(
@@ -91,11 +91,11 @@ def projections(name: str, hidden: int, width: int, held: int, top_k: int, loads
         layer="attention",
         kind="experts",
         phase="both",
-        shape={"hidden": hidden, "inter": width, "matrices": 2, "experts": held, "top_k": top_k, "routed": routed},
+        shape={"hidden": hidden, "inter": width, "matrices": 2, "experts": experts, "top_k": top_k, "routed": routed},
         dtype=num.compute("experts"),
         flops=2.0 * routed * one,
         weight_bytes=num.weight_bytes("experts") * one * loads.active,
         act_bytes=num.act_bytes * routed * 2.0 * (hidden + width),
         loads=loads,
-        access=Access("slices", num.weight_bytes("experts") * one, held),
+        access=Access("slices", num.weight_bytes("experts") * one, experts),
     )

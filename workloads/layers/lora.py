@@ -108,7 +108,7 @@ def low_rank_ops(linears: tuple[Linear, ...], tokens: float, rank: int, run: Run
 
 
 def pairs_op(
-    name: str, linears: tuple[Linear, ...], rank: int, held: int, loads: Loads, run: Run, top_k: int = 1
+    name: str, linears: tuple[Linear, ...], rank: int, pairs: int, loads: Loads, run: Run, top_k: int = 1
 ) -> Op:
     """Pairs of several adapters (or single ranks) in one call, each read once, outputs added in place.
 
@@ -125,12 +125,12 @@ def pairs_op(
         phase="both",
         shape={
             "hidden": linears[0].inputs, "rank": rank, "matrices": 2 * len(linears),
-            "experts": held, "top_k": top_k, "routed": routed,
+            "experts": pairs, "top_k": top_k, "routed": routed,
         },
         dtype=num.default,
         flops=2.0 * routed * one,
         weight_bytes=num.weight_bytes("other") * one * loads.active,
         act_bytes=num.act_bytes * routed / top_k * moved,
         loads=loads,
-        access=Access("slices", num.weight_bytes("other") * one, held),
+        access=Access("slices", num.weight_bytes("other") * one, pairs),
     )  # fmt: skip
