@@ -73,7 +73,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ("devices/collectives/exchanges.py", "yield level.link, reached - inside", "yield level.link, level.ranks - 1", COLLECTIVES),
     ("devices/collectives/exchanges.py", "level.ranks - 1, (level.ranks - 1) / level.ranks)", "level.ranks - 1, 1.0)", COLLECTIVES),
     ("devices/collectives/plans.py", "hop.messages * hop.latency_s", "hop.latency_s", COLLECTIVES),
-    ("devices/collectives/plans.py", "if self.at_once else sum(each)", "if not self.at_once else sum(each)",
+    ("devices/collectives/plans.py", "if self.at_once else sum(hop_times)", "if not self.at_once else sum(hop_times)",
      COLLECTIVES),
     # DRAM
     ("devices/dram/timing.py", 'max(pc.act4 + c.faw, channel.s[0].row_bus)', 'channel.s[0].row_bus', DRAM),

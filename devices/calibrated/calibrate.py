@@ -96,7 +96,7 @@ def calibrate_family(rows: FamilyRows, date: str) -> FamilyFit:
     return FamilyFit(rows.family, len(rows.measured), done, groups, sources, date)
 
 
-def device_named(name: str, own: DeviceSpec | None) -> DeviceSpec:
+def device_named(name: str, described: DeviceSpec | None) -> DeviceSpec:
     """The device that a table names: the caller's own, or one of the catalog.
 
     Raises
@@ -104,8 +104,8 @@ def device_named(name: str, own: DeviceSpec | None) -> DeviceSpec:
     SpecError
         Neither.
     """
-    if own is not None and name.lower() in (n.lower() for n in (own.name, *own.aliases)):
-        return own
+    if described is not None and name.lower() in (n.lower() for n in (described.name, *described.aliases)):
+        return described
     return load_device(name)[0]
 
 

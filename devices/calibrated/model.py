@@ -246,11 +246,11 @@ class CalibratedModel:
         return cost.seconds, weights, cost.fixed_s
 
 
-def _together(each: Sequence[Evidence]) -> Evidence:
+def _together(entries: Sequence[Evidence]) -> Evidence:
     """One entry for several ops of a family and format: the one that rows say least of."""
-    error = float(np.median([e.error for e in each if e.error is not None] or [np.nan]))
-    least = min(each, key=lambda e: (e.near or 0, -(e.distance or 0.0)))
-    beyond = least.beyond or next((e.beyond for e in each if e.beyond), "")
+    error = float(np.median([e.error for e in entries if e.error is not None] or [np.nan]))
+    least = min(entries, key=lambda e: (e.near or 0, -(e.distance or 0.0)))
+    beyond = least.beyond or next((e.beyond for e in entries if e.beyond), "")
     return replace(least, beyond=beyond, error=None if np.isnan(error) else error)
 
 

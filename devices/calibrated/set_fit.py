@@ -77,7 +77,7 @@ class SetFit:
         Devices that the inequalities are asked of.
     measured : mapping of str to FamilyRows
         Rows of the family, by device.
-    whole : mapping of str to float64 array
+    step_s : mapping of str to float64 array
         Device -> seconds of each whole step, which an excess is a share of.
     base : mapping of str to mapping of str to SetEntry
         Set -> framework -> the prior of a kernel's separate parameters, if rows, probes and the result are for one
@@ -91,10 +91,10 @@ class SetFit:
 
     def __init__(
         self, family: Family, specs: Mapping[str, DeviceSpec], measured: Mapping[str, FamilyRows],
-        probes: Probes, steps: AskedSteps, whole: Mapping[str, F8], base: Entries | None = None,
+        probes: Probes, steps: AskedSteps, step_s: Mapping[str, F8], base: Entries | None = None,
         limits: Mapping[str, Mapping[str, F8]] | None = None,
     ) -> None:  # fmt: skip
-        self.base, self.limits, self.steps, self.whole = base, limits or {}, steps, whole
+        self.base, self.limits, self.steps, self.whole = base, limits or {}, steps, step_s
         self.enough = self.enough if base is None else ENOUGH_OF_ONE
         self.family, self.specs, self.measured = family, specs, measured
         self.parents = parents_of(family.name)
@@ -105,7 +105,7 @@ class SetFit:
         self.lead = {name: representative(name) for name in self.sets}
         rows = {n: sum(len(r.measured) for r in self._rows(n)) for n in self.sets}
         timed = frozenset(d for d, own in self.set.items() if rows[own] >= ENOUGH)
-        self.orders = _orders(family, specs, steps, whole, timed)
+        self.orders = _orders(family, specs, steps, step_s, timed)
         self.probes = self._with_calls(probes)
 
     def _with_calls(self, probes: Probes) -> Probes:
@@ -330,7 +330,7 @@ class SetFit:
 
 
 def _orders(
-    family: Family, specs: Mapping[str, DeviceSpec], steps: AskedSteps, whole: Mapping[str, F8], timed: frozenset[str]
+    family: Family, specs: Mapping[str, DeviceSpec], steps: AskedSteps, step_s: Mapping[str, F8], timed: frozenset[str]
 ) -> list[Order]:
     """Who may not be slower than whom; links that were `timed` only in steps that bandwidth decides."""
     links = family.name in LINKS
@@ -346,7 +346,7 @@ def _orders(
             known = {one, other} <= timed
             all_ = not known if links else at_least_as_good(spec, than, whole_numbers=True)
             asked = every if all_ else fewer
-            out.append(Order(one, asked, other, asked, whole[other][asked]))
+            out.append(Order(one, asked, other, asked, step_s[other][asked]))
         if has_unit(spec, "fp8"):
-            out.append(Order(one, steps.narrow, one, steps.wide, whole[one][steps.wide]))
+            out.append(Order(one, steps.narrow, one, steps.wide, step_s[one][steps.wide]))
     return out

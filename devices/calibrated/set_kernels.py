@@ -27,10 +27,10 @@ APART = 150
 
 def fit_family(
     family: Family, specs: Mapping[str, DeviceSpec], measured: Mapping[str, FamilyRows], probes: Probes,
-    steps: AskedSteps, whole: Mapping[str, F8], of: type[SetFit] = SetFit,
+    steps: AskedSteps, step_s: Mapping[str, F8], of: type[SetFit] = SetFit,
 ) -> dict[str, dict[str, SetEntry]]:  # fmt: skip
     """Return the entries of all sets of a family, including its kernels; arguments as in `SetFit`, `of` is the fit."""
-    first = of(family, specs, measured, probes, steps, whole)
+    first = of(family, specs, measured, probes, steps, step_s)
     out = first.run()
     if not (family.branches and family.framework_time):
         return out
@@ -40,7 +40,7 @@ def fit_family(
         base = {s: {k: _as_base(e, branches[0]) for k, e in held.items()} for s, held in out.items()}
         limits = _limits(family, specs, probes, part, steps, first.set, out)
         some = {d: r for d, r in rows.items() if len(r.measured)}
-        fits = of(family, specs, some, part, steps, whole, base, limits).run()
+        fits = of(family, specs, some, part, steps, step_s, base, limits).run()
         for name, held in fits.items():
             for key, entry in held.items():
                 told = branches if entry.rows >= ENOUGH_OF_ONE else ()

@@ -96,16 +96,16 @@ def kernels(spec: DeviceSpec, link: LinkSpec, engine: str, *, back: bool) -> dic
     back : bool
         Whether the experts' outputs are brought back (combine).
     """
-    kin, held = KIN.get(generation(spec), ""), _held()
+    kin, timings = KIN.get(generation(spec), ""), _held()
     if not kin or link.medium == "pcie":
         return {}
     out = {}
     for mode in (NORMAL, LOW_LATENCY):
         key = engine, mode, "combine" if back else "dispatch"
-        if (*key, kin) not in held:
+        if (*key, kin) not in timings:
             key = TYPICAL, *key[1:]
-        own = held.get((*key, spec.name)) or replace(held[*key, kin], moved=True)
-        out[mode] = replace(own, taken=SMS / float(hardware(spec)[H_CORES]) * (mode == NORMAL)).on(link)
+        timed = timings.get((*key, spec.name)) or replace(timings[*key, kin], moved=True)
+        out[mode] = replace(timed, taken=SMS / float(hardware(spec)[H_CORES]) * (mode == NORMAL)).on(link)
     return out
 
 
@@ -155,5 +155,5 @@ def _shared(name: str, topology: Topology, hops: list[Hop], passes: float, at_on
     slices = topology.slices
     if topology.ranks == 1:
         return CollectivePlan(name, (), 1, 0.0)
-    own = tuple(Hop(hop.link, hop.messages, hop.traffic / slices, hop.timed) for hop in hops)
-    return CollectivePlan(name, own, topology.ranks, passes / slices, at_once)
+    shared_hops = tuple(Hop(hop.link, hop.messages, hop.traffic / slices, hop.timed) for hop in hops)
+    return CollectivePlan(name, shared_hops, topology.ranks, passes / slices, at_once)

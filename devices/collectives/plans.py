@@ -180,8 +180,8 @@ class CollectivePlan:
     @property
     def s_per_byte(self) -> float:
         """Seconds that a byte of the message adds [s/B]."""
-        each = [hop.traffic / hop.rate for hop in self.hops]
-        return max(each, default=0.0) if self.at_once else sum(each)
+        hop_times = [hop.traffic / hop.rate for hop in self.hops]
+        return max(hop_times, default=0.0) if self.at_once else sum(hop_times)
 
     @property
     def taken(self) -> float:
