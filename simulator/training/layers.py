@@ -103,7 +103,7 @@ class LayerPrices:
     def _tensor(self) -> Topology:
         return self.layout.group(self.deployment.system, self.layout.tp, 1)
 
-    def layer(self, layer: Layer, whole: Layer, experts: Sequence[ExpertPart], again: bool = False) -> Passes:
+    def layer(self, layer: Layer, uncut: Layer, experts: Sequence[ExpertPart], again: bool = False) -> Passes:
         """Passes of one layer; equal layers with equal loads are priced once.
 
         Parameters
@@ -118,33 +118,33 @@ class LayerPrices:
         skewed = any(np.ptp(e.router.inclusion[e.row]) > 0 for e in experts)
         key = layer, tuple(e.row for e in experts) if skewed else (), again
         if key not in self._known:
-            self._known[key] = self._layer(layer, whole, experts, again)
+            self._known[key] = self._layer(layer, uncut, experts, again)
         return self._known[key]
 
-    def _layer(self, layer: Layer, whole: Layer, experts: Sequence[ExpertPart], again: bool) -> Passes:
+    def _layer(self, layer: Layer, uncut_layer: Layer, experts: Sequence[ExpertPart], again: bool) -> Passes:
         run, m, o = self.deployment.run, self.m, self.options
-        found = iter(experts)
+        expert_parts = iter(experts)
         tp, hidden = self.layout.tp, layer.mixer.hidden
         forward, behind = _none(), _none()
         every: list[list[Op]] = []
         for part, ops, uncut in zip(
-            layer.parts, layer_ops(layer, m, run, NOTHING), layer_ops(whole, m, run, NOTHING), strict=True
+            layer.parts, layer_ops(layer, m, run, NOTHING), layer_ops(uncut_layer, m, run, NOTHING), strict=True
         ):
-            own = [self._shared(op, old, hidden) for op, old in zip(ops, uncut, strict=True)]
+            device_ops = [self._shared(op, old, hidden) for op, old in zip(ops, uncut, strict=True)]
             if is_routed(part):
-                slowest = self._experts(part, next(found))
-                own = [slowest if op.routed else op for op in own]
+                slowest = self._experts(part, next(expert_parts))
+                device_ops = [slowest if op.routed else op for op in device_ops]
                 exchange = self._exchange(part, slowest.shape["hidden"])
                 forward[EXPERT] += exchange
                 behind[EXPERT] += exchange * (2 if "moe" in o.recompute.split(",") else 1)
             last = part is layer.parts[-1]
-            if tp > 1 and (last or not layer.parallel) and self._sums(part, own):
+            if tp > 1 and (last or not layer.parallel) and self._sums(part, device_ops):
                 seconds = self._all_reduce(hidden)
                 forward[TENSOR] += seconds * self._shown(SPLIT_SHOWN)
                 behind[TENSOR] += seconds * self._shown(0.0)
-            self._price(own, forward, behind, self.options.recompute)
+            self._price(device_ops, forward, behind, self.options.recompute)
             # What is kept counts before the sequence is split: `LayerCache.whole` says what is.
-            every.append([new if new.kind == "experts" else old for new, old in zip(own, ops, strict=True)])
+            every.append([new if new.kind == "experts" else old for new, old in zip(device_ops, ops, strict=True)])
         self._overlap(forward, behind)
         works = sum(1 + len(backward(op, run, 0.0)) for ops in every for op in ops if not (op.routed or idle(op)))
         waits = self._host(works, [e for e in experts if not e.kept])
@@ -193,8 +193,8 @@ class LayerPrices:
             graphs = "partial" if generation(self.deployment.system.device) == BLACKWELL else "none"
         if graphs == "full" or not experts:
             return 0.0
-        own = sum(part.held for part in experts)
-        calls = HOST_CALLS * own + (works if graphs == "none" else 0)
+        local_experts = sum(part.held for part in experts)
+        calls = HOST_CALLS * local_experts + (works if graphs == "none" else 0)
         return LAUNCH_S * calls + SYNC_S
 
     def _overlap(self, forward: Seconds, behind: Seconds) -> None:
@@ -210,11 +210,11 @@ class LayerPrices:
         for way in (forward, behind):
             way[EXPERT] *= shown / exchanged
 
-    def _shared(self, op: Op, whole: Op, hidden: int) -> Op:
+    def _shared(self, op: Op, uncut: Op, hidden: int) -> Op:
         """The op on a device's part of the sequence, where all would run it alike."""
         if self.layout.tp == 1 or not self.options.sequence_parallel:
             return op
-        alike = op.product and op.shape == whole.shape
+        alike = op.product and op.shape == uncut.shape
         alike |= op.kind == "elementwise" and op.shape["cols"] == hidden
         return along_sequence(op, 1 / self.layout.tp) if alike else op
 
@@ -246,16 +246,16 @@ class LayerPrices:
                 seconds += self.prices.exchange(kind, moved * la.expert_tp, slices)
         return seconds
 
-    def _experts(self, part: RoutedKind, found: ExpertPart) -> Op:
+    def _experts(self, part: RoutedKind, expert_part: ExpertPart) -> Op:
         """The experts of the group that takes longest."""
         la, run = self.layout, self.deployment.run
         ep = la.ep if part.routed.spreads else 1
         ranks = la.expert_block / la.tp if part.routed.spreads else 1.0
-        loads = found.router.expected(found.row, self.m.tokens * ranks)
-        held = len(loads.tokens) // ep
+        loads = expert_part.router.expected(expert_part.row, self.m.tokens * ranks)
+        group_size = len(loads.tokens) // ep
         groups = [
-            part.expert_op(Loads(loads.tokens[g : g + held], loads.experts[g : g + held]), run)
-            for g in range(0, held * ep, held)
+            part.expert_op(Loads(loads.tokens[g : g + group_size], loads.experts[g : g + group_size]), run)
+            for g in range(0, group_size * ep, group_size)
         ]
         if np.ptp(loads.tokens) == 0.0:
             return groups[0]
@@ -268,9 +268,9 @@ class LayerPrices:
         self._price(ops, forward, behind)
         if self.layout.tp > 1 and d.shard.vocab:
             forward[TENSOR] += self._all_reduce(d.shard.hidden)
-        held = self.m.tokens * d.shard.hidden * self.options.dropout
-        held /= self.layout.tp if self.options.sequence_parallel else 1
-        return Passes(forward, behind, held)
+        mask_bytes = self.m.tokens * d.shard.hidden * self.options.dropout
+        mask_bytes /= self.layout.tp if self.options.sequence_parallel else 1
+        return Passes(forward, behind, mask_bytes)
 
     def head(self) -> Passes:
         """Final norm, logits and loss, and the same of each multi-token-prediction head."""
@@ -281,5 +281,5 @@ class LayerPrices:
         if self.layout.tp > 1 and d.shard.vocab:
             forward[TENSOR] += times * self._all_reduce(d.shard.hidden)  # the gathered input
             behind[TENSOR] += times * self._all_reduce(d.shard.hidden)
-        held = times * part_bytes(ops, d.shard.hidden, d.run, self.options, self.layout.tp)
-        return Passes(forward, behind, held)
+        saved_bytes = times * part_bytes(ops, d.shard.hidden, d.run, self.options, self.layout.tp)
+        return Passes(forward, behind, saved_bytes)

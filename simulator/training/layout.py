@@ -199,8 +199,8 @@ def _check_choices(options: TrainingOptions) -> None:
 
 def _experts(model: ModelSpec) -> int | None:
     """Greatest common divisor of the experts that spread; None without any."""
-    found = [p.routed.experts for la in model.layers for p in la.expert_parts if p.routed.spreads]
-    return gcd(*found) if found else None
+    expert_counts = [p.routed.experts for la in model.layers for p in la.expert_parts if p.routed.spreads]
+    return gcd(*expert_counts) if expert_counts else None
 
 
 def _expert_degrees(experts: int, ep: int | None, tp: int, dp: int, node: int) -> tuple[int, int]:

@@ -52,7 +52,7 @@ def stage_memory(
     index: int,
     layout: TrainingLayout,
     options: TrainingOptions,
-    each: BytesPerWeight,
+    per_weight: BytesPerWeight,
     layers: Sequence[Passes],
     waiting: float,
 ) -> TrainingMemory:
@@ -65,13 +65,17 @@ def stage_memory(
     waiting : float
         Most bytes of activations that it keeps at once [B].
     """
-    held = states(stage_parameters(stages, index, layout.tp), each, options.zero, layout.copies, layout.expert_dp)
+    model_states = states(
+        stage_parameters(stages, index, layout.tp), per_weight, options.zero, layout.copies, layout.expert_dp
+    )
     gathered = 0.0
     if options.zero == 3:
         sizes = [layer_parameters(layer) for layer, _ in stages[index].groups]
-        gathered = AHEAD * each.weights * max((p.dense + p.experts for p in sizes), default=0.0)
+        gathered = AHEAD * per_weight.weights * max((p.dense + p.experts for p in sizes), default=0.0)
     working = max((p.working_bytes for p in layers), default=0.0)
-    return TrainingMemory(held.weights, held.gradients, held.optimizer, gathered, waiting, working)
+    return TrainingMemory(
+        model_states.weights, model_states.gradients, model_states.optimizer, gathered, waiting, working
+    )
 
 
 def usable_bytes(system: SystemSpec) -> float:

@@ -209,8 +209,8 @@ def pipeline_chunks(layers: int, mtp: int, pp: int, parts: int, text: str = "") 
     if layers % chunks == 0:
         sizes = [layers // chunks] * chunks
     else:
-        each, left = divmod(layers + mtp + 2, chunks)
-        sizes = [each] * chunks
+        chunk_layers, left = divmod(layers + mtp + 2, chunks)
+        sizes = [chunk_layers] * chunks
         for i in range(left):
             sizes[(i + chunks // 2) % chunks] += 1
         sizes[0] -= 1
@@ -235,18 +235,18 @@ def layout_chunks(text: str) -> list[str]:
 
 def _laid_out(text: str, layers: int, mtp: int, chunks: int) -> tuple[int, ...]:
     """Sizes by a layout string; what Megatron refuses is refused for its reason."""
-    found = layout_chunks(text)
-    order, wanted = "".join(found), "E" + "t" * layers + "m" * mtp + "L"
+    parts = layout_chunks(text)
+    order, wanted = "".join(parts), "E" + "t" * layers + "m" * mtp + "L"
     for letter, what, count in (("t", "decoder layers", layers), ("m", "MTP layers", mtp)):
         if order.count(letter) != count:
             raise InputError("--pipeline-layout", f"has {order.count(letter)} {what}, the model has {count}")
     if order != wanted:
         raise InputError("--pipeline-layout", "must begin with one E, then have all t, all m, and end with one L")
-    if len(found) != chunks:
-        raise InputError("--pipeline-layout", f"has {len(found)} parts, and must have {chunks}: --pp x --interleave")
-    if sum("m" in chunk for chunk in found) > 1:
+    if len(parts) != chunks:
+        raise InputError("--pipeline-layout", f"has {len(parts)} parts, and must have {chunks}: --pp x --interleave")
+    if sum("m" in chunk for chunk in parts) > 1:
         raise InputError("--pipeline-layout", "must have all MTP layers in one part")
-    return tuple(chunk.count("t") + chunk.count("m") for chunk in found)
+    return tuple(chunk.count("t") + chunk.count("m") for chunk in parts)
 
 
 def pass_seconds(work: Sequence[float], gathers: Sequence[float] = (), scatters: Sequence[float] = ()) -> float:

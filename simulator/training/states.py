@@ -104,6 +104,6 @@ def stage_parameters(stages: Sequence[ModelSpec], index: int, tp: int) -> Parame
     copies = (first or last) if stage.tied else first + last
     total += ParameterCounts(table * copies, 0.0)
     for layer, count in stage.groups:
-        own = layer_parameters(layer)
-        total += ParameterCounts(own.dense * count, own.experts * count)
+        layer_counts = layer_parameters(layer)
+        total += ParameterCounts(layer_counts.dense * count, layer_counts.experts * count)
     return total

@@ -144,12 +144,12 @@ def least_first(deployment: Deployment, layout: TrainingLayout) -> Iterator[str]
 
 def _prices(deployment: Deployment, layout: TrainingLayout, options: TrainingOptions) -> LayerPrices:
     """Prices of a micro-batch on one rank: of each sequence, where several share it, its part."""
-    whole = whole_sequences(options.micro_batch, options.seq, deployment.shard.windows)
-    m = Moments(whole.windows, whole.values / layout.cp)
-    each = BytesPerWeight.adam(deployment.run.numerics.act_bytes).stored_as(
+    sequences = whole_sequences(options.micro_batch, options.seq, deployment.shard.windows)
+    m = Moments(sequences.windows, sequences.values / layout.cp)
+    per_weight = BytesPerWeight.adam(deployment.run.numerics.act_bytes).stored_as(
         deployment.run.numerics.weight_format("ffn")
     )
-    return LayerPrices(deployment, layout, options, m, each)
+    return LayerPrices(deployment, layout, options, m, per_weight)
 
 
 def _stages(bench: LayerPrices) -> tuple[TrainingStage, ...]:
@@ -159,16 +159,17 @@ def _stages(bench: LayerPrices) -> tuple[TrainingStage, ...]:
     again = bench.options.recompute.removeprefix("full:")
     full = len(d.model.layers) if again == "full" else int(again) if again.isdecimal() else 0
     passes = []
-    for s, (stage, whole) in enumerate(zip(d.stages, uncut, strict=True)):
+    for s, (stage, uncut_stage) in enumerate(zip(d.stages, uncut, strict=True)):
         layers = iter([
             bench.layer(layer, old, [next(experts) for _ in layer.expert_parts], i < full)
-            for i, (layer, old) in enumerate(zip(stage.layers, whole.layers, strict=True))
+            for i, (layer, old) in enumerate(zip(stage.layers, uncut_stage.layers, strict=True))
         ])  # fmt: skip
         passes.append([tuple(islice(layers, size)) for size in layout.chunks[s :: layout.pp]])
     embedding, head = bench.embedding(), bench.head()
-    kept = [[sum(p.kept_bytes for p in chunk) for chunk in chunks] for chunks in passes]
-    kept[0] = [own + embedding.kept_bytes / len(kept[0]) for own in kept[0]]  # as Korthikanti et al. count its mask
-    waiting = list(in_flight(layout.pp, layout.microbatches, kept))
+    kept_bytes = [[sum(p.kept_bytes for p in chunk) for chunk in chunks] for chunks in passes]
+    # As Korthikanti et al. count the embedding's mask.
+    kept_bytes[0] = [chunk_bytes + embedding.kept_bytes / len(kept_bytes[0]) for chunk_bytes in kept_bytes[0]]
+    waiting = list(in_flight(layout.pp, layout.microbatches, kept_bytes))
     waiting[-1] += head.kept_bytes  # made and used up at once
     last = layout.pp - 1
     return tuple(
@@ -183,13 +184,13 @@ def _stage(
     """A stage's passes with its exchanges and memory; `waiting` bytes of activations at most."""
     d, layout, options = bench.deployment, bench.layout, bench.options
     parameters = stage_parameters(d.stages, index, layout.tp)
-    own = [layer_parameters(layer) for layer in d.stages[index].layers] or [ParameterCounts(0.0, 0.0)]
-    rest = parameters.dense - sum(p.dense for p in own)
+    layer_counts = [layer_parameters(layer) for layer in d.stages[index].layers] or [ParameterCounts(0.0, 0.0)]
+    rest = parameters.dense - sum(p.dense for p in layer_counts)
     # Embedding and head, which no layer has, come with the first or last one.
-    place = 0 if index == 0 else len(own) - 1
-    own[place] = ParameterCounts(own[place].dense + rest, own[place].experts)
-    known = {p: _exchanges(bench, p) for p in dict.fromkeys(own)}
-    gathers, scatters = zip(*(known[p] for p in own), strict=True)
+    place = 0 if index == 0 else len(layer_counts) - 1
+    layer_counts[place] = ParameterCounts(layer_counts[place].dense + rest, layer_counts[place].experts)
+    known = {p: _exchanges(bench, p) for p in dict.fromkeys(layer_counts)}
+    gathers, scatters = zip(*(known[p] for p in layer_counts), strict=True)
     layers = [passes for chunk in chunks for passes in chunk]
     memory = stage_memory(d.stages, index, layout, options, bench.bytes_each, layers, waiting)
     return TrainingStage(chunks, *ends, parameters, gathers, scatters, memory)
@@ -197,7 +198,7 @@ def _stage(
 
 def _exchanges(bench: LayerPrices, counts: ParameterCounts) -> tuple[float, float]:
     """Seconds of a layer's weights and of its gradients among the ranks that hold copies."""
-    layout, each, system = bench.layout, bench.bytes_each, bench.deployment.system
+    layout, per_weight, system = bench.layout, bench.bytes_each, bench.deployment.system
     groups = (
         (counts.dense, layout.group(system, layout.copies, layout.tp)),
         (counts.experts, layout.group(system, layout.expert_dp, layout.expert_block)),
@@ -205,8 +206,8 @@ def _exchanges(bench: LayerPrices, counts: ParameterCounts) -> tuple[float, floa
     zero = bench.options.zero
     kind = "all_reduce" if zero == 0 else "reduce_scatter"
     price = bench.prices.exchange
-    scatter = sum(price(kind, count * each.gradients, group) for count, group in groups)
-    gather = sum(price("all_gather", count * each.weights, group) for count, group in groups)
+    scatter = sum(price(kind, count * per_weight.gradients, group) for count, group in groups)
+    gather = sum(price("all_gather", count * per_weight.weights, group) for count, group in groups)
     return (gather if zero else 0.0), scatter
 
 
@@ -227,7 +228,7 @@ def _timed(bench: LayerPrices, stages: tuple[TrainingStage, ...], memory: Traini
     updates = [_update(bench, stage.parameters) for stage in stages]
     alone, done = run(_pass), run(lambda stage, part, back: _usual(stage, part, back, zero), before)
     without = max(end + u for end, u in zip(alone.ends, updates, strict=True))
-    whole = max(sum(each) for each in zip(done.ends, after, updates, strict=True))
+    step_s = max(sum(stage_times) for stage_times in zip(done.ends, after, updates, strict=True))
     busiest = max(range(len(stages)), key=lambda s: alone.busy[s] + updates[s])
     stage = stages[busiest]
     inside = {name: micro * _label(stage, name) for name in (TENSOR, EXPERT, HOST)}
@@ -235,10 +236,10 @@ def _timed(bench: LayerPrices, stages: tuple[TrainingStage, ...], memory: Traini
     by_stream = {
         COMPUTE: alone.busy[busiest] - sum(inside.values()), **inside,
         PIPELINE: rest if layout.pp > 1 else 0.0,  # alone, a stage waits for none
-        DATA: whole - without, OPTIMIZER: updates[busiest],
+        DATA: step_s - without, OPTIMIZER: updates[busiest],
     }  # fmt: skip
     hidden = _exchanged(stage, options.zero, micro) - by_stream[DATA]
-    return TrainingStep(whole, by_stream, max(hidden, 0.0), memory, flops, stages, done, options)
+    return TrainingStep(step_s, by_stream, max(hidden, 0.0), memory, flops, stages, done, options)
 
 
 def _label(stage: TrainingStage, name: str) -> float:
@@ -273,10 +274,10 @@ def _exchanged(stage: TrainingStage, zero: int, micro: int) -> float:
 
 def _update(bench: LayerPrices, parameters: ParameterCounts) -> float:
     """Adam on the device's own parameters: everything of them read, all but the gradient written."""
-    layout, each = bench.layout, bench.bytes_each
+    layout, per_weight = bench.layout, bench.bytes_each
     zero = min(bench.options.zero, 1)  # from stage 1 on, a rank updates its share alone
-    own = states(parameters, BytesPerWeight(0.0, 0.0, 1.0), zero, layout.copies, layout.expert_dp)
-    moved = own.optimizer * (2 * each.optimizer + each.gradients + each.weights)
+    rank_states = states(parameters, BytesPerWeight(0.0, 0.0, 1.0), zero, layout.copies, layout.expert_dp)
+    moved = rank_states.optimizer * (2 * per_weight.optimizer + per_weight.gradients + per_weight.weights)
     value = bench.deployment.run.numerics.act_bytes
     op = elementwise("adam", OPTIMIZER, 1, max(1, round(moved / value)), 1, bench.deployment.run)
     return bench.prices.op(RepeatedOp(op))
