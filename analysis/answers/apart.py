@@ -32,11 +32,11 @@ def apart_evidence(
     ]
     entries = [
         {**entry, "applies_to": f"{entry['applies_to']}, {group}"}
-        for group, own in (
+        for group, group_entries in (
             ("attention", evidence(deployment, sources, policy, batches, experts=False)),
             ("experts", experts),
         )
-        for entry in own
+        for entry in group_entries
     ]
     link: dict[str, Any] = {
         "cost_model": LATENCY_BYTES, "applies_to": "what crosses to the experts and back",

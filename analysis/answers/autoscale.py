@@ -23,27 +23,27 @@ def _of_pool(name: str) -> str:
     return f" of the {name} pool" if name else ""
 
 
-def replica_rows(found: Scaling) -> list[dict[str, Any]]:
+def replica_rows(scaling: Scaling) -> list[dict[str, Any]]:
     """Replicas by phase from each time on at which a number changes."""
-    times, counts = found.counts()
+    times, counts = scaling.counts()
     return [
         {"from_s": float(time), **{p: int(n) for p, n in zip(PHASES, row, strict=True)}}
         for time, row in zip(times, counts, strict=True)
-        if time < found.end_s
+        if time < scaling.end_s
     ]
 
 
-def replica_frame(found: Scaling) -> pd.DataFrame:
+def replica_frame(scaling: Scaling) -> pd.DataFrame:
     """The rows as a table, the last one at the end of the run."""
     import pandas as pd
 
-    rows = replica_rows(found)
-    return pd.DataFrame([*rows, {**rows[-1], "from_s": found.end_s}])
+    rows = replica_rows(scaling)
+    return pd.DataFrame([*rows, {**rows[-1], "from_s": scaling.end_s}])
 
 
 def replicas_drawn(run: Run, name: str) -> list[Drawing]:
     """Replicas over time, where they come and go."""
-    changing = [own for own in scaled(run) if own[1].spec.decides]
+    changing = [pair for pair in scaled(run) if pair[1].spec.decides]
     if not changing:
         return []
     import pandas as pd
@@ -51,17 +51,17 @@ def replicas_drawn(run: Run, name: str) -> list[Drawing]:
     from ..plots import replicas_over_time
 
     arrival, out = pd.Series(run.requests.arrival_s), []
-    for pool, found in changing:
+    for pool, scaling in changing:
         title = f"{name}, {pool} pool" if pool else name
         text = f"Arrivals, and replicas{_of_pool(pool)} that serve, start and drain, over time."
-        out.append(Drawing(replicas_over_time(replica_frame(found), arrival, title), text))
+        out.append(Drawing(replicas_over_time(replica_frame(scaling), arrival, title), text))
     return out
 
 
 def start_up_evidence(run: Run) -> list[dict[str, Any]]:
     """Return the source of a default start-up time; nothing if it was given or is not needed."""
-    every = [found for _, found in scaled(run)]
-    if not any(found.spec.start is None and found.spec.decides for found in every):
+    every = [scaling for _, scaling in scaled(run)]
+    if not any(scaling.spec.start is None and scaling.spec.decides for scaling in every):
         return []
     text = (
         "the weights of a device at the rate of its disk or its share of host memory, whichever is "

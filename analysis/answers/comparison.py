@@ -245,13 +245,13 @@ class SystemComparison(Result):
         return [f"Laid out: {text} (--framework). One step, so no scheduler."] if text else []
 
 
-def _queue(found: BreakEven | None) -> str:
+def _queue(break_even: BreakEven | None) -> str:
     """Break-even of the main processor; in brackets where only weights are counted."""
-    if found is None:
+    if break_even is None:
         return "-"
-    if found.tokens is None:
-        return f"never ({show(found.weights_only_tokens)})"
-    return show(found.tokens)
+    if break_even.tokens is None:
+        return f"never ({show(break_even.weights_only_tokens)})"
+    return show(break_even.tokens)
 
 
 def _longest(row: SystemRow) -> str:

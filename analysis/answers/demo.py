@@ -40,9 +40,9 @@ class Comparison(Several):
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         out: list[str | Sequence[Mapping[str, Any]]] = []
-        for each in self.runs:
-            text = f"{heading(each.run)}. {window_text(each.run.window)}"
-            out += [text, where_rows(each.run)]
+        for simulation in self.runs:
+            text = f"{heading(simulation.run)}. {window_text(simulation.run.window)}"
+            out += [text, where_rows(simulation.run)]
         rests = [evidence_line(*r.rests_on()) for r in self.runs]
         return [*out, self.rows(), self.verdict(), *rests, took(self.timing()["wall_s"])]
 

@@ -119,7 +119,7 @@ def _untuned_experts(conditions: Conditions) -> float:
         keys = [
             (conditions.engine, count + shared, width, spec.name, form) for shared in (0, 1)
         ]  # SGLang adds shared experts
-        since = next((own for key in keys if (own := _tuned().get(key))), None)
+        since = next((tuned for key in keys if (tuned := _tuned().get(key))), None)
         if since is None or (conditions.version and conditions.version < since):
             return 1.0
     return 0.0
@@ -235,7 +235,7 @@ def amounts(conditions: Conditions) -> Amounts:
 def fitted_widths() -> Widths:
     """The numbers of `error_factors.yaml`."""
     raw = read_yaml(Path(__file__).parent / "error_factors.yaml")
-    table = {quantity: {name: Ratios(*own) for name, own in rows.items()} for quantity, rows in raw["widths"].items()}
+    table = {quantity: {name: Ratios(*ends) for name, ends in rows.items()} for quantity, rows in raw["widths"].items()}
     return Widths(float(raw["kernels"]), table)
 
 

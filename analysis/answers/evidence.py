@@ -102,21 +102,21 @@ FLAT = "memory_efficiency"
 
 
 def _explained(
-    found: Evidence, where: str, sources: Mapping[str, str], prefixes: tuple[str, ...], many: bool
+    entry: Evidence, where: str, sources: Mapping[str, str], prefixes: tuple[str, ...], many: bool
 ) -> dict[str, Any]:
     """Return one entry of a cost model's evidence, with the assumptions of its description.
 
     If a device has several processors, each entry names its processor.
     """
-    if found.basis == DESCRIPTION:
-        return _entry(found.cost_model, where, sources, prefixes)
-    applies_to = f"{found.applies_to} on {where}" if many else found.applies_to
+    if entry.basis == DESCRIPTION:
+        return _entry(entry.cost_model, where, sources, prefixes)
+    applies_to = f"{entry.applies_to} on {where}" if many else entry.applies_to
     return {
-        "cost_model": found.cost_model, "applies_to": applies_to, "basis": found.basis,
-        "error": found.error, "rows": found.rows, "assumptions": {}, "format": found.format or None,
-        "other_rows": dict(found.others), "near_rows": found.near,
-        "nearest": found.distance if found.distance and np.isfinite(found.distance) else None,
-        "why": found.why or None,
+        "cost_model": entry.cost_model, "applies_to": applies_to, "basis": entry.basis,
+        "error": entry.error, "rows": entry.rows, "assumptions": {}, "format": entry.format or None,
+        "other_rows": dict(entry.others), "near_rows": entry.near,
+        "nearest": entry.distance if entry.distance and np.isfinite(entry.distance) else None,
+        "why": entry.why or None,
     }  # fmt: skip
 
 

@@ -20,9 +20,9 @@ def evidence_rows(
 ) -> list[dict[str, Any]]:
     """One row per cost model: for what, in which format, on how many rows, with which error, in range or not."""
     outside: dict[str, float] = {}
-    for each in ranges.outside if ranges else ():
-        family = each.kernels.rpartition(" in ")[0] or each.kernels
-        outside[family] = outside.get(family, 0.0) + each.share
+    for extrapolated in ranges.outside if ranges else ():
+        family = extrapolated.kernels.rpartition(" in ")[0] or extrapolated.kernels
+        outside[family] = outside.get(family, 0.0) + extrapolated.share
     return [
         {
             "system": system, "family": e["applies_to"], "priced by": e["cost_model"],

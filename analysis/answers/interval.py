@@ -109,9 +109,9 @@ def parts_of(deployment: Deployment, stage: StageCost) -> list[TimeShare]:
     return out
 
 
-def _kin(found: Evidence) -> str:
+def _kin(entry: Evidence) -> str:
     """Return the group of correlated errors: one family, or all measured tables."""
-    return found.cost_model if found.basis == "measured" else found.applies_to
+    return entry.cost_model if entry.basis == "measured" else entry.applies_to
 
 
 def slowdowns(parts: Sequence[TimeShare]) -> F8 | None:
@@ -171,11 +171,11 @@ def step_interval(conditions: Conditions) -> Interval | None:
     return None if errors is None else interval_of(errors.drawn())
 
 
-def hosted(drawn: F8, seconds: float, own: float, hidden: bool = False) -> F8:
-    """Return samples of a step to which the host adds `own` seconds, overlapped with the devices' work if `hidden`."""
-    host = own * np.exp(HOST.at(scores(2)))
+def hosted(drawn: F8, seconds: float, host_s: float, hidden: bool = False) -> F8:
+    """Return samples of a step to which the host adds `host_s` seconds, overlapped with the devices' work if `hidden`."""
+    host = host_s * np.exp(HOST.at(scores(2)))
     both = np.maximum if hidden else np.add
-    return np.asarray(both(drawn * seconds, host) / both(seconds, own))
+    return np.asarray(both(drawn * seconds, host) / both(seconds, host_s))
 
 
 class KindErrors(NamedTuple):

@@ -112,21 +112,21 @@ class Layouts(Result):
         }  # fmt: skip
 
     def records(self) -> Sequence[Mapping[str, Any]]:
-        return [each.plain() for each in self.ranked]
+        return [row.plain() for row in self.ranked]
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         return [
             {
-                "mapping": each.layout.mapping,
-                "interleaved": f"{each.layout.interleave_bytes:,} B",
-                "block": each.layout.kv_block_tokens,
-                "pieces": each.layout.kv_pieces,
-                **{kind: f"{share:.1%}" for kind, share in each.gets.items()},
-                "step": seconds(each.step_s),
-                "tokens/s": f"{each.tokens_per_s:,.0f}",
-                "gain": f"{each.tokens_per_s / self.usual.tokens_per_s - 1.0:+.1%}",
+                "mapping": row.layout.mapping,
+                "interleaved": f"{row.layout.interleave_bytes:,} B",
+                "block": row.layout.kv_block_tokens,
+                "pieces": row.layout.kv_pieces,
+                **{kind: f"{share:.1%}" for kind, share in row.gets.items()},
+                "step": seconds(row.step_s),
+                "tokens/s": f"{row.tokens_per_s:,.0f}",
+                "gain": f"{row.tokens_per_s / self.usual.tokens_per_s - 1.0:+.1%}",
             }
-            for each in (*self.ranked, self.usual)
+            for row in (*self.ranked, self.usual)
         ]
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
@@ -198,7 +198,7 @@ def layouts(
             "--batch, --context",
             "are too small for a layout to matter: some of the channels would hold no part of the KV cache",
         )
-    steps = Study(search.whole, lambda each: (each.step_s,))
+    steps = Study(search.whole, lambda row: (row.step_s,))
     ranked = steps.ranked(steps.results(sorted(tried, key=search.memory_s)[:FINALISTS]))
     usual = search.whole(search.usual)
     return Layouts(
@@ -280,7 +280,7 @@ class _Search:
         stage = explicit_stage(
             deployment, dealt(deployment, -(-self.batch // deployment.replicas), context), expected=True
         )
-        ranked = sorted(self._shares(layout), key=lambda each: -each[1])
+        ranked = sorted(self._shares(layout), key=lambda pair: -pair[1])
         gets: dict[str, float] = {}
         for kind, _, share in ranked[:4]:
             gets.setdefault(kind, share)

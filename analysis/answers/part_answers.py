@@ -102,7 +102,7 @@ def step_parts(deployment: Deployment, stage: StageCost) -> dict[str, Any]:
 def with_columns() -> tuple[Figures, ...]:
     """Return the figures of parts that have columns of a sweep."""
     figures = [part.hook("figures") for part in PARTS.values()]
-    return tuple(own for own in figures if own and own.columns)
+    return tuple(figure for figure in figures if figure and figure.columns)
 
 
 def columns_of(run: Run) -> dict[str, Any]:

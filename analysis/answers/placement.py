@@ -110,7 +110,7 @@ class Placement(Result):
     @property
     def after(self) -> Placed:
         """The one asked for; of several the one of the quickest step, the first of equal ones."""
-        return min(self.found, key=lambda each: each.step_s)
+        return min(self.found, key=lambda placed: placed.step_s)
 
     def to_dict(self) -> dict[str, Any]:
         d, placing = self.before.deployment, self.after.deployment.parts.get("expert-copies")
@@ -134,26 +134,26 @@ class Placement(Result):
         }
 
     def records(self) -> Sequence[Mapping[str, Any]]:
-        return [self._record(each) for each in (self.before, *self.found)]
+        return [self._record(placed) for placed in (self.before, *self.found)]
 
-    def _record(self, each: Placed) -> dict[str, Any]:
-        d = each.deployment
+    def _record(self, placed: Placed) -> dict[str, Any]:
+        d = placed.deployment
         row = {
-            "placement": each.name,
-            "redundant_experts": each.redundant,
-            "max_over_mean": each.long_run,
-            "max_over_mean_of_a_step": each.drawn,
-            "copies_bytes": each.copy_bytes,
-            "weights_bytes": each.weights_bytes,
+            "placement": placed.name,
+            "redundant_experts": placed.redundant,
+            "max_over_mean": placed.long_run,
+            "max_over_mean_of_a_step": placed.drawn,
+            "copies_bytes": placed.copy_bytes,
+            "weights_bytes": placed.weights_bytes,
             "sent_share": d.layout.sent,
             "leaves_node_share": out_share(d),
-            "step_s": each.step_s,
-            "moved_bytes": each.moved_bytes,
-            "moving_s": each.moving_s,
-            "pays_after_steps": each.pays_after(self.before),
+            "step_s": placed.step_s,
+            "moved_bytes": placed.moved_bytes,
+            "moving_s": placed.moving_s,
+            "pays_after_steps": placed.pays_after(self.before),
         }
         if self.period is not None:
-            row["step_with_moving_s"] = each.step_s + each.moving_s / self.period
+            row["step_with_moving_s"] = placed.step_s + placed.moving_s / self.period
         return row
 
     def layers(self) -> list[dict[str, Any]]:
@@ -170,30 +170,30 @@ class Placement(Result):
         out = []
         for layer, part in enumerate(spreading(self.after.deployment)):
             assert part.placed is not None
-            for device, own in enumerate(part.placed.map.slots.tolist()):
-                experts = sorted(expert for expert in own if expert >= 0)
+            for device, slots in enumerate(part.placed.map.slots.tolist()):
+                experts = sorted(expert for expert in slots if expert >= 0)
                 out += [{"layer": layer, "expert": e, "device": device} for e in experts]
         return out
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
-        return [self._row(each) for each in (self.before, *self.found)]
+        return [self._row(placed) for placed in (self.before, *self.found)]
 
-    def _row(self, each: Placed) -> dict[str, Any]:
-        weights = each.weights_bytes
-        pays = None if each is self.before else each.pays_after(self.before)
+    def _row(self, placed: Placed) -> dict[str, Any]:
+        weights = placed.weights_bytes
+        pays = None if placed is self.before else placed.pays_after(self.before)
         row = {
-            "placement": f"{each.name} *" if each is self.after else each.name,
-            "max/mean, long run": f"{each.long_run:.2f}",
-            "in a step": f"{each.drawn:.2f}",
-            "copies (GiB)": f"{each.copy_bytes / 2**30:.2f}",
+            "placement": f"{placed.name} *" if placed is self.after else placed.name,
+            "max/mean, long run": f"{placed.long_run:.2f}",
+            "in a step": f"{placed.drawn:.2f}",
+            "copies (GiB)": f"{placed.copy_bytes / 2**30:.2f}",
             "weights (GiB)": "no room" if weights is None else f"{weights / 2**30:.1f}",
-            "sent": f"{each.deployment.layout.sent:.0%}",
-            "step": seconds(each.step_s),
-            "moving": seconds(each.moving_s) if each.moved_bytes else "-",
-            "pays after": "-" if each is self.before else "never" if pays is None else f"{pays:,} steps",
+            "sent": f"{placed.deployment.layout.sent:.0%}",
+            "step": seconds(placed.step_s),
+            "moving": seconds(placed.moving_s) if placed.moved_bytes else "-",
+            "pays after": "-" if placed is self.before else "never" if pays is None else f"{pays:,} steps",
         }
         if self.period is not None:
-            row[f"step, moved every {self.period:,}"] = seconds(each.step_s + each.moving_s / self.period)
+            row[f"step, moved every {self.period:,}"] = seconds(placed.step_s + placed.moving_s / self.period)
         return row
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:

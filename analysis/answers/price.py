@@ -26,13 +26,13 @@ def costs_of(run: Run, scenario: Scenario, tokens_per_s: float | None) -> dict[s
     beside = run.parts.get("experts-apart")
     if pools_of(run) or beside is not None:
         kinds = [(p.deployment, p.mean_devices(run.window)) for p in pools_of(run)]
-        devices = sum(each for _, each in kinds) or run.devices
+        devices = sum(count for _, count in kinds) or run.devices
         if beside is not None:  # of the last pool, or of the one system
             here, there = kinds.pop() if kinds else (run.deployment, devices)
             kinds += [(here, there - beside.experts_devices)]
             kinds += [(beside.deployment, float(beside.experts_devices))]
         prices = [price_of(d.system.device, scenario) for d, _ in kinds]
-        known = [x * each for x, (_, each) in zip(prices, kinds, strict=True) if x]
+        known = [x * count for x, (_, count) in zip(prices, kinds, strict=True) if x]
         price = sum(known) / devices if len(known) == len(prices) else None
     else:
         system = run.deployment.system

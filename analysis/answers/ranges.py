@@ -89,20 +89,20 @@ class Ranges:
     @property
     def share(self) -> float:
         """Share of the time."""
-        return sum(each.share for each in self.outside)
+        return sum(entry.share for entry in self.outside)
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "calls": self.calls, "outside_calls": sum(each.calls for each in self.outside),
-            "outside_share": self.share, "ops": [each.to_dict() for each in self.outside],
+            "calls": self.calls, "outside_calls": sum(entry.calls for entry in self.outside),
+            "outside_share": self.share, "ops": [entry.to_dict() for entry in self.outside],
         }  # fmt: skip
 
     def text(self) -> list[str]:
         """In a sentence; nothing where all is in range."""
         if not self.outside:
             return []
-        part = sum(each.calls for each in self.outside) / max(self.calls, 1.0)
-        words = "; ".join(each.text for each in self.outside[:SHOWN])
+        part = sum(entry.calls for entry in self.outside) / max(self.calls, 1.0)
+        words = "; ".join(entry.text for entry in self.outside[:SHOWN])
         rest = len(self.outside) - SHOWN
         more = f"; and {rest} more" if rest > 0 else ""
         text = f"OUT OF RANGE on {self.system}: {part:.1%} of the calls, {self.share:.1%} of the time"
@@ -135,18 +135,18 @@ Key = tuple[str, str]
 
 def ranges_of_stage(deployment: Deployment, stage: StageCost) -> Ranges:
     """Return the part of one step that is out of range."""
-    found: dict[Key, Evidence | None] = {}
+    entries: dict[Key, Evidence | None] = {}
     calls: dict[Key, float] = {}
     took: dict[Key, float] = {}
     for placed in stage.ops:
         key = placed.op.name, placed.processor
-        if key not in found:
-            found[key] = _left(deployment, placed.op, placed.processor)
+        if key not in entries:
+            entries[key] = _left(deployment, placed.op, placed.processor)
         calls[key] = calls.get(key, 0.0) + placed.count * placed.devices
         if placed.critical:
             seconds = placed.cost.seconds * placed.count * placed.exposed
             took[key] = took.get(key, 0.0) + seconds
-    return _ranges(deployment.system.name, {k: e for k, e in found.items() if e}, calls, took, {})
+    return _ranges(deployment.system.name, {k: e for k, e in entries.items() if e}, calls, took, {})
 
 
 def ranges_of_run(run: Run, batches: Iterable[Batch]) -> Ranges:
@@ -186,7 +186,7 @@ def _left(deployment: Deployment, op: Op, where: str) -> Evidence | None:
 
 
 def _ranges(
-    system: str, found: Mapping[Key, Evidence], calls: Mapping[Key, float],
+    system: str, entries: Mapping[Key, Evidence], calls: Mapping[Key, float],
     took: Mapping[Key, float], tables: Mapping[Key, float],
 ) -> Ranges:  # fmt: skip
     total = sum(took.values()) or 1.0
@@ -197,7 +197,7 @@ def _ranges(
             None if e.ratios is None else float(np.exp(e.ratios.low)),
             None if e.ratios is None else float(np.exp(e.ratios.high)),
         )
-        for (name, where), e in found.items()
+        for (name, where), e in entries.items()
         if calls.get((name, where))
     ]  # fmt: skip
     out += [
@@ -208,5 +208,5 @@ def _ranges(
         )
         for (name, where), count in tables.items()
     ]  # fmt: skip
-    ordered = sorted(out, key=lambda each: (-each.share, each.op, each.processor))
+    ordered = sorted(out, key=lambda entry: (-entry.share, entry.op, entry.processor))
     return Ranges(system, sum(calls.values()), tuple(ordered))

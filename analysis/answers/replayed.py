@@ -27,24 +27,29 @@ FIXED = (
 
 
 def replayed(
-    scenario: Scenario, run: Run, found: RunIntervals | None, play: Callable[[Scenario], Run] = run_scenario
+    scenario: Scenario, run: Run, intervals: RunIntervals | None, play: Callable[[Scenario], Run] = run_scenario
 ) -> RunIntervals | None:
     """The same intervals, near saturation with ends that are simulated; of an open loop of one pool."""
     rate = scenario.workload.rate
-    if found is None or rate is None or not dilates(scenario, run) or found.tpot.high < STEEP * found.step.high:
-        return found
-    slow = [found.slow(q) for q in ((1 - LEVEL) / 2, (1 + LEVEL) / 2)]
+    if (
+        intervals is None
+        or rate is None
+        or not dilates(scenario, run)
+        or intervals.tpot.high < STEEP * intervals.step.high
+    ):
+        return intervals
+    slow = [intervals.slow(q) for q in ((1 - LEVEL) / 2, (1 + LEVEL) / 2)]
     part = _part(scenario, rate)
     run, rate = (run, rate) if part is scenario else (play(part), part.workload.rate or rate)
     ends = [play(part.changed(rate=rate * r)) for r in slow]
     tpot, first, served = (
-        Interval(min(1.0, *each), max(1.0, *each), LEVEL)
+        Interval(min(1.0, *factors), max(1.0, *factors), LEVEL)
         for what in ("tpot_s", "ttft_s", "")
-        for each in [[_factor(end, run, r, what) for end, r in zip(ends, slow, strict=True)]]
+        for factors in [[_factor(end, run, r, what) for end, r in zip(ends, slow, strict=True)]]
     )
-    first = first_token(first, found.waiting)
+    first = first_token(first, intervals.waiting)
     waits = (run.ttft_s.mean or 0.0) / (run.e2e_s.mean or 1.0)
-    return replace(found, tpot=tpot, ttft=first, throughput=served, e2e=end_to_end(first, tpot, waits))
+    return replace(intervals, tpot=tpot, ttft=first, throughput=served, e2e=end_to_end(first, tpot, waits))
 
 
 def _part(scenario: Scenario, rate: float) -> Scenario:

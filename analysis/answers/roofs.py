@@ -21,10 +21,10 @@ def formats(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     >>> formats([("xpu", "fp8"), ("xpu", "bf16"), ("pim", "bf16"), ("xpu", "fp8")])
     {'xpu': ['bf16', 'fp8'], 'pim': ['bf16']}
     """
-    found: dict[str, set[str]] = {}
+    dtypes: dict[str, set[str]] = {}
     for processor, dtype in pairs:
-        found.setdefault(processor, set()).add(dtype)
-    return {name: sorted(widths, key=lambda d: (-BITS.get(d, 4.0), d)) for name, widths in found.items()}
+        dtypes.setdefault(processor, set()).add(dtype)
+    return {name: sorted(widths, key=lambda d: (-BITS.get(d, 4.0), d)) for name, widths in dtypes.items()}
 
 
 def formats_of_ops(deployment: Deployment) -> dict[tuple[str, str], str]:

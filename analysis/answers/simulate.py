@@ -189,7 +189,7 @@ class Simulation(Result):
             "TTFT": intervals.ttft,
             "cost of a token": intervals.cost,
         }
-        text = ", ".join(f"{name} {spoken(each)}" for name, each in parts.items())
+        text = ", ".join(f"{name} {spoken(interval)}" for name, interval in parts.items())
         wide = f" Wide because: {', '.join(intervals.reasons)}." if intervals.reasons else ""
         return f"{intervals.step.level:.0%} intervals from the errors of the kernels and of measured deployments: {text}.{wide}"
 

@@ -93,10 +93,10 @@ def _candidates(model: ModelSpec, system: SystemSpec, given: Mapping[str, Any]) 
             yield candidate
 
 
-def _row(found: Training) -> dict[str, Any]:
-    la, step = found.layout, found.step
+def _row(training: Training) -> dict[str, Any]:
+    la, step = training.layout, training.step
     return {
-        "tp": la.tp, "dp": la.dp, "pp": la.pp, "ep": la.ep, "micro_batch": found.options.micro_batch,
-        "recompute": found.options.recompute, "step_seconds": step.seconds, "mfu": found.mfu,
+        "tp": la.tp, "dp": la.dp, "pp": la.pp, "ep": la.ep, "micro_batch": training.options.micro_batch,
+        "recompute": training.options.recompute, "step_seconds": step.seconds, "mfu": training.mfu,
         "memory_GiB": step.memory.total / 2**30,
     }  # fmt: skip

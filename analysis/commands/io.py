@@ -73,8 +73,8 @@ def resumed(command: str, fresh: bool) -> Kept:
     parts = kept_by(command)
     if fresh:
         parts.forget()
-    elif found := parts.count():
-        text = f"goes on from {found:,} finished parts; --fresh computes all again"
+    elif finished := parts.count():
+        text = f"goes on from {finished:,} finished parts; --fresh computes all again"
         print(f"opbyte: note: {text}", file=sys.stderr)
     return parts
 

@@ -51,11 +51,11 @@ def record_command(
         in_flight=in_flight, timeout=timeout, model=model, system=system, engine=engine, **options,
     )  # fmt: skip
     told_late: list[int] = []
-    with ExitStack() as kept:
+    with ExitStack() as stack:
 
         def make(progress: Callable[[int, int], None] | None) -> Recording:
             result = play(progress=progress)
-            kept.enter_context(heard(told_late.append))  # it is written, whatever comes now
+            stack.enter_context(heard(told_late.append))  # it is written, whatever comes now
             return result
 
         result = answer(make, out, as_json, counted="requests")

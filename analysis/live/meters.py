@@ -37,8 +37,8 @@ class Histogram:
     def lines(self, name: str, labels: str) -> Iterator[str]:
         """Its samples."""
         below = 0
-        for bound, own in zip([*map(str, self.bounds), "+Inf"], self.counts, strict=True):
-            below += own
+        for bound, in_bucket in zip([*map(str, self.bounds), "+Inf"], self.counts, strict=True):
+            below += in_bucket
             yield f'{name}_bucket{{{labels},le="{bound}"}} {below}'
         yield f"{name}_count{{{labels}}} {below}"
         yield f"{name}_sum{{{labels}}} {self.total:.9g}"

@@ -86,10 +86,10 @@ class Recording(Result):
     @property
     def examples(self) -> dict[str, str]:
         """What the server said first, of kinds that leave something out."""
-        found: dict[str, str] = {}
+        statuses: dict[str, str] = {}
         for status in self._failures:
-            found.setdefault(kind_of(status), status)
-        return {kind: text for kind, text in found.items() if kind != text}
+            statuses.setdefault(kind_of(status), status)
+        return {kind: text for kind, text in statuses.items() if kind != text}
 
     @property
     def _failures(self) -> list[str]:
@@ -193,8 +193,8 @@ class Recording(Result):
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         return [
-            {"latency": name.removesuffix("_s").upper()} | {k: seconds(v) for k, v in own.items()}
-            for name, own in self.measured().items()
+            {"latency": name.removesuffix("_s").upper()} | {k: seconds(v) for k, v in summary.items()}
+            for name, summary in self.measured().items()
         ]
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:

@@ -116,6 +116,8 @@ def _chunks(result: Recording) -> dict[str, Any]:
     """One row a chunk, request by request."""
     chunks = [(int(result.trace.request_id[i]), result.outcomes[i].chunks) for i in result.sent]
     return {
-        "request_id": np.repeat(np.array([i for i, _ in chunks], dtype=np.int64), [len(own) for _, own in chunks]),
-        "received_s": np.concatenate([np.zeros(0), *(np.frombuffer(own) for _, own in chunks)]),
+        "request_id": np.repeat(
+            np.array([i for i, _ in chunks], dtype=np.int64), [len(stamps) for _, stamps in chunks]
+        ),
+        "received_s": np.concatenate([np.zeros(0), *(np.frombuffer(stamps) for _, stamps in chunks)]),
     }

@@ -77,7 +77,7 @@ def module() -> str:
         ("ServedKeywords", ("DeployedKeywords", _of(EngineOptions), _of(FleetOptions), *_without(UNSERVED)),
          ["seed: int"], "Of a server."),
     ]  # fmt: skip
-    return "\n\n".join([HEAD, *(_class(*each) for each in classes)])
+    return "\n\n".join([HEAD, *(_class(*described) for described in classes)])
 
 
 def _without(names: tuple[str, ...]) -> tuple[str, ...]:

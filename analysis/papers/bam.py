@@ -116,9 +116,9 @@ def predictions() -> Iterator[Prediction]:
     yield Prediction("bam.time_ratio", times[OWN] / times[BTX])
 
 
-def below_flops(found: Sequence[Prediction]) -> Row:
+def below_flops(cases: Sequence[Prediction]) -> Row:
     """Return whether the printed ratio of times is between 1 and the simulated ratio of FLOPs."""
-    value = {each.id: each.value for each in found}
+    value = {prediction.id: prediction.value for prediction in cases}
     ratio = value["bam.bam.flops.total"] / value["bam.btx.flops.total"]
     printed = published("bam")["parts"]
     text = printed["bam_s"] / printed["btx_s"]

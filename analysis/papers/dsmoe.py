@@ -244,7 +244,7 @@ def _timed(seeds: Sequence[int], routing: str) -> Iterator[Prediction]:
     floor = floor_s(TRILLION, DEVICES, SLICES)
     yield Prediction("dsmoe.1T.latency_ms", step.seconds * 1e3, f"the weights of a device take {floor * 1e3:.1f} ms")
     yield Prediction("dsmoe.1T.above_floor", float(step.seconds > floor))
-    rates = [each["tokens_per_s_gpu"] for each in _scales(seeds, routing).rows]
+    rates = [row["tokens_per_s_gpu"] for row in _scales(seeds, routing).rows]
     rising = all(a < b for a, b in pairwise(rates))
     yield Prediction("dsmoe.52B.superlinear", float(rising))
     gain = gating_s(TRILLION, PER_REPLICA, False) / gating_s(TRILLION, PER_REPLICA, True)

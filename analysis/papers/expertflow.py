@@ -276,7 +276,7 @@ def time_table(routing: str, seed: int) -> Table:
     for batch in BATCHES:
         row: dict[str, float] = {"batch": batch}
         steps = {name: step(32, batch, store, routing, seed) for name, store in stores.items()}
-        row |= {name: found.seconds / batch * 1e3 for name, found in steps.items()}
+        row |= {name: cost.seconds / batch * 1e3 for name, cost in steps.items()}
         row["distinct experts a layer"] = steps["ExpertFlow"].fetch.needed / 6
         row["gain over SE-MoE"] = row["preload layers (SE-MoE)"] / row["ExpertFlow"]
         rows.append(row)

@@ -42,13 +42,13 @@ def predictions() -> Iterator[Prediction]:
     return _rows(graphs())
 
 
-def _rows(found: dict[str, Graph]) -> Iterator[Prediction]:
-    for graph in found.values():
+def _rows(by_name: dict[str, Graph]) -> Iterator[Prediction]:
+    for graph in by_name.values():
         for row in graph.rows:
             yield replace(row, id=f"{NAME}.{row.id}")
 
 
-def _drawn(found: Sequence[Row]) -> Table:
+def _drawn(judged: Sequence[Row]) -> Table:
     """Return the rows that are ratios for the plot."""
-    rows = [{"case": row.id.removeprefix(f"{NAME}."), "ratio": row.simulated} for row in found if row.unit == "1"]
+    rows = [{"case": row.id.removeprefix(f"{NAME}."), "ratio": row.simulated} for row in judged if row.unit == "1"]
     return Table("ratios", "Operator graphs: predicted ratios", rows)

@@ -311,8 +311,8 @@ class Runner:
             alike.setdefault(replace(p, **OF_SYSTEMS), []).append(p)
         groups = list(alike.values())
         for i, measured in self._crew.run(run_alike, groups):
-            for point, found in zip(groups[i], measured, strict=True):
-                self._add(point, found)
+            for point, result in zip(groups[i], measured, strict=True):
+                self._add(point, result)
             if self._progress is not None:
                 self._progress(len(self.results), total)
 

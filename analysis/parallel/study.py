@@ -107,13 +107,13 @@ class Study(Generic[P, R]):
 
     def ranked(self, results: Iterable[R]) -> list[R]:
         """Results, the least cost first."""
-        return sorted(results, key=lambda each: tuple(self.costs(each)))
+        return sorted(results, key=lambda result: tuple(self.costs(result)))
 
     def front(self, results: Sequence[R]) -> list[R]:
         """Results that no other beats or equals in any cost, by the first; of equals the first is kept."""
         if not results:
             return []
-        costs = np.array([self.costs(each) for each in results], dtype=float)
+        costs = np.array([self.costs(result) for result in results], dtype=float)
         return [results[i] for i in unbeaten(costs, once=True)]
 
 

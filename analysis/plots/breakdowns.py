@@ -152,11 +152,11 @@ def _energy(axes: Axes, table: pd.DataFrame, runs: list[str]) -> list[Segment]:
 
 
 def _bar(
-    axes: Axes, left: Array, width: Array, color: str, hatch: str, name: str, whole: Array | None = None
+    axes: Axes, left: Array, width: Array, color: str, hatch: str, name: str, total: Array | None = None
 ) -> list[Segment]:
     """Draw one segment per run, with its share of the bar in percent if that is not small."""
     rows = range(len(width))
-    shares = [width[y] / 100 if whole is None else width[y] / whole[y] if whole[y] else 0.0 for y in rows]
+    shares = [width[y] / 100 if total is None else width[y] / total[y] if total[y] else 0.0 for y in rows]
     bars = axes.barh(rows, width, BAR, left, color=color, edgecolor=BLACK, linewidth=0.5, hatch=hatch, gid="segment")
     hover(bars, name, [f"{name}: {100 * share:.1f} %" for share in shares])
     labels: list[Segment] = []

@@ -53,19 +53,19 @@ def roofline_fractions(rows: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, own: pd.DataFrame) -> None:
+def _panel(axes: Axes, panel_rows: pd.DataFrame) -> None:
     axes.axhline(1.0, color=GREY, linestyle=(0, (2, 2)), linewidth=0.7)
     axes.set(xscale="log", yscale="log", ylim=(LOWEST, HIGHEST), xlim=(0.3, 3e4))
     axes.set_yticks([0.01, 0.1, 1.0], ["0.01", "0.1", "1"])
     axes.minorticks_off()
     axes.set_xticks([1.0, 100.0, 10_000.0], ["1", "100", "10,000"])
-    if own.empty:
+    if panel_rows.empty:
         axes.text(0.5, 0.5, "no rows", transform=axes.transAxes, ha="center", color=GREY)
         return
-    x = own["op_per_byte"].to_numpy(dtype=float)
-    measured = own["measured"].to_numpy(dtype=float)
-    predicted = own["predicted"].to_numpy(dtype=float)
-    long = own["roofline_s"].to_numpy(dtype=float) >= SHORT_S
+    x = panel_rows["op_per_byte"].to_numpy(dtype=float)
+    measured = panel_rows["measured"].to_numpy(dtype=float)
+    predicted = panel_rows["predicted"].to_numpy(dtype=float)
+    long = panel_rows["roofline_s"].to_numpy(dtype=float) >= SHORT_S
     low = np.clip(measured, LOWEST * 1.05, HIGHEST)
     axes.plot(x[~long], low[~long], "o", color=LIGHT, markersize=2.2, markeredgewidth=0)
     axes.plot(x[long], low[long], "o", color=BLUE, markersize=2.2, markeredgewidth=0, alpha=0.45)

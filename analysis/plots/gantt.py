@@ -91,16 +91,16 @@ def _hatch(chunk: int) -> str:
     return "" if chunk < 0 else CHUNK_HATCHES[chunk % len(CHUNK_HATCHES)]
 
 
-def _draw(axes: Axes, own: pd.DataFrame, lanes: list[str], color: str, factor: float, kind: str, chunk: int) -> None:
+def _draw(axes: Axes, bars: pd.DataFrame, lanes: list[str], color: str, factor: float, kind: str, chunk: int) -> None:
     """The bars of one part of the model and chunk."""
-    start = own["start_s"].to_numpy(dtype=np.float64)
-    took = own["end_s"].to_numpy(dtype=np.float64) - start
+    start = bars["start_s"].to_numpy(dtype=np.float64)
+    took = bars["end_s"].to_numpy(dtype=np.float64) - start
     drawn = axes.barh(
-        [lanes.index(lane) for lane in own["lane"]], took / factor, HEIGHT_OF_BAR, start / factor,
+        [lanes.index(lane) for lane in bars["lane"]], took / factor, HEIGHT_OF_BAR, start / factor,
         color=color, edgecolor=BLACK, linewidth=0.3, hatch=_hatch(chunk), gid="op",
     )  # fmt: skip
     texts = []
-    for row, seconds in zip(own.to_dict("records"), took, strict=True):
+    for row, seconds in zip(bars.to_dict("records"), took, strict=True):
         where = "" if row["layer"] < 0 else f", layer {row['layer']}"
         part = "" if chunk < 0 else f", chunk {chunk + 1}"
         texts.append(

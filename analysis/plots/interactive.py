@@ -79,34 +79,34 @@ def _shares_x(axes: Axes) -> bool:
 
 def _traces(axes: Axes, looks: Looks) -> list[Trace] | None:
     """Return the traces of an axes in drawing order; None if an artist is unknown."""
-    found: list[tuple[float, Trace]] = []
+    layered: list[tuple[float, Trace]] = []
     bars = {id(p) for c in axes.containers if isinstance(c, BarContainer) for p in c.patches}
     for container in axes.containers:
         if isinstance(container, BarContainer):
-            found.append((container.patches[0].get_zorder() if container.patches else 1.0,
+            layered.append((container.patches[0].get_zorder() if container.patches else 1.0,
                           bars_trace(container, looks)))  # fmt: skip
     for line in axes.lines:
         if line.get_visible() and len(np.atleast_1d(line.get_xdata())):
-            found.append((line.get_zorder(), line_trace(axes, line, looks)))
+            layered.append((line.get_zorder(), line_trace(axes, line, looks)))
     for patch in axes.patches:
         if id(patch) in bars or not patch.get_visible():
             continue
         if not isinstance(patch, StepPatch):
             return None
-        found.append((patch.get_zorder(), stairs_trace(patch, looks)))
+        layered.append((patch.get_zorder(), stairs_trace(patch, looks)))
     for collection in axes.collections:
         trace = cloud_trace(collection, looks)
         if trace is None:
             return None
-        found.append((collection.get_zorder(), trace))
+        layered.append((collection.get_zorder(), trace))
     if axes.images or axes.tables or axes.child_axes:
         return None
     if len(bars) > MOST_EDGED:
-        for _, trace in found:
+        for _, trace in layered:
             if trace["type"] == "bar":
                 trace["marker"]["line"]["width"] = 0
-    found.sort(key=lambda pair: pair[0])
-    return _named_once(_joined([trace for _, trace in found]))
+    layered.sort(key=lambda pair: pair[0])
+    return _named_once(_joined([trace for _, trace in layered]))
 
 
 def _joined(traces: Sequence[Trace]) -> list[Trace]:
@@ -194,8 +194,8 @@ def _axis(axis: Axis, limits: tuple[float, float]) -> dict[str, Any]:
     one = formatter(1.0, 0).replace("\u00a0", " ")
     if "%" in one and "100" in one:
         return {**out, "tickformat": "+.0%" if "+" in one else ".0%", "hoverformat": ".3p"}
-    if found := re.fullmatch(r"1 (\w+)", one):
-        return {**out, "tickformat": "~s", "ticksuffix": found[1], "hoverformat": ".4~s"}
+    if match := re.fullmatch(r"1 (\w+)", one):
+        return {**out, "tickformat": "~s", "ticksuffix": match[1], "hoverformat": ".4~s"}
     return {**out, "hoverformat": ",.4~r", "exponentformat": "SI" if log else "none"}
 
 

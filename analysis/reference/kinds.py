@@ -119,12 +119,12 @@ def _engine() -> dict[str, Any]:
     """Return the names of the keys that are read; others are ignored, as real engines have many more."""
     from ...simulator.frameworks.engine_file import KEYS
 
-    found: dict[str, Any] = {}
+    properties: dict[str, Any] = {}
     for engine, (keys, only) in KEYS.items():
         for key in keys:
-            entry = found.setdefault(key, {})
+            entry = properties.setdefault(key, {})
             if key in only:
                 value, why = only[key]
                 said = f"{engine}: only {value!r}: {why}."
                 entry["description"] = " ".join(filter(None, (entry.get("description"), said)))
-    return {"$schema": DIALECT, "title": "Settings of a serving engine", "type": "object", "properties": found}
+    return {"$schema": DIALECT, "title": "Settings of a serving engine", "type": "object", "properties": properties}

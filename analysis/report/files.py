@@ -250,12 +250,12 @@ def _write_run(simulation: Simulation, folder: OutputFolder, below: str) -> None
     title = f"{run.deployment.model.name} on {run.deployment.system.name}, {run.policy.name}"
     figure = latency(simulation.requests(), title)
     folder.figure(f"{below}latency.png", figure)
-    every = [(f"{pool}-" if pool else "", found) for pool, found in scaled(run)]
-    changing = [pool for pool, found in every if found.spec.decides]
+    every = [(f"{pool}-" if pool else "", scaling) for pool, scaling in scaled(run)]
+    changing = [pool for pool, scaling in every if scaling.spec.decides]
     for pool, drawing in zip(changing, replicas_drawn(run, title), strict=True):
         folder.figure(f"{below}{pool}replicas.png", drawing.figure)
-    for pool, found in every:
-        folder.frame(f"{below}{pool}replicas.csv", replica_frame(found), "%.12g")
+    for pool, scaling in every:
+        folder.frame(f"{below}{pool}replicas.csv", replica_frame(scaling), "%.12g")
     if simulation.steps is not None:
         _write_steps(simulation.steps, f"{title}", folder)
     if below:

@@ -17,4 +17,4 @@ def sections(result: Result) -> Sequence[ReportSection]:
 
 def rests_sections(result: Result) -> list[ReportSection]:
     """Return the evidence of a result's systems: their cost models and every constant."""
-    return [section for each in result.rests() for section in rests_section(each)]
+    return [section for rests in result.rests() for section in rests_section(rests)]

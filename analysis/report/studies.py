@@ -34,8 +34,10 @@ def capacity_sections(result: Capacity) -> list[ReportSection]:
     ]
     rests = [row for f in result.found for row in evidence_rows(f.evidence, f.system, f.ranges)]
     out.append(ReportSection("Evidence", [rests]))
-    for found in result.found:
-        out.append(constants_section(found.spec, found.sources, f"{found.system}: constants"))
+    for system_capacity in result.found:
+        out.append(
+            constants_section(system_capacity.spec, system_capacity.sources, f"{system_capacity.system}: constants")
+        )
     return out
 
 

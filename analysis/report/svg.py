@@ -51,8 +51,8 @@ def inline_svg(figure: Figure, prefix: str, label: str) -> Markup:
         # Not by `savefig`, which draws twice: once to lay out what is laid out.
         canvas, dpi = figure.canvas, figure.dpi
         figure.dpi = RASTER_DPI
-        own: Any = FigureCanvasSVG(figure)  # its methods have no types
-        own.print_svg(buffer, metadata={"Date": None, "Creator": None})
+        svg_canvas: Any = FigureCanvasSVG(figure)  # its methods have no types
+        svg_canvas.print_svg(buffer, metadata={"Date": None, "Creator": None})
         figure.dpi = dpi
         figure.set_canvas(canvas)
     text = buffer.getvalue()

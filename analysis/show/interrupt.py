@@ -155,15 +155,15 @@ def uninterrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    held: list[tuple[int, FrameType | None]] = []
+    pending: list[tuple[int, FrameType | None]] = []
     before: dict[int, Any] = {}
     for number in SIGNALS:
         if callable(signal.getsignal(number)):
-            before[number] = signal.signal(number, lambda n, frame: held.append((n, frame)))
+            before[number] = signal.signal(number, lambda n, frame: pending.append((n, frame)))
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    for number, frame in held[:1]:
+    for number, frame in pending[:1]:
         before[number](number, frame)

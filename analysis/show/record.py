@@ -78,7 +78,7 @@ def command_of(arguments: Sequence[str]) -> str:
     """
     import shlex
 
-    kept: list[str] = []
+    words: list[str] = []
     skip = False
     for text in arguments:
         if skip:
@@ -86,8 +86,8 @@ def command_of(arguments: Sequence[str]) -> str:
         elif text in ELSEWHERE:
             skip = True
         elif text not in FLAGS and not text.startswith(tuple(f"{name}=" for name in ELSEWHERE)):
-            kept.append(text)
-    return shlex.join(["opbyte", *kept])
+            words.append(text)
+    return shlex.join(["opbyte", *words])
 
 
 def versions() -> dict[str, str]:
@@ -108,14 +108,14 @@ def versions() -> dict[str, str]:
 
 def _files(options: Mapping[str, Any]) -> dict[str, str]:
     """Return the digests of the files that options name; catalog names are not files."""
-    found: dict[str, str] = {}
+    digests: dict[str, str] = {}
     for value in options.values():
         for text in value if isinstance(value, (list, tuple)) else [value]:
             for name in _paths(str(text)) if text else []:
                 digest = _digest(name.strip())
                 if digest:
-                    found[name.strip()] = digest
-    return found
+                    digests[name.strip()] = digest
+    return digests
 
 
 def _paths(text: str) -> list[str]:

@@ -127,11 +127,11 @@ def write_streams(timelines: Sequence[Timeline], path: Path) -> None:
     path.write_text(f'{{"displayTimeUnit": "ms", "traceEvents": [\n{text}\n]}}\n', "utf-8")
 
 
-def _names(tracks: list[str], own: EngineProcess, pid: int) -> list[Event]:
+def _names(tracks: list[str], process: EngineProcess, pid: int) -> list[Event]:
     """Names of an engine's tracks, in the order they are shown."""
     threads = ["stages", *(name.removeprefix("busy_").removesuffix("_s") for name in tracks)]
-    lanes = own.lanes if own.lanes > 1 else 0
-    out: list[Event] = [{"name": "process_name", "ph": "M", "pid": pid, "args": {"name": own.name}}]
+    lanes = process.lanes if process.lanes > 1 else 0
+    out: list[Event] = [{"name": "process_name", "ph": "M", "pid": pid, "args": {"name": process.name}}]
     flights = [(FIRST_LANE + k, f"batch in flight {k + 1}") for k in range(lanes)]
     for tid, name in [*enumerate(threads, 1), *flights]:
         meta: Event = {"ph": "M", "pid": pid, "tid": tid}

@@ -124,13 +124,13 @@ def capacity(
     return Capacity(answers[0][1], answers[0][2], level, ordered, tolerance)
 
 
-def best_of_each(found: Sequence[SystemCapacity]) -> tuple[SystemCapacity, ...]:
+def best_of_each(capacities: Sequence[SystemCapacity]) -> tuple[SystemCapacity, ...]:
     """Of every system the layout that serves most."""
     best: dict[str, SystemCapacity] = {}
-    for each in found:
-        known = best.setdefault(each.system, each)
-        if (each.load_per_s or 0.0) > (known.load_per_s or 0.0):
-            best[each.system] = each
+    for system_capacity in capacities:
+        known = best.setdefault(system_capacity.system, system_capacity)
+        if (system_capacity.load_per_s or 0.0) > (known.load_per_s or 0.0):
+            best[system_capacity.system] = system_capacity
     return tuple(best.values())
 
 
@@ -249,8 +249,8 @@ def _sure(
         return sure.step.inverse, {}
     load, known = max(t.load_per_s for t in tried if t.holds), list(tried)
 
-    def again(load: float, own: Mapping[str, float]) -> Tried:
-        return decided(load, own).tried
+    def again(load: float, limits: Mapping[str, float]) -> Tried:
+        return decided(load, limits).tried
 
     interval = ends(known, load, level, sure, again)
     slow = {chance: max(sure.slow(chance), 1.0) for chance in (MEDIAN, SURE)}

@@ -249,5 +249,5 @@ def _chances(f: SystemCapacity) -> str:
     return ", ".join(chance_text(show(c.load_per_s), q, c.slow) for q, c in f.by_chance.items())
 
 
-def _best(found: SystemCapacity) -> Tried | None:
-    return next((t for t in found.tried if t.load_per_s == found.load_per_s), None)
+def _best(system_capacity: SystemCapacity) -> Tried | None:
+    return next((t for t in system_capacity.tried if t.load_per_s == system_capacity.load_per_s), None)

@@ -59,12 +59,12 @@ def drafts_by_load(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) ->
         group = [row for row in result if row[load] == value]
         first = min(group, key=lambda row: float(row[FIGURES[0]]))
         plain = next((row for row in group if row["run"] == PLAIN), None)
-        found: dict[str, Any] = {load: value, "best": first["run"]}
+        best_row: dict[str, Any] = {load: value, "best": first["run"]}
         for name in FIGURES:
-            found[name] = first[name]
+            best_row[name] = first[name]
             if plain is not None:
-                found[f"{name} over {PLAIN}"] = first[name] / plain[name]
-        best.append(found)
+                best_row[f"{name} over {PLAIN}"] = first[name] / plain[name]
+        best.append(best_row)
     return DraftsByLoad(load, FIGURES, curves, best)
 
 

@@ -232,10 +232,10 @@ def _sum(kernels: Sequence[Chosen], seconds: Any) -> float | None:
 
 
 def _kernels(
-    deployment: Deployment, stage: StageCost, machine: Machine, own: Machine
+    deployment: Deployment, stage: StageCost, machine: Machine, as_built: Machine
 ) -> tuple[tuple[Chosen, ...], float]:
     """Kernels on the device's xPU that forms cover, and seconds that they take without the tile model."""
-    found: dict[tuple[Any, ...], Chosen] = {}
+    chosen: dict[tuple[Any, ...], Chosen] = {}
     replaced = 0.0
     kinds = {name: p.kind for name, p in deployment.system.device.processors.items()}
     seen: dict[tuple[Any, ...], tuple[Priced, Priced | None, Priced]] = {}
@@ -247,11 +247,11 @@ def _kernels(
         for form, shape in calls:
             key = (form.name, *sorted(shape.items()))
             if key not in seen:
-                seen[key] = _choose((form, shape), machine, own)
-            same = found.get((placed.op.name, *key))
+                seen[key] = _choose((form, shape), machine, as_built)
+            same = chosen.get((placed.op.name, *key))
             count = placed.count + (same.count if same else 0)
-            found[(placed.op.name, *key)] = Chosen(placed.op.name, form.name, shape, count, *seen[key])
-    return tuple(found.values()), replaced
+            chosen[(placed.op.name, *key)] = Chosen(placed.op.name, form.name, shape, count, *seen[key])
+    return tuple(chosen.values()), replaced
 
 
 def _choose(call: Call, machine: Machine, as_built: Machine) -> tuple[Priced, Priced | None, Priced]:

@@ -111,8 +111,8 @@ def _figure(run: Run, name: str) -> float | None:
     if name == ATTAINMENT:
         return needs_promises(run, f"--slo {name}").attained
     latency, _, quantile = name.rpartition("_")
-    found: float | None = getattr(run, MEASURES[latency]).at(quantile)
-    return found
+    figure: float | None = getattr(run, MEASURES[latency]).at(quantile)
+    return figure
 
 
 def _misses(name: str, figure: float, limit: float) -> bool:

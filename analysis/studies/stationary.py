@@ -208,9 +208,9 @@ def _needed(run: Run) -> int:
     return int(np.ceil(len(served) * most / span))
 
 
-def _latency(run: Run, found: Tried, name: str, most: float, before: Tried | None) -> State:
+def _latency(run: Run, trial: Tried, name: str, most: float, before: Tried | None) -> State:
     """Whether a latency is surely within its limit, or beyond it, or known well enough."""
-    figure = found.figures[name]
+    figure = trial.figures[name]
     if figure is None:
         return "holds"
     if run.window.overloaded and name != ATTAINMENT and figure > FAR * most:

@@ -118,9 +118,9 @@ def _with_experts_on(variant: Variant, system: str | Path) -> Variant:
     return replace(variant, name=f"{name} with experts on {system}", experts_on=system)
 
 
-def _pairs(own: PoolOptions, devices: int | None) -> list[Variant]:
+def _pairs(pools: PoolOptions, devices: int | None) -> list[Variant]:
     """Return two pools as they are, or in every ratio of N devices."""
-    prefill, decode = both(own)
+    prefill, decode = both(pools)
     sides = counted(prefill, "--prefill"), counted(decode, "--decode")
     names = sides[0][0], sides[1][0]
     if devices is None:

@@ -112,9 +112,9 @@ def _unseen(spec: DeviceSpec, family: str) -> float:
 def _between(family: Family, devices: Sequence[tuple[SetEntry, FamilyRows]]) -> Iterable[F8]:
     """Return the median error of each with the parameters of every other of its silicon, relative to its own."""
     for one, (_, rows) in enumerate(devices):
-        for other, (entry, own) in enumerate(devices):
+        for other, (entry, other_rows) in enumerate(devices):
             if one != other:
-                yield np.atleast_1d(np.median(_logs(family, entry, rows)) - np.median(_logs(family, entry, own)))
+                yield np.atleast_1d(np.median(_logs(family, entry, rows)) - np.median(_logs(family, entry, other_rows)))
 
 
 def _enter(cells: dict[tuple[str, str, str, str], list[F8]], family: Family, key: str, x: F8, errors: F8) -> None:

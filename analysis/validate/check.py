@@ -232,7 +232,9 @@ class RunCheck:
 
     def with_widths(self, widths: Widths) -> RunCheck:
         """The same with intervals of other widths."""
-        return replace(self, factors=dict(self.factors) | {name: own.refit(widths) for name, own in self.basis.items()})
+        return replace(
+            self, factors=dict(self.factors) | {name: inputs.refit(widths) for name, inputs in self.basis.items()}
+        )
 
     def metrics(self, sure: bool = False) -> dict[str, dict[str, Any]]:
         """Measured, simulated and relative error of every metric, and the ends of its interval where one is asked for."""

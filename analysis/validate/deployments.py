@@ -148,11 +148,9 @@ def errors(scored: Sequence[Scored]) -> dict[str, Any]:
         off = [e for s in scored if (e := getattr(s, f"{name}_error")) is not None]
         rows[name] = summary(off, [s.within(name) for s in scored])
     out: dict[str, Any] = {"n": len(scored)}
-    out |= {
-        f"{name}_{key}": each[key] for name, each in rows.items() for key in ("median_ape", "p90_ape", "median_bias")
-    }
+    out |= {f"{name}_{key}": row[key] for name, row in rows.items() for key in ("median_ape", "p90_ape", "median_bias")}
     out["ttft_n"] = rows["ttft"]["n"]
-    return out | {f"{name}_within": each["within"] for name, each in rows.items()}
+    return out | {f"{name}_within": row["within"] for name, row in rows.items()}
 
 
 def validate_points(

@@ -166,7 +166,7 @@ class Loop(Result):
         files.text(f"{self.name}-calibrated.yaml", self.device)
         for name, config in self.configs.items():
             files.json(f"{name}/config.json", config)
-        columns = {own.name: np.array([getattr(s, own.name) for s in self.steps]) for own in fields(LoopStep)}
+        columns = {field.name: np.array([getattr(s, field.name) for s in self.steps]) for field in fields(LoopStep)}
         files.csv("steps.csv", columns)
         files.figure("steps.png", self.drawings()[0].figure)
 

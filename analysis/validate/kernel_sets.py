@@ -56,7 +56,7 @@ class SharedFit:
 
     def files(self) -> dict[str, str]:
         """Name of a set -> its YAML."""
-        return {name: set_yaml(name, self.date, held) for name, held in self.sets.items()}
+        return {name: set_yaml(name, self.date, entries) for name, entries in self.sets.items()}
 
 
 def fit_sets(

@@ -153,7 +153,7 @@ def _fresh(spec: DeviceSpec, rows: Sequence[PowerRows], date: str | None) -> tup
 
 def _by_device(tables: Mapping[str, KernelTable], skipped: list[Skipped]) -> list[tuple[DeviceSpec, list[PowerRows]]]:
     """Usable rows by device and limit, families in the order of `FROM_TABLE`."""
-    found: dict[tuple[str, float], tuple[DeviceSpec, list[PowerRows]]] = {}
+    by_limit: dict[tuple[str, float], tuple[DeviceSpec, list[PowerRows]]] = {}
     for name, table in tables.items():
         if name not in FROM_TABLE:
             _skip(skipped, table, np.ones(len(table), dtype=np.bool_), f"{name} has no power model")
@@ -176,10 +176,10 @@ def _by_device(tables: Mapping[str, KernelTable], skipped: list[Skipped]) -> lis
             for limit in sorted(set(table["power_limit_W"][mask & ~above].tolist())):
                 part = mask & ~above & (table["power_limit_W"] == limit)
                 rows = PowerRows.of(table.take(part))
-                found.setdefault((spec.name, limit), (spec, []))[1].append(rows)
-    if not found and not skipped:
+                by_limit.setdefault((spec.name, limit), (spec, []))[1].append(rows)
+    if not by_limit and not skipped:
         raise InputError("TABLES", "hold no rows with power_W")
-    return [found[key] for key in sorted(found)]
+    return [by_limit[key] for key in sorted(by_limit)]
 
 
 def _skip(skipped: list[Skipped], table: KernelTable, rows: npt.NDArray[np.bool_], reason: str) -> None:

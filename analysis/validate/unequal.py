@@ -44,7 +44,7 @@ AXES = ("prefill_tokens", "prefill_context", "decode_seqs", "long_seqs", "short_
 
 def skew_checks(table: KernelTable, skipped: list[Skipped]) -> list[Check]:
     """Compare a table of unequal contexts; rows that cannot be used are appended to `skipped`."""
-    found: dict[str, list[tuple[KernelTable, F8, dict[str, F8]]]] = {}
+    by_device: dict[str, list[tuple[KernelTable, F8, dict[str, F8]]]] = {}
     for spec, part in _parts(_consistent(table, skipped), skipped):
         calls = np.array([CALLS.get(framework(source), 1.0) for source in part["source"]])
         times = [part[name] / calls for name in ("measured_s", "uniform_mean_s", "uniform_max_s")]
@@ -53,9 +53,9 @@ def skew_checks(table: KernelTable, skipped: list[Skipped]) -> list[Check]:
             _leave_out(part, skipped, f"{spec.name} has no model of this kernel's thread blocks")
             continue
         seconds = {BLOCKS: times[1] + added, MEAN: times[1], MODELS: by_models(spec, part)}
-        found.setdefault(spec.name, []).append((part, times[0], seconds))
+        by_device.setdefault(spec.name, []).append((part, times[0], seconds))
     out = []
-    for device, parts in found.items():
+    for device, parts in by_device.items():
         joined_parts = joined([part for part, _, _ in parts])
         measured = np.concatenate([times for _, times, _ in parts])
         for basis in (BLOCKS, MEAN, MODELS):

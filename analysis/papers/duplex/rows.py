@@ -46,7 +46,7 @@ def throughput(get: Means) -> list[Prediction]:
         "T3": max(every), "T4": mean(every), "T5": max(plain), "T6": mean(pe), "T7": max(et),
         "T8": float(least == GROK), "order.pe": float(min(pe) >= 1),
     }  # fmt: skip
-    return [Prediction(*each) for each in values.items()]
+    return [Prediction(*pair) for pair in values.items()]
 
 
 def latency(get: Means) -> list[Prediction]:
@@ -103,7 +103,9 @@ def bank_pim(get: Means) -> list[Prediction]:
 
 def hetero(runner: Runner) -> list[Prediction]:
     """Fig. 5c: how many of 128 requests the Logic-PIM devices' memory holds at once."""
-    return [Prediction(f"T21.l{own[0]}", runner[fixed(HETERO, 128, *own)].decodes) for own in HETERO_LENGTHS]
+    return [
+        Prediction(f"T21.l{lengths[0]}", runner[fixed(HETERO, 128, *lengths)].decodes) for lengths in HETERO_LENGTHS
+    ]
 
 
 def split(get: Means, runner: Runner) -> list[Prediction]:

@@ -88,10 +88,10 @@ def _all(reading: Reading) -> dict[str, Scheduled]:
     return {name: schedule(name, times, reading.media) for name in SCHEMES}
 
 
-def _means(name: str, found: Mapping[str, Scheduled]) -> Iterator[Prediction]:
+def _means(name: str, scheduled: Mapping[str, Scheduled]) -> Iterator[Prediction]:
     """Mean gains over Tutel of one reading."""
     for scheme, label in JUDGED.items():
-        gain = float((found["tutel"].seconds / found[scheme].seconds).mean())
+        gain = float((scheduled["tutel"].seconds / scheduled[scheme].seconds).mean())
         yield Prediction(f"fsmoe.{name}.{label}", gain)
 
 
@@ -143,9 +143,9 @@ def _one(reading: str, size: Size) -> dict[str, float]:
     return {name: float(schedule(name, times, given.media).seconds[0]) for name in SCHEMES}
 
 
-def gains(found: Sequence[Prediction]) -> Table:
+def gains(cases: Sequence[Prediction]) -> Table:
     """Both readings side by side."""
-    means = {p.id: p.value for p in found}
+    means = {p.id: p.value for p in cases}
     rows = [
         {"reading": reading.title, "schedule": TITLES[scheme], "gain": means[f"fsmoe.{name}.{label}"]}
         for name, reading in READINGS.items() for scheme, label in JUDGED.items()
@@ -165,7 +165,7 @@ def _compared(table: Table) -> Table:
     return replace(table, name="schedules", rows=rows)
 
 
-def op_times(found: Sequence[Prediction]) -> Table:
+def op_times(cases: Sequence[Prediction]) -> Table:
     """What both sets of lines say of the ops that the paper times one by one."""
     given: Mapping[str, Mapping[str, float]] = published("fsmoe")["parts"]
     rows = [

@@ -153,6 +153,6 @@ class Times:
 def times_of(sizes: Sequence[Size], testbed: Testbed) -> Times:
     """Return the times of the ops of every layer."""
     costs = [{name: price(op, testbed) for name, op in ops_of(size, testbed.layout).items()} for size in sizes]
-    alpha = {name: np.array([own[name].fixed_s for own in costs]) for name in NAMES}
-    seconds = {name: np.array([own[name].seconds for own in costs]) for name in NAMES}
+    alpha = {name: np.array([cost[name].fixed_s for cost in costs]) for name in NAMES}
+    seconds = {name: np.array([cost[name].seconds for cost in costs]) for name in NAMES}
     return Times(alpha, {name: seconds[name] - alpha[name] for name in NAMES})

@@ -241,9 +241,9 @@ def makespans(graph: Graph, seconds: F8) -> F8:
         running = (left == 0) & ~done
         rate = np.ones((n, count))
         busy = (running & (rest > 0.0)) @ on
-        for medium, own in zip(graph.media, masks, strict=True):
-            shared = (busy & own).sum(axis=1) > 1
-            slowed = shared[:, None] & (on @ own)[None, :]
+        for medium, mask in zip(graph.media, masks, strict=True):
+            shared = (busy & mask).sum(axis=1) > 1
+            slowed = shared[:, None] & (on @ mask)[None, :]
             rate = np.where(slowed, np.minimum(rate, medium.factor), rate)
         wait = np.where(running, rest / rate, np.inf)
         step = wait.min(axis=1)

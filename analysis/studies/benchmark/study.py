@@ -136,9 +136,9 @@ def benchmark(
         An unknown benchmark, or anything wrong with the options.
     """
     rules = BENCHMARKS[name]
-    for own in SET_HERE:
-        if own in options:
-            raise InputError(f"--{own.replace('_', '-')}", f"is set by {name}")
+    for option in SET_HERE:
+        if option in options:
+            raise InputError(f"--{option.replace('_', '-')}", f"is set by {name}")
     described = load_system(system)
     base = rules.scenario(model, **options)
     jobs = [(s, clients) for s in rules.scenarios for clients in (rules.clients if s == CURVE else (None,))]
@@ -193,8 +193,8 @@ def _closed(base: Scenario, part: SystemSpec, replicas: int, clients: int | None
     )  # fmt: skip
 
 
-def _layout(found: Simulation, replicas: int) -> str:
-    d = found.run.deployment
+def _layout(simulation: Simulation, replicas: int) -> str:
+    d = simulation.run.deployment
     way = " ".join(f"{n} {getattr(d.layout, n)}" for n in ("tp", "dp", "ep", "pp") if getattr(d.layout, n) > 1)
-    way += f", {found.run.policy.token_budget:,} tokens a step" if d.layout.pp > 1 else ""
+    way += f", {simulation.run.policy.token_budget:,} tokens a step" if d.layout.pp > 1 else ""
     return f"{replicas} x {d.system.name}" + (f", {way}" if way else "")

@@ -161,10 +161,10 @@ def reach(step: DesignStep, built: SharedMemoryDevice) -> Reach:
     return Reach(seconds, joules)
 
 
-def priced(found: Ops, step: DesignStep, built: SharedMemoryDevice, mixed: bool) -> Reach:
+def priced(step_ops: Ops, step: DesignStep, built: SharedMemoryDevice, mixed: bool) -> Reach:
     """A step's time and energy as the design's own rule places its ops."""
-    seconds, joules = found.exchanged_s, 0.0
-    for count, part in groupby(found.ops, key=lambda p: (p.count, p.devices)):
+    seconds, joules = step_ops.exchanged_s, 0.0
+    for count, part in groupby(step_ops.ops, key=lambda p: (p.count, p.devices)):
         placed = regions([p.op for p in part], built, step.rule, mixed, step.splitter)
         for region in built.run(placed):
             seconds += region.seconds * count[0]
@@ -188,11 +188,11 @@ def _least(placed: PlacedOp, able: Sequence[Processor], step: DesignStep) -> tup
     return min(max(op.flops / r[0], op.bytes / r[1]) + r[2] for r in roofs), joules
 
 
-def at_best(found: Reach, step: DesignStep, device: DeviceSpec, price: float | None) -> dict[str, float]:
+def at_best(reach: Reach, step: DesignStep, device: DeviceSpec, price: float | None) -> dict[str, float]:
     """The metrics that have a bound: the most tokens a second, the least energy and cost of one."""
-    rate = step.batch * step.passes / found.seconds
+    rate = step.batch * step.passes / reach.seconds
     static = device.static_W * step.devices / rate
-    joules = found.joules / step.batch
+    joules = reach.joules / step.batch
     out = {
         "output_tokens_per_s": rate,
         "tokens_per_s_per_device": rate / step.devices,

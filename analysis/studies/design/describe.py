@@ -33,22 +33,22 @@ class DescribedDevice(Result):
     def rows(self) -> Sequence[Mapping[str, Any]]:
         out = []
         for name, unit in UNITS.items():
-            found: Estimate = getattr(self.silicon, name)
+            estimate: Estimate = getattr(self.silicon, name)
             out += [
-                {"of": name, "part": part, "value": value, "unit": unit, "share": _share(value, found)}
-                for part, value in found.parts.items()
+                {"of": name, "part": part, "value": value, "unit": unit, "share": _share(value, estimate)}
+                for part, value in estimate.parts.items()
             ]
         return out
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         lines = []
         for name, unit in UNITS.items():
-            found: Estimate = getattr(self.silicon, name)
-            if found.value is None or found.interval is None:
-                lines.append(found.why)
+            estimate: Estimate = getattr(self.silicon, name)
+            if estimate.value is None or estimate.interval is None:
+                lines.append(estimate.why)
                 continue
-            low, high = found.interval
-            text = f"{show(found.value)} {unit} ({show(low)} to {show(high)}); {found.why}"
+            low, high = estimate.interval
+            text = f"{show(estimate.value)} {unit} ({show(low)} to {show(high)}); {estimate.why}"
             lines.append(f"{name}: {text}")
         title = f"{self.device.name}: {self.device.title or 'no title'}"
         return [title, *lines, self.rows()]

@@ -108,15 +108,15 @@ class Forecaster:
         return self._steps[key]
 
 
-def together(space: Space, each: Sequence[Figures], silicon: Figures) -> dict[str, float | None]:
+def together(space: Space, by_load: Sequence[Figures], silicon: Figures) -> dict[str, float | None]:
     """Return the metrics over all models and workloads, with silicon metrics and derived ones."""
     weights = space.goals.weights
-    per = len(each) // len(weights) if weights else 0
-    names = dict.fromkeys(name for figures in each for name in figures)
+    per = len(by_load) // len(weights) if weights else 0
+    names = dict.fromkeys(name for figures in by_load for name in figures)
     goals = space.goals
     out: dict[str, float | None] = {}
     for name in names:
-        values = [figures.get(name) for figures in each]
+        values = [figures.get(name) for figures in by_load]
         if not all(v is None or isinstance(v, (int, float)) for v in values):
             continue
         out[name] = goals.together(name, values, per)

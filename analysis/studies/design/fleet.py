@@ -38,16 +38,16 @@ class MixedFleet:
     path: Path
     silicon: Silicon
 
-    def options(self, own: int) -> dict[str, Value]:
-        """Options of a scenario in which `own` systems are the file's."""
-        if own in (0, self.systems):
-            return {"system": str(self.path) if own else self.plain, "replicas": self.systems}
-        plain = f"{self.plain}x{self.systems - own}"
-        return {"system": None, "prefill": plain, "decode": f"{self.path}x{own}"}
+    def options(self, designed: int) -> dict[str, Value]:
+        """Options of a scenario in which `designed` systems are the file's."""
+        if designed in (0, self.systems):
+            return {"system": str(self.path) if designed else self.plain, "replicas": self.systems}
+        plain = f"{self.plain}x{self.systems - designed}"
+        return {"system": None, "prefill": plain, "decode": f"{self.path}x{designed}"}
 
-    def mean(self, silicon: Silicon, own: int) -> Silicon:
+    def mean(self, silicon: Silicon, designed: int) -> Silicon:
         """Return the silicon of the mean device, if the file's systems have one."""
-        return silicon.mixed(self.silicon, own / self.systems)
+        return silicon.mixed(self.silicon, designed / self.systems)
 
 
 def read_fleet(given: Any, path: Path, searched: Mapping[str, Sequence[Value]]) -> MixedFleet | None:

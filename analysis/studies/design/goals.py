@@ -47,17 +47,17 @@ class Goals:
         asked = [name for limit in self.limits for name in sorted(limit.names)]
         return tuple(dict.fromkeys([*self.wanted, *asked]))
 
-    def together(self, name: str, values: Sequence[float | None], each: int = 1) -> float | None:
+    def together(self, name: str, values: Sequence[float | None], per_weight: int = 1) -> float | None:
         """One value of a metric over all models: their mean or the worst; None where one lacks it.
 
-        A model has `each` values, one a workload, one after another.
+        A model has `per_weight` values, one a workload, one after another.
         """
         known = [float(v) for v in values if v is not None]
         if len(known) < len(values):
             return None
         if self.across == "worst":
             return min(known) if direction(name, self.wanted) == "max" else max(known)
-        weights = [w / each for w in self.weights for _ in range(each)]
+        weights = [w / per_weight for w in self.weights for _ in range(per_weight)]
         if min(known) <= 0:
             return sum(w * v for w, v in zip(weights, known, strict=True))
         return math.exp(sum(w * math.log(v) for w, v in zip(weights, known, strict=True)))

@@ -17,12 +17,12 @@ JUDGED = 2000
 """Most designs beyond a limit that are looked at to say what would be enough."""
 
 
-def nothing(plan: Space, found: SearchOutcome) -> InputError:
+def nothing(plan: Space, outcome: SearchOutcome) -> InputError:
     """The line that says so: an error that all have, a metric that none has, or the limits that bind."""
-    errors = [one.error for one in found.every if one.error is not None]
-    if len(errors) == len(found.every):
+    errors = [one.error for one in outcome.every if one.error is not None]
+    if len(errors) == len(outcome.every):
         return InputError(plan.path.stem, f"no design can be run: {errors[0]}")
-    done = [one for one in found.every if one.metrics is not None]
+    done = [one for one in outcome.every if one.metrics is not None]
     for name in plan.goals.names if done else ():
         if all((one.metrics or {}).get(name) is None for one in done):
             settings = plan.point(done[0].values, plan.models[0], plan.workloads[0])
@@ -30,9 +30,9 @@ def nothing(plan: Space, found: SearchOutcome) -> InputError:
             reason = f"has no value: {why_absent(name, settings, len(done))}"
             return InputError(f"{where}: {name}", reason)
     forecaster = Forecaster(plan)
-    for one in [one for one in found.every if not one.forecast and one.error is None][:JUDGED]:
+    for one in [one for one in outcome.every if not one.forecast and one.error is None][:JUDGED]:
         forecaster.judge(one)  # those beyond the area, power or cost: what they would do tells what is lacking
-    every = [one for one in found.every if one.error is None]
+    every = [one for one in outcome.every if one.error is None]
     limits = plan.goals.limits
     alone = [_nearest(plan, limit, (), every) for limit in limits]
     lines = [text for text in alone if text] or [

@@ -93,7 +93,7 @@ class DesignAnswer(Result):
         return {
             "parameters": self.space.named(design.values),
             "metrics": {name: metrics.get(name) for name in (*goals, *_also(goals))},
-            **{name: each.value for name, each in values.items()},
+            **{name: estimate.value for name, estimate in values.items()},
             "intervals": intervals,
             "why": "; ".join(limit.text() for limit in limits),
             **({} if design.tuned is None else {"kernels": design.tuned.to_dict()}),

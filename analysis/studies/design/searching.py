@@ -186,7 +186,7 @@ class Search:
     def blind(self) -> set[str]:
         """What has no forecast."""
         none = np.isnan(self.base[self.open]).all(axis=0)
-        return {name for name, each in zip(self.names, none, strict=True) if each}
+        return {name for name, absent in zip(self.names, none, strict=True) if absent}
 
     def scattered(self) -> list[int]:
         """Open designs, those farthest from all that were simulated first."""

@@ -92,7 +92,7 @@ def groups_of(space: Space, design: Design, model: str, workload: Mapping[str, A
               bound, seconds / total)
         for (group, where, bound), (seconds, flops, moved) in took.items()
     ]  # fmt: skip
-    return sorted(out, key=lambda each: -each.share)
+    return sorted(out, key=lambda bottleneck: -bottleneck.share)
 
 
 def limits_of(space: Space, design: Design) -> list[Bottleneck]:
@@ -130,9 +130,9 @@ class Alone:
         """For tables: what runs longest on each processor, with its Op/B and the ridge there."""
         (goal, *_) = space.goals.wanted
         values_own = {
-            each.processor: f"{each.group} at {show(each.op_per_byte or 0.0)} under {show(each.ridge)}"
-            for each in self.groups
-            if each.ridge is not None
+            group.processor: f"{group.group} at {show(group.op_per_byte or 0.0)} under {show(group.ridge)}"
+            for group in self.groups
+            if group.ridge is not None
         }
         values = space.named(self.design.values)
         return {"model": self.model, **values, goal: self.metrics.get(goal), **values_own}
@@ -155,7 +155,7 @@ def alone(space: Space, simulated: Sequence[Design]) -> tuple[Alone, ...]:
             continue
         best, best_metrics = min(known, key=lambda pair: sign * float(pair[1][goal] or 0.0))
         groups = groups_of(space, best, model, space.workloads[0])
-        first = {each.processor: each for each in reversed(groups)}
+        first = {group.processor: group for group in reversed(groups)}
         out.append(Alone(model, best, best_metrics, tuple(sorted(first.values(), key=groups.index))))
     return tuple(out)
 

@@ -144,7 +144,7 @@ def _whole(deployment: Deployment, settings: EngineSettings, least: Least, rules
     steps = np.maximum(gaps / settings.policy.max_sequences, gaps * sizes) / least.ranks
     products = (block.input_tokens + gaps) * least.token_s
     reads = gaps * least.keys_s(block.input_tokens) / least.ranks
-    sums = [np.cumsum(np.sort(each)) for each in (products, steps * least.pass_s, reads)]
+    sums = [np.cumsum(np.sort(series)) for series in (products, steps * least.pass_s, reads)]
     beside = np.maximum(sums[0], sums[1])
     side_by_side = len(deployment.device.processors) > 1 or deployment.run.joint
     total = np.maximum(beside, sums[2]) if side_by_side else beside + sums[2]

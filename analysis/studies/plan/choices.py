@@ -62,10 +62,10 @@ def choices_of(scenario: Scenario, search: Sequence[str]) -> tuple[Scenario, tup
     return scenario, tuple(tuple(sorted(each.items())) for each in merged)
 
 
-def _fewer(own: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _fewer(options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Drafts up to as many as are given, with as many chances of acceptance."""
-    most = read_asked(own["speculative"])
-    rates = own.get("acceptance")
+    most = read_asked(options["speculative"])
+    rates = options.get("acceptance")
     for count in range(1, most.tokens + 1):
         entry = {"speculative": str(replace(most, tokens=count))}
         if rates is not None:

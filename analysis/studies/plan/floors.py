@@ -62,8 +62,8 @@ class Least:
     def keys_s(self, context: I8) -> F8:
         """Keys and values that a decode at some contexts reads at least [s], shape as `context`."""
         out = np.zeros(context.shape)
-        for window, each in self.key_s.items():
-            out = out + each * (np.minimum(context, window) if window else context)
+        for window, per_key_s in self.key_s.items():
+            out = out + per_key_s * (np.minimum(context, window) if window else context)
         return out
 
 

@@ -48,9 +48,9 @@ class Group:
         return _best(self.ranked[0])
 
 
-def _best(found: Searched) -> Point:
-    assert found.chosen is not None
-    return found.chosen
+def _best(searched: Searched) -> Point:
+    assert searched.chosen is not None
+    return searched.chosen
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,14 +66,14 @@ def sure_of(
         return best, None, len(done)
     asked_share = task.sure or MEDIAN
     slow = {share: max(known.slow(share), 1.0) for share in chances(task)}
-    found: dict[float, int | None] = {}
+    copies_at: dict[float, int | None] = {}
 
     def holds(r: float, count: int) -> bool:
         return not at(count, r).missed
 
     for share, r in slow.items():
         guess = round(copies * r / slow[asked_share])
-        found[share] = (
+        copies_at[share] = (
             copies
             if share == asked_share
             else _fewest(partial(holds, r), 1 if share < asked_share else copies, guess, most)
@@ -85,7 +85,7 @@ def sure_of(
         if x is not None and (a := fast.figures[n]) is not None
         for b in (late.figures[n],)
     }
-    return best, Sure(found, slow, ends), len(done)
+    return best, Sure(copies_at, slow, ends), len(done)
 
 
 def _fewest(holds: Callable[[int], bool], least: int, guess: int, most: int) -> int | None:

@@ -110,10 +110,10 @@ def metrics_of(result: Simulation | Seeds) -> dict[str, Figure]:
 def _held(runs: Sequence[Simulation]) -> int | None:
     """Return whether every run's queue is stationary; None if undecided, or without a queue of arrivals."""
     verdicts = []
-    for each in runs:
-        if each.scenario.workload.closed_loop is not None:
+    for simulation in runs:
+        if simulation.scenario.workload.closed_loop is not None:
             return None
-        verdicts.append(stationary(each.run, each.scenario))
+        verdicts.append(stationary(simulation.run, simulation.scenario))
     return None if None in verdicts and False not in verdicts else int(all(verdicts))
 
 

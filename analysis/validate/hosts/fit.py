@@ -169,8 +169,8 @@ def _points(
 def _lines(points: _Points) -> tuple[F8, F8]:
     """Residuals in the middle, shape (n,), and their slopes by steps, shape (n, k)."""
     design = np.column_stack([np.ones(len(points.at)), points.at])
-    found: F8 = np.asarray(np.linalg.lstsq(design, points.residuals, rcond=None)[0], dtype=np.float64)
-    return found[0], found[1:].T
+    solution: F8 = np.asarray(np.linalg.lstsq(design, points.residuals, rcond=None)[0], dtype=np.float64)
+    return solution[0], solution[1:].T
 
 
 def _weights(own: F8, every: F8) -> F8:

@@ -61,7 +61,7 @@ def read_client_runs(path: Path) -> tuple[list[PublishedRun], list[str]]:
         else:
             left.append(f"{path}:{line}: {'not in the catalog' if score == USABLE else f'score is {score}'}")
     for group in same.values():
-        group.sort(key=lambda own: _needed(path, own[1], "output_tok_s", least=0.0) / _needed(path, own[1], "count"))
+        group.sort(key=lambda pair: _needed(path, pair[1], "output_tok_s", least=0.0) / _needed(path, pair[1], "count"))
         _add(path, *group[len(group) // 2], runs, left)
     return runs, left
 

@@ -36,11 +36,11 @@ def draw(run: MeasuredRun, seed: int, block_tokens: int) -> RunRequests:
         return RunRequests(stream, np.zeros(len(block), dtype=np.int64))
     rng = np.random.default_rng([seed, len(run.stages)])
     arrivals, stage, start = [], [], 0.0
-    for s, own in enumerate(run.stages):
-        gaps = rng.exponential(size=own.requests)
-        times = start + np.cumsum(gaps) * (own.duration_s / gaps.sum())
+    for s, load_stage in enumerate(run.stages):
+        gaps = rng.exponential(size=load_stage.requests)
+        times = start + np.cumsum(gaps) * (load_stage.duration_s / gaps.sum())
         arrivals.append(times)
-        stage.append(np.full(own.requests, s))
+        stage.append(np.full(load_stage.requests, s))
         start = float(times[-1]) + run.pause_s
     arrival = np.concatenate(arrivals)
     lengths = prompt_lengths(run.prompts, rng)

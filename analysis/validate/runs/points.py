@@ -21,10 +21,10 @@ def replay_point(point: ServingPoint, folder: Path) -> RunCheck | str:
         return f"{point.source}, line {point.line}: {error}"
 
 
-def _check(point: ServingPoint, found: Prediction) -> RunCheck:
-    simulated = {"tpot_mean": found.tpot_s} | ({} if point.suspect else {"ttft_mean": found.ttft_s})
+def _check(point: ServingPoint, prediction: Prediction) -> RunCheck:
+    simulated = {"tpot_mean": prediction.tpot_s} | ({} if point.suspect else {"ttft_mean": prediction.ttft_s})
     measured = {name: {"tpot_mean": point.tpot_s, "ttft_mean": point.ttft_s}[name] for name in simulated}
-    basis = run_bases(found.errors, simulated)
+    basis = run_bases(prediction.errors, simulated)
     w, version = point.workers, ".".join(map(str, point.version))
     ways = "".join(f" {k}{v}" for k, v in (("tp", w.tp), ("pp", w.pp), ("dp", w.dp), ("ep", w.ep)) if v > 1)
     system = f"{point.model} {point.device}-x{point.gpus}{ways} {point.framework} {point.mode}"
@@ -32,6 +32,6 @@ def _check(point: ServingPoint, found: Prediction) -> RunCheck:
         "source": point.source.split("-")[0], "device": point.device, "model": point.model,
         "engine": f"{point.framework} {version}".strip(), "concurrency": load_class(point.clients),
     }  # fmt: skip
-    factors = {name: own.refit(fitted_widths()) for name, own in basis.items()}
+    factors = {name: inputs.refit(fitted_widths()) for name, inputs in basis.items()}
     name = f"{system} {point.isl}+{point.osl} closed {point.clients}"
     return RunCheck(name, None, measured, simulated, system, labels["source"], factors, basis, labels)

@@ -107,10 +107,10 @@ def _bases(answer: Answer, run: PublishedRun, metrics: Iterable[str]) -> dict[st
     random = run.load.kind == "open" and run.load.requests is not None
     chance = float(np.exp(Z / np.sqrt(run.load.requests or 1))) if random else 1.0
     draws = run_draws(made, clients is None, engine_of_scenario(answer.scenario), burst)
-    found: dict[str, IntervalBasis | None] = {**run_bases(draws, metrics, chance, burst)}
+    bases: dict[str, IntervalBasis | None] = {**run_bases(draws, metrics, chance, burst)}
     if "power_all_gpus" in metrics:
-        found["power_all_gpus"] = power_basis(made.deployment)
-    return {name: own for name, own in found.items() if own is not None}
+        bases["power_all_gpus"] = power_basis(made.deployment)
+    return {name: basis for name, basis in bases.items() if basis is not None}
 
 
 def replay_published(run: PublishedRun, host: str | None = None) -> RunCheck | str:

@@ -77,13 +77,13 @@ class RunsValidation(Compared):
 
     def by(self, axis: str) -> list[dict[str, Any]]:
         """Errors of means, medians and rates by a label of the runs: source, device, model, engine with its version, concurrency."""
-        found: dict[tuple[str, str], list[RunCheck]] = {}
+        groups: dict[tuple[str, str], list[RunCheck]] = {}
         for e in self.entries:
             for name in e.measured if e.labels.get(axis) else ():
-                found.setdefault((e.labels[axis], name), []).append(e)
+                groups.setdefault((e.labels[axis], name), []).append(e)
         return [
-            {axis: value, "metric": name, **_errors(name, own), "width": _width(name, own), **_chance(axis, name, own)}
-            for (value, name), own in sorted(found.items()) if not name.endswith(TAILS)
+            {axis: value, "metric": name, **_errors(name, entries), "width": _width(name, entries), **_chance(axis, name, entries)}
+            for (value, name), entries in sorted(groups.items()) if not name.endswith(TAILS)
         ]  # fmt: skip
 
     def records(self) -> Sequence[Mapping[str, Any]]:
@@ -207,21 +207,21 @@ def validate_runs(
 
 
 def _jobs(
-    found: RunFiles, seeds: int, host: str | Path | None, sample: int | None, skipped: list[str]
+    files: RunFiles, seeds: int, host: str | Path | None, sample: int | None, skipped: list[str]
 ) -> list[Callable[[], Sequence[RunCheck | str]]]:
     """What has to be replayed of some files; rows that cannot be are added to `skipped`."""
     named = None if host is None else str(host)
-    runs = [read_run(folder) for folder in found.runs]
+    runs = [read_run(folder) for folder in files.runs]
     out: list[Callable[[], Sequence[RunCheck | str]]] = [
         *(partial(replay, run, seeds, KERNELS, host) for run in runs),
-        *(partial(lambda folder: [_every_request(folder, host)], folder) for folder in found.requests),
+        *(partial(lambda folder: [_every_request(folder, host)], folder) for folder in files.requests),
     ]
-    for path in found.tables:
+    for path in files.tables:
         batches, left = read_static(path)
         skipped += left
         out.append(partial(replay_static, path, batches, STATIC_KERNELS, host))
-    for path in (*found.published, *found.clients):
-        rows, left = (read_published if path in found.published else read_client_runs)(path)
+    for path in (*files.published, *files.clients):
+        rows, left = (read_published if path in files.published else read_client_runs)(path)
         skipped += left
         out += [
             partial(lambda one: [replay_published(one, named)], one)
@@ -229,7 +229,7 @@ def _jobs(
                 rows, sample, lambda r: (r.model, r.device), lambda r: (r.load.level, r.input_len, r.line)
             )
         ]
-    for path in found.points:
+    for path in files.points:
         points, gone = read_points(path)
         some = sampled(
             points, sample, lambda p: (p.model, p.device, p.framework, p.mode), lambda p: (p.clients, p.isl, p.osl)

@@ -178,7 +178,7 @@ def _prompts(node: Keys) -> Prompts:
 
 
 def _measured(top: Keys, stages: int) -> tuple[Mapping[str, float], ...]:
-    found: list[Mapping[str, float]] = [{} for _ in range(stages)]
+    by_stage: list[Mapping[str, float]] = [{} for _ in range(stages)]
     for entry in top.list("measured"):
         stage = entry.needed("stage").count("stage", 0, stages - 1, least=0)
         measured = {}
@@ -189,8 +189,8 @@ def _measured(top: Keys, stages: int) -> tuple[Mapping[str, float], ...]:
                     seconds = part.real(statistic, 0.0, 0.0 if name == "itl" else 1e-9, 1e9)
                     if seconds > 0.0:  # a busy client reads several chunks at once: gaps of 0 tell nothing
                         measured[f"{name}_{statistic}"] = seconds
-        found[stage] = measured
-    return tuple(found)
+        by_stage[stage] = measured
+    return tuple(by_stage)
 
 
 class RunFiles(NamedTuple):
@@ -234,7 +234,7 @@ def find_runs(path: Path) -> RunFiles:
     if path.is_file():
         if path.name == RUN:
             return RunFiles(runs=[path.parent])
-        return RunFiles(**{next((kind for kind, own in FORMS.items() if own(path)), "tables"): [path]})
+        return RunFiles(**{next((kind for kind, holds in FORMS.items() if holds(path)), "tables"): [path]})
     if not path.is_dir():
         raise InputError(path, "is neither a run's folder nor a table of static batches or published points")
     if (path / RUN).is_file():
@@ -244,7 +244,7 @@ def find_runs(path: Path) -> RunFiles:
         [p.parent for p in files if p.name == RUN],
         [p.parent for p in files if p.name == "requests.csv" and _every_request(p.parent)],
         [p for p in files if p.name == "static.csv"],
-        *([p for p in files if p.suffix == ".csv" and own(p)] for own in FORMS.values()),
+        *([p for p in files if p.suffix == ".csv" and holds(p)] for holds in FORMS.values()),
     )
     if not any(files_found):
         wanted = f"neither {RUN} of a run nor static.csv nor a table of published points or of clients' runs"
