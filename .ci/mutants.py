@@ -113,7 +113,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ("workloads/requests/classes.py", "{str(key): value for", "{key: value for", CLASSES),
     ("workloads/pareto.py", "beaten &= np.any(best < costs[i], axis=1)", "pass",
      "tests/test_doctests.py"),
-    ("workloads/requests/classes.py", 'if ("input_len" in own) != ("output_len" in own):', "if False:", CLASSES),
+    ("workloads/requests/classes.py", 'if ("input_len" in settings) != ("output_len" in settings):', "if False:", CLASSES),
     ("workloads/requests/labelling.py", "edges = np.cumsum(np.array(shares, dtype=np.float64))",
      "edges = np.array(shares, dtype=np.float64)", CLASSES),
     ("workloads/requests/labelling.py", "np.where(labels.priority == NO_PRIORITY, priority, labels.priority)", "labels.priority",

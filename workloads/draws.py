@@ -278,16 +278,16 @@ def draw_normal(
 
 
 @compiled_part
-def draw_own(key: np.uint64, experts: int, router: F8, tilt: float, own: F8) -> None:
+def draw_own(key: np.uint64, experts: int, router: F8, tilt: float, table: F8) -> None:
     """Sample a prompt's own distribution around its layer's, as a router's table."""
     total, run = 0.0, 0.0
     for e in range(experts):
-        own[R_PROB, e] = gamma_draw(mix(key + np.uint64(e) * GOLDEN), tilt * router[R_PROB, e])
-        total += own[R_PROB, e]
+        table[R_PROB, e] = gamma_draw(mix(key + np.uint64(e) * GOLDEN), tilt * router[R_PROB, e])
+        total += table[R_PROB, e]
     for e in range(experts):
-        own[R_PROB, e] /= total
-        run += own[R_PROB, e]
-        own[R_CUMULATIVE, e] = run
+        table[R_PROB, e] /= total
+        run += table[R_PROB, e]
+        table[R_CUMULATIVE, e] = run
 
 
 @compiled_part

@@ -49,7 +49,7 @@ class InputError(ValueError):
     def name_parameters(self) -> None:
         """Name the parameters of a function where the message names options of the command line."""
         self.subject, self.reason = (
-            OPTION.sub(lambda found: found[1].replace("-", "_"), text) for text in (self.subject, self.reason)
+            OPTION.sub(lambda match: match[1].replace("-", "_"), text) for text in (self.subject, self.reason)
         )
         self.args = (self.subject, self.reason)
 
@@ -63,7 +63,7 @@ def shortened(text: str) -> str:
     True
     """
     half = MOST_SHOWN // 2
-    return LONG.sub(lambda found: f"{found[0][: half - 3]}...{found[0][-half:]}", text)
+    return LONG.sub(lambda match: f"{match[0][: half - 3]}...{match[0][-half:]}", text)
 
 
 @contextmanager
@@ -175,7 +175,7 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """
     names = sorted(known)
     text = str(name)
-    looks = {_digits(each): each for each in names}
+    looks = {_digits(candidate): candidate for candidate in names}
     close = [looks[_digits(text)]] if _digits(text) in looks else []
     close = close or difflib.get_close_matches(text, names, n=1, cutoff=cutoff)
     if close:

@@ -71,7 +71,7 @@ class HookPoint:
 
     def typing(self, context: Any, *given: Any) -> Any:
         """What Numba compiles a call of it to."""
-        arguments = tuple(SCALARS.get(name, own) for name, own in zip(self.arguments, given, strict=True))
+        arguments = tuple(SCALARS.get(name, given_type) for name, given_type in zip(self.arguments, given, strict=True))
 
         def made(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             table = _field(context, builder, arguments[0], values[0], "hooks")

@@ -30,9 +30,9 @@ def keep_less_book() -> None:
     lifetimes: Any = postproc.PostProcessor
     lifetimes.run = _lives(lifetimes.run)
     lock: Any = compiler_lock.global_compiler_lock
-    own: Any = lock._lock
-    type(lock).acquire = lambda self: own.acquire()
-    type(lock).release = lambda self: own.release()
+    owned_lock: Any = lock._lock
+    type(lock).acquire = lambda self: owned_lock.acquire()
+    type(lock).release = lambda self: owned_lock.release()
     ffi.lib._lock._cblist.clear()  # who listens to LLVM's lock
 
 
@@ -69,21 +69,21 @@ def _kind(cls: type) -> int:
     return next((kind for base, kind in every.items() if issubclass(cls, base)), OTHER)
 
 
-def _collect(values: Iterable[Any], found: list[Any]) -> list[Any]:
+def _collect(values: Iterable[Any], variables: list[Any]) -> list[Any]:
     """Add the variables in some values, however deep, in their order."""
     for value in values:
         kind = kinds.get(type(value))
         if kind is None:
             kind = kinds[type(value)] = _kind(type(value))
         if kind == VARIABLE:
-            found.append(value)
+            variables.append(value)
         elif kind == INSTRUCTION:
-            found += value.list_vars()
+            variables += value.list_vars()
         elif kind == SEVERAL:
-            _collect(value, found)
+            _collect(value, variables)
         elif kind == NAMED:
-            _collect(value.values(), found)
-    return found
+            _collect(value.values(), variables)
+    return variables
 
 
 def _once(refresh: Any) -> Any:
@@ -101,17 +101,17 @@ def _once(refresh: Any) -> Any:
 def _registered(of: Any) -> int:
     """How much the registries of a context, and of what types for it, hold."""
     typing = [of.typing_context] if hasattr(of, "typing_context") else []
-    loaders = [loader for each in (of, *typing) for loader in each._registries.items()]
+    loaders = [loader for holder in (of, *typing) for loader in holder._registries.items()]
     return sum(len(getattr(registry, name)) for registry, loader in loaders for name in loader.registry_items)
 
 
-def _lives(whole: Any) -> Any:
+def _lives(compute: Any) -> Any:
     """Numba's pass between passes without what lives where a block begins, which it asks for generators only."""
 
     def run(self: Any, emit_dels: bool = False, extend_lifetimes: bool = False) -> None:
         code = self.func_ir
         if code.is_generator:
-            whole(self, emit_dels, extend_lifetimes)
+            compute(self, emit_dels, extend_lifetimes)
             return
         code.blocks = transforms.canonicalize_cfg(code.blocks)  # type: ignore[no-untyped-call]
         code.variable_lifetime = postproc.VariableLifetime(code.blocks)  # type: ignore[no-untyped-call]

@@ -169,9 +169,9 @@ class ModelSpec:
         out: dict[int, float] = {}
         for layer in self.layers:
             for part in layer.parts:
-                for kept in part.state().keeps:
-                    size = kept.token_bytes(self.numerics)
-                    out[kept.window] = out.get(kept.window, 0.0) + size
+                for cache in part.state().keeps:
+                    size = cache.token_bytes(self.numerics)
+                    out[cache.window] = out.get(cache.window, 0.0) + size
         return out
 
     @property
@@ -193,7 +193,7 @@ class ModelSpec:
     def state_bytes_per_sequence(self) -> float:
         """Constant-size state of one sequence [B]."""
         states = [f for la in self.layers for p in la.parts for f in p.state().fixed]
-        return sum(each.bytes(self.numerics) for each in states)
+        return sum(state.bytes(self.numerics) for state in states)
 
     @property
     def moe_layers(self) -> int:

@@ -76,7 +76,7 @@ def _is_kept(path: Path) -> bool:
     return status.st_uid in trusted and (bool(status.st_mode & stat.S_ISVTX) or not _others_write(status))
 
 
-def _others_write(found: os.stat_result) -> bool:
+def _others_write(status: os.stat_result) -> bool:
     """Return whether its mode lets others write; a group with the user's number is only that user."""
-    group = found.st_mode & stat.S_IWGRP and found.st_gid != _user()
-    return bool(group or found.st_mode & stat.S_IWOTH)
+    group = status.st_mode & stat.S_IWGRP and status.st_gid != _user()
+    return bool(group or status.st_mode & stat.S_IWOTH)

@@ -19,13 +19,13 @@ def unbeaten(costs: npt.NDArray[np.float64], once: bool = False) -> list[int]:
     >>> unbeaten(equal), unbeaten(equal, once=True)
     ([0, 1], [0])
     """
-    kept: list[int] = []
+    front: list[int] = []
     best = np.empty((0, costs.shape[1]))
     for i in np.lexsort(costs.T[::-1]):  # whatever beats a row comes before it in this order
         beaten = np.all(best <= costs[i], axis=1)
         if not once:
             beaten &= np.any(best < costs[i], axis=1)
         if not beaten.any():
-            kept.append(int(i))
+            front.append(int(i))
             best = np.concatenate([best, costs[i : i + 1]])
-    return kept
+    return front

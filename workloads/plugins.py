@@ -53,7 +53,7 @@ def _import_all() -> None:
     """Import every plug-in, in order of their names."""
     from importlib.metadata import entry_points  # 20 ms that a known name needs not wait for
 
-    for entry in sorted(entry_points(group=GROUP), key=lambda found: found.name):
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry_point: entry_point.name):
         try:
             entry.load()
         except (Exception, SystemExit) as error:
@@ -77,13 +77,13 @@ def plugin_files() -> list[Path]:
     from importlib.metadata import entry_points
     from importlib.util import find_spec
 
-    found: set[Path] = set()
+    files: set[Path] = set()
     for entry in entry_points(group=GROUP):
         spec = find_spec(entry.module.partition(".")[0])
         if spec is None:
             continue
         for place in spec.submodule_search_locations or ():
-            found.update(Path(place).rglob("*.py"))
+            files.update(Path(place).rglob("*.py"))
         if spec.origin is not None and not spec.submodule_search_locations:
-            found.add(Path(spec.origin))
-    return sorted(found)
+            files.add(Path(spec.origin))
+    return sorted(files)

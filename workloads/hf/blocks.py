@@ -60,10 +60,10 @@ def sparse_layers(config: Config, layers: int, first: int = 0) -> list[bool]:
 
 
 def _switches(config: Config, key: str, layers: int) -> list[bool]:
-    found: list[Any] = config.items(key) or []
-    if len(found) < layers or any(v not in (0, 1) for v in found):
+    switches: list[Any] = config.items(key) or []
+    if len(switches) < layers or any(v not in (0, 1) for v in switches):
         raise config.error(key, f"must hold 0 or 1 for each of the {layers} layers")
-    return [bool(v) for v in found[:layers]]
+    return [bool(v) for v in switches[:layers]]
 
 
 def _enumerated(config: Config, layers: int) -> list[bool]:

@@ -49,13 +49,13 @@ def _as_published(config: Config, layers: int) -> Config:
         return config
     rates = config.section("compress_rates")
     pools = {KINDS[0]: 0} | {kind: rates.size(kind) for kind in set(words) - {KINDS[0]}}
-    own: dict[str, object] = {"compress_ratios": [pools[word] for word in words]}
+    keys: dict[str, object] = {"compress_ratios": [pools[word] for word in words]}
     blocks = config.words("mlp_layer_types", layers, ("hash_moe", "moe"))
     if blocks is not None:
-        own["num_hash_layers"] = blocks.count("hash_moe")
+        keys["num_hash_layers"] = blocks.count("hash_moe")
     if not config.has("qk_rope_head_dim"):
-        own["qk_rope_head_dim"] = config.size("head_dim") // 8  # `partial_rotary_factor` of all its checkpoints
-    return config.but(**own)
+        keys["qk_rope_head_dim"] = config.size("head_dim") // 8  # `partial_rotary_factor` of all its checkpoints
+    return config.but(**keys)
 
 
 def _ratios(config: Config, layers: int) -> list[int]:

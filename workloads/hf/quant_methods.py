@@ -315,13 +315,13 @@ def recipe_of(quantization: Config, config: Config) -> Recipe:
 
 def _names(quantization: Config, keys: Iterable[str]) -> tuple[str, ...]:
     """Module names or patterns under several keys."""
-    found: list[str] = []
+    names: list[str] = []
     for key in keys:
         for name in quantization.items(key) or ():
             if not isinstance(name, str):
                 raise quantization.error(key, f"must hold module names, not {shown(name)}")
-            found.append(name)
-    return tuple(found)
+            names.append(name)
+    return tuple(names)
 
 
 def cache_format(quantization: Config) -> str:

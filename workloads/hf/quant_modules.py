@@ -95,11 +95,11 @@ def _projections(part: LayerKind) -> Mapping[tuple[str, ...], float]:
     return {("in_proj", "in_proj_qkv", "in_proj_qkvz", "q_proj", "qkv_proj"): 2.0, ("out_proj", "o_proj"): 1.0}
 
 
-def _scaled(group: str, found: Mapping[tuple[str, ...], float], total: float) -> list[_Module]:
-    total_all = sum(found.values())
+def _scaled(group: str, weights: Mapping[tuple[str, ...], float], total: float) -> list[_Module]:
+    total_all = sum(weights.values())
     return [
         _Module(group, tuple(f"{owner}.{name}" for owner in OWNERS[group] for name in names), total * w / total_all)
-        for names, w in found.items()
+        for names, w in weights.items()
     ]
 
 
@@ -210,7 +210,7 @@ def group_formats(
     return out + [("head", _parts({stored: 1.0})) for stored in heads[:1]]
 
 
-def _parts(found: Mapping[Stored, float]) -> Parts:
-    total = sum(found.values())
-    rows = sorted(((s.name, s.bits, w / total) for s, w in found.items()), key=lambda row: -row[2])
+def _parts(weights: Mapping[Stored, float]) -> Parts:
+    total = sum(weights.values())
+    rows = sorted(((s.name, s.bits, w / total) for s, w in weights.items()), key=lambda row: -row[2])
     return tuple(rows)

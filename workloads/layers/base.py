@@ -135,13 +135,13 @@ class State:
     @property
     def window(self) -> int:
         """Tokens within which everything that is kept lies; 0 = all, or no cache."""
-        windows = [each.window for each in self.keeps]
+        windows = [cache.window for cache in self.keeps]
         return max(windows) if windows and all(windows) else 0
 
     @property
     def spans(self) -> set[int]:
         """Numbers of tokens whose sums over a batch the layer's ops may ask for; 0 = all."""
-        short = {-each.dense for each in self.reads}
+        short = {-read.dense for read in self.reads}
         return short.union(k.window for k in self.keeps).union(r.span for r in self.reads)
 
 

@@ -153,17 +153,17 @@ class GatedDeltaNet:
     def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
         return self.ops_with(moments, run, 1, 1)
 
-    def ops_with(self, moments: Moments, run: Run, used: int, held: int) -> list[Op]:
-        """The ops where a token goes through `used` states of each head, a prompt's tokens through `held`."""
+    def ops_with(self, moments: Moments, run: Run, used: int, stored: int) -> list[Op]:
+        """The ops where a token goes through `used` states of each head, a prompt's tokens through `stored`."""
         width = 2 * self._key + 2 * self.value
         state_bytes = Fixed(self.matrix, self.state_format).bytes(run.numerics)
         heads, dims = used * self.value_heads, (self.key_dim, self.value_dim)
         value = run.numerics.act_bytes
-        rates = (delta_rates(heads, *dims, held * state_bytes, False, value),
+        rates = (delta_rates(heads, *dims, stored * state_bytes, False, value),
                  delta_rates(heads, *dims, used * state_bytes, True, value))  # fmt: skip
         return [
             gemm("in", "state", "attention", moments.tokens, width + 2 * self.value_heads, self.hidden, run),
             *conv_ops(self.channels, self.d_conv, moments, run),
-            *state_ops("delta", moments, run, rates, (held * state_bytes, used * state_bytes)),
+            *state_ops("delta", moments, run, rates, (stored * state_bytes, used * state_bytes)),
             gemm("out", "state", "attention", moments.tokens, self.hidden, self.value, run),
         ]

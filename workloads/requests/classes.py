@@ -161,27 +161,27 @@ def _of_file(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _class_of(name: str, keys: Mapping[str, Any]) -> RequestClass:
     """One class from its keys."""
-    own: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     promises: list[Promise] = []
     for key, value in keys.items():
         where = f"--classes {name}.{key}"
         if key == "share":
-            own[key] = check_real(value, where, 1e-9, 1.0)
+            settings[key] = check_real(value, where, 1e-9, 1.0)
         elif key == "priority":
-            own[key] = check_count(value, where, -(2**31))
+            settings[key] = check_count(value, where, -(2**31))
         elif key == "tenants":
-            own[key] = check_count(value, where, 1, 4096)
+            settings[key] = check_count(value, where, 1, 4096)
         elif key in ("input_len", "output_len"):
-            own[key] = check_count(value, where, 1)
+            settings[key] = check_count(value, where, 1)
         elif key == "max_waiting":
-            own[key] = check_count(value, where, 0)
+            settings[key] = check_count(value, where, 0)
         elif key == "max_wait":
-            own[key] = check_real(value, where, 0.0, 1e9)
+            settings[key] = check_real(value, where, 0.0, 1e9)
         else:
             promises.append(_promise(key, value, where))
-    if ("input_len" in own) != ("output_len" in own):
+    if ("input_len" in settings) != ("output_len" in settings):
         raise InputError(f"--classes {name}", "needs both input_len and output_len, or neither")
-    return RequestClass(name, promises=tuple(promises), **own)
+    return RequestClass(name, promises=tuple(promises), **settings)
 
 
 def _promise(key: str, value: Any, where: str) -> Promise:

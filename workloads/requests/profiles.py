@@ -60,8 +60,8 @@ class Profile:
         turns, rest = np.divmod(work_s, self.period_s)
         step = np.searchsorted(self.done_s, rest, side="right") - 1
         inside = (rest - self.done_s[step]) / self.rates[step]
-        found: F8 = turns * self.period_s + self.starts_s[step] + inside
-        return found
+        arrival_s: F8 = turns * self.period_s + self.starts_s[step] + inside
+        return arrival_s
 
 
 def profile_of(text: str) -> Profile:

@@ -34,15 +34,15 @@ def meant(known: Iterable[str], where: str) -> dict[str, str]:
     InputError
         One under two names.
     """
-    found: dict[str, str] = {}
+    as_named: dict[str, str] = {}
     names = list(known)
     for name in names:
         usual = OTHERWISE.get(name, name) if "after" in names else name
-        if usual in found and usual in COLUMNS:
-            raise InputError(where, f"has {found[usual]} and {name}; give one of them")
+        if usual in as_named and usual in COLUMNS:
+            raise InputError(where, f"has {as_named[usual]} and {name}; give one of them")
         if usual in COLUMNS:
-            found[usual] = name
-    return found
+            as_named[usual] = name
+    return as_named
 
 
 def session_columns(known: Iterable[str], where: str) -> tuple[str, ...]:

@@ -107,7 +107,7 @@ class SpanAttention:
     def _first(self, group: tuple[tuple[float, float], ...], count: int) -> list[tuple[float, float]]:
         """Return the query heads of a group with the longest spans, for a device with `count` of them."""
         spans = [(span_of(a, b, self.length), a, b) for a, b in group]
-        spans.sort(key=lambda each: (each[0] > 0, -each[0]))
+        spans.sort(key=lambda span: (span[0] > 0, -span[0]))
         return [(a, b) for _, a, b in spans[:count]]
 
     def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
