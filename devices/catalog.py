@@ -353,15 +353,15 @@ def _aliases() -> dict[str, str]:
 
 def index_aliases(catalog: dict[str, Path]) -> dict[str, str]:
     """Map each alias to its device; an alias belongs to one device and is nobody's name."""
-    found: dict[str, str] = {}
+    owners: dict[str, str] = {}
     for name, path in catalog.items():
         for alias in read_yaml(path).get("aliases", ()):
             key = str(alias).lower()
-            owner = key if key in catalog else found.get(key)
+            owner = key if key in catalog else owners.get(key)
             if owner is not None:
                 raise SpecError(f"{path}: aliases", f"{alias!r} already means {owner!r}")
-            found[key] = name
-    return found
+            owners[key] = name
+    return owners
 
 
 def _lookup(name: str) -> str | None:

@@ -250,11 +250,11 @@ def build_device(
     return SharedMemoryDevice(spec, processors, collectives, boards)
 
 
-def _powered(model: Roofline, own: Board) -> Roofline:
+def _powered(model: Roofline, card: Board) -> Roofline:
     """A product's roofline with the energies of its power model, where it has one."""
-    if own.model is None:
+    if card.model is None:
         return model
-    return replace(model, **coefficients(own.model, model))
+    return replace(model, **coefficients(card.model, model))
 
 
 def _of_kind(base: Roofline, name: str, device: DeviceSpec) -> CostModel:

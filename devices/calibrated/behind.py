@@ -112,13 +112,13 @@ def _read(name: str) -> dict[tuple[str, str], dict[str, _Cells]]:
     path = folder() / f"{name}.csv"
     if not path.exists():
         return {}
-    held: dict[tuple[str, str, str], list[list[int]]] = {}
+    grouped: dict[tuple[str, str, str], list[list[int]]] = {}
     for line in path.read_text(encoding="utf-8").splitlines()[1:]:
         family, framework, format_, place, *numbers = line.split(",")
         row = [*map(int, place.split("/")), *map(int, numbers)]
-        held.setdefault((family, framework, format_), []).append(row)
+        grouped.setdefault((family, framework, format_), []).append(row)
     out: dict[tuple[str, str], dict[str, _Cells]] = {}
-    for (family, framework, format_), rows in held.items():
+    for (family, framework, format_), rows in grouped.items():
         table = np.array(rows, dtype=np.int64)
         cells = _Cells(table[:, :-4], table[:, -4], table[:, -3:] / 100.0)
         out.setdefault((family, framework), {})[format_] = cells

@@ -130,8 +130,12 @@ class _Problem:
     def start(self) -> F8:
         """Fixed parameters as they are, the others where their sets start."""
         first = [
-            np.log(self.fixed[name]) if name in self.fixed else held.center if held.start is None else held.start
-            for name, held in self.sets.items()
+            np.log(self.fixed[name])
+            if name in self.fixed
+            else parameter_set.center
+            if parameter_set.start is None
+            else parameter_set.start
+            for name, parameter_set in self.sets.items()
         ]
         out: F8 = np.clip(np.concatenate(first), self.low, self.high)
         return out
@@ -155,12 +159,14 @@ class _Problem:
     def cost(self, theta: F8, weight: float, times: Mapping[str, F8] | None = None) -> float:
         times = self.times(theta) if times is None else times
         total = sum(float((self.excess(o, times) ** 2).sum()) for o in self.orders) * weight**2
-        for name, held in self.sets.items():
+        for name, parameter_set in self.sets.items():
             if name in self.fixed:
                 continue
             parameters = theta[self.at[name]]
-            total += held.pull * float((PRIOR**2 * ((parameters - held.center) / self.spread) ** 2).sum())
-            for sample in held.samples:
+            total += parameter_set.pull * float(
+                (PRIOR**2 * ((parameters - parameter_set.center) / self.spread) ** 2).sum()
+            )
+            for sample in parameter_set.samples:
                 r = np.log(self.family.seconds(np.exp(parameters), sample.h, sample.x)) - sample.log
                 rho = 2.0 * LOSS_SCALE**2 * (np.sqrt(1.0 + (r / LOSS_SCALE) ** 2) - 1.0)
                 total += sample.weight * float(rho.sum())
@@ -208,13 +214,13 @@ class _Problem:
             gradient[b] -= two.T @ r
         return hessian, gradient
 
-    def _own(self, theta: F8, name: str, held: ParameterSet, hessian: F8, gradient: F8) -> None:
+    def _own(self, theta: F8, name: str, parameter_set: ParameterSet, hessian: F8, gradient: F8) -> None:
         at = self.at[name]
         parameters = theta[at]
-        prior = held.pull * (PRIOR / self.spread) ** 2
+        prior = parameter_set.pull * (PRIOR / self.spread) ** 2
         hessian[at, at] += np.diag(prior)
-        gradient[at] += prior * (parameters - held.center)
-        for sample in held.samples:
+        gradient[at] += prior * (parameters - parameter_set.center)
+        for sample in parameter_set.samples:
             base = np.log(self.family.seconds(np.exp(parameters), sample.h, sample.x))
             r = base - sample.log
             w = sample.weight / np.sqrt(1.0 + (r / LOSS_SCALE) ** 2)

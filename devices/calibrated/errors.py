@@ -113,10 +113,10 @@ def by_source(family: Family, hardware: F8, inputs: F8, measured: F8, labels: La
 
 
 def _unseen(
-    family: Family, hardware: F8, inputs: F8, measured: F8, labels: Labels, held: npt.NDArray[np.bool_], start: Fit
+    family: Family, hardware: F8, inputs: F8, measured: F8, labels: Labels, left_out: npt.NDArray[np.bool_], start: Fit
 ) -> F8:
-    if held.all() or not held.any():
-        return family.seconds(family.defaults, hardware, inputs[held])
-    seen = (hardware, inputs[~held], measured[~held], labels[~held])
+    if left_out.all() or not left_out.any():
+        return family.seconds(family.defaults, hardware, inputs[left_out])
+    seen = (hardware, inputs[~left_out], measured[~left_out], labels[~left_out])
     done = with_kernels(family, fit(family, *seen, start=start.values), *seen, start)
-    return predict(family, done, hardware, inputs[held], labels[held])
+    return predict(family, done, hardware, inputs[left_out], labels[left_out])

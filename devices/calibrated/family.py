@@ -59,13 +59,13 @@ class Parameter:
 @cache
 def _declared() -> Mapping[str, tuple[Parameter, ...]]:
     """Parameters by family, as parameters.csv lists them."""
-    found: dict[str, tuple[Parameter, ...]] = {}
+    declared: dict[str, tuple[Parameter, ...]] = {}
     with (Path(__file__).parent / "parameters.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
             numbers = (float(row[name]) for name in ("default", "low", "high", "spread"))
             parameter = Parameter(row["name"], row["unit"], row["meaning"], *numbers)
-            found[row["family"]] = (*found.get(row["family"], ()), parameter)
-    return found
+            declared[row["family"]] = (*declared.get(row["family"], ()), parameter)
+    return declared
 
 
 def parameters_of(family: str) -> tuple[Parameter, ...]:

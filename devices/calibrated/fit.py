@@ -64,8 +64,8 @@ class Fit:
                 values[family.index(name)] *= factor
         if self.kernels:
             values = family.per_branch(values)
-        for branch, own in self.kernels.get(label, {}).items():
-            values[family.branches.index(branch)] = own
+        for branch, of_branch in self.kernels.get(label, {}).items():
+            values[family.branches.index(branch)] = of_branch
         return values, time
 
     def single(self, family: Family, label: str) -> F8:

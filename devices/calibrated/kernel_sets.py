@@ -146,8 +146,8 @@ class SetEntry(Spec):
         out = family.vector(self.parameters)
         if self.kernels:
             out = family.per_branch(out)
-        for branch, own in self.kernels.items():
-            out[family.branches.index(branch)] = family.vector(own)
+        for branch, of_branch in self.kernels.items():
+            out[family.branches.index(branch)] = family.vector(of_branch)
         return out
 
 
@@ -276,7 +276,7 @@ def kindred(specs: Mapping[str, DeviceSpec], *, linked: bool) -> Iterator[tuple[
     """Pairs of devices of one silicon, the first at least as good as the other, core by core too."""
     silicon = {name: silicon_of(str(spec.kernels)) for name, spec in specs.items()}
     h = {name: hardware(spec) for name, spec in specs.items()}
-    core = {name: (*own[: H_CLOCK + 1], own[H_PEAK] / own[H_CORES]) for name, own in h.items()}
+    core = {name: (*row[: H_CLOCK + 1], row[H_PEAK] / row[H_CORES]) for name, row in h.items()}
     for one, other in permutations(specs, 2):
         alike = silicon[one] == silicon[other]
         alike &= all(a >= b for a, b in zip(core[one], core[other], strict=True))

@@ -198,22 +198,22 @@ ONE_WIDTH = ("aiconfigurator/trtllm", "aiconfigurator/sglang-0.5.10")
 channels, of which the most would move four times the memory bandwidth."""
 
 
-def _times(own: _Family, table: KernelTable, i: int) -> bool:
+def _times(family: _Family, table: KernelTable, i: int) -> bool:
     source = str(table["source"][i])
-    if not str(table["kernel"][i]).startswith(own.kernels) or table["timing"][i] == "event":
+    if not str(table["kernel"][i]).startswith(family.kernels) or table["timing"][i] == "event":
         return False
-    if own.read is _conv and "heads_k" in table.columns and source.startswith(ONE_WIDTH):
+    if family.read is _conv and "heads_k" in table.columns and source.startswith(ONE_WIDTH):
         return False
-    if own.read is _encoder and "sglang" in source and str(table["device"][i]).startswith("B300"):
+    if family.read is _encoder and "sglang" in source and str(table["device"][i]).startswith("B300"):
         return False  # Triton, four to five times as long; B200 and GB200 have FlashAttention there
     if "scores" in table.columns and str(table["scores"][i]).endswith("flat"):
         return False  # all scores equal: no model's are
-    if "index_decode" in own.kinds and table["q_len"][i] > DRAFTS:
+    if "index_decode" in family.kinds and table["q_len"][i] > DRAFTS:
         return False
-    if own.read is _sparse:  # one kernel, decodes and prompts
+    if family.read is _sparse:  # one kernel, decodes and prompts
         q = table["q_len"][i]
-        return bool((q == 1.0) == ("sparse_decode" in own.kinds))
-    return not own.phases or table["phase"][i] in own.phases
+        return bool((q == 1.0) == ("sparse_decode" in family.kinds))
+    return not family.phases or table["phase"][i] in family.phases
 
 
 def _common(table: KernelTable, name: str, calls: float) -> KernelTable:

@@ -190,7 +190,7 @@ class CalibratedModel:
         )  # fmt: skip
 
     def evidence(self, ops: Sequence[Op]) -> list[Evidence]:
-        found: dict[tuple[str, str], list[Evidence]] = {}
+        by_kind: dict[tuple[str, str], list[Evidence]] = {}
         rest = []
         for op in ops:
             x = self.quantities(op)
@@ -198,8 +198,8 @@ class CalibratedModel:
                 rest.append(op)
                 continue
             entry = self._evidence_of(self.models[op.kind], x)
-            found.setdefault((entry.applies_to, entry.format), []).append(entry)
-        out = [_together(entry) for entry in found.values()]
+            by_kind.setdefault((entry.applies_to, entry.format), []).append(entry)
+        out = [_together(entry) for entry in by_kind.values()]
         return [*out, *self.base.evidence([op for op in rest if not self.included(op)])]
 
     def _evidence_of(self, model: Model, inputs: F8) -> Evidence:
@@ -297,7 +297,7 @@ _held: dict[tuple[int, int, str], tuple[DeviceSpec, ProcessorSpec, F8, dict[str,
 def _models(spec: DeviceSpec, processor: ProcessorSpec, framework: str) -> tuple[F8, dict[str, Model]]:
     """Constants of a device, and its models by kind of op."""
     h = hardware(spec, held_processor(spec, processor))
-    found: dict[str, Model] = {}
+    models: dict[str, Model] = {}
     whose = dict.fromkeys(families().values(), shared_parameters) | dict.fromkeys(
         LAYER_FAMILIES.values(), layer_parameters
     )
@@ -306,5 +306,5 @@ def _models(spec: DeviceSpec, processor: ProcessorSpec, framework: str) -> tuple
             known = parameters_of(spec, family, framework)
             if processor.dispatch_s:
                 known = dispatched(known, family, processor.dispatch_s)
-            found.update(dict.fromkeys(family.kinds, Model(family, known, h)))
-    return h, found
+            models.update(dict.fromkeys(family.kinds, Model(family, known, h)))
+    return h, models

@@ -154,8 +154,8 @@ def _at_power(hardware: F8, family: Family, donor: Donor) -> Donor:
     more = np.array([hardware[H_ROOM] / donor.h[H_ROOM] if name in LIMITED else 1.0 for name in names])
     most = np.array([p.high for p in family.parameters])
     kernels = {
-        label: {branch: np.minimum(values * more, most) for branch, values in held.items()}
-        for label, held in donor.fit.kernels.items()
+        label: {branch: np.minimum(values * more, most) for branch, values in branches.items()}
+        for label, branches in donor.fit.kernels.items()
     }
     return replace(donor, fit=replace(donor.fit, values=np.minimum(donor.fit.values * more, most), kernels=kernels))
 
@@ -221,11 +221,14 @@ def _catalog(family: str) -> dict[str, Donor]:
     model = families()[family]
     fitted = (load_device(n)[0] for n in fitted_devices() if n not in ALONE)
     fits = ((s, s.calibration.get(family)) for s in fitted)
-    return {s.name: _donor(model, s, own) for s, own in fits if own is not None}
+    return {s.name: _donor(model, s, fit_spec) for s, fit_spec in fits if fit_spec is not None}
 
 
-def _donor(family: Family, spec: DeviceSpec, own: FamilyFitSpec) -> Donor:
-    kernels = {label: {branch: family.vector(v) for branch, v in held.items()} for label, held in own.kernels.items()}
-    scales = {k: dict(v) for k, v in own.frameworks.items()}
-    fit = Fit(family.vector(own.parameters), scales, kernels=kernels)
-    return Donor(own.rows, fit, hardware(spec))
+def _donor(family: Family, spec: DeviceSpec, fit_spec: FamilyFitSpec) -> Donor:
+    kernels = {
+        label: {branch: family.vector(v) for branch, v in branches.items()}
+        for label, branches in fit_spec.kernels.items()
+    }
+    scales = {k: dict(v) for k, v in fit_spec.frameworks.items()}
+    fit = Fit(family.vector(fit_spec.parameters), scales, kernels=kernels)
+    return Donor(fit_spec.rows, fit, hardware(spec))

@@ -104,7 +104,7 @@ class SetFit:
         self.sets = tuple(dict.fromkeys(self.set.values()))
         self.lead = {name: representative(name) for name in self.sets}
         rows = {n: sum(len(r.measured) for r in self._rows(n)) for n in self.sets}
-        timed = frozenset(d for d, own in self.set.items() if rows[own] >= ENOUGH)
+        timed = frozenset(d for d, set_name in self.set.items() if rows[set_name] >= ENOUGH)
         self.orders = _orders(family, specs, steps, step_s, timed)
         self.probes = self._with_calls(probes)
 
@@ -205,7 +205,7 @@ class SetFit:
                 center[name] = self._inherited(name, elder[name], center, start)
                 sets[name] = ParameterSet(center[name], PULL[True], evidence[name].samples, alone[name])
             values = self._solve(sets, values, key)
-            center |= {name: np.log(found) for name, found in values.items()}
+            center |= {name: np.log(fitted) for name, fitted in values.items()}
         rest = [n for n in self.sets if n not in firm]
         while rest:
             name = next(n for n in rest if not elder[n] or elder[n] in center)
@@ -307,7 +307,7 @@ class SetFit:
         here = library(self.family.name, label, one)
         return here == library(self.family.name, label, two)
 
-    def _combined(self, found: Mapping[str, Mapping[str, F8]], share: F8) -> dict[str, F8]:
+    def _combined(self, by_framework: Mapping[str, Mapping[str, F8]], share: F8) -> dict[str, F8]:
         """Return parameters of all frameworks, fitted to the mean of their predictions."""
         rng = np.random.default_rng(0)
         x = self.probes.x
@@ -315,10 +315,10 @@ class SetFit:
             x = np.ascontiguousarray(x[np.sort(rng.choice(len(x), POINTS, replace=False))])
         sets = {}
         for name in self.sets:
-            center = np.mean([np.log(values[name]) for values in found.values()], axis=0)
+            center = np.mean([np.log(values[name]) for values in by_framework.values()], axis=0)
             samples = []
             for h in self._extremes(name):
-                logs = [np.log(self.family.seconds(found[f][name], h, x)) for f in found]
+                logs = [np.log(self.family.seconds(by_framework[f][name], h, x)) for f in by_framework]
                 samples.append(Sample(h, x, share @ np.array(logs), 1.0))
             sets[name] = ParameterSet(center, PULL[True], samples)
         return self._solve(sets, {}, TYPICAL)

@@ -37,16 +37,16 @@ def fit_family(
     for wanted, branches in _kernels(family, measured):
         rows = {d: some_of(r, np.isin(family.branch(r.x), wanted)) for d, r in measured.items()}
         part = _share(family, probes, wanted)
-        base = {s: {k: _as_base(e, branches[0]) for k, e in held.items()} for s, held in out.items()}
+        base = {s: {k: _as_base(e, branches[0]) for k, e in entries.items()} for s, entries in out.items()}
         limits = _limits(family, specs, probes, part, steps, first.set, out)
         some = {d: r for d, r in rows.items() if len(r.measured)}
         fits = of(family, specs, some, part, steps, step_s, base, limits).run()
-        for name, held in fits.items():
-            for key, entry in held.items():
+        for name, entries in fits.items():
+            for key, entry in entries.items():
                 told = branches if entry.rows >= ENOUGH_OF_ONE else ()
                 start = dict.fromkeys(branches, entry.parameters)
                 out[name][key] = replace_kernels(out[name][key], start, told)
-    return {name: {key: _judged(first, name, key, e) for key, e in held.items()} for name, held in out.items()}
+    return {name: {key: _judged(first, name, key, e) for key, e in entries.items()} for name, entries in out.items()}
 
 
 def _kernels(family: Family, measured: Mapping[str, FamilyRows]) -> Iterator[tuple[tuple[int, ...], tuple[str, ...]]]:
@@ -78,10 +78,10 @@ def _as_base(entry: SetEntry, branch: str) -> SetEntry:
     return entry.model_copy(update={"parameters": entry.kernels.get(branch, first)})
 
 
-def replace_kernels(entry: SetEntry, own: Mapping[str, dict[str, float]], told: tuple[str, ...] = ()) -> SetEntry:
+def replace_kernels(entry: SetEntry, of_branch: Mapping[str, dict[str, float]], told: tuple[str, ...] = ()) -> SetEntry:
     """An entry with some kernels' parameters, which rows tell or not."""
     known = tuple(dict.fromkeys((*(entry.told or ()), *told)))
-    return entry.model_copy(update={"kernels": {**entry.kernels, **own}, "told": known})
+    return entry.model_copy(update={"kernels": {**entry.kernels, **of_branch}, "told": known})
 
 
 def _limits(
@@ -91,7 +91,7 @@ def _limits(
     """Return the maximum seconds of some calls in fp8 steps: the bf16 time less the others."""
     if not len(steps.narrow) or not part.calls[steps.narrow].nnz:
         return {}
-    found: dict[str, dict[str, F8]] = {}
+    limits: dict[str, dict[str, F8]] = {}
     for device, spec in specs.items():
         if not has_unit(spec, "fp8"):
             continue
@@ -102,8 +102,8 @@ def _limits(
             # Calls in bf16 of both steps are the same ones: what they take is on either side.
             same = all_s[steps.wide]
             limit = all_s_all[steps.wide] - rest
-            found.setdefault(key, {})[device] = np.where(same > 0.0, np.inf, limit)
-    return found
+            limits.setdefault(key, {})[device] = np.where(same > 0.0, np.inf, limit)
+    return limits
 
 
 def _judged(first: SetFit, name: str, key: str, entry: SetEntry) -> SetEntry:

@@ -39,7 +39,7 @@ class SetEvidence:
 
 def evidence_by(family: Family, devices: Sequence[FamilyRows], label: str | None, without: int | None) -> SetEvidence:
     """Return the rows of a set's devices for a framework's kernels, without one format."""
-    found: dict[str, list[tuple[Sample, set[str]]]] = {basis: [] for basis in WEIGHT}
+    samples: dict[str, list[tuple[Sample, set[str]]]] = {basis: [] for basis in WEIGHT}
     for rows in devices:
         usual = family.usual(rows.x)
         for other in sorted(set(rows.labels.tolist())):
@@ -52,12 +52,12 @@ def evidence_by(family: Family, devices: Sequence[FamilyRows], label: str | None
             x, log = np.ascontiguousarray(rows.x[at]), np.log(rows.measured[at])
             basis = _basis(family, other, label, rows.h[H_CAPABILITY])
             sample = Sample(rows.h, x, log, WEIGHT[basis] if label else 1.0)
-            found[basis].append((sample, set(rows.table["source"][at].tolist())))
-    held: list[tuple[Sample, set[str]]] = []
+            samples[basis].append((sample, set(rows.table["source"][at].tolist())))
+    gathered: list[tuple[Sample, set[str]]] = []
     for basis, least in (("own", SOME), ("library", SOME), ("silicon", FEWEST)):
-        held += found[basis]
-        sources = frozenset[str]().union(*(names for _, names in held))
-        seen = SetEvidence(basis, [sample for sample, _ in held], sources)
+        gathered += samples[basis]
+        sources = frozenset[str]().union(*(names for _, names in gathered))
+        seen = SetEvidence(basis, [sample for sample, _ in gathered], sources)
         if seen.rows >= least:
             return seen
     return SetEvidence("transferred", ())
@@ -72,10 +72,10 @@ def unserved(rows: FamilyRows) -> npt.NDArray[np.bool_]:
     return np.array([rows.family.branches[branch] in kernels[label] for label, branch in pairs], dtype=np.bool_)
 
 
-def some_of(rows: FamilyRows, kept: npt.NDArray[np.bool_]) -> FamilyRows:
+def some_of(rows: FamilyRows, mask: npt.NDArray[np.bool_]) -> FamilyRows:
     """Some of a family's rows."""
-    return replace(rows, table=rows.table.take(kept), x=np.ascontiguousarray(rows.x[kept]),
-                   measured=rows.measured[kept], labels=rows.labels[kept])  # fmt: skip
+    return replace(rows, table=rows.table.take(mask), x=np.ascontiguousarray(rows.x[mask]),
+                   measured=rows.measured[mask], labels=rows.labels[mask])  # fmt: skip
 
 
 def evidence_of_all(family: Family, devices: Sequence[FamilyRows]) -> SetEvidence:

@@ -37,10 +37,10 @@ families:
 """
 
 
-def set_yaml(name: str, date: str, held: Mapping[str, Mapping[str, SetEntry]]) -> str:
+def set_yaml(name: str, date: str, families: Mapping[str, Mapping[str, SetEntry]]) -> str:
     """YAML of one set of shared parameters."""
     lines = [SET_HEAD.format(name=name, date=date).rstrip("\n")]
-    for family, entries in held.items():
+    for family, entries in families.items():
         lines.append(f"  {family}:")
         for framework, entry in entries.items():
             lines += [f"    {framework}:", f"      basis: {entry.basis}", f"      rows: {entry.rows}"]
@@ -52,8 +52,8 @@ def set_yaml(name: str, date: str, held: Mapping[str, Mapping[str, SetEntry]]) -
             lines.append(f"      parameters: {{{inner}}}")
             lines += [] if entry.told is None else [f"      told: [{', '.join(entry.told)}]"]
             lines += ["      kernels:"] if entry.kernels else []
-            for branch, own in entry.kernels.items():
-                inner = ", ".join(f"{k}: {_plain(v)}" for k, v in own.items())
+            for branch, parameters in entry.kernels.items():
+                inner = ", ".join(f"{k}: {_plain(v)}" for k, v in parameters.items())
                 lines.append(f"        {branch}: {{{inner}}}")
     return "\n".join(lines) + "\n"
 
@@ -91,9 +91,9 @@ def _kernels(done: FamilyFit) -> list[str]:
     """Parameters of frameworks' kernels; seconds in fields, as in the scales."""
     lines = ["    kernels:"] if done.fit.kernels else []
     names = [p.name for p in done.family.parameters]
-    for label, held in done.fit.kernels.items():
+    for label, branches in done.fit.kernels.items():
         lines.append(f"      {quoted(label)}:")
-        for branch, values in held.items():
+        for branch, values in branches.items():
             inner = ", ".join(f"{n}: {_plain(v)}" for n, v in zip(names, values, strict=True))
             lines.append(f"        {branch}: {{{inner}}}")
     return lines

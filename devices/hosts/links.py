@@ -255,13 +255,13 @@ def _tables(host: HostSpec) -> tuple[dict[tuple[str, int], TimedCollective], int
         return {}, 0
     read, _ = read_tables(host.link.tables)
     collectives = [table for name, table in read.items() if name in LINKS]
-    held: dict[tuple[str, int], dict[float, list[float]]] = {}
+    by_message: dict[tuple[str, int], dict[float, list[float]]] = {}
     for table in collectives:
         for kind, ranks, moved, seconds in _rows(table):
-            held.setdefault((kind, ranks), {}).setdefault(moved, []).append(seconds)
-    if not held:
+            by_message.setdefault((kind, ranks), {}).setdefault(moved, []).append(seconds)
+    if not by_message:
         raise InputError(f"tables of host {host.name}", "hold no rows of allreduce or collectives")
-    return {key: _curve(points) for key, points in held.items()}, sum(map(len, collectives))
+    return {key: _curve(points) for key, points in by_message.items()}, sum(map(len, collectives))
 
 
 def _rows(table: KernelTable) -> list[tuple[str, int, float, float]]:

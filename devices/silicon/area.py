@@ -88,13 +88,13 @@ def area_model() -> AreaModel:
     return AreaModel(core, lane, mac, left_out)
 
 
-def _fitted(terms: F8, left: F8, whole: F8) -> F8:
+def _fitted(terms: F8, left: F8, areas: F8) -> F8:
     """Least squares of relative errors, no term below 0."""
     from scipy.optimize import nnls
 
     scale: F8 = terms.max(axis=0)
-    found: F8 = nnls(terms / scale / whole[:, None], left / whole)[0]
-    return found / scale
+    scaled: F8 = nnls(terms / scale / areas[:, None], left / areas)[0]
+    return scaled / scale
 
 
 def die_of(given: DieSpec) -> Die:

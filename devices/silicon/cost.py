@@ -71,8 +71,8 @@ def cost_parts(
     return known | {"test and the rest": sum(known.values()) * c["test_share"]}
 
 
-def cost_spread(found: dict[str, float]) -> float:
+def cost_spread(computed: dict[str, float]) -> float:
     """Share that 80 % of costs found stay within of the published estimates."""
     published = constants().published_USD
-    errors = [abs(found[name] / published[name] - 1) for name in published if name in found]
+    errors = [abs(computed[name] / published[name] - 1) for name in published if name in computed]
     return float(np.quantile(errors, 0.8))

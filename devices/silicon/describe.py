@@ -94,8 +94,8 @@ def _around(value: float, spread: float) -> tuple[float, float]:
 def _area(device: DeviceSpec) -> Estimate:
     dies, beside = die_parts(device), near_of(device)
     parts, near = dict(beside), sum(beside.values())
-    for _, count, whole in dies:
-        for name, area in whole.items():
+    for _, count, die_areas in dies:
+        for name, area in die_areas.items():
             parts[name] = parts.get(name, 0.0) + count * area
     parts = {name: area for name, area in parts.items() if area > 0}
     if not dies and main_of(device) is not None:

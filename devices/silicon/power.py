@@ -131,5 +131,5 @@ def _fitted(terms: F8, rest: F8, weights: F8) -> F8:
     from scipy.optimize import nnls
 
     scale: F8 = terms.max(axis=0)
-    found: F8 = nnls(terms / scale * weights[:, None], rest * weights)[0]
-    return found / scale
+    scaled: F8 = nnls(terms / scale * weights[:, None], rest * weights)[0]
+    return scaled / scale

@@ -320,12 +320,12 @@ def table_model(spec: DeviceSpec, paths: Iterable[str | Path], base: CalibratedM
     )
 
 
-def _check_own(spec: DeviceSpec, tables: Mapping[str, KernelTable], own: Mapping[str, KernelTable]) -> None:
+def _check_own(spec: DeviceSpec, tables: Mapping[str, KernelTable], device_tables: Mapping[str, KernelTable]) -> None:
     """Refuse a table of only an unknown device, and times that the device cannot have.
 
     The first would be left out and its ops be costed by the model, unseen.
     """
-    for family, table in own.items():
+    for family, table in device_tables.items():
         if not len(table):
             for name in sorted({str(d) for d in tables[family]["device"]}):
                 _check_device(name, str(tables[family].file[0]))

@@ -47,10 +47,10 @@ class Core:
         """Return the seconds of one vector FMA, and of a vector load, at full rate."""
         return 2.0 * self.lanes / self.fma_flops_per_s
 
-    def rate(self, held: float) -> float:
-        """Return the bytes per second at which a working set of `held` bytes is read again."""
-        if held <= self.l1_bytes:
+    def rate(self, working_set: float) -> float:
+        """Return the bytes per second at which a working set of `working_set` bytes is read again."""
+        if working_set <= self.l1_bytes:
             return 4.0 * self.lanes / self.slot_s
-        if held <= self.l2_bytes:
+        if working_set <= self.l2_bytes:
             return self.l2_Bps
-        return self.l3_Bps if held <= self.l3_bytes else self.read_Bps
+        return self.l3_Bps if working_set <= self.l3_bytes else self.read_Bps

@@ -103,7 +103,7 @@ class Ranking:
 
     def top(self, count: int) -> list[Priced]:
         """The first `count`, with groups that are predicted equal as one."""
-        found: list[list[int]] = []
+        places: list[list[int]] = []
         last: dict[tuple[int, ...], list[int]] = {}
         seconds = self.prices[:, O_SECONDS]
         for i, row in enumerate(self.configs.tolist()):
@@ -111,13 +111,13 @@ class Ranking:
             same = last.get(rest)
             if same and seconds[i] <= seconds[same[0]] * (1.0 + EQUAL):
                 same.append(i)
-            elif len(found) < count:
+            elif len(places) < count:
                 last[rest] = [i]
-                found.append(last[rest])
-            elif not same and seconds[i] > seconds[found[-1][0]] * (1.0 + EQUAL):
+                places.append(last[rest])
+            elif not same and seconds[i] > seconds[places[-1][0]] * (1.0 + EQUAL):
                 break
         groups = self.configs[:, C_GROUP]
-        return [priced(self.configs[i], self.prices[i], tuple(map(int, groups[also]))) for i, *also in found]
+        return [priced(self.configs[i], self.prices[i], tuple(map(int, groups[also]))) for i, *also in places]
 
 
 def priced(config: I8 | Sequence[int], price: F8, also: tuple[int, ...] = ()) -> Priced:

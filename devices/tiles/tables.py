@@ -138,32 +138,32 @@ def read_configs(
     InputError
         If a folder or file does not exist, has no usable row, or has a bad cell.
     """
-    found: dict[str, Path] = {}
+    by_stem: dict[str, Path] = {}
     for path in map(Path, paths):
         if not path.exists():
             raise InputError(path, "no such file or folder")
         inside = sorted(path.glob("*.csv")) if path.is_dir() else [path]
-        found |= {file.stem: file for file in inside}
+        by_stem |= {file.stem: file for file in inside}
     measured: list[MeasuredKernel] = []
     fixed: list[FixedTile] = []
     skipped: list[Skipped] = []
     used: set[str] = set()
     for kernel in sorted(FORMS):
         stems = [f"{kernel}_{part}" for part in (NEAR, "shapes", "grid")]
-        if stems[0] not in found:
+        if stems[0] not in by_stem:
             continue
         for stem in stems[1:]:
-            if stem not in found:
-                raise InputError(found[stems[0]], f"needs {stem}.csv beside it")
-        new, left = _near_best(FORMS[kernel], *(found[stem] for stem in stems))
+            if stem not in by_stem:
+                raise InputError(by_stem[stems[0]], f"needs {stem}.csv beside it")
+        new, left = _near_best(FORMS[kernel], *(by_stem[stem] for stem in stems))
         measured, skipped, used = measured + new, skipped + left, used | set(stems)
-    if "gemm" in found:
-        new_fixed, left = _fixed(found["gemm"])
+    if "gemm" in by_stem:
+        new_fixed, left = _fixed(by_stem["gemm"])
         fixed, skipped = fixed + new_fixed, skipped + left
         used.add("gemm")
     skipped += [
         Skipped(str(file), 0, "is not a table of configurations that this command reads")
-        for stem, file in found.items() if stem not in used
+        for stem, file in by_stem.items() if stem not in used
     ]  # fmt: skip
     if needed and not measured and not fixed:
         why = "; ".join(s.reason for s in skipped if s.reason.startswith("device "))
