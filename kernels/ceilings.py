@@ -170,10 +170,10 @@ def read_rate(bench: Bench, *, least: int = 3, budget_s: float = 0.03) -> float:
     return 4 * count / _time(run, bench.threads, least, budget_s).median_s
 
 
-def cache_rate(bench: Bench, held: float) -> float:
-    """Return the bytes per second of one thread that reads `held` bytes repeatedly, by its time on a core."""
+def cache_rate(bench: Bench, working_set: float) -> float:
+    """Return the bytes per second of one thread that reads `working_set` bytes repeatedly, by its time on a core."""
     step = 8 * LANES
-    count = max(step, int(held) // 4 // step * step)
+    count = max(step, int(working_set) // 4 // step * step)
     x = bench.take((count,))
     times = max(2, int(CACHE_READ // (4 * count)))
     _read_again(x.ctypes.data, count, 2)

@@ -85,13 +85,13 @@ class GpuSearched:
         ]  # fmt: skip
 
 
-def _powers(most: int, own: int) -> list[int]:
+def _powers(most: int, default: int) -> list[int]:
     """Powers of two up to `most`, `most` itself and the kernel's own choice."""
-    return sorted({*(1 << i for i in range(most.bit_length())), most, own})
+    return sorted({*(1 << i for i in range(most.bit_length())), most, default})
 
 
-def _splits(most: int, own: int) -> tuple[Sequence[Config], Config]:
-    return [{"splits": n} for n in _powers(most, own)], {"splits": own}
+def _splits(most: int, default: int) -> tuple[Sequence[Config], Config]:
+    return [{"splits": n} for n in _powers(most, default)], {"splits": default}
 
 
 def _decode(shape: Shape, cores: int) -> tuple[Sequence[Config], Config]:

@@ -133,7 +133,7 @@ class TimedRuns:
         if any(self.counts) or not self.own_s:
             return CallSeconds.of(self.seconds, self.counts)
         pairs = sorted(zip(self.seconds, self.own_s, strict=True), key=lambda p: -p[1] / p[0])
-        best = [own for _, own in pairs[: -(-len(pairs) // 4)]]
+        best = [seconds for _, seconds in pairs[: -(-len(pairs) // 4)]]
         return replace(CallSeconds.of(best, [True] * len(best)), accepted=0, taken=len(pairs))
 
     def add(self, other: TimedRuns, factor: float) -> None:
