@@ -46,11 +46,11 @@ def layer_bytes(
 
 def part_bytes(ops: Sequence[Op], hidden: int, run: Run, options: TrainingOptions, tp: int) -> float:
     """What ops of one part keep, each tensor once [B]."""
-    found: dict[str, SavedTensor] = {}
+    saved: dict[str, SavedTensor] = {}
     for tensor in (k for op in ops for k in kept(op, run, hidden, options.dropout)):
-        found[tensor.name] = max(found.get(tensor.name, tensor), tensor, key=lambda k: k.bytes)
+        saved[tensor.name] = max(saved.get(tensor.name, tensor), tensor, key=lambda k: k.bytes)
     split, dropped = _split(options, tp), dropped_modules(options.recompute)
-    return sum(k.bytes / (split if k.whole else 1) for k in found.values() if k.module not in dropped)
+    return sum(k.bytes / (split if k.whole else 1) for k in saved.values() if k.module not in dropped)
 
 
 def _split(options: TrainingOptions, tp: int) -> int:

@@ -57,17 +57,17 @@ def order(stage: int, stages: int, micro: int, parts: int = 1) -> list[MicroBatc
     return _interleaved(stage, stages, parts, *_numbered_passes(stages, micro, parts))
 
 
-def in_flight(stages: int, micro: int, kept: Sequence[Sequence[float]]) -> tuple[float, ...]:
+def in_flight(stages: int, micro: int, kept_bytes: Sequence[Sequence[float]]) -> tuple[float, ...]:
     """Most bytes of activations that each stage keeps at once.
 
     Parameters
     ----------
-    kept : sequence of sequence of float
+    kept_bytes : sequence of sequence of float
         Bytes that a micro-batch leaves on each stage, for each of its parts [B].
     """
-    parts = len(kept[0])
+    parts = len(kept_bytes[0])
     passes = _numbered_passes(stages, min(micro, 2 * stages * parts), parts)
-    return tuple(_peak(_interleaved(s, stages, parts, *passes), kept[s]) for s in range(stages))
+    return tuple(_peak(_interleaved(s, stages, parts, *passes), kept_bytes[s]) for s in range(stages))
 
 
 def _numbered_passes(stages: int, micro: int, parts: int) -> tuple[list[MicroBatchPass], list[MicroBatchPass]]:
@@ -181,11 +181,11 @@ def _needed(stage: int, task: MicroBatchPass, stages: int, parts: int) -> tuple[
     return stage, task._replace(backward=False)
 
 
-def _peak(tasks: Sequence[MicroBatchPass], kept: Sequence[float]) -> float:
+def _peak(tasks: Sequence[MicroBatchPass], kept_bytes: Sequence[float]) -> float:
     """Most that passes forward have left which have not yet come back."""
     most = now = 0.0
     for task in tasks:
-        now += -kept[task.part] if task.backward else kept[task.part]
+        now += -kept_bytes[task.part] if task.backward else kept_bytes[task.part]
         most = max(most, now)
     return most
 

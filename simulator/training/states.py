@@ -59,7 +59,7 @@ class States:
         return self.weights + self.gradients + self.optimizer
 
 
-def states(parameters: ParameterCounts, each: BytesPerWeight, zero: int, dp: int, expert_dp: int) -> States:
+def states(parameters: ParameterCounts, per_weight: BytesPerWeight, zero: int, dp: int, expert_dp: int) -> States:
     """Bytes that one device holds.
 
     ParameterCounts
@@ -77,7 +77,7 @@ def states(parameters: ParameterCounts, each: BytesPerWeight, zero: int, dp: int
             return size * (parameters.dense + parameters.experts)
         return size * (parameters.dense / dp + parameters.experts / expert_dp)
 
-    return States(held(each.weights, 3), held(each.gradients, 2), held(each.optimizer, 1))
+    return States(held(per_weight.weights, 3), held(per_weight.gradients, 2), held(per_weight.optimizer, 1))
 
 
 def layer_parameters(layer: Layer) -> ParameterCounts:
