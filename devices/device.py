@@ -209,7 +209,7 @@ def build_device(
     ----------
     calibrated : bool
         Use the fitted kernel models for ops of GPU-class processors if their cores and clock are known; other
-        processors use the cost model of their kind (`devices.kinds`), which for the library's own, as on the Duplex
+        processors use the cost model of their kind (`devices.kinds`), which for the library's, as on the Duplex
         paper's systems, is a roofline.
     kernels : sequence of str
         Measured kernel tables of the device, which come before any model.

@@ -1,7 +1,7 @@
 """Decode attention to chosen keys: an indexer's tokens out of latents, or blocks for each key/value head.
 
 A choice is the page table of the cache: tokens are pages of one key, blocks pages of their size. Of blocks
-every key/value head has its own, so that each is a sequence here (`attention`).
+every key/value head has its own choice, so that each is a sequence here (`attention`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Shapes and inputs of the CUDA kernels, the check of each, and torch's way to do the same."""
+"""Shapes and inputs of the CUDA kernels, their checks, and torch's way to do the same."""
 
 from __future__ import annotations
 

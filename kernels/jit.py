@@ -82,7 +82,7 @@ def _cached(function: Compiled, **options: bool) -> Compiled:
 def use_threads(count: int) -> None:
     """Let parallel kernels run on `count` threads of this process.
 
-    Use threads of OpenMP if Numba can load it, else Numba's own, unless ``NUMBA_THREADING_LAYER`` is set. Numba's own
+    Use threads of OpenMP if Numba can load it, else Numba's, unless ``NUMBA_THREADING_LAYER`` is set. Numba's own
     sleep between calls and take 100 us to start; GNU OpenMP's spin until the next call and take 2 us, and 25 us after
     more than `SPINS`. Without that bound they occupy a core that another process needs: decode attention then ran at 7
     instead of 30 GB/s on two cores shared with a third thread.

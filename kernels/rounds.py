@@ -1,7 +1,7 @@
 """Cases measured in rounds, and the rounds in which the machine was as it usually is.
 
 The two cores of a virtual machine wander over the host: they are two threads of one core, cores that
-share a path to memory, or cores with a path each, for seconds at a time (arithmetic at 118, 235 and
+share a path to memory, or cores with separate paths, for seconds at a time (arithmetic at 118, 235 and
 235, reading at 27, 31 and 55 GB/s on a Zen 4 host). A kernel has another time in each of these
 states. So every case is visited briefly in every round, between two readings of both rates, and the
 visits in the state that the machine is in most of the time are those that count.

@@ -1,6 +1,6 @@
 """MoE router: scores of experts to the top k and their weights.
 
-``softmax``: probabilities over all experts, the k largest taken. ``sigmoid``: each expert's own,
+``softmax``: probabilities over all experts, the k largest taken. ``sigmoid``: of every expert by itself,
 with an optional bias that counts for the choice but not for the weight (DeepSeek-V3). With
 `normalise` the chosen weights are divided by their sum. Of equal scores the lower index wins.
 """

@@ -118,7 +118,7 @@ class ToyModel:
         return values
 
     def start(self, contexts: list[int], more: int) -> ToyState:
-        """A batch whose caches hold `contexts` tokens each, random, with room for `more`."""
+        """A batch whose caches hold `contexts` random tokens, with room for `more`."""
         return ToyState(self, contexts, more)
 
     def step(self, state: ToyState) -> npt.NDArray[np.int64]:

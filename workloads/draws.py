@@ -115,7 +115,7 @@ def gamma_draw(state: np.uint64, shape: float) -> float:
 
 @compiled_part
 def draw_uniform(state: np.uint64, tokens: int, experts: int, top_k: int, mark: I8, out: I8) -> None:
-    """Add `tokens` tokens of a uniform router, `top_k` distinct experts each, to `out`."""
+    """Add to `out` `tokens` tokens of a uniform router, each of `top_k` distinct experts."""
     wide = np.uint64(experts)
     for e in range(experts):
         mark[e] = -1  # the last token that chose this expert

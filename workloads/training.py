@@ -150,7 +150,7 @@ def _casting(op: Op, run: Run, value_bytes: float, columns: float) -> RepeatedOp
 def backward(op: Op, run: Run, gradient_bytes: float) -> list[RepeatedOp]:
     """Kernels of the backward pass of one op.
 
-    A matmul has two of its own FLOPs each, in its own format: the gradient of its input, which reads the weights, and
+    A matmul has two with its own FLOPs and format: the gradient of its input, which reads the weights, and
     that of its weights, which is added to what is there. Experts are grouped products, each with two such gradients, between permutations. A
     vector op moves every value and its gradient. Fused attention computes its scores once more.
 

@@ -167,7 +167,7 @@ def _beside_prompts(rules: Benchmark, base: Scenario, part: SystemSpec, sure: In
 
 
 def _splits(system: SystemSpec, base: Scenario, size: int | None) -> list[tuple[SystemSpec, int]]:
-    """Parts of a system that hold one replica each, and how many there are: MLPerf leaves it to who submits."""
+    """Parts of a system for one replica, and how many there are: MLPerf leaves it to who submits."""
     if base.deployment.tp is not None or base.deployment.dp is not None:
         return [(system, 1)]
     devices = system.devices_per_node * system.nodes

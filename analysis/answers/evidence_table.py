@@ -57,7 +57,7 @@ Known = tuple[Sequence[Mapping[str, Any]], str, "Ranges | None"]
 
 
 def evidence_blocks(known: Sequence[Known], why: bool) -> list[str | Sequence[Mapping[str, Any]]]:
-    """Return the evidence of systems: one line each, or one table with all of it."""
+    """Return the evidence of systems: a line for every system, or one table with all of it."""
     if not why:
         return [" ".join([*(evidence_line(*entry) for entry in known), "More: --why."])] if known else []
     rows = [row for entry in known for row in evidence_rows(*entry)]

@@ -165,7 +165,7 @@ def layouts(
     """Search address mapping, interleaving and KV blocks for the shortest decode step.
 
     A step is costed on rooflines: fitted kernels were measured on the layout that they had. Blocks
-    are read whole, so that half of a sequence's last one is read for nothing.
+    are read as a whole: half of a sequence's last one is read for nothing.
 
     Parameters
     ----------

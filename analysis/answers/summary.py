@@ -62,7 +62,7 @@ def figures(run: Run) -> list[tuple[str, float | None, str]]:
 
 
 def _hits(run: Run) -> list[tuple[str, float | None, str]]:
-    """Share of all prompt tokens that the prefix cache held, where it held any."""
+    """Share of all prompt tokens that were in the prefix cache, where any were."""
     share = ratio(run.cached_tokens, run.cached_tokens + run.prompt_tokens)
     return [("prompt tokens found in the cache", share, "%")] if run.cached_tokens else []
 

@@ -55,7 +55,7 @@ class Meters:
     late : Histogram
         How late tokens were handed out.
     asked, finished, abandoned, refused : int
-        Requests: taken, answered whole, left by their client, and refused.
+        Requests: taken, answered in full, left by their client, and refused.
     """
 
     ttft: Histogram = field(default_factory=lambda: Histogram(FIRST))

@@ -56,7 +56,7 @@ class Recording(Result):
     trace : RequestBlock
         Every request that was to be sent.
     outcomes : sequence of RequestOutcome
-        What has come of each, in the same order.
+        What has come of each request, in the same order.
     due_s : float64 array, shape (n,), or None
         When each was due [s]; None in a closed loop.
     places : int
@@ -80,7 +80,7 @@ class Recording(Result):
 
     @property
     def failed(self) -> dict[str, int]:
-        """Requests that were sent and not answered whole, by kind, the most frequent first."""
+        """Requests that were sent and not answered in full, by kind, the most frequent first."""
         return dict(Counter(map(kind_of, self._failures)).most_common())
 
     @property

@@ -266,7 +266,7 @@ def hit_table(routing: str, seed: int) -> Table:
 
 
 def time_table(routing: str, seed: int) -> Table:
-    """Milliseconds of a token by how experts are kept, and what crosses the link."""
+    """Milliseconds of a token by how experts are kept; what crosses the link."""
     stores = {
         "all in GPU": ALL, "preload layers (SE-MoE)": PRELOAD,
         "lru": ExpertStore(SLOTS, policy="lru"), "ExpertFlow": expertflow(SLOTS),

@@ -1,4 +1,4 @@
-"""The systems of `moe-graphs`: one module each, which registers what it predicts."""
+"""The systems of `moe-graphs`: a module per system, which registers what it predicts."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def first_come(experts: Sequence[int], limit: int) -> list[int]:
 
 
 def longest_queues(experts: Sequence[int], limit: int) -> list[int]:
-    """The longest queue whole, then the next, until the batch is full (Read-ME, algorithm 1).
+    """The whole longest queue, then the next, until the batch is full (Read-ME, algorithm 1).
 
     Parameters
     ----------

@@ -146,7 +146,7 @@ def _strategies() -> Table:
 
 
 def _scaling() -> Table:
-    """Throughput of a device with equal experts on each, by devices."""
+    """Throughput of one device by the number of devices, with equally many experts on all."""
     rows = []
     for devices in (64, 128, 256, 512):
         step = scaled_step(devices)

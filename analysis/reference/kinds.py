@@ -1,4 +1,4 @@
-"""Kinds of files that OpByte reads: a template of each, and its schema for editors."""
+"""Kinds of files that OpByte reads: their templates and their schemas for editors."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def _value(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _table(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a block whose keys are names: the content of each, and the block's own source."""
+    """Return a block whose keys are names: the content under each key, and the block's own source."""
     copied = ("type", "description", "default")
     out: dict[str, Any] = {k: v for k, v in value.items() if k in copied}
     out["properties"] = {"source": SOURCE}

@@ -74,7 +74,7 @@ class Kept:
         return (pickle.loads(body),)
 
     def keep(self, part: Any, value: R) -> R:
-        """Write a part; what cannot be written is not kept, which costs time later and no more."""
+        """Write a part; what cannot be written is left out, which costs time later and no more."""
         if self.folder is not None:
             file, body = self._file(part), pickle.dumps(value)
             temporary = file.with_suffix(f".{os.getpid()}")

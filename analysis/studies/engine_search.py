@@ -71,7 +71,7 @@ class EngineSearch(Result):
         return [design.to_dict() for design in self.front]
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
-        """The board's own, the best, and of a long front about ten, evenly spread."""
+        """The published design of the board, the best, and of a long front about ten, evenly spread."""
         step = max(1, len(self.front) // 10)
         chosen = [(f"front {i + 1}", self.front[i]) for i in range(step, len(self.front), step)]
         named = [("board's own", self.published), ("best", self.best), *chosen]

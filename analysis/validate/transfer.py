@@ -57,7 +57,7 @@ def left_alike(device: str, name: str) -> bool:
 
 
 def with_intervals(checks: Sequence[Check]) -> list[Check]:
-    """Checks of devices left out, with the interval that the others' give each, and what of it holds.
+    """Checks of devices left out, with the interval that the others' give them and what of it holds.
 
     Parameters
     ----------

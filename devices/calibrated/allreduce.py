@@ -4,7 +4,7 @@ Library: a kernel, the latency of the hops and the bytes over the link, with the
 (`terms.by_protocol`). Hops are 2(n-1) of a ring, or a tree's if fewer. The attainable part of the link depends on the
 number of ranks: on PCIe it falls when the ranks span two host bridges, on NVSwitch it rises (NVLS). Beyond `RING` ranks
 of one domain the time is constant, because a device sends its message once and receives the sums once. Own kernel: it
-reads its peers' buffers directly, with one barrier per peer; every rank reads all messages whole, or its part and then
+reads its peers' buffers directly, with one barrier per peer; every rank reads all whole messages, or its part and then
 the sums of the others after a second barrier. Frameworks use it up to `OWN_BYTES` between peers with direct links: over
 PCIe vLLM and SGLang only between two ranks (conditions of vLLM's `CustomAllreduce`, quoted in vllm-project/vllm#56128),
 TensorRT-LLM never. Beyond `OWN_BYTES` a message takes at least as long as the largest of the own kernel.
@@ -58,7 +58,7 @@ def own_kernel(inputs: F8, link: float) -> bool:
 
 @compiled_part
 def own_seconds(parameters: F8, message: float, n: float, link: float) -> float:
-    """A framework's own kernel: messages read whole, or in two steps; `link` bytes/s that it attains."""
+    """A framework's own kernel: messages read in one step, or in two; `link` bytes/s that it attains."""
     rate = link * parameters[P_OWN_LINK]
     shared = message * 2.0 * (n - 1.0) / n / rate + parameters[P_OWN_STAGE]
     whole_message = message * (n - 1.0) / rate

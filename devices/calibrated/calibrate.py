@@ -97,7 +97,7 @@ def calibrate_family(rows: FamilyRows, date: str) -> FamilyFit:
 
 
 def device_named(name: str, described: DeviceSpec | None) -> DeviceSpec:
-    """The device that a table names: the caller's own, or one of the catalog.
+    """The device that a table names: the caller's or one of the catalog.
 
     Raises
     ------

@@ -99,7 +99,7 @@ def joined(system: SystemSpec) -> DeviceSpec:
 
 
 def host_of(system: SystemSpec) -> HostSpec | None:
-    """Return the host of a system: its own, else the class of its device."""
+    """Return the host that a system names, else the class of its device."""
     if system.host is not None:
         return system.host
     name = joined(system).host

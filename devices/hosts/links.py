@@ -185,7 +185,7 @@ class HostedLinks:
             library = inputs.copy()
             library[:, X_OWN] = LIBRARY
             host_prices = _slower(host_prices, model.family.prices(values, h, library))
-        # A link faster than the device's own, such as a bridge between two cards, may be quicker.
+        # A link faster than that of the device, such as a bridge between two cards, may be quicker.
         return (
             host_prices
             if self.other or h[H_LINK_BANDWIDTH] > model.h[H_LINK_BANDWIDTH]

@@ -124,7 +124,7 @@ def _power(device: DeviceSpec) -> Estimate:
 
 
 def process_of(device: DeviceSpec) -> str | None:
-    """Return the process of a device's cores: its own, or its first die's."""
+    """Return the process of a device's cores: what it names, or its first die's."""
     if device.process is not None or device.silicon is None or not device.silicon.dies:
         return device.process
     node = die_of(device.silicon.dies[0]).node

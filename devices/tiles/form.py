@@ -147,6 +147,6 @@ def number(shape: Shape, name: str) -> int:
 
 
 def grid_of(*columns: Sequence[int]) -> I8:
-    """All combinations of values, one row each, the first column slowest."""
+    """All combinations of values, a row per combination, the first column slowest."""
     mesh = np.meshgrid(*(np.array(c, dtype=np.int64) for c in columns), indexing="ij")
     return np.stack([m.ravel() for m in mesh], axis=1)

@@ -80,7 +80,7 @@ def _numbered_passes(stages: int, micro: int, parts: int) -> tuple[list[MicroBat
 def _interleaved(
     stage: int, stages: int, parts: int, forward: list[MicroBatchPass], backward: list[MicroBatchPass]
 ) -> list[MicroBatchPass]:
-    """Some forward passes first, then one of each, then what is left."""
+    """Some forward passes first, then one of each kind by turns, then what is left."""
     total = len(forward)
     warm = stages - stage - 1
     warm = min(warm if parts == 1 else 2 * warm + (parts - 1) * stages, total)

@@ -248,7 +248,7 @@ def _label(stage: TrainingStage, name: str) -> float:
 
 
 def _usual(stage: TrainingStage, part: int | None, backward: bool, zero: int) -> float:
-    """A pass of a micro-batch in the middle of a step: ZeRO 2 scatters in each, 3 gathers too."""
+    """A pass of a micro-batch in the middle of a step: ZeRO 2 scatters in every pass, 3 gathers too."""
     return _pass(stage, part, backward, gather=zero == 3, scatter=backward and zero >= 2)
 
 

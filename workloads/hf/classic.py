@@ -97,7 +97,7 @@ def bloom(config: Config) -> ModelSpec:
 
 @family("GPTNeoXForCausalLM", types=("gpt_neox",))
 def gpt_neox(config: Config) -> ModelSpec:
-    """GPT-NeoX and Pythia: rotary, parallel parts with a norm each, untied."""
+    """GPT-NeoX and Pythia: rotary, parallel parts with their own norms, untied."""
     hidden, heads = config.size("hidden_size"), config.size("num_attention_heads")
     shape = check_heads(config, hidden, heads, heads)
     bias = config.flag("attention_bias", True)

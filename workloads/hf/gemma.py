@@ -87,7 +87,7 @@ def gemma4(config: Config) -> ModelSpec:
     for i, mixer in enumerate(_attention(config, layers, windowed, shared)):
         widths_each = width * (2 if wide and shared[i] else 1)
         ffn: LayerKind = FeedForward(hidden, widths_each)
-        if moe:  # the dense block and the experts have norms of their own, the router a scale of its input
+        if moe:  # the dense block and the experts have separate norms, the router a scale of its input
             ffn = read_experts(
                 config, hidden, config.size("moe_intermediate_size", "expert_intermediate_size"),
                 experts=("num_experts",), top_k=("top_k_experts", "num_experts_per_tok"), residual_width=widths_each,
@@ -106,7 +106,7 @@ def gemma4(config: Config) -> ModelSpec:
 
 
 def _side_table(config: Config, layers: int, inputs: int) -> int:
-    """Weights of the table of inputs of each layer's own, and of their norm."""
+    """Weights of the table of per-layer inputs and of their norm."""
     if not inputs:
         return 0
     vocab = config.size("vocab_size_per_layer_input", default=262_144)

@@ -108,7 +108,7 @@ def step3(config: Config) -> ModelSpec:
 
 @family("LagunaForCausalLM", types=("laguna",))
 def laguna(config: Config) -> ModelSpec:
-    """Laguna: query heads by layer, a gate for each, windows, experts after one dense layer."""
+    """Laguna: gated query heads by layer, windows, experts after one dense layer."""
     shape, layers = read_heads(config, head_dim=128), config.layers()
     counts = config.items("num_attention_heads_per_layer") or [shape.heads] * layers
     if len(counts) != layers:

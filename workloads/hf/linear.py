@@ -80,7 +80,7 @@ def bailing_hybrid(config: Config) -> ModelSpec:
     """Ling-3.0: KDA, latent attention at the end of each group of layers, many small experts.
 
     Whole matrices for both gates of KDA, and one gate a head of latent attention: with them the count
-    is transformers' own, 124.4142 B, to four digits.
+    is that of transformers, 124.4142 B, to four digits.
     """
     layers = config.layers()
     kinds = config.words("layer_types", layers, KINDS)

@@ -38,7 +38,7 @@ def _wrapper(default: str) -> Family:
         # The class of the whole file stays the architecture; the text section's own is ignored.
         return build_by_type(config.but(model_type=kind))
 
-    read.wraps = default  # type: ignore[attr-defined]  # no family of its own, see `guess`
+    read.wraps = default  # type: ignore[attr-defined]  # not a family by itself, see `guess`
     return read
 
 

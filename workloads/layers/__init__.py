@@ -1,4 +1,4 @@
-"""Layer kinds: one module each, registered by name in `LAYER_KINDS`."""
+"""Layer kinds: a module per kind, registered by name in `LAYER_KINDS`."""
 
 from .attention import Attention
 from .attention_moe import ExpertAttention

@@ -44,7 +44,7 @@ class Rates:
     flops : float
         FLOP of a pair.
     pair_bytes, key_bytes, token_bytes, seq_bytes : float
-        Main-memory traffic of each, writes to caches and states included [B].
+        Main-memory traffic of one of them, writes to caches and states included [B].
     token_units, key_units, seq_units : float
         Pieces of each that run side by side.
     rows : float

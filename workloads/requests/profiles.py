@@ -38,7 +38,7 @@ class Profile:
     starts_s, rates : float64 array, shape (n,)
         Of the steps in which anything arrives [s].
     done_s : float64 array, shape (n,)
-        What is expected before each, as seconds at the mean rate.
+        What is expected before each step, as seconds at the mean rate.
     """
 
     starts_s: F8

@@ -34,7 +34,7 @@ class DesignAnswer(Result):
     prices : tuple of Shadow
         At the first of the front.
     reference : Design or None
-        The space's own, simulated.
+        The reference of the space, simulated.
     text : str
         The best design as a system's file.
     """

@@ -216,7 +216,7 @@ def _check_promised(asked: str, base: Mapping[str, Value], axes: Sequence[Axis],
 
 
 def read_objectives(given: Any, where: str, known: set[str]) -> dict[str, str]:
-    """Check objectives: a metric or column each, to be made large or small.
+    """Check objectives: metrics or columns to be made large or small.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The results of a sweep, each point's once; on disk one line a point, appended whole, safe against a kill."""
+"""The results of a sweep, each point's once; on disk one line a point, appended in full and safe against a kill."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class Sweep(Result):
 
     @property
     def errors(self) -> dict[str, int]:
-        """Error lines with how many points have each, the most frequent first."""
+        """Error lines with the number of points that have them, the most frequent first."""
         frequencies = Counter(row["error"] for row in self.table if row["error"] is not None)
         return dict(frequencies.most_common())
 

@@ -1,4 +1,4 @@
-"""Serving points: one measured TTFT and TPOT of a whole deployment each, and what we predict."""
+"""Serving points: of whole deployments one measured TTFT and TPOT, and what we predict."""
 
 from .table import ServingPoint, WorkerGroup, read_points
 

@@ -58,7 +58,7 @@ class _Sliced:
 class SlicedFeedForward(_Sliced):
     """A dense block cut into slices of its columns; the sum of all slices is the whole block.
 
-    Slices that tokens choose, or that choose equally many tokens each, are experts of a part of the
+    Slices that tokens choose, or each of which chooses equally many tokens, are experts of a part of the
     block's width, one batched product on each device: tensor parallel splits every slice.
     """
 
