@@ -155,7 +155,7 @@ PricesOf = Callable[[Op, F8], tuple[F8, F8]]
 
 @dataclass(frozen=True, slots=True)
 class Along:
-    """Quantities of an op along the one moment that they depend on: `base` at 1, `step` more with each one, to `counts`."""
+    """Quantities of an op along the one moment that they depend on: `base` at 1, `step` more each time, to `counts`."""
 
     moment: int
     base: F8
