@@ -128,9 +128,9 @@ def _spaces() -> list[dict[str, Any]]:
 
     rows: list[dict[str, Any]] = []
     for name, path in spaces().items():
-        if (own := engine_space(path)) is not None:
-            rows.append({"name": name, "designs": None, "searched": f"{own.engine} of {own.board}",
-                         "models": ", ".join(own.models), "title": own.title})  # fmt: skip
+        if (searched := engine_space(path)) is not None:
+            rows.append({"name": name, "designs": None, "searched": f"{searched.engine} of {searched.board}",
+                         "models": ", ".join(searched.models), "title": searched.title})  # fmt: skip
             continue
         space = read_space(path)
         rows.append({"name": name, "designs": space.size, "searched": ", ".join(space.names),

@@ -101,7 +101,7 @@ class HookPoint:
     def __call__(self, record: Any, *arguments: Any) -> Any:
         """The same without Numba."""
         hooks = getattr(record.hooks, self.name)
-        results = [_found_at(code)(_found_at(own), record, *arguments) for code, own in hooks.tolist()]
+        results = [_found_at(code)(_found_at(hooked), record, *arguments) for code, hooked in hooks.tolist()]
         if self.rule is FIRST:
             return results[0]
         out = self.rule.start

@@ -43,7 +43,7 @@ def link_as(options: dict[str, Any]) -> None:
 
     def decorator(template: Any) -> Any:
         jit = decorator_of(template)
-        return lambda **own: jit(**own if own.get("parallel") else own | options)
+        return lambda **given: jit(**given if given.get("parallel") else given | options)
 
     kind._get_jit_decorator = decorator
 

@@ -37,15 +37,15 @@ def coverage(run: Run) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def coverage_blocks(coverage: Sequence[Mapping[str, Any]]) -> list[str | Sequence[Mapping[str, Any]]]:
+def coverage_blocks(covered: Sequence[Mapping[str, Any]]) -> list[str | Sequence[Mapping[str, Any]]]:
     """The same for people: a sentence and a table, or nothing."""
-    if not coverage:
+    if not covered:
         return []
     rows = [
         {
             "family": row["family"], "ops run": f"{row['runs']:,}",
             "outside the tables": f"{row['outside']:,}", "share": f"{row['share']:.2%}",
         }
-        for row in coverage
+        for row in covered
     ]  # fmt: skip
     return ["Outside the kernel tables the device's model says the time:", rows]

@@ -281,8 +281,8 @@ def placement(
     work = batch, context, prefill
     before = _placed(BEFORE, deployed(spec, where, bare.changed(expert_placement="even")), work, None)
     placements = tuple(
-        _placed(each.option("expert_placement") or "", deployed(spec, where, each), work, before.deployment)
-        for each in _tries(how, plain)
+        _placed(asked.option("expert_placement") or "", deployed(spec, where, asked), work, before.deployment)
+        for asked in _tries(how, plain)
     )
     sources = {} if isinstance(system, SystemSpec) else describe_system(system)[1]
     return Placement(before, placements, batch, context, prefill, period, sources)

@@ -119,9 +119,12 @@ def takes(
     return decorate
 
 
-def _parameter(own: PlacedOption) -> inspect.Parameter:
-    kind = TYPES.get(own.option.kind, str | None)
-    default = own.default or None if own.option.kind is tuple else own.default
+def _parameter(placed_option: PlacedOption) -> inspect.Parameter:
+    kind = TYPES.get(placed_option.option.kind, str | None)
+    default = placed_option.default or None if placed_option.option.kind is tuple else placed_option.default
     return inspect.Parameter(
-        own.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info(own.name)]
+        placed_option.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[kind, info(placed_option.name)],
     )

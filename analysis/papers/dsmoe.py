@@ -122,7 +122,7 @@ def fastest(
 ) -> tuple[str, Step]:
     """The algorithm with which a step takes least, and the step."""
     ways = [(name, decode(model, devices, tp, name, routing, seeds, per_replica)) for name in usual("all_to_all")]
-    return min(ways, key=lambda each: each[1].seconds)
+    return min(ways, key=lambda pair: pair[1].seconds)
 
 
 def floor_s(model: str, devices: int, tp: int) -> float:

@@ -278,10 +278,10 @@ def gain(shape: Shape, cluster: Cluster, routing: str) -> float:
     return times[EP].seconds / times[HECATE].seconds
 
 
-def memory_over_ep(held: float) -> float:
-    """Return the bytes of an expert's states with `held` times the weights, over expert parallelism."""
+def memory_over_ep(multiple: float) -> float:
+    """Return the bytes of an expert's states with `multiple` times the weights, over expert parallelism."""
     bytes_each = BytesPerWeight.adam(2.0)
-    more = replace(bytes_each, weights=held * bytes_each.weights)
+    more = replace(bytes_each, weights=multiple * bytes_each.weights)
     total = bytes_each.weights + bytes_each.gradients + bytes_each.optimizer
     return (more.weights + more.gradients + more.optimizer) / total
 

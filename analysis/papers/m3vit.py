@@ -134,9 +134,9 @@ def m3vit(seeds: Sequence[int], routing: str, progress: OnProgress | None) -> Re
             progress(2 * len(sets), steps)
     back = with_utilisation(base, fitted["nyud"])
     rows: list[Row | Prediction] = [
-        *(row for each in sets for row in _cache(each)),
+        *(row for dataset in sets for row in _cache(dataset)),
         *_memory(device),
-        *(row for each in sets for row in _latency(each)),
+        *(row for dataset in sets for row in _latency(dataset)),
         Prediction("T4.back", run_images("vit-small-pascal", back, seeds, routing).seconds * 1e3),
         *_switch(device, routing, seeds[0]),
         *_experts(device, routing, seeds[0]),

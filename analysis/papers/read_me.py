@@ -287,9 +287,9 @@ def _hits(seeds: Sequence[int]) -> Iterator[Prediction]:
 def _batches(seeds: Sequence[int]) -> Iterator[Prediction]:
     times = StepTimes()
     runs = {name: [served(former, seed, times) for seed in seeds] for name, former in FORMERS.items()}
-    for name, found in runs.items():
-        yield Prediction(f"read-me.batch.distinct.{name}", float(np.mean([run.distinct for run in found])))
-    took = {name: np.concatenate([run.latencies for run in found]) for name, found in runs.items()}
+    for name, batched in runs.items():
+        yield Prediction(f"read-me.batch.distinct.{name}", float(np.mean([run.distinct for run in batched])))
+    took = {name: np.concatenate([run.latencies for run in batched]) for name, batched in runs.items()}
     for name, value in (
         ("mean", {k: float(x.mean()) for k, x in took.items()}),
         ("p95", {k: float(np.quantile(x, 0.95)) for k, x in took.items()}),

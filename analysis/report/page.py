@@ -106,7 +106,7 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for name, column in zip(names, columns, strict=True):
         column["long"] = any(len(show(row.get(name))) > LONG_TEXT for row in shown)
     sized = [all(row.get(name) is None or magnitude(row[name]) is not None for row in shown) for name in names]
-    cells = [[_cell(row.get(n), own) for n, own in zip(names, sized, strict=True)] for row in shown]
+    cells = [[_cell(row.get(n), quantity) for n, quantity in zip(names, sized, strict=True)] for row in shown]
     return {"columns": columns, "rows": cells, "more": max(len(rows) - MOST_ROWS, 0)}
 
 

@@ -39,8 +39,8 @@ def evidence_files(measured: Found) -> dict[str, str]:
     lines: dict[str, dict[tuple[str, str, str, str], list[F8]]] = {}
     moved: dict[tuple[str, str, str, str], list[F8]] = {}
     kin: dict[str, list[tuple[SetEntry, FamilyRows]]] = {}
-    for device, (spec, held) in sorted(measured.items()):
-        for name, rows in held.items():
+    for device, (spec, rows_of) in sorted(measured.items()):
+        for name, rows in rows_of.items():
             family = rows.family
             if not family.kinds or spec.kernels is None:
                 continue
@@ -51,8 +51,8 @@ def evidence_files(measured: Found) -> dict[str, str]:
                     moved.setdefault((name, which, ANY, "0"), []).append(left)
             if name not in families():  # layers' kernels have tables of their own
                 continue
-            for key, errors, kept in _errors(spec, family, rows, whose):
-                _enter(lines.setdefault(whose, {}), family, key, rows.x[kept], errors)
+            for key, errors, mask in _errors(spec, family, rows, whose):
+                _enter(lines.setdefault(whose, {}), family, key, rows.x[mask], errors)
             if len(rows.measured) >= FEW and whose not in ALONE:
                 kin.setdefault(f"{name} {silicon_of(whose, name)}", []).append(
                     (load_set(whose).families[name][TYPICAL], run)

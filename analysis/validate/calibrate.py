@@ -148,13 +148,13 @@ def _fitted(rows: FamilyRows, day: str, kept: Kept) -> FamilyFit:
     return replace(kept.once(known, partial(calibrate_family, rows, "")), date=day)
 
 
-def _of_device(names: Any, wanted: str, own: DeviceSpec | None) -> Any:
+def _of_device(names: Any, wanted: str, described: DeviceSpec | None) -> Any:
     import numpy as np
 
     same = {}
     for name in set(names.tolist()):
         try:
-            same[name] = device_named(name, own).name == wanted
+            same[name] = device_named(name, described).name == wanted
         except InputError:
             same[name] = False
     return np.array([same[name] for name in names], dtype=bool)

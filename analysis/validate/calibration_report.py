@@ -25,7 +25,7 @@ def leave_one_device_out(rows: Mapping[str, Mapping[str, FamilyRows]]) -> dict[s
         for name, r in rows_of.items():
             if name in families() and r.family.kinds:
                 out.setdefault(name, {})[device] = by_others(device, spec, r)
-    return {name: {c.device: c for c in with_intervals(list(held.values()))} for name, held in out.items()}
+    return {name: {c.device: c for c in with_intervals(list(checks.values()))} for name, checks in out.items()}
 
 
 def report(fits: Fits, rows: Mapping[str, Mapping[str, FamilyRows]]) -> str:

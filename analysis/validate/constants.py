@@ -114,9 +114,9 @@ def _of_points(path: Path, progress: OnProgress | None) -> Iterator[ConstantRow]
         times: predict_all(rows, path.parent, progress=progress, host_times=times) if rows else []
         for times, rows in ((times, points if times == 1.0 else with_host) for times in TIMES)
     }
-    for p, *found in zip(with_host, *(at[times][: len(with_host)] for times in TIMES), strict=True):
-        if all(isinstance(x, Prediction) for x in found):
-            yield _row(hosts[p], p, p.tpot_s, [x.tpot_s for x in found if isinstance(x, Prediction)])
+    for p, *predicted in zip(with_host, *(at[times][: len(with_host)] for times in TIMES), strict=True):
+        if all(isinstance(x, Prediction) for x in predicted):
+            yield _row(hosts[p], p, p.tpot_s, [x.tpot_s for x in predicted if isinstance(x, Prediction)])
     for p, x in zip(points, at[1.0], strict=True):
         if isinstance(x, Prediction) and x.first_use_s and p.prefill is None and not p.suspect:
             bare = x.engine_ttft_s + x.request_s

@@ -125,8 +125,8 @@ def timed(rows: Sequence[Row], default: Mapping[str, int]) -> tuple[list[TimedSh
     for row in rows:
         groups[tuple(row[n] for n in shape)].append(row)
     out = []
-    for key, found in groups.items():
-        good = [row for row in found if row["steady"]]
+    for key, group in groups.items():
+        good = [row for row in group if row["steady"]]
         at = [i for i, row in enumerate(good) if all(row[n] == default[n] for n in fields)]
         if len(good) < FEWEST or not at:
             continue

@@ -86,7 +86,7 @@ def fit_sets(
     names = dict.fromkeys([*(str(spec.kernels) for spec in specs.values()), *PARENTS.values()])
     out: dict[str, dict[str, Mapping[str, SetEntry]]] = {n: {} for n in names}
     for name, family in families().items():
-        rows = {device: found[name] for device, found in measured.items() if name in found}
+        rows = {device: family_rows[name] for device, family_rows in measured.items() if name in family_rows}
         if not family.kinds:
             continue
         fitted: Mapping[str, Mapping[str, SetEntry]]

@@ -75,7 +75,7 @@ def fit_layers(
     specs |= {name: spec for name, (spec, _) in measured.items() if spec.kernels}
     out: dict[str, dict[str, dict[str, SetEntry]]] = {}
     for name, family in LAYER_FAMILIES.items():
-        rows = {d: held[name] for d, (_, held) in measured.items() if name in held and d in specs}
+        rows = {d: families[name] for d, (_, families) in measured.items() if name in families and d in specs}
         if not rows or (only and name not in only):
             continue
         for key, entries in _fit(family, specs, rows).items():
@@ -88,7 +88,7 @@ def _fit(
 ) -> dict[str, dict[str, SetEntry]]:
     from scipy.sparse import identity
 
-    x = np.unique(np.concatenate([held.x for held in rows.values()]), axis=0)
+    x = np.unique(np.concatenate([family_rows.x for family_rows in rows.values()]), axis=0)
     x = x[np.random.default_rng(0).permutation(len(x))[:CALLS]]
     x[:, X_COPIES] = COLD
     none = np.array([], dtype=np.int64)
@@ -101,9 +101,9 @@ def _fit(
 MODULES = "dsa_generation.csv"
 
 
-def _write(found: Mapping[str, Mapping[str, Mapping[str, SetEntry]]], date: str, out: str) -> None:
-    for name, held in found.items():
-        (Path(out) / f"{name}.yaml").write_text(set_yaml(name, date, held), encoding="utf-8")
+def _write(sets: Mapping[str, Mapping[str, Mapping[str, SetEntry]]], date: str, out: str) -> None:
+    for name, families in sets.items():
+        (Path(out) / f"{name}.yaml").write_text(set_yaml(name, date, families), encoding="utf-8")
 
 
 def main(date: str, tables: str, out: str) -> None:

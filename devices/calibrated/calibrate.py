@@ -110,11 +110,11 @@ def device_named(name: str, described: DeviceSpec | None) -> DeviceSpec:
 
 
 def by_device(
-    tables: Mapping[str, KernelTable], skipped: list[Skipped], own: DeviceSpec | None = None
+    tables: Mapping[str, KernelTable], skipped: list[Skipped], described: DeviceSpec | None = None
 ) -> dict[str, tuple[DeviceSpec, dict[str, FamilyRows]]]:
     """Usable rows of all tables: device -> (its spec, family -> rows).
 
-    Devices are of the catalog; `own` is one more, known by its name and aliases. Rows of unknown devices, of devices
+    Devices are of the catalog; `described` is one more, by its name and aliases. Rows of unknown devices, of devices
     without cores, and of families without a model are appended to `skipped`.
     """
     out: dict[str, tuple[DeviceSpec, dict[str, FamilyRows]]] = {}
@@ -131,7 +131,7 @@ def by_device(
         for device in dict.fromkeys(names.tolist()):
             rows = names == device
             try:
-                spec = device_named(device, own)
+                spec = device_named(device, described)
                 hardware(spec)
             except ValueError as error:
                 skipped += [

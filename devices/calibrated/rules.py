@@ -178,8 +178,8 @@ def _mean(hardware: F8, family: Family, donors: Mapping[str, Donor]) -> tuple[F8
     weight = weight * (np.exp(-(far**2) / 2) + FLOOR)
     weight /= weight.sum()
     values = [donor.fit.values for donor in donors.values()]
-    if any(each.ndim > 1 for each in values):
-        values = [family.per_branch(each) for each in values]
+    if any(parameters.ndim > 1 for parameters in values):
+        values = [family.per_branch(parameters) for parameters in values]
     logs = np.log(values)
     informed = np.abs(logs - np.log(family.defaults)) > TOLD
     if logs.ndim > 2:

@@ -44,22 +44,22 @@ WIDTHS: Mapping[str, float] = {"fp8_block": (1.0 + 4.0 / 128.0) / 2.0}
 (DeepEP's README; ``use_fp8_dispatch`` in vllm/model_executor/layers/fused_moe). Outputs return in 16."""
 
 
-def reached(held: F8, chosen: int, copies: int) -> float:
+def reached(shares: F8, chosen: int, copies: int) -> float:
     """Units (devices, nodes) that a token's copies reach on average, whose router first chooses groups of experts.
 
     Parameters
     ----------
-    held : float64 array, shape (units, groups)
+    shares : float64 array, shape (units, groups)
         Share of each group's tokens that a unit serves; columns add up to 1.
     chosen : int
         Groups with equal probability for any choice; the copies are uniform within them.
     """
-    units, groups = held.shape
+    units, groups = shares.shape
     n = np.arange(copies + 1)
     ways, gaps = np.array([[comb(j, i) for j in n] for i in n]), np.maximum(n - n[:, None], 0)
     powers = np.zeros((units, chosen + 1, copies + 1))  # sums over sets of groups of (sum of what is left)**n
     powers[:, 0, 0] = 1.0
-    for left in (1.0 - held.T[:, :, None, None]) / chosen:
+    for left in (1.0 - shares.T[:, :, None, None]) / chosen:
         powers[:, 1:] += powers[:, :-1] @ (ways * left**gaps)
     return float(units - powers[:, chosen, copies].sum() / comb(groups, chosen))
 

@@ -114,7 +114,7 @@ def training_step(deployment: Deployment, layout: TrainingLayout, options: Train
         stages = _stages(bench)
         if all(stage.memory.total <= usable_bytes(deployment.system) for stage in stages):
             break
-    memory = max((stage.memory for stage in stages), key=lambda each: each.total)
+    memory = max((stage.memory for stage in stages), key=lambda need: need.total)
     check_fits(memory, deployment.model, deployment.system, layout.serving.degrees)
     one = whole_sequences(1, options.seq, deployment.model.windows)
     flops = step_flops(deployment.model, one, deployment.run, bench.options.recompute, layout.pp)

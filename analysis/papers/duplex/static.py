@@ -128,7 +128,7 @@ def _gap(model: str, device: str, batch: int, prompt: int) -> dict[str, Any]:
     main, near = processors_of(d.device)
     named = {p.name: p for p in (main, near)}
     rng = np.random.default_rng(0)
-    gaps = []
+    relative_gaps = []
     for _ in range(DRAWS):
         routed = part.spec.routed
         scores = rng.random((batch + prompt, routed.experts))
@@ -142,9 +142,9 @@ def _gap(model: str, device: str, batch: int, prompt: int) -> dict[str, Any]:
             )
             for splitter in ("paper", "optimal")
         )
-        gaps.append(paper / best - 1)
+        relative_gaps.append(paper / best - 1)
     return {
         "model": model, "device": device, "batch": batch,
         "stage": "mixed" if prompt else "decoding-only",
-        "mean gap": float(np.mean(gaps)), "largest gap": float(np.max(gaps)),
+        "mean gap": float(np.mean(relative_gaps)), "largest gap": float(np.max(relative_gaps)),
     }  # fmt: skip

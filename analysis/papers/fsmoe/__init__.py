@@ -170,13 +170,13 @@ def op_times(cases: Sequence[Prediction]) -> Table:
     given: Mapping[str, Mapping[str, float]] = published("fsmoe")["parts"]
     rows = [
         {
-            "ops": f"{name}.{column}", "published_ms": own.get(column, float("nan")),
+            "ops": f"{name}.{column}", "published_ms": columns.get(column, float("nan")),
             "printed_lines_ms": op_ms(size, READINGS[bed].testbed, column),
             "lines_by_times_ms": op_ms(size, READINGS[f"{bed}.shared"].testbed, column),
         }
-        for name, own in given.items()
+        for name, columns in given.items()
         for bed, size in [(name[0], GPT2 if name.endswith("gpt2") else MIXTRAL_7B)]
-        for column in PAIRS if column in own
+        for column in PAIRS if column in columns
     ]  # fmt: skip
     return Table("ops", "Times of single ops, forward", rows,
                  "matmuls of the printed lines per multiply-add; per FLOP they take twice as long, "

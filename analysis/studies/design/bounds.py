@@ -188,11 +188,11 @@ def _least(placed: PlacedOp, able: Sequence[Processor], step: DesignStep) -> tup
     return min(max(op.flops / r[0], op.bytes / r[1]) + r[2] for r in roofs), joules
 
 
-def at_best(reach: Reach, step: DesignStep, device: DeviceSpec, price: float | None) -> dict[str, float]:
+def at_best(reached: Reach, step: DesignStep, device: DeviceSpec, price: float | None) -> dict[str, float]:
     """The metrics that have a bound: the most tokens a second, the least energy and cost of one."""
-    rate = step.batch * step.passes / reach.seconds
+    rate = step.batch * step.passes / reached.seconds
     static = device.static_W * step.devices / rate
-    joules = reach.joules / step.batch
+    joules = reached.joules / step.batch
     out = {
         "output_tokens_per_s": rate,
         "tokens_per_s_per_device": rate / step.devices,

@@ -101,7 +101,7 @@ class Forecaster:
         device = design.device
         links = (device.link, device.node_link, device.bridge, device.host)
         shape = (device.memory.stacks, device.memory.spaces, sorted(device.processors))
-        key = digest_of((model, dict(load), [str(each) for each in links], shape))
+        key = digest_of((model, dict(load), [str(link) for link in links], shape))
         if key not in self._steps:
             system, _ = describe_system(self.space.path, self.space.parameters(design.values))
             self._steps[key] = step_for(system, model, load)

@@ -150,12 +150,12 @@ class Search:
         """Goals of metrics as costs: less is better."""
         return np.asarray(values[:, : len(self.signs)] * self.signs)
 
-    def doubt(self, held: Sequence[int], own: F8) -> float:
+    def doubt(self, tried: Sequence[int], costs: F8) -> float:
         """By how much simulated designs came out better, in any goal, than others forecast them: nine of ten."""
-        if len(held) <= NEAR:
+        if len(tried) <= NEAR:
             return np.inf
-        forecast = self._costs(self.forecasts(held))
-        return max(0.0, float(np.quantile(_beyond(forecast, own), DOUBT)))
+        forecast = self._costs(self.forecasts(tried))
+        return max(0.0, float(np.quantile(_beyond(forecast, costs), DOUBT)))
 
     def promising(self) -> list[int]:
         """Open designs that add most to the front of those simulated, as forecast, the most first.
@@ -217,8 +217,8 @@ def _beyond(cost: F8, others: F8) -> F8:
 def _places(space: Space, designs: Sequence[Design]) -> F8:
     """Return coordinates of designs: the rank of each value from 0 to 1; names are far from each other."""
     ranks = [
-        {v: (k / max(len(own) - 1, 1) if not isinstance(v, str) else 3.0 * k) for k, v in enumerate(own)}
-        for own in space.values
+        {v: (k / max(len(axis) - 1, 1) if not isinstance(v, str) else 3.0 * k) for k, v in enumerate(axis)}
+        for axis in space.values
     ]
     return np.array([[rank[v] for rank, v in zip(ranks, d.values, strict=True)] for d in designs], dtype=float)
 

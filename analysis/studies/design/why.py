@@ -122,8 +122,8 @@ class Alone:
         return {
             "model": self.model, "parameters": space.named(self.design.values),
             "metrics": {name: self.metrics.get(name) for name in space.goals.names},
-            "ridges": {each.processor: each.ridge for each in self.groups if each.ridge is not None},
-            "why": "; ".join(each.text() for each in self.groups),
+            "ridges": {group.processor: group.ridge for group in self.groups if group.ridge is not None},
+            "why": "; ".join(group.text() for group in self.groups),
         }  # fmt: skip
 
     def row(self, space: Space) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def choices_of(scenario: Scenario, search: Sequence[str]) -> tuple[Scenario, tup
         none: dict[str, Any] = {n: False if x is True else None for n, x in options_own.items()}
         scenario = scenario.changed(**none)
     merged = ({k: v for way in ways_ for k, v in way.items()} for ways_ in product(*ways))
-    return scenario, tuple(tuple(sorted(each.items())) for each in merged)
+    return scenario, tuple(tuple(sorted(extra.items())) for extra in merged)
 
 
 def _fewer(options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -173,10 +173,10 @@ def _lines(points: _Points) -> tuple[F8, F8]:
     return solution[0], solution[1:].T
 
 
-def _weights(own: F8, every: F8) -> F8:
+def _weights(usable: F8, every: F8) -> F8:
     """What each residual counts, by those that a fit may use."""
-    middle = float(np.median(own))
-    spread = max(float(np.median(np.abs(own - middle))) / 0.6745, 1e-6)
+    middle = float(np.median(usable))
+    spread = max(float(np.median(np.abs(usable - middle))) / 0.6745, 1e-6)
     out: F8 = 1.0 / np.maximum(np.abs(every - middle) / (HUBER * spread), 1.0)
     return out
 

@@ -300,11 +300,11 @@ def _run(line: int, row: Mapping[str, str], count: int, names: Mapping[str, str]
     model, isl, osl, dtype = (row["model"], _length(row["isl"]), _length(row["osl"]), FORMATS[row["precision"]])
     benchmark = ""
     if load.kind in (OFFLINE, SERVER):  # of 8 bits, on Blackwell of 4, whatever the column says of the reference's
-        benchmark = next((own for own in BENCHMARKS if own.startswith("mlperf-") and own[7:] in model), "")
+        benchmark = next((known for known in BENCHMARKS if known.startswith("mlperf-") and known[7:] in model), "")
         if not benchmark:
             return f"model {model[:40]!r} is none of MLPerf's that are known: {', '.join(BENCHMARKS)}"
         rules, new = BENCHMARKS[benchmark], generation(load_device(device)[0]) >= BLACKWELL
-        size, most = next((own for name, own in SUBMITTED.items() if device.startswith(name)), (0, None))
+        size, most = next((known for name, known in SUBMITTED.items() if device.startswith(name)), (0, None))
         if rules.model == "llama-2-70b":
             layout, load = {"tp": size}, replace(load, limit=most)
         model, isl, osl, dtype = rules.model, rules.input_len, rules.output_len, "nvfp4" if new else rules.dtype

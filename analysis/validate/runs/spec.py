@@ -123,7 +123,7 @@ def read_run(folder: Path) -> MeasuredRun:
     recorded = arrivals == RECORDED
     stages = tuple(
         RateStage(s.real("rate", 0.0, 1e-6, 1e6), s.real("duration_s", 0.0, 1e-3, 1e9))
-        for s in (each.needed("rate", "duration_s") for each in load.list("stages"))
+        for s in (keys.needed("rate", "duration_s") for keys in load.list("stages"))
     )
     if sum(s.requests for s in stages) > MOST_REQUESTS or any(s.requests < 1 for s in stages):
         raise load.wrong("stages", f"1 request a stage to {MOST_REQUESTS:,} requests in all")
