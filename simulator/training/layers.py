@@ -108,7 +108,7 @@ class LayerPrices:
 
         Parameters
         ----------
-        layer, whole : Layer
+        layer, uncut : Layer
             As one device holds it, and before it was cut.
         experts : sequence of ExpertPart
             Its expert parts.
