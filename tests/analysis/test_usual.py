@@ -37,7 +37,8 @@ def test_one_question_has_one_answer(model: str, system: str, tp: int, kernels: 
     assert roofline(model, system, batch=16, context=256 + 32, **laid).step_seconds == row.latency_s
     run = simulate(model, system, closed_loop=16, requests=16, **laid, **WORK).run
     assert run.policy.name == "vllm"
-    assert run.tpot_s.p50 == pytest.approx(row.latency_s, rel=0.01)
+    # The median gap: the front end prepares the prompts one after another, so that some decodes run beside prompts.
+    assert run.tbt_s.p50 == pytest.approx(row.latency_s, rel=0.01)
     level, (least, load) = "ttft_p99=0.05", (100, 8.0)
     found = capacity(model, system, level, requests=least, tolerance=1.0, workers=1, **laid, **WORK).found[0]
     held = next(t for t in found.tried if t.load_per_s == found.load_per_s)

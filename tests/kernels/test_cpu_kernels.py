@@ -297,7 +297,7 @@ def test_a_configuration_that_cannot_run_says_why(config: GemmConfig, says: str)
         (lambda: router.route(np.zeros((1, 4), np.float32), 5), "number of experts, 4"),
         (lambda: router.route(np.zeros((1, 4), np.float32), 1, "tanh"), "must be one of"),
         (lambda: attention.plan(np.ones(1, np.int64), np.ones(1, np.int64), 3, 2, 64, 0, 1),
-         "no multiple of 2"),
+         "not a multiple of 2"),
         (lambda: attention.plan(np.ones(1, np.int64), np.ones(1, np.int64), 2, 2, 64, 0, 1,
                                 AttentionConfig(tile=48)), "tile must be one of 32, 64, 128, 256"),
     ],
