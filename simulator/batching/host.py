@@ -65,6 +65,8 @@ def idle_front(front: FrontEnd) -> npt.NDArray[Any]:
 def handed_over(front: npt.NDArray[Any], sent: float, tokens: float) -> float:
     """Return the time at which the engine receives a request that was sent at `sent`, with `tokens` prompt tokens [s]."""
     f = front[0]
+    if f.request_s == 0.0 and f.token_s == 0.0:  # no front end: requests may be given out of order
+        return sent
     f.idle_s = max(f.idle_s, sent) + f.request_s + f.token_s * tokens
     return float(f.idle_s)
 

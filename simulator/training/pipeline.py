@@ -199,9 +199,9 @@ def pipeline_chunks(layers: int, mtp: int, pp: int, parts: int, text: str = "") 
     Examples
     --------
     >>> pipeline_chunks(126, 0, 8, 4)[:2], pipeline_chunks(61, 1, 4, 4)[-2:]
-    ((3, 4), (4, 2))
+    ((3, 4), (4, 3))
     >>> pipeline_chunks(61, 1, 4, 4, "Et*4|(t*4|)*14tmL")[-2:]
-    (4, 1)
+    (4, 2)
     """
     chunks = pp * parts
     if text:

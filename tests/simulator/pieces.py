@@ -155,5 +155,5 @@ def served_on(
     autoscale: Any = None, **settings: Any,
 ) -> Served:  # fmt: skip
     """A run on the nodes of pools, as `RunSettings` says."""
-    fleet = Fleet(router, len(pools.entry), faults, autoscale)
+    fleet = Fleet(router, faults=faults, autoscale=autoscale)
     return serve(RunSettings(pools, policy, stream, fleet, **settings))
