@@ -25,7 +25,7 @@ replace has gone. Then from 958,500,
 438,000 and 9,470: the speed of plans, training recipes, parts that bring their hooks, and refusals (10,900, 4,000 and 125)."""
 GOALS = {"product": 830_000, "tests": 385_000, "files": 700, "docs": 9_000}
 """What this round of simplification aims for."""
-ENGLISH = {"docs": 115, "messages": 10, "docstrings": 300}
+ENGLISH = {"docs": 115, "messages": 10, "docstrings": 320}
 """Hits of the patterns of `english.txt`, at most."""
 
 
