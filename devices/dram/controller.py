@@ -20,7 +20,7 @@ MOST_PER_TICK = 2
 
 @compiled_inside
 def is_barred(channel: Any, queue: int, b: int) -> bool:
-    """Whether a bank with an open row must not be closed for the oldest miss in queue `queue`.
+    """Whether a bank with an open row must not be closed for the oldest miss in `queue`.
 
     So while a request waits for that row, and in the scheduler that puts row hits first, while
     the queue holds a hit that is not younger.
@@ -35,7 +35,7 @@ def is_barred(channel: Any, queue: int, b: int) -> bool:
 
 @compiled_inside
 def row_ready(channel: Any, queue: int, bank: int) -> int:
-    """First tick for the ACT or PRE that a bank's oldest miss in queue `queue` needs; NEVER if barred."""
+    """First tick for the ACT or PRE that a bank's oldest miss in `queue` needs; NEVER if barred."""
     if channel.lists[queue, bank].miss < 0:
         return NEVER
     if channel.banks[bank].open < 0:

@@ -34,7 +34,7 @@ def fetch(channel: Any) -> None:
 
 @compiled_inside
 def list_hit(channel: Any, queue: int, bank: int, entry: int) -> None:
-    """Set a bank's oldest row hit in queue `queue`; -1 for none."""
+    """Set a bank's oldest row hit in `queue`; -1 for none."""
     requests, pc = channel.lists[queue, bank], channel.banks[bank].pc
     if requests.hit < 0 and entry >= 0:
         n = channel.counts[queue, pc]
@@ -52,7 +52,7 @@ def list_hit(channel: Any, queue: int, bank: int, entry: int) -> None:
 
 @compiled_inside
 def list_miss(channel: Any, queue: int, bank: int, entry: int) -> None:
-    """Set a bank's oldest request of another row than the open one in queue `queue`; -1 for none."""
+    """Set a bank's oldest request of another row than the open one in `queue`; -1 for none."""
     requests, pc = channel.lists[queue, bank], channel.banks[bank].pc
     if requests.miss < 0 and entry >= 0:
         n = channel.counts[2 + queue, pc]

@@ -56,7 +56,7 @@ def first_least(engines: int) -> npt.NDArray[np.int64]:
 def settle(least: npt.NDArray[Any], loads: Loads, rule: int, engine: int) -> None:
     """Compare an engine whose load has changed with others: with its neighbour, the lesser one with another pair's, ...
 
-    The result of the last comparison is `least[1]`; engine `engine` is behind all of them; the first of equals is taken.
+    The result of the last comparison is `least[1]`; `engine` is behind all of them; the first of equals is taken.
     """
     size, weight = least.size // 2, WAITING_COUNTS if rule == BY_WAITING else 1
     at = (size + engine) // 2

@@ -26,7 +26,7 @@ _batch_tokens = compiled_part(batch_tokens)
 
 @compiled_part
 def cost_slot(plan: Plan, slot: int, moments: F8, cell: F8) -> None:
-    """Place and cost one op of one rank at the moments `moments`, into `cell`."""
+    """Place and cost one op of one rank at `moments`, into `cell`."""
     forms, last = plan.forms[slot], moments.size
     flops, stream, act = 0.0, forms[low.FORM_STREAM, last], 0.0
     for j in range(last):
@@ -102,7 +102,7 @@ def cost_cell(plan: Plan, slot: int, moments: F8, fresh: bool, cells: F8) -> Non
 
 @compiled_inside
 def book_cell(plan: Plan, slot: int, processor: int, times: int, cell: F8, tally: F8, busy: F8) -> None:
-    """Book an op that ran on processor `processor`, `times` over."""
+    """Book an op that ran on `processor`, `times` over."""
     row = tally[slot, processor]
     row[int(cell[book.K_BOUND])] += cell[book.K_BUSY] * times
     track = busy.size - 1 if plan.slots[slot, low.S_ROLE] == low.ROLE_LINK else processor

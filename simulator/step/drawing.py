@@ -32,7 +32,7 @@ class StepBatch(NamedTuple):
 
 @compiled_part
 def draw_part(plan: Plan, part: int, batch: StepBatch, ahead: int, scratch: Scratch, loads: I8) -> None:
-    """Sample the loads of expert part `part` for a step, or for the same batch `ahead` steps later."""
+    """Sample the loads of `part` for a step, or for the same batch `ahead` steps later."""
     experts, work = plan.experts[part], plan.expert_work[part]
     draw_loads(
         step_key(plan.seed, plan.replica, batch.step + ahead),

@@ -72,7 +72,7 @@ def is_drawn(plan: Plan, batch: StepBatch) -> bool:
 
 @compiled_given("plan.drawn", lambda plan, batch, x, known, loads: None)
 def exchange(plan: Plan, batch: StepBatch, part: int, known: bool, loads: I8) -> None:
-    """Take the loads of part `part` in a step where they are known, else keep them."""
+    """Take the loads of `part` in a step where they are known, else keep them."""
     if batch.step < STEPS:
         stored = plan.drawn.loads[batch.step, part]
         for e in range(plan.experts[part, E_COUNT]):

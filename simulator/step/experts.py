@@ -28,13 +28,13 @@ def start_fetch(plan: Plan, books: Books) -> None:
 
 @compiled_by("plan.fetch")
 def fetch_step(plan: Plan, part: int, batch: StepBatch, seconds: float, books: Books) -> float:
-    """Seconds that the layers of part `part` wait for experts, whose own take `seconds`."""
+    """Seconds that the layers of `part` wait for experts, whose own take `seconds`."""
     return 0.0
 
 
 @compiled_by("plan.places")
 def on_slots(plan: Plan, part: int, key: np.uint64, loads: I8, placed: I8) -> I8:
-    """Loads of what the groups hold of part `part`: of its experts, or of their placed copies."""
+    """Loads of what the groups hold of `part`: of its experts, or of their placed copies."""
     return loads
 
 
@@ -193,7 +193,7 @@ def clear_share(share: F8) -> None:
 
 @compiled_part
 def groups_seconds(plan: Plan, part: int, loads: I8, mixed: bool, share: F8, queue: F8) -> tuple[float, float]:
-    """Run one layer's experts of part `part`; seconds of the slowest group, and bytes of partial sums.
+    """Run one layer's experts of `part`; seconds of the slowest group, and bytes of partial sums.
 
     What all groups do is added to `share`, the main processor's adding up of sums included.
     """
@@ -229,7 +229,7 @@ def groups_seconds(plan: Plan, part: int, loads: I8, mixed: bool, share: F8, que
 
 @compiled_part
 def book_part(plan: Plan, part: int, sums: float, share: F8, tally: F8, busy: F8) -> None:
-    """Book what the groups of part `part` did, and their bytes of partial sums, for all its layers."""
+    """Book what the groups of `part` did, and their bytes of partial sums, for all its layers."""
     experts, work, row = plan.experts[part], plan.expert_work[part], plan.slots.shape[0] + part
     times = float(plan.expert_devices // experts[low.E_GROUPS] * experts[low.E_LAYERS])
     for p in range(share.shape[0]):
@@ -248,7 +248,7 @@ def book_part(plan: Plan, part: int, sums: float, share: F8, tally: F8, busy: F8
 
 @compiled_part
 def part_seconds(plan: Plan, part: int, key: np.uint64, mixed: bool, books: Books) -> float:
-    """Return the seconds of the slowest group of expert part `part` at the sampled loads, with booking."""
+    """Return the seconds of the slowest group of `part` at the sampled loads, with booking."""
     clear_share(books.share)
     loads = on_slots(plan, part, key, books.loads, books.placed)
     slowest, sums = groups_seconds(plan, part, loads, mixed, books.share, books.queue)

@@ -249,7 +249,7 @@ def _on_curve(curves: F8, slot: I8, count: float) -> Price:
 def op_price(
     kernels: Kernels | None, params: F8, slot: int, processor: int, moments: F8, flops: float, size: float
 ) -> Price:
-    """Return the cost of op `slot` on processor `processor` at the moments `moments`, with `size` bytes moved."""
+    """Return the cost of the op of `slot` on `processor` at `moments`, with `size` bytes moved."""
     compute, memory, fixed = flops / params[P_FLOPS], size / params[P_BYTES], params[P_FIXED]
     seconds = max(compute, memory) + fixed
     return kernel_price(kernels, slot, processor, moments, seconds, bound(seconds, compute, memory, fixed))
@@ -299,7 +299,7 @@ def tabled_experts(kernels: Kernels, row: int, processor: int, seconds: float, r
 
 @compiled_given("kernels.tables", otherwise=lambda kernels, s, p, m: False)
 def op_outside(kernels: Kernels, s: int, processor: int, moments: F8) -> bool:
-    """Whether op `s` at the moments `moments` lies outside the kernel tables, where some are in use."""
+    """Whether op `s` at `moments` lies outside the kernel tables, where some are in use."""
     slot = kernels.slots[s, processor]
     if slot[K_MOST] != IN_GRID:
         return bool(slot[K_MOST] == NOT_THERE or (slot[K_MOST] >= 0 and moments[slot[K_MOMENT]] > slot[K_MOST]))

@@ -70,7 +70,7 @@ def offsets_of(part: ExpertPart, step: int, replica: int) -> F8:
 
 @compiled_part
 def on_slots(plan: Plan, part: int, key: np.uint64, loads: I8, placed: I8) -> I8:
-    """Loads of the slots of part `part`, group by group; the same as `Dispatch.drawn`."""
+    """Loads of the slots of `part`, group by group; the same as `Dispatch.drawn`."""
     places = plan.places
     for j in range(plan.experts[part, E_GROUPS] * plan.experts[part, E_HELD]):
         e = places.experts[part, j]

@@ -114,7 +114,7 @@ def price_attention(
 
 @compiled_part
 def deal_part(plan: Plan, lanes: Lanes, part: int, y: int, key: np.uint64, count: int) -> None:
-    """Distribute the sampled loads of part `part`, `y` in a plan, to the micro-batches."""
+    """Distribute the sampled loads of `part`, `y` in a plan, to the micro-batches."""
     experts = plan.experts[y]
     for place in range(count):
         lanes.routed[place] = 0.0
