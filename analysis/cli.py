@@ -42,10 +42,10 @@ def main(arguments: list[str] | None = None) -> None:
         given = sys.argv[1:] if arguments is None else arguments
         with endable(), typed(given):
             load_plugins()
-            words = [word for word in translated(given) if not word.startswith("-")]
-            completing = any(name.endswith("_COMPLETE") for name in os.environ)
-            command = _command(None if completing else next(iter(words), ""))
-            status = command.main(translated(given), prog_name="opbyte", standalone_mode=False)
+            words = translated(given)
+            name = next((word for word in words if not word.startswith("-")), "")
+            command = _command(None if COMPLETING in os.environ else name)
+            status = command.main(words, prog_name="opbyte", standalone_mode=False)
             if sys.stdout is not None:
                 sys.stdout.flush()
     except InputError as error:
@@ -74,6 +74,10 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         _fail(usage_line(error, names()), 2)
     raise SystemExit(status if isinstance(status, int) else 0)
+
+
+COMPLETING = "_OPBYTE_COMPLETE"
+"""Variable by which a shell asks for completions; it tells the words, which are then no arguments."""
 
 
 @cache

@@ -114,16 +114,11 @@ def read_recipe(path: str | Path) -> tuple[dict[str, Any], int | None]:
     where = Path(path)
     try:
         text = where.read_bytes().decode("utf-8")
-        raw = (
-            tomllib.loads(text)
-            if where.suffix == ".toml"
-            else json.loads(text)
-            if where.suffix == ".json"
-            else read_yaml(where)
-        )
+        loads = {".toml": tomllib.loads, ".json": json.loads}.get(where.suffix)
+        raw = read_yaml(where) if loads is None else loads(text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"--recipe {where}", f"cannot be read: {error}") from None
-    titan = "parallelism" in raw if isinstance(raw, Mapping) else False
+    titan = isinstance(raw, Mapping) and "parallelism" in raw
     if not isinstance(raw, Mapping) or not (titan or isinstance(raw.get("model"), Mapping)):
         raise InputError(
             f"--recipe {where}", "must have the block `model` of Megatron-Bridge or `parallelism` of torchtitan"

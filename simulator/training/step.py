@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from ...workloads.batch import Moments
-from ...workloads.layers import is_routed
+from ...workloads.layers import LatentAttention, SparseLatentAttention, is_routed
 from ...workloads.layers.base import elementwise
 from ...workloads.training import Flops, RepeatedOp, step_flops, whole_sequences
 from ..deploy.deployment import Deployment
@@ -121,13 +121,17 @@ def training_step(deployment: Deployment, layout: TrainingLayout, options: Train
     return _timed(bench, stages, memory, flops.times(options.batch))
 
 
+LATENT = (LatentAttention, SparseLatentAttention)
+"""Layer kinds with the module `mla_up_proj`."""
+
+
 def least_first(deployment: Deployment, layout: TrainingLayout) -> Iterator[str]:
     """Ways to compute again, from none to whole layers: first what frees most for each second, as recipes combine modules."""
     yield "none"
-    parts = {type(part).__name__: part for layer in deployment.shard.layers for part in layer.parts}
     chosen: list[str] = []
-    latent = any("Latent" in name for name in parts)
-    dense = any(not is_routed(layer.ffn) for layer in deployment.shard.layers if layer.ffn is not None)
+    layers = deployment.shard.layers
+    latent = any(isinstance(part, LATENT) for layer in layers for part in layer.parts)
+    dense = any(not is_routed(layer.ffn) for layer in layers if layer.ffn is not None)
     for module, there in (
         ("mla_up_proj", latent),
         ("moe_act", bool(deployment.experts)),
