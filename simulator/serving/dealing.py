@@ -118,7 +118,7 @@ class Dealer:
         for i, node in enumerate(entry):
             mine = slice((i - int(at.dealt)) % len(entry), None, len(entry))
             have = node.engine.submitted
-            node.engine.add(block.part(mine) if len(entry) > 1 else block)
+            node.engine.add(block.take(mine) if len(entry) > 1 else block)
             node.engine.state.ints[have : node.engine.submitted, I_ROW] = number[mine]
             if not node.engine.done:
                 node.wake()

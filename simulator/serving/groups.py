@@ -55,7 +55,7 @@ class Cut:
         if self.of == 1:
             return block
         turn, assigned = np.arange(known, known + len(block)) % count, self.replicas(count)
-        return block.part((turn >= assigned.start) & (turn < assigned.stop))
+        return block.take((turn >= assigned.start) & (turn < assigned.stop))
 
 
 def left_of(served: Served) -> Served:

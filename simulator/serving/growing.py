@@ -33,7 +33,7 @@ class Growing:
             driver.begin(asked.seed)
             self.driver = driver
         else:
-            driver.arrivals.take(asked.stream.read().part(slice(driver.arrivals.known, None)))
+            driver.arrivals.take(asked.stream.read().take(slice(driver.arrivals.known, None)))
         driver.clock.let_rest(True)
         driver.play()
         twin = twin_of(driver)

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...workloads.requests import PREFIX_BLOCK_TOKENS, RequestBlock, Turns
-from ...workloads.requests.block import joined_acceptance
-from ...workloads.requests.labels import Labels
+from ...workloads.requests.block import Labels, joined_acceptance
 from ..batching import state as col
 from ..batching.pages import PAGE_ROWS, give_back, new_rows, runs
 from ..batching.state import F8, I8

@@ -30,7 +30,7 @@ from opbyte.simulator.serving.fleet import Fleet
 from opbyte.simulator.serving.pools import Pools
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.requests import RequestBlock, RequestStream
-from opbyte.workloads.requests.labels import Labels
+from opbyte.workloads.requests.block import Labels
 
 GAP_S = 2e-4
 """Scale of the gaps between arrivals: about a step of the tests' small models."""

@@ -29,9 +29,9 @@ from opbyte.simulator.serving.fleet import Fleet
 from opbyte.simulator.serving.run import run
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.requests import RequestStream
+from opbyte.workloads.requests.block import Labels
 from opbyte.workloads.requests.classes import RequestClass, read_classes
 from opbyte.workloads.requests.labelling import labelled
-from opbyte.workloads.requests.labels import Labels
 
 from .pieces import GAP_S, block_of, stamps
 

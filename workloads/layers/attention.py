@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from ..access import Access
 from ..batch import Moments
 from ..ops import Loads, Op
 from .base import LayerCache, Reads, Run, State, Weights, alone, elementwise, gemm, layer_kind, split
-from .linears import Linear
+from .linears import Linear, PlainKind
 
 
 @layer_kind("attention")
 @dataclass(frozen=True, slots=True)
-class Attention:
+class Attention(PlainKind):
     """Attention of `heads` query heads over `kv_heads` key/value heads.
 
     Attributes
@@ -43,8 +42,6 @@ class Attention:
         Width of the latent that queries come from, with a norm (Step-3); 0 = the hidden state.
     """
 
-    kind: ClassVar[str]
-    routed: ClassVar[None] = None
     hidden: int
     heads: int
     kv_heads: int

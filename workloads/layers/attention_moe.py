@@ -11,18 +11,18 @@ from typing import ClassVar
 
 from ..access import Access
 from ..batch import Moments
-from ..errors import InputError
 from ..ops import Loads, Op
 from .attention import Attention, attention_core
 from .base import LayerCache, Routed, Run, State, Weights, elementwise, gemm, layer_kind, split
+from .linears import NamedKind, OfOneGroup
 
 
 @layer_kind("attention_moe")
 @dataclass(frozen=True, slots=True)
-class ExpertAttention:
+class ExpertAttention(NamedKind, OfOneGroup):
     """Grouped attention with `experts` query/output projections, `top_k` used by a token."""
 
-    kind: ClassVar[str]
+    one_group: ClassVar[str] = "attention experts need ep=1 (tensor-parallel experts)"
     hidden: int
     kv_heads: int
     head_dim: int
@@ -57,12 +57,6 @@ class ExpertAttention:
 
     def shard(self, tp: int) -> ExpertAttention:
         return replace(self, kv_heads=split(self.kv_heads, tp, "KV heads"))
-
-    def shard_experts(self, ep: int, tp: int, copies: int = 0) -> ExpertAttention:
-        """Attention experts are never spread over groups: heads are already split by `shard`."""
-        if ep != 1:
-            raise InputError(f"ep={ep}", "attention experts need ep=1 (tensor-parallel experts)")
-        return self
 
     def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
         if loads is None:

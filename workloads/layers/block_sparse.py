@@ -7,7 +7,6 @@ attended pools (NSA, arXiv 2502.11089); means of the blocks' keys (MoBA, arXiv 2
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from ..access import Access
 from ..batch import Moments
@@ -16,12 +15,13 @@ from ..ops import Loads, Op
 from .attention import Attention
 from .base import LayerCache, Reads, Run, State, Weights, elementwise, gemm, layer_kind
 from .indexer import SCORE_BYTES, score_rates, select_op
+from .linears import PlainKind, WrappingKind
 from .streamed import Rates, Sums, sparse_rates, streamed
 
 
 @layer_kind("attention_blocks")
 @dataclass(frozen=True, slots=True)
-class BlockSparseAttention:
+class BlockSparseAttention(WrappingKind, PlainKind):
     """Attention to the best blocks of keys, and maybe to a window and to pools of all.
 
     Attributes
@@ -42,8 +42,6 @@ class BlockSparseAttention:
         Whether pools of keys and values are attended to as well; three gates a head weigh the branches.
     """
 
-    kind: ClassVar[str]
-    routed: ClassVar[None] = None
     base: Attention
     block: int
     blocks: int
@@ -60,10 +58,6 @@ class BlockSparseAttention:
         for name in ("block", "blocks", "index_heads", "index_dim", "index_pool"):
             if getattr(self, name) < 1:
                 raise InputError(name, f"must be at least 1, not {getattr(self, name)}")
-
-    @property
-    def hidden(self) -> int:
-        return self.base.hidden
 
     @property
     def _index_width(self) -> int:
@@ -85,9 +79,6 @@ class BlockSparseAttention:
         reads += [Reads(self.near)] if self.near else []
         reads += [Reads(0, self.index_pool)] if self.attends_pools else []
         return State((*self.base.state().keeps, self._index), tuple(reads))
-
-    def shard(self, tp: int) -> BlockSparseAttention:
-        return replace(self, base=self.base.shard(tp))
 
     def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
         base = self.base

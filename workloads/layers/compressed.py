@@ -9,7 +9,6 @@ goes through `out_groups` groups of low rank. Entries have 8 bits but for the va
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from ..access import Access
 from ..batch import Moments
@@ -17,6 +16,7 @@ from ..errors import InputError
 from ..ops import Loads, Op
 from .base import Fixed, LayerCache, Reads, Run, State, Weights, elementwise, gemm, layer_kind, split
 from .indexer import Indexer
+from .linears import PlainKind
 from .streamed import GATHERS, Sums, sparse_rates, streamed
 
 OVERLAP = 2
@@ -29,7 +29,7 @@ LEAST = 192
 
 @layer_kind("compressed")
 @dataclass(frozen=True, slots=True)
-class CompressedAttention:
+class CompressedAttention(PlainKind):
     """Attention to the latest `near` tokens and to pools of `ratio` tokens.
 
     Attributes
@@ -42,8 +42,6 @@ class CompressedAttention:
         What chooses pools; without it all are read.
     """
 
-    kind: ClassVar[str]
-    routed: ClassVar[None] = None
     hidden: int
     heads: int
     head_dim: int

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from ..batch import Moments
 from ..ops import Loads, Op
-from .base import Run, State, Weights, elementwise, gemm, layer_kind, split
-from .linears import Linear
+from .base import Run, Weights, elementwise, gemm, layer_kind, split
+from .linears import Linear, PlainKind
 
 
 @layer_kind("ffn")
 @dataclass(frozen=True, slots=True)
-class FeedForward:
+class FeedForward(PlainKind):
     """``down(act(gate x) * up x)`` with three matrices, ``down(act(up x))`` with two."""
 
-    kind: ClassVar[str]
-    routed: ClassVar[None] = None
     hidden: int
     width: int
     matrices: int = 3
@@ -32,9 +29,6 @@ class FeedForward:
     def working_values(self) -> int:
         """Values a token of a prompt holds at once: gate, up projection and product."""
         return self.matrices * self.width
-
-    def state(self) -> State:
-        return State()
 
     def shard(self, tp: int) -> FeedForward:
         return replace(self, width=split(self.width, tp, "feed-forward columns"))

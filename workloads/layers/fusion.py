@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from ..batch import Moments
 from ..ops import Loads, Op
-from .base import Run, State, Weights, elementwise, gemm, layer_kind
+from .base import Run, Weights, elementwise, gemm, layer_kind
+from .linears import PlainKind
 
 
 @layer_kind("fusion")
 @dataclass(frozen=True, slots=True)
-class Fusion:
+class Fusion(PlainKind):
     """``W [norm(a); norm(b)]``: hidden state and next token's embedding, joined for a draft head.
 
     `inputs` rows of the hidden size become one; `norms` of them are normed. Every device of a rank
@@ -20,8 +20,6 @@ class Fusion:
     vllm-project/vllm, vllm/model_executor/models/deepseek_mtp.py; EAGLE's ``fc``).
     """
 
-    kind: ClassVar[str]
-    routed: ClassVar[None] = None
     hidden: int
     inputs: int = 2
     norms: int = 2
@@ -29,9 +27,6 @@ class Fusion:
     def weights(self) -> tuple[Weights, ...]:
         count = self.inputs * self.hidden * self.hidden + self.norms * self.hidden
         return (Weights("other", count, count),)
-
-    def state(self) -> State:
-        return State()
 
     def shard(self, tp: int) -> Fusion:
         return self

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from ..batch import Moments
 from ..numerics import check_dtype
 from ..ops import Loads, Op
 from .base import Fixed, Run, State, Weights, elementwise, gemm, layer_kind, split
+from .linears import PlainKind
 from .recurrent import conv_ops, delta_rates, state_ops
 
 
 @layer_kind("kda")
 @dataclass(frozen=True, slots=True)
-class KimiDelta:
+class KimiDelta(PlainKind):
     """Delta rule of `heads` heads of `head_dim`, whose decay and output gates have a low rank.
 
     Attributes
@@ -27,8 +27,6 @@ class KimiDelta:
         Number format of the states; empty: as activations.
     """
 
-    kind: ClassVar[str]
-    routed: ClassVar[None] = None
     hidden: int
     heads: int
     head_dim: int

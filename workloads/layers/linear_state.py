@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from ..access import Access
 from ..batch import Moments
 from ..numerics import check_dtype
 from ..ops import Loads, Op
 from .base import Fixed, Run, State, Weights, gemm, layer_kind, split
+from .linears import PlainKind
 from .recurrent import conv_ops, delta_rates, state_ops
 
 
@@ -42,11 +42,9 @@ def _scan(name: str, moments: Moments, run: Run, flops_per_token: int, width: in
 
 @layer_kind("mamba")
 @dataclass(frozen=True, slots=True)
-class Mamba:
+class Mamba(PlainKind):
     """Selective state-space layer (Mamba-1 as in Jamba; arXiv 2312.00752, section 3)."""
 
-    kind: ClassVar[str]
-    routed: ClassVar[None] = None
     hidden: int
     inner: int
     d_state: int
@@ -88,7 +86,7 @@ class Mamba:
 
 @layer_kind("delta_net")
 @dataclass(frozen=True, slots=True)
-class GatedDeltaNet:
+class GatedDeltaNet(PlainKind):
     """Gated DeltaNet (Qwen3-Next; arXiv 2412.06464): a matrix state per value head.
 
     Attributes
@@ -97,8 +95,6 @@ class GatedDeltaNet:
         Number format of the matrix states (``mamba_ssm_dtype``); empty: as activations.
     """
 
-    kind: ClassVar[str]
-    routed: ClassVar[None] = None
     hidden: int
     key_heads: int
     value_heads: int

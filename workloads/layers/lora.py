@@ -7,20 +7,19 @@ arXiv 2310.18547).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from ..access import Access
 from ..batch import Moments
-from ..errors import InputError
 from ..ops import Loads, Op
-from .base import Routed, Run, State, Weights, elementwise, gemm, layer_kind
-from .linears import Adaptable, Linear, adaptable, linears_of, sides
+from .base import Routed, Run, Weights, elementwise, gemm, layer_kind
+from .linears import Adaptable, AdaptedKind, Linear, OfOneGroup, linears_of, sides
 
 
 @layer_kind("lora")
 @dataclass(frozen=True, slots=True)
-class LowRank:
+class LowRank(AdaptedKind, OfOneGroup):
     """A layer part with low-rank adapters.
 
     Attributes
@@ -36,15 +35,11 @@ class LowRank:
         Number of them in memory; 0 = all.
     """
 
-    kind: ClassVar[str]
+    one_group: ClassVar[str] = "adapters need ep=1"
     base: Adaptable
     rank: int
     adapters: int = 0
     slots: int = 0
-
-    @property
-    def hidden(self) -> int:
-        return self.base.hidden
 
     @property
     def routed(self) -> Routed | None:
@@ -58,26 +53,10 @@ class LowRank:
         """Return the weights of one adapter of this part."""
         return self.rank * sides(linears_of(self.base))
 
-    def linears(self) -> tuple[Linear, ...]:
-        return linears_of(self.base)
-
     def weights(self) -> tuple[Weights, ...]:
         slots = self.slots or max(self.adapters, 1)
         adapter = Weights("other", self.pair * slots, self.pair)
         return (*self.base.weights(), adapter)
-
-    def state(self) -> State:
-        return self.base.state()
-
-    def shard(self, tp: int) -> LowRank:
-        """The base is split; of a pair, the side that faces what is split."""
-        return replace(self, base=adaptable(self.base.shard(tp)))
-
-    def shard_experts(self, ep: int, tp: int) -> LowRank:
-        """Adapters are never distributed to groups: every rank serves every tenant."""
-        if ep != 1:
-            raise InputError(f"ep={ep}", "adapters need ep=1")
-        return self
 
     def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
         ops = self.base.ops(moments, run, None)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from ..batch import Moments
 from ..numerics import check_dtype
 from ..ops import Loads, Op
 from .base import Fixed, Run, State, Weights, elementwise, gemm, layer_kind, split
+from .linears import PlainKind
 from .recurrent import conv_ops, scan_rates, state_ops
 
 
 @layer_kind("mamba2")
 @dataclass(frozen=True, slots=True)
-class Mamba2:
+class Mamba2(PlainKind):
     """State-space duality (arXiv 2405.21060): states of head width x `d_state`, keys by group.
 
     Attributes
@@ -27,8 +27,6 @@ class Mamba2:
         Number format of the states (``mamba_ssm_cache_dtype``); empty: as activations.
     """
 
-    kind: ClassVar[str]
-    routed: ClassVar[None] = None
     hidden: int
     heads: int
     head_dim: int
@@ -84,7 +82,7 @@ class Mamba2:
 
 @layer_kind("lightning")
 @dataclass(frozen=True, slots=True)
-class Lightning:
+class Lightning(PlainKind):
     """Lightning attention (MiniMax-Text-01, Ling 2.5): linear attention with one decay a head.
 
     Attributes
@@ -93,8 +91,6 @@ class Lightning:
         Weights of query and key norms together.
     """
 
-    kind: ClassVar[str]
-    routed: ClassVar[None] = None
     hidden: int
     heads: int
     head_dim: int

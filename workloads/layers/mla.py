@@ -7,18 +7,18 @@ query and the output, so that all heads read the same latent (DeepSeek-V2 report
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from ..access import Access
 from ..batch import Moments
 from ..numerics import Numerics
 from ..ops import Loads, Op
 from .base import LayerCache, Reads, Run, State, Weights, alone, elementwise, gemm, layer_kind, split
+from .linears import PlainKind
 
 
 @layer_kind("mla")
 @dataclass(frozen=True, slots=True)
-class LatentAttention:
+class LatentAttention(PlainKind):
     """Latent attention; `q_rank` 0 means queries are projected directly.
 
     Attributes
@@ -31,8 +31,6 @@ class LatentAttention:
         It reads the latent of a layer before it: no projection to one, nothing is written (Mistral Large 4).
     """
 
-    kind: ClassVar[str]
-    routed: ClassVar[None] = None
     hidden: int
     heads: int
     q_rank: int

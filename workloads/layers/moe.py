@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from ..access import Access
 from ..batch import Moments
 from ..errors import InputError
 from ..ops import Loads, Op
-from .base import Routed, Run, State, Weights, alone, elementwise, gemm, layer_kind, split
+from .base import Routed, Run, Weights, alone, elementwise, gemm, layer_kind, split
 from .ffn import feed_forward
+from .linears import NamedKind
 
 
 @layer_kind("moe")
 @dataclass(frozen=True, slots=True)
-class MixtureOfExperts:
+class MixtureOfExperts(NamedKind):
     """Routed experts, optional shared experts and an optional dense residual block.
 
     Attributes
@@ -46,7 +46,6 @@ class MixtureOfExperts:
         After sharding: experts on one device; the router still sees all. 0 = all.
     """
 
-    kind: ClassVar[str]
     hidden: int
     experts: int
     top_k: int
@@ -111,9 +110,6 @@ class MixtureOfExperts:
         """Return the values of a prompt token in memory at once: its experts', or a dense block's."""
         dense = max(self.shared_matrices * self.shared_width, self.matrices * self.residual_width)
         return max(self.top_k * self.matrices * self.width, dense)
-
-    def state(self) -> State:
-        return State()
 
     def shard(self, tp: int) -> MixtureOfExperts:
         """Split the dense parts; experts are split by :meth:`shard_experts`."""

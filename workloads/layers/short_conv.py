@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from ..batch import Moments
 from ..ops import Loads, Op
 from .base import Fixed, Run, State, Weights, gemm, layer_kind, split
+from .linears import PlainKind
 from .recurrent import conv_ops
 
 
 @layer_kind("short_conv")
 @dataclass(frozen=True, slots=True)
-class ShortConv:
+class ShortConv(PlainKind):
     """Three projections, of which two gate; a convolution of `taps` inputs along `width` channels."""
 
-    kind: ClassVar[str]
-    routed: ClassVar[None] = None
     hidden: int
     width: int
     taps: int

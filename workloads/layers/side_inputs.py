@@ -8,17 +8,17 @@ which one is processed (arXiv 2411.07501, 2301.13310).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from ..batch import Moments
 from ..ops import Loads, Op
-from .base import Run, State, Weights, elementwise, gemm, layer_kind
+from .base import Run, Weights, elementwise, gemm, layer_kind
 from .ffn import FeedForward
+from .linears import PlainKind
 
 
 @layer_kind("ffn_side_inputs")
 @dataclass(frozen=True, slots=True)
-class SideInputs:
+class SideInputs(PlainKind):
     """A feed-forward block with inputs of its layer's own and side paths.
 
     Attributes
@@ -31,8 +31,6 @@ class SideInputs:
         Residual streams; 1 = the usual one.
     """
 
-    kind: ClassVar[str]
-    routed: ClassVar[None] = None
     inner: FeedForward
     inputs: int = 0
     rank: int = 0
@@ -55,9 +53,6 @@ class SideInputs:
         if n > 1:  # router with its norm, scale of the output, coefficients of prediction and correction
             small += n * h + 2 * h + n * n + n**3
         return (*self.inner.weights(), Weights("ffn", big, big), Weights("other", small, small))
-
-    def state(self) -> State:
-        return State()
 
     def shard(self, tp: int) -> SideInputs:
         return replace(self, inner=self.inner.shard(tp))  # the side paths are whole on every device

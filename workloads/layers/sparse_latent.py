@@ -8,14 +8,14 @@ deepseek-ai/DeepSeek-V3.2-Exp). Layers may reuse an earlier layer's choice (GLM-
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import dataclass
 
 from ..access import Access
 from ..batch import Moments
 from ..ops import Loads, Op
 from .base import LayerCache, Reads, Run, State, Weights, elementwise, gemm, layer_kind
 from .indexer import Indexer, short_sums
+from .linears import PlainKind, WrappingKind
 from .mla import LatentAttention
 from .streamed import Sums, sparse_rates, streamed
 
@@ -25,7 +25,7 @@ SCALED = 128
 
 @layer_kind("sparse_latent")
 @dataclass(frozen=True, slots=True)
-class SparseLatentAttention:
+class SparseLatentAttention(WrappingKind, PlainKind):
     """Latent attention to at most `indexer.top_k` keys.
 
     Attributes
@@ -34,15 +34,9 @@ class SparseLatentAttention:
         Whether an earlier layer's choice is used: no indexer runs, and none is stored.
     """
 
-    kind: ClassVar[str]
-    routed: ClassVar[None] = None
     base: LatentAttention
     indexer: Indexer
     shared: bool = False
-
-    @property
-    def hidden(self) -> int:
-        return self.base.hidden
 
     @property
     def _row(self) -> LayerCache:
@@ -68,10 +62,6 @@ class SparseLatentAttention:
         index = self.indexer
         read = Reads(index.top_k, index.pool, chosen=True, dense=index.span, tail=index.pool // 2)
         return State((*(() if self.base.shares else (self._row,)), *keys), (read,))
-
-    def shard(self, tp: int) -> SparseLatentAttention:
-        """Heads are split; every device scores all keys with all heads of the indexer."""
-        return replace(self, base=self.base.shard(tp))
 
     def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
         base, top_k = self.base, self.indexer.span

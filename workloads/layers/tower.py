@@ -9,17 +9,17 @@ so a single one is no faster on many.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from ..batch import Moments
 from ..ops import Loads, Op
-from .base import Run, State, Weights, elementwise, gemm, layer_kind
+from .base import Run, Weights, elementwise, gemm, layer_kind
+from .linears import PlainKind
 from .streamed import Sums, encoder_rates, streamed
 
 
 @layer_kind("image_tower")
 @dataclass(frozen=True, slots=True)
-class ImageTower:
+class ImageTower(PlainKind):
     """A vision transformer with a projector to the language model.
 
     Attributes
@@ -46,8 +46,6 @@ class ImageTower:
         Devices that the pictures of a request are spread over.
     """
 
-    kind: ClassVar[str]
-    routed: ClassVar[None] = None
     hidden: int
     width: int
     depth: int
@@ -76,9 +74,6 @@ class ImageTower:
         count = self.depth * self.block + self.width * self.inputs + self.small
         count += sum(n * k for n, k in (*self.per_patch, *self.per_token))
         return (Weights("other", count, count),)  # towers stay in 16 bit, whatever the text model has
-
-    def state(self) -> State:
-        return State()
 
     def shard(self, tp: int) -> ImageTower:
         return replace(self, spread=min(tp, self.pictures))

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from ..batch import Moments
 from ..ops import Loads, Op
-from .base import Run, State, Weights, elementwise, gemm, layer_kind, split
+from .base import Run, Weights, elementwise, gemm, layer_kind, split
+from .linears import PlainKind
 from .moe import MixtureOfExperts
 
 
 @layer_kind("patch_embedding")
 @dataclass(frozen=True, slots=True)
-class PatchEmbedding:
+class PatchEmbedding(PlainKind):
     """Cut an image into patches and project each to a token; a class token and positions join.
 
     Attributes
@@ -24,8 +24,6 @@ class PatchEmbedding:
         Side of a square patch [pixels].
     """
 
-    kind: ClassVar[str]
-    routed: ClassVar[None] = None
     hidden: int
     height: int
     width: int
@@ -52,9 +50,6 @@ class PatchEmbedding:
         tokens = (self.tokens + 1) * self.hidden  # positions and the class token
         return Weights("other", count, count), Weights("other", tokens, tokens)
 
-    def state(self) -> State:
-        return State()
-
     def shard(self, tp: int) -> PatchEmbedding:
         return self  # every device embeds the whole image: 1 % of the work
 
@@ -68,11 +63,9 @@ class PatchEmbedding:
 
 @layer_kind("vit_attention")
 @dataclass(frozen=True, slots=True)
-class BidirectionalAttention:
+class BidirectionalAttention(PlainKind):
     """Attention of an encoder: every token sees every token of its image, nothing is cached."""
 
-    kind: ClassVar[str]
-    routed: ClassVar[None] = None
     hidden: int
     heads: int
     head_dim: int
@@ -91,9 +84,6 @@ class BidirectionalAttention:
         count = 4 * self.hidden * self._width
         biases = (3 * self._width + self.hidden) * self.bias
         return Weights("attention", count, count), Weights("other", biases, biases)
-
-    def state(self) -> State:
-        return State()
 
     def shard(self, tp: int) -> BidirectionalAttention:
         return replace(self, heads=split(self.heads, tp, "heads"))

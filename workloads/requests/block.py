@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from itertools import compress
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from .classes import RequestClass
-from .labels import Labels
+
+I8 = npt.NDArray[np.int64]
 
 MAX_BLOCK = 65_536
 """Most requests in one block."""
@@ -22,8 +23,56 @@ PREFIX_BLOCK_TOKENS = 512
 HashIds = tuple[tuple[int, ...], ...]
 
 
+class RequestColumns:
+    """Base of columns of requests: arrays, tuples with an entry for each request, or columns again.
+
+    Lists and numbers are of all requests; None where nobody says.
+    """
+
+    __slots__ = ()
+
+    def take(self, which: slice | npt.NDArray[Any]) -> Self:
+        """Return some of the requests."""
+
+        def cut(column: Any) -> Any:
+            if isinstance(column, tuple):
+                return column[which] if isinstance(which, slice) else tuple(compress(column, which))
+            if isinstance(column, RequestColumns):
+                return column.take(which)
+            return column[which] if isinstance(column, np.ndarray) else column
+
+        spec: Any = self
+        return replace(spec, **{f.name: cut(getattr(self, f.name)) for f in fields(spec)})
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self | None]) -> Self | None:
+        """Join several blocks of a pass; None unless all have some.
+
+        An optional column stays where all have it; chances of acceptance are NaN where one has none.
+        """
+        known: list[Any] = [part for part in parts if part is not None]
+        if len(known) < len(parts) or not known:
+            return None
+
+        def column(name: str) -> Any:
+            values = [getattr(part, name) for part in known]
+            last = values[-1]
+            if name == "acceptance":
+                return joined_acceptance([(rate, len(part)) for rate, part in zip(values, known, strict=True)])
+            if any(value is None for value in values):
+                return None
+            if isinstance(last, tuple):
+                return tuple(one for value in values for one in value)
+            if isinstance(last, RequestColumns):
+                return type(last).joined(values)
+            return np.concatenate(values) if isinstance(last, np.ndarray) else last
+
+        spec: Any = cls
+        return cls(**{f.name: column(f.name) for f in fields(spec)})
+
+
 @dataclass(frozen=True, slots=True)
-class Turns:
+class Turns(RequestColumns):
     """How requests follow each other in sessions; each session is a chain.
 
     Attributes
@@ -48,43 +97,46 @@ class Turns:
     after: tuple[tuple[int, ...], ...] | None = None
     task: npt.NDArray[np.int64] | None = None
 
-    def take(self, which: slice | npt.NDArray[np.bool_]) -> Turns:
-        """Return some of the requests."""
-        follows = self.follows[which], self.session[which], self.think_s[which]
-        if self.after is None or self.task is None:
-            return Turns(*follows)
-        places = np.arange(len(self.task))[which].tolist()
-        return Turns(*follows, tuple(self.after[i] for i in places), self.task[which])
-
     def waits(self) -> Iterator[tuple[int, ...]]:
         """Return the predecessors of each request; empty for independent ones."""
         if self.after is not None:
             return iter(self.after)
         return ((one,) if one >= 0 else () for one in self.follows.tolist())
 
-    @classmethod
-    def joined(cls, parts: Sequence[Turns | None]) -> Turns | None:
-        """Join the columns of several blocks; None unless all have some."""
-        known = [part for part in parts if part is not None]
-        if len(known) < len(parts) or not known:
-            return None
-        names = ("follows", "session", "think_s")
-        follows, session, think_s = (np.concatenate([getattr(part, name) for part in known]) for name in names)
-        task = joined([part.task for part in known if part.task is not None])
-        if task is None or len(task) < len(follows):
-            return cls(follows, session, think_s)
-        after = tuple(one for part in known for one in part.after or ())
-        return cls(follows, session, think_s, after, task)
 
+@dataclass(frozen=True, slots=True)
+class Labels(RequestColumns):
+    """Class, priority and tenant of requests.
 
-def joined(parts: Sequence[npt.NDArray[np.int64] | None]) -> npt.NDArray[np.int64] | None:
-    """A column of several blocks; None unless all have it."""
-    known = [part for part in parts if part is not None]
-    return np.concatenate(known) if known and len(known) == len(parts) else None
+    Attributes
+    ----------
+    kind : int64 array, shape (n,)
+        Number of each request's class in `kinds`.
+    priority : int64 array, shape (n,)
+        The smaller, the sooner.
+    tenant : int64 array, shape (n,)
+        Number of each request's tenant in `tenants`.
+    kinds, tenants : list of str
+        Names, shared by all blocks of a pass over a stream, which finds more of them as it goes on.
+    """
+
+    kind: I8
+    priority: I8
+    tenant: I8
+    kinds: list[str]
+    tenants: list[str]
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+    def columns(self) -> dict[str, npt.NDArray[np.generic]]:
+        """RequestColumns of `requests.csv`, as they are read."""
+        kinds, tenants = np.array(self.kinds, dtype=object), np.array(self.tenants, dtype=object)
+        return {"class": kinds[self.kind], "priority": self.priority, "tenant": tenants[self.tenant]}
 
 
 @dataclass(frozen=True, slots=True)
-class RequestBlock:
+class RequestBlock(RequestColumns):
     """Consecutive requests of a stream.
 
     Attributes
@@ -127,19 +179,6 @@ class RequestBlock:
     def __len__(self) -> int:
         return len(self.request_id)
 
-    def part(self, which: slice | npt.NDArray[np.bool_]) -> RequestBlock:
-        """Some of the requests."""
-        columns: list[Any] = [self.adapters, self.acceptance, self.images]
-        adapters, acceptance, images = (None if column is None else column[which] for column in columns)
-        hashes, turns, labels = self.hash_ids, self.turns, self.labels
-        if hashes is not None:
-            hashes = hashes[which] if isinstance(which, slice) else tuple(compress(hashes, which))
-        return RequestBlock(
-            self.request_id[which], self.arrival_s[which], self.input_tokens[which], self.output_tokens[which],
-            hashes, None if turns is None else turns.take(which), self.hash_tokens, adapters, acceptance, images,
-            None if labels is None else labels.take(which),
-        )  # fmt: skip
-
 
 @dataclass(frozen=True, slots=True)
 class RequestStream:
@@ -181,20 +220,9 @@ class RequestStream:
         if not blocks:
             none = np.zeros(0, dtype=np.int64)
             return RequestBlock(none, none.astype(np.float64), none, none)
-        hashed = [b.hash_ids for b in blocks if b.hash_ids is not None]
-        return RequestBlock(
-            np.concatenate([b.request_id for b in blocks]),
-            np.concatenate([b.arrival_s for b in blocks]),
-            np.concatenate([b.input_tokens for b in blocks]),
-            np.concatenate([b.output_tokens for b in blocks]),
-            tuple(ids for block in hashed for ids in block) if hashed else None,
-            Turns.joined([b.turns for b in blocks]),
-            blocks[0].hash_tokens,
-            joined([b.adapters for b in blocks]),
-            joined_acceptance([(b.acceptance, len(b)) for b in blocks]),
-            joined([b.images for b in blocks]),
-            Labels.joined([b.labels for b in blocks]),
-        )
+        whole = RequestBlock.joined(blocks)
+        assert whole is not None
+        return whole
 
 
 def joined_acceptance(parts: Sequence[tuple[npt.NDArray[np.float64] | None, int]]) -> npt.NDArray[np.float64] | None:

@@ -10,9 +10,8 @@ import numpy.typing as npt
 
 from ..csvfile import Column, numbers
 from ..errors import InputError, nearest
-from .block import RequestBlock, RequestStream
+from .block import Labels, RequestBlock, RequestStream
 from .classes import RequestClass
-from .labels import Labels
 from .lengths import LENGTHS
 from .randomness import INPUT_LENGTHS, KINDS, OUTPUT_LENGTHS, TENANTS, generator
 

@@ -6,18 +6,17 @@ Each step is a generator over `Rows`, so memory is bounded by one batch of rows.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from .block import MAX_BLOCK, HashIds, RequestBlock, Turns, joined, joined_acceptance
-from .labels import Labels
+from .block import MAX_BLOCK, HashIds, Labels, RequestBlock, RequestColumns, Turns
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class Rows(RequestColumns):
     """Requests without ids: arrivals [s] (any origin), lengths [tokens], and optional columns."""
 
     arrival_s: npt.NDArray[np.float64]
@@ -35,17 +34,7 @@ class Rows:
 
     def part(self, start: int, stop: int) -> Rows:
         """Return rows `start` to `stop`."""
-        cut = slice(start, stop)
-        hashes = None if self.hash_ids is None else self.hash_ids[cut]
-        turns = None if self.turns is None else self.turns.take(cut)
-        adapters = None if self.adapters is None else self.adapters[cut]
-        acceptance = None if self.acceptance is None else self.acceptance[cut]
-        images = None if self.images is None else self.images[cut]
-        labels = None if self.labels is None else self.labels.take(cut)
-        return Rows(
-            self.arrival_s[cut], self.input_tokens[cut], self.output_tokens[cut], hashes, turns,
-            adapters, acceptance, images, labels,
-        )  # fmt: skip
+        return self.take(slice(start, stop))
 
 
 def checked(batches: Iterable[Rows], subject: object) -> Iterator[Rows]:
@@ -54,7 +43,7 @@ def checked(batches: Iterable[Rows], subject: object) -> Iterator[Rows]:
     Raises
     ------
     InputError
-        Columns of unequal length, arrivals out of order, or lengths below one token.
+        RequestColumns of unequal length, arrivals out of order, or lengths below one token.
     """
     last = -np.inf
     for rows in batches:
@@ -152,7 +141,7 @@ def spread_stamps(batches: Iterable[Rows], bin_s: float, subject: str) -> Iterat
     """
     pending: Rows | None = None
     for batch in batches:
-        rows = batch if pending is None else _joined(pending, batch)
+        rows = batch if pending is None else Rows.joined([pending, batch]) or batch
         times = rows.arrival_s
         last = int(np.searchsorted(times, times[-1], side="left"))
         if len(rows) - last > MAX_BLOCK:
@@ -163,21 +152,6 @@ def spread_stamps(batches: Iterable[Rows], bin_s: float, subject: str) -> Iterat
         pending = rows.part(last, len(rows))
     if pending is not None:
         yield replace(pending, arrival_s=_spread(pending.arrival_s, np.inf, bin_s))
-
-
-def _joined(a: Rows, b: Rows) -> Rows:
-    both = a.hash_ids is not None and b.hash_ids is not None
-    return Rows(
-        np.concatenate([a.arrival_s, b.arrival_s]),
-        np.concatenate([a.input_tokens, b.input_tokens]),
-        np.concatenate([a.output_tokens, b.output_tokens]),
-        (a.hash_ids or ()) + (b.hash_ids or ()) if both else None,
-        Turns.joined([a.turns, b.turns]),
-        joined([a.adapters, b.adapters]),
-        joined_acceptance([(a.acceptance, len(a)), (b.acceptance, len(b))]),
-        joined([a.images, b.images]),
-        Labels.joined([a.labels, b.labels]),
-    )
 
 
 def _spread(times: npt.NDArray[np.float64], next_s: float, bin_s: float) -> npt.NDArray[np.float64]:
@@ -195,8 +169,5 @@ def numbered(batches: Iterable[Rows], block_size: int) -> Iterator[RequestBlock]
             part = rows.part(start, start + block_size)
             ids = np.arange(done, done + len(part), dtype=np.int64)
             done += len(part)
-            yield RequestBlock(
-                ids, part.arrival_s, part.input_tokens, part.output_tokens, part.hash_ids,
-                part.turns, adapters=part.adapters, acceptance=part.acceptance, images=part.images,
-                labels=part.labels,
-            )  # fmt: skip
+            columns = {f.name: getattr(part, f.name) for f in fields(part)}
+            yield RequestBlock(request_id=ids, **columns)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ....workloads.requests.block import Labels
 from ....workloads.requests.classes import Promise
-from ....workloads.requests.labels import Labels
 from ...batching.state import I8
 from ...serving.metrics import Quantiles
 

@@ -14,7 +14,7 @@ import numpy as np
 from ....workloads.errors import InputError
 from ....workloads.jit_held import held
 from ....workloads.requests import RequestBlock
-from ....workloads.requests.labels import Labels
+from ....workloads.requests.block import Labels
 from ...batching.state import C_SUBMITTED, F8, I8, State
 
 MOST_LANES = 4096

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ....workloads.requests import RequestStream
+from ....workloads.requests.block import Labels
 from ....workloads.requests.classes import Promise
-from ....workloads.requests.labels import Labels
 from ...batching.state import F8, I8
 from ...serving.finished import Requests
 from ...serving.metrics import Quantiles, quantiles

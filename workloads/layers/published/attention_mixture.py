@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from ...batch import Moments
 from ...errors import InputError
 from ...ops import Loads, Op
 from ..attention import Attention
 from ..base import Run, State, Weights, elementwise, gemm, layer_kind
+from ..linears import PlainKind, WrappingKind
 
 
 @layer_kind("attention_mixture")
 @dataclass(frozen=True, slots=True)
-class AttentionMixture:
+class AttentionMixture(WrappingKind, PlainKind):
     """Several attention blocks whose outputs are weighed by a router and added.
 
     Every token uses all of them, so they are one attention of all heads, and no load is sampled. In a `parallel` layer
@@ -28,8 +28,6 @@ class AttentionMixture:
         Whether all experts attend to the same keys and values, of one expert.
     """
 
-    kind: ClassVar[str]
-    routed: ClassVar[None] = None
     base: Attention
     experts: int
     shared_kv: bool = False
@@ -37,10 +35,6 @@ class AttentionMixture:
     def __post_init__(self) -> None:
         if self.experts < 1:
             raise InputError("experts", f"must be at least 1, not {self.experts}")
-
-    @property
-    def hidden(self) -> int:
-        return self.base.hidden
 
     @property
     def whole(self) -> Attention:
@@ -56,9 +50,6 @@ class AttentionMixture:
 
     def state(self) -> State:
         return self.whole.state()
-
-    def shard(self, tp: int) -> AttentionMixture:
-        return replace(self, base=self.base.shard(tp))
 
     def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
         ops = self.whole.ops(moments, run, None)

@@ -12,11 +12,12 @@ from ...ops import Loads, Op
 from ..attention import Attention, attention_core
 from ..attention_moe import projections
 from ..base import Routed, Run, State, Weights, elementwise, gemm, layer_kind, split
+from ..linears import OfOneGroup, WrappingKind
 
 
 @layer_kind("attention_heads")
 @dataclass(frozen=True, slots=True)
-class HeadExperts:
+class HeadExperts(WrappingKind, OfOneGroup):
     """Attention with some heads for every token and `top_k` of the others, outputs weighed.
 
     Query and output projections of routed heads run for the tokens that chose them; keys and values of
@@ -34,7 +35,7 @@ class HeadExperts:
         Devices the heads are split over: each has its part of shared and of chosen heads.
     """
 
-    kind: ClassVar[str]
+    one_group: ClassVar[str] = "attention heads need ep=1 (tensor-parallel heads)"
     base: Attention
     top_k: int
     shared: int = 0
@@ -50,10 +51,6 @@ class HeadExperts:
             raise InputError(
                 "top_k", f"must be from 1 to the {self._others} heads that are not shared, not {self.top_k}"
             )
-
-    @property
-    def hidden(self) -> int:
-        return self.base.hidden
 
     @property
     def _others(self) -> int:
@@ -123,12 +120,6 @@ class HeadExperts:
             split(self.top_k, devices, "routed heads of a token")
             split(self.base.head_dim, devices, "columns of a head")
         return replace(self, devices=devices)
-
-    def shard_experts(self, ep: int, tp: int) -> HeadExperts:
-        """Heads are never spread over groups: they are already split by `shard`."""
-        if ep != 1:
-            raise InputError(f"ep={ep}", "attention heads need ep=1 (tensor-parallel heads)")
-        return self
 
     def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
         if self.routed is None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from ...batch import Moments
 from ...errors import InputError
 from ...ops import Loads, Op
 from ..base import Run, State, Weights, elementwise, gemm, layer_kind
 from ..linear_state import GatedDeltaNet
+from ..linears import PlainKind
 
 
 @layer_kind("memories")
 @dataclass(frozen=True, slots=True)
-class Memories:
+class Memories(PlainKind):
     """Gated DeltaNet with several states: a router picks some for each token, one may serve all.
 
     Keys and values are projected once for all states. A decode uses the states of its token; a prompt's chunk uses all
@@ -31,8 +31,6 @@ class Memories:
         Whether one more state takes every token.
     """
 
-    kind: ClassVar[str]
-    routed: ClassVar[None] = None
     net: GatedDeltaNet
     states: int
     top_k: int

@@ -8,18 +8,17 @@ experts; routing is saved.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from ...batch import Moments
 from ...ops import Loads, Op
-from ..base import Run, State, Weights, layer_kind, split
+from ..base import Run, Weights, layer_kind, split
 from ..ffn import feed_forward
-from ..linears import Linear
+from ..linears import Linear, PlainKind
 
 
 @layer_kind("merged_experts")
 @dataclass(frozen=True, slots=True)
-class MergedExperts:
+class MergedExperts(PlainKind):
     """Experts of which `top_k` run as one dense block.
 
     Attributes
@@ -30,8 +29,6 @@ class MergedExperts:
         Merged blocks stored in addition to the experts, one for each noise level or task; 0 = they replace the experts.
     """
 
-    kind: ClassVar[str]
-    routed: ClassVar[None] = None
     hidden: int
     experts: int
     top_k: int
@@ -48,9 +45,6 @@ class MergedExperts:
         one = self.matrices * self.hidden * self.width
         stored = one * (self.experts + self.levels * self.top_k)
         return (Weights("ffn", stored, one * self.top_k),)
-
-    def state(self) -> State:
-        return State()
 
     def linears(self) -> tuple[Linear, ...]:
         """Projections of the merged block."""

@@ -8,22 +8,21 @@ once for all tokens, and only down runs by expert.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from ...access import Access
 from ...batch import Moments
-from ...errors import InputError
 from ...ops import Loads, Op
-from ..base import Routed, Run, State, Weights, elementwise, gemm, layer_kind
+from ..base import Routed, Run, Weights, elementwise, gemm, layer_kind
 from ..ffn import FeedForward
-from ..linears import Linear, sides
+from ..linears import AdaptedKind, Linear, OfOneGroup, sides
 from ..lora import low_rank_ops
 
 
 @layer_kind("mixlora")
 @dataclass(frozen=True, slots=True)
-class AdapterExperts:
+class AdapterExperts(AdaptedKind, OfOneGroup):
     """Adapter experts on a dense block that a router chooses among for each token.
 
     Attributes
@@ -36,16 +35,12 @@ class AdapterExperts:
         Whether the block's gate and up run once for all experts of a token.
     """
 
-    kind: ClassVar[str]
+    one_group: ClassVar[str] = "adapter experts need ep=1 (they share their base)"
     base: FeedForward
     experts: int
     top_k: int
     rank: int
     base_once: bool = True
-
-    @property
-    def hidden(self) -> int:
-        return self.base.hidden
 
     @property
     def routed(self) -> Routed | None:
@@ -62,25 +57,10 @@ class AdapterExperts:
         """Matrices of the base that run once for each expert of a token."""
         return self.linears()[-1:] if self.base_once else self.linears()
 
-    def linears(self) -> tuple[Linear, ...]:
-        return self.base.linears()
-
     def weights(self) -> tuple[Weights, ...]:
         router = 0 if self.routed is None else self.experts * self.hidden
         adapter = Weights("other", self.pair * self.experts + router, self.pair * self.top_k + router)
         return (*self.base.weights(), adapter)
-
-    def state(self) -> State:
-        return State()
-
-    def shard(self, tp: int) -> AdapterExperts:
-        return replace(self, base=self.base.shard(tp))
-
-    def shard_experts(self, ep: int, tp: int) -> AdapterExperts:
-        """Adapter experts stay with the base, which every rank has."""
-        if ep != 1:
-            raise InputError(f"ep={ep}", "adapter experts need ep=1 (they share their base)")
-        return self
 
     def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
         if self.routed is None:

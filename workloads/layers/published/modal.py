@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from ...access import Access
 from ...batch import Moments
 from ...errors import InputError
 from ...ops import Loads, Op
-from ..base import Routed, Run, State, Weights, elementwise, layer_kind
+from ..base import Routed, Run, Weights, elementwise, layer_kind
 from ..linear_state import Mamba
+from ..linears import OfOneGroup, WrappingKind
 
 
 @layer_kind("mamba_by_modality")
 @dataclass(frozen=True, slots=True)
-class ModalMamba:
+class ModalMamba(WrappingKind, OfOneGroup):
     """A Mamba layer with its own in, x, dt and out projection for each modality (arXiv 2501.16295).
 
     Convolution and scan are shared; around every projection tokens are grouped by modality and reordered. A token's
@@ -23,17 +24,13 @@ class ModalMamba:
     modalities.
     """
 
-    kind: ClassVar[str]
+    one_group: ClassVar[str] = "projections by modality need ep=1 (tensor parallel)"
     base: Mamba
     modalities: int
 
     def __post_init__(self) -> None:
         if self.modalities < 1:
             raise InputError("modalities", f"must be at least 1, not {self.modalities}")
-
-    @property
-    def hidden(self) -> int:
-        return self.base.hidden
 
     @property
     def routed(self) -> Routed | None:
@@ -44,18 +41,6 @@ class ModalMamba:
         if self.routed is None:
             return big, small
         return Weights("experts", big.total * self.modalities, big.total), small
-
-    def state(self) -> State:
-        return self.base.state()
-
-    def shard(self, tp: int) -> ModalMamba:
-        return replace(self, base=self.base.shard(tp))
-
-    def shard_experts(self, ep: int, tp: int) -> ModalMamba:
-        """Projections are never spread over groups: `shard` splits them."""
-        if ep != 1:
-            raise InputError(f"ep={ep}", "projections by modality need ep=1 (tensor parallel)")
-        return self
 
     def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
         plain = self.base.ops(moments, run, None)

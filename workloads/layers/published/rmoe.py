@@ -7,7 +7,6 @@ is ``G s``. A layer's experts cannot be known before the layer before has routed
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from ...ops import Op
 from ..base import Run, elementwise, gemm, layer_kind
@@ -30,7 +29,6 @@ class RecurrentExperts(MixtureOfExperts):
         Whether the cell's weights count with this layer: with one of a model's layers they do.
     """
 
-    kind: ClassVar[str]
     router_width: int = 0
     owns_cell: bool = False
 

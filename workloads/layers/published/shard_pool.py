@@ -6,20 +6,19 @@ it is LoRA. What a tenant needs to keep is the pool.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import dataclass
 
 from ...batch import Moments
 from ...errors import InputError
 from ...ops import Loads, Op
-from ..base import Run, State, Weights, elementwise, layer_kind
-from ..linears import Adaptable, Linear, adaptable, linears_of, sides
+from ..base import Run, Weights, elementwise, layer_kind
+from ..linears import Adaptable, AdaptedKind, PlainKind, sides
 from ..lora import low_rank_ops
 
 
 @layer_kind("mos")
 @dataclass(frozen=True, slots=True)
-class PooledAdapter:
+class PooledAdapter(AdaptedKind, PlainKind):
     """A layer part with an adapter of `rank`, whose share of the pool is `pool_rank`'s.
 
     Attributes
@@ -33,8 +32,6 @@ class PooledAdapter:
         nothing is shared, and the adapter is plain LoRA.
     """
 
-    kind: ClassVar[str]
-    routed: ClassVar[None] = None
     base: Adaptable
     rank: int
     pool_rank: int
@@ -43,23 +40,10 @@ class PooledAdapter:
         if not 0 < self.pool_rank <= self.rank:
             raise InputError("pool_rank", f"must be in [1, {self.rank}], not {self.pool_rank}")
 
-    @property
-    def hidden(self) -> int:
-        return self.base.hidden
-
-    def linears(self) -> tuple[Linear, ...]:
-        return linears_of(self.base)
-
     def weights(self) -> tuple[Weights, ...]:
         """The base and this part's share of the pool; on a token's path lies the assembled adapter."""
         one = sides(self.linears())
         return *self.base.weights(), Weights("other", one * self.pool_rank, one * self.rank)
-
-    def state(self) -> State:
-        return self.base.state()
-
-    def shard(self, tp: int) -> PooledAdapter:
-        return replace(self, base=adaptable(self.base.shard(tp)))
 
     def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
         return self.base.ops(moments, run, None) + low_rank_ops(self.linears(), moments.tokens, self.rank, run)

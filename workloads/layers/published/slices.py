@@ -12,6 +12,7 @@ from ...ops import Loads, Op
 from ..attention import Attention, KeySums, attention_core, keys_within
 from ..base import Routed, Run, State, Weights, elementwise, gemm, layer_kind
 from ..ffn import FeedForward
+from ..linears import OfOneGroup, WrappingKind
 from ..moe import MixtureOfExperts
 
 
@@ -34,17 +35,13 @@ def _check_parts(tp: int, slices: int, **counts: int) -> None:
             raise InputError(f"tp={tp}", reason)
 
 
-class _Sliced:
+class _Sliced(WrappingKind):
     """What both kinds are: a whole layer, of whose slices a token uses some."""
 
     __slots__ = ()
     base: Attention | FeedForward
     slices: int
     top_k: int
-
-    @property
-    def hidden(self) -> int:
-        return self.base.hidden
 
     @property
     def routed(self) -> Routed | None:
@@ -55,14 +52,14 @@ class _Sliced:
 
 @layer_kind("ffn_slices")
 @dataclass(frozen=True, slots=True)
-class SlicedFeedForward(_Sliced):
+class SlicedFeedForward(_Sliced, OfOneGroup):
     """A dense block cut into slices of its columns; the sum of all slices is the whole block.
 
     Slices that tokens choose, or each of which chooses equally many tokens, are experts of a part of the
     block's width, one batched product on each device: tensor parallel splits every slice.
     """
 
-    kind: ClassVar[str]
+    one_group: ClassVar[str] = "slices need ep=1 (tensor-parallel slices)"
     base: FeedForward
     slices: int
     top_k: int
@@ -86,19 +83,10 @@ class SlicedFeedForward(_Sliced):
     def weights(self) -> tuple[Weights, ...]:
         return self.base.weights() if self.routed is None else self._experts.weights()
 
-    def state(self) -> State:
-        return State()
-
     def shard(self, tp: int) -> SlicedFeedForward:
         base = self.base.shard(tp)
         _check_parts(tp, self.slices, columns=base.width)
         return replace(self, base=base)
-
-    def shard_experts(self, ep: int, tp: int) -> SlicedFeedForward:
-        """Slices are never spread over groups: `shard` splits each."""
-        if ep != 1:
-            raise InputError(f"ep={ep}", "slices need ep=1 (tensor-parallel slices)")
-        return self
 
     def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
         part = self.base if self.routed is None else self._experts
@@ -110,7 +98,7 @@ class SlicedFeedForward(_Sliced):
 
 @layer_kind("attention_slices")
 @dataclass(frozen=True, slots=True)
-class SlicedAttention(_Sliced):
+class SlicedAttention(_Sliced, OfOneGroup):
     """Attention cut into slices of its heads; a token has queries, keys and values in some.
 
     A query sees the keys of its own slices: other tokens' keys with the share top_k over slices (exactly if slices
@@ -118,7 +106,7 @@ class SlicedAttention(_Sliced):
     the KV cache by the share.
     """
 
-    kind: ClassVar[str]
+    one_group: ClassVar[str] = "slices of attention need ep=1 (tensor-parallel slices)"
     base: Attention
     slices: int
     top_k: int
@@ -158,12 +146,6 @@ class SlicedAttention(_Sliced):
         base = self.base.shard(tp)
         _check_parts(tp, self.slices, heads=min(base.heads, base.kv_heads))
         return replace(self, base=base)
-
-    def shard_experts(self, ep: int, tp: int) -> SlicedAttention:
-        """Slices are never spread over groups: `shard` splits each."""
-        if ep != 1:
-            raise InputError(f"ep={ep}", "slices of attention need ep=1 (tensor-parallel slices)")
-        return self
 
     def keys(self, moments: Moments) -> KeySums:
         """What the queries of a slice see, its share of the other tokens."""

@@ -5,20 +5,19 @@ arXiv 2501.15103: a router gives every rank a score, and a token passes through 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from ...batch import Moments
-from ...errors import InputError
 from ...ops import Loads, Op
-from ..base import Routed, Run, State, Weights, gemm, layer_kind
-from ..linears import Adaptable, Linear, adaptable, linears_of, sides
+from ..base import Routed, Run, Weights, gemm, layer_kind
+from ..linears import Adaptable, AdaptedKind, OfOneGroup, sides
 from ..lora import low_rank_ops, pairs_op
 
 
 @layer_kind("smora")
 @dataclass(frozen=True, slots=True)
-class RankExperts:
+class RankExperts(AdaptedKind, OfOneGroup):
     """A layer part with an adapter of `rank` ranks, `top_k` of them used by a token.
 
     Attributes
@@ -29,14 +28,10 @@ class RankExperts:
         Where they are equal nothing is chosen: the adapter is plain LoRA.
     """
 
-    kind: ClassVar[str]
+    one_group: ClassVar[str] = "ranks of an adapter need ep=1"
     base: Adaptable
     rank: int
     top_k: int
-
-    @property
-    def hidden(self) -> int:
-        return self.base.hidden
 
     @property
     def routed(self) -> Routed | None:
@@ -45,26 +40,11 @@ class RankExperts:
             return None
         return Routed(self.rank, self.top_k, spreads=False)
 
-    def linears(self) -> tuple[Linear, ...]:
-        return linears_of(self.base)
-
     def weights(self) -> tuple[Weights, ...]:
         one = sides(self.linears())
         router = 0 if self.routed is None else self.rank * self.hidden
         adapter = Weights("other", one * self.rank + router, one * self.top_k + router)
         return (*self.base.weights(), adapter)
-
-    def state(self) -> State:
-        return self.base.state()
-
-    def shard(self, tp: int) -> RankExperts:
-        return replace(self, base=adaptable(self.base.shard(tp)))
-
-    def shard_experts(self, ep: int, tp: int) -> RankExperts:
-        """Ranks stay together: every device has all of them."""
-        if ep != 1:
-            raise InputError(f"ep={ep}", "ranks of an adapter need ep=1")
-        return self
 
     def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
         ops = self.base.ops(moments, run, None)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import ClassVar
 
 from ...batch import Moments
 from ...errors import InputError
 from ...ops import Loads, Op
 from ..attention import Attention, KeySums, keys_within
 from ..base import LayerCache, Run, State, Weights, layer_kind
+from ..linears import PlainKind, WrappingKind
 
 LEAST_TOKENS, PAGE_TOKENS = 128, 64
 """Fewest keys that a head keeps, and what their number is rounded up to; the first `PAGE_TOKENS` are
@@ -33,7 +33,7 @@ def span_of(alpha: float, beta: float, length: int) -> int:
 
 @layer_kind("attention_spans")
 @dataclass(frozen=True, slots=True)
-class SpanAttention:
+class SpanAttention(WrappingKind, PlainKind):
     """Attention whose heads keep min(N, alpha + beta N) keys of a sequence of N tokens, each its own.
 
     N is the longest sequence of a run (``--max-model-len``, else the model's positions) for all of
@@ -50,8 +50,6 @@ class SpanAttention:
         N [tokens].
     """
 
-    kind: ClassVar[str]
-    routed: ClassVar[None] = None
     base: Attention
     spans: tuple[tuple[int, float, float], ...]
     length: int
@@ -68,10 +66,6 @@ class SpanAttention:
         for _, _, beta in self.spans:
             if not 0.0 <= beta <= 1.0:
                 raise InputError("spans", f"must have a beta from 0 to 1, not {beta:g}")
-
-    @property
-    def hidden(self) -> int:
-        return self.base.hidden
 
     @property
     def windows(self) -> tuple[int, ...]:
