@@ -8,6 +8,7 @@ changed. A file that is no module (a description, a table) counts for every test
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -41,9 +42,11 @@ def imported(path: str) -> frozenset[str]:
     """Paths of the library's modules that a file imports itself."""
     known, out = modules(), set[str]()
     text = (ROOT / path).read_text(encoding="utf-8")
-    if "home=__package__" in text or "iter_modules(commands" in text:  # they import what lies there
-        folder = str(Path(path).parent / ("commands" if "iter_modules(commands" in text else ""))
-        out |= {other for other in known.values() if str(Path(other).parent) == folder}
+    if "home=__package__" in text:  # it imports what lies there
+        out |= {other for other in known.values() if Path(other).parent == Path(path).parent}
+    if '"commands.yaml"' in text:  # each command's function is imported by its name
+        listed = (ROOT / path).with_name("commands.yaml").read_text(encoding="utf-8")
+        out |= {known[f"analysis.{name}"] for name in re.findall(r"call: ([\w.]+):", listed)}
     for name in _names(path):
         parts = name.split(".")
         for end in range(len(parts), 0, -1):  # the module, or what it is taken from

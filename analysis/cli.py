@@ -1,8 +1,8 @@
 """The command line: thin, and light to start; every command is a function of the library.
 
 Exit codes: 0 done, 1 a check failed, 2 bad input or usage (one line on stderr), 128 and the
-signal's number where one ended it (130: interrupted, 143: terminated). Each module of
-``commands`` is one command or group; adding a module adds the command.
+signal's number where one ended it (130: interrupted, 143: terminated). The commands are
+those of ``commands/commands.yaml``, and of plug-ins.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import contextlib
 import importlib
 import io
 import os
-import pkgutil
 import sys
 import traceback
 from functools import cache
@@ -21,7 +20,6 @@ import typer
 
 from ..workloads.errors import InputError, shortened, visible
 from ..workloads.plugins import load_plugins
-from . import commands
 from .commands.app import app, names, with_options_of
 from .commands.usage import translated, usage_line
 from .show.interrupt import Ended, endable
@@ -29,8 +27,7 @@ from .show.record import typed
 
 with contextlib.suppress(InputError):  # which `main` tells; parts of plug-ins have options of their own
     load_plugins()
-for _module in pkgutil.iter_modules(commands.__path__):
-    importlib.import_module(f"{commands.__name__}.{_module.name}")
+importlib.import_module(".commands.options", __package__)
 
 
 def main(arguments: list[str] | None = None) -> None:

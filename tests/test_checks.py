@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 
-from opbyte.analysis.commands.panels import COMMANDS
+from opbyte.analysis.commands.app import COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -65,7 +65,7 @@ def test_a_budget_that_is_passed_fails(monkeypatch: pytest.MonkeyPatch, capsys: 
         ("devices/collectives/exchanges.py", "tests/devices/test_collectives.py", "tests/workloads/test_yaml_text.py"),
         ("tests/devices/test_dram.py", "tests/devices/test_dram.py", "tests/devices/test_collectives.py"),
         ("devices/specs/h100.yaml", "tests/devices/test_catalog.py", "tests/workloads/test_yaml_text.py"),
-        ("analysis/commands/afd.py", "tests/analysis/test_cli_usage.py", "tests/devices/test_dram.py"),
+        ("analysis/commands/special.py", "tests/analysis/test_cli_usage.py", "tests/devices/test_dram.py"),
         ("pyproject.toml", "tests/workloads/test_yaml_text.py", None),
         ("docs/guide.md", "tests/test_docs.py", "tests/devices/test_collectives.py"),
     ],

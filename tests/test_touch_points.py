@@ -52,24 +52,16 @@ class Letters(Result):
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         return [f"{self.word}: {len(self.word)} letters", self.rows()]
 '''
-ASKED = '''"""``opbyte toy``."""
-from functools import partial
-import typer
-from .app import app
-from .io import answer
-from .options import Json, Out
-
-@app.command("toy")
-def toy_command(word: str, as_json: Json = False, out: Out = None) -> None:
-    """Count the letters of a word."""
-    from ..answers.toy import Letters
-
-    answer(partial(Letters, word), out, as_json)
-'''
 COMMAND: Mapping[str, Change] = {
     "analysis/answers/toy.py": ("", ANSWER),
-    "analysis/commands/toy.py": ("", ASKED),
-    "analysis/commands/panels.py": ('"list", "show"', '"toy", "list", "show"'),
+    "analysis/commands/commands.yaml": (
+        "  Catalog and files:\n",
+        (
+            "  Catalog and files:\n    toy:\n      help: Count the letters of a word.\n      call: answers.toy:Letters\n"
+            "      options:\n        word: {is: WORD, argument: true, needed: true, help: What is counted.}\n"
+            "        as_json:\n        out:\n"
+        ),
+    ),
 }
 CALLED = """
 import contextlib, io, pathlib, sys
@@ -194,7 +186,7 @@ def asked(folder: Path, changes: Mapping[str, Change], script: str) -> list[Any]
     ("changes", "row", "places"),
     [
         (QUANTITY, "a number of a run", r"one `Quantity` in `analysis/answers/quantities.py`"),
-        (COMMAND, "a command", r"in `analysis/`, .* in `analysis/commands/`, its name in `panels.py`"),
+        (COMMAND, "a command", r"in `analysis/`, its entry in `analysis/commands/commands.yaml`"),
         (POLICY, "a batching policy", r"one entry or one function in `simulator/batching/policies.py`"),
         (OP_KIND, "a kind of op", r"one entry in `workloads/ops.py`, and the layer kind"),
         (

@@ -104,6 +104,9 @@ class SystemRow:
 class SystemComparison(Result):
     """All systems; see `compare`."""
 
+    FILE = "compare.json"
+    PICTURES = ("compare.png",)
+
     model: ModelSpec
     batch: int
     context: int

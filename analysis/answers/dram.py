@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...devices.dram.catalog import load_memory
@@ -14,8 +15,10 @@ from ...devices.dram.run import DramResult, simulate
 from ...devices.dram.spec import DramSpec
 from ...devices.dram.timeline import Command, timeline
 from ...workloads.errors import InputError
+from ..show.output import SIGNIFICANT, OutputFolder
 from ..show.result import Result
 from ..show.text import seconds, si
+from ..show.timeline import write_commands
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +45,8 @@ class DramAnswer(Result):
     limits : tuple of NamedLimit
         What would be gained without each constraint, most first.
     """
+
+    FILE = "dram.json"
 
     memory: DramSpec
     pattern: str
@@ -96,6 +101,14 @@ class DramAnswer(Result):
         note = f"Mapping {self.run.mapping}, {self.run.read_queue} entries; strides touch 64 B."
         return bandwidth(table, f"{self.memory.title}: bandwidth by access", note)
 
+    def write(self, folder: OutputFolder) -> None:
+        """Also write the sweep, its plot and the commands as a timeline."""
+        table = self.sweep()
+        folder.table("sweep.csv", table, SIGNIFICANT)
+        folder.figure("bandwidth.png", self.figure(table))
+        folder.write("timeline.json", partial(write_commands, self.commands()))
+        Result.write(self, folder)
+
     def plot(self, which: int = 0) -> Picture:
         """Bandwidth over strides and block sizes, simulated now."""
         from ..plots.files import Picture
@@ -125,6 +138,8 @@ class DramAnswer(Result):
 @dataclass(frozen=True, slots=True)
 class PimAnswer(Result):
     """Rate of a stream of commands over many banks, on one channel."""
+
+    FILE = "dram.json"
 
     memory: DramSpec
     pattern: str

@@ -18,6 +18,7 @@ from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_seed
 from ...workloads.vit_requests import arrivals, check_images, task_sequence
+from ..show.output import STAMPS
 from ..show.result import Rests, Result
 from ..show.text import seconds, show
 from .interval import Interval, interval_dict, spoken_range
@@ -32,6 +33,9 @@ QUANTILES = {"mean": None, "p50": 0.5, "p90": 0.9, "p99": 0.99}
 @dataclass(frozen=True, slots=True)
 class FrameRun(Result):
     """Images served; see `frames`."""
+
+    FILE = "summary.json"
+    TABLES = (("frames.csv", "columns", STAMPS),)
 
     deployment: FpgaDeployment
     system: str

@@ -19,6 +19,8 @@ from ..show.text import show
 class Inspection(Result):
     """Counts of one model; see `inspect`."""
 
+    FILE = "inspect.json"
+
     model: ModelSpec
 
     def to_dict(self) -> dict[str, Any]:

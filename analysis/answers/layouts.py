@@ -26,6 +26,7 @@ from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count
 from ..parallel.study import Study
+from ..show.output import OutputFolder
 from ..show.result import Rests, Result
 from ..show.text import seconds
 from .rests import rests_of
@@ -87,6 +88,8 @@ class Layouts(Result):
         Those costed as whole steps.
     """
 
+    FILE = "layout.json"
+
     model: str
     system: SystemSpec
     batch: int
@@ -136,6 +139,13 @@ class Layouts(Result):
             f"worth {self.gain:+.1%} over the device's own (last line)"
         )
         return [f"{what}: {worth}", self.rows()]
+
+    def write(self, folder: OutputFolder) -> None:
+        """Also write a device of the catalog with the best layout."""
+        Result.write(self, folder)
+        device = self.device_file()
+        if device is not None:
+            folder.text("device.yaml", device)
 
     def device_file(self) -> str | None:
         """A device with the best layout, as YAML; None where it extends none of the catalog."""

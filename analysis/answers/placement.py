@@ -26,6 +26,7 @@ from ...workloads.batch import Batch
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count
+from ..show.output import STAMPS
 from ..show.result import Drawing, Result
 from ..show.text import seconds, show
 from .evidence import evidence
@@ -98,6 +99,9 @@ class Placed:
 @dataclass(frozen=True, slots=True)
 class Placement(Result):
     """Placements of a model's experts on a system; see `placement`."""
+
+    PICTURES = ("placement.png",)
+    TABLES = (("loads.csv", "layers", STAMPS), ("map.csv", "map_rows", STAMPS))
 
     before: Placed
     found: tuple[Placed, ...]

@@ -22,8 +22,10 @@ from ...workloads.catalog import load_model
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.tower import read_size
+from ..show.output import OutputFolder
 from ..show.result import Drawing, Result
 from ..show.text import seconds, show, si
+from ..show.timeline import write_bars, write_streams
 from .error_factors import Conditions, engine_named
 from .interval import Interval, interval_dict, spoken, step_interval
 from .memory_rows import dram_blocks, dram_rows
@@ -78,15 +80,10 @@ class Roofline(Result):
         return {
             "model": self.deployment.model.name,
             "system": self.deployment.system.name,
-            "batch": self.batch,
-            "context": self.context,
-            "prefill": self.prefill,
+            **{name: getattr(self, name) for name in ("batch", "context", "prefill")},
             "placement": self.deployment.placement,
             "devices": layout.all_devices,
-            "tp": layout.tp,
-            "dp": layout.dp,
-            "ep": layout.ep,
-            "pp": layout.pp,
+            **{name: getattr(layout, name) for name in ("tp", "dp", "ep", "pp")},
             "ops": [op.to_dict() for op in self.ops],
             "step_seconds": self.step_seconds,
             "step_joules": self.step_joules,
@@ -199,6 +196,20 @@ class Roofline(Result):
         figure = draw(self.processors(), self.figure_ops(), self.title())
         text = "Every op of the step under the roofs of the processor and format it runs in."
         return [Drawing(figure, text), *self._gantt(), *self._streams()]
+
+    def write(self, folder: OutputFolder) -> None:
+        """Write ops.csv, the plots, what runs when, and roofline.json."""
+        folder.table("ops.csv", self.records(), "%.9g")
+        drawn = self.drawings()
+        folder.figure("roofline.png", drawn[0].figure)
+        if self.bars:
+            folder.figure("timeline.png", drawn[1].figure)
+            folder.table("timeline.csv", frame_of(self.bars), "%.12g")
+            folder.write("timeline.json", lambda path: write_bars(self.bars, path))
+        if self.timelines:
+            folder.figure("streams.png", drawn[-1].figure)
+            folder.write("streams.json", lambda path: write_streams(self.timelines, path))
+        Result.write(self, folder)
 
     def _gantt(self) -> list[Drawing]:
         """What runs where and when, if that was asked for: layers in the middle of the step."""

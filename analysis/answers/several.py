@@ -14,6 +14,8 @@ from .simulate import Simulation
 class Several(Result):
     """Several simulations in one result."""
 
+    FILE = "summary.json"
+
     runs: tuple[Simulation, ...]
 
     @property

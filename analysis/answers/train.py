@@ -22,6 +22,7 @@ from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count
 from ...workloads.routing import check_routing
+from ..show.output import STAMPS
 from ..show.result import Drawing, Result
 from ..show.text import seconds, show
 from .error_factors import TRAINING, Conditions, amounts, fitted_widths
@@ -60,6 +61,9 @@ class Training(Result):
     tried, candidates : tuple of mapping, int
         Of a search: its best few, this one first, and how many fit.
     """
+
+    PICTURES = ("training.png",)
+    TABLES = (("parts.csv", "records", STAMPS),)
 
     deployment: Deployment
     layout: TrainingLayout

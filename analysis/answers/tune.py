@@ -25,6 +25,7 @@ from ...devices.tiles.tables import read_grid
 from ...devices.tiles.why import why
 from ...workloads.errors import InputError, nearest
 from ...workloads.kernel_tables import KernelTable
+from ..show.output import SIGNIFICANT
 from ..show.result import Drawing, Result
 from .tune_frames import over_frame, terms_frame
 
@@ -136,6 +137,9 @@ class Sensitive:
 @dataclass(frozen=True, slots=True)
 class Tune(Result):
     """See `tune`."""
+
+    PICTURES = ("terms.png", "shared_memory.png")
+    TABLES = (("tune.csv", "frame", SIGNIFICANT),)
 
     tuned: Tuned
     calibrated_s: float | None

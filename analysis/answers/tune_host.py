@@ -18,6 +18,7 @@ from ...kernels.jit import use_threads
 from ...kernels.lab import Bench
 from ...kernels.search import this_core
 from ...workloads.errors import InputError, nearest
+from ..show.output import SIGNIFICANT
 from ..show.result import Result
 from ..show.text import seconds
 
@@ -48,6 +49,9 @@ class HostChoice:
 @dataclass(frozen=True, slots=True)
 class HostTune(Result):
     """Ranked configurations of a CPU kernel; see `tune_host`."""
+
+    FILE = "tune.json"
+    TABLES = (("tune.csv", "frame", SIGNIFICANT),)
 
     kernel: str
     device: str

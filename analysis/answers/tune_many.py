@@ -12,6 +12,7 @@ from ...devices.tiles.config import I8, NAMES, KernelConfig
 from ...devices.tiles.machine import Machine
 from ...workloads.csvfile import Column, numbers, read_whole
 from ...workloads.errors import InputError
+from ..show.output import SIGNIFICANT
 from ..show.result import Drawing, Result
 from .tune import Tuned, form_of, searched, tuned_of
 from .tune_frames import tiles_frame
@@ -27,6 +28,10 @@ MAP_CAPTION = (
 @dataclass(frozen=True, slots=True)
 class TuneRows(Result):
     """Ranked configurations of the lines of a file; see `tune_rows`."""
+
+    FILE = "tune.json"
+    PICTURES = ("tiles.png",)
+    TABLES = (("tune.csv", "frame", SIGNIFICANT),)
 
     kernel: str
     tuned: tuple[Tuned, ...]

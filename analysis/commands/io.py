@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import typer
+
 from ...workloads.errors import InputError, visible
 
 if TYPE_CHECKING:
@@ -64,6 +66,12 @@ def answer(
     if kept is not None:
         kept.forget()
     return result
+
+
+def told(result: Result) -> None:
+    """End with code 1 where a check is past its bounds."""
+    if not result.passed:
+        raise typer.Exit(1)
 
 
 def resumed(command: str, fresh: bool) -> Kept:

@@ -1,59 +1,37 @@
-"""Options of commands: a scenario's, made from its fields, and some that several commands share."""
+"""The commands of `commands.yaml` as functions whose signatures the option parser reads."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from importlib import import_module
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import typer
+import typer.core
 
-from ...simulator.option import PlacedOption, placed
+from ...simulator.option import PlacedOption, options_of, placed
+from ...simulator.parts.drafts.options import SpeculationOptions
+from ...simulator.scenario.options import DeployOptions, Workload
 from ...simulator.scenario.scenario import Scenario
 from ...workloads.errors import InputError
-from . import panels
+from ..names import LISTS
+from .app import LISTED, OPTIONS, App, app
+from .io import answer, resumed, told
 from .usage import number, whole
 
-JSON = "Print one JSON object and nothing else."
-Json = Annotated[bool, typer.Option("--json", help=JSON, rich_help_panel=panels.OUTPUT)]
-OUT = "Folder for tables and plots."
-Out = Annotated[str | None, typer.Option("--out", metavar="DIR", help=OUT, rich_help_panel=panels.OUTPUT)]
-
-Why = Annotated[bool, typer.Option("--why", help="Print the evidence for the result.")]
-
-Emit = Annotated[str | None, typer.Option(metavar="NAME", help="How all copies are started: compose, dynamo or llm-d.")]
-
-
-def check_emit(name: str | None) -> None:
-    """Refuse a manifest of no known kind."""
-    from ...simulator.frameworks.manifests import WRITERS
-
-    if name is not None and name not in WRITERS:
-        raise InputError("--emit", f"must be one of {', '.join(WRITERS)}, not {name!r}")
-
-
-FAMILY = "Family of the tables, if the file names do not say it: gemm, moe, attention_decode, ..."
-Family = Annotated[str | None, typer.Option(metavar="NAME", help=FAMILY)]
-FRESH = "Forget the parts that an interrupted run left."
-Fresh = Annotated[bool, typer.Option("--fresh", help=FRESH)]
-
-
-def count(text: str) -> Any:
-    """An option that takes a whole number."""
-    return typer.Option(parser=whole, metavar="N", help=text)
-
-
-def real(text: str) -> Any:
-    """An option that takes a number."""
-    return typer.Option(parser=number, metavar="X", help=text)
-
-
+Entry = Mapping[str, Any]
+CLASSES: dict[str, type] = {
+    "+scenario": Scenario, "+deployment": DeployOptions, "+speculation": SpeculationOptions, "+workload": Workload,
+}  # fmt: skip
 TYPES: dict[type, Any] = {int: int | None, float: float | None, bool: bool, tuple: list[str] | None}
 """How the option parser knows a kind; all others are text."""
 PARSERS = {int: whole, float: number}
-
-
-LISTED = {
+WRITTEN: dict[str, type] = {"N": int, "X": float, "flag": bool, "switch": bool}
+"""What `is` says of an option -> its type; all others are text."""
+COMPLETED = {
     "model": "models", "system": "systems", "prefill": "systems", "decode": "systems", "experts_on": "systems", "policy": "policies", "router": "routers",
     "host": "hosts", "routing": "routings", "placement": "placements",
     "expert_cache": "expert-caches", "expert_placement": "expert-placements", "all_to_all": "exchanges",
@@ -61,8 +39,10 @@ LISTED = {
 """Option -> list of the catalog whose names a shell completes."""
 
 
-def names_of(kind: str) -> Callable[[str], list[str]]:
+def names_of(kind: str | None) -> Callable[[str], list[str]] | None:
     """Return the completion of a word with the names of a list of the catalog."""
+    if kind is None:
+        return None
 
     def complete(incomplete: str) -> list[str]:
         from ..names import catalog
@@ -72,59 +52,168 @@ def names_of(kind: str) -> Callable[[str], list[str]]:
     return complete
 
 
-def info(name: str) -> Any:
-    """Return the option parser's settings of a scenario option."""
-    option_own = placed(Scenario)[name]
-    option, kind = option_own.option, LISTED.get(name)
-    listed = names_of(kind) if kind else None
+def of_scenario(p: PlacedOption, needed: bool = False) -> inspect.Parameter:
+    """An option of a scenario as a parameter."""
+    option, listed = p.option, names_of(COMPLETED.get(p.name))
+    kind, default = TYPES.get(option.kind, str | None), p.default
     if option.argument:
-        return typer.Argument(metavar=option.metavar, help=option.text, autocompletion=listed)
-    panel = panels.OPTIONS.get(option_own.group)
-    if option.kind is bool:
-        return typer.Option(option_own.flag, help=option.text, rich_help_panel=panel)
-    return typer.Option(
-        parser=PARSERS.get(option.kind), metavar=option.metavar, help=option.text,
-        rich_help_panel=panel, autocompletion=listed,
+        info = typer.Argument(metavar=option.metavar, help=option.text, autocompletion=listed)
+    elif option.kind is bool:
+        info = typer.Option(p.flag, help=option.text, rich_help_panel=OPTIONS.get(p.group))
+    else:
+        info = typer.Option(
+            parser=PARSERS.get(option.kind), metavar=option.metavar, help=option.text,
+            rich_help_panel=OPTIONS.get(p.group), autocompletion=listed,
+        )  # fmt: skip
+    if needed:
+        return _parameter(p.name, str, info)
+    return _parameter(p.name, kind, info, (default or None) if option.kind is tuple else default)
+
+
+def _parameter(name: str, kind: Any, info: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info]
     )  # fmt: skip
 
 
-Model = Annotated[str, info("model")]
-System = Annotated[str, info("system")]
-Routing = Annotated[str, info("routing")]
+def of_entry(name: str, entry: Entry) -> inspect.Parameter:
+    """An option of `commands.yaml` as a parameter."""
+    written = entry.get("is")
+    kind: Any = WRITTEN.get(written or "", str)
+    default = entry.get("default", False if written == "flag" else None)
+    info: dict[str, Any] = {
+        "help": entry.get("help", ", ".join(LISTS)), "metavar": None if kind is bool else written,
+        "autocompletion": names_of(entry.get("lists")), "parser": PARSERS.get(kind),
+        "rich_help_panel": OPTIONS.get(entry.get("group", ""), entry.get("group")),
+    }  # fmt: skip
+    flags = [entry.get("flag", f"--{name.replace('_', '-')}")] if written == "flag" or "flag" in entry else []
+    made = typer.Argument(**info) if entry.get("argument") else typer.Option(*flags, **info)
+    kind = list[str] if entry.get("many") else kind
+    if entry.get("needed"):
+        return _parameter(name, kind, made)
+    return _parameter(name, kind if default is not None else kind | None, made, default)
 
 
-def takes(
-    options: Sequence[PlacedOption], without: Sequence[str] = ()
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorate a command: its parameter `options` becomes one option for each of these.
-
-    The command gets the ones that were given, by name.
-    """
-    shown = [p for p in options if p.name not in without]
-
-    def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        def command(**given: Any) -> None:
-            options_own = {p.name: given.pop(p.name) for p in shown}
-            function(**given, options={k: v for k, v in options_own.items() if v is not None})
-
-        parameters: list[inspect.Parameter] = []
-        for options_own in inspect.signature(function, eval_str=True).parameters.values():
-            made = [_parameter(p) for p in shown] if options_own.name == "options" else [options_own]
-            parameters += [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in made]
-        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
-        command.__annotations__ = {p.name: p.annotation for p in parameters}
-        command.__name__, command.__doc__ = function.__name__, function.__doc__
-        return command
-
-    return decorate
+def _classed(key: str, entry: Entry) -> list[PlacedOption]:
+    """Options of a class, but for some."""
+    left, groups, known = entry.get("without", ()), entry.get("groups without", ()), placed(Scenario)
+    listed = (known[p.name] for p in options_of(CLASSES[key]))
+    return [p for p in listed if p.name not in left and p.group not in groups]
 
 
-def _parameter(placed_option: PlacedOption) -> inspect.Parameter:
-    kind = TYPES.get(placed_option.option.kind, str | None)
-    default = placed_option.default or None if placed_option.option.kind is tuple else placed_option.default
-    return inspect.Parameter(
-        placed_option.name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=default,
-        annotation=Annotated[kind, info(placed_option.name)],
-    )
+def parameters(options: Mapping[str, Entry | None]) -> Iterator[inspect.Parameter]:
+    """Parameters of a command's function, in the order of its options."""
+    for name, entry in options.items():
+        if name in CLASSES:
+            yield from map(of_scenario, _classed(name, entry or {}))
+        elif known := entry or LISTED["options"].get(name):
+            yield of_entry(name, known)
+        else:
+            option = placed(Scenario)[name]
+            yield of_scenario(option, needed=option.option.kind is object)
+
+
+def command(name: str, entry: Entry) -> Callable[..., None]:
+    """The function of a command."""
+    options: Mapping[str, Any] = entry.get("options", {})
+    classed = [p.name for key in CLASSES if key in options for p in _classed(key, options[key] or {})]
+
+    def run(**given: Any) -> None:
+        placed_options = {n: given.pop(n) for n in classed}
+        _call(name, entry, given, {n: x for n, x in placed_options.items() if x is not None})
+
+    run.__signature__ = inspect.Signature(list(parameters(options)))  # type: ignore[attr-defined]  # typer reads it
+    run.__annotations__ = {p.name: p.annotation for p in run.__signature__.parameters.values()}  # type: ignore[attr-defined]
+    run.__doc__ = entry["help"]
+    return run
+
+
+def _call(name: str, entry: Entry, given: dict[str, Any], options: Mapping[str, Any]) -> None:
+    """Call a command's function with what was given, and tell its result."""
+    module, _, function = entry["call"].partition(":")
+    target = getattr(import_module(f"..{module}", __package__), function)
+    if module.startswith("commands."):
+        target(SimpleNamespace(**given, options=options))
+        return
+    as_json, out, fresh = (given.pop(n, None) for n in ("as_json", "out", "fresh"))
+    sets = {n: given.pop(n) for n in entry.get("sets", ())}
+    arguments = {_named(n, entry): _read(n, x, entry) for n, x in given.items()}
+    kept = None if fresh is None else resumed(name.replace(" ", "-"), fresh)
+    more = {} if kept is None else {"kept": kept}
+
+    def make(**progress: Any) -> Any:
+        result = target(**arguments, **options, **more, **progress)
+        return replace(result, **sets) if sets else result
+
+    told(answer(make, out, bool(as_json), counted=entry.get("counted", ""), kept=kept, waits=entry.get("waits", True)))
+
+
+def _named(name: str, entry: Entry) -> str:
+    return str((entry["options"][name] or {}).get("as", name))
+
+
+def _read(name: str, value: Any, entry: Entry) -> Any:
+    """A value as the command's function takes it."""
+    how = (entry["options"][name] or {}).get("read")
+    return value if how is None or value is None else READERS[how](value, f"--{name}")
+
+
+def words(text: str, option: str) -> list[str]:
+    """Comma-separated names."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def counts(text: str, option: str) -> list[int]:
+    """Comma-separated numbers."""
+    numbers = []
+    for part in map(str.strip, text.split(",") if text.strip() else ()):
+        if not part.isdecimal() or int(part) < 1:
+            raise InputError(option, f"must be a comma-separated list of numbers from 1 on, not {part!r}")
+        numbers.append(int(part))
+    return numbers
+
+
+def goals(text: str, option: str) -> dict[str, str]:
+    """Objectives and what they should become."""
+    pairs = [entry.strip().partition(":") for entry in text.split(",")]
+    if not all(name and colon for name, colon, _ in pairs):
+        raise InputError(option, f"must be a comma-separated list of NAME:max or NAME:min, not {text!r}")
+    return {name: goal for name, _, goal in pairs}
+
+
+READERS: Mapping[str, Callable[[str, str], Any]] = {"words": words, "counts": counts, "goals": goals}
+
+
+class _Group(typer.core.TyperGroup):
+    """A group whose usual command needs no name: ``opbyte calibrate TABLES --device D``."""
+
+    usual = ""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if self.usual and args and args[0] not in (*self.commands, "-h", "--help"):
+            args = [self.usual, *args]
+        return super().parse_args(ctx, args)
+
+
+def _group(name: str, entry: Entry) -> App:
+    """A group of commands, which needs one of them."""
+
+    def top(context: typer.Context) -> None:
+        if context.invoked_subcommand is None:
+            raise InputError(f"opbyte {name}", f"needs {entry['needs']}")
+
+    top.__doc__ = entry["help"]
+    kind = type("Group", (_Group,), {"usual": entry.get("usual", "")})
+    group = App(help=entry["help"], rich_markup_mode=None, cls=kind)
+    group.callback(invoke_without_command=True)(top)
+    for inner, settings in entry["commands"].items():
+        group.command(inner)(command(f"{name} {inner}", settings))
+    return group
+
+
+for _entries in LISTED["panels"].values():
+    for _name, _entry in _entries.items():
+        if "commands" in _entry:
+            app.add_typer(_group(_name, _entry), name=_name)
+        else:
+            app.command(_name)(command(_name, _entry))

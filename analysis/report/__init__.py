@@ -1,6 +1,6 @@
 """One self-contained HTML file per result: tables, plots, and the evidence."""
 
-from . import simulation, studies, validation  # they register their sections
+from . import simulation, studies  # they register their sections
 from .page import report
 
-__all__ = ["report", "simulation", "studies", "validation"]
+__all__ = ["report", "simulation", "studies"]

@@ -1,20 +1,94 @@
-"""The content of a report, chosen by the result's type; results do not import reports."""
+"""The content of a report, chosen by the result's type; at its end the cost models, and every constant with its source."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import singledispatch
+from typing import Any
 
-from ..show.result import ReportSection, Result
-from .constants import rests_section
+from ...devices.spec import SystemSpec
+from ...workloads.specfile import to_si
+from ..answers.evidence import evidence, used_sources
+from ..answers.evidence_table import evidence_rows
+from ..show.result import ReportSection, Rests, Result
+from ..show.text import show
 
 
 @singledispatch
 def sections(result: Result) -> Sequence[ReportSection]:
-    """Parts of ``report.html``: the drawings and the printed blocks, unless registered otherwise."""
-    return [ReportSection("Result", [*result.drawings(), *result.blocks()]), *rests_sections(result)]
+    """Parts of ``report.html``: the drawings and the printed blocks, unless registered otherwise; then the evidence."""
+    rests = [section for rests in result.rests() for section in rests_section(rests)]
+    return [ReportSection("Result", [*result.drawings(), *result.blocks()]), *rests]
 
 
-def rests_sections(result: Result) -> list[ReportSection]:
-    """Return the evidence of a result's systems: their cost models and every constant."""
-    return [section for rests in result.rests() for section in rests_section(rests)]
+def rests_section(rests: Rests) -> list[ReportSection]:
+    """Evidence and constants of a system."""
+    name, sources, deployment = rests.system.name, rests.sources, rests.deployment
+    if deployment is None:
+        return [constants_section(rests.system, sources, f"{name}: constants")]
+    models = evidence(deployment, sources)
+    known = used_sources(sources, deployment.model.numerics)
+    return [
+        ReportSection(f"{name}: evidence", [evidence_rows(models, name)]),
+        constants_section(rests.system, known, f"{name}: constants"),
+    ]
+
+
+def constants_section(system: SystemSpec, sources: Mapping[str, str], title: str) -> ReportSection:
+    """Every constant of a system as a table."""
+    rows = constant_rows(system, sources)
+    if not rows:
+        return ReportSection(title, ["The system was given as an object, without its sources."])
+    return ReportSection(title, [rows], folded=len(rows))
+
+
+def constant_rows(system: SystemSpec, sources: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Every constant of a system with its value in the units of its key and its source.
+
+    Fitted parameters of kernel models are counted by family: their files list them.
+    """
+    tree = system.model_dump()
+    rows: list[dict[str, Any]] = []
+    fitted: dict[str, int] = {}
+    for key, source in sorted(sources.items()):
+        parts = key.split(".")
+        if "calibration" in parts:
+            family = parts[parts.index("calibration") + 1]
+            fitted[family] = fitted.get(family, 0) + 1
+            continue
+        value = _value_of(tree, parts)
+        assumed = source.lower().startswith("assum")
+        rows.append(
+            {
+                "constant": key.removeprefix("device."),
+                "value": show(value) if value is not None else None,
+                "kind": "assumed" if assumed else "sourced",
+                "source": source,
+            }
+        )
+    for family, count in fitted.items():
+        rows.append(
+            {
+                "constant": f"calibration.{family}", "value": f"{count} numbers", "kind": "fitted",
+                "source": f"devices/specs/calibrated/{system.device.name}.yaml",
+            }
+        )  # fmt: skip
+    return rows
+
+
+def _value_of(tree: Any, parts: Sequence[str]) -> Any:
+    """The number at a key path, back in the units of the path."""
+    node, factor = tree, 1.0
+    at = 0
+    while at < len(parts) and isinstance(node, Mapping):
+        for end in range(len(parts), at, -1):  # a processor's name may hold a dot
+            field, si_field = to_si(".".join(parts[at:end]))
+            if field in node:
+                node, at = node[field], end
+                factor = si_field if si_field != 1.0 else factor
+                break
+        else:
+            return None
+    if isinstance(node, (int, float)) and not isinstance(node, bool):
+        return node / factor if factor != 1.0 else node
+    return None

@@ -27,8 +27,7 @@ from ..answers.summary import figure_rows, heading, latency_rows, where_rows, wi
 from ..plots import breakdown, latency, roofline, timeline
 from ..show.result import Drawing, ReportSection
 from ..show.text import show
-from .constants import constants_section
-from .sections import sections
+from .sections import constants_section, sections
 
 MOST_DRAWN = 3000
 """Maximum ops in a plot of steps."""

@@ -1,4 +1,4 @@
-"""Sections of results with many simulations: sweeps, their best points, capacity."""
+"""Sections of results with many simulations, of steps, and of kernels against measurements."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from ..studies.pareto import Pareto
 from ..studies.plan.result import Plan
 from ..studies.sweep.parameters import scenario_of, sources_of
 from ..studies.sweep.run import Sweep
-from .constants import constants_section
-from .sections import sections
+from ..validate.kernels import KernelValidation
+from .sections import constants_section, sections
 
 
 @sections.register
@@ -144,3 +144,12 @@ def _evidence(result: Sweep) -> list[ReportSection]:
         ReportSection("Evidence", [f"Of the point with {columns}.", rests]),
         constants_section(deployment.system, sources, "Constants"),
     ]
+
+
+@sections.register
+def kernel_sections(result: KernelValidation) -> list[ReportSection]:
+    """Return the errors, a plot for each family, and skipped rows."""
+    out = [ReportSection("Result", result.blocks()), ReportSection("By family", result.drawings())]
+    if result.skipped:
+        out.append(ReportSection("Rows and files left out", [result.to_dict()["skipped"]]))
+    return out

@@ -8,15 +8,57 @@ from importlib import import_module
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ...workloads.errors import InputError
 from ...workloads.registry import Registry
 from ..parallel import OnProgress
 from ..show.kept import NOTHING, Kept
+from ..show.output import OutputFolder
 from ..show.result import Drawing, Result
 from ..show.text import show
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+NUMBERS = "%.9g"
+
+
+def write_reproduction(result: Reproduction, files: OutputFolder) -> None:
+    """Write rows.json, table.md, one CSV per table, and one CSV and PNG per plot."""
+    for table in (*result.tables, *result.figures):
+        names = list(table.rows[0]) if table.rows else []
+        columns = {name: np.array([row[name] for row in table.rows]) for name in names}
+        files.csv(f"{table.name}.csv", columns, floats=NUMBERS)
+    files.text("table.md", markdown(result))
+    for name, figure in figures_of(result).items():
+        files.figure(f"{name}.png", figure)
+    files.answer("rows.json", result)
+
+
+def markdown(result: Reproduction) -> str:
+    """All rows as one table, the other tables and the assumptions under it."""
+    parts = [f"# {result.experiment}", ""]
+    rows = [{**row, "note": r.note} for row, r in zip(result.rows(), result.table, strict=True)]
+    parts += _table(rows)
+    for table in result.tables:
+        parts += ["", f"## {table.title}", "", *_table(table.rows)]
+        if table.note:
+            parts += ["", table.note]
+    if result.assumptions:
+        parts += ["", "## Assumptions", "", *(f"- {text}" for text in result.assumptions)]
+    return "\n".join(parts) + "\n"
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lines of a Markdown table; a bar within a cell would end it."""
+    if not rows:
+        return ["no rows"]
+    lines = [[show(v).replace("|", "/") for v in row.values()] for row in rows]
+    head = list(rows[0])
+    return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *lines)]
+
 
 PASS, FAIL, PREDICTION = "pass", "fail", "prediction"
 
@@ -127,6 +169,14 @@ class Reproduction(Result):
     @property
     def failed(self) -> int:
         return sum(row.status == FAIL for row in self.table)
+
+    @property
+    def passed(self) -> bool:
+        return not self.failed
+
+    def write(self, folder: OutputFolder) -> None:
+        """Write rows, tables, plots and their data."""
+        write_reproduction(self, folder)
 
     def to_dict(self) -> dict[str, Any]:
         return {

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +21,9 @@ import numpy.typing as npt
 from ...workloads.errors import InputError
 from .interrupt import uninterrupted, whole
 from .record import made_by
-from .result import Result
 from .text import plain
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
 STAMPS = "%.9f"
@@ -33,6 +31,13 @@ STAMPS = "%.9f"
 
 SIGNIFICANT = "%.6g"
 """Format of predictions next to measurements, which have six digits."""
+
+
+class Written(Protocol):
+    """A result, as far as files need it."""
+
+    def to_dict(self) -> dict[str, Any]: ...
+    def timing(self) -> dict[str, Any]: ...
 
 
 class OutputFolder:
@@ -105,7 +110,7 @@ class OutputFolder:
         text = to_json(data, indent=1) + "\n"
         self.write(name, lambda path: path.write_text(text, encoding="utf-8"))
 
-    def answer(self, name: str, result: Result) -> None:
+    def answer(self, name: str, result: Written) -> None:
         """Write a result with its provenance, and ``timing.json`` if it has timings."""
         timing = result.timing()
         if timing:
@@ -137,9 +142,12 @@ class OutputFolder:
 
         self.write(name, fill)
 
-    def frame(self, name: str, table: pd.DataFrame, floats: str = STAMPS) -> None:
-        """Write a pandas frame; `floats` is the format of its real numbers."""
-        self.csv(name, {str(column): table[column].to_numpy() for column in table}, floats)
+    def table(self, name: str, table: Any, floats: str = STAMPS) -> None:
+        """Write rows of equal keys, columns by name, or a pandas frame."""
+        import pandas as pd
+
+        frame = table if isinstance(table, pd.DataFrame) else pd.DataFrame(table)
+        self.csv(name, {str(column): frame[column].to_numpy() for column in frame}, floats)
 
     def figure(self, name: str, figure: Figure) -> None:
         """Write a plot as PNG."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...workloads.errors import InputError
 from .text import Rows, show
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ...devices.spec import SystemSpec
     from ...simulator.deploy.deployment import Deployment
     from ..plots.files import Picture
+    from .output import OutputFolder
 
 
 MOST_SHOWN = 200
@@ -83,6 +84,12 @@ class Result:
     """Base of results: subclasses give `to_dict` and the rows shown as a table."""
 
     __slots__ = ()
+    FILE: ClassVar[str] = ""
+    """Of ``--out``: the file of `to_dict`; empty: the class's name."""
+    PICTURES: ClassVar[tuple[str, ...]] = ()
+    """Files of the drawings, in order."""
+    TABLES: ClassVar[tuple[tuple[str, str, str], ...]] = ()
+    """Files of tables: name, the method that has the rows, columns or frame, and the format of real numbers."""
 
     def __init_subclass__(cls, **settings: Any) -> None:
         """Give every result a short `repr`: a dataclass keeps the one it finds."""
@@ -97,9 +104,22 @@ class Result:
         """Plain data, as the command prints with ``--json``."""
         raise NotImplementedError
 
+    def write(self, folder: OutputFolder) -> None:
+        """Write the declared files; the one of `to_dict` comes last."""
+        for name, method, floats in self.TABLES:
+            folder.table(name, getattr(self, method)(), floats)
+        for name, drawing in zip(self.PICTURES, self.drawings() if self.PICTURES else (), strict=False):
+            folder.figure(name, drawing.figure)
+        folder.answer(self.FILE or f"{type(self).__name__.lower()}.json", self)
+
     def timing(self) -> dict[str, Any]:
         """What differs between equal calls, such as real time [s]; never part of `to_dict`."""
         return {}
+
+    @property
+    def passed(self) -> bool:
+        """Whether all checks are within their bounds; the command exits with code 1 otherwise."""
+        return True
 
     def remarks(self) -> Sequence[str]:
         """What a reader should know before trusting it; the command says it on stderr."""

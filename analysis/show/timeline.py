@@ -1,26 +1,59 @@
-"""A run's stages as a Chrome trace, for Perfetto or chrome://tracing."""
+"""Chrome traces, for Perfetto or chrome://tracing: a run's stages, a step's ops, the commands of a DRAM."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from math import isnan
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ...simulator.streams.scheduler import Timeline
+if TYPE_CHECKING:
+    from ...devices.dram.timeline import Command
+    from ...simulator.streams.scheduler import Timeline
 
 MAX_STAGES = 200_000
 """Stages written at most; viewers struggle with more. The first ones are kept."""
-
 FIRST_LANE = 100
 """Thread number of the first batch in flight."""
+REQUESTS = 100
+"""Process number of the requests."""
+DIGITS = 4
+"""Of microseconds in the trace of a step: a tenth of a nanosecond."""
 
 Event = dict[str, object]
+
+
+def _write(path: Path, events: Iterable[Event], unit: str = "ms") -> None:
+    """Write a trace; its times are microseconds, as the format demands. `unit` is what viewers show."""
+    with path.open("w", encoding="utf-8") as file:
+        file.write(f'{{"displayTimeUnit": "{unit}", "traceEvents": [')
+        for i, event in enumerate(events):
+            file.write((",\n" if i else "\n") + json.dumps(event))
+        file.write("\n]}\n")
+
+
+def _named(what: str, name: str, pid: int, tid: int | None = None) -> Event:
+    """The name of a process or a thread."""
+    return {"name": what, "ph": "M", "pid": pid, **({} if tid is None else {"tid": tid}), "args": {"name": name}}
+
+
+def _threads(names: Mapping[int, str], pid: int) -> Iterator[Event]:
+    """Names of threads, in the order they are shown."""
+    for tid, name in names.items():
+        yield _named("thread_name", name, pid, tid)
+        yield {"name": "thread_sort_index", "ph": "M", "pid": pid, "tid": tid, "args": {"sort_index": tid}}
+
+
+def _ends(start_s: float, end_s: float, digits: int = 3) -> Event:
+    """Start and length of an event; both ends are rounded, so that what touches does not overlap."""
+    start, end = (round(1e6 * at, digits) for at in (start_s, end_s))
+    return {"ts": start, "dur": round(end - start, digits)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,34 +94,37 @@ def write_timeline(
         See `simulator.serving.run.Run.stages`; times in seconds.
     engines : sequence of EngineProcess
         One that represents all, or one for each number in the column ``node``.
-    path : Path
-        File to write; its times are microseconds, as the format demands.
     sent : Sent, optional
         KV transfers between the pools, on a separate process.
     """
-    rows = min(len(stages.get("start_s", ())), MAX_STAGES)
+    _write(path, _run_events(stages, engines, sent))
+
+
+def _run_events(
+    stages: dict[str, npt.NDArray[np.float64]], engines: Sequence[EngineProcess], sent: Sent | None
+) -> Iterator[Event]:
     tracks = [name for name in stages if name.startswith("busy_")]
-    names = [event for pid, engine in enumerate(engines, 1) for event in _names(tracks, engine, pid)]
+    threads = ["stages", *(name.removeprefix("busy_").removesuffix("_s") for name in tracks)]
+    for pid, engine in enumerate(engines, 1):
+        yield _named("process_name", engine.name, pid)
+        flights = {FIRST_LANE + k: f"batch in flight {k + 1}" for k in range(engine.lanes if engine.lanes > 1 else 0)}
+        yield from _threads(dict(enumerate(threads, 1)) | flights, pid)
     seen = [0] * len(engines)
-    with path.open("w", encoding="utf-8") as file:
-        file.write('{"displayTimeUnit": "ms", "traceEvents": [\n')
-        file.write(",\n".join(json.dumps(event) for event in names))
-        for i in range(rows):
-            row = {name: float(column[i]) for name, column in stages.items()}
-            node = int(row.get("node", 0))
-            engine = engines[node]
-            lane = FIRST_LANE + seen[node] % engine.lanes if engine.lanes > 1 else 1
-            seen[node] += 1
-            for event in [*_events(row, lane), *_busy(row, tracks, engine.devices)]:
-                file.write(",\n" + json.dumps(event | {"pid": node + 1}))
-        for event in () if sent is None else _sent(sent, len(engines) + 1):
-            file.write(",\n" + json.dumps(event))
-        file.write("\n]}\n")
+    for i in range(min(len(stages.get("start_s", ())), MAX_STAGES)):
+        row = {name: float(column[i]) for name, column in stages.items()}
+        node = int(row.get("node", 0))
+        engine = engines[node]
+        lane = FIRST_LANE + seen[node] % engine.lanes if engine.lanes > 1 else 1
+        seen[node] += 1
+        for event in [*_events(row, lane), *_busy(row, tracks, engine.devices)]:
+            yield event | {"pid": node + 1}
+    if sent is not None:
+        yield from _sent(sent, len(engines) + 1)
 
 
 def _sent(sent: Sent, pid: int) -> Iterator[Event]:
     """Caches as events that may overlap."""
-    yield {"name": "process_name", "ph": "M", "pid": pid, "args": {"name": "KV link"}}
+    yield _named("process_name", "KV link", pid)
     columns = sent.request_id.tolist(), sent.start_s.tolist(), sent.end_s.tolist()
     for request, start, end in islice(zip(*columns, strict=True), MAX_STAGES):
         if not isnan(end):
@@ -104,8 +140,6 @@ def write_streams(timelines: Sequence[Timeline], path: Path) -> None:
     ----------
     timelines : sequence of Timeline
         Of the pipeline stages, one after another.
-    path : Path
-        File to write; its times are microseconds.
     """
     events: list[Event] = []
     begin = 0.0
@@ -119,25 +153,56 @@ def write_streams(timelines: Sequence[Timeline], path: Path) -> None:
                 "args": {"chunk": task.chunk, "part": task.label},
             })  # fmt: skip
         begin += line.makespan
-    named: list[Event] = [
-        {"name": "thread_name", "ph": "M", "pid": 1, "tid": tid, "args": {"name": name}}
-        for name, tid in threads.items()
+    _write(path, [*(_named("thread_name", name, 1, tid) for name, tid in threads.items()), *events])
+
+
+def write_bars(bars: Sequence[Any], path: Path, spans: Sequence[Any] = ()) -> None:
+    """Write steps as a Chrome trace: a process a pipeline stage, a thread a processor or link.
+
+    Parameters
+    ----------
+    bars : sequence of `answers.step_timeline.Bar`
+    spans : sequence of `answers.run_steps.Span`
+        Spans of requests, which are threads of a separate process.
+    """
+    lanes: dict[tuple[int, str], int] = {}
+    events: list[Event] = []
+    for bar in bars:
+        tid = lanes.setdefault((bar.stage, bar.lane), len(lanes) + 1)
+        about: Event = {"kind": bar.kind, "bound": bar.bound}
+        about |= {"layer": bar.layer} if bar.layer >= 0 else {}
+        about |= {"chunk": bar.chunk + 1} if bar.chunk >= 0 else {}
+        about |= {"step": bar.step} if spans else {}
+        where: Event = {"name": bar.op, "cat": bar.kind, "ph": "X", "pid": bar.stage + 1, "tid": tid}
+        events.append(where | _ends(bar.start_s, bar.end_s, DIGITS) | {"args": about})
+    for span in spans:
+        where = {"name": span.what, "cat": "request", "ph": "X", "pid": REQUESTS, "tid": span.request + 1}
+        events.append(where | _ends(span.start_s, span.end_s, DIGITS) | {"args": {"tokens": span.tokens}})
+    named = [event for (stage, lane), tid in lanes.items() for event in _threads({tid: lane}, stage + 1)]
+    stages, requests = sorted({stage for stage, _ in lanes}), sorted({span.request for span in spans})
+    named += [_named("process_name", f"pipeline stage {stage + 1}", stage + 1) for stage in stages]
+    named += [_named("thread_name", f"request {request}", REQUESTS, request + 1) for request in requests]
+    named += [_named("process_name", "requests", REQUESTS)] if spans else []
+    _write(path, [*named, *events], "ns")
+
+
+def write_commands(commands: Sequence[Command], path: Path) -> None:
+    """Write commands as a Chrome trace: a process a pseudo channel, a track a bank."""
+    channels = sorted({c.pseudo_channel for c in commands})
+    banks = sorted({(c.pseudo_channel, c.bank) for c in commands})
+    events = [_named("process_name", f"pseudo channel {pc}", pc + 1) for pc in channels]
+    events += [
+        _named("thread_name", "all banks" if bank < 0 else f"bank {bank}", pc + 1, bank + 2) for pc, bank in banks
     ]
-    text = ",\n".join(json.dumps(event) for event in named + events)
-    path.write_text(f'{{"displayTimeUnit": "ms", "traceEvents": [\n{text}\n]}}\n', "utf-8")
-
-
-def _names(tracks: list[str], process: EngineProcess, pid: int) -> list[Event]:
-    """Names of an engine's tracks, in the order they are shown."""
-    threads = ["stages", *(name.removeprefix("busy_").removesuffix("_s") for name in tracks)]
-    lanes = process.lanes if process.lanes > 1 else 0
-    out: list[Event] = [{"name": "process_name", "ph": "M", "pid": pid, "args": {"name": process.name}}]
-    flights = [(FIRST_LANE + k, f"batch in flight {k + 1}") for k in range(lanes)]
-    for tid, name in [*enumerate(threads, 1), *flights]:
-        meta: Event = {"ph": "M", "pid": pid, "tid": tid}
-        out.append({"name": "thread_name", **meta, "args": {"name": name}})
-        out.append({"name": "thread_sort_index", **meta, "args": {"sort_index": tid}})
-    return out
+    events += [
+        {
+            "name": c.name, "ph": "X", "pid": c.pseudo_channel + 1, "tid": c.bank + 2,
+            "ts": round(1e6 * c.start_s, 6), "dur": round(1e6 * c.length_s, 6),
+            **({"args": {"row": c.row}} if c.row >= 0 else {}),
+        }
+        for c in commands
+    ]  # fmt: skip
+    _write(path, events, "ns")
 
 
 def _events(row: dict[str, float], lane: int) -> list[Event]:

@@ -105,6 +105,9 @@ class SystemCapacity:
 class Capacity(Result):
     """Highest loads that meet an SLO; see `capacity`."""
 
+    PICTURES = ("capacity.png", "front.png")
+    TABLES = (("loads.csv", "curve", "%.17g"),)
+
     model: str
     workload: str
     level: dict[str, float]

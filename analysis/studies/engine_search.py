@@ -40,6 +40,9 @@ class EngineSearch(Result):
         Not worse than another in latency, DSPs and on-chip bytes at once; fastest first.
     """
 
+    FILE = "search.json"
+    PICTURES = ("front.png",)
+
     model: ModelSpec
     device: DeviceSpec
     limits: Mapping[str, float]

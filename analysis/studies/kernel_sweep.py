@@ -137,7 +137,7 @@ class KernelSweep(Result):
         """Write points.csv, kernels.csv and sweep.json."""
         import pandas as pd
 
-        files.frame("points.csv", self.frame(), SIGNIFICANT)
+        files.table("points.csv", self.frame(), SIGNIFICANT)
         kernels = [
             {**p.columns, "op": k.op, "kernel": k.kernel, "count": k.count, **k.best.config.to_dict(),
              "seconds": k.best.seconds, "kept_s": k.kept.seconds if k.kept else math.nan,
@@ -145,7 +145,7 @@ class KernelSweep(Result):
             for p in self.points for k in p.kernels
         ]  # fmt: skip
         if kernels:
-            files.frame("kernels.csv", pd.DataFrame(kernels), SIGNIFICANT)
+            files.table("kernels.csv", pd.DataFrame(kernels), SIGNIFICANT)
         files.answer("sweep.json", self)
 
 

@@ -36,6 +36,9 @@ class Pareto(Result):
         Those that none beats, by the first objective.
     """
 
+    PICTURES = ("pareto.png",)
+    TABLES = (("pareto.csv", "records", "%.17g"),)
+
     title: str
     objectives: dict[str, str]
     columns: tuple[str, ...]

@@ -14,6 +14,7 @@ from ...workloads.kernel_tables import Skipped
 from ..answers.interval import LEVEL, Interval
 from ..parallel import OnProgress
 from ..show.kept import NOTHING, Kept
+from ..show.output import SIGNIFICANT
 from ..show.result import Drawing
 from .check import Compared, for_people, percent, summary
 from .points.pool import predict_all
@@ -87,6 +88,10 @@ class PointsValidation(Compared):
     scored : tuple of Scored
         In the order of the table.
     """
+
+    FILE = "points.json"
+    PICTURES = ("points.png",)
+    TABLES = (("predictions.csv", "predictions", SIGNIFICANT),)
 
     scored: tuple[Scored, ...]
     skipped: tuple[Skipped, ...]

@@ -19,6 +19,7 @@ from ...devices.dram.spec import DramSpec
 from ...workloads.csvfile import read_whole
 from ...workloads.errors import InputError, nearest
 from ...workloads.textfile import at_line
+from ..show.output import SIGNIFICANT
 from .check import Compared
 
 COLUMNS = ("simulator", "config", "pattern", "params")
@@ -87,6 +88,9 @@ class Simulated:
 @dataclass(frozen=True, slots=True)
 class DramValidation(Compared):
     """All rows of a file, in its order."""
+
+    FILE = "dram.json"
+    TABLES = (("rows.csv", "frame", SIGNIFICANT),)
 
     compared: tuple[Simulated, ...]
 

@@ -26,6 +26,7 @@ from ...workloads.errors import InputError
 from ...workloads.kernel_schemas import SCHEMAS
 from ...workloads.kernel_tables import Skipped, read_tables
 from ..parallel import OnProgress
+from ..show.output import SIGNIFICANT, OutputFolder
 from ..show.result import Drawing
 from .check import Check, Checked, left_out
 from .fractions import SHOWN, fractions
@@ -51,6 +52,9 @@ FRACTIONS = (
 @dataclass(frozen=True, slots=True)
 class KernelValidation(Checked):
     """Errors by family and device, and the rows that were not used."""
+
+    FILE = "kernels.json"
+    TABLES = (("predictions.csv", "predictions", SIGNIFICANT),)
 
     checks: Sequence[Check]
     skipped: Sequence[Skipped]
@@ -101,6 +105,16 @@ class KernelValidation(Checked):
             for name, values in columns.items():
                 parts.setdefault(name, []).append(values)
         return {name: np.concatenate(values) for name, values in parts.items()}
+
+    def write(self, folder: OutputFolder) -> None:
+        """Also write a plot a family, and the rows of `devices/specs/evidence`."""
+        from .behind import evidence_files
+
+        for name, drawing in zip((*self.families(), "fractions"), self.drawings(), strict=False):
+            folder.figure(f"{name}.png", drawing.figure)
+        for name, text in evidence_files(self.found()).items():
+            folder.text(f"evidence-{name}.csv", text)
+        Checked.write(self, folder)
 
     def drawings(self) -> list[Drawing]:
         """Return one plot per family: predicted against measured, error by size and by source."""

@@ -44,6 +44,8 @@ class SchedulesValidation(Compared):
         One of each case that was not.
     """
 
+    FILE = "schedules.json"
+
     names: tuple[str, ...]
     differences: tuple[Difference, ...]
 

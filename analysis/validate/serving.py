@@ -32,6 +32,7 @@ from ...workloads.requests.cells import MAX_TIME
 from ...workloads.requests.options import MAX_SIZE
 from ..answers.coverage import coverage, coverage_blocks
 from ..answers.run_interval import RunIntervals, run_intervals
+from ..show.output import OutputFolder
 from ..show.result import Drawing
 from .check import Compared, RunCheck, summary
 from .statistics import figures, per_token
@@ -145,6 +146,8 @@ class ServingRun:
 class ServingValidation(Compared):
     """Simulated and measured values of every run."""
 
+    FILE = "serving.json"
+
     runs: tuple[ServingRun, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -159,6 +162,13 @@ class ServingValidation(Compared):
                 for r in self.runs
             ]
         }  # fmt: skip
+
+    def write(self, folder: OutputFolder) -> None:
+        """Also write each run's requests and its plot."""
+        for replay, drawing in zip(self.runs, self.drawings(), strict=True):
+            folder.table(f"{replay.name}/requests.csv", replay.requests())
+            folder.figure(f"{replay.name}/latencies.png", drawing.figure)
+        Compared.write(self, folder)
 
     def drawings(self) -> Sequence[Drawing]:
         from ..plots import serving

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from opbyte.analysis import cli
-from opbyte.analysis.commands.panels import COMMANDS, OPTIONS, OTHERS
+from opbyte.analysis.commands.app import COMMANDS, OPTIONS, OTHERS
 from opbyte.simulator.option import options_of
 from opbyte.simulator.scenario import Scenario
 

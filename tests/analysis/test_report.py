@@ -25,7 +25,7 @@ from opbyte.analysis.answers.evidence import used_sources
 from opbyte.analysis.answers.seeds import simulate_seeds
 from opbyte.analysis.answers.simulate import Simulation, simulate
 from opbyte.analysis.report import report, scripts
-from opbyte.analysis.report.constants import constant_rows
+from opbyte.analysis.report.sections import constant_rows
 from opbyte.analysis.report.simulation import ops_by_share
 from opbyte.analysis.reproduce.base import Reproduction, judged
 from opbyte.analysis.show.provenance import code_version

@@ -25,8 +25,7 @@ from opbyte.analysis.papers.figures.duplex import DRAWN, ENERGY, draw
 from opbyte.analysis.papers.points import Measured, requests_of, run_alike, run_point, system_of, that_fits
 from opbyte.analysis.papers.published import published, rows_of
 from opbyte.analysis.reproduce import base
-from opbyte.analysis.reproduce.base import FAIL, PASS, PREDICTION, Reproduction, Table, judged
-from opbyte.analysis.reproduce.write import write_reproduction
+from opbyte.analysis.reproduce.base import FAIL, PASS, PREDICTION, Reproduction, Table, judged, write_reproduction
 from opbyte.analysis.show.output import OutputFolder
 from opbyte.devices.device import build_device
 from opbyte.workloads.errors import InputError

@@ -15,6 +15,7 @@ from ....workloads.catalog import load_model
 from ....workloads.errors import InputError, nearest
 from ....workloads.yamlfile import read_yaml
 from ...parallel import OnProgress
+from ...show.output import STAMPS
 from ...show.result import Drawing, Result
 from ...show.text import show
 from ..engine_search import EngineSearch
@@ -42,6 +43,10 @@ class EngineSpace:
 @dataclass(frozen=True, slots=True)
 class EngineAnswer(Result):
     """Engines of a board that none beats in latency, DSPs and on-chip bytes, within the limits."""
+
+    FILE = "design.json"
+    PICTURES = ("front.png",)
+    TABLES = (("designs.csv", "frame", STAMPS),)
 
     space: str
     found: EngineSearch

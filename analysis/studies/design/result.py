@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...show.output import STAMPS, OutputFolder
 from ...show.result import Drawing, Result
 from ...show.text import show
 from .designs import Design
@@ -38,6 +39,10 @@ class DesignAnswer(Result):
     text : str
         The best design as a system's file.
     """
+
+    FILE = "design.json"
+    PICTURES = ("front.png",)
+    TABLES = (("designs.csv", "frame", STAMPS),)
 
     space: Space
     found: SearchOutcome
@@ -183,6 +188,11 @@ class DesignAnswer(Result):
                 parts.append(f"{name} {show(estimate.value)} ({show(low)} to {show(high)})")
         text = ", ".join(parts) or "neither area, power nor cost is known of it"
         return f"How sure: {text}; 80% intervals of the models, see opbyte design describe."
+
+    def write(self, folder: OutputFolder) -> None:
+        """Also write the best design as a system."""
+        folder.text("best.yaml", self.text)
+        Result.write(self, folder)
 
     def drawings(self) -> Sequence[Drawing]:
         import pandas as pd

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from ...answers.bases import not_like_for_like
 from ...answers.evidence_table import evidence_blocks
 from ...answers.interval import LEVEL, MEDIAN, SURE, chance_text
 from ...answers.price import WORTH, prices_text
+from ...show.output import OutputFolder
 from ...show.result import Drawing, Result
 from ...show.text import seconds, show
 from .best import Searched
@@ -66,6 +68,8 @@ class Plan(Result):
     emit : str or None
         Kind of the manifest that is printed too, see `manifests.WRITERS`.
     """
+
+    TABLES = (("candidates.csv", "frame", "%.17g"),)
 
     model: str
     workload: str
@@ -323,6 +327,17 @@ class Plan(Result):
             return "; ".join(limits)
         p = min(points, key=lambda p: (p.worst(self.task.level), p.devices))
         return f"Nearest: {said(p)}: {p.misses(self.task.level)}."
+
+    def write(self, folder: OutputFolder) -> None:
+        """Also write the plots, and how the best is started."""
+        if self.winner is not None and self.winner.candidate.engine is not None:
+            folder.json("engine.json", self.winner.candidate.engine)
+        if self.emit is not None:
+            with suppress(InputError):  # the answer says why there is none
+                folder.text(f"{self.emit}.yaml", self.manifest())
+        for name, drawing in zip(("front.png", "plan.png"), reversed(self.drawings()), strict=False):
+            folder.figure(name, drawing.figure)
+        Result.write(self, folder)
 
     def drawings(self) -> Sequence[Drawing]:
         figure = self.figure()

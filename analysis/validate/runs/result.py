@@ -15,6 +15,7 @@ from ....workloads.requests.options import check_count
 from ...answers.error_factors import Widths, fitted_widths
 from ...answers.interval import LEVEL
 from ...parallel import OnProgress
+from ...show.output import SIGNIFICANT
 from ...show.result import Drawing
 from ..check import Compared, RunCheck, by_chance, for_people, summary
 from ..points.table import read_points
@@ -53,6 +54,10 @@ class RunsValidation(Compared):
     widths : Widths, optional
         Fitted to all of the runs, where that was asked for.
     """
+
+    FILE = "runs.json"
+    PICTURES = ("runs.png",)
+    TABLES = (("runs.csv", "staged", SIGNIFICANT),)
 
     seeds: int
     entries: tuple[RunCheck, ...]
@@ -118,6 +123,10 @@ class RunsValidation(Compared):
 
     def report_title(self) -> str:
         return f"{len(self.entries)} measured stages and static batches replayed"
+
+    def staged(self) -> list[dict[str, Any]]:
+        """The records, with stages as text."""
+        return [{**row, "stage": "" if row["stage"] is None else str(row["stage"])} for row in self.records()]
 
     def drawings(self) -> Sequence[Drawing]:
         from ...plots import replays

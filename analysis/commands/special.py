@@ -1,0 +1,257 @@
+"""Commands that do more than call one function with their options: each is handed all that was given."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ...simulator.scenario import Scenario
+from ...workloads.errors import InputError, visible
+from .io import answer, counting, folder, print_json, progress, show
+
+if TYPE_CHECKING:
+    from ..answers.demo import Comparison
+    from ..answers.seeds import Seeds
+    from ..answers.simulate import Simulation
+    from ..live.recording import Recording
+
+DESCRIBE = "describe"
+"""In place of a space: area, power and cost of a device that is there."""
+HOST = "host"
+"""In place of a device: this machine's CPU."""
+
+
+def simulate(given: Any) -> None:
+    """One run, several seeds, or the comparison without arguments."""
+    from ..answers.demo import compare_demo
+    from ..answers.seeds import simulate_seeds
+    from ..answers.simulate import simulate as run
+    from ..answers.started import started
+
+    scenario, keep, seeds = Scenario.of(**given.options), given.out is not None, given.seeds
+    one = {name: getattr(given, name) for name in ("groups", "workers", "dask", "steps")}
+    _check_emit(given.emit)
+    if given.emit is not None:
+        if seeds is not None:
+            raise InputError("--emit", "needs one run: remove --seeds")
+        started(given.emit, scenario)  # what it cannot start is refused before it is served
+    for option, value in one.items():
+        if value is not None and (seeds is not None or scenario.model is None):
+            raise InputError(f"--{option}", "is for one run: name a model and system, remove --seeds")
+
+    def make() -> Simulation | Seeds | Comparison:
+        with progress() as watch:
+            if seeds is not None:
+                return simulate_seeds(scenario, seeds=seeds, keep_stages=keep, progress=watch)
+            if scenario.model is None and scenario.system is None:
+                return compare_demo(scenario, keep_stages=keep, progress=watch)
+            return replace(run(scenario, keep_stages=keep, progress=watch, **one), why=given.why, emit=given.emit)
+
+    answer(make, given.out, given.as_json, waits=False)  # `progress` says how far it is
+
+
+def _check_emit(name: str | None) -> None:
+    """Refuse a manifest of no known kind."""
+    from ...simulator.frameworks.manifests import WRITERS
+
+    if name is not None and name not in WRITERS:
+        raise InputError("--emit", f"must be one of {', '.join(WRITERS)}, not {name!r}")
+
+
+def plan(given: Any) -> None:
+    """A plan, whose rows are told as they are found."""
+    from ..studies.plan import plan
+
+    _check_emit(given.emit)
+    asked = dict(vars(given))
+    out, as_json, options = (asked.pop(name) for name in ("out", "as_json", "options"))
+    shown = {name: asked.pop(name) for name in ("why", "emit")}
+    make = partial(
+        plan, on_row=lambda row: print(f"opbyte: {visible(row)}", file=sys.stderr, flush=True), **asked, **options
+    )
+    answer(lambda **more: replace(make(**more), **shown), out, as_json, counted="systems")
+
+
+def design(given: Any) -> None:
+    """The search of a space, or the description of a device."""
+    from ..studies.design import design, design_describe
+
+    asked = dict(vars(given))
+    out, as_json, device, _ = (asked.pop(name) for name in ("out", "as_json", "device", "options"))
+    if given.space == DESCRIBE:
+        answer(partial(design_describe, device), out, as_json)
+        return
+    if device is not None:
+        raise InputError(device, f"goes with {DESCRIBE}: opbyte design {DESCRIBE} {device}")
+    answer(partial(design, folder=out, **asked), out, as_json, counted="designs")
+
+
+def sweep(given: Any) -> None:
+    """The points of a study, or the best kernels of every variant."""
+    from ..studies.kernel_file import chooses_kernels
+
+    if chooses_kernels(given.file):
+        _sweep_kernels(given)
+        return
+    from ..report.files import write_sweep
+    from ..studies.sweep import sweep
+
+    with counting("points") as watch:
+        result = sweep(given.file, given.out, workers=given.workers, dask=given.dask, progress=watch, also=write_sweep)
+    show(result, given.as_json)
+    if result.failed == len(result.table):
+        raise typer.Exit(1)
+
+
+def _sweep_kernels(given: Any) -> None:
+    from ..studies.kernel_sweep import sweep_kernels
+
+    if given.workers is not None or given.dask is not None:
+        option = "--workers" if given.dask is None else "--dask"
+        raise InputError(option, "has no part in a sweep of kernels, which takes seconds")
+    result = answer(partial(sweep_kernels, given.file), given.out or Path(given.file).stem, given.as_json)
+    if result.failed == len(result.points):
+        raise typer.Exit(1)
+
+
+def train(given: Any) -> None:
+    """A training step, the fastest one, or that of a framework's file."""
+    from ..answers.train import train
+    from ..answers.train_recipe import train_recipe
+    from ..answers.train_search import fastest_training
+
+    asked = {name: value for name, value in vars(given).items() if value is not None}
+    out, as_json, options, search = (asked.pop(name, None) for name in ("out", "as_json", "options", "search"))
+    make: Callable[..., Any] = fastest_training if search else train
+    if given.recipe is not None:
+        make = partial(train_recipe, search=search)
+    answer(partial(make, **asked, **options), out, as_json)
+
+
+def tune(given: Any) -> None:
+    """Configurations of one shape, of a file of shapes, or of this machine's CPU."""
+    from ..answers.tune import TOP, tune
+    from ..answers.tune_host import tune_host
+    from ..answers.tune_many import TOP_OF_FILE, tune_rows
+    from ..show.pairs import pairs, real_numbers, whole_numbers
+
+    replaced = real_numbers(pairs(",".join(given.set_ or ()), "--set"), "--set")
+    top, kernel, config = given.top, given.kernel, given.config
+    if top is not None and not 1 <= top <= 100_000:
+        raise InputError("--top", f"must be from 1 to 100000, not {top}")
+    if (given.shape is None) == (given.shapes is None):
+        raise InputError("opbyte tune", "needs one of --shape and --shapes")
+    searched = {"--sensitivity": given.sensitivity, "--config": config}
+    make: Callable[..., Any]
+    if given.shapes is not None:
+        _refuse(searched, "needs --shape, not --shapes")
+        make = partial(tune_rows, kernel, given.shapes, device=given.device, top=top or TOP_OF_FILE,
+                       grid=given.grid, set_=replaced)  # fmt: skip
+    elif given.device is None:
+        raise InputError("--device", "is needed with --shape")
+    elif given.device == HOST:
+        others = {"--grid": given.grid, "--set": given.set_, "--config": config, "--sensitivity": given.sensitivity}
+        _refuse(others, "has no part in kernels of this machine's CPU")
+        make = partial(tune_host, kernel, pairs(given.shape or "", "--shape"), top=top or TOP)
+    else:
+        make = partial(
+            tune, kernel, pairs(given.shape or "", "--shape"), given.device, top=top or TOP, grid=given.grid,
+            set_=replaced, sensitivity=given.sensitivity,
+            config=None if config is None else whole_numbers(pairs(config, "--config"), "--config"),
+        )  # fmt: skip
+    answer(make, given.out, given.as_json)
+
+
+def _refuse(given: Mapping[str, object], reason: str) -> None:
+    """Refuse options that have no part in what is asked."""
+    for option, value in given.items():
+        if value:
+            raise InputError(option, reason)
+
+
+def record(given: Any) -> None:
+    """A recording, which is written even if a signal ends it."""
+    from ..live.record import record
+    from ..show.interrupt import Ended, heard
+
+    asked = dict(vars(given))
+    out, as_json, options = (asked.pop(name) for name in ("out", "as_json", "options"))
+    told_late: list[int] = []
+    with ExitStack() as stack:
+
+        def make(progress: Callable[[int, int], None] | None) -> Recording:
+            result = record(progress=progress, **asked, **options)
+            stack.enter_context(heard(told_late.append))  # it is written, whatever comes now
+            return result
+
+        result = answer(make, out, as_json, counted="requests")
+    if result.cut or told_late:
+        raise Ended(signal.Signals[result.cut] if result.cut else told_late[0])
+    if not result.answered:
+        raise typer.Exit(1)
+
+
+def catalog(given: Any) -> None:
+    """A list of the catalog."""
+    from ..names import catalog
+
+    kind = given.kind
+    with folder(given.out) as files:
+        rows = catalog(kind)
+        data = {"kind": kind, "names": [row["name"] for row in rows], "items": rows}
+        if files:
+            files.json(f"{kind}.json", data)
+    if given.as_json:
+        print_json(data)
+        return
+    from ..show.console import print_table, print_text
+
+    print_table(rows) if rows else print(f"no {kind} yet")
+    if kind == "systems":
+        print_text("Any <device>-x<N> and <device>-<nodes>x<N> is a system too: h100-x4, h100-2x8.")
+
+
+def describe(given: Any) -> None:
+    """What a name means, as a file to copy."""
+    from ..answers.description import describe
+
+    with folder(given.out) as files:
+        description = describe(given.name)
+        if files:
+            files.text(f"{description.name}.yaml", description.text())
+    if given.as_json:
+        print_json(description.to_dict())
+    else:
+        print(description.text(), end="")
+
+
+def init(given: Any) -> None:
+    """A file to start from, or its schema."""
+    from ..reference.kinds import TEMPLATES, schema, template
+
+    with folder(given.out) as files:
+        made = schema(given.kind) if given.as_schema else None
+        text = template(given.kind)
+        if files and made is not None:
+            files.json(f"{given.kind}.schema.json", made)
+        elif files:
+            files.text(TEMPLATES[given.kind], text)
+    if made is not None:
+        print_json(made)
+    else:
+        print(text, end="")
+
+
+def measure_torch(given: Any) -> None:
+    """The script that fills kernel tables on a GPU."""
+    from ..reference.kinds import measuring_script
+
+    print(measuring_script(), end="")
