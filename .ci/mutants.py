@@ -22,7 +22,7 @@ from queue import Queue
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT_S = 600
 AT_ONCE = min(2, os.cpu_count() or 1)
-ASKED = "tests/analysis/test_findings_input.py"
+ASKED = "tests/analysis/test_odd_input.py"
 COLLECTIVES = "tests/devices/test_collectives.py"
 DRAM = "tests/devices/test_dram.py"
 PLACES = "tests/simulator/test_placement.py tests/simulator/test_better_devices.py"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
+from os.path import isfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,4 +63,4 @@ def inherited(device: Any, path: Path) -> tuple[MappingSpec, Sources]:
     if known is not None:
         return known[0].mapping, known[1]
     below = path.parent / text
-    return inherited(read_yaml(below), below) if below.is_file() else (MappingSpec(), {})
+    return inherited(read_yaml(below), below) if isfile(below) else (MappingSpec(), {})  # a name may be too long

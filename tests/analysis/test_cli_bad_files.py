@@ -181,12 +181,6 @@ def test_a_template_names_lists_that_exist(ask: Ask, kind: str) -> None:
         assert ask("list", name).out
 
 
-@pytest.mark.parametrize("command", ["show h1OO", "compare llama-3-8b --systems h1OO,h100-x1",
-                                     "compare llama-3-8b --systems h1OO-x2"])  # fmt: skip
-def test_names_that_look_alike_are_suggested(ask: Ask, command: str) -> None:
-    assert "did you mean 'h100'?" in ask(*command.split()).refused()
-
-
 def test_the_device_above_is_good_unchanged(ask: Ask, write: Write) -> None:
     path = write("mine.yaml", DEVICE)
     found = ask("roofline", "llama-3-8b", "--system", path, "--json").json()

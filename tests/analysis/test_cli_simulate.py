@@ -91,15 +91,6 @@ def test_the_books_balance(ask: Ask, tmp_path: Path, drawn: list[str]) -> None:
     assert clock == pytest.approx(sum(r["end_s"] - r["start_s"] for r in stages), rel=1e-6)
 
 
-def test_same_seed_same_bytes_and_two_seeds_differ(ask: Ask, tmp_path: Path, drawn: list[str]) -> None:
-    line = "simulate", "mixtral-8x7b", "--system", "duplex-x4", "--rate", "30", "--requests", "60"
-    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
-        assert ask(*line, "--seed", seed, "--out", tmp_path / name).code == 0
-    a, b, c = ((tmp_path / name / "requests.csv").read_bytes() for name in "abc")
-    assert a == b
-    assert a != c
-
-
 def test_the_expert_draw_alone_depends_on_the_seed(ask: Ask, tmp_path: Path, drawn: list[str]) -> None:
     line = ("simulate", "mixtral-8x7b", "--system", "duplex-x4", "--closed-loop", "4", "--requests", "8", *FIXED)
     for seed in (1, 2):

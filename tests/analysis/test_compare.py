@@ -136,21 +136,6 @@ def test_several_images_and_boards() -> None:
     assert two.joules == pytest.approx(4 * one.joules, rel=0.01)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("m3vit-pascal", "--systems", ","), "--systems: needs at least one system"),
-        (("m3vit-pascal", "--systems", "zcu104"), "is a device; a system is 'zcu104-x1'"),
-        (("mixtral-8x7b", "--systems", "u280-x2", "--layers", 1), "runs on one FPGA"),
-        (("mixtral-8x7b", "--systems", "h100-x1", "--layers", 99), "--layers: must be"),
-        (("m3vit-pascal", "--systems", "zcu104-x1", "--images", 0), "--images: must be"),
-        (("m3vit-pascal", "--systems", "zcu104-x1", "--schedule", "x"), "unknown schedule"),
-    ],
-)
-def test_bad_input(ask: Ask, arguments: tuple[object, ...], message: str) -> None:
-    assert message in ask("compare", *arguments).refused()
-
-
 def test_files_and_the_figure(ask: Ask, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert ask("compare", "edge-moe-cityscapes", "--systems", "h100-x1,zcu102-x1,zcu104-x1", "--out", out).code == 0
@@ -191,29 +176,6 @@ def test_frames_command(ask: Ask, tmp_path: Path, schedule: str) -> None:
     table = (out / "frames.csv").read_bytes()
     ask(*arguments, "--out", out)
     assert (out / "frames.csv").read_bytes() == table
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("m3vit-pascal", "--system", "h100-x1"), "h100: is not an FPGA"),
-        (("llama-2-7b", "--system", "u55c-x1"), "takes tokens, not images"),
-        (("m3vit-pascal", "--system", "zcu104-x2"), "images run on one FPGA"),
-        (("m3vit-pascal", "--system", "zcu104-x1", "--images", 0), "--images: must be"),
-        (("m3vit-pascal", "--system", "zcu104-x1", "--rate", 0), "--rate: must be"),
-        (("m3vit-pascal", "--system", "zcu104-x1", "--tasks", "9"), "task 9 is not in [0, 4]"),
-        (("m3vit-pascal", "--system", "zcu104-x1", "--schedule", "on-chip"),
-         "needs 11.61 MiB on chip, 4.75 MiB available"),
-        (("m3vit-pascal", "--system", "zcu102-x1"), "is larger than its buffer"),
-    ],
-)  # fmt: skip
-def test_bad_frames(ask: Ask, arguments: tuple[object, ...], message: str) -> None:
-    assert message in ask("frames", *arguments).refused()
-
-
-def test_encoders_are_not_served_tokens(ask: Ask) -> None:
-    line = ask("simulate", "m3vit-pascal", "--system", "h100-x1", "--rate", 1).refused()
-    assert "takes images, not tokens" in line
 
 
 def test_boards_are_listed(ask: Ask) -> None:

@@ -127,21 +127,6 @@ def test_dram_reads_many_banks(ask: Ask) -> None:
     assert "times its pins" in answer.out
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["seq_read", "--memory", "hbm7"], "unknown memory"),
-        (["seq_reed"], "did you mean 'seq_read'"),
-        (["pim_mac_all"], "is none of pim_mac_ab"),
-        (["pim_mac_ab:depth=3"], "give commands=N"),
-        (["pim_mac_ab", "--memory", "hbm2-2000"], "no such commands"),
-        (["seq_read:map=co,pc,bg,ba,sid,xy"], "unknown field 'xy'"),
-    ],
-)
-def test_bad_questions_get_one_line(ask: Ask, arguments: list[str], says: str) -> None:
-    assert says in ask("dram", *arguments).refused()
-
-
 def test_what_limits_a_pattern() -> None:
     # One bank, a new row each time: nothing but the bank's cycle matters. Sequential reads with
     # deep queues lose only to refresh.

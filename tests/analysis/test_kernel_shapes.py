@@ -95,21 +95,6 @@ def test_rows_are_distinct_and_read_as_tables(ask: Ask, tmp_path: Path) -> None:
     assert set(decode["window"].tolist()) == {0, 128}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        ([], ("opbyte kernels", "shapes MODEL")),
-        (["shapes", "llama-3-8b", "--system", "h100-x1", "--batches", "1,x"], ("--batches", "'x'")),
-        (["shapes", "llama-3-8b", "--system", "h100-x1", "--batches", "", "--prompts", ""],
-         ("--batches, --prompts", "at least one step")),
-        (["shapes", "llama-3-8b", "--system", "h101-x1"], ("h101-x1",)),
-    ],
-)  # fmt: skip
-def test_bad_input_is_one_line(ask: Ask, arguments: list[str], says: tuple[str, ...]) -> None:
-    line = ask("kernels", *arguments).refused()
-    assert all(text in line for text in says), line
-
-
 # The script, on a stand-in for torch
 
 RATE = 1e9

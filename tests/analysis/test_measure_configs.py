@@ -167,8 +167,5 @@ def test_a_gpus_search_is_written_by_kernel(ask: Ask, tmp_path: Path, monkeypatc
 
 
 def test_a_gpus_search_refuses_what_it_cannot(ask: Ask) -> None:
-    line = ("measure", "configs", "--backend", "cupy")
-    assert "did you mean 'gemm'?" in ask(*line, "--only", "gemms").refused()
-    assert "--backend 'cuda'" in ask(*line[:-1], "cuda").refused()
     if find_spec("cupy") is None:
-        assert "CuPy is not installed" in ask(*line).refused()
+        assert "CuPy is not installed" in ask("measure", "configs", "--backend", "cupy").refused()

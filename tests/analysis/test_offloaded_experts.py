@@ -5,50 +5,15 @@ Given values stand in analysis/papers/values/, each file with its source.
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 
-from opbyte.analysis.papers import expertflow, published, read_me
+from opbyte.analysis.papers import expertflow, read_me
 from opbyte.analysis.papers.expertflow import ALL, PRELOAD, ROUTING, deepseek, fits, qwen, resident_bytes, step, switch
 from opbyte.analysis.papers.expertflow import expertflow as store
 from opbyte.analysis.papers.read_me import StepTimes, model
-from opbyte.analysis.reproduce import reproduce
-from opbyte.analysis.reproduce.base import Reproduction, figures_of
 from opbyte.devices.catalog import load_system
 from opbyte.workloads.catalog import load_model
-
-EXPERIMENTS = {"expertflow": expertflow, "read-me": read_me}
-
-
-@cache
-def reproduced(name: str) -> Reproduction:
-    return reproduce(name, seeds=(0,), figures=True)
-
-
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_given_rows_hold_and_every_given_value_has_a_row(name: str) -> None:
-    result = reproduced(name)
-    found = {row.id: row for row in result.table}
-    assert len(found) == len(result.table)
-    assert set(published.published(name)["rows"]) <= set(found)
-    assert not [row.id for row in result.table if row.status == "fail"]
-    assert set(figures_of(result)) == {table.name for table in result.figures}
-    assert all(figure.axes for figure in figures_of(result).values())
-
-
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_what_is_simulated_does_not_depend_on_what_is_published(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(_: Any) -> Any:
-        raise AssertionError("published values were read")
-
-    known = {row.id: row.simulated for row in reproduced(name).table}
-    monkeypatch.setattr(published, "VALUES", Path("nowhere"))
-    monkeypatch.setattr(published, "published", missing)
-    assert {row.id: row.value for row in EXPERIMENTS[name].predictions()} == known
 
 
 def test_models_have_the_sizes_of_expertflows_table_1() -> None:

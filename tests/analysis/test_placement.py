@@ -68,23 +68,3 @@ def test_simulate_takes_a_placement() -> None:
     assert even[name] == plain[name]
     assert better["expert_placement"]["policy"] == "balanced"
     assert better[name] > plain[name]
-
-
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        (("--redundant-experts", "3"), "must fill the 8 groups"),
-        (("--expert-placement", "best"), "unknown expert placement"),
-        (("--expert-dispatch", "far"), "must be any, node, local"),
-        (("--period", "0"), "--period: must be a whole number from 1"),
-        (("--ep", "1"), "has no experts on several groups of devices"),
-        (("--expert-placement", "file:none.csv"), "none.csv: no such file"),
-    ],
-)
-def test_bad_input_is_refused(ask: Ask, options: tuple[str, ...], says: str) -> None:
-    assert says in ask(*LINE, *options).refused()
-
-
-def test_other_commands_refuse_it_where_it_cannot_go(ask: Ask) -> None:
-    dense = ("roofline", "llama-3-8b", "--system", "h100-x4", "--redundant-experts", 4)
-    assert "llama-3-8b has no experts that spread" in ask(*dense).refused()

@@ -21,12 +21,14 @@ from opbyte.analysis.papers import (
     cent,
     deepseekmoe,
     dsmoe,
+    expertflow,
     flightllm,
     hg_pipe,
     mixlora,
     moa,
     mode,
     published,
+    read_me,
     rmoe,
     scmoe,
     stratum,
@@ -59,6 +61,8 @@ EXPERIMENTS = {
     "deepseekmoe": deepseekmoe,
 }
 """Name -> module whose `predictions` simulates."""
+OFFLOADED = {"expertflow": expertflow, "read-me": read_me}
+"""The same of experts behind a link, which have figures of their own."""
 FAILING = {"attacc.MT-530B.w1.2048-2048.b49.bank.step_ms", "moa.7b.8k.tokens_per_s.vllm"}
 """Given rows that are missed, each with its reason in docs/published-systems.md or its own note."""
 
@@ -75,7 +79,7 @@ def rows(name: str) -> Mapping[str, Row]:
     return found
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", [*EXPERIMENTS, *OFFLOADED])
 def test_given_rows_hold_and_every_given_value_has_a_row(name: str) -> None:
     found = rows(name)
     assert set(published.published(name)["rows"]) <= set(found)
@@ -83,20 +87,21 @@ def test_given_rows_hold_and_every_given_value_has_a_row(name: str) -> None:
     assert failed == {id for id in FAILING if id in found}
     assert all(row.note for row in found.values() if row.status == "fail")
     assert {row.status for row in found.values()} <= {"pass", "fail", "prediction"}
+    assert all(figure.axes for figure in figures_of(reproduced(name)).values())
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", [*EXPERIMENTS, *OFFLOADED])
 def test_what_is_simulated_does_not_depend_on_what_is_published(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither file nor folder of published values is there while predictions are made."""
 
     def missing(_: Any) -> Any:
         raise AssertionError("published values were read")
 
-    known = rows(name)
+    known, experiment = rows(name), (EXPERIMENTS | OFFLOADED)[name]
     monkeypatch.setattr(published, "VALUES", Path("nowhere"))
     monkeypatch.setattr(published, "published", missing)
-    monkeypatch.setattr(EXPERIMENTS[name], "published", missing, raising=False)
-    found = {row.id: row.value for row in EXPERIMENTS[name].predictions()}
+    monkeypatch.setattr(experiment, "published", missing, raising=False)
+    found = {row.id: row.value for row in experiment.predictions()}
     assert len(found) > 2
     assert found == {id: known[id].simulated for id in found}
 

@@ -80,21 +80,6 @@ def test_fill_energy_and_files(ask: Ask, tmp_path: Path) -> None:
     assert {"front.png", "search.json"} <= {path.name for path in out.iterdir()}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--board", "h100"), "h100: is not an FPGA"),
-        (("--board", "zcu104-x2"), "--board: zcu104-x2 is several devices"),
-        (("--board", "zcu104", "--fill", 0), "--fill: must be above 0"),
-        (("--board", "zcu104", "--fill", 0.001), "zcu104: no design fits: needs"),
-        (("--board", "zcu104", "--objective", "area"), "--objective: must be latency or energy"),
-        (("--board", "zcu10"), "unknown system; did you mean 'zcu10"),
-    ],
-)
-def test_bad_searches(ask: Ask, arguments: tuple[object, ...], message: str) -> None:
-    assert message in ask("search", "m3vit-pascal", *arguments).refused()
-
-
 @pytest.fixture(scope="module")
 def decoding() -> StreamSearch:
     result = search("llama-2-7b", "u280", dtype="int4", context=512)
@@ -129,13 +114,3 @@ def test_fewer_multipliers_never_help_and_batches_share_weights(decoding: Stream
 def test_small_tiles_read_less_of_the_bandwidth() -> None:
     shares = [tile_share(kib * 1024, 2) for kib in (4, 64, 1024)]
     assert 0 < shares[0] < shares[1] <= shares[2] <= 1
-
-
-@pytest.mark.parametrize(("arguments", "message"), [
-    (("--board", "u280", "--dtype", "bf16"), "--dtype: must have 8 bits at most"),
-    (("--board", "zcu104"), "zcu104: llama-2-7b does not fit: needs"),
-    (("--board", "u280", "--fill", 0.01), "u280: no design fits: needs at least 192 DSP slices"),
-    (("--board", "h100"), "h100: is not an FPGA"),
-])  # fmt: skip
-def test_bad_searches_for_decoding(ask: Ask, arguments: tuple[object, ...], message: str) -> None:
-    assert message in ask("search", "llama-2-7b", *arguments).refused()

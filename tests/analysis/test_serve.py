@@ -27,7 +27,6 @@ from opbyte.analysis.live import asked
 from opbyte.analysis.live.record import record
 
 from ..processes import PATIENCE_S, Start
-from .conftest import Ask
 
 ENV = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
 MODEL = ("llama-3-8b", "--system", "h100-x1")
@@ -263,19 +262,3 @@ def test_a_recorded_run_is_the_simulated_one(tmp_path: Path) -> None:
     for name, theirs in (("ttft", "client_ttft"), ("tpot", "tpot"), ("e2e", "client_e2e")):
         simulated = getattr(expected, f"{theirs}_s").mean / SCALE
         assert measured[f"{name}_s"]["mean"] == pytest.approx(simulated, rel=0.03), name
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (("llama-3-8b",), "--system: is needed"),
-        (("llama-3-8b", "--system", "h100-x1", "--time-scale", "0"), "--time-scale: must be in"),
-        (("llama-3-8b", "--system", "h100-x1", "--port", "70000"), "--port: must be in [0, 65535]"),
-        (("llama-3-8b", "--system", "h100-x1", "--host", "999.1.1.1", "--port", "0"), "cannot be listened at"),
-        (("vit-small-nyud", "--system", "h100-x1", "--port", "0"), "takes images, not tokens"),
-        (("mixtral-8x7b", "--system", "duplex-split-x4", "--port", "0"), "in two pools"),
-        (("llama-3-8b", "--system", "h100-x1", "--rate", "1"), "no such option"),
-    ],
-)
-def test_bad_input_is_one_line(ask: Ask, arguments: tuple[str, ...], said: str) -> None:
-    assert said in ask("serve", *arguments).refused()

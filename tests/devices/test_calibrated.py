@@ -6,8 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from opbyte.devices.calibrated import attention_decode
 from opbyte.devices.calibrated import gemm as gemm_module
@@ -51,38 +49,6 @@ def test_parameters_are_few_named_and_bounded(family: Family) -> None:
         assert p.unit
         assert (p.unit == "s") == p.name.endswith("_s")
         assert 0 < p.low <= p.default <= p.high
-
-
-size = st.floats(1, 20000).map(np.ceil)
-
-
-@given(m=size, n=size, k=size, grow=st.floats(1, 4), which=st.integers(0, 2))
-def test_a_larger_gemm_is_never_faster(m: float, n: float, k: float, grow: float, which: int) -> None:
-    larger = [m, n, k]
-    larger[which] = np.ceil(larger[which] * grow)
-    for device in ("h100", "l40s", "mi300x"):
-        family, values, h = fitted(device, "gemm")
-        small, big = family.seconds(values, h, gemms((m, n, k), tuple(larger)))
-        assert big >= small * (1 - 1e-9)
-
-
-@pytest.mark.parametrize("device", ["h100", "h200", "a100-80gb", "l40s", "mi300x", "b200"])
-def test_far_outside_the_tables_a_gemm_stays_near_the_roofline(device: str) -> None:
-    # Ten times the largest m, n and k of the tables, and a wide weight read for few tokens.
-    family, values, h = fitted(device, "gemm")
-    x = gemms((65536, 65536, 65536), (327680, 65536, 8192), (8, 655360, 16384))
-    ratio = family.seconds(values, h, x) / family.roofline(h, x)
-    assert (ratio >= 1).all()
-    assert (ratio <= 3).all()
-
-
-@pytest.mark.parametrize("device", ["h100", "a100-80gb"])
-def test_far_outside_the_tables_a_vector_kernel_stays_near_the_roofline(device: str) -> None:
-    family, values, h = fitted(device, "norm")
-    x = np.array([[1e6, 8192, t, 2, kind, 1, 0, 0] for t, kind in ((2, 0), (4, 2), (3, 1), (2, 3))])
-    ratio = family.seconds(values, h, x) / family.roofline(h, x)
-    assert (ratio >= 1).all()
-    assert (ratio <= 3).all()
 
 
 def test_waves_make_steps() -> None:

@@ -17,6 +17,7 @@ from opbyte.devices.calibrated import (
     attention_decode,
     attention_prefill,
     collectives,
+    gemm,
     grouped_gemm,
     mla,
     moe,
@@ -30,7 +31,7 @@ from opbyte.devices.calibrated.terms import COLD
 from opbyte.devices.catalog import load_device
 
 F8 = npt.NDArray[np.float64]
-DEVICES = ("a100-80gb", "h100", "l40s", "rtx-4090")
+DEVICES = ("a100-80gb", "h100", "l40s", "mi300x", "rtx-4090")
 
 
 def model(device: str, family: str) -> Model:
@@ -90,6 +91,13 @@ def vectors(rng: np.random.Generator, n: int) -> F8:
     )  # fmt: skip
 
 
+def products(rng: np.random.Generator, n: int) -> F8:
+    """Cold bf16 GEMMs."""
+    m, width, k = (powers(rng, 0, 14, n) for _ in range(3))
+    given = np.tile([1, 0, 2, 2, 0, COLD, 0, 0], (n, 1))
+    return np.column_stack([m, width, k, given])
+
+
 def messages(rng: np.random.Generator, n: int) -> F8:
     return np.column_stack([powers(rng, 8, 30, n), rng.choice([2, 4, 8], n), rng.integers(0, 2, n)])
 
@@ -125,6 +133,7 @@ GROWTH = [
     ("grouped_gemm", groups, [
         (grouped_gemm.X_GROUPS,), (grouped_gemm.X_M,), (grouped_gemm.X_N,), (grouped_gemm.X_K,),
     ]),
+    ("gemm", products, [(gemm.X_M,), (gemm.X_N,), (gemm.X_K,)]),
 ]  # fmt: skip
 
 
@@ -149,15 +158,21 @@ FAR = {
     "attention_prefill": [[1, 163840, 81920.5, 163840, 32, 8, 128, 0, 0, 0, 2, 1, 0, 0, -1]],
     "mla": [[0, 10240, 1, 8192, 8192, 128, 2, COLD], [0, 64, 1, 1310720, 1310720, 16, 2, COLD]],
     "moe": [[655360 * 2, 655360 * 2, 4096, 14336, 3, 8, 8, 0, 0, 2, 1, COLD, 8, 0]],
-    "norm": [[1310720, 8192, 2, 2, 2, 1, 0, 0], [65536, 81920, 3, 2, 1, 1, 0, 0]],
+    "norm": [[1310720, 8192, 2, 2, 2, 1, 0, 0], [65536, 81920, 3, 2, 1, 1, 0, 0],
+             *([1e6, 8192, t, 2, kind, 1, 0, 0] for t, kind in ((2, 0), (4, 2), (3, 1), (2, 3)))],
     "collectives": [[1e10, 8, 0], [1e10, 8, 1]],
     "allreduce": [[1e10, 8, 0]],
     "grouped_gemm": [[8, 81920, 4096, 7168, 0, 2, 2, 0]],
+    "gemm": [[*shape, 1, 0, 2, 2, 0, COLD, 0, 0]
+             for shape in ((65536, 65536, 65536), (327680, 65536, 8192), (8, 655360, 16384))],
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("device", ["a100-80gb", "h100", "h200"])
-@pytest.mark.parametrize("family", FAR)
+FAR_ON = [(family, device) for family in FAR for device in ("a100-80gb", "h100", "h200")]
+FAR_ON += [("gemm", device) for device in ("l40s", "mi300x", "b200")]
+
+
+@pytest.mark.parametrize(("family", "device"), FAR_ON)
 def test_far_outside_the_tables_the_model_stays_near_the_roofline(family: str, device: str) -> None:
     if (family, device) == ("mla", "a100-80gb"):
         pytest.skip("its measured kernels do not split the keys: their longest are 2.6 to 13.7 rooflines")

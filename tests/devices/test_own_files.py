@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from opbyte.devices.catalog import describe_system, load_device, load_system
 from opbyte.devices.spec import MappingSpec
@@ -271,20 +269,6 @@ def test_mistakes_in_a_system_file(tmp_path: Path, text: str, says: str) -> None
     assert says in str(caught.value)
 
 
-SEEDS = [OWN, EXAMPLE.read_text(encoding="utf-8")]
-SNIPPETS = [
-    "*a", "&a ", "!!int ", "!!timestamp ", "!!binary ", "!!set {", "? ", "<<: ", "- ", "{", "}",
-    "[", "]", ":", "\n", "\t", "  ", "null", "~", ".nan", "-.inf", "1e999", "0x_", "1:30", "=",
-    "2020-13-45", "2020-01-01", "'", '"', "|\n", ">\n", "#", "%YAML 9.9\n", "---\n", "...\n",
-    "source: ", "value: ", "extends: duplex\n", "sources: ", "\x00", "\x85", "é", "\ud7ff", "-",
-]  # fmt: skip
-EDITS = st.lists(
-    st.tuples(st.integers(0, 2000), st.integers(0, 12), st.one_of(st.sampled_from(SNIPPETS), st.text(max_size=3))),
-    min_size=1,
-    max_size=4,
-)
-
-
 def loads_or_says_why(path: Path) -> None:
     for load in (load_device, load_system):
         reason = ""
@@ -293,44 +277,6 @@ def loads_or_says_why(path: Path) -> None:
         except InputError as error:
             reason = str(error)
         assert "\n" not in reason
-
-
-@settings(max_examples=300, deadline=None)
-@given(seed=st.sampled_from(SEEDS), edits=EDITS)
-def test_mutated_text_gives_a_spec_or_a_reason(
-    tmp_path_factory: pytest.TempPathFactory, seed: str, edits: list[tuple[int, int, str]]
-) -> None:
-    text = seed
-    for at, cut, new in edits:
-        at %= len(text) + 1
-        text = text[:at] + new + text[at + cut :]
-    path = tmp_path_factory.getbasetemp() / "mutated.yaml"
-    path.write_bytes(text.encode("utf-8", "surrogatepass"))
-    loads_or_says_why(path)
-
-
-LEAVES = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.just({}),
-    st.just([]), st.dates(), st.binary(max_size=3),
-)  # fmt: skip
-
-
-@settings(max_examples=200, deadline=None)
-@given(data=st.data())
-def test_a_replaced_node_gives_a_spec_or_a_reason(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
-    tree = yaml.safe_load(OWN)
-    node = tree
-    while True:
-        key = data.draw(st.sampled_from(sorted(node)))
-        if not isinstance(node[key], dict) or not node[key] or data.draw(st.booleans()):
-            break
-        node = node[key]
-    node[key] = data.draw(LEAVES)
-    path = tmp_path_factory.getbasetemp() / "replaced.yaml"
-    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
-    loads_or_says_why(path)
 
 
 @pytest.mark.parametrize("opening", ["[", "{a: ", "- ", "? "])

@@ -6,12 +6,10 @@ speed, and the compiler. Expected values: the references of the CPU kernels, on 
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,18 +18,9 @@ import pytest
 from opbyte.kernels import attention, experts, four_bit, indexer, permute, recurrent, rmsnorm, router
 from opbyte.kernels.check import from_bf16, require, to_bf16
 
+from . import emulate
+from .test_cpu_kernels import paged
 
-def _load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("emulate", Path(__file__).with_name("emulate.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-emulate = _load()
 pytestmark = pytest.mark.skipif(emulate.COMPILER is None, reason="no g++ to run CUDA sources on the CPU")
 Build = Callable[..., Any]
 PLAIN = {"fp16": (), "bf16": ("USE_BF16",)}
@@ -118,44 +107,38 @@ def test_permute(build: Build, kind: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
-@pytest.mark.parametrize("tiles", [1, 2])
-def test_experts(build: Build, dtype: str, tiles: int) -> None:
-    """An empty expert, one token, a full tile, and more tokens than tiles."""
-    hidden, inter = 256, 128
-    counts = [1, 0, 8, 19]
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-    n, slots = len(counts), int(offsets[-1])
-    shapes = ((n, inter, hidden), (n, inter, hidden), (n, hidden, inter))
-    gate, up, down = (rounded(normal(8 + i, *s) / 8, dtype) for i, s in enumerate(shapes))
+@pytest.mark.parametrize(("tiles", "packed"), [(1, None), (2, None), *((2, name) for name in four_bit.BLOCK)])
+def test_experts(build: Build, dtype: str, tiles: int, packed: str | None) -> None:
+    """An empty expert, one token, a full tile, and more tokens than tiles; four-bit rows are those of the CPU's kernel."""
+    hidden, inter, counts = 256, 128, [1, 0, 8, 19]
+    offsets, n = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32), len(counts)
+    slots, shapes = int(offsets[-1]), ((n, inter, hidden), (n, inter, hidden), (n, hidden, inter))
+    made: Any = [normal(8 + i, *s) / 8 for i, s in enumerate(shapes)]
+    if packed:
+        made = [four_bit.pack(m, packed) for m in made]
+        exact = four_bit.FourBitWeights(*made, packed).exact(range(n))
+    else:
+        made = [rounded(m, dtype) for m in made]
+        exact = experts.ExpertWeights(*(wide(m, dtype) for m in made))
+    gate, up, down = made
     x = rounded(normal(12, slots, hidden), dtype)
     h, y = poison((slots, inter), dtype), poison((slots, hidden), dtype)
-    run = build("experts", f"NT={tiles}", *PLAIN[dtype])
+    four = [f"FOUR={four_bit.BLOCK[packed]}"] if packed else []
+    run = build("experts", f"NT={tiles}", *four, *PLAIN[dtype])
     run("gate_up", (inter // 16, n), 128, x, offsets, gate, up, h, hidden, inter)
     run("down", (hidden // 16, n), 128, h, offsets, down, y, hidden, inter)
-    w = experts.ExpertWeights(*(wide(m, dtype) for m in (gate, up, down)))
     ids = np.repeat(np.arange(n), counts)[:, None]
-    want = experts.reference(wide(x, dtype), ids, np.ones((slots, 1), np.float32), w)
+    want = experts.reference(wide(x, dtype), ids, np.ones((slots, 1), np.float32), exact)
     require(wide(y, dtype), want, dtype, "experts")
 
 
 def cache_of(
     lengths: list[int], heads: int, dim: int, page: int, dtype: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, attention.Cache]:
-    """Scattered pages with NaN in every unused place, and the same in fp32 for the reference."""
-    rng = np.random.default_rng(13)
-    need = [-(-n // page) for n in lengths]
-    shape = (sum(need) + 1, heads, page, dim)
-    keys, values = poison(shape, dtype), poison(shape, dtype)
-    table = np.full((len(lengths), max(need) + 1), 2147480000, np.int32)
-    free = rng.permutation(shape[0]).tolist()
-    for b, length in enumerate(lengths):
-        for i in range(need[b]):
-            at = table[b, i] = free.pop()
-            rows = min(page, length - i * page)
-            for cache in (keys, values):
-                cache[at, :, :rows] = rounded(rng.standard_normal((heads, rows, dim), dtype=np.float32), dtype)
-    known = attention.Cache(wide(keys, dtype), wide(values, dtype), table, np.array(lengths, dtype=np.int64))
-    return keys, values, table, known
+    """Scattered pages with NaN in every unused place as the device stores them, and the same in fp32."""
+    given = paged(np.random.default_rng(13), lengths, heads, dim, page)
+    keys, values = (rounded(x, dtype) for x in (given.keys, given.values))
+    return keys, values, given.table, replace(given, keys=wide(keys, dtype), values=wide(values, dtype))
 
 
 @pytest.mark.parametrize(
@@ -323,22 +306,3 @@ def test_decays_too_low_to_divide_by_are_told(build: Build) -> None:
     build("recurrent", "KEYS=64")("recurrent_chunks", (4, 1, 1), 128, *x, decay, beta, states, y, worst,
                                   16, 1, 64, 64, 1)  # fmt: skip
     assert worst[0] == 1
-
-
-@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
-@pytest.mark.parametrize("format_", four_bit.BLOCK)
-def test_four_bit_experts(build: Build, dtype: str, format_: str) -> None:
-    """The packed rows of the CPU's kernel, widened to 16 bits."""
-    hidden, inter, counts = 256, 128, [1, 0, 19]
-    offsets, n = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32), len(counts)
-    slots, shapes = int(offsets[-1]), ((n, inter, hidden), (n, inter, hidden), (n, hidden, inter))
-    packed = [four_bit.pack(normal(43 + i, *s) / 8, format_) for i, s in enumerate(shapes)]
-    w = four_bit.FourBitWeights(*packed, format_)
-    x = rounded(normal(46, slots, hidden), dtype)
-    h, y = poison((slots, inter), dtype), poison((slots, hidden), dtype)
-    run = build("experts", "NT=2", f"FOUR={four_bit.BLOCK[format_]}", *PLAIN[dtype])
-    run("gate_up", (inter // 16, n), 128, x, offsets, w.gate, w.up, h, hidden, inter)
-    run("down", (hidden // 16, n), 128, h, offsets, w.down, y, hidden, inter)
-    ids = np.repeat(np.arange(n), counts)[:, None]
-    want = experts.reference(wide(x, dtype), ids, np.ones((slots, 1), np.float32), w.exact(range(n)))
-    require(wide(y, dtype), want, dtype, "experts")

@@ -5,11 +5,8 @@ The same launch code runs on any machine through the emulator, at small sizes.
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,6 +17,8 @@ from opbyte.kernels.check import WrongResult, require
 from opbyte.kernels.gpu_layer_cases import CASES
 from opbyte.kernels.gpu_search import SPACES, search_gpu
 from opbyte.kernels.timing import CallSeconds
+
+from . import emulate
 
 
 def cupy_device() -> gpu.CupyDevice:
@@ -33,23 +32,13 @@ def cupy_device() -> gpu.CupyDevice:
         pytest.skip(str(error))
 
 
-def _emulate() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("emulate", Path(__file__).with_name("emulate.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 class EmulatedDevice:
     """A `gpu.Device` on the CPU: outputs start as NaN."""
 
     cores = 2
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.module = folder, _emulate()
+        self.folder = folder
         self.built: dict[tuple[str, ...], Any] = {}
 
     def empty(self, shape: Sequence[int], dtype: str) -> np.ndarray:
@@ -61,13 +50,13 @@ class EmulatedDevice:
     ) -> None:  # fmt: skip
         key = (source, *macros)
         if key not in self.built:
-            self.built[key] = self.module.Emulated(source, macros, self.folder)
+            self.built[key] = emulate.Emulated(source, macros, self.folder)
         self.built[key](kernel, grid, block, *args)
 
 
 @pytest.fixture(scope="module")
 def emulated(tmp_path_factory: pytest.TempPathFactory) -> EmulatedDevice:
-    if _emulate().COMPILER is None:
+    if emulate.COMPILER is None:
         pytest.skip("no g++ to run CUDA sources on the CPU")
     return EmulatedDevice(tmp_path_factory.mktemp("emulated"))
 

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import json
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import SpecError
 from opbyte.workloads.hf import model_from_keys
-from opbyte.workloads.layers import Attention, MixtureOfExperts, Run, SpanAttention
-from opbyte.workloads.model import layer_ops
-from opbyte.workloads.ops import Loads
+from opbyte.workloads.layers import Attention, MixtureOfExperts, SpanAttention
 
 ATTENTION = {"kind": "attention", "heads": 8, "kv_heads": 4, "head_dim": 64}
 LAYER: dict[str, Any] = {"times": 3, "mixer": ATTENTION, "ffn": {"kind": "ffn", "width": 1024}}
@@ -94,50 +87,6 @@ def test_bad_layers_are_one_line(layer: dict[str, Any], said: str) -> None:
         read(layer)
     assert f"f.json: {said}" in str(error.value) or f".{said}" in str(error.value)
     assert "\n" not in str(error.value)
-
-
-JUNK = st.sampled_from(
-    [None, True, 0, -1, 3, 7, 2**31, 1e9, 0.5, float("nan"), "", "moe", "attention", [], {}, [[1, 2, 3]],
-     {"kind": "attention"}, dict(ATTENTION), dict(SPANS)]
-)  # fmt: skip
-
-
-def places(tree: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Paths of all values of a tree."""
-    inside: Any = tree.items() if isinstance(tree, dict) else enumerate(tree)
-    out = []
-    for key, value in inside:
-        out.append((*at, key))
-        if isinstance(value, (dict, list)):
-            out += places(value, (*at, key))
-    return out
-
-
-@given(data=st.data())
-@settings(max_examples=300)
-def test_anything_else_is_a_model_or_one_line(data: st.DataObject) -> None:
-    experts = {"kind": "moe", "experts": 8, "top_k": 2, "width": 64}
-    keys = {**KEYS, "layers": [{**LAYER, "mixer": SPANS}, {**LAYER, "ffn": experts}]}
-    for _ in range(data.draw(st.integers(1, 3))):
-        keys = deepcopy(keys)
-        *way, last = data.draw(st.sampled_from(places(keys)))
-        inner: Any = keys
-        for step in way:
-            inner = inner[step]
-        inner[last] = data.draw(JUNK)
-    said = ""
-    try:
-        model = model_from_keys(keys, name="m", where="f.json")
-    except SpecError as error:
-        said = str(error)
-    if said:
-        assert "f.json" in said
-        assert "\n" not in said
-        return
-    assert model.total_params > 0
-    m = Batch.of([5], [(3, 0)]).moments(model.windows)
-    for layer, _ in model.groups:
-        layer_ops(layer, m, Run(model.numerics), Loads(np.ones(1), np.ones(1)))
 
 
 @pytest.mark.parametrize("layers", [None, [], [3]])

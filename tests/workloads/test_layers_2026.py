@@ -32,7 +32,6 @@ CACHES = {"DeepSeek-V3.2": 48_068, "GLM-5.2-FP8": 53_940, "DeepSeek-V4-Flash": 3
           "MiniMax-M3": 122_880 + 14_592, "Kimi-Linear-48B-A3B-Instruct": 8_064}  # fmt: skip
 
 
-VECTOR = ("elementwise", "hyper_pre", "hyper_post", "index_select")
 Read = Callable[[str], ModelSpec]
 
 

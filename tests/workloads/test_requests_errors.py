@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests import open_requests
@@ -176,7 +172,7 @@ def test_lengths_of_a_trace_cannot_be_given(write: Callable[..., Path]) -> None:
             open_requests(path, **{option: 5})
 
 
-# Fuzzing: whatever the bytes, blocks or an InputError.
+# `tests/test_spoilt_files.py` spoils these.
 
 VALID = {
     "own": (OWN + "0,0.5,10,20\n1,0.75,3,4\n2,9,2147483647,1\n").encode(),
@@ -185,47 +181,3 @@ VALID = {
     "lengths": (LENGTHS + "5,6\n7,8\n").encode(),
     "mooncake": (MOONCAKE * 3).encode(),
 }
-ALPHABET = b"0123456789.,-+eE_\"'{}[]:\r\n \0\xff\xc3naifTZxD"
-
-
-def read_bytes(content: bytes) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "f")
-        path.write_bytes(content)
-        for options in ({}, {"rate": 1.0}, {"spread": 1.0}):
-            try:
-                for block in open_requests(path, **options):  # type: ignore[arg-type]
-                    assert len(block) > 0
-                    assert np.isfinite(block.arrival_s).all()
-                    assert (np.diff(block.arrival_s) >= 0).all()
-                    for tokens in (block.input_tokens, block.output_tokens):
-                        assert tokens.min() >= 1
-                        assert tokens.max() < 2**31
-            except InputError as error:
-                assert "\n" not in str(error)  # noqa: PT017
-
-
-@given(st.binary(max_size=300))
-@example(b"\xef\xbb\xbf")
-@example(b"   ")
-@example(b"\r")
-@example(b"{")
-def test_arbitrary_bytes(content: bytes) -> None:
-    read_bytes(content)
-
-
-@settings(max_examples=400, deadline=None)
-@given(
-    st.sampled_from(sorted(VALID)),
-    st.lists(
-        st.tuples(st.floats(0, 1), st.integers(0, 4), st.lists(st.sampled_from(list(ALPHABET)), max_size=4).map(bytes)),
-        min_size=1,
-        max_size=4,
-    ),
-)
-def test_mutated_files(name: str, edits: list[tuple[float, int, bytes]]) -> None:
-    content = VALID[name]
-    for place, removed, added in edits:
-        at = int(place * len(content))
-        content = content[:at] + added + content[at + removed :]
-    read_bytes(content)

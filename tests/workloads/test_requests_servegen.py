@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests import RequestBlock, open_requests
@@ -183,21 +181,3 @@ def test_missing_dataset(client: Client) -> None:
     path.with_name("c-dataset.json").unlink()
     with pytest.raises(InputError, match=r"has no c-dataset\.json beside it"):
         open_requests(path)
-
-
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.data())
-def test_mutated_clients(client: Client, data: st.DataObject) -> None:
-    texts = [TRACE, json.dumps(DATASET)]
-    which = data.draw(st.integers(0, 1))
-    at = data.draw(st.integers(0, len(texts[which])))
-    cut = data.draw(st.integers(0, 5))
-    added = data.draw(st.text(alphabet='0123456789.,-eE_"{}:[]\r\n naifWG\0é', max_size=4))
-    texts[which] = texts[which][:at] + added + texts[which][at + cut :]
-    path = client(*texts)
-    try:
-        for block in open_requests(path, limit=5000):
-            assert block.input_tokens.min() >= 1
-            assert np.isfinite(block.arrival_s).all()
-    except InputError as error:
-        assert "\n" not in str(error)  # noqa: PT017

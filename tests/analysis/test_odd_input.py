@@ -1,6 +1,6 @@
-"""Is input that made earlier versions hang, crash or answer wrongly refused in one line?
+"""Is odd input refused in one line, or answered: pipes, huge counts, spoilt tables, names with control characters?
 
-Each case is one that an attack on the command line found; the bound or the reason is the library's.
+The bound or the reason is the library's. Wrong command lines are in `refused.txt`.
 """
 
 from __future__ import annotations
@@ -23,53 +23,8 @@ if TYPE_CHECKING:
     from conftest import Ask
 
 S = "simulate llama-3-8b --system h100-x1"
-AFD = "afd qwen3-30b-a3b --attention-on h100-x2 --experts-on h100-x2 --batch 64 --micro-batches 2"
 SMALL = f"{S} --rate 20 --requests 20 --input-len 64 --output-len 8"
 Write = Callable[[str, "str | bytes"], Path]
-
-
-@pytest.mark.parametrize(
-    ("line", "parts"),
-    {
-        f"{SMALL} --attention unfused": ("--attention", "--costs roofline"),
-        "roofline llama-3-8b --system h100-x1 --attention unfused": ("--attention", "measured fused"),
-        f"{SMALL} --replicas 2 --mtbf 1e-308": ("--mtbf", "from 0.001"),
-        f"{SMALL} --mtbf 0.002 --output-len 400 --requests 4": ("--mtbf", "faster than they serve"),
-        f"{S} --rate 8 --requests 2147483647 --input-len 64 --output-len 8":
-            ("--requests", "at most 1,000,000,000"),
-        "frames edge-moe-cityscapes --system zcu102-x1 --seed -1": ("--seed", "from 0"),
-        "compare edge-moe-cityscapes --systems zcu102-x1 --seed -1": ("--seed", "from 0"),
-        "frames edge-moe-cityscapes --system zcu102-x1 --rate 1e-308": ("--rate", "1e-09"),
-        "measure --quick --seed -1": ("--seed", "from 0"),
-        "search edge-moe-cityscapes --board zcu102 --fill 1e-9": ("zcu102", "no design fits"),
-        f"{SMALL} --policy ": ("--policy ''", "unknown policy"),
-        f"{SMALL} --router ": ("--router ''", "unknown router"),
-        f"{SMALL} --fail 1_0@3": ("--fail", "REPLICA@SECONDS"),
-        "roofline mixtral-8x7b --system h100-x4 --routing power_law:1_0": ("power_law", "exponent"),
-        "capacity llama-3-8b --systems h100-x1 --slo ttft_p99=1_0": ("--slo", "1_0"),
-        "roofline llama-3-8b --system mine.yaml-x4": ("mine.yaml-x4", "write a system file"),
-        f"inspect {'x' * 5000}": ("xxx", "opbyte list models"),
-        f"validate configs {'x' * 5000}": ("xxx", "too long"),
-        f"validate schedules {'x' * 5000}": ("xxx", "too long"),
-        f"sweep {'x' * 5000}": ("xxx", "..."),
-        f"roofline mixtral-8x7b --system h100-x4 --expert-dispatch {'x' * 5000}": ("xxx", "..."),
-        f"{AFD} --all-to-all auto": ("--all-to-all", "--against"),
-        f"{AFD} --overlap pipelined:2": ("--overlap", "--against"),
-        "train llama-3.2-1b --system h100-x1 --batch 1 --routing zzz": ("--routing", "unknown"),
-        "compare llama-3-8b --systems h100-x1 --schedule zzz": ("zzz", "unknown"),
-        "kernels shapes llama-3-8b --system h100-x1 --contexts ,,": ("--contexts", "from 1 on"),
-        f"{SMALL} --classes ab": ("--classes", "NAME:KEY=VALUE"),
-        "roofline mixtral-8x7b --system h100-x4 --experts-resident 4 --expert-predictor 0":
-            ("--expert-predictor", "above 0"),
-        "tune fused_moe --device h100 --shape tokens=1 --set ,,": ("--set", "KEY=VALUE"),
-        "measure --only ,,": ("--only", "unknown kernel"),
-    }.items(),
-)  # fmt: skip
-def test_bad_options(ask: Ask, line: str, parts: tuple[str, str]) -> None:
-    words = line.split(" ")
-    refused = ask(*words).refused()
-    assert all(part in refused for part in parts), refused
-    assert len(refused) < 400
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
@@ -114,6 +69,11 @@ def test_counts_whose_sum_overflows(ask: Ask, write: Write) -> None:
     assert f"{path}:2: e0 '1e308' must be a number from 0 to 1e+18" in ask(*line).refused()
 
 
+TINY = (
+    '{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, '
+    '"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, '
+    '"intermediate_size": 64, "vocab_size": 64}'
+)
 HEADER = "source,device,kernel,dtype,m,n,k,timing,measured_s\n"
 
 
@@ -139,11 +99,7 @@ def test_kernel_tables_of_times_that_cannot_be(ask: Ask, write: Write, row: str,
 def test_names_that_a_terminal_must_not_get(ask: Ask, tmp_path: Path, name: bytes) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
     folder.mkdir()
-    (folder / "config.json").write_text(
-        '{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, '
-        '"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, '
-        '"intermediate_size": 64, "vocab_size": 64}'
-    )
+    (folder / "config.json").write_text(TINY)
     done = ask("roofline", folder, "--system", "h100-x1", "--out", tmp_path / "out")
     assert done.code == 0, done.err
     page = (tmp_path / "out" / "report.html").read_text()
@@ -154,11 +110,7 @@ def test_names_that_a_terminal_must_not_get(ask: Ask, tmp_path: Path, name: byte
 def test_an_encoding_without_a_name_s_letters(tmp_path: Path) -> None:
     folder = tmp_path / "Llamä"
     folder.mkdir()
-    (folder / "config.json").write_text(
-        '{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, '
-        '"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, '
-        '"intermediate_size": 64, "vocab_size": 64}'
-    )
+    (folder / "config.json").write_text(TINY)
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-m", "opbyte", "inspect", folder], env=env,
                           capture_output=True, text=True, check=True)  # fmt: skip
