@@ -35,43 +35,63 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "opbyte"))
 
 
 LONG = [
-    "speculation",
-    "fuzz",
     "plan",
-    "kv_tiers",
-    "own_rules",
-    "measure",
     "calibrate_run",
-    "interval",
-    "interrupts",
-    "kernel_sets_fit",
+    "measure",
+    "published",
+    "speculation",
+    "capacity",
+    "extending",
+    "kept",
+    "touch_points",
     "scheduler",
+    "own_rules",
+    "expert_map",
+    "plots",
+    "price_list",
+    "sweep",
+    "kv_tiers",
+    "overlap",
+    "fuzz",
+    "kernel_sets_fit",
+    "cuda_emulated",
+    "usual",
+    "published_runs",
+    "serve",
+    "cuda_compiles",
+    "interval",
+    "plan_whatifs",
+    "options_used",
+    "cli_terminal",
+    "wide_ep",
+    "apart_paths",
+    "search",
+    "paths_agree",
+    "validate_runs",
+    "reference",
+    "report",
+    "expert_cache_answers",
+    "classes",
+    "cpu_kernels",
+    "reproduce_fpga",
+    "fetch",
+    "gpu",
+    "stationary",
+    "hecate",
+    "pools",
+    "apart_serving",
+    "kind_paths",
     "composed",
     "parts_together",
-    "extending",
-    "cli_terminal",
-    "capacity",
-    "sweep",
-    "plots",
-    "expert_map",
-    "expert_cache_answers",
     "dominance",
-    "overlap",
-    "classes",
-    "kept",
+    "interrupts",
     "report_browser",
-    "apart_serving",
-    "apart_paths",
-    "serve",
     "run_steps",
-    "speculation_answers",
-    "price_list",
     "agents",
-    "plan_whatifs",
-    "touch_points",
+    "speculation_answers",
 ]
-"""Files of 15 s and more, by their names without ``test_``, for who has no durations of an earlier run; doctests come
-later, for they find what others have compiled."""
+"""Files of 15 s and more, the longest first, by their names without ``test_``, for who has no durations of an earlier
+run; doctests come later, for they find what others have compiled."""
 DURATIONS = "opbyte/durations"
 """Seconds of every test file by its path, in pytest's cache: each run writes those that it ran."""
 took: Counter[str] = Counter()
@@ -84,8 +104,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """
     cache = getattr(config, "cache", None)  # none with -p no:cacheprovider
     known = cache.get(DURATIONS, {}) if cache else {}
-    long = {item.path: item.path.stem.removeprefix("test_") in LONG for item in items}
-    items.sort(key=lambda item: -known.get(_file(item.nodeid), 20.0 * long[item.path]))
+    place = {f"test_{name}": len(LONG) - i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: -known.get(_file(item.nodeid), place.get(item.path.stem, 0)))
     for item in items:
         if {"data", "data_set"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("data")

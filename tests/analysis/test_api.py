@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -14,8 +13,7 @@ from opbyte import InputError, inspect, load_model, load_system, roofline, simul
 from opbyte.analysis.answers.simulate import Simulation
 from opbyte.analysis.show.output import to_json
 
-if TYPE_CHECKING:
-    from conftest import Ask
+from .conftest import Ask
 
 EVIL = "<script>alert('x')</script>"
 

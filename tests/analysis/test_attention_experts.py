@@ -5,7 +5,7 @@ Given values stand in analysis/papers/values/, each file with its source.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from opbyte.analysis.reproduce import reproduce
 from opbyte.analysis.reproduce.base import figures_of
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
+
+from .conftest import Ask
 
 
 def test_mohs_predictions_hold_and_read_nothing_published(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +103,7 @@ def test_moas_gain_lies_within_what_bytes_allow() -> None:
             assert 1 < rates["moa"] / rates["vllm"] < 1.05 * a_token["vllm"] / a_token["moa"]
 
 
-def test_quick_is_one_seed(ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quick_is_one_seed(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[int]] = []
 
     def noted(*args: Any, seeds: Sequence[int], **more: Any) -> Any:

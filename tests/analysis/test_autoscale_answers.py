@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from opbyte.devices.catalog import load_device
 
-if TYPE_CHECKING:
-    from conftest import Ask
+from .conftest import Ask
 
 LINE = (
     "simulate", "llama-3-8b", "--prefill", "h100-x1", "--decode", "h100-x1", "--rate", "20", "--requests", "40",

@@ -6,7 +6,7 @@ simulations on either side of it, and runs made to be short of one resource.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from opbyte.analysis.studies.loads import Tried
 from opbyte.analysis.studies.service_level import read_level
 from opbyte.simulator.serving.record import Run
 from opbyte.workloads.errors import InputError
+
+from .conftest import Ask
 
 MODEL, SYSTEM = "llama-3-8b", "h100-x1"
 WORK: dict[str, Any] = {"input_len": 512, "output_len": 64, "lengths": "lognormal"}
@@ -236,7 +238,7 @@ def test_a_trace_is_played_faster(tmp_path: Path) -> None:
     assert "cannot be decided" in short.reason
 
 
-def test_command(ask: Callable[..., Any], tmp_path: Path) -> None:
+def test_command(ask: Ask, tmp_path: Path) -> None:
     arguments = ["capacity", MODEL, "--systems", f"{SYSTEM},a100-80gb-x1", "--slo", "e2e_p90=3",
                  "--requests", 50, "--input-len", 128, "--output-len", 16, "--tolerance", 0.5]  # fmt: skip
     answer = ask(*arguments, "--json", "--out", tmp_path / "out").json()

@@ -9,14 +9,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from opbyte.analysis.reference.kinds import TEMPLATES
 
-if TYPE_CHECKING:
-    from conftest import Ask
+from .conftest import Ask
 
 Write = Callable[[str, str | bytes], Path]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,8 +11,7 @@ from opbyte.analysis.commands.app import COMMANDS, OPTIONS, OTHERS
 from opbyte.simulator.option import options_of
 from opbyte.simulator.scenario import Scenario
 
-if TYPE_CHECKING:
-    from conftest import Ask
+from .conftest import Ask
 
 
 def panels(text: str) -> dict[str, list[str]]:

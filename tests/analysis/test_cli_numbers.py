@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-if TYPE_CHECKING:
-    from conftest import Ask
+from .conftest import Ask
 
 INSPECT = {
     "model": str, "total_params": int, "active_params": int, "weight_bytes": int,

@@ -7,14 +7,13 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 import opbyte.analysis.answers.simulate as simulate_module
 
-if TYPE_CHECKING:
-    from conftest import Ask
+from .conftest import Ask
 
 SMALL = ("simulate", "llama-3-8b", "--system", "h100-x1")
 FIXED = ("--input-len", "200", "--output-len", "20")

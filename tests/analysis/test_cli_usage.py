@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-if TYPE_CHECKING:
-    from conftest import Ask
+from .conftest import Ask
 
 R = "roofline mixtral-8x7b --system h100-x4"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,8 @@ import pytest
 from opbyte import simulate, validate_runs
 from opbyte.analysis.validate.runs.client_runs import acceptance, read_client_runs, sampled
 from opbyte.workloads.errors import InputError
+
+from .conftest import Ask
 
 COLUMNS = (
     "id", "model", "gpu", "count", "engine", "version", "tp", "weights", "concurrency", "ttft_mean_ms", "tpot_p50_ms",
@@ -74,7 +75,7 @@ def test_samples_spread_over_the_load() -> None:
     assert sampled(loads, None, lambda _: "", lambda x: (float(x),)) == loads
 
 
-def test_figures_are_those_of_simulate(tmp_path: Path, ask: Callable[..., Any]) -> None:
+def test_figures_are_those_of_simulate(tmp_path: Path, ask: Ask) -> None:
     path, engine = table(tmp_path, {}), tmp_path / "engine.json"
     engine.write_text(json.dumps(ENGINE))
     found = validate_runs([path]).to_dict()

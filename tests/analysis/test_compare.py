@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
@@ -16,8 +15,7 @@ from opbyte.simulator.fpga.deploy import deploy_fpga
 from opbyte.simulator.fpga.frames import run_image
 from opbyte.workloads.catalog import load_model
 
-if TYPE_CHECKING:
-    from conftest import Ask
+from .conftest import Ask
 
 ALL = "h100-x1,duplex-x1,logic-pim-x1,zcu104-x1"
 

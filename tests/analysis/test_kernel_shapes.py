@@ -11,7 +11,7 @@ import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,8 +24,7 @@ from opbyte.workloads.errors import InputError
 from opbyte.workloads.kernel_schemas import SCHEMAS, TEXT
 from opbyte.workloads.kernel_tables import KernelTable, read_tables
 
-if TYPE_CHECKING:
-    from conftest import Ask
+from .conftest import Ask
 
 CASES = [
     ("llama-3-8b", "h100-x1", {}),

@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,8 +25,7 @@ from opbyte.kernels.gpu_search import GpuSearched
 from opbyte.kernels.host import this_host
 from opbyte.kernels.timing import CallSeconds
 
-if TYPE_CHECKING:
-    from conftest import Ask
+from .conftest import Ask
 
 CORE = Core(16, 32, 48 << 10, 1 << 20, 32 << 20, 250e9, 28e9, 225e9, 100e9)
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -19,8 +19,7 @@ from opbyte.simulator.frameworks.engine_file import read_engine
 from opbyte.workloads.errors import visible
 from opbyte.workloads.regular import open_regular, read_regular
 
-if TYPE_CHECKING:
-    from conftest import Ask
+from .conftest import Ask
 
 S = "simulate llama-3-8b --system h100-x1"
 SMALL = f"{S} --rate 20 --requests 20 --input-len 64 --output-len 8"

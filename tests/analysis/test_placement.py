@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from opbyte import placement, roofline, simulate
 
-if TYPE_CHECKING:
-    from conftest import Ask
+from .conftest import Ask
 
 LINE = ("placement", "deepseek-v2-lite", "--system", "h100-x8", "--tp", "1", "--batch", "64",
         "--routing", "power_law:0.8")  # fmt: skip

@@ -6,7 +6,6 @@ Expected values: the devices asked for; the pool that is made too small by hand;
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,8 @@ from opbyte.simulator.parts.two_pools.asked import pair_of
 from opbyte.simulator.parts.two_pools.run import limiting_pool
 from opbyte.simulator.scenario import Scenario
 from opbyte.workloads.errors import CapacityError, InputError
+
+from .conftest import Ask
 
 MODEL = "llama-3-8b"
 LOAD: dict[str, Any] = {"rate": 8.0, "requests": 60, "input_len": 512, "output_len": 32}
@@ -106,7 +107,7 @@ def test_what_is_too_small_limits() -> None:
         assert limiting_pool(made.run, made.run.parts["two-pools"], ("ttft_p99",)) == name
 
 
-def test_capacity_tries_every_ratio_and_names_the_pool(ask: Callable[..., Any]) -> None:
+def test_capacity_tries_every_ratio_and_names_the_pool(ask: Ask) -> None:
     load = {"input_len": 2048, "output_len": 8}
     found = capacity(MODEL, "h100-x1", "ttft_p99=0.3", **PAIR, devices=4, requests=60,
                      tolerance=0.5, workers=1, **load).found  # fmt: skip
@@ -132,7 +133,7 @@ def test_sweeps_have_columns_of_pools() -> None:
     assert not set(OF_PARTS["prefill"]) & set(metrics_of(simulate(MODEL, "h100-x1", **LOAD)))
 
 
-def test_files_show_every_engine_and_the_link(ask: Callable[..., Any], tmp_path: Path) -> None:
+def test_files_show_every_engine_and_the_link(ask: Ask, tmp_path: Path) -> None:
     ask("simulate", MODEL, "--prefill", "h100-x1x2", "--decode", "h100-x1", "--rate", 8, "--requests", 20,
         "--input-len", 128, "--output-len", 8, "--out", tmp_path / "out")  # fmt: skip
     events = json.loads((tmp_path / "out" / "timeline.json").read_text())["traceEvents"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -23,8 +23,7 @@ from opbyte.devices.doubts import doubts
 from opbyte.workloads.catalog import catalog_entry
 from opbyte.workloads.errors import InputError
 
-if TYPE_CHECKING:
-    from conftest import Ask
+from .conftest import Ask
 
 S = "simulate llama-3-8b --system h100-x1"
 

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jsonschema
 import pytest
@@ -30,8 +30,7 @@ from opbyte.devices.hosts.catalog import load_host
 from opbyte.devices.spec import SystemSpec
 from opbyte.workloads.ops import OP_KINDS
 
-if TYPE_CHECKING:
-    from conftest import Ask
+from .conftest import Ask
 
 ROOT = Path(__file__).parents[2]
 DEVICES = sorted((ROOT / "devices" / "specs").glob("*.yaml"))

@@ -6,15 +6,13 @@ import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from opbyte.analysis.show.record import command_of, made_by
 from opbyte.workloads.digest import digest_of_files
 
-if TYPE_CHECKING:
-    from conftest import Ask
+from .conftest import Ask
 
 RUN = ("simulate", "llama-3-8b", "--system", "h100-x1", "--requests", "20")
 TRACE = "arrival_s,input_tokens,output_tokens\n0,64,8\n0.5,32,4\n"

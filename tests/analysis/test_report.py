@@ -11,7 +11,6 @@ import gzip
 import hashlib
 import json
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -31,6 +30,8 @@ from opbyte.analysis.reproduce.base import Reproduction, judged
 from opbyte.analysis.show.provenance import code_version
 from opbyte.simulator.serving.finished import Requests
 from opbyte.workloads.catalog import load_model
+
+from .conftest import Ask
 
 EVIL = "<script>document.title='owned'</script>"
 WORK: dict[str, Any] = {"rate": 4.0, "requests": 60, "input_len": 256, "output_len": 32}
@@ -206,7 +207,7 @@ def test_a_million_requests_fit(run: Simulation) -> None:
     assert len(report(big).encode()) < 5e6 / 2
 
 
-def test_commands_write_reports(ask: Callable[..., Any], tmp_path: Path) -> None:
+def test_commands_write_reports(ask: Ask, tmp_path: Path) -> None:
     ask("simulate", "llama-3-8b", "--system", "h100-x1", "--rate", 4, "--requests", 10,
         "--input-len", 64, "--output-len", 8, "--out", tmp_path / "run")  # fmt: skip
     ask("roofline", "llama-3-8b", "--system", "h100-x1", "--out", tmp_path / "roof")
@@ -217,7 +218,7 @@ def test_commands_write_reports(ask: Callable[..., Any], tmp_path: Path) -> None
         assert len(html) - len(scripts.library()) < 300_000
 
 
-def test_reports_of_one_folder_share_the_library(ask: Callable[..., Any], tmp_path: Path) -> None:
+def test_reports_of_one_folder_share_the_library(ask: Ask, tmp_path: Path) -> None:
     ask("simulate", "llama-3-8b", "--system", "h100-x1", "--rate", 4, "--requests", 10, "--seeds", 2,
         "--input-len", 64, "--output-len", 8, "--out", tmp_path)  # fmt: skip
     shared = list(tmp_path.rglob("*.js"))

@@ -10,7 +10,6 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -25,8 +24,7 @@ from opbyte.simulator.scenario.options import DeployOptions, EngineOptions, Work
 from opbyte.simulator.scenario.place import deployed
 from opbyte.workloads.errors import InputError
 
-if TYPE_CHECKING:
-    from conftest import Ask
+from .conftest import Ask
 
 OPTIONS = [*options_of(Scenario)]
 WORK = {"rate": 4.0, "requests": 10, "input_len": 64, "output_len": 8}

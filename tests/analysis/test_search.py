@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,8 +19,7 @@ from opbyte.devices.fpga.resources import engine_of
 from opbyte.simulator.fpga.designs import FpgaDesign
 from opbyte.simulator.scenario.stream_designs import tile_share
 
-if TYPE_CHECKING:
-    from conftest import Ask
+from .conftest import Ask
 
 FABRIC = engine_of(load_device("zcu104")[0])[2]
 ENGINE = engine_of(load_device("zcu104")[0])[1]

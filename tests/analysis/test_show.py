@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import yaml
@@ -17,8 +16,7 @@ from opbyte.simulator.batching.policies import POLICIES, Policy
 from opbyte.simulator.frameworks.engine_file import ENGINES
 from opbyte.workloads.catalog import load_model
 
-if TYPE_CHECKING:
-    from conftest import Ask
+from .conftest import Ask
 
 
 @pytest.mark.parametrize("name", list_devices())

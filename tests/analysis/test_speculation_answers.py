@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -23,8 +23,7 @@ from opbyte.simulator.scenario.build import deployment_of
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.batch import Batch
 
-if TYPE_CHECKING:
-    from conftest import Ask
+from .conftest import Ask
 
 RUN = ("simulate", "llama-3-8b", "--system", "h100-x1", "--policy", "vllm", "--rate", "8", "--requests", "30",
        "--input-len", "100", "--output-len", "20")  # fmt: skip

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,6 +37,7 @@ from opbyte.workloads.errors import InputError
 from opbyte.workloads.model import ModelSpec
 
 from ..processes import Start, descendants, ends
+from .conftest import Ask
 
 BASE = "base: {model: llama-3-8b, system: h100-x1, requests: 20, input_len: 64, output_len: 8}\n"
 Write = Callable[[str, str], Path]
@@ -379,7 +379,7 @@ def test_every_number_of_a_run_can_be_limited_and_one_that_is_not_there_is_an_er
         )
 
 
-def test_commands(ask: Callable[..., Any], small: tuple[Path, Path], tmp_path: Path) -> None:
+def test_commands(ask: Ask, small: tuple[Path, Path], tmp_path: Path) -> None:
     file, plain = small
     answer = ask("sweep", file, "--out", plain, "--json").json()
     assert (answer["points"], answer["done"], answer["failed"]) == (12, 6, 6)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -18,8 +17,7 @@ from opbyte.devices.tiles.rank import TERMS
 from opbyte.devices.tiles.variant import changed_spec
 from opbyte.workloads.errors import InputError
 
-if TYPE_CHECKING:
-    from conftest import Ask
+from .conftest import Ask
 
 SHAPE = {"tokens": 64, "experts": 128, "topk": 8, "hidden": 4096, "inter": 1536}
 TEXT = ",".join(f"{k}={v}" for k, v in SHAPE.items())

@@ -25,6 +25,8 @@ from opbyte.simulator.frameworks.engines import exchange_of
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
 
+from .conftest import Ask
+
 ROW: dict[str, Any] = {
     "source": "AIC-runs", "device": "H100-SXM-80GB", "framework": "vLLM", "framework_version": "",
     "model": "llama-3-8b", "weight_dtype": "bf16", "kv_dtype": "bf16", "gpus": 1, "tp": 1, "pp": 1,
@@ -247,7 +249,7 @@ def test_errors_leave_out_suspect_ttft(table: Callable[..., Path]) -> None:
     assert row["ttft_p90_ape"] == pytest.approx(abs(predicted[0].ttft_s / 0.1 - 1))
 
 
-def test_the_command(table: Callable[..., Path], tmp_path: Path, ask: Callable[..., Any]) -> None:
+def test_the_command(table: Callable[..., Path], tmp_path: Path, ask: Ask) -> None:
     split = "prefill 1x(tp1 dp1 ep1) decode 1x(tp1 dp1 ep1)"
     path = table({}, {"mode": "disagg", "gpus": 2, "notes": split}, {"framework": "LMDeploy"})
     out = tmp_path / "out"
@@ -273,14 +275,12 @@ def test_the_command(table: Callable[..., Path], tmp_path: Path, ask: Callable[.
         ([{"device": "Z9000"}], "no row that can be simulated"),
     ],
 )
-def test_bad_tables_are_refused(
-    table: Callable[..., Path], ask: Callable[..., Any], changes: list[Any], words: str
-) -> None:
+def test_bad_tables_are_refused(table: Callable[..., Path], ask: Ask, changes: list[Any], words: str) -> None:
     said = ask("validate", "points", table(*changes)).refused()
     assert all(word in said for word in words.split(" ", 1))
 
 
-def test_other_bad_files(ask: Callable[..., Any], tmp_path: Path) -> None:
+def test_other_bad_files(ask: Ask, tmp_path: Path) -> None:
     assert "no such file" in ask("validate", "points", tmp_path / "none.csv").refused()
     assert "folder" in ask("validate", "points", tmp_path).refused()
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")

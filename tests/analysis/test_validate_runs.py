@@ -7,7 +7,6 @@ is reached; docs/accuracy.md has the figures and says which bars of the contract
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
 
 from . import serving_folder as made_up
+from .conftest import Ask
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"], "hidden_size": 1024, "intermediate_size": 2816,
@@ -224,7 +224,7 @@ def test_nothing_to_replay(tmp_path: Path) -> None:
         validate_runs([tmp_path], seeds=0)
 
 
-def test_command(tmp_path: Path, ask: Callable[..., Any]) -> None:
+def test_command(tmp_path: Path, ask: Ask) -> None:
     folder = folder_of(tmp_path / "run")
     out = tmp_path / "out"
     found = ask("validate", "runs", folder, "--seeds", "1", "--json", "--out", out).json()
