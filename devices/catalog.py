@@ -19,9 +19,8 @@ from pydantic import ValidationError
 
 from ..workloads.errors import SpecError, nearest
 from ..workloads.parameters import Template
-from ..workloads.shown import Sources
 from ..workloads.specfile import Description, below, build, describe, load_description, merge, source_table
-from ..workloads.yamlfile import read_yaml
+from ..workloads.yamlfile import Sources, read_yaml
 from .hosts.catalog import host_in
 from .mapping import families, family, inherited
 from .spec import MAX_DEVICES, DeviceSpec, MappingSpec, SystemSpec

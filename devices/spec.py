@@ -9,8 +9,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from ..workloads.errors import nearest
 from ..workloads.ops import OP_KINDS
-from ..workloads.shown import table_of
 from ..workloads.specfile import Spec
+from ..workloads.yamlfile import table_of
 from .core_spec import CoreSpec, MacArraySpec, own_bandwidths
 from .dram.layout import DataLayout
 from .fields import Count, Fraction, NonNegative, Positive

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from ..workloads.yaml_text import quoted, scalar
+from ..workloads.yamlfile import quoted, scalar
 from .ceilings import Ceilings
 from .vector import LANES
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .batch import Moments
 from .layers import LayerKind, PatchEmbedding, RoutedKind, Run, is_routed
 from .layers.base import elementwise, gemm, split
-from .layers.hyper import hyper_ops, mixer_weights
+from .layers.streamed import hyper_ops, mixer_weights
 from .numerics import Numerics
 from .ops import Loads, Op
 from .sampling import sample_bytes, sort_bytes

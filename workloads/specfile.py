@@ -20,8 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import SpecError, nearest
 from .formula import Formula
-from .shown import Sources
-from .yamlfile import read_yaml
+from .yamlfile import Sources, read_yaml
 
 MAX_NUMBER = 1e100  # far above any quantity; in SI units it still is a finite float
 

@@ -10,13 +10,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .access import IN_SEQUENCE
 from .batch import SEQUENCES, Batch, Moments
 from .errors import InputError
 from .layers import Run, is_routed
 from .layers.base import Routed, elementwise
 from .model import ModelSpec, embedding_ops, head_ops, layer_ops
-from .ops import Loads, Op, about
+from .ops import IN_SEQUENCE, Loads, Op, about
 
 FUSED_BACKWARD = 2.5
 """Matmuls of a fused attention's backward pass over its forward pass: five (scores again, and the

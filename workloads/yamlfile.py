@@ -1,10 +1,16 @@
-"""Strict YAML: one mapping a file, without duplicate keys, tags or references."""
+"""Strict YAML: one mapping a file, without duplicate keys, tags or references.
+
+Text as part of a YAML file: nothing in it is lost or read as something else.
+
+How descriptions show themselves: as tables of a notebook, and in short.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from contextlib import suppress
 from functools import lru_cache
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +18,7 @@ import yaml
 from yaml.composer import Composer
 
 from .errors import InputError, SpecError
-from .regular import read_regular
+from .textfile import read_regular
 
 MAX_SPEC_BYTES = 4 << 20
 
@@ -122,3 +128,54 @@ def _read_as(kind: Any, name: str, text: str) -> Any:
     loader = kind(text)
     loader.name = name
     return loader.get_single_data()
+
+
+def quoted(text: str) -> str:
+    r"""Text in double quotes, what cannot be seen spelled out.
+
+    Examples
+    --------
+    >>> print(quoted('Intel "Xeon"'))
+    "Intel \"Xeon\""
+    """
+    special = {'"': '\\"', "\\": "\\\\"}
+    shown = (special.get(c, c) if c.isprintable() else f"\\U{ord(c):08x}" for c in text)
+    return f'"{"".join(shown)}"'
+
+
+def scalar(text: str) -> str:
+    """Text as it stands where YAML reads it back so, else quoted.
+
+    Examples
+    --------
+    >>> scalar("h100"), scalar("no"), scalar("a: b")
+    ('h100', '"no"', '"a: b"')
+    """
+    try:
+        plain = yaml.safe_load(f"[{text}]") == [text] and yaml.safe_load(f"a: {text}") == {"a": text}
+    except (yaml.YAMLError, ValueError):
+        plain = False
+    return text if plain else quoted(text)
+
+
+class Sources(dict[str, str]):
+    """Key path -> source of that number; hundreds of them, so `repr` only counts."""
+
+    def __repr__(self) -> str:
+        return f"<Sources of {len(self)} numbers>"
+
+
+def table_of(tree: Mapping[str, Any]) -> str:
+    """Plain data as an HTML table of key paths and values, everything escaped."""
+    rows: list[str] = []
+
+    def add(node: Any, path: str) -> None:
+        if isinstance(node, Mapping):
+            for key, below in node.items():
+                add(below, f"{path}.{key}" if path else str(key))
+        elif node not in ("", (), []):
+            value = ", ".join(map(str, node)) if isinstance(node, (tuple, list)) else f"{node}"
+            rows.append(f"<tr><td>{escape(path)}</td><td>{escape(value)}</td></tr>")
+
+    add(tree, "")
+    return f"<table><tbody>{''.join(rows)}</tbody></table>"

@@ -14,12 +14,12 @@ from ...simulator.option import placed
 from ...simulator.parts.two_pools.asked import counted
 from ...simulator.scenario.scenario import Scenario
 from ...workloads.catalog import is_model_path
-from ...workloads.digest import digest_of, digest_of_files
 from ...workloads.errors import InputError
 from ...workloads.hf.json_file import config_file
 from ...workloads.kernel_tables import table_files
 from ...workloads.requests.classes import is_classes_path
 from ...workloads.requests.sources import trace_files
+from ...workloads.textfile import digest_of, digest_of_files
 
 UNREADABLE = "unreadable"
 POOLS = ("prefill", "decode")

@@ -21,9 +21,9 @@ from ...devices.spec import SystemSpec
 from ...simulator.deploy.deployment import Deployment, deploy
 from ...simulator.scenario.load import load
 from ...simulator.step.explicit import PlacedOp, dealt, explicit_stage
-from ...workloads.access import Access
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
+from ...workloads.ops import Access
 from ...workloads.requests.options import check_count
 from ..parallel.study import Study
 from ..show.output import OutputFolder

@@ -7,8 +7,7 @@ from pathlib import Path
 from ...devices.catalog import load_system
 from ...devices.spec import SystemSpec
 from ...simulator.frameworks.engine_file import ENGINES, KEYS
-from ...simulator.frameworks.hub import hub_name
-from ...simulator.frameworks.launch import Room, launch_of
+from ...simulator.frameworks.launch import Room, hub_name, launch_of
 from ...simulator.frameworks.manifests import Copies, manifest
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.build import engine_settings

@@ -24,8 +24,7 @@ from ...workloads.batch import Batch
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count
-from ...workloads.tower import read_size
-from ...workloads.towered import with_tower
+from ...workloads.tower import read_size, with_tower
 from .step_timeline import Bar, bars_of
 from .usual import kernels_as_usual
 

@@ -14,8 +14,13 @@ from ...simulator.deploy.deployment import Deployment
 from ...simulator.option import chosen, options_of
 from ...simulator.scenario.load import load
 from ...simulator.scenario.options import DeployOptions
-from ...simulator.training.deploy import training_deployment, training_model
-from ...simulator.training.layout import TrainingLayout, TrainingOptions, training_layout
+from ...simulator.training.layout import (
+    TrainingLayout,
+    TrainingOptions,
+    training_deployment,
+    training_layout,
+    training_model,
+)
 from ...simulator.training.step import TrainingStep, training_step
 from ...workloads.batch import Batch
 from ...workloads.errors import InputError

@@ -20,9 +20,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ...workloads.digest import digest_of, digest_of_files
 from ...workloads.own_folder import cache_folder
 from ...workloads.plugins import plugin_files
+from ...workloads.textfile import digest_of, digest_of_files
 from .record import asked, versions
 
 R = TypeVar("R")

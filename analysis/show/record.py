@@ -126,8 +126,8 @@ def _paths(text: str) -> list[str]:
 
 
 def _digest(name: str) -> str:
-    from ...workloads.digest import digest_of_files
     from ...workloads.errors import InputError
+    from ...workloads.textfile import digest_of_files
 
     path = Path(name)
     try:

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...simulator.frameworks.engines import upkeep_of
 from ...simulator.frameworks.keys import number_of
-from ...simulator.frameworks.upkeep import upkeep_of
 from ...workloads.errors import CapacityError, InputError
 from ..parallel import OnProgress
 from .check import Compared, for_people

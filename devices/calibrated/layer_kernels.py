@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 
 from ...workloads.kernel_tables import KernelTable, joined
-from ...workloads.layers.hyper import hyper_rates
 from ...workloads.layers.indexer import score_rates, select_rates
 from ...workloads.layers.recurrent import conv_rates, delta_rates
-from ...workloads.layers.streamed import GATHERS, Rates, encoder_rates, sparse_rates
+from ...workloads.layers.streamed import GATHERS, Rates, encoder_rates, hyper_rates, sparse_rates
 from .family import F8, I8, Family, Parameter
 from .hardware import C_16, C_32, C_FP8
 from .streamed import PARAMETERS, QUANTITIES, X_ROWS, X_SEQ_UNITS, X_TOKEN_BYTES, from_op, rows

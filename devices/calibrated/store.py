@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ...workloads.yaml_text import quoted, scalar
+from ...workloads.yamlfile import quoted, scalar
 from .calibrate import FamilyFit
 from .errors import Errors
 from .family import Parameter

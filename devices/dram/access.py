@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ...workloads.access import Access
+from ...workloads.ops import Access
 from .efficiency import efficiency, in_words
 from .layout import DataLayout
 from .pattern import Pattern, PatternRun

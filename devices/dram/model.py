@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from ...workloads.access import IN_SEQUENCE, Access
 from ...workloads.errors import InputError
-from ...workloads.ops import Op
+from ...workloads.ops import IN_SEQUENCE, Access, Op
 from ..cost import Cost, Evidence, Roof, Roofline
 from ..device import Processor, SharedMemoryDevice
 from ..prices import PriceRow, Probe

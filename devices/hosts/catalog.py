@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ...workloads.errors import InputError, SpecError, nearest
-from ...workloads.shown import Sources
 from ...workloads.specfile import Description, build, describe, load_description
+from ...workloads.yamlfile import Sources
 from ..spec import DeviceSpec, LinkSpec, SystemSpec
 from .spec import HostSpec
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from ...workloads.specfile import Spec, build, load_description
-from ...workloads.yaml_text import quoted, scalar
+from ...workloads.yamlfile import quoted, scalar
 from ..calibrated.errors import Errors
 from ..catalog import load_device
 from ..fields import Count, NonNegative, Positive

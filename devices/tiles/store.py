@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ...workloads.errors import InputError, nearest
 from ...workloads.specfile import Spec, build, load_description
-from ...workloads.yaml_text import quoted
+from ...workloads.yamlfile import quoted
 from ..fields import Count, Fraction, Positive
 from .parameters import PARAMETERS
 

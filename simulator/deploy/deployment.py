@@ -24,7 +24,7 @@ from ...workloads.routing import check_routing
 from ...workloads.sampling import NONE, parse_sampling
 from ..part import Combination
 from ..registry import PARTS, check_parts, hooks_at, parts_of
-from .checks import check_choices, checked_device
+from .checks import Memory, check_choices, checked_device, device_memory
 from .expert_parts import ExpertPart, expert_parts, fewer_reached, sent_share
 from .layout import (
     Layout,
@@ -36,7 +36,6 @@ from .layout import (
     stage_link,
     stage_models,
 )
-from .memory import Memory, device_memory
 from .programs import LOGITS, QUANTISED, TO_AND_FRO
 
 AnyLink = LinkModel | PlannedLink

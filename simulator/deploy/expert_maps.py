@@ -1,13 +1,22 @@
-"""Maps from the experts of a layer to groups of devices, as data."""
+"""Maps from the experts of a layer to groups of devices, as data.
+
+Which copy of an expert serves a token: the share of its tokens that every slot gets.
+
+Every rank has as many tokens as any other, and they choose alike.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
-from ...workloads.errors import InputError
+from ...workloads.errors import InputError, nearest
+from ...workloads.ops import Loads
+from ...workloads.routing import Router
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -141,3 +150,142 @@ def dealt(sites: Sites) -> I8:
     for row, own in zip(out, np.array_split(np.arange(sites.experts), sites.groups), strict=True):
         row[: len(own)] = own
     return out
+
+
+DISPATCHES = ("any", "node", "local")
+"""Copies that a token may use: all copies of its expert, copies of its node if there are some, or its own device's,
+then its node's. The load is split evenly over them."""
+
+
+def check_dispatch(rule: str) -> None:
+    """Refuse an unknown rule.
+
+    Raises
+    ------
+    InputError
+    """
+    if rule not in DISPATCHES:
+        reason = f"must be {', '.join(DISPATCHES)}, not {rule!r}{nearest(rule, DISPATCHES)}"
+        raise InputError("--expert-dispatch", reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """A layer's map with the share of an expert's tokens that each of its slots serves.
+
+    Attributes
+    ----------
+    rule : str
+        One of `DISPATCHES`.
+    share : float64 array, shape (groups, slots)
+        Share of the tokens of the slot's expert; the shares of an expert add up to 1.
+    away : float64 array, shape (experts,)
+        Share of each expert's tokens that leave their rank.
+    out : float64 array, shape (experts,)
+        Share of them that leave their node.
+    """
+
+    map: ExpertMap
+    rule: str
+    share: F8
+    away: F8
+    out: F8
+
+    @property
+    def experts(self) -> I8:
+        """Expert of every slot, group by group; any one, with no share, where it is empty."""
+        return np.maximum(self.map.slots, 0).reshape(-1)
+
+    @property
+    def bounds(self) -> F8:
+        """Where each slot's share of its expert's tokens begins and ends, shape (slots of all, 2).
+
+        Slots of an expert follow each other from 0 to exactly 1, so that nothing is lost.
+        """
+        share, experts = self.share.reshape(-1), self.experts
+        out = np.zeros((len(experts), 2))
+        done = np.zeros(self.map.sites.experts)
+        last = {int(e): i for i, e in enumerate(experts) if share[i] > 0.0}
+        for i, e in enumerate(experts):
+            if share[i] > 0.0:
+                out[i, 0] = done[e]
+                done[e] = 1.0 if last[int(e)] == i else done[e] + share[i]
+                out[i, 1] = done[e]
+        return out
+
+    def drawn(self, tokens: I8, offsets: F8) -> Loads:
+        """Return the loads of all slots, group by group, for sampled tokens of the experts.
+
+        A slot gets the whole numbers that its bounds, moved by its expert's offset, pass: its share
+        of the tokens on average over offsets, never more than one token off.
+
+        Parameters
+        ----------
+        tokens : int64 array, shape (experts,)
+        offsets : float64 array, shape (experts,)
+            From 0 to below 1.
+        """
+        low, high = self.bounds.T
+        n, u = tokens[self.experts], offsets[self.experts]
+        return Loads.drawn((np.floor(n * high + u) - np.floor(n * low + u)).astype(np.int64))
+
+    def expected(self, router: Router, row: int, tokens: float, choices: float | None = None) -> Loads:
+        """Return the expected loads of all slots, group by group, for a step with `tokens` tokens."""
+        return router.expected(row, tokens, choices, (self.experts, self.share.reshape(-1)))
+
+    def group_loads(self, tokens: F8) -> F8:
+        """Return the tokens of every group from the tokens of each expert; shape (groups,)."""
+        return np.asarray((np.append(tokens, 0.0)[self.map.slots] * self.share).sum(axis=1))
+
+
+def dispatch(map: ExpertMap, rule: str) -> Dispatch:
+    """Share an expert's tokens over its copies by a rule of `DISPATCHES`."""
+    check_dispatch(rule)
+    sites = map.sites
+    owned, beside = sites.near()
+    share = np.zeros(map.slots.shape)
+    away, out = np.zeros(sites.experts), np.zeros(sites.experts)
+    for expert, groups, slots, part in _parts(map, rule):
+        share[groups, slots] = part.mean(axis=0)
+        away[expert] = (part * ~owned[:, groups]).sum(axis=1).mean()
+        out[expert] = (part * ~beside[:, groups]).sum(axis=1).mean()
+    return Dispatch(map, rule, share, away, out)
+
+
+def flows(map: ExpertMap, rule: str, tokens: F8) -> F8:
+    """Tokens that every rank sends to every group, shape (ranks, groups).
+
+    Parameters
+    ----------
+    tokens : float64 array, shape (experts,)
+        Of each expert, over all ranks.
+    """
+    sites = map.sites
+    out = np.zeros((sites.ranks, sites.groups))
+    for expert, groups, _, part in _parts(map, rule):
+        for group, each in zip(groups, part.T, strict=True):  # two copies may lie on one group
+            out[:, group] += each * (tokens[expert] / sites.ranks)
+    return out
+
+
+def _parts(map: ExpertMap, rule: str) -> Iterator[tuple[int, I8, I8, F8]]:
+    """Every expert, groups and slots of its copies, and each rank's share for them, [ranks, copies]."""
+    owned, beside = map.sites.near()
+    order = np.argsort(map.slots, axis=None, kind="stable")
+    experts = map.slots.reshape(-1)[order]
+    groups, slots = np.unravel_index(order, map.slots.shape)
+    bounds = np.searchsorted(experts, np.arange(map.sites.experts + 1))
+    for expert, (first, end) in enumerate(pairwise(bounds.tolist())):
+        at = groups[first:end]
+        goes = _candidates(rule, owned[:, at], beside[:, at])
+        yield expert, at, slots[first:end], goes / goes.sum(axis=1, keepdims=True)
+
+
+def _candidates(rule: str, here: npt.NDArray[np.bool_], node: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Copies that each rank's tokens go to, shape (ranks, copies)."""
+    goes = np.ones_like(here)
+    for near, rules in ((node, ("node", "local")), (here, ("local",))):
+        if rule in rules:
+            some = near.any(axis=1, keepdims=True)
+            goes = np.where(some, near, goes)
+    return goes

@@ -15,8 +15,7 @@ from ...workloads.layers import RoutedKind, Run
 from ...workloads.model import ModelSpec
 from ...workloads.ops import Loads
 from ...workloads.routing import Router, make_router
-from .expert_dispatch import Dispatch, dispatch
-from .expert_maps import F8, ExpertMap, Sites, dealt
+from .expert_maps import F8, Dispatch, ExpertMap, Sites, dealt, dispatch
 from .layout import Layout
 
 

@@ -17,8 +17,7 @@ from ...workloads.model import ModelSpec, embedding_ops, head_ops, layer_ops
 from ...workloads.ops import Loads
 from ...workloads.routing import make_router
 from .lowering import FpgaTarget, lower_ops
-from .program import ExpertBlock, Item, Program
-from .schedules import SCHEDULES
+from .schedules import SCHEDULES, ExpertBlock, Item, Program
 
 
 @dataclass(frozen=True, slots=True)

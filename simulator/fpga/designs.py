@@ -19,7 +19,7 @@ from ...workloads.ops import Loads, Op
 from ...workloads.pareto import unbeaten
 from .deploy import FpgaDeployment, deploy_fpga, image_program, stored_bytes
 from .frames import run_image
-from .program import ExpertBlock, Program, Tile
+from .schedules import ExpertBlock, Program, Tile
 
 QUERIES = (1, 2, 4, 8, 16, 32, 64)
 FEATURES = (8, 16, 32, 64)

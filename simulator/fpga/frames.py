@@ -11,12 +11,10 @@ import numpy.typing as npt
 import simpy
 
 from ...workloads.errors import InputError
-from ...workloads.vit_requests import check_images
-from ...workloads.vit_routing import ImageRouter, make_image_router
+from ...workloads.vit_requests import ImageRouter, check_images, make_image_router
 from .deploy import FpgaDeployment, image_program
 from .engine import Caches, FrameResult, run_frame
-from .program import ExpertBlock
-from .schedules import SCHEDULES, Steps
+from .schedules import SCHEDULES, ExpertBlock, Steps
 
 I8 = npt.NDArray[np.int64]
 F8 = npt.NDArray[np.float64]

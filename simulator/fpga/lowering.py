@@ -10,7 +10,7 @@ from ...devices.fpga.spec import EngineSpec
 from ...workloads.errors import CapacityError
 from ...workloads.ops import Op
 from ...workloads.registry import Registry
-from .program import ATTENTION, EMBEDDING, PAIR, ROUTER, ExpertBlock, ExpertLoad, Item, Tile, UnitPass
+from .schedules import ATTENTION, EMBEDDING, PAIR, ROUTER, ExpertBlock, ExpertLoad, Item, Tile, UnitPass
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -22,18 +23,29 @@ D = TypeVar("D", int, None)
 
 
 class Listed(NamedTuple):
-    """Keys that a module of this folder knows: what it reads, what does not bear on time, what it refuses and why."""
+    """Keys of an engine's file and of its sections: what is read, what does not bear on time, what is refused and why."""
 
     keys: tuple[str, ...]
     harmless: frozenset[str]
-    only: Mapping[str, tuple[Any, str]]
+    only: Mapping[str, Mapping[str, tuple[Any, str]]]  # by section
+    sections: Mapping[str, tuple[str, ...]]  # keys of each
 
 
-def listed(name: str) -> Listed:
-    """An entry of keys.yaml."""
-    entry = read_yaml(Path(__file__).parent / "keys.yaml")[name]
-    only = {key: (value, why) for key, (value, why) in entry["only"].items()}
-    return Listed(tuple(entry.get("keys", ())), frozenset(entry.get("harmless", ())), only)
+@cache
+def listed(engine: str) -> Listed:
+    """An engine's keys in keys.yaml."""
+    harmless: set[str] = set()
+    only: dict[str, dict[str, tuple[Any, str]]] = {}
+    sections: dict[str, dict[str, None]] = {}
+    keys: dict[str, None] = {}
+    for group in read_yaml(Path(__file__).parent / "keys.yaml")[engine]:
+        settings = {key: (value, why) for key, (value, why) in group.get("only", {}).items()}
+        section, names = group.get("section", ""), dict.fromkeys([*group.get("keys", ()), *settings])
+        keys |= names
+        sections.setdefault(section, {}).update(names)
+        only.setdefault(section, {}).update(settings)
+        harmless.update(group.get("harmless", ()))
+    return Listed(tuple(keys), frozenset(harmless), only, {name: tuple(known) for name, known in sections.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +56,9 @@ class Keys:
     values: dict[str, Any]
     prefix: str = ""
 
-    def doubts(self, known: Collection[str], harmless: Collection[str]) -> list[str]:
-        """Warnings about keys that are not `known`, nor `harmless`, and almost spelt like a known one."""
+    def doubts(self, engine: str) -> list[str]:
+        """Warnings about keys that an engine's list does not have, and almost spelt like one that it has."""
+        known, harmless = listed(engine)[:2]
         warnings = []
         for key in self.values:
             close = get_close_matches(key, known, n=1, cutoff=0.85)
@@ -79,9 +92,9 @@ class Keys:
             raise self.wrong(key, "a list of objects")
         return [Keys(self.path, items[i], f"{self.prefix}{key}[{i}].") for i in range(len(items))]
 
-    def refuse_unsimulated(self, only_: Mapping[str, tuple[Any, str]]) -> None:
+    def refuse_unsimulated(self, engine: str, section: str = "") -> None:
         """Refuse settings that bear on time and have a value that is not simulated."""
-        for key, (only, why) in only_.items():
+        for key, (only, why) in listed(engine).only[section].items():
             setting = self.values.get(key)
             if setting is not None and setting != only:
                 said = "left out" if only is None else json.dumps(only)

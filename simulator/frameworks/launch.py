@@ -2,6 +2,12 @@
 
 Both say the same in the engine's own names (sources: the modules that read the files). What the file
 cannot say is left to options.
+
+How ranks share experts, written in an engine's own keys; the modules that read them have the sources.
+
+What an engine has no key for is left to options, and named by `unsaid`.
+
+Published checkpoints in narrow formats: what an engine loads where it cannot make the format itself.
 """
 
 from __future__ import annotations
@@ -9,13 +15,68 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from ...workloads.catalog import catalog_entry
 from ...workloads.errors import InputError
-from .hub import checkpoint_of
-from .launch_sharing import sharing_values, unsaid
-from .sharing import NOTHING, Sharing
+from ...workloads.yamlfile import read_yaml
+from ..parts.overlap.gates import ALIKE, AT_LEAST, DECODING, gate_of
+from .sglang_file import DISPATCHES, MODES
+from .sharing import NOTHING, SHARING, Sharing
+from .vllm_file import EXCHANGES
+
+CHECKPOINTS = Path(__file__).parent / "hub.yaml"
+"""Checkpoint of a model -> format -> a published checkpoint in it."""
+MADE = {"vllm": ("fp8",), "sglang": ("fp8",), "tensorrt-llm": ("fp8",)}
+"""Formats that an engine makes of 16-bit weights as it loads them."""
+
+
+def checkpoint_of(engine: str, model: str, dtype: str | None, own: str) -> tuple[str, bool]:
+    """Return the checkpoint of a format, and whether the engine must quantise it.
+
+    Parameters
+    ----------
+    dtype : str or None
+        Format that is asked for; None = the checkpoint's own.
+    own : str
+        Format of the model's own checkpoint.
+
+    Raises
+    ------
+    InputError
+        No such checkpoint is known, and the engine makes none.
+
+    Examples
+    --------
+    >>> checkpoint_of("vllm", "Qwen/Qwen3-32B", "fp8_block", "bf16")
+    ('Qwen/Qwen3-32B-FP8', False)
+    >>> checkpoint_of("vllm", "org/m", "fp8", "bf16"), checkpoint_of("vllm", "org/m", None, "mxfp4")
+    (('org/m', True), ('org/m', False))
+    """
+    if dtype is None or dtype == own or dtype in ("bf16", "fp16"):
+        return model, False
+    listed = read_yaml(CHECKPOINTS).items()
+    known: dict[str, str] = next((x for name, x in listed if name.lower() == model.lower()), {})
+    if dtype in known:
+        return known[dtype], False
+    if dtype in MADE[engine] and own in ("bf16", "fp16"):
+        return model, True
+    raise InputError(
+        f"--dtype {dtype}", f"no checkpoint of {model} in it is known, and {engine} makes none as it "
+        "loads; quantise one, and name its folder",
+    )  # fmt: skip
+
+
+def hub_name(model: str) -> str:
+    """What a model is called where its checkpoint lies: as it was asked for, or the first such name."""
+    if "/" in model:
+        return model
+    entry = catalog_entry(model)
+    hubs = [name for name in entry.aliases if "/" in name] if entry else []
+    short = model.lower()
+    return next((n for n in hubs if n.rpartition("/")[2].lower().startswith(short)), (*hubs, model)[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,3 +280,85 @@ def _yaml(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {_yaml(x)}" for key, x in value.items()) + "}"
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+EPLB = {"eplb": "auto", "balanced": "deepseek", "balanced-by-node": "deepseek_hierarchical"}
+"""Placements of SGLang's `eplb_algorithm`."""
+
+Written = tuple[dict[str, Any], frozenset[str]]
+"""Keys of a file with their values, and the options that they say."""
+
+
+def _vllm_sharing(sharing: Sharing, dp: int) -> Written:
+    values, said = dict[str, Any](), set[str]()
+    backend = next((k for k, v in EXCHANGES.items() if v is not None and v == sharing.all_to_all), None)
+    if backend is not None and dp > 1:
+        values["all2all_backend"] = backend
+        said.add("all_to_all")
+    gate = gate_of(sharing.overlap or "")
+    if backend is not None and dp > 1 and gate is not None and gate.rule == AT_LEAST:
+        values |= {
+            "enable_dbo": True, "dbo_decode_token_threshold": gate.decodes,
+            "dbo_prefill_token_threshold": gate.prompts,
+        }  # fmt: skip
+        said.add("overlap")
+    placed = sharing.expert_placement or ("balanced" if sharing.redundant_experts is not None else None)
+    if placed in EPLB:
+        values |= {"enable_eplb": True, "eplb_config": {"num_redundant_experts": sharing.redundant_experts or 0}}
+        said.add("redundant_experts")
+        if placed == "eplb":  # vLLM chooses between the other two by itself
+            said.add("expert_placement")
+    elif placed == "round-robin" and not sharing.redundant_experts:
+        values["expert_placement_strategy"] = "round_robin"
+        said |= {"expert_placement", "redundant_experts"}
+    return values, frozenset({*said, *(["expert_dispatch"] if sharing.expert_dispatch == "any" else [])})
+
+
+def _sglang_sharing(sharing: Sharing, dp: int) -> Written:
+    values, said = dict[str, Any](), set[str]()
+    mode = next((k for k, v in MODES.items() if v == sharing.all_to_all), None)
+    sends = mode is not None and dp > 1
+    if sends:
+        values |= {"moe_a2a_backend": "deepep", "deepep_mode": mode}
+        said.add("all_to_all")
+    gate = gate_of(sharing.overlap or "")
+    rule = DECODING if mode == "low_latency" else ALIKE
+    if sends and gate is not None and gate.rule == rule:
+        values["enable_two_batch_overlap"] = True
+        said.add("overlap")
+    placed = sharing.expert_placement or ("balanced" if sharing.redundant_experts is not None else None)
+    if placed in EPLB:
+        values |= {"enable_eplb": True, "eplb_algorithm": EPLB[placed]}
+    if placed in EPLB or (placed == "wrapped" and sharing.redundant_experts):
+        rule_ = next(k for k, v in DISPATCHES.items() if v == (sharing.expert_dispatch or "any"))
+        values |= {"ep_num_redundant_experts": sharing.redundant_experts or 0, "ep_dispatch_algorithm": rule_}
+        said |= {"expert_placement", "redundant_experts", "expert_dispatch"}
+    return values, frozenset(said)
+
+
+WRITERS: Mapping[str, Callable[[Sharing, int], Written]] = {"vllm": _vllm_sharing, "sglang": _sglang_sharing}
+"""What writes them, by engine."""
+
+
+def sharing_values(engine: str, sharing: Sharing, tp: int, dp: int, ep: int) -> dict[str, Any]:
+    """Keys of an engine's file that say what `sharing` does, as far as it has any."""
+    return _written(engine, sharing, tp, dp, ep)[0]
+
+
+def unsaid(engine: str, sharing: Sharing, tp: int, dp: int, ep: int) -> list[str]:
+    """Options of `sharing` that an engine has no key for, as they are written."""
+    said = _written(engine, sharing, tp, dp, ep)[1]
+    given = ((name, getattr(sharing, name)) for name in SHARING)
+    return [f"--{n.replace('_', '-')} {value}" for n, value in given if value is not None and n not in said]
+
+
+def _written(engine: str, sharing: Sharing, tp: int, dp: int, ep: int) -> Written:
+    """Both; of a dispatch that SGLang has no word for nothing is said of copies."""
+    if replace(sharing, keys=()) == NOTHING or ep == 1 or engine not in WRITERS:
+        return {}, frozenset()
+    if ep != tp * dp:  # tokens are sent among all devices or not at all
+        dp = 1
+    if engine == "sglang" and sharing.expert_dispatch == "node":
+        bare = replace(sharing, expert_placement=None, redundant_experts=None, expert_dispatch=None)
+        return _sglang_sharing(bare, dp)
+    return WRITERS[engine](sharing, dp)

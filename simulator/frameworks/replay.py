@@ -20,8 +20,8 @@ import numpy as np
 from ...devices.catalog import load_system
 from ...workloads.catalog import load_model
 from ...workloads.errors import InputError
-from ...workloads.regular import read_regular
 from ...workloads.requests.block import RequestBlock, Turns
+from ...workloads.textfile import read_regular
 from ..batching.host import Pace
 from ..batching.plan_log import E_TOKENS, P_END, P_FREE, P_TIME
 from ..batching.policies import without_front

@@ -1,29 +1,32 @@
-"""Settings of vLLM, as an ``engine.json`` gives them."""
+"""Settings of vLLM, as an ``engine.json`` gives them.
+
+How ranks share experts: from vllm/config/parallel.py (`ParallelConfig`, `EPLBConfig`), vllm/v1/worker/ubatch_utils.py
+and vllm/platforms/cuda.py.
+
+KV blocks of vLLM in host memory: `kv_offloading_size`, or the equivalent connector.
+
+`speculative_config` of vLLM: who drafts how much.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from ...workloads.errors import SpecError, nearest
+from ...workloads.speculators.asked import MOST_DRAFTS, DraftChoice
 from ..batching.kv import BLOCK_TOKENS, CacheSettings
 from ..batching.policies import POLICIES, Policy, limited
 from ..limits import MAX_SEQUENCES
+from ..parts.kv_tiers.settings import KvTier, TierSettings
+from ..parts.overlap.gates import MOST_TOKENS
+from .engines import upkeep_of
 from .keys import Keys, host_of, listed, told, version_doubts, version_of
 from .settings import EngineSettings
-from .upkeep import upkeep_of
-from .vllm_offload import KEYS as OFFLOADED
-from .vllm_offload import tiers_of_vllm
+from .sharing import PLACED_ONCE, Sharing, named, needs, not_simulated, refuse_old, refuse_unknown, without_effect
 from .vllm_rules import BATCHED, BATCHED_TOKENS, DEFAULT_VERSION, MODES, VllmLimits, rules_of
-from .vllm_sharing import HARMLESS as APART
-from .vllm_sharing import KEYS as SHARING
-from .vllm_sharing import captures, sharing_of
-from .vllm_speculation import KEYS as SPECULATIVE
-from .vllm_speculation import speculation_of
 
-LISTED = listed("vllm")
-ONLY = LISTED.only
-KEYS = (*LISTED.keys, *SPECULATIVE, *OFFLOADED, *ONLY, *SHARING)
-"""Every key that is read, of the file and of its parts."""
 NULL_BLOCKS = 1
 """vLLM keeps one block of its pool as a placeholder (BlockPool.null_block)."""
 
@@ -40,7 +43,7 @@ def vllm_settings(keys: Keys) -> EngineSettings:
     """
     version = version_of(keys, DEFAULT_VERSION)
     rules = rules_of(version)
-    keys.refuse_unsimulated(ONLY)
+    keys.refuse_unsimulated("vllm")
     cache, hardware, host = map(keys.part, ("kv_cache", "hardware", "host"))
     tp = keys.count("tensor_parallel_size", 1)
     dp = keys.count("data_parallel_size", 1)
@@ -72,11 +75,7 @@ def vllm_settings(keys: Keys) -> EngineSettings:
         limits=_limits(keys, cache, version, dp),
         doubts=(
             *doubts,
-            *(
-                d
-                for part in (keys, cache, hardware, host, keys.part("speculative_config"))
-                for d in part.doubts(KEYS, LISTED.harmless | APART)
-            ),
+            *(d for part in (keys, cache, hardware, host, keys.part(DRAFTS)) for d in part.doubts("vllm")),
         ),
     )
 
@@ -131,3 +130,187 @@ def _policy(
         caching=cache.flag("enable_prefix_caching", base.caching),
         order=order if order == "priority" else "",
     )
+
+
+CONNECTOR = "OffloadingConnector"
+"""What `kv_offloading_size` sets up with backend native (VllmConfig._post_init_kv_transfer_config in
+vllm/config/vllm.py): blocks are copied as they are computed, and loaded whenever they are found."""
+OTHERS = "only vLLM's own host memory tier is supported; use --kv-tiers for others, pools for transfers"
+
+
+def tiers_of_vllm(keys: Keys, cache: Keys) -> TierSettings | None:
+    """The host memory that a file gives KV blocks; None without any. Its link is the device's.
+
+    Raises
+    ------
+    SpecError
+        Another backend or connector, or a size that is none.
+    """
+    section = cache if cache.values.get("kv_offloading_size") is not None else keys
+    size = section.real("kv_offloading_size", 0.0, 0.0, 1e9) * 2.0**30
+    backend = section.text("kv_offloading_backend", "native")
+    if size and backend != "native":
+        raise SpecError(keys.path, f"{section.prefix}kv_offloading_backend: must be native, not {backend!r}: {OTHERS}")
+    moved = keys.part("kv_transfer_config")
+    if moved.values:
+        connector = moved.text("kv_connector", "")
+        if connector != CONNECTOR:
+            raise SpecError(
+                keys.path, f"kv_transfer_config.kv_connector: must be {CONNECTOR}, not {connector!r}: {OTHERS}"
+            )
+        if size:
+            raise SpecError(keys.path, "kv_transfer_config: kv_offloading_size says the same; give one")
+        extra = moved.part("kv_connector_extra_config")
+        extra.refuse_unsimulated("vllm", "kv_connector_extra_config")
+        size = float(extra.count("cpu_bytes_to_use", 0, 1 << 60, 0))
+        if not size:
+            where = "kv_transfer_config.kv_connector_extra_config.cpu_bytes_to_use"
+            raise SpecError(keys.path, f"{where}: is missing; bytes of the host's memory are required")
+    return TierSettings((KvTier("host", size, 0.0, 0.0, "file"),)) if size else None
+
+
+METHODS: Mapping[str, str] = {
+    "mtp": "mtp", "deepseek_mtp": "mtp", "glm4_moe_mtp": "mtp", "qwen3_next_mtp": "mtp",
+    "eagle": "eagle", "ngram": "ngram", "draft_model": "draft",
+}  # fmt: skip
+"""vLLM's method names and their names in `workloads.speculators` (vllm/config/speculative.py)."""
+DRAFTS = "speculative_config"
+
+
+def speculation_of(keys: Keys, tp: int) -> DraftChoice | None:
+    """What a file asks for; None without `speculative_config`.
+
+    Raises
+    ------
+    SpecError
+        Names the file and key that cannot be used, and what would be right.
+    """
+    section = keys.part(DRAFTS)
+    if keys.values.get(DRAFTS) is None:
+        return None
+    section.refuse_unsimulated("vllm", DRAFTS)
+    method, model = section.text("method", ""), section.text("model", "")
+    if not method and model:  # vLLM's rule: whatever is named is a draft model, if it is not "ngram"
+        method = "ngram" if model == "ngram" else "draft_model"
+    if method not in METHODS:
+        known = nearest(method, METHODS) if method else f"; known: {', '.join(METHODS)}"
+        what = f"unknown method {method!r}" if method else "is missing, as is model"
+        raise SpecError(keys.path, f"speculative_config.method: {what}{known}")
+    if section.values.get("num_speculative_tokens") is None:
+        raise SpecError(keys.path, "speculative_config.num_speculative_tokens: is missing; a whole number is required")
+    tokens = section.count("num_speculative_tokens", 1, MOST_DRAFTS)
+    if METHODS[method] == "draft" and not model:
+        raise SpecError(keys.path, "speculative_config.model: is missing; draft_model needs one")
+    split = section.count("draft_tensor_parallel_size", tp)
+    if split != tp:
+        raise SpecError(
+            keys.path, "speculative_config.draft_tensor_parallel_size: must be "
+            f"tensor_parallel_size ({tp}), as the model is split, not {split}",
+        )  # fmt: skip
+    return DraftChoice(METHODS[method], model if METHODS[method] == "draft" else "", tokens)
+
+
+def drafts_written(asked: DraftChoice) -> dict[str, Any]:
+    """The same key of drafts that need no other checkpoint; none of those that do."""
+    if asked.method not in ("mtp", "ngram") or not asked.tokens:
+        return {}
+    return {DRAFTS: {"method": asked.method, "num_speculative_tokens": asked.tokens}}
+
+
+GATHERS = ("allgather_reducescatter", "naive")
+"""Values of `all2all_backend` that are not an all-to-all; the first is the default."""
+EXCHANGES: Mapping[str, str | None] = {
+    "deepep_high_throughput": "deepep-normal", "deepep_low_latency": "deepep-low-latency",
+    "pplx": None, "flashinfer_all2allv": None, "flashinfer_nvlink_two_sided": None,
+    "flashinfer_nvlink_one_sided": None, "mori": None, "nixl_ep": None,
+}  # fmt: skip
+"""Those that are, and their algorithm here; None: all messages at once, directly."""
+NO_GRAPHS = "deepep_high_throughput"
+"""With this one vLLM captures no graphs (`check_and_update_config` in vllm/platforms/cuda.py)."""
+
+OLD = {
+    "num_redundant_experts": "eplb_config.num_redundant_experts",
+    "eplb_window_size": "eplb_config.window_size",
+    "eplb_step_interval": "eplb_config.step_interval",
+    "eplb_log_balancedness": "eplb_config.log_balancedness",
+    "microbatch_size": "ubatch_size",
+}
+"""Keys of earlier versions."""
+THRESHOLDS = {"dbo_decode_token_threshold": 32, "dbo_prefill_token_threshold": 512}
+
+
+def sharing_of(keys: Keys, tp: int, dp: int) -> tuple[str, Sharing, list[str]]:
+    """Return how ranks share experts: exchange, options and warnings.
+
+    Raises
+    ------
+    SpecError
+        Names the file and key that cannot be used, and what would be right.
+    """
+    refuse_old(keys, OLD)
+    spread = keys.flag("enable_expert_parallel", False) and tp * dp > 1
+    backend = keys.one_of("all2all_backend", GATHERS[0], (*GATHERS, *EXCHANGES))
+    doubts = list[str]()
+    sends = backend in EXCHANGES
+    if sends and not (spread and dp > 1):
+        doubts += without_effect(
+            keys, ["all2all_backend"], "without enable_expert_parallel" if dp > 1 else "with data_parallel_size 1"
+        )
+        sends = False
+    placement, copies, why = _placed(keys, spread)
+    overlap, also = _halves(keys, backend, spread, dp)
+    said = {
+        "--all-to-all": "all2all_backend", "--overlap": "enable_dbo",
+        "--expert-placement": "enable_eplb" if copies is not None else "expert_placement_strategy",
+        "--redundant-experts": "eplb_config.num_redundant_experts",
+    }  # fmt: skip
+    sharing = Sharing(EXCHANGES[backend] if sends else None, overlap, placement, copies, keys=named(keys.path, said))
+    return "all_to_all" if sends else "gather", sharing, [*doubts, *why, *also]
+
+
+def captures(keys: Keys, dp: int) -> bool:
+    """Whether the exchange lets vLLM capture graphs."""
+    return dp == 1 or keys.values.get("all2all_backend") != NO_GRAPHS
+
+
+def _placed(keys: Keys, spread: bool) -> tuple[str | None, int | None, list[str]]:
+    """Placement and copies of experts; None, None where the file asks for none."""
+    section = keys.part("eplb_config")
+    known = listed("vllm").sections[section.prefix.rstrip(".")]
+    refuse_unknown(section, known)
+    section.refuse_unsimulated("vllm", "eplb_config")
+    copies = section.count("num_redundant_experts", 0, least=0)
+    for name in ("window_size", "step_interval"):
+        section.count(name, 1)
+    section.flag("use_async", False)
+    strategy = keys.one_of("expert_placement_strategy", "linear", ("linear", "round_robin"))
+    if not keys.flag("enable_eplb", False):
+        if copies:
+            raise needs(section, "num_redundant_experts", "enable_eplb")
+        doubts = without_effect(section, [key for key in known if key in section.values], "without enable_eplb")
+        if strategy == "round_robin" and not spread:
+            doubts += without_effect(keys, ["expert_placement_strategy"], "without enable_expert_parallel")
+            strategy = "linear"
+        return ("round-robin" if strategy == "round_robin" else None), None, doubts
+    if not keys.flag("enable_expert_parallel", False):
+        raise needs(keys, "enable_eplb", "enable_expert_parallel")
+    if not spread:
+        raise SpecError(keys.path, "enable_eplb: needs tensor_parallel_size or data_parallel_size above 1")
+    doubts = not_simulated(section, {"window_size": PLACED_ONCE, "step_interval": PLACED_ONCE})
+    if strategy == "round_robin":
+        doubts += without_effect(keys, ["expert_placement_strategy"], "enable_eplb places experts")
+    return "eplb", copies, doubts
+
+
+def _halves(keys: Keys, backend: str, spread: bool, dp: int) -> tuple[str | None, list[str]]:
+    """Dual batch overlap: return a value of ``--overlap`` and warnings."""
+    least = [keys.count(name, default, MOST_TOKENS, least=0) for name, default in THRESHOLDS.items()]
+    if not keys.flag("enable_dbo", False):
+        return None, without_effect(keys, THRESHOLDS, "without enable_dbo")
+    if dp == 1:  # `coordinate_batch_across_dp` in vllm/v1/worker/dp_utils.py
+        return None, without_effect(keys, ["enable_dbo", *THRESHOLDS], "with data_parallel_size 1")
+    if not spread:
+        raise needs(keys, "enable_dbo", "enable_expert_parallel")
+    if not backend.startswith("deepep"):
+        raise needs(keys, "enable_dbo", "all2all_backend deepep_low_latency or deepep_high_throughput")
+    return f"two-batch:{least[0]},{least[1]}", []

@@ -84,9 +84,8 @@ def _deployed(
     whose = engine or (settings.engine if settings is not None and settings.given else "")
     alone = kernels_alone(whose, version, model, system.device) if system.device.kernels is not None else frozenset()
     if framework is not None:  # compiled code, which other deployments start without
-        from ..frameworks.checkpoints import as_multiplied
         from ..frameworks.engines import ENGINES, exchange_of
-        from ..frameworks.kernels import kernels_of
+        from ..frameworks.kernels import as_multiplied, kernels_of
 
         layout = make_layout(model, system, *(degrees[n] for n in ("tp", "dp", "ep", "pp")))
         stored = model.numerics.weight_format("experts")

@@ -19,11 +19,11 @@ from ...devices.dram.catalog import load_memory
 from ...devices.dram.layout import DataLayout
 from ...devices.published.streams import StreamEngine
 from ...devices.spec import DeviceSpec, SystemSpec
-from ...workloads.access import IN_SEQUENCE, Access
 from ...workloads.batch import Batch
 from ...workloads.errors import CapacityError, InputError, SpecError
 from ...workloads.model import ModelSpec
 from ...workloads.numerics import BITS, check_dtype
+from ...workloads.ops import IN_SEQUENCE, Access
 from ..deploy.deployment import deploy
 from ..step.explicit import PlacedOp, explicit_stage
 

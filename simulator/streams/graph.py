@@ -2,6 +2,12 @@
 
 Tasks of one resource run one after another in the order in which the graph lists them, as kernels of
 a CUDA stream do. What they wait for on other resources are their predecessors.
+
+The list scheduler: when each task of a graph runs, event by event.
+
+This is the readable definition of a step's time with overlap. A stream starts its next task as soon
+as it is free and the task's predecessors have ended. Without shared media that is a form in max and
+plus of the tasks' seconds, which compiled code evaluates (`parts.overlap.compiled`).
 """
 
 from __future__ import annotations
@@ -172,3 +178,133 @@ class Builder:
             See `Graph`.
         """
         return Graph(tuple(self.tasks), tuple(media))
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """When every task of a graph runs.
+
+    Attributes
+    ----------
+    starts, ends : tuple of float
+        Of each task [s], from the start of the first.
+    """
+
+    graph: Graph
+    starts: tuple[float, ...]
+    ends: tuple[float, ...]
+
+    @property
+    def makespan(self) -> float:
+        """When the last task ends [s]."""
+        return max(self.ends, default=0.0)
+
+    def busy(self) -> dict[str, float]:
+        """Seconds that each resource runs tasks."""
+        out: dict[str, float] = {}
+        for task, start, end in zip(self.graph.tasks, self.starts, self.ends, strict=True):
+            out[task.resource] = out.get(task.resource, 0.0) + (end - start)
+        return out
+
+    def exposed(self, first: str = COMPUTE) -> tuple[float, ...]:
+        """Seconds of each task that count towards the makespan; together they are the makespan.
+
+        An instant counts for the task of the resource `first` where that runs one, else for the task that began last of
+        those that the graph lists before the next one on `first`. A task's other seconds are hidden behind those.
+        """
+        out = [0.0] * len(self.starts)
+        end = self.makespan
+        for i in self._on(first):
+            out[i] = self.ends[i] - self.starts[i]
+        others = [i for i, t in enumerate(self.graph.tasks) if t.resource != first]
+        for low, high, following in self._gaps(first, end):
+            covered = high
+            while covered > low:
+                running = [i for i in others if self.starts[i] < covered <= self.ends[i]]
+                before = [i for i in running if i < following] or running
+                latest = max(before, key=lambda i: self.starts[i])
+                bottom = max(low, self.starts[latest])
+                out[latest] += covered - bottom
+                covered = bottom
+        return tuple(out)
+
+    def hidden(self, first: str = COMPUTE) -> dict[tuple[str, str], float]:
+        """Seconds that tasks of one label ran behind tasks of another on the resource `first` [s].
+
+        Keys are (label of what is hidden, label of what it is hidden behind).
+        """
+        tasks, out = self.graph.tasks, dict[tuple[str, str], float]()
+        mains = self._on(first)
+        others = [i for i, task in enumerate(tasks) if task.resource != first]
+        begin = 0
+        for i in sorted(others, key=lambda i: self.starts[i]):
+            while begin < len(mains) and self.ends[mains[begin]] <= self.starts[i]:
+                begin += 1
+            for j in mains[begin:]:
+                if self.starts[j] >= self.ends[i]:
+                    break
+                both = min(self.ends[i], self.ends[j]) - max(self.starts[i], self.starts[j])
+                if both > 0.0:
+                    key = tasks[i].label, tasks[j].label
+                    out[key] = out.get(key, 0.0) + both
+        return out
+
+    def _on(self, resource: str) -> list[int]:
+        """Tasks of a resource in order."""
+        return [i for i, task in enumerate(self.graph.tasks) if task.resource == resource]
+
+    def _gaps(self, first: str, end: float) -> list[tuple[float, float, int]]:
+        """When the resource `first` runs nothing before the end, and its next task's place."""
+        out, free = [], 0.0
+        for i in self._on(first):
+            if self.starts[i] > free:
+                out.append((free, self.starts[i], i))
+            free = max(free, self.ends[i])
+        return [*out, (free, end, len(self.starts))] if end > free else out
+
+
+def run(graph: Graph) -> Timeline:
+    """Schedule a graph.
+
+    Examples
+    --------
+    >>> from .graph import Graph, Task
+    >>> two = Graph((Task("send", "link", 2.0), Task("work", "compute", 3.0)))
+    >>> run(two).makespan
+    3.0
+    """
+    tasks, waits = graph.tasks, graph.waits()
+    left = [len(own) for own in waits]
+    following: list[list[int]] = [[] for _ in tasks]
+    for i, own in enumerate(waits):
+        for other in own:
+            following[other].append(i)
+    starts, ends = [0.0] * len(tasks), [0.0] * len(tasks)
+    running: dict[int, float] = {}  # the end of each at its present rate
+    rates: dict[int, float] = {}
+    now, ready = 0.0, [i for i, count in enumerate(left) if count == 0]
+    while ready or running:
+        for i in ready:
+            starts[i], running[i], rates[i] = now, now + tasks[i].seconds, 1.0
+        if graph.media:
+            busy = {tasks[i].resource for i in running if running[i] > now}
+            for i, end in running.items():
+                rate = _rate(tasks[i].resource, busy, graph.media)
+                if rate != rates[i]:
+                    running[i], rates[i] = now + (end - now) * rates[i] / rate, rate
+        now = min(running.values())
+        ready = []
+        for i in [i for i, end in running.items() if end <= now]:
+            ends[i] = now
+            del running[i]
+            for other in following[i]:
+                left[other] -= 1
+                if left[other] == 0:
+                    ready.append(other)
+    return Timeline(graph, tuple(starts), tuple(ends))
+
+
+def _rate(resource: str, busy: set[str], media: Sequence[Medium]) -> float:
+    """Return the rate of a resource shared with others; with several media the slowest limits it."""
+    shared = [m.factor for m in media if resource in m.resources and len(busy & m.resources) > 1]
+    return min(shared, default=1.0)

@@ -2,16 +2,137 @@
 
 Where a paper's model fits (no experts, attention through main memory, dropout), the sums are those of
 Korthikanti et al. (arXiv 2205.05198), table 2; they come from the ops, so any model has them.
+
+What the forward pass of a training step keeps for the backward pass, op by op.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ...workloads.layers import Run
-from ...workloads.ops import Op
-from ...workloads.saved_tensors import SavedTensor, dropped_modules, kept
+from ...workloads.ops import Op, about
+from ...workloads.training import SAVED_BITS, idle
 from .layout import TrainingOptions
+
+INPUT_READERS = frozenset(
+    {"qkv", "qkv_down", "kv_down", "gate_up", "gate", "up", "in", "router", "router_in", "shared_gate_up", "shared_up",
+     "residual_gate_up", "residual_up"}
+)  # fmt: skip
+"""Matmuls that read the input of their part of a layer, which is kept once for all of them."""
+
+KEEPS_NOTHING = frozenset({"embedding", "positions", "rope", "keys", "combine", "topk"})
+"""Linear vector ops, whose backward pass needs no input; gates are applied within the experts, so what comes back from them is not kept."""
+
+OUTPUT = "mla_up_proj dropped"
+"""Module of what is kept only where recomputing the projections of latent attention drops its queries, keys and values."""
+
+
+def dropped_modules(recompute: str) -> frozenset[str]:
+    """Modules whose tensors are not kept."""
+    chosen = {"selective": ["core_attn"], "full": ["core_attn"]}.get(recompute, recompute.split(","))
+    return frozenset([*chosen] if "mla_up_proj" in chosen else [*chosen, OUTPUT])
+
+
+@dataclass(frozen=True, slots=True)
+class SavedTensor:
+    """One tensor that the forward pass keeps for the backward pass.
+
+    Attributes
+    ----------
+    name : str
+        Tensors of equal names in one part of a layer are the same one.
+    module : str
+        Of `MODULES`: recomputing it drops the tensor.
+    whole : bool
+        Whether it spans the whole width of the model, so that tensor-parallel devices hold it alike
+        unless they split it along the sequence.
+    """
+
+    name: str
+    bytes: float
+    module: str = ""
+    whole: bool = False
+
+
+def kept(op: Op, run: Run, hidden: int, dropout: bool = False) -> list[SavedTensor]:
+    """What one op of a forward pass keeps for its backward pass.
+
+    The count of Korthikanti et al. (arXiv 2205.05198, section 4), op by op: the input of every matmul and activation
+    function, queries, keys, values and output of attention, and of attention that is not fused the softmax's output. A
+    layer of experts keeps the tokens sent to it, and what comes back for the gates' gradient.
+
+    Parameters
+    ----------
+    hidden : int
+        Width of the model.
+    dropout : bool
+        Whether attention that is not fused drops scores: it then keeps a mask of one byte, and the
+        scores that are left, besides.
+    """
+    value = run.numerics.act_bytes
+    s = op.shape
+    if op.name in KEEPS_NOTHING or idle(op):
+        return []
+    needs = about(op.kind).backward
+    if needs == "matmul":
+        return _kept_by_matmul(op, value, hidden)
+    if needs == "vector":
+        return _kept_by_vector(op, value, hidden)
+    narrow = SAVED_BITS.get(op.dtype, 8 * value) / 8
+    if needs == "experts":  # inputs of both products, and what the activation reads
+        read = s["routed"] * (s["hidden"] * narrow + (s["matrices"] - 1) * s["inter"] * value)
+        return [
+            SavedTensor(op.name, read, module="moe"),
+            SavedTensor("expert_activation", s["routed"] * s["inter"] * narrow, module="moe_act"),
+        ]
+    if needs == "state":  # what it reads, half of what it moves
+        return [SavedTensor(op.name, op.bytes / 2)]
+    scores = _scores(op) if run.score_passes else 0.0
+    operands = op.act_bytes - run.score_passes * value * scores
+    operands += op.kv_write_bytes * (op.kind == "attention_prefill")
+    out = [SavedTensor(op.name, operands, module="mla_up_proj" if op.kind == "mla_prefill" else "")]
+    if scores:
+        out.append(SavedTensor("softmax", value * scores, module="core_attn"))
+        if dropout:
+            out.append(SavedTensor("dropped", (value + 1) * scores, module="core_attn"))
+    return out
+
+
+def _scores(op: Op) -> float:
+    """Entries of the whole score matrices of an attention op over whole sequences."""
+    s = op.shape
+    if op.kind == "attention_image":
+        return s["heads"] * s["pairs"]
+    heads = s["heads_q"] if "heads_q" in s else s["heads"]
+    return heads * s["tokens"] * s["kv"] / s["batch"] if s["batch"] else 0.0
+
+
+def _kept_by_matmul(op: Op, value: float, hidden: int) -> list[SavedTensor]:
+    s = op.shape
+    size = s["m"] * s["k"] * s.get("batch", 1) * SAVED_BITS.get(op.dtype, 8 * value) / 8
+    if op.name == "out":  # attention keeps it as its output, until its operands are dropped
+        return [SavedTensor(op.name, s["m"] * s["k"] * value, module=OUTPUT)]
+    first = op.name in INPUT_READERS or (op.name == "q_up" and s["k"] == hidden)
+    module = (
+        "layernorm" if first else "mlp" if op.name == "down" else "shared_experts" if op.name == "shared_down" else ""
+    )
+    out = [SavedTensor("input" if first else op.name, size, module, whole=first or op.name == "logits")]
+    if op.name in ("router", "router_out"):  # probabilities stay in 32 bit
+        out.append(SavedTensor("probabilities", 4.0 * s["m"] * s["n"], whole=True))
+    return out
+
+
+def _kept_by_vector(op: Op, value: float, hidden: int) -> list[SavedTensor]:
+    """Inputs of a vector op; a norm moves four tensors and keeps one of them."""
+    rows, cols, tensors = (op.shape[name] for name in ("rows", "cols", "tensors"))
+    if op.name == "loss":  # the logits, in 32 bit
+        return [SavedTensor("logits_32", 4.0 * rows * cols)]
+    saved = tensors / 4 if op.name in ("norm", "final_norm") else tensors - 1
+    module = "mlp" if op.name == "activation" else "shared_experts" if op.name == "shared_activation" else ""
+    return [SavedTensor(op.name, saved * rows * cols * value, module, whole=cols == hidden)]
+
 
 MASK_BYTES = 1.0
 """Of a dropped or kept value."""

@@ -15,9 +15,8 @@ from ...workloads.layers import LatentAttention, SparseLatentAttention, is_route
 from ...workloads.layers.base import elementwise
 from ...workloads.training import Flops, RepeatedOp, step_flops, whole_sequences
 from ..deploy.deployment import Deployment
-from .deploy import stages_of
 from .layers import EXPERT, HOST, TENSOR, LayerPrices, Passes
-from .layout import TrainingLayout, TrainingOptions
+from .layout import TrainingLayout, TrainingOptions, stages_of
 from .memory import TrainingMemory, check_fits, stage_memory, usable_bytes
 from .pipeline import Schedule, in_flight, pass_seconds, schedule
 from .states import BytesPerWeight, ParameterCounts, layer_parameters, stage_parameters, states

@@ -27,7 +27,7 @@ from opbyte.analysis.studies.design.space import Space, read_space, space_path, 
 from opbyte.analysis.studies.search import search as search_engines
 from opbyte.analysis.studies.sweep import outcomes as running
 from opbyte.devices.catalog import describe_system
-from opbyte.simulator.scenario.changes import changed_model
+from opbyte.simulator.scenario.load import changed_model
 from opbyte.workloads.errors import InputError
 
 SPACES = Path(__file__).parent / "spaces"

@@ -26,7 +26,7 @@ from opbyte.analysis.papers.hecate import (
 )
 from opbyte.analysis.reproduce import reproduce
 from opbyte.analysis.reproduce.base import figures_of
-from opbyte.simulator.streams.scheduler import run
+from opbyte.simulator.streams.graph import run
 from opbyte.workloads.layers import MixtureOfExperts
 
 A16 = CLUSTERS[0]
@@ -106,7 +106,7 @@ def test_without_copies_tasks_are_one_after_another() -> None:
 
 def test_maps_of_a_layer_serve_every_token() -> None:
     own = trained(SHAPES[0], A16, ROUTING)
-    from opbyte.simulator.deploy.expert_dispatch import flows
+    from opbyte.simulator.deploy.expert_maps import flows
     from opbyte.simulator.deploy.expert_parts import sites_of
     from opbyte.simulator.parts.expert_map.placing import ExpertPlacing
 

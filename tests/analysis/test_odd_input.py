@@ -17,7 +17,7 @@ import pytest
 
 from opbyte.simulator.frameworks.engine_file import read_engine
 from opbyte.workloads.errors import visible
-from opbyte.workloads.regular import open_regular, read_regular
+from opbyte.workloads.textfile import open_regular, read_regular
 
 from .conftest import Ask
 

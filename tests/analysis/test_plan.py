@@ -24,8 +24,7 @@ from opbyte.analysis.studies.plan.choices import WORDS
 from opbyte.analysis.studies.plan.points import Look, PlanTask, TrialBench, point_of, predicted, slow_of
 from opbyte.analysis.studies.plan.words import untried
 from opbyte.simulator.frameworks.engine_file import read_engine
-from opbyte.simulator.frameworks.hub import hub_name
-from opbyte.simulator.frameworks.launch import Room, Start, command_line, engine_values
+from opbyte.simulator.frameworks.launch import Room, Start, command_line, engine_values, hub_name
 from opbyte.simulator.scenario.build import deployment_of
 from opbyte.simulator.scenario.play import run_scenario
 

@@ -14,7 +14,7 @@ from opbyte.analysis.validate.check import by_chance
 from opbyte.analysis.validate.runs.published import read_published
 from opbyte.analysis.validate.runs.published_run import _both, _options
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.frameworks.upkeep import upkeep_of
+from opbyte.simulator.frameworks.engines import upkeep_of
 from opbyte.simulator.scenario import Scenario
 from opbyte.workloads.errors import InputError
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from opbyte.analysis.show.record import command_of, made_by
-from opbyte.workloads.digest import digest_of_files
+from opbyte.workloads.textfile import digest_of_files
 
 from .conftest import Ask
 

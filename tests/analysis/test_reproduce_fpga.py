@@ -15,7 +15,7 @@ from opbyte.analysis.reproduce import reproduce
 from opbyte.analysis.reproduce.base import Reproduction, Row
 from opbyte.devices.catalog import load_device
 from opbyte.workloads.catalog import load_model
-from opbyte.workloads.vit_routing import make_image_router, queue_lengths
+from opbyte.workloads.vit_requests import make_image_router, queue_lengths
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from opbyte.analysis.studies.sweep.outcomes import key_of
 from opbyte.analysis.studies.sweep.parameters import scenario_of
 from opbyte.analysis.studies.sweep.run import TABLE
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.scenario.changes import changed_system
+from opbyte.simulator.scenario.load import changed_system
 from opbyte.workloads.errors import InputError
 
 BASE = "base: {model: llama-3-8b, system: h100-x1, requests: 20, input_len: 64, output_len: 8}\n"

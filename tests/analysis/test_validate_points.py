@@ -20,8 +20,8 @@ from opbyte.devices.calibrated.family import families
 from opbyte.devices.calibrated.kernel_sets import shared_parameters
 from opbyte.devices.calibrated.model import CalibratedModel
 from opbyte.devices.catalog import load_device
-from opbyte.simulator.frameworks.checkpoints import formats
 from opbyte.simulator.frameworks.engines import exchange_of
+from opbyte.simulator.frameworks.kernels import formats
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
 

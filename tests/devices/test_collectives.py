@@ -36,7 +36,7 @@ from opbyte.devices.link import collective
 from opbyte.devices.prices import P_BYTES, P_FIXED
 from opbyte.devices.ratios import Ratios
 from opbyte.devices.spec import LinkSpec
-from opbyte.simulator.training.pricing import collective_op
+from opbyte.simulator.training.layers import collective_op
 from opbyte.workloads.errors import InputError
 
 FAST = LinkSpec(name="fast", bandwidth_bytes_per_s=300e9, latency_s=1e-6)

@@ -28,10 +28,9 @@ from opbyte.devices.dram.ship import runs
 from opbyte.devices.dram.shipped import shipped
 from opbyte.simulator.deploy.deployment import deploy
 from opbyte.workloads import jit
-from opbyte.workloads.access import ACCESSES, IN_SEQUENCE, Access
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
-from opbyte.workloads.ops import Op
+from opbyte.workloads.ops import ACCESSES, IN_SEQUENCE, Access, Op
 
 MEMORY = load_memory("hbm3-5200-8hi")
 GPU = DataLayout(standard="hbm3-5200-8hi")

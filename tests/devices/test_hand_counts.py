@@ -30,10 +30,9 @@ from opbyte.workloads.layers import (
     Run,
     SparseLatentAttention,
 )
-from opbyte.workloads.layers.hyper import hyper_ops
 from opbyte.workloads.layers.linear_state import _scan
 from opbyte.workloads.layers.mla import LatentAttention
-from opbyte.workloads.layers.streamed import Sums, encoder_rates, streamed
+from opbyte.workloads.layers.streamed import Sums, encoder_rates, hyper_ops, streamed
 from opbyte.workloads.layers.vit import BidirectionalAttention
 from opbyte.workloads.numerics import Numerics
 from opbyte.workloads.ops import OP_KINDS, Loads, Op

@@ -16,8 +16,7 @@ from opbyte.simulator.batching.kv import kv_rules
 from opbyte.simulator.batching.policies import POLICIES
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.frameworks.engine_file import read_engine
-from opbyte.simulator.frameworks.engines import ENGINES, LaunchSettings
-from opbyte.simulator.frameworks.upkeep import EARLY_GAP_S, TOKENS
+from opbyte.simulator.frameworks.engines import EARLY_GAP_S, ENGINES, TOKENS, LaunchSettings
 from opbyte.simulator.frameworks.vllm_file import NULL_BLOCKS
 from opbyte.simulator.frameworks.vllm_rules import LOGIT_BYTES
 from opbyte.workloads.catalog import load_model

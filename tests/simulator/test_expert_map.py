@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import Deployment, deploy
-from opbyte.simulator.deploy.expert_dispatch import DISPATCHES, dispatch
-from opbyte.simulator.deploy.expert_maps import EMPTY, ExpertMap, Sites
+from opbyte.simulator.deploy.expert_maps import DISPATCHES, EMPTY, ExpertMap, Sites, dispatch
 from opbyte.simulator.parts.expert_map.placing import ExpertPlacing, expert_placing
 from opbyte.simulator.parts.expert_map.policies import MAP_POLICIES
 from opbyte.simulator.step.books import T_FLOPS, T_JOULES, new_books, totals

@@ -20,17 +20,16 @@ from opbyte.analysis.papers.m3vit import encoder_macs
 from opbyte.devices.catalog import load_device
 from opbyte.devices.fpga.spec import EngineSpec
 from opbyte.simulator.fpga.deploy import FpgaDeployment, deploy_fpga, image_program
-from opbyte.simulator.fpga.engine import Caches, run_frame
+from opbyte.simulator.fpga.engine import Caches, ExternalMemory, run_frame
 from opbyte.simulator.fpga.frames import run_image
 from opbyte.simulator.fpga.lowering import FpgaTarget
-from opbyte.simulator.fpga.memory import ExternalMemory
-from opbyte.simulator.fpga.program import ExpertBlock, ExpertLoad, Tile, UnitPass
+from opbyte.simulator.fpga.schedules import ExpertBlock, ExpertLoad, Tile, UnitPass
 from opbyte.simulator.parts.expert_cache.cache import ExpertCache
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import CapacityError, InputError
 from opbyte.workloads.hf import model_from_keys
 from opbyte.workloads.ops import Loads
-from opbyte.workloads.vit_routing import make_image_router, queue_lengths
+from opbyte.workloads.vit_requests import make_image_router, queue_lengths
 
 PLENTY = 1e15  # external memory that never is the limit [B/s]
 

@@ -14,8 +14,7 @@ from opbyte.simulator.parts.expert_cache.cache import ExpertCache
 from opbyte.simulator.parts.expert_cache.policies import CACHE_POLICIES
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
-from opbyte.workloads.vit_requests import arrivals, task_sequence
-from opbyte.workloads.vit_routing import make_image_router
+from opbyte.workloads.vit_requests import arrivals, make_image_router, task_sequence
 
 
 @pytest.fixture(scope="module")

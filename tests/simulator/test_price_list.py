@@ -29,12 +29,11 @@ from opbyte.simulator.step.books import K_BOUND, K_PROCESSOR, T_JOULES, T_RUNS, 
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import _affine, lower
 from opbyte.simulator.step.prices import Kernels, experts_price
-from opbyte.workloads.access import Access
 from opbyte.workloads.batch import Batch, Moments
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import CapacityError, InputError
 from opbyte.workloads.jit import compiled
-from opbyte.workloads.ops import Op
+from opbyte.workloads.ops import Access, Op
 
 from .pieces import batches_up_to
 

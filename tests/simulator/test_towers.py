@@ -24,8 +24,7 @@ from opbyte.simulator.parts.encoders.run import encoder_of
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.hf import model_from_keys, read_config
 from opbyte.workloads.model import ModelSpec
-from opbyte.workloads.tower import read_size
-from opbyte.workloads.towered import with_tower
+from opbyte.workloads.tower import read_size, with_tower
 
 TEXT = {
     "model_type": "qwen3", "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2,

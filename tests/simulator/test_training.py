@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from opbyte.analysis.answers.train import train
 from opbyte.devices.catalog import load_system
 from opbyte.devices.spec import SystemSpec
+from opbyte.simulator.training.layers import sustained
 from opbyte.simulator.training.pipeline import in_flight, order, pass_seconds, pipeline_chunks, schedule
-from opbyte.simulator.training.pricing import sustained
 from opbyte.simulator.training.states import BytesPerWeight, ParameterCounts, states
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import CapacityError, InputError

@@ -10,9 +10,8 @@ from opbyte import simulate
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.batching.policies import Policy
 from opbyte.simulator.deploy.deployment import deploy
-from opbyte.simulator.frameworks.engines import ENGINES, LaunchSettings
+from opbyte.simulator.frameworks.engines import ENGINES, UPKEEP, LaunchSettings, upkeep_of
 from opbyte.simulator.frameworks.keys import far_version
-from opbyte.simulator.frameworks.upkeep import UPKEEP, upkeep_of
 from opbyte.simulator.step.launches import NO_LAUNCHES
 from opbyte.workloads.catalog import load_model
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opbyte.devices.catalog import load_device
-from opbyte.simulator.scenario.changes import changed_system
+from opbyte.simulator.scenario.load import changed_system
 from opbyte.workloads.errors import SpecError
 from opbyte.workloads.formula import Formula, evaluate
 from opbyte.workloads.parameters import UNIT_NAMES

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests import RequestStream, open_requests
-from opbyte.workloads.requests.profiles import Profile, profile_of
+from opbyte.workloads.requests.arrivals import Profile, profile_of
 from opbyte.workloads.requests.servegen import find_clients, window_rates
 
 F8 = np.ndarray[tuple[int], np.dtype[np.float64]]

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opbyte.simulator.training.deploy import training_model
+from opbyte.simulator.training.activations import OUTPUT, kept
 from opbyte.simulator.training.layers import NOTHING
+from opbyte.simulator.training.layout import training_model
 from opbyte.workloads.catalog import list_models, load_model
 from opbyte.workloads.layers import Attention, FeedForward, Run
 from opbyte.workloads.layers.base import gemm
 from opbyte.workloads.model import Layer, ModelSpec, layer_ops
 from opbyte.workloads.numerics import Numerics
-from opbyte.workloads.saved_tensors import OUTPUT, kept
 from opbyte.workloads.training import RECOMPUTED_STATES, backward, step_flops, whole_sequences
 
 RUN = Run(Numerics("fp16", kv="fp16"))

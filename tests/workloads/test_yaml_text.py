@@ -6,7 +6,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from opbyte.workloads.yaml_text import quoted, scalar
+from opbyte.workloads.yamlfile import quoted, scalar
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=30)
 

@@ -19,30 +19,21 @@ from .base import (
 from .block_sparse import BlockSparseAttention
 from .compressed import CompressedAttention
 from .ffn import FeedForward
-from .fusion import Fusion
 from .indexer import Indexer
-from .kimi_delta import KimiDelta
-from .linear_state import GatedDeltaNet, Mamba
+from .linear_state import GatedDeltaNet, KimiDelta, Mamba
 from .lora import LowRank
-from .mamba2 import Lightning, Mamba2
+from .mamba2 import Lightning, Mamba2, ShortConv
 from .mla import LatentAttention
 from .moe import MixtureOfExperts
-from .published.attention_mixture import AttentionMixture
-from .published.head_experts import HeadExperts
-from .published.memories import Memories
-from .published.merged import MergedExperts
-from .published.mixlora import AdapterExperts
-from .published.modal import ModalMamba
-from .published.rmoe import RecurrentExperts
-from .published.shard_pool import PooledAdapter
+from .published.head_experts import AttentionMixture, HeadExperts
+from .published.memories import Memories, ModalMamba
+from .published.merged import MergedExperts, RecurrentExperts
+from .published.mixlora import AdapterExperts, PooledAdapter, RankExperts
 from .published.slices import SlicedAttention, SlicedFeedForward
-from .published.smora import RankExperts
 from .published.spans import SpanAttention
-from .short_conv import ShortConv
-from .side_inputs import SideInputs
+from .side_inputs import Fusion, SideInputs
 from .sparse_latent import SparseLatentAttention
-from .tower import ImageTower
-from .vit import BidirectionalAttention, MultiTaskExperts, PatchEmbedding
+from .vit import BidirectionalAttention, ImageTower, MultiTaskExperts, PatchEmbedding
 
 __all__ = [
     "LAYER_KINDS", "AdapterExperts", "Attention", "AttentionMixture", "BidirectionalAttention",

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..access import Access
 from ..batch import Moments
-from ..ops import Loads, Op
+from ..ops import Access, Loads, Op
 from .base import LayerCache, Reads, Run, State, Weights, alone, elementwise, gemm, layer_kind, split
 from .linears import Linear, PlainKind
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from ..access import Access
 from ..batch import Moments
-from ..ops import Loads, Op
+from ..ops import Access, Loads, Op
 from .attention import Attention, attention_core
 from .base import LayerCache, Routed, Run, State, Weights, elementwise, gemm, layer_kind, split
 from .linears import NamedKind, OfOneGroup

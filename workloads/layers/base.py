@@ -6,11 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeGuard, TypeVar
 
-from ..access import IN_SEQUENCE, Access
 from ..batch import Moments
 from ..errors import InputError
 from ..numerics import BITS, Numerics
-from ..ops import Loads, Op
+from ..ops import IN_SEQUENCE, Access, Loads, Op
 from ..registry import Registry
 from ..sampling import NONE
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..access import Access
 from ..batch import Moments
 from ..errors import InputError
-from ..ops import Loads, Op
+from ..ops import Access, Loads, Op
 from .attention import Attention
 from .base import LayerCache, Reads, Run, State, Weights, elementwise, gemm, layer_kind
 from .indexer import SCORE_BYTES, score_rates, select_op

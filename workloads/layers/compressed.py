@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..access import Access
 from ..batch import Moments
 from ..errors import InputError
-from ..ops import Loads, Op
+from ..ops import Access, Loads, Op
 from .base import Fixed, LayerCache, Reads, Run, State, Weights, elementwise, gemm, layer_kind, split
 from .indexer import Indexer
 from .linears import PlainKind

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..access import Access
 from ..batch import Moments
 from ..errors import InputError
-from ..ops import Op
+from ..ops import Access, Op
 from .base import LayerCache, Run, Weights, gemm
 from .streamed import Amount, Rates, Sums, streamed
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..access import Access
 from ..batch import Moments
-from ..ops import Loads, Op
+from ..ops import Access, Loads, Op
 from .base import Routed, Run, Weights, elementwise, gemm, layer_kind
 from .linears import Adaptable, AdaptedKind, Linear, OfOneGroup, linears_of, sides
 

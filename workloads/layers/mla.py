@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..access import Access
 from ..batch import Moments
 from ..numerics import Numerics
-from ..ops import Loads, Op
+from ..ops import Access, Loads, Op
 from .base import LayerCache, Reads, Run, State, Weights, alone, elementwise, gemm, layer_kind, split
 from .linears import PlainKind
 

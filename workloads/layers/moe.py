@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..access import Access
 from ..batch import Moments
 from ..errors import InputError
-from ..ops import Loads, Op
+from ..ops import Access, Loads, Op
 from .base import Routed, Run, Weights, alone, elementwise, gemm, layer_kind, split
 from .ffn import feed_forward
 from .linears import NamedKind

@@ -8,9 +8,8 @@ measured kernels are read with the same rates (`devices.calibrated.layer_kernels
 
 from __future__ import annotations
 
-from ..access import Access
 from ..batch import Moments
-from ..ops import Op
+from ..ops import Access, Op
 from .base import Run
 from .streamed import Amount, Rates, Sums, streamed
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..access import Access
 from ..batch import Moments
-from ..ops import Loads, Op
+from ..ops import Access, Loads, Op
 from .base import LayerCache, Reads, Run, State, Weights, elementwise, gemm, layer_kind
 from .indexer import Indexer, short_sums
 from .linears import PlainKind, WrappingKind

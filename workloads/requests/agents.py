@@ -16,8 +16,8 @@ import numpy as np
 
 from ..csvfile import Column
 from .block import Turns
+from .cells import Find, check_prompt, text_of, think_times
 from .rows import Rows
-from .session_cells import Find, check_prompt, text_of, think_times
 
 
 def _numbers() -> array[int]:

@@ -1,18 +1,30 @@
-"""Arrival processes: independent gaps between requests, sampled block by block."""
+"""Arrival processes: independent gaps between requests, sampled block by block.
+
+Rates that change over a day: a profile scales the gaps of any arrival process.
+
+Gaps are sampled at the mean rate; a profile maps them to the time with equal expected arrivals (time-rescaling: Brown
+and others, Neural Computation 14, 2002). So a Poisson process becomes one whose rate follows the profile, and burstier
+ones keep their bursts.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from ..csvfile import read_columns
 from ..errors import InputError
 from ..registry import Registry
 from .block import Turns
+from .cells import check_order, times
 from .options import MAX_CV, MIN_CV, check_real
 from .rows import Rows
+from .servegen import find_clients, window_rates
 
 Gaps = Callable[[np.random.Generator, int], npt.NDArray[np.float64]]
 """Samples n gaps [s]."""
@@ -66,3 +78,109 @@ def _first(turns: Turns, done: int) -> npt.NDArray[np.bool_]:
         return turns.follows < 0
     first: npt.NDArray[np.bool_] = turns.task == np.arange(done, done + len(turns.task))
     return first
+
+
+F8 = npt.NDArray[np.float64]
+
+OPTION = "--rate-profile"
+COLUMNS = ("start_s", "rate")
+DIURNAL, DAY_S, STEPS = "diurnal", 86_400.0, 1_440
+"""Name of the sine, its period unless another is given [s], and steps of constant rate in a period."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A rate over a period that repeats, constant in each of its steps; its mean is 1.
+
+    Attributes
+    ----------
+    starts_s, rates : float64 array, shape (n,)
+        Of the steps in which anything arrives [s].
+    done_s : float64 array, shape (n,)
+        What is expected before each step, as seconds at the mean rate.
+    """
+
+    starts_s: F8
+    rates: F8
+    done_s: F8
+    period_s: float
+
+    @classmethod
+    def of(cls, starts_s: F8, rates: F8, period_s: float) -> Profile:
+        """Steps that follow each other from 0 on, in any unit of rate, one of them above 0."""
+        lengths = np.diff(starts_s, append=period_s)
+        rates = rates * (period_s / float((rates * lengths).sum()))
+        busy = rates > 0
+        work = np.cumsum(rates[busy] * lengths[busy])
+        return cls(starts_s[busy], rates[busy], np.concatenate([[0.0], work[:-1]]), period_s)
+
+    def at(self, work_s: F8) -> F8:
+        """Return the time at which the profile expects as many arrivals as `work_s` seconds at the mean rate [s]."""
+        turns, rest = np.divmod(work_s, self.period_s)
+        step = np.searchsorted(self.done_s, rest, side="right") - 1
+        inside = (rest - self.done_s[step]) / self.rates[step]
+        arrival_s: F8 = turns * self.period_s + self.starts_s[step] + inside
+        return arrival_s
+
+
+def profile_of(text: str) -> Profile:
+    """A profile as it is named: ``diurnal:DEPTH[:PERIOD_S]``, a CSV of steps, or ServeGen clients.
+
+    Raises
+    ------
+    InputError
+        If the text is neither, or nothing ever arrives.
+    """
+    if text.partition(":")[0] == DIURNAL:
+        return _diurnal(text)
+    path = Path(text)
+    clients = find_clients(path) if not path.is_file() else []
+    if clients:
+        starts, rates, period = window_rates(clients)
+    elif path.is_file():
+        starts, rates, period = _steps(path)
+    else:
+        reason = f"must be {DIURNAL}:DEPTH, a CSV with {', '.join(COLUMNS)}, or ServeGen clients, not "
+        raise InputError(OPTION, f"{reason}{text!r}")
+    if not rates.any():
+        raise InputError(path, "has no rate above 0")
+    return Profile.of(starts, rates, period)
+
+
+def _diurnal(text: str) -> Profile:
+    """One wave a period, least at its ends: 1 - DEPTH to 1 + DEPTH times the mean."""
+    _, _, numbers = text.partition(":")
+    depth_text, colon, period_text = numbers.partition(":")
+    try:
+        depth, period = float(depth_text), float(period_text) if colon else DAY_S
+    except ValueError:
+        depth = period = math.nan
+    if not (0 <= depth <= 1 and 0 < period <= 1e9):
+        raise InputError(
+            OPTION, f"{DIURNAL} needs a depth from 0 to 1, and a period above 0 s if any, such as "
+            f"{DIURNAL}:0.6 or {DIURNAL}:0.6:3600, not {text!r}",
+        )  # fmt: skip
+    edges = np.linspace(0.0, 1.0, STEPS + 1)
+    done = edges - depth * np.sin(2 * np.pi * edges) / (2 * np.pi)  # so that steps hold what the wave does
+    return Profile.of(edges[:-1] * period, np.maximum(np.diff(done), 0.0), period)
+
+
+def _steps(path: Path) -> tuple[F8, F8, float]:
+    """Steps of a file; the last one is as long as the one before."""
+    parts: list[tuple[F8, F8]] = []
+    last = -np.inf
+    for start, rate in read_columns(path, COLUMNS):
+        begin = times(start)
+        last = check_order(start, begin, last)
+        parts.append((begin, times(rate)))
+    starts, rates = (np.concatenate([part[k] for part in parts]) for k in (0, 1))
+    if len(starts) < 2 or (np.diff(starts) <= 0).any():
+        raise InputError(path, "needs two steps or more, each starting later than the one before")
+    starts = starts - starts[0]
+    return starts, rates, float(2 * starts[-1] - starts[-2])
+
+
+def warped(batches: Iterable[Rows], profile: Profile) -> Iterator[Rows]:
+    """Let arrivals at a mean rate follow a profile."""
+    for rows in batches:
+        yield replace(rows, arrival_s=profile.at(rows.arrival_s))

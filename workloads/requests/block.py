@@ -42,7 +42,8 @@ class RequestColumns:
             return column[which] if isinstance(column, np.ndarray) else column
 
         spec: Any = self
-        return replace(spec, **{f.name: cut(getattr(self, f.name)) for f in fields(spec)})
+        taken: Self = replace(spec, **{f.name: cut(getattr(self, f.name)) for f in fields(spec)})
+        return taken
 
     @classmethod
     def joined(cls, parts: Sequence[Self | None]) -> Self | None:

@@ -9,10 +9,11 @@ from typing import TypeVar, cast
 
 from ..errors import InputError
 from ..registry import Registry
-from .arrivals import ARRIVALS, Gaps, with_arrivals
+from .arrivals import ARRIVALS, Gaps, profile_of, warped, with_arrivals
 from .block import MAX_BLOCK, RequestBlock, RequestStream
 from .frames import Table, is_table, table_file
-from .lengths import LENGTHS, Draw
+from .lengths import ARRIVALS as ARRIVAL_DRAWS
+from .lengths import GAP_CV, LENGTHS, RATE_PER_S, THINKING, TURNS, Draw, generator, sample_lengths
 from .options import (
     MAX_RATE,
     MAX_TIME_S,
@@ -24,12 +25,8 @@ from .options import (
     check_seed,
     check_size,
 )  # fmt: skip
-from .profiles import profile_of, warped
-from .randomness import ARRIVALS as ARRIVAL_DRAWS
-from .randomness import THINKING, TURNS, generator
 from .rows import Rows, at_zero, bounded, first, numbered, spread_stamps, until
 from .rows import since as later
-from .sample import GAP_CV, RATE_PER_S, sample_lengths
 from .sessions import with_turns
 from .sources import RowSource, generated, own_rate, trace
 

@@ -12,8 +12,7 @@ from ..csvfile import Column, numbers
 from ..errors import InputError, nearest
 from .block import Labels, RequestBlock, RequestStream
 from .classes import RequestClass
-from .lengths import LENGTHS
-from .randomness import INPUT_LENGTHS, KINDS, OUTPUT_LENGTHS, TENANTS, generator
+from .lengths import INPUT_LENGTHS, KINDS, LENGTHS, OUTPUT_LENGTHS, TENANTS, generator
 
 I8 = npt.NDArray[np.int64]
 

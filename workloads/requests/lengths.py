@@ -2,13 +2,29 @@
 
 Each entry of `LENGTHS` takes the two means (`input_len`, `output_len`) and returns one sampling function for each. A
 function consumes the generator value by value, so the lengths do not depend on the batch size.
+
+The embedded sample: a workload like a published one, when no trace is given.
+
+Arrivals and lengths follow published summary statistics of the Azure 2023 conversation trace
+(first 14,000 rows of Azure/AzurePublicDataset AzureLLMInferenceTrace_conv.csv, CC-BY 4.0):
+5.92 requests/s with a gap coefficient of variation of 1.08, and the quantiles below. No row of
+the trace is stored.
+
+Matched: rate and gap variation (gamma gaps, exactly in expectation); p50, p90, p99 and maximum of both lengths
+(exactly, to rounding); both means (exactly in expectation, to 0.1 %). Assumed: the shape between two quantiles
+(log-linear, bent by one exponent per length so that the mean holds), a minimum of 1 token, independence of input,
+output and gaps. Not matched: the trace's correlations and its slow drift.
+
+Independent random generators from one seed.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache, partial
+from dataclasses import dataclass
+from functools import cache, lru_cache, partial
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +32,15 @@ import numpy.typing as npt
 from ..errors import InputError
 from ..registry import Registry
 from .options import MAX_SIZE
+
+(ARRIVALS, INPUT_LENGTHS, OUTPUT_LENGTHS, CLIENT, TURNS, THINKING, KINDS, TENANTS) = range(8)
+"""What a generator is for; a client adds a number made from its name."""
+
+
+def generator(seed: int, *purpose: int) -> np.random.Generator:
+    """Return the generator of one purpose: its samples never shift another's."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=purpose))
+
 
 Draw = Callable[[np.random.Generator, int], npt.NDArray[np.int64]]
 LENGTHS: Registry[Callable[[int, int], tuple[Draw, Draw]]] = Registry("length distribution")
@@ -134,3 +159,67 @@ def _lognormal_mu(mean: int, most: int) -> float:
         above, beyond = _beyond(middle, most)
         low, high = (middle, high) if _rounded_mean(middle) - (above - beyond) < mean else (low, middle)
     return low
+
+
+RATE_PER_S, GAP_CV = 5.92, 1.08
+
+_PROBABILITIES = (0.0, 0.5, 0.9, 0.99, 1.0)
+_GRID = (np.arange(4096) + 0.5) / 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Published length statistics [tokens]: minimum (assumed), quantiles, maximum and mean."""
+
+    quantiles: tuple[int, int, int, int, int]
+    mean: int
+
+
+INPUT = Summary((1, 1015, 4074, 4122, 14050), 1199)
+OUTPUT = Summary((1, 115, 421, 598, 1000), 201)
+
+
+def sample_lengths() -> tuple[Draw, Draw]:
+    """Return the sampling functions of prompt and output lengths."""
+    return _draw(INPUT), _draw(OUTPUT)
+
+
+def _draw(summary: Summary) -> Draw:
+    bend = _bend(summary)
+
+    def draw(rng: np.random.Generator, n: int) -> npt.NDArray[np.int64]:
+        return np.rint(quantile(summary, bend, rng.random(n))).astype(np.int64)
+
+    return draw
+
+
+def quantile(summary: Summary, bend: float, probability: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Inverse distribution function [tokens].
+
+    Between published quantiles a (at p) and b (at q) it is ``a * (b / a) ** (v ** bend)`` with
+    ``v = (probability - p) / (q - p)``.
+    """
+    at = np.array(_PROBABILITIES)
+    logs = np.log(np.array(summary.quantiles, dtype=np.float64))
+    k = np.searchsorted(at, probability, side="right") - 1
+    k = np.minimum(k, len(at) - 2)
+    v = (probability - at[k]) / (at[k + 1] - at[k])
+    tokens: npt.NDArray[np.float64] = np.exp(logs[k] + v**bend * (logs[k + 1] - logs[k]))
+    return tokens
+
+
+@lru_cache
+def _bend(summary: Summary) -> float:
+    """Solve the exponent for the mean by bisection; a larger one means shorter lengths."""
+    low, high = 1e-2, 1e2
+    for _ in range(60):
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if _mean(summary, middle) > summary.mean else (low, middle)
+    return low
+
+
+def _mean(summary: Summary, bend: float) -> float:
+    total = 0.0
+    for p, q in pairwise(_PROBABILITIES):
+        total += (q - p) * float(quantile(summary, bend, p + (q - p) * _GRID).mean())
+    return total

@@ -2,21 +2,216 @@
 
 Source: alibaba/ServeGen, `data/<category>/<model>/` (Apache-2.0): per client a `*-trace.csv` and a `*-dataset.json`,
 see `servegen_client`.
+
+One ServeGen client: request counts and gap shapes per window, length tables per period.
+
+`*-trace.csv`, no header: window start [s], rate [1/s], gap coefficient of variation, pattern (Gamma, Weibull or empty =
+no activity), the pattern's shape and scale. `*-dataset.json`: period start [s] -> texts ``{tokens: probability}`` for
+`input_tokens` and `output_tokens` (`reason_ratio` splits the output of reasoning models; the total is served). The rate
+is a count of observed requests over the window: rate x 600 s is an integer in every row. So a window has exactly that
+many, with gaps of the fitted shape, scaled to fill the window; for shape 1 that is a Poisson process given its count.
+The scale column is not used: with a poor fit it contradicts the rate, up to a thousandfold in Weibull rows. A renewal
+process restarted in each window would overshoot by (cv**2 - 1) / 2 requests.
 """
 
 from __future__ import annotations
 
 import heapq
+import json
+import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..csvfile import Column, numbers, split_line
 from ..errors import InputError
+from ..textfile import at_line, read_lines, shown
 from .block import MAX_BLOCK
+from .cells import MAX_TIME
+from .lengths import CLIENT, Draw, from_table, generator
+from .options import MAX_SIZE
 from .rows import Rows
-from .servegen_client import DATASET, TRACE, WINDOW_S, ClientFiles, client_rows, windows
+
+TRACE, DATASET = "-trace.csv", "-dataset.json"
+WINDOW_S = 600.0
+MAX_WINDOW = 1 << 24
+"""Most requests of one client in one window: 28,000 per second."""
+
+MAX_DATASET_BYTES = 256 << 20
+MIN_SHAPE, MAX_SHAPE = 1e-3, 1e6
+_FIELDS = ("window start", "rate", "cv", "pattern", "shape", "scale")
+_PATTERNS = ("Gamma", "Weibull", "")
+
+
+@dataclass(frozen=True, slots=True)
+class ClientFiles:
+    """The two files of a client and its name (what their names have in common)."""
+
+    trace: Path
+    dataset: Path
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveWindow:
+    """One window with activity: its line, start [s], mean count, gap pattern and shape."""
+
+    line: int
+    start_s: float
+    count: float
+    pattern: str
+    shape: float
+
+
+def client_rows(client: ClientFiles, seed: int, rate_scale: float) -> Iterator[Rows]:
+    """Sample a client's requests, one batch per window that has any."""
+    rng = generator(seed, CLIENT, zlib.crc32(client.name.encode()))
+    periods = _Periods(client.dataset)
+    for window in windows(client.trace):
+        mean = window.count * rate_scale
+        if mean > MAX_WINDOW:
+            where = at_line(client.trace, window.line)
+            raise InputError(where, f"more than {MAX_WINDOW} requests in a window")
+        count = int(mean + rng.random())
+        if not count:
+            continue
+        arrival_s = window.start_s + WINDOW_S * _places(rng, window, count)
+        inputs, outputs = periods.at(window.start_s)
+        yield Rows(arrival_s, inputs(rng, count), outputs(rng, count))
+
+
+def _places(rng: np.random.Generator, window: ActiveWindow, count: int) -> npt.NDArray[np.float64]:
+    """Place `count` requests in (0, 1): `count` + 1 gaps of the window's shape, stretched."""
+    if window.pattern == "Gamma":
+        gaps = rng.standard_gamma(window.shape, count + 1)
+    else:  # a power of an exponential; through logs, since small shapes overflow
+        logs = np.log(np.maximum(rng.standard_exponential(count + 1), 1e-300)) / window.shape
+        gaps = np.exp(logs - logs.max())
+    edges = np.cumsum(gaps)
+    total = float(edges[-1])
+    return np.minimum(edges[:-1] / total, 1.0) if total > 0 else np.zeros(count)
+
+
+def windows(path: Path) -> Iterator[ActiveWindow]:
+    """Read the windows with activity, checking every row."""
+    end = 0.0
+    empty = True
+    for chunk in read_lines(path):
+        for line, text in enumerate(chunk.text, chunk.first):
+            row = split_line(path, line, text)
+            if not row:
+                continue
+            empty = False
+            window = _window(path, line, row)
+            if window.start_s < end:
+                raise InputError(at_line(path, line), "window starts before the last one ends")
+            end = window.start_s + WINDOW_S
+            if window.count:
+                yield window
+    if empty:
+        raise InputError(path, "is empty")
+
+
+def _window(path: Path, line: int, row: list[str]) -> ActiveWindow:
+    if len(row) != len(_FIELDS):
+        reason = f"row has {len(row)} cells, not {len(_FIELDS)}: {', '.join(_FIELDS)}"
+        raise InputError(at_line(path, line), reason)
+    start, rate, _, pattern, shape, _ = row
+    if pattern not in _PATTERNS:
+        raise InputError(at_line(path, line), f"pattern {shown(pattern)} is not Gamma or Weibull")
+    start_s = _number(path, line, "window start", start, 0, MAX_TIME)
+    count = _number(path, line, "rate", rate, 0, MAX_SIZE) * WINDOW_S
+    if not pattern or not count:
+        return ActiveWindow(line, start_s, 0.0, pattern, 1.0)
+    in_range = _number(path, line, "shape", shape, MIN_SHAPE, MAX_SHAPE)
+    return ActiveWindow(line, start_s, count, pattern, in_range)
+
+
+def _number(path: Path, line: int, name: str, cell: str, low: float, high: float) -> float:
+    return float(numbers(Column(path, [line], name, [cell]), low, high)[0])
+
+
+class _Periods:
+    """Length tables of a client; only the current period's are kept parsed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._current: tuple[float, float] = (np.inf, -np.inf)
+        self._draws: tuple[Draw, Draw] | None = None
+
+    def at(self, time_s: float) -> tuple[Draw, Draw]:
+        """Return the current distributions of input and output lengths at `time_s` [s].
+
+        A period with empty tables falls back on the one before it, or the first with any.
+        """
+        start, end = self._current
+        if self._draws is None or not start <= time_s < end:
+            self._load(time_s)
+        assert self._draws is not None
+        return self._draws
+
+    def _load(self, time_s: float) -> None:
+        data = _load_json(self._path)
+        used = sorted(
+            (_number(self._path, 1, "period start", key, 0, MAX_TIME), key)
+            for key, period in data.items()
+            if all(_texts(self._path, key, period))
+        )
+        if not used:
+            raise InputError(self._path, "has no length distribution")
+        k = max(0, sum(start <= time_s for start, _ in used) - 1)
+        start, key = used[k]
+        end = used[k + 1][0] if k + 1 < len(used) else np.inf
+        self._current = (start if k else 0.0, end)
+        inputs, outputs = _texts(self._path, key, data[key])
+        self._draws = (
+            _table(self._path, f"{key}.input_tokens", inputs),
+            _table(self._path, f"{key}.output_tokens", outputs),
+        )
+
+
+def _load_json(path: Path) -> dict[str, Any]:
+    lines: list[str] = []
+    for chunk in read_lines(path, line_bytes=MAX_DATASET_BYTES, most=MAX_DATASET_BYTES):
+        lines += chunk.text
+    try:
+        data = json.loads("\n".join(lines))
+    except json.JSONDecodeError as error:
+        raise InputError(at_line(path, error.lineno), f"is not valid JSON ({error.msg})") from None
+    except (ValueError, RecursionError):
+        raise InputError(path, "is not valid JSON (nested too deep or a number too long)") from None
+    if not isinstance(data, dict):
+        raise InputError(path, "must be a JSON object: period start -> length tables")
+    return data
+
+
+def _texts(path: Path, key: str, period: object) -> tuple[str, str]:
+    """Return the two table texts of a period without their braces."""
+    inner = []
+    for name in ("input_tokens", "output_tokens"):
+        text = period.get(name) if isinstance(period, dict) else None
+        if not isinstance(text, str) or not (text.startswith("{") and text.endswith("}")):
+            raise InputError(path, f"{key}.{name} must be a text like '{{tokens: probability}}'")
+        inner.append(text[1:-1].strip())
+    return inner[0], inner[1]
+
+
+def _table(path: Path, name: str, text: str) -> Draw:
+    """Parse ``tokens: probability, ...``; a count of 0 tokens is served as 1."""
+    pairs = [item.partition(":")[::2] for item in text.split(",")]
+    try:
+        table = np.array([(float(value), float(weight)) for value, weight in pairs])
+    except ValueError:
+        raise InputError(path, f"{name} is not a table of tokens: probability") from None
+    values, weights = table.T
+    integral = (values >= 0) & (values <= MAX_SIZE) & (values == np.floor(values))
+    if not (integral.all() and (weights >= 0).all() and 0 < weights.sum() < np.inf):
+        raise InputError(path, f"{name} has a token count or probability out of range")
+    return from_table(np.maximum(values, 1).astype(np.int64), weights)
 
 
 def find_clients(source: Path) -> list[ClientFiles]:

@@ -16,9 +16,9 @@ from ..csvfile import Column
 from ..errors import InputError
 from .agents import CallReader
 from .block import Turns
+from .cells import Find, check_prompt, text_of, think_times
 from .options import MAX_SIZE
 from .rows import Rows
-from .session_cells import Find, check_prompt, text_of, think_times
 
 COLUMNS = ("session", "predecessor", "after", "request_id", "think_s")
 """Optional columns of a trace; `request_id` counts with `predecessor` or `after` only."""

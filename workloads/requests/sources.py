@@ -11,11 +11,9 @@ import numpy as np
 from ..errors import InputError, visible
 from .block import MAX_BLOCK
 from .formats import detect
-from .lengths import Draw
-from .randomness import INPUT_LENGTHS, OUTPUT_LENGTHS, generator
+from .lengths import INPUT_LENGTHS, OUTPUT_LENGTHS, Draw, generator
 from .rows import Rows, checked, compressed, from_zero
-from .servegen import find_clients, read_servegen, window_rates
-from .servegen_client import DATASET, TRACE
+from .servegen import DATASET, TRACE, find_clients, read_servegen, window_rates
 
 
 @dataclass(frozen=True, slots=True)

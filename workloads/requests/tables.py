@@ -1,22 +1,64 @@
-"""The CSV formats: Azure 2023 and 2024, BurstGPT, our own `requests.csv`, and lengths without arrivals."""
+"""The CSV formats: Azure 2023 and 2024, BurstGPT, our own `requests.csv`, and lengths without arrivals.
+
+Azure date-time timestamps in seconds, with the seventh digit.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..csvfile import Column, header_of, numbers, read_columns
-from . import stamps
 from .cells import chances, check_order, times, tokens
 from .formats import request_format
 from .labelling import COLUMNS, LabelReader
 from .options import MAX_SIZE
 from .rows import Rows
 from .sessions import meant, session_columns, turns_reader
+
+_STAMP = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(\.\d{0,9})?(?:Z|\+00:00)?", re.ASCII)
+
+
+def seconds(column: Column) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Parse ``YYYY-MM-DD hh:mm:ss[.fraction]``, up to 9 fractional digits.
+
+    Timestamps are UTC; ``Z`` or ``+00:00`` may say so, other zones are refused.
+
+    Returns
+    -------
+    whole : int64 array
+        Whole seconds since 1970.
+    fraction : float64 array
+        The rest [s], below 1. Separate, because a float64 of both has only 0.2 us.
+    """
+    parts = [_parts(cell) for cell in column.cells]
+    try:
+        dates = np.array([date for date, _ in parts], dtype="datetime64[s]").astype(np.int64)
+    except ValueError:
+        bad = next(i for i, (date, _) in enumerate(parts) if not _is_date(date))
+        raise column.error(bad, "is not a date-time like 2023-11-16 18:15:46.6805900") from None
+    return dates, np.array([float(fraction) for _, fraction in parts])
+
+
+def _parts(cell: object) -> tuple[str, str]:
+    """Return date and time of a timestamp, invalid for an invalid one, and its fraction."""
+    match = _STAMP.fullmatch(str(cell))
+    return (match[1], f"{match[2] or '.'}0") if match else ("no date", "0")
+
+
+def _is_date(text: str) -> bool:
+    try:
+        np.datetime64(text, "s")
+    except ValueError:
+        return False
+    return True
+
 
 AZURE = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 BURSTGPT = ("Timestamp", "Request tokens", "Response tokens")
@@ -37,7 +79,7 @@ def read_azure(path: Path) -> Iterator[Rows]:
     origin: int | None = None
     last = -np.inf
     for stamp, context, generated in read_columns(path, AZURE):
-        dates, fraction = stamps.seconds(stamp)
+        dates, fraction = seconds(stamp)
         if origin is None:
             origin = int(dates[0])
         arrival_s = (dates - origin) + fraction

@@ -1,5 +1,5 @@
 """Speculative decoding: who drafts tokens, and what of it runs, by name in `SPECULATORS`."""
 
-from .base import SPECULATORS, Drafter, speculator
+from .asked import SPECULATORS, Drafter, speculator
 
 __all__ = ["SPECULATORS", "Drafter", "speculator"]

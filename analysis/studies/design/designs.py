@@ -11,9 +11,9 @@ from ....devices.catalog import describe_system
 from ....devices.device import build_device
 from ....devices.silicon.describe import Silicon, silicon_of
 from ....devices.spec import DeviceSpec
-from ....workloads.digest import digest_of
 from ....workloads.errors import InputError
 from ....workloads.specfile import build
+from ....workloads.textfile import digest_of
 from ..sweep.axes import Value
 from .bounds import DesignStep, at_best, forecast, reach, step_for
 from .goals import EDAP, MADE, SILICON

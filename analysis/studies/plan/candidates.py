@@ -17,17 +17,16 @@ from typing import Any
 from ....devices.catalog import describe_system, is_path, list_devices, load_device
 from ....devices.mapping import family
 from ....devices.spec import SystemSpec
-from ....simulator.frameworks.hub import hub_name
-from ....simulator.frameworks.launch import FILES, Room, Start, command_line, engine_values, launch_of
+from ....simulator.frameworks.launch import FILES, Room, Start, command_line, engine_values, hub_name, launch_of
 from ....simulator.frameworks.manifests import Copies
 from ....simulator.frameworks.sharing import SHARING, Sharing
-from ....simulator.frameworks.vllm_speculation import DRAFTS, drafts_written
+from ....simulator.frameworks.vllm_file import DRAFTS, drafts_written
 from ....simulator.scenario import Scenario
 from ....simulator.scenario.options import DeployOptions
-from ....workloads.digest import digest_of
 from ....workloads.errors import InputError
 from ....workloads.model import ModelSpec
 from ....workloads.speculators.asked import read_asked
+from ....workloads.textfile import digest_of
 from ...answers.usual import POLICY, framework_of
 from ..variants import Axes, layouts
 from .choices import POOLS, RATIOS, Extra, words_of

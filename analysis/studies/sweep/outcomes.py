@@ -11,8 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ....workloads.digest import digest_of
 from ....workloads.errors import InputError
+from ....workloads.textfile import digest_of
 from ...answers.identity import UNREADABLE, identity
 from ...parallel.study import Store, Study
 from ...parallel.workers import Workers

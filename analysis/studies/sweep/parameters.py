@@ -9,7 +9,7 @@ from ....devices.catalog import describe_system
 from ....devices.hosts.catalog import host_sources
 from ....simulator.option import placed
 from ....simulator.parts.two_pools.asked import counted
-from ....simulator.scenario.changes import CHANGED, changed_model, changed_system
+from ....simulator.scenario.load import CHANGED, changed_model, changed_system
 from ....simulator.scenario.scenario import Scenario
 from ....workloads.errors import InputError, nearest
 from ...answers.identity import POOLS

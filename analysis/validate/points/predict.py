@@ -13,8 +13,8 @@ from ....devices.calibrated.libraries import BLACKWELL, generation
 from ....devices.catalog import load_device, load_system
 from ....simulator.batching.policies import without_front
 from ....simulator.deploy.deployment import Deployment, deploy
-from ....simulator.frameworks.checkpoints import formats
 from ....simulator.frameworks.engines import exchange_of
+from ....simulator.frameworks.kernels import formats
 from ....simulator.scenario.options import Workload
 from ....simulator.serving.driver import RunSettings, serve
 from ....simulator.serving.pools import KvLink, Pools

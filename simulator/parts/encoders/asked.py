@@ -10,8 +10,7 @@ from ....workloads.catalog import load_model
 from ....workloads.errors import InputError
 from ....workloads.layers import ImageTower
 from ....workloads.model import ModelSpec
-from ....workloads.tower import Size, Tower, read_size
-from ....workloads.towered import with_tower
+from ....workloads.tower import Size, Tower, read_size, with_tower
 from ...deploy.deployment import Deployment
 from ...scenario.scenario import Scenario
 

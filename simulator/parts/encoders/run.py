@@ -19,8 +19,7 @@ from ....workloads.catalog import load_model
 from ....workloads.errors import InputError
 from ....workloads.model import ModelSpec
 from ....workloads.requests import RequestBlock, RequestStream
-from ....workloads.tower import Size
-from ....workloads.towered import tower_alone
+from ....workloads.tower import Size, tower_alone
 from ...batching.state import I8
 from ...deploy.deployment import Deployment, deploy
 from ...serving.clock import Clock

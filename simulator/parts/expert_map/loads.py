@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...deploy.deployment import Deployment
-from ...deploy.expert_dispatch import Dispatch
+from ...deploy.expert_maps import Dispatch
 from ...deploy.expert_parts import ExpertPart
 
 if TYPE_CHECKING:

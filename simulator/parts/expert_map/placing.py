@@ -10,8 +10,7 @@ import numpy as np
 
 from ....workloads.csvfile import numbers, read_whole
 from ....workloads.errors import InputError, nearest, reason_of
-from ...deploy.expert_dispatch import DISPATCHES, Dispatch, check_dispatch, dispatch
-from ...deploy.expert_maps import EMPTY, F8, I8, ExpertMap, Sites
+from ...deploy.expert_maps import DISPATCHES, EMPTY, F8, I8, Dispatch, ExpertMap, Sites, check_dispatch, dispatch
 from .policies import MAP_POLICIES
 
 FILE = "file"

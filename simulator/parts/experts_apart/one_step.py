@@ -16,15 +16,14 @@ from ....devices.spec import LinkSpec, SystemSpec
 from ....workloads.errors import CapacityError, InputError
 from ....workloads.model import ModelSpec
 from ...batching.kv import CacheSettings, rank_rules, sequence_bytes
+from ...deploy.checks import device_memory
 from ...deploy.deployment import Deployment
-from ...deploy.memory import device_memory
 from ...deploy.programs import TO_AND_FRO
 from ...scenario.links import kv_link
 from ...scenario.options import DeployOptions
 from ...scenario.place import deployed
 from ...step.explicit import StageCost, dealt, explicit_stage
-from ...streams.graph import COMPUTE
-from ...streams.scheduler import Timeline
+from ...streams.graph import COMPUTE, Timeline
 from ..overlap.chunked import quickest_step  # noqa: F401  # a hook of this part too
 from ..overlap.chunking import chunk_tokens
 from .holders import expert_bytes, held_bytes, runs_on, with_experts_on

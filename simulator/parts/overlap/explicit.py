@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ....devices.device import RegionCost
-from ...streams.graph import COMPUTE, Builder, SubTask
-from ...streams.scheduler import Timeline, run
+from ...streams.graph import COMPUTE, Builder, SubTask, Timeline, run
 from .tracks import Track, Visit
 from .ways import Way
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from opbyte.simulator.streams.graph import Builder as Builder
     from opbyte.simulator.streams.graph import Graph as Graph
     from opbyte.simulator.streams.graph import Medium as Medium
-    from opbyte.simulator.streams.scheduler import Timeline as Timeline
-    from opbyte.simulator.streams.scheduler import run as run
+    from opbyte.simulator.streams.graph import Timeline as Timeline
+    from opbyte.simulator.streams.graph import run as run
 
 __all__, __getattr__ = declared(__name__, __file__)

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from opbyte.simulator.batching.kv import kv_rules as kv_rules
     from opbyte.simulator.batching.kv import sequence_bytes as sequence_bytes
     from opbyte.simulator.batching.kv import sequences_that_fit as sequences_that_fit
-    from opbyte.simulator.deploy.expert_dispatch import Dispatch as Dispatch
-    from opbyte.simulator.deploy.expert_dispatch import flows as flows
+    from opbyte.simulator.deploy.expert_maps import Dispatch as Dispatch
+    from opbyte.simulator.deploy.expert_maps import flows as flows
     from opbyte.simulator.deploy.expert_parts import ExpertPart as ExpertPart
     from opbyte.simulator.deploy.expert_parts import sites_of as sites_of
     from opbyte.simulator.deploy.layout import Layout as Layout

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from opbyte._lazy import declared
 
 if TYPE_CHECKING:
-    from opbyte.simulator.training.deploy import training_deployment as training_deployment
     from opbyte.simulator.training.layers import NOTHING as NOTHING
     from opbyte.simulator.training.layers import LayerPrices as LayerPrices
+    from opbyte.simulator.training.layers import Prices as Prices
     from opbyte.simulator.training.layout import TrainingOptions as TrainingOptions
+    from opbyte.simulator.training.layout import training_deployment as training_deployment
     from opbyte.simulator.training.layout import training_layout as training_layout
-    from opbyte.simulator.training.pricing import Prices as Prices
     from opbyte.simulator.training.states import BytesPerWeight as BytesPerWeight
     from opbyte.simulator.training.states import States as States
     from opbyte.simulator.training.states import stage_parameters as stage_parameters

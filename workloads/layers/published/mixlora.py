@@ -3,6 +3,15 @@
 A token's output is the weighted sum over its `top_k` experts, each the base block with the expert's own low-rank pairs.
 Without sharing each expert runs the whole base. In the paper (arXiv 2404.15159, section 3.3) the base's gate and up run
 once for all tokens, and only down runs by expert.
+
+SMoRA: one low-rank adapter whose single ranks are the experts, some of them for each token.
+
+arXiv 2501.15103: a router gives every rank a score, and a token passes through the `top_k` best.
+
+MoS, mixture of shards: an adapter whose rows are put together from a pool that all layers share.
+
+arXiv 2410.00938: A and B of every layer are assembled by index, once as the adapter is loaded; after that
+it is LoRA. What a tenant needs to keep is the pool.
 """
 
 from __future__ import annotations
@@ -11,13 +20,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...access import Access
 from ...batch import Moments
-from ...ops import Loads, Op
+from ...errors import InputError
+from ...ops import Access, Loads, Op
 from ..base import Routed, Run, Weights, elementwise, gemm, layer_kind
 from ..ffn import FeedForward
-from ..linears import AdaptedKind, Linear, OfOneGroup, sides
-from ..lora import low_rank_ops
+from ..linears import Adaptable, AdaptedKind, Linear, OfOneGroup, PlainKind, sides
+from ..lora import low_rank_ops, pairs_op
 
 
 @layer_kind("mixlora")
@@ -144,3 +153,94 @@ class AdapterExperts(AdaptedKind, OfOneGroup):
 
     def _matrix(self, linear: Linear, tokens: float, run: Run) -> Op:
         return gemm(linear.name, "ffn", "ffn", tokens, linear.outputs, linear.inputs, run)
+
+
+@layer_kind("smora")
+@dataclass(frozen=True, slots=True)
+class RankExperts(AdaptedKind, OfOneGroup):
+    """A layer part with an adapter of `rank` ranks, `top_k` of them used by a token.
+
+    Attributes
+    ----------
+    base : Adaptable
+        The part that the adapter joins.
+    rank, top_k : int
+        Where they are equal nothing is chosen: the adapter is plain LoRA.
+    """
+
+    one_group: ClassVar[str] = "ranks of an adapter need ep=1"
+    base: Adaptable
+    rank: int
+    top_k: int
+
+    @property
+    def routed(self) -> Routed | None:
+        """The choice among ranks."""
+        if self.top_k == self.rank:
+            return None
+        return Routed(self.rank, self.top_k, spreads=False)
+
+    def weights(self) -> tuple[Weights, ...]:
+        one = sides(self.linears())
+        router = 0 if self.routed is None else self.rank * self.hidden
+        adapter = Weights("other", one * self.rank + router, one * self.top_k + router)
+        return (*self.base.weights(), adapter)
+
+    def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        ops = self.base.ops(moments, run, None)
+        if self.routed is None:
+            return ops + low_rank_ops(self.linears(), moments.tokens, self.rank, run)
+        if loads is None:
+            raise ValueError("ranks as experts need loads")
+        router = gemm("rank_router", "adapters", "other", moments.tokens, self.rank, self.hidden, run)
+        return [*ops, router, self.expert_op(loads, run)]
+
+    def expert_op(self, loads: Loads, run: Run) -> Op:
+        """The chosen ranks of all tokens: rows of A and columns of B, each read once."""
+        return pairs_op("ranks", self.linears(), 1, self.rank, loads, run, self.top_k)
+
+    def gathered_bytes(self, tokens: float, run: Run) -> float:
+        """Bytes of A and B that tokens fetch by index, where no two share a read [B]."""
+        one = run.numerics.weight_bytes("other") * sides(self.linears())
+        return tokens * self.top_k * one
+
+
+@layer_kind("mos")
+@dataclass(frozen=True, slots=True)
+class PooledAdapter(AdaptedKind, PlainKind):
+    """A layer part with an adapter of `rank`, whose share of the pool is `pool_rank`'s.
+
+    Attributes
+    ----------
+    base : Adaptable
+        The part that it joins.
+    rank : int
+        Of the assembled adapter.
+    pool_rank : int
+        Rank that the pool's weights would give every layer for itself, at most `rank`; equal to it
+        nothing is shared, and the adapter is plain LoRA.
+    """
+
+    base: Adaptable
+    rank: int
+    pool_rank: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.pool_rank <= self.rank:
+            raise InputError("pool_rank", f"must be in [1, {self.rank}], not {self.pool_rank}")
+
+    def weights(self) -> tuple[Weights, ...]:
+        """The base and this part's share of the pool; on a token's path lies the assembled adapter."""
+        one = sides(self.linears())
+        return *self.base.weights(), Weights("other", one * self.pool_rank, one * self.rank)
+
+    def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        return self.base.ops(moments, run, None) + low_rank_ops(self.linears(), moments.tokens, self.rank, run)
+
+    def assembly(self, run: Run) -> list[Op]:
+        """What loading the adapter runs once: a gather of rows for A and for B of every matrix."""
+        return [
+            elementwise(f"assemble_{side}_{linear.name}", "adapters", self.rank, cols, 2, run, access="gather")
+            for linear in self.linears()
+            for side, cols in (("a", linear.inputs), ("b", linear.outputs))
+        ]

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from ...access import Access
 from ...batch import Moments
 from ...errors import InputError
-from ...ops import Loads, Op
+from ...ops import Access, Loads, Op
 from ..attention import Attention, KeySums, attention_core, keys_within
 from ..base import Routed, Run, State, Weights, elementwise, gemm, layer_kind
 from ..ffn import FeedForward
