@@ -2,53 +2,53 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ...devices.spec import SystemSpec
+from ...simulator.frameworks.keys import Keys
 from ...simulator.scenario.load import load
 from ...workloads.errors import InputError
+from ...workloads.hf.json_file import read_json_object
 from ...workloads.model import ModelSpec
 from ...workloads.yamlfile import read_yaml
 from .train import Training, train
 from .train_search import fastest_training
 
-Read = Callable[[Any], Any]
+Read = Callable[[Keys, str], Any]
+"""Reads a key that is there."""
 
 
-def _count(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError("a whole number")
-    return value
+def _count(keys: Keys, key: str) -> int | None:
+    return keys.count(key, None, least=0)
 
 
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError("true or false")
-    return value
+def _flag(keys: Keys, key: str) -> bool:
+    return keys.flag(key, False)
 
 
-def _layout(value: Any) -> str:
+def _layout(keys: Keys, key: str) -> str:
     """A layout string, or Megatron's list of lists of names as one."""
+    value = keys.values[key]
     if isinstance(value, str):
         return value
     try:
         return "|".join("".join(LETTERS[name] for name in chunk) for chunk in value)
     except (TypeError, KeyError):
-        raise ValueError(f"a layout string, or lists of {', '.join(LETTERS)}") from None
+        raise keys.wrong(key, f"a layout string, or lists of {', '.join(LETTERS)}") from None
 
 
 LETTERS = {"embedding": "E", "decoder": "t", "mtp": "m", "loss": "L"}
 
 
-def _precision(value: Any) -> str | None:
+def _precision(keys: Keys, key: str) -> str:
     """Format of the matmuls, of a recipe's name (``bf16_with_mxfp8_mixed``) or of its settings."""
+    value = keys.values[key]
     if isinstance(value, Mapping):
         value = f"{value.get('fp4') and 'nvfp4'} {value.get('fp8') and value.get('fp8_recipe', 'delayed')}"
-    return next((name for key, name in FORMATS.items() if key in str(value)), "bf16")
+    return next((name for part, name in FORMATS.items() if part in str(value)), "bf16")
 
 
 FORMATS = {
@@ -63,6 +63,8 @@ FORMATS = {
 """What names a format in Megatron-Bridge's `mixed_precision` and `fp8_recipe`, in this order."""
 SHARDED = {"no_shard": 0, "optim": 1, "optim_grads": 2, "optim_grads_params": 3}
 """ZeRO stage of Megatron-FSDP's `data_parallel_sharding_strategy`."""
+CHECKPOINTS = {"selective": "layernorm,mlp", "memory_budget": "auto"}
+"""Recomputation of torchtitan's checkpoints. Its selective ones keep every second product: nearest are norms and dense blocks."""
 
 MEGATRON: Mapping[str, tuple[str, Read]] = {
     "model.tensor_model_parallel_size": ("tp", _count),
@@ -81,26 +83,26 @@ MEGATRON: Mapping[str, tuple[str, Read]] = {
     "comm_overlap.overlap_moe_expert_parallel_comm": ("overlap_experts", _flag),
     "model.overlap_moe_expert_parallel_comm": ("overlap_experts", _flag),
     "mixed_precision": ("dtype", _precision),
-    "ddp.data_parallel_sharding_strategy": ("zero", lambda name: SHARDED.get(name, 3)),
-    "ddp.use_distributed_optimizer": ("zero", lambda on: int(_flag(on))),
+    "ddp.data_parallel_sharding_strategy": ("zero", lambda keys, key: SHARDED[keys.one_of(key, "", tuple(SHARDED))]),
+    "ddp.use_distributed_optimizer": ("zero", lambda keys, key: int(keys.flag(key, False))),
 }
 """Keys of Megatron-Bridge's configuration (src/megatron/bridge/training/config.py) that bear on a step, and the option of `train` that each is; a
 strategy of sharding comes before the distributed optimizer."""
 TITAN: Mapping[str, tuple[str, Read]] = {
     "training.seq_len": ("seq", _count),
-    "training.global_batch_size": ("batch", _count),
+    "training.global_batch_size": ("batch", lambda keys, key: keys.count(key, None, least=-1)),
     "parallelism.tensor_parallel_degree": ("tp", _count),
     "parallelism.pipeline_parallel_degree": ("pp", _count),
     "parallelism.context_parallel_degree": ("cp", _count),
     "parallelism.expert_parallel_degree": ("ep", _count),
     "parallelism.enable_async_tensor_parallel": ("overlap_tp", _flag),
-    "parallelism.data_parallel_shard_degree": ("zero", lambda n: 0 if n == 1 else 3),
-    "activation_checkpoint.mode": (
-        "recompute",
-        lambda mode: {"selective": "layernorm,mlp", "memory_budget": "auto"}.get(mode, mode),
+    "parallelism.data_parallel_shard_degree": (
+        "zero",
+        lambda keys, key: 0 if keys.count(key, None, least=-1) == 1 else 3,
     ),
+    "activation_checkpoint.mode": ("recompute", lambda keys, key: CHECKPOINTS.get(mode := keys.text(key, ""), mode)),
 }
-"""The same of torchtitan's job files (torchtitan/config). Its selective checkpoints keep every second product: nearest are norms and dense blocks."""
+"""The same of torchtitan's job files (torchtitan/config)."""
 
 
 def read_recipe(path: str | Path) -> tuple[dict[str, Any], int | None]:
@@ -109,44 +111,35 @@ def read_recipe(path: str | Path) -> tuple[dict[str, Any], int | None]:
     Raises
     ------
     InputError
-        A file that is neither of the two.
+        A file that is neither of the two, or a value that cannot be.
     """
     where = Path(path)
     try:
-        text = where.read_bytes().decode("utf-8")
-        loads = {".toml": tomllib.loads, ".json": json.loads}.get(where.suffix)
-        raw = read_yaml(where) if loads is None else loads(text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+        raw = tomllib.loads(where.read_text("utf-8")) if where.suffix == ".toml" else None
+    except (OSError, ValueError) as error:  # not UTF-8, not TOML
         raise InputError(f"--recipe {where}", f"cannot be read: {error}") from None
-    titan = isinstance(raw, Mapping) and "parallelism" in raw
-    if not isinstance(raw, Mapping) or not (titan or isinstance(raw.get("model"), Mapping)):
+    if raw is None:
+        raw = read_json_object(where) if where.suffix == ".json" else read_yaml(where)
+    titan = "parallelism" in raw
+    if not titan and not isinstance(raw.get("model"), Mapping):
         raise InputError(
             f"--recipe {where}", "must have the block `model` of Megatron-Bridge or `parallelism` of torchtitan"
         )
-    options: dict[str, Any] = {}
-    for key, (name, read) in (TITAN if titan else MEGATRON).items():
-        value = _at(raw, key)
-        if value is not None:
-            try:
-                options.setdefault(name, read(value))
-            except (TypeError, ValueError) as error:
-                raise InputError(f"{where}: {key}", f"must be {error}, not {value!r}") from None
+    file, options = Keys(where, raw), dict[str, Any]()
+    for path_of_key, (name, read) in (TITAN if titan else MEGATRON).items():
+        section, _, key = path_of_key.rpartition(".")
+        keys = file.part(section) if section else file
+        if keys.values.get(key) is not None:
+            options.setdefault(name, read(keys, key))
+    model = file.part("model").values
     if not titan:
-        return options | _recomputed(raw["model"]) | _graphs(raw["model"]), None
-    if "float8" in str(_at(raw, "model.converters")):
+        return options | _recomputed(model) | _graphs(model), None
+    if "float8" in str(model.get("converters")):
         options["dtype"] = "fp8"
-    local = _at(raw, "training.local_batch_size")
-    piece = _at(raw, "parallelism.pipeline_parallel_microbatch_size") or 1
-    options["micro_batch"] = piece if options.get("pp", 1) > 1 else local or 1
-    return options, None if options.get("batch", -1) > 0 else int(local or 1)
-
-
-def _at(raw: Mapping[str, Any], key: str) -> Any:
-    """Value at a path of keys; None without."""
-    value: Any = raw
-    for name in key.split("."):
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value
+    local = file.part("training").count("local_batch_size", 1)
+    piece = file.part("parallelism").count("pipeline_parallel_microbatch_size", 1)
+    options["micro_batch"] = piece if options.get("pp", 1) > 1 else local
+    return options, None if options.get("batch", -1) > 0 else local
 
 
 def _recomputed(model: Mapping[str, Any]) -> dict[str, Any]:

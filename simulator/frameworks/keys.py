@@ -9,13 +9,15 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ...workloads.errors import SpecError, nearest
 from ...workloads.numerics import BITS
 from ...workloads.sampling import GREEDY, asked_sampling
 from ...workloads.yamlfile import read_yaml
-from ..batching.host import Host
+
+if TYPE_CHECKING:  # compiled code beside it
+    from ..batching.host import Host
 
 DTYPES = {"auto": None, "bfloat16": "bf16", "bf16": "bf16", "float16": "fp16", "half": "fp16",
           "fp16": "fp16", "float32": "fp32", "float": "fp32", "fp8": "fp8", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8"}  # fmt: skip

@@ -160,9 +160,13 @@ def test_a_recipe_is_the_same_as_its_options(ask: Ask, tmp_path: Path) -> None:
         ("model: {tensor_model_parallel_size: 1}", "--batch: must be given"),
         (
             "model: {seq_length: 4096}\ntrain: {global_batch_size: two}",
-            "train.global_batch_size: must be a whole number, not 'two'",
+            "train.global_batch_size: must be a whole number in [0, 2147483647], not 'two'",
         ),
         ("model: {sequence_parallel: 1}", "model.sequence_parallel: must be true or false, not 1"),
+        (
+            "model: {}\nddp: {data_parallel_sharding_strategy: optim_grad}",
+            "ddp.data_parallel_sharding_strategy: unknown 'optim_grad'; did you mean 'optim_grads'",
+        ),
         ("model: {pipeline_model_parallel_layout: [[a]]}", "must be a layout string, or lists of embedding, decoder"),
     ],
 )
