@@ -2,20 +2,16 @@
 
 A tower cuts an image into patches, runs a vision transformer over them, and merges neighbouring patches into tokens of
 the language model. Its weights come from the checkpoint's ``vision_config`` (`hf.towers`).
-
-Models with their image tower: on the same devices, or as a separate model.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from .errors import InputError
 from .layers import ImageTower
-from .model import Layer, ModelSpec
-from .numerics import Numerics
 
 MAX_SIDE = 1 << 16
 """Pixels of a side at most."""
@@ -115,41 +111,3 @@ def read_size(text: str, option: str = "--image-size") -> Size:
             f"{option} {text!r}", f"must be width x height in pixels from 1 to {MAX_SIDE}, such as 1920x1080"
         )
     return int(match[1]), int(match[2])
-
-
-def with_tower(
-    model: ModelSpec, size: Size | None, share: float = 0.0, images: int = 1, hits: float = 0.0
-) -> ModelSpec:
-    """The model with its tower on the same devices, whole on each.
-
-    Parameters
-    ----------
-    size : (int, int), optional
-        Of its images; without images only the weights are added.
-    share : float
-        Share of image tokens in prompts.
-    images : int
-        Of a request: this many devices of a rank may process them at once.
-    hits : float
-        Share of images whose tokens the encoder's cache has.
-    """
-    tower = model.tower
-    if tower is None:
-        return model
-    if size is None or not share:
-        return replace(model, extra_weights=model.extra_weights + tower.params)
-    pictures, patches, tokens = tower.cut(size)
-    part = replace(tower.part, share=share * (1.0 - hits), patches=patches, tokens=tokens, pictures=pictures * images)
-    # At the end of the list, so that no other layer has another number (draws of expert loads go by it).
-    return replace(model, layers=(*model.layers, Layer(part, None, 0, 0, replicated=True)))
-
-
-def tower_alone(model: ModelSpec, tower: Tower, size: Size) -> ModelSpec:
-    """Return the tower as a separate model, whose tokens become the images' tokens."""
-    pictures, patches, tokens = tower.cut(size)
-    part = replace(tower.part, share=1.0, patches=patches, tokens=tokens, pictures=pictures)
-    return ModelSpec(
-        name=f"{model.name} tower", architecture=tower.kind, hidden=part.hidden, vocab=0,
-        layers=(Layer(part, None, 0, 0),), tied=True, numerics=Numerics(model.numerics.default),
-        source=model.source,
-    )  # fmt: skip

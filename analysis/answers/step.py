@@ -22,9 +22,9 @@ from ...simulator.scenario.place import deployed, refuse_unused
 from ...simulator.step.explicit import StageCost, dealt, explicit_stage
 from ...workloads.batch import Batch
 from ...workloads.errors import InputError
-from ...workloads.model import ModelSpec
+from ...workloads.model import ModelSpec, with_tower
 from ...workloads.requests.options import check_count
-from ...workloads.tower import read_size, with_tower
+from ...workloads.tower import read_size
 from .step_timeline import Bar, bars_of
 from .usual import kernels_as_usual
 

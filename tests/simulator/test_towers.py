@@ -23,8 +23,8 @@ from opbyte.devices.catalog import load_system
 from opbyte.simulator.parts.encoders.run import encoder_of
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.hf import model_from_keys, read_config
-from opbyte.workloads.model import ModelSpec
-from opbyte.workloads.tower import read_size, with_tower
+from opbyte.workloads.model import ModelSpec, with_tower
+from opbyte.workloads.tower import read_size
 
 TEXT = {
     "model_type": "qwen3", "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2,

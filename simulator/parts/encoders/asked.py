@@ -9,8 +9,8 @@ from ....devices.spec import SystemSpec
 from ....workloads.catalog import load_model
 from ....workloads.errors import InputError
 from ....workloads.layers import ImageTower
-from ....workloads.model import ModelSpec
-from ....workloads.tower import Size, Tower, read_size, with_tower
+from ....workloads.model import ModelSpec, with_tower
+from ....workloads.tower import Size, Tower, read_size
 from ...deploy.deployment import Deployment
 from ...scenario.scenario import Scenario
 

@@ -17,9 +17,9 @@ from ....devices.spec import SystemSpec
 from ....workloads.batch import Batch
 from ....workloads.catalog import load_model
 from ....workloads.errors import InputError
-from ....workloads.model import ModelSpec
+from ....workloads.model import ModelSpec, tower_alone
 from ....workloads.requests import RequestBlock, RequestStream
-from ....workloads.tower import Size, tower_alone
+from ....workloads.tower import Size
 from ...batching.state import I8
 from ...deploy.deployment import Deployment, deploy
 from ...serving.clock import Clock
