@@ -133,9 +133,9 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ("simulator/parts/kv_tiers/asked.py", "if options.kv_prefetch and len(tiers) < 2:", "if False:", TIERS),
     ("simulator/parts/kv_tiers/asked.py", "if size > most:", "if False:", TIERS),
     # drafts
-    ("workloads/speculators/asked.py", "if not 0.0 <= rate <= 1.0:", "if not 0.0 <= rate:", DRAFTS),
-    ("workloads/speculators/asked.py", "if len(rates) != asked.tokens:", "if len(rates) > asked.tokens:", DRAFTS),
-    ("workloads/speculators/asked.py", "reached *= rate", "reached = rate", f"{SPECULATION}::test_expected_tokens"),
+    ("workloads/speculators.py", "if not 0.0 <= rate <= 1.0:", "if not 0.0 <= rate:", DRAFTS),
+    ("workloads/speculators.py", "if len(rates) != asked.tokens:", "if len(rates) > asked.tokens:", DRAFTS),
+    ("workloads/speculators.py", "reached *= rate", "reached = rate", f"{SPECULATION}::test_expected_tokens"),
     ("simulator/parts/drafts/run.py", "replace(policy, ahead=False) if speculation.on_host else policy", "policy",
      f"{SPECULATION}::test_no_step_is_scheduled_ahead_of_n_grams"),
     ("simulator/parts/drafts/verify.py", 'row = index if draft_state.each else 0', 'row = 0',

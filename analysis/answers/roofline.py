@@ -17,7 +17,7 @@ from ...simulator.deploy.placement import processors_of
 from ...simulator.option import chosen
 from ...simulator.scenario.options import DeployOptions
 from ...simulator.step.explicit import StageCost
-from ...simulator.streams.graph import Timeline
+from ...simulator.streams import Timeline
 from ...workloads.catalog import load_model
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...simulator.streams.graph import COMPUTE, Timeline
+from ...simulator.streams import COMPUTE, Timeline
 from ..show.text import seconds
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     from ...devices.dram.timeline import Command
-    from ...simulator.streams.graph import Timeline
+    from ...simulator.streams import Timeline
 
 MAX_STAGES = 200_000
 """Stages written at most; viewers struggle with more. The first ones are kept."""

@@ -10,7 +10,7 @@ import numpy as np
 from ...devices.hosts.catalog import host_of
 from ...workloads.ops import Loads
 from ...workloads.sampling import NONE
-from ...workloads.speculators.asked import DraftChoice
+from ...workloads.speculators import DraftChoice
 from ..batching.kv import CacheSettings
 from ..batching.policies import Policy
 from ..deploy.deployment import Deployment

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...workloads.errors import SpecError
-from ...workloads.speculators.asked import MOST_DRAFTS, DraftChoice
+from ...workloads.speculators import MOST_DRAFTS, DraftChoice
 from ..batching.kv import CacheSettings
 from ..batching.policies import Policy
 from ..limits import MAX_SEQUENCES

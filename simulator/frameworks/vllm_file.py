@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...workloads.errors import SpecError, nearest
-from ...workloads.speculators.asked import MOST_DRAFTS, DraftChoice
+from ...workloads.speculators import MOST_DRAFTS, DraftChoice
 from ..batching.kv import BLOCK_TOKENS, CacheSettings
 from ..batching.policies import POLICIES, Policy, limited
 from ..limits import MAX_SEQUENCES

@@ -16,7 +16,7 @@ from ..deploy.deployment import Deployment
 from ..deploy.expert_parts import ExpertPart
 from ..deploy.placement import regions
 from ..registry import all_hooks, hooks_at
-from ..streams.graph import Timeline
+from ..streams import Timeline
 from .sections import sections_of
 
 K = TypeVar("K")

@@ -26,7 +26,7 @@ from opbyte.analysis.papers.hecate import (
 )
 from opbyte.analysis.reproduce import reproduce
 from opbyte.analysis.reproduce.base import figures_of
-from opbyte.simulator.streams.graph import run
+from opbyte.simulator.streams import run
 from opbyte.workloads.layers import MixtureOfExperts
 
 A16 = CLUSTERS[0]

@@ -34,7 +34,7 @@ from opbyte.simulator.serving.run import run
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.requests import open_requests
-from opbyte.workloads.speculators.asked import read_asked
+from opbyte.workloads.speculators import read_asked
 
 pytestmark = pytest.mark.benchmark
 

@@ -26,7 +26,7 @@ from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import CapacityError, InputError
 from opbyte.workloads.model import ModelSpec
-from opbyte.workloads.speculators.asked import read_asked
+from opbyte.workloads.speculators import read_asked
 
 
 @cache

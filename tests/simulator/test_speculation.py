@@ -50,8 +50,7 @@ from opbyte.simulator.serving.run import run
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.requests import RequestBlock, RequestStream
 from opbyte.workloads.requests.block import Turns
-from opbyte.workloads.speculators import SPECULATORS
-from opbyte.workloads.speculators.asked import expected_tokens, read_asked
+from opbyte.workloads.speculators import SPECULATORS, expected_tokens, read_asked
 
 from .pieces import block_of, check_pieces, check_served, hosts, play, slow_requests, stamps
 from .test_scheduler import check_pool, workloads

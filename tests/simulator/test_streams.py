@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from opbyte.analysis.papers.fsmoe.schedules import add_chunks, makespans
 from opbyte.simulator.parts.overlap.chunking import BIG, SMALL, chunk_tokens, even_halves, half_moments
 from opbyte.simulator.parts.overlap.ways import ways
-from opbyte.simulator.streams.graph import Builder, Graph, Medium, Task, run
+from opbyte.simulator.streams import Builder, Graph, Medium, Task, run
 from opbyte.workloads.batch import (
     BASE_MOMENTS,
     DECODE_KV,

@@ -16,8 +16,7 @@ from opbyte.workloads.errors import InputError
 from opbyte.workloads.layers import Run
 from opbyte.workloads.model import layer_ops
 from opbyte.workloads.requests import open_requests
-from opbyte.workloads.speculators import SPECULATORS, Drafter
-from opbyte.workloads.speculators.asked import check_rates, read_asked, read_rates
+from opbyte.workloads.speculators import SPECULATORS, Drafter, check_rates, read_asked, read_rates
 
 HEADS = {
     # attention, experts with the shared one, router and its bias, join with its norms, layer norms

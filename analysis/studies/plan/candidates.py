@@ -25,7 +25,7 @@ from ....simulator.scenario import Scenario
 from ....simulator.scenario.options import DeployOptions
 from ....workloads.errors import InputError
 from ....workloads.model import ModelSpec
-from ....workloads.speculators.asked import read_asked
+from ....workloads.speculators import read_asked
 from ....workloads.textfile import digest_of
 from ...answers.usual import POLICY, framework_of
 from ..variants import Axes, layouts

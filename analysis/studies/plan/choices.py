@@ -13,7 +13,7 @@ from typing import Any
 
 from ....simulator.scenario import Scenario
 from ....workloads.errors import InputError, nearest
-from ....workloads.speculators.asked import read_asked, read_rates
+from ....workloads.speculators import read_asked, read_rates
 
 Extra = tuple[tuple[str, Any], ...]
 """Options of one candidate."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ....workloads.errors import InputError
-from ....workloads.speculators.asked import OPTION, RATES, read_asked, read_rates
+from ....workloads.speculators import OPTION, RATES, read_asked, read_rates
 from ...deploy.deployment import Deployment
 from .options import SpeculationOptions
 from .speculating import rates_needed, speculating
 
 if TYPE_CHECKING:
-    from ....workloads.speculators.asked import DraftChoice
+    from ....workloads.speculators import DraftChoice
     from ...frameworks.settings import EngineSettings
     from ...scenario.scenario import Scenario
 

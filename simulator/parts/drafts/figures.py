@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ....workloads.speculators.asked import expected_tokens
+from ....workloads.speculators import expected_tokens
 from ...quantity import Figures, Quantity
 from .left import DraftedStep, DraftsLeft
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ....workloads.speculators.asked import expected_tokens
+from ....workloads.speculators import expected_tokens
 
 if TYPE_CHECKING:
     from ...serving.record import Run

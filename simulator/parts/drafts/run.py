@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ....workloads.errors import InputError
 from ....workloads.requests import RequestBlock
-from ....workloads.speculators.asked import OPTION, RATES
+from ....workloads.speculators import OPTION, RATES
 from ...batching.policies import Policy
 from ...serving.engine import Engine
 from ...serving.engine_part import EnginePart, Program

@@ -9,8 +9,7 @@ from ....workloads.adapters import without_adapters
 from ....workloads.errors import InputError
 from ....workloads.model import ModelSpec
 from ....workloads.routing import BY_REQUEST
-from ....workloads.speculators import SPECULATORS
-from ....workloads.speculators.asked import OPTION, RATES, DraftChoice, check_rates
+from ....workloads.speculators import OPTION, RATES, SPECULATORS, DraftChoice, check_rates
 from ...deploy.deployment import Deployment
 from ...deploy.expert_parts import expert_parts
 from ...deploy.layout import make_layout, shard_model

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ....workloads.speculators.asked import DraftChoice
+from ....workloads.speculators import DraftChoice
 from ...deploy.deployment import Deployment
 
 

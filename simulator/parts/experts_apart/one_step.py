@@ -23,7 +23,7 @@ from ...scenario.links import kv_link
 from ...scenario.options import DeployOptions
 from ...scenario.place import deployed
 from ...step.explicit import StageCost, dealt, explicit_stage
-from ...streams.graph import COMPUTE, Timeline
+from ...streams import COMPUTE, Timeline
 from ..overlap.chunked import quickest_step  # noqa: F401  # a hook of this part too
 from ..overlap.chunking import chunk_tokens
 from .holders import expert_bytes, held_bytes, runs_on, with_experts_on

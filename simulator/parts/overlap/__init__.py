@@ -25,7 +25,7 @@ PARTS = (
         page="overlap",
         tests=("simulator/test_overlap", "simulator/test_streams"),
         asked=lambda a: (way := a.part("overlap")) not in (None, "none") and f"--overlap {way}",
-        also=("streams/graph",),
+        also=("streams",),
         cannot={"experts-apart": "its micro-batches overlap already"},
     ),
 )

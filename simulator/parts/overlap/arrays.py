@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ....workloads.jit_held import held
 from ...deploy.deployment import Deployment
 from ...step.sections import sections_of
-from ...streams.graph import COMPUTE
+from ...streams import COMPUTE
 from .gates import Gate, gate_of
 from .tracks import Visit, tracks_of, visits_of, ways_of
 from .ways import NONE

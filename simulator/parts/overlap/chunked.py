@@ -19,7 +19,7 @@ from ...deploy.programs import to_and_fro
 from ...step.costing import PlacedOp, Stage, StageCost, lengthened
 from ...step.explicit import explicit_stage
 from ...step.sections import Section, sections_of
-from ...streams.graph import COMPUTE, SubTask, Timeline
+from ...streams import COMPUTE, SubTask, Timeline
 from .chunking import BIG, SMALL, chunk_tokens, half_moments, micro_moments
 from .explicit import Key, Piece, Uncut, parts_of, scheduled
 from .gates import gate_of, halved

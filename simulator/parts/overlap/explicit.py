@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ....devices.device import RegionCost
-from ...streams.graph import COMPUTE, Builder, SubTask, Timeline, run
+from ...streams import COMPUTE, Builder, SubTask, Timeline, run
 from .tracks import Track, Visit
 from .ways import Way
 

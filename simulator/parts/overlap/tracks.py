@@ -16,7 +16,7 @@ from ....workloads.ops import Op
 from ...deploy.deployment import Deployment
 from ...deploy.programs import TO_AND_FRO
 from ...step.sections import Section, whole_layer
-from ...streams.graph import COMPUTE
+from ...streams import COMPUTE
 from ..experts_apart.schedule import BACK, EXPERTS, OUT
 from .ways import NONE, PING_PONG, PIPELINED, SERIAL, Way, ways
 

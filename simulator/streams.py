@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ...workloads.errors import InputError
+from ..workloads.errors import InputError
 
 COMPUTE, DEVICE_LINK, NODE_LINK, HOST_LINK, DISK = ("compute", "device link", "node link", "host link", "disk")
 """Usual names of resources; any other name is one too."""

@@ -11,12 +11,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from ..catalog import load_model
-from ..errors import InputError
-from ..layers import Attention, FeedForward, Fusion
-from ..model import Layer, ModelSpec
-from ..numerics import Numerics
-from ..registry import Registry
+from .catalog import load_model
+from .errors import InputError
+from .layers import Attention, FeedForward, Fusion
+from .model import Layer, ModelSpec
+from .numerics import Numerics
+from .registry import Registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Drafter:
 Speculator = Callable[[ModelSpec, str], Drafter]
 """The model that verifies, and what stands between the name and the number of drafts."""
 
-SPECULATORS: Registry[Speculator] = Registry("speculator", described=True, home=__package__)
+SPECULATORS: Registry[Speculator] = Registry("speculator", described=True)
 
 
 def speculator(name: str) -> Callable[[Speculator], Speculator]:
