@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from ..errors import SpecError, nearest
@@ -40,6 +40,8 @@ class Config:
         Dotted path of this section in the file, with a dot at its end.
     outer : Config or None
         What surrounds this section.
+    names : mapping of str to sequence of str
+        Names of sizes in the file, where they are not the usual ones.
     """
 
     values: Mapping[str, Any]
@@ -49,21 +51,25 @@ class Config:
     source: str = ""
     prefix: str = ""
     outer: Config | None = None
+    names: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def error(self, key: str, reason: str) -> SpecError:
-        """Build the error for one key."""
+        """Build the error for one key, under its name in the file."""
+        names = self.names.get(key) or [key]
+        key = next((name for name in names if name in self.values), names[0])
         return SpecError(f"{self.path}: {self.prefix}{key}", reason)
 
     def has(self, key: str) -> bool:
         """Whether the key is there and not null."""
-        return self.values.get(key) is not None
+        return any(self.values.get(name) is not None for name in self.names.get(key, (key,)))
 
     def size(self, *keys: str, default: int | None = None, least: int = 1) -> int:
         """Read a size under the first of `keys` that is there and not null.
 
         Without a `default` the key is required.
         """
-        key = next((k for k in keys if self.has(k)), None)
+        keys = tuple(name for key in keys for name in self.names.get(key, (key,)))
+        key = next((k for k in keys if self.values.get(k) is not None), None)
         if key is None:
             if default is not None:
                 return default

@@ -6,17 +6,18 @@ class of other habits is one more row.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..layers import Attention
+from ..layers import Attention, FeedForward, LayerKind
 from ..model import ModelSpec
 from ..yamlfile import read_yaml
 from .blocks import read_blocks
 from .config import Config, shown
-from .families import Family, family
-from .parts import Heads, assemble, read_heads, read_windows, stack
+from .families import MODEL_TYPES, Family, family
+from .moe import qwen_blocks
+from .parts import Heads, assemble, read_experts, read_heads, read_windows, stack
 
 LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
 MTP = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers", "num_mtp_modules")
@@ -29,6 +30,14 @@ class Habits:
 
     Attributes
     ----------
+    keys : mapping of str to list of str
+        Names of sizes in the family's files, where they are not the usual ones.
+    mha : bool
+        Whether files without key/value heads have as many as query heads.
+    one_kv : str
+        Key that switches to one key/value head, as `qkv_bias`.
+    heads, kv_heads, vocab : int or None
+        Defaults of the family's class.
     head_dim : int or None
         Default of the family's class; None divides the hidden size by the heads.
     qkv_bias, out_bias, ffn_bias : str
@@ -43,12 +52,18 @@ class Habits:
         Weights of a norm by hidden unit: 1, 2 with a bias, 0 for none.
     matrices : int
         Of a feed-forward block.
+    wide : int
+        Default of a block's width, as a multiple of the hidden size; 0: the file must say.
+    blocks : str
+        ``dense``: of the usual width; ``experts``: in all layers, as wide as that; ``qwen``: by Qwen's rule;
+        empty: experts in any naming of keys, if there are some, and multi-token-prediction heads.
     gated : bool
         An output gate as wide as the values.
     head_gate : str
         Key that switches a gate of one column a head on, ``true`` always.
     windows : str
-        Which layers have the window where a file has no ``layer_types``: ``all``, ``none``, ``N`` (all but every N-th).
+        Which layers have the window where a file has no ``layer_types``: ``all``, ``none``, ``N`` (all but every N-th),
+        ``qwen`` (by Qwen's rule); ``one`` for all layers whatever pattern a file has; ``never`` for any file.
     window : int
         Default of the window.
     first : int
@@ -57,8 +72,20 @@ class Habits:
         Multi-token-prediction heads where the file does not say.
     shares : str
         Key that holds how many layers share one cache, where ``use_cla`` is on.
+    parallel, head_bias : str
+        Key that switches parallel parts, or a bias of the output head, on.
+    positions : str
+        Key that holds the number of learned positions.
+    embedding_norm : bool
+        A norm of the embedding.
     """
 
+    keys: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    mha: bool = True
+    one_kv: str = ""
+    heads: int | None = None
+    kv_heads: int | None = None
+    vocab: int | None = None
     head_dim: int | None = None
     qkv_bias: str = ""
     out_bias: str = ""
@@ -67,14 +94,20 @@ class Habits:
     norms: int = 2
     norm: int = 1
     matrices: int = 3
+    wide: int = 0
+    blocks: str = ""
     gated: bool = False
     head_gate: str = ""
     sinks: bool = False
     windows: str = "none"
     window: int = 0
-    parallel: bool = False
+    parallel: str = ""
+    head_bias: str = ""
+    positions: str = ""
+    embedding_norm: bool = False
     tied: bool = False
     router_bias: bool = False
+    expert_bias: bool = False
     shared_gate: bool = False
     first: int = 0
     mtp: int = 0
@@ -90,17 +123,47 @@ def switched(config: Config, key: str) -> bool:
 
 def read_decoder(config: Config, habits: Habits) -> ModelSpec:
     """A decoder by its habits."""
-    shape, layers = read_heads(config, head_dim=habits.head_dim, mha=True), config.layers(*LAYERS)
-    mixers = attention_of(config, habits, shape, layers)
-    blocks = read_blocks(
-        config, shape.hidden, layers, router_bias=habits.router_bias, shared_gate=habits.shared_gate, matrices=habits.matrices,
-        bias=switched(config, habits.ffn_bias), first=habits.first,
+    config = replace(config, names=habits.keys)
+    shape = read_heads(config, head_dim=habits.head_dim, heads=habits.heads, kv_heads=habits.kv_heads, mha=habits.mha)
+    if switched(config, habits.one_kv):
+        shape = replace(shape, kv_heads=1)
+    layers, width = config.layers(*LAYERS), habits.norm * shape.hidden
+    made = stack(
+        attention_of(config, habits, shape, layers), _blocks(config, habits, shape.hidden, layers), norms=habits.norms,
+        norm_width=width, parallel=switched(config, habits.parallel),
     )  # fmt: skip
-    width = habits.norm * shape.hidden
+    extra = config.size(habits.positions) * shape.hidden if habits.positions else 0
+    extra += width * habits.embedding_norm
+    if switched(config, habits.head_bias):
+        extra += config.size("vocab_size")
     return assemble(
-        config, stack(mixers, blocks, norms=habits.norms, norm_width=width, parallel=habits.parallel), tied=habits.tied,
-        final_norm=width, heads=mtp_heads(config, habits.mtp),
+        config, made, tied=habits.tied, vocab=habits.vocab, extra=extra, final_norm=width,
+        heads=0 if habits.blocks else mtp_heads(config, habits.mtp),
     )  # fmt: skip
+
+
+def _blocks(config: Config, habits: Habits, hidden: int, layers: int) -> Sequence[LayerKind]:
+    """The feed-forward part of every layer."""
+    if habits.blocks == "qwen":
+        return qwen_blocks(config, hidden, layers)
+    bias = switched(config, habits.ffn_bias)
+    if not habits.blocks:
+        return read_blocks(
+            config, hidden, layers, router_bias=habits.router_bias, shared_gate=habits.shared_gate, matrices=habits.matrices,
+            bias=bias, first=habits.first,
+        )  # fmt: skip
+    width = config.size("intermediate_size", default=habits.wide * hidden or None)
+    if habits.blocks == "dense":
+        return [FeedForward(hidden, width, habits.matrices, bias)] * layers
+    experts = read_experts(config, hidden, width, router_bias=habits.router_bias, expert_bias=habits.expert_bias)
+    return [experts] * layers
+
+
+def qwen_windows(config: Config, layers: int) -> tuple[int, ...]:
+    """Qwen's rule: a window only with ``use_sliding_window``, from ``max_window_layers`` on."""
+    used = config.flag("use_sliding_window", False)
+    first = config.count("max_window_layers") if used else layers
+    return read_windows(config, layers, slides=lambda layer: used and layer >= first)
 
 
 def mtp_heads(config: Config, default: int = 0) -> int:
@@ -110,7 +173,11 @@ def mtp_heads(config: Config, default: int = 0) -> int:
 
 def attention_of(config: Config, habits: Habits, shape: Heads, layers: int) -> tuple[Attention, ...]:
     """The attention of every layer."""
-    windows = read_windows(config, layers, slides=_slides(config, habits.windows), default=habits.window)
+    windows: Sequence[int] = [0] * layers
+    if habits.windows == "qwen":
+        windows = qwen_windows(config, layers)
+    elif habits.windows != "never":
+        windows = read_windows(config, layers, slides=_slides(config, habits.windows), default=habits.window)
     where, _, key = habits.qk_norm.partition(":")
     on = not key or switched(config, key)
     norm = (shape.head_norm if where == "head" else shape.full_norm) if where and on else 0
@@ -130,6 +197,8 @@ def attention_of(config: Config, habits: Habits, shape: Heads, layers: int) -> t
 
 def _slides(config: Config, rule: str) -> Callable[[int], bool]:
     """Which layers have the window: as the file's pattern says (``4``, ``LLLG``), else by habit."""
+    if rule == "one":
+        return lambda i: True
     pattern = config.values.get("sliding_window_pattern")
     if isinstance(pattern, str):
         if not pattern or set(pattern) - set("LG"):
@@ -152,3 +221,6 @@ def _reader(habits: Habits, title: str) -> Family:
 for _row in read_yaml(Path(__file__).parent / "decoders.yaml")["families"]:
     _habits = Habits(**_row.get("habits", {}))
     family(*_row["classes"], types=_row["types"])(_reader(_habits, _row["title"]))
+
+llama = MODEL_TYPES["llama"]
+"""Reads Llama's files, and those of families that change what it makes of them."""

@@ -68,7 +68,7 @@ def _whole(config: Config) -> bool:
     return config.has("hidden_size") and any(map(config.has, ("num_hidden_layers", "num_layers", "n_layer")))
 
 
-USUAL = ("dense", "moe", "deepseek", "decoders")
+USUAL = ("decoders", "moe", "deepseek")
 """Modules of the classes that are met most; the others are imported where these do not know a class."""
 
 

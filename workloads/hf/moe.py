@@ -1,36 +1,17 @@
-"""Decoders with grouped attention and mixtures of experts."""
+"""Decoders with grouped attention and mixtures of experts.
+
+MiniMax-M3: grouped attention, sparse in all but the first layers, experts as in M2.
+"""
 
 from __future__ import annotations
 
-from ..layers import FeedForward, MixtureOfExperts
+from ..layers import BlockSparseAttention, FeedForward, LayerKind, MixtureOfExperts
 from ..model import ModelSpec
 from .config import Config
-from .dense import qwen_windows
 from .families import family
 from .parts import assemble, check_heads, read_experts, read_ffn, read_heads, read_windows, stack
 
 Block = FeedForward | MixtureOfExperts
-
-
-@family("MixtralForCausalLM", "QuantMixtralForCausalLM", types=("mixtral",))
-def mixtral(config: Config) -> ModelSpec:
-    """Mixtral: experts in every layer."""
-    shape = read_heads(config)
-    mixers = shape.attention(read_windows(config, config.layers()))
-    experts = read_experts(config, shape.hidden, config.size("intermediate_size"))
-    return assemble(config, stack(mixers, experts))
-
-
-@family("PhiMoEForCausalLM", "PhimoeForCausalLM", types=("phimoe",))
-def phimoe(config: Config) -> ModelSpec:
-    """Phi-3.5-MoE: layer norms and head with biases."""
-    shape = read_heads(config)
-    bias = config.flag("attention_bias", False)
-    mixers = shape.attention(read_windows(config, config.layers()), qkv_bias=bias, out_bias=bias)
-    experts = read_experts(config, shape.hidden, config.size("intermediate_size"))
-    layers = stack(mixers, experts, norm_width=2 * shape.hidden)
-    head_bias = config.size("vocab_size") * config.flag("lm_head_bias", False)
-    return assemble(config, layers, extra=head_bias, final_norm=2 * shape.hidden)
 
 
 def qwen_blocks(config: Config, hidden: int, layers: int) -> list[Block]:
@@ -58,23 +39,6 @@ def qwen_blocks(config: Config, hidden: int, layers: int) -> list[Block]:
     return [experts if s else dense for s in sparse]
 
 
-@family("Qwen2MoeForCausalLM", types=("qwen2_moe",))
-def qwen2_moe(config: Config) -> ModelSpec:
-    """Qwen1.5-MoE and Qwen2-MoE: biases on query, key and value, gated shared expert."""
-    shape, layers = read_heads(config), config.layers()
-    mixers = shape.attention(qwen_windows(config, layers), qkv_bias=True)
-    return assemble(config, stack(mixers, qwen_blocks(config, shape.hidden, layers)))
-
-
-@family("Qwen3MoeForCausalLM", types=("qwen3_moe",))
-def qwen3_moe(config: Config) -> ModelSpec:
-    """Qwen3-MoE: query and key norms per head, no shared expert."""
-    shape, layers = read_heads(config), config.layers()
-    bias = config.flag("attention_bias", False)
-    mixers = shape.attention(qwen_windows(config, layers), qkv_bias=bias, out_bias=bias, qk_norm=shape.head_norm)
-    return assemble(config, stack(mixers, qwen_blocks(config, shape.hidden, layers)))
-
-
 @family("MiniMaxM2ForCausalLM", types=("minimax_m2",))
 def minimax_m2(config: Config) -> ModelSpec:
     """MiniMax-M2: norms over the whole projections, routing bias; MTP modules are left out."""
@@ -90,24 +54,6 @@ def minimax_m2(config: Config) -> ModelSpec:
         config.size("intermediate_size"),
         shared_width=config.count("shared_intermediate_size"),
         router_bias=config.flag("use_routing_bias", True),
-    )
-    return assemble(config, stack(mixers, experts))
-
-
-@family("GptOssForCausalLM", types=("gpt_oss",))
-def gpt_oss(config: Config) -> ModelSpec:
-    """gpt-oss: attention sinks, biases on experts and router, windows on every other layer."""
-    shape = read_heads(config, head_dim=64)
-    windows = read_windows(config, config.layers(), slides=lambda layer: layer % 2 == 0, default=128)
-    bias = config.flag("attention_bias", True)
-    mixers = shape.attention(windows, qkv_bias=bias, out_bias=bias, sinks=True)
-    experts = read_experts(
-        config,
-        shape.hidden,
-        config.size("intermediate_size"),
-        top_k=("num_experts_per_tok", "experts_per_token"),
-        router_bias=True,
-        expert_bias=True,
     )
     return assemble(config, stack(mixers, experts))
 
@@ -236,3 +182,50 @@ def _pyramid(config: Config, layers: int) -> list[int]:
     if len(experts) != layers or any(type(n) is not int or n < 1 for n in experts):
         raise config.error("num_experts", f"must hold a count for each of the {layers} layers with experts")
     return experts
+
+
+SPARSE = "sparse_attention_config"
+
+
+@family(
+    "MiniMaxM3ForCausalLM", "MiniMaxM3SparseForCausalLM", types=("minimax_m3", "minimax_m3_text", "minimax_m3_sparse")
+)
+def minimax_m3(config: Config) -> ModelSpec:
+    """MiniMax-M3: block-sparse attention with index keys, a shared expert, dense layers first."""
+    shape, layers = read_heads(config), config.layers()
+    norm = shape.head_norm if config.flag("use_qk_norm", True) else 0
+    gated = config.flag("attention_output_gate", False)
+    dense = shape.attention([0], qk_norm=norm, gated=gated)[0]
+    mixers: list[LayerKind] = [dense] * layers
+    if config.has(SPARSE):
+        s = config.section(SPARSE)
+        sparse = BlockSparseAttention(
+            dense, s.size("sparse_block_size"), s.size("sparse_topk_blocks"),
+            s.size("sparse_num_index_heads"), s.size("sparse_index_dim"),
+        )  # fmt: skip
+        if s.flag("use_sparse_attention", True):
+            chosen = _flags(s, "sparse_attention_freq", layers)
+            mixers = [sparse if on else dense for on in chosen]
+    width = config.size("moe_intermediate_size", "intermediate_size")
+    experts = read_experts(
+        config, shape.hidden, width, shared_width=config.count("n_shared_experts")
+        * config.size("shared_intermediate_size", default=width),
+        router_bias=config.flag("use_routing_bias", False),
+    )  # fmt: skip
+    block = read_ffn(config, shape.hidden, key="dense_intermediate_size") if config.has(
+        "dense_intermediate_size"
+    ) else read_ffn(config, shape.hidden)  # fmt: skip
+    routed = _flags(config, "moe_layer_freq", layers)
+    blocks: list[LayerKind] = [experts if on else block for on in routed]
+    heads = config.count("num_mtp_modules", "num_nextn_predict_layers")
+    return assemble(config, stack(mixers, blocks), heads=heads)
+
+
+def _flags(config: Config, key: str, layers: int) -> list[bool]:
+    """One 0 or 1 per layer; all 1 where the file says nothing."""
+    items = config.items(key)
+    if items is None:
+        return [True] * layers
+    if len(items) != layers or any(one not in (0, 1) for one in items):
+        raise config.error(key, f"must be one 0 or 1 per layer, {layers} in all")
+    return [bool(one) for one in items]

@@ -1,4 +1,7 @@
-"""Decoders with special keys: ChatGLM, Qwen 1, TeleChat 2, GPT-J, MPT, Persimmon, DeciLM."""
+"""Decoders with special keys: ChatGLM, Qwen 1, TeleChat 2, GPT-J, MPT, Persimmon, DeciLM.
+
+Decoders with layer norms and two-matrix feed-forward blocks: OPT, GPT, Falcon and kin.
+"""
 
 from __future__ import annotations
 
@@ -51,16 +54,6 @@ def telechat2(config: Config) -> ModelSpec:
     mixers = shape.attention([0] * config.layers("num_hidden_layers", "n_layer"), out_bias=True)
     layers = stack(mixers, FeedForward(hidden, config.size("ffn_hidden_size", "intermediate_size")))
     return assemble(config, layers, extra=len(layers) * hidden)  # the biases of the down projections
-
-
-@family("GPTJForCausalLM", "CodeGenForCausalLM", types=("gptj", "codegen"))
-def gptj(config: Config) -> ModelSpec:
-    """GPT-J and CodeGen: parallel parts behind one layer norm, biases of the feed-forward block and the head."""
-    hidden, heads = config.size("n_embd"), config.size("n_head")
-    shape = check_heads(config, hidden, heads, heads, keys=("n_head", "n_head"))
-    ffn = FeedForward(hidden, config.size("n_inner", default=4 * hidden), matrices=2, bias=True)
-    layers = stack(shape.attention([0] * config.layers("n_layer")), ffn, norms=1, norm_width=2 * hidden, parallel=True)
-    return assemble(config, layers, extra=config.size("vocab_size"), final_norm=2 * hidden)
 
 
 @family("MptForCausalLM", "MPTForCausalLM", types=("mpt",))
@@ -133,3 +126,48 @@ def _ffn(config: Config, i: int, block: Any) -> LayerKind | None:
         raise config.error(f"block_configs[{i}].ffn.ffn_mult", f"must be a number above 0, not {shown(factor)}")
     width = int(2 * factor * hidden / 3)  # rounded up to a multiple of 256, as its authors' code does
     return FeedForward(hidden, -(-width // 256) * 256)
+
+
+@family("OPTForCausalLM", types=("opt",))
+def opt(config: Config) -> ModelSpec:
+    """OPT: learned positions, biases everywhere, tied."""
+    hidden, layers = config.size("hidden_size"), config.layers()
+    heads = config.size("num_attention_heads")
+    shape = check_heads(config, hidden, heads, heads)
+    bias = config.flag("enable_bias", True)
+    norm = 2 * hidden * config.flag("layer_norm_elementwise_affine", True)
+    # Positions are shifted by two (transformers' OPTLearnedPositionalEmbedding).
+    extra = (config.size("max_position_embeddings") + 2) * hidden
+    narrow = config.size("word_embed_proj_dim", default=hidden)
+    if narrow != hidden:
+        # OPT-350M: tables of another width than the model, and a projection at either end.
+        extra += 2 * narrow * hidden + config.size("vocab_size") * (narrow - hidden)
+    final = config.flag("do_layer_norm_before", True) and not config.flag("_remove_final_layer_norm", False)
+    mixers = shape.attention([0] * layers, qkv_bias=bias, out_bias=bias)
+    ffn = read_ffn(config, hidden, key="ffn_dim", matrices=2, bias=bias)
+    return assemble(
+        config, stack(mixers, ffn, norm_width=norm), tied=True, extra=extra, final_norm=norm if final else 0
+    )
+
+
+@family("FalconForCausalLM", "RWForCausalLM", types=("falcon", "RefinedWeb", "RefinedWebModel"))
+def falcon(config: Config) -> ModelSpec:
+    """Falcon: attention and feed-forward side by side, tied.
+
+    Old layout (7B): one key/value head with ``multi_query``, else as many as query heads.
+    New layout (40B, 180B): ``num_kv_heads`` of them.
+    """
+    hidden, heads = config.size("hidden_size", "n_embed"), config.size("num_attention_heads", "n_head")
+    # Falcon-40B's first files name the layout only by their model type.
+    new = config.flag("new_decoder_architecture", config.text("model_type") == "RefinedWeb")
+    multi_query = config.flag("multi_query", True)
+    kv_heads = 1 if multi_query and not new else config.size("num_kv_heads", "n_head_kv", default=heads)
+    shape = check_heads(config, hidden, heads, kv_heads, keys=("num_attention_heads", "num_kv_heads"))
+    parallel = new or config.flag("parallel_attn", True)
+    # The new layout norms both parts' inputs apart unless told otherwise (Falcon 2).
+    norms = config.size("num_ln_in_parallel_attn", default=2) if new else 2 - parallel
+    bias = config.flag("bias", False)
+    mixers = shape.attention([0] * config.layers("num_hidden_layers", "n_layer"), qkv_bias=bias, out_bias=bias)
+    ffn = FeedForward(hidden, config.size("ffn_hidden_size", default=4 * hidden), 2, bias)
+    layers = stack(mixers, ffn, norms=norms, norm_width=2 * hidden, parallel=parallel)
+    return assemble(config, layers, tied=True, final_norm=2 * hidden)

@@ -11,7 +11,7 @@ from ..errors import SpecError
 from ..layers import Attention, SpanAttention
 from ..model import ModelSpec
 from .config import Config, shown
-from .dense import llama
+from .decoders import llama
 from .families import family
 from .json_file import read_json_object
 

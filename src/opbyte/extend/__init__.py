@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from opbyte.workloads.errors import InputError as InputError
     from opbyte.workloads.errors import nearest as nearest
     from opbyte.workloads.hf.config import Config as Config
-    from opbyte.workloads.hf.dense import llama as llama
+    from opbyte.workloads.hf.decoders import llama as llama
     from opbyte.workloads.hf.families import family as family
     from opbyte.workloads.layers import LayerKind as LayerKind
     from opbyte.workloads.layers import Routed as Routed
