@@ -6,21 +6,18 @@ CPU time, not wall time: machines are shared. The obvious one is the slow schedu
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
 
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.batching.kv import CacheSettings, sequence_bytes
+from opbyte.simulator.batching.kv import CacheSettings
 from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.batching.state import C_STEPS, F_LAST
 from opbyte.simulator.deploy.deployment import Deployment, deploy
@@ -31,10 +28,12 @@ from opbyte.simulator.parts.kv_tiers.settings import TierSettings
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.fleet import Fleet
 from opbyte.simulator.serving.run import run
-from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.requests import open_requests
 from opbyte.workloads.speculators import read_asked
+
+from ..simulator.pieces import slow_engine
+from ..simulator.reference import Request
 
 pytestmark = pytest.mark.benchmark
 
@@ -72,17 +71,6 @@ def test_a_cold_start_is_short(tmp_path: Path, capsys: pytest.CaptureFixture[str
         print(f"\ncold start: {float(took):.1f} s of CPU", end="")
     assert compiled == ["1", "0"]
     assert float(took) < 16.0
-
-
-def load_reference() -> ModuleType:
-    path = Path(__file__).parent.parent / "simulator" / "reference.py"
-    spec = importlib.util.spec_from_file_location("slow_reference", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def made(model: str, system: str, degrees: dict[str, int]) -> Deployment:
@@ -158,9 +146,8 @@ def test_ratio_to_the_reference(capsys: pytest.CaptureFixture[str]) -> None:
     deployment, policy = made("llama-3-8b", "h100-x1", {}), make_policy("chunked")
     stream = open_requests(rate=50.0, input_len=512, output_len=128, lengths="lognormal", limit=2000)
     block = stream.read()
-    reference = load_reference()
     rows = [
-        reference.Request(i, float(a), int(n), int(m))
+        Request(i, float(a), int(n), int(m))
         for i, (a, n, m) in enumerate(zip(block.arrival_s, block.input_tokens, block.output_tokens, strict=True))
     ]
     run(deployment, policy, open_requests(rate=5.0, input_len=9, output_len=9, limit=3))
@@ -170,10 +157,7 @@ def test_ratio_to_the_reference(capsys: pytest.CaptureFixture[str]) -> None:
     engine.submit(block)
     engine.advance(math.inf)
     fast, setup = time.process_time() - ready, ready - began
-    memory = reference.Bytes(engine.kv.capacity, lambda tokens: float(sequence_bytes(engine.kv, np.array([tokens]))[0]))
-    slow = reference.Reference(
-        policy, [memory], lambda batches, step: explicit_stage(deployment, batches, step=step).seconds
-    )
+    slow = slow_engine(engine)
     began = time.process_time()
     slow.serve(rows)
     took = time.process_time() - began

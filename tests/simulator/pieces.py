@@ -12,30 +12,40 @@ import pytest
 from hypothesis import strategies as st
 
 from opbyte.simulator.batching.host import Host
+from opbyte.simulator.batching.kv import CacheSettings, sequence_bytes
 from opbyte.simulator.batching.policies import Policy
 from opbyte.simulator.batching.state import (
+    C_COMPLETED,
+    C_EMITTED,
+    C_HITS,
     C_PREEMPTIONS,
     C_STEPS,
     F_ARRIVAL,
     F_FIRST,
     F_LAST,
     F_SCHEDULED,
+    I_GENERATED,
     I_PREEMPTED,
     T_TBT_COUNT,
     T_TBT_SUM,
 )
+from opbyte.simulator.deploy.deployment import Deployment
+from opbyte.simulator.parts.drafts.explicit import speculative_stage
 from opbyte.simulator.serving.driver import RunSettings, Served, serve
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.fleet import Fleet
 from opbyte.simulator.serving.pools import Pools
+from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.requests import RequestBlock, RequestStream
 from opbyte.workloads.requests.block import Labels
 
+from .reference import Blocks, Bytes, Pipeline, Reference, Request
+from .reference_engine import HASH_TOKENS
+
 GAP_S = 2e-4
 """Scale of the gaps between arrivals: about a step of the tests' small models."""
 
-HASH_TOKENS = 512
 hosts = st.one_of(
     st.just(Host()), st.builds(Host, st.floats(0, 3 * GAP_S), st.floats(0, GAP_S), st.floats(0, 0.2 * GAP_S))
 )
@@ -104,7 +114,60 @@ def stamps(engine: Engine, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     return engine.state.floats[:count, columns]
 
 
-def slow_requests(make: Callable[..., Any], load: dict[str, Any], more: Sequence[dict[str, Any]] = ()) -> list[Any]:
+def cache_of(load: dict[str, Any], spare: int = 0) -> CacheSettings:
+    """Blocks for `room` of the longest request with so many tokens more."""
+    block, tokens = block_of(load), load["block"]
+    longest = int((block.input_tokens + block.output_tokens - 1).max()) + spare
+    return CacheSettings(tokens, int(-(-longest // tokens) * load["room"]))
+
+
+def small_engine(deployment: Deployment, load: dict[str, Any], spare: int = 0, **options: Any) -> Engine:
+    """An engine with as little KV memory as the workload says."""
+    options = {"policy": load["policy"], "keep_log": True, "cache": cache_of(load, spare)} | options
+    engine = Engine(deployment, **options)
+    if not engine.kv.cached:  # bytes need not be whole blocks
+        block = block_of(load)
+        most = sequence_bytes(engine.kv, block.input_tokens + block.output_tokens - 1 + spare).max()
+        engine.kv = engine.kv._replace(capacity=float(most * load["room"]))
+        engine.state.free[:] = engine.kv.capacity
+    return engine
+
+
+def explicit_cost(deployment: Deployment, policy: Policy, number: int = 0) -> Callable[[Sequence[Batch], int], Any]:
+    """Seconds of a step of the engine of that number, of each stage where there are several."""
+
+    def cost(batches: Sequence[Batch], step: int) -> Any:
+        how = {"step": step, "captured": policy.captures(deployment.several)}
+        if deployment.several > 1:
+            return speculative_stage(deployment, batches, **how).whole.seconds
+        stage = explicit_stage(deployment, batches, replica=number, **how)
+        return stage.seconds if deployment.layout.pp == 1 else stage.stages
+
+    return cost
+
+
+def memory_of(engine: Engine) -> Blocks | Bytes:
+    """The slow scheduler's memory of one rank of an engine."""
+    kv = engine.kv
+    if kv.cached:
+        return Blocks(kv.block, list(range(kv.blocks)), kv.bare_first)
+    return Bytes(kv.capacity, lambda tokens: float(sequence_bytes(kv, np.array([tokens]))[0]))
+
+
+def slow_engine(engine: Engine, clients: int | None = None, kind: Any = None, **more: Any) -> Any:
+    """The slow scheduler of an engine's policy, memory and deployment; of another `kind`, if its rules are others."""
+    d = engine.deployment
+    if d.layout.pp > 1:
+        more["stages"] = d.layout.pp
+    more.setdefault("memories", [memory_of(engine) for _ in range(d.ranks)])
+    kind = kind or (Reference if d.layout.pp == 1 else Pipeline)
+    cost = explicit_cost(d, engine.policy)
+    return kind(policy=engine.policy, cost=cost, clients=clients, launches=engine.launches, **more)
+
+
+def slow_requests(
+    load: dict[str, Any], make: Callable[..., Any] = Request, more: Sequence[dict[str, Any]] = ()
+) -> list[Any]:
     """A workload's requests for a slow scheduler; those of a closed loop come when their client is free."""
     block = block_of(load)
     arrivals = block.arrival_s if load["clients"] is None else np.full(len(block), np.inf)
@@ -116,12 +179,13 @@ def slow_requests(make: Callable[..., Any], load: dict[str, Any], more: Sequence
 
 
 def check_served(engine: Engine, slow: Any, requests: Sequence[Any]) -> None:
-    """An engine's steps, preemptions, stamps and token gaps are those of a slow scheduler.
+    """An engine's steps, preemptions, cache hits, stamps and token gaps are those of a slow scheduler.
 
     There is a gap for every token after a request's first; that of a preemption counts whole.
     """
     state, n = engine.state, len(requests)
     assert state.counters[C_STEPS] == slow.steps
+    assert state.counters[C_HITS] == slow.hits
     assert state.ints[:n, I_PREEMPTED].tolist() == [r.preemptions for r in requests]
     assert state.counters[C_PREEMPTIONS] == sum(r.preemptions for r in requests)
     expected = np.array([[r.arrival, r.scheduled, r.first, r.last] for r in requests])
@@ -129,6 +193,15 @@ def check_served(engine: Engine, slow: Any, requests: Sequence[Any]) -> None:
     gaps = [gap for r in requests for gap in r.gaps]
     assert state.clocks[T_TBT_COUNT] == state.hist.sum() == len(gaps)
     assert state.clocks[T_TBT_SUM] == pytest.approx(sum(gaps), rel=1e-9)
+
+
+def check_ended(engine: Engine, load: dict[str, Any]) -> None:
+    """All requests have all their tokens, and all memory is free."""
+    state, n = engine.state, len(load["outputs"])
+    assert state.counters[C_COMPLETED] == n
+    assert state.ints[:n, I_GENERATED].tolist() == load["outputs"]
+    assert state.counters[C_EMITTED] == sum(load["outputs"])
+    assert (state.free == engine.kv.capacity).all()
 
 
 def check_pieces(

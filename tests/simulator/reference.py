@@ -14,60 +14,31 @@ import numpy as np
 
 from opbyte.simulator.batching.policies import Policy
 from opbyte.simulator.step.launches import NO_LAUNCHES, Launches
-from opbyte.workloads.batch import DECODE, PREFILL, Batch
+from opbyte.workloads.batch import Batch
 
-HASH_TOKENS = 512
-"""Prompt tokens that one prefix hash of a trace stands for."""
-
-
-def launching(policy: Policy, launches: Launches, tokens: int, prompts: bool, several: int = 1) -> float:
-    """Seconds to launch a step with at most so many tokens on a rank, `several` of each decode."""
-    each, captured = policy.host.launch_s, policy.captures(several) or policy.largest * several
-    if not prompts:
-        return each * launches.decodes if policy.eager or (captured and tokens > captured) else 0.0
-    pieces = min(policy.pieces, policy.captured) if policy.graphs else policy.pieces
-    return each * (launches.pieces if not policy.eager and tokens <= pieces else launches.prompts)
+from . import reference_engine as engine
+from .reference_engine import Plan, batch_of, with_host
 
 
 @dataclass(eq=False)
-class Request:
-    index: int
-    arrival: float
-    input: int
-    output: int
-    hashes: Sequence[int] = ()
+class Request(engine.Request):
     session: int | None = None
     follows: Request | None = None
     think: float = 0.0
-    target: int = 0
-    cached: int = 0
-    generated: int = 0
     held: float = 0.0
     blocks: list[int] = field(default_factory=list)
     noted: int = 0
-    scheduled: float = math.nan
-    first: float = math.nan
-    last: float = math.nan
-    preemptions: int = 0
     flight: int = 0  # tokens that batches under way will bring, with asynchronous pipelines
     known: int = 0  # tokens in the cache whose content the scheduler knows
-    gaps: list[float] = field(default_factory=list)
     far: int = 0  # tokens it would have cached had all drafts of its latest step been accepted
     came: int = 0  # tokens that its latest step brought
-    priority: int = 0
     tenant: int = 0
     place: int = -1  # among arrivals
 
     @property
-    def in_prefill(self) -> bool:
-        return self.cached < self.target
-
-    @property
     def hashed(self) -> int:
-        """Tokens whose content a trace tells: of the prompt, or all where a session goes on."""
-        if self.session is not None:
-            return self.input + self.output
-        return min(self.input, HASH_TOKENS * len(self.hashes))
+        """Of the prompt, or all where a session goes on."""
+        return self.input + self.output if self.session is not None else super().hashed
 
 
 @dataclass
@@ -137,10 +108,9 @@ class Blocks:
         """What block `j` of a sequence holds: a part of a hashed prefix, or its own tokens."""
         if (j + 1) * self.block > request.hashed:
             return ("own", request.index, j)
-        start = j * self.block
         if request.session is not None:
             return ("session", request.session, j)
-        return ("hash", request.hashes[start // HASH_TOKENS], start % HASH_TOKENS)
+        return request.content(j * self.block)
 
     def found(self, request: Request) -> list[int]:
         """Leading blocks of a waiting request that are still there; one token is always left.
@@ -245,6 +215,10 @@ class Reference:
     gave_way: bool = False  # whether a plan preempted the only request that it could have run
     wasted: int = 0  # sequences in steps that had ended
 
+    @property
+    def hits(self) -> int:
+        return sum(kv.hits for kv in self.memories)
+
     def begin(self, requests: list[Request]) -> tuple[list[Request], list[Rank]]:
         """Requests that follow no other, in order of arrival, and empty ranks."""
         to_come, self.later = ([r for r in requests if (r.follows is None) == first] for first in (True, False))
@@ -255,19 +229,12 @@ class Reference:
         ranks = [Rank(kv) for kv in self.memories]
         return to_come, ranks
 
-    def seconds(self, plans: Sequence[Sequence[tuple[Request, int]]]) -> list[float]:
+    def seconds(self, plans: Sequence[Plan]) -> list[float]:
         """Seconds of each stage for a new step, the host's work included."""
-        policy, host = self.policy, self.policy.host
-        devices = np.atleast_1d(self.cost([batch_of(plan) for plan in plans], self.steps)).tolist()
+        batches = [batch_of(plan) for plan in plans]
+        devices = np.atleast_1d(self.cost(batches, self.steps)).tolist()
         self.steps += 1
-        tokens = max(sum(q for _, q in plan) for plan in plans)
-        prompts = any(r.in_prefill for plan in plans for r, _ in plan)
-        starting = launching(policy, self.launches, tokens, prompts, self.several) / len(devices)
-        devices = [max(seconds, starting) for seconds in devices]
-        own = host.step_s + host.sequence_s * sum(map(len, plans)) / len(plans)
-        hidden = policy.ahead or len(devices) > 1
-        devices[0] = max(devices[0], own) if hidden else devices[0] + own
-        return devices
+        return with_host(self.policy, self.launches, batches, devices, self.several)
 
     def serve(self, requests: list[Request]) -> None:
         to_come, ranks = self.begin(requests)
@@ -310,7 +277,7 @@ class Reference:
                 self.landed([])
                 self.forget_late(ranks)
 
-    def landed(self, plans: Sequence[Sequence[tuple[Request, int]]]) -> None:
+    def landed(self, plans: Sequence[Plan]) -> None:
         """The step in flight has ended; `plans` come next. What was computed is known."""
         new = {id(request): tokens for plan in plans for request, tokens in plan}
         for request in self.coming:
@@ -394,7 +361,7 @@ class Reference:
             return False
         return True
 
-    def plan(self, rank: Rank, closed: bool) -> list[tuple[Request, int]]:
+    def plan(self, rank: Rank, closed: bool) -> Plan:
         """New tokens of each sequence in the next step."""
         self.look(rank)
         if not self.policy.prompts_alone:
@@ -408,7 +375,7 @@ class Reference:
             plan += self.admit(rank, budget)
         return plan or self.plan_running(rank, list(rank.running))[0]
 
-    def plan_running(self, rank: Rank, requests: Sequence[Request]) -> tuple[list[tuple[Request, int]], int, bool]:
+    def plan_running(self, rank: Rank, requests: Sequence[Request]) -> tuple[Plan, int, bool]:
         """Tokens of running sequences, what is left of the budget, whether memory was short."""
         budget, plan, preempted = self.policy.token_budget, [], False
         for request in requests:
@@ -462,9 +429,9 @@ class Reference:
         request.known = min(request.cached + tokens, there)
         rank.kv.note(request, request.known)
 
-    def admit(self, rank: Rank, budget: int) -> list[tuple[Request, int]]:
+    def admit(self, rank: Rank, budget: int) -> Plan:
         """Start waiting requests with what is left of the budget."""
-        plan: list[tuple[Request, int]] = []
+        plan: Plan = []
         prompts = 0
         while rank.waiting and budget > 0:
             request, room = rank.waiting[0], budget
@@ -514,12 +481,7 @@ class Reference:
                 self.coming.append(request)
 
     def token(self, request: Request) -> None:
-        request.generated += 1
-        if request.generated == 1:
-            request.first = self.now
-        else:
-            request.gaps.append(self.now - request.last)
-        request.last = self.now
+        request.emit(self.now)
 
 
 @dataclass
@@ -563,7 +525,7 @@ class Pipeline(Reference):
                     self.arrived(to_come, rank, request)
 
     def send(
-        self, ranks: Sequence[Rank], plans: Sequence[list[tuple[Request, int]]], free: list[float]
+        self, ranks: Sequence[Rank], plans: Sequence[Plan], free: list[float]
     ) -> tuple[float, list[tuple[Rank, Request, bool]]]:
         """Send a batch through the stages: when it ends, and whose token it brings."""
         held: list[tuple[Rank, Request, bool]] = []
@@ -613,7 +575,7 @@ class Verifying(Reference):
     accept: Callable[[Request], int] = lambda request: 0
     verified: int = 0  # sequences in steps that verify, those that have ended left out
 
-    def plan(self, rank: Rank, closed: bool) -> list[tuple[Request, int]]:
+    def plan(self, rank: Rank, closed: bool) -> Plan:
         self.look(rank)
         budget, plan, preempted = self.policy.token_budget, [], False
         for request in list(rank.admitted):
@@ -654,7 +616,7 @@ class Verifying(Reference):
         request.known = min(request.cached + tokens, request.input + request.generated - new)
         rank.kv.note(request, request.known)
 
-    def landed(self, plans: Sequence[Sequence[tuple[Request, int]]]) -> None:
+    def landed(self, plans: Sequence[Plan]) -> None:
         self.coming = []  # what is known of content is what was when a sequence was planned
 
     def stamp(self, request: Request, tokens: int) -> None:
@@ -699,7 +661,7 @@ class ByPriority(Reference):
     def before(self, one: Request, other: Request) -> bool:
         return (one.priority, one.place) < (other.priority, other.place)
 
-    def plan(self, rank: Rank, closed: bool) -> list[tuple[Request, int]]:
+    def plan(self, rank: Rank, closed: bool) -> Plan:
         self.look(rank)
         budget, index, preempted = self.policy.token_budget, 0, False
         self.gave_way = False
@@ -776,9 +738,9 @@ class ByService(Reference):
         rank.waiting.append(request)
         self.measure(rank)
 
-    def admit(self, rank: Rank, budget: int) -> list[tuple[Request, int]]:
+    def admit(self, rank: Rank, budget: int) -> Plan:
         """One at a time, of the tenant served least."""
-        plan: list[tuple[Request, int]] = []
+        plan: Plan = []
         while rank.waiting and budget > 0:
             rank.waiting.sort(key=lambda r: r.place)
             least = min(self.served[r.tenant] for r in rank.waiting)
@@ -801,14 +763,3 @@ class ByService(Reference):
     def token(self, request: Request) -> None:
         super().token(request)
         self.served[request.tenant] += 2
-
-
-def batch_of(plan: Sequence[tuple[Request, int]]) -> Batch:
-    """The batch that a plan runs."""
-    columns = (
-        [tokens for _, tokens in plan],
-        [r.cached for r, _ in plan],
-        [PREFILL if r.in_prefill else DECODE for r, _ in plan],
-        [r.index for r, _ in plan],
-    )
-    return Batch(*(np.array(c, dtype=np.int64) for c in columns))

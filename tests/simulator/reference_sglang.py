@@ -8,55 +8,32 @@ schedule_batch.py, scheduler_output_processor_mixin.py, sglang/srt/mem_cache/rad
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
+from . import reference_engine as engine
+from .reference_engine import Loop, Plan, StagedLoop, Step
 
-from opbyte.workloads.batch import DECODE, PREFILL, Batch
-
-HASH_TOKENS = 512
 Token = tuple[object, ...]
 
 
 @dataclass(eq=False)
-class Request:
-    index: int
-    arrival: float
-    input: int
-    output: int
-    hashes: Sequence[int] = ()
-    priority: int = 0
+class Request(engine.Request):
     entry: int = 0  # place among all entries to the queue
-    generated: int = 0
     committed: int = 0  # tokens that have memory, those of the planned step included
-    computed: int = 0  # tokens in the cache before the planned step
     protected: int = 0  # tokens in the tree
     pages: int = 0  # of its own
     node: Node | None = None
-    target: int = 0  # of its prefill
     retracted: bool = False
-    finished: bool = False
-    scheduled: float = math.nan
-    first: float = math.nan
-    last: float = math.nan
-    preemptions: int = 0
-    gaps: list[float] = field(default_factory=list)
 
     def token(self, at: int) -> Token:
         """What stands at a place: told by a trace's hash if its whole page is, else its own."""
-        if at < min(self.input, HASH_TOKENS * len(self.hashes)):
-            return ("hash", self.hashes[at // HASH_TOKENS], at % HASH_TOKENS)
-        return ("own", self.index, at)
+        return self.content(at) if at < self.hashed else ("own", self.index, at)
 
     def tokens(self, count: int, page: int = 1) -> list[Token]:
         """Its first tokens, as far as they fill pages."""
         return [self.token(at) for at in range(count // page * page)]
-
-    @property
-    def length(self) -> int:
-        return self.input + self.generated
 
 
 @dataclass(eq=False)
@@ -158,7 +135,7 @@ class Adder:
         self.chunk = rules.chunked_prefill_size - beside if rules.chunked_prefill_size else math.inf
         self.total_offset = beside + sum(self.to_come(r) for r in rank.running)
         self.current_offset = beside
-        self.added: list[tuple[Request, int]] = []
+        self.added: Plan = []
         self.preempted: list[Request] = []
         self.cut: Request | None = None
         self.states: list[tuple[int, int]] | None = None
@@ -323,6 +300,10 @@ class Rank:
         self.slots = math.inf  # free places of requests, of all stages' batches together
         self.queued: list[Request] = []  # of the step whose results are not processed
 
+    @property
+    def work(self) -> bool:
+        return bool(self.waiting)
+
     def urgency(self, request: Request) -> int:
         """The smaller, the sooner."""
         if not self.rules.priority:
@@ -339,7 +320,7 @@ class Rank:
         """release_req, of a request that is retracted or preempted"""
         self.release(request, keep=False)
         self.make_room(others * 20)
-        request.committed = request.computed = 0
+        request.committed = request.cached = 0
         request.retracted = True
         request.preemptions += 1
 
@@ -381,7 +362,7 @@ class Rank:
         request.pages, request.protected, request.node = 0, 0, None
         self.slots += 1
 
-    def plan(self, known: float) -> list[tuple[Request, int]]:
+    def plan(self, known: float) -> Plan:
         """get_next_batch_to_run"""
         self.known = known
         if self.chunked:
@@ -422,7 +403,7 @@ class Rank:
                     told.append(own)
         self.waiting.sort(key=lambda r: keys[r])
 
-    def prefill(self) -> list[tuple[Request, int]] | None:
+    def prefill(self) -> Plan | None:
         """get_new_batch_prefill"""
         if self.rules.priority or (self.rules.patch >= 22 and not self.running):
             self.full = False
@@ -469,7 +450,7 @@ class Rank:
                 request.committed = request.protected
                 if math.isnan(request.scheduled):
                     request.scheduled = self.known
-            request.computed = request.committed
+            request.cached = request.committed
             self.extend(request, tokens)
             request.retracted = False
         if self.rules.mixed and self.running:
@@ -480,12 +461,12 @@ class Rank:
             self.running = []
         return batch
 
-    def decode_tokens(self, requests: list[Request]) -> list[tuple[Request, int]]:
+    def decode_tokens(self, requests: list[Request]) -> Plan:
         """prepare_for_decode"""
         if requests:
             self.make_room(len(requests) * (self.page + self.drafts))
         for request in requests:
-            request.computed = request.committed
+            request.cached = request.committed
             self.extend(request, 1 + self.drafts)
         return [(request, 1 + self.drafts) for request in requests]
 
@@ -509,7 +490,7 @@ class Rank:
             return []
         return [r for r in self.running if r in self.queued and not r.finished and r.generated + 1 >= r.output]
 
-    def decode(self) -> list[tuple[Request, int]]:
+    def decode(self) -> Plan:
         """update_running_batch"""
         if not self.running:
             return []
@@ -546,54 +527,21 @@ class Rank:
 
 
 @dataclass
-class Step:
-    """A batch that has been launched: of each rank its requests, and what they were."""
-
-    plans: list[list[tuple[Request, int]]]
-    prompts: list[list[Request]]
-    chunked: list[Request | None]
-    start: float
-    end: float
-
-
-@dataclass
-class Reference:
+class Reference(Loop):
     """The event loop over ranks that step together, arrivals dealt in turn.
 
-    The host plans and launches a step, then waits for the one before it. It receives requests when
-    the steps since the last time weigh enough: one with prompts always, another 1.
+    It receives requests when the steps since the last time weigh enough: one with prompts always, another 1.
+    A step's notes are, of each rank, its prompts and the one that was cut.
     """
 
-    rules: Any
-    ranks: list[Rank]
-    seconds: Callable[[Sequence[Batch], int], float]
-    clients: int | None = None
     interval: int = 1
-    accept: Callable[[Request], int] = lambda request: 0
-    steps: int = 0
-    host: float = 0.0
-    device: float = 0.0
     dealt: int = 0
     weight: int = 0
+    extended: bool = False
 
-    def serve(self, requests: list[Request]) -> None:
-        for request in requests[: self.clients or 0]:
-            request.arrival = 0.0
-        self.to_come = list(requests)
-        last: Step | None = None
-        while True:
-            self.receive(last)
-            for r, rank in enumerate(self.ranks):
-                rank.queued = [request for request, _ in last.plans[r]] if last else []
-            step = self.launch([rank.plan(self.host) for rank in self.ranks])
-            if not self.rules.overlap:
-                if step:
-                    self.process(step)
-            elif last:
-                self.process(last)
-            if step is None and last is None and not self.idle():
-                return
-            last = step if self.rules.overlap else None
+    @property
+    def hits(self) -> int:
+        return sum(rank.hits for rank in self.ranks)
 
     def receive(self, last: Step | None) -> None:
         """recv_requests, with SchedulerRecvSkipper"""
@@ -604,27 +552,20 @@ class Reference:
                 rank = self.ranks[self.dealt % len(self.ranks)]
                 rank.queue(self.to_come.pop(0))
                 self.dealt += 1
+        for r, rank in enumerate(self.ranks):
+            rank.queued = [request for request, _ in last.plans[r]] if last else []
 
-    extended: bool = False
-
-    def launch(self, plans: list[list[tuple[Request, int]]]) -> Step | None:
+    def launch(self) -> Step | None:
         """Run a batch behind the one that runs."""
-        prompts = [rank.last or [] for rank in self.ranks]
-        self.extended = any(prompts)
-        if not any(plans):
-            return None
-        seconds = self.seconds([batch_of(plan) for plan in plans], self.steps)
-        self.steps += 1
-        start = max(self.host, self.device)
-        self.device = start + seconds
-        chunked = [rank.chunked if own else None for rank, own in zip(self.ranks, prompts, strict=True)]
-        return Step(plans, prompts, chunked, start, self.device)
+        plans = [rank.plan(self.host) for rank in self.ranks]
+        notes = [(rank.last or [], rank.chunked if rank.last else None) for rank in self.ranks]
+        self.extended = any(prompts for prompts, _ in notes)
+        return Step(plans, notes, self.run(plans)) if any(plans) else None
 
     def process(self, step: Step) -> None:
         """process_batch_result: wait for a step's results."""
         self.host = max(self.host, step.end)
-        parts = zip(self.ranks, step.plans, step.prompts, step.chunked, strict=True)
-        for rank, plan, prompts, chunked in parts:
+        for rank, plan, (prompts, chunked) in zip(self.ranks, step.plans, step.notes, strict=True):
             for request, _ in plan:
                 if request.finished or request.retracted or request is chunked:
                     continue
@@ -632,62 +573,39 @@ class Reference:
                 if request not in prompts and rank.drafts:
                     good = self.accept(request)
                     last = request.input + request.output - 1
-                    rank.reject(request, min(request.computed + good + 1, last))
-                for _ in range(min(good + 1, request.output - request.generated)):
-                    self.token(request)
-                if request.generated == request.output:
-                    request.finished = True
-                    self.open()
+                    rank.reject(request, min(request.cached + good + 1, last))
+                self.emit(request, good)
+                if request.finished:
                     rank.release(request, keep=True)
                 elif request in prompts:
                     rank.keep(request, request.target)
 
-    def token(self, request: Request) -> None:
-        request.generated += 1
-        if request.generated == 1:
-            request.first = self.host
-        else:
-            request.gaps.append(self.host - request.last)
-        request.last = self.host
-
-    def open(self) -> None:
-        """A client's next request comes when it has been answered."""
-        for following in [r for r in self.to_come if r.arrival == math.inf][:1]:
-            following.arrival = self.host
-
     def idle(self) -> bool:
-        """self_check_during_idle, and the wait for the next request; False where there is none."""
+        """self_check_during_idle"""
         for rank in self.ranks:
             rank.ratio = self.rules.init_ratio
-        if any(rank.waiting for rank in self.ranks):
-            return True
-        if not self.to_come:
-            return False
-        self.host = max(self.host, self.to_come[0].arrival)
-        return True
+        return super().idle()
 
 
 @dataclass
-class Stages(Reference):
-    """The loop over pipeline stages (event_loop_pp): as many batches take turns, each with its running requests.
+class Stages(StagedLoop, Reference):
+    """The loop over pipeline stages (event_loop_pp): every batch in turn has its running requests.
 
-    `seconds` gives those of each stage. One is planned and sent off, then the next one's results are waited for.
+    One is planned and sent off, then the next one's results are waited for. Arrivals are received every time.
     """
 
     def serve(self, requests: list[Request]) -> None:
-        for request in requests[: self.clients or 0]:
-            request.arrival = 0.0
-        self.to_come = list(requests)
-        self.free = [0.0] * self.stages
+        self.begin(requests)
         for rank in self.ranks:
             rank.fewest, rank.stages, rank.slots = 0, self.stages, self.places
         self.kept: list[list[Any]] = [[([], None, None, False) for _ in self.ranks] for _ in self.free]
         flying: list[Step | None] = [None] * self.stages
         turn, nothing = 0, 0
         while True:
+            self.extended = True
             self.receive(None)
             self.take_up(turn)
-            flying[turn] = self.launch([rank.plan(self.host) for rank in self.ranks])
+            flying[turn] = self.launch()
             self.put_down(turn)
             nothing = 0 if flying[turn] else nothing + 1
             turn = (turn + 1) % self.stages
@@ -706,31 +624,3 @@ class Stages(Reference):
 
     def put_down(self, turn: int) -> None:
         self.kept[turn] = [(r.running, r.last, r.last_chunked, r.full) for r in self.ranks]
-
-    def launch(self, plans: list[list[tuple[Request, int]]]) -> Step | None:
-        """Send a batch through the stages."""
-        self.extended = True  # arrivals are received every time
-        prompts = [rank.last or [] for rank in self.ranks]
-        if not any(plans):
-            return None
-        own: Any = self.seconds([batch_of(plan) for plan in plans], self.steps)
-        self.steps += 1
-        end = start = max(self.host, self.free[0])
-        for s, seconds in enumerate(own):
-            self.free[s] = end = max(end, self.free[s]) + seconds
-        chunked = [rank.chunked if part else None for rank, part in zip(self.ranks, prompts, strict=True)]
-        return Step(plans, prompts, chunked, start, end)
-
-    stages: int = 1
-    places: int = 1  # requests that have memory at most
-
-
-def batch_of(plan: Sequence[tuple[Request, int]]) -> Batch:
-    """The batch that a plan runs."""
-    columns = (
-        [tokens for _, tokens in plan],
-        [r.computed for r, _ in plan],
-        [PREFILL if r.computed < r.target else DECODE for r, _ in plan],
-        [r.index for r, _ in plan],
-    )
-    return Batch(*(np.array(c, dtype=np.int64) for c in columns))

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from opbyte.workloads.batch import Batch
 
-from .reference import Blocks, ByPriority, Pipeline, Rank, Reference, Request, Verifying, launching
+from .reference import Blocks, ByPriority, Pipeline, Rank, Reference, Request, Verifying
+from .reference_engine import Plan, with_host
 
 Name = tuple[object, ...]
 
@@ -300,15 +301,13 @@ class TieredReference(Reference):
 
     def price(self, start: int, end: int) -> float:
         """Seconds of computing a prompt's tokens alone."""
-        seconds, host = 0.0, self.policy.host
+        seconds = 0.0
         while start < end:
             q = min(end - start, self.policy.token_budget) if self.policy.chunked else end - start
             batches = [Batch.of(chunks=[(q, start)])]
             batches += [Batch.of()] * (len(self.memories) - 1)
             step = float(self.cost(batches, 0))
-            step = max(step, launching(self.policy, self.launches, q, prompts=True))
-            own = host.step_s + host.sequence_s / len(self.memories)
-            seconds += max(step, own) if self.policy.ahead else step + own
+            seconds += with_host(self.policy, self.launches, batches, [step])[0]
             start += q
         return seconds
 
@@ -344,8 +343,8 @@ class TieredReference(Reference):
             return None
         return best
 
-    def admit(self, rank: Rank, budget: int) -> list[tuple[Request, int]]:
-        plan: list[tuple[Request, int]] = []
+    def admit(self, rank: Rank, budget: int) -> Plan:
+        plan: Plan = []
         kv, policy, head_fits = self.kv(rank), self.policy, True
         while budget > 0 and len(rank.running) + len(rank.late) < policy.max_sequences:
             mine = self.first_there(rank, head_fits)
@@ -479,9 +478,7 @@ class TieredPipeline(Pipeline, TieredReference):
                 if brings_a_token:
                     self.arrived(to_come, rank, request)
 
-    def batch(
-        self, ranks: Sequence[Rank], plans: Sequence[list[tuple[Request, int]]], free: list[float]
-    ) -> tuple[float, Sent]:
+    def batch(self, ranks: Sequence[Rank], plans: Sequence[Plan], free: list[float]) -> tuple[float, Sent]:
         """`send`, once the blocks that the batch takes have been copied."""
         if any(plans):
             start = max(self.now, free[-1 if self.ahead else 0])

@@ -9,15 +9,13 @@ with.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
+from . import reference_engine as engine
+from .reference_engine import Loop, Plan, StagedLoop, Step
 
-from opbyte.workloads.batch import DECODE, PREFILL, Batch
-
-HASH_TOKENS = 512
 Key = tuple[object, ...]
 
 
@@ -30,39 +28,21 @@ class Block:
 
 
 @dataclass(eq=False)
-class Request:
-    index: int
-    arrival: float
-    input: int
-    output: int
-    hashes: Sequence[int] = ()
-    generated: int = 0
-    prompt: int = 0  # what is computed as a prompt; with what was generated before a pause
+class Request(engine.Request):
+    """`target` is what is computed as a prompt, with what was generated before a pause."""
+
     position: int = 0  # of it computed or under way
     kv: int = 0  # tokens of its sequence; 0: none
-    computed: int = 0  # before the planned step
     blocks: list[Block] = field(default_factory=list)
-    finished: bool = False
-    scheduled: float = math.nan
-    first: float = math.nan
-    last: float = math.nan
-    preemptions: int = 0
     flying: int = 0  # batches on stages that have it
-    gaps: list[float] = field(default_factory=list)
-
-    @property
-    def tokens(self) -> int:
-        return self.input + self.generated
 
     @property
     def generating(self) -> bool:
-        return bool(self.kv) and self.position >= self.prompt
+        return bool(self.kv) and self.position >= self.target
 
     def key(self, j: int, size: int) -> Key:
         """Content of its j-th block: a part of a hashed prefix, or its own tokens."""
-        if (j + 1) * size <= min(self.input, HASH_TOKENS * len(self.hashes)):
-            return ("hash", self.hashes[j * size // HASH_TOKENS], j * size % HASH_TOKENS)
-        return ("own", self.index, j)
+        return self.content(j * size) if (j + 1) * size <= self.hashed else ("own", self.index, j)
 
 
 class Memory:
@@ -91,7 +71,7 @@ class Memory:
         request.blocks.append(block)
 
     def begin(self, request: Request) -> int:
-        at, most = self.root, (request.prompt - 1) // self.size if self.reuse else 0
+        at, most = self.root, (request.target - 1) // self.size if self.reuse else 0
         for j in range(most):
             found = at.children.get(request.key(j, self.size))
             if found is None:
@@ -102,9 +82,9 @@ class Memory:
             request.blocks.append(found)
             at = found
         reused = len(request.blocks) * self.size
-        while len(request.blocks) < self.ceil(request.prompt):
+        while len(request.blocks) < self.ceil(request.target):
             self.take(request)
-        request.kv = request.prompt
+        request.kv = request.target
         self.hits += reused
         return reused
 
@@ -137,7 +117,7 @@ class Memory:
     def first_new(self, request: Request) -> tuple[Block, Key] | None:
         """Where the first of a prompt's full blocks that cannot be found would be."""
         at = self.root
-        for j in range(request.tokens // self.size):
+        for j in range(request.length // self.size):
             key = request.key(j, self.size)
             if key not in at.children:
                 return at, key
@@ -155,11 +135,15 @@ class Rank:
         self.waiting: list[Request] = []
         self.active: list[Request] = []
 
+    @property
+    def work(self) -> bool:
+        return bool(self.waiting or self.active)
+
     def fetch(self) -> None:
         self.active = [r for r in self.active if not r.finished]
         while self.waiting and len(self.active) < self.most * self.stages:
             request = self.waiting.pop(0)
-            request.prompt = request.prompt or request.tokens
+            request.target = request.target or request.length
             self.active.append(request)
 
     def contributed(self) -> list[tuple[Block, Key]]:
@@ -200,7 +184,7 @@ class Rank:
     def one_step(self, request: Request) -> int:
         ceil = self.memory.ceil
         if not request.kv:
-            return ceil(request.prompt)
+            return ceil(request.target)
         if not request.generating:
             return 0
         left = request.input + request.output - request.kv + self.drafts
@@ -232,13 +216,13 @@ class Rank:
             line = line[: line.index(victim)]
         return chosen, paused
 
-    def choose(self) -> tuple[list[tuple[Request, int]], list[tuple[Request, int]], list[Request]]:
+    def choose(self) -> tuple[Plan, Plan, list[Request]]:
         """Prompts and decodes of the next step with their tokens, and who is paused."""
         self.fetch()
         chosen, paused = self.utilized() if self.rules.evicts else (self.guaranteed(), [])
         most, tokens = self.rules.max_num_tokens, 0
-        prompts: list[tuple[Request, int]] = []
-        decodes: list[tuple[Request, int]] = []
+        prompts: Plan = []
+        decodes: Plan = []
         for request in chosen:
             if request.generating and request.flying:
                 continue
@@ -248,11 +232,11 @@ class Rank:
                 decodes.append((request, 1 + self.drafts))
                 tokens += 1 + self.drafts
             elif self.rules.chunked:
-                prompts.append((request, request.prompt - request.position))
+                prompts.append((request, request.target - request.position))
             else:
-                whole, new = request.tokens, request.prompt
+                whole, new = request.length, request.target
                 if whole > most:  # TensorRT-LLM refuses one that is too long for any step; here it is cut
-                    left, size = most - tokens, request.prompt - request.position
+                    left, size = most - tokens, request.target - request.position
                     whole = new = size if size <= left else left // self.memory.size * self.memory.size
                 if not new or tokens + whole > most:
                     break
@@ -271,13 +255,11 @@ class Rank:
         return prompts, decodes, paused
 
     def pause(self, request: Request) -> None:
-        request.prompt, request.position = request.tokens, 0
-        self.memory.end(request, request.prompt - 1)
+        request.target, request.position = request.length, 0
+        self.memory.end(request, request.target - 1)
         request.preemptions += 1
 
-    def prepare(
-        self, prompts: list[tuple[Request, int]], decodes: list[tuple[Request, int]], known: float
-    ) -> list[tuple[Request, int]]:
+    def prepare(self, prompts: Plan, decodes: Plan, known: float) -> Plan:
         """prepare_resources"""
         plan = []
         for request, tokens in prompts:
@@ -286,64 +268,34 @@ class Rank:
                 request.position = found
                 if math.isnan(request.scheduled):
                     request.scheduled = known
-                if found and found + tokens < request.prompt:
+                if found and found + tokens < request.target:
                     tokens = (found + tokens) // self.memory.size * self.memory.size - found
-                tokens = min(tokens, request.prompt - found)
-            request.computed = request.position
+                tokens = min(tokens, request.target - found)
+            request.cached = request.position
             plan.append((request, tokens))
         for request, tokens in decodes:
             request.kv += tokens
             while len(request.blocks) < self.memory.ceil(request.kv):
                 self.memory.take(request)
-            request.computed = request.position
+            request.cached = request.position
             plan.append((request, tokens))
         return sorted(plan, key=lambda entry: self.active.index(entry[0]))
 
 
 @dataclass
-class Step:
-    """A step that has been launched: of each rank its requests, and what they bring."""
+class Reference(Loop):
+    """The executor's loop over ranks that step together. A step's notes are, of each rank, what a request brings."""
 
-    plans: list[list[tuple[Request, int]]]
-    kinds: list[dict[Request, str]]
-    end: float
-
-
-@dataclass
-class Reference:
-    """The executor's loop over ranks that step together."""
-
-    rules: Any
-    ranks: list[Rank]
-    seconds: Callable[[Sequence[Batch], int], float]
-    clients: int | None = None
-    accept: Callable[[Request], int] = lambda request: 0
-    steps: int = 0
-    host: float = 0.0
-    device: float = 0.0
     waited: int = 0
     batched: int = 0
 
-    def serve(self, requests: list[Request]) -> None:
-        for request in requests[: self.clients or 0]:
-            request.arrival = 0.0
-        self.to_come = list(requests)
-        last: Step | None = None
-        while True:
-            while self.to_come and self.to_come[0].arrival <= self.host:
-                rank = min(self.ranks, key=self.load)
-                rank.waiting.append(self.to_come.pop(0))
-            step = self.launch()
-            if not self.rules.overlap:
-                if step:
-                    self.process(step)
-            elif last:
-                self.process(last)
-            if step is None and last is None and not any(r.waiting or r.active for r in self.ranks):
-                if not self.to_come:
-                    return
-                self.host = max(self.host, self.to_come[0].arrival)
-            last = step if self.rules.overlap else None
+    @property
+    def hits(self) -> int:
+        return sum(rank.memory.hits for rank in self.ranks)
+
+    def receive(self, last: Step | None) -> None:
+        while self.to_come and self.to_come[0].arrival <= self.host:
+            min(self.ranks, key=self.load).waiting.append(self.to_come.pop(0))
 
     def load(self, rank: Rank) -> int:
         return len(rank.active) + len(rank.waiting)
@@ -359,8 +311,7 @@ class Reference:
             plans.append(rank.prepare([] if waits else prompts, decodes, self.host))
         if not any(plans):
             return None
-        end = self.run(self.seconds([batch_of(plan) for plan in plans], self.steps))
-        self.steps += 1
+        end = self.run(plans)
         kinds: list[dict[Request, str]] = []
         for plan in plans:
             kinds.append({})
@@ -371,11 +322,6 @@ class Reference:
                 kinds[-1][request] = whole if prompt else "decode"
         return Step(plans, kinds, end)
 
-    def run(self, seconds: Any) -> float:
-        """When a step is through that is launched now."""
-        self.device = max(self.host, self.device) + seconds
-        return self.device
-
     def waits(self, choices: Sequence[Any]) -> bool:
         """_waiting_requests and _balance_adp_requests"""
         rules = self.rules
@@ -383,7 +329,7 @@ class Reference:
             prompts, decodes, _ = choices[0]
             if not rules.wait_steps or not prompts or not decodes:
                 return False
-            tokens = sum(r.tokens for r, _ in prompts) + len(decodes)
+            tokens = sum(r.length for r, _ in prompts) + len(decodes)
             if self.waited >= rules.wait_steps or tokens >= rules.wait_tokens:
                 self.waited = 0
                 return False
@@ -411,7 +357,7 @@ class Reference:
     def process(self, step: Step) -> None:
         """_update_requests and _process_previous_batch: wait for a step's results."""
         self.host = max(self.host, step.end)
-        for rank, plan, kinds in zip(self.ranks, step.plans, step.kinds, strict=True):
+        for rank, plan, kinds in zip(self.ranks, step.plans, step.notes, strict=True):
             for request, tokens in plan:
                 begun_anew = kinds[request] == "prompt" and not request.kv
                 if request.finished or kinds[request] == "part" or begun_anew:
@@ -420,57 +366,33 @@ class Reference:
                 if kinds[request] == "decode" and tokens > 1:
                     good = self.accept(request)
                     last = request.input + request.output - 1
-                    request.position = min(request.computed + good + 1, last)
+                    request.position = min(request.cached + good + 1, last)
                     rank.memory.keep(request, request.position)
-                for _ in range(min(good + 1, request.output - request.generated)):
-                    self.token(request)
-                if request.generated == request.output:
-                    request.finished = True
-                    self.open()
-                    if request.kv:
-                        rank.memory.end(request, request.tokens - 1)
+                self.emit(request, good)
+                if request.finished and request.kv:
+                    rank.memory.end(request, request.length - 1)
             for request, _ in plan:
                 if kinds[request] != "decode" and request.generating and not request.flying:
-                    rank.memory.store(request, request.tokens - 1)
-
-    def token(self, request: Request) -> None:
-        request.generated += 1
-        if request.generated == 1:
-            request.first = self.host
-        else:
-            request.gaps.append(self.host - request.last)
-        request.last = self.host
-
-    def open(self) -> None:
-        """A client's next request comes when it has been answered."""
-        for following in [r for r in self.to_come if r.arrival == math.inf][:1]:
-            following.arrival = self.host
+                    rank.memory.store(request, request.length - 1)
 
 
 @dataclass
-class Stages(Reference):
-    """The loop over pipeline stages (_executor_loop_pp): as many batches take turns, planned from the same requests.
+class Stages(StagedLoop, Reference):
+    """The loop over pipeline stages (_executor_loop_pp): batches are planned from the same requests.
 
-    `seconds` gives those of each stage. A request whose last token is in flight is in no other batch, and none in flight
+    A request whose last token is in flight is in no other batch, and none in flight
     is paused. One is planned and sent off; then the host waits for the first stage's work on the one before it (on this one
     up to 1.1, `serial`), and for the results of the next one.
     """
 
-    stages: int = 1
-    places: int = 1
-
     def serve(self, requests: list[Request]) -> None:
-        for request in requests[: self.clients or 0]:
-            request.arrival = 0.0
-        self.to_come = list(requests)
-        self.free = [0.0] * self.stages
+        self.begin(requests)
         for rank in self.ranks:
             rank.stages, rank.most = self.stages, self.places
         flying: list[Step | None] = [None] * self.stages
         turn = 0
         while True:
-            while self.to_come and self.to_come[0].arrival <= self.host:
-                min(self.ranks, key=self.load).waiting.append(self.to_come.pop(0))
+            self.receive(None)
             before = self.free[0]
             flying[turn] = step = self.launch()
             self.count(step, 1)
@@ -481,29 +403,10 @@ class Stages(Reference):
                 self.count(step, -1)
                 self.process(step)
                 flying[turn] = None
-            if not any(flying) and not any(r.waiting or r.active for r in self.ranks):
-                if not self.to_come:
-                    return
-                self.host = max(self.host, self.to_come[0].arrival)
+            if not any(flying) and not self.idle():
+                return
 
     def count(self, step: Step | None, more: int) -> None:
         for plan in step.plans if step else ():
             for request, _ in plan:
                 request.flying += more
-
-    def run(self, seconds: Any) -> float:
-        end = self.host
-        for s, own in enumerate(seconds):
-            self.free[s] = end = max(end, self.free[s]) + own
-        return end
-
-
-def batch_of(plan: Sequence[tuple[Request, int]]) -> Batch:
-    """The batch that a plan runs."""
-    columns = (
-        [tokens for _, tokens in plan],
-        [r.computed for r, _ in plan],
-        [PREFILL if r.computed < r.prompt else DECODE for r, _ in plan],
-        [r.index for r, _ in plan],
-    )
-    return Batch(*(np.array(c, dtype=np.int64) for c in columns))

@@ -18,9 +18,7 @@ from hypothesis import strategies as st
 
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import Deployment, deploy
-from opbyte.simulator.step.books import T_FLOPS, T_JOULES, new_books, totals
 from opbyte.simulator.step.explicit import explicit_stage
-from opbyte.simulator.step.lowering import lower
 from opbyte.workloads.adapters import Tenants, adapter_bytes, tenants_of, with_adapters
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
@@ -35,6 +33,8 @@ from opbyte.workloads.layers import (
     RecurrentExperts,
 )
 from opbyte.workloads.routing import make_router
+
+from .two_paths import check_paths
 
 KINDS: dict[str, tuple[Callable[[Any], LayerKind], Callable[[Any], LayerKind]]] = {
     "lora": (lambda p: LowRank(p, 16), lambda p: LowRank(p, 16)),
@@ -69,27 +69,14 @@ def deployed(kind: str, system: str, routing: str = "uniform") -> Deployment:
     return deploy(model, load_system(system), dp=1, routing=routing)
 
 
-def check(compiled_step: Callable[..., float], deployment: Deployment, batch: Batch, step: int, replica: int) -> None:
-    plan, _ = lower(deployment, replica)
-    books = new_books(plan)
-    each = [batch] * deployment.ranks
-    seconds = compiled_step(plan, books, each, [b.moments(deployment.shard.windows) for b in each], step)
-    stage = explicit_stage(deployment, each, step=step, replica=replica)
-    assert seconds == pytest.approx(stage.seconds, rel=1e-9)
-    joules = float(totals(plan, books.tally)[:, :, T_JOULES].sum())
-    assert joules == pytest.approx(stage.joules, rel=1e-8)
-    flops = sum(p.op.flops * p.count * p.devices for p in stage.ops)
-    assert books.tally[:, :, T_FLOPS].sum() == pytest.approx(flops, rel=1e-9)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data())
 @settings(max_examples=12)
-def test_any_batch(kind: str, compiled_step: Callable[..., float], data: st.DataObject) -> None:
+def test_any_batch(kind: str, data: st.DataObject) -> None:
     routing = data.draw(st.sampled_from(("uniform", "power_law:1.0", "measured")))
     d = deployed(kind, data.draw(st.sampled_from(SYSTEMS)), routing)
     step, replica = data.draw(st.integers(0, 10**6)), data.draw(st.integers(0, 3))
-    check(compiled_step, d, data.draw(batches), step, replica)
+    check_paths(d, [[data.draw(batches)] * d.ranks], step, replica)
 
 
 @given(batch=batches, step=st.integers(0, 99))

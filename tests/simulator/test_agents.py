@@ -7,7 +7,6 @@ edges must equal; sums of times along critical paths, worked out call by call.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,8 @@ from opbyte.simulator.serving.run import run
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests import RequestStream, open_requests
 
-Small = Callable[..., Deployment]
+from .deployments import small
+
 Call = dict[str, Any]
 
 
@@ -57,7 +57,7 @@ chains = st.lists(
 @given(drawn=chains)
 @settings(max_examples=5, deadline=None)
 def test_a_graph_that_is_a_chain_is_a_session(
-    small: Small, tmp_path_factory: pytest.TempPathFactory, replicas: int, drawn: list[list[tuple[int, int, float]]]
+    tmp_path_factory: pytest.TempPathFactory, replicas: int, drawn: list[list[tuple[int, int, float]]]
 ) -> None:
     """Stamp for stamp and cache hit for cache hit, with `predecessor`; with `after` alone, without a cache."""
     rows: list[Call] = []
@@ -84,7 +84,7 @@ def test_a_graph_that_is_a_chain_is_a_session(
         assert found.parts["sessions"].serving_s == pytest.approx(plain.parts["sessions"].serving_s)
 
 
-def test_a_graph_without_edges_is_open_arrivals(small: Small, tmp_path: Path) -> None:
+def test_a_graph_without_edges_is_open_arrivals(tmp_path: Path) -> None:
     rows = [call(f"c{i}", 4.0 * i, 100 + 7 * i, 5 + i) for i in range(30)]
     d = small("llama-3-8b", "h100-x1")
     plain = served(d, written(tmp_path / "plain.jsonl", rows))
@@ -98,7 +98,7 @@ def test_a_graph_without_edges_is_open_arrivals(small: Small, tmp_path: Path) ->
     )
 
 
-def test_a_join_waits_for_the_last_of_all_and_its_tool(small: Small, tmp_path: Path) -> None:
+def test_a_join_waits_for_the_last_of_all_and_its_tool(tmp_path: Path) -> None:
     """plan -> three tools side by side -> answer; the longest way there is the critical path."""
     rows = [
         call("plan", 0, 300, 20, after=[], session="t"),
@@ -130,7 +130,7 @@ def test_a_join_waits_for_the_last_of_all_and_its_tool(small: Small, tmp_path: P
 )  # fmt: skip
 @settings(max_examples=12, deadline=None)
 def test_every_call_is_sent_once_after_all_it_waits_for(
-    small: Small, tmp_path_factory: pytest.TempPathFactory, edges: list[list[int]], replicas: int,
+    tmp_path_factory: pytest.TempPathFactory, edges: list[list[int]], replicas: int,
     fails: list[tuple[int, float]],
 ) -> None:  # fmt: skip
     rows, waits = [], []
@@ -188,7 +188,7 @@ def test_other_files_with_such_names_are_read_as_before(tmp_path: Path) -> None:
         written(tmp_path / "after.jsonl", [{**plain, "after": []}]).read()
 
 
-def test_a_table_says_the_same_as_lines(small: Small, tmp_path: Path) -> None:
+def test_a_table_says_the_same_as_lines(tmp_path: Path) -> None:
     path = tmp_path / "calls.csv"
     path.write_text(
         "request_id,arrival_s,input_tokens,output_tokens,after,wait_s\n"

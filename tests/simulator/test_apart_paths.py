@@ -7,7 +7,7 @@ one micro-batch. Closed form of the schedule: MegaScale-Infer (arXiv 2504.02263)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
 from dataclasses import replace
 from functools import cache
 
@@ -24,12 +24,14 @@ from opbyte.simulator.parts.experts_apart.schedule import enough, step_seconds
 from opbyte.simulator.parts.experts_apart.side import W_ATTENTION, W_BACK, W_EXPERTS, W_OUT
 from opbyte.simulator.parts.overlap.chunking import MOST_CHUNKS, micro_moments
 from opbyte.simulator.scenario.options import DeployOptions
-from opbyte.simulator.step.books import T_FLOPS, T_JOULES, new_books, totals
+from opbyte.simulator.step.books import T_JOULES, totals
 from opbyte.simulator.step.explicit import dealt, explicit_stage
 from opbyte.simulator.step.lowering import Plan, lower
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.model import ModelSpec
+
+from .two_paths import check_paths, some_work, with_next
 
 CASES = (
     ("deepseek-v3", "h200-x2", "h100-x4", {"tp": 1, "routing": "measured", "costs": "roofline"}),
@@ -76,41 +78,26 @@ def lowered(case: int, link: str, batches: int) -> Plan:
 @pytest.mark.parametrize("case", range(len(CASES)))
 @given(data=st.data())
 @settings(max_examples=6)
-def test_both_paths_agree(case: int, compiled_step: Callable[..., float], data: st.DataObject) -> None:
+def test_both_paths_agree(case: int, data: st.DataObject) -> None:
     link, batches = data.draw(st.sampled_from(LINKS)), data.draw(st.integers(1, 5))
     d, plan = deployed(case, link, batches), lowered(case, link, batches)
     step, captured = data.draw(st.integers(0, 10**6)), data.draw(st.sampled_from((0, 16)))
-    first = [data.draw(batches_of) for _ in range(d.ranks)]
-    if not any(len(b.q_len) for b in first):
-        first[0] = Batch.of([7])
-    steps = [first]
-    if not any((b.phase > 0).any() for b in first):  # a stretch: contexts grow by one
-        steps.append([Batch.of((b.context + 1).tolist()) for b in first])
-    books, before, wall = new_books(plan), 0.0, 0.0
-    for i, batches in enumerate(steps):
-        moments = [b.moments(d.shard.windows) for b in batches]
-        found = compiled_step(plan, books, batches, moments, step + i, i == 0, captured)
-        stage = explicit_stage(d, batches, step=step + i, replica=1, captured=captured)
-        assert found == pytest.approx(stage.seconds, rel=1e-9)
-        pairs = (plan, books), (plan.apart.plan, books.aside.books)
-        sums = [totals(own, kept.tally) for own, kept in pairs]
-        joules = sum(float(t[:, :, T_JOULES].sum()) for t in sums)
-        assert joules - before == pytest.approx(stage.joules, rel=1e-8)
-        before, wall = joules, wall + found
-        assert books.wall.sum() == pytest.approx(wall, rel=1e-9)
-        counted = sum(stage.times(lambda p: p.op.layer).values())
-        if case not in (3, 4):  # processors side by side count in full
-            assert counted == pytest.approx(found, rel=1e-9)
-        if i == 0:
-            flops = sum(p.op.flops * p.count * p.devices for p in stage.ops)
-            assert sum(t[:, :, T_FLOPS].sum() for t in sums) == pytest.approx(flops, rel=1e-9)
-            busy: dict[str, float] = {}
-            for name, took in (own for line in stage.timelines for own in line.busy().items()):
-                busy[name] = busy.get(name, 0.0) + took
-            names = {W_OUT: "link to experts", W_EXPERTS: "experts", W_BACK: "link back", W_ATTENTION: "compute"}
-            for at, name in names.items():
-                assert books.aside.busy[at] == pytest.approx(busy.get(name, 0.0), rel=1e-9)
-    assert books.busy[0, -1] == pytest.approx(joules - float(sums[0][:, :, T_JOULES].sum()), rel=1e-6)
+    steps = with_next(some_work([data.draw(batches_of) for _ in range(d.ranks)]))
+    _, books, stage = check_paths(d, steps, step, 1, captured, plan)
+    if case not in (3, 4):  # processors side by side count in full
+        assert sum(stage.times(lambda p: p.op.layer).values()) == pytest.approx(stage.seconds, rel=1e-9)
+    stages = [
+        explicit_stage(d, batches, step=step + i, replica=1, captured=captured) for i, batches in enumerate(steps)
+    ]
+    busy: Counter[str] = Counter()
+    for line in (line for stage in stages for line in stage.timelines):
+        busy.update(line.busy())
+    names = {W_OUT: "link to experts", W_EXPERTS: "experts", W_BACK: "link back", W_ATTENTION: "compute"}
+    for at, name in names.items():
+        assert books.aside.busy[at] == pytest.approx(busy[name], rel=1e-9)
+    joules = sum(stage.joules for stage in stages)
+    attention = float(totals(plan, books.tally)[:, :, T_JOULES].sum())
+    assert books.busy[0, -1] == pytest.approx(joules - attention, rel=1e-6)
 
 
 @pytest.mark.parametrize("case", range(3))

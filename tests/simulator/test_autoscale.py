@@ -7,7 +7,7 @@ closed forms of rules and start-up; sums over spans against the integral of the 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,16 +17,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opbyte.simulator.batching.policies import make_policy
+from opbyte.simulator.batching.policies import Policy, make_policy
 from opbyte.simulator.batching.state import L_END, L_START
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.parts.autoscale.asked import Autoscale, parse_autoscale
-from opbyte.simulator.parts.autoscale.replicas import PHASES
+from opbyte.simulator.parts.autoscale.replicas import PHASES, Scaling
 from opbyte.simulator.parts.autoscale.scalers import SCALERS, Seen
 from opbyte.simulator.parts.autoscale.scaling import Firsts, scaled_fleet
 from opbyte.simulator.parts.autoscale.start_up import ENGINE_START_S, start_up_s
 from opbyte.simulator.parts.failures.faults import Faults
 from opbyte.simulator.serving.collect import collect, left_of_parts
+from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.fleet import Fleet, pools_of
 from opbyte.simulator.serving.record import Run
 from opbyte.simulator.serving.routers import ROUTERS
@@ -35,9 +36,9 @@ from opbyte.simulator.serving.served import Served
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests import RequestStream, open_requests
 
+from .deployments import small
 from .pieces import served_on
 
-Small = Callable[..., Deployment]
 RATE = 400.0
 """Requests a second: about what one of the small replicas can serve."""
 
@@ -64,7 +65,7 @@ def same(one: Run, other: Run, exact: bool = False) -> None:
 
 @pytest.mark.parametrize("router", ["round-robin", "least-loaded", "sticky"])
 @pytest.mark.parametrize("count", [1, 3])
-def test_equal_bounds_are_a_fixed_fleet_byte_for_byte(small: Small, router: str, count: int) -> None:
+def test_equal_bounds_are_a_fixed_fleet_byte_for_byte(router: str, count: int) -> None:
     d = small("llama-3-8b", "duplex-gpu-x1")
     fixed = run_of(d, stream(), Fleet(router, count))
     found = run_of(d, stream(), scaled(Autoscale(count, count, slo=0.01), router))
@@ -77,13 +78,13 @@ def test_equal_bounds_are_a_fixed_fleet_byte_for_byte(small: Small, router: str,
 
 
 @pytest.mark.parametrize("router", ["round-robin", "least-loaded"])
-def test_a_rule_that_changes_nothing_is_a_fixed_fleet(small: Small, always: str, router: str) -> None:
+def test_a_rule_that_changes_nothing_is_a_fixed_fleet(always: str, router: str) -> None:
     d = small("llama-3-8b", "duplex-gpu-x1")
     spec = Autoscale(1, 5, always, 2.0, begin=2, start=0.05, every=0.1)
     same(run_of(d, stream(), Fleet(router, 2)), run_of(d, stream(), scaled(spec, router)))
 
 
-def test_bounds_of_start_up(small: Small, always: str) -> None:
+def test_bounds_of_start_up(always: str) -> None:
     """One that never starts is the least fleet; one that starts at once has the most at the first look."""
     d = small("llama-3-8b", "duplex-gpu-x1")
     late = Autoscale(1, 3, always, 3.0, start=1e6, every=0.1)
@@ -99,28 +100,31 @@ def test_bounds_of_start_up(small: Small, always: str) -> None:
 def served_by(deployment: Deployment, load: RequestStream, fleet: Fleet) -> tuple[Served, Run]:
     """A run with the logs of its engines."""
     policy = make_policy("vllm", max_sequences=8)
-    served = served_on(
-        pools_of(deployment, fleet), policy, load, router=fleet.router, faults=fleet.faults, keep_log=True,
-        autoscale=fleet.autoscale,
-    )  # fmt: skip
+    pools, how = pools_of(deployment, fleet), {"router": fleet.router, "faults": fleet.faults}
+    return with_logs(deployment, pools, policy, load, fleet.replicas, autoscale=fleet.autoscale, **how)
+
+
+def with_logs(
+    deployment: Deployment, pools: Any, policy: Policy, load: RequestStream, copies: int, **how: Any
+) -> tuple[Served, Run]:
+    served = served_on(pools, policy, load, keep_log=True, **how)
     found = collect(
-        served, deployment, policy, "", seed=0, warmup=0, copies=fleet.replicas, clients=None, stop=False, wall_s=0.0
+        served, deployment, policy, "", seed=0, warmup=0, copies=copies, clients=None, stop=False, wall_s=0.0
     )
     return served, left_of_parts(found, served, load, 0)
 
 
-def check_spans(served: Served, found: Run) -> None:
+def check_spans(scaling: Scaling, engines: Sequence[Engine], found: Run) -> None:
     """Nothing runs outside of spans that serve, and spans add up to the count over time."""
-    scaling = found.parts["autoscale"]
-    assert scaling is not None
     times, counts = scaling.counts()
     assert (counts >= 0).all()
     assert (counts.sum(axis=1) <= scaling.spec.most).all()
     integral = (counts[:-1].sum(axis=1) * np.diff(times)).sum()
     assert scaling.held_s() == pytest.approx(integral, rel=1e-9)
     assert scaling.held_s() == pytest.approx(sum(scaling.held_s(p) for p in PHASES), rel=1e-9)
-    each = len(served.engines) // scaling.spec.most
-    for i, engine in enumerate(served.engines):
+    assert scaling.device_hours == pytest.approx(scaling.held_s() * scaling.devices / 3600, rel=1e-12)
+    each = len(engines) // scaling.spec.most
+    for i, engine in enumerate(engines):
         if not engine.logs:
             continue
         log = np.concatenate(engine.logs)
@@ -144,7 +148,7 @@ def check_spans(served: Served, found: Run) -> None:
 )  # fmt: skip
 @settings(max_examples=15, deadline=None)
 def test_nothing_is_lost_whatever_comes_and_goes(
-    small: Small, bounds: tuple[int, int], rule: tuple[str, float], router: str, start: float,
+    bounds: tuple[int, int], rule: tuple[str, float], router: str, start: float,
     hold: float, fails: list[tuple[int, float]], turns: float | None, system: str,
 ) -> None:  # fmt: skip
     """Every request ends once, with all its tokens, on replicas that are there."""
@@ -159,10 +163,10 @@ def test_nothing_is_lost_whatever_comes_and_goes(
     assert (rows.first_token_s > rows.arrival_s).all()
     if not found.restarts and not found.cached_tokens:
         assert found.prompt_tokens >= rows.input_tokens.sum()
-    check_spans(served, found)
+    check_spans(found.parts["autoscale"], served.engines, found)
 
 
-def test_a_replica_that_drains_ends_what_it_has_and_comes_back_empty(small: Small, always: str) -> None:
+def test_a_replica_that_drains_ends_what_it_has_and_comes_back_empty(always: str) -> None:
     """Two at first; one is let go at the first decision with requests on it, and not asked for again."""
     d = small("llama-3-8b", "duplex-gpu-x1")
     spec = Autoscale(1, 2, always, 1.0, begin=2, start=0.0, every=0.1, hold=0.0)
@@ -175,10 +179,10 @@ def test_a_replica_that_drains_ends_what_it_has_and_comes_back_empty(small: Smal
     log = np.concatenate(served.engines[1].logs)
     assert drained.end_s == pytest.approx(log[-1, L_END], rel=1e-9)
     assert drained.end_s > drained.start_s
-    check_spans(served, found)
+    check_spans(found.parts["autoscale"], served.engines, found)
 
 
-def test_idle_and_starting_devices_draw_power(small: Small, always: str) -> None:
+def test_idle_and_starting_devices_draw_power(always: str) -> None:
     """Static energy is that of all devices held over the window, which the spans say."""
     d = small("llama-3-8b", "h100-x1")
     spec = Autoscale(1, 4, always, 4.0, start=0.2, every=0.1)
@@ -202,7 +206,7 @@ def test_rules() -> None:
     assert SCALERS["slo"](Seen(3, 3, share=0.9), 1.0) == 2
 
 
-def test_start_up_reads_the_weights_and_starts_the_engine(small: Small) -> None:
+def test_start_up_reads_the_weights_and_starts_the_engine() -> None:
     d = small("llama-3-8b", "h100-x1")
     disk = d.system.device.disk
     assert disk is not None
@@ -227,7 +231,7 @@ def test_what_cannot_be_is_refused_in_one_line(text: str, says: str) -> None:
     assert "\n" not in str(found.value)
 
 
-def test_it_goes_with_neither_replicas_nor_two_pools(small: Small) -> None:
+def test_it_goes_with_neither_replicas_nor_two_pools() -> None:
     with pytest.raises(InputError, match="--replicas: cannot be combined with --autoscale"):
         scaled_fleet(None, "1:2,by=kv:1", 2)
     fleet = scaled_fleet(None, "1:2,by=kv:0.5,start=1", None)

@@ -6,7 +6,6 @@ against the integral of the replica count, and against what engines did.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -16,27 +15,21 @@ from hypothesis import strategies as st
 
 from opbyte import simulate
 from opbyte.simulator.batching.policies import make_policy
-from opbyte.simulator.batching.state import L_END, L_START
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.parts.autoscale.asked import Autoscale
-from opbyte.simulator.parts.autoscale.replicas import PHASES, Scaling
+from opbyte.simulator.parts.autoscale.replicas import Scaling
 from opbyte.simulator.parts.failures.faults import Faults
-from opbyte.simulator.serving.collect import collect, left_of_parts
 from opbyte.simulator.serving.driver import Served
 from opbyte.simulator.serving.pools import KvLink, Pools
 from opbyte.simulator.serving.record import Run
 from opbyte.simulator.serving.routers import ROUTERS
 from opbyte.workloads.errors import InputError
-from opbyte.workloads.requests import RequestStream, open_requests
+from opbyte.workloads.requests import RequestStream
 
-from .pieces import served_on
+from .deployments import small
+from .test_autoscale import check_spans, same, stream, with_logs
 
-Small = Callable[..., Deployment]
 LINK = KvLink("link", 50e9, 5e-6)
-
-
-def stream(rate: float = 400.0, count: int = 100, turns: float | None = None) -> RequestStream:
-    return open_requests(rate=rate, input_len=200, output_len=40, lengths="uniform", limit=count, seed=1, turns=turns)
 
 
 def ran(
@@ -48,10 +41,8 @@ def ran(
     policy = make_policy("chunked", max_sequences=8)
     entry, decode = ((deployment,) * (deployment.replicas * count) for count in counts)
     pools = Pools(entry, decode, LINK, scales=scales)
-    served = served_on(pools, policy, load, router=router, faults=faults, keep_log=True)
     whole = replace(deployment, pools=(deployment, deployment))
-    found = collect(served, whole, policy, "", seed=0, warmup=0, copies=1, clients=None, stop=False, wall_s=0.0)
-    return served, left_of_parts(found, served, load, 0)
+    return with_logs(whole, pools, policy, load, copies=1, router=router, faults=faults)
 
 
 def spans_of(found: Run) -> list[Scaling]:
@@ -61,67 +52,43 @@ def spans_of(found: Run) -> list[Scaling]:
 
 
 @pytest.mark.parametrize("router", ["round-robin", "least-loaded"])
-def test_equal_bounds_are_fixed_pools_byte_for_byte(small: Small, router: str) -> None:
+def test_equal_bounds_are_fixed_pools_byte_for_byte(router: str) -> None:
     """Both where pools run one after the other and where every event is played."""
     d = small("llama-3-8b", "duplex-gpu-x1")
     fixed, found = (
         ran(d, stream(), (2, 3), scales, router)[1]
         for scales in ((None, None), (Autoscale(2, 2, slo=0.01), Autoscale(3, 3)))
     )
-    for name, column in fixed.requests.columns().items():
-        assert column.tobytes() == found.requests.columns()[name].tobytes(), name
+    same(fixed, found, exact=True)
     assert found.parts["two-pools"].moves.end_s.tobytes() == fixed.parts["two-pools"].moves.end_s.tobytes()
     assert found.joules_per_token == pytest.approx(fixed.joules_per_token, rel=1e-12)
     assert found.watts_per_device == pytest.approx(fixed.watts_per_device, rel=1e-12)
-    for pool, same, scaling in zip(
+    for pool, alike, scaling in zip(
         found.parts["two-pools"].pools, fixed.parts["two-pools"].pools, spans_of(found), strict=True
     ):
-        assert replace(pool, scaling=None) == same
+        assert replace(pool, scaling=None) == alike
         assert scaling.held_s() == pytest.approx(pool.replicas * found.makespan_s, rel=1e-12)
     waited = fixed.requests.first_token_s - fixed.requests.arrival_s
     assert spans_of(found)[0].attained == np.mean(waited <= 0.01)
 
 
-def test_rules_that_change_nothing_are_fixed_pools(small: Small, always: str) -> None:
+def test_rules_that_change_nothing_are_fixed_pools(always: str) -> None:
     d = small("llama-3-8b", "duplex-gpu-x1")
     scales = tuple(Autoscale(1, 5, always, n, begin=int(n), every=0.1) for n in (2.0, 3.0))
     scales = tuple(replace(scale, start=0.01) for scale in scales)
     one, other = ran(d, stream(), (2, 3))[1], ran(d, stream(), (5, 5), scales)[1]  # type: ignore[arg-type]
-    for name, column in one.requests.columns().items():
-        np.testing.assert_allclose(other.requests.columns()[name], column, rtol=1e-9, err_msg=name)
+    same(one, other)
     assert one.interval_static_joules == pytest.approx(other.interval_static_joules, rel=1e-9)
     assert [pool.stepping for pool in one.parts["two-pools"].pools] == pytest.approx(
         [p.stepping for p in other.parts["two-pools"].pools]
     )
 
 
-def check_spans(served: Served, found: Run) -> None:
-    """Nothing runs, and no cache waits, outside of spans that serve; spans add up to the count over time."""
-    first = len(served.pools.entry)
-    moves = served.parts["two-pools"]
-    assert moves is not None
-    for scaling, nodes in zip(spans_of(found), (served.nodes[:first], served.nodes[first:]), strict=True):
-        times, counts = scaling.counts()
-        assert (counts >= 0).all()
-        assert (counts.sum(axis=1) <= scaling.spec.most).all()
-        integral = (counts[:-1].sum(axis=1) * np.diff(times)).sum()
-        assert scaling.held_s() == pytest.approx(integral, rel=1e-9)
-        assert scaling.held_s() == pytest.approx(sum(map(scaling.held_s, PHASES)), rel=1e-9)
-        hours = scaling.held_s() * scaling.devices / 3600
-        assert scaling.device_hours == pytest.approx(hours, rel=1e-12)
-        each = len(nodes) // scaling.spec.most
-        for i, node in enumerate(nodes):
-            if not node.engine.logs:
-                continue
-            log = np.concatenate(node.engine.logs)
-            start, end = log[:, L_START], np.minimum(log[:, L_END], found.makespan_s)
-            inside = np.zeros(len(log), dtype=bool)
-            mine = [s for s in scaling.spans if s.replica == i // each and s.phase != "starting"]
-            for span in mine:
-                more = [t for t in mine if t.start_s == span.end_s and t.phase == "draining"]
-                last = more[0].end_s if more else span.end_s
-                inside |= (start >= span.start_s - 1e-9) & (end <= last + 1e-9)
-            assert inside.all()
+def check_both(served: Served, found: Run) -> None:
+    first, engines = len(served.pools.entry), [node.engine for node in served.nodes]
+    assert served.parts["two-pools"] is not None
+    for scaling, pool in zip(spans_of(found), (engines[:first], engines[first:]), strict=True):
+        check_spans(scaling, pool, found)
 
 
 @given(
@@ -136,7 +103,7 @@ def check_spans(served: Served, found: Run) -> None:
 )  # fmt: skip
 @settings(max_examples=15, deadline=None)
 def test_nothing_is_lost_whatever_comes_and_goes(
-    small: Small, least: tuple[int, int], more: tuple[int, int], rules: tuple[tuple[str, float], ...],
+    least: tuple[int, int], more: tuple[int, int], rules: tuple[tuple[str, float], ...],
     router: str, start: float, hold: float, fails: list[tuple[int, float]], turns: float | None, system: str,
 ) -> None:  # fmt: skip
     """Every request ends once with all its tokens, its cache crosses once, on replicas that are there."""
@@ -159,10 +126,10 @@ def test_nothing_is_lost_whatever_comes_and_goes(
         assert node.inbound == 0
         assert node.promised == pytest.approx(0.0, abs=1.0)
         assert (node.engine.state.free == node.engine.kv.capacity).all()
-    check_spans(served, found)
+    check_both(served, found)
 
 
-def test_a_pool_that_drains_keeps_its_caches_until_they_have_left(small: Small, always: str) -> None:
+def test_a_pool_that_drains_keeps_its_caches_until_they_have_left(always: str) -> None:
     """Prefill goes from two to one at 0.1 s, while all caches wait for a decode pool that starts at 0.5 s."""
     d = small("llama-3-8b", "duplex-gpu-x1")
     scales = (
@@ -180,10 +147,10 @@ def test_a_pool_that_drains_keeps_its_caches_until_they_have_left(small: Small, 
     last = served.nodes[1].sent_s
     assert prefill.spans[-1].end_s == pytest.approx(last, rel=1e-9)
     assert last > 0.5
-    check_spans(served, found)
+    check_both(served, found)
 
 
-def test_devices_that_are_held_draw_power_and_cost(small: Small, always: str) -> None:
+def test_devices_that_are_held_draw_power_and_cost(always: str) -> None:
     d = small("llama-3-8b", "h100-x1")
     scales = tuple(Autoscale(1, n, always, float(n), start=0.05, every=0.1) for n in (2, 4))
     _, found = ran(d, stream(), (2, 4), scales)  # type: ignore[arg-type]

@@ -8,9 +8,7 @@ there, but for what is under way; counters stay as close as the paper proves; no
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,22 +16,22 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from opbyte.simulator.batching.kv import CacheSettings, sequence_bytes
 from opbyte.simulator.batching.policies import Policy
-from opbyte.simulator.batching.state import C_HITS, C_PREEMPTIONS, C_STEPS, F_LAST, F_SCHEDULED, I_PREEMPTED
+from opbyte.simulator.batching.state import C_PREEMPTIONS, F_LAST, F_SCHEDULED, I_PREEMPTED
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.parts.classes.lanes import M_SPREAD, LaneRules
 from opbyte.simulator.parts.failures.faults import Faults
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.fleet import Fleet
 from opbyte.simulator.serving.run import run
-from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.requests import RequestStream
 from opbyte.workloads.requests.block import Labels
 from opbyte.workloads.requests.classes import RequestClass, read_classes
 from opbyte.workloads.requests.labelling import labelled
 
-from .pieces import GAP_S, block_of, stamps
+from .deployments import small
+from .pieces import GAP_S, block_of, cache_of, check_served, slow_engine, slow_requests, stamps
+from .reference import ByPriority, ByService
 
 NAMES = ["a", "b", "c"]
 
@@ -75,50 +73,21 @@ def labels_of(load: dict[str, Any]) -> Labels:
 
 def served(deployment: Deployment, load: dict[str, Any], order: str | None) -> Engine:
     """Run a workload on an engine with lanes of an order, or (None) with one queue."""
-    block, policy = replace(block_of(load), labels=labels_of(load)), load["policy"]
-    lanes = None if order is None else LaneRules(order)
-    policy = replace(policy, order=order or "")
-    longest = int((block.input_tokens + block.output_tokens - 1).max())
-    cache = CacheSettings(load["block"], int(-(-longest // load["block"]) * load["room"]))
-    engine = Engine(deployment, policy, cache=cache, given={} if lanes is None else {"classes": lanes})
-    engine.submit(block)
+    policy = replace(load["policy"], order=order or "")
+    given = {} if order is None else {"classes": LaneRules(order)}
+    engine = Engine(deployment, policy, cache=cache_of(load), given=given)
+    engine.submit(replace(block_of(load), labels=labels_of(load)))
     engine.advance(math.inf)
     return engine
 
 
-def slow(reference: ModuleType, kind: str, engine: Engine, load: dict[str, Any]) -> Any:
-    """The same served by a slow scheduler; also its requests."""
-    kv, policy, d = engine.kv, load["policy"], engine.deployment
-
-    def memory() -> Any:
-        if kv.cached:
-            return reference.Blocks(kv.block, list(range(kv.blocks)), kv.bare_first)
-        return reference.Bytes(kv.capacity, lambda tokens: float(sequence_bytes(kv, np.array([tokens]))[0]))
-
-    block = block_of(load)
-    columns = (block.arrival_s, block.input_tokens, block.output_tokens, load["priority"])
-    requests = [
-        reference.Request(i, float(a), int(p), int(o), priority=c, tenant=c)
-        for i, (a, p, o, c) in enumerate(zip(*columns, strict=True))
-    ]
-    made = getattr(reference, kind)(
-        policy, [memory() for _ in range(d.ranks)],
-        lambda batches, step: explicit_stage(d, batches, step=step, captured=policy.captured).seconds,
-        None, engine.launches,
-    )  # fmt: skip
-    made.serve(requests)
-    return made, requests
-
-
-def check_same(engine: Engine, made: Any, requests: list[Any]) -> None:
-    """Steps, preemptions, hits and stamps of an engine are those of a slow scheduler."""
-    n, counters = len(requests), engine.state.counters
-    assert engine.state.ints[:n, I_PREEMPTED].tolist() == [r.preemptions for r in requests]
-    assert counters[C_STEPS] == made.steps
-    assert counters[C_PREEMPTIONS] == sum(r.preemptions for r in requests)
-    assert counters[C_HITS] == sum(kv.hits for kv in made.memories)
-    expected = np.array([[r.arrival, r.scheduled, r.first, r.last] for r in requests])
-    assert stamps(engine, n) == pytest.approx(expected, rel=1e-9)
+def check_same(engine: Engine, kind: Any, load: dict[str, Any]) -> Any:
+    """Compare an engine with a slow scheduler with the same rules, and return that."""
+    slow = slow_engine(engine, None, kind)
+    requests = slow_requests(load, more=[{"priority": c, "tenant": c} for c in load["priority"]])
+    slow.serve(requests)
+    check_served(engine, slow, requests)
+    return slow
 
 
 def rare(
@@ -140,34 +109,31 @@ def rare(
 @example(rare([8, 5, 4, 11], [7, 13, 6, 13], [2, 1, 1, 1], [0, 5, 5, 9], 48, False, 11))
 @example(rare([4, 1, 3, 4, 3], [1, 8, 10, 12, 9], [2, 2, 0, 0, 0], [0, 1, 5, 9, 9], 49, False, 7))
 @settings(max_examples=25)
-def test_priorities_as_vllm(small: Callable[..., Deployment], reference: ModuleType, load: dict[str, Any]) -> None:
+def test_priorities_as_vllm(load: dict[str, Any]) -> None:
     """The running request of the largest (priority, arrival) gives way, its tokens taken back."""
     engine = served(small("llama-3-8b"), load, "priority")
-    check_same(engine, *slow(reference, "ByPriority", engine, load))
+    check_same(engine, ByPriority, load)
 
 
 @given(load=workloads())
 @settings(max_examples=6)
-def test_priorities_on_two_ranks(small: Callable[..., Deployment], reference: ModuleType, load: dict[str, Any]) -> None:
+def test_priorities_on_two_ranks(load: dict[str, Any]) -> None:
     engine = served(small("mixtral-8x7b", "h100-2x2"), load, "priority")
-    check_same(engine, *slow(reference, "ByPriority", engine, load))
+    check_same(engine, ByPriority, load)
 
 
 @given(load=workloads())
 @settings(max_examples=20)
-def test_counters_as_the_paper(small: Callable[..., Deployment], reference: ModuleType, load: dict[str, Any]) -> None:
+def test_counters_as_the_paper(load: dict[str, Any]) -> None:
     engine = served(small("llama-3-8b"), load, "vtc")
-    made, requests = slow(reference, "ByService", engine, load)
-    check_same(engine, made, requests)
-    assert engine.parts["classes"].marks[M_SPREAD] == made.spread
+    slow = check_same(engine, ByService, load)
+    assert engine.parts["classes"].marks[M_SPREAD] == slow.spread
 
 
 @pytest.mark.parametrize("order", ["priority", "vtc", ""])
 @given(load=workloads())
 @settings(max_examples=5)
-def test_requests_that_are_alike_come_in_order(
-    order: str, small: Callable[..., Deployment], load: dict[str, Any]
-) -> None:
+def test_requests_that_are_alike_come_in_order(order: str, load: dict[str, Any]) -> None:
     """One class, one tenant: first come, first served, stamp for stamp."""
     load = load | {"priority": [1] * len(load["inputs"])}
     d, n = small("llama-3-8b"), len(load["inputs"])
@@ -179,9 +145,7 @@ def test_requests_that_are_alike_come_in_order(
 
 @given(load=workloads(), urgent=st.lists(st.booleans(), min_size=14, max_size=14))
 @settings(max_examples=8)
-def test_the_urgent_wait_for_one_other_at_most(
-    small: Callable[..., Deployment], load: dict[str, Any], urgent: list[bool]
-) -> None:
+def test_the_urgent_wait_for_one_other_at_most(load: dict[str, Any], urgent: list[bool]) -> None:
     """One place: with the others about, a request of the first class starts no sooner than alone, and
     later by the longest service of the others at most (non-preemptive priorities)."""
     n = len(load["inputs"])
@@ -206,7 +170,7 @@ def test_the_urgent_wait_for_one_other_at_most(
 
 @given(load=workloads(), weights=st.integers(1, 4))
 @settings(max_examples=12)
-def test_counters_stay_close(small: Callable[..., Deployment], load: dict[str, Any], weights: int) -> None:
+def test_counters_stay_close(load: dict[str, Any], weights: int) -> None:
     """Lemma 4.3 of the paper: counters of tenants in the queue differ by the longest prompt or by the
     weight of a token times those that fit in memory, the larger of the two; without preemption."""
     load = load | {"gaps": [g / weights for g in load["gaps"]]}
@@ -235,7 +199,7 @@ def stream_of(load: dict[str, Any], classes: tuple[RequestClass, ...]) -> Reques
 )
 @settings(max_examples=10)
 def test_what_was_sent_is_served_or_refused(
-    small: Callable[..., Deployment], load: dict[str, Any], order: str, replicas: int,
+    load: dict[str, Any], order: str, replicas: int,
     fail: list[tuple[int, float]], router: str,
 ) -> None:  # fmt: skip
     """Admitted and refused requests of each class add up to those sent, failures included; what was

@@ -6,7 +6,7 @@ prefill times; conservation of requests and tokens through failures.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -26,7 +26,7 @@ from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError, SpecError
 from opbyte.workloads.requests import RequestStream, open_requests
 
-Small = Callable[..., Deployment]
+from .deployments import small
 
 
 def stream(rate: float | None = 40.0, count: int = 60, clients: int | None = None) -> RequestStream:
@@ -50,7 +50,7 @@ def split() -> Deployment:
 
 @pytest.mark.parametrize("policy", ["mixed", "chunked", "vllm"])
 @pytest.mark.parametrize("clients", [None, 8])
-def test_one_node_is_the_plain_engine(small: Small, policy: str, clients: int | None) -> None:
+def test_one_node_is_the_plain_engine(policy: str, clients: int | None) -> None:
     d = small("mixtral-8x7b", "duplex-x4")
     requests = stream(None if clients else 40.0, clients=clients)
     plain = served(d, requests, None, policy, warmup=10)
@@ -103,9 +103,7 @@ def looking() -> Iterator[str]:
 @pytest.mark.parametrize("policy", ["mixed", "chunked", "vllm"])
 @pytest.mark.parametrize("system", ["duplex-gpu-x1", "duplex-gpu-2x1"])
 @pytest.mark.parametrize("warmup", [0, 25])
-def test_metrics_do_not_depend_on_how_replicas_are_driven(
-    small: Small, looking: str, policy: str, system: str, warmup: int
-) -> None:
+def test_metrics_do_not_depend_on_how_replicas_are_driven(looking: str, policy: str, system: str, warmup: int) -> None:
     """No router, the default router by name, one that looks, replicas by option, a late failure."""
     d = small("llama-3-8b", system)
     load = stream(400.0, count=120)
@@ -120,7 +118,7 @@ def test_metrics_do_not_depend_on_how_replicas_are_driven(
             assert plain.interval_s == pytest.approx(plain.makespan_s - ended, rel=1e-12)
 
 
-def test_clients_of_replicas_go_through_the_router(small: Small) -> None:
+def test_clients_of_replicas_go_through_the_router() -> None:
     """A closed loop of two replicas: the same with the default router by name; eight in flight."""
     d = small("llama-3-8b", "duplex-gpu-2x1")
     assert d.replicas == 2
@@ -131,7 +129,7 @@ def test_clients_of_replicas_go_through_the_router(small: Small) -> None:
     assert ((rows.arrival_s <= middle) & (middle < rows.last_token_s)).sum() == 8
 
 
-def test_replicas_that_fail_too_often_are_refused(small: Small) -> None:
+def test_replicas_that_fail_too_often_are_refused() -> None:
     """Prompts of 30,000 tokens take many times the millisecond that a replica then lives."""
     d = small("llama-3-8b", "duplex-gpu-x1")
     with pytest.raises(InputError, match=r"--mtbf: must be at least 0\.001 s"):
@@ -152,7 +150,7 @@ def test_ties_go_to_the_first() -> None:
     assert {ROUTERS[r](0, [Load(1, 1)] * 3) for r in ROUTERS} == {0}
 
 
-def test_least_loaded_beats_round_robin_where_lengths_differ(small: Small) -> None:
+def test_least_loaded_beats_round_robin_where_lengths_differ() -> None:
     d = small("llama-3-8b", "duplex-gpu-x1")
     requests = open_requests(rate=3000.0, input_len=300, output_len=60, lengths="lognormal", limit=300, seed=2)
     turn, least = (served(d, requests, Fleet(r, replicas=3)) for r in ("round-robin", "least-loaded"))
@@ -161,7 +159,7 @@ def test_least_loaded_beats_round_robin_where_lengths_differ(small: Small) -> No
     assert least.ttft_s.mean < turn.ttft_s.mean
 
 
-def test_replicas_share_the_load(small: Small) -> None:
+def test_replicas_share_the_load() -> None:
     d = small("llama-3-8b", "duplex-gpu-x1")
     one, four = (served(d, stream(4000.0), Fleet(replicas=n)) for n in (1, 4))
     assert four.makespan_s < one.makespan_s
@@ -215,7 +213,7 @@ def test_prompts_wait_while_finished_caches_fill_the_prefill_pool() -> None:
 
 @pytest.mark.parametrize("repair", [0.0, 0.05])
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_a_failure_loses_caches_but_no_request(small: Small, replicas: int, repair: float) -> None:
+def test_a_failure_loses_caches_but_no_request(replicas: int, repair: float) -> None:
     d = small("llama-3-8b", "duplex-gpu-x1")
     middle = served(d, stream(400.0), Fleet(replicas=replicas)).makespan_s / 2
     faults = Faults(at=((0, middle),), repair_s=repair)
@@ -261,7 +259,7 @@ def test_random_failures_have_their_mean_and_repeat() -> None:
     assert 5.0 in first or first[-1] < 5.0
 
 
-def test_runs_with_failures_repeat(small: Small) -> None:
+def test_runs_with_failures_repeat() -> None:
     fleet = Fleet("vllm", 2, Faults(mtbf_s=0.05))
     d = small("llama-3-8b", "duplex-gpu-x1")
     first, second = (served(d, stream(400.0), fleet, seed=7) for _ in range(2))
@@ -279,7 +277,7 @@ def test_failures_are_read_as_typed() -> None:
         parse_faults(repair=1.0)
 
 
-def test_bad_fleets_are_refused(small: Small) -> None:
+def test_bad_fleets_are_refused() -> None:
     d = small("llama-3-8b", "duplex-gpu-x1")
     for fleet, what in ((Fleet("nearest"), "--router"), (Fleet(faults=Faults(at=((3, 1.0),))), "--fail")):
         with pytest.raises(InputError, match=what):
@@ -294,7 +292,7 @@ def test_bad_fleets_are_refused(small: Small) -> None:
         load_system("duplex-split-x3")
 
 
-def test_a_run_that_stops_is_measured_while_full(small: Small) -> None:
+def test_a_run_that_stops_is_measured_while_full() -> None:
     """Sixteen clients all the time: tokens of the window over its length, and no draining end."""
     d = small("mixtral-8x7b", "duplex-x4")
     requests = stream(None, count=400, clients=16)

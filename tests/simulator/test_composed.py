@@ -7,7 +7,6 @@ schedule owes: all tokens come, blocks are conserved, and stops in between chang
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,22 +18,20 @@ from hypothesis import strategies as st
 
 import opbyte
 from opbyte.simulator.batching.host import Host
-from opbyte.simulator.batching.kv import CacheSettings
 from opbyte.simulator.batching.policies import Policy
-from opbyte.simulator.batching.state import C_COMPLETED, C_EMITTED, C_HITS, C_STEPS, I_GENERATED, I_PREEMPTED
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.parts.classes.lanes import LaneRules
-from opbyte.simulator.parts.drafts.explicit import speculative_stage
 from opbyte.simulator.parts.drafts.state import N_VERIFIED, N_WASTED
-from opbyte.simulator.parts.kv_tiers.state import L_COUNT, N_LOADED, N_STORED, O_LOADS
+from opbyte.simulator.parts.kv_tiers.state import L_COUNT
 from opbyte.simulator.serving.engine import Engine
 
-from .pieces import block_of, stamps
-from .reference import Request
-from .reference_tiers import Composed, Tier, Tiered
-from .test_kv_tiers import settings_of, tiered
+from .deployments import small
+from .pieces import block_of, check_ended, check_served, play, slow_engine, slow_requests, small_engine, stamps
+from .reference_tiers import Composed
+from .test_kv_tiers import check_tiers, tiered, with_tiers
+from .test_kv_tiers import engine_for as tiered_engine
 from .test_scheduler import check_pool
-from .test_speculation import SEED, drawn, speculative
+from .test_speculation import SEED, speculative, verifying
 
 
 @st.composite
@@ -78,81 +75,36 @@ NOT_ALONE = KEPT_WAITING | {
 
 def engine_for(deployment: Deployment, load: dict[str, Any], order: str) -> Engine:
     """An engine with little KV memory, the workload's tiers, and a queue by priority or not."""
-    block, tokens = block_of(load), load["block"]
-    assert deployment.parts.get("drafts") is not None
-    spare = deployment.parts.get("drafts").spare(load["policy"].ahead)
-    longest = int((block.input_tokens + block.output_tokens - 1 + spare).max())
-    cache = CacheSettings(tokens, int(-(-longest // tokens) * load["room"]))
-    cache = replace(cache, tiers=settings_of(deployment, load, cache))
-    lanes = LaneRules(order) if order else None
+    spare = deployment.parts["drafts"].spare(load["policy"].ahead)
     policy = replace(load["policy"], order=order)
-    return Engine(deployment, policy, keep_log=True, cache=cache, seed=SEED, given={"classes": lanes} if lanes else {})
-
-
-def slow_for(engine: Engine, load: dict[str, Any]) -> Composed:
-    d, t = engine.deployment, engine.parts["kv-tiers"]
-    tiers = [
-        Tier(blocks, *t.pace[level].tolist(), worth=load["load"] != "cheaper")
-        for level, (_, blocks, _, _) in enumerate(load["tiers"])
-    ]
-    memory = Tiered(
-        engine.kv.block, list(range(engine.kv.blocks)), engine.kv.bare_first, tiers=tiers,
-        through=load["write"] == "through",
-    )  # fmt: skip
-    assert d.parts.get("drafts") is not None
-    policy, rates = engine.policy, load["rates"]
-    launches = engine.launches
-    return Composed(
-        policy, [memory],
-        lambda batches, step: speculative_stage(
-            d, batches, step=step, captured=policy.captures(1 + len(rates))
-        ).whole.seconds,
-        None, launches, spare=engine.limits.spare, drafts=len(rates), lookahead=d.parts["drafts"].lookahead,
-        accept=lambda request: drawn(request.index, request.generated, rates),
-        cheaper=load["load"] == "cheaper", ahead_of=load["prefetch"],
-    )  # fmt: skip
+    given = {"classes": LaneRules(order)} if order else {}
+    return tiered_engine(deployment, load, spare, policy=policy, seed=SEED, given=given)
 
 
 @given(load=loads())
 @example(load=KEPT_WAITING)
 @example(load=NOT_ALONE)
 @settings(max_examples=5)
-def test_same_schedule_as_the_reference(small: Callable[..., Deployment], load: dict[str, Any]) -> None:
+def test_same_schedule_as_the_reference(load: dict[str, Any]) -> None:
     """Load by `always`: what computing instead takes is priced without drafts, which the slow one does not know."""
     load = load | {"load": "always"}
     d = speculative(small("llama-3-8b", "h100-x1", "uniform"), "eagle", load["rates"], 2)
-    engine, block = engine_for(d, load, "priority"), block_of(load)
-    slow, n = slow_for(engine, load), len(block)
-    engine.submit(block)
-    engine.advance(math.inf)
-    requests = [
-        Request(i, float(a), int(p), int(o), hashes, priority=u)
-        for i, (a, p, o, hashes, u) in enumerate(
-            zip(block.arrival_s, block.input_tokens, block.output_tokens, load["hashes"], load["urgent"], strict=True)
-        )
-    ]
+    engine = engine_for(d, load, "priority")
+    slow = slow_engine(engine, None, Composed, **with_tiers(engine, load), **verifying(engine, load))
+    requests = slow_requests(load, more=[{"priority": u} for u in load["urgent"]])
+    play(engine, load)
     slow.serve(requests)
-    counters, t, spec = engine.state.counters, engine.parts["kv-tiers"], engine.parts["drafts"]
-    assert spec is not None
-    preemptions = engine.state.ints[:n, I_PREEMPTED].tolist()
-    assert preemptions == [r.preemptions for r in requests]
-    assert counters[C_STEPS] == slow.steps
-    assert counters[C_HITS] == sum(kv.hits for kv in slow.memories)
-    expected = np.array([[r.arrival, r.scheduled, r.first, r.last] for r in requests])
-    assert stamps(engine, n) == pytest.approx(expected, rel=1e-9)
-    assert (spec.counts[N_VERIFIED], spec.counts[N_WASTED]) == (slow.verified, slow.wasted)
-    assert t.totals[O_LOADS] == slow.loads
-    for level, tier in enumerate(slow.memories[0].tiers):  # type: ignore[union-attr]
-        assert t.counts[level, [N_LOADED, N_STORED]].tolist() == [tier.loaded, tier.stored]
+    check_served(engine, slow, requests)
+    check_tiers(engine, slow)
+    spec = engine.parts["drafts"]
+    assert spec.counts[[N_VERIFIED, N_WASTED]].tolist() == [slow.verified, slow.wasted]
 
 
 @pytest.mark.parametrize("order", ["priority", "vtc"])
 @given(load=loads(), cuts=st.lists(st.floats(0.0, 0.02), max_size=3).map(sorted))
 @example(load=KEPT_WAITING, cuts=[0.01])
 @settings(max_examples=4)
-def test_what_every_schedule_owes(
-    order: str, small: Callable[..., Deployment], load: dict[str, Any], cuts: list[float]
-) -> None:
+def test_what_every_schedule_owes(order: str, load: dict[str, Any], cuts: list[float]) -> None:
     """All tokens come, blocks are conserved at any time, nothing is left in a line; stops change nothing."""
     d = speculative(small("llama-3-8b", "h100-x1", "uniform"), "eagle", load["rates"], 2)
     whole, engine, block = engine_for(d, load, order), engine_for(d, load, order), block_of(load)
@@ -163,11 +115,7 @@ def test_what_every_schedule_owes(
     for cut in (*cuts, math.inf):
         engine.advance(cut)
         check_pool(engine, n)
-    state = engine.state
-    assert state.counters[C_COMPLETED] == n
-    assert state.ints[:n, I_GENERATED].tolist() == load["outputs"]
-    assert state.counters[C_EMITTED] == sum(load["outputs"])
-    assert (state.free == engine.kv.capacity).all()
+    check_ended(engine, load)
     assert not engine.parts["classes"].kinds[:, 0].any()
     assert not engine.parts["kv-tiers"].lines[:, L_COUNT].any()
     assert np.array_equal(stamps(whole, n), stamps(engine, n))
@@ -187,20 +135,14 @@ def test_the_first_token_is_stamped_at_one_place() -> None:
 
 @given(load=loads(), cuts=st.lists(st.floats(0.0, 0.02), max_size=2).map(sorted))
 @settings(max_examples=4)
-def test_stages_with_drafts_and_priorities_lose_nothing(
-    small: Callable[..., Deployment], load: dict[str, Any], cuts: list[float]
-) -> None:
+def test_stages_with_drafts_and_priorities_lose_nothing(load: dict[str, Any], cuts: list[float]) -> None:
     """A sequence's drafts are verified before it is in another batch; preempted meanwhile, it keeps its tokens."""
     d = speculative(small("llama-3-8b", "h100-x2", "uniform", pp=2), "eagle", load["rates"], 2)
-    block, tokens, n = block_of(load), load["block"], len(load["inputs"])
-    assert d.parts.get("drafts") is not None
-    longest = int((block.input_tokens + block.output_tokens - 1).max())
-    longest += d.parts.get("drafts").spare(False)
-    cache = CacheSettings(tokens, int(-(-longest // tokens) * load["room"]))
+    block, n, spare = block_of(load), len(load["inputs"]), d.parts["drafts"].spare(False)
     policy = replace(load["policy"], order="priority")
 
     def served(stops: list[float]) -> Engine:
-        engine = Engine(d, policy, cache=cache, seed=SEED, given={"classes": LaneRules("priority")})
+        engine = small_engine(d, load, spare, policy=policy, seed=SEED, given={"classes": LaneRules("priority")})
         engine.submit(block)
         for stop in (*stops, math.inf):
             engine.advance(stop)
@@ -208,12 +150,7 @@ def test_stages_with_drafts_and_priorities_lose_nothing(
         return engine
 
     engine, whole = served(cuts), served([])
-    state, spec = engine.state, engine.parts["drafts"]
-    assert spec is not None
-    assert state.counters[C_COMPLETED] == n
-    assert state.ints[:n, I_GENERATED].tolist() == load["outputs"]
-    assert state.counters[C_EMITTED] == sum(load["outputs"])
-    assert (state.free == engine.kv.capacity).all()
+    check_ended(engine, load)
     assert not engine.parts["classes"].kinds[:, 0].any()
-    assert spec.counts[N_VERIFIED] <= sum(load["outputs"])
+    assert engine.parts["drafts"].counts[N_VERIFIED] <= sum(load["outputs"])
     assert np.array_equal(stamps(whole, n), stamps(engine, n))

@@ -7,10 +7,10 @@ transfers in plain Python; closed forms of the link; conservation of tokens, blo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,12 +32,12 @@ from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.pools import KvLink, Pools
 from opbyte.simulator.serving.routers import ROUTERS
 from opbyte.simulator.serving.served import Served
-from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.requests import RequestBlock, RequestStream
 
-from .pieces import served_on
+from .deployments import small
+from .pieces import explicit_cost, served_on
+from .reference import Bytes, Pipeline, Reference, Request
 
-Small = Callable[..., Deployment]
 FREE = KvLink("free", math.inf, 0.0)
 
 PAIRS = (
@@ -100,9 +100,9 @@ def stamps(found: Served) -> Any:
     return np.array([table.arrival_s[rows], table.first_s[rows], table.last_s[rows]]).T
 
 
-def decoding(reference: ModuleType, pipeline: bool) -> Any:
+def decoding(pipeline: bool) -> Any:
     """The slow scheduler of an engine whose requests come with their caches and first tokens."""
-    base: Any = reference.Pipeline if pipeline else reference.Reference
+    base: Any = Pipeline if pipeline else Reference
 
     class Decoding(base):  # type: ignore[misc]
         def begin(self, requests: list[Any]) -> Any:
@@ -140,37 +140,32 @@ def decoding(reference: ModuleType, pipeline: bool) -> Any:
 
 def slowly(made: Any, deployment: Deployment, policy: Policy, requests: list[Any], kv: Any, number: int = 0) -> None:
     """Serve requests on one engine, of that number, step by step."""
-
-    def cost(batches: Sequence[Any], step: int) -> Any:
-        stage = explicit_stage(deployment, batches, step=step, replica=number, captured=policy.captured)
-        return stage.seconds if deployment.layout.pp == 1 else stage.stages
-
     stages = {"stages": deployment.layout.pp} if deployment.layout.pp > 1 else {}
     requests = sorted(requests, key=lambda r: r.arrival)  # stable
-    made(policy, [kv() for _ in range(deployment.ranks)], cost, **stages).serve(requests)
+    made(policy, [kv() for _ in range(deployment.ranks)], explicit_cost(deployment, policy, number), **stages).serve(
+        requests
+    )
 
 
 @pytest.mark.parametrize("pair", PAIRS)
 @given(load=loads(), rate=st.sampled_from([math.inf, 1e7, 1e9]), latency=st.floats(0, 5e-3))
 @settings(max_examples=3)
-def test_two_pools_are_two_queues_in_tandem(
-    pair: Any, small: Small, reference: ModuleType, load: dict[str, Any], rate: float, latency: float
-) -> None:
+def test_two_pools_are_two_queues_in_tandem(pair: Any, load: dict[str, Any], rate: float, latency: float) -> None:
     """Memory for all: prompts on the one, then a link with a port a rank, then the other."""
     entry, decode = (small(model, system, **degrees) for model, system, degrees in pair)
     load["decode"] = replace(load["decode"], max_sequences=12)  # nobody waits for a place
     found = served(((entry,), (decode,)), load, KvLink("drawn", rate, latency))
     block = block_of(load)
     requests = [
-        reference.Request(i, float(a), int(p), 1)
+        Request(i, float(a), int(p), 1)
         for i, (a, p) in enumerate(zip(block.arrival_s, block.input_tokens, strict=True))
     ]
 
     def memory(deployment: Deployment) -> Callable[[], Any]:
         kv = Engine(deployment, load["prefill"]).kv
-        return lambda: reference.Bytes(1e18, lambda tokens: float(sequence_bytes(kv, np.array([tokens]))[0]))
+        return lambda: Bytes(1e18, lambda tokens: float(sequence_bytes(kv, np.array([tokens]))[0]))
 
-    plain = reference.Pipeline if entry.layout.pp > 1 else reference.Reference
+    plain = Pipeline if entry.layout.pp > 1 else Reference
     ended: list[int] = []
     slowly(plain, entry, load["prefill"], requests, memory(entry))
     ended = sorted(range(len(requests)), key=lambda i: requests[i].last)
@@ -190,9 +185,9 @@ def test_two_pools_are_two_queues_in_tandem(
         start = max(firsts[i], min(out), min(into))
         end = start + latency + size / rate / min(sides)
         out[out.index(min(out))] = into[into.index(min(into))] = end
-        later.append(reference.Request(i, end, int(block.input_tokens[i]),
+        later.append(Request(i, end, int(block.input_tokens[i]),
                                        int(block.output_tokens[i]), first=firsts[i]))  # fmt: skip
-    made = decoding(reference, decode.layout.pp > 1)
+    made = decoding(decode.layout.pp > 1)
     slowly(made, decode, load["decode"], later, memory(decode), 1)
     lasts = dict(enumerate(firsts)) | {r.index: r.last for r in later}
     expected = np.array([[r.arrival, r.first, lasts[r.index]] for r in sorted(requests, key=lambda r: r.index)])
@@ -202,9 +197,7 @@ def test_two_pools_are_two_queues_in_tandem(
 @pytest.mark.parametrize("pair", PAIRS)
 @given(inputs=st.lists(st.integers(1, 3000), min_size=1, max_size=4), output=st.integers(1, 40))
 @settings(max_examples=3)
-def test_one_request_at_a_time_is_prefill_alone_and_decode_alone(
-    pair: Any, small: Small, inputs: list[int], output: int
-) -> None:
+def test_one_request_at_a_time_is_prefill_alone_and_decode_alone(pair: Any, inputs: list[int], output: int) -> None:
     """With a free link: the first token of the one engine, the others' times of the other."""
     entry, decode = (small(model, system, **degrees) for model, system, degrees in pair)
     rules = make_policy("chunked")
@@ -243,7 +236,7 @@ def test_one_request_at_a_time_is_prefill_alone_and_decode_alone(
 )  # fmt: skip
 @settings(max_examples=5)
 def test_nothing_is_lost_between_two_pools(
-    pair: Any, small: Small, load: dict[str, Any], counts: tuple[int, int],
+    pair: Any, load: dict[str, Any], counts: tuple[int, int],
     at: list[tuple[int, float]], repair: float, blocks: int, rate: float, router: str,
     by_layer: bool,
 ) -> None:  # fmt: skip
@@ -312,7 +305,7 @@ def test_a_slower_link_brings_no_cache_earlier(
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-def test_a_slower_link_never_brings_the_second_token_earlier(pair: Any, small: Small) -> None:
+def test_a_slower_link_never_brings_the_second_token_earlier(pair: Any) -> None:
     """One request at a time: what the link takes stands between the first and the second token."""
     entry, decode = (small(model, system, **degrees) for model, system, degrees in pair)
     load = {"inputs": [900, 40, 2000], "outputs": [2, 2, 2], "gaps": [0.0, 1e5, 1e5],
@@ -336,7 +329,7 @@ def test_a_slower_link_never_brings_the_second_token_earlier(pair: Any, small: S
                 assert (other <= own + 1e-12).all()
 
 
-def test_layers_that_leave_one_by_one_hide_all_but_the_last(small: Small) -> None:
+def test_layers_that_leave_one_by_one_hide_all_but_the_last() -> None:
     """A prompt that takes longer than its cache does on the wire: one of two layers is left."""
     d = small("llama-3-8b", "h100-x1")
     load = {"inputs": [3000], "outputs": [2], "gaps": [0.0], "prefill": make_policy("chunked"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pickle
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from opbyte.simulator.serving.run import run, run_group
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests import RequestBlock, RequestStream, open_requests
 
-Small = Callable[..., Deployment]
+from .deployments import small
 
 
 def drawn(replicas: int, turns: float | None = None) -> RequestStream:
@@ -87,7 +87,7 @@ def same(one: Run, other: Run) -> None:
 
 @pytest.mark.parametrize(("policy", "replicas", "groups"), [("chunked", 5, 2), ("vllm", 3, 3)])
 def test_groups_of_replicas_add_up_to_the_fleet(
-    small: Small, monkeypatch: pytest.MonkeyPatch, policy: str, replicas: int, groups: int
+    monkeypatch: pytest.MonkeyPatch, policy: str, replicas: int, groups: int
 ) -> None:
     deployment = small("llama-3-8b", "h100-x1")
     same(cut(deployment, policy, replicas, groups), served(deployment, policy, replicas))
@@ -98,7 +98,7 @@ def test_groups_of_replicas_add_up_to_the_fleet(
     same(cut(deployment, policy, replicas, groups), long)
 
 
-def test_groups_whose_router_looks_at_loads_serve_all_requests(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_whose_router_looks_at_loads_serve_all_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     deployment = small("llama-3-8b", "h100-x1")
     whole, near = (served(deployment, "vllm", 4, "least-loaded"), cut(deployment, "vllm", 4, 2, "least-loaded"))
     assert near.groups == 2
@@ -111,7 +111,7 @@ def test_groups_whose_router_looks_at_loads_serve_all_requests(small: Small, mon
     assert np.array_equal(kept, near.requests.last_token_s)
 
 
-def test_replicas_that_wait_for_each_other_are_not_cut_apart(small: Small) -> None:
+def test_replicas_that_wait_for_each_other_are_not_cut_apart() -> None:
     deployment = small("llama-3-8b", "h100-x1")
     with pytest.raises(InputError, match=r"--groups.*sessions"):
         cut(deployment, "vllm", 4, 2, turns=3.0)
@@ -128,9 +128,7 @@ def test_replicas_that_wait_for_each_other_are_not_cut_apart(small: Small) -> No
         ("vllm", 3, "least-loaded"),
     ],
 )
-def test_a_long_run_is_the_same_run(
-    small: Small, monkeypatch: pytest.MonkeyPatch, policy: str, replicas: int, router: str
-) -> None:
+def test_a_long_run_is_the_same_run(monkeypatch: pytest.MonkeyPatch, policy: str, replicas: int, router: str) -> None:
     deployment = small("llama-3-8b", "h100-x1")
     whole = served(deployment, policy, replicas, router)
     monkeypatch.setattr(draining, "EXACT", 600)

@@ -6,7 +6,6 @@ a placement that changes nothing changes no bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,12 +19,12 @@ from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.deploy.expert_maps import DISPATCHES, EMPTY, ExpertMap, Sites, dispatch
 from opbyte.simulator.parts.expert_map.placing import ExpertPlacing, expert_placing
 from opbyte.simulator.parts.expert_map.policies import MAP_POLICIES
-from opbyte.simulator.step.books import T_FLOPS, T_JOULES, new_books, totals
 from opbyte.simulator.step.explicit import explicit_stage
-from opbyte.simulator.step.lowering import lower
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import CapacityError, InputError
+
+from .two_paths import check_paths, some_work
 
 POLICIES = MAP_POLICIES.names()
 BY_NODE = "balanced-by-node"
@@ -128,9 +127,7 @@ batches_of = st.builds(
 )
 @given(data=st.data())
 @settings(max_examples=6)
-def test_both_paths_agree(
-    model: str, system: str, degrees: dict[str, int], compiled_step: Callable[..., float], data: st.DataObject
-) -> None:
+def test_both_paths_agree(model: str, system: str, degrees: dict[str, int], data: st.DataObject) -> None:
     given_ = {
         "routing": data.draw(st.sampled_from(ROUTINGS)),
         "draws": data.draw(st.sampled_from(("layer", "step"))), **degrees,
@@ -149,23 +146,12 @@ def test_both_paths_agree(
         bare.model, bare.system, **given_, overlap=overlap, expert_copies=placing,  # type: ignore[arg-type]
     )  # fmt: skip
     step, replica = data.draw(st.integers(0, 10**6)), data.draw(st.integers(0, 3))
-    plan, _ = lower(deployment, replica)
-    books = new_books(plan)
-    batches = [data.draw(batches_of) for _ in range(deployment.ranks)]
-    if not any(len(b.q_len) for b in batches):
-        batches[0] = Batch.of([7])
-    moments = [b.moments(deployment.shard.windows) for b in batches]
-    seconds = compiled_step(plan, books, batches, moments, step, True, 0)
-    stage = explicit_stage(deployment, batches, step=step, replica=replica)
-    assert seconds == pytest.approx(stage.seconds, rel=1e-9)
-    joules = float(totals(plan, books.tally)[:, :, T_JOULES].sum())
-    assert joules == pytest.approx(stage.joules, rel=1e-8)
-    flops = sum(p.op.flops * p.count * p.devices for p in stage.ops)
-    assert books.tally[:, :, T_FLOPS].sum() == pytest.approx(flops, rel=1e-9)
+    batches = some_work([data.draw(batches_of) for _ in range(deployment.ranks)])
+    check_paths(deployment, [batches], step, replica)
 
 
 @pytest.mark.parametrize(("system", "ep"), [("h200-9x8", 72), ("h200-18x8", 144)])
-def test_copies_even_out_what_groups_do_not_divide(system: str, ep: int, compiled_step: Callable[..., float]) -> None:
+def test_copies_even_out_what_groups_do_not_divide(system: str, ep: int) -> None:
     """256 experts and 32 copies: four a device on 72, two on 144; batches of ranks differ, one is empty."""
     model = load_model("deepseek-v3")
     model = replace(model, layers=model.layers[-1:])
@@ -178,11 +164,7 @@ def test_copies_even_out_what_groups_do_not_divide(system: str, ep: int, compile
     assert (copies >= 1).all()
     assert copies.sum() == 288
     batches = [Batch.of([500 + r] * (r % 5)) for r in range(ep)]
-    plan, _ = lower(d, 0)
-    moments = [b.moments(d.shard.windows) for b in batches]
-    seconds = compiled_step(plan, new_books(plan), batches, moments, 3, True, 0)
-    stage = explicit_stage(d, batches, step=3)
-    assert seconds == pytest.approx(stage.seconds, rel=1e-9)
+    check_paths(d, [batches], 3)
     with pytest.raises(InputError, match=f"cannot be distributed to {ep} groups"):
         deploy(model, load_system(system), tp=1, ep=ep, expert_copies=ExpertPlacing("even", 32, "any"))
 
@@ -321,15 +303,10 @@ def test_groups_by_layer() -> None:
     assert {(part.ep, part.held) for part in placed.experts} == {(64, 3), (128, 2)}
 
 
-def test_groups_by_layer_on_both_paths(compiled_step: Callable[..., float]) -> None:
+def test_groups_by_layer_on_both_paths() -> None:
     system, model = load_system("a100-40gb-16x8"), load_model("dsmoe-1.3b-pr")
     mapping = system.mapping.model_copy(update={"experts": "expert-parallel-by-layer"})
     for placing in (None, ExpertPlacing("balanced", 128, "node")):
         d = deploy(model, system.model_copy(update={"mapping": mapping}), tp=1, expert_copies=placing,
                    routing="power_law:0.7")  # fmt: skip
-        plan, _ = lower(d)
-        books = new_books(plan)
-        batches = [Batch.of([100 + rank] * 4) for rank in range(d.ranks)]
-        moments = [b.moments(d.shard.windows) for b in batches]
-        seconds = compiled_step(plan, books, batches, moments, 5, True, 0)
-        assert seconds == pytest.approx(explicit_stage(d, batches, step=5).seconds, rel=1e-9)
+        check_paths(d, [[Batch.of([100 + rank] * 4) for rank in range(d.ranks)]], 5)

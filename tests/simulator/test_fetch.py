@@ -6,7 +6,6 @@ must give equal seconds to 1e-9 relative and equal counts, step after step.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -41,6 +40,8 @@ from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import CapacityError, InputError
 
+from .two_paths import compiled_step, some_work
+
 HOST = TierSpec(capacity_bytes=2e12, bandwidth_bytes_per_s=50e9, latency_s=1e-5)
 DISK = TierSpec(capacity_bytes=4e12, bandwidth_bytes_per_s=6e9, latency_s=1e-4)
 SMALL = HOST.model_copy(update={"capacity_bytes": 2e9})
@@ -53,8 +54,7 @@ def with_tiers(name: str, host: TierSpec | None = HOST, disk: TierSpec | None = 
     return system.model_copy(update={"device": device})
 
 
-def touched(deployment: Deployment, steps: list[list[Batch]], step: int, replica: int,
-            compiled_step: Callable[..., float]) -> None:  # fmt: skip
+def touched(deployment: Deployment, steps: list[list[Batch]], step: int, replica: int) -> None:  # fmt: skip
     """Run steps on both paths and compare."""
     plan, _ = lower(deployment, replica)
     books, caches = new_books(plan), StepCaches(deployment, replica)
@@ -101,9 +101,7 @@ batches_of = st.builds(
 )
 @given(data=st.data())
 @settings(max_examples=7)
-def test_both_paths_agree(
-    model: str, system: str, degrees: dict[str, Any], compiled_step: Callable[..., float], data: st.DataObject
-) -> None:
+def test_both_paths_agree(model: str, system: str, degrees: dict[str, Any], data: st.DataObject) -> None:
     policy = data.draw(st.sampled_from(BUILT_IN))
     rule, share = CACHE_POLICIES[policy], data.draw(st.sampled_from((0.1, 0.3, 0.6, 1.0)))
     predicts = rule.predicts or data.draw(st.booleans())
@@ -117,16 +115,14 @@ def test_both_paths_agree(
         routing=data.draw(st.sampled_from(("uniform", "measured", "power_law:1.0"))),
         draws=data.draw(st.sampled_from(("layer", "step"))),
     )  # fmt: skip
-    steps = [[data.draw(batches_of) for _ in range(deployment.ranks)] for _ in range(data.draw(st.integers(1, 3)))]
-    for batches in steps:
-        if not any(len(b.q_len) for b in batches):
-            batches[0] = Batch.of([7])
+    count = data.draw(st.integers(1, 3))
+    steps = [some_work([data.draw(batches_of) for _ in range(deployment.ranks)]) for _ in range(count)]
     step, replica = data.draw(st.integers(0, 10**6)), data.draw(st.integers(0, 2))
-    touched(deployment, steps, step, replica, compiled_step)
+    touched(deployment, steps, step, replica)
 
 
 @pytest.mark.parametrize("policy", ["lru", "random", "belady"])
-def test_a_cache_that_holds_everything_changes_nothing(policy: str, compiled_step: Callable[..., float]) -> None:
+def test_a_cache_that_holds_everything_changes_nothing(policy: str) -> None:
     model, system, batch = load_model("mixtral-8x7b"), with_tiers("h100-x2"), Batch.of([9] * 5)
     seconds = []
     for store in (None, ExpertStore(1.0, True, policy, look_ahead=2 if policy == "belady" else 0)):

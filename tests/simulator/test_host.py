@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +20,8 @@ from opbyte.simulator.step.launches import launches_of
 from opbyte.workloads.errors import SpecError
 from opbyte.workloads.requests import RequestBlock
 
+from .deployments import small
+
 TOKENS = 40
 
 
@@ -35,7 +36,7 @@ def step_seconds(deployment: Deployment, sequences: int = 4, **changes: object) 
 
 
 @pytest.fixture
-def deployment(small: Callable[..., Deployment]) -> Deployment:
+def deployment() -> Deployment:
     return small("llama-3-8b", "h100-x1")
 
 

@@ -6,7 +6,6 @@ path is the definition and the compiled one agrees to 1e-9; expert loads are tho
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,7 @@ from hypothesis import strategies as st
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.checks import MEMORIES
 from opbyte.simulator.deploy.deployment import Deployment, deploy
-from opbyte.simulator.step.books import T_FLOPS, T_JOULES, new_books, totals
 from opbyte.simulator.step.explicit import explicit_stage
-from opbyte.simulator.step.lowering import lower
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
@@ -30,6 +27,7 @@ from opbyte.workloads.ops import Loads
 from .pieces import batches_up_to
 from .test_paths_agree import MODELS
 from .test_sparse_paths import FILES, deployed
+from .two_paths import check_paths
 
 ATTENTION = {"kind": "attention", "heads": 8, "kv_heads": 4, "head_dim": 64}
 FFN = {"kind": "ffn", "width": 1024}
@@ -89,20 +87,11 @@ def model(name: str) -> Any:
 batches = batches_up_to(9000)
 
 
-def agree(compiled_step: Callable[..., float], deployment: Deployment, batch: Batch, step: int) -> None:
-    plan, _ = lower(deployment)
-    each, books = [batch] * deployment.ranks, new_books(plan)
-    moments = [b.moments(deployment.shard.windows) for b in each]
-    seconds = compiled_step(plan, books, each, moments, step)
-    stage = explicit_stage(deployment, each, step=step)
-    assert seconds == pytest.approx(stage.seconds, rel=1e-9)
-    joules = float(totals(plan, books.tally)[:, :, T_JOULES].sum())
-    assert joules == pytest.approx(stage.joules, rel=1e-8)
-    flops = sum(p.op.flops * p.count * p.devices for p in stage.ops)
-    assert books.tally[:, :, T_FLOPS].sum() == pytest.approx(flops, rel=1e-9)
+def agree(deployment: Deployment, batch: Batch, step: int) -> None:
+    stage = check_paths(deployment, [[batch] * deployment.ranks], step).stage
     tokens = deployment.ranks * batch.tokens
     for part in deployment.experts:
-        loads = part.router.loads(step, part.row, each[0])
+        loads = part.router.loads(step, part.row, batch)
         assert loads.routed == batch.tokens * part.spec.routed.top_k
     work = [p for p in stage.ops if p.op.kind == "experts"]
     for part in deployment.experts:  # each group's devices have a part of every expert that it holds
@@ -116,7 +105,7 @@ def agree(compiled_step: Callable[..., float], deployment: Deployment, batch: Ba
 @pytest.mark.parametrize("name", MIXERS)
 @given(data=st.data())
 @settings(max_examples=8)
-def test_both_paths_agree(name: str, compiled_step: Callable[..., float], data: st.DataObject) -> None:
+def test_both_paths_agree(name: str, data: st.DataObject) -> None:
     system = data.draw(st.sampled_from(("h100-x2", "a100-80gb-x2", "duplex-plain-x2")))
     degrees = data.draw(st.sampled_from(DEGREES.get(name, ({"tp": 2},))))
     routings = (*ROUTINGS, "modality:0.9,0.1", "modality:0,1") if name == "modal" else ROUTINGS
@@ -124,21 +113,17 @@ def test_both_paths_agree(name: str, compiled_step: Callable[..., float], data: 
         model(name), load_system(system), **degrees, routing=data.draw(st.sampled_from(routings)),
         attention=data.draw(st.sampled_from(("flash", "unfused"))) if "duplex" in system else None,
     )  # fmt: skip
-    agree(compiled_step, d, data.draw(batches), data.draw(st.integers(0, 99)))
+    agree(d, data.draw(batches), data.draw(st.integers(0, 99)))
 
 
 @pytest.mark.parametrize("name", MIXERS)
 @given(data=st.data())
 @settings(max_examples=3)
-def test_halves_and_derived_memory_agree(name: str, compiled_step: Callable[..., float], data: st.DataObject) -> None:
+def test_halves_and_derived_memory_agree(name: str, data: st.DataObject) -> None:
     memory = data.draw(st.sampled_from(MEMORIES))
     overlap = data.draw(st.sampled_from(("two-batch", "pipelined:2")))
     d = deploy(model(name), load_system("h100-x2"), tp=2, memory=memory, costs="roofline", overlap=overlap)
-    plan, _ = lower(d)
-    batch, step = data.draw(batches), data.draw(st.integers(0, 99))
-    moments = [batch.moments(d.shard.windows)]
-    seconds = compiled_step(plan, new_books(plan), [batch], moments, step)
-    assert seconds == pytest.approx(explicit_stage(d, [batch], step=step).seconds, rel=1e-9)
+    check_paths(d, [[data.draw(batches)]], data.draw(st.integers(0, 99)))
 
 
 @pytest.mark.parametrize("name", MIXERS)

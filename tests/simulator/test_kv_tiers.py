@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +19,7 @@ from hypothesis import strategies as st
 
 from opbyte.simulator.batching.kv import CacheSettings
 from opbyte.simulator.batching.policies import POLICIES, make_policy
-from opbyte.simulator.batching.state import C_COMPLETED, C_HITS, C_PREEMPTIONS, C_PROMPT, C_STEPS, I_PREEMPTED
+from opbyte.simulator.batching.state import C_COMPLETED, C_HITS, C_PREEMPTIONS, C_PROMPT, C_STEPS
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.parts.failures.faults import Faults
 from opbyte.simulator.parts.kv_tiers.run import block_bytes
@@ -44,13 +43,23 @@ from opbyte.simulator.parts.kv_tiers.store import entry_of, put, touch
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.fleet import Fleet
 from opbyte.simulator.serving.run import run
-from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.errors import CapacityError, InputError
 from opbyte.workloads.jit import compiled
 from opbyte.workloads.requests import RequestBlock, RequestStream
 
-from .pieces import GAP_S, block_of, check_pieces, play, stamps
-from .reference import Request
+from .deployments import small
+from .pieces import (
+    GAP_S,
+    block_of,
+    cache_of,
+    check_pieces,
+    check_served,
+    play,
+    slow_engine,
+    slow_requests,
+    small_engine,
+    stamps,
+)
 from .reference_tiers import Piped, Tier, Tiered, TieredPipeline, TieredReference
 from .test_scheduler import check_pool, cuts, workloads
 
@@ -105,70 +114,37 @@ def settings_of(deployment: Deployment, load: dict[str, Any], cache: CacheSettin
     return TierSettings(tiers, load["write"], load["load"], load["prefetch"])
 
 
-def engine_for(deployment: Deployment, load: dict[str, Any]) -> Engine:
+def engine_for(deployment: Deployment, load: dict[str, Any], spare: int = 0, **options: Any) -> Engine:
     """An engine with as little KV memory as the workload says, and its tiers."""
-    block, tokens = block_of(load), load["block"]
-    longest = int((block.input_tokens + block.output_tokens - 1).max())
-    cache = CacheSettings(tokens, int(-(-longest // tokens) * load["room"]))
+    cache = cache_of(load, spare)
     cache = replace(cache, tiers=settings_of(deployment, load, cache))
-    return Engine(deployment, load["policy"], keep_log=True, cache=cache)
+    return small_engine(deployment, load, cache=cache, **options)
 
 
-def reference_for(engine: Engine, load: dict[str, Any]) -> TieredReference:
+def with_tiers(engine: Engine, load: dict[str, Any]) -> dict[str, Any]:
+    """What a slow scheduler must know of an engine's tiers, and its memories."""
     d, t = engine.deployment, engine.parts["kv-tiers"]
-    own: list[list[Tier]] = [[] for _ in range(d.ranks)]
+    ranks: list[list[Tier]] = [[] for _ in range(d.ranks)]
     for level, (name, blocks, _, _) in enumerate(load["tiers"]):
         pace = t.pace[level].tolist()
-        for tiers in own:
+        for tiers in ranks:
             tiers.append(Tier(blocks, *pace, worth=load["load"] != "cheaper"))
-            if name == "shared" and tiers is not own[0]:
-                tiers[-1].items, tiers[-1].ever = own[0][-1].items, own[0][-1].ever
+            if name == "shared" and tiers is not ranks[0]:
+                tiers[-1].items, tiers[-1].ever = ranks[0][-1].items, ranks[0][-1].ever
     kind = Tiered if d.layout.pp == 1 else Piped
     memories = [
         kind(engine.kv.block, list(range(engine.kv.blocks)), engine.kv.bare_first, tiers=tiers,
                through=load["write"] == "through")
-        for tiers in own
+        for tiers in ranks
     ]  # fmt: skip
-    how = {"cheaper": load["load"] == "cheaper", "ahead_of": load["prefetch"]}
-    cost = lambda batches, step: explicit_stage(d, batches, step=step, captured=load["policy"].captured)
-    given = load["policy"], memories
-    if d.layout.pp > 1:
-        stages = lambda *of: cost(*of).stages
-        behind = load["clients"], engine.launches
-        return TieredPipeline(*given, stages, *behind, stages=d.layout.pp, **how)
-    return TieredReference(*given, lambda *of: cost(*of).seconds, load["clients"], engine.launches, **how)
+    return {"memories": memories, "cheaper": load["load"] == "cheaper", "ahead_of": load["prefetch"]}
 
 
-@pytest.mark.parametrize(("model", "system", "routing", "degrees"), SETUPS)
-@given(load=tiered())
-@settings(max_examples=8)
-def test_same_schedule_as_the_reference(
-    model: str, system: str, routing: str, degrees: dict[str, int],
-    small: Callable[..., Deployment], load: dict[str, Any],
-) -> None:  # fmt: skip
-    """In stages load by `always`: what computing instead takes is priced as one step, not stage by stage."""
-    d = small(model, system, routing, **degrees)
-    load = load if d.layout.pp == 1 else load | {"load": "always"}
-    engine, block = engine_for(d, load), block_of(load)
-    slow = reference_for(engine, load)
-    play(engine, load)
-    arrivals = block.arrival_s if load["clients"] is None else np.full(len(block), np.inf)
-    requests = [
-        Request(i, float(a), int(p), int(o), hashes)
-        for i, (a, p, o, hashes) in enumerate(
-            zip(arrivals, block.input_tokens, block.output_tokens, block.hash_ids or [()] * len(block), strict=True)
-        )
-    ]
-    slow.serve(requests)
-    counters, t = engine.state.counters, engine.parts["kv-tiers"]
-    assert counters[C_STEPS] == slow.steps
-    preemptions = engine.state.ints[: len(block), I_PREEMPTED].tolist()
-    assert preemptions == [r.preemptions for r in requests]
-    assert counters[C_HITS] == sum(kv.hits for kv in slow.memories)
-    expected = np.array([[r.arrival, r.scheduled, r.first, r.last] for r in requests])
-    assert stamps(engine, len(block)) == pytest.approx(expected, rel=1e-9)
-    for level in range(len(load["tiers"])):
-        tiers = [kv.tiers[level] for kv in slow.memories]
+def check_tiers(engine: Engine, slow: TieredReference) -> None:
+    """What was loaded and stored, and how long it was waited for."""
+    t = engine.parts["kv-tiers"]
+    for level in range(len(slow.memories[0].tiers)):  # type: ignore[union-attr]
+        tiers = [kv.tiers[level] for kv in slow.memories]  # type: ignore[union-attr]
         told = [sum(getattr(x, name) for x in tiers) for name in ("loaded", "stored", "evicted", "prefetched")]
         assert t.counts[level, [N_LOADED, N_STORED, N_EVICTED, N_PREFETCHED]].tolist() == told
     assert t.totals[O_LOADS] == slow.loads
@@ -176,9 +152,28 @@ def test_same_schedule_as_the_reference(
     assert t.seconds[Z_HELD] == pytest.approx(slow.stood, rel=1e-6, abs=1e-12)
 
 
+@pytest.mark.parametrize(("model", "system", "routing", "degrees"), SETUPS)
+@given(load=tiered())
+@settings(max_examples=8)
+def test_same_schedule_as_the_reference(
+    model: str, system: str, routing: str, degrees: dict[str, int],
+    load: dict[str, Any],
+) -> None:  # fmt: skip
+    """In stages load by `always`: what computing instead takes is priced as one step, not stage by stage."""
+    d = small(model, system, routing, **degrees)
+    load = load if d.layout.pp == 1 else load | {"load": "always"}
+    engine = engine_for(d, load)
+    kind = TieredReference if d.layout.pp == 1 else TieredPipeline
+    slow, requests = slow_engine(engine, load["clients"], kind, **with_tiers(engine, load)), slow_requests(load)
+    play(engine, load)
+    slow.serve(requests)
+    check_served(engine, slow, requests)
+    check_tiers(engine, slow)
+
+
 @given(load=tiered(), data=st.data())
 @settings(max_examples=8)
-def test_what_every_schedule_owes(small: Callable[..., Deployment], load: dict[str, Any], data: st.DataObject) -> None:
+def test_what_every_schedule_owes(load: dict[str, Any], data: st.DataObject) -> None:
     """Blocks of the pool and of tiers are conserved at any time, and in pieces nothing is another."""
     d = small(*SETUPS[1][:3])
     engine, block = engine_for(d, load), block_of(load)
@@ -228,7 +223,7 @@ FREE = math.inf, 0.0
 
 
 @pytest.mark.parametrize("write", ["through", "back"])
-def test_infinite_rate_is_a_cache_without_end(small: Callable[..., Deployment], write: str) -> None:
+def test_infinite_rate_is_a_cache_without_end(write: str) -> None:
     """Memory for three running prompts, and all that ever was in tiers of no time: all is found."""
     d = small("llama-3-8b")
     settings_ = TierSettings((KvTier("host", 1e8, *FREE), KvTier("disk", 1e10, *FREE)), write)
@@ -240,7 +235,7 @@ def test_infinite_rate_is_a_cache_without_end(small: Callable[..., Deployment], 
     assert (found.parts["kv-tiers"].counts[:, N_LOADED] > 0).all() or write == "through"
 
 
-def test_what_is_never_cheaper_is_no_tier(small: Callable[..., Deployment]) -> None:
+def test_what_is_never_cheaper_is_no_tier() -> None:
     """A link of a byte a second: nothing is written or loaded, and no step waits."""
     d = small("llama-3-8b")
     slow = TierSettings((KvTier("host", 1e10, 1.0, 0.0),), "back", "cheaper")
@@ -249,7 +244,7 @@ def test_what_is_never_cheaper_is_no_tier(small: Callable[..., Deployment]) -> N
     assert not found.parts["kv-tiers"].counts.any()
 
 
-def test_one_load_takes_its_bytes_over_the_link(small: Callable[..., Deployment]) -> None:
+def test_one_load_takes_its_bytes_over_the_link() -> None:
     """Of three blocks of 512 tokens another prompt pushes the later two out of five: the third request finds
     the first, waits for latency and bytes of the second, and computes the last one only."""
     d, policy = small("llama-3-8b"), make_policy("vllm", max_sequences=1)
@@ -310,7 +305,7 @@ def stream_of(seed: int, n: int = 60) -> RequestStream:
     return RequestStream("turns", True, None, lambda: iter((turns(seed, n),)))
 
 
-def test_replicas_share_a_pool_through_failures(small: Callable[..., Deployment]) -> None:
+def test_replicas_share_a_pool_through_failures() -> None:
     """Of two replicas that take turns each finds what the other has stored; a failure loses the one's memory
     and nothing of the pool but what was on its way."""
     d, policy = small("llama-3-8b"), make_policy("vllm", max_sequences=3)
@@ -340,16 +335,14 @@ REFUSED: tuple[tuple[dict[str, Any], str, str, str], ...] = (
 
 
 @pytest.mark.parametrize(("degrees", "model", "policy", "reason"), REFUSED)
-def test_what_is_not_simulated_is_refused(
-    degrees: dict[str, Any], model: str, policy: str, reason: str, small: Callable[..., Deployment]
-) -> None:
+def test_what_is_not_simulated_is_refused(degrees: dict[str, Any], model: str, policy: str, reason: str) -> None:
     d = small(model, "h100-x2" if degrees else "h100-x1", "uniform", **degrees)
     cache = CacheSettings(tiers=TierSettings((KvTier("host", 1e12, 50e9, 1e-5),)))
     with pytest.raises(InputError, match=rf"--kv-tiers.*{reason}"):
         Engine(d, make_policy(policy), cache=cache)
 
 
-def test_a_tier_smaller_than_a_block(small: Callable[..., Deployment]) -> None:
+def test_a_tier_smaller_than_a_block() -> None:
     cache = CacheSettings(tiers=TierSettings((KvTier("host", 10.0, 50e9, 1e-5),)))
     with pytest.raises(CapacityError, match=r"--kv-tiers host: is smaller than a block.*16 tokens"):
         Engine(small("llama-3-8b"), POLICIES["vllm"], cache=cache)

@@ -6,7 +6,7 @@ Expected values: the slow scheduler with the same rule in plain Python, stamp fo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,19 +18,16 @@ from hypothesis import strategies as st
 from opbyte.extend import WaitingPrompt, part
 from opbyte.simulator.batching.outside import OUTSIDE, AskedPart, read_part
 from opbyte.simulator.batching.policies import make_policy
-from opbyte.simulator.batching.state import C_COMPLETED, C_PREEMPTIONS, C_STEPS
-from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.registry import PAIRS, PARTS, check_parts
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.play import run_scenario
 from opbyte.simulator.serving.engine import Engine
-from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.errors import InputError
 
-from . import reference
-from .pieces import block_of, stamps
+from .deployments import small
+from .pieces import block_of, check_served, play, slow_engine, slow_requests, small_engine, stamps
 from .reference import Rank, Reference, Request
-from .test_scheduler import engine_for, memory_of, workloads
+from .test_scheduler import workloads
 
 NAME = "late-decodes"
 
@@ -77,32 +74,21 @@ class Patient(Reference):
 
 @given(load=workloads(), length=st.integers(0, 400), late=st.floats(0.0, 0.02))
 @settings(max_examples=12)
-def test_same_schedule_as_the_slow_one(
-    small: Callable[..., Deployment], load: dict[str, Any], length: int, late: float
-) -> None:
+def test_same_schedule_as_the_slow_one(load: dict[str, Any], length: int, late: float) -> None:
     policy = replace(
         load["policy"], chunked=True, prompts_alone=False, poll_steps=1, gather_steps=0,
         even_steps=0, part=AskedPart(NAME, (float(length), late)),
     )  # fmt: skip
     load = load | {"policy": policy, "clients": None}
     d = small("llama-3-8b")
-    engine, block = engine_for(d, load), block_of(load)
-    engine.submit(block)
-    engine.advance(math.inf)
-    hashes = block.hash_ids or [()] * len(block)
-    columns = block.arrival_s, block.input_tokens, block.output_tokens, hashes
-    requests = [Request(i, float(a), int(p), int(o), h) for i, (a, p, o, h) in enumerate(zip(*columns, strict=True))]
-    cost = lambda batches, step: explicit_stage(d, batches, step=step, captured=policy.captured).seconds
-    slow = Patient(policy, [memory_of(engine, reference)], cost, None, engine.launches, length=length, late=late)
+    engine = small_engine(d, load)
+    play(engine, load)
+    slow, requests = slow_engine(engine, None, Patient, length=length, late=late), slow_requests(load)
     slow.serve(requests)
-    assert engine.state.counters[C_COMPLETED] == len(block)
-    assert engine.state.counters[C_STEPS] == slow.steps
-    assert engine.state.counters[C_PREEMPTIONS] == sum(r.preemptions for r in requests)
-    expected = np.array([[r.arrival, r.scheduled, r.first, r.last] for r in requests])
-    assert stamps(engine, len(block)) == pytest.approx(expected, rel=1e-9)
+    check_served(engine, slow, requests)
 
 
-def test_what_holds_nothing_back_changes_no_byte(small: Callable[..., Deployment]) -> None:
+def test_what_holds_nothing_back_changes_no_byte() -> None:
     found = []
     for asked in (None, read_part(f"{NAME}:length=1e9")):
         policy = replace(make_policy("vllm", 512, 4), part=asked)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,6 @@ from opbyte.devices.catalog import load_system
 from opbyte.devices.kinds import PROCESSOR_KINDS
 from opbyte.simulator.deploy.deployment import deploy
 from opbyte.simulator.deploy.placement import PLACEMENTS
-from opbyte.simulator.step.books import new_books
-from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import lower
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
@@ -30,6 +28,7 @@ from opbyte.workloads.hf.families import ARCHITECTURES
 from opbyte.workloads.layers import LAYER_KINDS
 
 from .pieces import batches_up_to
+from .two_paths import check_paths
 
 REGISTRIES: Any = (PLACEMENTS, PROCESSOR_KINDS, LAYER_KINDS, ARCHITECTURES)
 
@@ -69,9 +68,7 @@ batches = batches_up_to(20_000)
         ("mixtral-8x7b", "duplex-plain-x4", {"placement": "energy-delay"}),
     ],
 )
-def test_both_paths_agree(
-    model: str, system: str, options: dict[str, Any], outside: Path, compiled_step: Callable[..., float]
-) -> None:
+def test_both_paths_agree(model: str, system: str, options: dict[str, Any], outside: Path) -> None:
     if model.endswith(".json"):
         model = str(outside / model)
     if system.endswith(".yaml"):
@@ -82,9 +79,6 @@ def test_both_paths_agree(
     @given(batch=batches, step=st.integers(0, 99))
     @settings(max_examples=10)
     def agree(batch: Batch, step: int) -> None:
-        each = [batch] * d.ranks
-        moments = [b.moments(d.shard.windows) for b in each]
-        seconds = compiled_step(plan, new_books(plan), each, moments, step)
-        assert seconds == pytest.approx(explicit_stage(d, each, step=step).seconds, rel=1e-9)
+        check_paths(d, [[batch] * d.ranks], step, plan=plan)
 
     agree()

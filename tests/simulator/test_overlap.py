@@ -7,7 +7,6 @@ no step is below its longest stream or above the sum of its own chunks; ``auto``
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 
@@ -21,7 +20,6 @@ from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.parts.overlap.tracks import tracks_of
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.play import run_scenario
-from opbyte.simulator.step.books import T_FLOPS, T_JOULES, new_books, totals
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import lower
 from opbyte.simulator.step.sections import sections_of
@@ -32,6 +30,7 @@ from opbyte.workloads.errors import InputError
 from opbyte.workloads.ops import Loads
 
 from .pieces import contexts_up_to
+from .two_paths import check_paths, some_work, with_next
 
 WAYS = ("two-batch", "pipelined:2", "pipelined:4", "pipelined:16", "auto")
 GATED = ("two-batch:3,40", "two-batch:alike", "two-batch:decodes")
@@ -68,45 +67,30 @@ def deployed(case: int, overlap: str, layers: int = 3) -> Deployment:
 
 
 def step_of(deployment: Deployment, data: st.DataObject) -> list[Batch]:
-    batches = [data.draw(batches_of) for _ in range(deployment.ranks)]
-    return batches if any(len(b.q_len) for b in batches) else [Batch.of([7]), *batches[1:]]
+    return some_work([data.draw(batches_of) for _ in range(deployment.ranks)])
 
 
 @pytest.mark.parametrize(("case", "layers"), [*((case, 3) for case in SHORT), *DEEP])
 @given(data=st.data())
 @settings(max_examples=6)
-def test_both_paths_agree(case: int, layers: int, compiled_step: Callable[..., float], data: st.DataObject) -> None:
+def test_both_paths_agree(case: int, layers: int, data: st.DataObject) -> None:
     d = deployed(case, data.draw(st.sampled_from(WAYS + GATED)), layers)
-    plan, _ = lower(d, 1)
     step, captured = data.draw(st.integers(0, 10**6)), data.draw(st.sampled_from((0, 16)))
-    first = step_of(d, data)
-    steps = [first]
-    if not any((b.phase > 0).any() for b in first):  # a stretch: contexts grow by one
-        steps.append([Batch.of((b.context + 1).tolist()) for b in first])
-    books, before, wall = new_books(plan), 0.0, 0.0
-    for i, batches in enumerate(steps):
-        moments = [b.moments(d.shard.windows) for b in batches]
-        found = compiled_step(plan, books, batches, moments, step + i, i == 0, captured)
-        stage = explicit_stage(d, batches, step=step + i, replica=1, captured=captured)
-        assert found == pytest.approx(stage.seconds, rel=1e-9)
-        assert books.stages == pytest.approx(np.array(stage.stages), rel=1e-9)
-        joules = float(totals(plan, books.tally)[:, :, T_JOULES].sum())
-        assert joules - before == pytest.approx(stage.joules, rel=1e-8)
-        before, wall = joules, wall + found
-        assert books.wall.sum() == pytest.approx(wall, rel=1e-9)
-        counted = sum(stage.times(lambda p: p.op.layer).values())
-        assert counted >= found * (1 - 1e-9)
-        if d.placement != "co-process":  # there ops side by side count in full
-            assert counted == pytest.approx(found, rel=1e-9)
-        if i == 0:
-            flops = sum(p.op.flops * p.count * p.devices for p in stage.ops)
-            assert books.tally[:, :, T_FLOPS].sum() == pytest.approx(flops, rel=1e-9)
-            exchanged = stage.times(lambda p: p.op.name if p.op.layer == "communication" else "")
-            slots = lower(d, 1)[1]
-            for name, seconds in exchanged.items():
-                if name:
-                    own = sum(w for w, n in zip(books.wall, slots.name, strict=True) if n == name)
-                    assert own == pytest.approx(seconds, rel=1e-6, abs=1e-12)
+    plan, slots = lower(d, 1)
+    steps = with_next(step_of(d, data))
+    books, stage = check_paths(d, steps, step, 1, captured, plan)[1:]
+    counted = sum(stage.times(lambda p: p.op.layer).values())
+    assert counted >= stage.seconds * (1 - 1e-9)
+    if d.placement != "co-process":  # there ops side by side count in full
+        assert counted == pytest.approx(stage.seconds, rel=1e-9)
+    stages = [
+        explicit_stage(d, batches, step=step + i, replica=1, captured=captured) for i, batches in enumerate(steps)
+    ]
+    exchanged = [s.times(lambda p: p.op.name if p.op.layer == "communication" else "") for s in stages]
+    for name in exchanged[0]:
+        if name:
+            spent = sum(w for w, n in zip(books.wall, slots.name, strict=True) if n == name)
+            assert spent == pytest.approx(sum(times[name] for times in exchanged), rel=1e-6, abs=1e-12)
 
 
 @pytest.mark.parametrize("case", SHORT[:-1])  # cut prompts of latent attention make keys twice

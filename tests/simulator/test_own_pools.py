@@ -7,7 +7,6 @@ every schedule owes: all tokens come, in order, and pages are given back, with l
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -26,11 +25,11 @@ from opbyte.simulator.batching.state import (
     I_GENERATED,
     I_PREEMPTED,
 )
-from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.pools import KvLink, Pools
 from opbyte.workloads.requests import RequestBlock, RequestStream
 
+from .deployments import small
 from .pieces import served_on
 
 FREE = KvLink("free", math.inf, 0.0)
@@ -44,9 +43,7 @@ def requests(inputs: list[int], outputs: list[int], gap: float) -> RequestBlock:
 @pytest.mark.parametrize("policy", ["sglang", "tensorrt-llm"])
 @given(inputs=st.lists(st.integers(1, 3000), min_size=1, max_size=4), output=st.integers(1, 40))
 @settings(max_examples=4)
-def test_one_request_at_a_time_is_one_engine(
-    policy: str, small: Callable[..., Deployment], inputs: list[int], output: int
-) -> None:
+def test_one_request_at_a_time_is_one_engine(policy: str, inputs: list[int], output: int) -> None:
     d, rules = small("llama-3-8b"), POLICIES[policy]
     block = requests(inputs, [output] * len(inputs), 100.0)
     stream = RequestStream("drawn", True, None, lambda: iter([block]))
@@ -68,7 +65,7 @@ def test_one_request_at_a_time_is_one_engine(
 )  # fmt: skip
 @settings(max_examples=12)
 def test_what_comes_with_its_cache_runs_to_its_end(
-    policy: str, small: Callable[..., Deployment], load: list[tuple[int, int]], room: float, most: int, gap: float
+    policy: str, load: list[tuple[int, int]], room: float, most: int, gap: float
 ) -> None:
     """On the pool that decodes, with little memory: nothing is prefilled unless it was retracted."""
     d, rules = small("llama-3-8b"), POLICIES[policy].rules

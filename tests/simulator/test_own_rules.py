@@ -8,9 +8,7 @@ evicted, under random options, must give the same stamps, preemptions, steps and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opbyte.simulator.batching.kv import CacheSettings
 from opbyte.simulator.batching.policies import Policy, make_policy
 from opbyte.simulator.batching.prefix import NEXT
 from opbyte.simulator.batching.radix import (
@@ -33,32 +30,35 @@ from opbyte.simulator.batching.radix import (
     N_TIME,
     Tree,
 )
-from opbyte.simulator.batching.state import (
-    C_COMPLETED,
-    C_EMITTED,
-    C_HITS,
-    C_PREEMPTIONS,
-    C_STEPS,
-    I_GENERATED,
-    I_PREEMPTED,
-    T_KV_PEAK,
-)
+from opbyte.simulator.batching.state import C_HITS, C_PREEMPTIONS, C_STEPS, I_PREEMPTED, T_KV_PEAK
 from opbyte.simulator.deploy.deployment import Deployment
-from opbyte.simulator.parts.drafts.explicit import speculative_stage
 from opbyte.simulator.parts.sglang.rules import SglangRules
 from opbyte.simulator.parts.tensorrt_llm.rules import TrtllmRules
 from opbyte.simulator.parts.tensorrt_llm.state import B_KEY, B_MARK, B_PARENT, B_USERS, T_FREE, Trtllm
 from opbyte.simulator.serving.engine import Engine
-from opbyte.simulator.step.explicit import explicit_stage
-from opbyte.workloads.batch import PREFILL
 from opbyte.workloads.errors import InputError
 
-from .pieces import GAP_S, block_of, check_pieces, check_served, hosts, paths, play, slow_requests, stamps
-from .reference import launching
+from . import reference_sglang, reference_trtllm
+from .deployments import small
+from .pieces import (
+    GAP_S,
+    block_of,
+    cache_of,
+    check_ended,
+    check_pieces,
+    check_served,
+    explicit_cost,
+    hosts,
+    paths,
+    play,
+    slow_requests,
+    stamps,
+)
+from .reference_engine import with_host
 from .test_speculation import SEED, drawn, speculative
 
 SETUPS = (("llama-3-8b", "h100-x1", "uniform"), ("mixtral-8x7b", "h100-2x2", "measured"))
-KINDS = ("sglang", "trtllm")
+KINDS: dict[str, Any] = {"sglang": reference_sglang, "trtllm": reference_trtllm}
 
 
 def sglang_rules(draw: st.DrawFn, long: bool, page: int, sequences: int) -> SglangRules:
@@ -117,7 +117,7 @@ def workloads(draw: st.DrawFn, kind: str) -> dict[str, Any]:
         "gaps": draw(st.lists(st.floats(0.0, 20.0), min_size=n, max_size=n)),
         "clients": draw(st.one_of(st.none(), st.integers(1, 5))),
         "hashes": draw(st.one_of(st.none(), st.tuples(*(paths(size) for size in inputs)))),
-        "page": page,
+        "block": page,
         "room": draw(st.floats(1.0, 3.0)),
         "policy": Policy(
             "random", 8192, sequences, chunked=True, reserve=False, ahead=rules.overlap,
@@ -131,50 +131,30 @@ def workloads(draw: st.DrawFn, kind: str) -> dict[str, Any]:
 
 def engine_for(deployment: Deployment, load: dict[str, Any]) -> Engine:
     """An engine with as little memory as the workload says."""
-    page, block, policy = load["page"], block_of(load), load["policy"]
-    longest = int((block.input_tokens + block.output_tokens).max()) + policy.rules.spare(page) - 1
-    longest += 0 if deployment.parts.get("drafts") is None else deployment.parts.get("drafts").spare(False)
-    cache = CacheSettings(page, int(-(-longest // page) * load["room"]))
+    policy, drafts = load["policy"], deployment.parts.get("drafts")
+    spare = policy.rules.spare(load["block"]) + (drafts.spare(False) if drafts else 0)
     if deployment.ranks > 1:  # SGLang refuses it with data-parallel attention
         policy = replace(policy, poll_steps=1)
-    return Engine(deployment, policy, keep_log=True, cache=cache, seed=SEED)
+    return Engine(deployment, policy, keep_log=True, cache=cache_of(load, spare), seed=SEED)
 
 
-def slow_run(reference: ModuleType, engine: Engine, load: dict[str, Any]) -> tuple[Any, list[Any]]:
+def slow_run(kind: str, engine: Engine, load: dict[str, Any]) -> tuple[Any, list[Any]]:
     """The reference after the same workload, and its requests."""
-    policy, deployment = engine.policy, engine.deployment
-    requests = slow_requests(reference.Request, load, [{"priority": p} for p in load["urgent"] or ()])
+    reference, policy, d = KINDS[kind], engine.policy, engine.deployment
+    requests = slow_requests(load, reference.Request, [{"priority": p} for p in load["urgent"] or ()])
+    cost, pp, drafts = explicit_cost(d, policy), d.layout.pp, d.several - 1
 
-    drafts, launches, pp = deployment.several - 1, engine.launches, deployment.layout.pp
-
-    def seconds(batches: Any, step: int) -> float:
-        how = {"step": step, "captured": policy.captures(deployment.several)}
-        if drafts:
-            devices = speculative_stage(deployment, batches, **how).whole.seconds
-        else:
-            stage = explicit_stage(deployment, batches, **how)
-            devices = stage.seconds if pp == 1 else stage.stages
-        tokens, prompts = max(batch.tokens for batch in batches), any((b.phase == PREFILL).any() for b in batches)
-        starting = launching(policy, launches, tokens, prompts, deployment.several) / pp
-        count = sum(len(batch.q_len) for batch in batches) / len(batches)
-        own = policy.host.step_s + policy.host.sequence_s * count
-        if pp > 1:
-            first, *others = (max(seconds, starting) for seconds in devices)
-            return [first + own if getattr(policy.rules, "serial", False) else max(first, own), *others]
-        devices = max(devices, starting)
-        return max(devices, own) if policy.ahead else devices + own
+    def seconds(batches: Any, step: int) -> Any:
+        found = with_host(policy, engine.launches, batches, np.atleast_1d(cost(batches, step)).tolist(), d.several)
+        return found if pp > 1 else found[0]
 
     ranks = [
         reference.Rank(policy.rules, max(policy.max_sequences // pp, 1), engine.kv.blocks, engine.kv.block, drafts)
-        for _ in range(deployment.ranks)
+        for _ in range(d.ranks)
     ]
-    more: dict[str, Any] = (
-        {"stages": pp, "places": policy.max_sequences}
-        if pp > 1
-        else {"interval": policy.poll_steps}
-        if policy.poll_steps > 1
-        else {}
-    )
+    more: dict[str, Any] = {"interval": policy.poll_steps} if policy.poll_steps > 1 else {}
+    if pp > 1:
+        more = {"stages": pp, "places": policy.max_sequences}
     if drafts:
         more["accept"] = lambda request: drawn(request.index, request.generated, load["rates"])
     slow = (reference.Reference if pp == 1 else reference.Stages)(policy.rules, ranks, seconds, load["clients"], **more)
@@ -221,14 +201,13 @@ def check_blocks(trtllm: Trtllm, ranks: list[Any]) -> None:
 @given(data=st.data())
 @settings(max_examples=5)
 def test_drafts_are_verified_by_the_own_rules(
-    kind: str, method: str, small: Callable[..., Deployment],
-    references: Callable[[str], ModuleType], data: st.DataObject,
+    kind: str, method: str, data: st.DataObject,
 ) -> None:  # fmt: skip
     """A step is planned when the results before it are known; memory of rejected drafts is free then."""
     load, rate = data.draw(workloads(kind)), st.sampled_from([0.0, 0.5, 0.9, 1.0])
     load["rates"] = tuple(data.draw(st.lists(rate, min_size=1, max_size=3)))
     d = speculative(small("llama-3-8b"), method, load["rates"], len(load["rates"]))
-    check_schedule(kind, d, references, load)
+    check_schedule(kind, d, load)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -236,41 +215,30 @@ def test_drafts_are_verified_by_the_own_rules(
 @given(data=st.data())
 @settings(max_examples=12)
 def test_same_schedule_as_the_reference(
-    kind: str, model: str, system: str, routing: str, small: Callable[..., Deployment],
-    references: Callable[[str], ModuleType], data: st.DataObject,
+    kind: str, model: str, system: str, routing: str, data: st.DataObject,
 ) -> None:  # fmt: skip
-    check_schedule(kind, small(model, system, routing), references, data.draw(workloads(kind)))
+    check_schedule(kind, small(model, system, routing), data.draw(workloads(kind)))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("pp", [2, 4])
 @given(data=st.data())
 @settings(max_examples=12)
-def test_stages_run_by_the_own_rules(
-    kind: str, pp: int, small: Callable[..., Deployment], references: Callable[[str], ModuleType], data: st.DataObject
-) -> None:
+def test_stages_run_by_the_own_rules(kind: str, pp: int, data: st.DataObject) -> None:
     """Batches that take turns, over one queue and one tree; a prompt's chunks may all be in flight."""
     load = data.draw(workloads(kind))
     load["policy"] = replace(load["policy"], poll_steps=1)
-    check_schedule(kind, small("llama-3-8b", f"h100-x{pp}", "uniform", pp=pp), references, load)
+    check_schedule(kind, small("llama-3-8b", f"h100-x{pp}", "uniform", pp=pp), load)
 
 
-def check_schedule(
-    kind: str, deployment: Deployment, references: Callable[[str], ModuleType], load: dict[str, Any]
-) -> None:
+def check_schedule(kind: str, deployment: Deployment, load: dict[str, Any]) -> None:
     """Run a workload on the engine and on the slow one, and compare all that they did."""
-    engine, block = engine_for(deployment, load), block_of(load)
+    engine = engine_for(deployment, load)
     assert engine.parts["scheduler"] is not None
     play(engine, load)
-    slow, requests = slow_run(references(f"reference_{kind}"), engine, load)
-    counters, ints = engine.state.counters, engine.state.ints[: len(block)]
+    slow, requests = slow_run(kind, engine, load)
     check_served(engine, slow, requests)
-    found = [rank.hits if kind == "sglang" else rank.memory.hits for rank in slow.ranks]
-    assert counters[C_HITS] == sum(found)
-    assert counters[C_COMPLETED] == len(block)
-    assert counters[C_EMITTED] == sum(load["outputs"])
-    assert ints[:, I_GENERATED].tolist() == load["outputs"]
-    assert (engine.state.free == engine.kv.capacity).all()
+    check_ended(engine, load)
     assert engine.state.clocks[T_KV_PEAK] <= engine.kv.capacity
     if hasattr(engine.parts["scheduler"], "tree"):
         check_tree(engine.parts["scheduler"].tree, slow.ranks)
@@ -278,26 +246,22 @@ def check_schedule(
         check_blocks(engine.parts["scheduler"], slow.ranks)
 
 
-def test_what_makes_way_behind_several_steps_keeps_the_time_of_its_last_token(
-    small: Callable[..., Deployment], references: Callable[[str], ModuleType]
-) -> None:
+def test_what_makes_way_behind_several_steps_keeps_the_time_of_its_last_token() -> None:
     """Looking for arrivals every third step: it loses the last of the three, not the tokens of those before."""
     load = {
         "urgent": [1, 14], "inputs": [3, 3], "outputs": [12, 5], "gaps": [0.0, 2.0], "clients": None, "hashes": None,
-        "page": 1, "room": 9.0,
+        "block": 1, "room": 9.0,
         "policy": Policy(
             "late", 8192, 1, chunked=True, reserve=False, ahead=True, poll_steps=3, order="priority",
             rules=SglangRules(priority=True, threshold=1),
         ),
     }  # fmt: skip
-    check_schedule("sglang", small("llama-3-8b", "h100-x1", "uniform"), references, load)
+    check_schedule("sglang", small("llama-3-8b", "h100-x1", "uniform"), load)
 
 
 @given(load=workloads("sglang"), mixed=st.booleans())
 @settings(max_examples=12)
-def test_one_priority_is_first_come_first_served(
-    load: dict[str, Any], mixed: bool, small: Callable[..., Deployment]
-) -> None:
+def test_one_priority_is_first_come_first_served(load: dict[str, Any], mixed: bool) -> None:
     """Stamp for stamp where memory is never short.
 
     Where it is, SGLang looks at a full batch in every step with priorities, and without them once a
@@ -320,7 +284,7 @@ def test_one_priority_is_first_come_first_served(
 
 
 @pytest.mark.parametrize(("low_first", "threshold"), [(True, 0), (True, 5), (False, 0), (False, 4)])
-def test_who_makes_way_for_whom(low_first: bool, threshold: int, small: Callable[..., Deployment]) -> None:
+def test_who_makes_way_for_whom(low_first: bool, threshold: int) -> None:
     """One place: requests of priorities 0, 5 and 9 that come while one of priority 4 runs.
 
     By hand: the place is given up at once if the best is better than 4 by more than the threshold; the first one
@@ -328,7 +292,7 @@ def test_who_makes_way_for_whom(low_first: bool, threshold: int, small: Callable
     """
     load = {
         "inputs": [8, 8, 8, 8], "outputs": [40, 3, 3, 3], "gaps": [0.0, 20.0, 0.0, 0.0], "hashes": None,
-        "urgent": [4, 0, 5, 9], "clients": None, "page": 4, "room": 9.0,
+        "urgent": [4, 0, 5, 9], "clients": None, "block": 4, "room": 9.0,
         "policy": Policy(
             "one", 8192, 1, chunked=True, reserve=False, order="priority",
             rules=SglangRules(priority=True, low_first=low_first, threshold=threshold),
@@ -350,13 +314,13 @@ def test_who_makes_way_for_whom(low_first: bool, threshold: int, small: Callable
 
 
 @pytest.mark.parametrize("reuse", [True, False])
-def test_a_prompt_waits_for_what_another_computes(reuse: bool, small: Callable[..., Deployment]) -> None:
+def test_a_prompt_waits_for_what_another_computes(reuse: bool) -> None:
     """Two equal prompts of two whole pieces and a bit, with room for both in one step: the second takes both pieces
     over a step later, or computes all of its own at once where nothing is reused."""
     rules = TrtllmRules(max_num_tokens=4000, chunked=False, reuse=reuse, overlap=False)
     load = {
         "inputs": [1100, 1100], "outputs": [3, 3], "gaps": [0.0, 0.0], "hashes": ((1, 2), (1, 2)),
-        "clients": None, "page": 512, "room": 9.0, "urgent": None,
+        "clients": None, "block": 512, "room": 9.0, "urgent": None,
         "policy": Policy("two", 8192, 4, chunked=False, reserve=False, rules=rules),
     }  # fmt: skip
     engine = engine_for(small("llama-3-8b", "h100-x1", "uniform"), load)
@@ -367,7 +331,7 @@ def test_a_prompt_waits_for_what_another_computes(reuse: bool, small: Callable[.
     assert engine.state.counters[C_HITS] == (1024 if reuse else 0)
 
 
-def test_priorities_need_the_own_scheduler(small: Callable[..., Deployment]) -> None:
+def test_priorities_need_the_own_scheduler() -> None:
     """With attention windows its fields stand for it, and those know one order."""
     with pytest.raises(InputError, match="orders by priority only where its own scheduler runs"):
         Engine(small("windowed"), make_policy("sglang+priority"))
@@ -380,9 +344,7 @@ cuts = st.lists(st.floats(0.0, 100.0).map(lambda x: x * GAP_S), max_size=6).map(
 @pytest.mark.parametrize(("model", "system", "routing"), SETUPS)
 @given(data=st.data())
 @settings(max_examples=10)
-def test_pieces_equal_one_go(
-    kind: str, model: str, system: str, routing: str, small: Callable[..., Deployment], data: st.DataObject
-) -> None:
+def test_pieces_equal_one_go(kind: str, model: str, system: str, routing: str, data: st.DataObject) -> None:
     load = data.draw(workloads(kind)) | {"clients": None}
     deployment = small(model, system, routing)
     splits = st.lists(st.integers(0, len(block_of(load))), max_size=4).map(sorted)

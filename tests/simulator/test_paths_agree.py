@@ -7,7 +7,6 @@ model, system, placement, routing and batch must give equal seconds, joules and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -18,16 +17,16 @@ from opbyte.devices.calibrated.choose import everywhere
 from opbyte.devices.catalog import load_system
 from opbyte.devices.collectives.plans import algorithms_of
 from opbyte.simulator.deploy.checks import MEMORIES
-from opbyte.simulator.deploy.deployment import Deployment, deploy
+from opbyte.simulator.deploy.deployment import deploy
 from opbyte.simulator.deploy.placement import BUILT_IN
-from opbyte.simulator.step.books import T_FLOPS, T_JOULES, new_books, totals
 from opbyte.simulator.step.explicit import explicit_stage
-from opbyte.simulator.step.lowering import Plan, lower
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.sampling import SAMPLING
 
+from .deployments import deployed
 from .pieces import contexts_up_to
+from .two_paths import check_paths, some_work
 
 MODELS = (
     "llama-3-8b", "mixtral-8x7b", "glam-143b", "deepseek-v3", "gemma-2-27b", "jamba-mini",
@@ -51,40 +50,10 @@ batches_of = st.builds(
 )
 
 
-def check(
-    compiled_step: Callable[..., float],
-    deployment: Deployment,
-    plan: Plan,
-    steps: list[list[Batch]],
-    step: int,
-    replica: int,
-    captured: int = 0,
-) -> None:
-    """Compare steps of one stretch: the first fresh, the others costed in part."""
-    books = new_books(plan)
-    before = 0.0
-    wall = 0.0
-    for i, batches in enumerate(steps):
-        moments = [b.moments(deployment.shard.windows) for b in batches]
-        seconds = compiled_step(plan, books, batches, moments, step + i, i == 0, captured)
-        stage = explicit_stage(deployment, batches, step=step + i, replica=replica, captured=captured)
-        assert seconds == pytest.approx(stage.seconds, rel=1e-9)
-        joules = float(totals(plan, books.tally)[:, :, T_JOULES].sum())
-        assert joules - before == pytest.approx(stage.joules, rel=1e-8)
-        before = joules
-        wall += seconds
-        assert books.wall.sum() == pytest.approx(wall, rel=1e-9)
-        flops = sum(p.op.flops * p.count * p.devices for p in stage.ops)
-        if i == 0:
-            assert books.tally[:, :, T_FLOPS].sum() == pytest.approx(flops, rel=1e-9)
-
-
 @pytest.mark.parametrize("model", MODELS)
 @given(data=st.data())
 @settings(max_examples=20)
-def test_any_batch(
-    model: str, deployed: Callable[..., Deployment | None], compiled_step: Callable[..., float], data: st.DataObject
-) -> None:
+def test_any_batch(model: str, data: st.DataObject) -> None:
     system = data.draw(st.sampled_from(SYSTEMS))
     deployment = deployed(
         model, system, data.draw(st.sampled_from(BUILT_IN)),
@@ -96,12 +65,9 @@ def test_any_batch(
     run = replace(deployment.run, sampling=data.draw(st.sampled_from(SAMPLING)), joint=data.draw(st.booleans()))
     deployment = replace(deployment, run=run)
     step, replica = data.draw(st.integers(0, 10**6)), data.draw(st.integers(0, 3))
-    plan, _ = lower(deployment, replica)
     batches = [data.draw(batches_of) for _ in range(deployment.ranks)]
-    if not any(len(b.q_len) for b in batches):
-        batches[0] = Batch.of([7])
     captured = data.draw(st.sampled_from((0, 16, 512)))
-    check(compiled_step, deployment, plan, [batches], step, replica, captured)
+    check_paths(deployment, [some_work(batches)], step, replica, captured)
 
 
 @pytest.mark.parametrize("model", ["llama-3-8b", "gemma-2-27b", "mixtral-8x7b", "gpt-oss-20b"])
@@ -109,55 +75,51 @@ def test_any_batch(
 @given(data=st.data())
 @settings(max_examples=8)
 def test_any_stretch(
-    model: str, system: str, deployed: Callable[..., Deployment | None],
-    compiled_step: Callable[..., float], data: st.DataObject,
+    model: str, system: str, data: st.DataObject,
 ) -> None:  # fmt: skip
     deployment = deployed(model, system, data.draw(st.sampled_from(BUILT_IN)), layers=LAYERS)
     assert deployment is not None
     starts = [data.draw(st.lists(contexts, min_size=1, max_size=5)) for _ in range(deployment.ranks)]
     steps = [[Batch.of([c + i for c in own]) for own in starts] for i in range(4)]
-    plan, _ = lower(deployment)
-    check(compiled_step, deployment, plan, steps, 5, 0)
+    check_paths(deployment, steps, 5)
 
 
 @pytest.mark.parametrize("algorithm", ["auto", *algorithms_of("all_to_all")])
 @given(data=st.data())
 @settings(max_examples=4)
-def test_exchanges_by_algorithm(algorithm: str, compiled_step: Callable[..., float], data: st.DataObject) -> None:
+def test_exchanges_by_algorithm(algorithm: str, data: st.DataObject) -> None:
     deployment = deploy(
         load_model("mixtral-8x7b"), load_system(data.draw(st.sampled_from(("h100-2x8", "h100-x8")))),
         tp=data.draw(st.sampled_from((1, 4))), all_to_all=algorithm,
         frameworks=everywhere(data.draw(st.sampled_from(("sglang", "typical")))),
     )  # fmt: skip
-    plan, _ = lower(deployment)
     batches = [data.draw(batches_of) for _ in range(deployment.ranks)]
     batches[0] = Batch.of([7])
-    check(compiled_step, deployment, plan, [batches], data.draw(st.integers(0, 10**6)), 0)
+    check_paths(deployment, [batches], data.draw(st.integers(0, 10**6)))
 
 
 @given(data=st.data())
 @settings(max_examples=12)
-def test_the_quickest_of_three_kernels(compiled_step: Callable[..., float], data: st.DataObject) -> None:
+def test_the_quickest_of_three_kernels(data: st.DataObject) -> None:
     """Which of them it is differs from op to op and from batch to batch."""
     model = data.draw(st.sampled_from(("llama-3-8b", "mixtral-8x7b", "deepseek-v3.2-exp", "jamba-mini")))
     system = data.draw(st.sampled_from(("h200-x8", "b200-x8", "mi300x-x8")))
     d = deploy(load_model(model), load_system(system), frameworks=everywhere("best"))
     batches, step = [data.draw(batches_of) for _ in range(d.ranks)], data.draw(st.integers(0, 99))
     batches[0] = Batch.of([7, *data.draw(st.lists(contexts, max_size=6))])
-    check(compiled_step, d, lower(d)[0], [batches], step, 0)
+    check_paths(d, [batches], step)
 
 
 @given(data=st.data())
 @settings(max_examples=8)
-def test_layers_that_share_a_draw(compiled_step: Callable[..., float], data: st.DataObject) -> None:
+def test_layers_that_share_a_draw(data: st.DataObject) -> None:
     model = load_model("mixtral-8x7b")
     each, shared = (deploy(model, load_system("duplex-2x8"), draws=draws) for draws in ("layer", "step"))
     assert [part.layers for part in each.experts] == [1] * 32
     assert [part.layers for part in shared.experts] == [32]
-    plan, _ = lower(shared)
     batches = [data.draw(batches_of) for _ in range(shared.ranks)]
     batches[0] = Batch.of([7])
-    check(compiled_step, shared, plan, [batches], data.draw(st.integers(0, 10**6)), 0)
+    check_paths(shared, [batches], data.draw(st.integers(0, 10**6)))
     # Without chance the two agree: the same loads in every layer.
     expected = [explicit_stage(d, batches, expected=True).seconds for d in (each, shared)]
     assert expected[0] == pytest.approx(expected[1], rel=1e-12)

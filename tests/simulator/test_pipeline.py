@@ -8,7 +8,6 @@ no faster than the slowest stage lets them. The schedule is compared with the sl
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -25,13 +24,13 @@ from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.deploy.layout import stage_models
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.run import run
-from opbyte.simulator.step.books import T_JOULES, new_books, totals
 from opbyte.simulator.step.explicit import explicit_stage
-from opbyte.simulator.step.lowering import lower
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests import RequestBlock, open_requests
+
+from .two_paths import check_paths
 
 SETUPS = (
     ("llama-3-8b", "h100-x4", {"pp": 4}),
@@ -104,9 +103,7 @@ def test_no_stage_is_overdrawn() -> None:
 @pytest.mark.parametrize(("model", "system", "degrees"), SETUPS)
 @given(data=st.data())
 @settings(max_examples=5)
-def test_both_paths_agree_stage_by_stage(
-    model: str, system: str, degrees: dict[str, int], data: st.DataObject, compiled_step: Callable[..., float]
-) -> None:
+def test_both_paths_agree_stage_by_stage(model: str, system: str, degrees: dict[str, int], data: st.DataObject) -> None:
     d = made(model, system, degrees)
     batches = [
         Batch.of(
@@ -116,15 +113,7 @@ def test_both_paths_agree_stage_by_stage(
         for _ in range(d.ranks)
     ]
     batches[0] = Batch.of([7], [(5, 3)])
-    plan, _ = lower(d)
-    books = new_books(plan)
-    moments = [b.moments(d.shard.windows) for b in batches]
-    total = compiled_step(plan, books, batches, moments, 3)
-    stage = explicit_stage(d, batches, step=3)
-    assert books.stages == pytest.approx(np.array(stage.stages), rel=1e-9)
-    assert total == pytest.approx(stage.seconds, rel=1e-9)
-    joules = float(totals(plan, books.tally)[:, :, T_JOULES].sum())
-    assert joules == pytest.approx(stage.joules, rel=1e-8)
+    check_paths(d, [batches], 3)
 
 
 def test_stages_add_up_to_the_whole_model() -> None:

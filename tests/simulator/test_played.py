@@ -22,7 +22,6 @@ from opbyte.simulator.batching.kv import CacheSettings
 from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.batching.route_rules import APART, LOAD, choose
 from opbyte.simulator.batching.state import C_STEPS
-from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.parts.autoscale.asked import parse_autoscale
 from opbyte.simulator.parts.failures.faults import Faults
 from opbyte.simulator.parts.kv_tiers.settings import KvTier, TierSettings
@@ -34,9 +33,8 @@ from opbyte.simulator.serving.served import Served
 from opbyte.workloads.jit import compiled
 from opbyte.workloads.requests import RequestBlock, RequestStream, Turns
 
+from .deployments import small
 from .pieces import served_on
-
-Small = Callable[..., Deployment]
 
 BY_LIBRARY = sorted(name for name in ROUTERS if compiled_rule(ROUTERS[name]) is not None)
 
@@ -162,7 +160,7 @@ CACHE = CacheSettings(blocks=96, block_tokens=16)
 
 @pytest.mark.parametrize(("hashed", "caching", "examples"), [(False, True, 8), (True, True, 6), (False, False, 3)])
 def test_what_is_compiled_is_what_python_does(
-    small: Small, monkeypatch: pytest.MonkeyPatch, hashed: bool, caching: bool, examples: int
+    monkeypatch: pytest.MonkeyPatch, hashed: bool, caching: bool, examples: int
 ) -> None:
     d, policy = small("llama-3-8b"), make_policy("vllm" if caching else "chunked")
 
@@ -190,7 +188,7 @@ def test_what_is_compiled_is_what_python_does(
 @pytest.mark.xfail(
     strict=True, reason="two requests that are ready at almost the same time take turns in another order"
 )
-def test_turns_of_requests_that_follow_others(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_turns_of_requests_that_follow_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Round-robin with sessions whose requests come in blocks: the 13th and the 15th request change places."""
     d = small("llama-3-8b")
     drawn = [
@@ -204,9 +202,7 @@ def test_turns_of_requests_that_follow_others(small: Small, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("policy", ["vllm", "chunked"])
-def test_engines_left_behind_are_seen_as_if_they_were_not(
-    small: Small, monkeypatch: pytest.MonkeyPatch, policy: str
-) -> None:
+def test_engines_left_behind_are_seen_as_if_they_were_not(monkeypatch: pytest.MonkeyPatch, policy: str) -> None:
     """Replicas run when others could see what they do; stamps are those of replicas that all run up to every event."""
     d, how_of = small("llama-3-8b"), driver.How
 
@@ -233,7 +229,7 @@ def test_engines_left_behind_are_seen_as_if_they_were_not(
 
 
 @pytest.mark.parametrize("how", ["tiers", "failures", "autoscaler", "own router", "pools", "tight pools"])
-def test_engines_run_together_as_one_by_one(small: Small, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+def test_engines_run_together_as_one_by_one(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     d = small("llama-3-8b")
     tiers = TierSettings((KvTier("host", 4e6, 2e9, 1e-5), KvTier("shared", 4e8, 1e9, 1e-5)))
     cache = replace(CACHE, tiers=tiers) if how == "tiers" else CACHE

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opbyte.simulator.batching.kv import sequence_bytes
 from opbyte.simulator.batching.policies import POLICIES, Policy, make_policy
 from opbyte.simulator.batching.state import (
     C_COMPLETED,
@@ -29,6 +28,9 @@ from opbyte.simulator.serving.engine import Engine
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests import RequestBlock
 
+from .deployments import small
+from .pieces import block_of, check_ended, small_engine
+
 
 def engine(deployment: Deployment, policy: Policy, lengths: Sequence[tuple[int, int]]) -> Engine:
     """Run requests that all arrive at 0."""
@@ -44,25 +46,25 @@ def log(of: Engine, *columns: int) -> list[list[float]]:
     return rows
 
 
-def test_chunked_cuts_a_long_prompt(small: Callable[..., Deployment]) -> None:
+def test_chunked_cuts_a_long_prompt() -> None:
     run = engine(small("llama-3-8b"), make_policy("chunked", token_budget=100), [(250, 2)])
     assert log(run, L_DECODES, L_PREFILL) == [[0, 100], [0, 100], [0, 50], [1, 0]]
 
 
-def test_chunks_ride_on_decodes(small: Callable[..., Deployment]) -> None:
+def test_chunks_ride_on_decodes() -> None:
     run = engine(small("llama-3-8b"), make_policy("chunked", token_budget=100), [(40, 4), (150, 1)])
     rows = log(run, L_DECODES, L_PREFILL, L_PROMPTS)
     assert rows[:2] == [[0, 100, 2], [1, 90, 1]]
 
 
-def test_mixed_runs_a_long_prompt_whole_and_alone(small: Callable[..., Deployment]) -> None:
+def test_mixed_runs_a_long_prompt_whole_and_alone() -> None:
     policy = make_policy("mixed", token_budget=100)
     run = engine(small("llama-3-8b"), policy, [(30, 3), (250, 2), (40, 1)])
     rows = log(run, L_DECODES, L_PREFILL, L_PROMPTS)
     assert rows[:3] == [[0, 30, 1], [1, 250, 1], [2, 40, 1]]
 
 
-def test_prompts_run_alone_and_before_decodes(small: Callable[..., Deployment]) -> None:
+def test_prompts_run_alone_and_before_decodes() -> None:
     policy = Policy("alone", 100, 9, chunked=True, reserve=False, prompts_alone=True)
     run = engine(small("llama-3-8b"), policy, [(40, 3), (90, 2)])
     assert log(run, L_DECODES, L_PREFILL) == [[0, 100], [0, 30], [2, 0], [1, 0]]
@@ -70,7 +72,7 @@ def test_prompts_run_alone_and_before_decodes(small: Callable[..., Deployment]) 
         Policy("alone", 100, 9, chunked=True, reserve=False, prompts_alone=True, lazy=True)
 
 
-def test_prompts_gather_beside_decodes(small: Callable[..., Deployment]) -> None:
+def test_prompts_gather_beside_decodes() -> None:
     """A prompt waits until the steps are over, or until with others and the decode it is enough."""
     policy = Policy("gather", 100, 9, chunked=False, reserve=True, gather_steps=4, gather_tokens=90)
     assert late(small("llama-3-8b"), policy, [40]) == [[0, 60], *[[1, 0]] * 4, [1, 40]]
@@ -78,9 +80,7 @@ def test_prompts_gather_beside_decodes(small: Callable[..., Deployment]) -> None
 
 
 @pytest.mark.parametrize("ahead", [False, True])
-def test_an_ended_sequence_keeps_its_place_until_its_result_is_known(
-    ahead: bool, small: Callable[..., Deployment]
-) -> None:
+def test_an_ended_sequence_keeps_its_place_until_its_result_is_known(ahead: bool) -> None:
     """Two places: a third prompt gathers for four steps from when the second sequence is known to have ended, which
     is a step later where steps are planned ahead."""
     policy = Policy("gather", 100, 2, chunked=False, reserve=True, gather_steps=4, gather_tokens=200, ahead=ahead)
@@ -90,7 +90,7 @@ def test_an_ended_sequence_keeps_its_place_until_its_result_is_known(
     assert rows[2 : rows.index([1, 40])] == [[1, 0]] * (4 + ahead)
 
 
-def test_arrivals_are_looked_at_now_and_then(small: Callable[..., Deployment]) -> None:
+def test_arrivals_are_looked_at_now_and_then() -> None:
     """At once after a step with a prompt, then every three decoding-only steps."""
     policy = Policy("poll", 100, 9, chunked=True, reserve=False, poll_steps=3)
     assert late(small("llama-3-8b"), policy, [40]) == [[0, 60], [1, 40]]
@@ -116,7 +116,7 @@ def late(deployment: Deployment, policy: Policy, prompts: Sequence[int]) -> list
     return rows[: 1 + max(i for i, row in enumerate(rows) if row[1] > 0)]
 
 
-def test_more_sequences_than_tokens(small: Callable[..., Deployment]) -> None:
+def test_more_sequences_than_tokens() -> None:
     """The budget holds two decodes: whoever was admitted first goes on, none waits for ever."""
     run = engine(small("llama-3-8b"), make_policy("chunked", token_budget=2), [(1, 30)] * 4)
     assert run.state.counters[C_COMPLETED] == 4
@@ -124,31 +124,28 @@ def test_more_sequences_than_tokens(small: Callable[..., Deployment]) -> None:
     assert max(row[0] for row in log(run, L_DECODES)) == 2
 
 
-def test_first_come_first_served(small: Callable[..., Deployment]) -> None:
+def test_first_come_first_served() -> None:
     run = engine(small("llama-3-8b"), make_policy("chunked", max_sequences=2), [(20, 5)] * 7)
     firsts = run.state.floats[:7, F_FIRST]
     assert (np.diff(firsts) >= 0).all()
     assert {row[0] for row in log(run, LOG_COLUMNS.index("running"))} <= {0, 1, 2}
 
 
-@pytest.mark.parametrize("name", ["chunked", "mixed"])
+@pytest.mark.parametrize("name", ["chunked", "mixed", "vllm"])
 @given(
     lengths=st.lists(st.tuples(st.integers(1, 90), st.integers(1, 90)), min_size=2, max_size=10),
-    budget=st.integers(1, 60),
-)
-@settings(max_examples=25)
-def test_memory_for_one_is_enough_for_all(
-    small: Callable[..., Deployment], name: str, lengths: list[tuple[int, int]], budget: int
-) -> None:
-    """With KV for the largest request alone, all finish: the oldest always goes on."""
-    found = Engine(small("llama-3-8b"), make_policy(name, token_budget=budget))
-    inputs, outputs = (np.array(x, dtype=np.int64) for x in zip(*lengths, strict=True))
-    capacity = float(sequence_bytes(found.kv, inputs + outputs - 1).max())
-    found.kv = found.kv._replace(capacity=capacity)
-    found.state.free[:] = capacity
-    found.submit(RequestBlock(np.arange(len(inputs)), np.zeros(len(inputs)), inputs, outputs))
+    budget=st.integers(1, 60), places=st.integers(1, 10),
+)  # fmt: skip
+@settings(max_examples=40)
+def test_memory_for_one_is_enough_for_all(name: str, lengths: list[tuple[int, int]], budget: int, places: int) -> None:
+    """With KV for the largest request alone, all finish and nobody livelocks: the oldest always goes on."""
+    inputs, outputs = (list(x) for x in zip(*lengths, strict=True))
+    load = {"inputs": inputs, "outputs": outputs, "gaps": [0.0] * len(inputs), "hashes": None,
+            "block": 16, "room": 1.0, "policy": make_policy(name, budget, places if name == "vllm" else None)}  # fmt: skip
+    found = small_engine(small("llama-3-8b"), load)
+    found.submit(block_of(load))
     found.advance(math.inf)
-    assert found.state.counters[C_COMPLETED] == len(inputs)
+    check_ended(found, load)
     if POLICIES[name].reserve:
         assert found.state.counters[C_PREEMPTIONS] == 0
     # No more steps than if every request ran alone and was recomputed for every token.

@@ -28,6 +28,8 @@ from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests import RequestBlock, open_requests
 
+from .deployments import small
+
 PROMPT = 512
 """Tokens of one prefix hash."""
 
@@ -51,7 +53,7 @@ def hits(engine: Engine) -> int:
     return int(engine.state.counters[C_HITS])
 
 
-def test_leading_blocks_are_shared(small: Callable[..., Deployment]) -> None:
+def test_leading_blocks_are_shared() -> None:
     """1,024 of 1,300 tokens are the same; the third differs from its first block on."""
     turns = [(0.0, 1300, 2, (1, 2, 3)), (1.0, 1300, 2, (1, 2, 4)), (2.0, 1300, 2, (5, 2, 3))]
     engine = served(small("llama-3-8b"), turns)
@@ -59,33 +61,33 @@ def test_leading_blocks_are_shared(small: Callable[..., Deployment]) -> None:
     assert engine.state.counters[C_PROMPT] == 3 * 1300 - 1024
 
 
-def test_the_last_token_is_always_computed(small: Callable[..., Deployment]) -> None:
+def test_the_last_token_is_always_computed() -> None:
     """Of an equal prompt of whole blocks the last block is computed again, for its logits."""
     engine = served(small("llama-3-8b"), [(0.0, 1024, 1, (1, 2)), (1.0, 1024, 1, (1, 2))])
     assert hits(engine) == 1024 - 16
 
 
-def test_half_a_block_is_not_shared(small: Callable[..., Deployment]) -> None:
+def test_half_a_block_is_not_shared() -> None:
     """Hashes cover all 1,000 tokens, full blocks of 16 only 992 of them."""
     engine = served(small("llama-3-8b"), [(0.0, 1000, 1, (1, 2)), (1.0, 1000, 1, (1, 2))])
     assert hits(engine) == 992
 
 
-def test_shared_within_one_step(small: Callable[..., Deployment]) -> None:
+def test_shared_within_one_step() -> None:
     """Equal prompts admitted together: the second uses what the first is about to compute."""
     engine = served(small("llama-3-8b"), [(0.0, 600, 1, (1, 2))] * 2)
     assert hits(engine) == 592
     assert np.concatenate(engine.logs)[:, L_PREFILL].tolist() == [600 + 8]
 
 
-def test_a_chunk_that_ends_with_a_block(small: Callable[..., Deployment]) -> None:
+def test_a_chunk_that_ends_with_a_block() -> None:
     """Chunks of 1,000 and 24 tokens fill the second block of 512, without taking another."""
     turns = [(0.0, 1024, 1, (1, 2)), (0.0, 1536, 1, (1, 2, 3))]
     engine = served(small("llama-3-8b"), turns, block=512, budget=1000)
     assert hits(engine) == 1024
 
 
-def test_freed_longest_ago_goes_first(small: Callable[..., Deployment]) -> None:
+def test_freed_longest_ago_goes_first() -> None:
     """Of two prompts of two blocks in a pool of five, three new blocks leave the second's start.
 
     The free queue is then: one never used, first prompt's last and first block, second's last
@@ -97,12 +99,12 @@ def test_freed_longest_ago_goes_first(small: Callable[..., Deployment]) -> None:
         assert hits(served(small("llama-3-8b"), [*base, ask], blocks=5, block=512)) == expected
 
 
-def test_no_hashes_no_hits(small: Callable[..., Deployment]) -> None:
+def test_no_hashes_no_hits() -> None:
     """Content decides, not length: prompts without hashes are never taken for equal."""
     assert hits(served(small("llama-3-8b"), [(float(i), 640, 4, ()) for i in range(5)])) == 0
 
 
-def test_preempted_requests_find_their_own(small: Callable[..., Deployment]) -> None:
+def test_preempted_requests_find_their_own() -> None:
     """Two requests outgrow the pool: the later one is preempted and does not start from nothing."""
     engine = served(small("llama-3-8b"), [(0.0, 64, 100, ())] * 2, blocks=14)
     assert engine.state.counters[C_PREEMPTIONS] > 0
@@ -111,7 +113,7 @@ def test_preempted_requests_find_their_own(small: Callable[..., Deployment]) -> 
     assert recomputed > hits(engine) > 0
 
 
-def test_ranks_do_not_share(small: Callable[..., Deployment]) -> None:
+def test_ranks_do_not_share() -> None:
     """Two replicas' ranks have a pool each: of four equal prompts one a rank is computed."""
     deployment = small("mixtral-8x7b", "h100-2x2", "uniform")
     assert deployment.ranks == 2
@@ -119,18 +121,18 @@ def test_ranks_do_not_share(small: Callable[..., Deployment]) -> None:
     assert hits(served(deployment, turns)) == 2 * 592
 
 
-def test_windows_and_states_go_without(small: Callable[..., Deployment]) -> None:
+def test_windows_and_states_go_without() -> None:
     for name in ("windowed", "jamba-mini"):
         engine = Engine(small(name), make_policy("vllm"))
         assert not engine.kv.cached
 
 
-def test_blocks_must_divide_a_hash(small: Callable[..., Deployment]) -> None:
+def test_blocks_must_divide_a_hash() -> None:
     with pytest.raises(InputError, match=r"block_size.*divide the 512"):
         served(small("llama-3-8b"), [(0.0, 600, 1, (1, 2))], block=48)
 
 
-def test_more_blocks_than_can_be_tracked(small: Callable[..., Deployment]) -> None:
+def test_more_blocks_than_can_be_tracked() -> None:
     cache = CacheSettings(16, MOST_BLOCKS + 1)
     with pytest.raises(InputError, match=r"num_gpu_blocks.*at most"):
         Engine(small("llama-3-8b"), make_policy("vllm"), cache=cache)
@@ -148,7 +150,7 @@ def known_reuse(path: Path) -> tuple[int, int]:
     return total, reused
 
 
-def test_mooncake_reuse(small: Callable[..., Deployment], data_set: Callable[[str], Path]) -> None:
+def test_mooncake_reuse(data_set: Callable[[str], Path]) -> None:
     """README of $OPBYTE_DATA/traces: 35.3 % of the slice's prompt blocks were seen before.
 
     The engine reuses whole blocks only and computes every prompt's last token, so it finds that
@@ -180,7 +182,7 @@ def hybrid(deployment: Deployment, turns: Sequence[Turn], *, budget: int = 8192,
     return engine
 
 
-def test_prompts_of_models_with_windows_are_found(small: Callable[..., Deployment]) -> None:
+def test_prompts_of_models_with_windows_are_found() -> None:
     """As many tokens as without windows; and without the hybrid manager none."""
     turns = [(0.0, 1300, 2, (1, 2, 3)), (1.0, 1300, 2, (1, 2, 4)), (2.0, 1300, 2, (5, 2, 3))]
     deployment = small("gpt-oss-20b")
@@ -189,7 +191,7 @@ def test_prompts_of_models_with_windows_are_found(small: Callable[..., Deploymen
     assert hits(served(deployment, turns)) == 0
 
 
-def test_windows_take_blocks_of_the_same_pool(small: Callable[..., Deployment]) -> None:
+def test_windows_take_blocks_of_the_same_pool() -> None:
     """A sequence's bytes are those of its tokens and its windows, in whole blocks; little memory preempts, and all ends."""
     deployment = small("gpt-oss-20b")
     engine = hybrid(deployment, [(0.0, 1300, 200, (1, 2, 3))])
@@ -217,7 +219,7 @@ def test_prompts_resume_where_a_state_is_kept() -> None:
 
 
 @pytest.mark.parametrize(("first", "early"), [(False, False), (True, True)])
-def test_admission_by_the_first_chunk(first: bool, early: bool, small: Callable[..., Deployment]) -> None:
+def test_admission_by_the_first_chunk(first: bool, early: bool) -> None:
     """Of 100 blocks the first prompt has 50: the second one's 75 do not fit, its first chunk's 25 do, and its end preempts."""
     policy = replace(make_policy("vllm", token_budget=400), first_chunk=first)
     engine = Engine(small("llama-3-8b"), policy, cache=CacheSettings(16, 100))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +19,8 @@ from opbyte.simulator.serving.run import run
 from opbyte.workloads.jit import compiled
 from opbyte.workloads.requests import open_requests
 
-Small = Callable[..., Deployment]
+from .deployments import small
+
 PIECE = 16
 
 
@@ -110,7 +110,7 @@ def served(deployment: Deployment, router: str, replicas: int = 3) -> Run:
     return run(deployment, rules, requests, fleet=Fleet(router, replicas=replicas))
 
 
-def test_what_is_found_where_it_was_sent_is_not_computed_again(small: Small) -> None:
+def test_what_is_found_where_it_was_sent_is_not_computed_again() -> None:
     """Turns of sessions: dealt in turn they find only what an earlier turn left on that replica."""
     d = small("llama-3-8b", "duplex-gpu-x1")
     asked = {name: served(d, name) for name in ("round-robin", "sticky", "kv-aware", "cache-aware")}
@@ -122,14 +122,14 @@ def test_what_is_found_where_it_was_sent_is_not_computed_again(small: Small) -> 
 
 
 @pytest.mark.parametrize("router", ["kv-aware", "cache-aware"])
-def test_one_replica_is_the_plain_engine(small: Small, router: str) -> None:
+def test_one_replica_is_the_plain_engine(router: str) -> None:
     d = small("llama-3-8b", "duplex-gpu-x1")
     one, other = served(d, router, 1), served(d, "round-robin", 1)
     assert one.requests.last_token_s.tobytes() == other.requests.last_token_s.tobytes()
 
 
 @pytest.mark.parametrize("router", ["kv-aware", "cache-aware"])
-def test_without_a_cache_nothing_is_found(small: Small, router: str) -> None:
+def test_without_a_cache_nothing_is_found(router: str) -> None:
     """Requests that share nothing, or policies that find nothing again: every one is served."""
     d = small("llama-3-8b", "duplex-gpu-x1")
     requests = open_requests(rate=300.0, input_len=100, output_len=20, limit=60, seed=1)

@@ -25,7 +25,7 @@ from opbyte.devices.calibrated.formulas import MOE
 from opbyte.devices.catalog import list_systems, load_system
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.deploy.placement import PLACEMENTS, PREFILL, Option, kind_code, placement
-from opbyte.simulator.step.books import K_BOUND, K_PROCESSOR, T_JOULES, T_RUNS, new_books, totals
+from opbyte.simulator.step.books import K_BOUND, K_PROCESSOR, T_RUNS, new_books, totals
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import _affine, lower
 from opbyte.simulator.step.prices import Kernels, experts_price
@@ -36,6 +36,7 @@ from opbyte.workloads.jit import compiled
 from opbyte.workloads.ops import Access, Op
 
 from .pieces import batches_up_to
+from .two_paths import check_paths, compiled_step
 
 
 @compiled
@@ -118,22 +119,14 @@ def pim(device: str, peak: float) -> str:
 batches = batches_up_to(20_000)
 
 
-def agree(
-    deployment: Deployment, batch: Batch, compiled_step: Callable[..., float], step: int = 3
-) -> list[tuple[str, str, str]]:
+def agree(deployment: Deployment, batch: Batch, step: int = 3) -> list[tuple[str, str, str]]:
     """Both paths: equal seconds and joules, and per op the same processor and bound.
 
     Returns the ops that have several processors to run on, where they ran, and their bounds.
     """
     plan, slots = lower(deployment)
-    books = new_books(plan)
-    each = [batch] * deployment.ranks
-    moments = [b.moments(deployment.shard.windows) for b in each]
-    seconds = compiled_step(plan, books, each, moments, step)
-    stage = explicit_stage(deployment, each, step=step)
-    assert seconds == pytest.approx(stage.seconds, rel=1e-9)
+    _, books, stage = check_paths(deployment, [[batch] * deployment.ranks], step, plan=plan)
     whole = totals(plan, books.tally)
-    assert whole[:, :, T_JOULES].sum() == pytest.approx(stage.joules, rel=1e-9)
     explicit: dict[tuple[str, str], dict[str, float]] = {}
     for placed in stage.ops:
         bound = "memory" if placed.cost.bound == "link" else placed.cost.bound
@@ -164,7 +157,7 @@ def agree(
 @settings(max_examples=6)
 def test_processors_of_different_models(
     device: str, model: str, system_of: Callable[[str, str], Path],
-    compiled_step: Callable[..., float], request: pytest.FixtureRequest, data: st.DataObject,
+    request: pytest.FixtureRequest, data: st.DataObject,
 ) -> None:  # fmt: skip
     """Fitted beside fitted, fitted beside roofline, tables beside roofline: equal to 1e-9."""
     kernels: tuple[str, ...] = ()
@@ -175,7 +168,7 @@ def test_processors_of_different_models(
         path = system_of(device, TWO_GPUS if device == "two-gpus" else pim("h100", 50.0))
     rule = data.draw(st.sampled_from(["op-per-byte", "fastest", "paper", "co-process"]))
     d = deployed(str(path), model, rule, kernels)
-    agree(d, data.draw(batches), compiled_step, data.draw(st.integers(0, 99)))
+    agree(d, data.draw(batches), data.draw(st.integers(0, 99)))
 
 
 @cache
@@ -228,7 +221,7 @@ ALL_SYSTEMS = [name for name in list_systems() if not name.startswith(("u280", "
 
 @given(data=st.data())
 @settings(max_examples=30)
-def test_roofline_and_simulation_name_the_same_bounds(data: st.DataObject, compiled_step: Callable[..., float]) -> None:
+def test_roofline_and_simulation_name_the_same_bounds(data: st.DataObject) -> None:
     """W4: processor and bound of every op, on all systems of the catalog."""
     name = data.draw(st.sampled_from(ALL_SYSTEMS))
     model = data.draw(st.sampled_from(["llama-3-8b", "mixtral-8x7b", "deepseek-v2-lite"]))
@@ -238,7 +231,7 @@ def test_roofline_and_simulation_name_the_same_bounds(data: st.DataObject, compi
         return
     if d.pools:
         return
-    agree(d, data.draw(batches), compiled_step)
+    agree(d, data.draw(batches))
 
 
 @pytest.mark.parametrize(
@@ -246,12 +239,10 @@ def test_roofline_and_simulation_name_the_same_bounds(data: st.DataObject, compi
 )
 @given(data=st.data())
 @settings(max_examples=6)
-def test_published_systems_cost_the_same_in_both_paths(
-    name: str, data: st.DataObject, compiled_step: Callable[..., float]
-) -> None:
+def test_published_systems_cost_the_same_in_both_paths(name: str, data: st.DataObject) -> None:
     """Their own kinds of processor (`devices.published`) say each price twice."""
     d = deployed(name, data.draw(st.sampled_from(["llama-2-7b", "mixtral-8x7b"])))
-    agree(d, data.draw(batches), compiled_step)
+    agree(d, data.draw(batches))
 
 
 @pytest.fixture
@@ -298,13 +289,13 @@ def by_op_per_byte() -> Iterator[str]:
     del PLACEMENTS._items[name]
 
 
-def test_a_rule_by_op_per_byte_kind_phase_and_batch(by_op_per_byte: str, compiled_step: Callable[..., float]) -> None:
+def test_a_rule_by_op_per_byte_kind_phase_and_batch(by_op_per_byte: str) -> None:
     """Both paths tell a rule the same: at 90 decodes 180 tokens are sent to experts, which stay."""
     d = deployed("duplex-plain-x4", "mixtral-8x7b", by_op_per_byte)
     chosen = set()
     for decodes, chunks in ((4, []), (30, []), (90, []), (4, [(300, 0)])):
         batch = Batch.of([500] * decodes, chunks)
-        agree(d, batch, compiled_step)
+        agree(d, batch)
         found = explicit_stage(d, [batch], expected=True)
         where = {p.op.kind: p.processor for p in found.ops}
         own = [p.op for p in found.ops if p.op.loads is not None]
@@ -341,7 +332,7 @@ def test_an_fpga_is_costed_by_its_engine_alone(board: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_cells_hold_a_bound(compiled_step: Callable[..., float]) -> None:
+def test_cells_hold_a_bound() -> None:
     """Every op that ran has one of the three codes."""
     d = deployed("h100-x1", "llama-3-8b")
     plan, _ = lower(d)

@@ -7,25 +7,25 @@ arrivals at utilisation rho the mean wait is rho S / (2 (1 - rho)) (Pollaczek an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.batching.state import F_ARRIVAL, F_LAST, F_SCHEDULED, T_BUSY
-from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.requests import RequestBlock
+
+from .deployments import small
 
 PROMPT = 64
 REQUESTS = 60_000
 
 
 @pytest.mark.parametrize("rho", [0.3, 0.7])
-def test_mean_wait(small: Callable[..., Deployment], rho: float) -> None:
+def test_mean_wait(rho: float) -> None:
     deployment = small("llama-3-8b")
     service = explicit_stage(deployment, [Batch.of([], [(PROMPT, 0)])]).seconds
     gaps = np.random.default_rng(7).exponential(service / rho, REQUESTS)
@@ -44,7 +44,7 @@ def test_mean_wait(small: Callable[..., Deployment], rho: float) -> None:
     assert engine.state.clocks[T_BUSY] / engine.now == pytest.approx(rho, rel=0.02)
 
 
-def test_exponential_service_queues_as_m_m_1(small: Callable[..., Deployment]) -> None:
+def test_exponential_service_queues_as_m_m_1() -> None:
     """Exponential output lengths make service times exponential: M/M/1, one request at a time.
 
     Mean wait rho S / (1 - rho), and P(wait > t) = rho exp(-(1 - rho) t / S).

@@ -9,9 +9,7 @@ all tokens come, memory is never overdrawn and all given back, stamps are in ord
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,19 +18,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opbyte.simulator.batching.host import Host
-from opbyte.simulator.batching.kv import CacheSettings, sequence_bytes
+from opbyte.simulator.batching.kv import CacheSettings
 from opbyte.simulator.batching.policies import POLICIES, Policy
 from opbyte.simulator.batching.prefix import AFTER, BARE, KEY, NAMED, NEXT, PREVIOUS, UNUSED, USERS
 from opbyte.simulator.batching.state import (
-    C_COMPLETED,
-    C_EMITTED,
     C_HITS,
     C_PREEMPTIONS,
     C_PROMPT,
     F_HELD,
     I_BLOCKS,
     I_FLIGHT,
-    I_GENERATED,
     I_KEYED,
     I_ORDER,
     L_KV,
@@ -44,21 +39,24 @@ from opbyte.simulator.batching.state import (
 from opbyte.simulator.batching.status import REACHED
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.serving.engine import Engine
-from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.requests import RequestBlock
 
+from .deployments import small
 from .pieces import (
     GAP_S,
-    HASH_TOKENS,
     block_of,
+    check_ended,
     check_pieces,
     check_served,
     hosts,
     paths,
     play,
+    slow_engine,
     slow_requests,
+    small_engine,
     stamps,
-)  # fmt: skip
+)
+from .reference_engine import HASH_TOKENS
 
 SETUPS = (
     ("llama-3-8b", "h100-x1", "uniform", {}),
@@ -134,60 +132,19 @@ def meant_for(deployment: Deployment, load: dict[str, Any]) -> dict[str, Any]:
     return load | {"policy": policy}
 
 
-def engine_for(deployment: Deployment, load: dict[str, Any]) -> Engine:
-    """An engine with as little KV memory as the workload says."""
-    block, tokens = block_of(load), load["block"]
-    longest = int((block.input_tokens + block.output_tokens - 1).max())
-    cache = CacheSettings(tokens, int(-(-longest // tokens) * load["room"]))
-    engine = Engine(deployment, load["policy"], keep_log=True, cache=cache)
-    if not engine.kv.cached:  # bytes need not be whole blocks
-        most = sequence_bytes(engine.kv, block.input_tokens + block.output_tokens - 1).max()
-        engine.kv = engine.kv._replace(capacity=float(most * load["room"]))
-        engine.state.free[:] = engine.kv.capacity
-    return engine
-
-
-def memory_of(engine: Engine, reference: ModuleType) -> Any:
-    """The reference's memory of one rank of an engine."""
-    kv = engine.kv
-    if kv.cached:
-        return reference.Blocks(kv.block, list(range(kv.blocks)), kv.bare_first)
-    return reference.Bytes(kv.capacity, lambda tokens: float(sequence_bytes(kv, np.array([tokens]))[0]))
-
-
 @pytest.mark.parametrize(("model", "system", "routing", "degrees"), SETUPS)
 @given(load=workloads())
 @settings(max_examples=10)
 def test_same_schedule_as_the_reference(
-    model: str, system: str, routing: str, degrees: dict[str, int], small: Callable[..., Deployment],
-    reference: ModuleType, load: dict[str, Any],
+    model: str, system: str, routing: str, degrees: dict[str, int], load: dict[str, Any],
 ) -> None:  # fmt: skip
     deployment = small(model, system, routing, **degrees)
     load = meant_for(deployment, load)
-    engine = engine_for(deployment, load)
+    engine = small_engine(deployment, load)
     play(engine, load)
-    requests = slow_requests(reference.Request, load)
-    memories = [memory_of(engine, reference) for _ in range(deployment.ranks)]
-    pp = deployment.layout.pp
-    if pp == 1:
-        slow = reference.Reference(
-            load["policy"], memories,
-            lambda batches, step: explicit_stage(
-                deployment, batches, step=step, captured=load["policy"].captured
-            ).seconds,
-            load["clients"], engine.launches,
-        )  # fmt: skip
-    else:
-        slow = reference.Pipeline(
-            load["policy"], memories,
-            lambda batches, step: explicit_stage(
-                deployment, batches, step=step, captured=load["policy"].captured
-            ).stages,
-            load["clients"], engine.launches, stages=pp,
-        )  # fmt: skip
+    slow, requests = slow_engine(engine, load["clients"]), slow_requests(load)
     slow.serve(requests)
     check_served(engine, slow, requests)
-    assert engine.state.counters[C_HITS] == sum(kv.hits for kv in slow.memories)
 
 
 def check_pool(engine: Engine, count: int) -> None:
@@ -233,7 +190,17 @@ def check_pool(engine: Engine, count: int) -> None:
     assert apart == (held[:, I_BLOCKS] - held[:, I_KEYED]).sum()
 
 
-def test_blocks_planned_beyond_an_end_have_room(small: Callable[..., Deployment]) -> None:
+def check_memory(engine: Engine, count: int) -> None:
+    """Memory is never overdrawn, and what is not free is held."""
+    assert (engine.state.free >= 0.0).all()
+    if engine.kv.cached:
+        check_pool(engine, count)
+    else:
+        held = engine.state.floats[:count, F_HELD].sum()
+        assert engine.state.free.sum() + held == pytest.approx(engine.deployment.ranks * engine.kv.capacity)
+
+
+def test_blocks_planned_beyond_an_end_have_room() -> None:
     """With asynchronous scheduling on four stages a request is planned for a token more than it will
     ever have (`next_tokens`); here its 69th takes a block beyond the 17 of its 66 + 2 tokens."""
     deployment = small("llama-3-8b", "h100-x4", "uniform", pp=4)
@@ -250,33 +217,24 @@ def test_blocks_planned_beyond_an_end_have_room(small: Callable[..., Deployment]
 @given(load=workloads(), data=st.data())
 @settings(max_examples=10)
 def test_what_every_schedule_owes(
-    model: str, system: str, routing: str, degrees: dict[str, int], small: Callable[..., Deployment],
-    load: dict[str, Any], data: st.DataObject,
+    model: str, system: str, routing: str, degrees: dict[str, int], load: dict[str, Any], data: st.DataObject,
 ) -> None:  # fmt: skip
     deployment = small(model, system, routing, **degrees)
     load = meant_for(deployment, load)
-    engine, block = engine_for(deployment, load), block_of(load)
+    engine, block = small_engine(deployment, load), block_of(load)
     engine.submit(block)
     state, n, capacity = engine.state, len(block), engine.kv.capacity
     for cut in (*data.draw(cuts), math.inf):
         engine.advance(cut)
-        assert (state.free >= 0.0).all()
-        if engine.kv.cached:
-            check_pool(engine, n)
-        else:
-            held = state.floats[:n, F_HELD].sum()
-            assert state.free.sum() + held == pytest.approx(deployment.ranks * capacity)
+        check_memory(engine, n)
     assert engine.advance(math.inf) == engine.now  # nothing is left
     assert REACHED == 0
-    assert state.counters[C_COMPLETED] == n
-    assert state.ints[:n, I_GENERATED].tolist() == load["outputs"]
-    assert state.counters[C_EMITTED] == sum(load["outputs"])
+    check_ended(engine, load)
     prompt = state.counters[C_PROMPT] + state.counters[C_HITS]
     assert prompt >= sum(load["inputs"])  # recomputed prompts count again
     if not state.counters[C_PREEMPTIONS]:
         assert prompt == sum(load["inputs"])
     assert sorted(state.ints[:n, I_ORDER]) == list(range(n))
-    assert (state.free == capacity).all()
     arrival, scheduled, first, last = stamps(engine, n).T
     assert (arrival <= scheduled).all()
     assert (scheduled < first).all()
@@ -294,13 +252,13 @@ def test_what_every_schedule_owes(
         assert not state.ints[:n, I_FLIGHT].any()
 
 
-def test_an_engine_that_plans_ahead_rests_only_when_nothing_more_can_be_known(small: Callable[..., Deployment]) -> None:
+def test_an_engine_that_plans_ahead_rests_only_when_nothing_more_can_be_known() -> None:
     """What ended unknown to the plan made ahead holds its place in it, though the next request is submitted later."""
     load = {
         "inputs": [22, 3, 48], "outputs": [3, 3, 3], "gaps": [2.5456, 14.958, 1.0], "clients": None, "hashes": None,
         "block": 4, "policy": Policy("ahead", 5, 5, chunked=False, reserve=False, ahead=True), "room": 1.1,
     }  # fmt: skip
-    check_pieces(lambda: engine_for(small("jamba-mini", "h100-x1", "uniform"), load), load, [], [0, 1, 2, 3])
+    check_pieces(lambda: small_engine(small("jamba-mini", "h100-x1", "uniform"), load), load, [], [0, 1, 2, 3])
 
 
 cuts = st.lists(st.floats(0.0, 100.0).map(lambda x: x * GAP_S), max_size=6).map(sorted)
@@ -310,10 +268,9 @@ cuts = st.lists(st.floats(0.0, 100.0).map(lambda x: x * GAP_S), max_size=6).map(
 @given(load=workloads(), data=st.data())
 @settings(max_examples=10)
 def test_pieces_equal_one_go(
-    model: str, system: str, routing: str, degrees: dict[str, int], small: Callable[..., Deployment],
-    load: dict[str, Any], data: st.DataObject,
+    model: str, system: str, routing: str, degrees: dict[str, int], load: dict[str, Any], data: st.DataObject,
 ) -> None:  # fmt: skip
     deployment = small(model, system, routing, **degrees)
     load = meant_for(deployment, load) | {"clients": None}
     splits = st.lists(st.integers(0, len(block_of(load))), max_size=4).map(sorted)
-    check_pieces(lambda: engine_for(deployment, load), load, data.draw(cuts), data.draw(splits))
+    check_pieces(lambda: small_engine(deployment, load), load, data.draw(cuts), data.draw(splits))

@@ -6,8 +6,7 @@ client has thought; sessions of random lengths must give the same stamps and the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from types import ModuleType
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,15 +14,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from opbyte.simulator.batching.kv import CacheSettings, sequence_bytes
+from opbyte.simulator.batching.kv import CacheSettings
 from opbyte.simulator.batching.policies import make_policy
-from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.parts.failures.faults import Faults
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.fleet import Fleet
 from opbyte.simulator.serving.run import run
-from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.requests import RequestBlock, RequestStream, Turns, open_requests
+
+from .deployments import small
+from .pieces import slow_engine
+from .reference import Request
 
 Turn = tuple[float, int, int, float]
 """Pause before it (before a first one: since the last session began), new prompt tokens, output
@@ -62,8 +63,7 @@ def stream_of(drawn: list[list[Turn]], clients: int | None = None) -> RequestStr
 @given(drawn=sessions, blocks=st.integers(30, 80), budget=st.integers(16, 300))
 @settings(max_examples=15)
 def test_same_schedule_as_the_reference(
-    policy: str, degrees: dict[str, int], small: Callable[..., Deployment], reference: ModuleType,
-    drawn: list[list[Turn]], blocks: int, budget: int,
+    policy: str, degrees: dict[str, int], drawn: list[list[Turn]], blocks: int, budget: int,
 ) -> None:  # fmt: skip
     deployment = small("llama-3-8b", f"h100-x{degrees.get('pp', 1)}", **degrees)
     rules, stream = make_policy(policy, budget), stream_of(drawn)
@@ -73,41 +73,24 @@ def test_same_schedule_as_the_reference(
     requests: list[Any] = []
     turns = block.turns
     assert turns is not None
-    kv = Engine(deployment, rules, cache=cache).kv
     for i in range(len(block)):
         before = int(turns.follows[i])
-        requests.append(reference.Request(
+        requests.append(Request(
             i, float(block.arrival_s[i]), int(block.input_tokens[i]), int(block.output_tokens[i]),
             session=int(turns.session[i]), think=float(turns.think_s[i]),
             follows=requests[before] if before >= 0 else None,
         ))  # fmt: skip
-    if kv.cached:
-        memory = reference.Blocks(kv.block, list(range(kv.blocks)))
-    else:
-        memory = reference.Bytes(kv.capacity, lambda tokens: float(sequence_bytes(kv, np.array([tokens]))[0]))
-    if degrees:
-        slow = reference.Pipeline(
-            rules,
-            [memory],
-            lambda batches, step: explicit_stage(deployment, batches, step=step, captured=rules.captured).stages,
-            stages=2,
-        )
-    else:
-        slow = reference.Reference(
-            rules,
-            [memory],
-            lambda batches, step: explicit_stage(deployment, batches, step=step, captured=rules.captured).seconds,
-        )
+    slow = slow_engine(Engine(deployment, rules, cache=cache))
     slow.serve(requests)
     assert found.iterations == slow.steps
-    assert found.cached_tokens == memory.hits
+    assert found.cached_tokens == slow.hits
     expected = np.array([[r.arrival, r.scheduled, r.first, r.last] for r in requests]).T
     columns = (table.arrival_s, table.scheduled_s, table.first_token_s, table.last_token_s)
     for own, theirs in zip(columns, expected, strict=True):
         assert own == pytest.approx(theirs, rel=1e-9, abs=1e-15)
 
 
-def test_a_turn_finds_prompt_and_output_of_the_one_before(small: Callable[..., Deployment]) -> None:
+def test_a_turn_finds_prompt_and_output_of_the_one_before() -> None:
     """100 + 60 tokens, of which 159 were computed: 9 blocks of 16. Then 200 + 40: 239, 14 blocks."""
     drawn = [[(0.0, 100, 60, 0.0), (1.0, 40, 40, 0.0), (2.0, 10, 5, 0.0)]]
     found = run(small("llama-3-8b"), make_policy("vllm"), stream_of(drawn))
@@ -117,7 +100,7 @@ def test_a_turn_finds_prompt_and_output_of_the_one_before(small: Callable[..., D
     assert run(small("llama-3-8b"), make_policy("chunked"), stream_of(drawn)).cached_tokens == 0
 
 
-def test_an_earliest_arrival_holds(small: Callable[..., Deployment]) -> None:
+def test_an_earliest_arrival_holds() -> None:
     """A follower's own arrival time is the soonest it comes."""
     zero = np.zeros(2)
     block = RequestBlock(
@@ -129,7 +112,7 @@ def test_an_earliest_arrival_holds(small: Callable[..., Deployment]) -> None:
     assert table.arrival_s.tolist() == [0.0, 7.0]
 
 
-def test_clients_of_a_closed_loop_keep_to_their_sessions(small: Callable[..., Deployment]) -> None:
+def test_clients_of_a_closed_loop_keep_to_their_sessions() -> None:
     """Two clients: never more than two sessions are under way, and all turns are served."""
     drawn = [[(0.0, 30, 20, 0.0), (1e-3, 10, 20, 0.0)] for _ in range(6)]
     table = run(small("llama-3-8b"), make_policy("vllm"), stream_of(drawn, clients=2)).requests
@@ -142,9 +125,7 @@ def test_clients_of_a_closed_loop_keep_to_their_sessions(small: Callable[..., De
 
 @pytest.mark.parametrize("load", [{"rate": 400.0}, {"closed_loop": 6}])
 @pytest.mark.parametrize("policy", ["vllm", "chunked", "mixed"])
-def test_an_engine_plays_sessions_as_the_driver_does(
-    small: Callable[..., Deployment], policy: str, load: dict[str, Any]
-) -> None:
+def test_an_engine_plays_sessions_as_the_driver_does(policy: str, load: dict[str, Any]) -> None:
     """One engine opens the next turns itself; beside a failure to come, the driver does."""
     stream = open_requests(
         **load, input_len=100, output_len=20, lengths="lognormal", turns=3.0, think=2e-3, limit=150, seed=2
@@ -159,7 +140,7 @@ def test_an_engine_plays_sessions_as_the_driver_does(
     assert driven.tbt_s == alone.tbt_s
 
 
-def test_a_session_goes_on_over_blocks_of_a_stream(small: Callable[..., Deployment]) -> None:
+def test_a_session_goes_on_over_blocks_of_a_stream() -> None:
     """The same requests as one block and as blocks of seven, which cut sessions."""
     whole = open_requests(
         rate=300.0, input_len=60, output_len=15, lengths="lognormal", turns=4.0, think=3e-3, limit=100, seed=5
@@ -182,7 +163,7 @@ def test_a_session_goes_on_over_blocks_of_a_stream(small: Callable[..., Deployme
         np.testing.assert_allclose(other.requests.columns()[name], column, rtol=1e-12)
 
 
-def test_a_sticky_router_finds_more(small: Callable[..., Deployment]) -> None:
+def test_a_sticky_router_finds_more() -> None:
     """On four replicas, what a session said before lies on one of them."""
     stream = open_requests(rate=2000.0, input_len=200, output_len=20, turns=4.0, think=1e-3, limit=200, seed=3)
     deployment = small("llama-3-8b")

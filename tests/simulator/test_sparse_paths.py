@@ -6,7 +6,6 @@ the compiled one agrees to 1e-9.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -16,12 +15,10 @@ from hypothesis import strategies as st
 
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import Deployment, deploy
-from opbyte.simulator.step.books import new_books
-from opbyte.simulator.step.explicit import explicit_stage
-from opbyte.simulator.step.lowering import lower
 from opbyte.workloads.hf import model_from_keys
 
 from .pieces import batches_up_to
+from .two_paths import check_paths
 
 EXPERTS = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 256,
            "n_shared_experts": 1, "first_k_dense_replace": 1, "intermediate_size": 512}  # fmt: skip
@@ -85,12 +82,9 @@ batches = batches_up_to(90_000, 400)
 @pytest.mark.parametrize("name", FILES)
 @given(data=st.data())
 @settings(max_examples=6)
-def test_both_paths_agree(name: str, compiled_step: Callable[..., float], data: st.DataObject) -> None:
+def test_both_paths_agree(name: str, data: st.DataObject) -> None:
     system, costs = data.draw(
         st.sampled_from((("h200-x2", "auto"), ("duplex-plain-x2", "auto"), ("h200-x2", "roofline")))
     )
     d = deployed(name, system, data.draw(st.booleans()), costs)
-    batch, plan = data.draw(batches), lower(d)[0]
-    moments = [batch.moments(d.shard.windows)]
-    seconds = compiled_step(plan, new_books(plan), [batch], moments, 3)
-    assert seconds == pytest.approx(explicit_stage(d, [batch], step=3).seconds, rel=1e-9)
+    check_paths(d, [[data.draw(batches)]], 3)

@@ -8,9 +8,7 @@ acceptance; chance 1 brings K + 1 tokens each time, chance 0 one), the plain run
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,20 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opbyte.simulator.batching.kv import CacheSettings, sequence_bytes
+from opbyte.simulator.batching.kv import CacheSettings
 from opbyte.simulator.batching.policies import POLICIES, Policy
-from opbyte.simulator.batching.state import (
-    C_COMPLETED,
-    C_EMITTED,
-    C_HITS,
-    C_PREEMPTIONS,
-    C_STEPS,
-    F_HELD,
-    I_GENERATED,
-    T_BUSY,
-)
+from opbyte.simulator.batching.state import C_PREEMPTIONS, C_STEPS, T_BUSY
 from opbyte.simulator.deploy.deployment import Deployment
-from opbyte.simulator.parts.drafts.explicit import speculative_stage
 from opbyte.simulator.parts.drafts.run import speculating_policy
 from opbyte.simulator.parts.drafts.speculating import speculating
 from opbyte.simulator.parts.drafts.speculation import Speculation
@@ -52,8 +40,21 @@ from opbyte.workloads.requests import RequestBlock, RequestStream
 from opbyte.workloads.requests.block import Turns
 from opbyte.workloads.speculators import SPECULATORS, expected_tokens, read_asked
 
-from .pieces import block_of, check_pieces, check_served, hosts, play, slow_requests, stamps
-from .test_scheduler import check_pool, workloads
+from .deployments import small
+from .pieces import (
+    block_of,
+    check_ended,
+    check_pieces,
+    check_served,
+    hosts,
+    play,
+    slow_engine,
+    slow_requests,
+    small_engine,
+    stamps,
+)
+from .reference import Verifying
+from .test_scheduler import check_memory, workloads
 
 SETUPS = (
     ("llama-3-8b", "h100-x1", "uniform", "eagle"),
@@ -138,86 +139,58 @@ def speculative(deployment: Deployment, method: str, rates: tuple[float, ...] | 
     return speculating(deployment, read_asked(f"{method}:{k}"), rates, "uniform", 3)
 
 
-def engine_for(deployment: Deployment, load: dict[str, Any]) -> Engine:
+def engine_for(deployment: Deployment, load: dict[str, Any], **options: Any) -> Engine:
     """An engine with as little KV memory as the workload says."""
-    block, tokens = block_of(load), load["block"]
-    assert deployment.parts.get("drafts") is not None
-    spare = deployment.parts.get("drafts").spare(load["policy"].ahead)
-    lengths = block.input_tokens + block.output_tokens - 1 + spare
-    cache = CacheSettings(tokens, int(-(-int(lengths.max()) // tokens) * load["room"]))
-    engine = Engine(deployment, load["policy"], keep_log=True, cache=cache, seed=SEED)
-    if not engine.kv.cached:  # bytes need not be whole blocks
-        most = sequence_bytes(engine.kv, lengths).max()
-        engine.kv = engine.kv._replace(capacity=float(most * load["room"]))
-        engine.state.free[:] = engine.kv.capacity
-    return engine
+    spare = deployment.parts["drafts"].spare(load["policy"].ahead)
+    return small_engine(deployment, load, spare, seed=SEED, **options)
+
+
+def verifying(engine: Engine, load: dict[str, Any]) -> dict[str, Any]:
+    """What a slow scheduler must know of an engine's drafts."""
+    drafts = engine.deployment.parts["drafts"]
+    return {
+        "spare": engine.limits.spare, "several": engine.deployment.several, "drafts": engine.deployment.several - 1, "lookahead": drafts.lookahead,
+        "accept": lambda request: drawn(request.index, request.generated, load["rates"]),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(("model", "system", "routing", "method"), SETUPS)
 @given(load=loads())
 @settings(max_examples=8)
 def test_same_schedule_as_the_reference(
-    model: str, system: str, routing: str, method: str, small: Callable[..., Deployment],
-    reference: ModuleType, load: dict[str, Any],
+    model: str, system: str, routing: str, method: str, load: dict[str, Any],
 ) -> None:  # fmt: skip
     rates: tuple[float, ...] = load["rates"]
     d = speculative(small(model, system, routing), method, rates, len(rates))
-    assert d.parts.get("drafts") is not None
     engine = engine_for(d, load)
     play(engine, load)
-    policy, kv, spec = engine.policy, engine.kv, engine.parts["drafts"]
-    assert spec is not None
-    requests = slow_requests(reference.Request, load)
-    memory = lambda: (
-        reference.Blocks(kv.block, list(range(kv.blocks)), kv.bare_first)
-        if kv.cached
-        else reference.Bytes(kv.capacity, lambda tokens: float(sequence_bytes(kv, np.array([tokens]))[0]))
-    )
-    launches = engine.launches
-    slow = reference.Verifying(
-        policy, [memory() for _ in range(d.ranks)],
-        lambda batches, step: speculative_stage(
-            d, batches, step=step, captured=policy.captures(1 + len(rates))
-        ).whole.seconds,
-        load["clients"], launches, several=1 + len(rates), spare=engine.limits.spare, drafts=len(rates),
-        lookahead=d.parts["drafts"].lookahead,
-        accept=lambda request: drawn(request.index, request.generated, rates),
-    )  # fmt: skip
+    requests = slow_requests(load)
+    slow = slow_engine(engine, load["clients"], Verifying, **verifying(engine, load))
     slow.serve(requests)
     check_served(engine, slow, requests)
-    assert engine.state.counters[C_HITS] == sum(kv.hits for kv in slow.memories)
-    assert spec.counts[N_VERIFIED] == slow.verified
-    assert spec.counts[N_WASTED] == slow.wasted
+    counts = engine.parts["drafts"].counts
+    assert counts[[N_VERIFIED, N_WASTED]].tolist() == [slow.verified, slow.wasted]
 
 
 @pytest.mark.parametrize(("model", "system", "routing", "method"), SETUPS[:7:2])
 @given(load=loads(), data=st.data())
 @settings(max_examples=10)
 def test_what_every_schedule_owes(
-    model: str, system: str, routing: str, method: str, small: Callable[..., Deployment],
-    load: dict[str, Any], data: st.DataObject,
+    model: str, system: str, routing: str, method: str, load: dict[str, Any], data: st.DataObject,
 ) -> None:  # fmt: skip
     """All tokens come, memory is never overdrawn and all given back, whatever is rejected."""
     rates: tuple[float, ...] = load["rates"]
     d = speculative(small(model, system, routing), method, rates, len(rates))
     engine, block = engine_for(d, load), block_of(load)
     engine.submit(block)
-    state, n, capacity = engine.state, len(block), engine.kv.capacity
+    state, n = engine.state, len(block)
     cuts = data.draw(st.lists(st.floats(0.0, 0.02), max_size=4).map(sorted))
     for cut in (*cuts, math.inf):
         engine.advance(cut)
-        assert (state.free >= 0.0).all()
-        if engine.kv.cached:
-            check_pool(engine, n)
-        else:
-            held = state.floats[:n, F_HELD].sum()
-            assert state.free.sum() + held == pytest.approx(d.ranks * capacity)
+        check_memory(engine, n)
     spec, outputs = engine.parts["drafts"], load["outputs"]
     assert spec is not None
-    assert state.counters[C_COMPLETED] == n
-    assert state.ints[:n, I_GENERATED].tolist() == outputs
-    assert state.counters[C_EMITTED] == sum(outputs)
-    assert (state.free == capacity).all()
+    check_ended(engine, load)
     verified, accepted, emitted = spec.counts[[N_VERIFIED, N_ACCEPTED, N_EMITTED]].tolist()
     assert verified <= emitted <= verified + accepted
     assert accepted <= spec.counts[N_DRAFTED] <= verified * len(rates)
@@ -237,9 +210,7 @@ def test_what_every_schedule_owes(
 
 @given(load=loads(), times=st.lists(st.floats(0.0, 0.02), max_size=3).map(sorted), data=st.data())
 @settings(max_examples=15)
-def test_pieces_change_nothing(
-    small: Callable[..., Deployment], load: dict[str, Any], times: list[float], data: st.DataObject
-) -> None:
+def test_pieces_change_nothing(load: dict[str, Any], times: list[float], data: st.DataObject) -> None:
     """Requests that come in pieces, and stops in between, give the same stamps and draws."""
     load = load | {"clients": None}
     rates: tuple[float, ...] = load["rates"]
@@ -260,7 +231,7 @@ def run_of(deployment: Deployment, policy: Policy, n: int = 40, rates: Any = Non
 
 @pytest.mark.parametrize("method", ["eagle", "ngram"])
 @pytest.mark.parametrize("policy", ["vllm", "chunked", "mixed"])
-def test_chances_of_one_and_none(small: Callable[..., Deployment], method: str, policy: str) -> None:
+def test_chances_of_one_and_none(method: str, policy: str) -> None:
     """Of 33 tokens the prompt brings one: 8 verifications of K + 1 = 4, or 32 of one, dearer steps."""
     plain = small("llama-3-8b", "h100-x1", "uniform")
     sure = run_of(speculative(plain, method, (1.0,) * 3, 3), POLICIES[policy])
@@ -274,7 +245,7 @@ def test_chances_of_one_and_none(small: Callable[..., Deployment], method: str, 
     assert none.now > bare.now > sure.now
 
 
-def test_requests_bring_their_own_chances(small: Callable[..., Deployment]) -> None:
+def test_requests_bring_their_own_chances() -> None:
     plain = small("llama-3-8b", "h100-x1", "uniform")
     d = speculative(plain, "eagle", None, 3)
     own = np.repeat([0.0, 1.0], 20)
@@ -287,7 +258,7 @@ def test_requests_bring_their_own_chances(small: Callable[..., Deployment]) -> N
 
 
 @pytest.mark.parametrize("outputs", [4, 5])
-def test_a_next_turn_finds_no_rejected_draft(outputs: int, small: Callable[..., Deployment]) -> None:
+def test_a_next_turn_finds_no_rejected_draft(outputs: int) -> None:
     """Of 20 tokens and an answer all but its last one are in memory, in blocks of four; its drafts are not."""
     d = speculative(small("llama-3-8b"), "ngram", (0.0,) * 3, 3)
     asked = np.array([20, 20 + outputs + 10])

@@ -7,7 +7,6 @@ devices are the paper's: ridge 295 Op/B on the xPU, 8 on Logic-PIM, four times t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
 
@@ -20,14 +19,15 @@ from opbyte.devices.catalog import load_device, load_system
 from opbyte.devices.device import Region, SharedMemoryDevice, build_device
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.deploy.placement import added_sums, processors_of, regions, split_experts, sum_bytes
-from opbyte.simulator.step.books import T_ACT, new_books, totals
-from opbyte.simulator.step.explicit import explicit_stage
+from opbyte.simulator.step.books import T_ACT, totals
 from opbyte.simulator.step.lowering import lower
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.layers import MixtureOfExperts, Run
 from opbyte.workloads.numerics import Numerics
 from opbyte.workloads.ops import Loads, Op
+
+from .two_paths import check_paths
 
 DUPLEX = build_device(load_device("duplex")[0])
 XPU, PIM = processors_of(DUPLEX)
@@ -182,14 +182,9 @@ def changed(**update: object) -> Deployment:
 @pytest.mark.parametrize("splitter", ["paper", "optimal"])
 @pytest.mark.parametrize("spaces", [1, 2, 4])
 @pytest.mark.parametrize("batch", [Batch.of([700] * 40), Batch.of([900] * 9, [(400, 0)])])
-def test_both_paths_agree(splitter: str, spaces: int, batch: Batch, compiled_step: Callable[..., float]) -> None:
+def test_both_paths_agree(splitter: str, spaces: int, batch: Batch) -> None:
     deployment = changed(splitter=splitter, spaces=spaces)
-    plan, _ = lower(deployment)
-    books = new_books(plan)
-    moments = batch.moments(deployment.shard.windows)
-    got = compiled_step(plan, books, [batch], [moments], 3)
-    stage = explicit_stage(deployment, [batch], step=3)
-    assert got == pytest.approx(stage.seconds, rel=1e-9)
+    plan, books, stage = check_paths(deployment, [[batch]], 3)
     act = sum(p.op.act_bytes * p.count * p.devices for p in stage.ops if p.op.layer == "moe")
     moe = [i for i, layer in enumerate(lower(deployment)[1].layer) if layer == "moe"]
     assert totals(plan, books.tally)[moe][:, :, T_ACT].sum() == pytest.approx(act, rel=1e-9)

@@ -19,11 +19,12 @@ from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.serving.run import run
 from opbyte.simulator.step.books import T_OUTSIDE, T_RUNS, new_books
-from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import lower
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.requests import open_requests
+
+from .two_paths import check_paths, compiled_step
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +44,11 @@ def tabled() -> Callable[[Path], Deployment]:
 def test_both_paths_agree(
     decodes: list[int], times: int, chunks: list[tuple[int, int]],
     tabled: Callable[[Path], Deployment], data_set: Callable[[str], Path],
-    compiled_step: Callable[..., float],
 ) -> None:  # fmt: skip
     d = tabled(data_set("serving_runs") / "rtx4090--llama-3.1-8b")
     batch = Batch.of([*decodes * times, 5], chunks)
     plan, _ = lower(d, counts=3 * 5000 + 6 * 300 + 1)  # the tokens of a step, as a run has it
-    moments = batch.moments(d.shard.windows)
-    seconds = compiled_step(plan, new_books(plan), [batch], [moments])
-    assert seconds == pytest.approx(explicit_stage(d, [batch]).seconds, rel=1e-9)
+    check_paths(d, [[batch]], plan=plan)
 
 
 @pytest.mark.parametrize(("batch", "outside"), [
@@ -63,7 +61,7 @@ def test_both_paths_agree(
 ])  # fmt: skip
 def test_what_lies_outside_is_counted(
     batch: Batch, outside: set[str], tabled: Callable[[Path], Deployment],
-    data_set: Callable[[str], Path], compiled_step: Callable[..., float],
+    data_set: Callable[[str], Path],
 ) -> None:  # fmt: skip
     d = tabled(data_set("serving_runs") / "rtx4090--llama-3.1-8b")
     plan, slots = lower(d)

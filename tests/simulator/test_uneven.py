@@ -14,14 +14,14 @@ from opbyte.simulator.batching.policies import POLICIES, make_policy
 from opbyte.simulator.batching.state import F_FIRST, F_LAST
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.serving.engine import Engine
-from opbyte.simulator.step.books import new_books
-from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import lower
 from opbyte.simulator.step.unequal import graph_batch, unequal_seconds
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.jit import compiled
 from opbyte.workloads.requests import RequestBlock
+
+from .two_paths import check_paths
 
 
 @compiled
@@ -58,12 +58,10 @@ def batches() -> list[Batch]:
     return [Batch.of(c) for c in uneven] + [Batch.of(uneven[2], [(300, 0)]), Batch.of([900] * 40)]
 
 
-def test_paths_agree(measured: Deployment, compiled_step: Callable[..., float]) -> None:
+def test_paths_agree(measured: Deployment) -> None:
     plan, _ = lower(measured)
     for batch in batches():
-        m = batch.moments(measured.shard.windows)
-        found = compiled_step(plan, new_books(plan), [batch], [m], captured=256)
-        assert found == pytest.approx(explicit_stage(measured, [batch], captured=256).seconds, rel=1e-9)
+        check_paths(measured, [[batch]], captured=256, plan=plan)
 
 
 def test_only_unequal_decodes_change(measured: Deployment) -> None:

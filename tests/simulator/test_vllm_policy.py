@@ -12,15 +12,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from opbyte.simulator.batching.kv import CacheSettings
 from opbyte.simulator.batching.policies import Policy, make_policy
 from opbyte.simulator.batching.state import (
-    C_COMPLETED,
-    C_EMITTED,
-    C_STEPS,
     F_FIRST,
     F_SCHEDULED,
     I_GENERATED,
@@ -36,6 +31,8 @@ from opbyte.simulator.serving.record import Run
 from opbyte.simulator.serving.run import run
 from opbyte.workloads.errors import CapacityError
 from opbyte.workloads.requests import RequestBlock, open_requests
+
+from .deployments import small
 
 
 def vllm(**changes: int | bool) -> Policy:
@@ -59,7 +56,7 @@ def log(engine: Engine, *columns: int) -> list[list[float]]:
     return rows
 
 
-def test_an_arrival_waits_for_the_step_after_the_next(small: Callable[..., Deployment]) -> None:
+def test_an_arrival_waits_for_the_step_after_the_next() -> None:
     """It comes during step 1, when step 2 is already planned; it runs in step 3."""
     load = [(0.0, 10, 5), (1e-6, 7, 1)]
     rows = log(served(small("llama-3-8b"), vllm(), load), L_DECODES, L_PREFILL)
@@ -68,14 +65,14 @@ def test_an_arrival_waits_for_the_step_after_the_next(small: Callable[..., Deplo
     assert rows[:2] == [[0, 10], [1, 7]]
 
 
-def test_scheduled_when_planned(small: Callable[..., Deployment]) -> None:
+def test_scheduled_when_planned() -> None:
     engine = served(small("llama-3-8b"), vllm(), [(0.0, 10, 5), (1e-6, 7, 1)])
     second_step, third_step = (row[0] for row in log(engine, L_START)[1:3])
     assert engine.state.floats[1, F_SCHEDULED] == second_step
     assert engine.state.floats[1, F_FIRST] > third_step
 
 
-def test_a_place_is_free_one_plan_later(small: Callable[..., Deployment]) -> None:
+def test_a_place_is_free_one_plan_later() -> None:
     """Two places; the first finishes in step 2, the third request runs from step 4 on."""
     load = [(0.0, 10, 2), (0.0, 20, 9), (0.0, 30, 1)]
     rows = log(served(small("llama-3-8b"), vllm(max_sequences=2), load), L_DECODES, L_PREFILL)
@@ -84,7 +81,7 @@ def test_a_place_is_free_one_plan_later(small: Callable[..., Deployment]) -> Non
     assert log(sync, L_DECODES, L_PREFILL)[:3] == [[0, 30], [2, 0], [1, 30]]
 
 
-def test_an_idle_engine_plans_at_once(small: Callable[..., Deployment]) -> None:
+def test_an_idle_engine_plans_at_once() -> None:
     """One place: nothing can be planned beside the last step, so its end is waited for."""
     load = [(0.0, 10, 3), (0.0, 20, 1)]
     ahead, sync = (served(small("llama-3-8b"), vllm(max_sequences=1, ahead=flag), load) for flag in (True, False))
@@ -93,7 +90,7 @@ def test_an_idle_engine_plans_at_once(small: Callable[..., Deployment]) -> None:
     assert log(late, L_START)[1] == [9.0]
 
 
-def test_blocks_are_taken_chunk_by_chunk(small: Callable[..., Deployment]) -> None:
+def test_blocks_are_taken_chunk_by_chunk() -> None:
     """The first of two chunks, 72 of 128 tokens, holds five blocks of 16, not the prompt's eight."""
     for lazy, blocks in ((True, 5), (False, 8)):
         policy = vllm(token_budget=72, lazy=lazy)
@@ -102,7 +99,7 @@ def test_blocks_are_taken_chunk_by_chunk(small: Callable[..., Deployment]) -> No
         assert log(engine, L_KV)[0][0] / block_bytes == blocks
 
 
-def test_admitted_only_if_the_whole_prompt_fits(small: Callable[..., Deployment]) -> None:
+def test_admitted_only_if_the_whole_prompt_fits() -> None:
     """Ten blocks, one in use: a prompt of ten waits, though its first chunk of two would fit."""
     for prompt, second in ((144, 31), (145, 0)):
         load = [(0.0, 1, 8), (0.0, prompt, 1)]
@@ -110,12 +107,12 @@ def test_admitted_only_if_the_whole_prompt_fits(small: Callable[..., Deployment]
         assert log(engine, L_PREFILL)[0] == [1 + second]
 
 
-def test_a_prompt_above_the_budget_is_cut(small: Callable[..., Deployment]) -> None:
+def test_a_prompt_above_the_budget_is_cut() -> None:
     engine = served(small("llama-3-8b"), vllm(token_budget=100), [(0.0, 250, 2)])
     assert log(engine, L_DECODES, L_PREFILL) == [[0, 100], [0, 100], [0, 50], [1, 0]]
 
 
-def test_what_can_never_fit_is_refused(small: Callable[..., Deployment]) -> None:
+def test_what_can_never_fit_is_refused() -> None:
     """Ten blocks hold 160 tokens; the last token's keys and values are never needed."""
     cache = CacheSettings(16, 10)
     assert served(small("llama-3-8b"), vllm(), [(0.0, 100, 61)], cache).done
@@ -123,7 +120,7 @@ def test_what_can_never_fit_is_refused(small: Callable[..., Deployment]) -> None
         served(small("llama-3-8b"), vllm(), [(0.0, 100, 62)], cache)
 
 
-def test_two_that_outgrow_memory_take_turns(small: Callable[..., Deployment]) -> None:
+def test_two_that_outgrow_memory_take_turns() -> None:
     """Neither fits beside the other at the end: only the later one is ever preempted."""
     load = [(0.0, 16, 145)] * 2
     engine = served(small("llama-3-8b"), vllm(), load, CacheSettings(16, 10))
@@ -132,33 +129,11 @@ def test_two_that_outgrow_memory_take_turns(small: Callable[..., Deployment]) ->
     assert engine.state.ints[:2, I_GENERATED].tolist() == [145, 145]
 
 
-@given(
-    lengths=st.lists(st.tuples(st.integers(1, 90), st.integers(1, 90)), min_size=2, max_size=10),
-    budget=st.integers(1, 60),
-    places=st.integers(1, 10),
-)
-@settings(max_examples=40)
-def test_memory_for_one_is_enough_for_all(
-    small: Callable[..., Deployment], lengths: list[tuple[int, int]], budget: int, places: int
-) -> None:
-    """With blocks for the largest request alone nobody livelocks: the oldest always goes on."""
-    blocks = max(-(-(i + o - 1) // 16) for i, o in lengths)
-    policy = vllm(token_budget=budget, max_sequences=places)
-    load = [(0.0, i, o) for i, o in lengths]
-    engine = served(small("llama-3-8b"), policy, load, CacheSettings(16, blocks))
-    counters = engine.state.counters
-    assert counters[C_COMPLETED] == len(lengths)
-    assert counters[C_EMITTED] == sum(o for _, o in lengths)
-    # No more steps than if every request ran alone and was recomputed for every token.
-    alone = sum(sum(-(-(i + t) // budget) + 1 for t in range(o)) for i, o in lengths)
-    assert counters[C_STEPS] <= alone
-
-
 LENGTHS = {"input_len": 128, "output_len": 32, "lengths": "fixed"}
 
 
 @pytest.fixture(scope="module")
-def at_rate(small: Callable[..., Deployment]) -> Callable[[float, int], Run]:
+def at_rate() -> Callable[[float, int], Run]:
     """Poisson arrivals at a fraction of what the engine serves when all is there at once."""
     deployment, policy = small("llama-3-8b"), vllm(max_sequences=32)
     full = run(deployment, policy, open_requests(rate=1e9, limit=4000, **LENGTHS))
@@ -207,7 +182,7 @@ def test_past_saturation_the_queue_grows(at_rate: Callable[[float, int], Run]) -
     assert found.preemptions == more.preemptions == 0
 
 
-def test_preempting_engines_lose_nothing_when_saturated(small: Callable[..., Deployment]) -> None:
+def test_preempting_engines_lose_nothing_when_saturated() -> None:
     """Little memory, more offered than served: many preemptions, all tokens, full memory only."""
     stream = open_requests(rate=1e5, limit=400, input_len=128, output_len=256, lengths="lognormal")
     cache = CacheSettings(16, 400)

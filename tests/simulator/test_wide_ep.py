@@ -36,15 +36,15 @@ from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.build import deployment_of
 from opbyte.simulator.scenario.options import DeployOptions
 from opbyte.simulator.scenario.place import deployed
-from opbyte.simulator.step.books import new_books
 from opbyte.simulator.step.explicit import dealt, explicit_stage
 from opbyte.simulator.step.launches import NO_LAUNCHES
-from opbyte.simulator.step.lowering import lower
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.layers import MixtureOfExperts
 from opbyte.workloads.model import ModelSpec
+
+from .two_paths import check_paths
 
 Read = Callable[..., EngineSettings]
 
@@ -416,7 +416,7 @@ def test_auto_takes_the_mode_of_the_step(case: int, prompts: bool) -> None:
 @pytest.mark.parametrize(
     "how", [{}, {"expert_copies": ExpertPlacing("eplb", 32)}, {"expert_copies": ExpertPlacing("round-robin")}]
 )
-def test_fewer_groups_of_experts_send_no_more(how: dict[str, Any], compiled_step: Callable[..., float]) -> None:
+def test_fewer_groups_of_experts_send_no_more(how: dict[str, Any]) -> None:
     """A node gets one copy of a token, so a router of few groups sends fewer; all groups are as none."""
     made = [
         deploy(grouped("deepseek-v3", 4, chosen), load_system("h800-4x8"), tp=1, all_to_all="deepep-normal", **how)
@@ -430,22 +430,19 @@ def test_fewer_groups_of_experts_send_no_more(how: dict[str, Any], compiled_step
     assert (crossed[0] < crossed[-1]) == (how.get("expert_copies") != ExpertPlacing("round-robin"))
     assert found[-1].seconds == found[-2].seconds
     for d, stage in zip(made, found, strict=True):
-        assert seconds_of(d, batches, compiled_step) == stage.seconds
+        assert seconds_of(d, batches) == stage.seconds
 
 
-def seconds_of(deployment: Deployment, batches: list[Batch], compiled_step: Callable[..., float]) -> float:
+def seconds_of(deployment: Deployment, batches: list[Batch]) -> float:
     """Of a step, on which both paths agree."""
-    stage, (lowered, _) = explicit_stage(deployment, batches), lower(deployment)
-    books, sums = new_books(lowered), [b.moments(deployment.shard.windows) for b in batches]
-    assert compiled_step(lowered, books, batches, sums, 0, True, 0) == pytest.approx(stage.seconds, rel=1e-9)
+    stage = check_paths(deployment, [batches]).stage
     assert sum(p.cost.seconds * p.count * p.exposed for p in stage.ops if p.critical) == pytest.approx(stage.seconds)
-    assert books.wall.sum() == pytest.approx(stage.seconds, rel=1e-9)
     return float(stage.seconds)
 
 
 @pytest.mark.parametrize(("mode", "prompt"), [("normal", 8192), ("normal", 16), ("auto", 8192), ("low-latency", 8192)])
 def test_kernels_that_keep_cores_slow_what_runs_beside_them(
-    mode: str, prompt: int, compiled_step: Callable[..., float], monkeypatch: pytest.MonkeyPatch
+    mode: str, prompt: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By 20 of 132 cores for as long as an exchange runs, where computation hides it; at low latency by none."""
     batches, found = [Batch.of([], [(prompt, 0)])] * 16, []
@@ -453,7 +450,7 @@ def test_kernels_that_keep_cores_slow_what_runs_beside_them(
         monkeypatch.setattr(deepep, "SMS", cores)
         d = deploy(few("deepseek-v3", 5), load_system("h800-2x8"), tp=1, overlap="two-batch", all_to_all=f"deepep-{mode}",
                    frameworks=everywhere("sglang"))  # fmt: skip
-        found.append(seconds_of(d, batches, compiled_step))
+        found.append(seconds_of(d, batches))
     stage = explicit_stage(d, batches)
     kept = 20 / 132 * sum(p.cost.seconds * p.count for p in stage.ops if p.critical and p.op.kind == "all_to_all")
     if mode == "low-latency":
