@@ -8,16 +8,17 @@ from typing import Any
 
 from ..workloads.errors import InputError, nearest
 from ..workloads.registry import Registry
+from .show.text import Records
 
 
-def _models() -> list[dict[str, Any]]:
+def _models() -> Records:
     from ..workloads.catalog import catalog_entry, list_models
 
     entries = [e for name in list_models() if (e := catalog_entry(name)) is not None]
     return [{"name": e.name, "title": e.title, "aliases": ", ".join(e.aliases)} for e in entries]
 
 
-def _devices() -> list[dict[str, Any]]:
+def _devices() -> Records:
     from ..devices.catalog import list_devices, load_device
 
     rows = []
@@ -36,7 +37,7 @@ def _devices() -> list[dict[str, Any]]:
     return rows
 
 
-def _systems() -> list[dict[str, Any]]:
+def _systems() -> Records:
     from ..devices.catalog import list_systems, load_system
 
     rows = []
@@ -55,7 +56,7 @@ def _systems() -> list[dict[str, Any]]:
     return rows
 
 
-def _hosts() -> list[dict[str, Any]]:
+def _hosts() -> Records:
     from ..devices.hosts.catalog import list_hosts, load_host
 
     rows = []
@@ -76,7 +77,7 @@ def _hosts() -> list[dict[str, Any]]:
     return rows
 
 
-def _policies() -> list[dict[str, Any]]:
+def _policies() -> Records:
     from ..simulator.batching.policies import POLICIES
 
     rows = []
@@ -88,12 +89,12 @@ def _policies() -> list[dict[str, Any]]:
     return rows
 
 
-def _titles(registry: Registry[Any]) -> list[dict[str, Any]]:
+def _titles(registry: Registry[Any]) -> Records:
     """Return the names of a registry with one line on each."""
     return [{"name": name, "title": registry.title(name)} for name in registry]
 
 
-def _expert_placements() -> list[dict[str, Any]]:
+def _expert_placements() -> Records:
     from ..simulator.parts.expert_map.placing import FILE
     from ..simulator.parts.expert_map.policies import MAP_POLICIES
 
@@ -101,7 +102,7 @@ def _expert_placements() -> list[dict[str, Any]]:
     return [*_titles(MAP_POLICIES), {"name": FILE, "title": line}]
 
 
-def _exchanges() -> list[dict[str, Any]]:
+def _exchanges() -> Records:
     from ..devices.collectives.plans import ALGORITHMS, BY_STEP
 
     rows = []
@@ -114,7 +115,7 @@ def _exchanges() -> list[dict[str, Any]]:
     return rows
 
 
-def _traces() -> list[dict[str, Any]]:
+def _traces() -> Records:
     from ..workloads.requests import FORMATS
 
     return [
@@ -122,11 +123,11 @@ def _traces() -> list[dict[str, Any]]:
     ]
 
 
-def _spaces() -> list[dict[str, Any]]:
+def _spaces() -> Records:
     from .studies.design.engines import engine_space
     from .studies.design.space import read_space, spaces
 
-    rows: list[dict[str, Any]] = []
+    rows: Records = []
     for name, path in spaces().items():
         if (searched := engine_space(path)) is not None:
             rows.append({"name": name, "designs": None, "searched": f"{searched.engine} of {searched.board}",
@@ -138,13 +139,13 @@ def _spaces() -> list[dict[str, Any]]:
     return rows
 
 
-def _experiments() -> list[dict[str, Any]]:
+def _experiments() -> Records:
     from .reproduce import list_experiments
 
     return list_experiments()
 
 
-def _kernels() -> list[dict[str, Any]]:
+def _kernels() -> Records:
     from ..kernels.gpu_layer_cases import CASES
     from ..kernels.lab import KERNELS, kernels
 
@@ -157,7 +158,7 @@ def _kernels() -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _forms() -> list[dict[str, Any]]:
+def _forms() -> Records:
     from ..devices.tiles.form import FORMS
 
     return [
@@ -167,7 +168,7 @@ def _forms() -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _memories() -> list[dict[str, Any]]:
+def _memories() -> Records:
     from ..devices.dram.catalog import list_memories, load_memory
 
     rows = []
@@ -185,7 +186,7 @@ def _memories() -> list[dict[str, Any]]:
     return rows
 
 
-def _parts() -> list[dict[str, Any]]:
+def _parts() -> Records:
     from ..simulator.batching.outside import OUTSIDE
     from ..simulator.registry import CODE, PARTS, refused_with
 
@@ -198,13 +199,13 @@ def _parts() -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _prices() -> list[dict[str, Any]]:
+def _prices() -> Records:
     from .answers.price import price_rows
 
     return price_rows()
 
 
-LISTS: dict[str, str | Callable[[], list[dict[str, Any]]]] = {
+LISTS: dict[str, str | Callable[[], Records]] = {
     "models": _models,
     "devices": _devices,
     "systems": _systems,
@@ -238,7 +239,7 @@ MEANT = {"kinds": "processors", "processor-kinds": "processors", "designs": "spa
 """Words for a list that have little of its name."""
 
 
-def catalog(kind: str) -> list[dict[str, Any]]:
+def catalog(kind: str) -> Records:
     """Rows of one list, each with a `name`.
 
     Raises

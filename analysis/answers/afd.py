@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
@@ -32,8 +32,9 @@ from ...simulator.step.explicit import dealt, explicit_stage
 from ...workloads.errors import CapacityError, InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count
+from ..show.declared import record, rows, text
 from ..show.result import Rests, Result
-from ..show.text import seconds, show
+from ..show.text import Blocks, Records, Rows, seconds
 from .evidence import evidence
 from .step import MAX_BATCH
 from .usual import kernels_as_usual
@@ -82,23 +83,17 @@ class LayoutStep:
         """Of all sequences."""
         return self.sequences / self.seconds
 
-    def record(self) -> dict[str, Any]:
-        """Numbers in SI units."""
-        usd, step = self.usd_per_hour, self.step
-        busy = step.busy() if step is not None else {}
-        return {
-            "layout": self.layout, "devices": self.devices, "micro_batches": self.batches,
-            "sequences": self.sequences, "step_s": self.seconds, "tokens_per_s": self.tokens_per_s,
-            "tokens_per_s_of_a_device": self.tokens_per_s / self.devices,
-            "joules_per_token": self.joules / self.sequences,
-            "usd_per_million_tokens": None if usd is None
-            else usd / 3600.0 / self.tokens_per_s * 1e6,
-            "limit": None if step is None else step.limit,
-            "attention_s": None if step is None else step.attention_s,
-            "experts_s": None if step is None else step.experts_s,
-            "link_s": None if step is None else step.link_s,
-            **{f"{name}_busy": busy.get(name) for name in ("attention", "experts", "link")},
-        }  # fmt: skip
+    @property
+    def tokens_per_s_of_a_device(self) -> float:
+        return self.tokens_per_s / self.devices
+
+    @property
+    def joules_per_token(self) -> float:
+        return self.joules / self.sequences
+
+    @property
+    def usd_per_million_tokens(self) -> float | None:
+        return None if self.usd_per_hour is None else self.usd_per_hour / 3600.0 / self.tokens_per_s * 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,37 +114,30 @@ class Afd(Result):
         """The row of most tokens a second."""
         return max(self.found, key=lambda row: row.tokens_per_s)
 
-    def to_dict(self) -> dict[str, Any]:
-        a, memory = self.apart, self.memory
-        return {
-            "model": a.attention.model.name,
-            "attention_on": a.attention.system.name,
-            "experts_on": a.experts.system.name,
-            "tp": a.attention.layout.tp,
-            "dp": a.attention.layout.dp,
-            "ep": a.experts.layout.ep,
-            "link": {"bytes_per_s": a.rate if np.isfinite(a.rate) else None, "latency_s": a.latency_s},
-            "context": self.context,
-            "tpot_limit_s": self.tpot,
-            "memory": {
-                "attention_weights_bytes": memory.attention_weights,
-                "attention_usable_bytes": memory.attention,
-                "sequence_bytes": memory.sequence,
-                "sequences_of_a_rank": memory.most,
-                "experts_weights_bytes": memory.experts_weights,
-                "experts_usable_bytes": memory.experts,
-            },
-            "rows": self.records(),
-            "best": self.best.record(),
-            "closed_form_s": self.closed_form_s(),
-            "evidence": [
-                {"devices": flag, **row}
-                for flag, d, sources in zip(
-                    ("attention", "experts"), (a.attention, a.experts), self.sources, strict=True
-                )
-                for row in evidence(d, sources)
-            ],
-        }
+    @property
+    def every(self) -> tuple[LayoutStep, ...]:
+        """The rows, and that of the devices that do both."""
+        return self.found if self.against is None else (*self.found, self.against)
+
+    @property
+    def rate(self) -> float | None:
+        """Of the link [B/s]; None where it is free."""
+        return self.apart.rate if np.isfinite(self.apart.rate) else None
+
+    @property
+    def speed(self) -> str:
+        """The same for people."""
+        return "free" if self.rate is None else f"{self.rate / 1e9:g} GB/s a device"
+
+    @property
+    def limit(self) -> str:
+        """The limit of time, as the heading has it."""
+        return "" if self.tpot is None else f", at most {seconds(self.tpot)} a token"
+
+    def evidence(self) -> Records:
+        """Of both groups of devices."""
+        groups = zip(("attention", "experts"), (self.apart.attention, self.apart.experts), self.sources, strict=True)
+        return [{"devices": flag, **row} for flag, d, sources in groups for row in evidence(d, sources)]
 
     def closed_form_s(self) -> float | None:
         """MegaScale-Infer's formula of the best row; None where its micro-batches are too few [s].
@@ -162,43 +150,15 @@ class Afd(Result):
         visits = sum(task.name == "experts" for task in step.timeline.graph.tasks)
         return step_seconds(*times, visits // len(step.sizes)) if enough(*times) else None
 
-    def records(self) -> Sequence[Mapping[str, Any]]:
-        rows = [row.record() for row in self.found]
-        return rows if self.against is None else [*rows, self.against.record()]
+    def records(self) -> Rows:
+        return [record(row) for row in self.every]
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
-        return [
-            {
-                "layout": row["layout"], "micro-batches": row["micro_batches"] or "-",
-                "sequences": f"{row['sequences']:,}", "step": seconds(row["step_s"]),
-                "tokens/s of a device": f"{row['tokens_per_s_of_a_device']:,.0f}",
-                "J/token": show(row["joules_per_token"]),
-                "$/M tokens": "-" if row["usd_per_million_tokens"] is None
-                else f"{row['usd_per_million_tokens']:.3f}",
-                "attention": _time(row, "attention"), "experts": _time(row, "experts"),
-                "link": _time(row, "link"), "limit": row["limit"] or "-",
-            }
-            for row in self.records()
-        ]  # fmt: skip
+    def rows(self) -> Rows:
+        return rows(self.every)
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
-        a, memory, best = self.apart, self.memory, self.best
-        names = f"attention on {a.attention.system.name}, experts on {a.experts.system.name}"
-        rate = "free" if not np.isfinite(a.rate) else f"{a.rate / 1e9:g} GB/s a device"
-        text = f"{a.attention.model.name}, {names}: decodes at context {self.context:,}"
-        if self.tpot is not None:
-            text += f", at most {seconds(self.tpot)} a token"
-        out: list[str | Sequence[Mapping[str, Any]]] = [
-            f"{text}; tp {a.attention.layout.tp}, dp {a.attention.layout.dp}, ep {a.experts.layout.ep}",
-            (
-                f"link: {rate}, {seconds(a.latency_s)} a message. Memory of a device: "
-                f"{memory.attention_weights / 2**30:.1f} GiB of weights and {memory.most:,} sequences a rank with "
-                f"attention, {memory.experts_weights / 2**30:.1f} of {memory.experts / 2**30:.1f} GiB with experts."
-            ),
-            self.rows(),
-            self._headline(best),
-        ]
-        return [*out, *([self.missed] if self.missed else []), *NOTES]
+    def blocks(self) -> Blocks:
+        missed = [self.missed] if self.missed else []
+        return [text(self, "heading"), text(self, "memory"), self.rows(), self._headline(self.best), *missed, *NOTES]
 
     def _headline(self, best: LayoutStep) -> str:
         """Which is best, and how it stands against the devices that do both."""
@@ -220,12 +180,6 @@ class Afd(Result):
             Rests(d.system, sources, d)
             for d, sources in zip((self.apart.attention, self.apart.experts), self.sources, strict=True)
         ]
-
-
-def _time(row: Mapping[str, Any], name: str) -> str:
-    """Time of a micro-batch and how much of the step the stream works."""
-    took = row[f"{name}_s"]
-    return "-" if took is None else f"{seconds(took)} ({row[f'{name}_busy']:.0%})"
 
 
 def afd(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...simulator.parts.autoscale.replicas import PHASES, Scaling
 from ...simulator.parts.autoscale.start_up import ENGINE_START_S
 from ...simulator.serving.record import Run
 from ..show.result import Drawing
+from ..show.text import Records
+from .evidence import entry
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +25,7 @@ def _of_pool(name: str) -> str:
     return f" of the {name} pool" if name else ""
 
 
-def replica_rows(scaling: Scaling) -> list[dict[str, Any]]:
+def replica_rows(scaling: Scaling) -> Records:
     """Replicas by phase from each time on at which a number changes."""
     times, counts = scaling.counts()
     return [
@@ -58,7 +60,7 @@ def replicas_drawn(run: Run, name: str) -> list[Drawing]:
     return out
 
 
-def start_up_evidence(run: Run) -> list[dict[str, Any]]:
+def start_up_evidence(run: Run) -> Records:
     """Return the source of a default start-up time; nothing if it was given or is not needed."""
     every = [scaling for _, scaling in scaled(run)]
     if not any(scaling.spec.start is None and scaling.spec.decides for scaling in every):
@@ -69,8 +71,5 @@ def start_up_evidence(run: Run) -> list[dict[str, Any]]:
         "(github.com/upb-cn/vllm-startup-profiler 9ef96f47)"
     )
     return [
-        {
-            "cost_model": "start-up of a replica", "applies_to": "device-hours, waiting",
-            "basis": "assumed", "error": None, "rows": 0, "assumptions": {"autoscale.start": f"assumed: {text}"},
-        }
+        entry("start-up of a replica", "device-hours, waiting", "assumed", {"autoscale.start": f"assumed: {text}"})
     ]  # fmt: skip

@@ -108,7 +108,7 @@ def _row(
     row = SystemRow(
         system.name, kinds, num_devices(system), "", None, None, None, None,
         needed_bytes(model, system, what), available_bytes(system), (),
-        break_evens(model, system), framework=kernels.framework,
+        break_evens(model, system), framework=kernels.framework, items=what.items,
     )  # fmt: skip
     try:
         step = step_cost(model, system, what, kernels)

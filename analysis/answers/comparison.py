@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...simulator.deploy.break_even import BreakEven
 from ...simulator.scenario.one_step import LayerTime
 from ...workloads.model import ModelSpec
+from ..show.declared import record, rows
 from ..show.result import Drawing, Rests, Result
-from ..show.text import seconds, show
+from ..show.text import Blocks, Records, Rows, seconds, show
 from .bases import NONE, Bases, in_short, not_like_for_like
 from .evidence import evidence
 from .evidence_table import evidence_blocks
@@ -50,6 +51,8 @@ class SystemRow:
         The part of the step that is out of range; None on an engine.
     framework : str or None
         Framework of its kernels; None if no engine's are known.
+    items : int
+        Tokens or images of the step.
     """
 
     system: str
@@ -70,6 +73,7 @@ class SystemRow:
     rests: Rests | None = None
     ranges: Ranges | None = None
     framework: str | None = None
+    items: int = 1
 
     @property
     def layout(self) -> str:
@@ -77,27 +81,53 @@ class SystemRow:
         d = self.rests and self.rests.deployment
         return f"{degrees(d)}, {d.placement}" if d else ""
 
-    def evidence(self) -> list[dict[str, Any]]:
+    def evidence(self) -> Records:
         """Return the evidence of its times; nothing for an engine."""
         d = self.rests and self.rests.deployment
         return evidence(d, self.rests.sources) if d and self.rests else []
 
-    def to_dict(self, items: int) -> dict[str, Any]:
-        joules = None if self.joules is None else self.joules / items
-        return {
-            "system": self.system, "basis": self.bases.times, "energy_basis": self.bases.energy,
-            "kinds": list(self.kinds), "devices": self.devices, "fits": not self.reason,
-            "layout": self.layout or None, "framework": self.framework, "reason": self.reason,
-            "latency_s": self.latency_s,
-            "latency_interval": interval_dict(self.latency_s, self.interval),
-            "out_of_range": None if self.ranges is None else self.ranges.to_dict(),
-            "items_per_s": self.items_per_s, "joules": self.joules,
-            "static_joules": self.static_joules, "joules_per_item": joules,
-            "memory_bytes": self.memory_bytes,
-            "memory_available_bytes": self.memory_available_bytes,
-            "layers": [asdict(part) for part in self.layers],
-            "break_even": [asdict(queue) for queue in self.break_even],
-        }  # fmt: skip
+    @property
+    def fits(self) -> bool:
+        return not self.reason
+
+    @property
+    def layout_or_none(self) -> str | None:
+        return self.layout or None
+
+    @property
+    def latency_interval(self) -> dict[str, Any] | None:
+        """The interval of its time for JSON."""
+        return interval_dict(self.latency_s, self.interval)
+
+    @property
+    def joules_per_item(self) -> float | None:
+        return None if self.joules is None else self.joules / self.items
+
+    @property
+    def spoken(self) -> str | None:
+        """The interval of its time for people."""
+        return spoken(self.interval) if self.interval else None
+
+    @property
+    def longest(self) -> str:
+        """The part that takes the most, its share and what binds it."""
+        if not self.layers:
+            return "does not fit"
+        top = max(self.layers, key=lambda x: x.seconds)
+        return f"{top.layer} {top.seconds / sum(x.seconds for x in self.layers):.0%}, {top.bound}"
+
+    @property
+    def queue(self) -> str:
+        """Break-even of the main processor; in brackets where only weights are counted."""
+        if not self.break_even:
+            return "-"
+        first = self.break_even[0]
+        return f"never ({show(first.weights_only_tokens)})" if first.tokens is None else show(first.tokens)
+
+    @property
+    def priced(self) -> str:
+        """The basis of its times in a few words."""
+        return in_short(self.bases, is_measured(self.ranges))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,41 +169,16 @@ class SystemComparison(Result):
     def remarks(self) -> Sequence[str]:
         return self.warnings
 
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "model": self.model.name, "layers": len(self.model.layers), "batch": self.batch,
-            "context": self.context, "images": self.images, "item": self.item,
-            "mean_queue": self.mean_queue,
-            "rows": [row.to_dict(self.items) for row in self.table],
-            "warnings": list(self.warnings),
-        }  # fmt: skip
-
-    def records(self) -> Sequence[Mapping[str, Any]]:
+    def records(self) -> Rows:
         nested = ("layers", "break_even", "latency_interval", "out_of_range")
-        return [
-            {k: v for k, v in row.to_dict(self.items).items() if k not in nested} | {"kinds": "+".join(row.kinds)}
-            for row in self.table
-        ]
+        records = ((row, record(row)) for row in self.table)
+        return [{k: v for k, v in r.items() if k not in nested} | {"kinds": "+".join(row.kinds)} for row, r in records]
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
-        out = []
-        for row in self.table:
-            joules = None if row.joules is None else row.joules / self.items
-            first = row.break_even[0] if row.break_even else None
-            memory = f"{row.memory_bytes / 2**30:,.2f} of {row.memory_available_bytes / 2**30:,.1f}"
-            out.append(
-                {
-                    "system": row.system, "time": seconds(row.latency_s),
-                    f"{LEVEL:.0%} interval": spoken(row.interval) if row.interval else None,
-                    f"{self.item}s/s": show(row.items_per_s), f"J/{self.item}": show(joules),
-                    "memory GiB": memory, "longest part": _longest(row),
-                    "break-even queue": _queue(first),
-                    "priced by": in_short(row.bases, is_measured(row.ranges)),
-                }
-            )  # fmt: skip
-        return out
+    def rows(self) -> Rows:
+        shown = {"interval": f"{LEVEL:.0%} interval", "rate": f"{self.item}s/s", "energy": f"J/{self.item}"}
+        return [{shown.get(label, label): cell for label, cell in row.items()} for row in rows(self.table)]
 
-    def layer_rows(self) -> list[dict[str, Any]]:
+    def layer_rows(self) -> Records:
         """Time of every part on every system, with what binds it."""
         names = dict.fromkeys(x.layer for row in self.table for x in row.layers)
         return [
@@ -208,7 +213,7 @@ class SystemComparison(Result):
             return "No system fits."
         best, *rest = sorted(timed, key=lambda row: row.latency_s or 0.0)
         text = f"{best.system} is fastest: {seconds(best.latency_s)} a step, most of it in "
-        text += _longest(best) + "."
+        text += best.longest + "."
         for row in rest[:3]:
             ratio = (row.latency_s or 0.0) / (best.latency_s or 1.0)
             text += f" {row.system} takes {ratio:.2f} times as long."
@@ -220,8 +225,8 @@ class SystemComparison(Result):
         figure = comparison(self.frame(), self.layer_frame(), self.title, self.item)
         return [Drawing(figure, f"Time, energy of one {self.item}, and where the time goes.")]
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
-        out: list[str | Sequence[Mapping[str, Any]]] = [self.title, self.rows()]
+    def blocks(self) -> Blocks:
+        out: Blocks = [self.title, self.rows()]
         out += [f"{row.system} left out: {row.reason}" for row in self.table if row.reason]
         if any(not row.reason for row in self.table):
             out.append(self.layer_rows())
@@ -246,20 +251,3 @@ class SystemComparison(Result):
             f"{r.system} {r.layout}, {r.framework or 'no engine'}'s kernels" for r in self.table if r.layout
         )
         return [f"Laid out: {text} (--framework). One step, so no scheduler."] if text else []
-
-
-def _queue(break_even: BreakEven | None) -> str:
-    """Break-even of the main processor; in brackets where only weights are counted."""
-    if break_even is None:
-        return "-"
-    if break_even.tokens is None:
-        return f"never ({show(break_even.weights_only_tokens)})"
-    return show(break_even.tokens)
-
-
-def _longest(row: SystemRow) -> str:
-    if not row.layers:
-        return "does not fit"
-    top = max(row.layers, key=lambda x: x.seconds)
-    share = top.seconds / sum(x.seconds for x in row.layers)
-    return f"{top.layer} {share:.0%}, {top.bound}"

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 from ...simulator.serving.record import Run
 from ...workloads.ops import about
+from ..show.text import Blocks, Records, Rows
 
 
-def coverage(run: Run) -> list[dict[str, Any]]:
+def coverage(run: Run) -> Records:
     """One row a family: times its ops ran, and how many of them outside the tables.
 
     Outside are shapes that no table holds, and counts beyond the measured ones; the device's own
@@ -37,7 +35,7 @@ def coverage(run: Run) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def coverage_blocks(covered: Sequence[Mapping[str, Any]]) -> list[str | Sequence[Mapping[str, Any]]]:
+def coverage_blocks(covered: Rows) -> Blocks:
     """The same for people: a sentence and a table, or nothing."""
     if not covered:
         return []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -10,6 +9,7 @@ from ...simulator.quantity import ratio
 from ...simulator.scenario import Scenario
 from ...simulator.serving.progress import Progress
 from ...simulator.serving.record import Run
+from ..show.text import Blocks, Records, Rows
 from .evidence_table import evidence_line
 from .several import Several
 from .simulate import layer_totals, simulate
@@ -32,14 +32,14 @@ class Comparison(Several):
     def to_dict(self) -> dict[str, Any]:
         return {"runs": [r.to_dict() for r in self.runs], "verdict": self.verdict()}
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
+    def rows(self) -> Rows:
         return comparison_rows([r.run for r in self.runs])
 
-    def records(self) -> Sequence[Mapping[str, Any]]:
+    def records(self) -> Rows:
         return [{"system": r.run.deployment.system.name, **flat(r.run)} for r in self.runs]
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
-        out: list[str | Sequence[Mapping[str, Any]]] = []
+    def blocks(self) -> Blocks:
+        out: Blocks = []
         for simulation in self.runs:
             text = f"{heading(simulation.run)}. {window_text(simulation.run.window)}"
             out += [text, where_rows(simulation.run)]
@@ -76,7 +76,7 @@ class Comparison(Several):
         return text
 
 
-def moved_layers(best: Run, base: Run) -> list[dict[str, Any]]:
+def moved_layers(best: Run, base: Run) -> Records:
     """Return the ops that are memory-bound on `base` and moved to another processor in `best`, with the moved share."""
     main = {p.name: p for p in base.deployment.device.processors.values() if p.kind == "xpu"}
     dtype = base.deployment.model.numerics.default

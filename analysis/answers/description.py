@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from ...workloads.errors import InputError, SpecError
 from ...workloads.specfile import to_si
 from ...workloads.yamlfile import read_yaml
 from ..show.result import Result
+from ..show.text import Blocks, Records
 from .spelled_out import SpelledOut, spelled_out
 
 HEADING = "Whole description, nothing extended; its name is not the catalog's, so that it can be used."
@@ -59,10 +60,10 @@ class Shown(Result):
     def to_dict(self) -> dict[str, Any]:
         return {"name": self.spec.name, "description": self.tree}
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> Records:
         return [{"key": key, "source": source} for key, source in self.sources.items()]
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+    def blocks(self) -> Blocks:
         return [self.text()]
 
 

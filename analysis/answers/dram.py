@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...devices.dram.catalog import load_memory
 from ...devices.dram.limits import NamedLimit, limits_of
@@ -15,9 +14,10 @@ from ...devices.dram.run import DramResult, simulate
 from ...devices.dram.spec import DramSpec
 from ...devices.dram.timeline import Command, timeline
 from ...workloads.errors import InputError
+from ..show.declared import text
 from ..show.output import SIGNIFICANT, OutputFolder
 from ..show.result import Result
-from ..show.text import seconds, si
+from ..show.text import Blocks, Rows, si
 from ..show.timeline import write_commands
 
 if TYPE_CHECKING:
@@ -59,40 +59,31 @@ class DramAnswer(Result):
         """Name of what costs most."""
         return self.limits[0].name if self.limits and self.limits[0].gain > 0.005 else "pins"
 
-    def to_dict(self) -> dict[str, Any]:
-        o = self.outcome
-        return {
-            "memory": self.memory.name, "pattern": self.pattern, "channels": self.run.channels,
-            "fraction": o.fraction, "bytes_per_s": o.bytes_per_s,
-            "peak_bytes_per_s": self.run.channels * self.memory.channel_bytes_per_s,
-            "read_latency_s": o.read_latency_s, "row_hits": o.row_hits,
-            "acts_per_request": o.acts_per_request, "requests": o.requests,
-            "simulated": o.simulated, "limited_by": self.limited_by,
-            "without": {limit.name: limit.fraction for limit in self.limits},
-        }  # fmt: skip
+    @property
+    def peak(self) -> float:
+        """Of the pins [B/s]."""
+        return self.run.channels * self.memory.channel_bytes_per_s
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
+    @property
+    def without(self) -> dict[str, float]:
+        """Fraction of the peak without each constraint."""
+        return {limit.name: limit.fraction for limit in self.limits}
+
+    def rows(self) -> Rows:
         return [
             {"without": limit.title, "fraction of peak": f"{limit.fraction:.1%}", "gain": f"{limit.gain:+.1%}"}
             for limit in self.limits
         ]
 
-    def records(self) -> Sequence[Mapping[str, Any]]:
+    def records(self) -> Rows:
         return [{"without": limit.name, "fraction": limit.fraction, "gain": limit.gain} for limit in self.limits]
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+    def blocks(self) -> Blocks:
         o = self.outcome
         channels = f"{self.run.channels} channel{'s' if self.run.channels > 1 else ''}"
-        peak = self.run.channels * self.memory.channel_bytes_per_s
-        first = (
-            f"{self.pattern} on {self.memory.name}: {si(o.bytes_per_s, 'B/s')} of "
-            f"{si(peak, 'B/s')} from {channels}, {o.fraction:.1%}"
-        )
-        second = f"row hits {o.row_hits:.1%}, read latency {seconds(o.read_latency_s)}, limited by: {self.limited_by}"
-        lines: list[str | Sequence[Mapping[str, Any]]] = [first, second]
-        if self.limits:
-            lines.append(self.rows())
-        return lines
+        gets = f"{si(o.bytes_per_s, 'B/s')} of {si(self.peak, 'B/s')} from {channels}, {o.fraction:.1%}"
+        first = f"{self.pattern} on {self.memory.name}: {gets}"
+        return [first, text(self, "second"), *([self.rows()] if self.limits else [])]
 
     def figure(self, table: pd.DataFrame) -> Figure:
         """Plot the result of `sweep`."""
@@ -146,18 +137,10 @@ class PimAnswer(Result):
     stream: PimStream
     outcome: PimOutcome
 
-    def to_dict(self) -> dict[str, Any]:
-        o = self.outcome
-        return {
-            "memory": self.memory.name, "pattern": self.pattern, "fraction": o.fraction,
-            "bytes_per_s": o.bytes_per_s, "over_pins": o.over_pins, "seconds": o.seconds,
-            "banks": self.stream.banks, "commands": self.stream.commands,
-        }  # fmt: skip
-
-    def rows(self) -> Sequence[Mapping[str, Any]]:
+    def rows(self) -> Rows:
         return [self.to_dict()]
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+    def blocks(self) -> Blocks:
         o = self.outcome
         whose = "channel" if self.stream.pseudo_channels > 1 else "pseudo channel"
         text = (

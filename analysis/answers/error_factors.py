@@ -27,6 +27,7 @@ from ...simulator.step.explicit import StageCost
 from ...workloads.csvfile import read_whole
 from ...workloads.hf.json_file import read_json_object
 from ...workloads.yamlfile import read_yaml
+from ..show.text import Records
 
 F8 = npt.NDArray[np.float64]
 STEP, FIRST, POWER, TRAINING = "step", "first_token", "power", "training"
@@ -261,7 +262,7 @@ def engine_named(framework: str | None) -> tuple[str, tuple[int, ...]]:
     return name, numbers_of(version)
 
 
-def factor_evidence(deployment: Deployment) -> list[dict[str, Any]]:
+def factor_evidence(deployment: Deployment) -> Records:
     """Entries of the evidence for what takes time and has no cost model at all."""
     return [
         {

@@ -22,6 +22,7 @@ from ...simulator.deploy.placement import processors_of
 from ...simulator.parts.drafts.speculation import given_text
 from ...workloads.batch import Batch
 from ...workloads.numerics import WEIGHT_GROUPS, Numerics
+from ..show.text import Records
 from .error_factors import factor_evidence
 from .memory_rows import USUAL, by_place
 
@@ -29,7 +30,7 @@ from .memory_rows import USUAL, by_place
 def evidence(
     deployment: Deployment, sources: Mapping[str, str], policy: Policy | None = None,
     batches: Sequence[Batch] = (), usual: Sequence[Batch] = USUAL, experts: bool | None = None,
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> Records:  # fmt: skip
     """One entry per cost model that a run used.
 
     Parameters
@@ -81,8 +82,8 @@ def evidence(
         (system.device.node_link, ("node_link.",), "links between nodes"),
     ):
         ops = list(placed.get(spec.name, {}).values())
-        entry = {(e.cost_model, e.applies_to, e.format): e for op in ops for e in deployment.link(op).evidence([op])}
-        out += [_explained(e, name, sources, keys, False) for e in entry.values()]
+        of_link = {(e.cost_model, e.applies_to, e.format): e for op in ops for e in deployment.link(op).evidence([op])}
+        out += [_explained(e, name, sources, keys, False) for e in of_link.values()]
     out += [
         *_waits(deployment),
         *_tiers(deployment, sources),
@@ -102,21 +103,21 @@ FLAT = "memory_efficiency"
 
 
 def _explained(
-    entry: Evidence, where: str, sources: Mapping[str, str], prefixes: tuple[str, ...], many: bool
+    known: Evidence, where: str, sources: Mapping[str, str], prefixes: tuple[str, ...], many: bool
 ) -> dict[str, Any]:
     """Return one entry of a cost model's evidence, with the assumptions of its description.
 
     If a device has several processors, each entry names its processor.
     """
-    if entry.basis == DESCRIPTION:
-        return _entry(entry.cost_model, where, sources, prefixes)
-    applies_to = f"{entry.applies_to} on {where}" if many else entry.applies_to
+    if known.basis == DESCRIPTION:
+        return _entry(known.cost_model, where, sources, prefixes)
+    applies_to = f"{known.applies_to} on {where}" if many else known.applies_to
     return {
-        "cost_model": entry.cost_model, "applies_to": applies_to, "basis": entry.basis,
-        "error": entry.error, "rows": entry.rows, "assumptions": {}, "format": entry.format or None,
-        "other_rows": dict(entry.others), "near_rows": entry.near,
-        "nearest": entry.distance if entry.distance and np.isfinite(entry.distance) else None,
-        "why": entry.why or None,
+        "cost_model": known.cost_model, "applies_to": applies_to, "basis": known.basis,
+        "error": known.error, "rows": known.rows, "assumptions": {}, "format": known.format or None,
+        "other_rows": dict(known.others), "near_rows": known.near,
+        "nearest": known.distance if known.distance and np.isfinite(known.distance) else None,
+        "why": known.why or None,
     }  # fmt: skip
 
 
@@ -124,12 +125,12 @@ VERSIONED = ("gap_s", "sequence_s")
 """Times of the host that an engine's version has."""
 
 
-def _host(policy: Policy, deployment: Deployment) -> list[dict[str, Any]]:
+def _host(policy: Policy, deployment: Deployment) -> Records:
     """The times of the host, where there are any."""
     host = policy.host
-    entry = {name: f"assumed: {host.why}" for name in VERSIONED if host.why}
+    versioned = {name: f"assumed: {host.why}" for name in VERSIONED if host.why}
     sources = {
-        f"host.{f.name}": entry.get(f.name, "given")
+        f"host.{f.name}": versioned.get(f.name, "given")
         for f in fields(host) if f.name not in ("why", "front") and getattr(host, f.name) > 0.0
     }  # fmt: skip
     if host.front.request_s > 0.0:
@@ -156,7 +157,7 @@ def link_evidence(name: str, node_link: str, sources: Mapping[str, str]) -> dict
     return _entry(LATENCY_BYTES, "KV caches between the pools", known, ("node_link.",))
 
 
-def _tiers(deployment: Deployment, sources: Mapping[str, str]) -> list[dict[str, Any]]:
+def _tiers(deployment: Deployment, sources: Mapping[str, str]) -> Records:
     """The memories that experts are fetched from, and the predictor, where there are any."""
     store = deployment.parts.get("resident-experts")
     if store is None:
@@ -168,21 +169,16 @@ def _tiers(deployment: Deployment, sources: Mapping[str, str]) -> list[dict[str,
     return out
 
 
-def _acceptance(deployment: Deployment) -> list[dict[str, Any]]:
+def _acceptance(deployment: Deployment) -> Records:
     """How often drafts are accepted, which nothing here computes."""
     speculation = deployment.parts.get("drafts")
     if speculation is None:
         return []
-    return [
-        {
-            "cost_model": "acceptance of drafts", "applies_to": "tokens of a step",
-            "basis": "given", "error": None, "rows": 0, "assumptions": {},
-            "why": given_text(speculation).removeprefix("given: "),
-        }
-    ]  # fmt: skip
+    why = given_text(speculation).removeprefix("given: ")
+    return [entry("acceptance of drafts", "tokens of a step", "given", why=why)]
 
 
-def _maps(deployment: Deployment) -> list[dict[str, Any]]:
+def _maps(deployment: Deployment) -> Records:
     """What maps of experts are made from, where there are any."""
     if deployment.parts.get("expert-copies") is None:
         return []
@@ -193,23 +189,17 @@ def _maps(deployment: Deployment) -> list[dict[str, Any]]:
     return [_entry("maps of experts", "loads of devices", loads, ("expert_placement",))]
 
 
-def _waits(deployment: Deployment) -> list[dict[str, Any]]:
+def _waits(deployment: Deployment) -> Records:
     """What a fitted host lets the devices wait between steps."""
     host = host_of(deployment.system)
     fit = None if host is None else host.fitted
     if fit is None or fit.step_gap_s is None:
         return []
-    gap = fit.step_gap_s
-    return [
-        {
-            "cost_model": "gap between steps", "applies_to": "steps", "basis": "fitted",
-            "error": None, "rows": 1, "assumptions": {},
-            "why": f"a run: {fit.run}; {gap.low * 1e6:.3g} to {gap.high * 1e6:.3g} us",
-        }
-    ]  # fmt: skip
+    why = f"a run: {fit.run}; {fit.step_gap_s.low * 1e6:.3g} to {fit.step_gap_s.high * 1e6:.3g} us"
+    return [entry("gap between steps", "steps", "fitted", why=why, rows=1)]
 
 
-def _power(deployment: Deployment) -> list[dict[str, Any]]:
+def _power(deployment: Deployment) -> Records:
     """Where the energy of a product's work comes from, by its power model."""
     spec = deployment.system.device
     if deployment.device.board.model is None:
@@ -217,16 +207,11 @@ def _power(deployment: Deployment) -> list[dict[str, Any]]:
     known = power_model(spec)
     rules = {"device.power": f"assumed: carried over from {reference_of(spec)} by limit, idle power, process "
              "and memory (docs/power.md)"}  # fmt: skip
-    return [
-        {
-            "cost_model": "power model", "applies_to": "energy per token", "basis": known.basis,
-            "error": known.median_ape, "rows": known.rows,
-            "assumptions": {} if known.basis == "fitted" else rules,
-        }
-    ]  # fmt: skip
+    assumed = {} if known.basis == "fitted" else rules
+    return [entry("power model", "energy per token", known.basis, assumed, error=known.median_ape, rows=known.rows)]
 
 
-def _int4(deployment: Deployment) -> list[dict[str, Any]]:
+def _int4(deployment: Deployment) -> Records:
     """Return the kernels that represent 4-bit integers, which no step names."""
     numerics = deployment.run.numerics
     if "int4" not in map(numerics.weight_format, WEIGHT_GROUPS):
@@ -259,17 +244,19 @@ def used_sources(sources: Mapping[str, str], numerics: Numerics) -> dict[str, st
     }
 
 
+def entry(
+    model: str, applies_to: str, basis: str, assumptions: Mapping[str, str] | None = None, why: str = "", **known: Any
+) -> dict[str, Any]:
+    """Return an entry; of a model without an error of measured rows, unless `known` has it."""
+    said = {"why": why} if why else {}
+    rest: dict[str, Any] = {"error": None, "rows": 0, "assumptions": assumptions or {}}
+    return {"cost_model": model, "applies_to": applies_to, "basis": basis, **rest, **known, **said}
+
+
 def _entry(model: str, applies_to: str, sources: Mapping[str, str], prefixes: tuple[str, ...]) -> dict[str, Any]:
     assumed = {
         key: source
         for key, source in sources.items()
         if key.removeprefix("device.").startswith(prefixes) and source.lower().startswith("assum")
     }
-    return {
-        "cost_model": model,
-        "applies_to": applies_to,
-        "basis": "assumed" if assumed else "spec",
-        "error": None,
-        "rows": 0,
-        "assumptions": assumed,
-    }
+    return entry(model, applies_to, "assumed" if assumed else "spec", assumed)

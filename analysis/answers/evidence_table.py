@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..show.text import show
+from ..show.text import Blocks, Records, Rows, show
 from .ranges import Ranges
 
 KINDS = ("measured", "fitted", "transferred", "derived", "assumed", "spec")
@@ -15,9 +15,7 @@ NAMED = 3
 """Ops out of range that a line names."""
 
 
-def evidence_rows(
-    evidence: Sequence[Mapping[str, Any]], system: str, ranges: Ranges | None = None
-) -> list[dict[str, Any]]:
+def evidence_rows(evidence: Rows, system: str, ranges: Ranges | None = None) -> Records:
     """One row per cost model: for what, in which format, on how many rows, with which error, in range or not."""
     outside: dict[str, float] = {}
     for extrapolated in ranges.outside if ranges else ():
@@ -52,11 +50,11 @@ def _in_range(e: Mapping[str, Any], outside: Mapping[str, float]) -> str | None:
     return f"no: {share:.0%} of the time" if share else "yes"
 
 
-Known = tuple[Sequence[Mapping[str, Any]], str, "Ranges | None"]
+Known = tuple[Rows, str, "Ranges | None"]
 """Evidence, of which system, and what of it is out of range."""
 
 
-def evidence_blocks(known: Sequence[Known], why: bool) -> list[str | Sequence[Mapping[str, Any]]]:
+def evidence_blocks(known: Sequence[Known], why: bool) -> Blocks:
     """Return the evidence of systems: a line for every system, or one table with all of it."""
     if not why:
         return [" ".join([*(evidence_line(*entry) for entry in known), "More: --why."])] if known else []
@@ -64,7 +62,7 @@ def evidence_blocks(known: Sequence[Known], why: bool) -> list[str | Sequence[Ma
     return [rows, *(text for *_, ranges in known if ranges for text in ranges.text())]
 
 
-def evidence_line(evidence: Sequence[Mapping[str, Any]], system: str, ranges: Ranges | None = None) -> str:
+def evidence_line(evidence: Rows, system: str, ranges: Ranges | None = None) -> str:
     """Return the same in one line.
 
     Examples

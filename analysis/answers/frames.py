@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_seed
 from ...workloads.vit_requests import arrivals, check_images, task_sequence
+from ..show.declared import row, text
 from ..show.output import STAMPS
 from ..show.result import Rests, Result
-from ..show.text import seconds, show
+from ..show.text import Blocks, Records, Rows, show
 from .interval import Interval, interval_dict, spoken_range
 from .rests import rests_of
 
@@ -52,49 +53,81 @@ class FrameRun(Result):
 
     def headline(self) -> str:
         """Latency and rate of images, and how busy the engine is."""
-        d = self.to_dict()
-        return (
-            f"An image takes {seconds(d['latency_s']['mean'])} on average (p99 "
-            f"{seconds(d['latency_s']['p99'])}) at {show(d['images_per_s'])} images/s; the engine is "
-            f"busy {d['busy']:.0%} of the time."
-        )
+        return text(self, "headline")
 
-    def to_dict(self) -> dict[str, Any]:
-        f, n = self.served, len(self.served.task)
-        hits, misses = (sum(getattr(run, x) for run in f.runs) for x in ("hits", "misses"))
+    @property
+    def images(self) -> int:
+        return len(self.served.task)
+
+    @property
+    def task_switches(self) -> int:
+        return int(np.count_nonzero(np.diff(self.served.task)))
+
+    @property
+    def latency(self) -> dict[str, float]:
+        """Of an image [s]."""
+        latency_s = self.served.latency_s
+        return {n: float(latency_s.mean() if q is None else np.quantile(latency_s, q)) for n, q in QUANTILES.items()}
+
+    @property
+    def service_s(self) -> float:
+        """Time of the engine for an image."""
+        return self.served.cycles / self.served.clock_Hz / self.images
+
+    @property
+    def images_per_s(self) -> float:
+        return self.images / self.served.makespan_s
+
+    def intervals(self) -> dict[str, Any]:
+        """Of the times of an image."""
         return {
-            "model": self.deployment.model.name,
-            "system": self.system,
-            "schedule": self.schedule,
-            "workload": self.workload,
-            "images": n,
-            "task_switches": int(np.count_nonzero(np.diff(f.task))),
-            "latency_s": {
-                name: float(f.latency_s.mean() if q is None else np.quantile(f.latency_s, q))
-                for name, q in QUANTILES.items()
-            },
-            "service_s": f.cycles / f.clock_Hz / n,
-            "images_per_s": n / f.makespan_s,
-            "intervals": {
-                "service_s": interval_dict(f.cycles / f.clock_Hz / n, FRAME),
-                "latency_s_mean": interval_dict(float(f.latency_s.mean()), FRAME),
-            },
-            "makespan_s": f.makespan_s,
-            "busy": f.cycles / f.clock_Hz / f.makespan_s,
-            "joules": f.joules,
-            "joules_per_image": f.joules / n,
-            "memory_bytes_per_image": sum(run.memory_bytes for run in f.runs) / n,
-            "on_chip_bytes": on_chip_bytes(self.deployment, self.schedule),
-            "cache_hits": hits,
-            "cache_misses": misses,
-            "cache_hit_rate": hits / (hits + misses) if hits + misses else None,
-            "longest_queue": max(run.longest_queue for run in f.runs),
-            "shortest_queue": min(run.shortest_queue for run in f.runs),
-            "units": self.units(),
-            "warnings": list(self.deployment.warnings),
+            "service_s": interval_dict(self.service_s, FRAME),
+            "latency_s_mean": interval_dict(self.latency["mean"], FRAME),
         }
 
-    def units(self) -> list[dict[str, Any]]:
+    @property
+    def busy(self) -> float:
+        """Share of the time that the engine works."""
+        return self.served.cycles / self.served.clock_Hz / self.served.makespan_s
+
+    @property
+    def joules_per_image(self) -> float:
+        return self.served.joules / self.images
+
+    @property
+    def memory_bytes_per_image(self) -> float:
+        return self.total("memory_bytes") / self.images
+
+    def total(self, name: str) -> Any:
+        """A count of all images."""
+        return sum(getattr(run, name) for run in self.served.runs)
+
+    @property
+    def on_chip_bytes(self) -> float:
+        return on_chip_bytes(self.deployment, self.schedule)
+
+    @property
+    def cache_hits(self) -> int:
+        return int(self.total("hits"))
+
+    @property
+    def cache_misses(self) -> int:
+        return int(self.total("misses"))
+
+    @property
+    def longest_queue(self) -> float:
+        return max(run.longest_queue for run in self.served.runs)
+
+    @property
+    def shortest_queue(self) -> float:
+        return min(run.shortest_queue for run in self.served.runs)
+
+    @property
+    def cache_hit_rate(self) -> float | None:
+        reads = self.cache_hits + self.cache_misses
+        return self.cache_hits / reads if reads else None
+
+    def units(self) -> Records:
         """Cycles of an average image by part of the model and unit; stalls are separate."""
         total: dict[tuple[str, str], list[float]] = {}
         for run in self.served.runs:
@@ -124,39 +157,26 @@ class FrameRun(Result):
             "cache_misses": np.array([run.misses for run in f.runs]),
         }
 
-    def records(self) -> Sequence[Mapping[str, Any]]:
+    def records(self) -> Rows:
         table = self.columns()
         return [{k: v[i].item() for k, v in table.items()} for i in range(len(table["image"]))]
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
-        d = self.to_dict()
-        hit = d["cache_hit_rate"]
-        return [
-            {"what": what, "value": value}
-            for what, value in {
-                "latency, mean": seconds(d["latency_s"]["mean"]),
-                "latency, p99": seconds(d["latency_s"]["p99"]),
-                "engine time of an image": seconds(d["service_s"]),
-                "images per second": show(d["images_per_s"]),
-                "engine busy": f"{d['busy']:.1%}",
-                "energy of an image": f"{show(d['joules_per_image'])} J",
-                "external memory traffic of an image": f"{d['memory_bytes_per_image'] / 1e6:,.1f} MB",
-                "on-chip memory needed": f"{d['on_chip_bytes'] / 2**20:.2f} MiB",
-                "expert cache hits": "-" if hit is None else f"{hit:.1%}",
-                "queues, longest and shortest": f"{d['longest_queue']:.0f}, {d['shortest_queue']:.0f} tokens",
-                "task switches": show(d["task_switches"]),
-            }.items()
-        ]
+    def rows(self) -> Rows:
+        return [{"what": what, "value": value} for what, value in row(self).items()]
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+    def blocks(self) -> Blocks:
         units = [
             {"part": u["part"], "unit": u["unit"], "busy cycles": show(round(u["busy_cycles"])),
              "stalled": show(round(u["stalled_cycles"])), "MAC/cycle": show(u["macs_per_cycle"]),
              "share": f"{u['share']:.1%}"}
             for u in self.units() if u["share"] > 0
         ]  # fmt: skip
-        what = f"{self.deployment.model.name} on {self.system}, {self.schedule}: {self.workload}"
-        return [what, self.rows(), f"{spoken_range(FRAME)}, from published values, not from runs.", units]
+        return [
+            text(self, "heading"),
+            self.rows(),
+            f"{spoken_range(FRAME)}, from published values, not from runs.",
+            units,
+        ]
 
 
 def frames(

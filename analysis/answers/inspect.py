@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ from typing import Any
 from ...workloads.catalog import load_model
 from ...workloads.layers import Attention, ExpertAttention, LatentAttention, Reads, State, is_routed
 from ...workloads.model import ModelSpec
+from ..show.declared import declared, filled, record, row
 from ..show.result import Result
-from ..show.text import show
+from ..show.text import Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,88 +25,80 @@ class Inspection(Result):
     model: ModelSpec
 
     def to_dict(self) -> dict[str, Any]:
-        spec = self.model
-        experts = [la.ffn.routed for la in spec.layers if is_routed(la.ffn) and not la.ffn.routed.by_request]
-        return {
-            "model": spec.name,
-            "architecture": spec.architecture,
-            "total_params": spec.total_params,
-            "active_params": spec.active_params,
-            "weight_bytes": spec.weight_bytes,
-            "kv_bytes_per_token": kv_bytes(spec),
-            "kv_window": list(spec.kv_window),
-            "state_bytes_per_sequence": spec.state_bytes_per_sequence,
-            "layers": len(spec.layers),
-            "moe_layers": spec.moe_layers,
-            "experts": _most_common([e.experts for e in experts]),
-            "top_k": _most_common([e.top_k for e in experts]),
-            "attention": attention_kind(spec),
-            "hidden": spec.hidden,
-            "vocab": spec.vocab,
-            "max_position": spec.max_position,
-            "dtype": spec.numerics.default,
-            "weight_formats": dict(spec.numerics.weights),
-            "weight_bytes_by_format": spec.stored_bytes,
-            "kv_dtype": spec.numerics.kv,
-            "source": spec.source,
-            **({"notes": list(spec.notes)} if spec.notes else {}),
-            **self._tower(),
-        }
+        notes = {"notes": list(self.model.notes)} if self.model.notes else {}
+        return {**record(self), **notes, **self._tower()}
+
+    @property
+    def kv_bytes(self) -> int:
+        return kv_bytes(self.model)
+
+    def most(self, what: str) -> int | None:
+        """The most common count of the routed experts."""
+        layers = self.model.layers
+        kinds = [la.ffn.routed for la in layers if is_routed(la.ffn) and not la.ffn.routed.by_request]
+        return Counter(getattr(kind, what) for kind in kinds).most_common(1)[0][0] if kinds else None
+
+    @property
+    def experts(self) -> int | None:
+        return self.most("experts")
+
+    @property
+    def top_k(self) -> int | None:
+        return self.most("top_k")
+
+    @property
+    def attention(self) -> str:
+        return attention_kind(self.model)
+
+    def formats(self) -> dict[str, str]:
+        """Of the weight groups that differ from the default."""
+        return dict(self.model.numerics.weights)
+
+    @property
+    def state(self) -> int:
+        """Of one sequence [B]."""
+        return int(self.model.state_bytes_per_sequence)
+
+    @property
+    def active(self) -> str:
+        """Parameters of one token, and their share."""
+        active, total = self.model.active_params, self.model.total_params
+        return f"{active:,} ({active / total:.1%})" if total else f"{active:,}"
+
+    @property
+    def routed(self) -> str:
+        """Experts, for people."""
+        if not self.experts:
+            return "none"
+        return f"{self.experts:,}, {self.top_k} a token, in {self.model.moe_layers} layers"
 
     def remarks(self) -> Sequence[str]:
         return self.model.notes
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
-        spec, data = self.model, self.to_dict()
-        active = f"{data['active_params']:,}"
-        if spec.total_params:
-            active += f" ({data['active_params'] / spec.total_params:.1%})"
-        experts = "none"
-        if data["experts"]:
-            experts = f"{data['experts']:,}, {data['top_k']} a token, in {spec.moe_layers} layers"
-        return [
-            {"what": what, "value": value}
-            for what, value in {
-                "model": f"{spec.name} ({spec.architecture})",
-                "parameters": f"{spec.total_params:,}",
-                "active for one token": active,
-                "weights": f"{spec.weight_bytes / 2**30:,.2f} GiB ({self._formats()})",
-                **self._stored(),
-                "layers": f"{len(spec.layers)}, {spec.hidden:,} wide",
-                "experts": experts,
-                "attention": f"{data['attention']}; {self._windows()}",
-                "KV cache of one token": self._cache(),
-                "state of one sequence": f"{int(spec.state_bytes_per_sequence):,} B",
-                "vocabulary": f"{spec.vocab:,}",
-                "positions": show(spec.max_position),
-                **self._vision(),
-                "source": spec.source,
-            }.items()
-        ]
+    def rows(self) -> Rows:
+        tower = self._tower()
+        vision = {"image tower": filled(tower, declared(self, "tower"))} if tower else {}
+        cells = {
+            **row(self, "first"), **self._stored(), **row(self, "middle"), **vision, "source": self.model.source,
+        }  # fmt: skip
+        return [{"what": what, "value": value} for what, value in cells.items()]
 
-    def records(self) -> Sequence[Mapping[str, Any]]:
+    def records(self) -> Rows:
         return [self.to_dict()]
 
-    def _formats(self) -> str:
+    def written(self) -> str:
+        """Formats of the weights, for people."""
         numerics = self.model.numerics
         others = "".join(f", {group} {name}" for group, name in numerics.weights)
         return f"{numerics.default}{others}"
 
-    def _cache(self) -> str:
+    def cache(self) -> str:
         """Bytes of a token in 16 bit, and as the checkpoint has them kept."""
         spec = self.model
         plain = f"{kv_bytes(spec):,} B{_in_bits(spec)}"
         if kv_bytes(spec) == round(spec.kv_bytes_per_token):
             return plain
         return f"{plain}, {spec.kv_bytes_per_token:,.0f} B in {spec.numerics.kv} as the file asks"
-
-    def _vision(self) -> dict[str, str]:
-        """The image tower as a row."""
-        tower = self._tower()
-        if not tower:
-            return {}
-        text = f"{tower['vision_params']:,} parameters beside those, {tower['vision_bytes'] / 2**30:,.2f} GiB; "
-        return {"image tower": text + f"{tower['tokens_per_1080p_image']:,} tokens for 1920 x 1080 pixels"}
 
     def _tower(self) -> dict[str, Any]:
         """The image tower, where the file has one: it is not among the other counts."""
@@ -125,7 +118,7 @@ class Inspection(Result):
             for group, formats in self.model.stored_bytes.items()
         }
 
-    def _windows(self) -> str:
+    def windows(self) -> str:
         """Layers by how far they look back."""
         states = Counter(tuple(_looks(layer.mixer.state())) or ("all",) for layer in self.model.layers)
         if set(states) == {("all",)}:
@@ -171,10 +164,6 @@ def _in_bits(spec: ModelSpec) -> str:
     """Of which format the bytes of a token are."""
     has_scale = any(k.scale_bytes for la in spec.layers for p in la.parts for k in p.state().keeps)
     return f" in {spec.numerics.kv}" if has_scale else " in 16 bit"
-
-
-def _most_common(values: list[int]) -> int | None:
-    return Counter(values).most_common(1)[0][0] if values else None
 
 
 def attention_kind(spec: ModelSpec) -> str:

@@ -19,8 +19,10 @@ from ...workloads.errors import InputError
 from ...workloads.kernel_schemas import DTYPES, SCHEMAS
 from ...workloads.model import ModelSpec
 from ...workloads.ops import Op
+from ..show.declared import text
 from ..show.output import OutputFolder
 from ..show.result import Result
+from ..show.text import Blocks, Rows
 from .step import step_of
 
 if TYPE_CHECKING:
@@ -53,23 +55,15 @@ class KernelShapes(Result):
     tables: Mapping[str, Sequence[Row]]
     left_out: tuple[str, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        d = self.deployment
-        return {"model": d.model.name, "system": d.system.name, "tables": dict(self.tables),
-                "left_out": list(self.left_out)}  # fmt: skip
-
-    def rows(self) -> Sequence[Mapping[str, Any]]:
+    def rows(self) -> Rows:
         return [
             {"table": f"{family}.csv", "rows": len(rows),
              "dtypes": " ".join(dict.fromkeys(row["dtype"] for row in rows))}
             for family, rows in self.tables.items()
         ]  # fmt: skip
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
-        d = self.deployment
-        out: list[str | Sequence[Mapping[str, Any]]] = [
-            f"{d.model.name} on {d.system.name}: kernels of one device, to be measured", self.rows()
-        ]  # fmt: skip
+    def blocks(self) -> Blocks:
+        out: Blocks = [text(self, "heading"), self.rows()]
         if self.left_out:
             out.append(f"without a table of one device: {', '.join(self.left_out)}")
         return [*out, "opbyte kernels measure-torch prints a script that fills measured_s on a GPU"]

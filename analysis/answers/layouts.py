@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 from ...devices.catalog import list_devices
 from ...devices.dram.catalog import load_memory
@@ -26,9 +25,10 @@ from ...workloads.model import ModelSpec
 from ...workloads.ops import Access
 from ...workloads.requests.options import check_count
 from ..parallel.study import Study
+from ..show.declared import record, row, text
 from ..show.output import OutputFolder
 from ..show.result import Rests, Result
-from ..show.text import seconds
+from ..show.text import Blocks, Rows
 from .rests import rests_of
 from .step import MAX_BATCH
 
@@ -64,15 +64,6 @@ class RankedLayout:
     tokens_per_s: float
     gets: Mapping[str, float]
 
-    def plain(self) -> dict[str, Any]:
-        """As plain data."""
-        layout = self.layout
-        return {
-            "mapping": layout.mapping, "interleave_bytes": layout.interleave_bytes,
-            "kv_block_tokens": layout.kv_block_tokens, "kv_pieces": layout.kv_pieces,
-            "step_s": self.step_s, "tokens_per_s": self.tokens_per_s, "gets": dict(self.gets),
-        }  # fmt: skip
-
 
 @dataclass(frozen=True, slots=True)
 class Layouts(Result):
@@ -107,38 +98,20 @@ class Layouts(Result):
         """What the best layout brings over the device's own; 0 where that is as good."""
         return self.ranked[0].tokens_per_s / self.usual.tokens_per_s - 1.0
 
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "model": self.model, "system": self.system.name, "batch": self.batch,
-            "context": self.context, "memory": self.usual.layout.standard, "tried": self.tried,
-            "gain": self.gain, "usual": self.usual.plain(), "layouts": self.records(),
-        }  # fmt: skip
+    def records(self) -> Rows:
+        return [record(row) for row in self.ranked]
 
-    def records(self) -> Sequence[Mapping[str, Any]]:
-        return [row.plain() for row in self.ranked]
-
-    def rows(self) -> Sequence[Mapping[str, Any]]:
+    def rows(self) -> Rows:
         return [
-            {
-                "mapping": row.layout.mapping,
-                "interleaved": f"{row.layout.interleave_bytes:,} B",
-                "block": row.layout.kv_block_tokens,
-                "pieces": row.layout.kv_pieces,
-                **{kind: f"{share:.1%}" for kind, share in row.gets.items()},
-                "step": seconds(row.step_s),
-                "tokens/s": f"{row.tokens_per_s:,.0f}",
-                "gain": f"{row.tokens_per_s / self.usual.tokens_per_s - 1.0:+.1%}",
-            }
-            for row in (*self.ranked, self.usual)
+            row(one, "first")
+            | {kind: f"{share:.1%}" for kind, share in one.gets.items()}
+            | row(one, "last")
+            | {"gain": f"{one.tokens_per_s / self.usual.tokens_per_s - 1.0:+.1%}"}
+            for one in (*self.ranked, self.usual)
         ]
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
-        what = f"{self.model} on {self.system.name}, {self.usual.layout.standard}"
-        worth = (
-            f"{self.batch:,} decodes at context {self.context:,}; the best of {self.tried} layouts is "
-            f"worth {self.gain:+.1%} over the device's own (last line)"
-        )
-        return [f"{what}: {worth}", self.rows()]
+    def blocks(self) -> Blocks:
+        return [text(self, "heading"), self.rows()]
 
     def write(self, folder: OutputFolder) -> None:
         """Also write a device of the catalog with the best layout."""

@@ -5,8 +5,7 @@ A separate module, because it needs no compiled code.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from ...devices.dram.model import DerivedRoofline, derives
 from ...simulator.deploy.deployment import Deployment
@@ -14,6 +13,7 @@ from ...simulator.deploy.placement import processors_of
 from ...simulator.step.sections import placed_ops
 from ...workloads.batch import Batch
 from ...workloads.ops import Op
+from ..show.text import Blocks, Records, Rows
 
 USUAL = (Batch.of([100] * 64), Batch.of([100], [(100, 0)]))
 """Decode-only steps, and a prompt with a decode."""
@@ -30,7 +30,7 @@ def by_place(
     return out
 
 
-def dram_rows(deployment: Deployment) -> list[dict[str, Any]]:
+def dram_rows(deployment: Deployment) -> Records:
     """What each processor's ops get of a simulated DRAM; nothing where none is.
 
     Returns
@@ -51,7 +51,7 @@ def dram_rows(deployment: Deployment) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def dram_blocks(rows: Sequence[Mapping[str, Any]]) -> list[str | Sequence[Mapping[str, Any]]]:
+def dram_blocks(rows: Rows) -> Blocks:
     """The same for people: a sentence and a table, or nothing."""
     if not rows:
         return []

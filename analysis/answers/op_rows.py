@@ -66,20 +66,10 @@ def _row(key: tuple[str, str, str, str], placed: list[PlacedOp], clock: float) -
         return sum(v * p.count for v, p in zip(values, placed, strict=True)) / count
 
     flops = mean([p.op.flops for p in placed])
-    link = layer == "communication"
-    size = 0.0 if link else mean([p.op.bytes for p in placed])
+    size = 0.0 if layer == "communication" else mean([p.op.bytes for p in placed])
     slowest = max(placed, key=lambda p: p.cost.seconds * p.count)
     return OpRow(
-        name=name,
-        layer=layer,
-        kind=kind,
-        count=count,
-        flops=flops,
-        bytes=size,
-        op_per_byte=flops / size if size else None,
-        processor=processor,
-        seconds=mean([p.cost.seconds for p in placed]),
-        bound=slowest.cost.bound,
-        joules=clock * mean([p.cost.total_joules for p in placed]),
-        dtype=slowest.op.dtype,
-    )
+        name, layer, kind, count, flops, size, flops / size if size else None, processor,
+        mean([p.cost.seconds for p in placed]), slowest.cost.bound,
+        clock * mean([p.cost.total_joules for p in placed]), slowest.op.dtype,
+    )  # fmt: skip

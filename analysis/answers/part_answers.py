@@ -10,12 +10,12 @@ from ...simulator.quantity import Figures, Quantity
 from ...simulator.registry import PARTS
 from ...simulator.serving.metrics import Quantiles
 from ...simulator.step.explicit import StageCost
-from ..show.text import seconds, show
+from ..show.text import Rows, seconds, show
 
 if TYPE_CHECKING:
     from ...simulator.serving.record import Run
 
-TextOrRows = str | Sequence[Mapping[str, Any]]
+TextOrRows = str | Rows
 UNITS = {"B": (2.0**30, "GiB"), "B/s": (1e9, "GB/s")}
 MOST_ROWS = 16
 """Rows of a part's table for people; JSON has all."""

@@ -26,10 +26,12 @@ from ...workloads.batch import Batch
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count
+from ..show.declared import record, text
+from ..show.declared import row as declared_row
 from ..show.output import STAMPS
 from ..show.result import Drawing, Result
-from ..show.text import seconds, show
-from .evidence import evidence
+from ..show.text import Blocks, Records, Rows, seconds
+from .evidence import entry, evidence
 from .step import MAX_BATCH, stage_of
 from .usual import kernels_as_usual
 
@@ -86,6 +88,11 @@ class Placed:
         copies = f", {self.redundant} copies" if self.redundant else ""
         return f"{self.policy}{copies}"
 
+    @property
+    def leaves_node(self) -> float | None:
+        """Share of tokens that leave their node."""
+        return out_share(self.deployment)
+
     def saved_s(self, before: Placed) -> float:
         """Of a step [s]."""
         return before.step_s - self.step_s
@@ -116,51 +123,29 @@ class Placement(Result):
         """The one asked for; of several the one of the quickest step, the first of equal ones."""
         return min(self.found, key=lambda placed: placed.step_s)
 
-    def to_dict(self) -> dict[str, Any]:
-        d, placing = self.before.deployment, self.after.deployment.parts.get("expert-copies")
-        assert placing is not None
-        return {
-            "model": d.model.name,
-            "system": d.system.name,
-            "routing": d.experts[0].router.name,
-            "batch": self.batch,
-            "context": self.context,
-            "prefill": self.prefill,
-            "tp": d.layout.tp,
-            "dp": d.layout.dp,
-            "ep": d.layout.ep,
-            "dispatch": placing.dispatch,
-            "period": self.period,
-            "chosen": self.after.name,
-            "placements": self.records(),
-            "layers": self.layers(),
-            "evidence": [*evidence(self.after.deployment, self.sources), MOVING],
-        }
+    @property
+    def routing(self) -> str:
+        return self.before.deployment.experts[0].router.name
 
-    def records(self) -> Sequence[Mapping[str, Any]]:
+    @property
+    def dispatch(self) -> str:
+        """Copies that a token may go to."""
+        return str(self.after.deployment.parts["expert-copies"].dispatch)
+
+    def evidence(self) -> Records:
+        """Of the placement that is chosen, and of moving to it."""
+        return [*evidence(self.after.deployment, self.sources), MOVING]
+
+    def records(self) -> Rows:
         return [self._record(placed) for placed in (self.before, *self.found)]
 
     def _record(self, placed: Placed) -> dict[str, Any]:
-        d = placed.deployment
-        row = {
-            "placement": placed.name,
-            "redundant_experts": placed.redundant,
-            "max_over_mean": placed.long_run,
-            "max_over_mean_of_a_step": placed.drawn,
-            "copies_bytes": placed.copy_bytes,
-            "weights_bytes": placed.weights_bytes,
-            "sent_share": d.layout.sent,
-            "leaves_node_share": out_share(d),
-            "step_s": placed.step_s,
-            "moved_bytes": placed.moved_bytes,
-            "moving_s": placed.moving_s,
-            "pays_after_steps": placed.pays_after(self.before),
-        }
+        row = record(placed) | {"pays_after_steps": placed.pays_after(self.before)}
         if self.period is not None:
             row["step_with_moving_s"] = placed.step_s + placed.moving_s / self.period
         return row
 
-    def layers(self) -> list[dict[str, Any]]:
+    def layers(self) -> Records:
         """Load of every device over the mean in every MoE layer, before and after."""
         pairs = zip(spreading(self.before.deployment), spreading(self.after.deployment), strict=True)
         return [
@@ -179,47 +164,39 @@ class Placement(Result):
                 out += [{"layer": layer, "expert": e, "device": device} for e in experts]
         return out
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
+    def rows(self) -> Rows:
         return [self._row(placed) for placed in (self.before, *self.found)]
 
     def _row(self, placed: Placed) -> dict[str, Any]:
-        weights = placed.weights_bytes
-        pays = None if placed is self.before else placed.pays_after(self.before)
+        weights, pays = placed.weights_bytes, placed.pays_after(self.before)
         row = {
-            "placement": f"{placed.name} *" if placed is self.after else placed.name,
-            "max/mean, long run": f"{placed.long_run:.2f}",
-            "in a step": f"{placed.drawn:.2f}",
-            "copies (GiB)": f"{placed.copy_bytes / 2**30:.2f}",
+            "placement": f"{placed.name} *" if placed is self.after else placed.name, **declared_row(placed),
             "weights (GiB)": "no room" if weights is None else f"{weights / 2**30:.1f}",
-            "sent": f"{placed.deployment.layout.sent:.0%}",
-            "step": seconds(placed.step_s),
+            "sent": f"{placed.deployment.layout.sent:.0%}", "step": seconds(placed.step_s),
             "moving": seconds(placed.moving_s) if placed.moved_bytes else "-",
             "pays after": "-" if placed is self.before else "never" if pays is None else f"{pays:,} steps",
-        }
+        }  # fmt: skip
         if self.period is not None:
             row[f"step, moved every {self.period:,}"] = seconds(placed.step_s + placed.moving_s / self.period)
         return row
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
-        d, after = self.before.deployment, self.after
-        work = f"{self.batch:,} decodes at context {self.context:,}"
-        if self.prefill:
-            work += f" and one prompt of {self.prefill:,} tokens"
-        ratio = after.step_s / self.before.step_s
-        copies = after.copy_bytes / 2**30
-        placing = after.deployment.parts["expert-copies"]
-        heading = (
-            f"{d.model.name} on {d.system.name}: {work}; tp {d.layout.tp}, dp {d.layout.dp}, "
-            f"ep {d.layout.ep}, dispatch {placing.dispatch}, routing "
-            f"{d.experts[0].router.name}"
-        )
-        gain = (
-            f"{after.name}: the most loaded device has {after.long_run:.2f} times the mean instead "
-            f"of {self.before.long_run:.2f}, for {show(copies)} GiB of copies on a device; a step "
-            f"takes {seconds(after.step_s)} instead of {seconds(self.before.step_s)} "
-            f"({ratio:.3f} of it)."
-        )
-        return [heading, gain, self.rows(), NOTES]
+    @property
+    def work(self) -> str:
+        """The step, for people."""
+        prompt = f" and one prompt of {self.prefill:,} tokens" if self.prefill else ""
+        return f"{self.batch:,} decodes at context {self.context:,}{prompt}"
+
+    @property
+    def ratio(self) -> float:
+        return self.after.step_s / self.before.step_s
+
+    @property
+    def copies(self) -> float:
+        """Of a device [GiB]."""
+        return self.after.copy_bytes / 2**30
+
+    def blocks(self) -> Blocks:
+        return [text(self, "heading"), text(self, "gain"), self.rows(), NOTES]
 
     def drawings(self) -> Sequence[Drawing]:
         import pandas as pd
@@ -232,13 +209,10 @@ class Placement(Result):
         return [Drawing(device_loads(pd.DataFrame(self.layers()), title), text)]
 
 
-MOVING = {
-    "cost_model": "latency + bytes/bandwidth", "applies_to": "moving experts", "basis": "assumed",
-    "error": None, "rows": 0,
-    "assumptions": {
-        "moving": "assumed: a device gets experts at the rate of its link, with nothing else on it"
-    },
-}  # fmt: skip
+MOVING = entry(
+    "latency + bytes/bandwidth", "moving experts", "assumed",
+    {"moving": "assumed: a device gets experts at the rate of its link, with nothing else on it"},
+)  # fmt: skip
 
 
 def placement(

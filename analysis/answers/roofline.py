@@ -24,7 +24,7 @@ from ...workloads.model import ModelSpec
 from ...workloads.tower import read_size
 from ..show.output import OutputFolder
 from ..show.result import Drawing, Result
-from ..show.text import seconds, show, si
+from ..show.text import Blocks, Records, Rows, seconds, show, si
 from ..show.timeline import write_bars, write_streams
 from .error_factors import Conditions, engine_named
 from .interval import Interval, interval_dict, spoken, step_interval
@@ -126,10 +126,10 @@ class Roofline(Result):
             }  # fmt: skip
         return {"step_seconds": interval_dict(self.step_seconds, sure), **drafted}
 
-    def records(self) -> Sequence[Mapping[str, Any]]:
+    def records(self) -> Rows:
         return [op.to_dict() for op in self.ops]
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
+    def rows(self) -> Rows:
         return [
             {
                 "op": op.name,
@@ -145,7 +145,7 @@ class Roofline(Result):
             for op in sorted(self.ops, key=lambda op: -op.seconds * op.count)
         ]
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+    def blocks(self) -> Blocks:
         d = self.deployment
         stage = f"{self.batch:,} decodes at context {self.context:,}"
         if self.prefill:
@@ -241,7 +241,7 @@ class Roofline(Result):
     def _formats(self) -> dict[str, list[str]]:
         return formats((op.processor, op.dtype) for op in self.ops if op.flops > 0 and op.bytes)
 
-    def _roofs(self) -> list[dict[str, Any]]:
+    def _roofs(self) -> Records:
         d = self.deployment
         return roofs(processors_of(d.device), self._formats(), self._default)
 

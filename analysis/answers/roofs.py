@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from ...devices.device import Processor
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.step.explicit import explicit_stage
 from ...workloads.batch import Batch
 from ...workloads.numerics import BITS
+from ..show.text import Records, Rows
 from .summary import roof_of
 
 
@@ -39,7 +39,7 @@ def roof_name(processor: str, dtype: str, used: Mapping[str, Sequence[str]]) -> 
     return processor if len(used.get(processor, ())) < 2 else f"{processor}, {dtype}"
 
 
-def roofs(processors: Sequence[Processor], used: Mapping[str, Sequence[str]], default: str) -> list[dict[str, Any]]:
+def roofs(processors: Sequence[Processor], used: Mapping[str, Sequence[str]], default: str) -> Records:
     """Roofs of every processor in the formats used on it, as `plots.roofline` takes them.
 
     Parameters
@@ -59,7 +59,7 @@ def roofs(processors: Sequence[Processor], used: Mapping[str, Sequence[str]], de
     return rows
 
 
-def roof_rows(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def roof_rows(table: Rows) -> Records:
     """Roofs for people: nominal peak and bandwidth, what is attained, and where they meet."""
     return [
         {

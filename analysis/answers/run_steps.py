@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...simulator.parts.overlap.chunked import timelines_of
 from ...simulator.serving.record import Run
 from ...simulator.serving.steps import RunStep
 from ...workloads.batch import PREFILL
 from ...workloads.errors import InputError
-from ..show.text import seconds
+from ..show.text import Blocks, Records, seconds
 from .step_timeline import Bar, bars_of
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Steps:
         first = self.steps[0].number
         return f"<Steps: {len(self.steps)} from step {first} on; see .records(), .span_frame()>"
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> Records:
         """Steps as plain data."""
         return [
             {
@@ -93,7 +93,7 @@ class Steps:
             for s in self.steps
         ]  # fmt: skip
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+    def blocks(self) -> Blocks:
         """The first of the steps, for people."""
         rows = [
             {

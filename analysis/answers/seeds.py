@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -13,7 +13,7 @@ from ...simulator.serving.progress import Progress
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count
-from ..show.text import seconds, show
+from ..show.text import Blocks, Rows, seconds, show
 from .evidence_table import evidence_line
 from .several import Several
 from .simulate import simulate
@@ -58,7 +58,7 @@ class Seeds(Several):
             f"token {seconds(data['tpot_s']['p50'])} (medians)."
         )
 
-    def records(self) -> Sequence[Mapping[str, Any]]:
+    def records(self) -> Rows:
         tables = [flat(r.run) for r in self.runs]
         return [
             {"metric": name, "mean": mean, "ci95": half}
@@ -66,12 +66,12 @@ class Seeds(Several):
             for mean, half in [mean_ci95([t[name] for t in tables])]
         ]
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+    def blocks(self) -> Blocks:
         first = self.runs[0]
         seeds = f"{len(self.runs)} seeds from {first.run.seed} on"
         return [f"{heading(first.run)}; {seeds}", self.rows(), evidence_line(*first.rests_on())]
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
+    def rows(self) -> Rows:
         data = self.to_dict()
         out = [
             {"metric": key, "mean": show(data[key]), "95 % interval": f"+- {show(half)}"}

@@ -22,7 +22,7 @@ from ...simulator.serving.usual import typical
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ..show.result import Drawing, Result
-from ..show.text import seconds, show
+from ..show.text import Blocks, Records, Rows, seconds, show
 from .apart import apart_evidence
 from .autoscale import replicas_drawn, start_up_evidence
 from .carbon import carbon_of, carbon_text
@@ -31,7 +31,7 @@ from .error_factors import engine_of_scenario
 from .evidence import link_evidence
 from .evidence_table import Known, evidence_blocks
 from .groups import play_groups
-from .interval import interval_dict, power_interval, spoken
+from .interval import Interval, interval_dict, power_interval, spoken
 from .part_answers import blocks_of, columns_of, entries_after, text_of
 from .price import check_prices, costs_of
 from .quantities import COUNTS, LENGTHS, RATES, STATE
@@ -91,7 +91,7 @@ class Simulation(Result):
     """
 
     run: Run
-    evidence: list[dict[str, Any]]
+    evidence: Records
     warnings: tuple[str, ...]
     sources: Mapping[str, str]
     scenario: Scenario
@@ -135,17 +135,17 @@ class Simulation(Result):
     def timing(self) -> dict[str, Any]:
         return {"wall_s": self.run.wall_s}
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
+    def rows(self) -> Rows:
         latencies = latency_rows(self.run)
         return [
             *({"metric": label, "value": text_of(x, unit)} for label, x, unit in figures(self.run)),
             *({"metric": f"{row['latency']}, {q}", "value": row[q]} for row in latencies for q in QUANTILES),
         ]
 
-    def records(self) -> Sequence[Mapping[str, Any]]:
+    def records(self) -> Rows:
         return [{"metric": name, "value": value} for name, value in (flat(self.run) | columns_of(self.run)).items()]
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+    def blocks(self) -> Blocks:
         return [
             heading(self.run), figure_rows(self.run), window_text(self.run.window),
             *carbon_text(self.run, self.scenario.grid_gCO2_per_kWh),
@@ -183,13 +183,8 @@ class Simulation(Result):
         intervals = self.intervals
         if intervals is None:
             return "No interval: too small a part of the time is based on measurements."
-        parts = {
-            "throughput": intervals.throughput,
-            "TPOT": intervals.tpot,
-            "TTFT": intervals.ttft,
-            "cost of a token": intervals.cost,
-        }
-        text = ", ".join(f"{name} {spoken(interval)}" for name, interval in parts.items())
+        parts = {"throughput": "throughput", "TPOT": "tpot", "TTFT": "ttft", "cost of a token": "cost"}
+        text = ", ".join(f"{name} {spoken(getattr(intervals, of))}" for name, of in parts.items())
         wide = f" Wide because: {', '.join(intervals.reasons)}." if intervals.reasons else ""
         return f"{intervals.step.level:.0%} intervals from the errors of the kernels and of measured deployments: {text}.{wide}"
 
@@ -200,22 +195,20 @@ class Simulation(Result):
             return None
         price = costs_of(r, self.scenario, r.output_tokens_per_s)["usd_per_million_tokens"]
         power = power_interval(r.deployment)
-        return {
-            "step_factor": interval_dict(1.0, intervals.step),
-            "output_tokens_per_s": interval_dict(r.output_tokens_per_s, intervals.throughput),
-            "usd_per_million_tokens": interval_dict(price, intervals.cost),
-            "tpot_s_mean": interval_dict(r.tpot_s.mean, intervals.tpot),
-            "ttft_s_mean": interval_dict(r.ttft_s.mean, intervals.ttft),
-            "e2e_s_mean": interval_dict(r.e2e_s.mean, intervals.e2e),
-            "tpot_s_p50": interval_dict(r.tpot_s.p50, intervals.tpot),
-            "ttft_s_p50": interval_dict(r.ttft_s.p50, intervals.ttft),
-            "e2e_s_p50": interval_dict(r.e2e_s.p50, intervals.e2e),
-            "watts_per_device": interval_dict(r.watts_per_device, power),
-            "joules_per_token": interval_dict(r.joules_per_token, intervals.joules(power)),
-            "wide_because": list(intervals.reasons),
-        }
+        served: dict[str, tuple[float | None, Interval | None]] = {
+            "step_factor": (1.0, intervals.step), "output_tokens_per_s": (r.output_tokens_per_s, intervals.throughput),
+            "usd_per_million_tokens": (price, intervals.cost),
+        }  # fmt: skip
+        for quantile in ("mean", "p50"):
+            for what in ("tpot", "ttft", "e2e"):
+                value = getattr(getattr(r, f"{what}_s"), quantile)
+                served[f"{what}_s_{quantile}"] = (value, getattr(intervals, what))
+        served["watts_per_device"] = (r.watts_per_device, power)
+        served["joules_per_token"] = (r.joules_per_token, intervals.joules(power))
+        given = {name: interval_dict(*known) for name, known in served.items()}
+        return {**given, "wide_because": list(intervals.reasons)}
 
-    def outside_tables(self) -> list[str | Sequence[Mapping[str, Any]]]:
+    def outside_tables(self) -> Blocks:
         """How often ops lay outside the kernel tables; nothing where none are in use."""
         return coverage_blocks(coverage(self.run))
 
@@ -352,9 +345,9 @@ def _sources(scenario: Scenario, where: str | Path | SystemSpec | None) -> Mappi
     return sources | host_sources(known, scenario.deployment.host)
 
 
-def _both(scenario: Scenario, run: Run) -> tuple[list[dict[str, Any]], Mapping[str, str]]:
+def _both(scenario: Scenario, run: Run) -> tuple[Records, Mapping[str, str]]:
     """Return the evidence of both pools with their names, and the sources of the decode pool."""
-    out: list[dict[str, Any]] = []
+    out: Records = []
     for pool, flag in zip(
         pools_of(run), (scenario.parts["two-pools"].prefill, scenario.parts["two-pools"].decode), strict=True
     ):

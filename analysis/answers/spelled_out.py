@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from ...simulator.batching.policies import POLICIES
 from ...simulator.frameworks.engine_file import ENGINES, KEYS, engine_of
 from ...workloads.catalog import catalog_entry
 from ..show.result import Result
+from ..show.text import Blocks, Rows
 
 LAYOUT = ("tp", "dp", "ep", "pp")
 """Engine settings that define the layout of a model on its devices."""
@@ -42,10 +43,10 @@ class SpelledOut(Result):
     def to_dict(self) -> dict[str, Any]:
         return {"name": self.name, "description": dict(self.tree)}
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
+    def rows(self) -> Rows:
         return [{"key": key, "value": value} for key, value in self.tree.items()]
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+    def blocks(self) -> Blocks:
         return [self.text()]
 
     def report_title(self) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...simulator.streams import COMPUTE, Timeline
-from ..show.text import seconds
+from ..show.text import Records, seconds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,7 +77,7 @@ def bars_of(timelines: Sequence[Timeline], begin_s: float = 0.0) -> tuple[Bar, .
     return tuple(sorted(out, key=lambda bar: (bar.start_s, bar.lane)))
 
 
-def records_of(bars: Sequence[Bar]) -> list[dict[str, Any]]:
+def records_of(bars: Sequence[Bar]) -> Records:
     """Bars as plain data."""
     return [asdict(bar) for bar in bars]
 
@@ -89,7 +89,7 @@ def frame_of(bars: Sequence[Bar]) -> pd.DataFrame:
     return pd.DataFrame(records_of(bars), columns=list(Bar.__slots__))
 
 
-def lane_rows(bars: Sequence[Bar]) -> list[dict[str, Any]]:
+def lane_rows(bars: Sequence[Bar]) -> Records:
     """How long each processor and link is busy, for people."""
     total = max((bar.end_s for bar in bars), default=0.0)
     busy: dict[str, float] = {}

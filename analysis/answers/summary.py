@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...devices.device import Processor
 from ...simulator.quantity import ratio
-from ..show.text import seconds, show
+from ..show.text import Records, seconds, show
 from .part_answers import text_of
 from .quantities import RUN_QUANTITIES, labelled
 
@@ -121,11 +121,9 @@ def window_text(window: Window) -> str:
 
 def window_dict(window: Window) -> dict[str, Any]:
     """The same for JSON."""
-    return {
-        "kind": window.kind, "why": window.why or None, "start_s": window.start_s, "end_s": window.end_s,
-        "length_s": window.length_s, "batches": window.batches, "half_width_95": window.half_width,
-        "drift": window.drift, "queue_growth_per_s": window.queue_growth_per_s, "overloaded": window.overloaded,
-    }  # fmt: skip
+    names = ("start_s", "end_s", "length_s", "batches", "half_width_95", "drift", "queue_growth_per_s", "overloaded")
+    values = {name: getattr(window, name.removesuffix("_95")) for name in names}
+    return {"kind": window.kind, "why": window.why or None, **values}
 
 
 def took(wall_s: float) -> str:
@@ -133,7 +131,7 @@ def took(wall_s: float) -> str:
     return f"Computed in {seconds(wall_s)} of real time (compiling included, the first time)."
 
 
-def figure_rows(run: Run) -> list[dict[str, Any]]:
+def figure_rows(run: Run) -> Records:
     """Return one row per value that is not a latency."""
     return [{"": label, " ": text_of(value, unit)} for label, value, unit in figures(run)]
 
@@ -143,7 +141,7 @@ def latency_texts(run: Run) -> list[tuple[str, str]]:
     return [(n, label) for n, label in LATENCIES.items() if run.outside_s or not n.startswith("client")]
 
 
-def latency_rows(run: Run) -> list[dict[str, Any]]:
+def latency_rows(run: Run) -> Records:
     """One row per latency, one column per quantile."""
     rows = []
     for name, label in latency_texts(run):
@@ -163,7 +161,7 @@ def flat(run: Run) -> dict[str, float | None]:
     return out
 
 
-def comparison_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def comparison_rows(runs: Sequence[Run]) -> Records:
     """Return one row per value, one column per system, and the first over the last."""
     shown = [("mean", "mean"), ("p50", "median"), ("p99", "p99")]
     tables: list[dict[str, tuple[float | None, str]]] = []
@@ -188,7 +186,7 @@ def comparison_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return rows
 
 
-def where_rows(run: Run) -> list[dict[str, Any]]:
+def where_rows(run: Run) -> Records:
     """Where time and energy went: one row per op and processor.
 
     ``clock`` is the op's share of all steps' duration (one value for an op on two processors at once). ``busy`` is the
@@ -236,13 +234,8 @@ def energy(total: OpTotal) -> float:
 def roof_of(processor: Processor, dtype: str) -> dict[str, Any]:
     """Roofs of a processor in one arithmetic format: FLOP/s, B/s, efficiencies, launch [s]."""
     roof = processor.model.roof(dtype)
+    names = ("bandwidth", "compute_efficiency", "memory_efficiency", "launch_s")
     return {
-        "name": processor.name,
-        "kind": processor.kind,
-        "peak_flops": roof.peak,
-        "bandwidth": roof.bandwidth,
-        "compute_efficiency": roof.compute_efficiency,
-        "memory_efficiency": roof.memory_efficiency,
-        "launch_s": roof.launch_s,
-        "ridge_op_per_byte": processor.ridge(dtype),
-    }
+        "name": processor.name, "kind": processor.kind, "peak_flops": roof.peak,
+        **{name: getattr(roof, name) for name in names}, "ridge_op_per_byte": processor.ridge(dtype),
+    }  # fmt: skip

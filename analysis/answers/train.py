@@ -27,11 +27,12 @@ from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count
 from ...workloads.routing import check_routing
+from ..show.declared import record, text
 from ..show.output import STAMPS
 from ..show.result import Drawing, Result
-from ..show.text import seconds, show
+from ..show.text import Blocks, Records, Rows, seconds
 from .error_factors import TRAINING, Conditions, amounts, fitted_widths
-from .evidence import evidence
+from .evidence import entry, evidence
 from .interval import Interval, KindErrors, interval_dict, spoken_range
 
 if TYPE_CHECKING:
@@ -104,47 +105,37 @@ class Training(Result):
         return self.step.flops.hardware / self.step.seconds / self.peak_flops_per_s
 
     def to_dict(self) -> dict[str, Any]:
-        la, o, step = self.layout, self.options, self.step
+        return record(self) | ({"tried": [dict(row) for row in self.tried]} if self.tried else {})
+
+    def intervals(self) -> dict[str, Any]:
+        """Of what a step gives."""
         return {
-            "model": self.deployment.model.name,
-            "system": self.deployment.system.name,
-            "batch": o.batch,
-            "seq": o.seq,
-            "devices": la.devices,
-            "tp": la.tp,
-            "dp": la.dp,
-            "pp": la.pp,
-            "cp": la.cp,
-            "ep": la.ep,
-            "expert_tp": la.expert_tp,
-            "micro_batch": o.micro_batch,
-            "microbatches": la.microbatches,
-            "zero": o.zero,
-            "recompute": o.recompute,
-            "sequence_parallel": o.sequence_parallel,
-            "interleave": o.interleave,
-            "layers_of_parts": list(la.chunks),
-            "step_seconds": step.seconds,
-            "tokens_per_s": self.tokens_per_s,
-            "mfu": self.mfu,
-            "hfu": self.hfu,
-            "model_flops": step.flops.model,
-            "hardware_flops": step.flops.hardware,
-            "intervals": {
-                "step_seconds": interval_dict(step.seconds, self.sure),
-                "tokens_per_s": interval_dict(self.tokens_per_s, self.sure.inverse),
-                "mfu": interval_dict(self.mfu, self.sure.inverse),
-                "wide_because": list(self.reasons),
-            },
-            "memory_bytes": {**step.memory.by_kind(), "total": step.memory.total},
-            "usable_bytes": self._usable,
-            "seconds": dict(step.by_stream),
-            "exposed_seconds": {k: v for k, v in step.by_stream.items() if k != "compute"},
-            "hidden_seconds": step.hidden_s,
-            "parts": self.records(),
-            "evidence": self.basis,
-            **({"tried": [dict(row) for row in self.tried]} if self.tried else {}),
+            "step_seconds": interval_dict(self.step.seconds, self.sure),
+            **{name: interval_dict(getattr(self, name), self.sure.inverse) for name in ("tokens_per_s", "mfu")},
+            "wide_because": list(self.reasons),
         }
+
+    @property
+    def memory_bytes(self) -> dict[str, float]:
+        """Of a device, by kind."""
+        return {**self.step.memory.by_kind(), "total": self.step.memory.total}
+
+    @property
+    def exposed(self) -> dict[str, float]:
+        """Time of all streams but computation [s]."""
+        return {k: v for k, v in self.step.by_stream.items() if k != "compute"}
+
+    @property
+    def degrees(self) -> str:
+        """How the model is laid out, for people."""
+        la = self.layout
+        experts = f", ep {la.ep} (copies of experts: {la.expert_dp})" if self.deployment.experts else ""
+        return f"tp {la.tp}, dp {la.dp}, pp {la.pp}{experts}"
+
+    @property
+    def range(self) -> str:
+        """The interval, for people."""
+        return spoken_range(self.sure, self.reasons)
 
     @property
     def errors(self) -> KindErrors:
@@ -162,21 +153,19 @@ class Training(Result):
         return fitted_widths().reasons(self.errors.amounts, TRAINING)
 
     @property
-    def basis(self) -> list[dict[str, Any]]:
+    def basis(self) -> Records:
         """Return the basis of the step: evidence of the op times, and constants without a measurement."""
         typical = Batch.of(chunks=[(self.options.seq, 0)] * self.options.micro_batch)
         entries = evidence(self.deployment, self.sources, batches=(typical,), usual=())
-        behind = {"cost_model": "forward kernel models", "applies_to": "backward passes",
-                  "basis": "assumed", "error": None, "rows": 0,
-                  "assumptions": {"backward": BACKWARD}}  # fmt: skip
-        return [entry for entry in entries if entry["applies_to"] != "energy per token"] + [behind]
+        behind = entry("forward kernel models", "backward passes", "assumed", {"backward": BACKWARD})
+        return [known for known in entries if known["applies_to"] != "energy per token"] + [behind]
 
     @property
-    def _usable(self) -> float:
+    def usable_bytes(self) -> float:
         memory = self.deployment.system.device.memory
         return memory.capacity_bytes * memory.usable_fraction
 
-    def records(self) -> Sequence[Mapping[str, Any]]:
+    def records(self) -> Rows:
         """Forward and backward seconds of a micro-batch by part of the model, all stages together."""
         sums: dict[str, list[float]] = {}
         for stage in self.step.stages:
@@ -188,17 +177,14 @@ class Training(Result):
 
     def headline(self) -> str:
         """Return the step time, its utilisation, and the time that does not overlap with computation."""
-        step = self.step
-        others = {k: v for k, v in step.by_stream.items() if k != "compute" and v}
-        text = (
-            f"One step takes {seconds(step.seconds)}: {show(self.tokens_per_s)} tokens/s at an MFU of {self.mfu:.1%}."
-        )
+        others = {k: v for k, v in self.exposed.items() if v}
+        said = text(self, "headline")
         if others:
             most = max(others, key=lambda name: others[name])
-            text += f" Beside computation, {most} shows most: {others[most] / step.seconds:.1%}."
-        return text
+            said += f" Beside computation, {most} shows most: {others[most] / self.step.seconds:.1%}."
+        return said
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
+    def rows(self) -> Rows:
         """What a step's time goes to."""
         step = self.step
         return [
@@ -207,28 +193,16 @@ class Training(Result):
             if took or name == "compute"
         ]
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
-        d, la, o, step = self.deployment, self.layout, self.options, self.step
-        degrees = f"tp {la.tp}, dp {la.dp}, pp {la.pp}"
-        if d.experts:
-            degrees += f", ep {la.ep} (copies of experts: {la.expert_dp})"
-        how = f"ZeRO {o.zero}, recomputation {o.recompute}"
-        how += ", sequence parallel" if o.sequence_parallel and la.tp > 1 else ""
-        rate = f"{show(self.tokens_per_s)} tokens/s, MFU {self.mfu:.1%}, HFU {self.hfu:.1%}"
-        what = f"{o.batch:,} sequences of {o.seq:,} tokens"
+    def blocks(self) -> Blocks:
+        step = self.step
+        how = ", sequence parallel" if self.options.sequence_parallel and self.layout.tp > 1 else ""
+        memory = [{"memory of a device": name, "GiB": size / 2**30} for name, size in self.memory_bytes.items() if size]
         return [
-            f"training {d.model.name} on {d.system.name}: {what}; {degrees}",
-            f"{la.microbatches:,} micro-batches of {o.micro_batch} a rank; {how}",
-            f"one step takes {seconds(step.seconds)}: {rate}; {spoken_range(self.sure, self.reasons)}",
+            text(self, "heading"), text(self, "how") + how, text(self, "time"),
             *self._search(),
             self.rows(),
             f"{EXPOSED} Hidden: {seconds(step.hidden_s)}.",
-            [
-                *({"memory of a device": name, "GiB": size / 2**30}
-                  for name, size in step.memory.by_kind().items() if size),
-                {"memory of a device": "total", "GiB": step.memory.total / 2**30},
-                {"memory of a device": "usable", "GiB": self._usable / 2**30},
-            ],
+            [*memory, {"memory of a device": "usable", "GiB": self.usable_bytes / 2**30}],
             [
                 {"part": row["part"], "forward": seconds(row["forward_seconds"]),
                  "backward": seconds(row["backward_seconds"])}
@@ -236,15 +210,15 @@ class Training(Result):
             ],
             "Seconds of one micro-batch through all stages. It is based on:",
             [
-                {"cost model": entry["cost_model"], "applies to": entry["applies_to"],
-                 "basis": entry["basis"],
-                 "error": None if entry["error"] is None else f"{entry['error']:.1%}"}
-                for entry in self.basis
+                {"cost model": known["cost_model"], "applies to": known["applies_to"],
+                 "basis": known["basis"],
+                 "error": None if known["error"] is None else f"{known['error']:.1%}"}
+                for known in self.basis
             ],
             BACKWARD,
         ]  # fmt: skip
 
-    def _search(self) -> list[str | Sequence[Mapping[str, Any]]]:
+    def _search(self) -> Blocks:
         """The best of what was tried, where degrees were searched."""
         if not self.tried:
             return []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from ...workloads.errors import InputError, nearest
 from ...workloads.kernel_tables import KernelTable
 from ..show.output import SIGNIFICANT
 from ..show.result import Drawing, Result
+from ..show.text import Blocks, Records
 from .tune_frames import over_frame, terms_frame
 
 # Seconds that the calibrated families give the call of a kernel form, which do not know its tile.
@@ -100,19 +101,12 @@ class Tuned:
 
     def ranked_dict(self, place: int, of: Priced) -> dict[str, Any]:
         """A row of the ranking."""
+        counts = {name: int(getattr(of, name)) for name in ("registers", "shared_bytes")}
         return {
-            "rank": place,
-            "config": self.config_dict(of.config),
-            "seconds": of.seconds,
-            "bound": of.bound,
-            "terms": of.terms,
-            "blocks_per_core": int(of.blocks_per_core),
-            "waves": of.waves,
-            "registers": int(of.registers),
-            "shared_bytes": int(of.shared_bytes),
-            "also": list(of.also),
-            "why": why(self.form, self.machine, self.shape, self.known.p, of),
-        }
+            "rank": place, "config": self.config_dict(of.config), "seconds": of.seconds, "bound": of.bound,
+            "terms": of.terms, "blocks_per_core": int(of.blocks_per_core), "waves": of.waves, **counts,
+            "also": list(of.also), "why": why(self.form, self.machine, self.shape, self.known.p, of),
+        }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +170,7 @@ class Tune(Result):
             "kept_seconds": s.kept_s if s.kept_s < float("inf") else None,
         }
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> Records:
         return [
             {"rank": i, "config": str(of.config), "us": of.seconds * 1e6, "bound": of.bound,
              "blocks": int(of.blocks_per_core), "waves": of.waves, "registers": int(of.registers),
@@ -184,21 +178,21 @@ class Tune(Result):
             for i, of in enumerate(self.tuned.ranked, 1)
         ]  # fmt: skip
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> Records:
         return [
             {"rank": i, **self.tuned.config_dict(of.config), "seconds": of.seconds, "bound": of.bound,
              **{f"{name}_s": value for name, value in of.terms.items()}}
             for i, of in enumerate(self.tuned.ranked, 1)
         ]  # fmt: skip
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+    def blocks(self) -> Blocks:
         t = self.tuned
         best, first = t.ranked[0], t.default
         reason = reason_of(t.form, t.machine, t.shape, first.config)
         text = f"{first.seconds * 1e6:,.4g} us, {first.seconds / best.seconds:.2f} times as long"
         shape = ", ".join(f"{k} {v}" for k, v in t.shape.items())
         left = sum(t.ranking.invalid.values())
-        out: list[str | Sequence[Mapping[str, Any]]] = [
+        out: Blocks = [
             f"{t.form.name} on {t.machine.name}: {shape}",
             (
                 f"{t.ranking.searched:,} configurations, {left:,} cannot run; the best takes "

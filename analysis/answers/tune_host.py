@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from ...kernels.search import this_core
 from ...workloads.errors import InputError, nearest
 from ..show.output import SIGNIFICANT
 from ..show.result import Result
-from ..show.text import seconds
+from ..show.text import Blocks, Rows, seconds
 
 BLOCK_BYTES = 256 << 20
 EVIDENCE = (
@@ -84,20 +84,20 @@ class HostTune(Result):
             f"; the default takes {saved:.2f} times as long"
         )  # fmt: skip
 
-    def records(self) -> Sequence[Mapping[str, Any]]:
+    def records(self) -> Rows:
         return [
             {"rank": i, **c.config, "seconds": c.seconds, "bound": c.bound,
              **{f"{name}_s": part for name, part in c.terms.items()}}
             for i, c in enumerate(self.found[: self.top], 1)
         ]  # fmt: skip
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
+    def rows(self) -> Rows:
         return [
             {"rank": i, **c.config, "time": seconds(c.seconds), "bound": c.bound}
             for i, c in enumerate(self.found[: self.top], 1)
         ]
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+    def blocks(self) -> Blocks:
         shape = ", ".join(f"{k} {v}" for k, v in self.shape.items())
         return [
             f"{self.kernel} on {self.device}, one thread: {shape}; {len(self.found)} configurations",

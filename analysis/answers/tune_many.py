@@ -14,6 +14,7 @@ from ...workloads.csvfile import Column, numbers, read_whole
 from ...workloads.errors import InputError
 from ..show.output import SIGNIFICANT
 from ..show.result import Drawing, Result
+from ..show.text import Records
 from .tune import Tuned, form_of, searched, tuned_of
 from .tune_frames import tiles_frame
 
@@ -53,7 +54,7 @@ class TuneRows(Result):
             ],
         }
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> Records:
         return [
             {"device": t.machine.name, **t.shape, "best": str(t.ranked[0].config),
              "best_us": t.ranked[0].seconds * 1e6, "bound": t.ranked[0].bound,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ...workloads.requests import RequestBlock
 from ..show.output import OutputFolder
 from ..show.result import Result
-from ..show.text import seconds
+from ..show.text import Blocks, Rows, seconds
 from ..validate.runs.spec import RECORDED, SYSTEM
 from ..validate.statistics import TIMES, statistics
 from .client import NOT_SENT, OK, RequestOutcome
@@ -301,16 +301,16 @@ class Recording(Result):
         """Write the folder of a run."""
         write_recording(self, folder)
 
-    def records(self) -> Sequence[Mapping[str, Any]]:
+    def records(self) -> Rows:
         return [{"metric": n, **figures} for n, figures in self.measured().items()]
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
+    def rows(self) -> Rows:
         return [
             {"latency": name.removesuffix("_s").upper()} | {k: seconds(v) for k, v in summary.items()}
             for name, summary in self.measured().items()
         ]
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+    def blocks(self) -> Blocks:
         text = (
             f"{self.target.model} at {self.target.base}: {len(self.answered):,} of "
             f"{len(self.outcomes):,} requests of {self.workload} answered; {self.target.says()}"

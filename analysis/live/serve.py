@@ -6,7 +6,7 @@ import asyncio
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from ...workloads.model import ModelSpec
 from ..answers.usual import as_usual
 from ..show.interrupt import heard
 from ..show.result import Result
-from ..show.text import seconds
+from ..show.text import Blocks, Rows, seconds
 from .extra import more_files, needs
 from .meters import Meters
 from .pacer import Pacer
@@ -60,10 +60,10 @@ class Service(Result):
             "late_most_s": m.late.most if m.late.count else None,
         }  # fmt: skip
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
+    def rows(self) -> Rows:
         return [{"what": key, "value": value} for key, value in self.to_dict().items()]
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+    def blocks(self) -> Blocks:
         m, late = self.meters, ""
         if m.late.count:
             late = f"; tokens were {seconds(m.late.total / m.late.count)} late on average"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.resources import files
 from typing import Any
 
@@ -14,6 +15,18 @@ TEMPLATES = {
     "kernels": "kernels.csv",
 }  # fmt: skip
 """Kind -> file in `templates`."""
+
+
+SPECS: dict[str, tuple[str, str, str, dict[str, str]]] = {
+    "device": ("devices.spec", "DeviceSpec", "A device", {}),
+    "system": ("devices.spec", "SystemSpec", "A system", {
+        "device": "A catalog name, or a device's file.",
+        "host": "A class of `opbyte list hosts`, or a host's file.",
+    }),
+    "host": ("devices.hosts.spec", "HostSpec", "A host", {}),
+    "memory": ("devices.dram.spec", "DramSpec", "A DRAM standard", {}),
+}  # fmt: skip
+"""Kind -> the spec of its files, their title, and keys that may have a text in place of a block."""
 
 
 def template(kind: str) -> str:
@@ -40,10 +53,13 @@ def schema(kind: str) -> dict[str, Any]:
     InputError
         If the kind does not exist, or is neither YAML nor JSON.
     """
-    made = {"device": _device, "system": _system, "host": _host, "memory": _memory, "sweep": _sweep, "engine": _engine}
-    if _known(kind) not in made:
+    made = {"sweep": _sweep, "engine": _engine}
+    if _known(kind) in made:
+        return made[kind]()
+    if kind not in SPECS:
         raise InputError("--schema", f"{kind} files are tables; their columns: docs/reference.md")
-    return made[kind]()
+    module, name, title, named = SPECS[kind]
+    return json_schema(getattr(import_module(f"...{module}", __package__), name), title, named)
 
 
 def _known(kind: str) -> str:
@@ -51,34 +67,6 @@ def _known(kind: str) -> str:
         reason = f"is not a kind of file{nearest(kind, TEMPLATES)}"
         raise InputError(f"KIND {kind!r}", reason)
     return kind
-
-
-def _device() -> dict[str, Any]:
-    from ...devices.spec import DeviceSpec
-
-    return json_schema(DeviceSpec, "A device")
-
-
-def _system() -> dict[str, Any]:
-    from ...devices.spec import SystemSpec
-
-    named = {
-        "device": "A catalog name, or a device's file.",
-        "host": "A class of `opbyte list hosts`, or a host's file.",
-    }
-    return json_schema(SystemSpec, "A system", named)
-
-
-def _host() -> dict[str, Any]:
-    from ...devices.hosts.spec import HostSpec
-
-    return json_schema(HostSpec, "A host")
-
-
-def _memory() -> dict[str, Any]:
-    from ...devices.dram.spec import DramSpec
-
-    return json_schema(DramSpec, "A DRAM standard")
 
 
 def _sweep() -> dict[str, Any]:

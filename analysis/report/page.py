@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from ...workloads.errors import visible
 from ..show.provenance import code_version
 from ..show.record import made_by
 from ..show.result import Drawing, ReportSection, Result
-from ..show.text import is_numeric, magnitude, show
+from ..show.text import Records, Rows, is_numeric, magnitude, show
 from . import scripts
 from .sections import sections
 from .svg import inline_svg
@@ -45,9 +44,9 @@ def report(result: Result, library: str = "") -> str:
         prints this and shows the pictures.
     """
     number, live = 0, False
-    shown: list[dict[str, Any]] = []
+    shown: Records = []
     for section in [*sections(result), ReportSection("Made by", _made_by())]:
-        blocks: list[dict[str, Any]] = []
+        blocks: Records = []
         for block in section.blocks:
             if isinstance(block, Drawing):
                 number += 1
@@ -92,7 +91,7 @@ def _markup(text: str) -> Markup:
     return Markup(text)
 
 
-def table_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def table_of(rows: Rows) -> dict[str, Any]:
     """Columns and cells of a table as the template takes them.
 
     Examples
@@ -101,7 +100,7 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     [[{'text': 'norm', 'mark': '', 'value': ''}, {'text': '0.5000', 'mark': '', 'value': '0.5'}]]
     """
     names = list(rows[0])
-    columns: list[dict[str, Any]] = [{"name": name.strip(), "numeric": is_numeric(rows, name)} for name in names]
+    columns: Records = [{"name": name.strip(), "numeric": is_numeric(rows, name)} for name in names]
     shown = rows[:MOST_ROWS]
     for name, column in zip(names, columns, strict=True):
         column["long"] = any(len(show(row.get(name))) > LONG_TEXT for row in shown)
@@ -118,7 +117,7 @@ def _cell(value: Any, sized: bool) -> dict[str, str]:
     return {"text": text[:MOST_TEXT], "mark": mark, "value": "" if size is None else f"{size:.9g}"}
 
 
-def _made_by() -> list[Sequence[Mapping[str, Any]]]:
+def _made_by() -> list[Rows]:
     """The options of the command, the files it read, and the versions."""
     record = made_by()
     options = [{"option": name, "value": str(value)} for name, value in record["options"].items()]

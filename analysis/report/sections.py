@@ -11,7 +11,7 @@ from ...workloads.specfile import to_si
 from ..answers.evidence import evidence, used_sources
 from ..answers.evidence_table import evidence_rows
 from ..show.result import ReportSection, Rests, Result
-from ..show.text import show
+from ..show.text import Records, show
 
 
 @singledispatch
@@ -42,13 +42,13 @@ def constants_section(system: SystemSpec, sources: Mapping[str, str], title: str
     return ReportSection(title, [rows], folded=len(rows))
 
 
-def constant_rows(system: SystemSpec, sources: Mapping[str, str]) -> list[dict[str, Any]]:
+def constant_rows(system: SystemSpec, sources: Mapping[str, str]) -> Records:
     """Every constant of a system with its value in the units of its key and its source.
 
     Fitted parameters of kernel models are counted by family: their files list them.
     """
     tree = system.model_dump()
-    rows: list[dict[str, Any]] = []
+    rows: Records = []
     fitted: dict[str, int] = {}
     for key, source in sorted(sources.items()):
         parts = key.split(".")

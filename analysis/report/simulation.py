@@ -26,7 +26,7 @@ from ..answers.step_timeline import frame_of, middle_of
 from ..answers.summary import figure_rows, heading, latency_rows, where_rows, window_text
 from ..plots import breakdown, latency, roofline, timeline
 from ..show.result import Drawing, ReportSection
-from ..show.text import show
+from ..show.text import Records, show
 from .sections import constants_section, sections
 
 MOST_DRAWN = 3000
@@ -107,7 +107,7 @@ def ops_by_share(runs: Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def layer_rows(run: Run) -> list[dict[str, Any]]:
+def layer_rows(run: Run) -> Records:
     """Share of clock and energy by layer kind and processor, the largest first."""
     table = ops_by_share([run])
     table["joules"] = table[[f"{path}_joules" for path in PATHS]].sum(axis=1)
@@ -205,7 +205,7 @@ def evidence_sections(result: Simulation, before: str = "") -> list[ReportSectio
     """What was run, the cost models behind it, and every constant with its source."""
     run = result.run
     d = run.deployment
-    what: list[dict[str, Any]] = [
+    what: Records = [
         {"what": "model", "value": d.model.name, "digest": digest_of(asdict(d.model))},
         {"what": "system", "value": d.system.name, "digest": digest_of(d.system.model_dump())},
         {"what": "policy", "value": run.policy.name, "digest": digest_of(repr(run.policy))},

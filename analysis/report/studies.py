@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...devices.catalog import describe_system
@@ -13,6 +12,7 @@ from ..answers.simulate import simulate
 from ..answers.train import Training
 from ..plots import throughput_latency
 from ..show.result import Drawing, ReportSection
+from ..show.text import Rows
 from ..studies.capacity_result import Capacity
 from ..studies.drafts import drafts_by_load
 from ..studies.pareto import Pareto
@@ -119,7 +119,7 @@ def _drawn(result: Sweep | Pareto) -> list[ReportSection]:
     return [ReportSection("Trade-off", drawn)] if drawn else []
 
 
-def _drafts_by_load(result: Sweep, rows: Sequence[Mapping[str, Any]]) -> list[ReportSection]:
+def _drafts_by_load(result: Sweep, rows: Rows) -> list[ReportSection]:
     """How many drafts pay at which load, where a study varies both."""
     drafts = drafts_by_load(result.study.columns, rows)
     if drafts is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from inspect import signature
@@ -16,7 +16,7 @@ from ..parallel import OnProgress
 from ..show.kept import NOTHING, Kept
 from ..show.output import OutputFolder
 from ..show.result import Drawing, Result
-from ..show.text import show
+from ..show.text import Blocks, Records, Rows, show
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,7 +51,7 @@ def markdown(result: Reproduction) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _table(rows: Rows) -> list[str]:
     """Lines of a Markdown table; a bar within a cell would end it."""
     if not rows:
         return ["no rows"]
@@ -135,7 +135,7 @@ class Table:
 
     name: str
     title: str
-    rows: Sequence[Mapping[str, Any]]
+    rows: Rows
     note: str = ""
 
 
@@ -195,12 +195,12 @@ class Reproduction(Result):
         count = {word: sum(row.status == word for row in self.table) for word in (PASS, FAIL, PREDICTION)}
         return f"{len(self.table)} rows: " + ", ".join(f"{n} {word}" for word, n in count.items())
 
-    def records(self) -> Sequence[Mapping[str, Any]]:
-        rows: list[dict[str, Any]] = self.to_dict()["rows"]
+    def records(self) -> Rows:
+        rows: Records = self.to_dict()["rows"]
         return rows
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
-        out: list[str | Sequence[Mapping[str, Any]]] = [f"{self.experiment}: {self.runs} runs", self.rows()]
+    def blocks(self) -> Blocks:
+        out: Blocks = [f"{self.experiment}: {self.runs} runs", self.rows()]
         for table in self.tables:
             note = f" ({table.note})" if table.note else ""
             out += [f"{table.title}{note}:", table.rows]
@@ -217,7 +217,7 @@ class Reproduction(Result):
         titles = {table.name: table.title for table in self.figures}
         return [Drawing(f, titles.get(name, name)) for name, f in figures_of(self).items()]
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
+    def rows(self) -> Rows:
         return [
             {
                 "id": row.id,
@@ -298,6 +298,6 @@ def reproduce(
     return run(seeds, routing, progress, **extra)
 
 
-def list_experiments() -> list[dict[str, Any]]:
+def list_experiments() -> Records:
     """Return the names of the experiments with one line on each."""
     return [{"name": name, "title": EXPERIMENTS.title(name)} for name in EXPERIMENTS]

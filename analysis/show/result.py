@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...workloads.errors import InputError
-from .text import Rows, show
+from .declared import record
+from .text import Blocks, Rows, show
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,8 +102,8 @@ class Result:
         return f"<{type(self).__name__}: {self.report_title()[:200]}; see .frame(), .to_dict()>"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, as the command prints with ``--json``."""
-        raise NotImplementedError
+        """Plain data, as the command prints with ``--json``: as `results.yaml` of its room declares it."""
+        return record(self)
 
     def write(self, folder: OutputFolder) -> None:
         """Write the declared files; the one of `to_dict` comes last."""
@@ -125,15 +126,15 @@ class Result:
         """What a reader should know before trusting it; the command says it on stderr."""
         return ()
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
+    def rows(self) -> Rows:
         """Rows of the table shown to people."""
         raise NotImplementedError
 
-    def records(self) -> Sequence[Mapping[str, Any]]:
+    def records(self) -> Rows:
         """Rows as numbers in SI units, for `frame`."""
         return self.rows()
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+    def blocks(self) -> Blocks:
         """What the command prints: lines of text, and rows of tables."""
         return [self.rows()]
 

@@ -9,6 +9,10 @@ from typing import Any
 
 Rows = Sequence[Mapping[str, Any]]
 """A table: rows of equal keys."""
+Records = list[dict[str, Any]]
+"""Rows as plain data."""
+Blocks = list[str | Rows]
+"""What a command prints: lines of text, and tables."""
 
 
 def si(value: float, unit: str) -> str:

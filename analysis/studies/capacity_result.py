@@ -16,7 +16,7 @@ from ..answers.price import WORTH
 from ..answers.ranges import Ranges
 from ..answers.summary import window_dict, window_text
 from ..show.result import Drawing, Result
-from ..show.text import show
+from ..show.text import Blocks, Records, Rows, show
 from .loads import Tried
 from .service_level import ATTAINMENT, figure_text, limit_text, name_of
 
@@ -79,7 +79,7 @@ class SystemCapacity:
     tried: tuple[Tried, ...]
     spec: SystemSpec
     sources: Mapping[str, str]
-    evidence: Sequence[Mapping[str, Any]]
+    evidence: Rows
     bases: Bases = NONE
     served: str = ""
     window: Window | None = None
@@ -136,7 +136,7 @@ class Capacity(Result):
             "tried": self.curve(),
         }  # fmt: skip
 
-    def curve(self) -> list[dict[str, Any]]:
+    def curve(self) -> Records:
         """One row per simulated load: run, load, throughput, what it is worth, latencies, whether it holds."""
         return [
             {
@@ -149,14 +149,14 @@ class Capacity(Result):
             for f in self.found for t in f.tried
         ]  # fmt: skip
 
-    def records(self) -> Sequence[Mapping[str, Any]]:
-        rows: list[dict[str, Any]] = self.to_dict()["rows"]
+    def records(self) -> Rows:
+        rows: Records = self.to_dict()["rows"]
         return [
             {k: v for k, v in row.items() if k not in _NESTED} | (row["at_load"] or dict.fromkeys(self.level))
             for row in rows
         ]
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
+    def rows(self) -> Rows:
         return [
             {
                 "system": f.system, "served as": f.served,
@@ -171,7 +171,7 @@ class Capacity(Result):
             for best in [_best(f)]
         ]  # fmt: skip
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+    def blocks(self) -> Blocks:
         level = ", ".join(limit_text(n, x) for n, x in self.level.items())
         return [
             f"{self.model}, {self.workload}: highest load with {level}",

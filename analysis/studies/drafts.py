@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+
+from ..show.text import Records, Rows
 
 CHOICE, PLAIN = "speculative", "no drafts"
 LOADS = ("rate", "closed_loop", "rate_scale")
@@ -32,10 +34,10 @@ class DraftsByLoad:
     load: str
     figures: tuple[str, ...]
     curves: pd.DataFrame
-    best: list[dict[str, Any]]
+    best: Records
 
 
-def drafts_by_load(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> DraftsByLoad | None:
+def drafts_by_load(columns: Sequence[str], rows: Rows) -> DraftsByLoad | None:
     """Compare drafts at every load of a sweep; None where it does not vary both, and nothing else.
 
     Parameters

@@ -12,6 +12,7 @@ from ...workloads.model import ModelSpec
 from ..parallel import OnProgress
 from ..parallel.study import Study
 from ..show.result import Drawing, Rests, Result
+from ..show.text import Blocks, Rows
 
 
 def explored(
@@ -70,17 +71,17 @@ class EngineSearch(Result):
     def headline(self) -> str:
         return self.verdict()
 
-    def records(self) -> Sequence[Mapping[str, Any]]:
+    def records(self) -> Rows:
         return [design.to_dict() for design in self.front]
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
+    def rows(self) -> Rows:
         """The published design of the board, the best, and of a long front about ten, evenly spread."""
         step = max(1, len(self.front) // 10)
         chosen = [(f"front {i + 1}", self.front[i]) for i in range(step, len(self.front), step)]
         named = [("board's own", self.published), ("best", self.best), *chosen]
         return [self.row(name, design) for name, design in named]
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+    def blocks(self) -> Blocks:
         limits = ", ".join(f"{value:,.0f} {name}" for name, value in self.limits.items())
         return [
             f"{self.model.name} on {self.device.name}: {self.searched()} within {limits}",

@@ -9,13 +9,12 @@ import numpy as np
 
 from ...workloads.pareto import unbeaten
 from ..show.result import Drawing
+from ..show.text import Records, Rows
 
 SIGN = {"max": -1.0, "min": 1.0}
 
 
-def front(
-    rows: Sequence[Mapping[str, object]], objectives: Mapping[str, str], within: Sequence[str] = ()
-) -> list[dict[str, Any]]:
+def front(rows: Sequence[Mapping[str, object]], objectives: Mapping[str, str], within: Sequence[str] = ()) -> Records:
     """Rows that no other row beats: at least as good in all objectives and better in one.
 
     Rows with an undefined objective are skipped; all equal rows are kept. Rows are in order of the first objective,
@@ -52,11 +51,7 @@ def _number(value: Any) -> bool:
 
 
 def trade_off_of(
-    title: str,
-    rows: Sequence[Mapping[str, Any]],
-    objectives: Mapping[str, str],
-    columns: Sequence[str],
-    workloads: Sequence[str],
+    title: str, rows: Rows, objectives: Mapping[str, str], columns: Sequence[str], workloads: Sequence[str]
 ) -> list[Drawing]:
     """Feasible rows over the first two objectives, a panel a workload; nothing without two or rows."""
     import pandas as pd

@@ -25,6 +25,7 @@ from ..answers.step import step_of, work_joules
 from ..parallel.study import Study
 from ..show.output import SIGNIFICANT, OutputFolder
 from ..show.result import Result
+from ..show.text import Blocks, Records
 from .front import front
 from .kernel_file import KERNEL
 from .sweep.file import FileKind, SweepFile, SweepPoint, read_sweep
@@ -108,10 +109,10 @@ class KernelSweep(Result):
             ],
         }  # fmt: skip
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> Records:
         return [p.row() for p in self.points]
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> Records:
         known = [k for k in METRICS if any(p.metrics[k] is not None for p in self.points)]
         return [
             {**p.columns, **{k: p.metrics[k] for k in known},
@@ -119,9 +120,9 @@ class KernelSweep(Result):
             for p in self.points
         ]  # fmt: skip
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+    def blocks(self) -> Blocks:
         text = f"{self.title}: {len(self.points):,} variants, {self.failed:,} failed"
-        out: list[str | Sequence[Mapping[str, Any]]] = [text, self.rows()]
+        out: Blocks = [text, self.rows()]
         first = next((p for p in self.points if p.kernels), None)
         if first is not None:
             out.append([

@@ -12,6 +12,7 @@ from ...workloads.csvfile import read_whole
 from ...workloads.errors import InputError, nearest
 from ..answers.bases import Bases, not_like_for_like
 from ..show.result import Drawing, Result
+from ..show.text import Blocks, Records, Rows
 from .front import among, front, trade_off_of
 
 if TYPE_CHECKING:
@@ -43,20 +44,20 @@ class Pareto(Result):
     objectives: dict[str, str]
     columns: tuple[str, ...]
     workloads: tuple[str, ...]
-    table: list[dict[str, Any]]
-    best: list[dict[str, Any]]
+    table: Records
+    best: Records
 
     def to_dict(self) -> dict[str, Any]:
         return {"title": self.title, "objectives": self.objectives, "feasible": len(self.table), "rows": self.best}
 
-    def records(self) -> Sequence[Mapping[str, Any]]:
+    def records(self) -> Rows:
         return self.best
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
+    def rows(self) -> Rows:
         wanted = dict.fromkeys((*self.columns, *self.objectives))
         return [{name: row[name] for name in wanted} for row in self.best]
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+    def blocks(self) -> Blocks:
         goals = ", ".join(f"{goal} {name}" for name, goal in self.objectives.items())
         count = f"{len(self.best):,} of {len(self.table):,} feasible points"
         mixed = not_like_for_like(

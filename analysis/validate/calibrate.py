@@ -16,6 +16,7 @@ from ...devices.spec import DeviceSpec
 from ...workloads.errors import InputError
 from ...workloads.kernel_tables import Skipped, read_tables
 from ..show.kept import NOTHING, Kept
+from ..show.text import Records
 from .calibration_report import report
 from .check import Compared, left_out
 
@@ -51,7 +52,7 @@ class Calibration(Compared):
             "skipped": left_out(self.skipped),
         }
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> Records:
         out = []
         for device, fits in self.fits.items():
             for name, done in fits.items():

@@ -18,7 +18,7 @@ from ...workloads.kernel_tables import KernelTable, Skipped
 from ..answers.error_factors import Widths
 from ..answers.interval import LEVEL, Interval
 from ..show.result import Result, skipped_remarks
-from ..show.text import seconds
+from ..show.text import Records, Rows, seconds
 
 WORDS = {"median_ape_bound": "median at most", "p90_ape_bound": "9 of 10 at most", "n": "rows",
          "median_ape": "median error", "p90_ape": "9 of 10 within"}  # fmt: skip
@@ -26,7 +26,7 @@ NO_TIMES = {"per_s": "1/s", "power": "W", "energy": "J"}
 """Units of values that are not times, by a part of their names."""
 
 
-def for_people(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def for_people(rows: Rows) -> Records:
     """Rows whose numbers other than counts are fractions: as percentages, in columns that people read.
 
     Examples
@@ -51,7 +51,7 @@ def percent(value: float | None, sign: str = "") -> str:
     return "-" if value is None else f"{value:{sign}.1%}"
 
 
-def left_out(skipped: Sequence[Skipped]) -> list[dict[str, Any]]:
+def left_out(skipped: Sequence[Skipped]) -> Records:
     """Return the text on rows and files that were not used."""
     return [{"file": s.file, "line": s.line or None, "reason": s.reason} for s in skipped]
 
@@ -110,10 +110,10 @@ class Checked(Compared):
         """No check is past its bounds, and something was checked."""
         return bool(self.checks) and all(check.passed is not False for check in self.checks)
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> Records:
         return [check.record() for check in self.checks]
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
+    def rows(self) -> Rows:
         return for_people(self.records())
 
 
@@ -253,7 +253,7 @@ class RunCheck:
         low, high = self.factors[name].of(self.simulated[name])
         return low <= self.measured[name] and (high is None or self.measured[name] <= high)
 
-    def table(self, sure: bool = False) -> list[dict[str, Any]]:
+    def table(self, sure: bool = False) -> Records:
         """Its metrics for people, with their intervals where they are asked for."""
         out = []
         for name, v in self.metrics(sure=True).items():

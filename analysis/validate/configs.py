@@ -18,6 +18,7 @@ from ...devices.tiles.store import Bounds, ConstantSet, bounds, constants, const
 from ...devices.tiles.tables import FixedTile, MeasuredKernel, read_configs
 from ...workloads.errors import InputError
 from ...workloads.kernel_tables import Skipped
+from ..show.text import Blocks, Records, Rows
 from .check import Checked, for_people
 from .cpu_tables import CpuCheck, check_cpu, tables_in
 
@@ -159,7 +160,7 @@ class ConfigValidation(Checked):
     which: str
     fitted: str | None = None
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+    def blocks(self) -> Blocks:
         text = {
             "stored": "committed constants",
             "none": "constants without any measurement",
@@ -174,10 +175,10 @@ class ConfigValidation(Checked):
             self.rows(),
         ]
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
+    def rows(self) -> Rows:
         return for_people(self.records())
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> Records:
         out = []
         for check in self.checks:
             row = check.row()
@@ -200,7 +201,7 @@ class ConfigValidation(Checked):
         """The first picks of every shape with their seconds, measured ones where listed."""
         import pandas as pd
 
-        out: list[dict[str, Any]] = []
+        out: Records = []
         for check in self.checks:
             if isinstance(check, CpuCheck):
                 continue

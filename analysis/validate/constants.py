@@ -7,7 +7,7 @@ left out are judged by it. A constant that does worse there than none does not c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from ...simulator.frameworks.engines import upkeep_of
 from ...simulator.frameworks.keys import number_of
 from ...workloads.errors import CapacityError, InputError
 from ..parallel import OnProgress
+from ..show.text import Rows
 from .check import Compared, for_people
 from .points.engines import NAMES
 from .points.pool import predict_all
@@ -57,10 +58,10 @@ class ConstantsValidation(Compared):
     def to_dict(self) -> dict[str, Any]:
         return {"rows": list(self.scores), "skipped": list(self.skipped)}
 
-    def records(self) -> Sequence[Mapping[str, Any]]:
+    def records(self) -> Rows:
         return self.scores
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
+    def rows(self) -> Rows:
         return for_people(self.scores)
 
     def remarks(self) -> Sequence[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from ..parallel import OnProgress
 from ..show.kept import NOTHING, Kept
 from ..show.output import SIGNIFICANT
 from ..show.result import Drawing
+from ..show.text import Blocks, Records, Rows
 from .check import Compared, for_people, percent, summary
 from .points.pool import predict_all
 from .points.predict import Prediction
@@ -105,7 +106,7 @@ class PointsValidation(Compared):
             out.setdefault(key, []).append(s)
         return dict(sorted(out.items()))
 
-    def frameworks(self) -> list[dict[str, Any]]:
+    def frameworks(self) -> Records:
         """Errors by framework."""
         return [{"framework": key[0]} | errors(scored) for key, scored in self.groups("framework").items()]
 
@@ -117,7 +118,7 @@ class PointsValidation(Compared):
             "skipped": [{"line": s.line, "reason": s.reason} for s in self.skipped],
         }
 
-    def records(self) -> Sequence[Mapping[str, Any]]:
+    def records(self) -> Rows:
         return [s.to_dict() for s in self.scored]
 
     def predictions(self) -> pd.DataFrame:
@@ -134,10 +135,10 @@ class PointsValidation(Compared):
         figure = points(table, f"{len(table)} measured deployments")
         return [Drawing(figure, "Predicted against measured times of every deployment.")]
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
+    def rows(self) -> Rows:
         return for_people(self.to_dict()["rows"])
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+    def blocks(self) -> Blocks:
         totals = errors(self.scored)
         tpot, ttft = (percent(totals[f"{name}_median_ape"]) for name in ("tpot", "ttft"))
         every = f"all {totals['n']} points: median error of TPOT {tpot}, of TTFT {ttft}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from ...workloads.csvfile import read_whole
 from ...workloads.errors import InputError, nearest
 from ...workloads.textfile import at_line
 from ..show.output import SIGNIFICANT
+from ..show.text import Blocks, Rows
 from .check import Compared
 
 COLUMNS = ("simulator", "config", "pattern", "params")
@@ -128,7 +129,7 @@ class DramValidation(Compared):
             "passed": self.passed,
         }
 
-    def records(self) -> Sequence[Mapping[str, Any]]:
+    def records(self) -> Rows:
         return [
             {
                 "id": c.row.id, "measured": c.row.measured, "simulated": c.simulated,
@@ -138,7 +139,7 @@ class DramValidation(Compared):
             for c in self.compared
         ]  # fmt: skip
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
+    def rows(self) -> Rows:
         out = []
         for key in dict.fromkeys((c.row.simulator, c.row.config) for c in self.compared):
             some = [c for c in self.compared if (c.row.simulator, c.row.config) == key]
@@ -154,9 +155,9 @@ class DramValidation(Compared):
             )  # fmt: skip
         return out
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+    def blocks(self) -> Blocks:
         failed = [c for c in self.compared if not c.within]
-        lines: list[str | Sequence[Mapping[str, Any]]] = [self.rows()]
+        lines: Blocks = [self.rows()]
         for c in failed[:10]:
             lines.append(f"failed: {c.row.id}: {c.simulated:.5f} against {c.row.measured:.5f}")
         judged = sum(c.row.judged for c in self.compared)

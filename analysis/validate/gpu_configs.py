@@ -13,6 +13,7 @@ from ...kernels.host import HostInfo
 from ...workloads.kernel_tables import table_text
 from ..parallel import OnProgress
 from ..show.result import Result
+from ..show.text import Blocks, Rows
 from .measure_configs import check_only
 
 if TYPE_CHECKING:
@@ -31,10 +32,10 @@ class GpuConfigs(Result):
     def to_dict(self) -> dict[str, Any]:
         return {"device": self.host.device, "gpu": self.host.cpu, "rows": list(self.rows())}
 
-    def records(self) -> Sequence[Mapping[str, Any]]:
+    def records(self) -> Rows:
         return [{"kernel": one.kernel, **row} for one in self.found for row in one.rows()]
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
+    def rows(self) -> Rows:
         return [
             {"kernel": one.kernel, "shape": _words(one.columns),
              "default": _words(one.configs[one.default]), "best": _words(one.configs[one.best]),
@@ -43,7 +44,7 @@ class GpuConfigs(Result):
             for one in self.found
         ]  # fmt: skip
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+    def blocks(self) -> Blocks:
         count = sum(len(one.configs) for one in self.found)
         return [f"{self.host.cpu}: {count} configurations checked and timed", self.rows()]
 

@@ -33,7 +33,7 @@ from ...workloads.errors import InputError
 from ...workloads.kernel_tables import KernelTable, Skipped, read_tables, table_text
 from ..answers.simulate import Simulation, simulate
 from ..show.result import Drawing, Result
-from ..show.text import seconds
+from ..show.text import Blocks, Rows, seconds
 
 if TYPE_CHECKING:
     from ..show.output import OutputFolder
@@ -131,7 +131,7 @@ class Loop(Result):
             "skipped": [str(row) for row in self.skipped],
         }
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
+    def rows(self) -> Rows:
         return [
             {"model": s.model, "batch": s.batch, "context": s.context, "measured": seconds(s.measured_s),
              "p10 to p90": f"{seconds(s.p10_s)} to {seconds(s.p90_s)}",
@@ -141,7 +141,7 @@ class Loop(Result):
             for s in self.steps
         ]  # fmt: skip
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+    def blocks(self) -> Blocks:
         unseen = [
             {"family": u.family, "fitted on": u.fitted, "unseen rows": u.errors.rows,
              "median error": f"{u.errors.median_ape:.1%}", "p90": f"{u.errors.p90_ape:.1%}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from ...workloads.kernel_tables import Skipped, read_tables
 from ..parallel import OnProgress
 from ..show.output import SIGNIFICANT, OutputFolder
 from ..show.result import Drawing
+from ..show.text import Blocks
 from .check import Check, Checked, left_out
 from .fractions import SHOWN, fractions
 from .transfer import by_others, with_intervals
@@ -64,8 +65,8 @@ class KernelValidation(Checked):
         """Rows of sources that their device's model was fitted to."""
         return sum(check.seen for check in self.checks)
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
-        out: list[str | Sequence[Mapping[str, Any]]] = [self.rows(), f"{len(self.skipped)} rows or files skipped"]
+    def blocks(self) -> Blocks:
+        out: Blocks = [self.rows(), f"{len(self.skipped)} rows or files skipped"]
         if self.seen:
             every = sum(check.errors.rows for check in self.checks)
             out.append(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from ...workloads.kernel_tables import table_text
 from ...workloads.requests.options import check_seed
 from ..parallel import OnProgress
 from ..show.result import Result
-from ..show.text import seconds, si
+from ..show.text import Blocks, Rows, seconds, si
 from .measure_configs import check_only
 
 if TYPE_CHECKING:
@@ -45,10 +45,10 @@ class Measured(Result):
             **({} if self.loop is None else {"loop": self.loop.to_dict()}),
         }  # fmt: skip
 
-    def records(self) -> Sequence[Mapping[str, Any]]:
+    def records(self) -> Rows:
         return [_record(row) for row in self.run.rows]
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
+    def rows(self) -> Rows:
         return [
             {
                 "kernel": row.name, "shape": _shape(row), "time": seconds(row.sample.median_s),
@@ -61,9 +61,9 @@ class Measured(Result):
             for row in self.run.rows
         ]  # fmt: skip
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+    def blocks(self) -> Blocks:
         lines = self.run.host.header(self.run.ceilings)
-        out: list[str | Sequence[Mapping[str, Any]]] = [*lines, self.rows()]
+        out: Blocks = [*lines, self.rows()]
         if self.run.rejected:
             out.append(
                 f"{len(self.run.rejected)} shapes rejected: the machine did not hold still; run "

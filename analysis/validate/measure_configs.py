@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from ...workloads.kernel_tables import table_text
 from ...workloads.requests.options import check_seed
 from ..parallel import OnProgress
 from ..show.result import Result
+from ..show.text import Blocks, Rows
 from .cpu_configs import FEWEST, Choice, Regret, choice
 
 if TYPE_CHECKING:
@@ -48,10 +49,10 @@ class ConfigsMeasured(Result):
         judged = {c.kernel for c in self.choices}
         return [name for name in dict.fromkeys(f.kernel for f in self.run.found) if name not in judged]
 
-    def records(self) -> Sequence[Mapping[str, Any]]:
+    def records(self) -> Rows:
         return [row for one in self.run.found for row in one.rows()]
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
+    def rows(self) -> Rows:
         return [
             {
                 "kernel": c.kernel, "shapes": c.shapes, "left out": c.left_out,
@@ -62,8 +63,8 @@ class ConfigsMeasured(Result):
             for c in self.choices
         ]  # fmt: skip
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
-        out: list[str | Sequence[Mapping[str, Any]]] = [HEAD.format(self.run.host.cpu), self.rows()]
+    def blocks(self) -> Blocks:
+        out: Blocks = [HEAD.format(self.run.host.cpu), self.rows()]
         out += [
             f"{name}: fewer than {FEWEST} shapes count, the machine did not hold still; run again when it is quiet"
             for name in self._undecided()

@@ -26,6 +26,7 @@ from ...devices.spec import DeviceSpec
 from ...workloads.errors import InputError
 from ...workloads.kernel_schemas import TableForm
 from ...workloads.kernel_tables import KernelTable, Skipped, read_tables
+from ..show.text import Blocks
 from .check import Check, Checked, left_out
 
 F8 = npt.NDArray[np.float64]
@@ -54,7 +55,7 @@ class PowerValidation(Checked):
     cross_validated: bool = False
     fitted: str | None = None
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+    def blocks(self) -> Blocks:
         text = (
             f"Errors are of rows whose model's shape was not in the fit, {FOLDS} folds."
             if self.cross_validated else "Errors are of the committed fit; --cross-validate holds shapes out of it."

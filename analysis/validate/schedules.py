@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from ...simulator.frameworks.replay import ScheduleCase, read_cases, replay
 from ...workloads.errors import errors_in
 from ..parallel import OnProgress
+from ..show.text import Blocks, Rows
 from .check import Compared
 
 
@@ -61,17 +61,17 @@ class SchedulesValidation(Compared):
     def to_dict(self) -> dict[str, Any]:
         return {"cases": len(self.names), "equal": self.equal, "differences": list(self.records())}
 
-    def records(self) -> Sequence[Mapping[str, Any]]:
+    def records(self) -> Rows:
         return [asdict(d) for d in self.differences]
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
+    def rows(self) -> Rows:
         return [
             {"case": d.name, "plan": "stamps" if d.plan is None else d.plan, "expected": _short(d.expected),
              "got": _short(d.got)}
             for d in self.differences
         ]  # fmt: skip
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+    def blocks(self) -> Blocks:
         line = f"schedules: {self.equal} of {len(self.names)} cases planned alike"
         return [line, self.rows()] if self.differences else [line]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -34,6 +34,7 @@ from ..answers.coverage import coverage, coverage_blocks
 from ..answers.run_interval import RunIntervals, run_intervals
 from ..show.output import OutputFolder
 from ..show.result import Drawing
+from ..show.text import Blocks, Records, Rows
 from .check import Compared, RunCheck, summary
 from .statistics import figures, per_token
 
@@ -104,7 +105,7 @@ class ServingRun:
     simulated_last_s: F8
     preemptions: int
     costs: str
-    coverage: list[dict[str, Any]]
+    coverage: Records
     intervals: RunIntervals | None = None
 
     @property
@@ -181,15 +182,15 @@ class ServingValidation(Compared):
             for r in self.runs
         ]
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
+    def rows(self) -> Rows:
         return [row for r in self.runs for row in r.entry.table(sure=True)]
 
-    def records(self) -> Sequence[Mapping[str, Any]]:
+    def records(self) -> Rows:
         named = ((r.name, r.entry.metrics(sure=True).items()) for r in self.runs)
         return [{"run": run, "metric": name, **values} for run, metrics in named for name, values in metrics]
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
-        out: list[str | Sequence[Mapping[str, Any]]] = []
+    def blocks(self) -> Blocks:
+        out: Blocks = []
         for r in self.runs:
             out += [f"{r.name}: {len(r.table)} requests, {r.costs}", r.entry.table(sure=True)]
             out += coverage_blocks(r.coverage)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -16,7 +15,7 @@ from ...answers.interval import interval_dict
 from ...answers.simulate import Simulation, simulate
 from ...parallel import OnProgress
 from ...show.result import Result
-from ...show.text import seconds
+from ...show.text import Blocks, Rows, seconds
 from ..capacity import capacity
 
 if TYPE_CHECKING:
@@ -64,10 +63,10 @@ class BenchmarkResult(Result):
             ],
         }  # fmt: skip
 
-    def records(self) -> Sequence[Mapping[str, Any]]:
+    def records(self) -> Rows:
         return [{k: v for k, v in row.items() if k != "interval"} for row in self.to_dict()["rows"]]
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
+    def rows(self) -> Rows:
         return [
             {
                 "scenario": s.scenario, "clients": "" if s.clients is None else s.clients,
@@ -79,9 +78,9 @@ class BenchmarkResult(Result):
             for s in self.scored
         ]  # fmt: skip
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+    def blocks(self) -> Blocks:
         b = self.benchmark
-        out: list[str | Sequence[Mapping[str, Any]]] = [
+        out: Blocks = [
             f"{b.name} on {self.system}: {self.model}, {b.input_len}+{b.output_len} tokens", self.rows(),
         ]  # fmt: skip
         out += [f"{s.scenario}: {s.reason}" for s in self.scored if s.reason]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from ....devices.silicon.constants import constants
 from ....devices.silicon.describe import Estimate, Silicon, silicon_of
 from ....devices.spec import DeviceSpec
 from ...show.result import Result
-from ...show.text import show
+from ...show.text import Blocks, Rows, show
 
 WITHIN = 0.15
 """Tolerance of a re-derived area or power limit."""
@@ -30,7 +30,7 @@ class DescribedDevice(Result):
         units = {name: getattr(self.silicon, name).to_dict() for name in UNITS}
         return {"device": self.device.name, **units}
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
+    def rows(self) -> Rows:
         out = []
         for name, unit in UNITS.items():
             estimate: Estimate = getattr(self.silicon, name)
@@ -40,7 +40,7 @@ class DescribedDevice(Result):
             ]
         return out
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+    def blocks(self) -> Blocks:
         lines = []
         for name, unit in UNITS.items():
             estimate: Estimate = getattr(self.silicon, name)
@@ -73,7 +73,7 @@ class CheckedProducts(Result):
         return {"within": WITHIN, "rows": [dict(row) for row in self.table],
                 "held": {name: self._held(name) for name in ("area", "watts", "usd")}}  # fmt: skip
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
+    def rows(self) -> Rows:
         percent = ("area_error", "watts_error", "usd_error")
         return [
             {k: (f"{v:+.1%}" if k in percent and v is not None else v) for k, v in row.items()} for row in self.table
@@ -83,7 +83,7 @@ class CheckedProducts(Result):
         errors = [row[f"{name}_error"] for row in self.table if row[f"{name}_error"] is not None]
         return f"{sum(abs(e) <= WITHIN for e in errors)} of {len(errors)}"
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+    def blocks(self) -> Blocks:
         text = ", ".join(f"{name} {self._held(name)}" for name in ("area", "watts", "usd"))
         return [
             f"Within {WITHIN:.0%} of what is published: {text}. Cost is compared with analysts' estimates.",

@@ -17,7 +17,7 @@ from ....workloads.yamlfile import read_yaml
 from ...parallel import OnProgress
 from ...show.output import STAMPS
 from ...show.result import Drawing, Result
-from ...show.text import show
+from ...show.text import Blocks, Rows, show
 from ..engine_search import EngineSearch
 from ..search import search
 from ..sweep.expression import Expression
@@ -73,10 +73,10 @@ class EngineAnswer(Result):
         name = max(shares, key=lambda n: shares[n])
         return f"{shares[name]:.0%} of the board's {name}, the resource that it takes most of"
 
-    def records(self) -> Sequence[Mapping[str, Any]]:
+    def records(self) -> Rows:
         return self.front
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
+    def rows(self) -> Rows:
         step = max(1, len(self.front) // 12)
         return self.front[::step]
 
@@ -88,7 +88,7 @@ class EngineAnswer(Result):
             f"{show(best['latency_s'])} s. What limits it: {self._why(best)}."
         )
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+    def blocks(self) -> Blocks:
         return [self.headline(), f"{self.found.tried:,} engines run; {len(self.front):,} on the front", self.rows()]
 
     def drawings(self) -> Sequence[Drawing]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ...show.output import STAMPS, OutputFolder
 from ...show.result import Drawing, Result
-from ...show.text import show
+from ...show.text import Blocks, Rows, show
 from .designs import Design
 from .goals import EDAP, SILICON, direction
 from .searching import SearchOutcome
@@ -104,7 +104,7 @@ class DesignAnswer(Result):
             **({} if design.tuned is None else {"kernels": design.tuned.to_dict()}),
         }
 
-    def records(self) -> Sequence[Mapping[str, Any]]:
+    def records(self) -> Rows:
         return [self._flat(design) for design in self.found.every if design.metrics is not None]
 
     def _flat(self, design: Design) -> dict[str, Any]:
@@ -112,7 +112,7 @@ class DesignAnswer(Result):
         names = dict.fromkeys((*self.space.goals.names, *SILICON, EDAP))
         return {**self.space.named(design.values), **{n: metrics.get(n) for n in names}, "front": design in self.front}
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
+    def rows(self) -> Rows:
         out = []
         for design in self.front[:MOST_SHOWN]:
             row = self._flat(design)
@@ -157,11 +157,11 @@ class DesignAnswer(Result):
             out.append(f"{name} {mine / old - 1:+.1%}")
         return [f"{words} {', '.join(out)}"] if out else []
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+    def blocks(self) -> Blocks:
         every, done = len(self.found.every), len(self.found.simulated)
         left = ", ".join(f"{n:,} {why}" for why, n in self.found.left_out.items() if n)
         goals = ", ".join(f"{goal} {name}" for name, goal in self.space.goals.wanted.items())
-        out: list[str | Sequence[Mapping[str, Any]]] = [
+        out: Blocks = [
             self.headline(),
             f"{every:,} designs judged, {done:,} simulated; left out: {left or 'none'}",
             f"front of {goals}:",

@@ -14,6 +14,7 @@ from typing import Any
 from ....simulator.scenario import Scenario
 from ....workloads.errors import InputError, nearest
 from ....workloads.speculators import read_asked, read_rates
+from ...show.text import Records
 
 Extra = tuple[tuple[str, Any], ...]
 """Options of one candidate."""
@@ -47,7 +48,7 @@ def read_search(text: str | None) -> tuple[str, ...]:
 def choices_of(scenario: Scenario, search: Sequence[str]) -> tuple[Scenario, tuple[Extra, ...]]:
     """A scenario without what is searched, and what each candidate may have of it."""
     given = {option.name: value for option, value in scenario.given()}
-    ways: list[list[dict[str, Any]]] = []
+    ways: list[Records] = []
     for name, options in CHOICES.items():
         options_own = {option: given[option] for option in options if option in given}
         if name not in search:

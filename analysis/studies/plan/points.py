@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from ...answers.ranges import Ranges, is_measured
 from ...answers.run_interval import RunIntervals
 from ...answers.simulate import simulation_of
 from ...answers.started import room_of
+from ...show.text import Rows
 from ..backlog import FullRate, full_rate, least_rate
 from ..loads import judged, too_long
 from ..probes import sampled
@@ -225,7 +226,7 @@ class Point:
     served: float = 1.0
     sure: RunIntervals | None = None
     bases: Bases = NONE
-    evidence: Sequence[Mapping[str, Any]] = ()
+    evidence: Rows = ()
     ranges: Ranges | None = None
     room: Room = ANY
 

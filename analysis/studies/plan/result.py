@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from ...answers.interval import LEVEL, MEDIAN, SURE, chance_text
 from ...answers.price import WORTH, prices_text
 from ...show.output import OutputFolder
 from ...show.result import Drawing, Result
-from ...show.text import seconds, show
+from ...show.text import Blocks, Rows, seconds, show
 from .best import Searched
 from .candidates import Candidate
 from .points import PlanTask, Point, Value
@@ -168,7 +168,7 @@ class Plan(Result):
             "meets": p is not None and not p.missed,
         }  # fmt: skip
 
-    def records(self) -> Sequence[Mapping[str, Any]]:
+    def records(self) -> Rows:
         """Return every candidate with the fewest replicas that meet the SLO, or what is known about it."""
         out = []
         for s, t in ((searched, tried) for searched in self.searched for tried in searched.tried):
@@ -178,7 +178,7 @@ class Plan(Result):
             out.append(row | {"verdict": verdict(self.task, t)})
         return out
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
+    def rows(self) -> Rows:
         return [self._shown(s) for s in self.searched]
 
     def _shown(self, searched: Searched) -> dict[str, Any]:
@@ -223,9 +223,9 @@ class Plan(Result):
         low, high = sure.ends[name]
         return f"{text} ({seconds(low)} to {'overload' if high is None else seconds(high)})"
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+    def blocks(self) -> Blocks:
         task, groups = self.task, self.groups
-        out: list[str | Sequence[Mapping[str, Any]]] = [self._asked(), self.rows()]
+        out: Blocks = [self._asked(), self.rows()]
         for group in groups:
             out += self._group(group, len(groups) > 1)
         if not groups:

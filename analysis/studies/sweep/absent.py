@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ....devices.catalog import describe_system
@@ -10,6 +10,7 @@ from ....devices.spec import SystemSpec
 from ....simulator.quantity import columns
 from ....workloads.errors import InputError
 from ...answers.part_answers import with_columns
+from ...show.text import Rows
 from .expression import OF_RUN
 from .file import SweepPoint
 from .parameters import scenario_of
@@ -17,9 +18,7 @@ from .parameters import scenario_of
 UNPRICED = ("device_usd_per_hour", "usd_per_million_tokens")
 
 
-def refuse_absent(
-    asked: Iterable[str], rows: Sequence[Mapping[str, Any]], points: Iterable[SweepPoint], where: str
-) -> None:
+def refuse_absent(asked: Iterable[str], rows: Rows, points: Iterable[SweepPoint], where: str) -> None:
     """Refuse a metric that every point lacks that was simulated.
 
     Raises

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from ...parallel import OnProgress
 from ...parallel.workers import Workers
 from ...show.output import OutputFolder
 from ...show.result import Drawing, Result
-from ...show.text import show
+from ...show.text import Blocks, Records, Rows, show
 from ..front import among, front, trade_off_of
 from .absent import refuse_absent
 from .file import SweepFile, SweepPoint, read_sweep
@@ -47,7 +47,7 @@ class Sweep(Result):
     """
 
     study: SweepFile
-    table: list[dict[str, Any]]
+    table: Records
     points: dict[str, SweepPoint]
     code: str
     ran: int
@@ -58,7 +58,7 @@ class Sweep(Result):
         return sum(row["error"] is not None for row in self.table)
 
     @property
-    def best(self) -> list[dict[str, Any]]:
+    def best(self) -> Records:
         """Rows that no other feasible one beats in every objective."""
         good, goals = [row for row in self.table if row["feasible"]], self.study.objectives
         return front(good, goals, self.study.workloads) if goals else []
@@ -83,20 +83,20 @@ class Sweep(Result):
     def timing(self) -> dict[str, Any]:
         return {"ran": self.ran, "stored": len(self.table) - self.ran}
 
-    def records(self) -> Sequence[Mapping[str, Any]]:
+    def records(self) -> Rows:
         return self.table
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
+    def rows(self) -> Rows:
         shown = self.best or [row for row in self.table if row["error"] is None]
         wanted = [*self.study.columns, *(self.study.objectives or METRICS[6:9])]
         return [{name: row[name] for name in wanted} for row in shown[:MOST_BEST]]
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+    def blocks(self) -> Blocks:
         done = len(self.table) - self.failed
         text = f"{self.study.title}: {len(self.table):,} points, {done:,} done, {self.failed:,} failed"
         left_out = self.study.size - len(self.table)
         text += f", {left_out:,} left out by constraints or equal to another" if left_out else ""
-        out: list[str | Sequence[Mapping[str, Any]]] = [text]
+        out: Blocks = [text]
         if self.table and done:
             if self.study.objectives:
                 goals = ", ".join(f"{goal} {name}" for name, goal in self.study.objectives.items())

@@ -19,7 +19,7 @@ from ....devices.spec import SystemSpec
 from ....workloads.errors import InputError, nearest
 from ...show.kept import NOTHING, Kept
 from ...show.result import Result
-from ...show.text import seconds
+from ...show.text import Blocks, Rows, seconds
 from .fit import DIGITS, FREE, Fitted, Free, Number, fit_numbers
 from .measured import HostResult, HostRun, read_measured
 
@@ -59,7 +59,7 @@ class HostCalibration(Result):
             "link_share": self.fitted.before.shares["link"],
         }  # fmt: skip
 
-    def records(self) -> Sequence[Mapping[str, Any]]:
+    def records(self) -> Rows:
         before, after = self.fitted.before.figures, self.fitted.after.figures
         return [
             {"metric": name, "measured": result, "before": x, "after": after[name][1],
@@ -67,7 +67,7 @@ class HostCalibration(Result):
             for name, (result, x) in before.items()
         ]  # fmt: skip
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
+    def rows(self) -> Rows:
         return [
             {
                 "metric": r["metric"].replace("_", " "), "measured": seconds(r["measured"]),
@@ -76,9 +76,9 @@ class HostCalibration(Result):
             for r in self.records()
         ]  # fmt: skip
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+    def blocks(self) -> Blocks:
         f = self.fitted
-        out: list[str | Sequence[Mapping[str, Any]]] = [
+        out: Blocks = [
             self._heading(),
             [{"number": n.free.title, "fitted": _shown(n, n.value),
               "80% interval": f"{_shown(n, n.low)} to {_shown(n, n.high)}"} for n in f.numbers],

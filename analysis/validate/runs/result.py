@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from ...answers.interval import LEVEL
 from ...parallel import OnProgress
 from ...show.output import SIGNIFICANT
 from ...show.result import Drawing
+from ...show.text import Blocks, Records, Rows
 from ..check import Compared, RunCheck, by_chance, for_people, summary
 from ..points.table import read_points
 from ..serving import replay_requests
@@ -80,7 +81,7 @@ class RunsValidation(Compared):
         off = [(name, abs(values["error"])) for e in self.entries for name, values in e.metrics().items()]
         return {name: float(np.median([x for n, x in off if n == name])) for name, _ in off}
 
-    def by(self, axis: str) -> list[dict[str, Any]]:
+    def by(self, axis: str) -> Records:
         """Errors of means, medians and rates by a label of the runs: source, device, model, engine with its version, concurrency."""
         groups: dict[tuple[str, str], list[RunCheck]] = {}
         for e in self.entries:
@@ -91,18 +92,18 @@ class RunsValidation(Compared):
             for (value, name), entries in sorted(groups.items()) if not name.endswith(TAILS)
         ]  # fmt: skip
 
-    def records(self) -> Sequence[Mapping[str, Any]]:
+    def records(self) -> Rows:
         return [
             {"run": e.run, "stage": e.stage, "set": e.group, "metric": name, **values, "within": e.within(name)}
             for e in self.entries
             for name, values in e.metrics().items()
         ]
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
+    def rows(self) -> Rows:
         return [row for e in self.entries for row in e.table()]
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
-        out: list[str | Sequence[Mapping[str, Any]]] = []
+    def blocks(self) -> Blocks:
+        out: Blocks = []
         for e in self.entries:
             if e.group:
                 continue
@@ -124,7 +125,7 @@ class RunsValidation(Compared):
     def report_title(self) -> str:
         return f"{len(self.entries)} measured stages and static batches replayed"
 
-    def staged(self) -> list[dict[str, Any]]:
+    def staged(self) -> Records:
         """The records, with stages as text."""
         return [{**row, "stage": "" if row["stage"] is None else str(row["stage"])} for row in self.records()]
 
