@@ -96,7 +96,7 @@ class FrameRun(Result):
 
     @property
     def memory_bytes_per_image(self) -> float:
-        return self.total("memory_bytes") / self.images
+        return float(self.total("memory_bytes") / self.images)
 
     def total(self, name: str) -> Any:
         """A count of all images."""

@@ -36,7 +36,8 @@ class Inspection(Result):
         """The most common count of the routed experts."""
         layers = self.model.layers
         kinds = [la.ffn.routed for la in layers if is_routed(la.ffn) and not la.ffn.routed.by_request]
-        return Counter(getattr(kind, what) for kind in kinds).most_common(1)[0][0] if kinds else None
+        counts: list[int] = [getattr(kind, what) for kind in kinds]
+        return Counter(counts).most_common(1)[0][0] if counts else None
 
     @property
     def experts(self) -> int | None:
