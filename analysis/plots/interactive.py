@@ -21,7 +21,6 @@ from matplotlib.text import Annotation, Text
 from matplotlib.ticker import FixedLocator
 
 from ...workloads.errors import visible
-from ..show.text import Records
 from .looks import Looks, ink
 from .traces import Trace, bars_trace, cloud_trace, line_trace, lines, numbers, stairs_trace
 
@@ -37,7 +36,7 @@ COLORBAR = "<colorbar>"
 """How matplotlib labels the axes of one."""
 
 
-def interactive(figure: Figure) -> Records | None:
+def interactive(figure: Figure) -> list[dict[str, Any]] | None:
     """Describe a plot's axes for Plotly.js.
 
     Returns
