@@ -206,18 +206,18 @@ class Timeline:
             out[task.resource] = out.get(task.resource, 0.0) + (end - start)
         return out
 
-    def exposed(self, first: str = COMPUTE) -> tuple[float, ...]:
+    def exposed(self) -> tuple[float, ...]:
         """Seconds of each task that count towards the makespan; together they are the makespan.
 
-        An instant counts for the task of the resource `first` where that runs one, else for the task that began last of
-        those that the graph lists before the next one on `first`. A task's other seconds are hidden behind those.
+        An instant counts for the task of the `COMPUTE` resource where that runs one, else for the task that began last of
+        those that the graph lists before the next one there. A task's other seconds are hidden behind those.
         """
         out = [0.0] * len(self.starts)
         end = self.makespan
-        for i in self._on(first):
+        for i in self._on(COMPUTE):
             out[i] = self.ends[i] - self.starts[i]
-        others = [i for i, t in enumerate(self.graph.tasks) if t.resource != first]
-        for low, high, following in self._gaps(first, end):
+        others = [i for i, t in enumerate(self.graph.tasks) if t.resource != COMPUTE]
+        for low, high, following in self._gaps(COMPUTE, end):
             covered = high
             while covered > low:
                 running = [i for i in others if self.starts[i] < covered <= self.ends[i]]
@@ -234,7 +234,7 @@ class Timeline:
         Keys are (label of what is hidden, label of what it is hidden behind).
         """
         tasks, out = self.graph.tasks, dict[tuple[str, str], float]()
-        mains = self._on(first)
+        mains = self._on(COMPUTE)
         others = [i for i, task in enumerate(tasks) if task.resource != first]
         begin = 0
         for i in sorted(others, key=lambda i: self.starts[i]):
@@ -256,7 +256,7 @@ class Timeline:
     def _gaps(self, first: str, end: float) -> list[tuple[float, float, int]]:
         """When the resource `first` runs nothing before the end, and its next task's place."""
         out, free = [], 0.0
-        for i in self._on(first):
+        for i in self._on(COMPUTE):
             if self.starts[i] > free:
                 out.append((free, self.starts[i], i))
             free = max(free, self.ends[i])

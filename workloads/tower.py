@@ -97,7 +97,7 @@ def _tiled(width: int, height: int, side: int, most: int) -> Size:
     return best
 
 
-def read_size(text: str, option: str = "--image-size") -> Size:
+def read_size(text: str) -> Size:
     """Read ``1920x1080``: width and height in pixels.
 
     Examples
@@ -108,6 +108,6 @@ def read_size(text: str, option: str = "--image-size") -> Size:
     match = re.fullmatch(r"(\d{1,6})[xX](\d{1,6})", text)
     if not match or not all(1 <= int(side) <= MAX_SIDE for side in match.groups()):
         raise InputError(
-            f"{option} {text!r}", f"must be width x height in pixels from 1 to {MAX_SIDE}, such as 1920x1080"
+            f"--image-size {text!r}", f"must be width x height in pixels from 1 to {MAX_SIDE}, such as 1920x1080"
         )
     return int(match[1]), int(match[2])

@@ -78,7 +78,7 @@ def _enumerated(config: Config, layers: int) -> list[bool]:
 
 def read_blocks(
     config: Config, hidden: int, layers: int, *, router_bias: bool = False, shared_gate: bool = False,
-    matrices: int = 3, bias: bool = False, expert_bias: bool = False, first: int = 0, shared: int | None = None,
+    matrices: int = 3, bias: bool = False, first: int = 0, shared: int | None = None,
 ) -> list[Block]:  # fmt: skip
     """Feed-forward part of every layer; a file without experts (or with none) is dense.
 
@@ -93,7 +93,7 @@ def read_blocks(
     if not config.count(*EXPERTS, default=0):
         return [read_ffn(config, hidden, matrices=matrices, bias=bias)] * layers
     experts = read_experts_of(
-        config, hidden, router_bias=router_bias, shared_gate=shared_gate, matrices=matrices, expert_bias=expert_bias,
+        config, hidden, router_bias=router_bias, shared_gate=shared_gate, matrices=matrices,
         shared=shared,
     )  # fmt: skip
     sparse = sparse_layers(config, layers, first)
@@ -111,7 +111,7 @@ def dense_of(config: Config, hidden: int, matrices: int = 3, bias: bool = False)
 
 def read_experts_of(
     config: Config, hidden: int, *, router_bias: bool = False, shared_gate: bool = False, matrices: int = 3,
-    expert_bias: bool = False, shared: int | None = None,
+    shared: int | None = None,
 ) -> MixtureOfExperts:  # fmt: skip
     """The experts of a layer, in any of the usual keys."""
     from .parts import read_experts
@@ -124,6 +124,6 @@ def read_experts_of(
     keys = tuple(k for k in EXPERTS if config.has(k)) or EXPERTS
     return read_experts(
         config, hidden, width, experts=keys, top_k=TOP_K, matrices=matrices, shared_width=shared,
-        shared_gate=shared_gate and shared > 0, router_bias=router_bias, expert_bias=expert_bias,
+        shared_gate=shared_gate and shared > 0, router_bias=router_bias,
         groups="n_group",
     )  # fmt: skip

@@ -112,11 +112,11 @@ STATES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "auto": ""}
 """Formats of recurrent states, as files spell them."""
 
 
-def state_format(config: Config, key: str, default: str = "") -> str:
+def state_format(config: Config, key: str) -> str:
     """Return the format of a recurrent state; empty: as activations."""
     text = config.text(key)
     if not text:
-        return default
+        return ""
     if text not in STATES:
         raise config.error(key, f"must be one of {', '.join(STATES)}, not {text!r}")
     return STATES[text]

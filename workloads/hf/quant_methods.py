@@ -122,10 +122,10 @@ MODELOPT = {
 """``quant_algo`` of modelopt (and what TensorRT-LLM and vLLM add) -> weight format."""
 
 
-def _algorithm(quantization: Config, key: str = "quant_algo") -> Stored:
-    name = quantization.text(key)
+def _algorithm(quantization: Config) -> Stored:
+    name = quantization.text("quant_algo")
     if name not in MODELOPT:
-        raise quantization.error(key, f"unknown algorithm {shown(name)}{nearest(name, MODELOPT)}")
+        raise quantization.error("quant_algo", f"unknown algorithm {shown(name)}{nearest(name, MODELOPT)}")
     return as_it_is(MODELOPT[name])
 
 
