@@ -201,7 +201,7 @@ class Placement(Result):
     def drawings(self) -> Sequence[Drawing]:
         import pandas as pd
 
-        from ..plots.expert_placements import device_loads
+        from ..plots.bars import device_loads
 
         d = self.before.deployment
         title = f"{d.model.name} on {d.system.name}: experts in order, and placed by {self.after.name}"

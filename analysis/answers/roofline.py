@@ -17,7 +17,6 @@ from ...simulator.deploy.placement import processors_of
 from ...simulator.option import chosen
 from ...simulator.scenario.options import DeployOptions
 from ...simulator.step.explicit import StageCost
-from ...simulator.streams import Timeline
 from ...workloads.catalog import load_model
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
@@ -25,7 +24,7 @@ from ...workloads.tower import read_size
 from ..show.output import OutputFolder
 from ..show.result import Drawing, Result
 from ..show.text import Blocks, Records, Rows, seconds, show, si
-from ..show.timeline import write_bars, write_streams
+from ..show.timeline import write_bars
 from .error_factors import Conditions, engine_named
 from .interval import Interval, interval_dict, spoken, step_interval
 from .memory_rows import dram_blocks, dram_rows
@@ -34,7 +33,7 @@ from .part_answers import blocks_of, entries_after, step_parts
 from .ranges import Ranges, ranges_of_stage
 from .roofs import formats, roof_name, roof_rows, roofs
 from .step import SPECULATIVE, bars_of_step, engine_devices, gain_of, image_tokens, stage_of, step_of, work_joules
-from .step_timeline import Bar, frame_of, lane_rows, middle_of, records_of, tasks_shown
+from .step_timeline import Bar, frame_of, lane_rows, middle_of, records_of
 from .summary import roof_of
 
 if TYPE_CHECKING:
@@ -66,7 +65,6 @@ class Roofline(Result):
     warnings: tuple[str, ...]
     sources: Mapping[str, str]
     parts: Mapping[str, Any] = field(default_factory=dict)
-    timelines: tuple[Timeline, ...] = ()
     bars: tuple[Bar, ...] = ()
     ranges: Ranges | None = None
     stage: StageCost | None = None
@@ -195,7 +193,7 @@ class Roofline(Result):
 
         figure = draw(self.processors(), self.figure_ops(), self.title())
         text = "Every op of the step under the roofs of the processor and format it runs in."
-        return [Drawing(figure, text), *self._gantt(), *self._streams()]
+        return [Drawing(figure, text), *self._gantt()]
 
     def write(self, folder: OutputFolder) -> None:
         """Write ops.csv, the plots, what runs when, and roofline.json."""
@@ -206,9 +204,6 @@ class Roofline(Result):
             folder.figure("timeline.png", drawn[1].figure)
             folder.table("timeline.csv", frame_of(self.bars), "%.12g")
             folder.write("timeline.json", lambda path: write_bars(self.bars, path))
-        if self.timelines:
-            folder.figure("streams.png", drawn[-1].figure)
-            folder.write("streams.json", lambda path: write_streams(self.timelines, path))
         Result.write(self, folder)
 
     def _gantt(self) -> list[Drawing]:
@@ -222,16 +217,6 @@ class Roofline(Result):
         title = f"{self.title()}: {seconds(self.step_seconds)} a step"
         text = "Which op runs on which processor or link, when; what is side by side runs together."
         return [Drawing(gantt(frame_of(self.bars), window, title, note), text)]
-
-    def _streams(self) -> list[Drawing]:
-        """When what runs on each stream, in the middle of the step; nothing without overlap."""
-        if not self.timelines:
-            return []
-        from ..plots.streams import streams as draw
-
-        tasks, title = tasks_shown(self.timelines), f"{self.title()}, {self.parts['overlap'].way}"
-        text = "What computes and what is exchanged at the same time, in some layers of the step."
-        return [Drawing(draw(tasks, title), text)]
 
     @property
     def _default(self) -> str:
@@ -348,7 +333,7 @@ def roofline(
          *cap_texts(where.device), *_launch_warning(deployment, how.framework or "", batch, prefill, stage.seconds)),
         {} if isinstance(system, SystemSpec)
         else describe_system(system)[1] | host_sources(where, how.host),
-        parts, stage.timelines,
+        parts,
         bars_of_step(deployment, batch, context, prefill) if timeline else (), ranges, stage,
         engine_named(how.framework),
     )  # fmt: skip

@@ -107,7 +107,7 @@ class Steps:
         return [rows, *([f"and {left:,} more steps: --out has all of them"] if left else [])]
 
     def span_frame(self) -> pd.DataFrame:
-        """Spans as `plots.lanes` takes them."""
+        """Spans as `plots.gantt` takes them."""
         import pandas as pd
 
         return pd.DataFrame([asdict(span) for span in self.spans], columns=list(Span.__slots__))

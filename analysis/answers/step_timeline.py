@@ -106,24 +106,3 @@ def middle_of(bars: Sequence[Bar], layers: int = 2) -> tuple[float, float]:
     first = (len(numbers) - layers) // 2
     shown = [bar for bar in bars if bar.layer in numbers[first : first + layers]]
     return min(bar.start_s for bar in shown), max(bar.end_s for bar in shown)
-
-
-def tasks_shown(timelines: Sequence[Timeline], most: int = 90) -> pd.DataFrame:
-    """Return tasks from the middle of a step for `plots.streams`: the `most` longest ones."""
-    import pandas as pd
-
-    line = max(timelines, key=lambda one: one.makespan)
-    tasks = line.graph.tasks
-    first = max(len(tasks) // 2 - most // 2, 0)
-    return pd.DataFrame(
-        [
-            {"stream": task.resource, "name": task.name, "chunk": task.chunk, "start_s": start, "end_s": end}
-            for task, start, end in zip(
-                tasks[first : first + most],
-                line.starts[first : first + most],
-                line.ends[first : first + most],
-                strict=True,
-            )
-        ],
-        columns=["stream", "name", "chunk", "start_s", "end_s"],
-    )

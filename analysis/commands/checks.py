@@ -48,8 +48,8 @@ def _shared(
 ) -> dict[str, str]:
     """Files of the sets that devices share, and their page."""
     from ..validate.calibrate import stamp
+    from ..validate.calibration_report import set_report
     from ..validate.kernel_sets import fit_sets
-    from ..validate.set_report import set_report
 
     fitted = fit_sets(result.measured, stamp(date), progress, kept)
     files = {f"kernels-{name}.yaml": text for name, text in fitted.files().items()}
@@ -93,7 +93,7 @@ def measure(given: Any) -> None:
 def _configs(backend: str, seed: int, **how: Any) -> Callable[..., Any]:
     """What searches the configurations of the CPU's kernels, or of the GPU's."""
     if backend == "cupy":
-        from ..validate.gpu_configs import measure_gpu_configs
+        from ..validate.measure_configs import measure_gpu_configs
 
         return partial(measure_gpu_configs, **how)
     if backend != "numba":

@@ -7,12 +7,295 @@ after seeing them (see `assumptions` in `values/attacc.yaml`). The DRAM command 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
-from opbyte.extend import Table
+from opbyte.extend import InputError, Table, load_device, nearest
+from opbyte.extend.devices import DramSpec, PimStream, build_device, load_memory, run_stream, stream_of
 
-from .attacc_step import SYSTEMS, Case, Step, decode_step, overlapped, step_joules
+from .kinds.tiled import TiledGpu, best_tile, occupancy
 from .published import Prediction, paper, published
+
+LEVELS = {"bank": "pim_mac_ab", "bank-group": "pim_mac_sb_rot", "buffer": "pim_mac_pb_bgint"}
+"""Where the units sit -> the command stream that feeds them: one command reads all banks of a
+channel, one bank of every bank group, or one bank of each pseudo channel."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadAttention:
+    """Units of one kind in the stacks of one device.
+
+    Attributes
+    ----------
+    memory : DramSpec
+        DRAM of a stack, with its in-bank commands.
+    level : str
+        A key of `LEVELS`.
+
+    Raises
+    ------
+    InputError
+        An unknown level, or a memory without the commands that it needs.
+    """
+
+    memory: DramSpec
+    level: str
+    stacks: int
+
+    def __post_init__(self) -> None:
+        if self.level not in LEVELS:
+            raise InputError(f"level {self.level!r}", f"is unknown{nearest(self.level, LEVELS)}")
+        stream_of(self.memory, LEVELS[self.level], 1, True)
+
+    def row_columns(self, head_dim: int, value_bytes: float) -> int:
+        """Columns of one key or value row: a part in every bank group, each of whole columns."""
+        org = self.memory.organisation
+        part = head_dim * value_bytes / org.bank_groups
+        return org.bank_groups * math.ceil(part / org.atom_bytes)
+
+    def rounds(self, heads: int) -> int:
+        """Return the rounds of `heads` heads of the device, distributed over stacks, then over channels."""
+        return math.ceil(math.ceil(heads / self.stacks) / self.memory.organisation.channels)
+
+    def stream(self, tokens: float, head_dim: int, value_bytes: float) -> PimStream:
+        """The commands that read the keys (or the values) of one head, row after row."""
+        columns = math.ceil(tokens * self.row_columns(head_dim, value_bytes))
+        plain = stream_of(self.memory, LEVELS[self.level], 1, True)
+        commands = max(1, math.ceil(columns / plain.banks))
+        rows = math.ceil(commands / plain.columns)
+        return replace(plain, commands=commands, columns=math.ceil(commands / rows))
+
+    def seconds(self, heads: int, tokens: float, head_dim: int, value_bytes: float) -> float:
+        """Scores and weighted sums of `heads` heads over `tokens` cached tokens each [s].
+
+        Keys are read, then values. The softmax of one head overlaps with the products of another, as AttAcc pipelines
+        them; so do loads of queries.
+        """
+        rounds = self.rounds(heads)
+        if not rounds or tokens <= 0:
+            return 0.0
+        one = self.stream(tokens, head_dim, value_bytes)
+        return _clocks(self.memory, one, 2 * rounds) * self.memory.tCK_s
+
+    def bytes_per_s(self) -> float:
+        """What the units of the device read of long rows, refresh included [B/s]."""
+        long = replace(stream_of(self.memory, LEVELS[self.level], 1, True), commands=LONG)
+        org, clocks = self.memory.organisation, _clocks(self.memory, long, 1)
+        per_channel = LONG * long.banks * org.atom_bytes / (clocks * self.memory.tCK_s)
+        return per_channel * org.channels * self.stacks
+
+
+LONG = 1 << 16
+"""Commands in the measurement of a rate."""
+
+
+@lru_cache(maxsize=4096)
+def _clocks(memory: DramSpec, one: PimStream, times: int) -> int:
+    """Clock cycles of a stream that is sent `times` times."""
+    return run_stream(memory, replace(one, commands=one.commands * times))
+
+
+DEVICES = 8
+GPU = "attacc-gpu"
+REDUCE_S_PER_BYTE = 9e-12
+"""What a byte adds to the fixed part of an all-reduce step at NVLink's 600 GB/s (AttAcc's
+simulator)."""
+DTYPES = {1: "int8", 2: "fp16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A decoder-only model: layers, width, heads, inner width over width, whether it is gated."""
+
+    layers: int
+    hidden: int
+    heads: int
+    widening: float = 4.0
+    gated: bool = False
+
+    @property
+    def inner(self) -> int:
+        """Width of the feed-forward layer."""
+        return int(self.hidden * self.widening)
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one head."""
+        return self.hidden // self.heads
+
+
+MODELS: Mapping[str, Model] = {
+    "GPT-175B": Model(96, 12288, 96),
+    "LLAMA-65B": Model(80, 8192, 64, 8 / 3, gated=True),
+    "OPT-66B": Model(64, 9216, 72),
+    "MT-530B": Model(105, 20480, 128),
+}
+"""Table of models of AttAcc's simulator."""
+
+SYSTEMS: Mapping[str, tuple[str, str] | None] = {
+    "gpu": None,
+    "bank": ("hbm3pim-5.2gbps", "bank"),
+    "bank-nolimit": ("hbm3pim-5.2gbps_npc", "bank"),
+    "bg": ("hbm3pim-5.2gbps", "bank-group"),
+    "buffer": ("hbm3pim-5.2gbps", "buffer"),
+}
+"""DRAM of the stacks and where their units sit; None: attention on the GPUs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A workload: model, bytes a value, input and output length, batch."""
+
+    model: str
+    value_bytes: int
+    lin: int
+    lout: int
+    batch: int
+
+    @property
+    def id(self) -> str:
+        """Start of the ids of its rows."""
+        return f"attacc.{self.model}.w{self.value_bytes}.{self.lin}-{self.lout}.b{self.batch}"
+
+    @property
+    def context(self) -> float:
+        """Cached tokens, mean over the decode steps."""
+        return self.lin + self.lout / 2
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Seconds of a decode step by part; `qkv_proj` and `ffn` are parts of `fc`."""
+
+    attention: float
+    softmax: float
+    fc: float
+    all_reduce: float
+    vector: float
+    qkv_proj: float
+    ffn: float
+
+    @property
+    def seconds(self) -> float:
+        """One part after another."""
+        return self.attention + self.softmax + self.fc + self.all_reduce + self.vector
+
+
+@lru_cache(maxsize=1)
+def gpu() -> TiledGpu:
+    """The GPU's cost model."""
+    model = build_device(load_device(GPU)[0], calibrated=True).processors["xpu"].model
+    assert isinstance(model, TiledGpu)
+    return model
+
+
+def units(system: str) -> HeadAttention | None:
+    """The attention units of a device of a system."""
+    description = SYSTEMS[system]
+    if description is None:
+        return None
+    stacks = load_device(GPU)[0].memory.stacks
+    return HeadAttention(load_memory(description[0]), description[1], stacks)
+
+
+def decode_step(case: Case, system: str) -> Step:
+    """One step of 8 devices, tensor parallel, averaged over the steps of a request."""
+    model, w, b = MODELS[case.model], case.value_bytes, case.batch
+    g, near, dtype = gpu(), units(system), DTYPES[case.value_bytes]
+    heads, inner = model.heads // DEVICES, model.inner // DEVICES
+    d = model.hidden
+
+    def product(n: int, k: int) -> float:
+        return g.matmul_seconds(b, n, k, w, dtype)
+
+    projections = product(3 * d // DEVICES, d) + product(d, d // DEVICES)
+    ffn = product(inner, d) * (2 if model.gated else 1) + product(d, inner)
+    scores = heads * b * case.context
+    flops, kv = 4.0 * scores * model.head_dim, 2 * scores * model.head_dim * w
+    extra = 2 * (scores + heads * b * model.head_dim) * w  # queries, scores, results
+    if near is None:
+        attention = g.attention_seconds(heads * b, flops, kv + extra, dtype)
+        softmax = 2 * scores * w / g.bandwidth / float(occupancy(heads * b, g.cores))
+        moved = 0.0
+    else:
+        attention = near.seconds(heads * b, case.context, model.head_dim, w)
+        softmax, moved = 0.0, 3 * heads * b * model.head_dim * w
+    norms = 2 * g.norm_seconds(3 * b * d * w)
+    activation = g.activation_seconds((3 if model.gated else 2) * b * inner * w)
+    n = model.layers
+    return Step(
+        n * attention, n * softmax, n * (projections + ffn), n * (2 * all_reduce(b * d * w) + sent(moved)),
+        n * (norms + activation), n * projections, n * ffn,
+    )  # fmt: skip
+
+
+def all_reduce(moved: float) -> float:
+    """Return the time of an all-reduce of `moved` bytes over the devices, in the authors' form [s]."""
+    link, share = load_device(GPU)[0].link, moved / DEVICES
+    step = max(link.latency_s + REDUCE_S_PER_BYTE * share, share / link.bandwidth_bytes_per_s)
+    return (DEVICES - 1) * step
+
+
+def sent(moved: float) -> float:
+    """New keys, values and queries on their way to the stacks [s]."""
+    return moved / load_device(GPU)[0].link.bandwidth_bytes_per_s
+
+
+def overlapped(case: Case, system: str) -> float:
+    """The step with both overlaps: FFN shared with the units, heads pipelined with products [s].
+
+    The units take a share of the FFN's weights and read them once a request; the shorter of
+    attention and its products hides behind the other but for the first head.
+    """
+    step, model, near = decode_step(case, system), MODELS[case.model], units(system)
+    assert near is not None
+    matrices = 3 if model.gated else 2
+    weights = matrices * model.hidden * model.inner / DEVICES * case.value_bytes
+    alone = model.layers * case.batch * weights / near.bytes_per_s()
+    ffn = step.ffn * alone / (step.ffn + alone)
+    heads = model.heads // DEVICES
+    hidden = min(step.attention, step.qkv_proj) * (1 - 1 / heads)
+    return step.seconds - step.ffn + ffn - hidden
+
+
+L2_J_PER_BYTE, L1_J_PER_BYTE, REGISTER_J_PER_BYTE = 2.4e-12, 1.28e-12, 6.75e-14
+NEAR_J_PER_BYTE = {"bank": 4.4e-12, "bank-group": 1.248e-11, "buffer": 2.632e-11}
+"""Energies of AttAcc's simulator: caches 0.3 and 0.16 pJ a bit, registers; from the cells, activation
+included, to units at the banks 0.55 pJ a bit, bank groups 1.56, and on the buffer die 3.29."""
+OPERANDS = 3
+"""Register accesses of a multiply-accumulate: two factors and a sum (an assumption)."""
+
+
+def step_joules(case: Case, system: str) -> float:
+    """Dynamic energy of that step over all devices [J].
+
+    Memory, caches, registers and multiply-accumulates; what crosses NVLink is left out.
+    """
+    model, w, b, near = MODELS[case.model], case.value_bytes, case.batch, units(system)
+    base, d, inner = gpu().base, model.hidden, model.inner // DEVICES
+    shapes = [(3 * d // DEVICES, d), (d, d // DEVICES), (d, inner)]
+    shapes += [(inner, d)] * (2 if model.gated else 1)
+    macs = float(sum(b * n * k for n, k in shapes))
+    moved = float(sum((b * k + k * n + b * n) * w for n, k in shapes))
+    cached = sum(float(best_tile(b, n, gpu().cores)[1]) * k * w for n, k in shapes)
+    vectors = 2 * 3 * b * d * w + (3 if model.gated else 2) * b * inner * w
+    moved, cached = moved + vectors, cached + vectors
+    scores = model.heads // DEVICES * b * case.context
+    kv, attention = 2 * scores * model.head_dim * w, 2 * scores * model.head_dim
+    path = base.stream_J_per_byte
+    if near is None:
+        moved, cached, near_J = moved + kv + 4 * scores * w, cached + kv + 4 * scores * w, 0.0
+    else:
+        columns = near.row_columns(model.head_dim, w) * near.memory.organisation.atom_bytes
+        near_J = 2 * scores * columns * NEAR_J_PER_BYTE[near.level]
+    mac_J = 2 * base.J_per_flop[DTYPES[w]]
+    registers = OPERANDS * w * REGISTER_J_PER_BYTE
+    layer = moved * path + cached * (L2_J_PER_BYTE + L1_J_PER_BYTE) + near_J
+    layer += macs * (mac_J + registers) + attention * mac_J
+    return DEVICES * model.layers * layer
+
 
 ALL = tuple(SYSTEMS)
 ENDS = ("gpu", "bank")
@@ -91,5 +374,5 @@ def _drawn() -> Table:
 
 paper(
     "attacc", "Predict AttAcc: attention in HBM stacks next to 8 GPUs, per bank, bank group or buffer die.", predictions,
-    tables=(parts,), drawn=_drawn, runs=len(CASES),
+    tables=(parts,), drawn={"steps": _drawn}, runs=len(CASES),
 )  # fmt: skip

@@ -5,31 +5,15 @@ FLOPs and parameters come from model objects, times from the cost models of an H
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 
-from opbyte.extend import (
-    EXPERIMENTS,
-    Batch,
-    Deployment,
-    Loads,
-    ModelSpec,
-    Reproduction,
-    Row,
-    Run,
-    Table,
-    deploy,
-    judged,
-    load_model,
-    load_system,
-)
-from opbyte.extend.answers import OnProgress
+from opbyte.extend import Batch, Deployment, Loads, ModelSpec, Row, Run, Table, deploy, judged, load_model, load_system
 from opbyte.extend.models import Layer, MixtureOfExperts, is_routed, layer_ops
 from opbyte.extend.systems import explicit_stage
 
-from .published import Prediction, assumed, published, rows_of, with_figures
+from .published import Prediction, paper, published
 
 SYSTEM = "h100-x1"
 PROMPT, NEW = 256, 16
@@ -83,19 +67,6 @@ def request_s(model: str, sequences: int = 1) -> float:
 
 OWN, SHARED, BTX = "bam-small", "bam-small-shared-kv", "btx-small"
 SEQUENCES = (1, 8, 64, 256)
-
-
-@EXPERIMENTS.register("bam")
-def bam(seeds: Sequence[int], routing: str, progress: OnProgress | None, figures: bool = False) -> Reproduction:
-    """Reproduce BAM: FLOPs and parameters of attention experts that all run, and what they cost."""
-    began = time.perf_counter()
-    rows_found = list(predictions())
-    rows = (*rows_of("bam", rows_found), below_flops(rows_found))
-    result = Reproduction(
-        "bam", rows, 3 * NEW * len(SEQUENCES), time.perf_counter() - began,
-        tables=(_conflict(), _times()), assumptions=assumed("bam", PROMPT=PROMPT, NEW=NEW),
-    )  # fmt: skip
-    return with_figures(result, _drawn()) if figures else result
 
 
 def predictions() -> Iterator[Prediction]:
@@ -169,3 +140,15 @@ def _drawn() -> Table:
         for name, spec in _models().items()
     ]
     return Table("steps", "A token and layer at 256 tokens (MFLOP)", rows)
+
+
+def _rows() -> Iterator[Prediction | Row]:
+    cases = list(predictions())
+    yield from cases
+    yield below_flops(cases)
+
+
+paper(
+    "bam", "Reproduce BAM: FLOPs and parameters of attention experts that all run, and what they cost.", _rows,
+    tables=(_conflict, _times), drawn={"steps": _drawn}, runs=3 * NEW * len(SEQUENCES),
+)  # fmt: skip

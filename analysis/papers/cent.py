@@ -209,5 +209,5 @@ def _drawn() -> Table:
 
 paper(
     "cent", "Predict CENT: Llama-2 as a pipeline of blocks on GDDR6-PIM devices behind CXL.", predictions,
-    tables=(parts,), drawn=_drawn,
+    tables=(parts,), drawn={"steps": _drawn},
 )  # fmt: skip

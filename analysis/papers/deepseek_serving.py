@@ -6,18 +6,17 @@ nodes per decoding unit, so nothing here is judged.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
 
-from opbyte.extend import EXPERIMENTS, Batch, Deployment, Reproduction, Table, deploy, load_model, load_system
-from opbyte.extend.answers import OnProgress, evidence
+from opbyte.extend import Batch, Deployment, Table, deploy, load_model, load_system
+from opbyte.extend.answers import evidence
 from opbyte.extend.devices import describe_system
 from opbyte.extend.systems import ExpertPlacing, dealt, explicit_stage, kv_rules, sequence_bytes
 
-from .published import Prediction, assumed, rows_of, with_figures
+from .published import Prediction, paper, published
 
 MODEL, SYSTEM, NODES = "deepseek-v3", "h800-4x8", 4
 COPIES = 32
@@ -31,36 +30,6 @@ DECODES = (32, 64)
 PREFILL, DECODE = "deepep-normal", "deepep-low-latency"
 TWO_BATCH = "two-batch"
 NOTE = "a prediction of busy steps; the published average of a day"
-
-
-@EXPERIMENTS.register("deepseek-serving")
-def deepseek_serving(
-    seeds: Sequence[int], routing: str, progress: OnProgress | None, figures: bool = False
-) -> Reproduction:
-    """Predict prompt and output tokens a second of DeepSeek-V3 on 32 H800, next to a day's averages."""
-    began = time.perf_counter()
-    rows = rows_of("deepseek-serving", list(predictions()))
-    tables = (_prefill_table(), _decode_table(), _evidence())
-    result = Reproduction(
-        "deepseek-serving",
-        rows,
-        2,
-        time.perf_counter() - began,
-        tables=tables,
-        assumptions=assumed("deepseek-serving", COPIES=COPIES, CONTEXT=CONTEXT, PROMPTS=PROMPTS),
-    )
-    if not figures:
-        return result
-    drawn = [
-        {
-            "case": f"{name}: {row['case']}",
-            "tokens/s of a node": row["tokens_per_s_node"],
-            "published": predicted.published,
-        }
-        for predicted, name, table in zip(rows, ("prefill", "decode"), tables[:2], strict=True)
-        for row in table.rows
-    ]
-    return with_figures(result, Table("steps", "DeepSeek-V3 on 4 x 8 H800, tokens/s of a node", drawn))
 
 
 def predictions() -> Iterator[Prediction]:
@@ -143,3 +112,28 @@ def _evidence() -> Table:
                     "basis": entry["basis"], "error": "-" if error is None else f"{error:.0%}",
                 })  # fmt: skip
     return Table("evidence", "Basis of the times", rows)
+
+
+def _drawn() -> Table:
+    """Return both tables next to the day averages for the plot."""
+    given = published("deepseek-serving")["rows"]
+    rows = [
+        {
+            "case": f"{table.name}: {row['case']}",
+            "tokens/s of a node": row["tokens_per_s_node"],
+            "published": given.get(f"deepseek-serving.{table.name}.tokens_per_s_node"),
+        }
+        for table in (_prefill_table(), _decode_table())
+        for row in table.rows
+    ]
+    return Table("steps", "DeepSeek-V3 on 4 x 8 H800, tokens/s of a node", rows)
+
+
+paper(
+    "deepseek-serving",
+    "Predict prompt and output tokens a second of DeepSeek-V3 on 32 H800, next to a day's averages.",
+    predictions,
+    tables=(_prefill_table, _decode_table, _evidence),
+    drawn={"steps": _drawn},
+    runs=2,
+)

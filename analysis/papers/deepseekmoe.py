@@ -65,5 +65,5 @@ def _drawn() -> Table:
 
 paper(
     "deepseekmoe", "DeepSeekMoE: training FLOPs and parameters of models with shared and narrow experts.", predictions,
-    facts={"TOKENS": TOKENS}, tables=(_parts,), drawn=_drawn, runs=len(MODELS),
+    tables=(_parts,), drawn={"steps": _drawn}, runs=len(MODELS),
 )  # fmt: skip

@@ -6,7 +6,6 @@ loads. Nothing is fitted to the paper.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -14,26 +13,13 @@ from itertools import pairwise
 
 import numpy as np
 
-from opbyte.extend import (
-    EXPERIMENTS,
-    Deployment,
-    ModelSpec,
-    Op,
-    Reproduction,
-    Run,
-    Table,
-    deploy,
-    gemm,
-    load_model,
-    load_system,
-)
-from opbyte.extend.answers import OnProgress
+from opbyte.extend import Deployment, ModelSpec, Op, Run, Table, deploy, gemm, load_model, load_system
 from opbyte.extend.devices import CollectivePlan, usual
 from opbyte.extend.models import CapacityError, elementwise
 from opbyte.extend.systems import Layout, StageCost, dealt, explicit_stage, planned_exchange
 from opbyte.extend.training import Prices, RepeatedOp
 
-from .published import Prediction, assumed, rows_of, with_figures
+from .published import Prediction, paper
 
 DEVICE, NODE = "a100-40gb", 8
 PER_REPLICA, CONTEXT = 8, 128
@@ -87,18 +73,12 @@ def deployed(model: str, devices: int, tp: int, algorithm: str | None, routing: 
     return deploy(load_model(model), load_system(system_name(devices)), tp=tp, all_to_all=algorithm, routing=routing)
 
 
+@cache
 def decode(
-    model: str, devices: int, tp: int, algorithm: str | None, routing: str, seeds: Sequence[int],
+    model: str, devices: int, tp: int, algorithm: str | None, routing: str, seeds: tuple[int, ...],
     per_replica: int = PER_REPLICA,
 ) -> Step:  # fmt: skip
     """One decoding step of every rank's sequences."""
-    return _decode(model, devices, tp, algorithm, routing, tuple(seeds), per_replica)
-
-
-@cache
-def _decode(
-    model: str, devices: int, tp: int, algorithm: str | None, routing: str, seeds: tuple[int, ...], per_replica: int
-) -> Step:
     d = deployed(model, devices, tp, algorithm, routing)
     tokens = per_replica * d.layout.dp
     batches = dealt(d, per_replica * d.ranks, CONTEXT)
@@ -118,7 +98,7 @@ def _parts(stages: Sequence[StageCost]) -> dict[str, float]:
 
 
 def fastest(
-    model: str, devices: int, tp: int, routing: str, seeds: Sequence[int], per_replica: int
+    model: str, devices: int, tp: int, routing: str, seeds: tuple[int, ...], per_replica: int
 ) -> tuple[str, Step]:
     """The algorithm with which a step takes least, and the step."""
     ways = [(name, decode(model, devices, tp, name, routing, seeds, per_replica)) for name in usual("all_to_all")]
@@ -196,8 +176,6 @@ TRILLION, DEVICES, SLICES = "dsmoe-24b-moe128", 256, 8
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 SCALES = (8, 16, 32, 64)
 DENSE, DENSE_SLICES = "gpt-3-175b", 16
-STATEMENT = "0"
-"""Tolerance of what holds or does not."""
 PARAMS = {
     "350M.moe": "dsmoe-350m-moe128", "350M.pr": "dsmoe-350m-pr", "350M.pr_mos": "dsmoe-350m-pr-mos",
     "1.3B.moe": "dsmoe-1.3b-moe128", "2.4B.moe": "dsmoe-2.4b-moe128", "24B.moe": TRILLION, "1.3B.pr": "dsmoe-1.3b-pr",
@@ -205,21 +183,7 @@ PARAMS = {
 }  # fmt: skip
 
 
-@EXPERIMENTS.register("dsmoe")
-def dsmoe(seeds: Sequence[int], routing: str, progress: OnProgress | None, figures: bool = False) -> Reproduction:
-    """Reproduce DeepSpeed-MoE: parameters, exchanges and latency of models with 128 experts."""
-    began = time.perf_counter()
-    rows = list(predictions(seeds, routing))
-    runs = len(seeds) * (1 + len(BATCHES) + len(SCALES))
-    result = Reproduction(
-        "dsmoe", rows_of("dsmoe", rows), runs, time.perf_counter() - began,
-        tables=(_batches(seeds, routing), _scales(seeds, routing), _gating(), _besides(seeds, routing)),
-        assumptions=assumed("dsmoe", PER_REPLICA=PER_REPLICA, CONTEXT=CONTEXT),
-    )  # fmt: skip
-    return with_figures(result, _drawn(seeds, routing)) if figures else result
-
-
-def predictions(seeds: Sequence[int] = (0,), routing: str = "uniform") -> Iterator[Prediction]:
+def predictions(seeds: tuple[int, ...] = (0,), routing: str = "uniform") -> Iterator[Prediction]:
     """Return all rows, only from models, layouts and devices."""
     yield from _exchanges()
     for name, model in PARAMS.items():
@@ -239,7 +203,7 @@ def _exchanges() -> Iterator[Prediction]:
     yield Prediction("dsmoe.volume.hierarchical", volume)
 
 
-def _timed(seeds: Sequence[int], routing: str) -> Iterator[Prediction]:
+def _timed(seeds: tuple[int, ...], routing: str) -> Iterator[Prediction]:
     step = decode(TRILLION, DEVICES, SLICES, "coordinated", routing, seeds)
     floor = floor_s(TRILLION, DEVICES, SLICES)
     yield Prediction("dsmoe.1T.latency_ms", step.seconds * 1e3, f"the weights of a device take {floor * 1e3:.1f} ms")
@@ -256,7 +220,7 @@ def _timed(seeds: Sequence[int], routing: str) -> Iterator[Prediction]:
     yield Prediction("dsmoe.dense175.cost_over_speed", round(cost / speed, 9))
 
 
-def _batches(seeds: Sequence[int], routing: str) -> Table:
+def _batches(seeds: tuple[int, ...], routing: str) -> Table:
     """Latency of the trillion-parameter model by batch and exchange."""
     rows = []
     for batch in BATCHES:
@@ -268,7 +232,7 @@ def _batches(seeds: Sequence[int], routing: str) -> Table:
     return Table("batches", "Decoding step of 24B+MoE-128 on 256 devices, by batch and exchange", rows)
 
 
-def _scales(seeds: Sequence[int], routing: str) -> Table:
+def _scales(seeds: tuple[int, ...], routing: str) -> Table:
     """Throughput of the 52B model by devices, with the fastest exchange."""
     rows = []
     for devices in SCALES:
@@ -279,7 +243,7 @@ def _scales(seeds: Sequence[int], routing: str) -> Table:
     return Table("scales", "Decoding 1.3B+MoE-128, 8 sequences a device, by devices", rows)
 
 
-def _gating() -> Table:
+def _gating(*_: object) -> Table:
     """Gating with masks and products against a table, by tokens."""
     rows = []
     for tokens in (1, 8, 64, 512, 4096):
@@ -288,7 +252,7 @@ def _gating() -> Table:
     return Table("gating", "Gating and re-ordering of 24B+MoE-128 on a device, by tokens", rows)
 
 
-def _besides(seeds: Sequence[int], routing: str) -> Table:
+def _besides(seeds: tuple[int, ...], routing: str) -> Table:
     """What the paper compares with engines and batches that it does not print."""
     ours = decode(TRILLION, DEVICES, SLICES, "coordinated", routing, seeds).seconds
     dense = decode(DENSE, DENSE_SLICES, DENSE_SLICES, None, routing, seeds).seconds
@@ -304,10 +268,17 @@ def _besides(seeds: Sequence[int], routing: str) -> Table:
     return Table("besides", "Not checked: batches and engines are not printed", rows)
 
 
-def _drawn(seeds: Sequence[int], routing: str) -> Table:
+def _drawn(seeds: tuple[int, ...], routing: str) -> Table:
     """Return the parts of the trillion-parameter model's step by exchange for the plot."""
     rows = []
     for name in EXCHANGES:
         step = decode(TRILLION, DEVICES, SLICES, name, routing, seeds)
         rows.append({"case": name, **{part: took * 1e3 for part, took in step.parts.items()}})
     return Table("steps", "A decoding step of 24B+MoE-128 on 256 A100 by exchange (ms)", rows)
+
+
+paper(
+    "dsmoe", "Reproduce DeepSpeed-MoE: parameters, exchanges and latency of models with 128 experts.", predictions,
+    seeded=True, tables=(_batches, _scales, _gating, _besides), drawn={"steps": _drawn},
+    runs=lambda seeds: seeds * (1 + len(BATCHES) + len(SCALES)),
+)  # fmt: skip

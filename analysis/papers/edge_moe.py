@@ -8,24 +8,21 @@ all rows are predictions.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
+from functools import partial
 
-from opbyte.extend import EXPERIMENTS, Reproduction, load_device
-from opbyte.extend.answers import OnProgress
+from opbyte.extend import load_device
 
 from .fpga import assumptions, run_images
-from .published import Prediction, rows_of
+from .published import Prediction, paper
 
 MODEL, DEVICE = "edge-moe-cityscapes", "zcu102"
 LINEAR = ("linear",)
 ATTENTION = ("qk", "pv")
 
 
-@EXPERIMENTS.register("edge-moe")
-def edge_moe(seeds: Sequence[int], routing: str, progress: OnProgress | None) -> Reproduction:
-    """Predict Edge-MoE on a ZCU102: latency, where it goes, energy, memory traffic, ablations."""
-    began = time.perf_counter()
+def predictions(seeds: Sequence[int], routing: str) -> tuple[Prediction, ...]:
+    """Return all rows, from images."""
     device = load_device(DEVICE)[0]
     usual = run_images(MODEL, device, seeds, routing)
     in_order = run_images(MODEL, device, seeds, routing, schedule="cache")
@@ -37,7 +34,7 @@ def edge_moe(seeds: Sequence[int], routing: str, progress: OnProgress | None) ->
     clock = usual.deployment.engine.clock_Hz
     attention = plain.mean(lambda f: f.unit(*ATTENTION)) / clock
 
-    rows = (
+    return (
         Prediction("latency_ms", usual.seconds * 1e3),
         Prediction("attention_share", share(ATTENTION)),
         Prediction("linear_share", share(LINEAR)),
@@ -49,10 +46,9 @@ def edge_moe(seeds: Sequence[int], routing: str, progress: OnProgress | None) ->
         Prediction("attention_latency_ms", usual.mean(lambda f: f.unit(*ATTENTION)) / clock * 1e3),
         Prediction("no_attention_reorder_latency_ms", plain.seconds * 1e3),
     )
-    return Reproduction(
-        "edge-moe",
-        rows_of("edge-moe", rows),
-        3 * len(seeds),
-        time.perf_counter() - began,
-        assumptions=assumptions(DEVICE),
-    )
+
+
+paper(
+    "edge-moe", "Predict Edge-MoE on a ZCU102: latency, where it goes, energy, memory traffic, ablations.", predictions,
+    seeded=True, runs=lambda seeds: 3 * seeds, assumptions=partial(assumptions, DEVICE),
+)  # fmt: skip

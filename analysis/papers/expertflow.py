@@ -7,30 +7,17 @@ the catalog.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, lru_cache
 
 import numpy as np
 
-from opbyte.extend import (
-    EXPERIMENTS,
-    Batch,
-    Deployment,
-    ModelSpec,
-    Reproduction,
-    Table,
-    deploy,
-    load_model,
-    load_system,
-)
-from opbyte.extend.answers import OnProgress
+from opbyte.extend import Batch, Deployment, ModelSpec, Table, deploy, load_model, load_system
 from opbyte.extend.models import Attention, FeedForward, Layer, MixtureOfExperts, Numerics
 from opbyte.extend.systems import ExpertCache, ExpertStore, StepFetch, explicit_stage
 
-from . import PAPERS
-from .published import Prediction, assumed, rows_of
+from .published import Prediction, paper
 
 SYSTEM = "a40-x1"
 ROUTING = "power_law:0.95"
@@ -101,11 +88,7 @@ def qwen() -> ModelSpec:
 @lru_cache
 def deepseek() -> ModelSpec:
     """DeepSeekMoE-16B: 64 experts of 1408, 6 of them and two shared; the first layer is dense."""
-    moe = MixtureOfExperts(hidden=2048, experts=64, top_k=6, width=1408, shared_width=2816)
-    attention = Attention(hidden=2048, heads=16, kv_heads=16, head_dim=128)
-    first = Layer(attention, FeedForward(hidden=2048, width=10944), norms=2, norm_width=2048)
-    layers = (first,) + (Layer(attention, moe, norms=2, norm_width=2048),) * 27
-    return _sized("deepseek-moe-16b", 2048, 102_400, layers, tied=False)
+    return load_model("deepseek-moe-16b")
 
 
 @lru_cache
@@ -179,30 +162,14 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 POLICIES = {"random": "random", "lru": "lru", "lfu": "lfu", "belady:8": "belady"}
 
 
-@EXPERIMENTS.register("expertflow")
-def reproduce_expertflow(
-    seeds: Sequence[int], routing: str, progress: OnProgress | None, figures: bool = False
-) -> Reproduction:
-    """ExpertFlow: hit rates, decode rates and memory with experts in host memory."""
-    began = time.perf_counter()
-    chosen = ROUTING if routing == "uniform" else routing
-    rows = list(predictions(seeds, routing))
-    hits, times = hit_table(chosen, seeds[0]), time_table(chosen, seeds[0])
-    return Reproduction(
-        "expertflow", rows_of("expertflow", rows), len(rows), time.perf_counter() - began,
-        tables=(hits, times), assumptions=assumed("expertflow"),
-        figures=drawn(hits, times) if figures else (), plots=f"{PAPERS}.figures.expert_caches",
-    )  # fmt: skip
-
-
-def drawn(hits: Table, times: Table) -> tuple[Table, Table]:
-    """Return both tables under the names of their figures."""
-    return replace(hits, name="hit_rates"), replace(times, name="token_times")
+def routing_of(asked: str) -> str:
+    """Return the paper's reading of its routing, or another one where one is asked for."""
+    return ROUTING if asked == "uniform" else asked
 
 
 def predictions(seeds: Sequence[int] = (0,), routing: str = "uniform") -> Iterator[Prediction]:
-    """All rows, simulated; another routing than the paper's reading where one is asked for."""
-    chosen = ROUTING if routing == "uniform" else routing
+    """All rows, simulated."""
+    chosen = routing_of(routing)
     yield from _hits(seeds, chosen)
     yield from _rates(seeds, chosen)
     yield from _memory()
@@ -247,9 +214,9 @@ def _memory() -> Iterator[Prediction]:
     yield Prediction("expertflow.mixtral.all_in_gpu_fits", float(fits(mixtral())))
 
 
-def hit_table(routing: str, seed: int) -> Table:
+def hit_table(seeds: Sequence[int], asked: str) -> Table:
     """Hit rates of policies by slots, at two batches."""
-    rows = []
+    routing, seed, rows = routing_of(asked), seeds[0], list[dict[str, float]]()
     for batch in (4, 16):
         for slots in (4, 8, 12, 16, 24, 32):
             row: dict[str, float] = {"batch": batch, "slots": slots}
@@ -265,8 +232,9 @@ def hit_table(routing: str, seed: int) -> Table:
     return Table("hits", "Switch-32: hit rates by policy", rows, note)
 
 
-def time_table(routing: str, seed: int) -> Table:
+def time_table(seeds: Sequence[int], asked: str) -> Table:
     """Milliseconds of a token by how experts are kept; what crosses the link."""
+    routing, seed = routing_of(asked), seeds[0]
     stores = {
         "all in GPU": ALL, "preload layers (SE-MoE)": PRELOAD,
         "lru": ExpertStore(SLOTS, policy="lru"), "ExpertFlow": expertflow(SLOTS),
@@ -282,3 +250,9 @@ def time_table(routing: str, seed: int) -> Table:
         rows.append(row)
     note = f"ms; {SLOTS} slots a layer, routing {routing}"
     return Table("times", "Switch-32: time per token by how experts are kept", rows, note)
+
+
+paper(
+    "expertflow", "ExpertFlow: hit rates, decode rates and memory with experts in host memory.", predictions,
+    seeded=True, tables=(hit_table, time_table), drawn={"hit_rates": hit_table, "token_times": time_table},
+)  # fmt: skip

@@ -72,5 +72,5 @@ def _drawn() -> Table:
 
 paper(
     "flightllm", "Predict FlightLLM: a decode step of Llama-2-7B on a U280 and on a VHK158.", predictions,
-    tables=(parts,), drawn=_drawn,
+    tables=(parts,), drawn={"steps": _drawn},
 )  # fmt: skip

@@ -6,7 +6,6 @@ those two rows are a consistency check, and the other clusters are the evidence.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -16,8 +15,7 @@ from statistics import fmean
 import numpy as np
 import numpy.typing as npt
 
-from opbyte.extend import EXPERIMENTS, Deployment, Loads, ModelSpec, Op, Reproduction, Table, load_system
-from opbyte.extend.answers import OnProgress
+from opbyte.extend import Deployment, Loads, ModelSpec, Op, Table, load_system
 from opbyte.extend.models import layer_ops, model_from_keys
 from opbyte.extend.streams import COMPUTE, NODE_LINK, Builder, Timeline, run
 from opbyte.extend.systems import Dispatch, ExpertPart, ExpertPlacing, flows, sites_of
@@ -33,8 +31,7 @@ from opbyte.extend.training import (
     whole_sequences,
 )
 
-from . import PAPERS
-from .published import Prediction, assumed, ratio_table, rows_of
+from .published import Prediction, paper
 
 F8 = npt.NDArray[np.float64]
 
@@ -291,22 +288,6 @@ ASSUMED = 0.6
 """Exponent of the rows; assumed."""
 
 
-@EXPERIMENTS.register("hecate")
-def hecate(seeds: Sequence[int], routing: str, progress: OnProgress | None, figures: bool = False) -> Reproduction:
-    """Compare Hecate's sharded experts with expert parallelism in training, on V100 and A100."""
-    began = time.perf_counter()
-    rows = rows_of("hecate", list(predictions()))
-    result = Reproduction(
-        "hecate", rows, len(CLUSTERS) * len(SHAPES) * len(EXPONENTS), time.perf_counter() - began,
-        tables=(_sweep(), _parts()), assumptions=assumed("hecate", ASSUMED=ASSUMED),
-    )  # fmt: skip
-    if not figures:
-        return result
-    gains, parts = result.tables
-    drawn = replace(gains, name="skew"), replace(parts, name="iteration")
-    return replace(result, figures=(*ratio_table(rows, "hecate"), *drawn), plots=f"{PAPERS}.figures.hecate")
-
-
 def routing_of(exponent: float) -> str:
     """A routing by its exponent."""
     return f"power_law:{exponent:g}"
@@ -359,3 +340,10 @@ def _exposed(iteration: Iteration) -> dict[str, float]:
     for task, seconds in zip(line.graph.tasks, line.exposed(), strict=True):
         out["dense" if task.label == "head" else task.label] += seconds * 1e3
     return out
+
+
+paper(
+    "hecate", "Compare Hecate's sharded experts with expert parallelism in training, on V100 and A100.", predictions,
+    tables=(_sweep, _parts), drawn={"skew": _sweep, "iteration": _parts},
+    runs=len(CLUSTERS) * len(SHAPES) * len(EXPONENTS),
+)  # fmt: skip

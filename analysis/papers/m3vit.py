@@ -10,33 +10,20 @@ are the paper's, taken as inputs.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from opbyte.extend import (
-    EXPERIMENTS,
-    Batch,
-    InputError,
-    Loads,
-    ModelSpec,
-    Reproduction,
-    Row,
-    Run,
-    judged,
-    load_device,
-    load_model,
-)
-from opbyte.extend.answers import OnProgress
+from opbyte.extend import Batch, InputError, Loads, ModelSpec, Row, Run, judged, load_device, load_model
 from opbyte.extend.devices import DeviceSpec, build_device
 from opbyte.extend.fpga import deploy_fpga, engine_of, num_tasks, on_chip_bytes, run_image, serve_images
 from opbyte.extend.models import Layer, embedding_ops, is_routed, layer_ops, task_sequence
 
 from .fpga import Runs, assumptions, fit_utilisation, run_images, with_utilisation
-from .published import Prediction, rows_of
+from .published import Prediction, paper
 
 
 def encoder_macs(model: ModelSpec) -> float:
@@ -114,38 +101,25 @@ class Dataset:
     cached: Runs
 
 
-@EXPERIMENTS.register("m3vit")
-def m3vit(seeds: Sequence[int], routing: str, progress: OnProgress | None) -> Reproduction:
-    """M3ViT's Table 4 on a ZCU104: fitted on one data set, predicted on the other."""
-    began, base = time.perf_counter(), load_device(DEVICE)[0]
-    fitted = {name: fit_utilisation(f"vit-small-{name}", DEVICE, DENSE_MS[name] / 1e3) for name in DENSE_MS}
-    device = with_utilisation(base, fitted["pascal"])
-    sets: list[Dataset] = []
-    steps = 2 * len(DENSE_MS)
-    for name in DENSE_MS:
-        dense = run_images(f"vit-small-{name}", device, seeds, routing)
-        model = f"m3vit-{name}"
-        reordered = run_images(model, device, seeds, routing)
-        if progress is not None:
-            progress(2 * len(sets) + 1, steps)
-        cached = run_images(model, device, seeds, routing, schedule="cache")
-        sets.append(Dataset(name, dense, reordered, cached))
-        if progress is not None:
-            progress(2 * len(sets), steps)
-    back = with_utilisation(base, fitted["nyud"])
-    rows: list[Row | Prediction] = [
-        *(row for dataset in sets for row in _cache(dataset)),
-        *_memory(device),
-        *(row for dataset in sets for row in _latency(dataset)),
-        Prediction("T4.back", run_images("vit-small-pascal", back, seeds, routing).seconds * 1e3),
-        *_switch(device, routing, seeds[0]),
-        *_experts(device, routing, seeds[0]),
-        *_size(),
-    ]  # fmt: skip
-    runs = sum(len(r.frames) for s in sets for r in (s.dense, s.reordered, s.cached))
-    return Reproduction(
-        "m3vit", rows_of("m3vit", rows), runs, time.perf_counter() - began, assumptions=assumptions(DEVICE)
-    )
+def predictions(seeds: Sequence[int], routing: str) -> Iterator[Row | Prediction]:
+    """Return all rows: fitted on one data set, predicted on the other."""
+    base = load_device(DEVICE)[0]
+    fitted = {name: fit_utilisation(f"vit-small-{name}", DEVICE, ms / 1e3) for name, ms in DENSE_MS.items()}
+    device, back = (with_utilisation(base, fitted[name]) for name in ("pascal", "nyud"))
+    image = partial(run_images, device=device, seeds=seeds, routing=routing)
+    sets = [
+        Dataset(name, image(f"vit-small-{name}"), image(f"m3vit-{name}"), image(f"m3vit-{name}", schedule="cache"))
+        for name in DENSE_MS
+    ]
+    for dataset in sets:
+        yield from _cache(dataset)
+    yield from _memory(device)
+    for dataset in sets:
+        yield from _latency(dataset)
+    yield Prediction("T4.back", run_images("vit-small-pascal", back, seeds, routing).seconds * 1e3)
+    yield from _switch(device, routing, seeds[0])
+    yield from _experts(device, routing, seeds[0])
+    yield from _size()
 
 
 def _cache(data: Dataset) -> list[Row | Prediction]:
@@ -250,3 +224,9 @@ def _size() -> list[Row | Prediction]:
         "not a saving of MoE over dense"
     )
     return [*rows, Prediction("T15", 1 - ours / NDDR_CNN_G, note)]
+
+
+paper(
+    "m3vit", "M3ViT's Table 4 on a ZCU104: fitted on one data set, predicted on the other.", predictions,
+    seeded=True, runs=lambda seeds: 2 + 4 * seeds, assumptions=partial(assumptions, DEVICE),
+)  # fmt: skip

@@ -15,8 +15,8 @@ from opbyte.extend.systems import CacheSettings, explicit_stage, kv_rules, seque
 
 from .published import Prediction, paper
 
-SYSTEM, USABLE = "a100-80gb-x1", 84e9
-"""Where the paper ran, and bytes for weights, caches and activations there (see the assumptions)."""
+SYSTEM, USABLE_GB = "a100-80gb-x1", 84
+"""Where the paper ran, and GB for weights, caches and activations there (see the assumptions)."""
 MODELS = {"7b": "vicuna-7b-moa", "13b": "vicuna-13b-moa"}
 HALF = 0.5
 """Share of the context that StreamingLLM's heads keep, all alike."""
@@ -48,7 +48,7 @@ def deployed(size: str, kind: str, length: int) -> Deployment:
 def batch_that_fits(size: str, kind: str, length: int) -> int:
     """Sequences of `length` tokens whose caches, and whole prompts where uncut, fit."""
     room = 0 if kind == PLAIN else length
-    rules = kv_rules(deployed(size, kind, length), CacheSettings(memory_bytes=USABLE, prompt_room=room))
+    rules = kv_rules(deployed(size, kind, length), CacheSettings(memory_bytes=USABLE_GB * 1e9, prompt_room=room))
     return sequences_that_fit(rules, length)
 
 
@@ -156,5 +156,5 @@ def _drawn() -> Table:
 
 paper(
     "moa", "Reproduce MoA: batches that fit and decoding rates with a span for each head.", predictions,
-    facts={"USABLE_GB": USABLE / 1e9}, tables=(_parts, _layers), drawn=_drawn, runs=6 * len(LENGTHS),
+    tables=(_parts, _layers), drawn={"steps": _drawn}, runs=6 * len(LENGTHS),
 )  # fmt: skip

@@ -7,9 +7,22 @@ Work and times here include all.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 
-from opbyte.extend import Deployment, LayerKind, Loads, ModelSpec, Op, Run, Table, deploy, load_system
+from opbyte.extend import (
+    Batch,
+    Deployment,
+    InputError,
+    LayerKind,
+    Loads,
+    ModelSpec,
+    Op,
+    Run,
+    Table,
+    deploy,
+    load_system,
+)
 from opbyte.extend.models import (
     BidirectionalAttention,
     FeedForward,
@@ -21,8 +34,30 @@ from opbyte.extend.models import (
 )
 from opbyte.extend.systems import explicit_stage
 
-from .passes import Denoising
 from .published import Prediction, paper
+
+
+@dataclass(frozen=True, slots=True)
+class Denoising:
+    """Passes over the same tokens, no token loop.
+
+    Attributes
+    ----------
+    steps : int
+        Noise steps, a pass each.
+    tokens : int
+        Tokens of one sample: noisy actions with what they are conditioned on.
+    """
+
+    steps: int
+    tokens: int
+
+    def batch(self, samples: int) -> Batch:
+        """Return one pass over `samples` samples: each a whole sequence without a cache."""
+        if samples < 1:
+            raise InputError("samples", f"must be at least 1, not {samples}")
+        return Batch.of(chunks=[(self.tokens, 0)] * samples)
+
 
 SYSTEM = "rtx-a6000-x1"
 LAYERS, HIDDEN, HEADS = 12, 1024, 8
@@ -136,5 +171,5 @@ def _drawn() -> Table:
 
 paper(
     "mode", "MoDE: work and time of a diffusion policy's pass with merged experts and without.", predictions,
-    facts={"PASSES": PASSES, "SYSTEM": SYSTEM}, tables=(_batches, _designs), drawn=_drawn, runs=len(TIMED) * len(BATCHES),
+    tables=(_batches, _designs), drawn={"steps": _drawn}, runs=len(TIMED) * len(BATCHES),
 )  # fmt: skip

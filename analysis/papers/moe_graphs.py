@@ -3,14 +3,44 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from opbyte.extend import EXPERIMENTS, Reproduction, Row, Table
 from opbyte.extend.answers import OnProgress
+from opbyte.extend.models import Registry
 
-from .graphs import GRAPHS, Graph
+from . import PAPERS
 from .published import Prediction, rows_of
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """Results of one system's operator graph.
+
+    Attributes
+    ----------
+    rows : tuple of Prediction
+        Their ids start with the system's name: ``mom.state_MiB``.
+    tables : tuple of Table
+        Shown below all rows.
+    assumptions : tuple of str
+        Assumptions of the rows, in addition to the paper's own constants.
+    runs : int
+        Simulated steps behind it.
+    """
+
+    rows: tuple[Prediction, ...]
+    tables: tuple[Table, ...] = ()
+    assumptions: tuple[str, ...] = ()
+    runs: int = 0
+
+
+COSTS = "roofline"
+"""Cost model of timed rows: both sides of a ratio from one kind, as no kernels of these were measured."""
+GRAPHS: Registry[Callable[[], Graph]] = Registry("operator graph", described=True, home=__package__)
+"""Name of a system -> its rows; any module of this package may add to it."""
+
 
 NAME = "moe-graphs"
 
@@ -28,7 +58,7 @@ def moe_graphs(seeds: Sequence[int], routing: str, progress: OnProgress | None, 
         assumptions=tuple(
             f"{name}: {text}" for name, graph in results.items() for text in graph.assumptions
         ),
-        figures=(_drawn(rows),) if figures else (), plots="published",
+        figures=(_drawn(rows),) if figures else (), plots=f"{PAPERS}.figures.papers",
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from opbyte.extend import Batch, ModelSpec, Table, deploy, load_model, load_syst
 from opbyte.extend.models import Layer, ModalMamba
 from opbyte.extend.systems import explicit_stage
 
-from .graphs import COSTS, GRAPHS, Graph
+from .moe_graphs import COSTS, GRAPHS, Graph
 from .published import Prediction
 
 MODEL, SYSTEM = "mixture-of-mamba-1.4b", "h100-x1"

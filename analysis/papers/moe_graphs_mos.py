@@ -9,7 +9,7 @@ from opbyte.extend import LayerKind, Table, deploy, load_model, load_system
 from opbyte.extend.models import LowRank, PooledAdapter, adaptable
 from opbyte.extend.training import Prices, RepeatedOp
 
-from .graphs import GRAPHS, Graph
+from .moe_graphs import GRAPHS, Graph
 from .published import Prediction
 
 MODEL, SYSTEM = "llama-2-7b", "a100-80gb-x1"

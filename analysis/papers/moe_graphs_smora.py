@@ -6,7 +6,7 @@ from opbyte.extend import Batch, Loads, ModelSpec, Moments, Op, Run, Table, depl
 from opbyte.extend.models import LowRank, RankExperts, adaptable
 from opbyte.extend.training import Prices, RepeatedOp
 
-from .graphs import GRAPHS, Graph
+from .moe_graphs import GRAPHS, Graph
 from .published import Prediction
 
 MODEL, SYSTEM = "llama-2-7b", "a100-80gb-x1"

@@ -10,7 +10,7 @@ from opbyte.extend.models import BidirectionalAttention, FeedForward, Layer, Mix
 from opbyte.extend.systems import explicit_stage
 from opbyte.extend.training import Prices, RepeatedOp
 
-from .graphs import GRAPHS, Graph
+from .moe_graphs import GRAPHS, Graph
 from .published import Prediction
 
 MODEL, SYSTEM = "llama-2-7b", "a100-80gb-x1"

@@ -7,7 +7,7 @@ from dataclasses import replace
 from opbyte.extend import Batch, LayerKind, Loads, ModelSpec, Run, Table, load_model
 from opbyte.extend.models import Layer, SlicedAttention, SlicedFeedForward, is_routed
 
-from .graphs import GRAPHS, Graph
+from .moe_graphs import GRAPHS, Graph
 from .published import Prediction
 
 MODEL, TOKENS = "union-of-experts-small", 1024

@@ -121,5 +121,5 @@ def _drawn() -> Table:
 
 paper(
     "moh", "Reproduce MoH: work of some heads against the time that it takes, and keys that are read.", predictions,
-    facts={"HEADS": HEADS, "WIDTH": WIDTH}, tables=(_steps,), drawn=_drawn, runs=4 * len(CASES),
+    tables=(_steps,), drawn={"steps": _drawn}, runs=4 * len(CASES),
 )  # fmt: skip

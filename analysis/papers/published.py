@@ -10,12 +10,15 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from opbyte.extend import EXPERIMENTS, Reproduction, Row, Table, judged
 from opbyte.extend.answers import OnProgress
 from opbyte.extend.models import read_yaml
+
+from . import PAPERS
 
 VALUES = Path(__file__).parent / "values"
 
@@ -51,16 +54,17 @@ def rows_of(experiment: str, predictions: Iterable[Prediction | Row]) -> tuple[R
     return tuple(p if isinstance(p, Row) else row(p) for p in predictions)
 
 
-def assumed(experiment: str, **facts: object) -> tuple[str, ...]:
+def assumed(experiment: str, facts: Mapping[str, object]) -> tuple[str, ...]:
     """Return the assumptions of an experiment in addition to the paper's own constants; `facts` replace their names."""
-    return tuple(text.format(**facts) for text in read_yaml(VALUES / f"{experiment}.yaml")["assumptions"])
+    return tuple(text.format(**facts) for text in read_yaml(VALUES / f"{experiment}.yaml").get("assumptions", ()))
 
 
 def paper(
-    name: str, title: str, predictions: Callable[[], Iterable[Prediction]], *, facts: Mapping[str, object] | None = None,
-    tables: Sequence[Callable[[], Table]] = (), drawn: Callable[[], Table] | None = None, runs: int | None = None,
+    name: str, title: str, predictions: Callable[..., Iterable[Prediction | Row]], *, seeded: bool = False,
+    tables: Sequence[Callable[..., Table]] = (), drawn: Mapping[str, Callable[..., Table]] | None = None,
+    runs: Callable[[int], int] | int | None = None, assumptions: Callable[[], Sequence[str]] | None = None,
 ) -> None:  # fmt: skip
-    """Register a paper whose cases are in ``values/NAME.yaml`` and need neither seeds nor a routing.
+    """Register a paper whose cases are in ``values/NAME.yaml``.
 
     Parameters
     ----------
@@ -68,21 +72,31 @@ def paper(
         Of the experiment, and a line on it.
     predictions : callable
         Simulates the cases.
-    facts : mapping, optional
-        See `assumed`.
-    tables, drawn : callables
-        In addition to the rows: tables, and the data of the plot of a step's parts.
-    runs : int, optional
-        Simulations behind it; one a case without it.
+    seeded : bool
+        Whether `predictions`, `tables` and `drawn` take the seeds and the routing.
+    tables : callables
+        In addition to the rows.
+    drawn : mapping of str to callable
+        Data of the plots by name (see `figures.papers`), besides the rows over the published values.
+    runs : callable or int, optional
+        Simulations behind it, by the number of seeds; one a row without it.
+    assumptions : callable, optional
+        Those of the file without it; names in braces there are constants of the module.
     """
 
     def run(seeds: Sequence[int], routing: str, progress: OnProgress | None, figures: bool = False) -> Reproduction:
-        began = time.perf_counter()
-        cases = list(predictions())
-        made = tuple(table() for table in tables)
-        rows, count = rows_of(name, cases), len(cases) if runs is None else runs
-        result = Reproduction(name, rows, count, time.perf_counter() - began, made, assumed(name, **(facts or {})))
-        return with_figures(result, drawn and drawn()) if figures else result
+        began, asked = time.perf_counter(), (tuple(seeds), routing) if seeded else ()
+        rows = rows_of(name, list(predictions(*asked)))
+        made = tuple(table(*asked) for table in tables)
+        count = runs(len(seeds)) if callable(runs) else len(rows) if runs is None else runs
+        known = (
+            assumed(name, vars(import_module(predictions.__module__))) if assumptions is None else tuple(assumptions())
+        )
+        result = Reproduction(name, rows, count, time.perf_counter() - began, made, known)
+        if not figures:
+            return result
+        plots = tuple(replace(make(*asked), name=plot) for plot, make in (drawn or {}).items())
+        return replace(result, figures=(*ratio_table(rows, name), *plots), plots=f"{PAPERS}.figures.papers")
 
     run.__doc__ = title
     EXPERIMENTS.register(name)(run)
@@ -111,10 +125,3 @@ def _allowed(row: Row) -> float:
     if not row.tolerance or not row.published:
         return float("nan")
     return float(row.tolerance) / abs(row.published)
-
-
-def with_figures(result: Reproduction, parts: Table | None = None) -> Reproduction:
-    """Return the reproduction with the data of its plots: rows over published ones, and parts of a step."""
-    more = () if parts is None else (parts,)
-    drawn = (*ratio_table(result.table, result.experiment), *more)
-    return replace(result, figures=drawn, plots="published")

@@ -6,34 +6,19 @@ by expert. Both are simulated on uniform, independent accesses.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from math import inf
 
 import numpy as np
 import numpy.typing as npt
 
-from opbyte.extend import (
-    EXPERIMENTS,
-    Batch,
-    Deployment,
-    Loads,
-    ModelSpec,
-    Reproduction,
-    Table,
-    deploy,
-    load_model,
-    load_system,
-    open_requests,
-)
-from opbyte.extend.answers import OnProgress
+from opbyte.extend import Batch, Deployment, Loads, ModelSpec, Table, deploy, load_model, load_system, open_requests
 from opbyte.extend.models import MixtureOfExperts
 from opbyte.extend.systems import CACHE_POLICIES, Chances, ExpertCache, explicit_stage, processors_of
 
-from . import PAPERS
-from .published import Prediction, assumed, rows_of
+from .published import Prediction, paper
 
 
 def first_come(experts: Sequence[int], limit: int) -> list[int]:
@@ -247,21 +232,6 @@ CLOSE = 0.03
 """Tolerance for equal random and LRU."""
 
 
-@EXPERIMENTS.register("read-me")
-def reproduce_read_me(
-    seeds: Sequence[int], routing: str, progress: OnProgress | None, figures: bool = False
-) -> Reproduction:
-    """Read-ME: hit rates of caches that know the queue, and batches formed by expert."""
-    began = time.perf_counter()
-    rows = list(predictions(seeds, routing))
-    table, batches = hit_table(seeds), batch_table(seeds[0])
-    return Reproduction(
-        "read-me", rows_of("read-me", rows), len(rows), time.perf_counter() - began,
-        tables=(table, batches), assumptions=assumed("read-me", STREAMS=STREAMS, LIMIT=LIMIT),
-        figures=(replace(table, name="hit_rates"),) if figures else (), plots=f"{PAPERS}.figures.expert_caches",
-    )  # fmt: skip
-
-
 def predictions(seeds: Sequence[int] = (0,), routing: str = "uniform") -> Iterator[Prediction]:
     """Return all rows, simulated. Accesses are uniform for any routing: this is the paper's assumption."""
     yield from _hits(seeds)
@@ -297,11 +267,11 @@ def _batches(seeds: Sequence[int]) -> Iterator[Prediction]:
         yield Prediction(f"read-me.latency.{name}_change", value["by_expert"] / value["fcfs"] - 1)
 
 
-def batch_table(seed: int) -> Table:
+def batch_table(seeds: Sequence[int], _: str = "") -> Table:
     """Experts of a batch and latencies by how many streams there are to choose from."""
     times, rows = StepTimes(), []
     for streams in (LIMIT, 3 * LIMIT // 2, 2 * LIMIT, 3 * LIMIT):
-        runs = {name: served(former, seed, times, streams) for name, former in FORMERS.items()}
+        runs = {name: served(former, seeds[0], times, streams) for name, former in FORMERS.items()}
         row: dict[str, float] = {"streams": streams}
         row |= {f"experts, {name}": run.distinct for name, run in runs.items()}
         first, ours = runs["fcfs"].latencies, runs["by_expert"].latencies
@@ -312,7 +282,7 @@ def batch_table(seed: int) -> Table:
     return Table("batches", "Batches by expert against first come", rows, note)
 
 
-def hit_table(seeds: Sequence[int]) -> Table:
+def hit_table(seeds: Sequence[int], _: str = "") -> Table:
     """Hit rates by policy, look-ahead and size."""
     policies = {"random": ("random", inf), "lru": ("lru", inf), "lfu": ("lfu", inf),
                 "belady:1": ("belady", 1.0), "belady:2": ("belady", 2.0),
@@ -324,3 +294,9 @@ def hit_table(seeds: Sequence[int]) -> Table:
     ]
     note = "one access a step; belady:N knows N accesses ahead"
     return Table("hits", f"Hit rates of {EXPERTS} experts by policy", rows, note)
+
+
+paper(
+    "read-me", "Read-ME: hit rates of caches that know the queue, and batches formed by expert.", predictions,
+    seeded=True, tables=(hit_table, batch_table), drawn={"hit_rates": hit_table},
+)  # fmt: skip

@@ -7,17 +7,16 @@ reported: the paper's batch and lengths are unknown.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from opbyte.extend import EXPERIMENTS, ModelSpec, Reproduction, Table, load_device, load_model
-from opbyte.extend.answers import OnProgress, compare
+from opbyte.extend import ModelSpec, Table, load_device, load_model
+from opbyte.extend.answers import compare
 from opbyte.extend.models import is_routed, make_router
 
 from .kinds.tiers import Tiers, tiers_of
-from .published import Prediction, assumed, rows_of, with_figures
+from .published import Prediction, paper
 
 DEVICE = "stratum"
 MODELS = {"mixtral": "mixtral-8x7b", "olmoe": "olmoe-1b-7b", "qwen2.5": "qwen2.5-32b", "llama-4": "llama-4-scout"}
@@ -30,18 +29,6 @@ GPUS = {"mixtral": ("stratum-x1", "h100-x2"), "olmoe": ("stratum-x1", "h100-x1")
 BATCH, CONTEXT = 32, 1024
 SKEW = "measured"
 """Popularity of experts where no other is asked for: placement by heat needs some."""
-
-
-@EXPERIMENTS.register("stratum")
-def stratum(seeds: Sequence[int], routing: str, progress: OnProgress | None, figures: bool = False) -> Reproduction:
-    """Predict Stratum: what tiers of 3D DRAM gain with experts and caches placed by heat."""
-    began = time.perf_counter()
-    rows = list(predictions(seeds, routing))
-    result = Reproduction(
-        "stratum", rows_of("stratum", rows), len(rows), time.perf_counter() - began,
-        tables=(by_tier(tiers()),), assumptions=assumed("stratum"),
-    )  # fmt: skip
-    return with_figures(result, _drawn()) if figures else result
 
 
 def predictions(seeds: Sequence[int] = (0,), routing: str = "uniform") -> Iterator[Prediction]:
@@ -85,9 +72,9 @@ def _experts(model: ModelSpec, routing: str, seed: int) -> tuple[np.ndarray, np.
     return np.full(heats.size, size), heats
 
 
-def by_tier(of: Tiers) -> Table:
+def by_tier(*_: object) -> Table:
     """Each tier's row time and bandwidth."""
-    device = load_device(DEVICE)[0]
+    of, device = tiers(), load_device(DEVICE)[0]
     pins = device.memory.bandwidth_bytes_per_s / device.memory.stacks
     fastest = pins * device.processors["stratum"].bandwidth_multiple
     rows = [{"tier": i + 1, "tRCD_ns": rcd * 1e9, "TB/s": fastest / slow / 1e12}
@@ -95,9 +82,15 @@ def by_tier(of: Tiers) -> Table:
     return Table("tiers", "Tiers of a chip", rows)
 
 
-def _drawn() -> Table:
+def _drawn(*_: object) -> Table:
     """Return the row activation and the rest of an access for the plot."""
     of = tiers()
     rows = [{"case": f"tier {i + 1}", "row activation": rcd * 1e9, "rest": of.common_s * 1e9}
             for i, rcd in enumerate(of.rcd_s)]  # fmt: skip
     return Table("steps", "An access in each tier of a Stratum chip (ns)", rows)
+
+
+paper(
+    "stratum", "Predict Stratum: what tiers of 3D DRAM gain with experts and caches placed by heat.", predictions,
+    seeded=True, tables=(by_tier,), drawn={"steps": _drawn},
+)  # fmt: skip

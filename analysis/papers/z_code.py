@@ -171,5 +171,5 @@ def _drawn() -> Table:
 
 paper(
     "z-code", "Predict Z-code's training: states of 3.5 trillion parameters on 512 A100 by strategy.", predictions,
-    facts={"SEQUENCES": SEQUENCES, "LENGTH": LENGTH}, tables=(_strategies, _scaling), drawn=_drawn, runs=len(STRATEGIES),
+    tables=(_strategies, _scaling), drawn={"steps": _drawn}, runs=len(STRATEGIES),
 )  # fmt: skip

@@ -17,7 +17,7 @@ from opbyte.extend.answers import roofline
 from opbyte.extend.figures import Picture
 from opbyte.extend.models import Layer
 
-from . import mixlora_step, moe_graphs_mom, moe_graphs_momamba, moe_graphs_uoe, rmoe_step
+from . import mixlora, moe_graphs_mom, moe_graphs_momamba, moe_graphs_uoe, rmoe
 
 SYSTEM = "h200-x1"
 STEPS = {
@@ -47,7 +47,7 @@ class Design:
 
 def _mixlora(base_once: bool) -> ModelSpec:
     spec = load_model("llama-2-7b")
-    experts = mixlora_step.experts_of(spec, base_once)
+    experts = mixlora.experts_of(spec, base_once)
 
     def change(layer: Layer) -> Layer:
         return replace(layer, ffn=experts)
@@ -75,7 +75,7 @@ DESIGNS = (
     Design("MixLoRA, base once", "base", partial(_mixlora, True), partial(load_model, "llama-2-7b")),
     Design("MixLoRA, base by expert", "base", partial(_mixlora, False), partial(load_model, "llama-2-7b")),
     Design("RMoE, recurrent router", "plain router",
-           partial(rmoe_step.model, "large", True), partial(rmoe_step.model, "large", False)),
+           partial(rmoe.model, "large", True), partial(rmoe.model, "large", False)),
 )  # fmt: skip
 
 
@@ -118,6 +118,6 @@ def _step(model: ModelSpec, step: str) -> dict[str, float]:
 
 def picture(table: pd.DataFrame) -> Picture:
     """Plot the ratios of `zoo`."""
-    from .figures.zoo import bought
+    from .figures.papers import bought
 
     return Picture(bought(table, "FLOPs, bytes and time over the other model's"))

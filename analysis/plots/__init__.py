@@ -10,18 +10,14 @@ from types import ModuleType
 from .batches import op_per_byte_vs_batch
 from .breakdowns import breakdown
 from .files import Picture, save
-from .fleets import replicas_over_time
-from .fractions import roofline_fractions
 from .fronts import throughput_pace
 from .latencies import latency
 from .loads import throughput_latency
-from .points import points
-from .replays import replays
+from .measured import points, replays, serving
 from .rooflines import roofline
-from .serving import serving
-from .timelines import timeline
+from .timelines import replicas_over_time, timeline
 from .tradeoffs import trade_off
-from .validation import kernel_errors
+from .validation import kernel_errors, roofline_fractions
 
 __all__ = [
     "Picture", "breakdown", "kernel_errors", "latency", "op_per_byte_vs_batch", "points",

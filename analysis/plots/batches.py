@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
-from .hover import hover
 from .labels import spread
+from .looks import hover
 from .style import (
     HEIGHT,
     NORMAL,
@@ -78,8 +78,7 @@ def op_per_byte_vs_batch(table: pd.DataFrame, ridges: pd.DataFrame, title: str, 
     count = len(layers) + len(levels)
     with house_figure(title, height=max(HEIGHT, 1.2 + count * 2 * LINE / 72)) as figure:
         axes = figure.add_subplot()
-        axes.set_xlabel(AGAINST[against])
-        axes.set_ylabel(OP_PER_BYTE)
+        axes.set(xlabel=AGAINST[against], ylabel=OP_PER_BYTE)
         _limits(axes, shown, list(levels.values()))
         labels = _draw_layers(axes, shown, layers) + _draw_levels(axes, levels)
         texts = [wrapped(n.text, LABEL_WIDTH, renderer(figure), NORMAL) for n in labels]

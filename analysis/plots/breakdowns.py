@@ -15,13 +15,13 @@ from matplotlib.text import Text
 from matplotlib.transforms import ScaledTranslation
 
 from ...devices.cost import PATHS
-from .hover import hover
+from .looks import hover
 from .style import (
     BLACK,
-    LIGHT,
     NORMAL,
     finish,
     greys,
+    grid,
     house_figure,
     layer_order,
     layer_styles,
@@ -74,7 +74,7 @@ def breakdown(ops: pd.DataFrame, title: str) -> Figure:
         time.set_ylim(max(len(runs), 1) - 0.5, -0.5)
         for axes in (time, energy):
             axes.tick_params(axis="y", length=0)
-            axes.grid(True, axis="x", color=LIGHT, linewidth=0.5)
+            grid(axes, "x")
         if not runs:
             say_empty(time, "No ops")
         finish(figure)

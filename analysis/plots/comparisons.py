@@ -8,12 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from .hover import hover
+from .looks import hover
 from .style import (
     BLACK,
     GREY,
-    LIGHT,
     finish,
+    grid,
     house_figure,
     layer_order,
     layer_styles,
@@ -103,7 +103,7 @@ def _shares(axes: Axes, table: pd.DataFrame, names: list[str]) -> None:
                 left += width
     axes.set_xlim(0, 100)
     axes.set_xlabel("Share of time (%)")
-    axes.grid(True, axis="x", color=LIGHT, linewidth=0.5)
+    grid(axes, "x")
     handles = [Patch(facecolor=styles[x].color, edgecolor=BLACK, label=x) for x in order]
     if handles:
         axes.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3,

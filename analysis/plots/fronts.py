@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ...workloads.pareto import unbeaten
-from .hover import hover
 from .loads import run_look
-from .style import BLACK, GREY, LIGHT, house_figure, number, require, say_empty
+from .looks import hover
+from .style import BLACK, GREY, grid, house_figure, plain_numbers, require, say_empty
 from .tradeoffs import design_of, metric_label
 
 X, Y = "tokens_per_s_per_user", "tokens_per_s_per_device"
@@ -43,11 +43,9 @@ def throughput_pace(table: pd.DataFrame, columns: Sequence[str], title: str) -> 
     rows = table.dropna(subset=[X, Y])
     with house_figure(title, height=3.8 + 0.2 * -(-len(runs) // 3)) as figure:
         axes = figure.add_subplot()
-        axes.set_xlabel(f"{metric_label(X)}, more is better")
-        axes.set_ylabel(f"{metric_label(Y)}, more is better")
-        axes.grid(True, color=LIGHT, linewidth=0.5)
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(lambda value, _: number(value))
+        axes.set(xlabel=f"{metric_label(X)}, more is better", ylabel=f"{metric_label(Y)}, more is better")
+        grid(axes)
+        plain_numbers(axes.xaxis, axes.yaxis)
         for i, run in enumerate(runs):
             _run(axes, rows[rows["run"].astype(str) == run], columns, i, run)
         if len(rows):

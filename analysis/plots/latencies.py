@@ -8,20 +8,21 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .hover import hover
 from .labels import LabelledPoint, place
+from .looks import hover
 from .style import (
     BLUE,
     GREEN,
     GREY,
-    LIGHT,
     ORANGE,
     VERMILLION,
     Style,
     finish,
+    grid,
     house_figure,
     log_axis,
     number,
+    plain_numbers,
     quantity,
     require,
     say_empty,
@@ -89,11 +90,10 @@ def latency(requests: pd.DataFrame, title: str) -> Figure:
 
 def _distributions(axes: Axes, curves: dict[str, Array]) -> tuple[list[LabelledPoint], list[Array]]:
     """Draw the curves; return the percentiles to label and the polylines."""
-    axes.set_xlabel("Latency (s)")
-    axes.set_ylabel("Requests at or below this latency (%)")
+    axes.set(xlabel="Latency (s)", ylabel="Requests at or below this latency (%)")
     axes.set_ylim(0, 104)
     axes.set_yticks([0, 25, 50, 75, 90, 99])
-    axes.grid(True, axis="y", color=LIGHT, linewidth=0.5)
+    grid(axes, "y")
     points: list[LabelledPoint] = []
     lines: list[Array] = []
     if not all(len(values) for values in curves.values()):
@@ -137,13 +137,11 @@ def _steps(ordered: Array) -> Array:
 def _throughput(output: Axes, rate: Axes, arrivals: Array, first: Array, last: Array, tokens: Array) -> float:
     """Draw output tokens and arrivals per second; return the width of a bin [s]."""
     output.set_ylabel("Output (tokens/s)")
-    rate.set_ylabel("Arrivals (requests/s)")
-    rate.set_xlabel("Time since first arrival (s)")
+    rate.set(ylabel="Arrivals (requests/s)", xlabel="Time since first arrival (s)")
     output.tick_params(labelbottom=False)
     for axes in (output, rate):
-        axes.grid(True, color=LIGHT, linewidth=0.5)
-        axes.yaxis.set_major_formatter(lambda value, _: number(value))
-        axes.xaxis.set_major_formatter(lambda value, _: number(value))
+        grid(axes)
+        plain_numbers(axes.xaxis, axes.yaxis)
     if not len(arrivals):
         say_empty(output, "No requests")
         output.set_xlim(0, 1)

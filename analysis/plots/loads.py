@@ -10,21 +10,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from .hover import hover
+from .looks import hover
 from .style import (
     BLUE,
     GREEN,
     GREY,
-    LIGHT,
     NORMAL,
     ORANGE,
     PURPLE,
     SKY,
     VERMILLION,
     Style,
+    grid,
     house_figure,
     log_axis,
     number,
+    plain_numbers,
     quantity,
     renderer,
     require,
@@ -99,8 +100,8 @@ def _panel(
     figure = axes.get_figure()
     assert isinstance(figure, Figure)
     axes.set_title(wrapped(label, 430 / panels, renderer(figure), NORMAL), fontsize=NORMAL)
-    axes.grid(True, axis="x", color=LIGHT, linewidth=0.5)
-    axes.xaxis.set_major_formatter(lambda value, _: number(value))
+    grid(axes, "x")
+    plain_numbers(axes.xaxis)
     rows = table[["run", load, name]].dropna()
     rows = rows[rows[name] > 0]
     values = [*rows[name].astype(float), *([limit] if limit else [])]

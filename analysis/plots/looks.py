@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.colors
@@ -10,6 +12,36 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, StepPatch
+
+KEY = "opbyte_told"
+
+
+@dataclass(frozen=True, slots=True)
+class ArtistText:
+    """Of an artist.
+
+    Attributes
+    ----------
+    name : str
+        What a legend calls it; artists of one name are switched together.
+    texts : tuple of str
+        Text of each of its points or bars, with newlines between lines.
+    """
+
+    name: str = ""
+    texts: tuple[str, ...] = ()
+
+
+def hover(artist: object, name: str = "", texts: Sequence[str] = ()) -> None:
+    """Say of an artist, or a container of artists, what it means; see `ArtistText`."""
+    vars(artist)[KEY] = ArtistText(name, tuple(texts))
+
+
+def hover_of(artist: object) -> ArtistText:
+    """Return the hover text of an artist."""
+    text = vars(artist).get(KEY)
+    return text if isinstance(text, ArtistText) else ArtistText()
+
 
 SYMBOLS = {
     "o": "circle", ".": "circle", "s": "square", "D": "diamond", "d": "diamond-tall",

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .style import BLUE, GREY, LIGHT, VERMILLION, finish, house_figure, require, say_empty
+from .style import BLUE, GREY, VERMILLION, finish, grid, house_figure, require, say_empty
 
 KINDS = {"stride": ("Stride of accesses", BLUE, "o"), "rand": ("Block at random", VERMILLION, "s")}
 
@@ -35,7 +35,7 @@ def bandwidth(table: pd.DataFrame, title: str, note: str = "") -> Figure:
             ticks = np.arange(np.ceil(at.min()), at.max() + 0.5, 2) if len(at) else np.array([])
             axes.set_xticks(ticks, [f"{2**tick:.0f}" if tick < 10 else f"{2 ** (tick - 10):.0f} K" for tick in ticks])
             axes.axhline(100, color=GREY, linewidth=0.8, linestyle="--")
-            axes.grid(True, color=LIGHT, linewidth=0.5)
+            grid(axes)
             axes.set_ylim(0, 106)
         panels[0].set_ylabel("Share of the pins' rate (%)")
         finish(figure, note)
@@ -92,10 +92,9 @@ def two_masters(table: pd.DataFrame, title: str, note: str = "") -> Figure:
             ("longer_s", "the longer alone", ":", GREY),
         ):
             axes.plot(at, 1e6 * table[column], style, color=color, markersize=4, label=label, gid=column)
-        axes.set_xlabel("Visits of the xPU to the bundle that the Logic-PIM reads (%)")
-        axes.set_ylabel("Time (µs)")
+        axes.set(xlabel="Visits of the xPU to the bundle that the Logic-PIM reads (%)", ylabel="Time (µs)")
         axes.set_ylim(0, None)
-        axes.grid(True, color=LIGHT, linewidth=0.5)
+        grid(axes)
         axes.legend(loc="lower right")
         finish(figure, note)
     return figure

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from .hover import hover
-from .style import BLACK, BLUE, GREEN, GREY, LIGHT, ORANGE, PURPLE, SKY, VERMILLION, house_figure, number, require
+from .looks import hover
+from .style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    LIGHT,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    grid,
+    house_figure,
+    legend_right,
+    number,
+    require,
+)
 
 COLORS = (BLUE, ORANGE, GREEN, PURPLE, SKY)
 HATCHES = ("", "///", "...", "\\\\\\", "xxx")
 ROW_INCHES, LEAST_INCHES = 0.17, 1.6
-
-
-def draw(frames: Mapping[str, tuple[str, pd.DataFrame]]) -> dict[str, Figure]:
-    """Plots by table: ``given`` as ratios, all others as stacked bars."""
-    return {
-        name: ratios(table, title) if name == "given" else stacked(table, title)
-        for name, (title, table) in frames.items()
-    }
 
 
 def ratios(table: pd.DataFrame, title: str) -> Figure:
@@ -56,7 +61,7 @@ def ratios(table: pd.DataFrame, title: str) -> Figure:
         axes.set_yticks(places, list(table["id"]))
         axes.set_ylim(-0.8, len(table) - 0.2)
         axes.set_xlabel("Simulated against published (%)")
-        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        legend_right(axes)
     return figure
 
 
@@ -96,8 +101,8 @@ def stacked(table: pd.DataFrame, title: str) -> Figure:
         axes.set_ylim(-0.8, len(table) - 0.2)
         axes.set_xlim(left=0)
         if len(handles) > 1:
-            axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        axes.grid(True, axis="x", color=LIGHT, linewidth=0.5)
+            legend_right(axes, handles=handles)
+        grid(axes, "x")
     return figure
 
 

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
-from .hover import hover
 from .labels import LabelledPoint, place
+from .looks import hover
 from .style import (
     BLACK,
     GREY,
@@ -131,8 +131,7 @@ def _draw(
     rows = sum(1 + text.count("\n") for _, text in entries)
     figure = new_figure(title, height=max(HEIGHT, rows * LINE_INCHES + REST_INCHES))
     axes = figure.add_subplot()
-    axes.set_xlabel(OP_PER_BYTE)
-    axes.set_ylabel("Performance (TFLOP/s)")
+    axes.set(xlabel=OP_PER_BYTE, ylabel="Performance (TFLOP/s)")
     low, high = _limits(axes, roofs, shown)
     lines = [line for r in roofs for line in _draw_roof(axes, r, colors[r.name], low, high)]
     markers = _draw_ops(axes, shown, colors)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import matplotlib
 import matplotlib.ticker
@@ -272,6 +272,28 @@ def log_axis(axes: Axes, which: str, low: float, high: float) -> None:
     axis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: number(x)))
     axis.set_minor_formatter(matplotlib.ticker.NullFormatter())
     axis.grid(True, which="major", color=LIGHT, linewidth=0.5)
+
+
+def grid(axes: Axes, axis: Literal["both", "x", "y"] = "both") -> None:
+    """Draw the thin lines behind the data."""
+    axes.grid(True, axis=axis, color=LIGHT, linewidth=0.5)
+
+
+def plain_numbers(*axes: Axis) -> None:
+    """Write ticks with three significant digits and without exponents."""
+    for axis in axes:
+        axis.set_major_formatter(lambda value, _: number(value))
+
+
+def legend_right(axes: Axes, **more: Any) -> None:
+    """Add the legend to the right of the axes, its top at theirs."""
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), **more)
+
+
+def legend_above(axes: Axes, columns: int, **more: Any) -> None:
+    """Add the legend above the axes, in some columns."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=columns, handlelength=1.3,
+                columnspacing=1.1, borderaxespad=0.3, **more)  # fmt: skip
 
 
 def require(table: pd.DataFrame, columns: Sequence[str], what: str) -> None:

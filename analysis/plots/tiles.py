@@ -21,6 +21,7 @@ from .style import (
     SMALL,
     VERMILLION,
     YELLOW,
+    grid,
     house_figure,
     log_axis,
     quantity,
@@ -60,7 +61,7 @@ def ranked_terms(frame: pd.DataFrame, title: str) -> Figure:
         axes.tick_params(axis="y", length=0)
         axes.set_xlabel("Predicted time, and each term in isolation (µs)")
         axes.set_xlim(0, 1.16e6 * float(frame["seconds"].max()))
-        axes.grid(True, axis="x", color=LIGHT, linewidth=0.5)
+        grid(axes, "x")
         handles = [Patch(color=LIGHT, label="time"), *(Patch(color=c, label=t) for t, c in TERMS.items())]
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=SMALL,
                       handlelength=1.0, columnspacing=1.0)  # fmt: skip
@@ -87,8 +88,7 @@ def tile_map(frame: pd.DataFrame, along: str, title: str) -> Figure:
         for j, column in enumerate(table.T):
             if not np.isnan(column).all():
                 axes.plot(j, int(np.nanargmin(column)), marker="o", color=BLACK, markersize=3.5)
-        axes.set_xlabel(along)
-        axes.set_ylabel("Tile, rows x columns")
+        axes.set(xlabel=along, ylabel="Tile, rows x columns")
         bar = figure.colorbar(image, ax=axes, extend="max")
         bar.set_label("Time over the best (dot: the best)")
     return figure
@@ -116,8 +116,7 @@ def best_over(frame: pd.DataFrame, label: str, here: float, title: str) -> Figur
         log_axis(axes, "x", float(frame["value"].min()), float(frame["value"].max()))
         highest = float(np.nanmax(frame[["best_s", "kept_s"]].to_numpy())) * 1e6
         axes.set_ylim(0, 1.12 * highest)
-        axes.set_xlabel(label)
-        axes.set_ylabel("Predicted time (µs)")
+        axes.set(xlabel=label, ylabel="Predicted time (µs)")
         handles = [Line2D([], [], color=BLUE, label="kernel re-chosen"),
                    Line2D([], [], color=VERMILLION, linestyle="--", label="kernel kept"),
                    Line2D([], [], color=GREY, linestyle=":", label="the device as it is")]  # fmt: skip

@@ -8,7 +8,56 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .style import BLUE, GREEN, LIGHT, ORANGE, VERMILLION, finish, house_figure, number, quantity, require, say_empty
+from .style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    VERMILLION,
+    finish,
+    grid,
+    house_figure,
+    plain_numbers,
+    quantity,
+    require,
+    say_empty,
+)
+
+ARRIVAL_BINS = 96
+LINES = (("ready", BLUE, "-"), ("starting", ORANGE, "--"), ("draining", GREEN, ":"))
+
+
+def replicas_over_time(replicas: pd.DataFrame, arrival_s: pd.Series, title: str) -> Figure:
+    """Arrivals per second above, replicas by phase below.
+
+    Parameters
+    ----------
+    replicas : DataFrame
+        Columns from_s [s], ready, starting, draining: counts from that time on, the last row being the end of the run.
+    arrival_s : Series
+        Of all requests [s].
+    """
+    require(replicas, ("from_s", *(name for name, _, _ in LINES)), "replicas")
+    times = replicas["from_s"].to_numpy(dtype=float)
+    with house_figure(title, height=4.2) as figure:
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=[1.0, 1.4])
+        edges = np.linspace(0.0, max(times[-1], 1e-9), ARRIVAL_BINS + 1)
+        counts = np.histogram(arrival_s.to_numpy(dtype=float), edges)[0]
+        above.stairs(counts / np.diff(edges), edges, color=GREY, linewidth=1.1, gid="bins")
+        above.set_ylabel("Arrivals (1/s)")
+        for name, color, dashes in LINES:
+            values = replicas[name].to_numpy(dtype=float)
+            below.step(times, values, where="post", color=color, linestyle=dashes, linewidth=1.4, label=name)
+        below.set(ylabel="Replicas", xlabel="Time since first arrival (s)")
+        below.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=2.0)
+        for axes in (above, below):
+            grid(axes)
+            axes.set_ylim(bottom=0.0)
+            plain_numbers(axes.xaxis, axes.yaxis)
+        below.set_xlim(0.0, edges[-1])
+        finish(figure, "Starting and draining replicas hold their devices, too.")
+    return figure
+
 
 COLUMNS = ("start_s", "end_s", "steps", "decodes", "prefill_tokens", "running", "waiting", "kv_bytes", "watts")
 BINS = 240
@@ -44,12 +93,10 @@ def timeline(
         tokens.set_yscale("symlog", linthresh=1.0)  # prompts outnumber decodes by far
         tokens.set_ylabel("Tokens per step")
         kv.set_ylabel("KV cache (%)" if kv_capacity_bytes else "KV cache (bytes)")
-        power.set_ylabel("Power (W a device)")
-        power.set_xlabel("Time since first arrival (s)")
+        power.set(ylabel="Power (W a device)", xlabel="Time since first arrival (s)")
         for axes in (counts, tokens, kv, power):
-            axes.grid(True, color=LIGHT, linewidth=0.5)
-            axes.xaxis.set_major_formatter(lambda value, _: number(value))
-            axes.yaxis.set_major_formatter(lambda value, _: number(value))
+            grid(axes)
+            plain_numbers(axes.xaxis, axes.yaxis)
         if not len(stages):
             for axes in (counts, tokens, kv, power):
                 axes.set_yticks([])

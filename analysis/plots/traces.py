@@ -16,8 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle, StepPatch
 
 from ...workloads.errors import visible
-from .hover import ArtistText, hover_of
-from .looks import Looks, ink, symbol
+from .looks import ArtistText, Looks, hover_of, ink, symbol
 
 MOST_NAME = 80
 """Characters of a name; the tables have it whole."""

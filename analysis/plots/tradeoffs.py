@@ -6,6 +6,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -14,23 +15,64 @@ from matplotlib.figure import Figure
 
 from ...workloads.pareto import unbeaten
 from ...workloads.yamlfile import read_yaml
-from .hover import hover
 from .labels import LabelledPoint, place
+from .looks import hover
 from .style import (
+    BLACK,
     BLUE,
     GREY,
     HEIGHT,
-    LIGHT,
     NORMAL,
     VERMILLION,
     finish,
+    grid,
     house_figure,
+    log_axis,
     number,
+    plain_numbers,
     renderer,
     require,
     say_empty,
     wrapped,
 )
+
+MIB = 2.0**20
+
+
+def pareto_front(front: pd.DataFrame, published: Mapping[str, Any], best: Mapping[str, Any], title: str) -> Figure:
+    """Plot latency against DSPs, on-chip bytes as colour.
+
+    Parameters
+    ----------
+    front : DataFrame
+        Columns latency_s [s], dsp and on_chip_bytes [B], a row a design.
+    published, best : mapping
+        The same keys, of the board's own design (cross) and of the best one (ring).
+    """
+    require(front, ("latency_s", "dsp", "on_chip_bytes"), "front")
+    size = front["on_chip_bytes"].to_numpy(dtype=np.float64) / MIB
+    with house_figure(title) as figure:
+        axes = figure.add_subplot()
+        points = axes.scatter(
+            front["dsp"], front["latency_s"] * 1e3, c=size, s=26, edgecolors=BLACK,
+            linewidths=0.4, vmin=0.0, vmax=max([1e-3, *size, published["on_chip_bytes"] / MIB]), cmap=matplotlib.colormaps["cividis"], gid="front",
+        )  # fmt: skip
+        axes.plot(published["dsp"], published["latency_s"] * 1e3, "x", color=VERMILLION,
+                  markersize=9, markeredgewidth=2, linestyle="none",
+                  label="the board's own design", gid="published")  # fmt: skip
+        axes.plot(best["dsp"], best["latency_s"] * 1e3, "o", markerfacecolor="none",
+                  markeredgecolor=VERMILLION, markersize=10, markeredgewidth=1.5,
+                  linestyle="none", label="best found", gid="best")  # fmt: skip
+        times = 1e3 * np.array([*front["latency_s"], published["latency_s"]])
+        log_axis(axes, "y", float(times.min()) / 1.3, float(times.max()) * 1.3)
+        axes.set_xlim(left=0)
+        axes.set(xlabel="DSP slices of all arrays", ylabel="Latency (ms)")
+        grid(axes)
+        axes.legend(loc="upper right")
+        figure.colorbar(points, ax=axes, label="On-chip buffers (MiB)")
+        finish(figure, "A design is on the front if no other is at least as good in all three.")
+    return figure
+
 
 Array = npt.NDArray[np.float64]
 
@@ -158,9 +200,8 @@ def _panel(axes: Axes, rows: pd.DataFrame, objectives: Mapping[str, str], column
     assert isinstance(figure, Figure)
     if name:
         axes.set_title(wrapped(name, 200, renderer(figure), NORMAL), fontsize=NORMAL)
-    axes.grid(True, color=LIGHT, linewidth=0.5)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(lambda value, _: number(value))
+    grid(axes)
+    plain_numbers(axes.xaxis, axes.yaxis)
     at: Array = rows[[first, second]].to_numpy(dtype=np.float64)
     best = _best(rows, objectives)
     designs = [design_of(row, columns, objectives) for row in rows.to_dict("records")]

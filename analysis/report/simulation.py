@@ -176,8 +176,7 @@ def _steps(result: Simulation, name: str) -> list[ReportSection]:
 
 def step_drawings(seen: Steps, name: str) -> list[Drawing]:
     """When which op runs where in the first steps of a window, and what its requests go through."""
-    from ..plots.gantt import gantt
-    from ..plots.lanes import lanes
+    from ..plots.gantt import gantt, lanes
 
     first, last = seen.steps[0], seen.steps[-1]
     shown = seen.steps[: max(1, MOST_DRAWN * len(seen.steps) // len(seen.bars))]

@@ -154,7 +154,7 @@ class Reproduction(Result):
     figures : tuple of Table
         Data of the experiment's plots, if requested.
     plots : str
-        Module whose ``draw`` makes plots of them: its full name, or one of `analysis.plots`.
+        Name of the module whose ``draw`` makes plots of them.
     """
 
     experiment: str
@@ -237,10 +237,8 @@ def figures_of(result: Reproduction) -> dict[str, Figure]:
         return {}
     import pandas as pd
 
-    qualified = "." in result.plots
-    draw = import_module(result.plots if qualified else f"...plots.{result.plots}", __name__).draw
     frames = {t.name: (t.title, pd.DataFrame(list(t.rows))) for t in result.figures}
-    drawn: dict[str, Figure] = draw(frames)
+    drawn: dict[str, Figure] = import_module(result.plots).draw(frames)
     return drawn
 
 

@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     from ...devices.dram.timeline import Command
-    from ...simulator.streams import Timeline
 
 MAX_STAGES = 200_000
 """Stages written at most; viewers struggle with more. The first ones are kept."""
@@ -131,29 +130,6 @@ def _sent(sent: Sent, pid: int) -> Iterator[Event]:
             both: Event = {"name": f"KV cache of {request}", "cat": "kv", "id": request, "pid": pid, "tid": 1}
             yield both | {"ph": "b", "ts": round(start * 1e6, 3)}
             yield both | {"ph": "e", "ts": round(end * 1e6, 3)}
-
-
-def write_streams(timelines: Sequence[Timeline], path: Path) -> None:
-    """Write one step as a Chrome trace: a thread a stream, an event a task.
-
-    Parameters
-    ----------
-    timelines : sequence of Timeline
-        Of the pipeline stages, one after another.
-    """
-    events: list[Event] = []
-    begin = 0.0
-    threads: dict[str, int] = {}
-    for line in timelines:
-        for task, start, end in zip(line.graph.tasks, line.starts, line.ends, strict=True):
-            tid = threads.setdefault(task.resource, len(threads) + 1)
-            events.append({
-                "name": task.name, "ph": "X", "pid": 1, "tid": tid,
-                "ts": round((begin + start) * 1e6, 3), "dur": round((end - start) * 1e6, 3),
-                "args": {"chunk": task.chunk, "part": task.label},
-            })  # fmt: skip
-        begin += line.makespan
-    _write(path, [*(_named("thread_name", name, 1, tid) for name, tid in threads.items()), *events])
 
 
 def write_bars(bars: Sequence[Any], path: Path, spans: Sequence[Any] = ()) -> None:

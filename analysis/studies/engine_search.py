@@ -92,7 +92,7 @@ class EngineSearch(Result):
         ]
 
     def drawings(self) -> Sequence[Drawing]:
-        from ..plots.designs import pareto_front
+        from ..plots.tradeoffs import pareto_front
 
         title = f"{self.model.name} on {self.device.name}: designs on the Pareto front"
         published, best = self.published.to_dict(), self.best.to_dict()

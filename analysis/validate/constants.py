@@ -21,8 +21,7 @@ from ..parallel import OnProgress
 from ..show.text import Rows
 from .check import Compared, for_people
 from .points.engines import NAMES
-from .points.pool import predict_all
-from .points.predict import REQUESTS, Prediction
+from .points.predict import REQUESTS, Prediction, predict_all
 from .points.table import ServingPoint, read_points
 from .runs.published import PublishedRun, is_published, read_published
 from .runs.published_run import static_seconds

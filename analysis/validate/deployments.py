@@ -11,70 +11,44 @@ import numpy as np
 
 from ...workloads.errors import InputError
 from ...workloads.kernel_tables import Skipped
-from ..answers.interval import LEVEL, Interval
+from ..answers.interval import LEVEL
 from ..parallel import OnProgress
 from ..show.kept import NOTHING, Kept
 from ..show.output import SIGNIFICANT
 from ..show.result import Drawing
 from ..show.text import Blocks, Records, Rows
-from .check import Compared, for_people, percent, summary
-from .points.pool import predict_all
-from .points.predict import Prediction
+from .check import Compared, RunCheck, for_people, percent, summary
+from .points.predict import Prediction, predict_all
 from .points.table import ServingPoint, read_points
+from .runs.points import check_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-KEYS = ("device", "model", "mode")
+KEYS, TIMES = ("device", "model", "mode"), ("tpot", "ttft")
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A point with its prediction; errors are relative."""
+    """A point with its prediction, and both as a check whose errors are relative."""
 
     point: ServingPoint
     predicted: Prediction
-
-    @property
-    def tpot(self) -> Interval | None:
-        """Factors on the simulated TPOT."""
-        return self.predicted.sure and self.predicted.sure[0]
-
-    @property
-    def ttft(self) -> Interval | None:
-        """Factors on the simulated TTFT."""
-        return self.predicted.sure and self.predicted.sure[1]
-
-    def within(self, name: str) -> bool | None:
-        """Whether the measured TPOT or TTFT lies inside its interval."""
-        interval, error = getattr(self, name), getattr(self, f"{name}_error")
-        if interval is None or error is None:
-            return None
-        return bool(interval.low <= 1.0 / (1.0 + error) <= interval.high)
-
-    @property
-    def tpot_error(self) -> float:
-        return self.predicted.tpot_s / self.point.tpot_s - 1.0
-
-    @property
-    def ttft_error(self) -> float | None:
-        """None where the table warns of the measured one."""
-        if self.point.suspect:
-            return None
-        return self.predicted.ttft_s / self.point.ttft_s - 1.0
+    check: RunCheck
 
     def to_dict(self) -> dict[str, Any]:
         """One line of the table of predictions."""
-        p, predicted = self.point, self.predicted
+        p, predicted, metrics = self.point, self.predicted, self.check.metrics(sure=True)
+        errors = {name: metrics.get(f"{name}_mean", {}).get("error") for name in TIMES}
         return {
             "line": p.line, "device": p.device_name, "framework": p.framework, "model": p.model,
             "mode": p.mode, "weight_dtype": p.weight_dtype, "gpus": p.gpus, "tp": p.workers.tp,
             "attention_dp": p.workers.dp, "ep": p.workers.ep, "pp": p.workers.pp, "isl": p.isl, "osl": p.osl,
             "concurrency": p.clients, "ttft_measured_s": p.ttft_s, "ttft_simulated_s": predicted.ttft_s,
-            "ttft_error": self.ttft_error, "tpot_measured_s": p.tpot_s,
-            "tpot_simulated_s": predicted.tpot_s, "tpot_error": self.tpot_error,
+            "ttft_error": errors["ttft"], "tpot_measured_s": p.tpot_s,
+            "tpot_simulated_s": predicted.tpot_s, "tpot_error": errors["tpot"],
             **{f"{name}_{end}_s": check and getattr(check, end) * getattr(predicted, f"{name}_s")
-               for name, check in (("tpot", self.tpot), ("ttft", self.ttft))
+               for name, check in zip(TIMES, predicted.sure or (None, None), strict=True)
                for end in ("low", "high")},
             "requests": predicted.requests, "preemptions": predicted.preemptions,
         }  # fmt: skip
@@ -140,9 +114,9 @@ class PointsValidation(Compared):
 
     def blocks(self) -> Blocks:
         totals = errors(self.scored)
-        tpot, ttft = (percent(totals[f"{name}_median_ape"]) for name in ("tpot", "ttft"))
+        tpot, ttft = (percent(totals[f"{name}_median_ape"]) for name in TIMES)
         every = f"all {totals['n']} points: median error of TPOT {tpot}, of TTFT {ttft}"
-        inside = [percent(totals[f"{name}_within"]) for name in ("tpot", "ttft")]
+        inside = [percent(totals[f"{name}_within"]) for name in TIMES]
         text = f"inside: measured values within their {LEVEL:.0%} intervals, of TPOT {inside[0]}, of TTFT {inside[1]}"
         return [self.rows(), for_people(self.frameworks()), every, text]
 
@@ -150,9 +124,10 @@ class PointsValidation(Compared):
 def errors(scored: Sequence[Scored]) -> dict[str, Any]:
     """Absolute relative errors of a set of points: median, 90th percentile, median with sign."""
     rows = {}
-    for name in ("tpot", "ttft"):
-        off = [e for s in scored if (e := getattr(s, f"{name}_error")) is not None]
-        rows[name] = summary(off, [s.within(name) for s in scored])
+    for name in TIMES:
+        metric = f"{name}_mean"
+        checks = [s.check for s in scored if metric in s.check.measured]
+        rows[name] = summary([c.metrics()[metric]["error"] for c in checks], [c.within(metric) for c in checks])
     out: dict[str, Any] = {"n": len(scored)}
     out |= {f"{name}_{key}": row[key] for name, row in rows.items() for key in ("median_ape", "p90_ape", "median_bias")}
     out["ttft_n"] = rows["ttft"]["n"]
@@ -187,7 +162,7 @@ def validate_points(
     scored = []
     for point, outcome in zip(points, outcomes, strict=True):
         if isinstance(outcome, Prediction):
-            scored.append(Scored(point, outcome))
+            scored.append(Scored(point, outcome, check_of(point, outcome)))
         else:
             skipped.append(Skipped(path.name, point.line, outcome))
     if not scored:

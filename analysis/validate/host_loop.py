@@ -172,7 +172,7 @@ class Loop(Result):
 
     def drawings(self) -> Sequence[Drawing]:
         """Times of the small model's steps, measured and predicted."""
-        from ..plots.steps import step_times
+        from ..plots.bars import step_times
 
         return [Drawing(step_times(self.steps, self.name), "Steps of the small models here.")]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,21 +48,10 @@ STAMPS = ("queued_s", "first_token_s", "last_token_s")
 LENGTHS = ("input_tokens", "output_tokens")
 
 
-class Latencies(NamedTuple):
-    """Per-request times of a run, shape (n,) each [s]; TPOT is NaN for one-token requests."""
-
-    ttft: F8
-    tpot: F8
-    latency: F8
-
-    @classmethod
-    def of(cls, queued: F8, first: F8, last: F8, tokens: npt.NDArray[np.int64]) -> Latencies:
-        """Return latencies from timestamps: README of $OPBYTE_DATA/serving_runs."""
-        return cls(first - queued, per_token(first, last, tokens), last - queued)
-
-    def statistics(self) -> dict[str, float]:
-        """Mean and quantiles of each quantity."""
-        return figures(self._asdict())
+def latencies(table: MeasuredRequests, first_s: F8, last_s: F8) -> dict[str, F8]:
+    """Return the times of requests by their timestamps [s] (README of $OPBYTE_DATA/serving_runs); TPOT is NaN for one token."""
+    tpot = per_token(first_s, last_s, table.output_tokens)
+    return {"ttft": first_s - table.queued_s, "tpot": tpot, "latency": last_s - table.queued_s}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +67,11 @@ class MeasuredRequests:
 
     def __len__(self) -> int:
         return len(self.request_id)
+
+    @property
+    def times(self) -> dict[str, F8]:
+        """Measured `latencies`."""
+        return latencies(self, self.first_token_s, self.last_token_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,21 +103,16 @@ class ServingRun:
     intervals: RunIntervals | None = None
 
     @property
-    def measured(self) -> Latencies:
-        t = self.table
-        return Latencies.of(t.queued_s, t.first_token_s, t.last_token_s, t.output_tokens)
-
-    @property
-    def simulated(self) -> Latencies:
-        first, last = self.simulated_first_s, self.simulated_last_s
-        return Latencies.of(self.table.queued_s, first, last, self.table.output_tokens)
+    def simulated(self) -> dict[str, F8]:
+        """Simulated `latencies`."""
+        return latencies(self.table, self.simulated_first_s, self.simulated_last_s)
 
     @property
     def entry(self) -> RunCheck:
         """Mean and quantiles of every quantity, with intervals."""
-        measured, sure = self.measured.statistics(), self.intervals
+        measured, sure = figures(self.table.times), self.intervals
         factors = {} if sure is None else {n: sure.ttft if n.startswith("ttft") else sure.tpot for n in measured}
-        return RunCheck(self.name, 0, measured, self.simulated.statistics(), self.costs, factors=factors)
+        return RunCheck(self.name, 0, measured, figures(self.simulated), self.costs, factors=factors)
 
     def within(self) -> float | None:
         """Return the share of the measured values inside their intervals."""
@@ -137,9 +126,8 @@ class ServingRun:
 
         columns = {"request_id": self.table.request_id, "input_tokens": self.table.input_tokens,
                    "output_tokens": self.table.output_tokens}  # fmt: skip
-        for name in Latencies._fields:
-            columns[f"{name}_measured_s"] = getattr(self.measured, name)
-            columns[f"{name}_simulated_s"] = getattr(self.simulated, name)
+        for name, measured in self.table.times.items():
+            columns |= {f"{name}_measured_s": measured, f"{name}_simulated_s": self.simulated[name]}
         return pd.DataFrame(columns)
 
 

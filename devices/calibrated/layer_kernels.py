@@ -117,7 +117,7 @@ def _hyper(table: KernelTable) -> F8:
 
 
 def _no_table(table: KernelTable) -> F8:
-    """Return the rows of kernels that no table times separately: they are derived from modules (`analysis.validate.layer_modules`)."""
+    """Return the rows of kernels that no table times separately: they are derived from modules (`analysis.validate.layer_sets`)."""
     raise ValueError(f"{table.family} has no table")
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from opbyte import capacity, roofline, simulate, sweep
 from opbyte.analysis.plots import breakdown, latency, op_per_byte_vs_batch, save, timeline, trade_off
 from opbyte.analysis.plots import roofline as draw_roofline
-from opbyte.analysis.plots.lanes import lanes
+from opbyte.analysis.plots.gantt import lanes
 from opbyte.analysis.report.simulation import ops_by_share
 from opbyte.simulator.batching.kv import kv_rules
 

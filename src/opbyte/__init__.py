@@ -59,11 +59,11 @@ if TYPE_CHECKING:
     from opbyte.analysis.validate.constants import validate_constants as validate_constants
     from opbyte.analysis.validate.deployments import validate_points as validate_points
     from opbyte.analysis.validate.dram import validate_dram as validate_dram
-    from opbyte.analysis.validate.gpu_configs import measure_gpu_configs as measure_gpu_configs
     from opbyte.analysis.validate.hosts import calibrate_run as calibrate_run
     from opbyte.analysis.validate.kernels import validate_kernels as validate_kernels
     from opbyte.analysis.validate.measure import measure_machine as measure_machine
     from opbyte.analysis.validate.measure_configs import measure_configs as measure_configs
+    from opbyte.analysis.validate.measure_configs import measure_gpu_configs as measure_gpu_configs
     from opbyte.analysis.validate.power import validate_power as validate_power
     from opbyte.analysis.validate.runs import validate_runs as validate_runs
     from opbyte.analysis.validate.schedules import validate_schedules as validate_schedules

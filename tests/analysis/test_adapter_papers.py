@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import pytest
 
-from opbyte.analysis.papers import mixlora_step, mode, rmoe_step, scmoe
+from opbyte.analysis.papers import mixlora, mode, rmoe, scmoe
 from opbyte.analysis.papers.deepseekmoe import training_flops
 from opbyte.analysis.papers.moe_graphs_mos import mos, plain, pooled, room, tenant_bytes
 from opbyte.analysis.papers.moe_graphs_smora import smora
 from opbyte.analysis.papers.moe_graphs_unimoe import encoder, encoder_s, language_model, prompt_s
-from opbyte.analysis.papers.passes import Shares
+from opbyte.analysis.papers.scmoe import Shares
 
 
 def test_mixloras_flops_are_two_blocks_against_four_thirds() -> None:
@@ -20,7 +20,7 @@ def test_mixloras_flops_are_two_blocks_against_four_thirds() -> None:
     d, f = 4096, 11008
     by_hand = (4 * d * d + 4 * d * f) / (4 * d * d + 6 * d * f)
     assert by_hand == pytest.approx(0.733, abs=0.0005)
-    found = [mixlora_step.flops("llama-2-7b", design) for design in ("optimised", "plain")]
+    found = [mixlora.flops("llama-2-7b", design) for design in ("optimised", "plain")]
     assert by_hand < found[0] / found[1] < 1.01 * by_hand
 
 
@@ -28,7 +28,7 @@ def test_mixloras_memory_is_one_base_and_a_set_of_adapters_each() -> None:
     """8 experts x 16 x 3 (d + f), attention 16 x 8 d, router 8 d, in 32 bit."""
     d, f = 4096, 11008
     own = 32 * (8 * 16 * 3 * (d + f) + 16 * 8 * d + 8 * d)
-    one, two = (mixlora_step.memory_gib("llama-2-7b", n) for n in (1, 2))
+    one, two = (mixlora.memory_gib("llama-2-7b", n) for n in (1, 2))
     assert two - one == pytest.approx(own * 4 / 2**30)
     assert one - (two - one) == pytest.approx(6_738_415_616 * 2 / 2**30)
 
@@ -36,26 +36,26 @@ def test_mixloras_memory_is_one_base_and_a_set_of_adapters_each() -> None:
 def test_mixloras_saving_shrinks_by_what_both_designs_do() -> None:
     for model in ("llama-2-7b", "gemma-2b"):
         for training in (False, True):
-            ours, base = (mixlora_step.forward_s(model, d, 8, training) for d in ("optimised", "plain"))
-            alone = mixlora_step.forward_s(model, "lora", 8, training)
+            ours, base = (mixlora.forward_s(model, d, 8, training) for d in ("optimised", "plain"))
+            alone = mixlora.forward_s(model, "lora", 8, training)
             assert alone < ours < base
-            work = mixlora_step.flops(model, "optimised") / mixlora_step.flops(model, "plain")
+            work = mixlora.flops(model, "optimised") / mixlora.flops(model, "plain")
             assert work < ours / base < 1
 
 
 def test_rmoes_router_by_hand() -> None:
     """l p (h + E) + 6 p^2 against l h E."""
     for size, layers, hidden in (("small", 8, 352), ("large", 24, 1280)):
-        assert rmoe_step.router_weights(size, False) == layers * hidden * 16
+        assert rmoe.router_weights(size, False) == layers * hidden * 16
         by_hand = layers * 128 * (hidden + 16) + 6 * 128**2
-        assert rmoe_step.router_weights(size, True) == by_hand
-    large = rmoe_step.model("large", False)
+        assert rmoe.router_weights(size, True) == by_hand
+    large = rmoe.model("large", False)
     assert large.active_params == pytest.approx(0.53e9, rel=0.01)
     assert large.total_params == pytest.approx(0.91e9, rel=0.01)
 
 
 def test_a_recurrent_router_costs_something_and_little() -> None:
-    plain_step, ours = rmoe_step.step(False), rmoe_step.step(True)
+    plain_step, ours = rmoe.step(False), rmoe.step(True)
     assert 1 < ours.seconds / plain_step.seconds < 1.1
     assert 1 < ours.memory.total / plain_step.memory.total < 1.1
 

@@ -27,7 +27,7 @@ from opbyte.analysis.show import kept as module
 from opbyte.analysis.show.kept import Kept, kept_by, known_by
 from opbyte.analysis.show.record import command_of, parsed
 from opbyte.analysis.studies import capacity
-from opbyte.analysis.validate.points import pool
+from opbyte.analysis.validate.points import predict
 from opbyte.workloads.errors import InputError
 
 from ..processes import PATIENCE_S, Start
@@ -179,7 +179,7 @@ def test_an_ended_validation_of_points_goes_on(
     ask: Ask, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     points = str(few_points(data, tmp_path))
-    monkeypatch.setattr(pool, "cores", lambda: 1)  # then points run in this process
+    monkeypatch.setattr(predict, "cores", lambda: 1)  # then points run in this process
     goes_on_here(ask, monkeypatch, tmp_path, ("validate", "points", points))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from opbyte.analysis.validate import cpu_configs, gpu_configs, measure_configs
+from opbyte.analysis.validate import cpu_configs, measure_configs
 from opbyte.devices.tiles.core import Core
 from opbyte.devices.tiles.cpu import FORMS
 from opbyte.kernels import configs, search
@@ -149,10 +149,10 @@ def test_a_gpus_search_is_written_by_kernel(ask: Ask, tmp_path: Path, monkeypatc
         return GpuSearched(kernel, columns, configs, samples, 0, 3e12, drift)
 
     found = [searched("gemm", "stages", [2e-5, 1e-5, 3e-5], 0.01), searched("experts", "tiles", [1e-5, 4e-5], 0.2)]
-    monkeypatch.setattr(gpu_configs, "open_device", lambda: SimpleNamespace(cupy=None))
-    monkeypatch.setattr(gpu_configs, "search_gpu", lambda *a, **k: found)
-    monkeypatch.setattr(gpu_configs, "Timer", lambda cupy: None)
-    monkeypatch.setattr(gpu_configs, "gpu_host", lambda device: replace(this_host(1), cpu="A GPU"))
+    monkeypatch.setattr(measure_configs, "open_device", lambda: SimpleNamespace(cupy=None))
+    monkeypatch.setattr(measure_configs, "search_gpu", lambda *a, **k: found)
+    monkeypatch.setattr(measure_configs, "Timer", lambda cupy: None)
+    monkeypatch.setattr(measure_configs, "gpu_host", lambda device: replace(this_host(1), cpu="A GPU"))
     data = ask("measure", "configs", "--backend", "cupy", "--out", tmp_path, "--json").json()
     assert [(r["default"], r["best"], r["default over best"], r["steady"]) for r in data["rows"]] == [
         ("stages=0", "stages=1", 2.0, True), ("tiles=0", "tiles=0", 1.0, False)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from opbyte.analysis.papers import moe_graphs, published
-from opbyte.analysis.papers.graphs import GRAPHS
+from opbyte.analysis.papers.moe_graphs import GRAPHS
 from opbyte.analysis.papers.published import Prediction
 from opbyte.analysis.reproduce import reproduce
 from opbyte.analysis.reproduce.base import figures_of

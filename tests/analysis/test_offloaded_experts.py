@@ -74,7 +74,7 @@ def test_read_mes_model_and_steps() -> None:
 
 
 def test_nothing_to_choose_nothing_to_gain() -> None:
-    rows = read_me.batch_table(0).rows
+    rows = read_me.batch_table((0,)).rows
     assert rows[0]["mean latency change"] == 0.0
     distinct = [row["experts, by_expert"] for row in rows]
     assert distinct == sorted(distinct, reverse=True)

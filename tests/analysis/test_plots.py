@@ -33,9 +33,9 @@ from opbyte.analysis.plots import (
     timeline,
     trade_off,
 )
-from opbyte.analysis.plots.hover import hover_of
 from opbyte.analysis.plots.labels import LabelledPoint, crosses, overlaps, place, spread
 from opbyte.analysis.plots.latencies import MAX_BINS, MAX_POINTS, _tokens_by
+from opbyte.analysis.plots.looks import hover_of
 from opbyte.analysis.plots.style import LAYERS, PROCESSORS, layer_styles, processor_styles
 from opbyte.analysis.plots.timelines import BINS, binned_max, binned_mean
 from opbyte.analysis.studies.front import front

@@ -16,6 +16,7 @@ from opbyte.analysis.validate.deployments import PointsValidation, Scored
 from opbyte.analysis.validate.points.engines import NAMES, settings, with_experts
 from opbyte.analysis.validate.points.predict import FIRST_USE_S, MEAN, REQUESTS, Prediction, deployed, predict, requests
 from opbyte.analysis.validate.points.table import WorkerGroup, read_points
+from opbyte.analysis.validate.runs.points import check_of
 from opbyte.devices.calibrated.family import families
 from opbyte.devices.calibrated.kernel_sets import shared_parameters
 from opbyte.devices.calibrated.model import CalibratedModel
@@ -242,7 +243,7 @@ def test_first_requests_wait_where_there_are_experts(table: Callable[..., Path])
 def test_errors_leave_out_suspect_ttft(table: Callable[..., Path]) -> None:
     points, _ = read_points(table({}, {"notes": "TTFT suspect"}))
     predicted = [predict(p, Path(".")) for p in points]
-    result = PointsValidation(tuple(map(Scored, points, predicted)), ())
+    result = PointsValidation(tuple(map(Scored, points, predicted, map(check_of, points, predicted))), ())
     (row,) = result.to_dict()["rows"]
     assert (row["n"], row["ttft_n"]) == (2, 1)
     assert row["tpot_median_ape"] == pytest.approx(abs(predicted[0].tpot_s / 0.01 - 1))

@@ -17,8 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opbyte.analysis.validate.runs import validate_runs
-from opbyte.analysis.validate.runs.load import draw, prompt_lengths
-from opbyte.analysis.validate.runs.replay import deployment_of, stage_metrics
+from opbyte.analysis.validate.runs.replay import deployment_of, draw, prompt_lengths, stage_metrics
 from opbyte.analysis.validate.runs.spec import Prompts, read_run
 from opbyte.analysis.validate.runs.static import read_static, static_times
 from opbyte.analysis.validate.serving import validate_serving

@@ -99,8 +99,8 @@ def test_replayed_runs(name: str, data_set: Callable[[str], Path]) -> None:
         assert abs(values["error"]) < bound, (metric, values)
         assert values["error"] == pytest.approx(values["simulated"] / values["measured"] - 1)
     # Nobody gets a token before arriving, and all tokens come.
-    assert (run.simulated.ttft > 0).all()
-    assert (run.simulated.latency >= run.simulated.ttft).all()
+    assert (run.simulated["ttft"] > 0).all()
+    assert (run.simulated["latency"] >= run.simulated["ttft"]).all()
     # Every op is inside the tables, and the answer says so.
     (told,) = (each["kernel_tables"] for each in found.to_dict()["runs"])
     assert [(row["family"], row["outside"]) for row in told] == [("attention", 0), ("matmul", 0), ("vector", 0)]

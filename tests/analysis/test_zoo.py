@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from opbyte.analysis.papers import zoo as module
-from opbyte.analysis.papers.figures.zoo import RATIOS, bought
+from opbyte.analysis.papers.figures.papers import RATIOS, bought
 from opbyte.analysis.papers.zoo import DESIGNS, STEPS, zoo
 
 

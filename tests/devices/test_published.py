@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opbyte.analysis.papers.attacc_step import LEVELS, HeadAttention
+from opbyte.analysis.papers.attacc import LEVELS, HeadAttention
 from opbyte.analysis.papers.kinds.gemv import BankGemv, GemvModel
 from opbyte.analysis.papers.kinds.tiers import Tiers, tiers_of
 from opbyte.analysis.papers.kinds.tiled import TiledGpu, matmul_occupancy, occupancy

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from opbyte.analysis.validate.fractions import fractions
-from opbyte.analysis.validate.kernels import own_tables, validate_kernels
+from opbyte.analysis.validate.kernels import fractions, own_tables, validate_kernels
 from opbyte.workloads.kernel_tables import read_tables
 
 ROOT = Path(__file__).resolve().parent.parent.parent

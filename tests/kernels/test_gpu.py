@@ -245,7 +245,7 @@ def test_spaces_hold_what_the_kernels_choose(space: Any, quick: bool) -> None:
 @pytest.mark.gpu
 def test_quick_search() -> None:
     cupy_device()
-    from opbyte.analysis.validate.gpu_configs import measure_gpu_configs
+    from opbyte.analysis.validate.measure_configs import measure_gpu_configs
 
     result = measure_gpu_configs(quick=True, only=("gemm",))
     assert all(one.gain >= 1.0 for one in result.found)

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opbyte.analysis.papers.passes import Denoising, Shares
+from opbyte.analysis.papers.mode import Denoising
+from opbyte.analysis.papers.scmoe import Shares
 from opbyte.workloads.batch import PREFILL
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.ops import Loads

@@ -82,7 +82,7 @@ def duplex(
         len(runner.results),
         time.perf_counter() - began,
         tables=(*variants.tables(runner, seeds[0], routing), static.gaps()),
-        assumptions=assumed("duplex"),
+        assumptions=assumed("duplex", {}),
         figures=drawn.tables(get) if figures else (),
         plots=f"{PAPERS}.figures.duplex",
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
 from typing import Any, TypeVar
 
 import numpy as np
@@ -59,6 +61,8 @@ OPS = {"qkv": ("FC (qkv)", GREEN, "s"), "attention_decode": ("decode attention",
        "experts": ("MoE", ORANGE, "D")}  # fmt: skip
 
 PRINTED = "Diamonds: printed."
+FORMULA = "1 - (1 - 1/Lout)^B"
+TIMES = ("TBT p50", "TBT p90", "TBT p99", "T2FT p50", "E2E p50")
 
 K = TypeVar("K", str, tuple[str, str])
 
@@ -91,44 +95,105 @@ def _lines(axes: Axes, frame: pd.DataFrame, scale: float = 1.0) -> None:
         axes.axhline(scale * value, color=VERMILLION, linewidth=1.0, linestyle=":")
 
 
-def _panels(title: str, count: int, height: float) -> tuple[Figure, list[Axes]]:
-    figure = new_figure(title, height=height)
-    axes = figure.subplots(count, 1, squeeze=False)[:, 0]
-    return figure, list(axes)
+@dataclass(frozen=True, slots=True)
+class BarPlot:
+    """A plot of bars side by side, and the frame that it shows.
+
+    Attributes
+    ----------
+    groups, by, value : str
+        Columns of the groups, of the bars of a group, and of their heights.
+    styles : mapping of str to Style
+        Of the values of `by`.
+    inches : (float, float)
+        Height of a panel, and of the rest.
+    panels, heading : str
+        Column with a panel for each value, and the title of a panel.
+    lines : bool
+        Whether printed values are lines over all bars, not diamonds on single ones.
+    log : (float, float, float), optional
+        Ends of a logarithmic axis over the lowest and highest value, and what the lower end is at most.
+    """
+
+    groups: tuple[str, ...]
+    by: str
+    value: str
+    styles: Mapping[str, Style]
+    ylabel: str
+    inches: tuple[float, float]
+    xlabel: str = ""
+    panels: str = ""
+    heading: str = "{}"
+    lines: bool = False
+    log: tuple[float, float, float] | None = None
+    reference: bool = True
+    note: str = ""
+    columns: int = 4
+
+    def draw(self, title: str, frame: pd.DataFrame) -> Figure:
+        """Draw the bars of a frame, one legend below."""
+        parts = list(frame.groupby(self.panels, sort=False)) if self.panels else [("", frame)]
+        figure = new_figure(title, height=self.inches[0] * len(parts) + self.inches[1])
+        panels = figure.subplots(len(parts), 1, squeeze=False)[:, 0]
+        used: list[str] = []
+        for axes, (name, rows) in zip(panels, parts, strict=True):
+            shown = rows.drop(columns="printed") if self.lines else rows
+            used = bars(axes, shown, self.groups, self.by, self.value, self.styles)
+            axes.set_title(self.heading.format(name))
+            axes.set_ylabel(self.ylabel)
+            if self.log is not None:
+                low, high, most = self.log
+                log_axis(axes, "y", min(most, low * rows[self.value].min()), high * rows[self.value].max())
+            if self.reference:
+                _line(axes)
+            if self.lines:
+                _lines(axes, rows)
+        panels[-1].set_xlabel(self.xlabel)
+        _legend(figure, used, self.styles, self.columns, self.note)
+        finish(figure)
+        return figure
 
 
-def over_gpu(title: str, frame: pd.DataFrame) -> Figure:
-    """Throughput over the GPU by batch and length, a panel a model (Figs. 11 and 14)."""
-    models = list(dict.fromkeys(frame["model"]))
-    figure, panels = _panels(title, len(models), 1.9 * len(models) + 0.8)
-    for axes, model in zip(panels, models, strict=True):
-        mine = frame[frame["model"] == model]
-        used = bars(axes, mine.drop(columns="printed"), ("batch", "length"), "device", "ratio", DEVICES)
-        axes.set_title(model)
-        axes.set_ylabel("Throughput over GPU")
-        _line(axes)
-        _lines(axes, mine)
-    panels[-1].set_xlabel("Batch (above) and mean prompt and output length (below)")
-    _legend(figure, used, DEVICES, note="Dotted: the largest value of Duplex+PE+ET that is printed, of any model.")
-    finish(figure)
-    return figure
+BATCH_AND_LENGTH = "Batch (above) and mean prompt and output length (below)"
+OVER_GPU = BarPlot(
+    ("batch", "length"), "device", "ratio", DEVICES, "Throughput over GPU", (1.9, 0.8), BATCH_AND_LENGTH,
+    panels="model", lines=True, note="Dotted: the largest value of Duplex+PE+ET that is printed, of any model.",
+)  # fmt: skip
+LATENCY = BarPlot(
+    ("metric",), "device", "ratio", DEVICES, "Over GPU", (1.8, 0.8), panels="length", heading="Lin = Lout = {:,}",
+    note=f"{PRINTED} Medians: of the mean over lengths. Tail: against 2xGPU as simulated.",
+)  # fmt: skip
+STAGES = BarPlot(
+    ("batch", "length"), "series", "share", {"simulated": Style(ORANGE), FORMULA: Style("#FFFFFF", hatch="/////")},
+    "Mixed stages (%)", (2.8, 0.0), BATCH_AND_LENGTH, reference=False,
+)  # fmt: skip
+HETERO = BarPlot(
+    ("lengths",), "metric", "ratio",
+    dict(zip(TIMES, map(Style, (SKY, BLUE, GREEN, ORANGE, PURPLE)), strict=True)),
+    "hetero over GPU", (3.0, 0.0), "Mean prompt and output length", log=(0.8, 1.3, 0.5), columns=5,
+)  # fmt: skip
+EDAP = BarPlot(
+    ("op_per_byte",), "device", "over_worst", DEVICES, "EDAP over the worst", (2.9, 0.0), OP_PER_BYTE,
+    log=(0.6, 1.3, 1.0), reference=False, note=PRINTED,
+)  # fmt: skip
 
 
-def latency(title: str, frame: pd.DataFrame) -> Figure:
-    """Latencies over the GPU's, a panel a length (Fig. 12)."""
-    lengths = list(dict.fromkeys(frame["length"]))
-    figure, panels = _panels(title, len(lengths), 1.8 * len(lengths) + 0.8)
-    for axes, length in zip(panels, lengths, strict=True):
-        mine = frame[frame["length"] == length]
-        used = bars(axes, mine, ("metric",), "device", "ratio", DEVICES)
-        axes.set_title(f"Lin = Lout = {length:,}")
-        axes.set_ylabel("Over GPU")
-        _line(axes)
-    _legend(
-        figure, used, DEVICES, note=f"{PRINTED} Medians: of the mean over lengths. Tail: against 2xGPU as simulated."
-    )
-    finish(figure)
-    return figure
+def stages(title: str, frame: pd.DataFrame) -> Figure:
+    """Share of mixed stages, simulated and by the formula (Fig. 5a)."""
+    named = frame.rename(columns={"mixed": "simulated", "formula": FORMULA})
+    both = named.melt(["batch", "length"], ["simulated", FORMULA], "series", "share")
+    return STAGES.draw(title, both.assign(share=100 * both["share"]))
+
+
+def split(title: str, frame: pd.DataFrame) -> Figure:
+    """Duplex-Split over Duplex: throughput and latencies (Fig. 16)."""
+    named = frame.assign(length=[f"Lin = Lout = {n:,}" for n in frame["length"]])
+    styles = dict(zip(dict.fromkeys(named["length"]), map(Style, (SKY, BLUE, PURPLE)), strict=False))
+    plot = BarPlot(
+        ("metric",), "length", "split_over_duplex", styles, "Duplex-Split over Duplex", (3.0, 0.0),
+        log=(0.7, 1.4, inf), note=PRINTED,
+    )  # fmt: skip
+    return plot.draw(title, named)
 
 
 def time_shares(title: str, frame: pd.DataFrame) -> Figure:
@@ -187,40 +252,6 @@ def roofs(title: str, frame: pd.DataFrame) -> Figure:
     return figure
 
 
-def stages(title: str, frame: pd.DataFrame) -> Figure:
-    """Share of mixed stages, simulated and by the formula (Fig. 5a)."""
-    figure = new_figure(title, height=2.8)
-    axes = figure.subplots()
-    both = frame.melt(["batch", "length"], ["mixed", "formula"], "series", "share")
-    both["share"] *= 100
-    styles = {"mixed": Style(ORANGE), "formula": Style("#FFFFFF", hatch="/////")}
-    used = bars(axes, both, ("batch", "length"), "series", "share", styles)
-    axes.set_ylabel("Mixed stages (%)")
-    axes.set_xlabel("Batch (above) and mean prompt and output length (below)")
-    named = {"mixed": "simulated", "formula": "1 - (1 - 1/Lout)^B"}
-    _legend(figure, [named[n] for n in used], {named[n]: styles[n] for n in used})
-    finish(figure)
-    return figure
-
-
-def hetero(title: str, frame: pd.DataFrame) -> Figure:
-    """Latencies of hetero over the GPU's (Fig. 5b)."""
-    figure = new_figure(title, height=3.0)
-    axes = figure.subplots()
-    metrics = list(dict.fromkeys(frame["metric"]))
-    colors = (SKY, BLUE, GREEN, ORANGE, PURPLE)
-    styles = {m: Style(c) for m, c in zip(metrics, colors, strict=True)}
-    used = bars(axes, frame, ("lengths",), "metric", "ratio", styles)
-    low, high = float(frame["ratio"].min()), float(frame["ratio"].max())
-    log_axis(axes, "y", min(0.5, 0.8 * low), 1.3 * high)
-    axes.set_ylabel("hetero over GPU")
-    axes.set_xlabel("Mean prompt and output length")
-    _line(axes)
-    _legend(figure, used, styles, 5)
-    finish(figure)
-    return figure
-
-
 def capacity(title: str, frame: pd.DataFrame) -> Figure:
     """Throughput of hetero over the GPU's where memory limits its batch (Fig. 5c)."""
     figure = new_figure(title, height=2.6)
@@ -237,20 +268,6 @@ def capacity(title: str, frame: pd.DataFrame) -> Figure:
     axes.set_ylabel("Throughput over GPU")
     axes.set_xlabel("Mean prompt and output length")
     _line(axes)
-    finish(figure)
-    return figure
-
-
-def edap(title: str, frame: pd.DataFrame) -> Figure:
-    """Energy x delay x area over the worst design at each Op/B (Fig. 8)."""
-    figure = new_figure(title, height=2.9)
-    axes = figure.subplots()
-    used = bars(axes, frame, ("op_per_byte",), "device", "over_worst", DEVICES)
-    low = float(frame["over_worst"].min())
-    log_axis(axes, "y", 0.6 * low, 1.3)
-    axes.set_xlabel(OP_PER_BYTE)
-    axes.set_ylabel("EDAP over the worst")
-    _legend(figure, used, DEVICES, note=PRINTED)
     finish(figure)
     return figure
 
@@ -287,10 +304,10 @@ def load(title: str, frame: pd.DataFrame) -> Figure:
 
 def energy(title: str, frame: pd.DataFrame) -> Figure:
     """Energy per token by layer and path, over the GPU's (Fig. 15)."""
-    models = list(dict.fromkeys(frame["model"]))
-    figure, panels = _panels(title, len(models), 1.9 * len(models) + 1.0)
-    for axes, model in zip(panels, models, strict=True):
-        mine = frame[frame["model"] == model]
+    models = list(frame.groupby("model", sort=False))
+    figure = new_figure(title, height=1.9 * len(models) + 1.0)
+    panels = figure.subplots(len(models), 1, squeeze=False)[:, 0]
+    for axes, (model, mine) in zip(panels, models, strict=True):
         keys = list(dict.fromkeys(map(tuple, mine[["batch", "length"]].to_numpy().tolist())))
         for side, device in ((-0.2, "GPU"), (0.2, "Duplex+PE+ET")):
             bottom = np.zeros(len(keys))
@@ -307,27 +324,8 @@ def energy(title: str, frame: pd.DataFrame) -> Figure:
         axes.set_title(f"{model} (left bar of each pair: GPU, right: Duplex+PE+ET)")
         axes.set_ylabel("Over GPU (%)")
         _lines(axes, mine, 100)
-    panels[-1].set_xlabel("Batch (above) and mean prompt and output length (below)")
+    panels[-1].set_xlabel(BATCH_AND_LENGTH)
     _legend(figure, list(ENERGY), dict(ENERGY), 3, "Dotted: the lowest value of the model that is printed.")
-    finish(figure)
-    return figure
-
-
-def split(title: str, frame: pd.DataFrame) -> Figure:
-    """Duplex-Split over Duplex: throughput and latencies (Fig. 16)."""
-    figure = new_figure(title, height=3.0)
-    axes = figure.subplots()
-    lengths = [str(n) for n in dict.fromkeys(frame["length"])]
-    colors = (SKY, BLUE, PURPLE)
-    styles = {n: Style(c) for n, c in zip(lengths, colors, strict=True)}
-    mine = frame.assign(length=frame["length"].astype(str))
-    used = bars(axes, mine, ("metric",), "length", "split_over_duplex", styles)
-    low, high = (float(f) for f in frame["split_over_duplex"].agg(["min", "max"]))
-    log_axis(axes, "y", 0.7 * low, 1.4 * high)
-    axes.set_ylabel("Duplex-Split over Duplex")
-    _line(axes)
-    named = {n: f"Lin = Lout = {int(n):,}" for n in used}
-    _legend(figure, list(named.values()), {named[n]: styles[n] for n in used}, note=PRINTED)
     finish(figure)
     return figure
 
@@ -336,13 +334,13 @@ DRAWN: dict[str, Draw] = {
     "fig04a_time": time_shares,
     "fig04b_roofline": roofs,
     "fig05a_stages": stages,
-    "fig05b_hetero": hetero,
+    "fig05b_hetero": HETERO.draw,
     "fig05c_hetero": capacity,
-    "fig08_edap": edap,
-    "fig11_throughput": over_gpu,
-    "fig12_latency": latency,
+    "fig08_edap": EDAP.draw,
+    "fig11_throughput": OVER_GPU.draw,
+    "fig12_latency": LATENCY.draw,
     "fig13_load": load,
-    "fig14_bankpim": over_gpu,
+    "fig14_bankpim": OVER_GPU.draw,
     "fig15_energy": energy,
     "fig16_split": split,
 }

@@ -7,18 +7,16 @@ fitted to the gains.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache, partial
 
 import numpy as np
 
-from opbyte.extend import EXPERIMENTS, Reproduction, Table
-from opbyte.extend.answers import OnProgress
+from opbyte.extend import Table
 from opbyte.extend.streams import Medium, run
 
-from .. import PAPERS
-from ..published import Prediction, assumed, published, ratio_table, rows_of
+from ..published import Prediction, paper, published
 from .layer import MIXTRAL, SIMPLE, Size, Testbed, layers, ops_of, price, times_of
 from .schedules import FORWARD, SCHEMES, SHARED, Scheduled, graph_of, schedule, seconds_of
 
@@ -53,20 +51,10 @@ JUDGED = {"improved": "mean_improved_vs_tutel", "noiio": "mean_noiio_vs_tutel", 
 """Schedules that gain over Tutel, and how their rows are called."""
 
 
-@EXPERIMENTS.register("fsmoe")
-def fsmoe(seeds: Sequence[int], routing: str, progress: OnProgress | None, figures: bool = False) -> Reproduction:
-    """Compare schedules of a MoE layer on one and on three streams over 1,458 layers (FSMoE)."""
-    began = time.perf_counter()
-    rows_found = list(predictions())
-    rows = rows_of("fsmoe", rows_found)
-    result = Reproduction(
-        "fsmoe", rows, len(READINGS), time.perf_counter() - began,
-        tables=(gains(rows_found), op_times(rows_found)), assumptions=assumed("fsmoe"),
-    )  # fmt: skip
-    if not figures:
-        return result
-    drawn = (*ratio_table(rows, "fsmoe"), _compared(result.tables[0]), _streams("tutel"), _streams("fsmoe"))
-    return replace(result, figures=drawn, plots=f"{PAPERS}.figures.fsmoe")
+@cache
+def cases() -> tuple[Prediction, ...]:
+    """Return all rows, made once."""
+    return tuple(predictions())
 
 
 def predictions() -> Iterator[Prediction]:
@@ -143,9 +131,9 @@ def _one(reading: str, size: Size) -> dict[str, float]:
     return {name: float(schedule(name, times, given.media).seconds[0]) for name in SCHEMES}
 
 
-def gains(cases: Sequence[Prediction]) -> Table:
+def gains() -> Table:
     """Both readings side by side."""
-    means = {p.id: p.value for p in cases}
+    means = {p.id: p.value for p in cases()}
     rows = [
         {"reading": reading.title, "schedule": TITLES[scheme], "gain": means[f"fsmoe.{name}.{label}"]}
         for name, reading in READINGS.items() for scheme, label in JUDGED.items()
@@ -157,15 +145,15 @@ def gains(cases: Sequence[Prediction]) -> Table:
     )  # fmt: skip
 
 
-def _compared(table: Table) -> Table:
+def _compared() -> Table:
     """Return the same with the published values, for the plot."""
-    given = published("fsmoe")["rows"]
+    table, given = gains(), published("fsmoe")["rows"]
     ids = [f"fsmoe.{name}.{label}" for name in READINGS for label in JUDGED.values()]
     rows = [{**row, "published": given.get(id, float("nan"))} for row, id in zip(table.rows, ids, strict=True)]
-    return replace(table, name="schedules", rows=rows)
+    return replace(table, rows=rows)
 
 
-def op_times(cases: Sequence[Prediction]) -> Table:
+def op_times() -> Table:
     """What both sets of lines say of the ops that the paper times one by one."""
     given: Mapping[str, Mapping[str, float]] = published("fsmoe")["parts"]
     rows = [
@@ -193,8 +181,16 @@ def _streams(scheme: str) -> Table:
     tasks = tuple(replace(t, seconds=float(s)) for t, s in zip(graph.tasks, seconds, strict=True))
     line = run(replace(graph, tasks=tasks))
     rows = [
-        {"stream": task.resource, "name": task.name, "chunk": task.chunk, "start_s": start, "end_s": end}
+        {"lane": task.resource, "op": task.name, "kind": task.name, "chunk": task.chunk, "layer": -1, "bound": "its line",
+         "start_s": start, "end_s": end}
         for task, start, end in zip(tasks, line.starts, line.ends, strict=True)
-    ]
+    ]  # fmt: skip
     title = f"{TITLES[scheme]}: forward pass of a GPT2-XL layer on testbed A, {degree} chunks"
     return Table(f"streams-{scheme}", title, rows)
+
+
+paper(
+    "fsmoe", "Compare schedules of a MoE layer on one and on three streams over 1,458 layers (FSMoE).", cases,
+    tables=(gains, op_times), runs=len(READINGS),
+    drawn={"schedules": _compared, **{f"streams-{name}": partial(_streams, name) for name in ("tutel", "fsmoe")}},
+)  # fmt: skip

@@ -6,32 +6,31 @@ value of a stage and sample of its requests. TTFT is not used: it depends on que
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ....devices.hosts.spec import HostSpec
 from ....devices.spec import SystemSpec
-from ....simulator.serving.finished import Requests as Simulated
 from ....simulator.serving.record import Run
 from ....workloads.csvfile import read_whole
 from ....workloads.errors import InputError
 from ..runs.replay import deployment_of, served_draws
 from ..runs.result import KERNELS
 from ..runs.spec import MeasuredRun, find_runs, read_run
-from ..serving import Latencies, Replayed, read_replayed
-from ..statistics import per_token
+from ..serving import Replayed, latencies, read_replayed
+from ..statistics import figures, per_token
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 STRETCHES = 16
 """Time segments for resampling a run's requests: requests of one segment ran at the same time."""
-STEPS = ("tpot", "itl")
-"""Values of a stage that depend on its steps."""
+STEPS, DRAWS = ("tpot", "itl"), 3
+"""Values of a stage that depend on its steps, and samples of a stage's requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +58,19 @@ class HostResult:
     shares: Mapping[str, float]
 
 
-class HostRun(Protocol):
-    """A measured run, ready to be simulated in any host."""
+@dataclass(frozen=True, slots=True)
+class HostRun:
+    """A measured run, ready to be simulated in any host.
 
-    @property
-    def name(self) -> str:
-        """Of the run."""
+    Attributes
+    ----------
+    compared : callable
+        The run simulated in a host, against what was measured.
+    """
 
-    @property
-    def system(self) -> SystemSpec:
-        """What it ran on."""
-
-    def compared(self, host: HostSpec) -> HostResult:
-        """The run simulated in a host, against what was measured."""
+    name: str
+    system: SystemSpec
+    compared: Callable[[HostSpec], HostResult]
 
 
 def read_measured(path: Path, part: float = 1.0) -> HostRun:
@@ -96,95 +95,57 @@ def read_measured(path: Path, part: float = 1.0) -> HostRun:
     if runs.requests:
         folder = runs.requests[0]
         known = read_replayed(folder, (folder / "kernels").is_dir())
-        return ByRequest(folder.name, known.system, known, part)
+        return HostRun(folder.name, known.system, partial(_by_request, known, part))
     run = read_run(runs.runs[0])
-    system = deployment_of(run, KERNELS)[0].system
-    if run.requests is not None:
-        return Recorded(run.name, system, run, part)
-    if part < 1.0:
+    if run.requests is None and part < 1.0:
         raise InputError("--part", f"needs recorded requests; {run.name} is known by its stages")
-    return ByStage(run.name, system, run)
+    compared = partial(_by_stage, run) if run.requests is None else partial(_recorded, run, run.requests, part)
+    return HostRun(run.name, deployment_of(run, KERNELS)[0].system, compared)
 
 
-@dataclass(frozen=True, slots=True)
-class ByRequest:
+def _by_request(known: Replayed, part: float, host: HostSpec) -> HostResult:
     """A run with the engine's timestamps of every request."""
-
-    name: str
-    system: SystemSpec
-    known: Replayed
-    part: float
-
-    def compared(self, host: HostSpec) -> HostResult:
-        served, t = self.known.served(host), self.known.table
-        queued, tokens, out = t.queued_s, t.output_tokens, served.requests
-        measured = Latencies.of(queued, t.first_token_s, t.last_token_s, tokens)
-        simulated = Latencies.of(queued, out.first_token_s, out.last_token_s, tokens)
-        statistics = measured.statistics()
-        figures = {k: (statistics[k], x) for k, x in simulated.statistics().items()}
-        return _requests(queued, measured.tpot, simulated.tpot, self.part, figures, served)
+    served, table = known.served(host), known.table
+    simulated = latencies(table, served.requests.first_token_s, served.requests.last_token_s)
+    statistics = figures(table.times)
+    both = {k: (statistics[k], x) for k, x in figures(simulated).items()}
+    return _requests(table.queued_s, table.times["tpot"], simulated["tpot"], part, both, served)
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
+def _recorded(run: MeasuredRun, requests: Path, part: float, host: HostSpec) -> HostResult:
     """A run written by `opbyte record`: a client's timestamps of every request."""
-
-    name: str
-    system: SystemSpec
-    run: MeasuredRun
-    part: float
-
-    def compared(self, host: HostSpec) -> HostResult:
-        d, settings = deployment_of(self.run, KERNELS, host)
-        ((metrics, served),) = served_draws(self.run, d, settings, 1)
-        out = served.requests
-        measured = self._tpot(out)
-        figures = {k: (x, metrics[0][k]) for k, x in self.run.measured[0].items()}
-        simulated = per_token(out.first_token_s, out.last_token_s, out.output_tokens)
-        return _requests(out.arrival_s, measured, simulated, self.part, figures, served)
-
-    def _tpot(self, out: Simulated) -> F8:
-        """Measured seconds per output token, in the order of the simulated requests; NaN without."""
-        assert self.run.requests is not None
-        names = ("request_id", "first_token_s", "last_token_s", "output_tokens")
-        columns = read_whole(self.run.requests, names)
-        ids, first, last, tokens = (np.array([_number(c) for c in columns[n].cells]) for n in names)
-        order = np.argsort(ids, kind="stable")
-        return per_token(first, last, tokens)[order[np.searchsorted(ids[order], out.request_id)]]
+    d, settings = deployment_of(run, KERNELS, host)
+    ((metrics, served),) = served_draws(run, d, settings, 1)
+    out = served.requests
+    both = {k: (x, metrics[0][k]) for k, x in run.measured[0].items()}
+    names = ("request_id", "first_token_s", "last_token_s", "output_tokens")
+    columns = read_whole(requests, names)
+    ids, first, last, tokens = (np.array([_number(c) for c in columns[n].cells]) for n in names)
+    order = np.argsort(ids, kind="stable")
+    measured = per_token(first, last, tokens)[order[np.searchsorted(ids[order], out.request_id)]]
+    simulated = per_token(out.first_token_s, out.last_token_s, out.output_tokens)
+    return _requests(out.arrival_s, measured, simulated, part, both, served)
 
 
-@dataclass(frozen=True, slots=True)
-class ByStage:
+def _by_stage(run: MeasuredRun, host: HostSpec) -> HostResult:
     """A run that is known by its load and the values of its stages."""
-
-    name: str
-    system: SystemSpec
-    run: MeasuredRun
-    draws: int = 3
-
-    def compared(self, host: HostSpec) -> HostResult:
-        d, settings = deployment_of(self.run, KERNELS, host)
-        drawn = list(served_draws(self.run, d, settings, self.draws))
-        residuals, group = [], []
-        for i, (metrics, _) in enumerate(drawn):
-            for s, statistics in enumerate(self.run.measured):
-                for name, value in statistics.items():
-                    if name.startswith(STEPS):
-                        residuals.append(np.log(metrics[s][name] / value))
-                        group.append(i * len(self.run.measured) + s)
-        figures = {
-            f"{name} of stage {s}": (value, float(np.mean([m[s][name] for m, _ in drawn])))
-            for s, statistics in enumerate(self.run.measured)
-            for name, value in statistics.items()
-        }
-        return HostResult(
-            np.array(residuals), np.array(group, dtype=np.int64),
-            np.ones(len(residuals), dtype=bool), figures, _shares(drawn[0][1]),
-        )  # fmt: skip
+    d, settings = deployment_of(run, KERNELS, host)
+    samples = list(served_draws(run, d, settings, DRAWS))
+    measured = [(s, name, value) for s, stage in enumerate(run.measured) for name, value in stage.items()]
+    steps = [
+        (np.log(metrics[s][name] / value), i * len(run.measured) + s)
+        for i, (metrics, _) in enumerate(samples) for s, name, value in measured if name.startswith(STEPS)
+    ]  # fmt: skip
+    both = {
+        f"{name} of stage {s}": (value, float(np.mean([m[s][name] for m, _ in samples]))) for s, name, value in measured
+    }
+    residuals, group = np.array(steps).reshape(-1, 2).T
+    used = np.ones(len(residuals), dtype=bool)
+    return HostResult(residuals, group.astype(np.int64), used, both, _shares(samples[0][1]))
 
 
 def _requests(
-    sent: F8, measured: F8, simulated: F8, part: float, figures: Mapping[str, tuple[float, float]], served: Run
+    sent: F8, measured: F8, simulated: F8, part: float, both: Mapping[str, tuple[float, float]], served: Run
 ) -> HostResult:
     """Return residuals of requests with more than one token, in segments of their sending time."""
     there = np.isfinite(measured) & (measured > 0.0) & (simulated > 0.0)
@@ -197,7 +158,7 @@ def _requests(
     used = sent[there] - sent[there].min() <= part * span
     group = ranks * STRETCHES // len(ranks)
     logs = np.log(simulated[there] / measured[there])
-    return HostResult(logs, group, used, figures, _shares(served))
+    return HostResult(logs, group, used, both, _shares(served))
 
 
 def _shares(served: Run) -> dict[str, float]:

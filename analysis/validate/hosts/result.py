@@ -172,7 +172,7 @@ def calibrate_run(
     def simulate(values: Any) -> HostResult:
         numbers = {f.field: _exact(x) for f, x in zip(frees, values, strict=True)}
         there = _with(base, measured.name, numbers)
-        known = [Path(folder), measured, there] if kept else None
+        known = [Path(folder), part, there] if kept else None
         return kept.once(known, partial(measured.compared, there))
 
     start = np.array([_start(base, f) for f in frees])

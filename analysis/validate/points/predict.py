@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +20,15 @@ from ....simulator.serving.driver import RunSettings, serve
 from ....simulator.serving.pools import KvLink, Pools
 from ....simulator.serving.run import run
 from ....workloads.catalog import load_model
+from ....workloads.errors import InputError
 from ....workloads.requests import RequestStream
 from ....workloads.sampling import GREEDY
 from ...answers.error_factors import UNTOLD
 from ...answers.interval import Interval
 from ...answers.run_interval import RunDraws, usual_draws
+from ...parallel import OnProgress
+from ...parallel.local import Crew, cores
+from ...show.kept import NOTHING, Kept
 from ..statistics import per_token, seen_s
 from .engines import NAMES, settings, with_experts
 from .table import ServingPoint, WorkerGroup
@@ -190,3 +194,54 @@ def model_file(folder: Path, name: str) -> Path | None:
     """Return the folder of a model's ``config.json`` next to a table; None for a model of the catalog."""
     places = (place / "model_configs" / name for place in (folder, folder.parent))
     return next((path for path in places if path.is_dir()), None)
+
+
+Outcome = Prediction | str
+"""A prediction, or why there is none."""
+MOST_WORKERS = 8
+
+
+def predict_all(
+    points: Sequence[ServingPoint], folder: Path, seed: int = 0, progress: OnProgress | None = None, kept: Kept = NOTHING,
+    host_times: float = 1.0,
+) -> list[Outcome]:  # fmt: skip
+    """Simulate points, see `predict`; points of one deployment run one after another in one process.
+
+    Returns
+    -------
+    list of Prediction or str
+        In the order of `points`; a text says why a point could not be simulated.
+    """
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for i, p in enumerate(points):
+        groups.setdefault((p.device, p.model, p.weight_dtype, p.workers, p.prefill), []).append(i)
+    work = [p.osl * (100.0 if p.prefill else 1.0) for p in points]  # roughly
+    jobs = sorted(groups.values(), key=lambda rows: -sum(work[i] for i in rows))
+    out: dict[int, Outcome] = {}
+
+    def lost(line: str) -> list[Outcome]:
+        return [line] * len(points)
+
+    with Crew(min(cores(), MOST_WORKERS, len(jobs))) as crew:
+        tasks = [[points[i] for i in rows] for rows in jobs]
+        call = partial(_several, folder=folder, seed=seed, kept=kept, host_times=host_times)
+        for job, outcomes in crew.run(call, tasks, lost):
+            out |= dict(zip(jobs[job], outcomes, strict=False))
+            if progress:
+                progress(len(out), len(points))
+    return [out[i] for i in range(len(points))]
+
+
+def _several(points: Sequence[ServingPoint], folder: Path, seed: int, kept: Kept, host_times: float) -> list[Outcome]:
+    out = []
+    for point in points:
+        known = [point, seed, model_file(folder, point.model)] if kept else None
+        out.append(kept.once(known, partial(_one, point, folder, seed, host_times)))
+    return out
+
+
+def _one(point: ServingPoint, folder: Path, seed: int, host_times: float) -> Outcome:
+    try:
+        return predict(point, folder, seed, host_times)
+    except InputError as error:
+        return str(error)

@@ -16,12 +16,13 @@ from .published import load_class
 def replay_point(point: ServingPoint, folder: Path) -> RunCheck | str:
     """Simulate a point, or say why it cannot be."""
     try:
-        return _check(point, predict(point, folder))
+        return check_of(point, predict(point, folder))
     except InputError as error:
         return f"{point.source}, line {point.line}: {error}"
 
 
-def _check(point: ServingPoint, prediction: Prediction) -> RunCheck:
+def check_of(point: ServingPoint, prediction: Prediction) -> RunCheck:
+    """Return a point with its prediction; without a TTFT where the table warns of the measured one."""
     simulated = {"tpot_mean": prediction.tpot_s} | ({} if point.suspect else {"ttft_mean": prediction.ttft_s})
     measured = {name: {"tpot_mean": point.tpot_s, "ttft_mean": point.ttft_s}[name] for name in simulated}
     basis = run_bases(prediction.errors, simulated)

@@ -9,11 +9,11 @@ from opbyte._lazy import declared
 if TYPE_CHECKING:
     from opbyte.analysis.plots import Picture as Picture
     from opbyte.analysis.plots.bars import bars as bars
+    from opbyte.analysis.plots.gantt import gantt as gantt
     from opbyte.analysis.plots.published import COLORS as COLORS
     from opbyte.analysis.plots.published import HATCHES as HATCHES
     from opbyte.analysis.plots.published import ratios as ratios
     from opbyte.analysis.plots.published import stacked as stacked
-    from opbyte.analysis.plots.streams import streams as streams
     from opbyte.analysis.plots.style import BLACK as BLACK
     from opbyte.analysis.plots.style import BLUE as BLUE
     from opbyte.analysis.plots.style import GREEN as GREEN
