@@ -1,8 +1,8 @@
 """The command line: thin, and light to start; every command is a function of the library.
 
 Exit codes: 0 done, 1 a check failed, 2 bad input or usage (one line on stderr), 128 and the
-signal's number where one ended it (130: interrupted, 143: terminated). The commands are
-those of ``commands/commands.yaml``, and of plug-ins.
+signal's number where one ended it (130: interrupted, 143: terminated). Commands are
+listed in ``commands/commands.yaml``; plug-ins may add more.
 """
 
 from __future__ import annotations

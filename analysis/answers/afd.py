@@ -116,7 +116,7 @@ class Afd(Result):
 
     @property
     def every(self) -> tuple[LayoutStep, ...]:
-        """The rows, and that of the devices that do both."""
+        """The rows, with the row of the devices that do both at the end."""
         return self.found if self.against is None else (*self.found, self.against)
 
     @property

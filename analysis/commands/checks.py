@@ -1,4 +1,4 @@
-"""Commands that fit and check models, and write files beside their result."""
+"""Commands that fit and check models, and write files in addition to their result."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _configs(backend: str, seed: int, **how: Any) -> Callable[..., Any]:
 
 
 def reproduce(given: Any) -> None:
-    """A paper's numbers; figures only where they are written."""
+    """A paper's numbers; its plots are drawn only if they are written."""
     from ..reproduce import reproduce
 
     if not 1 <= given.seeds <= 1000:

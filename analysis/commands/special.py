@@ -67,7 +67,7 @@ def _check_emit(name: str | None) -> None:
 
 
 def plan(given: Any) -> None:
-    """A plan, whose rows are told as they are found."""
+    """A plan, whose rows are printed as they are finished."""
     from ..studies.plan import plan
 
     _check_emit(given.emit)
@@ -123,7 +123,7 @@ def _sweep_kernels(given: Any) -> None:
 
 
 def train(given: Any) -> None:
-    """A training step, the fastest one, or that of a framework's file."""
+    """A training step, the fastest one, or a step by a framework's file."""
     from ..answers.train import train
     from ..answers.train_recipe import train_recipe
     from ..answers.train_search import fastest_training

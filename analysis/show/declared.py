@@ -1,4 +1,4 @@
-"""What results say, as declared in `results.yaml` beside their modules: JSON, rows of tables and sentences.
+"""What results say, as declared in `results.yaml` in the folder of their modules: JSON, rows of tables and sentences.
 
 An entry of JSON is the path of its value, without one its own name; a mapping is an object inside. Methods on the path are
 called, keys of mappings are taken, and nothing has no attributes. Objects of declared classes are written as declared. A text

@@ -137,8 +137,8 @@ def write_bars(bars: Sequence[Any], path: Path, spans: Sequence[Any] = ()) -> No
 
     Parameters
     ----------
-    bars : sequence of `answers.step_timeline.Bar`
-    spans : sequence of `answers.run_steps.Span`
+    bars : sequence of `step_timeline.Bar`
+    spans : sequence of `run_steps.Span`
         Spans of requests, which are threads of a separate process.
     """
     lanes: dict[tuple[int, str], int] = {}
