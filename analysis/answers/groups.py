@@ -14,8 +14,7 @@ from ...simulator.serving.run import Groups
 from ...simulator.serving.served import Served
 from ...workloads.errors import InputError
 from ...workloads.requests.options import check_count
-from ..parallel.local import MAX_WORKERS
-from ..parallel.workers import Workers
+from ..parallel.local import MAX_WORKERS, Workers
 
 
 def play_groups(

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -95,12 +94,7 @@ def design(given: Any) -> None:
 
 
 def sweep(given: Any) -> None:
-    """The points of a study, or the best kernels of every variant."""
-    from ..studies.kernel_file import chooses_kernels
-
-    if chooses_kernels(given.file):
-        _sweep_kernels(given)
-        return
+    """The points of a study, simulated or with the best kernels of every variant."""
     from ..report.files import write_sweep
     from ..studies.sweep import sweep
 
@@ -108,17 +102,6 @@ def sweep(given: Any) -> None:
         result = sweep(given.file, given.out, workers=given.workers, dask=given.dask, progress=watch, also=write_sweep)
     show(result, given.as_json)
     if result.failed == len(result.table):
-        raise typer.Exit(1)
-
-
-def _sweep_kernels(given: Any) -> None:
-    from ..studies.kernel_sweep import sweep_kernels
-
-    if given.workers is not None or given.dask is not None:
-        option = "--workers" if given.dask is None else "--dask"
-        raise InputError(option, "has no part in a sweep of kernels, which takes seconds")
-    result = answer(partial(sweep_kernels, given.file), given.out or Path(given.file).stem, given.as_json)
-    if result.failed == len(result.points):
         raise typer.Exit(1)
 
 

@@ -13,10 +13,8 @@ from starlette.routing import Route
 
 from ..._version import __version__
 from ...workloads.errors import InputError
-from .asked import LiveRequest, Refused, read_asked
-from .events import Events
-from .meters import PAGE, page
-from .pacer import Answer, Pacer
+from .asked import Events, LiveRequest, Refused, read_asked
+from .pacer import PAGE, Answer, Pacer, page
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send

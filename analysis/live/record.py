@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
@@ -15,14 +16,41 @@ from ...workloads.errors import InputError, nearest
 from ...workloads.requests import RequestBlock
 from ..show.interrupt import heard
 from .deployed_as import DeployedAs, deployed_as
-from .extra import more_files, needs
 from .play import Player
-from .prompts import PromptSource
 from .recording import Recording
-from .target import PROMPTS, ServerTarget, address, find_out, open_clients
+from .target import PROMPTS, PromptSource, ServerTarget, address, find_out, open_clients
 
 if TYPE_CHECKING:
     from ...simulator.scenario.keywords import WorkloadKeywords
+
+
+MOST_FILES = 65_536
+"""Connections and files that a process asks to have open."""
+
+
+def needs(package: str, command: str) -> None:
+    """Refuse a command whose package is not installed.
+
+    Raises
+    ------
+    InputError
+        Says what to install.
+    """
+    if find_spec(package) is None:
+        raise InputError(f"opbyte {command}", f"needs {package}: pip install 'opbyte[serve]'")
+
+
+def more_files() -> None:
+    """Allow as many open connections as the system lets a process have."""
+    try:
+        import resource
+    except ImportError:  # not of this system
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
 
 MOST_IN_FLIGHT = 1024
 LIMIT_S = 600.0

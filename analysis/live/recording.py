@@ -17,8 +17,8 @@ from ..show.result import Result
 from ..show.text import Blocks, Rows, seconds
 from ..validate.runs.spec import RECORDED, SYSTEM
 from ..validate.statistics import TIMES, statistics
-from .client import NOT_SENT, OK, RequestOutcome
 from .deployed_as import DeployedAs
+from .play import NOT_SENT, OK, RequestOutcome
 from .target import ServerTarget
 
 

@@ -24,9 +24,8 @@ from ..answers.usual import as_usual
 from ..show.interrupt import heard
 from ..show.result import Result
 from ..show.text import Blocks, Rows, seconds
-from .extra import more_files, needs
-from .meters import Meters
-from .pacer import Pacer
+from .pacer import Meters, Pacer
+from .record import more_files, needs
 
 if TYPE_CHECKING:
     from ...simulator.scenario.keywords import ServedKeywords

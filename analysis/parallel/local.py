@@ -1,4 +1,4 @@
-"""Worker processes of this machine: one task each at a time, replaced when they die.
+"""Where tasks run: in this process, on processes of this machine that are replaced when they die, or on a Dask cluster.
 
 A process that runs out of memory is killed without a message. It then loses only its own task, which another worker
 tries once more. Workers leave signals to their parent and never outlive it: the kernel kills them with it (Linux), or a
@@ -15,9 +15,11 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
+from itertools import islice
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -25,6 +27,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from ...workloads.errors import InputError
+from ...workloads.requests.options import check_count
 from ..show.interrupt import uninterrupted
 
 T = TypeVar("T")
@@ -122,7 +125,8 @@ class Crew:
                     if tries[task] < TRIES:
                         waiting.append(task)
                     else:
-                        yield task, _given_up(answer, lost)
+                        why = f"its worker died {TRIES} times ({answer}); too little memory?"
+                        yield task, _given_up("a simulation", why, lost)
         finally:
             self._end([w for w in self._crew if w.task is not None])
 
@@ -152,12 +156,11 @@ class Crew:
         return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def _given_up(how: str, lost: Callable[[str], R] | None) -> R:
-    """The result of a task that `TRIES` workers died over."""
-    line = f"its worker died {TRIES} times ({how}); too little memory?"
+def _given_up(where: str, why: str, lost: Callable[[str], R] | None) -> R:
+    """The result of a task that was given up."""
     if lost is None:
-        raise InputError("a simulation", line)
-    return lost(line)
+        raise InputError(where, why)
+    return lost(why)
 
 
 def _start() -> _Worker:
@@ -208,3 +211,101 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+PER_THREAD = 4
+"""Tasks that wait at the scheduler for each thread of a worker."""
+
+
+def run_cluster(
+    call: Callable[[T], R], tasks: Sequence[T], lost: Callable[[str], R] | None, address: str, timeout_s: float = 30.0
+) -> Iterator[tuple[int, R]]:
+    """As `local.Crew.run`, on the cluster whose scheduler has that address.
+
+    Files that tasks name must be at the same path on every worker. A worker that dies is the
+    scheduler's matter: it tries a task elsewhere, and gives up after a few.
+
+    Raises
+    ------
+    InputError
+        If Dask is not installed, no scheduler responds, or a task was lost without `lost`.
+    """
+    try:
+        distributed: Any = import_module("distributed")  # its types are partial
+    except ImportError:
+        raise InputError("--dask", "needs Dask: pip install '.[cluster]' in a checkout") from None
+    try:
+        client = distributed.Client(address, timeout=timeout_s, set_as_default=False)
+    except (OSError, ValueError, TypeError) as error:
+        reason = f"no scheduler responds there ({str(error) or type(error).__name__})"
+        raise InputError(f"--dask {address!r}", reason) from None
+    left = iter(enumerate(tasks))
+    running: dict[str, int] = {}
+
+    def submit(number: int, task: T) -> Any:
+        future = client.submit(call, task, pure=False)
+        running[future.key] = number
+        return future
+
+    try:
+        threads = max(sum(client.nthreads().values()), 1)
+        first = [submit(*task) for task in islice(left, PER_THREAD * threads)]
+        with client.as_current():
+            finished = distributed.as_completed(first)
+        for future in finished:
+            number = running.pop(future.key)
+            failure = future.exception()
+            why = " ".join(f"the cluster gave up: {type(failure).__name__}: {failure}".split())
+            outcome = future.result() if failure is None else _given_up("--dask", why, lost)
+            following = next(left, None)
+            if following is not None:
+                finished.add(submit(*following))
+            yield number, outcome
+    finally:
+        client.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """Options of a command's workers.
+
+    Attributes
+    ----------
+    count : int, optional
+        Processes of this machine at most; one a core by default.
+    dask : str, optional
+        Address of a Dask scheduler, instead of processes.
+    isolated : bool
+        See `Crew`.
+
+    Raises
+    ------
+    InputError
+        Workers together with a cluster, or too many.
+    """
+
+    count: int | None = None
+    dask: str | None = None
+    isolated: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dask is not None and self.count is not None:
+            raise InputError("--workers", "cannot be combined with --dask; the cluster has its own workers")
+        if self.count is not None:
+            check_count(self.count, "--workers", 1, MAX_WORKERS)
+
+    def each(
+        self, call: Callable[[T], R], tasks: Sequence[T], lost: Callable[[str], R] | None = None
+    ) -> Generator[tuple[int, R], None, None]:
+        """As `Crew.run`; the workers end when it is closed."""
+        if not tasks:
+            return
+        if self.dask is not None:
+            yield from run_cluster(call, tasks, lost, self.dask)
+            return
+        with Crew(min(self.count or cores(), len(tasks)), self.isolated) as crew:
+            yield from crew.run(call, tasks, lost)
+
+
+HERE = Workers(1)
+"""One task after another in this process."""

@@ -17,7 +17,7 @@ import numpy as np
 from ...workloads.errors import InputError
 from ...workloads.pareto import unbeaten
 from . import OnProgress
-from .workers import HERE, Workers
+from .local import HERE, Workers
 
 P = TypeVar("P")
 R = TypeVar("R")

@@ -72,7 +72,7 @@ def _known(kind: str) -> str:
 def _sweep() -> dict[str, Any]:
     from ...simulator.option import placed
     from ...simulator.scenario.scenario import Scenario
-    from ..studies.sweep.parameters import SEEDS, parameters
+    from ..studies.sweep.point import SEEDS, parameters
 
     options = placed(Scenario)
     kinds = {int: "integer", float: "number"}

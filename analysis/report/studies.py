@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from ...devices.catalog import describe_system
 from ..answers.evidence import evidence, used_sources
@@ -12,15 +13,18 @@ from ..answers.simulate import simulate
 from ..answers.train import Training
 from ..plots import throughput_latency
 from ..show.result import Drawing, ReportSection
-from ..show.text import Rows
+from ..show.text import Records, Rows
 from ..studies.capacity_result import Capacity
-from ..studies.drafts import drafts_by_load
 from ..studies.pareto import Pareto
 from ..studies.plan.result import Plan
-from ..studies.sweep.parameters import scenario_of, sources_of
+from ..studies.sweep.axes import KERNEL
+from ..studies.sweep.point import scenario_of, sources_of
 from ..studies.sweep.run import Sweep
 from ..validate.kernels import KernelValidation
 from .sections import constants_section, sections
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @sections.register
@@ -124,16 +128,61 @@ def _drafts_by_load(result: Sweep, rows: Rows) -> list[ReportSection]:
     drafts = drafts_by_load(result.study.columns, rows)
     if drafts is None:
         return []
-    figure = throughput_latency(drafts.curves, drafts.figures, result.study.title, load=drafts.load)
+    load, curves, best = drafts
+    figure = throughput_latency(curves, LATENCIES_OF_DRAFTS, result.study.title, load=load)
     caption = "Latency against load, one curve a number of drafts: drafts pay where theirs is lowest."
-    return [ReportSection("Drafts by load", [drafts.best, Drawing(figure, caption)])]
+    return [ReportSection("Drafts by load", [best, Drawing(figure, caption)])]
+
+
+NO_DRAFTS = "no drafts"
+LATENCIES_OF_DRAFTS = ("tpot_s_mean", "e2e_s_mean")
+"""Latencies that are compared; the first tells the best."""
+
+
+def drafts_by_load(columns: Sequence[str], rows: Rows) -> tuple[str, pd.DataFrame, Records] | None:
+    """Compare drafts at every load of a sweep; None where it does not vary both, and nothing else.
+
+    Parameters
+    ----------
+    columns : sequence of str
+        What the sweep varies; `acceptance` goes along with the drafts.
+    rows : sequence of mapping
+        Points that worked.
+
+    Returns
+    -------
+    load : str
+        Column of the load.
+    curves : DataFrame
+        Columns run (the drafts), the load and the latencies.
+    best : list of dict
+        One row per load: its best drafts, with their latencies and these over the run without drafts.
+    """
+    import pandas as pd
+
+    load = next((name for name in ("rate", "closed_loop", "rate_scale") if name in columns), None)
+    if load is None or {"speculative"} != {*columns} - {"acceptance", load}:
+        return None
+    latencies = [*LATENCIES_OF_DRAFTS]
+    curves = pd.DataFrame(list(rows), columns=["speculative", load, *latencies]).dropna(subset=[load, *latencies])
+    if curves.empty:
+        return None
+    curves = curves.rename(columns={"speculative": "run"})
+    curves["run"] = curves["run"].fillna("").astype(str).replace({r"^$|^.*:0$": NO_DRAFTS}, regex=True)
+    best = curves.loc[curves.groupby(load)[latencies[0]].idxmin()].rename(columns={"run": "best"})
+    plain = curves[curves["run"] == NO_DRAFTS].set_index(load)[latencies].reindex(best[load])
+    over = best[latencies].to_numpy() / plain.to_numpy()
+    for name, quotient in zip(latencies, over.T, strict=True):
+        best[f"{name} over {NO_DRAFTS}"] = quotient
+    order = [load, "best", *(column for name in latencies for column in (name, f"{name} over {NO_DRAFTS}"))]
+    return load, curves, [{str(k): v for k, v in row.items() if pd.notna(v)} for row in best[order].to_dict("records")]
 
 
 def _evidence(result: Sweep) -> list[ReportSection]:
     """Return the evidence of the first successful point; the others differ only in the axes."""
     keys = {row["point"] for row in result.table if row["error"] is None}
     first = next((p for key, p in result.points.items() if key in keys), None)
-    if first is None:
+    if first is None or KERNEL in first.settings:
         return []
     made = simulate(scenario_of(first.settings), requests=1, warmup=None)  # needs no long run
     deployment, sources = made.run.deployment, sources_of(first.settings)

@@ -10,8 +10,9 @@ engines fill.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ import numpy.typing as npt
 from ...simulator.batching.kv import kv_rules, sequences_that_fit
 from ...simulator.batching.policies import Policy
 from ...simulator.deploy.deployment import Deployment
+from ...simulator.deploy.expert_parts import ExpertPart
 from ...simulator.frameworks.settings import EngineSettings
 from ...simulator.parts.two_pools.asked import pair_of
 from ...simulator.scenario import Scenario
@@ -30,7 +32,6 @@ from ...simulator.serving.record import Run
 from ...simulator.serving.steady import half_width
 from ...workloads.requests import RequestBlock
 from ...workloads.requests.classes import without_bounds
-from .probes import sampled
 
 F8 = npt.NDArray[np.float64]
 ROUNDS, FEWEST, MOST = 14, 2000, 120_000
@@ -367,3 +368,31 @@ def unseen(run: Run, load: float, level: Mapping[str, float], full: FullRate) ->
             left.append(name)
             more = max(more, needed / spells)
     return tuple(left), more
+
+
+DRAWS, ROUTED = 4, 6
+"""Samples per step for equal layers under uniform routing, and how many times as many if each layer has its own popular experts.
+
+Most of a simulation's CPU time samples the expert loads of each MoE layer in each step. Layers of one kind differ by chance only, so a
+sample of them has the same mean time. With 4 for the 94 layers of Qwen3-235B, mean and p99 of TPOT and the
+energy change by 0.3 %, the p99 of TTFT by 2 %, and 2,000 requests take 0.4 instead of 6.6 CPU s."""
+
+
+def sampled(made: Made, draws: int = DRAWS) -> Made:
+    """Return a deployment in which equal MoE layers share samples, or the same object if there are none."""
+    d, settings = made
+    if d.apart is not None or d.parts or d.pools:
+        return made
+    alike: dict[tuple[object, ...], list[ExpertPart]] = {}
+    for part in d.experts:
+        alike.setdefault((part.spec, part.ep, part.stage, id(part.router), id(part.placed)), []).append(part)
+    experts = tuple(part for parts in alike.values() for part in _shared(parts, draws))
+    return made if len(experts) == len(d.experts) else (replace(d, experts=experts), settings)
+
+
+def _shared(parts: Sequence[ExpertPart], draws: int) -> list[ExpertPart]:
+    """Return evenly spaced layers, each with the number of layers that it represents."""
+    count = min(len(parts), draws if parts[0].router.uniform else draws * ROUTED)
+    edges = [i * len(parts) // count for i in range(count + 1)]
+    groups = [parts[a:b] for a, b in pairwise(edges)]
+    return [replace(group[0], layers=sum(part.layers for part in group)) for group in groups]

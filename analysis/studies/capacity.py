@@ -32,14 +32,13 @@ from ..answers.run_interval import RunIntervals
 from ..answers.simulate import Simulation, simulate, simulation_of
 from ..answers.usual import as_usual, served_by
 from ..parallel import OnProgress
+from ..parallel.local import Workers
 from ..parallel.study import Study
-from ..parallel.workers import Workers
 from ..show.kept import NOTHING, Kept
 from ..show.text import show
 from .backlog import full_rate
 from .capacity_result import ByChance, Capacity, SystemCapacity
-from .loads import BACKLOG, Tried, knob_of, too_long
-from .service_level import ATTAINMENT, read_level
+from .loads import ATTAINMENT, BACKLOG, Tried, knob_of, read_level, too_long
 from .stationary import HeldLoad, decide
 from .variants import Variant, laid_out, variants
 
@@ -174,11 +173,12 @@ def _search(task: _Task, system: Variant) -> Answer:
         assert task.scenario.model is not None
         model, where = load(task.scenario.model, system.systems[-1])
         system_capacity = SystemCapacity(
-            system=system.name or where.name, devices=system.devices, load_per_s=None,
-            next_load_per_s=None, output_tokens_per_s=None, joules_per_token=None,
-            usd_per_million_tokens=None, limit=Limit("memory capacity", 1.0, str(error)),
-            reason=error.reason, tried=(), spec=where, sources={}, evidence=(),
-        )  # fmt: skip
+            system.name or where.name,
+            system.devices,
+            error.reason,
+            where,
+            limit=Limit("memory capacity", 1.0, str(error)),
+        )
         return system_capacity, model.name, str(task.scenario.workload.trace or "the workload")
 
 

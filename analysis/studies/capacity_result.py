@@ -17,8 +17,7 @@ from ..answers.ranges import Ranges
 from ..answers.summary import window_dict, window_text
 from ..show.result import Drawing, Result
 from ..show.text import Blocks, Records, Rows, show
-from .loads import Tried
-from .service_level import ATTAINMENT, figure_text, limit_text, name_of
+from .loads import ATTAINMENT, Tried, figure_text, limit_text, name_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,17 +68,17 @@ class SystemCapacity:
 
     system: str
     devices: int
-    load_per_s: float | None
-    next_load_per_s: float | None
-    output_tokens_per_s: float | None
-    joules_per_token: float | None
-    usd_per_million_tokens: float | None
-    limit: Limit | None
     reason: str
-    tried: tuple[Tried, ...]
     spec: SystemSpec
-    sources: Mapping[str, str]
-    evidence: Rows
+    load_per_s: float | None = None
+    next_load_per_s: float | None = None
+    output_tokens_per_s: float | None = None
+    joules_per_token: float | None = None
+    usd_per_million_tokens: float | None = None
+    limit: Limit | None = None
+    tried: tuple[Tried, ...] = ()
+    sources: Mapping[str, str] = field(default_factory=dict)
+    evidence: Rows = ()
     bases: Bases = NONE
     served: str = ""
     window: Window | None = None

@@ -22,8 +22,7 @@ from ...simulator.serving.metrics import share_of
 from ...simulator.serving.record import Run
 from ...simulator.serving.steady import half_width, trend_share
 from .backlog import FullRate, full_rate, unseen
-from .loads import BACKLOG, Tried, judged, refused_of
-from .service_level import ATTAINMENT
+from .loads import ATTAINMENT, BACKLOG, Tried, judged, refused_of
 
 F8 = npt.NDArray[np.float64]
 State = Literal["holds", "missed", "open"]

@@ -48,11 +48,10 @@ if TYPE_CHECKING:
     from opbyte.analysis.studies.capacity import capacity as capacity
     from opbyte.analysis.studies.design import design as design
     from opbyte.analysis.studies.design import design_describe as design_describe
+    from opbyte.analysis.studies.design.engines import search as search
     from opbyte.analysis.studies.front import front as front
-    from opbyte.analysis.studies.kernel_sweep import sweep_kernels as sweep_kernels
     from opbyte.analysis.studies.pareto import pareto as pareto
     from opbyte.analysis.studies.plan import plan as plan
-    from opbyte.analysis.studies.search import search as search
     from opbyte.analysis.studies.sweep import sweep as sweep
     from opbyte.analysis.validate.calibrate import calibrate as calibrate
     from opbyte.analysis.validate.configs import validate_configs as validate_configs

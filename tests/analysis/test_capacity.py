@@ -19,8 +19,7 @@ from opbyte.analysis.answers.limits import limit_of
 from opbyte.analysis.answers.run_interval import RunIntervals
 from opbyte.analysis.answers.simulate import simulate
 from opbyte.analysis.studies.capacity import _bracket, capacity, ends, share_at
-from opbyte.analysis.studies.loads import Tried
-from opbyte.analysis.studies.service_level import read_level
+from opbyte.analysis.studies.loads import Tried, read_level
 from opbyte.simulator.serving.record import Run
 from opbyte.workloads.errors import InputError
 

@@ -12,9 +12,8 @@ import pytest
 from opbyte import simulate
 from opbyte.analysis.answers.simulate import Simulation
 from opbyte.analysis.studies.capacity import capacity
-from opbyte.analysis.studies.loads import judged
+from opbyte.analysis.studies.loads import judged, read_level
 from opbyte.analysis.studies.plan.search import plan
-from opbyte.analysis.studies.service_level import read_level
 from opbyte.analysis.studies.sweep.file import read_sweep
 from opbyte.workloads.errors import InputError
 

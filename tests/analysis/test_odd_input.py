@@ -179,9 +179,9 @@ def test_objectives_of_kernels_that_are_no_names(ask: Ask, write: Write, objecti
 
 def test_a_device_s_number_that_is_none(ask: Ask, write: Write) -> None:
     path = write("s.yaml", f"{KERNELS}axes: {{device.shared_memory_KiB: [x, 228]}}\n")
-    rows = ask("sweep", path, "--json", "--out", path.parent / "out").json()["rows"]
-    assert "device.shared_memory_KiB: must be a number" in rows[0]["error"]
-    assert rows[1]["error"] is None
+    data = ask("sweep", path, "--json", "--out", path.parent / "out").json()
+    assert (data["done"], data["failed"]) == (1, 1)
+    assert "device.shared_memory_KiB: must be a number" in next(iter(data["errors"]))
 
 
 NEAR = (

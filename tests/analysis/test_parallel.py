@@ -8,9 +8,8 @@ from types import ModuleType
 
 import pytest
 
-from opbyte.analysis.parallel.local import TRIES, Crew
+from opbyte.analysis.parallel.local import TRIES, Crew, Workers
 from opbyte.analysis.parallel.study import Store, Study
-from opbyte.analysis.parallel.workers import Workers
 from opbyte.workloads.errors import CapacityError, InputError
 
 

@@ -19,9 +19,9 @@ from opbyte import InputError, Scenario, load_model, load_system, plan, simulate
 from opbyte.analysis.answers.price import check_prices, prices_text
 from opbyte.analysis.studies.plan.best import Searched
 from opbyte.analysis.studies.plan.bounds import bound_of, served
-from opbyte.analysis.studies.plan.candidates import Candidate, candidates, systems_of
-from opbyte.analysis.studies.plan.choices import WORDS
-from opbyte.analysis.studies.plan.points import Look, PlanTask, TrialBench, point_of, predicted, slow_of
+from opbyte.analysis.studies.plan.candidates import WORDS, Candidate, candidates, systems_of
+from opbyte.analysis.studies.plan.points import PlanTask
+from opbyte.analysis.studies.plan.trial import Trial
 from opbyte.analysis.studies.plan.words import untried
 from opbyte.simulator.frameworks.engine_file import read_engine
 from opbyte.simulator.frameworks.launch import Room, Start, command_line, engine_values, hub_name
@@ -34,18 +34,19 @@ GRID = "h100-x1,a100-80gb-x2"
 MOST = 4
 
 
-def brute_force(task: PlanTask, found: Searched, bench: TrialBench) -> tuple[float, ...]:
+def brute_force(task: PlanTask, found: Searched, folder: Path) -> tuple[float, ...]:
     """Value of the best of all candidates on a system, each with 1, 2, ... copies in turn."""
     name = str(found.name)
     system, best = load_system(name), (float("inf"),)
     devices = system.devices_per_node
     fewest = {t.candidate: t.bound.copies or 1 for t in found.tried}
     for each in candidates(name, system, load_model("llama-3-8b"), task.axes, lone=False):
-        slow = slow_of(task, each, fewest[each], bench)
+        trial = Trial(task, each, system, folder)
+        slow = trial.slow(fewest[each])
         for copies in range(1, MOST // devices + 1):
-            p = point_of(task, each, system, copies, bench, Look(slow))
+            p = trial.point(copies, slow)
             if not p.missed:
-                p = predicted(task, each, system, copies, bench)
+                p = trial.predicted(copies)
                 best = min(best, task.value(p.devices, p.usd_per_hour, p.joules_per_token or 0.0))
                 break
     return best
@@ -59,10 +60,8 @@ def test_each_systems_best_is_that_of_brute_force(goal: str, systems: str, tmp_p
         token_budget="512,2048", workers=1, **WORK,
     )  # fmt: skip
     for s in found.searched:
-        wanted = brute_force(found.task, s, TrialBench(tmp_path))
-        own = s.best(found.task)
-        value = (float("inf"),) if own is None else own.value(found.task)
-        assert value == pytest.approx(wanted, rel=1e-9)
+        wanted = brute_force(found.task, s, tmp_path)
+        assert s.bar == pytest.approx(wanted, rel=1e-9)
 
 
 def test_every_row_is_what_simulate_says(tmp_path: Path) -> None:

@@ -12,9 +12,8 @@ import pytest
 
 from opbyte import plan
 from opbyte.analysis.answers.usual import as_usual
-from opbyte.analysis.studies.backlog import full_rate, least_rate
-from opbyte.analysis.studies.plan import best, points
-from opbyte.analysis.studies.probes import DRAWS, sampled
+from opbyte.analysis.studies.backlog import DRAWS, full_rate, least_rate, sampled
+from opbyte.analysis.studies.plan import best, trial
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.build import Made, deployment_of
 from opbyte.simulator.scenario.play import run_scenario
@@ -72,7 +71,7 @@ def test_every_layer_is_drawn_for_what_is_shown_alone(monkeypatch: pytest.Monkey
         whole.append(int(len(made[0].experts) > DRAWS))
         return run_scenario(scenario, made=made, **how)
 
-    monkeypatch.setattr(points, "run_scenario", counted)
+    monkeypatch.setattr(trial, "run_scenario", counted)
     rows: list[str] = []
     given: dict[str, Any] = {"load": 20.0, "goal": "cost", "most_devices": 4, "workers": 1, **WORK}
     found = plan("qwen3-30b-a3b", "h100-x1,h200-x1", LEVEL, on_row=rows.append, **given)

@@ -50,7 +50,9 @@ class World:
             candidate: Any = SimpleNamespace(devices=int(d), place=i, parts=1)
             system = system_of(int(d), self.usd)
             tried.append(
-                TriedCandidate(candidate, system, Bound(1, ""), task.most_copies(system, int(d)), max(known, 1) - 1)
+                TriedCandidate(
+                    task, candidate, system, Bound(1, ""), task.most_copies(system, int(d)), max(known, 1) - 1
+                )
             )
 
         def simulated(candidate: TriedCandidate, copies: int, bar: Any) -> Any:
@@ -68,9 +70,9 @@ class World:
                 usd_per_hour=self.usd * copies * candidate.candidate.devices, paces=lambda level: 1.0, joules_per_token=joules,
             )  # fmt: skip
 
-        found = narrowed(task, Searched("drawn", tuple(tried)), simulated)
-        best = found.best(task)
-        return (None if best is None else best.value(task)), found.simulations
+        found = narrowed(Searched("drawn", tuple(tried)), simulated)
+        best = found.best
+        return (None if best is None else best.value), found.simulations
 
     def every(self, task: PlanTask, load: float, loose: float) -> Any:
         """The best by every candidate at every number of copies."""
@@ -131,12 +133,12 @@ def check_simulated(draws: int, seed: int) -> None:
         loose = {name: x * float(rng.uniform(1.0, 3.0)) for name, x in level.items()}
         more = load * float(rng.uniform(1.0, 2.0))
         here = plan("llama-3-8b", "h100-x1", level, load=load, **work)
-        cost = here.searched[0].bar(here.task)[0]
+        cost = here.searched[0].bar[0]
         for wider in (plan("llama-3-8b", "h100-x1", loose, load=load, **work),
                       plan("llama-3-8b", "a100-80gb-x1,h100-x1", level, load=load, **work)):  # fmt: skip
-            assert min(s.bar(wider.task)[0] for s in wider.searched) <= cost
+            assert min(s.bar[0] for s in wider.searched) <= cost
         heavier = plan("llama-3-8b", "h100-x1", level, load=more, **work)
-        assert heavier.searched[0].bar(heavier.task)[0] >= cost
+        assert heavier.searched[0].bar[0] >= cost
 
 
 def test_simulated_what_ifs_are_monotone() -> None:

@@ -20,12 +20,11 @@ import pytest
 
 pytest.importorskip("httpx")
 
-from opbyte.analysis.live.client import RequestOutcome
 from opbyte.analysis.live.deployed_as import DeployedAs
-from opbyte.analysis.live.prompts import PromptSource
+from opbyte.analysis.live.play import RequestOutcome
 from opbyte.analysis.live.record import record
 from opbyte.analysis.live.recording import Recording, kind_of
-from opbyte.analysis.live.target import ServerTarget, address
+from opbyte.analysis.live.target import PromptSource, ServerTarget, address
 from opbyte.devices.catalog import load_system
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests import RequestBlock, open_requests

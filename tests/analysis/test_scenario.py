@@ -16,7 +16,7 @@ import pytest
 from opbyte import Scenario, simulate, simulate_seeds
 from opbyte.analysis.answers.usual import as_usual
 from opbyte.analysis.studies.capacity import capacity
-from opbyte.analysis.studies.sweep.parameters import scenario_of
+from opbyte.analysis.studies.sweep.point import scenario_of
 from opbyte.simulator.option import options_of
 from opbyte.simulator.scenario.build import engine_settings
 from opbyte.simulator.scenario.load import load
@@ -56,7 +56,7 @@ class Finder:
 sys.meta_path.insert(0, Finder)
 from opbyte import InputError, Scenario
 from opbyte.analysis.cli import main
-from opbyte.analysis.studies.sweep.parameters import check_parameter, scenario_of
+from opbyte.analysis.studies.sweep.point import check_parameter, scenario_of
 
 def shown(*line):
     out, err = io.StringIO(), io.StringIO()

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from opbyte.analysis.answers.compare import compare
 from opbyte.analysis.parallel.study import Study
-from opbyte.analysis.studies.search import DesignSearch, search
-from opbyte.analysis.studies.stream_search import StreamSearch
+from opbyte.analysis.studies.design.engines import EngineAnswer, search
 from opbyte.devices.catalog import load_device
 from opbyte.devices.fpga.resources import engine_of
 from opbyte.simulator.fpga.designs import FpgaDesign
@@ -26,21 +25,21 @@ ENGINE = engine_of(load_device("zcu104")[0])[1]
 
 
 @pytest.fixture(scope="module")
-def found() -> DesignSearch:
+def found() -> EngineAnswer:
     return search("m3vit-pascal", "zcu104")
 
 
-def test_at_least_as_fast_as_m3vit_within_its_board(found: DesignSearch) -> None:
+def test_at_least_as_fast_as_m3vit_within_its_board(found: EngineAnswer) -> None:
     """M3ViT's own buffers are 2 % more than the board has; the found design's are not."""
     assert found.best.latency_s <= found.published.latency_s
     assert found.published.latency_s == pytest.approx(69.08e-3, rel=1e-3)
-    assert found.published_excess == ("5,075,712 on-chip bytes, 4,976,640 available",)
+    assert found.excess == ("5,075,712 on-chip bytes, 4,976,640 available",)
     for design in (found.best, *found.front):
         assert design.dsp <= FABRIC.dsp
         assert design.on_chip_bytes <= FABRIC.on_chip_bytes
 
 
-def test_no_design_is_faster_than_its_multipliers(found: DesignSearch) -> None:
+def test_no_design_is_faster_than_its_multipliers(found: EngineAnswer) -> None:
     """31.8 GMAC at 1,728 a cycle and the share of useful cycles bound every latency."""
     floor = 31.79e9 / (FABRIC.dsp * 0.8913) / 300e6
     assert floor < found.best.latency_s < 1.02 * floor
@@ -51,7 +50,7 @@ def front(designs: Sequence[FpgaDesign]) -> list[FpgaDesign]:
     return study.front(designs)
 
 
-def test_the_front_is_one(found: DesignSearch) -> None:
+def test_the_front_is_one(found: EngineAnswer) -> None:
     assert list(found.front) == front(found.front)
     assert found.best.latency_s == found.front[0].latency_s
     assert len({design.key for design in found.front}) == len(found.front) > 10
@@ -69,24 +68,21 @@ def test_pareto_against_its_definition(points: list[tuple[int, int, int]]) -> No
 def test_fill_energy_and_files(ask: Ask, tmp_path: Path) -> None:
     out = tmp_path / "out"
     data: dict[str, Any] = ask(
-        "search", "edge-moe-cityscapes", "--board", "zcu102", "--fill", 0.5, "--objective",
-        "energy", "--json", "--out", out,
+        "search", "edge-moe-cityscapes", "--board", "zcu102", "--fill", 0.5, "--json", "--out", out,
     ).json()  # fmt: skip
     assert data["best"]["dsp"] <= 0.5 * 2520
-    assert data["best"]["joules"] == min(design["joules"] for design in data["front"])
+    assert data["best"]["joules"] == min(design["metrics"]["joules"] for design in data["front"])
     assert data["best"]["latency_s"] < data["published"]["latency_s"]
     assert data["limits"]["on-chip bytes"] == 0.5 * 912 * 4608
-    assert {"front.png", "search.json"} <= {path.name for path in out.iterdir()}
+    assert {"front.png", "design.json"} <= {path.name for path in out.iterdir()}
 
 
 @pytest.fixture(scope="module")
-def decoding() -> StreamSearch:
-    result = search("llama-2-7b", "u280", dtype="int4", context=512)
-    assert isinstance(result, StreamSearch)
-    return result
+def decoding() -> EngineAnswer:
+    return search("llama-2-7b", "u280", dtype="int4", context=512)
 
 
-def test_a_streaming_engine_is_found_within_the_board(decoding: StreamSearch) -> None:
+def test_a_streaming_engine_is_found_within_the_board(decoding: EngineAnswer) -> None:
     """No design decodes faster than its streams; the board's own is FlightLLM's, as compared."""
     fabric = engine_of(load_device("u280")[0])[2]
     floor = (decoding.model.weight_bytes - 2 * 32000 * 4096) / 460e9  # without the input embedding
@@ -101,11 +97,10 @@ def test_a_streaming_engine_is_found_within_the_board(decoding: StreamSearch) ->
     assert decoding.published.latency_s == pytest.approx(step.table[0].latency_s)
 
 
-def test_fewer_multipliers_never_help_and_batches_share_weights(decoding: StreamSearch) -> None:
+def test_fewer_multipliers_never_help_and_batches_share_weights(decoding: EngineAnswer) -> None:
     by_size = sorted(decoding.front, key=lambda d: d.dsp)
     assert by_size[0].latency_s >= by_size[-1].latency_s
     many = search("llama-2-7b", "u280", dtype="int4", context=512, batch=4)
-    assert isinstance(many, StreamSearch)
     assert many.best.tokens_per_s > decoding.best.tokens_per_s
     assert many.best.macs >= decoding.best.macs
 

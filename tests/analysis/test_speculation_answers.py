@@ -10,12 +10,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from opbyte import simulate
 from opbyte.analysis.answers.roofline import roofline
-from opbyte.analysis.studies.drafts import PLAIN, drafts_by_load
+from opbyte.analysis.report.studies import NO_DRAFTS, drafts_by_load
 from opbyte.simulator.batching.kv import kv_rules
 from opbyte.simulator.parts.drafts.explicit import draft_batches
 from opbyte.simulator.scenario import Scenario
@@ -197,9 +196,11 @@ def test_drafts_by_load() -> None:
     ]  # fmt: skip
     found = drafts_by_load(("speculative", "acceptance", "rate"), rows)
     assert found is not None
-    assert [row["best"] for row in found.best] == ["mtp:2", PLAIN]
-    assert found.best[0][f"tpot_s_mean over {PLAIN}"] == 0.5
-    assert isinstance(found.curves, pd.DataFrame)
+    load, curves, best = found
+    assert [row["best"] for row in best] == ["mtp:2", NO_DRAFTS]
+    assert best[0][f"tpot_s_mean over {NO_DRAFTS}"] == 0.5
+    assert load == "rate"
+    assert [*curves.columns] == ["run", "rate", "tpot_s_mean", "e2e_s_mean"]
     assert drafts_by_load(("speculative", "rate", "tp"), rows) is None
     assert drafts_by_load(("speculative",), rows) is None
 

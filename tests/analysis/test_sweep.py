@@ -29,8 +29,7 @@ from opbyte.analysis.studies.sweep import sweep
 from opbyte.analysis.studies.sweep.expression import parse
 from opbyte.analysis.studies.sweep.file import SweepFile, read_sweep
 from opbyte.analysis.studies.sweep.outcomes import FILE, OutcomeFile
-from opbyte.analysis.studies.sweep.parameters import scenario_of
-from opbyte.analysis.studies.sweep.point import BASES, METRICS, Outcome, evaluate
+from opbyte.analysis.studies.sweep.point import BASES, METRICS, Outcome, evaluate, scenario_of
 from opbyte.analysis.studies.sweep.run import TABLE
 from opbyte.devices.spec import SystemSpec
 from opbyte.workloads.errors import InputError

@@ -16,7 +16,7 @@ from opbyte.analysis.studies.sweep import sweep
 from opbyte.analysis.studies.sweep.expression import parse
 from opbyte.analysis.studies.sweep.file import read_sweep
 from opbyte.analysis.studies.sweep.outcomes import key_of
-from opbyte.analysis.studies.sweep.parameters import scenario_of
+from opbyte.analysis.studies.sweep.point import scenario_of
 from opbyte.analysis.studies.sweep.run import TABLE
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.scenario.load import changed_system

@@ -10,7 +10,7 @@ import pytest
 from opbyte.analysis.answers.tune import tune
 from opbyte.analysis.answers.tune_many import tune_rows
 from opbyte.analysis.plots import save
-from opbyte.analysis.studies.kernel_sweep import sweep_kernels
+from opbyte.analysis.studies.sweep import sweep
 from opbyte.devices.catalog import load_device
 from opbyte.devices.tiles.machine import SETTINGS, machine_of
 from opbyte.devices.tiles.rank import TERMS
@@ -179,17 +179,18 @@ def test_kernels_are_chosen_for_every_variant(tmp_path: Path) -> None:
         "base: {kernel: best, model: mixtral-8x7b, system: h100-x2, batch: 32, context: 1024}\n"
         "axes: {device.shared_memory_KiB: [114, 228, 456]}\nobjectives: {step_s: min}\n",
     )
-    data = sweep_kernels(path).to_dict()
-    rows = data["rows"]
+    result = sweep(path, tmp_path / "out", workers=1)
+    rows = result.table
     assert [row["device.shared_memory_KiB"] for row in rows] == [114, 228, 456]
     steps = [row["step_s"] for row in rows]
     assert steps == sorted(steps, reverse=True)
     for row in rows:
         assert row["step_s"] <= row["default_step_s"]
         assert row["kept_step_s"] is None or row["step_s"] <= row["kept_step_s"] * (1 + 1e-9)
-        assert {k["kernel"] for k in row["kernels"]} == {"gemm", "fused_moe", "attention_decode"}
+        kernels = [k["kernel"] for k in result.kernels if k["point"] == row["point"]]
+        assert set(kernels) == {"gemm", "fused_moe", "attention_decode"}
     assert rows[1]["step_s"] == pytest.approx(rows[1]["kept_step_s"])
-    assert not any(k["changed"] for k in rows[1]["kernels"])
+    assert rows[1]["kernels_changed"] == 0 < rows[0]["kernels_changed"]
 
 
 @pytest.mark.parametrize(
@@ -204,13 +205,13 @@ def test_kernels_are_chosen_for_every_variant(tmp_path: Path) -> None:
 )
 def test_bad_studies_of_kernels_are_told(tmp_path: Path, text: str, part: str) -> None:
     with pytest.raises(InputError, match=part):
-        sweep_kernels(study(tmp_path, text))
+        sweep(study(tmp_path, text), tmp_path / "out")
 
 
 def test_a_variant_that_fails_says_why(tmp_path: Path) -> None:
     path = study(
         tmp_path, "base: {kernel: best, model: mixtral-8x7b, system: h100-x2}\naxes: {device.cores: [0.5, 132]}\n"
     )
-    first, second = sweep_kernels(path).to_dict()["rows"]
+    first, second = sweep(path, tmp_path / "out", workers=1).table
     assert "whole number" in first["error"]
     assert second["error"] is None

@@ -15,7 +15,7 @@ from opbyte.analysis.show.result import Result
 from opbyte.analysis.studies.capacity import capacity
 from opbyte.analysis.studies.plan.candidates import candidates
 from opbyte.analysis.studies.plan.search import plan
-from opbyte.analysis.studies.sweep.parameters import scenario_of
+from opbyte.analysis.studies.sweep.point import scenario_of
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.scenario import Scenario
 from opbyte.workloads.catalog import load_model

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ....workloads.errors import InputError, nearest
-from ..sweep.expression import OF_RUN, Expression, parse
+from ....workloads.errors import InputError
+from ..sweep.expression import Expression, parse
+from ..sweep.file import read_objectives
 from ..sweep.point import FIGURES
 
 SILICON = ("area_mm2", "watts", "usd")
@@ -85,12 +86,7 @@ def read_goals(given: Any, where: str) -> dict[str, str]:
         label = f"{where}.goals"
     if not isinstance(given, dict) or not given:
         raise InputError(label, "needs metrics, for example output_tokens_per_s:max,area_mm2:min")
-    for name, goal in given.items():
-        if name not in METRICS and not str(name).startswith(OF_RUN):
-            raise InputError(f"{label} {name}", f"unknown metric{nearest(str(name), METRICS)}")
-        if goal not in ("max", "min"):
-            raise InputError(f"{label} {name}", f"must be max or min, not {goal!r}")
-    return {str(name): str(goal) for name, goal in given.items()}
+    return read_objectives(given, label, METRICS)
 
 
 def read_limits(given: Any, where: str, known: Collection[str] = METRICS) -> tuple[Expression, ...]:

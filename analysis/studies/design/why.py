@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ....devices.catalog import describe_system
@@ -171,7 +171,7 @@ class Shadow:
     how: str
 
     def to_dict(self) -> dict[str, Any]:
-        return {"of": self.of, "unit": self.unit, "change": self.change, "share": self.share, "how": self.how}
+        return asdict(self)
 
 
 NEARBY = 1.25

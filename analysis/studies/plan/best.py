@@ -1,23 +1,23 @@
 """The best candidate of one system, in order of the least possible cost.
 
-Every candidate has a number of replicas that is too small by bounds or simulations. The candidate with the fewest
-estimated devices is followed until it meets the SLO. The others are tried with the largest number of replicas that
-would be better, so that one simulation rejects them. More replicas are assumed never to serve worse: after a failure
-the number is scaled by the load or by half, then bisected. Systems are searched independently.
+Every candidate has a number of replicas that is too small by bounds or simulations. Those with the least possible cost
+are tried once, and the candidate with the fewest estimated devices is followed until it meets the SLO. The others are tried with the largest number of replicas that
+would be better, so that one simulation rejects them: first by devices or dollars, then by energy between equals. More
+replicas are assumed never to serve worse: after a failure the number is scaled by the load or by half, then bisected.
+Systems are searched independently.
 """
 
 from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ....devices.spec import SystemSpec
-from ....simulator.serving.growing import Growing
 from ....workloads.catalog import load_model
 from ....workloads.errors import CapacityError, InputError
 from ....workloads.model import ModelSpec
@@ -27,8 +27,8 @@ from ...answers.pools import pool_limit
 from ..stationary import GLANCE
 from .bounds import Bound, bound_of
 from .candidates import Candidate, candidates, systems_of
-from .points import BEATEN, OPEN, WORST, Look, PlanTask, Point, TrialBench, Value, point_of, predicted, slow_of
-from .sure import Sure, sure_of
+from .points import BEATEN, OPEN, WORST, PlanTask, Point, Value
+from .trial import Sure, Trial, sure_of
 
 MOST_STAGES = 2000
 """Requests of the run that says what bounds the steps of fewer copies, whose stages are kept."""
@@ -37,6 +37,8 @@ STICKS = 8.0
 serves: what has not been tried seems to need the least."""
 LONGEST = 8.0
 """Limits that a latency counts as at most, where it says how many more copies are needed."""
+SURELY_MORE = 1.05
+"""Candidates of equal cost: no longer run is made if a short run needs this many times the energy of the best candidate."""
 
 
 @dataclass(slots=True)
@@ -58,6 +60,7 @@ class TriedCandidate:
         None until it has been simulated.
     """
 
+    task: PlanTask
     candidate: Candidate
     system: SystemSpec
     bound: Bound
@@ -74,66 +77,60 @@ class TriedCandidate:
         settled = self.best is not None and self.best.copies == self.fails + 1
         return settled or self.hopeless or self.fails >= self.most
 
-    def least(self, task: PlanTask) -> Value:
+    @property
+    def least(self) -> Value:
         """The best that it can still turn out to be."""
-        return self.at(task, self.fails + 1)
+        return self.at(self.fails + 1)
 
-    def at(self, task: PlanTask, copies: int) -> Value:
+    def at(self, copies: int) -> Value:
         """Return the best value of `copies` replicas."""
         devices = copies * self.candidate.devices
-        return task.value(devices, task.usd_per_hour(self.system, devices), 0.0)
+        return self.task.value(devices, self.task.usd_per_hour(self.system, devices), 0.0)
 
-    def value(self, task: PlanTask) -> Value:
-        """Return its value with the fewest replicas that meet the SLO."""
+    @property
+    def value(self) -> Value:
+        """Its value with the fewest replicas that meet the SLO."""
         assert self.best is not None
-        return self.worth(task, self.best)
+        return self.task.worth(self.best)
 
-    @staticmethod
-    def worth(task: PlanTask, point: Point) -> Value:
-        """What a point is worth."""
-        return task.value(point.devices, point.usd_per_hour, point.joules_per_token or float("inf"))
-
-    def within(self, task: PlanTask, bar: Value) -> int:
-        """The most copies with which it can still be better than `bar`."""
-        copies = self.most
-        while copies > self.fails and self.at(task, copies) >= bar:
-            copies -= 1
-        return copies
-
-    def copies(self, task: PlanTask, bar: Value) -> int:
+    def copies(self, bar: Value) -> int:
         """The number to simulate next.
 
         If the largest number of replicas that is better than `bar` fails, the candidate cannot win.
         """
         if self.best is not None:
             return (self.fails + min(self.best.copies, self.most + 1)) // 2
-        most = self.within(task, bar)
+        most = self.most
+        while most > self.fails and self.at(most) >= bar:
+            most -= 1
         if most < self.most:
             return most
-        return min(max(self.fails * 3 // 2, self.paced(task)), most)
+        return min(max(self.fails * 3 // 2, self.paced), most)
 
-    def paced(self, task: PlanTask) -> int:
+    @property
+    def paced(self) -> int:
         """Return the estimated number of replicas from the last failure.
 
         The more requests there are at once, the longer they stay: a time falls faster than the load of a copy.
         """
         if self.best is not None or not self.points:
             return self.fails + 1
-        return max(self.fails + 1, math.ceil(self._seems(task, LONGEST)))
+        return max(self.fails + 1, math.ceil(self._seems(LONGEST)))
 
-    def _seems(self, task: PlanTask, longest: float) -> float:
+    def _seems(self, longest: float) -> float:
         """Return the estimated number of replicas from the last failure, as a fraction."""
         last = self.points[-1]
-        over: float = min(last.paces(task.level), longest) ** (1 / 3)
+        over: float = min(last.paces(self.task.level), longest) ** (1 / 3)
         return last.copies * max(over, 1.0 / max(last.served, 0.1))
 
-    def guess(self, task: PlanTask) -> tuple[float, float, Value, int]:
+    @property
+    def guess(self) -> tuple[float, float, Value, int]:
         """The devices that it seems to need, whole copies of them and not, and the best that it can be.
 
         Of equals the one first whose devices work together: it keeps latencies the soonest.
         """
-        few, size = self._seems(task, 1e3 * LONGEST) if self.points and self.best is None else 0, self.candidate.devices
-        return max(few, self.paced(task)) * size, few * size, self.least(task), self.candidate.parts
+        few, size = self._seems(1e3 * LONGEST) if self.points and self.best is None else 0, self.candidate.devices
+        return max(few, self.paced) * size, few * size, self.least, self.candidate.parts
 
     def learn(self, point: Point) -> None:
         """Take a simulated point into account."""
@@ -178,34 +175,25 @@ class Searched:
     winner: TriedCandidate | None = None
     chosen: Point | None = None
 
-    def best(self, task: PlanTask) -> TriedCandidate | None:
-        """Return the best candidate that is known to meet the SLO."""
+    @property
+    def best(self) -> TriedCandidate | None:
+        """The best candidate that is known to meet the SLO."""
         met = [t for t in self.tried if t.best is not None]
-        return min(met, key=lambda t: t.value(task), default=None)
+        return min(met, key=lambda t: t.value, default=None)
 
-    def left(self, task: PlanTask, bar: Value) -> list[TriedCandidate]:
+    def left(self, bar: Value) -> list[TriedCandidate]:
         """Candidates that may turn out better than `bar`."""
-        return [t for t in self.tried if not t.done and t.least(task) < bar]
+        return [t for t in self.tried if not t.done and t.least < bar]
 
-    def bar(self, task: PlanTask) -> Value:
+    @property
+    def bar(self) -> Value:
         """What has to be undercut: the best that is known."""
-        best = self.best(task)
-        return WORST if best is None else best.value(task)
+        best = self.best
+        return WORST if best is None else best.value
 
 
 def searched_on(task: PlanTask, name: str | Path) -> Searched:
-    """The best of the systems of a name, and what became of all candidates."""
-    with TemporaryDirectory(prefix="opbyte-plan-") as folder:
-        bench = TrialBench(Path(folder))
-        try:
-            started = start_on(task, name, bench)
-            return search_on(task, started, bench) if started.tried else started
-        finally:
-            gc.unfreeze()
-
-
-def start_on(task: PlanTask, name: str | Path, bench: TrialBench) -> Searched:
-    """Candidates on the systems of a name, with what bounds say of them.
+    """Return the best of the systems of a name, and what became of all candidates.
 
     Raises
     ------
@@ -215,90 +203,36 @@ def start_on(task: PlanTask, name: str | Path, bench: TrialBench) -> Searched:
     sizes = systems_of(name)
     asked = task.scenario.changed(**task.load, requests=task.requests)
     block = asked.workload.open(task.scenario.seed).read()
-    known: list[TriedCandidate] = []
     refused: InputError | None = None
-    for size, spec in sizes:
-        for candidate in candidates(size, spec, _model(task), task.axes, len(sizes) > 1, asked.deployment):
-            try:
-                known.append(_known(task, candidate, spec, block, bench))
-            except InputError as error:  # heads or experts that the degrees do not divide
-                refused = refused or error
-    return Searched(name, tuple(known), refused=refused)
-
-
-def search_on(task: PlanTask, searched: Searched, bench: TrialBench) -> Searched:
-    """Simulate what may be the best of one system, best first, until nothing left can be better."""
-    while True:
-        searched = narrowed(task, searched, partial(_simulated, task, bench))
-        best = searched.best(task)
-        if best is None or best.best is None:
-            return limit_on(task, searched, bench)
-        chosen, sure, more = sure_of(task, best.candidate, best.system, best.best.copies, best.most, bench)
-        searched = replace(searched, simulations=searched.simulations + more)
-        if not chosen.missed or task.quick:
-            break
-        best.best = None  # its probe was within the limits, and it is not
-        best.learn(chosen)
-    searched = searched if task.quick else limit_on(task, searched, bench)
-    return replace(searched, sure=sure, chosen=chosen, winner=best)
-
-
-def narrowed(task: PlanTask, searched: Searched, simulated: Callable[[TriedCandidate, int, Value], Point]) -> Searched:
-    """The same once nothing left can be better, `simulated` telling whether some copies of a candidate beat a bar."""
-    count = searched.simulations
-    deep: TriedCandidate | None = None
-    while left := searched.left(task, bar := searched.bar(task)):
-        first = min(left, key=lambda t: t.guess(task))
-        if deep is not None and any(t is deep for t in left) and deep.guess(task)[0] <= STICKS * first.guess(task)[0]:
-            first = deep
-        deep = first if bar == WORST else deep  # until it serves: others are then tried once
-        count += 1
+    trials: dict[Candidate, Trial] = {}
+    tried: list[TriedCandidate] = []
+    with TemporaryDirectory(prefix="opbyte-plan-") as folder:
         try:
-            first.learn(simulated(first, first.copies(task, bar), bar))
-        except CapacityError as error:
-            first.bound, first.hopeless = Bound(None, f"memory: {error.reason}"), True
-    return replace(searched, simulations=count)
+            for size, spec in sizes:
+                for candidate in candidates(size, spec, _model(task), task.axes, len(sizes) > 1, asked.deployment):
+                    trial = trials[candidate] = Trial(task, candidate, spec, Path(folder))
+                    try:
+                        tried.append(_bounded(trial, block))
+                    except InputError as error:  # heads or experts that the degrees do not divide
+                        refused = refused or error
+            searched = Searched(name, tuple(tried), refused=refused)
+            return _searched(task, searched, trials) if tried else searched
+        finally:
+            gc.unfreeze()
 
 
-def _simulated(task: PlanTask, bench: TrialBench, candidate: TriedCandidate, copies: int, bar: Value) -> Point:
-    """A candidate with its steps as slow as the plan's chance has them, by a probe where that decides."""
-    at = partial(point_of, task, candidate.candidate, candidate.system, copies, bench)
-    far = not candidate.points or candidate.points[-1].requests == GLANCE
-    look = far and task.grows and task.scenario.workload.cv is None
-    looked, grown = 0.0, Growing() if task.grows else None
-    if look and candidate.slow is None:  # what misses as predicted misses with slower steps too
-        p, looked = at(Look(most=GLANCE, probe=True)), 1.0
-        if p.missed not in ((), OPEN):
-            return p
-    if candidate.slow is None:
-        candidate.slow = slow_of(task, candidate.candidate, candidate.bound.copies or 1, bench)
-    if look and candidate.slow != looked:
-        p = at(Look(candidate.slow, most=GLANCE, probe=True), grown)
-        if p.missed not in ((), OPEN):
-            return p
-    tied = task.goal in ("devices", "cost") and bar[:2] == candidate.at(task, copies)[:2]
-    shown = predicted(task, candidate.candidate, candidate.system, copies, bench) if tied else None
-    if shown is not None and candidate.worth(task, shown) >= bar:
-        return replace(shown, missed=BEATEN)
-    p = at(Look(candidate.slow, probe=True), grown)
-    if p.missed:
-        return p
-    return replace(shown or predicted(task, candidate.candidate, candidate.system, copies, bench), missed=())
-
-
-def _known(
-    task: PlanTask, candidate: Candidate, system: SystemSpec, block: RequestBlock, bench: TrialBench
-) -> TriedCandidate:
+def _bounded(trial: Trial, block: RequestBlock) -> TriedCandidate:
     """A candidate with what bounds say of it; of two pools they say nothing."""
-    most, bound = task.most_copies(system, candidate.devices), Bound(1, "")
-    if candidate.pools:
-        return TriedCandidate(candidate, system, bound, most)
+    task, bound = trial.task, Bound(1, "")
     try:
-        deployment, settings = bench.deployed(candidate, candidate.scenario(task.scenario, bench.folder))
-        bound = bound_of(deployment, settings, block, task.level)
+        made = trial.deployed()
+        bound = bound if made is None else bound_of(*made, block, task.level)
     except CapacityError as error:
         bound = Bound(None, f"memory: {error.reason}")
-    return TriedCandidate(candidate, system, bound, most, (bound.copies or 1) - 1, hopeless=bound.copies is None)
+    most = task.most_copies(trial.system, trial.candidate.devices)
+    return TriedCandidate(
+        task, trial.candidate, trial.system, bound, most, (bound.copies or 1) - 1, hopeless=bound.copies is None
+    )
 
 
 def _model(task: PlanTask) -> ModelSpec:
@@ -308,17 +242,91 @@ def _model(task: PlanTask) -> ModelSpec:
     return model if isinstance(model, ModelSpec) else load_model(model)
 
 
-def limit_on(task: PlanTask, searched: Searched, bench: TrialBench) -> Searched:
+def _searched(task: PlanTask, searched: Searched, trials: Mapping[Candidate, Trial]) -> Searched:
+    """Simulate what may be the best of one system, best first, until nothing left can be better."""
+    while True:
+        searched = narrowed(searched, partial(_simulated, trials, searched))
+        best = searched.best
+        if best is None or best.best is None:
+            return limit_on(searched, trials)
+        chosen, sure, more = sure_of(trials[best.candidate], best.best.copies, best.most)
+        searched = replace(searched, simulations=searched.simulations + more)
+        if not chosen.missed or task.quick:
+            break
+        best.best = None  # its probe was within the limits, and it is not
+        best.learn(chosen)
+    searched = searched if task.quick else limit_on(searched, trials)
+    return replace(searched, sure=sure, chosen=chosen, winner=best)
+
+
+def narrowed(searched: Searched, simulated: Callable[[TriedCandidate, int, Value], Point]) -> Searched:
+    """The same once nothing left can be better, `simulated` telling whether some copies of a candidate beat a bar."""
+    count = searched.simulations
+    deep: TriedCandidate | None = None
+    fewest = min((t.least for t in searched.left(WORST)), default=WORST)
+    while True:
+        bar = searched.bar
+        cheaper = *bar[:-1], 0.0  # before what decides between equals
+        strict = cheaper if searched.left(cheaper) else bar
+        left = searched.left(strict)
+        if not left:
+            return replace(searched, simulations=count)
+        untried = [t for t in left if bar == WORST and not t.points and t.least == fewest]
+        first = min(untried or left, key=lambda t: t.guess)
+        if not untried and deep is not None and any(t is deep for t in left):
+            first = deep if deep.guess[0] <= STICKS * first.guess[0] else first
+        if bar == WORST and not untried:
+            deep = first  # until it serves: others are then tried once
+        count += 1
+        try:
+            first.learn(simulated(first, first.copies(strict), bar))
+        except CapacityError as error:
+            first.bound, first.hopeless = Bound(None, f"memory: {error.reason}"), True
+
+
+def _simulated(
+    trials: Mapping[Candidate, Trial], searched: Searched, candidate: TriedCandidate, copies: int, bar: Value
+) -> Point:
+    """A candidate with its steps as slow as the plan's chance has them, by a probe where that decides."""
+    task, trial, best = candidate.task, trials[candidate.candidate], searched.best
+    glances = task.grows and task.scenario.workload.cv is None
+    last = candidate.points[-1] if candidate.points else None
+    look = glances and (last is None or last.requests == GLANCE or not last.missed)
+    if look and candidate.slow is None:  # what misses as predicted misses with slower steps too
+        p = trial.glance(copies)
+        if p.missed not in ((), OPEN):
+            return p
+    tied = task.goal in ("devices", "cost") and bar[:2] == candidate.at(copies)[:2]
+    if tied and glances and best is not None and best.best is not None:
+        p, other = trial.glance(copies), trials[best.candidate].glance(best.best.copies)
+        if (p.joules_per_token or 0.0) > SURELY_MORE * (other.joules_per_token or float("inf")):
+            return replace(p, missed=BEATEN)
+    looked = 1.0 if look and candidate.slow is None else 0.0
+    if candidate.slow is None:
+        candidate.slow = trial.slow(candidate.bound.copies or 1)
+    if look and candidate.slow != looked:
+        p = trial.point(copies, candidate.slow, GLANCE)
+        if p.missed not in ((), OPEN):
+            return p
+    shown = trial.predicted(copies) if tied else None
+    if shown is not None and task.worth(shown) >= bar:
+        return replace(shown, missed=BEATEN)
+    p = trial.point(copies, candidate.slow)
+    return p if p.missed else replace(shown or trial.predicted(copies), missed=())
+
+
+def limit_on(searched: Searched, trials: Mapping[Candidate, Trial]) -> Searched:
     """Say what keeps the nearest of those that fail from serving, with one more simulation of it."""
-    failed = [p for t in searched.tried for p in t.points if p.missed]
-    best = searched.best(task)
+    best = searched.best
     most = best.best.devices if best is not None and best.best is not None else float("inf")
-    failed = [p for p in failed if p.devices < most]
+    failed = [p for t in searched.tried for p in t.points if p.missed and p.devices < most]
     if not failed:
         return replace(searched, limit=_ruled_out(searched, most))
+    task = searched.tried[0].task
     p = min(failed, key=lambda p: (p.worst(task.level), p.devices))
+    trial = trials[p.candidate]
     few = min(p.requests, MOST_STAGES) if task.grows else p.requests
-    run = bench.run(p.candidate, task.asked(p.candidate, p.copies, bench, few), probe=True, keep_stages=True)
+    run = trial.run(trial.asked(p.copies, few), keep_stages=True)
     missed = {name: x for name, x in task.level.items() if name in p.missed}
     text = f"{p.copies} x {p.system}, {p.candidate.layout}: {p.misses(task.level)}"
     why = pool_limit if "two-pools" in run.parts else limit_of

@@ -1,11 +1,9 @@
-"""The task of a plan, and one candidate at a number of replicas: simulated, compared with the SLO, and valued."""
+"""The task of a plan, and the values of one candidate at a number of replicas."""
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,25 +11,16 @@ import numpy as np
 from ....devices.spec import SystemSpec
 from ....simulator.frameworks.launch import Room
 from ....simulator.scenario import Scenario
-from ....simulator.scenario.build import Made, deployment_of
-from ....simulator.scenario.play import run_scenario
-from ....simulator.serving.growing import Growing
 from ....simulator.serving.record import Run
 from ....workloads.errors import InputError
 from ....workloads.requests.options import check_real
-from ...answers.bases import NONE, Bases, bases_of
-from ...answers.carbon import gco2
-from ...answers.interval import MEDIAN
-from ...answers.price import Worth, costs_of, price_of, worth_of
+from ...answers.bases import NONE, Bases
+from ...answers.price import Worth, price_of
 from ...answers.ranges import Ranges, is_measured
 from ...answers.run_interval import RunIntervals
-from ...answers.simulate import simulation_of
-from ...answers.started import room_of
 from ...show.text import Rows
-from ..backlog import FullRate, full_rate, least_rate
-from ..loads import judged, too_long
-from ..probes import sampled
-from ..stationary import GLANCE, counted, decide
+from ..loads import too_long
+from ..stationary import counted
 from ..variants import Axes
 from .candidates import Candidate
 
@@ -39,73 +28,11 @@ GOALS = ("devices", "cost", "energy", "carbon")
 Value = tuple[float, ...]
 """What a plan makes small: the goal first, then what decides between equals."""
 ANY = Room()
-MOST_REQUESTS = 16_000
-"""Maximum requests of a simulation; an undecided one counts as failed."""
 WORST: Value = (float("inf"),)
 PACED = 0.9
 """Share of the requests that is served in the time that they come in where none wait ever longer."""
 OPEN, BEATEN = ("open",), ("beaten",)
 """Reasons without a decision: undecided, or another candidate is known to be better."""
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """Settings of the runs of a point.
-
-    Attributes
-    ----------
-    slow : float
-        How many times as long steps take as predicted.
-    most : int
-        Requests of a run at most.
-    probe : bool
-        Whether equal layers share samples of expert loads, see `probes`.
-    whole : bool
-        Whether the point is reported, with evidence and intervals. The first run within the limits is then enough,
-        because a probe has decided.
-    """
-
-    slow: float = 1.0
-    most: int = MOST_REQUESTS
-    probe: bool = False
-    whole: bool = False
-
-
-@dataclass(slots=True)
-class TrialBench:
-    """Where candidates are tried: engines' files, and what each is deployed as, once for all loads and copies."""
-
-    folder: Path
-    made: dict[Candidate, Made] = field(default_factory=dict)
-    probes: dict[Candidate, Made] = field(default_factory=dict)
-    full: dict[tuple[Candidate, str], FullRate | None] = field(default_factory=dict)
-
-    def deployed(self, candidate: Candidate, asked: Scenario, probe: bool = False) -> Made:
-        """Return the deployment of a candidate, independent of the load."""
-        if candidate not in self.made:
-            self.made[candidate] = deployment_of(asked)
-        if probe and candidate not in self.probes:
-            self.probes[candidate] = sampled(self.made[candidate])
-        return (self.probes if probe else self.made)[candidate]
-
-    def full_rates(self, candidate: Candidate, asked: Scenario, copies: int) -> Iterator[FullRate]:
-        """Yield the service rate of N replicas with a backlog: a lower bound first, then the measured rate."""
-        for measure in (least_rate, full_rate):
-            key = candidate, measure.__name__
-            if key not in self.full:
-                self.full[key] = measure(asked, None if candidate.pools else self.deployed(candidate, asked))
-            known = self.full[key]
-            if known is not None:
-                yield known.of(copies)
-
-    def run(self, candidate: Candidate, asked: Scenario, *, probe: bool = False, **how: Any) -> Run:
-        """Serve a scenario of a candidate."""
-        made = None if candidate.pools else self.deployed(candidate, asked, probe)
-        try:
-            return run_scenario(asked, made=made, **how)
-        finally:  # a run ends in rings of large arrays; what is older is not looked at again
-            gc.collect()
-            gc.freeze()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +65,6 @@ class PlanTask:
     axes: Axes
     sure: float | None = None
     quick: bool = False
-
-    def asked(self, candidate: Candidate, copies: int, bench: TrialBench, requests: int, slow: float = 1.0) -> Scenario:
-        """The load, `slow` times as fast, on some copies of a candidate."""
-        load = self.load
-        if slow != 1.0:
-            load = {n: x * slow for n, x in (load or {"rate_scale": 1.0}).items()}
-        return candidate.scenario(self.scenario.changed(**load, requests=requests), bench.folder, copies)
 
     @property
     def requests(self) -> int:
@@ -182,6 +102,10 @@ class PlanTask:
         if self.goal == "cost":
             return usd, devices, joules
         return joules, devices, usd
+
+    def worth(self, point: Point) -> Value:
+        """Return the value of a point."""
+        return self.value(point.devices, point.usd_per_hour, point.joules_per_token or float("inf"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,64 +181,6 @@ class Point:
         if self.missed == OPEN:
             return f"cannot be decided after {self.requests:,} requests"
         return too_long(self.missed, self.figures, level, "{name} {value}, {over:.0%} too long")
-
-
-def point_of(
-    task: PlanTask, candidate: Candidate, system: SystemSpec, copies: int, bench: TrialBench,
-    look: Look = Look(), grown: Growing | None = None,  # frozen
-) -> Point:  # fmt: skip
-    """Simulate some copies of a candidate under the load until it is decided whether they hold it.
-
-    Where all steps are `slow` times as long, everything that happens takes as much longer: by a clock
-    that runs as much slower the same happens under as much more load, within limits as much shorter.
-    """
-    devices, slow = copies * candidate.devices, look.slow
-
-    def enough(run: Run) -> bool:
-        return look.whole and not judged(run, task.load_per_s, task.level).missed
-
-    def asked(count: int) -> Scenario:
-        return task.asked(candidate, copies, bench, count, slow)
-
-    if task.grows and look.most > GLANCE:
-        grown = grown or Growing()
-    decision = decide(
-        lambda count: bench.run(candidate, asked(count), probe=look.probe, grown=grown),
-        task.load_per_s * slow, task.at(slow), task.requests, grows=task.grows, most=look.most,
-        enough=enough, full=lambda: bench.full_rates(candidate, task.asked(candidate, 1, bench, task.requests), copies),
-    )  # fmt: skip
-    run, tried = decision.run, decision.tried
-    unsure = OPEN if tried.open and not enough(run) else ()
-    made = simulation_of(asked(tried.requests), run) if look.whole else None
-    rate, worth = run.output_tokens_per_s, worth_of(run, asked(tried.requests))
-    price = costs_of(run, asked(tried.requests), rate)["device_usd_per_hour"]
-    return Point(
-        candidate, candidate.unit(system.name), copies, devices,
-        None if price is None else price * devices, rate, worth,
-        gco2(worth.joules_per_token, task.scenario.grid_gCO2_per_kWh),
-        {n: None if x is None else x * slow for n, x in tried.figures.items()},
-        tried.missed or unsure, tried.requests,
-        min(paced(run), (tried.full_per_s or float("inf")) / (task.load_per_s * slow)),
-        *(() if made is None else (made.intervals, bases_of(run.deployment), tuple(made.evidence),
-                                   made.ranges, room_of(asked(tried.requests), run))),
-    )  # fmt: skip
-
-
-def predicted(task: PlanTask, candidate: Candidate, system: SystemSpec, copies: int, bench: TrialBench) -> Point:
-    """Return the point with steps as long as predicted, from one run: by its energy candidates are compared."""
-    return point_of(task, candidate, system, copies, bench, Look(most=task.requests, probe=True))
-
-
-def slow_of(task: PlanTask, candidate: Candidate, copies: int, bench: TrialBench) -> float:
-    """How many times as long steps are with the plan's chance, at least as long as predicted.
-
-    Run a short simulation with the fewest replicas that bounds allow.
-    """
-    count = GLANCE if task.grows else task.requests
-    asked = task.asked(candidate, copies, bench, count)
-    sure = simulation_of(asked, bench.run(candidate, asked, probe=True)).intervals
-    known = sure is not None and len(sure.slowdowns) > 0
-    return max(sure.slow(task.sure or MEDIAN), 1.0) if sure is not None and known else 1.0
 
 
 def paced(run: Run) -> float:

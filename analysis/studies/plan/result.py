@@ -20,7 +20,7 @@ from ...show.text import Blocks, Rows, seconds, show
 from .best import Searched
 from .candidates import Candidate
 from .points import PlanTask, Point, Value
-from .sure import Sure
+from .trial import Sure
 from .words import counted, priced, said, times, untried, verdict
 
 if TYPE_CHECKING:
@@ -113,14 +113,14 @@ class Plan(Result):
 
     def _value(self, searched: Searched) -> Value:
         assert searched.winner is not None
-        return searched.winner.value(self.task)
+        return searched.winner.value
 
     def _second(self, group: Group) -> Point | None:
         if len(group.ranked) > 1:
             return _best(group.ranked[1])
         first = group.ranked[0].winner
         rest = [t for t in group.ranked[0].tried if t.best is not None and t is not first]
-        runner_up = min(rest, key=lambda t: t.value(self.task), default=None)
+        runner_up = min(rest, key=lambda t: t.value, default=None)
         return None if runner_up is None else runner_up.best
 
     def _sure_of(self, point: Point) -> Sure | None:
@@ -175,7 +175,7 @@ class Plan(Result):
             p = t.best or (t.points[-1] if t.points else None)
             p = s.chosen if t is s.winner else p
             row = self._row(t.candidate, t.system.name if p is None else p.system, p)
-            out.append(row | {"verdict": verdict(self.task, t)})
+            out.append(row | {"verdict": verdict(t)})
         return out
 
     def rows(self) -> Rows:
@@ -260,7 +260,7 @@ class Plan(Result):
 
     def _limits(self) -> list[str]:
         """What keeps fewer devices of each system from serving."""
-        limited = ((s, "with fewer" if s.best(self.task) else "so far") for s in self.searched)
+        limited = ((s, "with fewer" if s.best else "so far") for s in self.searched)
         return [f"{s.name} {what}: {s.limit}." for s, what in limited if s.limit]
 
     def _group(self, group: Group, several: bool) -> list[str]:

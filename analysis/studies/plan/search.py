@@ -14,13 +14,11 @@ from ....workloads.model import ModelSpec
 from ....workloads.requests.options import check_count, check_rate, check_real
 from ...answers.price import check_prices
 from ...parallel import OnProgress
+from ...parallel.local import Workers
 from ...parallel.study import Study
-from ...parallel.workers import Workers
-from ..loads import knob_of, names_of
-from ..service_level import ATTAINMENT, read_level
+from ..loads import ATTAINMENT, knob_of, names_of, read_level
 from .best import Searched, searched_on
-from .candidates import systems_of
-from .choices import choices_of, read_search
+from .candidates import choices_of, read_search, systems_of
 from .points import PlanTask, check_goal
 from .result import Plan
 from .words import finished

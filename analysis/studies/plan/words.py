@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from ...answers.bases import in_short
 from ...show.text import show
+from ..stationary import GLANCE
 from .best import Searched, TriedCandidate
-from .choices import CHOICES, POOLS
+from .candidates import CHOICES, POOLS
 from .points import BEATEN, PlanTask, Point
 
 FORMATS = {"fp8": "fp8", "nvfp4": "fp4"}
@@ -47,7 +48,7 @@ def times(point: Point, q: Point) -> str:
     return f" ({', '.join(told)})" if told else ""
 
 
-def verdict(task: PlanTask, candidate: TriedCandidate) -> str:
+def verdict(candidate: TriedCandidate) -> str:
     """What became of a candidate."""
     if candidate.best is not None:
         return (
@@ -58,10 +59,12 @@ def verdict(task: PlanTask, candidate: TriedCandidate) -> str:
     if candidate.bound.copies is None:
         return candidate.bound.why
     if candidate.points:
-        if candidate.points[-1].missed == BEATEN:
-            return f"not better than what was found: {show(candidate.points[-1].joules_per_token)} J/token"
+        last = candidate.points[-1]
+        if last.missed == BEATEN:
+            short = f" in a run of {GLANCE} requests" if last.requests == GLANCE else ""
+            return f"not better than what was found: {show(last.joules_per_token)} J/token{short}"
         again = "" if candidate.done else "; more copies cannot be better than what was found"
-        return f"misses: {candidate.points[-1].misses(task.level)}{again}"
+        return f"misses: {last.misses(candidate.task.level)}{again}"
     if candidate.fails >= candidate.most:
         return f"{candidate.bound.why}: more than may be had" if candidate.bound.why else "more than may be had"
     least = (candidate.fails + 1) * candidate.candidate.devices

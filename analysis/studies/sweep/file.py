@@ -4,39 +4,53 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ....devices.catalog import describe_system
+from ....devices.spec import SystemSpec
 from ....simulator.option import options_of
+from ....simulator.quantity import columns
 from ....simulator.scenario.options import Workload
 from ....workloads.errors import InputError, nearest, visible
 from ....workloads.requests.classes import is_classes_path, read_classes
 from ....workloads.requests.options import check_count
 from ....workloads.yamlfile import read_yaml
 from ...answers.identity import located
-from .axes import MAX_POINTS, Axis, Value, read_axis
+from ...answers.part_answers import with_columns
+from ...show.text import Rows
+from .axes import BEST, DEVICE, KERNEL, MAX_POINTS, Axis, Value, read_axis
 from .expression import OF_RUN, Expression, parse
-from .parameters import check_parameter
-from .point import FIGURES
+from .point import FIGURES, METRICS, check_parameter, scenario_of
 
 KEYS = ("title", "base", "axes", "samples", "seed", "constraints", "objectives")
 GOALS = ("max", "min")
 LOADS = ("rate", "rate_scale", "closed_loop", "requests", "duration")
 SERVED = frozenset(("model", *(p.name for p in options_of(Workload)))) - {*LOADS}
 """Parameters that say what is served."""
-"""Names in conditions and objectives, in addition to `OF_RUN` and the path of a number of the result."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileKind:
-    """Names of a kind of study: keys of its file, parameters (`check` refuses others), and metrics."""
+    """Names of a kind of study.
 
-    keys: tuple[str, ...]
+    Attributes
+    ----------
+    check : callable
+        Refuses parameters that are none, by name and where it is given.
+    metrics : tuple of str
+        Columns of the table; `shown` of them are printed without objectives.
+    figures : frozenset of str
+        Names in conditions and objectives, in addition to `OF_RUN` and the path of a number of the result.
+    """
+
     check: Callable[[str, str], None]
+    metrics: tuple[str, ...]
+    shown: tuple[str, ...]
     figures: frozenset[str]
 
     def is_figure(self, name: str) -> bool:
@@ -44,7 +58,23 @@ class FileKind:
         return name in self.figures or name.startswith(OF_RUN)
 
 
-OF_RUNS = FileKind(KEYS, check_parameter, FIGURES)
+def _check_kernel_parameter(name: str, where: str) -> None:
+    """Refuse a `device.` key that is none; options of a step are looked at where it is costed."""
+    from ....devices.tiles.machine import SETTINGS
+
+    key = name.removeprefix(DEVICE)
+    if name.startswith(DEVICE) and key not in SETTINGS:
+        raise InputError(where, f"is not a number of a device that can be set{nearest(key, SETTINGS)}")
+    if name.startswith(("system.", "model.")):
+        raise InputError(where, "has no part in sweeps of kernels; device.KEY changes the device")
+
+
+OF_RUNS = FileKind(check_parameter, METRICS, METRICS[6:9], FIGURES)
+STEP_METRICS = ("step_s", "kept_step_s", "default_step_s", "joules", "processor_area_mm2", "kernels_changed")
+"""Seconds of a step with every kernel re-chosen, with the device's kernels, and with the frameworks' untuned ones;
+dynamic joules; area added by processors near memory [mm2]; kernels whose best configuration is not the device's."""
+OF_STEPS = FileKind(_check_kernel_parameter, STEP_METRICS, STEP_METRICS, frozenset(STEP_METRICS))
+"""With ``kernel: best``: a step of each variant of a device with its best kernels, instead of a simulation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +182,7 @@ class SweepFile:
         return all(c.holds({**self.base, **row}) for c in self.constraints)
 
 
-def read_sweep(path: str | Path, kind: FileKind = OF_RUNS) -> SweepFile:
+def read_sweep(path: str | Path) -> SweepFile:
     """Read a sweep file.
 
     Raises
@@ -163,9 +193,12 @@ def read_sweep(path: str | Path, kind: FileKind = OF_RUNS) -> SweepFile:
     path = Path(path)
     raw = read_yaml(path)
     for key in raw:
-        if key not in kind.keys:
-            raise InputError(f"{path}: {key}", f"unknown key{nearest(str(key), kind.keys)}")
+        if key not in KEYS:
+            raise InputError(f"{path}: {key}", f"unknown key{nearest(str(key), KEYS)}")
     base = _mapping(raw, "base", path)
+    kind = OF_STEPS if KERNEL in base else OF_RUNS
+    if base.get(KERNEL, BEST) != BEST:
+        raise InputError(f"{path}: base.kernel", f"must be {BEST}, not {base[KERNEL]!r}")
     axes = tuple(
         read_axis(str(name), given, f"{path}: axes.{name}") for name, given in _mapping(raw, "axes", path).items()
     )
@@ -215,7 +248,7 @@ def _check_promised(asked: str, base: Mapping[str, Value], axes: Sequence[Axis],
                 raise InputError(f"{path}: {asked}", reason)
 
 
-def read_objectives(given: Any, where: str, known: set[str]) -> dict[str, str]:
+def read_objectives(given: Any, where: str, known: Collection[str]) -> dict[str, str]:
     """Check objectives: metrics or columns to be made large or small.
 
     Raises
@@ -271,3 +304,44 @@ def _randomness(raw: Mapping[str, Any], axes: tuple[Axis, ...], path: Path) -> t
         raise InputError(f"{path}: samples", "needs a random axis")
     samples = check_count(raw.get("samples", 1), f"{path}: samples", 1, MAX_POINTS)
     return samples, check_count(raw.get("seed", 0), f"{path}: seed", 0)
+
+
+UNPRICED = ("device_usd_per_hour", "usd_per_million_tokens")
+
+
+def refuse_absent(asked: Iterable[str], rows: Rows, points: Iterable[SweepPoint], where: str) -> None:
+    """Refuse a metric that every point lacks that was simulated.
+
+    Raises
+    ------
+    InputError
+        The line names the metric, and what of the description or study gives it.
+    """
+    done = [row for row in rows if row["error"] is None]
+    if not done:
+        return
+    first = next(iter(points))
+    for name in sorted(set(asked)):
+        if all(name in row and row[name] is None for row in done):
+            raise InputError(f"{where}: {name}", f"has no value: {why_absent(name, first.settings, len(done))}")
+
+
+def why_absent(name: str, settings: Mapping[str, Any], done: int) -> str:
+    """What of a point's description or settings would give a metric that `done` points lack."""
+    for facet in with_columns():
+        if name in columns(facet.columns):
+            return facet.missing
+    if name.startswith(OF_RUN):
+        return "simulate gives no such number of these points (see its --json)"
+    if name == "stationary":
+        return "too few requests to decide, or a closed loop"
+    if name.startswith("gco2"):
+        return "give grid_gCO2_per_kWh"
+    system = scenario_of(settings).system
+    spec = system if isinstance(system, SystemSpec) else describe_system(str(system))[0]
+    device = spec.device.name
+    if name == "processor_area_mm2":
+        return f"no processor of {device} gives area_mm2"
+    if name in UNPRICED:
+        return f"{device} has no price_USD_per_hour"
+    return f"none of {done:,} points gives it"

@@ -14,8 +14,8 @@ from typing import Any, Self
 from ....workloads.errors import InputError
 from ....workloads.textfile import digest_of
 from ...answers.identity import UNREADABLE, identity
+from ...parallel.local import Workers
 from ...parallel.study import Store, Study
-from ...parallel.workers import Workers
 from ...show.output import to_json
 from ...show.provenance import code_version
 from .point import Outcome, evaluate

@@ -6,11 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ....devices.catalog import describe_system
+from ....devices.hosts.catalog import host_sources
+from ....simulator.option import placed
+from ....simulator.parts.two_pools.asked import counted
 from ....simulator.quantity import columns
+from ....simulator.scenario.load import CHANGED, changed_model, changed_system
+from ....simulator.scenario.scenario import Scenario
 from ....simulator.serving.record import Run
-from ....workloads.errors import InputError
+from ....workloads.errors import InputError, nearest
 from ...answers.bases import bases_of
 from ...answers.carbon import gco2
+from ...answers.identity import POOLS
 from ...answers.part_answers import columns_of, with_columns
 from ...answers.price import costs_of
 from ...answers.quantities import COUNTS, LENGTHS, RATES, RUN_QUANTITIES, STATE, Figure
@@ -21,7 +28,75 @@ from ...show.provenance import code_version
 from ...show.text import plain
 from ..stationary import stationary
 from .expression import OF_RUN
-from .parameters import scenario_of
+
+SEEDS = "seeds"
+"""A parameter in addition to the scenario's options: the mean over N seeds."""
+
+
+def parameters() -> tuple[str, ...]:
+    """Return the scenario options that a sweep may set: options with one value."""
+    known = placed(Scenario).items()
+    return (*(name for name, p in known if p.option.kind is not tuple), SEEDS)
+
+
+def check_parameter(name: str, where: str) -> None:
+    """Refuse what cannot be set.
+
+    Raises
+    ------
+    InputError
+        Neither an option of a scenario nor a path that starts with ``model.`` or ``system.``.
+    """
+    head, _, path = name.partition(".")
+    if head in ("model", "system") and path:
+        return
+    if name not in parameters():
+        raise InputError(
+            where,
+            f"unknown parameter {name!r}{nearest(name, parameters())}; model.KEY and system.PATH reach into the specs",
+        )
+
+
+def scenario_of(point: Mapping[str, Any]) -> Scenario:
+    """The scenario of a point, specs with their changes applied.
+
+    Raises
+    ------
+    InputError
+        A spec that cannot be read or does not allow the change.
+    """
+    known = placed(Scenario)
+    given = {name: value for name, value in point.items() if name in known and value is not None}
+    for head, change in (("model", changed_model), ("system", changed_system)):
+        inside = tuple(
+            (name.partition(".")[2], value) for name, value in sorted(point.items()) if name.startswith(f"{head}.")
+        )
+        pooled = head == "system" and given.get("prefill") is not None
+        if given.get(head) is None and not pooled:
+            raise InputError(head, "is needed: give it in base or as an axis")
+        if inside:
+            given[head] = change(str(given[head]), inside)
+    return Scenario.of(**given)
+
+
+def systems_of(point: Mapping[str, Any]) -> str:
+    """What a point runs on: its system, or its two pools."""
+    names = ("system",) if "system" in point else POOLS
+    experts = f" with experts on {point['experts_on']}" if point.get("experts_on") else ""
+    return "+".join(str(point[name]) for name in names) + experts
+
+
+def sources_of(point: Mapping[str, Any]) -> dict[str, str]:
+    """Key path -> source of every constant of a point's system, those set by the sweep too.
+
+    With two pools, the system is the decode system.
+    """
+    named = counted(str(point["decode"]), "")[0] if "system" not in point else point["system"]
+    system, sources = describe_system(str(named))
+    sources = sources | host_sources(system, point.get("host"))
+    changed = {n.partition(".")[2] for n in point if n.startswith("system.")}
+    return {**sources, **dict.fromkeys(changed, CHANGED)}
+
 
 SCALARS = columns((*COUNTS, *LENGTHS, *RATES, *STATE))
 """Values of `simulate` that a row contains unchanged. Wall-clock time is not included, so that equal points give
@@ -54,7 +129,7 @@ FIGURES = frozenset((*METRICS, *(name for names in OF_PARTS.values() for name in
 class Outcome:
     """Result of a point: its values, or one line with the reason why there are none."""
 
-    metrics: dict[str, Figure] | None
+    metrics: dict[str, Any] | None
     error: str | None
 
 
@@ -72,6 +147,10 @@ def evaluate(point: Mapping[str, Any], version: str) -> Outcome:
         if code_version() != version:
             reason = f"has OpByte {code_version()}, the sweep {version}; install the same"
             raise InputError("worker", reason)
+        if point.get("kernel") is not None:
+            from .kernels import step_metrics
+
+            return Outcome(step_metrics(point), None)
         scenario, seeds = scenario_of(point), point.get("seeds")
         if seeds is None:
             return Outcome(metrics_of(simulate(scenario)), None)

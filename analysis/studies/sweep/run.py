@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,14 @@ import numpy as np
 from ....workloads.errors import InputError
 from ...answers.bases import Bases, not_like_for_like
 from ...parallel import OnProgress
-from ...parallel.workers import Workers
-from ...show.output import OutputFolder
+from ...parallel.local import Workers
+from ...show.output import SIGNIFICANT, OutputFolder
 from ...show.result import Drawing, Result
 from ...show.text import Blocks, Records, Rows, show
 from ..front import among, front, trade_off_of
-from .absent import refuse_absent
-from .file import SweepFile, SweepPoint, read_sweep
+from .file import SweepFile, SweepPoint, read_sweep, refuse_absent
 from .outcomes import OutcomeFile
-from .parameters import systems_of
-from .point import BASES, METRICS, OF_PARTS, Outcome
+from .point import BASES, OF_PARTS, Outcome, systems_of
 
 MOST_ERRORS = 10
 MOST_BEST = 20
@@ -44,6 +42,8 @@ class Sweep(Result):
         Version of the code that computed it.
     ran : int
         Points computed now; the others were there.
+    kernels : list of dict
+        With ``kernel: best`` one row a kernel of each point's step.
     """
 
     study: SweepFile
@@ -52,6 +52,7 @@ class Sweep(Result):
     code: str
     ran: int
     folder: Path
+    kernels: Records = field(default_factory=list)
 
     @property
     def failed(self) -> int:
@@ -77,7 +78,7 @@ class Sweep(Result):
             "excluded": self.study.size - len(self.table), "folder": str(self.folder),
             "code": self.code, "columns": list(self.study.columns),
             "workloads": list(self.study.workloads), "objectives": self.study.objectives,
-            "pareto": self.best, "errors": self.errors,
+            "pareto": self.best, "errors": self.errors, **({"kernels": self.kernels} if self.kernels else {}),
         }  # fmt: skip
 
     def timing(self) -> dict[str, Any]:
@@ -88,7 +89,7 @@ class Sweep(Result):
 
     def rows(self) -> Rows:
         shown = self.best or [row for row in self.table if row["error"] is None]
-        wanted = [*self.study.columns, *(self.study.objectives or METRICS[6:9])]
+        wanted = [*self.study.columns, *(self.study.objectives or self.study.kind.shown)]
         return [{name: row[name] for name in wanted} for row in shown[:MOST_BEST]]
 
     def blocks(self) -> Blocks:
@@ -108,6 +109,8 @@ class Sweep(Result):
             out += not_like_for_like(self._bases())
         for text, count in list(self.errors.items())[:MOST_ERRORS]:
             out.append(f"{count:,} failed: {text}")
+        first = [row for row in self.kernels if row["point"] == self.kernels[0]["point"]]
+        out += [first, "kernels: of the first point"] if first else []
         return [*out, f"all points: {self.folder / TABLE}"]
 
     def headline(self) -> str:
@@ -163,6 +166,8 @@ def sweep(
     InputError
         A wrong study, folder or cluster. A point that fails does not raise: its row says why.
     """
+    import pandas as pd
+
     path, where = Path(study), Workers(workers, dask, isolated=True)
     plan = read_sweep(path)
     folder = Path(out) if out is not None else Path(path.stem)
@@ -176,9 +181,16 @@ def sweep(
         point_outcomes = zip(points.items(), outcomes, strict=True)
         rows = [_row(plan, key, point, outcome) for (key, point), outcome in point_outcomes]
         refuse_absent(plan.asked, rows, points.values(), str(path))
-        result = Sweep(plan, rows, points, stored.version, runs.ran, folder)
+        kernels = [
+            {"point": key, **point.columns, **kernel}
+            for (key, point), outcome in zip(points.items(), outcomes, strict=True)
+            for kernel in (outcome.metrics or {}).get("kernels", ())
+        ]
+        result = Sweep(plan, rows, points, stored.version, runs.ran, folder, kernels)
         columns = {name: np.array([row[name] for row in rows], dtype=object) for name in rows[0]}
         files.csv(TABLE, columns, floats="%.17g")
+        if kernels:
+            files.table("kernels.csv", pd.DataFrame(kernels), SIGNIFICANT)
         if also is not None:
             also(result, files)
         files.answer(SUMMARY, result)
@@ -189,7 +201,7 @@ def _row(study: SweepFile, key: str, point: SweepPoint, outcome: Outcome) -> dic
     metrics = outcome.metrics or {}
     row: dict[str, Any] = {"point": key, **point.columns}
     parts = (n for setting, names in OF_PARTS.items() for n in names if setting in point.settings)
-    known = (*METRICS, *BASES, *parts)
+    known = (*study.kind.metrics, *BASES, *parts)
     row |= {name: metrics.get(name) for name in dict.fromkeys((*known, *study.asked))}
     feasible = outcome.error is None and study.feasible({**point.settings, **row})
     return row | {"feasible": feasible, "error": outcome.error}

@@ -1,0 +1,245 @@
+"""One candidate where it is tried: with some replicas under a load, on the way to the plan and for its report.
+
+A system with steps `r` times as long behaves like the simulated one with `r` times the load and a clock `r` times as
+fast. So replicas with slow steps and both ends of the latencies' intervals are simulated, and a queue that a slow end
+fills is seen to fill. Waiting outside of steps is not included.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ....devices.spec import SystemSpec
+from ....simulator.scenario import Scenario
+from ....simulator.scenario.build import Made, deployment_of
+from ....simulator.scenario.play import run_scenario
+from ....simulator.serving.growing import Growing
+from ....simulator.serving.record import Run
+from ...answers.bases import bases_of
+from ...answers.carbon import gco2
+from ...answers.interval import LEVEL, MEDIAN, SURE
+from ...answers.price import costs_of, worth_of
+from ...answers.simulate import simulation_of
+from ...answers.started import room_of
+from ..backlog import DRAWS, FullRate, full_rate, least_rate, sampled
+from ..loads import BACKLOG, judged
+from ..stationary import GLANCE, decide
+from .candidates import Candidate
+from .points import OPEN, PlanTask, Point, paced
+
+MOST_REQUESTS = 16_000
+"""Maximum requests of a simulation; an undecided one counts as failed."""
+MOST_AT_ENDS = 8000
+"""Maximum requests of a run with slower steps at the ends of an interval."""
+GLANCE_DRAWS = 1
+"""Samples of expert loads per step of a glance. One layer's times differ from step to step by some 10 %, which the mean
+over a request's tokens evens out."""
+
+
+@dataclass(slots=True)
+class Trial:
+    """A candidate with its deployments, once for all loads and replicas.
+
+    Probes sample the expert loads of some layers only (`backlog.sampled`); the reported run samples all.
+
+    Attributes
+    ----------
+    made : dict of (int or None) to Made
+        Deployments by their samples per step; None of all layers.
+    rates : dict of str to (FullRate or None)
+        What full engines serve, by the function that measured it.
+    glances : dict of int to Point
+        Short runs with steps as long as predicted, by replicas.
+    """
+
+    task: PlanTask
+    candidate: Candidate
+    system: SystemSpec
+    folder: Path
+    made: dict[int | None, Made] = field(default_factory=dict)
+    rates: dict[str, FullRate | None] = field(default_factory=dict)
+    glances: dict[int, Point] = field(default_factory=dict)
+
+    def asked(self, copies: int = 1, requests: int | None = None, slow: float = 1.0) -> Scenario:
+        """The load, `slow` times as fast, on some replicas."""
+        task, load = self.task, self.task.load
+        if slow != 1.0:
+            load = {n: x * slow for n, x in (load or {"rate_scale": 1.0}).items()}
+        scenario = task.scenario.changed(**load, requests=requests or task.requests)
+        return self.candidate.scenario(scenario, self.folder, copies)
+
+    def deployed(self, draws: int | None = None) -> Made | None:
+        """Return the deployment, independent of the load; None of pools."""
+        if self.candidate.pools:
+            return None
+        if None not in self.made:
+            self.made[None] = deployment_of(self.candidate.scenario(self.task.scenario, self.folder))
+        if draws is not None and draws not in self.made:
+            self.made[draws] = sampled(self.made[None], draws)
+        return self.made[draws]
+
+    def full_rates(self, copies: int) -> Iterator[FullRate]:
+        """Yield the service rate of N replicas with a backlog: a lower bound first, then the measured rate."""
+        for measure in (least_rate, full_rate):
+            name = measure.__name__
+            if name not in self.rates:
+                self.rates[name] = measure(self.asked(), self.deployed())
+            known = self.rates[name]
+            if known is not None:
+                yield known.of(copies)
+
+    def run(self, asked: Scenario, draws: int | None = DRAWS, **how: Any) -> Run:
+        """Serve a scenario of the candidate."""
+        try:
+            return run_scenario(asked, made=self.deployed(draws), **how)
+        finally:  # a run ends in rings of large arrays; what is older is not looked at again
+            gc.collect()
+            gc.freeze()
+
+    def point(self, copies: int, slow: float = 1.0, most: int = MOST_REQUESTS, *, whole: bool = False) -> Point:
+        """Simulate some replicas under the load until it is decided whether they hold it.
+
+        Where all steps are `slow` times as long, everything that happens takes as much longer: by a clock
+        that runs as much slower the same happens under as much more load, within limits as much shorter.
+
+        Parameters
+        ----------
+        most : int
+            Requests of a run at most.
+        whole : bool
+            Whether the point is reported, with evidence and intervals, from a run of all layers unless the plan is
+            quick. The first run within the limits is then enough, because a probe has decided.
+        """
+        task, devices = self.task, copies * self.candidate.devices
+
+        def enough(run: Run) -> bool:
+            return whole and not judged(run, task.load_per_s, task.level).missed
+
+        grown = Growing() if task.grows and most > GLANCE else None
+        draws = None if whole and not task.quick else DRAWS if most > GLANCE else GLANCE_DRAWS
+        decision = decide(
+            lambda count: self.run(self.asked(copies, count, slow), draws, grown=grown),
+            task.load_per_s * slow, task.at(slow), task.requests, grows=task.grows, most=most,
+            enough=enough, full=lambda: self.full_rates(copies),
+        )  # fmt: skip
+        run, tried = decision.run, decision.tried
+        asked = self.asked(copies, tried.requests, slow)
+        unsure = OPEN if tried.open and not enough(run) else ()
+        made = simulation_of(asked, run) if whole else None
+        rate, worth = run.output_tokens_per_s, worth_of(run, asked)
+        price = costs_of(run, asked, rate)["device_usd_per_hour"]
+        return Point(
+            self.candidate, self.candidate.unit(self.system.name), copies, devices,
+            None if price is None else price * devices, rate, worth,
+            gco2(worth.joules_per_token, task.scenario.grid_gCO2_per_kWh),
+            {n: None if x is None else x * slow for n, x in tried.figures.items()},
+            tried.missed or unsure, tried.requests,
+            min(paced(run), (tried.full_per_s or float("inf")) / (task.load_per_s * slow)),
+            *(() if made is None else (made.intervals, bases_of(run.deployment), tuple(made.evidence),
+                                       made.ranges, room_of(asked, run))),
+        )  # fmt: skip
+
+    def glance(self, copies: int) -> Point:
+        """Return the point of a run that only sees what is far beyond a limit, with steps as long as predicted."""
+        if copies not in self.glances:
+            self.glances[copies] = self.point(copies, most=GLANCE)
+        return self.glances[copies]
+
+    def predicted(self, copies: int) -> Point:
+        """Return the point with steps as long as predicted, from one run: by its energy candidates are compared."""
+        return self.point(copies, most=self.task.requests)
+
+    def slow(self, copies: int) -> float:
+        """How many times as long steps are with the plan's chance, at least as long as predicted.
+
+        Run a short simulation with the fewest replicas that bounds allow.
+        """
+        asked = self.asked(copies, GLANCE if self.task.grows else None)
+        sure = simulation_of(asked, self.run(asked)).intervals
+        known = sure is not None and len(sure.slowdowns) > 0
+        return max(sure.slow(self.task.sure or MEDIAN), 1.0) if sure is not None and known else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sure:
+    """What a candidate needs and does where steps are slower or faster than predicted.
+
+    Attributes
+    ----------
+    copies : mapping of float to (int or None)
+        Fewest replicas that meet the SLO, by probability; None if no allowed number suffices.
+    slow : mapping of float to float
+        How many times as long steps are at most, by the same chance.
+    ends : mapping of str to (float, float or None)
+        Latencies at both ends of the 80 % interval [s]; None where the slow end is overloaded.
+    """
+
+    copies: Mapping[float, int | None]
+    slow: Mapping[float, float]
+    ends: Mapping[str, tuple[float, float | None]]
+
+
+def sure_of(trial: Trial, copies: int, most: int) -> tuple[Point, Sure | None, int]:
+    """The best of a system as predicted, how sure it is, and how many simulations that took."""
+    done: dict[tuple[int, float], Point] = {}
+    task = trial.task
+
+    def at(count: int, slow: float) -> Point:
+        if (count, slow) not in done:
+            as_is = slow == 1.0
+            done[count, slow] = trial.point(count, slow, MOST_REQUESTS if as_is else MOST_AT_ENDS, whole=as_is)
+        return done[count, slow]
+
+    best = at(copies, 1.0)
+    known = best.sure
+    if known is None or not known.slowdowns or task.quick:
+        return best, None, len(done)
+    asked_share = task.sure or MEDIAN
+    slow = {share: max(known.slow(share), 1.0) for share in (MEDIAN, task.sure or SURE)}
+    copies_at: dict[float, int | None] = {}
+
+    def holds(r: float, count: int) -> bool:
+        return not at(count, r).missed
+
+    for share, r in slow.items():
+        guess = round(copies * r / slow[asked_share])
+        copies_at[share] = (
+            copies
+            if share == asked_share
+            else _fewest(partial(holds, r), 1 if share < asked_share else copies, guess, most)
+        )
+    fast, late = (at(copies, known.slow(q)) for q in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    ends = {
+        n: (min(a, x), None if {"load", BACKLOG} & {*late.missed} or b is None else max(b, x))
+        for n, x in best.figures.items()
+        if x is not None and (a := fast.figures[n]) is not None
+        for b in (late.figures[n],)
+    }
+    return best, Sure(copies_at, slow, ends), len(done)
+
+
+def _fewest(holds: Callable[[int], bool], least: int, guess: int, most: int) -> int | None:
+    """Fewest copies that hold, near a guess; None where not even the most do.
+
+    Examples
+    --------
+    >>> [_fewest(lambda n: n >= 7, least, guess, 64) for least, guess in ((1, 1), (5, 9), (7, 7))]
+    [7, 7, 7]
+    >>> _fewest(lambda n: False, 1, 3, 10) is None
+    True
+    """
+    low, high = least - 1, min(max(guess, least), most)
+    while not holds(high):
+        low = high
+        if low >= most:
+            return None
+        high = min(max(low + 1, low * 5 // 4), most)
+    while high - low > 1:
+        middle = max((low + high) // 2, high - max(high // 8, 1))
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
