@@ -25,8 +25,8 @@ LONG: dict[str, str] = {}
 
 CORE = ("deploy", "step", "batching", "serving", "parts")
 MOST_PARAMETERS = 8
-POSITIONS = 52
-"""Lists of the simulator whose columns are numbered one by one (`range(n)`): records (`batching.records`) have names."""
+POSITIONS = 11
+"""Lists of the simulator whose columns are numbered one by one (`range(n)`): records (`workloads.records`) have names."""
 
 
 def functions(text: str) -> Iterator[tuple[str, int]]:

@@ -6,7 +6,6 @@ import numpy as np
 
 from ...workloads.jit import compiled_inside, compiled_part
 from . import hooks
-from . import state as col
 from .kv import KvRules
 from .policies import Limits
 from .queues import queue_request
@@ -16,15 +15,15 @@ from .state import State
 @compiled_part
 def next_arrival(state: State) -> float:
     """When the next request arrives; infinity where none is known to."""
-    i = state.counters[col.C_WALK]
-    return float(state.floats[i, col.F_ARRIVAL]) if i < state.counters[col.C_SUBMITTED] else np.inf
+    i = state.counters[0].walk
+    return float(state.requests[i].arrival) if i < state.counters[0].submitted else np.inf
 
 
 @compiled_part
 def take(state: State) -> int:
     """Count the next request as arrived; its row."""
-    state.counters[col.C_WALK] += 1
-    return int(state.counters[col.C_WALK] - 1)
+    state.counters[0].walk += 1
+    return int(state.counters[0].walk - 1)
 
 
 @compiled_inside
@@ -32,7 +31,7 @@ def lightest_rank(state: State, waiting_load: int) -> int:
     """The rank with the fewest requests, a waiting one counting `waiting_load` times."""
     best, fewest = 0, 1 << 40
     for r in range(state.ranks.shape[0]):
-        load = state.ranks[r, col.R_RUNNING] + waiting_load * state.ranks[r, col.R_WAITING]
+        load = state.ranks[r].running + waiting_load * state.ranks[r].waiting
         if load < fewest:
             best, fewest = r, load
     return best
@@ -51,17 +50,17 @@ def release(state: State, limits: Limits, kv_rules: KvRules, known_at: float) ->
         i = take(state)
         r = lightest_rank(state, limits.waiting_load)
         if hooks.refuse(state, r, i):
-            state.counters[col.C_REFUSED] += 1
+            state.counters[0].refused += 1
             continue
         queue_request(state, r, i)
         hooks.on_arrival(state, limits, kv_rules, r, i)
-        state.counters[col.C_RELEASED] += 1
+        state.counters[0].released += 1
 
 
 @compiled_part
 def complete(state: State, index: int) -> None:
     """Count a request that has its last token."""
-    counters = state.counters
-    state.ints[index, col.I_ORDER] = counters[col.C_COMPLETED]
-    state.ints[counters[col.C_COMPLETED], col.I_DONE] = index
-    counters[col.C_COMPLETED] += 1
+    counters = state.counters[0]
+    state.requests[index].order = counters.completed
+    state.requests[counters.completed].done = index
+    counters.completed += 1

@@ -6,14 +6,14 @@ from ...workloads import batch as sums
 from ...workloads.jit import compiled_inside, compiled_part
 from . import hooks
 from .policies import Limits
-from .state import C_CHUNKS, F8, I8, I_CACHED, I_TARGET, R_LATE, R_RUNNING, R_WAITING, State
+from .state import F8, I8, State
 
 
 @compiled_part
 def most_of_one(state: State, limits: Limits, rank_index: int) -> int:
     """Most tokens of one of a rank's sequences in the next step; 0: as many as the budget has."""
     rank = state.ranks[rank_index]
-    if limits.lone and rank[R_RUNNING] + rank[R_LATE] + rank[R_WAITING] <= 1:
+    if limits.lone and rank.running + rank.late + rank.waiting <= 1:
         return 0
     return limits.threshold
 
@@ -101,7 +101,7 @@ def count_several(moments: F8, windows: I8, context: int, tokens: int, rows: int
 def is_chunk(state: State, index: int, want: int) -> bool:
     """Return whether `want` new tokens of a sequence are prompt tokens; `several` tokens can also be a decode."""
     several = want > 1 and state.hooks.count_tokens.size == 0
-    return bool(several or (want > 0 and state.ints[index, I_CACHED] < state.ints[index, I_TARGET]))
+    return bool(several or (want > 0 and state.requests[index].cached < state.requests[index].target))
 
 
 @compiled_inside
@@ -116,12 +116,12 @@ def count_tokens(state: State, moments: F8, windows: I8, context: int, tokens: i
 @compiled_inside
 def count_planned(state: State, windows: I8, rank: int, index: int, want: int) -> None:
     """Add `want` new tokens of a sequence of a rank."""
-    context = state.ints[index, I_CACHED]
+    context = state.requests[index].cached
     if is_chunk(state, index, want):
         count_chunk(state.moments[rank], windows, context, want)
-        c = state.counters[C_CHUNKS]
+        c = state.counters[0].chunks
         state.chunks[0, c], state.chunks[1, c] = want, index
-        state.counters[C_CHUNKS] += 1
+        state.counters[0].chunks += 1
         hooks.on_count(state, rank, context, want, True)
     elif want > 0:
         count_tokens(state, state.moments[rank], windows, context, want)

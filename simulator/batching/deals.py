@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from ...workloads.jit import compiled_code, compiled_given, compiled_part, int64
 from ...workloads.jit_held import called_at, held
+from ...workloads.records import named
 from . import hooks
-from . import state as col
 from .heap import Heap, Line, line_up, push, take_first
 from .holding import kv_bytes
 from .host import handed_over
@@ -19,7 +19,6 @@ from .level import Engines, Face, face_of, wake
 from .loop import EngineArrays
 from .prefix import MOST_PIECES
 from .recall import Recall, forget_all, look_everywhere, note_sent
-from .records import named
 from .rings import Ring, drop_first
 from .route_rules import choose, choose_least, settle
 from .state import State, append_request
@@ -195,17 +194,17 @@ def look(play: Play, row: int, able: int) -> None:
 @compiled_part
 def load_of(face: Face, node: Any, now: float) -> tuple[int, int]:
     """Return the waiting requests of an engine, as of the step in progress, and its other unfinished requests."""
-    counters = face.counters
-    while node.gone < counters[col.C_COMPLETED]:
-        place = face.ints[node.gone, col.I_DONE]
-        if face.floats[place, col.F_LAST] > now:
+    counters = face.counters[0]
+    while node.gone < counters.completed:
+        place = face.requests[node.gone].done
+        if face.requests[place].last > now:
             break
-        node.held_tokens -= face.ints[place, col.I_INPUT]
+        node.held_tokens -= face.requests[place].input
         node.gone += 1
-    submitted = counters[col.C_SUBMITTED] + node.asked
-    waiting = submitted - counters[col.C_RELEASED]
+    submitted = counters.submitted + node.asked
+    waiting = submitted - counters.released
     for r in range(face.ranks.shape[0]):
-        waiting += face.ranks[r, col.R_WAITING]
+        waiting += face.ranks[r].waiting
     return waiting, submitted - node.gone - waiting
 
 
@@ -225,8 +224,8 @@ def weigh_again(play: Play, how: How, engine: int, now: float) -> None:
     weigh_one(play, engine, engine, now)
     settle(play.least, play.loads, how.rule, engine)
     node, face = play.own[engine], face_of(play.fleet, engine)
-    if node.gone < face.counters[col.C_COMPLETED]:
-        line_up(play.returns, engine, face.floats[face.ints[node.gone, col.I_DONE], col.F_LAST])
+    if node.gone < face.counters[0].completed:
+        line_up(play.returns, engine, face.requests[face.requests[node.gone].done].last)
 
 
 @compiled_part
@@ -266,25 +265,25 @@ def chosen(play: Play, how: How, able: int, count: int, home: int) -> int:
 @compiled_part
 def name_content(state: State, columns: Columns, row: int, index: int, last: int) -> None:
     """`Contents.name`: what a request's blocks hold, by a trace's hashes or its session."""
-    request = state.ints[index]
-    if request.size <= col.NUM_PLAIN:
+    if state.contents.size == 0:
         return
+    content = state.contents[index]
     if columns.pieces.size > 0:
         first, tokens = columns.pieces[row], columns.input_tokens[row]
-        request[col.I_HASHES] = first
-        request[col.I_HASHED] = min((columns.pieces[row + 1] - first) * state.pool.piece, tokens)
+        content.hashes = first
+        content.hashed = min((columns.pieces[row + 1] - first) * state.pool.piece, tokens)
     elif columns.session.size > 0:
-        request[col.I_HASHES] = -1 - columns.session[row] * MOST_PIECES
-        request[col.I_HASHED] = columns.input_tokens[row] + last
+        content.hashes = -1 - columns.session[row] * MOST_PIECES
+        content.hashed = columns.input_tokens[row] + last
 
 
 @compiled_part
 def carry(state: State, columns: Columns, row: int, index: int, cached: int) -> None:
     """`Engine.resume`: note what a request has had elsewhere."""
-    request, stamps = state.ints[index], state.floats[index]
-    request[col.I_GENERATED], request[col.I_CACHED] = columns.generated[row], cached
-    request[col.I_TARGET] = request[col.I_INPUT] + request[col.I_GENERATED] - (1 if cached > 0 else 0)
-    stamps[col.F_FIRST], stamps[col.F_LAST] = columns.first_s[row], columns.last_s[row]
+    request = state.requests[index]
+    request.generated, request.cached = columns.generated[row], cached
+    request.target = request.input + request.generated - (1 if cached > 0 else 0)
+    request.first, request.last = columns.first_s[row], columns.last_s[row]
 
 
 @compiled_part
@@ -297,14 +296,14 @@ def when(play: Play, row: int) -> float:
 def take_in(loop: EngineArrays, columns: Columns, row: int, arrival: float, last: int, cached: int) -> int:
     """Queue a request on an engine, up to its `last` token; whether there was room."""
     st = loop.state
-    if st.counters[col.C_SUBMITTED] >= st.ints.shape[0]:
+    if st.counters[0].submitted >= st.requests.shape[0]:
         return 0
-    if not hooks.on_submit(st, st.counters[col.C_SUBMITTED], columns.id[row]):
+    if not hooks.on_submit(st, st.counters[0].submitted, columns.id[row]):
         return 0
     if columns.generated[row] == 0:
         arrival = handed_over(st.front, arrival, columns.input_tokens[row])
     i = append_request(st, arrival, columns.input_tokens[row], last)
-    st.ints[i, col.I_ROW] = row
+    st.requests[i].row = row
     name_content(st, columns, row, i, last)
     if columns.generated[row] > 0:
         carry(st, columns, row, i, cached)

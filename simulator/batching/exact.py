@@ -25,26 +25,26 @@ from .status import AGAIN, STUCK
 @compiled_part
 def queue_arrivals(state: State, known: float) -> None:
     """Queue requests that have arrived by a time."""
-    counters = state.counters
+    counters = state.counters[0]
     while next_arrival(state) <= known:
         i = take(state)
         queue_request(state, hooks.rank_for(state), i)
-        counters[col.C_RELEASED] += 1
+        counters.released += 1
 
 
 @compiled_part
 def plan_next(exact: Exact, kv_rules: KvRules, state: State) -> None:
     """Plan the next step of all ranks, and note what it is."""
     step = exact.step[0]
-    state.counters[col.C_CHUNKS] = 0
-    hooks.plan_next(state, kv_rules, state.costs.windows, state.clocks[col.T_KNOWN])
+    state.counters[0].chunks = 0
+    hooks.plan_next(state, kv_rules, state.costs.windows, state.clocks[0].known)
     tokens, prompts, decodes, used = 0.0, 0.0, 0.0, 0.0
     for r in range(state.ranks.shape[0]):
         tokens += state.moments[r, TOKENS]
         prompts += state.moments[r, PREFILL_TOKENS]
         decodes += state.moments[r, DECODES]
         used += kv_rules.capacity - state.free[r]
-        state.clocks[col.T_KV_PEAK] = max(state.clocks[col.T_KV_PEAK], kv_rules.capacity - state.free[r])
+        state.clocks[0].kv_peak = max(state.clocks[0].kv_peak, kv_rules.capacity - state.free[r])
     step.prompts, step.decodes, step.used = prompts, decodes, used
     step.planned = tokens > 0.0
 
@@ -53,9 +53,9 @@ def plan_next(exact: Exact, kv_rules: KvRules, state: State) -> None:
 def land(exact: Exact, kv_rules: KvRules, state: State) -> None:
     """Process the results of the step that ends now."""
     step = exact.step[0]
-    hooks.take_results(state, kv_rules, step.first_end, state.clocks[col.T_NOW])
+    hooks.take_results(state, kv_rules, step.first_end, state.clocks[0].now)
     step.flying = 0
-    state.log[state.counters[col.C_LOG] - 1, col.L_EMITTED] = state.counters[col.C_EMITTED]
+    state.log[state.counters[0].logged - 1, col.L_EMITTED] = state.counters[0].emitted
 
 
 @compiled_code
@@ -73,19 +73,19 @@ def flies(exact: Exact, state: State) -> bool:
 @compiled_code
 def may_look(exact: Exact, state: State, limits: Limits, until: float) -> bool:
     """Whether all has been submitted that the next plan would find."""
-    return bool(state.clocks[col.T_KNOWN] < until)
+    return bool(state.clocks[0].known < until)
 
 
 @compiled_part
 def look(exact: Exact, state: State, limits: Limits) -> float:
     """`plain.let_in`: a plan of nothing counts as a step between two looks."""
-    step, counters = exact.step[0], state.counters
+    step, counters = exact.step[0], state.counters[0]
     if step.ran == 0:
-        counters[col.C_POLL] += 1
+        counters.poll += 1
     step.ran = 0
-    if counters[col.C_POLL] >= limits.poll_steps:
-        queue_arrivals(state, state.clocks[col.T_KNOWN])
-        counters[col.C_POLL] = 0
+    if counters.poll >= limits.poll_steps:
+        queue_arrivals(state, state.clocks[0].known)
+        counters.poll = 0
     return next_arrival(state)
 
 
@@ -105,12 +105,12 @@ def rest(exact: Exact, state: State, kv_rules: KvRules) -> None:
 @compiled_code
 def prepare(exact: Exact, state: State, limits: Limits, kv_rules: KvRules) -> int:
     """Plan the next step, then process the results of the previous one."""
-    step, clocks = exact.step[0], state.clocks
+    step, clocks = exact.step[0], state.clocks[0]
     plan_next(exact, kv_rules, state)
     if step.flying == 1:
         land(exact, kv_rules, state)
         if step.planned == 0:
-            clocks[col.T_KNOWN] = clocks[col.T_NOW]
+            clocks.known = clocks.now
     elif step.planned == 0:
         hooks.on_idle(state)
         step.tries += 1
@@ -122,29 +122,29 @@ def prepare(exact: Exact, state: State, limits: Limits, kv_rules: KvRules) -> in
 @compiled_code
 def take_step(exact: Exact, state: State, limits: Limits, kv_rules: KvRules, arrival: float, until: float) -> int:
     """Run the planned step, and those that are sure to be planned alike."""
-    counters, clocks, start, step = state.counters, state.clocks, state.clocks[col.T_NOW], exact.step[0]
-    most, cut, chunks = int64(1), until, counters[col.C_CHUNKS]
+    counters, clocks, start, step = state.counters[0], state.clocks[0], state.clocks[0].now, exact.step[0]
+    most, cut, chunks = int64(1), until, counters.chunks
     if chunks == 0:
         most = hooks.most_steps(state)
         heeds = most < 0 or state.ranks.shape[0] > 1
         most = abs(most)
         if limits.poll_steps > 1:
-            most = max(min(most, limits.poll_steps - counters[col.C_POLL]), 1)
+            most = max(min(most, limits.poll_steps - counters.poll), 1)
         elif heeds:
             cut = min(next_arrival(state), until)
     first_end, now, done = plain.run_steps(limits, state, most, cut, step.decodes, chunks)
-    clocks[col.T_NOW] = now
-    clocks[col.T_BUSY] += now - start
-    counters[col.C_STRETCH] = done
+    clocks.now = now
+    clocks.busy += now - start
+    counters.fast_forward = done
     plain.write_log(state, start, now, done, step)
     hooks.on_log(state)
-    counters[col.C_PROMPT] += int(step.prompts)
-    counters[col.C_POLL] += limits.poll_steps if chunks > 0 else done
+    counters.prompt_tokens += int(step.prompts)
+    counters.poll += limits.poll_steps if chunks > 0 else done
     hooks.on_start(state, kv_rules, done)
     step.first_end = first_end
     step.planned, step.flying, step.ran = 0, 1, 1
     if not exact.overlap:
-        clocks[col.T_KNOWN] = now
+        clocks.known = now
         land(exact, kv_rules, state)
     return AGAIN
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ...workloads.jit import compiled_part
 from ...workloads.jit_held import held
-from .records import named, records
+from ...workloads.records import named, records
 
 I8 = npt.NDArray[np.int64]
 

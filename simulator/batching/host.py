@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from ...workloads.batch import TOKENS
 from ...workloads.jit import compiled, compiled_part
-from .records import named, records
+from ...workloads.records import named, records
 
 LAUNCH_S = 35e-6
 """Seconds of one launch (`step.launches`), of all engines: see docs/engine-files.md#host for what it was fitted to."""

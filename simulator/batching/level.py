@@ -12,9 +12,8 @@ import numpy.typing as npt
 
 from ...workloads.jit import compiled_part
 from ...workloads.jit_held import called_at, held, held_at
+from ...workloads.records import Records, named, records
 from .heap import Line, line_up, new_line, take_first
-from .records import named, records
-from .state import C_COMPLETED, C_LOG, C_REFUSED, C_RELEASED, C_SUBMITTED, C_WALK, F_ARRIVAL, T_CALM, T_NOW
 from .status import GOAL, LOG_FULL, REACHED, RESTING
 
 F8 = npt.NDArray[np.float64]
@@ -45,11 +44,10 @@ nothing happens on them that others could see; how many are in `Engines.changed`
 class Face(NamedTuple):
     """The view of an engine from outside, for any kind of engine."""
 
-    ints: I8
-    floats: F8
-    ranks: I8
-    counters: I8
-    clocks: F8
+    requests: Records
+    ranks: Records
+    counters: Records
+    clocks: Records
     log: F8
     links: F8  # [R, L, 2] `TierState.free_s`; zeros without any
     exchanged: F8  # `Aside.busy`; zeros without experts apart
@@ -103,18 +101,18 @@ def face_of(fleet: Engines, engine: int) -> Face:
 @compiled_part
 def is_done(face: Face) -> bool:
     """`Engine.done`."""
-    counters = face.counters
-    return bool(counters[C_COMPLETED] + counters[C_REFUSED] == counters[C_SUBMITTED])
+    counters = face.counters[0]
+    return bool(counters.completed + counters.refused == counters.submitted)
 
 
 @compiled_part
 def ready_at(face: Face) -> float:
     """`Engine.ready`."""
-    counters, now = face.counters, face.clocks[T_NOW]
-    idle = counters[C_RELEASED] == counters[C_COMPLETED]
-    if not idle or counters[C_WALK] == counters[C_SUBMITTED]:
+    counters, now = face.counters[0], face.clocks[0].now
+    idle = counters.released == counters.completed
+    if not idle or counters.walk == counters.submitted:
         return float(now)
-    return max(float(now), float(face.floats[counters[C_WALK], F_ARRIVAL]))
+    return max(float(now), float(face.requests[counters.walk].arrival))
 
 
 @compiled_part
@@ -158,7 +156,7 @@ def next_under_way(fleet: Engines, stops: bool, level: bool) -> bool:
         if (stops or level) and busy.size[0] > 0:
             turn.until = min(turn.limit, max(busy.time[busy.order[0]], np.nextafter(node.clock, np.inf)))
         turn.node = n
-        turn.goal = face.counters[C_COMPLETED] + 1 if stops else RESTING * turn.rests
+        turn.goal = face.counters[0].completed + 1 if stops else RESTING * turn.rests
         return True
     return False
 
@@ -174,7 +172,7 @@ def run_under_way(fleet: Engines) -> int:
 def move_log(fleet: Engines, engine: int) -> bool:
     """Append an engine's log to the common log, which the caller reads; return whether there was room."""
     face, turn = face_of(fleet, engine), fleet.turn[0]
-    rows, columns = face.counters[C_LOG], min(face.log.shape[1], fleet.log.shape[1] - 1)
+    rows, columns = face.counters[0].logged, min(face.log.shape[1], fleet.log.shape[1] - 1)
     if turn.logged + rows > fleet.log.shape[0]:
         return False
     for k in range(rows):
@@ -183,7 +181,7 @@ def move_log(fleet: Engines, engine: int) -> bool:
         for c in range(columns):
             row[1 + c] = face.log[k, c]
     turn.logged += rows
-    face.counters[C_LOG] = 0
+    face.counters[0].logged = 0
     return True
 
 
@@ -213,7 +211,7 @@ def bring(fleet: Engines, stops: bool, level: bool) -> int:
         if status != REACHED and status != GOAL:
             return status
         turn.node, face, node = -1, face_of(fleet, n), fleet.own[n]
-        reached, done = face.clocks[T_NOW], is_done(face)
+        reached, done = face.clocks[0].now, is_done(face)
         # A step may end later, and what is yet to arrive here does so later.
         node.clock = reached if status == GOAL or done else max(reached, turn.until)
         note_change(fleet, n)
@@ -222,7 +220,7 @@ def bring(fleet: Engines, stops: bool, level: bool) -> int:
             turn.limit = min(turn.limit, node.clock)
             return status
         if not done:
-            wake(fleet, n, face.clocks[T_CALM] * turn.ahead)
+            wake(fleet, n, face.clocks[0].calm * turn.ahead)
     return REACHED
 
 

@@ -14,7 +14,6 @@ import numpy as np
 from ...workloads.jit import compiled, compiled_part, int64
 from ...workloads.jit_held import held
 from . import hooks, plain
-from . import state as col
 from .kv import KvRules
 from .policies import Limits
 from .state import State
@@ -68,34 +67,34 @@ def advance(limits: Limits, kv_rules: KvRules, state: State, until: float, goal:
     int
         A `status`.
     """
-    counters, clocks, arrival = state.counters, state.clocks, 0.0
+    counters, clocks, arrival = state.counters[0], state.clocks[0], 0.0
     while True:
-        completed, status = counters[col.C_COMPLETED], int64(GO)
+        completed, status = counters.completed, int64(GO)
         if not hooks.is_planned(state):
             if not may_look(limits, state, until):
                 return REACHED
             arrival = let_in(limits, kv_rules, state)
-            if counters[col.C_RELEASED] == counters[col.C_COMPLETED] and not hooks.flies(state):  # idle
-                if clocks[col.T_KNOWN] >= until:
+            if counters.released == counters.completed and not hooks.flies(state):  # idle
+                if clocks.known >= until:
                     return REACHED  # what comes next may yet be known to the next plan, which has not rested
                 rest(kv_rules, state)
                 if not arrival < until:
                     return REACHED
-                clocks[col.T_NOW] = clocks[col.T_KNOWN] = max(arrival, clocks[col.T_NOW])
+                clocks.now = clocks.known = max(arrival, clocks.now)
                 continue
             if goal == RESTING and arrival == np.inf:
                 return RESTS
             status = hooks.prepare(state, limits, kv_rules) if state.hooks.prepare.size > 0 else int64(GO)
         if status == GO:
-            if clocks[col.T_NOW] >= until:
+            if clocks.now >= until:
                 return REACHED
-            if counters[col.C_LOG] + state.costs.stages.size > state.log.shape[0]:
+            if counters.logged + state.costs.stages.size > state.log.shape[0]:
                 return LOG_FULL
             if state.hooks.take_step.size > 0:
                 status = hooks.take_step(state, limits, kv_rules, arrival, until)
             else:
                 status = plain.take_step(limits, kv_rules, state, arrival, until)
-        if completed < goal and counters[col.C_COMPLETED] >= goal:
+        if completed < goal and counters.completed >= goal:
             return GOAL
         if status != AGAIN:
             return status

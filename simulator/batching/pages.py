@@ -40,7 +40,7 @@ def give_back(array: npt.NDArray[Any], first: int, last: int) -> None:
         advise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), mmap.MADV_DONTNEED)
 
 
-def new_rows(shape: tuple[int, ...], dtype: npt.DTypeLike, lets_go: bool) -> npt.NDArray[Any]:
+def new_rows(shape: int | tuple[int, ...], dtype: npt.DTypeLike, lets_go: bool) -> npt.NDArray[Any]:
     """Zeros; where rows are let go, they take memory only where they are written, and not in huge pages.
 
     A page costs a microsecond when it is first written, a huge one a twentieth of it by its bytes.

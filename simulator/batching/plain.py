@@ -48,9 +48,9 @@ def tokens_come(state: State, index: int, tokens: int, steps: int) -> int:
     """Process `tokens` computed tokens of a sequence in each of `steps` steps; return the emitted tokens: one per step."""
     if state.hooks.tokens_come.size > 0:
         return int(hooks.tokens_come(state, index, tokens, steps))
-    request = state.ints[index]
-    left = request[col.I_TARGET] - request[col.I_CACHED]
-    request[col.I_CACHED] += tokens if left > 0 else steps
+    request = state.requests[index]
+    left = request.target - request.cached
+    request.cached += tokens if left > 0 else steps
     return 0 if tokens < left else 1 if left > 0 else steps
 
 
@@ -65,31 +65,31 @@ def finish(
     """
     rank, remaining, gap, gaps, together = state.ranks[rank_index], 0, 0.0, int64(0), int64(0)
     first_late, places = state.running.shape[1] // 3, 2 * state.running.shape[1] // 3
-    for j in range(rank[col.R_RUNNING]):
+    for j in range(rank.running):
         i, q = state.running[rank_index, j], state.fresh[rank_index, j]
-        request = state.ints[i]
+        request = state.requests[i]
         state.running[rank_index, remaining] = i
         remaining += 1
         count = tokens_come(state, i, q, steps) if q > 0 else 0
         if count == 0:
             continue  # not scheduled, or a prompt that goes on
-        if request[col.I_CACHED] > request[col.I_ROOM]:
-            hold(state, kv_rules, rank_index, i, request[col.I_CACHED])
+        if request.cached > request.covered:
+            hold(state, kv_rules, rank_index, i, request.cached)
         hooks.on_tokens(state, rank_index, i, count)
         together += count - 1
         gap, gaps = stamp(state, i, count, first_end, now, gap, gaps)
-        if request[col.I_GENERATED] < request[col.I_OUTPUT]:
+        if request.generated < request.output:
             continue
         remaining -= 1
-        state.running[rank_index, first_late + rank[col.R_LATE]] = i
-        state.running[rank_index, places + rank[col.R_LATE]] = remaining
-        rank[col.R_LATE] += 1
+        state.running[rank_index, first_late + rank.late] = i
+        state.running[rank_index, places + rank.late] = remaining
+        rank.late += 1
         complete(state, i)
     if gaps > 0:
-        record_gap(state.hist, state.clocks, gap, gaps)
+        record_gap(state.hist, state.clocks[0], gap, gaps)
     hooks.on_together(state, together)
-    state.clocks[col.T_KV_PEAK] = max(state.clocks[col.T_KV_PEAK], kv_rules.capacity - state.free[rank_index])
-    rank[col.R_RUNNING] = remaining
+    state.clocks[0].kv_peak = max(state.clocks[0].kv_peak, kv_rules.capacity - state.free[rank_index])
+    rank.running = remaining
     hooks.on_finished(state, rank_index)
     if not ahead:
         drop_late(state, kv_rules, rank_index)
@@ -107,29 +107,29 @@ class Planned(NamedTuple):
 def write_log(state: State, start: float, end: float, steps: int, planned: Planned) -> None:
     """Append fast-forwarded steps to the log."""
     busy = state.costs.busy
-    row = state.log[state.counters[col.C_LOG]]
+    row = state.log[state.counters[0].logged]
     row[col.L_START], row[col.L_END], row[col.L_STEPS] = start, end, steps
     row[col.L_DECODES], row[col.L_PREFILL], row[col.L_PROMPTS] = (
         planned.decodes,
         planned.prompts,
-        state.counters[col.C_CHUNKS],
+        state.counters[0].chunks,
     )
     row[col.L_RUNNING], row[col.L_WAITING], row[col.L_KV] = 0.0, 0.0, planned.used
-    row[col.L_EMITTED], row[col.L_JOULES] = state.counters[col.C_EMITTED], joules_of(state.costs)
+    row[col.L_EMITTED], row[col.L_JOULES] = state.counters[0].emitted, joules_of(state.costs)
     for r in range(state.ranks.shape[0]):
-        row[col.L_RUNNING] += state.ranks[r, col.R_RUNNING]
-        row[col.L_WAITING] += state.ranks[r, col.R_WAITING]
+        row[col.L_RUNNING] += state.ranks[r].running
+        row[col.L_WAITING] += state.ranks[r].waiting
     for p in range(busy.shape[1]):
         row[col.NUM_LOG + p] = busy[0, p] - busy[1, p]
         busy[1, p] = busy[0, p]
-    state.counters[col.C_LOG] += 1
+    state.counters[0].logged += 1
 
 
 @compiled_part
 def plan_ranks(limits: Limits, kv_rules: KvRules, state: State, known: float, closed: bool) -> tuple[Planned, int]:
     """Plan the next step of every rank by what is known at a time; what it is, and how many sequences were preempted."""
     prompts, decodes, used, preemptions = 0.0, 0.0, 0.0, int64(0)
-    state.counters[col.C_CHUNKS] = 0
+    state.counters[0].chunks = 0
     for r in range(state.ranks.shape[0]):
         hooks.before_plan(state, kv_rules, r)
         preemptions += plan_rank(state, limits, kv_rules, state.costs.windows, r, known, closed)
@@ -137,8 +137,8 @@ def plan_ranks(limits: Limits, kv_rules: KvRules, state: State, known: float, cl
         prompts += state.moments[r, PREFILL_TOKENS]
         decodes += state.moments[r, DECODES]
         used += kv_rules.capacity - state.free[r]
-        state.clocks[col.T_KV_PEAK] = max(state.clocks[col.T_KV_PEAK], kv_rules.capacity - state.free[r])
-    state.counters[col.C_PREEMPTIONS] += preemptions
+        state.clocks[0].kv_peak = max(state.clocks[0].kv_peak, kv_rules.capacity - state.free[r])
+    state.counters[0].preemptions += preemptions
     return Planned(prompts, decodes, used), preemptions
 
 
@@ -161,16 +161,16 @@ def most_alike(state: State, limits: Limits, kv_rules: KvRules, closed: bool) ->
 @compiled_part
 def wait_for(state: State, changed: bool, start: float, arrival: float, until: float) -> int:
     """Handle an empty plan: return `AGAIN` for another plan, or the reason why `advance` returns."""
-    clocks, soonest = state.clocks, hooks.next_event(state)
-    if changed or clocks[col.T_KNOWN] < start:
-        clocks[col.T_KNOWN] = start  # the step in flight is over: plan again with what is free now
+    clocks, soonest = state.clocks[0], hooks.next_event(state)
+    if changed or clocks.known < start:
+        clocks.known = start  # the step in flight is over: plan again with what is free now
         return AGAIN
     if soonest == np.inf:
         return STUCK
     soonest = min(soonest, arrival)
     if not soonest < until:
         return REACHED
-    clocks[col.T_NOW] = clocks[col.T_KNOWN] = max(soonest, start)
+    clocks.now = clocks.known = max(soonest, start)
     return AGAIN
 
 
@@ -184,22 +184,22 @@ def drop_all_late(kv_rules: KvRules, state: State) -> None:
 @compiled_part
 def may_look(limits: Limits, state: State, until: float) -> bool:
     """Set the time up to which the next plan knows what has come; False if not all has been submitted that it would find."""
-    clocks = state.clocks
+    clocks = state.clocks[0]
     if not limits.ahead or state.costs.stages.size > 1:
-        clocks[col.T_KNOWN] = clocks[col.T_NOW]
+        clocks.known = clocks.now
     hooks.on_time(state)
-    return bool(limits.poll_steps <= 1 or clocks[col.T_NOW] < until)
+    return bool(limits.poll_steps <= 1 or clocks.now < until)
 
 
 @compiled_part
 def let_in(limits: Limits, kv_rules: KvRules, state: State) -> float:
     """Queue what has come, if this is a time to look; when the next request arrives (infinity: none, or no look)."""
-    counters = state.counters
-    idle, poll = counters[col.C_RELEASED] == counters[col.C_COMPLETED], limits.poll_steps
-    if not idle and poll > 1 and counters[col.C_POLL] < poll:
+    counters = state.counters[0]
+    idle, poll = counters.released == counters.completed, limits.poll_steps
+    if not idle and poll > 1 and counters.poll < poll:
         return np.inf
-    counters[col.C_POLL] = 0
-    return release(state, limits, kv_rules, state.clocks[col.T_KNOWN])
+    counters.poll = 0
+    return release(state, limits, kv_rules, state.clocks[0].known)
 
 
 @compiled_part
@@ -208,38 +208,38 @@ def calm_until(limits: Limits, state: State, steps: int, decodes: float) -> floa
     if steps == 0 or hooks.next_event(state) < np.inf:
         return 0.0
     least = paced(limits.pace, state.costs.least[0], most_tokens(state.moments), decodes / state.moments.shape[0], 0)
-    return float(state.clocks[col.T_NOW] + steps * least * (1.0 - 1e-9))
+    return float(state.clocks[0].now + steps * least * (1.0 - 1e-9))
 
 
 @compiled_part
 def take_step(limits: Limits, kv_rules: KvRules, state: State, arrival: float, until: float) -> int:
     """Plan what runs next, and run it as long as the plan stays; why to return, or `AGAIN`."""
-    counters, clocks, ranks = state.counters, state.clocks, state.ranks
-    start = clocks[col.T_NOW]
+    counters, clocks, ranks = state.counters[0], state.clocks[0], state.ranks
+    start = clocks.now
     closed, late = hold_back(state, limits, kv_rules), int64(0)
-    planned, preemptions = plan_ranks(limits, kv_rules, state, clocks[col.T_KNOWN], closed)
+    planned, preemptions = plan_ranks(limits, kv_rules, state, clocks.known, closed)
     for r in range(ranks.shape[0]):
-        late += ranks[r, col.R_LATE]
+        late += ranks[r].late
         drop_late(state, kv_rules, r)
     if planned_tokens(state) == 0.0:
         return wait_for(state, late > 0 or preemptions > 0, start, arrival, until)
-    chunks, k = counters[col.C_CHUNKS], int64(1)
+    chunks, k = counters.chunks, int64(1)
     if chunks == 0 and preemptions == 0 and late == 0:
         k = most_alike(state, limits, kv_rules, closed)
-    clocks[col.T_NOW] = start = max(hooks.begins(state, start), start)
+    clocks.now = start = max(hooks.begins(state, start), start)
     cut = last_start(state, limits, arrival, until)
     first_end, now, done = run_steps(limits, state, k, cut, planned.decodes, chunks)
-    clocks[col.T_NOW] = now
-    clocks[col.T_BUSY] += now - start
-    counters[col.C_STRETCH] = done
+    clocks.now = now
+    clocks.busy += now - start
+    counters.fast_forward = done
     hooks.on_time(state)
     end_step(state, start)
     write_log(state, start, now, done, planned)
     hooks.on_log(state)
-    counters[col.C_PROMPT] += int(planned.prompts)
+    counters.prompt_tokens += int(planned.prompts)
     count_steps(state, limits, done, chunks)
     for r in range(ranks.shape[0]):
         finish(state, kv_rules, r, done, first_end, now, limits.ahead)
-    clocks[col.T_CALM] = min(calm_until(limits, state, k - done, planned.decodes), arrival)
-    state.log[counters[col.C_LOG] - 1, col.L_EMITTED] = counters[col.C_EMITTED]
+    clocks.calm = min(calm_until(limits, state, k - done, planned.decodes), arrival)
+    state.log[counters.logged - 1, col.L_EMITTED] = counters.emitted
     return AGAIN

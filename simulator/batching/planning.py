@@ -10,7 +10,6 @@ import numpy as np
 from ...workloads.batch import TOKENS
 from ...workloads.jit import compiled_inside, compiled_part, int64
 from . import hooks
-from . import state as col
 from .counting import clear_sums, count_decodes, count_planned, most_of_one, unbounded
 from .holding import hold, kv_bytes, note_planned, use_prefix
 from .kv import KvRules
@@ -23,25 +22,25 @@ from .state import I8, State
 @compiled_part
 def brings_cache(state: State, index: int) -> bool:
     """Whether a waiting request's cache has come from another engine: it decodes at once."""
-    return bool(state.ints[index, col.I_CACHED] == state.ints[index, col.I_TARGET])
+    return bool(state.requests[index].cached == state.requests[index].target)
 
 
 @compiled_part
 def next_tokens(state: State, index: int) -> int:
     """Tokens of a running sequence that are known and not computed; with some in flight, those that are sure to come count.
 
-    None while its next input is in flight and is waited for (`I_FLIGHT` 0), nor when those in
+    None while its next input is in flight and is waited for (`in_flight` 0), nor when those in
     flight are sure to be its last: the scheduler goes by the tokens it has.
     """
     if state.hooks.want.size > 0:
         return int(hooks.want(state, index))
-    request = state.ints[index]
-    flight = request[col.I_FLIGHT]
+    request = state.requests[index]
+    flight = request.in_flight
     if flight > 0:
-        over = request[col.I_CACHED] + 2 - flight >= request[col.I_INPUT] + request[col.I_OUTPUT]
+        over = request.cached + 2 - flight >= request.input + request.output
         if over:
             return 0
-    return int(request[col.I_INPUT] + request[col.I_GENERATED] + flight - request[col.I_CACHED])
+    return int(request.input + request.generated + flight - request.cached)
 
 
 @compiled_inside
@@ -49,7 +48,7 @@ def reach(state: State, limits: Limits, index: int) -> int:
     """Slots that a sequence needs before its new tokens."""
     if state.hooks.reach.size > 0:
         return int(hooks.reach(state, limits, index))
-    return int(state.ints[index, col.I_CACHED])
+    return int(state.requests[index].cached)
 
 
 @compiled_inside
@@ -58,7 +57,7 @@ def choose(state: State, limits: Limits, kv_rules: KvRules, rank: int) -> int:
     if state.hooks.choose.size > 0:
         return int(hooks.choose(state, limits, kv_rules, rank))
     hooks.find_head(state, rank)
-    return int(state.ranks[rank, col.R_HEAD])
+    return int(state.ranks[rank].head)
 
 
 @compiled_inside
@@ -74,40 +73,40 @@ def admit(
     state: State, limits: Limits, kv_rules: KvRules, rank_index: int, index: int, budget: int, most: int, prompts: int
 ) -> int:
     """Admit a rank's next request if tokens and KV allow; its new tokens, else 0."""
-    rank, request = state.ranks[rank_index], state.ints[index]
-    want = request[col.I_TARGET]
+    rank, request = state.ranks[rank_index], state.requests[index]
+    want = request.target
     if hooks.in_flight(state, index):
         return 0
     if brings_cache(state, index):
         want = int64(1)
     if want > budget and limits.chunked:
         want = budget
-    target = max(request[col.I_TARGET], request[col.I_CACHED] + want)
+    target = max(request.target, request.cached + want)
     if limits.reserve:
-        target = request[col.I_INPUT] + request[col.I_OUTPUT] - 1 + limits.spare
+        target = request.input + request.output - 1 + limits.spare
     # Uncut, a prompt above the budget runs as the only prompt of its step.
     if want > budget and prompts > 0:
         return 0
     if kv_rules.cached:
         if not look_up(state, kv_rules, rank_index, index, target):
             return 0
-        want = min(request[col.I_TARGET] - request[col.I_CACHED], want)
+        want = min(request.target - request.cached, want)
     if 0 < most < want:
         want = most
     if limits.lazy:
         if kv_rules.first > 0:
-            target = min(target, request[col.I_CACHED] + kv_rules.first)
+            target = min(target, request.cached + kv_rules.first)
         if not kv_rules.cached and kv_bytes(kv_rules, target) > state.free[rank_index]:
             return 0
-        target = request[col.I_CACHED] + want
+        target = request.cached + want
     if not hold(state, kv_rules, rank_index, index, target):
         return 0
     if state.hooks.leave.size > 0:
         hooks.leave(state, rank_index, index)
     else:
         leave_queue(state, rank_index, index)
-    state.running[rank_index, rank[col.R_RUNNING]] = index
-    rank[col.R_RUNNING] += 1
+    state.running[rank_index, rank.running] = index
+    rank.running += 1
     return int(want)
 
 
@@ -115,12 +114,12 @@ def admit(
 def set_tokens(state: State, kv_rules: KvRules, windows: I8, rank: int, position: int, want: int) -> None:
     """Plan `want` new tokens of a rank's running sequence `position`."""
     i = state.running[rank, position]
-    request = state.ints[i]
+    request = state.requests[i]
     if kv_rules.cached and want > 0:
         note_planned(state, kv_rules, rank, i, want)
     hooks.on_tokens_planned(state, i, want)
     state.fresh[rank, position] = want
-    state.ranks[rank, col.R_LEFT] = min(state.ranks[rank, col.R_LEFT], request[col.I_OUTPUT] - request[col.I_GENERATED])
+    state.ranks[rank].least_left = min(state.ranks[rank].least_left, request.output - request.generated)
     count_planned(state, windows, rank, i, want)
 
 
@@ -128,20 +127,20 @@ def set_tokens(state: State, kv_rules: KvRules, windows: I8, rank: int, position
 def waiting_prompt(state: State, limits: Limits, kv_rules: KvRules, rank_index: int) -> int:
     """Tokens of the prompts at the head of a rank's queue that could all start now."""
     rank = state.ranks[rank_index]
-    i, tokens, free = rank[col.R_HEAD], int64(0), state.free[rank_index]
-    places = limits.max_sequences - rank[col.R_RUNNING] - rank[col.R_LATE]
-    budget = limits.token_budget - rank[col.R_RUNNING]
+    i, tokens, free = rank.head, int64(0), state.free[rank_index]
+    places = limits.max_sequences - rank.running - rank.late
+    budget = limits.token_budget - rank.running
     while i >= 0 and places > 0 and budget > 0:
-        request = state.ints[i]
-        target = request[col.I_INPUT] + request[col.I_OUTPUT] - 1 if limits.reserve else request[col.I_TARGET]
+        request = state.requests[i]
+        target = request.input + request.output - 1 if limits.reserve else request.target
         free -= kv_bytes(kv_rules, target)
         if free < 0.0 or brings_cache(state, i):
             break
-        if tokens > 0 and tokens + request[col.I_TARGET] > budget:
+        if tokens > 0 and tokens + request.target > budget:
             return int(budget if limits.chunked else tokens)
-        tokens += request[col.I_TARGET]
+        tokens += request.target
         places -= 1
-        i = request[col.I_NEXT]
+        i = request.next
     return int(tokens)
 
 
@@ -150,14 +149,14 @@ def hold_back(state: State, limits: Limits, kv_rules: KvRules) -> bool:
     """Whether this plan lets waiting prompts wait on, see `Policy`; counts the plans that do."""
     if limits.gather_steps == 0 and limits.even_steps == 0:
         return False
-    ranks, counters = state.ranks, state.counters
+    ranks, counters = state.ranks, state.counters[0]
     able, decoding, tokens = int64(0), int64(0), int64(0)
     for r in range(ranks.shape[0]):
         prompt = waiting_prompt(state, limits, kv_rules, r)
         able += prompt > 0
-        decoding += ranks[r, col.R_RUNNING] > 0
-        tokens += prompt + ranks[r, col.R_RUNNING]
-    waited = counters[col.C_WAITED]
+        decoding += ranks[r].running > 0
+        tokens += prompt + ranks[r].running
+    waited = counters.waited
     if limits.even_steps > 0:
         wait = able < ranks.shape[0]
         waited += wait
@@ -166,11 +165,11 @@ def hold_back(state: State, limits: Limits, kv_rules: KvRules) -> bool:
         wait = able > 0 and decoding > 0
         waited += wait
         stop = waited > limits.gather_steps or tokens >= limits.gather_tokens
-    counters[col.C_WAITED] = waited
+    counters.waited = waited
     if wait and not stop:
         return True
     if wait or limits.even_steps > 0:
-        counters[col.C_WAITED] = 0
+        counters.waited = 0
     return False
 
 
@@ -181,16 +180,16 @@ def plan_decodes(state: State, kv_rules: KvRules, windows: I8, rank_index: int, 
     Almost all that runs is planned here: sums stay in registers, and nothing is asked that only
     prompts need. Attention that ends at a window is left to `set_tokens`.
     """
-    rank, left = state.ranks[rank_index], state.ranks[rank_index, col.R_LEFT]
+    rank, left = state.ranks[rank_index], state.ranks[rank_index].least_left
     context, tokens, j = int64(0), int64(0), int64(0)
-    while unbounded(windows) and j < rank[col.R_RUNNING]:
+    while unbounded(windows) and j < rank.running:
         i = state.running[rank_index, j]
-        request = state.ints[i]
-        cached, want = request[col.I_CACHED], next_tokens(state, i)
+        request = state.requests[i]
+        cached, want = request.cached, next_tokens(state, i)
         if want > 0:
-            if want > 1 or cached < request[col.I_TARGET] or tokens == budget:
+            if want > 1 or cached < request.target or tokens == budget:
                 break
-            if cached >= request[col.I_ROOM] and not hold(state, kv_rules, rank_index, i, cached + 1):
+            if cached >= request.covered and not hold(state, kv_rules, rank_index, i, cached + 1):
                 break
             if kv_rules.cached:
                 note_planned(state, kv_rules, rank_index, i, want)
@@ -198,9 +197,9 @@ def plan_decodes(state: State, kv_rules: KvRules, windows: I8, rank_index: int, 
             tokens += 1
             context += cached + 1
         state.fresh[rank_index, j] = want
-        left = min(left, request[col.I_OUTPUT] - request[col.I_GENERATED])
+        left = min(left, request.output - request.generated)
         j += 1
-    rank[col.R_LEFT] = left
+    rank.least_left = left
     count_decodes(state.moments[rank_index], tokens, context)
     return int(j), int(tokens)
 
@@ -212,7 +211,7 @@ def plan_pass(
     """Plan one rank's step: only prompts (`alone`), or all sequences that can run; see `plan_rank`."""
     rank, budget = state.ranks[rank_index], limits.token_budget
     preemptions, prompts, j, g = int64(0), int64(0), int64(0), int64(0)
-    ahead, chunks, most = int64(0), state.counters[col.C_CHUNKS], most_of_one(state, limits, rank_index)
+    ahead, chunks, most = int64(0), state.counters[0].chunks, most_of_one(state, limits, rank_index)
     if not alone and state.hooks.want.size == 0:
         j, want = plan_decodes(state, kv_rules, windows, rank_index, budget)
         budget -= want
@@ -220,10 +219,10 @@ def plan_pass(
         if state.hooks.plan_ended.size > 0:
             j, g, budget, lost = hooks.plan_ended(state, limits, kv_rules, rank_index, j, g, budget)
             preemptions += lost
-        if budget <= 0 and j >= rank[col.R_RUNNING]:
+        if budget <= 0 and j >= rank.running:
             break
-        if j >= rank[col.R_RUNNING]:  # all that ran is planned: admit those that wait
-            if preemptions > 0 or j + rank[col.R_LATE] >= limits.max_sequences:
+        if j >= rank.running:  # all that ran is planned: admit those that wait
+            if preemptions > 0 or j + rank.late >= limits.max_sequences:
                 break
             i = choose(state, limits, kv_rules, rank_index)
             if i < 0:
@@ -236,19 +235,19 @@ def plan_pass(
             want = admit(state, limits, kv_rules, rank_index, i, budget, most, prompts)
             if want == 0:
                 break
-            if np.isnan(state.floats[i, col.F_SCHEDULED]):
-                state.floats[i, col.F_SCHEDULED] = now
+            if np.isnan(state.requests[i].scheduled):
+                state.requests[i].scheduled = now
             prompts += 1
         else:
             i = state.running[rank_index, j]
-            request = state.ints[i]
-            want = max(request[col.I_TARGET] - request[col.I_CACHED], 0) if alone else next_tokens(state, i)
+            request = state.requests[i]
+            want = max(request.target - request.cached, 0) if alone else next_tokens(state, i)
             if 0 < most < want:
                 want = most
             want = min(want, budget)
             prompts += alone and want > 0
             need = reach(state, limits, i) + want
-            if need > request[col.I_ROOM] and want > 0:
+            if need > request.covered and want > 0:
                 fits, j, g, back, lost, ahead = make_room(state, kv_rules, rank_index, j, g, False, need)
                 preemptions += lost
                 budget += back
@@ -274,7 +273,7 @@ def plan_rank(state: State, limits: Limits, kv_rules: KvRules, windows: I8, rank
     """
     alone = limits.prompts_alone
     clear_sums(state, rank)
-    state.ranks[rank, col.R_LEFT] = 1 << 40
+    state.ranks[rank].least_left = 1 << 40
     preemptions = plan_pass(state, limits, kv_rules, windows, rank, now, closed, alone)
     if alone and state.moments[rank, TOKENS] == 0.0:
         preemptions += plan_pass(state, limits, kv_rules, windows, rank, now, closed, not alone)

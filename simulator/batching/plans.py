@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from ...workloads.jit import compiled_code, compiled_part
 from .kv import KvRules
-from .plan_log import E_CACHED, E_REQUEST, E_TOKENS, N_ENTRIES, N_PLANS, P_END, P_FREE, P_TIME, PREEMPTED, Plans
+from .plan_log import PREEMPTED, Plans
 from .policies import Limits
-from .state import I_CACHED, State
+from .state import State
 
 
 @compiled_part
 def write_entry(plans: Plans, index: int, tokens: int, cached: int) -> None:
     """Append an entry to the plan being made."""
-    row = plans.entries[plans.counts[N_ENTRIES]]
-    row[E_REQUEST], row[E_TOKENS], row[E_CACHED] = index, tokens, cached
-    plans.counts[N_ENTRIES] += 1
+    row = plans.entries[plans.counts[0].entries]
+    row.request, row.tokens, row.cached = index, tokens, cached
+    plans.counts[0].entries += 1
 
 
 @compiled_part
 def write_plan(plans: Plans, free: float, now: float) -> None:
     """End the plan being made."""
-    row = plans.plans[plans.counts[N_PLANS]]
-    row[P_TIME], row[P_FREE], row[P_END] = now, free, plans.counts[N_ENTRIES]
-    plans.counts[N_PLANS] += 1
+    row = plans.plans[plans.counts[0].plans]
+    row.time, row.free, row.end = now, free, plans.counts[0].entries
+    plans.counts[0].plans += 1
 
 
 @compiled_code
@@ -35,7 +35,7 @@ def one_by_one(plans: Plans, state: State, limits: Limits, kv_rules: KvRules) ->
 def record_tokens(plans: Plans, state: State, index: int, tokens: int) -> None:
     """Note the new tokens of a request in the plan being made."""
     if tokens > 0:
-        write_entry(plans, index, tokens, state.ints[index, I_CACHED])
+        write_entry(plans, index, tokens, state.requests[index].cached)
 
 
 @compiled_code
@@ -47,10 +47,10 @@ def record_preempted(plans: Plans, state: State, index: int) -> None:
 @compiled_code
 def record_undone(plans: Plans, state: State, index: int) -> None:
     """Let the latest entry of a request in the plan being made be of no tokens."""
-    at = plans.counts[N_ENTRIES] - 1
-    while plans.entries[at, E_REQUEST] != index:
+    at = plans.counts[0].entries - 1
+    while plans.entries[at].request != index:
         at -= 1
-    plans.entries[at, E_TOKENS] = 0
+    plans.entries[at].tokens = 0
 
 
 @compiled_code

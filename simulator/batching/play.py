@@ -10,7 +10,6 @@ from __future__ import annotations
 import numpy as np
 
 from ...workloads.jit import compiled, compiled_by, compiled_given, compiled_part
-from . import state as col
 from .deals import ARRIVALS, CHOOSE, COMPLETIONS, CROSSED, FOLLOWS, KINDS, Columns, How, Play, at_time, deal, give
 from .heap import drop_first
 from .level import Face, bring, face_of, is_done, wake, wake_all
@@ -157,12 +156,12 @@ def next_clients(play: Play, how: How, now: float) -> int:
 @compiled_part
 def take_over(columns: Columns, face: Face, place: int, row: int) -> None:
     """`RequestTable.take_over_all` of one request that has a token."""
-    request, stamps = face.ints[place], face.floats[place]
-    columns.generated[row], columns.order[row] = request[col.I_GENERATED], request[col.I_ORDER]
-    columns.preemptions[row] += request[col.I_PREEMPTED]
+    request = face.requests[place]
+    columns.generated[row], columns.order[row] = request.generated, request.order
+    columns.preemptions[row] += request.preempted
     if np.isnan(columns.scheduled_s[row]):
-        columns.scheduled_s[row] = stamps[col.F_SCHEDULED]
-    columns.first_s[row], columns.last_s[row] = stamps[col.F_FIRST], stamps[col.F_LAST]
+        columns.scheduled_s[row] = request.scheduled
+    columns.first_s[row], columns.last_s[row] = request.first, request.last
 
 
 @compiled_part
@@ -176,16 +175,16 @@ def deliver(play: Play, how: How) -> int:
     while True:
         if next_clients(play, how, now) == BLOCK:
             return BLOCK
-        if node.delivered == face.counters[col.C_COMPLETED]:
+        if node.delivered == face.counters[0].completed:
             break
-        place = face.ints[node.delivered, col.I_DONE]
-        row = face.ints[place, col.I_ROW]
+        place = face.requests[node.delivered].done
+        row = face.requests[place].row
         if how.shelved and at.left == 0:
             at.row, at.left = row, 1
             return LEAVE
         at.left = 0
         node.delivered += 1
-        face.ints[place, col.I_ROW] = -1 - row
+        face.requests[place].row = -1 - row
         take_over(play.rows, face, place, row)
         if not goes_on(play, how, row, n):
             at.delivered += 1
@@ -314,7 +313,7 @@ def all_done(play: Play, how: How) -> bool:
         completed = at.refused
         for n in range(play.own.size):
             face = face_of(play.fleet, n)
-            completed += play.own[n].earlier + face.counters[col.C_COMPLETED] + face.counters[col.C_REFUSED]
+            completed += play.own[n].earlier + face.counters[0].completed + face.counters[0].refused
     return bool(completed == at.last)
 
 

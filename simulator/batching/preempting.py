@@ -12,7 +12,7 @@ from ...workloads.jit import compiled_part, int64
 from . import hooks
 from .holding import hold, preempt_last, preempt_late
 from .kv import KvRules
-from .state import R_LATE, R_RUNNING, State
+from .state import State
 
 
 @compiled_part
@@ -26,7 +26,7 @@ def last_gives_way(
     """
     rank, lost = state.ranks[rank_index], int64(0)
     i = state.running[rank_index, state.running.shape[1] // 3 + ended_at if ended else position]
-    while ended_at < rank[R_LATE] if ended else position < rank[R_RUNNING]:
+    while ended_at < rank.late if ended else position < rank.running:
         if hold(state, kv_rules, rank_index, i, tokens):
             return True, position, ended_at, int64(0), lost, int64(0)
         if not preempt_late(state, kv_rules, rank_index):

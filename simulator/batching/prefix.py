@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ...workloads.jit import compiled_inside, compiled_part
 from ...workloads.jit_held import held
+from ...workloads.records import Records, named
 from ...workloads.requests.block import PREFIX_BLOCK_TOKENS
 from .pages import new_rows
 
@@ -23,15 +24,12 @@ I8 = npt.NDArray[np.int64]
 MOST_PIECES = 1 << 22
 """Pieces of `PREFIX_BLOCK_TOKENS` in the longest text, prompt and output of 2^31 tokens in all."""
 
-(NEXT, PREVIOUS, BARE, USERS, KEY, AFTER, BEFORE, RESUMES) = range(8)
-NUM_BLOCK = 8
-"""Columns of `Pool.blocks`, a cache line a block: the next and the previous one in the free list; free
-blocks without content right before it there; sequences that hold it; the key of its content; the next and
-the previous block of the same content, in a ring in the order in which they got it; whether a state is kept at its end."""
-
-(NAMED, UNUSED) = (USERS, KEY)
-"""Columns of the last row, which is the free list's head and tail: numbers ever given to blocks, and the
-one given back last (-1: none), which leads to the others by `NEXT`."""
+BLOCK = named("next previous bare users key after before resumes", "")
+"""A block of a pool, a cache line: the next and the previous one in the free list; free blocks without content right
+before it there; sequences that hold it; the key of its content; the next and the previous block of the same content, in
+a ring in the order in which they got it; whether a state is kept at its end. The last row is the free list's head and
+tail: its `users` are the numbers ever given to blocks, its `key` the one given back last (-1: none), which leads to the
+others by `next`."""
 
 
 @held
@@ -39,10 +37,10 @@ class Pool(NamedTuple):
     """KV blocks of R ranks: N blocks, B sequences of at most W blocks, table of T entries.
 
     A block has a number while it holds content that can be found. The others are all alike, so that they are
-    counted: of a sequence they are those behind its first `I_KEYED` ones, and of the free list `BARE`.
+    counted: of a sequence they are those behind its first `keyed` ones, and of the free list `bare`.
     """
 
-    blocks: I8  # [R, N+1, NUM_BLOCK]
+    blocks: Records  # [R, N+1] of `BLOCK`
     table: I8  # [R, T, 2] key (0: empty) and first block; open addressing, T a power of 2
     held: I8  # [R, B, W] blocks of each slot
     slots: I8  # [R, B] stack of free slots
@@ -52,9 +50,10 @@ class Pool(NamedTuple):
 
 def new_pool(ranks: int, blocks: int, sequences: int) -> Pool:
     """Return a pool of `blocks` free blocks per rank, none of which has content."""
-    rows = new_rows((ranks, blocks + 1, NUM_BLOCK), np.int64, True)
-    rows[:, -1, [NEXT, PREVIOUS]] = rows[:, -1, BARE] = blocks
-    rows[:, -1, UNUSED] = -1
+    rows = new_rows((ranks, blocks + 1), BLOCK, True).view(np.recarray)
+    ends: Records = rows[:, -1]
+    ends.next = ends.previous = ends.bare = blocks
+    ends.key = -1
     size = 1 << max(int(2 * blocks - 1).bit_length(), 1)
     return Pool(
         rows,
@@ -87,7 +86,7 @@ def widened(pool: Pool, width: int, free: I8) -> Pool:
     return pool._replace(held=rows)
 
 
-def named(session: I8) -> I8:
+def session_key(session: I8) -> I8:
     """Return a negative key that replaces the first hash of a session's requests.
 
     A session is one growing text, each request's prompt and output a longer start of it: its
@@ -134,24 +133,24 @@ def remember(pool: Pool, rank: int, key: int) -> int:
     """Note the content of a block of one sequence, behind the others that hold it; its number from now on."""
     table, blocks = pool.table[rank], pool.blocks[rank]
     top, mask = blocks[blocks.shape[0] - 1], table.shape[0] - 1
-    b, at = top[UNUSED], place(key, mask)
+    b, at = top.key, place(key, mask)
     if b < 0:
-        b = top[NAMED]
-        top[NAMED] += 1
+        b = top.users
+        top.users += 1
     else:
-        top[UNUSED] = blocks[b, NEXT]
+        top.key = blocks[b].next
     block = blocks[b]
-    block[USERS], block[KEY], block[RESUMES] = 1, key, 0
+    block.users, block.key, block.resumes = 1, key, 0
     while table[at, 0] != 0:
         if table[at, 0] == key:
             first = table[at, 1]
-            last = blocks[first, BEFORE]
-            blocks[last, AFTER], block[BEFORE] = b, last
-            block[AFTER], blocks[first, BEFORE] = first, b
+            last = blocks[first].before
+            blocks[last].after, block.before = b, last
+            block.after, blocks[first].before = first, b
             return int(b)
         at = (at + 1) & mask
     table[at, 0], table[at, 1] = key, b
-    block[AFTER] = block[BEFORE] = b
+    block.after = block.before = b
     return int(b)
 
 
@@ -159,15 +158,15 @@ def remember(pool: Pool, rank: int, key: int) -> int:
 def forget(pool: Pool, rank: int, block: int) -> None:
     """Drop the content of a block, and its number; of the last one, from the table (backward-shift deletion)."""
     table, blocks = pool.table[rank], pool.blocks[rank]
-    key, after, before = blocks[block, KEY], blocks[block, AFTER], blocks[block, BEFORE]
+    key, after, before = blocks[block].key, blocks[block].after, blocks[block].before
     top, mask = blocks[blocks.shape[0] - 1], table.shape[0] - 1
-    blocks[block, NEXT], top[UNUSED] = top[UNUSED], block
+    blocks[block].next, top.key = top.key, block
     hole = place(key, mask)
     while table[hole, 0] != key:
         hole = (hole + 1) & mask
-    blocks[block, KEY] = 0
+    blocks[block].key = 0
     if after != block:  # others hold it too
-        blocks[before, AFTER], blocks[after, BEFORE] = after, before
+        blocks[before].after, blocks[after].before = after, before
         if table[hole, 1] == block:
             table[hole, 1] = after
         return
@@ -182,25 +181,25 @@ def forget(pool: Pool, rank: int, block: int) -> None:
 
 
 @compiled_part
-def unlink(links: I8, block: int) -> None:
+def unlink(links: Records, block: int) -> None:
     """Take a block out of the free list."""
-    after, before = links[block, NEXT], links[block, PREVIOUS]
-    links[before, NEXT], links[after, PREVIOUS] = after, before
+    after, before = links[block].next, links[block].previous
+    links[before].next, links[after].previous = after, before
 
 
 @compiled_part
-def append(links: I8, block: int) -> None:
+def append(links: Records, block: int) -> None:
     """Put a block at the end of the free list."""
     end = links.shape[0] - 1
-    last = links[end, PREVIOUS]
-    links[last, NEXT], links[block, PREVIOUS] = block, last
-    links[block, NEXT], links[end, PREVIOUS] = end, block
+    last = links[end].previous
+    links[last].next, links[block].previous = block, last
+    links[block].next, links[end].previous = end, block
 
 
 @compiled_part
-def unlink_block(blocks: I8, block: int) -> None:
+def unlink_block(blocks: Records, block: int) -> None:
     """`unlink`; those without content before it are before the next one from now on."""
-    blocks[blocks[block, NEXT], BARE] += blocks[block, BARE]
+    blocks[blocks[block].next].bare += blocks[block].bare
     unlink(blocks, block)
 
 
@@ -208,35 +207,35 @@ def unlink_block(blocks: I8, block: int) -> None:
 def share(pool: Pool, rank: int, block: int) -> bool:
     """Use a block for its content; whether it was free."""
     blocks = pool.blocks[rank]
-    users = blocks[block, USERS]
+    users = blocks[block].users
     if users == 0:
         unlink_block(blocks, block)
-    blocks[block, USERS] = users + 1
+    blocks[block].users = users + 1
     return bool(users == 0)
 
 
 @compiled_part
-def prepend(blocks: I8, block: int) -> None:
+def prepend(blocks: Records, block: int) -> None:
     """Put a block at the start of the free list: it is handed out next."""
     end = blocks.shape[0] - 1
-    first = blocks[end, NEXT]
-    blocks[first, PREVIOUS], blocks[block, NEXT] = block, first
-    blocks[block, PREVIOUS], blocks[end, NEXT] = end, block
-    blocks[block, BARE] = 0
+    first = blocks[end].next
+    blocks[first].previous, blocks[block].next = block, first
+    blocks[block].previous, blocks[end].next = end, block
+    blocks[block].bare = 0
 
 
 @compiled_part
 def give_back(pool: Pool, rank: int, block: int, next_out: bool) -> bool:
     """Stop using a block, which is handed out next or last; whether it became free."""
     blocks = pool.blocks[rank]
-    blocks[block, USERS] -= 1
-    if blocks[block, USERS] > 0:
+    blocks[block].users -= 1
+    if blocks[block].users > 0:
         return False
     if next_out:
         prepend(blocks, block)
     else:
         top = blocks[blocks.shape[0] - 1]
-        blocks[block, BARE], top[BARE] = top[BARE], 0
+        blocks[block].bare, top.bare = top.bare, 0
         append(blocks, block)
     return True
 
@@ -246,4 +245,4 @@ def give_back_bare(pool: Pool, rank: int, count: int, next_out: bool) -> None:
     """Stop using blocks without content, which are handed out next or last."""
     blocks = pool.blocks[rank]
     end = blocks.shape[0] - 1
-    blocks[blocks[end, NEXT] if next_out else end, BARE] += count
+    blocks[blocks[end].next if next_out else end].bare += count

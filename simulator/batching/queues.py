@@ -1,28 +1,30 @@
-"""Queues of waiting requests: linked lists through `I_NEXT`, of which parts may have others."""
+"""Queues of waiting requests: linked lists through `next`, of which parts may have others."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from ...workloads.jit import compiled_part, int64
 from . import hooks
-from .state import F_KEY, I8, I_NEXT, I_PREEMPTED, R_HEAD, R_TAIL, R_WAITING, State
+from .state import State
 
 
 @compiled_part
-def link_in(state: State, row: I8, head: int, tail: int, index: int, before: int, after: int) -> None:
+def link_in(state: State, queue: Any, index: int, before: int, after: int) -> None:
     """Put a request into a queue between two, either of which may be none (-1).
 
     Parameters
     ----------
-    row : int64 array
-        What is known of the queue; its columns `head` and `tail` are the first and the last request.
+    queue : record
+        Its `head` and `tail` are the first and the last request.
     """
-    state.ints[index, I_NEXT] = after
+    state.requests[index].next = after
     if before >= 0:
-        state.ints[before, I_NEXT] = index
+        state.requests[before].next = index
     else:
-        row[head] = index
+        queue.head = index
     if after < 0:
-        row[tail] = index
+        queue.tail = index
 
 
 @compiled_part
@@ -31,14 +33,14 @@ def enqueue(state: State, rank_index: int, index: int) -> None:
 
     Preempted requests, which are at the front, stay before all others.
     """
-    rank, key = state.ranks[rank_index], state.floats[index, F_KEY]
-    before, after = rank[R_TAIL], int64(-1)
-    if before >= 0 and state.ints[before, I_PREEMPTED] == 0 and state.floats[before, F_KEY] > key:
-        before, after = int64(-1), rank[R_HEAD]
-        while state.ints[after, I_PREEMPTED] > 0 or state.floats[after, F_KEY] <= key:
-            before, after = after, state.ints[after, I_NEXT]
-    link_in(state, rank, R_HEAD, R_TAIL, index, before, after)
-    rank[R_WAITING] += 1
+    rank, key = state.ranks[rank_index], state.requests[index].key
+    before, after = rank.tail, int64(-1)
+    if before >= 0 and state.requests[before].preempted == 0 and state.requests[before].key > key:
+        before, after = int64(-1), rank.head
+        while state.requests[after].preempted > 0 or state.requests[after].key <= key:
+            before, after = after, state.requests[after].next
+    link_in(state, rank, index, before, after)
+    rank.waiting += 1
 
 
 @compiled_part
@@ -57,15 +59,15 @@ def take_head(state: State, rank_index: int, index: int) -> None:
         hooks.take_head(state, rank_index, index)
         return
     rank = state.ranks[rank_index]
-    rank[R_HEAD] = state.ints[index, I_NEXT]
-    if rank[R_HEAD] < 0:
-        rank[R_TAIL] = -1
+    rank.head = state.requests[index].next
+    if rank.head < 0:
+        rank.tail = -1
 
 
 @compiled_part
 def count_left(state: State, rank: int, index: int) -> None:
     """Count one request fewer that waits on a rank."""
-    state.ranks[rank, R_WAITING] -= 1
+    state.ranks[rank].waiting -= 1
     hooks.on_left(state, index)
 
 
@@ -77,17 +79,17 @@ def leave_queue(state: State, rank: int, index: int) -> None:
 
 
 @compiled_part
-def cut_out(state: State, row: I8, head: int, tail: int, index: int) -> None:
+def cut_out(state: State, queue: Any, index: int) -> None:
     """Take a request out of a queue, wherever it is."""
-    before, at = int64(-1), row[head]
+    before, at = int64(-1), queue.head
     while at != index:
-        before, at = at, state.ints[at, I_NEXT]
+        before, at = at, state.requests[at].next
     if before < 0:
-        row[head] = state.ints[index, I_NEXT]
+        queue.head = state.requests[index].next
     else:
-        state.ints[before, I_NEXT] = state.ints[index, I_NEXT]
-    if row[tail] == index:
-        row[tail] = before
+        state.requests[before].next = state.requests[index].next
+    if queue.tail == index:
+        queue.tail = before
 
 
 @compiled_part
@@ -96,8 +98,8 @@ def unqueue(state: State, rank: int, index: int) -> None:
     if state.hooks.unqueue.size > 0:
         hooks.unqueue(state, rank, index)
         return
-    cut_out(state, state.ranks[rank], R_HEAD, R_TAIL, index)
-    state.ranks[rank, R_WAITING] -= 1
+    cut_out(state, state.ranks[rank], index)
+    state.ranks[rank].waiting -= 1
 
 
 @compiled_part
@@ -107,8 +109,8 @@ def queue_again(state: State, rank_index: int, index: int) -> None:
         hooks.put_back(state, rank_index, index)
         return
     rank = state.ranks[rank_index]
-    state.ints[index, I_NEXT] = rank[R_HEAD]
-    rank[R_HEAD] = index
-    if rank[R_TAIL] < 0:
-        rank[R_TAIL] = index
-    rank[R_WAITING] += 1
+    state.requests[index].next = rank.head
+    rank.head = index
+    if rank.tail < 0:
+        rank.tail = index
+    rank.waiting += 1

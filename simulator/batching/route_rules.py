@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.jit import compiled_part, int64
-from .records import named
+from ...workloads.records import named
 
 Loads = npt.NDArray[Any]
 

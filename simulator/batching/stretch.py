@@ -6,6 +6,8 @@ only in context: they are costed one by one and timestamped at the end.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ...workloads.batch import BASE_MOMENTS, DECODE_KV, DECODES, WINDOW_MOMENTS
@@ -17,18 +19,18 @@ from .holding import kv_bytes
 from .host import most_tokens, paced
 from .kv import KvRules
 from .policies import Limits
-from .state import F8, I8, State
+from .state import I8, State
 
 LOG_RATIO = np.log(col.HIST_RATIO)
 
 
 @compiled_part
-def record_gap(hist: I8, clocks: F8, gap: float, times: int) -> None:
+def record_gap(hist: I8, clocks: Any, gap: float, times: int) -> None:
     """Count `times` token gaps of `gap` seconds."""
     bin_ = int(np.log(max(gap, col.HIST_MIN_S) / col.HIST_MIN_S) / LOG_RATIO)
     hist[min(bin_, col.HIST_BINS - 1)] += times
-    clocks[col.T_TBT_SUM] += gap * times
-    clocks[col.T_TBT_COUNT] += times
+    clocks.gap_sum += gap * times
+    clocks.gap_count += times
 
 
 @compiled_inside
@@ -38,7 +40,7 @@ def join_gap(state: State, gap: float, gaps: int, own: float) -> int:
     Most sequences share their gap, so equal ones that follow one another are counted together.
     """
     if own != gap and gaps > 0:
-        record_gap(state.hist, state.clocks, gap, gaps)
+        record_gap(state.hist, state.clocks[0], gap, gaps)
         return 1
     return gaps + 1
 
@@ -51,16 +53,16 @@ def stamp(
 
     Returns the gap that waits to be counted and how often, see `join_gap`.
     """
-    request, stamps = state.ints[index], state.floats[index]
-    state.counters[col.C_EMITTED] += count
-    if request[col.I_GENERATED] == 0:
-        stamps[col.F_FIRST] = now
+    request = state.requests[index]
+    state.counters[0].emitted += count
+    if request.generated == 0:
+        request.first = now
     else:
-        gap_own = first_end - stamps[col.F_LAST]
+        gap_own = first_end - request.last
         gaps = join_gap(state, gap, gaps, gap_own)
         gap = gap_own
-    stamps[col.F_LAST] = now
-    request[col.I_GENERATED] += count
+    request.last = now
+    request.generated += count
     return gap, gaps
 
 
@@ -75,8 +77,8 @@ def lengthen(state: State, windows: I8, rank: int, done: int) -> None:
             state.moments[rank, at] += state.moments[rank, DECODES]
             continue
         kv = 0
-        for j in range(state.ranks[rank, col.R_RUNNING]):
-            kv += min(state.ints[state.running[rank, j], col.I_CACHED] + done + 1, windows[w])
+        for j in range(state.ranks[rank].running):
+            kv += min(state.requests[state.running[rank, j]].cached + done + 1, windows[w])
         state.moments[rank, at] = kv
 
 
@@ -84,11 +86,11 @@ def lengthen(state: State, windows: I8, rank: int, done: int) -> None:
 def growth(state: State, kv_rules: KvRules, rank: int, steps: int) -> float:
     """KV bytes that a rank's sequences must add to what they hold for `steps` decode steps."""
     out = 0.0
-    for j in range(state.ranks[rank, col.R_RUNNING]):
+    for j in range(state.ranks[rank].running):
         i = state.running[rank, j]
-        tokens = state.ints[i, col.I_CACHED] + steps
-        if tokens > state.ints[i, col.I_ROOM]:
-            out += kv_bytes(kv_rules, tokens) - state.floats[i, col.F_HELD]
+        tokens = state.requests[i].cached + steps
+        if tokens > state.requests[i].covered:
+            out += kv_bytes(kv_rules, tokens) - state.requests[i].kv_bytes
     return out
 
 
@@ -97,8 +99,8 @@ def stretch_limit(state: State, kv_rules: KvRules, token_budget: int) -> int:
     """Decode steps until the first completion or until blocks might run out (at least 1)."""
     k = int64(1 << 40)
     for r in range(state.ranks.shape[0]):
-        k = min(k, state.ranks[r, col.R_LEFT])
-        if state.ranks[r, col.R_RUNNING] > token_budget:
+        k = min(k, state.ranks[r].least_left)
+        if state.ranks[r].running > token_budget:
             return 1
     block = 0.0
     for c in range(kv_rules.window.size):
@@ -107,7 +109,7 @@ def stretch_limit(state: State, kv_rules: KvRules, token_budget: int) -> int:
         block += kv_rules.block_bytes[0]
     for r in range(state.ranks.shape[0]):
         # The plan holds the blocks of one step; mostly there is room for all blocks to come.
-        if state.ranks[r, col.R_RUNNING] * block * (k // kv_rules.block + 1) <= state.free[r]:
+        if state.ranks[r].running * block * (k // kv_rules.block + 1) <= state.free[r]:
             continue
         low, high, middle = int64(1), k, k
         while low < high:
@@ -125,9 +127,9 @@ def same_plan(state: State, limits: Limits, closed: bool) -> int:
     """Decode steps until the rules for waiting prompts and for arrivals must be asked again."""
     k = int64(1 << 40)
     if limits.poll_steps > 1:
-        k = limits.poll_steps - state.counters[col.C_POLL]
+        k = limits.poll_steps - state.counters[0].poll
     if limits.even_steps > 0:
-        k = min(k, limits.even_steps - state.counters[col.C_WAITED])
+        k = min(k, limits.even_steps - state.counters[0].waited)
     elif closed:
         k = 1
     return k
@@ -143,7 +145,7 @@ def last_start(state: State, limits: Limits, arrival: float, until: float) -> fl
     if state.hooks.next_event.size > 0:
         return float(min(min(arrival, until), hooks.next_event(state)))
     by_load = state.ranks.shape[0] > 1
-    if limits.poll_steps <= 1 and (by_load or limits.ordered or state.ranks[0, col.R_WAITING] == 0):
+    if limits.poll_steps <= 1 and (by_load or limits.ordered or state.ranks[0].waiting == 0):
         return min(arrival, until)
     return until
 
@@ -151,14 +153,14 @@ def last_start(state: State, limits: Limits, arrival: float, until: float) -> fl
 @compiled_part
 def count_steps(state: State, limits: Limits, steps: int, chunks: int) -> None:
     """Count fast-forwarded steps for rules that depend on their number."""
-    counters, ranks = state.counters, state.ranks
-    counters[col.C_POLL] += limits.poll_steps if chunks > 0 else steps
+    counters, ranks = state.counters[0], state.ranks
+    counters.poll += limits.poll_steps if chunks > 0 else steps
     if limits.even_steps > 0:  # the first step's plan has counted itself
         decoding = True
         for r in range(ranks.shape[0]):
-            decoding = decoding and ranks[r, col.R_RUNNING] > 0
+            decoding = decoding and ranks[r].running > 0
         if decoding:
-            counters[col.C_WAITED] += steps - 1
+            counters.waited += steps - 1
 
 
 @compiled_part
@@ -169,22 +171,22 @@ def run_stretch(
 
     Returns when the first and the last of them ended, and how many there were.
     """
-    counters, clocks = state.counters, state.clocks
-    now, first_end, done = clocks[col.T_NOW], clocks[col.T_NOW], int64(0)
-    while done < most and (done == 0 or (clocks[col.T_KNOWN] if limits.ahead else now) < cut):
+    counters, clocks = state.counters[0], state.clocks[0]
+    now, first_end, done = clocks.now, clocks.now, int64(0)
+    while done < most and (done == 0 or (clocks.known if limits.ahead else now) < cut):
         for r in range(state.ranks.shape[0]):
             if done > 0:
                 lengthen(state, state.costs.windows, r, done)
             hooks.on_sums(state, limits, r, done)
-        before = clocks[col.T_KNOWN] = now
-        step, fresh = counters[col.C_STEPS], done == 0
+        before = clocks.known = now
+        step, fresh = counters.steps, done == 0
         seconds = cost_step(
             state.costs, state.moments, step, int(decodes), state.chunks, chunks, fresh, limits.captured
         )
         now += paced(
             limits.pace, seconds, most_tokens(state.moments), (decodes + chunks) / state.moments.shape[0], chunks
         )
-        counters[col.C_STEPS] += 1
+        counters.steps += 1
         if done == 0:
             first_end = now
         else:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from ...workloads.batch import DECODES, PREFILLS
 from ...workloads.jit import compiled_code, compiled_part, int64
-from ..step.books import B_DECODES, B_SECONDS, B_STEP, Books
+from ..step.books import Books
 from ..step.timed import Lowered
 from ..step.unequal import uneven_seconds
 from .counting import is_chunk
 from .policies import Limits
-from .state import C_STEPS, I_CACHED, R_RUNNING, State
+from .state import State
 
 RENEWED, FEWER = 64, 8
 """See `set_uneven`."""
@@ -23,34 +23,34 @@ def set_uneven(model: Lowered, state: State, limits: Limits, rank: int, done: in
     decodes has come or gone.
     """
     plan, books = model.plan, model.books
-    m, last, step = state.moments[rank], books.spread[rank], state.counters[C_STEPS]
+    m, last, step = state.moments[rank], books.spread[rank], state.counters[0].steps
     at = m.size - 1  # behind the sums of the batch
     m[at] = 0.0
     if m[DECODES] < 2.0:
         return
     mixed = m[PREFILLS] > 0.0
-    changed = abs(m[DECODES] - last[B_DECODES]) * FEWER >= m[DECODES]
-    if not (mixed or changed or step - last[B_STEP] >= RENEWED):
-        m[at] = last[B_SECONDS]
+    changed = abs(m[DECODES] - last.decodes) * FEWER >= m[DECODES]
+    if not (mixed or changed or step - last.step >= RENEWED):
+        m[at] = last.seconds
         return
     count, chunks = gather(state, books, rank, done)
     m[at] = uneven_seconds(plan.uneven, books.contexts, count, books.prompts, chunks, limits.captured, books.places)
     if not mixed:
-        last[B_DECODES], last[B_STEP], last[B_SECONDS] = m[DECODES], step, m[at]
+        last.decodes, last.step, last.seconds = m[DECODES], step, m[at]
 
 
 @compiled_part
 def gather(state: State, books: Books, rank: int, done: int) -> tuple[int, int]:
     """Note the keys of a rank's decodes and the tokens of its prompt chunks; how many of each."""
     count, chunks = int64(0), int64(0)
-    for j in range(state.ranks[rank, R_RUNNING]):
+    for j in range(state.ranks[rank].running):
         i, new = state.running[rank, j], state.fresh[rank, j]
-        request = state.ints[i]
+        request = state.requests[i]
         if is_chunk(state, i, new):
-            books.prompts[0, chunks], books.prompts[1, chunks] = new, request[I_CACHED]
+            books.prompts[0, chunks], books.prompts[1, chunks] = new, request.cached
             chunks += 1
         elif new > 0:
-            books.contexts[count] = request[I_CACHED] + done + 1
+            books.contexts[count] = request.cached + done + 1
             count += 1
     return count, chunks
 

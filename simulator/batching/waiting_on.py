@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 from ...workloads.jit import compiled_code, int64
 from ...workloads.jit_held import held
-from . import state as col
 from .kv import KvRules
 from .outside import WaitingPrompt
 from .policies import Limits
@@ -24,15 +23,15 @@ class Asking(NamedTuple):
 @compiled_code
 def waits_on(asking: Asking, state: State, limits: Limits, rank: int, index: int, now: float) -> bool:
     """Whether a part lets a prompt wait whose turn has come; one that has had tokens never does."""
-    request, running, decoding, slowest = state.ints[index], state.ranks[rank, col.R_RUNNING], int64(0), 0.0
-    if running == 0 or request[col.I_GENERATED] > 0:
+    request, running, decoding, slowest = state.requests[index], state.ranks[rank].running, int64(0), 0.0
+    if running == 0 or request.generated > 0:
         return False
     for j in range(running):
-        other, stamps = state.ints[state.running[rank, j]], state.floats[state.running[rank, j]]
-        decoding += other[col.I_GENERATED] > 0
-        if other[col.I_GENERATED] > 1:
-            slowest = max(slowest, (stamps[col.F_LAST] - stamps[col.F_FIRST]) / (other[col.I_GENERATED] - 1))
-    tokens, waited = (request[col.I_TARGET] - request[col.I_CACHED], now - state.floats[index, col.F_ARRIVAL])
+        other = state.requests[state.running[rank, j]]
+        decoding += other.generated > 0
+        if other.generated > 1:
+            slowest = max(slowest, (other.last - other.first) / (other.generated - 1))
+    tokens, waited = (request.target - request.cached, now - state.requests[index].arrival)
     prompt = WaitingPrompt(tokens, waited, running, decoding, slowest, asking.own)
     return bool(asking.waits(prompt))
 
@@ -42,8 +41,8 @@ def while_waits(asking: Asking, state: State, limits: Limits, kv_rules: KvRules)
     """Decode steps until a part is asked again: one where anything waits."""
     running = int64(0)
     for r in range(state.ranks.shape[0]):
-        running += state.ranks[r, col.R_RUNNING]
-    waiting = state.counters[col.C_RELEASED] - state.counters[col.C_COMPLETED] > running
+        running += state.ranks[r].running
+    waiting = state.counters[0].released - state.counters[0].completed > running
     return int64(1) if waiting else int64(1 << 40)
 
 

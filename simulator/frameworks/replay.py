@@ -23,9 +23,7 @@ from ...workloads.errors import InputError
 from ...workloads.requests.block import RequestBlock, Turns
 from ...workloads.textfile import read_regular
 from ..batching.host import Pace
-from ..batching.plan_log import E_TOKENS, P_END, P_FREE, P_TIME
 from ..batching.policies import without_front
-from ..batching.state import F_FIRST, F_LAST, I_ORDER
 from ..deploy.deployment import Deployment, deploy
 from ..serving.engine import Engine
 from .engine_file import engine_of
@@ -77,10 +75,10 @@ def replay(case: ScheduleCase, record: bool) -> tuple[list[Any], list[Any]]:
         until = known[0][0] if known else math.inf
         engine.advance(until, engine.completed + 1)
         state = engine.state
-        orders = state.ints[: len(order), I_ORDER]
+        orders = state.requests.order[: len(order)]
         for row in np.flatnonzero(orders >= ended).tolist():
             for k in after.get(order[row], ()):
-                asked, end = case.requests[k], float(state.floats[row, F_LAST])
+                asked, end = case.requests[k], float(state.requests.last[row])
                 heapq.heappush(known, (max(asked.arrival, end + asked.think), k))
         before, ended = ended, int((orders >= 0).sum())
         while ended == before and known and known[0][0] <= until:  # that time is reached
@@ -128,21 +126,21 @@ def _plans(engine: Engine, order: Sequence[int]) -> Iterator[Any]:
     for plans, entries in engine.plans:
         start = 0
         for plan in plans:
-            rows = entries[start : int(plan[P_END])]
-            start = int(plan[P_END])
+            rows = entries[start : int(plan.end)]
+            start = int(plan.end)
             if len(rows):
-                ran = rows[:, E_TOKENS] > 0
+                ran = rows.tokens > 0
                 work = [[order[i], q, cached] for i, q, cached in rows[ran].tolist()]
                 preempted = [order[i] for i, _, _ in rows[~ran].tolist()]
-                free = round(float(plan[P_FREE]) / block_bytes)
-                yield [float(plan[P_TIME]), work, preempted, free]
+                free = round(float(plan.free) / block_bytes)
+                yield [float(plan.time), work, preempted, free]
 
 
 def _done(engine: Engine, order: Sequence[int]) -> list[Any]:
     """Requests in order of completion, with the times of their first and last tokens."""
     state, count = engine.state, len(order)
-    rows = np.argsort(state.ints[:count, I_ORDER])
-    return [[order[r], *state.floats[r, [F_FIRST, F_LAST]].tolist()] for r in rows.tolist()]
+    rows = np.argsort(state.requests.order[:count])
+    return [[order[r], *state.requests[["first", "last"]][r].tolist()] for r in rows.tolist()]
 
 
 def read_cases(path: Path) -> list[ScheduleCase]:

@@ -14,13 +14,13 @@ import numpy as np
 
 from ...workloads.jit import plainly
 from ...workloads.jit_held import address_of, code_of
+from ...workloads.records import records
 from ...workloads.requests import RequestBlock
 from ..batching.deals import AT, CALLED, KINDS, TRIP, Columns, How, Play, Waits, take_in
 from ..batching.heap import new_heap, new_line, push
 from ..batching.level import Face, new_fleet
 from ..batching.loop import EngineArrays, run
 from ..batching.recall import Recall, new_recall, with_pieces
-from ..batching.records import records
 from ..batching.rings import Ring, new_ring, put_first, put_last, told
 from ..batching.route_rules import LOAD, first_least
 from ..batching.state import FEWEST_ROWS, I8, roomier
@@ -204,7 +204,7 @@ class Clock:
             loop = engine.loop
             fleet.loops[n] = address_of(loop)
             fleet.runs[n], fleet.takes[n] = self._codes_of(loop)
-            if face is None or engine.state.ints is not face.ints:
+            if face is None or engine.state.requests is not face.requests:
                 face = nodes[n].face
                 fleet.faces[n] = address_of(face)
             self._kept[n] = loop, face
@@ -261,7 +261,7 @@ class Clock:
         """Let an engine have room for more requests, twice as many."""
         engine = node.engine
         engine.stock()
-        size, have = max(2 * len(engine.state.ints), FEWEST_ROWS), engine.submitted
+        size, have = max(2 * len(engine.state.requests), FEWEST_ROWS), engine.submitted
         engine.state = roomier(engine.state, size)
         for part in engine.does.values():
             part.grow(engine, have, size)

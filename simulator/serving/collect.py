@@ -71,11 +71,11 @@ def collect(
         seed=seed, requests=requests,
         stages=_stages(engines, bool(served.pools.decode)),
         ops=_op_totals(engines, _clock(engines, spent)) + _ops_of_parts(served),
-        iterations=_count(engines, col.C_STEPS),
-        preemptions=_count(engines, col.C_PREEMPTIONS),
-        output_tokens=_count(engines, col.C_EMITTED),
-        prompt_tokens=_count(engines, col.C_PROMPT),
-        cached_tokens=_count(engines, col.C_HITS), cached=any(engine.kv.cached for engine in engines),
+        iterations=_count(engines, "steps"),
+        preemptions=_count(engines, "preemptions"),
+        output_tokens=_count(engines, "emitted"),
+        prompt_tokens=_count(engines, "prompt_tokens"),
+        cached_tokens=_count(engines, "hits"), cached=any(engine.kv.cached for engine in engines),
         makespan_s=ended, window=window,
         interval_output_tokens=float(within[X_EMITTED]),
         interval_prompt_tokens=float(within[X_PROMPT]),
@@ -89,7 +89,7 @@ def collect(
         tbt_s=_gaps(engines),
         tpot_s=tpot,
         e2e_s=e2e,
-        kv_peak=max(float(e.state.clocks[col.T_KV_PEAK]) / e.kv.capacity for e in engines),
+        kv_peak=max(float(e.state.clocks[0].kv_peak) / e.kv.capacity for e in engines),
         kv_capacity=engines[-1].kv.capacity,
         wall_s=wall_s,
         failures=served.failures, restarts=served.restarts,
@@ -119,9 +119,9 @@ def _clock(engines: list[Engine], spent: float) -> float:
     return spent / joules if spent else 1.0
 
 
-def _count(engines: list[Engine], counter: int) -> int:
+def _count(engines: list[Engine], counter: str) -> int:
     """Sum of a counter over engines."""
-    return sum(int(engine.state.counters[counter]) for engine in engines)
+    return sum(int(engine.state.counters[0][counter]) for engine in engines)
 
 
 def _ops_of_parts(served: Served) -> tuple[OpTotal, ...]:
@@ -166,8 +166,8 @@ def _gaps(engines: list[Engine]) -> Quantiles:
     states = [engine.state for engine in engines]
     return histogram_quantiles(
         np.sum(list({id(s.hist): s.hist for s in states}.values()), axis=0),
-        sum(float(s.clocks[col.T_TBT_SUM]) for s in states),
-        sum(float(s.clocks[col.T_TBT_COUNT]) for s in states),
+        sum(float(s.clocks[0].gap_sum) for s in states),
+        sum(float(s.clocks[0].gap_count) for s in states),
     )
 
 

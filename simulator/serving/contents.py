@@ -10,8 +10,8 @@ import numpy as np
 from ...workloads.errors import InputError
 from ...workloads.requests import RequestBlock
 from ..batching.kv import KvRules
-from ..batching.prefix import Pool, named
-from ..batching.state import C_SUBMITTED, I_HASHED, I_HASHES, State
+from ..batching.prefix import Pool, session_key
+from ..batching.state import State
 
 
 def check_hashes(kv_rules: KvRules, block: RequestBlock) -> None:
@@ -37,18 +37,18 @@ class Contents:
 
     def name(self, block: RequestBlock, state: State, pool: Pool) -> State:
         """Name the content of requests just added: by a trace's hashes, or their session."""
-        ids, counters = block.hash_ids, state.counters
-        rows = state.ints[int(counters[C_SUBMITTED]) - len(block) : counters[C_SUBMITTED]]
+        ids, counters = block.hash_ids, state.counters[0]
+        rows = state.contents[int(counters.submitted) - len(block) : counters.submitted]
         if ids is None:
             if block.turns is not None:
-                rows[:, I_HASHES] = named(block.turns.session)
-                rows[:, I_HASHED] = block.input_tokens + block.output_tokens
+                rows.hashes = session_key(block.turns.session)
+                rows.hashed = block.input_tokens + block.output_tokens
             return state
         numbers = [self.numbers.setdefault(h, len(self.numbers)) for own in ids for h in own]
         counts = np.array([len(own) for own in ids], dtype=np.int64)
         first, last = self.used, self.used + len(numbers)
-        rows[:, I_HASHES] = first + np.cumsum(counts) - counts
-        rows[:, I_HASHED] = np.minimum(counts * block.hash_tokens, block.input_tokens)
+        rows.hashes = first + np.cumsum(counts) - counts
+        rows.hashed = np.minimum(counts * block.hash_tokens, block.input_tokens)
         pool = pool._replace(piece=block.hash_tokens)
         if last > len(pool.hashes):  # doubled, so that adding is linear
             pool = pool._replace(hashes=np.resize(pool.hashes, 2 * last))

@@ -11,7 +11,6 @@ import numpy as np
 from ...workloads.errors import InputError
 from ...workloads.requests import RequestBlock
 from ..batching.play import SENDING
-from ..batching.state import I_ROW
 from .clock import Clock
 from .nodes import Node
 from .routers import Load, Route
@@ -106,7 +105,7 @@ class Dealer:
             last = int(table.output_tokens[row])
         stamps = float(table.first_s[row]), float(table.last_s[row])
         place = node.engine.resume(table.single(row, now, last), generated, cached, *stamps)
-        node.engine.state.ints[place, I_ROW] = row
+        node.engine.state.requests.row[place] = row
         if self.told is not None:
             self.told(node, row)
         node.wake()
@@ -119,7 +118,7 @@ class Dealer:
             mine = slice((i - int(at.dealt)) % len(entry), None, len(entry))
             have = node.engine.submitted
             node.engine.add(block.take(mine) if len(entry) > 1 else block)
-            node.engine.state.ints[have : node.engine.submitted, I_ROW] = number[mine]
+            node.engine.state.requests.row[have : node.engine.submitted] = number[mine]
             if not node.engine.done:
                 node.wake()
         at.dealt += len(rows)

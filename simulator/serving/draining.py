@@ -18,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..batching.state import F8, HIST_BINS, HIST_MIN_S, HIST_RATIO, I8, I_ROW
+from ..batching.state import F8, HIST_BINS, HIST_MIN_S, HIST_RATIO, I8
 from ..batching.status import REACHED
 from .clock import Clock
 from .finished import AT_ONCE, COLUMNS, Requests
@@ -206,7 +206,7 @@ class Drain:
             return
         for node in nodes:
             places = np.array(node.newly_done(), dtype=np.int64)
-            rows = node.engine.state.ints[places, I_ROW]
+            rows = node.engine.state.requests.row[places]
             self.table.take_over_all(node.engine, places, rows)
             node.let_go(places, self.looked_at)
             taken.append(rows)

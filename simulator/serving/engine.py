@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ...workloads.records import Records, records
 from ...workloads.requests import RequestBlock
 from ..batching import exact, plans, uneven, waiting_on
 from ..batching import state as col
@@ -87,7 +88,7 @@ class Engine:
     course: Course = field(init=False)
     expert_side: Any = field(init=False, default=None)  # other devices that work for it
     logs: list[F8] = field(init=False, default_factory=list)
-    plans: list[tuple[F8, I8]] = field(init=False, default_factory=list)
+    plans: list[tuple[Records, Records]] = field(init=False, default_factory=list)
     contents: Contents = field(init=False)
     width: int = field(init=False, default=0)  # blocks of the longest request
     parts: dict[str, Any] = field(init=False, default_factory=dict)  # their states, by name
@@ -142,7 +143,7 @@ class Engine:
         self.state = new_state(*rows)._replace(hooks=NONE, front=idle_front(self.policy.host.front))
         self.parts, self.contents = {}, Contents()
         if scheduler is not None:  # of what is told of content, hashes alone
-            self.state = self.state._replace(ints=np.zeros((0, col.NUM_INTS), dtype=np.int64))
+            self.state = self.state._replace(contents=records(col.FEWEST_ROWS, col.CONTENT))
             self.parts = {"scheduler": scheduler, "exact": new_exact(overlap)}
         if self.keep_plans:
             self.parts["plans"] = new_plans(col.LOG_ROWS * (stages + 2), col.LOG_ROWS * 2 * most)
@@ -201,21 +202,21 @@ class Engine:
     @property
     def named(self) -> bool:
         """Whether requests have columns for what their blocks hold."""
-        return bool(self.state.ints.shape[1] > col.NUM_PLAIN)
+        return len(self.state.contents) > 0
 
     @property
     def now(self) -> float:
         """Time reached [s]; a step that began before the asked-for time may end after it."""
-        return float(self.state.clocks[col.T_NOW])
+        return float(self.state.clocks[0].now)
 
     @property
     def ready(self) -> float:
         """Time before which no step can begin [s], as far as that is known."""
-        counters = self.state.counters
-        idle = counters[col.C_RELEASED] == counters[col.C_COMPLETED]
-        if not idle or counters[col.C_WALK] == counters[col.C_SUBMITTED]:
+        counters = self.state.counters[0]
+        idle = counters.released == counters.completed
+        if not idle or counters.walk == counters.submitted:
             return self.now
-        return max(self.now, float(self.state.floats[counters[col.C_WALK], col.F_ARRIVAL]))
+        return max(self.now, float(self.state.requests.arrival[counters.walk]))
 
     @property
     def done(self) -> bool:
@@ -225,21 +226,21 @@ class Engine:
     @property
     def refused(self) -> int:
         """Return the requests rejected since the latest failure."""
-        return int(self.state.counters[col.C_REFUSED])
+        return int(self.state.counters[0].refused)
 
     def curve(self) -> tuple[F8, F8]:
         """Running totals over time, see `Course.curve`."""
-        return self.course.curve(self.now, int(self.state.counters[col.C_EMITTED]))
+        return self.course.curve(self.now, int(self.state.counters[0].emitted))
 
     @property
     def submitted(self) -> int:
         """Requests submitted so far."""
-        return int(self.state.counters[col.C_SUBMITTED])
+        return int(self.state.counters[0].submitted)
 
     @property
     def completed(self) -> int:
         """Requests that have their last token by the end of the latest step."""
-        return int(self.state.counters[col.C_COMPLETED])
+        return int(self.state.counters[0].completed)
 
     def check(self, block: RequestBlock) -> None:
         """Refuse requests that could never run here.
@@ -294,7 +295,7 @@ class Engine:
         if not self.named or "scheduler" in self.parts:
             return
         pool = stocked(self.state.pool, self.kv.blocks)
-        pool = widened(pool, self.width, self.state.ranks[:, col.R_SLOTS])
+        pool = widened(pool, self.width, self.state.ranks.slots)
         if pool is not self.state.pool:
             self.state = self.state._replace(pool=pool)
         for part in self.does.values():
@@ -345,18 +346,18 @@ class Engine:
         first = self.submitted
         self.add(block, not generated)
         rows = slice(first, first + len(block))
-        ints, floats = self.state.ints, self.state.floats
         if generated:
-            ints[rows, col.I_GENERATED], ints[rows, col.I_CACHED] = generated, cached
+            requests = self.state.requests
+            requests.generated[rows], requests.cached[rows] = generated, cached
             # The latest token is the next step's input: its own keys and values come then.
-            ints[rows, col.I_TARGET] = ints[rows, col.I_INPUT] + generated - (np.asarray(cached) > 0)
-            floats[rows, col.F_FIRST], floats[rows, col.F_LAST] = first_s, last_s
+            requests.target[rows] = requests.input[rows] + generated - (np.asarray(cached) > 0)
+            requests.first[rows], requests.last[rows] = first_s, last_s
         return first
 
     def take_log(self, status: int) -> int:
         """Process the log of steps that stopped with `status`; return the status."""
-        self.take_rows(self.state.log[: int(self.state.counters[col.C_LOG])])
-        self.state.counters[col.C_LOG] = 0
+        self.take_rows(self.state.log[: int(self.state.counters[0].logged)])
+        self.state.counters[0].logged = 0
         if self.keep_plans:
             taken(self.parts["plans"], self.plans, self.most_plans)
         if status == STUCK:
@@ -374,4 +375,5 @@ class Engine:
     def end_warmup(self) -> None:
         """Gap statistics start here."""
         self.state.hist[:] = 0
-        self.state.clocks[[col.T_TBT_SUM, col.T_TBT_COUNT]] = 0.0
+        clocks = self.state.clocks[0]
+        clocks.gap_sum = clocks.gap_count = 0.0

@@ -70,7 +70,7 @@ def left_of(served: Served) -> Served:
 def _left(engine: Engine) -> Engine:
     """An engine as measurements see it: its books, counters and clocks."""
     out, st = copy(engine), engine.state
-    rows = {name: getattr(st, name)[:0] for name in ("ints", "floats", "running", "fresh", "chunks", "log")}
+    rows = {name: getattr(st, name)[:0] for name in ("requests", "contents", "running", "fresh", "chunks", "log")}
     out.state = st._replace(**rows, pool=new_pool(1, 0, 1), costs=costs_of(None), hooks=None)
     out.contents, out._loop, out._costs, out._brought, out._hooks, out._made_of = Contents(), None, None, [], None, None
     return out

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..batching.prefix import NAMED, Pool
+from ...workloads.records import records
+from ..batching.prefix import Pool
 from .driver import Driver, RunSettings
 from .served import Served
 
@@ -74,9 +75,9 @@ def twin_of(driver: Driver) -> Driver:
 
 def _bare(pool: Pool) -> dict[int, Any]:
     """Copies of a pool's arrays where none has had a content yet: the rest costs addresses, not memory."""
-    if pool.blocks[:, -1, NAMED].any():
+    if pool.blocks.users[:, -1].any():
         return {}
-    blocks = np.zeros(pool.blocks.shape, dtype=np.int64)
+    blocks = records(pool.blocks.shape, pool.blocks.dtype)
     blocks[:, -1] = pool.blocks[:, -1]
     same = {id(array): np.zeros(array.shape, dtype=np.int64) for array in (pool.table, pool.held)}
     return {id(pool.blocks): blocks} | same

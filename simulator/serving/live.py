@@ -18,7 +18,6 @@ import numpy.typing as npt
 
 from ...workloads.errors import InputError
 from ...workloads.requests import RequestBlock
-from ..batching import state as col
 from ..batching.kv import CacheSettings
 from ..batching.policies import Policy
 from ..deploy.deployment import Deployment
@@ -94,18 +93,18 @@ class _Live:
         """Time, number and count of the tokens since the last call; what has ended is let go."""
         state = self.node.engine.state
         rows = np.array(self.rows, dtype=np.int64)
-        have = state.ints[rows, col.I_GENERATED]
+        have = state.requests.generated[rows]
         came = np.flatnonzero(have > self.seen)
         results = list(
             zip(
-                state.floats[rows[came], col.F_LAST].tolist(),
+                state.requests.last[rows[came]].tolist(),
                 [self.numbers[k] for k in came.tolist()],
                 (have - self.seen)[came].tolist(),
                 strict=True,
             )
         )
         self.seen = have
-        going = have < state.ints[rows, col.I_OUTPUT]
+        going = have < state.requests.output[rows]
         if not going.all():
             left = np.flatnonzero(going).tolist()
             self.rows = [self.rows[k] for k in left]
@@ -205,8 +204,8 @@ class Live:
         if stream is None:
             return
         live, row = stream
-        request = live.node.engine.state.ints[row]
-        request[col.I_OUTPUT] = min(request[col.I_OUTPUT], request[col.I_GENERATED] + 1)
+        request = live.node.engine.state.requests[row]
+        request.output = min(request.output, request.generated + 1)
 
     def advance(self, until: float) -> None:
         """Run every step that begins before `until`."""
@@ -252,11 +251,11 @@ def _engine(deployment: Deployment, index: int, policy: Policy, cache: CacheSett
 
 
 def _gauges(engine: Engine) -> Gauges:
-    state, counters = engine.state, engine.state.counters
-    running = int(state.ranks[:, col.R_RUNNING].sum())
-    queued = int(counters[col.C_SUBMITTED] - counters[col.C_RELEASED])
+    state, counters = engine.state, engine.state.counters[0]
+    running = int(state.ranks.running.sum())
+    queued = int(counters.submitted - counters.released)
     return Gauges(
-        running, queued + int(state.ranks[:, col.R_WAITING].sum()),
-        float(1.0 - state.free.min() / engine.kv.capacity), int(counters[col.C_PREEMPTIONS]),
-        int(counters[col.C_PROMPT] + counters[col.C_HITS]), int(counters[col.C_HITS]), int(counters[col.C_EMITTED]),
+        running, queued + int(state.ranks.waiting.sum()),
+        float(1.0 - state.free.min() / engine.kv.capacity), int(counters.preemptions),
+        int(counters.prompt_tokens + counters.hits), int(counters.hits), int(counters.emitted),
     )  # fmt: skip

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 
 from ...workloads.jit import plainly
-from ..batching import state as col
+from ...workloads.records import records
 from ..batching.deals import load_of
 from ..batching.level import ASKED, OWN, Face
 from ..batching.pages import give_back, runs
-from ..batching.records import records
 from ..batching.state import I8
 from .engine import Engine
 from .routers import Load
@@ -74,7 +73,7 @@ class Node:
     def face(self) -> Face:
         """Its engine as compiled code sees it."""
         st = self.engine.state
-        face = Face(st.ints, st.floats, st.ranks, st.counters, st.clocks, st.log, np.zeros((1, 1, 2)), np.zeros(1))
+        face = Face(st.requests, st.ranks, st.counters, st.clocks, st.log, np.zeros((1, 1, 2)), np.zeros(1))
         for part in self.engine.does.values():
             face = part.face(self.engine, face)
         return face
@@ -111,14 +110,14 @@ class Node:
 
     def untaken(self) -> tuple[I8, I8]:
         """Rows of the engine's state that have not been taken over, and their requests."""
-        rows = self.engine.state.ints[self.low : self.engine.submitted]
-        places = np.flatnonzero((rows[:, col.I_ROW] >= 0) & (rows[:, col.I_OUTPUT] > 0))
-        return places + self.low, rows[places, col.I_ROW]
+        rows = self.engine.state.requests[self.low : self.engine.submitted]
+        places = np.flatnonzero((rows.row >= 0) & (rows.output > 0))
+        return places + self.low, rows.row[places]
 
     def newly_done(self) -> list[int]:
         """Rows of the engine's state that have completed since the last call, in order."""
-        ended, ints = self.engine.completed, self.engine.state.ints
-        places: list[int] = ints[self.delivered : ended, col.I_DONE].tolist()
+        ended, requests = self.engine.completed, self.engine.state.requests
+        places: list[int] = requests.done[self.delivered : ended].tolist()
         self.delivered = ended
         return places
 
@@ -129,18 +128,17 @@ class Node:
         """
         state, low = self.engine.state, self.low
         seen = self.gone if looked_at else self.delivered
-        state.ints[places, col.I_ROW] = -1
-        rows = state.ints[low:seen]  # the next completions are noted beyond
-        live = (rows[:, col.I_ROW] >= 0) & (rows[:, col.I_OUTPUT] > 0)
+        state.requests.row[places] = -1
+        rows = state.requests[low:seen]  # the next completions are noted beyond
+        live = (rows.row >= 0) & (rows.output > 0)
         most = state.running.shape[1] // 3
-        for rank, late in zip(state.running, state.ranks[:, col.R_LATE], strict=True):
+        for rank, late in zip(state.running, state.ranks.late, strict=True):
             # What they hold is to be dropped.
             live[[i - low for i in rank[most : most + late] if low <= i < seen]] = True
-        live[[i - low for i in state.ints[seen : self.delivered, col.I_DONE] if low <= i < seen]] = True
+        live[[i - low for i in state.requests.done[seen : self.delivered] if low <= i < seen]] = True
         # What is given back reads 0; of a row that lies on two pages, one of which stays, too.
-        rows[~live & (rows[:, col.I_OUTPUT] > 0), col.I_OUTPUT] = -1
-        gone = [(low + first, low + last) for first, last in runs(rows[:, col.I_OUTPUT] < 0) if last - first >= FEWEST]
-        self.low = state.counters[col.C_LOW] = low + int(live.argmax()) if live.any() else max(seen, low)
+        rows.output[~live & (rows.output > 0)] = -1
+        gone = [(low + first, low + last) for first, last in runs(rows.output < 0) if last - first >= FEWEST]
+        self.low = state.counters[0].low = low + int(live.argmax()) if live.any() else max(seen, low)
         for first, last in (*gone, (max(low - FEWEST, 0), self.low)):  # below, all of them: what was too little, too
-            for array in (state.ints, state.floats):
-                give_back(array, first, last)
+            give_back(state.requests, first, last)

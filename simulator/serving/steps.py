@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from ...workloads.batch import Batch
 from ...workloads.errors import InputError
-from ..batching.plan_log import E_CACHED, E_REQUEST, E_TOKENS, P_END
+from ...workloads.records import Records
 from ..batching.policies import Policy
-from ..batching.state import I_INPUT, I_ROW, L_DECODES, L_END, L_PREFILL, L_START, L_STEPS
+from ..batching.state import L_DECODES, L_END, L_PREFILL, L_START, L_STEPS
 from ..deploy.deployment import Deployment
 from .engine import Engine
 
@@ -77,16 +77,16 @@ def steps_of(engine: Engine, last: int) -> tuple[RunStep, ...]:
     preempted, is in the cache; until then they are chunks of a prompt.
     """
     log = np.concatenate([*engine.logs, np.zeros((0, engine.state.log.shape[1]))])
-    rows_of = engine.state.ints[:, I_ROW]
+    rows_of = engine.state.requests.row
     rows_of = np.maximum(rows_of, -1 - rows_of)
     targets: dict[int, int] = {}
     reached: dict[int, int] = {}
     out: list[RunStep] = []
     for rows, entry in zip(log[:last], _entries(engine), strict=False):
-        ids, tokens, cached = entry[:, E_REQUEST], entry[:, E_TOKENS], entry[:, E_CACHED]
+        ids, tokens, cached = entry.request, entry.tokens, entry.cached
         decodes = np.zeros(len(ids), dtype=np.bool_)
         for k, (i, q, c) in enumerate(zip(ids.tolist(), tokens.tolist(), cached.tolist(), strict=True)):
-            target = targets.setdefault(i, int(engine.state.ints[i, I_INPUT]))
+            target = targets.setdefault(i, int(engine.state.requests.input[i]))
             if c < reached.get(i, 0):  # preempted: what it had made is computed again
                 target = targets[i] = max(target, reached[i] + 1)
             decodes[k] = c >= target
@@ -102,13 +102,13 @@ def steps_of(engine: Engine, last: int) -> tuple[RunStep, ...]:
     return tuple(out)
 
 
-def _entries(engine: Engine) -> Iterator[I8]:
+def _entries(engine: Engine) -> Iterator[Records]:
     """What each step computed: requests, their new tokens and those in the cache before."""
     for plans, entries in engine.plans:
         start = 0
-        for end in plans[:, P_END].astype(np.int64).tolist():
+        for end in plans.end.tolist():
             plan = entries[start:end]
             start = end
-            ran = plan[plan[:, E_TOKENS] > 0]
+            ran = plan[plan.tokens > 0]
             if len(ran):
                 yield ran

@@ -10,7 +10,6 @@ import numpy as np
 
 from ...workloads.requests import PREFIX_BLOCK_TOKENS, RequestBlock, Turns
 from ...workloads.requests.block import Labels, joined_acceptance
-from ..batching import state as col
 from ..batching.pages import PAGE_ROWS, give_back, new_rows, runs
 from ..batching.state import F8, I8
 from .engine import Engine
@@ -150,15 +149,15 @@ class RequestTable:
             self._take_over(engine, places[part], rows[part])
 
     def _take_over(self, engine: Engine, places: I8, rows: I8) -> None:
-        ints, floats = engine.state.ints, engine.state.floats
-        self.generated[rows] = ints[places, col.I_GENERATED]
-        self.order[rows] = ints[places, col.I_ORDER]
-        self.preemptions[rows] += ints[places, col.I_PREEMPTED]
+        requests = engine.state.requests
+        self.generated[rows] = requests.generated[places]
+        self.order[rows] = requests.order[places]
+        self.preemptions[rows] += requests.preempted[places]
         scheduled = self.scheduled_s[rows]
-        self.scheduled_s[rows] = np.where(np.isnan(scheduled), floats[places, col.F_SCHEDULED], scheduled)
+        self.scheduled_s[rows] = np.where(np.isnan(scheduled), requests.scheduled[places], scheduled)
         begun = self.generated[rows] > 0
         rows, places = rows[begun], places[begun]
-        self.first_s[rows], self.last_s[rows] = (floats[places, col.F_FIRST], floats[places, col.F_LAST])
+        self.first_s[rows], self.last_s[rows] = (requests.first[places], requests.last[places])
 
     def stamps(self) -> Stamps:
         """Return the times of all requests that were read and not rejected."""

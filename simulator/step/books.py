@@ -12,7 +12,8 @@ from ...devices.tables.blocks import P_PLACES
 from ...workloads.draws import Scratch, new_scratch
 from ...workloads.jit import compiled_part
 from ...workloads.jit_held import held
-from .lowering import F8, I8, ROLE_LINK, S_ROLE, Plan
+from ...workloads.records import Records, named, records
+from .lowering import F8, I8, ROLE_LINK, Plan
 
 T_FLOPS, T_STREAM, T_ACT, T_RUNS, T_OUTSIDE = range(len(BOUNDS), len(BOUNDS) + 5)
 NUM_TALLIES = len(BOUNDS) + 5
@@ -23,25 +24,21 @@ T_JOULES = slice(T_BUSY + 1, NUM_TOTALS)
 (in order of `BOUNDS`), FLOPs, streamed and activation bytes, how many times it ran there, how many of them outside the
 kernel tables in use; of totals also all busy seconds, and joules by path, in the order of `PATHS`."""
 
-(K_WALL, K_PROCESSOR, K_BUSY, K_FLOPS, K_STREAM, K_ACT, K_OUTSIDE, K_BOUND) = range(8)
-NUM_CELL = 8
-"""Columns of `Books.cells`: the current cost of one op of one rank. Wall seconds do not include parallel work; the
-processor is -1 if the op has nothing to do; 1 outside the kernel tables; code of the bound."""
+CELL = named("", "wall processor busy flops stream act outside bound")
+"""The current cost of one op of one rank. Wall seconds do not include parallel work; the processor is -1 if the op has
+nothing to do; 1 outside the kernel tables; code of the bound."""
 
 A_TOKENS, A_ACTIVE, A_RUNS, A_OUTSIDE = range(len(BOUNDS), len(BOUNDS) + 4)
 NUM_SHARE = len(BOUNDS) + 4
 """Columns of `Books.share`: one step's experts of one part on one processor, all groups; first
 busy seconds by bound."""
 
-(Q_TOKENS, Q_ACTIVE, Q_MAIN, Q_NEAR) = range(4)
-NUM_QUEUE = 4
-"""Columns of `Books.queue`: tokens and active experts of one memory space, and their seconds
-on the main and on the near processor by rooflines, without fixed costs."""
+SPACE = named("", "tokens active main near")
+"""Of one memory space: tokens and active experts, and their seconds on the main and on the near processor by rooflines,
+without fixed costs."""
 
-
-(B_DECODES, B_STEP, B_SECONDS) = range(3)
-NUM_SPREAD = 3
-"""Columns of `Books.spread`: decodes and step for which the seconds of unequal contexts are."""
+SPREAD = named("", "decodes step seconds")
+"""Decodes and step for which the seconds of unequal contexts are."""
 
 
 @held
@@ -50,16 +47,16 @@ class Books(NamedTuple):
 
     tally: F8  # [S+X, P, NUM_TALLIES]
     wall: F8  # [S+X] seconds each op contributed to the clock
-    cells: F8  # [R, S, NUM_CELL]
+    cells: Records  # [R, S] of `CELL`
     share: F8  # [P, NUM_SHARE]
-    queue: F8  # [E, NUM_QUEUE]
+    queue: Records  # [E] of `SPACE`
     scratch: Scratch  # of the draws
     loads: I8  # [E]
     placed: I8  # [J] loads of slots, where experts are placed
     contexts: F8  # [B] keys of a rank's decodes
     prompts: F8  # [2, B] new and earlier tokens of a rank's prompt chunks
     places: F8  # [blocks that run at once] see `unequal`
-    spread: F8  # [R, 3] see `batching.stretch.set_uneven`
+    spread: Records  # [R] of `SPREAD`, see `batching.stretch.set_uneven`
     busy: F8  # [2, P+1] device-seconds of each processor and of links; as of the last log entry. Behind
     # them those of devices that hold experts, and their energy
     stages: F8  # [pp] seconds of the latest step on each pipeline stage
@@ -76,16 +73,16 @@ def new_books(plan: Plan, sequences: int = 1) -> Books:
     books = Books(
         tally=np.zeros((rows, processors, NUM_TALLIES)),
         wall=np.zeros(rows),
-        cells=np.zeros((plan.ranks, len(plan.slots), NUM_CELL)),
+        cells=records((plan.ranks, len(plan.slots)), CELL),
         share=np.zeros((processors, NUM_SHARE)),
-        queue=np.zeros((experts, NUM_QUEUE)),
+        queue=records(experts, SPACE),
         scratch=new_scratch(experts),
         loads=np.zeros(experts, dtype=np.int64),
         placed=np.zeros(0 if plan.places is None else plan.places.experts.shape[1], dtype=np.int64),
         contexts=np.zeros(sequences),
         prompts=np.zeros((2, sequences)),
         places=np.zeros(int(plan.uneven.blocks[P_PLACES]) if plan.uneven is not None else 0),
-        spread=np.zeros((plan.ranks, NUM_SPREAD)),
+        spread=records(plan.ranks, SPREAD),
         busy=np.zeros((2, processors + 1 + beside_columns(plan))),
         stages=np.zeros(plan.stages),
         least=np.zeros(1),
@@ -106,7 +103,7 @@ def spent(plan: Plan, tally: F8) -> float:
     """Energy of all work so far at the nominal clock [J]; as `totals` has it by op and path."""
     joules, slots, params = 0.0, plan.slots, plan.params
     for s in range(tally.shape[0]):
-        link = s < slots.shape[0] and slots[s, S_ROLE] == ROLE_LINK
+        link = s < slots.shape[0] and slots[s].role == ROLE_LINK
         for p in range(tally.shape[1]):
             row = tally[s, p]
             joules += row[T_ACT] * params[s, p, P_J_ACT] + row[T_FLOPS] * params[s, p, P_J_FLOP]
@@ -118,7 +115,7 @@ def spent(plan: Plan, tally: F8) -> float:
 def totals(plan: Plan, tally: F8) -> F8:
     """Running totals with energy, which is linear in them, shape (S+X, P, NUM_TOTALS)."""
     link = np.zeros(len(tally), dtype=np.bool_)
-    link[: len(plan.slots)] = plan.slots[:, S_ROLE] == ROLE_LINK
+    link[: len(plan.slots)] = plan.slots.role == ROLE_LINK
     out = np.zeros((*tally.shape[:2], NUM_TOTALS))
     out[:, :, :NUM_TALLIES] = tally
     out[:, :, T_BUSY] = tally[:, :, : len(BOUNDS)].sum(axis=2)

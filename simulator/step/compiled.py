@@ -10,6 +10,7 @@ import numpy as np
 
 from ...workloads.batch import TOKENS, batch_tokens
 from ...workloads.jit import compiled_inside, compiled_part, int64
+from ...workloads.records import Records
 from ..deploy.placement import CLEARLY, Option
 from . import books as book
 from . import lowering as low
@@ -25,7 +26,7 @@ _batch_tokens = compiled_part(batch_tokens)
 
 
 @compiled_part
-def cost_slot(plan: Plan, slot: int, moments: F8, cell: F8) -> None:
+def cost_slot(plan: Plan, slot: int, moments: F8, cell: Records) -> None:
     """Place and cost one op of one rank at `moments`, into `cell`."""
     forms, last = plan.forms[slot], moments.size
     flops, stream, act = 0.0, forms[low.FORM_STREAM, last], 0.0
@@ -34,19 +35,19 @@ def cost_slot(plan: Plan, slot: int, moments: F8, cell: F8) -> None:
         stream += forms[low.FORM_STREAM, j] * moments[j]
         act += forms[low.FORM_ACT, j] * moments[j]
     if flops <= 0.0 and act <= 0.0:
-        cell[book.K_PROCESSOR] = -1.0
-        cell[book.K_WALL] = 0.0
+        cell.processor = -1.0
+        cell.wall = 0.0
         return
     flops += forms[low.FORM_FLOPS, last]
     act += forms[low.FORM_ACT, last]
     p = first_able(plan, slot)
-    if plan.slots[slot, low.S_SEVERAL]:
+    if plan.slots[slot].several:
         p = choose_slot(plan, slot, moments, flops, stream, act)
     seconds, limit = op_price(plan.kernels, plan.params[slot, p], slot, p, moments, flops, stream + act)
-    cell[book.K_WALL], cell[book.K_PROCESSOR], cell[book.K_BUSY] = seconds, p, seconds
-    cell[book.K_FLOPS], cell[book.K_STREAM], cell[book.K_ACT] = flops, stream, act
-    cell[book.K_OUTSIDE] = op_outside(plan.kernels, slot, p, moments)
-    cell[book.K_BOUND] = limit
+    cell.wall, cell.processor, cell.busy = seconds, p, seconds
+    cell.flops, cell.stream, cell.act = flops, stream, act
+    cell.outside = op_outside(plan.kernels, slot, p, moments)
+    cell.bound = limit
 
 
 @compiled_part
@@ -61,10 +62,10 @@ def first_able(plan: Plan, slot: int) -> int:
 @compiled_part
 def choose_slot(plan: Plan, slot: int, moments: F8, flops: float, stream: float, act: float) -> int:
     """Processor of an op that several can run: the lowest score, the first of equal ones."""
-    role = plan.slots[slot, low.S_ROLE]
+    role = plan.slots[slot].role
     decode, size = role in (low.ROLE_PAIR_DECODE, low.ROLE_DECODE), stream + act
     first, paid = np.inf, 0.0
-    kind, phase = plan.slots[slot, low.S_KIND], plan.slots[slot, low.S_PHASE]
+    kind, phase = plan.slots[slot].kind, plan.slots[slot].phase
     best, least = int64(0), np.inf
     for p in range(plan.can.shape[1]):
         if not plan.can[slot, p]:
@@ -85,73 +86,75 @@ def choose_slot(plan: Plan, slot: int, moments: F8, flops: float, stream: float,
 
 
 @compiled_inside
-def cost_cell(plan: Plan, slot: int, moments: F8, fresh: bool, cells: F8) -> None:
+def cost_cell(plan: Plan, slot: int, moments: F8, fresh: bool, cells: Records) -> None:
     """Cost an op of one rank where that is due.
 
     Unless the batch is `fresh`, only ops that depend on the decodes' contexts are costed again.
     """
     cell = cells[slot]
-    if fresh or plan.slots[slot, low.S_VARIES]:
+    if fresh or plan.slots[slot].varies:
         cost_slot(plan, slot, moments, cell)
-        paired = plan.slots[slot, low.S_ROLE] == low.ROLE_PAIR_DECODE and plan.spaces > 1
+        paired = plan.slots[slot].role == low.ROLE_PAIR_DECODE and plan.spaces > 1
         if plan.shares and paired:
             before = cells[slot - 1]  # decode attention runs beside the prefill just before it
-            if before[book.K_PROCESSOR] >= 0.0 and before[book.K_PROCESSOR] != cell[book.K_PROCESSOR]:
-                cell[book.K_WALL] = max(cell[book.K_WALL] - before[book.K_BUSY], 0.0)
+            if before.processor >= 0.0 and before.processor != cell.processor:
+                cell.wall = max(cell.wall - before.busy, 0.0)
 
 
 @compiled_inside
-def book_cell(plan: Plan, slot: int, processor: int, times: int, cell: F8, tally: F8, busy: F8) -> None:
+def book_cell(plan: Plan, slot: int, processor: int, times: int, cell: Records, tally: F8, busy: F8) -> None:
     """Book an op that ran on `processor`, `times` over."""
     row = tally[slot, processor]
-    row[int(cell[book.K_BOUND])] += cell[book.K_BUSY] * times
-    track = busy.size - 1 if plan.slots[slot, low.S_ROLE] == low.ROLE_LINK else processor
-    busy[track] += cell[book.K_BUSY] * times
-    row[book.T_FLOPS] += cell[book.K_FLOPS] * times
-    row[book.T_STREAM] += cell[book.K_STREAM] * times
-    row[book.T_ACT] += cell[book.K_ACT] * times
+    row[int(cell.bound)] += cell.busy * times
+    track = busy.size - 1 if plan.slots[slot].role == low.ROLE_LINK else processor
+    busy[track] += cell.busy * times
+    row[book.T_FLOPS] += cell.flops * times
+    row[book.T_STREAM] += cell.stream * times
+    row[book.T_ACT] += cell.act * times
     row[book.T_RUNS] += times
-    row[book.T_OUTSIDE] += cell[book.K_OUTSIDE] * times
+    row[book.T_OUTSIDE] += cell.outside * times
 
 
 @compiled_part
-def rank_seconds(plan: Plan, g: int, moments: F8, fresh: bool, cells: F8, tally: F8, busy: F8) -> float:
+def rank_seconds(plan: Plan, g: int, moments: F8, fresh: bool, cells: Records, tally: F8, busy: F8) -> float:
     """Seconds of one layer of section `g` on one rank, booked for all its layers."""
     section, total = plan.sections[g], 0.0
-    times = section[low.G_LAYERS] * plan.tp
-    for s in range(section[low.G_START], section[low.G_STOP]):
+    times = section.layers * plan.tp
+    for s in range(section.start, section.stop):
         cost_cell(plan, s, moments, fresh, cells)
         cell = cells[s]
-        p = int(cell[book.K_PROCESSOR])
+        p = int(cell.processor)
         if p >= 0:
-            total += cell[book.K_WALL]
+            total += cell.wall
             book_cell(plan, s, p, times, cell, tally, busy)
     return total
 
 
 @compiled_part
-def section_seconds(plan: Plan, g: int, moments: F8, fresh: bool, cells: F8, tally: F8, wall: F8, busy: F8) -> float:
+def section_seconds(
+    plan: Plan, g: int, moments: F8, fresh: bool, cells: Records, tally: F8, wall: F8, busy: F8
+) -> float:
     """Seconds of one layer of section `g` on the slowest rank, booked for all its layers."""
     section = plan.sections[g]
-    layers = section[low.G_LAYERS]
+    layers = section.layers
     slowest, longest = 0, -1.0
     for r in range(moments.shape[0]):
         seconds = rank_seconds(plan, g, moments[r], fresh, cells[r], tally, busy)
         if seconds > longest:
             slowest, longest = r, seconds
-    for s in range(section[low.G_START], section[low.G_STOP]):
-        wall[s] += cells[slowest, s, book.K_WALL] * layers
+    for s in range(section.start, section.stop):
+        wall[s] += cells[slowest, s].wall * layers
     return longest
 
 
 @compiled_part
-def constant_seconds(plan: Plan, cells: F8) -> float:
+def constant_seconds(plan: Plan, cells: Records) -> float:
     """Seconds of those ops of a rank that do not depend on the decodes' contexts, outside the experts."""
     total = 0.0
     for g in range(plan.sections.shape[0]):
-        for s in range(plan.sections[g, low.G_START], plan.sections[g, low.G_STOP]):
-            if not plan.slots[s, low.S_VARIES]:
-                total += cells[s, book.K_WALL] * plan.sections[g, low.G_LAYERS]
+        for s in range(plan.sections[g].start, plan.sections[g].stop):
+            if not plan.slots[s].varies:
+                total += cells[s].wall * plan.sections[g].layers
     return total
 
 
@@ -179,9 +182,9 @@ def serial_seconds(plan: Plan, moments: F8, batch: StepBatch, fresh: bool, captu
         moments[r, TOKENS] = graph_batch(int(moments[r, TOKENS]), captured)
     for g in range(plan.sections.shape[0]):
         longest = section_seconds(plan, g, moments, fresh, books.cells, books.tally, books.wall, books.busy[0])
-        layers = plan.sections[g, low.G_LAYERS]
+        layers = plan.sections[g].layers
         total += longest * layers
-        stages[plan.sections[g, low.G_STAGE]] += longest * layers
+        stages[plan.sections[g].stage] += longest * layers
     for r in range(moments.shape[0]):
         moments[r, TOKENS] = _batch_tokens(moments[r], plan.windows.size)
     return total + experts_step(plan, batch, books)

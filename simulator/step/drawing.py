@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ...workloads.draws import PROMPT_SEED, Scratch, draw_loads, step_key
 from ...workloads.jit import compiled_part
-from .lowering import E_COUNT, E_KEY, E_TOP_K, E_UNIFORM, I8, V_PERSIST, V_TILT, Plan
+from .lowering import I8, Plan
 
 
 class StepBatch(NamedTuple):
@@ -37,6 +37,6 @@ def draw_part(plan: Plan, part: int, batch: StepBatch, ahead: int, scratch: Scra
     draw_loads(
         step_key(plan.seed, plan.replica, batch.step + ahead),
         step_key(plan.seed ^ PROMPT_SEED, plan.replica, plan.replica),
-        experts[E_KEY], batch.decodes, batch.chunks, batch.num_chunks, experts[E_COUNT], experts[E_TOP_K],
-        experts[E_UNIFORM] > 0, plan.router[part], work[V_TILT], work[V_PERSIST], scratch, loads,
+        experts.key, batch.decodes, batch.chunks, batch.num_chunks, experts.count, experts.top_k,
+        experts.uniform > 0, plan.router[part], work.tilt, work.persist, scratch, loads,
     )  # fmt: skip

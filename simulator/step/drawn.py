@@ -16,7 +16,7 @@ from ...workloads.draws import GOLDEN, U8, mix
 from ...workloads.jit import compiled_given
 from ...workloads.jit_held import held
 from .drawing import StepBatch
-from .lowering import E_COUNT, E_KEY, E_TOP_K, I8, V_PERSIST, V_TILT, Plan
+from .lowering import I8, Plan
 
 STEPS = 1 << 15
 """Steps of a run whose loads are kept, the first ones."""
@@ -48,7 +48,8 @@ def drawn_of(plan: Plan) -> Drawn | None:
     stored = _kept.get()
     if stored is None or plan.moe is None:
         return None
-    of = plan.router, plan.experts[:, [E_COUNT, E_TOP_K, E_KEY]], plan.expert_work[:, [V_TILT, V_PERSIST]]
+    drawn_by = [plan.experts[name] for name in ("count", "top_k", "key")]
+    of = plan.router, *drawn_by, plan.expert_work.tilt, plan.expert_work.persist
     key = b"".join([np.array([plan.seed, plan.replica]).tobytes(), *(each.tobytes() for each in of)])
     if key not in stored:
         shape = STEPS, len(plan.experts), plan.router.shape[2]
@@ -75,7 +76,7 @@ def exchange(plan: Plan, batch: StepBatch, part: int, known: bool, loads: I8) ->
     """Take the loads of `part` in a step where they are known, else keep them."""
     if batch.step < STEPS:
         stored = plan.drawn.loads[batch.step, part]
-        for e in range(plan.experts[part, E_COUNT]):
+        for e in range(plan.experts[part].count):
             if known:
                 loads[e] = stored[e]
             else:

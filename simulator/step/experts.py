@@ -8,6 +8,7 @@ from ...devices.calibrated.terms import bound
 from ...devices.prices import P_BYTES, P_FIXED, P_FLOPS, P_SUM
 from ...workloads.draws import step_key
 from ...workloads.jit import compiled_by, compiled_given, compiled_part, int64
+from ...workloads.records import Records
 from ..deploy.placement import BOTH, CLEARLY, Option, kind_code
 from . import books as book
 from . import lowering as low
@@ -55,8 +56,8 @@ def roofline_price(plan: Plan, part: int, processor: int, tokens: float, active:
     """Return the cost of experts that take `busy` seconds one after another, without the launch."""
     params, work = plan.params[plan.slots.shape[0] + part, processor], plan.expert_work[part]
     seconds = busy + params[P_FIXED]
-    compute = tokens * work[low.V_FLOPS] / params[P_FLOPS]
-    memory = (active * work[low.V_WEIGHTS] + tokens * work[low.V_ACT]) / params[P_BYTES]
+    compute = tokens * work.flops / params[P_FLOPS]
+    memory = (active * work.weights + tokens * work.act) / params[P_BYTES]
     return seconds, bound(seconds, compute, memory, params[P_FIXED])
 
 
@@ -92,7 +93,7 @@ def experts_whole(plan: Plan, part: int, loads: I8, first: int, group_size: int,
     routed, active = float(tokens), float(used)
     row, work = plan.slots.shape[0] + part, plan.expert_work[part]
     can, several = plan.can[row], plan.can[row].sum() > 1
-    flops, stream, act = routed * work[low.V_FLOPS], active * work[low.V_WEIGHTS], routed * work[low.V_ACT]
+    flops, stream, act = routed * work.flops, active * work.weights, routed * work.act
     best, least, chosen = int64(0), np.inf, (0.0, int64(0))
     for p in range(can.size):
         if not can[p]:
@@ -100,7 +101,7 @@ def experts_whole(plan: Plan, part: int, loads: I8, first: int, group_size: int,
         params, value = plan.params[row, p], -1.0
         price = experts_price(plan.kernels, row, p, routed, active)
         if price[0] < 0.0:
-            table, busy = plan.expert_table[plan.experts[part, low.E_CLASS], p], 0.0
+            table, busy = plan.expert_table[plan.experts[part].table, p], 0.0
             for e in range(group_loads.size):
                 busy += expert_seconds(table, group_loads[e])
             price = roofline_price(plan, part, p, routed, active, busy)
@@ -117,7 +118,7 @@ def experts_whole(plan: Plan, part: int, loads: I8, first: int, group_size: int,
 
 
 @compiled_part
-def queue_spaces(loads: I8, first: int, group_size: int, spaces: int, on_main: F8, on_near: F8, queue: F8) -> int:
+def queue_spaces(loads: I8, first: int, group_size: int, spaces: int, on_main: F8, on_near: F8, queue: Records) -> int:
     """Sum one device's loads by memory space into `queue`, in increasing load; spaces in use."""
     used = 0
     for space in range(min(group_size, spaces)):
@@ -132,30 +133,29 @@ def queue_spaces(loads: I8, first: int, group_size: int, spaces: int, on_main: F
         if tokens == 0:
             continue
         at = used
-        while at > 0 and queue[at - 1, book.Q_TOKENS] > tokens:  # insertion sort: spaces are few
-            for q in range(book.NUM_QUEUE):
-                queue[at, q] = queue[at - 1, q]
+        while at > 0 and queue[at - 1].tokens > tokens:  # insertion sort: spaces are few
+            queue[at] = queue[at - 1]
             at -= 1
-        queue[at, book.Q_TOKENS], queue[at, book.Q_ACTIVE] = tokens, active
-        queue[at, book.Q_MAIN], queue[at, book.Q_NEAR] = main, near
+        queue[at].tokens, queue[at].active = tokens, active
+        queue[at].main, queue[at].near = main, near
         used += 1
     return used
 
 
 @compiled_part
-def side_loads(queue: F8, used: int, mask: int, side: int) -> tuple[float, float, float]:
+def side_loads(queue: Records, used: int, mask: int, side: int) -> tuple[float, float, float]:
     """Tokens, active experts and roofline seconds of the spaces on a side of a split; 1 is the near one."""
     tokens, active, busy = 0.0, 0.0, 0.0
     for j in range(used):
         if mask >> j & 1 == side:
-            tokens += queue[j, book.Q_TOKENS]
-            active += queue[j, book.Q_ACTIVE]
-            busy += queue[j, book.Q_MAIN + side]
+            tokens += queue[j].tokens
+            active += queue[j].active
+            busy += queue[j].near if side else queue[j].main
     return tokens, active, busy
 
 
 @compiled_part
-def split_queue(plan: Plan, part: int, queue: F8, used: int, near: int, share: F8) -> float:
+def split_queue(plan: Plan, part: int, queue: Records, used: int, near: int, share: F8) -> float:
     """Co-process one device's experts, `placement.split_experts` over arrays; seconds.
 
     A choice is a mask of the spaces that move: every mask, or only the prefixes of the order.
@@ -192,19 +192,19 @@ def clear_share(share: F8) -> None:
 
 
 @compiled_part
-def groups_seconds(plan: Plan, part: int, loads: I8, mixed: bool, share: F8, queue: F8) -> tuple[float, float]:
+def groups_seconds(plan: Plan, part: int, loads: I8, mixed: bool, share: F8, queue: Records) -> tuple[float, float]:
     """Run one layer's experts of `part`; seconds of the slowest group, and bytes of partial sums.
 
     What all groups do is added to `share`, the main processor's adding up of sums included.
     """
     experts = plan.experts[part]
     params = plan.params[plan.slots.shape[0] + part]
-    groups, near = experts[low.E_GROUPS], experts[low.E_NEAR]
-    group_size = experts[low.E_HELD]
+    groups, near = experts.groups, experts.near
+    group_size = experts.held
     slowest, sums, before = 0.0, 0.0, 0.0
     for p in range(share.shape[0]):
         before += share[p, book.A_TOKENS] * params[p, P_SUM]
-    tables = plan.expert_table[experts[low.E_CLASS]]
+    tables = plan.expert_table[experts.table]
     for g in range(groups):
         if near > 0:
             used = queue_spaces(loads, g * group_size, group_size, plan.spaces, tables[0], tables[near], queue)
@@ -231,16 +231,16 @@ def groups_seconds(plan: Plan, part: int, loads: I8, mixed: bool, share: F8, que
 def book_part(plan: Plan, part: int, sums: float, share: F8, tally: F8, busy: F8) -> None:
     """Book what the groups of `part` did, and their bytes of partial sums, for all its layers."""
     experts, work, row = plan.experts[part], plan.expert_work[part], plan.slots.shape[0] + part
-    times = float(plan.expert_devices // experts[low.E_GROUPS] * experts[low.E_LAYERS])
+    times = float(plan.expert_devices // experts.groups * experts.layers)
     for p in range(share.shape[0]):
         if share[p, book.A_RUNS] > 0.0:
             total = tally[row, p]
             for b in range(book.A_TOKENS):
                 total[b] += share[p, b] * times
                 busy[p] += share[p, b] * times
-            total[book.T_FLOPS] += share[p, book.A_TOKENS] * work[low.V_FLOPS] * times
-            total[book.T_STREAM] += share[p, book.A_ACTIVE] * work[low.V_WEIGHTS] * times
-            total[book.T_ACT] += share[p, book.A_TOKENS] * work[low.V_ACT] * times
+            total[book.T_FLOPS] += share[p, book.A_TOKENS] * work.flops * times
+            total[book.T_STREAM] += share[p, book.A_ACTIVE] * work.weights * times
+            total[book.T_ACT] += share[p, book.A_TOKENS] * work.act * times
             total[book.T_RUNS] += share[p, book.A_RUNS] * times
             total[book.T_OUTSIDE] += share[p, book.A_OUTSIDE] * times
     tally[row, 0, book.T_ACT] += sums * times
@@ -253,7 +253,7 @@ def part_seconds(plan: Plan, part: int, key: np.uint64, mixed: bool, books: Book
     loads = on_slots(plan, part, key, books.loads, books.placed)
     slowest, sums = groups_seconds(plan, part, loads, mixed, books.share, books.queue)
     book_part(plan, part, sums, books.share, books.tally, books.busy[0])
-    layers = plan.experts[part, low.E_LAYERS]
+    layers = plan.experts[part].layers
     books.wall[plan.slots.shape[0] + part] += slowest * layers
     return float(slowest * layers)
 
@@ -272,5 +272,5 @@ def experts_step(plan: Plan, batch: StepBatch, books: Books) -> float:
         seconds = part_seconds(plan, x, key, batch.num_chunks > 0, books)
         seconds += fetch_step(plan, x, batch, seconds, books)
         total += seconds
-        stages[plan.experts[x, low.E_STAGE]] += seconds
+        stages[plan.experts[x].stage] += seconds
     return total

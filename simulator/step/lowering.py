@@ -19,6 +19,7 @@ from ...workloads.batch import BASE_MOMENTS, DECODE_KV, WINDOW_MOMENTS, Moments,
 from ...workloads.errors import InputError
 from ...workloads.jit_held import held
 from ...workloads.ops import OP_KINDS, Loads, Op
+from ...workloads.records import Records, filled, named
 from ..deploy.deployment import AnyLink, Deployment
 from ..deploy.expert_parts import ExpertPart
 from ..deploy.placement import (
@@ -44,22 +45,22 @@ ROLE_PLAIN, ROLE_LINK, ROLE_PAIR_DECODE, ROLE_DECODE = range(4)
 
 FORM_FLOPS, FORM_STREAM, FORM_ACT = range(3)
 
-(G_START, G_STOP, G_LAYERS, G_STAGE) = range(4)
-"""Columns of `Plan.sections`: slots of a section, how many layers run them, and the pipeline stage that holds those."""
+SECTION = named("start stop layers stage", "")
+"""Slots of a section, how many layers run them, and the pipeline stage that holds those."""
 
-(S_ROLE, S_VARIES, S_SEVERAL, S_KIND, S_PHASE) = range(5)
-"""Columns of `Plan.slots`: role, whether the op depends on the contexts of decodes, whether more
-than one processor can run it, and its kind and phase as placement rules know them."""
+SLOT = named("role varies several kind phase", "")
+"""Of an op: role, whether it depends on the contexts of decodes, whether more than one processor can run it, and its
+kind and phase as placement rules know them."""
 
-(E_COUNT, E_GROUPS, E_TOP_K, E_UNIFORM, E_NEAR, E_CLASS, E_LAYERS, E_STAGE, E_KEY, E_HELD) = range(10)
-"""Columns of `Plan.experts`: experts the router chooses from, their groups, experts of a token, whether the router
-is uniform, the processor that shares the experts with the main one (0 = none), the table of `Plan.expert_table` with
-their seconds, layers that share a sample, their pipeline stage, the counter of their samples, and each group's
-experts, including copies."""
+EXPERTS = named("count groups top_k uniform near table layers stage key held", "")
+"""Of a part: experts the router chooses from, their groups, experts of a token, whether the router is uniform, the
+processor that shares the experts with the main one (0 = none), the table of `Plan.expert_table` with their seconds,
+layers that share a sample, their pipeline stage, the counter of their samples, and each group's experts, including
+copies."""
 
-(V_FLOPS, V_WEIGHTS, V_ACT, V_TILT, V_PERSIST) = range(5)
-"""Columns of `Plan.expert_work`: FLOP per routed token, bytes per active expert, activation
-bytes per routed token; `Router.tilt` and `Router.persist`."""
+EXPERT_WORK = named("", "flops weights act tilt persist")
+"""FLOP per routed token, bytes per active expert, activation bytes per routed token; `Router.tilt` and
+`Router.persist`."""
 
 MOST_TOKENS = 8192
 """Tokens of a step up to which kernel models are tabulated unless a policy says otherwise."""
@@ -83,14 +84,14 @@ class Plan(NamedTuple):
     """
 
     windows: I8  # [W] attention windows
-    sections: I8  # [G, 4]
-    slots: I8  # [S, 5]
+    sections: Records  # [G] of `SECTION`
+    slots: Records  # [S] of `SLOT`
     forms: F8  # [S, 3, M+1] FLOPs, streamed bytes, activation bytes by moment; then the constant
     params: F8  # [S+X, P, NUM_PARAMS]
     can: B1  # [S+X, P]
     moe: int | None  # expert parts; None for a model without experts
-    experts: I8  # [X, 10]
-    expert_work: F8  # [X, 5]
+    experts: Records  # [X] of `EXPERTS`
+    expert_work: Records  # [X] of `EXPERT_WORK`
     expert_table: F8  # [C, P, TABLE_SIZE + 3] see `compiled.expert_seconds`
     router: F8  # [X, 3, E] see `draws`
     seed: int
@@ -156,14 +157,15 @@ def lower(
     rows = _price_rows(ops, links, probes, processors)
     shape = (len(ops), len(processors))
     params, can = _params(rows, shape, experts, processors)
-    work = np.array([_expert_work(part, d) for part in d.experts]).reshape(-1, 5)
+    work = filled(EXPERT_WORK, [_expert_work(part, d) for part in d.experts])
     tables, classes = _expert_tables(work, params[len(form) :])
     rule = PLACEMENTS[d.placement]
     plan = Plan(
         windows=np.array(d.shard.windows, dtype=np.int64),
-        sections=np.column_stack(
-            [[0, *ends[:-1]], ends, [(section.layers, section.stage) for section in sections]]
-        ).astype(np.int64),
+        sections=filled(
+            SECTION,
+            [(end - len(ops), end, s.layers, s.stage) for end, s, (ops, _, _) in zip(ends, sections, probed, strict=True)],
+        ),
         slots=_slots(ops, roles, _varies(form, d.shard.windows), can[: len(form)]),
         forms=form,
         params=params,
@@ -196,11 +198,11 @@ def lower(
     return plan, slots
 
 
-def _slots(ops: Sequence[Op], roles: Sequence[int], varies: npt.ArrayLike, can: B1) -> I8:
+def _slots(ops: Sequence[Op], roles: Sequence[int], varies: B1, can: B1) -> Records:
     """`Plan.slots`; exchanges, which no rule places, have no kind."""
     kinds = [kind_code(op.kind) if op.kind in OP_KINDS else -1 for op in ops[: len(can)]]
     phases = [phase_code(op.phase) for op in ops[: len(can)]]
-    return np.column_stack([roles, varies, can.sum(1) > 1, kinds, phases]).astype(np.int64)
+    return filled(SLOT, zip(roles, varies, can.sum(1) > 1, kinds, phases, strict=True))
 
 
 def _probe(deployment: Deployment, build: Build, counts: int) -> tuple[list[Op], F8, list[Probe]]:
@@ -308,7 +310,7 @@ def _expert_work(part: ExpertPart, deployment: Deployment) -> tuple[float, ...]:
     return op.flops, op.weight_bytes, op.act_bytes, part.router.tilt, part.router.persist
 
 
-def _experts(deployment: Deployment, shares: bool, can: B1, classes: Sequence[int]) -> I8:
+def _experts(deployment: Deployment, shares: bool, can: B1, classes: Sequence[int]) -> Records:
     """`Plan.experts`: what is counted of each part, and where its experts may run."""
     rows = [
         (part.router.prob.shape[1], part.ep, part.router.top_k, int(part.router.uniform),
@@ -316,7 +318,7 @@ def _experts(deployment: Deployment, shares: bool, can: B1, classes: Sequence[in
          part.held)
         for x, part in enumerate(deployment.experts)
     ]  # fmt: skip
-    return np.array(rows, dtype=np.int64).reshape(-1, 10)
+    return filled(EXPERTS, rows)
 
 
 def _near(shares: bool, can: B1) -> int:
@@ -325,7 +327,7 @@ def _near(shares: bool, can: B1) -> int:
     return int(others[0]) + 1 if shares and can[0] and len(others) else 0
 
 
-def _expert_tables(work: F8, params: F8) -> tuple[F8, list[int]]:
+def _expert_tables(work: Records, params: F8) -> tuple[F8, list[int]]:
     """Seconds of one expert by token count, and each part's table: equal parts share one.
 
     The last three entries of a table are the terms of the roofline, for more tokens.
@@ -336,9 +338,9 @@ def _expert_tables(work: F8, params: F8) -> tuple[F8, list[int]]:
     tokens = np.arange(TABLE_SIZE)
     for expert_work, rows in zip(work, params, strict=True):
         with np.errstate(divide="ignore", invalid="ignore"):  # a processor that cannot run it
-            arithmetic = expert_work[V_FLOPS] / rows[:, P_FLOPS, None]
-            weights = expert_work[V_WEIGHTS] / rows[:, P_BYTES, None]
-            traffic = expert_work[V_ACT] / rows[:, P_BYTES, None]
+            arithmetic = expert_work.flops / rows[:, P_FLOPS, None]
+            weights = expert_work.weights / rows[:, P_BYTES, None]
+            traffic = expert_work.act / rows[:, P_BYTES, None]
             seconds = np.maximum(tokens * arithmetic, weights + tokens * traffic)
         seconds[:, 0] = 0.0
         table = np.concatenate([seconds, arithmetic, weights, traffic], axis=1)

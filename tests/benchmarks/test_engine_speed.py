@@ -19,7 +19,6 @@ import pytest
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.batching.kv import CacheSettings
 from opbyte.simulator.batching.policies import make_policy
-from opbyte.simulator.batching.state import C_STEPS, F_LAST
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.parts.drafts.speculating import speculating
 from opbyte.simulator.parts.expert_cache.store import ExpertStore
@@ -168,8 +167,8 @@ def test_ratio_to_the_reference(capsys: pytest.CaptureFixture[str]) -> None:
             f"{setup:.3f} s more, with it {took / (fast + setup):,.0f}",
             end="",
         )
-    assert slow.steps == engine.state.counters[C_STEPS]
-    assert [r.last for r in rows] == pytest.approx(engine.state.floats[:2000, F_LAST], rel=1e-9)
+    assert slow.steps == engine.state.counters[0].steps
+    assert [r.last for r in rows] == pytest.approx(engine.state.requests.last[:2000], rel=1e-9)
     assert took > RATIO * fast
 
 

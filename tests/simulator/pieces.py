@@ -14,21 +14,6 @@ from hypothesis import strategies as st
 from opbyte.simulator.batching.host import Host
 from opbyte.simulator.batching.kv import CacheSettings, sequence_bytes
 from opbyte.simulator.batching.policies import Policy
-from opbyte.simulator.batching.state import (
-    C_COMPLETED,
-    C_EMITTED,
-    C_HITS,
-    C_PREEMPTIONS,
-    C_STEPS,
-    F_ARRIVAL,
-    F_FIRST,
-    F_LAST,
-    F_SCHEDULED,
-    I_GENERATED,
-    I_PREEMPTED,
-    T_TBT_COUNT,
-    T_TBT_SUM,
-)
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.parts.drafts.explicit import speculative_stage
 from opbyte.simulator.serving.driver import RunSettings, Served, serve
@@ -110,8 +95,8 @@ def play(engine: Engine, load: dict[str, Any]) -> None:
 
 def stamps(engine: Engine, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Arrival, schedule, first and last token of every request."""
-    columns = [F_ARRIVAL, F_SCHEDULED, F_FIRST, F_LAST]
-    return engine.state.floats[:count, columns]
+    requests = engine.state.requests[:count]
+    return np.stack([requests[name] for name in ("arrival", "scheduled", "first", "last")], 1)
 
 
 def cache_of(load: dict[str, Any], spare: int = 0) -> CacheSettings:
@@ -184,23 +169,23 @@ def check_served(engine: Engine, slow: Any, requests: Sequence[Any]) -> None:
     There is a gap for every token after a request's first; that of a preemption counts whole.
     """
     state, n = engine.state, len(requests)
-    assert state.counters[C_STEPS] == slow.steps
-    assert state.counters[C_HITS] == slow.hits
-    assert state.ints[:n, I_PREEMPTED].tolist() == [r.preemptions for r in requests]
-    assert state.counters[C_PREEMPTIONS] == sum(r.preemptions for r in requests)
+    assert state.counters[0].steps == slow.steps
+    assert state.counters[0].hits == slow.hits
+    assert state.requests.preempted[:n].tolist() == [r.preemptions for r in requests]
+    assert state.counters[0].preemptions == sum(r.preemptions for r in requests)
     expected = np.array([[r.arrival, r.scheduled, r.first, r.last] for r in requests])
     assert stamps(engine, n) == pytest.approx(expected, rel=1e-9)
     gaps = [gap for r in requests for gap in r.gaps]
-    assert state.clocks[T_TBT_COUNT] == state.hist.sum() == len(gaps)
-    assert state.clocks[T_TBT_SUM] == pytest.approx(sum(gaps), rel=1e-9)
+    assert state.clocks[0].gap_count == state.hist.sum() == len(gaps)
+    assert state.clocks[0].gap_sum == pytest.approx(sum(gaps), rel=1e-9)
 
 
 def check_ended(engine: Engine, load: dict[str, Any]) -> None:
     """All requests have all their tokens, and all memory is free."""
     state, n = engine.state, len(load["outputs"])
-    assert state.counters[C_COMPLETED] == n
-    assert state.ints[:n, I_GENERATED].tolist() == load["outputs"]
-    assert state.counters[C_EMITTED] == sum(load["outputs"])
+    assert state.counters[0].completed == n
+    assert state.requests.generated[:n].tolist() == load["outputs"]
+    assert state.counters[0].emitted == sum(load["outputs"])
     assert (state.free == engine.kv.capacity).all()
 
 

@@ -17,9 +17,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from opbyte.simulator.batching.policies import Policy
-from opbyte.simulator.batching.state import C_PREEMPTIONS, F_LAST, F_SCHEDULED, I_PREEMPTED
 from opbyte.simulator.deploy.deployment import Deployment
-from opbyte.simulator.parts.classes.lanes import M_SPREAD, LaneRules
+from opbyte.simulator.parts.classes.lanes import LaneRules
 from opbyte.simulator.parts.failures.faults import Faults
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.fleet import Fleet
@@ -127,7 +126,7 @@ def test_priorities_on_two_ranks(load: dict[str, Any]) -> None:
 def test_counters_as_the_paper(load: dict[str, Any]) -> None:
     engine = served(small("llama-3-8b"), load, "vtc")
     slow = check_same(engine, ByService, load)
-    assert engine.parts["classes"].marks[M_SPREAD] == slow.spread
+    assert engine.parts["classes"].marks[0].spread == slow.spread
 
 
 @pytest.mark.parametrize("order", ["priority", "vtc", ""])
@@ -140,7 +139,7 @@ def test_requests_that_are_alike_come_in_order(order: str, load: dict[str, Any])
     one, other = served(d, load, order), served(d, load, None)
     assert np.array_equal(stamps(one, n), stamps(other, n))
     assert np.array_equal(one.state.hist, other.state.hist)
-    assert one.state.ints[:n, I_PREEMPTED].tolist() == other.state.ints[:n, I_PREEMPTED].tolist()
+    assert one.state.requests.preempted[:n].tolist() == other.state.requests.preempted[:n].tolist()
 
 
 @given(load=workloads(), urgent=st.lists(st.booleans(), min_size=14, max_size=14))
@@ -161,9 +160,9 @@ def test_the_urgent_wait_for_one_other_at_most(load: dict[str, Any], urgent: lis
     alone["gaps"] = np.diff(at, prepend=0.0).tolist()
     alone["room"] = 100.0
     without = served(small("llama-3-8b"), alone, "priority")
-    took = engine.state.floats[:n, F_LAST] - engine.state.floats[:n, F_SCHEDULED]
+    took = engine.state.requests.last[:n] - engine.state.requests.scheduled[:n]
     longest = max((took[i] for i in range(n) if not urgent[i]), default=0.0)
-    later = engine.state.floats[first, F_SCHEDULED] - without.state.floats[: len(first), F_SCHEDULED]
+    later = engine.state.requests.scheduled[first] - without.state.requests.scheduled[: len(first)]
     assert (later >= -1e-12).all()
     assert (later <= longest + 1e-12).all()
 
@@ -177,8 +176,8 @@ def test_counters_stay_close(load: dict[str, Any], weights: int) -> None:
     load["policy"] = replace(load["policy"], reserve=True, lazy=False, max_sequences=6)
     engine = served(small("llama-3-8b"), load, "vtc")
     fit = int(engine.kv.capacity / engine.kv.block_bytes.sum() * engine.kv.block + 0.5)
-    assert engine.state.counters[C_PREEMPTIONS] == 0
-    assert engine.parts["classes"].marks[M_SPREAD] <= max(max(load["inputs"]), 2 * fit)
+    assert engine.state.counters[0].preemptions == 0
+    assert engine.parts["classes"].marks[0].spread <= max(max(load["inputs"]), 2 * fit)
 
 
 BOUNDS = "a:share=0.5,max_waiting=1;b:share=0.3,priority=1,max_wait=0.001;c:share=0.2,priority=2"

@@ -21,8 +21,6 @@ from opbyte.simulator.batching.host import Host
 from opbyte.simulator.batching.policies import Policy
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.parts.classes.lanes import LaneRules
-from opbyte.simulator.parts.drafts.state import N_VERIFIED, N_WASTED
-from opbyte.simulator.parts.kv_tiers.state import L_COUNT
 from opbyte.simulator.serving.engine import Engine
 
 from .deployments import small
@@ -97,7 +95,7 @@ def test_same_schedule_as_the_reference(load: dict[str, Any]) -> None:
     check_served(engine, slow, requests)
     check_tiers(engine, slow)
     spec = engine.parts["drafts"]
-    assert spec.counts[[N_VERIFIED, N_WASTED]].tolist() == [slow.verified, slow.wasted]
+    assert (spec.counts[0].verified, spec.counts[0].wasted) == (slow.verified, slow.wasted)
 
 
 @pytest.mark.parametrize("order", ["priority", "vtc"])
@@ -117,11 +115,11 @@ def test_what_every_schedule_owes(order: str, load: dict[str, Any], cuts: list[f
         check_pool(engine, n)
     check_ended(engine, load)
     assert not engine.parts["classes"].kinds[:, 0].any()
-    assert not engine.parts["kv-tiers"].lines[:, L_COUNT].any()
+    assert not any(line.count.any() for line in (engine.parts["kv-tiers"].loading, engine.parts["kv-tiers"].landed))
     assert np.array_equal(stamps(whole, n), stamps(engine, n))
 
 
-FIRST_STAMP = "stamps[col.F_FIRST] = "
+FIRST_STAMP = "request.first = "
 
 
 def test_the_first_token_is_stamped_at_one_place() -> None:
@@ -152,5 +150,5 @@ def test_stages_with_drafts_and_priorities_lose_nothing(load: dict[str, Any], cu
     engine, whole = served(cuts), served([])
     check_ended(engine, load)
     assert not engine.parts["classes"].kinds[:, 0].any()
-    assert engine.parts["drafts"].counts[N_VERIFIED] <= sum(load["outputs"])
+    assert engine.parts["drafts"].counts[0].verified <= sum(load["outputs"])
     assert np.array_equal(stamps(whole, n), stamps(engine, n))

@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 
 from opbyte.simulator.batching.kv import CacheSettings, rank_rules, sequence_bytes
 from opbyte.simulator.batching.policies import Policy, make_policy
-from opbyte.simulator.batching.state import C_EMITTED, F_ARRIVAL, F_FIRST, F_LAST, R_LATE
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.parts.failures.faults import Faults
 from opbyte.simulator.parts.kv_tiers.state import DOWN
@@ -36,6 +35,7 @@ from opbyte.workloads.requests import RequestBlock, RequestStream
 
 from .deployments import small
 from .pieces import explicit_cost, served_on
+from .pieces import stamps as stamps_of
 from .reference import Bytes, Pipeline, Reference, Request
 
 FREE = KvLink("free", math.inf, 0.0)
@@ -209,21 +209,21 @@ def test_one_request_at_a_time_is_prefill_alone_and_decode_alone(pair: Any, inpu
     first = Engine(entry, rules)
     first.submit(replace(block, output_tokens=np.ones(n, dtype=np.int64)))
     first.advance(math.inf)
-    firsts = first.state.floats[:n, F_FIRST].copy()
+    firsts = first.state.requests.first[:n].copy()
     second = Engine(decode, rules, replica=1)
     second.widen(int((block.input_tokens + block.output_tokens).max()))
     lasts = firsts
     if output > 1:
         second.resume(replace(block, arrival_s=firsts), 1, block.input_tokens, firsts, firsts)
         second.advance(math.inf)
-        lasts = second.state.floats[:n, F_LAST]
+        lasts = second.state.requests.last[:n]
     expected = np.array([block.arrival_s, firsts, lasts]).T
     np.testing.assert_allclose(stamps(got), expected, rtol=1e-12)
     if pair[0] == pair[1] and not entry.experts and entry.layout.pp == 1:  # and one engine alone
         whole = Engine(entry, rules)
         whole.submit(block)
         whole.advance(math.inf)
-        both = whole.state.floats[:n, [F_ARRIVAL, F_FIRST, F_LAST]]
+        both = stamps_of(whole, n)[:, [0, 2, 3]]
         np.testing.assert_allclose(stamps(got), both, rtol=1e-12)
 
 
@@ -251,12 +251,12 @@ def test_nothing_is_lost_between_two_pools(
     assert got.completed == table.count == len(load["inputs"])
     assert table.generated[rows].tolist() == load["outputs"]
     assert (table.last_s[rows] >= table.first_s[rows]).all()
-    emitted = sum(int(n.engine.state.counters[C_EMITTED]) for n in got.nodes)
+    emitted = sum(int(n.engine.state.counters[0].emitted) for n in got.nodes)
     assert emitted == sum(load["outputs"])  # none twice, whatever failed
     for node in got.nodes:
         assert (node.promised, node.inbound) == (0.0, 0)
         kv = node.engine.kv
-        late = node.engine.state.ranks[:, R_LATE].sum()  # hold their blocks for one more plan
+        late = node.engine.state.ranks.late.sum()  # hold their blocks for one more plan
         assert late or (node.engine.state.free == kv.capacity).all()
     target = got.nodes[-1]
     bytes_of = received(target.engine.deployment, table.input_tokens[rows])

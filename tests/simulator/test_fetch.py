@@ -15,30 +15,20 @@ from hypothesis import strategies as st
 from opbyte.devices.catalog import load_system
 from opbyte.devices.spec import SystemSpec
 from opbyte.devices.tier import TierSpec
-from opbyte.simulator.batching.records import records
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.parts.expert_cache.fetched import StepCaches
 from opbyte.simulator.parts.expert_cache.policies import BUILT_IN, CACHE_POLICIES
-from opbyte.simulator.parts.expert_cache.shelf import (
-    CLOCK,
-    F_AHEAD,
-    F_BYTES,
-    F_HITS,
-    F_LINK_S,
-    F_MISSES,
-    F_NEEDED,
-    F_WAIT_S,
-    layer_wait,
-)
+from opbyte.simulator.parts.expert_cache.shelf import CLOCK, layer_wait
 from opbyte.simulator.parts.expert_cache.store import HORIZONS, ExpertStore
 from opbyte.simulator.parts.expert_map.placing import expert_placing
-from opbyte.simulator.step.books import new_books
+from opbyte.simulator.step.books import Books, new_books
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import lower
 from opbyte.workloads.adapters import Tenants
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import CapacityError, InputError
+from opbyte.workloads.records import records, summed
 
 from .two_paths import compiled_step, some_work
 
@@ -54,29 +44,34 @@ def with_tiers(name: str, host: TierSpec | None = HOST, disk: TierSpec | None = 
     return system.model_copy(update={"device": device})
 
 
+def fetched(books: Books) -> dict[str, float]:
+    """Sums over the parts of experts."""
+    assert books.shelf is not None
+    return vars(summed([books.shelf.totals]))
+
+
 def touched(deployment: Deployment, steps: list[list[Batch]], step: int, replica: int) -> None:  # fmt: skip
     """Run steps on both paths and compare."""
     plan, _ = lower(deployment, replica)
     books, caches = new_books(plan), StepCaches(deployment, replica)
-    assert books.shelf is not None
-    before = books.shelf.totals.sum(axis=0)
+    before = fetched(books)
     for i, batches in enumerate(steps):
         moments = [b.moments(deployment.shard.windows) for b in batches]
         seconds = compiled_step(plan, books, batches, moments, step + i, True, 0)
         stage = explicit_stage(deployment, batches, step=step + i, replica=replica, caches=caches)
         fetch = stage.fetch
         assert fetch is not None
-        found = books.shelf.totals.sum(axis=0)
-        counts = found - before
-        before = found
+        total = fetched(books)
+        counts = {name: count - before[name] for name, count in total.items()}
+        before = total
         assert seconds == pytest.approx(stage.seconds, rel=1e-9)
         assert books.stages == pytest.approx(stage.stages, rel=1e-9)
-        assert counts[[F_NEEDED, F_HITS, F_MISSES, F_AHEAD]].round(6).tolist() == [
+        assert [round(counts[name], 6) for name in ("needed", "hits", "misses", "ahead")] == [
             fetch.needed, fetch.hits, fetch.misses, fetch.ahead,
         ]  # fmt: skip
-        assert counts[F_BYTES] == pytest.approx(fetch.bytes, rel=1e-9)
-        assert counts[F_LINK_S] == pytest.approx(fetch.link_s, rel=1e-9)
-        assert counts[F_WAIT_S] == pytest.approx(fetch.waited_s, rel=1e-7, abs=1e-12)
+        assert counts["bytes"] == pytest.approx(fetch.bytes, rel=1e-9)
+        assert counts["link_s"] == pytest.approx(fetch.link_s, rel=1e-9)
+        assert counts["wait_s"] == pytest.approx(fetch.waited_s, rel=1e-7, abs=1e-12)
         assert fetch.waited_s <= fetch.link_s * (1 + 1e-9)
         assert stage.seconds >= fetch.waited_s
 

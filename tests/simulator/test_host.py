@@ -12,7 +12,6 @@ import pytest
 
 from opbyte.simulator.batching.host import LAUNCH_S, OUTSIDE_S, TOKEN_S, FrontEnd, Host
 from opbyte.simulator.batching.policies import POLICIES
-from opbyte.simulator.batching.state import F_ARRIVAL, F_FIRST, F_LAST
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.frameworks.engine_file import read_engine
 from opbyte.simulator.serving.engine import Engine
@@ -31,8 +30,8 @@ def step_seconds(deployment: Deployment, sequences: int = 4, **changes: object) 
     counts = np.full(sequences, 16, dtype=np.int64)
     engine.submit(RequestBlock(np.arange(sequences), np.zeros(sequences), counts, np.full(sequences, TOKENS)))
     engine.advance(math.inf)
-    stamps = engine.state.floats[:sequences]
-    return float((stamps[0, F_LAST] - stamps[0, F_FIRST]) / (TOKENS - 1))
+    stamps = engine.state.requests[:sequences]
+    return float((stamps.last[0] - stamps.first[0]) / (TOKENS - 1))
 
 
 @pytest.fixture
@@ -70,8 +69,8 @@ def first_token(deployment: Deployment, name: str, tokens: int = 16, **changes: 
     one = np.full(1, tokens, dtype=np.int64)
     engine.submit(RequestBlock(np.zeros(1, np.int64), np.zeros(1), one, np.full(1, TOKENS)))
     engine.advance(math.inf)
-    first, last = engine.state.floats[0, [F_FIRST, F_LAST]]
-    return float(first), float(last - first)
+    request = engine.state.requests[0]
+    return float(request.first), float(request.last - request.first)
 
 
 @pytest.mark.parametrize("name", ["vllm", "sglang", "tensorrt-llm"])
@@ -106,9 +105,9 @@ def test_requests_queue_in_the_front_end(deployment: Deployment) -> None:
     idle = 0.0
     for i in range(30):
         idle = max(idle, came[i]) + 2e-3 + 1e-6 * tokens[i]
-        assert engine.state.floats[i, F_ARRIVAL] == pytest.approx(idle, rel=1e-12)
+        assert engine.state.requests.arrival[i] == pytest.approx(idle, rel=1e-12)
     engine.advance(math.inf)
-    assert (engine.state.floats[:30, F_FIRST] > engine.state.floats[:30, F_ARRIVAL]).all()
+    assert (engine.state.requests.first[:30] > engine.state.requests.arrival[:30]).all()
 
 
 @pytest.mark.parametrize(

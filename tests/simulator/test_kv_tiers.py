@@ -19,26 +19,11 @@ from hypothesis import strategies as st
 
 from opbyte.simulator.batching.kv import CacheSettings
 from opbyte.simulator.batching.policies import POLICIES, make_policy
-from opbyte.simulator.batching.state import C_COMPLETED, C_HITS, C_PREEMPTIONS, C_PROMPT, C_STEPS
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.parts.failures.faults import Faults
 from opbyte.simulator.parts.kv_tiers.run import block_bytes
 from opbyte.simulator.parts.kv_tiers.settings import KvTier, TierSettings
-from opbyte.simulator.parts.kv_tiers.state import (
-    H_HELD,
-    H_PEAK,
-    H_ROOM,
-    L_COUNT,
-    N_EVICTED,
-    N_LOADED,
-    N_PREFETCHED,
-    N_STORED,
-    O_FOUND,
-    O_LOADS,
-    Z_HELD,
-    Z_WAITED,
-    new_shelves,
-)
+from opbyte.simulator.parts.kv_tiers.state import new_shelves
 from opbyte.simulator.parts.kv_tiers.store import entry_of, put, touch
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.fleet import Fleet
@@ -146,10 +131,10 @@ def check_tiers(engine: Engine, slow: TieredReference) -> None:
     for level in range(len(slow.memories[0].tiers)):  # type: ignore[union-attr]
         tiers = [kv.tiers[level] for kv in slow.memories]  # type: ignore[union-attr]
         told = [sum(getattr(x, name) for x in tiers) for name in ("loaded", "stored", "evicted", "prefetched")]
-        assert t.counts[level, [N_LOADED, N_STORED, N_EVICTED, N_PREFETCHED]].tolist() == told
-    assert t.totals[O_LOADS] == slow.loads
-    assert t.seconds[Z_WAITED] == pytest.approx(slow.waited, rel=1e-6, abs=1e-12)
-    assert t.seconds[Z_HELD] == pytest.approx(slow.stood, rel=1e-6, abs=1e-12)
+        assert t.counts[level].tolist() == tuple(told)
+    assert t.totals[0].loads == slow.loads
+    assert t.seconds[0].waited == pytest.approx(slow.waited, rel=1e-6, abs=1e-12)
+    assert t.seconds[0].held == pytest.approx(slow.stood, rel=1e-6, abs=1e-12)
 
 
 @pytest.mark.parametrize(("model", "system", "routing", "degrees"), SETUPS)
@@ -183,19 +168,20 @@ def test_what_every_schedule_owes(load: dict[str, Any], data: st.DataObject) -> 
         engine.advance(cut)
         check_pool(engine, len(block))
         stores, levels = t.shelves.stores, range(t.which.shape[1])
-        assert (stores[:, H_HELD] <= stores[:, H_ROOM]).all()
-        assert (stores[:, H_HELD] <= stores[:, H_PEAK]).all()
+        assert (stores.held <= stores.room).all()
+        assert (stores.held <= stores.peak).all()
         for level in levels:
             counts, own = t.counts[level], np.unique(t.which[:, level])
-            came = counts[N_STORED] + counts[N_PREFETCHED]
-            assert came - counts[N_EVICTED] == stores[own, H_HELD].sum()
-    assert state.counters[C_COMPLETED] == len(block)
-    assert not t.lines[:, L_COUNT].any()
-    found = t.totals[O_FOUND] + t.counts[:, N_LOADED].sum()
-    assert found * engine.kv.block == state.counters[C_HITS]
-    prompt = state.counters[C_PROMPT] + state.counters[C_HITS]
+            came = counts.stored + counts.prefetched
+            assert came - counts.evicted == stores.held[own].sum()
+    assert state.counters[0].completed == len(block)
+    assert not t.loading.count.any()
+    assert not t.landed.count.any()
+    found = t.totals[0].found + t.counts.loaded.sum()
+    assert found * engine.kv.block == state.counters[0].hits
+    prompt = state.counters[0].prompt_tokens + state.counters[0].hits
     assert prompt >= sum(load["inputs"])
-    if not state.counters[C_PREEMPTIONS]:
+    if not state.counters[0].preemptions:
         assert prompt == sum(load["inputs"])
     load = load | {"clients": None}
     check_pieces(lambda: engine_for(d, load), load, data.draw(cuts), [])
@@ -229,10 +215,10 @@ def test_infinite_rate_is_a_cache_without_end(write: str) -> None:
     settings_ = TierSettings((KvTier("host", 1e8, *FREE), KvTier("disk", 1e10, *FREE)), write)
     endless, found, short = (served(d, None, 100_000), served(d, settings_, 320), served(d, None, 320))
     assert np.array_equal(stamps(endless, 40), stamps(found, 40))
-    for counter in (C_HITS, C_PROMPT, C_STEPS):
-        assert endless.state.counters[counter] == found.state.counters[counter]
-    assert short.state.counters[C_HITS] < found.state.counters[C_HITS]  # there was something to find
-    assert (found.parts["kv-tiers"].counts[:, N_LOADED] > 0).all() or write == "through"
+    for counter in ("hits", "prompt_tokens", "steps"):
+        assert endless.state.counters[0][counter] == found.state.counters[0][counter]
+    assert short.state.counters[0].hits < found.state.counters[0].hits  # there was something to find
+    assert (found.parts["kv-tiers"].counts.loaded > 0).all() or write == "through"
 
 
 def test_what_is_never_cheaper_is_no_tier() -> None:
@@ -241,7 +227,7 @@ def test_what_is_never_cheaper_is_no_tier() -> None:
     slow = TierSettings((KvTier("host", 1e10, 1.0, 0.0),), "back", "cheaper")
     without, found = served(d, None, 320), served(d, slow, 320)
     assert np.array_equal(stamps(without, 40), stamps(found, 40))
-    assert not found.parts["kv-tiers"].counts.any()
+    assert not any(found.parts["kv-tiers"].counts.tolist()[0])
 
 
 def test_one_load_takes_its_bytes_over_the_link() -> None:
@@ -258,8 +244,8 @@ def test_one_load_takes_its_bytes_over_the_link() -> None:
     engine.advance(math.inf)
     t = engine.parts["kv-tiers"]
     seconds = engine.kv.block_bytes[0] / rate + latency
-    assert t.counts[0, N_LOADED] == 1
-    assert t.seconds[Z_WAITED] == pytest.approx(seconds, rel=1e-12)
+    assert t.counts.loaded[0] == 1
+    assert t.seconds[0].waited == pytest.approx(seconds, rel=1e-12)
     arrival, scheduled, first, _ = stamps(engine, 3)[2]
     assert scheduled - arrival == pytest.approx(seconds, rel=1e-12)
     first_time = stamps(engine, 3)[0, 2]

@@ -16,21 +16,12 @@ from hypothesis import strategies as st
 
 from opbyte.simulator.batching.kv import CacheSettings
 from opbyte.simulator.batching.policies import POLICIES
-from opbyte.simulator.batching.state import (
-    C_COMPLETED,
-    C_PROMPT,
-    F_FIRST,
-    F_LAST,
-    F_SCHEDULED,
-    I_GENERATED,
-    I_PREEMPTED,
-)
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.pools import KvLink, Pools
 from opbyte.workloads.requests import RequestBlock, RequestStream
 
 from .deployments import small
-from .pieces import served_on
+from .pieces import served_on, stamps
 
 FREE = KvLink("free", math.inf, 0.0)
 
@@ -53,7 +44,7 @@ def test_one_request_at_a_time_is_one_engine(policy: str, inputs: list[int], out
     whole.advance(math.inf)
     table, n = got.table, len(block)
     assert got.nodes[1].engine.policy.rules is not None
-    both = whole.state.floats[:n, [F_SCHEDULED, F_FIRST, F_LAST]]
+    both = stamps(whole, n)[:, 1:]
     found = np.array([table.scheduled_s[:n], table.first_s[:n], table.last_s[:n]]).T
     np.testing.assert_allclose(found, both, rtol=1e-12)
 
@@ -80,9 +71,9 @@ def test_what_comes_with_its_cache_runs_to_its_end(
     engine.resume(block, 1, block.input_tokens, block.arrival_s, block.arrival_s)
     engine.advance(math.inf)
     state, n = engine.state, len(load)
-    assert state.counters[C_COMPLETED] == n
-    assert state.ints[:n, I_GENERATED].tolist() == outputs
-    assert (state.floats[:n, F_LAST] >= state.floats[:n, F_SCHEDULED]).all()
-    if not state.ints[:n, I_PREEMPTED].any():
-        assert state.counters[C_PROMPT] == 0
+    assert state.counters[0].completed == n
+    assert state.requests.generated[:n].tolist() == outputs
+    assert (state.requests.last[:n] >= state.requests.scheduled[:n]).all()
+    if not state.requests.preempted[:n].any():
+        assert state.counters[0].prompt_tokens == 0
     assert state.free.tolist() == [engine.kv.capacity]

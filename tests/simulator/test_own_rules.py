@@ -17,24 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opbyte.simulator.batching.policies import Policy, make_policy
-from opbyte.simulator.batching.prefix import NEXT
-from opbyte.simulator.batching.radix import (
-    K_EVICTABLE,
-    K_FREE,
-    K_HEAP,
-    N_CHILDREN,
-    N_LOCK,
-    N_PAGES,
-    N_PARENT,
-    N_PLACE,
-    N_TIME,
-    Tree,
-)
-from opbyte.simulator.batching.state import C_HITS, C_PREEMPTIONS, C_STEPS, I_PREEMPTED, T_KV_PEAK
+from opbyte.simulator.batching.radix import Tree
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.parts.sglang.rules import SglangRules
 from opbyte.simulator.parts.tensorrt_llm.rules import TrtllmRules
-from opbyte.simulator.parts.tensorrt_llm.state import B_KEY, B_MARK, B_PARENT, B_USERS, T_FREE, Trtllm
+from opbyte.simulator.parts.tensorrt_llm.state import Trtllm
 from opbyte.simulator.serving.engine import Engine
 from opbyte.workloads.errors import InputError
 
@@ -167,33 +154,34 @@ def check_tree(tree: Tree, ranks: list[Any]) -> None:
     for r, slow in enumerate(ranks):
         nodes, top = tree.nodes[r], tree.tops[r]
         known = {int(x) for x in tree.table[r, tree.table[r, :, 2] != 0, 2]}
-        heap = tree.heap[r, : top[K_HEAP]].tolist()
-        assert set(heap) == {x for x in known if not nodes[x, N_CHILDREN] and not nodes[x, N_LOCK]}
-        assert [nodes[x, N_PLACE] for x in heap] == list(range(len(heap)))
+        heap = tree.heap[r, : top.heap].tolist()
+        assert set(heap) == {x for x in known if not nodes.children[x] and not nodes.lock[x]}
+        assert [nodes.place[x] for x in heap] == list(range(len(heap)))
         for k in range(1, len(heap)):
-            assert nodes[heap[(k - 1) // 2], N_TIME] < nodes[heap[k], N_TIME]
-        assert top[K_EVICTABLE] == sum(int(nodes[x, N_PAGES]) for x in known)
+            assert nodes.time[heap[(k - 1) // 2]] < nodes.time[heap[k]]
+        assert top.evictable == sum(int(nodes.pages[x]) for x in known)
         for x in known:
-            assert nodes[x, N_CHILDREN] == sum(nodes[y, N_PARENT] == x for y in known)
-            assert nodes[x, N_LOCK] == 0
+            assert nodes.children[x] == sum(nodes.parent[y] == x for y in known)
+            assert nodes.lock[x] == 0
         evictable = slow.available() // slow.page - slow.free
-        assert top[[K_FREE, K_EVICTABLE]].tolist() == [slow.free, evictable]
+        assert (top.free, top.evictable) == (slow.free, evictable)
 
 
 def check_blocks(trtllm: Trtllm, ranks: list[Any]) -> None:
     """All blocks are free, and what can be found hangs together."""
     for r, slow in enumerate(ranks):
         blocks, links = trtllm.blocks[r], trtllm.links[r]
-        assert trtllm.ranks[r, T_FREE] == len(blocks) == len(slow.memory.free)
-        assert not blocks[:, [B_USERS, B_MARK]].any()
-        order, b = [], int(links[-1, NEXT])
+        assert trtllm.ranks.free[r] == len(blocks) == len(slow.memory.free)
+        assert not blocks.users.any()
+        assert not blocks.mark.any()
+        order, b = [], int(links.next[-1])
         while b != len(blocks):
             order.append(b)
-            b = int(links[b, NEXT])
+            b = int(links.next[b])
         assert sorted(order) == list(range(len(blocks)))
         known = {int(b) - 1 for b in trtllm.table[r, trtllm.table[r, :, 2] != 0, 2]}
-        assert known == set(np.flatnonzero(blocks[:, B_KEY]).tolist())
-        assert all(blocks[b, B_PARENT] in known | {-1} for b in known)
+        assert known == set(np.flatnonzero(blocks.key).tolist())
+        assert all(blocks.parent[b] in known | {-1} for b in known)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -239,7 +227,7 @@ def check_schedule(kind: str, deployment: Deployment, load: dict[str, Any]) -> N
     slow, requests = slow_run(kind, engine, load)
     check_served(engine, slow, requests)
     check_ended(engine, load)
-    assert engine.state.clocks[T_KV_PEAK] <= engine.kv.capacity
+    assert engine.state.clocks[0].kv_peak <= engine.kv.capacity
     if hasattr(engine.parts["scheduler"], "tree"):
         check_tree(engine.parts["scheduler"].tree, slow.ranks)
     else:
@@ -279,8 +267,8 @@ def test_one_priority_is_first_come_first_served(load: dict[str, Any], mixed: bo
         engine.advance(math.inf)
         found.append(engine)
     assert (stamps(found[0], len(load["inputs"])) == stamps(found[1], len(load["inputs"]))).all()
-    assert found[0].state.counters[C_STEPS] == found[1].state.counters[C_STEPS]
-    assert found[1].state.counters[C_PREEMPTIONS] == 0
+    assert found[0].state.counters[0].steps == found[1].state.counters[0].steps
+    assert found[1].state.counters[0].preemptions == 0
 
 
 @pytest.mark.parametrize(("low_first", "threshold"), [(True, 0), (True, 5), (False, 0), (False, 4)])
@@ -310,7 +298,7 @@ def test_who_makes_way_for_whom(low_first: bool, threshold: int) -> None:
     last = stamps(engine, 4)[:, 3]
     before = [i for i, by in zip(order, better, strict=True) if urgent and by > 0]
     assert [i for i in order if last[i] < last[0]] == before
-    assert engine.state.ints[:4, I_PREEMPTED].tolist() == [int(urgent), 0, 0, 0]
+    assert engine.state.requests.preempted[:4].tolist() == [int(urgent), 0, 0, 0]
 
 
 @pytest.mark.parametrize("reuse", [True, False])
@@ -328,7 +316,7 @@ def test_a_prompt_waits_for_what_another_computes(reuse: bool) -> None:
     engine.advance(math.inf)
     first, second = stamps(engine, 2)[:, 1]
     assert (second > first) == reuse
-    assert engine.state.counters[C_HITS] == (1024 if reuse else 0)
+    assert engine.state.counters[0].hits == (1024 if reuse else 0)
 
 
 def test_priorities_need_the_own_scheduler() -> None:

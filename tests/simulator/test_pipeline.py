@@ -19,7 +19,6 @@ from opbyte import simulate
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.batching.kv import CacheSettings, kv_rules
 from opbyte.simulator.batching.policies import Policy, make_policy
-from opbyte.simulator.batching.state import F_FIRST, F_LAST
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.deploy.layout import stage_models
 from opbyte.simulator.serving.engine import Engine
@@ -138,7 +137,8 @@ def test_one_request_takes_the_sum_of_its_stages() -> None:
     engine.advance(math.inf)
     steps = [Batch.of([], [(300, 0)]), *(Batch.of([300 + k]) for k in range(3))]
     ends = np.cumsum([explicit_stage(d, [x], captured=policy.captured).seconds for x in steps])
-    assert engine.state.floats[0, [F_FIRST, F_LAST]] == pytest.approx(ends[[0, -1]], rel=1e-9)
+    request = engine.state.requests[0]
+    assert [request.first, request.last] == pytest.approx(ends[[0, -1]], rel=1e-9)
 
 
 def test_chunks_of_a_prompt_follow_each_other() -> None:
@@ -153,7 +153,7 @@ def test_chunks_of_a_prompt_follow_each_other() -> None:
         at = 0.0
         for s in range(4):
             at = free[s] = max(at, free[s]) + seconds[s]
-    assert engine.state.floats[0, F_LAST] == pytest.approx(free[3], rel=1e-9)
+    assert engine.state.requests.last[0] == pytest.approx(free[3], rel=1e-9)
     assert free[3] < 0.5 * sum(sum(s) for s in stages)
 
 
@@ -164,7 +164,7 @@ def test_throughput_is_bounded_by_the_slowest_stage() -> None:
     engine.submit(alone([512] * 100, [1] * 100))
     engine.advance(math.inf)
     seconds = explicit_stage(d, [Batch.of([], [(512, 0)])]).stages
-    last = np.sort(engine.state.floats[:100, F_LAST])
+    last = np.sort(engine.state.requests.last[:100])
     assert last[0] == pytest.approx(sum(seconds), rel=1e-9)
     assert np.diff(last) == pytest.approx(np.full(99, max(seconds)), rel=1e-9)
 

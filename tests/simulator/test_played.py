@@ -21,7 +21,6 @@ from opbyte.simulator.batching.heap import Heap, drop_first, new_heap, push
 from opbyte.simulator.batching.kv import CacheSettings
 from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.batching.route_rules import APART, LOAD, choose
-from opbyte.simulator.batching.state import C_STEPS
 from opbyte.simulator.parts.autoscale.asked import parse_autoscale
 from opbyte.simulator.parts.failures.faults import Faults
 from opbyte.simulator.parts.kv_tiers.settings import KvTier, TierSettings
@@ -219,7 +218,7 @@ def test_engines_left_behind_are_seen_as_if_they_were_not(monkeypatch: pytest.Mo
                 Pools((d,) * count), make_policy(policy), stream_of(drawn, False, block), router=router,
                 cache=CACHE if policy == "vllm" else None,
             )  # fmt: skip
-            steps = sum(int(engine.state.counters[C_STEPS]) for engine in served.engines)
+            steps = sum(int(engine.state.counters[0].steps) for engine in served.engines)
             columns = ("arrival_s", "scheduled_s", "first_s", "last_s", "preemptions")
             table = [getattr(served.table, name)[: served.table.count].tobytes() for name in columns]
             found.append([*table, steps, served.engines[0].state.hist.tolist()])

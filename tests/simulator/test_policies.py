@@ -11,18 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opbyte.simulator.batching.policies import POLICIES, Policy, make_policy
-from opbyte.simulator.batching.state import (
-    C_COMPLETED,
-    C_PREEMPTIONS,
-    C_STEPS,
-    F_FIRST,
-    I_ORDER,
-    L_DECODES,
-    L_PREFILL,
-    L_PROMPTS,
-    L_STEPS,
-    LOG_COLUMNS,
-)
+from opbyte.simulator.batching.state import L_DECODES, L_PREFILL, L_PROMPTS, L_STEPS, LOG_COLUMNS
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.serving.engine import Engine
 from opbyte.workloads.errors import InputError
@@ -98,7 +87,7 @@ def test_arrivals_are_looked_at_now_and_then() -> None:
     ones = np.ones(2, dtype=np.int64)
     run.submit(RequestBlock(np.arange(2), np.array([0.0, 0.0]), 60 * ones, 20 * ones))
     run.advance(math.inf)
-    step = run.state.floats[0, F_FIRST]
+    step = run.state.requests.first[0]
     run = Engine(small("llama-3-8b"), policy, keep_log=True)
     run.submit(RequestBlock(np.arange(2), np.array([0.0, 1.01 * step]), 60 * ones, 20 * ones))
     run.advance(math.inf)
@@ -119,14 +108,14 @@ def late(deployment: Deployment, policy: Policy, prompts: Sequence[int]) -> list
 def test_more_sequences_than_tokens() -> None:
     """The budget holds two decodes: whoever was admitted first goes on, none waits for ever."""
     run = engine(small("llama-3-8b"), make_policy("chunked", token_budget=2), [(1, 30)] * 4)
-    assert run.state.counters[C_COMPLETED] == 4
-    assert run.state.ints[:4, I_ORDER].tolist() == [0, 1, 2, 3]
+    assert run.state.counters[0].completed == 4
+    assert run.state.requests.order[:4].tolist() == [0, 1, 2, 3]
     assert max(row[0] for row in log(run, L_DECODES)) == 2
 
 
 def test_first_come_first_served() -> None:
     run = engine(small("llama-3-8b"), make_policy("chunked", max_sequences=2), [(20, 5)] * 7)
-    firsts = run.state.floats[:7, F_FIRST]
+    firsts = run.state.requests.first[:7]
     assert (np.diff(firsts) >= 0).all()
     assert {row[0] for row in log(run, LOG_COLUMNS.index("running"))} <= {0, 1, 2}
 
@@ -147,10 +136,10 @@ def test_memory_for_one_is_enough_for_all(name: str, lengths: list[tuple[int, in
     found.advance(math.inf)
     check_ended(found, load)
     if POLICIES[name].reserve:
-        assert found.state.counters[C_PREEMPTIONS] == 0
+        assert found.state.counters[0].preemptions == 0
     # No more steps than if every request ran alone and was recomputed for every token.
     alone = sum(sum(-(-(i + t) // budget) + 1 for t in range(o)) for i, o in lengths)
-    assert found.state.counters[C_STEPS] <= alone
+    assert found.state.counters[0].steps <= alone
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ import pytest
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.batching.kv import MOST_BLOCKS, CacheSettings
 from opbyte.simulator.batching.policies import make_policy
-from opbyte.simulator.batching.state import C_HITS, C_PREEMPTIONS, C_PROMPT, L_PREFILL, R_BLOCKS, T_KV_PEAK
+from opbyte.simulator.batching.state import L_PREFILL
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.run import run
@@ -50,7 +50,7 @@ def served(
 
 
 def hits(engine: Engine) -> int:
-    return int(engine.state.counters[C_HITS])
+    return int(engine.state.counters[0].hits)
 
 
 def test_leading_blocks_are_shared() -> None:
@@ -58,7 +58,7 @@ def test_leading_blocks_are_shared() -> None:
     turns = [(0.0, 1300, 2, (1, 2, 3)), (1.0, 1300, 2, (1, 2, 4)), (2.0, 1300, 2, (5, 2, 3))]
     engine = served(small("llama-3-8b"), turns)
     assert hits(engine) == 1024
-    assert engine.state.counters[C_PROMPT] == 3 * 1300 - 1024
+    assert engine.state.counters[0].prompt_tokens == 3 * 1300 - 1024
 
 
 def test_the_last_token_is_always_computed() -> None:
@@ -107,9 +107,9 @@ def test_no_hashes_no_hits() -> None:
 def test_preempted_requests_find_their_own() -> None:
     """Two requests outgrow the pool: the later one is preempted and does not start from nothing."""
     engine = served(small("llama-3-8b"), [(0.0, 64, 100, ())] * 2, blocks=14)
-    assert engine.state.counters[C_PREEMPTIONS] > 0
+    assert engine.state.counters[0].preemptions > 0
     assert hits(engine) > 0
-    recomputed = engine.state.counters[C_PROMPT] + hits(engine) - 128
+    recomputed = engine.state.counters[0].prompt_tokens + hits(engine) - 128
     assert recomputed > hits(engine) > 0
 
 
@@ -178,7 +178,7 @@ def hybrid(deployment: Deployment, turns: Sequence[Turn], *, budget: int = 8192,
     engine.submit(RequestBlock(np.arange(len(turns)), np.array(arrival), np.array(inputs), np.array(outputs), hashes))
     engine.advance(math.inf)
     assert engine.done
-    assert engine.state.ranks[0, R_BLOCKS] == engine.kv.blocks  # all came back
+    assert engine.state.ranks.blocks[0] == engine.kv.blocks  # all came back
     return engine
 
 
@@ -198,12 +198,12 @@ def test_windows_take_blocks_of_the_same_pool() -> None:
     full, window = sorted(engine.kv.block_bytes.tolist(), reverse=True)
     kept = 128 // 16 * engine.kv.block_bytes[1]
     assert engine.kv.window.tolist() == [0, 128]
-    peak = engine.state.clocks[T_KV_PEAK]
+    peak = engine.state.clocks[0].kv_peak
     assert peak == (math.ceil(1499 / 16) + math.ceil(kept / engine.kv.block_bytes[0])) * engine.kv.block_bytes[0]
     assert full >= window > 0.0
     weights = deployment.memory().weights
     tight = hybrid(deployment, [(0.0, 1300, 200, ())] * 4, memory_bytes=weights + 1.9 * peak)
-    assert tight.state.counters[C_PREEMPTIONS] > 0
+    assert tight.state.counters[0].preemptions > 0
 
 
 def test_prompts_resume_where_a_state_is_kept() -> None:
@@ -226,4 +226,4 @@ def test_admission_by_the_first_chunk(first: bool, early: bool) -> None:
     engine.submit(RequestBlock(np.arange(2), np.zeros(2), np.array([800, 1200]), np.array([100, 10]), ((), ())))
     engine.advance(math.inf)
     assert engine.done
-    assert (engine.state.counters[C_PREEMPTIONS] > 0) == early
+    assert (engine.state.counters[0].preemptions > 0) == early

@@ -25,7 +25,7 @@ from opbyte.devices.calibrated.formulas import MOE
 from opbyte.devices.catalog import list_systems, load_system
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.deploy.placement import PLACEMENTS, PREFILL, Option, kind_code, placement
-from opbyte.simulator.step.books import K_BOUND, K_PROCESSOR, T_RUNS, new_books, totals
+from opbyte.simulator.step.books import T_RUNS, new_books, totals
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import _affine, lower
 from opbyte.simulator.step.prices import Kernels, experts_price
@@ -339,9 +339,9 @@ def test_cells_hold_a_bound() -> None:
     books = new_books(plan)
     batch = Batch.of([300] * 8, [(64, 0)])
     compiled_step(plan, books, [batch], [batch.moments(d.shard.windows)])
-    ran = books.cells[0, :, K_PROCESSOR] >= 0
+    ran = books.cells.processor[0, :] >= 0
     assert ran.any()
-    assert np.isin(books.cells[0, ran, K_BOUND], (0.0, 1.0, 2.0)).all()
+    assert np.isin(books.cells.bound[0, ran], (0.0, 1.0, 2.0)).all()
 
 
 @pytest.mark.parametrize(

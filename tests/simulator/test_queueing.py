@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from opbyte.simulator.batching.policies import make_policy
-from opbyte.simulator.batching.state import F_ARRIVAL, F_LAST, F_SCHEDULED, T_BUSY
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.batch import Batch
@@ -33,15 +32,15 @@ def test_mean_wait(rho: float) -> None:
     size = np.full(REQUESTS, PROMPT)
     engine.submit(RequestBlock(np.arange(REQUESTS), np.cumsum(gaps), size, np.ones_like(size)))
     engine.advance(math.inf)
-    rows = engine.state.floats[:REQUESTS]
-    assert rows[:, F_LAST] - rows[:, F_SCHEDULED] == pytest.approx(service, rel=1e-6)
-    waits = rows[:, F_SCHEDULED] - rows[:, F_ARRIVAL]
+    rows = engine.state.requests[:REQUESTS]
+    assert rows.last - rows.scheduled == pytest.approx(service, rel=1e-6)
+    waits = rows.scheduled - rows.arrival
     batches = waits.reshape(60, -1).mean(axis=1)  # long enough to be nearly independent
     error = batches.std(ddof=1) / math.sqrt(len(batches))
     expected = rho * service / (2 * (1 - rho))
     assert abs(waits.mean() - expected) < 3 * error
     assert error < 0.1 * expected
-    assert engine.state.clocks[T_BUSY] / engine.now == pytest.approx(rho, rel=0.02)
+    assert engine.state.clocks[0].busy / engine.now == pytest.approx(rho, rel=0.02)
 
 
 def test_exponential_service_queues_as_m_m_1() -> None:
@@ -60,10 +59,10 @@ def test_exponential_service_queues_as_m_m_1() -> None:
     engine = Engine(deployment, policy)
     engine.submit(RequestBlock(np.arange(count), np.cumsum(gaps), prompts, outputs))
     engine.advance(math.inf)
-    rows = engine.state.floats[:count]
-    spent = rows[:, F_LAST] - rows[:, F_SCHEDULED]
+    rows = engine.state.requests[:count]
+    spent = rows.last - rows.scheduled
     assert spent.std() / spent.mean() == pytest.approx(1.0, abs=0.03)
-    waits = rows[:, F_SCHEDULED] - rows[:, F_ARRIVAL]
+    waits = rows.scheduled - rows.arrival
     batches = waits.reshape(40, -1).mean(axis=1)
     error = batches.std(ddof=1) / math.sqrt(len(batches))
     assert abs(waits.mean() - rho * service / (1 - rho)) < 3 * error

@@ -14,7 +14,7 @@ import pytest
 
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.batching.policies import make_policy
-from opbyte.simulator.batching.state import HIST_RATIO, L_END, L_START, NUM_LOG, T_TBT_COUNT
+from opbyte.simulator.batching.state import HIST_RATIO, L_END, L_START, NUM_LOG
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.serving.course import LEAST_ROWS, Course
 from opbyte.simulator.serving.engine import Engine
@@ -158,7 +158,7 @@ def test_gaps_are_counted_once() -> None:
     engine.submit(block)
     engine.advance(float("inf"))
     assert engine.state.hist.sum() == (block.output_tokens - 1).sum()
-    assert engine.state.clocks[T_TBT_COUNT] == engine.state.hist.sum()
+    assert engine.state.clocks[0].gap_count == engine.state.hist.sum()
 
 
 def test_quantiles_of_the_histogram() -> None:

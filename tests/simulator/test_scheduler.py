@@ -20,22 +20,7 @@ from hypothesis import strategies as st
 from opbyte.simulator.batching.host import Host
 from opbyte.simulator.batching.kv import CacheSettings
 from opbyte.simulator.batching.policies import POLICIES, Policy
-from opbyte.simulator.batching.prefix import AFTER, BARE, KEY, NAMED, NEXT, PREVIOUS, UNUSED, USERS
-from opbyte.simulator.batching.state import (
-    C_HITS,
-    C_PREEMPTIONS,
-    C_PROMPT,
-    F_HELD,
-    I_BLOCKS,
-    I_FLIGHT,
-    I_KEYED,
-    I_ORDER,
-    L_KV,
-    R_BLOCKS,
-    R_SLOTS,
-    T_BUSY,
-    T_KV_PEAK,
-)
+from opbyte.simulator.batching.state import L_KV
 from opbyte.simulator.batching.status import REACHED
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.serving.engine import Engine
@@ -154,40 +139,40 @@ def check_pool(engine: Engine, count: int) -> None:
     """
     state, pool, shared, apart = engine.state, engine.state.pool, 0, 0
     for r in range(len(state.ranks)):
-        slots = pool.slots[r, : state.ranks[r, R_SLOTS]].tolist()
+        slots = pool.slots[r, : state.ranks.slots[r]].tolist()
         assert len(set(slots)) == len(slots) <= len(pool.held[r])
         assert set(slots) <= set(range(len(pool.held[r])))
         blocks, end = pool.blocks[r], len(pool.blocks[r]) - 1
-        users, keys = blocks[:end, USERS], blocks[:end, KEY]
-        free, bare, b = [], int(blocks[end, BARE]), int(blocks[end, NEXT])
+        users, keys = blocks.users[:end], blocks.key[:end]
+        free, bare, b = [], int(blocks.bare[end]), int(blocks.next[end])
         while b != end and len(free) <= end:
             free.append(b)
-            bare += int(blocks[b, BARE])
-            assert blocks[blocks[b, NEXT], PREVIOUS] == b
-            b = int(blocks[b, NEXT])
+            bare += int(blocks.bare[b])
+            assert blocks.previous[blocks.next[b]] == b
+            b = int(blocks.next[b])
         numbers = np.flatnonzero(keys)
         assert sorted(free) == numbers[users[numbers] == 0].tolist()
-        assert (blocks[:, BARE] >= 0).all()
-        assert state.ranks[r, R_BLOCKS] == len(free) + bare
+        assert (blocks.bare >= 0).all()
+        assert state.ranks.blocks[r] == len(free) + bare
         assert state.free[r] == (len(free) + bare) * engine.kv.block_bytes[0]
-        unused, b = [], int(blocks[end, UNUSED])
+        unused, b = [], int(blocks.key[end])
         while b >= 0 and len(unused) <= end:
             unused.append(b)
-            b = int(blocks[b, NEXT])
-        assert sorted([*unused, *numbers.tolist()]) == list(range(blocks[end, NAMED]))
+            b = int(blocks.next[b])
+        assert sorted([*unused, *numbers.tolist()]) == list(range(blocks.users[end]))
         found: list[int] = []
         for key, first in pool.table[r]:
             same = [int(first)] if key else []
-            while same and pool.blocks[r, same[-1], AFTER] != first:
-                same.append(int(pool.blocks[r, same[-1], AFTER]))
+            while same and pool.blocks.after[r, same[-1]] != first:
+                same.append(int(pool.blocks.after[r, same[-1]]))
             assert all(keys[b] == key for b in same)
             found += same
         assert sorted(found) == numbers.tolist()
         shared += int(users[numbers].sum())
         apart += end - len(numbers) - bare
-    held = state.ints[:count]
-    assert shared == held[:, I_KEYED].sum()
-    assert apart == (held[:, I_BLOCKS] - held[:, I_KEYED]).sum()
+    held = state.contents[:count]
+    assert shared == held.keyed.sum()
+    assert apart == (held.blocks - held.keyed).sum()
 
 
 def check_memory(engine: Engine, count: int) -> None:
@@ -196,7 +181,7 @@ def check_memory(engine: Engine, count: int) -> None:
     if engine.kv.cached:
         check_pool(engine, count)
     else:
-        held = engine.state.floats[:count, F_HELD].sum()
+        held = engine.state.requests.kv_bytes[:count].sum()
         assert engine.state.free.sum() + held == pytest.approx(engine.deployment.ranks * engine.kv.capacity)
 
 
@@ -230,26 +215,26 @@ def test_what_every_schedule_owes(
     assert engine.advance(math.inf) == engine.now  # nothing is left
     assert REACHED == 0
     check_ended(engine, load)
-    prompt = state.counters[C_PROMPT] + state.counters[C_HITS]
+    prompt = state.counters[0].prompt_tokens + state.counters[0].hits
     assert prompt >= sum(load["inputs"])  # recomputed prompts count again
-    if not state.counters[C_PREEMPTIONS]:
+    if not state.counters[0].preemptions:
         assert prompt == sum(load["inputs"])
-    assert sorted(state.ints[:n, I_ORDER]) == list(range(n))
+    assert sorted(state.requests.order[:n]) == list(range(n))
     arrival, scheduled, first, last = stamps(engine, n).T
     assert (arrival <= scheduled).all()
     assert (scheduled < first).all()
     assert ((first < last) | (np.array(load["outputs"]) == 1)).all()
     log = np.concatenate(engine.logs)
     assert (log[:, L_KV] <= deployment.ranks * capacity).all()
-    assert state.clocks[T_KV_PEAK] <= capacity
+    assert state.clocks[0].kv_peak <= capacity
     if deployment.layout.pp == 1:  # stages work side by side
-        busy = state.clocks[T_BUSY]
+        busy = state.clocks[0].busy
         worked = engine.books.wall.sum()
         assert worked <= busy * (1 + 1e-9)
         if load["policy"].host == Host():
             assert worked == pytest.approx(busy, rel=1e-9)
     else:
-        assert not state.ints[:n, I_FLIGHT].any()
+        assert not state.requests.in_flight[:n].any()
 
 
 def test_an_engine_that_plans_ahead_rests_only_when_nothing_more_can_be_known() -> None:

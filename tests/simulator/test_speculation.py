@@ -18,20 +18,10 @@ from hypothesis import strategies as st
 
 from opbyte.simulator.batching.kv import CacheSettings
 from opbyte.simulator.batching.policies import POLICIES, Policy
-from opbyte.simulator.batching.state import C_PREEMPTIONS, C_STEPS, T_BUSY
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.parts.drafts.run import speculating_policy
 from opbyte.simulator.parts.drafts.speculating import speculating
 from opbyte.simulator.parts.drafts.speculation import Speculation
-from opbyte.simulator.parts.drafts.state import (
-    N_ACCEPTED,
-    N_DRAFTED,
-    N_EMITTED,
-    N_VERIFIED,
-    N_WASTED,
-    Z_DRAFT,
-    Z_VERIFY,
-)
 from opbyte.simulator.parts.drafts.verify import ACCEPT_SEED
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.run import run
@@ -168,8 +158,8 @@ def test_same_schedule_as_the_reference(
     slow = slow_engine(engine, load["clients"], Verifying, **verifying(engine, load))
     slow.serve(requests)
     check_served(engine, slow, requests)
-    counts = engine.parts["drafts"].counts
-    assert counts[[N_VERIFIED, N_WASTED]].tolist() == [slow.verified, slow.wasted]
+    counts = engine.parts["drafts"].counts[0]
+    assert (counts.verified, counts.wasted) == (slow.verified, slow.wasted)
 
 
 @pytest.mark.parametrize(("model", "system", "routing", "method"), SETUPS[:7:2])
@@ -191,21 +181,21 @@ def test_what_every_schedule_owes(
     spec, outputs = engine.parts["drafts"], load["outputs"]
     assert spec is not None
     check_ended(engine, load)
-    verified, accepted, emitted = spec.counts[[N_VERIFIED, N_ACCEPTED, N_EMITTED]].tolist()
+    verified, _, accepted, emitted, _ = spec.counts[0].tolist()
     assert verified <= emitted <= verified + accepted
-    assert accepted <= spec.counts[N_DRAFTED] <= verified * len(rates)
+    assert accepted <= spec.counts[0].drafted <= verified * len(rates)
     # Each request's first token, and one after each preemption that met it, come from a prompt.
     assert emitted <= sum(outputs) - n
-    assert emitted >= sum(outputs) - n - state.counters[C_PREEMPTIONS]
-    if not state.counters[C_PREEMPTIONS] and rates == (1.0,) * len(rates):
+    assert emitted >= sum(outputs) - n - state.counters[0].preemptions
+    if not state.counters[0].preemptions and rates == (1.0,) * len(rates):
         whole = 1 + len(rates)
         if load["policy"].token_budget >= whole * load["policy"].max_sequences and not (
             0 < load["policy"].threshold < whole
         ):
             assert verified == sum(-(-(o - 1) // whole) for o in outputs)
-    assert spec.seconds.sum() <= state.clocks[T_BUSY] * (1 + 1e-9)
-    assert (spec.seconds[Z_DRAFT] > 0.0) == (d.parts["drafts"].draft is not None)
-    assert spec.seconds[Z_VERIFY] > 0.0
+    assert sum(spec.seconds[0].tolist()) <= state.clocks[0].busy * (1 + 1e-9)
+    assert (spec.seconds[0].draft > 0.0) == (d.parts["drafts"].draft is not None)
+    assert spec.seconds[0].verify > 0.0
 
 
 @given(load=loads(), times=st.lists(st.floats(0.0, 0.02), max_size=3).map(sorted), data=st.data())
@@ -237,11 +227,11 @@ def test_chances_of_one_and_none(method: str, policy: str) -> None:
     sure = run_of(speculative(plain, method, (1.0,) * 3, 3), POLICIES[policy])
     none = run_of(speculative(plain, method, (0.0,) * 3, 3), POLICIES[policy])
     bare = run_of(plain, replace(POLICIES[policy], ahead=none.policy.ahead))
-    assert sure.parts["drafts"].counts[[N_VERIFIED, N_EMITTED]].tolist() == [40 * 8, 40 * 32]
-    assert none.parts["drafts"].counts[[N_VERIFIED, N_EMITTED]].tolist() == [40 * 32, 40 * 32]
-    assert none.parts["drafts"].counts[N_WASTED] == 0
-    assert none.state.counters[C_STEPS] == bare.state.counters[C_STEPS]
-    assert sure.state.counters[C_STEPS] < bare.state.counters[C_STEPS]
+    assert sure.parts["drafts"].counts[["verified", "emitted"]].tolist() == [(40 * 8, 40 * 32)]
+    assert none.parts["drafts"].counts[["verified", "emitted"]].tolist() == [(40 * 32, 40 * 32)]
+    assert none.parts["drafts"].counts[0].wasted == 0
+    assert none.state.counters[0].steps == bare.state.counters[0].steps
+    assert sure.state.counters[0].steps < bare.state.counters[0].steps
     assert none.now > bare.now > sure.now
 
 
@@ -251,7 +241,7 @@ def test_requests_bring_their_own_chances() -> None:
     own = np.repeat([0.0, 1.0], 20)
     engine = run_of(d, POLICIES["vllm"], rates=own)
     assert engine.parts["drafts"] is not None
-    assert engine.parts["drafts"].counts[N_VERIFIED] == 20 * 32 + 20 * 8
+    assert engine.parts["drafts"].counts[0].verified == 20 * 32 + 20 * 8
     equal = run_of(speculative(plain, "eagle", (0.6,) * 3, 3), POLICIES["vllm"])
     same = run_of(d, POLICIES["vllm"], rates=np.full(40, 0.6))
     assert np.array_equal(stamps(equal, 40), stamps(same, 40))

@@ -28,7 +28,7 @@ from opbyte.simulator.batching.clients import release
 from opbyte.simulator.batching.hooks import NONE
 from opbyte.simulator.batching.kv import KvRules
 from opbyte.simulator.batching.policies import POLICIES, Limits
-from opbyte.simulator.batching.state import C_SUBMITTED, R_RUNNING, R_WAITING, State, grown, new_state
+from opbyte.simulator.batching.state import State, grown, new_state
 from opbyte.simulator.deploy.deployment import deploy
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.launches import NO_LAUNCHES
@@ -69,10 +69,10 @@ def test_a_waiting_request_counts_four_times_for_vllm() -> None:
     for running, chosen in ((3, 0), (5, 1)):
         state = new_state(2, 8, 4, 1e9, 0, 1)
         state = grown(state, np.zeros(1), np.array([4]), np.array([2]), np.zeros(1))._replace(hooks=NONE)
-        assert state.counters[C_SUBMITTED] == 1
-        state.ranks[0, R_RUNNING], state.ranks[1, R_WAITING] = running, 1
+        assert state.counters[0].submitted == 1
+        state.ranks.running[0], state.ranks.waiting[1] = running, 1
         one_release(state, limits, kv, 0.0)
-        assert state.ranks[:, R_WAITING].tolist() == [chosen == 0, 1 + (chosen == 1)]
+        assert state.ranks.waiting.tolist() == [chosen == 0, 1 + (chosen == 1)]
 
 
 def test_seeds_draw_other_experts() -> None:

@@ -11,7 +11,6 @@ import pytest
 
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.batching.policies import POLICIES, make_policy
-from opbyte.simulator.batching.state import F_FIRST, F_LAST
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.step.lowering import lower
@@ -81,8 +80,8 @@ def slower_with_a_long_context(deployment: Deployment) -> float:
         count = len(inputs)
         engine.submit(RequestBlock(np.arange(count), np.zeros(count), np.array(inputs), np.full(count, 100)))
         engine.advance(math.inf)
-        stamps = engine.state.floats[:count]
-        ends.append(float((stamps[:, F_LAST] - stamps[:, F_FIRST]).max()))
+        stamps = engine.state.requests[:count]
+        ends.append(float((stamps.last - stamps.first).max()))
     return ends[1] / ends[0]
 
 

@@ -15,16 +15,7 @@ import pytest
 
 from opbyte.simulator.batching.kv import CacheSettings
 from opbyte.simulator.batching.policies import Policy, make_policy
-from opbyte.simulator.batching.state import (
-    F_FIRST,
-    F_SCHEDULED,
-    I_GENERATED,
-    I_PREEMPTED,
-    L_DECODES,
-    L_KV,
-    L_PREFILL,
-    L_START,
-)
+from opbyte.simulator.batching.state import L_DECODES, L_KV, L_PREFILL, L_START
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.record import Run
@@ -68,8 +59,8 @@ def test_an_arrival_waits_for_the_step_after_the_next() -> None:
 def test_scheduled_when_planned() -> None:
     engine = served(small("llama-3-8b"), vllm(), [(0.0, 10, 5), (1e-6, 7, 1)])
     second_step, third_step = (row[0] for row in log(engine, L_START)[1:3])
-    assert engine.state.floats[1, F_SCHEDULED] == second_step
-    assert engine.state.floats[1, F_FIRST] > third_step
+    assert engine.state.requests.scheduled[1] == second_step
+    assert engine.state.requests.first[1] > third_step
 
 
 def test_a_place_is_free_one_plan_later() -> None:
@@ -124,9 +115,9 @@ def test_two_that_outgrow_memory_take_turns() -> None:
     """Neither fits beside the other at the end: only the later one is ever preempted."""
     load = [(0.0, 16, 145)] * 2
     engine = served(small("llama-3-8b"), vllm(), load, CacheSettings(16, 10))
-    assert engine.state.ints[0, I_PREEMPTED] == 0
-    assert engine.state.ints[1, I_PREEMPTED] >= 1
-    assert engine.state.ints[:2, I_GENERATED].tolist() == [145, 145]
+    assert engine.state.requests.preempted[0] == 0
+    assert engine.state.requests.preempted[1] >= 1
+    assert engine.state.requests.generated[:2].tolist() == [145, 145]
 
 
 LENGTHS = {"input_len": 128, "output_len": 32, "lengths": "fixed"}

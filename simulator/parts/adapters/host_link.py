@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...serving.engine import Engine
-from ..expert_cache.shelf import F_LINK_S
 from ..kv_tiers.state import UP
 
 
@@ -36,4 +35,4 @@ class HostLink:
     def experts_s(self) -> float:
         """Seconds that experts have had it so far."""
         shelf = self.engine.books.shelf
-        return 0.0 if shelf is None else float(shelf.totals[:, F_LINK_S].sum())
+        return 0.0 if shelf is None else float(shelf.totals.link_s.sum())

@@ -17,7 +17,7 @@ import numpy as np
 
 from ....devices.spec import SystemSpec
 from ....workloads.errors import InputError
-from ...batching.state import F8, F_FIRST
+from ...batching.state import F8
 from ...scenario.scenario import Scenario
 from ...serving.clock import Clock
 from ...serving.dealing import Dealer
@@ -75,7 +75,7 @@ class Firsts:
                 self._open.pop(node.index, None)
                 continue
             places, rows, _ = np.array(open_requests).T
-            first, arrival = node.engine.state.floats[places, F_FIRST], table.arrival_s[rows]
+            first, arrival = node.engine.state.requests.first[places], table.arrival_s[rows]
             came = first <= now  # one that is yet to come is not a number, or ahead of now
             new = came & (first > self._looked)  # others had theirs before a failure put them back
             self._come.extend(zip(first[new].tolist(), (first - arrival)[new].tolist(), strict=True))

@@ -12,7 +12,6 @@ from ....workloads.requests import RequestBlock, RequestStream
 from ....workloads.requests.classes import RequestClass
 from ...batching.orders import LANED
 from ...batching.policies import Policy
-from ...batching.state import C_SUBMITTED, C_WALK, F_ARRIVAL, F_SCHEDULED, I_NEXT, I_ROW
 from ...deploy.deployment import Deployment
 from ...serving.clock import Clock
 from ...serving.engine import Engine
@@ -21,7 +20,7 @@ from ...serving.nodes import Node
 from ...serving.table import RequestTable
 from ..sglang.rules import SglangRules
 from . import preempt, queue
-from .lanes import K_WAITING, M_SPREAD, O_KIND, O_REFUSED, Q_HEAD, ClassLanes, LaneBook, LaneRules
+from .lanes import ClassLanes, LaneBook, LaneRules
 
 
 def bounded(stream: RequestStream) -> bool:
@@ -104,13 +103,13 @@ class ClassQueues(EnginePart):
         return True
 
     def refused(self, engine: Engine) -> list[int]:
-        places = engine.parts["classes"].of[: engine.submitted, O_REFUSED].nonzero()[0]
-        rows: list[int] = engine.state.ints[places, I_ROW].tolist()
+        places = engine.parts["classes"].of.refused[: engine.submitted].nonzero()[0]
+        rows: list[int] = engine.state.requests.row[places].tolist()
         return rows
 
     def spread(self, engine: Engine) -> int:
         """Most that the virtual counters of two tenants in the queue have differed by, before failures too."""
-        return max(self._spread, int(engine.parts["classes"].marks[M_SPREAD]))
+        return max(self._spread, int(engine.parts["classes"].marks[0].spread))
 
 
 def door(stream: RequestStream, clock: Clock, table: RequestTable) -> Callable[[int, float], bool]:
@@ -151,23 +150,23 @@ class Door:
 def _waiting(node: Node, kind: int) -> int:
     """Requests of a class that wait on a node, as of the step in progress."""
     state = node.engine.state
-    new = slice(int(state.counters[C_WALK]), int(state.counters[C_SUBMITTED]))
+    new = slice(int(state.counters[0].walk), int(state.counters[0].submitted))
     lanes = node.engine.parts["classes"]
-    queued = int(lanes.kinds[kind, K_WAITING]) if kind < len(lanes.kinds) else 0
-    return queued + int((lanes.of[new, O_KIND] == kind).sum())
+    queued = int(lanes.kinds.waiting[kind]) if kind < len(lanes.kinds) else 0
+    return queued + int((lanes.of.kind[new] == kind).sum())
 
 
 def _longest(node: Node, kind: int, now: float) -> float:
     """How long the first request of a class on a node has waited; 0 where none waits."""
     state, lanes = node.engine.state, node.engine.parts["classes"]
     came = []
-    for head in lanes.rows[:, :, Q_HEAD].ravel().tolist():
+    for head in lanes.rows.head.ravel().tolist():
         i = head
-        while i >= 0 and not np.isnan(state.floats[i, F_SCHEDULED]):
-            i = int(state.ints[i, I_NEXT])
-        if i >= 0 and lanes.of[i, O_KIND] == kind:
-            came.append(float(state.floats[i, F_ARRIVAL]))
-    for i in range(int(state.counters[C_WALK]), int(state.counters[C_SUBMITTED])):
-        if lanes.of[i, O_KIND] == kind:
-            came.append(float(state.floats[i, F_ARRIVAL]))
+        while i >= 0 and not np.isnan(state.requests.scheduled[i]):
+            i = int(state.requests.next[i])
+        if i >= 0 and lanes.of.kind[i] == kind:
+            came.append(float(state.requests.arrival[i]))
+    for i in range(int(state.counters[0].walk), int(state.counters[0].submitted)):
+        if lanes.of.kind[i] == kind:
+            came.append(float(state.requests.arrival[i]))
     return now - min(came, default=now)

@@ -13,9 +13,10 @@ import numpy as np
 
 from ....workloads.errors import InputError
 from ....workloads.jit_held import held
+from ....workloads.records import Records, named, records
 from ....workloads.requests import RequestBlock
 from ....workloads.requests.block import Labels
-from ...batching.state import C_SUBMITTED, F8, I8, State
+from ...batching.state import F8, I8, State
 
 MOST_LANES = 4096
 """Of one engine: choosing looks at each."""
@@ -24,19 +25,18 @@ INPUT_WEIGHT, OUTPUT_WEIGHT = 1, 2
 """Weights of a prompt token and an output token in a tenant's service (section 5.1 of Sheng et al., Fairness in
 serving large language models, OSDI 2024)."""
 
-(Q_HEAD, Q_TAIL, Q_WAITING, Q_SERVED) = range(4)
-"""Columns of `ClassLanes.rows`: first and last request, -1 if empty; how many wait; service of the lane's
-tenant, its virtual token counter."""
+LANE = named("head tail waiting served", "")
+"""First and last request, -1 if empty; how many wait; service of the lane's tenant, its virtual token counter."""
 
-(O_LANE, O_PLACE, O_KIND, O_REFUSED) = range(4)
-"""Columns of `ClassLanes.of`: a request's queue, its place among arrivals, its class, and whether it was rejected."""
+QUEUED = named("lane place kind refused", "")
+"""A request's queue, its place among arrivals, its class, and whether it was rejected."""
 
-(K_WAITING, K_MOST) = range(2)
-"""Columns of `ClassLanes.kinds`: requests of a class that wait on all ranks, and how many may."""
+KIND = named("waiting most", "")
+"""Requests of a class that wait on all ranks, and how many may."""
 
-(M_CAME, M_REFUSED, M_SPREAD, M_UNDONE) = range(4)
-"""Entries of `ClassLanes.marks`: requests queued so far and rejected; largest difference between the counters of two
-queues with waiting requests; whether the current plan took tokens back."""
+MARKS = named("came refused spread undone", "")
+"""Requests queued so far and rejected; largest difference between the counters of two queues with waiting requests;
+whether the current plan took tokens back."""
 
 FREE = np.iinfo(np.int64).max
 
@@ -45,13 +45,13 @@ FREE = np.iinfo(np.int64).max
 class ClassLanes(NamedTuple):
     """L lanes of R ranks, of N requests of K classes."""
 
-    rows: I8  # [R, L, 4]
+    rows: Records  # [R, L] of `LANE`
     keys: I8  # [L] the smallest is served first
-    of: I8  # [N, 4]
-    kinds: I8  # [K, 2]
+    of: Records  # [N] of `QUEUED`
+    kinds: Records  # [K] of `KIND`
     waits: F8  # [K] longest wait of the first in the class's queue that lets another in [s]
     last: I8  # [R] lane whose request was admitted last, -1 before
-    marks: I8  # [4]
+    marks: Records  # [1] of `MARKS`
     worst: bool  # whether the sequence of the largest key is preempted, not the last one admitted
     fair: bool  # whether the lane served least is served first, not the one of the smallest key
 
@@ -81,20 +81,19 @@ class LaneRules:
 
     def start(self, ranks: int) -> ClassLanes:
         """Return lanes before the first request."""
-        kinds = np.zeros((len(self.most), 2), dtype=np.int64)
-        kinds[:, K_MOST] = [FREE if x is None else x for x in self.most]
+        kinds = records(len(self.most), KIND)
+        kinds.most = [FREE if x is None else x for x in self.most]
         waits = np.array([np.inf if x is None else x for x in self.waits], dtype=np.float64)
-        none = np.zeros((0, 4), dtype=np.int64)
         return ClassLanes(
-            _empty(ranks, 1), np.zeros(1, dtype=np.int64), none, kinds, waits,
-            np.full(ranks, -1), np.zeros(4, dtype=np.int64),
+            _empty(ranks, 1), np.zeros(1, dtype=np.int64), records(0, QUEUED), kinds, waits,
+            np.full(ranks, -1), records(1, MARKS),
             self.order == "priority", self.order == "vtc",
         )  # fmt: skip
 
 
-def _empty(ranks: int, count: int) -> I8:
-    rows = np.zeros((ranks, count, 4), dtype=np.int64)
-    rows[:, :, [Q_HEAD, Q_TAIL]] = -1
+def _empty(ranks: int, count: int) -> Records:
+    rows = records((ranks, count), LANE)
+    rows.head = rows.tail = -1
     return rows
 
 
@@ -116,21 +115,19 @@ class LaneBook:
         labels = block.labels
         if labels is None:
             return lanes
-        end = int(state.counters[C_SUBMITTED])
-        if len(lanes.of) < len(state.ints):
-            of = np.empty((len(state.ints), 4), dtype=np.int64)
-            of[: len(lanes.of)] = lanes.of
-            lanes = lanes._replace(of=of)
+        end = int(state.counters[0].submitted)
+        if len(lanes.of) < len(state.requests):
+            lanes = lanes._replace(of=records(len(state.requests), QUEUED, lanes.of))
         new = lanes.of[end - len(block) : end]
-        new[:, [O_PLACE, O_REFUSED]] = 0
-        new[:, O_KIND] = labels.kind
+        new.place = new.refused = 0
+        new.kind = labels.kind
         names, which = np.unique(self._names(labels), return_inverse=True)
         before = len(self.numbers)
         numbers = [self.numbers.setdefault(name, len(self.numbers)) for name in names.tolist()]
-        new[:, O_LANE] = np.array(numbers)[which]
+        new.lane = np.array(numbers)[which]
         lanes = self._widened(lanes, labels)
         if len(self.numbers) > before and self.rules.order == "priority":
-            lanes.keys[new[:, O_LANE]] = labels.priority
+            lanes.keys[new.lane] = labels.priority
         return lanes
 
     def _names(self, labels: Labels) -> I8:
@@ -153,8 +150,8 @@ class LaneBook:
             lanes = lanes._replace(rows=rows, keys=keys)
         kinds = int(labels.kind.max(initial=-1)) + 1
         if kinds > len(lanes.kinds):  # classes that only a trace names have no bounds
-            more = np.zeros((kinds, 2), dtype=np.int64)
-            more[:, K_MOST] = FREE
+            more = records(kinds, KIND)
+            more.most = FREE
             more[: len(lanes.kinds)] = lanes.kinds
             waits = np.full(kinds, np.inf)
             waits[: len(lanes.waits)] = lanes.waits

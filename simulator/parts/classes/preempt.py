@@ -14,8 +14,8 @@ from ...batching.counting import clear_sums, count_planned
 from ...batching.holding import drop, found_again, give_up, hold, note_content, put_back
 from ...batching.kv import KvRules
 from ...batching.preempting import last_gives_way
-from ...batching.state import C_CHUNKS, I_CACHED, I_NOTED, I_PREEMPTED, R_LATE, R_RUNNING, State
-from .lanes import M_UNDONE, O_LANE, O_PLACE, ClassLanes
+from ...batching.state import State
+from .lanes import ClassLanes
 
 
 @compiled_code
@@ -41,7 +41,7 @@ def make_room(
         if late:
             back = hooks.undo_ended(state, rank_index, p)
             if back > 0:
-                lanes.marks[M_UNDONE] = 1
+                lanes.marks[0].undone = 1
             before = drop_late_one(state, kv_rules, rank_index, p)
             more += back
             ahead += back == 0 and (p < ended_at if ended else before <= position)
@@ -54,9 +54,9 @@ def make_room(
             take_out(lanes, state, kv_rules, rank_index, p, position, planned)
             position -= p < position
         if victim == i:  # the plan of all that runs ends
-            for k in range(position, rank[R_RUNNING]):
+            for k in range(position, rank.running):
                 state.fresh[rank_index, k] = 0
-            return False, rank[R_RUNNING], rank[R_LATE], more, lost, int64(0)
+            return False, rank.running, rank.late, more, lost, int64(0)
     return True, position, ended_at, more, lost, ahead
 
 
@@ -65,13 +65,13 @@ def worst_of(state: State, lanes: ClassLanes, rank_index: int) -> tuple[int, boo
     """Last in order of a rank's sequences: its place, and whether it is one that the step in flight ends."""
     rank, size = state.ranks[rank_index], state.running.shape[1] // 3
     victim, late, key, place = int64(-1), False, int64(0), int64(0)
-    for k in range(rank[R_RUNNING] + rank[R_LATE]):
-        ended = k >= rank[R_RUNNING]
-        p = k - rank[R_RUNNING] if ended else k
+    for k in range(rank.running + rank.late):
+        ended = k >= rank.running
+        p = k - rank.running if ended else k
         of = lanes.of[state.running[rank_index, size + p if ended else p]]
-        key_own = lanes.keys[of[O_LANE]]
-        if victim < 0 or key_own > key or (key_own == key and of[O_PLACE] > place):
-            victim, late, key, place = int64(p), ended, key_own, of[O_PLACE]
+        key_own = lanes.keys[of.lane]
+        if victim < 0 or key_own > key or (key_own == key and of.place > place):
+            victim, late, key, place = int64(p), ended, key_own, of.place
     return victim, late
 
 
@@ -81,8 +81,8 @@ def drop_late_one(state: State, kv_rules: KvRules, rank_index: int, ended_at: in
     rank, size = state.ranks[rank_index], state.running.shape[1] // 3
     give_up(state, kv_rules, rank_index, state.running[rank_index, size + ended_at])
     before = state.running[rank_index, 2 * size + ended_at]
-    rank[R_LATE] -= 1
-    for k in range(ended_at, rank[R_LATE]):
+    rank.late -= 1
+    for k in range(ended_at, rank.late):
         state.running[rank_index, size + k] = state.running[rank_index, size + k + 1]
         state.running[rank_index, 2 * size + k] = state.running[rank_index, 2 * size + k + 1]
     return int(before)
@@ -95,22 +95,22 @@ def take_out(
     """Put a rank's running sequence `p` back into its queue, its tokens of this step undone."""
     rank, size = state.ranks[rank_index], state.running.shape[1] // 3
     i = state.running[rank_index, p]
-    noted = state.ints[i, I_CACHED]
+    noted = state.requests[i].cached
     if kv_rules.cached:
-        noted = state.ints[i, I_NOTED] if planned else found_again(state, i)
+        noted = state.requests[i].noted if planned else found_again(state, i)
         note_content(state, kv_rules, rank_index, i, noted)
     drop(state, kv_rules, rank_index, i, noted)
-    state.ints[i, I_PREEMPTED] += 1
+    state.requests[i].preempted += 1
     if planned:
-        lanes.marks[M_UNDONE] = 1
+        lanes.marks[0].undone = 1
         hooks.on_undone(state, i)
     hooks.on_preempted(state, i)
-    rank[R_RUNNING] -= 1
-    for k in range(p, rank[R_RUNNING]):
+    rank.running -= 1
+    for k in range(p, rank.running):
         state.running[rank_index, k] = state.running[rank_index, k + 1]
         if k + 1 < position:
             state.fresh[rank_index, k] = state.fresh[rank_index, k + 1]
-    for g in range(rank[R_LATE]):
+    for g in range(rank.late):
         state.running[rank_index, 2 * size + g] -= state.running[rank_index, 2 * size + g] > p
     put_back(state, rank_index, i)
 
@@ -124,12 +124,12 @@ def pass_over(
     Of those that have ended some may stand between the running ones, see `drafts.plan_ended`.
     """
     rank, places = state.ranks[rank_index], 2 * state.running.shape[1] // 3
-    while ahead > 0 and (position < rank[R_RUNNING] or ended_at < rank[R_LATE]):
-        while ended_at < rank[R_LATE] and state.running[rank_index, places + ended_at] < position:
+    while ahead > 0 and (position < rank.running or ended_at < rank.late):
+        while ended_at < rank.late and state.running[rank_index, places + ended_at] < position:
             ended_at += 1  # which have been looked at, or have nothing to be planned
-        if ended_at < rank[R_LATE] and state.running[rank_index, places + ended_at] == position:
+        if ended_at < rank.late and state.running[rank_index, places + ended_at] == position:
             ended_at += 1
-        elif position < rank[R_RUNNING]:
+        elif position < rank.running:
             state.fresh[rank_index, position] = 0
             position += 1
         else:
@@ -141,12 +141,12 @@ def pass_over(
 @compiled_code
 def count_again(lanes: ClassLanes, state: State, rank: int, chunks: int) -> None:
     """Sum the planned batch of a rank again after tokens were taken back; `chunks` belong to others."""
-    if lanes.marks[M_UNDONE] == 0:
+    if lanes.marks[0].undone == 0:
         return
-    lanes.marks[M_UNDONE] = 0
+    lanes.marks[0].undone = 0
     clear_sums(state, rank)
-    state.counters[C_CHUNKS] = chunks
-    for j in range(state.ranks[rank, R_RUNNING]):
+    state.counters[0].chunks = chunks
+    for j in range(state.ranks[rank].running):
         count_planned(state, state.costs.windows, rank, state.running[rank, j], state.fresh[rank, j])
     hooks.count_ended(state, rank)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import numpy as np
 
 from ....workloads.jit import compiled_code, compiled_part, int64
-from ...batching import state as col
 from ...batching.kv import KvRules
 from ...batching.policies import Limits
 from ...batching.queues import count_left, cut_out, link_in
@@ -24,40 +23,40 @@ from .lanes import ClassLanes
 def insert(state: State, lanes: ClassLanes, rank: int, index: int) -> None:
     """Put a request into its lane, by its place among arrivals."""
     of = lanes.of[index]
-    row, place = lanes.rows[rank, of[cols.O_LANE]], of[cols.O_PLACE]
-    before, after = row[cols.Q_TAIL], int64(-1)
-    if before >= 0 and lanes.of[before, cols.O_PLACE] > place:
-        before, after = int64(-1), row[cols.Q_HEAD]
-        while lanes.of[after, cols.O_PLACE] < place:
-            before, after = after, state.ints[after, col.I_NEXT]
-    link_in(state, row, cols.Q_HEAD, cols.Q_TAIL, index, before, after)
-    row[cols.Q_WAITING] += 1
-    lanes.kinds[of[cols.O_KIND], cols.K_WAITING] += 1
-    state.ranks[rank, col.R_WAITING] += 1
+    row, place = lanes.rows[rank, of.lane], of.place
+    before, after = row.tail, int64(-1)
+    if before >= 0 and lanes.of[before].place > place:
+        before, after = int64(-1), row.head
+        while lanes.of[after].place < place:
+            before, after = after, state.requests[after].next
+    link_in(state, row, index, before, after)
+    row.waiting += 1
+    lanes.kinds[of.kind].waiting += 1
+    state.ranks[rank].waiting += 1
 
 
 @compiled_part
 def lift(lanes: ClassLanes, rank: int, lane: int) -> None:
     """Raise the counter of a tenant that begins to wait: it has no claim to what it did not ask for."""
     rows, least = lanes.rows[rank], int64(-1)
-    if rows[lane, cols.Q_HEAD] >= 0:
+    if rows[lane].head >= 0:
         return
     for other in range(lanes.keys.size):
-        if rows[other, cols.Q_HEAD] >= 0 and (least < 0 or rows[other, cols.Q_SERVED] < least):
-            least = rows[other, cols.Q_SERVED]
+        if rows[other].head >= 0 and (least < 0 or rows[other].served < least):
+            least = rows[other].served
     if least < 0 and lanes.last[rank] >= 0:
-        least = rows[lanes.last[rank], cols.Q_SERVED]
-    rows[lane, cols.Q_SERVED] = max(rows[lane, cols.Q_SERVED], least)
+        least = rows[lanes.last[rank]].served
+    rows[lane].served = max(rows[lane].served, least)
 
 
 @compiled_code
 def join_lane(lanes: ClassLanes, state: State, rank: int, index: int) -> None:
     """Queue a request that has just come."""
     of = lanes.of[index]
-    of[cols.O_PLACE] = lanes.marks[cols.M_CAME]
-    lanes.marks[cols.M_CAME] += 1
+    of.place = lanes.marks[0].came
+    lanes.marks[0].came += 1
     if lanes.fair:
-        lift(lanes, rank, of[cols.O_LANE])
+        lift(lanes, rank, of.lane)
     insert(state, lanes, rank, index)
     if lanes.fair:
         measure(lanes, rank)
@@ -72,11 +71,11 @@ def longest_wait(state: State, lanes: ClassLanes, rank: int, kind: int, now: flo
     """
     longest = 0.0
     for lane in range(lanes.keys.size):
-        i = lanes.rows[rank, lane, cols.Q_HEAD]
-        while i >= 0 and not np.isnan(state.floats[i, col.F_SCHEDULED]):
-            i = state.ints[i, col.I_NEXT]  # preempted ones have been served
-        if i >= 0 and lanes.of[i, cols.O_KIND] == kind:
-            longest = max(longest, now - state.floats[i, col.F_ARRIVAL])
+        i = lanes.rows[rank, lane].head
+        while i >= 0 and not np.isnan(state.requests[i].scheduled):
+            i = state.requests[i].next  # preempted ones have been served
+        if i >= 0 and lanes.of[i].kind == kind:
+            longest = max(longest, now - state.requests[i].arrival)
     return longest
 
 
@@ -84,14 +83,14 @@ def longest_wait(state: State, lanes: ClassLanes, rank: int, kind: int, now: flo
 def turned_away(lanes: ClassLanes, state: State, rank: int, index: int) -> bool:
     """Whether a request that has just come is not let in, by the bounds of its class."""
     of = lanes.of[index]
-    kind = of[cols.O_KIND]
-    full = lanes.kinds[kind, cols.K_WAITING] >= lanes.kinds[kind, cols.K_MOST]
+    kind = of.kind
+    full = lanes.kinds[kind].waiting >= lanes.kinds[kind].most
     if not full and lanes.waits[kind] < np.inf:
-        waited = longest_wait(state, lanes, rank, kind, state.floats[index, col.F_ARRIVAL])
+        waited = longest_wait(state, lanes, rank, kind, state.requests[index].arrival)
         full = waited > lanes.waits[kind]
     if full:
-        of[cols.O_REFUSED] = 1
-        lanes.marks[cols.M_REFUSED] += 1
+        of.refused = 1
+        lanes.marks[0].refused += 1
     return bool(full)
 
 
@@ -101,10 +100,10 @@ def goes_before(lanes: ClassLanes, rank: int, lane: int, other: int) -> bool:
     rows = lanes.rows[rank]
     one, two = lanes.keys[lane], lanes.keys[other]
     if lanes.fair:
-        one, two = rows[lane, cols.Q_SERVED], rows[other, cols.Q_SERVED]
+        one, two = rows[lane].served, rows[other].served
     if one != two:
         return bool(one < two)
-    return bool(lanes.of[rows[lane, cols.Q_HEAD], cols.O_PLACE] < lanes.of[rows[other, cols.Q_HEAD], cols.O_PLACE])
+    return bool(lanes.of[rows[lane].head].place < lanes.of[rows[other].head].place)
 
 
 @compiled_code
@@ -112,37 +111,37 @@ def find_head(lanes: ClassLanes, state: State, rank: int) -> None:
     """Choose which request of a rank's lanes is the head of its queue."""
     best = int64(-1)
     for lane in range(lanes.keys.size):
-        if lanes.rows[rank, lane, cols.Q_HEAD] < 0:
+        if lanes.rows[rank, lane].head < 0:
             continue
         if best < 0 or goes_before(lanes, rank, lane, best):
             best = int64(lane)
-    state.ranks[rank, col.R_HEAD] = lanes.rows[rank, best, cols.Q_HEAD] if best >= 0 else -1
+    state.ranks[rank].head = lanes.rows[rank, best].head if best >= 0 else -1
 
 
 @compiled_code
 def sooner(lanes: ClassLanes, state: State, index: int, other: int) -> bool:
     """Whether one waiting request goes before another by priority."""
     one, two = lanes.of[index], lanes.of[other]
-    first, second = lanes.keys[one[cols.O_LANE]], lanes.keys[two[cols.O_LANE]]
+    first, second = lanes.keys[one.lane], lanes.keys[two.lane]
     if not lanes.worst or first == second:
-        return bool(lanes.worst and one[cols.O_PLACE] < two[cols.O_PLACE])
+        return bool(lanes.worst and one.place < two.place)
     return bool(first < second)
 
 
 @compiled_code
 def take_head(lanes: ClassLanes, state: State, rank: int, index: int) -> None:
     """Take the chosen head out of its lane; a prompt that leaves for the first time is service."""
-    request = state.ints[index]
+    request = state.requests[index]
     of = lanes.of[index]
-    row = lanes.rows[rank, of[cols.O_LANE]]
-    row[cols.Q_HEAD] = request[col.I_NEXT]
-    if row[cols.Q_HEAD] < 0:
-        row[cols.Q_TAIL] = -1
-    row[cols.Q_WAITING] -= 1
-    state.ranks[rank, col.R_HEAD] = -1
-    lanes.last[rank] = of[cols.O_LANE]
-    if np.isnan(state.floats[index, col.F_SCHEDULED]):
-        row[cols.Q_SERVED] += cols.INPUT_WEIGHT * request[col.I_INPUT]
+    row = lanes.rows[rank, of.lane]
+    row.head = request.next
+    if row.head < 0:
+        row.tail = -1
+    row.waiting -= 1
+    state.ranks[rank].head = -1
+    lanes.last[rank] = of.lane
+    if np.isnan(state.requests[index].scheduled):
+        row.served += cols.INPUT_WEIGHT * request.input
     if lanes.fair:
         measure(lanes, rank)
 
@@ -150,15 +149,15 @@ def take_head(lanes: ClassLanes, state: State, rank: int, index: int) -> None:
 @compiled_code
 def count_kind(lanes: ClassLanes, state: State, index: int) -> None:
     """Count one request fewer of a class that waits."""
-    lanes.kinds[lanes.of[index, cols.O_KIND], cols.K_WAITING] -= 1
+    lanes.kinds[lanes.of[index].kind].waiting -= 1
 
 
 @compiled_code
 def unqueue(lanes: ClassLanes, state: State, rank: int, index: int) -> None:
     """Take a request that ends as it waits out of its queue or lane."""
-    row = lanes.rows[rank, lanes.of[index, cols.O_LANE]]
-    cut_out(state, row, cols.Q_HEAD, cols.Q_TAIL, index)
-    row[cols.Q_WAITING] -= 1
+    row = lanes.rows[rank, lanes.of[index].lane]
+    cut_out(state, row, index)
+    row.waiting -= 1
     count_left(state, rank, index)
 
 
@@ -171,7 +170,7 @@ def back_to_lane(lanes: ClassLanes, state: State, rank: int, index: int) -> None
 @compiled_code
 def count_served(lanes: ClassLanes, state: State, rank: int, index: int, tokens: int) -> None:
     """Count tokens that have come for a tenant's request."""
-    lanes.rows[rank, lanes.of[index, cols.O_LANE], cols.Q_SERVED] += cols.OUTPUT_WEIGHT * tokens
+    lanes.rows[rank, lanes.of[index].lane].served += cols.OUTPUT_WEIGHT * tokens
 
 
 @compiled_part
@@ -179,11 +178,11 @@ def measure(lanes: ClassLanes, rank: int) -> None:
     """Record the difference between the counters of waiting tenants."""
     least, most = int64(-1), int64(-1)
     for lane in range(lanes.keys.size):
-        if lanes.rows[rank, lane, cols.Q_HEAD] >= 0:
-            served = lanes.rows[rank, lane, cols.Q_SERVED]
+        if lanes.rows[rank, lane].head >= 0:
+            served = lanes.rows[rank, lane].served
             least = served if least < 0 else min(least, served)
             most = max(most, served)
-    lanes.marks[cols.M_SPREAD] = max(lanes.marks[cols.M_SPREAD], most - least)
+    lanes.marks[0].spread = max(lanes.marks[0].spread, most - least)
 
 
 @compiled_code
@@ -200,7 +199,7 @@ def same_head(lanes: ClassLanes, state: State, limits: Limits, kv_rules: KvRules
     if lanes.fair:
         for r in range(state.ranks.shape[0]):
             rank = state.ranks[r]
-            if rank[col.R_WAITING] > 0 and rank[col.R_RUNNING] + rank[col.R_LATE] < limits.max_sequences:
+            if rank.waiting > 0 and rank.running + rank.late < limits.max_sequences:
                 steps = int64(1)
     return steps
 

@@ -14,8 +14,8 @@ from ...batching.holding import coming
 from ...batching.kv import KvRules
 from ...batching.policies import Limits
 from ...batching.preempting import make_room, pass_over
-from ...batching.state import F8, I8, I_CACHED, I_FLIGHT, I_GENERATED, I_INPUT, I_NOTED, I_TARGET, R_LATE, State
-from .state import N_WASTED, NUM_OWN, S_CAME, S_FAR, S_ID, DraftState
+from ...batching.state import F8, I8, State
+from .state import DraftState
 
 
 @compiled_part
@@ -42,7 +42,7 @@ def count_drafts(drafts: DraftState, state: State, rank: int, context: int, toke
 def clear_draft(drafts: DraftState, state: State, rank: int) -> None:
     """Empty the sums of a rank's drafts, and plans of sequences that have ended."""
     size = state.running.shape[1] // 3
-    for g in range(state.ranks[rank, R_LATE]):
+    for g in range(state.ranks[rank].late):
         state.fresh[rank, size - 1 - g] = 0
     for w in range(drafts.first.shape[1]):
         drafts.first[rank, w] = 0.0
@@ -59,13 +59,13 @@ def count_tokens(drafts: DraftState, state: State, moments: F8, windows: I8, con
 @compiled_code
 def tokens_coming(drafts: DraftState, state: State, index: int) -> int:
     """Return the tokens of a sequence that have timestamps but are unknown to the current plan."""
-    return int(drafts.rows[index, S_CAME] if coming(state, index) else 0)
+    return int(drafts.rows[index].came if coming(state, index) else 0)
 
 
 @compiled_code
 def found_again(drafts: DraftState, state: State, index: int) -> int:
     """Tokens of a sequence whose content is known if it is preempted: as several may come, those known when it was planned."""
-    return int(state.ints[index, I_NOTED])
+    return int(state.requests[index].noted)
 
 
 @compiled_code
@@ -79,10 +79,10 @@ def undo_ended(drafts: DraftState, state: State, rank: int, ended_at: int) -> in
     """Take back the tokens that a plan has for a sequence that has ended; how many."""
     size = state.running.shape[1] // 3
     back = state.fresh[rank, size - 1 - ended_at]
-    for k in range(ended_at, state.ranks[rank, R_LATE] - 1):
+    for k in range(ended_at, state.ranks[rank].late - 1):
         state.fresh[rank, size - 1 - k] = state.fresh[rank, size - 2 - k]
     if back > 0:
-        drafts.counts[N_WASTED] -= 1
+        drafts.counts[0].wasted -= 1
     return int(back)
 
 
@@ -91,9 +91,8 @@ def new_row(drafts: DraftState, state: State, index: int, number: int) -> bool:
     """`drafts.state.with_requests` of one request by its number, if there is room."""
     if index >= drafts.rows.shape[0]:
         return False
-    for c in range(NUM_OWN):
-        drafts.rows[index, c] = 0
-    drafts.rows[index, S_ID] = number
+    drafted = drafts.rows[index]
+    drafted.id, drafted.came, drafted.far = number, 0, 0
     return True
 
 
@@ -106,11 +105,11 @@ def drafts_of(drafts: DraftState, state: State) -> int:
 @compiled_code
 def next_tokens(drafts: DraftState, state: State, index: int) -> int:
     """Tokens of a running sequence that are known and not computed, with drafts behind its latest."""
-    request = state.ints[index]
-    if request[I_FLIGHT] > 0:
+    request = state.requests[index]
+    if request.in_flight > 0:
         return 0  # its tokens are being verified
-    left = request[I_INPUT] + request[I_GENERATED] - request[I_CACHED]
-    if left > 0 and request[I_CACHED] >= request[I_TARGET]:
+    left = request.input + request.generated - request.cached
+    if left > 0 and request.cached >= request.target:
         left += drafts.tokens
     return max(int(left), 0)
 
@@ -118,15 +117,15 @@ def next_tokens(drafts: DraftState, state: State, index: int) -> int:
 @compiled_code
 def verifies(drafts: DraftState, state: State, index: int) -> bool:
     """Return whether drafts of a request are in flight that was preempted since: it waits for them."""
-    return bool(state.ints[index, I_FLIGHT] > 0)
+    return bool(state.requests[index].in_flight > 0)
 
 
 @compiled_code
 def reach(drafts: DraftState, state: State, limits: Limits, index: int) -> int:
     """Slots that a sequence needs before its new tokens: for those that a plan takes it to have, and drafting."""
-    cached = state.ints[index, I_CACHED]
-    if limits.ahead and cached >= state.ints[index, I_TARGET]:
-        cached = drafts.rows[index, S_FAR]
+    cached = state.requests[index].cached
+    if limits.ahead and cached >= state.requests[index].target:
+        cached = drafts.rows[index].far
     return int(cached + drafts.lookahead)
 
 
@@ -148,15 +147,15 @@ def plan_ended(
     """
     rank, lost = state.ranks[rank_index], int64(0)
     size = state.running.shape[1] // 3
-    while limits.ahead and ended_at < rank[R_LATE] and state.running[rank_index, 2 * size + ended_at] <= position:
+    while limits.ahead and ended_at < rank.late and state.running[rank_index, 2 * size + ended_at] <= position:
         i, want = state.running[rank_index, size + ended_at], min(drafts.tokens + 1, budget)
-        if drafts.rows[i, S_CAME] < 2:
+        if drafts.rows[i].came < 2:
             want = int64(0)
         most = most_of_one(state, limits, rank_index)
         if most > 0:
             want = min(want, most)
         if want > 0:
-            need = drafts.rows[i, S_FAR] + want + drafts.lookahead
+            need = drafts.rows[i].far + want + drafts.lookahead
             fits, position, ended_at, back, more, ahead = make_room(
                 state, kv_rules, rank_index, position, ended_at, True, need
             )
@@ -166,7 +165,7 @@ def plan_ended(
                 continue  # it is no longer there
             count_one_ended(drafts, state, rank_index, i, want)
             state.fresh[rank_index, size - 1 - ended_at] = want
-            drafts.counts[N_WASTED] += 1
+            drafts.counts[0].wasted += 1
             budget -= want
             position, ended_at = pass_over(state, rank_index, position, ended_at + 1, ahead)
             continue
@@ -177,7 +176,7 @@ def plan_ended(
 @compiled_part
 def count_one_ended(drafts: DraftState, state: State, rank: int, index: int, want: int) -> None:
     """Add a verification of a sequence that has ended to the sums of its rank's batch."""
-    context = state.ints[index, I_CACHED]
+    context = state.requests[index].cached
     count_several(state.moments[rank], state.costs.windows, context, want, want)
     count_draft(drafts, state, rank, context, want, False)
 
@@ -186,7 +185,7 @@ def count_one_ended(drafts: DraftState, state: State, rank: int, index: int, wan
 def count_ended(drafts: DraftState, state: State, rank: int) -> None:
     """Add the planned verifications of ended sequences when a batch is summed again."""
     size = state.running.shape[1] // 3
-    for g in range(state.ranks[rank, R_LATE]):
+    for g in range(state.ranks[rank].late):
         want = state.fresh[rank, size - 1 - g]
         if want > 0:
             count_one_ended(drafts, state, rank, state.running[rank, size + g], want)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ....workloads.errors import InputError
+from ....workloads.records import summed
 from ....workloads.requests import RequestBlock
 from ....workloads.speculators import OPTION, RATES
 from ...batching.policies import Policy
@@ -21,19 +22,7 @@ from . import hooks as plan
 from . import verify
 from .explicit import DRAFT
 from .speculation import Speculation
-from .state import (
-    N_ACCEPTED,
-    N_DRAFTED,
-    N_EMITTED,
-    N_VERIFIED,
-    N_WASTED,
-    Z_DRAFT,
-    Z_VERIFY,
-    DraftState,
-    new_spec,
-    roomier_drafts,
-    with_requests,
-)
+from .state import DraftState, new_spec, roomier_drafts, with_requests
 
 
 def speculating_policy(policy: Policy, speculation: Speculation) -> Policy:
@@ -149,11 +138,10 @@ class Speculated:
     @classmethod
     def of(cls, specs: list[DraftState]) -> Speculated:
         """Sums over engines."""
-        counts = np.sum([x.counts for x in specs], axis=0).tolist()
-        seconds = np.sum([x.seconds for x in specs], axis=0).tolist()
+        counts, seconds = summed([x.counts for x in specs]), summed([x.seconds for x in specs])
         return cls(
-            counts[N_VERIFIED], counts[N_WASTED], counts[N_DRAFTED], counts[N_ACCEPTED],
-            counts[N_EMITTED], seconds[Z_VERIFY], seconds[Z_DRAFT],
+            counts.verified, counts.wasted, counts.drafted, counts.accepted,
+            counts.emitted, seconds.verify, seconds.draft,
         )  # fmt: skip
 
     @property

@@ -8,23 +8,22 @@ import numpy as np
 import numpy.typing as npt
 
 from ....workloads.jit_held import held
+from ....workloads.records import Records, named, records
 from ...step.timed import Costs
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
-(S_ID, S_CAME, S_FAR) = range(3)
-NUM_OWN = 3
-"""Columns of `DraftState.rows`: the request's number in its stream; tokens that its latest step brought;
-tokens that the cache would hold had all drafts of that step been accepted."""
+DRAFTED = named("id came far", "")
+"""A request's number in its stream; tokens that its latest step brought; tokens that the cache would hold had all drafts
+of that step been accepted."""
 
-(N_VERIFIED, N_DRAFTED, N_ACCEPTED, N_EMITTED, N_WASTED) = range(5)
-NUM_COUNTS = 5
-"""Columns of `DraftState.counts`: verifications of a sequence; drafts in them, and how many were accepted;
-tokens that they brought; verifications of sequences that had ended, unknown to the plan."""
+COUNTS = named("verified drafted accepted emitted wasted", "")
+"""Verifications of a sequence; drafts in them, and how many were accepted; tokens that they brought; verifications of
+sequences that had ended, unknown to the plan."""
 
-(Z_VERIFY, Z_DRAFT) = range(2)
-"""Columns of `DraftState.seconds`: of all steps' verification, including their prompts, and drafting."""
+SECONDS = named("", "verify draft")
+"""Of all steps' verification, including their prompts, and drafting."""
 
 
 @held
@@ -37,9 +36,9 @@ class DraftState(NamedTuple):
     seed: int
     each: bool  # whether every request has chances of its own
     reach: F8  # [1 or N, K] chance that so many drafts and one more are accepted
-    rows: I8  # [N, NUM_OWN]
-    counts: I8  # [NUM_COUNTS]
-    seconds: F8  # [2]
+    rows: Records  # [N] of `DRAFTED`
+    counts: Records  # [1] of `COUNTS`
+    seconds: Records  # [1] of `SECONDS`
     first: F8  # [R, M] batch of the first pass that drafts
     later: F8  # [K - 1, R, M] of the others
     costs: Costs  # of what drafts; none where the host does
@@ -65,20 +64,18 @@ def new_spec(
     given = np.zeros((0, tokens)) if rates is None else reach_of(rates[None, :])
     return DraftState(
         tokens, lookahead, captured, seed, rates is None, given,
-        np.zeros((0, NUM_OWN), dtype=np.int64), np.zeros(NUM_COUNTS, dtype=np.int64), np.zeros(2),
+        records(0, DRAFTED), records(1, COUNTS), records(1, SECONDS),
         np.zeros((ranks, moments)), np.zeros((max(tokens - 1, 0), ranks, moments)), costs,
     )  # fmt: skip
 
 
 def roomier_drafts(drafts: DraftState, have: int, size: int) -> DraftState:
     """Return a copy with room for `size` requests; there are `have`."""
-    rows = np.zeros((size, NUM_OWN), dtype=np.int64)
-    rows[:have] = drafts.rows[:have]
     if drafts.each:
         reach = np.zeros((size, drafts.tokens))
         reach[:have] = drafts.reach[:have]
         drafts = drafts._replace(reach=reach)
-    return drafts._replace(rows=rows)
+    return drafts._replace(rows=records(size, DRAFTED, drafts.rows[:have]))
 
 
 def with_requests(drafts: DraftState, have: int, ids: I8, rates: F8 | None) -> DraftState:
@@ -93,7 +90,7 @@ def with_requests(drafts: DraftState, have: int, ids: I8, rates: F8 | None) -> D
     if new > len(drafts.rows):
         drafts = roomier_drafts(drafts, have, max(new, 2 * len(drafts.rows), 1024))
     drafts.rows[have:new] = 0
-    drafts.rows[have:new, S_ID] = ids
+    drafts.rows.id[have:new] = ids
     if rates is not None:
         drafts.reach[have:new] = reach_of(rates)
     return drafts

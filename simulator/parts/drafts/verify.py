@@ -16,7 +16,7 @@ from ...batching.state import F8, State
 from ...batching.stretch import record_gap
 from ...step.timed import cost_step, joules_of
 from ...step.unequal import graph_of_several
-from .state import N_ACCEPTED, N_DRAFTED, N_EMITTED, N_VERIFIED, S_CAME, S_FAR, S_ID, Z_DRAFT, Z_VERIFY, DraftState
+from .state import DraftState
 
 ACCEPT_SEED = 0xACCE97
 """Seed of these samples, separate from experts."""
@@ -26,7 +26,7 @@ ACCEPT_SEED = 0xACCE97
 def accepted(draft_state: DraftState, index: int, generated: int, drafts: int) -> int:
     """Return the number of accepted drafts after a request's tokens so far."""
     row = index if draft_state.each else 0
-    u = uniform01(step_key(draft_state.seed ^ ACCEPT_SEED, draft_state.rows[index, S_ID], generated))
+    u = uniform01(step_key(draft_state.seed ^ ACCEPT_SEED, draft_state.rows[index].id, generated))
     count = int64(0)
     while count < drafts and u < draft_state.reach[row, count]:
         count += 1
@@ -39,16 +39,16 @@ def verify(draft_state: DraftState, state: State, index: int, tokens: int) -> in
 
     Slots of rejected drafts are its own still: its next tokens go there.
     """
-    request, drafts = state.ints[index], tokens - 1
-    good = accepted(draft_state, index, request[col.I_GENERATED], drafts)
-    came = min(good + 1, request[col.I_OUTPUT] - request[col.I_GENERATED])
-    draft_state.rows[index, S_FAR] = request[col.I_CACHED] + tokens
-    last = request[col.I_INPUT] + request[col.I_OUTPUT] - 1
-    request[col.I_CACHED] = min(request[col.I_CACHED] + good + 1, last)
-    draft_state.counts[N_VERIFIED] += 1
-    draft_state.counts[N_DRAFTED] += drafts
-    draft_state.counts[N_ACCEPTED] += good
-    draft_state.counts[N_EMITTED] += came
+    request, drafts = state.requests[index], tokens - 1
+    good = accepted(draft_state, index, request.generated, drafts)
+    came = min(good + 1, request.output - request.generated)
+    draft_state.rows[index].far = request.cached + tokens
+    last = request.input + request.output - 1
+    request.cached = min(request.cached + good + 1, last)
+    draft_state.counts[0].verified += 1
+    draft_state.counts[0].drafted += drafts
+    draft_state.counts[0].accepted += good
+    draft_state.counts[0].emitted += came
     return int(came)
 
 
@@ -61,16 +61,16 @@ def verified(drafts: DraftState, state: State, index: int, tokens: int) -> int:
 @compiled_code
 def tokens_come(drafts: DraftState, state: State, index: int, tokens: int, steps: int) -> int:
     """Process `tokens` computed tokens of a sequence in each of `steps` steps; return the emitted tokens."""
-    request = state.ints[index]
-    left, count = request[col.I_TARGET] - request[col.I_CACHED], int64(0)
+    request = state.requests[index]
+    left, count = request.target - request.cached, int64(0)
     if left > 0:
-        request[col.I_CACHED] += tokens
-        drafts.rows[index, S_FAR], count = request[col.I_CACHED], int64(tokens >= left)
-        drafts.rows[index, S_CAME] = 0
+        request.cached += tokens
+        drafts.rows[index].far, count = request.cached, int64(tokens >= left)
+        drafts.rows[index].came = 0
     else:
         count = int64(verify(drafts, state, index, tokens))
     if count > 0:
-        drafts.rows[index, S_CAME] = count
+        drafts.rows[index].came = count
     return int(count)
 
 
@@ -78,19 +78,19 @@ def tokens_come(drafts: DraftState, state: State, index: int, tokens: int, steps
 def record_together(drafts: DraftState, state: State, together: int) -> None:
     """Count tokens that were emitted together with another of their sequence: their gap is zero."""
     if together > 0:
-        record_gap(state.hist, state.clocks, 0.0, together)
+        record_gap(state.hist, state.clocks[0], 0.0, together)
 
 
 @compiled_code
 def send(drafts: DraftState, state: State, index: int, tokens: int, ahead: bool) -> int:
     """Send `tokens` tokens of a sequence through the stages; tokens that they bring, below 0 those that they verify."""
-    request = state.ints[index]
-    if request[col.I_CACHED] >= request[col.I_TARGET]:
-        request[col.I_FLIGHT] = 1  # nothing more of it is known until they are verified
+    request = state.requests[index]
+    if request.cached >= request.target:
+        request.in_flight = 1  # nothing more of it is known until they are verified
         return -tokens
-    request[col.I_CACHED] += tokens
-    drafts.rows[index, S_FAR] = request[col.I_CACHED]
-    return int64(request[col.I_CACHED] >= request[col.I_TARGET])
+    request.cached += tokens
+    drafts.rows[index].far = request.cached
+    return int64(request.cached >= request.target)
 
 
 @compiled_code
@@ -98,18 +98,18 @@ def tokens_of_batch(drafts: DraftState, state: State, index: int, tokens: int) -
     """How many tokens of a sequence a batch has brought; see `send`."""
     if tokens > 0:
         return tokens
-    request = state.ints[index]
-    cached, request[col.I_FLIGHT] = request[col.I_CACHED], 0
+    request = state.requests[index]
+    cached, request.in_flight = request.cached, 0
     count = verify(drafts, state, index, -tokens)
-    if cached < request[col.I_TARGET]:  # preempted meanwhile
-        request[col.I_CACHED] = cached
+    if cached < request.target:  # preempted meanwhile
+        request.cached = cached
     return int(count)
 
 
 @compiled_code
 def known_at_end(drafts: DraftState, state: State, index: int) -> int:
     """Tokens of a sequence whose content is known as it ends."""
-    return int(state.ints[index, col.I_CACHED])
+    return int(state.requests[index].cached)
 
 
 @compiled_part
@@ -131,7 +131,7 @@ def draft_seconds(drafts: DraftState, state: State, chunks: int) -> float:
     passes, prefill = drafts.later.shape[0] + 1, 0.0
     for r in range(drafts.first.shape[0]):
         prefill += drafts.first[r, PREFILL_TOKENS]
-    step, none = state.counters[col.C_STEPS] * passes, int64(0)
+    step, none = state.counters[0].steps * passes, int64(0)
     decodes = pad(drafts.first, drafts) - int(prefill)
     total = cost_step(drafts.costs, drafts.first, step, decodes, state.chunks, chunks, True, none)
     for j in range(passes - 1):
@@ -145,7 +145,7 @@ def log_draft(drafts: DraftState, state: State) -> None:
     """Add what drafts to the latest row of the log."""
     if drafts.costs.model == 0:
         return
-    row, busy = state.log[state.counters[col.C_LOG] - 1], drafts.costs.busy
+    row, busy = state.log[state.counters[0].logged - 1], drafts.costs.busy
     row[col.L_JOULES] += joules_of(drafts.costs)
     for p in range(busy.shape[1]):
         row[col.NUM_LOG + p] += busy[0, p] - busy[1, p]
@@ -156,7 +156,7 @@ def log_draft(drafts: DraftState, state: State) -> None:
 def batch_seconds(drafts: DraftState, state: State, limits: Limits, decodes: float) -> None:
     """Return the seconds of a planned batch stage by stage; the draft model is on the last stage."""
     stages = state.costs.stages
-    stages[stages.size - 1] += step_of(drafts, state, state.counters[col.C_CHUNKS])[1]
+    stages[stages.size - 1] += step_of(drafts, state, state.counters[0].chunks)[1]
 
 
 @compiled_part
@@ -166,11 +166,11 @@ def step_of(drafts: DraftState, state: State, chunks: int) -> tuple[float, float
     for r in range(state.moments.shape[0]):
         prompts += state.moments[r, PREFILL_TOKENS]
     decoded = pad(state.moments, drafts) - int(prompts)
-    step = state.counters[col.C_STEPS]
+    step = state.counters[0].steps
     target = cost_step(state.costs, state.moments, step, decoded, state.chunks, chunks, True, none)
     draft = draft_seconds(drafts, state, chunks)
-    drafts.seconds[Z_VERIFY] += target
-    drafts.seconds[Z_DRAFT] += draft
+    drafts.seconds[0].verify += target
+    drafts.seconds[0].draft += draft
     return target, draft
 
 
@@ -179,10 +179,10 @@ def run_steps(
     drafts: DraftState, state: State, limits: Limits, most: int, cut: float, decodes: float, chunks: int
 ) -> tuple[float, float, int]:
     """`run_stretch` of one step that verifies, and drafts the next tokens."""
-    now = state.clocks[col.T_KNOWN] = state.clocks[col.T_NOW]
+    now = state.clocks[0].known = state.clocks[0].now
     tokens, ranks = most_tokens(state.moments), state.moments.shape[0]  # `step_of` pads them to a graph's
     target, draft = step_of(drafts, state, chunks)
-    state.counters[col.C_STEPS] += 1
+    state.counters[0].steps += 1
     now += paced(limits.pace, target + draft, tokens, (decodes + chunks) / ranks, chunks)
     return float(now), float(now), int64(1)
 

@@ -18,8 +18,7 @@ from ...serving.engine_part import EnginePart
 from ...step.books import Books
 from ...step.drawing import StepBatch, draw_part
 from ...step.experts import on_slots
-from ...step.lowering import E_GROUPS, E_HELD, E_LAYERS, E_STAGE, I8, Plan, Slots
-from . import shelf as col
+from ...step.lowering import I8, Plan, Slots
 from .compiled import CHANCE_SEED, NAME_SEED, drawn_number, policy_score
 from .policies import Entry
 from .shelf import Fetch, Shelf, compiled_wait, fetch_of, new_shelf
@@ -122,7 +121,7 @@ def look_ahead(plan: Plan, fetch: Fetch, shelf: Shelf, part: int, batch: StepBat
         draw_part(plan, part, batch, ahead, books.scratch, shelf.loads)
         key = step_key(plan.seed, plan.replica, batch.step + ahead)
         loads = on_slots(plan, part, key, shelf.loads, books.placed)
-        for e in range(plan.experts[part, E_GROUPS] * plan.experts[part, E_HELD]):
+        for e in range(plan.experts[part].groups * plan.experts[part].held):
             if loads[e] > 0 and shelf.next_use[e] == np.inf:
                 shelf.next_use[e] = ahead
 
@@ -133,7 +132,7 @@ def mark(plan: Plan, fetch: Fetch, shelf: Shelf, part: int, step: int, loads: I8
     needed, lacking = int64(0), int64(0)
     key = step_key(plan.seed ^ NAME_SEED, plan.replica, step)
     predicts = fetch.accuracy > 0.0 or fetch.false_rate > 0.0
-    for e in range(plan.experts[part, E_GROUPS] * plan.experts[part, E_HELD]):
+    for e in range(plan.experts[part].groups * plan.experts[part].held):
         shelf.needed[e], shelf.named[e] = loads[e] > 0, False
         if predicts:
             rate = fetch.accuracy if loads[e] > 0 else fetch.false_rate
@@ -149,7 +148,7 @@ def fetch_part(plan: Plan, fetch: Fetch, part: int, batch: StepBatch, seconds: f
     """Seconds that the layers of a part wait for experts, whose own take `seconds`."""
     shelf = books.shelf
     experts, clock, total = plan.experts[part], shelf.clock[0], shelf.totals[part]
-    layers, stage = experts[E_LAYERS], experts[E_STAGE]
+    layers, stage = experts.layers, experts.stage
     if clock.stage != stage:
         clock.now = clock.free = clock.began = 0.0
         clock.dense, clock.stage = books.stages[stage] / fetch.layers[stage], stage
@@ -161,9 +160,9 @@ def fetch_part(plan: Plan, fetch: Fetch, part: int, batch: StepBatch, seconds: f
     needed, lacking = mark(plan, fetch, shelf, part, batch.step, loads)
     if lacking > 0 and fetch.look_ahead > 0:
         look_ahead(plan, fetch, shelf, part, batch, books)
-    seeds, group_size = (plan.seed, plan.replica), experts[E_HELD]
+    seeds, group_size = (plan.seed, plan.replica), experts.held
     ahead_s, now_s, ahead, misses, far = 0.0, 0.0, int64(0), int64(0), int64(0)
-    for g in range(experts[E_GROUPS]):
+    for g in range(experts.groups):
         own_s, count, on_disk = prefetch_group(fetch, shelf, part, g, group_size, seeds)
         ahead_s, ahead, far = max(ahead_s, own_s), ahead + count, far + on_disk
         own_s, count, on_disk = use_group(fetch, shelf, part, g, group_size, seeds)
@@ -175,14 +174,14 @@ def fetch_part(plan: Plan, fetch: Fetch, part: int, batch: StepBatch, seconds: f
     waited = 0.0
     for _ in range(layers):
         waited += compiled_wait(clock, ahead_s, now_s, seconds / layers, fetch.step_ahead)
-    total[col.F_NEEDED] += needed * layers
-    total[col.F_HITS] += (needed - misses) * layers
-    total[col.F_MISSES] += misses * layers
-    total[col.F_AHEAD] += ahead * layers
-    total[col.F_BYTES] += (ahead + misses) * layers * fetch.sizes[part]
-    total[col.F_FAR_BYTES] += far * layers * fetch.sizes[part]
-    total[col.F_LINK_S] += (ahead_s + now_s) * layers
-    total[col.F_WAIT_S] += waited
+    total.needed += needed * layers
+    total.hits += (needed - misses) * layers
+    total.misses += misses * layers
+    total.ahead += ahead * layers
+    total.bytes += (ahead + misses) * layers * fetch.sizes[part]
+    total.far_bytes += far * layers * fetch.sizes[part]
+    total.link_s += (ahead_s + now_s) * layers
+    total.wait_s += waited
     return waited
 
 
@@ -200,7 +199,7 @@ def fetch_step(plan: Plan, part: int, batch: StepBatch, seconds: float, books: B
 
 def with_shelf(books: Books, plan: Plan) -> Books:
     """Books of an engine with its caches."""
-    return books._replace(shelf=new_shelf(plan.fetch, plan.experts[:, [E_HELD, E_GROUPS]]))
+    return books._replace(shelf=new_shelf(plan.fetch, plan.experts))
 
 
 bring(Fetch, start_fetch=start_fetch, fetch_step=fetch_step, books=with_shelf)
@@ -216,7 +215,7 @@ def link_s(shelf: Shelf, state: Any) -> float:
     """Seconds that experts have had the host's link so far."""
     seconds = 0.0
     for x in range(shelf.totals.shape[0]):
-        seconds += shelf.totals[x, col.F_LINK_S]
+        seconds += shelf.totals[x].link_s
     return seconds
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ....workloads.batch import Batch
 from ....workloads.ops import Loads
-from ...batching.records import records
+from ....workloads.records import records
 from ...deploy.deployment import Deployment
 from ...deploy.expert_parts import ExpertPart
 from ...step.costing import Stage

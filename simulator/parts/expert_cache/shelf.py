@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ....workloads.jit import compiled_part
 from ....workloads.jit_held import held
-from ...batching.records import named, records
+from ....workloads.records import Records, named, records
 from ...deploy.deployment import Deployment
 from ...deploy.expert_parts import ExpertPart
 from .compiled import Custom, custom_policy, policy_code
@@ -22,11 +22,10 @@ B1 = npt.NDArray[np.bool_]
 ENTRY = named("held loaded used uses", "")
 """Whether an expert is in its device's cache; see `Entry`."""
 
-(F_NEEDED, F_HITS, F_MISSES, F_AHEAD, F_BYTES, F_FAR_BYTES, F_LINK_S, F_WAIT_S) = range(8)
-NUM_FETCH = 8
-"""Columns of `Shelf.totals`, summed over layers and steps: experts that devices needed, that were
-there, that were fetched when they were needed and before; bytes fetched, those from the disk; seconds
-that the busiest link of a part was busy, and that its layers waited."""
+FETCHED = named("", "needed hits misses ahead bytes far_bytes link_s wait_s")
+"""Summed over layers and steps: experts that devices needed, that were there, that were fetched when they were needed and
+before; bytes fetched, those from the disk; seconds that the busiest link of a part was busy, and that its layers
+waited."""
 
 CLOCK = named("stage", "now free began dense")
 """Times of one step on one pipeline stage, and which it is: now, when the link to the host is free, when the layer
@@ -64,7 +63,7 @@ class Shelf(NamedTuple):
     next_use: F8  # [E]
     loads: I8  # [E] draws of steps ahead
     clock: npt.NDArray[Any]  # [1] of `CLOCK`
-    totals: F8  # [X, NUM_FETCH]
+    totals: Records  # [X] of `FETCHED`
 
 
 def fetch_of(deployment: Deployment) -> Fetch | None:
@@ -135,21 +134,15 @@ def far_of(part: ExpertPart, near: int, widest: int) -> B1:
     return out
 
 
-def new_shelf(fetch: Fetch, experts: I8) -> Shelf:
-    """An engine's caches as it starts: each holds the first experts of its device.
-
-    Parameters
-    ----------
-    experts : int64 array, shape (X, 2)
-        Experts of each part that a group holds, copies among them, and the groups.
-    """
+def new_shelf(fetch: Fetch, experts: Records) -> Shelf:
+    """An engine's caches as it starts: each holds the first experts of its device; `experts` are the plan's."""
     parts, widest = fetch.seconds.shape
     entries = records(parts * widest, ENTRY).reshape(parts, widest)
-    full = np.zeros((parts, int(experts[:, 1].max())), dtype=np.int64)
+    full = np.zeros((parts, int(experts.groups.max())), dtype=np.int64)
     if fetch.keeps:
-        for x, (group_size, groups) in enumerate(experts):
-            for g in range(groups):
-                first = g * group_size
+        for x, part in enumerate(experts):
+            for g in range(part.groups):
+                first = g * part.held
                 entries.held[x, first : first + fetch.slots[x]] = 1
                 full[x, g] = fetch.slots[x]
     return Shelf(
@@ -161,7 +154,7 @@ def new_shelf(fetch: Fetch, experts: I8) -> Shelf:
         next_use=np.zeros(widest),
         loads=np.zeros(widest, dtype=np.int64),
         clock=records(1, CLOCK),
-        totals=np.zeros((parts, NUM_FETCH)),
+        totals=records(parts, FETCHED),
     )
 
 

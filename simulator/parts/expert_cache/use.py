@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ....devices.cost import BOUNDS, PATHS
+from ....workloads.records import summed
 from ...deploy.deployment import Deployment
 from .counts import StepFetch
-from .shelf import F_AHEAD, F_BYTES, F_HITS, F_LINK_S, F_MISSES, F_NEEDED, F_WAIT_S
 from .store import ExpertStore
 
 if TYPE_CHECKING:
@@ -60,9 +58,8 @@ def fetched(engines: Sequence[Engine]) -> StepFetch | None:
     totals = [engine.books.shelf.totals for engine in engines if engine.books.shelf is not None]
     if not totals:
         return None
-    t = np.concatenate(totals).sum(axis=0)
-    columns = (F_NEEDED, F_HITS, F_MISSES, F_AHEAD, F_BYTES, F_LINK_S, F_WAIT_S)
-    return StepFetch(*(float(t[column]) for column in columns))
+    t = summed(totals)
+    return StepFetch(t.needed, t.hits, t.misses, t.ahead, t.bytes, t.link_s, t.wait_s)
 
 
 def waiting(engines: Sequence[Engine]) -> tuple[OpTotal, ...]:

@@ -12,7 +12,7 @@ from ....workloads.jit_held import bring, held
 from ....workloads.ops import Loads
 from ...deploy.deployment import Deployment
 from ...deploy.expert_parts import ExpertPart
-from ...step.lowering import E_GROUPS, E_HELD, E_KEY, F8, I8, Plan, Slots
+from ...step.lowering import F8, I8, Plan, Slots
 
 S48 = np.uint64(48)
 PARTS = 1.0 / 65536.0
@@ -72,10 +72,10 @@ def offsets_of(part: ExpertPart, step: int, replica: int) -> F8:
 def on_slots(plan: Plan, part: int, key: np.uint64, loads: I8, placed: I8) -> I8:
     """Loads of the slots of `part`, group by group; the same as `Dispatch.drawn`."""
     places = plan.places
-    for j in range(plan.experts[part, E_GROUPS] * plan.experts[part, E_HELD]):
+    for j in range(plan.experts[part].groups * plan.experts[part].held):
         e = places.experts[part, j]
         low, high = places.bounds[part, j, J_LOW], places.bounds[part, j, J_HIGH]
-        n, offset = float(loads[e]), offset_of(key, plan.experts[part, E_KEY], e)
+        n, offset = float(loads[e]), offset_of(key, plan.experts[part].key, e)
         placed[j] = int64(np.floor(n * high + offset) - np.floor(n * low + offset))
     return placed
 

@@ -15,24 +15,11 @@ from ....workloads.draws import step_key
 from ....workloads.jit import compiled_part, int64
 from ....workloads.jit_held import bring
 from ...deploy.deployment import Deployment
-from ...step.books import K_PROCESSOR, K_WALL, Books, new_books, spent
+from ...step.books import Books, new_books, spent
 from ...step.compiled import book_cell
 from ...step.drawing import StepBatch, draw_part
 from ...step.experts import book_part, clear_share, groups_seconds, on_slots
-from ...step.lowering import (
-    E_COUNT,
-    E_GROUPS,
-    E_HELD,
-    E_KEY,
-    E_LAYERS,
-    E_TOP_K,
-    F8,
-    G_LAYERS,
-    G_START,
-    Plan,
-    Slots,
-    lower,
-)
+from ...step.lowering import F8, Plan, Slots, lower
 from ...step.splitting import deal_loads
 from ...step.unequal import graph_batch
 from ..overlap.arrays import T_PART, T_START, T_STOP, Y_CHUNKS, Streams, streams_of
@@ -80,7 +67,7 @@ def price_tracks(
                 seconds = price_range(plan, row[T_START], row[T_STOP], lanes.moments[owner, rank], fresh, cells)
             else:
                 for s in range(row[T_START], row[T_STOP]):
-                    seconds += cells[s, K_WALL]
+                    seconds += cells[s].wall
         if row[T_PART] < 0:
             total += seconds
         else:
@@ -93,7 +80,7 @@ def price_attention(
     plan: Plan, streams: Streams, lanes: Lanes, aside: Aside, section: int, count: int, fresh: bool
 ) -> None:
     """Cost the micro-batches of a section; the slowest rank of each counts."""
-    layers = plan.sections[section, G_LAYERS]
+    layers = plan.sections[section].layers
     for place in range(count):
         for t in range(streams.spans[section, 0], streams.spans[section, 1]):
             lanes.tracks[0, t, place] = 0.0
@@ -107,8 +94,8 @@ def price_attention(
             row = streams.tracks[t]
             if row[T_PART] < 0:
                 for s in range(row[T_START], row[T_STOP]):
-                    lanes.tracks[0, t, place] += cells[s, K_WALL]
-                    lanes.wall[0, s] += cells[s, K_WALL] * layers
+                    lanes.tracks[0, t, place] += cells[s].wall
+                    lanes.wall[0, s] += cells[s].wall * layers
         aside.busy[W_ATTENTION] += longest * layers
 
 
@@ -120,8 +107,8 @@ def deal_part(plan: Plan, lanes: Lanes, part: int, y: int, key: np.uint64, count
         lanes.routed[place] = 0.0
         for r in range(lanes.moments.shape[1]):
             m = lanes.moments[place, r]
-            lanes.routed[place] += experts[E_TOP_K] * _batch_tokens(m, plan.windows.size)
-    deal_loads(key, experts[E_KEY], lanes.drawn[part], experts[E_COUNT], lanes.routed, count, lanes.loads)
+            lanes.routed[place] += experts.top_k * _batch_tokens(m, plan.windows.size)
+    deal_loads(key, experts.key, lanes.drawn[part], experts.count, lanes.routed, count, lanes.loads)
 
 
 @compiled_part
@@ -129,7 +116,7 @@ def price_adapters(
     plan: Plan, lanes: Lanes, aside: Aside, part: int, key: np.uint64, count: int, mixed: bool, books: Books
 ) -> None:
     """Cost adapters, which run on the attention devices."""
-    sums, layers = 0.0, plan.experts[part, E_LAYERS]
+    sums, layers = 0.0, plan.experts[part].layers
     deal_part(plan, lanes, part, part, key, count)
     clear_share(books.share)
     for place in range(count):
@@ -146,7 +133,7 @@ def price_part(beside: Beside, lanes: Lanes, aside: Aside, part: int, key: np.ui
     """Cost one expert part and both its transfers, at the sampled loads."""
     plan, books, y = beside.plan, aside.books, beside.held[part]
     experts, sums = plan.experts[y], 0.0
-    parts, layers = beside.held.size, experts[E_LAYERS]
+    parts, layers = beside.held.size, experts.layers
     deal_part(plan, lanes, part, y, key, count)
     clear_share(books.share)
     for place in range(count):
@@ -154,9 +141,9 @@ def price_part(beside: Beside, lanes: Lanes, aside: Aside, part: int, key: np.ui
         seconds, left = groups_seconds(plan, y, loads, mixed, books.share, books.queue)
         sums += left
         most, sent = int64(0), lanes.tracks[0, beside.tracks[part], place]
-        for g in range(experts[E_GROUPS]):
+        for g in range(experts.groups):
             group_tokens = int64(0)
-            for e in range(g * experts[E_HELD], (g + 1) * experts[E_HELD]):
+            for e in range(g * experts.held, (g + 1) * experts.held):
                 group_tokens += loads[e]
             most = max(most, group_tokens)
         if most > 0:
@@ -174,14 +161,14 @@ def book_attention(plan: Plan, streams: Streams, lanes: Lanes, aside: Aside, cou
     """Book what ranks ran; a link to other devices does not keep them busy."""
     links = lanes.busy[0, 1]
     for g in range(plan.sections.shape[0]):
-        times = plan.sections[g, G_LAYERS] * plan.tp
+        times = plan.sections[g].layers * plan.tp
         for t in range(streams.spans[g, 0], streams.spans[g, 1]):
             row = streams.tracks[t]
             for r in range(lanes.moments.shape[1]):
                 for place in range(count):
                     cells = lanes.cells[0, aside.owner[place, r], r]
                     for s in range(row[T_START], row[T_STOP]):
-                        p = int(cells[s, K_PROCESSOR])
+                        p = int(cells[s].processor)
                         if p >= 0:
                             busy = books.busy[0, : links.size] if row[T_PART] < 0 else links
                             book_cell(plan, s, p, times, cells[s], books.tally, busy)
@@ -235,7 +222,7 @@ bring(Beside, apart_seconds=ping_pong_seconds, books=with_aside)
 
 def with_holders(plan: Plan, slots: Slots, deployment: Deployment, replica: int, counts: int) -> tuple[Plan, Slots]:
     """A plan with the devices that hold the experts, and what crosses to them and back."""
-    streams = streams_of(deployment, plan.sections[:, G_START].tolist())
+    streams = streams_of(deployment, plan.sections.start.tolist())
     assert streams is not None
     assert deployment.apart is not None
     holders, names = lower(deployment.apart.holder, replica, counts, experts_alone=True)

@@ -12,8 +12,8 @@ from ....workloads.jit import compiled_code, compiled_part, int64
 from ...batching import hooks
 from ...batching.kv import KvRules
 from ...batching.policies import Limits
-from ...batching.queues import count_left, leave_queue
-from ...batching.state import C_HITS, I_CACHED, I_NEXT, I_NOTED, R_HEAD, R_LATE, R_RUNNING, T_NOW, State
+from ...batching.queues import count_left, cut_out, leave_queue
+from ...batching.state import State
 from . import state as tier
 from .loads import BEGUN, NOTHING, note_landed, prefetch, take_over, try_load, weigh
 from .state import TierState
@@ -23,7 +23,7 @@ from .store import write_through
 @compiled_code
 def tell_time(tiers: TierState, state: State) -> None:
     """Transfers that are asked for from here on start now."""
-    tiers.seconds[tier.Z_NOW] = state.clocks[T_NOW]
+    tiers.seconds[0].now = state.clocks[0].now
 
 
 @compiled_code
@@ -31,10 +31,10 @@ def note_computed(
     tiers: TierState, state: State, kv_rules: KvRules, rank: int, index: int, computed: int, now: float
 ) -> None:
     """A batch has left the last stage at `now`, with `computed` tokens of a sequence in its cache."""
-    tiers.seconds[tier.Z_NOW] = now
-    tiers.rows[index, tier.W_COMPUTED] = computed
+    tiers.seconds[0].now = now
+    tiers.rows[index].computed = computed
     if computed > 0:
-        write_through(tiers, state, kv_rules, rank, index, state.ints[index, I_NOTED])
+        write_through(tiers, state, kv_rules, rank, index, state.requests[index].noted)
 
 
 @compiled_code
@@ -47,8 +47,8 @@ def come_near(tiers: TierState, state: State, limits: Limits, kv_rules: KvRules,
 @compiled_code
 def renew(tiers: TierState, state: State, index: int, number: int) -> bool:
     """`kv_tiers.state.with_rows` for a request that was appended where there is room."""
-    for c in range(tiers.rows.shape[1]):
-        tiers.rows[index, c] = 0
+    found = tiers.rows[index]
+    found.state = found.blocks = found.stored = found.passed = found.computed = 0
     tiers.spans[index, 0] = tiers.spans[index, 1] = np.nan
     return True
 
@@ -56,12 +56,12 @@ def renew(tiers: TierState, state: State, index: int, number: int) -> bool:
 @compiled_part
 def first_landed(tiers: TierState, state: State, rank: int) -> int:
     """Which of a rank's requests whose blocks are there is admitted first; -1 without any."""
-    best = tiers.lines[rank, tier.L_LANDED]
+    best = tiers.landed[rank].head
     i = best
     while i >= 0:
         if hooks.sooner(state, i, best):
             best = i
-        i = state.ints[i, I_NEXT]
+        i = state.requests[i].next
     return int(best)
 
 
@@ -75,7 +75,7 @@ def next_to_admit(tiers: TierState, state: State, limits: Limits, kv_rules: KvRu
     i, rank = first_landed(tiers, state, rank_index), state.ranks[rank_index]
     while True:
         hooks.find_head(state, rank_index)
-        head = rank[R_HEAD]
+        head = rank.head
         if i >= 0 and (head < 0 or not hooks.sooner(state, head, i)):
             return i
         if head < 0:
@@ -84,41 +84,32 @@ def next_to_admit(tiers: TierState, state: State, limits: Limits, kv_rules: KvRu
         if loaded == NOTHING:
             return int(head)
         if loaded != BEGUN:
-            return -1 if rank[R_RUNNING] + rank[R_LATE] > 0 else i
+            return -1 if rank.running + rank.late > 0 else i
 
 
 @compiled_code
 def use_cached(tiers: TierState, state: State, kv_rules: KvRules, rank: int, index: int, whole: int) -> bool:
     """Give a request the blocks that it has found or loaded, if the rest of `whole` tokens fits; False if not."""
-    if tiers.rows[index, tier.W_STATE] != tier.LANDED:
-        if not take_over(tiers, state, kv_rules, rank, index, tiers.rows[index, tier.W_BLOCKS], whole):
+    if tiers.rows[index].state != tier.LANDED:
+        if not take_over(tiers, state, kv_rules, rank, index, tiers.rows[index].blocks, whole):
             return False
         note_landed(tiers, state, kv_rules, rank, index)
-    state.ints[index, I_CACHED] = tiers.rows[index, tier.W_COMPUTED] = tiers.rows[index, tier.W_BLOCKS] * kv_rules.block
-    state.counters[C_HITS] += state.ints[index, I_CACHED]
-    tiers.totals[tier.O_DECLINED] += tiers.rows[index, tier.W_PASSED]
+    state.requests[index].cached = tiers.rows[index].computed = tiers.rows[index].blocks * kv_rules.block
+    state.counters[0].hits += state.requests[index].cached
+    tiers.totals[0].declined += tiers.rows[index].passed
     return True
 
 
 @compiled_code
 def leave(tiers: TierState, state: State, rank: int, index: int) -> None:
     """Take an admitted request out of its queue, or of those whose blocks have been loaded."""
-    line = tiers.lines[rank]
-    landed = tiers.rows[index, tier.W_STATE] == tier.LANDED
-    tiers.rows[index, tier.W_STATE] = tier.WAITING
+    landed = tiers.rows[index].state == tier.LANDED
+    tiers.rows[index].state = tier.WAITING
     if not landed:
         leave_queue(state, rank, index)
         return
-    before, at, after = int64(-1), line[tier.L_LANDED], state.ints[index, I_NEXT]
-    while at != index:
-        before, at = at, state.ints[at, I_NEXT]
-    if before < 0:
-        line[tier.L_LANDED] = after
-    else:
-        state.ints[before, I_NEXT] = after
-    if after < 0:
-        line[tier.L_LAST_LANDED] = before
-    line[tier.L_COUNT] -= 1
+    cut_out(state, tiers.landed[rank], index)
+    tiers.landed[rank].count -= 1
     count_left(state, rank, index)
 
 
@@ -127,33 +118,33 @@ def until_full(tiers: TierState, state: State, limits: Limits, kv_rules: KvRules
     """Decode steps until a sequence fills a block: it is copied then, or the next one takes its place."""
     k = int64(1 << 40)
     for r in range(state.ranks.shape[0]):
-        for j in range(state.ranks[r, R_RUNNING]):
-            k = min(k, kv_rules.block - state.ints[state.running[r, j], I_CACHED] % kv_rules.block)
+        for j in range(state.ranks[r].running):
+            k = min(k, kv_rules.block - state.requests[state.running[r, j]].cached % kv_rules.block)
     return k
 
 
 @compiled_code
 def move_back(tiers: TierState, state: State, experts_s: float, start: float) -> None:
     """Let what was on its way over the host's link at a time come later by what experts have had of it since."""
-    later, tiers.seconds[tier.Z_EXPERTS] = experts_s - tiers.seconds[tier.Z_EXPERTS], experts_s
+    later, tiers.seconds[0].experts = experts_s - tiers.seconds[0].experts, experts_s
     if later <= 0.0 or tiers.host < 0:
         return
     for r in range(state.ranks.shape[0]):
         if tiers.free_s[r, tiers.host, tier.UP] > start:
             tiers.free_s[r, tiers.host, tier.UP] += later
-        i = tiers.lines[r, tier.L_LOADING]
+        i = tiers.loading[r].head
         while i >= 0:
             if tiers.spans[i, 1] > start:
                 tiers.spans[i, 1] += later
-            i = state.ints[i, I_NEXT]
+            i = state.requests[i].next
 
 
 @compiled_code
 def held_until(tiers: TierState, state: State, start: float) -> float:
     """When a step begins that could at `start`: once the blocks that it takes have been copied."""
-    seconds = tiers.seconds
-    begin = max(start, seconds[tier.Z_HELD_UNTIL])
-    seconds[tier.Z_HELD] += begin - start
+    seconds = tiers.seconds[0]
+    begin = max(start, seconds.held_until)
+    seconds.held += begin - start
     return float(begin)
 
 

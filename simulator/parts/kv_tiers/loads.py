@@ -6,17 +6,18 @@ ones.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ....workloads.jit import compiled_code, compiled_part, int64
-from ...batching import state as col
 from ...batching.counting import count_chunk
 from ...batching.holding import count_blocks, hold, take
 from ...batching.host import paced
 from ...batching.kv import KvRules
 from ...batching.policies import Limits
-from ...batching.prefix import USERS, content_key, find, remember, share
-from ...batching.queues import take_head
+from ...batching.prefix import content_key, find, remember, share
+from ...batching.queues import link_in, take_head
 from ...batching.state import I8, State
 from ...step.timed import cost_step
 from . import state as tier
@@ -30,7 +31,7 @@ NOTHING, BEGUN, BLOCKED = range(3)
 @compiled_part
 def next_slot(state: State, rank: int) -> int:
     """The slot that the next sequence gets."""
-    return int(state.pool.slots[rank, state.ranks[rank, col.R_SLOTS] - 1])
+    return int(state.pool.slots[rank, state.ranks[rank].slots - 1])
 
 
 @compiled_part
@@ -40,12 +41,12 @@ def look(tiers: TierState, state: State, kv_rules: KvRules, rank: int, index: in
     The blocks, or entries of a tier, are left in the next slot's row, their levels in `TierState.levels`. Its last
     token is never taken from a cache: its result is needed.
     """
-    pool, request = state.pool, state.ints[index]
-    row, most = pool.held[rank, next_slot(state, rank)], (request[col.I_TARGET] - 1) // kv_rules.block
-    if request[col.I_PREEMPTED] == 0:  # nothing of its own yet
-        most = min(most, request[col.I_HASHED] // kv_rules.block)
+    pool, request, content = state.pool, state.requests[index], state.contents[index]
+    row, most = pool.held[rank, next_slot(state, rank)], (request.target - 1) // kv_rules.block
+    if request.preempted == 0:  # nothing of its own yet
+        most = min(most, content.hashed // kv_rules.block)
     for j in range(most):
-        key = content_key(pool, request[col.I_HASHES], request[col.I_HASHED], index, j, kv_rules.block)
+        key = content_key(pool, content.hashes, content.hashed, index, j, kv_rules.block)
         row[j] = find(pool.table[rank], key)
         tiers.levels[j] = -1
         if row[j] >= 0:
@@ -98,7 +99,7 @@ def bring(tiers: TierState, rank: int, row: I8, blocks: int, now: float) -> floa
                 begin = max(begin, tiers.shelves.came[row[j]])
                 touch(tiers.shelves, tiers.which[rank, level], row[j])
         if count > 0:
-            tiers.counts[level, tier.N_LOADED] += count
+            tiers.counts[level].loaded += count
             end = max(end, moved(tiers, rank, level, tier.UP, begin, count))
     return end
 
@@ -130,10 +131,10 @@ def weigh(tiers: TierState, state: State, limits: Limits, kv_rules: KvRules, ran
     They are where a device's link moves one in less time than a full step computes it, at the end of the
     longest text so far.
     """
-    longest = state.ints[index, col.I_INPUT] + state.ints[index, col.I_OUTPUT]
-    if not tiers.cheaper or longest <= tiers.totals[tier.O_LONGEST]:
+    longest = state.requests[index].input + state.requests[index].output
+    if not tiers.cheaper or longest <= tiers.totals[0].longest:
         return
-    tiers.totals[tier.O_LONGEST], tokens = longest, limits.token_budget
+    tiers.totals[0].longest, tokens = longest, limits.token_budget
     start = max(longest - tokens, 0)
     takes = prefill_seconds(tiers, state, limits, rank, start, start + tokens) * kv_rules.block / tokens
     for level in range(tiers.which.shape[1]):
@@ -146,7 +147,7 @@ def worth_loading(
     tiers: TierState, state: State, limits: Limits, kv_rules: KvRules, rank: int, index: int, row: I8, blocks: int
 ) -> int:
     """Leading blocks to take over: all, or as many as bring the end of the prompt soonest."""
-    target, now = state.ints[index, col.I_TARGET], state.clocks[col.T_NOW]
+    target, now = state.requests[index].target, state.clocks[0].now
     if not tiers.cheaper:
         return blocks
     best = first_below(tiers, blocks, -1)
@@ -171,8 +172,8 @@ def has_room(tiers: TierState, state: State, kv_rules: KvRules, rank: int, block
     for j in range(blocks):
         if tiers.levels[j] < 0:
             near += 1
-            taken += pool.blocks[rank, row[j], USERS] == 0
-    return bool((whole + kv_rules.block - 1) // kv_rules.block - near + taken <= state.ranks[rank, col.R_BLOCKS])
+            taken += pool.blocks[rank, row[j]].users == 0
+    return bool((whole + kv_rules.block - 1) // kv_rules.block - near + taken <= state.ranks[rank].blocks)
 
 
 @compiled_part
@@ -183,26 +184,26 @@ def take_over(
 
     Returns False, without a change, if they do not fit. A block in a tier gets a target block and is transferred.
     """
-    pool, rank, request = state.pool, state.ranks[rank_index], state.ints[index]
-    row, near, now = pool.held[rank_index, next_slot(state, rank_index)], int64(0), state.clocks[col.T_NOW]
+    pool, rank, content = state.pool, state.ranks[rank_index], state.contents[index]
+    row, near, now = pool.held[rank_index, next_slot(state, rank_index)], int64(0), state.clocks[0].now
     if not has_room(tiers, state, kv_rules, rank_index, blocks, whole):
         return False
-    rank[col.R_SLOTS] -= 1
-    request[col.I_SLOT] = pool.slots[rank_index, rank[col.R_SLOTS]]
+    rank.slots -= 1
+    content.slot = pool.slots[rank_index, rank.slots]
     tiers.spans[index, 0], tiers.spans[index, 1] = now, bring(tiers, rank_index, row, blocks, now)
     for j in range(blocks):
         if tiers.levels[j] < 0:
             near += 1
-            rank[col.R_BLOCKS] -= share(pool, rank_index, row[j])
+            rank.blocks -= share(pool, rank_index, row[j])
     for j in range(blocks):
         if tiers.levels[j] >= 0:
             row[j] = -1
     take(state, rank_index, blocks - near)
-    rank[col.R_BLOCKS] -= blocks - near
-    tiers.totals[tier.O_FOUND] += near
-    request[col.I_BLOCKS] = blocks
-    request[col.I_KEYED] = 0
-    tiers.rows[index, tier.W_BLOCKS] = blocks
+    rank.blocks -= blocks - near
+    tiers.totals[0].found += near
+    content.blocks = blocks
+    content.keyed = 0
+    tiers.rows[index].blocks = blocks
     count_blocks(state, kv_rules, rank_index, index, blocks)
     return True
 
@@ -210,13 +211,13 @@ def take_over(
 @compiled_part
 def note_landed(tiers: TierState, state: State, kv_rules: KvRules, rank: int, index: int) -> None:
     """Note the content of blocks that a request has found or loaded: others can share it."""
-    pool, request = state.pool, state.ints[index]
-    row = pool.held[rank, request[col.I_SLOT]]
-    for j in range(tiers.rows[index, tier.W_BLOCKS]):
+    pool, content = state.pool, state.contents[index]
+    row = pool.held[rank, content.slot]
+    for j in range(tiers.rows[index].blocks):
         if row[j] < 0:
-            key = content_key(pool, request[col.I_HASHES], request[col.I_HASHED], index, j, kv_rules.block)
+            key = content_key(pool, content.hashes, content.hashed, index, j, kv_rules.block)
             row[j] = remember(pool, rank, key)
-    request[col.I_KEYED] = tiers.rows[index, tier.W_BLOCKS]
+    content.keyed = tiers.rows[index].blocks
 
 
 @compiled_part
@@ -225,69 +226,61 @@ def try_load(tiers: TierState, state: State, limits: Limits, kv_rules: KvRules, 
 
     Instant blocks are not a load: `TierState.rows` says how many blocks the request takes over at its admission.
     """
-    rank, i, now = state.ranks[rank_index], state.ranks[rank_index, col.R_HEAD], state.clocks[col.T_NOW]
-    request, blocks = state.ints[i], look(tiers, state, kv_rules, rank_index, i)
-    near, row, line = (
-        first_below(tiers, blocks, -1),
-        state.pool.held[rank_index, next_slot(state, rank_index)],
-        tiers.lines[rank_index],
-    )
-    tiers.rows[i, tier.W_BLOCKS], tiers.rows[i, tier.W_PASSED] = near, 0
-    target = request[col.I_TARGET]
+    rank, i, now = state.ranks[rank_index], state.ranks[rank_index].head, state.clocks[0].now
+    request, blocks = state.requests[i], look(tiers, state, kv_rules, rank_index, i)
+    near, row = (first_below(tiers, blocks, -1), state.pool.held[rank_index, next_slot(state, rank_index)])
+    tiers.rows[i].blocks, tiers.rows[i].passed = near, 0
+    target = request.target
     if limits.reserve:
-        target = request[col.I_INPUT] + request[col.I_OUTPUT] - 1 + limits.spare
+        target = request.input + request.output - 1 + limits.spare
     if near == blocks:
         return NOTHING if has_room(tiers, state, kv_rules, rank_index, near, target) else BLOCKED
     cut = worth_loading(tiers, state, limits, kv_rules, rank_index, i, row, blocks)
     if load_end(tiers, rank_index, row, cut, now) <= now:
-        tiers.rows[i, tier.W_BLOCKS], tiers.rows[i, tier.W_PASSED] = cut, blocks - cut
+        tiers.rows[i].blocks, tiers.rows[i].passed = cut, blocks - cut
         return NOTHING if has_room(tiers, state, kv_rules, rank_index, cut, target) else BLOCKED
-    if rank[col.R_RUNNING] + rank[col.R_LATE] + line[tier.L_COUNT] >= limits.max_sequences:
+    with_memory = rank.running + rank.late + tiers.loading[rank_index].count + tiers.landed[rank_index].count
+    if with_memory >= limits.max_sequences:
         return BLOCKED
     if not take_over(tiers, state, kv_rules, rank_index, i, cut, target):
         return BLOCKED  # what is near alone would not fit either
     hold(state, kv_rules, rank_index, i, target)
-    tiers.totals[tier.O_LOADS] += 1
-    tiers.rows[i, tier.W_STATE], tiers.rows[i, tier.W_PASSED] = tier.LOADING, blocks - cut
+    tiers.totals[0].loads += 1
+    tiers.rows[i].state, tiers.rows[i].passed = tier.LOADING, blocks - cut
     take_head(state, rank_index, i)
-    append_line(tiers, state, rank_index, i, tier.L_LOADING, tier.L_LAST)
-    line[tier.L_COUNT] += 1
+    line_up(state, tiers.loading[rank_index], i)
     return BEGUN
 
 
 @compiled_part
-def append_line(tiers: TierState, state: State, rank: int, index: int, head: int, last: int) -> None:
-    """Put a request at the end of one of a rank's lines."""
-    line = tiers.lines[rank]
-    state.ints[index, col.I_NEXT] = -1
-    if line[head] < 0:
-        line[head] = index
-    else:
-        state.ints[line[last], col.I_NEXT] = index
-    line[last] = index
+def line_up(state: State, line: Any, index: int) -> None:
+    """Put a request at the end of a line."""
+    link_in(state, line, index, line.tail, int64(-1))
+    line.count += 1
 
 
 @compiled_code
 def land(tiers: TierState, state: State, kv_rules: KvRules, rank: int) -> None:
     """Move requests whose blocks are there, as far as a plan knows, to those that can be admitted."""
-    line, before, i = tiers.lines[rank], int64(-1), tiers.lines[rank, tier.L_LOADING]
+    line, before, i = tiers.loading[rank], int64(-1), tiers.loading[rank].head
     while i >= 0:
-        after = state.ints[i, col.I_NEXT]
-        if tiers.spans[i, 1] > state.clocks[col.T_KNOWN]:
+        after = state.requests[i].next
+        if tiers.spans[i, 1] > state.clocks[0].known:
             before, i = i, after
             continue
         if before < 0:
-            line[tier.L_LOADING] = after
+            line.head = after
         else:
-            state.ints[before, col.I_NEXT] = after
+            state.requests[before].next = after
         if after < 0:
-            line[tier.L_LAST] = before
+            line.tail = before
+        line.count -= 1
         waited = tiers.spans[i, 1] - tiers.spans[i, 0]
-        tiers.seconds[tier.Z_WAITED] += waited
-        tiers.seconds[tier.Z_LONGEST] = max(tiers.seconds[tier.Z_LONGEST], waited)
-        tiers.rows[i, tier.W_STATE] = tier.LANDED
+        tiers.seconds[0].waited += waited
+        tiers.seconds[0].longest = max(tiers.seconds[0].longest, waited)
+        tiers.rows[i].state = tier.LANDED
         note_landed(tiers, state, kv_rules, rank, i)
-        append_line(tiers, state, rank, i, tier.L_LANDED, tier.L_LAST_LANDED)
+        line_up(state, tiers.landed[rank], i)
         i = after
 
 
@@ -296,10 +289,10 @@ def next_landing(tiers: TierState, state: State) -> float:
     """When the next load ends; infinity where there is none."""
     soonest = np.inf
     for r in range(state.ranks.shape[0]):
-        i = tiers.lines[r, tier.L_LOADING]
+        i = tiers.loading[r].head
         while i >= 0:
             soonest = min(soonest, tiers.spans[i, 1])
-            i = state.ints[i, col.I_NEXT]
+            i = state.requests[i].next
     return soonest
 
 
@@ -309,12 +302,12 @@ def prefetch(tiers: TierState, state: State, kv_rules: KvRules, rank: int, index
 
     What it will find there is used now.
     """
-    pool, request = state.pool, state.ints[index]
+    pool, request, content = state.pool, state.requests[index], state.contents[index]
     if not tiers.prefetch or tiers.worth[0] == 0:
         return
-    x, top, at = tiers.shelves, tiers.which[rank, 0], state.floats[index, col.F_ARRIVAL]
-    for j in range(min(request[col.I_TARGET] - 1, request[col.I_HASHED]) // kv_rules.block):
-        key = content_key(pool, request[col.I_HASHES], request[col.I_HASHED], index, j, kv_rules.block)
+    x, top, at = tiers.shelves, tiers.which[rank, 0], state.requests[index].arrival
+    for j in range(min(request.target - 1, content.hashed) // kv_rules.block):
+        key = content_key(pool, content.hashes, content.hashed, index, j, kv_rules.block)
         if find(pool.table[rank], key) >= 0:
             continue
         key, level = tier_key(tiers, key), int64(1)
@@ -331,9 +324,9 @@ def prefetch(tiers: TierState, state: State, kv_rules: KvRules, rank: int, index
         there = moved(tiers, rank, level - 1, tier.UP, max(at, x.came[e]), 1)
         e, out = put(x, top, key, -1)
         before = x.came[e]
-        tiers.counts[0, tier.N_PREFETCHED] += 1
+        tiers.counts[0].prefetched += 1
         if out != 0:
-            tiers.counts[0, tier.N_EVICTED] += 1
+            tiers.counts[0].evicted += 1
             if not tiers.through:
                 there = max(there, keep(tiers, rank, 1, out, max(at, before)))
         x.came[e] = there

@@ -9,12 +9,12 @@ import numpy as np
 
 from ....workloads.errors import CapacityError, InputError
 from ....workloads.jit import compiled
+from ....workloads.records import summed
 from ....workloads.requests import RequestBlock
 from ...batching.kv import MOST_BLOCKS, CacheSettings, KvRules, kv_rules, rank_rules
 from ...batching.level import Face
 from ...batching.policies import Policy
 from ...batching.prefix import new_pool
-from ...batching.state import R_SLOTS
 from ...deploy.deployment import Deployment
 from ...quantity import ratio
 from ...serving.contents import Contents
@@ -24,9 +24,8 @@ from ...serving.pools import Pools
 from ...step.books import new_books
 from ...step.timed import Lowered
 from . import hooks, loads, store
-from . import state as cols
 from .settings import KvTier, TierSettings
-from .state import F8, I8, Shelves, TierState, new_shelves, new_tiers, roomier_rows, with_rows
+from .state import F8, Shelves, TierState, new_shelves, new_tiers, roomier_rows, with_rows
 from .store import erase
 
 OPTION = "--kv-tiers"
@@ -134,13 +133,13 @@ class Below(EnginePart):
     def room(self) -> int:  # type: ignore[override]
         """Blocks that all tiers keep of it, shared ones as if they were its own."""
         stores = self.tiers.shelves.stores
-        return int(stores[np.unique(self.tiers.which), cols.H_ROOM].sum())
+        return int(stores.room[np.unique(self.tiers.which)].sum())
 
     def start(self, engine: Engine) -> TierState:
         """The tiers without requests; requests that load have slots of the engine too."""
         state, blocks, slots = engine.state, engine.kv.blocks, 2 * engine.policy.max_sequences
         ranks = len(state.ranks)
-        state.ranks[:, R_SLOTS] = slots
+        state.ranks.slots = slots
         engine.state = state._replace(pool=new_pool(ranks, blocks, slots))
         engine.contents = Contents(self.names)
         return self.tiers._replace(out_s=np.zeros((ranks, blocks)))
@@ -173,7 +172,7 @@ class Below(EnginePart):
                 else:
                     _clear(x, s)
         new = new_tiers(self.settings, x, old.which, old.pace, self.model, old.owner, self.life, old.piped)
-        old.seconds[cols.Z_HELD_UNTIL] = 0.0
+        old.seconds[0].held_until = 0.0
         self.tiers = new._replace(
             worth=old.worth, link_s=old.link_s, counts=old.counts, totals=old.totals, seconds=old.seconds
         )
@@ -207,21 +206,21 @@ def of_engine(engine: Engine) -> Below | None:
 def _clear(shelves: Shelves, store: int) -> None:
     """Forget all that a store keeps; the most that it kept stays known."""
     row = shelves.stores[store]
-    row[[cols.H_USED, cols.H_HELD]] = 0
-    shelves.table[row[cols.H_TABLE] : row[cols.H_TABLE] + row[cols.H_MASK] + 1] = 0
-    head = row[cols.H_FIRST] + row[cols.H_ROOM]
-    shelves.entries[head, [cols.E_NEXT, cols.E_PREVIOUS]] = head
+    row.used = row.held = 0
+    shelves.table[row.table : row.table + row.mask + 1] = 0
+    head = row.first + row.room
+    shelves.entries.next[head] = shelves.entries.previous[head] = head
 
 
 @compiled
 def purge(shelves: Shelves, store: int, owner: int, now: float) -> None:
     """Forget what an engine was still writing to a store as it failed."""
     row = shelves.stores[store]
-    for e in range(row[cols.H_FIRST], row[cols.H_FIRST] + row[cols.H_USED]):
-        if shelves.entries[e, cols.E_KEY] != 0 and shelves.entries[e, cols.E_OWNER] == owner and shelves.came[e] > now:
-            erase(shelves, store, shelves.entries[e, cols.E_KEY])
-            shelves.entries[e, cols.E_KEY] = 0
-            row[cols.H_HELD] -= 1
+    for e in range(row.first, row.first + row.used):
+        if shelves.entries[e].key != 0 and shelves.entries[e].owner == owner and shelves.came[e] > now:
+            erase(shelves, store, shelves.entries[e].key)
+            shelves.entries[e].key = 0
+            row.held -= 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,26 +288,24 @@ class TiersRun:
         """
         (first, _, block), size = belows[0], belows[0][0].block_bytes
         states = [tiers for _, tiers, _ in belows]
-        counts = np.sum([t.counts for t in states], axis=0)
         link_s: F8 = np.sum([t.link_s for t in states], axis=0)
-        seconds: F8 = np.sum([t.seconds for t in states], axis=0)
-        totals: I8 = np.sum([t.totals for t in states], axis=0)
+        seconds, totals = summed([t.seconds for t in states]), summed([t.totals for t in states])
         tier_runs = []
         for level, tier in enumerate(first.settings.tiers):
-            n, stores = counts[level].tolist(), {
+            n, stores = summed([t.counts[level : level + 1] for t in states]), {
                 (id(t.shelves.stores), s) for t in states for s in t.which[:, level].tolist()
             }  # fmt: skip
             whose = {id(t.shelves.stores): t.shelves.stores for t in states}
-            rows = np.array([whose[where][s] for where, s in stores])
+            rows = [whose[where][s] for where, s in stores]
             tier_runs.append(TierRun(
-                tier, float(rows[:, cols.H_ROOM].sum()) * size, float(rows[:, cols.H_PEAK].sum()) * size,
-                n[cols.N_LOADED] * block, n[cols.N_LOADED] * size, n[cols.N_STORED] * size, n[cols.N_EVICTED] * size,
-                n[cols.N_PREFETCHED] * size, float(link_s[level, 0]), float(link_s[level, 1]),
-                ratio(n[cols.N_LOADED] * block, asked_tokens),
+                tier, float(sum(row.room for row in rows)) * size, float(sum(row.peak for row in rows)) * size,
+                n.loaded * block, n.loaded * size, n.stored * size, n.evicted * size,
+                n.prefetched * size, float(link_s[level, 0]), float(link_s[level, 1]),
+                ratio(n.loaded * block, asked_tokens),
             ))  # fmt: skip
         return cls(
-            first.settings, tuple(tier_runs), int(totals[cols.O_FOUND]) * block,
-            int(totals[cols.O_DECLINED]) * block, int(totals[cols.O_LOADS]), float(seconds[cols.Z_WAITED]),
-            max(float(t.seconds[cols.Z_LONGEST]) for t in states), float(seconds[cols.Z_HELD]),
-            ratio(found_tokens, asked_tokens), ratio(int(totals[cols.O_FOUND]) * block, asked_tokens),
+            first.settings, tuple(tier_runs), int(totals.found) * block,
+            int(totals.declined) * block, int(totals.loads), float(seconds.waited),
+            max(float(t.seconds[0].longest) for t in states), float(seconds.held),
+            ratio(found_tokens, asked_tokens), ratio(int(totals.found) * block, asked_tokens),
         )  # fmt: skip

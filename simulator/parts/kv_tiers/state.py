@@ -13,59 +13,54 @@ import numpy as np
 import numpy.typing as npt
 
 from ....workloads.jit_held import held
+from ....workloads.records import Records, named, records
 from ...step.timed import Costs, Lowered, costs_of
 from .settings import TierSettings
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
-(H_FIRST, H_ROOM, H_TABLE, H_MASK, H_USED, H_HELD, H_PEAK) = range(7)
-NUM_STORE = 7
-"""Columns of `Shelves.stores`: first entry and how many; first row of its table, and its rows less one;
-entries handed out so far; those that hold something now, and most that ever did."""
+STORE = named("first room table mask used held peak", "")
+"""First entry and how many; first row of its table, and its rows less one; entries handed out so far; those that hold
+something now, and most that ever did."""
 
-(E_KEY, E_NEXT, E_PREVIOUS, E_OWNER) = range(4)
-"""Columns of `Shelves.entries`: content (0: none), the next and the previous entry by last use, and the engine that
-wrote it. The entry after the last one of a store is head and tail of its list."""
+ENTRY = named("key next previous owner", "")
+"""Content (0: none), the next and the previous entry by last use, and the engine that wrote it. The entry after the last
+one of a store is head and tail of its list."""
 
-(W_STATE, W_BLOCKS, W_STORED, W_PASSED, W_COMPUTED) = range(5)
-NUM_OWN = 5
-"""Columns of `TierState.rows`, a request each: `WAITING`, `LOADING` or `LANDED`; blocks that it has found; leading
-blocks that have been written through; found blocks that are computed all the same; of several batches in flight,
-tokens whose batch has left the last stage, with those that were found."""
+FOUND = named("state blocks stored passed computed", "")
+"""Of a request: `WAITING`, `LOADING` or `LANDED`; blocks that it has found; leading blocks that have been written
+through; found blocks that are computed all the same; of several batches in flight, tokens whose batch has left the last
+stage, with those that were found."""
 WAITING, LOADING, LANDED = range(3)
 
-(N_LOADED, N_STORED, N_EVICTED, N_PREFETCHED) = range(4)
-NUM_COUNTS = 4
-"""Columns of `TierState.counts`, per level: blocks loaded to the devices; written; evicted; prefetched to the first
-level."""
+COUNTS = named("loaded stored evicted prefetched", "")
+"""Of a level: blocks loaded to the devices; written; evicted; prefetched to the first level."""
 
-(O_LOADS, O_DECLINED, O_FOUND, O_LONGEST) = range(4)
-NUM_OF_ALL = 4
-"""Entries of `TierState.totals`: loads; blocks that lay in a tier and were computed all the same; blocks found
-in the devices' own memory; tokens of the longest request that has arrived."""
+TOTALS = named("loads declined found longest", "")
+"""Loads; blocks that lay in a tier and were computed all the same; blocks found in the devices' own memory; tokens of
+the longest request that has arrived."""
 
-(Z_NOW, Z_HELD_UNTIL, Z_HELD, Z_WAITED, Z_LONGEST, Z_EXPERTS) = range(6)
-NUM_SECONDS = 6
-"""Entries of `TierState.seconds`: when transfers start that are asked for now; before when the next step cannot
-begin, as blocks that it takes are still being copied; seconds that steps waited so; that requests waited for
-loads, in sum and at most; that experts have had the link to the host."""
+SECONDS = named("", "now held_until held waited longest experts")
+"""When transfers start that are asked for now; before when the next step cannot begin, as blocks that it takes are still
+being copied; seconds that steps waited so; that requests waited for loads, in sum and at most; that experts have had the
+link to the host."""
+
+LINE = named("head tail count", "")
+"""First and last of a rank's requests that load, or whose blocks are there, in order; how many there are."""
 
 UP, DOWN = 0, 1
 """Directions of a link: to the devices, and from them."""
 P_BLOCK, P_LATENCY = 0, 1
 """Columns of `TierState.pace` [s]."""
-(L_LOADING, L_LAST, L_LANDED, L_LAST_LANDED, L_COUNT) = range(5)
-"""Columns of `TierState.lines`, a rank each: first and last of the requests that load, in order, and of those whose
-blocks are there; how many both are."""
 
 
 @held
 class Shelves(NamedTuple):
     """S stores of E entries and T table rows in all."""
 
-    stores: I8  # [S, NUM_STORE]
-    entries: I8  # [E, 4]
+    stores: Records  # [S] of `STORE`
+    entries: Records  # [E] of `ENTRY`
     came: F8  # [E] when an entry's content is there
     table: I8  # [T, 2] key (0: empty) and entry; open addressing within a store's rows
 
@@ -81,13 +76,14 @@ class TierState(NamedTuple):
     link_s: F8  # [L, 2] seconds that links were busy
     worth: I8  # [L] whether blocks are written there
     chain: I8  # [L] entries that one write changes, from level to level
-    counts: I8  # [L, NUM_COUNTS]
-    totals: I8  # [NUM_OF_ALL]
-    seconds: F8  # [NUM_SECONDS]
-    rows: I8  # [N, NUM_OWN]
+    counts: Records  # [L] of `COUNTS`
+    totals: Records  # [1] of `TOTALS`
+    seconds: Records  # [1] of `SECONDS`
+    rows: Records  # [N] of `FOUND`
     out_s: F8  # [R, blocks] when the first copy of what a block holds is there, written through
     spans: F8  # [N, 2] when a request's load began and ends
-    lines: I8  # [R, 5]
+    loading: Records  # [R] of `LINE`
+    landed: Records  # [R] of `LINE`
     levels: I8  # [W] of the blocks that the latest look found; -1: in the devices' memory
     own: int  # added to keys of content that only this engine can name
     owner: int
@@ -103,15 +99,15 @@ class TierState(NamedTuple):
 
 def new_shelves(rooms: Sequence[int]) -> Shelves:
     """Return empty stores with the given blocks. Memory is touched only when it is used."""
-    stores = np.zeros((len(rooms), NUM_STORE), dtype=np.int64)
+    stores = records(len(rooms), STORE)
     sizes = [1 << max(int(2 * room - 1).bit_length(), 4) for room in rooms]
-    stores[:, H_ROOM], stores[:, H_MASK] = rooms, np.array(sizes) - 1
-    stores[:, H_FIRST] = np.cumsum([0, *(room + 1 for room in rooms[:-1])])
-    stores[:, H_TABLE] = np.cumsum([0, *sizes[:-1]])
+    stores.room, stores.mask = rooms, np.array(sizes) - 1
+    stores.first = np.cumsum([0, *(room + 1 for room in rooms[:-1])])
+    stores.table = np.cumsum([0, *sizes[:-1]])
     count = sum(rooms) + len(rooms)
-    entries = np.zeros((count, 4), dtype=np.int64)
-    heads = stores[:, H_FIRST] + stores[:, H_ROOM]
-    entries[heads, E_NEXT] = entries[heads, E_PREVIOUS] = heads
+    entries = records(count, ENTRY)
+    heads = stores.first + stores.room
+    entries.next[heads] = entries.previous[heads] = heads
     return Shelves(stores, entries, np.zeros(count), np.zeros((sum(sizes), 2), dtype=np.int64))
 
 
@@ -136,21 +132,26 @@ def new_tiers(
     return TierState(
         shelves, which, pace, np.zeros((ranks, levels, 2)), np.zeros((levels, 2)),
         np.full(levels, settings.load != "cheaper", dtype=np.int64), np.zeros(levels, dtype=np.int64),
-        np.zeros((levels, NUM_COUNTS), dtype=np.int64), np.zeros(NUM_OF_ALL, dtype=np.int64),
-        np.zeros(NUM_SECONDS), np.zeros((0, NUM_OWN), dtype=np.int64),
+        records(levels, COUNTS), records(1, TOTALS), records(1, SECONDS), records(0, FOUND),
         np.zeros((ranks, 0)), np.zeros((0, 2)),
-        np.tile(np.array([-1, -1, -1, -1, 0], dtype=np.int64), (ranks, 1)),
+        _empty(ranks), _empty(ranks),
         np.zeros(0, dtype=np.int64), key, owner, settings.host, piped, settings.write == "through",
         settings.load == "cheaper", settings.prefetch, costs_of(model), np.zeros((ranks, moments)),
         np.zeros((2, 1), dtype=np.int64),
     )  # fmt: skip
 
 
+def _empty(ranks: int) -> Records:
+    line = records(ranks, LINE)
+    line.head = line.tail = -1
+    return line
+
+
 def roomier_rows(tiers: TierState, have: int, size: int) -> TierState:
     """Return room for `size` requests, of which the first `have` are kept."""
-    rows, spans = np.empty((size, NUM_OWN), dtype=np.int64), np.empty((size, 2))
-    rows[:have], spans[:have] = tiers.rows[:have], tiers.spans[:have]
-    return tiers._replace(rows=rows, spans=spans)
+    spans = np.empty((size, 2))
+    spans[:have] = tiers.spans[:have]
+    return tiers._replace(rows=records(size, FOUND, tiers.rows[:have]), spans=spans)
 
 
 def with_rows(tiers: TierState, have: int, new: int) -> TierState:

@@ -7,10 +7,10 @@ import numpy as np
 from ....workloads.jit import compiled_code, compiled_part, int64
 from ...batching.holding import note_content
 from ...batching.kv import KvRules
-from ...batching.prefix import AFTER, KEY, content_key, place
-from ...batching.state import I_CACHED, I_HASHED, I_HASHES, I_NOTED, I_SLOT, State
+from ...batching.prefix import content_key, place
+from ...batching.state import State
 from . import state as tier
-from .state import W_COMPUTED, W_STORED, Z_NOW, Shelves, TierState
+from .state import Shelves, TierState
 
 
 @compiled_part
@@ -31,7 +31,7 @@ def home(key: int, mask: int) -> int:
 @compiled_part
 def spot(shelves: Shelves, store: int, key: int) -> int:
     """Row of the table where a store's content is, or would be."""
-    base, mask = shelves.stores[store, tier.H_TABLE], shelves.stores[store, tier.H_MASK]
+    base, mask = shelves.stores[store].table, shelves.stores[store].mask
     at = home(key, mask)
     while shelves.table[base + at, 0] != 0 and shelves.table[base + at, 0] != key:
         at = (at + 1) & mask
@@ -48,7 +48,7 @@ def entry_of(shelves: Shelves, store: int, key: int) -> int:
 @compiled_part
 def erase(shelves: Shelves, store: int, key: int) -> None:
     """Take a content out of a store's table (backward-shift deletion)."""
-    base, mask, table = shelves.stores[store, tier.H_TABLE], shelves.stores[store, tier.H_MASK], shelves.table
+    base, mask, table = shelves.stores[store].table, shelves.stores[store].mask, shelves.table
     hole = spot(shelves, store, key) - base
     at = (hole + 1) & mask
     while table[base + at, 0] != 0:
@@ -63,17 +63,17 @@ def erase(shelves: Shelves, store: int, key: int) -> None:
 @compiled_part
 def unlink_entry(shelves: Shelves, row: int) -> None:
     """Take an entry out of its list."""
-    after, before = shelves.entries[row, tier.E_NEXT], shelves.entries[row, tier.E_PREVIOUS]
-    shelves.entries[before, tier.E_NEXT], shelves.entries[after, tier.E_PREVIOUS] = after, before
+    after, before = shelves.entries[row].next, shelves.entries[row].previous
+    shelves.entries[before].next, shelves.entries[after].previous = after, before
 
 
 @compiled_part
 def append_entry(shelves: Shelves, store: int, row: int) -> None:
     """Put an entry at the end of its store's list: used last."""
-    end = shelves.stores[store, tier.H_FIRST] + shelves.stores[store, tier.H_ROOM]
-    last = shelves.entries[end, tier.E_PREVIOUS]
-    shelves.entries[last, tier.E_NEXT], shelves.entries[row, tier.E_PREVIOUS] = row, last
-    shelves.entries[row, tier.E_NEXT], shelves.entries[end, tier.E_PREVIOUS] = end, row
+    end = shelves.stores[store].first + shelves.stores[store].room
+    last = shelves.entries[end].previous
+    shelves.entries[last].next, shelves.entries[row].previous = row, last
+    shelves.entries[row].next, shelves.entries[end].previous = end, row
 
 
 @compiled_part
@@ -87,21 +87,21 @@ def touch(shelves: Shelves, store: int, row: int) -> None:
 def put(shelves: Shelves, s: int, key: int, owner: int) -> tuple[int, int]:
     """Keep a content that a store has not; its entry, and the content that had to leave (0: none)."""
     store, out = shelves.stores[s], int64(0)
-    if store[tier.H_USED] < store[tier.H_ROOM]:
-        e = store[tier.H_FIRST] + store[tier.H_USED]
-        store[tier.H_USED] += 1
+    if store.used < store.room:
+        e = store.first + store.used
+        store.used += 1
     else:
-        e = shelves.entries[store[tier.H_FIRST] + store[tier.H_ROOM], tier.E_NEXT]
-        out = shelves.entries[e, tier.E_KEY]
+        e = shelves.entries[store.first + store.room].next
+        out = shelves.entries[e].key
         unlink_entry(shelves, e)
         if out != 0:
             erase(shelves, s, out)
-    shelves.entries[e, tier.E_KEY], shelves.entries[e, tier.E_OWNER] = key, owner
+    shelves.entries[e].key, shelves.entries[e].owner = key, owner
     at = spot(shelves, s, key)
     shelves.table[at, 0], shelves.table[at, 1] = key, e
     append_entry(shelves, s, e)
-    store[tier.H_HELD] += out == 0
-    store[tier.H_PEAK] = max(store[tier.H_PEAK], store[tier.H_HELD])
+    store.held += out == 0
+    store.peak = max(store.peak, store.held)
     return int(e), int(out)
 
 
@@ -135,8 +135,8 @@ def keep(tiers: TierState, rank: int, level: int, key: int, now: float) -> float
                 break
             e, out = put(x, s, out, tiers.owner)
             tiers.chain[last] = e
-            tiers.counts[last, tier.N_STORED] += 1
-            tiers.counts[last, tier.N_EVICTED] += out != 0
+            tiers.counts[last].stored += 1
+            tiers.counts[last].evicted += out != 0
             if tiers.through:
                 last += 1
                 break
@@ -159,19 +159,17 @@ def keep(tiers: TierState, rank: int, level: int, key: int, now: float) -> float
 def leave(tiers: TierState, rank: int, block: int, key: int) -> None:
     """Evict a content from device memory: a copy must finish before its block is overwritten."""
     ready = (
-        tiers.out_s[rank, block]
-        if tiers.through
-        else keep(tiers, rank, 0, tier_key(tiers, key), tiers.seconds[tier.Z_NOW])
+        tiers.out_s[rank, block] if tiers.through else keep(tiers, rank, 0, tier_key(tiers, key), tiers.seconds[0].now)
     )
-    tiers.seconds[tier.Z_HELD_UNTIL] = max(tiers.seconds[tier.Z_HELD_UNTIL], ready)
+    tiers.seconds[0].held_until = max(tiers.seconds[0].held_until, ready)
 
 
 @compiled_code
 def lose(tiers: TierState, state: State, rank: int, b: int) -> None:
     """A block's content is lost: the last copy of a content goes to the tiers."""
     block = state.pool.blocks[rank, b]
-    if block[AFTER] == b:
-        leave(tiers, rank, b, block[KEY])
+    if block.after == b:
+        leave(tiers, rank, b, block.key)
     if tiers.through:
         tiers.out_s[rank, b] = 0.0
 
@@ -179,19 +177,19 @@ def lose(tiers: TierState, state: State, rank: int, b: int) -> None:
 @compiled_part
 def write_through(tiers: TierState, state: State, kv_rules: KvRules, rank: int, index: int, tokens: int) -> None:
     """Copy the blocks that a sequence's first `tokens` tokens fill to all tiers, each once."""
-    pool, request = state.pool, state.ints[index]
+    pool, content = state.pool, state.contents[index]
     if not tiers.through:
         return
-    full = (min(tokens, tiers.rows[index, W_COMPUTED]) if tiers.piped else tokens) // kv_rules.block
-    row = pool.held[rank, request[I_SLOT]]
-    while tiers.rows[index, W_STORED] < full:
-        j, ready = tiers.rows[index, W_STORED], np.inf
-        key = tier_key(tiers, content_key(pool, request[I_HASHES], request[I_HASHED], index, j, kv_rules.block))
+    full = (min(tokens, tiers.rows[index].computed) if tiers.piped else tokens) // kv_rules.block
+    row = pool.held[rank, content.slot]
+    while tiers.rows[index].stored < full:
+        j, ready = tiers.rows[index].stored, np.inf
+        key = tier_key(tiers, content_key(pool, content.hashes, content.hashed, index, j, kv_rules.block))
         for level in range(tiers.which.shape[1]):
             if tiers.worth[level] == 1:
-                ready = min(ready, keep(tiers, rank, level, key, tiers.seconds[Z_NOW]))
+                ready = min(ready, keep(tiers, rank, level, key, tiers.seconds[0].now))
         tiers.out_s[rank, row[j]] = 0.0 if ready == np.inf else ready
-        tiers.rows[index, W_STORED] += 1
+        tiers.rows[index].stored += 1
 
 
 @compiled_code
@@ -199,14 +197,14 @@ def store_freed(tiers: TierState, state: State, kv_rules: KvRules, rank: int, in
     """A sequence gives back its blocks: tiers take all content, told or not."""
     note_content(state, kv_rules, rank, index, noted)
     write_through(tiers, state, kv_rules, rank, index, noted)
-    tiers.rows[index, W_STORED] = tiers.rows[index, W_COMPUTED] = 0
+    tiers.rows[index].stored = tiers.rows[index].computed = 0
 
 
 @compiled_code
 def store_planned(tiers: TierState, state: State, kv_rules: KvRules, rank: int, index: int) -> None:
     """Record all content if tiers keep evicted blocks; it is written once computed."""
-    note_content(state, kv_rules, rank, index, state.ints[index, I_NOTED])
-    write_through(tiers, state, kv_rules, rank, index, state.ints[index, I_CACHED])
+    note_content(state, kv_rules, rank, index, state.requests[index].noted)
+    write_through(tiers, state, kv_rules, rank, index, state.requests[index].cached)
 
 
 HOOKS = {"on_evict": lose, "on_free": store_freed, "on_note": store_planned}

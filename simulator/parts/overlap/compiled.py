@@ -13,9 +13,10 @@ from ....workloads.batch import TOKENS, batch_tokens
 from ....workloads.draws import step_key
 from ....workloads.jit import compiled_inside, compiled_part, int64
 from ....workloads.jit_held import bring
+from ....workloads.records import Records
 from ...deploy.deployment import Deployment
 from ...step import lowering as low
-from ...step.books import K_PROCESSOR, K_WALL, Books
+from ...step.books import Books
 from ...step.compiled import book_cell, cost_cell
 from ...step.drawing import StepBatch, draw_part
 from ...step.experts import book_part, clear_share, groups_seconds, on_slots
@@ -49,20 +50,20 @@ def size_of(moments: F8, windows: int, kind: int, chunks: int, place: int) -> in
 
 
 @compiled_part
-def price_range(plan: Plan, first: int, end: int, moments: F8, fresh: bool, cells: F8) -> float:
+def price_range(plan: Plan, first: int, end: int, moments: F8, fresh: bool, cells: Records) -> float:
     """`compiled.range_seconds` of what is not booked yet."""
     total = 0.0
     for s in range(first, end):
         cost_cell(plan, s, moments, fresh, cells)
-        total += cells[s, K_WALL]
+        total += cells[s].wall
     return total
 
 
 @compiled_part
-def book_range(plan: Plan, first: int, end: int, times: int, cells: F8, books: Books) -> None:
+def book_range(plan: Plan, first: int, end: int, times: int, cells: Records, books: Books) -> None:
     """Book the result of `price_range`, `times` times."""
     for s in range(first, end):
-        p = int(cells[s, K_PROCESSOR])
+        p = int(cells[s].processor)
         if p >= 0:
             book_cell(plan, s, p, times, cells[s], books.tally, books.busy[0])
 
@@ -85,18 +86,14 @@ def price_tracks(
 @compiled_part
 def price_whole(plan: Plan, lanes: Lanes, way: int, section: int, moments: F8, fresh: bool) -> float:
     """`compiled.section_seconds` of what is not booked yet."""
-    first, end, layers = (
-        plan.sections[section, low.G_START],
-        plan.sections[section, low.G_STOP],
-        plan.sections[section, low.G_LAYERS],
-    )
+    first, end, layers = (plan.sections[section].start, plan.sections[section].stop, plan.sections[section].layers)
     slowest, longest = int64(0), -1.0
     for r in range(moments.shape[0]):
         seconds = price_range(plan, first, end, moments[r], fresh, lanes.cells[way, WHOLE, r])
         if seconds > longest:
             slowest, longest = r, seconds
     for s in range(first, end):
-        lanes.wall[way, s] += lanes.cells[way, WHOLE, slowest, s, K_WALL] * layers
+        lanes.wall[way, s] += lanes.cells[way, WHOLE, slowest, s].wall * layers
     return longest
 
 
@@ -114,14 +111,14 @@ def take_tracks(
     plan: Plan, streams: Streams, lanes: Lanes, way: int, section: int, rank: int, size: int, place: int
 ) -> None:
     """Take the seconds of a chunk's tracks, or of those that are not cut, from one rank."""
-    kind, layers = streams.ways[way, Y_KIND], plan.sections[section, low.G_LAYERS]
+    kind, layers = streams.ways[way, Y_KIND], plan.sections[section].layers
     for t in range(streams.spans[section, 0], streams.spans[section, 1]):
         row = streams.tracks[t]
         if row[T_PART] >= 0 or chunked(streams, t, kind) != (size != WHOLE):
             continue
         took = 0.0
         for s in range(row[T_START], row[T_STOP]):
-            wall_s = lanes.cells[way, size, rank, s, K_WALL]
+            wall_s = lanes.cells[way, size, rank, s].wall
             took += wall_s
             if row[T_RESOURCE] == 0:
                 lanes.wall[way, s] += wall_s * layers
@@ -189,7 +186,7 @@ def price_part(
     streams = plan.streams
     kind, chunks = streams.ways[way, Y_KIND], streams.ways[way, Y_CHUNKS]
     experts, total, sums = plan.experts[part], 0.0, 0.0
-    count, layers = experts[low.E_COUNT], experts[low.E_LAYERS]
+    count, layers = experts.count, experts.layers
     if kind == SERIAL:
         for e in range(count):
             lanes.loads[0, e] = lanes.drawn[part, e]
@@ -198,8 +195,8 @@ def price_part(
             lanes.routed[place] = 0.0
             for r in range(moments.shape[0]):
                 tokens = _batch_tokens(moments[r], plan.windows.size)
-                lanes.routed[place] += experts[low.E_TOP_K] * _chunk_tokens(tokens, chunks, place)
-        split_loads(key, experts[low.E_KEY], lanes.drawn[part], count, lanes.routed, chunks, lanes.loads)
+                lanes.routed[place] += experts.top_k * _chunk_tokens(tokens, chunks, place)
+        split_loads(key, experts.key, lanes.drawn[part], count, lanes.routed, chunks, lanes.loads)
     clear_share(books.share)
     for place in range(chunks):
         loads = on_slots(plan, part, key, lanes.loads[place], books.placed)
@@ -227,10 +224,10 @@ def price_experts(
     if chooses and more >= most:
         return False
     for x in range(plan.experts.shape[0]):
-        layers = plan.experts[x, low.E_LAYERS]
+        layers = plan.experts[x].layers
         seconds = price_part(plan, lanes, way, x, key, moments, mixed, books) * layers
         serial[way, 1] += seconds
-        lanes.stages[way, plan.experts[x, low.E_STAGE]] += seconds
+        lanes.stages[way, plan.experts[x].stage] += seconds
         more += seconds - lanes.experts[0, x, 0] * layers
         if chooses and more >= most:
             return False
@@ -253,7 +250,7 @@ def book_way(plan: Plan, streams: Streams, lanes: Lanes, way: int, moments: F8, 
     """Book the ops of the way that is taken, as often as it runs each."""
     kind, chunks = streams.ways[way, Y_KIND], streams.ways[way, Y_CHUNKS]
     for g in range(plan.sections.shape[0]):
-        times = plan.sections[g, low.G_LAYERS] * plan.tp
+        times = plan.sections[g].layers * plan.tp
         for r in range(moments.shape[0]):
             cells, bigs = lanes.cells[way], bigs_of(moments[r], plan.windows.size, kind, chunks)
             for t in range(streams.spans[g, 0], streams.spans[g, 1]):
@@ -310,10 +307,10 @@ def overlapped_seconds(plan: Plan, moments: F8, batch: StepBatch, fresh: bool, c
         cut_moments(plan, streams, lanes, c, moments)
         for g in range(plan.sections.shape[0]):
             longest = price_section(plan, streams, lanes, c, g, moments, fresh)
-            serial[c, 0] += longest * plan.sections[g, low.G_LAYERS]
-            lanes.stages[c, plan.sections[g, low.G_STAGE]] += longest * plan.sections[g, low.G_LAYERS]
+            serial[c, 0] += longest * plan.sections[g].layers
+            lanes.stages[c, plan.sections[g].stage] += longest * plan.sections[g].layers
         for s in range(plan.slots.shape[0]):
-            if plan.slots[s, low.S_ROLE] != low.ROLE_LINK:
+            if plan.slots[s].role != low.ROLE_LINK:
                 lanes.compute[c] += lanes.wall[c, s]
     key = step_key(plan.seed, plan.replica, batch.step)
     for x in range(plan.experts.shape[0]):
@@ -341,4 +338,4 @@ bring(Streams, streamed_seconds=overlapped_seconds, books=with_lanes)
 
 def with_streams(plan: Plan, slots: Slots, deployment: Deployment, *_: object) -> tuple[Plan, Slots]:
     """A plan with what overlaps in a step."""
-    return plan._replace(streams=streams_of(deployment, plan.sections[:, low.G_START].tolist())), slots
+    return plan._replace(streams=streams_of(deployment, plan.sections.start.tolist())), slots

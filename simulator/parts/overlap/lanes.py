@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ....workloads.jit_held import held
-from ...step.books import NUM_CELL, NUM_TALLIES, Books
+from ....workloads.records import Records, records
+from ...step.books import CELL, NUM_TALLIES, Books
 from ...step.lowering import F8, I8, Plan
 from .arrays import Y_CHUNKS
 from .chunking import MOST_CHUNKS
@@ -27,7 +28,7 @@ class Lanes(NamedTuple):
     experts.
     """
 
-    cells: F8  # [C, 3, R, S, NUM_CELL]
+    cells: Records  # [C, 3, R, S] of `CELL`
     tally: F8  # [C, S+X, P, NUM_TALLIES]
     wall: F8  # [C, S+X]
     busy: F8  # [C, 2, P+1]
@@ -62,7 +63,7 @@ def _new_lanes(plan: Plan) -> Lanes:
     ways, parts, n = len(plan.streams.ways), len(plan.experts), MOST_CHUNKS
     sizes, kinds = (3, 1) if plan.apart is None else (int(plan.streams.ways[0, Y_CHUNKS]), 3)
     return Lanes(
-        cells=np.zeros((ways, sizes, plan.ranks, len(plan.slots), NUM_CELL)),
+        cells=records((ways, sizes, plan.ranks, len(plan.slots)), CELL),
         tally=np.zeros((ways, rows, processors, NUM_TALLIES)),
         wall=np.zeros((ways, rows)),
         busy=np.zeros((ways, 2, processors + 1)),

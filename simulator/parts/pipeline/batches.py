@@ -18,8 +18,8 @@ import numpy as np
 
 from ....workloads.jit import compiled_code, compiled_part, int64
 from ....workloads.jit_held import held
+from ....workloads.records import Records, named, records
 from ...batching import hooks
-from ...batching import state as col
 from ...batching.clients import complete
 from ...batching.holding import drop, found_again
 from ...batching.host import most_tokens, paced, starting
@@ -32,48 +32,47 @@ from ...batching.status import AGAIN, GO, STUCK
 from ...batching.stretch import record_gap, stamp
 from ...step.timed import cost_step
 
-(W_REQUEST, W_TOKENS, W_CACHED, W_LIFE) = range(4)
-NUM_WORK = 4
-"""Columns of `Pipe.work`: a request of a batch, and the tokens that it brings forth (0 or 1), below 0 those that it
-verifies; its tokens in the cache once it is through, and how often it had been preempted."""
+WORK = named("request tokens cached life", "")
+"""A request of a batch, and the tokens that it brings forth (0 or 1), below 0 those that it verifies; its tokens in the
+cache once it is through, and how often it had been preempted."""
 
-(P_FIRST, P_COUNT) = range(2)
-"""Entries of `Pipe.ring`: the oldest batch in flight, and how many there are."""
+RING = named("first count", "")
+"""The oldest batch in flight, and how many there are."""
 
 
 @held
 class Pipe(NamedTuple):
     """Batches in flight on P stages, R ranks, of at most B sequences each; a ring of P places."""
 
-    work: I8  # [P, R, B, NUM_WORK]
+    work: Records  # [P, R, B] of `WORK`
     sizes: I8  # [P, R] sequences of each batch; 0 once it has landed
     ends: F8  # [P] when each batch leaves the last stage
     free: F8  # [P] when each stage has done all that it was given
-    ring: I8  # [2]
+    ring: Records  # [1] of `RING`
 
 
 def new_pipe(stages: int, ranks: int, sequences: int) -> Pipe:
     """Return an empty pipeline."""
     return Pipe(
-        np.zeros((stages, ranks, sequences, NUM_WORK), dtype=np.int64),
+        records((stages, ranks, sequences), WORK),
         np.zeros((stages, ranks), dtype=np.int64),
         np.zeros(stages),
         np.zeros(stages),
-        np.zeros(2, dtype=np.int64),
+        records(1, RING),
     )
 
 
 @compiled_part
 def price_stages(limits: Limits, state: State, decodes: float) -> None:
     """Cost a planned batch on each stage; the host plans it once."""
-    chunks, stages = state.counters[col.C_CHUNKS], state.costs.stages
+    chunks, stages = state.counters[0].chunks, state.costs.stages
     for r in range(state.ranks.shape[0]):
         hooks.on_sums(state, limits, r, int64(0))
     tokens, sequences = most_tokens(state.moments), (decodes + chunks) / state.moments.shape[0]
     if state.hooks.batch_seconds.size > 0:
         hooks.batch_seconds(state, limits, decodes)
     else:
-        step = state.counters[col.C_STEPS]
+        step = state.counters[0].steps
         cost_step(state.costs, state.moments, step, int(decodes), state.chunks, chunks, True, limits.captured)
     stages[0] = paced(limits.pace, stages[0], tokens, sequences, chunks)
     launching = starting(limits.pace, tokens, chunks)
@@ -100,12 +99,12 @@ def send(state: State, index: int, tokens: int, ahead: bool) -> int:
     """Send `tokens` tokens of a sequence through the stages; tokens that they bring, below 0 those that they verify."""
     if state.hooks.send.size > 0:
         return int(hooks.send(state, index, tokens, ahead))
-    request = state.ints[index]
-    request[col.I_CACHED] += tokens
-    total = request[col.I_INPUT] + request[col.I_GENERATED] + request[col.I_FLIGHT]
-    brings = int64(request[col.I_CACHED] >= total)
+    request = state.requests[index]
+    request.cached += tokens
+    total = request.input + request.generated + request.in_flight
+    brings = int64(request.cached >= total)
     if ahead:
-        request[col.I_FLIGHT] += brings
+        request.in_flight += brings
     return brings
 
 
@@ -113,13 +112,13 @@ def send(state: State, index: int, tokens: int, ahead: bool) -> int:
 def note_work(pipe: Pipe, state: State, place: int, rank: int, ahead: bool) -> None:
     """Keep what a rank's planned batch holds; its tokens count as cached from here on."""
     size = int64(0)
-    for j in range(state.ranks[rank, col.R_RUNNING]):
+    for j in range(state.ranks[rank].running):
         i, q = state.running[rank, j], state.fresh[rank, j]
         if q == 0:
             continue
         entry = pipe.work[place, rank, size]
-        entry[W_REQUEST], entry[W_TOKENS] = i, send(state, i, q, ahead)
-        entry[W_CACHED], entry[W_LIFE] = state.ints[i, col.I_CACHED], state.ints[i, col.I_PREEMPTED]
+        entry.request, entry.tokens = i, send(state, i, q, ahead)
+        entry.cached, entry.life = state.requests[i].cached, state.requests[i].preempted
         size += 1
     pipe.sizes[place, rank] = size
 
@@ -127,29 +126,29 @@ def note_work(pipe: Pipe, state: State, place: int, rank: int, ahead: bool) -> N
 @compiled_part
 def send_nothing(pipe: Pipe, now: float) -> None:
     """Let an empty batch take a place among those in flight."""
-    place = (pipe.ring[P_FIRST] + pipe.ring[P_COUNT]) % pipe.ends.size
+    place = (pipe.ring[0].first + pipe.ring[0].count) % pipe.ends.size
     pipe.ends[place] = now
-    pipe.ring[P_COUNT] += 1
+    pipe.ring[0].count += 1
 
 
 @compiled_part
 def launch(pipe: Pipe, limits: Limits, kv_rules: KvRules, state: State) -> bool:
     """Plan one more batch and send it off; False, and an empty one, where there is nothing to run."""
-    counters, clocks = state.counters, state.clocks
-    planned, _ = plan_ranks(limits, kv_rules, state, clocks[col.T_NOW], False)
+    counters, clocks = state.counters[0], state.clocks[0]
+    planned, _ = plan_ranks(limits, kv_rules, state, clocks.now, False)
     if planned_tokens(state) == 0.0:
-        send_nothing(pipe, clocks[col.T_NOW])
+        send_nothing(pipe, clocks.now)
         return False
-    place = (pipe.ring[P_FIRST] + pipe.ring[P_COUNT]) % pipe.ends.size
+    place = (pipe.ring[0].first + pipe.ring[0].count) % pipe.ends.size
     for r in range(state.ranks.shape[0]):
         note_work(pipe, state, place, r, limits.ahead)
     price_stages(limits, state, planned.decodes)
-    start, end = send_through(pipe, state, state.costs.stages, clocks[col.T_NOW], limits.ahead)
+    start, end = send_through(pipe, state, state.costs.stages, clocks.now, limits.ahead)
     pipe.ends[place] = end
-    pipe.ring[P_COUNT] += 1
+    pipe.ring[0].count += 1
     end_step(state, start)
-    counters[col.C_STEPS] += 1
-    counters[col.C_PROMPT] += int(planned.prompts)
+    counters.steps += 1
+    counters.prompt_tokens += int(planned.prompts)
     write_log(state, start, end, int64(1), planned)
     hooks.on_log(state)
     return True
@@ -158,24 +157,24 @@ def launch(pipe: Pipe, limits: Limits, kv_rules: KvRules, state: State) -> bool:
 @compiled_part
 def tokens_landed(state: State, index: int, count: int) -> None:
     """Apply timestamped tokens to a request, except its end."""
-    request = state.ints[index]
-    if request[col.I_CACHED] < request[col.I_TARGET]:
-        request[col.I_TARGET] += count  # computed again with the others
-    if request[col.I_FLIGHT] > 0:
-        request[col.I_FLIGHT] -= 1
-        if request[col.I_CACHED] > 0:
-            request[col.I_NOTED] = max(request[col.I_NOTED], request[col.I_CACHED] - request[col.I_FLIGHT])
+    request = state.requests[index]
+    if request.cached < request.target:
+        request.target += count  # computed again with the others
+    if request.in_flight > 0:
+        request.in_flight -= 1
+        if request.cached > 0:
+            request.noted = max(request.noted, request.cached - request.in_flight)
 
 
 @compiled_part
 def end_request(state: State, kv_rules: KvRules, rank: int, index: int) -> None:
     """Free what a request that has its last token holds, or its place in the queue."""
-    if state.ints[index, col.I_CACHED] == 0:  # preempted while its token was in flight
+    if state.requests[index].cached == 0:  # preempted while its token was in flight
         unqueue(state, rank, index)
     else:
         known = hooks.known_at_end(state, index) if state.hooks.known_at_end.size > 0 else found_again(state, index)
         drop(state, kv_rules, rank, index, known)
-    state.ints[index, col.I_FLIGHT] = 0  # what was planned beyond its end brings nothing
+    state.requests[index].in_flight = 0  # what was planned beyond its end brings nothing
     complete(state, index)
 
 
@@ -184,27 +183,27 @@ def stamp_batch(state: State, kv_rules: KvRules, rank: int, work: I8, size: int,
     """Set the timestamps of one rank's part of a batch that ended at `now`."""
     gap, gaps, together = 0.0, int64(0), int64(0)
     for j in range(size):
-        i, tokens = work[j, W_REQUEST], work[j, W_TOKENS]
-        if state.ints[i, col.I_GENERATED] == state.ints[i, col.I_OUTPUT]:
+        i, tokens = work[j].request, work[j].tokens
+        if state.requests[i].generated == state.requests[i].output:
             continue  # beyond the end
-        same = work[j, W_LIFE] == state.ints[i, col.I_PREEMPTED]
+        same = work[j].life == state.requests[i].preempted
         if same and tokens >= 0:
-            hooks.on_computed(state, kv_rules, rank, i, work[j, W_CACHED], now)
+            hooks.on_computed(state, kv_rules, rank, i, work[j].cached, now)
         if tokens == 0:
             continue  # a prompt that goes on
         count = tokens
         if state.hooks.tokens_of_batch.size > 0:
             count = hooks.tokens_of_batch(state, i, tokens)
         if same and tokens < 0:
-            hooks.on_computed(state, kv_rules, rank, i, state.ints[i, col.I_CACHED], now)
+            hooks.on_computed(state, kv_rules, rank, i, state.requests[i].cached, now)
         hooks.on_tokens(state, rank, i, count)
         together += count - 1
         gap, gaps = stamp(state, i, count, now, now, gap, gaps)
         tokens_landed(state, i, count)
-        if state.ints[i, col.I_GENERATED] == state.ints[i, col.I_OUTPUT]:
+        if state.requests[i].generated == state.requests[i].output:
             end_request(state, kv_rules, rank, i)
     if gaps > 0:
-        record_gap(state.hist, state.clocks, gap, gaps)
+        record_gap(state.hist, state.clocks[0], gap, gaps)
     hooks.on_together(state, together)
     hooks.on_finished(state, rank)
 
@@ -212,58 +211,58 @@ def stamp_batch(state: State, kv_rules: KvRules, rank: int, work: I8, size: int,
 @compiled_part
 def land(pipe: Pipe, state: State, kv_rules: KvRules) -> float:
     """Wait for the oldest batch: set its timestamps, retire finished requests; return its end."""
-    place = pipe.ring[P_FIRST]
-    now = max(pipe.ends[place], state.clocks[col.T_NOW])
-    completed = state.counters[col.C_COMPLETED]
+    place = pipe.ring[0].first
+    now = max(pipe.ends[place], state.clocks[0].now)
+    completed = state.counters[0].completed
     for r in range(state.ranks.shape[0]):
         stamp_batch(state, kv_rules, r, pipe.work[place, r], pipe.sizes[place, r], now)
         pipe.sizes[place, r] = 0
-    pipe.ring[P_FIRST] = (place + 1) % pipe.ends.size
-    pipe.ring[P_COUNT] -= 1
-    if state.counters[col.C_COMPLETED] == completed:
+    pipe.ring[0].first = (place + 1) % pipe.ends.size
+    pipe.ring[0].count -= 1
+    if state.counters[0].completed == completed:
         return float(now)
     for r in range(state.ranks.shape[0]):
         remaining = 0
-        for j in range(state.ranks[r, col.R_RUNNING]):
+        for j in range(state.ranks[r].running):
             i = state.running[r, j]
-            if state.ints[i, col.I_GENERATED] < state.ints[i, col.I_OUTPUT]:
+            if state.requests[i].generated < state.requests[i].output:
                 state.running[r, remaining] = i
                 remaining += 1
-        state.ranks[r, col.R_RUNNING] = remaining
+        state.ranks[r].running = remaining
     return float(now)
 
 
 @compiled_code
 def flies(pipe: Pipe, state: State) -> bool:
     """Whether any batch is in flight, be it an empty one."""
-    return bool(pipe.ring[P_COUNT] > 0)
+    return bool(pipe.ring[0].count > 0)
 
 
 @compiled_code
 def prepare(pipe: Pipe, state: State, limits: Limits, kv_rules: KvRules) -> int:
     """Wait for what is in flight if all that has come is done: it is beyond an end."""
-    if state.counters[col.C_RELEASED] > state.counters[col.C_COMPLETED]:
+    if state.counters[0].released > state.counters[0].completed:
         return GO
-    state.clocks[col.T_NOW] = land(pipe, state, kv_rules)
+    state.clocks[0].now = land(pipe, state, kv_rules)
     return AGAIN
 
 
 @compiled_code
 def take_step(pipe: Pipe, state: State, limits: Limits, kv_rules: KvRules, arrival: float, until: float) -> int:
     """Plan as many batches as go into the stages, and wait for the oldest, even beyond `until`."""
-    counters, clocks, now = state.counters, state.clocks, state.clocks[col.T_NOW]
-    more, preempted = True, counters[col.C_PREEMPTIONS]
-    while more and pipe.ring[P_COUNT] < state.costs.stages.size:
+    counters, clocks, now = state.counters[0], state.clocks[0], state.clocks[0].now
+    more, preempted = True, counters.preemptions
+    while more and pipe.ring[0].count < state.costs.stages.size:
         more = launch(pipe, limits, kv_rules, state)
-        more = more and pipe.ends[pipe.ring[P_FIRST]] > now
-    if counters[col.C_PREEMPTIONS] == preempted and not pipe.sizes.any():
+        more = more and pipe.ends[pipe.ring[0].first] > now
+    if counters.preemptions == preempted and not pipe.sizes.any():
         soonest = hooks.next_event(state)
         if soonest == np.inf:
             return STUCK
-        clocks[col.T_NOW] = max(land(pipe, state, kv_rules), min(soonest, arrival, until))
+        clocks.now = max(land(pipe, state, kv_rules), min(soonest, arrival, until))
         return AGAIN
-    clocks[col.T_NOW] = land(pipe, state, kv_rules)
-    clocks[col.T_BUSY] += clocks[col.T_NOW] - now
+    clocks.now = land(pipe, state, kv_rules)
+    clocks.busy += clocks.now - now
     return AGAIN
 
 

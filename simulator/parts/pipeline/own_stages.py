@@ -24,7 +24,7 @@ from ...batching.status import AGAIN, GO, STUCK
 from ...serving.engine import Engine
 from ...serving.engine_part import EnginePart
 from . import batches as pipeline
-from .batches import P_COUNT, P_FIRST, Pipe, new_pipe
+from .batches import Pipe, new_pipe
 
 
 @held
@@ -38,16 +38,16 @@ class StagedBatches(NamedTuple):
 @compiled_part
 def send(staged: StagedBatches, limits: Limits, kv_rules: KvRules, state: State, place: int) -> None:
     """Send the planned batch through the stages."""
-    counters, step, pipe = state.counters, staged.exact.step[0], staged.pipe
+    counters, step, pipe = state.counters[0], staged.exact.step[0], staged.pipe
     pipeline.price_stages(limits, state, step.decodes)
-    start, end = pipeline.send_through(pipe, state, state.costs.stages, state.clocks[col.T_NOW], False)
+    start, end = pipeline.send_through(pipe, state, state.costs.stages, state.clocks[0].now, False)
     pipe.ends[place], pipe.sizes[place, 0] = end, 1
-    pipe.ring[P_COUNT] += 1
-    counters[col.C_STEPS] += 1
-    counters[col.C_STRETCH] = 1
-    counters[col.C_PROMPT] += int(step.prompts)
+    pipe.ring.count += 1
+    counters.steps += 1
+    counters.fast_forward = 1
+    counters.prompt_tokens += int(step.prompts)
     write_log(state, start, end, 1, step)
-    state.log[counters[col.C_LOG] - 1, col.L_RUNNING] += hooks.elsewhere(state, place)
+    state.log[counters.logged - 1, col.L_RUNNING] += hooks.elsewhere(state, place)
     hooks.on_log(state)
     hooks.on_start(state, kv_rules, 1)
     step.planned = step.tries = 0
@@ -58,28 +58,28 @@ def take_turn(
     staged: StagedBatches, state: State, limits: Limits, kv_rules: KvRules, arrival: float, until: float
 ) -> int:
     """Plan the batch whose turn it is and send it off, then wait for the next one's results."""
-    clocks, step, pipe, stages = state.clocks, staged.exact.step[0], staged.pipe, state.costs.stages.size
-    place, now, before = pipe.ring[P_FIRST], state.clocks[col.T_NOW], pipe.free[0]
+    clocks, step, pipe, stages = state.clocks[0], staged.exact.step[0], staged.pipe, state.costs.stages.size
+    place, now, before = pipe.ring.first, state.clocks[0].now, pipe.free[0]
     hooks.take_up(state, place)
     exact.plan_next(staged.exact, kv_rules, state)
     step.tries += 1
     if step.planned == 1:
         send(staged, limits, kv_rules, state, place)
     hooks.put_down(state, place)
-    pipe.ring[P_FIRST] = place = (place + 1) % stages
-    clocks[col.T_NOW] = hooks.seen(state, before, pipe.free[0])
+    pipe.ring.first = place = (place + 1) % stages
+    clocks.now = hooks.seen(state, before, pipe.free[0])
     if pipe.sizes[place, 0] == 1:
-        clocks[col.T_NOW] = max(pipe.ends[place], clocks[col.T_NOW])
+        clocks.now = max(pipe.ends[place], clocks.now)
         hooks.take_up(state, place)
-        hooks.take_results(state, kv_rules, clocks[col.T_NOW], clocks[col.T_NOW])
+        hooks.take_results(state, kv_rules, clocks.now, clocks.now)
         hooks.put_down(state, place)
         pipe.sizes[place, 0] = 0
-        pipe.ring[P_COUNT] -= 1
-    elif pipe.ring[P_COUNT] == 0 and step.tries == stages:
+        pipe.ring.count -= 1
+    elif pipe.ring.count == 0 and step.tries == stages:
         hooks.on_idle(state)
-    clocks[col.T_KNOWN] = clocks[col.T_NOW]
-    clocks[col.T_BUSY] += clocks[col.T_NOW] - now
-    return STUCK if step.tries > 2 * stages + 2 and pipe.ring[P_COUNT] == 0 else AGAIN
+    clocks.known = clocks.now
+    clocks.busy += clocks.now - now
+    return STUCK if step.tries > 2 * stages + 2 and pipe.ring.count == 0 else AGAIN
 
 
 @compiled_code
@@ -108,13 +108,13 @@ def is_planned(staged: StagedBatches, state: State) -> bool:
 @compiled_code
 def flies(staged: StagedBatches, state: State) -> bool:
     """Whether any batch is in flight."""
-    return bool(staged.pipe.ring[P_COUNT] > 0)
+    return bool(staged.pipe.ring.count > 0)
 
 
 @compiled_code
 def may_look(staged: StagedBatches, state: State, limits: Limits, until: float) -> bool:
     """`exact.may_look`."""
-    return bool(state.clocks[col.T_KNOWN] < until)
+    return bool(state.clocks[0].known < until)
 
 
 @compiled_code

@@ -9,9 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from ....workloads.jit import compiled_inside, compiled_part, int64
-from ...batching import state as col
 from ...batching.kv import blocks_of
-from ...batching.radix import K_EVICTABLE, K_FREE, common_tokens, lock, match
+from ...batching.radix import common_tokens, lock, match
 from ...batching.state import F8, State
 from . import state as sched
 from .cache import use_prefix
@@ -24,32 +23,32 @@ from .state import Sglang
 @compiled_inside
 def available(sglang: Sglang, rank: int) -> int:
     """Tokens that are free or can be evicted."""
-    return int((sglang.tree.tops[rank, K_FREE] + sglang.tree.tops[rank, K_EVICTABLE]) * sglang.rules.page)
+    return int((sglang.tree.tops[rank].free + sglang.tree.tops[rank].evictable) * sglang.rules.page)
 
 
 @compiled_part
 def open_budgets(state: State, sglang: Sglang, rank: int) -> None:
     """What a new step may hold."""
-    rules, adder = sglang.rules, sglang.adder
-    size, mixed, pages, sum_ = sglang.ranks[rank, sched.S_LIST], int64(0), int64(0), 0.0
+    rules, adder = sglang.rules, sglang.adder[0]
+    size, mixed, pages, sum_ = sglang.ranks[rank].decoding, int64(0), int64(0), 0.0
     for j in range(size):
-        request = state.ints[state.running[rank, j]]
+        request = state.requests[state.running[rank, j]]
         sum_ += still_to_come(state, sglang, rank, state.running[rank, j])
-        if request[col.I_ORDER] < 0 and request[col.I_ROOM] % rules.page == 0:
+        if request.order < 0 and request.covered % rules.page == 0:
             pages += 1
     if rules.mixed:
         mixed = size
-    adder[sched.A_INPUT] = rules.max_prefill - mixed
-    adder[sched.A_CHUNK] = rules.chunk - mixed if rules.chunk > 0 else int64(1 << 60)
-    adder[sched.A_TAKEN], adder[sched.A_ADDED], adder[sched.A_CUT], adder[sched.A_STATES] = mixed, 0, -1, -1
-    adder[sched.A_PAGES] = pages if rules.mixed else 0
+    adder.input = rules.max_prefill - mixed
+    adder.chunk = rules.chunk - mixed if rules.chunk > 0 else int64(1 << 60)
+    adder.taken, adder.added, adder.cut, adder.states = mixed, 0, -1, -1
+    adder.pages = pages if rules.mixed else 0
     sglang.offset[0] = mixed + sum_
 
 
 @compiled_inside
 def still_to_come(state: State, sglang: Sglang, rank: int, index: int) -> float:
     """Tokens that a running request is expected to take yet."""
-    left = min(state.ints[index, col.I_OUTPUT] - state.ints[index, col.I_GENERATED], sched.CLIP)
+    left = min(state.requests[index].output - state.requests[index].generated, sched.CLIP)
     return float(left if sglang.rules.patch >= sched.LENGTHS else left * sglang.ratio[rank])
 
 
@@ -62,24 +61,24 @@ def beside(sglang: Sglang, since: int) -> int:
 @compiled_inside
 def charge(sglang: Sglang, tokens: int, answer: int) -> None:
     """Count a prompt's tokens in a step, and its expected output."""
-    adder = sglang.adder
+    adder = sglang.adder[0]
     pages = blocks_of(tokens, sglang.rules.page)
     paged = pages * sglang.rules.page
     sglang.offset[0] += paged + answer + beside(sglang, sched.ROOMIER)
-    adder[sched.A_TAKEN] += paged + beside(sglang, sched.ROOMIER)
-    adder[sched.A_INPUT] -= paged
-    adder[sched.A_CHUNK] -= paged
-    adder[sched.A_PAGES] += pages
-    adder[sched.A_ADDED] += 1
+    adder.taken += paged + beside(sglang, sched.ROOMIER)
+    adder.input -= paged
+    adder.chunk -= paged
+    adder.pages += pages
+    adder.added += 1
 
 
 @compiled_inside
 def state_of(sglang: Sglang, rank: int) -> int:
     """Whether a step has room for more."""
     have = available(sglang, rank)
-    if have - sglang.offset[0] <= 0.0 or have - sglang.adder[sched.A_TAKEN] <= 0:
+    if have - sglang.offset[0] <= 0.0 or have - sglang.adder[0].taken <= 0:
         return NO_TOKEN
-    if sglang.adder[sched.A_INPUT] <= 0 or sglang.adder[sched.A_CHUNK] <= 0:
+    if sglang.adder[0].input <= 0 or sglang.adder[0].chunk <= 0:
         return OTHER
     return GO_ON
 
@@ -90,51 +89,49 @@ def cut_again(state: State, sglang: Sglang, rank: int, index: int) -> int:
 
     SGLang would stop with an error where they do not: here the prompt waits, and decodes go on.
     """
-    request, adder = state.ints[index], sglang.adder
-    left = request[col.I_TARGET] - request[col.I_ROOM]
-    most = min(adder[sched.A_CHUNK], int(available(sglang, rank) - sglang.offset[0]))
+    request, adder = state.requests[index], sglang.adder[0]
+    left = request.target - request.covered
+    most = min(adder.chunk, int(available(sglang, rank) - sglang.offset[0]))
     if most <= 0:
-        most = adder[sched.A_CHUNK]
+        most = adder.chunk
     tokens = min(left, most)
-    pages = blocks_of(request[col.I_ROOM] + tokens, sglang.rules.page)
-    pages -= blocks_of(request[col.I_ROOM], sglang.rules.page)
-    if tokens <= 0 or (adder[sched.A_PAGES] + pages) * sglang.rules.page > available(sglang, rank):
+    pages = blocks_of(request.covered + tokens, sglang.rules.page)
+    pages -= blocks_of(request.covered, sglang.rules.page)
+    if tokens <= 0 or (adder.pages + pages) * sglang.rules.page > available(sglang, rank):
         return 0
     if left > tokens:
-        adder[sched.A_CUT] = index
+        adder.cut = index
         charge(sglang, tokens, int64(0))
     else:
-        charge(sglang, tokens, min(request[col.I_OUTPUT], sched.CLIP))
+        charge(sglang, tokens, min(request.output, sched.CLIP))
     return int(tokens)
 
 
 @compiled_part
 def try_tokens(state: State, sglang: Sglang, rank: int, index: int, found: int) -> tuple[int, int]:
     """Return the tokens that a waiting request with a prefix of `found` can start with, and the next action."""
-    request, adder, page = state.ints[index], sglang.adder, sglang.rules.page
-    extend = request[col.I_TARGET] - found
-    answer = min(max(request[col.I_OUTPUT] - request[col.I_GENERATED], 0), sched.CLIP)
+    request, adder, page, content = state.requests[index], sglang.adder[0], sglang.rules.page, state.contents[index]
+    extend = request.target - found
+    answer = min(max(request.output - request.generated, 0), sched.CLIP)
     paged, need = blocks_of(extend, page) * page, extend + answer + beside(sglang, sched.ROOMIER)
     if need >= available(sglang, rank) - sglang.offset[0]:
         return 0, NO_TOKEN
     capped = sglang.rules.patch < sched.UNCAPPED or sglang.rules.chunk <= 0
-    if capped and paged >= adder[sched.A_INPUT] and adder[sched.A_ADDED] > 0:
+    if capped and paged >= adder.input and adder.added > 0:
         return 0, OTHER
-    lock(sglang.tree, rank, request[col.I_SLOT], 1)
+    lock(sglang.tree, rank, content.slot, 1)
     if need >= available(sglang, rank) - sglang.offset[0]:
-        lock(sglang.tree, rank, request[col.I_SLOT], -1)
+        lock(sglang.tree, rank, content.slot, -1)
         return 0, NO_TOKEN
-    tokens, answer = extend, min(request[col.I_OUTPUT], sched.CLIP)
-    if paged > adder[sched.A_CHUNK]:
-        tokens, answer = adder[sched.A_CHUNK] // page * page, int64(0)
-    short = sglang.rules.mixed and adder[sched.A_PAGES] * page + blocks_of(tokens, page) * page > available(
-        sglang, rank
-    )
+    tokens, answer = extend, min(request.output, sched.CLIP)
+    if paged > adder.chunk:
+        tokens, answer = adder.chunk // page * page, int64(0)
+    short = sglang.rules.mixed and adder.pages * page + blocks_of(tokens, page) * page > available(sglang, rank)
     if tokens <= 0 or short:
-        lock(sglang.tree, rank, request[col.I_SLOT], -1)
+        lock(sglang.tree, rank, content.slot, -1)
         return 0, NO_TOKEN if short else OTHER
     if tokens < extend:
-        adder[sched.A_CUT] = index
+        adder.cut = index
     charge(sglang, tokens, answer)
     return int(tokens), state_of(sglang, rank)
 
@@ -145,8 +142,8 @@ def note_state(state: State, keys: F8, size: int, index: int, sorting: bool) -> 
 
     After the first of a step SGLang puts one that outlasts all others before the last of them.
     """
-    request = state.ints[index]
-    left = request[col.I_OUTPUT] - request[col.I_GENERATED]
+    request = state.requests[index]
+    left = request.output - request.generated
     if left <= 0:
         return size
     at = size
@@ -159,7 +156,7 @@ def note_state(state: State, keys: F8, size: int, index: int, sorting: bool) -> 
             at += 1
     for k in range(size, at, -1):
         keys[0, k], keys[1, k] = keys[0, k - 1], keys[1, k - 1]
-    keys[0, at], keys[1, at] = left, request[col.I_INPUT] + request[col.I_GENERATED]
+    keys[0, at], keys[1, at] = left, request.input + request.generated
     return size + 1
 
 
@@ -169,31 +166,31 @@ def try_endless(state: State, sglang: Sglang, rank: int, index: int, first: int)
 
     `first` is the place of the first prompt of the step among the running ones.
     """
-    request, adder, page, keys = state.ints[index], sglang.adder, sglang.rules.page, sglang.keys
-    extend, have = request[col.I_TARGET], available(sglang, rank)
+    request, adder, page, keys = state.requests[index], sglang.adder[0], sglang.rules.page, sglang.keys
+    extend, have = request.target, available(sglang, rank)
     paged = blocks_of(extend, page) * page + beside(sglang, sched.ROOMY_ENDLESS)
-    if paged > min(have - adder[sched.A_TAKEN], have - sglang.offset[0]):
+    if paged > min(have - adder.taken, have - sglang.offset[0]):
         return 0, NO_TOKEN
-    size = adder[sched.A_STATES]
+    size = adder.states
     if size < 0:
         size = note_state(state, keys, int64(0), index, True)
-        for j in range(first + adder[sched.A_ADDED]):
+        for j in range(first + adder.added):
             size = note_state(state, keys, size, state.running[rank, j], True)
     else:
         size = note_state(state, keys, size, index, False)
-    adder[sched.A_STATES] = size
-    left, freed = have - adder[sched.A_TAKEN] - paged, 0.0
+    adder.states = size
+    left, freed = have - adder.taken - paged, 0.0
     for k in range(size):
         many = size - k
         if left + freed - keys[0, k] * many <= many:
             return 0, NO_TOKEN
         freed += keys[1, k]
-    tokens, answer = extend, min(request[col.I_OUTPUT], sched.CLIP)
-    if extend > adder[sched.A_CHUNK]:
-        if adder[sched.A_CHUNK] <= 0:
+    tokens, answer = extend, min(request.output, sched.CLIP)
+    if extend > adder.chunk:
+        if adder.chunk <= 0:
             return 0, OTHER
-        tokens, answer = adder[sched.A_CHUNK], int64(0)
-        adder[sched.A_CUT] = index
+        tokens, answer = adder.chunk, int64(0)
+        adder.cut = index
     charge(sglang, tokens, answer)
     return int(tokens), state_of(sglang, rank)
 
@@ -201,15 +198,15 @@ def try_endless(state: State, sglang: Sglang, rank: int, index: int, first: int)
 @compiled_part
 def try_next(state: State, sglang: Sglang, rank: int, first: int) -> tuple[int, int]:
     """Try the head of the queue; return its tokens in the step, and the next action."""
-    i = state.ranks[rank, col.R_HEAD]
-    request = state.ints[i]
-    prefix = use_prefix(state, sglang, rank, i, request[col.I_TARGET])
+    i = state.ranks[rank].head
+    request, content = state.requests[i], state.contents[i]
+    prefix = use_prefix(state, sglang, rank, i, request.target)
     if sglang.rules.radix:
         tokens, after = try_tokens(state, sglang, rank, i, prefix)
     else:
         tokens, after = try_endless(state, sglang, rank, i, first)
     if tokens > 0:
-        request[col.I_CACHED], request[col.I_BLOCKS] = request[col.I_KEYED] * sglang.rules.page, 0
+        request.cached, content.blocks = content.keyed * sglang.rules.page, 0
     return tokens, after
 
 
@@ -220,18 +217,18 @@ def sort_queue(state: State, sglang: Sglang, rank_index: int) -> None:
     One that has little of it but much in common with an earlier one of the queue goes last.
     """
     rank, keys, order = state.ranks[rank_index], sglang.keys, sglang.order
-    if not sglang.rules.lpm or rank[col.R_WAITING] > sched.LPM_QUEUE:
+    if not sglang.rules.lpm or rank.waiting > sched.LPM_QUEUE:
         return
-    i, size, told = rank[col.R_HEAD], int64(0), int64(0)
+    i, size, told = rank.head, int64(0), int64(0)
     while i >= 0:
-        target = state.ints[i, col.I_TARGET]
+        target = state.requests[i].target
         pages, _ = match(sglang.tree, state, rank_index, i, target // sglang.rules.page, sglang.rules.page)
         key = -float(pages * sglang.rules.page)
         if key >= -sched.IN_BATCH:
             most = int64(0)
             for k in range(told):
                 j = order[1, k]
-                same = min(common_tokens(state, i, j), min(target, state.ints[j, col.I_TARGET]))
+                same = min(common_tokens(state, i, j), min(target, state.requests[j].target))
                 most = max(most, same)
             if most >= sched.IN_BATCH:
                 key = np.inf
@@ -244,7 +241,7 @@ def sort_queue(state: State, sglang: Sglang, rank_index: int) -> None:
             at -= 1
         keys[0, at], order[0, at] = key, i
         size += 1
-        i = state.ints[i, col.I_NEXT]
-    rank[col.R_HEAD], rank[col.R_TAIL] = order[0, 0], order[0, size - 1]
+        i = state.requests[i].next
+    rank.head, rank.tail = order[0, 0], order[0, size - 1]
     for k in range(size):
-        state.ints[order[0, k], col.I_NEXT] = order[0, k + 1] if k + 1 < size else -1
+        state.requests[order[0, k]].next = order[0, k + 1] if k + 1 < size else -1

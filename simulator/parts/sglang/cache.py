@@ -1,17 +1,16 @@
 """Memory of SGLang's requests: their pages, and a locked prefix of the radix tree.
 
-Columns of a request: `I_ROOM` counts the tokens that have memory (kv_committed_len, including the planned step; 0 after
-retraction), `I_BLOCKS` its own pages, `I_KEYED` its pages in the tree (cache_protected_len), `I_SLOT` their last node.
+Columns of a request: `covered` counts the tokens that have memory (kv_committed_len, including the planned step; 0 after
+retraction), `blocks` its own pages, `keyed` its pages in the tree (cache_protected_len), `slot` their last node.
 """
 
 from __future__ import annotations
 
 from ....workloads.jit import compiled_inside, compiled_part
 from ...batching import hooks
-from ...batching import state as col
 from ...batching.kv import KvRules, blocks_of
-from ...batching.radix import K_EVICTABLE, K_FREE, ROOT, insert, lock, make_room, match
-from ...batching.state import I_BLOCKS, I_KEYED, I_ROOM, I_SLOT, State
+from ...batching.radix import ROOT, insert, lock, make_room, match
+from ...batching.state import State
 from .state import RETRACT_STEPS, Sglang
 
 
@@ -19,29 +18,29 @@ from .state import RETRACT_STEPS, Sglang
 def count_free(state: State, kv_rules: KvRules, sglang: Sglang, rank: int) -> None:
     """Bring a rank's free bytes in line with its pages."""
     top = sglang.tree.tops[rank]
-    state.free[rank] = (top[K_FREE] + top[K_EVICTABLE]) * kv_rules.block_bytes[0]
+    state.free[rank] = (top.free + top.evictable) * kv_rules.block_bytes[0]
 
 
 @compiled_inside
 def take_tokens(state: State, sglang: Sglang, rank: int, index: int, tokens: int) -> None:
     """Give a request memory for `tokens` more tokens; there is enough."""
-    request, page = state.ints[index], sglang.rules.page
+    request, page, content = state.requests[index], sglang.rules.page, state.contents[index]
     more = tokens
     if page > 1:
-        more = blocks_of(request[I_ROOM] + tokens, page) - blocks_of(request[I_ROOM], page)
-    request[I_ROOM] += tokens
-    request[I_BLOCKS] += more
-    sglang.tree.tops[rank, K_FREE] -= more
+        more = blocks_of(request.covered + tokens, page) - blocks_of(request.covered, page)
+    request.covered += tokens
+    content.blocks += more
+    sglang.tree.tops[rank].free -= more
 
 
 @compiled_part
 def use_prefix(state: State, sglang: Sglang, rank: int, index: int, tokens: int) -> int:
     """Look for a waiting request's prompt in the tree, but for its last token; tokens found."""
-    request = state.ints[index]
+    content = state.contents[index]
     pages, node = 0, ROOT
     if sglang.rules.radix:
         pages, node = match(sglang.tree, state, rank, index, (tokens - 1) // sglang.rules.page, sglang.rules.page)
-    request[I_KEYED], request[I_SLOT] = pages, node
+    content.keyed, content.slot = pages, node
     return int(pages * sglang.rules.page)
 
 
@@ -50,30 +49,30 @@ def keep_prompt(state: State, sglang: Sglang, rank: int, index: int, tokens: int
     """Put what a running request has computed into the tree (`cache_unfinished_req`)."""
     if not sglang.rules.radix:
         return
-    request, page = state.ints[index], sglang.rules.page
+    page, content = sglang.rules.page, state.contents[index]
     pages = tokens // page
     inserted = insert(sglang.tree, state, rank, index, pages, page)
-    sglang.tree.tops[rank, K_FREE] += inserted - request[I_KEYED]  # computed twice
+    sglang.tree.tops[rank].free += inserted - content.keyed  # computed twice
     _, node = match(sglang.tree, state, rank, index, pages, page)
-    request[I_BLOCKS] -= pages - request[I_KEYED]
-    lock(sglang.tree, rank, request[I_SLOT], -1)
+    content.blocks -= pages - content.keyed
+    lock(sglang.tree, rank, content.slot, -1)
     lock(sglang.tree, rank, node, 1)
-    request[I_KEYED], request[I_SLOT] = pages, node
+    content.keyed, content.slot = pages, node
 
 
 @compiled_part
 def give_up(state: State, sglang: Sglang, rank: int, index: int, keep: bool) -> None:
     """Free a request's memory, with its computed tokens inserted into the tree or not (`release_kv_cache`)."""
-    request, page = state.ints[index], sglang.rules.page
+    request, page, content = state.requests[index], sglang.rules.page, state.contents[index]
     top = sglang.tree.tops[rank]
-    top[K_FREE] += request[I_BLOCKS]
+    top.free += content.blocks
     if sglang.rules.radix:
         if keep:
-            pages = request[I_ROOM] // page
+            pages = request.covered // page
             inserted = insert(sglang.tree, state, rank, index, pages, page)
-            top[K_FREE] -= pages - inserted
-        lock(sglang.tree, rank, request[I_SLOT], -1)
-    request[I_BLOCKS] = request[I_KEYED] = request[I_SLOT] = 0
+            top.free -= pages - inserted
+        lock(sglang.tree, rank, content.slot, -1)
+    content.blocks = content.keyed = content.slot = 0
     count_slots(sglang, rank, 1)
 
 
@@ -88,11 +87,11 @@ def count_slots(sglang: Sglang, rank: int, more: int) -> None:
 def retract(state: State, sglang: Sglang, rank: int, index: int, others: int) -> None:
     """Free a retracted request's memory, evict for the others' next steps (`release_req`), and restart the request."""
     give_up(state, sglang, rank, index, False)
-    request = state.ints[index]
-    request[I_ROOM] = request[col.I_CACHED] = 0
-    request[col.I_TARGET] = request[col.I_INPUT] + request[col.I_GENERATED]
-    request[col.I_PREEMPTED] += 1
-    state.counters[col.C_PREEMPTIONS] += 1
+    request = state.requests[index]
+    request.covered = request.cached = 0
+    request.target = request.input + request.generated
+    request.preempted += 1
+    state.counters[0].preemptions += 1
     hooks.on_preempted(state, index)
     if sglang.rules.radix:
         make_room(sglang.tree, state, rank, others * RETRACT_STEPS, sglang.rules.page)

@@ -10,16 +10,15 @@ import numpy as np
 
 from ....workloads.jit import compiled_inside, compiled_part, int64
 from ...batching import hooks
-from ...batching import state as col
 from ...batching.counting import clear_sums, count_chunk, count_decodes, count_tokens, unbounded
 from ...batching.kv import blocks_of
-from ...batching.radix import K_FREE, make_room
+from ...batching.radix import make_room
 from ...batching.state import I8, State
 from . import state as sched
 from .adder import GO_ON, NO_TOKEN, OTHER, cut_again, open_budgets, sort_queue, state_of, try_next
 from .cache import count_slots, keep_prompt, retract, take_tokens
 from .priority import look_again, preempt_for, preempts, queue_by_priority, queue_preempted
-from .state import A_CUT, RETRACT_STEPS, S_CHUNKED, S_EXTENDED, S_FULL, S_LAST_CHUNK, S_LIST, Sglang
+from .state import RETRACT_STEPS, Sglang
 
 RESERVED_DECODE = 512
 """Tokens that each running request of a server that only decodes keeps free (`num_reserved_decode_tokens` in
@@ -30,24 +29,24 @@ sglang/srt/server_args.py)."""
 def merge(state: State, sglang: Sglang, rank_index: int) -> None:
     """Let the prompts of the latest step join the running batch, but for one that is being cut."""
     rank_state, rank = sglang.ranks[rank_index], state.ranks[rank_index]
-    if rank_state[S_EXTENDED] == 0:
+    if rank_state.extended == 0:
         return
-    running = rank_state[S_LIST]
-    for j in range(rank_state[S_LIST], rank[col.R_RUNNING]):
+    running = rank_state.decoding
+    for j in range(rank_state.decoding, rank.running):
         i = state.running[rank_index, j]
-        if state.ints[i, col.I_ORDER] < 0 and i != rank_state[S_CHUNKED] and i != rank_state[S_LAST_CHUNK]:
+        if state.requests[i].order < 0 and i != rank_state.chunked and i != rank_state.last_chunk:
             state.running[rank_index, running] = i
             running += 1
-    if running < rank[col.R_RUNNING] or (rank_state[S_LIST] == 0 and running > 0):
-        rank_state[S_FULL] = 0
-    rank_state[S_LIST] = rank[col.R_RUNNING] = running
+    if running < rank.running or (rank_state.decoding == 0 and running > 0):
+        rank_state.full = 0
+    rank_state.decoding = rank.running = running
 
 
 @compiled_inside
 def brought(state: State, rank: int) -> bool:
     """Whether the head of a queue comes with its cache from the engine that took its prompt."""
-    i = state.ranks[rank, col.R_HEAD]
-    return bool(i >= 0 and state.ints[i, col.I_ROOM] == 0 and state.ints[i, col.I_CACHED] > 0)
+    i = state.ranks[rank].head
+    return bool(i >= 0 and state.requests[i].covered == 0 and state.requests[i].cached > 0)
 
 
 @compiled_part
@@ -58,50 +57,50 @@ def join_brought(state: State, sglang: Sglang, rank_index: int, known: float) ->
     """
     rank_state, rank, page = sglang.ranks[rank_index], state.ranks[rank_index], sglang.rules.page
     while (
-        brought(state, rank_index) and rank_state[S_LIST] < sglang.rules.sequences and slots_of(sglang, rank_index) > 0
+        brought(state, rank_index) and rank_state.decoding < sglang.rules.sequences and slots_of(sglang, rank_index) > 0
     ):
-        i = rank[col.R_HEAD]
-        request = state.ints[i]
-        need = blocks_of(request[col.I_TARGET], page) * page
-        reserved = RESERVED_DECODE * (rank_state[S_LIST] + 1)
-        if rank_state[S_LIST] > 0 and need + reserved > sglang.tree.tops[rank_index, K_FREE] * page:
+        i = rank.head
+        request, content = state.requests[i], state.contents[i]
+        need = blocks_of(request.target, page) * page
+        reserved = RESERVED_DECODE * (rank_state.decoding + 1)
+        if rank_state.decoding > 0 and need + reserved > sglang.tree.tops[rank_index].free * page:
             return
-        rank[col.R_HEAD] = request[col.I_NEXT]
-        if rank[col.R_HEAD] < 0:
-            rank[col.R_TAIL] = -1
-        rank[col.R_WAITING] -= 1
-        state.floats[i, col.F_SCHEDULED] = known
-        request[col.I_BLOCKS] = request[col.I_KEYED] = request[col.I_SLOT] = 0
-        take_tokens(state, sglang, rank_index, i, request[col.I_TARGET])
+        rank.head = request.next
+        if rank.head < 0:
+            rank.tail = -1
+        rank.waiting -= 1
+        state.requests[i].scheduled = known
+        content.blocks = content.keyed = content.slot = 0
+        take_tokens(state, sglang, rank_index, i, request.target)
         count_slots(sglang, rank_index, -1)
-        state.running[rank_index, rank_state[S_LIST]] = i
-        rank_state[S_LIST] += 1
-        rank[col.R_RUNNING] = rank_state[S_LIST]
+        state.running[rank_index, rank_state.decoding] = i
+        rank_state.decoding += 1
+        rank.running = rank_state.decoding
 
 
 @compiled_inside
 def ends_in_flight(state: State, sglang: Sglang, index: int) -> bool:
     """Whether a running request's last token is in flight, and known to be the last (`_reqs_finishing_inflight`)."""
-    request = state.ints[index]
-    last = sglang.rules.patch >= sched.LENGTHS and request[col.I_GENERATED] + 1 >= request[col.I_OUTPUT]
-    return bool(last and request[col.I_ROOM] >= request[col.I_INPUT] + request[col.I_GENERATED])
+    request = state.requests[index]
+    last = sglang.rules.patch >= sched.LENGTHS and request.generated + 1 >= request.output
+    return bool(last and request.covered >= request.input + request.generated)
 
 
 @compiled_inside
 def drop_finished(state: State, sglang: Sglang, rank: int, flying: bool) -> int:
     """Take requests out of the running batch that have ended, and, if `flying`, whose last token is in flight: how many of these."""
     rank_state, remaining, last = sglang.ranks[rank], int64(0), int64(0)
-    for j in range(rank_state[S_LIST]):
+    for j in range(rank_state.decoding):
         i = state.running[rank, j]
-        ended = state.ints[i, col.I_ORDER] >= 0
+        ended = state.requests[i].order >= 0
         if flying and not ended and ends_in_flight(state, sglang, i):
             last += 1
         elif not ended:
             state.running[rank, remaining] = i
             remaining += 1
-    if remaining < rank_state[S_LIST]:
-        rank_state[S_FULL] = 0
-    rank_state[S_LIST] = state.ranks[rank, col.R_RUNNING] = remaining
+    if remaining < rank_state.decoding:
+        rank_state.full = 0
+    rank_state.decoding = state.ranks[rank].running = remaining
     return int(last)
 
 
@@ -109,14 +108,14 @@ def drop_finished(state: State, sglang: Sglang, rank: int, flying: bool) -> int:
 def plan_chunk(state: State, windows: I8, rank_index: int, index: int, tokens: int) -> None:
     """Put tokens of a prompt behind what runs."""
     rank = state.ranks[rank_index]
-    state.running[rank_index, rank[col.R_RUNNING]], state.fresh[rank_index, rank[col.R_RUNNING]] = index, tokens
-    rank[col.R_RUNNING] += 1
+    state.running[rank_index, rank.running], state.fresh[rank_index, rank.running] = index, tokens
+    rank.running += 1
     hooks.on_tokens_planned(state, index, tokens)
-    count_chunk(state.moments[rank_index], windows, state.ints[index, col.I_CACHED], tokens)
-    hooks.on_count(state, rank_index, state.ints[index, col.I_CACHED], tokens, True)
-    c = state.counters[col.C_CHUNKS]
+    count_chunk(state.moments[rank_index], windows, state.requests[index].cached, tokens)
+    hooks.on_count(state, rank_index, state.requests[index].cached, tokens, True)
+    c = state.counters[0].chunks
     state.chunks[0, c], state.chunks[1, c] = tokens, index
-    state.counters[col.C_CHUNKS] += 1
+    state.counters[0].chunks += 1
 
 
 @compiled_inside
@@ -135,28 +134,26 @@ def most_running(sglang: Sglang) -> int:
 def admit_waiting(state: State, sglang: Sglang, windows: I8, rank_index: int, known: float) -> None:
     """Add waiting requests to a step as long as there is room."""
     rank_state, rank = sglang.ranks[rank_index], state.ranks[rank_index]
-    while rank[col.R_HEAD] >= 0:
-        i = rank[col.R_HEAD]
+    while rank.head >= 0:
+        i = rank.head
         if sglang.rules.patch >= sched.LEAVERS and state_of(sglang, rank_index) == OTHER:
             return
-        if rank[col.R_RUNNING] >= sglang.rules.sequences or rank[col.R_RUNNING] - rank_state[S_LIST] >= slots_of(
-            sglang, rank_index
-        ):
-            rank_state[S_FULL] = 1
-        if rank_state[S_FULL] == 1 and not preempt_for(state, sglang, rank_index, i):
+        if rank.running >= sglang.rules.sequences or rank.running - rank_state.decoding >= slots_of(sglang, rank_index):
+            rank_state.full = 1
+        if rank_state.full == 1 and not preempt_for(state, sglang, rank_index, i):
             return
-        tokens, after = try_next(state, sglang, rank_index, rank_state[S_LIST])
+        tokens, after = try_next(state, sglang, rank_index, rank_state.decoding)
         if tokens > 0:
-            rank[col.R_HEAD] = state.ints[i, col.I_NEXT]
-            if rank[col.R_HEAD] < 0:
-                rank[col.R_TAIL] = -1
-            rank[col.R_WAITING] -= 1
-            if np.isnan(state.floats[i, col.F_SCHEDULED]):
-                state.floats[i, col.F_SCHEDULED] = known
-            state.counters[col.C_HITS] += state.ints[i, col.I_CACHED]
+            rank.head = state.requests[i].next
+            if rank.head < 0:
+                rank.tail = -1
+            rank.waiting -= 1
+            if np.isnan(state.requests[i].scheduled):
+                state.requests[i].scheduled = known
+            state.counters[0].hits += state.requests[i].cached
             plan_chunk(state, windows, rank_index, i, tokens)
         if after == NO_TOKEN:
-            rank_state[S_FULL] = 1
+            rank_state.full = 1
         if after != GO_ON:
             return
 
@@ -164,7 +161,7 @@ def admit_waiting(state: State, sglang: Sglang, windows: I8, rank_index: int, kn
 @compiled_part
 def hold_prompts(state: State, sglang: Sglang, rank: int, first: int) -> None:
     """Give the prompts of a step their memory (`alloc_for_extend`)."""
-    tokens, size, page = int64(0), state.ranks[rank, col.R_RUNNING], sglang.rules.page
+    tokens, size, page = int64(0), state.ranks[rank].running, sglang.rules.page
     for j in range(first, size):
         tokens += state.fresh[rank, j]
     if page > 1:
@@ -172,7 +169,7 @@ def hold_prompts(state: State, sglang: Sglang, rank: int, first: int) -> None:
     make_room(sglang.tree, state, rank, tokens, page)
     for j in range(first, size):
         i = state.running[rank, j]
-        state.ints[i, col.I_ROOM] = state.ints[i, col.I_CACHED]
+        state.requests[i].covered = state.requests[i].cached
         take_tokens(state, sglang, rank, i, state.fresh[rank, j])
 
 
@@ -180,17 +177,17 @@ def hold_prompts(state: State, sglang: Sglang, rank: int, first: int) -> None:
 def plan_prompts(state: State, sglang: Sglang, windows: I8, rank_index: int, known: float) -> int:
     """Plan a step's prompts; how many there are."""
     rank_state, rank = sglang.ranks[rank_index], state.ranks[rank_index]
-    cut = rank_state[S_CHUNKED]
+    cut = rank_state.chunked
     look_again(sglang, rank_index)
-    if sglang.rules.patch >= sched.LENGTHS and rank_state[S_LIST] == 0:
-        rank_state[S_FULL] = 0
-    if cut < 0 and (rank_state[S_FULL] == 1 or rank[col.R_WAITING] == 0):
+    if sglang.rules.patch >= sched.LENGTHS and rank_state.decoding == 0:
+        rank_state.full = 0
+    if cut < 0 and (rank_state.full == 1 or rank.waiting == 0):
         return 0
-    first = rank_state[S_LIST]
+    first = rank_state.decoding
     if cut >= 0 and first >= most_running(sglang) and not preempts(sglang):
-        rank_state[S_FULL] = 1
+        rank_state.full = 1
         return 0
-    if rank[col.R_WAITING] > 0:
+    if rank.waiting > 0:
         sort_queue(state, sglang, rank_index)
     open_budgets(state, sglang, rank_index)
     if cut >= 0:
@@ -202,19 +199,19 @@ def plan_prompts(state: State, sglang: Sglang, windows: I8, rank_index: int, kno
         state.fresh[rank_index, j] = 0
     admit_waiting(state, sglang, windows, rank_index, known)
     queue_preempted(state, sglang, rank_index)
-    first = rank_state[S_LIST]
-    if rank[col.R_RUNNING] == first:
+    first = rank_state.decoding
+    if rank.running == first:
         return 0
-    rank_state[S_CHUNKED] = sglang.adder[A_CUT]
-    count_slots(sglang, rank_index, first - rank[col.R_RUNNING] + (1 if cut >= 0 else 0))
+    rank_state.chunked = sglang.adder[0].cut
+    count_slots(sglang, rank_index, first - rank.running + (1 if cut >= 0 else 0))
     hold_prompts(state, sglang, rank_index, first)
-    return int(rank[col.R_RUNNING] - first)
+    return int(rank.running - first)
 
 
 @compiled_part
 def hold_decodes(state: State, sglang: Sglang, windows: I8, rank: int, first: int) -> None:
     """Plan a token of everything that runs from a place on, with its drafts (`prepare_for_decode`)."""
-    size, page, drafts = state.ranks[rank, col.R_RUNNING] - first, sglang.rules.page, hooks.drafts_of(state)
+    size, page, drafts = state.ranks[rank].running - first, sglang.rules.page, hooks.drafts_of(state)
     make_room(sglang.tree, state, rank, size * (page + drafts), page)
     plain, context = unbounded(windows) and drafts == 0, int64(0)
     for j in range(first, first + size):
@@ -223,10 +220,10 @@ def hold_decodes(state: State, sglang: Sglang, windows: I8, rank: int, first: in
         state.fresh[rank, j] = 1 + drafts
         hooks.on_tokens_planned(state, i, 1 + drafts)
         if plain:
-            context += state.ints[i, col.I_CACHED] + 1
+            context += state.requests[i].cached + 1
         else:
-            count_tokens(state, state.moments[rank], windows, state.ints[i, col.I_CACHED], 1 + drafts)
-            hooks.on_count(state, rank, state.ints[i, col.I_CACHED], 1 + drafts, False)
+            count_tokens(state, state.moments[rank], windows, state.requests[i].cached, 1 + drafts)
+            hooks.on_count(state, rank, state.requests[i].cached, 1 + drafts, False)
     if plain:
         count_decodes(state.moments[rank], size, context)
 
@@ -236,19 +233,19 @@ def mix(state: State, sglang: Sglang, windows: I8, rank_index: int, prompts: int
     """Let the running batch decode behind the prompts of a step (`mix_with_running`)."""
     rank_state, rank, room = sglang.ranks[rank_index], state.ranks[rank_index], 2 * (state.running.shape[1] // 3)
     running = int64(0)
-    for j in range(rank_state[S_LIST]):
+    for j in range(rank_state.decoding):
         i = state.running[rank_index, j]
         if ends_in_flight(state, sglang, i):
-            rank_state[S_FULL] = 0
-        elif state.ints[i, col.I_ORDER] < 0:
+            rank_state.full = 0
+        elif state.requests[i].order < 0:
             state.running[rank_index, room + running] = i
             running += 1
     for j in range(prompts):
-        state.running[rank_index, j] = state.running[rank_index, rank_state[S_LIST] + j]
-        state.fresh[rank_index, j] = state.fresh[rank_index, rank_state[S_LIST] + j]
+        state.running[rank_index, j] = state.running[rank_index, rank_state.decoding + j]
+        state.fresh[rank_index, j] = state.fresh[rank_index, rank_state.decoding + j]
     for j in range(running):
         state.running[rank_index, prompts + j] = state.running[rank_index, room + j]
-    rank_state[S_LIST], rank[col.R_RUNNING] = 0, prompts + running
+    rank_state.decoding, rank.running = 0, prompts + running
     if running > 0:
         hold_decodes(state, sglang, windows, rank_index, prompts)
 
@@ -257,20 +254,20 @@ def mix(state: State, sglang: Sglang, windows: I8, rank_index: int, prompts: int
 def decode_fits(state: State, sglang: Sglang, rank: int) -> bool:
     """Whether the running batch's next tokens have memory, after evicting (`check_decode_mem`)."""
     need, page, more = int64(0), sglang.rules.page, 1 + hooks.drafts_of(state)
-    for j in range(sglang.ranks[rank, S_LIST]):
-        room = state.ints[state.running[rank, j], col.I_ROOM]
+    for j in range(sglang.ranks[rank].decoding):
+        room = state.requests[state.running[rank, j]].covered
         need += blocks_of(room + more, page) - blocks_of(room, page)
     make_room(sglang.tree, state, rank, need * page, page)
-    return bool(sglang.tree.tops[rank, K_FREE] >= need)
+    return bool(sglang.tree.tops[rank].free >= need)
 
 
 @compiled_inside
 def later_out(state: State, index: int, position: int) -> bool:
     """Whether a request has generated more than another, or as much of a shorter prompt."""
-    one, other = state.ints[index], state.ints[position]
-    if one[col.I_GENERATED] != other[col.I_GENERATED]:
-        return bool(one[col.I_GENERATED] > other[col.I_GENERATED])
-    return bool(one[col.I_INPUT] < other[col.I_INPUT])
+    one, other = state.requests[index], state.requests[position]
+    if one.generated != other.generated:
+        return bool(one.generated > other.generated)
+    return bool(one.input < other.input)
 
 
 @compiled_inside
@@ -286,27 +283,27 @@ def fewest(sglang: Sglang) -> int:
 def retract_some(state: State, sglang: Sglang, rank_index: int) -> None:
     """Retract the requests with the shortest outputs (ties: the longest prompts) until the others fit."""
     rank_state, rank = sglang.ranks[rank_index], state.ranks[rank_index]
-    for k in range(1, rank_state[S_LIST]):
+    for k in range(1, rank_state.decoding):
         i, at = state.running[rank_index, k], k
         while at > 0 and later_out(state, i, state.running[rank_index, at - 1]):
             state.running[rank_index, at] = state.running[rank_index, at - 1]
             at -= 1
         state.running[rank_index, at] = i
     least = fewest(sglang)
-    more = rank_state[S_LIST] > least
+    more = rank_state.decoding > least
     while more:
-        rank_state[S_LIST] -= 1
-        i = state.running[rank_index, rank_state[S_LIST]]
-        retract(state, sglang, rank_index, i, rank_state[S_LIST])
+        rank_state.decoding -= 1
+        i = state.running[rank_index, rank_state.decoding]
+        retract(state, sglang, rank_index, i, rank_state.decoding)
         queue_by_priority(state, sglang, rank_index, i)
-        more = not decode_fits(state, sglang, rank_index) and rank_state[S_LIST] > least
-    rank[col.R_RUNNING] = rank_state[S_LIST]
+        more = not decode_fits(state, sglang, rank_index) and rank_state.decoding > least
+    rank.running = rank_state.decoding
     came, most = int64(0), int64(0)
-    for j in range(rank_state[S_LIST]):
-        request = state.ints[state.running[rank_index, j]]
-        came += request[col.I_GENERATED]
-        most += request[col.I_OUTPUT]
-    sglang.ratio[rank_index] = min(1.0, (came + RETRACT_STEPS * rank_state[S_LIST]) / (most + 1))
+    for j in range(rank_state.decoding):
+        request = state.requests[state.running[rank_index, j]]
+        came += request.generated
+        most += request.output
+    sglang.ratio[rank_index] = min(1.0, (came + RETRACT_STEPS * rank_state.decoding) / (most + 1))
 
 
 @compiled_part
@@ -314,12 +311,12 @@ def plan_decodes(state: State, sglang: Sglang, windows: I8, rank: int) -> None:
     """Plan a token of each running request; retract some if memory does not suffice."""
     rank_state = sglang.ranks[rank]
     ending = drop_finished(state, sglang, rank, True)
-    if rank_state[S_LIST] == 0:
+    if rank_state.decoding == 0:
         return
     if decode_fits(state, sglang, rank):
         sglang.ratio[rank] = max(sglang.ratio[rank] - sglang.rules.decay, sglang.rules.min_ratio)
     else:
-        rank_state[S_FULL] = 0  # what leaves makes room
+        rank_state.full = 0  # what leaves makes room
         if ending > 0:
             return
         retract_some(state, sglang, rank)
@@ -331,15 +328,15 @@ def plan_step(state: State, sglang: Sglang, windows: I8, rank: int, known: float
     """Plan a rank's next step by what is known at a time."""
     rank_state = sglang.ranks[rank]
     clear_sums(state, rank)
-    if rank_state[S_CHUNKED] >= 0:
-        keep_prompt(state, sglang, rank, rank_state[S_CHUNKED], state.ints[rank_state[S_CHUNKED], col.I_ROOM])
+    if rank_state.chunked >= 0:
+        keep_prompt(state, sglang, rank, rank_state.chunked, state.requests[rank_state.chunked].covered)
     merge(state, sglang, rank)
     if sglang.rules.patch >= sched.LEAVERS:
         drop_finished(state, sglang, rank, False)
     join_brought(state, sglang, rank, known)
     prompts = 0 if brought(state, rank) else plan_prompts(state, sglang, windows, rank, known)
-    rank_state[S_EXTENDED], rank_state[S_LAST_CHUNK] = prompts > 0, rank_state[S_CHUNKED]
+    rank_state.extended, rank_state.last_chunk = prompts > 0, rank_state.chunked
     if prompts == 0:
         plan_decodes(state, sglang, windows, rank)
-    elif sglang.rules.mixed and rank_state[S_LIST] > 0:
+    elif sglang.rules.mixed and rank_state.decoding > 0:
         mix(state, sglang, windows, rank, prompts)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ....workloads.jit_held import held
+from ....workloads.records import Records, named, records
 from ...batching.radix import Tree, new_tree
 
 F8 = npt.NDArray[np.float64]
@@ -47,23 +48,18 @@ class Numbers(NamedTuple):
     patch: int
 
 
-(S_LIST, S_FULL, S_CHUNKED, S_EXTENDED, S_LAST_CHUNK, S_FLIGHT, S_FLIGHT_CHUNK) = range(7)
-NUM_SCHEDULE = 7
-"""Columns of `Sglang.ranks`: how many of the running ones are in SGLang's running batch (the others are
-the prompts of the latest step); whether that batch is full; the request whose prompt is being cut (-1:
-none); whether the latest step had prompts, and which of them was cut then; requests of the step whose
-results are not processed, and which of them brings no token."""
+SCHEDULE = named("decoding full chunked extended last_chunk in_flight flight_chunk running", "")
+"""Of a rank: how many of the running ones are in SGLang's running batch (the others are the prompts of the latest step);
+whether that batch is full; the request whose prompt is being cut (-1: none); whether the latest step had prompts, and
+which of them was cut then; requests of the step whose results are not processed, and which of them brings no token; of a
+batch in flight, how many run."""
 
+ADDER = named("input chunk taken pages added cut states", "")
+"""Remaining prompt tokens of a step, in all and before one is cut; its tokens; pages, including its decodes; added
+requests, and which one was cut (-1: none); entries of `keys` for requests without an end (-1: not computed)."""
 
-(A_INPUT, A_CHUNK, A_TAKEN, A_PAGES, A_ADDED, A_CUT, A_STATES) = range(7)
-NUM_ADDER = 7
-"""Entries of `Sglang.adder`: remaining prompt tokens of a step, in all and before one is cut; its tokens; pages,
-including its decodes; added requests, and which one was cut (-1: none); entries of `keys` for requests without an
-end (-1: not computed)."""
-
-
-(U_CAME, U_OUT) = range(2)
-"""Entries of `Urgent.marks`: entries to queues so far, and requests that made way in the planned step."""
+MARKS = named("came out", "")
+"""Entries to queues so far, and requests that made way in the planned step."""
 
 
 @held
@@ -72,7 +68,7 @@ class Urgent(NamedTuple):
 
     threshold: int  # a running request makes way for one more urgent by more than this; below 0: for none
     sign: float  # of a priority: 1 where smaller values are sooner, else -1
-    marks: I8  # [2]
+    marks: Records  # [1] of `MARKS`
     out: I8  # [B] requests that made way in the planned step
 
 
@@ -81,7 +77,7 @@ class BatchTurns(NamedTuple):
     """State of each of P batches in flight while another one is active, for R ranks."""
 
     running: I8  # [P, R, 3B] see `State.running`
-    own: I8  # [P, R, NUM_SCHEDULE + 1] see `Sglang.ranks`; then how many run
+    own: Records  # [P, R] of `SCHEDULE`
     slots: I8  # [R] free places for requests that have memory, of all batches together
 
 
@@ -91,9 +87,9 @@ class Sglang(NamedTuple):
 
     rules: Numbers
     tree: Tree
-    ranks: I8  # [R, NUM_SCHEDULE]
+    ranks: Records  # [R] of `SCHEDULE`
     ratio: F8  # [R] share of tokens to come
-    adder: I8  # [NUM_ADDER] see `adder`
+    adder: Records  # [1] of `ADDER`
     offset: F8  # [1] tokens that admission counts as taken
     keys: F8  # [2, B] scratch
     order: I8  # [2, B] scratch
@@ -101,23 +97,27 @@ class Sglang(NamedTuple):
     turns: BatchTurns  # of no batches with one stage
 
 
+def _schedules(room: int | tuple[int, ...]) -> Records:
+    rows = records(room, SCHEDULE)
+    rows.chunked = rows.last_chunk = rows.flight_chunk = -1
+    return rows
+
+
 def new_sglang(
     numbers: Numbers, ranks: int, pages: int, turns: BatchTurns, threshold: int = -1, sign: float = 1.0
 ) -> Sglang:
     """The state before the first request; a threshold below 0: without priority scheduling."""
-    schedule = np.zeros((ranks, NUM_SCHEDULE), dtype=np.int64)
-    schedule[:, [S_CHUNKED, S_LAST_CHUNK, S_FLIGHT_CHUNK]] = -1
     scratch = max(2 * numbers.sequences, LPM_QUEUE) + 1
     return Sglang(
         numbers,
         new_tree(ranks, pages),
-        schedule,
+        _schedules(ranks),
         np.full(ranks, numbers.init_ratio),
-        np.zeros(NUM_ADDER, dtype=np.int64),
+        records(1, ADDER),
         np.zeros(1),
         np.zeros((2, scratch)),
         np.zeros((2, scratch), dtype=np.int64),
-        Urgent(threshold, sign, np.zeros(2, dtype=np.int64), np.zeros(scratch, dtype=np.int64)),
+        Urgent(threshold, sign, records(1, MARKS), np.zeros(scratch, dtype=np.int64)),
         turns,
     )
 
@@ -125,7 +125,5 @@ def new_sglang(
 def new_turns(stages: int, ranks: int, sequences: int) -> BatchTurns:
     """Of batches that hold nothing; of none with one stage."""
     stages *= stages > 1
-    schedule = np.zeros((stages, ranks, NUM_SCHEDULE + 1), dtype=np.int64)
-    schedule[:, :, [S_CHUNKED, S_LAST_CHUNK, S_FLIGHT_CHUNK]] = -1
     running = np.zeros((stages, ranks, 3 * sequences + 3), dtype=np.int64)  # with one that is cut beside them
-    return BatchTurns(running, schedule, np.full(ranks * (stages > 1), sequences))
+    return BatchTurns(running, _schedules((stages, ranks)), np.full(ranks * (stages > 1), sequences))

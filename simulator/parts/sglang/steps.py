@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from ....workloads.jit import compiled_code, compiled_part, int64
 from ...batching import hooks
-from ...batching import state as col
 from ...batching.clients import complete
 from ...batching.exact_state import copy_lists
 from ...batching.kv import KvRules, blocks_of
-from ...batching.radix import K_FREE, K_HEAP
 from ...batching.state import I8, State
 from ...batching.stretch import record_gap, stamp
 from . import state as sched
 from .cache import count_free, give_up, keep_prompt, take_tokens
 from .plan import plan_step
 from .priority import preempts, queue_urgent
-from .state import NUM_SCHEDULE, S_CHUNKED, S_EXTENDED, S_FLIGHT, S_FLIGHT_CHUNK, S_FULL, S_LAST_CHUNK, S_LIST, Sglang
+from .state import Sglang
 
 
 @compiled_code
@@ -33,26 +31,26 @@ def start_ranks(sglang: Sglang, state: State, kv_rules: KvRules, steps: int) -> 
     for r in range(state.ranks.shape[0]):
         schedule, size, tokens = sglang.ranks[r], int64(0), state.moments[r, 0]
         if tokens > 0.0:
-            for j in range(state.ranks[r, col.R_RUNNING]):
+            for j in range(state.ranks[r].running):
                 i = state.running[r, j]
                 if state.fresh[r, j] == 0:
                     continue
-                request = state.ints[i]
-                prompt = schedule[S_EXTENDED] == 1 and request[col.I_CACHED] < request[col.I_TARGET]
+                request = state.requests[i]
+                prompt = schedule.extended == 1 and request.cached < request.target
                 state.running[r, place + size] = -1 - i if prompt else i
                 size += 1
                 if more > 0:
                     take_tokens(state, sglang, r, i, more)
-                    request[col.I_GENERATED] += more
-                    state.counters[col.C_EMITTED] += more
+                    request.generated += more
+                    state.counters[0].emitted += more
                 if prompt or hooks.drafts_of(state) == 0:  # else what is accepted says
-                    request[col.I_CACHED] = request[col.I_ROOM]
+                    request.cached = request.covered
             if more > 0:
                 for _ in range(more):
                     sglang.ratio[r] = max(sglang.ratio[r] - sglang.rules.decay, sglang.rules.min_ratio)
                 count_free(state, kv_rules, sglang, r)
-        schedule[S_FLIGHT] = size
-        schedule[S_FLIGHT_CHUNK] = schedule[S_LAST_CHUNK] if schedule[S_EXTENDED] == 1 else -1
+        schedule.in_flight = size
+        schedule.flight_chunk = schedule.last_chunk if schedule.extended == 1 else -1
 
 
 @compiled_part
@@ -60,23 +58,23 @@ def tokens_taken(state: State, sglang: Sglang, rank: int, index: int, prompt: bo
     """Tokens that a step has brought a request; memory of rejected drafts is free again."""
     if prompt or state.hooks.verified.size == 0:
         return int64(1)
-    request, page = state.ints[index], sglang.rules.page
-    count = hooks.verified(state, index, request[col.I_ROOM] - request[col.I_CACHED])
-    back = blocks_of(request[col.I_ROOM], page) - blocks_of(request[col.I_CACHED], page)
-    request[col.I_ROOM] = request[col.I_CACHED]
-    request[col.I_BLOCKS] -= back
-    sglang.tree.tops[rank, K_FREE] += back
+    request, page, content = state.requests[index], sglang.rules.page, state.contents[index]
+    count = hooks.verified(state, index, request.covered - request.cached)
+    back = blocks_of(request.covered, page) - blocks_of(request.cached, page)
+    request.covered = request.cached
+    content.blocks -= back
+    sglang.tree.tops[rank].free += back
     return int64(count)
 
 
 @compiled_part
 def lose_last(state: State, index: int, first_end: float, now: float) -> None:
     """Do not emit a token of a retracted request in the last fast-forwarded step; earlier ones have."""
-    if state.counters[col.C_STRETCH] > 1:
-        before = state.clocks[col.T_KNOWN]
-        record_gap(state.hist, state.clocks, first_end - state.floats[index, col.F_LAST], 1)
-        record_gap(state.hist, state.clocks, now - before, -1)
-        state.floats[index, col.F_LAST] = before
+    if state.counters[0].fast_forward > 1:
+        before = state.clocks[0].known
+        record_gap(state.hist, state.clocks[0], first_end - state.requests[index].last, 1)
+        record_gap(state.hist, state.clocks[0], now - before, -1)
+        state.requests[index].last = before
 
 
 @compiled_part
@@ -84,28 +82,28 @@ def take_rank(state: State, sglang: Sglang, rank: int, first_end: float, now: fl
     """Process the results of one rank: tokens, ends, and prompts that others can find from now on."""
     schedule, place = sglang.ranks[rank], state.running.shape[1] // 3
     gap, gaps, together = 0.0, int64(0), int64(0)
-    for k in range(schedule[S_FLIGHT]):
+    for k in range(schedule.in_flight):
         entry = state.running[rank, place + k]
         prompt = entry < 0
         i = -1 - entry if prompt else entry
-        request = state.ints[i]
-        if request[col.I_ORDER] >= 0 or i == schedule[S_FLIGHT_CHUNK]:
+        request = state.requests[i]
+        if request.order >= 0 or i == schedule.flight_chunk:
             continue  # ended before, or a prompt that goes on
-        if request[col.I_ROOM] == 0:
+        if request.covered == 0:
             lose_last(state, i, first_end, now)
             continue
         count = tokens_taken(state, sglang, rank, i, prompt)
         together += count - 1
         gap, gaps = stamp(state, i, count, first_end, now, gap, gaps)
-        if request[col.I_GENERATED] == request[col.I_OUTPUT]:
+        if request.generated == request.output:
             complete(state, i)
             give_up(state, sglang, rank, i, True)
         elif prompt:
-            keep_prompt(state, sglang, rank, i, request[col.I_TARGET])
+            keep_prompt(state, sglang, rank, i, request.target)
     if gaps > 0:
-        record_gap(state.hist, state.clocks, gap, gaps)
+        record_gap(state.hist, state.clocks[0], gap, gaps)
     hooks.on_together(state, together)
-    schedule[S_FLIGHT] = 0
+    schedule.in_flight = 0
 
 
 @compiled_code
@@ -120,8 +118,8 @@ def take_ranks(sglang: Sglang, state: State, kv_rules: KvRules, first_end: float
 def pages_ahead(state: State, sglang: Sglang, rank: int, steps: int) -> int:
     """Return the pages that a rank's running requests need in the next steps."""
     pages = int64(0)
-    for j in range(sglang.ranks[rank, S_LIST]):
-        room = state.ints[state.running[rank, j], col.I_ROOM]
+    for j in range(sglang.ranks[rank].decoding):
+        room = state.requests[state.running[rank, j]].covered
         pages += blocks_of(room + steps, sglang.rules.page) - blocks_of(room, sglang.rules.page)
     return int(pages)
 
@@ -138,24 +136,19 @@ def most_steps(sglang: Sglang, state: State) -> int:
         return -1
     for r in range(state.ranks.shape[0]):
         schedule = sglang.ranks[r]
-        if schedule[S_CHUNKED] >= 0 or (
-            state.ranks[r, col.R_WAITING] > 0 and (schedule[S_FULL] == 0 or preempts(sglang))
-        ):
+        if schedule.chunked >= 0 or (state.ranks[r].waiting > 0 and (schedule.full == 0 or preempts(sglang))):
             return -1
-        heeds = heeds or schedule[S_FULL] == 0 or preempts(sglang)
-        size = schedule[S_LIST]
+        heeds = heeds or schedule.full == 0 or preempts(sglang)
+        size = schedule.decoding
         for j in range(size):
-            request = state.ints[state.running[r, j]]
-            if request[col.I_ORDER] >= 0:
+            request = state.requests[state.running[r, j]]
+            if request.order >= 0:
                 return -1
-            flies = (
-                sglang.rules.patch >= sched.LENGTHS
-                and request[col.I_ROOM] > request[col.I_INPUT] + request[col.I_GENERATED]
-            )
-            most = min(most, request[col.I_OUTPUT] - request[col.I_GENERATED] - int64(flies))
+            flies = sglang.rules.patch >= sched.LENGTHS and request.covered > request.input + request.generated
+            most = min(most, request.output - request.generated - int64(flies))
     for r in range(state.ranks.shape[0]):
-        top, size = sglang.tree.tops[r], sglang.ranks[r, S_LIST]
-        free = top[K_FREE] - (size if top[K_HEAP] > 0 else 0)
+        top, size = sglang.tree.tops[r], sglang.ranks[r].decoding
+        free = top.free - (size if top.heap > 0 else 0)
         if size * (most // sglang.rules.page + 1) <= free:
             continue
         low, high, middle = int64(1), most, most
@@ -179,19 +172,18 @@ def fall_idle(sglang: Sglang, state: State) -> None:
 @compiled_code
 def rank_for(sglang: Sglang, state: State) -> int:
     """Ranks take requests in turn (`load_balance_method` round_robin)."""
-    return int(state.counters[col.C_RELEASED] % sglang.ratio.size)
+    return int(state.counters[0].released % sglang.ratio.size)
 
 
 @compiled_code
 def take_up(sglang: Sglang, state: State, place: int) -> None:
     """Look at one of the batches: what is its own comes to where plans find it."""
     for r in range(state.ranks.shape[0]):
-        saved = sglang.turns.own[place, r]
-        for c in range(NUM_SCHEDULE):
-            if c != S_CHUNKED:  # of all of them
-                sglang.ranks[r, c] = saved[c]
-        state.ranks[r, col.R_RUNNING] = saved[NUM_SCHEDULE]
-        copy_lists(sglang.turns.running[place, r], state.running[r], saved[NUM_SCHEDULE], saved[S_FLIGHT])
+        saved, chunked = sglang.turns.own[place, r], sglang.ranks[r].chunked
+        sglang.ranks[r] = saved
+        sglang.ranks[r].chunked = chunked  # of all of them
+        state.ranks[r].running = saved.running
+        copy_lists(sglang.turns.running[place, r], state.running[r], saved.running, saved.in_flight)
 
 
 @compiled_code
@@ -199,16 +191,15 @@ def put_down(sglang: Sglang, state: State, place: int) -> None:
     """`take_up` the other way round."""
     for r in range(state.ranks.shape[0]):
         saved = sglang.turns.own[place, r]
-        for c in range(NUM_SCHEDULE):
-            saved[c] = sglang.ranks[r, c]
-        saved[NUM_SCHEDULE] = state.ranks[r, col.R_RUNNING]
-        copy_lists(state.running[r], sglang.turns.running[place, r], saved[NUM_SCHEDULE], saved[S_FLIGHT])
+        sglang.turns.own[place, r] = sglang.ranks[r]
+        saved.running = state.ranks[r].running
+        copy_lists(state.running[r], sglang.turns.running[place, r], saved.running, saved.in_flight)
 
 
 @compiled_code
 def seen(sglang: Sglang, state: State, before: float, after: float) -> float:
     """Results are waited for as soon as a batch has been sent."""
-    return float(state.clocks[col.T_NOW])
+    return float(state.clocks[0].now)
 
 
 @compiled_code
@@ -218,7 +209,7 @@ def elsewhere(sglang: Sglang, state: State, place: int) -> int:
     for other in range(turns.own.shape[0]):
         for r in range(state.ranks.shape[0]):
             if other != place:
-                more += turns.own[other, r, NUM_SCHEDULE]
+                more += turns.own[other, r].running
     return int(more)
 
 

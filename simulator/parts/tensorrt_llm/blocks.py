@@ -3,42 +3,42 @@
 A freed block goes to the end of the queue, a sequence's last block first; the first in the queue is allocated next, and
 its successors in the tree are lost. A prompt reuses the leading full blocks, except its last token; partial reuse is
 off (`enable_partial_reuse`). Content without a trace hash is inserted only at a pause, for the same request. Columns of
-a request: `I_ROOM` tokens of its sequence (0: none), `I_BLOCKS` its blocks, `I_KEYED` its leading consecutive blocks in
-the tree, which it locks, `I_SLOT` its row of `held`.
+a request: `covered` tokens of its sequence (0: none), `blocks` its blocks, `keyed` its leading consecutive blocks in
+the tree, which it locks, `slot` its row of `held`.
 """
 
 from __future__ import annotations
 
 from ....workloads.jit import compiled_inside, compiled_part, int64
 from ...batching.kv import KvRules
-from ...batching.prefix import NEXT, append, unlink
+from ...batching.prefix import append, unlink
 from ...batching.radix import enter, key_at, slot_of, strike
-from ...batching.state import I8, I_BLOCKS, I_KEYED, I_ROOM, I_SLOT, I_TARGET, State
-from .state import B_BEFORE, B_CHILD, B_KEY, B_MARK, B_NEXT, B_PARENT, B_USERS, T_FREE, T_SLOTS, Trtllm
+from ...batching.state import I8, State
+from .state import Trtllm
 
 
 @compiled_inside
 def count_free(state: State, kv_rules: KvRules, trtllm: Trtllm, rank: int) -> None:
     """Bring a rank's free bytes in line with its blocks."""
-    state.free[rank] = trtllm.ranks[rank, T_FREE] * kv_rules.block_bytes[0]
+    state.free[rank] = trtllm.ranks[rank].free * kv_rules.block_bytes[0]
 
 
 @compiled_part
 def detach(blocks: I8, table: I8, b: int) -> None:
     """Take a block without children out of the tree."""
     block = blocks[b]
-    if block[B_KEY] == 0:
+    if block.key == 0:
         return
-    parent, before, after = block[B_PARENT], block[B_BEFORE], block[B_NEXT]
-    strike(table, block[B_KEY], parent)
+    parent, before, after = block.parent, block.before, block.next
+    strike(table, block.key, parent)
     if before >= 0:
-        blocks[before, B_NEXT] = after
+        blocks[before].next = after
     elif parent >= 0:
-        blocks[parent, B_CHILD] = after
+        blocks[parent].child = after
     if after >= 0:
-        blocks[after, B_BEFORE] = before
-    block[B_KEY] = 0
-    block[B_PARENT] = block[B_NEXT] = block[B_BEFORE] = -1
+        blocks[after].before = before
+    block.key = 0
+    block.parent = block.next = block.before = -1
 
 
 @compiled_part
@@ -46,9 +46,9 @@ def forget(blocks: I8, table: I8, block: int) -> None:
     """Take a block and all that follows it out of the tree."""
     at = block
     while True:
-        while blocks[at, B_CHILD] >= 0:
-            at = blocks[at, B_CHILD]
-        parent = blocks[at, B_PARENT]
+        while blocks[at].child >= 0:
+            at = blocks[at].child
+        parent = blocks[at].parent
         detach(blocks, table, at)
         if at == block:
             return
@@ -58,15 +58,15 @@ def forget(blocks: I8, table: I8, block: int) -> None:
 @compiled_inside
 def take_block(state: State, trtllm: Trtllm, rank: int, index: int) -> None:
     """Give a request the block that was freed longest ago; there is one."""
-    links, blocks, request = trtllm.links[rank], trtllm.blocks[rank], state.ints[index]
-    b = links[links.shape[0] - 1, NEXT]
+    links, blocks, content = trtllm.links[rank], trtllm.blocks[rank], state.contents[index]
+    b = links[links.shape[0] - 1].next
     unlink(links, b)
-    if blocks[b, B_KEY] != 0:
+    if blocks[b].key != 0:
         forget(blocks, trtllm.table[rank], b)
-    blocks[b, B_USERS] = 1
-    trtllm.ranks[rank, T_FREE] -= 1
-    trtllm.held[rank, request[I_SLOT], request[I_BLOCKS]] = b
-    request[I_BLOCKS] += 1
+    blocks[b].users = 1
+    trtllm.ranks[rank].free -= 1
+    trtllm.held[rank, content.slot, content.blocks] = b
+    content.blocks += 1
 
 
 @compiled_inside
@@ -79,27 +79,32 @@ def child_of(state: State, trtllm: Trtllm, rank: int, index: int, position: int,
 @compiled_part
 def begin(state: State, trtllm: Trtllm, rank: int, index: int) -> int:
     """Start a request's sequence: blocks of its whole prompt; tokens that were found."""
-    request, rank_state, block = state.ints[index], trtllm.ranks[rank], trtllm.rules.block
-    rank_state[T_SLOTS] -= 1
-    request[I_SLOT] = trtllm.held[rank, rank_state[T_SLOTS], trtllm.held.shape[2] - 1]
-    request[I_BLOCKS], request[I_ROOM] = 0, request[I_TARGET]
-    row, parent, most = trtllm.held[rank, request[I_SLOT]], int64(-1), int64(0)
+    request, rank_state, block, content = (
+        state.requests[index],
+        trtllm.ranks[rank],
+        trtllm.rules.block,
+        state.contents[index],
+    )
+    rank_state.slots -= 1
+    content.slot = trtllm.held[rank, rank_state.slots, trtllm.held.shape[2] - 1]
+    content.blocks, request.covered = 0, request.target
+    row, parent, most = trtllm.held[rank, content.slot], int64(-1), int64(0)
     if trtllm.rules.reuse:
-        most = (request[I_TARGET] - 1) // block
-    while request[I_BLOCKS] < most:
-        b = child_of(state, trtllm, rank, index, request[I_BLOCKS], parent)
+        most = (request.target - 1) // block
+    while content.blocks < most:
+        b = child_of(state, trtllm, rank, index, content.blocks, parent)
         if b < 0:
             break
-        if trtllm.blocks[rank, b, B_USERS] == 0:
+        if trtllm.blocks[rank, b].users == 0:
             unlink(trtllm.links[rank], b)
-            rank_state[T_FREE] -= 1
-        trtllm.blocks[rank, b, B_USERS] += 1
-        row[request[I_BLOCKS]] = b
-        request[I_BLOCKS] += 1
+            rank_state.free -= 1
+        trtllm.blocks[rank, b].users += 1
+        row[content.blocks] = b
+        content.blocks += 1
         parent = b
-    reused = request[I_BLOCKS] * block
-    request[I_KEYED] = request[I_BLOCKS]
-    while request[I_BLOCKS] * block < request[I_TARGET]:
+    reused = content.blocks * block
+    content.keyed = content.blocks
+    while content.blocks * block < request.target:
         take_block(state, trtllm, rank, index)
     return int(reused)
 
@@ -109,65 +114,65 @@ def store(state: State, trtllm: Trtllm, rank: int, index: int, tokens: int) -> N
     """Let others find the full blocks of a request's first tokens where their content is not yet there."""
     if not trtllm.rules.reuse or tokens < trtllm.rules.block:
         return
-    blocks, request, block = trtllm.blocks[rank], state.ints[index], trtllm.rules.block
-    row, parent, matching = trtllm.held[rank, request[I_SLOT]], int64(-1), True
-    first = request[I_KEYED]
+    blocks, block, content = trtllm.blocks[rank], trtllm.rules.block, state.contents[index]
+    row, parent, matching = trtllm.held[rank, content.slot], int64(-1), True
+    first = content.keyed
     if first > 0:
         parent = row[first - 1]
-    for j in range(first, min(tokens // block, request[I_BLOCKS])):
+    for j in range(first, min(tokens // block, content.blocks)):
         b = child_of(state, trtllm, rank, index, j, parent) if matching else int64(-1)
         if b < 0:
             matching = False
             b = row[j]
-            if blocks[b, B_KEY] != 0:
+            if blocks[b].key != 0:
                 forget(blocks, trtllm.table[rank], b)
             key = key_at(state, index, j, block)
             enter(trtllm.table[rank], key, parent, b + 1)
-            blocks[b, B_KEY], blocks[b, B_PARENT], blocks[b, B_BEFORE] = key, parent, -1
-            blocks[b, B_NEXT] = -1
+            blocks[b].key, blocks[b].parent, blocks[b].before = key, parent, -1
+            blocks[b].next = -1
             if parent >= 0:
-                child = blocks[parent, B_CHILD]
-                blocks[b, B_NEXT], blocks[parent, B_CHILD] = child, b
+                child = blocks[parent].child
+                blocks[b].next, blocks[parent].child = child, b
                 if child >= 0:
-                    blocks[child, B_BEFORE] = b
-        if b == row[j] and request[I_KEYED] == j:
-            request[I_KEYED] += 1
+                    blocks[child].before = b
+        if b == row[j] and content.keyed == j:
+            content.keyed += 1
         parent = b
 
 
 @compiled_part
 def give_back(state: State, trtllm: Trtllm, rank: int, index: int, kept: int) -> None:
     """Take all but the first `kept` blocks of a request."""
-    request, row = state.ints[index], trtllm.held[rank, state.ints[index, I_SLOT]]
-    while request[I_BLOCKS] > kept:
-        request[I_BLOCKS] -= 1
-        b = row[request[I_BLOCKS]]
-        trtllm.blocks[rank, b, B_MARK] = 0
-        trtllm.blocks[rank, b, B_USERS] -= 1
-        if trtllm.blocks[rank, b, B_USERS] == 0:
+    row, content = trtllm.held[rank, state.contents[index].slot], state.contents[index]
+    while content.blocks > kept:
+        content.blocks -= 1
+        b = row[content.blocks]
+        trtllm.blocks[rank, b].mark = 0
+        trtllm.blocks[rank, b].users -= 1
+        if trtllm.blocks[rank, b].users == 0:
             append(trtllm.links[rank], b)
-            trtllm.ranks[rank, T_FREE] += 1
+            trtllm.ranks[rank].free += 1
 
 
 @compiled_part
 def end(state: State, trtllm: Trtllm, rank: int, index: int, tokens: int) -> None:
     """End a request's sequence; what it computed, of its first tokens, can be found."""
-    request, rank_state = state.ints[index], trtllm.ranks[rank]
+    request, rank_state, content = state.requests[index], trtllm.ranks[rank], state.contents[index]
     store(state, trtllm, rank, index, tokens)
     give_back(state, trtllm, rank, index, 0)
-    trtllm.held[rank, rank_state[T_SLOTS], trtllm.held.shape[2] - 1] = request[I_SLOT]
-    rank_state[T_SLOTS] += 1
-    request[I_SLOT], request[I_ROOM], request[I_KEYED] = -1, 0, 0
+    trtllm.held[rank, rank_state.slots, trtllm.held.shape[2] - 1] = content.slot
+    rank_state.slots += 1
+    content.slot, request.covered, content.keyed = -1, 0, 0
 
 
 @compiled_part
 def mark(state: State, trtllm: Trtllm, rank: int, index: int) -> int:
     """Return the blocks freed by pausing a request, in addition to those already marked."""
-    request, freed = state.ints[index], int64(0)
-    for j in range(request[I_BLOCKS]):
-        block = trtllm.blocks[rank, trtllm.held[rank, request[I_SLOT], j]]
-        block[B_MARK] += 1
-        freed += block[B_MARK] == block[B_USERS]
+    freed, content = int64(0), state.contents[index]
+    for j in range(content.blocks):
+        block = trtllm.blocks[rank, trtllm.held[rank, content.slot, j]]
+        block.mark += 1
+        freed += block.mark == block.users
     return int(freed)
 
 

@@ -6,54 +6,55 @@ in py_executor.py.) Active requests stay in the order in which they came, paused
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ....workloads.jit import compiled_inside, compiled_part, int64
 from ...batching import hooks
-from ...batching import state as col
 from ...batching.counting import clear_sums, count_chunk, count_decodes, count_tokens, unbounded
 from ...batching.kv import blocks_of
 from ...batching.state import I8, State
 from .blocks import begin, end, first_new, mark, take_block
-from .state import T_FREE, W_BATCHED, W_WAITED, Trtllm
+from .state import Trtllm
 
 
 @compiled_inside
-def decodes(request: I8) -> bool:
+def decodes(request: Any) -> bool:
     """Whether all of a request's prompt is computed or runs."""
-    return bool(request[col.I_ROOM] > 0 and request[col.I_CACHED] >= request[col.I_TARGET])
+    return bool(request.covered > 0 and request.cached >= request.target)
 
 
 @compiled_inside
-def brought(request: I8) -> bool:
+def brought(request: Any) -> bool:
     """Whether a request that has not begun here comes with its cache: it decodes at once."""
-    return bool(request[col.I_ROOM] == 0 and request[col.I_CACHED] > 0)
+    return bool(request.covered == 0 and request.cached > 0)
 
 
 @compiled_inside
-def flies(trtllm: Trtllm, request: I8) -> bool:
+def flies(trtllm: Trtllm, request: Any) -> bool:
     """Whether a batch in flight has a request."""
-    return bool(trtllm.flights.sizes.size > 0 and request[col.I_FLIGHT] > 0)
+    return bool(trtllm.flights.sizes.size > 0 and request.in_flight > 0)
 
 
 @compiled_part
 def take_active(state: State, trtllm: Trtllm, rank_index: int) -> None:
     """Drop ended requests, and take new ones as long as there is a place."""
     rank, remaining = state.ranks[rank_index], 0
-    for j in range(rank[col.R_RUNNING]):
+    for j in range(rank.running):
         i = state.running[rank_index, j]
-        if state.ints[i, col.I_ORDER] < 0:
+        if state.requests[i].order < 0:
             state.running[rank_index, remaining] = i
             remaining += 1
-    while rank[col.R_HEAD] >= 0 and remaining < trtllm.rules.active:
-        i = rank[col.R_HEAD]
+    while rank.head >= 0 and remaining < trtllm.rules.active:
+        i = rank.head
         state.running[rank_index, remaining] = i
         remaining += 1
-        rank[col.R_HEAD] = state.ints[i, col.I_NEXT]
-        if rank[col.R_HEAD] < 0:
-            rank[col.R_TAIL] = -1
-        rank[col.R_WAITING] -= 1
-    rank[col.R_RUNNING] = remaining
+        rank.head = state.requests[i].next
+        if rank.head < 0:
+            rank.tail = -1
+        rank.waiting -= 1
+    rank.running = remaining
 
 
 @compiled_part
@@ -62,11 +63,11 @@ def tell_cut(state: State, trtllm: Trtllm, rank: int) -> int:
     told = int64(0)
     if not trtllm.rules.reuse:
         return 0
-    for j in range(state.ranks[rank, col.R_RUNNING]):
+    for j in range(state.ranks[rank].running):
         i = state.running[rank, j]
-        request = state.ints[i]
-        if request[col.I_ROOM] > 0 and not decodes(request):
-            key, parent = first_new(state, trtllm, rank, i, request[col.I_INPUT] + request[col.I_GENERATED])
+        request = state.requests[i]
+        if request.covered > 0 and not decodes(request):
+            key, parent = first_new(state, trtllm, rank, i, request.input + request.generated)
             if key != 0:
                 trtllm.told[0, told], trtllm.told[1, told] = key, parent
                 told += 1
@@ -76,10 +77,10 @@ def tell_cut(state: State, trtllm: Trtllm, rank: int) -> int:
 @compiled_part
 def better_later(state: State, trtllm: Trtllm, rank: int, index: int, told: int) -> tuple[bool, int]:
     """Whether a prompt that has not begun waits for what another computes now (`beneficialToSkip`)."""
-    request = state.ints[index]
-    if not trtllm.rules.reuse or request[col.I_ROOM] > 0 or brought(request):
+    request = state.requests[index]
+    if not trtllm.rules.reuse or request.covered > 0 or brought(request):
         return False, told
-    key, parent = first_new(state, trtllm, rank, index, request[col.I_INPUT] + request[col.I_GENERATED])
+    key, parent = first_new(state, trtllm, rank, index, request.input + request.generated)
     if key == 0:
         return False, told
     for k in range(told):
@@ -90,22 +91,22 @@ def better_later(state: State, trtllm: Trtllm, rank: int, index: int, told: int)
 
 
 @compiled_inside
-def to_the_end(request: I8, block: int, drafts: int) -> int:
+def to_the_end(state: State, index: int, block: int) -> int:
     """Blocks that a request has still to take (`getRemainingBlocksToCompletion`)."""
-    most = request[col.I_INPUT] + request[col.I_OUTPUT] + drafts
-    return int(blocks_of(most, block) - request[col.I_BLOCKS])
+    most = state.requests[index].input + state.requests[index].output + hooks.drafts_of(state)
+    return int(blocks_of(most, block) - state.contents[index].blocks)
 
 
 @compiled_part
 def choose_safe(state: State, trtllm: Trtllm, rank: int) -> None:
     """GUARANTEED_NO_EVICT: those that run, and prompts whose whole request has memory."""
-    wanted, size, block = trtllm.wanted[rank], state.ranks[rank, col.R_RUNNING], trtllm.rules.block
-    told, left = tell_cut(state, trtllm, rank), trtllm.ranks[rank, T_FREE]
+    wanted, size, block = trtllm.wanted[rank], state.ranks[rank].running, trtllm.rules.block
+    told, left = tell_cut(state, trtllm, rank), trtllm.ranks[rank].free
     for j in range(size):
-        request = state.ints[state.running[rank, j]]
-        wanted[j] = decodes(request)
+        i = state.running[rank, j]
+        wanted[j] = decodes(state.requests[i])
         if wanted[j]:
-            left -= to_the_end(request, block, hooks.drafts_of(state))
+            left -= to_the_end(state, i, block)
     for j in range(size):
         i = state.running[rank, j]
         if wanted[j]:
@@ -113,7 +114,7 @@ def choose_safe(state: State, trtllm: Trtllm, rank: int) -> None:
         later, told = better_later(state, trtllm, rank, i, told)
         if later:
             continue
-        need = to_the_end(state.ints[i], block, hooks.drafts_of(state))
+        need = to_the_end(state, i, block)
         if need > left:
             return
         left -= need
@@ -121,35 +122,35 @@ def choose_safe(state: State, trtllm: Trtllm, rank: int) -> None:
 
 
 @compiled_inside
-def next_blocks(request: I8, block: int, drafts: int, steps: int) -> int:
+def next_blocks(request: Any, block: int, drafts: int, steps: int) -> int:
     """Blocks that a request's next steps take (`getNeededBlocksOneStep`)."""
-    if request[col.I_ROOM] == 0:
-        return blocks_of(request[col.I_TARGET] + brought(request) * (1 + drafts), block)
+    if request.covered == 0:
+        return blocks_of(request.target + brought(request) * (1 + drafts), block)
     if not decodes(request):
         return 0
-    room = request[col.I_ROOM]
-    most = request[col.I_INPUT] + request[col.I_OUTPUT] - room
+    room = request.covered
+    most = request.input + request.output - room
     return blocks_of(room + min(steps * (1 + drafts), most + drafts), block) - blocks_of(room, block)
 
 
 @compiled_inside
-def keeps(trtllm: Trtllm, request: I8) -> bool:
+def keeps(trtllm: Trtllm, request: Any) -> bool:
     """Whether no memory can be taken from a request."""
-    return bool(request[col.I_ROOM] == 0 or flies(trtllm, request))
+    return bool(request.covered == 0 or flies(trtllm, request))
 
 
 @compiled_part
 def choose_all(state: State, trtllm: Trtllm, rank: int) -> None:
     """MAX_UTILIZATION: whose next step has memory; the latest begun are paused for earlier ones."""
     wanted, block = trtllm.wanted[rank], trtllm.rules.block
-    told, free, taken = tell_cut(state, trtllm, rank), trtllm.ranks[rank, T_FREE], int64(0)
-    stop, j = state.ranks[rank, col.R_RUNNING], int64(0)
+    told, free, taken = tell_cut(state, trtllm, rank), trtllm.ranks[rank].free, int64(0)
+    stop, j = state.ranks[rank].running, int64(0)
     for k in range(stop):
         wanted[k] = 0
     while j < stop:
         i = state.running[rank, j]
         later, told = better_later(state, trtllm, rank, i, told)  # asked again after each pause
-        need = next_blocks(state.ints[i], block, hooks.drafts_of(state), trtllm.rules.looks)
+        need = next_blocks(state.requests[i], block, hooks.drafts_of(state), trtllm.rules.looks)
         if later:
             j += 1
         elif taken + need <= free:
@@ -158,7 +159,7 @@ def choose_all(state: State, trtllm: Trtllm, rank: int) -> None:
             j += 1
         else:
             k = stop - 1
-            while k >= j and keeps(trtllm, state.ints[state.running[rank, k]]):
+            while k >= j and keeps(trtllm, state.requests[state.running[rank, k]]):
                 k -= 1
             if k < j:
                 return
@@ -169,16 +170,16 @@ def choose_all(state: State, trtllm: Trtllm, rank: int) -> None:
 @compiled_part
 def pause(state: State, trtllm: Trtllm, rank: int) -> None:
     """Pause those that memory is taken from, the latest first; their tokens become prompts."""
-    for j in range(state.ranks[rank, col.R_RUNNING] - 1, -1, -1):
+    for j in range(state.ranks[rank].running - 1, -1, -1):
         if trtllm.wanted[rank, j] >= 0:
             continue
         i = state.running[rank, j]
-        request = state.ints[i]
-        request[col.I_TARGET] = request[col.I_INPUT] + request[col.I_GENERATED]
-        end(state, trtllm, rank, i, request[col.I_TARGET] - 1)
-        request[col.I_CACHED] = 0
-        request[col.I_PREEMPTED] += 1
-        state.counters[col.C_PREEMPTIONS] += 1
+        request = state.requests[i]
+        request.target = request.input + request.generated
+        end(state, trtllm, rank, i, request.target - 1)
+        request.cached = 0
+        request.preempted += 1
+        state.counters[0].preemptions += 1
         hooks.on_preempted(state, i)
 
 
@@ -192,12 +193,12 @@ def cut_to(tokens: int, room: int, block: int) -> int:
 def choose_tokens(state: State, trtllm: Trtllm, rank: int) -> tuple[int, int, int]:
     """Tokens of each request in the step; prompts, all tokens of these, and decodes."""
     rules, wanted, fresh = trtllm.rules, trtllm.wanted[rank], state.fresh[rank]
-    size, tokens, cut, rank_tokens = state.ranks[rank, col.R_RUNNING], int64(0), int64(0), int64(0)
+    size, tokens, cut, rank_tokens = state.ranks[rank].running, int64(0), int64(0), int64(0)
     running, prompts, more = int64(0), int64(0), 1 + hooks.drafts_of(state)
     for j in range(size):
         fresh[j] = 0
     for j in range(size):
-        request = state.ints[state.running[rank, j]]
+        request = state.requests[state.running[rank, j]]
         if wanted[j] != 1 or (flies(trtllm, request) and decodes(request)):
             continue  # its last token is waited for
         if decodes(request) or brought(request):
@@ -207,14 +208,14 @@ def choose_tokens(state: State, trtllm: Trtllm, rank: int) -> tuple[int, int, in
             tokens += more
             running += 1
         elif rules.chunked:
-            fresh[j] = request[col.I_TARGET] - request[col.I_CACHED]
+            fresh[j] = request.target - request.cached
             cut += fresh[j]
             prompts += 1
         else:
-            target, room = request[col.I_INPUT] + request[col.I_GENERATED], rules.tokens - tokens
-            fresh[j] = request[col.I_TARGET]
+            target, room = request.input + request.generated, rules.tokens - tokens
+            fresh[j] = request.target
             if target > rules.tokens:  # which TensorRT-LLM refuses
-                target = fresh[j] = cut_to(request[col.I_TARGET] - request[col.I_CACHED], room, rules.block)
+                target = fresh[j] = cut_to(request.target - request.cached, room, rules.block)
             if target > room or target == 0:
                 fresh[j] = 0
                 break
@@ -225,7 +226,7 @@ def choose_tokens(state: State, trtllm: Trtllm, rank: int) -> tuple[int, int, in
     if rules.chunked and cut > rules.tokens - tokens:
         left, prompts = rules.tokens - tokens, int64(0)
         for j in range(size):
-            request = state.ints[state.running[rank, j]]
+            request = state.requests[state.running[rank, j]]
             if fresh[j] == 0 or decodes(request) or brought(request):
                 continue
             fresh[j] = cut_to(fresh[j], left, rules.block)
@@ -233,17 +234,17 @@ def choose_tokens(state: State, trtllm: Trtllm, rank: int) -> tuple[int, int, in
             prompts += fresh[j] > 0
     if rules.wait_steps > 0:
         for j in range(size):
-            request = state.ints[state.running[rank, j]]
+            request = state.requests[state.running[rank, j]]
             if fresh[j] > 0 and not decodes(request) and not brought(request):
-                rank_tokens += request[col.I_INPUT] + request[col.I_GENERATED]
+                rank_tokens += request.input + request.generated
     return int(prompts), int(rank_tokens), int(running)
 
 
 @compiled_part
 def drop_prompts(state: State, rank: int) -> None:
     """Let a rank's prompts wait for the next step."""
-    for j in range(state.ranks[rank, col.R_RUNNING]):
-        request = state.ints[state.running[rank, j]]
+    for j in range(state.ranks[rank].running):
+        request = state.requests[state.running[rank, j]]
         if not decodes(request) and not brought(request):
             state.fresh[rank, j] = 0
 
@@ -251,49 +252,49 @@ def drop_prompts(state: State, rank: int) -> None:
 @compiled_part
 def hold(state: State, trtllm: Trtllm, windows: I8, rank: int, known: float) -> None:
     """Give the planned requests their blocks, prompts first, and count them."""
-    size, block = state.ranks[rank, col.R_RUNNING], trtllm.rules.block
+    size, block = state.ranks[rank].running, trtllm.rules.block
     for j in range(size):
         i, tokens = state.running[rank, j], state.fresh[rank, j]
-        request = state.ints[i]
+        request = state.requests[i]
         if tokens == 0 or decodes(request):
             continue
         if brought(request):
             begin(state, trtllm, rank, i)
-            state.floats[i, col.F_SCHEDULED] = known
+            state.requests[i].scheduled = known
             continue
-        if request[col.I_ROOM] == 0:
+        if request.covered == 0:
             reused = begin(state, trtllm, rank, i)
-            request[col.I_CACHED] = reused
-            state.counters[col.C_HITS] += reused
-            if np.isnan(state.floats[i, col.F_SCHEDULED]):
-                state.floats[i, col.F_SCHEDULED] = known
-            if reused > 0 and reused + tokens < request[col.I_TARGET]:
+            request.cached = reused
+            state.counters[0].hits += reused
+            if np.isnan(state.requests[i].scheduled):
+                state.requests[i].scheduled = known
+            if reused > 0 and reused + tokens < request.target:
                 tokens = (reused + tokens) // block * block - reused
-            tokens = min(tokens, request[col.I_TARGET] - reused)
+            tokens = min(tokens, request.target - reused)
             state.fresh[rank, j] = tokens
         hooks.on_tokens_planned(state, i, tokens)
-        count_chunk(state.moments[rank], windows, request[col.I_CACHED], tokens)
-        hooks.on_count(state, rank, request[col.I_CACHED], tokens, True)
-        c = state.counters[col.C_CHUNKS]
+        count_chunk(state.moments[rank], windows, request.cached, tokens)
+        hooks.on_count(state, rank, request.cached, tokens, True)
+        c = state.counters[0].chunks
         state.chunks[0, c], state.chunks[1, c] = tokens, i
-        state.counters[col.C_CHUNKS] += 1
+        state.counters[0].chunks += 1
     more, count, context = 1 + hooks.drafts_of(state), int64(0), int64(0)
     plain = unbounded(windows) and more == 1
     for j in range(size):
         i = state.running[rank, j]
-        request = state.ints[i]
+        request, content = state.requests[i], state.contents[i]
         if state.fresh[rank, j] == 0 or not decodes(request):
             continue
-        request[col.I_ROOM] += more
-        while request[col.I_BLOCKS] * block < request[col.I_ROOM]:
+        request.covered += more
+        while content.blocks * block < request.covered:
             take_block(state, trtllm, rank, i)
         hooks.on_tokens_planned(state, i, more)
         if plain:
             count += 1
-            context += request[col.I_CACHED] + 1
+            context += request.cached + 1
         else:
-            count_tokens(state, state.moments[rank], windows, request[col.I_CACHED], more)
-            hooks.on_count(state, rank, request[col.I_CACHED], more, False)
+            count_tokens(state, state.moments[rank], windows, request.cached, more)
+            hooks.on_count(state, rank, request.cached, more, False)
     if plain:
         count_decodes(state.moments[rank], count, context)
 
@@ -301,31 +302,31 @@ def hold(state: State, trtllm: Trtllm, windows: I8, rank: int, known: float) -> 
 @compiled_part
 def wait(trtllm: Trtllm, prompts: int, tokens: int, running: int) -> bool:
     """Return whether prompts wait for more of them while others decode (`_waiting_requests`)."""
-    waited = trtllm.waited
+    waited = trtllm.waited[0]
     if trtllm.rules.wait_steps == 0 or prompts == 0 or running == 0:
         return False
-    if waited[W_WAITED] >= trtllm.rules.wait_steps or tokens + running >= trtllm.rules.wait_tokens:
-        waited[W_WAITED] = 0
+    if waited.waited >= trtllm.rules.wait_steps or tokens + running >= trtllm.rules.wait_tokens:
+        waited.waited = 0
         return False
-    waited[W_WAITED] += 1
+    waited.waited += 1
     return True
 
 
 @compiled_part
 def wait_even(trtllm: Trtllm, places: bool, prompts: bool, running: bool) -> bool:
     """Whether prompts wait until every rank has one (`_balance_adp_requests`)."""
-    waited = trtllm.waited
+    waited = trtllm.waited[0]
     if places and prompts:
-        waited[W_WAITED] = 0
+        waited.waited = 0
         if running:
-            if waited[W_BATCHED] < trtllm.rules.even_batches:
-                waited[W_BATCHED] += 1
+            if waited.batched < trtllm.rules.even_batches:
+                waited.batched += 1
                 return True
-            waited[W_BATCHED] = 0
+            waited.batched = 0
         return False
-    waited[W_WAITED] += 1
-    if waited[W_WAITED] >= trtllm.rules.even_steps or not running:
-        waited[W_WAITED] = 0
+    waited.waited += 1
+    if waited.waited >= trtllm.rules.even_steps or not running:
+        waited.waited = 0
         return False
     return True
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ....workloads.jit import compiled_code, compiled_part, int64
 from ...batching import hooks
-from ...batching import state as col
 from ...batching.clients import complete, lightest_rank
 from ...batching.exact_state import copy_lists
 from ...batching.kv import KvRules, blocks_of
@@ -12,7 +11,7 @@ from ...batching.state import I8, State
 from ...batching.stretch import record_gap, stamp
 from .blocks import count_free, end, give_back, store, take_block
 from .plan import decodes, flies, plan_all
-from .state import T_FLIGHT, T_FREE, W_WAITED, Trtllm
+from .state import Trtllm
 
 
 @compiled_code
@@ -33,32 +32,32 @@ def start_ranks(trtllm: Trtllm, state: State, kv_rules: KvRules, steps: int) -> 
     place, more = state.running.shape[1] // 3, steps - 1
     for r in range(state.ranks.shape[0]):
         size = int64(0)
-        for j in range(state.ranks[r, col.R_RUNNING]):
+        for j in range(state.ranks[r].running):
             i, tokens = state.running[r, j], state.fresh[r, j]
             if tokens == 0:
                 continue
-            request = state.ints[i]
-            prompt = request[col.I_CACHED] < request[col.I_TARGET]
+            request, content = state.requests[i], state.contents[i]
+            prompt = request.cached < request.target
             if prompt or hooks.drafts_of(state) == 0:  # else what is accepted says
-                request[col.I_CACHED] += tokens
+                request.cached += tokens
             kind = int64(0)
             if prompt:
-                kind = int64(1 if request[col.I_CACHED] >= request[col.I_TARGET] else 2)
+                kind = int64(1 if request.cached >= request.target else 2)
             state.running[r, place + size], state.running[r, 2 * place + size] = i, kind
             size += 1
-            request[col.I_FLIGHT] += 1
+            request.in_flight += 1
             if more > 0:
-                request[col.I_ROOM] += more
-                while request[col.I_BLOCKS] * trtllm.rules.block < request[col.I_ROOM]:
+                request.covered += more
+                while content.blocks * trtllm.rules.block < request.covered:
                     take_block(state, trtllm, r, i)
-                request[col.I_CACHED] += more
-                request[col.I_GENERATED] += more
-                state.counters[col.C_EMITTED] += more
-        trtllm.ranks[r, T_FLIGHT] = size
+                request.cached += more
+                request.generated += more
+                state.counters[0].emitted += more
+        trtllm.ranks[r].in_flight = size
         if more > 0:
             count_free(state, kv_rules, trtllm, r)
     if trtllm.rules.even and more > 0:  # as `wait_even` counts plans without prompts
-        trtllm.waited[W_WAITED] = (trtllm.waited[W_WAITED] + more) % trtllm.rules.even_steps
+        trtllm.waited[0].waited = (trtllm.waited[0].waited + more) % trtllm.rules.even_steps
 
 
 @compiled_part
@@ -66,10 +65,10 @@ def tokens_taken(state: State, trtllm: Trtllm, rank: int, index: int, prompt: bo
     """Tokens that a step has brought a request; blocks of rejected drafts are free again."""
     if prompt or state.hooks.verified.size == 0:
         return int64(1)
-    request = state.ints[index]
-    count = hooks.verified(state, index, request[col.I_ROOM] - request[col.I_CACHED])
-    request[col.I_ROOM] = request[col.I_CACHED]
-    give_back(state, trtllm, rank, index, blocks_of(request[col.I_ROOM], trtllm.rules.block))
+    request = state.requests[index]
+    count = hooks.verified(state, index, request.covered - request.cached)
+    request.covered = request.cached
+    give_back(state, trtllm, rank, index, blocks_of(request.covered, trtllm.rules.block))
     return int64(count)
 
 
@@ -78,32 +77,31 @@ def take_rank(state: State, trtllm: Trtllm, rank: int, first_end: float, now: fl
     """Process the results of one rank: tokens, ends, and prompts that others can find from now on."""
     schedule, place = trtllm.ranks[rank], state.running.shape[1] // 3
     gap, gaps, together = 0.0, int64(0), int64(0)
-    for k in range(schedule[T_FLIGHT]):
+    for k in range(schedule.in_flight):
         i, kind = state.running[rank, place + k], state.running[rank, 2 * place + k]
-        request = state.ints[i]
-        paused = request[col.I_ROOM] == 0
-        request[col.I_FLIGHT] -= 1
-        if request[col.I_ORDER] >= 0 or kind == 2 or (kind == 1 and paused):
+        request, content = state.requests[i], state.contents[i]
+        paused = request.covered == 0
+        request.in_flight -= 1
+        if request.order >= 0 or kind == 2 or (kind == 1 and paused):
             continue  # ended before, or a prompt that goes on or begins anew
         count = tokens_taken(state, trtllm, rank, i, kind > 0)
         together += count - 1
         gap, gaps = stamp(state, i, count, first_end, now, gap, gaps)
-        if request[col.I_GENERATED] == request[col.I_OUTPUT]:
+        if request.generated == request.output:
             complete(state, i)
             if not paused:
-                known = request[col.I_INPUT] + request[col.I_GENERATED] - 1
-                end(state, trtllm, rank, i, min(known, request[col.I_HASHED]))
+                known = request.input + request.generated - 1
+                end(state, trtllm, rank, i, min(known, content.hashed))
     if gaps > 0:
-        record_gap(state.hist, state.clocks, gap, gaps)
+        record_gap(state.hist, state.clocks[0], gap, gaps)
     hooks.on_together(state, together)
-    for k in range(schedule[T_FLIGHT]):
+    for k in range(schedule.in_flight):
         i, kind = state.running[rank, place + k], state.running[rank, 2 * place + k]
-        request = state.ints[i]
+        request = state.requests[i]
         if kind > 0 and decodes(request) and not (kind == 2 and flies(trtllm, request)):
-            store(
-                state, trtllm, rank, i, min(request[col.I_INPUT] + request[col.I_GENERATED] - 1, request[col.I_HASHED])
-            )
-    schedule[T_FLIGHT] = 0
+            known = request.input + request.generated - 1
+            store(state, trtllm, rank, i, min(known, state.contents[i].hashed))
+    schedule.in_flight = 0
 
 
 @compiled_code
@@ -118,8 +116,8 @@ def take_ranks(trtllm: Trtllm, state: State, kv_rules: KvRules, first_end: float
 def blocks_ahead(state: State, trtllm: Trtllm, rank: int, steps: int) -> int:
     """Return the blocks that a rank's requests need in the next steps."""
     blocks = int64(0)
-    for j in range(state.ranks[rank, col.R_RUNNING]):
-        room = state.ints[state.running[rank, j], col.I_ROOM]
+    for j in range(state.ranks[rank].running):
+        room = state.requests[state.running[rank, j]].covered
         if room > 0 and state.fresh[rank, j] > 0:
             blocks += blocks_of(room + steps, trtllm.rules.block) - blocks_of(room, trtllm.rules.block)
     return int(blocks)
@@ -137,21 +135,21 @@ def most_steps(trtllm: Trtllm, state: State) -> int:
         return -1
     waits = trtllm.rules.evicts or trtllm.rules.wait_steps > 0 or trtllm.rules.even
     for r in range(state.ranks.shape[0]):
-        size = state.ranks[r, col.R_RUNNING]
+        size = state.ranks[r].running
         for j in range(size):
-            request = state.ints[state.running[r, j]]
-            if request[col.I_ORDER] >= 0:
+            request = state.requests[state.running[r, j]]
+            if request.order >= 0:
                 return -1
             if state.fresh[r, j] == 0:
                 if waits or decodes(request):
                     return -1
                 continue  # blocked until a request ends
-            most = min(most, request[col.I_OUTPUT] - request[col.I_GENERATED])
+            most = min(most, request.output - request.generated)
         heeds = heeds or size < trtllm.rules.requests
-        if trtllm.rules.even and (state.ranks[r, col.R_WAITING] > 0 or size == 0):
+        if trtllm.rules.even and (state.ranks[r].waiting > 0 or size == 0):
             return -1
     for r in range(state.ranks.shape[0]):
-        free, size = trtllm.ranks[r, T_FREE], state.ranks[r, col.R_RUNNING]
+        free, size = trtllm.ranks[r].free, state.ranks[r].running
         if size * (most // trtllm.rules.block + 1) <= free:
             continue
         low, high, middle = int64(1), most, most
@@ -175,22 +173,22 @@ def rank_for(trtllm: Trtllm, state: State) -> int:
 def take_up(trtllm: Trtllm, state: State, place: int) -> None:
     """Look at one of the batches in flight: what it holds comes to where results are taken from."""
     for r in range(state.ranks.shape[0]):
-        trtllm.ranks[r, T_FLIGHT] = trtllm.flights.sizes[place, r]
-        copy_lists(trtllm.flights.running[place, r], state.running[r], 0, trtllm.ranks[r, T_FLIGHT])
+        trtllm.ranks[r].in_flight = trtllm.flights.sizes[place, r]
+        copy_lists(trtllm.flights.running[place, r], state.running[r], 0, trtllm.ranks[r].in_flight)
 
 
 @compiled_code
 def put_down(trtllm: Trtllm, state: State, place: int) -> None:
     """`take_up` the other way round."""
     for r in range(state.ranks.shape[0]):
-        trtllm.flights.sizes[place, r] = trtllm.ranks[r, T_FLIGHT]
-        copy_lists(state.running[r], trtllm.flights.running[place, r], 0, trtllm.ranks[r, T_FLIGHT])
+        trtllm.flights.sizes[place, r] = trtllm.ranks[r].in_flight
+        copy_lists(state.running[r], trtllm.flights.running[place, r], 0, trtllm.ranks[r].in_flight)
 
 
 @compiled_code
 def seen(trtllm: Trtllm, state: State, before: float, after: float) -> float:
     """Before it takes results the executor waits for the first stage's work (`sampler_event`) on the batch before, or on this."""
-    return float(max(after if trtllm.rules.serial else before, state.clocks[col.T_NOW]))
+    return float(max(after if trtllm.rules.serial else before, state.clocks[0].now))
 
 
 HOOKS = {

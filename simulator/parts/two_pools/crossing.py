@@ -13,13 +13,12 @@ import numpy as np
 
 from ....workloads.jit import compiled_part, int64
 from ....workloads.jit_held import bring
+from ....workloads.records import records
 from ...batching.deals import CROSSED, KINDS, LOST, TRIP, Between, How, Play, at_time, chosen, find_able, fits, weigh
 from ...batching.holding import kv_bytes
 from ...batching.kv import rank_rules
 from ...batching.level import F8, face_of, is_done
-from ...batching.records import records
 from ...batching.rings import drop_first, new_ring, put_first, put_last
-from ...batching.state import C_SUBMITTED, T_BUSY
 from ...batching.status import REACHED
 from ...serving.clock import Clock
 from ...serving.pools import KvLink
@@ -92,7 +91,7 @@ def find_room(play: Play, how: How, between: Between, need: float) -> int:
     candidates, able = find_able(play, how, play.fleet.first, play.own.size), int64(0)
     for k in range(candidates):
         n = play.able[k]
-        node, submitted = play.own[n], face_of(play.fleet, n).counters[C_SUBMITTED]
+        node, submitted = play.own[n], face_of(play.fleet, n).counters[0].submitted
         live = submitted - node.delivered + node.asked
         if live + node.inbound < between.places and fits(play, n, need):
             play.able[able] = n
@@ -108,7 +107,7 @@ def leave(play: Play, between: Between, row: int, target: int) -> None:
     links, other = face_of(play.fleet, source).links, face_of(play.fleet, target)
     rate = between.bandwidth * min(between.lanes[source], between.lanes[target])
     if between.exchanges and not is_done(other):
-        rate *= left_over(other.exchanged[W_BACK], other.clocks[T_BUSY])
+        rate *= left_over(other.exchanged[W_BACK], other.clocks[0].busy)
     wire_s = whole_bytes(between, cached(play, row)) / rate
     if between.by_layer and now == play.rows.last_s[row] and trip.again == 0:
         begun = play.rows.scheduled_s[row]  # it had room at once

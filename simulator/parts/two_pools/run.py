@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...batching.policies import Policy
-from ...batching.state import C_EMITTED, C_PREEMPTIONS, C_PROMPT, C_STEPS, F8, T_KV_PEAK
+from ...batching.state import F8
 from ...deploy.deployment import Deployment
 from ...serving.course import X_STEPPING, totals_at
 from ...serving.drawn import devices_of_nodes
@@ -161,17 +161,17 @@ def _pool(name: str, policy: Policy, nodes: list[Node], scaling: Scaling | None,
         run_s = scaling.held_s() * deployment.replicas * deployment.ranks
     total_s = there_s * deployment.layout.pp
 
-    def count(counter: int) -> int:
-        return sum(int(engine.state.counters[counter]) for engine in engines)
+    def count(counter: str) -> int:
+        return sum(int(engine.state.counters[0][counter]) for engine in engines)
 
     return PoolRun(
         name, deployment, policy, len(nodes), devices_of_nodes(nodes) + devices_apart(deployment) * len(nodes),
         stepping=min(stepping / total_s, 1.0) if total_s > 0 else 0.0,
         sending=min(busy_s / run_s, 1.0) if run_s > 0 else 0.0,
-        kv_peak=max(float(e.state.clocks[T_KV_PEAK]) / e.kv.capacity for e in engines),
-        kv_capacity=engines[0].kv.capacity, iterations=count(C_STEPS),
-        preemptions=count(C_PREEMPTIONS), output_tokens=count(C_EMITTED),
-        prompt_tokens=count(C_PROMPT), scaling=scaling,
+        kv_peak=max(float(e.state.clocks[0].kv_peak) / e.kv.capacity for e in engines),
+        kv_capacity=engines[0].kv.capacity, iterations=count("steps"),
+        preemptions=count("preemptions"), output_tokens=count("emitted"),
+        prompt_tokens=count("prompt_tokens"), scaling=scaling,
     )  # fmt: skip
 
 

@@ -1,0 +1,43 @@
+"""Rows of numbers that have names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+Records = Any
+"""Rows of one kind, by the names of their numbers."""
+
+
+def named(whole: str, real: str) -> np.dtype[Any]:
+    """A record of whole and of real numbers, by their names.
+
+    Examples
+    --------
+    >>> named("first last", "seconds").names
+    ('first', 'last', 'seconds')
+    """
+    kinds = [*((name, "i8") for name in whole.split()), *((name, "f8") for name in real.split())]
+    return np.dtype(kinds)
+
+
+def records(room: int | tuple[int, ...], kind: np.dtype[Any], before: Any = None) -> Any:
+    """Return zeroed records, starting with the records of `before`."""
+    new = np.zeros(room, kind).view(np.recarray)
+    if before is not None:
+        new[: len(before)] = before
+    return new
+
+
+def filled(kind: np.dtype[Any], rows: Iterable[tuple[Any, ...]]) -> Records:
+    """Return records of some rows, the numbers of each in order."""
+    return np.array(list(rows), kind).view(np.recarray)
+
+
+def summed(arrays: list[Records]) -> SimpleNamespace:
+    """Return the sums of all records by name, added in order."""
+    rows = np.concatenate(arrays)
+    return SimpleNamespace(**{name: sum(rows[name].tolist()) for name in rows.dtype.names or ()})
