@@ -166,8 +166,8 @@ def dram(pattern: str, memory: str | DramSpec, limits: bool = True) -> DramAnswe
 
     Examples
     --------
-    >>> answer = dram("rand_read:S=1024", "hbm3-5200-8hi", limits=False)
-    >>> round(answer.outcome.fraction, 5)
+    >>> result = dram("rand_read:S=1024", "hbm3-5200-8hi", limits=False)
+    >>> round(result.outcome.fraction, 5)
     0.73135
     """
     spec = load_memory(memory) if isinstance(memory, str) else memory

@@ -48,7 +48,7 @@ def warnings_of(scenario: Scenario, run: Run) -> tuple[str, ...]:
 
 
 BUSY = 0.2
-"""Share of the time from which on an answer names the server's front end."""
+"""Share of the time from which on a result names the server's front end."""
 
 
 def _front_end(run: Run) -> list[str]:

@@ -269,9 +269,9 @@ def train(
     pipeline_layout : str
         Layers of each part of each stage in Megatron's letters: E, t, m, L and |.
     overlap_experts : bool
-        Whether exchanges of experts' tokens run beside the passes of another micro-batch.
+        Whether exchanges of experts' tokens run in parallel with the passes of another micro-batch.
     overlap_tp : bool, optional
-        Whether exchanges of tensor-parallel devices run beside products; in dense models that are split along the sequence if not said.
+        Whether exchanges of tensor-parallel devices run in parallel with products; in dense models that are split along the sequence if not said.
     graphs : str
         CUDA graphs of layers with experts: "none", "partial" (all but experts), "full", or "auto" (partial on Blackwell, none elsewhere).
     mtp : int, optional

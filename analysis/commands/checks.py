@@ -104,7 +104,7 @@ def _configs(backend: str, seed: int, **how: Any) -> Callable[..., Any]:
 
 
 def reproduce(given: Any) -> None:
-    """A paper's numbers; its plots are drawn only if they are written."""
+    """A paper's numbers; its plots are made only if they are written."""
     from ..reproduce import reproduce
 
     if not 1 <= given.seeds <= 1000:
