@@ -63,7 +63,7 @@ def evidence_blocks(known: Sequence[Known], why: bool) -> Blocks:
 
 
 def evidence_line(evidence: Rows, system: str, ranges: Ranges | None = None) -> str:
-    """Return the same in one line.
+    """Return the same as one sentence.
 
     Examples
     --------

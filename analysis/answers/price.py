@@ -205,7 +205,7 @@ def added_area_mm2(device: DeviceSpec) -> float | None:
 
 
 def prices_text(scenario: Scenario, systems: Sequence[SystemSpec]) -> list[str]:
-    """Return the prices of devices with their sources in one line; empty if none has a price."""
+    """Return the prices of devices with their sources as one sentence; empty if none has a price."""
     lines = []
     for device in {s.device.name: s.device for s in systems}.values():
         price = price_of(device, scenario)
