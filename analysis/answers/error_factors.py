@@ -173,6 +173,10 @@ FACTORS = (
         "boards with fewer watts", "what lower clocks do to arithmetic, and makers' own limits; Llama-2-70B on four systems of H100 NVL "
         "and PCIe, TensorRT-LLM, for each halving of the clock", _below_clock,
     ),
+    ErrorFactor(
+        "all requests at once", "the client and the front end; a time per token depends on how many of a request's tokens come while "
+        "the prompts of others run, so on lengths of which only the mean is known", lambda c: float(c.burst),
+    ),
     ErrorFactor("devices of other makers than NVIDIA", "small kernels and collectives there", lambda c: float(not generation(c.deployment.system.device)), EVERY),
     ErrorFactor("an engine version that is old or not told", "hosts and kernels of 2024 and early 2025; which ones ran", lambda c: float(_old(c))),
     ErrorFactor("SGLang", "its host and its running limits by model", lambda c: float(c.engine == "sglang")),
@@ -184,13 +188,13 @@ FACTORS = (
     ErrorFactor("windows, states or compressed keys", "split of the memory, and kernels of one model", _unusual_attention, EVERY),
     ErrorFactor("data-parallel attention", "ranks that wait for each other", lambda c: float(c.deployment.layout.dp > 1)),
     ErrorFactor("separate pools", "the transfer of keys, and the router between them", lambda c: float(c.split)),
-    ErrorFactor("all requests at once", "the client and the front end", lambda c: float(c.burst)),
+    ErrorFactor("TensorRT-LLM", "what its executor does between a request and its first step", lambda c: float(c.engine == "trtllm"), (FIRST,)),
     ErrorFactor("a power model of another device", "constant power of a busy board", _carried_power, (POWER,)),
 )  # fmt: skip
 
 
-UNPRICED = 2
-"""The first factors are of things that no cost model knows; medians of their errors are not zero."""
+UNPRICED = 3
+"""The first factors are of things that no cost model knows; of a step their errors are not fitted, and some have a median other than zero."""
 
 
 def _old(conditions: Conditions) -> bool:

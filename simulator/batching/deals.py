@@ -13,7 +13,7 @@ from ...workloads.records import named
 from . import hooks
 from .heap import Heap, Line, line_up, push, take_first
 from .holding import kv_bytes
-from .host import handed_over
+from .host import hand_over
 from .kv import KvRules
 from .level import Engines, Face, face_of, wake
 from .loop import EngineArrays
@@ -300,9 +300,9 @@ def take_in(loop: EngineArrays, columns: Columns, row: int, arrival: float, last
         return 0
     if not hooks.on_submit(st, st.counters[0].submitted, columns.id[row]):
         return 0
-    if columns.generated[row] == 0:
-        arrival = handed_over(st.front, arrival, columns.input_tokens[row])
     i = append_request(st, arrival, columns.input_tokens[row], last)
+    if columns.generated[row] == 0:
+        hand_over(st.front, st.requests, i, columns.input_tokens[row])
     st.requests[i].row = row
     name_content(st, columns, row, i, last)
     if columns.generated[row] > 0:

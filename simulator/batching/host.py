@@ -50,8 +50,8 @@ class FrontEnd(NamedTuple):
 
 
 NO_FRONT = FrontEnd()
-FRONT = named("", "idle_s request_s token_s")
-"""The same for the compiled path, with the time from which the front end is idle."""
+FRONT = named("members", "idle_s begin_s request_s token_s")
+"""The same for the compiled path, with the latest round: its members, begin and end."""
 
 
 def idle_front(front: FrontEnd) -> npt.NDArray[Any]:
@@ -62,20 +62,33 @@ def idle_front(front: FrontEnd) -> npt.NDArray[Any]:
 
 
 @compiled_part
-def handed_over(front: npt.NDArray[Any], sent: float, tokens: float) -> float:
-    """Return the time at which the engine receives a request that was sent at `sent`, with `tokens` prompt tokens [s]."""
-    f = front[0]
+def hand_over(front: npt.NDArray[Any], requests: npt.NDArray[Any], row: int, tokens: float) -> None:
+    """Replace the time at which the request in the last `row` was sent by the time at which the engine receives it.
+
+    Templates are rendered in the server's event loop, between the awaits of a request: the loop renders all requests that wait,
+    and looks at what else has come (their tokens, new connections) when it is through. So requests that come during a round
+    are the next round, and the engine receives the requests of a round together.
+    """
+    f, sent = front[0], requests[row].arrival
     if f.request_s == 0.0 and f.token_s == 0.0:  # no front end: requests may be given out of order
-        return sent
-    f.idle_s = max(f.idle_s, sent) + f.request_s + f.token_s * tokens
-    return float(f.idle_s)
+        return
+    if sent >= f.idle_s:
+        f.begin_s, f.members = sent, 0
+        f.idle_s = sent
+    elif sent > f.begin_s or f.request_s == 0.0:
+        f.begin_s, f.members = f.idle_s, 0
+    f.idle_s += f.request_s + f.token_s * tokens
+    f.members += 1
+    for i in range(row + 1 - f.members, row + 1):
+        requests[i].arrival = f.idle_s
 
 
 @compiled
-def hand_over_all(front: npt.NDArray[Any], times: npt.NDArray[np.float64], tokens: npt.NDArray[np.int64]) -> None:
-    """Replace the times at which requests were sent, in order, by the times at which the engine receives them."""
-    for i in range(len(times)):
-        times[i] = handed_over(front, times[i], tokens[i])
+def hand_over_all(front: npt.NDArray[Any], requests: npt.NDArray[Any], tokens: npt.NDArray[np.int64]) -> None:
+    """`hand_over` the last requests, in the order in which they were sent; each has a number of tokens."""
+    have = len(requests) - len(tokens)
+    for i in range(len(tokens)):
+        hand_over(front, requests, have + i, tokens[i])
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from ..parts.tensorrt_llm.rules import TRTLLM, TrtllmRules, of_trtllm
 from .keys import number_of, numbers_of
 from .settings import EngineSettings
 from .sglang_limits import READ, SglangLimits
-from .vllm_rules import DEFAULT_VERSION, VllmLimits, rules_of
+from .vllm_rules import DEFAULT_VERSION, TEMPLATES, VllmLimits, rules_of, template_s
 
 TOKENS = FrontEnd(token_s=TOKEN_S)
 """What a front end does unless its version does more."""
@@ -82,13 +82,6 @@ SEQUENCE_S = 50e-6
 $OPBYTE_DATA/serving_points that it changes by 2 % is 19 %, without it 25, with 62 us 17. The published rates of a
 B200 and a GB200 with 3,584 sequences have errors of 2 and 3 % with 50, 11 and 12 with 70. 30 rates of two, four and
 eight stages, not in the fit, have 6.8 %, without it 21."""
-TEMPLATE_S = 20e-3
-"""Time in which a server of vLLM 0.11.0 parses the chat template of a request [s]: ``resolve_chat_template_kwargs`` looks
-for variables in the template's syntax tree (vllm/entrypoints/chat_utils.py); later versions store the result. 1,000
-prompts of 128 tokens at once (gpustack in $OPBYTE_DATA/real_runs_2026_11) pass at 44 to 48 a second with three models, at
-57 to 161 with the shorter template of a fourth, under 0.10.2 at 130 to 239. One parse takes 6 to 8 ms with Llama's
-template (github.com/vllm-project/vllm/pull/20065)."""
-TEMPLATES = "from 1,000 chats at once with three models; prompts of /v1/completions have no template"
 UPKEEP: Mapping[str, tuple[Upkeep, ...]] = {
     "vllm": (
         Upkeep((0, 0), f"{STATIC}vLLM 0.4 and 0.5", 1.07e-3, 1.24e-3, 68e-6),
@@ -96,7 +89,7 @@ UPKEEP: Mapping[str, tuple[Upkeep, ...]] = {
             (0, 8), f"{EARLY_GAP_S * 1e3:g} ms between steps before vLLM 0.11, fitted to measured "
             "deployments of 0.10.2", EARLY_GAP_S,
         ),
-        Upkeep((0, 11), front=FrontEnd(TEMPLATE_S, TOKEN_S, TEMPLATES)),
+        Upkeep((0, 11), front=FrontEnd(template_s(""), TOKEN_S, TEMPLATES)),
         Upkeep((0, 12)),
     ),
     "trtllm": (

@@ -304,12 +304,10 @@ class Engine:
     def add(self, block: RequestBlock, fronted: bool = True) -> None:
         """Queue requests that have been checked and made room for, behind the server's front end if they are `fronted`."""
         self.stock()
-        arrival = block.arrival_s
-        if fronted and any(self.policy.host.front[:2]):
-            arrival = arrival.copy()
-            hand_over_all(self.state.front, arrival, block.input_tokens)
         have, keys = self.submitted, queue_keys(self.policy.order, Waiting.of(block))
-        self.state = grown(self.state, arrival, block.input_tokens, block.output_tokens, keys)
+        self.state = grown(self.state, block.arrival_s, block.input_tokens, block.output_tokens, keys)
+        if fronted and any(self.policy.host.front[:2]):
+            hand_over_all(self.state.front, self.state.requests[: self.submitted], block.input_tokens)
         for part in self.does.values():
             part.add(self, block, have)
         if self.named:

@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from opbyte.simulator.batching.host import LAUNCH_S, OUTSIDE_S, TOKEN_S, FrontEnd, Host
+from opbyte.simulator.batching.host import LAUNCH_S, OUTSIDE_S, TOKEN_S, FrontEnd, Host, hand_over_all, idle_front
 from opbyte.simulator.batching.policies import POLICIES
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.frameworks.engine_file import read_engine
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.step.launches import launches_of
 from opbyte.workloads.errors import SpecError
+from opbyte.workloads.records import named, records
 from opbyte.workloads.requests import RequestBlock
 
 from .deployments import small
@@ -99,12 +100,12 @@ def test_requests_queue_in_the_front_end(deployment: Deployment) -> None:
     """One thread: each request is prepared behind those that came before it (Lindley's recursion)."""
     rng = np.random.default_rng(5)
     came, tokens = np.sort(np.round(rng.uniform(0.0, 0.2, 30), 2)), rng.integers(1, 4000, 30)
-    engine = Engine(deployment, replace(POLICIES["vllm"], host=Host(front=FrontEnd(2e-3, 1e-6))))
+    engine = Engine(deployment, replace(POLICIES["vllm"], host=Host(front=FrontEnd(0.0, 3e-6))))
     for part in (slice(0, 7), slice(7, 30)):  # the queue goes on from block to block
         engine.submit(RequestBlock(np.arange(30)[part], came[part], tokens[part], np.full(30, 2)[part]))
     idle = 0.0
     for i in range(30):
-        idle = max(idle, came[i]) + 2e-3 + 1e-6 * tokens[i]
+        idle = max(idle, came[i]) + 3e-6 * tokens[i]
         assert engine.state.requests.arrival[i] == pytest.approx(idle, rel=1e-12)
     engine.advance(math.inf)
     assert (engine.state.requests.first[:30] > engine.state.requests.arrival[:30]).all()
@@ -144,3 +145,16 @@ def test_settings_file(tmp_path: Path) -> None:
             continue
         with pytest.raises(SpecError, match=r"host\.step_ms: must be a number in \[0, 1e\+09\]"):
             read_engine(file)
+
+
+def test_requests_that_come_during_a_round_are_the_next_one() -> None:
+    """By templates a front end prepares rounds of what waits; by tokens alone one request after another."""
+    tokens, one_by_one = np.full(6, 10), [1.0, 2.0, 3.0, 4.0, 6.0, 8.0]
+    for front, expected in ((FrontEnd(1.0), [2.0, 2.0, 4.0, 4.0, 6.0, 8.0]), (FrontEnd(0.0, 0.1), one_by_one)):
+        at_once, singly = records(6, named("", "arrival")), records(6, named("", "arrival"))
+        at_once.arrival = singly.arrival = [0.0, 0.0, 0.5, 0.7, 5.0, 7.0]
+        hand_over_all(idle_front(front), at_once, tokens)
+        state = idle_front(front)
+        for last in range(1, 7):
+            hand_over_all(state, singly[:last], tokens[:1])
+        assert at_once.arrival.tolist() == singly.arrival.tolist() == expected

@@ -12,6 +12,7 @@ from opbyte.simulator.batching.policies import Policy
 from opbyte.simulator.deploy.deployment import deploy
 from opbyte.simulator.frameworks.engines import ENGINES, UPKEEP, LaunchSettings, upkeep_of
 from opbyte.simulator.frameworks.keys import far_version
+from opbyte.simulator.frameworks.vllm_rules import template_s
 from opbyte.simulator.step.launches import NO_LAUNCHES
 from opbyte.workloads.catalog import load_model
 
@@ -76,13 +77,15 @@ def test_versions_that_were_read_say_nothing(known: str) -> None:
 
 
 def test_one_version_parses_every_chat_template() -> None:
-    """1,000 chats at once come through vLLM 0.11 at 44 to 48 a second (gpustack)."""
+    """vLLM 0.11 parses 50 chats at once before its engine has the first, in a time that depends on the model's template."""
     seen = {}
     for asked in ("vllm@0.10.2", "vllm@0.11", "vllm@0.12"):
         run = simulate(
             "llama-3.2-1b", "h100-x1", framework=asked, requests=50, closed_loop=50, input_len=32, output_len=4
         )
-        seen[asked] = run.run.requests.first_token_s.max()
+        seen[asked] = run.run.requests.first_token_s
         assert any("front end" in line for line in run.warnings) == (asked == "vllm@0.11")
-    assert 50 * 20e-3 < seen["vllm@0.11"] < 1.15
-    assert max(seen["vllm@0.10.2"], seen["vllm@0.12"]) < 0.2
+    assert 50 * template_s("llama-3.2-1b") < seen["vllm@0.11"].min() <= seen["vllm@0.11"].max() < 0.8
+    assert max(seen["vllm@0.10.2"].max(), seen["vllm@0.12"].max()) < 0.2
+    assert template_s("gpt-oss-120b") == 0.0 < template_s("qwen3-235b-a22b-2507") < 0.6 * template_s("qwen3-14b")
+    assert template_s("a model of my own") == template_s("llama-3.1-8b")

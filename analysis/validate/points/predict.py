@@ -29,7 +29,7 @@ from ...answers.run_interval import RunDraws, usual_draws
 from ...parallel import OnProgress
 from ...parallel.local import Crew, cores
 from ...show.kept import NOTHING, Kept
-from ..statistics import per_token, seen_s
+from ..statistics import per_token
 from .engines import NAMES, settings, with_experts
 from .table import ServingPoint, WorkerGroup
 
@@ -120,7 +120,7 @@ def predict(point: ServingPoint, folder: Path, seed: int = 0, host_times: float 
     tokens, preempted = result.output_tokens, int(result.preemptions.sum())
     tpot = np.nanmean(per_token(first, last, tokens))
     return Prediction(
-        float((seen_s(result, policy.host.front) - arrival).mean()), policy.host.request_s, float(tpot), len(tokens), preempted,
+        float((first - arrival).mean()), policy.host.request_s, float(tpot), len(tokens), preempted,
         _errors(point, serving, side),
         FIRST_USE_S.get(point.framework, 0.0) if serving.has_experts else None,
     )  # fmt: skip
