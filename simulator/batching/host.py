@@ -72,11 +72,9 @@ def hand_over(front: npt.NDArray[Any], requests: npt.NDArray[Any], row: int, tok
     f, sent = front[0], requests[row].arrival
     if f.request_s == 0.0 and f.token_s == 0.0:  # no front end: requests may be given out of order
         return
-    if sent >= f.idle_s:
-        f.begin_s, f.members = sent, 0
-        f.idle_s = sent
-    elif sent > f.begin_s or f.request_s == 0.0:
-        f.begin_s, f.members = f.idle_s, 0
+    if sent > f.begin_s or f.request_s == 0.0:  # not of the round that begins last
+        f.begin_s = f.idle_s = max(sent, f.idle_s)
+        f.members = 0
     f.idle_s += f.request_s + f.token_s * tokens
     f.members += 1
     for i in range(row + 1 - f.members, row + 1):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ....workloads.errors import InputError
 from ...answers.error_factors import fitted_widths
 from ..check import RunCheck
 from ..points.predict import Prediction, predict
@@ -13,12 +12,9 @@ from .basis import run_bases
 from .published import load_class
 
 
-def replay_point(point: ServingPoint, folder: Path) -> RunCheck | str:
-    """Simulate a point, or say why it cannot be."""
-    try:
-        return check_of(point, predict(point, folder))
-    except InputError as error:
-        return f"{point.source}, line {point.line}: {error}"
+def replay_point(point: ServingPoint, folder: Path) -> RunCheck:
+    """Simulate a point."""
+    return check_of(point, predict(point, folder))
 
 
 def check_of(point: ServingPoint, prediction: Prediction) -> RunCheck:

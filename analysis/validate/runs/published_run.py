@@ -95,9 +95,11 @@ def _time(answer: Answer, metric: str) -> float | None:
         return None
     times = client_times(run)[name]
     times = times[~np.isnan(times)]
-    if not len(times):
-        return None
-    return float(times.mean() if statistic == "mean" else np.quantile(times, QUANTILES[statistic]))
+    return (
+        float(np.quantile(times, QUANTILES[statistic]) if statistic in QUANTILES else times.mean())
+        if len(times)
+        else None
+    )
 
 
 def _bases(answer: Answer, run: PublishedRun, metrics: Iterable[str]) -> dict[str, IntervalBasis]:
@@ -113,25 +115,19 @@ def _bases(answer: Answer, run: PublishedRun, metrics: Iterable[str]) -> dict[st
     return {name: basis for name, basis in bases.items() if basis is not None}
 
 
-def replay_published(run: PublishedRun, host: str | None = None) -> RunCheck | str:
+def replay_published(run: PublishedRun, host: str | None = None) -> RunCheck:
     """Simulate a point.
 
-    Returns
-    -------
-    RunCheck or str
-        Its metrics; or why it could not be simulated.
+    Raises
+    ------
+    InputError
+        Why it cannot be simulated.
     """
-    try:
-        return _replay(replace(run, input_len=run.input_len or PROMPT), host)
-    except InputError as error:
-        return f"{run.source}, line {run.line}: {error}"
-
-
-def _replay(run: PublishedRun, host: str | None) -> RunCheck | str:
+    run = replace(run, input_len=run.input_len or PROMPT)
     if run.command != "simulate":
         return _step_of(run)
     if not run.options and not run.output_len and "batch_latency" not in run.measured:
-        return f"{run.source}, line {run.line}: osl: the output length is not published"
+        raise InputError("osl", "the output length is not published")
     basis: Mapping[str, IntervalBasis] = {}
     factors: Mapping[str, Interval] = {}
     if run.load.kind == "batch":
@@ -141,7 +137,7 @@ def _replay(run: PublishedRun, host: str | None) -> RunCheck | str:
         options = tuple((name, x) for name, x in _options(run, host).items() if name in KEPT and x is not None)
         score = _scored(run.device, run.devices, run.load.kind, run.benchmark, run.layout.get("tp"), options)
         if score.output_tokens_per_s is None:
-            return f"{run.source}, line {run.line}: {score.reason}"
+            raise InputError(run.load.kind, score.reason)
         sure, least = score.interval, CHOSEN if run.load.kind == SERVER else 1.0
         simulated = {"tokens_per_s": score.output_tokens_per_s}
         factors = {"tokens_per_s": Interval(sure.low * least, sure.high, sure.level)} if sure else {}
@@ -153,7 +149,7 @@ def _replay(run: PublishedRun, host: str | None) -> RunCheck | str:
     measured = {name: run.measured[name] for name in simulated if name in run.measured}
     if not measured:
         known = ", ".join((*FIGURES, "ttft_p90", "tpot_mean", "itl_p50", "batch_latency"))
-        return f"{run.source}, line {run.line}: metric: none of its metrics is known, such as {known}"
+        raise InputError("metric", f"none of its metrics is known, such as {known}")
     return _checked(run, {name: simulated[name] for name in measured}, basis, factors)
 
 

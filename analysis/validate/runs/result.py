@@ -19,11 +19,11 @@ from ...show.output import SIGNIFICANT
 from ...show.result import Drawing
 from ...show.text import Blocks, Records, Rows
 from ..check import Compared, RunCheck, by_chance, for_people, summary
-from ..points.table import read_points
+from ..points.table import ServingPoint, read_points
 from ..serving import replay_requests
 from .client_runs import read_client_runs, sampled
 from .points import replay_point
-from .published import read_published
+from .published import PublishedRun, read_published
 from .published_run import replay_published
 from .replay import replay
 from .spec import RunFiles, find_runs, read_run
@@ -216,6 +216,16 @@ def validate_runs(
     )
 
 
+def _replay_row(
+    replayed: Callable[..., RunCheck], row: PublishedRun | ServingPoint, given: object
+) -> Sequence[RunCheck | str]:
+    """Simulate a row of a table, or say why it cannot be."""
+    try:
+        return [replayed(row, given)]
+    except InputError as error:
+        return [f"{row.source}, line {row.line}: {error}"]
+
+
 def _jobs(
     files: RunFiles, seeds: int, host: str | Path | None, sample: int | None, skipped: list[str]
 ) -> list[Callable[[], Sequence[RunCheck | str]]]:
@@ -234,7 +244,7 @@ def _jobs(
         rows, left = (read_published if path in files.published else read_client_runs)(path)
         skipped += left
         out += [
-            partial(lambda one: [replay_published(one, named)], one)
+            partial(_replay_row, replay_published, one, named)
             for one in sampled(
                 rows, sample, lambda r: (r.model, r.device), lambda r: (r.load.level, r.input_len, r.line)
             )
@@ -245,5 +255,5 @@ def _jobs(
             points, sample, lambda p: (p.model, p.device, p.framework, p.mode), lambda p: (p.clients, p.isl, p.osl)
         )
         skipped += [f"{path}:{s.line}: {s.reason}" for s in gone]
-        out += [partial(lambda p, where: [replay_point(p, where)], p, path.parent) for p in some]
+        out += [partial(_replay_row, replay_point, p, path.parent) for p in some]
     return out
