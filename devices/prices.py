@@ -92,8 +92,6 @@ class KernelFormula:
         The op's sums as affine forms of the moments, the constant last; empty for experts.
     top_k : float
         Experts of a token.
-    rivals : tuple of float64 array
-        Parameters of other kernels of the same form: the quickest of all is called.
     """
 
     code: int
@@ -102,7 +100,6 @@ class KernelFormula:
     window: float = 0.0
     sums: F8 | None = None
     top_k: float = 1.0
-    rivals: tuple[F8, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,16 +33,16 @@ from .hardware import H_CLOCK, H_CORES, H_PEAK, hardware
 from .order import at_least_as_good
 from .rules import ALONE, LINKS, Donor, Parameters, at_clock, distance, parameters, transfer
 
-TYPICAL, BEST, MEASURED = "typical", "best", "measured-blend"
+TYPICAL, MEASURED = "typical", "measured-blend"
 LABELS: Mapping[str, str] = {
     "vllm": "aiconfigurator/vllm",
     "sglang": "aiconfigurator/sglang",
     "trtllm": "aiconfigurator/trtllm",
 }
 """Serving frameworks -> their label in the kernel tables."""
-FRAMEWORKS = (TYPICAL, *LABELS, BEST, MEASURED)
-"""Kernels: the geometric mean of the three frameworks by their rows, one of them, the fastest of the three at each
-call, or the mean of all kernels measured on that device."""
+FRAMEWORKS = (TYPICAL, *LABELS, MEASURED)
+"""Kernels: the geometric mean of the three frameworks by their rows, one of them, or the mean of all kernels measured on
+that device."""
 PARENTS: Mapping[str, str] = {
     "a100-pcie": "a100-80gb", "gb200": "b200", "h20": "h100", "mi308x": "mi300x",
     "rtx-4090": "l40s",
@@ -221,7 +221,7 @@ def layer_parameters(spec: DeviceSpec, family: Family, framework: str = TYPICAL)
         basis = "fitted" if entry.basis in ("own", "library") else "transferred"
         under[key] = Parameters(Fit(entry.values(family), {}, labels), basis, entry.rows, seen)
     under = {key: under.get(key, under[TYPICAL]) for key in FRAMEWORKS}
-    under |= {BEST: _quickest(under), **{label: under[key] for key, label in LABELS.items()}}
+    under |= {label: under[key] for key, label in LABELS.items()}
     return replace(under[framework], under=under)
 
 
@@ -308,16 +308,8 @@ def shared_parameters(spec: DeviceSpec, family: Family, framework: str = TYPICAL
             under[key] = _known(spec, family, entry, name, key)
         elif name is None and (known := borrowed(spec, family, key)).near:
             under[key] = known
-    if TYPICAL in under:
-        under[BEST] = _quickest(under)
     under |= {label: under[key] for key, label in LABELS.items() if key in under}
     return replace(asked_for(under.get(framework, measured), version), under=under)
-
-
-def _quickest(under: Mapping[str, Parameters]) -> Parameters:
-    """Return the entries of the three frameworks as alternatives; one framework's if all are equal."""
-    first, *rivals = {under[key].fit.values.tobytes(): under[key] for key in LABELS}.values()
-    return replace(first, rivals=tuple(rivals))
 
 
 def _known(spec: DeviceSpec, family: Family, entry: SetEntry, name: str, key: str) -> Parameters:

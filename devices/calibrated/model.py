@@ -48,25 +48,13 @@ class Model:
     h: F8
 
     def prices(self, inputs: F8) -> F8:
-        """Return the costs of rows of quantities by the fastest alternative, shape (n, NUM_PRICE); columns as in `terms`."""
-        first, *rest = (self.family.prices(k.fit.values, self.h, inputs) for k in self.known.each)
-        for rival in rest:
-            quicker = rival[:, O_SECONDS] < first[:, O_SECONDS]
-            first[quicker] = rival[quicker]
-        return first
+        """Return the costs of rows of quantities, shape (n, NUM_PRICE); columns as in `terms`."""
+        return self.family.prices(self.known.fit.values, self.h, inputs)
 
     def columns(self, op: Op, inputs: F8) -> tuple[F8, F8]:
         """Seconds and bounds of rows of quantities."""
         prices = self.prices(inputs)
         return prices[:, O_SECONDS], prices[:, O_BOUND]
-
-    def quickest(self, inputs: F8) -> Parameters:
-        """Return the parameters of the fastest alternative for a call."""
-
-        def seconds(known: Parameters) -> float:
-            return float(self.family.prices(known.fit.values, self.h, inputs[None])[0, O_SECONDS])
-
-        return min(self.known.each, key=seconds) if self.known.rivals else self.known
 
     def seconds(self, inputs: F8) -> F8:
         """Seconds of rows of quantities, never below the device's roofline."""
@@ -164,7 +152,7 @@ class CalibratedModel:
     def _curve(self, op: Op, x: Along) -> ByCount:
         model = self.models[op.kind]
         digest = sha256(f"{x.moment} {x.counts}".encode())
-        for part in (x.base, x.step, *(k.fit.values for k in model.known.each), model.h):
+        for part in (x.base, x.step, model.known.fit.values, model.h):
             digest.update(np.ascontiguousarray(part))  # type: ignore[arg-type]
         key = model.family.name, digest.digest()
         curve_found = CURVES.get(key)
@@ -181,12 +169,11 @@ class CalibratedModel:
         if op.kind not in CODES:
             return None
         model, x = self.models[op.kind], self._known(op)
-        rivals_of = (model.family.of_branch(k.fit.values, x) for k in model.known.each)
-        first, *rivals = (np.pad(values, (0, WIDTH - len(values))) for values in rivals_of)
+        values = model.family.of_branch(model.known.fit.values, x)
         return KernelFormula(
-            CODES[op.kind], first, np.pad(x, (0, WIDTH - len(x))),
+            CODES[op.kind], np.pad(values, (0, WIDTH - len(values))), np.pad(x, (0, WIDTH - len(x))),
             op.shape.get("window", 0.0), affine_sums(op, probe, SUMS) if probe.raised else None,
-            op.shape.get("top_k", 1.0), tuple(rivals),
+            op.shape.get("top_k", 1.0),
         )  # fmt: skip
 
     def evidence(self, ops: Sequence[Op]) -> list[Evidence]:
@@ -204,7 +191,7 @@ class CalibratedModel:
 
     def _evidence_of(self, model: Model, inputs: F8) -> Evidence:
         """Return the evidence of one call: rows of its format and size if the set is known."""
-        known, family = model.quickest(inputs), model.family
+        known, family = model.known, model.family
         behind_own = known.framework and behind(self.spec, family, known.framework, inputs)
         if not behind_own:
             seen = known.errors.get("by_shape") or known.errors.get("fit")
@@ -284,9 +271,8 @@ def dispatched(known: Parameters, family: Family, dispatch_s: float) -> Paramete
     for name in ("quantise_s", "own_launch_s"):
         if name in (p.name for p in family.parameters):
             values[..., family.index(name)] += dispatch_s
-    rivals = tuple(dispatched(rival, family, dispatch_s) for rival in known.rivals)
     under = {key: dispatched(other, family, dispatch_s) for key, other in known.under.items()}
-    return replace(known, fit=replace(known.fit, values=values), rivals=rivals, under=under)
+    return replace(known, fit=replace(known.fit, values=values), under=under)
 
 
 KEPT = 64

@@ -90,8 +90,6 @@ class Parameters:
         Versions of that framework that the rows are of.
     other_version : str
         That the rows are of other versions of the framework than was asked for.
-    rivals : tuple of Parameters
-        Further frameworks: the fastest of all determines the cost of a call.
     """
 
     fit: Fit
@@ -103,12 +101,6 @@ class Parameters:
     framework: str = ""
     versions: tuple[str, ...] = ()
     other_version: str = ""
-    rivals: tuple[Parameters, ...] = ()
-
-    @property
-    def each(self) -> tuple[Parameters, ...]:
-        """These and all rivals."""
-        return (self, *self.rivals)
 
 
 def parameters(spec: DeviceSpec, family: Family) -> Parameters:

@@ -107,7 +107,7 @@ class DeployOptions(CheckedOptions):
     kernels: str | None = text("Measured kernel tables of the device.", "PATH", file=True)
     framework: str | None = text(
         "Serving framework: vllm, sglang or trtllm (engine and kernels), or only kernels: "
-        "typical, best, measured-blend. NAME@VERSION: rules, host and kernel rows of a version (default: vLLM 0.19, SGLang "
+        "typical, measured-blend. NAME@VERSION: rules, host and kernel rows of a version (default: vLLM 0.19, SGLang "
         "0.5.9, the newest rows). Default: the framework of --policy (vLLM) on GPUs with fitted kernels, else typical.",
         "NAME",
     )

@@ -8,7 +8,7 @@ formulas of the batch's sums, or measured grids that formulas extrapolate.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +44,6 @@ class Kernels(NamedTuple):
 
     tables: int | None  # grids of measured tables; None where no kernel tables are in use
     streamed: int | None  # rows of `calibrated.streamed`; None without any
-    rivals: Any  # [R, N, P, WIDTH + 1] of kernels that may be quicker; None without any
     slots: I8  # [N, P, NUM_SLOT]
     curves: F8  # [K, 2] seconds and bound at counts 0, 1, 2, ... of every curve
     formulas: F8  # [N, P, 2, WIDTH + 1] parameters and window; quantities and experts of a token
@@ -103,11 +102,9 @@ def gather(rows: Rows, shape: tuple[int, int], moments: int) -> Kernels | None:
             grids.append(row.grid)
     measured = len(grids) if any(row.most != NO_TABLES for row in rows.values()) else None
     streams = int((slots[:, :, K_CODE] == law.STREAMED).sum()) or None
-    rivals = _rivals(rows, formulas[:, :, 0])
-    beside = np.zeros((*shape, 0)) if rivals is None else np.moveaxis(rivals, 0, 2)
-    same = [a.reshape(*shape, -1) for a in (slots, formulas, beside)]
+    same = [a.reshape(*shape, -1) for a in (slots, formulas)]
     return Kernels(
-        measured, streams, rivals, slots, np.concatenate(curves), formulas, sums, h,
+        measured, streams, slots, np.concatenate(curves), formulas, sums, h,
         _twins(np.concatenate(same, axis=2)), np.full((SEEN, 5), -1.0), *_stacked(grids),
     )  # fmt: skip
 
@@ -117,17 +114,6 @@ def _twins(of: F8) -> I8:
     known: dict[bytes, int] = {}
     numbers = [known.setdefault(b"%d " % p + each.tobytes(), len(known)) for row in of for p, each in enumerate(row)]
     return np.array(numbers, dtype=np.int64).reshape(of.shape[:2])
-
-
-def _rivals(rows: Rows, parameters: F8) -> F8 | None:
-    """Return the parameters of all alternative kernels, padded with the row's own."""
-    known = {at: row.formula.rivals for at, row in rows.items() if row.formula is not None}
-    most = max(map(len, known.values()), default=0)
-    out = np.repeat(parameters[None], most, axis=0)
-    for (i, p), rivals in known.items():
-        for r, rival in enumerate(rivals):
-            out[r, i, p, : law.WIDTH] = rival
-    return out if most else None
 
 
 def _stacked(grids: list[Grid]) -> tuple[F8, I8, I8, F8]:
@@ -151,27 +137,15 @@ def kernel_price(kernels: Kernels, s: int, processor: int, moments: F8, seconds:
         return seconds, limit
     if code == law.CURVE:
         return _on_curve(kernels.curves, slot, moments[slot[K_MOMENT]])
-    return quickest(
-        kernels, s, processor, moments, formula_price(kernels, kernels.formulas[s, processor, 0], s, processor, moments)
-    )
-
-
-@compiled_given("kernels.rivals", otherwise=lambda kernels, s, p, m, price: price)
-def quickest(kernels: Kernels, slot: int, processor: int, moments: F8, price: Price) -> Price:
-    """Return the cost of the fastest of an op's kernels; `price` is the cost of the first."""
-    for r in range(kernels.rivals.shape[0]):
-        rival = formula_price(kernels, kernels.rivals[r, slot, processor], slot, processor, moments)
-        if rival[0] < price[0]:
-            price = rival
-    return price
+    return formula_price(kernels, s, processor, moments)
 
 
 @compiled_part
-def formula_price(kernels: Kernels, parameters: F8, slot: int, processor: int, moments: F8) -> Price:
-    """Return the cost of an op by its formula with some kernel's parameters, or by its grid."""
+def formula_price(kernels: Kernels, slot: int, processor: int, moments: F8) -> Price:
+    """Return the cost of an op by its formula, or by its grid."""
     code, forms, h = kernels.slots[slot, processor, K_CODE], kernels.sums[slot], kernels.h[processor]
     batch, kv = _form(forms[law.U_BATCH], moments), _form(forms[law.U_KV], moments)
-    x = kernels.formulas[slot, processor, 1]
+    parameters, x = kernels.formulas[slot, processor, 0], kernels.formulas[slot, processor, 1]
     tokens, pairs = 0.0, 0.0
     if code in (law.DECODE, law.MIXED_DECODE):
         pairs, prompts = _form(forms[law.U_PAIRS], moments), _form(forms[law.U_PROMPTS], moments)
@@ -265,23 +239,10 @@ def experts_price(kernels: Kernels, row: int, processor: int, routed: float, act
     if seen[0] == twin and seen[1] == routed and seen[2] == active:
         return seen[3], int(seen[4])
     parameters, x, h = kernels.formulas[row, processor, 0], kernels.formulas[row, processor, 1], kernels.h[processor]
-    seconds, limit = quickest_experts(
-        kernels, row, processor, routed, active, moe_price(parameters, h, x, routed, active)
-    )
+    seconds, limit = moe_price(parameters, h, x, routed, active)
     seconds = tabled_experts(kernels, row, processor, seconds, routed, active)
     seen[0], seen[1], seen[2], seen[3], seen[4] = twin, routed, active, seconds, limit
     return seconds, limit
-
-
-@compiled_given("kernels.rivals", otherwise=lambda kernels, row, p, routed, active, price: price)
-def quickest_experts(kernels: Kernels, row: int, processor: int, routed: float, active: float, price: Price) -> Price:
-    """Return the cost of the fastest kernel of a device's experts; `price` is the cost of the first."""
-    x, h = kernels.formulas[row, processor, 1], kernels.h[processor]
-    for r in range(kernels.rivals.shape[0]):
-        rival = moe_price(kernels.rivals[r, row, processor], h, x, routed, active)
-        if rival[0] < price[0]:
-            price = rival
-    return price
 
 
 @compiled_given("kernels.tables", otherwise=lambda kernels, row, p, seconds, routed, active: seconds)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from opbyte.analysis.validate.dominance import BATCHES, DTYPES, MODELS, OTHER, Step, StepSweep, products, sweep
 from opbyte.devices.calibrated.family import F8, families
 from opbyte.devices.calibrated.hardware import H_BANDWIDTH, hardware
-from opbyte.devices.calibrated.kernel_sets import BEST, FRAMEWORKS, LABELS, MEASURED, TYPICAL, shared_parameters
+from opbyte.devices.calibrated.kernel_sets import FRAMEWORKS, MEASURED, TYPICAL, shared_parameters
 from opbyte.devices.calibrated.model import Model
 from opbyte.devices.calibrated.order import at_least_as_good, has_unit
 from opbyte.devices.catalog import load_device
@@ -113,19 +113,7 @@ def test_a_device_with_higher_peaks_is_never_slower(some: StepSweep, framework: 
     assert found == []
 
 
-def test_best_is_the_least_of_the_three_at_every_call(some: StepSweep) -> None:
-    """On every product, of every family and format that the steps call."""
-    for spec in products().values():
-        h = hardware(spec)
-        for name, probes in ((n, p) for n, p in some.probes.items() if n != OTHER):
-            family = families()[name]
-            found, *each = (
-                Model(family, shared_parameters(spec, family, key), h).seconds(probes.x) for key in (BEST, *LABELS)
-            )
-            assert found.tolist() == np.min(each, axis=0).tolist(), (spec.name, name)
-
-
-@pytest.mark.parametrize("framework", [TYPICAL, BEST, MEASURED])
+@pytest.mark.parametrize("framework", [TYPICAL, MEASURED])
 def test_four_bits_are_quicker_than_eight_in_large_steps(some: StepSweep, framework: str) -> None:
     """On Blackwell, one device, from 256 tokens on: below, and in shares of eight devices, rows say otherwise."""
     at = {step: i for i, step in enumerate(some.steps)}

@@ -55,16 +55,16 @@ def test_one_question_has_one_answer(model: str, system: str, tp: int, kernels: 
 
 def test_the_usual_stands_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whose kernels vLLM's scheduler runs on, changed once, changes in all of them."""
-    monkeypatch.setitem(usual.FRAMEWORKS, "vllm", "best")
+    monkeypatch.setitem(usual.FRAMEWORKS, "vllm", "typical")
     model, system = "llama-3-8b", "h100-x1"
     step = compare(model, [system], batch=4)
-    assert step.table[0].framework == "best"
-    assert "h100-x1 tp 1, dp 1, op-per-byte, best's kernels (--framework)" in _text(step)
+    assert step.table[0].framework == "typical"
+    assert "h100-x1 tp 1, dp 1, op-per-byte, typical's kernels (--framework)" in _text(step)
     assert roofline(model, system, batch=4).step_seconds == step.table[0].latency_s
     served = simulate(model, system, closed_loop=2, requests=4, **WORK)
-    assert "Served with tp 1, dp 1; chunked on best's kernels; at most 256 running a rank" in _text(served)
+    assert "Served with tp 1, dp 1; chunked on typical's kernels; at most 256 running a rank" in _text(served)
     each = next(candidates(system, load_system(system), load_model(model), {}, lone=False))
-    assert each.framework == "best"
+    assert each.framework == "typical"
 
 
 def _text(answer: Result) -> str:

@@ -12,7 +12,6 @@ from opbyte.devices.calibrated.family import families
 from opbyte.devices.calibrated.fit import Fit
 from opbyte.devices.calibrated.hardware import hardware
 from opbyte.devices.calibrated.kernel_sets import (
-    BEST,
     FRAMEWORKS,
     LABELS,
     MEASURED,
@@ -105,8 +104,8 @@ def test_a_device_of_no_set_has_the_mean_of_all() -> None:
     h200 = load_device("h200")[0]
     other = h200.model_copy(update={"kernels": None, "calibration": {}})
     for family in FAMILIES:
-        known, best = (shared_parameters(other, family, framework) for framework in (TYPICAL, BEST))
-        assert known.basis == best.basis == "transferred"
+        known = shared_parameters(other, family, TYPICAL)
+        assert known.basis == "transferred"
         assert known.fit.values.tolist() == borrowed(other, family, TYPICAL).fit.values.tolist()
         assert known.near[0][0] != borrowed(other, family, TYPICAL, known.near[0][0]).near[0][0]
     assert known.fit.values.tolist() == borrowed(h200, family, TYPICAL).fit.values.tolist()

@@ -100,11 +100,11 @@ def test_exchanges_by_algorithm(algorithm: str, data: st.DataObject) -> None:
 
 @given(data=st.data())
 @settings(max_examples=12)
-def test_the_quickest_of_three_kernels(data: st.DataObject) -> None:
-    """Which of them it is differs from op to op and from batch to batch."""
+def test_kernels_of_all_engines(data: st.DataObject) -> None:
+    """Models with latent, sparse and recurrent layers under the mean of three engines' kernels."""
     model = data.draw(st.sampled_from(("llama-3-8b", "mixtral-8x7b", "deepseek-v3.2-exp", "jamba-mini")))
     system = data.draw(st.sampled_from(("h200-x8", "b200-x8", "mi300x-x8")))
-    d = deploy(load_model(model), load_system(system), frameworks=everywhere("best"))
+    d = deploy(load_model(model), load_system(system), frameworks=everywhere("typical"))
     batches, step = [data.draw(batches_of) for _ in range(d.ranks)], data.draw(st.integers(0, 99))
     batches[0] = Batch.of([7, *data.draw(st.lists(contexts, max_size=6))])
     check_paths(d, [batches], step)
