@@ -169,7 +169,7 @@ def _forms() -> Records:
 
 
 def _memories() -> Records:
-    from ..devices.dram.catalog import list_memories, load_memory
+    from ..devices.dram.spec import list_memories, load_memory
 
     rows = []
     for name in list_memories():

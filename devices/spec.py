@@ -13,14 +13,12 @@ from ..workloads.specfile import Spec
 from ..workloads.yamlfile import table_of
 from .core_spec import CoreSpec, MacArraySpec, own_bandwidths
 from .dram.layout import DataLayout
-from .fields import Count, Fraction, NonNegative, Positive
-from .fits import FamilyFitSpec
-from .fpga.spec import EngineSpec, FabricSpec
+from .fields import Count, FamilyFitSpec, Fraction, NonNegative, Positive, TierSpec
+from .fpga_engine import EngineSpec, FabricSpec
 from .hosts.spec import HostSpec
 from .kinds import PROCESSOR_KINDS
 from .lines import Lines
 from .silicon.spec import SiliconSpec
-from .tier import TierSpec
 
 MAX_DEVICES = 4096
 """Most devices of a node, and most nodes of a system."""

@@ -15,12 +15,11 @@ import numpy as np
 
 from ..workloads.kernel_schemas import SCHEMAS
 from .ceilings import Ceilings, MachineRates, measure_ceilings
-from .cores import pinned
 from .host import HostInfo, this_host
 from .jit import blas_threads, max_threads, use_threads
 from .lab import Bench, Case, Kernel, kernels
 from .rounds import CLOSE, MeasuringPlan, RoundTimes, TimedCase, together, visit_all
-from .timing import CallSeconds, sample, settle
+from .timing import CallSeconds, pinned, sample, settle
 
 MAX_DRIFT = 0.05
 """Largest change of the read rate across a row (kernels.md, C5)."""

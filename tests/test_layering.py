@@ -33,7 +33,7 @@ AT_TOP = {
     "dask": (),
     "distributed": (),
     "matplotlib": ("analysis/plot", "analysis/papers/figures/"),
-    "simpy": ("simulator/", "devices/fpga"),
+    "simpy": ("simulator/", "devices/dram"),
     "numba": ("workloads/", "devices/", "simulator/", "kernels/"),
     "pandas": ("workloads/", "simulator/", "kernels/", "analysis/"),
     "scipy": (),

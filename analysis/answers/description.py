@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from ...devices.catalog import describe_system, list_devices, load_device, suggestion
-from ...devices.dram.catalog import list_memories
+from ...devices.dram.spec import list_memories
 from ...devices.hosts.catalog import list_hosts, load_host
 from ...devices.hosts.spec import HostSpec
 from ...devices.spec import DeviceSpec, SystemSpec

@@ -6,13 +6,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ...devices.dram.catalog import load_memory
-from ...devices.dram.limits import NamedLimit, limits_of
 from ...devices.dram.pattern import PatternRun, read_pattern
 from ...devices.dram.pim import PimOutcome, PimStream, measure, stream_of
-from ...devices.dram.run import DramResult, simulate
-from ...devices.dram.spec import DramSpec
-from ...devices.dram.timeline import Command, timeline
+from ...devices.dram.run import Command, DramResult, NamedLimit, limits_of, simulate, timeline
+from ...devices.dram.spec import DramSpec, load_memory
 from ...workloads.errors import InputError
 from ..show.declared import text
 from ..show.output import SIGNIFICANT, OutputFolder

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...devices.catalog import describe_system, is_path
-from ...devices.dram.catalog import load_memory
+from ...devices.dram.spec import load_memory
 from ...devices.hosts.catalog import load_host
 from ...devices.spec import SystemSpec
 from ...simulator.option import placed

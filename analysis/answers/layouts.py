@@ -12,10 +12,10 @@ from itertools import product
 from pathlib import Path
 
 from ...devices.catalog import list_devices
-from ...devices.dram.catalog import load_memory
 from ...devices.dram.layout import DataLayout
 from ...devices.dram.mapping import NAMED
 from ...devices.dram.model import DerivedRoofline, with_dram
+from ...devices.dram.spec import load_memory
 from ...devices.spec import SystemSpec
 from ...simulator.deploy.deployment import Deployment, deploy
 from ...simulator.scenario.load import load

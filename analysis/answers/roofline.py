@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ...devices.catalog import describe_system
-from ...devices.doubts import doubts
+from ...devices.checks import doubts
 from ...devices.hosts.catalog import host_sources
 from ...devices.power.cap import cap_texts
 from ...devices.spec import SystemSpec

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...devices.doubts import doubts
+from ...devices.checks import doubts
 from ...devices.power.cap import cap_texts
 from ...simulator.frameworks.keys import far_version
 from ...simulator.scenario import Scenario

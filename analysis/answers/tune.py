@@ -15,14 +15,12 @@ from ...devices.calibrated.rules import parameters
 from ...devices.catalog import load_device
 from ...devices.device import can_calibrate
 from ...devices.spec import DeviceSpec
-from ...devices.tiles.calls import PRODUCTS
 from ...devices.tiles.config import I8, KernelConfig
-from ...devices.tiles.form import FORMS, Shape, TiledKernel
+from ...devices.tiles.form import FORMS, PRODUCTS, Shape, TiledKernel
 from ...devices.tiles.machine import SETTINGS, Machine
-from ...devices.tiles.rank import Priced, Ranking, price_one, rank, reason_of
+from ...devices.tiles.rank import Priced, Ranking, price_one, rank, reason_of, why
 from ...devices.tiles.store import ConstantSet, constants
 from ...devices.tiles.tables import read_grid
-from ...devices.tiles.why import why
 from ...workloads.errors import InputError, nearest
 from ...workloads.kernel_tables import KernelTable
 from ..show.output import SIGNIFICANT

@@ -9,14 +9,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ...devices.tiles.core import Core
-from ...devices.tiles.cpu import FORMS
+from ...devices.tiles.cpu import FORMS, Core
 from ...kernels.ceilings import rates
-from ...kernels.configs import SPACES, ConfigSpace
+from ...kernels.configs import SPACES, ConfigSpace, this_core
 from ...kernels.host import this_host
 from ...kernels.jit import use_threads
 from ...kernels.lab import Bench
-from ...kernels.search import this_core
 from ...workloads.errors import InputError, nearest
 from ..show.output import SIGNIFICANT
 from ..show.result import Result

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ...devices.dram.catalog import load_memory
-from ...devices.dram.masters import BundleRead, bundles_of, meet
-from ...devices.dram.spec import DramSpec
+from ...devices.dram.model import BundleRead, bundles_of, meet
+from ...devices.dram.spec import DramSpec, load_memory
 from ...workloads.errors import InputError
 
 if TYPE_CHECKING:

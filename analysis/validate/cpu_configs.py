@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...devices.tiles.core import Core
-from ...devices.tiles.cpu import FORMS, CpuForm
+from ...devices.tiles.cpu import FORMS, Core, CpuForm
 from ...kernels.configs import SPACES
 from ...workloads.csvfile import numbers, read_whole
 from ...workloads.errors import InputError

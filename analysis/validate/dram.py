@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ...devices.dram.catalog import load_memory
 from ...devices.dram.pattern import PatternRun, run_of
 from ...devices.dram.pim import measure, stream_of
 from ...devices.dram.run import drain_fraction, simulate
-from ...devices.dram.spec import DramSpec
+from ...devices.dram.spec import DramSpec, load_memory
 from ...workloads.csvfile import read_whole
 from ...workloads.errors import InputError, nearest
 from ...workloads.textfile import at_line

@@ -19,7 +19,7 @@ from ...devices.calibrated.layer_kernels import LAYER_FAMILIES, split_layers
 from ...devices.calibrated.rules import LINKS, parameters
 from ...devices.catalog import load_device
 from ...devices.device import build_device
-from ...devices.fits import BoundsSpec
+from ...devices.fields import BoundsSpec
 from ...devices.hosts.catalog import load_host
 from ...devices.hosts.links import HostedLinks
 from ...devices.spec import DeviceSpec

@@ -7,12 +7,10 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ...kernels.configs import SPACES
-from ...kernels.gpu_measure import Timer, copy_rate, gpu_host, open_device
-from ...kernels.gpu_search import SPACES as GPU_SPACES
-from ...kernels.gpu_search import GpuSearched, search_gpu
+from ...kernels.configs import SPACES, KernelSearch, search
+from ...kernels.gpu_measure import SPACES as GPU_SPACES
+from ...kernels.gpu_measure import GpuSearched, Timer, copy_rate, gpu_host, open_device, search_gpu
 from ...kernels.host import HostInfo
-from ...kernels.search import KernelSearch, search
 from ...workloads.errors import InputError, nearest
 from ...workloads.kernel_tables import table_text
 from ...workloads.requests.options import check_seed

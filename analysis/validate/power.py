@@ -16,9 +16,8 @@ import numpy.typing as npt
 
 from ...devices.calibrated.errors import Errors, errors
 from ...devices.catalog import load_device
-from ...devices.fits import BoundsSpec
-from ...devices.power.fit import FOLDS, PowerFit, PowerRows, fit_power, unpack, unseen
-from ...devices.power.reading import read_while_running
+from ...devices.fields import BoundsSpec
+from ...devices.power.fit import FOLDS, PowerFit, PowerRows, fit_power, read_while_running, unpack, unseen
 from ...devices.power.store import REFERENCE, base_model, power_yaml, stored, stored_fit
 from ...devices.power.transfer import can_model, power_model
 from ...devices.power.work import FROM_TABLE

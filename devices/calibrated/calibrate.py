@@ -6,16 +6,52 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from ...workloads.kernel_tables import KernelTable, Skipped, framework
 from ..catalog import load_device
 from ..spec import DeviceSpec
-from .check import implausible
 from .errors import Errors, by_shape, by_source, errors
 from .family import F8, Family, families
 from .fit import Fit, Labels, fit, predict, with_kernels
-from .hardware import hardware
+from .hardware import H_BANDWIDTH, H_CACHE, hardware
 from .layer_kernels import LAYER_FAMILIES
+
+ABOVE_PEAK = 1.25
+"""Clocks above the nominal one and rounding; no kernel computes faster than this."""
+CACHE_SPEED = 12.0
+"""Largest ratio of last-level cache to memory bandwidth of the catalog's devices, with margin."""
+SHORTEST_S = 2e-7
+"""No kernel launch ends before this."""
+SLOWEST, LONGEST_S = 100.0, 1e-2
+"""Maximum rooflines of a slow kernel, and an additional latency: the slowest rows of the tables (latent attention
+without splits over keys) end 6 ms above 100 rooflines."""
+
+
+def implausible(family: Family, hardware: F8, inputs: F8, measured: F8) -> npt.NDArray[np.object_]:
+    """Reason for each row that cannot be a time of that device, else "".
+
+    Both tell a unit slipped by a thousand: all rows one way, rows of at least some 20 us the other. Traffic may come
+    from the last-level cache as far as it fits there several times over; arithmetic and traffic over the link may not.
+    """
+    compute, memory, link = family.floors(hardware, inputs)
+    cached = np.where(memory * hardware[H_BANDWIDTH] < 4.0 * hardware[H_CACHE], CACHE_SPEED, 2.0)
+    rigid = np.maximum(compute, link) / ABOVE_PEAK
+    reasons = np.full(len(measured), "", dtype=object)
+    for i in np.flatnonzero((measured < SHORTEST_S) | (rigid > measured) | (memory > cached * measured)):
+        floor = max(rigid[i], memory[i] / cached[i], SHORTEST_S)
+        reasons[i] = (
+            f"measured_s {measured[i]:.3g} beats the device's roofline ({floor:.3g} s) by "
+            f"{floor / measured[i]:.3g} times; is the unit seconds?"
+        )
+    floor = np.maximum(np.maximum(compute, memory), link)
+    for i in np.flatnonzero(measured > SLOWEST * floor + LONGEST_S):
+        reasons[i] = (
+            f"measured_s {measured[i]:.3g} is far above the device's roofline "
+            f"({floor[i]:.3g} s) and any latency; is the unit seconds?"
+        )
+    return reasons
+
 
 MIN_ROWS = 5
 """Fewer rows of a family are not fitted: the device takes the parameters of similar ones."""

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from ...workloads.errors import SpecError
 from ..peaks import peaks_of
-from ..power.process import PROCESS
+from ..power.clock import PROCESS
 from ..spec import DeviceSpec, ProcessorSpec
 
 (H_BANDWIDTH, H_CACHE, H_CORES, H_CLOCK, H_LINK_BANDWIDTH, H_PEAK) = range(6)

@@ -27,9 +27,10 @@ from ...workloads.yamlfile import read_yaml
 from ..catalog import load_device
 from ..spec import DeviceSpec
 from .errors import Errors
-from .family import F8, Family
+from .family import F8, Family, families
 from .fit import Fit
 from .hardware import H_CLOCK, H_CORES, H_PEAK, hardware
+from .layer_kernels import LAYER_FAMILIES
 from .order import at_least_as_good
 from .rules import ALONE, LINKS, Donor, Parameters, at_clock, distance, parameters, transfer
 
@@ -345,3 +346,22 @@ def _from(name: str) -> Iterator[DeviceSpec]:
 
     names = sorted(list_devices(), key=lambda other: other != name)
     return (load_device(other)[0] for other in names)
+
+
+def everywhere(framework: str) -> dict[str, str]:
+    """Kinds of ops -> the framework, as `device.build_device` and `deploy` take them.
+
+    Parameters
+    ----------
+    framework : str
+        One of `kernel_sets.FRAMEWORKS`, optionally with a version (``vllm@0.24``). Without rows on a device a framework
+        uses, in this order: devices of the same silicon, other frameworks with the same kernel library, the device's
+        other kernels, another silicon's parameters (`set_fit`).
+
+    Raises
+    ------
+    InputError
+        No such framework.
+    """
+    named(framework)
+    return {kind: framework for family in (*families().values(), *LAYER_FAMILIES.values()) for kind in family.kinds}

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..catalog import fitted_devices, load_device
-from ..fits import FamilyFitSpec
+from ..fields import FamilyFitSpec
 from ..spec import DeviceSpec
 from .allreduce import PCIE_BPS
 from .errors import Errors

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...workloads.errors import InputError
 from .controller import advance
 from .mapping import read_mapping
-from .pattern import PatternRun
+from .pattern import MAX_QUEUE, PatternRun
 from .period import ADDED, PeriodWatch, repeats, skip
-from .spec import DramSpec
+from .spec import DramSpec, Timings
 from .state import Channel, new_channel
+from .timing import ACT, COMMANDS, RD, RDA, REFAB, REFPB, WR, WRA
 
 FOREVER = 1 << 59
 MOST_REQUESTS = 1 << 40
@@ -222,3 +223,97 @@ def drain_fraction(memory: DramSpec, run: PatternRun) -> float:
     seconds = int(st.s["clock"][0]) * memory.tick_s
     moved = int(st.s["accepted"][0]) * memory.organisation.atom_bytes
     return moved / seconds / memory.channel_bytes_per_s
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command: when [s], which, how long it occupies its target [s], and where.
+
+    `bank` is -1 for commands to all banks of a pseudo channel, `row` for those without a row.
+    """
+
+    start_s: float
+    name: str
+    length_s: float
+    pseudo_channel: int
+    bank: int
+    row: int
+
+
+def timeline(memory: DramSpec, run: PatternRun, most: int) -> list[Command]:
+    """The first `most` commands of a run's first channel."""
+    check(memory, run)
+    st = new_channel(memory, run, log=most)
+    advance(st, FOREVER, 4 * most)
+    t = memory.timings
+    clocks = {ACT: t.RCD_RD, RD: t.BL, RDA: t.BL, WR: t.BL, WRA: t.BL, REFAB: t.RFC, REFPB: t.RFC_PB or 1}
+    banks = memory.organisation.banks_per_channel // memory.organisation.pseudo_channels
+    all_banks = {COMMANDS.index("PREab"), REFAB}
+    out = []
+    for tick, command, bank, row in st.log[: int(st.s["logged"][0])].tolist():
+        length = clocks.get(command, t.RP) * memory.tCK_s
+        out.append(
+            Command(tick * memory.tick_s, COMMANDS[command], length, bank // banks,
+                    -1 if command in all_banks else bank % banks, row)
+        )  # fmt: skip
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class NamedLimit:
+    """A constraint: its name, a title, and the fraction of peak without it.
+
+    `gain` is that fraction relative to the one with it, less one.
+    """
+
+    name: str
+    title: str
+    fraction: float
+    gain: float
+
+
+LIFTED = {
+    "bank": ("row cycle of a bank (tRCD, tRAS, tRP, tRTP, tWR)",
+             {"RCD_RD": 1, "RCD_WR": 1, "RAS": 1, "RP": 1, "RC": 1, "RTP": 1, "WR": 1}),
+    "bank groups": ("distance inside a bank group (tCCD_L, tRRD_L)", {}),
+    "activation": ("activation limits (tFAW, tRRD)", {"FAW": 1, "RRD_S": 1, "RRD_L": 1}),
+    "turnaround": ("bus turnaround (tRTW, tWTR)", {"RTW": 1, "WTR_S": 1, "WTR_L": 1}),
+    "stack ids": ("distance of two stack ids (tCCD_R)", {}),
+}  # fmt: skip
+"""Name -> title and the timings that are set to the least possible."""
+
+
+def limits_of(memory: DramSpec, run: PatternRun, fraction: float) -> tuple[NamedLimit, ...]:
+    """Lift one constraint after the other; most gained first.
+
+    Constraints hide each other, so gains do not add up.
+    """
+    t = memory.timings
+    changes = {name: (title, dict(values)) for name, (title, values) in LIFTED.items()}
+    changes["bank groups"][1].update(CCD_L=t.CCD_S, RRD_L=t.RRD_S, WTR_L=t.WTR_S)
+    changes["stack ids"][1].update(CCD_R=t.CCD_S)
+    if not run.pattern.writes or not run.pattern.reads:
+        changes.pop("turnaround")
+    if memory.organisation.sids == 1:
+        changes.pop("stack ids")
+    tried = [(name, title, _with(memory, values), run) for name, (title, values) in changes.items()]
+    if run.refresh != "none":
+        tried.append(("refresh", "refresh", memory, replace(run, refresh="none")))
+    deep = {side: min(4 * getattr(run, side), MAX_QUEUE) for side in ("read_queue", "write_queue")}
+    longer = replace(run, **deep, requests=run.length)
+    tried.append(("queues", "queues, with four times the entries", memory, longer))
+    if run.window is not None:
+        tried.append(("window", "window of outstanding reads", memory, replace(run, window=None)))
+    if run.rate is not None:
+        tried.append(("offered rate", "offered rate", memory, replace(run, rate=None)))
+    out = []
+    for name, title, spec, work in tried:
+        fraction_found = simulate(spec, work).fraction
+        out.append(NamedLimit(name, title, fraction_found, fraction_found / fraction - 1.0))
+    return tuple(sorted(out, key=lambda limit: -limit.gain))
+
+
+def _with(memory: DramSpec, values: dict[str, int]) -> DramSpec:
+    """The memory with other timings, unchecked: a lifted constraint need not be possible."""
+    timings: Timings = memory.timings.model_copy(update=values)
+    return memory.model_copy(update={"timings": timings})

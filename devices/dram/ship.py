@@ -11,11 +11,9 @@ from dataclasses import asdict, replace
 
 from ..catalog import list_devices, load_device
 from .access import LONG, LONGEST, STREAMS, UPDATED
-from .catalog import load_memory
-from .efficiency import derive, key_of, weights
+from .efficiency import TABLE, derive, key_of, weights
 from .pattern import Pattern, PatternRun
-from .shipped import TABLE
-from .spec import DramSpec
+from .spec import DramSpec, load_memory
 
 PIECE = 256
 """Short pieces are multiples of it on catalog devices [B]."""

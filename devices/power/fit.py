@@ -1,4 +1,14 @@
-"""Fit of the power model and of the monitor's readings to measured tables."""
+"""Fit of the power model and of the monitor's readings to measured tables.
+
+The measured tables come from one collector (``benchmark_with_power`` and ``PowerMonitor`` in ai-dynamo/aiconfigurator,
+``collector/helper.py``). It repeats a kernel's graph for a second, but at most 3,000 times, and averages readings of
+the board's sensor every 100 ms, **the first before the loop**. The sensor is a moving average. So a kernel of under 33
+us has ended before the second reading, and its row measures the work before it: the preparation of its inputs and
+earlier shapes. Longer loops mix the two. Three effects are therefore fitted with the kernel's power: the sensor's time
+constant, its value at the start of a loop, and, for MoE layers (measured from few to many tokens in one process), the
+change of this value along the sweep. The order of attention runs is not in the tables, so only a mean over shapes can
+be predicted.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +21,128 @@ import numpy.typing as npt
 from ...workloads.kernel_tables import KernelTable
 from ..calibrated.family import Parameter, parameters_of
 from .model import PowerModel
-from .reading import Before, StartPower, before, reading
-from .work import FROM_TABLE, Work
+from .work import FROM_TABLE, WEIGHT_BYTES, Work
+
+SAMPLE_S = 0.1
+"""Time between readings."""
+MOST_REPLAYS = 3000.0
+LONG_S = 1.0
+"""Length of a loop that is not cut short. The collector stops after 0.3 s where a call takes under
+0.1 ms, which its 3,000 replays have not reached by then."""
+SWEEP = (1, 2, 4, 8, 16, 32, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512, 768, 1024, 1536,
+         2048, 3072, 4096, 6144, 8192, 12288, 16384)  # fmt: skip
+"""Token counts of every MoE layer's measurements, in this order, as in the table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What a loop starts from; arrays of shape (n,).
+
+    Attributes
+    ----------
+    step : float64 array
+        Shapes measured before in the same process; -1 if each has a separate process.
+    made : float64 array
+        Size of what was prepared, in its unit (weights or rows of queries), for `StartPower.half`.
+    batch, length : float64 array
+        Logarithms (base 2) of sequences and of tokens a sequence.
+    """
+
+    step: F8
+    made: F8
+    batch: F8
+    length: F8
+
+
+@dataclass(frozen=True, slots=True)
+class StartPower:
+    """Power that the sensor shows as a loop starts, of one family.
+
+    Attributes
+    ----------
+    still_W : float
+        A board between two shapes.
+    setup_W : float
+        On top while inputs are made, where these are large.
+    half : float
+        Size of the inputs at which half of that is seen.
+    fades_batch, fades_length : float
+        Decline of it per doubling of sequences and of their length, which take the host time.
+    neighbour : float
+        Share of the kernel's own power above `still_W`: shapes measured before are like it.
+    far : float
+        Tokens a sequence at which that has faded, for the host prepares long prompts for long.
+    gap_s : float
+        Time between two shapes of one process.
+    """
+
+    still_W: float
+    setup_W: float
+    half: float
+    fades_batch: float = 0.0
+    fades_length: float = 0.0
+    neighbour: float = 0.0
+    far: float = np.inf
+    gap_s: float = 0.0
+
+
+def loop_seconds(seconds: F8) -> F8:
+    """Return the duration of the loop of a kernel of `seconds` [s]."""
+    return np.minimum(LONG_S / seconds, MOST_REPLAYS) * seconds
+
+
+def read_while_running(seconds: F8) -> npt.NDArray[np.bool_]:
+    """Whether at least one reading was taken while the kernel ran."""
+    return loop_seconds(seconds) >= SAMPLE_S
+
+
+def reading(start: StartPower, memory_s: float, before: Before, seconds: F8, power: F8) -> F8:
+    """Mean of the readings of a loop [W].
+
+    Parameters
+    ----------
+    memory_s : float
+        Time constant of the sensor.
+    seconds, power : float64 array
+        Of the kernel, shape (n,).
+    """
+    loop = loop_seconds(seconds)
+    first = _sweep_start(start, memory_s, before, loop, power)
+    count = np.floor(loop / SAMPLE_S) + 1.0
+    memory = np.exp(-SAMPLE_S / memory_s)
+    old = (1.0 - memory**count) / (1.0 - memory) / count
+    out: F8 = power + (first - power) * old
+    return out
+
+
+def _sweep_start(start: StartPower, memory_s: float, before: Before, loop: F8, power: F8) -> F8:
+    seen = before.made / (before.made + start.half)
+    fades = start.fades_batch * before.batch + start.fades_length * before.length
+    near = np.exp(-((2.0**before.length / start.far) ** 2))
+    alone = start.still_W + start.setup_W * seen * np.exp(-fades) + start.neighbour * near * (power - start.still_W)
+    # Each earlier shape of the sweep takes the sensor towards its power, each gap towards rest.
+    # They are like this one, so the start after many is the fixed point of loop and gap.
+    ran, rested = np.exp(-loop / memory_s), np.exp(-start.gap_s / memory_s)
+    settled = (start.still_W * (1.0 - rested) + rested * power * (1.0 - ran)) / (1.0 - ran * rested)
+    swept = settled + (alone - settled) * (ran * rested) ** np.maximum(before.step, 0.0)
+    out: F8 = np.where(before.step >= 0.0, swept, alone)
+    return out
+
+
+def before(table: KernelTable) -> Before:
+    """What ran before the rows of a table."""
+    n = np.zeros(len(table))
+    if table.family == "moe":
+        stored = np.array([WEIGHT_BYTES.get(d, 2.0) for d in table["dtype"]])
+        local = table["experts"] / table["ep"] * table["hidden"] * table["inter"] / table["tp"]
+        step = np.searchsorted(np.array(SWEEP, dtype=np.float64), table["tokens"])
+        return Before(step.astype(np.float64), (2.0 + table["gated"]) * local * stored, n, n)
+    length = table["q_len" if table.family == "attention_prefill" else "kv_len"]
+    heads = table["heads_q" if table.family == "attention_prefill" else "heads_kv"]
+    cached = np.array([WEIGHT_BYTES.get(d, 2.0) for d in table["kv_dtype"]])
+    made = heads * table["head_dim"] * cached
+    return Before(n - 1.0, made, np.log2(table["batch"]), np.log2(length))
+
 
 F8 = npt.NDArray[np.float64]
 

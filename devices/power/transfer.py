@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 
 from ..catalog import load_device
 from ..spec import DeviceSpec
-from .clock import capped_energy
+from .clock import PROCESS, capped_energy
 from .model import PowerModel
-from .process import PROCESS
 from .store import REFERENCE, SERVED, base_model, served, stored, stored_fit
 
 NEW = ("4NP", "N3P")

@@ -15,11 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..catalog import load_device
-from ..power.process import PROCESS
+from ..power.clock import PROCESS
 from ..spec import DeviceSpec, ProcessorSpec
-from .area import die_parts
+from .area import die_parts, is_near
 from .constants import constants
-from .near import is_near
 
 F8 = npt.NDArray[np.float64]
 TERMS = ("matrix units", "lanes", "leakage and clocks")

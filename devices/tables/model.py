@@ -17,7 +17,7 @@ import numpy.typing as npt
 from ...workloads.errors import InputError, SpecError, nearest
 from ...workloads.kernel_tables import KernelTable, read_tables
 from ...workloads.ops import Op
-from ..calibrated.check import SHORTEST_S, implausible
+from ..calibrated.calibrate import SHORTEST_S, implausible
 from ..calibrated.family import families
 from ..calibrated.formulas import MIXED_DECODE, MIXED_PREFILL, MOE_GRID, SUMS
 from ..calibrated.hardware import hardware
@@ -27,10 +27,8 @@ from ..catalog import load_device
 from ..cost import BOUNDS, Cost, Evidence, Roof
 from ..prices import ALONE, IN_GRID, NO_LIMIT, NOT_THERE, ByCount, Grid, PriceRow, Probe, by_count
 from ..spec import DeviceSpec
-from .between import between_rows
 from .blocks import ABSENT, BlockFit, fit_blocks
-from .edge import beyond_rows
-from .grid import filled_grid, grid_rows
+from .grid import between_rows, beyond_rows, filled_grid, grid_rows
 
 F8 = npt.NDArray[np.float64]
 

@@ -11,20 +11,37 @@ import math
 from ...workloads.jit import compiled_part
 from ..calibrated.family import F8
 from .config import C_M, C_N, C_SPLIT, C_STAGES, C_WARPS, I8
-from .layout import COLUMNS, ROWS, most_registers, resident, thread_registers, warpgroup
 from .machine import M_CACHE, M_LANES
-from .parameters import P_MATRIX, P_SHARED, P_STEP
-from .price import O_BLOCKS, O_MATRIX, O_REGISTERS, O_SHARED, O_SHARED_BYTES, O_STEP, SHARP, finish, join
+from .price import (
+    O_BLOCKS,
+    O_MATRIX,
+    O_REGISTERS,
+    O_SHARED,
+    O_SHARED_BYTES,
+    O_STEP,
+    P_MATRIX,
+    P_SHARED,
+    P_STEP,
+    SHARP,
+    finish,
+    join,
+)
 from .product import (
+    COLUMNS,
     COPY_BYTES,
     COPY_CLOCKS,
     COPY_REGISTERS,
     KEEP,
     PORT,
+    ROWS,
     SCHEDULERS,
     SHARED_BYTES_PER_CLOCK,
     SPILL,
+    most_registers,
+    resident,
     synchronous_rate,
+    thread_registers,
+    warpgroup,
 )
 
 (A_GROUPS, A_ROWS, A_KEYS, A_CONTEXT, A_CAUSAL, A_SCORE, A_VALUE, A_SHARED, A_SHARERS, A_KV_BYTES,

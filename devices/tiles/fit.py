@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from .form import F8
-from .parameters import PARAMETERS
+from .price import PARAMETERS
 from .tables import FixedTile, MeasuredKernel
 
 TEMPERATURES = (0.001, 0.004, 0.015)

@@ -9,9 +9,14 @@ from __future__ import annotations
 import math
 
 from ...workloads.jit import compiled_part
-from ..calibrated.family import F8
+from ..calibrated.family import F8, parameters_of
 from .machine import M_BANDWIDTH, M_CACHE_BANDWIDTH, M_CACHE_LATENCY, M_CHANNEL, M_CLOCK, M_CORES, M_LATENCY
-from .parameters import P_CACHE, P_CACHE_LATENCY, P_LATENCY, P_LAUNCH, P_MEMORY, P_OVERLAP, P_ROW, P_START
+
+PARAMETERS = parameters_of("tiles")
+(P_LAUNCH, P_MEMORY, P_CACHE, P_SHARED, P_LATENCY, P_CACHE_LATENCY, P_STEP, P_START, P_ROW, P_OVERLAP,
+ P_MATRIX, P_MATRIX_LATENCY) = range(12)  # fmt: skip
+"""Places in a vector of constants."""
+
 
 (O_SECONDS, O_LAUNCH, O_MATRIX, O_SHARED, O_STEP, O_LATENCY, O_CACHE, O_MEMORY, O_START, O_PARTIAL,
  O_BLOCKS, O_WAVES, O_REGISTERS, O_SHARED_BYTES, O_IN_FLIGHT, O_WAIT) = range(16)  # fmt: skip

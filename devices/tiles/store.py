@@ -15,7 +15,7 @@ from ...workloads.errors import InputError, nearest
 from ...workloads.specfile import Spec, build, load_description
 from ...workloads.yamlfile import quoted
 from ..fields import Count, Fraction, Positive
-from .parameters import PARAMETERS
+from .price import PARAMETERS
 
 F8 = npt.NDArray[np.float64]
 FILE = "constants.yaml"
@@ -115,7 +115,7 @@ def bounds() -> Mapping[str, Bounds]:
 
 HEAD = """\
 # Written by `opbyte validate configs TABLES --fit FILE`: constants of the tile model that devices share,
-# in SI units (devices/tiles/parameters.py says what they mean), and what they must reach on the tables.
+# in SI units (devices/tiles/price.py says what they mean), and what they must reach on the tables.
 sets:
 """
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ...devices.fpga.resources import ON_CHIP_SLACK, check_resources, engine_of
-from ...devices.fpga.spec import EngineSpec
+from ...devices.checks import ON_CHIP_SLACK, check_resources, engine_of
+from ...devices.fpga_engine import EngineSpec
 from ...devices.spec import DeviceSpec
 from ...workloads.batch import Batch
 from ...workloads.errors import CapacityError, InputError

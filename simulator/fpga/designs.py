@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...devices.fpga.resources import engine_of, resource_use
-from ...devices.fpga.spec import ArraySpec, AttentionSpec, EngineSpec
+from ...devices.checks import engine_of, resource_use
+from ...devices.fpga_engine import ArraySpec, AttentionSpec, EngineSpec
 from ...devices.spec import DeviceSpec
 from ...workloads.batch import Batch
 from ...workloads.layers import Run

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import simpy
 
-from ...devices.fpga.spec import EngineSpec
+from ...devices.fpga_engine import EngineSpec
 from ...workloads.errors import CapacityError, InputError
 from ...workloads.vit_requests import queue_lengths
 from ..parts.expert_cache.cache import ExpertCache

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from ...devices.fpga.spec import EngineSpec
+from ...devices.fpga_engine import EngineSpec
 from ...workloads.errors import CapacityError
 from ...workloads.ops import Op
 from ...workloads.registry import Registry

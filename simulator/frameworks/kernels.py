@@ -19,8 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ...devices.calibrated.choose import everywhere
-from ...devices.calibrated.kernel_sets import LABELS, named
+from ...devices.calibrated.kernel_sets import LABELS, everywhere, named
 from ...devices.calibrated.libraries import BLACKWELL, HOPPER, generation
 from ...devices.spec import DeviceSpec
 from ...workloads.errors import InputError

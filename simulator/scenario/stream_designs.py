@@ -15,8 +15,8 @@ from typing import Any
 
 from ...devices.catalog import load_device
 from ...devices.dram.access import share_of_pins
-from ...devices.dram.catalog import load_memory
 from ...devices.dram.layout import DataLayout
+from ...devices.dram.spec import load_memory
 from ...devices.published.streams import StreamEngine
 from ...devices.spec import DeviceSpec, SystemSpec
 from ...workloads.batch import Batch

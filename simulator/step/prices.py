@@ -18,8 +18,16 @@ from ...devices.calibrated.formulas import decode_price, mla_price, moe_price, p
 from ...devices.calibrated.hardware import NUM_HARDWARE
 from ...devices.calibrated.terms import bound
 from ...devices.prices import EMPTY, IN_GRID, NO_TABLES, NOT_THERE, P_BYTES, P_FIXED, P_FLOPS, Grid, PriceRow
-from ...devices.tables.edge import attention_outside, decode_beyond, experts_outside, moe_beyond, prefill_beyond
-from ...devices.tables.grid import interpolate, mixed_decode, mixed_prefill
+from ...devices.tables.grid import (
+    attention_outside,
+    decode_beyond,
+    experts_outside,
+    interpolate,
+    mixed_decode,
+    mixed_prefill,
+    moe_beyond,
+    prefill_beyond,
+)
 from ...workloads.jit import compiled_given, compiled_part
 from ...workloads.jit_held import held
 

@@ -16,8 +16,7 @@ import numpy.typing as npt
 from ...devices.calibrated.formulas import MIXED_DECODE
 from ...devices.prices import ALONE
 from ...devices.tables.blocks import P_PLACES, P_TILE, blocks_seconds, joint_seconds
-from ...devices.tables.edge import attention_outside
-from ...devices.tables.grid import mixed_decode
+from ...devices.tables.grid import attention_outside, mixed_decode
 from ...workloads.batch import DECODE, Batch
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.jit_held import held

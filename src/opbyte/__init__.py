@@ -71,8 +71,8 @@ if TYPE_CHECKING:
     from opbyte.devices.catalog import list_systems as list_systems
     from opbyte.devices.catalog import load_device as load_device
     from opbyte.devices.catalog import load_system as load_system
-    from opbyte.devices.dram.catalog import list_memories as list_memories
-    from opbyte.devices.dram.catalog import load_memory as load_memory
+    from opbyte.devices.dram.spec import list_memories as list_memories
+    from opbyte.devices.dram.spec import load_memory as load_memory
     from opbyte.devices.hosts.catalog import list_hosts as list_hosts
     from opbyte.devices.hosts.catalog import load_host as load_host
     from opbyte.simulator.scenario import Scenario as Scenario

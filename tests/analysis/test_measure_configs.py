@@ -16,12 +16,11 @@ import numpy as np
 import pytest
 
 from opbyte.analysis.validate import cpu_configs, measure_configs
-from opbyte.devices.tiles.core import Core
-from opbyte.devices.tiles.cpu import FORMS
-from opbyte.kernels import configs, search
+from opbyte.devices.tiles.cpu import FORMS, Core
+from opbyte.kernels import configs
 from opbyte.kernels.blocked import GemmConfig
 from opbyte.kernels.configs import SPACES
-from opbyte.kernels.gpu_search import GpuSearched
+from opbyte.kernels.gpu_measure import GpuSearched
 from opbyte.kernels.host import this_host
 from opbyte.kernels.timing import CallSeconds
 
@@ -77,10 +76,10 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         configs=lambda: [GemmConfig(6, 4, b, n) for b in (0, 12) for n in (4, 16, 64)],
         default=GemmConfig(6, 4, 0, 64),
     )  # fmt: skip
-    for module in (configs, search, measure_configs):
+    for module in (configs, measure_configs):
         monkeypatch.setattr(module, "SPACES", (few,))
-    monkeypatch.setattr(search, "STEADY", 1e9)
-    monkeypatch.setattr(search, "DRIFT", 1e9)
+    monkeypatch.setattr(configs, "STEADY", 1e9)
+    monkeypatch.setattr(configs, "DRIFT", 1e9)
 
 
 @pytest.mark.usefixtures("small")

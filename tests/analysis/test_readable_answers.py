@@ -19,7 +19,7 @@ from opbyte.analysis.manual.page import _leaves
 from opbyte.analysis.plots.tradeoffs import _cell, _telling
 from opbyte.analysis.show.console import table_lines
 from opbyte.devices.catalog import list_devices, load_device
-from opbyte.devices.doubts import doubts
+from opbyte.devices.checks import doubts
 from opbyte.workloads.catalog import catalog_entry
 from opbyte.workloads.errors import InputError
 

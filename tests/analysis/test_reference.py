@@ -24,8 +24,7 @@ from opbyte.analysis.reference.keys import blocks, meanings
 from opbyte.analysis.reference.kinds import TEMPLATES, schema, template
 from opbyte.analysis.studies.sweep.point import FIGURES
 from opbyte.devices.catalog import load_device, load_system
-from opbyte.devices.dram.catalog import load_memory
-from opbyte.devices.dram.spec import DramSpec
+from opbyte.devices.dram.spec import DramSpec, load_memory
 from opbyte.devices.hosts.catalog import load_host
 from opbyte.devices.spec import SystemSpec
 from opbyte.workloads.ops import OP_KINDS

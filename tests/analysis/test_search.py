@@ -14,7 +14,7 @@ from opbyte.analysis.answers.compare import compare
 from opbyte.analysis.parallel.study import Study
 from opbyte.analysis.studies.design.engines import EngineAnswer, search
 from opbyte.devices.catalog import load_device
-from opbyte.devices.fpga.resources import engine_of
+from opbyte.devices.checks import engine_of
 from opbyte.simulator.fpga.designs import FpgaDesign
 from opbyte.simulator.scenario.stream_designs import tile_share
 

@@ -12,9 +12,8 @@ from opbyte.analysis.answers.tune_many import tune_rows
 from opbyte.analysis.plots import save
 from opbyte.analysis.studies.sweep import sweep
 from opbyte.devices.catalog import load_device
-from opbyte.devices.tiles.machine import SETTINGS, machine_of
+from opbyte.devices.tiles.machine import SETTINGS, changed_spec, machine_of
 from opbyte.devices.tiles.rank import TERMS
-from opbyte.devices.tiles.variant import changed_spec
 from opbyte.workloads.errors import InputError
 
 from .conftest import Ask

@@ -15,8 +15,8 @@ import pytest
 
 from opbyte.analysis.validate.configs import ConfigCheck, validate_configs
 from opbyte.devices.tiles import score
-from opbyte.devices.tiles.core import Core
 from opbyte.devices.tiles.cpu import FORMS as CPU_FORMS
+from opbyte.devices.tiles.cpu import Core
 from opbyte.devices.tiles.fit import evolve
 from opbyte.devices.tiles.store import bounds
 from opbyte.devices.tiles.tables import read_configs

@@ -16,11 +16,10 @@ import numpy as np
 
 from opbyte.kernels import attention_decode, blocked, delta_rule, experts, gathered_attention, gemm, rmsnorm
 from opbyte.kernels.ceilings import BLAS_SIZE, copy_once, read_rate
-from opbyte.kernels.cores import CoreWaits
 from opbyte.kernels.jit import blas_threads, max_threads, use_threads
 from opbyte.kernels.lab import Bench, Case, Shape
 from opbyte.kernels.measure import MAX_DRIFT
-from opbyte.kernels.timing import Stopwatch, settle
+from opbyte.kernels.timing import CoreWaits, Stopwatch, settle
 
 DENSE: Shape = {"batch": 1, "kv_len": 4096, "heads_q": 32, "heads_kv": 8, "head_dim": 128, "window": 0}
 GEMV: Shape = {"dtype": "fp32", "tokens": 1, "hidden": 2048, "inter": 768, "experts": 24, "topk": 8}

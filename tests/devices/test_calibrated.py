@@ -9,7 +9,7 @@ import pytest
 
 from opbyte.devices.calibrated import attention_decode
 from opbyte.devices.calibrated import gemm as gemm_module
-from opbyte.devices.calibrated.check import implausible
+from opbyte.devices.calibrated.calibrate import implausible
 from opbyte.devices.calibrated.errors import errors
 from opbyte.devices.calibrated.family import Family, families
 from opbyte.devices.calibrated.fit import fit, predict

@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opbyte.devices.tiles.core import Core
-from opbyte.devices.tiles.cpu import FORMS
+from opbyte.devices.tiles.cpu import FORMS, Core
 
 CORE = Core(16, 32, 48 << 10, 1 << 20, 32 << 20, 250e9, 28e9, 225e9, 100e9)
 GEMM = {"register_m": 6, "register_n": 4, "block_m": 0, "block_n": 64}

@@ -19,13 +19,12 @@ from opbyte.devices.catalog import load_device, load_system
 from opbyte.devices.device import build_device
 from opbyte.devices.dram import efficiency as module
 from opbyte.devices.dram.access import NEAR, run_of, share_near, share_of_pins, usual
-from opbyte.devices.dram.catalog import load_memory
-from opbyte.devices.dram.efficiency import derive, efficiency, key_of, weights
+from opbyte.devices.dram.efficiency import derive, efficiency, key_of, shipped, weights
 from opbyte.devices.dram.layout import DataLayout
 from opbyte.devices.dram.model import DerivedRoofline, with_dram
 from opbyte.devices.dram.pattern import Pattern
 from opbyte.devices.dram.ship import runs
-from opbyte.devices.dram.shipped import shipped
+from opbyte.devices.dram.spec import load_memory
 from opbyte.simulator.deploy.deployment import deploy
 from opbyte.workloads import jit
 from opbyte.workloads.catalog import load_model

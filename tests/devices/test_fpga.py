@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opbyte.devices.catalog import load_device, load_system
+from opbyte.devices.checks import check_resources, engine_of, resource_use
 from opbyte.devices.device import break_even_tokens, build_device, ridge_point
-from opbyte.devices.fpga.resources import check_resources, engine_of, resource_use
 from opbyte.simulator.fpga.deploy import check_schedule, deploy_fpga, image_program, on_chip_bytes
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import CapacityError, InputError, SpecError

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 
 from opbyte.devices.calibrated.behind import FAR_SET, NEAR_SET, behind, transferred
-from opbyte.devices.calibrated.choose import everywhere
 from opbyte.devices.calibrated.family import families
 from opbyte.devices.calibrated.fit import Fit
 from opbyte.devices.calibrated.hardware import hardware
@@ -17,6 +16,7 @@ from opbyte.devices.calibrated.kernel_sets import (
     MEASURED,
     TYPICAL,
     borrowed,
+    everywhere,
     layer_parameters,
     list_sets,
     load_set,

@@ -11,8 +11,8 @@ from opbyte import simulate
 from opbyte.devices.catalog import list_devices, load_device
 from opbyte.devices.device import build_device
 from opbyte.devices.power.board import Board
+from opbyte.devices.power.fit import Before, StartPower, reading
 from opbyte.devices.power.model import HELD, PowerModel
-from opbyte.devices.power.reading import Before, StartPower, reading
 from opbyte.devices.power.store import stored, stored_fit
 from opbyte.devices.power.transfer import can_model, power_model
 from opbyte.devices.power.work import Work, active_experts

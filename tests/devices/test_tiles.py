@@ -20,7 +20,6 @@ from opbyte.devices.calibrated.hardware import FORMATS, WEIGHT_BYTES
 from opbyte.devices.catalog import list_devices, load_device
 from opbyte.devices.tiles.config import KernelConfig
 from opbyte.devices.tiles.form import FORMS, TiledKernel
-from opbyte.devices.tiles.layout import warp_grid
 from opbyte.devices.tiles.machine import (
     BETTER_LESS,
     M_BANDWIDTH,
@@ -32,7 +31,7 @@ from opbyte.devices.tiles.machine import (
     machine_of,
 )
 from opbyte.devices.tiles.price import O_SECONDS
-from opbyte.devices.tiles.product import synchronous_rate
+from opbyte.devices.tiles.product import synchronous_rate, warp_grid
 from opbyte.devices.tiles.rank import TERMS, price_one, rank, reason_of
 from opbyte.devices.tiles.store import UNFITTED, constants
 from opbyte.workloads.errors import InputError, SpecError

@@ -15,7 +15,7 @@ import pytest
 from opbyte.kernels import experts, gpu, gpu_cases
 from opbyte.kernels.check import WrongResult, require
 from opbyte.kernels.gpu_layer_cases import CASES
-from opbyte.kernels.gpu_search import SPACES, search_gpu
+from opbyte.kernels.gpu_measure import SPACES, search_gpu
 from opbyte.kernels.timing import CallSeconds
 
 from . import emulate

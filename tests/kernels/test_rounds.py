@@ -13,11 +13,10 @@ import pytest
 
 from opbyte.kernels import experts, rmsnorm
 from opbyte.kernels.ceilings import MachineRates, rates
-from opbyte.kernels.cores import TASKS, CoreWaits, pinned
 from opbyte.kernels.lab import Bench, kernels
 from opbyte.kernels.measure import QUICK
 from opbyte.kernels.rounds import MeasuringPlan, RoundTimes, TimedCase, counted, together, usual, visit_all
-from opbyte.kernels.timing import TimedRuns, repeat
+from opbyte.kernels.timing import TASKS, CoreWaits, TimedRuns, pinned, repeat
 
 SLOW, USUAL, FAST = MachineRates(27e9, 118e9), MachineRates(31e9, 235e9), MachineRates(55e9, 235e9)
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from opbyte.analysis.papers.m3vit import encoder_macs
 from opbyte.devices.catalog import load_device
-from opbyte.devices.fpga.spec import EngineSpec
+from opbyte.devices.fpga_engine import EngineSpec
 from opbyte.simulator.fpga.deploy import FpgaDeployment, deploy_fpga, image_program
 from opbyte.simulator.fpga.engine import Caches, ExternalMemory, run_frame
 from opbyte.simulator.fpga.frames import run_image

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opbyte.devices.calibrated.choose import everywhere
+from opbyte.devices.calibrated.kernel_sets import everywhere
 from opbyte.devices.catalog import load_system
 from opbyte.devices.collectives.plans import algorithms_of
 from opbyte.simulator.deploy.checks import MEMORIES

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from opbyte import simulate
-from opbyte.devices.calibrated.choose import everywhere
+from opbyte.devices.calibrated.kernel_sets import everywhere
 from opbyte.devices.catalog import load_system
 from opbyte.devices.collectives import deepep
 from opbyte.devices.collectives.model import PlannedLink

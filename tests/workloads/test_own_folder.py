@@ -19,7 +19,7 @@ import pytest
 from opbyte.analysis.show import kept as module
 from opbyte.analysis.show.kept import kept_by
 from opbyte.devices.catalog import load_system
-from opbyte.devices.dram.catalog import load_memory
+from opbyte.devices.dram.spec import load_memory
 from opbyte.workloads import own_folder as folders
 from opbyte.workloads.errors import SpecError
 from opbyte.workloads.own_folder import cache_folder, own_folder, temporary_folder

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ....devices.catalog import describe_system, device_aliases, list_devices
-from ....devices.fpga.resources import engine_of
+from ....devices.checks import engine_of
 from ....devices.spec import DeviceSpec, SystemSpec
 from ....simulator.fpga.designs import TILE_KIB, DesignSpace
 from ....simulator.scenario import stream_designs as streams

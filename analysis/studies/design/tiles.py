@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....devices.spec import DeviceSpec
-from ....devices.tiles.calls import calls_of
 from ....devices.tiles.config import KernelConfig
+from ....devices.tiles.form import calls_of
 from ....devices.tiles.machine import Machine, machine_of
 from ....devices.tiles.rank import rank
 from ....devices.tiles.store import constants

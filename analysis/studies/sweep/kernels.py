@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from ....devices.catalog import load_system
-from ....devices.tiles.calls import Call, calls_of
 from ....devices.tiles.config import KernelConfig
-from ....devices.tiles.machine import Machine, machine_of
+from ....devices.tiles.form import Call, calls_of
+from ....devices.tiles.machine import Machine, changed_spec, machine_of
 from ....devices.tiles.rank import Priced, price_one, rank, reason_of
 from ....devices.tiles.store import constants
-from ....devices.tiles.variant import changed_spec
 from ....simulator.deploy.deployment import Deployment
 from ....simulator.step.explicit import StageCost
 from ....workloads.errors import InputError

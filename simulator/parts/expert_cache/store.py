@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ....devices.fields import TierSpec
 from ....devices.spec import DeviceSpec
-from ....devices.tier import TierSpec
 from ....workloads.errors import CapacityError, InputError, nearest
 from .policies import CACHE_POLICIES, CachePolicy
 

@@ -6,8 +6,8 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ....devices.fields import TierSpec
 from ....devices.spec import SystemSpec
-from ....devices.tier import TierSpec
 from ....workloads.errors import InputError, nearest
 from .options import TierOptions
 from .settings import LOADS, WRITES, KvTier, TierSettings

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from opbyte.devices.collectives.plans import usual as usual
     from opbyte.devices.device import SharedMemoryDevice as SharedMemoryDevice
     from opbyte.devices.device import build_device as build_device
-    from opbyte.devices.dram.catalog import load_memory as load_memory
     from opbyte.devices.dram.pim import PimStream as PimStream
     from opbyte.devices.dram.pim import run_stream as run_stream
     from opbyte.devices.dram.pim import stream_of as stream_of
     from opbyte.devices.dram.spec import DramSpec as DramSpec
+    from opbyte.devices.dram.spec import load_memory as load_memory
     from opbyte.devices.link import LinkModel as LinkModel
     from opbyte.devices.prices import P_BYTES as P_BYTES
     from opbyte.devices.prices import P_FLOPS as P_FLOPS

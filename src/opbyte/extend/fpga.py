@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from opbyte._lazy import declared
 
 if TYPE_CHECKING:
-    from opbyte.devices.fpga.resources import engine_of as engine_of
+    from opbyte.devices.checks import engine_of as engine_of
     from opbyte.simulator.fpga.deploy import FpgaDeployment as FpgaDeployment
     from opbyte.simulator.fpga.deploy import deploy_fpga as deploy_fpga
     from opbyte.simulator.fpga.deploy import on_chip_bytes as on_chip_bytes

@@ -1,15 +1,62 @@
-"""Does a design fit a board? Needed and available, resource by resource."""
+"""Checks of a description: numbers that no product comes near, and designs that do not fit their board."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from ...workloads.errors import CapacityError, SpecError
-from .spec import EngineSpec, FabricSpec
+from ..workloads.errors import CapacityError, SpecError
+from .fpga_engine import EngineSpec, FabricSpec
+from .spec import DeviceSpec
 
-if TYPE_CHECKING:
-    from ..spec import DeviceSpec
+INSIDE_TBPS = 60.0
+"""Bandwidth inside the memory stacks beyond the Duplex paper's bank PIM (16 x 3.35 TB/s)."""
+TIERED_TBPS = 40.0
+"""The same of one chip of tiered 3D DRAM, beyond Stratum's 34.34 TB/s."""
+
+
+def doubts(spec: DeviceSpec) -> tuple[str, ...]:
+    """Say which numbers of a device are out of proportion, in its file's units.
+
+    The bounds lie five to ten times beyond the catalog's extremes (of 2025: 8 TB/s and 288 GiB of
+    a GB300, 15 PFLOP/s in fp4, 2.5 us a launch, 7.5 pJ/bit of GDDR6, 238 W at idle).
+
+    Examples
+    --------
+    >>> from .catalog import load_device
+    >>> doubts(load_device("h100")[0])
+    ()
+    """
+    memory, processors = spec.memory, spec.processors
+    on_chip = any(p.kind == "fpga-pipeline" for p in processors.values())  # all of its memory
+    checks = [
+        ("memory.bandwidth_GBps", memory.bandwidth_bytes_per_s / 1e9, 1.0, 80_000.0),
+        ("memory.capacity_GiB", memory.capacity_bytes / 2**30, 0.0 if on_chip else 0.1, 4_096.0),
+        ("link.bandwidth_GBps", spec.link.bandwidth_bytes_per_s / 1e9, 0.05, 20_000.0),
+        ("static_W", spec.static_W, 0.0, 2_000.0),
+    ]
+    out: list[str] = []
+    for name, p in processors.items():
+        peaks = (p.peak_flops_per_s or {}).values()
+        checks += [
+            (f"{name}.peak_TFLOPS", max(peaks, default=0.0) / 1e12, 0.0, 150_000.0),
+            (f"{name}.launch_us", p.launch_s * 1e6, 0.0, 1_000.0),
+            (f"{name}.memory_pJ_per_bit", p.memory_J_per_byte / 8e-12, 0.0, 100.0),
+            (f"{name}.compute_pJ_per_FLOP", max(p.compute_J_per_flop.values()) * 1e12, 0.0, 50.0),
+        ]
+        inside = memory.bandwidth_bytes_per_s * p.bandwidth_multiple / 1e12
+        limit = TIERED_TBPS * memory.stacks if p.kind == "tiered-pim" else INSIDE_TBPS
+        if p.bandwidth_multiple > 1.0 and inside > limit:
+            out.append(
+                f"{spec.name}: {name} reads {inside:,.0f} TB/s inside the memory, "
+                f"bandwidth_multiple {p.bandwidth_multiple:g} of the external bandwidth; if only "
+                "that was raised, lower the multiple"
+            )
+    for key, value, least, most in checks:
+        if not least <= value <= most:
+            beyond = f"below {least:g}" if value < least else f"above {most:,g}"
+            out.append(f"{spec.name}: {key} {value:,g} is far {beyond}; a slip of the unit?")
+    return tuple(out)
+
 
 FILL_LIMITS = {"DSP slices": 0.80, "on-chip bytes": 0.80}
 """Fill above which timing closure gets hard (Xilinx/finn, src/finn/util/platforms.py,

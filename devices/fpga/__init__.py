@@ -1,1 +1,0 @@
-"""FPGA boards and the accelerators built on them: descriptions and the resource check."""
