@@ -1,4 +1,4 @@
-"""What the attention kernels share: the paged cache and the reference.
+"""What the attention kernels share: the paged cache, the reference, and the inputs of a case.
 
 A cache is two arrays ``(pages, heads_kv, page_size, head_dim)``, and a table
 ``(sequences, pages of the longest)`` says where each sequence's keys lie. A contiguous cache
@@ -7,19 +7,24 @@ is one page a sequence: ``page_size`` its longest length, table ``[[0], [1], ...
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from .check import require
 from .flash import I8, AttentionConfig, Units, attention, cut
 from .jit import threads_for
+from .lab import Bench, Case, Shape
 from .tiles import GROUP
 from .vector import LANES
 
 F4 = npt.NDArray[np.float32]
 I4 = npt.NDArray[np.int32]
 DEFAULT = AttentionConfig()
+PAGE = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,3 +165,72 @@ def reference(q: F4, cache: Cache, queries: I8, window: int, scale: float, dim_v
             weight /= weight.sum(1, keepdims=True)
             out[b, :new, h] = weight @ values[:, h // group, :dim_v]
     return out
+
+
+def paged_cache(bench: Bench, batch: int, kv_len: int, heads: int, dim: int, latent: bool = False) -> Cache:
+    """A cache of scattered pages of `PAGE` keys; the values of a latent cache are its keys."""
+    pages = -(-kv_len // PAGE) * batch
+    keys = bench.take((pages, heads, PAGE, dim))
+    values = keys if latent else bench.take(keys.shape)
+    table = bench.rng.permutation(pages).astype(np.int32).reshape(batch, -1)
+    return Cache(keys, values, table, np.full(batch, kv_len, dtype=np.int64))
+
+
+class AttentionInputs(NamedTuple):
+    """Inputs of one shape: queries, caches that calls take in turn, and new positions of each sequence."""
+
+    q: F4
+    caches: list[Cache]
+    queries: I8
+    dim_v: int
+    scale: float
+    window: int = 0
+
+    def reference(self) -> npt.NDArray[np.float64]:
+        """The result with the first cache; see `reference`."""
+        return reference(self.q, self.caches[0], self.queries, self.window, self.scale, self.dim_v)
+
+    def call(self, threads: int, config: AttentionConfig = DEFAULT) -> tuple[Callable[[int], None], F4]:
+        """Return what attends with the i-th cache, and the array it writes."""
+        first, heads = self.caches[0], self.q.shape[2]
+        out = np.empty((*self.q.shape[:3], self.dim_v), np.float32)
+        units = plan(self.queries, first.lengths, heads, first.keys.shape[1], self.dim_v, self.window, threads, config)
+        return lambda i: attend(units, self.q, self.caches[i % len(self.caches)], self.scale, out), out
+
+    def case(
+        self, columns: Shape, flops: float, bytes_: float, threads: int, config: AttentionConfig = DEFAULT
+    ) -> Case:
+        """Return the case of these inputs; `columns`, `flops` and `bytes_` as in `Case`."""
+        run, out = self.call(threads, config)
+
+        def check() -> None:
+            checked(run, out, self.reference(), str(dict(columns)))
+
+        return Case(columns, flops, bytes_, len(self.caches), run, check)
+
+
+def checked(run: Callable[[int], object], out: F4, want: npt.NDArray[np.float64], what: str) -> None:
+    """Run once on a poisoned output, and compare.
+
+    Raises
+    ------
+    WrongResult
+        The output differs from the reference.
+    """
+    out[:] = np.nan
+    run(0)
+    require(out, want, "fp32", what)
+
+
+def paged_inputs(shape: Shape, bench: Bench, copy_bytes: float = 0.0) -> AttentionInputs:
+    """Inputs of grouped attention: a decode of ``kv_len`` keys, or ``q_len`` new positions after ``kv_prefix``.
+
+    `copy_bytes` are those of one set of inputs; its keys and values where none are given.
+    """
+    batch, heads_q, heads_kv, dim = (shape[n] for n in ("batch", "heads_q", "heads_kv", "head_dim"))
+    new = shape.get("q_len", 1)
+    kv_len = shape["kv_len"] if "kv_len" in shape else new + shape["kv_prefix"]
+    copies = bench.copies(copy_bytes or 8.0 * batch * kv_len * heads_kv * dim)
+    caches = [paged_cache(bench, batch, kv_len, heads_kv, dim) for _ in range(copies)]
+    q = bench.take((batch, new, heads_q, dim))
+    return AttentionInputs(q, caches, np.full(batch, new, np.int64), dim, dim**-0.5, shape["window"])

@@ -7,37 +7,9 @@ Contiguous or paged cache, ragged lengths, sliding window, long sequences split 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from .attention import Cache, attend, plan, reference
-from .check import require
+from .attention import paged_inputs
 from .lab import Bench, Case, Kernel, Shape, add
-
-PAGE = 128
-
-
-def paged_cache(bench: Bench, batch: int, kv_len: int, heads: int, dim: int) -> Cache:
-    """A cache of scattered pages of `PAGE` keys."""
-    pages = -(-kv_len // PAGE) * batch
-    keys, values = (bench.take((pages, heads, PAGE, dim)) for _ in range(2))
-    table = bench.rng.permutation(pages).astype(np.int32).reshape(batch, -1)
-    return Cache(keys, values, table, np.full(batch, kv_len, dtype=np.int64))
-
-
-def with_numpy(q: npt.NDArray[Any], keys: Any, values: Any, scale: float) -> npt.NDArray[Any]:
-    """The usual NumPy: two batched products and a softmax, on a contiguous cache.
-
-    `q` is (batch, heads_kv, group, dim), keys and values (batch, heads_kv, length, dim).
-    """
-    score = np.matmul(q, keys.swapaxes(2, 3)) * np.float32(scale)
-    score -= score.max(3, keepdims=True)
-    np.exp(score, out=score)
-    score /= score.sum(3, keepdims=True)
-    out: npt.NDArray[Any] = np.matmul(score, values)
-    return out
 
 
 def shapes(quick: bool) -> Sequence[Shape]:
@@ -54,33 +26,14 @@ def shapes(quick: bool) -> Sequence[Shape]:
 
 
 def case(shape: Shape, bench: Bench) -> Case:
-    """Inputs for one shape, and the same by NumPy."""
+    """Inputs for one shape."""
     batch, kv_len, window = shape["batch"], shape["kv_len"], shape["window"]
     heads_q, heads_kv, dim = shape["heads_q"], shape["heads_kv"], shape["head_dim"]
     seen = min(kv_len, window) if window else kv_len
-    cache_bytes = 8.0 * batch * kv_len * heads_kv * dim
-    copies = bench.copies(cache_bytes)
-    caches = [paged_cache(bench, batch, kv_len, heads_kv, dim) for _ in range(copies)]
-    q = bench.take((batch, 1, heads_q, dim))
-    queries, out = np.ones(batch, np.int64), np.empty_like(q)
-    ready = plan(queries, caches[0].lengths, heads_q, heads_kv, dim, window, bench.threads)
-    scale = dim**-0.5
-
-    def check() -> None:
-        out[:] = np.nan
-        attend(ready, q, caches[0], scale, out)
-        want = reference(q, caches[0], queries, window, scale, dim)
-        require(out, want, "fp32", f"attention_decode {dict(shape)}")
-
-    grouped = q.reshape(batch, heads_kv, -1, dim)
-    flat = [bench.take((2, batch, heads_kv, kv_len, dim)) for _ in range(copies)]
     columns = {"kernel": "opbyte_decode", "dtype": "fp32", "kv_dtype": "fp32", **shape}
     moved = 8.0 * batch * heads_kv * dim * seen + 8.0 * batch * heads_q * dim
-    return Case(
-        columns, 4.0 * batch * heads_q * dim * seen, moved, copies,
-        lambda i: attend(ready, q, caches[i % copies], scale, out), check,
-        lambda i: with_numpy(grouped, flat[i % copies][0], flat[i % copies][1], scale),
-    )  # fmt: skip
+    flops = 4.0 * batch * heads_q * dim * seen
+    return paged_inputs(shape, bench).case(columns, flops, moved, bench.threads)
 
 
 CPU = add(Kernel("attention_decode", "numba", "attention_decode", shapes, case))

@@ -10,9 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..workloads.batch import visible_pairs
-from .attention import attend, plan, reference
-from .attention_decode import paged_cache
-from .check import require
+from .attention import paged_inputs
 from .lab import Bench, Case, Kernel, Shape, add
 
 
@@ -36,26 +34,10 @@ def case(shape: Shape, bench: Bench) -> Case:
     heads_q, heads_kv, dim, window = (shape[name] for name in ("heads_q", "heads_kv", "head_dim", "window"))
     kv_len = q_len + prefix
     moved = 4.0 * batch * dim * (2 * heads_q * q_len + 2 * heads_kv * kv_len)
-    copies = bench.copies(moved)
-    caches = [paged_cache(bench, batch, kv_len, heads_kv, dim) for _ in range(copies)]
-    q = bench.take((batch, q_len, heads_q, dim))
-    queries, out = np.full(batch, q_len, dtype=np.int64), np.empty_like(q)
-    ready = plan(queries, caches[0].lengths, heads_q, heads_kv, dim, window, bench.threads)
-    scale = dim**-0.5
-
-    def check() -> None:
-        out[:] = np.nan
-        attend(ready, q, caches[0], scale, out)
-        want = reference(q, caches[0], queries, window, scale, dim)
-        require(out, want, "fp32", f"attention_prefill {dict(shape)}")
-
-    ends = np.array([kv_len, prefix])
-    all_, before = visible_pairs(ends, window)
+    all_, before = visible_pairs(np.array([kv_len, prefix]), window)
     columns = {"kernel": "opbyte_prefill", "dtype": "fp32", "kv_dtype": "fp32", **shape}
-    return Case(
-        columns, 4.0 * batch * heads_q * dim * float(all_ - before), moved, copies,
-        lambda i: attend(ready, q, caches[i % copies], scale, out), check,
-    )  # fmt: skip
+    flops = 4.0 * batch * heads_q * dim * float(all_ - before)
+    return paged_inputs(shape, bench, moved).case(columns, flops, moved, bench.threads)
 
 
 CPU = add(Kernel("attention_prefill", "numba", "attention_prefill", shapes, case))

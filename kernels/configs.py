@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import attention_decode, gemm
-from .attention import attend, plan, reference
+from . import gemm
+from .attention import checked, paged_inputs
 from .blocked import DEFAULT as GEMM_DEFAULT
 from .blocked import MOST_ROWS, REGISTERS, GemmConfig
 from .ceilings import MachineRates, cache_rate, rates
@@ -145,25 +145,13 @@ def _prefill_configs() -> Sequence[AttentionConfig]:
 
 
 def _attention_ready(shape: Shape, bench: Bench) -> Ready:
-    batch, heads_q, heads_kv, dim = (shape[n] for n in ("batch", "heads_q", "heads_kv", "head_dim"))
-    new = shape.get("q_len", 1)
-    kv_len = shape["kv_len"] if "kv_len" in shape else new + shape["kv_prefix"]
-    copies = bench.copies(8.0 * batch * kv_len * heads_kv * dim)
-    caches = [attention_decode.paged_cache(bench, batch, kv_len, heads_kv, dim) for _ in range(copies)]
-    q = bench.take((batch, new, heads_q, dim))
-    queries, out, scale = np.full(batch, new, np.int64), np.empty_like(q), dim**-0.5
-    want = reference(q, caches[0], queries, shape["window"], scale, dim)
-
-    def run(config: AttentionConfig) -> Run:
-        ready = plan(queries, caches[0].lengths, heads_q, heads_kv, dim, shape["window"], bench.threads, config)
-        return lambda i: attend(ready, q, caches[i % copies], scale, out)
+    inputs = paged_inputs(shape, bench)
+    want = inputs.reference()
 
     def check(config: AttentionConfig) -> None:
-        out[:] = np.nan
-        run(config)(0)
-        require(out, want, "fp32", f"attention {dict(shape)} {config}")
+        checked(*inputs.call(bench.threads, config), want, f"attention {dict(shape)} {config}")
 
-    return Ready(run, check)
+    return Ready(lambda config: inputs.call(bench.threads, config)[0], check)
 
 
 SPACES = (

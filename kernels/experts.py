@@ -279,7 +279,7 @@ def _weights(shape: Shape, bench: Bench) -> list[ExpertWeights]:
 
 
 def case(shape: Shape, bench: Bench, make: Callable[[Shape, Bench], list[ExpertWeights]] = _weights) -> Case:
-    """Inputs for one shape, balanced loads, and for weights in fp32 the same by NumPy."""
+    """Inputs for one shape, with balanced loads."""
     tokens, hidden, inter, experts, k = (shape[n] for n in ("tokens", "hidden", "inter", "experts", "topk"))
     # Other experts each time: those of one choice would partly stay in the cache.
     choices = [balanced(tokens, experts, k, bench.rng) for _ in range(CHOICES)]
@@ -305,21 +305,13 @@ def case(shape: Shape, bench: Bench, make: Callable[[Shape, Bench], list[ExpertW
         want = reference(x[few], local.reshape(len(few), k), share_of[few], local_held)
         require(out[few], want, "fp32", f"experts {dict(shape)}")
 
-    def other(i: int) -> None:
-        w, ids = weights[i % copies], choices[i % CHOICES]
-        for e in np.unique(ids).tolist():
-            rows = x[(ids == e).any(1)]
-            gate = rows @ w.gate[e].T
-            _ = (gate / (1 + np.exp(-gate)) * (rows @ w.up[e].T)) @ w.down[e].T
-
     columns = {
         "kernel": "fused_moe", **shape, "tp": 1, "ep": 1, "gated": 1, "distribution": "balanced",
         "active_experts": active,
     }  # fmt: skip
     local_held = sum(w.nbytes for w in (weights[0].gate, weights[0].up, weights[0].down))
     moved = local_held * active / experts + 8.0 * tokens * hidden
-    return Case(columns, 6.0 * tokens * k * hidden * inter, moved, copies, run, check,
-                other if shape["dtype"] == "fp32" else None)  # fmt: skip
+    return Case(columns, 6.0 * tokens * k * hidden * inter, moved, copies, run, check)
 
 
 CPU = add(Kernel("experts", "numba", "moe", shapes, case))

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .attention import DEFAULT, Cache, attend, plan, reference
-from .check import require
+from .attention import DEFAULT, AttentionInputs, Cache
 from .lab import Bench, Case, Kernel, Shape, add
 from .mla_decode import CONFIG, LATENT, ROPE, SCALE
 
@@ -44,21 +43,11 @@ def case(shape: Shape, bench: Bench) -> Case:
         values = keys if latent else bench.take(keys.shape)
         table = [np.sort(bench.rng.permutation(pages)[:most]) + pages * row for row in range(rows)]
         caches.append(Cache(keys, values, np.array(table, np.int32), lengths))
-    q, out = bench.take((rows, 1, group, dim)), np.empty((rows, 1, group, dim_v), np.float32)
-    config = CONFIG if latent else DEFAULT
-    ready = plan(ones, lengths, group, 1, dim_v, 0, bench.threads, config)
-
-    def check() -> None:
-        out[:] = np.nan
-        attend(ready, q, caches[0], scale, out)
-        want = reference(q, caches[0], ones, 0, scale, dim_v)
-        require(out, want, "fp32", f"gathered_attention {dict(shape)}")
-
+    inputs = AttentionInputs(bench.take((rows, 1, group, dim)), caches, ones, dim_v, scale)
     moved = 4.0 * rows * (chosen * (dim if latent else 2 * dim) + group * (dim + dim_v))
-    return Case(
-        {"kernel": "gathered_attention", **shape}, 2.0 * rows * group * chosen * (dim + dim_v), moved,
-        copies, lambda i: attend(ready, q, caches[i % copies], scale, out), check,
-    )  # fmt: skip
+    flops = 2.0 * rows * group * chosen * (dim + dim_v)
+    config = CONFIG if latent else DEFAULT
+    return inputs.case({"kernel": "gathered_attention", **shape}, flops, moved, bench.threads, config)
 
 
 CPU = add(Kernel("gathered_attention", "numba", None, shapes, case))

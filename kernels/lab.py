@@ -47,8 +47,6 @@ class Case:
         ``run(i)`` computes with inputs ``i % copies``.
     check : callable
         Runs once, compares with the reference, and raises `check.WrongResult`.
-    other : callable or None
-        ``other(i)``: the same by NumPy (or torch), for the ratio.
     """
 
     columns: Mapping[str, Any]
@@ -57,7 +55,6 @@ class Case:
     copies: int
     run: Callable[[int], object]
     check: Callable[[], None]
-    other: Callable[[int], object] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from .host import HostInfo, this_host
 from .jit import blas_threads, max_threads, use_threads
 from .lab import Bench, Case, Kernel, kernels
 from .rounds import CLOSE, MeasuringPlan, RoundTimes, TimedCase, together, visit_all
-from .timing import CallSeconds, pinned, sample, settle
+from .timing import CallSeconds, pinned, settle
 
 MAX_DRIFT = 0.05
 """Largest change of the read rate across a row (kernels.md, C5)."""
@@ -42,7 +42,7 @@ class MeasuredShape:
     columns : mapping
         ``kernel``, ``dtype`` and the shape.
     sample, other : Sample, CallSeconds or None
-        Times of the kernel and of the same by NumPy.
+        Times of the kernel, and on a GPU of the same by torch or cuBLAS.
     flops, bytes : float
         Of one call.
     read_Bps, drift : float
@@ -125,7 +125,7 @@ class Measurement:
 
 def measure(
     *, quick: bool = False, threads: int | None = None, only: Sequence[str] = (),
-    lenient: bool = False, compare: bool = False, seed: int = 0,
+    lenient: bool = False, seed: int = 0,
     progress: Callable[[int, int], None] | None = None, besides: Sequence[TimedCase] = (),
 ) -> Measurement:  # fmt: skip
     """Measure the CPU kernels.
@@ -140,8 +140,6 @@ def measure(
         Names of kernels; all without it.
     lenient : bool
         Keep rows that were disturbed.
-    compare : bool
-        Also time the same by NumPy where a kernel has it.
     progress : callable, optional
         Told how many visits are done, of how many.
     besides : sequence of TimedCase
@@ -155,11 +153,11 @@ def measure(
     threads = threads or max_threads()
     use_threads(threads)
     with blas_threads(threads):
-        return _measure(quick, threads, only, lenient, compare, seed, progress, besides)
+        return _measure(quick, threads, only, lenient, seed, progress, besides)
 
 
 def _measure(
-    quick: bool, threads: int, only: Sequence[str], lenient: bool, compare: bool, seed: int,
+    quick: bool, threads: int, only: Sequence[str], lenient: bool, seed: int,
     progress: Callable[[int, int], None] | None, besides: Sequence[TimedCase],
 ) -> Measurement:  # fmt: skip
     """Check every case, then time them all, then take the ceilings in the same state."""
@@ -177,11 +175,7 @@ def _measure(
     with pinned():
         visits, state = visit_all([*work, *besides], bench, plan, progress)
         for (kernel, case), done, seen in zip(cases, work, visits[: len(work)], strict=True):
-            other = None
-            if compare and case.other is not None:
-                other = sample(case.other, threads=1, least=LEAST, most=40, budget_s=0.1, warm_up=1)
-                settle()
-            rows.append(_row(kernel, case, done, seen, state, other))
+            rows.append(_row(kernel, case, done, seen, state))
         ceilings = _ceilings(bench, state, budget_s=0.1 if quick else 0.5)
     usable = [row for row in rows if lenient or not row.reason]
     rejected = [] if lenient else [row for row in rows if row.reason]
@@ -202,12 +196,7 @@ def _work(case: Case) -> TimedCase:
 
 
 def _row(
-    kernel: Kernel,
-    case: Case,
-    work: TimedCase,
-    visits: Sequence[RoundTimes],
-    state: MachineRates,
-    other: CallSeconds | None,
+    kernel: Kernel, case: Case, work: TimedCase, visits: Sequence[RoundTimes], state: MachineRates
 ) -> MeasuredShape:
     """What the visits of a case come to."""
     taken, counted = together(visits, work, state)
@@ -224,7 +213,7 @@ def _row(
     elif abs(drift) > MAX_DRIFT:
         reason = f"read rate changed by {drift:+.0%}"
     return MeasuredShape(
-        kernel.name, kernel.family, case.columns, taken, other, case.flops, case.bytes, state.read_Bps, drift, reason
+        kernel.name, kernel.family, case.columns, taken, None, case.flops, case.bytes, state.read_Bps, drift, reason
     )
 
 

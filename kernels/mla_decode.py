@@ -9,9 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .attention import Cache, attend, plan, reference
-from .attention_decode import PAGE
-from .check import require
+from .attention import AttentionInputs, paged_cache
 from .flash import AttentionConfig
 from .lab import Bench, Case, Kernel, Shape, add
 
@@ -37,29 +35,11 @@ def case(shape: Shape, bench: Bench) -> Case:
     """Inputs for one shape."""
     batch, kv_len, heads, dim = shape["batch"], shape["kv_len"], shape["heads"], LATENT + ROPE
     moved = 4.0 * batch * (kv_len * dim + heads * (dim + LATENT))
-    copies = bench.copies(moved)
-    pages = -(-kv_len // PAGE) * batch
-    lengths, queries = np.full(batch, kv_len, dtype=np.int64), np.ones(batch, np.int64)
-    caches = []
-    for _ in range(copies):
-        latent = bench.take((pages, 1, PAGE, dim))
-        table = bench.rng.permutation(pages).astype(np.int32).reshape(batch, -1)
-        caches.append(Cache(latent, latent, table, lengths))
+    caches = [paged_cache(bench, batch, kv_len, 1, dim, latent=True) for _ in range(bench.copies(moved))]
     q = bench.take((batch, 1, heads, dim))
-    out = np.empty((batch, 1, heads, LATENT), np.float32)
-    ready = plan(queries, lengths, heads, 1, LATENT, 0, bench.threads, CONFIG)
-
-    def check() -> None:
-        out[:] = np.nan
-        attend(ready, q, caches[0], SCALE, out)
-        want = reference(q, caches[0], queries, 0, SCALE, LATENT)
-        require(out, want, "fp32", f"mla_decode {dict(shape)}")
-
+    inputs = AttentionInputs(q, caches, np.ones(batch, np.int64), LATENT, SCALE)
     columns = {"kernel": "mla_decode", "dtype": "fp32", **shape}
-    return Case(
-        columns, 2.0 * batch * heads * kv_len * (dim + LATENT), moved, copies,
-        lambda i: attend(ready, q, caches[i % copies], SCALE, out), check,
-    )  # fmt: skip
+    return inputs.case(columns, 2.0 * batch * heads * kv_len * (dim + LATENT), moved, bench.threads, CONFIG)
 
 
 CPU = add(Kernel("mla_decode", "numba", "mla", shapes, case))

@@ -73,8 +73,6 @@ class ToyLayer:
     norm_2: F4
     router: F4
     experts: ExpertWeights
-    small: tuple[F4, ...] = ()
-    """What else its mixer has."""
 
 
 class ToyModel:
@@ -98,17 +96,12 @@ class ToyModel:
                     self._weights(*grouped),
                     self._weights(c.num_local_experts, c.hidden_size, c.intermediate_size),
                 ),
-                self._small(),
             )
             for _ in range(c.num_hidden_layers)
         ]
         self.embedding = self.rng.standard_normal((c.vocab_size, c.hidden_size), dtype=np.float32)
         self.norm = np.ones(c.hidden_size, np.float32)
         self.head = self._weights(c.vocab_size, c.hidden_size)
-
-    def _small(self) -> tuple[F4, ...]:
-        """Weights of a mixer besides its projections."""
-        return ()
 
     def _weights(self, *shape: int) -> F4:
         """Normal numbers scaled so that products keep their size."""
@@ -131,7 +124,7 @@ class ToyModel:
         for layer, cache in zip(self.layers, state.caches, strict=True):
             rmsnorm(state.x, layer.norm_1, state.normed, residual, self.threads)
             gemm(state.normed, layer.qkv, state.qkv, self.threads)
-            self._mix(layer, cache, state, ready)
+            self._mix(cache, state, ready)
             gemm(state.attended.reshape(batch, -1), layer.out, state.x, self.threads)
             rmsnorm(state.x, layer.norm_2, state.normed, residual, self.threads)
             gemm(state.normed, pad_rows(layer.router), state.scores, self.threads)
@@ -144,9 +137,8 @@ class ToyModel:
         assert len(state.tokens) == batch
         return state.tokens
 
-    def _mix(self, layer: ToyLayer, cache: Any, state: ToyState, ready: AttentionUnits | None) -> None:
+    def _mix(self, cache: Cache, state: ToyState, ready: AttentionUnits) -> None:
         """Rotary embedding, cache and attention; the result is in `state.attended`."""
-        assert ready is not None
         c = self.config
         last = cache.lengths - 1
         pages = cache.table[np.arange(len(last)), last // PAGE]
@@ -179,7 +171,7 @@ class ToyState:
         self.turn = np.empty((batch, 1, c.head_dim // 2), np.complex64)
         self.active: list[int] = []
 
-    def _caches(self, longest: int) -> list[Any]:
+    def _caches(self, longest: int) -> list[Cache]:
         """Return the cache of each layer: room for the tokens of each sequence, filled with random numbers."""
         c, rng, batch = self.model.config, self.model.rng, len(self.lengths)
         pages = int(-(-longest // PAGE))
@@ -198,7 +190,7 @@ class ToyState:
         """Go back to the first contexts."""
         self.lengths[:] = self.first
 
-    def advance(self) -> AttentionUnits | None:
+    def advance(self) -> AttentionUnits:
         """Make room for one more token of each sequence; the plan serves all layers."""
         c = self.model.config
         half = np.arange(c.head_dim // 2) / (c.head_dim // 2)

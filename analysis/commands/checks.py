@@ -79,8 +79,7 @@ def measure(given: Any) -> None:
     asked["only"] = tuple(map(str.strip, given.only.split(","))) if given.only.strip() else ()
     make: Callable[..., Any] = partial(measure_machine, backend=backend, **asked)
     if what == "configs":
-        refused = {"--loop": given.loop, "--threads": given.threads not in (None, 1), "--compare": given.compare,
-                   "--lenient": given.lenient}  # fmt: skip
+        refused = {"--loop": given.loop, "--threads": given.threads not in (None, 1), "--lenient": given.lenient}
         for option, is_given in refused.items():
             if is_given:
                 raise InputError(option, "has no part in measure configs, which searches on one thread")

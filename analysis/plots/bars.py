@@ -18,8 +18,6 @@ class MeasuredStep(Protocol):
     """Measured and simulated seconds of a step at one batch and context."""
 
     @property
-    def model(self) -> str: ...
-    @property
     def batch(self) -> int: ...
     @property
     def context(self) -> int: ...
@@ -35,7 +33,7 @@ class MeasuredStep(Protocol):
 
 def step_times(steps: Sequence[MeasuredStep], device: str) -> Figure:
     """Plot measured step times with their spread, and simulated ones, by batch and context."""
-    with house_figure(f"Small MoE models on {device}: steps run here and simulated") as figure:
+    with house_figure(f"A small MoE model on {device}: steps run here and simulated") as figure:
         axes = figure.add_subplot()
         at = np.arange(len(steps))
         measured = np.array([s.measured_s for s in steps]) * 1e3
@@ -51,7 +49,7 @@ def step_times(steps: Sequence[MeasuredStep], device: str) -> Figure:
             text = f"{s / m - 1.0:+.0%}"
             axes.text(x, max(m, s) + 0.06 * top, text, ha="center", fontsize=SMALL)
         axes.set_ylim(0.0, max(1.2 * top, 1.05 * float((measured + spread[1]).max(initial=0.0))))
-        axes.set_xticks(at, [f"{s.model}\n{s.batch} x {s.context:,}" for s in steps])
+        axes.set_xticks(at, [f"{s.batch} x {s.context:,}" for s in steps])
         axes.set(xlabel="sequences x context [tokens]", ylabel="time of a decode step [ms]")
         axes.legend(loc="upper left")
         finish(figure, "Above the bars: simulated over measured, less one.")

@@ -24,7 +24,6 @@ from ...devices.spec import SystemSpec
 from ...kernels.measure import Measurement
 from ...kernels.rounds import TimedCase
 from ...kernels.toy import ToyConfig, ToyModel, ToyState
-from ...kernels.toy_delta import DeltaConfig, DeltaModel
 from ...simulator.deploy.deployment import deploy
 from ...simulator.step.explicit import explicit_stage
 from ...workloads.batch import Batch
@@ -60,15 +59,12 @@ class LoopStep:
 
     Attributes
     ----------
-    model : str
-        "toy" or "toy-delta", whose layers are delta nets.
     read_Bps : float
         Read rate of the machine during its steps, an input of the simulation [B/s].
     active : float
         Experts with a token, mean over layers and steps; the simulator expects `expected_active` of them.
     """
 
-    model: str
     batch: int
     context: int
     measured_s: float
@@ -94,8 +90,8 @@ class Loop(Result):
         The small model serving a small load on this machine, simulated.
     device : str
         Description with the fits of half of the shapes (YAML).
-    configs : mapping
-        ``config.json`` of each small model.
+    config : mapping
+        ``config.json`` of the small model.
     skipped : sequence of Skipped
         Rows that were not used.
     """
@@ -105,7 +101,7 @@ class Loop(Result):
     serving: Simulation
     device: str
     name: str
-    configs: Mapping[str, Mapping[str, Any]]
+    config: Mapping[str, Any]
     skipped: Sequence[Skipped]
 
     @property
@@ -133,7 +129,7 @@ class Loop(Result):
 
     def rows(self) -> Rows:
         return [
-            {"model": s.model, "batch": s.batch, "context": s.context, "measured": seconds(s.measured_s),
+            {"batch": s.batch, "context": s.context, "measured": seconds(s.measured_s),
              "p10 to p90": f"{seconds(s.p10_s)} to {seconds(s.p90_s)}",
              "read rate": f"{s.read_Bps / 1e9:.1f} GB/s",
              "simulated": seconds(s.simulated_s), "error": f"{s.error:+.1%}",
@@ -152,7 +148,7 @@ class Loop(Result):
         return [
             "Kernel models fitted on half of the shapes, on the other half, and the other way round:",
             unseen,
-            "Small MoE models decoding here, and the simulator's prediction of their steps:",
+            "A small MoE model decoding here, and the simulator's prediction of its steps:",
             self.rows(),
             f"median error of a step {self.step_ape:.1%}",
             (
@@ -164,8 +160,7 @@ class Loop(Result):
     def write(self, files: OutputFolder) -> None:
         """Write the fitted device, the small model's config, its steps, and the plot."""
         files.text(f"{self.name}-calibrated.yaml", self.device)
-        for name, config in self.configs.items():
-            files.json(f"{name}/config.json", config)
+        files.json("toy/config.json", self.config)
         columns = {field.name: np.array([getattr(s, field.name) for s in self.steps]) for field in fields(LoopStep)}
         files.csv("steps.csv", columns)
         files.figure("steps.png", self.drawings()[0].figure)
@@ -174,11 +169,11 @@ class Loop(Result):
         """Times of the small model's steps, measured and predicted."""
         from ..plots.bars import step_times
 
-        return [Drawing(step_times(self.steps, self.name), "Steps of the small models here.")]
+        return [Drawing(step_times(self.steps, self.name), "Steps of the small model here.")]
 
 
-def close_loop(run: Measurement, machine: str, small: Sequence[SmallModel], *, seed: int = 0) -> Loop:
-    """Close the loop over a measurement of this machine, with the small models' steps besides.
+def close_loop(run: Measurement, machine: str, small: SmallModel, *, seed: int = 0) -> Loop:
+    """Close the loop over a measurement of this machine, with the small model's steps besides.
 
     `machine` is its description as a device, in YAML.
 
@@ -196,17 +191,14 @@ def close_loop(run: Measurement, machine: str, small: Sequence[SmallModel], *, s
         text = device_yaml(name, fits, base.name)
         fitted = folder / f"{name}-calibrated.yaml"
         fitted.write_text(text, encoding="utf-8")
-        configs = {one.name: one.config.to_hf(POSITIONS) for one in small}
-        models = [folder / f"{name}.json" for name in configs]
-        steps: list[LoopStep] = []
-        for one, model in zip(small, models, strict=True):
-            model.write_text(json.dumps(configs[one.name]), encoding="utf-8")
-            steps += _steps(one, model, fitted, run, len(steps))
+        config, model = small.config.to_hf(POSITIONS), folder / "toy.json"
+        model.write_text(json.dumps(config), encoding="utf-8")
+        steps = _steps(small, model, fitted, run)
         serving = simulate(
-            str(models[0]), str(fitted), rate=2.0, requests=32, input_len=64, output_len=32,
+            str(model), str(fitted), rate=2.0, requests=32, input_len=64, output_len=32,
             seed=seed, dtype=DTYPE, kv_dtype=DTYPE, policy="chunked",
         )  # fmt: skip
-    return Loop(unseen, steps, serving, text, name, configs, skipped)
+    return Loop(unseen, steps, serving, text, name, config, skipped)
 
 
 SMALL = ToyConfig(num_hidden_layers=2, vocab_size=4096)
@@ -270,7 +262,6 @@ class SmallModel:
         Batch and first context of each state.
     """
 
-    name: str
     config: ToyConfig
     model: ToyModel
     points: Sequence[tuple[int, int]]
@@ -288,33 +279,22 @@ class SmallModel:
         self.model.step(state)
 
 
-def small_models(quick: bool, threads: int, seed: int) -> list[SmallModel]:
-    """Build the small models, of attention and of delta nets; a quick run's have half the layers."""
+def small_model(quick: bool, threads: int, seed: int) -> SmallModel:
+    """Build the small model; a quick run's has half the layers."""
     config = SMALL if quick else ToyConfig()
-    contexts = (128, 1024) if quick else (128, 512, 2048)
-    sizes = {"num_hidden_layers": config.num_hidden_layers, "vocab_size": config.vocab_size}
-    delta = DeltaConfig(**sizes)
-    return [
-        _small("toy", config, ToyModel(config, threads, seed), contexts),
-        _small("toy-delta", delta, DeltaModel(delta, threads, seed), contexts[:1]),
-    ]
+    model = ToyModel(config, threads, seed)
+    points = [(batch, context) for batch in (1, 4, 16) for context in ((128, 1024) if quick else (128, 512, 2048))]
+    return SmallModel(config, model, points, [model.start([c] * b, ROOM) for b, c in points])
 
 
-def _small(name: str, config: ToyConfig, model: ToyModel, contexts: Sequence[int]) -> SmallModel:
-    points = [(batch, context) for batch in (1, 4, 16) for context in contexts]
-    return SmallModel(name, config, model, points, [model.start([c] * b, ROOM) for b, c in points])
-
-
-def _steps(small: SmallModel, model: Path, device: Path, run: Measurement, first: int) -> list[LoopStep]:
-    """Simulate the steps that were measured, each at the rates around it; `first` are others'."""
+def _steps(small: SmallModel, model: Path, device: Path, run: Measurement) -> list[LoopStep]:
+    """Simulate the steps that were measured, each at the rates around it."""
     spec = load_model(model)
     # A config.json that says float32 stands for a server's 16 bit; this model keeps its 32.
     spec = replace(spec, numerics=spec.numerics.with_formats(DTYPE, DTYPE))
     system, usual = load_system(device), run.ceilings
     out = []
-    for (batch, context), state, (taken, rates) in zip(
-        small.points, small.states, run.besides[first : first + len(small.points)], strict=True
-    ):
+    for (batch, context), state, (taken, rates) in zip(small.points, small.states, run.besides, strict=True):
         memory = rates.read_Bps / usual.read_Bps
         arithmetic = rates.fma_flops_per_s / usual.fma_flops_per_s
         deployment = deploy(spec, _at_rates(system, memory, arithmetic))
@@ -323,7 +303,7 @@ def _steps(small: SmallModel, model: Path, device: Path, run: Measurement, first
         stage = explicit_stage(deployment, [middle], expected=True)
         loads = deployment.experts[0].router.expected(0, float(batch))
         out.append(
-            LoopStep(small.name, batch, context, taken.median_s, taken.p10_s, taken.p90_s, stage.seconds,
+            LoopStep(batch, context, taken.median_s, taken.p10_s, taken.p90_s, stage.seconds,
                  rates.read_Bps, float(np.mean(state.active)), loads.active)
         )  # fmt: skip
     return out

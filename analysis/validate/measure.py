@@ -19,7 +19,7 @@ from .measure_configs import check_only
 
 if TYPE_CHECKING:
     from ..show.output import OutputFolder
-    from .host_loop import Loop, SmallModel
+    from .host_loop import Loop
 
 BACKENDS = ("numba", "cupy")
 
@@ -125,7 +125,7 @@ def _record(row: MeasuredShape) -> dict[str, Any]:
         "name": row.name, **row.columns, "measured_s": s.median_s, "p10_s": s.p10_s,
         "p90_s": s.p90_s, "accepted": s.accepted, "taken": s.taken, "flops": row.flops,
         "bytes": row.bytes, "read_Bps": row.read_Bps, "drift": row.drift, "share": row.share,
-        "numpy_s": None if other is None else other.median_s, "note": row.reason,
+        "library_s": None if other is None else other.median_s, "note": row.reason,
     }  # fmt: skip
 
 
@@ -137,7 +137,7 @@ def _shape(row: MeasuredShape) -> str:
 
 def measure_machine(
     *, backend: str = "numba", quick: bool = False, threads: int | None = None,
-    only: Sequence[str] = (), lenient: bool = False, compare: bool = False, seed: int = 0,
+    only: Sequence[str] = (), lenient: bool = False, seed: int = 0,
     loop: bool = False, progress: OnProgress | None = None,
 ) -> Measured:  # fmt: skip
     """Measure the kernels of a backend here, and close the loop over them if asked.
@@ -146,7 +146,7 @@ def measure_machine(
     ----------
     backend : str
         "numba": this machine's processor. "cupy": its GPU.
-    quick, threads, only, lenient, compare, seed
+    quick, threads, only, lenient, seed
         See `kernels.measure.measure`.
     loop : bool
         Calibrate on half of the shapes, validate on the others, and compare a simulation of a small model with a run of
@@ -174,17 +174,13 @@ def measure_machine(
         from ...kernels.gpu_measure import measure_gpu
 
         return Measured(measure_gpu(quick=quick, only=only, lenient=lenient, progress=progress))
-    small: Sequence[SmallModel] = ()
-    if loop:
-        from .host_loop import small_models
+    from .host_loop import close_loop, small_model
 
-        small = small_models(quick, threads or max_threads(), seed)
+    small = small_model(quick, threads or max_threads(), seed) if loop else None
     run = measure(
-        quick=quick, threads=threads, only=only, lenient=lenient, compare=compare, seed=seed,
-        progress=progress, besides=[work for one in small for work in one.work],
+        quick=quick, threads=threads, only=only, lenient=lenient, seed=seed,
+        progress=progress, besides=[] if small is None else small.work,
     )  # fmt: skip
-    if not small:
+    if small is None:
         return Measured(run)
-    from .host_loop import close_loop
-
     return Measured(run, close_loop(run, Measured(run).yaml(), small, seed=seed))

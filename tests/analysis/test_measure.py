@@ -97,11 +97,11 @@ def test_the_loop_predicts_shapes_it_never_saw(measured: Measured, folder: Path)
     loop = measured.loop
     assert loop is not None
     assert {u.family for u in loop.unseen} == {"gemm", "norm", "delta_prefill", "delta_decode"}
-    assert [step.model for step in loop.steps] == ["toy"] * 6 + ["toy-delta"] * 3
+    assert len(loop.steps) == 6
     assert all(step.simulated_s > 0 and step.measured_s > 0 for step in loop.steps)
     assert loop.serving.run.output_tokens == 32 * 32
     names = {path.name for path in folder.iterdir()}
-    assert {"steps.csv", "steps.png", "measure.json", "toy", "toy-delta"} <= names
+    assert {"steps.csv", "steps.png", "measure.json", "toy"} <= names
     answer = json.loads((folder / "measure.json").read_text())
     assert answer["loop"]["step_median_ape"] == pytest.approx(loop.step_ape)
 

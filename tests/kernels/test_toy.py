@@ -5,35 +5,25 @@ Expected values: one whole step in fp64, written without any of the kernels.
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from opbyte.kernels import recurrent
+from opbyte.kernels.attention import Cache
 from opbyte.kernels.check import require
 from opbyte.kernels.jit import max_threads, use_threads
-from opbyte.kernels.toy import ToyConfig, ToyLayer, ToyModel, ToyState
-from opbyte.kernels.toy_delta import DeltaConfig, DeltaModel
+from opbyte.kernels.toy import ToyConfig, ToyModel, ToyState
 from opbyte.workloads.catalog import load_model
 
 SMALL = ToyConfig(
     hidden_size=256, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4,
     num_key_value_heads=2, num_local_experts=8, num_experts_per_tok=2, vocab_size=512,
 )  # fmt: skip
-DELTA = DeltaConfig(
-    hidden_size=256, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4,
-    num_key_value_heads=2, num_local_experts=8, num_experts_per_tok=2, vocab_size=512,
-    linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=64,
-    linear_value_head_dim=64,
-)  # fmt: skip
-MODELS = {"attention": (ToyModel, SMALL), "delta": (DeltaModel, DELTA)}
 
 
-def attention(model: ToyModel, layer: ToyLayer, cache: Any, state: ToyState, heads: np.ndarray) -> np.ndarray:
+def attention(model: ToyModel, cache: Cache, state: ToyState, heads: np.ndarray) -> np.ndarray:
     """Attention to what a cache holds after a step, in fp64."""
     c = model.config
     batch, group = len(heads), c.num_attention_heads // c.num_key_value_heads
@@ -55,26 +45,7 @@ def silu(x: np.ndarray) -> np.ndarray:
     return x / (1.0 + np.exp(-x))
 
 
-def delta(model: DeltaModel, layer: ToyLayer, cache: Any, state: ToyState, heads: np.ndarray) -> np.ndarray:
-    """A gated delta net from the states and inputs before a step, in fp64."""
-    c, (states, window) = model.config, cache
-    taps, rates, biases, weights = (x.astype(np.float64) for x in layer.small)
-    batch, values, dim = len(heads), c.linear_num_value_heads, c.linear_key_head_dim
-    mixed, gates, b, a = np.split(heads, np.cumsum([c.channels, c.mixed[1], values]), axis=1)
-    seen = np.concatenate([window.astype(np.float64), mixed[:, None]], axis=1)
-    mixed = silu(np.einsum("btc,ct->bc", seen, taps))
-    keys = c.linear_num_key_heads * dim
-    both = [x.reshape(batch, 1, -1, dim) for x in np.split(mixed[:, : 2 * keys], 2, axis=1)]
-    q, k = (x / np.sqrt((x * x).sum(3, keepdims=True) + 1e-6) for x in both)
-    v = mixed[:, 2 * keys :].reshape(batch, 1, values, -1)
-    decay = np.exp(-np.exp(rates) * np.log1p(np.exp(a + biases)))[:, None, :, None]
-    beta = 1.0 / (1.0 + np.exp(-b))[:, None]
-    read, _ = recurrent.reference(recurrent.TokenInputs(q * dim**-0.5, k, v, decay, beta), states)
-    normed = read[:, 0] / np.sqrt((read[:, 0] ** 2).mean(2, keepdims=True) + 1e-6) * weights
-    return normed.reshape(batch, -1) * silu(gates)
-
-
-def reference_step(model: ToyModel, state: ToyState, tokens: np.ndarray, mix: Any, caches: list[Any]) -> np.ndarray:
+def reference_step(model: ToyModel, state: ToyState, tokens: np.ndarray) -> np.ndarray:
     """Logits of one step in fp64, shape (batch, vocabulary), written without any of the kernels."""
     c = model.config
     residual = np.zeros((len(tokens), c.hidden_size))
@@ -83,10 +54,10 @@ def reference_step(model: ToyModel, state: ToyState, tokens: np.ndarray, mix: An
     def norm(y: np.ndarray) -> np.ndarray:
         return y / np.sqrt((y * y).mean(1, keepdims=True) + 1e-6)
 
-    for layer, cache in zip(model.layers, caches, strict=True):
+    for layer, cache in zip(model.layers, state.caches, strict=True):
         residual += x
         projected = norm(residual) @ layer.qkv.T.astype(np.float64)
-        x = mix(model, layer, cache, state, projected) @ layer.out.T.astype(np.float64)
+        x = attention(model, cache, state, projected) @ layer.out.T.astype(np.float64)
         residual += x
         normed = norm(residual)
         scores = normed @ layer.router.T.astype(np.float64)
@@ -112,21 +83,9 @@ def test_logits_are_right(contexts: list[int]) -> None:
     for _ in range(3):
         tokens = state.tokens.copy()
         model.step(state)
-        want = reference_step(model, state, tokens, attention, state.caches)
+        want = reference_step(model, state, tokens)
         require(state.logits, want, "fp32", "logits")
     assert state.lengths.tolist() == [n + 3 for n in contexts]
-
-
-def test_logits_of_delta_nets_are_right() -> None:
-    """Each step from the states that stood before it."""
-    use_threads(max_threads())
-    model = DeltaModel(DELTA, max_threads())
-    state = model.start([1, 1, 1], 4)
-    for _ in range(3):
-        tokens, before = state.tokens.copy(), copy.deepcopy(state.caches)
-        model.step(state)
-        want = reference_step(model, state, tokens, delta, before)
-        require(state.logits, want, "fp32", "logits")
 
 
 def test_same_seed_same_tokens() -> None:
@@ -138,19 +97,16 @@ def test_same_seed_same_tokens() -> None:
     np.testing.assert_array_equal(runs[0], runs[1])
 
 
-@pytest.mark.parametrize("kind", MODELS)
-def test_its_config_is_what_the_simulator_counts(tmp_path: Path, kind: str) -> None:
+def test_its_config_is_what_the_simulator_counts(tmp_path: Path) -> None:
     """Parameters counted from config.json are those the model holds, norms included."""
 
     path = tmp_path / "config.json"
-    make, config = MODELS[kind]
-    path.write_text(json.dumps(config.to_hf(4096)))
+    path.write_text(json.dumps(SMALL.to_hf(4096)))
     spec = load_model(path)
-    model = make(config, 1)
+    model = ToyModel(SMALL, 1)
     held = model.embedding.size + model.head.size + model.norm.size
     for layer in model.layers:
         w = layer.experts
         held += layer.qkv.size + layer.out.size + layer.router.size
-        held += sum(weights.size for weights in layer.small)
         held += layer.norm_1.size + layer.norm_2.size + w.gate.size + w.up.size + w.down.size
     assert spec.total_params == held
