@@ -8,6 +8,11 @@ from pydantic import Field
 
 from ..workloads.specfile import Spec
 
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(gt=0, lt=2**31)]
+
 
 class ErrorSpec(Spec):
     """How far predictions are from measurements: fractions of the measured time.
@@ -53,9 +58,3 @@ class TierSpec(Spec):
     capacity_bytes: Positive
     bandwidth_bytes_per_s: Positive
     latency_s: NonNegative
-
-
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Fraction = Annotated[float, Field(gt=0, le=1)]
-Count = Annotated[int, Field(gt=0, lt=2**31)]

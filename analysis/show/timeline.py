@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from ...devices.dram.timeline import Command
+    from ...devices.dram.run import Command
 
 MAX_STAGES = 200_000
 """Stages written at most; viewers struggle with more. The first ones are kept."""
