@@ -268,7 +268,6 @@ def run(graph: Graph) -> Timeline:
 
     Examples
     --------
-    >>> from .graph import Graph, Task
     >>> two = Graph((Task("send", "link", 2.0), Task("work", "compute", 3.0)))
     >>> run(two).makespan
     3.0

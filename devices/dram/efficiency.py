@@ -67,7 +67,7 @@ def efficiency(memory: DramSpec, run: PatternRun) -> Derived:
 
     Examples
     --------
-    >>> from .catalog import load_memory
+    >>> from .spec import load_memory
     >>> round(efficiency(load_memory("hbm3-5200-8hi"), weights()).fraction, 5)
     0.87533
     """

@@ -246,7 +246,7 @@ def meet(memory: DramSpec, first: Sequence[BundleRead], second: Sequence[BundleR
 
     Examples
     --------
-    >>> from .catalog import load_memory
+    >>> from .spec import load_memory
     >>> memory = load_memory("hbm3-5200-8hi")
     >>> meet(memory, [BundleRead(0, 32, 4)], [BundleRead(1, 32, 2)]).clocks
     128

@@ -87,7 +87,7 @@ def simulate(memory: DramSpec, run: PatternRun) -> DramResult:
 
     Examples
     --------
-    >>> from .catalog import load_memory
+    >>> from .spec import load_memory
     >>> from .pattern import read_pattern
     >>> memory = load_memory("hbm3-6400-8hi")
     >>> round(simulate(memory, read_pattern("seq_read:rdq=64,wrq=64")).fraction, 5)

@@ -117,7 +117,7 @@ def test_an_encoding_without_a_name_s_letters(tmp_path: Path) -> None:
 
 
 def test_too_little_memory_is_one_line(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*arguments: Any) -> None:
+    def refuse(**options: Any) -> None:
         raise MemoryError("Unable to allocate 640 GiB")
 
     monkeypatch.setattr("opbyte.analysis.answers.inspect.inspect", refuse)
@@ -125,7 +125,7 @@ def test_too_little_memory_is_one_line(ask: Ask, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_full_disk_is_not_blamed_on_standard_output(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*arguments: Any) -> None:
+    def full(**options: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("opbyte.analysis.answers.inspect.inspect", full)

@@ -42,7 +42,7 @@ VALUES: dict[str, str | None] = {
     "image_size": "640x480", "encoder_cache_hits": "0.5", "classes": "a:share=0.5;b:share=0.5",
     "policy": "chunked", "engine": "engine.json", "token_budget": "16", "max_seqs": "2", "max_model_len": "30",
     "prompt_room": "64", "speculative": "ngram:3", "acceptance": "0.6,0.4,0.2", "kv_tiers": "host:1GiB",
-    "kv_write": "back", "kv_load": "cheaper", "kv_prefetch": None, "kernels": "gemm.csv", "framework": "sglang",
+    "kv_write": "back", "kv_load": "cheaper", "kv_prefetch": None, "kernels": "gemm.csv", "framework": "measured-blend",
     "costs": "roofline", "memory": "derived", "host": "pcie-peer", "routing": "power_law:1",
     "sampling": "top_p=0.9,temperature=0.8", "dtype": "fp8", "kv_dtype": "fp8", "tp": "2", "dp": "2", "ep": "2",
     "pp": "2", "all_to_all": "hierarchical", "placement": "xpu-only", "expert_placement": "round-robin",

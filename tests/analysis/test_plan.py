@@ -152,7 +152,7 @@ def test_what_is_searched_beside_never_makes_a_plan_dearer() -> None:
     assert {c.pools for c in tried} == {None, (1, 1), (1, 2), (2, 1), (1, 3), (3, 1)}
     assert {dict(c.extra).get("speculative") for c in tried} == {None, "ngram:1", "ngram:2"}
     assert any("cap 450 W" in c.layout for c in tried)
-    first, second = (p.searched[0].bar(p.task) for p in (plain, wide))
+    first, second = (p.searched[0].bar for p in (plain, wide))
     assert second <= first
     drafting = next(c for c in tried if c.extra == (("acceptance", "0.6"), ("speculative", "ngram:1")))
     line = drafting.command("llama-3-8b", Room())
@@ -169,7 +169,7 @@ def test_tiers_and_copies_are_tried_beside_none(model: str, system: str, search:
     asked = {"load": 4.0, "most_devices": 2, "workers": 1, **WORK}
     plain = plan(model, system, "ttft_p99=2", **asked, **{n: x for n, x in how.items() if n in ("tp", "dp", "ep")})
     wide = plan(model, system, "ttft_p99=2", search=search, **asked, **how)
-    first, second = (p.searched[0].bar(p.task) for p in (plain, wide))
+    first, second = (p.searched[0].bar for p in (plain, wide))
     assert second <= first
     (name,) = set(how) - {"tp", "dp", "ep"}
     tried = {dict(t.candidate.extra).get(name): t for t in wide.searched[0].tried}

@@ -199,7 +199,7 @@ def test_kernels_are_chosen_for_every_variant(tmp_path: Path) -> None:
         ("base: {kernel: best, model: m, system: s}\n", "axes"),
         ("base: {kernel: best, model: m, system: s}\naxes: {device.core: [1]}\n", "device.core"),
         ("base: {kernel: best, model: m}\naxes: {batch: [1]}\n", "base.system"),
-        ("base: {kernel: best}\naxes: {batch: [1]}\nsamples: 3\n", "samples"),
+        ("base: {kernel: best, model: m, system: s}\naxes: {batch: [1]}\nsamples: 3\n", "samples"),
     ],
 )
 def test_bad_studies_of_kernels_are_told(tmp_path: Path, text: str, part: str) -> None:

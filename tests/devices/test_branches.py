@@ -94,7 +94,7 @@ def test_a_version_is_asked_for_and_what_there_is_instead_is_said() -> None:
     assert not of_version(("0.24.0",), "0.2")
     with pytest.raises(InputError, match=r"vlm@0\.24.*did you mean 'vllm'"):
         named("vlm@0.24")
-    for wrong in ("vllm@", "vllm@new", "best@1.0"):
+    for wrong in ("vllm@", "vllm@new", "typical@1.0"):
         with pytest.raises(InputError, match=r"needs a version such as 0\.24"):
             named(wrong)
     spec, gemm = load_device("b200")[0], families()["gemm"]

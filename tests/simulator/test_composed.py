@@ -114,12 +114,12 @@ def test_what_every_schedule_owes(order: str, load: dict[str, Any], cuts: list[f
         engine.advance(cut)
         check_pool(engine, n)
     check_ended(engine, load)
-    assert not engine.parts["classes"].kinds[:, 0].any()
+    assert not engine.parts["classes"].kinds.waiting.any()
     assert not any(line.count.any() for line in (engine.parts["kv-tiers"].loading, engine.parts["kv-tiers"].landed))
     assert np.array_equal(stamps(whole, n), stamps(engine, n))
 
 
-FIRST_STAMP = "request.first = "
+FIRST_STAMP = "request.first = now"
 
 
 def test_the_first_token_is_stamped_at_one_place() -> None:
@@ -149,6 +149,6 @@ def test_stages_with_drafts_and_priorities_lose_nothing(load: dict[str, Any], cu
 
     engine, whole = served(cuts), served([])
     check_ended(engine, load)
-    assert not engine.parts["classes"].kinds[:, 0].any()
+    assert not engine.parts["classes"].kinds.waiting.any()
     assert engine.parts["drafts"].counts[0].verified <= sum(load["outputs"])
     assert np.array_equal(stamps(whole, n), stamps(engine, n))

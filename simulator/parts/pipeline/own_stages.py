@@ -42,7 +42,7 @@ def send(staged: StagedBatches, limits: Limits, kv_rules: KvRules, state: State,
     pipeline.price_stages(limits, state, step.decodes)
     start, end = pipeline.send_through(pipe, state, state.costs.stages, state.clocks[0].now, False)
     pipe.ends[place], pipe.sizes[place, 0] = end, 1
-    pipe.ring.count += 1
+    pipe.ring[0].count += 1
     counters.steps += 1
     counters.fast_forward = 1
     counters.prompt_tokens += int(step.prompts)
@@ -59,14 +59,14 @@ def take_turn(
 ) -> int:
     """Plan the batch whose turn it is and send it off, then wait for the next one's results."""
     clocks, step, pipe, stages = state.clocks[0], staged.exact.step[0], staged.pipe, state.costs.stages.size
-    place, now, before = pipe.ring.first, state.clocks[0].now, pipe.free[0]
+    place, now, before = pipe.ring[0].first, state.clocks[0].now, pipe.free[0]
     hooks.take_up(state, place)
     exact.plan_next(staged.exact, kv_rules, state)
     step.tries += 1
     if step.planned == 1:
         send(staged, limits, kv_rules, state, place)
     hooks.put_down(state, place)
-    pipe.ring.first = place = (place + 1) % stages
+    pipe.ring[0].first = place = (place + 1) % stages
     clocks.now = hooks.seen(state, before, pipe.free[0])
     if pipe.sizes[place, 0] == 1:
         clocks.now = max(pipe.ends[place], clocks.now)
@@ -74,12 +74,12 @@ def take_turn(
         hooks.take_results(state, kv_rules, clocks.now, clocks.now)
         hooks.put_down(state, place)
         pipe.sizes[place, 0] = 0
-        pipe.ring.count -= 1
-    elif pipe.ring.count == 0 and step.tries == stages:
+        pipe.ring[0].count -= 1
+    elif pipe.ring[0].count == 0 and step.tries == stages:
         hooks.on_idle(state)
     clocks.known = clocks.now
     clocks.busy += clocks.now - now
-    return STUCK if step.tries > 2 * stages + 2 and pipe.ring.count == 0 else AGAIN
+    return STUCK if step.tries > 2 * stages + 2 and pipe.ring[0].count == 0 else AGAIN
 
 
 @compiled_code
@@ -108,7 +108,7 @@ def is_planned(staged: StagedBatches, state: State) -> bool:
 @compiled_code
 def flies(staged: StagedBatches, state: State) -> bool:
     """Whether any batch is in flight."""
-    return bool(staged.pipe.ring.count > 0)
+    return bool(staged.pipe.ring[0].count > 0)
 
 
 @compiled_code
