@@ -84,7 +84,7 @@ def stacked(table: pd.DataFrame, title: str) -> Figure:
         handles: list[Artist] = []
         for i, part in enumerate(parts):
             width = table[part].to_numpy(dtype=np.float64)
-            color, hatch = COLORS[i % 5], HATCHES[i % 5]
+            color, hatch = COLORS[i % 5], HATCHES[(i + i // 5) % 5]  # from the sixth part on, another hatch
             bars = axes.barh(places, width, left=left, height=0.7, linewidth=0, color=color,
                              hatch=hatch, edgecolor="white")  # fmt: skip
             cases = zip(table["case"], width, strict=True)
