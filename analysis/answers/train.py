@@ -267,7 +267,7 @@ def train(
     cp : int
         Context parallel: ranks that share each sequence.
     pipeline_layout : str
-        Layers of each part of each stage in Megatron's letters: E, t, m, L and |.
+        Layers of each part of each stage in Megatron's letters: ``E``, ``t``, ``m``, ``L`` and ``|``.
     overlap_experts : bool
         Whether exchanges of experts' tokens run in parallel with the passes of another micro-batch.
     overlap_tp : bool, optional
