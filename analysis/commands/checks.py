@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...workloads.errors import InputError
-from .io import answer, resumed, show, side_file, told
+from .io import answer, resumed, show, side_file, split, told
 
 if TYPE_CHECKING:
     from ..parallel import OnProgress
@@ -74,8 +74,7 @@ def measure(given: Any) -> None:
     """Kernels of this machine, or every configuration of them."""
     from ..validate.measure import measure_machine
 
-    asked = dict(vars(given))
-    out, as_json, what, backend, _ = (asked.pop(name) for name in ("out", "as_json", "what", "backend", "options"))
+    (out, as_json, what, backend, _), asked = split(given, "out", "as_json", "what", "backend", "options")
     asked["only"] = tuple(map(str.strip, given.only.split(","))) if given.only.strip() else ()
     make: Callable[..., Any] = partial(measure_machine, backend=backend, **asked)
     if what == "configs":
@@ -168,8 +167,7 @@ def validate_runs(given: Any) -> None:
     from ..validate.runs import validate_runs
     from ..validate.runs.widths import widths_yaml
 
-    asked = dict(vars(given))
-    out, as_json, _ = (asked.pop(name) for name in ("out", "as_json", "options"))
+    (out, as_json, _), asked = split(given, "out", "as_json", "options")
 
     def make(progress: OnProgress | None) -> Compared:
         with side_file(given.fit, "--fit") as write:

@@ -68,6 +68,12 @@ def answer(
     return result
 
 
+def split(given: Any, *names: str) -> tuple[list[Any], dict[str, Any]]:
+    """Return the values of some options, and all other options by name."""
+    others = dict(vars(given))
+    return [others.pop(name) for name in names], others
+
+
 def told(result: Result) -> None:
     """End with code 1 where a check is past its bounds."""
     if not result.passed:

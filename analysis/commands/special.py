@@ -14,7 +14,7 @@ import typer
 
 from ...simulator.scenario import Scenario
 from ...workloads.errors import InputError, visible
-from .io import answer, counting, folder, print_json, progress, show
+from .io import answer, counting, folder, print_json, progress, show, split
 
 if TYPE_CHECKING:
     from ..answers.demo import Comparison
@@ -70,21 +70,18 @@ def plan(given: Any) -> None:
     from ..studies.plan import plan
 
     _check_emit(given.emit)
-    asked = dict(vars(given))
-    out, as_json, options = (asked.pop(name) for name in ("out", "as_json", "options"))
-    shown = {name: asked.pop(name) for name in ("why", "emit")}
+    (out, as_json, options, why, emit), asked = split(given, "out", "as_json", "options", "why", "emit")
     make = partial(
         plan, on_row=lambda row: print(f"opbyte: {visible(row)}", file=sys.stderr, flush=True), **asked, **options
     )
-    answer(lambda **more: replace(make(**more), **shown), out, as_json, counted="systems")
+    answer(lambda **more: replace(make(**more), why=why, emit=emit), out, as_json, counted="systems")
 
 
 def design(given: Any) -> None:
     """The search of a space, or the description of a device."""
     from ..studies.design import design, design_describe
 
-    asked = dict(vars(given))
-    out, as_json, device, _ = (asked.pop(name) for name in ("out", "as_json", "device", "options"))
+    (out, as_json, device, _), asked = split(given, "out", "as_json", "device", "options")
     if given.space == DESCRIBE:
         answer(partial(design_describe, device), out, as_json)
         return
@@ -111,8 +108,8 @@ def train(given: Any) -> None:
     from ..answers.train_recipe import train_recipe
     from ..answers.train_search import fastest_training
 
-    asked = {name: value for name, value in vars(given).items() if value is not None}
-    out, as_json, options, search = (asked.pop(name, None) for name in ("out", "as_json", "options", "search"))
+    (out, as_json, options, search), others = split(given, "out", "as_json", "options", "search")
+    asked = {name: value for name, value in others.items() if value is not None}
     make: Callable[..., Any] = fastest_training if search else train
     if given.recipe is not None:
         make = partial(train_recipe, search=search)
@@ -165,8 +162,7 @@ def record(given: Any) -> None:
     from ..live.record import record
     from ..show.interrupt import Ended, heard
 
-    asked = dict(vars(given))
-    out, as_json, options = (asked.pop(name) for name in ("out", "as_json", "options"))
+    (out, as_json, options), asked = split(given, "out", "as_json", "options")
     told_late: list[int] = []
     with ExitStack() as stack:
 
