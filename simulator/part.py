@@ -18,9 +18,9 @@ class Combination:
     Attributes
     ----------
     deployment, policy, cache
-        `deploy.Deployment`, `batching.Policy` and `batching.CacheSettings` of the engine.
+        `deploy.deployment.Deployment`, `batching.policies.Policy` and `batching.kv.CacheSettings` of the engine.
     pools, first
-        `two_pools.Pools` of the run, and the first block of its requests.
+        `serving.pools.Pools` of the run, and the first block of its requests.
     laned, fails, scaled : bool
         Whether requests wait by class, replicas fail, or come and go.
     """

@@ -1,7 +1,7 @@
 """Predicted against measured power of kernels (``opbyte validate power``).
 
 What is compared is the mean of the monitor's readings, as the collector takes them; see
-`devices.power.reading` for why that is not the kernel's own power where it is short.
+`devices.power.fit` for why that is not the kernel's own power where it is short.
 """
 
 from __future__ import annotations

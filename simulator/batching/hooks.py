@@ -1,7 +1,7 @@
 """The hook points of an engine.
 
 A hook has no body here; parts provide compiled functions of the same name and arguments, with their state as first
-argument (`serving.parts`). Without a part, a call returns the neutral value of its rule; where the engine's plain rule
+argument (`serving.engine_part`). Without a part, a call returns the neutral value of its rule; where the engine's plain rule
 differs, the caller checks `st.hooks.NAME.size` first. `FIRST`: at most one part may provide it. Hooks of other
 schedulers are in `scheduler_hooks`.
 """

@@ -245,7 +245,7 @@ def deploy(
     kernels : sequence of str
         Measured kernel tables of the device, which come before any model.
     frameworks : mapping of str to str
-        Kind of op -> whose kernels run it, where measurements tell; see `frameworks.kernels_of`.
+        Kind of op -> whose kernels run it, where measurements tell; see `frameworks.kernels.kernels_of`.
     exchange : str
         How devices exchange tokens and logits: "all_to_all" (of tokens to their experts), or
         "gather"; see `Layout.gather`.

@@ -100,7 +100,7 @@ def training_step(deployment: Deployment, layout: TrainingLayout, options: Train
     ParameterCounts
     ----------
     deployment : Deployment
-        As `deploy.training_deployment` makes it.
+        As `training.layout.training_deployment` makes it.
 
     Raises
     ------

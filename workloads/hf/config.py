@@ -17,8 +17,6 @@ MAX_EXPERTS = 16_384
 MAX_LAYERS = 2_000
 """Deepest model accepted; the deepest published language models have a few hundred layers."""
 
-_REQUIRED = object()
-
 
 @dataclass(frozen=True, slots=True)
 class Config:

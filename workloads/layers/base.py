@@ -373,7 +373,7 @@ def elementwise(
 ) -> Op:
     """A memory-bound vector op that moves `tensors` values per element, one FLOP each.
 
-    `access` says whether its rows are contiguous or gathered (`workloads.access`).
+    `access` says whether its rows are contiguous or gathered (`workloads.ops.Access`).
     """
     row = run.numerics.act_bytes * cols
     return Op(

@@ -2,7 +2,7 @@
 
 Copies go one after another in the order in which they were asked for (a GPU has one copy engine a direction, on
 which streams queue), but for experts, for which a step stands still: they go first, and what is under way then
-ends as much later as they take. In an engine the same holds for KV blocks, see `batching.plain.give_way`.
+ends as much later as they take.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ def pass_over(
 ) -> tuple[int, int]:
     """Leave out sequences that a place that is `ahead` too far passes over; where it then stands.
 
-    Of those that have ended some may stand between the running ones, see `drafts.plan_ended`.
+    Of those that have ended some may stand between the running ones, see `drafts.hooks.plan_ended`.
     """
     rank, places = state.ranks[rank_index], 2 * state.running.shape[1] // 3
     while ahead > 0 and (position < rank.running or ended_at < rank.late):
