@@ -29,6 +29,16 @@ SLOWER_BACKWARD = 56 / 42
 """Rate of a fused attention's forward kernels over that of the backward ones: shares of the BF16 peak in DeepSeek's published training trace
 (deepseek-ai/profile-data@4496024, train.json, H800)."""
 
+SPARSE = "sparse_prefill"
+"""Attention to chosen entries."""
+
+ADDS: Mapping[str, tuple[tuple[str, str, float], ...]] = {
+    SPARSE: (("pairs", "key_bytes", 2.0),), "hyper_pre": (("tokens", "token_bytes", 5.4),),
+}  # fmt: skip
+"""What backward passes move besides: keys of an op's shape with rows and with their bytes, and how often those are moved. Each query of sparse attention
+adds to the gradients of its entries in 32 bits (`atomic_addx4` to `dKV` of tilelang_sparse_mla_bwd.py). The gradients of four residual streams come from
+their projection, their sum and the kernels behind, and are added (hyper_connection.py; both NVIDIA/Megatron-LM)."""
+
 PLAIN_BACKWARD = 2.0
 """The same where nothing is computed again: a gradient for each of two operands."""
 
@@ -49,13 +59,21 @@ MODULES: Mapping[str, frozenset[str]] = {
     "core_attn": frozenset(),
     "mla_up_proj": frozenset({"q_up", "kv_up", "keys", "rope"}),
     "layernorm": frozenset({"norm"}),
-    "moe_act": frozenset({"expert_activation"}),
+    "mhc": frozenset({"hyper_pre", "hyper_post"}),
+    "moe_act": frozenset({"expert_activation", "expert_clamp"}),
     "mlp": frozenset({"gate_up", "gate", "up", "activation", "down"}),
     "shared_experts": frozenset({"shared_gate_up", "shared_up", "shared_activation", "shared_down"}),
     "moe": frozenset({"router", "router_in", "router_out", "topk", "experts", "combine", "shared_gate_up", "shared_up", "shared_activation",
                       "shared_down", "latent_down", "latent_up"}),
 }  # fmt: skip
 """Modules of Megatron's selective recomputation, and the ops that the backward pass runs again (transformer_config.py, `recompute_modules`)."""
+
+BIASED = "biased"
+"""Key of an op's shape: experts with biases outside of a fused kernel."""
+CLAMPED, ADDED = (8.0, 12.0), (14.0, 20.0)
+"""16-bit values that such experts move besides, forward and backward, for each value of a row's inner and outer width: the halves of the gated activation
+are clamped and joined, and the second bias is gated and added in 32 bits, expert by expert (`weighted_bias_quick_geglu_impl` of fused_bias_geglu.py and
+`_apply_bias` of experts.py in NVIDIA/Megatron-LM; gradients as autograd makes them, with the sums for both biases)."""
 
 LOSS_TENSORS = 3
 """Passes over the logits: largest value and sum, exponentials, and the probabilities written."""
@@ -106,11 +124,21 @@ def forward(op: Op, run: Run) -> list[RepeatedOp]:
         rows, s = op.shape["routed"], op.shape
         kernels = [elementwise("permute", op.layer, rows, int(s["hidden"]), 2, run)]
         kernels += [elementwise("expert_activation", op.layer, rows, int(s["inter"]), s["matrices"], run)]
+        kernels += _biases(op, run, 0)
         return [RepeatedOp(kernel) for kernel in kernels] + [w for one in grouped(op, run) for w in forward(one, run)]
     reads, written = _cast(op, run)
     if not reads or (op.name in AFTER_NORM and reads <= run.numerics.act_bytes):
         return [RepeatedOp(op)]
     return [RepeatedOp(op), _casting(op, run, reads + written, op.shape["k"])]
+
+
+def _biases(op: Op, run: Run, way: int) -> list[Op]:
+    """What experts with biases add in the forward (0) or backward (1) pass."""
+    s = op.shape
+    if BIASED not in s:
+        return []
+    sizes = (("expert_clamp", "inter", CLAMPED), ("expert_bias", "hidden", ADDED))
+    return [elementwise(name, op.layer, s["routed"], int(s[width]), moved[way], run) for name, width, moved in sizes]
 
 
 def grouped(op: Op, run: Run) -> list[Op]:
@@ -166,6 +194,7 @@ def backward(op: Op, run: Run, gradient_bytes: float) -> list[RepeatedOp]:
         rows, s = op.shape["routed"], op.shape
         kernels = [elementwise("permute_grad", op.layer, rows, int(s["hidden"]), 2, run)]
         kernels += [elementwise("expert_activation_grad", op.layer, rows, int(s["inter"]), 2 * s["matrices"] - 1, run)]
+        kernels += _biases(op, run, 1)
         return [RepeatedOp(k) for k in kernels] + [
             w for one in grouped(op, run) for w in backward(one, run, gradient_bytes)
         ]
@@ -177,8 +206,20 @@ def backward(op: Op, run: Run, gradient_bytes: float) -> list[RepeatedOp]:
         doubled = {**op.shape, "tensors": 2 * op.shape["tensors"]}
         both = replace(op, shape=doubled, flops=2 * op.flops, act_bytes=2 * op.act_bytes)
         return [RepeatedOp(replace(both, name=f"{op.name}_grad"))]
-    slower = SLOWER_BACKWARD if run.attention == "flash" and about(op.kind).scores else 1.0
-    return [RepeatedOp(replace(op, name=f"{op.name}_grad"), backward_times(op, run), slower)]
+    slower = SLOWER_BACKWARD if _fused(op, run) else 1.0
+    more = [
+        elementwise(
+            f"{op.name}_sums", op.layer, op.shape[rows], int(op.shape[width] / run.numerics.act_bytes), times, run
+        )
+        for rows, width, times in ADDS.get(op.kind, ())
+    ]
+    again = RepeatedOp(replace(op, name=f"{op.name}_grad"), backward_times(op, run), slower)
+    return [again, *map(RepeatedOp, more)]
+
+
+def _fused(op: Op, run: Run) -> bool:
+    """Whether an op is attention whose scores stay on chip."""
+    return run.attention == "flash" and (about(op.kind).scores or op.kind == SPARSE)
 
 
 def idle(op: Op) -> bool:
@@ -190,8 +231,7 @@ def backward_times(op: Op, run: Run) -> float:
     """FLOPs of an op's backward pass over those of its forward pass."""
     if op.kind in RECOMPUTED_STATES:
         return PLAIN_BACKWARD + 1.0
-    fused = run.attention == "flash" and about(op.kind).scores
-    return FUSED_BACKWARD if fused else PLAIN_BACKWARD
+    return FUSED_BACKWARD if _fused(op, run) else PLAIN_BACKWARD
 
 
 def _matmul_gradients(op: Op, value_bytes: float, gradient_bytes: float) -> list[RepeatedOp]:

@@ -136,7 +136,7 @@ class DeployOptions(CheckedOptions):
     pp: int | None = whole("Pipeline stages of the layers.")
     all_to_all: str | None = text(
         "Exchange of tokens between ranks, instead of an engine's own: auto (the cheapest) or a name of "
-        "`opbyte list exchanges`; without it all messages at once (in training auto).",
+        "`opbyte list exchanges`; without it all messages at once (in training HybridEP where it runs).",
         "ALGORITHM",
     )
     placement: str | None = text("A name of `opbyte list placements`.", "RULE")

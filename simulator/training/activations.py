@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ...workloads.layers import Run
 from ...workloads.ops import Op, about
-from ...workloads.training import SAVED_BITS, idle
+from ...workloads.training import MODULES, SAVED_BITS, idle
 from .layout import TrainingOptions
 
 INPUT_READERS = frozenset(
@@ -88,7 +88,7 @@ def kept(op: Op, run: Run, hidden: int, dropout: bool = False) -> list[SavedTens
             SavedTensor("expert_activation", s["routed"] * s["inter"] * narrow, module="moe_act"),
         ]
     if needs == "state":  # what it reads, half of what it moves
-        return [SavedTensor(op.name, op.bytes / 2)]
+        return [SavedTensor(op.name, op.bytes / 2, module="mhc" if op.name in MODULES["mhc"] else "")]
     scores = _scores(op) if run.score_passes else 0.0
     operands = op.act_bytes - run.score_passes * value * scores
     operands += op.kv_write_bytes * (op.kind == "attention_prefill")

@@ -14,15 +14,16 @@ import numpy as np
 from ...devices.calibrated.hardware import H_CORES, hardware
 from ...devices.calibrated.libraries import BLACKWELL, HOPPER, generation
 from ...devices.collectives.deepep import HYBRID, hybrid_runs
-from ...devices.collectives.plans import Topology, cheapest, plan
+from ...devices.collectives.plans import BY_COST, Topology, cheapest, plan
 from ...devices.hosts.catalog import link_of
 from ...devices.link import LinkModel
 from ...devices.spec import DeviceSpec
 from ...workloads.batch import Moments
 from ...workloads.layers import LayerKind, RoutedKind, is_routed
+from ...workloads.layers.base import elementwise
 from ...workloads.model import Layer, embedding_ops, layer_ops
 from ...workloads.ops import Loads, Op, about
-from ...workloads.training import RepeatedOp, backward, idle, loss_ops, losses, made_anew
+from ...workloads.training import BIASED, MODULES, RepeatedOp, backward, idle, loss_ops, losses, made_anew
 from ...workloads.training import forward as forward_work
 from ..deploy.deployment import Deployment
 from ..deploy.expert_parts import ExpertPart
@@ -124,9 +125,9 @@ EXCHANGE_SMS = 32
 SPLIT_SHOWN, SPLIT_SMS = 1 / 8, 16
 """Of an exchange beside products, what is waited for in the forward pass (the last of four splits of the reduce-scatter, which is half of the exchange),
 and SMs that it takes (NVIDIA-NeMo/Megatron-Bridge@067f987, comm_overlap.py)."""
-HOST_CALLS = 10
+HOST_CALLS, BIAS_CALLS = 10, 11
 """Kernels of a local expert that the host starts one by one: for each of two matrices a product in the forward and two in the backward pass, and casts
-of its input and of its output's gradient (Transformer Engine, module/grouped_linear.py)."""
+of its input and of its output's gradient (Transformer Engine, module/grouped_linear.py); and for its biases two kernels forward and nine of autograd (see `workloads.training.ADDED`)."""
 LAUNCH_S, SYNC_S = 13.6e-6, 1.45e-3
 """Seconds of a device for each kernel that the host starts in a layer with experts, and for each such layer where the host waits for how many tokens
 they got; fitted as `pricing.SUSTAINED`."""
@@ -225,6 +226,8 @@ class LayerPrices:
             device_ops = [self._shared(op, old, hidden) for op, old in zip(ops, uncut, strict=True)]
             if is_routed(part):
                 slowest = self._experts(part, next(expert_parts))
+                if self._biased(part):
+                    slowest = replace(slowest, shape={**slowest.shape, BIASED: 1.0})
                 device_ops = [slowest if op.routed else op for op in device_ops]
                 exchange = self._exchange(part, slowest.shape["hidden"])
                 forward[EXPERT] += exchange
@@ -261,7 +264,7 @@ class LayerPrices:
             if recompute != "full" and made_anew(op, run, recompute):
                 behind[op.layer] += sum(seconds for _, seconds in took)
             elif op.routed and "moe_act" in recompute:
-                behind[op.layer] += sum(seconds for name, seconds in took if name == "expert_activation")
+                behind[op.layer] += sum(seconds for name, seconds in took if name in MODULES["moe_act"])
 
     def _shown(self, share: float) -> float:
         """What of an exchange of tensor-parallel devices is waited for; beside products it takes their SMs."""
@@ -285,22 +288,24 @@ class LayerPrices:
             graphs = "partial" if generation(self.deployment.system.device) == BLACKWELL else "none"
         if graphs == "full" or not experts:
             return 0.0
-        local_experts = sum(part.held for part in experts)
-        calls = HOST_CALLS * local_experts + (works if graphs == "none" else 0)
+        calls = sum(part.held * (HOST_CALLS + BIAS_CALLS * self._biased(part.spec)) for part in experts)
+        calls += works if graphs == "none" else 0
         return LAUNCH_S * calls + SYNC_S
 
     def _overlap(self, forward: Seconds, behind: Seconds) -> None:
-        """Shorten exchanges of tokens that run beside another micro-batch's passes (Megatron's combined 1F1B).
+        """Shorten exchanges of tokens that overlap with another micro-batch's passes (Megatron's combined 1F1B).
 
-        They are waited for beyond the passes' compute, and take their SMs from it while they last.
+        The first forward and the last backward pass have none to overlap with. Other exchanges are waited for beyond the passes' compute, and take
+        their SMs from it while they last.
         """
         if not self.options.overlap_experts or not forward[EXPERT]:
             return
         exchanged = forward[EXPERT] + behind[EXPERT]
         work = sum(forward.values()) + sum(behind.values()) - exchanged
         shown = max(exchanged - work, exchanged * self._taken(EXCHANGE_SMS))
+        exposed = 1 - (1 - shown / exchanged) * (1 - 1 / self.layout.microbatches)
         for way in (forward, behind):
-            way[EXPERT] *= shown / exchanged
+            way[EXPERT] *= exposed
 
     def _shared(self, op: Op, uncut: Op, hidden: int) -> Op:
         """The op on a device's part of the sequence, where all would run it alike."""
@@ -309,6 +314,14 @@ class LayerPrices:
         alike = op.product and op.shape == uncut.shape
         alike |= op.kind == "elementwise" and op.shape["cols"] == hidden
         return along_sequence(op, 1 / self.layout.tp) if alike else op
+
+    def _biased(self, part: RoutedKind) -> bool:
+        """Whether Megatron adds the biases of gated experts by separate kernels, which a graph of the whole pass cannot hold."""
+        return (
+            bool(getattr(part, "expert_bias", False))
+            and getattr(part, "matrices", 2) > 2
+            and self.options.graphs != "full"
+        )
 
     def _sums(self, part: LayerKind, ops: Sequence[Op]) -> bool:
         """Whether tensor-parallel devices add up a part's output: not where each has its own tokens."""
@@ -330,8 +343,13 @@ class LayerPrices:
         pairs = self.m.tokens * part.routed.top_k / la.tp
         moved = pairs * sent * run.numerics.act_bytes
         group = replace(la.group(system, la.ep, la.expert_tp), copies=part.routed.top_k)
-        algorithm = self.deployment.all_to_all or (HYBRID if hybrid_runs(system.device) else "")
+        plain = self.deployment.all_to_all == BY_COST
+        algorithm = "" if plain else self.deployment.all_to_all or (HYBRID if hybrid_runs(system.device) else "")
         seconds = 2 * self.prices.exchange("all_to_all", moved, group, algorithm)
+        if (
+            plain and la.ep > 1
+        ):  # before it by rank, behind it by expert (Megatron-LM, token_dispatcher.py, `sort_input_by_local_experts`)
+            seconds += 2 * self.prices.op(RepeatedOp(elementwise("permute", EXPERT, pairs * la.tp, int(sent), 2, run)))
         if la.expert_tp > 1:
             slices = la.group(system, la.expert_tp, 1)
             for kind in ("all_gather", "reduce_scatter"):

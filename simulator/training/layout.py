@@ -257,9 +257,7 @@ def training_deployment(
         raise InputError(system.name, "splits serving over kinds of device; training needs one kind")
     if system.device.fabric is not None:
         raise InputError(system.name, "is an FPGA, whose designs run only forward passes")
-    if all_to_all == BY_COST:
-        all_to_all = None
-    if all_to_all is not None:
+    if all_to_all not in (None, BY_COST):
         plan("all_to_all", all_to_all, layout.group(system, layout.ep, layout.expert_tp))
     check_choices(system, {"--placement": placement, "--attention": attention, "--costs": costs, "--memory": memory})
     cut = layout.serving

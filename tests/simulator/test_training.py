@@ -23,7 +23,7 @@ from opbyte.simulator.training.pipeline import in_flight, order, pass_seconds, p
 from opbyte.simulator.training.states import BytesPerWeight, ParameterCounts, states
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import CapacityError, InputError
-from opbyte.workloads.model import embedding_ops, layer_ops
+from opbyte.workloads.model import ModelSpec, embedding_ops, layer_ops
 from opbyte.workloads.training import RepeatedOp, backward, loss_ops, whole_sequences
 
 KORTHIKANTI = {
@@ -341,6 +341,21 @@ def test_context_parallel_ranks_share_a_sequence() -> None:
     assert (one.layout.dp, two.layout.dp, two.layout.copies) == (8, 4, 8)
     assert two.step.by_stream["compute"] == pytest.approx(one.step.by_stream["compute"], rel=0.02)
     assert two.step.memory.activations == pytest.approx(one.step.memory.activations / 2, rel=1e-9)
+
+
+def test_biases_of_gated_experts_take_separate_kernels() -> None:
+    """22 and 32 values of 16 bits for each of a row, whose inner and outer width are equal; a graph of the whole pass fuses them."""
+    biased = load_model("gpt-oss-20b")
+    plain = biased.map_layers(lambda layer: replace(layer, ffn=replace(layer.ffn, expert_bias=False)))  # type: ignore[type-var]
+
+    def seconds(model: ModelSpec, graphs: str) -> float:
+        step = train(model, roomy("h100-x8"), batch=8, seq=1024, tp=1, ep=8, graphs=graphs, costs="roofline").step
+        return sum(p.forward["moe"] + p.backward["moe"] for p in step.stages[0].layers)
+
+    rate = load_system("h100-x8").device.memory.bandwidth_bytes_per_s
+    moved = (22 + 32) * 24 * 1024 * 4 * 2880 * 2.0
+    assert seconds(biased, "partial") - seconds(plain, "partial") == pytest.approx(moved / rate, rel=0.25)
+    assert seconds(biased, "full") == pytest.approx(seconds(plain, "full"))
 
 
 def test_longer_runs_of_a_pipeline_take_proportionally_longer() -> None:

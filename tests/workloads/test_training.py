@@ -97,3 +97,17 @@ def test_shared_experts_read_the_routers_input_once() -> None:
     ops = layer.ffn.ops(m, run, even_loads(layer.ffn.routed, m.tokens))
     names = [k.name for op in ops for k in kept(op, run, model.hidden)]
     assert names.count("input") == 2  # the router's and the shared experts', the same tensor
+
+
+def test_what_backward_passes_of_sparse_attention_and_streams_add() -> None:
+    """Entries get their gradients in 32 bits from every query; streams move 5.4 times what their kernel moves."""
+    model = training_model(load_model("deepseek-v4-flash"), None)
+    run, m = Run(model.numerics), whole_sequences(1, 4096, model.windows)
+    for op in (op for ops in layer_ops(model.layers[2], m, run, NOTHING) for op in ops):
+        if op.kind in ("sparse_prefill", "hyper_pre"):
+            again, sums = backward(op, run, 2.0)
+            rows, width, times = (
+                ("pairs", "key_bytes", 2) if op.kind == "sparse_prefill" else ("tokens", "token_bytes", 5.4)
+            )
+            assert sums.op.act_bytes == pytest.approx(times * op.shape[rows] * op.shape[width])
+            assert again.flops == (2.5 if op.kind == "sparse_prefill" else 2) * op.flops

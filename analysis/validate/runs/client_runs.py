@@ -31,7 +31,9 @@ FIGURES = {"output_tok_s": "output_tokens_per_s", "tokens_per_s_gpu": "training_
 POWER = re.compile(r"power (\d+) W a GPU")
 MOST = 1_000_000
 """Of any number that a run needs."""
-RECIPE = ("models", "devices", "precision", "since", "overlap_experts", "graphs", "mtp")
+RECIPE = ("models", "devices", "precision", "since", "overlap_experts", "graphs", "mtp", "all_to_all", "recompute")
+WORDS: Mapping[str, Any] = {"yes": True, "no": False, "0": 0}
+"""Cells of a recipe with another type than text."""
 DRAFTS = 3
 """Drafts a step where only the measured tokens of a step are known."""
 ROUNDS, WARM, END = 3.4, 1.2, 2.6
@@ -175,14 +177,10 @@ def _trained(row: Mapping[str, str]) -> dict[str, Any]:
     if row.get("fsdp"):
         options["zero"] = 3
     release = numbers_of(row.get("release", ""))
-    for models, devices, precision, since, overlap, graphs, mtp in _recipes():
-        told = row["model"] in models.split() and row["gpu"] in devices.split() and release >= numbers_of(since)
-        if told and (precision == "-" or row.get("precision") in precision.split()):
-            options |= (
-                {"overlap_experts": overlap == "yes"}
-                | ({"graphs": graphs} if graphs else {})
-                | ({"mtp": int(mtp)} if mtp else {})
-            )
+    for models, devices, precision, since, *cells in _recipes():
+        named = row["model"] in models.split() and row["gpu"] in devices.split() and release >= numbers_of(since)
+        if named and (precision == "-" or row.get("precision") in precision.split()):
+            options |= {name: WORDS.get(cell, cell) for name, cell in zip(RECIPE[4:], cells, strict=True) if cell}
     return options
 
 
