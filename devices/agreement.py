@@ -12,7 +12,7 @@ from ..workloads.layers import Attention, FeedForward, MixtureOfExperts, Run
 from ..workloads.numerics import Numerics
 from ..workloads.ops import Loads, Op
 from .cost import CostModel, roofline_seconds
-from .prices import P_BYTES, P_FIXED, P_FLOPS, P_J_ACT, P_J_FLOP, P_J_STREAM, PriceRow, Probe
+from .prices import PriceRow, Probe
 
 RUN = Run(Numerics("bf16"))
 LAYERS = (Attention(1024, 8, 2, 128), FeedForward(1024, 4096))
@@ -64,11 +64,8 @@ def _compare(model: CostModel, op: Op, row: PriceRow, count: float) -> None:
         return
     cost, p = model.cost(op), row.params
     curve = row.curve
-    if curve is None:
-        seconds = roofline_seconds(op, p[P_FLOPS], p[P_BYTES]) + p[P_FIXED]
-    else:
-        seconds = float(curve.seconds[int(count)])
-    joules = op.stream_bytes * p[P_J_STREAM] + op.act_bytes * p[P_J_ACT] + op.flops * p[P_J_FLOP]
+    seconds = roofline_seconds(op, p.flops, p.bytes) + p.fixed if curve is None else float(curve.seconds[int(count)])
+    joules = op.stream_bytes * p.j_stream + op.act_bytes * p.j_act + op.flops * p.j_flop
     for what, mine, other in (("s", cost.seconds, seconds), ("J", cost.total_joules, float(joules))):
         if not np.isclose(mine, other, rtol=1e-9, atol=0.0):
             raise InputError(

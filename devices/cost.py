@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..workloads.ops import Op
-from .prices import PriceRow, Probe
+from .prices import ROOFLINE, PriceRow, Probe
 from .ratios import Ratios
 
 BOUNDS = ("compute", "memory", "latency")
@@ -235,21 +235,12 @@ class Roofline:
         }
 
     def row(self, op: Op, probe: Probe) -> PriceRow:
-        return PriceRow(
-            np.array(
-                [
-                    self.peak[op.dtype] * self.compute_efficiency,
-                    self.bandwidth * self.memory_efficiency,
-                    self.fixed_s,
-                    self.streamed_J_per_byte(op),
-                    self.act_J_per_byte,
-                    self.J_per_flop[op.dtype],
-                    self.peak[op.dtype],
-                    self.bandwidth,
-                    0.0,
-                ]
-            )
-        )
+        terms = (
+            self.peak[op.dtype] * self.compute_efficiency, self.bandwidth * self.memory_efficiency, self.fixed_s,
+            self.streamed_J_per_byte(op), self.act_J_per_byte, self.J_per_flop[op.dtype], self.peak[op.dtype],
+            self.bandwidth, 0.0,
+        )  # fmt: skip
+        return PriceRow(np.array([terms], dtype=ROOFLINE)[0])
 
     def evidence(self, ops: Sequence[Op]) -> list[Evidence]:
         return [Evidence("roofline", "", DESCRIPTION)] if ops else []

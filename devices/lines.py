@@ -16,7 +16,7 @@ from ..workloads.ops import Op
 from ..workloads.specfile import Spec
 from .cost import DESCRIPTION, Cost, CostModel, Evidence, Roof
 from .fields import Count, NonNegative, Positive
-from .prices import P_BYTES, P_FIXED, P_FLOPS, PriceRow, Probe
+from .prices import ROOFLINE, PriceRow, Probe
 
 EXCHANGES = ("all_to_all", "all_gather", "reduce_scatter", "all_reduce", "transfer")
 LINES = ("gemm", "attention", *EXCHANGES)
@@ -93,11 +93,11 @@ class LineModel:
             return self.base.row(op, probe)
         line = self.lines[name]
         exchange = name in EXCHANGES
-        params = np.zeros(P_FIXED + 1) if exchange else self.base.row(op, probe).params.copy()
+        params = np.zeros(1, ROOFLINE)[0] if exchange else self.base.row(op, probe).params.copy()
         flop = FLOP_PER.get(line.per)
-        params[P_FLOPS] = np.inf if flop is None else flop / line.beta_s
-        params[P_BYTES] = line.element_bytes / line.beta_s if flop is None else np.inf
-        params[P_FIXED] = launches(op) * line.alpha_s
+        params.flops = np.inf if flop is None else flop / line.beta_s
+        params.bytes = line.element_bytes / line.beta_s if flop is None else np.inf
+        params.fixed = launches(op) * line.alpha_s
         return PriceRow(params)
 
     def evidence(self, ops: Sequence[Op]) -> list[Evidence]:

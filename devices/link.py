@@ -9,7 +9,7 @@ import numpy as np
 
 from ..workloads.ops import Op
 from .cost import DESCRIPTION, Cost, Evidence, KernelModel, Roof
-from .prices import NUM_PARAMS, P_BYTES, P_FIXED, P_FLOPS, P_J_ACT, P_PEAK, PriceRow, Probe
+from .prices import ROOFLINE, PriceRow, Probe
 from .spec import LinkSpec
 
 LATENCY_BYTES = "latency + bytes/bandwidth"
@@ -92,16 +92,16 @@ class LinkModel:
 
     def row(self, op: Op, probe: Probe) -> PriceRow:
         shape = collective(op.kind, self.ranks)
-        params = np.zeros(NUM_PARAMS)
-        params[P_FLOPS] = params[P_PEAK] = np.inf
+        params = np.zeros(1, ROOFLINE)[0]
+        params.flops = params.peak = np.inf
         rate = self.spec.bandwidth_bytes_per_s
-        params[P_BYTES] = rate / shape.traffic if shape.traffic else np.inf
-        params[P_FIXED] = shape.hops * self.spec.latency_s
-        params[P_J_ACT] = shape.traffic * self.spec.energy_J_per_byte
+        params.bytes = rate / shape.traffic if shape.traffic else np.inf
+        params.fixed = shape.hops * self.spec.latency_s
+        params.j_act = shape.traffic * self.spec.energy_J_per_byte
         if self.measured is not None and self.measured.knows(op):
             row = self.measured.row(op, probe)
             if row.curve is None and row.formula is None:  # its price is in its terms
-                params[[P_FLOPS, P_BYTES, P_FIXED]] = row.params[[P_FLOPS, P_BYTES, P_FIXED]]
+                params.flops, params.bytes, params.fixed = row.params.flops, row.params.bytes, row.params.fixed
             return replace(row, params=params)
         return PriceRow(params)
 

@@ -15,12 +15,12 @@ import numpy.typing as npt
 
 from ..workloads.batch import BASE_MOMENTS
 from ..workloads.ops import Op
+from ..workloads.records import Records, reals
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
-(P_FLOPS, P_BYTES, P_FIXED, P_J_STREAM, P_J_ACT, P_J_FLOP, P_PEAK, P_BANDWIDTH, P_SUM) = range(9)
-NUM_PARAMS = 9
+ROOFLINE = reals("flops", "bytes", "fixed", "j_stream", "j_act", "j_flop", "peak", "bandwidth", "sum_bytes")
 """Terms of a roofline: effective FLOP/s and B/s, fixed seconds, joules per streamed byte (weights,
 KV), per activation byte and per FLOP, the nominal FLOP/s and B/s (for Op/B rules), and bytes of
 partial sums per routed token (of expert ops; the placement knows them, not the cost model)."""
@@ -125,24 +125,24 @@ class PriceRow:
 
     Attributes
     ----------
-    params : float64 array, shape (NUM_PARAMS,)
-        Terms of the roofline; energy always follows from them.
-    hardware : float64 array, optional
+    params : record
+        Terms of the roofline (`ROOFLINE`); energy always follows from them.
+    hardware : record, optional
         Constants of the device that the formula reads; see `calibrated.hardware`.
     grid : Grid, optional
         Measured times that the formula continues.
-    blocks : float64 array, optional
+    blocks : records, optional
         How the thread blocks of a decode attention run; see `tables.blocks`.
     most : int
         Largest count that kernel tables hold, or one of the codes above.
     """
 
-    params: F8
+    params: Records
     curve: ByCount | None = None
     formula: KernelFormula | None = None
-    hardware: F8 | None = None
+    hardware: Records | None = None
     grid: Grid | None = None
-    blocks: F8 | None = None
+    blocks: Records | None = None
     most: int = NO_TABLES
 
 

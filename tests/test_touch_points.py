@@ -112,8 +112,8 @@ ENERGY: Mapping[str, Change] = {
         '"dram": op.stream_bytes * self.streamed_J_per_byte(op), "toy": op.act_bytes * self.act_J_per_byte,',
     ),
     "simulator/step/books.py": (
-        '"dram": through_memory * (tally[:, :, T_STREAM] * params[:, :, P_J_STREAM] + act),',
-        '"dram": through_memory * tally[:, :, T_STREAM] * params[:, :, P_J_STREAM], "toy": through_memory * act,',
+        '"dram": through_memory * (tally[:, :, T_STREAM] * params["j_stream"] + act),',
+        '"dram": through_memory * tally[:, :, T_STREAM] * params["j_stream"], "toy": through_memory * act,',
     ),
 }  # fmt: skip
 SPENT = """

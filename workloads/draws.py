@@ -29,10 +29,6 @@ LOW = np.uint64(0xFFFFFFFF)
 """Rows of a router's table for one layer: probability of each expert for one slot, probability
 that it is among a token's distinct experts, running sum of the probabilities."""
 
-(W_MARK, W_CHOSEN, W_LAST, INT_ROWS) = range(4)
-(W_VALUE, W_SPREAD, FLOAT_ROWS) = range(3)
-"""Rows of `Scratch.ints` and `Scratch.floats`."""
-
 WORDS = 128
 """Random words that `draw_pairs` makes at once, side by side."""
 
@@ -42,9 +38,31 @@ class Scratch(NamedTuple):
     """Workspace of the samplers: compiled code allocates nothing."""
 
     own: F8  # [3, E] the table of one prompt's own router
-    floats: F8  # [FLOAT_ROWS, E]
-    ints: I8  # [INT_ROWS, E]
+    value: F8  # [E] loads of many tokens at once
+    spread: F8  # [E] their variance
+    mark: I8  # [E] the token that an expert was last chosen for
+    chosen: I8  # [E] experts of a token
+    last: I8  # [E] experts of the token before
     words: U8  # [WORDS] random bits that are about to be used
+
+
+class StepTokens(NamedTuple):
+    """StepTokens of a step: of its decodes, and tokens and sequence of each prompt chunk, of which the first columns count."""
+
+    decodes: int
+    chunks: I8  # [2, n]
+    num_chunks: int
+
+
+class LayerRouting(NamedTuple):
+    """How the tokens of a layer choose experts; see `routing.Routing`."""
+
+    experts: int
+    top_k: int
+    uniform: bool
+    router: F8  # [3, E] the layer's `R_` rows
+    tilt: float
+    persist: float
 
 
 PROMPT_SEED = 0x5EED
@@ -170,13 +188,13 @@ def search(cumulative: F8, experts: int, u: float) -> int:
 
 @compiled_part
 def draw_weighted(
-    state: np.uint64, tokens: int, experts: int, top_k: int, cumulative: F8, persist: float, scratch: I8, out: I8
+    state: np.uint64, tokens: int, experts: int, top_k: int, cumulative: F8, persist: float, scratch: Scratch, out: I8
 ) -> None:
     """The same with expert probabilities (`cumulative`: their running sum, ending in 1).
 
     With probability `persist` a slot keeps the previous token's expert.
     """
-    mark, chosen, last = scratch[W_MARK], scratch[W_CHOSEN], scratch[W_LAST]
+    mark, chosen, last = scratch.mark, scratch.chosen, scratch.last
     for e in range(experts):
         mark[e] = -1
     for t in range(tokens):
@@ -235,13 +253,13 @@ def inclusion_of(prob: F8, experts: int, top_k: int, out: F8) -> None:
 
 @compiled_part
 def draw_normal(
-    state: np.uint64, tokens: int, experts: int, top_k: int, inclusion: F8, inflate: float, scratch: F8, out: I8
+    state: np.uint64, tokens: int, experts: int, top_k: int, inclusion: F8, inflate: float, scratch: Scratch, out: I8
 ) -> None:
     """Many tokens at once: normal loads with the exact mean, variance and sum.
 
     `inflate` multiplies the variance (repeated experts of consecutive tokens).
     """
-    value, spread = scratch[W_VALUE], scratch[W_SPREAD]
+    value, spread = scratch.value, scratch.spread
     excess, weight, spare = 0.0, 0.0, 0.0
     for e in range(experts):
         p = inclusion[e]
@@ -292,11 +310,15 @@ def draw_own(key: np.uint64, experts: int, router: F8, tilt: float, table: F8) -
 
 @compiled_part
 def draw_loads(
-    key: np.uint64, prompt_key: np.uint64, layer: int, decodes: int, chunks: I8, num_chunks: int,
-    experts: int, top_k: int, uniform: bool, router: F8, tilt: float, persist: float,
-    scratch: Scratch, out: I8,
-) -> None:  # fmt: skip
-    """Tokens per expert of one layer in one step, into the first `experts` entries of `out`.
+    key: np.uint64,
+    prompt_key: np.uint64,
+    layer: int,
+    tokens_of: StepTokens,
+    routing: LayerRouting,
+    scratch: Scratch,
+    out: I8,
+) -> None:
+    """StepTokens per expert of one layer in one step, into the first `experts` entries of `out`.
 
     Decodes come from different sequences, so they are independent samples from the layer's distribution. With `tilt` >
     0 each prompt chunk has its own distribution, sampled once for (sequence, layer) from a Dirichlet of total
@@ -307,11 +329,10 @@ def draw_loads(
     ----------
     key, prompt_key : uint64
         `step_key` of the step, and of the prompts (`PROMPT_SEED`, the replica for a step).
-    chunks : int64 array, shape (2, n)
-        Tokens and sequence of each prompt chunk; the first `num_chunks` columns count.
-    router : float64 array, shape (3, E)
-        The layer's `R_` rows.
     """
+    decodes, chunks, num_chunks = tokens_of.decodes, tokens_of.chunks, tokens_of.num_chunks
+    experts, top_k, uniform, router = routing.experts, routing.top_k, routing.uniform, routing.router
+    tilt, persist = routing.tilt, routing.persist
     for e in range(experts):
         out[e] = 0
     tokens, pools, tokens_each = decodes, int64(1), int64(1)
@@ -334,13 +355,13 @@ def draw_loads(
             if pool > 0:
                 fill_inclusion(table[R_PROB], experts, top_k, table[R_INCLUSION])
             inflate = (1.0 + keep) / (1.0 - keep)
-            draw_normal(state, tokens, experts, top_k, table[R_INCLUSION], inflate, scratch.floats, out)
+            draw_normal(state, tokens, experts, top_k, table[R_INCLUSION], inflate, scratch, out)
         elif uniform and pool == 0 and top_k == 2:
             draw_pairs(state, tokens, experts, scratch.words, out)
         elif uniform and pool == 0:
-            draw_uniform(state, tokens, experts, top_k, scratch.ints[W_MARK], out)
+            draw_uniform(state, tokens, experts, top_k, scratch.mark, out)
         else:
-            draw_weighted(state, tokens, experts, top_k, table[R_CUMULATIVE], keep, scratch.ints, out)
+            draw_weighted(state, tokens, experts, top_k, table[R_CUMULATIVE], keep, scratch, out)
     if tilt < 0.0:
         over = -decodes % tokens_each
         for e in range(experts):
@@ -354,22 +375,21 @@ def draw_loads(
 
 @compiled
 def draw_layer(
-    seed: int, replica: int, step: int, layer: int, decodes: int, chunks: I8, experts: int,
-    top_k: int, uniform: bool, router: F8, tilt: float, persist: float, scratch: Scratch,
-    out: I8,
-) -> None:  # fmt: skip
+    seed: int, replica: int, step: int, layer: int, tokens: StepTokens, routing: LayerRouting, scratch: Scratch, out: I8
+) -> None:
     """`draw_loads` for callers outside compiled code."""
-    draw_loads(
-        step_key(seed, replica, step), step_key(seed ^ PROMPT_SEED, replica, replica), layer, decodes,
-        chunks, chunks.shape[1], experts, top_k, uniform, router, tilt, persist, scratch, out,
-    )  # fmt: skip
+    prompt_key = step_key(seed ^ PROMPT_SEED, replica, replica)
+    draw_loads(step_key(seed, replica, step), prompt_key, layer, tokens, routing, scratch, out)
 
 
 def new_scratch(experts: int) -> Scratch:
     """Return the workspace for samples among at most `experts` experts."""
     return Scratch(
         own=np.zeros((3, experts)),
-        floats=np.zeros((FLOAT_ROWS, experts)),
-        ints=np.zeros((INT_ROWS, experts), dtype=np.int64),
+        value=np.zeros(experts),
+        spread=np.zeros(experts),
+        mark=np.zeros(experts, dtype=np.int64),
+        chosen=np.zeros(experts, dtype=np.int64),
+        last=np.zeros(experts, dtype=np.int64),
         words=np.zeros(WORDS, dtype=np.uint64),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +23,18 @@ def named(whole: str, real: str) -> np.dtype[Any]:
     """
     kinds = [*((name, "i8") for name in whole.split()), *((name, "f8") for name in real.split())]
     return np.dtype(kinds)
+
+
+@cache
+def reals(*names: str) -> np.dtype[Any]:
+    """A record of real numbers, by their names; a vector of them is read with `record_of`.
+
+    Examples
+    --------
+    >>> np.array([1.0, 2.0]).view(reals("seconds", "joules"))[0].joules
+    2.0
+    """
+    return np.dtype((np.record, [(name, "f8") for name in names]))
 
 
 def records(room: int | tuple[int, ...], kind: np.dtype[Any], before: Any = None) -> Any:

@@ -85,16 +85,16 @@ class Router:
 
     def loads(self, step: int, layer: int, batch: Batch, replica: int = 0) -> Loads:
         """Sample one layer's loads; equal keys give equal samples."""
-        from .draws import draw_layer
+        from .draws import LayerRouting, StepTokens, draw_layer
 
         chunk = batch.phase != DECODE
         experts = self.prob.shape[1]
         out = np.zeros(experts, dtype=np.int64)
-        draw_layer(
-            self.seed, replica, step, self.keys[layer], int(batch.q_len[~chunk].sum()),
-            np.stack([batch.q_len[chunk], batch.seq_id[chunk]]), experts, self.top_k,
-            self.uniform, self.table(layer), self.tilt, self.persist, _scratch(experts, get_ident()), out,
-        )  # fmt: skip
+        chunks = np.stack([batch.q_len[chunk], batch.seq_id[chunk]])
+        tokens = StepTokens(int(batch.q_len[~chunk].sum()), chunks, chunks.shape[1])
+        routing = LayerRouting(experts, self.top_k, self.uniform, self.table(layer), self.tilt, self.persist)
+        scratch = _scratch(experts, get_ident())
+        draw_layer(self.seed, replica, step, self.keys[layer], tokens, routing, scratch, out)
         return Loads.drawn(out)
 
     def table(self, layer: int) -> npt.NDArray[np.float64]:

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...devices.tiles.config import C_M, C_N, I8
+from ...devices.tiles.config import I8
 from ...devices.tiles.form import F8, Shape, TiledKernel
 from ...devices.tiles.machine import SETTINGS, Machine
-from ...devices.tiles.price import O_SECONDS
 from ...devices.tiles.rank import Priced, Ranking, price_one, rank, reason_of
 from ...workloads.errors import InputError
 
@@ -37,8 +36,8 @@ def tiles_frame(shapes: Sequence[Shape], rankings: Sequence[Ranking], along: str
 
     rows = []
     for shape, ranking in zip(shapes, rankings, strict=True):
-        tiles = ranking.configs[:, [C_M, C_N]]
-        seconds = ranking.prices[:, O_SECONDS]
+        tiles = ranking.configs[:, :2]
+        seconds = ranking.prices["seconds"]
         for m, n in np.unique(tiles, axis=0).tolist():
             least = seconds[(tiles == (m, n)).all(axis=1)].min()
             rows.append({"m": m, "n": n, "tile": f"{m} x {n}", along: shape[along], "ratio": least / seconds[0]})

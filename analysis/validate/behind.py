@@ -73,7 +73,7 @@ def _errors(
     """Framework, errors of its parameters, and the rows that they are of."""
     stretch = _unseen(spec, family.name)
     drawn = stretch if len(rows.measured) >= FEW else 1.0  # few rows only draw at what others' say: they are not fitted
-    away, branch = unserved(rows), family.branch(rows.x)
+    away, branch = unserved(rows), family.kernel_of(rows.x)
     masks = {key: np.asarray(rows.labels == label) for key, label in LABELS.items()}
     any_own = np.isin(rows.labels, list(LABELS.values()))
     for key, entry in load_set(owner).families.get(family.name, {}).items():

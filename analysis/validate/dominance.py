@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ...devices.calibrated.bounded import Probes
 from ...devices.calibrated.family import F8, families
-from ...devices.calibrated.hardware import H_BANDWIDTH, hardware
+from ...devices.calibrated.hardware import hardware
 from ...devices.calibrated.model import INCLUDED
 from ...devices.catalog import list_devices, load_device
 from ...devices.spec import DeviceSpec
@@ -92,7 +92,7 @@ class StepSweep:
         h, total = hardware(spec), np.zeros(len(self.steps))
         for name, probes in self.probes.items():
             if name == OTHER:
-                total += np.asarray(probes.calls @ (probes.x[:, 0] / h[H_BANDWIDTH]))
+                total += np.asarray(probes.calls @ (probes.x[:, 0] / h.bandwidth))
             else:
                 total += probes.times(families()[name], values[name], h)
         return total

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ...devices.calibrated.calibrate import FamilyRows, by_device
 from ...devices.calibrated.family import F8
 from ...devices.calibrated.fit import predict
-from ...devices.calibrated.hardware import C_16, CODES, H_BANDWIDTH, H_PEAK
+from ...devices.calibrated.hardware import C_16, CODES
 from ...devices.calibrated.kernel_sets import layer_parameters
 from ...devices.calibrated.layer_kernels import LAYER_FAMILIES, split_layers
 from ...devices.calibrated.rules import LINKS, parameters
@@ -69,7 +69,7 @@ def fractions(checks: Iterable[Check], shown: tuple[str, ...] = SHOWN) -> pd.Dat
         parts.append(
             pd.DataFrame({
                 "device": check.device, "family": check.family, "title": check.title,
-                "op_per_byte": compute * h[H_PEAK + code] / (memory * h[H_BANDWIDTH]),
+                "op_per_byte": compute * h.peak[code] / (memory * h.bandwidth),
                 "roofline_s": roof, "measured": roof / check.measured,
                 "predicted": roof / check.predicted,
             })

@@ -23,7 +23,7 @@ from ...devices.calibrated.layer_kernels import LAYER_FAMILIES, LAYER_TABLES, sp
 from ...devices.calibrated.set_fit import AskedSteps, SetFit
 from ...devices.calibrated.set_kernels import fit_family
 from ...devices.calibrated.store import set_yaml
-from ...devices.calibrated.streamed import X_COPIES, from_op
+from ...devices.calibrated.streamed import QUANTITIES, from_op
 from ...devices.calibrated.terms import COLD
 from ...devices.catalog import load_device
 from ...devices.device import build_device
@@ -39,6 +39,7 @@ REST = "index_rest"
 SHORT, FEW = 2048.0, 16.0
 """Contexts and sequences up to which the rest is most of a module's time."""
 LEAST_S = 2e-6
+COPIES = QUANTITIES.index("copies")
 SHAPES = {
     "DeepSeek-V3.2": (LatentAttention(7168, 128, 1536, 512, 128, 64, 128), Indexer(64, 128, 2048)),
     "GLM-5": (LatentAttention(6144, 64, 2048, 512, 192, 64, 256), Indexer(32, 128, 2048)),
@@ -95,7 +96,7 @@ def _of_device(table: KernelTable, device: str) -> tuple[str, FamilyRows] | None
         total = sum(cost(op).seconds for op in ops if op.kind != REST and op.flops > 0.0)
         quantities = from_op(next(op for op in ops if op.kind == REST))
         assert quantities is not None
-        quantities[X_COPIES] = 1.0
+        quantities[COPIES] = 1.0
         rows_kept.append(i)
         x.append(quantities)
         rest.append(max(float(table["measured_s"][i]) - total, LEAST_S))
@@ -168,7 +169,7 @@ def _fit(
 
     x = np.unique(np.concatenate([family_rows.x for family_rows in rows.values()]), axis=0)
     x = x[np.random.default_rng(0).permutation(len(x))[:CALLS]]
-    x[:, X_COPIES] = COLD
+    x[:, COPIES] = COLD
     none = np.array([], dtype=np.int64)
     flags = np.zeros(len(x), dtype=bool)
     seconds = {name: family.seconds(family.defaults, hardware(spec), x) for name, spec in specs.items()}

@@ -19,12 +19,13 @@ from ...devices.calibrated.calibrate import device_named
 from ...devices.calibrated.family import F8, families
 from ...devices.calibrated.hardware import hardware
 from ...devices.calibrated.kernel_sets import shared_parameters
-from ...devices.calibrated.terms import COLD, O_SECONDS
+from ...devices.calibrated.terms import COLD
 from ...devices.fields import BoundsSpec
 from ...devices.spec import DeviceSpec
-from ...devices.tables.blocks import P_PLACES, P_TILE, blocks_seconds, fit_blocks, joint_seconds
+from ...devices.tables.blocks import blocks_seconds, fit_blocks, joint_seconds
 from ...workloads.jit import compiled
 from ...workloads.kernel_tables import KernelTable, Skipped, framework, joined
+from ...workloads.records import Records, reals
 from .check import Check
 
 NAME, TITLE = "attention_skew", "attention of unequal contexts"
@@ -39,7 +40,7 @@ third of them (1,227 calls of RTX 4090, 3.03 +- 0.05; as many of RTX PRO 6000, 3
 Columns = dict[str, float | npt.NDArray[Any]]
 SHAPE = ("heads_q", "heads_kv", "head_dim")
 AXES = ("prefill_tokens", "prefill_context", "decode_seqs", "long_seqs", "short_context", "long_context")
-(A_TOKENS, A_SEEN, A_DECODES, A_LONG, A_SHORT_KEYS, A_LONG_KEYS) = range(6)
+CALL = reals(*AXES)
 
 
 def skew_checks(table: KernelTable, skipped: list[Skipped]) -> list[Check]:
@@ -108,26 +109,27 @@ def added_seconds(spec: DeviceSpec, table: KernelTable, mean_s: F8, most_s: F8) 
     fit = fit_blocks(spec, shape, points, np.concatenate([mean_s, most_s])[first])
     if fit is None:
         return None
-    x = np.column_stack([table[n] for n in AXES]).astype(np.float64)
-    out, heap = np.empty(len(x)), np.empty(int(fit.parameters[P_PLACES]))
-    _added(fit.parameters, x, mean_s, out, np.empty(int(x[:, A_DECODES].max())), np.empty((2, 1)), heap)
+    x = np.column_stack([table[n] for n in AXES]).astype(np.float64).view(CALL)[:, 0]
+    p = fit.parameters[0]
+    out, heap = np.empty(len(x)), np.empty(int(p.places))
+    _added(p, x, mean_s, out, np.empty(int(x["decode_seqs"].max())), np.empty((2, 1)), heap)
     return out
 
 
 @compiled
-def _added(p: F8, x: F8, mean_s: F8, out: F8, keys: F8, prompt: F8, heap: F8) -> None:
+def _added(p: Records, x: Records, mean_s: F8, out: F8, keys: F8, prompt: F8, heap: F8) -> None:
     """As `simulator.step.unequal` has it, without captured graphs; long contexts come first."""
     for i in range(len(x)):
-        count, long = int(x[i, A_DECODES]), int(x[i, A_LONG])
+        count, long = int(x[i].decode_seqs), int(x[i].long_seqs)
         for j in range(count):
-            keys[j] = (x[i, A_LONG_KEYS] if j < long else x[i, A_SHORT_KEYS]) + 1.0
+            keys[j] = (x[i].long_context if j < long else x[i].short_context) + 1.0
         mean, n = keys[:count].sum() / count, float(count)
-        if x[i, A_TOKENS] > 0.0:
-            prompt[0, 0], prompt[1, 0] = x[i, A_TOKENS], x[i, A_SEEN]
+        if x[i].prefill_tokens > 0.0:
+            prompt[0, 0], prompt[1, 0] = x[i].prefill_tokens, x[i].prefill_context
             even = joint_seconds(p, keys, count, mean, prompt, 1, heap)
             out[i] = joint_seconds(p, keys, count, 0.0, prompt, 1, heap) - even
         else:
-            tiles = np.ceil((x[i, A_LONG_KEYS] + 1.0) / p[P_TILE])
+            tiles = np.ceil((x[i].long_context + 1.0) / p.tile)
             out[i] = blocks_seconds(p, keys, count, 0.0, n, tiles, heap) - mean_s[i]
 
 
@@ -154,4 +156,5 @@ def _priced(spec: DeviceSpec, name: str, count: int, columns: Columns) -> F8:
     for quantity, values in columns.items():
         x[:, family.quantities.index(quantity)] = values
     values = shared_parameters(spec, family, "vllm").fit.values
-    return family.prices(values, hardware(spec), x)[:, O_SECONDS]
+    seconds: F8 = family.prices(values, hardware(spec), x)["seconds"]
+    return seconds

@@ -20,12 +20,12 @@ import numpy.typing as npt
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import KernelTable, framework
 from ...workloads.ops import Op
+from ...workloads.records import Records
 from .family import F8, Family, parameters_of, register
-from .hardware import C_16, H_LINK_BANDWIDTH
+from .hardware import C_16
 from .terms import Parts, Work, by_protocol, by_ranks, link_among, put_price
 
-(X_BYTES, X_RANKS, X_OWN) = range(3)
-QUANTITIES = ("bytes", "ranks", "own kernel")
+QUANTITIES = ("bytes", "ranks", "own_kernel")
 
 (LIBRARY, OWN, OWN_LINKED) = (0.0, 1.0, 2.0)
 """Whose kernel: the library's; a framework's; a framework's that is never used over PCIe."""
@@ -43,49 +43,46 @@ TREE = 6.0
 of 32 KiB to 1 MiB among 32 GB200 take 1.1 to 1.3 times as long as among 16 (openxla/xla, its table of NVLink domains)."""
 
 PARAMETERS = parameters_of("allreduce")
-(P_LAUNCH, P_HOP, P_LINK_2, P_LINK_4, P_LINK_8, P_FLAGS, P_SIMPLE, P_OWN_LAUNCH, P_OWN_HOP, P_OWN_LINK, P_OWN_STAGE) = (
-    range(11)
-)
 
 
 @compiled_part
-def own_kernel(inputs: F8, link: float) -> bool:
+def own_kernel(inputs: Records, link: float) -> bool:
     """Return whether a framework has its own kernel for it, with `link` bytes/s between peers."""
-    if inputs[X_OWN] == LIBRARY:
+    if inputs.own_kernel == LIBRARY:
         return False
-    return link > PCIE_BPS or (inputs[X_OWN] == OWN and inputs[X_RANKS] <= 2.0)
+    return link > PCIE_BPS or (inputs.own_kernel == OWN and inputs.ranks <= 2.0)
 
 
 @compiled_part
-def own_seconds(parameters: F8, message: float, n: float, link: float) -> float:
+def own_seconds(parameters: Records, message: float, n: float, link: float) -> float:
     """A framework's own kernel: messages read in one step, or in two; `link` bytes/s that it attains."""
-    rate = link * parameters[P_OWN_LINK]
-    shared = message * 2.0 * (n - 1.0) / n / rate + parameters[P_OWN_STAGE]
+    rate = link * parameters.own_link
+    shared = message * 2.0 * (n - 1.0) / n / rate + parameters.own_stage_s
     whole_message = message * (n - 1.0) / rate
-    return float(parameters[P_OWN_LAUNCH] + (n - 1.0) * parameters[P_OWN_HOP] + min(whole_message, shared))
+    return float(parameters.own_launch_s + (n - 1.0) * parameters.own_hop_s + min(whole_message, shared))
 
 
 @compiled_part
-def parts(parameters: F8, hardware: F8, inputs: F8) -> Parts:
-    """Return the seconds of one all-reduce, and its arithmetic, memory and fixed seconds; `parameters`, `hardware` and `inputs` as in the constants above."""
-    n = inputs[X_RANKS]
-    if n < 2.0 or inputs[X_BYTES] <= 0.0:
+def parts(parameters: Records, hardware: Records, inputs: Records) -> Parts:
+    """Return the seconds of one all-reduce, and its arithmetic, memory and fixed seconds."""
+    n = inputs.ranks
+    if n < 2.0 or inputs.bytes <= 0.0:
         return 0.0, 0.0, 0.0, 0.0
-    link = by_ranks(parameters[P_LINK_2], parameters[P_LINK_4], parameters[P_LINK_8], n) * link_among(hardware, n)
+    link = by_ranks(parameters.link_2, parameters.link_4, parameters.link_8, n) * link_among(hardware, n)
     most = min(n, RING)
-    wire = inputs[X_BYTES] * 2.0 * (most - 1.0) / most / link
-    custom = own_kernel(inputs, hardware[H_LINK_BANDWIDTH])
-    total = own_seconds(parameters, min(inputs[X_BYTES], OWN_BYTES), n, link) if custom else 0.0
-    fixed = parameters[P_OWN_LAUNCH] + (n - 1.0) * parameters[P_OWN_HOP]
-    if not custom or inputs[X_BYTES] > OWN_BYTES:
-        hops = min(2.0 * (n - 1.0), TREE * math.log2(n)) * parameters[P_HOP]
-        fixed = parameters[P_LAUNCH] + hops
-        total = max(total, parameters[P_LAUNCH] + by_protocol(hops, wire, parameters[P_FLAGS], parameters[P_SIMPLE]))
-    return max(total, inputs[X_BYTES] / hardware[H_LINK_BANDWIDTH]), 0.0, wire, fixed
+    wire = inputs.bytes * 2.0 * (most - 1.0) / most / link
+    custom = own_kernel(inputs, hardware.link_bandwidth)
+    total = own_seconds(parameters, min(inputs.bytes, OWN_BYTES), n, link) if custom else 0.0
+    fixed = parameters.own_launch_s + (n - 1.0) * parameters.own_hop_s
+    if not custom or inputs.bytes > OWN_BYTES:
+        hops = min(2.0 * (n - 1.0), TREE * math.log2(n)) * parameters.hop_s
+        fixed = parameters.launch_s + hops
+        total = max(total, parameters.launch_s + by_protocol(hops, wire, parameters.flag_bytes, parameters.simple_hops))
+    return max(total, inputs.bytes / hardware.link_bandwidth), 0.0, wire, fixed
 
 
 @compiled
-def rows(parameters: F8, hardware: F8, inputs: F8, out: F8) -> None:
+def rows(parameters: Records, hardware: Records, inputs: Records, out: Records) -> None:
     """Compute many all-reduces; see `Family.rows`."""
     for i in range(inputs.shape[0]):
         put_price(out[i], parts(parameters, hardware, inputs[i]), work(inputs[i]), hardware)
@@ -106,14 +103,14 @@ def from_op(op: Op) -> F8 | None:
 
 
 @compiled_part
-def work(inputs: F8) -> Work:
+def work(inputs: Records) -> Work:
     """What a device must send: its message once, where the switch adds up."""
-    return 0.0, 0.0, inputs[X_BYTES], C_16
+    return 0.0, 0.0, inputs.bytes, C_16
 
 
-def _kernel(inputs: F8) -> npt.NDArray[np.int64]:
+def _kernel(inputs: Records) -> npt.NDArray[np.int64]:
     """Kernels: the library's, and a framework's own."""
-    return np.where(inputs[:, X_OWN] > LIBRARY, 1, 0)
+    return np.where(inputs["own_kernel"] > LIBRARY, 1, 0)
 
 
 ALLREDUCE = register(

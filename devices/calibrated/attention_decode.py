@@ -20,12 +20,11 @@ import numpy.typing as npt
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import KernelTable, framework
 from ...workloads.ops import Op
+from ...workloads.records import Records
 from .family import F8, Family, parameters_of, register
-from .hardware import C_16, CODES, H_BANDWIDTH, H_CACHE, H_CLOCK, H_CORES, H_PEAK
+from .hardware import C_16, CODES
 from .terms import ATTENTION_KERNELS, COLD, Parts, Work, of_heads, put_price, resident, soft_max, value_bytes
 
-(X_BATCH, X_KEYS, X_HEADS, X_KV_HEADS, X_DIM, X_KV_BYTES, X_GAP, X_COPIES, X_PACKS,
- X_FA2, X_BESIDE, X_QUERIES) = range(12)  # fmt: skip
 QUANTITIES = ("batch", "keys", "heads_q", "heads_kv", "head_dim", "kv_bytes", "gap", "copies",
               "packs", "fa2_window", "beside", "queries")  # fmt: skip
 """`keys`: mean keys that a sequence reads, with its window; `packs`: maximum query heads of a group in a tile;
@@ -35,7 +34,6 @@ pack a sequence's query tokens into the rows of a tile like the query heads of a
 Dao-AILab/flash-attention, ``hopper/``), so that they count as a wider group."""
 
 PARAMETERS = parameters_of("attention_decode")
-(P_LAUNCH, P_GAP, P_MEMORY, P_CACHE, P_CACHE_RATE, P_HALF, P_BLOCK, P_KEY, P_FP8, P_APART, P_GROUP, P_MERGE) = range(12)
 
 OVERLAP = 5.0
 """Power of the soft maximum of block work and memory: blocks load their next keys while they compute, so
@@ -55,46 +53,46 @@ SPLIT = 256.0
 
 
 @compiled_part
-def parts(parameters: F8, hardware: F8, inputs: F8) -> Parts:
-    """Return the seconds of one call, and its arithmetic, memory and fixed seconds; `parameters`, `hardware` and `inputs` as in the constants above."""
-    batch, keys, dim = inputs[X_BATCH], inputs[X_KEYS], inputs[X_DIM]
-    heads = inputs[X_HEADS] * inputs[X_QUERIES]
+def parts(parameters: Records, hardware: Records, inputs: Records) -> Parts:
+    """Return the seconds of one call, and its arithmetic, memory and fixed seconds."""
+    batch, keys, dim = inputs.batch, inputs.keys, inputs.head_dim
+    heads = inputs.heads_q * inputs.queries
     if batch <= 0.0 or keys <= 0.0:
         return 0.0, 0.0, 0.0, 0.0
-    kv_heads, width = inputs[X_KV_HEADS], inputs[X_KV_BYTES]
+    kv_heads, width = inputs.heads_kv, inputs.kv_bytes
     cached = 2.0 * batch * kv_heads * dim * keys * width
     others = batch * dim * (4.0 * heads + 2.0 * kv_heads * (2.0 + width))
-    stays = resident((cached + others) * inputs[X_COPIES], parameters[P_CACHE] * hardware[H_CACHE])
-    cost = (1.0 - stays) + stays / parameters[P_CACHE_RATE]
+    stays = resident((cached + others) * inputs.copies, parameters.cache * hardware.cache)
+    cost = (1.0 - stays) + stays / parameters.cache_rate
     units = batch * kv_heads * max(keys / SPLIT, 1.0)
-    alone = 1.0 + parameters[P_HALF] * hardware[H_CORES] / units
-    memory_s = (cached * alone + others) * cost / (parameters[P_MEMORY] * hardware[H_BANDWIDTH])
-    group, apart = heads / kv_heads, min(parameters[P_APART], 1.0)
-    old = hardware[H_PEAK] < HOPPER * hardware[H_CORES] * hardware[H_CLOCK]
-    if inputs[X_HEADS] / kv_heads > inputs[X_PACKS] or (old and (inputs[X_FA2] > 0.0 or inputs[X_BESIDE] > 0.0)):
+    alone = 1.0 + parameters.half_cores * hardware.cores / units
+    memory_s = (cached * alone + others) * cost / (parameters.memory * hardware.bandwidth)
+    group, apart = heads / kv_heads, min(parameters.apart, 1.0)
+    old = hardware.peak[0] < HOPPER * hardware.cores * hardware.clock
+    if inputs.heads_q / kv_heads > inputs.packs or (old and (inputs.fa2_window > 0.0 or inputs.beside > 0.0)):
         apart = 1.0
-    joint = old and inputs[X_BESIDE] > 0.0
+    joint = old and inputs.beside > 0.0
     if joint:  # a head finds in the cache what another of its group has read, or reads it again
-        cached *= 1.0 + (group - 1.0) * (1.0 - resident(cached / kv_heads, hardware[H_CACHE]))
-        memory_s = (cached + others) / (parameters[P_MEMORY] * hardware[H_BANDWIDTH])
+        cached *= 1.0 + (group - 1.0) * (1.0 - resident(cached / kv_heads, hardware.cache))
+        memory_s = (cached + others) / (parameters.memory * hardware.bandwidth)
     blocks = batch * kv_heads * group**apart
     # Tiles are as wide as a power of two.
     padded = 2.0 ** np.ceil(np.log2(dim))
-    slow = parameters[P_FP8] if width < 2.0 else 1.0
-    work_s = 4.0 * blocks * keys * padded * slow / (parameters[P_KEY] * hardware[H_CORES] * hardware[H_CLOCK])
-    work_s = alone * max(work_s, 4.0 * batch * heads * keys * dim / hardware[H_PEAK])
+    slow = parameters.fp8_work if width < 2.0 else 1.0
+    work_s = 4.0 * blocks * keys * padded * slow / (parameters.key_rate * hardware.cores * hardware.clock)
+    work_s = alone * max(work_s, 4.0 * batch * heads * keys * dim / hardware.peak[0])
     if joint:
-        block_s = 4.0 * JOINT_ROWS * keys * padded * hardware[H_CORES] / (JOINT_SHARE * hardware[H_PEAK])
-        work_s = block_s * np.sqrt((batch * heads / hardware[H_CORES]) ** 2 + 1.0)
-    start_s = parameters[P_BLOCK] + (parameters[P_GROUP] if group > 1.0 and apart < 1.0 else 0.0)
-    work_s += blocks * start_s * slow * (0.5 + padded / 256.0) / hardware[H_CORES]
+        block_s = 4.0 * JOINT_ROWS * keys * padded * hardware.cores / (JOINT_SHARE * hardware.peak[0])
+        work_s = block_s * np.sqrt((batch * heads / hardware.cores) ** 2 + 1.0)
+    start_s = parameters.block_s + (parameters.group_s if group > 1.0 and apart < 1.0 else 0.0)
+    work_s += blocks * start_s * slow * (0.5 + padded / 256.0) / hardware.cores
     busy = soft_max(memory_s, work_s, OVERLAP)
-    fixed = parameters[P_LAUNCH] + inputs[X_GAP] * parameters[P_GAP] + parameters[P_MERGE] * np.log2(1.0 + keys / SPLIT)
+    fixed = parameters.launch_s + inputs.gap * parameters.gap_s + parameters.merge_s * np.log2(1.0 + keys / SPLIT)
     return fixed + busy, work_s, memory_s, fixed
 
 
 @compiled
-def rows(parameters: F8, hardware: F8, inputs: F8, out: F8) -> None:
+def rows(parameters: Records, hardware: Records, inputs: Records, out: Records) -> None:
     """Compute many calls; see `Family.rows`."""
     for i in range(inputs.shape[0]):
         put_price(out[i], parts(parameters, hardware, inputs[i]), work(inputs[i]), hardware)
@@ -137,32 +135,32 @@ def from_op(op: Op) -> F8 | None:
 
 
 @compiled_part
-def work(inputs: F8) -> Work:
+def work(inputs: Records) -> Work:
     """FLOP, and bytes when keys, values, the query and the output move once.
 
     8-bit caches are widened to 16 bits before the matmul.
     """
-    batch, dim = inputs[X_BATCH], inputs[X_DIM]
-    heads = inputs[X_HEADS] * inputs[X_QUERIES]
-    flops = 4.0 * batch * heads * dim * inputs[X_KEYS]
-    cached = 2.0 * inputs[X_KV_HEADS] * inputs[X_KEYS] * inputs[X_KV_BYTES]
+    batch, dim = inputs.batch, inputs.head_dim
+    heads = inputs.heads_q * inputs.queries
+    flops = 4.0 * batch * heads * dim * inputs.keys
+    cached = 2.0 * inputs.heads_kv * inputs.keys * inputs.kv_bytes
     return flops, batch * dim * (cached + 4.0 * heads), 0.0, C_16
 
 
 @compiled_part
-def at_sums(inputs: F8, batch: float, pairs: float, keys: float, prompts: float) -> bool:
+def at_sums(inputs: Records, batch: float, pairs: float, keys: float, prompts: float) -> bool:
     """Set the quantities of `batch` equal sequences that read `keys` keys; False where there is nothing."""
     if batch <= 0.0 or keys <= 0.0:
         return False
-    inputs[X_BATCH], inputs[X_KEYS], inputs[X_QUERIES] = batch, keys / batch, pairs / keys
-    if inputs[X_BESIDE] >= 0.0:
-        inputs[X_BESIDE] = prompts
+    inputs.batch, inputs.keys, inputs.queries = batch, keys / batch, pairs / keys
+    if inputs.beside >= 0.0:
+        inputs.beside = prompts
     return True
 
 
-def _kernel(inputs: F8) -> npt.NDArray[np.int64]:
+def _kernel(inputs: Records) -> npt.NDArray[np.int64]:
     """Kernels by the width of the cache they read and the head dimension."""
-    return of_heads((inputs[:, X_KV_BYTES] > 0.0) & (inputs[:, X_KV_BYTES] < 2.0), inputs[:, X_DIM])
+    return of_heads((inputs["kv_bytes"] > 0.0) & (inputs["kv_bytes"] < 2.0), inputs["head_dim"])
 
 
 ATTENTION_DECODE = register(

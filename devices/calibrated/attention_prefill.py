@@ -21,13 +21,12 @@ import numpy.typing as npt
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import KernelTable, framework
 from ...workloads.ops import Op
+from ...workloads.records import Records
 from .family import F8, Family, parameters_of, register
-from .hardware import C_16, C_FP8, CODES, H_BANDWIDTH, H_CACHE, H_CAPABILITY, H_CORES, H_PEAK, H_ROWS
+from .hardware import C_16, C_FP8, CODES
 from .libraries import BLACKWELL, HOPPER
 from .terms import ATTENTION_KERNELS, Parts, Work, attained, of_heads, put_price, resident, soft_max, value_bytes
 
-(X_BATCH, X_Q, X_KEYS, X_KV, X_HEADS, X_KV_HEADS, X_DIM, X_WINDOWED, X_PREFIXED, X_FP8, X_KV_BYTES,
- X_GAP, X_ROTATES, X_HIDDEN, X_BESIDE) = range(15)  # fmt: skip
 QUANTITIES = ("batch", "q", "keys", "kv", "heads_q", "heads_kv", "head_dim", "windowed",
               "prefixed", "fp8", "kv_bytes", "gap", "rotates", "hidden", "beside")  # fmt: skip
 """`q`, `kv`: new tokens and keys read of one sequence; `keys`: mean keys that a query sees; `rotates`: 1 if the call
@@ -35,8 +34,6 @@ first rotates the queries by their positions; `hidden`: keys of a sequence inclu
 FlashInfer may have run the call, else 0; `beside`: decodes in the same call, -1 if they have a separate one."""
 
 PARAMETERS = parameters_of("attention_prefill")
-(P_LAUNCH, P_GAP, P_16, P_FP8, P_SOFTMAX, P_WIDE, P_TILE, P_WAVES, P_MEMORY, P_CACHE_RATE, P_PACKING,
- P_MASKED) = range(12)  # fmt: skip
 
 CACHE_SHARE = 0.5
 """Part of the last-level cache that keeps what the kernel before wrote."""
@@ -53,53 +50,51 @@ def calls_flashinfer(capability: float) -> bool:
 
 
 @compiled_part
-def parts(parameters: F8, hardware: F8, inputs: F8) -> Parts:
-    """Return the seconds of one call, and its arithmetic, memory and fixed seconds; `parameters`, `hardware` and `inputs` as in the constants above."""
-    q, kv, dim, heads, kv_heads = inputs[X_Q], inputs[X_KV], inputs[X_DIM], inputs[X_HEADS], inputs[X_KV_HEADS]
-    if inputs[X_BATCH] <= 0.0 or q <= 0.0:
+def parts(parameters: Records, hardware: Records, inputs: Records) -> Parts:
+    """Return the seconds of one call, and its arithmetic, memory and fixed seconds."""
+    q, kv, dim, heads, kv_heads = inputs.q, inputs.kv, inputs.head_dim, inputs.heads_q, inputs.heads_kv
+    if inputs.batch <= 0.0 or q <= 0.0:
         return 0.0, 0.0, 0.0, 0.0
     edge = min(q, TILE) - 1.0
-    visited = min(kv, inputs[X_KEYS] + (edge if inputs[X_WINDOWED] > 0.0 else 0.5 * edge))
-    if inputs[X_HIDDEN] > 0.0 and calls_flashinfer(hardware[H_CAPABILITY]):
-        kv = inputs[X_HIDDEN]
+    visited = min(kv, inputs.keys + (edge if inputs.windowed > 0.0 else 0.5 * edge))
+    if inputs.hidden > 0.0 and calls_flashinfer(hardware.capability):
+        kv = inputs.hidden
         visited = min(kv, kv - 0.5 * (q - 1.0) + 0.5 * edge)
-    elif inputs[X_PREFIXED] > 0.0:
-        visited += parameters[P_MASKED] * max(kv - visited, 0.0)
+    elif inputs.prefixed > 0.0:
+        visited += parameters.masked * max(kv - visited, 0.0)
     # At least one tile a head, or a group; between the two by their geometric mean. Vector units
     # compute only the rows there are.
-    least = 1.0 if hardware[H_ROWS] > 1.0 else 0.0
+    least = 1.0 if hardware.matrix_rows > 1.0 else 0.0
     packed = kv_heads * max(q * heads / kv_heads / TILE, least)
     alone = heads * max(q / TILE, least)
-    packing = min(parameters[P_PACKING], 1.0)
+    packing = min(parameters.packing, 1.0)
     tiles = packed**packing * alone ** (1.0 - packing)
-    waves = inputs[X_BATCH] * tiles / hardware[H_CORES]
-    soft = parameters[P_SOFTMAX]
+    waves = inputs.batch * tiles / hardware.cores
+    soft = parameters.softmax_dim
     padded = 2.0 ** np.ceil(np.log2(dim))
-    width = 128.0 * (dim + soft + parameters[P_WIDE] * max(padded - 128.0, 0.0)) / (128.0 + soft)
-    rate = hardware[H_PEAK] * attained(parameters[P_16] * dim / width, hardware, C_16) / hardware[H_CORES]
-    rate *= parameters[P_FP8] if inputs[X_FP8] > 0.0 else 1.0
-    tile_s = parameters[P_TILE] + 4.0 * TILE * visited * dim / rate
-    filled = 0.0 if inputs[X_BESIDE] > 0.0 else parameters[P_WAVES]  # the decodes' blocks fill the cores
+    width = 128.0 * (dim + soft + parameters.wide_head * max(padded - 128.0, 0.0)) / (128.0 + soft)
+    rate = hardware.peak[0] * attained(parameters.peak_16 * dim / width, hardware, C_16) / hardware.cores
+    rate *= parameters.fp8_gain if inputs.fp8 > 0.0 else 1.0
+    tile_s = parameters.tile_s + 4.0 * TILE * visited * dim / rate
+    filled = 0.0 if inputs.beside > 0.0 else parameters.min_waves  # the decodes' blocks fill the cores
     compute_s = tile_s * np.sqrt(waves**2 + filled**2)
-    fresh = inputs[X_BATCH] * dim * (4.0 * heads * q + 2.0 * kv_heads * min(q, kv) * inputs[X_KV_BYTES])
-    older = inputs[X_BATCH] * dim * 2.0 * kv_heads * max(kv - q, 0.0) * inputs[X_KV_BYTES]
-    cached = resident(fresh, CACHE_SHARE * hardware[H_CACHE])
-    moved = older + fresh * (1.0 - cached + cached / parameters[P_CACHE_RATE])
-    memory_s = moved / (parameters[P_MEMORY] * hardware[H_BANDWIDTH])
-    fixed = 0.0 if inputs[X_BESIDE] > 0.0 else parameters[P_LAUNCH] + inputs[X_GAP] * parameters[P_GAP]
+    fresh = inputs.batch * dim * (4.0 * heads * q + 2.0 * kv_heads * min(q, kv) * inputs.kv_bytes)
+    older = inputs.batch * dim * 2.0 * kv_heads * max(kv - q, 0.0) * inputs.kv_bytes
+    cached = resident(fresh, CACHE_SHARE * hardware.cache)
+    moved = older + fresh * (1.0 - cached + cached / parameters.cache_rate)
+    memory_s = moved / (parameters.memory * hardware.bandwidth)
+    fixed = 0.0 if inputs.beside > 0.0 else parameters.launch_s + inputs.gap * parameters.gap_s
     total = fixed + soft_max(compute_s, memory_s, OVERLAP)
-    if inputs[X_ROTATES] > 0.0:
+    if inputs.rotates > 0.0:
         # The write adds traffic; the attention then reads from the cache what was just written.
-        turned = inputs[X_BATCH] * q * dim * heads * (1.0 if inputs[X_FP8] > 0.0 else 2.0)
-        stay = resident(turned, CACHE_SHARE * hardware[H_CACHE])
-        total += (
-            turned * (1.0 - stay + stay / parameters[P_CACHE_RATE]) / (parameters[P_MEMORY] * hardware[H_BANDWIDTH])
-        )
+        turned = inputs.batch * q * dim * heads * (1.0 if inputs.fp8 > 0.0 else 2.0)
+        stay = resident(turned, CACHE_SHARE * hardware.cache)
+        total += turned * (1.0 - stay + stay / parameters.cache_rate) / (parameters.memory * hardware.bandwidth)
     return total, compute_s, memory_s, fixed
 
 
 @compiled
-def rows(parameters: F8, hardware: F8, inputs: F8, out: F8) -> None:
+def rows(parameters: Records, hardware: Records, inputs: Records, out: Records) -> None:
     """Compute many calls; see `Family.rows`."""
     for i in range(inputs.shape[0]):
         put_price(out[i], parts(parameters, hardware, inputs[i]), work(inputs[i]), hardware)
@@ -154,33 +149,35 @@ def from_op(op: Op) -> F8 | None:
 
 
 @compiled_part
-def work(inputs: F8) -> Work:
+def work(inputs: Records) -> Work:
     """FLOP of the visible pairs, and bytes when Q, K, V and the output move once."""
-    heads = inputs[X_BATCH] * inputs[X_DIM]
-    flops = 4.0 * heads * inputs[X_HEADS] * inputs[X_Q] * inputs[X_KEYS]
-    moved = heads * (4.0 * inputs[X_HEADS] * inputs[X_Q] + 2.0 * inputs[X_KV_HEADS] * inputs[X_KV] * inputs[X_KV_BYTES])
-    return flops, moved, 0.0, C_FP8 if inputs[X_FP8] > 0.0 else C_16
+    heads = inputs.batch * inputs.head_dim
+    flops = 4.0 * heads * inputs.heads_q * inputs.q * inputs.keys
+    moved = heads * (4.0 * inputs.heads_q * inputs.q + 2.0 * inputs.heads_kv * inputs.kv * inputs.kv_bytes)
+    return flops, moved, 0.0, C_FP8 if inputs.fp8 > 0.0 else C_16
 
 
 @compiled_part
-def at_sums(inputs: F8, window: float, batch: float, tokens: float, pairs: float, kv: float, decodes: float) -> bool:
+def at_sums(
+    inputs: Records, window: float, batch: float, tokens: float, pairs: float, kv: float, decodes: float
+) -> bool:
     """Set the quantities of `batch` equal chunks with these sums; False where nothing is computed."""
     if batch <= 0.0 or tokens <= 0.0:
         return False
     q, keys = tokens / batch, kv / batch
-    inputs[X_BATCH], inputs[X_Q], inputs[X_KEYS], inputs[X_KV] = batch, q, pairs / tokens, keys
+    inputs.batch, inputs.q, inputs.keys, inputs.kv = batch, q, pairs / tokens, keys
     windowed = window > 0.0 and keys >= window
-    inputs[X_WINDOWED] = 1.0 if windowed else 0.0
+    inputs.windowed = 1.0 if windowed else 0.0
     # After a prefix the keys exceed the new tokens, except for the q - 1 keys around a window.
-    inputs[X_PREFIXED] = 1.0 if not windowed and keys > q else 0.0
-    if inputs[X_BESIDE] >= 0.0:
-        inputs[X_BESIDE] = decodes
+    inputs.prefixed = 1.0 if not windowed and keys > q else 0.0
+    if inputs.beside >= 0.0:
+        inputs.beside = decodes
     return True
 
 
-def _kernel(inputs: F8) -> npt.NDArray[np.int64]:
+def _kernel(inputs: Records) -> npt.NDArray[np.int64]:
     """Kernels by the format of the products and the head dimension."""
-    return of_heads(inputs[:, X_FP8] > 0.0, inputs[:, X_DIM])
+    return of_heads(inputs["fp8"] > 0.0, inputs["head_dim"])
 
 
 ATTENTION_PREFILL = register(

@@ -19,10 +19,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ...workloads.records import Records
 from ..ratios import Ratios, Z
 from ..spec import DeviceSpec
 from .family import F8, Family
-from .hardware import FORMATS, H_LINK_BANDWIDTH, hardware
+from .hardware import FORMATS, HARDWARE, hardware
 from .kernel_sets import alike, load_set, owner, parents_of
 from .rules import LINKS
 
@@ -224,17 +225,19 @@ def _moved(spec: DeviceSpec, family: str, framework: str, whose: str) -> tuple[s
     if not timed:
         return "no measured rows", False
     constants = hardware(spec)
-    if any(np.allclose(constants, h, rtol=0.01) for h in timed.values()):
+    names = HARDWARE.names or ()
+    if any(all(np.allclose(constants[n], h[n], rtol=0.01) for n in names) for h in timed.values()):
         return "", True
-    of_links = (np.arange(len(constants)) == H_LINK_BANDWIDTH) & (family not in LINKS)
+    decides = [n for n in names if n != "link_bandwidth" or family in LINKS]
     near = any(
-        np.all(of_links | (np.maximum(constants, h) <= ALIKE * np.minimum(constants, h))) for h in timed.values()
+        all(np.all(np.maximum(constants[n], h[n]) <= ALIKE * np.minimum(constants[n], h[n])) for n in decides)
+        for h in timed.values()
     )
     return f"timed on {', '.join(timed)}, not on this device", near and spec.kernels is not None
 
 
 @cache
-def _timed(whose: str, family: str) -> dict[str, F8]:
+def _timed(whose: str, family: str) -> dict[str, Records]:
     """Devices of the catalog with rows of a family that stand behind a set, and their constants."""
     from ..catalog import fitted_devices, load_device
 

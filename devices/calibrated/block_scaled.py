@@ -12,6 +12,8 @@ higher 4-bit rate) to 1.9 in TensorRT-LLM's, 3.5 to 3.8 on RTX PRO 6000, its rat
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from ...workloads.jit import compiled_part
@@ -36,6 +38,26 @@ LEAST, BEYOND = 9.0, 12.0
 """Compute capabilities whose kernels are these: Hopper and the data centres' Blackwell."""
 
 
+class Shape(NamedTuple):
+    """A batch of products of m x k inputs and k x n weights, and bytes per weight and input value."""
+
+    m: float
+    n: float
+    k: float
+    batch: float
+    weight: float
+    value: float
+
+
+class Cores(NamedTuple):
+    """Cores of a device: FLOP and operand bytes per second of one, and the pipeline fill of a wave."""
+
+    number: float
+    rate: float
+    draw: float
+    fill_s: float
+
+
 @compiled_part
 def keeps_tiles(capability: float) -> bool:
     """Return whether a device's block-scaled kernels are modelled by this module."""
@@ -43,63 +65,51 @@ def keeps_tiles(capability: float) -> bool:
 
 
 @compiled_part
-def block_tiled(
-    m: float, n: float, k: float, batch: float, cores: float, core_rate: float, core_draw: float,
-    clock: float, fill_s: float, overlap: float, tile: float,
-) -> float:  # fmt: skip
+def block_tiled(shape: Shape, cores: Cores, clock: float, overlap: float, tile: float) -> float:
     """Seconds of the best tile, main memory left out.
 
     Parameters
     ----------
-    core_rate, core_draw : float
-        FLOP and operand bytes per second of one core.
     clock : float
         Hertz.
-    fill_s : float
-        Pipeline fill of one wave.
     overlap : float
         Power of the soft maximum of arithmetic and operand loads.
     tile : float
         Side of the only tile that the kernel has; 0 where it chooses.
     """
-    rows = tile if tile > 0.0 else FLAT if m <= FLAT else WIDE
-    steps, best = ceil_div(k, DEPTH), np.inf
+    rows = tile if tile > 0.0 else FLAT if shape.m <= FLAT else WIDE
+    m, n, steps, best = shape.m, shape.n, ceil_div(shape.k, DEPTH), np.inf
     for i in range(len(WIDTHS)):
         columns = tile if tile > 0.0 else WIDTHS[i]
-        math_s = max(2.0 * rows * columns * DEPTH / core_rate, STEP_CLOCKS / clock)
-        load_s = (min(m, rows) + min(n, columns)) * DEPTH / core_draw
+        math_s = max(2.0 * rows * columns * DEPTH / cores.rate, STEP_CLOCKS / clock)
+        load_s = (min(m, rows) + min(n, columns)) * DEPTH / cores.draw
         step_s = soft_max(math_s, load_s, overlap)
         store_s = STORE_CLOCKS / clock * rows * columns / (WIDE * WIDE)
-        waves = ceil_div(batch * ceil_div(m, rows) * ceil_div(n, columns), cores)
-        best = min(best, waves * (steps * step_s + store_s + fill_s))
+        waves = ceil_div(shape.batch * ceil_div(m, rows) * ceil_div(n, columns), cores.number)
+        best = min(best, waves * (steps * step_s + store_s + cores.fill_s))
         if tile > 0.0:
             break
     return float(best)
 
 
 @compiled_part
-def four_bit_tiled(
-    m: float, n: float, k: float, batch: float, weight: float, value: float, cores: float, core_rate: float,
-    core_draw: float, fill_s: float, walk_s: float, overlap: float, first: int,
-) -> float:  # fmt: skip
+def four_bit_tiled(shape: Shape, cores: Cores, walk_s: float, overlap: float, first: int) -> float:
     """Seconds of the best tile of 128 rows, main memory left out; arguments as of `block_tiled`.
 
     Parameters
     ----------
-    weight, value : float
-        Bytes per weight and input value.
     walk_s : float
         Least seconds of a tile for `WALK` values along k.
     first : int
         Place in `COLUMNS` of the narrowest tile.
     """
-    best = np.inf
+    m, n, k, best = shape.m, shape.n, shape.k, np.inf
     for i in range(first, len(COLUMNS)):
         columns = COLUMNS[i]
-        math_s = 2.0 * WIDE * columns * k / core_rate
-        load_s = (min(m, WIDE) * value + min(n, columns) * weight) * k / core_draw
-        store_s = 4.0 * min(m, WIDE) * min(n, columns) / core_draw
-        tile_s = max(soft_max(math_s, load_s, overlap), walk_s * k / WALK) + store_s + fill_s
-        tiles = batch * ceil_div(m, WIDE) * ceil_div(n, columns) / cores
+        math_s = 2.0 * WIDE * columns * k / cores.rate
+        load_s = (min(m, WIDE) * shape.value + min(n, columns) * shape.weight) * k / cores.draw
+        store_s = 4.0 * min(m, WIDE) * min(n, columns) / cores.draw
+        tile_s = max(soft_max(math_s, load_s, overlap), walk_s * k / WALK) + store_s + cores.fill_s
+        tiles = shape.batch * ceil_div(m, WIDE) * ceil_div(n, columns) / cores.number
         best = min(best, 0.5 * (max(tiles, 1.0) + ceil_div(tiles, 1.0)) * tile_s)
     return float(best)

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ...workloads.records import Records
 from .family import F8, Family
 from .fit import LOSS_SCALE, PRIOR
-from .terms import O_SECONDS
 
 SLACK = 0.005
 """Excess, as a share of a step, that costs nothing."""
@@ -33,7 +33,7 @@ DIFFERENCE = 1e-4
 class Sample:
     """Measured rows of one device: constants, quantities, log seconds, and a weight of each row."""
 
-    h: F8
+    h: Records
     x: F8
     log: F8
     weight: float
@@ -74,9 +74,9 @@ class Probes:
     x: F8
     calls: Any
 
-    def times(self, family: Family, values: F8, hardware: F8) -> F8:
+    def times(self, family: Family, values: F8, hardware: Records) -> F8:
         """Seconds of the family in every step, never below the roofline."""
-        return np.asarray(self.calls @ family.prices(values, hardware, self.x)[:, O_SECONDS])
+        return np.asarray(self.calls @ family.prices(values, hardware, self.x)["seconds"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.kernel_tables import KernelTable, Skipped, framework
+from ...workloads.records import Records
 from ..catalog import load_device
 from ..spec import DeviceSpec
 from .errors import Errors, by_shape, by_source, errors
 from .family import F8, Family, families
 from .fit import Fit, Labels, fit, predict, with_kernels
-from .hardware import H_BANDWIDTH, H_CACHE, hardware
+from .hardware import hardware
 from .layer_kernels import LAYER_FAMILIES
 
 ABOVE_PEAK = 1.25
@@ -28,14 +29,14 @@ SLOWEST, LONGEST_S = 100.0, 1e-2
 without splits over keys) end 6 ms above 100 rooflines."""
 
 
-def implausible(family: Family, hardware: F8, inputs: F8, measured: F8) -> npt.NDArray[np.object_]:
+def implausible(family: Family, hardware: Records, inputs: F8, measured: F8) -> npt.NDArray[np.object_]:
     """Reason for each row that cannot be a time of that device, else "".
 
     Both tell a unit slipped by a thousand: all rows one way, rows of at least some 20 us the other. Traffic may come
     from the last-level cache as far as it fits there several times over; arithmetic and traffic over the link may not.
     """
     compute, memory, link = family.floors(hardware, inputs)
-    cached = np.where(memory * hardware[H_BANDWIDTH] < 4.0 * hardware[H_CACHE], CACHE_SPEED, 2.0)
+    cached = np.where(memory * hardware.bandwidth < 4.0 * hardware.cache, CACHE_SPEED, 2.0)
     rigid = np.maximum(compute, link) / ABOVE_PEAK
     reasons = np.full(len(measured), "", dtype=object)
     for i in np.flatnonzero((measured < SHORTEST_S) | (rigid > measured) | (memory > cached * measured)):
@@ -65,7 +66,7 @@ class FamilyRows:
 
     family: Family
     table: KernelTable
-    h: F8
+    h: Records
     x: F8
     measured: F8
     labels: Labels

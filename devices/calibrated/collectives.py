@@ -12,11 +12,11 @@ from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_schemas import COLLECTIVE
 from ...workloads.kernel_tables import KernelTable
 from ...workloads.ops import Op
+from ...workloads.records import Records
 from .family import F8, Family, parameters_of, register
-from .hardware import C_16, H_LINK_BANDWIDTH
+from .hardware import C_16
 from .terms import Parts, Work, by_protocol, by_ranks, link_among, put_price
 
-(X_BYTES, X_RANKS, X_KIND) = range(3)
 QUANTITIES = ("bytes", "ranks", "kind")
 (K_GATHER, K_SCATTER, K_EXCHANGE, K_SEND) = range(4)
 assert COLLECTIVE == ("all_gather", "reduce_scatter", "alltoall", "send_recv")
@@ -26,37 +26,35 @@ SWITCHED = 15.0
 to 512 MiB, all-gathers among 64 GB200 take 0.86 to 1.15 times as long as among 32 (openxla/xla, its table of NVLink domains)."""
 
 PARAMETERS = parameters_of("collectives")
-(P_LAUNCH, P_HOP, P_PEER, P_LINK_2, P_LINK_4, P_LINK_8, P_FLAGS, P_SIMPLE, P_EXCHANGE_RATE,
- P_SCATTER_RATE, P_SEND_RATE, P_EXCHANGE) = range(12)  # fmt: skip
 
 
 @compiled_part
-def parts(parameters: F8, hardware: F8, inputs: F8) -> Parts:
-    """Return the seconds of one collective, and its arithmetic, memory and fixed seconds; `parameters`, `hardware` and `inputs` as in the constants above."""
-    n = inputs[X_RANKS]
-    if n < 2.0 or inputs[X_BYTES] <= 0.0:
+def parts(parameters: Records, hardware: Records, inputs: Records) -> Parts:
+    """Return the seconds of one collective, and its arithmetic, memory and fixed seconds."""
+    n = inputs.ranks
+    if n < 2.0 or inputs.bytes <= 0.0:
         return 0.0, 0.0, 0.0, 0.0
-    kind = int(inputs[X_KIND])
-    link = by_ranks(parameters[P_LINK_2], parameters[P_LINK_4], parameters[P_LINK_8], n) * link_among(hardware, n)
-    share, hops, fixed = (n - 1.0) / n, (n - 1.0) * parameters[P_HOP], parameters[P_LAUNCH]
+    kind = int(inputs.kind)
+    link = by_ranks(parameters.link_2, parameters.link_4, parameters.link_8, n) * link_among(hardware, n)
+    share, hops, fixed = (n - 1.0) / n, (n - 1.0) * parameters.hop_s, parameters.launch_s
     if kind == K_EXCHANGE:
-        link *= parameters[P_EXCHANGE_RATE]
-        hops = (n - 1.0) * parameters[P_PEER]
-        fixed += parameters[P_EXCHANGE]
+        link *= parameters.exchange_rate
+        hops = (n - 1.0) * parameters.peer_s
+        fixed += parameters.exchange_s
     elif kind == K_SCATTER:
-        link *= parameters[P_SCATTER_RATE]
+        link *= parameters.scatter_rate
     elif kind == K_SEND:
-        link *= parameters[P_SEND_RATE]
+        link *= parameters.send_rate
         share = 1.0
-    wire = inputs[X_BYTES] * share / link
-    simple = parameters[P_SIMPLE] * min(n - 1.0, SWITCHED) / (n - 1.0)
-    total = fixed + by_protocol(hops, wire, parameters[P_FLAGS], simple)
-    floor = inputs[X_BYTES] * share / hardware[H_LINK_BANDWIDTH]
+    wire = inputs.bytes * share / link
+    simple = parameters.simple_hops * min(n - 1.0, SWITCHED) / (n - 1.0)
+    total = fixed + by_protocol(hops, wire, parameters.flag_bytes, simple)
+    floor = inputs.bytes * share / hardware.link_bandwidth
     return max(total, floor), 0.0, wire, fixed + hops
 
 
 @compiled
-def rows(parameters: F8, hardware: F8, inputs: F8, out: F8) -> None:
+def rows(parameters: Records, hardware: Records, inputs: Records, out: Records) -> None:
     """Compute many collectives; see `Family.rows`."""
     for i in range(inputs.shape[0]):
         put_price(out[i], parts(parameters, hardware, inputs[i]), work(inputs[i]), hardware)
@@ -78,11 +76,11 @@ def from_op(op: Op) -> F8 | None:
 
 
 @compiled_part
-def work(inputs: F8) -> Work:
+def work(inputs: Records) -> Work:
     """Bytes that a device must send."""
-    n = inputs[X_RANKS]
-    share = 1.0 if inputs[X_KIND] == K_SEND else (n - 1.0) / n
-    return 0.0, 0.0, inputs[X_BYTES] * share, C_16
+    n = inputs.ranks
+    share = 1.0 if inputs.kind == K_SEND else (n - 1.0) / n
+    return 0.0, 0.0, inputs.bytes * share, C_16
 
 
 COLLECTIVES = register(

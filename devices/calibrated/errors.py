@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ...workloads.records import Records
 from .family import F8, Family
 from .fit import FEW_ROWS, LOSS_SCALE, Fit, Labels, fit, predict, with_kernels
 
@@ -69,7 +70,7 @@ def constant_model(floor: F8, measured: F8, unseen: F8) -> F8:
     return predicted(end.x, unseen)
 
 
-def constant_by_shape(family: Family, hardware: F8, inputs: F8, measured: F8, shapes: npt.NDArray[np.int64]) -> F8:
+def constant_by_shape(family: Family, hardware: Records, inputs: F8, measured: F8, shapes: npt.NDArray[np.int64]) -> F8:
     """Predictions of each row by the usual model fitted to the other shapes, as `by_shape`."""
     floor, fold = family.roofline(hardware, inputs), _folds(shapes)
     out = np.empty(len(measured))
@@ -88,7 +89,13 @@ def _folds(shapes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def by_shape(
-    family: Family, hardware: F8, inputs: F8, measured: F8, labels: Labels, shapes: npt.NDArray[np.int64], start: Fit
+    family: Family,
+    hardware: Records,
+    inputs: F8,
+    measured: F8,
+    labels: Labels,
+    shapes: npt.NDArray[np.int64],
+    start: Fit,
 ) -> F8:
     """Predictions of each row from a fit on the other shapes (`FOLDS` folds over shapes)."""
     fold = _folds(shapes)
@@ -98,7 +105,7 @@ def by_shape(
     return out
 
 
-def by_source(family: Family, hardware: F8, inputs: F8, measured: F8, labels: Labels, start: Fit) -> F8 | None:
+def by_source(family: Family, hardware: Records, inputs: F8, measured: F8, labels: Labels, start: Fit) -> F8 | None:
     """Predictions of each framework's rows from a fit on the others, where it gets the base.
 
     NaN where the others have fewer than `FEW_ROWS` rows or it has fewer than `FEW`; None where all are.
@@ -113,7 +120,13 @@ def by_source(family: Family, hardware: F8, inputs: F8, measured: F8, labels: La
 
 
 def _unseen(
-    family: Family, hardware: F8, inputs: F8, measured: F8, labels: Labels, left_out: npt.NDArray[np.bool_], start: Fit
+    family: Family,
+    hardware: Records,
+    inputs: F8,
+    measured: F8,
+    labels: Labels,
+    left_out: npt.NDArray[np.bool_],
+    start: Fit,
 ) -> F8:
     if left_out.all() or not left_out.any():
         return family.seconds(family.defaults, hardware, inputs[left_out])

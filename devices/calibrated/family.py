@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from ...workloads.kernel_tables import KernelTable
 from ...workloads.ops import Op
+from ...workloads.records import Records, reals
 from ...workloads.registry import Registry
-from .terms import NUM_PRICE, O_FLOOR_COMPUTE, O_FLOOR_LINK, O_FLOOR_MEMORY, O_FORMULA
+from .terms import PRICE
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -77,7 +78,7 @@ def _as_it_is(inputs: F8, op: Op, framework: str) -> F8:
     return inputs
 
 
-def _one_branch(inputs: F8) -> I8:
+def _one_branch(inputs: Records) -> I8:
     return np.zeros(len(inputs), dtype=np.int64)
 
 
@@ -98,8 +99,8 @@ class Family:
     quantities : tuple of str
         Names of the columns of `x`.
     rows : callable
-        ``rows(p, h, x, out)``, compiled: costs into `out`, shape (n, NUM_PRICE), of `x`, shape (n, len(quantities)),
-        with parameters `p` and the device constants `h` (see `hardware`). It calls the family's scalar kernels, as the
+        ``rows(p, h, x, out)``, compiled: costs into `out`, n records of `PRICE`, of `x`, n records of the quantities,
+        with the record `p` of the parameters and the device constants `h` (see `hardware`). It calls the family's scalar kernels, as the
         compiled simulator does: ``parts(p, h, x_row)``, seconds and their parts, and ``work(x_row)``, FLOP and minimum
         bytes, whose time at nominal rates no prediction for cold data may beat.
     from_table : callable
@@ -128,7 +129,7 @@ class Family:
         Whether the text after the ``+`` depends on the size of a batch: shared sets then keep one kernel per format, so
         that a token more is never faster.
     branch : callable
-        ``branch(x)``: which of `branches` each row of `x` runs.
+        ``branch(x)``, of records: which of `branches` each row of `x` runs.
     aside : str or tuple of str
         Ends of the names of branches whose rows give no information about the others.
     """
@@ -138,7 +139,7 @@ class Family:
     kinds: tuple[str, ...]
     parameters: tuple[Parameter, ...]
     quantities: tuple[str, ...]
-    rows: Callable[[F8, F8, F8, F8], None]
+    rows: Callable[[Records, Records, Records, Records], None]
     from_table: Callable[[KernelTable], F8]
     from_op: Callable[[Op], F8 | None]
     by_framework: tuple[str, ...] = ()
@@ -147,7 +148,7 @@ class Family:
     framework_time: bool = True
     branches: tuple[str, ...] = ()
     by_size: bool = False
-    branch: Callable[[F8], I8] = _one_branch
+    branch: Callable[[Records], I8] = _one_branch
     aside: str | tuple[str, ...] = "+aside"
     launched: Callable[[F8, Op, str], F8] = _as_it_is
 
@@ -185,7 +186,7 @@ class Family:
     def usual(self, inputs: F8) -> npt.NDArray[np.bool_]:
         """Return which rows of `inputs` are used for other branches too; all if none is."""
         names = [not name.endswith(self.aside) for name in self.branches or ("",)]
-        out: npt.NDArray[np.bool_] = np.array(names)[self.branch(inputs)]
+        out: npt.NDArray[np.bool_] = np.array(names)[self.kernel_of(inputs)]
         return out if out.any() else ~out
 
     def per_branch(self, values: F8) -> F8:
@@ -196,38 +197,55 @@ class Family:
 
     def of_branch(self, values: F8, inputs: F8) -> F8:
         """The parameters, shape (p,), of the kernel that one call `inputs`, shape (q,), runs."""
-        out: F8 = values if values.ndim == 1 else values[int(self.branch(inputs[None])[0])]
+        out: F8 = values if values.ndim == 1 else values[int(self.kernel_of(inputs[None])[0])]
         return out
 
-    def prices(self, values: F8, hardware: F8, inputs: F8) -> F8:
-        """Return the costs of the rows of `inputs`, shape (n, NUM_PRICE); columns as in `terms`.
+    def records(self, inputs: F8) -> Records:
+        """Rows of quantities, shape (n, q), as records of them.
+
+        Raises
+        ------
+        ValueError
+            The rows are not of the family: compiled code would read past them.
+        """
+        if inputs.shape[-1] != len(self.quantities):
+            raise ValueError(f"{self.name} takes {len(self.quantities)} quantities, not {inputs.shape[-1]}")
+        return np.ascontiguousarray(inputs, dtype=np.float64).view(reals(*self.quantities))[..., 0]
+
+    def kernel_of(self, inputs: F8) -> I8:
+        """Return which of `branches` each row of `inputs` runs."""
+        return self.branch(self.records(inputs))
+
+    def prices(self, values: F8, hardware: Records, inputs: F8) -> Records:
+        """Return the costs of the rows of `inputs`, records of `PRICE`.
 
         `values` are parameters, shape (p,), or one row of them for each of `branches`.
         """
         if values.ndim > 1:
-            out, which = np.empty((len(inputs), NUM_PRICE)), self.branch(inputs)
+            out, which = np.empty(len(inputs), PRICE).view(np.recarray), self.kernel_of(inputs)
             for b in np.unique(which):
                 out[which == b] = self.prices(values[b], hardware, inputs[which == b])
             return out
-        if inputs.shape[1] != len(self.quantities):  # compiled code would read past the rows
-            raise ValueError(f"{self.name} takes {len(self.quantities)} quantities, not {inputs.shape[1]}")
-        out = np.empty((len(inputs), NUM_PRICE))
-        self.rows(values, hardware, np.ascontiguousarray(inputs, dtype=np.float64), out)
+        out = np.empty(len(inputs), PRICE).view(np.recarray)
+        names = (p.name for p in self.parameters)
+        known = np.ascontiguousarray(values, dtype=np.float64).view(reals(*names))[0]
+        self.rows(known, hardware, self.records(inputs), out)
         return out
 
-    def seconds(self, values: F8, hardware: F8, inputs: F8) -> F8:
+    def seconds(self, values: F8, hardware: Records, inputs: F8) -> F8:
         """Return the predicted seconds of the rows of `inputs`, only by the formula."""
-        return self.prices(values, hardware, inputs)[:, O_FORMULA]
+        out: F8 = self.prices(values, hardware, inputs)["formula"]
+        return out
 
-    def roofline(self, hardware: F8, inputs: F8) -> F8:
+    def roofline(self, hardware: Records, inputs: F8) -> F8:
         """Largest of FLOP over peak and least bytes over bandwidths, at nominal rates [s]."""
         compute, memory, link = self.floors(hardware, inputs)
         return np.maximum(np.maximum(compute, memory), link)
 
-    def floors(self, hardware: F8, inputs: F8) -> tuple[F8, F8, F8]:
+    def floors(self, hardware: Records, inputs: F8) -> tuple[F8, F8, F8]:
         """Return the seconds of arithmetic, main memory and link at nominal rates."""
         out = self.prices(self.defaults, hardware, inputs)
-        return out[:, O_FLOOR_COMPUTE], out[:, O_FLOOR_MEMORY], out[:, O_FLOOR_LINK]
+        return out["floor_compute"], out["floor_memory"], out["floor_link"]
 
 
 FAMILIES: Registry[Family] = Registry("kernel family")

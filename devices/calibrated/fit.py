@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
+from ...workloads.records import Records
 from .family import F8, Family
 
 PRIOR = 0.007
@@ -73,7 +74,7 @@ class Fit:
         return family.slowed(*self.of(family, label))
 
 
-def predict(family: Family, done: Fit, hardware: F8, inputs: F8, labels: Labels) -> F8:
+def predict(family: Family, done: Fit, hardware: Records, inputs: F8, labels: Labels) -> F8:
     """Seconds with the parameters of each row's framework; the base where it has none."""
     out = np.empty(len(inputs))
     for label in set(labels.tolist()):
@@ -104,7 +105,7 @@ class _Layout:
         return out
 
 
-def _layout(family: Family, hardware: F8, inputs: F8, labels: Labels, center: F8) -> _Layout:
+def _layout(family: Family, hardware: Records, inputs: F8, labels: Labels, center: F8) -> _Layout:
     names = tuple(sorted(set(labels.tolist())))
     columns = tuple(family.index(name) for name in family.by_framework)
     informed = np.zeros((len(names), 1 + len(columns)), dtype=np.bool_)
@@ -122,7 +123,7 @@ def _layout(family: Family, hardware: F8, inputs: F8, labels: Labels, center: F8
 
 
 def fit(
-    family: Family, hardware: F8, inputs: F8, measured: F8, labels: Labels, *, prior: F8 | None = None,
+    family: Family, hardware: Records, inputs: F8, measured: F8, labels: Labels, *, prior: F8 | None = None,
     starts: int = 2, start: F8 | None = None,
 ) -> Fit:  # fmt: skip
     """Least squares on ``log(predicted / measured)`` with a soft absolute loss.
@@ -191,7 +192,7 @@ def fit(
 
 
 def with_kernels(
-    family: Family, done: Fit, hardware: F8, inputs: F8, measured: F8, labels: Labels, start: Fit | None = None
+    family: Family, done: Fit, hardware: Records, inputs: F8, measured: F8, labels: Labels, start: Fit | None = None
 ) -> Fit:
     """Return a fit with separate parameters for the kernels of each framework with enough rows.
 
@@ -200,7 +201,7 @@ def with_kernels(
     start : Fit, optional
         One with such parameters, to start from in cross-validation.
     """
-    which, kernels = family.branch(inputs), dict[str, dict[str, F8]]()
+    which, kernels = family.kernel_of(inputs), dict[str, dict[str, F8]]()
     kind = np.array([b.partition("+")[0] for b in family.branches], dtype=object)
 
     def own(rows: npt.NDArray[np.bool_], branch: str, prior: F8, time: float) -> F8:
@@ -228,7 +229,7 @@ def with_kernels(
     return replace(done, kernels=kernels)
 
 
-def _forget(plan: _Layout, theta: F8, center: F8, hardware: F8, inputs: F8) -> None:
+def _forget(plan: _Layout, theta: F8, center: F8, hardware: Records, inputs: F8) -> None:
     """Reset parameters that no row depends on to their prior.
 
     The whole move is tried, after those already made: near its end a parameter may change nothing

@@ -6,7 +6,11 @@ experts are formulas. Each evaluates a family's scalar kernel at the quantities 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
 from ...workloads.jit import compiled_part
+from ...workloads.records import Records, reals
 from ..cost import MEMORY
 from . import attention_decode, attention_prefill, mla, moe, streamed
 from .family import F8
@@ -31,57 +35,84 @@ Price = tuple[float, int]
 """Seconds, and code of the bound."""
 
 
+class Chunks(NamedTuple):
+    """Sums over the sequences of a call: their number, new tokens, query-key pairs and keys read."""
+
+    batch: float
+    tokens: float
+    pairs: float
+    keys: float
+
+
+def _reader(names: Iterable[str]) -> Callable[[F8], Records]:
+    """A compiled function that reads the first numbers of a vector as a record, in place."""
+    kind = reals(*names)
+    count = len(kind.names or ())
+
+    @compiled_part
+    def read(values: F8) -> Records:
+        return values[:count].view(kind)[0]
+
+    return read
+
+
+def _readers(module: Any) -> tuple[Callable[[F8], Records], Callable[[F8], Records]]:
+    """Readers of a family's parameters and of the quantities of a call."""
+    return _reader(p.name for p in module.PARAMETERS), _reader(module.QUANTITIES)
+
+
+decode_parameters, decode_call = _readers(attention_decode)
+prefill_parameters, prefill_call = _readers(attention_prefill)
+mla_parameters, mla_call = _readers(mla)
+moe_parameters, moe_call = _readers(moe)
+streamed_parameters, streamed_call = _readers(streamed)
+
+
 @compiled_part
 def decode_price(
-    parameters: F8, hardware: F8, inputs: F8, batch: float, pairs: float, keys: float, prompts: float
+    parameters: F8, hardware: Records, inputs: F8, batch: float, pairs: float, keys: float, prompts: float
 ) -> Price:
     """Return the cost of decode attention of `batch` sequences that read `keys` keys together, in a step with the given prompts."""
-    if not attention_decode.at_sums(inputs, batch, pairs, keys, prompts):
+    x = decode_call(inputs)
+    if not attention_decode.at_sums(x, batch, pairs, keys, prompts):
         return 0.0, MEMORY
-    return price(attention_decode.parts(parameters, hardware, inputs), attention_decode.work(inputs), hardware)
+    return price(attention_decode.parts(decode_parameters(parameters), hardware, x), attention_decode.work(x), hardware)
 
 
 @compiled_part
 def prefill_price(
-    parameters: F8,
-    hardware: F8,
-    inputs: F8,
-    window: float,
-    batch: float,
-    tokens: float,
-    pairs: float,
-    keys: float,
-    decodes: float,
+    parameters: F8, hardware: Records, inputs: F8, chunks: Chunks, decodes: float, window: float
 ) -> Price:
-    """Prefill attention of `batch` chunks with `tokens` new tokens and `keys` keys together."""
-    if not attention_prefill.at_sums(inputs, window, batch, tokens, pairs, keys, decodes):
+    """Prefill attention of chunks, in a step with the given decodes."""
+    x = prefill_call(inputs)
+    if not attention_prefill.at_sums(x, window, chunks.batch, chunks.tokens, chunks.pairs, chunks.keys, decodes):
         return 0.0, MEMORY
-    return price(attention_prefill.parts(parameters, hardware, inputs), attention_prefill.work(inputs), hardware)
+    seconds = attention_prefill.parts(prefill_parameters(parameters), hardware, x)
+    return price(seconds, attention_prefill.work(x), hardware)
 
 
 @compiled_part
-def mla_price(
-    parameters: F8, hardware: F8, inputs: F8, batch: float, tokens: float, pairs: float, keys: float
-) -> Price:
+def mla_price(parameters: F8, hardware: Records, inputs: F8, chunks: Chunks) -> Price:
     """Latent attention, prefill or decode as `inputs` says."""
-    if not mla.at_sums(inputs, batch, tokens, pairs, keys):
+    x = mla_call(inputs)
+    if not mla.at_sums(x, chunks.batch, chunks.tokens, chunks.pairs, chunks.keys):
         return 0.0, MEMORY
-    return price(mla.parts(parameters, hardware, inputs), mla.work(inputs), hardware)
+    return price(mla.parts(mla_parameters(parameters), hardware, x), mla.work(x), hardware)
 
 
 @compiled_part
-def streamed_price(
-    parameters: F8, hardware: F8, inputs: F8, batch: float, tokens: float, pairs: float, keys: float
-) -> Price:
+def streamed_price(parameters: F8, hardware: Records, inputs: F8, chunks: Chunks) -> Price:
     """A kernel of `layer_kernels`, at its sums."""
-    if not streamed.at_sums(inputs, batch, tokens, pairs, keys):
+    x = streamed_call(inputs)
+    if not streamed.at_sums(x, chunks.batch, chunks.tokens, chunks.pairs, chunks.keys):
         return 0.0, MEMORY
-    return price(streamed.parts(parameters, hardware, inputs), streamed.work(inputs), hardware)
+    return price(streamed.parts(streamed_parameters(parameters), hardware, x), streamed.work(x), hardware)
 
 
 @compiled_part
-def moe_price(parameters: F8, hardware: F8, inputs: F8, routed: float, active: float) -> Price:
+def moe_price(parameters: F8, hardware: Records, inputs: F8, routed: float, active: float) -> Price:
     """One device's experts at `routed` token-expert pairs over `active` experts."""
-    if not moe.at_loads(inputs, routed, active):
+    x = moe_call(inputs)
+    if not moe.at_loads(x, routed, active):
         return 0.0, MEMORY
-    return price(moe.parts(parameters, hardware, inputs), moe.work(inputs), hardware)
+    return price(moe.parts(moe_parameters(parameters), hardware, x), moe.work(x), hardware)

@@ -22,7 +22,8 @@ import numpy.typing as npt
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import KernelTable, framework
 from ...workloads.ops import Op
-from .block_scaled import WIDE, block_tiled, four_bit_tiled, keeps_tiles
+from ...workloads.records import Records
+from .block_scaled import WIDE, Cores, Shape, block_tiled, four_bit_tiled, keeps_tiles
 from .family import F8, Family, parameters_of, register
 from .hardware import (
     C_16,
@@ -34,14 +35,6 @@ from .hardware import (
     C_W4A8,
     CODES,
     FORMATS,
-    H_BANDWIDTH,
-    H_CACHE,
-    H_CAPABILITY,
-    H_CLOCK,
-    H_CORES,
-    H_FULL,
-    H_PEAK,
-    H_ROWS,
     INPUT_BYTES,
     WEIGHT_BYTES,
     WIDENED,
@@ -49,7 +42,6 @@ from .hardware import (
 from .libraries import BLACKWELL, HOPPER, WORKSTATION
 from .terms import COLD, GRAPH_COPIES, Parts, Work, attained, ceil_div, host_seconds, put_price, resident, soft_max
 
-(X_M, X_N, X_K, X_BATCH, X_CODE, X_WEIGHT, X_INPUT, X_QUANT, X_COPIES, X_HOST, X_TILE) = range(11)
 QUANTITIES = ("m", "n", "k", "batch", "format", "weight_bytes", "input_bytes", "quantised", "copies", "host_s", "tile")
 """`quantised`: kernels that quantise the activations before, 0 where they come so; `tile`: side of the
 only tile of a block-scaled kernel, 0 where it has several."""
@@ -72,8 +64,6 @@ WALK = 0.14
 CACHE_DRAW = 14.0
 """Bytes that a core reads from the last-level cache per clock, as in vector kernels (`norm`)."""
 PARAMETERS = parameters_of("gemm")
-(P_LAUNCH, P_QUANTISE, P_QUANTISE_ROW, P_QUANTISE_MEMORY, P_16, P_8, P_BLOCK, P_SUSTAINED, P_MEMORY,
- P_DRAW, P_SPLIT, P_FILL) = range(12)  # fmt: skip
 
 SCALED = "scale_matrix"
 """Kernel of rows that quantise with a scale that it is given."""
@@ -106,16 +96,12 @@ TILES_N = (64.0, 64.0, 64.0, 128.0, 64.0, 128.0)
 
 
 @compiled_part
-def tiled(
-    m: float, n: float, k: float, batch: float, weight: float, value: float, cores: float,
-    core_rate: float, core_draw: float, fill_s: float, split_s: float, least: float,
-) -> float:  # fmt: skip
-    """Seconds of the cheapest tiling.
+def tiled(shape: Shape, cores: Cores, split_s: float, least: float) -> float:
+    """Seconds of the cheapest tiling; main memory is left out.
 
-    `weight` and `value` are bytes per weight and input value, `core_rate` and `core_draw` FLOP
-    and operand bytes per second of one core; main memory is left out. A matrix unit computes whole
-    tiles, of `least` rows or more, vector units (`least` 1) only the rows there are.
+    A matrix unit computes whole tiles, of `least` rows or more, vector units (`least` 1) only the rows there are.
     """
+    m, n, k, batch = shape.m, shape.n, shape.k, shape.batch
     best = np.inf
     for t in range(len(TILES_M)):
         tm, tn = TILES_M[t], TILES_N[t]
@@ -125,15 +111,15 @@ def tiled(
         while splits <= MAX_SPLITS:
             depth = k / splits if splits == 1.0 else max(k / splits, 128.0)
             computed = max(tm, least) if least > 1.0 else min(m, tm)
-            math_s = 2.0 * computed * tn * depth / (core_rate * efficiency)
-            load_s = (min(m, tm) * value + min(n, tn) * weight) * depth / core_draw
-            even = max(1.0, tiles * splits / cores)
-            store_s = STORED_BYTES * min(m, tm) * min(n, tn) / core_draw
-            waves = even + (1.0 - SHARED_WAVES) * (ceil_div(tiles * splits, cores) - even)
-            if waves * (max(math_s, load_s) + store_s + fill_s) < best:  # else no need for the power
-                time = waves * (soft_max(math_s, load_s, OVERLAP) + store_s + fill_s)
+            math_s = 2.0 * computed * tn * depth / (cores.rate * efficiency)
+            load_s = (min(m, tm) * shape.value + min(n, tn) * shape.weight) * depth / cores.draw
+            even = max(1.0, tiles * splits / cores.number)
+            store_s = STORED_BYTES * min(m, tm) * min(n, tn) / cores.draw
+            waves = even + (1.0 - SHARED_WAVES) * (ceil_div(tiles * splits, cores.number) - even)
+            if waves * (max(math_s, load_s) + store_s + cores.fill_s) < best:  # else no need for the power
+                time = waves * (soft_max(math_s, load_s, OVERLAP) + store_s + cores.fill_s)
                 if splits > 1.0:  # partial sums in 32 bits, written and read
-                    time += splits * batch * m * n * 8.0 / (core_draw * cores) + split_s
+                    time += splits * batch * m * n * 8.0 / (cores.draw * cores.number) + split_s
                 best = min(best, time)
             splits *= 2.0
     return float(best)
@@ -146,80 +132,77 @@ def warm_rate(ideal: float, sustained: float) -> float:
 
 
 @compiled_part
-def cool(h: F8, code: int, sustained: float) -> float:
+def cool(h: Records, code: int, sustained: float) -> float:
     """`sustained` of units that a product runs below the rate they are built for.
 
     Power limits FLOP per second, so a share of the whole rate; slower units reach it later.
     """
     if code == C_INT8:
         return sustained
-    return float(min(1.0, sustained * h[H_FULL] / h[H_PEAK + C_16]))
+    return float(min(1.0, sustained * h.built / h.peak[C_16]))
 
 
 @compiled_part
-def quantised(p: F8, h: F8, x: F8) -> tuple[float, float]:
+def quantised(p: Records, h: Records, x: Records) -> tuple[float, float]:
     """Seconds of making a product's inputs narrow: the shortest such kernel, and what rows and values add, of which a last-level cache holds few."""
-    if x[X_QUANT] <= 0.0:
+    if x.quantised <= 0.0:
         return 0.0, 0.0
-    rows, hopper = x[X_M] * x[X_BATCH], HOPPER <= h[H_CAPABILITY] < HOPPER + 1.0
-    first_s = x[X_QUANT] * p[P_QUANTISE]
-    moved = rows * x[X_K] * (2.0 + x[X_INPUT])
-    cached = resident(moved, CACHE_SHARE * h[H_CACHE])
-    if x[X_QUANT] > 1.0:
+    rows, hopper = x.m * x.batch, HOPPER <= h.capability < HOPPER + 1.0
+    first_s = x.quantised * p.quantise_s
+    moved = rows * x.k * (2.0 + x.input_bytes)
+    cached = resident(moved, CACHE_SHARE * h.cache)
+    if x.quantised > 1.0:
         moved *= HOPPER_SCALE_TRAFFIC if hopper else SCALE_TRAFFIC
-    memory, cache = h[H_BANDWIDTH], max(h[H_BANDWIDTH], CACHE_DRAW * h[H_CORES] * h[H_CLOCK])
-    traffic_s = moved * ((1.0 - cached) / memory + cached / cache) / p[P_QUANTISE_MEMORY]
-    walk_s = p[P_QUANTISE_ROW] * (rows + WALK * x[X_K])
-    if x[X_QUANT] == BY_ROW_KERNELS and h[H_CAPABILITY] > 0.0:
-        walk_s += rows * ATOMIC_CLOCKS / h[H_CLOCK]
+    memory, cache = h.bandwidth, max(h.bandwidth, CACHE_DRAW * h.cores * h.clock)
+    traffic_s = moved * ((1.0 - cached) / memory + cached / cache) / p.quantise_memory
+    walk_s = p.quantise_row_s * (rows + WALK * x.k)
+    if x.quantised == BY_ROW_KERNELS and h.capability > 0.0:
+        walk_s += rows * ATOMIC_CLOCKS / h.clock
     return first_s, soft_max(traffic_s, walk_s, 2.0)
 
 
 @compiled_part
-def parts(p: F8, h: F8, x: F8) -> Parts:
-    """Return the seconds of one GEMM, and its arithmetic, memory and fixed seconds; `p`, `h` and `x` as in the constants above."""
-    m, n, k, batch = x[X_M], x[X_N], x[X_K], x[X_BATCH]
+def parts(p: Records, h: Records, x: Records) -> Parts:
+    """Return the seconds of one GEMM, and its arithmetic, memory and fixed seconds."""
+    m, n, k, batch = x.m, x.n, x.k, x.batch
     if m <= 0.0 or batch <= 0.0:
         return 0.0, 0.0, 0.0, 0.0
     first_s, rest_s = quantised(p, h, x)
     if n <= 0.0:
         return first_s + rest_s, 0.0, rest_s, first_s
-    code = int(x[X_CODE])
-    rate = p[P_16] if code <= C_32 or code in WIDENED else p[P_8]
+    code = int(x.format)
+    rate = p.peak_16 if code <= C_32 or code in WIDENED else p.peak_8
     if code in (C_FP8_BLOCK, C_W4A8) or C_NVFP4 <= code <= C_MXFP4:
-        rate *= p[P_BLOCK]
-    rate = attained(rate, h, code) * h[H_PEAK + code]
-    rate *= warm_rate(2.0 * batch * m * n * k / rate, cool(h, code, p[P_SUSTAINED]))
-    cores, draw = h[H_CORES], p[P_DRAW] * h[H_FULL]
-    hopper = HOPPER <= h[H_CAPABILITY] < HOPPER + 1.0 and h[H_ROWS] > 1.0
-    if code == C_FP8_BLOCK and keeps_tiles(h[H_CAPABILITY]):
-        best = block_tiled(m, n, k, batch, cores, rate / cores, draw / cores, h[H_CLOCK], p[P_FILL], OVERLAP, x[X_TILE])
-    elif C_NVFP4 <= code <= C_MXFP4 and h[H_CAPABILITY] >= BLACKWELL:
-        best = four_bit_tiled(m, n, k, batch, x[X_WEIGHT], x[X_INPUT], cores, rate / cores, draw / cores,
-                              p[P_FILL], p[P_SPLIT], OVERLAP, int(h[H_CAPABILITY] >= WORKSTATION))  # fmt: skip
+        rate *= p.peak_block
+    rate = attained(rate, h, code) * h.peak[code]
+    rate *= warm_rate(2.0 * batch * m * n * k / rate, cool(h, code, p.sustained))
+    shape = Shape(m, n, k, batch, x.weight_bytes, x.input_bytes)
+    cores = Cores(h.cores, rate / h.cores, p.core_draw * h.built / h.cores, p.fill_s)
+    hopper = HOPPER <= h.capability < HOPPER + 1.0 and h.matrix_rows > 1.0
+    if code == C_FP8_BLOCK and keeps_tiles(h.capability):
+        best = block_tiled(shape, cores, h.clock, OVERLAP, x.tile)
+    elif C_NVFP4 <= code <= C_MXFP4 and h.capability >= BLACKWELL:
+        best = four_bit_tiled(shape, cores, p.split_s, OVERLAP, int(h.capability >= WORKSTATION))
     else:
-        least = max(h[H_ROWS], GROUP_ROWS) if hopper else h[H_ROWS]
-        best = tiled(
-            m, n, k, batch, x[X_WEIGHT], x[X_INPUT], cores, rate / cores, draw / cores, p[P_FILL], p[P_SPLIT], least
-        )
-    weights = batch * n * k * x[X_WEIGHT]
-    streams = batch * m * (k * x[X_INPUT] + n * 2.0)
-    cache = CACHE_SHARE * h[H_CACHE]
-    cold = weights * (1.0 - resident(weights * x[X_COPIES], cache))
-    if x[X_COPIES] < COLD:
+        best = tiled(shape, cores, p.split_s, max(h.matrix_rows, GROUP_ROWS) if hopper else h.matrix_rows)
+    weights = batch * n * k * x.weight_bytes
+    streams = batch * m * (k * x.input_bytes + n * 2.0)
+    cache = CACHE_SHARE * h.cache
+    cold = weights * (1.0 - resident(weights * x.copies, cache))
+    if x.copies < COLD:
         cold += streams * (1.0 - resident(streams + weights, cache))
     else:
         cold += streams
-    memory_s = cold / (p[P_MEMORY] * h[H_BANDWIDTH])
+    memory_s = cold / (p.memory * h.bandwidth)
     if memory_s > 0.0:  # little traffic ends before many requests are in flight
         memory_s *= 1.0 + RAMP_S / (memory_s + RAMP_S)
-    fixed = x[X_HOST] + p[P_LAUNCH] + first_s
+    fixed = x.host_s + p.launch_s + first_s
     total = fixed + rest_s + soft_max(best, memory_s, OVERLAP)
     return total, best, memory_s, fixed
 
 
 @compiled
-def rows(p: F8, h: F8, x: F8, out: F8) -> None:
+def rows(p: Records, h: Records, x: Records, out: Records) -> None:
     """Compute many GEMMs; see `Family.rows`."""
     for i in range(x.shape[0]):
         put_price(out[i], parts(p, h, x[i]), work(x[i]), h)
@@ -278,22 +261,22 @@ def _quantised(x: F8, op: Op, framework: str) -> F8:
     behind_norm = op.whole and not (op.reads_attention or op.reads_activation)
     starts = {"sglang": True, "vllm": op.reads_attention, "trtllm": behind_norm}
     if op.dtype == "fp8" and starts.get(framework, False):
-        x[X_QUANT] = 1.0
+        x[QUANTITIES.index("quantised")] = 1.0
     return x
 
 
 @compiled_part
-def work(x: F8) -> Work:
+def work(x: Records) -> Work:
     """FLOP, and bytes when weights and activations are read and written once."""
-    m, n, k, batch = x[X_M], x[X_N], x[X_K], x[X_BATCH]
-    moved = batch * (n * k * x[X_WEIGHT] + m * (k * x[X_INPUT] + 2.0 * n))
-    return 2.0 * m * n * k * batch, moved, 0.0, int(x[X_CODE])
+    m, n, k, batch = x.m, x.n, x.k, x.batch
+    moved = batch * (n * k * x.weight_bytes + m * (k * x.input_bytes + 2.0 * n))
+    return 2.0 * m * n * k * batch, moved, 0.0, int(x.format)
 
 
-def _kernel(x: F8) -> npt.NDArray[np.int64]:
+def _kernel(x: Records) -> npt.NDArray[np.int64]:
     """Kernels by number format, and of each those that libraries have for few rows."""
-    few = (x[:, X_M] <= FEW_ROWS) & (x[:, X_M] > 0.0)
-    out: npt.NDArray[np.int64] = x[:, X_CODE].astype(np.int64) + len(FORMATS) * few
+    few = (x["m"] <= FEW_ROWS) & (x["m"] > 0.0)
+    out: npt.NDArray[np.int64] = x["format"].astype(np.int64) + len(FORMATS) * few
     return out
 
 

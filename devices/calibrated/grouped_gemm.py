@@ -12,51 +12,40 @@ import numpy as np
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import KernelTable
 from ...workloads.ops import Op
+from ...workloads.records import Records
+from .block_scaled import Cores, Shape
 from .family import F8, Family, parameters_of, register
 from .gemm import OVERLAP, cool, tiled, warm_rate
-from .hardware import CODES, H_BANDWIDTH, H_CORES, H_FULL, H_PEAK, H_ROWS, INPUT_BYTES, WEIGHT_BYTES
+from .hardware import CODES, INPUT_BYTES, WEIGHT_BYTES
 from .terms import Parts, Work, put_price, soft_max
 
-(X_GROUPS, X_M, X_N, X_K, X_CODE, X_WEIGHT, X_INPUT, X_MASKED) = range(8)
 QUANTITIES = ("groups", "m_per_group", "n", "k", "format", "weight_bytes", "input_bytes", "masked")
 
 PARAMETERS = parameters_of("grouped_gemm")
-(P_LAUNCH, P_PEAK, P_SUSTAINED, P_MEMORY, P_DRAW, P_FILL, P_SPLIT, P_GROUP, P_MASKED) = range(9)
 
 
 @compiled_part
-def parts(parameters: F8, hardware: F8, inputs: F8) -> Parts:
-    """Return the seconds of one grouped GEMM, and its arithmetic, memory and fixed seconds; `parameters`, `hardware` and `inputs` as in the constants above."""
-    groups, m, n, k = inputs[X_GROUPS], inputs[X_M], inputs[X_N], inputs[X_K]
+def parts(parameters: Records, hardware: Records, inputs: Records) -> Parts:
+    """Return the seconds of one grouped GEMM, and its arithmetic, memory and fixed seconds."""
+    groups, m, n, k = inputs.groups, inputs.m_per_group, inputs.n, inputs.k
     if groups <= 0.0 or m <= 0.0:
         return 0.0, 0.0, 0.0, 0.0
-    rate = hardware[H_PEAK + int(inputs[X_CODE])] * parameters[P_PEAK]
-    if inputs[X_MASKED] > 0.0:
-        rate *= parameters[P_MASKED]
-    rate *= warm_rate(2.0 * groups * m * n * k / rate, cool(hardware, int(inputs[X_CODE]), parameters[P_SUSTAINED]))
-    cores, draw = hardware[H_CORES], parameters[P_DRAW] * hardware[H_FULL]
-    tiles_s = tiled(
-        m,
-        n,
-        k,
-        groups,
-        inputs[X_WEIGHT],
-        inputs[X_INPUT],
-        cores,
-        rate / cores,
-        draw / cores,
-        parameters[P_FILL],
-        parameters[P_SPLIT],
-        hardware[H_ROWS],
-    )
-    moved = groups * (n * k * inputs[X_WEIGHT] + m * (k * inputs[X_INPUT] + 2.0 * n))
-    memory_s = moved / (parameters[P_MEMORY] * hardware[H_BANDWIDTH])
-    fixed = parameters[P_LAUNCH] + groups * parameters[P_GROUP]
+    rate = hardware.peak[int(inputs.format)] * parameters.peak
+    if inputs.masked > 0.0:
+        rate *= parameters.masked_rate
+    rate *= warm_rate(2.0 * groups * m * n * k / rate, cool(hardware, int(inputs.format), parameters.sustained))
+    shape = Shape(m, n, k, groups, inputs.weight_bytes, inputs.input_bytes)
+    draw = parameters.core_draw * hardware.built / hardware.cores
+    cores = Cores(hardware.cores, rate / hardware.cores, draw, parameters.fill_s)
+    tiles_s = tiled(shape, cores, parameters.split_s, hardware.matrix_rows)
+    moved = groups * (n * k * inputs.weight_bytes + m * (k * inputs.input_bytes + 2.0 * n))
+    memory_s = moved / (parameters.memory * hardware.bandwidth)
+    fixed = parameters.launch_s + groups * parameters.group_s
     return fixed + soft_max(tiles_s, memory_s, OVERLAP), tiles_s, memory_s, fixed
 
 
 @compiled
-def rows(parameters: F8, hardware: F8, inputs: F8, out: F8) -> None:
+def rows(parameters: Records, hardware: Records, inputs: Records, out: Records) -> None:
     """Compute many grouped GEMMs; see `Family.rows`."""
     for i in range(inputs.shape[0]):
         put_price(out[i], parts(parameters, hardware, inputs[i]), work(inputs[i]), hardware)
@@ -79,11 +68,11 @@ def from_op(op: Op) -> F8 | None:
 
 
 @compiled_part
-def work(inputs: F8) -> Work:
+def work(inputs: Records) -> Work:
     """FLOP, and bytes when weights and activations are read and written once."""
-    groups, m, n, k = inputs[X_GROUPS], inputs[X_M], inputs[X_N], inputs[X_K]
-    moved = groups * (n * k * inputs[X_WEIGHT] + m * (k * inputs[X_INPUT] + 2.0 * n))
-    return 2.0 * groups * m * n * k, moved, 0.0, int(inputs[X_CODE])
+    groups, m, n, k = inputs.groups, inputs.m_per_group, inputs.n, inputs.k
+    moved = groups * (n * k * inputs.weight_bytes + m * (k * inputs.input_bytes + 2.0 * n))
+    return 2.0 * groups * m * n * k, moved, 0.0, int(inputs.format)
 
 
 GROUPED = register(

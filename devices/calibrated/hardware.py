@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-import numpy.typing as npt
 
 from ...workloads.errors import SpecError
+from ...workloads.records import Records
 from ..peaks import peaks_of
 from ..power.clock import PROCESS
 from ..spec import DeviceSpec, ProcessorSpec
 
-(H_BANDWIDTH, H_CACHE, H_CORES, H_CLOCK, H_LINK_BANDWIDTH, H_PEAK) = range(6)
-"""Main-memory bytes/s that data can have, last-level cache bytes, cores (SMs, CUs), hertz, bytes/s of
-the link inside a node, and from `H_PEAK` on FLOP/s by format code."""
-
 FORMATS = ("bf16", "fp32", "fp8", "fp8_block", "int8", "nvfp4", "mxfp4", "w4a16_mxfp4", "w4a8_mxfp4_mxfp8", "int4_wo")
 """Format of each code. fp16 is bf16: the two run at the same rate on every device here."""
 (C_16, C_32, C_FP8, C_FP8_BLOCK, C_INT8, C_NVFP4, C_MXFP4, C_W4A16, C_W4A8, C_INT4) = range(len(FORMATS))
-H_ROWS = H_PEAK + len(FORMATS)
-"""Rows that a matrix instruction computes at least: a product of fewer costs as many."""
-H_CAPABILITY = H_ROWS + 1
-"""NVIDIA's compute capability, which tells the generations of cores; 0 for other devices."""
-H_FULL = H_CAPABILITY + 1
-"""16-bit FLOP/s that the matrix units are built for. Some products (GeForce cards) halve the rate with 32-bit
-accumulation and keep the rate of 8-bit integers, and the H20 is limited to a quarter of its cores' rate; their
-operand paths, other units and power supply have the full rate."""
-H_ROOM = H_FULL + 1
-"""Board watts per stated 16-bit TFLOP/s, in units of its process's energy at that clock (the voltage, whose square
-energy follows, rises with the clock), at most `ROOM`, also if it is not known."""
+HARDWARE: np.dtype[Any] = np.dtype((np.record, [
+    ("bandwidth", "f8"), ("cache", "f8"), ("cores", "f8"), ("clock", "f8"), ("link_bandwidth", "f8"),
+    ("peak", "f8", (len(FORMATS),)), ("matrix_rows", "f8"), ("capability", "f8"), ("built", "f8"), ("power", "f8"),
+    ("peers", "f8"),
+]))  # fmt: skip
+"""Constants of a device. `bandwidth`: main-memory bytes/s that data can have; `cache`: last-level cache bytes; `cores`:
+SMs or CUs; `clock`: hertz; `link_bandwidth`: bytes/s of the link inside a node; `peak`: FLOP/s by format code.
+
+`matrix_rows`: rows that a matrix instruction computes at least; a product of fewer costs as many. `capability`: NVIDIA's
+compute capability, which tells the generations of cores; 0 for other devices. `built`: 16-bit FLOP/s that the matrix
+units are built for. Some products (GeForce cards) halve the rate with 32-bit accumulation and keep the rate of 8-bit
+integers, and the H20 is limited to a quarter of its cores' rate; their operand paths, other units and power supply have
+the full rate. `power`: board watts per stated 16-bit TFLOP/s, in units of its process's energy at that clock (the
+voltage, whose square energy follows, rises with the clock), at most `ROOM`, also if it is not known. `peers`: devices
+that a device must talk to for all of its link: 1 over a switch, all others of a mesh."""
 ROOM = 0.22
 """Watts from which power does not limit dense products: boards with less attain less of their peak for milliseconds
 (L40S 0.15 and 0.51 of it, MI300X 0.13 and 0.5), those with as much 0.8 (RTX PRO 6000) and, with twice as much, 0.85
@@ -37,9 +39,6 @@ HOPPER, HOPPER_FLOP = 9.0, 4096.0
 Architecture whitepaper)."""
 HELD = 1.5
 """Built over stated rate from which the stated one counts as held down; clocks of data sheets differ by less."""
-H_PEERS = H_ROOM + 1
-"""Peers that a device must talk to for all of its link: 1 over a switch, all others of a mesh."""
-NUM_HARDWARE = H_PEERS + 1
 
 ARITHMETIC = ("bf16", "fp32", "fp8", "fp8", "int8", "fp4", "fp4", "bf16", "fp8", "bf16")
 """Peak that applies to each code."""
@@ -55,8 +54,8 @@ WIDENED = (C_W4A16, C_INT4)
 """Formats whose 4-bit weights a kernel widens to 16 bits before it multiplies."""
 
 
-def hardware(spec: DeviceSpec, processor: ProcessorSpec | None = None) -> npt.NDArray[np.float64]:
-    """Constants of a device's xPU in SI units, in the order of the ``H_`` constants.
+def hardware(spec: DeviceSpec, processor: ProcessorSpec | None = None) -> Records:
+    """Constants of a device's xPU in SI units, a record of `HARDWARE`.
 
     Parameters
     ----------
@@ -78,7 +77,7 @@ def hardware(spec: DeviceSpec, processor: ProcessorSpec | None = None) -> npt.ND
     designed = HOPPER_FLOP * xpu.cores * xpu.clock_Hz if xpu.compute_capability == HOPPER else 0.0
     if designed > HELD * built:
         built = designed
-    return np.array(
+    constants = np.array(
         [
             bandwidth,
             spec.memory.cache_bytes,
@@ -94,10 +93,11 @@ def hardware(spec: DeviceSpec, processor: ProcessorSpec | None = None) -> npt.ND
             float(spec.link.peers),
         ]
     )
+    return constants.view(HARDWARE)[0]
 
 
 def _room(spec: DeviceSpec, flops_per_s: float, clock_Hz: float) -> float:
-    """`H_ROOM` of a device."""
+    """`power` of a device's `HARDWARE`."""
     if spec.limit_W is None or spec.process not in PROCESS:
         return ROOM
     return min(ROOM, spec.limit_W / (1e-12 * flops_per_s * PROCESS[spec.process][0] * (1e-9 * clock_Hz) ** 2))

@@ -22,6 +22,7 @@ from typing import Annotated
 from pydantic import Field
 
 from ...workloads.errors import InputError, nearest
+from ...workloads.records import Records
 from ...workloads.specfile import Spec
 from ...workloads.yamlfile import read_yaml
 from ..catalog import load_device
@@ -29,7 +30,7 @@ from ..spec import DeviceSpec
 from .errors import Errors
 from .family import F8, Family, families
 from .fit import Fit
-from .hardware import H_CLOCK, H_CORES, H_PEAK, hardware
+from .hardware import hardware
 from .layer_kernels import LAYER_FAMILIES
 from .order import at_least_as_good
 from .rules import ALONE, LINKS, Donor, Parameters, at_clock, distance, parameters, transfer
@@ -268,7 +269,7 @@ def _donors(family: Family, framework: str, without: str) -> dict[str, Donor]:
 
 
 @cache
-def _constants(name: str) -> F8:
+def _constants(name: str) -> Records:
     """Constants of the device that a set is named after."""
     return hardware(representative(name))
 
@@ -277,7 +278,7 @@ def kindred(specs: Mapping[str, DeviceSpec], *, linked: bool) -> Iterator[tuple[
     """Pairs of devices of one silicon, the first at least as good as the other, core by core too."""
     silicon = {name: silicon_of(str(spec.kernels)) for name, spec in specs.items()}
     h = {name: hardware(spec) for name, spec in specs.items()}
-    core = {name: (*row[: H_CLOCK + 1], row[H_PEAK] / row[H_CORES]) for name, row in h.items()}
+    core = {name: (row.bandwidth, row.cache, row.cores, row.clock, row.peak[0] / row.cores) for name, row in h.items()}
     for one, other in permutations(specs, 2):
         alike = silicon[one] == silicon[other]
         alike &= all(a >= b for a, b in zip(core[one], core[other], strict=True))

@@ -18,9 +18,10 @@ from ...workloads.kernel_tables import KernelTable, joined
 from ...workloads.layers.indexer import score_rates, select_rates
 from ...workloads.layers.recurrent import conv_rates, delta_rates
 from ...workloads.layers.streamed import GATHERS, Rates, encoder_rates, hyper_rates, sparse_rates
+from ...workloads.records import Records
 from .family import F8, I8, Family, Parameter
 from .hardware import C_16, C_32, C_FP8
-from .streamed import PARAMETERS, QUANTITIES, X_ROWS, X_SEQ_UNITS, X_TOKEN_BYTES, from_op, rows
+from .streamed import PARAMETERS, QUANTITIES, from_op, rows
 
 
 def _x(table: KernelTable, format_: Any, rates: Rates, batch: Any, tokens: Any, pairs: Any, kv: Any) -> F8:
@@ -52,15 +53,15 @@ WIDEST = 2048.0
 """Entries from which another kernel chooses (`glm5_topk` instead of `dsv4_csa_topk`)."""
 
 
-def _chooses(inputs: F8) -> I8:
+def _chooses(inputs: Records) -> I8:
     """Return the kernel that chooses; for fewer entries decodes have a separate one."""
-    out: I8 = np.where(inputs[:, X_TOKEN_BYTES] >= 4.0 * WIDEST, 0, 1 + (inputs[:, X_SEQ_UNITS] > 0.0))
+    out: I8 = np.where(inputs["token_bytes"] >= 4.0 * WIDEST, 0, 1 + (inputs["seq_units"] > 0.0))
     return out
 
 
-def _aligned(inputs: F8) -> I8:
+def _aligned(inputs: Records) -> I8:
     """Whether heads are of whole sixteens, as loads of vectors are compiled for."""
-    out: I8 = (inputs[:, X_ROWS] % 16.0 > 0.0).astype(np.int64)
+    out: I8 = (inputs["rows"] % 16.0 > 0.0).astype(np.int64)
     return out
 
 

@@ -13,17 +13,15 @@ import numpy.typing as npt
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import KernelTable
 from ...workloads.ops import Op
+from ...workloads.records import Records
 from .family import F8, Family, parameters_of, register
-from .hardware import C_16, CODES, H_BANDWIDTH, H_CACHE, H_CORES, H_PEAK
+from .hardware import C_16, CODES
 from .terms import COLD, Parts, Work, attained, ceil_div, put_price, resident, soft_max
 
-(X_PREFILL, X_BATCH, X_Q, X_KEYS, X_KV, X_HEADS, X_KV_BYTES, X_COPIES) = range(8)
 QUANTITIES = ("prefill", "batch", "q", "keys", "kv", "heads", "kv_bytes", "copies")
 """`q`: new tokens of a sequence; `keys`: mean keys that a query sees; `kv`: keys read."""
 
 PARAMETERS = parameters_of("mla")
-(P_LAUNCH, P_MEMORY, P_CACHE, P_DECODE, P_HEADS, P_HALF, P_BLOCK, P_BLOCK_HEADS,
- P_KEY, P_PREFILL, P_TILE, P_WAVES) = range(12)  # fmt: skip
 
 LATENT, ROPE, QK_DIM, V_DIM = 512.0, 64.0, 192.0, 128.0
 """Dimensions of DeepSeek-V2 and V3 and of every measured row."""
@@ -36,53 +34,53 @@ CACHE_RATE = 2.5
 
 
 @compiled_part
-def decode_parts(parameters: F8, hardware: F8, inputs: F8) -> Parts:
+def decode_parts(parameters: Records, hardware: Records, inputs: Records) -> Parts:
     """Parts of absorbed decode; the walk along the keys is one dependent chain."""
-    batch, kv, heads = inputs[X_BATCH], inputs[X_KV], inputs[X_HEADS]
-    rows_q = inputs[X_Q] * heads
-    cached = batch * kv * (LATENT + ROPE) * inputs[X_KV_BYTES]
+    batch, kv, heads = inputs.batch, inputs.kv, inputs.heads
+    rows_q = inputs.q * heads
+    cached = batch * kv * (LATENT + ROPE) * inputs.kv_bytes
     others = batch * rows_q * (2.0 * LATENT + ROPE) * 2.0
-    stays = resident((cached + others) * inputs[X_COPIES], parameters[P_CACHE] * hardware[H_CACHE])
+    stays = resident((cached + others) * inputs.copies, parameters.cache * hardware.cache)
     cost = 1.0 - stays + stays / CACHE_RATE
     units = batch * max(kv / SPLIT, 1.0)
-    alone = 1.0 + parameters[P_HALF] * hardware[H_CORES] / units
-    memory_s = (cached * alone + others) * cost / (parameters[P_MEMORY] * hardware[H_BANDWIDTH])
-    padded = np.sqrt(rows_q**2 + parameters[P_HEADS] ** 2)
-    math_s = 2.0 * batch * padded * inputs[X_KEYS] * (2.0 * LATENT + ROPE) / (parameters[P_DECODE] * hardware[H_PEAK])
-    blocks = np.sqrt(1.0 + (rows_q / parameters[P_BLOCK_HEADS]) ** 2)
-    math_s = math_s * alone + batch * blocks * parameters[P_BLOCK] / hardware[H_CORES]
+    alone = 1.0 + parameters.half_cores * hardware.cores / units
+    memory_s = (cached * alone + others) * cost / (parameters.memory * hardware.bandwidth)
+    padded = np.sqrt(rows_q**2 + parameters.head_tile**2)
+    math_s = 2.0 * batch * padded * inputs.keys * (2.0 * LATENT + ROPE) / (parameters.decode_peak * hardware.peak[0])
+    blocks = np.sqrt(1.0 + (rows_q / parameters.block_heads) ** 2)
+    math_s = math_s * alone + batch * blocks * parameters.block_s / hardware.cores
     busy = soft_max(memory_s, math_s, OVERLAP)
-    fixed = parameters[P_LAUNCH] + parameters[P_KEY] * kv / SPLIT
+    fixed = parameters.launch_s + parameters.key_s * kv / SPLIT
     return fixed + busy, math_s, memory_s, fixed
 
 
 @compiled_part
-def prefill_parts(parameters: F8, hardware: F8, inputs: F8) -> Parts:
+def prefill_parts(parameters: Records, hardware: Records, inputs: Records) -> Parts:
     """Parts of causal prefill."""
-    batch, q, kv, heads = inputs[X_BATCH], inputs[X_Q], inputs[X_KV], inputs[X_HEADS]
-    visited = min(kv, inputs[X_KEYS] + 0.5 * (min(q, TILE) - 1.0))
-    waves = batch * heads * ceil_div(q, TILE) / hardware[H_CORES]
-    rate = attained(parameters[P_PREFILL], hardware, C_16) * hardware[H_PEAK] / hardware[H_CORES]
-    tile_s = parameters[P_TILE] + 2.0 * TILE * visited * (QK_DIM + V_DIM) / rate
-    math_s = tile_s * np.sqrt(waves**2 + parameters[P_WAVES] ** 2)
+    batch, q, kv, heads = inputs.batch, inputs.q, inputs.kv, inputs.heads
+    visited = min(kv, inputs.keys + 0.5 * (min(q, TILE) - 1.0))
+    waves = batch * heads * ceil_div(q, TILE) / hardware.cores
+    rate = attained(parameters.prefill_peak, hardware, C_16) * hardware.peak[0] / hardware.cores
+    tile_s = parameters.tile_s + 2.0 * TILE * visited * (QK_DIM + V_DIM) / rate
+    math_s = tile_s * np.sqrt(waves**2 + parameters.min_waves**2)
     moved = 2.0 * batch * heads * (QK_DIM + V_DIM) * (q + kv)
-    memory_s = moved / (parameters[P_MEMORY] * hardware[H_BANDWIDTH])
-    fixed = parameters[P_LAUNCH]
+    memory_s = moved / (parameters.memory * hardware.bandwidth)
+    fixed = parameters.launch_s
     return fixed + soft_max(math_s, memory_s, OVERLAP), math_s, memory_s, fixed
 
 
 @compiled_part
-def parts(parameters: F8, hardware: F8, inputs: F8) -> Parts:
-    """Return the seconds of one call, and its arithmetic, memory and fixed seconds; `parameters`, `hardware` and `inputs` as in the constants above."""
-    if inputs[X_BATCH] <= 0.0 or inputs[X_KV] <= 0.0:
+def parts(parameters: Records, hardware: Records, inputs: Records) -> Parts:
+    """Return the seconds of one call, and its arithmetic, memory and fixed seconds."""
+    if inputs.batch <= 0.0 or inputs.kv <= 0.0:
         return 0.0, 0.0, 0.0, 0.0
-    if inputs[X_PREFILL] > 0.0:
+    if inputs.prefill > 0.0:
         return prefill_parts(parameters, hardware, inputs)
     return decode_parts(parameters, hardware, inputs)
 
 
 @compiled
-def rows(parameters: F8, hardware: F8, inputs: F8, out: F8) -> None:
+def rows(parameters: Records, hardware: Records, inputs: Records, out: Records) -> None:
     """Compute many calls; see `Family.rows`."""
     for i in range(inputs.shape[0]):
         put_price(out[i], parts(parameters, hardware, inputs[i]), work(inputs[i]), hardware)
@@ -116,30 +114,30 @@ def from_op(op: Op) -> F8 | None:
 
 
 @compiled_part
-def work(inputs: F8) -> Work:
+def work(inputs: Records) -> Work:
     """FLOP of the visible pairs, and bytes when every operand moves once."""
-    batch, q, kv, heads = inputs[X_BATCH], inputs[X_Q], inputs[X_KV], inputs[X_HEADS]
-    if inputs[X_PREFILL] > 0.0:
+    batch, q, kv, heads = inputs.batch, inputs.q, inputs.kv, inputs.heads
+    if inputs.prefill > 0.0:
         per_pair, moved = QK_DIM + V_DIM, 2.0 * heads * (QK_DIM + V_DIM) * (q + kv)
     else:
         per_pair = 2.0 * LATENT + ROPE
-        moved = kv * (LATENT + ROPE) * inputs[X_KV_BYTES] + 2.0 * heads * q * per_pair
-    return 2.0 * batch * heads * q * inputs[X_KEYS] * per_pair, batch * moved, 0.0, C_16
+        moved = kv * (LATENT + ROPE) * inputs.kv_bytes + 2.0 * heads * q * per_pair
+    return 2.0 * batch * heads * q * inputs.keys * per_pair, batch * moved, 0.0, C_16
 
 
 @compiled_part
-def at_sums(inputs: F8, batch: float, tokens: float, pairs: float, keys: float) -> bool:
+def at_sums(inputs: Records, batch: float, tokens: float, pairs: float, keys: float) -> bool:
     """Set the quantities of equal sequences with these sums; False where nothing is computed."""
     if batch <= 0.0 or keys <= 0.0:
         return False
-    inputs[X_BATCH], inputs[X_KV] = batch, keys / batch
-    inputs[X_Q], inputs[X_KEYS] = tokens / batch, pairs / tokens
+    inputs.batch, inputs.kv = batch, keys / batch
+    inputs.q, inputs.keys = tokens / batch, pairs / tokens
     return True
 
 
-def _which(inputs: F8) -> npt.NDArray[np.int64]:
+def _which(inputs: Records) -> npt.NDArray[np.int64]:
     """Kernels: expanded prefill, and decode by the width of the cache."""
-    return np.where(inputs[:, X_PREFILL] > 0.0, 1, np.where(inputs[:, X_KV_BYTES] < 2.0, 2, 0))
+    return np.where(inputs["prefill"] > 0.0, 1, np.where(inputs["kv_bytes"] < 2.0, 2, 0))
 
 
 MLA = register(

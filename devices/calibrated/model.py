@@ -9,9 +9,10 @@ from hashlib import sha256
 import numpy as np
 
 from ...workloads.ops import Op
+from ...workloads.records import Records
 from ..cost import BOUNDS, Cost, Evidence, Roof, Roofline
 from ..power.cap import held_processor
-from ..prices import P_BYTES, P_FIXED, P_FLOPS, Along, ByCount, KernelFormula, PriceRow, Probe, affine_sums
+from ..prices import Along, ByCount, KernelFormula, PriceRow, Probe, affine_sums
 from ..ratios import Ratios
 from ..spec import DeviceSpec, ProcessorSpec
 from .behind import ANY, behind, formats_of
@@ -21,7 +22,6 @@ from .hardware import hardware
 from .kernel_sets import TYPICAL, asked_for, layer_parameters, shared_parameters
 from .layer_kernels import LAYER_FAMILIES
 from .rules import Parameters
-from .terms import O_BOUND, O_COMPUTE, O_FIXED, O_MEMORY, O_SECONDS
 
 INCLUDED = {"combine": "experts"}
 """Ops that another kind's measured kernels include (MoE layers permute and combine): they keep
@@ -39,26 +39,27 @@ class Model:
     ----------
     known : Parameters
         Parameters, where they come from and how well they predict.
-    h : float64 array
+    h : record
         Device constants.
     """
 
     family: Family
     known: Parameters
-    h: F8
+    h: Records
 
-    def prices(self, inputs: F8) -> F8:
-        """Return the costs of rows of quantities, shape (n, NUM_PRICE); columns as in `terms`."""
+    def prices(self, inputs: F8) -> Records:
+        """Return the costs of rows of quantities, records of `terms.PRICE`."""
         return self.family.prices(self.known.fit.values, self.h, inputs)
 
     def columns(self, op: Op, inputs: F8) -> tuple[F8, F8]:
         """Seconds and bounds of rows of quantities."""
         prices = self.prices(inputs)
-        return prices[:, O_SECONDS], prices[:, O_BOUND]
+        return prices["seconds"], prices["bound"]
 
     def seconds(self, inputs: F8) -> F8:
         """Seconds of rows of quantities, never below the device's roofline."""
-        return self.prices(inputs)[:, O_SECONDS]
+        out: F8 = self.prices(inputs)["seconds"]
+        return out
 
     def of(self, label: str) -> Model:
         """The model with one framework's kernels, by its name (with ``@VERSION``) or its label in tables."""
@@ -87,7 +88,7 @@ class CalibratedModel:
         The processor's specification.
     models : mapping of str to Model
         By kind of op.
-    h : float64 array
+    h : record
         Constants of the device.
     spec : DeviceSpec
         The device, for the evidence of its parameters.
@@ -95,7 +96,7 @@ class CalibratedModel:
 
     base: Roofline
     models: Mapping[str, Model]
-    h: F8
+    h: Records
     spec: DeviceSpec
 
     def with_framework(self, kind: str, label: str) -> CalibratedModel:
@@ -115,8 +116,8 @@ class CalibratedModel:
     def knows(self, op: Op) -> bool:
         return self.quantities(op) is not None
 
-    def prices(self, op: Op, inputs: F8) -> F8:
-        """Return the costs of ops like `op` with quantities `inputs`, shape (n, NUM_PRICE)."""
+    def prices(self, op: Op, inputs: F8) -> Records:
+        """Return the costs of ops like `op` with quantities `inputs`, records of `terms.PRICE`."""
         return self.models[op.kind].prices(inputs)
 
     def cost(self, op: Op) -> Cost:
@@ -127,15 +128,15 @@ class CalibratedModel:
         if x is None:
             return self.base.cost(op)
         row = self.prices(op, x[None, :])[0]
-        seconds, compute, memory, fixed = map(float, row[[O_SECONDS, O_COMPUTE, O_MEMORY, O_FIXED]])
-        bound = BOUNDS[int(row[O_BOUND])]
+        seconds, compute, memory, fixed = map(float, (row.seconds, row.compute, row.memory, row.fixed))
+        bound = BOUNDS[int(row.bound)]
         return Cost(seconds, compute, memory, fixed, self.base.joules(op), bound)
 
     def row(self, op: Op, probe: Probe) -> PriceRow:
         known = self.base.row(op, probe)
         if self.included(op):
             params = known.params.copy()
-            params[P_FLOPS], params[P_BYTES], params[P_FIXED] = np.inf, self.base.bandwidth, 0.0
+            params.flops, params.bytes, params.fixed = np.inf, self.base.bandwidth, 0.0
             return replace(known, params=params)
         if self.quantities(op) is None:
             return known
@@ -277,10 +278,10 @@ def dispatched(known: Parameters, family: Family, dispatch_s: float) -> Paramete
 
 KEPT = 64
 """Descriptions whose models of late are kept, for the next deployment on the same."""
-_held: dict[tuple[int, int, str], tuple[DeviceSpec, ProcessorSpec, F8, dict[str, Model]]] = {}
+_held: dict[tuple[int, int, str], tuple[DeviceSpec, ProcessorSpec, Records, dict[str, Model]]] = {}
 
 
-def _models(spec: DeviceSpec, processor: ProcessorSpec, framework: str) -> tuple[F8, dict[str, Model]]:
+def _models(spec: DeviceSpec, processor: ProcessorSpec, framework: str) -> tuple[Records, dict[str, Model]]:
     """Constants of a device, and its models by kind of op."""
     h = hardware(spec, held_processor(spec, processor))
     models: dict[str, Model] = {}

@@ -16,31 +16,12 @@ import numpy.typing as npt
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import KernelTable
 from ...workloads.ops import Op
+from ...workloads.records import Records
 from .family import F8, Family, parameters_of, register
-from .hardware import (
-    C_16,
-    C_FP8,
-    C_FP8_BLOCK,
-    C_MXFP4,
-    C_NVFP4,
-    C_W4A8,
-    C_W4A16,
-    CODES,
-    FORMATS,
-    H_BANDWIDTH,
-    H_CACHE,
-    H_CAPABILITY,
-    H_CORES,
-    H_PEAK,
-    H_ROWS,
-    WEIGHT_BYTES,
-    WIDENED,
-)
+from .hardware import C_16, C_FP8, C_FP8_BLOCK, C_MXFP4, C_NVFP4, C_W4A8, C_W4A16, CODES, FORMATS, WEIGHT_BYTES, WIDENED
 from .libraries import HOPPER, WORKSTATION
 from .terms import COLD, Parts, Work, attained, put_price, resident, soft_max
 
-(X_SLOTS, X_ROUTED, X_HIDDEN, X_INTER, X_MATRICES, X_LOCAL, X_ACTIVE, X_SKEW, X_CODE, X_WEIGHT,
- X_CHAIN, X_COPIES, X_TOP, X_WIDE) = range(14)  # fmt: skip
 QUANTITIES = ("slots", "routed", "hidden", "inter", "matrices", "local_experts", "active_experts",
               "skew", "format", "weight_bytes", "chain", "copies", "top_k", "wide")  # fmt: skip
 """`slots`: tokens x top_k of the call; `routed`: slots of local experts; `inter`: local inner width; `skew`:
@@ -49,7 +30,6 @@ delivered only rows of local experts, 2 for TensorRT-LLM's minimum-latency kerne
 (`enable_min_latency` of its arguments)."""
 
 PARAMETERS = parameters_of("moe")
-(P_LAUNCH, P_WALK, P_EXPERT, P_MEMORY, P_WAVES, P_SLOTS, P_FOREIGN, P_16, P_FP8, P_STREAM, P_LOW, P_OVERLAP) = range(12)
 
 CACHE_RATE = 3.0
 """Bandwidth of the last-level cache over the memory's."""
@@ -90,69 +70,71 @@ def cache_share(capability: float) -> float:
 
 
 @compiled_part
-def tiles_s(rows: float, active: float, width: float, depth: float, least: float, hardware: F8, rate: float) -> float:
+def tiles_s(
+    rows: float, active: float, width: float, depth: float, least: float, hardware: Records, rate: float
+) -> float:
     """Seconds of one grouped product: tiles of each expert's rows in waves over the cores."""
     tall = max(rows / TILE, 1.0)
-    waves = active * tall * width / TILE / hardware[H_CORES]
-    one_s = 2.0 * rows / tall * TILE * depth * hardware[H_CORES] / rate
+    waves = active * tall * width / TILE / hardware.cores
+    one_s = 2.0 * rows / tall * TILE * depth * hardware.cores / rate
     return float(one_s * np.sqrt(waves**2 + least**2))
 
 
 @compiled_part
-def parts(parameters: F8, hardware: F8, inputs: F8) -> Parts:
-    """Return the seconds of one call, and its arithmetic, memory and fixed seconds; `parameters`, `hardware` and `inputs` as in the constants above."""
-    active, hidden, inter, matrices = inputs[X_ACTIVE], inputs[X_HIDDEN], inputs[X_INTER], inputs[X_MATRICES]
-    if inputs[X_SLOTS] <= 0.0:
+def parts(parameters: Records, hardware: Records, inputs: Records) -> Parts:
+    """Return the seconds of one call, and its arithmetic, memory and fixed seconds."""
+    active, hidden, inter, matrices = inputs.active_experts, inputs.hidden, inputs.inter, inputs.matrices
+    if inputs.slots <= 0.0:
         return 0.0, 0.0, 0.0, 0.0
-    code = int(inputs[X_CODE])
-    routed = inputs[X_ROUTED] * (1.0 + SKEW_COST * inputs[X_SKEW])
-    bandwidth = parameters[P_MEMORY] * hardware[H_BANDWIDTH]
+    code = int(inputs.format)
+    routed = inputs.routed * (1.0 + SKEW_COST * inputs.skew)
+    bandwidth = parameters.memory * hardware.bandwidth
     one = matrices * hidden * inter
-    weights = active * one * inputs[X_WEIGHT]
-    cache = cache_share(hardware[H_CAPABILITY]) * hardware[H_CACHE]
-    stays = resident(weights * inputs[X_COPIES], cache)
+    weights = active * one * inputs.weight_bytes
+    cache = cache_share(hardware.capability) * hardware.cache
+    stays = resident(weights * inputs.copies, cache)
     weight_s = weights / bandwidth * (1.0 - stays + stays / CACHE_RATE)
     if code == C_FP8:
-        weight_s *= parameters[P_STREAM]
+        weight_s *= parameters.fp8_stream
     elif code in WIDENED:
-        weight_s *= parameters[P_LOW]
+        weight_s *= parameters.low_bit
     # What one kernel of the chain writes the next one reads: from the cache while it fits.
-    touched = inputs[X_ROUTED]
+    touched = inputs.routed
     passes = 1.0
-    if inputs[X_CHAIN] > 0.0:
-        touched += parameters[P_FOREIGN] * max(inputs[X_SLOTS] - touched, 0.0)
-        passes = max(parameters[P_SLOTS], 1.0)
+    if inputs.chain > 0.0:
+        touched += parameters.foreign * max(inputs.slots - touched, 0.0)
+        passes = max(parameters.slot_passes, 1.0)
     vectors = 2.0 * touched * (hidden + inter)
     cached = resident(vectors, cache)
     moved = passes * vectors * (1.0 - cached + cached / CACHE_RATE)
-    rate = hardware[H_PEAK] * attained(parameters[P_16], hardware, C_16)
+    rate = hardware.peak[0] * attained(parameters.peak_16, hardware, C_16)
     if code > 1 and code not in WIDENED:
-        rate *= parameters[P_FP8]
+        rate *= parameters.fp8_gain
         if C_NVFP4 <= code <= C_MXFP4:
-            rate *= hardware[H_PEAK + code] / hardware[H_PEAK + C_FP8]
+            rate *= hardware.peak[code] / hardware.peak[C_FP8]
     busy, math_s = 0.0, 0.0
     if active > 0.0:
         tokens = routed / active
-        wide = hardware[H_ROWS] / 16.0
+        wide = hardware.matrix_rows / 16.0
         lost = LOST_ROWS * wide
         rows = tokens + LEAST_ROWS * wide + lost * tokens / (tokens + lost)
-        math_s = tiles_s(rows, active, (inputs[X_MATRICES] - 1.0) * inter, hidden, parameters[P_WAVES], hardware, rate)
-        math_s += tiles_s(rows, active, hidden, inter, parameters[P_WAVES], hardware, rate)
-        busy = soft_max(weight_s, math_s, parameters[P_OVERLAP])
+        math_s = tiles_s(rows, active, (inputs.matrices - 1.0) * inter, hidden, parameters.min_waves, hardware, rate)
+        math_s += tiles_s(rows, active, hidden, inter, parameters.min_waves, hardware, rate)
+        busy = soft_max(weight_s, math_s, parameters.overlap)
     fixed = (
-        parameters[P_LAUNCH] * (GEMM_LAUNCH + (1.0 - GEMM_LAUNCH) * inputs[X_CHAIN])
-        + parameters[P_EXPERT] * inputs[X_LOCAL]
+        parameters.launch_s * (GEMM_LAUNCH + (1.0 - GEMM_LAUNCH) * inputs.chain)
+        + parameters.expert_s * inputs.local_experts
     )
-    walk = parameters[P_WALK] * (hidden + inter) / 1024.0
-    if code in WIDENED and inputs[X_SLOTS] > SPLIT * inputs[X_ROUTED]:
-        walk *= parameters[P_LOW] ** LOW_WALK
+    walk = parameters.walk_s * (hidden + inter) / 1024.0
+    if code in WIDENED and inputs.slots > SPLIT * inputs.routed:
+        walk *= parameters.low_bit**LOW_WALK
     fixed += walk
     moved_s = moved / bandwidth
     return fixed + moved_s + busy, math_s, weight_s + moved_s, fixed
 
 
 @compiled
-def rows(parameters: F8, hardware: F8, inputs: F8, out: F8) -> None:
+def rows(parameters: Records, hardware: Records, inputs: Records, out: Records) -> None:
     """Compute many calls; see `Family.rows`."""
     for i in range(inputs.shape[0]):
         put_price(out[i], parts(parameters, hardware, inputs[i]), work(inputs[i]), hardware)
@@ -236,29 +218,29 @@ def from_op(op: Op) -> F8 | None:
 
 
 @compiled_part
-def work(inputs: F8) -> Work:
+def work(inputs: Records) -> Work:
     """FLOP of the routed tokens, and bytes when active weights, inputs and outputs move once."""
-    one = inputs[X_MATRICES] * inputs[X_HIDDEN] * inputs[X_INTER]
-    moved = inputs[X_ACTIVE] * one * inputs[X_WEIGHT] + 4.0 * inputs[X_ROUTED] * inputs[X_HIDDEN]
-    return 2.0 * inputs[X_ROUTED] * one, moved, 0.0, int(inputs[X_CODE])
+    one = inputs.matrices * inputs.hidden * inputs.inter
+    moved = inputs.active_experts * one * inputs.weight_bytes + 4.0 * inputs.routed * inputs.hidden
+    return 2.0 * inputs.routed * one, moved, 0.0, int(inputs.format)
 
 
 @compiled_part
-def at_loads(inputs: F8, routed: float, active: float) -> bool:
+def at_loads(inputs: Records, routed: float, active: float) -> bool:
     """Set the quantities of `routed` token-expert pairs over `active` experts; False for none."""
     if routed <= 0.0:
         return False
-    inputs[X_SLOTS] = inputs[X_ROUTED] = routed
-    inputs[X_ACTIVE] = active
+    inputs.slots = inputs.routed = routed
+    inputs.active_experts = active
     return True
 
 
-def _kernel(inputs: F8) -> npt.NDArray[np.int64]:
+def _kernel(inputs: Records) -> npt.NDArray[np.int64]:
     """Return the kernels by number format, and of each the `KINDS`."""
-    plain = (inputs[:, X_MATRICES] < 2.5) & (inputs[:, X_MATRICES] > 0.0)
-    kind = np.where(plain, 1, np.where(inputs[:, X_TOP] <= MANY, 2, 0))
-    kind = np.where(inputs[:, X_WIDE] > 0.0, 2.0 + inputs[:, X_WIDE], kind).astype(np.int64)
-    out: npt.NDArray[np.int64] = inputs[:, X_CODE].astype(np.int64) + len(FORMATS) * kind
+    plain = (inputs["matrices"] < 2.5) & (inputs["matrices"] > 0.0)
+    kind = np.where(plain, 1, np.where(inputs["top_k"] <= MANY, 2, 0))
+    kind = np.where(inputs["wide"] > 0.0, 2.0 + inputs["wide"], kind).astype(np.int64)
+    out: npt.NDArray[np.int64] = inputs["format"].astype(np.int64) + len(FORMATS) * kind
     return out
 
 

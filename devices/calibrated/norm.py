@@ -12,12 +12,12 @@ import numpy as np
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import KernelTable
 from ...workloads.ops import Op
+from ...workloads.records import Records
 from .family import F8, Family, parameters_of, register
-from .hardware import C_16, C_32, CODES, H_BANDWIDTH, H_CACHE, H_CLOCK, H_CORES
+from .hardware import C_16, C_32, CODES
 from .terms import Parts, Work, host_seconds, put_price, resident, soft_max
 
-(X_ROWS, X_COLS, X_TENSORS, X_SIZE, X_CLASS, X_WARM, X_EVENT, X_HOST) = range(8)
-QUANTITIES = ("rows", "cols", "tensors", "bytes", "class", "warm", "event", "host_s")
+QUANTITIES = ("rows", "cols", "tensors", "bytes", "kernel_class", "warm", "event", "host_s")
 
 (K_PLAIN, K_GATED, K_REDUCE, K_ROPE) = range(4)
 """Classes of kernels: element by element, gated activation, reduction over a row, rotary."""
@@ -31,43 +31,41 @@ BLOCKS = 2.0
 
 # Rows timed with events tell only the sum of the two. Kernels start alike everywhere, hosts do not.
 PARAMETERS = parameters_of("norm")
-(P_LAUNCH, P_EVENT, P_MEMORY, P_CACHE_DRAW, P_CACHE, P_VALUE, P_REDUCE, P_REDUCE_RATE,
- P_GATED_RATE, P_ROPE_RATE, P_ROPE, P_OVERLAP) = range(12)  # fmt: skip
 
 
 @compiled_part
-def parts(parameters: F8, hardware: F8, inputs: F8) -> Parts:
-    """Return the seconds of one vector kernel, and its arithmetic, memory and fixed seconds; `parameters`, `hardware` and `inputs` as in the constants above."""
-    rows = inputs[X_ROWS]
+def parts(parameters: Records, hardware: Records, inputs: Records) -> Parts:
+    """Return the seconds of one vector kernel, and its arithmetic, memory and fixed seconds."""
+    rows = inputs.rows
     if rows <= 0.0:
         return 0.0, 0.0, 0.0, 0.0
-    kind = int(inputs[X_CLASS])
-    tensor = rows * inputs[X_COLS] * inputs[X_SIZE]
-    moved = tensor * inputs[X_TENSORS]
+    kind = int(inputs.kernel_class)
+    tensor = rows * inputs.cols * inputs.bytes
+    moved = tensor * inputs.tensors
     part = 1.0  # of a plain kernel's rate
-    fixed = parameters[P_LAUNCH] + inputs[X_HOST] + inputs[X_EVENT] * parameters[P_EVENT]
+    fixed = parameters.launch_s + inputs.host_s + inputs.event * parameters.event_s
     if kind == K_REDUCE:
-        part = parameters[P_REDUCE_RATE]
-        fixed += parameters[P_REDUCE]
+        part = parameters.reduce_rate
+        fixed += parameters.reduce_s
     elif kind == K_GATED:
-        part = parameters[P_GATED_RATE]
+        part = parameters.gated_rate
     elif kind == K_ROPE:
-        part = parameters[P_ROPE_RATE]
-        fixed += parameters[P_ROPE]
-    rate = min(part * parameters[P_MEMORY], 1.0) * hardware[H_BANDWIDTH]
-    clocks = hardware[H_CORES] * hardware[H_CLOCK]
-    cached = resident(moved, parameters[P_CACHE] * hardware[H_CACHE]) * inputs[X_WARM]
-    traffic_s = moved * ((1.0 - cached) / rate + cached / max(rate, part * parameters[P_CACHE_DRAW] * clocks))
+        part = parameters.rope_rate
+        fixed += parameters.rope_s
+    rate = min(part * parameters.memory, 1.0) * hardware.bandwidth
+    clocks = hardware.cores * hardware.clock
+    cached = resident(moved, parameters.cache * hardware.cache) * inputs.warm
+    traffic_s = moved * ((1.0 - cached) / rate + cached / max(rate, part * parameters.cache_draw * clocks))
     latency_s = 0.0
     if kind != K_PLAIN:
-        pairs = inputs[X_COLS] * inputs[X_SIZE] * 0.5  # two bytes each
-        latency_s = max(1.0, rows / (hardware[H_CORES] * BLOCKS)) * pairs * parameters[P_VALUE] / hardware[H_CLOCK]
-    total = fixed + soft_max(traffic_s, latency_s, parameters[P_OVERLAP])
+        pairs = inputs.cols * inputs.bytes * 0.5  # two bytes each
+        latency_s = max(1.0, rows / (hardware.cores * BLOCKS)) * pairs * parameters.value_clocks / hardware.clock
+    total = fixed + soft_max(traffic_s, latency_s, parameters.overlap)
     return total, 0.0, traffic_s, fixed + latency_s  # the walk along a row is one dependent chain
 
 
 @compiled
-def rows(parameters: F8, hardware: F8, inputs: F8, out: F8) -> None:
+def rows(parameters: Records, hardware: Records, inputs: Records, out: Records) -> None:
     """Compute many vector kernels; see `Family.rows`."""
     for i in range(inputs.shape[0]):
         put_price(out[i], parts(parameters, hardware, inputs[i]), work(inputs[i]), hardware)
@@ -104,10 +102,10 @@ def from_op(op: Op) -> F8 | None:
 
 
 @compiled_part
-def work(inputs: F8) -> Work:
+def work(inputs: Records) -> Work:
     """No matmul FLOP; every tensor is moved once."""
-    moved = inputs[X_ROWS] * inputs[X_COLS] * inputs[X_TENSORS] * inputs[X_SIZE]
-    return 0.0, moved, 0.0, C_32 if inputs[X_SIZE] > 2.0 else C_16
+    moved = inputs.rows * inputs.cols * inputs.tensors * inputs.bytes
+    return 0.0, moved, 0.0, C_32 if inputs.bytes > 2.0 else C_16
 
 
 NORM = register(

@@ -3,7 +3,7 @@
 A device without a fit has the weighted geometric mean of the fitted devices, per parameter, with weights ``rows *
 exp(-d**2 / 2)``. `d` is the distance in three logarithms, in units of `UNITS`: FLOP per clock of one core, FLOP per
 byte of memory bandwidth, and size of the last-level cache; different makers add one unit. The attained share of a peak
-scales with the board's power (`hardware.H_ROOM`), kernel latency with the clock (`at_clock`). All parameters are
+scales with the board's power (`power` of `HARDWARE`), kernel latency with the clock (`at_clock`). All parameters are
 fractions, multiples and latencies, so that the device's own peaks, bandwidth and cores determine the rest. A parameter
 that no row of a device depends on (at the default, or of a kernel without rows) has no weight. A framework without rows
 in a device's fit gets the base; shared sets (`kernel_sets`) use other kernels.
@@ -18,6 +18,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
+from ...workloads.records import Records
 from ..catalog import fitted_devices, load_device
 from ..fields import FamilyFitSpec
 from ..spec import DeviceSpec
@@ -25,18 +26,7 @@ from .allreduce import PCIE_BPS
 from .errors import Errors
 from .family import F8, Family, families
 from .fit import Fit
-from .hardware import (
-    C_INT8,
-    H_BANDWIDTH,
-    H_CACHE,
-    H_CAPABILITY,
-    H_CLOCK,
-    H_CORES,
-    H_LINK_BANDWIDTH,
-    H_PEAK,
-    H_ROOM,
-    hardware,
-)
+from .hardware import C_INT8, hardware
 
 UNITS = np.array([0.35, 0.7, 0.7, 0.35])
 ALONE = ("b60",)
@@ -65,7 +55,7 @@ class Donor:
 
     rows: int
     fit: Fit
-    h: F8
+    h: Records
     told: tuple[str, ...] | None = None
     share: float = 1.0
 
@@ -120,15 +110,13 @@ LINKS = ("allreduce", "collectives")
 other."""
 
 
-def transfer(hardware: F8, family: Family, donors: Mapping[str, Donor]) -> Parameters:
+def transfer(hardware: Records, family: Family, donors: Mapping[str, Donor]) -> Parameters:
     """Parameters of a device from other devices', or other kernel sets', by the rule of this module."""
     if not donors:
         return Parameters(Fit(family.defaults, {}), "default", 0, {})
     if family.name in LINKS:
         alike = {
-            n: d
-            for n, d in donors.items()
-            if (d.h[H_LINK_BANDWIDTH] > PCIE_BPS) == (hardware[H_LINK_BANDWIDTH] > PCIE_BPS)
+            n: d for n, d in donors.items() if (d.h.link_bandwidth > PCIE_BPS) == (hardware.link_bandwidth > PCIE_BPS)
         }
         donors = alike or donors
     donors = {name: _at_power(hardware, family, donor) for name, donor in donors.items()}
@@ -138,12 +126,12 @@ def transfer(hardware: F8, family: Family, donors: Mapping[str, Donor]) -> Param
     return Parameters(Fit(mean, {}), "transferred", rows, {}, tuple(near))
 
 
-def _at_power(hardware: F8, family: Family, donor: Donor) -> Donor:
+def _at_power(hardware: Records, family: Family, donor: Donor) -> Donor:
     """A donor whose products attain what they would with a device's power."""
     names = [p.name for p in family.parameters]
     if "sustained" not in names:
         return donor
-    more = np.array([hardware[H_ROOM] / donor.h[H_ROOM] if name in LIMITED else 1.0 for name in names])
+    more = np.array([hardware.power / donor.h.power if name in LIMITED else 1.0 for name in names])
     most = np.array([p.high for p in family.parameters])
     kernels = {
         label: {branch: np.minimum(values * more, most) for branch, values in branches.items()}
@@ -152,18 +140,18 @@ def _at_power(hardware: F8, family: Family, donor: Donor) -> Donor:
     return replace(donor, fit=replace(donor.fit, values=np.minimum(donor.fit.values * more, most), kernels=kernels))
 
 
-def at_clock(hardware: F8, family: Family, donor: Donor) -> Donor:
+def at_clock(hardware: Records, family: Family, donor: Donor) -> Donor:
     """A donor whose kernels start in as many clocks of a device of NVIDIA's; in one generation clocks differ on paper."""
-    one, other = donor.h[H_CAPABILITY], hardware[H_CAPABILITY]
+    one, other = donor.h.capability, hardware.capability
     if min(one, other) <= 0.0 or abs(one - other) < GENERATION:
         return donor
-    slow = donor.h[H_CLOCK] / hardware[H_CLOCK]
+    slow = donor.h.clock / hardware.clock
     values = donor.fit.values * np.array([slow if p.name in STARTS else 1.0 for p in family.parameters])
     limits = np.array([(p.low, p.high) for p in family.parameters]).T
     return replace(donor, fit=replace(donor.fit, values=np.clip(values, *limits)))
 
 
-def _mean(hardware: F8, family: Family, donors: Mapping[str, Donor]) -> tuple[F8, dict[str, float]]:
+def _mean(hardware: Records, family: Family, donors: Mapping[str, Donor]) -> tuple[F8, dict[str, float]]:
     """Weighted geometric mean of the donors' parameters, and each donor's share."""
     far = np.array([distance(hardware, donor.h) for donor in donors.values()])
     weight = np.array([d.rows * d.share for d in donors.values()])
@@ -194,16 +182,13 @@ def distance(one: F8, other: F8) -> float:
     return float(np.linalg.norm((features(one) - features(other)) / UNITS))
 
 
-def features(hardware: F8) -> F8:
+def features(hardware: Records) -> F8:
     """Three logarithms by which devices are compared, and whether NVIDIA is the maker."""
     # As stated, not as built: a held H20's grouped products reach 0.54 of its bandwidth, an H800's 0.86.
-    peak = max(hardware[H_PEAK], 0.5 * hardware[H_PEAK + C_INT8])
-    nvidia = float(hardware[H_CAPABILITY] > 0.0)
+    peak = max(hardware.peak[0], 0.5 * hardware.peak[C_INT8])
+    nvidia = float(hardware.capability > 0.0)
     return np.append(
-        np.log(
-            [peak / (hardware[H_CORES] * hardware[H_CLOCK]), peak / hardware[H_BANDWIDTH], max(hardware[H_CACHE], 1e6)]
-        ),
-        nvidia,
+        np.log([peak / (hardware.cores * hardware.clock), peak / hardware.bandwidth, max(hardware.cache, 1e6)]), nvidia
     )
 
 

@@ -22,7 +22,7 @@ from .calibrate import FamilyRows
 from .errors import errors
 from .family import F8, Family
 from .fit import Fit, fit
-from .hardware import C_FP8, C_INT8, H_CAPABILITY, hardware
+from .hardware import C_FP8, C_INT8, hardware
 from .kernel_sets import LABELS, TYPICAL, SetEntry, kindred, parents_of, representative
 from .libraries import LIBRARIES, library
 from .order import at_least_as_good, has_unit
@@ -301,7 +301,7 @@ class SetFit:
         """Whether a framework calls the same named library on the devices of two sets."""
         if label is None or label not in LIBRARIES.get(self.family.name, {}):
             return False
-        one, two = (hardware(representative(n))[H_CAPABILITY] for n in (name, other))
+        one, two = (hardware(representative(n)).capability for n in (name, other))
         if not one or not two:
             return False
         here = library(self.family.name, label, one)
@@ -325,8 +325,8 @@ class SetFit:
 
     def _extremes(self, name: str) -> list[F8]:
         """Constants of the devices of a set with the least and the most bandwidth."""
-        ordered = sorted((self.h[d] for d, s in self.set.items() if s == name), key=lambda h: h[0])
-        return ordered[:1] if ordered[0][0] == ordered[-1][0] else [ordered[0], ordered[-1]]
+        ordered = sorted((self.h[d] for d, s in self.set.items() if s == name), key=lambda h: h.bandwidth)
+        return ordered[:1] if ordered[0].bandwidth == ordered[-1].bandwidth else [ordered[0], ordered[-1]]
 
 
 def _orders(

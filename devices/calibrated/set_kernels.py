@@ -35,7 +35,7 @@ def fit_family(
     if not (family.branches and family.framework_time):
         return out
     for wanted, branches in _kernels(family, measured):
-        rows = {d: some_of(r, np.isin(family.branch(r.x), wanted)) for d, r in measured.items()}
+        rows = {d: some_of(r, np.isin(family.kernel_of(r.x), wanted)) for d, r in measured.items()}
         part = _share(family, probes, wanted)
         base = {s: {k: _as_base(e, branches[0]) for k, e in entries.items()} for s, entries in out.items()}
         limits = _limits(family, specs, probes, part, steps, first.set, out)
@@ -53,7 +53,7 @@ def _kernels(family: Family, measured: Mapping[str, FamilyRows]) -> Iterator[tup
     """Branches fitted together: all of a format, then single ones; their indices and names."""
     count = np.zeros(len(family.branches))
     for rows in measured.values():
-        count += np.bincount(family.branch(rows.x), minlength=len(count))
+        count += np.bincount(family.kernel_of(rows.x), minlength=len(count))
     groups = dict.fromkeys(name.partition("+")[0] for name in family.branches)
     for group in groups:
         inside = [i for i, name in enumerate(family.branches) if name.partition("+")[0] == group]
@@ -68,7 +68,7 @@ def _kernels(family: Family, measured: Mapping[str, FamilyRows]) -> Iterator[tup
 
 def _share(family: Family, probes: Probes, wanted: tuple[int, ...]) -> Probes:
     """Return only the calls of some branches."""
-    rows = np.flatnonzero(np.isin(family.branch(probes.x), wanted))
+    rows = np.flatnonzero(np.isin(family.kernel_of(probes.x), wanted))
     return Probes(np.ascontiguousarray(probes.x[rows]), probes.calls[:, rows])
 
 

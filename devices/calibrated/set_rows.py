@@ -11,7 +11,6 @@ import numpy.typing as npt
 from .bounded import Sample
 from .calibrate import FamilyRows
 from .family import F8, Family
-from .hardware import H_CAPABILITY
 from .kernel_sets import LABELS
 from .libraries import UNSERVED, library
 
@@ -50,7 +49,7 @@ def evidence_by(family: Family, devices: Sequence[FamilyRows], label: str | None
                 continue
             at = _spread(np.flatnonzero(usable))
             x, log = np.ascontiguousarray(rows.x[at]), np.log(rows.measured[at])
-            basis = _basis(family, other, label, rows.h[H_CAPABILITY])
+            basis = _basis(family, other, label, rows.h.capability)
             sample = Sample(rows.h, x, log, WEIGHT[basis] if label else 1.0)
             samples[basis].append((sample, set(rows.table["source"][at].tolist())))
     gathered: list[tuple[Sample, set[str]]] = []
@@ -67,8 +66,8 @@ def unserved(rows: FamilyRows) -> npt.NDArray[np.bool_]:
     """Which rows are of calls that frameworks do not serve; see `libraries.UNSERVED`."""
     if rows.family.name != "mla":
         return np.zeros(len(rows.x), dtype=np.bool_)
-    kernels = {n: UNSERVED.get(library("mla", n, rows.h[H_CAPABILITY]), ()) for n in set(rows.labels.tolist())}
-    pairs = zip(rows.labels.tolist(), rows.family.branch(rows.x).tolist(), strict=True)
+    kernels = {n: UNSERVED.get(library("mla", n, rows.h.capability), ()) for n in set(rows.labels.tolist())}
+    pairs = zip(rows.labels.tolist(), rows.family.kernel_of(rows.x).tolist(), strict=True)
     return np.array([rows.family.branches[branch] in kernels[label] for label, branch in pairs], dtype=np.bool_)
 
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.ops import Op
+from ...workloads.records import Records
 from .family import F8, parameters_of
-from .hardware import CODES, H_BANDWIDTH, H_CACHE, H_CAPABILITY, H_CLOCK, H_CORES, H_PEAK
+from .hardware import CODES
 from .terms import COLD, Parts, Work, put_price, resident, soft_max
 
 QUANTITIES = (
@@ -21,12 +22,8 @@ QUANTITIES = (
     "copies", "format",
 )  # fmt: skip
 """Sums of a call, its rates (`workloads.layers.streamed`), copies of its operands and its format."""
-(X_BATCH, X_TOKENS, X_PAIRS, X_KV, X_FLOPS, X_PAIR_BYTES, X_KEY_BYTES, X_TOKEN_BYTES, X_SEQ_BYTES,
- X_TOKEN_UNITS, X_KEY_UNITS, X_SEQ_UNITS, X_ROWS, X_WALKS_KEYS, X_LEAST, X_COPIES,
- X_FORMAT) = range(len(QUANTITIES))  # fmt: skip
 
 PARAMETERS = parameters_of("streamed")
-(P_LAUNCH, P_MEMORY, P_CACHE, P_PEAK, P_CORE, P_ROWS, P_UNIT, P_STEP) = range(len(PARAMETERS))
 
 OVERLAP = 3.0
 """Power of the soft maxima of arithmetic, memory and what cores can move."""
@@ -41,71 +38,67 @@ CACHE_RATE = 2.5
 
 
 @compiled_part
-def moved(inputs: F8) -> float:
+def moved(inputs: Records) -> float:
     """Bytes of a call."""
     return float(
-        inputs[X_PAIRS] * inputs[X_PAIR_BYTES]
-        + inputs[X_KV] * inputs[X_KEY_BYTES]
-        + inputs[X_TOKENS] * inputs[X_TOKEN_BYTES]
-        + inputs[X_BATCH] * inputs[X_SEQ_BYTES]
+        inputs.pairs * inputs.pair_bytes
+        + inputs.kv * inputs.key_bytes
+        + inputs.tokens * inputs.token_bytes
+        + inputs.batch * inputs.seq_bytes
     )
 
 
 @compiled_part
-def parts(parameters: F8, hardware: F8, inputs: F8) -> Parts:
+def parts(parameters: Records, hardware: Records, inputs: Records) -> Parts:
     """Return the seconds of one call, and its arithmetic, memory and fixed seconds."""
-    if inputs[X_BATCH] <= 0.0 or inputs[X_TOKENS] <= 0.0:
+    if inputs.batch <= 0.0 or inputs.tokens <= 0.0:
         return 0.0, 0.0, 0.0, 0.0
-    cores = hardware[H_CORES]
-    pieces = (
-        inputs[X_TOKENS] * inputs[X_TOKEN_UNITS]
-        + inputs[X_KV] * inputs[X_KEY_UNITS]
-        + inputs[X_BATCH] * inputs[X_SEQ_UNITS]
-    )
+    cores = hardware.cores
+    pieces = inputs.tokens * inputs.token_units + inputs.kv * inputs.key_units + inputs.batch * inputs.seq_units
     pieces = max(pieces, 1.0)
     busy = pieces / (1.0 + (pieces / cores) ** 4) ** 0.25
-    tile = parameters[P_ROWS]
-    if tile >= WIDE and BLACKWELL <= hardware[H_CAPABILITY] < WORKSTATION:
+    tile = parameters.tile_rows
+    if tile >= WIDE and BLACKWELL <= hardware.capability < WORKSTATION:
         tile *= 2.0
-    padded = max(inputs[X_ROWS], tile) / inputs[X_ROWS]
-    rate = parameters[P_PEAK] * hardware[H_PEAK + int(inputs[X_FORMAT])]
-    pairs = max(inputs[X_PAIRS], inputs[X_TOKENS] * inputs[X_LEAST])
-    math_s = pairs * inputs[X_FLOPS] * padded / rate * (cores / busy)
-    math_s += parameters[P_UNIT] * (1.0 + (pieces / cores) ** 4) ** 0.25
+    padded = max(inputs.rows, tile) / inputs.rows
+    rate = parameters.peak * hardware.peak[int(inputs.format)]
+    pairs = max(inputs.pairs, inputs.tokens * inputs.least_pairs)
+    math_s = pairs * inputs.flops * padded / rate * (cores / busy)
+    math_s += parameters.unit_s * (1.0 + (pieces / cores) ** 4) ** 0.25
     size = moved(inputs)
-    stays = resident(size * inputs[X_COPIES], parameters[P_CACHE] * hardware[H_CACHE])
+    stays = resident(size * inputs.copies, parameters.cache * hardware.cache)
     cost = 1.0 - stays + stays / CACHE_RATE
     memory_s = soft_max(
-        size * cost / (parameters[P_MEMORY] * hardware[H_BANDWIDTH]),
-        size / (parameters[P_CORE] * hardware[H_CLOCK] * busy),
+        size * cost / (parameters.memory * hardware.bandwidth),
+        size / (parameters.core_bytes * hardware.clock * busy),
         OVERLAP,
     )
-    work_s, fixed = soft_max(math_s, memory_s, OVERLAP), parameters[P_LAUNCH]
-    walk_s = parameters[P_STEP] / (inputs[X_BATCH] * STEPS)
-    if inputs[X_WALKS_KEYS] > 0.0 or inputs[X_TOKEN_UNITS] * inputs[X_SEQ_UNITS] == 0.0:
-        fixed += walk_s * (inputs[X_KV] if inputs[X_WALKS_KEYS] > 0.0 else inputs[X_TOKENS])
+    work_s, fixed = soft_max(math_s, memory_s, OVERLAP), parameters.launch_s
+    walk_s = parameters.step_s / (inputs.batch * STEPS)
+    if inputs.walks_keys > 0.0 or inputs.token_units * inputs.seq_units == 0.0:
+        fixed += walk_s * (inputs.kv if inputs.walks_keys > 0.0 else inputs.tokens)
         return fixed + work_s, math_s, memory_s, fixed
     # What is cut along tokens, too: a core walks along the sequences that it holds, one after another, beside that.
-    sequences = inputs[X_BATCH] * inputs[X_SEQ_UNITS] / cores
-    walk_s *= inputs[X_TOKENS] * (1.0 + sequences**4) ** 0.25
+    sequences = inputs.batch * inputs.seq_units / cores
+    walk_s *= inputs.tokens * (1.0 + sequences**4) ** 0.25
     return fixed + soft_max(work_s, walk_s, OVERLAP), max(math_s, walk_s), memory_s, fixed
 
 
 @compiled_part
-def work(inputs: F8) -> Work:
+def work(inputs: Records) -> Work:
     """FLOP of the pairs, and bytes when every operand moves once."""
-    return inputs[X_PAIRS] * inputs[X_FLOPS], moved(inputs), 0.0, int(inputs[X_FORMAT])
+    return inputs.pairs * inputs.flops, moved(inputs), 0.0, int(inputs.format)
 
 
 @compiled_part
-def at_sums(inputs: F8, batch: float, tokens: float, pairs: float, keys: float) -> bool:
+def at_sums(inputs: Records, batch: float, tokens: float, pairs: float, keys: float) -> bool:
     """Set a call's sums; False where nothing is computed."""
-    inputs[X_BATCH], inputs[X_TOKENS], inputs[X_PAIRS], inputs[X_KV] = batch, tokens, pairs, keys
+    inputs.batch, inputs.tokens, inputs.pairs, inputs.kv = batch, tokens, pairs, keys
     return batch > 0.0 and tokens > 0.0
 
 
 @compiled
-def rows(parameters: F8, hardware: F8, inputs: F8, out: F8) -> None:
+def rows(parameters: Records, hardware: Records, inputs: Records, out: Records) -> None:
     """Compute many calls; see `Family.rows`."""
     for i in range(inputs.shape[0]):
         put_price(out[i], parts(parameters, hardware, inputs[i]), work(inputs[i]), hardware)
@@ -115,5 +108,5 @@ def from_op(op: Op) -> F8 | None:
     """Quantities of an op of a serving step."""
     if op.dtype not in CODES:
         return None
-    rates = [op.shape[name] for name in QUANTITIES[:X_COPIES]]
+    rates = [op.shape[name] for name in QUANTITIES[: QUANTITIES.index("copies")]]
     return np.array([*rates, COLD, float(CODES[op.dtype])])

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.jit import compiled_part
+from ...workloads.records import Records, reals
 from ..cost import bound_code
-from .hardware import C_INT8, H_BANDWIDTH, H_FULL, H_LINK_BANDWIDTH, H_PEAK, H_PEERS, HELD
+from .hardware import C_INT8, HELD
 
 F8 = npt.NDArray[np.float64]
 Parts = tuple[float, float, float, float]
@@ -19,9 +20,10 @@ overlap, or do not cover the whole."""
 Work = tuple[float, float, float, int]
 """FLOP, least bytes of main memory, least bytes over the link, and code of the number format."""
 
-(O_FORMULA, O_SECONDS, O_COMPUTE, O_MEMORY, O_FIXED, O_BOUND, O_FLOOR_COMPUTE, O_FLOOR_MEMORY, O_FLOOR_LINK) = range(9)
-NUM_PRICE = 9
-"""Columns of `Family.rows`: seconds of the formula; seconds, never below the roofline; arithmetic, memory (or link)
+PRICE = reals(
+    "formula", "seconds", "compute", "memory", "fixed", "bound", "floor_compute", "floor_memory", "floor_link"
+)
+"""A result of `Family.rows`: seconds of the formula; seconds, never below the roofline; arithmetic, memory (or link)
 and fixed seconds; code of the bound; and the roofline's seconds of arithmetic, main memory and link at nominal
 rates."""
 
@@ -62,14 +64,14 @@ bound = compiled_part(bound_code)
 
 
 @compiled_part
-def floors(work: Work, hardware: F8) -> tuple[float, float, float]:
+def floors(work: Work, hardware: Records) -> tuple[float, float, float]:
     """Return the seconds of arithmetic, main memory and link at the device's nominal rates."""
     flops, moved, sent, code = work
-    return flops / hardware[H_PEAK + code], moved / hardware[H_BANDWIDTH], sent / hardware[H_LINK_BANDWIDTH]
+    return flops / hardware.peak[code], moved / hardware.bandwidth, sent / hardware.link_bandwidth
 
 
 @compiled_part
-def floored(parts: Parts, work: Work, hardware: F8) -> Parts:
+def floored(parts: Parts, work: Work, hardware: Records) -> Parts:
     """Parts of a call that takes no less than its work at the device's nominal rates."""
     total, compute, memory, fixed = parts
     math_s, memory_s, link_s = floors(work, hardware)
@@ -78,20 +80,20 @@ def floored(parts: Parts, work: Work, hardware: F8) -> Parts:
 
 
 @compiled_part
-def price(parts: Parts, work: Work, hardware: F8) -> tuple[float, int]:
+def price(parts: Parts, work: Work, hardware: Records) -> tuple[float, int]:
     """Seconds of a call, never below its roofline, and the code of what bounds it."""
     total, compute, memory, fixed = floored(parts, work, hardware)
     return total, bound(total, compute, memory, fixed)
 
 
 @compiled_part
-def put_price(out: F8, parts: Parts, work: Work, hardware: F8) -> None:
+def put_price(out: Records, parts: Parts, work: Work, hardware: Records) -> None:
     """Write one row of `Family.rows`."""
     total, compute, memory, fixed = floored(parts, work, hardware)
-    out[O_FORMULA], out[O_SECONDS], out[O_COMPUTE] = parts[0], total, compute
-    out[O_MEMORY], out[O_FIXED] = memory, fixed
-    out[O_BOUND] = bound(total, compute, memory, fixed)
-    out[O_FLOOR_COMPUTE], out[O_FLOOR_MEMORY], out[O_FLOOR_LINK] = floors(work, hardware)
+    out.formula, out.seconds, out.compute = parts[0], total, compute
+    out.memory, out.fixed = memory, fixed
+    out.bound = bound(total, compute, memory, fixed)
+    out.floor_compute, out.floor_memory, out.floor_link = floors(work, hardware)
 
 
 @compiled_part
@@ -104,14 +106,14 @@ def soft_max(a: float, b: float, power: float) -> float:
 
 
 @compiled_part
-def attained(fraction: float, hardware: F8, code: int) -> float:
+def attained(fraction: float, hardware: Records, code: int) -> float:
     """Share of a format's stated peak reached by kernels that reach `fraction` of what the units are built for.
 
-    Other work of a kernel takes as long on a throttled product (`H_FULL`), and overlaps better.
+    Other work of a kernel takes as long on a throttled product (`built`), and overlaps better.
     """
-    built = hardware[H_FULL] / hardware[H_PEAK]
+    built = hardware.built / hardware.peak[0]
     if code == C_INT8:
-        built *= 2.0 * hardware[H_PEAK] / hardware[H_PEAK + C_INT8]
+        built *= 2.0 * hardware.peak[0] / hardware.peak[C_INT8]
     if built <= HELD:
         return fraction
     return float(1.0 / np.sqrt(1.0 / (fraction * built) ** 2 + 1.0 - 1.0 / built**2))
@@ -139,9 +141,9 @@ def ramp(amount: float, half: float) -> float:
 
 
 @compiled_part
-def link_among(hardware: F8, ranks: float) -> float:
+def link_among(hardware: Records, ranks: float) -> float:
     """Bandwidth of a device to all others among some ranks of its node."""
-    return float(hardware[H_LINK_BANDWIDTH] * min(1.0, (ranks - 1.0) / hardware[H_PEERS]))
+    return float(hardware.link_bandwidth * min(1.0, (ranks - 1.0) / hardware.peers))
 
 
 @compiled_part

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..calibrated.hardware import H_CORES, hardware
+from ..calibrated.hardware import hardware
 from ..calibrated.libraries import BLACKWELL, HOPPER, generation
 from ..ratios import Ratios
 from ..spec import DeviceSpec, LinkSpec
@@ -105,7 +105,7 @@ def kernels(spec: DeviceSpec, link: LinkSpec, engine: str, *, back: bool) -> dic
         if (*key, kin) not in timings:
             key = TYPICAL, *key[1:]
         timed = timings.get((*key, spec.name)) or replace(timings[*key, kin], moved=True)
-        out[mode] = replace(timed, taken=SMS / float(hardware(spec)[H_CORES]) * (mode == NORMAL)).on(link)
+        out[mode] = replace(timed, taken=SMS / float(hardware(spec).cores) * (mode == NORMAL)).on(link)
     return out
 
 

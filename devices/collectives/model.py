@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ...workloads.ops import Op
 from ..cost import DESCRIPTION, LATENCY, MEMORY, Cost, Evidence, Roof
-from ..prices import NUM_PARAMS, P_BYTES, P_FIXED, P_FLOPS, P_J_ACT, P_PEAK, PriceRow, Probe, by_count
+from ..prices import ROOFLINE, PriceRow, Probe, by_count
 from ..spec import LinkSpec
 from .plans import CollectivePlan
 
@@ -54,12 +54,12 @@ class PlannedLink:
         return Cost(wire + fixed, 0.0, wire, fixed, joules, bound)
 
     def row(self, op: Op, probe: Probe) -> PriceRow:
-        plan, params = self.plan(op), np.zeros(NUM_PARAMS)
-        params[P_FLOPS] = params[P_PEAK] = np.inf
+        plan, params = self.plan(op), np.zeros(1, ROOFLINE)[0]
+        params.flops = params.peak = np.inf
         rate = plan.s_per_byte * self.scale
-        params[P_BYTES] = 1.0 / rate if rate else np.inf
-        params[P_FIXED] = plan.latency_s
-        params[P_J_ACT] = self._J_per_byte
+        params.bytes = 1.0 / rate if rate else np.inf
+        params.fixed = plan.latency_s
+        params.j_act = self._J_per_byte
         row = PriceRow(params)
         if len(self.plans) == 1:
             return row

@@ -17,13 +17,12 @@ import numpy.typing as npt
 from ...workloads.errors import InputError
 from ...workloads.kernel_tables import KernelTable, read_tables
 from ...workloads.ops import Op
-from ..calibrated.allreduce import ALLREDUCE, LIBRARY, X_OWN
+from ...workloads.records import Records
+from ..calibrated.allreduce import ALLREDUCE, LIBRARY
 from ..calibrated.collectives import KINDS
 from ..calibrated.family import Family
-from ..calibrated.hardware import H_LINK_BANDWIDTH
 from ..calibrated.model import CalibratedModel, Model
 from ..calibrated.rules import LINKS
-from ..calibrated.terms import O_BOUND, O_COMPUTE, O_FIXED, O_FLOOR_LINK, O_MEMORY, O_SECONDS
 from ..cost import BOUNDS, Cost, Evidence, Roof, bound_code
 from ..link import collective
 from ..prices import PriceRow, Probe, by_count
@@ -129,7 +128,8 @@ class HostedLinks:
 
     def of_family(self, family: Family, inputs: F8) -> F8:
         """Seconds of rows of a family's quantities in the host's class, without what was fitted to it."""
-        return self._by_class(self.base.models[family.kinds[0]], inputs)[:, O_SECONDS]
+        seconds: F8 = self._by_class(self.base.models[family.kinds[0]], inputs)["seconds"]
+        return seconds
 
     def _quantities(self, op: Op) -> F8:
         x = self.base.quantities(op)
@@ -143,23 +143,23 @@ class HostedLinks:
     def _priced(self, op: Op, inputs: F8) -> F8:
         """Seconds, arithmetic, wire, fixed costs and code of the bound; shape (5, n)."""
         price = self._by_class(self.base.models[op.kind], inputs)
-        seconds, compute, memory, fixed = (price[:, c] for c in (O_SECONDS, O_COMPUTE, O_MEMORY, O_FIXED))
+        seconds, compute, memory, fixed = (price[name] for name in ("seconds", "compute", "memory", "fixed"))
         timed = self._timed(op)
         if timed is not None:
             ends = np.repeat(inputs[:1], 2, axis=0)
             ends[:, 0] = timed.moved[[0, -1]]
-            edges = self._by_class(self.base.models[op.kind], ends)[:, O_SECONDS]
+            edges = self._by_class(self.base.models[op.kind], ends)["seconds"]
             timed_s = timed.at(inputs[:, 0], seconds, edges)
             memory = memory * timed_s / np.maximum(seconds, 1e-300)
             seconds = timed_s
         there = seconds > 0.0
         added = np.where(there, self.host.hop_s * self._hops(op), 0.0)
-        floor, multiple = price[:, O_FLOOR_LINK], self.host.multiple
+        floor, multiple = price["floor_link"], self.host.multiple
         seconds = np.maximum(seconds * multiple, floor) + added
         memory = np.maximum(memory * multiple, np.where(there, floor, 0.0))
         fixed = fixed * multiple + added
         if self.host.plain and timed is None:
-            return np.array([seconds, compute, memory, fixed, price[:, O_BOUND]])
+            return np.array([seconds, compute, memory, fixed, price["bound"]])
         bound = bound_code(seconds, compute, memory, fixed)
         return np.array([seconds, compute, memory, fixed, bound])
 
@@ -170,25 +170,25 @@ class HostedLinks:
     def _timed(self, op: Op) -> TimedCollective | None:
         return self.timed.get((op.kind, int(op.shape["ranks"])))
 
-    def _by_class(self, model: Model, inputs: F8) -> F8:
-        """Return the costs in the host's class; columns as in `calibrated.terms`."""
+    def _by_class(self, model: Model, inputs: F8) -> Records:
+        """Return the costs in the host's class, records of `calibrated.terms.PRICE`."""
         device_prices, link = model.prices(inputs), self.host.link
         nominal = link.bandwidth_bytes_per_s
         if link.peer_access and not (link.rate or nominal):
             return device_prices
         h = model.h.copy()
         if nominal is not None:
-            h[H_LINK_BANDWIDTH] = nominal
+            h.link_bandwidth = nominal
         values = self._parameters(model)
         host_prices = model.family.prices(values, h, inputs)
         if model.family is ALLREDUCE and not link.peer_access:
             library = inputs.copy()
-            library[:, X_OWN] = LIBRARY
+            ALLREDUCE.records(library)["own_kernel"] = LIBRARY
             host_prices = _slower(host_prices, model.family.prices(values, h, library))
         # A link faster than that of the device, such as a bridge between two cards, may be quicker.
         return (
             host_prices
-            if self.other or h[H_LINK_BANDWIDTH] > model.h[H_LINK_BANDWIDTH]
+            if self.other or h.link_bandwidth > model.h.link_bandwidth
             else _slower(host_prices, device_prices)
         )
 
@@ -229,10 +229,9 @@ def _rates(family: Family) -> slice:
     return slice(first, first + 3)
 
 
-def _slower(one: F8, other: F8) -> F8:
+def _slower(one: Records, other: Records) -> Records:
     """Return of each pair of cost rows the slower one."""
-    out: F8 = np.where((one[:, O_SECONDS] >= other[:, O_SECONDS])[:, None], one, other)
-    return out
+    return np.where(one["seconds"] >= other["seconds"], one, other)
 
 
 def hosted(base: CalibratedModel, host: HostSpec | None, assumed: bool) -> CalibratedModel | HostedLinks:

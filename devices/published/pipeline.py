@@ -17,7 +17,7 @@ import numpy.typing as npt
 from ...workloads.ops import Op
 from ..cost import COMPUTE, DESCRIPTION, Cost, Evidence, Roof, Roofline
 from ..kinds import Described, processor_kind
-from ..prices import P_BYTES, P_FIXED, P_FLOPS, PriceRow, Probe, by_count
+from ..prices import PriceRow, Probe, by_count
 
 F8 = npt.NDArray[np.float64]
 PIPELINE = "fpga-pipeline"
@@ -81,9 +81,9 @@ class PipelineEngine:
         """Return the same cost for every batch."""
         row = self.base.row(op, probe)
         took = self._cycles(op) / self.clock_Hz
-        row.params[P_FLOPS] = op.flops / took if took else np.inf
-        row.params[P_BYTES] = np.inf
-        row.params[P_FIXED] = 0.0
+        row.params.flops = op.flops / took if took else np.inf
+        row.params.bytes = np.inf
+        row.params.fixed = 0.0
         if not op.product:
             return row
 

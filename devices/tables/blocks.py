@@ -20,18 +20,21 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.jit import compiled, compiled_part
+from ...workloads.records import Records, reals
 from ..calibrated.terms import resident
 from ..spec import DeviceSpec
 
 F8 = npt.NDArray[np.float64]
 
-(P_CORES, P_PLACES, P_HEADS, P_GROUP, P_TILE, P_SPLITS, P_ALONE, P_SHARED, P_START, P_BLOCK, P_CACHED) = range(11)
+BLOCKS = reals("cores", "places", "heads", "group", "tile", "splits", "alone", "shared", "start", "block", "cached")
 """Parameters of the kernel on one device: cores; blocks that run at once; KV heads; query heads of each; keys of a
 tile; whether sequences may be split; seconds per key of a single block; seconds per key of all blocks together, if
 the memory is the limit; seconds of a call; a block's fixed time, in keys; and keys of a head that the last-level
 cache holds."""
 
-ABSENT = np.zeros(0)
+NAMES = BLOCKS.names or ()
+
+ABSENT: Records = np.zeros(0, BLOCKS)
 """Instead of parameters, where the kernel of a device is not this one or the tables do not tell."""
 
 QUERY_ROWS, VALUE_BYTES, BLOCK_BYTES = 64, 2, 1024
@@ -57,15 +60,15 @@ class BlockFit:
 
     Attributes
     ----------
-    parameters : float64 array
-        In the order of the ``P_`` constants.
+    parameters : records
+        One record of `BLOCKS`.
     error : float
         Median of the absolute error of the rows of equal decodes, as a fraction.
     rows : int
         Number of fitted rows.
     """
 
-    parameters: F8
+    parameters: Records
     error: float
     rows: int
 
@@ -119,30 +122,31 @@ def fit_blocks(spec: DeviceSpec, shape: tuple[int, int, int], points: F8, second
     )  # fmt: skip
     alone = _alone(points, seconds, heads, places)
     if alone:
-        p[P_ALONE] = alone
+        p[NAMES.index("alone")] = alone
     else:
         beside = _beside(points)
         if not beside.any():
             return None
-        _fitted(p, P_ALONE, points[decodes_only | beside], seconds[decodes_only | beside])
-    fitted_p = _fitted(p, P_SHARED, points[decodes_only], times)
-    return BlockFit(p, float(np.median(np.abs(np.expm1(fitted_p)))), len(times))
+        _fitted(p, "alone", points[decodes_only | beside], seconds[decodes_only | beside])
+    fitted_p = _fitted(p, "shared", points[decodes_only], times)
+    return BlockFit(p.view(BLOCKS), float(np.median(np.abs(np.expm1(fitted_p)))), len(times))
 
 
-def _fitted(parameters: F8, first: int, points: F8, seconds: F8) -> F8:
+def _fitted(values: F8, first: str, points: F8, seconds: F8) -> F8:
     """Fit the parameters from `first` on, in place, to rows of equal decodes; logarithms of the errors."""
     from scipy.optimize import least_squares
 
     asked, out = np.ascontiguousarray(points), np.empty(len(points))
-    heap, prompt = np.empty(int(parameters[P_PLACES])), np.empty((2, 1))
+    parameters, varied = values.view(BLOCKS)[0], slice(NAMES.index(first), NAMES.index("cached"))
+    heap, prompt = np.empty(int(parameters.places)), np.empty((2, 1))
 
     def error(inputs: F8) -> F8:
-        parameters[first:P_CACHED] = np.exp(inputs)
+        values[varied] = np.exp(inputs)
         _equal_rows(parameters, asked, out, heap, prompt)
         logarithm: F8 = np.log(out / seconds)
         return logarithm
 
-    start = np.log(parameters[first:P_CACHED])
+    start = np.log(values[varied])
     fit = least_squares(error, start, method="lm", diff_step=np.full(len(start), 1e-3))
     return error(fit.x)
 
@@ -170,10 +174,10 @@ def _alone(points: F8, seconds: F8, heads: int, places: int) -> float:
 
 
 @compiled_part
-def parts_of(parameters: F8, blocks: float, tiles: float) -> float:
+def parts_of(parameters: Records, blocks: float, tiles: float) -> float:
     """Parts of a sequence for `blocks` unsplit ones, the longest context of `tiles` tiles."""
-    places = 2.0 * parameters[P_CORES]  # the kernel's own guess: two blocks of 128 threads a core
-    if parameters[P_SPLITS] == 0.0 or blocks >= FULL * places:
+    places = 2.0 * parameters.cores  # the kernel's own guess: two blocks of 128 threads a core
+    if parameters.splits == 0.0 or blocks >= FULL * places:
         return 1.0
     most = min(MOST_SPLITS, places, tiles)
     best = 0.0
@@ -209,7 +213,7 @@ def _settle(heap: F8, size: int, value: float) -> None:
 
 @compiled_part
 def blocks_seconds(
-    parameters: F8, contexts: F8, count: int, mean: float, batch: float, tiles: float, heap: F8
+    parameters: Records, contexts: F8, count: int, mean: float, batch: float, tiles: float, heap: F8
 ) -> float:
     """Seconds of one call.
 
@@ -229,7 +233,7 @@ def blocks_seconds(
     heap : float64 array, shape (places,)
         To work in: keys up to which each place is taken.
     """
-    places, heads, tile = int(parameters[P_PLACES]), int(parameters[P_HEADS]), parameters[P_TILE]
+    places, heads, tile = int(parameters.places), int(parameters.heads), parameters.tile
     for i in range(places):
         heap[i] = 0.0
     parts = parts_of(parameters, batch * heads, tiles)
@@ -237,7 +241,7 @@ def blocks_seconds(
         for _ in range(heads):
             for j in range(count):
                 keys = mean if mean > 0.0 else contexts[j]
-                _settle(heap, places, heap[0] + keys + parameters[P_BLOCK])
+                _settle(heap, places, heap[0] + keys + parameters.block)
     else:
         for j in range(count):
             keys = mean if mean > 0.0 else contexts[j]
@@ -245,9 +249,9 @@ def blocks_seconds(
             for _ in range(heads):
                 left = keys
                 while left > 0.0:
-                    _settle(heap, places, heap[0] + min(left, block_keys) + parameters[P_BLOCK])
+                    _settle(heap, places, heap[0] + min(left, block_keys) + parameters.block)
                     left -= block_keys
-    return float(parameters[P_START] + _played(heap, places, parameters[P_ALONE], parameters[P_SHARED]))
+    return float(parameters.start + _played(heap, places, parameters.alone, parameters.shared))
 
 
 @compiled_part
@@ -263,7 +267,9 @@ def _played(heap: F8, places: int, alone: float, shared: float) -> float:
 
 
 @compiled_part
-def joint_seconds(parameters: F8, contexts: F8, count: int, mean: float, prompts: F8, chunks: int, heap: F8) -> float:
+def joint_seconds(
+    parameters: Records, contexts: F8, count: int, mean: float, prompts: F8, chunks: int, heap: F8
+) -> float:
     """Return the seconds of one call with prompts and decodes.
 
     Parameters
@@ -277,34 +283,34 @@ def joint_seconds(parameters: F8, contexts: F8, count: int, mean: float, prompts
     heap : float64 array, shape (places,)
         To work in, as for `blocks_seconds`.
     """
-    places, heads, shared = int(parameters[P_PLACES]), int(parameters[P_HEADS]), parameters[P_SHARED]
-    if parameters[P_GROUP] * heads * count > MANY * places:
-        places = max(int(places / parameters[P_GROUP]), 1)
-        blocks, once = parameters[P_GROUP], 1.0
+    places, heads, shared = int(parameters.places), int(parameters.heads), parameters.shared
+    if parameters.group * heads * count > MANY * places:
+        places = max(int(places / parameters.group), 1)
+        blocks, once = parameters.group, 1.0
     else:
-        heads, blocks, once = int(parameters[P_GROUP] * heads), 1.0, 1.0 / parameters[P_GROUP]
+        heads, blocks, once = int(parameters.group * heads), 1.0, 1.0 / parameters.group
     total = mean * count
     if mean <= 0.0:
         for j in range(count):
             total += contexts[j]
-    cached = resident(total, parameters[P_CACHED])
+    cached = resident(total, parameters.cached)
     shared *= cached * once + (1.0 - cached) * blocks
     for i in range(places):
         heap[i] = 0.0
     for _ in range(heads):
         for j in range(count):
             keys = mean if mean > 0.0 else contexts[j]
-            _settle(heap, places, heap[0] + keys + parameters[P_BLOCK])
+            _settle(heap, places, heap[0] + keys + parameters.block)
         for j in range(chunks):
             new, seen = prompts[0, j], 0.0
             while seen < new:
                 seen = min(seen + QUERY_ROWS, new)
-                _settle(heap, places, heap[0] + prompts[1, j] + seen + parameters[P_BLOCK])
-    return float(parameters[P_START] + _played(heap, places, parameters[P_ALONE], shared))
+                _settle(heap, places, heap[0] + prompts[1, j] + seen + parameters.block)
+    return float(parameters.start + _played(heap, places, parameters.alone, shared))
 
 
 @compiled
-def _equal_rows(parameters: F8, points: F8, out: F8, heap: F8, prompt: F8) -> None:
+def _equal_rows(parameters: Records, points: F8, out: F8, heap: F8, prompt: F8) -> None:
     """Return the seconds of equal decodes, without or with one prompt, as in tables.
 
     The new token's key is added to a context. `heap` and `prompt`, shape (2, 1), are workspace.
@@ -315,5 +321,5 @@ def _equal_rows(parameters: F8, points: F8, out: F8, heap: F8, prompt: F8) -> No
         if prompt[0, 0] > 0.0:
             out[i] = joint_seconds(parameters, heap, count, keys, prompt, 1, heap)
         else:
-            tiles = np.ceil(keys / parameters[P_TILE])
+            tiles = np.ceil(keys / parameters.tile)
             out[i] = blocks_seconds(parameters, heap, count, keys, decodes, tiles, heap)

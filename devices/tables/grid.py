@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.jit import compiled, compiled_part
+from ...workloads.records import Records
 from ..calibrated.formulas import (
     MIXED_DECODE,
     MIXED_PREFILL,
@@ -19,6 +20,7 @@ from ..calibrated.formulas import (
     U_KV,
     U_PAIRS,
     U_TOKENS,
+    Chunks,
     decode_price,
     moe_price,
     prefill_price,
@@ -216,7 +218,9 @@ def inside(axes: F8, sizes: I8, axis: int, value: float) -> float:
 
 
 @compiled_part
-def decode_beyond(axes: F8, sizes: I8, parameters: F8, hardware: F8, inputs: F8, decodes: float, kv: float) -> float:
+def decode_beyond(
+    axes: F8, sizes: I8, parameters: F8, hardware: Records, inputs: F8, decodes: float, kv: float
+) -> float:
     """Decode attention over that at the edge; 1 inside. `parameters` and `inputs` as in `decode_price`."""
     if decodes <= 0.0:
         return 1.0
@@ -229,7 +233,7 @@ def decode_beyond(axes: F8, sizes: I8, parameters: F8, hardware: F8, inputs: F8,
 
 @compiled_part
 def prefill_beyond(
-    axes: F8, sizes: I8, parameters: F8, hardware: F8, inputs: F8, batch: float, tokens: float, pairs: float
+    axes: F8, sizes: I8, parameters: F8, hardware: Records, inputs: F8, batch: float, tokens: float, pairs: float
 ) -> float:
     """Attention of equal prompt chunks over that at the edge; 1 inside."""
     if batch <= 0.0 or tokens <= 0.0:
@@ -243,17 +247,19 @@ def prefill_beyond(
 
 
 @compiled_part
-def equal_chunks(parameters: F8, hardware: F8, inputs: F8, batch: float, chunk: float, context: float) -> float:
+def equal_chunks(parameters: F8, hardware: Records, inputs: F8, batch: float, chunk: float, context: float) -> float:
     """Seconds of chunks that are all alike."""
     pairs = chunk * (context + 0.5 * (chunk + 1.0))
     keys = batch * (context + chunk)
-    seconds, _ = prefill_price(parameters, hardware, inputs, 0.0, batch, batch * chunk, batch * pairs, keys, 0.0)
+    seconds, _ = prefill_price(
+        parameters, hardware, inputs, Chunks(batch, batch * chunk, batch * pairs, keys), 0.0, 0.0
+    )
     return seconds
 
 
 @compiled_part
 def moe_beyond(
-    axes: F8, sizes: I8, parameters: F8, hardware: F8, inputs: F8, tokens: float, active: float, top_k: float
+    axes: F8, sizes: I8, parameters: F8, hardware: Records, inputs: F8, tokens: float, active: float, top_k: float
 ) -> float:
     """One device's experts over those at the edge; 1 inside."""
     t, a = inside(axes, sizes, TOKENS, tokens), inside(axes, sizes, ACTIVE, active)
@@ -288,8 +294,9 @@ def experts_outside(axes: F8, sizes: I8, tokens: float, active: float) -> bool:
 
 @compiled
 def _ratio_rows(
-    code: int, axes: F8, sizes: I8, parameters: F8, hardware: F8, inputs: F8, rows: F8, top_k: float, out: F8
+    code: int, grid: Grid, parameters: F8, hardware: Records, inputs: F8, rows: F8, top_k: float, out: F8
 ) -> None:
+    axes, sizes = grid.axes, grid.sizes
     for i in range(rows.shape[0]):
         u = rows[i]
         if code == MIXED_DECODE:
@@ -300,23 +307,21 @@ def _ratio_rows(
             out[i] = moe_beyond(axes, sizes, parameters, hardware, inputs, u[TOKENS], u[ACTIVE], top_k)
 
 
-def beyond_rows(grid: Grid, formula: KernelFormula, hardware: F8, rows: F8, top_k: float = 1.0) -> F8:
+def beyond_rows(grid: Grid, formula: KernelFormula, hardware: Records, rows: F8, top_k: float = 1.0) -> F8:
     """Ratios of rows of sums, as `grid.grid_rows` takes them, shape (n,).
 
     Parameters
     ----------
     formula : KernelFormula
         Code of the grid's op, with parameters and quantities of the device's own model.
-    hardware : float64 array
+    hardware : record
         Device constants of `calibrated.hardware`.
     top_k : float
         Experts of a token.
     """
     out = np.empty(len(rows))
     x = np.array(formula.x)
-    _ratio_rows(
-        formula.code, grid.axes, grid.sizes, np.array(formula.p), hardware, x, np.ascontiguousarray(rows), top_k, out
-    )
+    _ratio_rows(formula.code, grid, np.array(formula.p), hardware, x, np.ascontiguousarray(rows), top_k, out)
     return out
 
 

@@ -17,12 +17,12 @@ import numpy.typing as npt
 from ...workloads.errors import InputError, SpecError, nearest
 from ...workloads.kernel_tables import KernelTable, read_tables
 from ...workloads.ops import Op
+from ...workloads.records import Records
 from ..calibrated.calibrate import SHORTEST_S, implausible
 from ..calibrated.family import families
 from ..calibrated.formulas import MIXED_DECODE, MIXED_PREFILL, MOE_GRID, SUMS
 from ..calibrated.hardware import hardware
 from ..calibrated.model import CalibratedModel
-from ..calibrated.terms import O_BOUND, O_SECONDS
 from ..catalog import load_device
 from ..cost import BOUNDS, Cost, Evidence, Roof
 from ..prices import ALONE, IN_GRID, NO_LIMIT, NOT_THERE, ByCount, Grid, PriceRow, Probe, by_count
@@ -99,7 +99,7 @@ class TableModel:
     attention: Mapping[tuple[int, ...], Grid]
     moe: Mapping[tuple[int, ...], Grid]
     count: int
-    h: F8
+    h: Records
     blocks: Mapping[tuple[int, ...], BlockFit]
 
     def curve(self, op: Op) -> Curve | None:
@@ -131,7 +131,7 @@ class TableModel:
             return self.moe.get(values, self.moe.get(all_of_them))
         return None
 
-    def blocks_of(self, op: Op) -> F8:
+    def blocks_of(self, op: Op) -> Records:
         """How the thread blocks of a decode attention op run; `ABSENT` where that is not known."""
         if op.kind != "attention_decode" or op.shape["window"]:
             return ABSENT
@@ -177,7 +177,7 @@ class TableModel:
         return np.zeros(len(inputs)), bound
 
     def _prices(self, op: Op, inputs: F8) -> tuple[F8, F8]:
-        return self.seconds(op, inputs), self.base.prices(op, inputs[:, 1:])[:, O_BOUND]
+        return self.seconds(op, inputs), self.base.prices(op, inputs[:, 1:])["bound"]
 
     def _most(self, op: Op, probe: Probe, curve: ByCount) -> int:
         """Largest count of an op whose rows the kernel tables hold."""
@@ -247,7 +247,7 @@ class TableModel:
         if outside.any():
             edge = self._at(op, float(curve.rows[-1]))[None, 1:]
             longer, least = self.base.prices(op, inputs[outside, 1:]), self.base.prices(op, edge)
-            out[outside] = longer[:, O_SECONDS] / least[:, O_SECONDS]
+            out[outside] = longer["seconds"] / least["seconds"]
         return out
 
     def _at(self, op: Op, rows: float) -> F8:

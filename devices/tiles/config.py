@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.errors import InputError, nearest
+from ...workloads.records import Records
 
 I8 = npt.NDArray[np.int64]
 LARGEST = 65536
@@ -85,5 +86,10 @@ class KernelConfig:
 
 
 NAMES = tuple(field.name for field in fields(KernelConfig))
-(C_M, C_N, C_K, C_GROUP, C_WARPS, C_STAGES, C_SPLIT) = range(len(NAMES))
-"""Places of a configuration's numbers in a row."""
+CONFIG = np.dtype((np.record, [(name, "i8") for name in NAMES]))
+"""A configuration as compiled code reads it."""
+
+
+def by_name(configs: I8) -> Records:
+    """Rows of configurations, shape (n, fields), as records."""
+    return np.ascontiguousarray(configs, dtype=np.int64).view(CONFIG)[:, 0]

@@ -10,12 +10,13 @@ import numpy.typing as npt
 
 from ...workloads.errors import InputError, nearest
 from ...workloads.ops import Op
+from ...workloads.records import Records, reals
 from ...workloads.registry import Registry
 from ..calibrated.hardware import CODES
 from ..spec import DeviceSpec
-from .config import KernelConfig
+from .config import KernelConfig, by_name
 from .machine import Machine, machine_of
-from .price import NUM_PRICE
+from .price import PARAMETERS, PRICE
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -59,7 +60,8 @@ class TiledKernel:
     work : callable
         ``work(machine, shape)``: the shape as compiled code takes it.
     rows : callable
-        ``rows(p, h, x, configs, out)``, compiled: costs of configurations, shape (n, NUM_PRICE).
+        ``rows(p, h, x, configs, out)``, compiled: costs of configurations, records of `price.PRICE`; `p` and `h` are records
+        of the constants and of `machine.MACHINE`, and `configs` of `config.CONFIG`.
     space : callable
         ``space(machine, shape)``: configurations to try, shape (n, fields).
     default : callable
@@ -79,8 +81,8 @@ class TiledKernel:
     title: str
     keys: tuple[ShapeKey, ...]
     used: tuple[str, ...]
-    work: Callable[[Machine, Shape], F8]
-    rows: Callable[[F8, F8, F8, I8, F8], None]
+    work: Callable[[Machine, Shape], Records]
+    rows: Callable[[Records, Records, Records, Records, Records], None]
     space: Callable[[Machine, Shape], I8]
     default: Callable[[Machine, Shape], KernelConfig]
     constants: Callable[[Machine, Shape], str]
@@ -127,10 +129,11 @@ class TiledKernel:
             if isinstance(shape[key.name], int) and not key.low <= int(shape[key.name]) <= key.high
         ]
 
-    def prices(self, parameters: F8, machine: Machine, shape: Shape, configs: I8) -> F8:
-        """Return the costs of configurations for one shape, shape (n, NUM_PRICE); columns as in `product`."""
-        out = np.empty((len(configs), NUM_PRICE))
-        self.rows(parameters, machine.h, self.work(machine, shape), np.ascontiguousarray(configs), out)
+    def prices(self, parameters: F8, machine: Machine, shape: Shape, configs: I8) -> Records:
+        """Return the costs of configurations for one shape, records of `price.PRICE`."""
+        out = np.empty(len(configs), PRICE).view(np.recarray)
+        known = np.ascontiguousarray(parameters, dtype=np.float64).view(reals(*(p.name for p in PARAMETERS)))[0]
+        self.rows(known, machine.h, self.work(machine, shape), by_name(configs), out)
         return out
 
 

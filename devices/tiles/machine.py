@@ -5,24 +5,43 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from ...workloads.errors import InputError, SpecError, nearest
+from ...workloads.records import Records
 from ..calibrated.hardware import ARITHMETIC, FORMATS
 from ..core_spec import CoreSpec
 from ..peaks import peaks_of
 from ..spec import DeviceSpec, ProcessorSpec
 
-F8 = npt.NDArray[np.float64]
 
-(M_BANDWIDTH, M_LATENCY, M_CACHE, M_CACHE_BANDWIDTH, M_CACHE_LATENCY, M_CORES, M_CLOCK, M_SHARED,
- M_SHARED_BLOCK, M_REGISTERS, M_WARPS, M_BLOCKS, M_LANES, M_CAPABILITY, M_CHANNEL,
- M_RATE) = range(16)  # fmt: skip
-"""Order of a machine's vector, SI units; from `M_RATE` on FLOP per clock and core by format code."""
-NUM_MACHINE = M_RATE + len(FORMATS)
+class MachineNumbers(NamedTuple):
+    """A machine in SI units: main memory and last-level cache, cores, and what a core has; `rate`: FLOP per clock and core by format code."""
+
+    bandwidth: float
+    latency: float
+    cache: float
+    cache_bandwidth: float
+    cache_latency: float
+    cores: float
+    clock: float
+    shared: float
+    shared_block: float
+    registers: float
+    warps: float
+    blocks: float
+    lanes: float
+    capability: float
+    channel: float
+    rate: tuple[float, ...]
+
+
+MACHINE = np.dtype(
+    (np.record, [(name, "f8", (len(FORMATS),) if name == "rate" else ()) for name in MachineNumbers._fields])
+)
+"""`MachineNumbers` as compiled code reads them."""
 
 KIB, RESERVED = 1024.0, 1024.0
 """Bytes of shared memory that the system keeps of every block (CUDA C++ Programming Guide, compute
@@ -52,8 +71,8 @@ class Setting:
 
     Attributes
     ----------
-    fields : tuple of int
-        Places in the vector that take it.
+    fields : tuple of str
+        MachineNumbers that take it.
     unit : float
         SI units of one of what is written.
     low, high : float
@@ -62,7 +81,7 @@ class Setting:
         Whether it counts things.
     """
 
-    fields: tuple[int, ...]
+    fields: tuple[str, ...]
     unit: float
     low: float
     high: float
@@ -70,20 +89,20 @@ class Setting:
 
 
 SETTINGS: dict[str, Setting] = {
-    "shared_memory_KiB": Setting((M_SHARED, M_SHARED_BLOCK), KIB, 8, 1e6),
-    "registers": Setting((M_REGISTERS,), 1, 1024, 1e8, True),
-    "warps": Setting((M_WARPS,), 1, 1, 4096, True),
-    "blocks": Setting((M_BLOCKS,), 1, 1, 4096, True),
-    "cores": Setting((M_CORES,), 1, 1, 1e6, True),
-    "clock_MHz": Setting((M_CLOCK,), 1e6, 1, 1e5),
-    "matrix_FLOP_per_clock": Setting(tuple(range(M_RATE, NUM_MACHINE)), 1, 1, 1e7),
-    "bandwidth_GBps": Setting((M_BANDWIDTH,), 1e9, 0.1, 1e7),
-    "latency_ns": Setting((M_LATENCY,), 1e-9, 1, 1e6),
-    "cache_MiB": Setting((M_CACHE,), 2.0**20, 0, 1e6),
-    "cache_bandwidth_GBps": Setting((M_CACHE_BANDWIDTH,), 1e9, 0.1, 1e7),
-    "cache_latency_ns": Setting((M_CACHE_LATENCY,), 1e-9, 1, 1e6),
+    "shared_memory_KiB": Setting(("shared", "shared_block"), KIB, 8, 1e6),
+    "registers": Setting(("registers",), 1, 1024, 1e8, True),
+    "warps": Setting(("warps",), 1, 1, 4096, True),
+    "blocks": Setting(("blocks",), 1, 1, 4096, True),
+    "cores": Setting(("cores",), 1, 1, 1e6, True),
+    "clock_MHz": Setting(("clock",), 1e6, 1, 1e5),
+    "matrix_FLOP_per_clock": Setting(("rate",), 1, 1, 1e7),
+    "bandwidth_GBps": Setting(("bandwidth",), 1e9, 0.1, 1e7),
+    "latency_ns": Setting(("latency",), 1e-9, 1, 1e6),
+    "cache_MiB": Setting(("cache",), 2.0**20, 0, 1e6),
+    "cache_bandwidth_GBps": Setting(("cache_bandwidth",), 1e9, 0.1, 1e7),
+    "cache_latency_ns": Setting(("cache_latency",), 1e-9, 1, 1e6),
 }
-"""Numbers of a machine that can be set. More is better but for latencies. `cores` and `clock_MHz` keep
+"""MachineNumbers of a machine that can be set. More is better but for latencies. `cores` and `clock_MHz` keep
 what a core does in a clock, so that more of them are more FLOP/s."""
 BETTER_LESS = ("latency_ns", "cache_latency_ns")
 
@@ -94,8 +113,6 @@ class Machine:
 
     Attributes
     ----------
-    vector : tuple of float
-        Values in the order of the ``M_`` constants.
     derived : tuple of str
         Settings that the description does not have and a rule gave.
     wider : frozenset of int
@@ -105,20 +122,20 @@ class Machine:
     """
 
     name: str
-    vector: tuple[float, ...]
+    vector: MachineNumbers
     derived: tuple[str, ...] = ()
     wider: frozenset[int] = frozenset()
     row_efficiency: tuple[float, ...] = ()
 
     @property
-    def h(self) -> F8:
-        """The vector as compiled code takes it."""
-        return np.array(self.vector)
+    def h(self) -> Records:
+        """The numbers as compiled code takes them, a record of `MACHINE`."""
+        return np.array([self.vector], dtype=MACHINE)[0]
 
     def value(self, setting: str) -> float:
         """A number as it is written: in the unit of its name."""
         known = _setting(setting)
-        return self.vector[known.fields[0]] / known.unit
+        return _first(self.vector, known) / known.unit
 
     def changed(self, values: Mapping[str, float]) -> Machine:
         """The machine with numbers replaced.
@@ -133,25 +150,36 @@ class Machine:
         InputError
             An unknown key, or a value out of its range.
         """
-        vector = list(self.vector)
+        vector = self.vector
         for name, value in values.items():
             known = _setting(name)
             if not known.low <= value <= known.high or (known.whole and value != int(value)):
                 what = "a whole number" if known.whole else "a number"
                 raise InputError(name, f"must be {what} from {known.low:g} to {known.high:g}, not {value:g}")
-            factor = value * known.unit / max(vector[known.fields[0]], 1e-300)
-            for place in known.fields:
-                vector[place] *= factor
-            vector[known.fields[0]] = value * known.unit
+            factor = value * known.unit / max(_first(vector, known), 1e-300)
+            changed: dict[str, Any] = {field: _times(getattr(vector, field), factor) for field in known.fields}
+            first, exact = known.fields[0], value * known.unit
+            changed[first] = (exact, *changed[first][1:]) if first == "rate" else exact
+            vector = vector._replace(**changed)
             if name == "shared_memory_KiB":  # the block's share keeps the distance of the description
-                reserved = self.vector[M_SHARED] - self.vector[M_SHARED_BLOCK]
-                vector[M_SHARED_BLOCK] = value * known.unit - reserved
-        return replace(self, vector=tuple(vector))
+                reserved = self.vector.shared - self.vector.shared_block
+                vector = vector._replace(shared_block=value * known.unit - reserved)
+        return replace(self, vector=vector)
 
     def scaled(self, setting: str, factor: float) -> Machine:
         """The machine with one number multiplied, rounded where it counts things."""
         value = self.value(setting) * factor
         return self.changed({setting: float(round(value)) if _setting(setting).whole else value})
+
+
+def _first(vector: MachineNumbers, setting: Setting) -> float:
+    """The number that a setting is read from; of rates the first."""
+    value: float | tuple[float, ...] = getattr(vector, setting.fields[0])
+    return value[0] if isinstance(value, tuple) else value
+
+
+def _times(value: float | tuple[float, ...], factor: float) -> float | tuple[float, ...]:
+    return tuple(v * factor for v in value) if isinstance(value, tuple) else value * factor
 
 
 def _setting(name: str) -> Setting:
@@ -188,11 +216,11 @@ def machine_of(spec: DeviceSpec) -> Machine:
         cache_bandwidth = BYTES_PER_CLOCK * cores * clock
         derived.append("cache_bandwidth_GBps")
     rates = [_power(peak.get(name, peak["bf16"]) / (cores * clock)) for name in ARITHMETIC]
-    vector = (
+    vector = MachineNumbers(
         bandwidth, latency, memory.cache_bytes, cache_bandwidth, cache_latency, cores, clock,
         core.shared_bytes, core.block_bytes, float(core.registers), float(core.warps),
         float(core.blocks), float(core.lanes), xpu.compute_capability or 0.0,
-        HBM_CHANNEL if memory.stacks > 1 else GDDR_CHANNEL, *rates,
+        HBM_CHANNEL if memory.stacks > 1 else GDDR_CHANNEL, tuple(rates),
     )  # fmt: skip
     wider = {i for i, name in enumerate(ARITHMETIC) if i and name not in (xpu.peak_flops_per_s or peak)}
     return Machine(spec.name, vector, tuple(derived), frozenset(wider))
@@ -225,32 +253,32 @@ def changed_spec(spec: DeviceSpec, values: Mapping[str, float]) -> DeviceSpec:
     old, new = before.vector, after.vector
     name = next(n for n, p in spec.processors.items() if p.kind == "xpu")
     xpu = spec.processors[name]
-    faster = new[M_CORES] * new[M_CLOCK] * new[M_RATE] / (old[M_CORES] * old[M_CLOCK] * old[M_RATE])
+    faster = new.cores * new.clock * new.rate[0] / (old.cores * old.clock * old.rate[0])
     wider = after.value("bandwidth_GBps") / before.value("bandwidth_GBps")
     memory = {
         "bandwidth_bytes_per_s": spec.memory.bandwidth_bytes_per_s * wider,
-        "cache_bytes": new[M_CACHE],
-        "cache_bandwidth_bytes_per_s": new[M_CACHE_BANDWIDTH],
-        "cache_latency_s": new[M_CACHE_LATENCY],
-        "latency_s": new[M_LATENCY],
+        "cache_bytes": new.cache,
+        "cache_bandwidth_bytes_per_s": new.cache_bandwidth,
+        "cache_latency_s": new.cache_latency,
+        "latency_s": new.latency,
     }
     processors = {**spec.processors, name: _processor(xpu, new, faster)}
     copied = spec.model_copy(update={"memory": spec.memory.model_copy(update=memory), "processors": processors})
     return copied
 
 
-def _processor(xpu: ProcessorSpec, new: tuple[float, ...], faster: float) -> ProcessorSpec:
+def _processor(xpu: ProcessorSpec, new: MachineNumbers, faster: float) -> ProcessorSpec:
     if xpu.peak_flops_per_s is None:
         raise InputError("device", "needs an xpu whose peaks are given to be changed")
     core: dict[str, Any] = {
-        "shared_bytes": new[M_SHARED], "block_bytes": new[M_SHARED_BLOCK],
-        "registers": int(new[M_REGISTERS]), "warps": int(new[M_WARPS]),
-        "blocks": int(new[M_BLOCKS]), "lanes": int(new[M_LANES]),
+        "shared_bytes": new.shared, "block_bytes": new.shared_block,
+        "registers": int(new.registers), "warps": int(new.warps),
+        "blocks": int(new.blocks), "lanes": int(new.lanes),
     }  # fmt: skip
     return xpu.model_copy(
         update={
-            "cores": int(new[M_CORES]),
-            "clock_Hz": new[M_CLOCK],
+            "cores": int(new.cores),
+            "clock_Hz": new.clock,
             "peak_flops_per_s": {k: v * faster for k, v in xpu.peak_flops_per_s.items()},
             "core": CoreSpec(**core),
         }

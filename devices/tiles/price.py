@@ -7,22 +7,19 @@ does a norm of them: no device is slower for having more.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from ...workloads.jit import compiled_part
-from ..calibrated.family import F8, parameters_of
-from .machine import M_BANDWIDTH, M_CACHE_BANDWIDTH, M_CACHE_LATENCY, M_CHANNEL, M_CLOCK, M_CORES, M_LATENCY
+from ...workloads.records import Records, reals
+from ..calibrated.family import parameters_of
 
 PARAMETERS = parameters_of("tiles")
-(P_LAUNCH, P_MEMORY, P_CACHE, P_SHARED, P_LATENCY, P_CACHE_LATENCY, P_STEP, P_START, P_ROW, P_OVERLAP,
- P_MATRIX, P_MATRIX_LATENCY) = range(12)  # fmt: skip
-"""Places in a vector of constants."""
-
-
-(O_SECONDS, O_LAUNCH, O_MATRIX, O_SHARED, O_STEP, O_LATENCY, O_CACHE, O_MEMORY, O_START, O_PARTIAL,
- O_BLOCKS, O_WAVES, O_REGISTERS, O_SHARED_BYTES, O_IN_FLIGHT, O_WAIT) = range(16)  # fmt: skip
-"""Columns of a cost: seconds, each term in isolation [s], blocks of a core, waves, registers of a thread, shared
-bytes of a block, bytes in flight to a core, waiting seconds of a step."""
-NUM_PRICE = O_WAIT + 1
+PRICE = reals(
+    "seconds", "launch", "matrix", "shared", "step", "latency", "cache", "memory", "start", "partial_wave",
+    "blocks", "waves", "registers", "shared_bytes", "in_flight", "wait",
+)  # fmt: skip
+"""A cost: seconds, each term in isolation [s], blocks of a core, waves, registers of a thread, shared bytes of a block,
+bytes in flight to a core, waiting seconds of a step."""
 
 SHARP = 6.0
 """Exponent that joins what overlaps well: arithmetic, shared memory, and the totals of both."""
@@ -45,38 +42,62 @@ def join(a: float, b: float, exponent: float) -> float:
     return high * above
 
 
+class Blocks(NamedTuple):
+    """Blocks that are launched, and steps of one. `longest`: steps of the longest block if they differ, else 0.
+
+    Different ones are assigned longest first.
+    """
+
+    launched: float
+    steps: float
+    longest: float
+
+
+class BlockStep(NamedTuple):
+    """One step of one block.
+
+    `work`: clocks that it occupies a core with, spills included; `alone`: its clocks without other blocks; `buffers`:
+    steps on their way at a time; `load`: bytes of one; `spilled`: factor on time of what registers cannot hold.
+    """
+
+    work: float
+    alone: float
+    buffers: float
+    load: float
+    spilled: float
+
+
+class Traffic(NamedTuple):
+    """Bytes of memory traffic, of a row of a tile, the tile's width, and bytes of a separate kernel that adds up parts.
+
+    `merged` is 0 without such a kernel.
+    """
+
+    moved: float
+    row: float
+    columns: float
+    merged: float
+
+
 @compiled_part
 def finish(
-    parameters: F8, hardware: F8, launched: float, steps: float, longest: float, work: float, alone: float,
-    buffers: float, load: float, spilled: float, moved: float, row: float, columns: float,
-    merged: float, out: F8,
-) -> None:  # fmt: skip
+    parameters: Records, hardware: Records, launch: Blocks, step: BlockStep, traffic: Traffic, out: Records
+) -> None:
     """Turn what blocks do into seconds and terms.
 
-    Parameters
-    ----------
-    launched, steps : float
-        Blocks, and steps of one.
-    longest : float
-        Steps of the longest block if they differ, else 0. Different ones are assigned longest first.
-    work, alone : float
-        Clocks that a step occupies a core with, spills included, and of a step without other blocks.
-    buffers, load, spilled : float
-        Steps on their way at a time, bytes of one, and the factor of spills.
-    moved, row, columns, merged : float
-        Bytes of memory traffic; bytes of a row of a tile and its width; bytes of a separate kernel that adds up parts,
-        0 without one.
-    out : float64 array
-        Has clocks of a step in `O_MATRIX`, `O_SHARED` and `O_STEP`, and what is resident; gets the rest.
+    `out` has clocks of a step as `matrix`, `shared` and `step`, and what is resident; it gets the rest.
     """
-    cores, clock, blocks = hardware[M_CORES], hardware[M_CLOCK], out[O_BLOCKS]
-    through = launched * steps * load
-    lies = min(row * min(buffers, 2.0) ** DEEPER, hardware[M_CHANNEL])
-    rate, lost = parameters[P_MEMORY] * hardware[M_BANDWIDTH], parameters[P_ROW]
-    narrow = WIDER * (1.0 - lies / hardware[M_CHANNEL])
-    memory = moved / rate * (1.0 + lost * (min(columns, 64.0) / 64.0) ** narrow / lies)
-    cache = through / (parameters[P_CACHE] * hardware[M_CACHE_BANDWIDTH]) * (1.0 + lost / row)
-    near, far = parameters[P_CACHE_LATENCY] * hardware[M_CACHE_LATENCY], parameters[P_LATENCY] * hardware[M_LATENCY]
+    launched, steps, longest = launch.launched, launch.steps, launch.longest
+    work, alone, buffers, spilled = step.work, step.alone, step.buffers, step.spilled
+    moved, row, merged = traffic.moved, traffic.row, traffic.merged
+    cores, clock, blocks = hardware.cores, hardware.clock, out.blocks
+    through = launched * steps * step.load
+    lies = min(row * min(buffers, 2.0) ** DEEPER, hardware.channel)
+    rate, lost = parameters.memory * hardware.bandwidth, parameters.row_bytes
+    narrow = WIDER * (1.0 - lies / hardware.channel)
+    memory = moved / rate * (1.0 + lost * (min(traffic.columns, 64.0) / 64.0) ** narrow / lies)
+    cache = through / (parameters.cache * hardware.cache_bandwidth) * (1.0 + lost / row)
+    near, far = parameters.cache_load_latency * hardware.cache_latency, parameters.load_latency * hardware.latency
     wait = (near + max(0.0, far - near) * min(1.0, moved / through)) * clock
     busiest = math.ceil(launched / cores)
     waves = math.ceil(busiest / blocks)
@@ -85,22 +106,22 @@ def finish(
         of_core = max(launched * steps / cores, longest)
         of_slot = max(launched * steps / (cores * blocks), longest)
     one = max(alone, (wait + alone) / buffers)
-    start = waves * (parameters[P_START] + wait) / clock
+    start = waves * (parameters.start_clocks + wait) / clock
     turn = of_slot * (wait + alone) * spilled + CROWD * (of_core - of_slot) * work
     waiting = max(of_slot * alone * spilled, turn / buffers) / clock + start
     working = of_core * work / clock
-    out[O_SECONDS] = join(join(join(waiting, memory, parameters[P_OVERLAP]), working, SHARP), cache, SHARP)
-    out[O_SECONDS] += parameters[P_LAUNCH] + alone * spilled / clock  # the last step has nothing beside it
-    out[O_LAUNCH] = parameters[P_LAUNCH]
+    out.seconds = join(join(join(waiting, memory, parameters.overlap), working, SHARP), cache, SHARP)
+    out.seconds += parameters.launch_s + alone * spilled / clock  # the last step has nothing beside it
+    out.launch = parameters.launch_s
     if merged > 0.0:
-        out[O_SECONDS] += merged / rate + parameters[P_LAUNCH]
-        out[O_LAUNCH] += parameters[P_LAUNCH]
+        out.seconds += merged / rate + parameters.launch_s
+        out.launch += parameters.launch_s
         memory += merged / rate
-    out[O_MATRIX] *= of_core * spilled / clock
-    out[O_SHARED] *= of_core * spilled / clock
-    out[O_STEP] *= of_core * spilled / clock
-    out[O_LATENCY], out[O_CACHE], out[O_MEMORY], out[O_START] = (waiting - start, cache, memory, start)
-    out[O_PARTIAL] = max(0.0, working * (1.0 - launched * steps / (of_core * cores)))
-    out[O_WAVES] = launched / (cores * blocks)
-    out[O_IN_FLIGHT] = min(blocks, busiest) * buffers * load
-    out[O_WAIT] = max(0.0, one - alone) / clock
+    out.matrix *= of_core * spilled / clock
+    out.shared *= of_core * spilled / clock
+    out.step *= of_core * spilled / clock
+    out.latency, out.cache, out.memory, out.start = (waiting - start, cache, memory, start)
+    out.partial_wave = max(0.0, working * (1.0 - launched * steps / (of_core * cores)))
+    out.waves = launched / (cores * blocks)
+    out.in_flight = min(blocks, busiest) * buffers * step.load
+    out.wait = max(0.0, one - alone) / clock

@@ -8,37 +8,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from .config import C_GROUP, C_K, C_M, C_N, C_WARPS, I8, KernelConfig
+from ...workloads.records import Records
+from .config import I8, NAMES, KernelConfig, by_name
 from .form import F8, Shape, TiledKernel
-from .machine import M_BANDWIDTH, M_CACHE_BANDWIDTH, M_LANES, M_SHARED_BLOCK, Machine
-from .price import (
-    O_BLOCKS,
-    O_CACHE,
-    O_IN_FLIGHT,
-    O_LATENCY,
-    O_LAUNCH,
-    O_MATRIX,
-    O_MEMORY,
-    O_PARTIAL,
-    O_REGISTERS,
-    O_SECONDS,
-    O_SHARED,
-    O_SHARED_BYTES,
-    O_START,
-    O_STEP,
-    O_WAIT,
-    O_WAVES,
-)
+from .machine import Machine
 from .product import most_registers_of
 
-TERMS = {
-    "launch": O_LAUNCH, "matrix": O_MATRIX, "shared": O_SHARED, "step": O_STEP, "latency": O_LATENCY,
-    "cache": O_CACHE, "memory": O_MEMORY, "start": O_START, "partial_wave": O_PARTIAL,
-}  # fmt: skip
+TERMS = ("launch", "matrix", "shared", "step", "latency", "cache", "memory", "start", "partial_wave")
 """Terms of a cost, each in isolation [s]."""
 HALVES = ("launch", "start", "partial_wave")
 """Terms that bound a call only where they are more than half of it."""
 MOST_THREADS = 1024
+GROUP = NAMES.index("group_m")
 EQUAL = 1e-9
 """Predictions closer than this are one."""
 NOT_POWER, TOO_THIN, TOO_MANY, TOO_LARGE, SPILLS = (
@@ -86,7 +67,7 @@ class Ranking:
     ----------
     configs : int64 array, shape (n, fields)
         Those that can run, the fastest first; equal ones by group.
-    prices : float64 array, shape (n, NUM_PRICE)
+    prices : records of `price.PRICE`
     searched : int
         Configurations in the space, those that cannot run included.
     invalid : dict of str to int
@@ -94,7 +75,7 @@ class Ranking:
     """
 
     configs: I8
-    prices: F8
+    prices: Records
     searched: int
     invalid: dict[str, int]
 
@@ -105,9 +86,9 @@ class Ranking:
         """The first `count`, with groups that are predicted equal as one."""
         places: list[list[int]] = []
         last: dict[tuple[int, ...], list[int]] = {}
-        seconds = self.prices[:, O_SECONDS]
+        seconds = self.prices["seconds"]
         for i, row in enumerate(self.configs.tolist()):
-            rest = (*row[:C_GROUP], *row[C_GROUP + 1 :])
+            rest = (*row[:GROUP], *row[GROUP + 1 :])
             same = last.get(rest)
             if same and seconds[i] <= seconds[same[0]] * (1.0 + EQUAL):
                 same.append(i)
@@ -116,35 +97,35 @@ class Ranking:
                 places.append(last[rest])
             elif not same and seconds[i] > seconds[places[-1][0]] * (1.0 + EQUAL):
                 break
-        groups = self.configs[:, C_GROUP]
+        groups = by_name(self.configs)["group_m"]
         return [priced(self.configs[i], self.prices[i], tuple(map(int, groups[also]))) for i, *also in places]
 
 
-def priced(config: I8 | Sequence[int], price: F8, also: tuple[int, ...] = ()) -> Priced:
+def priced(config: I8 | Sequence[int], price: Records, also: tuple[int, ...] = ()) -> Priced:
     """Return a cost row with its terms and bound by name."""
-    terms = {name: float(price[column]) for name, column in TERMS.items()}
-    seconds = float(price[O_SECONDS])
+    terms = {name: float(price[name]) for name in TERMS}
+    seconds = float(price.seconds)
     large = [name for name in HALVES if terms[name] > 0.5 * seconds]
     rest = {name: value for name, value in terms.items() if name not in HALVES}
     bound = max(large, key=terms.__getitem__) if large else max(rest, key=rest.__getitem__)
     return Priced(
-        KernelConfig.of(config), seconds, terms, bound, float(price[O_BLOCKS]), float(price[O_WAVES]),
-        float(price[O_REGISTERS]), float(price[O_SHARED_BYTES]), float(price[O_IN_FLIGHT]),
-        float(price[O_WAIT]), also,
+        KernelConfig.of(config), seconds, terms, bound, float(price.blocks), float(price.waves),
+        float(price.registers), float(price.shared_bytes), float(price.in_flight),
+        float(price.wait), also,
     )  # fmt: skip
 
 
-def reasons(form: TiledKernel, machine: Machine, configs: I8, prices: F8) -> npt.NDArray[np.object_]:
+def reasons(form: TiledKernel, machine: Machine, configs: I8, prices: Records) -> npt.NDArray[np.object_]:
     """Why each configuration cannot run; empty where it can."""
     h = machine.vector
-    sides = configs[:, [C_M, C_N, C_K]]
-    powers = configs[:, : C_WARPS + 1]
-    sums = configs[:, C_M] * configs[:, C_N] / (h[M_LANES] * configs[:, C_WARPS])
+    named, sides = by_name(configs), configs[:, :3]
+    powers = configs[:, : NAMES.index("warps") + 1]
+    sums = named["block_m"] * named["block_n"] / (h.lanes * named["warps"])
     limit = most_registers_of(machine)
     wrong = {
         SPILLS: sums > 2.0 * limit,
-        TOO_LARGE: prices[:, O_SHARED_BYTES] > h[M_SHARED_BLOCK],
-        TOO_MANY: configs[:, C_WARPS] * h[M_LANES] > MOST_THREADS,
+        TOO_LARGE: prices["shared_bytes"] > h.shared_block,
+        TOO_MANY: named["warps"] * h.lanes > MOST_THREADS,
         TOO_THIN: (sides < 16).any(axis=1),
         NOT_POWER: ((powers & (powers - 1)) != 0).any(axis=1),
     }
@@ -174,7 +155,7 @@ def rank(form: TiledKernel, machine: Machine, shape: Shape, parameters: F8, conf
     can = why == ""
     invalid = {str(r): int((why == r).sum()) for r in dict.fromkeys(why[~can].tolist())}
     feasible, costs = every[can], prices[can]
-    order = np.lexsort((feasible[:, C_GROUP], np.round(np.log(costs[:, O_SECONDS]) / EQUAL)))
+    order = np.lexsort((by_name(feasible)["group_m"], np.round(np.log(costs["seconds"]) / EQUAL)))
     return Ranking(feasible[order], costs[order], len(every), invalid)
 
 
@@ -201,11 +182,11 @@ def why(form: TiledKernel, machine: Machine, shape: Shape, parameters: F8, of: P
     said = {
         "memory": lambda: (
             f"memory-bound: its bytes take {_us(terms['memory'])} of {_us(of.seconds)} at "
-            f"{machine.vector[M_BANDWIDTH] / 1e9:,.0f} GB/s"
+            f"{machine.vector.bandwidth / 1e9:,.0f} GB/s"
         ),
         "cache": lambda: (
             f"bound by the last-level cache: blocks read {_us(terms['cache'])} from it at "
-            f"{machine.vector[M_CACHE_BANDWIDTH] / 1e9:,.0f} GB/s"
+            f"{machine.vector.cache_bandwidth / 1e9:,.0f} GB/s"
         ),
         "matrix": lambda: (
             f"bound by matrix units: the busiest core multiplies for {_us(terms['matrix'])}, its shared "

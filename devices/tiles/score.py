@@ -11,7 +11,7 @@ from math import comb
 import numpy as np
 import numpy.typing as npt
 
-from .config import C_GROUP, C_K, C_M, C_N, I8
+from .config import I8, NAMES, by_name
 from .form import F8
 from .tables import MeasuredKernel
 
@@ -26,7 +26,7 @@ Picks = list[npt.NDArray[np.intp]]
 
 def entries(configs: I8) -> npt.NDArray[np.int64]:
     """Return the entry number of each configuration: those that differ only in their group share one."""
-    rest = np.delete(configs, C_GROUP, axis=1)
+    rest = np.delete(configs, NAMES.index("group_m"), axis=1)
     ids: dict[tuple[int, ...], int] = {}
     return np.array([ids.setdefault(tuple(row), len(ids)) for row in rest.tolist()], dtype=np.int64)
 
@@ -39,7 +39,7 @@ def picks(seconds: F8, configs: I8, depth: int) -> Picks:
     seconds : float64 array, shape (shapes, n)
     """
     entry = entries(configs)
-    order = np.lexsort((np.broadcast_to(configs[:, C_GROUP], seconds.shape), seconds), axis=1)
+    order = np.lexsort((np.broadcast_to(by_name(configs)["group_m"], seconds.shape), seconds), axis=1)
     out = []
     for row in order:
         _, first = np.unique(entry[row], return_index=True)
@@ -63,7 +63,7 @@ def random_hits(measured: MeasuredKernel, depth: int) -> float:
 
 def tile_hits(measured: MeasuredKernel, chosen: Picks) -> float:
     """Share of shapes whose first pick has the tile of a near-best configuration."""
-    tiles = measured.configs[:, [C_M, C_N, C_K]]
+    tiles = measured.configs[:, :3]
     near = ~np.isnan(measured.times)
     hits = [near[i, (tiles == tiles[row[0]]).all(axis=1)].any() for i, row in enumerate(chosen)]
     return float(np.mean(hits))

@@ -15,8 +15,7 @@ from ...workloads.kernel_tables import Skipped
 from ..catalog import load_device
 from .config import I8, NAMES
 from .form import F8, FORMS, Shape, TiledKernel
-from .machine import M_SHARED_BLOCK, Machine, machine_of
-from .price import O_SHARED_BYTES
+from .machine import Machine, machine_of
 from .store import UNFITTED
 
 GRID_COLUMNS = NAMES[:4]
@@ -69,7 +68,7 @@ class MeasuredKernel:
         alone = np.empty(len(self.shapes))
         for i, shape in enumerate(self.shapes):
             rows = np.vstack([self.configs, self.defaults[i : i + 1]])
-            seconds = self.form.prices(parameters, self.machine, shape, rows)[:, 0]
+            seconds = self.form.prices(parameters, self.machine, shape, rows)["seconds"]
             together[i], alone[i] = seconds[:-1], seconds[-1]
         return together, alone
 
@@ -98,7 +97,7 @@ class FixedTile:
         for i, place in enumerate(places):
             shape = self.shapes[place]
             config = self.form.default(self.machine, shape).row[None]
-            out[i] = self.form.prices(parameters, self.machine, shape, config)[0, 0]
+            out[i] = self.form.prices(parameters, self.machine, shape, config)[0].seconds
         return out
 
     def halves(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
@@ -206,8 +205,8 @@ def _device(
     sizes = np.stack([_whole(totals[key])[mine] for key in keys], axis=1).astype(np.int64)
     shapes = tuple(form.shape({key: int(v) for key, v in zip(keys, row, strict=True)}) for row in sizes)
     configs = expanded(machine, quadruples)
-    shared_bytes = form.prices(UNFITTED.p, machine, shapes[0], configs)[:, O_SHARED_BYTES]
-    configs = configs[shared_bytes <= machine.vector[M_SHARED_BLOCK]]
+    shared_bytes = form.prices(UNFITTED.p, machine, shapes[0], configs)["shared_bytes"]
+    configs = configs[shared_bytes <= machine.vector.shared_block]
     place = {tuple(c): j for j, c in enumerate(configs.tolist())}
     which = {tuple(s): i for i, s in enumerate(sizes.tolist())}
     times = np.full((len(shapes), len(configs)), np.nan)

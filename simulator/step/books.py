@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...devices.cost import BOUNDS, PATHS
-from ...devices.prices import P_J_ACT, P_J_FLOP, P_J_STREAM
-from ...devices.tables.blocks import P_PLACES
 from ...workloads.draws import Scratch, new_scratch
 from ...workloads.jit import compiled_part
 from ...workloads.jit_held import held
@@ -81,7 +79,7 @@ def new_books(plan: Plan, sequences: int = 1) -> Books:
         placed=np.zeros(0 if plan.places is None else plan.places.experts.shape[1], dtype=np.int64),
         contexts=np.zeros(sequences),
         prompts=np.zeros((2, sequences)),
-        places=np.zeros(int(plan.uneven.blocks[P_PLACES]) if plan.uneven is not None else 0),
+        places=np.zeros(int(plan.uneven.blocks[0].places) if plan.uneven is not None else 0),
         spread=records(plan.ranks, SPREAD),
         busy=np.zeros((2, processors + 1 + beside_columns(plan))),
         stages=np.zeros(plan.stages),
@@ -106,9 +104,9 @@ def spent(plan: Plan, tally: F8) -> float:
         link = s < slots.shape[0] and slots[s].role == ROLE_LINK
         for p in range(tally.shape[1]):
             row = tally[s, p]
-            joules += row[T_ACT] * params[s, p, P_J_ACT] + row[T_FLOPS] * params[s, p, P_J_FLOP]
+            joules += row[T_ACT] * params[s, p].j_act + row[T_FLOPS] * params[s, p].j_flop
             if not link:
-                joules += row[T_STREAM] * params[s, p, P_J_STREAM]
+                joules += row[T_STREAM] * params[s, p].j_stream
     return float(joules)
 
 
@@ -119,11 +117,11 @@ def totals(plan: Plan, tally: F8) -> F8:
     out = np.zeros((*tally.shape[:2], NUM_TOTALS))
     out[:, :, :NUM_TALLIES] = tally
     out[:, :, T_BUSY] = tally[:, :, : len(BOUNDS)].sum(axis=2)
-    act, params = tally[:, :, T_ACT] * plan.params[:, :, P_J_ACT], plan.params
+    act, params = tally[:, :, T_ACT] * plan.params["j_act"], plan.params
     through_memory = ~link[:, None]  # a collective moves its bytes over a link, not through memory
     joules = {
-        "dram": through_memory * (tally[:, :, T_STREAM] * params[:, :, P_J_STREAM] + act),
-        "compute": tally[:, :, T_FLOPS] * params[:, :, P_J_FLOP],
+        "dram": through_memory * (tally[:, :, T_STREAM] * params["j_stream"] + act),
+        "compute": tally[:, :, T_FLOPS] * params["j_flop"],
         "link": ~through_memory * act,
     }
     for i, path in enumerate(PATHS, T_JOULES.start):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ...workloads.draws import PROMPT_SEED, Scratch, draw_loads, step_key
+from ...workloads.draws import PROMPT_SEED, LayerRouting, Scratch, StepTokens, draw_loads, step_key
 from ...workloads.jit import compiled_part
 from .lowering import I8, Plan
 
@@ -17,9 +17,9 @@ class StepBatch(NamedTuple):
     step : int
         Counter of the samples.
     decodes : int
-        Tokens of decodes.
+        StepTokens of decodes.
     chunks : int64 array, shape (2, most)
-        Tokens of each chunk of a prompt, and its request.
+        StepTokens of each chunk of a prompt, and its request.
     num_chunks : int
         How many there are.
     """
@@ -37,6 +37,9 @@ def draw_part(plan: Plan, part: int, batch: StepBatch, ahead: int, scratch: Scra
     draw_loads(
         step_key(plan.seed, plan.replica, batch.step + ahead),
         step_key(plan.seed ^ PROMPT_SEED, plan.replica, plan.replica),
-        experts.key, batch.decodes, batch.chunks, batch.num_chunks, experts.count, experts.top_k,
-        experts.uniform > 0, plan.router[part], work.tilt, work.persist, scratch, loads,
-    )  # fmt: skip
+        experts.key,
+        StepTokens(batch.decodes, batch.chunks, batch.num_chunks),
+        LayerRouting(experts.count, experts.top_k, experts.uniform > 0, plan.router[part], work.tilt, work.persist),
+        scratch,
+        loads,
+    )

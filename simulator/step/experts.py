@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from ...devices.calibrated.terms import bound
-from ...devices.prices import P_BYTES, P_FIXED, P_FLOPS, P_SUM
 from ...workloads.draws import step_key
 from ...workloads.jit import compiled_by, compiled_given, compiled_part, int64
 from ...workloads.records import Records
@@ -55,10 +54,10 @@ def expert_seconds(table: F8, tokens: int) -> float:
 def roofline_price(plan: Plan, part: int, processor: int, tokens: float, active: float, busy: float) -> Price:
     """Return the cost of experts that take `busy` seconds one after another, without the launch."""
     params, work = plan.params[plan.slots.shape[0] + part, processor], plan.expert_work[part]
-    seconds = busy + params[P_FIXED]
-    compute = tokens * work.flops / params[P_FLOPS]
-    memory = (active * work.weights + tokens * work.act) / params[P_BYTES]
-    return seconds, bound(seconds, compute, memory, params[P_FIXED])
+    seconds = busy + params.fixed
+    compute = tokens * work.flops / params.flops
+    memory = (active * work.weights + tokens * work.act) / params.bytes
+    return seconds, bound(seconds, compute, memory, params.fixed)
 
 
 @compiled_part
@@ -203,7 +202,7 @@ def groups_seconds(plan: Plan, part: int, loads: I8, mixed: bool, share: F8, que
     group_size = experts.held
     slowest, sums, before = 0.0, 0.0, 0.0
     for p in range(share.shape[0]):
-        before += share[p, book.A_TOKENS] * params[p, P_SUM]
+        before += share[p, book.A_TOKENS] * params[p].sum_bytes
     tables = plan.expert_table[experts.table]
     for g in range(groups):
         if near > 0:
@@ -215,10 +214,10 @@ def groups_seconds(plan: Plan, part: int, loads: I8, mixed: bool, share: F8, que
             seconds = experts_whole(plan, part, loads, g * group_size, group_size, mixed, share)
         left = -before - sums  # bytes of partial sums that this group's stacks leave
         for p in range(share.shape[0]):
-            left += share[p, book.A_TOKENS] * params[p, P_SUM]
+            left += share[p, book.A_TOKENS] * params[p].sum_bytes
         if left > 0.0:
             sums += left
-            moving, fixed = left / params[0, P_BYTES], params[0, P_FIXED]
+            moving, fixed = left / params[0].bytes, params[0].fixed
             add = moving + fixed
             seconds += add
             share[0, int(bound(add, 0.0, moving, fixed))] += add

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...devices.device import Processor
-from ...devices.prices import ALONE, NUM_PARAMS, P_BYTES, P_FLOPS, P_SUM, PriceRow, Probe
+from ...devices.prices import ALONE, ROOFLINE, PriceRow, Probe
 from ...workloads.batch import BASE_MOMENTS, DECODE_KV, WINDOW_MOMENTS, Moments, num_moments
 from ...workloads.errors import InputError
 from ...workloads.jit_held import held
@@ -87,7 +87,7 @@ class Plan(NamedTuple):
     sections: Records  # [G] of `SECTION`
     slots: Records  # [S] of `SLOT`
     forms: F8  # [S, 3, M+1] FLOPs, streamed bytes, activation bytes by moment; then the constant
-    params: F8  # [S+X, P, NUM_PARAMS]
+    params: Records  # [S+X, P] of ROOFLINE
     can: B1  # [S+X, P]
     moe: int | None  # expert parts; None for a model without experts
     experts: Records  # [X] of `EXPERTS`
@@ -244,13 +244,13 @@ def _params(
     processors: Sequence[Processor],
 ) -> tuple[F8, B1]:
     """Roofline terms of every op on every processor, and which processors can run it."""
-    params, can = np.zeros((*shape, NUM_PARAMS)), np.zeros(shape, dtype=np.bool_)
+    params, can = np.zeros(shape, ROOFLINE), np.zeros(shape, dtype=np.bool_)
     for (i, p), row in rows.items():
         params[i, p], can[i, p] = row.params, True
     for i, op in enumerate(experts, shape[0] - len(experts)):
         if not can[i, 0]:  # the main processor adds partial sums even where it runs no experts
             params[i, 0] = processors[0].model.row(sums_op(op, 1.0), ALONE).params
-        params[i, :, P_SUM] = [sum_bytes(op, p) for p in processors]
+        params["sum_bytes"][i] = [sum_bytes(op, p) for p in processors]
     return params, can
 
 
@@ -327,7 +327,7 @@ def _near(shares: bool, can: B1) -> int:
     return int(others[0]) + 1 if shares and can[0] and len(others) else 0
 
 
-def _expert_tables(work: Records, params: F8) -> tuple[F8, list[int]]:
+def _expert_tables(work: Records, params: Records) -> tuple[F8, list[int]]:
     """Seconds of one expert by token count, and each part's table: equal parts share one.
 
     The last three entries of a table are the terms of the roofline, for more tokens.
@@ -338,9 +338,9 @@ def _expert_tables(work: Records, params: F8) -> tuple[F8, list[int]]:
     tokens = np.arange(TABLE_SIZE)
     for expert_work, rows in zip(work, params, strict=True):
         with np.errstate(divide="ignore", invalid="ignore"):  # a processor that cannot run it
-            arithmetic = expert_work.flops / rows[:, P_FLOPS, None]
-            weights = expert_work.weights / rows[:, P_BYTES, None]
-            traffic = expert_work.act / rows[:, P_BYTES, None]
+            arithmetic = expert_work.flops / rows["flops"][:, None]
+            weights = expert_work.weights / rows["bytes"][:, None]
+            traffic = expert_work.act / rows["bytes"][:, None]
             seconds = np.maximum(tokens * arithmetic, weights + tokens * traffic)
         seconds[:, 0] = 0.0
         table = np.concatenate([seconds, arithmetic, weights, traffic], axis=1)

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ...devices.collectives.plans import BY_STEP
-from ...devices.prices import ALONE
+from ...devices.prices import ALONE, ROOFLINE
 from ...workloads.jit_held import held
 from ...workloads.ops import Op
+from ...workloads.records import Records
 from ..deploy.deployment import Deployment
 
 F8 = npt.NDArray[np.float64]
@@ -23,7 +24,7 @@ class Modes(NamedTuple):
     """Costs of exchanges by the kind of step; L exchanges."""
 
     slots: I8  # [L] which ops they are
-    params: F8  # [2, L, NUM_PARAMS] without prompts on any rank, and with
+    params: Records  # [2, L, ROOFLINE] without prompts on any rank, and with
 
 
 def modes_of(deployment: Deployment, ops: Sequence[Op]) -> Modes | None:
@@ -32,4 +33,4 @@ def modes_of(deployment: Deployment, ops: Sequence[Op]) -> Modes | None:
     if deployment.all_to_all not in BY_STEP or not slots:
         return None
     rows = [[deployment.link(ops[i], prompts).row(ops[i], ALONE).params for i in slots] for prompts in (False, True)]
-    return Modes(np.array(slots, dtype=np.int64), np.array(rows))
+    return Modes(np.array(slots, dtype=np.int64), np.array(rows, dtype=ROOFLINE))

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ...devices.calibrated import formulas as law
-from ...devices.calibrated.formulas import decode_price, mla_price, moe_price, prefill_price, streamed_price
-from ...devices.calibrated.hardware import NUM_HARDWARE
+from ...devices.calibrated.formulas import Chunks, decode_price, mla_price, moe_price, prefill_price, streamed_price
+from ...devices.calibrated.hardware import HARDWARE
 from ...devices.calibrated.terms import bound
-from ...devices.prices import EMPTY, IN_GRID, NO_TABLES, NOT_THERE, P_BYTES, P_FIXED, P_FLOPS, Grid, PriceRow
+from ...devices.prices import EMPTY, IN_GRID, NO_TABLES, NOT_THERE, Grid, PriceRow
 from ...devices.tables.grid import (
     attention_outside,
     decode_beyond,
@@ -30,6 +30,7 @@ from ...devices.tables.grid import (
 )
 from ...workloads.jit import compiled_given, compiled_part
 from ...workloads.jit_held import held
+from ...workloads.records import Records
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -56,7 +57,7 @@ class Kernels(NamedTuple):
     curves: F8  # [K, 2] seconds and bound at counts 0, 1, 2, ... of every curve
     formulas: F8  # [N, P, 2, WIDTH + 1] parameters and window; quantities and experts of a token
     sums: F8  # [N, len(SUMS), M+1] `SUMS` as affine forms of the moments
-    h: F8  # [P, NUM_HARDWARE]
+    h: Records  # [P] of HARDWARE
     twins: I8  # [N, P] rows of one price at the same loads have one number
     seen: F8  # [SEEN, 5] twin, loads, seconds and bound of experts that were priced
     axes: F8  # [G, 4, A]
@@ -84,7 +85,7 @@ def gather(rows: Rows, shape: tuple[int, int], moments: int) -> Kernels | None:
     slots = np.zeros((*shape, NUM_SLOT), dtype=np.int64)
     formulas = np.zeros((*shape, 2, law.WIDTH + 1))
     sums = np.zeros((shape[0], len(law.SUMS), moments + 1))
-    h = np.ones((shape[1], NUM_HARDWARE))
+    h = np.ones(shape[1], HARDWARE)
     curves: list[F8] = [np.zeros((0, 2))]
     grids: list[Grid] = []
     for (i, p), row in rows.items():
@@ -161,22 +162,20 @@ def formula_price(kernels: Kernels, slot: int, processor: int, moments: F8) -> P
     else:
         tokens, pairs = _form(forms[law.U_TOKENS], moments), _form(forms[law.U_PAIRS], moments)
         if code == law.MLA:
-            return mla_price(parameters, h, x, batch, tokens, pairs, kv)
+            return mla_price(parameters, h, x, Chunks(batch, tokens, pairs, kv))
         if code == law.STREAMED:
-            return flowing(kernels, parameters, slot, processor, batch, tokens, pairs, kv)
+            return flowing(kernels, parameters, slot, processor, Chunks(batch, tokens, pairs, kv))
         window = parameters[law.WIDTH]
         decodes = _form(forms[law.U_DECODES], moments)
-        seconds, limit = prefill_price(parameters, h, x, window, batch, tokens, pairs, kv, decodes)
+        seconds, limit = prefill_price(parameters, h, x, Chunks(batch, tokens, pairs, kv), decodes, window)
     return tabled_seconds(kernels, slot, processor, moments, seconds, (batch, kv, tokens, pairs)), limit
 
 
-@compiled_given("kernels.streamed", otherwise=lambda kernels, parameters, s, p, batch, tokens, pairs, kv: (0.0, 0))
-def flowing(
-    kernels: Kernels, parameters: F8, slot: int, processor: int, batch: float, tokens: float, pairs: float, kv: float
-) -> Price:
+@compiled_given("kernels.streamed", otherwise=lambda kernels, parameters, s, p, chunks: (0.0, 0))
+def flowing(kernels: Kernels, parameters: F8, slot: int, processor: int, chunks: Chunks) -> Price:
     """Return the cost of an op of `calibrated.streamed`; most plans have none."""
     x = kernels.formulas[slot, processor, 1]
-    return streamed_price(parameters, kernels.h[processor], x, batch, tokens, pairs, kv)
+    return streamed_price(parameters, kernels.h[processor], x, chunks)
 
 
 @compiled_given("kernels.tables", otherwise=lambda kernels, s, p, m, seconds, u: seconds)
@@ -229,10 +228,10 @@ def _on_curve(curves: F8, slot: I8, count: float) -> Price:
 
 @compiled_part
 def op_price(
-    kernels: Kernels | None, params: F8, slot: int, processor: int, moments: F8, flops: float, size: float
+    kernels: Kernels | None, params: Records, slot: int, processor: int, moments: F8, flops: float, size: float
 ) -> Price:
     """Return the cost of the op of `slot` on `processor` at `moments`, with `size` bytes moved."""
-    compute, memory, fixed = flops / params[P_FLOPS], size / params[P_BYTES], params[P_FIXED]
+    compute, memory, fixed = flops / params.flops, size / params.bytes, params.fixed
     seconds = max(compute, memory) + fixed
     return kernel_price(kernels, slot, processor, moments, seconds, bound(seconds, compute, memory, fixed))
 

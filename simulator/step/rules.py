@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from numba import types
 
-from ...devices.prices import F8, P_BANDWIDTH, P_J_ACT, P_J_FLOP, P_J_STREAM, P_PEAK
 from ...workloads.jit import compiled_from_outside, compiled_given, compiled_part
+from ...workloads.records import Records
 from ..deploy import placement
 from ..deploy.placement import BUILT_IN, PLACEMENTS, Option
 
@@ -64,12 +64,12 @@ def score(custom: Callable[[Option], float], rule: int, option: Option) -> float
 
 
 @compiled_part
-def attained(params: F8, flops: float, size: float) -> float:
+def attained(params: Records, flops: float, size: float) -> float:
     """FLOP/s under the nominal roofs of a processor; 0 where nothing moves."""
-    return float(min(params[P_PEAK], flops / size * params[P_BANDWIDTH])) if size else 0.0
+    return float(min(params.peak, flops / size * params.bandwidth)) if size else 0.0
 
 
 @compiled_part
-def energy(params: F8, flops: float, stream: float, act: float) -> float:
+def energy(params: Records, flops: float, stream: float, act: float) -> float:
     """Return the dynamic joules of an op that is not a collective."""
-    return float(stream * params[P_J_STREAM] + act * params[P_J_ACT] + flops * params[P_J_FLOP])
+    return float(stream * params.j_stream + act * params.j_act + flops * params.j_flop)

@@ -35,8 +35,7 @@ def step_seconds(plan: Plan, moments: F8, batch: StepBatch, fresh: bool, capture
     modes = plan.modes
     with_prompts = int64(batch.num_chunks > 0)
     for i in range(modes.slots.size):
-        for j in range(modes.params.shape[2]):
-            plan.params[modes.slots[i], 0, j] = modes.params[with_prompts, i, j]
+        plan.params[modes.slots[i], 0] = modes.params[with_prompts, i]
     return seconds_by_part(plan, moments, batch, fresh, captured, books)
 
 

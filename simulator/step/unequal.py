@@ -15,13 +15,14 @@ import numpy.typing as npt
 
 from ...devices.calibrated.formulas import MIXED_DECODE
 from ...devices.prices import ALONE
-from ...devices.tables.blocks import P_PLACES, P_TILE, blocks_seconds, joint_seconds
+from ...devices.tables.blocks import blocks_seconds, joint_seconds
 from ...devices.tables.grid import attention_outside, mixed_decode
 from ...workloads.batch import DECODE, Batch
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.jit_held import held
 from ...workloads.model import layer_ops
 from ...workloads.ops import Loads
+from ...workloads.records import Records
 from ..deploy.deployment import Deployment
 from ..deploy.placement import processors_of
 
@@ -37,7 +38,7 @@ takes, which never limits the parts of a sequence."""
 class Uneven(NamedTuple):
     """Decode attention of one device."""
 
-    blocks: F8  # parameters of `devices.tables.blocks`
+    blocks: Records  # [1] parameters of `devices.tables.blocks`
     axes: F8  # of the table of equal contexts
     sizes: I8
     seconds: F8
@@ -76,7 +77,7 @@ def added_seconds(uneven: Uneven | None, batch: Batch, captured: int) -> float:
         return 0.0
     keys = np.ascontiguousarray(batch.context[decoding] + 1, dtype=np.float64)
     prompts = np.array([batch.q_len[~decoding], batch.context[~decoding]], dtype=np.float64)
-    heap = np.empty(int(uneven.blocks[P_PLACES]))
+    heap = np.empty(int(uneven.blocks[0].places))
     return float(_call(uneven, keys, len(keys), prompts, prompts.shape[1], captured, heap))
 
 
@@ -137,13 +138,13 @@ def uneven_seconds(uneven: Uneven, keys: F8, count: int, prompts: F8, chunks: in
         low, high = min(low, keys[j]), max(high, keys[j])
     n = float(count)
     outside = attention_outside(uneven.axes, uneven.sizes, MIXED_DECODE, 0.0, 0.0, 0.0, n, total)
-    if outside or high - low < uneven.blocks[P_TILE]:
+    if outside or high - low < uneven.blocks[0].tile:
         return 0.0
-    p, mean = uneven.blocks, total / n
+    p, mean = uneven.blocks[0], total / n
     if chunks > 0:
         even = joint_seconds(p, keys, count, mean, prompts, chunks, heap)
         return joint_seconds(p, keys, count, 0.0, prompts, chunks, heap) - even
-    tiles = np.ceil(high / p[P_TILE]) if count > captured else ANY_TILES
+    tiles = np.ceil(high / p.tile) if count > captured else ANY_TILES
     batch = float(graph_batch(count, captured))
     even = mixed_decode(uneven.axes, uneven.sizes, uneven.seconds, n, total, 0.0)
     return float(blocks_seconds(p, keys, count, 0.0, batch, tiles, heap) - even)

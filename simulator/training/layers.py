@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ...devices.calibrated.hardware import H_CORES, hardware
+from ...devices.calibrated.hardware import hardware
 from ...devices.calibrated.libraries import BLACKWELL, HOPPER, generation
 from ...devices.collectives.deepep import HYBRID, hybrid_runs
 from ...devices.collectives.plans import BY_COST, Topology, cheapest, plan
@@ -276,7 +276,7 @@ class LayerPrices:
 
     def _taken(self, sms: float) -> float:
         """Share of a device's cores."""
-        return float(min(sms / hardware(self.deployment.system.device)[H_CORES], 1.0))
+        return float(min(sms / hardware(self.deployment.system.device).cores, 1.0))
 
     def _host(self, works: int, experts: Sequence[ExpertPart]) -> float:
         """Seconds that a device waits for its host to start the kernels of a layer with experts, in both passes.

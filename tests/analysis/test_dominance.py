@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from opbyte.analysis.validate.dominance import BATCHES, DTYPES, MODELS, OTHER, Step, StepSweep, products, sweep
 from opbyte.devices.calibrated.family import F8, families
-from opbyte.devices.calibrated.hardware import H_BANDWIDTH, hardware
+from opbyte.devices.calibrated.hardware import hardware
 from opbyte.devices.calibrated.kernel_sets import FRAMEWORKS, MEASURED, TYPICAL, shared_parameters
 from opbyte.devices.calibrated.model import Model
 from opbyte.devices.calibrated.order import at_least_as_good, has_unit
@@ -30,7 +30,7 @@ def seconds_of(over: StepSweep, spec: DeviceSpec, framework: str) -> F8:
     total = np.zeros(len(over.steps))
     for name, probes in over.probes.items():
         if name == OTHER:
-            total += np.asarray(probes.calls @ (probes.x[:, 0] / h[H_BANDWIDTH]))
+            total += np.asarray(probes.calls @ (probes.x[:, 0] / h.bandwidth))
         else:
             family = families()[name]
             model = Model(family, shared_parameters(spec, family, framework), h)

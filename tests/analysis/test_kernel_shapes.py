@@ -40,7 +40,7 @@ COMPARED = {
     "attention_prefill": ("batch", "q", "keys", "kv", "heads_q", "heads_kv", "head_dim"),
     "mla": ("prefill", "batch", "q", "keys", "kv", "heads"),
     "moe": ("slots", "routed", "hidden", "inter", "matrices", "local_experts", "active_experts", "format"),
-    "norm": ("rows", "cols", "class"),
+    "norm": ("rows", "cols", "kernel_class"),
 }
 """Quantities of each family that tell of the shape; the others of how a time came about."""
 

@@ -163,7 +163,8 @@ def test_a_changed_description_is_the_changed_machine(setting: str) -> None:
     spec, _ = load_device("h100")
     value = machine_of(spec).value(setting) * 2
     changed = machine_of(changed_spec(spec, {setting: value}))
-    assert changed.vector == pytest.approx(machine_of(spec).changed({setting: value}).vector)
+    other = machine_of(spec).changed({setting: value}).vector
+    assert (*changed.vector[:-1], *changed.vector.rate) == pytest.approx((*other[:-1], *other.rate))
 
 
 def study(tmp_path: Path, text: str) -> Path:

@@ -143,7 +143,7 @@ def test_behind_an_all_to_all_experts_compute_the_rows_that_reach_them(tmp_path:
     assert at["slots"].tolist() == at["routed"].tolist()
     assert at["local_experts"].tolist() == [8.0, 9.0, 8.0]
     assert at["chain"].tolist() == [0.0, 1.0, 0.0]
-    assert {family.branches[i] for i in family.branch(x)} == {"fp8_block+wide"}
+    assert {family.branches[i] for i in family.kernel_of(x)} == {"fp8_block+wide"}
 
 
 def test_a_step_says_which_experts_are_behind_an_all_to_all() -> None:

@@ -13,11 +13,11 @@ from opbyte.devices.calibrated.calibrate import implausible
 from opbyte.devices.calibrated.errors import errors
 from opbyte.devices.calibrated.family import Family, families
 from opbyte.devices.calibrated.fit import fit, predict
-from opbyte.devices.calibrated.hardware import CODES, H_BANDWIDTH, H_PEAK, WEIGHT_BYTES, hardware
+from opbyte.devices.calibrated.hardware import CODES, WEIGHT_BYTES, hardware
 from opbyte.devices.calibrated.kernel_sets import shared_parameters
 from opbyte.devices.calibrated.model import CalibratedModel
 from opbyte.devices.calibrated.rules import features, parameters
-from opbyte.devices.calibrated.terms import COLD, O_SECONDS
+from opbyte.devices.calibrated.terms import COLD
 from opbyte.devices.catalog import list_devices, load_device
 from opbyte.devices.cost import Roofline
 from opbyte.devices.device import build_device
@@ -27,6 +27,7 @@ from opbyte.workloads.ops import Op
 
 FITTED = [name for name in list_devices() if load_device(name)[0].calibration]
 LINKS = ("allreduce", "collectives")
+QUANTISED, COPIES = map(gemm_module.QUANTITIES.index, ("quantised", "copies"))
 
 
 def fitted(device: str, family: str) -> tuple[Family, np.ndarray, np.ndarray]:
@@ -62,17 +63,17 @@ def test_a_resident_weight_is_faster_than_a_cold_one() -> None:
     family, values, h = fitted("l40s", "gemm")
     cold = gemms((8, 1024, 2048))
     warm = cold.copy()
-    warm[:, gemm_module.X_COPIES] = 6.0
+    warm[:, COPIES] = 6.0
     assert family.seconds(values, h, warm)[0] < family.seconds(values, h, cold)[0]
 
 
 def test_a_scale_of_the_whole_tensor_takes_kernels_of_its_own() -> None:
     family, values, h = fitted("h100", "gemm")
     none, given, found = (gemms((16, 4096, 4096)) for _ in range(3))
-    given[:, gemm_module.X_QUANT] = 1.0
-    found[:, gemm_module.X_QUANT] = gemm_module.TENSOR_SCALE_KERNELS["fp8"]
+    given[:, QUANTISED] = 1.0
+    found[:, QUANTISED] = gemm_module.TENSOR_SCALE_KERNELS["fp8"]
     one, two, three = (family.seconds(values, h, x)[0] for x in (none, given, found))
-    assert three - two >= 5.0 * values[gemm_module.P_QUANTISE]
+    assert three - two >= 5.0 * values[family.index("quantise_s")]
     assert one < two
 
 
@@ -91,8 +92,8 @@ def table_of(source: str, dtype: str, kernel: str = "linear_actquant") -> Kernel
 )  # fmt: skip
 def test_who_quantises_with_how_many_kernels(source: str, dtype: str, kernels: float) -> None:
     family = families()["gemm"]
-    assert family.from_table(table_of(source, dtype))[0, gemm_module.X_QUANT] == kernels
-    assert family.from_table(table_of(source, dtype, "gemm"))[0, gemm_module.X_QUANT] == 0.0
+    assert family.from_table(table_of(source, dtype))[0, QUANTISED] == kernels
+    assert family.from_table(table_of(source, dtype, "gemm"))[0, QUANTISED] == 0.0
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,7 @@ def test_whose_inputs_a_kernel_of_its_own_quantises(name: str, dtype: str, apart
     )  # fmt: skip
     quantities = gemm_module.from_op(op)
     assert quantities is not None
-    assert quantities[gemm_module.X_QUANT] == apart
+    assert quantities[QUANTISED] == apart
 
 
 def test_power_holds_back_only_units_that_reach_its_limit() -> None:
@@ -122,7 +123,7 @@ def test_power_holds_back_only_units_that_reach_its_limit() -> None:
         times = []
         for sustained in (0.65, 1.0):
             values = values.copy()
-            values[gemm_module.P_SUSTAINED] = sustained
+            values[family.index("sustained")] = sustained
             times.append(family.seconds(values, h, long)[0])
         slow_down[device] = times[0] / times[1]
     assert slow_down["rtx-4090"] == 1.0
@@ -131,9 +132,9 @@ def test_power_holds_back_only_units_that_reach_its_limit() -> None:
 
 def test_error_correction_takes_its_share_of_the_bandwidth() -> None:
     spec, _ = load_device("l40s")
-    assert hardware(spec)[H_BANDWIDTH] == pytest.approx(864e9 * 15 / 16)
+    assert hardware(spec).bandwidth == pytest.approx(864e9 * 15 / 16)
     spec, _ = load_device("h100")
-    assert hardware(spec)[H_BANDWIDTH] == spec.memory.bandwidth_bytes_per_s
+    assert hardware(spec).bandwidth == spec.memory.bandwidth_bytes_per_s
 
 
 @pytest.mark.parametrize("family", families().values(), ids=lambda f: f.name)
@@ -209,7 +210,7 @@ def test_one_odd_framework_does_not_move_the_base() -> None:
     family, h = families()["gemm"], hardware(load_device("h100")[0])
     rng = np.random.default_rng(3)
     one = np.vstack([gemms(*(2.0 ** rng.integers(4, 12, (80, 3))))])
-    one[:, gemm_module.X_QUANT] = 1.0
+    one[:, QUANTISED] = 1.0
     parts, x = [], np.vstack([one] * 3)
     for factor in (1.0, 1.0, 4.0):
         values = family.defaults
@@ -277,7 +278,7 @@ def test_a_calibrated_device_costs_its_ops_by_the_fit() -> None:
     assert model.formula(op, ALONE) is None  # it depends on one count, which is tabulated
     x = model.quantities(op)
     assert x is not None
-    assert model.prices(op, np.stack([x, x]))[:, O_SECONDS].tolist() == [cost.seconds] * 2
+    assert model.prices(op, np.stack([x, x]))["seconds"].tolist() == [cost.seconds] * 2
     other = build_device(load_device("h200")[0], calibrated=True).processors["xpu"].model
     larger = [replace(op, shape=op.shape | {"m": op.shape["m"] + n}) for n in range(4)]
     for n, known in ((n, m) for _ in range(2) for n in (0, 1) for m in (model, other)):
@@ -296,8 +297,8 @@ def test_the_papers_systems_are_never_calibrated(device: str) -> None:
 
 def test_peaks_follow_the_format() -> None:
     h = hardware(load_device("h100")[0])
-    assert h[H_PEAK] == pytest.approx(989.4e12)
-    assert h[H_PEAK + 2] == pytest.approx(1978.9e12)
+    assert h.peak[0] == pytest.approx(989.4e12)
+    assert h.peak[2] == pytest.approx(1978.9e12)
 
 
 def test_four_bit_experts_use_the_four_bit_unit_where_there_is_one() -> None:

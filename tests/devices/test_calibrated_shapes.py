@@ -12,19 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from opbyte.devices.calibrated import (
-    allreduce,
-    attention_decode,
-    attention_prefill,
-    collectives,
-    gemm,
-    grouped_gemm,
-    mla,
-    moe,
-    norm,
-)
+from opbyte.devices.calibrated import attention_decode
 from opbyte.devices.calibrated.family import families
-from opbyte.devices.calibrated.hardware import C_16, H_ROWS, hardware
+from opbyte.devices.calibrated.hardware import C_16, hardware
 from opbyte.devices.calibrated.model import Model
 from opbyte.devices.calibrated.rules import parameters
 from opbyte.devices.calibrated.terms import COLD
@@ -116,39 +106,39 @@ def groups(rng: np.random.Generator, n: int) -> F8:
 # Family, rows at random, and sets of quantities that grow together.
 GROWTH = [
     ("attention_decode", decode, [
-        (attention_decode.X_BATCH,), (attention_decode.X_KEYS,),
-        (attention_decode.X_KV_HEADS, attention_decode.X_HEADS), (attention_decode.X_HEADS,),
+        ("batch",), ("keys",),
+        ("heads_kv", "heads_q"), ("heads_q",),
     ]),
     ("attention_prefill", prefill, [
-        (attention_prefill.X_BATCH,),
-        (attention_prefill.X_Q, attention_prefill.X_KEYS, attention_prefill.X_KV,
-         attention_prefill.X_HIDDEN),
-        (attention_prefill.X_HEADS,),
+        ("batch",),
+        ("q", "keys", "kv",
+         "hidden"),
+        ("heads_q",),
     ]),
-    ("mla", latent, [(mla.X_BATCH,), (mla.X_KEYS, mla.X_KV), (mla.X_HEADS,)]),
-    ("moe", experts, [(moe.X_SLOTS, moe.X_ROUTED), (moe.X_HIDDEN,), (moe.X_INTER,)]),
-    ("norm", vectors, [(norm.X_ROWS,), (norm.X_COLS,)]),
-    ("allreduce", messages, [(allreduce.X_BYTES,)]),
-    ("collectives", exchanges, [(collectives.X_BYTES,)]),
+    ("mla", latent, [("batch",), ("keys", "kv"), ("heads",)]),
+    ("moe", experts, [("slots", "routed"), ("hidden",), ("inter",)]),
+    ("norm", vectors, [("rows",), ("cols",)]),
+    ("allreduce", messages, [("bytes",)]),
+    ("collectives", exchanges, [("bytes",)]),
     ("grouped_gemm", groups, [
-        (grouped_gemm.X_GROUPS,), (grouped_gemm.X_M,), (grouped_gemm.X_N,), (grouped_gemm.X_K,),
+        ("groups",), ("m_per_group",), ("n",), ("k",),
     ]),
-    ("gemm", products, [(gemm.X_M,), (gemm.X_N,), (gemm.X_K,)]),
+    ("gemm", products, [("m",), ("n",), ("k",)]),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("family", "draw", "grown"), GROWTH, ids=lambda v: v if isinstance(v, str) else "")
 def test_more_work_is_never_faster(
-    family: str, draw: Callable[[np.random.Generator, int], F8], grown: list[tuple[int, ...]], device: str
+    family: str, draw: Callable[[np.random.Generator, int], F8], grown: list[tuple[str, ...]], device: str
 ) -> None:
     rng = np.random.default_rng(0)
     known = model(device, family)
     x = np.asarray(draw(rng, 400), dtype=float)
-    for columns in grown:
-        more = x.copy()
-        more[:, list(columns)] = more[:, list(columns)] * rng.integers(2, 8, (400, 1))
-        assert (known.seconds(more) >= known.seconds(x) * (1 - 1e-9)).all(), columns
+    for names in grown:
+        more, columns = x.copy(), [known.family.quantities.index(name) for name in names]
+        more[:, columns] = more[:, columns] * rng.integers(2, 8, (400, 1))
+        assert (known.seconds(more) >= known.seconds(x) * (1 - 1e-9)).all(), names
 
 
 # Ten times the largest batch, context, tokens or message of the tables, in the shape of a model.
@@ -190,8 +180,8 @@ def test_vector_units_compute_only_the_rows_of_a_prompt_that_there_are() -> None
         [[1, q, 512 + 0.5 * (q + 1), 512 + q, 16, 16, 128, 0, 1, 0, 2, 0, 0, 0, -1] for q in (16, 32)], dtype=np.float64
     )
     values, vector = h100.known.fit.values.copy(), h100.h.copy()
-    values[attention_prefill.P_WAVES] = 0.05
-    vector[H_ROWS] = 1.0
+    values[h100.family.index("min_waves")] = 0.05
+    vector.matrix_rows = 1.0
     tiles, rows = (h100.family.seconds(values, h, x) for h in (h100.h, vector))
     assert tiles[1] / tiles[0] < 1.1
     assert rows[0] < rows[1] <= tiles[1]

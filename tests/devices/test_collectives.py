@@ -33,7 +33,6 @@ from opbyte.devices.collectives.plans import (
     usual,
 )
 from opbyte.devices.link import collective
-from opbyte.devices.prices import P_BYTES, P_FIXED
 from opbyte.devices.ratios import Ratios
 from opbyte.devices.spec import LinkSpec
 from opbyte.simulator.training.layers import collective_op
@@ -128,7 +127,7 @@ def test_a_planned_links_row_is_its_cost(inside: int, outside: int, message: flo
         model = PlannedLink((plan("all_to_all", name, nodes(inside, outside)),), SLOW, 4.0)
         op = collective_op("all_to_all", message, inside * outside)
         row = model.row(op, None).params  # type: ignore[arg-type]  # rows of links ask no probe
-        assert model.cost(op).seconds == pytest.approx(row[P_FIXED] + message / row[P_BYTES])
+        assert model.cost(op).seconds == pytest.approx(row.fixed + message / row.bytes)
 
 
 @given(inside=SIZES, outside=SIZES, copies=st.integers(1, 16), message=st.floats(1.0, 1e9))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from opbyte.devices.cost import BOUNDS, Roofline, bound_code
 from opbyte.devices.link import LinkModel, collective
-from opbyte.devices.prices import ALONE, P_BYTES, P_FIXED, P_FLOPS, P_J_ACT, P_J_FLOP, P_J_STREAM
+from opbyte.devices.prices import ALONE
 from opbyte.devices.spec import LinkSpec
 from opbyte.workloads.ops import Loads, Op
 
@@ -58,8 +58,8 @@ def test_experts_run_one_after_another(tokens: list[int], flop: float, weights: 
 def test_lowering_says_the_same() -> None:
     some = op(7e9, 3e6, 2e6)
     cost, params = MODEL.cost(some), MODEL.row(some, ALONE).params
-    assert cost.seconds == pytest.approx(max(7e9 / params[P_FLOPS], 5e6 / params[P_BYTES]) + params[P_FIXED])
-    joules = 3e6 * params[P_J_STREAM] + 2e6 * params[P_J_ACT] + 7e9 * params[P_J_FLOP]
+    assert cost.seconds == pytest.approx(max(7e9 / params.flops, 5e6 / params.bytes) + params.fixed)
+    joules = 3e6 * params.j_stream + 2e6 * params.j_act + 7e9 * params.j_flop
     assert cost.total_joules == pytest.approx(joules)
 
 
@@ -100,8 +100,8 @@ def test_collectives(kind: str, hops: Share, traffic: Share, ranks: int) -> None
     sent = 1e8 * traffic(ranks)
     assert cost.seconds == pytest.approx(hops(ranks) * 2e-6 + sent / 100e9)
     assert cost.total_joules == pytest.approx(sent * 1e-11)
-    assert 1e8 / params[P_BYTES] + params[P_FIXED] == pytest.approx(cost.seconds)
-    assert 1e8 * params[P_J_ACT] == pytest.approx(cost.total_joules)
+    assert 1e8 / params.bytes + params.fixed == pytest.approx(cost.seconds)
+    assert 1e8 * params.j_act == pytest.approx(cost.total_joules)
 
 
 def test_an_all_reduce_is_a_scatter_and_a_gather() -> None:

@@ -17,54 +17,42 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opbyte.devices.catalog import load_device
-from opbyte.devices.tables.blocks import (
-    P_ALONE,
-    P_BLOCK,
-    P_CACHED,
-    P_CORES,
-    P_GROUP,
-    P_HEADS,
-    P_PLACES,
-    P_SHARED,
-    P_SPLITS,
-    P_START,
-    P_TILE,
-    blocks_seconds,
-    fit_blocks,
-    joint_seconds,
-    parts_of,
-    places_of,
-)
+from opbyte.devices.tables.blocks import BLOCKS, blocks_seconds, fit_blocks, joint_seconds, parts_of, places_of
 from opbyte.workloads.jit import compiled
 from opbyte.workloads.kernel_tables import read_tables
+from opbyte.workloads.records import Records
 
 F8 = npt.NDArray[np.float64]
 SHAPE = (32, 8, 128)
 
 
 @compiled
-def call(p: F8, contexts: F8, batch: float, tiles: float, heap: F8) -> float:
+def call(p: Records, contexts: F8, batch: float, tiles: float, heap: Records) -> float:
     return blocks_seconds(p, contexts, contexts.size, 0.0, batch, tiles, heap)
 
 
 @compiled
-def parts(p: F8, blocks: float, tiles: float) -> float:
+def parts(p: Records, blocks: float, tiles: float) -> float:
     return parts_of(p, blocks, tiles)
 
 
 @compiled
-def joint(p: F8, contexts: F8, mean: float, prompts: F8, heap: F8) -> float:
+def joint(p: Records, contexts: F8, mean: float, prompts: F8, heap: Records) -> float:
     return joint_seconds(p, contexts, contexts.size, mean, prompts, prompts.shape[1], heap)
 
 
-def parameters(cores: int = 6, heads: int = 2, split: bool = True) -> F8:
-    return np.array([cores, cores, heads, 4, 128, split, 2e-8, 5e-9, 1e-5, 40.0, 9e3])
+def blocks_of(*values: float) -> Records:
+    return np.array([values], dtype=BLOCKS)[0]
 
 
-def obvious_parts(p: F8, blocks: int, tiles: int) -> int:
+def parameters(cores: int = 6, heads: int = 2, split: bool = True) -> Records:
+    return blocks_of(cores, cores, heads, 4, 128, split, 2e-8, 5e-9, 1e-5, 40.0, 9e3)
+
+
+def obvious_parts(p: Records, blocks: int, tiles: int) -> int:
     """`num_splits_heuristic` of FlashAttention-2."""
-    places = 2 * int(p[P_CORES])
-    if not p[P_SPLITS] or blocks >= 0.8 * places:
+    places = 2 * int(p.cores)
+    if not p.splits or blocks >= 0.8 * places:
         return 1
     found = {}
     for n in range(1, min(128, places, tiles) + 1):
@@ -74,27 +62,27 @@ def obvious_parts(p: F8, blocks: int, tiles: int) -> int:
     return min(n for n, even in found.items() if even >= 0.85 * max(found.values()))
 
 
-def obvious_seconds(p: F8, contexts: list[float], batch: int, tiles: int) -> float:
-    n = obvious_parts(p, batch * int(p[P_HEADS]), tiles)
+def obvious_seconds(p: Records, contexts: list[float], batch: int, tiles: int) -> float:
+    n = obvious_parts(p, batch * int(p.heads), tiles)
     queue: list[float] = []
     if n == 1:
-        queue = [c for _ in range(int(p[P_HEADS])) for c in contexts]
+        queue = [c for _ in range(int(p.heads)) for c in contexts]
     else:
         for c in contexts:
-            each = math.ceil(math.ceil(c / p[P_TILE]) / n) * p[P_TILE]
-            queue += [min(each, c - at) for _ in range(int(p[P_HEADS])) for at in np.arange(0.0, c, each)]
-    return float(p[P_START]) + played(p, queue, int(p[P_PLACES]), float(p[P_SHARED]))
+            each = math.ceil(math.ceil(c / p.tile) / n) * p.tile
+            queue += [min(each, c - at) for _ in range(int(p.heads)) for at in np.arange(0.0, c, each)]
+    return float(p.start) + played(p, queue, int(p.places), float(p.shared))
 
 
-def played(p: F8, keys: list[float], places: int, shared: float) -> float:
+def played(p: Records, keys: list[float], places: int, shared: float) -> float:
     """Seconds of blocks of so many keys, each begun as soon as there is a place."""
-    queue = [k + p[P_BLOCK] for k in keys]
+    queue = [k + p.block for k in keys]
     running: list[float] = []
     now = 0.0
     while queue or running:
         while queue and len(running) < places:
             running.append(queue.pop(0))
-        rate = 1.0 / max(p[P_ALONE], len(running) * shared)
+        rate = 1.0 / max(p.alone, len(running) * shared)
         step = min(running)
         now += step / rate
         running = [left - step for left in running if left - step > 1e-9]
@@ -120,17 +108,17 @@ def test_calls(contexts: list[int], padding: int, cores: int, heads: int) -> Non
     assert found == pytest.approx(obvious_seconds(p, keys.tolist(), batch, tiles), rel=1e-9)
 
 
-def obvious_joint(p: F8, contexts: list[float], prompts: list[tuple[int, int]]) -> float:
+def obvious_joint(p: Records, contexts: list[float], prompts: list[tuple[int, int]]) -> float:
     """Query heads one by one; as groups, where there are many blocks."""
-    heads, group, places = int(p[P_HEADS]), int(p[P_GROUP]), int(p[P_PLACES])
-    kept = 1.0 / (1.0 + (sum(contexts) / p[P_CACHED]) ** 4)
+    heads, group, places = int(p.heads), int(p.group), int(p.places)
+    kept = 1.0 / (1.0 + (sum(contexts) / p.cached) ** 4)
     reads = kept + (1.0 - kept) * group  # of the keys of a group
     if heads * group * len(contexts) > 8 * places:
-        places, shared = max(places // group, 1), float(p[P_SHARED]) * reads
+        places, shared = max(places // group, 1), float(p.shared) * reads
     else:
-        heads, shared = heads * group, float(p[P_SHARED]) * reads / group
+        heads, shared = heads * group, float(p.shared) * reads / group
     tiles = [c + min(seen + 64, new) for new, c in prompts for seen in range(0, new, 64)]
-    return float(p[P_START]) + played(p, [*contexts, *tiles] * heads, places, shared)
+    return float(p.start) + played(p, [*contexts, *tiles] * heads, places, shared)
 
 
 @settings(max_examples=50, deadline=None)
@@ -157,7 +145,7 @@ def test_a_long_context_costs_its_tail() -> None:
     uneven = call(p, np.array([250.0, 250.0, 250.0, 3250.0]), 4.0, 1.0, heap)
     assert even == pytest.approx(1e-5 + 4 * 1040 * 4 * 5e-9)
     assert uneven > 1.1 * even
-    assert uneven < even + 3250 * p[P_ALONE]
+    assert uneven < even + 3250 * p.alone
 
 
 def test_places() -> None:
@@ -167,32 +155,32 @@ def test_places() -> None:
         assert places_of(load_device(name)[0], 128) == (cores, blocks)
 
 
-def table(p: F8) -> tuple[F8, F8]:
+def table(p: Records) -> tuple[F8, F8]:
     """Rows of equal decodes, and of short prompts after long prefixes."""
-    rows, seconds, heap = [], [], np.empty(int(p[P_PLACES]))
+    rows, seconds, heap = [], [], np.empty(int(p.places))
     for n in (1, 4, 16, 64, 256):
         for context in (128, 512, 2048, 8192):
             keys = np.full(n, context + 1.0)
             rows.append((0, 0, n, context))
-            seconds.append(call(p, keys, float(n), math.ceil(keys[0] / p[P_TILE]), heap))
+            seconds.append(call(p, keys, float(n), math.ceil(keys[0] / p.tile), heap))
     for context in (0, 2048, 4096, 8192):
         rows.append((16, context, 0, 0))
-        seconds.append(1e-5 + p[P_ALONE] * context)
+        seconds.append(1e-5 + p.alone * context)
     return np.array(rows, dtype=float), np.array(seconds)
 
 
 def test_a_fit_gives_back_what_made_the_table() -> None:
-    p = np.array([188, 188, 8, 4, 128, 1, 2.2e-8, 3.4e-10, 1.1e-5, 41.0, 262144.0])
+    p = blocks_of(188, 188, 8, 4, 128, 1, 2.2e-8, 3.4e-10, 1.1e-5, 41.0, 262144.0)
     fit = fit_blocks(load_device("rtx-pro-6000")[0], SHAPE, *table(p))
     assert fit is not None
     assert fit.error < 1e-3
     assert fit.rows == 16
-    assert fit.parameters == pytest.approx(p, rel=0.02)
+    assert fit.parameters[0].tolist() == pytest.approx(p.tolist(), rel=0.02)
 
 
 def test_no_fit_without_its_rows() -> None:
     spec = load_device("rtx-pro-6000")[0]
-    points, seconds = table(np.array([188, 188, 8, 4, 128, 1, 2.2e-8, 3.4e-10, 1.1e-5, 41.0, 262144.0]))
+    points, seconds = table(blocks_of(188, 188, 8, 4, 128, 1, 2.2e-8, 3.4e-10, 1.1e-5, 41.0, 262144.0))
     decodes = points[:, 0] == 0
     assert fit_blocks(spec, SHAPE, points[decodes], seconds[decodes]) is None
     assert fit_blocks(spec, SHAPE, points[~decodes], seconds[~decodes]) is None
@@ -215,8 +203,8 @@ def test_measured_tables(
     fit = fit_blocks(spec, SHAPE, points, rows["measured_s"].astype(float))
     assert fit is not None
     assert fit.error < 0.06
-    p = fit.parameters
-    assert p[P_ALONE] * 1e9 == pytest.approx(alone_ns, rel=0.01)
-    rate = 2 * SHAPE[2] * 2 / p[P_SHARED] / 1e9
+    p = fit.parameters[0]
+    assert p.alone * 1e9 == pytest.approx(alone_ns, rel=0.01)
+    rate = 2 * SHAPE[2] * 2 / p.shared / 1e9
     assert rate == pytest.approx(rate_GBps, rel=0.01)
     assert rate < spec.memory.bandwidth_bytes_per_s / 1e9

@@ -10,7 +10,7 @@ import pytest
 from opbyte.devices.calibrated import gemm
 from opbyte.devices.calibrated.family import Family, families
 from opbyte.devices.calibrated.fit import Fit, predict
-from opbyte.devices.calibrated.hardware import CODES, H_CAPABILITY, hardware
+from opbyte.devices.calibrated.hardware import CODES, hardware
 from opbyte.devices.calibrated.kernel_sets import shared_parameters
 from opbyte.devices.calibrated.libraries import LIBRARIES, library
 from opbyte.devices.calibrated.model import CalibratedModel
@@ -19,11 +19,13 @@ from opbyte.devices.catalog import load_device
 from opbyte.devices.device import build_device
 from opbyte.workloads.kernel_tables import framework
 from opbyte.workloads.ops import Op
+from opbyte.workloads.records import Records
 
+QUANTISED = gemm.QUANTITIES.index("quantised")
 SGLANG, VLLM, TRTLLM = (f"aiconfigurator/{name}" for name in ("sglang", "vllm", "trtllm"))
 
 
-def constants(device: str) -> np.ndarray:
+def constants(device: str) -> Records:
     return hardware(load_device(device)[0])
 
 
@@ -42,7 +44,7 @@ def vector(family: Family, **factors: float) -> np.ndarray:
      ("mi300x", VLLM, SGLANG)],
 )  # fmt: skip
 def test_the_library_follows_the_generation(device: str, of_vllm: str, of_sglang: str) -> None:
-    capability = constants(device)[H_CAPABILITY]
+    capability = constants(device).capability
     assert library("attention_decode", VLLM, capability) == of_vllm
     assert library("attention_decode", SGLANG, capability) == of_sglang
 
@@ -105,12 +107,12 @@ def test_inputs_are_made_fp8_by_a_kernel_where_the_engine_starts_one(engine: str
             op = Op(name, "attention", "gemm", "both", shape, dtype, 2.0 * 16 * 4096.0**2, size, whole=True)
             x = model.quantities(op)
             assert x is not None
-            assert x[gemm.X_QUANT] == float(dtype == "fp8" and name in started)
-            x[gemm.X_QUANT] = 0.0
+            assert x[QUANTISED] == float(dtype == "fp8" and name in started)
+            x[QUANTISED] = 0.0
             more = model.cost(op).seconds - float(model.models["gemm"].seconds(x[None])[0])
             assert (1e-6 < more < 1e-5) if dtype == "fp8" and name in started else more == 0.0
             behind = model.quantities(
                 replace(op, whole=False)
             )  # an all-reduce, whose kernel TensorRT-LLM lets write fp8
             assert behind is not None
-            assert behind[gemm.X_QUANT] == float(dtype == "fp8" and name in started and engine != "trtllm")
+            assert behind[QUANTISED] == float(dtype == "fp8" and name in started and engine != "trtllm")

@@ -163,7 +163,7 @@ def test_readable_price_and_row_agree(
         assert row.curve.seconds[1] == pytest.approx(cost.seconds, rel=1e-12)
         roofline = links(device, host, ranks, "roofline")
         plain = roofline.row(op, ALONE).params
-        assert roofline.cost(op).seconds == pytest.approx(op.act_bytes / plain[1] + plain[2], rel=1e-12)
+        assert roofline.cost(op).seconds == pytest.approx(op.act_bytes / plain.bytes + plain.fixed, rel=1e-12)
 
 
 def test_a_fitted_host_multiplies_and_adds() -> None:

@@ -21,8 +21,8 @@ from opbyte.devices.calibrated.family import F8, families
 from opbyte.devices.calibrated.hardware import C_32, C_INT8, INPUT_BYTES, WEIGHT_BYTES, hardware
 from opbyte.devices.calibrated.kernel_sets import LABELS, LINKS, TYPICAL, kindred, layer_parameters, shared_parameters
 from opbyte.devices.calibrated.layer_kernels import LAYER_FAMILIES, split_layers
-from opbyte.devices.calibrated.streamed import X_COPIES
-from opbyte.devices.calibrated.terms import COLD, O_SECONDS
+from opbyte.devices.calibrated.streamed import QUANTITIES
+from opbyte.devices.calibrated.terms import COLD
 from opbyte.workloads.kernel_tables import read_tables
 
 MOST = 1.1
@@ -104,8 +104,7 @@ def _slower(family_name: str, framework: str, x: F8, find: Callable[..., F8]) ->
     specs, out = products(), []
     family = families().get(family_name) or LAYER_FAMILIES[family_name]
     times = {
-        name: family.prices(find(spec, family, framework), hardware(spec), x)[:, O_SECONDS]
-        for name, spec in specs.items()
+        name: family.prices(find(spec, family, framework), hardware(spec), x)["seconds"] for name, spec in specs.items()
     }
     for one, other in kindred(specs, linked=family_name in LINKS):
         ratio = times[one] / times[other]
@@ -133,7 +132,7 @@ def test_nor_in_a_measured_part_of_a_sparse_or_recurrent_layer(data_set: Callabl
     assert len(calls) > 10
     for name, found in calls.items():
         x = np.unique(np.concatenate(found), axis=0)[::3]
-        x[:, X_COPIES] = COLD
+        x[:, QUANTITIES.index("copies")] = COLD
         for framework in BOUNDED:
             assert _slower(name, framework, x, lambda *a: layer_parameters(*a).fit.values) == []
 

@@ -18,7 +18,7 @@ from opbyte.devices.calibrated.hardware import hardware
 from opbyte.devices.calibrated.kernel_sets import layer_parameters, load_layer_set
 from opbyte.devices.calibrated.layer_kernels import LAYER_FAMILIES, split_layers
 from opbyte.devices.calibrated.streamed import QUANTITIES
-from opbyte.devices.calibrated.terms import COLD, O_SECONDS
+from opbyte.devices.calibrated.terms import COLD
 from opbyte.devices.catalog import load_device
 from opbyte.workloads.kernel_tables import read_tables
 from opbyte.workloads.layers.recurrent import delta_rates
@@ -79,7 +79,7 @@ def test_more_work_takes_longer(data: st.DataObject) -> None:
              "least_pairs": 0.0, "copies": COLD, "format": 0.0}  # fmt: skip
     sizes = sorted(data.draw(st.tuples(*[st.integers(1, 5000)] * 2)))
     x = np.array([[rates.get(name, float(n)) for name in QUANTITIES] for n in sizes])
-    seconds = family.prices(known.fit.values, h, x)[:, O_SECONDS]
+    seconds = family.prices(known.fit.values, h, x)["seconds"]
     assert seconds[0] <= seconds[1] * (1 + 1e-9)
     assert (seconds >= family.roofline(h, x) * (1 - 1e-9)).all()
 

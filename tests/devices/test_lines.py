@@ -15,7 +15,7 @@ from opbyte.devices.catalog import load_device, load_system
 from opbyte.devices.device import build_device
 from opbyte.devices.lines import LineModel, LineSpec
 from opbyte.devices.link import LinkModel
-from opbyte.devices.prices import ALONE, P_BYTES, P_FIXED, P_FLOPS
+from opbyte.devices.prices import ALONE
 from opbyte.simulator.deploy.deployment import deploy
 from opbyte.simulator.deploy.programs import all_to_all
 from opbyte.simulator.step.explicit import explicit_stage
@@ -39,8 +39,8 @@ def test_a_matmul_is_its_line() -> None:
     op = Op("qkv", "attention", "gemm", "both", {}, "fp32", flops=2e12)
     cost, row = MODEL.cost(op), MODEL.row(op, ALONE)
     assert cost.seconds == pytest.approx(4.26e-5 + 2.29e-14 * 1e12)
-    assert row.params[P_FIXED] + op.flops / row.params[P_FLOPS] == pytest.approx(cost.seconds)
-    assert row.params[P_BYTES] == np.inf
+    assert row.params.fixed + op.flops / row.params.flops == pytest.approx(cost.seconds)
+    assert row.params.bytes == np.inf
     assert cost.bound == "compute"
 
 
@@ -55,7 +55,7 @@ def test_an_exchange_is_its_line_and_costs_the_links_energy() -> None:
     link = LinkModel(DEVICE.spec.link, 6, DEVICE.collectives)
     cost, row = link.cost(op), link.row(op, ALONE)
     assert cost.seconds == pytest.approx(2.87e-4 + 2.21e-10 * 4096 * 1600 * 2)
-    assert row.params[P_FIXED] + op.act_bytes / row.params[P_BYTES] == pytest.approx(cost.seconds)
+    assert row.params.fixed + op.act_bytes / row.params.bytes == pytest.approx(cost.seconds)
     assert set(cost.joules) == {"link"}
 
 

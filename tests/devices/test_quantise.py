@@ -23,6 +23,7 @@ from opbyte.workloads.kernel_tables import Skipped, read_tables
 
 FOUND = (gemm.BY_ROW_KERNELS, gemm.TENSOR_SCALE_KERNELS["fp8"])
 """Kernels that find a tensor's scale, vLLM's rows' and TensorRT-LLM's."""
+M, N, K, QUANTISED = map(gemm.QUANTITIES.index, ("m", "n", "k", "quantised"))
 sizes = st.integers(1, 40_000)
 
 
@@ -68,8 +69,8 @@ def test_a_table_of_differences_becomes_whole_kernels(tmp_path: Path) -> None:
     read, skipped = read_tables([path])
     found = families()["gemm"].from_table(read["gemm"])
     assert read["gemm"]["measured_s"].tolist() == pytest.approx([7e-6, 2e-6, 7e-6])
-    assert found[:, gemm.X_QUANT].tolist() == [1.0, 1.0, gemm.TENSOR_SCALE_KERNELS["fp8"]]
-    assert found[:, [gemm.X_M, gemm.X_N, gemm.X_K]].tolist() == [[8, 0, 4096]] * 3
+    assert found[:, QUANTISED].tolist() == [1.0, 1.0, gemm.TENSOR_SCALE_KERNELS["fp8"]]
+    assert found[:, [M, N, K]].tolist() == [[8, 0, 4096]] * 3
     assert len(skipped) == 6
     assert {s.line for s in skipped if "serves another kernel" in s.reason} == {2, 5, 6}
     (tmp_path / "gemm.csv").write_text(
@@ -88,9 +89,9 @@ def test_its_own_rows_price_it() -> None:
     for spec, held in by_device(read, skipped).values():
         rows = held["gemm"]
         for engine in ("vllm", "trtllm"):
-            own = (rows.labels == LABELS[engine]) & (rows.x[:, gemm.X_N] == 0.0)
-            for kernels in np.unique(rows.x[own, gemm.X_QUANT]):
-                at = own & (rows.x[:, gemm.X_QUANT] == kernels)
+            own = (rows.labels == LABELS[engine]) & (rows.x[:, N] == 0.0)
+            for kernels in np.unique(rows.x[own, QUANTISED]):
+                at = own & (rows.x[:, QUANTISED] == kernels)
                 entry = load_set(str(spec.kernels)).find("gemm", engine)
                 assert entry is not None
                 ratio = rows.family.seconds(entry.values(rows.family), rows.h, rows.x[at]) / rows.measured[at]

@@ -12,17 +12,7 @@ from opbyte.analysis.answers.seeds import simulate_seeds
 from opbyte.devices.calibrated.family import families
 from opbyte.devices.calibrated.hardware import hardware
 from opbyte.devices.calibrated.rules import parameters
-from opbyte.devices.calibrated.terms import (
-    F8,
-    O_FLOOR_COMPUTE,
-    O_FLOOR_LINK,
-    O_FLOOR_MEMORY,
-    O_FORMULA,
-    O_SECONDS,
-    Parts,
-    Work,
-    floored,
-)
+from opbyte.devices.calibrated.terms import F8, Parts, Work, floored
 from opbyte.devices.catalog import load_device, load_system
 from opbyte.simulator.batching.clients import release
 from opbyte.simulator.batching.hooks import NONE
@@ -115,8 +105,8 @@ def test_prices_are_the_formula_or_the_roofline(name: str) -> None:
     rows = [x for k in family.kinds if k in ops if (x := family.from_op(ops[k])) is not None]
     x = np.stack(rows) if rows else np.full((1, len(family.quantities)), 64.0)
     found = family.prices(parameters(spec, family).fit.values, h, x)
-    floors = found[:, [O_FLOOR_COMPUTE, O_FLOOR_MEMORY, O_FLOOR_LINK]].max(axis=1)
-    assert found[:, O_SECONDS] == pytest.approx(np.maximum(found[:, O_FORMULA], floors), rel=1e-12)
+    floors = np.max([found.floor_compute, found.floor_memory, found.floor_link], axis=0)
+    assert found.seconds == pytest.approx(np.maximum(found.formula, floors), rel=1e-12)
     assert (floors > 0).all()
 
 

@@ -179,7 +179,7 @@ def test_a_trace_gives_its_shares(tmp_path: Path) -> None:
 
 @compiled
 def _both_ways(seed: int, tokens: int, scratch: Scratch, one: Any, other: Any) -> None:
-    draw_uniform(np.uint64(seed), tokens, one.size, 2, scratch.ints[0], one)
+    draw_uniform(np.uint64(seed), tokens, one.size, 2, scratch.mark, one)
     draw_pairs(np.uint64(seed), tokens, one.size, scratch.words, other)
 
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from opbyte.extend import DESCRIPTION, Cost, Described, Evidence, Op, PriceRow, Probe, Roof, Roofline, processor_kind
-from opbyte.extend.devices import P_BYTES, P_FLOPS
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +169,7 @@ class GemvModel:
             J_per_flop={**self.base.J_per_flop, op.dtype: per_J},
         )  # fmt: skip
         params = quiet.row(op, probe).params
-        params[P_FLOPS], params[P_BYTES] = rate, np.inf
+        params.flops, params.bytes = rate, np.inf
         return PriceRow(params)
 
     def _roofline(self) -> Roofline:

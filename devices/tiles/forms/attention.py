@@ -7,27 +7,12 @@ import math
 import numpy as np
 
 from ....workloads.jit import compiled
-from ...calibrated.family import F8
+from ....workloads.records import Records
 from ...calibrated.hardware import C_16, CODES, WEIGHT_BYTES
-from ..attention import (
-    A_CAUSAL,
-    A_CONTEXT,
-    A_GROUPS,
-    A_KEYS,
-    A_KV_BYTES,
-    A_RATE,
-    A_ROWS,
-    A_SCORE,
-    A_SHARED,
-    A_SHARERS,
-    A_VALUE,
-    A_WARM,
-    NUM_ATTENTION,
-    attend,
-)
+from ..attention import ATTENTION, attend
 from ..config import I8, KernelConfig
 from ..form import Shape, ShapeKey, TiledKernel, grid_of, kernel_form, number
-from ..machine import M_CAPABILITY, M_CORES, M_RATE, Machine
+from ..machine import Machine
 
 COLD = ShapeKey("cold", "0: caches hold what they can from a call before, as in a benchmark", 1, 0, 1)
 DTYPE = ShapeKey("dtype", "number format of the KV cache", "bf16")
@@ -41,47 +26,47 @@ UNUSED = 16
 
 
 @compiled
-def rows(parameters: F8, hardware: F8, inputs: F8, configs: I8, out: F8) -> None:
+def rows(parameters: Records, hardware: Records, inputs: Records, configs: Records, out: Records) -> None:
     """Compute many configurations; see `TiledKernel.rows`."""
     for i in range(configs.shape[0]):
         attend(parameters, hardware, inputs, configs[i], out[i])
 
 
-def _common(machine: Machine, shape: Shape) -> F8:
+def _common(machine: Machine, shape: Shape) -> Records:
     code = CODES[str(shape["dtype"])]
-    x = np.zeros(NUM_ATTENTION)
-    x[A_KV_BYTES], x[A_RATE] = WEIGHT_BYTES[code], machine.vector[M_RATE + C_16]
-    x[A_WARM], x[A_SHARERS] = 1 - number(shape, "cold"), 1
+    x = np.zeros(1, ATTENTION)[0]
+    x.kv_bytes, x.rate = WEIGHT_BYTES[code], machine.vector.rate[C_16]
+    x.warm, x.sharers = 1 - number(shape, "cold"), 1
     return x
 
 
-def decode_work(machine: Machine, shape: Shape) -> F8:
+def decode_work(machine: Machine, shape: Shape) -> Records:
     """One query token of each sequence; the query heads of a group are the rows."""
     x = _common(machine, shape)
     heads = number(shape, "heads_kv")
-    x[A_GROUPS], x[A_ROWS] = number(shape, "batch") * heads, number(shape, "heads_q") / heads
-    x[A_KEYS] = number(shape, "keys")
-    x[A_SCORE] = x[A_VALUE] = number(shape, "head_dim")
+    x.groups, x.rows = number(shape, "batch") * heads, number(shape, "heads_q") / heads
+    x.keys = number(shape, "keys")
+    x.score = x.value = number(shape, "head_dim")
     return x
 
 
-def latent_work(machine: Machine, shape: Shape) -> F8:
+def latent_work(machine: Machine, shape: Shape) -> Records:
     """All heads of a sequence read one latent, whose first 512 values are the values too."""
     x = _common(machine, shape)
-    x[A_GROUPS], x[A_ROWS], x[A_KEYS] = (number(shape, k) for k in ("batch", "heads", "keys"))
-    x[A_SCORE], x[A_VALUE], x[A_SHARED] = LATENT + POSITION, LATENT, 1
+    x.groups, x.rows, x.keys = (number(shape, k) for k in ("batch", "heads", "keys"))
+    x.score, x.value, x.shared = LATENT + POSITION, LATENT, 1
     return x
 
 
-def prefill_work(machine: Machine, shape: Shape) -> F8:
+def prefill_work(machine: Machine, shape: Shape) -> Records:
     """Return the new tokens of each sequence after a context; every query head has separate rows."""
     x = _common(machine, shape)
     heads = number(shape, "heads_q")
-    x[A_GROUPS], x[A_ROWS] = number(shape, "batch") * heads, number(shape, "tokens")
-    x[A_CONTEXT], x[A_CAUSAL] = number(shape, "context"), 1
-    x[A_KEYS] = x[A_CONTEXT] + x[A_ROWS]
-    x[A_SCORE] = x[A_VALUE] = number(shape, "head_dim")
-    x[A_SHARERS] = heads / number(shape, "heads_kv")
+    x.groups, x.rows = number(shape, "batch") * heads, number(shape, "tokens")
+    x.context, x.causal = number(shape, "context"), 1
+    x.keys = x.context + x.rows
+    x.score = x.value = number(shape, "head_dim")
+    x.sharers = heads / number(shape, "heads_kv")
     return x
 
 
@@ -122,7 +107,7 @@ def decode_default(machine: Machine, shape: Shape) -> KernelConfig:
 
 def _splits(machine: Machine, blocks: int, keys: int, wide: int) -> int:
     """Fewest splits whose waves are 85 % as full as the fullest (`num_splits_heuristic`)."""
-    cores = 2 * int(machine.vector[M_CORES])
+    cores = 2 * int(machine.vector.cores)
     if blocks >= 0.8 * cores:
         return 1
     most = max(1, min(128, cores, math.ceil(keys / wide)))
@@ -141,7 +126,7 @@ def latent_default(machine: Machine, shape: Shape) -> KernelConfig:
 
 def prefill_default(machine: Machine, shape: Shape) -> KernelConfig:
     """FlashAttention: 128 queries and 64 keys (2), with warpgroups 128 and 128 (3)."""
-    if 9.0 <= machine.vector[M_CAPABILITY] < 12.0:
+    if 9.0 <= machine.vector.capability < 12.0:
         return KernelConfig(128, 128, UNUSED, 1, 8, 2)
     return KernelConfig(128, 64, UNUSED, 1, 4, 2)
 

@@ -12,28 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from ....workloads.jit import compiled
+from ....workloads.records import Records
 from ....workloads.yamlfile import read_yaml
-from ...calibrated.family import F8
 from ...calibrated.hardware import C_16, CODES, INPUT_BYTES, WEIGHT_BYTES
 from ..config import I8, KernelConfig
 from ..form import Shape, ShapeKey, TiledKernel, Value, grid_of, kernel_form, number
-from ..machine import M_RATE, M_SHARED, Machine
-from ..product import (
-    NUM_WORK,
-    W_A_BYTES,
-    W_B_BYTES,
-    W_HIGH,
-    W_K,
-    W_LOW,
-    W_N,
-    W_NUM_HIGH,
-    W_NUM_LOW,
-    W_OUT_BYTES,
-    W_RATE,
-    W_ROWS,
-    W_WARM,
-    price,
-)
+from ..machine import Machine
+from ..product import PRODUCT, price
 
 KEYS = (
     ShapeKey("tokens", "tokens before routing", low=1, high=4096),
@@ -49,37 +34,37 @@ LARGE_SHARED = 128 * 1024
 
 
 @compiled
-def rows(parameters: F8, hardware: F8, inputs: F8, configs: I8, out: F8) -> None:
+def rows(parameters: Records, hardware: Records, inputs: Records, configs: Records, out: Records) -> None:
     """Compute many configurations; see `TiledKernel.rows`."""
     for i in range(configs.shape[0]):
         price(parameters, hardware, inputs, configs[i], out[i])
 
 
-def product_of(machine: Machine, shape: Shape) -> F8:
+def product_of(machine: Machine, shape: Shape) -> Records:
     """Return a product in the shape's format, of any rows and columns."""
     code = CODES[str(shape["dtype"])]
-    x = np.zeros(NUM_WORK)
-    x[W_RATE] = machine.vector[M_RATE + code]
-    x[W_A_BYTES], x[W_B_BYTES] = INPUT_BYTES[code], WEIGHT_BYTES[code]
-    x[W_OUT_BYTES], x[W_WARM] = INPUT_BYTES[C_16], 1 - number(shape, "cold")
+    x = np.zeros(1, PRODUCT)[0]
+    x.rate = machine.vector.rate[code]
+    x.a_bytes, x.b_bytes = INPUT_BYTES[code], WEIGHT_BYTES[code]
+    x.out_bytes, x.warm = INPUT_BYTES[C_16], 1 - number(shape, "cold")
     return x
 
 
-def work(machine: Machine, shape: Shape) -> F8:
+def work(machine: Machine, shape: Shape) -> Records:
     """Loads of round-robin routing: experts differ by one token at most."""
     tokens, experts = number(shape, "tokens"), number(shape, "experts")
     routed = tokens * number(shape, "topk")
     active = min(experts, routed)
     low, more = divmod(routed, active)
     x = product_of(machine, shape)
-    x[W_LOW], x[W_NUM_LOW], x[W_HIGH], x[W_NUM_HIGH] = low, active - more, low + 1, more
-    x[W_N], x[W_K], x[W_ROWS] = 2 * number(shape, "inter"), number(shape, "hidden"), tokens
+    x.low, x.num_low, x.high, x.num_high = low, active - more, low + 1, more
+    x.n, x.k, x.rows = 2 * number(shape, "inter"), number(shape, "hidden"), tokens
     return x
 
 
 def stages_of(machine: Machine) -> tuple[int, ...]:
     """Stages that a tuner tries."""
-    return (2, 3, 4, 5) if machine.vector[M_SHARED] >= LARGE_SHARED else (2, 3, 4)
+    return (2, 3, 4, 5) if machine.vector.shared >= LARGE_SHARED else (2, 3, 4)
 
 
 def space(machine: Machine, shape: Shape) -> I8:

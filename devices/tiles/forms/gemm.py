@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from ....workloads.records import Records
 from ...calibrated.block_scaled import BEYOND, LEAST
-from ...calibrated.family import F8
 from ...calibrated.hardware import C_FP8_BLOCK, CODES, INPUT_BYTES
-from ..config import C_K, C_M, C_N, C_SPLIT, I8, KernelConfig
+from ..config import I8, KernelConfig, by_name
 from ..form import Shape, ShapeKey, TiledKernel, Value, grid_of, kernel_form, number
-from ..machine import M_CAPABILITY, Machine
-from ..product import W_CLUSTER, W_K, W_LOW, W_N, W_NUM_LOW, W_ROWS
+from ..machine import Machine
 from .fused_moe import product_of, rows, stages_of
 
 KEYS = (
@@ -25,14 +24,14 @@ LEAST_STEPS = 4
 """Steps that a part of k has at least."""
 
 
-def work(machine: Machine, shape: Shape) -> F8:
+def work(machine: Machine, shape: Shape) -> Records:
     """One group of `m` rows."""
     x = product_of(machine, shape)
-    x[W_LOW], x[W_NUM_LOW], x[W_ROWS] = number(shape, "m"), 1, number(shape, "m")
-    x[W_N], x[W_K] = number(shape, "n"), number(shape, "k")
+    x.low, x.num_low, x.rows = number(shape, "m"), 1, number(shape, "m")
+    x.n, x.k = number(shape, "n"), number(shape, "k")
     # CUTLASS's kernel runs in clusters of two blocks along the columns (vllm-project/vllm,
     # scaled_mm_blockwise_sm90_fp8_dispatch.cuh).
-    x[W_CLUSTER] = CODES[str(shape["dtype"])] == C_FP8_BLOCK and LEAST <= machine.vector[M_CAPABILITY] < BEYOND
+    x.cluster = CODES[str(shape["dtype"])] == C_FP8_BLOCK and LEAST <= machine.vector.capability < BEYOND
     return x
 
 
@@ -44,10 +43,11 @@ def space(machine: Machine, shape: Shape) -> I8:
     deep = (128,) if CODES[str(shape["dtype"])] == C_FP8_BLOCK else (32, 64, 128, 256)
     sides = (16, 32, 64, 128, 256)
     every = grid_of(sides, sides, deep, (1, 8), (4, 8), stages_of(machine), SPLITS)
-    tile = every[:, C_M] * every[:, C_N]
-    enough = number(shape, "k") >= LEAST_STEPS * every[:, C_SPLIT] * every[:, C_K]
-    small = (tile <= 256 * 128) & (every[:, C_M] < 2 * max(number(shape, "m"), 16))
-    return np.asarray(every[small & (enough | (every[:, C_SPLIT] == 1))])
+    named = by_name(every)
+    tile = named["block_m"] * named["block_n"]
+    enough = number(shape, "k") >= LEAST_STEPS * named["split"] * named["block_k"]
+    small = (tile <= 256 * 128) & (named["block_m"] < 2 * max(number(shape, "m"), 16))
+    return np.asarray(every[small & (enough | (named["split"] == 1))])
 
 
 def default(machine: Machine, shape: Shape) -> KernelConfig:

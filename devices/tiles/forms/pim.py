@@ -10,35 +10,23 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from ....workloads.errors import SpecError
 from ....workloads.jit import compiled, compiled_part
-from ...calibrated.family import F8
+from ....workloads.records import Records
 from ...calibrated.hardware import ARITHMETIC, C_16, CODES, INPUT_BYTES, WEIGHT_BYTES
 from ...dram.access import NEAR
 from ...dram.pim import measure, stream_of
 from ...dram.spec import load_memory
 from ...peaks import peaks_of
 from ...spec import DeviceSpec
-from ..config import C_K, C_M, C_N, C_SPLIT, I8, KernelConfig
+from ..config import I8, KernelConfig
 from ..form import Shape, ShapeKey, TiledKernel, grid_of, kernel_form, number
-from ..machine import HBM_CHANNEL, M_BANDWIDTH, M_CACHE, M_CLOCK, M_CORES, M_LATENCY, M_RATE, Machine
-from ..price import (
-    O_BLOCKS,
-    O_IN_FLIGHT,
-    O_LAUNCH,
-    O_MATRIX,
-    O_MEMORY,
-    O_PARTIAL,
-    O_SECONDS,
-    O_SHARED,
-    O_SHARED_BYTES,
-    O_WAVES,
-    SHARP,
-    join,
-)
+from ..machine import HBM_CHANNEL, Machine, MachineNumbers
+from ..price import SHARP, join
 
 COLUMNS = (1, 2, 4, 8, 16, 32)
 """Columns of an open row that a tile reads, for which efficiencies are derived."""
@@ -66,10 +54,10 @@ def units_of(spec: DeviceSpec) -> Machine:
     bandwidth = memory.bandwidth_bytes_per_s * memory.data_fraction * unit.bandwidth_multiple
     peak = peaks_of(unit, spec, bandwidth)
     rates = [peak.get(name, peak["bf16"]) / (modules * array.clock_Hz) for name in ARITHMETIC]
-    vector = (
+    vector = MachineNumbers(
         bandwidth, unit.launch_s, array.input_buffer_bytes * memory.stacks, bandwidth, 0.0, modules,
         array.clock_Hz, array.module_buffer_bytes, array.module_buffer_bytes, 1.0, 1.0, 1.0, 1.0, 0.0,
-        HBM_CHANNEL, *rates,
+        HBM_CHANNEL, tuple(rates),
     )  # fmt: skip
     efficiency = _efficiency(memory.dram.standard, NEAR[unit.kind])
     return Machine(spec.name, vector, row_efficiency=efficiency)
@@ -82,9 +70,12 @@ def _efficiency(standard: str, pattern: str) -> tuple[float, ...]:
     return tuple(measure(memory, stream_of(memory, f"{pattern}_col{n}", COMMANDS, True)).fraction for n in COLUMNS)
 
 
-(U_M, U_N, U_K, U_GROUPS, U_RATE, U_IN, U_WEIGHT, U_EFFICIENCY) = range(8)
+CALL: np.dtype[Any] = np.dtype((np.record, [
+    *((name, "f8") for name in ("m", "n", "k", "groups", "rate", "input_bytes", "weight_bytes")),
+    ("efficiency", "f8", (len(COLUMNS),)),
+]))  # fmt: skip
 """Rows of a group, columns, k, groups, FLOP per clock and module, bytes of an input and of a weight,
-and from `U_EFFICIENCY` on the share of the bandwidth by columns of a DRAM row."""
+and the share of the bandwidth by columns of a DRAM row."""
 ATOM, BANKS = 32.0, 8.0
 """Bytes of a bank's column, and banks of a bundle (Duplex, section IV-B)."""
 PORT = 32.0
@@ -103,53 +94,53 @@ KEYS = (
 
 
 @compiled_part
-def price(hardware: F8, call: F8, configuration: I8, out: F8) -> None:
+def price(hardware: Records, call: Records, configuration: Records, out: Records) -> None:
     """Seconds of one product under one mapping, and its terms."""
     bm, bn, bk, split = (
-        float(configuration[C_M]),
-        float(configuration[C_N]),
-        float(configuration[C_K]),
-        float(configuration[C_SPLIT]),
+        float(configuration.block_m),
+        float(configuration.block_n),
+        float(configuration.block_k),
+        float(configuration.split),
     )
-    m, n, k, groups = call[U_M], call[U_N], call[U_K], call[U_GROUPS]
-    modules, clock = hardware[M_CORES], hardware[M_CLOCK]
+    m, n, k, groups = call.m, call.n, call.k, call.groups
+    modules, clock = hardware.cores, hardware.clock
     columns = math.ceil(n / max(1.0, modules // split))
     deep = math.ceil(k / split)
     passes, sweeps = math.ceil(m / bm), math.ceil(columns / bn)
-    multiplied = groups * passes * bm * 2.0 * columns * deep / call[U_RATE] / clock
-    streamed = groups * passes * sweeps * bm * deep * call[U_IN] / PORT / clock
-    read = min(COLUMNS[-1], max(1.0, bn * bk * call[U_WEIGHT] / (ATOM * BANKS)))
-    share = call[U_EFFICIENCY + int(math.log2(read))]
-    inputs = groups * m * k * call[U_IN]
-    again = inputs * (sweeps - 1.0) * max(0.0, 1.0 - hardware[M_CACHE] / inputs)
+    multiplied = groups * passes * bm * 2.0 * columns * deep / call.rate / clock
+    streamed = groups * passes * sweeps * bm * deep * call.input_bytes / PORT / clock
+    read = min(COLUMNS[-1], max(1.0, bn * bk * call.weight_bytes / (ATOM * BANKS)))
+    share = call.efficiency[int(math.log2(read))]
+    inputs = groups * m * k * call.input_bytes
+    again = inputs * (sweeps - 1.0) * max(0.0, 1.0 - hardware.cache / inputs)
     results = groups * m * n * SUM_BYTES * split
-    moved = groups * passes * n * k * call[U_WEIGHT] + inputs + again + results
-    memory = moved / (hardware[M_BANDWIDTH] * share)
-    out[:] = 0.0
-    out[O_LAUNCH], out[O_MATRIX], out[O_SHARED], out[O_MEMORY] = (hardware[M_LATENCY], multiplied, streamed, memory)
-    out[O_SECONDS] = hardware[M_LATENCY] + join(join(memory, multiplied, SHARP), streamed, SHARP)
-    used = groups * passes * bm * 2.0 * n * k / (call[U_RATE] * modules * clock)
-    out[O_PARTIAL], out[O_BLOCKS] = max(0.0, multiplied - used), 1.0
-    out[O_WAVES] = passes * sweeps * math.ceil(deep / bk)
-    out[O_SHARED_BYTES] = 2.0 * bm * bk * call[U_IN] + bm * bn * SUM_BYTES
-    out[O_IN_FLIGHT] = bm * bk * call[U_IN]
+    moved = groups * passes * n * k * call.weight_bytes + inputs + again + results
+    memory = moved / (hardware.bandwidth * share)
+    out.step = out.latency = out.cache = out.start = out.registers = out.wait = 0.0
+    out.launch, out.matrix, out.shared, out.memory = (hardware.latency, multiplied, streamed, memory)
+    out.seconds = hardware.latency + join(join(memory, multiplied, SHARP), streamed, SHARP)
+    used = groups * passes * bm * 2.0 * n * k / (call.rate * modules * clock)
+    out.partial_wave, out.blocks = max(0.0, multiplied - used), 1.0
+    out.waves = passes * sweeps * math.ceil(deep / bk)
+    out.shared_bytes = 2.0 * bm * bk * call.input_bytes + bm * bn * SUM_BYTES
+    out.in_flight = bm * bk * call.input_bytes
 
 
 @compiled
-def rows(parameters: F8, hardware: F8, inputs: F8, configs: I8, out: F8) -> None:
+def rows(parameters: Records, hardware: Records, inputs: Records, configs: Records, out: Records) -> None:
     """Compute many mappings; see `TiledKernel.rows`."""
     for i in range(configs.shape[0]):
         price(hardware, inputs, configs[i], out[i])
 
 
-def work(machine: Machine, shape: Shape) -> F8:
+def work(machine: Machine, shape: Shape) -> Records:
     """The product, and what the DRAM gives by columns of a row; never less for more columns."""
     code = CODES[str(shape["dtype"])]
-    x = np.zeros(U_EFFICIENCY + len(COLUMNS))
-    x[U_M], x[U_N], x[U_K] = (number(shape, key) for key in ("m", "n", "k"))
-    x[U_GROUPS], x[U_RATE] = number(shape, "groups"), machine.vector[M_RATE + code]
-    x[U_IN], x[U_WEIGHT] = INPUT_BYTES[C_16], WEIGHT_BYTES[code]
-    x[U_EFFICIENCY:] = np.maximum.accumulate(machine.row_efficiency)
+    x = np.zeros(1, CALL)[0]
+    x.m, x.n, x.k = (number(shape, key) for key in ("m", "n", "k"))
+    x.groups, x.rate = number(shape, "groups"), machine.vector.rate[code]
+    x.input_bytes, x.weight_bytes = INPUT_BYTES[C_16], WEIGHT_BYTES[code]
+    x.efficiency = np.maximum.accumulate(machine.row_efficiency)
     return x
 
 
@@ -161,7 +152,7 @@ def space(machine: Machine, shape: Shape) -> I8:
 
 def default(machine: Machine, shape: Shape) -> KernelConfig:
     """Eight rows, as many as Duplex's balance of 8 Op/B needs, and sums split over the stacks (section V-A)."""
-    stacks = max(1, int(machine.vector[M_CORES]) // 32)
+    stacks = max(1, int(machine.vector.cores) // 32)
     return KernelConfig(8, 64, 128, 1, 1, 1, max(z for z in SPLITS if z <= stacks))
 
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from opbyte.devices.dram.spec import DramSpec as DramSpec
     from opbyte.devices.dram.spec import load_memory as load_memory
     from opbyte.devices.link import LinkModel as LinkModel
-    from opbyte.devices.prices import P_BYTES as P_BYTES
-    from opbyte.devices.prices import P_FLOPS as P_FLOPS
     from opbyte.devices.published.pipeline import PipelineEngine as PipelineEngine
     from opbyte.devices.published.pipeline import stream_s as stream_s
     from opbyte.devices.published.streams import StreamEngine as StreamEngine
