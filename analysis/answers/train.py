@@ -21,6 +21,7 @@ from ...simulator.training.layout import (
     training_layout,
     training_model,
 )
+from ...simulator.training.memory import usable_bytes
 from ...simulator.training.step import TrainingStep, training_step
 from ...workloads.batch import Batch
 from ...workloads.errors import InputError
@@ -162,8 +163,7 @@ class Training(Result):
 
     @property
     def usable_bytes(self) -> float:
-        memory = self.deployment.system.device.memory
-        return memory.capacity_bytes * memory.usable_fraction
+        return usable_bytes(self.deployment.system)
 
     def records(self) -> Rows:
         """Forward and backward seconds of a micro-batch by part of the model, all stages together."""
@@ -240,7 +240,7 @@ def train(
     seq: int | None = None, micro_batch: int = 1, zero: int = 1, recompute: str = "auto",
     sequence_parallel: bool = True, interleave: int = 1, dropout: bool = False, cp: int = 1,
     pipeline_layout: str = "", overlap_experts: bool = False, overlap_tp: bool | None = None,
-    graphs: str = "auto", mtp: int | None = None,
+    graphs: str = "auto", offload: int = 0, offload_optimizer: bool = False, mtp: int | None = None,
     **options: Unpack[DeployOptionsKeywords],
 ) -> Training:  # fmt: skip
     """Cost one training step: forward and backward passes, gradients, Adam.
@@ -274,6 +274,10 @@ def train(
         Whether exchanges of tensor-parallel devices run in parallel with products; in dense models that are split along the sequence if not said.
     graphs : str
         CUDA graphs of layers with experts: "none", "partial" (all but experts), "full", or "auto" (partial on Blackwell, none elsewhere).
+    offload : int
+        Layers of each stage whose activations go to the host's memory.
+    offload_optimizer : bool
+        Whether the optimizer's states stay there between updates.
     mtp : int, optional
         Multi-token-prediction heads that are trained; as many as the model's file states if not given.
     **options
@@ -311,6 +315,7 @@ def train(
         check_count(micro_batch, "--micro-batch", 1), check_count(zero, "--zero", 0), recompute,
         sequence_parallel, check_count(interleave, "--interleave", 1), dropout,
         check_count(cp, "--cp", 1), pipeline_layout, overlap_experts, overlap_tp, graphs,
+        check_count(offload, "--offload", 0), offload_optimizer,
     )  # fmt: skip
     layout = training_layout(spec, where, wanted, tp=how.tp, dp=how.dp, ep=how.ep, pp=how.pp)
     deployment = training_deployment(

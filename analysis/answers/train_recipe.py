@@ -83,6 +83,11 @@ MEGATRON: Mapping[str, tuple[str, Read]] = {
     "comm_overlap.overlap_moe_expert_parallel_comm": ("overlap_experts", _flag),
     "model.overlap_moe_expert_parallel_comm": ("overlap_experts", _flag),
     "mixed_precision": ("dtype", _precision),
+    "model.cpu_offloading_num_layers": (
+        "offload",
+        lambda keys, key: keys.count(key, 0) * keys.flag("cpu_offloading", False),
+    ),
+    "optimizer.offload_optimizer_states": ("offload_optimizer", _flag),
     "ddp.data_parallel_sharding_strategy": ("zero", lambda keys, key: SHARDED[keys.one_of(key, "", tuple(SHARDED))]),
     "ddp.use_distributed_optimizer": ("zero", lambda keys, key: int(keys.flag(key, False))),
 }

@@ -6,7 +6,7 @@ Seconds of kernels and exchanges of a training step, from the price list of serv
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -30,6 +30,7 @@ from ..deploy.expert_parts import ExpertPart
 from ..deploy.placement import regions
 from .activations import input_bytes, layer_bytes, part_bytes
 from .layout import TrainingLayout, TrainingOptions
+from .memory import Passes
 from .states import BytesPerWeight
 
 SUSTAINED = {(HOPPER, "fp8"): 1.19, (BLACKWELL, "fp8"): 1.13, (BLACKWELL, "fp4"): 0.81}
@@ -138,34 +139,6 @@ Seconds = defaultdict[str, float]
 def _none() -> Seconds:
     """No seconds yet, by label."""
     return defaultdict(float)
-
-
-@dataclass(frozen=True, slots=True)
-class Passes:
-    """One micro-batch through a layer, forward and backward.
-
-    Attributes
-    ----------
-    forward, backward : mapping of str to float
-        Seconds by part of the model, or by kind of exchange [s].
-    kept_bytes : float
-        From the forward to the backward pass [B].
-    working_bytes : float
-        Besides, while the backward pass runs: what whole-layer recomputation makes anew [B].
-    """
-
-    forward: Mapping[str, float]
-    backward: Mapping[str, float]
-    kept_bytes: float = 0.0
-    working_bytes: float = 0.0
-
-    @property
-    def forward_s(self) -> float:
-        return sum(self.forward.values())
-
-    @property
-    def backward_s(self) -> float:
-        return sum(self.backward.values())
 
 
 @dataclass

@@ -67,6 +67,10 @@ class TrainingOptions:
         split along the sequence, in other formats than NVFP4.
     graphs : str
         One of `GRAPHS`: what of a layer with experts the host starts kernel by kernel.
+    offload : int
+        Layers of each stage whose activations go to the host's memory.
+    offload_optimizer : bool
+        Whether the optimizer's states stay there between updates.
     """
 
     batch: int
@@ -82,6 +86,8 @@ class TrainingOptions:
     overlap_experts: bool = False
     overlap_tp: bool | None = None
     graphs: str = "auto"
+    offload: int = 0
+    offload_optimizer: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,18 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 
 from ...devices.spec import SystemSpec
-from ...workloads.errors import CapacityError
+from ...workloads.errors import CapacityError, InputError
 from ...workloads.model import ModelSpec
-from .layers import Passes
 from .layout import TrainingLayout, TrainingOptions
 from .states import BytesPerWeight, layer_parameters, stage_parameters, states
 
 AHEAD = 2
 """Layers whose weights ZeRO 3 holds whole at once: the one at work and the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """One micro-batch through a layer, forward and backward.
+
+    Attributes
+    ----------
+    forward, backward : mapping of str to float
+        Seconds by part of the model, or by kind of exchange [s].
+    kept_bytes : float
+        From the forward to the backward pass [B].
+    working_bytes : float
+        Besides, while the backward pass runs: what whole-layer recomputation makes anew, or is on its way to or from the host [B].
+    """
+
+    forward: Mapping[str, float]
+    backward: Mapping[str, float]
+    kept_bytes: float = 0.0
+    working_bytes: float = 0.0
+
+    @property
+    def forward_s(self) -> float:
+        return sum(self.forward.values())
+
+    @property
+    def backward_s(self) -> float:
+        return sum(self.backward.values())
+
+
+OFFLOAD = "offload"
+"""Label of seconds within a pass that devices wait for the host's memory."""
+
+
+def host_seconds(system: SystemSpec, moved_bytes: float) -> float:
+    """Seconds to or from the host's memory."""
+    tier = system.device.host_memory
+    if tier is None:
+        raise InputError(
+            "--offload",
+            f"needs the key `host_memory` in the description of {system.device.name}: capacity, rate and latency",
+        )
+    return moved_bytes / tier.bandwidth_bytes_per_s
+
+
+def offloaded(layer: Passes, system: SystemSpec, layers: float) -> Passes:
+    """A layer whose activations go to the host while as many layers as there are to each offloaded one compute; two are on their way."""
+    took = host_seconds(system, layer.kept_bytes)
+    forward, backward = (
+        {**way, OFFLOAD: max(took - layers * sum(way.values()), 0.0)} for way in (layer.forward, layer.backward)
+    )
+    return replace(layer, forward=forward, backward=backward, kept_bytes=0.0, working_bytes=AHEAD * layer.kept_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +124,8 @@ def stage_memory(
         sizes = [layer_parameters(layer) for layer, _ in stages[index].groups]
         gathered = AHEAD * per_weight.weights * max((p.dense + p.experts for p in sizes), default=0.0)
     working = max((p.working_bytes for p in layers), default=0.0)
-    return TrainingMemory(
-        model_states.weights, model_states.gradients, model_states.optimizer, gathered, waiting, working
-    )
+    optimizer = model_states.optimizer * (not options.offload_optimizer)
+    return TrainingMemory(model_states.weights, model_states.gradients, optimizer, gathered, waiting, working)
 
 
 def usable_bytes(system: SystemSpec) -> float:

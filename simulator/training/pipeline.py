@@ -15,6 +15,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate, chain
 from typing import NamedTuple
 
 from ...workloads.errors import InputError
@@ -45,7 +47,7 @@ class Schedule:
 
 
 def order(stage: int, stages: int, micro: int, parts: int = 1) -> list[MicroBatchPass]:
-    """Passes of one stage in their order.
+    """Passes of one stage: some forward passes first, then one of each kind by turns, then what is left.
 
     Parameters
     ----------
@@ -54,7 +56,11 @@ def order(stage: int, stages: int, micro: int, parts: int = 1) -> list[MicroBatc
     parts : int
         Of the model on each stage (interleaving).
     """
-    return _interleaved(stage, stages, parts, *_numbered_passes(stages, micro, parts))
+    forward, backward = _numbered_passes(stages, micro, parts)
+    warm = stages - stage - 1
+    warm = min(warm if parts == 1 else 2 * warm + (parts - 1) * stages, len(forward))
+    pairs = chain.from_iterable(zip(forward[warm:], backward, strict=False))
+    return [*forward[:warm], *pairs, *backward[len(forward) - warm :]]
 
 
 def in_flight(stages: int, micro: int, kept_bytes: Sequence[Sequence[float]]) -> tuple[float, ...]:
@@ -66,28 +72,19 @@ def in_flight(stages: int, micro: int, kept_bytes: Sequence[Sequence[float]]) ->
         Bytes that a micro-batch leaves on each stage, for each of its parts [B].
     """
     parts = len(kept_bytes[0])
-    passes = _numbered_passes(stages, min(micro, 2 * stages * parts), parts)
-    return tuple(_peak(_interleaved(s, stages, parts, *passes), kept_bytes[s]) for s in range(stages))
+    micro = min(micro, 2 * stages * parts)
+    return tuple(
+        max(accumulate(sizes[p.part] * (1 - 2 * p.backward) for p in order(s, stages, micro, parts)))
+        for s, sizes in enumerate(kept_bytes)
+    )
 
 
+@cache
 def _numbered_passes(stages: int, micro: int, parts: int) -> tuple[list[MicroBatchPass], list[MicroBatchPass]]:
     """Forward and backward passes of any stage, each in the order it runs them."""
     numbers = range(micro * parts)
     forward = [_numbered(k, stages, parts, False) for k in numbers]
     return forward, [_numbered(k, stages, parts, True) for k in numbers]
-
-
-def _interleaved(
-    stage: int, stages: int, parts: int, forward: list[MicroBatchPass], backward: list[MicroBatchPass]
-) -> list[MicroBatchPass]:
-    """Some forward passes first, then one of each kind by turns, then what is left."""
-    total = len(forward)
-    warm = stages - stage - 1
-    warm = min(warm if parts == 1 else 2 * warm + (parts - 1) * stages, total)
-    out = forward[:warm]
-    for k in range(total - warm):
-        out += [forward[warm + k], backward[k]]
-    return out + backward[total - warm :]
 
 
 def _numbered(k: int, stages: int, parts: int, backward: bool) -> MicroBatchPass:
@@ -141,8 +138,7 @@ def _ends(
 ) -> tuple[float, ...]:  # fmt: skip
     """When each stage has run all its passes [s]."""
     stages, parts = len(forward), len(forward[0])
-    passes = _numbered_passes(stages, micro, parts)
-    orders = [_interleaved(s, stages, parts, *passes) for s in range(stages)]
+    orders = [order(s, stages, micro, parts) for s in range(stages)]
     done: dict[tuple[int, MicroBatchPass], float] = {}
     clock = [before[s] if before else 0.0 for s in range(stages)]
     at = [0] * stages
@@ -179,15 +175,6 @@ def _needed(stage: int, task: MicroBatchPass, stages: int, parts: int) -> tuple[
     if task.part < parts - 1:
         return 0, task._replace(part=task.part + 1)
     return stage, task._replace(backward=False)
-
-
-def _peak(tasks: Sequence[MicroBatchPass], kept_bytes: Sequence[float]) -> float:
-    """Most that passes forward have left which have not yet come back."""
-    most = now = 0.0
-    for task in tasks:
-        now += -kept_bytes[task.part] if task.backward else kept_bytes[task.part]
-        most = max(most, now)
-    return most
 
 
 def pipeline_chunks(layers: int, mtp: int, pp: int, parts: int, text: str = "") -> tuple[int, ...]:

@@ -15,9 +15,9 @@ from ...workloads.layers import LatentAttention, SparseLatentAttention, is_route
 from ...workloads.layers.base import elementwise
 from ...workloads.training import Flops, RepeatedOp, step_flops, whole_sequences
 from ..deploy.deployment import Deployment
-from .layers import EXPERT, HOST, TENSOR, LayerPrices, Passes
+from .layers import EXPERT, HOST, TENSOR, LayerPrices
 from .layout import TrainingLayout, TrainingOptions, stages_of
-from .memory import TrainingMemory, check_fits, stage_memory, usable_bytes
+from .memory import OFFLOAD, Passes, TrainingMemory, check_fits, host_seconds, offloaded, stage_memory, usable_bytes
 from .pipeline import Schedule, in_flight, pass_seconds, schedule
 from .states import BytesPerWeight, ParameterCounts, layer_parameters, stage_parameters, states
 
@@ -161,12 +161,18 @@ def _stages(bench: LayerPrices) -> tuple[TrainingStage, ...]:
     uncut, experts = stages_of(d.model, layout), iter(d.experts)
     again = bench.options.recompute.removeprefix("full:")
     full = len(d.model.layers) if again == "full" else int(again) if again.isdecimal() else 0
-    passes = []
+    passes, offload = [], bench.options.offload
     for s, (stage, uncut_stage) in enumerate(zip(d.stages, uncut, strict=True)):
-        layers = iter([
+        priced = [
             bench.layer(layer, old, [next(experts) for _ in layer.expert_parts], i < full)
             for i, (layer, old) in enumerate(zip(stage.layers, uncut_stage.layers, strict=True))
-        ])  # fmt: skip
+        ]
+        layers = iter(
+            [
+                offloaded(p, d.system, len(priced) / min(offload, len(priced))) if i < offload else p
+                for i, p in enumerate(priced)
+            ]
+        )
         passes.append([tuple(islice(layers, size)) for size in layout.chunks[s :: layout.pp]])
     embedding, head = bench.embedding(), bench.head()
     kept_bytes = [[sum(p.kept_bytes for p in chunk) for chunk in chunks] for chunks in passes]
@@ -234,7 +240,7 @@ def _timed(bench: LayerPrices, stages: tuple[TrainingStage, ...], memory: Traini
     step_s = max(sum(stage_times) for stage_times in zip(done.ends, after, updates, strict=True))
     busiest = max(range(len(stages)), key=lambda s: alone.busy[s] + updates[s])
     stage = stages[busiest]
-    inside = {name: micro * _label(stage, name) for name in (TENSOR, EXPERT, HOST)}
+    inside = {name: micro * _label(stage, name) for name in (TENSOR, EXPERT, HOST, OFFLOAD)}
     rest = without - alone.busy[busiest] - updates[busiest]
     by_stream = {
         COMPUTE: alone.busy[busiest] - sum(inside.values()), **inside,
@@ -283,7 +289,12 @@ def _update(bench: LayerPrices, parameters: ParameterCounts) -> float:
     moved = rank_states.optimizer * (2 * per_weight.optimizer + per_weight.gradients + per_weight.weights)
     value = bench.deployment.run.numerics.act_bytes
     op = elementwise("adam", OPTIMIZER, 1, max(1, round(moved / value)), 1, bench.deployment.run)
-    return bench.prices.op(RepeatedOp(op))
+    fetched_s = (
+        host_seconds(bench.deployment.system, rank_states.optimizer * per_weight.optimizer)
+        if bench.options.offload_optimizer
+        else 0.0
+    )
+    return bench.prices.op(RepeatedOp(op)) + fetched_s
 
 
 def _send(bench: LayerPrices) -> float:

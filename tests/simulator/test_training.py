@@ -358,6 +358,16 @@ def test_biases_of_gated_experts_take_separate_kernels() -> None:
     assert seconds(biased, "full") == pytest.approx(seconds(plain, "full"))
 
 
+def test_offloaded_layers_leave_memory_and_wait_for_the_host() -> None:
+    base, less = (
+        train("llama-3-8b", "h100-x8", batch=16, seq=4096, tp=1, recompute="none", offload=n, costs="roofline").step
+        for n in (0, 16)
+    )
+    assert base.memory.activations - less.memory.activations == pytest.approx(16 * base.stages[0].layers[0].kept_bytes)
+    assert less.by_stream["offload"] > 0
+    assert less.seconds - base.seconds == pytest.approx(less.by_stream["offload"])
+
+
 def test_longer_runs_of_a_pipeline_take_proportionally_longer() -> None:
     """From some round on a schedule repeats itself, which is not simulated round by round."""
     uneven = [[1.0, 2.0], [1.5, 1.0], [2.0, 2.5], [1.0, 4.0]]

@@ -31,8 +31,19 @@ FIGURES = {"output_tok_s": "output_tokens_per_s", "tokens_per_s_gpu": "training_
 POWER = re.compile(r"power (\d+) W a GPU")
 MOST = 1_000_000
 """Of any number that a run needs."""
-RECIPE = ("models", "devices", "precision", "since", "overlap_experts", "graphs", "mtp", "all_to_all", "recompute")
-WORDS: Mapping[str, Any] = {"yes": True, "no": False, "0": 0}
+RECIPE = (
+    "models",
+    "devices",
+    "precision",
+    "since",
+    "overlap_experts",
+    "graphs",
+    "mtp",
+    "all_to_all",
+    "recompute",
+    "offload",
+)
+WORDS: Mapping[str, Any] = {"yes": True, "no": False, **{str(n): n for n in range(128)}}
 """Cells of a recipe with another type than text."""
 DRAFTS = 3
 """Drafts a step where only the measured tokens of a step are known."""
@@ -174,14 +185,12 @@ def acceptance(tokens: float) -> float:
 def _trained(row: Mapping[str, str]) -> dict[str, Any]:
     """Options of a training step that its row says in columns, and those of its recipe that no column has."""
     options: dict[str, Any] = {"cp": int(_number(row.get("cp", "")) or 1)}
-    if row.get("fsdp"):
-        options["zero"] = 3
     release = numbers_of(row.get("release", ""))
     for models, devices, precision, since, *cells in _recipes():
         named = row["model"] in models.split() and row["gpu"] in devices.split() and release >= numbers_of(since)
         if named and (precision == "-" or row.get("precision") in precision.split()):
             options |= {name: WORDS.get(cell, cell) for name, cell in zip(RECIPE[4:], cells, strict=True) if cell}
-    return options
+    return options | ({"zero": 3} if row.get("fsdp") else {"offload": 0})
 
 
 @cache
