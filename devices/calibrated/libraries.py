@@ -5,7 +5,9 @@ does. Rules, from the frameworks' defaults: attention of SGLang and vLLM: FlashA
 generated kernels on data-centre Blackwell (vLLM through FlashInfer); elsewhere FlashInfer in SGLang (docs.sglang.io,
 advanced features, attention backend), FlashAttention 2 in vLLM (docs/design/attention_backends.md in
 vllm-project/vllm). Attention of TensorRT-LLM: generated kernels on data-centre Blackwell, its own elsewhere (XQA and
-fused multi-head attention). Experts: SGLang and vLLM share a Triton kernel; on data-centre Blackwell vLLM calls
+fused multi-head attention). Products on AMD's devices: AITER, which ROCm images of SGLang ask for (``SGLANG_USE_AITER``
+in docker/rocm.Dockerfile) and vLLM calls by ``VLLM_ROCM_USE_AITER``; its tables hold the fastest kernels of hipBLASLt
+too. Experts: SGLang and vLLM share a Triton kernel; on data-centre Blackwell vLLM calls
 TensorRT-LLM's generated ones through FlashInfer (``fused_moe/oracle/unquantized.py`` in vllm-project/vllm);
 TensorRT-LLM's own rows are CUTLASS kernels, on data-centre Blackwell DeepGEMM for block-scaled fp8
 (``collector/trtllm/collect_moe_v3.py`` in ai-dynamo/aiconfigurator). Latent attention of TensorRT-LLM: FlashMLA only on
@@ -41,6 +43,7 @@ LATENT: Mapping[str, Mapping[int | None, str]] = {
     "aiconfigurator/trtllm": {HOPPER: "FlashMLA", BLACKWELL: "trtllm-gen", WORKSTATION: "XQA"},
     "infersim": {HOPPER: "FlashMLA"},
 }
+AITER = "aiter"
 LIBRARIES = {"mla": LATENT, "attention_prefill": ATTENTION, "attention_decode": ATTENTION, "moe": EXPERTS}
 """Family -> framework -> major compute capability, or None for all others, -> library."""
 

@@ -12,7 +12,7 @@ from .bounded import Sample
 from .calibrate import FamilyRows
 from .family import F8, Family
 from .kernel_sets import LABELS
-from .libraries import UNSERVED, library
+from .libraries import AITER, UNSERVED, library
 
 SOME = 20
 """Minimum rows of a framework to have priority over others."""
@@ -97,7 +97,8 @@ def _basis(family: Family, other: str, label: str | None, capability: float) -> 
     if label is None or other == label:
         return "own" if label else "silicon"
     theirs, ours = (library(family.name, name, capability) for name in (other, label))
-    return "library" if theirs == ours else "silicon"
+    called = theirs == ours or (family.name == "gemm" and other == AITER and label != LABELS["trtllm"])
+    return "library" if called else "silicon"
 
 
 def _spread(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from opbyte.devices.calibrated.behind import FAR_SET, NEAR_SET, behind, transferred
@@ -145,3 +146,11 @@ def test_a_users_own_tables_come_first() -> None:
     own = spec.model_copy(update={"calibration": {**spec.calibration, "gemm": other}})
     found = shared_parameters(own, family, TYPICAL)
     assert found.fit.values.tolist() == parameters(own, family).fit.values.tolist()
+
+
+@pytest.mark.parametrize("name", ["mi300x", "mi355x"])
+def test_products_of_amd_s_devices_are_aiter_s_as_measured(name: str) -> None:
+    """Under an order against other makers' devices, large products took half as long as their rows."""
+    entry = load_set(name).families["gemm"]["sglang"]
+    assert (entry.basis, entry.sources) == ("library", ("aiter",))
+    assert np.abs(entry.errors)[[0, 2]] == pytest.approx(0.0, abs=0.12)

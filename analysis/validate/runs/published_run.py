@@ -13,9 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ....devices.calibrated.kernel_sets import MEASURED
-from ....devices.calibrated.libraries import generation
-from ....devices.catalog import load_device, load_system
+from ....devices.catalog import load_system
 from ....devices.ratios import Z
 from ....simulator.frameworks.engines import ENGINES, LaunchSettings
 from ....simulator.frameworks.keys import numbers_of
@@ -47,7 +45,7 @@ LEAST, FOR_EACH, MOST = 40, 14, 8_000
 """Requests of a closed loop: fourteen for each client, so that lengths that spread leave a steady part; at least 40, at most
 what the source sent."""
 
-KEPT = ("framework", "policy", "dtype", "kv_dtype", "host", "power_cap", "max_seqs")
+KEPT = ("framework", "dtype", "kv_dtype", "host", "power_cap", "max_seqs")
 """Options of a point that a benchmark does not set."""
 CHOSEN = 0.9
 """Share of what a system serves that nine of ten makers ask of it in scenario Server at least: ten systems of eight H100 (MLPerf v4.1)
@@ -79,8 +77,6 @@ FIGURES: Mapping[str, Figure] = {
     "energy_per_output_token": lambda answer, run: answer.run.joules_per_token,
 }  # fmt: skip
 """Metrics of a whole run; others are statistics of a time, `_time`."""
-POLICY = {"vllm": "vllm", "trtllm": "tensorrt-llm", "sglang": "sglang"}
-"""Scheduler of a framework, where its kernels are named by another."""
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
 
@@ -254,8 +250,6 @@ def _options(run: PublishedRun, host: str | None) -> dict[str, Any]:
         "kv_dtype": run.kv_dtype, "host": host, "power_cap": run.power_cap, **run.layout, "lengths": run.lengths,
         "input_len": round(run.input_len), "output_len": max(round(run.output_len), 1),
     }  # fmt: skip
-    if out["framework"] == MEASURED:
-        out["policy"] = POLICY[run.framework]
     level, result = run.load.level, run.load.requests
     if run.load.kind == "open":
         return out | {"rate": level, "requests": result or LEAST * FOR_EACH}
@@ -289,14 +283,8 @@ def _limits(run: PublishedRun) -> dict[str, int]:
 
 
 def _framework(run: PublishedRun) -> str:
-    """Whose kernels ran: on devices of other makers than NVIDIA those that were timed there.
-
-    A framework's name usually means kernels ordered across devices, for comparisons; a point uses the kernels as
-    measured.
-    """
-    if not generation(load_device(run.device)[0]):
-        return MEASURED
-    return f"{run.framework}@{run.version}" if run.version else run.framework
+    version = run.version.partition("+")[0]  # 0.4.3+rocm614
+    return f"{run.framework}@{version}" if version else run.framework
 
 
 def static_seconds(run: PublishedRun, host: str | None) -> tuple[float, float, dict[str, IntervalBasis]]:
