@@ -240,7 +240,7 @@ def train(
     seq: int | None = None, micro_batch: int = 1, zero: int = 1, recompute: str = "auto",
     sequence_parallel: bool = True, interleave: int = 1, dropout: bool = False, cp: int = 1,
     pipeline_layout: str = "", overlap_experts: bool = False, overlap_tp: bool | None = None,
-    graphs: str = "auto", offload: int = 0, offload_optimizer: bool = False, mtp: int | None = None,
+    graphs: str = "auto", schedule: str = "1f1b", replicas: int = 1, offload: int = 0, offload_optimizer: bool = False, mtp: int | None = None,
     **options: Unpack[DeployOptionsKeywords],
 ) -> Training:  # fmt: skip
     """Cost one training step: forward and backward passes, gradients, Adam.
@@ -274,6 +274,10 @@ def train(
         Whether exchanges of tensor-parallel devices run in parallel with products; in dense models that are split along the sequence if not said.
     graphs : str
         CUDA graphs of layers with experts: "none", "partial" (all but experts), "full", or "auto" (partial on Blackwell, none elsewhere).
+    schedule : str
+        Order of passes in a pipeline: "1f1b", or "zero-bubble", whose gradients of weights fill idle time.
+    replicas : int
+        Groups of data-parallel ranks, within each of which ZeRO shares states (hybrid sharding).
     offload : int
         Layers of each stage whose activations go to the host's memory.
     offload_optimizer : bool
@@ -315,7 +319,7 @@ def train(
         check_count(micro_batch, "--micro-batch", 1), check_count(zero, "--zero", 0), recompute,
         sequence_parallel, check_count(interleave, "--interleave", 1), dropout,
         check_count(cp, "--cp", 1), pipeline_layout, overlap_experts, overlap_tp, graphs,
-        check_count(offload, "--offload", 0), offload_optimizer,
+        check_count(offload, "--offload", 0), offload_optimizer, schedule, check_count(replicas, "--replicas", 1),
     )  # fmt: skip
     layout = training_layout(spec, where, wanted, tp=how.tp, dp=how.dp, ep=how.ep, pp=how.pp)
     deployment = training_deployment(

@@ -88,11 +88,14 @@ MEGATRON: Mapping[str, tuple[str, Read]] = {
         lambda keys, key: keys.count(key, 0) * keys.flag("cpu_offloading", False),
     ),
     "optimizer.offload_optimizer_states": ("offload_optimizer", _flag),
+    "ddp.num_distributed_optimizer_instances": ("replicas", _count),
     "ddp.data_parallel_sharding_strategy": ("zero", lambda keys, key: SHARDED[keys.one_of(key, "", tuple(SHARDED))]),
     "ddp.use_distributed_optimizer": ("zero", lambda keys, key: int(keys.flag(key, False))),
 }
 """Keys of Megatron-Bridge's configuration (src/megatron/bridge/training/config.py) that bear on a step, and the option of `train` that each is; a
 strategy of sharding comes before the distributed optimizer."""
+PIPELINES = {"1F1B": "1f1b", "Interleaved1F1B": "1f1b"}
+"""Pipeline schedules of torchtitan, and ours."""
 TITAN: Mapping[str, tuple[str, Read]] = {
     "training.seq_len": ("seq", _count),
     "training.global_batch_size": ("batch", lambda keys, key: keys.count(key, None, least=-1)),
@@ -101,6 +104,11 @@ TITAN: Mapping[str, tuple[str, Read]] = {
     "parallelism.context_parallel_degree": ("cp", _count),
     "parallelism.expert_parallel_degree": ("ep", _count),
     "parallelism.enable_async_tensor_parallel": ("overlap_tp", _flag),
+    "parallelism.data_parallel_replicate_degree": ("replicas", _count),
+    "parallelism.pipeline_parallel_schedule": (
+        "schedule",
+        lambda keys, key: PIPELINES[keys.one_of(key, "", tuple(PIPELINES))],
+    ),
     "parallelism.data_parallel_shard_degree": (
         "zero",
         lambda keys, key: 0 if keys.count(key, None, least=-1) == 1 else 3,

@@ -223,6 +223,8 @@ class TrainKeywords(DeployOptionsKeywords, total=False):
     overlap_experts: bool
     overlap_tp: bool | None
     graphs: str
+    schedule: str
+    replicas: int
     offload: int
     offload_optimizer: bool
     mtp: int | None

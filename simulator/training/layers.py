@@ -191,7 +191,7 @@ class LayerPrices:
         run, m, o = self.deployment.run, self.m, self.options
         expert_parts = iter(experts)
         tp, hidden = self.layout.tp, layer.mixer.hidden
-        forward, behind = _none(), _none()
+        forward, behind, weights_s = _none(), _none(), 0.0
         every: list[list[Op]] = []
         for part, ops, uncut in zip(
             layer.parts, layer_ops(layer, m, run, NOTHING), layer_ops(uncut_layer, m, run, NOTHING), strict=True
@@ -210,7 +210,7 @@ class LayerPrices:
                 seconds = self._all_reduce(hidden)
                 forward[TENSOR] += seconds * self._shown(SPLIT_SHOWN)
                 behind[TENSOR] += seconds * self._shown(0.0)
-            self._price(device_ops, forward, behind, self.options.recompute)
+            weights_s += self._price(device_ops, forward, behind, self.options.recompute)
             # What is kept counts before the sequence is split: `LayerCache.whole` says what is.
             every.append([new if new.kind == "experts" else old for new, old in zip(device_ops, ops, strict=True)])
         self._overlap(forward, behind)
@@ -223,21 +223,27 @@ class LayerPrices:
                 behind[name] += took
         all_kept = layer_bytes(every, m.tokens, hidden, run, o, tp, layer.parallel)
         if not again:
-            return Passes(forward, behind, all_kept)
-        return Passes(forward, behind, input_bytes(m.tokens, hidden, run, o, tp), all_kept)
+            return Passes(forward, behind, all_kept, weights_s=weights_s)
+        return Passes(forward, behind, input_bytes(m.tokens, hidden, run, o, tp), all_kept, weights_s)
 
-    def _price(self, ops: Sequence[Op], forward: Seconds, behind: Seconds, recompute: str = "none") -> None:
-        """Add the kernels of both passes, and those of the forward pass that the backward pass runs again; whole layers are added by `_layer`."""
-        run, price = self.deployment.run, self.prices.op
+    def _price(self, ops: Sequence[Op], forward: Seconds, behind: Seconds, recompute: str = "none") -> float:
+        """Add the kernels of both passes, and those of the forward pass that the backward pass runs again; whole layers are added by `_layer`.
+
+        Return the seconds of gradients of weights.
+        """
+        run, price, weights_s = self.deployment.run, self.prices.op, 0.0
         for op in ops:
             works = forward_work(op, run)
             took = [(work.op.name, price(work)) for work in works]
             forward[op.layer] += sum(seconds for _, seconds in took)
-            behind[op.layer] += sum(price(work) for work in backward(op, run, self.bytes_each.gradients))
+            for work in backward(op, run, self.bytes_each.gradients):
+                behind[op.layer] += price(work)
+                weights_s += price(work) * work.op.name.endswith("_wgrad")
             if recompute != "full" and made_anew(op, run, recompute):
                 behind[op.layer] += sum(seconds for _, seconds in took)
             elif op.routed and "moe_act" in recompute:
                 behind[op.layer] += sum(seconds for name, seconds in took if name in MODULES["moe_act"])
+        return weights_s
 
     def _shown(self, share: float) -> float:
         """What of an exchange of tensor-parallel devices is waited for; beside products it takes their SMs."""

@@ -31,6 +31,9 @@ ZERO_STAGES = (0, 1, 2, 3)
 """What data-parallel ranks share: nothing; the optimiser's state; gradients too; weights too."""
 
 
+SCHEDULES = ("1f1b", "zero-bubble")
+"""One forward, one backward pass by turns; the same with gradients of weights in a pass that fills what would be idle (ZB-H1, arXiv 2401.10241)."""
+
 GRAPHS = ("auto", "none", "partial", "full")
 """CUDA graphs of layers with experts: none, of all but the experts, of the whole pass; "auto" is partial on Blackwell and none elsewhere."""
 
@@ -67,6 +70,10 @@ class TrainingOptions:
         split along the sequence, in other formats than NVFP4.
     graphs : str
         One of `GRAPHS`: what of a layer with experts the host starts kernel by kernel.
+    schedule : str
+        One of `SCHEDULES`.
+    replicas : int
+        Groups of the ranks that have the same weights; ZeRO shares states within each (hybrid sharding).
     offload : int
         Layers of each stage whose activations go to the host's memory.
     offload_optimizer : bool
@@ -88,6 +95,8 @@ class TrainingOptions:
     graphs: str = "auto"
     offload: int = 0
     offload_optimizer: bool = False
+    schedule: str = "1f1b"
+    replicas: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +126,12 @@ class TrainingLayout:
     per_node: int
     cp: int = 1
     chunks: tuple[int, ...] = ()
+    replicas: int = 1
+
+    @property
+    def sharing(self) -> tuple[int, int]:
+        """Ranks over which ZeRO shares dense weights, and experts."""
+        return self.copies // self.replicas, max(self.expert_dp // self.replicas, 1)
 
     @property
     def devices(self) -> int:
@@ -200,14 +215,17 @@ def training_layout(
         len(model.layers) - extra, model.mtp_heads, pp, options.interleave, options.pipeline_layout
     )
     chunks = (*chunks[:-1], chunks[-1] + extra - model.mtp_heads)
-    return TrainingLayout(tp, dp, pp, ep, expert_tp, micro, system.devices_per_node, cp, chunks)
+    if copies % options.replicas:
+        raise InputError(f"--replicas {options.replicas}", f"must divide the {copies} ranks with the same weights")
+    return TrainingLayout(tp, dp, pp, ep, expert_tp, micro, system.devices_per_node, cp, chunks, options.replicas)
 
 
 def _check_choices(options: TrainingOptions) -> None:
     if options.zero not in ZERO_STAGES:
         raise InputError(f"--zero {options.zero}", "must be 0, 1, 2 or 3")
-    if options.graphs not in GRAPHS:
-        raise InputError("--graphs", f"must be {', '.join(GRAPHS[:-1])} or {GRAPHS[-1]}, not {options.graphs!r}")
+    for name, value, known in (("graphs", options.graphs, GRAPHS), ("schedule", options.schedule, SCHEDULES)):
+        if value not in known:
+            raise InputError(f"--{name}", f"must be {', '.join(known[:-1])} or {known[-1]}, not {value!r}")
     check_recompute(options.recompute)
 
 
@@ -234,6 +252,8 @@ def _check_pipeline(options: TrainingOptions, pp: int, micro: int) -> None:
     parts = options.interleave
     if parts == 1:
         return
+    if options.schedule != "1f1b":
+        raise InputError(f"--schedule {options.schedule}", "has one part on each stage: remove --interleave")
     if pp == 1:
         raise InputError(f"--interleave {parts}", "needs pipeline stages: --pp above 1")
     if micro % pp:

@@ -27,12 +27,15 @@ class Passes:
         From the forward to the backward pass [B].
     working_bytes : float
         Besides, while the backward pass runs: what whole-layer recomputation makes anew, or is on its way to or from the host [B].
+    weights_s : float
+        Of the backward pass, for the gradients of weights [s].
     """
 
     forward: Mapping[str, float]
     backward: Mapping[str, float]
     kept_bytes: float = 0.0
     working_bytes: float = 0.0
+    weights_s: float = 0.0
 
     @property
     def forward_s(self) -> float:
@@ -116,9 +119,7 @@ def stage_memory(
     waiting : float
         Most bytes of activations that it keeps at once [B].
     """
-    model_states = states(
-        stage_parameters(stages, index, layout.tp), per_weight, options.zero, layout.copies, layout.expert_dp
-    )
+    model_states = states(stage_parameters(stages, index, layout.tp), per_weight, options.zero, *layout.sharing)
     gathered = 0.0
     if options.zero == 3:
         sizes = [layer_parameters(layer) for layer, _ in stages[index].groups]

@@ -63,18 +63,20 @@ def order(stage: int, stages: int, micro: int, parts: int = 1) -> list[MicroBatc
     return [*forward[:warm], *pairs, *backward[len(forward) - warm :]]
 
 
-def in_flight(stages: int, micro: int, kept_bytes: Sequence[Sequence[float]]) -> tuple[float, ...]:
+def in_flight(stages: int, micro: int, kept_bytes: Sequence[Sequence[float]], late: bool = False) -> tuple[float, ...]:
     """Most bytes of activations that each stage keeps at once.
 
     Parameters
     ----------
     kept_bytes : sequence of sequence of float
         Bytes that a micro-batch leaves on each stage, for each of its parts [B].
+    late : bool
+        Whether gradients of weights come later, so that each stage keeps as many micro-batches as the first.
     """
     parts = len(kept_bytes[0])
     micro = min(micro, 2 * stages * parts)
     return tuple(
-        max(accumulate(sizes[p.part] * (1 - 2 * p.backward) for p in order(s, stages, micro, parts)))
+        max(accumulate(sizes[p.part] * (1 - 2 * p.backward) for p in order(0 if late else s, stages, micro, parts)))
         for s, sizes in enumerate(kept_bytes)
     )
 
@@ -103,6 +105,7 @@ def schedule(
     *,
     send_s: float = 0.0,
     before: Sequence[float] = (),
+    weights: Sequence[float] = (),
 ) -> Schedule:
     """Run every pass as early as its order and what it waits for allow.
 
@@ -116,15 +119,18 @@ def schedule(
         From the end of a pass until the next stage has its output; the sender does not wait [s].
     before : sequence of float
         Seconds that each stage waits before its first pass [s].
+    weights : sequence of float
+        Of a micro-batch on each stage, seconds of `backward` for gradients of weights, which may come later (zero-bubble) [s].
     """
     stages = len(forward)
+    weights = weights or [0.0] * stages
     busy = tuple(micro * (sum(f) + sum(b)) for f, b in zip(forward, backward, strict=True))
     rounds = (micro - 1) // stages + 1
     if rounds <= STEADY:
-        return Schedule(_ends(forward, backward, micro, send_s, before), busy)
+        return Schedule(_ends(forward, backward, micro, send_s, before, weights), busy)
     # From some round on a schedule repeats itself: the rounds in the middle take as long as the one before the last.
     shorter = micro - (rounds - STEADY) * stages
-    ends, one_less = (_ends(forward, backward, m, send_s, before) for m in (shorter, shorter - stages))
+    ends, one_less = (_ends(forward, backward, m, send_s, before, weights) for m in (shorter, shorter - stages))
     added = rounds - STEADY
     return Schedule(tuple(e + added * (e - o) for e, o in zip(ends, one_less, strict=True)), busy)
 
@@ -135,13 +141,17 @@ STEADY = 12
 
 def _ends(
     forward: Sequence[Sequence[float]], backward: Sequence[Sequence[float]], micro: int, send_s: float, before: Sequence[float],
+    weights: Sequence[float],
 ) -> tuple[float, ...]:  # fmt: skip
-    """When each stage has run all its passes [s]."""
+    """When each stage has run all its passes [s].
+
+    Gradients of weights fill the time until the next pass can start. At most as many of them wait as there are stages in front.
+    """
     stages, parts = len(forward), len(forward[0])
     orders = [order(s, stages, micro, parts) for s in range(stages)]
     done: dict[tuple[int, MicroBatchPass], float] = {}
     clock = [before[s] if before else 0.0 for s in range(stages)]
-    at = [0] * stages
+    at, waiting = [0] * stages, [0] * stages
     left = sum(map(len, orders))
     while left:
         moved = 0
@@ -154,13 +164,17 @@ def _ends(
                 hop = send_s if needed is not None and needed[0] != s else 0.0
                 ready = 0.0 if needed is None else done[needed] + hop
                 took = (backward if task.backward else forward)[s][task.part]
-                clock[s] = max(clock[s], ready) + took
+                while waiting[s] and (waiting[s] > s or clock[s] + weights[s] <= ready):
+                    clock[s] += weights[s]
+                    waiting[s] -= 1
+                waiting[s] += task.backward
+                clock[s] = max(clock[s], ready) + took - weights[s] * task.backward
                 done[s, task] = clock[s]
                 at[s] += 1
                 moved += 1
         assert moved, "the orders wait for each other"
         left -= moved
-    return tuple(clock)
+    return tuple(end + late * n for end, late, n in zip(clock, weights, waiting, strict=True))
 
 
 def _needed(stage: int, task: MicroBatchPass, stages: int, parts: int) -> tuple[int, MicroBatchPass] | None:

@@ -178,7 +178,7 @@ def _stages(bench: LayerPrices) -> tuple[TrainingStage, ...]:
     kept_bytes = [[sum(p.kept_bytes for p in chunk) for chunk in chunks] for chunks in passes]
     # As Korthikanti et al. count the embedding's mask.
     kept_bytes[0] = [chunk_bytes + embedding.kept_bytes / len(kept_bytes[0]) for chunk_bytes in kept_bytes[0]]
-    waiting = list(in_flight(layout.pp, layout.microbatches, kept_bytes))
+    waiting = list(in_flight(layout.pp, layout.microbatches, kept_bytes, bench.options.schedule != "1f1b"))
     waiting[-1] += head.kept_bytes  # made and used up at once
     last = layout.pp - 1
     return tuple(
@@ -208,15 +208,18 @@ def _stage(
 def _exchanges(bench: LayerPrices, counts: ParameterCounts) -> tuple[float, float]:
     """Seconds of a layer's weights and of its gradients among the ranks that hold copies."""
     layout, per_weight, system = bench.layout, bench.bytes_each, bench.deployment.system
-    groups = (
-        (counts.dense, layout.group(system, layout.copies, layout.tp)),
-        (counts.experts, layout.group(system, layout.expert_dp, layout.expert_block)),
-    )
-    zero = bench.options.zero
+    zero, price, scatter, gather = bench.options.zero, bench.prices.exchange, 0.0, 0.0
     kind = "all_reduce" if zero == 0 else "reduce_scatter"
-    price = bench.prices.exchange
-    scatter = sum(price(kind, count * per_weight.gradients, group) for count, group in groups)
-    gather = sum(price("all_gather", count * per_weight.weights, group) for count, group in groups)
+    dense, experts = layout.sharing
+    for count, all_ranks, ranks, stride in (
+        (counts.dense, layout.copies, dense, layout.tp), (counts.experts, layout.expert_dp, experts, layout.expert_block)
+    ):  # fmt: skip
+        group = layout.group(system, ranks, stride)
+        scatter += price(kind, count * per_weight.gradients, group)
+        gather += price("all_gather", count * per_weight.weights, group)
+        # Groups that share the states add up their parts of the gradients.
+        others = layout.group(system, all_ranks // ranks, stride * ranks)
+        scatter += price("all_reduce", count * per_weight.gradients / (ranks if zero else 1), others)
     return (gather if zero else 0.0), scatter
 
 
@@ -224,12 +227,14 @@ def _timed(bench: LayerPrices, stages: tuple[TrainingStage, ...], memory: Traini
     layout, options = bench.layout, bench.options
     micro, send_s = layout.microbatches, _send(bench)
 
+    late = [sum(p.weights_s for p in stage.layers) * (options.schedule != "1f1b") for stage in stages]
+
     def run(way: Callable[[TrainingStage, int, bool], float], before: Sequence[float] = ()) -> Schedule:
         forward, backward = (
             [[way(stage, part, back) for part in range(len(stage.chunks))] for stage in stages]
             for back in (False, True)
         )
-        return schedule(forward, backward, micro, send_s=send_s, before=before)
+        return schedule(forward, backward, micro, send_s=send_s, before=before, weights=late)
 
     zero = options.zero
     before = [_pass(s, None, False, gather=zero >= 1) - _usual(s, None, False, zero) for s in stages]
@@ -285,7 +290,7 @@ def _update(bench: LayerPrices, parameters: ParameterCounts) -> float:
     """Adam on the device's own parameters: everything of them read, all but the gradient written."""
     layout, per_weight = bench.layout, bench.bytes_each
     zero = min(bench.options.zero, 1)  # from stage 1 on, a rank updates its share alone
-    rank_states = states(parameters, BytesPerWeight(0.0, 0.0, 1.0), zero, layout.copies, layout.expert_dp)
+    rank_states = states(parameters, BytesPerWeight(0.0, 0.0, 1.0), zero, *layout.sharing)
     moved = rank_states.optimizer * (2 * per_weight.optimizer + per_weight.gradients + per_weight.weights)
     value = bench.deployment.run.numerics.act_bytes
     op = elementwise("adam", OPTIMIZER, 1, max(1, round(moved / value)), 1, bench.deployment.run)

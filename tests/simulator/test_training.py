@@ -55,6 +55,10 @@ def test_equal_stages_take_the_closed_form(stages: int, rounds: int, parts: int,
     even = [[f / parts] * parts] * stages, [[b / parts] * parts] * stages
     done = schedule(*even, micro)
     assert max(done.ends) == pytest.approx((micro + (stages - 1) / parts) * (f + b))
+    if parts == 1:  # ZB-H1: arXiv 2401.10241, section 2.3
+        late = min(f, b / 2)
+        zero_bubble = schedule(*even, micro, weights=[late] * stages)
+        assert max(zero_bubble.ends) == pytest.approx(micro * (f + b) + (stages - 1) * (f + b - 2 * late))
     # Activations of the first stage: arXiv 2205.05198, section 4.2.3.
     whole = 1 + (stages - 1) / (stages * parts) if parts > 1 else 1
     assert in_flight(stages, micro, [[1 / parts] * parts] * stages)[0] == pytest.approx(min(stages * whole, micro))
@@ -226,6 +230,7 @@ def test_skewed_routing_takes_longer() -> None:
         ({"cp": 3}, "must divide the 2 devices of a stage that have the same weights"),
         ({"graphs": "some"}, "must be auto, none, partial or full, not 'some'"),
         ({"mtp": 1}, "mixtral-8x7b has no multi-token-prediction layers"),
+        ({"interleave": 2, "pp": 2, "schedule": "zero-bubble"}, "has one part on each stage: remove --interleave"),
         ({"interleave": 2, "pp": 2, "batch": 33}, "to be a multiple of the 2 stages"),
         ({"ep": 3}, "must divide the 8 experts and the 16 devices of a stage"),
         ({"tp": 3}, "must be the 16 devices"),
@@ -366,6 +371,14 @@ def test_offloaded_layers_leave_memory_and_wait_for_the_host() -> None:
     assert base.memory.activations - less.memory.activations == pytest.approx(16 * base.stages[0].layers[0].kept_bytes)
     assert less.by_stream["offload"] > 0
     assert less.seconds - base.seconds == pytest.approx(less.by_stream["offload"])
+
+
+def test_groups_that_share_states_keep_more() -> None:
+    one, two = (
+        train("llama-3-8b", roomy("h100-2x8"), batch=16, tp=1, zero=3, replicas=n, costs="roofline").step
+        for n in (1, 2)
+    )
+    assert two.memory.optimizer == pytest.approx(2 * one.memory.optimizer)
 
 
 def test_longer_runs_of_a_pipeline_take_proportionally_longer() -> None:
