@@ -62,31 +62,63 @@ def idle_front(front: FrontEnd) -> npt.NDArray[Any]:
 
 
 @compiled_part
-def hand_over(front: npt.NDArray[Any], requests: npt.NDArray[Any], row: int, tokens: float) -> None:
-    """Replace the time at which the request in the last `row` was sent by the time at which the engine receives it.
+def prepare(front: npt.NDArray[Any], sent: float, tokens: float) -> bool:
+    """Add a request to the front end's latest round, or to a new one that it opens; whether it opens one.
 
     Templates are rendered in the server's event loop, between the awaits of a request: the loop renders all requests that wait,
     and looks at what else has come (their tokens, new connections) when it is through. So requests that come during a round
-    are the next round, and the engine receives the requests of a round together.
+    are the next round, and the engine receives the requests of a round together, at its end (`idle_s`).
     """
-    f, sent = front[0], requests[row].arrival
-    if f.request_s == 0.0 and f.token_s == 0.0:  # no front end: requests may be given out of order
-        return
-    if sent > f.begin_s or f.request_s == 0.0:  # not of the round that begins last
+    f = front[0]
+    opens = sent > f.begin_s or f.request_s == 0.0  # not of the round that begins last
+    if opens:
         f.begin_s = f.idle_s = max(sent, f.idle_s)
         f.members = 0
     f.idle_s += f.request_s + f.token_s * tokens
     f.members += 1
-    for i in range(row + 1 - f.members, row + 1):
-        requests[i].arrival = f.idle_s
+    return bool(opens)
+
+
+@compiled_part
+def receive(requests: npt.NDArray[Any], stop: int, members: int, before: float, then: float) -> None:
+    """Let the engine receive at `then` the last `members` requests before row `stop` that it would have received at `before`.
+
+    Requests that do not pass the front end may stand between those of a round.
+    """
+    row = stop - 1
+    while members > 0 and row >= 0:
+        if requests[row].arrival == before:
+            requests[row].arrival = then
+            members -= 1
+        row -= 1
+
+
+@compiled_part
+def hand_over(front: npt.NDArray[Any], requests: npt.NDArray[Any], row: int, tokens: float) -> None:
+    """Replace the time at which the request in the last `row` was sent by the time at which the engine receives it."""
+    f = front[0]
+    if f.request_s == 0.0 and f.token_s == 0.0:  # no front end: requests may be given out of order
+        return
+    before = f.idle_s
+    if not prepare(front, requests[row].arrival, tokens):
+        receive(requests, row, f.members - 1, before, f.idle_s)
+    requests[row].arrival = f.idle_s
 
 
 @compiled
 def hand_over_all(front: npt.NDArray[Any], requests: npt.NDArray[Any], tokens: npt.NDArray[np.int64]) -> None:
     """`hand_over` the last requests, in the order in which they were sent; each has a number of tokens."""
-    have = len(requests) - len(tokens)
-    for i in range(len(tokens)):
-        hand_over(front, requests, have + i, tokens[i])
+    f, first = front[0], len(requests) - len(tokens)
+    begin, earlier, before = first, f.members, f.idle_s  # of the round that has begun
+    for i in range(len(tokens) + 1):
+        row, then = first + i, f.idle_s
+        if i < len(tokens) and not prepare(front, requests[row].arrival, tokens[i]):
+            continue
+        for member in range(begin, row):  # the round is closed, or the latest one of the block
+            requests[member].arrival = then
+        if begin < row:
+            receive(requests, begin, earlier, before, then)
+        begin, earlier = row, 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,3 +158,21 @@ def test_requests_that_come_during_a_round_are_the_next_one() -> None:
         for last in range(1, 7):
             hand_over_all(state, singly[:last], tokens[:1])
         assert at_once.arrival.tolist() == singly.arrival.tolist() == expected
+
+
+def test_a_round_knows_its_requests_whatever_stands_between_them() -> None:
+    """Blocks of any size give equal times, and a request that does not pass the front end keeps its own."""
+    rng = np.random.default_rng(3)
+    for _ in range(50):
+        sent, fronted = np.sort(np.round(rng.uniform(0.0, 30.0, 40), 1)), rng.random(40) < 0.7
+        tokens = rng.integers(1, 500, 40)
+        blocks, singly = records(40, named("", "arrival")), records(int(fronted.sum()), named("", "arrival"))
+        blocks.arrival, singly.arrival = sent, sent[fronted]
+        hand_over_all(idle_front(FrontEnd(0.5, 1e-3)), singly, tokens[fronted])
+        state, begin = idle_front(FrontEnd(0.5, 1e-3)), 0
+        for row in range(41):
+            if row == 40 or not fronted[row] or rng.random() < 0.3:
+                hand_over_all(state, blocks[:row], tokens[begin:row])
+                begin = row + (row < 40 and not fronted[row])
+        assert blocks.arrival[fronted].tolist() == singly.arrival.tolist()
+        assert (blocks.arrival[~fronted] == sent[~fronted]).all()
