@@ -41,6 +41,8 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def _commands() -> Iterator[str]:
     import typer
 
+    from ...simulator.option import placed
+    from ...simulator.scenario.scenario import Scenario
     from ..cli import main  # noqa: F401  # its import adds every command
     from ..commands.app import app
 
@@ -49,15 +51,36 @@ def _commands() -> Iterator[str]:
     leaves = [(name, command, _rows(command)) for name, command in sorted(_leaves(top))]
     users = Counter(row for *_, rows in leaves for row in rows)
     head = ("argument or option", "default", "what it is")
+    of_scenarios = ["--" + name.replace("_", "-") for name in placed(Scenario)]
+    common = (row for row, n in users.items() if n > 2 and _named(row) not in of_scenarios)
     yield "### Options of several commands\n"
-    yield _table(head, sorted(row for row, n in users.items() if n > 2)) + "\n"
+    yield "Those that describe a run are [options of a scenario](#options-of-a-scenario).\n"
+    yield _table(head, sorted(common)) + "\n"
     for name, command, rows in leaves:
         yield f"### opbyte {name}\n"
         yield (command.help or "").strip() + "\n"
-        if special := [row for row in rows if users[row] <= 2]:
+        special = [row for row in rows if users[row] <= 2]
+        if special:
             yield _table(head, special) + "\n"
-        if shared := [row[0].split()[0].strip("`") for row in rows if users[row] > 2]:
-            yield f"Options of several commands: {', '.join(f'`{option}`' for option in shared)}.\n"
+        special_names = {_named(row) for row in special} | {"--model"}
+        yield from _shared(
+            [_named(row) for row in rows if users[row] > 2], [n for n in of_scenarios if n not in special_names]
+        )
+
+
+def _shared(options: Sequence[str], of_scenarios: Sequence[str]) -> Iterator[str]:
+    """Name the options that a command shares with others; if they are most of a scenario's, those that it lacks."""
+    lacks = [f"`{name}`" for name in of_scenarios if name not in options]
+    if len(lacks) < len(of_scenarios) / 2:
+        yield f"All [options of a scenario](#options-of-a-scenario){' but ' if lacks else ''}{', '.join(lacks)}.\n"
+        options = [name for name in options if name not in of_scenarios]
+    if options:
+        yield f"Options of several commands: {', '.join(f'`{name}`' for name in options)}.\n"
+
+
+def _named(row: tuple[str, str, str]) -> str:
+    """Name of the argument or option of a row."""
+    return row[0].strip("`").split()[0]
 
 
 def _rows(command: Any) -> list[tuple[str, str, str]]:
@@ -179,11 +202,11 @@ def _policy() -> Iterator[str]:
 def _block(block: Block) -> Iterator[str]:
     yield f"### {block.name}\n"
     yield block.text + "\n"
+    names: dict[tuple[str, str, str, str], list[str]] = {}  # keys that one text describes are one row
+    for key in block.keys:
+        names.setdefault((", ".join(key.units) or "-", key.kind, key.default, key.text), []).append(f"`{key.name}`")
     yield (
-        _table(
-            ("key", "units", "kind", "default", "what it is"),
-            ((f"`{key.name}`", ", ".join(key.units) or "-", key.kind, key.default, key.text) for key in block.keys),
-        )
+        _table(("key", "units", "kind", "default", "what it is"), ((", ".join(n), *row) for row, n in names.items()))
         + "\n"
     )
 
