@@ -74,14 +74,15 @@ def advance(limits: Limits, kv_rules: KvRules, state: State, until: float, goal:
             if not may_look(limits, state, until):
                 return REACHED
             arrival = let_in(limits, kv_rules, state)
-            if counters.released == counters.completed and not hooks.flies(state):  # idle
+            if counters.released == counters.completed:  # all that has come is done
                 if clocks.known >= until:
                     return REACHED  # what comes next may yet be known to the next plan, which has not rested
-                rest(kv_rules, state)
-                if not arrival < until:
-                    return REACHED
-                clocks.now = clocks.known = max(arrival, clocks.now)
-                continue
+                if not hooks.flies(state):
+                    rest(kv_rules, state)
+                    if not arrival < until:
+                        return REACHED
+                    clocks.now = clocks.known = max(arrival, clocks.now)
+                    continue
             if goal == RESTING and arrival == np.inf:
                 return RESTS
             status = hooks.prepare(state, limits, kv_rules) if state.hooks.prepare.size > 0 else int64(GO)

@@ -258,13 +258,11 @@ def test_pieces_equal_one_go(
     deployment = small(model, system, routing, **degrees)
     load = meant_for(deployment, load) | {"clients": None}
     policy = load["policy"]
-    serial = deployment.layout.pp > 1 and policy.ahead and policy.serial_stages  # see the next test
-    splits = st.lists(st.integers(0, len(block_of(load))), max_size=0 if serial else 4).map(sorted)
+    splits = st.lists(st.integers(0, len(block_of(load))), max_size=4).map(sorted)
     check_pieces(lambda: small_engine(deployment, load), load, data.draw(cuts), data.draw(splits))
 
 
-@pytest.mark.xfail(reason="a request of another block arrives while a batch of serial stages is in flight", strict=True)
-def test_serial_stages_in_pieces() -> None:
+def test_a_request_of_another_block_while_a_batch_beyond_the_end_is_in_flight() -> None:
     policy = Policy("ahead", 1592, 5, chunked=False, reserve=False, ahead=True, serial_stages=True)
     load = {
         "inputs": [3, 249, 231], "outputs": [3, 4, 19], "gaps": [2.4897, 16.36, 0.0], "clients": None, "hashes": None,
