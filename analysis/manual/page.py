@@ -272,7 +272,18 @@ def _told(quantities: Sequence[Quantity], above: str) -> Iterator[str]:
         yield from _told(q.inside, path)
 
 
-NAMED_ELSEWHERE = ("models", "devices", "systems", "prices")
+NAMED_ELSEWHERE = (
+    "models",
+    "devices",
+    "systems",
+    "prices",
+    "memories",
+    "hosts",
+    "traces",
+    "spaces",
+    "benchmarks",
+    "experiments",
+)
 """Lists that are too long for this page, and grow with every file of the catalog."""
 
 
