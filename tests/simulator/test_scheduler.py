@@ -257,7 +257,6 @@ def test_pieces_equal_one_go(
 ) -> None:  # fmt: skip
     deployment = small(model, system, routing, **degrees)
     load = meant_for(deployment, load) | {"clients": None}
-    policy = load["policy"]
     splits = st.lists(st.integers(0, len(block_of(load))), max_size=4).map(sorted)
     check_pieces(lambda: small_engine(deployment, load), load, data.draw(cuts), data.draw(splits))
 

@@ -61,11 +61,11 @@ class Compared(NamedTuple):
 
 def check_paths(
     deployment: Deployment, steps: Sequence[list[Batch]], step: int = 0, replica: int = 0, captured: int = 0,
-    plan: Plan | None = None, walls: bool = True,
+    plan: Plan | None = None,
 ) -> Compared:  # fmt: skip
     """Compare seconds, joules and FLOPs of steps: those of one stretch, the first fresh, the others costed in part.
 
-    `walls`: the ops' shares of the clock add up to the steps too.
+    The ops' shares of the clock add up to the steps too.
     """
     plan = lower(deployment, replica)[0] if plan is None else plan
     books, joules, flops, wall = new_books(plan), 0.0, 0.0, 0.0
@@ -84,5 +84,5 @@ def check_paths(
         whole = [totals(part, kept.tally) for part, kept in sides]
         assert sum(t[:, :, T_JOULES].sum() for t in whole) == pytest.approx(joules, rel=1e-8)
         assert sum(t[:, :, T_FLOPS].sum() for t in whole) == pytest.approx(flops, rel=1e-9)
-        assert not walls or books.wall.sum() == pytest.approx(wall, rel=1e-9)
+        assert books.wall.sum() == pytest.approx(wall, rel=1e-9)
     return Compared(plan, books, stage)

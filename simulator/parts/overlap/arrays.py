@@ -13,7 +13,7 @@ from ...deploy.deployment import Deployment
 from ...step.sections import sections_of
 from ...streams import COMPUTE
 from .gates import Gate, gate_of
-from .tracks import Visit, tracks_of, visits_of, ways_of
+from .tracks import Visit, chunked_parts, tracks_of, visits_of, ways_of
 from .ways import NONE
 
 F8 = npt.NDArray[np.float64]
@@ -35,6 +35,7 @@ class Streams(NamedTuple):
     """Ways to overlap, and what they need to know of a deployment's slots, as arrays."""
 
     ways: I8  # [C, 2]
+    chunks: I8  # [C, X] chunks of each expert part
     tracks: I8  # [T, 6]
     taken: F8  # [2, T] share of the cores that each keeps, in steps without and with prompts
     spans: I8  # [G, 2] tracks of each section
@@ -67,6 +68,10 @@ def streams_of(deployment: Deployment, starts: Sequence[int]) -> Streams | None:
     visits = visits_of(deployment, sections)
     return Streams(
         ways=np.array([(way.kind, way.chunks) for way in chosen], dtype=np.int64),
+        chunks=np.array(
+            [[way.chunks if cut else 1 for cut in chunked_parts(deployment, tracks, visits, way)] for way in chosen],
+            dtype=np.int64,
+        ),
         tracks=np.array(rows, dtype=np.int64),
         taken=np.ascontiguousarray(np.array([t.taken for own in tracks for t in own]).T),
         spans=np.column_stack([[0, *ends[:-1]], ends]).astype(np.int64),

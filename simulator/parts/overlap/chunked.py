@@ -23,7 +23,7 @@ from ...streams import COMPUTE, SubTask, Timeline
 from .chunking import BIG, SMALL, chunk_tokens, half_moments, micro_moments
 from .explicit import Key, Piece, Uncut, parts_of, scheduled
 from .gates import gate_of, halved
-from .tracks import Track, crossing, tracks_of, visits_of, ways_of
+from .tracks import Track, chunked_parts, crossing, tracks_of, visits_of, ways_of
 from .ways import NONE, PING_PONG, PIPELINED, TWO_BATCH, Way
 
 
@@ -50,8 +50,9 @@ class Overlapped(Stage):
         ) - (plain.compute_s if plain else 0.0)  # fmt: skip
         if plain and plain.gives_up(more):
             return None
-        for x, part in enumerate(d.experts):
-            for chunk, loads in enumerate(self._shares(part, way)):
+        visits = visits_of(d, sections)
+        for x, (part, cut_part) in enumerate(zip(d.experts, chunked_parts(d, tracks, visits, way), strict=True)):
+            for chunk, loads in enumerate(self._shares(part, way if cut_part else NONE)):
                 first = len(self.placed)
                 seconds, _, regions = self._groups(part, loads)
                 piece = Piece("experts", "experts", seconds, parts_of(regions))
@@ -64,7 +65,7 @@ class Overlapped(Stage):
                 more -= plain.experts_s[x]
                 if plain.gives_up(more):
                     return None
-        visits, layers, count = visits_of(d, sections), list[int](), 0
+        layers, count = list[int](), 0
         for visit in visits:
             of_layer = sections[visit.section].layer is not None
             layers.append(count if of_layer else -1)

@@ -184,10 +184,10 @@ def price_part(
 ) -> float:
     """Cost one expert part at the sampled loads for one way; return the seconds of all its chunks, one layer."""
     streams = plan.streams
-    kind, chunks = streams.ways[way, Y_KIND], streams.ways[way, Y_CHUNKS]
+    chunks = streams.chunks[way, part]
     experts, total, sums = plan.experts[part], 0.0, 0.0
     count, layers = experts.count, experts.layers
-    if kind == SERIAL:
+    if chunks == 1:
         for e in range(count):
             lanes.loads[0, e] = lanes.drawn[part, e]
     else:

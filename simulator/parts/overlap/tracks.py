@@ -133,6 +133,18 @@ def visits_of(deployment: Deployment, sections: Sequence[Section]) -> list[Visit
     return out
 
 
+def chunked_parts(
+    deployment: Deployment, tracks: Sequence[Sequence[Track]], visits: Sequence[Visit], way: Way
+) -> list[bool]:
+    """Whether each expert part runs chunk by chunk; the others run on the whole batch."""
+    out = [False] * len(deployment.experts)
+    for visit in visits:
+        for track in tracks[visit.section]:
+            if 0 <= track.part < len(deployment.experts):
+                out[visit.part + track.part] = track.chunked(way)
+    return out
+
+
 def crossing(deployment: Deployment, part: int, back: bool) -> int:
     """Return the number of a transfer to an expert part on separate devices, or back from it."""
     return part + len(deployment.experts) * (2 if back else 1)
