@@ -43,7 +43,7 @@ def implausible(family: Family, hardware: Records, inputs: F8, measured: F8) -> 
         floor = max(rigid[i], memory[i] / cached[i], SHORTEST_S)
         reasons[i] = (
             f"measured_s {measured[i]:.3g} beats the device's roofline ({floor:.3g} s) by "
-            f"{floor / measured[i]:.3g} times; is the unit seconds?"
+            f"{floor / max(measured[i], 1e-9 * floor):.3g} times; is the unit seconds?"
         )
     floor = np.maximum(np.maximum(compute, memory), link)
     for i in np.flatnonzero(measured > SLOWEST * floor + LONGEST_S):

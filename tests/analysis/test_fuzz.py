@@ -302,7 +302,10 @@ def test_spoilt_options(ask: Ask, tmp_home: Path, case: int) -> None:
         value = str(rng.choice(SCALARS))
         line = [*command.split(), *COMPLETE[command], option, value]
         try:
-            check(ask, line, (option, command, *COMPLETE[command][:1], visible(value[:20].strip("/ "))), value)
+            said = (
+                visible(part[:20].strip("/ ")) for part in (value, value.partition(",")[0] or value)
+            )  # of a list the first
+            check(ask, line, (option, command, *COMPLETE[command][:1], *said), value)
         except BaseException as error:
             error.add_note(f"opbyte {line}")
             raise

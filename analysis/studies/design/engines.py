@@ -243,7 +243,7 @@ def _explored(
     study: Study[Any, Any] = Study(run, lambda design: design.key, refusals=(CapacityError,))
     designs, _ = study.fitting(list(plans), progress)
     if not designs:
-        raise CapacityError(board.name, f"no design fits: {least} available")
+        raise CapacityError(board.name, f"no design fits: {least} available (--fill)")
     return len(designs), tuple(study.front(designs))
 
 
