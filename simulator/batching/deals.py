@@ -302,7 +302,7 @@ def take_in(loop: EngineArrays, columns: Columns, row: int, arrival: float, last
         return 0
     i = append_request(st, arrival, columns.input_tokens[row], last)
     if columns.generated[row] == 0:
-        hand_over(st.front, st.requests, i, columns.input_tokens[row])
+        hand_over(st.front, st.requests, i, columns.input_tokens[row : row + 1])
     st.requests[i].row = row
     name_content(st, columns, row, i, last)
     if columns.generated[row] > 0:

@@ -94,21 +94,14 @@ def receive(requests: npt.NDArray[Any], stop: int, members: int, before: float, 
 
 
 @compiled_part
-def hand_over(front: npt.NDArray[Any], requests: npt.NDArray[Any], row: int, tokens: float) -> None:
-    """Replace the time at which the request in the last `row` was sent by the time at which the engine receives it."""
+def hand_over(front: npt.NDArray[Any], requests: npt.NDArray[Any], first: int, tokens: npt.NDArray[np.int64]) -> None:
+    """Replace the times at which requests were sent by those at which the engine receives them.
+
+    They are the last rows, from `first` on, in the order in which they were sent; each has a number of `tokens`.
+    """
     f = front[0]
     if f.request_s == 0.0 and f.token_s == 0.0:  # no front end: requests may be given out of order
         return
-    before = f.idle_s
-    if not prepare(front, requests[row].arrival, tokens):
-        receive(requests, row, f.members - 1, before, f.idle_s)
-    requests[row].arrival = f.idle_s
-
-
-@compiled
-def hand_over_all(front: npt.NDArray[Any], requests: npt.NDArray[Any], tokens: npt.NDArray[np.int64]) -> None:
-    """`hand_over` the last requests, in the order in which they were sent; each has a number of tokens."""
-    f, first = front[0], len(requests) - len(tokens)
     begin, earlier, before = first, f.members, f.idle_s  # of the round that has begun
     for i in range(len(tokens) + 1):
         row, then = first + i, f.idle_s
@@ -119,6 +112,12 @@ def hand_over_all(front: npt.NDArray[Any], requests: npt.NDArray[Any], tokens: n
         if begin < row:
             receive(requests, begin, earlier, before, then)
         begin, earlier = row, 0
+
+
+@compiled
+def hand_over_all(front: npt.NDArray[Any], requests: npt.NDArray[Any], tokens: npt.NDArray[np.int64]) -> None:
+    """`hand_over` as Python calls it."""
+    hand_over(front, requests, len(requests) - len(tokens), tokens)
 
 
 @dataclass(frozen=True, slots=True)
