@@ -16,8 +16,8 @@ from ...devices.spec import SystemSpec
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.build import deployment_of, fleet_of
 from ...simulator.scenario.place import refuse_unused
-from ...simulator.serving.fleet import Fleet, pools_of
 from ...simulator.serving.live import Live
+from ...simulator.serving.pools import Fleet, pools_of
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ..answers.usual import as_usual

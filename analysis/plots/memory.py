@@ -80,7 +80,7 @@ def two_masters(table: pd.DataFrame, title: str, note: str = "") -> Figure:
     Parameters
     ----------
     table : DataFrame
-        Columns share, longer_s, sum_s, together_s, as `answers.two_masters` returns them.
+        Columns share, longer_s, sum_s, together_s, as `answers.memory_rows` returns them.
     """
     require(table, ("share", "longer_s", "sum_s", "together_s"), "table")
     with house_figure(title, height=3.2) as figure:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from ..step.calls import Calls
+from ..step.launches import Calls
 
 
 class OwnRules(Protocol):

@@ -14,7 +14,7 @@ from ...workloads.jit_held import held
 from ...workloads.registry import Registry
 from ..limits import MAX_SEQUENCES
 from ..registry import all_hooks
-from ..step.calls import PYTHON, Calls
+from ..step.launches import PYTHON, Calls
 from .host import LAUNCH_S, NO_FRONT, NO_HOST, OUTSIDE_S, Host, Pace
 from .orders import ORDERS
 from .own_rules import OwnRules

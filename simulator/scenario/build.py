@@ -14,7 +14,7 @@ from ..frameworks.engines import ENGINES, LaunchSettings
 from ..frameworks.settings import EngineSettings
 from ..limits import MAX_SEQUENCES
 from ..registry import all_hooks
-from ..serving.fleet import Fleet
+from ..serving.pools import Fleet
 from .load import load
 from .place import deployed
 from .scenario import Scenario

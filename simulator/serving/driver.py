@@ -28,11 +28,10 @@ from .combined import check_run, decoding, scaled_by, states_of, swapped_by
 from .dealing import Dealer
 from .draining import Drain, Drained
 from .engine import Engine
-from .fleet import Fleet
 from .groups import OPTION as GROUPS
 from .groups import Cut
 from .nodes import Node
-from .pools import Moves, Pools
+from .pools import Fleet, Moves, Pools
 from .progress import Progress, now_and_then
 from .routers import ROUTERS, asks_prefix, compiled_rule, round_robin
 from .run_part import RunPart

@@ -14,15 +14,17 @@ import numpy as np
 
 from ...workloads.records import Records, records
 from ...workloads.requests import RequestBlock
-from ..batching import exact, plans, uneven, waiting_on
+from ..batching import counting as uneven
+from ..batching import exact, plans
+from ..batching import outside as waiting_on
 from ..batching import state as col
-from ..batching.exact_state import new_exact
+from ..batching.exact import new_exact
 from ..batching.hooks import NONE, Brought, Hooks, hooks_of
 from ..batching.host import hand_over_all, idle_front
 from ..batching.kv import CacheSettings, KvRules, check_fits, kv_rules
 from ..batching.loop import EngineArrays, run
 from ..batching.orders import Waiting, queue_keys
-from ..batching.plan_log import new_plans, taken
+from ..batching.plans import new_plans, taken
 from ..batching.policies import Limits, Policy
 from ..batching.prefix import stocked, widened
 from ..batching.state import F8, I8, State, grown, new_state, outlasting

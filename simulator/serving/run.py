@@ -16,10 +16,9 @@ from ..option import NO_OPTIONS, PartOptions
 from ..registry import hooks_at
 from .collect import collect, left_of_parts
 from .driver import RunSettings, serve
-from .fleet import Fleet, pools_of
 from .groups import Cut, joined, left_of
 from .growing import Growing
-from .pools import Pools
+from .pools import Fleet, Pools, pools_of
 from .progress import Progress
 from .record import Run
 from .served import Served

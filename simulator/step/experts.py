@@ -12,8 +12,7 @@ from ..deploy.placement import BOTH, CLEARLY, Option, kind_code
 from . import books as book
 from . import lowering as low
 from .books import Books
-from .drawing import StepBatch, draw_part
-from .drawn import exchange, is_drawn
+from .drawing import StepBatch, draw_part, exchange, is_drawn
 from .lowering import F8, I8, Plan
 from .prices import Price, experts_price, part_outside
 from .rules import attained, energy, score

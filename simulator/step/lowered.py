@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..deploy.deployment import Deployment
-from .drawn import drawn_of
+from .drawing import drawn_of
 from .lowering import Plan, Slots, lower
 
 KEPT = 64

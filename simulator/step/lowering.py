@@ -113,7 +113,7 @@ class Plan(NamedTuple):
     places: Any = None  # None where experts lie in order and have no copies
     modes: Modes | Any = None  # None where exchanges are the same in every step
     apart: Any = None  # devices that hold the experts; None where those that attend do
-    drawn: Any = None  # draws that runs share, see `drawn`; None where each draws its own
+    drawn: Any = None  # draws that runs share, see `drawing`; None where each draws its own
 
 
 class Slots(NamedTuple):

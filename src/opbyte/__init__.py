@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from opbyte.analysis.answers.inspect import inspect as inspect
     from opbyte.analysis.answers.kernel_shapes import kernel_shapes as kernel_shapes
     from opbyte.analysis.answers.layouts import layouts as layouts
+    from opbyte.analysis.answers.memory_rows import two_masters as two_masters
     from opbyte.analysis.answers.placement import placement as placement
     from opbyte.analysis.answers.roofline import roofline as roofline
     from opbyte.analysis.answers.seeds import simulate_seeds as simulate_seeds
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from opbyte.analysis.answers.tune import tune as tune
     from opbyte.analysis.answers.tune_host import tune_host as tune_host
     from opbyte.analysis.answers.tune_many import tune_rows as tune_rows
-    from opbyte.analysis.answers.two_masters import two_masters as two_masters
     from opbyte.analysis.live.record import record as record
     from opbyte.analysis.live.serve import serve as serve
     from opbyte.analysis.names import catalog as catalog

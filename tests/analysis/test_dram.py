@@ -15,8 +15,8 @@ import pytest
 
 from opbyte.analysis.answers.dram import DramAnswer, dram
 from opbyte.analysis.answers.layouts import layouts
+from opbyte.analysis.answers.memory_rows import two_masters
 from opbyte.analysis.answers.roofline import roofline
-from opbyte.analysis.answers.two_masters import two_masters
 from opbyte.analysis.plots import memory as figures
 from opbyte.analysis.validate.dram import RAMULATOR, validate_dram
 from opbyte.devices.catalog import load_device, load_system

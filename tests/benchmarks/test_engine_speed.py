@@ -25,7 +25,7 @@ from opbyte.simulator.parts.expert_cache.store import ExpertStore
 from opbyte.simulator.parts.kv_tiers.asked import read_tiers
 from opbyte.simulator.parts.kv_tiers.settings import TierSettings
 from opbyte.simulator.serving.engine import Engine
-from opbyte.simulator.serving.fleet import Fleet
+from opbyte.simulator.serving.pools import Fleet
 from opbyte.simulator.serving.run import run
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.requests import open_requests

@@ -18,8 +18,7 @@ from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.parts.drafts.explicit import speculative_stage
 from opbyte.simulator.serving.driver import RunSettings, Served, serve
 from opbyte.simulator.serving.engine import Engine
-from opbyte.simulator.serving.fleet import Fleet
-from opbyte.simulator.serving.pools import Pools
+from opbyte.simulator.serving.pools import Fleet, Pools
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.requests import RequestBlock, RequestStream

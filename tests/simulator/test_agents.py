@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.parts.failures.faults import Faults
-from opbyte.simulator.serving.fleet import Fleet
+from opbyte.simulator.serving.pools import Fleet
 from opbyte.simulator.serving.record import Run
 from opbyte.simulator.serving.run import run
 from opbyte.workloads.errors import InputError

@@ -28,7 +28,7 @@ from opbyte.simulator.parts.autoscale.start_up import ENGINE_START_S, start_up_s
 from opbyte.simulator.parts.failures.faults import Faults
 from opbyte.simulator.serving.collect import collect, left_of_parts
 from opbyte.simulator.serving.engine import Engine
-from opbyte.simulator.serving.fleet import Fleet, pools_of
+from opbyte.simulator.serving.pools import Fleet, pools_of
 from opbyte.simulator.serving.record import Run
 from opbyte.simulator.serving.routers import ROUTERS
 from opbyte.simulator.serving.run import run

@@ -21,7 +21,7 @@ from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.parts.classes.lanes import LaneRules
 from opbyte.simulator.parts.failures.faults import Faults
 from opbyte.simulator.serving.engine import Engine
-from opbyte.simulator.serving.fleet import Fleet
+from opbyte.simulator.serving.pools import Fleet
 from opbyte.simulator.serving.run import run
 from opbyte.workloads.requests import RequestStream
 from opbyte.workloads.requests.block import Labels

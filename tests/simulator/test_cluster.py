@@ -18,7 +18,7 @@ from opbyte.devices.catalog import load_system
 from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.parts.failures.faults import Faults, parse_faults
-from opbyte.simulator.serving.fleet import Fleet
+from opbyte.simulator.serving.pools import Fleet
 from opbyte.simulator.serving.record import Run
 from opbyte.simulator.serving.routers import ROUTERS, Load
 from opbyte.simulator.serving.run import run

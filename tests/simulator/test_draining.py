@@ -23,8 +23,8 @@ from opbyte.simulator.batching.state import HIST_RATIO
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.serving import draining
 from opbyte.simulator.serving.draining import Sketch
-from opbyte.simulator.serving.fleet import Fleet
 from opbyte.simulator.serving.groups import Cut
+from opbyte.simulator.serving.pools import Fleet
 from opbyte.simulator.serving.record import Run
 from opbyte.simulator.serving.run import run, run_group
 from opbyte.workloads.errors import InputError

@@ -26,7 +26,7 @@ from opbyte.simulator.parts.kv_tiers.settings import KvTier, TierSettings
 from opbyte.simulator.parts.kv_tiers.state import new_shelves
 from opbyte.simulator.parts.kv_tiers.store import entry_of, put, touch
 from opbyte.simulator.serving.engine import Engine
-from opbyte.simulator.serving.fleet import Fleet
+from opbyte.simulator.serving.pools import Fleet
 from opbyte.simulator.serving.run import run
 from opbyte.workloads.errors import CapacityError, InputError
 from opbyte.workloads.jit import compiled

@@ -48,7 +48,7 @@ CASES = (
 )
 SHORT = (*range(7), 9)
 DEEP = ((0, 32), (7, 10), (8, 20))
-"""Cases with so many layers alike that the compiled path runs the first ones alone (`parts.overlap.alike`)."""
+"""Cases with so many layers alike that the compiled path runs the first ones alone (`parts.overlap.maxplus`)."""
 
 contexts = contexts_up_to(20_000)
 batches_of = st.builds(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.batching.recall import Recall, look_everywhere, new_recall, note_sent, with_pieces
 from opbyte.simulator.deploy.deployment import Deployment
-from opbyte.simulator.serving.fleet import Fleet
+from opbyte.simulator.serving.pools import Fleet
 from opbyte.simulator.serving.record import Run
 from opbyte.simulator.serving.routers import ROUTERS, Load
 from opbyte.simulator.serving.run import run

@@ -18,7 +18,7 @@ from opbyte.simulator.batching.kv import CacheSettings
 from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.parts.failures.faults import Faults
 from opbyte.simulator.serving.engine import Engine
-from opbyte.simulator.serving.fleet import Fleet
+from opbyte.simulator.serving.pools import Fleet
 from opbyte.simulator.serving.run import run
 from opbyte.workloads.requests import RequestBlock, RequestStream, Turns, open_requests
 

@@ -22,8 +22,8 @@ from ...scenario.scenario import Scenario
 from ...serving.clock import Clock
 from ...serving.dealing import Dealer
 from ...serving.driver import Driver
-from ...serving.fleet import Fleet
 from ...serving.nodes import Node
+from ...serving.pools import Fleet
 from ...serving.run_part import RunPart
 from ...serving.table import RequestTable
 from ..experts_apart.holders import devices_apart, devices_of

@@ -7,10 +7,62 @@ track of the whole batch begins when all chunks have.
 from __future__ import annotations
 
 from ....workloads.jit import compiled_inside, compiled_part, int64
-from .alike import keep, moved, skip
 from .arrays import T_CUT, T_LAYER, T_PART, T_RESOURCE, T_START, V_PART, V_SECTION, V_STAGE, Y_CHUNKS, Y_KIND, Streams
 from .lanes import L_END, L_SLOT, L_START, RING, Lanes
 from .ways import PIPELINED, SERIAL
+
+NEAR = 1e-13
+"""Of the time that a stage has come to: times that differ by less were moved by one amount."""
+
+
+@compiled_part
+def keep(lanes: Lanes, way: int) -> None:
+    """Remember the times before a visit, and what is booked."""
+    n = lanes.ready.size
+    for place in range(n):
+        lanes.before_visit[0, place] = lanes.ready[place]
+        lanes.before_visit[1, place] = lanes.before[place]
+    for i in range(lanes.free.size):
+        lanes.free_before[i] = lanes.free[i]
+    for s in range(lanes.booked.size):
+        lanes.booked[s] = lanes.wall[way, s]
+
+
+@compiled_part
+def moved(lanes: Lanes, chunks: int) -> float:
+    """By how much a visit moved all times, -1 where it moved them by different amounts.
+
+    A stream that the section does not use stays where it was; nothing waits for it.
+    """
+    by = lanes.free[0] - lanes.free_before[0]
+    near = NEAR * lanes.free[0]
+    if by <= 0.0:
+        return -1.0
+    for place in range(chunks):
+        if abs(lanes.ready[place] - lanes.before_visit[0, place] - by) > near:
+            return -1.0
+        if abs(lanes.before[place] - lanes.before_visit[1, place]) > near:
+            return -1.0
+    for i in range(1, lanes.free.size):
+        if lanes.free[i] != lanes.free_before[i] and (abs(lanes.free[i] - lanes.free_before[i] - by) > near):
+            return -1.0
+    return float(by)
+
+
+@compiled_part
+def skip(lanes: Lanes, way: int, chunks: int, by: float, times: int) -> None:
+    """Advance by `times` visits, each like the last one."""
+    later = by * times
+    for place in range(chunks):
+        lanes.ready[place] += later
+    for i in range(lanes.free.size):
+        if lanes.free[i] != lanes.free_before[i]:
+            lanes.free[i] += later
+    for s in range(lanes.booked.size):
+        lanes.wall[way, s] += (lanes.wall[way, s] - lanes.booked[s]) * times
+    for i in range(min(lanes.latest[0], RING)):
+        lanes.ring[i, L_START] += later
+        lanes.ring[i, L_END] += later
 
 
 @compiled_inside

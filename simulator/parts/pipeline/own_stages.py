@@ -15,7 +15,7 @@ from ....workloads.jit import compiled_code, compiled_part
 from ....workloads.jit_held import held
 from ...batching import exact, hooks
 from ...batching import state as col
-from ...batching.exact_state import Exact
+from ...batching.exact import Exact
 from ...batching.kv import KvRules
 from ...batching.plain import write_log
 from ...batching.policies import Limits

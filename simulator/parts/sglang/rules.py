@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from ...batching.host import LAUNCH_S, OUTSIDE_S, Host
 from ...batching.policies import POLICIES, Policy
-from ...step.calls import PYTHON, Calls
+from ...step.launches import PYTHON, Calls
 from .state import ROOMIER, Numbers, Sglang, new_sglang, new_turns
 
 INIT_RATIO, MIN_SHARE, DECAY_STEPS = 0.7, 0.14, 600

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ....workloads.jit import compiled_code, compiled_part, int64
 from ...batching import hooks
 from ...batching.clients import complete
-from ...batching.exact_state import copy_lists
+from ...batching.exact import copy_lists
 from ...batching.kv import KvRules, blocks_of
 from ...batching.state import I8, State
 from ...batching.stretch import record_gap, stamp

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from ...batching.host import LAUNCH_S, OUTSIDE_S, Host
 from ...batching.policies import POLICIES, Policy
-from ...step.calls import TRTLLM_CALLS, Calls
+from ...step.launches import TRTLLM_CALLS, Calls
 from .state import Trtllm, TrtNumbers, new_trtllm, widened
 
 
