@@ -83,7 +83,7 @@ def prepare(front: npt.NDArray[Any], sent: float, tokens: float) -> bool:
 def receive(requests: npt.NDArray[Any], stop: int, members: int, before: float, then: float) -> None:
     """Let the engine receive at `then` the last `members` requests before row `stop` that it would have received at `before`.
 
-    Requests that do not pass the front end may stand between those of a round.
+    Requests that do not pass the front end may stand between members of a round.
     """
     row = stop - 1
     while members > 0 and row >= 0:
