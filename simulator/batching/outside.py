@@ -13,53 +13,11 @@ from typing import Any, NamedTuple
 from numba import types
 
 from ...workloads.errors import InputError, nearest
-from ...workloads.jit import compiled_code, compiled_from_outside, int64
-from ...workloads.jit_held import held
+from ...workloads.jit import compiled_from_outside
 from ...workloads.registry import Registry, first_line
 from ..part import Combination, Part
 from ..registry import PARTS
 from ..registry import add as add_part
-from .kv import KvRules
-from .policies import Limits
-from .state import State
-
-
-@held
-class Asking(NamedTuple):
-    """A part from outside."""
-
-    waits: Any  # its function
-    own: tuple[float, ...]  # its options
-
-
-@compiled_code
-def waits_on(asking: Asking, state: State, limits: Limits, rank: int, index: int, now: float) -> bool:
-    """Whether a part lets a prompt wait whose turn has come; one that has had tokens never does."""
-    request, running, decoding, slowest = state.requests[index], state.ranks[rank].running, int64(0), 0.0
-    if running == 0 or request.generated > 0:
-        return False
-    for j in range(running):
-        other = state.requests[state.running[rank, j]]
-        decoding += other.generated > 0
-        if other.generated > 1:
-            slowest = max(slowest, (other.last - other.first) / (other.generated - 1))
-    tokens, waited = (request.target - request.cached, now - state.requests[index].arrival)
-    prompt = WaitingPrompt(tokens, waited, running, decoding, slowest, asking.own)
-    return bool(asking.waits(prompt))
-
-
-@compiled_code
-def while_waits(asking: Asking, state: State, limits: Limits, kv_rules: KvRules) -> int:
-    """Decode steps until a part is asked again: one where anything waits."""
-    running = int64(0)
-    for r in range(state.ranks.shape[0]):
-        running += state.ranks[r].running
-    waiting = state.counters[0].released - state.counters[0].completed > running
-    return int64(1) if waiting else int64(1 << 40)
-
-
-HOOKS = {"waits_on": waits_on, "alike": while_waits}
-
 
 OPTION = "--part"
 OWN_SCHEDULERS = "its scheduler has its own admission rules"

@@ -14,9 +14,7 @@ import numpy as np
 
 from ...workloads.records import Records, records
 from ...workloads.requests import RequestBlock
-from ..batching import counting as uneven
-from ..batching import exact, plans
-from ..batching import outside as waiting_on
+from ..batching import counting, exact, plans, waiting_on
 from ..batching import state as col
 from ..batching.exact import new_exact
 from ..batching.hooks import NONE, Brought, Hooks, hooks_of
@@ -193,7 +191,7 @@ class Engine:
         if asked is not None:
             brought.append((waiting_on.Asking(asked.compiled, asked.own), waiting_on.HOOKS))
         if self.plan.uneven is not None:
-            brought.append((self.model, uneven.HOOKS))
+            brought.append((self.model, counting.HOOKS))
         return brought
 
     def put(self, name: str, state: Any) -> None:
