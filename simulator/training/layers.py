@@ -1,6 +1,6 @@
 """Forward and backward pass of one layer, of the embedding and of the head, on one device.
 
-Seconds of kernels and exchanges of a training step, from the price list of serving.
+Seconds of kernels and exchanges of a training step, from the cost models of serving.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def sustained(spec: DeviceSpec, op: Op) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Prices on the devices and links of a deployment."""
+    """Seconds on the devices and links of a deployment."""
 
     deployment: Deployment
 
@@ -105,7 +105,7 @@ class Prices:
 
 
 def collective_op(kind: str, message_bytes: float, ranks: int) -> Op:
-    """An exchange of bytes as an op, for models that price ops."""
+    """An exchange of bytes as an op, for cost models of ops."""
     return Op(
         name=f"training_{kind}", layer="communication", kind=kind, phase="both",
         shape={"ranks": ranks}, dtype="bf16", flops=0.0, act_bytes=message_bytes,
@@ -124,14 +124,14 @@ TENSOR, EXPERT, HOST = "tensor parallel", "expert parallel", "host"
 EXCHANGE_SMS = 32
 """SMs of HybridEP's kernels in NVIDIA's recipes (NVIDIA-NeMo/Megatron-Bridge@067f987, perf_recipes)."""
 SPLIT_SHOWN, SPLIT_SMS = 1 / 8, 16
-"""Of an exchange beside products, what is waited for in the forward pass (the last of four splits of the reduce-scatter, which is half of the exchange),
+"""Of an exchange in parallel with products, what is waited for in the forward pass (the last of four splits of the reduce-scatter, which is half of the exchange),
 and SMs that it takes (NVIDIA-NeMo/Megatron-Bridge@067f987, comm_overlap.py)."""
 HOST_CALLS, BIAS_CALLS = 10, 11
 """Kernels of a local expert that the host starts one by one: for each of two matrices a product in the forward and two in the backward pass, and casts
 of its input and of its output's gradient (Transformer Engine, module/grouped_linear.py); and for its biases two kernels forward and nine of autograd (see `workloads.training.ADDED`)."""
 LAUNCH_S, SYNC_S = 13.6e-6, 1.45e-3
 """Seconds of a device for each kernel that the host starts in a layer with experts, and for each such layer where the host waits for how many tokens
-they got; fitted as `pricing.SUSTAINED`."""
+they got; fitted as `SUSTAINED`."""
 NOTHING = Loads(np.zeros(1), np.zeros(1))
 Seconds = defaultdict[str, float]
 
@@ -143,7 +143,7 @@ def _none() -> Seconds:
 
 @dataclass
 class LayerPrices:
-    """What all layers of a step share, and what was already priced.
+    """What all layers of a step share, and the seconds known so far.
 
     Attributes
     ----------
@@ -170,7 +170,7 @@ class LayerPrices:
         return self.layout.group(self.deployment.system, self.layout.tp, 1)
 
     def layer(self, layer: Layer, uncut: Layer, experts: Sequence[ExpertPart], again: bool = False) -> Passes:
-        """Passes of one layer; equal layers with equal loads are priced once.
+        """Passes of one layer; equal layers with equal loads are predicted once.
 
         Parameters
         ----------
@@ -246,7 +246,7 @@ class LayerPrices:
         return weights_s
 
     def _shown(self, share: float) -> float:
-        """What of an exchange of tensor-parallel devices is waited for; beside products it takes their SMs."""
+        """What of an exchange of tensor-parallel devices is waited for; in parallel with products it takes their SMs."""
         o, numerics = self.options, self.deployment.run.numerics
         usual = o.sequence_parallel and not self.deployment.experts and numerics.weight_format("ffn") != "nvfp4"
         if not (usual if o.overlap_tp is None else o.overlap_tp):

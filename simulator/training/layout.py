@@ -4,7 +4,7 @@ Devices are numbered as Megatron-LM numbers them: tensor-parallel ones are neigh
 data-parallel ranks of a pipeline stage, and stages follow each other. Experts lie on `ep` groups of
 `expert_tp` neighbours within a stage; the blocks of these are copies of each other.
 
-A model put on a system for training: cut by the degrees of a step, priced as for serving.
+A model put on a system for training: cut by the degrees of a step, with the cost models of serving.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ class TrainingOptions:
     pipeline_layout : str
         Megatron's layout string; empty: as even as can be, see `stages.pipeline_chunks`.
     overlap_experts : bool
-        Exchanges of experts' tokens run beside the passes of another micro-batch.
+        Exchanges of experts' tokens overlap with the passes of another micro-batch.
     overlap_tp : bool, optional
-        Exchanges of tensor-parallel devices run beside the products before and behind them; if not said, where recipes do so: in dense models,
+        Exchanges of tensor-parallel devices overlap with the products before and behind them; if not given, where recipes do so: in dense models,
         split along the sequence, in other formats than NVFP4.
     graphs : str
         One of `GRAPHS`: what of a layer with experts the host starts kernel by kernel.
@@ -108,7 +108,7 @@ class TrainingLayout:
     tp, dp, pp, cp : int
         Tensor, data, pipeline and context parallel.
     ep, expert_tp : int
-        Groups that experts are dealt to, and devices that split one.
+        Groups that experts are distributed to, and devices that split one.
     microbatches : int
         That each rank runs, one after another.
     per_node : int
@@ -178,7 +178,7 @@ def training_layout(
 ) -> TrainingLayout:
     """Choose the degrees that are not given, and check that everything divides.
 
-    Tensor parallel within a node, one stage, data parallel over the rest. Experts are dealt to as many
+    Tensor parallel within a node, one stage, data parallel over the rest. Experts are distributed to as many
     devices of a node as divide them.
 
     Raises

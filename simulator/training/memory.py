@@ -26,7 +26,7 @@ class Passes:
     kept_bytes : float
         From the forward to the backward pass [B].
     working_bytes : float
-        Besides, while the backward pass runs: what whole-layer recomputation makes anew, or is on its way to or from the host [B].
+        Besides, while the backward pass runs: what whole-layer recomputation computes again, or is on its way to or from the host [B].
     weights_s : float
         Of the backward pass, for the gradients of weights [s].
     """
@@ -83,7 +83,7 @@ class TrainingMemory:
     activations : float
         Kept for backward passes to come, of all micro-batches on their way.
     working : float
-        Of the layer that whole-layer recomputation makes anew.
+        Of the layer that whole-layer recomputation computes again.
     """
 
     weights: float

@@ -6,7 +6,7 @@ task; with equal stages it takes (m + (p - 1) / v) (F + B), which a test holds i
 Which layers a stage has follows Megatron's layout strings, or its even split (NVIDIA/Megatron-LM@d98e8a6, pipeline_parallel_layer_layout.py and
 transformer_block.py in core/transformer).
 
-Exchanges of gradients and weights run beside the passes. The links are a second resource: layer by layer, in the order of the pass, an exchange starts
+Exchanges of gradients and weights overlap with the passes. The links are a second resource: layer by layer, in the order of the pass, an exchange starts
 when its layer's work and the exchange before are done. Nothing else uses the links meanwhile.
 """
 

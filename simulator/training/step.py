@@ -22,7 +22,7 @@ from .pipeline import Schedule, in_flight, pass_seconds, schedule
 from .states import BytesPerWeight, ParameterCounts, layer_parameters, stage_parameters, states
 
 DATA, PIPELINE, OPTIMIZER, COMPUTE = "data parallel", "pipeline", "optimizer", "compute"
-"""Labels of a step's seconds beside `layers.TENSOR` and `layers.EXPERT`."""
+"""Labels of a step's seconds in addition to `layers.TENSOR` and `layers.EXPERT`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ def least_first(deployment: Deployment, layout: TrainingLayout) -> Iterator[str]
 
 
 def _prices(deployment: Deployment, layout: TrainingLayout, options: TrainingOptions) -> LayerPrices:
-    """Prices of a micro-batch on one rank: of each sequence, where several share it, its part."""
+    """Seconds of a micro-batch on one rank: of each sequence, where several share it, its part."""
     sequences = whole_sequences(options.micro_batch, options.seq, deployment.shard.windows)
     m = Moments(sequences.windows, sequences.values / layout.cp)
     per_weight = BytesPerWeight.adam(deployment.run.numerics.act_bytes).stored_as(

@@ -58,10 +58,7 @@ def test_better_devices_and_formats_are_never_slower() -> None:
     base = train("llama-3-8b", "a100-80gb-x8", batch=16, seq=2048, tp=2)
     better = train("llama-3-8b", "h100-x8", batch=16, seq=2048, tp=2)
     eight = train("llama-3-8b", "h100-x8", batch=16, seq=2048, tp=2, dtype="fp8")
-    full = train("llama-3-8b", "h100-x8", batch=16, seq=2048, tp=2, recompute="full")
     assert eight.step.seconds < better.step.seconds < base.step.seconds
-    assert full.step.seconds > better.step.seconds
-    assert full.step.memory.total < better.step.memory.total
 
 
 @pytest.mark.parametrize(

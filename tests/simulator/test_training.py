@@ -259,7 +259,6 @@ def test_what_does_not_fit_says_what_takes_most() -> None:
         (80, 0, 8, 5, "Et*2|(t*2|)*34,t*3|(t*2|)*3,tL", (2,) * 35 + (3, 2, 2, 2, 1)),  # Llama 3 70B on H100
         (126, 0, 8, 8, "", (1, *(2,) * 62, 1)),  # Llama 3.1 405B: embedding and loss count as layers
         (94, 0, 8, 4, "", (2, *(3,) * 30, 2)),  # Qwen3-235B
-        (80, 0, 4, 5, "", (4,) * 20),
     ],
 )
 def test_layouts_of_published_recipes(
