@@ -18,7 +18,10 @@ setup(
         "opbyte.analysis.reference": ["templates/*"],
         "opbyte.analysis.report": ["templates/*.j2", "templates/*.js", "vendor/*"],
         "opbyte.analysis.papers": ["values/*.yaml"],
-        "opbyte.analysis.studies.design": ["spaces/*.yaml"],
+        "opbyte.analysis.studies": ["results.yaml"],
+        "opbyte.analysis.studies.benchmark": ["results.yaml"],
+        "opbyte.analysis.studies.design": ["results.yaml", "spaces/*.yaml"],
+        "opbyte.analysis.studies.sweep": ["results.yaml"],
         "opbyte.analysis.validate": ["pages/*.md", "runs/*.csv"],
         "opbyte.devices": [
             "calibrated/*.csv",

@@ -139,6 +139,26 @@ def _spaces() -> Records:
     return rows
 
 
+def _metrics() -> Records:
+    from ..simulator.quantity import meanings
+    from ..workloads.latencies import latency_of
+    from .answers.part_answers import with_columns
+    from .answers.quantities import RUN_QUANTITIES
+    from .answers.summary import LATENCIES
+    from .studies.sweep.point import DERIVED, METRICS
+
+    known = {**meanings(tuple(RUN_QUANTITIES.values())), **DERIVED}
+    out: dict[str, str] = {}
+    for name in METRICS:
+        if (latency := latency_of(name)) is not None:
+            share = "mean" if latency.share is None else f"{latency.quantile[1:]}th percentile"
+            out[name] = f"{LATENCIES[f'{latency.measure}_s'].capitalize()}, {share} [s]."
+        else:
+            out[name] = known[name]
+    out |= {name: text for f in with_columns() for name, text in meanings(f.columns).items()}
+    return [{"name": name, "title": text} for name, text in out.items()]
+
+
 def _experiments() -> Records:
     from .reproduce import list_experiments
 
@@ -229,6 +249,7 @@ LISTS: dict[str, str | Callable[[], Records]] = {
     "forms": _forms,
     "benchmarks": "analysis.studies.benchmark:BENCHMARKS",
     "spaces": _spaces,
+    "metrics": _metrics,
     "experiments": _experiments,
     "prices": _prices,
 }

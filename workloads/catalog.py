@@ -83,7 +83,8 @@ def catalog_entry(name: str) -> CatalogModel | None:
 def _aliases() -> dict[str, Path]:
     """Alias in lower case -> file."""
     files = [MODELS / f"{name}.yaml" for name in list_models()]
-    return {alias.lower(): file for file in files for alias in _read(file).aliases}
+    known = {alias.lower(): file for file in files for alias in _read(file).aliases}
+    return {alias.rpartition("/")[2]: file for alias, file in known.items()} | known
 
 
 def load_model(model: str | Path) -> ModelSpec:

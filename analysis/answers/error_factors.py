@@ -248,12 +248,17 @@ def engine_of_scenario(scenario: Scenario) -> tuple[str, tuple[int, ...]]:
     """Return a scenario's engine, named as in `frameworks`, and its version; empty for the newest one."""
     from ...simulator.frameworks.keys import numbers_of  # compiled code beside it
 
-    path = scenario.serving.engine
-    if path is None:
+    known = engine_file_of(scenario)
+    if not known:
         return engine_named(scenario.deployment.framework)
-    known = read_json_object(Path(path) / "engine.json" if Path(path).is_dir() else Path(path))
     name, version = known.get("engine", "vllm"), known.get("version", known.get("engine_version", ""))
     return {"tensorrt-llm": "trtllm"}.get(str(name), str(name)), numbers_of(str(version)) or UNTOLD
+
+
+def engine_file_of(scenario: Scenario) -> Mapping[str, Any]:
+    """Keys of a scenario's engine file; none without one."""
+    path = scenario.serving.engine
+    return {} if path is None else read_json_object(Path(path, "engine.json") if Path(path).is_dir() else Path(path))
 
 
 def engine_named(framework: str | None) -> tuple[str, tuple[int, ...]]:

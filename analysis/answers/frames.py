@@ -15,6 +15,7 @@ from ...simulator.fpga.deploy import FpgaDeployment, check_schedule, deploy_fpga
 from ...simulator.fpga.frames import Frames, OnProgress, num_tasks, serve_images
 from ...simulator.scenario.load import load
 from ...workloads.errors import InputError
+from ...workloads.latencies import QUANTILES, share_of
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_seed
 from ...workloads.vit_requests import arrivals, check_images, task_sequence
@@ -28,7 +29,6 @@ from .rests import rests_of
 FRAME = Interval(0.87, 1.15)
 """Factors on an image's time. No run on hardware validates the engine; the largest error of a published value is 15
 % (docs/fpga.md)."""
-QUANTILES = {"mean": None, "p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class FrameRun(Result):
     def latency(self) -> dict[str, float]:
         """Of an image [s]."""
         latency_s = self.served.latency_s
-        return {n: float(latency_s.mean() if q is None else np.quantile(latency_s, q)) for n, q in QUANTILES.items()}
+        return {n: float(np.quantile(latency_s, q) if (q := share_of(n)) else latency_s.mean()) for n in QUANTILES}
 
     @property
     def service_s(self) -> float:

@@ -74,9 +74,9 @@ def limit_of(run: Run, missed: Mapping[str, float]) -> Limit:
             return limit
         busy = stages["waiting"] > 0
         chosen = busy if busy.any() else np.ones_like(busy)
-        return _bound(run, stages, chosen, "requests wait for steps")
+        return _bound(run, stages, chosen, "requests wait for steps; a typical one")
     prompts = stages["prefill_tokens"] > 0
-    return _bound(run, stages, prompts if prompts.any() else ~prompts, "prompts take long")
+    return _bound(run, stages, prompts if prompts.any() else ~prompts, "prompts take long; a typical step")
 
 
 def _waiting_share(run: Run, missed: Mapping[str, float]) -> float:
@@ -112,7 +112,7 @@ def _long_steps(run: Run, stages: Stages, most_s: float) -> Limit:
     """What bounds the steps that are longer than allowed."""
     step_s = (stages["end_s"] - stages["start_s"]) / np.maximum(stages["steps"], 1)
     long = (step_s > most_s) & (stages["decodes"] > 0)
-    return _bound(run, stages, long if long.any() else step_s >= step_s.max(), "steps are too long")
+    return _bound(run, stages, long if long.any() else step_s >= step_s.max(), "steps are too long; a typical one")
 
 
 def _bound(run: Run, stages: Stages, chosen: npt.NDArray[np.bool_], why: str) -> Limit:
@@ -129,7 +129,7 @@ def _bound(run: Run, stages: Stages, chosen: npt.NDArray[np.bool_], why: str) ->
     step = f"{decodes:,} decodes" + (f" and {prompt:,} prompt tokens" if prompt else "")
     took = seconds(float(length[middle] / steps[middle]))
     resource = RESOURCES[bound].format(processor)
-    text = f"{why}; a typical one, {step}, takes {took}, {share:.0%} of it bound by {resource}"
+    text = f"{why}, {step}, takes {took}, {share:.0%} of it bound by {resource}"
     return Limit(resource, share, text)
 
 

@@ -26,6 +26,8 @@ from ..show.result import Drawing, Result
 from ..show.text import Blocks, Records, Rows, seconds, show, si
 from ..show.timeline import write_bars
 from .error_factors import Conditions, engine_named
+from .evidence import evidence
+from .evidence_table import evidence_blocks
 from .interval import Interval, interval_dict, spoken, step_interval
 from .memory_rows import dram_blocks, dram_rows
 from .op_rows import OpRow, merged
@@ -69,6 +71,7 @@ class Roofline(Result):
     ranges: Ranges | None = None
     stage: StageCost | None = None
     engine: Engine = ("", ())
+    why: bool = False
 
     def remarks(self) -> Sequence[str]:
         return self.warnings
@@ -164,7 +167,7 @@ class Roofline(Result):
             self.rows(),
             *blocks_of(self.parts, late=False),
             *blocks_of(self.parts, late=True),
-            *([] if self.ranges is None else self.ranges.text()),
+            *evidence_blocks([(evidence(d, self.sources), d.system.name, self.ranges)], self.why),
             FOOTNOTE,
         ]
 

@@ -59,7 +59,7 @@ class Seeds(Several):
         )
 
     def records(self) -> Rows:
-        tables = [flat(r.run) for r in self.runs]
+        tables = [flat(r.run, r.shown) for r in self.runs]
         return [
             {"metric": name, "mean": mean, "ci95": half}
             for name in tables[0]
@@ -105,13 +105,14 @@ def simulate_seeds(
     seeds: int,
     keep_stages: bool = False,
     progress: Progress | None = None,
+    percentiles: str | None = None,
     **options: Unpack[ScenarioKeywords],
 ) -> Seeds:
     """Serve the same kind of requests with several seeds, from the scenario's own on.
 
     Parameters
     ----------
-    model, system, keep_stages, progress, **options
+    model, system, keep_stages, progress, percentiles, **options
         See `simulate`.
     seeds : int
         How many, 1 to 1,000.
@@ -127,7 +128,7 @@ def simulate_seeds(
         raise InputError("--seeds", "needs MODEL and --system, for example mixtral-8x7b")
     return Seeds(
         tuple(
-            simulate(scenario.changed(seed=seed), keep_stages=keep_stages, progress=progress)
+            simulate(scenario.changed(seed=seed), keep_stages=keep_stages, progress=progress, percentiles=percentiles)
             for seed in range(scenario.seed, scenario.seed + seeds)
         )
     )

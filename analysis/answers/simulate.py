@@ -20,6 +20,7 @@ from ...simulator.serving.progress import Progress
 from ...simulator.serving.record import OpTotal, Run
 from ...simulator.serving.usual import typical
 from ...workloads.errors import InputError
+from ...workloads.latencies import QUANTILES, read_quantiles
 from ...workloads.model import ModelSpec
 from ..show.result import Drawing, Result
 from ..show.text import Blocks, Records, Rows, seconds, show
@@ -43,7 +44,6 @@ from .run_warnings import warnings_of
 from .started import started
 from .summary import (
     LATENCIES,
-    QUANTILES,
     figure_rows,
     figures,
     flat,
@@ -88,6 +88,8 @@ class Simulation(Result):
         Whether the evidence is printed as a table instead of one line.
     emit : str or None
         Kind of the manifest that is printed too, see `manifests.WRITERS`.
+    shown : tuple of str
+        The mean and the percentiles of latencies in JSON, tables and reports.
     """
 
     run: Run
@@ -100,6 +102,7 @@ class Simulation(Result):
     ranges: Ranges | None = None
     why: bool = False
     emit: str | None = None
+    shown: tuple[str, ...] = QUANTILES
 
     def remarks(self) -> Sequence[str]:
         return self.warnings
@@ -119,7 +122,7 @@ class Simulation(Result):
             **carbon_of(r, self.scenario.grid_gCO2_per_kWh),
             **entries(r, STATE),
             **entries_after(r.parts, "figures"),
-            **{name: getattr(r, name).as_dict() for name in LATENCIES},
+            **{name: getattr(r, name).as_dict(self.shown) for name in LATENCIES},
             "layers": [op_row(op) for op in layer_totals(r)],
             **entries_after(r.parts, "layers"),
             "intervals": self._interval_dict(),
@@ -136,20 +139,23 @@ class Simulation(Result):
         return {"wall_s": self.run.wall_s}
 
     def rows(self) -> Rows:
-        latencies = latency_rows(self.run)
+        latencies = latency_rows(self.run, self.shown)
         return [
             *({"metric": label, "value": text_of(x, unit)} for label, x, unit in figures(self.run)),
-            *({"metric": f"{row['latency']}, {q}", "value": row[q]} for row in latencies for q in QUANTILES),
+            *({"metric": f"{row['latency']}, {q}", "value": row[q]} for row in latencies for q in self.shown),
         ]
 
     def records(self) -> Rows:
-        return [{"metric": name, "value": value} for name, value in (flat(self.run) | columns_of(self.run)).items()]
+        return [
+            {"metric": name, "value": value}
+            for name, value in (flat(self.run, self.shown) | columns_of(self.run)).items()
+        ]
 
     def blocks(self) -> Blocks:
         return [
             heading(self.run), figure_rows(self.run), window_text(self.run.window),
             *carbon_text(self.run, self.scenario.grid_gCO2_per_kWh),
-            *blocks_of(self.run.parts, late=False), self.sure(), latency_rows(self.run),
+            *blocks_of(self.run.parts, late=False), self.sure(), latency_rows(self.run, self.shown),
             *blocks_of(self.run.parts, late=True), where_rows(self.run),
             *(self.steps.blocks() if self.steps else []),
             *self.outside_tables(), *evidence_blocks([self.rests_on()], self.why),
@@ -264,6 +270,7 @@ def simulate(
     groups: int | None = None,
     workers: int | None = None,
     dask: str | None = None,
+    percentiles: str | None = None,
     **options: Unpack[ScenarioKeywords],
 ) -> Simulation:
     """Serve requests with a model on a system.
@@ -288,6 +295,8 @@ def simulate(
         Processes that groups run on; one a core by default.
     dask : str, optional
         Address of a Dask scheduler, whose workers groups run on instead.
+    percentiles : str, optional
+        Percentiles of latencies that are shown in addition, such as "p95,p99.9".
     **options
         Options of `Scenario` by their names, such as ``rate``, ``policy`` or ``tp``.
 
@@ -296,7 +305,7 @@ def simulate(
     InputError
         Anything that cannot be used; the message says what would be right.
     """
-    scenario = as_usual(Scenario.of(model, system, **options))
+    scenario, shown = as_usual(Scenario.of(model, system, **options)), read_quantiles(percentiles)
     check_prices(scenario)
     window = None if steps is None else read_window(steps)
     if window is not None and groups is not None:
@@ -311,7 +320,7 @@ def simulate(
 
     made = play(scenario, keep_stages, progress)
     result = simulation_of(scenario, made, window)
-    return replace(result, intervals=replayed(scenario, made, result.intervals, play))
+    return replace(result, shown=shown, intervals=replayed(scenario, made, result.intervals, play))
 
 
 def simulation_of(scenario: Scenario, made: Run, window: range | None = None) -> Simulation:

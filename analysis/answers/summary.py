@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...devices.device import Processor
 from ...simulator.quantity import ratio
+from ...workloads.latencies import QUANTILES
 from ..show.text import Records, seconds, show
 from .part_answers import text_of
 from .quantities import RUN_QUANTITIES, labelled
@@ -26,7 +27,6 @@ LATENCIES = {
     "client_e2e_s": "end to end, seen by the client",
 }
 """The engine's latencies, and what clients see of them."""
-QUANTILES = ("mean", "p50", "p90", "p99")
 SMALL = 0.01
 """Ops below this share of both time and energy are shown as one."""
 
@@ -141,23 +141,23 @@ def latency_texts(run: Run) -> list[tuple[str, str]]:
     return [(n, label) for n, label in LATENCIES.items() if run.outside_s or not n.startswith("client")]
 
 
-def latency_rows(run: Run) -> Records:
+def latency_rows(run: Run, shown: Sequence[str] = QUANTILES) -> Records:
     """One row per latency, one column per quantile."""
     rows = []
     for name, label in latency_texts(run):
         q: Quantiles = getattr(run, name)
-        rows.append({"latency": label, **{k: seconds(getattr(q, k)) for k in QUANTILES}})
+        rows.append({"latency": label, **{k: seconds(q.at(k)) for k in shown}})
     return rows
 
 
-def flat(run: Run) -> dict[str, float | None]:
+def flat(run: Run, shown: Sequence[str] = QUANTILES) -> dict[str, float | None]:
     """Return every value under its JSON name, latencies as ``ttft_s_p99``."""
     out: dict[str, float | None] = {
         name: getattr(run, name)
         for name in ("output_tokens_per_s", "total_tokens_per_s", "joules_per_token", "makespan_s", "kv_peak")
     }
     for name in LATENCIES:
-        out |= {f"{name}_{k}": getattr(getattr(run, name), k) for k in QUANTILES}
+        out |= {f"{name}_{k}": getattr(run, name).at(k) for k in shown}
     return out
 
 

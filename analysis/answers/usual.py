@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ...devices.catalog import load_system
 from ...devices.spec import SystemSpec
 from ...simulator.scenario.options import DeployOptions
+from .error_factors import engine_file_of
 from .summary import degrees
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ def served_by(run: Run, scenario: Scenario) -> str:
     from ...simulator.parts.two_pools.run import pools_of  # compiled code behind it
 
     layout = "; ".join(f"{p.name} tp {p.deployment.layout.tp}" for p in pools_of(run)) or degrees(run.deployment)
-    return f"{layout}; {run.policy.name} on {scenario.deployment.framework or 'no engine'}'s kernels; {may_run(run)}"
+    kernels = scenario.deployment.framework or engine_file_of(scenario).get("framework") or "no engine"
+    return f"{layout}; {run.policy.name} on {kernels}'s kernels; {may_run(run)}"
 
 
 def may_run(run: Run) -> str:

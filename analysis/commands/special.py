@@ -14,6 +14,7 @@ import typer
 
 from ...simulator.scenario import Scenario
 from ...workloads.errors import InputError, visible
+from ...workloads.latencies import read_quantiles
 from .io import answer, counting, folder, print_json, progress, show, split
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def simulate(given: Any) -> None:
     from ..answers.simulate import simulate as run
     from ..answers.started import started
 
-    scenario, keep, seeds = Scenario.of(**given.options), given.out is not None, given.seeds
+    scenario, keep, seeds, shown = Scenario.of(**given.options), given.out is not None, given.seeds, given.percentiles
+    read_quantiles(shown)
     one = {name: getattr(given, name) for name in ("groups", "workers", "dask", "steps")}
     _check_emit(given.emit)
     if given.emit is not None:
@@ -49,10 +51,14 @@ def simulate(given: Any) -> None:
     def make() -> Simulation | Seeds | Comparison:
         with progress() as watch:
             if seeds is not None:
-                return simulate_seeds(scenario, seeds=seeds, keep_stages=keep, progress=watch)
+                return simulate_seeds(scenario, seeds=seeds, keep_stages=keep, progress=watch, percentiles=shown)
             if scenario.model is None and scenario.system is None:
                 return compare_demo(scenario, keep_stages=keep, progress=watch)
-            return replace(run(scenario, keep_stages=keep, progress=watch, **one), why=given.why, emit=given.emit)
+            return replace(
+                run(scenario, keep_stages=keep, progress=watch, percentiles=shown, **one),
+                why=given.why,
+                emit=given.emit,
+            )
 
     answer(make, given.out, given.as_json, waits=False)  # `progress` says how far it is
 

@@ -213,11 +213,8 @@ def _block(block: Block) -> Iterator[str]:
 
 def _columns() -> Iterator[str]:
     from ...simulator.frameworks.engine_file import KEYS
-    from ...simulator.quantity import columns
     from ...workloads.kernel_schemas import DTYPES, SCHEMAS, TIMINGS
-    from ..answers.part_answers import with_columns
-    from ..studies.sweep.point import BASES, METRICS
-    from .meanings import metrics
+    from ..studies.sweep.point import BASES
 
     yield "## Keys of an engine file\n"
     for engine, (keys, only) in KEYS.items():
@@ -242,15 +239,10 @@ def _columns() -> Iterator[str]:
     yield "## Metrics of a sweep\n"
     yield (
         "Columns of `points.csv`, for constraints and objectives; `_s` is seconds, `_mm2` square "
-        f"millimetres. Then {' and '.join(f'`{name}`' for name in BASES)}, in words.\n"
+        f"millimetres: the list [metrics](#metrics), those of parts where a point asks for the part. Any percentile of a "
+        f"latency may be named, as `ttft_s_p95`. Then {' and '.join(f'`{name}`' for name in BASES)}, in words.\n"
     )
-    known = metrics()
-    yield _table(("metric", "what it is"), ((f"`{m}`", known[m]) for m in METRICS)) + "\n"
     yield from _of_parts()
-    for facet in with_columns():
-        yield f"{facet.missing.replace('it is of', 'Of').partition(' (')[0]} also:\n"
-        names = columns(facet.columns)
-        yield _table(("metric", "what it is"), ((f"`{m}`", known[m]) for m in names)) + "\n"
 
 
 def _of_parts() -> Iterator[str]:

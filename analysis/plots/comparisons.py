@@ -17,7 +17,6 @@ from .style import (
     house_figure,
     layer_order,
     layer_styles,
-    log_axis,
     processor_styles,
     quantity,
     require,
@@ -29,7 +28,7 @@ COLUMNS = ("system", "kinds", "fits", "latency_s", "joules_per_item")
 
 
 def comparison(rows: pd.DataFrame, layers: pd.DataFrame, title: str, item: str) -> Figure:
-    """Plot a comparison: time of the step and energy of an item (logarithmic), shares of time.
+    """Plot a comparison: time of the step and energy of an item, shares of time.
 
     Parameters
     ----------
@@ -66,19 +65,17 @@ def comparison(rows: pd.DataFrame, layers: pd.DataFrame, title: str, item: str) 
 
 
 def _bars(axes: Axes, values: pd.Series, names: list[str], colors: list[str], unit: str, label: str) -> None:
-    """Horizontal bars on a logarithmic axis, each with its value."""
+    """Horizontal bars from zero, each with its value."""
     numbers = pd.to_numeric(values).to_numpy(dtype=np.float64)
     known = numbers[np.isfinite(numbers) & (numbers > 0)]
-    low, high = (known.min() / 3, known.max() * 60) if len(known) else (1.0, 10.0)
-    log_axis(axes, "x", float(low), float(high))
-    ticks = [t for t in axes.get_xticks() if low <= t <= high]
-    axes.set_xticks(ticks[:: -(-len(ticks) // 3)] if ticks else [])
+    axes.set_xlim(0.0, 1.6 * float(known.max()) if len(known) else 1.0)  # room for the values behind the bars
+    axes.locator_params(axis="x", nbins=3)
     axes.xaxis.set_major_formatter(lambda x, _: quantity(x, unit, 1.0))
     axes.set_xlabel(label)
     for i, (value, color) in enumerate(zip(numbers, colors, strict=True)):
         if not np.isfinite(value) or value <= 0:
             continue
-        bar = axes.barh(i, value - low, left=low, height=BAR, color=color, edgecolor=BLACK, linewidth=0.5, gid="bar")
+        bar = axes.barh(i, value, height=BAR, color=color, edgecolor=BLACK, linewidth=0.5, gid="bar")
         hover(bar, texts=[f"{names[i]}: {quantity(float(value), unit, 1.0)}"])
         axes.annotate(quantity(float(value), unit, 1.0), (float(value), i), (3, 0),
                       textcoords="offset points", va="center")  # fmt: skip

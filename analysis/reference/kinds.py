@@ -72,7 +72,7 @@ def _known(kind: str) -> str:
 def _sweep() -> dict[str, Any]:
     from ...simulator.option import placed
     from ...simulator.scenario.scenario import Scenario
-    from ..studies.sweep.point import SEEDS, parameters
+    from ..studies.sweep.point import PERCENTILES, SEEDS, parameters
 
     options = placed(Scenario)
     kinds = {int: "integer", float: "number"}
@@ -82,8 +82,9 @@ def _sweep() -> dict[str, Any]:
             "description": options[name].option.text,
         }
         for name in parameters()
-        if name != SEEDS
+        if name not in (SEEDS, PERCENTILES)
     }
+    base[PERCENTILES] = {"type": "string", "description": "Percentiles of latencies that the table has too: p95,p99.9."}
     base[SEEDS] = {"type": "integer", "description": "Runs of different seeds, of which means are taken."}
     inside = {r"^(system|model)\.": {"type": ["number", "string", "boolean", "null"]}}
     listed: dict[str, Any] = {"type": ["array", "object"]}

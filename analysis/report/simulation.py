@@ -46,7 +46,7 @@ def run_sections(result: Simulation) -> list[ReportSection]:
     return [
         ReportSection("Result", [
             heading(run), *result.warnings, figure_rows(run), window_text(run.window),
-            *blocks_of(run.parts, late=False), result.sure(), latency_rows(run), *blocks_of(run.parts, late=True),
+            *blocks_of(run.parts, late=False), result.sure(), latency_rows(run, result.shown), *blocks_of(run.parts, late=True),
         ]),
         ReportSection("Where time and energy go", [
             Drawing(breakdown(ops_by_share([run]), name), SHARES), WHERE, where_rows(run),

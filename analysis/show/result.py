@@ -98,8 +98,9 @@ class Result:
         cls.__repr__ = Result.__repr__  # type: ignore[method-assign]  # of this class, on purpose
 
     def __repr__(self) -> str:
-        """Return the first line of the result; the rest is in `frame`, `rows` and `to_dict`."""
-        return f"<{type(self).__name__}: {self.report_title()[:200]}; see .frame(), .to_dict()>"
+        """Return the result in a sentence; the rest is in `frame`, `rows` and `to_dict`."""
+        said = f"{self.report_title()}: {self.headline()}"[:400]
+        return f"<{type(self).__name__}: {said}; see .frame(), .to_dict()>"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as the command prints with ``--json``: as `results.yaml` of its room declares it."""

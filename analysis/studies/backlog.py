@@ -27,9 +27,9 @@ from ...simulator.parts.two_pools.asked import pair_of
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.build import Made, deployment_of, fleet_of
 from ...simulator.scenario.play import run_scenario
-from ...simulator.serving.metrics import share_of
 from ...simulator.serving.record import Run
 from ...simulator.serving.steady import half_width
+from ...workloads.latencies import latency_of
 from ...workloads.requests import RequestBlock
 from ...workloads.requests.classes import without_bounds
 
@@ -352,13 +352,14 @@ def unseen(run: Run, load: float, level: Mapping[str, float], full: FullRate) ->
     waits = float(np.e * (r.scheduled_s - r.arrival_s >= wait).mean())
     left, more = list[str](), 1.0
     for name, most in level.items():
-        measure, _, quantile = name.partition("_")
-        share = share_of(quantile)
-        rare = 1.0 - (share or 0.0)
-        if measure not in ("ttft", "e2e") or share is None or min(chance, NONE_SEEN / spells) <= rare:
+        latency = latency_of(name)
+        if latency is None or latency.share is None or latency.measure in ("tbt", "tpot"):
             continue
-        usual = r.first_token_s if measure == "ttft" else r.last_token_s
-        slack = most - float(np.median(usual - r.arrival_s))
+        rare = 1.0 - latency.share
+        if min(chance, NONE_SEEN / spells) <= rare:
+            continue
+        usual = r.first_token_s if latency.measure.endswith("ttft") else r.last_token_s
+        slack = most - float(np.median(usual - r.arrival_s)) - run.outside_s * latency.measure.startswith("client")
         allowed = rare * float(np.exp(min(max(slack, 0.0) / wait, 100.0)))
         if min(chance, 1.0) <= allowed:
             continue

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...devices.spec import SystemSpec
 from ...simulator.serving.steady import Window
+from ...workloads.latencies import column_of
 from ..answers.bases import NONE, Bases, not_like_for_like
 from ..answers.evidence_table import evidence_blocks
 from ..answers.interval import LEVEL, Interval, chance_text, interval_dict, spoken
@@ -17,7 +18,7 @@ from ..answers.ranges import Ranges
 from ..answers.summary import window_dict, window_text
 from ..show.result import Drawing, Result
 from ..show.text import Blocks, Records, Rows, show
-from .loads import ATTAINMENT, Tried, figure_text, limit_text, name_of
+from .loads import ATTAINMENT, Tried, figure_text, limit_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -92,6 +93,33 @@ class SystemCapacity:
         return any(t.open for t in self.tried if t.load_per_s == self.next_load_per_s)
 
     @property
+    def best(self) -> Tried | None:
+        """The load that holds, as it was tried."""
+        return next((t for t in self.tried if t.load_per_s == self.load_per_s), None)
+
+    @property
+    def load_by_chance(self) -> dict[str, float]:
+        """Loads by their probability as text."""
+        return {str(q): c.load_per_s for q, c in self.by_chance.items()}
+
+    @property
+    def window_entry(self) -> dict[str, Any] | None:
+        """The window as JSON has it."""
+        return window_dict(self.window) if self.window else None
+
+    @property
+    def intervals(self) -> dict[str, Any] | None:
+        """Return the intervals of the values at the load."""
+        if self.held is None:
+            return None
+        factors = {
+            "load_per_s": self.held,
+            "output_tokens_per_s": self.held,
+            "usd_per_million_tokens": self.held.inverse,
+        }
+        return {name: interval_dict(getattr(self, name), factor) for name, factor in factors.items()}
+
+    @property
     def load_text(self) -> str:
         """The load with what is not decided above it."""
         if self.load_per_s is None:
@@ -114,27 +142,6 @@ class Capacity(Result):
     tolerance: float
     why: bool = False
 
-    def to_dict(self) -> dict[str, Any]:
-        names = ("system", "devices", "load_per_s", "next_load_per_s", "output_tokens_per_s",
-                 "joules_per_token", "usd_per_million_tokens", "served", "reason")  # fmt: skip
-        return {
-            "model": self.model, "workload": self.workload, "slo": self.level,
-            "tolerance": self.tolerance,
-            "rows": [
-                {name: getattr(f, name) for name in names}
-                | {"basis": f.bases.times, "energy_basis": f.bases.energy}
-                | {"limit": f.limit.to_dict() if f.limit else None}
-                | {"window": window_dict(f.window) if f.window else None}
-                | {"intervals": _intervals(f)}
-                | {"load_by_chance": {str(q): c.load_per_s for q, c in f.by_chance.items()}}
-                | {"out_of_range": f.ranges.to_dict() if f.ranges else None}
-                | {"at_load": best.figures if best else None}
-                for f in self.found
-                for best in [_best(f)]
-            ],
-            "tried": self.curve(),
-        }  # fmt: skip
-
     def curve(self) -> Records:
         """One row per simulated load: run, load, throughput, what it is worth, latencies, whether it holds."""
         return [
@@ -142,7 +149,7 @@ class Capacity(Result):
                 "run": f.system, "load_per_s": t.load_per_s,
                 "output_tokens_per_s": t.output_tokens_per_s,
                 **(t.worth.to_dict() if t.worth else dict.fromkeys(WORTH)),
-                **{str(name_of(name)): t.figures[name] for name in self.level},
+                **{column_of(name): t.figures[name] for name in self.level},
                 "within": t.holds, "requests": t.requests,
             }
             for f in self.found for t in f.tried
@@ -167,7 +174,7 @@ class Capacity(Result):
                 "limited by": f.limit.resource if f.limit else "-",
             }
             for f in self.found
-            for best in [_best(f)]
+            for best in [f.best]
         ]  # fmt: skip
 
     def blocks(self) -> Blocks:
@@ -208,7 +215,7 @@ class Capacity(Result):
 
     def _latencies(self) -> dict[str, float]:
         """Return the latencies of the SLO with their limits [s]."""
-        return {str(name_of(n)): most for n, most in self.level.items() if n != ATTAINMENT}
+        return {column_of(n): most for n, most in self.level.items() if n != ATTAINMENT}
 
     def figure(self) -> Figure:
         """Plot the latencies of the SLO against load."""
@@ -235,21 +242,6 @@ _NESTED = ("limit", "window", "intervals", "load_by_chance", "out_of_range", "at
 """Parts of a row that are not numbers."""
 
 
-def _intervals(f: SystemCapacity) -> dict[str, Any] | None:
-    """Return the intervals of a system's values at its load."""
-    if f.held is None:
-        return None
-    return {
-        "load_per_s": interval_dict(f.load_per_s, f.held),
-        "output_tokens_per_s": interval_dict(f.output_tokens_per_s, f.held),
-        "usd_per_million_tokens": interval_dict(f.usd_per_million_tokens, f.held.inverse),
-    }
-
-
 def _chances(f: SystemCapacity) -> str:
     """Return the text of the loads by probability."""
     return ", ".join(chance_text(show(c.load_per_s), q, c.slow) for q, c in f.by_chance.items())
-
-
-def _best(system_capacity: SystemCapacity) -> Tried | None:
-    return next((t for t in system_capacity.tried if t.load_per_s == system_capacity.load_per_s), None)

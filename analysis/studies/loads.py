@@ -9,36 +9,17 @@ from typing import Any
 
 from ...simulator.parts.classes.kinds import Classes
 from ...simulator.scenario import Scenario
-from ...simulator.serving.metrics import share_of
 from ...simulator.serving.record import Run
-from ...workloads.errors import InputError, nearest
+from ...workloads.errors import InputError, errors_in, nearest
+from ...workloads.latencies import MEASURES, QUANTILES, latency_of
 from ...workloads.requests.options import check_real
 from ..answers.price import Worth
-from ..answers.summary import LATENCIES, QUANTILES
 from ..show.text import seconds
 
-MEASURES = {name.removesuffix("_s"): name for name in LATENCIES}
-"""Names in an SLO -> names in results."""
-MEASURES_OF = {f"{s}_{q}": f"{name}_{q}" for s, name in MEASURES.items() for q in QUANTILES}
-"""``ttft_p99`` -> ``ttft_s_p99``."""
 ATTAINMENT = "attainment"
 """Minimum share of requests that meet the SLO of their class."""
-NAMES_OF = MEASURES_OF | {ATTAINMENT: ATTAINMENT}
-"""Names in an SLO -> names in results; percentiles that results contain."""
-
-
-def name_of(name: str) -> str | None:
-    """Return the name in results of a name in an SLO, with any percentile; None if it is unknown.
-
-    Examples
-    --------
-    >>> name_of("ttft_p95"), name_of("tpot_p99.9"), name_of("attainment"), name_of("ttft_p101")
-    ('ttft_s_p95', 'tpot_s_p99.9', 'attainment', None)
-    """
-    measure, _, quantile = name.rpartition("_")
-    if name in NAMES_OF or measure not in MEASURES or share_of(quantile) is None:
-        return NAMES_OF.get(name)
-    return f"{MEASURES[measure]}_{quantile}"
+USUAL = (*(f"{measure}_{q}" for measure in MEASURES for q in QUANTILES), ATTAINMENT)
+"""Names in an SLO that are guessed where one is unknown."""
 
 
 def read_level(given: str | Mapping[str, float]) -> dict[str, float]:
@@ -51,8 +32,8 @@ def read_level(given: str | Mapping[str, float]) -> dict[str, float]:
 
     Examples
     --------
-    >>> read_level("ttft_p99=1, tbt_p99=0.05")
-    {'ttft_p99': 1.0, 'tbt_p99': 0.05}
+    >>> read_level("ttft_p99=1, tbt_mean=5e-2")
+    {'ttft_p99': 1.0, 'tbt_mean': 0.05}
     """
     pairs: dict[str, Any] = {}
     if isinstance(given, str):
@@ -69,8 +50,10 @@ def read_level(given: str | Mapping[str, float]) -> dict[str, float]:
     else:
         pairs = dict(given)
     for name, value in pairs.items():
-        if name_of(name) is None:
-            raise InputError(f"--slo {name!r}", f"unknown latency{nearest(name, NAMES_OF)}")
+        with errors_in("--slo"):
+            latency = latency_of(str(name))
+        if name != ATTAINMENT and latency is None:
+            raise InputError(f"--slo {name!r}", f"unknown latency{nearest(name, USUAL)}")
         check_real(value, f"--slo {name}", 1e-9, 1.0 if name == ATTAINMENT else 1e9)
     if not pairs:
         raise InputError("--slo", "needs at least one limit, for example ttft_p99=1")
@@ -187,8 +170,9 @@ def _figure(run: Run, name: str) -> float | None:
     """Return the value of a run for a name of an SLO."""
     if name == ATTAINMENT:
         return needs_promises(run, f"--slo {name}").attained
-    latency, _, quantile = name.rpartition("_")
-    figure: float | None = getattr(run, MEASURES[latency]).at(quantile)
+    latency = latency_of(name)
+    assert latency is not None
+    figure: float | None = getattr(run, f"{latency.measure}_s").at(latency.quantile)
     return figure
 
 

@@ -47,9 +47,6 @@ class Pareto(Result):
     table: Records
     best: Records
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"title": self.title, "objectives": self.objectives, "feasible": len(self.table), "rows": self.best}
-
     def records(self) -> Rows:
         return self.best
 

@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ...simulator.scenario import Scenario
-from ...simulator.serving.metrics import share_of
 from ...simulator.serving.record import Run
 from ...simulator.serving.steady import half_width, trend_share
+from ...workloads.latencies import latency_of
 from .backlog import FullRate, full_rate, unseen
 from .loads import ATTAINMENT, BACKLOG, Tried, judged, refused_of
 
@@ -234,11 +234,10 @@ def _latency(run: Run, trial: Tried, name: str, most: float, before: Tried | Non
 
 def _far(run: Run, name: str, most: float) -> bool:
     """Whether many times as many requests are beyond a limit as its quantile allows."""
-    measure, _, quantile = name.partition("_")
-    share = share_of(quantile)
-    if share is None or measure == "tbt":
+    latency = latency_of(name)
+    if latency is None or latency.share is None or latency.measure == "tbt":
         return False
-    values, _ = _values(run, measure)
+    share, (values, _) = latency.share, _values(run, latency.measure)
     over = float((values > most).mean()) if len(values) else 0.0
     return over * share > ODDS * (1.0 - over) * (1.0 - share)
 
@@ -251,8 +250,9 @@ def _since(figure: float, before: Tried | None, name: str) -> float:
 
 def _spread(run: Run, name: str, figure: float) -> float:
     """Half of the 95 % interval of a latency, as a fraction of it, from the batches of the steady part."""
-    measure, _, quantile = name.partition("_")
-    values, arrival = _values(run, measure)
+    latency = latency_of(name)
+    assert latency is not None
+    values, arrival = _values(run, latency.measure)
     edges = np.array(run.window.edges)
     if len(edges) < 3 or figure <= 0.0:
         return 1.0
@@ -265,7 +265,7 @@ def _spread(run: Run, name: str, figure: float) -> float:
     def per_batch(x: F8) -> F8:
         return np.bincount(batch[inside], x[inside], minlength=len(edges) - 1).astype(float)
 
-    share = share_of(quantile)
+    share = latency.share
     if share is None:
         return half_width(per_batch(values), count)
     over = per_batch((values > figure).astype(float))
@@ -279,11 +279,11 @@ def _spread(run: Run, name: str, figure: float) -> float:
 
 def _values(run: Run, measure: str) -> tuple[F8, F8]:
     """A latency of each request that has it [s], and when the request came [s]."""
-    r = run.requests
-    if measure == "ttft":
-        return r.first_token_s - r.arrival_s, r.arrival_s
-    if measure == "e2e":
-        return r.last_token_s - r.arrival_s, r.arrival_s
+    r, seen = run.requests, run.outside_s if measure.startswith("client") else 0.0
+    if measure.endswith("ttft"):
+        return r.first_token_s - r.arrival_s + seen, r.arrival_s
+    if measure.endswith("e2e"):
+        return r.last_token_s - r.arrival_s + seen, r.arrival_s
     several = r.output_tokens > 1
     gaps = (r.last_token_s - r.first_token_s)[several] / (r.output_tokens[several] - 1)
     return gaps, r.arrival_s[several]

@@ -53,7 +53,7 @@ def capped(spec: DeviceSpec, cap_W: float) -> DeviceSpec:
 
     where = f"--power-cap {cap_W:g}"
     if not can_model(spec) or len(spec.processors) > 1:
-        reason = "has no power model, which needs a GPU with limit_W and process"
+        reason = f"has no power model of {' and '.join(spec.processors)}: a cap needs a GPU with limit_W and process"
         raise InputError(where, f"{spec.name} {reason}")
     known = power_model(spec).model
     if cap_W >= known.limit_W:

@@ -82,7 +82,3 @@ if TYPE_CHECKING:
     from opbyte.workloads.requests import open_requests as open_requests
 
 __all__, __getattr__ = declared(__name__, __file__, scripts=True)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

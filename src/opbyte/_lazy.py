@@ -45,4 +45,5 @@ def declared(module: str, file: str, *, scripts: bool = False) -> tuple[list[str
         setattr(sys.modules[module], name, value)
         return value
 
+    vars(sys.modules[module])["__dir__"] = lambda: sorted(homes)  # a notebook completes these
     return sorted(homes), load

@@ -12,6 +12,7 @@ import opbyte
 from opbyte import InputError, inspect, load_model, load_system, roofline, simulate
 from opbyte.analysis.answers.simulate import Simulation
 from opbyte.analysis.show.output import to_json
+from opbyte.extend import models
 
 from .conftest import Ask
 
@@ -26,7 +27,8 @@ def run() -> Simulation:
 def test_all_public_names_are_there() -> None:
     for name in opbyte.__all__:
         assert getattr(opbyte, name) is not None
-    assert set(opbyte.__all__) <= set(dir(opbyte))
+    assert dir(opbyte) == sorted(opbyte.__all__)
+    assert {"Attention", "declared", "TYPE_CHECKING"} & {*dir(models)} == {"Attention"}
 
 
 def test_functions_say_what_commands_say(ask: Ask, run: Simulation) -> None:
@@ -36,6 +38,7 @@ def test_functions_say_what_commands_say(ask: Ask, run: Simulation) -> None:
     assert made["command"] == f"opbyte {line.removesuffix(' --json')}"
     assert made["options"]["rate"] == 20
     assert shown == found
+    assert "output tokens/s" in repr(run)
     shown = ask("roofline", "grok-1", "--system", "duplex-x8", "--batch", "9", "--json").json()
     found = roofline("grok-1", "duplex-x8", batch=9).to_dict()
     del shown["made_by"]

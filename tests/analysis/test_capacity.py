@@ -19,7 +19,7 @@ from opbyte.analysis.answers.limits import limit_of
 from opbyte.analysis.answers.run_interval import RunIntervals
 from opbyte.analysis.answers.simulate import simulate
 from opbyte.analysis.studies.capacity import _bracket, capacity, ends, share_at
-from opbyte.analysis.studies.loads import Tried, read_level
+from opbyte.analysis.studies.loads import Tried
 from opbyte.simulator.serving.record import Run
 from opbyte.workloads.errors import InputError
 
@@ -93,42 +93,6 @@ def test_a_plan_needs_as_many_copies_as_capacity_says() -> None:
         assert best.sure.slow[MEDIAN] == pytest.approx(median.slow, rel=0.03)
         needed = best.sure.copies[SURE]
         assert needed is None or needed >= np.ceil(load / sure.load_per_s / 1.1)
-
-
-def test_any_percentile_is_a_limit() -> None:
-    """Finding U6: contracts say p95; the run's own requests say what it is."""
-    assert read_level("ttft_p95=1,tpot_p99.9=0.2") == {"ttft_p95": 1.0, "tpot_p99.9": 0.2}
-    run = simulate(MODEL, SYSTEM, rate=20.0, requests=500, framework="vllm", **WORK).run
-    waits = run.requests.first_token_s - run.requests.arrival_s
-    for name, share in (("p95", 0.95), ("p99.9", 0.999), ("p0.5", 0.005), ("p50", 0.5), ("p99", 0.99)):
-        assert run.ttft_s.at(name) == pytest.approx(np.quantile(waits, share))
-    assert run.ttft_s.at("mean") == pytest.approx(waits.mean())
-    p90, p95, p99 = (run.tbt_s.at(name) or 0.0 for name in ("p90", "p95", "p99"))
-    assert p90 <= p95 <= p99
-    loads = []
-    for name in ("p90", "p95", "p99"):
-        result = capacity(MODEL, SYSTEM, {f"ttft_{name}": 0.15}, tolerance=0.5, workers=1, **WORK)
-        (found,) = result.found
-        assert f"ttft_s_{name}" in result.curve()[0]
-        assert found.load_per_s is not None
-        loads.append(found.load_per_s)
-    assert loads == sorted(loads, reverse=True)
-
-
-def test_levels() -> None:
-    assert read_level("ttft_p99=1,tbt_mean=5e-2") == {"ttft_p99": 1.0, "tbt_mean": 0.05}
-    for text, message in (
-        ("", "must be NAME=SECONDS"),
-        ("ttft_p99", "must be NAME=SECONDS"),
-        ("ttft_p99=1,ttft_p99=2", "each once"),
-        ("ttft_p999=1", "unknown latency; did you mean 'ttft_p99'"),
-        ("ttft_p99=fast", "must be seconds, not 'fast'"),
-        ("ttft_p99=-1", "must be a number from"),
-        ("ttft_p99=nan", "must be a number from"),
-    ):
-        with pytest.raises(InputError, match=r"--slo") as caught:
-            read_level(text)
-        assert message in str(caught.value)
 
 
 def test_found_load_lies_between_one_that_holds_and_one_that_fails() -> None:
@@ -243,8 +207,6 @@ def test_command(ask: Ask, tmp_path: Path) -> None:
     answer = ask(*arguments, "--json", "--out", tmp_path / "out").json()
     assert [row["system"] for row in answer["rows"]] == [SYSTEM, "a100-80gb-x1"]
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"loads.csv", "capacity.png", "capacity.json"}
-    assert "--slo" in ask("capacity", MODEL, "--systems", SYSTEM, "--slo", "x=1").refused()
-    assert "--systems" in ask("capacity", MODEL, "--systems", ",", "--slo", "e2e_p90=1").refused()
     with pytest.raises(InputError, match="is what the search sets"):
         capacity(MODEL, [SYSTEM], "e2e_p90=1", rate=3.0)
 

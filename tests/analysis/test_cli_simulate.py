@@ -215,7 +215,7 @@ def test_without_arguments_two_systems_are_compared(ask: Ask) -> None:
     assert "time between tokens" not in one["verdict"]
 
 
-def test_people_see_where_time_went(ask: Ask) -> None:
+def test_people_see_where_time_went(ask: Ask, write: Callable[[str, str], Path]) -> None:
     """Findings 9 and 15 of a trial: whose scheduler and kernels, and evidence in a line."""
     line = (*SMALL, "--rate", "5", "--requests", "20")
     short = ask(*line).out
@@ -225,6 +225,8 @@ def test_people_see_where_time_went(ask: Ask) -> None:
     )
     assert "family" not in short
     assert "tp 1, dp 1; chunked on no engine's kernels" in ask(*line, "--policy", "chunked").out
+    engine = write("engine.json", '{"framework": "vllm"}')
+    assert "vllm on vllm's kernels" in ask(*line, "--engine", engine).out
     shown = ask(*line, "--why").out
     for text in (
         "llama-3-8b on h100-x1: policy vllm", "output tokens per second",

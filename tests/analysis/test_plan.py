@@ -138,7 +138,7 @@ def test_what_nobody_has_measured_stands_apart() -> None:
                  dtype="fp8", **WORK)  # fmt: skip
     assert found.winner is not None
     assert found.winner.system == "h100-x1"
-    assert "NOT MEASURED" in str(found.blocks())
+    assert "OUTSIDE THE MEASURED RANGE" in str(found.blocks())
     assert {row["priced by"] for row in found.rows()} == {"not measured", "fitted kernels"}
 
 
@@ -392,26 +392,3 @@ def test_a_device_is_copies_of_its_systems() -> None:
     assert [name for name, _ in systems_of("h100")] == ["h100-x1", "h100-x2", "h100-x4", "h100-x8", "h100-2x8"]
     assert systems_of("duplex-hetero")[0][0] == "duplex-hetero-x2"
     assert [name for name, _ in systems_of("h100-x8")] == ["h100-x8"]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"goal": "speed"}, "goal: must be one of devices, cost, energy, carbon"),
-        ({"goal": "carbon"}, "needs grid_gCO2_per_kWh"),
-        ({"load": None}, "load: is needed"),
-        ({"budget": -1.0}, "budget: must be a number"),
-        ({"tp": "two"}, "tp: must be a whole number"),
-        ({"tp": 3}, "leave no layout"),
-        ({"routing": "nearby"}, "routing"),
-        ({"rate": 4.0}, "rate: is what the plan sets"),
-        ({"speculative": "mtp:1"}, "speculative: is tried where search drafts"),
-        ({"systems": "h100-x1,"}, "systems: needs comma-separated names"),
-        ({"systems": "h1000"}, "unknown"),
-    ],
-)
-def test_what_is_refused(options: dict[str, Any], message: str) -> None:
-    given: dict[str, Any] = {"systems": "h100-x1", "load": 5.0, **WORK, **options}
-    with pytest.raises(InputError) as caught:
-        plan("llama-3-8b", slo="ttft_p99=1", workers=1, **given)
-    assert message in str(caught.value)

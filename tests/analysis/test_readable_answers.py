@@ -133,8 +133,6 @@ def test_one_format_keeps_the_processor_s_name() -> None:
     [
         lambda: load_model("deepseek-v3"), lambda: load_system("h100-x4"),
         lambda: load_device("h100"), lambda: load_device("duplex"),
-        lambda: roofline("deepseek-v3", "h200-x8"),
-        lambda: simulate("llama-3-8b", "h100-x1", rate=1.0, requests=20, input_len=64, output_len=8),
     ],
 )  # fmt: skip
 def test_reprs_are_short(thing: Callable[[], object]) -> None:

@@ -17,9 +17,8 @@ import yaml
 
 from opbyte.analysis.commands.app import names
 from opbyte.analysis.manual.keywords import module
-from opbyte.analysis.manual.meanings import metrics
 from opbyte.analysis.manual.page import NAMED_ELSEWHERE, page
-from opbyte.analysis.names import LISTS
+from opbyte.analysis.names import LISTS, catalog
 from opbyte.analysis.reference.keys import blocks, meanings
 from opbyte.analysis.reference.kinds import TEMPLATES, schema, template
 from opbyte.analysis.studies.sweep.point import FIGURES
@@ -110,8 +109,9 @@ def test_the_schema_knows_every_memory_and_the_template_is_one(tmp_path: Path) -
 def test_every_command_metric_kind_and_list_is_on_the_page() -> None:
     text = page()
     assert [name for name in names() if f"### opbyte {name}\n" not in text] == []
-    assert set(metrics()) == FIGURES
-    for name in (*metrics(), *OP_KINDS):
+    metrics = [str(row["name"]) for row in catalog("metrics")]
+    assert set(metrics) == FIGURES
+    for name in (*metrics, *OP_KINDS):
         assert f"| `{name}` | " in text
     assert [kind for kind in LISTS if f"### {kind}\n" not in text] == list(NAMED_ELSEWHERE)
     silent = re.findall(r"^\| `[^`]+` \|\s*\|$", text, re.MULTILINE)

@@ -112,6 +112,7 @@ def test_enough_models_of_2025_and_2026() -> None:
         ("unsloth/Meta-Llama-3.1-8B-Instruct", "llama-3.1-8b"),
         ("deepseek-r1", "deepseek-v3"),
         ("DeepSeek-R1", "deepseek-v3"),
+        ("GLM-4.6", "glm-4.5"),
         ("MIXTRAL-8x7B", "mixtral-8x7b"),
         ("mistralai/Mixtral-8x7B-v0.1", "mixtral-8x7b"),
         ("meta-llama/llama-2-7b-HF", "llama-2-7b"),

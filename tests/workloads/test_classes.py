@@ -30,39 +30,6 @@ def test_a_line_and_a_file_say_the_same(tmp_path: Path) -> None:
     assert free[1].tenants == 3
 
 
-@pytest.mark.parametrize(
-    ("text", "part"),
-    [
-        ("", "needs at least one"),
-        ("chat", "must be NAME:KEY=VALUE"),
-        ("share=0.5", "must be NAME:KEY=VALUE"),
-        ("a:share=0.5;a:share=0.5", "each name once"),
-        ("a:share=0.5;b:share=0.6", "must add up to 1, not 1.1"),
-        ("a:share=much", "a.share: must be a number, not 'much'"),
-        ("a:share=2", "a.share: must be a number from"),
-        ("a:ttft_p95=1", "a.ttft_p95: unknown key; did you mean"),
-        ("a:tbt_p99=1", "a.tbt_p99: a single request has no percentile"),
-        ("a:ttft_mean=1", "a.ttft_mean: a single request has no percentile"),
-        ("a:priority=1.5", "a.priority: must be a whole number"),
-        ("a:max_waiting=-1", "a.max_waiting: must be a whole number"),
-        ("a:input_len=5", "needs both input_len and output_len"),
-        ("a:ttft", "must be KEY=VALUE"),
-    ],
-)
-def test_wrong_ones_are_refused(text: str, part: str) -> None:
-    other = ";b:share=0.5" if text == "chat" else ""
-    load = Workload(rate=1.0, requests=9, input_len=5, output_len=5, classes=text + other)
-
-    def read() -> None:
-        load.open(0).read()
-
-    with pytest.raises(InputError) as found:
-        read()
-    assert part in str(found.value)
-    assert "--classes" in str(found.value)
-    assert "\n" not in str(found.value)
-
-
 def test_drawn_by_their_shares() -> None:
     """Within four standard deviations of a binomial; the same whatever the number of requests."""
     load = Workload(rate=1.0, requests=4000, input_len=5, output_len=5, classes=TWO)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, nearest
+from ..errors import InputError, errors_in, nearest
+from ..latencies import QUANTILES, latency_of
 from .options import check_count, check_real
 
 LATENCIES = ("ttft", "tpot", "e2e", "client_ttft", "client_e2e")
 """Latencies of every single request."""
-QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 KEYS = ("share", "priority", "tenants", "input_len", "output_len", "max_waiting", "max_wait")
 """Keys of a class in addition to its latencies."""
 FORM = "NAME:KEY=VALUE,...;NAME:..., for example chat:share=0.7,ttft_p99=0.5;batch:share=0.3,priority=1"
@@ -186,14 +186,13 @@ def _class_of(name: str, keys: Mapping[str, Any]) -> RequestClass:
 
 def _promise(key: str, value: Any, where: str) -> Promise:
     """A latency of a class's level."""
-    latency, _, quantile = key.rpartition("_")
-    if quantile not in QUANTILES:
-        latency, quantile = key, ""
-    if latency not in LATENCIES:
-        if key.startswith("tbt") or key.endswith("_mean"):
-            reason = "a single request has no percentile; use ttft, tpot or e2e, optionally with _p50, _p90 or _p99"
-            raise InputError(where, reason)
-        known = (*KEYS, *LATENCIES, *(f"{x}_{q}" for x in LATENCIES for q in QUANTILES))
+    with errors_in(where):
+        latency = latency_of(key)
+    name, share = key if latency is None else latency.measure, latency and latency.share
+    if key.startswith("tbt") or (latency is not None and share is None):
+        reason = "a single request has no percentile; use ttft, tpot or e2e, optionally with one such as _p50 or _p99.9"
+        raise InputError(where, reason)
+    if name not in LATENCIES:
+        known = (*KEYS, *LATENCIES, *(f"{x}_{q}" for x in LATENCIES for q in QUANTILES[1:]))
         raise InputError(where, f"unknown key{nearest(key, known)}")
-    seconds = check_real(value, where, 1e-9, 1e9)
-    return Promise(key, latency, seconds, QUANTILES.get(quantile))
+    return Promise(key, name, check_real(value, where, 1e-9, 1e9), share)

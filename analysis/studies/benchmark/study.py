@@ -14,6 +14,7 @@ from ...answers.benchmarks import BENCHMARKS, CURVE, FULL, OFFLINE, SCORERS, SER
 from ...answers.interval import interval_dict
 from ...answers.simulate import Simulation, simulate
 from ...parallel import OnProgress
+from ...show.declared import record
 from ...show.result import Result
 from ...show.text import Blocks, Rows, seconds
 from ..capacity import capacity
@@ -41,21 +42,12 @@ class BenchmarkResult(Result):
     scored: tuple[Score, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "benchmark": self.benchmark.name, "model": self.model, "system": self.system,
-            "devices": self.devices, "assumed": self.benchmark.assumed,
-            "wording": self.benchmark.wording,
+        per_device = [s.output_tokens_per_s and s.output_tokens_per_s / self.devices for s in self.scored]
+        return record(self) | {
             "rows": [
-                {
-                    "scenario": s.scenario, "clients": s.clients, "layout": s.layout,
-                    "output_tokens_per_s": s.output_tokens_per_s,
-                    "output_tokens_per_s_per_device": s.output_tokens_per_s and s.output_tokens_per_s / self.devices,
-                    "requests_per_s": s.requests_per_s, "ttft_s_p99": s.ttft_p99_s,
-                    "tpot_s_p99": s.tpot_p99_s, "tpot_s_mean": s.tpot_mean_s,
-                    "interval": interval_dict(s.output_tokens_per_s, s.interval),
-                    "reason": s.reason,
-                }
-                for s in self.scored
+                record(s)
+                | {"output_tokens_per_s_per_device": rate, "interval": interval_dict(s.output_tokens_per_s, s.interval)}
+                for s, rate in zip(self.scored, per_device, strict=True)
             ],
             "published": [
                 {"name": p["name"], "version": p["version"], "id": p["id"], "scenario": name, "output_tokens_per_s": p[name]}

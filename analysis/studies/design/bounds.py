@@ -21,12 +21,12 @@ from ....simulator.deploy.placement import PLACEMENTS, processors_of, regions
 from ....simulator.option import options_of
 from ....simulator.scenario.options import DeployOptions
 from ....simulator.step.costing import PlacedOp, StageCost
+from ....workloads.latencies import QUANTILES
 from ...answers.step import step_of
 from ...answers.usual import POLICY, framework_of
 
 WHOLE = "xpu-only"
 """A rule that leaves every op whole: the design's own places it then."""
-QUANTILES = ("mean", "p50", "p90", "p99")
 DEPLOY = frozenset(p.name for p in options_of(DeployOptions))
 
 BOUNDED = DEPLOY | {

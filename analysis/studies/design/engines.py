@@ -23,6 +23,7 @@ from ....workloads.requests.options import check_count
 from ....workloads.yamlfile import read_yaml
 from ...parallel import OnProgress
 from ...parallel.study import Study
+from ...show.declared import record
 from ...show.output import STAMPS
 from ...show.result import Drawing, Rests, Result
 from ...show.text import Blocks, Records, Rows, show
@@ -83,12 +84,8 @@ class EngineAnswer(Result):
     described: tuple[Rests, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "space": self.space, "models": [self.model.name], "goals": GOALS, "board": self.device.name,
-            "limits": dict(self.limits), "evaluated": self.tried, "simulated": self.tried,
-            "published": self.published.to_dict(), "published_excess": list(self.excess), "best": self.best.to_dict(),
-            "front": [self._entry(row) for row in self.records()], "shadow_prices": [], "headline": self.headline(),
-        }  # fmt: skip
+        front = [self._entry(row) for row in self.records()]
+        return record(self) | {"models": [self.model.name], "goals": GOALS, "front": front, "shadow_prices": []}
 
     def _entry(self, row: Mapping[str, Any]) -> dict[str, Any]:
         return {

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ....workloads.errors import InputError
+from ....workloads.latencies import Names
 from ..sweep.expression import Expression, parse
 from ..sweep.file import read_objectives
 from ..sweep.point import FIGURES
@@ -20,7 +21,7 @@ SILICON = ("area_mm2", "watts", "usd")
 EDAP = "edap"
 """Energy a token x time a token x area [J s mm2]."""
 MADE = (*SILICON, EDAP)
-METRICS = frozenset(FIGURES) | set(MADE)
+METRICS = Names((*FIGURES, *MADE))
 MORE = ("per_s", "goodput", "attainment", "steady", "stationary", "per_user", "per_device")
 """Parts of names of metrics of which more is better; of all others less is."""
 

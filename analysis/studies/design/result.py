@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...show.declared import record
 from ...show.output import STAMPS, OutputFolder
 from ...show.result import Drawing, Result
 from ...show.text import Blocks, Rows, show
@@ -68,24 +69,16 @@ class DesignAnswer(Result):
         areas = ((one, one.silicon.values()["area_mm2"]) for one in self.front)
         return next((one for one, area in areas if area is not None and area <= most), None)
 
+    @property
+    def limit_texts(self) -> list[str]:
+        return [limit.text for limit in self.space.goals.limits]
+
     def to_dict(self) -> dict[str, Any]:
-        space = self.space
-        return {
-            "space": space.path.stem,
-            "models": list(space.models),
-            "workloads": [dict(load) for load in space.workloads],
-            "goals": dict(space.goals.wanted),
-            "limits": [limit.text for limit in space.goals.limits],
-            "across": space.goals.across,
-            "method": self.method,
-            "seed": self.seed,
-            "evaluated": len(self.found.every),
-            "simulated": len(self.found.simulated),
-            "left_out": self.found.left_out,
+        return record(self) | {
             "front": [self._entry(d, limits) for d, limits in zip(self.front, self.limits, strict=True)],
             "reference": None if self.reference is None else self._entry(self.reference, ()),
             "no_larger_than_reference": None if self.no_larger is None else self._entry(self.no_larger, ()),
-            "alone": [one.to_dict(space) for one in self.alone],
+            "alone": [one.to_dict(self.space) for one in self.alone],
             "shadow_prices": [price.to_dict() for price in self.prices],
             "headline": self.headline(),
         }
@@ -124,7 +117,7 @@ class DesignAnswer(Result):
     def headline(self) -> str:
         """The best design in a sentence, what it gains on the reference, and what limits it."""
         words = ", ".join(f"{k} {show(v)}" for k, v in self.space.named(self.best.values).items())
-        within = " and ".join(limit.text for limit in self.space.goals.limits)
+        within = " and ".join(self.limit_texts)
         text = f"For {' and '.join(self.space.models)}{f' within {within}' if within else ''}: {words}"
         text += "".join(f"; {part}" for part in self._against())
         if self.limits and self.limits[0]:

@@ -18,11 +18,12 @@ from ....devices.silicon.describe import Silicon, silicon_of
 from ....simulator.limits import MAX_REPLICAS
 from ....workloads.catalog import load_model
 from ....workloads.errors import InputError, nearest
+from ....workloads.latencies import asked_of
 from ....workloads.parameters import Template
 from ....workloads.requests.options import check_count
 from ....workloads.yamlfile import read_yaml
 from ..sweep.axes import Value, read_axis
-from ..sweep.point import check_parameter
+from ..sweep.point import PERCENTILES, check_parameter
 from .goals import Goals, read_across, read_goals, read_limits
 
 OWN = "own_systems"
@@ -167,7 +168,8 @@ class Space:
     def point(self, design: Sequence[Value], model: str, workload: Mapping[str, Value]) -> dict[str, Value]:
         """A design under one workload, as settings that `..sweep.point.evaluate` takes."""
         settings = {PARAMETER + name: value for name, value in self.parameters(design).items()}
-        options = {"model": model, "system": str(self.path), **workload, **settings}
+        shown = asked_of(self.goals.names)
+        options = {"model": model, "system": str(self.path), PERCENTILES: shown, **workload, **settings}
         options |= self.options(design)
         return {name: value for name, value in options.items() if value is not None}
 

@@ -21,10 +21,10 @@ from ....simulator.batching.kv import KvRules, check_fits, kv_rules, sequence_by
 from ....simulator.deploy.deployment import Deployment
 from ....simulator.deploy.placement import alone_in_cache
 from ....simulator.frameworks.settings import EngineSettings
-from ....simulator.serving.metrics import share_of
 from ....simulator.step.sections import sections_of
 from ....workloads.batch import Batch
 from ....workloads.errors import CapacityError
+from ....workloads.latencies import latency_of, share_of
 from ....workloads.layers import Attention, FeedForward, LatentAttention, MixtureOfExperts
 from ....workloads.ops import Loads, Op
 from ....workloads.requests import RequestBlock
@@ -203,11 +203,11 @@ def _lone(least: Least, block: RequestBlock, level: Mapping[str, float]) -> str:
     gaps = block.output_tokens - 1
     shortest = {"ttft": first, "tpot": gap[gaps > 0], "e2e": first + gaps * gap}
     for name, most in level.items():
-        measure, _, share = name.partition("_")
-        lone = shortest.get(measure)
-        if lone is None or not len(lone):
+        latency = latency_of(name)
+        lone = None if latency is None else shortest.get(latency.measure)
+        if latency is None or lone is None or not len(lone):
             continue
-        part = share_of(share)
+        part = latency.share
         figure = float(lone.mean() if part is None else np.quantile(lone, part))
         if figure * (1.0 - ROUNDING) > most:
             return (
@@ -226,7 +226,7 @@ def _engines(
     most = [0.0]
     limits: dict[str, list[tuple[int, float]]] = {}
     for name, limit in level.items():
-        measure, _, share = name.partition("_")
+        measure, share, *_ = latency_of(name) or ("", "")
         if measure in ("ttft", "e2e"):
             count, times = served(share, n)
             limits.setdefault(measure, []).append((count, times * limit))

@@ -158,8 +158,7 @@ class Plan(Result):
     def _row(self, c: Candidate, system: str, p: Point | None) -> dict[str, Any]:
         """Return a candidate with its values, None if it was not simulated."""
         return {
-            "system": system, "layout": c.layout, "policy": c.policy,
-            "token_budget": c.token_budget, "dtype": c.dtype, "kv_dtype": c.kv_dtype,
+            "system": system, **{n: getattr(c, n) for n in ("layout", "policy", "token_budget", "dtype", "kv_dtype")},
             **{name: getattr(p, name, None) for name in ("copies", "devices", "usd_per_hour")},
             **(dict.fromkeys(WORTH) if p is None else p.worth.to_dict()),
             **{name: getattr(p, name, None) for name in ("gco2_per_token", "output_tokens_per_s")},
@@ -252,7 +251,7 @@ class Plan(Result):
         if not groups:
             return f"No candidate serves the load. {self._nearest()}"
         p = groups[0].first
-        word = "" if p.measured else ", which nobody has measured"
+        word = "" if p.measured else ", outside the measured range"
         second = self._second(groups[0])
         then = "" if second is None else f" Next: {said(second)}{times(p, second)}."
         sure = f"{self._needs(p, self._share)} {self._other}" if self._sure_of(p) else "not known how sure"
@@ -267,7 +266,7 @@ class Plan(Result):
         """Return the winner, the next best, the uncertainty and the start command."""
         p = group.first
         among = f" among those on {group.basis}" if several else ""
-        among += "" if group.measured else ", NOT MEASURED"
+        among += "" if group.measured else ", OUTSIDE THE MEASURED RANGE"
         out = [f"Best{among}: {said(p)}."]
         second = self._second(group)
         if second is not None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import CodeType
 from typing import Any
 
-from ....workloads.errors import InputError, nearest
+from ....workloads.errors import InputError, errors_in, nearest
+from ....workloads.latencies import column_of
 
 NODES = (
     ast.Name, ast.Load, ast.Constant, ast.BoolOp, ast.And, ast.Or, ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div,
@@ -17,6 +19,8 @@ NODES = (
 )  # fmt: skip
 """What a condition may consist of. Powers are left out: a short one can take all memory. So can text times a number."""
 MAX_LENGTH = 500
+DECIMAL, WRITTEN = re.compile(r"(_p\d+)\.(?=\d)"), re.compile(r"(_p\d+)__(?=\d)")
+"""The decimal point of a percentile, which is not allowed in a Python name, and its replacement."""
 OF_RUN = "run."
 """Prefix of a number in a run's result that is not a metric: ``run.energy.dram`` as in `simulate --json`."""
 
@@ -78,10 +82,14 @@ def parse(text: object, where: str, known: Collection[str]) -> Expression:
     if not isinstance(text, str) or len(text) > MAX_LENGTH:
         raise InputError(where, f"must be a condition in quotes, not {text!r:.60}{example}")
     try:
-        tree = ast.fix_missing_locations(_Dotted().visit(ast.parse(text.strip(), mode="eval")))
+        plain = ast.parse(DECIMAL.sub(r"\1__", text.strip()), mode="eval")
+        with errors_in(where):
+            tree = ast.fix_missing_locations(_Dotted().visit(plain))
         names = _names(tree.body)
         numbers = frozenset(n for node in ast.walk(tree) if isinstance(node, ast.BinOp) for n in _names(node, False))
         code = compile(tree, "condition", "eval")
+    except InputError:
+        raise
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise InputError(where, f"{text!r} is not a condition{example}") from None
     for name in sorted(names):
@@ -93,7 +101,11 @@ def parse(text: object, where: str, known: Collection[str]) -> Expression:
 
 
 class _Dotted(ast.NodeTransformer):
-    """Makes one name of the path of a number of a run."""
+    """Makes one name of the path of a number of a run, and writes names of latencies as tables do."""
+
+    def visit_Name(self, node: ast.Name) -> ast.Name:
+        """Return ``ttft_p99.9`` as one name."""
+        return ast.Name(column_of(WRITTEN.sub(r"\1.", node.id)), ast.Load())
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.Name:
         """Return ``run.energy.dram`` as one name."""

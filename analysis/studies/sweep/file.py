@@ -16,7 +16,8 @@ from ....devices.spec import SystemSpec
 from ....simulator.option import options_of
 from ....simulator.quantity import columns
 from ....simulator.scenario.options import Workload
-from ....workloads.errors import InputError, nearest, visible
+from ....workloads.errors import InputError, errors_in, nearest, visible
+from ....workloads.latencies import asked_of, column_of
 from ....workloads.requests.classes import is_classes_path, read_classes
 from ....workloads.requests.options import check_count
 from ....workloads.yamlfile import read_yaml
@@ -25,7 +26,7 @@ from ...answers.part_answers import with_columns
 from ...show.text import Rows
 from .axes import BEST, DEVICE, KERNEL, MAX_POINTS, Axis, Value, read_axis
 from .expression import OF_RUN, Expression, parse
-from .point import FIGURES, METRICS, check_parameter, scenario_of
+from .point import FIGURES, METRICS, PERCENTILES, check_parameter, scenario_of
 
 KEYS = ("title", "base", "axes", "samples", "seed", "constraints", "objectives")
 GOALS = ("max", "min")
@@ -52,6 +53,10 @@ class FileKind:
     metrics: tuple[str, ...]
     shown: tuple[str, ...]
     figures: frozenset[str]
+
+    def names(self, more: Iterable[str]) -> frozenset[str]:
+        """Names of results and others."""
+        return type(self.figures)((*self.figures, *more))
 
     def is_figure(self, name: str) -> bool:
         """Whether a name is of a result, not of a parameter."""
@@ -211,16 +216,18 @@ def read_sweep(path: str | Path) -> SweepFile:
             raise InputError(f"{path}: base.{name}", "is needed, here or as an axis")
     samples, seed = _randomness(raw, axes, path)
     known = {*base, *(c for axis in axes for c in (*axis.columns, *axis.parameters))}
-    names = {name for name in known if name.isidentifier()} | kind.figures
+    names = kind.names(name for name in known if name.isidentifier())
     given = raw.get("constraints", [])
     if not isinstance(given, list):
         raise InputError(f"{path}: constraints", "must be a list of conditions in quotes")
     constraints = tuple(parse(text, f"{path}: constraints[{i}]", names) for i, text in enumerate(given))
     columns = {column for axis in axes for column in axis.columns}
-    objectives = read_objectives(_mapping(raw, "objectives", path), f"{path}: objectives", {*kind.figures, *columns})
-    asked = {*objectives, *(name for c in constraints for name in c.names)} & {"attainment", "goodput_per_s"}
-    if asked:
-        _check_promised(min(asked), base, axes, path)
+    objectives = read_objectives(_mapping(raw, "objectives", path), f"{path}: objectives", kind.names(columns))
+    named = {*objectives, *(name for c in constraints for name in c.names)}
+    shown = asked_of(named, base.get(PERCENTILES), f"{path}: base.{PERCENTILES}")
+    base |= {PERCENTILES: shown} if shown else {}
+    if promised := named & {"attainment", "goodput_per_s"}:
+        _check_promised(min(promised), base, axes, path)
     title = raw.get("title", visible(path.stem))
     if not isinstance(title, str):
         raise InputError(f"{path}: title", "must be text")
@@ -258,12 +265,13 @@ def read_objectives(given: Any, where: str, known: Collection[str]) -> dict[str,
     """
     if not isinstance(given, Mapping):
         raise InputError(where, "must be a mapping of names to max or min")
-    for name, goal in given.items():
-        if name not in known and not str(name).startswith(OF_RUN):
-            raise InputError(f"{where}.{name}", f"unknown metric{nearest(str(name), known)}")
-        if goal not in GOALS:
-            raise InputError(f"{where}.{name}", f"must be max or min, not {goal!r}")
-    return {str(name): str(goal) for name, goal in given.items()}
+    with errors_in(where):
+        for name, goal in given.items():
+            if name not in known and not str(name).startswith(OF_RUN):
+                raise InputError(f"{where}.{name}", f"unknown metric{nearest(str(name), known)}")
+            if goal not in GOALS:
+                raise InputError(f"{where}.{name}", f"must be max or min, not {goal!r}")
+        return {column_of(str(name)): str(goal) for name, goal in given.items()}
 
 
 def _mapping(raw: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from ....simulator.scenario.load import CHANGED, changed_model, changed_system
 from ....simulator.scenario.scenario import Scenario
 from ....simulator.serving.record import Run
 from ....workloads.errors import InputError, nearest
+from ....workloads.latencies import QUANTILES, Names
 from ...answers.bases import bases_of
 from ...answers.carbon import gco2
 from ...answers.identity import POOLS
@@ -23,20 +24,20 @@ from ...answers.price import costs_of
 from ...answers.quantities import COUNTS, LENGTHS, RATES, RUN_QUANTITIES, STATE, Figure
 from ...answers.seeds import Seeds, simulate_seeds
 from ...answers.simulate import Simulation, simulate
-from ...answers.summary import LATENCIES, QUANTILES
+from ...answers.summary import LATENCIES
 from ...show.provenance import code_version
 from ...show.text import plain
 from ..stationary import stationary
 from .expression import OF_RUN
 
-SEEDS = "seeds"
-"""A parameter in addition to the scenario's options: the mean over N seeds."""
+SEEDS, PERCENTILES = "seeds", "percentiles"
+"""Parameters in addition to the scenario's options: the mean over N seeds, and more percentiles of latencies."""
 
 
 def parameters() -> tuple[str, ...]:
     """Return the scenario options that a sweep may set: options with one value."""
     known = placed(Scenario).items()
-    return (*(name for name, p in known if p.option.kind is not tuple), SEEDS)
+    return (*(name for name, p in known if p.option.kind is not tuple), SEEDS, PERCENTILES)
 
 
 def check_parameter(name: str, where: str) -> None:
@@ -122,7 +123,7 @@ BASES = ("basis", "energy_basis")
 """Basis of a row's times and energy, as text: columns after the values."""
 OF_PARTS = {facet.setting: columns(facet.columns) for facet in with_columns()}
 """Columns behind those, of points with some part, by the setting that asks for it."""
-FIGURES = frozenset((*METRICS, *(name for names in OF_PARTS.values() for name in names)))
+FIGURES = Names((*METRICS, *(name for names in OF_PARTS.values() for name in names)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +152,10 @@ def evaluate(point: Mapping[str, Any], version: str) -> Outcome:
             from .kernels import step_metrics
 
             return Outcome(step_metrics(point), None)
-        scenario, seeds = scenario_of(point), point.get("seeds")
+        scenario, seeds, shown = scenario_of(point), point.get(SEEDS), point.get(PERCENTILES)
         if seeds is None:
-            return Outcome(metrics_of(simulate(scenario)), None)
-        return Outcome(metrics_of(simulate_seeds(scenario, seeds=seeds)), None)
+            return Outcome(metrics_of(simulate(scenario, percentiles=shown)), None)
+        return Outcome(metrics_of(simulate_seeds(scenario, seeds=seeds, percentiles=shown)), None)
     except InputError as error:
         return Outcome(None, str(error))
     except Exception as error:  # noqa: BLE001  # a point never stops a sweep, not even by a bug
@@ -167,9 +168,9 @@ def metrics_of(result: Simulation | Seeds) -> dict[str, Figure]:
     data = result.to_dict()
     row: dict[str, Any] = {name: data[name] for name in SCALARS}
     for name in LATENCIES:
-        row |= {f"{name}_{q}": data[name][q] for q in QUANTILES}
+        row |= {f"{name}_{q}": value for q, value in data[name].items() if q != "ci95"}
     runs = (result,) if isinstance(result, Simulation) else result.runs
-    first = runs[0]
+    first, more = runs[0], [name for name in row if name not in METRICS]
     row |= costs_of(first.run, first.scenario, row["output_tokens_per_s"])
     row["gco2_per_token"] = gco2(row["joules_per_token"], first.scenario.grid_gCO2_per_kWh)
     row["outside_share"] = None if first.ranges is None else first.ranges.share
@@ -180,7 +181,7 @@ def metrics_of(result: Simulation | Seeds) -> dict[str, Figure]:
     row["stationary"] = _held(runs)
     row["watts_per_device"] = data["watts_per_device"]
     bases = bases_of(first.run.deployment)
-    return {name: plain(row[name]) for name in METRICS} | {
+    return {name: plain(row[name]) for name in (*METRICS, *more)} | {
         "basis": bases.times, "energy_basis": bases.energy, **_of_parts([r.run for r in runs]),
         **{OF_RUN + name: value for name, value in _numbers(data)},
     }  # fmt: skip

@@ -11,16 +11,19 @@ from typing import Any
 import numpy as np
 
 from ....workloads.errors import InputError
+from ....workloads.latencies import read_quantiles
 from ...answers.bases import Bases, not_like_for_like
+from ...answers.summary import LATENCIES
 from ...parallel import OnProgress
 from ...parallel.local import Workers
+from ...show.declared import record
 from ...show.output import SIGNIFICANT, OutputFolder
 from ...show.result import Drawing, Result
 from ...show.text import Blocks, Records, Rows, show
 from ..front import among, front, trade_off_of
-from .file import SweepFile, SweepPoint, read_sweep, refuse_absent
+from .file import OF_RUNS, SweepFile, SweepPoint, read_sweep, refuse_absent
 from .outcomes import OutcomeFile
-from .point import BASES, OF_PARTS, Outcome, systems_of
+from .point import BASES, OF_PARTS, PERCENTILES, Outcome, systems_of
 
 MOST_ERRORS = 10
 MOST_BEST = 20
@@ -70,16 +73,21 @@ class Sweep(Result):
         frequencies = Counter(row["error"] for row in self.table if row["error"] is not None)
         return dict(frequencies.most_common())
 
+    @property
+    def done(self) -> int:
+        return len(self.table) - self.failed
+
+    @property
+    def feasible(self) -> int:
+        return sum(row["feasible"] for row in self.table)
+
+    @property
+    def excluded(self) -> int:
+        """Points that constraints, or equal ones, leave out."""
+        return self.study.size - len(self.table)
+
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "title": self.study.title, "points": len(self.table),
-            "done": len(self.table) - self.failed, "failed": self.failed,
-            "feasible": sum(row["feasible"] for row in self.table),
-            "excluded": self.study.size - len(self.table), "folder": str(self.folder),
-            "code": self.code, "columns": list(self.study.columns),
-            "workloads": list(self.study.workloads), "objectives": self.study.objectives,
-            "pareto": self.best, "errors": self.errors, **({"kernels": self.kernels} if self.kernels else {}),
-        }  # fmt: skip
+        return record(self) | ({"kernels": self.kernels} if self.kernels else {})
 
     def timing(self) -> dict[str, Any]:
         return {"ran": self.ran, "stored": len(self.table) - self.ran}
@@ -93,12 +101,10 @@ class Sweep(Result):
         return [{name: row[name] for name in wanted} for row in shown[:MOST_BEST]]
 
     def blocks(self) -> Blocks:
-        done = len(self.table) - self.failed
-        text = f"{self.study.title}: {len(self.table):,} points, {done:,} done, {self.failed:,} failed"
-        left_out = self.study.size - len(self.table)
-        text += f", {left_out:,} left out by constraints or equal to another" if left_out else ""
+        text = f"{self.study.title}: {len(self.table):,} points, {self.done:,} done, {self.failed:,} failed"
+        text += f", {self.excluded:,} left out by constraints or equal to another" if self.excluded else ""
         out: Blocks = [text]
-        if self.table and done:
+        if self.done:
             if self.study.objectives:
                 goals = ", ".join(f"{goal} {name}" for name, goal in self.study.objectives.items())
                 out.append(
@@ -120,7 +126,7 @@ class Sweep(Result):
             row = (max if goal == "max" else min)(best, key=lambda row: row[name])
             axes = ", ".join(f"{c} {show(row[c])}" for c in self.study.columns)
             lines.append(f"{goal} {name} {show(row[name])} at {axes}")
-        done = f"{len(self.table) - self.failed:,} of {len(self.table):,} points done"
+        done = f"{self.done:,} of {len(self.table):,} points done"
         return "; ".join([*lines, f"{len(best):,} on the front" if best else "no front", done]) + "."
 
     def drawings(self) -> Sequence[Drawing]:
@@ -201,7 +207,9 @@ def _row(study: SweepFile, key: str, point: SweepPoint, outcome: Outcome) -> dic
     metrics = outcome.metrics or {}
     row: dict[str, Any] = {"point": key, **point.columns}
     parts = (n for setting, names in OF_PARTS.items() for n in names if setting in point.settings)
-    known = (*study.kind.metrics, *BASES, *parts)
+    shown = read_quantiles(point.settings.get(PERCENTILES))
+    latencies = (f"{name}_{q}" for name in LATENCIES for q in shown) if study.kind is OF_RUNS else ()
+    known = (*study.kind.metrics, *latencies, *BASES, *parts)
     row |= {name: metrics.get(name) for name in dict.fromkeys((*known, *study.asked))}
     feasible = outcome.error is None and study.feasible({**point.settings, **row})
     return row | {"feasible": feasible, "error": outcome.error}

@@ -25,6 +25,7 @@ from ....simulator.step.launches import NO_LAUNCHES
 from ....workloads.batch import Batch
 from ....workloads.catalog import load_model
 from ....workloads.errors import InputError
+from ....workloads.latencies import latency_of
 from ...answers.benchmarks import BENCHMARKS, OFFLINE, SERVER, Score, best_score
 from ...answers.error_factors import NO_FACTORS, TRAINING, Conditions, Widths, engine_of_scenario, fitted_widths
 from ...answers.interval import Interval, KindErrors
@@ -77,25 +78,18 @@ FIGURES: Mapping[str, Figure] = {
     "energy_per_output_token": lambda answer, run: answer.run.joules_per_token,
 }  # fmt: skip
 """Metrics of a whole run; others are statistics of a time, `_time`."""
-QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
 
 def _time(answer: Answer, metric: str) -> float | None:
     """A statistic of first tokens, time a token, whole requests, or gaps between tokens [s]."""
-    name, _, statistic = metric.rpartition("_")
-    run = answer.run
-    if name == "itl":
-        gap_s = getattr(run.tbt_s, statistic, None)
-        return None if gap_s is None else float(gap_s)
-    if statistic not in ("mean", *QUANTILES) or name not in ("ttft", "tpot", "e2e"):
+    latency, run = latency_of(metric.replace("itl_", "tbt_")), answer.run
+    if latency is None or latency.measure.startswith("client"):
         return None
-    times = client_times(run)[name]
+    if latency.measure == "tbt":
+        return run.tbt_s.at(latency.quantile)
+    times = client_times(run)[latency.measure]
     times = times[~np.isnan(times)]
-    return (
-        float(np.quantile(times, QUANTILES[statistic]) if statistic in QUANTILES else times.mean())
-        if len(times)
-        else None
-    )
+    return float(np.quantile(times, latency.share) if latency.share else times.mean()) if len(times) else None
 
 
 def _bases(answer: Answer, run: PublishedRun, metrics: Iterable[str]) -> dict[str, IntervalBasis]:

@@ -1,0 +1,118 @@
+"""Names of latencies: a quantity and a percentile, ``ttft_p95`` in limits and ``ttft_s_p95`` in tables; parsed only here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import cache
+from typing import NamedTuple
+
+from .errors import InputError
+
+MEASURES = ("ttft", "tbt", "tpot", "e2e", "client_ttft", "client_e2e")
+QUANTILES = ("mean", "p50", "p90", "p99")
+"""Statistics that every result shows."""
+_NAME = re.compile(rf"({'|'.join(MEASURES)})(?:_s)?_(mean|p-?[\d.]+)")
+_PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d)?)")
+
+
+class Latency(NamedTuple):
+    """A latency by its parts: ``ttft`` and ``p95``."""
+
+    measure: str
+    quantile: str
+    share: float | None  # of the values below it; None of the mean
+    column: str  # its name in tables
+
+
+def share_of(name: str) -> float | None:
+    """Return the share of values below a percentile; None of other names, such as mean.
+
+    Examples
+    --------
+    >>> share_of("p95"), share_of("p99.9"), share_of("mean"), share_of("p100")
+    (0.95, 0.999, None, None)
+    """
+    match = _PERCENTILE.fullmatch(name)
+    share = round(float(match[1]) / 100, 3) if match else 0.0
+    return share or None
+
+
+def check_quantile(text: str, where: str) -> str:
+    """Return ``mean`` or a percentile as it is written in tables.
+
+    Raises
+    ------
+    InputError
+        No percentile from p0.1 to p99.9 to one decimal.
+
+    Examples
+    --------
+    >>> check_quantile("p95", "x"), check_quantile("p99.90", "x"), check_quantile("99.9", "x")
+    Traceback (most recent call last):
+    opbyte.workloads.errors.InputError: x: 'p99.90' must be a percentile from p0.1 to p99.9, to one decimal
+    """
+    share = share_of(text)
+    if text != "mean" and share is None:
+        raise InputError(where, f"{text!r} must be a percentile from p0.1 to p99.9, to one decimal")
+    return "mean" if share is None else f"p{100 * share:g}"
+
+
+@cache
+def latency_of(name: str) -> Latency | None:
+    """Parse the name of a latency, as limits or tables write it; None of other names.
+
+    Raises
+    ------
+    InputError
+        A latency's name with a percentile that is none.
+
+    Examples
+    --------
+    >>> latency_of("ttft_p95"), latency_of("requests")
+    (Latency(measure='ttft', quantile='p95', share=0.95, column='ttft_s_p95'), None)
+    """
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    quantile = check_quantile(match[2], name)
+    return Latency(match[1], quantile, share_of(quantile), f"{match[1]}_s_{quantile}")
+
+
+def column_of(name: str) -> str:
+    """Return a name in the form of tables: a latency with its unit.
+
+    >>> column_of("ttft_p95"), column_of("requests")
+    ('ttft_s_p95', 'requests')
+    """
+    latency = latency_of(name)
+    return name if latency is None else latency.column
+
+
+class Names(frozenset[str]):
+    """Names of a result's values; they include every percentile of a latency."""
+
+    def __contains__(self, name: object) -> bool:
+        return frozenset.__contains__(self, name) or latency_of(str(name)) is not None
+
+
+def read_quantiles(text: str | None, where: str = "--percentiles") -> tuple[str, ...]:
+    """Parse comma-separated percentiles; return them with the usual ones, in order.
+
+    Examples
+    --------
+    >>> read_quantiles("99.9, p95")
+    ('mean', 'p50', 'p90', 'p95', 'p99', 'p99.9')
+    """
+    asked = [check_quantile(f"p{part.strip().removeprefix('p')}", where) for part in text.split(",")] if text else []
+    return tuple(sorted({*QUANTILES, *asked}, key=lambda q: share_of(q) or 0.0))
+
+
+def asked_of(names: Iterable[str], also: str | None = None, where: str = "") -> str | None:
+    """Return the percentiles of names and of a text beyond the usual ones, as `read_quantiles` reads them.
+
+    >>> asked_of(["ttft_s_p95", "tpot_s_p99", "requests"], "p99.9")
+    'p95,p99.9'
+    """
+    asked = {*read_quantiles(also, where), *(latency.quantile for name in names if (latency := latency_of(name)))}
+    return ",".join(sorted(asked - {*QUANTILES})) or None
