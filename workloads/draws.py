@@ -47,7 +47,7 @@ class Scratch(NamedTuple):
 
 
 class StepTokens(NamedTuple):
-    """StepTokens of a step: of its decodes, and tokens and sequence of each prompt chunk, of which the first columns count."""
+    """Tokens of a step: of its decodes, and tokens and sequence of each prompt chunk, of which the first columns count."""
 
     decodes: int
     chunks: I8  # [2, n]
@@ -318,7 +318,7 @@ def draw_loads(
     scratch: Scratch,
     out: I8,
 ) -> None:
-    """StepTokens per expert of one layer in one step, into the first `experts` entries of `out`.
+    """Tokens per expert of one layer in one step, into the first `experts` entries of `out`.
 
     Decodes come from different sequences, so they are independent samples from the layer's distribution. With `tilt` >
     0 each prompt chunk has its own distribution, sampled once for (sequence, layer) from a Dirichlet of total

@@ -72,7 +72,7 @@ class Setting:
     Attributes
     ----------
     fields : tuple of str
-        MachineNumbers that take it.
+        Numbers that take it.
     unit : float
         SI units of one of what is written.
     low, high : float
@@ -102,7 +102,7 @@ SETTINGS: dict[str, Setting] = {
     "cache_bandwidth_GBps": Setting(("cache_bandwidth",), 1e9, 0.1, 1e7),
     "cache_latency_ns": Setting(("cache_latency",), 1e-9, 1, 1e6),
 }
-"""MachineNumbers of a machine that can be set. More is better but for latencies. `cores` and `clock_MHz` keep
+"""Numbers of a machine that can be set. More is better but for latencies. `cores` and `clock_MHz` keep
 what a core does in a clock, so that more of them are more FLOP/s."""
 BETTER_LESS = ("latency_ns", "cache_latency_ns")
 

@@ -87,9 +87,9 @@ class StepBatch(NamedTuple):
     step : int
         Counter of the samples.
     decodes : int
-        StepTokens of decodes.
+        Tokens of decodes.
     chunks : int64 array, shape (2, most)
-        StepTokens of each chunk of a prompt, and its request.
+        Tokens of each chunk of a prompt, and its request.
     num_chunks : int
         How many there are.
     """
