@@ -18,7 +18,7 @@ from .fpga_engine import EngineSpec, FabricSpec
 from .hosts.spec import HostSpec
 from .kinds import PROCESSOR_KINDS
 from .lines import Lines
-from .silicon.spec import SiliconSpec
+from .silicon.constants import SiliconSpec
 
 MAX_DEVICES = 4096
 """Most devices of a node, and most nodes of a system."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ...simulator.parts.autoscale.replicas import PHASES, Scaling
-from ...simulator.parts.autoscale.start_up import ENGINE_START_S
+from ...simulator.parts.autoscale.replicas import ENGINE_START_S, PHASES, Scaling
 from ...simulator.serving.record import Run
 from ..show.result import Drawing
 from ..show.text import Records

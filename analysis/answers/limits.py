@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...simulator.parts.drafts.explicit import speculative_stage
-from ...simulator.serving.record import Run
-from ...simulator.serving.usual import FULL, steady_stages
+from ...simulator.serving.record import FULL, Run, steady_stages
 from ...simulator.step.explicit import dealt, explicit_stage
 from ..show.text import seconds
 

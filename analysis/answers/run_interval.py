@@ -16,8 +16,7 @@ from ...devices.ratios import Ratios
 from ...simulator.batching.host import starting
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.parts.two_pools.run import pools_of
-from ...simulator.serving.record import Run
-from ...simulator.serving.usual import typical, usual_batches
+from ...simulator.serving.record import Run, typical, usual_batches
 from ...simulator.step.explicit import StageCost, explicit_stage
 from ...simulator.step.launches import all_launches
 from ...workloads.batch import PREFILL, Batch

@@ -17,8 +17,7 @@ from ...simulator.quantity import entries
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.play import run_scenario
 from ...simulator.serving.progress import Progress
-from ...simulator.serving.record import OpTotal, Run
-from ...simulator.serving.usual import typical
+from ...simulator.serving.record import OpTotal, Run, typical
 from ...workloads.errors import InputError
 from ...workloads.latencies import QUANTILES, read_quantiles
 from ...workloads.model import ModelSpec

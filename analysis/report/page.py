@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...workloads.errors import visible
-from ..show.provenance import code_version
-from ..show.record import made_by
+from ..show.record import code_version, made_by
 from ..show.result import Drawing, ReportSection, Result
 from ..show.text import Records, Rows, is_numeric, magnitude, show
 from . import scripts

@@ -6,11 +6,49 @@ the number of processes are not included, because they change no result: equal c
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from ..._version import __version__
+
+ROOT = Path(__file__).resolve().parents[2]
+"""Folder of the library's folders."""
+LIBRARY = ("workloads", "devices", "simulator", "analysis")
+SUFFIXES = (".py", ".yaml", ".csv")
+PRESENTATION = {"plots", "report", "commands"}
+"""Folders of `analysis` that show results and do not change them."""
+
+
+@lru_cache(maxsize=1)
+def code_version() -> str:
+    """Version and a digest of every source and data file that a result depends on.
+
+    Kernels are left out: simulations read their measurements, never their code.
+
+    Examples
+    --------
+    >>> code_version().startswith(f"{__version__}+")
+    True
+    """
+    digest = hashlib.sha256()
+    for file in sources():
+        digest.update(f"{file.relative_to(ROOT)}\0".encode())
+        digest.update(file.read_bytes())
+    return f"{__version__}+{digest.hexdigest()[:12]}"
+
+
+def sources() -> Iterator[Path]:
+    """Source and data files that a result depends on, in order."""
+    for folder in LIBRARY:
+        for file in sorted((ROOT / folder).rglob("*")):
+            if file.suffix in SUFFIXES and not PRESENTATION & set(file.relative_to(ROOT).parts):
+                yield file
+
 
 ELSEWHERE = ("--out", "--predictions", "--fit", "--workers", "--dask")
 """Options with a value that say where or how, not what."""
@@ -94,8 +132,6 @@ def versions() -> dict[str, str]:
     """Version of the code, of Python and of the packages that compute."""
     import platform
     from importlib.metadata import PackageNotFoundError, version
-
-    from .provenance import code_version
 
     versions_of = {"opbyte": code_version(), "python": platform.python_version()}
     for name in PACKAGES:

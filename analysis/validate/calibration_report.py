@@ -12,8 +12,8 @@ from ...devices.calibrated.errors import Errors, constant_by_shape, errors
 from ...devices.calibrated.family import families
 from ...devices.calibrated.kernel_sets import LABELS, TYPICAL, SetEntry
 from ...devices.catalog import list_devices, load_device
+from .behind import by_others, with_intervals
 from .check import Check
-from .transfer import by_others, with_intervals
 
 
 def intro(page: str) -> str:

@@ -20,7 +20,7 @@ from ..show.text import Blocks, Records, Rows
 from .check import Compared, RunCheck, for_people, percent, summary
 from .points.predict import Prediction, predict_all
 from .points.table import ServingPoint, read_points
-from .runs.points import check_of
+from .runs.basis import check_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -30,8 +30,8 @@ from ..parallel import OnProgress
 from ..show.output import SIGNIFICANT, OutputFolder
 from ..show.result import Drawing
 from ..show.text import Blocks
+from .behind import by_others, with_intervals
 from .check import Check, Checked, left_out
-from .transfer import by_others, with_intervals
 from .unequal import COMPARED, NAME, skew_checks
 
 if TYPE_CHECKING:

@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..spec import DeviceSpec, ProcessorSpec
-from .constants import Die, constants
-from .spec import DieSpec
+from .constants import Die, DieSpec, constants
 
 F8 = npt.NDArray[np.float64]
 MIB = float(2**20)

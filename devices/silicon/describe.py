@@ -13,9 +13,8 @@ import numpy as np
 from ..catalog import load_device
 from ..spec import DeviceSpec
 from .area import LOGIC, area_model, die_of, die_parts, is_near, near_parts
-from .constants import constants
+from .constants import SiliconSpec, constants
 from .power import main_of, power_law, power_parts
-from .spec import SiliconSpec
 
 STACKED = ("hbm2", "hbm3", "hbm3e", "hbm4")
 SPARE = (*LOGIC, "registers", "local memory")

@@ -11,10 +11,9 @@ from ...workloads.batch import TOKENS
 from ...workloads.jit import compiled_inside, compiled_part, int64
 from . import hooks
 from .counting import clear_sums, count_decodes, count_planned, most_of_one, unbounded
-from .holding import hold, kv_bytes, note_planned, use_prefix
+from .holding import hold, kv_bytes, make_room, note_planned, pass_over, use_prefix
 from .kv import KvRules
 from .policies import Limits
-from .preempting import make_room, pass_over
 from .queues import leave_queue
 from .state import I8, State
 

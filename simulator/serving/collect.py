@@ -20,12 +20,10 @@ from ..step.books import T_ACT, T_BUSY, T_FLOPS, T_JOULES, T_OUTSIDE, T_RUNS, T_
 from ..step.lowering import Plan, Slots
 from .course import X_EMITTED, X_JOULES, X_PROMPT, totals_at
 from .draining import Drained
-from .drawn import boards_of, busy_joules, joules_half_width, static_joules
 from .engine import Engine
-from .finished import Requests
 from .metrics import Quantiles, histogram_quantiles, quantiles
-from .record import OpTotal, Run
-from .served import Served
+from .record import OpTotal, Requests, Run
+from .served import Served, boards_of, busy_joules, joules_half_width, static_joules
 from .steady import Window, find_window
 
 

@@ -21,8 +21,8 @@ import numpy.typing as npt
 from ..batching.state import F8, HIST_BINS, HIST_MIN_S, HIST_RATIO, I8
 from ..batching.status import REACHED
 from .clock import Clock
-from .finished import AT_ONCE, COLUMNS, Requests
 from .metrics import Quantiles, histogram_quantiles
+from .record import AT_ONCE, COLUMNS, Requests
 from .steady import Stamps
 from .table import RequestTable
 

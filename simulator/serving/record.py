@@ -2,23 +2,104 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
+from ...workloads.batch import Batch
 from ..batching.policies import Policy
-from ..batching.state import F8
+from ..batching.state import F8, I8
 from ..deploy.deployment import Deployment
 from ..registry import PARTS
-from .finished import AT_ONCE, Blocks, Requests
 from .metrics import Quantiles
 from .steady import Window
 
 if TYPE_CHECKING:
     from .steps import RunStep
+
+
+FULL = 0.9
+"""Share of a resource in use from which on it limits."""
+
+
+def steady_stages(run: Run) -> Mapping[str, F8]:
+    """Return the log entries of the window that defines a run's rates."""
+    stages, window = run.stages, run.window
+    within = (stages["end_s"] > window.start_s) & (stages["start_s"] < window.end_s)
+    return {name: column[within] for name, column in stages.items()}
+
+
+def typical(run: Run) -> tuple[Batch, Batch]:
+    """Return a rank's typical decode step, and one with a prompt."""
+    rows, d = run.requests, run.deployment
+    context = max(round(float((rows.input_tokens + rows.output_tokens / 2).mean())), 1)
+    decode_s = float((rows.last_token_s - rows.first_token_s).sum())
+    span = max(float(rows.last_token_s.max() - rows.arrival_s.min()), 1e-12)
+    decodes = round(decode_s / span / (d.ranks * max(run.engines, 1.0)))
+    decodes = int(np.clip(decodes, 1, run.policy.max_sequences))
+    prompt = min(max(round(float(rows.input_tokens.mean())), 1), run.policy.token_budget)
+    return usual_batches(decodes, context, prompt, d.several)
+
+
+def usual_batches(decodes: int, context: int, prompt: int, new: int = 1) -> tuple[Batch, Batch]:
+    """Return a batch of decodes with `new` tokens, without and with a prompt."""
+    seen = [context] * decodes
+    return Batch.of(seen, new=new), Batch.of(seen, [(prompt, 0)], new)
+
+
+COLUMNS = (
+    "request_id", "arrival_s", "input_tokens", "output_tokens", "scheduled_s", "first_token_s",
+    "last_token_s", "preemptions",
+)  # fmt: skip
+"""Columns of requests.csv."""
+AT_ONCE = 1 << 16
+"""Rows that are written at once."""
+
+Blocks = Callable[[], Iterator[dict[str, npt.NDArray[np.generic]]]]
+"""Gives a table's columns, block by block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """One row per finished request, by request id; times from the first arrival [s]."""
+
+    request_id: I8
+    arrival_s: F8
+    input_tokens: I8
+    output_tokens: I8
+    scheduled_s: F8
+    first_token_s: F8
+    last_token_s: F8
+    preemptions: I8
+    order: I8
+    count: int = 0  # of which these are a sample; 0: they are all
+
+    def __repr__(self) -> str:
+        return f"<Requests: {len(self):,} rows; see columns()>"
+
+    def __len__(self) -> int:
+        """Requests that have finished."""
+        return self.count or len(self.request_id)
+
+    def part(self, which: npt.NDArray[np.bool_] | I8) -> Requests:
+        """Some of the rows."""
+        return _of(lambda name: getattr(self, name)[which])
+
+    @staticmethod
+    def joined(parts: Sequence[Requests]) -> Requests:
+        """The rows of all."""
+        return _of(lambda name: np.concatenate([getattr(part, name) for part in parts]))
+
+    def columns(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Columns of requests.csv."""
+        return {name: getattr(self, name) for name in COLUMNS}
+
+
+def _of(column: Callable[[str], Any]) -> Requests:
+    return Requests(**{name: column(name) for name in (*COLUMNS, "order")})
 
 
 @dataclass(frozen=True, slots=True)

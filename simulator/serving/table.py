@@ -13,7 +13,7 @@ from ...workloads.requests.block import Labels, joined_acceptance
 from ..batching.pages import PAGE_ROWS, give_back, new_rows, runs
 from ..batching.state import F8, I8
 from .engine import Engine
-from .finished import Requests
+from .record import Requests
 from .steady import Stamps
 
 WHOLE = ("id", "input_tokens", "output_tokens", "generated", "preemptions", "order")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from opbyte.analysis.show.provenance import ROOT, sources
+from opbyte.analysis.show.record import ROOT, sources
 
 
 def test_the_version_is_of_every_folder() -> None:

@@ -22,7 +22,7 @@ import pandas as pd
 import pytest
 
 from opbyte.analysis.parallel.local import Crew
-from opbyte.analysis.show.provenance import code_version
+from opbyte.analysis.show.record import code_version
 from opbyte.analysis.studies.front import front
 from opbyte.analysis.studies.pareto import pareto
 from opbyte.analysis.studies.sweep import sweep

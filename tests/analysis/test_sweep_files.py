@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from opbyte.analysis.answers.identity import UNREADABLE, identity
-from opbyte.analysis.show.provenance import code_version
+from opbyte.analysis.show.record import code_version
 from opbyte.analysis.studies.pareto import pareto
 from opbyte.analysis.studies.sweep import sweep
 from opbyte.analysis.studies.sweep.expression import parse

@@ -16,7 +16,7 @@ from opbyte.analysis.validate.deployments import PointsValidation, Scored
 from opbyte.analysis.validate.points.engines import NAMES, settings, with_experts
 from opbyte.analysis.validate.points.predict import FIRST_USE_S, MEAN, REQUESTS, Prediction, deployed, predict, requests
 from opbyte.analysis.validate.points.table import WorkerGroup, read_points
-from opbyte.analysis.validate.runs.points import check_of
+from opbyte.analysis.validate.runs.basis import check_of
 from opbyte.devices.calibrated.family import families
 from opbyte.devices.calibrated.kernel_sets import shared_parameters
 from opbyte.devices.calibrated.model import CalibratedModel

@@ -19,8 +19,15 @@ from opbyte import simulate
 from opbyte.analysis.answers.simulate import Simulation
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import deploy
-from opbyte.simulator.parts.adapters.host_link import HostLink
-from opbyte.simulator.parts.adapters.run import AdapterCounts, AdapterShelf, Choices, by_names, load_seconds, popularity
+from opbyte.simulator.parts.adapters.run import (
+    AdapterCounts,
+    AdapterShelf,
+    Choices,
+    HostLink,
+    by_names,
+    load_seconds,
+    popularity,
+)
 from opbyte.simulator.serving.pools import Pools
 from opbyte.workloads.adapters import Tenants
 from opbyte.workloads.catalog import load_model

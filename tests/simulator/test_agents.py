@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.deploy.deployment import Deployment
-from opbyte.simulator.parts.failures.faults import Faults
+from opbyte.simulator.parts.failures.failing import Faults
 from opbyte.simulator.serving.pools import Fleet
 from opbyte.simulator.serving.record import Run
 from opbyte.simulator.serving.run import run

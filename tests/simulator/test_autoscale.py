@@ -21,11 +21,10 @@ from opbyte.simulator.batching.policies import Policy, make_policy
 from opbyte.simulator.batching.state import L_END, L_START
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.parts.autoscale.asked import Autoscale, parse_autoscale
-from opbyte.simulator.parts.autoscale.replicas import PHASES, Scaling
+from opbyte.simulator.parts.autoscale.replicas import ENGINE_START_S, PHASES, Scaling, start_up_s
 from opbyte.simulator.parts.autoscale.scalers import SCALERS, Seen
 from opbyte.simulator.parts.autoscale.scaling import Firsts, scaled_fleet
-from opbyte.simulator.parts.autoscale.start_up import ENGINE_START_S, start_up_s
-from opbyte.simulator.parts.failures.faults import Faults
+from opbyte.simulator.parts.failures.failing import Faults
 from opbyte.simulator.serving.collect import collect, left_of_parts
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.pools import Fleet, pools_of

@@ -18,7 +18,7 @@ from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.parts.autoscale.asked import Autoscale
 from opbyte.simulator.parts.autoscale.replicas import Scaling
-from opbyte.simulator.parts.failures.faults import Faults
+from opbyte.simulator.parts.failures.failing import Faults
 from opbyte.simulator.serving.driver import Served
 from opbyte.simulator.serving.pools import KvLink, Pools
 from opbyte.simulator.serving.record import Run

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from opbyte.simulator.batching.policies import Policy
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.parts.classes.lanes import LaneRules
-from opbyte.simulator.parts.failures.faults import Faults
+from opbyte.simulator.parts.failures.failing import Faults
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.pools import Fleet
 from opbyte.simulator.serving.run import run

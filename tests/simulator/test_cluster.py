@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.deploy.deployment import Deployment, deploy
-from opbyte.simulator.parts.failures.faults import Faults, parse_faults
+from opbyte.simulator.parts.failures.failing import Faults, parse_faults
 from opbyte.simulator.serving.pools import Fleet
 from opbyte.simulator.serving.record import Run
 from opbyte.simulator.serving.routers import ROUTERS, Load

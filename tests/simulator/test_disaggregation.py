@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from opbyte.simulator.batching.kv import CacheSettings, rank_rules, sequence_bytes
 from opbyte.simulator.batching.policies import Policy, make_policy
 from opbyte.simulator.deploy.deployment import Deployment
-from opbyte.simulator.parts.failures.faults import Faults
+from opbyte.simulator.parts.failures.failing import Faults
 from opbyte.simulator.parts.kv_tiers.state import DOWN
 from opbyte.simulator.parts.kv_tiers.store import moved
 from opbyte.simulator.parts.two_pools.crossing import cross, hold_tier, left_over, wait_for_tier

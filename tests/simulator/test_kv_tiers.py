@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from opbyte.simulator.batching.kv import CacheSettings
 from opbyte.simulator.batching.policies import POLICIES, make_policy
 from opbyte.simulator.deploy.deployment import Deployment
-from opbyte.simulator.parts.failures.faults import Faults
+from opbyte.simulator.parts.failures.failing import Faults
 from opbyte.simulator.parts.kv_tiers.run import block_bytes
 from opbyte.simulator.parts.kv_tiers.settings import KvTier, TierSettings
 from opbyte.simulator.parts.kv_tiers.state import new_shelves

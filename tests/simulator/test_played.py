@@ -22,7 +22,7 @@ from opbyte.simulator.batching.kv import CacheSettings
 from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.batching.route_rules import APART, LOAD, choose
 from opbyte.simulator.parts.autoscale.asked import parse_autoscale
-from opbyte.simulator.parts.failures.faults import Faults
+from opbyte.simulator.parts.failures.failing import Faults
 from opbyte.simulator.parts.kv_tiers.settings import KvTier, TierSettings
 from opbyte.simulator.serving import clock, driver
 from opbyte.simulator.serving.dealing import Dealer

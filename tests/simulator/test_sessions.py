@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from opbyte.simulator.batching.kv import CacheSettings
 from opbyte.simulator.batching.policies import make_policy
-from opbyte.simulator.parts.failures.faults import Faults
+from opbyte.simulator.parts.failures.failing import Faults
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.pools import Fleet
 from opbyte.simulator.serving.run import run

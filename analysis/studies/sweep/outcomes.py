@@ -17,7 +17,7 @@ from ...answers.identity import UNREADABLE, identity
 from ...parallel.local import Workers
 from ...parallel.study import Store, Study
 from ...show.output import to_json
-from ...show.provenance import code_version
+from ...show.record import code_version
 from .point import Outcome, evaluate
 
 FILE = "points.jsonl"

@@ -25,7 +25,7 @@ from ...answers.quantities import COUNTS, LENGTHS, RATES, RUN_QUANTITIES, STATE,
 from ...answers.seeds import Seeds, simulate_seeds
 from ...answers.simulate import Simulation, simulate
 from ...answers.summary import LATENCIES
-from ...show.provenance import code_version
+from ...show.record import code_version
 from ...show.text import plain
 from ..stationary import stationary
 from .expression import OF_RUN

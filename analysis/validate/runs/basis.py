@@ -4,12 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
+from pathlib import Path
 
 from ....simulator.deploy.deployment import Deployment
-from ...answers.error_factors import FIRST, NO_FACTORS, POWER, STEP, Conditions, Widths
+from ...answers.error_factors import FIRST, NO_FACTORS, POWER, STEP, Conditions, Widths, fitted_widths
 from ...answers.interval import LEVEL, Interval, StepErrors, first_token, hosted, interval_of, power_errors, step_errors
 from ...answers.run_interval import RunDraws
-from ..check import IntervalBasis
+from ..check import IntervalBasis, RunCheck
+from ..points.predict import Prediction, predict
+from ..points.table import ServingPoint
+from .published import load_class
+
+
+def replay_point(point: ServingPoint, folder: Path) -> RunCheck:
+    """Simulate a point."""
+    return check_of(point, predict(point, folder))
+
+
+def check_of(point: ServingPoint, prediction: Prediction) -> RunCheck:
+    """Return a point with its prediction; without a TTFT where the table warns of the measured one."""
+    simulated = {"tpot_mean": prediction.tpot_s} | ({} if point.suspect else {"ttft_mean": prediction.ttft_s})
+    measured = {name: {"tpot_mean": point.tpot_s, "ttft_mean": point.ttft_s}[name] for name in simulated}
+    basis = run_bases(prediction.errors, simulated)
+    w, version = point.workers, ".".join(map(str, point.version))
+    ways = "".join(f" {k}{v}" for k, v in (("tp", w.tp), ("pp", w.pp), ("dp", w.dp), ("ep", w.ep)) if v > 1)
+    system = f"{point.model} {point.device}-x{point.gpus}{ways} {point.framework} {point.mode}"
+    labels = {
+        "source": point.source.split("-")[0], "device": point.device, "model": point.model,
+        "engine": f"{point.framework} {version}".strip(), "concurrency": load_class(point.clients),
+    }  # fmt: skip
+    factors = {name: inputs.refit(fitted_widths()) for name, inputs in basis.items()}
+    name = f"{system} {point.isl}+{point.osl} closed {point.clients}"
+    return RunCheck(name, None, measured, simulated, system, labels["source"], factors, basis, labels)
+
 
 RATES = ("output_tokens_per_s", "tokens_per_s")
 

@@ -21,8 +21,8 @@ from ...show.text import Blocks, Records, Rows
 from ..check import Compared, RunCheck, by_chance, for_people, summary
 from ..points.table import ServingPoint, read_points
 from ..serving import replay_requests
+from .basis import replay_point
 from .client_runs import read_client_runs, sampled
-from .points import replay_point
 from .published import PublishedRun, read_published
 from .published_run import replay_published
 from .replay import replay

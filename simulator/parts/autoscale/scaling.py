@@ -28,9 +28,8 @@ from ...serving.run_part import RunPart
 from ...serving.table import RequestTable
 from ..experts_apart.holders import devices_apart, devices_of
 from .asked import OPTION, Autoscale, parse_autoscale
-from .replicas import Phase, ReplicaSpan, Scaling
+from .replicas import Phase, ReplicaSpan, Scaling, start_up_s
 from .scalers import SCALERS, Seen, asks_ttft
-from .start_up import start_up_s
 
 TOLERANCE = 0.1
 """A number that is wrong by less than this share stays (Kubernetes' HorizontalPodAutoscaler,

@@ -11,9 +11,8 @@ from __future__ import annotations
 from ....workloads.jit import compiled_code, compiled_part, int64
 from ...batching import hooks
 from ...batching.counting import clear_sums, count_planned
-from ...batching.holding import drop, found_again, give_up, hold, note_content, put_back
+from ...batching.holding import drop, found_again, give_up, hold, last_gives_way, note_content, put_back
 from ...batching.kv import KvRules
-from ...batching.preempting import last_gives_way
 from ...batching.state import State
 from .lanes import ClassLanes
 

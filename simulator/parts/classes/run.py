@@ -9,9 +9,8 @@ from ....workloads.requests import RequestStream
 from ....workloads.requests.block import Labels
 from ....workloads.requests.classes import Promise
 from ...batching.state import F8, I8
-from ...serving.finished import Requests
 from ...serving.metrics import Quantiles, quantiles
-from ...serving.record import Run
+from ...serving.record import Requests, Run
 from ...serving.served import Served
 from ...serving.steady import Window
 from .admission import ClassQueues

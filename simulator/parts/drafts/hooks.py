@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from ....workloads.jit import compiled_code, compiled_part, int64
 from ...batching.counting import count_chunk, count_several, most_of_one
-from ...batching.holding import coming
+from ...batching.holding import coming, make_room, pass_over
 from ...batching.kv import KvRules
 from ...batching.policies import Limits
-from ...batching.preempting import make_room, pass_over
 from ...batching.state import F8, I8, State
 from .state import DraftState
 

@@ -15,9 +15,8 @@ from ...deploy.deployment import Deployment
 from ...deploy.expert_parts import ExpertPart
 from ...step.costing import Stage
 from ..expert_map.placed import slot_loads as placed_loads
-from .cache import ExpertCache
+from .cache import ExpertCache, StepFetch
 from .compiled import chances_of, named_by
-from .counts import StepFetch
 from .shelf import CLOCK, Fetch, fetch_of, layer_wait
 
 WARM_STEPS = 64

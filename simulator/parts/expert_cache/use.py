@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ....devices.cost import BOUNDS, PATHS
 from ....workloads.records import summed
 from ...deploy.deployment import Deployment
-from .counts import StepFetch
+from .cache import StepFetch
 from .store import ExpertStore
 
 if TYPE_CHECKING:

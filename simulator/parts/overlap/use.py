@@ -8,8 +8,7 @@ from functools import cached_property
 
 from ...deploy.deployment import Deployment
 from ...quantity import Figures, Quantity
-from ...serving.record import Run
-from ...serving.usual import typical
+from ...serving.record import Run, typical
 from ...step.explicit import StageCost, explicit_stage
 from .explicit import hidden_s
 

@@ -12,15 +12,12 @@ from ...batching.policies import Policy
 from ...batching.state import F8
 from ...deploy.deployment import Deployment
 from ...serving.course import X_STEPPING, totals_at
-from ...serving.drawn import devices_of_nodes
-from ...serving.finished import Requests
 from ...serving.metrics import Quantiles, quantiles
 from ...serving.nodes import Node
 from ...serving.pools import KvLink
-from ...serving.record import Run
-from ...serving.served import Served
+from ...serving.record import FULL, Requests, Run, steady_stages
+from ...serving.served import Served, devices_of_nodes
 from ...serving.steady import Window
-from ...serving.usual import FULL, steady_stages
 from ..autoscale.replicas import Scaling
 from ..experts_apart.holders import devices_apart
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from opbyte.simulator.deploy.programs import gather_tokens as gather_tokens
     from opbyte.simulator.parts.expert_cache.cache import Chances as Chances
     from opbyte.simulator.parts.expert_cache.cache import ExpertCache as ExpertCache
-    from opbyte.simulator.parts.expert_cache.counts import StepFetch as StepFetch
+    from opbyte.simulator.parts.expert_cache.cache import StepFetch as StepFetch
     from opbyte.simulator.parts.expert_cache.policies import CACHE_POLICIES as CACHE_POLICIES
     from opbyte.simulator.parts.expert_cache.store import ExpertStore as ExpertStore
     from opbyte.simulator.parts.expert_map.placing import ExpertPlacing as ExpertPlacing
