@@ -17,7 +17,7 @@ from ...workloads.kernel_tables import KernelTable
 from ...workloads.ops import Op
 from ...workloads.records import Records, reals
 from ...workloads.registry import Registry
-from .terms import PRICE
+from .terms import KERNEL_COST
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -99,7 +99,7 @@ class Family:
     quantities : tuple of str
         Names of the columns of `x`.
     rows : callable
-        ``rows(p, h, x, out)``, compiled: costs into `out`, n records of `PRICE`, of `x`, n records of the quantities,
+        ``rows(p, h, x, out)``, compiled: costs into `out`, n records of `KERNEL_COST`, of `x`, n records of the quantities,
         with the record `p` of the parameters and the device constants `h` (see `hardware`). It calls the family's scalar kernels, as the
         compiled simulator does: ``parts(p, h, x_row)``, seconds and their parts, and ``work(x_row)``, FLOP and minimum
         bytes, whose time at nominal rates no prediction for cold data may beat.
@@ -217,16 +217,16 @@ class Family:
         return self.branch(self.records(inputs))
 
     def prices(self, values: F8, hardware: Records, inputs: F8) -> Records:
-        """Return the costs of the rows of `inputs`, records of `PRICE`.
+        """Return the costs of the rows of `inputs`, records of `KERNEL_COST`.
 
         `values` are parameters, shape (p,), or one row of them for each of `branches`.
         """
         if values.ndim > 1:
-            out, which = np.empty(len(inputs), PRICE).view(np.recarray), self.kernel_of(inputs)
+            out, which = np.empty(len(inputs), KERNEL_COST).view(np.recarray), self.kernel_of(inputs)
             for b in np.unique(which):
                 out[which == b] = self.prices(values[b], hardware, inputs[which == b])
             return out
-        out = np.empty(len(inputs), PRICE).view(np.recarray)
+        out = np.empty(len(inputs), KERNEL_COST).view(np.recarray)
         names = (p.name for p in self.parameters)
         known = np.ascontiguousarray(values, dtype=np.float64).view(reals(*names))[0]
         self.rows(known, hardware, self.records(inputs), out)

@@ -48,7 +48,7 @@ class Model:
     h: Records
 
     def prices(self, inputs: F8) -> Records:
-        """Return the costs of rows of quantities, records of `terms.PRICE`."""
+        """Return the costs of rows of quantities, records of `KERNEL_COST`."""
         return self.family.prices(self.known.fit.values, self.h, inputs)
 
     def columns(self, op: Op, inputs: F8) -> tuple[F8, F8]:
@@ -117,7 +117,7 @@ class CalibratedModel:
         return self.quantities(op) is not None
 
     def prices(self, op: Op, inputs: F8) -> Records:
-        """Return the costs of ops like `op` with quantities `inputs`, records of `terms.PRICE`."""
+        """Return the costs of ops like `op` with quantities `inputs`, records of `KERNEL_COST`."""
         return self.models[op.kind].prices(inputs)
 
     def cost(self, op: Op) -> Cost:

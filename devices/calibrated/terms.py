@@ -20,7 +20,7 @@ overlap, or do not cover the whole."""
 Work = tuple[float, float, float, int]
 """FLOP, least bytes of main memory, least bytes over the link, and code of the number format."""
 
-PRICE = reals(
+KERNEL_COST = reals(
     "formula", "seconds", "compute", "memory", "fixed", "bound", "floor_compute", "floor_memory", "floor_link"
 )
 """A result of `Family.rows`: seconds of the formula; seconds, never below the roofline; arithmetic, memory (or link)

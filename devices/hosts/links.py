@@ -171,7 +171,7 @@ class HostedLinks:
         return self.timed.get((op.kind, int(op.shape["ranks"])))
 
     def _by_class(self, model: Model, inputs: F8) -> Records:
-        """Return the costs in the host's class, records of `calibrated.terms.PRICE`."""
+        """Return the costs in the host's class, records of `KERNEL_COST`."""
         device_prices, link = model.prices(inputs), self.host.link
         nominal = link.bandwidth_bytes_per_s
         if link.peer_access and not (link.rate or nominal):

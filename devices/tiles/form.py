@@ -16,7 +16,7 @@ from ..calibrated.hardware import CODES
 from ..spec import DeviceSpec
 from .config import KernelConfig, by_name
 from .machine import Machine, machine_of
-from .price import PARAMETERS, PRICE
+from .price import PARAMETERS, TILE_COST
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -60,7 +60,7 @@ class TiledKernel:
     work : callable
         ``work(machine, shape)``: the shape as compiled code takes it.
     rows : callable
-        ``rows(p, h, x, configs, out)``, compiled: costs of configurations, records of `price.PRICE`; `p` and `h` are records
+        ``rows(p, h, x, configs, out)``, compiled: costs of configurations, records of `TILE_COST`; `p` and `h` are records
         of the constants and of `machine.MACHINE`, and `configs` of `config.CONFIG`.
     space : callable
         ``space(machine, shape)``: configurations to try, shape (n, fields).
@@ -130,8 +130,8 @@ class TiledKernel:
         ]
 
     def prices(self, parameters: F8, machine: Machine, shape: Shape, configs: I8) -> Records:
-        """Return the costs of configurations for one shape, records of `price.PRICE`."""
-        out = np.empty(len(configs), PRICE).view(np.recarray)
+        """Return the costs of configurations for one shape, records of `TILE_COST`."""
+        out = np.empty(len(configs), TILE_COST).view(np.recarray)
         known = np.ascontiguousarray(parameters, dtype=np.float64).view(reals(*(p.name for p in PARAMETERS)))[0]
         self.rows(known, machine.h, self.work(machine, shape), by_name(configs), out)
         return out

@@ -14,7 +14,7 @@ from ...workloads.records import Records, reals
 from ..calibrated.family import parameters_of
 
 PARAMETERS = parameters_of("tiles")
-PRICE = reals(
+TILE_COST = reals(
     "seconds", "launch", "matrix", "shared", "step", "latency", "cache", "memory", "start", "partial_wave",
     "blocks", "waves", "registers", "shared_bytes", "in_flight", "wait",
 )  # fmt: skip

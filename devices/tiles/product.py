@@ -231,13 +231,13 @@ def price(parameters: Records, hardware: Records, inputs: Records, configuration
     Parameters
     ----------
     parameters, hardware : records
-        Constants (`price.PARAMETERS`) and machine (`machine.MACHINE`).
+        Constants (`PARAMETERS`) and machine (`machine.MACHINE`).
     inputs : record
         What is multiplied (`PRODUCT`).
     configuration : record
         The configuration (`config.CONFIG`).
     out : record
-        Its cost (`price.PRICE`).
+        Its cost (`TILE_COST`).
     """
     bm, bk, split = float(configuration.block_m), float(configuration.block_k), float(configuration.split)
     tiles = inputs.num_low * math.ceil(inputs.low / bm) + inputs.num_high * math.ceil(inputs.high / bm)

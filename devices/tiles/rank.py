@@ -67,7 +67,7 @@ class Ranking:
     ----------
     configs : int64 array, shape (n, fields)
         Those that can run, the fastest first; equal ones by group.
-    prices : records of `price.PRICE`
+    prices : records of `TILE_COST`
     searched : int
         Configurations in the space, those that cannot run included.
     invalid : dict of str to int
