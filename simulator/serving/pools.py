@@ -30,7 +30,7 @@ class Fleet:
     parts : mapping of str to object
         What parts have of the fleet, by their names.
     faults, autoscale : optional
-        `failures.faults.Faults`, and `autoscale.asked.Autoscale`: how many of the replicas there are when.
+        `failures.failing.Faults`, and `autoscale.asked.Autoscale`: how many of the replicas there are when.
     """
 
     router: str = "round-robin"
