@@ -14,13 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opbyte.analysis.answers.simulate import simulate
-from opbyte.analysis.studies.capacity import capacity
 from opbyte.analysis.studies.loads import judged, read_level
 from opbyte.analysis.studies.sweep import sweep
 from opbyte.analysis.studies.sweep.expression import parse
 from opbyte.analysis.studies.sweep.point import FIGURES
-from opbyte.workloads.latencies import MEASURES, share_of
-from opbyte.workloads.requests.classes import read_classes
+from opbyte.workloads.latencies import MEASURES
 
 from .conftest import Ask
 
@@ -42,9 +40,6 @@ def test_a_percentile_is_the_same_wherever_it_is_asked_for(tenth: int, measure: 
     assert judged(RUN, 20.0, read_level(f"{name}=1")).figures[name] == value
     condition = parse(f"2 * {name} <= {2 * value!r}", "limit", FIGURES)
     assert condition.names == {f"{measure}_s_{quantile}"}
-    if measure != "tbt":
-        (kind,) = read_classes(f"chat:share=1,{name}=0.5")
-        assert [p.share for p in kind.promises] == [share_of(quantile)]
 
 
 def test_simulations_and_sweeps_show_the_percentiles_asked_for(
@@ -59,13 +54,6 @@ def test_simulations_and_sweeps_show_the_percentiles_asked_for(
     found = sweep(write("study.yaml", study), tmp_path / "out", workers=1)
     (row,) = found.table
     assert [row["tpot_s_p95"], row["tpot_s_p99.9"], row["feasible"]] == [expected["p95"], expected["p99.9"], True]
-
-
-def test_capacity_meets_a_limit_on_any_percentile() -> None:
-    work = {n: x for n, x in WORK.items() if n not in ("rate", "requests")}
-    last = capacity("llama-3-8b", "h100-x1", "ttft_p95=0.15", tolerance=0.5, workers=1, **work).curve()[-1]
-    run = simulate("llama-3-8b", "h100-x1", rate=last["load_per_s"], requests=last["requests"], **work).run
-    assert last["ttft_s_p95"] == run.ttft_s.at("p95")
 
 
 def test_a_sweep_refuses_what_is_no_percentile(ask: Ask, write: Callable[[str, str], Path]) -> None:
