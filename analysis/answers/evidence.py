@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,8 +15,6 @@ from ...devices.link import LATENCY_BYTES
 from ...devices.peaks import FALLBACK
 from ...devices.power.transfer import power_model, reference_of
 from ...devices.spec import ARITHMETIC
-from ...simulator.batching.host import LAUNCH_S, OUTSIDE_S, TOKEN_S
-from ...simulator.batching.policies import Policy
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.placement import processors_of
 from ...simulator.parts.drafts.speculation import given_text
@@ -25,6 +23,9 @@ from ...workloads.numerics import WEIGHT_GROUPS, Numerics
 from ..show.text import Records
 from .error_factors import factor_evidence
 from .memory_rows import USUAL, by_place
+
+if TYPE_CHECKING:
+    from ...simulator.batching.policies import Policy
 
 
 def evidence(
@@ -127,6 +128,8 @@ VERSIONED = ("gap_s", "sequence_s")
 
 def _host(policy: Policy, deployment: Deployment) -> Records:
     """The times of the host, where there are any."""
+    from ...simulator.batching.host import LAUNCH_S, OUTSIDE_S, TOKEN_S  # compiled code, which a step does without
+
     host = policy.host
     versioned = {name: f"assumed: {host.why}" for name in VERSIONED if host.why}
     sources = {

@@ -17,11 +17,17 @@ from ...workloads.kernel_tables import KernelTable
 from ...workloads.ops import Op
 from ...workloads.records import Records, reals
 from ...workloads.registry import Registry
-from .terms import KERNEL_COST
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 MAX_PARAMETERS = 12
+
+KERNEL_COST = reals(
+    "formula", "seconds", "compute", "memory", "fixed", "bound", "floor_compute", "floor_memory", "floor_link"
+)
+"""A result of `Family.rows`: seconds of the formula; seconds, never below the roofline; arithmetic, memory (or link)
+and fixed seconds; code of the bound; and the roofline's seconds of arithmetic, main memory and link at nominal
+rates."""
 
 
 @dataclass(frozen=True, slots=True)

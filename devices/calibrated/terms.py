@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.jit import compiled_part
-from ...workloads.records import Records, reals
+from ...workloads.records import Records
 from ..cost import bound_code
 from .hardware import C_INT8, HELD
 
@@ -19,13 +19,6 @@ Parts = tuple[float, float, float, float]
 overlap, or do not cover the whole."""
 Work = tuple[float, float, float, int]
 """FLOP, least bytes of main memory, least bytes over the link, and code of the number format."""
-
-KERNEL_COST = reals(
-    "formula", "seconds", "compute", "memory", "fixed", "bound", "floor_compute", "floor_memory", "floor_link"
-)
-"""A result of `Family.rows`: seconds of the formula; seconds, never below the roofline; arithmetic, memory (or link)
-and fixed seconds; code of the bound; and the roofline's seconds of arithmetic, main memory and link at nominal
-rates."""
 
 PROTOCOLS = 3.0
 """Power of the soft minimum over NCCL's protocols, so that LL128 gains a fifth between the other two."""
