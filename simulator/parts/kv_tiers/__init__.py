@@ -21,7 +21,7 @@ PARTS = (
         page="kv-tiers",
         tests=("simulator/test_kv_tiers", "analysis/test_kv_tiers"),
         asked=lambda a: getattr(a.cache, "tiers", None),
-        also=("parts/adapters/host_link",),
+        also=("parts/adapters/run",),
         cannot={
             "sglang": "its tree copies whole nodes by counts of hits; tiers keep blocks by last use",
             "tensorrt-llm": "its tree offloads by priorities as it evicts; tiers keep blocks by last use",
