@@ -31,7 +31,7 @@ def reals(*names: str) -> np.dtype[Any]:
 
     Examples
     --------
-    >>> np.array([1.0, 2.0]).view(reals("seconds", "joules"))[0].joules
+    >>> float(np.array([1.0, 2.0]).view(reals("seconds", "joules"))[0].joules)
     2.0
     """
     return np.dtype((np.record, [(name, "f8") for name in names]))

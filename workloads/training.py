@@ -81,11 +81,15 @@ LOSS_TENSORS = 3
 
 @dataclass(frozen=True, slots=True)
 class RepeatedOp:
-    """Kernels like an op: each FLOP and byte of it `times` over, at a rate `slower` times lower than the op's."""
+    """Kernels like an op: each FLOP and byte of it `times` over, at a rate `slower` times lower than the op's.
+
+    `late`: gradients of weights, for which no other op waits.
+    """
 
     op: Op
     times: float = 1.0
     slower: float = 1.0
+    late: bool = False
 
     @property
     def flops(self) -> float:
@@ -219,7 +223,8 @@ def backward(op: Op, run: Run, gradient_bytes: float) -> list[RepeatedOp]:
 
 def _fused(op: Op, run: Run) -> bool:
     """Whether an op is attention whose scores stay on chip."""
-    return run.attention == "flash" and (about(op.kind).scores or op.kind == SPARSE)
+    kind = about(op.kind)
+    return run.attention == "flash" and (kind.scores or kind.table == SPARSE)
 
 
 def idle(op: Op) -> bool:
@@ -243,7 +248,7 @@ def _matmul_gradients(op: Op, value_bytes: float, gradient_bytes: float) -> list
         weight_bytes=SAVED_BITS.get(op.dtype, 8 * value_bytes) / 8 * m * k * batch,
         act_bytes=value_bytes * m * n * batch + 2 * gradient_bytes * n * k * batch,
     )  # fmt: skip
-    return [RepeatedOp(by_input), RepeatedOp(by_weight)]
+    return [RepeatedOp(by_input), RepeatedOp(by_weight, late=True)]
 
 
 def check_recompute(recompute: str) -> None:

@@ -238,7 +238,7 @@ class LayerPrices:
             forward[op.layer] += sum(seconds for _, seconds in took)
             for work in backward(op, run, self.bytes_each.gradients):
                 behind[op.layer] += price(work)
-                weights_s += price(work) * work.op.name.endswith("_wgrad")
+                weights_s += price(work) * work.late
             if recompute != "full" and made_anew(op, run, recompute):
                 behind[op.layer] += sum(seconds for _, seconds in took)
             elif op.routed and "moe_act" in recompute:
