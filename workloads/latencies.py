@@ -96,19 +96,22 @@ class Names(frozenset[str]):
         return frozenset.__contains__(self, name) or latency_of(str(name)) is not None
 
 
-def read_quantiles(text: str | None, where: str = "--percentiles") -> tuple[str, ...]:
-    """Parse comma-separated percentiles; return them with the usual ones, in order.
+def read_quantiles(text: object, where: str = "--percentiles") -> tuple[str, ...]:
+    """Parse comma-separated percentiles, or one number; return them with the usual ones, in order. None and "" ask for none.
 
     Examples
     --------
     >>> read_quantiles("99.9, p95")
     ('mean', 'p50', 'p90', 'p95', 'p99', 'p99.9')
+    >>> read_quantiles(95)
+    ('mean', 'p50', 'p90', 'p95', 'p99')
     """
-    asked = [check_quantile(f"p{part.strip().removeprefix('p')}", where) for part in text.split(",")] if text else []
+    words = [] if text in (None, "") else str(text).split(",")
+    asked = [check_quantile(f"p{part.strip().removeprefix('p')}", where) for part in words]
     return tuple(sorted({*QUANTILES, *asked}, key=lambda q: share_of(q) or 0.0))
 
 
-def asked_of(names: Iterable[str], also: str | None = None, where: str = "") -> str | None:
+def asked_of(names: Iterable[str], also: object = None, where: str = "") -> str | None:
     """Return the percentiles of names and of a text beyond the usual ones, as `read_quantiles` reads them.
 
     >>> asked_of(["ttft_s_p95", "tpot_s_p99", "requests"], "p99.9")
