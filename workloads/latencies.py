@@ -9,7 +9,15 @@ from typing import NamedTuple
 
 from .errors import InputError
 
-MEASURES = ("ttft", "tbt", "tpot", "e2e", "client_ttft", "client_e2e")
+MEASURES = {
+    "ttft": "time to first token",
+    "tbt": "time between tokens",
+    "tpot": "time per output token",
+    "e2e": "end to end",
+    "client_ttft": "time to first token, seen by the client",
+    "client_e2e": "end to end, seen by the client",
+}
+"""The engine's latencies, and what clients see of them."""
 QUANTILES = ("mean", "p50", "p90", "p99")
 """Statistics that every result shows."""
 _NAME = re.compile(rf"({'|'.join(MEASURES)})(?:_s)?_(mean|p-?[\d.]+)")

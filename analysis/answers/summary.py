@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...devices.device import Processor
 from ...simulator.quantity import ratio
-from ...workloads.latencies import QUANTILES
+from ...workloads.latencies import MEASURES, QUANTILES
 from ..show.text import Records, seconds, show
 from .part_answers import text_of
 from .quantities import RUN_QUANTITIES, labelled
@@ -18,15 +18,8 @@ if TYPE_CHECKING:
     from ...simulator.serving.record import OpTotal, Run
     from ...simulator.serving.steady import Window
 
-LATENCIES = {
-    "ttft_s": "time to first token",
-    "tbt_s": "time between tokens",
-    "tpot_s": "time per output token",
-    "e2e_s": "end to end",
-    "client_ttft_s": "time to first token, seen by the client",
-    "client_e2e_s": "end to end, seen by the client",
-}
-"""The engine's latencies, and what clients see of them."""
+LATENCIES = {f"{measure}_s": label for measure, label in MEASURES.items()}
+"""Columns of latencies, and their labels."""
 SMALL = 0.01
 """Ops below this share of both time and energy are shown as one."""
 

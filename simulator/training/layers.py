@@ -237,8 +237,9 @@ class LayerPrices:
             took = [(work.op.name, price(work)) for work in works]
             forward[op.layer] += sum(seconds for _, seconds in took)
             for work in backward(op, run, self.bytes_each.gradients):
-                behind[op.layer] += price(work)
-                weights_s += price(work) * work.late
+                work_s = price(work)
+                behind[op.layer] += work_s
+                weights_s += work_s * work.late
             if recompute != "full" and made_anew(op, run, recompute):
                 behind[op.layer] += sum(seconds for _, seconds in took)
             elif op.routed and "moe_act" in recompute:
@@ -325,9 +326,8 @@ class LayerPrices:
         plain = self.deployment.all_to_all == BY_COST
         algorithm = "" if plain else self.deployment.all_to_all or (HYBRID if hybrid_runs(system.device) else "")
         seconds = 2 * self.prices.exchange("all_to_all", moved, group, algorithm)
-        if (
-            plain and la.ep > 1
-        ):  # before it by rank, behind it by expert (Megatron-LM, token_dispatcher.py, `sort_input_by_local_experts`)
+        if plain and la.ep > 1:
+            # Sorted before it by rank, behind it by expert (Megatron-LM, token_dispatcher.py, `sort_input_by_local_experts`).
             seconds += 2 * self.prices.op(RepeatedOp(elementwise("permute", EXPERT, pairs * la.tp, int(sent), 2, run)))
         if la.expert_tp > 1:
             slices = la.group(system, la.expert_tp, 1)
