@@ -13,12 +13,15 @@ from .hf import model_from_keys, read_config
 from .hf.read import YAML
 from .model import ModelSpec
 from .specfile import SourcedNumber, load_description
+from .yamlfile import read_yaml
 
 MODELS = Path(__file__).parent / "models"
 VARIANTS = ("-instruct", "-hf", "-chat", "-base", "-it")
 """Endings of hub identifiers that leave the dimensions as they are."""
 QUANTISED = {"-fp8": "fp8 or fp8_block", "-fp8-block": "fp8_block", "-nvfp4": "nvfp4", "-fp4": "nvfp4"}
 """Endings of hub identifiers of copies in another number format -> what ``--dtype`` calls it."""
+HUB = Path(__file__).parent / "hub.yaml"
+"""Checkpoint of a model -> format -> a published checkpoint in it."""
 KEYS = {"name", "title", "aliases", "config"}
 
 
@@ -117,6 +120,14 @@ def _quantised(text: str) -> str:
         if entry is not None:
             return f"; give {entry.name} and --dtype {formats}"
     return ""
+
+
+def fp8_format(model: ModelSpec) -> str:
+    """Which scales a model's fp8 checkpoint has: its own, those of a listed copy, else what is usual."""
+    entry = catalog_entry(model.name)
+    copies = [name for known, formats in read_yaml(HUB).items() if catalog_entry(known) == entry for name in formats]
+    usual = "fp8" if model.architecture == "LlamaForCausalLM" else "fp8_block"  # NVIDIA's and Meta's
+    return next((n for n in (model.numerics.weight_format("attention"), *copies) if n.startswith("fp8")), usual)
 
 
 def is_model_path(text: str) -> bool:

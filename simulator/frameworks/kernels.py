@@ -22,6 +22,7 @@ from dataclasses import replace
 from ...devices.calibrated.kernel_sets import LABELS, everywhere, named
 from ...devices.calibrated.libraries import BLACKWELL, HOPPER, generation
 from ...devices.spec import DeviceSpec
+from ...workloads.catalog import fp8_format
 from ...workloads.errors import InputError
 from ...workloads.layers import LatentAttention
 from ...workloads.model import ModelSpec
@@ -31,9 +32,6 @@ from .engines import sglang_version
 ALIASES: Mapping[str, str] = {"bfloat16": "bf16", "float16": "fp16"}
 MIXING = ("vllm", "trtllm")
 """Engines that do this by default or by the scripts of the public benchmark."""
-ONE_SCALE = ("LlamaForCausalLM",)
-"""Architectures whose usual fp8 checkpoints have one scale per matrix (NVIDIA's, Meta's); DeepSeek, Qwen, MiniMax
-and Kimi have one per block of 128 x 128."""
 
 
 def formats(model: ModelSpec, weights: str, kv: str, mixed: bool = False) -> Numerics:
@@ -46,8 +44,8 @@ def formats(model: ModelSpec, weights: str, kv: str, mixed: bool = False) -> Num
     ``nvfp4`` weights, whose checkpoints ask for it, else the model's own.
     """
     name = ALIASES.get(weights, weights)
-    if name == "fp8" and model.architecture not in ONE_SCALE:
-        name = "fp8_block"
+    if name == "fp8":
+        name = fp8_format(model)
     if name not in BITS:
         raise InputError("weight_dtype", f"{weights!r} is not known; known: {', '.join(BITS)}")
     out = model.numerics

@@ -16,10 +16,9 @@ import json
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from ...workloads.catalog import catalog_entry
+from ...workloads.catalog import HUB, catalog_entry
 from ...workloads.errors import InputError
 from ...workloads.yamlfile import read_yaml
 from ..parts.overlap.gates import ALIKE, AT_LEAST, DECODING, gate_of
@@ -27,8 +26,6 @@ from .sglang_file import DISPATCHES, MODES
 from .sharing import NOTHING, SHARING, Sharing
 from .vllm_file import EXCHANGES
 
-CHECKPOINTS = Path(__file__).parent / "hub.yaml"
-"""Checkpoint of a model -> format -> a published checkpoint in it."""
 MADE = {"vllm": ("fp8",), "sglang": ("fp8",), "tensorrt-llm": ("fp8",)}
 """Formats that an engine makes of 16-bit weights as it loads them."""
 
@@ -55,10 +52,10 @@ def checkpoint_of(engine: str, model: str, dtype: str | None, own: str) -> tuple
     >>> checkpoint_of("vllm", "org/m", "fp8", "bf16"), checkpoint_of("vllm", "org/m", None, "mxfp4")
     (('org/m', True), ('org/m', False))
     """
-    if dtype is None or dtype == own or dtype in ("bf16", "fp16"):
-        return model, False
-    listed = read_yaml(CHECKPOINTS).items()
+    listed = read_yaml(HUB).items()
     known: dict[str, str] = next((x for name, x in listed if name.lower() == model.lower()), {})
+    if dtype is None or dtype == own or (dtype in ("bf16", "fp16") and dtype not in known):
+        return model, False
     if dtype in known:
         return known[dtype], False
     if dtype in MADE[engine] and own in ("bf16", "fp16"):

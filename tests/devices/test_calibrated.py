@@ -67,16 +67,6 @@ def test_a_resident_weight_is_faster_than_a_cold_one() -> None:
     assert family.seconds(values, h, warm)[0] < family.seconds(values, h, cold)[0]
 
 
-def test_a_scale_of_the_whole_tensor_takes_kernels_of_its_own() -> None:
-    family, values, h = fitted("h100", "gemm")
-    none, given, found = (gemms((16, 4096, 4096)) for _ in range(3))
-    given[:, QUANTISED] = 1.0
-    found[:, QUANTISED] = gemm_module.TENSOR_SCALE_KERNELS["fp8"]
-    one, two, three = (family.seconds(values, h, x)[0] for x in (none, given, found))
-    assert three - two >= 5.0 * values[family.index("quantise_s")]
-    assert one < two
-
-
 def table_of(source: str, dtype: str, kernel: str = "linear_actquant") -> KernelTable:
     text = {"source": source, "device": "H100-SXM-80GB", "kernel": kernel, "dtype": dtype, "timing": "graph"}
     columns = {name: np.array([value], dtype=object) for name, value in text.items()}

@@ -51,6 +51,7 @@ def test_entries():
         spec = load_model(entry.name)
         assert spec.name == entry.name
         assert spec.source == entry.source
+        assert [catalog_entry(alias) for alias in entry.aliases] == [entry] * len(entry.aliases)
 
 
 @pytest.mark.parametrize(
@@ -93,28 +94,16 @@ def test_entries_are_the_models_whose_totals_were_met(name: str) -> None:
     assert (entry.total_params, entry.active_params) == (met.total_params, met.active_params)
     assert entry.kv_bytes_per_token == met.kv_bytes_per_token
     assert entry.kv_window == met.kv_window
-
-
-def test_enough_models_of_2025_and_2026() -> None:
     assert len(BOTH) >= 45
 
 
 @pytest.mark.parametrize(
     ("alias", "name"),
     [
-        ("meta-llama/Llama-3.3-70B-Instruct", "llama-3.1-70b"),
-        ("Qwen/Qwen3-30B-A3B-Instruct-2507", "qwen3-30b-a3b-2507"),
-        ("deepseek-ai/DeepSeek-V3.1", "deepseek-v3"),
-        ("google/gemma-3-4b-it", "gemma-3-4b"),
-        ("openai/gpt-oss-120b", "gpt-oss-120b"),
-        ("deepseek-ai/DeepSeek-R1-Distill-Llama-70B", "llama-3.1-70b"),
-        ("CohereLabs/c4ai-command-a-03-2025", "command-a"),
         ("unsloth/Meta-Llama-3.1-8B-Instruct", "llama-3.1-8b"),
-        ("deepseek-r1", "deepseek-v3"),
         ("DeepSeek-R1", "deepseek-v3"),
         ("GLM-4.6", "glm-4.5"),
         ("MIXTRAL-8x7B", "mixtral-8x7b"),
-        ("mistralai/Mixtral-8x7B-v0.1", "mixtral-8x7b"),
         ("meta-llama/llama-2-7b-HF", "llama-2-7b"),
     ],
 )
@@ -148,11 +137,7 @@ def test_importing_the_reader_stays_light():
 
 def test_a_folder_is_the_users_model_whatever_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A path whose last part is a catalog name must not be taken for a hub's identifier."""
-    config = {
-        "architectures": ["LlamaForCausalLM"], "hidden_size": 256, "intermediate_size": 512,
-        "num_attention_heads": 4, "num_key_value_heads": 4, "num_hidden_layers": 3,
-        "vocab_size": 1000,
-    }  # fmt: skip
+    config = {**PUBLISHED["Qwen3-4B"]["config"], "num_hidden_layers": 3}
     folder = tmp_path / "mine" / "Llama-3-8B"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))

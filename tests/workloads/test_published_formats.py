@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import pytest
 
-from opbyte.workloads.catalog import load_model
+from opbyte.workloads.catalog import HUB, fp8_format, load_model
+from opbyte.workloads.yamlfile import read_yaml
 
 CONFIGS = "ai-dynamo/aiconfigurator@095f58a5:aic-core/src/aiconfigurator_core/model_configs"
 BLOCKS = {"attention": "fp8_block", "ffn": "fp8_block", "experts": "fp8_block"}
@@ -19,6 +20,10 @@ PUBLISHED = {
         {**BLOCKS, "experts": "mxfp4_mxfp8"}, f"{CONFIGS}/deepseek-ai--DeepSeek-V4-Flash_config.json: fp4 experts",
     ),
     "kimi-k2": (BLOCKS, "config.json of moonshotai/Kimi-K2-Instruct: fp8, blocks of 128 x 128"),
+    "ministral-3-14b": (
+        dict.fromkeys(BLOCKS, "fp8"), "NVIDIA/TensorRT-LLM#15123: fp8, static, without blocks",
+    ),
+    "kimi-k2.6": ({"experts": "int4"}, "config.json of moonshotai/Kimi-K2.5 and K2-Thinking: INT4 experts"),
     "gpt-oss-120b": ({"experts": "mxfp4"}, "config.json of openai/gpt-oss-120b: mxfp4"),
     "minimax-m2": (BLOCKS, "config.json of MiniMaxAI/MiniMax-M2: fp8, blocks of 128 x 128"),
     "mimo-v2-flash": (BLOCKS, f"{CONFIGS}/XiaomiMiMo--MiMo-V2-Flash_config.json: fp8, blocks of 128 x 128"),
@@ -35,6 +40,12 @@ def test_a_model_has_the_format_it_is_published_in(model: str) -> None:
     found = load_model(model)
     assert dict(found.numerics.weights) == expected, source
     assert found.numerics.default == "bf16"
+
+
+def test_fp8_of_a_model_has_the_scales_of_its_listed_copy() -> None:
+    for checkpoint, copies in read_yaml(HUB).items():
+        assert [name for name in copies if name[:3] == "fp8"] in ([], [fp8_format(load_model(checkpoint))])
+    assert fp8_format(load_model("ministral-3-8b")) == "fp8"
 
 
 def test_deepseek_v3_2_weighs_what_its_checkpoint_does() -> None:

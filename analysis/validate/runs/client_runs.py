@@ -17,7 +17,7 @@ import numpy as np
 from ....simulator.frameworks.keys import numbers_of
 from ....simulator.option import placed
 from ....simulator.scenario import Scenario
-from ....workloads.catalog import load_model
+from ....workloads.catalog import fp8_format, load_model
 from ....workloads.csvfile import header_of, read_whole
 from ....workloads.errors import InputError
 from .published import ArrivalPattern, PublishedRun, table_name
@@ -109,8 +109,8 @@ def _run(path: Path, line: int, row: Mapping[str, str], measured: dict[str, floa
     where = f"{path}:{line}"
     command, model, options = read_command(where, row["opbyte"])
     dtype = row.get("weights", "")
-    if dtype.startswith("fp8") and "dtype" not in options and not load_model(model).numerics.weights:
-        options["dtype"] = "fp8_block"  # the command says nothing, and the catalog's checkpoint is of 16 bits
+    if dtype.startswith("fp8") and "dtype" not in options and not (spec := load_model(model)).numerics.weights:
+        options["dtype"] = fp8_format(spec)  # the command says nothing, and the catalog's checkpoint is of 16 bits
     accepted = _number(row.get("accept_len", ""))
     if accepted and "speculative" not in options:
         options |= {"speculative": f"mtp:{DRAFTS}", "acceptance": ",".join([f"{acceptance(accepted):.3f}"] * DRAFTS)}
