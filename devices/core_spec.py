@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import model_validator
 
 from ..workloads.specfile import Spec
-from .fields import Count, Positive
+from .lines import Count, Positive
 
 
 class MacArraySpec(Spec):

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from ..workloads.specfile import Spec
-from .fields import Count, NonNegative, Positive
+from .lines import Count, NonNegative, Positive
 
 BRAM_BYTES = 36 * 1024 // 8
 URAM_BYTES = 288 * 1024 // 8

@@ -13,11 +13,10 @@ from ..workloads.specfile import Spec
 from ..workloads.yamlfile import table_of
 from .core_spec import CoreSpec, MacArraySpec, own_bandwidths
 from .dram.layout import DataLayout
-from .fields import Count, FamilyFitSpec, Fraction, NonNegative, Positive, TierSpec
 from .fpga_engine import EngineSpec, FabricSpec
 from .hosts.spec import HostSpec
 from .kinds import PROCESSOR_KINDS
-from .lines import Lines
+from .lines import Count, FamilyFitSpec, Fraction, Lines, NonNegative, Positive, TierSpec
 from .silicon.constants import SiliconSpec
 
 MAX_DEVICES = 4096

@@ -18,6 +18,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from ..workloads.records import Records, filled, named
 from .jit import inner, parallel
 from .tiles import GROUP, add_values, score_tile, softmax_tile
 
@@ -28,7 +29,8 @@ TILES = (32, 64, 128, 256)
 """Keys of a tile: whole vector registers of scores, whole strips of values."""
 LOW = -3.0e38
 """Running maximum of a row that has seen no key."""
-(U_SEQ, U_HEAD, U_QUERY, U_QUERIES, U_START, U_STOP) = range(6)
+UNIT = named("seq head query queries start stop", "")
+"""Sequence, key/value head, first query, queries, first key, end of keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +39,15 @@ class Units:
 
     Attributes
     ----------
-    rows : int64 array, shape (n, 6)
-        Sequence, key/value head, first query, queries, first key, end of keys. The units of the
-        same queries stand together.
+    rows : records of `UNIT`, shape (n,)
+        The units of the same queries stand together.
     groups : int64 array, shape (g + 1,)
         Where the units of the same queries begin.
     cost : int64 array, shape (n,)
         Keys times query groups, to share the units evenly.
     """
 
-    rows: I8
+    rows: Records
     groups: I8
     cost: I8
 
@@ -124,8 +125,7 @@ def cut(queries: I8, lengths: I8, heads_kv: int, window: int, block: int, chunk:
                     rows.append((b, head, first, count, start, stop))
                     cost.append((stop - start) * ceil_div(count * group, GROUP))
                 groups.append(len(rows))
-    shape = np.array(rows, dtype=np.int64).reshape(-1, 6)
-    return Units(shape, np.array(groups, dtype=np.int64), np.array(cost, dtype=np.int64))
+    return Units(filled(UNIT, rows), np.array(groups, dtype=np.int64), np.array(cost, dtype=np.int64))
 
 
 @inner
@@ -151,14 +151,14 @@ def next_tile(cursor, end, rows, table, heads, page, row_bytes, units):
     u, start = cursor[0], cursor[1]
     if u >= end:
         return
-    stop = units[u, U_STOP]
+    stop = units[u].stop
     count = min(len(rows), stop - start)
-    place_rows(rows, table, heads, page, row_bytes, units[u, U_SEQ], units[u, U_HEAD], start, count)
+    place_rows(rows, table, heads, page, row_bytes, units[u].seq, units[u].head, start, count)
     cursor[1] = start + count
     if cursor[1] == stop:
         cursor[0] = u + 1
         if u + 1 < end:
-            cursor[1] = units[u + 1, U_START]
+            cursor[1] = units[u + 1].start
 
 
 @inner
@@ -167,8 +167,8 @@ def merge(g, units, groups, group_size, top, total, parts, out):
     lo, hi = groups[g], groups[g + 1]
     if hi == lo:
         return
-    seq, head = units[lo, U_SEQ], units[lo, U_HEAD]
-    first, count = units[lo, U_QUERY], units[lo, U_QUERIES]
+    seq, head = units[lo].seq, units[lo].head
+    first, count = units[lo].query, units[lo].queries
     dim = out.shape[3]
     for n in range(count * group_size):
         best = top[lo, n]
@@ -193,7 +193,7 @@ def load_queries(unit, group_size, q, vectors, states, out):
 
     Returns the number of vectors, and of groups of `GROUP`, the last one padded with zeros.
     """
-    seq, head, first, count = unit[U_SEQ], unit[U_HEAD], unit[U_QUERY], unit[U_QUERIES]
+    seq, head, first, count = unit.seq, unit.head, unit.query, unit.queries
     used = count * group_size
     packed = (used + GROUP - 1) // GROUP
     for n in range(packed * GROUP):
@@ -241,7 +241,7 @@ def attention(dim: int, dim_v: int, tile: int) -> Callable[..., None]:
             if shares[thread] == end:
                 continue
             rows = np.zeros((3, tile), np.int64)
-            cursor = np.array([shares[thread], units[shares[thread], U_START]])
+            cursor = np.array([shares[thread], units[shares[thread]].start])
             scores = np.empty((group, tile), np.float32)
             bounds = np.empty((2, group), np.int32)
             most = top.shape[1]
@@ -252,9 +252,9 @@ def attention(dim: int, dim_v: int, tile: int) -> Callable[..., None]:
             here = 0
             for u in range(shares[thread], end):
                 used, packed = load_queries(units[u], group_size, q, vectors, states, parts[u])
-                position = offset[units[u, U_SEQ]] + units[u, U_QUERY]
-                for t0 in range(units[u, U_START], units[u, U_STOP], tile):
-                    n_keys = min(tile, units[u, U_STOP] - t0)
+                position = offset[units[u].seq] + units[u].query
+                for t0 in range(units[u].start, units[u].stop, tile):
+                    n_keys = min(tile, units[u].stop - t0)
                     second, third = (here + 1) % 3, (here + 2) % 3
                     next_tile(cursor, end, rows[third], table, heads, page, dim * 4, units)
                     for g in range(packed):

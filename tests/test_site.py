@@ -7,35 +7,19 @@ with figures, the longest tables, the Python interface, a notebook.
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 SITE = Path(os.environ.get("OPBYTE_SITE") or "no site")
-playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright to drive a browser")
-CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome")
-                 if (found := shutil.which(name))), None)  # fmt: skip
-pytestmark = [
-    pytest.mark.skipif(not SITE.is_dir(), reason="OPBYTE_SITE names no built site"),
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to open pages with"),
-]
+pytestmark = pytest.mark.skipif(not SITE.is_dir(), reason="OPBYTE_SITE names no built site")
 PAGES = (
     "README", "docs/first-steps", "docs/gallery", "docs/reference", "docs/site/python",
     "notebooks/05_throughput_report",
 )  # fmt: skip
 JUDGED = PAGES[:3]
 """Pages that axe-core looks at; the others are as long as a book."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -19,9 +19,8 @@ import numba
 import numpy as np
 from numba.core.caching import IndexDataCacheFile
 
-from . import jit_quick
 from .errors import InputError
-from .jit_parts import Either, PartCompiler
+from .jit_parts import Either, PartCompiler, keep_less_book, link_as
 from .own_folder import cache_folder
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -170,8 +169,8 @@ def _rule(function: Callable[..., object], entry: type, fields: tuple[Any, ...])
 PART: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeline_class": PartCompiler}
 
 
-jit_quick.keep_less_book()
-jit_quick.link_as(PART)
+keep_less_book()
+link_as(PART)
 
 
 def _njit(function: F, **options: Any) -> F:

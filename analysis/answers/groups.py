@@ -7,7 +7,7 @@ from contextlib import closing
 from typing import Any
 
 from ...simulator.scenario import Scenario
-from ...simulator.scenario.play import run_group_of
+from ...simulator.scenario.build import run_group_of
 from ...simulator.serving.groups import OPTION, Cut
 from ...simulator.serving.progress import Progress
 from ...simulator.serving.run import Groups

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from ...devices.catalog import list_devices
 from ...devices.dram.layout import DataLayout
-from ...devices.dram.mapping import NAMED
 from ...devices.dram.model import DerivedRoofline, with_dram
 from ...devices.dram.spec import load_memory
+from ...devices.dram.state import NAMED
 from ...devices.spec import SystemSpec
 from ...simulator.deploy.deployment import Deployment, deploy
 from ...simulator.scenario.load import load

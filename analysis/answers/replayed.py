@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ...simulator.scenario import Scenario
-from ...simulator.scenario.play import run_scenario
+from ...simulator.scenario.build import run_scenario
 from ...simulator.serving.record import Run
 from .interval import LEVEL, Interval, first_token
 from .run_interval import RunIntervals, end_to_end

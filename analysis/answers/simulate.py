@@ -15,7 +15,7 @@ from ...simulator.parts.two_pools.asked import counted
 from ...simulator.parts.two_pools.run import pools_of
 from ...simulator.quantity import entries
 from ...simulator.scenario import Scenario
-from ...simulator.scenario.play import run_scenario
+from ...simulator.scenario.build import run_scenario
 from ...simulator.serving.progress import Progress
 from ...simulator.serving.record import OpTotal, Run, typical
 from ...workloads.errors import InputError

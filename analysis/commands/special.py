@@ -125,8 +125,7 @@ def train(given: Any) -> None:
 def tune(given: Any) -> None:
     """Configurations of one shape, of a file of shapes, or of this machine's CPU."""
     from ..answers.tune import TOP, tune
-    from ..answers.tune_host import tune_host
-    from ..answers.tune_many import TOP_OF_FILE, tune_rows
+    from ..answers.tune_host import TOP_OF_FILE, tune_host, tune_rows
     from ..show.pairs import pairs, real_numbers, whole_numbers
 
     replaced = real_numbers(pairs(",".join(given.set_ or ()), "--set"), "--set")

@@ -15,8 +15,7 @@ from ...simulator.scenario.options import Workload
 from ...workloads.errors import InputError, nearest
 from ...workloads.requests import RequestBlock
 from ..show.interrupt import heard
-from .deployed_as import DeployedAs, deployed_as
-from .play import Player
+from .play import DeployedAs, Player, deployed_as
 from .recording import Recording
 from .target import PROMPTS, PromptSource, ServerTarget, address, find_out, open_clients
 

@@ -17,8 +17,7 @@ from ..show.result import Result
 from ..show.text import Blocks, Rows, seconds
 from ..validate.runs.spec import RECORDED, SYSTEM
 from ..validate.statistics import TIMES, statistics
-from .deployed_as import DeployedAs
-from .play import NOT_SENT, OK, RequestOutcome
+from .play import NOT_SENT, OK, DeployedAs, RequestOutcome
 from .target import ServerTarget
 
 

@@ -6,9 +6,9 @@ module. Everything stands where it is used, in options, specs and registries, an
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from ...simulator.quantity import Quantity
@@ -28,7 +28,7 @@ editors, `opbyte list KIND` what registries hold here, plug-ins among them.
 
 def page() -> str:
     """The whole page."""
-    parts = [HEAD, *_commands(), *_options(), *_files(), *_columns(), *_names(), *_glossary()]
+    parts = [HEAD, *_commands(), *_options(), *_files(), *_columns(), *_names()]
     return "\n".join(part.rstrip() + "\n" for part in parts)
 
 
@@ -70,12 +70,14 @@ def _commands() -> Iterator[str]:
 
 def _shared(options: Sequence[str], of_scenarios: Sequence[str]) -> Iterator[str]:
     """Name the options that a command shares with others; if they are most of a scenario's, those that it lacks."""
-    lacks = [f"`{name}`" for name in of_scenarios if name not in options]
+    lacks, said = [f"`{name}`" for name in of_scenarios if name not in options], []
     if len(lacks) < len(of_scenarios) / 2:
-        yield f"All [options of a scenario](#options-of-a-scenario){' but ' if lacks else ''}{', '.join(lacks)}.\n"
+        said.append(f"All [options of a scenario](#options-of-a-scenario){' but ' if lacks else ''}{', '.join(lacks)}.")
         options = [name for name in options if name not in of_scenarios]
     if options:
-        yield f"Options of several commands: {', '.join(f'`{name}`' for name in options)}.\n"
+        said.append(f"Options of several commands: {', '.join(f'`{name}`' for name in options)}.")
+    if said:
+        yield " ".join(said) + "\n"
 
 
 def _named(row: tuple[str, str, str]) -> str:
@@ -125,6 +127,8 @@ def _options() -> Iterator[str]:
         "The same in `opbyte.Scenario`, as parameters of a sweep, and on the command line with dashes for "
         "underscores.\n"
     )
+    options = placed(Scenario)
+    pooled = [n for n in options if n.startswith(("prefill_", "decode_")) and n.partition("_")[2] in options]
     kinds = {int: "whole number", float: "number", str: "text", tuple: "texts"}
     yield _table(
         ("option", "kind", "unit", "range", "default", "what it is"),
@@ -132,11 +136,15 @@ def _options() -> Iterator[str]:
             (f"`{name}`", kinds.get(p.option.kind, "name, file or description"), p.option.unit or "-",
              _range(p.option.low, p.option.high), "-" if p.default in (None, ()) else str(p.default),
              p.option.help)
-            for name, p in placed(Scenario).items()
+            for name, p in options.items() if name not in pooled
         ),
     ) + "\n"  # fmt: skip
+    yield f"The same of the devices that prefill or decode: {', '.join(f'`{name}`' for name in pooled)}.\n"
     yield "Names of other tools that mean an option here:\n"
-    yield _table(("there", "here"), ((f"`{a}`", f"`{b}`") for a, b in ALIASES.items())) + "\n"
+    there: dict[str, list[str]] = {}
+    for name, here in ALIASES.items():
+        there.setdefault(here, []).append(f"`{name}`")
+    yield _table(("here", "there"), ((f"`{here}`", ", ".join(names)) for here, names in there.items())) + "\n"
 
 
 def _range(low: float | None, high: float | None) -> str:
@@ -218,8 +226,7 @@ def _columns() -> Iterator[str]:
 
     yield "## Keys of an engine file\n"
     for engine, (keys, only) in KEYS.items():
-        yield f'With `"engine": "{engine}"`:\n'
-        yield ", ".join(f"`{key}`" for key in keys if key not in only) + ".\n"
+        yield f'With `"engine": "{engine}"`: {", ".join(f"`{key}`" for key in keys if key not in only)}.\n'
         yield "Read, and refused with any other value:\n"
         yield (
             _table(("key", "only", "why"), ((f"`{key}`", str(value), why) for key, (value, why) in only.items())) + "\n"
@@ -250,10 +257,9 @@ def _of_parts() -> Iterator[str]:
 
     yield "## Values of parts\n"
     yield "Values of each part in the JSON of a result (`opbyte list parts`).\n"
-    for name, part in PARTS.items():
-        figures = part.hook("figures")
-        if figures is not None:
-            yield f"`{name}`: {'; '.join(_told(figures.quantities, figures.key))}.\n"
+    figures = ((name, part.hook("figures")) for name, part in PARTS.items())
+    rows = ((f"`{name}`", "; ".join(_told(f.quantities, f.key)) + ".") for name, f in figures if f is not None)
+    yield _table(("part", "values"), rows) + "\n"
 
 
 def _told(quantities: Sequence[Quantity], above: str) -> Iterator[str]:
@@ -279,6 +285,9 @@ NAMED_ELSEWHERE = (
 """Lists that are too long for this page, and grow with every file of the catalog."""
 
 
+STATISTIC = re.compile(r", (mean|\d+th percentile)(?= \[)")
+
+
 def _names() -> Iterator[str]:
     from ...workloads.ops import OP_KINDS
     from ..names import LISTS, catalog
@@ -292,14 +301,8 @@ def _names() -> Iterator[str]:
         if kind in NAMED_ELSEWHERE:
             continue
         yield f"### {kind}\n"
-        rows = [(f"`{row['name']}`", str(row.get("title", ""))) for row in catalog(kind)]
-        yield _table(("name", "what it is"), rows) + "\n"
-
-
-def _glossary() -> Iterator[str]:
-    from ...workloads.yamlfile import read_yaml
-
-    terms = read_yaml(Path(__file__).parent / "glossary.yaml")
-
-    yield "## Glossary\n"
-    yield _table(("term", "meaning"), sorted(terms.items(), key=lambda t: t[0].lower())) + "\n"
+        rows: dict[str, list[str]] = {}  # statistics of one quantity are one row
+        for row in catalog(kind):
+            rows.setdefault(STATISTIC.sub("", str(row.get("title", ""))), []).append(f"`{row['name']}`")
+        table = ((", ".join(dict.fromkeys(names)), title) for title, names in rows.items())
+        yield _table(("name", "what it is"), table) + "\n"

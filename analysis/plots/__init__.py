@@ -10,9 +10,8 @@ from types import ModuleType
 from .batches import op_per_byte_vs_batch
 from .breakdowns import breakdown
 from .files import Picture, save
-from .fronts import throughput_pace
 from .latencies import latency
-from .loads import throughput_latency
+from .loads import throughput_latency, throughput_pace
 from .measured import points, replays, serving
 from .rooflines import roofline
 from .timelines import replicas_over_time, timeline

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from ...workloads.specfile import UNITS, Spec
 from ...workloads.yamlfile import read_yaml
-from .schema import written
+from .kinds import written
 
 
 @cache

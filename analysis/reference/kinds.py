@@ -1,13 +1,124 @@
-"""Kinds of files that OpByte reads: their templates and their schemas for editors."""
+"""Kinds of files that OpByte reads: their templates and their schemas for editors.
+
+JSON schemas of the YAML files, for editors: keys as they are written, with their units.
+
+The specs are written in SI units (`bandwidth_bytes_per_s`); files say `bandwidth_GBps`, a number with a source. So
+every property of pydantic's schema becomes one for each unit, and every number may be `{value, source}`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.resources import files
 from typing import Any
 
 from ...workloads.errors import InputError, nearest
-from .schema import DIALECT, json_schema
+from ...workloads.specfile import UNITS, Spec
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+SOURCE = {"type": "string", "description": "Where the plain numbers of this block come from."}
+TABLE = {
+    "type": "object",
+    "additionalProperties": {"type": "string"},
+    "description": "Short names of sources, which `source` may then give.",
+}
+PARENT = {"type": "string", "description": "Name or file of the description this one starts from."}
+
+DESCRIBED = ("DeviceSpec", "HostSpec")
+"""Blocks that are separate descriptions in any position."""
+
+
+def written(field: str) -> tuple[str, ...]:
+    """Names of a field in a file: one for each unit, the usual ones first; itself without a unit.
+
+    Examples
+    --------
+    >>> written("latency_s")
+    ('latency_s', 'latency_ms', 'latency_us', 'latency_ns')
+    >>> written("stacks")
+    ('stacks',)
+    """
+    for si in sorted({si for si, _ in UNITS.values()}, key=len, reverse=True):
+        if field.endswith(f"_{si}"):
+            stem = field.removesuffix(si)
+            names = [f"{stem}{unit}" for unit, (of, _) in UNITS.items() if of == si]
+            return tuple(dict.fromkeys([*names, field]))  # sizes may be given in bytes
+    return (field,)
+
+
+def json_schema(spec: type[Spec], title: str, inline: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Schema of the files that describe a spec.
+
+    Parameters
+    ----------
+    spec : type
+    title : str
+    inline : mapping of str to str, optional
+        Key -> meaning of a text in place of the block: a device of a system by name.
+
+    Returns
+    -------
+    dict
+        JSON schema. Nothing is required: a file may start from another.
+    """
+    raw = spec.model_json_schema()
+    blocks = {name: _object(block) for name, block in raw.pop("$defs", {}).items()}
+    top = _object(raw)
+    for key, meaning in (inline or {}).items():
+        top["properties"][key] = {"anyOf": [{"type": "string", "description": meaning}, top["properties"][key]]}
+    common = {"extends": PARENT, "sources": TABLE}
+    for block in (top, *(blocks[name] for name in DESCRIBED if name in blocks)):
+        block["properties"] |= common
+    return {"$schema": DIALECT, "title": title, **top, "$defs": blocks}
+
+
+def _object(block: Mapping[str, Any]) -> dict[str, Any]:
+    """A block with its keys as written; other schemas as they are."""
+    if "properties" not in block:
+        return _value(block)
+    keys: dict[str, Any] = {}
+    for field, value in block["properties"].items():
+        dropped = {"anyOf": [_value(value), {"type": "null"}]}
+        keys |= dict.fromkeys(written(field), dropped)
+    out: dict[str, Any] = {"type": "object", "properties": keys | {"source": SOURCE}}
+    if "description" in block:
+        out["description"] = block["description"]
+    return out | {"additionalProperties": False}
+
+
+def _value(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of a value in a file: numbers may carry their source, null drops a key."""
+    value = {k: v for k, v in value.items() if k != "title"}
+    if "anyOf" in value:
+        return value | {"anyOf": [_value(one) for one in value["anyOf"]]}
+    kind = value.get("type")
+    if kind in ("number", "integer"):
+        carried = {
+            "type": "object",
+            "properties": {"value": {"type": kind}, "source": SOURCE},
+            "required": ["value"],
+            "additionalProperties": False,
+        }
+        limits = {k: v for k, v in value.items() if k not in ("default", "description")}
+        copied = {k: v for k, v in value.items() if k in ("default", "description")}
+        return copied | {"anyOf": [limits, carried]}
+    if kind == "object":
+        return _table(value)
+    return dict(value)
+
+
+def _table(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a block whose keys are names: the content under each key, and the block's own source."""
+    copied = ("type", "description", "default")
+    out: dict[str, Any] = {k: v for k, v in value.items() if k in copied}
+    out["properties"] = {"source": SOURCE}
+    inner = value.get("additionalProperties")
+    for one in value.get("patternProperties", {}).values():
+        inner = one
+    allowed = {"anyOf": [_value(inner), {"type": "null"}]} if isinstance(inner, Mapping) else False
+    return out | {"additionalProperties": allowed}
+
 
 TEMPLATES = {
     "device": "device.yaml", "system": "system.yaml", "host": "host.yaml",

@@ -137,7 +137,7 @@ def write_bars(bars: Sequence[Any], path: Path, spans: Sequence[Any] = ()) -> No
 
     Parameters
     ----------
-    bars : sequence of `step_timeline.Bar`
+    bars : sequence of `run_steps.Bar`
     spans : sequence of `run_steps.Span`
         Spans of requests, which are threads of a separate process.
     """

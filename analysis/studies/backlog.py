@@ -25,8 +25,7 @@ from ...simulator.deploy.expert_parts import ExpertPart
 from ...simulator.frameworks.settings import EngineSettings
 from ...simulator.parts.two_pools.asked import pair_of
 from ...simulator.scenario import Scenario
-from ...simulator.scenario.build import Made, deployment_of, fleet_of
-from ...simulator.scenario.play import run_scenario
+from ...simulator.scenario.build import Made, deployment_of, fleet_of, run_scenario
 from ...simulator.serving.record import Run
 from ...simulator.serving.steady import half_width
 from ...workloads.latencies import latency_of

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ...simulator.scenario import Scenario
-from ...simulator.scenario.build import deployment_of
+from ...simulator.scenario.build import deployment_of, run_scenario
 from ...simulator.scenario.load import load
-from ...simulator.scenario.play import run_scenario
 from ...simulator.serving.growing import Growing
 from ...workloads.errors import CapacityError, InputError
 from ...workloads.model import ModelSpec

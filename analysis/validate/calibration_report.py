@@ -73,8 +73,6 @@ def report(fits: Fits, rows: Mapping[str, Mapping[str, FamilyRows]]) -> str:
             continue
         parts.append(f"## {family.title} (`{name}`)\n")
         parts.append(_table([_row(d, name, fits, rows, others) for d in devices]))
-        parts.append("Parameters:\n")
-        parts.append("\n".join(f"- `{p.name}` [{p.unit}]: {p.meaning}." for p in family.parameters) + "\n")
     return "\n".join(parts)
 
 
@@ -114,7 +112,7 @@ def _cell(e: Errors | None) -> str:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
-    lines = ["Median / 90th percentile / bias:\n", "| " + " | ".join(HEAD) + " |"]
+    lines = ["| " + " | ".join(HEAD) + " |"]
     lines.append("|" + "---|" * len(HEAD))
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join(lines) + "\n"

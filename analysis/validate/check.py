@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ...devices.calibrated.calibrate import MIN_ROWS, FamilyRows
 from ...devices.calibrated.errors import Errors
 from ...devices.calibrated.family import F8
-from ...devices.fields import BoundsSpec
+from ...devices.lines import BoundsSpec
 from ...workloads.kernel_tables import KernelTable, Skipped
 from ..answers.error_factors import Widths
 from ..answers.interval import LEVEL, Interval

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ...devices.tiles import score
+from ...devices.tiles import fit as score
 from ...devices.tiles.config import NAMES
 from ...devices.tiles.fit import fit, fit_fixed
 from ...devices.tiles.store import Bounds, ConstantSet, bounds, constants, constants_yaml

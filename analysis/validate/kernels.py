@@ -19,9 +19,9 @@ from ...devices.calibrated.layer_kernels import LAYER_FAMILIES, split_layers
 from ...devices.calibrated.rules import LINKS, parameters
 from ...devices.catalog import load_device
 from ...devices.device import build_device
-from ...devices.fields import BoundsSpec
 from ...devices.hosts.catalog import load_host
 from ...devices.hosts.links import HostedLinks
+from ...devices.lines import BoundsSpec
 from ...devices.spec import DeviceSpec
 from ...workloads.errors import InputError
 from ...workloads.kernel_schemas import SCHEMAS

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ...devices.calibrated.errors import Errors, errors
 from ...devices.catalog import load_device
-from ...devices.fields import BoundsSpec
+from ...devices.lines import BoundsSpec
 from ...devices.power.fit import FOLDS, PowerFit, PowerRows, fit_power, read_while_running, unpack, unseen
 from ...devices.power.store import REFERENCE, base_model, power_yaml, stored, stored_fit
 from ...devices.power.transfer import can_model, power_model

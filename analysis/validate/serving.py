@@ -28,7 +28,7 @@ from ...workloads.errors import InputError
 from ...workloads.kernel_tables import read_tables
 from ...workloads.model import ModelSpec
 from ...workloads.requests import RequestBlock, RequestStream
-from ...workloads.requests.cells import MAX_TIME
+from ...workloads.requests.agents import MAX_TIME
 from ...workloads.requests.options import MAX_SIZE
 from ..answers.coverage import coverage, coverage_blocks
 from ..answers.run_interval import RunIntervals, run_intervals

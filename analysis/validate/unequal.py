@@ -20,7 +20,7 @@ from ...devices.calibrated.family import F8, families
 from ...devices.calibrated.hardware import hardware
 from ...devices.calibrated.kernel_sets import shared_parameters
 from ...devices.calibrated.terms import COLD
-from ...devices.fields import BoundsSpec
+from ...devices.lines import BoundsSpec
 from ...devices.spec import DeviceSpec
 from ...devices.tables.blocks import blocks_seconds, fit_blocks, joint_seconds
 from ...workloads.jit import compiled

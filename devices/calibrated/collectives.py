@@ -6,6 +6,8 @@ sends to all peers at once, so its hops overlap.
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 import numpy as np
 
 from ...workloads.jit import compiled, compiled_part
@@ -18,7 +20,7 @@ from .hardware import C_16
 from .terms import Parts, Work, by_protocol, by_ranks, link_among, put_price
 
 QUANTITIES = ("bytes", "ranks", "kind")
-(K_GATHER, K_SCATTER, K_EXCHANGE, K_SEND) = range(4)
+Kind = IntEnum("Kind", "GATHER SCATTER EXCHANGE SEND", start=0)
 assert COLLECTIVE == ("all_gather", "reduce_scatter", "alltoall", "send_recv")
 
 SWITCHED = 15.0
@@ -37,13 +39,13 @@ def parts(parameters: Records, hardware: Records, inputs: Records) -> Parts:
     kind = int(inputs.kind)
     link = by_ranks(parameters.link_2, parameters.link_4, parameters.link_8, n) * link_among(hardware, n)
     share, hops, fixed = (n - 1.0) / n, (n - 1.0) * parameters.hop_s, parameters.launch_s
-    if kind == K_EXCHANGE:
+    if kind == Kind.EXCHANGE:
         link *= parameters.exchange_rate
         hops = (n - 1.0) * parameters.peer_s
         fixed += parameters.exchange_s
-    elif kind == K_SCATTER:
+    elif kind == Kind.SCATTER:
         link *= parameters.scatter_rate
-    elif kind == K_SEND:
+    elif kind == Kind.SEND:
         link *= parameters.send_rate
         share = 1.0
     wire = inputs.bytes * share / link
@@ -66,7 +68,7 @@ def from_table(table: KernelTable) -> F8:
     return np.column_stack([table["bytes"], table["ranks"], kind]).astype(np.float64)
 
 
-KINDS = {"all_gather": K_GATHER, "reduce_scatter": K_SCATTER, "all_to_all": K_EXCHANGE, "send_recv": K_SEND}
+KINDS = {"all_gather": Kind.GATHER, "reduce_scatter": Kind.SCATTER, "all_to_all": Kind.EXCHANGE, "send_recv": Kind.SEND}
 
 
 def from_op(op: Op) -> F8 | None:
@@ -79,7 +81,7 @@ def from_op(op: Op) -> F8 | None:
 def work(inputs: Records) -> Work:
     """Bytes that a device must send."""
     n = inputs.ranks
-    share = 1.0 if inputs.kind == K_SEND else (n - 1.0) / n
+    share = 1.0 if int(inputs.kind) == Kind.SEND else (n - 1.0) / n
     return 0.0, 0.0, inputs.bytes * share, C_16
 
 

@@ -7,6 +7,8 @@ previous kernel just wrote, and fits in the last-level cache, is read from there
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 import numpy as np
 
 from ...workloads.jit import compiled, compiled_part
@@ -19,11 +21,11 @@ from .terms import Parts, Work, host_seconds, put_price, resident, soft_max
 
 QUANTITIES = ("rows", "cols", "tensors", "bytes", "kernel_class", "warm", "event", "host_s")
 
-(K_PLAIN, K_GATED, K_REDUCE, K_ROPE) = range(4)
+Kernel = IntEnum("Kernel", "PLAIN GATED REDUCE ROPE", start=0)
 """Classes of kernels: element by element, gated activation, reduction over a row, rotary."""
-CLASSES = {"layernorm": K_REDUCE, "rmsnorm": K_REDUCE, "softmax": K_REDUCE,
-           "fused_add_rmsnorm": K_REDUCE, "rope": K_ROPE, "silu_mul": K_GATED,
-           "geglu": K_GATED}  # fmt: skip
+CLASSES = {"layernorm": Kernel.REDUCE, "rmsnorm": Kernel.REDUCE, "softmax": Kernel.REDUCE,
+           "fused_add_rmsnorm": Kernel.REDUCE, "rope": Kernel.ROPE, "silu_mul": Kernel.GATED,
+           "geglu": Kernel.GATED}  # fmt: skip
 TENSORS = {"silu_mul": 3.0, "geglu": 3.0, "add": 3.0, "mul": 3.0, "div": 3.0, "fused_add_rmsnorm": 4.0}
 
 BLOCKS = 2.0
@@ -44,12 +46,12 @@ def parts(parameters: Records, hardware: Records, inputs: Records) -> Parts:
     moved = tensor * inputs.tensors
     part = 1.0  # of a plain kernel's rate
     fixed = parameters.launch_s + inputs.host_s + inputs.event * parameters.event_s
-    if kind == K_REDUCE:
+    if kind == Kernel.REDUCE:
         part = parameters.reduce_rate
         fixed += parameters.reduce_s
-    elif kind == K_GATED:
+    elif kind == Kernel.GATED:
         part = parameters.gated_rate
-    elif kind == K_ROPE:
+    elif kind == Kernel.ROPE:
         part = parameters.rope_rate
         fixed += parameters.rope_s
     rate = min(part * parameters.memory, 1.0) * hardware.bandwidth
@@ -57,7 +59,7 @@ def parts(parameters: Records, hardware: Records, inputs: Records) -> Parts:
     cached = resident(moved, parameters.cache * hardware.cache) * inputs.warm
     traffic_s = moved * ((1.0 - cached) / rate + cached / max(rate, part * parameters.cache_draw * clocks))
     latency_s = 0.0
-    if kind != K_PLAIN:
+    if kind != Kernel.PLAIN:
         pairs = inputs.cols * inputs.bytes * 0.5  # two bytes each
         latency_s = max(1.0, rows / (hardware.cores * BLOCKS)) * pairs * parameters.value_clocks / hardware.clock
     total = fixed + soft_max(traffic_s, latency_s, parameters.overlap)
@@ -79,7 +81,7 @@ def from_table(table: KernelTable) -> F8:
     return np.column_stack(
         [
             table["rows"], table["cols"], [TENSORS.get(k, 2.0) for k in kernels],
-            np.where(code == C_32, 4.0, 2.0), [CLASSES.get(k, K_PLAIN) for k in kernels],
+            np.where(code == C_32, 4.0, 2.0), [CLASSES.get(k, Kernel.PLAIN) for k in kernels],
             ~cold, table["timing"] == "event", host_seconds(table["timing"]),
         ]
     ).astype(np.float64)  # fmt: skip
@@ -88,7 +90,7 @@ def from_table(table: KernelTable) -> F8:
 COLD_SOURCES = ("liger", "opbyte")
 """Sources whose kernels read tensors that no cache holds."""
 
-NAMES = {"rope": K_ROPE, "activation": K_GATED, "norm": K_REDUCE}
+NAMES = {"rope": Kernel.ROPE, "activation": Kernel.GATED, "norm": Kernel.REDUCE}
 """Class of a serving step's elementwise ops, by the end of their name."""
 
 
@@ -97,7 +99,7 @@ def from_op(op: Op) -> F8 | None:
     shape = op.shape
     values = shape["rows"] * shape["cols"] * shape["tensors"]
     size = op.act_bytes / values if values > 0 else 2.0
-    kind = next((k for end, k in NAMES.items() if op.name.endswith(end)), K_PLAIN)
+    kind = next((k for end, k in NAMES.items() if op.name.endswith(end)), Kernel.PLAIN)
     return np.array([shape["rows"], shape["cols"], shape["tensors"], size, kind, 1.0, 0.0, 0.0])
 
 

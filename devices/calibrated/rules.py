@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from ...workloads.records import Records
 from ..catalog import fitted_devices, load_device
-from ..fields import FamilyFitSpec
+from ..lines import FamilyFitSpec
 from ..spec import DeviceSpec
 from .allreduce import PCIE_BPS
 from .errors import Errors

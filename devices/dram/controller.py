@@ -12,7 +12,7 @@ from ...workloads.jit import compiled, compiled_inside
 from .maintenance import maintain, pair_free, plan_closing, plan_refresh, sent
 from .queues import accept, fetch, release, take
 from .state import NEVER
-from .timing import ACT, PRE, RD, RDA, activate, at_act, at_column, at_pre, close, column, precharge, record, rising
+from .timing import CommandCode, activate, at_act, at_column, at_pre, close, column, precharge, record, rising
 
 MOST_PER_TICK = 2
 """Requests that enter in one tick at most."""
@@ -161,7 +161,7 @@ def serve(channel: Any, index: int) -> None:
     b = e.bank
     bank = channel.banks[b]
     auto = c.cap > 0 and bank.accesses >= c.cap
-    record(channel, (RDA if auto else RD) + e.write, b, e.row)
+    record(channel, (CommandCode.RDA if auto else CommandCode.RD) + e.write, b, e.row)
     column(channel, b, e.write, auto)
     if auto:
         close(channel, b)
@@ -224,7 +224,7 @@ def row_slot(channel: Any, edge: bool) -> None:
     b = best
     if channel.banks[b].open >= 0:
         precharge(channel, b)
-        sent(channel, PRE, channel.banks[b].pc, b, edge)
+        sent(channel, CommandCode.PRE, channel.banks[b].pc, b, edge)
         s.row_wait = s.clock + 1 if more else min(soon, at_act(channel, b))
         return
     index = channel.lists[q, b].miss
@@ -234,7 +234,7 @@ def row_slot(channel: Any, edge: bool) -> None:
     s.active_writes += q
     channel.banks[b].active += 1
     activate(channel, b, channel.entries[index].row)
-    sent(channel, ACT, channel.banks[b].pc, b, edge)
+    sent(channel, CommandCode.ACT, channel.banks[b].pc, b, edge)
     s.row_wait = s.row_bus if more else max(soon, s.row_bus)
     s.col_wait = min(s.col_wait, min(channel.banks[b].next_rd, channel.banks[b].next_wr))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from ...workloads.specfile import Spec
-from ..fields import Count
+from ..lines import Count
 
 
 class DataLayout(Spec):
@@ -16,7 +16,7 @@ class DataLayout(Spec):
     standard : str
         Name of a DRAM standard, or its YAML file (relative to the file that names it).
     mapping : str
-        Address bits of a channel; see :mod:`.mapping`.
+        Address bits of a channel; see :mod:`.state`.
     interleave_bytes : int
         Bytes in sequence on one channel before the next one follows. 256 is the width of a partition of NVIDIA's GPUs
         ("Optimizing Matrix Transpose in CUDA", 2009, section on partition camping).

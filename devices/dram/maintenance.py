@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from ...workloads.jit import compiled_inside, compiled_part
-from .state import ALL, CLOSE_BANK, MAX_KEPT, NEVER, PER_BANK, REFRESH_ALL, REFRESH_BANK
-from .timing import ACT, PRE, PREAB, REFAB, REFPB, at_pre, precharge, precharge_all, refresh_all, refresh_bank, rising
+from .state import MAX_KEPT, NEVER, Maintenance, Refresh
+from .timing import CommandCode, at_pre, precharge, precharge_all, refresh_all, refresh_bank, rising
 
 
 @compiled_part
@@ -26,18 +26,18 @@ def keep(channel: Any, kind: int, pc: int, bank: int) -> None:
 def plan_refresh(channel: Any) -> int:
     """Put refreshes that are due on the list; the tick of the next one."""
     s, c = channel.s[0], channel.config[0]
-    if c.refresh == ALL:
+    if c.refresh == Refresh.ALL:
         if s.clock == s.next_refresh:
             s.next_refresh += c.refi
             for pc in range(c.pcs):
-                keep(channel, REFRESH_ALL, pc, -1)
+                keep(channel, Maintenance.REFRESH_ALL, pc, -1)
         return s.next_refresh  # type: ignore[no-any-return]
-    if c.refresh != PER_BANK:
+    if c.refresh != Refresh.PER_BANK:
         return NEVER
     if c.pb_pairs == 0:
         if s.clock == s.next_refresh:
             s.next_refresh += c.refipb
-            keep(channel, REFRESH_BANK, channel.banks[s.pb_bank].pc, s.pb_bank)
+            keep(channel, Maintenance.REFRESH_BANK, channel.banks[s.pb_bank].pc, s.pb_bank)
             s.pb_bank = (s.pb_bank + 1) % c.bank_count
         return s.next_refresh  # type: ignore[no-any-return]
     return plan_pairs(channel)
@@ -66,7 +66,7 @@ def send_pair(channel: Any, pc: int) -> None:
     """One half of a pair; behind the last, the next bank (and behind the last bank, the next SID)."""
     s, c = channel.s[0], channel.config[0]
     banks = c.groups * c.banks
-    keep(channel, REFRESH_BANK, pc, (pc * c.sids + s.pb_sid) * banks + s.pb_bank)
+    keep(channel, Maintenance.REFRESH_BANK, pc, (pc * c.sids + s.pb_sid) * banks + s.pb_bank)
     s.pb_left -= 1
     if s.pb_left > 0:
         return
@@ -89,7 +89,7 @@ def plan_closing(channel: Any) -> int:
         ready = at_pre(channel, b)
         if ready <= s.clock:
             bank.injected = 1
-            keep(channel, CLOSE_BANK, bank.pc, b)
+            keep(channel, Maintenance.CLOSE_BANK, bank.pc, b)
         else:
             soon = min(soon, ready)
     return soon
@@ -113,8 +113,8 @@ def sent(channel: Any, command: int, pc: int, bank: int, edge: bool) -> None:
     s, c = channel.s[0], channel.config[0]
     if edge and c.half:
         s.pair_pc = pc
-        s.pair_bank = -1 if command in (PREAB, REFAB) else bank
-        s.pair_tick = s.clock + (c.act_len if command == ACT else 1)
+        s.pair_bank = -1 if command in (CommandCode.PREAB, CommandCode.REFAB) else bank
+        s.pair_tick = s.clock + (c.act_len if command == CommandCode.ACT else 1)
 
 
 @compiled_part
@@ -138,24 +138,24 @@ def head_ready(st: Any, edge: bool) -> tuple[int, int]:
     head = st.kept[s.kept_from]
     pc, b = head.pc, head.bank
     channel = st.pcs[pc]
-    command, ready = REFPB, s.row_bus
-    if head.kind == REFRESH_ALL:
+    command, ready = CommandCode.REFPB, s.row_bus
+    if head.kind == Maintenance.REFRESH_ALL:
         rows = rows_open(st, pc)
         if rows == 2:
-            return PREAB, NEVER
-        command = REFAB if rows == 0 else PREAB
+            return CommandCode.PREAB, NEVER
+        command = CommandCode.REFAB if rows == 0 else CommandCode.PREAB
         ready = max(channel.next_refab if rows == 0 else channel.next_preab, s.row_bus)
-    elif head.kind == CLOSE_BANK or st.banks[b].open >= 0:
+    elif head.kind == Maintenance.CLOSE_BANK or st.banks[b].open >= 0:
         if st.banks[b].active > 0:
-            return PRE, NEVER
-        command, ready = PRE, at_pre(st, b)
+            return CommandCode.PRE, NEVER
+        command, ready = CommandCode.PRE, at_pre(st, b)
     else:
         bank = st.banks[b]
         group = st.groups[bank.group]
         ready = max(max(bank.next_refpb, group.next_refpb), max(channel.next_refpb, s.row_bus))
-    if command in (REFAB, REFPB):
+    if command in (CommandCode.REFAB, CommandCode.REFPB):
         ready = rising(c, max(ready, s.clock))
-    elif ready <= s.clock and not edge and not pair_free(st, pc, -1 if command == PREAB else b):
+    elif ready <= s.clock and not edge and not pair_free(st, pc, -1 if command == CommandCode.PREAB else b):
         ready = s.clock + 1
     return command, ready
 
@@ -170,15 +170,15 @@ def maintain(channel: Any, edge: bool) -> None:
         return
     head = channel.kept[s.kept_from]
     pc, b = head.pc, head.bank
-    if command == PREAB:
+    if command == CommandCode.PREAB:
         precharge_all(channel, pc)
-    elif command == PRE:
+    elif command == CommandCode.PRE:
         precharge(channel, b)
-    elif command == REFAB:
+    elif command == CommandCode.REFAB:
         refresh_all(channel, pc)
     else:
         refresh_bank(channel, b)
-    if command in (REFAB, REFPB) or head.kind == CLOSE_BANK:
+    if command in (CommandCode.REFAB, CommandCode.REFPB) or head.kind == Maintenance.CLOSE_BANK:
         s.kept_from = (s.kept_from + 1) % MAX_KEPT
         s.kept -= 1
         s.col_wait = 0

@@ -66,7 +66,7 @@ class PatternRun:
     Attributes
     ----------
     mapping : str
-        See :mod:`.mapping`.
+        See :mod:`.state`.
     channels : int
         Channels fed at once, each with its own stream.
     rate : Fraction, optional

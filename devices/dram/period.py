@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from ...workloads.jit import compiled, compiled_part, int64
-from .mapping import AddressMapping
-from .state import I8, MAX_KEPT, Channel
-from .streams import MULTI, SEQ, STRIDE
+from .state import I8, MAX_KEPT, AddressMapping, Channel
+from .streams import Pattern
 
 ADDED = ("accepted", "acts", "pres", "refreshes", "reads_done", "writes_done", "latency", "hits", "turns")
 """Counters that grow by as much in every period."""
@@ -140,8 +139,8 @@ def position(channel: Channel, mapping: AddressMapping) -> Position:
     other = t["first"] == 0 and t["second"] > 0
     read, left = (t["wrote"], t["other_left"]) if other else (t["read"], t["left"])
     at = t["other_next"] if other else t["next"]
-    turn = read // t["turn"] if t["kind"] == MULTI else 0
-    if t["kind"] == MULTI:
+    turn = read // t["turn"] if t["kind"] == Pattern.MULTI else 0
+    if t["kind"] == Pattern.MULTI:
         at = turn // t["many"] * t["turn"]
     unit = 1 << (mapping.row_low + mapping.fold_bits)
     row = (at >> mapping.row_low) & -(1 << mapping.fold_bits)
@@ -150,17 +149,17 @@ def position(channel: Channel, mapping: AddressMapping) -> Position:
         # Something is above the row: its value is part of the phase, and a carry ends the stretch.
         above = at >> mapping.row_high
         horizon = (1 << mapping.row_high) - at % (1 << mapping.row_high)
-        if t["kind"] == MULTI:
+        if t["kind"] == Pattern.MULTI:
             horizon = 0
-        if t["kind"] == STRIDE:
+        if t["kind"] == Pattern.STRIDE:
             horizon = horizon * t["atom"] // t["stride"] * t["touched"]
-    if t["kind"] == STRIDE:
+    if t["kind"] == Pattern.STRIDE:
         k, capacity = read // t["touched"], t["blocks"] * t["atom"]
         done = k * t["stride"] // capacity
         ends = -(-(done + 1) * capacity // t["stride"]) * t["touched"]
         horizon = min(horizon, ends - read)
         above += done << 40
-    left = 0 if t["kind"] == SEQ else left  # counts down to the end of the channel
+    left = 0 if t["kind"] == Pattern.SEQ else left  # counts down to the end of the channel
     phase = (at % unit, above, left, turn % t["many"], t["period"])
     return Position(row, phase, read, at, horizon)
 
@@ -245,5 +244,5 @@ def skip(channel: Channel, mapping: AddressMapping, rows: int, period: Period, t
     read, at = ("wrote", "other_next") if other else ("read", "next")
     t[read] += times * period.read
     t[at] = (t[at] + blocks) % t["blocks"]
-    if t["kind"][0] == SEQ:
+    if t["kind"][0] == Pattern.SEQ:
         t["other_left" if other else "left"] = t["blocks"] - t[at]

@@ -6,12 +6,11 @@ from dataclasses import dataclass, replace
 
 from ...workloads.errors import InputError
 from .controller import advance
-from .mapping import read_mapping
 from .pattern import MAX_QUEUE, PatternRun
 from .period import ADDED, PeriodWatch, repeats, skip
 from .spec import DramSpec, Timings
-from .state import Channel, new_channel
-from .timing import ACT, COMMANDS, RD, RDA, REFAB, REFPB, WR, WRA
+from .state import Channel, new_channel, read_mapping
+from .timing import COMMANDS, CommandCode
 
 FOREVER = 1 << 59
 MOST_REQUESTS = 1 << 40
@@ -246,9 +245,17 @@ def timeline(memory: DramSpec, run: PatternRun, most: int) -> list[Command]:
     st = new_channel(memory, run, log=most)
     advance(st, FOREVER, 4 * most)
     t = memory.timings
-    clocks = {ACT: t.RCD_RD, RD: t.BL, RDA: t.BL, WR: t.BL, WRA: t.BL, REFAB: t.RFC, REFPB: t.RFC_PB or 1}
+    clocks = {
+        CommandCode.ACT: t.RCD_RD,
+        CommandCode.RD: t.BL,
+        CommandCode.RDA: t.BL,
+        CommandCode.WR: t.BL,
+        CommandCode.WRA: t.BL,
+        CommandCode.REFAB: t.RFC,
+        CommandCode.REFPB: t.RFC_PB or 1,
+    }
     banks = memory.organisation.banks_per_channel // memory.organisation.pseudo_channels
-    all_banks = {COMMANDS.index("PREab"), REFAB}
+    all_banks = {COMMANDS.index("PREab"), CommandCode.REFAB}
     out = []
     for tick, command, bank, row in st.log[: int(st.s["logged"][0])].tolist():
         length = clocks.get(command, t.RP) * memory.tCK_s

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from ...workloads.errors import SpecError, nearest
 from ...workloads.specfile import Spec, below, build, load_description
-from ..fields import Count, Positive
+from ..lines import Count, Positive
 from ..spec import Name
 
 MAX_BANKS = 128

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +14,14 @@ if TYPE_CHECKING:
     from .pattern import PatternRun
     from .spec import DramSpec
 
-SEQ, RAND, STRIDE, MULTI = range(4)
-KINDS = {"seq": SEQ, "mix": SEQ, "rand": RAND, "stride": STRIDE, "multistream": MULTI}
+Pattern = IntEnum("Pattern", "SEQ RAND STRIDE MULTI", start=0)
+KINDS = {
+    "seq": Pattern.SEQ,
+    "mix": Pattern.SEQ,
+    "rand": Pattern.RAND,
+    "stride": Pattern.STRIDE,
+    "multistream": Pattern.MULTI,
+}
 
 STREAM = np.dtype(
     [(name, np.int64) for name in (
@@ -78,7 +85,7 @@ def new_streams(memory: DramSpec, run: PatternRun, channel: int) -> NDArray[Any]
         raise InputError(f"pattern {p.name}", f"{p.K} streams do not fit into a channel")
     unit = p.X // atom
     out["kind"] = KINDS[p.kind]
-    out["other_kind"] = RAND if p.kind == "mix" else out["kind"][0]
+    out["other_kind"] = Pattern.RAND if p.kind == "mix" else out["kind"][0]
     out["blocks"], out["atom"], out["stride"] = blocks, atom, p.S
     out["chunk"] = max(p.S // atom, 1)
     out["chunks"] = blocks // max(p.S // atom, 1)
@@ -88,7 +95,7 @@ def new_streams(memory: DramSpec, run: PatternRun, channel: int) -> NDArray[Any]
     out["first"], out["second"], out["unit"] = first * unit, second * unit, unit
     out["other_writes"] = p.kind != "mix"
     # The other half of a random stream has random numbers of its own instead of an offset.
-    apart = out["other_kind"][0] == RAND
+    apart = out["other_kind"][0] == Pattern.RAND
     out["other_offset"] = 0 if apart or p.in_place else blocks // 2
     out["key"] = _key(0, channel)
     out["other_key"] = _key(1 if p.kind == "rand" and not p.in_place else 0, channel)
@@ -98,14 +105,14 @@ def new_streams(memory: DramSpec, run: PatternRun, channel: int) -> NDArray[Any]
 @compiled_part
 def start_of(t: Any, kind: int, key: int, i: int) -> tuple[int, int]:
     """Block that request `i` of a stream touches, and how many from there are in sequence."""
-    if kind == SEQ:
+    if kind == Pattern.SEQ:
         first = i % t.blocks
         return first, t.blocks - first
-    if kind == RAND:
+    if kind == Pattern.RAND:
         h = mix(np.uint64(key) + np.uint64(i // t.chunk))
         within = i % t.chunk
         return np.int64(h % np.uint64(t.chunks)) * t.chunk + within, t.chunk - within
-    if kind == STRIDE:
+    if kind == Pattern.STRIDE:
         capacity = t.blocks * t.atom
         far = i // t.touched * t.stride
         place = far % capacity + far // capacity * t.touched * t.atom % t.stride

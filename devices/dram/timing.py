@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import Any
 
 from ...workloads.jit import compiled_inside, compiled_part
 from .queues import closed, opened
 
-ACT, PRE, PREAB, RD, WR, RDA, WRA, REFAB, REFPB = range(9)
+CommandCode = IntEnum("CommandCode", "ACT PRE PREAB RD WR RDA WRA REFAB REFPB", start=0)
 COMMANDS = ("ACT", "PRE", "PREab", "RD", "WR", "RDA", "WRA", "REFab", "REFpb")
 
 
@@ -90,7 +91,7 @@ def activate(channel: Any, b: int, row: int) -> None:
     s, c, bank = channel.s[0], channel.config[0], channel.banks[b]
     t = s.clock
     pc, group = channel.pcs[bank.pc], channel.groups[bank.group]
-    record(channel, ACT, b, row)
+    record(channel, CommandCode.ACT, b, row)
     s.row_bus = t + c.act_len
     s.acts += 1
     pc.act4, pc.act3, pc.act2, pc.act1 = pc.act3, pc.act2, pc.act1, t
@@ -126,7 +127,7 @@ def precharge(channel: Any, b: int) -> None:
     s, c, bank = channel.s[0], channel.config[0], channel.banks[b]
     t = s.clock
     pc = channel.pcs[bank.pc]
-    record(channel, PRE, b, bank.open)
+    record(channel, CommandCode.PRE, b, bank.open)
     s.pres += 1
     pc.next_pre = max(pc.next_pre, t + c.pre_pre)
     pc.next_preab = max(pc.next_preab, t + c.pre_pre)
@@ -142,7 +143,7 @@ def precharge_all(channel: Any, p: int) -> None:
     s, c = channel.s[0], channel.config[0]
     t, pc = s.clock, channel.pcs[p]
     banks = c.bank_count // c.pcs
-    record(channel, PREAB, p * banks, -1)
+    record(channel, CommandCode.PREAB, p * banks, -1)
     pc.next_act = max(pc.next_act, t + c.pre_act)
     pc.next_refab = max(pc.next_refab, t + c.pre_ref)
     pc.next_pre = max(pc.next_pre, t + c.pre_pre)
@@ -156,7 +157,7 @@ def refresh_all(channel: Any, p: int) -> None:
     """Send a REFab to a pseudo channel."""
     s, c = channel.s[0], channel.config[0]
     t, pc = s.clock, channel.pcs[p]
-    record(channel, REFAB, p * (c.bank_count // c.pcs), -1)
+    record(channel, CommandCode.REFAB, p * (c.bank_count // c.pcs), -1)
     s.refreshes += 1
     pc.next_act = max(pc.next_act, t + c.ref_act)
     pc.next_preab = max(pc.next_preab, t + c.ref_preab)
@@ -167,7 +168,7 @@ def refresh_bank(channel: Any, b: int) -> None:
     """Send a REFpb to one bank."""
     s, c, bank = channel.s[0], channel.config[0], channel.banks[b]
     t, pc, group = s.clock, channel.pcs[bank.pc], channel.groups[bank.group]
-    record(channel, REFPB, b, -1)
+    record(channel, CommandCode.REFPB, b, -1)
     s.refreshes += 1
     pc.next_act = max(pc.next_act, t + c.refpb_act)
     if c.refpb_refpb > 0:

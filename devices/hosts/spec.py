@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ...workloads.specfile import Spec
-from ..fields import Fraction, NonNegative, Positive
+from ..lines import Fraction, NonNegative, Positive
 
 WORD = r"^[A-Za-z0-9][A-Za-z0-9._+-]*$"
 

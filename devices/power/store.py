@@ -16,7 +16,7 @@ from ...workloads.specfile import Spec, build, load_description
 from ...workloads.yamlfile import quoted, scalar
 from ..calibrated.errors import Errors
 from ..catalog import load_device
-from ..fields import Count, ErrorSpec, NonNegative, Positive
+from ..lines import Count, ErrorSpec, NonNegative, Positive
 from ..spec import DeviceSpec
 from .fit import DEVICE, FOLDS, SENSOR, STARTS, PowerFit, PowerRows, parameters, unpack
 from .model import PowerModel

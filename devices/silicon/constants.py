@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from ...workloads.errors import nearest
 from ...workloads.specfile import Spec
 from ...workloads.yamlfile import read_yaml
-from ..fields import Count, NonNegative, Positive
+from ..lines import Count, NonNegative, Positive
 
 MEMORIES = ("hbm2", "hbm3", "hbm3e", "hbm4", "gddr", "lpddr")
 """Memories by what a gigabyte costs."""

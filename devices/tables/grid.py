@@ -7,6 +7,7 @@ the point over its time at the nearest point of the grid. The two meet at the ed
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
@@ -204,10 +205,10 @@ def grid_rows(code: int, grid: Grid, inputs: F8) -> F8:
     return out
 
 
-CHUNK, CONTEXT, DECODES, KEYS = range(4)
+AttentionAxis = IntEnum("AttentionAxis", "CHUNK CONTEXT DECODES KEYS", start=0)
 """Axes of attention grids: tokens of a prompt chunk and of its context, decodes and theirs."""
 
-TOKENS, ACTIVE = range(2)
+ExpertAxis = IntEnum("ExpertAxis", "TOKENS ACTIVE", start=0)
 """Axes of expert grids."""
 
 
@@ -224,7 +225,7 @@ def decode_beyond(
     """Decode attention over that at the edge; 1 inside. `parameters` and `inputs` as in `decode_price`."""
     if decodes <= 0.0:
         return 1.0
-    n, keys = inside(axes, sizes, DECODES, decodes), inside(axes, sizes, KEYS, kv / decodes)
+    n, keys = inside(axes, sizes, AttentionAxis.DECODES, decodes), inside(axes, sizes, AttentionAxis.KEYS, kv / decodes)
     if n == decodes and keys == kv / decodes:
         return 1.0
     edge, _ = decode_price(parameters, hardware, inputs, n, n * keys, n * keys, 0.0)
@@ -239,7 +240,7 @@ def prefill_beyond(
     if batch <= 0.0 or tokens <= 0.0:
         return 1.0
     chunk, context = equal_chunk(batch, tokens, pairs)
-    q, c = inside(axes, sizes, CHUNK, chunk), inside(axes, sizes, CONTEXT, context)
+    q, c = inside(axes, sizes, AttentionAxis.CHUNK, chunk), inside(axes, sizes, AttentionAxis.CONTEXT, context)
     if q == chunk and c == context:
         return 1.0
     edge = equal_chunks(parameters, hardware, inputs, batch, q, c)
@@ -262,7 +263,7 @@ def moe_beyond(
     axes: F8, sizes: I8, parameters: F8, hardware: Records, inputs: F8, tokens: float, active: float, top_k: float
 ) -> float:
     """One device's experts over those at the edge; 1 inside."""
-    t, a = inside(axes, sizes, TOKENS, tokens), inside(axes, sizes, ACTIVE, active)
+    t, a = inside(axes, sizes, ExpertAxis.TOKENS, tokens), inside(axes, sizes, ExpertAxis.ACTIVE, active)
     if t == tokens and a == active:
         return 1.0
     edge, _ = moe_price(parameters, hardware, inputs, t * top_k, a)
@@ -277,19 +278,22 @@ def attention_outside(
     out = False
     if code == MIXED_PREFILL and batch > 0.0 and tokens > 0.0:
         chunk, context = equal_chunk(batch, tokens, pairs)
-        out = chunk > inside(axes, sizes, CHUNK, chunk)
-        out = out or context > inside(axes, sizes, CONTEXT, context)
+        out = chunk > inside(axes, sizes, AttentionAxis.CHUNK, chunk)
+        out = out or context > inside(axes, sizes, AttentionAxis.CONTEXT, context)
     if decodes > 0.0:
         keys = kv / decodes
-        out = out or decodes > inside(axes, sizes, DECODES, decodes)
-        out = out or keys > inside(axes, sizes, KEYS, keys)
+        out = out or decodes > inside(axes, sizes, AttentionAxis.DECODES, decodes)
+        out = out or keys > inside(axes, sizes, AttentionAxis.KEYS, keys)
     return out
 
 
 @compiled_part
 def experts_outside(axes: F8, sizes: I8, tokens: float, active: float) -> bool:
     """Return whether tokens or active experts are above their axis."""
-    return bool(tokens > inside(axes, sizes, TOKENS, tokens) or active > inside(axes, sizes, ACTIVE, active))
+    return bool(
+        tokens > inside(axes, sizes, ExpertAxis.TOKENS, tokens)
+        or active > inside(axes, sizes, ExpertAxis.ACTIVE, active)
+    )
 
 
 @compiled
@@ -304,7 +308,9 @@ def _ratio_rows(
         elif code == MIXED_PREFILL:
             out[i] = prefill_beyond(axes, sizes, parameters, hardware, inputs, u[U_BATCH], u[U_TOKENS], u[U_PAIRS])
         else:
-            out[i] = moe_beyond(axes, sizes, parameters, hardware, inputs, u[TOKENS], u[ACTIVE], top_k)
+            out[i] = moe_beyond(
+                axes, sizes, parameters, hardware, inputs, u[ExpertAxis.TOKENS], u[ExpertAxis.ACTIVE], top_k
+            )
 
 
 def beyond_rows(grid: Grid, formula: KernelFormula, hardware: Records, rows: F8, top_k: float = 1.0) -> F8:

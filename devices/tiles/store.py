@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ...workloads.errors import InputError, nearest
 from ...workloads.specfile import Spec, build, load_description
 from ...workloads.yamlfile import quoted
-from ..fields import Count, Fraction, Positive
+from ..lines import Count, Fraction, Positive
 from .price import PARAMETERS
 
 F8 = npt.NDArray[np.float64]

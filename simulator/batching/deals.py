@@ -22,7 +22,7 @@ from .recall import Recall, forget_all, look_everywhere, note_sent
 from .rings import Ring, drop_first
 from .route_rules import choose, choose_least, settle
 from .state import State, append_request
-from .status import REACHED
+from .status import Status
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -316,7 +316,7 @@ def give(play: Play, how: How) -> int:
     at = play.at[0]
     n, row = at.into, at.row
     if n < 0:
-        return REACHED
+        return Status.REACHED
     if play.own[n].given:
         return GIVE
     last = play.rows.output_tokens[row]
@@ -328,7 +328,7 @@ def give(play: Play, how: How) -> int:
     at.into = -1
     play.own[n].held_tokens += play.rows.input_tokens[row]
     wake(play.fleet, n)
-    return REACHED
+    return Status.REACHED
 
 
 @compiled_given("how.between", otherwise=lambda how: False)
@@ -373,12 +373,12 @@ def deal(play: Play, how: How) -> int:
     at = play.at[0]
     while True:
         status = give(play, how)
-        if status != REACHED or play.gate.span[1] == 0:
+        if status != Status.REACHED or play.gate.span[1] == 0:
             return status
         row, first = play.gate.kept[play.gate.span[0]], play.fleet.first if two_pools(how) else play.own.size
         able = find_able(play, how, 0, first)
         if able == 0:
-            return REACHED
+            return Status.REACHED
         if how.looks and at.chosen < 0:
             weigh(play, how, able, when(play, row))
             look(play, row, able)
@@ -387,7 +387,7 @@ def deal(play: Play, how: How) -> int:
             return CHOOSE
         n = play.able[k]
         if not keep_prompt(play, how, row, n):
-            return REACHED
+            return Status.REACHED
         drop_first(play.gate)
         at.dealt += 1
         if play.recall.starts.size > 0:

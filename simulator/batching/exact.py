@@ -25,7 +25,7 @@ from .kv import KvRules
 from .policies import Limits
 from .queues import queue_request
 from .state import State
-from .status import AGAIN, STUCK
+from .status import Status
 
 I8 = npt.NDArray[np.int64]
 
@@ -149,9 +149,9 @@ def prepare(exact: Exact, state: State, limits: Limits, kv_rules: KvRules) -> in
     elif step.planned == 0:
         hooks.on_idle(state)
         step.tries += 1
-        return STUCK if step.tries > limits.poll_steps + 2 else AGAIN
+        return Status.STUCK if step.tries > limits.poll_steps + 2 else Status.AGAIN
     step.tries = 0
-    return AGAIN
+    return Status.AGAIN
 
 
 @compiled_code
@@ -181,7 +181,7 @@ def take_step(exact: Exact, state: State, limits: Limits, kv_rules: KvRules, arr
     if not exact.overlap:
         clocks.known = now
         land(exact, kv_rules, state)
-    return AGAIN
+    return Status.AGAIN
 
 
 HOOKS = {

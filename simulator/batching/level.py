@@ -14,7 +14,7 @@ from ...workloads.jit import compiled_part
 from ...workloads.jit_held import called_at, held, held_at
 from ...workloads.records import Records, named, records
 from .heap import Line, line_up, new_line, take_first
-from .status import GOAL, LOG_FULL, REACHED, RESTING
+from .status import RESTING, Status
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -199,29 +199,29 @@ def bring(fleet: Engines, stops: bool, level: bool) -> int:
     Returns
     -------
     int
-        `REACHED`; `GOAL` where an engine (`turn.goal`) has completions; and what else `loop.advance` returns,
+        `Status.REACHED`; `Status.GOAL` where an engine (`turn.goal`) has completions; and what else `loop.advance` returns,
         after which this is to be called again.
     """
     turn = fleet.turn[0]
     while turn.node >= 0 or next_under_way(fleet, stops, level):
         n = turn.node
         status = run_under_way(fleet)
-        while status == LOG_FULL and move_log(fleet, n):
+        while status == Status.LOG_FULL and move_log(fleet, n):
             status = run_under_way(fleet)
-        if status != REACHED and status != GOAL:
+        if status != Status.REACHED and status != Status.GOAL:
             return status
         turn.node, face, node = -1, face_of(fleet, n), fleet.own[n]
         reached, done = face.clocks[0].now, is_done(face)
         # A step may end later, and what is yet to arrive here does so later.
-        node.clock = reached if status == GOAL or done else max(reached, turn.until)
+        node.clock = reached if status == Status.GOAL or done else max(reached, turn.until)
         note_change(fleet, n)
-        if status == GOAL:
+        if status == Status.GOAL:
             turn.goal, node.halted = n, 1
             turn.limit = min(turn.limit, node.clock)
             return status
         if not done:
             wake(fleet, n, face.clocks[0].calm * turn.ahead)
-    return REACHED
+    return Status.REACHED
 
 
 @compiled_part

@@ -17,7 +17,7 @@ from . import hooks, plain
 from .kv import KvRules
 from .policies import Limits
 from .state import State
-from .status import AGAIN, GO, GOAL, LOG_FULL, REACHED, RESTING, RESTS
+from .status import GO, RESTING, RESTS, Status
 
 
 @held
@@ -72,15 +72,15 @@ def advance(limits: Limits, kv_rules: KvRules, state: State, until: float, goal:
         completed, status = counters.completed, int64(GO)
         if not hooks.is_planned(state):
             if not may_look(limits, state, until):
-                return REACHED
+                return Status.REACHED
             arrival = let_in(limits, kv_rules, state)
             if counters.released == counters.completed:  # all that has come is done
                 if clocks.known >= until:
-                    return REACHED  # what comes next may yet be known to the next plan, which has not rested
+                    return Status.REACHED  # what comes next may yet be known to the next plan, which has not rested
                 if not hooks.flies(state):
                     rest(kv_rules, state)
                     if not arrival < until:
-                        return REACHED
+                        return Status.REACHED
                     clocks.now = clocks.known = max(arrival, clocks.now)
                     continue
             if goal == RESTING and arrival == np.inf:
@@ -88,16 +88,16 @@ def advance(limits: Limits, kv_rules: KvRules, state: State, until: float, goal:
             status = hooks.prepare(state, limits, kv_rules) if state.hooks.prepare.size > 0 else int64(GO)
         if status == GO:
             if clocks.now >= until:
-                return REACHED
+                return Status.REACHED
             if counters.logged + state.costs.stages.size > state.log.shape[0]:
-                return LOG_FULL
+                return Status.LOG_FULL
             if state.hooks.take_step.size > 0:
                 status = hooks.take_step(state, limits, kv_rules, arrival, until)
             else:
                 status = plain.take_step(limits, kv_rules, state, arrival, until)
         if completed < goal and counters.completed >= goal:
-            return GOAL
-        if status != AGAIN:
+            return Status.GOAL
+        if status != Status.AGAIN:
             return status
 
 

@@ -22,7 +22,7 @@ from .kv import KvRules
 from .planning import hold_back, plan_rank
 from .policies import Limits
 from .state import State
-from .status import AGAIN, REACHED, STUCK
+from .status import Status
 from .stretch import count_steps, last_start, record_gap, run_stretch, same_plan, stamp, stretch_limit
 
 
@@ -160,18 +160,18 @@ def most_alike(state: State, limits: Limits, kv_rules: KvRules, closed: bool) ->
 
 @compiled_part
 def wait_for(state: State, changed: bool, start: float, arrival: float, until: float) -> int:
-    """Handle an empty plan: return `AGAIN` for another plan, or the reason why `advance` returns."""
+    """Handle an empty plan: return `Status.AGAIN` for another plan, or the reason why `advance` returns."""
     clocks, soonest = state.clocks[0], hooks.next_event(state)
     if changed or clocks.known < start:
         clocks.known = start  # the step in flight is over: plan again with what is free now
-        return AGAIN
+        return Status.AGAIN
     if soonest == np.inf:
-        return STUCK
+        return Status.STUCK
     soonest = min(soonest, arrival)
     if not soonest < until:
-        return REACHED
+        return Status.REACHED
     clocks.now = clocks.known = max(soonest, start)
-    return AGAIN
+    return Status.AGAIN
 
 
 @compiled_part
@@ -213,7 +213,7 @@ def calm_until(limits: Limits, state: State, steps: int, decodes: float) -> floa
 
 @compiled_part
 def take_step(limits: Limits, kv_rules: KvRules, state: State, arrival: float, until: float) -> int:
-    """Plan what runs next, and run it as long as the plan stays; why to return, or `AGAIN`."""
+    """Plan what runs next, and run it as long as the plan stays; why to return, or `Status.AGAIN`."""
     counters, clocks, ranks = state.counters[0], state.clocks[0], state.ranks
     start = clocks.now
     closed, late = hold_back(state, limits, kv_rules), int64(0)
@@ -242,4 +242,4 @@ def take_step(limits: Limits, kv_rules: KvRules, state: State, arrival: float, u
         finish(state, kv_rules, r, done, first_end, now, limits.ahead)
     clocks.calm = min(calm_until(limits, state, k - done, planned.decodes), arrival)
     state.log[counters.logged - 1, col.L_EMITTED] = counters.emitted
-    return AGAIN
+    return Status.AGAIN

@@ -15,7 +15,7 @@ from .heap import drop_first
 from .level import Face, bring, face_of, is_done, wake, wake_all
 from .rings import drop_first as take_first
 from .rings import put_last
-from .status import GOAL, REACHED, STUCK
+from .status import Status
 
 BLOCK, NOTE, PASS, LEAVE, CALL = 12, 13, 14, 15, 16
 """Reasons why `play` returns, in addition to `level.bring`, `deals` and `crossing`: all known requests have arrived;
@@ -35,7 +35,7 @@ def next_cache(play: Play, how: How) -> int:
 @compiled_by("how.between")
 def arrive(play: Play, how: How, row: int) -> int:
     """Complete a KV transfer, unless its source or target has failed since."""
-    return REACHED
+    return Status.REACHED
 
 
 @compiled_by("how.between")
@@ -122,7 +122,7 @@ def let_arrive(play: Play, how: How) -> int:
         if x.arrival_s[row] > at.now and not at.due:
             at_time(play, x.arrival_s[row], ARRIVALS)
             at.awake = 0
-            return REACHED
+            return Status.REACHED
         at.due = 0
         at.next += 1
         if waits_for_any(play, row):
@@ -150,7 +150,7 @@ def next_clients(play: Play, how: How, now: float) -> int:
             at.in_flight += 1
             play.rows.arrival_s[row] = now
             ask(play, how, row)
-    return REACHED
+    return Status.REACHED
 
 
 @compiled_part
@@ -193,14 +193,14 @@ def deliver(play: Play, how: How) -> int:
     at.node, at.noted, at.then = -1, now, now
     if not is_done(face):
         wake(play.fleet, n)
-    return REACHED
+    return Status.REACHED
 
 
 @compiled_part
 def let_pass(play: Play) -> int:
     """Let the next request come to what is before the router: `PASS` where there is one."""
     if play.door.span[1] == 0:
-        return REACHED
+        return Status.REACHED
     at = play.at[0]
     at.row = play.door.kept[play.door.span[0]]
     take_first(play.door)
@@ -214,7 +214,7 @@ def send(play: Play, how: How) -> int:
     row = next_cache(play, how)
     while row >= 0:
         row = next_cache(play, how)
-    return REACHED if row == -1 else CHOOSE
+    return Status.REACHED if row == -1 else CHOOSE
 
 
 @compiled_part
@@ -223,27 +223,28 @@ def ask_for_block(play: Play, how: How) -> int:
     if play.at[0].awake:
         return BLOCK
     play.at[0].phase = BRINGING
-    return REACHED
+    return Status.REACHED
 
 
 @compiled_given("how.more", otherwise=ask_for_block)
 def follow_up(play: Play, how: How) -> int:
-    """Process the consequences of an event, phase by phase; return `REACHED`, or the reason for the caller to act."""
-    at, status = play.at[0], REACHED
-    while at.phase < BRINGING and status == REACHED:
+    """Process the consequences of an event, phase by phase; return `Status.REACHED`, or the reason for the caller to act."""
+    at = play.at[0]
+    status: int = Status.REACHED
+    while at.phase < BRINGING and status == Status.REACHED:
         if at.phase == GIVING:
             status = give(play, how)
         elif at.phase == DELIVERING:
             status = deliver(play, how)
         elif at.phase == COMING:
-            status = let_arrive(play, how) if at.awake and how.clients == 0 else REACHED
+            status = let_arrive(play, how) if at.awake and how.clients == 0 else Status.REACHED
         elif at.phase == PASSING:
             status = let_pass(play)
         elif at.phase == SENDING:
             status = send(play, how)
         else:
             status = deal(play, how)
-        if status == REACHED:
+        if status == Status.REACHED:
             at.phase = PASSING if at.phase == DEALING and play.door.span[1] > 0 else at.phase + 1
     return int(status)
 
@@ -254,12 +255,12 @@ def next_arrivals(play: Play, how: How) -> int:
     at = play.at[0]
     at.now, at.phase, at.awake = play.events.time[0], GIVING, 1
     drop_first(play.events)
-    return REACHED
+    return Status.REACHED
 
 
 @compiled_given("how.more", otherwise=next_arrivals)
 def happen(play: Play, how: How) -> int:
-    """Take the next event; `REACHED`, or why the caller must act."""
+    """Take the next event; `Status.REACHED`, or why the caller must act."""
     at, what = play.at[0], play.events.tags[0, 1]
     at.now, at.phase = play.events.time[0], GIVING
     drop_first(play.events)
@@ -277,7 +278,7 @@ def happen(play: Play, how: How) -> int:
     else:
         at.call, at.then = number, at.now
         return CALL
-    return REACHED
+    return Status.REACHED
 
 
 @compiled_part
@@ -293,9 +294,9 @@ def comes_next(play: Play) -> bool:
 
 @compiled_given("how.more", otherwise=lambda p, how: bring(p.fleet, False, how.level))
 def run_engines(play: Play, how: How) -> int:
-    """Bring the engines up to the next event, which what completes may be (`GOAL`)."""
+    """Bring the engines up to the next event, which what completes may be (`Status.GOAL`)."""
     status = bring(play.fleet, how.stops, how.level)
-    while status == GOAL and not comes_next(play):
+    while status == Status.GOAL and not comes_next(play):
         n = play.fleet.turn[0].goal
         at_time(play, play.own[n].clock, COMPLETIONS + KINDS * n)
         status = bring(play.fleet, how.stops, how.level)
@@ -324,27 +325,27 @@ def play(play: Play, how: How) -> int:
     Returns
     -------
     int
-        `REACHED` at the end, what the caller is to do, or what an engine under way returned.
+        `Status.REACHED` at the end, what the caller is to do, or what an engine under way returned.
     """
     at, fleet, events = play.at[0], play.fleet, play.events
     wake_all(fleet)
     while True:
         if at.phase < BRINGING:
             status = follow_up(play, how)
-            if status != REACHED:
+            if status != Status.REACHED:
                 return status
             fleet.turn[0].limit = events.time[0] if events.size[0] > 0 else np.inf
             if how.stops and 0 < at.goal <= at.delivered:
                 return NOTE
         status = run_engines(play, how)
-        if status == GOAL:
+        if status == Status.GOAL:
             continue
-        if status != REACHED:
+        if status != Status.REACHED:
             return status
         if all_done(play, how):
-            return REACHED
+            return Status.REACHED
         if events.size[0] == 0:
-            return STUCK
+            return Status.STUCK
         status = happen(play, how)
-        if status != REACHED:
+        if status != Status.REACHED:
             return status

@@ -2,12 +2,14 @@
 
 A policy is data (:class:`Policy`) read by one compiled function (`planning.plan_rank`) over the
 engine's state arrays. ``chunked`` and ``mixed`` differ in how prompts join the running decodes.
+
+Options and initial state of an engine with its own scheduler.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ...workloads.errors import InputError
 from ...workloads.jit_held import held
@@ -17,11 +19,72 @@ from ..registry import all_hooks
 from ..step.launches import PYTHON, Calls
 from .host import LAUNCH_S, NO_FRONT, NO_HOST, OUTSIDE_S, Host, Pace
 from .orders import ORDERS
-from .own_rules import OwnRules
 
 if TYPE_CHECKING:
     from ..step.launches import Launches
     from .outside import AskedPart
+
+
+class OwnRules(Protocol):
+    """Options of a scheduler that `exact` runs, as frozen data."""
+
+    @property
+    def part(self) -> str:
+        """The part whose rules they are."""
+        ...
+
+    @property
+    def calls(self) -> Calls:
+        """How layers of its engine are called from Python."""
+        ...
+
+    @property
+    def serial(self) -> bool:
+        """Whether a stage's host waits for its work on a batch before it goes on."""
+        ...
+
+    def ordered(self, order: str) -> OwnRules:
+        """The same with waiting requests in an order of `orders.ORDERS`, where it keeps one by itself."""
+        ...
+
+    def limited(self, tokens: int) -> OwnRules:
+        """Return the same with at most `tokens` tokens in a step."""
+        ...
+
+    def verifying(self) -> OwnRules:
+        """Return the rules of a server whose decodes verify drafts."""
+        ...
+
+    @property
+    def caches(self) -> bool:
+        """Whether computed prompts can be found again."""
+        ...
+
+    def decoding(self) -> OwnRules:
+        """The same of an engine that requests come to with their caches."""
+        ...
+
+    def most(self, sequences: int, stages: int) -> int:
+        """Return the requests that run at once, for a policy with that number of sequences."""
+        ...
+
+    @property
+    def overlap(self) -> bool:
+        """Whether results are processed while the next step runs."""
+        ...
+
+    def start(self, ranks: int, sequences: int, pages: int, page: int, stages: int) -> Any:
+        """Return the state before the first request, with `pages` pages of `page` tokens per rank."""
+        ...
+
+    def widen(self, x: Any, blocks: int) -> Any:
+        """Return the same state with room for requests with `blocks` pages."""
+        ...
+
+    def spare(self, page: int) -> int:
+        """Return the tokens that must fit in addition to a request before its admission."""
+        ...
+
 
 MOST_CAPTURED = 512
 """Largest batch with a captured graph in vLLM by default (vllm/config/vllm.py)."""

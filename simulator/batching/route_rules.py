@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,13 @@ Loads = npt.NDArray[Any]
 LOAD = named("waiting running held found missing kept", "")
 """Of an engine, in order of the fields of `serving.routers.Load`."""
 
-(BY_TURN, BY_REQUESTS, BY_WAITING, BY_HOME, BY_TOKENS, BY_CACHE) = range(6)
+RouteRule = IntEnum("RouteRule", "TURN REQUESTS WAITING HOME TOKENS CACHE", start=0)
 """Rules: in turn; fewest requests; a waiting one counting four times; where the session was, else fewest
 requests; fewest tokens to compute and to hold; most of the prompt, while loads are even."""
 
 WAITING_COUNTS = 4
 SHARE, APART, TIMES = 0.3, 64, 1.5
-"""Parameters of `BY_CACHE`: minimum share of a prompt in a cache; loads are uneven if they differ by more than this
+"""Parameters of `RouteRule.CACHE`: minimum share of a prompt in a cache; loads are uneven if they differ by more than this
 many requests and this factor."""
 
 
@@ -39,7 +40,7 @@ def fewest(loads: Loads, waiting: int) -> int:
 @compiled_part
 def choose_least(rule: int, home: int) -> bool:
     """Whether a rule takes the engine with the fewest requests."""
-    return bool(rule in (BY_REQUESTS, BY_WAITING) or (rule == BY_HOME and home < 0))
+    return bool(rule in (RouteRule.REQUESTS, RouteRule.WAITING) or (rule == RouteRule.HOME and home < 0))
 
 
 def first_least(engines: int) -> npt.NDArray[np.int64]:
@@ -58,7 +59,7 @@ def settle(least: npt.NDArray[Any], loads: Loads, rule: int, engine: int) -> Non
 
     The result of the last comparison is `least[1]`; `engine` is behind all of them; the first of equals is taken.
     """
-    size, weight = least.size // 2, WAITING_COUNTS if rule == BY_WAITING else 1
+    size, weight = least.size // 2, WAITING_COUNTS if rule == RouteRule.WAITING else 1
     at = (size + engine) // 2
     while at > 0:
         i, j = least[2 * at], least[2 * at + 1]
@@ -100,13 +101,13 @@ def most_found(loads: Loads) -> int:
 @compiled_part
 def choose(rule: int, dealt: int, loads: Loads, home: int) -> int:
     """Return the engine that a rule chooses after `dealt` assignments; `home` is the session's engine, or -1."""
-    if rule == BY_TURN:
+    if rule == RouteRule.TURN:
         return int(dealt % len(loads))
-    if rule == BY_HOME and home >= 0:
+    if rule == RouteRule.HOME and home >= 0:
         return int(home)
-    if rule == BY_TOKENS:
+    if rule == RouteRule.TOKENS:
         return fewest_tokens(loads)
-    matched = most_found(loads) if rule == BY_CACHE else -1
+    matched = most_found(loads) if rule == RouteRule.CACHE else -1
     if matched >= 0:
         return matched
-    return fewest(loads, WAITING_COUNTS if rule == BY_WAITING else 1)
+    return fewest(loads, WAITING_COUNTS if rule == RouteRule.WAITING else 1)

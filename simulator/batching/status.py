@@ -1,6 +1,8 @@
 """Why compiled steps return."""
 
-AGAIN, REACHED, LOG_FULL, STUCK, GOAL = range(-1, 4)
+from enum import IntEnum
+
+Status = IntEnum("Status", "AGAIN REACHED LOG_FULL STUCK GOAL", start=-1)
 """Not yet; time reached; log full; a bug; requested completions reached. After the second and fourth the caller
 returns."""
 

@@ -20,8 +20,7 @@ from ..batching.host import TOKEN_S, FrontEnd, Host
 from ..batching.kv import CacheSettings
 from ..batching.policies import make_policy
 from ..deploy.deployment import Deployment
-from ..parts.sglang.rules import SGLANG, SglangRules
-from ..parts.sglang.state import LEAVERS
+from ..parts.sglang.state import LEAVERS, SGLANG, SglangRules
 from ..parts.tensorrt_llm.rules import TRTLLM, TrtllmRules, of_trtllm
 from .keys import number_of, numbers_of
 from .settings import EngineSettings

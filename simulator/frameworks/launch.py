@@ -21,7 +21,7 @@ from typing import Any
 from ...workloads.catalog import HUB, catalog_entry
 from ...workloads.errors import InputError
 from ...workloads.yamlfile import read_yaml
-from ..parts.overlap.gates import ALIKE, AT_LEAST, DECODING, gate_of
+from ..parts.overlap.gates import GateRule, gate_of
 from .sglang_file import DISPATCHES, MODES
 from .sharing import NOTHING, SHARING, Sharing
 from .vllm_file import EXCHANGES
@@ -293,7 +293,7 @@ def _vllm_sharing(sharing: Sharing, dp: int) -> Written:
         values["all2all_backend"] = backend
         said.add("all_to_all")
     gate = gate_of(sharing.overlap or "")
-    if backend is not None and dp > 1 and gate is not None and gate.rule == AT_LEAST:
+    if backend is not None and dp > 1 and gate is not None and gate.rule == GateRule.AT_LEAST:
         values |= {
             "enable_dbo": True, "dbo_decode_token_threshold": gate.decodes,
             "dbo_prefill_token_threshold": gate.prompts,
@@ -319,7 +319,7 @@ def _sglang_sharing(sharing: Sharing, dp: int) -> Written:
         values |= {"moe_a2a_backend": "deepep", "deepep_mode": mode}
         said.add("all_to_all")
     gate = gate_of(sharing.overlap or "")
-    rule = DECODING if mode == "low_latency" else ALIKE
+    rule = GateRule.DECODING if mode == "low_latency" else GateRule.ALIKE
     if sends and gate is not None and gate.rule == rule:
         values["enable_two_batch_overlap"] = True
         said.add("overlap")

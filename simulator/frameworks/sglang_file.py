@@ -17,7 +17,7 @@ from ...workloads.speculators import MOST_DRAFTS, DraftChoice
 from ..batching.kv import CacheSettings
 from ..batching.policies import Policy
 from ..limits import MAX_SEQUENCES
-from ..parts.sglang.rules import SGLANG, THRESHOLD, SglangRules
+from ..parts.sglang.state import SGLANG, THRESHOLD, SglangRules
 from .engines import sglang_patch, sglang_version, upkeep_of
 from .keys import Keys, host_of, told, version_doubts
 from .settings import EngineSettings

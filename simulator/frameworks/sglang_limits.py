@@ -14,7 +14,7 @@ from ...workloads.errors import CapacityError
 from ...workloads.layers.mla import LatentAttention
 from ..batching.kv import CacheSettings, kv_rules
 from ..deploy.deployment import Deployment
-from ..parts.sglang.rules import SglangRules
+from ..parts.sglang.state import SglangRules
 from .settings import EngineSettings
 
 MIB, GIB = 2.0**20, 1024

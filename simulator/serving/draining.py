@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..batching.state import F8, HIST_BINS, HIST_MIN_S, HIST_RATIO, I8
-from ..batching.status import REACHED
+from ..batching.status import Status
 from .clock import Clock
 from .metrics import Quantiles, histogram_quantiles
 from .record import AT_ONCE, COLUMNS, Requests
@@ -187,7 +187,7 @@ class Drain:
             self.drained = Drained(file=file)
             self.nodes.take_logs()
             for node in nodes:  # a log of all stretches is one of the run's beginning
-                node.engine.take_log(REACHED)
+                node.engine.take_log(Status.REACHED)
                 node.engine.keep_log = False
         if self.drained is not None:
             self._go(self.drained.count)

@@ -18,7 +18,7 @@ from ..batching.deals import CHOOSE, GIVE, LOST, ROOM, How
 from ..batching.kv import CacheSettings
 from ..batching.play import BLOCK, CALL, LEAVE, NOTE, PASS, play
 from ..batching.policies import Policy
-from ..batching.status import LOG_FULL, REACHED, RESTS, STUCK
+from ..batching.status import RESTS, Status
 from ..deploy.deployment import Deployment
 from ..option import NO_OPTIONS, PartOptions
 from ..registry import PARTS, all_hooks, hooks_by_name
@@ -253,20 +253,21 @@ class Driver:
 
     def play(self) -> None:
         """Process all events and calls of the clock; idle engines wait until there is nothing else."""
-        clock, at, status = self.clock, self.clock.at, LOG_FULL
+        clock, at = self.clock, self.clock.at
+        status: int = Status.LOG_FULL
         acts: dict[int, Callable[[], object]] = {
             BLOCK: self.arrivals.next_block, NOTE: lambda: self._note(float(at.noted)), CHOOSE: self.dealer.choose,
             ROOM: lambda: clock.make_room(clock.all[at.into]), GIVE: self.dealer.give,
             LOST: lambda: self.dealer.put_back([int(at.row)], float(at.then)), CALL: clock.call, LEAVE: self._leave,
             PASS: lambda: self.dealer.arrive(int(at.row), float(self.table.arrival_s[at.row])),
-            LOG_FULL: lambda: clock.empty_log(LOG_FULL), STUCK: lambda: clock.empty_log(STUCK), RESTS: clock.set_aside,
+            Status.LOG_FULL: lambda: clock.empty_log(Status.LOG_FULL), Status.STUCK: lambda: clock.empty_log(Status.STUCK), RESTS: clock.set_aside,
         }  # fmt: skip
-        while status != REACHED and not self.ended:
+        while status != Status.REACHED and not self.ended:
             clock.refresh()
             status = play(clock.play, clock.how)
-            if status == STUCK and clock.rests:
+            if status == Status.STUCK and clock.rests:
                 return
-            if status != REACHED:
+            if status != Status.REACHED:
                 acts[status]()
             if clock.report is not None:
                 clock.report()
@@ -281,7 +282,7 @@ class Driver:
         nodes, clock = self.clock.all, self.clock
         clock.take_logs()
         for node in nodes:
-            node.engine.take_log(REACHED)
+            node.engine.take_log(Status.REACHED)
         for node in nodes:
             for part in node.engine.does.values():
                 self.table.refused += part.refused(node.engine)

@@ -26,7 +26,7 @@ from ..batching.plans import new_plans, taken
 from ..batching.policies import Limits, Policy
 from ..batching.prefix import stocked, widened
 from ..batching.state import F8, I8, State, grown, new_state, outlasting
-from ..batching.status import LOG_FULL, REACHED, STUCK
+from ..batching.status import Status
 from ..deploy.deployment import Deployment
 from ..part import Combination
 from ..registry import PARTS, check_parts, hooks_by_name, parts_of
@@ -155,7 +155,7 @@ class Engine:
 
     def fail(self, now: float) -> None:
         """Lose all requests and caches; what was done until now stays in the books."""
-        self.take_log(REACHED)  # of steps that were not run from here
+        self.take_log(Status.REACHED)  # of steps that were not run from here
         old = self.state
         for part in self.does.values():
             part.fail(self, now)
@@ -321,7 +321,7 @@ class Engine:
         float
             The time reached [s]: the end of a step.
         """
-        while self.take_log(run(self.loop, float(until), int(goal))) == LOG_FULL:
+        while self.take_log(run(self.loop, float(until), int(goal))) == Status.LOG_FULL:
             pass
         return self.now
 
@@ -358,7 +358,7 @@ class Engine:
         self.state.counters[0].logged = 0
         if self.keep_plans:
             taken(self.parts["plans"], self.plans, self.most_plans)
-        if status == STUCK:
+        if status == Status.STUCK:
             raise RuntimeError("no sequence can make progress; a bug in the policy")
         return int(status)
 

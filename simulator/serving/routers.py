@@ -13,18 +13,7 @@ from dataclasses import dataclass
 from ...workloads.errors import InputError
 from ...workloads.jit import plainly
 from ...workloads.registry import Registry
-from ..batching.route_rules import (
-    BY_CACHE,
-    BY_HOME,
-    BY_REQUESTS,
-    BY_TOKENS,
-    BY_TURN,
-    BY_WAITING,
-    WAITING_COUNTS,
-    fewest,
-    fewest_tokens,
-    most_found,
-)
+from ..batching.route_rules import WAITING_COUNTS, fewest, fewest_tokens, most_found
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +117,10 @@ def cache_aware(count: int, loads: Sequence[Load], home: int | None = None) -> i
     return least_loaded(count, loads, None) if replica < 0 else replica
 
 
-_COMPILED: dict[Route, int] = {
-    round_robin: BY_TURN, least_loaded: BY_REQUESTS, vllm: BY_WAITING, sticky: BY_HOME, kv_aware: BY_TOKENS,
-    cache_aware: BY_CACHE,
-}  # fmt: skip
+_COMPILED = (round_robin, least_loaded, vllm, sticky, kv_aware, cache_aware)
+"""In order of `RouteRule`."""
 
 
 def compiled_rule(route: Route) -> int | None:
     """The number of a rule among those that compiled code knows (`batching.route_rules`); None of others' rules."""
-    return _COMPILED.get(route)
+    return _COMPILED.index(route) if route in _COMPILED else None

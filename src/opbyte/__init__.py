@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from opbyte.analysis.answers.train_search import fastest_training as fastest_training
     from opbyte.analysis.answers.tune import tune as tune
     from opbyte.analysis.answers.tune_host import tune_host as tune_host
-    from opbyte.analysis.answers.tune_many import tune_rows as tune_rows
+    from opbyte.analysis.answers.tune_host import tune_rows as tune_rows
     from opbyte.analysis.live.record import record as record
     from opbyte.analysis.live.serve import serve as serve
     from opbyte.analysis.names import catalog as catalog

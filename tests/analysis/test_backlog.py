@@ -19,7 +19,7 @@ from opbyte.analysis.studies.backlog import LONGER, FullRate, fills, full_rate, 
 from opbyte.analysis.studies.loads import BACKLOG
 from opbyte.analysis.studies.stationary import decide, stationary
 from opbyte.simulator.scenario import Scenario
-from opbyte.simulator.scenario.play import run_scenario
+from opbyte.simulator.scenario.build import run_scenario
 from opbyte.simulator.serving.record import Run
 
 MODEL, SYSTEM = "llama-3-8b", "h100-x1"

@@ -25,8 +25,7 @@ from opbyte.analysis.studies.plan.trial import Trial
 from opbyte.analysis.studies.plan.words import untried
 from opbyte.simulator.frameworks.engine_file import read_engine
 from opbyte.simulator.frameworks.launch import Room, Start, command_line, engine_values, hub_name
-from opbyte.simulator.scenario.build import deployment_of
-from opbyte.simulator.scenario.play import run_scenario
+from opbyte.simulator.scenario.build import deployment_of, run_scenario
 
 WORK: dict[str, Any] = {"input_len": 512, "output_len": 64, "lengths": "lognormal", "requests": 120}
 LEVEL = "ttft_p99=0.25,tpot_p99=0.02"

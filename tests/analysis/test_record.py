@@ -20,8 +20,7 @@ import pytest
 
 pytest.importorskip("httpx")
 
-from opbyte.analysis.live.deployed_as import DeployedAs
-from opbyte.analysis.live.play import RequestOutcome
+from opbyte.analysis.live.play import DeployedAs, RequestOutcome
 from opbyte.analysis.live.record import record
 from opbyte.analysis.live.recording import Recording, kind_of
 from opbyte.analysis.live.target import PromptSource, ServerTarget, address

@@ -6,8 +6,7 @@ contents are those of the result's own tables.
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,6 @@ from opbyte.analysis.plots import throughput_latency
 from opbyte.analysis.report import report, scripts
 from opbyte.analysis.report.simulation import layer_rows
 from opbyte.analysis.show.result import Drawing, Result
-
-playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright to drive a browser")
-CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome")
-                 if (found := shutil.which(name))), None)  # fmt: skip
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to open pages with")
 
 EVIL = "<script>document.title='owned'</script><img src=x onerror=alert(1)>"
 RTL = "\u05e9\u05dc\u05d5\u05dd \u202egnp.exe"
@@ -56,14 +50,6 @@ class Page:
         """Nothing was said, nothing but the page itself asked for."""
         assert self.said == []
         assert len(self.asked) == 1
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from opbyte.analysis.answers.tune import tune
-from opbyte.analysis.answers.tune_many import tune_rows
+from opbyte.analysis.answers.tune_host import tune_rows
 from opbyte.analysis.plots import save
 from opbyte.analysis.studies.sweep import sweep
 from opbyte.devices.catalog import load_device

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from opbyte.analysis.validate.configs import ConfigCheck, validate_configs
-from opbyte.devices.tiles import score
+from opbyte.devices.tiles import fit as score
 from opbyte.devices.tiles.cpu import FORMS as CPU_FORMS
 from opbyte.devices.tiles.cpu import Core
 from opbyte.devices.tiles.fit import evolve

@@ -54,7 +54,7 @@ COLD = """
 import time
 from opbyte.simulator.batching import deals, play
 from opbyte.simulator.scenario import Scenario
-from opbyte.simulator.scenario.play import run_scenario
+from opbyte.simulator.scenario.build import run_scenario
 load = {"rate": 20, "input_len": 512, "output_len": 128}
 run_scenario(Scenario.of("llama-3-8b", "h100-x1", policy="vllm", requests=300, **load))
 print(time.process_time(), len(play.play.overloads), len(deals.take_in.overloads))

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from opbyte import Scenario
-from opbyte.simulator.scenario.play import run_scenario
+from opbyte.simulator.scenario.build import run_scenario
 
 pytestmark = pytest.mark.benchmark
 

@@ -7,6 +7,7 @@ regular one stays within three times it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -88,12 +89,11 @@ def products(rng: np.random.Generator, n: int) -> F8:
     return np.column_stack([m, width, k, given])
 
 
-def messages(rng: np.random.Generator, n: int) -> F8:
-    return np.column_stack([powers(rng, 8, 30, n), rng.choice([2, 4, 8], n), rng.integers(0, 2, n)])
+def messages(rng: np.random.Generator, n: int, kinds: int = 2) -> F8:
+    return np.column_stack([powers(rng, 8, 30, n), rng.choice([2, 4, 8], n), rng.integers(0, kinds, n)])
 
 
-def exchanges(rng: np.random.Generator, n: int) -> F8:
-    return np.column_stack([powers(rng, 8, 30, n), rng.choice([2, 4, 8], n), rng.integers(0, 4, n)])
+exchanges = partial(messages, kinds=4)
 
 
 def groups(rng: np.random.Generator, n: int) -> F8:

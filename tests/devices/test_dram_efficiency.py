@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opbyte.devices.agreement import check_rows
 from opbyte.devices.catalog import load_device, load_system
 from opbyte.devices.device import build_device
 from opbyte.devices.dram import efficiency as module
@@ -25,6 +24,7 @@ from opbyte.devices.dram.model import DerivedRoofline, with_dram
 from opbyte.devices.dram.pattern import Pattern
 from opbyte.devices.dram.ship import runs
 from opbyte.devices.dram.spec import load_memory
+from opbyte.devices.kinds import check_rows
 from opbyte.simulator.deploy.deployment import deploy
 from opbyte.workloads import jit
 from opbyte.workloads.catalog import load_model

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from opbyte.devices.agreement import check_rows
 from opbyte.devices.catalog import load_device, load_system
 from opbyte.devices.device import build_device
+from opbyte.devices.kinds import check_rows
 from opbyte.devices.lines import LineModel, LineSpec
 from opbyte.devices.link import LinkModel
 from opbyte.devices.prices import ALONE

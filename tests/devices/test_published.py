@@ -17,11 +17,11 @@ from opbyte.analysis.papers.attacc import LEVELS, HeadAttention
 from opbyte.analysis.papers.kinds.gemv import BankGemv, GemvModel
 from opbyte.analysis.papers.kinds.tiers import Tiers, tiers_of
 from opbyte.analysis.papers.kinds.tiled import TiledGpu, matmul_occupancy, occupancy
-from opbyte.devices.agreement import check_rows
 from opbyte.devices.catalog import load_device
 from opbyte.devices.checks import doubts
 from opbyte.devices.device import build_device
 from opbyte.devices.dram.spec import load_memory
+from opbyte.devices.kinds import check_rows
 from opbyte.devices.published.pipeline import PipelineEngine, stream_s
 from opbyte.devices.published.streams import StreamEngine
 from opbyte.workloads.batch import Batch

@@ -14,8 +14,7 @@ from opbyte.analysis.studies.design import design_describe
 from opbyte.devices.catalog import load_device
 from opbyte.devices.silicon.area import area_model, parts_of
 from opbyte.devices.silicon.constants import Die, constants
-from opbyte.devices.silicon.describe import dies_per_wafer, silicon_of
-from opbyte.devices.silicon.power import power_law
+from opbyte.devices.silicon.describe import dies_per_wafer, power_law, silicon_of
 
 
 def size(die: Die) -> float:

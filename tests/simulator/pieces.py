@@ -214,3 +214,20 @@ def served_on(
     """A run on the nodes of pools, as `RunSettings` says."""
     fleet = Fleet(router, faults=faults, autoscale=autoscale)
     return serve(RunSettings(pools, policy, stream, fleet, **settings))
+
+
+def served(
+    deployment: Deployment, policy: Policy, requests: Sequence[tuple[float, int, int]],
+    cache: CacheSettings | None = None,
+) -> Engine:  # fmt: skip
+    """Run requests of arrival [s], prompt and output tokens."""
+    engine = Engine(deployment, policy, keep_log=True, cache=cache or CacheSettings())
+    arrival, inputs, outputs = (np.array(x) for x in zip(*requests, strict=True))
+    engine.submit(RequestBlock(np.arange(len(requests)), arrival.astype(float), inputs, outputs))
+    engine.advance(math.inf)
+    return engine
+
+
+def log(engine: Engine, *columns: int) -> list[list[float]]:
+    rows: list[list[float]] = np.concatenate(engine.logs)[:, columns].tolist()
+    return rows

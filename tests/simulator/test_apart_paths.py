@@ -21,7 +21,7 @@ from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.limits import MAX_MICRO_BATCHES
 from opbyte.simulator.parts.experts_apart.one_step import Apart, apart_of, apart_step, one_of
 from opbyte.simulator.parts.experts_apart.schedule import enough, step_seconds
-from opbyte.simulator.parts.experts_apart.side import W_ATTENTION, W_BACK, W_EXPERTS, W_OUT
+from opbyte.simulator.parts.experts_apart.side import Worker
 from opbyte.simulator.parts.overlap.chunking import MOST_CHUNKS, micro_moments
 from opbyte.simulator.scenario.options import DeployOptions
 from opbyte.simulator.step.books import T_JOULES, totals
@@ -92,7 +92,12 @@ def test_both_paths_agree(case: int, data: st.DataObject) -> None:
     busy: Counter[str] = Counter()
     for line in (line for stage in stages for line in stage.timelines):
         busy.update(line.busy())
-    names = {W_OUT: "link to experts", W_EXPERTS: "experts", W_BACK: "link back", W_ATTENTION: "compute"}
+    names = {
+        Worker.OUT: "link to experts",
+        Worker.EXPERTS: "experts",
+        Worker.BACK: "link back",
+        Worker.ATTENTION: "compute",
+    }
     for at, name in names.items():
         assert books.aside.busy[at] == pytest.approx(busy[name], rel=1e-9)
     joules = sum(stage.joules for stage in stages)

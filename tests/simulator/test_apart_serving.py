@@ -17,7 +17,7 @@ import pytest
 from opbyte.analysis.answers.simulate import simulate
 from opbyte.analysis.studies.capacity import capacity
 from opbyte.simulator.scenario import Scenario
-from opbyte.simulator.scenario.play import run_scenario
+from opbyte.simulator.scenario.build import run_scenario
 from opbyte.simulator.serving.record import Run
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import CapacityError, InputError

@@ -26,7 +26,7 @@ from opbyte.simulator.parts.kv_tiers.state import DOWN
 from opbyte.simulator.parts.kv_tiers.store import moved
 from opbyte.simulator.parts.two_pools.crossing import cross, hold_tier, left_over, wait_for_tier
 from opbyte.simulator.scenario import Scenario
-from opbyte.simulator.scenario.play import run_scenario
+from opbyte.simulator.scenario.build import run_scenario
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.pools import KvLink, Pools
 from opbyte.simulator.serving.routers import ROUTERS

@@ -16,7 +16,7 @@ from opbyte.simulator.deploy.deployment import deploy
 from opbyte.simulator.frameworks.engine_file import read_engine
 from opbyte.simulator.frameworks.engines import ENGINES, LaunchSettings
 from opbyte.simulator.frameworks.settings import EngineSettings
-from opbyte.simulator.parts.sglang.rules import SGLANG, SglangRules
+from opbyte.simulator.parts.sglang.state import SGLANG, SglangRules
 from opbyte.simulator.parts.tensorrt_llm.rules import TRTLLM, TrtllmRules
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opbyte.devices.catalog import load_system
-from opbyte.devices.fields import TierSpec
+from opbyte.devices.lines import TierSpec
 from opbyte.devices.spec import SystemSpec
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.parts.expert_cache.fetched import StepCaches

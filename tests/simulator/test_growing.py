@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from opbyte.simulator.scenario import Scenario
-from opbyte.simulator.scenario.play import run_scenario
+from opbyte.simulator.scenario.build import run_scenario
 from opbyte.simulator.serving.growing import Growing
 
 BASE = Scenario.of(

@@ -20,7 +20,7 @@ from opbyte.simulator.batching.outside import OUTSIDE, AskedPart, read_part
 from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.registry import PAIRS, PARTS, check_parts
 from opbyte.simulator.scenario import Scenario
-from opbyte.simulator.scenario.play import run_scenario
+from opbyte.simulator.scenario.build import run_scenario
 from opbyte.simulator.serving.engine import Engine
 from opbyte.workloads.errors import InputError
 

@@ -19,9 +19,8 @@ from hypothesis import strategies as st
 from opbyte.simulator.batching.policies import Policy, make_policy
 from opbyte.simulator.batching.radix import Tree
 from opbyte.simulator.deploy.deployment import Deployment
-from opbyte.simulator.parts.sglang.rules import SglangRules
-from opbyte.simulator.parts.tensorrt_llm.rules import TrtllmRules
-from opbyte.simulator.parts.tensorrt_llm.state import Trtllm
+from opbyte.simulator.parts.sglang.state import SglangRules
+from opbyte.simulator.parts.tensorrt_llm.rules import Trtllm, TrtllmRules
 from opbyte.simulator.serving.engine import Engine
 from opbyte.workloads.errors import InputError
 

@@ -16,7 +16,7 @@ import opbyte
 from opbyte import catalog
 from opbyte.simulator.registry import CODE, PAIRS, PARTS, check_parts, refused_with
 from opbyte.simulator.scenario import Scenario
-from opbyte.simulator.scenario.play import run_scenario
+from opbyte.simulator.scenario.build import run_scenario
 from opbyte.workloads.errors import InputError
 
 TOP = Path(__file__).resolve().parents[2]

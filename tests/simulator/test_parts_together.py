@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from opbyte.simulator.scenario import Scenario
-from opbyte.simulator.scenario.play import run_scenario
+from opbyte.simulator.scenario.build import run_scenario
 from opbyte.simulator.serving.record import Run
 
 LOAD: dict[str, Any] = {"rate": 12.0, "requests": 40, "input_len": 160, "output_len": 12, "seed": 5}

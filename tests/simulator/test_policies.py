@@ -18,21 +18,12 @@ from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests import RequestBlock
 
 from .deployments import small
-from .pieces import block_of, check_ended, small_engine
+from .pieces import block_of, check_ended, log, served, small_engine
 
 
 def engine(deployment: Deployment, policy: Policy, lengths: Sequence[tuple[int, int]]) -> Engine:
     """Run requests that all arrive at 0."""
-    found = Engine(deployment, policy, keep_log=True)
-    inputs, outputs = (np.array(x, dtype=np.int64) for x in zip(*lengths, strict=True))
-    found.submit(RequestBlock(np.arange(len(inputs)), np.zeros(len(inputs)), inputs, outputs))
-    found.advance(math.inf)
-    return found
-
-
-def log(of: Engine, *columns: int) -> list[list[float]]:
-    rows: list[list[float]] = np.concatenate(of.logs)[:, columns].tolist()
-    return rows
+    return served(deployment, policy, [(0.0, *pair) for pair in lengths])
 
 
 def test_chunked_cuts_a_long_prompt() -> None:

@@ -21,7 +21,7 @@ from opbyte.simulator.batching.host import Host
 from opbyte.simulator.batching.kv import CacheSettings
 from opbyte.simulator.batching.policies import POLICIES, Policy
 from opbyte.simulator.batching.state import L_KV
-from opbyte.simulator.batching.status import REACHED
+from opbyte.simulator.batching.status import Status
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.serving.engine import Engine
 from opbyte.workloads.requests import RequestBlock
@@ -213,7 +213,7 @@ def test_what_every_schedule_owes(
         engine.advance(cut)
         check_memory(engine, n)
     assert engine.advance(math.inf) == engine.now  # nothing is left
-    assert REACHED == 0
+    assert Status.REACHED == 0
     check_ended(engine, load)
     prompt = state.counters[0].prompt_tokens + state.counters[0].hits
     assert prompt >= sum(load["inputs"])  # recomputed prompts count again

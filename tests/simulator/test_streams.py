@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opbyte.analysis.papers.fsmoe.schedules import add_chunks, makespans
-from opbyte.simulator.parts.overlap.chunking import BIG, SMALL, chunk_tokens, even_halves, half_moments
-from opbyte.simulator.parts.overlap.ways import ways
+from opbyte.simulator.parts.overlap.chunking import ChunkSize, chunk_tokens, even_halves, half_moments
+from opbyte.simulator.parts.overlap.tracks import ways
 from opbyte.simulator.streams import Builder, Graph, Medium, Task, run
 from opbyte.workloads.batch import (
     BASE_MOMENTS,
@@ -187,7 +187,7 @@ def test_halves_hold_every_sum_once(
     m = np.append(Batch.of(decodes, chunks).moments(windows).values, 0.25)
     m[TOKENS] += padding
     halves = np.zeros((2, m.size))
-    for size in (BIG, SMALL):
+    for size in (ChunkSize.BIG, ChunkSize.SMALL):
         half_moments(m, len(windows), size, halves[size])
     both = halves.sum(axis=0)
     kept = [TOKENS, DECODES, PREFILL_TOKENS]
@@ -204,7 +204,7 @@ def test_halves_hold_every_sum_once(
         if len(chunks) % 2 == 0 and all(half[PREFILLS] == len(chunks) / 2 for half in halves):
             assert both[at] == pytest.approx(m[at], rel=1e-12)
         assert (halves[:, at] % 1.0 == 0.0).all()  # as kernels take them
-    assert (halves[BIG] == halves[SMALL]).all() or not even_halves(m, len(windows))
+    assert (halves[ChunkSize.BIG] == halves[ChunkSize.SMALL]).all() or not even_halves(m, len(windows))
     assert (halves >= 0).all()
     for half in halves:
         assert half[TOKENS] >= half[DECODES] + half[PREFILL_TOKENS]

@@ -6,8 +6,7 @@ are closed forms.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -16,35 +15,17 @@ import pytest
 from opbyte.simulator.batching.kv import CacheSettings
 from opbyte.simulator.batching.policies import Policy, make_policy
 from opbyte.simulator.batching.state import L_DECODES, L_KV, L_PREFILL, L_START
-from opbyte.simulator.deploy.deployment import Deployment
-from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.record import Run
 from opbyte.simulator.serving.run import run
 from opbyte.workloads.errors import CapacityError
-from opbyte.workloads.requests import RequestBlock, open_requests
+from opbyte.workloads.requests import open_requests
 
 from .deployments import small
+from .pieces import log, served
 
 
 def vllm(**changes: int | bool) -> Policy:
     return replace(make_policy("vllm"), **changes)
-
-
-def served(
-    deployment: Deployment, policy: Policy, requests: Sequence[tuple[float, int, int]],
-    cache: CacheSettings | None = None,
-) -> Engine:  # fmt: skip
-    """Run requests of arrival [s], prompt and output tokens."""
-    engine = Engine(deployment, policy, keep_log=True, cache=cache or CacheSettings())
-    arrival, inputs, outputs = (np.array(x) for x in zip(*requests, strict=True))
-    engine.submit(RequestBlock(np.arange(len(requests)), arrival.astype(float), inputs, outputs))
-    engine.advance(math.inf)
-    return engine
-
-
-def log(engine: Engine, *columns: int) -> list[list[float]]:
-    rows: list[list[float]] = np.concatenate(engine.logs)[:, columns].tolist()
-    return rows
 
 
 def test_an_arrival_waits_for_the_step_after_the_next() -> None:

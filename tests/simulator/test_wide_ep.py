@@ -31,7 +31,7 @@ from opbyte.simulator.frameworks.settings import EngineSettings
 from opbyte.simulator.frameworks.sharing import Sharing
 from opbyte.simulator.parts.expert_map.placing import ExpertPlacing
 from opbyte.simulator.parts.overlap.explicit import hidden_s
-from opbyte.simulator.parts.overlap.gates import ALIKE, AT_LEAST, DECODING, gate_of, halved
+from opbyte.simulator.parts.overlap.gates import GateRule, gate_of, halved
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.build import deployment_of
 from opbyte.simulator.scenario.options import DeployOptions
@@ -109,9 +109,9 @@ works = st.lists(
 def test_halves_follow_the_engines_rules(ranks: list[tuple[int, int]], decodes: int, prompts: int) -> None:
     batches = [Batch.of([9] * d, [(p, 0)] if p else []) for d, p in ranks]
     moments = np.array([b.moments((0,)).values for b in batches])
-    assert halved(AT_LEAST, decodes, prompts, 1, moments) == vllm_halves(ranks, decodes, prompts)
-    assert halved(ALIKE, 0, 0, 1, moments) == sglang_halves(ranks, False)
-    assert halved(DECODING, 0, 0, 1, moments) == sglang_halves(ranks, True)
+    assert halved(GateRule.AT_LEAST, decodes, prompts, 1, moments) == vllm_halves(ranks, decodes, prompts)
+    assert halved(GateRule.ALIKE, 0, 0, 1, moments) == sglang_halves(ranks, False)
+    assert halved(GateRule.DECODING, 0, 0, 1, moments) == sglang_halves(ranks, True)
 
 
 @pytest.mark.parametrize("wrong", ["two-batch:", "two-batch:3", "two-batch:3,x", "two-batch:alke",

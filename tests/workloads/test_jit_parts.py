@@ -33,7 +33,7 @@ def outer(n):
 """
 RUN = "import nested; print(nested.outer(7), len(nested.outer.stats.cache_hits))"
 CODE = "import nested; nested.outer(7); print(*nested.outer.inspect_asm().values())"
-WHOLE = "from opbyte.workloads import jit_quick; jit_quick.keep_less_book = lambda: None; "
+WHOLE = "from opbyte.workloads import jit_parts; jit_parts.keep_less_book = lambda: None; "
 
 
 @compiled_part

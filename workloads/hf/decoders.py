@@ -13,11 +13,10 @@ from pathlib import Path
 from ..layers import Attention, FeedForward, LayerKind
 from ..model import ModelSpec
 from ..yamlfile import read_yaml
-from .blocks import read_blocks
 from .config import Config, shown
 from .families import MODEL_TYPES, Family, family
 from .moe import qwen_blocks
-from .parts import Heads, assemble, read_experts, read_heads, read_windows, stack
+from .parts import Heads, assemble, read_blocks, read_experts, read_heads, read_windows, stack
 
 LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
 MTP = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers", "num_mtp_modules")

@@ -7,11 +7,10 @@ from dataclasses import replace
 
 from ..layers import Attention, FeedForward
 from ..model import ModelSpec
-from .blocks import dense_of, read_blocks
 from .config import Config, shown
 from .decoders import mtp_heads
 from .families import family
-from .parts import WINDOWED, Heads, assemble, check_heads, read_heads, stack
+from .parts import WINDOWED, Heads, assemble, check_heads, dense_of, read_blocks, read_heads, stack
 
 
 def windowed_layers(config: Config, layers: int, default: Sequence[bool]) -> list[bool]:

@@ -21,9 +21,8 @@ from ..layers import (
 )
 from ..model import ModelSpec
 from .config import Config
-from .deepseek import MTP, attention_of, first_dense, indexing
+from .deepseek import MTP, attention_of, first_dense, indexing, mixed
 from .families import family
-from .latent import mixed
 from .moe import qwen_blocks
 from .parts import assemble, read_experts, read_ffn, read_heads, read_windows, stack, state_format
 

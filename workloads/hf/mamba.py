@@ -7,12 +7,11 @@ from dataclasses import replace
 
 from ..layers import Attention, FeedForward, LayerKind, Lightning, Mamba, Mamba2, ShortConv
 from ..model import Layer, ModelSpec
-from .blocks import read_blocks, read_experts_of
 from .config import Config, shown
 from .decoders import mtp_heads
 from .deepseek import attention_of
 from .families import family
-from .parts import assemble, check_heads, read_ffn, read_heads, stack, state_format
+from .parts import assemble, check_heads, read_blocks, read_experts_of, read_ffn, read_heads, stack, state_format
 
 PATTERN = {"M": "mamba", "E": "moe", "*": "attention", "-": "mlp"}
 BLOCKS = {"linear_attention": "mamba", "mamba": "mamba", "full_attention": "attention",

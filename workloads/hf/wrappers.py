@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..model import ModelSpec
-from .blocks import evened
 from .config import Config, shown
 from .families import ARCHITECTURES, MODEL_TYPES, Family, build_by_type, family
+from .parts import evened
 
 with (Path(__file__).parent / "wrappers.csv").open(encoding="utf-8") as _file:
     _ROWS = tuple(csv.DictReader(_file))

@@ -20,8 +20,8 @@ import numpy.typing as npt
 from ..csvfile import read_columns
 from ..errors import InputError
 from ..registry import Registry
+from .agents import check_order, times
 from .block import Turns
-from .cells import check_order, times
 from .options import MAX_CV, MIN_CV, check_real
 from .rows import Rows
 from .servegen import find_clients, window_rates

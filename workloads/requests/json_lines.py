@@ -18,9 +18,8 @@ import numpy as np
 from ..csvfile import Column
 from ..errors import InputError, nearest
 from ..textfile import Lines, at_line, read_lines, readable, shown
-from .agents import CallReader
+from .agents import CallReader, check_order, times, tokens
 from .block import PREFIX_BLOCK_TOKENS
-from .cells import check_order, times, tokens
 from .formats import request_format
 from .rows import Rows
 from .sessions import OTHERWISE, SessionReader, session_columns, turns_reader

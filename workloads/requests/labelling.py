@@ -12,7 +12,7 @@ from ..csvfile import Column, numbers
 from ..errors import InputError, nearest
 from .block import Labels, RequestBlock, RequestStream
 from .classes import RequestClass
-from .lengths import INPUT_LENGTHS, KINDS, LENGTHS, OUTPUT_LENGTHS, TENANTS, generator
+from .lengths import LENGTHS, Purpose, generator
 
 I8 = npt.NDArray[np.int64]
 
@@ -103,7 +103,7 @@ def labelled(
 
     def blocks() -> Iterator[RequestBlock]:
         book = _Book(classes, [c.name for c in classes])
-        draws = generator(seed, KINDS), generator(seed, TENANTS)
+        draws = generator(seed, Purpose.KINDS), generator(seed, Purpose.TENANTS)
         drawn = [_lengths(c, str(lengths), seed, k) for k, c in enumerate(classes)]
         for block in stream:
             yield _sized(_with_labels(stream.name, block, book, draws), drawn)
@@ -116,7 +116,7 @@ def _lengths(c: RequestClass, name: str, seed: int, k: int) -> Callable[[int], t
     if c.input_len is None or c.output_len is None:
         return None
     inputs, outputs = LENGTHS[name](c.input_len, c.output_len)
-    rng = generator(seed, INPUT_LENGTHS, k), generator(seed, OUTPUT_LENGTHS, k)
+    rng = generator(seed, Purpose.INPUT_LENGTHS, k), generator(seed, Purpose.OUTPUT_LENGTHS, k)
     return lambda n: (inputs(rng[0], n), outputs(rng[1], n))
 
 

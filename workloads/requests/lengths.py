@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import cache, lru_cache, partial
 from itertools import pairwise
 
@@ -33,7 +34,7 @@ from ..errors import InputError
 from ..registry import Registry
 from .options import MAX_SIZE
 
-(ARRIVALS, INPUT_LENGTHS, OUTPUT_LENGTHS, CLIENT, TURNS, THINKING, KINDS, TENANTS) = range(8)
+Purpose = IntEnum("Purpose", "ARRIVALS INPUT_LENGTHS OUTPUT_LENGTHS CLIENT TURNS THINKING KINDS TENANTS", start=0)
 """What a generator is for; a client adds a number made from its name."""
 
 

@@ -30,9 +30,9 @@ import numpy.typing as npt
 from ..csvfile import Column, numbers, split_line
 from ..errors import InputError
 from ..textfile import at_line, read_lines, shown
+from .agents import MAX_TIME
 from .block import MAX_BLOCK
-from .cells import MAX_TIME
-from .lengths import CLIENT, Draw, from_table, generator
+from .lengths import Draw, Purpose, from_table, generator
 from .options import MAX_SIZE
 from .rows import Rows
 
@@ -69,7 +69,7 @@ class ActiveWindow:
 
 def client_rows(client: ClientFiles, seed: int, rate_scale: float) -> Iterator[Rows]:
     """Sample a client's requests, one batch per window that has any."""
-    rng = generator(seed, CLIENT, zlib.crc32(client.name.encode()))
+    rng = generator(seed, Purpose.CLIENT, zlib.crc32(client.name.encode()))
     periods = _Periods(client.dataset)
     for window in windows(client.trace):
         mean = window.count * rate_scale

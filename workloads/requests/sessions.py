@@ -14,9 +14,8 @@ import numpy as np
 
 from ..csvfile import Column
 from ..errors import InputError
-from .agents import CallReader
+from .agents import CallReader, Find, check_prompt, text_of, think_times
 from .block import Turns
-from .cells import Find, check_prompt, text_of, think_times
 from .options import MAX_SIZE
 from .rows import Rows
 

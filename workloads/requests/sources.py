@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import InputError, visible
 from .block import MAX_BLOCK
 from .formats import detect
-from .lengths import INPUT_LENGTHS, OUTPUT_LENGTHS, Draw, generator
+from .lengths import Draw, Purpose, generator
 from .rows import Rows, checked, compressed, from_zero
 from .servegen import DATASET, TRACE, find_clients, read_servegen, window_rates
 
@@ -101,7 +101,7 @@ def generated(
     """Sample `limit` pairs of lengths, without end if None; no arrivals."""
 
     def rows() -> Iterator[Rows]:
-        rng_in, rng_out = generator(seed, INPUT_LENGTHS), generator(seed, OUTPUT_LENGTHS)
+        rng_in, rng_out = generator(seed, Purpose.INPUT_LENGTHS), generator(seed, Purpose.OUTPUT_LENGTHS)
         left = np.inf if limit is None else limit
         while left > 0:
             n = int(min(block_size, left))

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..csvfile import Column, header_of, numbers, read_columns
-from .cells import chances, check_order, times, tokens
+from .agents import chances, check_order, times, tokens
 from .formats import request_format
 from .labelling import COLUMNS, LabelReader
 from .options import MAX_SIZE

@@ -10,11 +10,10 @@ from ...show.declared import record
 from ...show.output import STAMPS, OutputFolder
 from ...show.result import Drawing, Result
 from ...show.text import Blocks, Rows, show
-from .designs import Design
 from .goals import EDAP, SILICON, direction
 from .searching import SearchOutcome
 from .space import Space
-from .why import Alone, Bottleneck, Shadow
+from .why import Alone, Bottleneck, Design, Shadow
 
 MOST_SHOWN = 20
 

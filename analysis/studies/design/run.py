@@ -20,13 +20,28 @@ from ..sweep.expression import Expression
 from ..sweep.file import why_absent
 from ..sweep.outcomes import OutcomeFile, Outcomes, Settings
 from ..sweep.point import Outcome
-from .designs import Design, Figures, Forecaster, needed, together
 from .engines import EngineAnswer, engine_space, engines
 from .goals import MADE, direction
 from .result import DesignAnswer
 from .searching import METHODS, SearchOutcome, front_of, may_hold, search
 from .space import Space, read_space, space_path
-from .why import NEARBY, RATES, RESOURCES, STEP, Shadow, alone, along, limits_of, price_of, system_of
+from .why import (
+    NEARBY,
+    RATES,
+    RESOURCES,
+    STEP,
+    Design,
+    Figures,
+    Forecaster,
+    Shadow,
+    alone,
+    along,
+    limits_of,
+    needed,
+    price_of,
+    system_of,
+    together,
+)
 
 LEAST = 12
 """Minimum simulations of a small space."""

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ....workloads.pareto import unbeaten
-from .designs import Design
 from .goals import Goals, direction
 from .space import Space
+from .why import Design
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

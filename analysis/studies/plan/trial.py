@@ -16,8 +16,7 @@ from typing import Any
 
 from ....devices.spec import SystemSpec
 from ....simulator.scenario import Scenario
-from ....simulator.scenario.build import Made, deployment_of
-from ....simulator.scenario.play import run_scenario
+from ....simulator.scenario.build import Made, deployment_of, run_scenario
 from ....simulator.serving.growing import Growing
 from ....simulator.serving.record import Run
 from ...answers.bases import bases_of

@@ -18,7 +18,7 @@ from ...serving.engine import Engine
 from ...serving.engine_part import EnginePart
 from ...serving.nodes import Node
 from ...serving.table import RequestTable
-from ..sglang.rules import SglangRules
+from ..sglang.state import SglangRules
 from . import preempt, queue
 from .lanes import ClassLanes, LaneBook, LaneRules
 

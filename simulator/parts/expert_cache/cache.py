@@ -52,7 +52,14 @@ class StepFetch:
 Chances = Callable[[int, Sequence[int]], Sequence[float]]
 """From the clock and the experts in the cache, in order, a number from 0 to 1 for each."""
 
-LOADED, USED, USES = range(3)
+
+@dataclass(slots=True)
+class _Life:
+    """When an expert was loaded and last used, by the clock, and how often it was used."""
+
+    loaded: int = 0
+    used: int = 0
+    uses: int = 0
 
 
 def one_of(clock: int, experts: Sequence[int]) -> list[float]:
@@ -108,7 +115,7 @@ class ExpertCache:
         if size < 0:
             raise InputError("cache.experts", f"must be 0 or more, not {size}")
         self.size, self._policy, self._chances = size, CACHE_POLICIES[policy], chances
-        self._entries: dict[int, list[int]] = {expert: [0, 0, 0] for expert in experts}
+        self._entries: dict[int, _Life] = {expert: _Life() for expert in experts}
         self._clock, self._passing = 0, staging and self._policy.looks_ahead
         self.hits = self.misses = 0
 
@@ -168,8 +175,8 @@ class ExpertCache:
         """Count a use; the first use of a loaded expert is part of its load."""
         self._clock += not came
         if expert in self._entries:
-            self._entries[expert][USED] = self._clock
-            self._entries[expert][USES] += 1
+            self._entries[expert].used = self._clock
+            self._entries[expert].uses += 1
 
     def _load(self, expert: int, ahead: Mapping[int, float], named: Collection[int], spared: Collection[int]) -> None:
         self._clock += 1
@@ -182,7 +189,7 @@ class ExpertCache:
             if self._passing and self._score(expert, ahead, named, 1.0) < key[0]:
                 return
             del self._entries[leaving]
-        self._entries[expert] = [self._clock, self._clock, 0]
+        self._entries[expert] = _Life(self._clock, self._clock)
 
     def _keys(
         self, experts: Sequence[int], ahead: Mapping[int, float], named: Collection[int]
@@ -192,13 +199,12 @@ class ExpertCache:
         if self._policy.drawn:
             keys = sorted(self._entries)
             chances = dict(zip(keys, self._chances(self._clock, keys), strict=True))
-        return [(self._score(e, ahead, named, chances[e]), self._entries[e][USED]) for e in experts]
+        return [(self._score(e, ahead, named, chances[e]), self._entries[e].used) for e in experts]
 
     def _score(self, expert: int, ahead: Mapping[int, float], named: Collection[int], chance: float) -> float:
         """The policy's score of an expert; one that is not there has just come."""
-        now = self._clock
-        loaded, used, uses = self._entries.get(expert, (now, now, 0))
-        entry = Entry(loaded, used, uses, ahead.get(expert, inf), expert in named, chance)
+        life = self._entries.get(expert) or _Life(self._clock, self._clock)
+        entry = Entry(life.loaded, life.used, life.uses, ahead.get(expert, inf), expert in named, chance)
         return self._policy.score(entry)
 
     def clear(self) -> None:

@@ -19,9 +19,8 @@ from ...step.books import Books
 from ...step.drawing import StepBatch, draw_part
 from ...step.experts import on_slots
 from ...step.lowering import I8, Plan, Slots
-from .compiled import CHANCE_SEED, NAME_SEED, drawn_number, policy_score
 from .policies import Entry
-from .shelf import Fetch, Shelf, compiled_wait, fetch_of, new_shelf
+from .shelf import CHANCE_SEED, NAME_SEED, Fetch, Shelf, compiled_wait, drawn_number, fetch_of, new_shelf, policy_score
 
 
 @compiled_part

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ....devices.fields import TierSpec
+from ....devices.lines import TierSpec
 from ....devices.spec import DeviceSpec
 from ....workloads.errors import CapacityError, InputError, nearest
 from .policies import CACHE_POLICIES, CachePolicy

@@ -18,16 +18,14 @@ S48 = np.uint64(48)
 PARTS = 1.0 / 65536.0
 """Offsets are multiples of this, so that tokens and an offset add up without rounding."""
 
-(J_LOW, J_HIGH) = range(2)
-"""Columns of `Places.bounds`; see `deploy.expert_dispatch.Dispatch.bounds`."""
-
 
 @held
 class Places(NamedTuple):
     """The maps of a deployment; X expert parts, J slots of all groups together at most."""
 
     experts: I8  # [X, J]
-    bounds: F8  # [X, J, 2]
+    low: F8  # [X, J] `deploy.expert_dispatch.Dispatch.bounds`
+    high: F8
 
 
 def places_of(deployment: Deployment) -> Places | None:
@@ -36,14 +34,14 @@ def places_of(deployment: Deployment) -> Places | None:
         return None
     slots = max(part.held * part.ep for part in deployment.experts)
     experts = np.zeros((len(deployment.experts), slots), dtype=np.int64)
-    bounds = np.zeros((len(deployment.experts), slots, 2))
+    low, high = np.zeros((2, *experts.shape))
     for x, part in enumerate(deployment.experts):
         n = part.held * part.ep
         if part.placed is None:  # its experts do not spread
-            experts[x, :n], bounds[x, :n, J_HIGH] = np.arange(n), 1.0
+            experts[x, :n], high[x, :n] = np.arange(n), 1.0
         else:
-            experts[x, :n], bounds[x, :n] = part.placed.experts, part.placed.bounds
-    return Places(experts, bounds)
+            experts[x, :n], (low[x, :n], high[x, :n]) = part.placed.experts, part.placed.bounds.T
+    return Places(experts, low, high)
 
 
 @compiled_part
@@ -74,7 +72,7 @@ def on_slots(plan: Plan, part: int, key: np.uint64, loads: I8, placed: I8) -> I8
     places = plan.places
     for j in range(plan.experts[part].groups * plan.experts[part].held):
         e = places.experts[part, j]
-        low, high = places.bounds[part, j, J_LOW], places.bounds[part, j, J_HIGH]
+        low, high = places.low[part, j], places.high[part, j]
         n, offset = float(loads[e]), offset_of(key, plan.experts[part].key, e)
         placed[j] = int64(np.floor(n * high + offset) - np.floor(n * low + offset))
     return placed

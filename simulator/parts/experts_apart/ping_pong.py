@@ -22,12 +22,12 @@ from ...step.experts import book_part, clear_share, groups_seconds, on_slots
 from ...step.lowering import F8, Plan, Slots, lower
 from ...step.splitting import deal_loads
 from ...step.unequal import graph_batch
-from ..overlap.arrays import T_PART, T_START, T_STOP, Y_CHUNKS, Streams, streams_of
+from ..overlap.arrays import Streams, streams_of
 from ..overlap.chunking import micro_moments
 from ..overlap.compiled import add_lane, clear, price_range
 from ..overlap.lanes import Lanes
 from ..overlap.maxplus import makespan
-from .side import NUM_STREAMS, W_ATTENTION, W_BACK, W_EXPERTS, W_OUT, Aside, Beside, beside_of
+from .side import NUM_STREAMS, Aside, Beside, Worker, beside_of
 
 _batch_tokens = compiled_part(batch_tokens)
 _micro_moments = compiled_part(micro_moments)
@@ -62,13 +62,13 @@ def price_tracks(
     cells = lanes.cells[0, owner, rank]
     for t in range(streams.spans[section, 0], streams.spans[section, 1]):
         row, seconds = streams.tracks[t], 0.0
-        if row[T_STOP] > row[T_START]:
+        if row.stop > row.start:
             if owner == place:
-                seconds = price_range(plan, row[T_START], row[T_STOP], lanes.moments[owner, rank], fresh, cells)
+                seconds = price_range(plan, row.start, row.stop, lanes.moments[owner, rank], fresh, cells)
             else:
-                for s in range(row[T_START], row[T_STOP]):
+                for s in range(row.start, row.stop):
                     seconds += cells[s].wall
-        if row[T_PART] < 0:
+        if row.part < 0:
             total += seconds
         else:
             lanes.tracks[0, t, place] = max(lanes.tracks[0, t, place], seconds)
@@ -92,11 +92,11 @@ def price_attention(
         cells = lanes.cells[0, aside.owner[place, slowest], slowest]
         for t in range(streams.spans[section, 0], streams.spans[section, 1]):
             row = streams.tracks[t]
-            if row[T_PART] < 0:
-                for s in range(row[T_START], row[T_STOP]):
+            if row.part < 0:
+                for s in range(row.start, row.stop):
                     lanes.tracks[0, t, place] += cells[s].wall
                     lanes.wall[0, s] += cells[s].wall * layers
-        aside.busy[W_ATTENTION] += longest * layers
+        aside.busy[Worker.ATTENTION] += longest * layers
 
 
 @compiled_part
@@ -123,7 +123,7 @@ def price_adapters(
         seconds, left = groups_seconds(plan, part, lanes.loads[place], mixed, books.share, books.queue)
         sums += left
         lanes.experts[0, part, place] = seconds
-        aside.busy[W_ATTENTION] += seconds * layers
+        aside.busy[Worker.ATTENTION] += seconds * layers
         lanes.wall[0, plan.slots.shape[0] + part] += seconds * layers
     book_part(plan, part, sums, books.share, books.tally, books.busy[0])
 
@@ -150,9 +150,9 @@ def price_part(beside: Beside, lanes: Lanes, aside: Aside, part: int, key: np.ui
             sent = max(sent, beside.latency_s + most * beside.vector_s[part])
         lanes.experts[0, part, place] = seconds
         lanes.experts[0, parts + part, place] = lanes.experts[0, 2 * parts + part, place] = sent
-        aside.busy[W_EXPERTS] += seconds * layers
-        aside.busy[W_OUT] += sent * layers
-        aside.busy[W_BACK] += sent * layers
+        aside.busy[Worker.EXPERTS] += seconds * layers
+        aside.busy[Worker.OUT] += sent * layers
+        aside.busy[Worker.BACK] += sent * layers
     book_part(plan, y, sums, books.share, books.tally, books.busy[0])
 
 
@@ -167,10 +167,10 @@ def book_attention(plan: Plan, streams: Streams, lanes: Lanes, aside: Aside, cou
             for r in range(lanes.moments.shape[1]):
                 for place in range(count):
                     cells = lanes.cells[0, aside.owner[place, r], r]
-                    for s in range(row[T_START], row[T_STOP]):
+                    for s in range(row.start, row.stop):
                         p = int(cells[s].processor)
                         if p >= 0:
-                            busy = books.busy[0, : links.size] if row[T_PART] < 0 else links
+                            busy = books.busy[0, : links.size] if row.part < 0 else links
                             book_cell(plan, s, p, times, cells[s], books.tally, busy)
 
 
@@ -187,7 +187,7 @@ def book_beside(beside: Beside, aside: Aside, links: int, busy: F8) -> None:
 def ping_pong_seconds(plan: Plan, moments: F8, batch: StepBatch, fresh: bool, captured: int, books: Books) -> float:
     """`compiled.serial_seconds` of a step with alternating micro-batches."""
     streams, beside, lanes, aside = plan.streams, plan.apart, books.lanes, books.aside
-    count = streams.ways[0, Y_CHUNKS]
+    count = streams.ways[0].chunks
     for r in range(moments.shape[0]):
         moments[r, TOKENS] = graph_batch(int(moments[r, TOKENS]), captured)
     clear(plan, lanes, 0)
@@ -213,7 +213,7 @@ def ping_pong_seconds(plan: Plan, moments: F8, batch: StepBatch, fresh: bool, ca
 
 def with_aside(books: Books, plan: Plan) -> Books:
     """Books of an engine with those of the devices that hold its experts."""
-    owner = np.zeros((int(plan.streams.ways[0, Y_CHUNKS]), plan.ranks), dtype=np.int64)
+    owner = np.zeros((int(plan.streams.ways[0].chunks), plan.ranks), dtype=np.int64)
     return books._replace(aside=Aside(new_books(plan.apart.plan), owner, np.zeros(NUM_STREAMS)))
 
 

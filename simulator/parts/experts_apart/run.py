@@ -17,7 +17,7 @@ from ...serving.engine_part import EnginePart, Program
 from ...step.lowering import Slots
 from .holders import devices_apart, devices_of
 from .schedule import ATTENTION, EXPERTS
-from .side import W_ATTENTION, W_BACK, W_EXPERTS, W_OUT
+from .side import Worker
 
 LINK = "link"
 FULL = 0.9
@@ -129,6 +129,6 @@ def apart_run(deployment: Deployment, busy: F8, stepping_s: float, attention_dev
     share = busy / stepping_s if stepping_s > 0.0 else np.zeros_like(busy)
     return ApartRun(
         deployment.apart.holder, attention_devices, devices_apart(deployment) * engines, deployment.apart.batches,
-        float(share[W_ATTENTION]), float(share[W_EXPERTS]), float(max(share[W_OUT], share[W_BACK])),
+        float(share[Worker.ATTENTION]), float(share[Worker.EXPERTS]), float(max(share[Worker.OUT], share[Worker.BACK])),
         deployment.apart.link,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,12 +11,12 @@ import numpy.typing as npt
 from ....workloads.jit_held import held
 from ....workloads.layers.base import sent_width
 from ...deploy.deployment import Deployment
-from ..overlap.arrays import T_PART, T_START, T_STOP, V_PART, V_SECTION, Streams
+from ..overlap.arrays import Streams
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
-(W_ATTENTION, W_OUT, W_EXPERTS, W_BACK) = range(4)
+Worker = IntEnum("Worker", "ATTENTION OUT EXPERTS BACK", start=0)
 NUM_STREAMS = 4
 """Streams of `Aside.busy`."""
 
@@ -37,7 +38,7 @@ class Aside(NamedTuple):
 
     books: Any  # `books.Books` of the devices that hold experts
     owner: I8  # [N, R] the first micro-batch with the same sums
-    busy: F8  # [4] seconds that each stream has worked
+    busy: F8  # [4] seconds that each `Worker` has worked
 
 
 def beside_of(deployment: Deployment, plan: Any, streams: Streams, slots: int) -> Beside:
@@ -55,11 +56,11 @@ def beside_of(deployment: Deployment, plan: Any, streams: Streams, slots: int) -
     parts = len(deployment.experts)
     sending = np.zeros(parts, dtype=np.int64)
     for visit in streams.visits[::-1]:
-        for t in range(*streams.spans[visit[V_SECTION]]):
-            row, x = streams.tracks[t], visit[V_PART] + streams.tracks[t, T_PART]
-            if 0 <= row[T_PART] < parts:  # experts
-                row[T_START] = row[T_STOP] = slots + x
-            elif parts <= row[T_PART] < 2 * parts:  # what crosses to them
+        for t in range(*streams.spans[visit.section]):
+            row, x = streams.tracks[t], visit.part + streams.tracks[t].part
+            if 0 <= row.part < parts:  # experts
+                row.start = row.stop = slots + x
+            elif parts <= row.part < 2 * parts:  # what crosses to them
                 sending[x - parts] = t
     wide = deployment.run.numerics.act_bytes / apart.link.bandwidth_bytes_per_s
     vectors = np.array([0.0 if p.kept else sent_width(p.spec) * wide for p in deployment.experts])

@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ....devices.fields import TierSpec
+from ....devices.lines import TierSpec
 from ....devices.spec import SystemSpec
 from ....workloads.errors import InputError, nearest
 from .options import TierOptions

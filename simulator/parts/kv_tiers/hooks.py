@@ -15,7 +15,7 @@ from ...batching.policies import Limits
 from ...batching.queues import count_left, cut_out, leave_queue
 from ...batching.state import State
 from . import state as tier
-from .loads import BEGUN, NOTHING, note_landed, prefetch, take_over, try_load, weigh
+from .loads import Look, note_landed, prefetch, take_over, try_load, weigh
 from .state import TierState
 from .store import write_through
 
@@ -81,16 +81,16 @@ def next_to_admit(tiers: TierState, state: State, limits: Limits, kv_rules: KvRu
         if head < 0:
             return -1
         loaded = try_load(tiers, state, limits, kv_rules, rank_index)
-        if loaded == NOTHING:
+        if loaded == Look.NOTHING:
             return int(head)
-        if loaded != BEGUN:
+        if loaded != Look.BEGUN:
             return -1 if rank.running + rank.late > 0 else i
 
 
 @compiled_code
 def use_cached(tiers: TierState, state: State, kv_rules: KvRules, rank: int, index: int, whole: int) -> bool:
     """Give a request the blocks that it has found or loaded, if the rest of `whole` tokens fits; False if not."""
-    if tiers.rows[index].state != tier.LANDED:
+    if tiers.rows[index].state != tier.Loading.LANDED:
         if not take_over(tiers, state, kv_rules, rank, index, tiers.rows[index].blocks, whole):
             return False
         note_landed(tiers, state, kv_rules, rank, index)
@@ -103,8 +103,8 @@ def use_cached(tiers: TierState, state: State, kv_rules: KvRules, rank: int, ind
 @compiled_code
 def leave(tiers: TierState, state: State, rank: int, index: int) -> None:
     """Take an admitted request out of its queue, or of those whose blocks have been loaded."""
-    landed = tiers.rows[index].state == tier.LANDED
-    tiers.rows[index].state = tier.WAITING
+    landed = tiers.rows[index].state == tier.Loading.LANDED
+    tiers.rows[index].state = tier.Loading.WAITING
     if not landed:
         leave_queue(state, rank, index)
         return

@@ -6,6 +6,7 @@ ones.
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from . import state as tier
 from .state import TierState
 from .store import entry_of, keep, moved, put, tier_key, touch
 
-NOTHING, BEGUN, BLOCKED = range(3)
+Look = IntEnum("Look", "NOTHING BEGUN BLOCKED", start=0)
 """What became of a look at the head of the queue: nothing to load; a load; no place yet."""
 
 
@@ -234,22 +235,22 @@ def try_load(tiers: TierState, state: State, limits: Limits, kv_rules: KvRules, 
     if limits.reserve:
         target = request.input + request.output - 1 + limits.spare
     if near == blocks:
-        return NOTHING if has_room(tiers, state, kv_rules, rank_index, near, target) else BLOCKED
+        return Look.NOTHING if has_room(tiers, state, kv_rules, rank_index, near, target) else Look.BLOCKED
     cut = worth_loading(tiers, state, limits, kv_rules, rank_index, i, row, blocks)
     if load_end(tiers, rank_index, row, cut, now) <= now:
         tiers.rows[i].blocks, tiers.rows[i].passed = cut, blocks - cut
-        return NOTHING if has_room(tiers, state, kv_rules, rank_index, cut, target) else BLOCKED
+        return Look.NOTHING if has_room(tiers, state, kv_rules, rank_index, cut, target) else Look.BLOCKED
     with_memory = rank.running + rank.late + tiers.loading[rank_index].count + tiers.landed[rank_index].count
     if with_memory >= limits.max_sequences:
-        return BLOCKED
+        return Look.BLOCKED
     if not take_over(tiers, state, kv_rules, rank_index, i, cut, target):
-        return BLOCKED  # what is near alone would not fit either
+        return Look.BLOCKED  # what is near alone would not fit either
     hold(state, kv_rules, rank_index, i, target)
     tiers.totals[0].loads += 1
-    tiers.rows[i].state, tiers.rows[i].passed = tier.LOADING, blocks - cut
+    tiers.rows[i].state, tiers.rows[i].passed = tier.Loading.LOADING, blocks - cut
     take_head(state, rank_index, i)
     line_up(state, tiers.loading[rank_index], i)
-    return BEGUN
+    return Look.BEGUN
 
 
 @compiled_part
@@ -278,7 +279,7 @@ def land(tiers: TierState, state: State, kv_rules: KvRules, rank: int) -> None:
         waited = tiers.spans[i, 1] - tiers.spans[i, 0]
         tiers.seconds[0].waited += waited
         tiers.seconds[0].longest = max(tiers.seconds[0].longest, waited)
-        tiers.rows[i].state = tier.LANDED
+        tiers.rows[i].state = tier.Loading.LANDED
         note_landed(tiers, state, kv_rules, rank, i)
         line_up(state, tiers.landed[rank], i)
         i = after

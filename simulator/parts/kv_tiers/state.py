@@ -7,6 +7,7 @@ engines share is the same rows for each of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
@@ -29,10 +30,10 @@ ENTRY = named("key next previous owner", "")
 one of a store is head and tail of its list."""
 
 FOUND = named("state blocks stored passed computed", "")
-"""Of a request: `WAITING`, `LOADING` or `LANDED`; blocks that it has found; leading blocks that have been written
+"""Of a request: `Loading.WAITING`, `Loading.LOADING` or `Loading.LANDED`; blocks that it has found; leading blocks that have been written
 through; found blocks that are computed all the same; of several batches in flight, tokens whose batch has left the last
 stage, with those that were found."""
-WAITING, LOADING, LANDED = range(3)
+Loading = IntEnum("Loading", "WAITING LOADING LANDED", start=0)
 
 COUNTS = named("loaded stored evicted prefetched", "")
 """Of a level: blocks loaded to the devices; written; evicted; prefetched to the first level."""

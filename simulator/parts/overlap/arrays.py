@@ -9,37 +9,34 @@ import numpy as np
 import numpy.typing as npt
 
 from ....workloads.jit_held import held
+from ....workloads.records import Records, filled, named
 from ...deploy.deployment import Deployment
 from ...step.sections import sections_of
 from ...streams import COMPUTE
 from .gates import Gate, gate_of
-from .tracks import Visit, chunked_parts, tracks_of, visits_of, ways_of
-from .ways import NONE
+from .tracks import NONE, Visit, chunked_parts, tracks_of, visits_of, ways_of
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
-(T_START, T_STOP, T_RESOURCE, T_PART, T_LAYER, T_CUT) = range(6)
-"""Columns of `Streams.tracks`: slots; number of the stream, 0 computes; which of its layer's expert
-parts it is, -1 where it is none; whether it is of a layer; whether pipelining cuts it."""
+TRACK = named("start stop resource part layer cut", "")
+"""Slots; number of the stream, 0 computes; which of its layer's expert parts it is, -1 where it is none; whether it is
+of a layer; whether pipelining cuts it."""
 
-(V_SECTION, V_PART, V_STAGE) = range(3)
-"""Columns of `Streams.visits`."""
-
-(Y_KIND, Y_CHUNKS) = range(2)
-"""Columns of `Streams.ways`."""
+VISIT = named("section part stage", "")
+WAY = named("kind chunks", "")
 
 
 @held
 class Streams(NamedTuple):
     """Ways to overlap, and what they need to know of a deployment's slots, as arrays."""
 
-    ways: I8  # [C, 2]
+    ways: Records  # [C] of `WAY`
     chunks: I8  # [C, X] chunks of each expert part
-    tracks: I8  # [T, 6]
+    tracks: Records  # [T] of `TRACK`
     taken: F8  # [2, T] share of the cores that each keeps, in steps without and with prompts
     spans: I8  # [G, 2] tracks of each section
-    visits: I8  # [V, 3]
+    visits: Records  # [V] of `VISIT`
     alike: I8  # [V] how many visits that are the same follow each one
     resources: int
     gate: I8  # [3] see `streams.gates.Gate.row`
@@ -67,15 +64,15 @@ def streams_of(deployment: Deployment, starts: Sequence[int]) -> Streams | None:
     ends = np.cumsum([len(own) for own in tracks])
     visits = visits_of(deployment, sections)
     return Streams(
-        ways=np.array([(way.kind, way.chunks) for way in chosen], dtype=np.int64),
+        ways=filled(WAY, ((way.kind, way.chunks) for way in chosen)),
         chunks=np.array(
             [[way.chunks if cut else 1 for cut in chunked_parts(deployment, tracks, visits, way)] for way in chosen],
             dtype=np.int64,
         ),
-        tracks=np.array(rows, dtype=np.int64),
+        tracks=filled(TRACK, rows),
         taken=np.ascontiguousarray(np.array([t.taken for own in tracks for t in own]).T),
         spans=np.column_stack([[0, *ends[:-1]], ends]).astype(np.int64),
-        visits=np.array(visits, dtype=np.int64),
+        visits=filled(VISIT, visits),
         alike=_alike(visits),
         resources=len(number),
         gate=np.array((gate_of(deployment.parts.get("overlap", "none")) or Gate()).row, dtype=np.int64),

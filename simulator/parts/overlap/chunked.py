@@ -20,11 +20,10 @@ from ...step.costing import PlacedOp, Stage, StageCost, lengthened
 from ...step.explicit import explicit_stage
 from ...step.sections import Section, sections_of
 from ...streams import COMPUTE, SubTask, Timeline
-from .chunking import BIG, SMALL, chunk_tokens, half_moments, micro_moments
+from .chunking import ChunkSize, chunk_tokens, half_moments, micro_moments
 from .explicit import Key, Piece, Uncut, parts_of, scheduled
 from .gates import gate_of, halved
-from .tracks import Track, chunked_parts, crossing, tracks_of, visits_of, ways_of
-from .ways import NONE, PING_PONG, PIPELINED, TWO_BATCH, Way
+from .tracks import NONE, Track, Way, WayKind, chunked_parts, crossing, tracks_of, visits_of, ways_of
 
 
 class Overlapped(Stage):
@@ -161,7 +160,7 @@ class Overlapped(Stage):
             return [part.expected(share) for share in tokens]
         from ...step.splitting import deal_draw, split_draw  # compiled code, as draws are
 
-        deal = deal_draw if way.kind == PING_PONG else split_draw
+        deal = deal_draw if way.kind == WayKind.PING_PONG else split_draw
         return deal(part, self._loads(part), tokens, self.step, self.replica)
 
 
@@ -175,11 +174,11 @@ def _exchange(placed: PlacedOp, taken: float = 0.0) -> Piece:
 def _sums(m: npt.NDArray[np.float64], way: Way, windows: int, chunk: int) -> npt.NDArray[np.float64]:
     """Sums of one chunk of a batch."""
     out = m.copy()
-    if way.kind == TWO_BATCH:
-        half_moments(m, windows, BIG if chunk == 0 else SMALL, out)
-    elif way.kind == PIPELINED:
+    if way.kind == WayKind.TWO_BATCH:
+        half_moments(m, windows, ChunkSize.BIG if chunk == 0 else ChunkSize.SMALL, out)
+    elif way.kind == WayKind.PIPELINED:
         out[TOKENS] = chunk_tokens(float(m[TOKENS]), way.chunks, chunk)
-    elif way.kind == PING_PONG:
+    elif way.kind == WayKind.PING_PONG:
         micro_moments(m, windows, way.chunks, chunk, out)
     return out
 

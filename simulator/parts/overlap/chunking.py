@@ -7,6 +7,7 @@ chunks of a step have at most two sizes.
 from __future__ import annotations
 
 import math
+from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from ....workloads import batch as sums
 
 F8 = npt.NDArray[np.float64]
 
-BIG, SMALL, WHOLE = range(3)
+ChunkSize = IntEnum("ChunkSize", "BIG SMALL WHOLE", start=0)
 """Sizes of a batch's chunks: the larger, the smaller, and the batch uncut."""
 
 MOST_CHUNKS = 16
@@ -58,10 +59,10 @@ def half_moments(moments: F8, windows: int, size: int, out: F8) -> None:
         Sums of the batch, and of the half; after the sums of `windows` attention windows there may be more that scale
         with the decodes.
     size : int
-        `BIG` for the half with what is left over.
+        `ChunkSize.BIG` for the half with what is left over.
     """
     decodes, prompts, tokens = moments[sums.DECODES], moments[sums.PREFILLS], moments[sums.PREFILL_TOKENS]
-    first = 1.0 if size == BIG else 0.0
+    first = 1.0 if size == ChunkSize.BIG else 0.0
     even = math.floor(decodes / 2.0) * 2.0 == decodes
     half_decodes = math.floor((decodes + first) / 2.0)
     new = math.floor((tokens + (first if even else 1.0 - first)) / 2.0)
@@ -78,7 +79,7 @@ def half_moments(moments: F8, windows: int, size: int, out: F8) -> None:
         out[at + sums.PREFILL_PAIRS] = moments[at + sums.PREFILL_PAIRS] * of_tokens
         out[at + sums.PREFILL_RECT] = moments[at + sums.PREFILL_RECT] * of_tokens
         kv = moments[at + sums.PREFILL_KV] * of_prompts  # kernels take whole keys, of which none is lost
-        out[at + sums.PREFILL_KV] = math.floor(kv + 0.5) if size == BIG else math.ceil(kv - 0.5)
+        out[at + sums.PREFILL_KV] = math.floor(kv + 0.5) if size == ChunkSize.BIG else math.ceil(kv - 0.5)
     for j in range(sums.BASE_MOMENTS + sums.WINDOW_MOMENTS * windows, moments.size):
         out[j] = moments[j] * of_decodes
 

@@ -23,12 +23,12 @@ from ...step.experts import book_part, clear_share, groups_seconds, on_slots
 from ...step.lowering import F8, Plan, Slots
 from ...step.splitting import split_loads
 from ...step.unequal import graph_batch
-from .arrays import T_PART, T_RESOURCE, T_START, T_STOP, Y_CHUNKS, Y_KIND, Streams, streams_of
-from .chunking import BIG, SMALL, WHOLE, chunk_tokens, even_halves, half_moments
-from .gates import ALWAYS, halved
+from .arrays import Streams, streams_of
+from .chunking import ChunkSize, chunk_tokens, even_halves, half_moments
+from .gates import GateRule, halved
 from .lanes import Lanes, with_lanes
 from .maxplus import chunked, makespan
-from .ways import PIPELINED, SERIAL, TWO_BATCH
+from .tracks import WayKind
 
 SURELY = 1.0 + 1e-12
 """Longer by more than what sums of one step differ by that are taken in another order."""
@@ -42,11 +42,11 @@ _halved = compiled_part(halved)
 
 @compiled_inside
 def size_of(moments: F8, windows: int, kind: int, chunks: int, place: int) -> int:
-    """Size of a chunk of a rank's batch: `BIG` for the first ones, which have what is left over."""
-    if kind == TWO_BATCH:
-        return BIG if place == 0 or _even_halves(moments, windows) else SMALL
+    """Size of a chunk of a rank's batch: `ChunkSize.BIG` for the first ones, which have what is left over."""
+    if kind == WayKind.TWO_BATCH:
+        return ChunkSize.BIG if place == 0 or _even_halves(moments, windows) else ChunkSize.SMALL
     first = _chunk_tokens(moments[TOKENS], chunks, 0)
-    return BIG if _chunk_tokens(moments[TOKENS], chunks, place) == first else SMALL
+    return ChunkSize.BIG if _chunk_tokens(moments[TOKENS], chunks, place) == first else ChunkSize.SMALL
 
 
 @compiled_part
@@ -73,12 +73,12 @@ def price_tracks(
     plan: Plan, streams: Streams, lanes: Lanes, way: int, section: int, rank: int, size: int, fresh: bool
 ) -> float:
     """Cost a rank's tracks in a section with chunks of a size; return the seconds of one chunk."""
-    total, kind = 0.0, streams.ways[way, Y_KIND]
+    total, kind = 0.0, streams.ways[way].kind
     for t in range(streams.spans[section, 0], streams.spans[section, 1]):
         row = streams.tracks[t]
-        if row[T_PART] < 0 and chunked(streams, t, kind) == (size != WHOLE):
+        if row.part < 0 and chunked(streams, t, kind) == (size != ChunkSize.WHOLE):
             total += price_range(
-                plan, row[T_START], row[T_STOP], lanes.moments[size, rank], fresh, lanes.cells[way, size, rank]
+                plan, row.start, row.stop, lanes.moments[size, rank], fresh, lanes.cells[way, size, rank]
             )
     return total
 
@@ -89,11 +89,11 @@ def price_whole(plan: Plan, lanes: Lanes, way: int, section: int, moments: F8, f
     first, end, layers = (plan.sections[section].start, plan.sections[section].stop, plan.sections[section].layers)
     slowest, longest = int64(0), -1.0
     for r in range(moments.shape[0]):
-        seconds = price_range(plan, first, end, moments[r], fresh, lanes.cells[way, WHOLE, r])
+        seconds = price_range(plan, first, end, moments[r], fresh, lanes.cells[way, ChunkSize.WHOLE, r])
         if seconds > longest:
             slowest, longest = r, seconds
     for s in range(first, end):
-        lanes.wall[way, s] += lanes.cells[way, WHOLE, slowest, s].wall * layers
+        lanes.wall[way, s] += lanes.cells[way, ChunkSize.WHOLE, slowest, s].wall * layers
     return longest
 
 
@@ -102,7 +102,7 @@ def bigs_of(moments: F8, windows: int, kind: int, chunks: int) -> int:
     """How many of a rank's chunks are of the larger size."""
     bigs = int64(0)
     for place in range(chunks):
-        bigs += size_of(moments, windows, kind, chunks, place) == BIG
+        bigs += size_of(moments, windows, kind, chunks, place) == ChunkSize.BIG
     return bigs
 
 
@@ -111,16 +111,16 @@ def take_tracks(
     plan: Plan, streams: Streams, lanes: Lanes, way: int, section: int, rank: int, size: int, place: int
 ) -> None:
     """Take the seconds of a chunk's tracks, or of those that are not cut, from one rank."""
-    kind, layers = streams.ways[way, Y_KIND], plan.sections[section].layers
+    kind, layers = streams.ways[way].kind, plan.sections[section].layers
     for t in range(streams.spans[section, 0], streams.spans[section, 1]):
         row = streams.tracks[t]
-        if row[T_PART] >= 0 or chunked(streams, t, kind) != (size != WHOLE):
+        if row.part >= 0 or chunked(streams, t, kind) != (size != ChunkSize.WHOLE):
             continue
         took = 0.0
-        for s in range(row[T_START], row[T_STOP]):
+        for s in range(row.start, row.stop):
             wall_s = lanes.cells[way, size, rank, s].wall
             took += wall_s
-            if row[T_RESOURCE] == 0:
+            if row.resource == 0:
                 lanes.wall[way, s] += wall_s * layers
         lanes.tracks[way, t, place] = took
 
@@ -134,22 +134,24 @@ def price_section(
     Every rank's chunks have two sizes at most; of each chunk the slowest rank counts.
     """
     ranks = moments.shape[0]
-    kind, chunks = streams.ways[way, Y_KIND], streams.ways[way, Y_CHUNKS]
-    if kind == SERIAL:
+    kind, chunks = streams.ways[way].kind, streams.ways[way].chunks
+    if kind == WayKind.SERIAL:
         return price_whole(plan, lanes, way, section, moments, fresh)
     slowest, longest = int64(0), -1.0
     for r in range(ranks):
-        seconds = price_tracks(plan, streams, lanes, way, section, r, WHOLE, fresh)
+        seconds = price_tracks(plan, streams, lanes, way, section, r, ChunkSize.WHOLE, fresh)
         if seconds > longest:
             slowest, longest = r, seconds
-    take_tracks(plan, streams, lanes, way, section, slowest, WHOLE, 0)
+    take_tracks(plan, streams, lanes, way, section, slowest, ChunkSize.WHOLE, 0)
     for r in range(ranks):
         bigs = bigs_of(moments[r], plan.windows.size, kind, chunks)
-        lanes.seconds[BIG, r] = lanes.seconds[SMALL, r] = 0.0
+        lanes.seconds[ChunkSize.BIG, r] = lanes.seconds[ChunkSize.SMALL, r] = 0.0
         if bigs > 0:
-            lanes.seconds[BIG, r] = price_tracks(plan, streams, lanes, way, section, r, BIG, fresh)
+            lanes.seconds[ChunkSize.BIG, r] = price_tracks(plan, streams, lanes, way, section, r, ChunkSize.BIG, fresh)
         if bigs < chunks:
-            lanes.seconds[SMALL, r] = price_tracks(plan, streams, lanes, way, section, r, SMALL, fresh)
+            lanes.seconds[ChunkSize.SMALL, r] = price_tracks(
+                plan, streams, lanes, way, section, r, ChunkSize.SMALL, fresh
+            )
     for place in range(chunks):
         slowest, longest = int64(0), -1.0
         for r in range(ranks):
@@ -164,17 +166,17 @@ def price_section(
 @compiled_part
 def cut_moments(plan: Plan, streams: Streams, lanes: Lanes, way: int, moments: F8) -> None:
     """Sums of every rank's chunks in one way."""
-    kind, chunks = streams.ways[way, Y_KIND], streams.ways[way, Y_CHUNKS]
+    kind, chunks = streams.ways[way].kind, streams.ways[way].chunks
     for r in range(moments.shape[0]):
         for j in range(moments.shape[1]):
-            lanes.moments[WHOLE, r, j] = moments[r, j]
-        for size in (BIG, SMALL):
-            if kind == TWO_BATCH:
+            lanes.moments[ChunkSize.WHOLE, r, j] = moments[r, j]
+        for size in (ChunkSize.BIG, ChunkSize.SMALL):
+            if kind == WayKind.TWO_BATCH:
                 _half_moments(moments[r], plan.windows.size, size, lanes.moments[size, r])
-            elif kind == PIPELINED:
+            elif kind == WayKind.PIPELINED:
                 for j in range(moments.shape[1]):
                     lanes.moments[size, r, j] = moments[r, j]
-                place = 0 if size == BIG else chunks - 1
+                place = 0 if size == ChunkSize.BIG else chunks - 1
                 lanes.moments[size, r, TOKENS] = _chunk_tokens(moments[r, TOKENS], chunks, place)
 
 
@@ -218,8 +220,8 @@ def price_experts(
     It is not once what the chunks compute beyond the uncut batch, so far, takes as long as all
     exchanges of the step do (`explicit.Uncut.gives_up`).
     """
-    serial, chooses = lanes.serial, way > 0 and streams.ways[0, Y_KIND] == SERIAL
-    chooses = chooses and streams.gate[0] == ALWAYS  # a gate leaves no choice
+    serial, chooses = lanes.serial, way > 0 and streams.ways[0].kind == WayKind.SERIAL
+    chooses = chooses and streams.gate[0] == GateRule.ALWAYS  # a gate leaves no choice
     more, most = lanes.compute[way] - lanes.compute[0], serial[0, 0] - lanes.compute[0]
     if chooses and more >= most:
         return False
@@ -248,23 +250,23 @@ def clear(plan: Plan, lanes: Lanes, way: int) -> None:
 @compiled_part
 def book_way(plan: Plan, streams: Streams, lanes: Lanes, way: int, moments: F8, books: Books) -> None:
     """Book the ops of the way that is taken, as often as it runs each."""
-    kind, chunks = streams.ways[way, Y_KIND], streams.ways[way, Y_CHUNKS]
+    kind, chunks = streams.ways[way].kind, streams.ways[way].chunks
     for g in range(plan.sections.shape[0]):
         times = plan.sections[g].layers * plan.tp
         for r in range(moments.shape[0]):
             cells, bigs = lanes.cells[way], bigs_of(moments[r], plan.windows.size, kind, chunks)
             for t in range(streams.spans[g, 0], streams.spans[g, 1]):
                 row = streams.tracks[t]
-                first, end = row[T_START], row[T_STOP]
-                if row[T_PART] >= 0:
+                first, end = row.start, row.stop
+                if row.part >= 0:
                     continue
                 if not chunked(streams, t, kind):
-                    book_range(plan, first, end, times, cells[WHOLE, r], books)
+                    book_range(plan, first, end, times, cells[ChunkSize.WHOLE, r], books)
                     continue
                 if bigs > 0:
-                    book_range(plan, first, end, times * bigs, cells[BIG, r], books)
+                    book_range(plan, first, end, times * bigs, cells[ChunkSize.BIG, r], books)
                 if bigs < chunks:
-                    book_range(plan, first, end, times * (chunks - bigs), cells[SMALL, r], books)
+                    book_range(plan, first, end, times * (chunks - bigs), cells[ChunkSize.SMALL, r], books)
 
 
 @compiled_part
@@ -287,7 +289,7 @@ def add_lane(plan: Plan, lanes: Lanes, way: int, books: Books) -> None:
 def ways_open(streams: Streams, windows: int, moments: F8) -> tuple[int, int]:
     """First way that a step chooses from, and the one after the last: with a gate there is one."""
     ways, gate = streams.ways.shape[0], streams.gate
-    if gate[0] == ALWAYS:
+    if gate[0] == GateRule.ALWAYS:
         return int64(0), ways
     halves = int64(_halved(gate[0], gate[1], gate[2], windows, moments))
     return halves, halves + 1
@@ -320,7 +322,7 @@ def overlapped_seconds(plan: Plan, moments: F8, batch: StepBatch, fresh: bool, c
         if not price_experts(plan, streams, lanes, c, key, moments, batch.num_chunks > 0, books):
             continue
         seconds = serial[c, 0] + serial[c, 1]
-        if streams.ways[c, Y_KIND] != SERIAL:
+        if streams.ways[c].kind != WayKind.SERIAL:
             if lanes.compute[c] + serial[c, 1] > least * SURELY:
                 continue  # what it computes alone takes longer than a way that is known
             seconds = makespan(streams, lanes, c)

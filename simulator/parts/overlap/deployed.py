@@ -7,7 +7,7 @@ from typing import Any
 
 from ....workloads.errors import InputError
 from ...deploy.deployment import Deployment
-from .ways import ways
+from .tracks import ways
 
 
 def overlap_asked(_: object, said: Callable[[str], Any]) -> str | None:

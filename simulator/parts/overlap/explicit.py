@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 from ....devices.device import RegionCost
 from ...streams import COMPUTE, Builder, SubTask, Timeline, run
-from .tracks import Track, Visit
-from .ways import Way
+from .tracks import Track, Visit, Way
 
 TAKEN = "cores of exchanges"
 """Kind of the tasks that model the cores which exchanges take from parallel computation."""

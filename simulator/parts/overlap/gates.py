@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from ....workloads.batch import BASE_MOMENTS, DECODES, PREFILL_TOKENS, TOKENS, W
 
 F8 = npt.NDArray[np.float64]
 
-ALWAYS, AT_LEAST, ALIKE, DECODING = range(4)
+GateRule = IntEnum("GateRule", "ALWAYS AT_LEAST ALIKE DECODING", start=0)
 """Rules of a `Gate`."""
 
 MOST_TOKENS = 1 << 30
@@ -40,7 +41,7 @@ class Gate:
         Minimum tokens of a decode-only rank, and of one with prompts.
     """
 
-    rule: int = ALWAYS
+    rule: int = GateRule.ALWAYS
     decodes: int = 0
     prompts: int = 0
 
@@ -64,11 +65,11 @@ def gate_of(text: str) -> Gate | None:
     if not colon:
         return Gate()
     if rest in ("alike", "decodes"):
-        return Gate(ALIKE if rest == "alike" else DECODING)
+        return Gate(GateRule.ALIKE if rest == "alike" else GateRule.DECODING)
     match = re.fullmatch(r"(\d{1,10}),(\d{1,10})", rest)
     if match is None or max(least := (int(match[1]), int(match[2]))) > MOST_TOKENS:
         return None
-    return Gate(AT_LEAST, *least)
+    return Gate(GateRule.AT_LEAST, *least)
 
 
 def halved(rule: int, decodes: int, prompts: int, windows: int, moments: F8) -> bool:
@@ -83,7 +84,7 @@ def halved(rule: int, decodes: int, prompts: int, windows: int, moments: F8) -> 
     moments : float64 array, shape (ranks, moments)
         Sums of every rank's batch; tokens with those that pad it.
     """
-    if rule == ALWAYS:
+    if rule == GateRule.ALWAYS:
         return True
     decoding, prompting, behind = 0.0, 0.0, BASE_MOMENTS + WINDOW_MOMENTS * windows
     fewest, most = np.inf, 0.0
@@ -95,8 +96,8 @@ def halved(rule: int, decodes: int, prompts: int, windows: int, moments: F8) -> 
         decoding += m[DECODES]
         prompting += m[PREFILL_TOKENS]
         fewest, most = min(fewest, tokens), max(most, m[TOKENS])
-        if rule == AT_LEAST and tokens < (prompts if m[PREFILL_TOKENS] > 0.0 else decodes):
+        if rule == GateRule.AT_LEAST and tokens < (prompts if m[PREFILL_TOKENS] > 0.0 else decodes):
             return False
-    if rule == AT_LEAST:
+    if rule == GateRule.AT_LEAST:
         return bool(fewest > np.floor(most / 2.0))
-    return bool(prompting == 0.0 or (rule == ALIKE and decoding == 0.0))
+    return bool(prompting == 0.0 or (rule == GateRule.ALIKE and decoding == 0.0))

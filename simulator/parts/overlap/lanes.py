@@ -7,14 +7,13 @@ from typing import NamedTuple
 import numpy as np
 
 from ....workloads.jit_held import held
-from ....workloads.records import Records, records
+from ....workloads.records import Records, named, records
 from ...step.books import CELL, NUM_TALLIES, Books
 from ...step.lowering import F8, I8, Plan
-from .arrays import Y_CHUNKS
 from .chunking import MOST_CHUNKS
 
-(L_START, L_END, L_SLOT) = range(3)
-"""Columns of `Lanes.ring`."""
+EXCHANGE = named("slot", "start end")
+"""Which slot exchanged, from when to when."""
 
 RING = 4 * MOST_CHUNKS
 """Exchanges that are remembered: more than can run between two computations of a step."""
@@ -46,7 +45,7 @@ class Lanes(NamedTuple):
     ready: F8  # [N] when each chunk's next track may begin
     before: F8  # [N] seconds that each chunk computes without a stop so far
     free: F8  # [streams] when each has done all that it was given
-    ring: F8  # [RING, 3] latest exchanges
+    ring: Records  # [RING] of `EXCHANGE`, the latest
     latest: I8  # [1] how many there were
     before_visit: F8  # [2, N] `ready` and `before`, and
     free_before: F8  # [streams] `free`, and
@@ -61,7 +60,7 @@ def with_lanes(books: Books, plan: Plan) -> Books:
 def _new_lanes(plan: Plan) -> Lanes:
     rows, processors = plan.can.shape
     ways, parts, n = len(plan.streams.ways), len(plan.experts), MOST_CHUNKS
-    sizes, kinds = (3, 1) if plan.apart is None else (int(plan.streams.ways[0, Y_CHUNKS]), 3)
+    sizes, kinds = (3, 1) if plan.apart is None else (int(plan.streams.ways[0].chunks), 3)
     return Lanes(
         cells=records((ways, sizes, plan.ranks, len(plan.slots)), CELL),
         tally=np.zeros((ways, rows, processors, NUM_TALLIES)),
@@ -81,7 +80,7 @@ def _new_lanes(plan: Plan) -> Lanes:
         ready=np.zeros(n),
         before=np.zeros(n),
         free=np.zeros(plan.streams.resources),
-        ring=np.zeros((RING, 3)),
+        ring=records(RING, EXCHANGE),
         latest=np.zeros(1, dtype=np.int64),
         before_visit=np.zeros((2, n)),
         free_before=np.zeros(plan.streams.resources),

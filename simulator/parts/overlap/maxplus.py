@@ -7,9 +7,9 @@ track of the whole batch begins when all chunks have.
 from __future__ import annotations
 
 from ....workloads.jit import compiled_inside, compiled_part, int64
-from .arrays import T_CUT, T_LAYER, T_PART, T_RESOURCE, T_START, V_PART, V_SECTION, V_STAGE, Y_CHUNKS, Y_KIND, Streams
-from .lanes import L_END, L_SLOT, L_START, RING, Lanes
-from .ways import PIPELINED, SERIAL
+from .arrays import Streams
+from .lanes import RING, Lanes
+from .tracks import WayKind
 
 NEAR = 1e-13
 """Of the time that a stage has come to: times that differ by less were moved by one amount."""
@@ -61,24 +61,24 @@ def skip(lanes: Lanes, way: int, chunks: int, by: float, times: int) -> None:
     for s in range(lanes.booked.size):
         lanes.wall[way, s] += (lanes.wall[way, s] - lanes.booked[s]) * times
     for i in range(min(lanes.latest[0], RING)):
-        lanes.ring[i, L_START] += later
-        lanes.ring[i, L_END] += later
+        lanes.ring[i].start += later
+        lanes.ring[i].end += later
 
 
 @compiled_inside
 def chunked(streams: Streams, t: int, kind: int) -> bool:
     """Whether a track runs chunk by chunk; `tracks.Track.chunked`."""
-    if kind == SERIAL:
+    if kind == WayKind.SERIAL:
         return False
-    column = T_CUT if kind == PIPELINED else T_LAYER
-    return bool(streams.tracks[t, column] > 0)
+    track = streams.tracks[t]
+    return bool((track.cut if kind == WayKind.PIPELINED else track.layer) > 0)
 
 
 @compiled_inside
 def note_exchange(lanes: Lanes, start: float, end: float, slot: int) -> None:
     """Remember an exchange, for what of it turns out to count."""
     row = lanes.ring[lanes.latest[0] % RING]
-    row[L_START], row[L_END], row[L_SLOT] = start, end, slot
+    row.start, row.end, row.slot = start, end, slot
     lanes.latest[0] += 1
 
 
@@ -93,15 +93,15 @@ def book_gap(streams: Streams, lanes: Lanes, way: int, low: float, high: float) 
         latest = int64(-1)
         for i in range(lanes.latest[0] - 1, first - 1, -1):
             row = lanes.ring[i % RING]
-            if row[L_START] < covered <= row[L_END]:
-                if latest < 0 or row[L_START] >= lanes.ring[latest, L_START]:
+            if row.start < covered <= row.end:
+                if latest < 0 or row.start >= lanes.ring[latest].start:
                     latest = i % RING
                 if streams.resources == 2:
                     break  # of one stream no other runs then
         if latest < 0:
             return
-        bottom = max(low, lanes.ring[latest, L_START])
-        lanes.wall[way, int(lanes.ring[latest, L_SLOT])] += covered - bottom
+        bottom = max(low, lanes.ring[latest].start)
+        lanes.wall[way, int(lanes.ring[latest].slot)] += covered - bottom
         covered = bottom
 
 
@@ -111,16 +111,16 @@ def run_track(streams: Streams, lanes: Lanes, way: int, t: int, start: float, to
     if took <= 0.0:
         return start
     row = streams.tracks[t]
-    stream, taken = row[T_RESOURCE], lanes.taken[t] * took
+    stream, taken = row.resource, lanes.taken[t] * took
     beside = max(start, lanes.free[0])
     start = max(start, lanes.free[stream])
     if stream > 0:
-        note_exchange(lanes, start, start + took, row[T_START])
+        note_exchange(lanes, start, start + took, row.start)
         if taken > 0.0:
             if beside > lanes.free[0]:
                 book_gap(streams, lanes, way, lanes.free[0], beside)
             lanes.free[0] = beside + taken
-            lanes.wall[way, row[T_START]] += taken
+            lanes.wall[way, row.start] += taken
     elif start > lanes.free[0]:
         book_gap(streams, lanes, way, lanes.free[0], start)
     lanes.free[stream] = start + took
@@ -131,11 +131,11 @@ def run_track(streams: Streams, lanes: Lanes, way: int, t: int, start: float, to
 def goes_on(streams: Streams, v: int, t: int, kind: int) -> bool:
     """Whether a track's chunks go on with the next track, without an exchange between."""
     following = t + 1
-    if following == streams.spans[streams.visits[v, V_SECTION], 1]:
-        if v + 1 == streams.visits.shape[0] or streams.visits[v, V_STAGE] != streams.visits[v + 1, V_STAGE]:
+    if following == streams.spans[streams.visits[v].section, 1]:
+        if v + 1 == streams.visits.shape[0] or streams.visits[v].stage != streams.visits[v + 1].stage:
             return False
-        following = streams.spans[streams.visits[v + 1, V_SECTION], 0]
-    both = streams.tracks[t, T_RESOURCE] == 0 and streams.tracks[following, T_RESOURCE] == 0
+        following = streams.spans[streams.visits[v + 1].section, 0]
+    both = streams.tracks[t].resource == 0 and streams.tracks[following].resource == 0
     return both and chunked(streams, t, kind) and chunked(streams, following, kind)
 
 
@@ -143,11 +143,11 @@ def goes_on(streams: Streams, v: int, t: int, kind: int) -> bool:
 def run_visit(streams: Streams, lanes: Lanes, way: int, v: int) -> None:
     """Run the tracks of a section in its place of the step."""
     ready, before = lanes.ready, lanes.before
-    kind, chunks = streams.ways[way, Y_KIND], streams.ways[way, Y_CHUNKS]
+    kind, chunks = streams.ways[way].kind, streams.ways[way].chunks
     visit = streams.visits[v]
-    g = visit[V_SECTION]
+    g = visit.section
     for t in range(streams.spans[g, 0], streams.spans[g, 1]):
-        part = streams.tracks[t, T_PART]
+        part = streams.tracks[t].part
         unchunked, more = not chunked(streams, t, kind), goes_on(streams, v, t, kind)
         latest = 0.0
         for place in range(chunks):
@@ -155,7 +155,7 @@ def run_visit(streams: Streams, lanes: Lanes, way: int, v: int) -> None:
         for place in range(1 if unchunked else chunks):
             took = lanes.tracks[way, t, place]
             if part >= 0:
-                took = lanes.experts[way, visit[V_PART] + part, place]
+                took = lanes.experts[way, visit.part + part, place]
             before[place] += took
             if more:
                 continue
@@ -190,7 +190,7 @@ def run_alike(streams: Streams, lanes: Lanes, way: int, v: int, last: int) -> No
 
     The last one is run: its chunks may go on differently.
     """
-    chunks, steady = streams.ways[way, Y_CHUNKS], int64(0)
+    chunks, steady = streams.ways[way].chunks, int64(0)
     while v < last:
         keep(lanes, way)
         run_visit(streams, lanes, way, v)
@@ -208,9 +208,9 @@ def makespan(streams: Streams, lanes: Lanes, way: int) -> float:
     """Seconds of a step in one way, its stages one after another."""
     total, stage, v = 0.0, int64(0), int64(0)
     while v < streams.visits.shape[0]:
-        if streams.visits[v, V_STAGE] != stage:
+        if streams.visits[v].stage != stage:
             total += close_stage(streams, lanes, way, stage)
-            stage = streams.visits[v, V_STAGE]
+            stage = streams.visits[v].stage
         last = v + streams.alike[v]
         run_alike(streams, lanes, way, v, last)
         v = last + 1

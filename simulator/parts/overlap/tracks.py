@@ -1,24 +1,106 @@
 """A step's ops as tracks: which follow each other on one stream, and which are cut into chunks.
 
 The explicit path makes a task graph of them (`explicit`), the compiled one a fixed schedule (`arrays`).
+
+Ways to overlap a step's exchanges with its computation, by name.
+
+``none``: serial. ``pipelined:N``: in every layer the ops around exchanges that depend only on tokens are cut into N
+chunks; one is exchanged while another is computed (Tutel, PipeMoE, FSMoE). ``two-batch``: two halves of the batch, the
+exchanges of one in parallel with the computation of the other (DeepSeek, SGLang). ``two-batch:D,P``: only steps with at
+least D tokens a rank, with prompts P (vLLM); ``two-batch:alike`` and ``two-batch:decodes``: only the steps that SGLang
+splits (`gates`). ``auto``: the fastest of these in every step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
 
 from ....devices.collectives.model import PlannedLink
 from ....workloads.batch import BASE_MOMENTS, TOKENS, WINDOW_MOMENTS, Moments
+from ....workloads.errors import InputError, nearest
 from ....workloads.ops import Op
 from ...deploy.deployment import Deployment
 from ...deploy.programs import TO_AND_FRO
 from ...step.sections import Section, whole_layer
 from ...streams import COMPUTE
 from ..experts_apart.schedule import BACK, EXPERTS, OUT
-from .ways import NONE, PING_PONG, PIPELINED, SERIAL, Way, ways
+from .chunking import MOST_CHUNKS
+from .gates import FORMS as GATED
+from .gates import GateRule, gate_of
+
+WayKind = IntEnum("WayKind", "SERIAL PIPELINED TWO_BATCH PING_PONG", start=0)
+"""Kinds of `Way`."""
+
+COUNTS = (2, 4, 8, MOST_CHUNKS)
+"""Numbers of chunks; powers of two, since experts' tokens are halved again and again."""
+
+FORMS = ("none", "pipelined:N", "two-batch", *GATED, "auto")
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to run a step.
+
+    Attributes
+    ----------
+    kind : int
+        `SERIAL`, `PIPELINED`, `TWO_BATCH`, or `PING_PONG`: micro-batches that alternate between attention devices and
+        expert devices, which has no name in options.
+    chunks : int
+        Into how many a batch is cut.
+    """
+
+    kind: int
+    chunks: int
+
+    @property
+    def name(self) -> str:
+        """As it is asked for."""
+        names = "none", f"pipelined:{self.chunks}", "two-batch", f"ping-pong:{self.chunks}"
+        return names[self.kind]
+
+
+NONE = Way(WayKind.SERIAL, 1)
+AUTO = (NONE, Way(WayKind.TWO_BATCH, 2), *(Way(WayKind.PIPELINED, n) for n in (2, 4, 8)))
+"""What ``auto`` chooses from."""
+
+
+def ways(text: str) -> tuple[Way, ...]:
+    """What a value of ``--overlap`` lets a step choose from.
+
+    Raises
+    ------
+    InputError
+        An unknown way, or a number of chunks that there is none of.
+
+    Examples
+    --------
+    >>> [way.name for way in ways("pipelined:4")]
+    ['pipelined:4']
+    """
+    kind, colon, count = text.partition(":")
+    if text == "none":
+        return (NONE,)
+    if text == "auto":
+        return AUTO
+    if (gate := gate_of(text)) is not None:
+        names = () if gate.rule == GateRule.ALWAYS else (NONE,)
+        return (*names, Way(WayKind.TWO_BATCH, 2))
+    if kind != "pipelined":
+        raise InputError(f"--overlap {text!r}", f"must be {_forms()}{nearest(text, FORMS)}")
+    if not colon or count not in map(str, COUNTS):
+        known = ", ".join(f"pipelined:{n}" for n in COUNTS)
+        raise InputError(f"--overlap {text!r}", f"must be one of {known}")
+    return (Way(WayKind.PIPELINED, int(count)),)
+
+
+def _forms() -> str:
+    return ", ".join(FORMS[:-1]) + f" or {FORMS[-1]}"
 
 
 class Track(NamedTuple):
@@ -53,9 +135,9 @@ class Track(NamedTuple):
 
     def chunked(self, way: Way) -> bool:
         """Whether it runs chunk by chunk."""
-        if way.kind == SERIAL:
+        if way.kind == WayKind.SERIAL:
             return False
-        return self.cut if way.kind == PIPELINED else self.layer
+        return self.cut if way.kind == WayKind.PIPELINED else self.layer
 
 
 class Visit(NamedTuple):
@@ -77,7 +159,7 @@ class Visit(NamedTuple):
 def ways_of(deployment: Deployment) -> tuple[Way, ...]:
     """What a step of a deployment chooses from."""
     if deployment.apart is not None:
-        return (Way(PING_PONG, deployment.apart.batches),)
+        return (Way(WayKind.PING_PONG, deployment.apart.batches),)
     return ways(deployment.parts.get("overlap", "none")) if deployment.exchanges else (NONE,)
 
 

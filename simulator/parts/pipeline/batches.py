@@ -28,7 +28,7 @@ from ...batching.plain import end_step, plan_ranks, planned_tokens, write_log
 from ...batching.policies import Limits
 from ...batching.queues import unqueue
 from ...batching.state import F8, I8, State
-from ...batching.status import AGAIN, GO, STUCK
+from ...batching.status import GO, Status
 from ...batching.stretch import record_gap, stamp
 from ...step.timed import cost_step
 
@@ -244,7 +244,7 @@ def prepare(pipe: Pipe, state: State, limits: Limits, kv_rules: KvRules) -> int:
     if state.counters[0].released > state.counters[0].completed:
         return GO
     state.clocks[0].now = land(pipe, state, kv_rules)
-    return AGAIN
+    return Status.AGAIN
 
 
 @compiled_code
@@ -258,12 +258,12 @@ def take_step(pipe: Pipe, state: State, limits: Limits, kv_rules: KvRules, arriv
     if counters.preemptions == preempted and not pipe.sizes.any():
         soonest = hooks.next_event(state)
         if soonest == np.inf:
-            return STUCK
+            return Status.STUCK
         clocks.now = max(land(pipe, state, kv_rules), min(soonest, arrival, until))
-        return AGAIN
+        return Status.AGAIN
     clocks.now = land(pipe, state, kv_rules)
     clocks.busy += clocks.now - now
-    return AGAIN
+    return Status.AGAIN
 
 
 HOOKS = {"flies": flies, "prepare": prepare, "take_step": take_step}

@@ -20,7 +20,7 @@ from ...batching.kv import KvRules
 from ...batching.plain import write_log
 from ...batching.policies import Limits
 from ...batching.state import State
-from ...batching.status import AGAIN, GO, STUCK
+from ...batching.status import GO, Status
 from ...serving.engine import Engine
 from ...serving.engine_part import EnginePart
 from . import batches as pipeline
@@ -79,7 +79,7 @@ def take_turn(
         hooks.on_idle(state)
     clocks.known = clocks.now
     clocks.busy += clocks.now - now
-    return STUCK if step.tries > 2 * stages + 2 and pipe.ring[0].count == 0 else AGAIN
+    return Status.STUCK if step.tries > 2 * stages + 2 and pipe.ring[0].count == 0 else Status.AGAIN
 
 
 @compiled_code

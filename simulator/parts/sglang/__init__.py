@@ -9,7 +9,7 @@ PARTS = (
         "sglang",
         "--policy sglang",
         "SGLang's own scheduler",
-        hooks={"policy": "rules:SGLANG", "scheduler": "steps:BRINGS"},
+        hooks={"policy": "state:SGLANG", "scheduler": "steps:BRINGS"},
         page="schedulers",
         tests=("simulator/test_own_rules",),
         asked=lambda a: a.rules == "sglang" and f"--policy {a.policy.name}",

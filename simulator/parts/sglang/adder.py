@@ -6,6 +6,8 @@ benchmarks do (`max_new_tokens` with `ignore_eos`).
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 import numpy as np
 
 from ....workloads.jit import compiled_inside, compiled_part, int64
@@ -16,7 +18,7 @@ from . import state as sched
 from .cache import use_prefix
 from .state import Sglang
 
-(GO_ON, NO_TOKEN, OTHER) = range(3)
+Attempt = IntEnum("Attempt", "GO_ON NO_TOKEN OTHER", start=0)
 """Results of trying a request: continue with the next one, or stop because of memory or of the step."""
 
 
@@ -77,10 +79,10 @@ def state_of(sglang: Sglang, rank: int) -> int:
     """Whether a step has room for more."""
     have = available(sglang, rank)
     if have - sglang.offset[0] <= 0.0 or have - sglang.adder[0].taken <= 0:
-        return NO_TOKEN
+        return Attempt.NO_TOKEN
     if sglang.adder[0].input <= 0 or sglang.adder[0].chunk <= 0:
-        return OTHER
-    return GO_ON
+        return Attempt.OTHER
+    return Attempt.GO_ON
 
 
 @compiled_part
@@ -115,21 +117,21 @@ def try_tokens(state: State, sglang: Sglang, rank: int, index: int, found: int) 
     answer = min(max(request.output - request.generated, 0), sched.CLIP)
     paged, need = blocks_of(extend, page) * page, extend + answer + beside(sglang, sched.ROOMIER)
     if need >= available(sglang, rank) - sglang.offset[0]:
-        return 0, NO_TOKEN
+        return 0, Attempt.NO_TOKEN
     capped = sglang.rules.patch < sched.UNCAPPED or sglang.rules.chunk <= 0
     if capped and paged >= adder.input and adder.added > 0:
-        return 0, OTHER
+        return 0, Attempt.OTHER
     lock(sglang.tree, rank, content.slot, 1)
     if need >= available(sglang, rank) - sglang.offset[0]:
         lock(sglang.tree, rank, content.slot, -1)
-        return 0, NO_TOKEN
+        return 0, Attempt.NO_TOKEN
     tokens, answer = extend, min(request.output, sched.CLIP)
     if paged > adder.chunk:
         tokens, answer = adder.chunk // page * page, int64(0)
     short = sglang.rules.mixed and adder.pages * page + blocks_of(tokens, page) * page > available(sglang, rank)
     if tokens <= 0 or short:
         lock(sglang.tree, rank, content.slot, -1)
-        return 0, NO_TOKEN if short else OTHER
+        return 0, Attempt.NO_TOKEN if short else Attempt.OTHER
     if tokens < extend:
         adder.cut = index
     charge(sglang, tokens, answer)
@@ -170,7 +172,7 @@ def try_endless(state: State, sglang: Sglang, rank: int, index: int, first: int)
     extend, have = request.target, available(sglang, rank)
     paged = blocks_of(extend, page) * page + beside(sglang, sched.ROOMY_ENDLESS)
     if paged > min(have - adder.taken, have - sglang.offset[0]):
-        return 0, NO_TOKEN
+        return 0, Attempt.NO_TOKEN
     size = adder.states
     if size < 0:
         size = note_state(state, keys, int64(0), index, True)
@@ -183,12 +185,12 @@ def try_endless(state: State, sglang: Sglang, rank: int, index: int, first: int)
     for k in range(size):
         many = size - k
         if left + freed - keys[0, k] * many <= many:
-            return 0, NO_TOKEN
+            return 0, Attempt.NO_TOKEN
         freed += keys[1, k]
     tokens, answer = extend, min(request.output, sched.CLIP)
     if extend > adder.chunk:
         if adder.chunk <= 0:
-            return 0, OTHER
+            return 0, Attempt.OTHER
         tokens, answer = adder.chunk, int64(0)
         adder.cut = index
     charge(sglang, tokens, answer)

@@ -15,7 +15,7 @@ from ...batching.kv import blocks_of
 from ...batching.radix import make_room
 from ...batching.state import I8, State
 from . import state as sched
-from .adder import GO_ON, NO_TOKEN, OTHER, cut_again, open_budgets, sort_queue, state_of, try_next
+from .adder import Attempt, cut_again, open_budgets, sort_queue, state_of, try_next
 from .cache import count_slots, keep_prompt, retract, take_tokens
 from .priority import look_again, preempt_for, preempts, queue_by_priority, queue_preempted
 from .state import RETRACT_STEPS, Sglang
@@ -136,7 +136,7 @@ def admit_waiting(state: State, sglang: Sglang, windows: I8, rank_index: int, kn
     rank_state, rank = sglang.ranks[rank_index], state.ranks[rank_index]
     while rank.head >= 0:
         i = rank.head
-        if sglang.rules.patch >= sched.LEAVERS and state_of(sglang, rank_index) == OTHER:
+        if sglang.rules.patch >= sched.LEAVERS and state_of(sglang, rank_index) == Attempt.OTHER:
             return
         if rank.running >= sglang.rules.sequences or rank.running - rank_state.decoding >= slots_of(sglang, rank_index):
             rank_state.full = 1
@@ -152,9 +152,9 @@ def admit_waiting(state: State, sglang: Sglang, windows: I8, rank_index: int, kn
                 state.requests[i].scheduled = known
             state.counters[0].hits += state.requests[i].cached
             plan_chunk(state, windows, rank_index, i, tokens)
-        if after == NO_TOKEN:
+        if after == Attempt.NO_TOKEN:
             rank_state.full = 1
-        if after != GO_ON:
+        if after != Attempt.GO_ON:
             return
 
 

@@ -1,7 +1,14 @@
-"""State of SGLang's scheduler in addition to the engine's, and its constants."""
+"""State of SGLang's scheduler in addition to the engine's, and its constants.
+
+Options of SGLang's scheduler.
+
+The rules are from SGLang 0.5.9 (sglang/srt/managers/schedule_policy.py, scheduler.py and schedule_batch.py), with the
+changes of later versions; `plan` and `cache` apply them.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +16,147 @@ import numpy.typing as npt
 
 from ....workloads.jit_held import held
 from ....workloads.records import Records, named, records
+from ...batching.host import LAUNCH_S, OUTSIDE_S, Host
+from ...batching.policies import POLICIES, Policy
 from ...batching.radix import Tree, new_tree
+from ...step.launches import PYTHON, Calls
+
+INIT_RATIO, MIN_SHARE, DECAY_STEPS = 0.7, 0.14, 600
+"""SGLANG_INIT_NEW_TOKEN_RATIO, _MIN_NEW_TOKEN_RATIO_FACTOR and _NEW_TOKEN_RATIO_DECAY_STEPS (sglang/srt/environ.py)."""
+THRESHOLD = 10
+"""Default of `priority_scheduling_preemption_threshold` (sglang/srt/server_args.py)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SglangRules:
+    """Options of SGLang that its scheduler goes by; the defaults are SGLang's.
+
+    Attributes
+    ----------
+    max_prefill_tokens : int
+        Prompt tokens of a step, unless a single prompt has more.
+    chunked_prefill_size : int
+        Tokens to which a step's prompts are cut; 0: never.
+    mixed : bool
+        `enable_mixed_chunk`: decodes run in steps with prompts.
+    lpm : bool
+        `schedule_policy` lpm, longest prefix first; if not, fcfs.
+    radix : bool
+        Finished and running requests' pages can be found; not with `disable_radix_cache`.
+    overlap : bool
+        Results are processed while the next step runs; not with `disable_overlap_schedule`.
+    conservativeness : float
+        `schedule_conservativeness`, of the estimate of tokens to come.
+    priority : bool
+        `enable_priority_scheduling`; not with `lpm`.
+    low_first : bool
+        `schedule_low_priority_values_first`: the smaller a priority, the sooner; if not, the larger.
+    threshold : int
+        `priority_scheduling_preemption_threshold`: running requests are preempted for waiting ones whose priority is
+        better by more than this.
+    patch : int
+        Version 0.5.`patch`, see `state.ROOMIER` and the constants after it.
+    """
+
+    max_prefill_tokens: int = 16_384
+    chunked_prefill_size: int = 8192
+    mixed: bool = False
+    lpm: bool = False
+    radix: bool = True
+    overlap: bool = True
+    conservativeness: float = 1.0
+    priority: bool = False
+    low_first: bool = False
+    threshold: int = THRESHOLD
+    patch: int = 9
+
+    @property
+    def init_ratio(self) -> float:
+        """Share of the tokens to come that running requests are counted with at first."""
+        return min(INIT_RATIO * self.conservativeness, 1.0)
+
+    @property
+    def min_ratio(self) -> float:
+        """The least that it decays to."""
+        return min(self.init_ratio * MIN_SHARE, 1.0)
+
+    @property
+    def decay(self) -> float:
+        """What each decoding step takes off it."""
+        return (self.init_ratio - self.min_ratio) / DECAY_STEPS
+
+    @property
+    def caches(self) -> bool:
+        """Whether computed prompts can be found again."""
+        return self.radix
+
+    @property
+    def part(self) -> str:
+        """The part whose rules they are."""
+        return "sglang"
+
+    @property
+    def calls(self) -> Calls:
+        """How layers are called from Python."""
+        return PYTHON
+
+    @property
+    def serial(self) -> bool:
+        """A stage's host goes on while its work on a batch runs."""
+        return False
+
+    def ordered(self, order: str) -> SglangRules:
+        """The same with requests by priority, the smaller the sooner; other orders are not its own."""
+        return replace(self, priority=True, low_first=True) if order == "priority" else self
+
+    def limited(self, tokens: int) -> SglangRules:
+        """Return the same with prompts cut to `tokens` tokens a step."""
+        return replace(self, chunked_prefill_size=tokens)
+
+    def decoding(self) -> SglangRules:
+        """Return the rules of a decode server: its cache is not a tree (``disaggregation_mode`` decode)."""
+        return replace(self, radix=False, lpm=False)
+
+    def verifying(self) -> SglangRules:
+        """Return the rules of a server with drafts: results are awaited, and prompts run separately (sglang/srt/server_args.py)."""
+        return replace(self, overlap=False, mixed=False)
+
+    def most(self, sequences: int, stages: int) -> int:
+        """With stages (``event_loop_pp`` in sglang/srt/managers/scheduler_pp_mixin.py) a cut prompt continues in addition."""
+        return sequences + (stages > 1)
+
+    def start(self, ranks: int, sequences: int, pages: int, page: int, stages: int) -> Sglang:
+        """Return the state before the first request, with `pages` pages of `page` tokens per rank.
+
+        Of several stages each batch has its share of the sequences (`pp_max_micro_batch_size`), and results are
+        waited for.
+        """
+        numbers = Numbers(
+            page, max(sequences // stages, 1), self.max_prefill_tokens, self.chunked_prefill_size, self.mixed,
+            self.lpm and self.radix, self.radix, self.init_ratio, self.min_ratio, self.decay, self.patch,
+        )  # fmt: skip
+        threshold = self.threshold if self.priority else -1
+        sign = 1.0 if self.low_first else -1.0
+        turns = new_turns(stages, ranks, sequences)
+        return new_sglang(numbers, ranks, pages, turns, threshold, sign)
+
+    def widen(self, sglang: Sglang, blocks: int) -> Sglang:
+        """The same state: pages are counted, not listed."""
+        return sglang
+
+    def spare(self, page: int) -> int:
+        """Admission asks for more room than a request's tokens take, and a page may be begun, later versions for one more."""
+        return (2 if self.patch >= ROOMIER else 1) * page + 2
+
+
+SGLANG = Policy(
+    "sglang", 8192, 2048, chunked=True, reserve=False, ahead=True, prompts_alone=True,
+    host=Host(launch_s=LAUNCH_S, request_s=OUTSIDE_S), rules=SglangRules(),
+)  # fmt: skip
+"""SGLang's scheduler (0.5.9) with its defaults on devices of less than 160 GiB (sglang/srt/server_args.py)."""
+
+POLICIES.register("sglang", "SGLang's scheduler: prompts before decodes, radix cache, overlap")(SGLANG)
+
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]

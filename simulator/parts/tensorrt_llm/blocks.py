@@ -14,7 +14,7 @@ from ...batching.kv import KvRules
 from ...batching.prefix import append, unlink
 from ...batching.radix import enter, key_at, slot_of, strike
 from ...batching.state import I8, State
-from .state import Trtllm
+from .rules import Trtllm
 
 
 @compiled_inside

@@ -16,7 +16,7 @@ from ...batching.counting import clear_sums, count_chunk, count_decodes, count_t
 from ...batching.kv import blocks_of
 from ...batching.state import I8, State
 from .blocks import begin, end, first_new, mark, take_block
-from .state import Trtllm
+from .rules import Trtllm
 
 
 @compiled_inside

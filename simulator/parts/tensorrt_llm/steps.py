@@ -11,7 +11,7 @@ from ...batching.state import I8, State
 from ...batching.stretch import record_gap, stamp
 from .blocks import count_free, end, give_back, store, take_block
 from .plan import decodes, flies, plan_all
-from .state import Trtllm
+from .rules import Trtllm
 
 
 @compiled_code

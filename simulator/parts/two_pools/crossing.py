@@ -19,10 +19,10 @@ from ...batching.holding import kv_bytes
 from ...batching.kv import rank_rules
 from ...batching.level import F8, face_of, is_done
 from ...batching.rings import drop_first, new_ring, put_first, put_last
-from ...batching.status import REACHED
+from ...batching.status import Status
 from ...serving.clock import Clock
 from ...serving.pools import KvLink
-from ..experts_apart.side import W_BACK
+from ..experts_apart.side import Worker
 from ..kv_tiers.state import DOWN
 
 LEAST = 0.01
@@ -107,7 +107,7 @@ def leave(play: Play, between: Between, row: int, target: int) -> None:
     links, other = face_of(play.fleet, source).links, face_of(play.fleet, target)
     rate = between.bandwidth * min(between.lanes[source], between.lanes[target])
     if between.exchanges and not is_done(other):
-        rate *= left_over(other.exchanged[W_BACK], other.clocks[0].busy)
+        rate *= left_over(other.exchanged[Worker.BACK], other.clocks[0].busy)
     wire_s = whole_bytes(between, cached(play, row)) / rate
     if between.by_layer and now == play.rows.last_s[row] and trip.again == 0:
         begun = play.rows.scheduled_s[row]  # it had room at once
@@ -182,7 +182,7 @@ def arrive(play: Play, how: How, row: int) -> int:
     else:
         trip.kept = trip.parked
         put_first(b.ready, row)
-    return REACHED
+    return Status.REACHED
 
 
 @compiled_part

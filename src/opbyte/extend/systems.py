@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from opbyte.simulator.parts.expert_map.placing import ExpertPlacing as ExpertPlacing
     from opbyte.simulator.scenario import Scenario as Scenario
     from opbyte.simulator.scenario.build import deployment_of as deployment_of
+    from opbyte.simulator.scenario.build import run_scenario as run_scenario
     from opbyte.simulator.scenario.load import load as load
-    from opbyte.simulator.scenario.play import run_scenario as run_scenario
     from opbyte.simulator.serving.record import Run as Run
     from opbyte.simulator.step.drawing import drawn_once as drawn_once
     from opbyte.simulator.step.explicit import StageCost as StageCost
