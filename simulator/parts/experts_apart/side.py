@@ -1,4 +1,4 @@
-"""Devices that hold the experts of others, as arrays: their plan, and what crosses to them and back."""
+"""Devices that hold the experts of others, as arrays: their plan, and the transfers to them and back."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Aside(NamedTuple):
 
 
 def beside_of(deployment: Deployment, plan: Any, streams: Streams, slots: int) -> Beside:
-    """Arrays of the devices that hold a deployment's experts; tells the streams where those are booked.
+    """Return arrays of the devices that hold a deployment's experts; set where the streams book them.
 
     Parameters
     ----------
