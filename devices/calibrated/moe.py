@@ -148,7 +148,8 @@ def from_table(table: KernelTable) -> F8:
     code = np.array([CODES[name] for name in table["dtype"]], dtype=np.int64)
     slots = table["tokens"] * table["topk"]
     active = np.maximum(table["active_experts"], 1.0)
-    computed = np.where(table["source"] == EVERY_SLOT, np.minimum(table["ep"], table["topk"]), 1.0)
+    every = (table["source"] == EVERY_SLOT) & (table["kernel"] == "fused_moe")
+    computed = np.where(every, np.minimum(table["ep"], table["topk"]), 1.0)
     routed = np.maximum(slots / table["ep"] * computed * _busiest(table), active)
     wide = np.isin(table["kernel"], ("wide_moe", "wide_experts"))
     low = np.array([name.endswith("min_latency") for name in table["impl"]], dtype=bool)
