@@ -20,7 +20,7 @@ import typer
 
 from ..workloads.errors import InputError, shortened, visible
 from ..workloads.plugins import load_plugins
-from .commands.app import app, names, with_options_of
+from .commands.app import LISTED, app, names, with_options_of
 from .commands.usage import translated, usage_line
 from .show.interrupt import Ended, endable
 from .show.record import typed
@@ -41,6 +41,8 @@ def main(arguments: list[str] | None = None) -> None:
             load_plugins()
             words = translated(given)
             name = next((word for word in words if not word.startswith("-")), "")
+            if name in LISTED["moved"]:
+                raise InputError(f"opbyte {name}", f"is now {LISTED['moved'][name]} (docs/upgrading.md)")
             command = _command(None if COMPLETING in os.environ else name)
             status = command.main(words, prog_name="opbyte", standalone_mode=False)
             if sys.stdout is not None:

@@ -13,8 +13,8 @@ from .evidence import entry, evidence
 
 
 def apart_evidence(
-    deployment: Deployment, sources: Mapping[str, str], beside: Mapping[str, str], policy: Policy | None,
-    batches: Sequence[Batch],
+    deployment: Deployment, sources: Mapping[str, str], beside: Mapping[str, str], policy: Policy | None = None,
+    batches: Sequence[Batch] = (),
 ) -> Records:  # fmt: skip
     """Return the evidence of a run; entries name their group of devices.
 

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
+from ...devices.catalog import load_system
 from ...devices.spec import SystemSpec
 from ...simulator.deploy.break_even import break_evens, routed_part
 from ...simulator.fpga.schedules import SCHEDULES
+from ...simulator.limits import MAX_MICRO_BATCHES
 from ...simulator.option import chosen
+from ...simulator.parts.experts_apart.one_step import OPTION, apart_of, spent
 from ...simulator.scenario.load import load
-from ...simulator.scenario.one_step import StepCost, StepLoad, available_bytes, needed_bytes, num_devices, step_cost
+from ...simulator.scenario.one_step import (
+    StepCost,
+    StepLoad,
+    available_bytes,
+    needed_bytes,
+    num_devices,
+    step_cost,
+    step_on,
+)
 from ...simulator.scenario.options import DeployOptions
 from ...workloads.errors import CapacityError, InputError
 from ...workloads.model import ModelSpec
@@ -30,6 +41,18 @@ if TYPE_CHECKING:
     from ...simulator.scenario.keywords import DeployOptionsKeywords
 
 MAX_IMAGES = 10_000
+TRIED = (1, 2, 3, 4)
+"""Micro-batches of a step with experts on separate devices that are tried unless a number is given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """Where the routed experts are, beside each system: as given, the system, the link to it, and micro-batches."""
+
+    given: str | Path | SystemSpec
+    system: SystemSpec
+    link: str | None
+    batches: Sequence[int]
 
 
 def compare(
@@ -42,6 +65,9 @@ def compare(
     layers: int | None = None,
     schedule: str = "reordered",
     seed: int | None = None,
+    experts_on: str | Path | SystemSpec | None = None,
+    micro_batches: int | None = None,
+    experts_link: str | None = None,
     **options: Unpack[DeployOptionsKeywords],
 ) -> SystemComparison:
     """Cost one step of a model on several systems.
@@ -60,6 +86,10 @@ def compare(
         Of experts on an FPGA.
     seed : int, optional
         Seed of an FPGA's expert samples (default 0); other devices use expected loads.
+    experts_on : str, Path or SystemSpec, optional
+        Each system is also compared with its routed experts on this one, and nothing else there.
+    micro_batches, experts_link : int, str, optional
+        Of such a step, as in `simulate`; without a number the fastest of 1 to 4.
     **options
         Options of `simulator.scenario.options.DeployOptions`, such as ``dtype`` or ``costs``, of all
         systems alike; an FPGA takes number formats and ``routing``.
@@ -89,7 +119,12 @@ def compare(
             "--seed", "seeds the expert sampling of FPGA systems, but no system here is an FPGA; remove --seed"
         )
     what = StepLoad(batch, context, (images or 1) if spec.front else 0, schedule, seed or 0)
-    rows = tuple(_row(spec, system, what, how, given) for given, (_, system) in zip(systems, loaded, strict=True))
+    experts = _experts(experts_on, micro_batches, experts_link, what, how)
+    rows = tuple(
+        _row(spec, system, what, how, given, apart)
+        for given, (_, system) in zip(systems, loaded, strict=True)
+        for apart in ((None,) if experts is None else (None, experts))
+    )
     moe, mean_queue = routed_part(spec), None
     if moe is not None:
         tokens = spec.front.tokens if spec.front else batch
@@ -99,28 +134,64 @@ def compare(
     )
 
 
+def _experts(
+    system: str | Path | SystemSpec | None, batches: int | None, link: str | None, what: StepLoad, how: DeployOptions
+) -> Experts | None:
+    """The system of the experts; None where they stay."""
+    if system is None:
+        if batches is not None or link is not None:
+            flag = "--micro-batches" if batches is not None else "--experts-link"
+            raise InputError(flag, f"needs {OPTION} SYSTEM, for example h200-x8")
+        return None
+    if what.images or (how.pp or 1) > 1:
+        raise InputError(OPTION, "costs a step of decodes in one stage; remove --images and --pp")
+    check_count(1 if batches is None else batches, "--micro-batches", 1, MAX_MICRO_BATCHES)
+    known = load_system(system) if isinstance(system, (str, Path)) else system
+    return Experts(system, known, link, TRIED if batches is None else (batches,))
+
+
 def _row(
-    model: ModelSpec, system: SystemSpec, what: StepLoad, how: DeployOptions, given: str | Path | SystemSpec
-) -> SystemRow:
+    model: ModelSpec, system: SystemSpec, what: StepLoad, how: DeployOptions, given: str | Path | SystemSpec,
+    experts: Experts | None,
+) -> SystemRow:  # fmt: skip
     """Return the result of one system, or the reason why it has none."""
-    kinds = tuple(p.kind for p in system.device.processors.values())
-    kernels = kernels_as_usual(how, system)
+    systems = (system,) if experts is None else (system, experts.system)
+    kinds = tuple(dict.fromkeys(p.kind for s in systems for p in s.device.processors.values()))
+    kernels = kernels_as_usual(how, *systems)
     row = SystemRow(
-        system.name, kinds, num_devices(system), "", None, None, None, None,
-        needed_bytes(model, system, what), available_bytes(system), (),
-        break_evens(model, system), framework=kernels.framework, items=what.items,
+        " with experts on ".join(s.name for s in systems), kinds, sum(map(num_devices, systems)), "", None, None, None, None,
+        needed_bytes(model, system, what), sum(map(available_bytes, systems)), (),
+        break_evens(model, systems[-1]), framework=kernels.framework, items=what.items,
     )  # fmt: skip
     try:
-        step = step_cost(model, system, what, kernels)
+        step = (
+            step_cost(model, system, what, kernels)
+            if experts is None
+            else _apart(model, system, what, kernels, experts)
+        )
     except CapacityError as error:
         return replace(row, reason=str(error))
+    holder = step.deployment and step.deployment.apart and step.deployment.apart.holder
     return replace(
         row, latency_s=step.seconds, items_per_s=what.items / step.seconds, joules=step.joules,
         static_joules=step.static_joules, layers=step.layers, warnings=step.warnings,
-        memory_bytes=row.memory_bytes - step.elsewhere_bytes,
+        memory_bytes=row.memory_bytes - (0.0 if holder else step.elsewhere_bytes),
         bases=bases_of(step.deployment), interval=_interval(step, kernels.framework), ranges=_checked(step, how.strict),
         rests=rests_of(given, system, step.deployment, how.host),
+        beside=rests_of(experts.given, experts.system, holder) if experts and holder else None,
     )  # fmt: skip
+
+
+def _apart(model: ModelSpec, system: SystemSpec, what: StepLoad, how: DeployOptions, experts: Experts) -> StepCost:
+    """The fastest step of those with the given numbers of micro-batches; energy of both groups of devices."""
+    made = [apart_of(model, system, experts.system, how, experts.link, batches=n) for n in experts.batches]
+    step = min((step_on(d, system, what) for d in made), key=lambda step: step.seconds)
+    d, stage = step.deployment, step.stage
+    assert d is not None
+    assert d.apart is not None
+    assert stage is not None
+    joules, static = zip(*(spent(d, stage, group) for group in (d, d.apart.holder)), strict=True)
+    return replace(step, joules=sum(joules), static_joules=sum(static))
 
 
 def _checked(step: StepCost, strict: bool) -> Ranges | None:

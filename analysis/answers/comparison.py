@@ -12,8 +12,8 @@ from ...workloads.model import ModelSpec
 from ..show.declared import record, rows
 from ..show.result import Drawing, Rests, Result
 from ..show.text import Blocks, Records, Rows, seconds, show
+from .apart import apart_evidence
 from .bases import NONE, Bases, in_short, not_like_for_like
-from .evidence import evidence
 from .evidence_table import evidence_blocks
 from .interval import LEVEL, Interval, interval_dict, spoken
 from .ranges import Ranges, is_measured
@@ -46,7 +46,7 @@ class SystemRow:
     interval : Interval or None
         Factors on its time, see `interval`; None if too small a part is based on measurements.
     rests : Rests or None
-        Its description with sources, and how it is deployed.
+        Its description with sources, and how it is deployed; `beside` of the devices of its experts, where they are separate.
     ranges : Ranges or None
         The part of the step that is out of range; None on an engine.
     framework : str or None
@@ -71,6 +71,7 @@ class SystemRow:
     bases: Bases = NONE
     interval: Interval | None = None
     rests: Rests | None = None
+    beside: Rests | None = None
     ranges: Ranges | None = None
     framework: str | None = None
     items: int = 1
@@ -79,12 +80,17 @@ class SystemRow:
     def layout(self) -> str:
         """Parallel degrees and placement; empty on an engine."""
         d = self.rests and self.rests.deployment
-        return f"{degrees(d)}, {d.placement}" if d else ""
+        batches = f", micro-batches {d.apart.batches}" if d and d.apart else ""
+        return f"{degrees(d)}, {d.placement}{batches}" if d else ""
 
     def evidence(self) -> Records:
         """Return the evidence of its times; nothing for an engine."""
         d = self.rests and self.rests.deployment
-        return evidence(d, self.rests.sources) if d and self.rests else []
+        return (
+            apart_evidence(d, self.rests.sources, self.beside.sources if self.beside else {})
+            if d and self.rests
+            else []
+        )
 
     @property
     def fits(self) -> bool:
@@ -204,7 +210,8 @@ class SystemComparison(Result):
         )
 
     def rests(self) -> Sequence[Rests]:
-        return [row.rests for row in self.table if row.rests is not None]
+        rests = [r for row in self.table for r in (row.rests, row.beside) if r is not None]
+        return list({r.system.name: r for r in rests}.values())
 
     def headline(self) -> str:
         """Which system is fastest, by how much, and where the time of it goes."""

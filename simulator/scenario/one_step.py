@@ -106,7 +106,7 @@ def step_cost(model: ModelSpec, system: SystemSpec, load: StepLoad, options: Dep
         return _on_board(model, system, load, options.routing)
     made = deployed(model, system, options)
     refuse_unused(options, made)
-    return _op_by_op(made, system, load)
+    return step_on(made, system, load)
 
 
 def needed_bytes(model: ModelSpec, system: SystemSpec, load: StepLoad) -> float:
@@ -127,8 +127,8 @@ def num_devices(system: SystemSpec) -> int:
     return system.devices_per_node * system.nodes
 
 
-def _op_by_op(deployment: Deployment, system: SystemSpec, load: StepLoad) -> StepCost:
-    """GPUs and processing in memory: every op of the step."""
+def step_on(deployment: Deployment, system: SystemSpec, load: StepLoad) -> StepCost:
+    """Cost every op of a step on GPUs and processing in memory."""
     if not load.images:
         _check_cache(deployment, load)
     if any(p.kind == PIPELINE for p in system.device.processors.values()):

@@ -55,7 +55,8 @@ def check_steps(deployment: Deployment, policy: Policy, engines: int, last: int,
         raise InputError("--steps", f"must end by step {MOST_STEPS:,}, not {last:,}")
     if deployment.apart is not None:
         raise InputError(
-            "--steps", "cannot show steps with experts on separate devices; remove --experts-on, or see `opbyte afd`"
+            "--steps",
+            "cannot show steps with experts on separate devices; remove --experts-on, or see `opbyte compare --experts-on`",
         )
     if engines > 1 or deployment.pools or deployment.ranks > 1 or deployment.layout.pp > 1:
         raise InputError("--steps", "need one engine of one rank: remove replicas, pools, --dp and --pp")

@@ -17,7 +17,6 @@ from opbyte._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from opbyte.analysis import plots as plots
-    from opbyte.analysis.answers.afd import afd as afd
     from opbyte.analysis.answers.compare import compare as compare
     from opbyte.analysis.answers.demo import compare_demo as compare_demo
     from opbyte.analysis.answers.description import describe as describe

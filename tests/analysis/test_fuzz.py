@@ -253,7 +253,6 @@ def commands() -> list[tuple[str, Any]]:
 LOAD = ("--requests", "2", "--input-len", "8", "--output-len", "2")
 SLO = ("--systems", "h100-x1", "--slo", "ttft_p99=1")
 COMPLETE: dict[str, tuple[str, ...]] = {
-    "afd": ("mixtral-8x7b", "--attention-on", "h100-x2", "--experts-on", "h100-x2", "--batch", "8"),
     "capacity": ("llama-3.2-1b", *SLO, *LOAD),
     "compare": ("llama-3.2-1b", "--systems", "h100-x1"),
     "dram": ("seq_read",),

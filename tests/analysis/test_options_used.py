@@ -79,7 +79,7 @@ FETCHED = ("mixtral-8x7b", "--system", "h100-x1", "--experts-resident", "4")
 EXPERTS = "ep=2 routing=power_law:2 all_to_all overlap expert_placement redundant_experts"
 POOLS = ("llama-3.2-1b", "--prefill", "h100-x1", "--decode", "h100-x1", *BUSY)
 PAIRS = ("llama-3.2-1b", "--prefill", "h100-x2", "--decode", "h100-x2", *BUSY)
-APART = ("--attention-on", "h100-x4", "--experts-on", "h100-x4", "--batch", "64")
+APART = ("--experts-on", "h100-x4", "--batch", "64")
 NEEDED: dict[str, list[tuple[tuple[str, ...], str]]] = {
     "simulate": [
         ((*DENSE, "--trace", "t.csv"), "rate_scale spread mean_rate"),
@@ -101,11 +101,13 @@ NEEDED: dict[str, list[tuple[tuple[str, ...], str]]] = {
         (("llama-3.2-1b", "--system", "duplex-x4", "--prefill", "512"), "attention=flash memory"),
         ((*DENSE, "--speculative", "ngram:3", "--acceptance", "0.9,0.8,0.7"), "acceptance"),
     ],
-    "compare": [(("moe.json", "--systems", "h100-2x2", *RANKS), EXPERTS)],
+    "compare": [
+        (("moe.json", "--systems", "h100-2x2", *RANKS), EXPERTS),
+        (("moe.json", "--systems", "h100-x4", *APART), "routing redundant_experts experts_link=free"),
+    ],
     "kernels shapes": [(MOE, "ep=2 routing=power_law:2 redundant_experts")],
     "train": [(("moe.json", "--system", "h100-x8", "--batch", "8", "--seq", "256"), "ep all_to_all routing")],
     "placement": [],
-    "afd": [(("moe.json", *APART), "routing redundant_experts")],
 }  # fmt: skip
 """Scenarios beside the plain one, and options that must have a part in each, with other values where those above are
 what holds without them."""
@@ -116,7 +118,6 @@ PLAIN: dict[str, tuple[str, ...]] = {
     "kernels shapes": DENSE,
     "train": (*DENSE, "--batch", "1"),
     "placement": ("moe.json", "--system", "h100-2x2", *EVEN),
-    "afd": ("moe.json", *APART),
 }
 """Commands that take a scenario's options themselves; `capacity`, `plan` and `benchmark` give theirs to `simulate`."""
 

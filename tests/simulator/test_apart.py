@@ -6,25 +6,24 @@ devices that do both, without their exchanges; both groups' weights are those of
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from dataclasses import replace
 from functools import cache
 
 import pytest
 
-from opbyte.analysis.answers.afd import afd, most_of
+from opbyte import compare
 from opbyte.analysis.answers.apart import apart_evidence
+from opbyte.analysis.answers.comparison import SystemRow
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import deploy
 from opbyte.simulator.parts.drafts.speculating import speculating
-from opbyte.simulator.parts.experts_apart.one_step import Apart, apart_of, apart_step, memories, one_of
+from opbyte.simulator.parts.experts_apart.holders import expert_bytes
+from opbyte.simulator.parts.experts_apart.one_step import apart_of
 from opbyte.simulator.scenario.options import DeployOptions
 from opbyte.simulator.step.explicit import dealt, explicit_stage
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
-from opbyte.workloads.errors import CapacityError, InputError
+from opbyte.workloads.errors import InputError
 from opbyte.workloads.model import ModelSpec
 from opbyte.workloads.speculators import read_asked
 
@@ -35,28 +34,31 @@ def few(name: str = "deepseek-v3", layers: int = 6) -> ModelSpec:
     return replace(model, layers=model.layers[:layers])
 
 
-@cache
-def apart(attention: str, experts: str, link: str | None = None, name: str = "deepseek-v3") -> Apart:
-    options = DeployOptions(tp=1, routing="measured")
-    return apart_of(few(name), load_system(attention), load_system(experts), options, link)
+def step(attention: str = "h200-x8", link: str = "free", batches: int | None = 1, name: str = "deepseek-v3",
+         batch: int = 960, context: int = 4000) -> SystemRow:  # fmt: skip
+    """Of a few layers, experts on eight H200."""
+    asked = {"experts_on": "h200-x8", "experts_link": link, "micro_batches": batches}
+    options = {"tp": 1, "routing": "measured", "framework": "typical"}
+    return compare(few(name), [attention], batch=batch, context=context, **asked, **options).table[1]
 
 
 @pytest.mark.parametrize("name", ["deepseek-v3", "qwen3-235b-a22b"])
 def test_in_one_piece_it_is_the_explicit_step_without_exchanges(name: str) -> None:
-    a = apart("h200-x8", "h200-x8", "free", name)
+    options = DeployOptions(tp=1, routing="measured")
+    a = apart_of(few(name), load_system("h200-x8"), load_system("h200-x8"), options, "free")
     plain = deploy(few(name), load_system("h200-x8"), tp=1, routing="measured")
     for each in (1, 37):
         stage = explicit_stage(plain, dealt(plain, 8 * each, 1000), expected=True)
-        found = apart_step(a, 8 * each, 1000, 1)
+        found = explicit_stage(a, dealt(a, 8 * each, 1000), expected=True)
         exchanged = stage.times(lambda p: p.op.layer)["communication"]
         assert found.seconds == pytest.approx(stage.seconds - exchanged, rel=1e-9)
-    held = memories(a, 1000)
-    assert held.attention_weights + held.experts_weights == pytest.approx(plain.memory().weights)
+    assert a.apart is not None
+    assert a.memory().weights + expert_bytes(a.apart.holder)[0] == pytest.approx(plain.memory().weights)
 
 
 def test_drafts_reach_the_devices_with_the_experts() -> None:
     """A decode brings all its drafts to them too, so that what they rest on can be asked (it was a traceback)."""
-    made = one_of(apart("h200-x8", "h200-x8"), 1)
+    made = apart_of(few(), load_system("h200-x8"), load_system("h200-x8"), DeployOptions(tp=1))
     drafting = speculating(made, read_asked("ngram:3"), (0.8, 0.7, 0.6), "uniform", 3)
     assert drafting.apart is not None
     assert drafting.apart.holder.several == drafting.several == 4
@@ -64,66 +66,46 @@ def test_drafts_reach_the_devices_with_the_experts() -> None:
 
 
 def test_more_micro_batches_cost_weights_and_links_cost_time() -> None:
-    steps = [apart_step(apart("h200-x8", "h200-x8", link), 960, 4000, 6) for link in ("free", "400", "50", "1")]
-    assert [s.seconds for s in steps] == sorted(s.seconds for s in steps)
-    assert steps[-1].limit == "link"
-    assert steps[0].link_s == 0.0
-    joules = [sum(apart_step(apart("h200-x8", "h200-x8", "free"), 960, 4000, m).joules) for m in (1, 6)]
-    assert joules[1] != joules[0]
-    uneven = apart_step(apart("h200-x8", "h200-x8"), 97, 4000, 4)
-    assert uneven.sizes == (25, 24, 24, 24)
-    assert sum(uneven.sizes) == 97
+    rows = [step(link=link, batches=6) for link in ("free", "400", "50", "1")]
+    assert [row.latency_s for row in rows] == sorted(row.latency_s or 0.0 for row in rows)
+    assert "communication" in rows[-1].longest
+    assert step(batches=1).joules != rows[0].joules
+    tried = [step(link="50", batches=n).latency_s or 0.0 for n in (1, 2, 3, 4)]
+    assert step(link="50", batches=None).latency_s == min(tried)
 
 
 def test_groups_may_be_different_devices() -> None:
-    name = "qwen3-235b-a22b"
-    step = apart_step(apart("h100-logic-pim-x8", "h200-x8", None, name), 256, 8000, 2)
-    other = apart_step(apart("h100-x8", "h200-x8", None, name), 256, 8000, 2)
-    assert step.attention_s < other.attention_s  # the PIM reads the cache faster
-    assert step.experts_s == other.experts_s
+    rows = [
+        step(name, batches=2, name="qwen3-235b-a22b", batch=256, context=8000)
+        for name in ("h100-logic-pim-x8", "h100-x8")
+    ]
+    times = [{x.layer: x.seconds for x in row.layers} for row in rows]
+    assert times[0]["attention"] < times[1]["attention"]  # the PIM reads the cache faster
+    assert {entry["applies_to"].rpartition(", ")[2] for entry in rows[0].evidence()} >= {"attention", "experts"}
 
 
 @pytest.mark.parametrize(
     ("asked", "part"),
     [
         (("llama-3-8b", "h100-x1", "h100-x1", {}), "has no experts"),
-        (("deepseek-v3", "h200-x8", "h200-x6", {}), "--experts-on.*must divide the 256 experts"),
-        (("deepseek-v3", "h200-x8", "h200-x4", {}), "experts of deepseek-v3 do not fit"),
-        (("deepseek-v3", "h200-x8", "h200-x8", {"batch": 100_000}), "KV cache of .* does not fit"),
-        (("deepseek-v3", "h200-x8", "h200-x8", {"batch": 8, "tpot": 0.1}), "--tpot.*remove --batch"),
-        (("deepseek-v3", "h200-x8", "h200-x8", {"tpot": 1e-3}), "--tpot: 1.00 ms is less than"),
-        (("deepseek-v3", "h200-x8", "h200-x8", {"tpot": -1.0}), "--tpot: must be a time above 0"),
-        (("deepseek-v3", "h200-x8", "h200-x8", {"link": "nvlnk"}), "--link: unknown link"),
-        (("deepseek-v3", "h200-x8", "h200-x8", {"micro_batches": 0}), "--micro-batches"),
-        (("deepseek-v3", "duplex-split-x4", "h200-x8", {}), "--attention-on"),
+        (("deepseek-v3", "h200-x8", "h200-x6", {}), "experts_on.*must divide the 256 experts"),
+        (("deepseek-v3", "h200-x8", "h200-x8", {"experts_link": "nvlnk"}), "experts_link: unknown link"),
+        (("deepseek-v3", "h200-x8", "h200-x8", {"micro_batches": 0}), "micro_batches"),
+        (("deepseek-v3", "h200-x8", "h200-x8", {"pp": 2}), "experts_on: costs a step"),
+        (("deepseek-v3", "h200-x8", None, {"micro_batches": 2}), "micro_batches: needs"),
+        (("deepseek-v3", "duplex-split-x4", "h200-x8", {}), "experts_on.*own mapping"),
     ],
 )
 def test_what_cannot_be_split_is_one_line(asked: tuple, part: str) -> None:  # type: ignore[type-arg]
     model, attention, experts, more = asked
-    with pytest.raises((InputError, CapacityError), match=part) as caught:
-        afd(model, attention, experts, context=4000, **{"micro_batches": 2, **more})
+    with pytest.raises(InputError, match=part) as caught:
+        compare(model, [attention], experts_on=experts, context=4000, **more)
     assert "\n" not in str(caught.value)
 
 
-def test_the_search_finds_the_edge() -> None:
-    for most in (0, 1, 5, 100):
-        for edge in range(most + 1):
-            assert most_of(lambda n, edge=edge: n <= edge, most) == edge  # type: ignore[misc]
-    found = afd(few(), "h200-x8", "h200-x8", tp=1, tpot=0.006, micro_batches=2, against="h200-2x8")
-    (row,) = found.found
-    assert row.seconds <= 0.006
-    above = apart_step(found.apart, row.sequences + 16, found.context, 2)
-    assert above.seconds > 0.006
-    assert found.against is not None
-    assert found.against.seconds <= 0.006
-
-
-def test_the_command_says_it() -> None:
-    line = "afd qwen3-30b-a3b --attention-on h100-x2 --experts-on h100-x2 --tp 1 --batch 64 --json"
-    done = subprocess.run([sys.executable, "-m", "opbyte", *line.split()], capture_output=True, text=True,
-                          timeout=120, check=False)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert [row["micro_batches"] for row in found["rows"]] == [1, 2, 3, 4]
-    assert found["ep"] == 2
-    assert {row["devices"] for row in found["evidence"]} == {"attention", "experts"}
+def test_what_does_not_fit_says_so() -> None:
+    asked = {"context": 4000, "tp": 1, "micro_batches": 2}
+    few_devices, many = (compare("deepseek-v3", ["h200-x8"], experts_on=f"h200-x{n}", batch=b, **asked).table[1].reason
+                         for n, b in ((4, 8), (8, 100_000)))  # fmt: skip
+    assert "experts of deepseek-v3 do not fit" in few_devices
+    assert "KV cache of 12,500 sequences does not fit" in many

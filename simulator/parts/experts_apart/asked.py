@@ -13,13 +13,11 @@ from ...frameworks.sharing import NOTHING
 from ...registry import check_parts
 from ...scenario.load import load
 from ...scenario.scenario import Scenario
-from .holders import held_bytes
-from .one_step import apart_of, one_of
+from .one_step import OPTION, apart_of
 
 if TYPE_CHECKING:
     from ...frameworks.settings import EngineSettings
 
-OPTION = "--experts-on"
 BATCHES = 3
 """Micro-batches of a step unless options say how many: as many as fill a round trip where both groups
 take about as long, and the link up to half of that."""
@@ -38,27 +36,17 @@ def deployed_beside(model: ModelSpec, system: SystemSpec, scenario: Scenario, se
     options_own = scenario.parts["experts-apart"]
     _check(scenario, settings)
     _, experts = load(model, str(options_own.experts_on))
-    for each in (system, experts):
-        mapping = each.mapping
-        if mapping.prefill_share is not None or mapping.separate or mapping.pipeline:
-            raise InputError(OPTION, f"{each.name} has its own mapping; use plain devices")
     bare = replace(settings, ep=None, sharing=NOTHING)
     placing = {
         name: scenario.deployment.option(name) or getattr(settings.sharing, name)
         for name in ("expert_placement", "redundant_experts", "expert_dispatch")
     }
     options = scenario.deployment.changed(**placing)
-    try:
-        a = apart_of(model, system, experts, options, options_own.experts_link, scenario.seed, bare)
-    except InputError as error:
-        flags = {"--attention-on": OPTION, "--link": "--experts-link"}
-        first, _, rest = str(error.subject).partition(" ")
-        where = f"{flags.get(first, first)} {rest}".rstrip()
-        raise type(error)(where, error.reason) from None
+    batches = options_own.micro_batches or BATCHES
+    made = apart_of(model, system, experts, options, options_own.experts_link, scenario.seed, bare, batches)
     if any(not part.routed.spreads for layer in model.layers for part in layer.expert_parts):
         raise InputError(OPTION, f"{model.name} has experts that do not spread over devices")
-    held_bytes(a.experts)  # refuses what does not fit
-    return one_of(a, options_own.micro_batches or BATCHES)
+    return made
 
 
 def _check(scenario: Scenario, settings: EngineSettings) -> None:

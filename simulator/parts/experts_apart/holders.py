@@ -14,6 +14,10 @@ from ....workloads.errors import CapacityError
 from ....workloads.ops import Op
 from ...deploy.deployment import Deployment, ExpertsApart
 
+ATTENTION, EXPERTS, OUT, BACK = "attention", "experts", "link to experts", "link back"
+"""Streams of a step, whose micro-batches alternate between both groups of devices: each group's, and each direction's of
+the link (MegaScale-Infer's ping-pong pipeline, section 4.1)."""
+
 
 def expert_bytes(deployment: Deployment) -> tuple[float, ...]:
     """Bytes of the routed experts that a device of each pipeline stage holds."""

@@ -15,8 +15,7 @@ from ...serving.course import Course
 from ...serving.engine import Engine
 from ...serving.engine_part import EnginePart, Program
 from ...step.lowering import Slots
-from .holders import devices_apart, devices_of
-from .schedule import ATTENTION, EXPERTS
+from .holders import ATTENTION, EXPERTS, devices_apart, devices_of
 from .side import Worker
 
 LINK = "link"

@@ -28,7 +28,7 @@ from ...deploy.deployment import Deployment
 from ...deploy.programs import TO_AND_FRO
 from ...step.sections import Section, whole_layer
 from ...streams import COMPUTE
-from ..experts_apart.schedule import BACK, EXPERTS, OUT
+from ..experts_apart.holders import BACK, EXPERTS, OUT
 from .chunking import MOST_CHUNKS
 from .gates import FORMS as GATED
 from .gates import GateRule, gate_of
