@@ -47,7 +47,7 @@ TRIED = (1, 2, 3, 4)
 
 @dataclass(frozen=True, slots=True)
 class Experts:
-    """Where the routed experts are, beside each system: as given, the system, the link to it, and micro-batches."""
+    """The system of the routed experts, as given and loaded, the link to it, and micro-batches."""
 
     given: str | Path | SystemSpec
     system: SystemSpec
@@ -178,7 +178,7 @@ def _row(
         memory_bytes=row.memory_bytes - (0.0 if holder else step.elsewhere_bytes),
         bases=bases_of(step.deployment), interval=_interval(step, kernels.framework), ranges=_checked(step, how.strict),
         rests=rests_of(given, system, step.deployment, how.host),
-        beside=rests_of(experts.given, experts.system, holder) if experts and holder else None,
+        holder=rests_of(experts.given, experts.system, holder) if experts and holder else None,
     )  # fmt: skip
 
 

@@ -46,7 +46,7 @@ class SystemRow:
     interval : Interval or None
         Factors on its time, see `interval`; None if too small a part is based on measurements.
     rests : Rests or None
-        Its description with sources, and how it is deployed; `beside` of the devices of its experts, where they are separate.
+        Its description with sources, and how it is deployed; `holder`: the separate devices of its experts.
     ranges : Ranges or None
         The part of the step that is out of range; None on an engine.
     framework : str or None
@@ -71,7 +71,7 @@ class SystemRow:
     bases: Bases = NONE
     interval: Interval | None = None
     rests: Rests | None = None
-    beside: Rests | None = None
+    holder: Rests | None = None
     ranges: Ranges | None = None
     framework: str | None = None
     items: int = 1
@@ -87,7 +87,7 @@ class SystemRow:
         """Return the evidence of its times; nothing for an engine."""
         d = self.rests and self.rests.deployment
         return (
-            apart_evidence(d, self.rests.sources, self.beside.sources if self.beside else {})
+            apart_evidence(d, self.rests.sources, self.holder.sources if self.holder else {})
             if d and self.rests
             else []
         )
@@ -210,7 +210,7 @@ class SystemComparison(Result):
         )
 
     def rests(self) -> Sequence[Rests]:
-        rests = [r for row in self.table for r in (row.rests, row.beside) if r is not None]
+        rests = [r for row in self.table for r in (row.rests, row.holder) if r is not None]
         return list({r.system.name: r for r in rests}.values())
 
     def headline(self) -> str:

@@ -181,7 +181,7 @@ def goals(text: str, option: str) -> dict[str, str]:
     return {name: goal for name, _, goal in pairs}
 
 
-READERS: Mapping[str, Callable[[str, str], Any]] = {"words": words, "counts": counts, "goals": goals}
+READERS: Mapping[str, Callable[[str, str], Any]] = {"words": words, "counts": counts}
 
 
 class _Group(typer.core.TyperGroup):

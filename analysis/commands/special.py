@@ -100,9 +100,14 @@ def sweep(given: Any) -> None:
     """The points of a study, simulated or with the best kernels of every variant."""
     from ..report.files import write_sweep
     from ..studies.sweep import sweep
+    from .options import goals
+
+    wanted = None if given.objectives is None else goals(given.objectives, "--objectives")
 
     with counting("points") as watch:
-        result = sweep(given.file, given.out, workers=given.workers, dask=given.dask, progress=watch, also=write_sweep)
+        result = sweep(
+            given.file, given.out, objectives=wanted, workers=given.workers, dask=given.dask, progress=watch, also=write_sweep
+        )  # fmt: skip
     show(result, given.as_json)
     if result.failed == len(result.table):
         raise typer.Exit(1)

@@ -15,7 +15,6 @@ from ..plots import throughput_latency
 from ..show.result import Drawing, ReportSection
 from ..show.text import Records, Rows
 from ..studies.capacity_result import Capacity
-from ..studies.pareto import Pareto
 from ..studies.plan.result import Plan
 from ..studies.sweep.axes import KERNEL
 from ..studies.sweep.point import scenario_of, sources_of
@@ -86,12 +85,6 @@ def training_sections(result: Training) -> list[ReportSection]:
 
 
 @sections.register
-def pareto_sections(result: Pareto) -> list[ReportSection]:
-    """The best points and where they lie among the others."""
-    return [ReportSection("Result", result.blocks()), *_drawn(result)]
-
-
-@sections.register
 def sweep_sections(result: Sweep) -> list[ReportSection]:
     """Return the result, the trade-off, the study, every point, and the evidence."""
     study = result.study
@@ -108,19 +101,15 @@ def sweep_sections(result: Sweep) -> list[ReportSection]:
         lines.append("Constraints: " + "; ".join(c.text for c in study.constraints) + ".")
     if study.samples > 1:
         lines.append(f"{study.samples:,} samples of the random axes from seed {study.seed}.")
+    drawn = result.drawings()
     return [
         ReportSection("Result", result.blocks()),
-        *_drawn(result),
+        *([ReportSection("Trade-off", drawn)] if drawn else []),
         *_drafts_by_load(result, feasible),
         ReportSection("Study", lines),
         ReportSection("Points", [[{name: row[name] for name in order} for row in result.table]]),
         *_evidence(result),
     ]
-
-
-def _drawn(result: Sweep | Pareto) -> list[ReportSection]:
-    drawn = result.drawings()
-    return [ReportSection("Trade-off", drawn)] if drawn else []
 
 
 def _drafts_by_load(result: Sweep, rows: Rows) -> list[ReportSection]:

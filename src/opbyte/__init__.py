@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from opbyte.analysis.answers.frames import frames as frames
     from opbyte.analysis.answers.inspect import inspect as inspect
     from opbyte.analysis.answers.kernel_shapes import kernel_shapes as kernel_shapes
-    from opbyte.analysis.answers.layouts import layouts as layouts
     from opbyte.analysis.answers.memory_rows import two_masters as two_masters
     from opbyte.analysis.answers.placement import placement as placement
     from opbyte.analysis.answers.roofline import roofline as roofline
@@ -49,7 +48,6 @@ if TYPE_CHECKING:
     from opbyte.analysis.studies.design import design_describe as design_describe
     from opbyte.analysis.studies.design.engines import search as search
     from opbyte.analysis.studies.front import front as front
-    from opbyte.analysis.studies.pareto import pareto as pareto
     from opbyte.analysis.studies.plan import plan as plan
     from opbyte.analysis.studies.sweep import sweep as sweep
     from opbyte.analysis.validate.calibrate import calibrate as calibrate

@@ -14,12 +14,12 @@ import pandas as pd
 import pytest
 
 from opbyte.analysis.answers.dram import DramAnswer, dram
-from opbyte.analysis.answers.layouts import layouts
 from opbyte.analysis.answers.memory_rows import two_masters
 from opbyte.analysis.answers.roofline import roofline
 from opbyte.analysis.plots import memory as figures
+from opbyte.analysis.studies.sweep import sweep
 from opbyte.analysis.validate.dram import RAMULATOR, validate_dram
-from opbyte.devices.catalog import load_device, load_system
+from opbyte.devices.catalog import load_system
 from opbyte.workloads.errors import InputError
 
 from .conftest import Ask
@@ -136,43 +136,30 @@ def test_what_limits_a_pattern() -> None:
         assert answer.limited_by == limit
 
 
-def test_a_layout_is_worth_what_a_step_of_it_takes() -> None:
-    few = {"mappings": ("col64", "banklin"), "interleaves": (256, 16_384), "block_tokens": (16, 64)}
-    found = layouts("llama-3-8b", "h100-x1", batch=32, context=4096, **few)  # type: ignore[arg-type]
-    rates = [each.tokens_per_s for each in found.ranked]
-    assert rates == sorted(rates, reverse=True)
-    assert found.tried == 2 * 2 * 2 * 2
-    assert found.ranked[0].layout.mapping == "col64"
-    assert found.ranked[0].layout.interleave_bytes == 16_384
-    # What it says of a layout is what a roofline of a device so laid out says.
-    for each in (found.ranked[0], found.usual):
-        system = load_system("h100-x1")
-        memory = system.device.memory.model_copy(update={"dram": each.layout})
+def test_a_sweep_says_which_layout_is_best(tmp_path: Path) -> None:
+    """Of each layout it says what a roofline of a device so laid out says, with half of a last block read for nothing."""
+    study = tmp_path / "layouts.yaml"
+    study.write_text(
+        "base: {kernel: fixed, model: llama-3-8b, system: h100-x1, batch: 32, memory: derived, costs: roofline}\n"
+        "axes:\n  mapping: {set: system.device.memory.dram.mapping, values: [col64, banklin]}\n"
+        "  interleave: {set: system.device.memory.dram.interleave_bytes, values: [256, 16384]}\n"
+        "  block: {set: {block: system.device.memory.dram.kv_block_tokens, context: context}, values: [[64, 4128]]}\n"
+        "objectives: {tokens_per_s: max}\n"
+    )
+    found = sweep(study, tmp_path / "out", workers=1)
+    (best,) = found.best
+    assert (found.done, best["mapping"], best["interleave"]) == (4, "col64", 16_384)
+    system = load_system("h100-x1")
+    assert system.device.memory.dram is not None
+    for row in found.table:
+        changed = {"mapping": row["mapping"], "interleave_bytes": row["interleave"], "kv_block_tokens": 64}
+        memory = system.device.memory.model_copy(update={"dram": system.device.memory.dram.model_copy(update=changed)})
         device = system.device.model_copy(update={"memory": memory})
         step = roofline(
-            "llama-3-8b", system.model_copy(update={"device": device}), batch=32,
-            context=4096 + each.layout.kv_block_tokens // 2, memory="derived", costs="roofline",
+            "llama-3-8b", system.model_copy(update={"device": device}), batch=32, context=4096 + 32,
+            memory="derived", costs="roofline",
         )  # fmt: skip
-        assert each.tokens_per_s == pytest.approx(32 / step.step_seconds)
-    assert found.gain == pytest.approx(rates[0] / found.usual.tokens_per_s - 1)
-    assert "tokens/s" in found.rows()[0]
-
-
-def test_a_layout_of_few_pieces_leaves_channels_idle() -> None:
-    # A block of 64 KB on one channel: 2,048 tokens of one sequence are pieces for a few channels.
-    with pytest.raises(InputError, match="too small for a layout"):
-        layouts("llama-3-8b", "h100-x1", batch=1, context=64, interleaves=(65_536,))
-
-
-def test_the_best_layout_is_a_device(ask: Ask, tmp_path: Path) -> None:
-    told = ask("layout", "mixtral-8x7b", "--system", "duplex-gpu-x4", "--out", tmp_path, "--json").json()
-    assert told["gain"] > 0.0
-    assert told["layouts"][0]["tokens_per_s"] > told["usual"]["tokens_per_s"]
-    device, _ = load_device(tmp_path / "device.yaml")
-    assert device.memory.dram is not None
-    assert device.memory.dram.interleave_bytes == told["layouts"][0]["interleave_bytes"]
-    refused = ask("layout", "mixtral-8x7b", "--system", "b200-x1").refused()
-    assert "names no DRAM" in refused
+        assert row["tokens_per_s"] == pytest.approx(32 / step.step_seconds)
 
 
 @pytest.mark.parametrize("command", ["roofline", "simulate"])

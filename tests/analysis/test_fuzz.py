@@ -78,8 +78,6 @@ CLIENT = io.StringIO()
 csv.DictWriter(CLIENT, CLIENT_COLUMNS, lineterminator="\n").writerows(
     [dict(zip(CLIENT_COLUMNS, CLIENT_COLUMNS, strict=True)), CLIENT_ROW]
 )
-SUMMARY = {"title": "t", "objectives": {"a": "max"}, "columns": ["rate"], "workloads": []}
-POINTS = "point,rate,a,feasible,error,basis,energy_basis\n0,1,2.0,True,,fitted,fitted\n1,2,3.0,True,,fitted,fitted\n"
 KERNELS = (
     "base: {kernel: best, model: llama-3.2-1b, system: h100-x1, batch: 2, context: 64}\n"
     "axes: {device.shared_memory_KiB: [228]}\nobjectives: {step_s: min}\n"
@@ -127,7 +125,6 @@ TARGETS: dict[str, tuple[tuple[str, ...], Files]] = {
     ),
     "sweep": (("sweep", "{s.yaml}", "--workers", "1", "--out", "{}"), {"s.yaml": SWEEP}),
     "sweep of kernels": (("sweep", "{s.yaml}", "--out", "{}"), {"s.yaml": KERNELS}),
-    "pareto": (("pareto", "{}"), {"points.csv": POINTS, "sweep.json": json.dumps(SUMMARY)}),
     "tuned shapes": (
         ("tune", "fused_moe", "--device", "h100", "--shapes", "{s.csv}"),
         {"s.csv": "tokens,experts,topk,hidden,inter\n1,8,2,1024,512\n2,8,2,1024,512\n"},
@@ -258,7 +255,6 @@ COMPLETE: dict[str, tuple[str, ...]] = {
     "dram": ("seq_read",),
     "frames": ("edge-moe-cityscapes", "--system", "zcu102-x1"),
     "kernels shapes": ("llama-3.2-1b", "--system", "h100-x1"),
-    "layout": ("llama-3.2-1b", "--system", "h100-logic-pim-x1"),
     "measure": (),
     "placement": ("llama-3.2-1b", "--system", "h100-logic-pim-x1"),
     "plan": ("llama-3.2-1b", *SLO, *LOAD, "--load", "1"),

@@ -206,16 +206,3 @@ def test_tables_of_configurations(ask: Ask, write: Write, cell: str, grid: str, 
     write("k/fused_moe_shapes.csv", SHAPES.format(cell))
     folder = write("k/fused_moe_grid.csv", f"block_m,block_n,block_k,group_m\n{grid}\n").parent
     assert said in ask("validate", "configs", folder).err
-
-
-POINTS = "point,rate,a,feasible,error,basis,energy_basis\n0,1,2.0,True,,fitted,fitted\n"
-
-
-@pytest.mark.parametrize(
-    ("points", "said"),
-    [(POINTS[:60], "points.csv:2:"), (POINTS + "1,,3.0,True,,fitted,fitted\n", "points.csv:3: rate"),
-     (POINTS + "1,2,3.0", "no finished sweep"), (POINTS + "1,2,3.0,maybe,,fitted,fitted\n", "no finished")],
-)  # fmt: skip
-def test_a_table_of_points_that_was_cut_off(ask: Ask, write: Write, points: str, said: str) -> None:
-    write("d/sweep.json", '{"title": "t", "objectives": {"a": "max"}, "columns": ["rate"]}')
-    assert said in ask("pareto", write("d/points.csv", points).parent).refused()

@@ -37,7 +37,7 @@ from opbyte.simulator.scenario.scenario import Scenario
 FUNCTIONS = {name: found for name in opbyte.__all__ if inspect.isfunction(found := getattr(opbyte, name))}
 COMMANDS = {
     "calibrate tables": "calibrate", "init": "template", "kernels measure-torch": "measuring_script",
-    "kernels shapes": "kernel_shapes", "layout": "layouts", "list": "catalog",
+    "kernels shapes": "kernel_shapes", "list": "catalog",
     "measure": "measure_machine", "show": "describe",
 }  # fmt: skip
 """Commands whose function has another name than their own words."""

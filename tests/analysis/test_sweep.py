@@ -24,7 +24,6 @@ import pytest
 from opbyte.analysis.parallel.local import Crew
 from opbyte.analysis.show.record import code_version
 from opbyte.analysis.studies.front import front
-from opbyte.analysis.studies.pareto import pareto
 from opbyte.analysis.studies.sweep import sweep
 from opbyte.analysis.studies.sweep.expression import parse
 from opbyte.analysis.studies.sweep.file import SweepFile, read_sweep
@@ -342,18 +341,18 @@ def test_fronts_hold_what_none_beats() -> None:
     assert front([{"a": None, "b": 1.0}], {"a": "max", "b": "min"}) == []
 
 
-def test_pareto_reads_a_finished_sweep(small: tuple[Path, Path], tmp_path: Path) -> None:
-    found = pareto(small[1])
-    assert found.objectives == {"output_tokens_per_s": "max", "e2e_s_p99": "min"}
-    assert 1 <= len(found.best) <= len(found.table) == 6
-    other = pareto(small[1], {"joules_per_token": "min"})
-    assert len(other.best) == 1
-    with pytest.raises(InputError, match="holds no finished sweep"):
-        pareto(tmp_path)
+def test_other_objectives_of_a_finished_sweep_simulate_nothing(small: tuple[Path, Path], tmp_path: Path) -> None:
+    own = sweep(*small, workers=1)
+    assert own.study.objectives == {"output_tokens_per_s": "max", "e2e_s_p99": "min"}
+    other = sweep(*small, objectives={"joules_per_token": "min"}, workers=1)
+    assert (own.ran, other.ran) == (0, 0)
+    assert 1 <= len(own.best) <= own.feasible == 6
+    assert [row["joules_per_token"] for row in other.best] == [
+        min(row["joules_per_token"] for row in own.table if row["feasible"])
+    ]
     with pytest.raises(InputError, match="unknown metric"):
-        pareto(small[1], {"nonsense": "min"})
-    with pytest.raises(InputError, match="is not a number"):
-        pareto(small[1], {"error": "min"})
+        sweep(*small, objectives={"nonsense": "min"}, workers=1)
+    assert sweep(*small, workers=1).best == own.best
 
 
 def test_every_number_of_a_run_can_be_limited_and_one_that_is_not_there_is_an_error(
@@ -383,9 +382,9 @@ def test_commands(ask: Ask, small: tuple[Path, Path], tmp_path: Path) -> None:
     answer = ask("sweep", file, "--out", plain, "--json").json()
     assert (answer["points"], answer["done"], answer["failed"]) == (12, 6, 6)
     assert json.loads((plain / "sweep.json").read_text())["points"] == 12
-    best = ask("pareto", plain, "--objectives", "e2e_s_p99:min", "--json")
-    assert len(best.json()["rows"]) == 1
-    wrong = ask("pareto", plain, "--objectives", "e2e_s_p99")
+    best = ask("sweep", file, "--out", plain, "--objectives", "e2e_s_p99:min", "--json")
+    assert len(best.json()["pareto"]) == 1
+    wrong = ask("sweep", file, "--out", plain, "--objectives", "e2e_s_p99")
     assert "must be a comma-separated list of NAME:max or NAME:min" in wrong.refused()
     assert "0" in ask("sweep", file, "--workers", 0).refused()
 

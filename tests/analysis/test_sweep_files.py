@@ -5,19 +5,15 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 
 from opbyte.analysis.answers.identity import UNREADABLE, identity
 from opbyte.analysis.show.record import code_version
-from opbyte.analysis.studies.pareto import pareto
 from opbyte.analysis.studies.sweep import sweep
 from opbyte.analysis.studies.sweep.expression import parse
 from opbyte.analysis.studies.sweep.file import read_sweep
 from opbyte.analysis.studies.sweep.outcomes import key_of
 from opbyte.analysis.studies.sweep.point import scenario_of
-from opbyte.analysis.studies.sweep.run import TABLE
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.scenario.load import changed_system
 from opbyte.workloads.errors import InputError
@@ -142,11 +138,5 @@ def test_a_study_without_model_or_system_is_refused_at_once(tmp_path: Path) -> N
 
 
 def test_objectives_that_no_point_has(tmp_path: Path) -> None:
-    """A device without a price has no cost: nothing to be best at (Duplex, any of its systems)."""
-    copy = tmp_path / "out"
-    sweep(_small_file(tmp_path), copy, workers=1)
-    table = pd.read_csv(copy / TABLE)
-    table["usd_per_million_tokens"] = np.nan
-    table.to_csv(copy / TABLE, index=False)
-    with pytest.raises(InputError, match="no feasible point has a value"):
-        pareto(copy, {"usd_per_million_tokens": "min"})
+    with pytest.raises(InputError, match="gco2_per_token: has no value: give grid_gCO2_per_kWh"):
+        sweep(_small_file(tmp_path), tmp_path / "out", objectives={"gco2_per_token": "min"}, workers=1)

@@ -14,8 +14,8 @@ KEYS = ("set", "values", "grid", "random")
 RANGE_KEYS = ("low", "high", "points", "scale", "integer")
 SCALES = ("linear", "log")
 MAX_POINTS = 1_000_000
-KERNEL, BEST, DEVICE = "kernel", "best", "device."
-"""Parameters of a step with the best kernels, see `kernels`."""
+KERNEL, BEST, FIXED, DEVICE = "kernel", "best", "fixed", "device."
+"""Parameters of a step with the best kernels, or the device's own, see `kernels`."""
 
 Value = str | int | float | bool | None
 """What a parameter can be set to."""

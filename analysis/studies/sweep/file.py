@@ -24,7 +24,7 @@ from ....workloads.yamlfile import read_yaml
 from ...answers.identity import located
 from ...answers.part_answers import with_columns
 from ...show.text import Rows
-from .axes import BEST, DEVICE, KERNEL, MAX_POINTS, Axis, Value, read_axis
+from .axes import BEST, DEVICE, FIXED, KERNEL, MAX_POINTS, Axis, Value, read_axis
 from .expression import OF_RUN, Expression, parse
 from .point import FIGURES, METRICS, PERCENTILES, check_parameter, scenario_of
 
@@ -80,6 +80,20 @@ STEP_METRICS = ("step_s", "kept_step_s", "default_step_s", "joules", "processor_
 dynamic joules; area added by processors near memory [mm2]; kernels whose best configuration is not the device's."""
 OF_STEPS = FileKind(_check_kernel_parameter, STEP_METRICS, STEP_METRICS, frozenset(STEP_METRICS))
 """With ``kernel: best``: a step of each variant of a device with its best kernels, instead of a simulation."""
+
+
+FIXED_METRICS = ("step_s", "tokens_per_s", "joules", "processor_area_mm2")
+
+
+def _check_step_parameter(name: str, where: str) -> None:
+    """Refuse keys of a machine; options of a step are looked at where it is costed."""
+    if name.startswith(DEVICE):
+        raise InputError(where, f"is of {KERNEL}: {BEST}; system.PATH reaches into the description")
+
+
+OF_FIXED = FileKind(_check_step_parameter, FIXED_METRICS, FIXED_METRICS, frozenset(FIXED_METRICS))
+"""With ``kernel: fixed``: the step of ``opbyte roofline``, instead of a simulation."""
+KINDS = {"None": OF_RUNS, BEST: OF_STEPS, FIXED: OF_FIXED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +201,8 @@ class SweepFile:
         return all(c.holds({**self.base, **row}) for c in self.constraints)
 
 
-def read_sweep(path: str | Path) -> SweepFile:
-    """Read a sweep file.
+def read_sweep(path: str | Path, objectives: Mapping[str, str] | None = None) -> SweepFile:
+    """Read a sweep file; `objectives` take the place of its own.
 
     Raises
     ------
@@ -196,14 +210,14 @@ def read_sweep(path: str | Path) -> SweepFile:
         If the file is invalid; the message names the key and the right form.
     """
     path = Path(path)
-    raw = read_yaml(path)
+    raw = read_yaml(path) | ({"objectives": dict(objectives)} if objectives else {})
     for key in raw:
         if key not in KEYS:
             raise InputError(f"{path}: {key}", f"unknown key{nearest(str(key), KEYS)}")
     base = _mapping(raw, "base", path)
-    kind = OF_STEPS if KERNEL in base else OF_RUNS
-    if base.get(KERNEL, BEST) != BEST:
-        raise InputError(f"{path}: base.kernel", f"must be {BEST}, not {base[KERNEL]!r}")
+    kind = KINDS.get(str(base.get(KERNEL)))
+    if kind is None:
+        raise InputError(f"{path}: base.kernel", f"must be {BEST} or {FIXED}, not {base[KERNEL]!r}")
     axes = tuple(
         read_axis(str(name), given, f"{path}: axes.{name}") for name, given in _mapping(raw, "axes", path).items()
     )

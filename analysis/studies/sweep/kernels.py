@@ -1,4 +1,4 @@
-"""Points of a sweep with ``kernel: best``: the best kernels of a step on a variant of a device, and its time."""
+"""Points of a sweep of steps: with the best kernels on a variant of a device, or with the device's own."""
 
 from __future__ import annotations
 
@@ -18,29 +18,35 @@ from ....workloads.requests.options import check_count
 from ...answers.price import added_area_mm2
 from ...answers.step import step_of, work_joules
 from ...show.text import Records, Rows
-from .axes import DEVICE, KERNEL
+from .axes import DEVICE, FIXED, KERNEL
+from .point import with_changes
 
 STEP = {"batch": 64, "context": 2048, "prefill": 0}
 """The step of a point, where nothing else is said."""
 
 
 def step_metrics(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metrics of a point (`file.OF_STEPS`), and under `KERNELS` a row for each kernel of its step.
+    """Return the metrics of a point: of `file.OF_FIXED`, or of `file.OF_STEPS` and a row for each kernel of its step.
 
     Raises
     ------
     InputError
         A variant that cannot be costed.
     """
-    values = {name: value for name, value in settings.items() if name != KERNEL}
-    changes = {k.removeprefix(DEVICE): _real(k, v) for k, v in values.items() if k.startswith(DEVICE)}
-    options = {k: v for k, v in values.items() if not k.startswith(DEVICE)}
-    model, system = str(options.pop("model")), load_system(str(options.pop("system")))
+    options = {name: value for name, value in settings.items() if "." not in name}
+    with_changes(options, settings)
+    how, model, system = options.pop(KERNEL), options.pop("model"), options.pop("system")
+    system = load_system(system) if isinstance(system, str) else system
     size = {name: check_count(options.pop(name, usual), name, 0, 1 << 31) for name, usual in STEP.items()}
+    if how == FIXED:
+        deployment, stage = step_of(model, system, *size.values(), options)
+        return {
+            "step_s": stage.seconds, "tokens_per_s": size["batch"] / stage.seconds, "joules": work_joules(deployment, stage),
+            "processor_area_mm2": added_area_mm2(system.device),
+        }  # fmt: skip
+    changes = {k.removeprefix(DEVICE): _real(k, v) for k, v in settings.items() if k.startswith(DEVICE)}
     device = changed_spec(system.device, changes)
-    deployment, stage = step_of(
-        model, system.model_copy(update={"device": device}), size["batch"], size["context"], size["prefill"], options
-    )
+    deployment, stage = step_of(model, system.model_copy(update={"device": device}), *size.values(), options)
     kernels, replaced_s = _kernels(deployment, stage, machine_of(device), machine_of(system.device))
     rest_s = stage.seconds - replaced_s
     kept_s = None if any(k["kept_s"] is None for k in kernels) else rest_s + _sum(kernels, "kept_s")

@@ -68,6 +68,18 @@ def scenario_of(point: Mapping[str, Any]) -> Scenario:
     """
     known = placed(Scenario)
     given = {name: value for name, value in point.items() if name in known and value is not None}
+    with_changes(given, point)
+    return Scenario.of(**given)
+
+
+def with_changes(given: dict[str, Any], point: Mapping[str, Any]) -> None:
+    """Replace the model and the system of given options by those with a point's changes.
+
+    Raises
+    ------
+    InputError
+        A spec that is not given, cannot be read or does not allow the change.
+    """
     for head, change in (("model", changed_model), ("system", changed_system)):
         inside = tuple(
             (name.partition(".")[2], value) for name, value in sorted(point.items()) if name.startswith(f"{head}.")
@@ -77,7 +89,6 @@ def scenario_of(point: Mapping[str, Any]) -> Scenario:
             raise InputError(head, "is needed: give it in base or as an axis")
         if inside:
             given[head] = change(str(given[head]), inside)
-    return Scenario.of(**given)
 
 
 def systems_of(point: Mapping[str, Any]) -> str:

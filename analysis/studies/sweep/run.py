@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -144,6 +144,7 @@ def sweep(
     study: str | Path,
     out: str | Path | None = None,
     *,
+    objectives: Mapping[str, str] | None = None,
     workers: int | None = None,
     dask: str | None = None,
     progress: OnProgress | None = None,
@@ -158,6 +159,8 @@ def sweep(
     out : str or Path, optional
         Folder of the results; default: the name of the file. A later call with the same folder computes only points
         that are missing or whose code or files changed.
+    objectives : mapping of str to str, optional
+        Metric or column -> "max" or "min", instead of the study's.
     workers : int, optional
         Processes of this machine; one a core by default.
     dask : str, optional
@@ -175,7 +178,7 @@ def sweep(
     import pandas as pd
 
     path, where = Path(study), Workers(workers, dask, isolated=True)
-    plan = read_sweep(path)
+    plan = read_sweep(path, objectives)
     folder = Path(out) if out is not None else Path(path.stem)
     every = list(plan.points())
     if not every:
