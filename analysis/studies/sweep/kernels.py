@@ -19,13 +19,12 @@ from ...answers.price import added_area_mm2
 from ...answers.step import step_of, work_joules
 from ...show.text import Records, Rows
 from .axes import DEVICE, FIXED, KERNEL
-from .point import with_changes
 
 STEP = {"batch": 64, "context": 2048, "prefill": 0}
 """The step of a point, where nothing else is said."""
 
 
-def step_metrics(settings: Mapping[str, Any]) -> dict[str, Any]:
+def step_metrics(settings: Mapping[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     """Return the metrics of a point: of `file.OF_FIXED`, or of `file.OF_STEPS` and a row for each kernel of its step.
 
     Raises
@@ -33,8 +32,6 @@ def step_metrics(settings: Mapping[str, Any]) -> dict[str, Any]:
     InputError
         A variant that cannot be costed.
     """
-    options = {name: value for name, value in settings.items() if "." not in name}
-    with_changes(options, settings)
     how, model, system = options.pop(KERNEL), options.pop("model"), options.pop("system")
     system = load_system(system) if isinstance(system, str) else system
     size = {name: check_count(options.pop(name, usual), name, 0, 1 << 31) for name, usual in STEP.items()}

@@ -162,7 +162,9 @@ def evaluate(point: Mapping[str, Any], version: str) -> Outcome:
         if point.get("kernel") is not None:
             from .kernels import step_metrics
 
-            return Outcome(step_metrics(point), None)
+            options = {name: value for name, value in point.items() if "." not in name}
+            with_changes(options, point)
+            return Outcome(step_metrics(point, options), None)
         scenario, seeds, shown = scenario_of(point), point.get(SEEDS), point.get(PERCENTILES)
         if seeds is None:
             return Outcome(metrics_of(simulate(scenario, percentiles=shown)), None)
