@@ -230,7 +230,7 @@ def _is_path(name: str) -> bool:
 
 
 def _find(name: str, beside: Path) -> Path:
-    """Return the file of ``extends: name`` in the file `beside`."""
+    """Return the file of ``extends: name``, for the file that has it."""
     if _is_path(name):
         return below(beside, name)
     files = _files()
