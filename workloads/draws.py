@@ -29,9 +29,6 @@ LOW = np.uint64(0xFFFFFFFF)
 """Rows of a router's table for one layer: probability of each expert for one slot, probability
 that it is among a token's distinct experts, running sum of the probabilities."""
 
-WORDS = 128
-"""Random words that `draw_pairs` makes at once, side by side."""
-
 
 @held
 class Scratch(NamedTuple):
@@ -43,7 +40,6 @@ class Scratch(NamedTuple):
     mark: I8  # [E] the token that an expert was last chosen for
     chosen: I8  # [E] experts of a token
     last: I8  # [E] experts of the token before
-    words: U8  # [WORDS] random bits that are about to be used
 
 
 class StepTokens(NamedTuple):
@@ -63,6 +59,15 @@ class LayerRouting(NamedTuple):
     router: F8  # [3, E] the layer's `R_` rows
     tilt: float
     persist: float
+    pool: int
+
+
+class Keys(NamedTuple):
+    """States that a step's samples begin with."""
+
+    step: np.uint64
+    prompts: np.uint64  # of prompts' own distributions: the same in every step
+    pool: np.uint64  # of the samples that steps share: the same for all replicas
 
 
 PROMPT_SEED = 0x5EED
@@ -96,6 +101,32 @@ def step_key(seed: int, replica: int, step: int) -> np.uint64:
 def layer_key(key: np.uint64, layer: int) -> np.uint64:
     """Return the state of one layer's samples."""
     return mix(key ^ (np.uint64(layer) * MIX_1 + GOLDEN))
+
+
+@compiled_part
+def keys_of(seed: int, replica: int, step: int) -> Keys:
+    """Return the states of one step's samples."""
+    prompts = step_key(seed ^ PROMPT_SEED, replica, replica)
+    return Keys(step_key(seed, replica, step), prompts, mix(np.uint64(seed) ^ MIX_2))
+
+
+@compiled_part
+def pooled(tokens: int, top_k: int, experts: int) -> bool:
+    """Whether samples come from a pool. Few tokens do not: a pool would favour some experts."""
+    return tokens * top_k >= experts
+
+
+@compiled_part
+def pool_place(keys: Keys, layer: int, pool: int) -> np.uint64:
+    """Return the place of a layer's sample in its pool."""
+    return layer_key(keys.step, layer) % np.uint64(pool)
+
+
+@compiled_part
+def pool_state(keys: Keys, layer: int, routing: LayerRouting, tokens: int) -> np.uint64:
+    """Return the state of that sample; layers of a uniform router share their pools."""
+    state = layer_key(keys.pool + np.uint64(tokens) * GOLDEN, int64(0) if routing.uniform else layer)
+    return mix(state ^ (pool_place(keys, layer, routing.pool) * MIX_1 + GOLDEN))
 
 
 @compiled_part
@@ -152,29 +183,6 @@ def draw_uniform(state: np.uint64, tokens: int, experts: int, top_k: int, mark: 
                 mark[pick] = t
                 out[pick] += 1
                 placed += 1
-
-
-@compiled_part
-def draw_pairs(state: np.uint64, tokens: int, experts: int, words: U8, out: I8) -> None:
-    """`draw_uniform` for two experts a token, equal samples in half the time: without an unpredictable branch."""
-    wide, first, second, left = np.uint64(experts), int64(-1), int64(0), 2 * tokens
-    while left > 0:
-        many = min(words.size, left // 2 + left // 8 + 4)
-        for i in range(many):
-            words[i] = mix(state + GOLDEN * np.uint64(i + 1))
-        state += GOLDEN * np.uint64(many)
-        for i in range(many):
-            word = words[i]
-            for _ in range(2):
-                pick = int(np.int64(((word & LOW) * wide) >> S32))
-                new = int64(1) - (second & int64(pick == first))  # a token's second choice is another one
-                out[pick] += new
-                first = pick if second == 0 else first
-                second ^= new
-                left -= new
-                if left == 0:
-                    return
-                word = word >> S32
 
 
 @compiled_part
@@ -309,26 +317,15 @@ def draw_own(key: np.uint64, experts: int, router: F8, tilt: float, table: F8) -
 
 
 @compiled_part
-def draw_loads(
-    key: np.uint64,
-    prompt_key: np.uint64,
-    layer: int,
-    tokens_of: StepTokens,
-    routing: LayerRouting,
-    scratch: Scratch,
-    out: I8,
-) -> None:
+def draw_loads(keys: Keys, layer: int, tokens_of: StepTokens, routing: LayerRouting, scratch: Scratch, out: I8) -> None:
     """Tokens per expert of one layer in one step, into the first `experts` entries of `out`.
 
     Decodes come from different sequences, so they are independent samples from the layer's distribution. With `tilt` >
     0 each prompt chunk has its own distribution, sampled once for (sequence, layer) from a Dirichlet of total
     concentration `tilt` around the layer's. With `tilt` < 0 all tokens of a prompt have one expert, sampled for its
-    sequence, as have the -`tilt` tokens of a decode; a remainder of the latter counts as one more.
-
-    Parameters
-    ----------
-    key, prompt_key : uint64
-        `step_key` of the step, and of the prompts (`PROMPT_SEED`, the replica for a step).
+    sequence, as have the -`tilt` tokens of a decode; a remainder of the latter counts as one more. Samples from
+    the layer's distribution come from a pool
+    (`Router.pool`).
     """
     decodes, chunks, num_chunks = tokens_of.decodes, tokens_of.chunks, tokens_of.num_chunks
     experts, top_k, uniform, router = routing.experts, routing.top_k, routing.uniform, routing.router
@@ -344,20 +341,20 @@ def draw_loads(
             tokens += chunks[0, c]
     elif tilt > 0.0:
         pools += num_chunks
-    table, keep, state = router, 0.0, layer_key(key, layer)
+    table, keep, state = router, 0.0, layer_key(keys.step, layer)
+    if pooled(tokens, top_k, experts):
+        state = pool_state(keys, layer, routing, tokens)
     for pool in range(pools):
         if pool > 0:
             table, keep, tokens = scratch.own, persist, chunks[0, pool - 1]
             state = mix(state + np.uint64(pool) * GOLDEN)
-            prompt = layer_key(prompt_key ^ mix(np.uint64(chunks[1, pool - 1])), layer)
+            prompt = layer_key(keys.prompts ^ mix(np.uint64(chunks[1, pool - 1])), layer)
             draw_own(prompt, experts, router, tilt, table)
         if tokens > EXACT_TOKENS and tokens * top_k >= NORMAL_MEAN * experts:
             if pool > 0:
                 fill_inclusion(table[R_PROB], experts, top_k, table[R_INCLUSION])
             inflate = (1.0 + keep) / (1.0 - keep)
             draw_normal(state, tokens, experts, top_k, table[R_INCLUSION], inflate, scratch, out)
-        elif uniform and pool == 0 and top_k == 2:
-            draw_pairs(state, tokens, experts, scratch.words, out)
         elif uniform and pool == 0:
             draw_uniform(state, tokens, experts, top_k, scratch.mark, out)
         else:
@@ -369,7 +366,7 @@ def draw_loads(
             out[e] = out[e] * tokens_each - taken
             over -= taken
         for c in range(num_chunks):
-            prompt = mix(prompt_key ^ mix(np.uint64(chunks[1, c])))
+            prompt = mix(keys.prompts ^ mix(np.uint64(chunks[1, c])))
             out[search(router[R_CUMULATIVE], experts, uniform01(prompt))] += chunks[0, c]
 
 
@@ -378,8 +375,7 @@ def draw_layer(
     seed: int, replica: int, step: int, layer: int, tokens: StepTokens, routing: LayerRouting, scratch: Scratch, out: I8
 ) -> None:
     """`draw_loads` for callers outside compiled code."""
-    prompt_key = step_key(seed ^ PROMPT_SEED, replica, replica)
-    draw_loads(step_key(seed, replica, step), prompt_key, layer, tokens, routing, scratch, out)
+    draw_loads(keys_of(seed, replica, step), layer, tokens, routing, scratch, out)
 
 
 def new_scratch(experts: int) -> Scratch:
@@ -391,5 +387,4 @@ def new_scratch(experts: int) -> Scratch:
         mark=np.zeros(experts, dtype=np.int64),
         chosen=np.zeros(experts, dtype=np.int64),
         last=np.zeros(experts, dtype=np.int64),
-        words=np.zeros(WORDS, dtype=np.uint64),
     )

@@ -39,6 +39,12 @@ PERSISTENCE = 0.15
 BY_REQUEST = -1.0
 """`Router.tilt` where a request chooses for all of its tokens, times the tokens that a decode has in a step."""
 
+POOL = 1024
+"""Samples of all layers of a router for a number of tokens; a run computes the time of each once. The mean of a pool has
+a standard error of 1/32 of the spread of a layer's time."""
+
+LEAST_POOL = 64
+"""Samples of one layer."""
 
 Copies = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
 """Of every copy of an expert: the expert, and its share of the expert's tokens."""
@@ -83,6 +89,11 @@ class Router:
     def uniform(self) -> bool:
         return bool(np.all(self.prob == self.prob[0, 0]))
 
+    @property
+    def pool(self) -> int:
+        """Samples of a layer for a number of tokens of its distribution; layers of a uniform router share them."""
+        return POOL if self.uniform else max(POOL // len(self.prob), LEAST_POOL)
+
     def loads(self, step: int, layer: int, batch: Batch, replica: int = 0) -> Loads:
         """Sample one layer's loads; equal keys give equal samples."""
         from .draws import LayerRouting, StepTokens, draw_layer
@@ -92,7 +103,7 @@ class Router:
         out = np.zeros(experts, dtype=np.int64)
         chunks = np.stack([batch.q_len[chunk], batch.seq_id[chunk]])
         tokens = StepTokens(int(batch.q_len[~chunk].sum()), chunks, chunks.shape[1])
-        routing = LayerRouting(experts, self.top_k, self.uniform, self.table(layer), self.tilt, self.persist)
+        routing = LayerRouting(experts, self.top_k, self.uniform, self.table(layer), self.tilt, self.persist, self.pool)
         scratch = _scratch(experts, get_ident())
         draw_layer(self.seed, replica, step, self.keys[layer], tokens, routing, scratch, out)
         return Loads.drawn(out)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,10 +14,6 @@ if TYPE_CHECKING:
     from opbyte.extend.devices import SystemSpec
     from opbyte.extend.systems import Run
 
-OF_SYSTEMS: dict[str, Any] = {
-    "device": "", "size": "", "latency_s": None, "efficiency": None, "memory": "flat", "layout_of": None,
-}  # fmt: skip
-"""What of a `Point` changes nothing about its requests, made equal."""
 OF_REQUESTS: dict[str, Any] = {
     "batch": 1, "input_len": 1, "output_len": 1, "lengths": "fixed", "rate": None, "warmup": 0, "stop": 0,
 }  # fmt: skip
@@ -230,14 +226,6 @@ def run_point(point: Point) -> Measured:
     return _measured(run_scenario(asked, keep_stages=True, made=made), point.warmup)
 
 
-def run_alike(points: Sequence[Point]) -> list[Measured]:
-    """Simulate points that differ in their systems: the experts of their requests are sampled once."""
-    from opbyte.extend.systems import drawn_once
-
-    with drawn_once():
-        return [run_point(point) for point in points]
-
-
 def _measured(run: Run, warmup: int) -> Measured:
     import numpy as np
 
@@ -303,16 +291,11 @@ class Runner:
         new.sort(key=lambda p: (p.rate is None, p.model, p.seed, -p.stop * p.output_len / p.batch))
         if new and not self._compiled:
             last = new.pop()
-            self._add(last, *run_alike([last]))  # compile once, before each worker would
+            self._add(last, run_point(last))  # compile once, before each worker would
             self._compiled = True
         total = len(self.results) + len(new)
-        alike: dict[Point, list[Point]] = {}
-        for p in new:
-            alike.setdefault(replace(p, **OF_SYSTEMS), []).append(p)
-        groups = list(alike.values())
-        for i, measured in self._crew.run(run_alike, groups):
-            for point, result in zip(groups[i], measured, strict=True):
-                self._add(point, result)
+        for i, measured in self._crew.run(run_point, new):
+            self._add(new[i], measured)
             if self._progress is not None:
                 self._progress(len(self.results), total)
 

@@ -12,6 +12,7 @@ from ...workloads.jit import compiled_part
 from ...workloads.jit_held import held
 from ...workloads.records import Records, named, records
 from .lowering import F8, I8, ROLE_LINK, Plan
+from .memo import NUM_SHARE
 
 T_FLOPS, T_STREAM, T_ACT, T_RUNS, T_OUTSIDE = range(len(BOUNDS), len(BOUNDS) + 5)
 NUM_TALLIES = len(BOUNDS) + 5
@@ -25,11 +26,6 @@ kernel tables in use; of totals also all busy seconds, and joules by path, in th
 CELL = named("", "wall processor busy flops stream act outside bound")
 """The current cost of one op of one rank. Wall seconds do not include parallel work; the processor is -1 if the op has
 nothing to do; 1 outside the kernel tables; code of the bound."""
-
-A_TOKENS, A_ACTIVE, A_RUNS, A_OUTSIDE = range(len(BOUNDS), len(BOUNDS) + 4)
-NUM_SHARE = len(BOUNDS) + 4
-"""Columns of `Books.share`: one step's experts of one part on one processor, all groups; first
-busy seconds by bound."""
 
 SPACE = named("", "tokens active main near")
 """Of one memory space: tokens and active experts, and their seconds on the main and on the near processor by rooflines,

@@ -5,15 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from ...devices.calibrated.terms import bound
-from ...workloads.draws import step_key
+from ...workloads.draws import Keys, keys_of
 from ...workloads.jit import compiled_by, compiled_given, compiled_part, int64
 from ...workloads.records import Records
 from ..deploy.placement import BOTH, CLEARLY, Option, kind_code
 from . import books as book
 from . import lowering as low
 from .books import Books
-from .drawing import StepBatch, draw_part, exchange, is_drawn
+from .drawing import StepBatch, draw_part
 from .lowering import F8, I8, Plan
+from .memo import A_ACTIVE, A_OUTSIDE, A_RUNS, A_TOKENS, NUM_SHARE, entry_of, mark_of, recall, remember
 from .prices import Price, experts_price, part_outside
 from .rules import attained, energy, score
 
@@ -72,11 +73,11 @@ def share_price(plan: Plan, part: int, processor: int, tokens: float, active: fl
 def book_share(plan: Plan, part: int, processor: int, tokens: float, active: float, price: Price, share: F8) -> None:
     """Add a share of one device's experts to the totals of its processor."""
     share[processor, price[1]] += price[0]
-    share[processor, book.A_TOKENS] += tokens
-    share[processor, book.A_ACTIVE] += active
-    share[processor, book.A_RUNS] += 1.0
+    share[processor, A_TOKENS] += tokens
+    share[processor, A_ACTIVE] += active
+    share[processor, A_RUNS] += 1.0
     row = plan.slots.shape[0] + part
-    share[processor, book.A_OUTSIDE] += part_outside(plan.kernels, row, processor, tokens, active)
+    share[processor, A_OUTSIDE] += part_outside(plan.kernels, row, processor, tokens, active)
 
 
 @compiled_part
@@ -185,7 +186,7 @@ def split_queue(plan: Plan, part: int, queue: Records, used: int, near: int, sha
 def clear_share(share: F8) -> None:
     """Empty the totals of one step's experts."""
     for p in range(share.shape[0]):
-        for a in range(book.NUM_SHARE):
+        for a in range(NUM_SHARE):
             share[p, a] = 0.0
 
 
@@ -201,7 +202,7 @@ def groups_seconds(plan: Plan, part: int, loads: I8, mixed: bool, share: F8, que
     group_size = experts.held
     slowest, sums, before = 0.0, 0.0, 0.0
     for p in range(share.shape[0]):
-        before += share[p, book.A_TOKENS] * params[p].sum_bytes
+        before += share[p, A_TOKENS] * params[p].sum_bytes
     tables = plan.expert_table[experts.table]
     for g in range(groups):
         if near > 0:
@@ -213,14 +214,14 @@ def groups_seconds(plan: Plan, part: int, loads: I8, mixed: bool, share: F8, que
             seconds = experts_whole(plan, part, loads, g * group_size, group_size, mixed, share)
         left = -before - sums  # bytes of partial sums that this group's stacks leave
         for p in range(share.shape[0]):
-            left += share[p, book.A_TOKENS] * params[p].sum_bytes
+            left += share[p, A_TOKENS] * params[p].sum_bytes
         if left > 0.0:
             sums += left
             moving, fixed = left / params[0].bytes, params[0].fixed
             add = moving + fixed
             seconds += add
             share[0, int(bound(add, 0.0, moving, fixed))] += add
-            share[0, book.A_RUNS] += 1.0
+            share[0, A_RUNS] += 1.0
         slowest = max(slowest, seconds)
     return slowest, sums
 
@@ -231,25 +232,45 @@ def book_part(plan: Plan, part: int, sums: float, share: F8, tally: F8, busy: F8
     experts, work, row = plan.experts[part], plan.expert_work[part], plan.slots.shape[0] + part
     times = float(plan.expert_devices // experts.groups * experts.layers)
     for p in range(share.shape[0]):
-        if share[p, book.A_RUNS] > 0.0:
+        if share[p, A_RUNS] > 0.0:
             total = tally[row, p]
-            for b in range(book.A_TOKENS):
+            for b in range(A_TOKENS):
                 total[b] += share[p, b] * times
                 busy[p] += share[p, b] * times
-            total[book.T_FLOPS] += share[p, book.A_TOKENS] * work.flops * times
-            total[book.T_STREAM] += share[p, book.A_ACTIVE] * work.weights * times
-            total[book.T_ACT] += share[p, book.A_TOKENS] * work.act * times
-            total[book.T_RUNS] += share[p, book.A_RUNS] * times
-            total[book.T_OUTSIDE] += share[p, book.A_OUTSIDE] * times
+            total[book.T_FLOPS] += share[p, A_TOKENS] * work.flops * times
+            total[book.T_STREAM] += share[p, A_ACTIVE] * work.weights * times
+            total[book.T_ACT] += share[p, A_TOKENS] * work.act * times
+            total[book.T_RUNS] += share[p, A_RUNS] * times
+            total[book.T_OUTSIDE] += share[p, A_OUTSIDE] * times
     tally[row, 0, book.T_ACT] += sums * times
 
 
 @compiled_part
-def part_seconds(plan: Plan, part: int, key: np.uint64, mixed: bool, books: Books) -> float:
-    """Return the seconds of the slowest group of `part` at the sampled loads, with booking."""
+def drawn_costs(plan: Plan, part: int, keys: Keys, batch: StepBatch, books: Books) -> tuple[float, float]:
+    """Sample the loads of `part` and return what `groups_seconds` does."""
+    draw_part(plan, part, batch, 0, books.scratch, books.loads)
     clear_share(books.share)
-    loads = on_slots(plan, part, key, books.loads, books.placed)
-    slowest, sums = groups_seconds(plan, part, loads, mixed, books.share, books.queue)
+    loads = on_slots(plan, part, keys.step, books.loads, books.placed)
+    return groups_seconds(plan, part, loads, batch.num_chunks > 0, books.share, books.queue)
+
+
+@compiled_given("plan.memo", otherwise=drawn_costs)
+def part_costs(plan: Plan, part: int, keys: Keys, batch: StepBatch, books: Books) -> tuple[float, float]:
+    """The same, from the memory where it holds these loads."""
+    mark = mark_of(plan, part, batch, keys)
+    entry = entry_of(plan.memo, mark)
+    if mark > 0 and plan.memo.marks[entry] == mark:
+        return recall(plan.memo, entry, books.share)
+    totals = drawn_costs(plan, part, keys, batch, books)
+    if mark > 0:
+        remember(plan.memo, entry, mark, totals, books.share)
+    return totals
+
+
+@compiled_part
+def part_seconds(plan: Plan, part: int, keys: Keys, batch: StepBatch, books: Books) -> float:
+    """Return the seconds of the slowest group of `part` at sampled loads, with booking."""
+    slowest, sums = part_costs(plan, part, keys, batch, books)
     book_part(plan, part, sums, books.share, books.tally, books.busy[0])
     layers = plan.experts[part].layers
     books.wall[plan.slots.shape[0] + part] += slowest * layers
@@ -260,14 +281,10 @@ def part_seconds(plan: Plan, part: int, key: np.uint64, mixed: bool, books: Book
 def experts_step(plan: Plan, batch: StepBatch, books: Books) -> float:
     """Return the seconds of all expert parts of a step at sampled loads; zero for a model without experts."""
     total, stages = 0.0, books.stages
-    key = step_key(plan.seed, plan.replica, batch.step)
+    keys = keys_of(plan.seed, plan.replica, batch.step)
     start_fetch(plan, books)
-    known = is_drawn(plan, batch)
     for x in range(plan.experts.shape[0]):
-        if not known:
-            draw_part(plan, x, batch, 0, books.scratch, books.loads)
-        exchange(plan, batch, x, known, books.loads)
-        seconds = part_seconds(plan, x, key, batch.num_chunks > 0, books)
+        seconds = part_seconds(plan, x, keys, batch, books)
         seconds += fetch_step(plan, x, batch, seconds, books)
         total += seconds
         stages[plan.experts[x].stage] += seconds

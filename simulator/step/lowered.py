@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ..deploy.deployment import Deployment
-from .drawing import drawn_of
 from .lowering import Plan, Slots, lower
 
 KEPT = 64
@@ -14,7 +13,7 @@ _lowered: dict[int, tuple[Deployment, int, Plan, Slots]] = {}
 def lowered(deployment: Deployment, replica: int, counts: int) -> tuple[Plan, Slots]:
     """The same as `lower`; of a deployment that was lowered lately, the very object, without the work.
 
-    A plan is only read, so that runs may share it as replicas do.
+    Of a plan only `memo` is written, whose entries are the same for all, so that runs may share it as replicas do.
     """
     known = _lowered.pop(id(deployment), None)
     if known is not None and known[1] == counts and deployment.apart is None:  # else it draws
@@ -24,4 +23,4 @@ def lowered(deployment: Deployment, replica: int, counts: int) -> tuple[Plan, Sl
     _lowered[id(deployment)] = deployment, counts, plan, slots  # alive: no other has its id
     while len(_lowered) > KEPT:
         del _lowered[next(iter(_lowered))]
-    return plan._replace(drawn=drawn_of(plan)), slots
+    return plan, slots

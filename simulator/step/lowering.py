@@ -7,7 +7,7 @@ ops are affine in each expert's tokens. Nothing is written twice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +34,7 @@ from ..deploy.placement import (
 )
 from ..part import Combination
 from ..registry import all_hooks, parts_of
+from .memo import memo_of
 from .modes import Modes, modes_of
 from .prices import Kernels, gather
 from .rules import Custom, custom_rule, rule_code
@@ -52,11 +53,11 @@ SLOT = named("role varies several kind phase", "")
 """Of an op: role, whether it depends on the contexts of decodes, whether more than one processor can run it, and its
 kind and phase as placement rules know them."""
 
-EXPERTS = named("count groups top_k uniform near table layers stage key held", "")
+EXPERTS = named("count groups top_k uniform near table layers stage key held alike pool", "")
 """Of a part: experts the router chooses from, their groups, experts of a token, whether the router is uniform, the
 processor that shares the experts with the main one (0 = none), the table of `Plan.expert_table` with their seconds,
-layers that share a sample, their pipeline stage, the counter of their samples, and each group's experts, including
-copies."""
+layers that share a sample, their pipeline stage, the counter of their samples, each group's experts, including
+copies, the first part whose loads take as long as its, and `Router.pool`."""
 
 EXPERT_WORK = named("", "flops weights act tilt persist")
 """FLOP per routed token, bytes per active expert, activation bytes per routed token; `Router.tilt` and
@@ -113,7 +114,7 @@ class Plan(NamedTuple):
     places: Any = None  # None where experts lie in order and have no copies
     modes: Modes | Any = None  # None where exchanges are the same in every step
     apart: Any = None  # devices that hold the experts; None where those that attend do
-    drawn: Any = None  # draws that runs share, see `drawing`; None where each draws its own
+    memo: Any = None  # `memo.Memo`; None where something looks at the loads themselves
 
 
 class Slots(NamedTuple):
@@ -195,7 +196,7 @@ def lower(
     )
     for hook in all_hooks("lower", parts_of(Combination(d))):
         plan, slots = hook(plan, slots, d, replica, counts)
-    return plan, slots
+    return plan._replace(memo=memo_of(plan)), slots
 
 
 def _slots(ops: Sequence[Op], roles: Sequence[int], varies: B1, can: B1) -> Records:
@@ -312,10 +313,11 @@ def _expert_work(part: ExpertPart, deployment: Deployment) -> tuple[float, ...]:
 
 def _experts(deployment: Deployment, shares: bool, can: B1, classes: Sequence[int]) -> Records:
     """`Plan.experts`: what is counted of each part, and where its experts may run."""
+    first: dict[Hashable, int] = {}
     rows = [
         (part.router.prob.shape[1], part.ep, part.router.top_k, int(part.router.uniform),
          _near(shares, can[x]), classes[x], part.layers, part.stage, part.router.keys[part.row],
-         part.held)
+         part.held, first.setdefault((part.spec, part.ep, id(part.router), 0 if part.router.uniform else part.row), x), part.router.pool)
         for x, part in enumerate(deployment.experts)
     ]  # fmt: skip
     return filled(EXPERTS, rows)

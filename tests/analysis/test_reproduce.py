@@ -22,7 +22,7 @@ from opbyte.analysis.papers.duplex.cases import GPU, HETERO, PE, PLAIN, SPLIT, M
 from opbyte.analysis.papers.duplex.rows import HETERO_LENGTHS
 from opbyte.analysis.papers.duplex.static import EDAP_OPS, area_mm2, edap, edap_rows, near_processor
 from opbyte.analysis.papers.figures.duplex import DRAWN, ENERGY, draw
-from opbyte.analysis.papers.points import Measured, requests_of, run_alike, run_point, system_of, that_fits
+from opbyte.analysis.papers.points import Measured, requests_of, run_point, system_of, that_fits
 from opbyte.analysis.papers.published import published, rows_of
 from opbyte.analysis.reproduce import base
 from opbyte.analysis.reproduce.base import FAIL, PASS, PREDICTION, Reproduction, Table, judged, write_reproduction
@@ -82,14 +82,6 @@ def test_edap_is_that_of_fig_8() -> None:
 def small() -> dict[str, Measured]:
     """Mixtral, batch 32, lengths 256, on the four devices of Fig. 11."""
     return {d: run_point(closed("mixtral-8x7b", d, 32, 256, 0, "uniform")) for d in (GPU, PLAIN, PE, FINAL)}
-
-
-def test_systems_that_share_their_draws_are_what_each_is_alone(small: dict[str, Measured]) -> None:
-    """To the bit: also where a batch's prompts have experts of their own, and beside another seed's."""
-    alike = [closed("mixtral-8x7b", d, 32, 256, 0, "uniform") for d in small]
-    assert run_alike(alike) == list(small.values())
-    skewed = [replace(p, routing="measured", seed=s, stop=96) for p in alike[::3] for s in (1, 2)]
-    assert run_alike(skewed) == [run_point(p) for p in skewed]
 
 
 def test_each_mechanism_adds_throughput(small: dict[str, Measured]) -> None:

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from opbyte.workloads.batch import Batch
-from opbyte.workloads.draws import EXACT_TOKENS, Scratch, draw_pairs, draw_uniform, new_scratch
+from opbyte.workloads.draws import EXACT_TOKENS
 from opbyte.workloads.errors import InputError
-from opbyte.workloads.jit import compiled
 from opbyte.workloads.routing import Router, make_router
 
 Loads = npt.NDArray[np.float64]
@@ -31,8 +28,8 @@ def router(routing: str, experts: int, top_k: int, layers: int = 2, seed: int = 
 
 
 def draws(of: Router, batch: Batch, count: int) -> Loads:
-    """Loads of one layer in `count` steps, shape (count, experts)."""
-    return np.stack([of.loads(step, 0, batch).tokens for step in range(count)])
+    """Loads of one layer in `count` steps, each of another pool, shape (count, experts)."""
+    return np.stack([replace(of, seed=of.seed + step).loads(step, 0, batch).tokens for step in range(count)])
 
 
 @pytest.mark.parametrize("tokens", [5, 40, 2000])
@@ -177,16 +174,13 @@ def test_a_trace_gives_its_shares(tmp_path: Path) -> None:
     assert share / 200 == pytest.approx([0.6, 0.2, 0.1, 0.1], abs=0.02)
 
 
-@compiled
-def _both_ways(seed: int, tokens: int, scratch: Scratch, one: Any, other: Any) -> None:
-    draw_uniform(np.uint64(seed), tokens, one.size, 2, scratch.mark, one)
-    draw_pairs(np.uint64(seed), tokens, one.size, scratch.words, other)
-
-
-@given(st.integers(0, 2**63 - 1), st.integers(0, 700), st.integers(2, 40))
-def test_pairs_are_drawn_as_any_choices_are(seed: int, tokens: int, experts: int) -> None:
-    """In the same stream of random words, wherever its pieces end."""
-    one, other = np.zeros((2, experts), dtype=np.int64)
-    _both_ways(seed, tokens, new_scratch(experts), one, other)
-    assert one.tolist() == other.tolist()
-    assert one.sum() == 2 * tokens
+@pytest.mark.parametrize("routing", ["uniform", "power_law:1.0"])
+def test_many_tokens_are_one_of_a_pool_of_samples(routing: str) -> None:
+    """So a run prices each sample once; replicas share a pool, seeds do not, and few tokens have none."""
+    of, many, few = router(routing, 8, 2, layers=4), Batch.of([0] * 40), Batch.of([0] * 3)
+    seen = {tuple(of.loads(step, 1, many).tokens) for step in range(8 * of.pool)}
+    assert len(seen) <= of.pool
+    assert {tuple(of.loads(step, 1, many, replica=1).tokens) for step in range(50)} <= seen
+    other = router(routing, 8, 2, layers=4, seed=1)
+    assert not {tuple(other.loads(step, 1, many).tokens) for step in range(50)} <= seen
+    assert len({tuple(of.loads(step, 1, few).tokens) for step in range(50)}) > 10

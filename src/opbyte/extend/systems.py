@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from opbyte.simulator.scenario.build import run_scenario as run_scenario
     from opbyte.simulator.scenario.load import load as load
     from opbyte.simulator.serving.record import Run as Run
-    from opbyte.simulator.step.drawing import drawn_once as drawn_once
     from opbyte.simulator.step.explicit import StageCost as StageCost
     from opbyte.simulator.step.explicit import dealt as dealt
     from opbyte.simulator.step.explicit import explicit_stage as explicit_stage

@@ -1,0 +1,87 @@
+"""Costs of a layer's experts at loads from a pool of samples, stored so that each sample is computed once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ...devices.cost import BOUNDS
+from ...workloads.draws import U8, Keys, mix, pool_place, pooled
+from ...workloads.jit import compiled_part, int64
+from ...workloads.jit_held import held
+from ...workloads.routing import POOL
+
+if TYPE_CHECKING:
+    from .drawing import StepBatch
+    from .lowering import Plan
+
+A_TOKENS, A_ACTIVE, A_RUNS, A_OUTSIDE = range(len(BOUNDS), len(BOUNDS) + 4)
+NUM_SHARE = len(BOUNDS) + 4
+"""Columns of `Books.share`: one step's experts of one part on one processor, all groups; first
+busy seconds by bound."""
+
+ENTRIES = 1 << 15
+"""Results that a plan stores; a new one replaces an old one."""
+
+F8 = npt.NDArray[np.float64]
+
+
+@held
+class Memo(NamedTuple):
+    """N entries, P processors."""
+
+    marks: U8  # [N] `mark_of` the loads; 0 = empty
+    totals: F8  # [N, 2] seconds of the slowest group, and bytes of partial sums
+    shares: F8  # [N, P, NUM_SHARE]
+
+
+def memo_of(plan: Plan) -> Memo | None:
+    """Return an empty memory; None where a part needs the loads of each step."""
+    if plan.moe is None or any(part is not None for part in (plan.streams, plan.fetch, plan.places, plan.apart)):
+        return None
+    shares = np.zeros((ENTRIES, plan.can.shape[1], NUM_SHARE))
+    return Memo(np.zeros(ENTRIES, dtype=np.uint64), np.zeros((ENTRIES, 2)), shares)
+
+
+@compiled_part
+def mark_of(plan: Plan, part: int, batch: StepBatch, keys: Keys) -> np.uint64:
+    """Number of the loads of a part in a step; 0 if they are not from a pool."""
+    experts, tilt, tokens = plan.experts[part], plan.expert_work[part].tilt, int64(batch.decodes)
+    if tilt < 0.0 or (tilt > 0.0 and batch.num_chunks > 0):
+        return np.uint64(0)
+    for c in range(batch.num_chunks):
+        tokens += batch.chunks[0, c]
+    if not pooled(tokens, experts.top_k, experts.count):
+        return np.uint64(0)
+    mixed = int64(batch.num_chunks > 0)
+    which = np.uint64(((tokens * plan.experts.shape[0] + experts.alike) * 2 + mixed) * POOL)
+    return which + pool_place(keys, experts.key, experts.pool)
+
+
+@compiled_part
+def entry_of(memo: Memo, mark: np.uint64) -> int:
+    """Entry that holds the results of a mark, if any does."""
+    return int(np.int64(mix(mark) % np.uint64(memo.marks.size)))
+
+
+@compiled_part
+def recall(memo: Memo, entry: int, share: F8) -> tuple[float, float]:
+    """Return the totals of an entry and copy its share into `share`."""
+    stored = memo.shares[entry]
+    for p in range(share.shape[0]):
+        for a in range(NUM_SHARE):
+            share[p, a] = stored[p, a]
+    return memo.totals[entry, 0], memo.totals[entry, 1]
+
+
+@compiled_part
+def remember(memo: Memo, entry: int, mark: np.uint64, totals: tuple[float, float], share: F8) -> None:
+    """Store an entry."""
+    stored = memo.shares[entry]
+    for p in range(share.shape[0]):
+        for a in range(NUM_SHARE):
+            stored[p, a] = share[p, a]
+    memo.totals[entry, 0], memo.totals[entry, 1] = totals
+    memo.marks[entry] = mark
