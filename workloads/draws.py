@@ -6,6 +6,7 @@ SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +25,10 @@ MIX_2 = np.uint64(0x94D049BB133111EB)
 THRICE = np.uint64(3 * 0x9E3779B97F4A7C15 % 2**64)
 S11, S27, S30, S31, S32 = (np.uint64(n) for n in (11, 27, 30, 31, 32))
 LOW = np.uint64(0xFFFFFFFF)
+PAIRS, FOURS, BYTES, SUM = (
+    np.uint64(n) for n in (0x5555555555555555, 0x3333333333333333, 0x0F0F0F0F0F0F0F0F, 0x0101010101010101)
+)
+S1, S2, S4, S56 = (np.uint64(n) for n in (1, 2, 4, 56))
 
 (R_PROB, R_INCLUSION, R_CUMULATIVE) = range(3)
 """Rows of a router's table for one layer: probability of each expert for one slot, probability
@@ -73,6 +78,9 @@ class Keys(NamedTuple):
 PROMPT_SEED = 0x5EED
 """Seed of prompts' own distributions, separate from their loads."""
 
+COIN = 1.0 / math.sqrt(16.0 + 1.0 / 12.0)
+"""1 over the standard deviation of the heads and of what is added."""
+
 EXACT_TOKENS = 256
 """Up to this many tokens each token's experts are sampled one by one."""
 
@@ -87,6 +95,15 @@ def mix(x: np.uint64) -> np.uint64:
     x = (x ^ (x >> S30)) * MIX_1
     x = (x ^ (x >> S27)) * MIX_2
     return x ^ (x >> S31)
+
+
+@compiled_part
+def count_ones(x: np.uint64) -> int:
+    """Bits that are set (Hacker's Delight, section 5-1)."""
+    x -= (x >> S1) & PAIRS
+    x = (x & FOURS) + ((x >> S2) & FOURS)
+    x = (x + (x >> S4)) & BYTES
+    return int(np.int64((x * SUM) >> S56))
 
 
 @compiled_part
@@ -108,12 +125,6 @@ def keys_of(seed: int, replica: int, step: int) -> Keys:
     """Return the states of one step's samples."""
     prompts = step_key(seed ^ PROMPT_SEED, replica, replica)
     return Keys(step_key(seed, replica, step), prompts, mix(np.uint64(seed) ^ MIX_2))
-
-
-@compiled_part
-def pooled(tokens: int, top_k: int, experts: int) -> bool:
-    """Whether samples come from a pool. Few tokens do not: a pool would favour some experts."""
-    return tokens * top_k >= experts
 
 
 @compiled_part
@@ -141,6 +152,15 @@ def normal_pair(state: np.uint64) -> tuple[float, float]:
     radius = np.sqrt(-2.0 * np.log(uniform01(mix(state + GOLDEN))))
     angle = 2.0 * np.pi * uniform01(mix(state + GOLDEN + GOLDEN))
     return float(radius * np.cos(angle)), float(radius * np.sin(angle))
+
+
+@compiled_part
+def coins(bits: np.uint64) -> float:
+    """A nearly normal number of mean 0 and variance 1: the heads of 64 coins, spread evenly between whole numbers.
+
+    Its distribution function differs from the normal one by less than 0.002.
+    """
+    return float((count_ones(bits) - 32.5 + uniform01(mix(bits))) * COIN)
 
 
 @compiled_part
@@ -268,15 +288,12 @@ def draw_normal(
     `inflate` multiplies the variance (repeated experts of consecutive tokens).
     """
     value, spread = scratch.value, scratch.spread
-    excess, weight, spare = 0.0, 0.0, 0.0
+    excess, weight = 0.0, 0.0
     for e in range(experts):
         p = inclusion[e]
         spread[e] = tokens * p * (1.0 - p) * inflate
-        z = spare
-        if e % 2 == 0:
-            state += THRICE
-            z, spare = normal_pair(state)
-        value[e] = p * tokens + z * np.sqrt(spread[e])
+        state += GOLDEN
+        value[e] = p * tokens + coins(mix(state)) * np.sqrt(spread[e])
         excess += value[e]
         weight += spread[e]
     excess -= tokens * top_k
@@ -342,7 +359,7 @@ def draw_loads(keys: Keys, layer: int, tokens_of: StepTokens, routing: LayerRout
     elif tilt > 0.0:
         pools += num_chunks
     table, keep, state = router, 0.0, layer_key(keys.step, layer)
-    if pooled(tokens, top_k, experts):
+    if tilt >= 0.0:
         state = pool_state(keys, layer, routing, tokens)
     for pool in range(pools):
         if pool > 0:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...devices.cost import BOUNDS
-from ...workloads.draws import U8, Keys, mix, pool_place, pooled
+from ...workloads.draws import U8, Keys, mix, pool_place
 from ...workloads.jit import compiled_part, int64
 from ...workloads.jit_held import held
 from ...workloads.routing import POOL
@@ -53,8 +53,6 @@ def mark_of(plan: Plan, part: int, batch: StepBatch, keys: Keys) -> np.uint64:
         return np.uint64(0)
     for c in range(batch.num_chunks):
         tokens += batch.chunks[0, c]
-    if not pooled(tokens, experts.top_k, experts.count):
-        return np.uint64(0)
     mixed = int64(batch.num_chunks > 0)
     which = np.uint64(((tokens * plan.experts.shape[0] + experts.alike) * 2 + mixed) * POOL)
     return which + pool_place(keys, experts.key, experts.pool)

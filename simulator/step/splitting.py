@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ...workloads.draws import GOLDEN, MIX_2, layer_key, mix, step_key
+from ...workloads.draws import GOLDEN, MIX_2, count_ones, layer_key, mix, step_key
 from ...workloads.jit import compiled, compiled_part, int64
 from ...workloads.ops import Loads
 from ..deploy.expert_parts import ExpertPart
@@ -21,21 +21,8 @@ F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
 ONE = np.uint64(1)
-PAIRS, FOURS, BYTES, SUM = (
-    np.uint64(n) for n in (0x5555555555555555, 0x3333333333333333, 0x0F0F0F0F0F0F0F0F, 0x0101010101010101)
-)
-S1, S2, S4, S56 = (np.uint64(n) for n in (1, 2, 4, 56))
 WORD = 64
 S16, FOUR_HEX, CHANCES = np.uint64(16), np.uint64(0xFFFF), 65536.0
-
-
-@compiled_part
-def count_ones(x: np.uint64) -> int:
-    """Bits that are set (Hacker's Delight, section 5-1)."""
-    x -= (x >> S1) & PAIRS
-    x = (x & FOURS) + ((x >> S2) & FOURS)
-    x = (x + (x >> S4)) & BYTES
-    return int(np.int64((x * SUM) >> S56))
 
 
 @compiled_part

@@ -176,11 +176,10 @@ def test_a_trace_gives_its_shares(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("routing", ["uniform", "power_law:1.0"])
 def test_many_tokens_are_one_of_a_pool_of_samples(routing: str) -> None:
-    """So a run prices each sample once; replicas share a pool, seeds do not, and few tokens have none."""
-    of, many, few = router(routing, 8, 2, layers=4), Batch.of([0] * 40), Batch.of([0] * 3)
+    """So a run computes the time of each once; replicas share a pool, seeds do not."""
+    of, many = router(routing, 8, 2, layers=4), Batch.of([0] * 40)
     seen = {tuple(of.loads(step, 1, many).tokens) for step in range(8 * of.pool)}
     assert len(seen) <= of.pool
     assert {tuple(of.loads(step, 1, many, replica=1).tokens) for step in range(50)} <= seen
     other = router(routing, 8, 2, layers=4, seed=1)
     assert not {tuple(other.loads(step, 1, many).tokens) for step in range(50)} <= seen
-    assert len({tuple(of.loads(step, 1, few).tokens) for step in range(50)}) > 10
