@@ -6,7 +6,6 @@ SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -67,7 +66,7 @@ class LayerRouting(NamedTuple):
     pool: int
 
 
-class Keys(NamedTuple):
+class SampleKeys(NamedTuple):
     """States that a step's samples begin with."""
 
     step: np.uint64
@@ -78,15 +77,11 @@ class Keys(NamedTuple):
 PROMPT_SEED = 0x5EED
 """Seed of prompts' own distributions, separate from their loads."""
 
-COIN = 1.0 / math.sqrt(16.0 + 1.0 / 12.0)
-"""1 over the standard deviation of the heads and of what is added."""
-
 EXACT_TOKENS = 256
 """Up to this many tokens each token's experts are sampled one by one."""
 
 NORMAL_MEAN = 24.0
-"""Above `EXACT_TOKENS`, loads with at least this mean per expert are sampled from the normal distribution with the
-exact mean and covariance, rounded with their exact sum."""
+"""From this mean load on, more than `EXACT_TOKENS` are sampled as rounded normal loads of exact covariance and sum."""
 
 
 @compiled_part
@@ -121,20 +116,20 @@ def layer_key(key: np.uint64, layer: int) -> np.uint64:
 
 
 @compiled_part
-def keys_of(seed: int, replica: int, step: int) -> Keys:
+def keys_of(seed: int, replica: int, step: int) -> SampleKeys:
     """Return the states of one step's samples."""
     prompts = step_key(seed ^ PROMPT_SEED, replica, replica)
-    return Keys(step_key(seed, replica, step), prompts, mix(np.uint64(seed) ^ MIX_2))
+    return SampleKeys(step_key(seed, replica, step), prompts, mix(np.uint64(seed) ^ MIX_2))
 
 
 @compiled_part
-def pool_place(keys: Keys, layer: int, pool: int) -> np.uint64:
+def pool_place(keys: SampleKeys, layer: int, pool: int) -> np.uint64:
     """Return the place of a layer's sample in its pool."""
     return layer_key(keys.step, layer) % np.uint64(pool)
 
 
 @compiled_part
-def pool_state(keys: Keys, layer: int, routing: LayerRouting, tokens: int) -> np.uint64:
+def pool_state(keys: SampleKeys, layer: int, routing: LayerRouting, tokens: int) -> np.uint64:
     """Return the state of that sample; layers of a uniform router share their pools."""
     state = layer_key(keys.pool + np.uint64(tokens) * GOLDEN, int64(0) if routing.uniform else layer)
     return mix(state ^ (pool_place(keys, layer, routing.pool) * MIX_1 + GOLDEN))
@@ -147,20 +142,16 @@ def uniform01(bits: np.uint64) -> float:
 
 
 @compiled_part
-def normal_pair(state: np.uint64) -> tuple[float, float]:
-    """Two standard normals (Box-Muller) from one state; uses state + 1 and + 2."""
+def normal(state: np.uint64) -> float:
+    """A standard normal number (Box-Muller) from one state; uses state + 1 and + 2."""
     radius = np.sqrt(-2.0 * np.log(uniform01(mix(state + GOLDEN))))
-    angle = 2.0 * np.pi * uniform01(mix(state + GOLDEN + GOLDEN))
-    return float(radius * np.cos(angle)), float(radius * np.sin(angle))
+    return float(radius * np.cos(2.0 * np.pi * uniform01(mix(state + GOLDEN + GOLDEN))))
 
 
 @compiled_part
 def coins(bits: np.uint64) -> float:
-    """A nearly normal number of mean 0 and variance 1: the heads of 64 coins, spread evenly between whole numbers.
-
-    Its distribution function differs from the normal one by less than 0.002.
-    """
-    return float((count_ones(bits) - 32.5 + uniform01(mix(bits))) * COIN)
+    """A nearly normal number (its distribution differs by less than 0.002): the heads of 64 coins, spread evenly."""
+    return float((count_ones(bits) - 32.5 + uniform01(mix(bits))) / np.sqrt(16.0 + 1.0 / 12.0))
 
 
 @compiled_part
@@ -174,7 +165,7 @@ def gamma_draw(state: np.uint64, shape: float) -> float:
     c = 1.0 / np.sqrt(9.0 * d)
     while True:
         state += THRICE
-        x, _ = normal_pair(state)
+        x = normal(state)
         v = 1.0 + c * x
         if v > 0.0:
             v = v * v * v
@@ -334,7 +325,9 @@ def draw_own(key: np.uint64, experts: int, router: F8, tilt: float, table: F8) -
 
 
 @compiled_part
-def draw_loads(keys: Keys, layer: int, tokens_of: StepTokens, routing: LayerRouting, scratch: Scratch, out: I8) -> None:
+def draw_loads(
+    keys: SampleKeys, layer: int, tokens_of: StepTokens, routing: LayerRouting, scratch: Scratch, out: I8
+) -> None:
     """Tokens per expert of one layer in one step, into the first `experts` entries of `out`.
 
     Decodes come from different sequences, so they are independent samples from the layer's distribution. With `tilt` >

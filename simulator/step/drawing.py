@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ...workloads.draws import LayerRouting, Scratch, StepTokens, draw_loads, keys_of
-from ...workloads.jit import compiled_part
+import numpy as np
+
+from ...workloads.draws import LayerRouting, SampleKeys, Scratch, StepTokens, draw_loads, keys_of, pool_place
+from ...workloads.jit import compiled_part, int64
+from ...workloads.routing import POOL
 from .lowering import I8, Plan
 
 
@@ -44,3 +47,16 @@ def draw_part(plan: Plan, part: int, batch: StepBatch, ahead: int, scratch: Scra
         scratch,
         loads,
     )
+
+
+@compiled_part
+def mark_of(plan: Plan, part: int, batch: StepBatch, keys: SampleKeys) -> np.uint64:
+    """Number of the loads of a part in a step; 0 if they are not from a pool."""
+    experts, tilt, tokens = plan.experts[part], plan.expert_work[part].tilt, int64(batch.decodes)
+    if tilt < 0.0 or (tilt > 0.0 and batch.num_chunks > 0):
+        return np.uint64(0)
+    for c in range(batch.num_chunks):
+        tokens += batch.chunks[0, c]
+    mixed = int64(batch.num_chunks > 0)
+    which = np.uint64(((tokens * plan.experts.shape[0] + experts.alike) * 2 + mixed) * POOL)
+    return which + pool_place(keys, experts.key, experts.pool)

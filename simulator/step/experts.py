@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from ...devices.calibrated.terms import bound
-from ...workloads.draws import Keys, keys_of
+from ...workloads.draws import SampleKeys, keys_of
 from ...workloads.jit import compiled_by, compiled_given, compiled_part, int64
 from ...workloads.records import Records
 from ..deploy.placement import BOTH, CLEARLY, Option, kind_code
 from . import books as book
 from . import lowering as low
 from .books import Books
-from .drawing import StepBatch, draw_part
+from .drawing import StepBatch, draw_part, mark_of
 from .lowering import F8, I8, Plan
-from .memo import A_ACTIVE, A_OUTSIDE, A_RUNS, A_TOKENS, NUM_SHARE, entry_of, mark_of, recall, remember
+from .memo import A_ACTIVE, A_OUTSIDE, A_RUNS, A_TOKENS, NUM_SHARE, entry_of, recall, remember
 from .prices import Price, experts_price, part_outside
 from .rules import attained, energy, score
 
@@ -246,7 +246,7 @@ def book_part(plan: Plan, part: int, sums: float, share: F8, tally: F8, busy: F8
 
 
 @compiled_part
-def drawn_costs(plan: Plan, part: int, keys: Keys, batch: StepBatch, books: Books) -> tuple[float, float]:
+def drawn_costs(plan: Plan, part: int, keys: SampleKeys, batch: StepBatch, books: Books) -> tuple[float, float]:
     """Sample the loads of `part` and return what `groups_seconds` does."""
     draw_part(plan, part, batch, 0, books.scratch, books.loads)
     clear_share(books.share)
@@ -255,7 +255,7 @@ def drawn_costs(plan: Plan, part: int, keys: Keys, batch: StepBatch, books: Book
 
 
 @compiled_given("plan.memo", otherwise=drawn_costs)
-def part_costs(plan: Plan, part: int, keys: Keys, batch: StepBatch, books: Books) -> tuple[float, float]:
+def part_costs(plan: Plan, part: int, keys: SampleKeys, batch: StepBatch, books: Books) -> tuple[float, float]:
     """The same, from the memory where it holds these loads."""
     mark = mark_of(plan, part, batch, keys)
     entry = entry_of(plan.memo, mark)
@@ -268,7 +268,7 @@ def part_costs(plan: Plan, part: int, keys: Keys, batch: StepBatch, books: Books
 
 
 @compiled_part
-def part_seconds(plan: Plan, part: int, keys: Keys, batch: StepBatch, books: Books) -> float:
+def part_seconds(plan: Plan, part: int, keys: SampleKeys, batch: StepBatch, books: Books) -> float:
     """Return the seconds of the slowest group of `part` at sampled loads, with booking."""
     slowest, sums = part_costs(plan, part, keys, batch, books)
     book_part(plan, part, sums, books.share, books.tally, books.busy[0])

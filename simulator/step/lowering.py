@@ -34,7 +34,7 @@ from ..deploy.placement import (
 )
 from ..part import Combination
 from ..registry import all_hooks, parts_of
-from .memo import memo_of
+from .memo import new_memo
 from .modes import Modes, modes_of
 from .prices import Kernels, gather
 from .rules import Custom, custom_rule, rule_code
@@ -114,7 +114,7 @@ class Plan(NamedTuple):
     places: Any = None  # None where experts lie in order and have no copies
     modes: Modes | Any = None  # None where exchanges are the same in every step
     apart: Any = None  # devices that hold the experts; None where those that attend do
-    memo: Any = None  # `memo.Memo`; None where something looks at the loads themselves
+    memo: Any = None  # `memo.Memo`; None where a part needs the loads of each step
 
 
 class Slots(NamedTuple):
@@ -196,7 +196,8 @@ def lower(
     )
     for hook in all_hooks("lower", parts_of(Combination(d))):
         plan, slots = hook(plan, slots, d, replica, counts)
-    return plan._replace(memo=memo_of(plan)), slots
+    needs_loads = any(part is not None for part in (plan.streams, plan.fetch, plan.places, plan.apart))
+    return plan._replace(memo=None if needs_loads or plan.moe is None else new_memo(len(processors))), slots
 
 
 def _slots(ops: Sequence[Op], roles: Sequence[int], varies: B1, can: B1) -> Records:

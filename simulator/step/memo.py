@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ...devices.cost import BOUNDS
-from ...workloads.draws import U8, Keys, mix, pool_place
-from ...workloads.jit import compiled_part, int64
+from ...workloads.draws import U8, mix
+from ...workloads.jit import compiled_part
 from ...workloads.jit_held import held
-from ...workloads.routing import POOL
-
-if TYPE_CHECKING:
-    from .drawing import StepBatch
-    from .lowering import Plan
 
 A_TOKENS, A_ACTIVE, A_RUNS, A_OUTSIDE = range(len(BOUNDS), len(BOUNDS) + 4)
 NUM_SHARE = len(BOUNDS) + 4
@@ -32,30 +27,15 @@ F8 = npt.NDArray[np.float64]
 class Memo(NamedTuple):
     """N entries, P processors."""
 
-    marks: U8  # [N] `mark_of` the loads; 0 = empty
+    marks: U8  # [N] `drawing.mark_of` the loads; 0 = empty
     totals: F8  # [N, 2] seconds of the slowest group, and bytes of partial sums
     shares: F8  # [N, P, NUM_SHARE]
 
 
-def memo_of(plan: Plan) -> Memo | None:
-    """Return an empty memory; None where a part needs the loads of each step."""
-    if plan.moe is None or any(part is not None for part in (plan.streams, plan.fetch, plan.places, plan.apart)):
-        return None
-    shares = np.zeros((ENTRIES, plan.can.shape[1], NUM_SHARE))
+def new_memo(processors: int) -> Memo:
+    """Return an empty memory."""
+    shares = np.zeros((ENTRIES, processors, NUM_SHARE))
     return Memo(np.zeros(ENTRIES, dtype=np.uint64), np.zeros((ENTRIES, 2)), shares)
-
-
-@compiled_part
-def mark_of(plan: Plan, part: int, batch: StepBatch, keys: Keys) -> np.uint64:
-    """Number of the loads of a part in a step; 0 if they are not from a pool."""
-    experts, tilt, tokens = plan.experts[part], plan.expert_work[part].tilt, int64(batch.decodes)
-    if tilt < 0.0 or (tilt > 0.0 and batch.num_chunks > 0):
-        return np.uint64(0)
-    for c in range(batch.num_chunks):
-        tokens += batch.chunks[0, c]
-    mixed = int64(batch.num_chunks > 0)
-    which = np.uint64(((tokens * plan.experts.shape[0] + experts.alike) * 2 + mixed) * POOL)
-    return which + pool_place(keys, experts.key, experts.pool)
 
 
 @compiled_part
