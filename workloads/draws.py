@@ -24,9 +24,7 @@ MIX_2 = np.uint64(0x94D049BB133111EB)
 THRICE = np.uint64(3 * 0x9E3779B97F4A7C15 % 2**64)
 S11, S27, S30, S31, S32 = (np.uint64(n) for n in (11, 27, 30, 31, 32))
 LOW = np.uint64(0xFFFFFFFF)
-PAIRS, FOURS, BYTES, SUM = (
-    np.uint64(n) for n in (0x5555555555555555, 0x3333333333333333, 0x0F0F0F0F0F0F0F0F, 0x0101010101010101)
-)
+PAIRS, FOURS, BYTES, SUM = (np.uint64((2**64 - 1) // n) for n in (3, 5, 17, 255))
 S1, S2, S4, S56 = (np.uint64(n) for n in (1, 2, 4, 56))
 
 (R_PROB, R_INCLUSION, R_CUMULATIVE) = range(3)
@@ -111,7 +109,7 @@ def step_key(seed: int, replica: int, step: int) -> np.uint64:
 
 @compiled_part
 def layer_key(key: np.uint64, layer: int) -> np.uint64:
-    """Return the state of one layer's samples."""
+    """Return the state of a layer's samples."""
     return mix(key ^ (np.uint64(layer) * MIX_1 + GOLDEN))
 
 
