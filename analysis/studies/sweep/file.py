@@ -202,7 +202,7 @@ class SweepFile:
 
 
 def read_sweep(path: str | Path, objectives: Mapping[str, str] | None = None) -> SweepFile:
-    """Read a sweep file; `objectives` take the place of its own.
+    """Read a sweep file; `objectives` replace the file's.
 
     Raises
     ------

@@ -73,7 +73,7 @@ def scenario_of(point: Mapping[str, Any]) -> Scenario:
 
 
 def with_changes(given: dict[str, Any], point: Mapping[str, Any]) -> None:
-    """Replace the model and the system of given options by those with a point's changes.
+    """Change the model and the system of given options as a point asks.
 
     Raises
     ------
