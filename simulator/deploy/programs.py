@@ -143,6 +143,8 @@ def layer_program(layer: Layer, parts: Sequence[Sequence[Op]], layout: Layout, r
                 out += _exchanged(op, part, tokens, layout, run)
             else:
                 out.append(op)
+            if op.name == "qk_sums" and layout.tp > 1:
+                out.append(all_reduce("qk", tokens, 4, layout.tp, run))  # two numbers of 32 bits
         last = part is layer.parts[-1]
         if layout.tp > 1 and (last or not layer.parallel) and not layer.replicated:
             label = "ffn" if part is layer.ffn else "mixer"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -23,26 +24,24 @@ def _rows() -> tuple[dict[str, str], ...]:
         return tuple(csv.DictReader(file))
 
 
-def _names(cell: str, name: str) -> bool:
-    return cell == "*" or name in cell.split()
+def _names(cell: str, names: set[str]) -> bool:
+    return cell == "*" or not names.isdisjoint(cell.split())
 
 
-def kernels_alone(engine: str, version: str, model: ModelSpec, device: DeviceSpec) -> frozenset[str]:
-    """Return small ops with a separate kernel; without a version, of the version that was read."""
+def kernels_alone(engine: str, version: str, model: ModelSpec, device: DeviceSpec) -> tuple[str, ...]:
+    """Return small ops with separate kernels, each as often as it has; without a version, of the version that was read."""
     from .engines import sglang_version  # compiled code behind it
     from .keys import numbers_of  # compiled code behind it
 
-    number = sglang_version(version)
-    stored, card = model.numerics.weight_format("experts"), str(generation(device))
-    own: dict[str, bool] = {}
-    for row in _rows():
-        applies = (
-            row["engine"] == engine
-            and numbers_of(row["since"] or "0.0") <= number < (numbers_of(row["before"]) or (99, 0))
-            and re.search(row["models"], model.architecture) is not None
-            and _names(row["formats"], stored)
-            and _names(row["cards"], card)
-        )
-        if applies:
-            own[row["op"]] = row["own"] == "yes"
-    return frozenset(op for op, yes in own.items() if yes)
+    number = sglang_version(version) if engine == "sglang" else numbers_of(version) or (98,)
+    stored, cards = {model.numerics.weight_format("experts")}, {str(generation(device)), device.name}
+    kernels = {
+        row["op"]: int(row["kernels"])
+        for row in _rows()
+        if row["engine"] == engine
+        and numbers_of(row["since"] or "0.0") <= number < (numbers_of(row["before"]) or (99, 0))
+        and re.search(row["models"], model.architecture)
+        and _names(row["formats"], stored)
+        and _names(row["cards"], cards)
+    }
+    return tuple(Counter(kernels).elements())

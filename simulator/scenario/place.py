@@ -82,7 +82,7 @@ def _deployed(
     frameworks: Mapping[str, str] = {}
     version = (framework or "").partition("@")[2] or ("" if settings is None else settings.version)
     whose = engine or (settings.engine if settings is not None and settings.given else "")
-    alone = kernels_alone(whose, version, model, system.device) if system.device.kernels is not None else frozenset()
+    alone = kernels_alone(whose, version, model, system.device) if system.device.kernels is not None else ()
     if framework is not None:  # compiled code, which other deployments start without
         from ..frameworks.engines import ENGINES, exchange_of
         from ..frameworks.kernels import as_multiplied, kernels_of

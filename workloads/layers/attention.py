@@ -115,11 +115,14 @@ class Attention(PlainKind):
     def ops_seeing(self, keys: KeySums, moments: Moments, run: Run) -> list[Op]:
         """The ops where the queries of a step see `keys`."""
         roped = (self.heads + self.kv_heads * (not self.shares)) * self.head_dim
+        normed = roped * bool(self.qk_norm)
         return [
             gemm("qkv", "attention", "attention", moments.tokens, self._in_width, self.hidden, run),
             *([gemm("q_up", "attention", "attention", moments.tokens, self._q_width, self.q_rank, run)]
               if self.q_rank else ()),
-            *alone("qk_norm", "attention", moments.tokens, roped * bool(self.qk_norm), 2, run),
+            # Where one norm covers all heads: squares, of which devices that share the heads add the sums.
+            *alone("qk_sums", "attention", moments.tokens, normed, 1, run),
+            *alone("qk_norm", "attention", moments.tokens, normed, 2, run),
             elementwise("rope", "attention", moments.tokens, roped, 2, run),
             *alone("kv_write", "attention", moments.tokens, self._kv_width * (not self.shares), 2, run),
             *attention_core(self, moments, run, keys),

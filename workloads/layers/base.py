@@ -171,7 +171,7 @@ class Run:
         Whether an all-to-all brings experts their rows, and no others.
     whole : bool
         Whether no all-reduce stands behind products, in whose kernel an engine may fuse the norm that follows.
-    alone : frozenset of str
+    alone : tuple of str
         Small ops that the engine starts a kernel for; the measured kernels of others do not include them.
     """
 
@@ -182,7 +182,7 @@ class Run:
     short_dense: bool = False
     wide: bool = False
     whole: bool = False
-    alone: frozenset[str] = frozenset()
+    alone: tuple[str, ...] = ()
 
     @property
     def score_passes(self) -> float:
@@ -357,8 +357,8 @@ def gemm(
 
 
 def alone(name: str, layer: str, rows: float, cols: int, tensors: float, run: Run) -> list[Op]:
-    """A small op that only some engines start a kernel for; the kernels of the others include it."""
-    return [elementwise(name, layer, rows, cols, tensors, run)] if name in run.alone and cols else []
+    """A small op that only some engines start kernels for; the kernels of the others include it."""
+    return [elementwise(name, layer, rows, cols, tensors, run)] * run.alone.count(name) if cols else []
 
 
 def elementwise(

@@ -77,11 +77,14 @@ class LatentAttention(PlainKind):
         def linear(name: str, rows: float, n: int, k: int) -> Op:
             return gemm(name, "attention", "attention", rows, n, k, run)
 
-        def absorb(name: str, n: int, k: int) -> Op:
+        def absorb(name: str, n: int, k: int) -> list[Op]:
             # vLLM keeps 16-bit copies of these halves of the up projection, whatever the rest
             # has: "we currently do not have quantized bmm's" (`process_weights_after_loading`
             # in vllm-project/vllm, vllm/v1/attention/backends/mla/common.py).
-            return gemm(name, "attention", "other", moments.decode_tokens, n, k, run, batch=self.heads)
+            op = gemm(name, "attention", "other", moments.decode_tokens, n, k, run, batch=self.heads)
+            # From 8 bits to 16, then times their scale: two kernels, whose 1 + 2 and 2 + 2 bytes stand beside the product's.
+            casts = alone("absorbed_cast", "attention", moments.decode_tokens, 1, 1, run)
+            return [*casts, replace(op, weight_bytes=op.weight_bytes * (1.0 + 1.75 * len(casts)))]
 
         # vLLM and SGLang run the down projections of query and latent as one matmul
         # (`fused_qkv_a_proj` in vllm/model_executor/models/deepseek_v2.py,
@@ -97,15 +100,16 @@ class LatentAttention(PlainKind):
             linear("q_up", moments.tokens, self._q_width, q_in),
             elementwise("rope", "attention", moments.tokens, self.heads * self.rope_dim, 2, run),
             *alone("q_concat", "attention", moments.decode_tokens, self.heads * (self.kv_rank + self.rope_dim), 2, run),
+            *alone("kv_norm", "attention", moments.tokens, self.kv_rank, 2, run),
             *alone("kv_write", "attention", moments.tokens, self._latent * (not self.shares), 2, run),
             linear("kv_up", kv, self.heads * (self.nope_dim + self.v_dim), self.kv_rank),
             # Every head's keys are written anew, behind them the rotated part that all share (``_concat_k_nope_k_pe``
             # in vLLM's common.py, ``concat_mla_k`` in SGLang, the copies of ``forward_context`` in TensorRT-LLM).
             elementwise("keys", "attention", kv, self.heads * keys, 1 + self.nope_dim / keys, run, "prefill"),
             self._prefill(moments, run),
-            absorb("q_absorb", self.kv_rank, self.nope_dim),
+            *absorb("q_absorb", self.kv_rank, self.nope_dim),
             self._decode(moments, run),
-            absorb("v_absorb", self.v_dim, self.kv_rank),
+            *absorb("v_absorb", self.v_dim, self.kv_rank),
             *([linear("gate", moments.tokens, self.heads * self.gate_dim, self.hidden)] if self.gate_dim else ()),
             linear("out", moments.tokens, self.hidden, self.heads * self.v_dim),
         ]
