@@ -228,7 +228,7 @@ def deploy(
     sampling: str = NONE,
     joint: bool = False,
     short_dense: bool = False,
-    alone: frozenset[str] = frozenset(),
+    alone: tuple[str, ...] = (),
     **parts: Any,
 ) -> Deployment:
     """Put a model on a system.
@@ -253,7 +253,7 @@ def deploy(
         Whether one kernel serves the attention of a step's prompts and decodes.
     short_dense : bool
         Whether sparse attention computes short prompts without choosing keys.
-    alone : frozenset of str
+    alone : tuple of str
         Small ops that the engine starts a kernel for.
     **parts
         What parts are set to: ``overlap="two-batch"``, ``resident_experts=ExpertStore(4)``, ``adapters=Tenants(...)``,
