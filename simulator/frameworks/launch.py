@@ -29,6 +29,7 @@ from .vllm_file import EXCHANGES
 MADE = {"vllm": ("fp8",), "sglang": ("fp8",), "tensorrt-llm": ("fp8",)}
 """Formats that an engine makes of 16-bit weights as it loads them."""
 
+
 def checkpoint_of(engine: str, model: str, dtype: str | None, own: str) -> tuple[str, bool]:
     """Return the checkpoint of a format, and whether the engine must quantise it.
 
