@@ -123,7 +123,7 @@ def _quantised(text: str) -> str:
 
 
 def fp8_format(model: ModelSpec) -> str:
-    """Which scales a model's fp8 checkpoint has: its own, those of a listed copy, else what is usual."""
+    """Which scales a model's fp8 checkpoint has: its published ones, else a listed copy's, else the usual ones."""
     entry = catalog_entry(model.name)
     copies = [name for known, formats in read_yaml(HUB).items() if catalog_entry(known) == entry for name in formats]
     usual = "fp8" if model.architecture == "LlamaForCausalLM" else "fp8_block"  # NVIDIA's and Meta's

@@ -134,7 +134,7 @@ class Router:
 
 @cache
 def _scratch(experts: int, thread: int) -> Any:
-    """What one thread's draws work in: to tell compiled code the type of a new one takes longer than a draw."""
+    """Workspace of one thread: the type of a new one takes compiled code longer than a sample."""
     from .draws import new_scratch
 
     return new_scratch(experts)

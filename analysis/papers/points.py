@@ -128,7 +128,7 @@ MARGIN = 2
 STAGES = 10_000
 """Stages that the authors' simulator runs without time before it measures (LLMSimulator, cluster.cpp)."""
 SURPLUS = 1.5
-"""Requests drawn for each client, over those that the stages take in the mean: 6 sigma of the sum."""
+"""Requests sampled for each client, over those that the stages take in the mean: 6 sigma of the sum."""
 
 
 @lru_cache(maxsize=64)

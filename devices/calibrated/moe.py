@@ -57,7 +57,7 @@ LOW_WALK = 3.0
 some: those that widen weights took two to four times as long there with few active experts, and
 streamed no worse with many (vLLM has another kernel then: its Triton one takes no expert map)."""
 EVERY_SLOT = "aiconfigurator/sglang-0.5.10"
-"""Rows whose kernel computes all slots of a token that reaches the device, also those of other devices' experts: with experts on 1 to 128
+"""Rows whose kernel computes all slots of a token that reaches the device, also slots of other devices' experts: with experts on 1 to 128
 devices, A100 products of 192 columns run at 90 to 108 TFLOP/s of these slots, and at 106 down to 10 of local ones. Engines skip the others."""
 SPLIT = 1.01
 """Ratio of a call's slots to local slots from which experts are on several devices."""
