@@ -18,14 +18,14 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("workloads", "devices", "simulator", "kernels", "analysis", "src")
 PAPERS = ("analysis/papers", "workloads/layers/published")
 """Code that only single papers use. It counts as product code and has its own budget too."""
-BUDGETS = {"product": 938_200, "papers": 65_000, "tests": 426_500, "files": 790, "docs": 9_400}
+BUDGETS = {"product": 933_000, "papers": 65_000, "tests": 425_700, "files": 765, "docs": 9_150}
 """Nodes of product code, of `PAPERS` and of tests; files of product code; lines of ``docs/*.md``. Raised twice. First from 925,538, 426,100, 953 and
 9,905: engines' limits by version (4,000), errors of deployments (7,000), launches, backlogs, hooks and parts (12,000) came before what they
 replace has gone. Then from 958,500,
 438,000 and 9,470: the speed of plans, training recipes, parts that bring their hooks, and refusals (10,900, 4,000 and 125)."""
 GOALS = {"product": 830_000, "tests": 385_000, "files": 700, "docs": 9_000}
 """What this round of simplification aims for."""
-ENGLISH = {"docs": 105, "messages": 9, "docstrings": 300}
+ENGLISH = {"docs": 100, "messages": 9, "docstrings": 295}
 """Hits of the patterns of `english.txt`, at most."""
 
 
