@@ -118,6 +118,7 @@ def test_equal_points_run_once(write: Write) -> None:
         ("axes: {rate: [1]}\nconstraints: ['rate ** 9 < 2']", "is not a condition"),
         ("axes: {rate: [1]}\nconstraints: ['rate > 2']", "constraints: leave no point"),
         ("axes: {rate: [1]}\nobjectives: {ttft: min}", "objectives.ttft: unknown metric"),
+        ("axes: {policy: [vllm]}\nobjectives: {policy: min}", "objectives.policy: is a column of text"),
         ("axes: {rate: [1]}\nobjectives: {ttft_s_p99: low}", "must be max or min, not 'low'"),
         ("axes: {rate: [.nan]}", "must be finite"),
     ],

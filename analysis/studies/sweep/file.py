@@ -237,6 +237,11 @@ def read_sweep(path: str | Path, objectives: Mapping[str, str] | None = None) ->
     constraints = tuple(parse(text, f"{path}: constraints[{i}]", names) for i, text in enumerate(given))
     columns = {column for axis in axes for column in axis.columns}
     objectives = read_objectives(_mapping(raw, "objectives", path), f"{path}: objectives", kind.names(columns))
+    texts = {
+        c for axis in axes for row in axis.values for c, v in zip(axis.columns, row, strict=True) if isinstance(v, str)
+    }
+    for name in sorted(texts & set(objectives)):
+        raise InputError(f"{path}: objectives.{name}", "is a column of text; an objective needs numbers")
     named = {*objectives, *(name for c in constraints for name in c.names)}
     shown = asked_of(named, base.get(PERCENTILES), f"{path}: base.{PERCENTILES}")
     base |= {PERCENTILES: shown} if shown else {}
