@@ -239,6 +239,7 @@ NAP_S = 0.02
 """How often the player looks how late it is itself [s]."""
 
 
+@dataclass
 class Player:
     """Sends a trace; `outcomes` has the state of each request at any time, one row per request.
 
@@ -260,15 +261,18 @@ class Player:
         Called with (requests ended, requests in all).
     """
 
-    def __init__(
-        self, clients: Sequence[httpx.AsyncClient], target: ServerTarget, prompts: PromptSource,
-        outputs: npt.NDArray[np.int64], due_s: npt.NDArray[np.float64] | None, places: int,
-        limit_s: float, progress: Callable[[int, int], None] | None = None,
-    ) -> None:  # fmt: skip
-        self.clients, self.target, self.prompts = clients, target, prompts
-        self.outputs, self.due_s, self.limit_s, self.progress = outputs, due_s, limit_s, progress
-        self.outcomes = [RequestOutcome() for _ in outputs]
-        self.places = asyncio.Semaphore(places)
+    clients: Sequence[httpx.AsyncClient]
+    target: ServerTarget
+    prompts: PromptSource
+    outputs: npt.NDArray[np.int64]
+    due_s: npt.NDArray[np.float64] | None
+    places: int
+    limit_s: float
+    progress: Callable[[int, int], None] | None = None
+
+    def __post_init__(self) -> None:
+        self.outcomes = [RequestOutcome() for _ in self.outputs]
+        self.free = asyncio.Semaphore(self.places)
         self.ended = 0
         self.stalls = array("d")
         self.clock: Clock = time.perf_counter
@@ -294,7 +298,7 @@ class Player:
                 body = self.target.body(self.prompts, row, int(self.outputs[row]))
                 if self.due_s is not None:
                     await asyncio.sleep(max(float(self.due_s[row]) - self.clock(), 0.0))
-                await self.places.acquire()
+                await self.free.acquire()
                 client = self.clients[row % len(self.clients)]
                 group.create_task(self._one(client, outcome, body))
 
@@ -309,7 +313,7 @@ class Player:
         try:
             await ask(client, self.target.url, body, outcome, self.clock, self.limit_s)
         finally:
-            self.places.release()
+            self.free.release()
             self.ended += 1
             if self.progress:
                 self.progress(self.ended, len(self.outcomes))

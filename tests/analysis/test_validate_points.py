@@ -118,7 +118,7 @@ def test_engine_settings_by_framework_and_script(table: Callable[..., Path]) -> 
     found = []
     for p in points:
         w = p.workers
-        own = deployed(Path("."), p.device, p.model, p.weight_dtype, p.kv_dtype, w.tp, w.dp, w.ep)
+        own = deployed(Path("."), p.device, p.model, p.weight_dtype, p.kv_dtype, (w.tp, w.dp, w.ep))
         found.append(settings(p, own).policy)
     rules = [(p.gather_steps, p.gather_tokens, p.even_steps, p.poll_steps) for p in found]
     assert rules == [
@@ -141,7 +141,7 @@ def test_scripts_of_vllm_schedule_ahead(table: Callable[..., Path]) -> None:
     """Before 0.14 only where they are told to."""
     script = {"source": "InferenceX", "framework_version": "0.10.2"}
     points, _ = read_points(table(script, {"framework_version": "0.10.2"}, {}))
-    own = deployed(Path("."), points[0].device, points[0].model, "bf16", "bf16", 1, 1, 1)
+    own = deployed(Path("."), points[0].device, points[0].model, "bf16", "bf16", (1, 1, 1))
     assert [settings(p, own).policy.ahead for p in points] == [True, False, True]
 
 

@@ -165,18 +165,19 @@ def longest(point: ServingPoint) -> tuple[int, int]:
 def _deployment(point: ServingPoint, workers: WorkerGroup, folder: Path) -> Deployment:
     exchange = exchange_of(NAMES.get(point.framework, ""), load_device(point.device)[0], workers.dp, workers.ep)
     side = deployed(
-        folder, point.device, point.model, point.weight_dtype, point.kv_dtype, workers.tp,
-        workers.dp, workers.ep, workers.pp, exchange,
+        folder, point.device, point.model, point.weight_dtype, point.kv_dtype,
+        (workers.tp, workers.dp, workers.ep), workers.pp, exchange,
     )  # fmt: skip
     return with_experts(point, side)
 
 
 @lru_cache(maxsize=64)
 def deployed(
-    folder: Path, device: str, model: str, weights: str, kv: str, tp: int, dp: int, ep: int,
+    folder: Path, device: str, model: str, weights: str, kv: str, sizes: tuple[int, int, int],
     pp: int = 1, exchange: str = "all_to_all",
 ) -> Deployment:  # fmt: skip
-    """One worker's deployment; equal ones are made once a process."""
+    """Deployment of one worker of `sizes` (tp, dp, ep); equal ones are made once a process."""
+    tp, dp, ep = sizes
     spec = load_model(model_file(folder, model) or model)
     one, _ = load_device(device)
     spec = replace(spec, numerics=formats(spec, weights, kv, generation(one) == BLACKWELL))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -37,11 +37,11 @@ class Overlapped(Stage):
         pieces: dict[Key, list[Piece]] = {}
         where: dict[Key, list[int]] = {}  # the critical ops of each piece, in `placed`
         for s, section in enumerate(sections):
-            cut = [t for t, track in enumerate(tracks[s]) if track.part < 0 and track.chunked(way)]
-            uncut = [t for t, track in enumerate(tracks[s]) if track.part < 0 and t not in cut]
+            whole = {t: track for t, track in enumerate(tracks[s]) if track.part < 0}
+            cut = {t: whole.pop(t) for t in list(whole) if whole[t].chunked(way)}
             for chunk in range(way.chunks):
-                self._tracks(s, section, tracks[s], cut, way, chunk, pieces, where)
-            self._tracks(s, section, tracks[s], uncut, NONE, 0, pieces, where)
+                self._tracks(s, section, cut, way, chunk, pieces, where)
+            self._tracks(s, section, whole, NONE, 0, pieces, where)
         more = sum(
             piece.seconds * sections[s].layers
             for (s, t, _), track_pieces in pieces.items() if tracks[s][t].resource == COMPUTE
@@ -79,10 +79,10 @@ class Overlapped(Stage):
         )
 
     def _tracks(
-        self, s: int, section: Section, tracks: Sequence[Track], chosen: Sequence[int], way: Way,
+        self, s: int, section: Section, tracks: Mapping[int, Track], way: Way,
         chunk: int, pieces: dict[Key, list[Piece]], where: dict[Key, list[int]],
     ) -> None:  # fmt: skip
-        """Run some tracks of a section on every rank, for one chunk; the slowest rank's count."""
+        """Run numbered tracks of a section on every rank, for one chunk; the slowest rank's count."""
         ranks = []
         known: dict[bytes, tuple[float, list[tuple[list[PlacedOp], list[Piece]]]]] = {}
         for m, added in zip(self.moments, self.unequal, strict=True):
@@ -91,13 +91,13 @@ class Overlapped(Stage):
                 part = Moments(m.windows, sums[:-1])
                 program = section.build(part)
                 program = [lengthened(op, float(sums[-1])) for op in program]
-                run_tracks = [self._track(program, tracks[t], section.layers, part.tokens) for t in chosen]
+                run_tracks = [self._track(program, track, section.layers, part.tokens) for track in tracks.values()]
                 took = sum(p.seconds for _, pieces in run_tracks for p in pieces)
                 known[sums.tobytes()] = took, run_tracks
             ranks.append(known[sums.tobytes()])
         slowest = max(range(len(ranks)), key=lambda r: ranks[r][0])
         for r, (_, run_tracks) in enumerate(ranks):
-            for t, (placed, own_pieces) in zip(chosen, run_tracks, strict=True):
+            for t, (placed, own_pieces) in zip(tracks, run_tracks, strict=True):
                 if r == slowest:
                     pieces[s, t, chunk] = own_pieces
                     if tracks[t].resource != COMPUTE:
