@@ -270,7 +270,7 @@ def test_nothing_to_place_is_refused() -> None:
 
 
 def test_expected_loads_are_the_mean_of_draws() -> None:
-    """Mean over 200 draws of one layer's slots against the expectation, 5 standard errors."""
+    """Mean over 200 draws of one layer's slots, each of another pool, against the expectation, 5 standard errors."""
     d = placed("replicated", 32, "local", routing="power_law:0.5")
     part, batch = d.experts[3], Batch.of([10] * 256)
     assert part.placed is not None
@@ -278,7 +278,7 @@ def test_expected_loads_are_the_mean_of_draws() -> None:
 
     draws = np.array([
         part.placed.drawn(
-            part.router.loads(step, part.row, batch).tokens.astype(np.int64),
+            replace(part.router, seed=step).loads(step, part.row, batch).tokens.astype(np.int64),
             offsets_of(part, step, 0),
         ).tokens
         for step in range(200)
