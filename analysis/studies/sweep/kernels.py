@@ -34,16 +34,17 @@ def step_metrics(settings: Mapping[str, Any], options: dict[str, Any]) -> dict[s
     """
     how, model, system = options.pop(KERNEL), options.pop("model"), options.pop("system")
     system = load_system(system) if isinstance(system, str) else system
-    size = {name: check_count(options.pop(name, usual), name, 0, 1 << 31) for name, usual in STEP.items()}
+    batch, context, prefill = (check_count(options.pop(name, usual), name, 0, 1 << 31) for name, usual in STEP.items())
     if how == FIXED:
-        deployment, stage = step_of(model, system, *size.values(), options)
+        deployment, stage = step_of(model, system, batch, context, prefill, options)
         return {
-            "step_s": stage.seconds, "tokens_per_s": size["batch"] / stage.seconds, "joules": work_joules(deployment, stage),
+            "step_s": stage.seconds, "tokens_per_s": batch / stage.seconds, "joules": work_joules(deployment, stage),
             "processor_area_mm2": added_area_mm2(system.device),
         }  # fmt: skip
     changes = {k.removeprefix(DEVICE): _real(k, v) for k, v in settings.items() if k.startswith(DEVICE)}
     device = changed_spec(system.device, changes)
-    deployment, stage = step_of(model, system.model_copy(update={"device": device}), *size.values(), options)
+    changed = system.model_copy(update={"device": device})
+    deployment, stage = step_of(model, changed, batch, context, prefill, options)
     kernels, replaced_s = _kernels(deployment, stage, machine_of(device), machine_of(system.device))
     rest_s = stage.seconds - replaced_s
     kept_s = None if any(k["kept_s"] is None for k in kernels) else rest_s + _sum(kernels, "kept_s")
