@@ -13,7 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ..workloads.errors import InputError, nearest
-from ..workloads.requests.front import is_table, table_file
+from ..workloads.requests.frames import is_table, table_file
 from ..workloads.requests.options import check_count, check_real, check_whole
 
 if TYPE_CHECKING:

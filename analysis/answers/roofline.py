@@ -34,8 +34,8 @@ from .op_rows import OpRow, merged
 from .part_answers import blocks_of, entries_after, step_parts
 from .ranges import Ranges, ranges_of_stage
 from .roofs import formats, roof_name, roof_rows, roofs
-from .run_steps import Bar, frame_of, lane_rows, middle_of, records_of
 from .step import SPECULATIVE, bars_of_step, engine_devices, gain_of, image_tokens, stage_of, step_of, work_joules
+from .step_timeline import Bar, frame_of, lane_rows, middle_of, records_of
 from .summary import roof_of
 
 if TYPE_CHECKING:

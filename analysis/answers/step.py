@@ -25,7 +25,7 @@ from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec, with_tower
 from ...workloads.requests.options import check_count
 from ...workloads.tower import read_size
-from .run_steps import Bar, bars_of
+from .step_timeline import Bar, bars_of
 from .usual import kernels_as_usual
 
 SPECULATIVE = frozenset(p.name for p in options_of(SpeculationOptions))

@@ -10,9 +10,10 @@ from ...simulator.parts.two_pools.run import pools_of
 from ...simulator.serving.record import Run
 from ..answers.autoscale import replica_frame, replicas_drawn, scaled
 from ..answers.demo import Comparison
-from ..answers.run_steps import Steps, frame_of
+from ..answers.run_steps import Steps
 from ..answers.seeds import Seeds
 from ..answers.simulate import Simulation
+from ..answers.step_timeline import frame_of
 from ..show.output import OutputFolder
 from ..show.result import Result
 from ..show.timeline import EngineProcess, Sent, write_bars, write_timeline

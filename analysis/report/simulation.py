@@ -19,9 +19,10 @@ from ..answers.evidence_table import evidence_rows
 from ..answers.inspect import inspect
 from ..answers.part_answers import blocks_of
 from ..answers.roofs import formats, formats_of_ops, roof_name, roof_rows, roofs
-from ..answers.run_steps import Steps, frame_of, middle_of
+from ..answers.run_steps import Steps
 from ..answers.seeds import Seeds
 from ..answers.simulate import Simulation, op_row
+from ..answers.step_timeline import frame_of, middle_of
 from ..answers.summary import figure_rows, heading, latency_rows, where_rows, window_text
 from ..plots import breakdown, latency, roofline, timeline
 from ..show.result import Drawing, ReportSection

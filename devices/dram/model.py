@@ -13,8 +13,8 @@ from ..device import Processor, SharedMemoryDevice
 from ..prices import PriceRow, Probe
 from .access import NEAR, AccessRate, best_multiple, share_near, share_of_pins
 from .layout import DataLayout
+from .mapping import read_mapping
 from .spec import DramSpec, load_memory
-from .state import read_mapping
 
 APART = 0.05
 """How far the pins of the standard may be from the device's bandwidth, as a fraction."""

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from ...workloads.jit import compiled, compiled_part, int64
-from .state import I8, MAX_KEPT, AddressMapping, Channel
+from .mapping import AddressMapping
+from .state import I8, MAX_KEPT, Channel
 from .streams import Pattern
 
 ADDED = ("accepted", "acts", "pres", "refreshes", "reads_done", "writes_done", "latency", "hits", "turns")

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from ...workloads.jit import compiled_inside, compiled_part
-from .state import COL_SHIFT, READ, ROW_SHIFT, WRITE
+from .mapping import COL_SHIFT, ROW_SHIFT
+from .state import READ, WRITE
 from .streams import next_block
 
 BANK_MASK, COL_MASK = (1 << COL_SHIFT) - 1, (1 << (ROW_SHIFT - COL_SHIFT)) - 1

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 
 from ...workloads.errors import InputError
 from .controller import advance
+from .mapping import read_mapping
 from .pattern import MAX_QUEUE, PatternRun
 from .period import ADDED, PeriodWatch, repeats, skip
 from .spec import DramSpec, Timings
-from .state import Channel, new_channel, read_mapping
+from .state import Channel, new_channel
 from .timing import COMMANDS, CommandCode
 
 FOREVER = 1 << 59

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opbyte.analysis.answers.run_steps import Bar, bars_of, middle_of
+from opbyte.analysis.answers.step_timeline import Bar, bars_of, middle_of
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.parts.overlap.chunked import timelines_of

@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 
 from opbyte.devices.dram import timing
 from opbyte.devices.dram.controller import advance
+from opbyte.devices.dram.mapping import COL_SHIFT, FIELDS, ROW_SHIFT, read_mapping
 from opbyte.devices.dram.model import BundleRead, bundles_of, meet, switch_clocks
 from opbyte.devices.dram.pattern import Pattern, PatternRun, read_pattern
 from opbyte.devices.dram.pim import PimStream, measure, run_stream, stream_of
 from opbyte.devices.dram.run import Command, simulate, timeline
 from opbyte.devices.dram.spec import DramSpec, describe_memory, list_memories, load_memory
-from opbyte.devices.dram.state import COL_SHIFT, FIELDS, ROW_SHIFT, new_channel, read_mapping
+from opbyte.devices.dram.state import new_channel
 from opbyte.devices.dram.streams import mix_whole
 from opbyte.workloads.errors import InputError, SpecError
 

@@ -23,7 +23,7 @@ from opbyte.devices.dram.spec import load_memory
 from opbyte.workloads import own_folder as folders
 from opbyte.workloads.errors import SpecError
 from opbyte.workloads.own_folder import cache_folder, own_folder, temporary_folder
-from opbyte.workloads.requests.front import table_file
+from opbyte.workloads.requests.frames import table_file
 
 SECOND = 65534
 

@@ -1,0 +1,108 @@
+"""A step as bars: which op runs on which processor or link, when, in which layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from ...simulator.streams import COMPUTE, Timeline
+from ..show.text import Records, seconds
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One op as one device of the slowest rank runs it; times from the start of the step [s].
+
+    Attributes
+    ----------
+    stage : int
+        Pipeline stage.
+    layer : int
+        Of the model; -1 for the embedding, the head and what stages send on.
+    lane : str
+        Processor or link, which runs nothing else at that time.
+    stream : str
+        "compute", or what the exchange runs over.
+    op, kind : str
+        The op, and the part of the model that it is of.
+    chunk : int
+        Of the batch; -1 where it is of all of it.
+    bound : str
+        What bounds it.
+    step : int
+        Of a run.
+    """
+
+    stage: int
+    layer: int
+    lane: str
+    stream: str
+    op: str
+    kind: str
+    chunk: int
+    bound: str
+    start_s: float
+    end_s: float
+    step: int = 0
+
+
+def bars_of(timelines: Sequence[Timeline], begin_s: float = 0.0) -> tuple[Bar, ...]:
+    """The bars of a step, by start; of pipeline stages one after another.
+
+    Parameters
+    ----------
+    begin_s : float
+        When the step starts.
+    """
+    out: list[Bar] = []
+    for stage, line in enumerate(timelines):
+        for task, start, end in zip(line.graph.tasks, line.starts, line.ends, strict=True):
+            for part in task.parts:
+                low = begin_s + start + part.start
+                # The last part ends with its task to the bit: sums of floats may differ.
+                last = part.start + part.seconds >= task.seconds * (1.0 - 1e-12)
+                high = begin_s + end if last else low + part.seconds
+                if high > low:
+                    link = task.resource != COMPUTE
+                    out.append(
+                        Bar(stage, task.layer, part.unit, task.resource, part.name,
+                            part.kind, task.chunk, "link" if link and part.bound == "memory"
+                            else part.bound, low, high)
+                    )  # fmt: skip
+        begin_s += line.makespan
+    return tuple(sorted(out, key=lambda bar: (bar.start_s, bar.lane)))
+
+
+def records_of(bars: Sequence[Bar]) -> Records:
+    """Bars as plain data."""
+    return [asdict(bar) for bar in bars]
+
+
+def frame_of(bars: Sequence[Bar]) -> pd.DataFrame:
+    """Bars as `plots.gantt` takes them."""
+    import pandas as pd
+
+    return pd.DataFrame(records_of(bars), columns=list(Bar.__slots__))
+
+
+def lane_rows(bars: Sequence[Bar]) -> Records:
+    """How long each processor and link is busy, for people."""
+    total = max((bar.end_s for bar in bars), default=0.0)
+    busy: dict[str, float] = {}
+    for bar in bars:
+        busy[bar.lane] = busy.get(bar.lane, 0.0) + (bar.end_s - bar.start_s)
+    return [{"busy": lane, "time": seconds(took), "of step": f"{took / total:.1%}"} for lane, took in busy.items()]
+
+
+def middle_of(bars: Sequence[Bar], layers: int = 2) -> tuple[float, float]:
+    """Return the time range of N layers in the middle of a step [s]; all of it if there are fewer."""
+    numbers = sorted({bar.layer for bar in bars if bar.layer >= 0})
+    if len(numbers) <= layers + 1:
+        return bars[0].start_s, max(bar.end_s for bar in bars)
+    first = (len(numbers) - layers) // 2
+    shown = [bar for bar in bars if bar.layer in numbers[first : first + layers]]
+    return min(bar.start_s for bar in shown), max(bar.end_s for bar in shown)
