@@ -127,7 +127,7 @@ def test_the_first_token_is_stamped_at_one_place() -> None:
     root = Path(opbyte.__file__).parent / "simulator" / "batching"
     found = [p.name for p in sorted(root.glob("*.py")) for _ in range(p.read_text().count(FIRST_STAMP))]
     assert found == ["stretch.py"]
-    loops = [p.name for p in sorted(root.glob("*.py")) if "return LOG_FULL" in p.read_text()]
+    loops = [p.name for p in sorted(root.glob("*.py")) if "return Status.LOG_FULL" in p.read_text()]
     assert loops == ["loop.py"]
 
 
