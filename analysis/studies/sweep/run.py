@@ -107,10 +107,8 @@ class Sweep(Result):
         if self.done:
             if self.study.objectives:
                 goals = ", ".join(f"{goal} {name}" for name, goal in self.study.objectives.items())
-                out.append(
-                    f"best for {goals}: {len(self.best):,} points that no other"
-                    f"{among(self.study.workloads)} beats in all"
-                )
+                points = f"{len(self.best):,} point{'s' * (len(self.best) != 1)}"
+                out.append(f"best for {goals}: {points} that no other{among(self.study.workloads)} beats in all")
             out.append(self.rows())
             out += not_like_for_like(self._bases())
         for text, count in list(self.errors.items())[:MOST_ERRORS]:
