@@ -182,7 +182,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ("workloads/own_folder.py", "path.stat().st_uid == _user() and not", "not", OWN),
     ("workloads/own_folder.py", "and not _others_write(path.stat())", "", OWN),
     ("workloads/own_folder.py", "and all(_is_kept(p) for p in folders[-1].parents)", "", OWN),
-    ("workloads/requests/front.py", "if not path.exists() or path.read_bytes() != data:", "if not path.exists():", OWN),
+    ("workloads/requests/frames.py", "if not path.exists() or path.read_bytes() != data:", "if not path.exists():", OWN),
     # live
     ("analysis/live/record.py", "PromptSource(trace, seed, server.vocab)", "Prompts(trace, seed)",
      "tests/analysis/test_record.py::test_ids_lie_within_the_vocabulary"),

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from ...workloads.batch import Moments
 from ...workloads.layers import RoutedKind, Run, is_routed
+from ...workloads.layers.attention import SUMS
 from ...workloads.layers.base import sent_width
 from ...workloads.model import Layer, ModelSpec, head_ops, sampling_ops
 from ...workloads.ops import Op
@@ -143,7 +144,7 @@ def layer_program(layer: Layer, parts: Sequence[Sequence[Op]], layout: Layout, r
                 out += _exchanged(op, part, tokens, layout, run)
             else:
                 out.append(op)
-            if op.name == "qk_sums" and layout.tp > 1:
+            if SUMS in op.shape and layout.tp > 1:
                 out.append(all_reduce("qk", tokens, 4, layout.tp, run))  # two numbers of 32 bits
         last = part is layer.parts[-1]
         if layout.tp > 1 and (last or not layer.parallel) and not layer.replicated:

@@ -9,6 +9,9 @@ from ..ops import Access, Loads, Op
 from .base import LayerCache, Reads, Run, State, Weights, alone, elementwise, gemm, layer_kind, split
 from .linears import Linear, PlainKind
 
+SUMS = "sums"
+"""Mark in the shape of an op whose sums devices that share the heads add up."""
+
 
 @layer_kind("attention")
 @dataclass(frozen=True, slots=True)
@@ -121,7 +124,8 @@ class Attention(PlainKind):
             *([gemm("q_up", "attention", "attention", moments.tokens, self._q_width, self.q_rank, run)]
               if self.q_rank else ()),
             # Where one norm covers all heads: squares, of which devices that share the heads add the sums.
-            *alone("qk_sums", "attention", moments.tokens, normed, 1, run),
+            *(replace(op, shape={**op.shape, SUMS: 1.0})
+              for op in alone("qk_sums", "attention", moments.tokens, normed, 1, run)),
             *alone("qk_norm", "attention", moments.tokens, normed, 2, run),
             elementwise("rope", "attention", moments.tokens, roped, 2, run),
             *alone("kv_write", "attention", moments.tokens, self._kv_width * (not self.shares), 2, run),

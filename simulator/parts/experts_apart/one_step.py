@@ -34,12 +34,8 @@ def _check(attend: Deployment, hold: Deployment) -> None:
     Raises
     ------
     InputError
-        Experts in attention, processors that are separate devices, or no experts.
+        Experts in attention, or no experts.
     """
-    for d in (attend, hold):
-        mapping = d.system.mapping
-        if d.pools or mapping.prefill_share is not None or mapping.separate or mapping.pipeline:
-            raise InputError(OPTION, f"{d.system.name} has its own mapping; use plain devices")
     if any(r and not r.by_request for r in (la.mixer.routed for la in attend.model.layers)):
         raise InputError("MODEL", f"{attend.model.name} has experts in its attention")
     if not hold.experts:
@@ -81,6 +77,10 @@ def apart_of(
     CapacityError
         Experts that do not fit.
     """
+    for system in (attention, experts):
+        mapping = system.mapping
+        if mapping.prefill_share is not None or mapping.separate or mapping.pipeline:
+            raise InputError(OPTION, f"{system.name} has its own mapping; use plain devices")
     counts = {part.routed.experts for layer in model.layers for part in layer.expert_parts if part.routed.spreads}
     stages = options.pp or (None if settings is None else settings.pp) or 1
     for count in counts:

@@ -57,7 +57,7 @@ def gate_of(text: str) -> Gate | None:
     Examples
     --------
     >>> gate_of("two-batch:32,512")
-    Gate(rule=1, decodes=32, prompts=512)
+    Gate(rule=<GateRule.AT_LEAST: 1>, decodes=32, prompts=512)
     """
     kind, colon, rest = text.partition(":")
     if kind != "two-batch":
