@@ -6,7 +6,7 @@ from typing import Literal, TypedDict
 
 from ...devices.spec import SystemSpec
 from ...workloads.model import ModelSpec
-from ...workloads.requests.front import Table
+from ...workloads.requests.frames import Table
 
 from ..option import PartOptions
 from .options import (
