@@ -148,7 +148,7 @@ def test_scripts_of_vllm_schedule_ahead(table: Callable[..., Path]) -> None:
 def test_what_other_sources_launched_is_not_guessed(table: Callable[..., Path]) -> None:
     first = {"framework": "TensorRT-LLM", "framework_version": "1.0.0rc3"}
     (point,), _ = read_points(table(first | {"batch_or_concurrency": 9}))
-    own = deployed(Path("."), point.device, point.model, "bf16", "bf16", 1, 1, 1)
+    own = deployed(Path("."), point.device, point.model, "bf16", "bf16", (1, 1, 1))
     assert settings(point, own).policy.max_sequences > 9
 
 
@@ -169,7 +169,7 @@ def test_whose_expert_kernels_a_run_calls(
               "model": "mixtral-8x7b", "tp": 4 // ranks, "attention_dp": ranks, "ep": ranks}  # fmt: skip
     path = table(change)
     (point,), _ = read_points(path)
-    side = deployed(path.parent, point.device, point.model, dtype, "bf16", 4 // ranks, ranks, ranks)
+    side = deployed(path.parent, point.device, point.model, dtype, "bf16", (4 // ranks, ranks, ranks))
     found = with_experts(point, side)
     if not kernels:
         assert found is side
@@ -203,7 +203,7 @@ def test_one_client_waits_for_its_own_steps_only(table: Callable[..., Path]) -> 
     from opbyte.simulator.step.explicit import explicit_stage
     from opbyte.workloads.batch import Batch
 
-    d = deployed(Path("."), "h100", "llama-3-8b", "bf16", "bf16", 1, 1, 1)
+    d = deployed(Path("."), "h100", "llama-3-8b", "bf16", "bf16", (1, 1, 1))
     lengths = requests(point, 0).read()
     inputs, outputs = lengths.input_tokens.tolist(), lengths.output_tokens.tolist()
     step = cache(lambda context: explicit_stage(d, [Batch.of([context])]).seconds)
