@@ -13,7 +13,6 @@ setup(
         "opbyte": ["py.typed"],
         "opbyte.analysis.answers": ["*.yaml", "*.csv"],
         "opbyte.analysis.commands": ["*.yaml"],
-        "opbyte.analysis.manual": ["*.yaml"],
         "opbyte.analysis.plots": ["*.yaml"],
         "opbyte.analysis.reference": ["templates/*"],
         "opbyte.analysis.report": ["templates/*.j2", "templates/*.js", "vendor/*"],

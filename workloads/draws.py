@@ -331,9 +331,8 @@ def draw_loads(
     Decodes come from different sequences, so they are independent samples from the layer's distribution. With `tilt` >
     0 each prompt chunk has its own distribution, sampled once for (sequence, layer) from a Dirichlet of total
     concentration `tilt` around the layer's. With `tilt` < 0 all tokens of a prompt have one expert, sampled for its
-    sequence, as have the -`tilt` tokens of a decode; a remainder of the latter counts as one more. Samples from
-    the layer's distribution come from a pool
-    (`Router.pool`).
+    sequence, as have the -`tilt` tokens of a decode; a remainder of the latter counts as one more. Samples from the
+    layer's distribution come from a pool (`Router.pool`).
     """
     decodes, chunks, num_chunks = tokens_of.decodes, tokens_of.chunks, tokens_of.num_chunks
     experts, top_k, uniform, router = routing.experts, routing.top_k, routing.uniform, routing.router

@@ -13,6 +13,7 @@ from ...simulator.deploy.break_even import break_evens, routed_part
 from ...simulator.fpga.schedules import SCHEDULES
 from ...simulator.limits import MAX_MICRO_BATCHES
 from ...simulator.option import chosen
+from ...simulator.parts.experts_apart.options import OPTION, check_experts_on
 from ...simulator.scenario.load import load
 from ...simulator.scenario.one_step import (
     StepCost,
@@ -137,13 +138,11 @@ def _experts(
     system: str | Path | SystemSpec | None, batches: int | None, link: str | None, what: StepLoad, how: DeployOptions
 ) -> Experts | None:
     """The system of the experts; None where they stay."""
+    check_experts_on(system, batches, link)
     if system is None:
-        if batches is not None or link is not None:
-            flag = "--micro-batches" if batches is not None else "--experts-link"
-            raise InputError(flag, "needs --experts-on SYSTEM, for example h200-x8")
         return None
     if what.images or (how.pp or 1) > 1:
-        raise InputError("--experts-on", "costs a step of decodes in one stage; remove --images and --pp")
+        raise InputError(OPTION, "costs a step of decodes in one stage; remove --images and --pp")
     check_count(1 if batches is None else batches, "--micro-batches", 1, MAX_MICRO_BATCHES)
     known = load_system(system) if isinstance(system, (str, Path)) else system
     return Experts(system, known, link, TRIED if batches is None else (batches,))
@@ -185,7 +184,9 @@ def _apart(model: ModelSpec, system: SystemSpec, what: StepLoad, how: DeployOpti
     """The fastest step of those with the given numbers of micro-batches; energy of both groups of devices."""
     from ...simulator.parts.experts_apart.one_step import apart_of, spent  # compiled code behind it
 
-    made = [apart_of(model, system, experts.system, how, experts.link, batches=n) for n in experts.batches]
+    one = apart_of(model, system, experts.system, how, experts.link)
+    assert one.apart is not None
+    made = [replace(one, apart=replace(one.apart, batches=n)) for n in experts.batches]
     step = min((step_on(d, system, what) for d in made), key=lambda step: step.seconds)
     d, stage = step.deployment, step.stage
     assert d is not None

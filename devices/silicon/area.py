@@ -24,18 +24,24 @@ LOGIC = ("control", "lanes", "matrix")
 
 
 @dataclass(frozen=True, slots=True)
-class AreaModel:
-    """Fitted area of a core's logic at N7 [mm2]: a core, a lane, a MAC; and errors of dies left out."""
+class ScoredFit:
+    """A fit with the error of each product or die when the others are fitted without it."""
 
-    core: float
-    lane: float
-    mac: float
     left_out: dict[str, float]
 
     @property
     def spread(self) -> float:
-        """Share that 80 % of the dies left out stay within."""
+        """Share that 80 % of the errors stay within."""
         return float(np.quantile(np.abs(list(self.left_out.values())), 0.8))
+
+
+@dataclass(frozen=True, slots=True)
+class AreaModel(ScoredFit):
+    """Fitted area of a core's logic at N7 [mm2]: a core, a lane, a MAC."""
+
+    core: float
+    lane: float
+    mac: float
 
 
 def given_parts(die: Die) -> dict[str, float]:
@@ -84,7 +90,7 @@ def area_model() -> AreaModel:
         fit = _fitted(terms[others], (areas - rest)[others], areas[others])
         left_out[name] = float((terms[i] @ fit + rest[i]) / areas[i] - 1)
     core, lane, mac = map(float, _fitted(terms, areas - rest, areas))
-    return AreaModel(core, lane, mac, left_out)
+    return AreaModel(left_out, core, lane, mac)
 
 
 def _fitted(terms: F8, left: F8, areas: F8) -> F8:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from ..catalog import load_device
 from ..power.clock import PROCESS
 from ..spec import DeviceSpec, ProcessorSpec
-from .area import LOGIC, area_model, die_of, die_parts, is_near, near_parts
+from .area import LOGIC, ScoredFit, area_model, die_of, die_parts, is_near, near_parts
 from .constants import SiliconSpec, constants
 
 F8 = npt.NDArray[np.float64]
@@ -30,23 +30,16 @@ TERMS = ("matrix units", "lanes", "leakage and clocks")
 
 
 @dataclass(frozen=True, slots=True)
-class PowerLaw:
+class PowerLaw(ScoredFit):
     """Fitted coefficients of `TERMS` [J per FLOP of N5, J per FLOP of N5, W per mm2].
 
-    `share` is the fp32 over the fp16 rate where a description has no fp32; `left_out` the error of each
-    product whose die was left out.
+    `share` is the fp32 over the fp16 rate where a description has no fp32.
     """
 
     matrix: float
     lanes: float
     area: float
     share: float
-    left_out: dict[str, float]
-
-    @property
-    def spread(self) -> float:
-        """Share that 80 % of the products left out stay within."""
-        return float(np.quantile(np.abs(list(self.left_out.values())), 0.8))
 
 
 def main_of(device: DeviceSpec) -> ProcessorSpec | None:
@@ -127,7 +120,7 @@ def power_law() -> PowerLaw:
         fit = _fitted(terms[others], rest[others], weights[others])
         left_out[spec.name] = float((terms[i] @ fit + limits[i] - rest[i]) / limits[i] - 1)
     matrix, lanes, area = map(float, _fitted(terms, rest, weights))
-    return PowerLaw(matrix, lanes, area, share, left_out)
+    return PowerLaw(left_out, matrix, lanes, area, share)
 
 
 def _fitted(terms: F8, rest: F8, weights: F8) -> F8:

@@ -45,21 +45,23 @@ def entry_of(memo: Memo, mark: np.uint64) -> int:
 
 
 @compiled_part
+def copy_share(source: F8, target: F8) -> None:
+    """Copy the totals of one step's experts."""
+    for p in range(source.shape[0]):
+        for a in range(NUM_SHARE):
+            target[p, a] = source[p, a]
+
+
+@compiled_part
 def recall(memo: Memo, entry: int, share: F8) -> tuple[float, float]:
     """Return the totals of an entry and copy its share into `share`."""
-    stored = memo.shares[entry]
-    for p in range(share.shape[0]):
-        for a in range(NUM_SHARE):
-            share[p, a] = stored[p, a]
+    copy_share(memo.shares[entry], share)
     return memo.totals[entry, 0], memo.totals[entry, 1]
 
 
 @compiled_part
 def remember(memo: Memo, entry: int, mark: np.uint64, totals: tuple[float, float], share: F8) -> None:
     """Store an entry."""
-    stored = memo.shares[entry]
-    for p in range(share.shape[0]):
-        for a in range(NUM_SHARE):
-            stored[p, a] = share[p, a]
+    copy_share(share, memo.shares[entry])
     memo.totals[entry, 0], memo.totals[entry, 1] = totals
     memo.marks[entry] = mark

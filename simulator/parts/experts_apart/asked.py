@@ -13,7 +13,8 @@ from ...frameworks.sharing import NOTHING
 from ...registry import check_parts
 from ...scenario.load import load
 from ...scenario.scenario import Scenario
-from .one_step import OPTION, apart_of
+from .one_step import apart_of
+from .options import OPTION, check_experts_on
 
 if TYPE_CHECKING:
     from ...frameworks.settings import EngineSettings
@@ -52,9 +53,7 @@ def deployed_beside(model: ModelSpec, system: SystemSpec, scenario: Scenario, se
 def _check(scenario: Scenario, settings: EngineSettings) -> None:
     """Refuse what is not simulated with experts on separate devices."""
     options, how = scenario.parts["experts-apart"], scenario.deployment
-    if options.experts_on is None:
-        flag = "--micro-batches" if options.micro_batches is not None else "--experts-link"
-        raise InputError(flag, f"needs {OPTION} SYSTEM, for example h200-x8")
+    check_experts_on(options.experts_on, options.micro_batches, options.experts_link)
     shared = settings.sharing
     given = {
         "overlap": ("--overlap", (how.option("overlap") or shared.overlap or "none") != "none"),

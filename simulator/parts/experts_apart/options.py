@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ....workloads.errors import InputError
 from ...limits import MAX_MICRO_BATCHES
 from ...option import CheckedOptions, described, text, whole
+
+OPTION = "--experts-on"
+
+
+def check_experts_on(experts_on: object, micro_batches: int | None, experts_link: str | None) -> None:
+    """Refuse options of experts on separate devices without their system."""
+    if experts_on is None and (micro_batches is not None or experts_link is not None):
+        flag = "--micro-batches" if micro_batches is not None else "--experts-link"
+        raise InputError(flag, f"needs {OPTION} SYSTEM, for example h200-x8")
 
 
 @described
