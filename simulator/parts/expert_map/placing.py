@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ....workloads.csvfile import numbers, read_whole
-from ....workloads.errors import InputError, errors_in, nearest, reason_of
+from ....workloads.errors import InputError, nearest, reason_of
 from ...deploy.expert_maps import DISPATCHES, EMPTY, F8, I8, Dispatch, ExpertMap, Sites, check_dispatch, dispatch
 from .policies import MAP_POLICIES
 
@@ -128,8 +128,10 @@ def expert_placing(policy: str | None, redundant: int | None, rule: str | None) 
             raise InputError(f"--expert-placement {name!r}", "write file:PATH, or a policy's name")
         if redundant is not None:
             raise InputError("--redundant-experts", f"cannot be combined with {name}, which has its own copies")
-        with errors_in("--expert-placement"):
+        try:
             return ExpertPlacing(name, 0, rule or DISPATCHES[0], read_maps(Path(path)))
+        except InputError as error:
+            raise InputError(f"--expert-placement {FILE}:{error.subject}", error.reason) from None
     if kind not in MAP_POLICIES:
         reason = f"unknown expert placement{nearest(kind, [*MAP_POLICIES, FILE])}"
         raise InputError(f"--expert-placement {name!r}", reason)
