@@ -47,6 +47,8 @@ class Access:
 
 
 IN_SEQUENCE = Access()
+LIBRARY_SUMS = "library_all_reduce"
+"""Mark of an all-reduce that the communication library makes, though the engine has a kernel for its size."""
 
 
 @dataclass(frozen=True, slots=True)

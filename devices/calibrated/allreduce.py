@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import KernelTable, framework
-from ...workloads.ops import Op
+from ...workloads.ops import LIBRARY_SUMS, Op
 from ...workloads.records import Records
 from .family import F8, Family, parameters_of, register
 from .hardware import C_16
@@ -97,9 +97,9 @@ def from_table(table: KernelTable) -> F8:
 
 
 def from_op(op: Op) -> F8 | None:
-    """Quantities of an op that knows its ranks; serving frameworks use their own kernels."""
+    """Quantities of an op that knows its ranks; serving frameworks use their own kernels, but where the op says otherwise."""
     ranks = op.shape.get("ranks")
-    return None if ranks is None else np.array([op.act_bytes, ranks, OWN])
+    return None if ranks is None else np.array([op.act_bytes, ranks, LIBRARY if LIBRARY_SUMS in op.shape else OWN])
 
 
 @compiled_part

@@ -10,7 +10,7 @@ from ...workloads.layers import RoutedKind, Run, is_routed
 from ...workloads.layers.attention import SUMS
 from ...workloads.layers.base import sent_width
 from ...workloads.model import Layer, ModelSpec, head_ops, sampling_ops
-from ...workloads.ops import Op
+from ...workloads.ops import LIBRARY_SUMS, Op
 from .layout import Layout
 
 TO_AND_FRO = "to_and_fro"
@@ -24,7 +24,8 @@ LOGITS = "logits"
 
 def all_reduce(label: str, tokens: float, hidden: int, ranks: int, run: Run) -> Op:
     """Sum partial outputs over a rank's devices."""
-    return _collective("all_reduce", label, tokens * hidden, ranks, run)
+    op = _collective("all_reduce", label, tokens * hidden, ranks, run)
+    return replace(op, shape={**op.shape, LIBRARY_SUMS: 1.0}) if LIBRARY_SUMS in run.alone else op
 
 
 def all_to_all(label: str, tokens: float, hidden: int, top_k: int, tp: int, ranks: int, run: Run) -> Op:

@@ -189,6 +189,8 @@ def told(keys: Keys, longest: str, cache: Keys, cache_format: str) -> dict[str, 
         "max_model_len": keys.count(longest, None), "dtype": keys.format("dtype"), "kv_dtype": cache.format(cache_format),
         "memory_bytes": hardware.count("device_total_memory_bytes", None, 1 << 50),
         "device_name": hardware.text("device_name", ""), "given": True, "sampling": sampling_of(keys),
+        "library_sums": keys.flag("disable_custom_all_reduce", False)
+        or (False if keys.flag("enable_flashinfer_allreduce_fusion", False) else None),
     }  # fmt: skip
 
 

@@ -59,6 +59,8 @@ class EngineSettings:
         What may run at once where the deployment decides it, see `on`.
     version : str
         Version of the engine, where a file names it.
+    library_sums : bool, optional
+        Whether the communication library makes all all-reduces; None = what the version does.
     doubts : tuple of str
         Keys that were not read and are almost spelt like one that would be.
     """
@@ -86,6 +88,7 @@ class EngineSettings:
     framework: str | None = None
     limits: RunningLimits | None = None
     version: str = ""
+    library_sums: bool | None = None
     doubts: tuple[str, ...] = ()
 
     def on(self, deployment: Deployment) -> EngineSettings:

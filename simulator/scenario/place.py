@@ -11,6 +11,7 @@ from ...devices.power.cap import capped_system
 from ...devices.spec import SystemSpec
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
+from ...workloads.ops import LIBRARY_SUMS
 from ...workloads.sampling import GREEDY, NONE, sampling_named
 from ..deploy.deployment import Deployment, deploy
 from ..deploy.layout import make_layout
@@ -83,6 +84,8 @@ def _deployed(
     version = (framework or "").partition("@")[2] or ("" if settings is None else settings.version)
     whose = engine or (settings.engine if settings is not None and settings.given else "")
     alone = kernels_alone(whose, version, model, system.device) if system.device.kernels is not None else ()
+    if settings is not None and settings.library_sums is not None:
+        alone = (*(op for op in alone if op != LIBRARY_SUMS), *[LIBRARY_SUMS] * settings.library_sums)
     if framework is not None:  # compiled code, which other deployments start without
         from ..frameworks.engines import ENGINES, exchange_of
         from ..frameworks.kernels import as_multiplied, kernels_of

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from opbyte.workloads.errors import InputError
-from opbyte.workloads.requests import RequestBlock, open_requests
+from opbyte.workloads.requests import open_requests
+
+from .test_requests_traces import gap_cv
 
 TRACE = "0,1.0,1.0,Gamma,1.0,1.0\n600,0,0,,0,0\n1200,2.0,3.0,Weibull,0.4,0.2\n"
 DATASET = {
@@ -57,13 +59,9 @@ def test_gaps_are_as_bursty_as_stated(data: Path) -> None:
     bursty = open_requests(folder / "language.m-small.chunk-14", duration=595.0).read()
     calm = open_requests(folder / "language.m-small.chunk-12", duration=595.0).read()
 
-    def cv(block: RequestBlock) -> float:
-        gaps = np.diff(block.arrival_s)
-        return float(gaps.std() / gaps.mean())
-
     # The fitted shape 0.405 gives a coefficient of 3.0; the stated one is the sample's.
-    assert cv(bursty) == pytest.approx(3.0, rel=0.2)
-    assert cv(calm) == pytest.approx(1.03, rel=0.05)
+    assert gap_cv(bursty) == pytest.approx(3.0, rel=0.2)
+    assert gap_cv(calm) == pytest.approx(1.03, rel=0.05)
 
 
 def test_lengths_follow_the_period_table(data: Path) -> None:

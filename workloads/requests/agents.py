@@ -36,6 +36,14 @@ def text_of(cell: object) -> str:
     return "" if cell is None else str(cell).strip()
 
 
+def register(at: dict[str, int], ids: Column, i: int, row: int) -> None:
+    """Note the row of a name, which no other has."""
+    name = text_of(ids.cells[i])
+    if not name or name in at:
+        raise ids.error(i, "must be there" if not name else "appears twice")
+    at[name] = row
+
+
 def think_times(column: Column) -> npt.NDArray[np.float64]:
     """Parse times between requests [s]; an empty cell is 0."""
     cells = ["0" if text_of(cell) == "" else cell for cell in column.cells]
@@ -146,7 +154,7 @@ class CallReader:
                 check_prompt(before, i, int(rows.input_tokens[i]), self._tokens[follows[i]])
             if follows[i] >= 0 and follows[i] not in row_own:
                 row_own = (int(follows[i]), *row_own)
-            self._register(ids, i, row)
+            register(self._at, ids, i, row)
             self._task.append(self._task_of(after, session, i, row, row_own))
             self._content.append(self._continues(int(follows[i]), row))
             self._tokens.append(size[i])
@@ -162,12 +170,6 @@ class CallReader:
             name = names[rows.index(-1)]
             raise column.error(i, f"names {name!r}, the request_id of no earlier row: unknown, or a cycle")
         return tuple(dict.fromkeys(rows))
-
-    def _register(self, ids: Column, i: int, row: int) -> None:
-        name = text_of(ids.cells[i])
-        if not name or name in self._at:
-            raise ids.error(i, "must be there" if not name else "appears twice")
-        self._at[name] = row
 
     def _task_of(self, after: Column, session: Column, i: int, row: int, waits: tuple[int, ...]) -> int:
         """First row of a call's task."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..csvfile import Column
 from ..errors import InputError
-from .agents import CallReader, Find, check_prompt, text_of, think_times
+from .agents import CallReader, Find, check_prompt, register, text_of, think_times
 from .block import Turns
 from .options import MAX_SIZE
 from .rows import Rows
@@ -115,7 +115,7 @@ class SessionReader:
             row, name = self._count, text_of(cell)
             before = self._before(column, i, name, key)
             if ids is not None:
-                self._register(ids, i, row)
+                register(self._at, ids, i, row)
             elif name:
                 self._at[name] = row
             if before >= 0:
@@ -141,12 +141,6 @@ class SessionReader:
         if before in self._followed:
             raise column.error(i, "is followed by another request already; a session is a chain")
         return before
-
-    def _register(self, ids: Column, i: int, row: int) -> None:
-        name = text_of(ids.cells[i])
-        if not name or name in self._at:
-            raise ids.error(i, "must be there" if not name else "appears twice")
-        self._at[name] = row
 
 
 def with_turns(
