@@ -17,6 +17,7 @@ from __future__ import annotations
 import gc
 import inspect
 from collections.abc import Iterable
+from enum import IntEnum
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -30,8 +31,8 @@ from numba.core.targetconfig import ConfigStack
 from numba.core.typed_passes import NativeLowering
 from numba.core.typing import context, templates
 
-VARIABLE, INSTRUCTION, SEVERAL, NAMED, OTHER = range(5)
-kinds: dict[type, int] = {}
+NodeKind = IntEnum("NodeKind", "VARIABLE INSTRUCTION SEVERAL NAMED OTHER", start=0)
+kinds: dict[type, NodeKind] = {}
 numba_ir: Any = ir  # its stubs lack most classes
 
 
@@ -78,10 +79,12 @@ def _typed_once(type_call: Any) -> Any:
     return type_once
 
 
-def _kind(cls: type) -> int:
+def _kind(cls: type) -> NodeKind:
     """What values of a class are."""
-    every = {numba_ir.Var: VARIABLE, numba_ir.Inst: INSTRUCTION, list: SEVERAL, tuple: SEVERAL, dict: NAMED}
-    return next((kind for base, kind in every.items() if issubclass(cls, base)), OTHER)
+    several = NodeKind.SEVERAL
+    every = {numba_ir.Var: NodeKind.VARIABLE, numba_ir.Inst: NodeKind.INSTRUCTION, list: several, tuple: several}
+    every[dict] = NodeKind.NAMED
+    return next((kind for base, kind in every.items() if issubclass(cls, base)), NodeKind.OTHER)
 
 
 def _collect(values: Iterable[Any], variables: list[Any]) -> list[Any]:
@@ -90,13 +93,13 @@ def _collect(values: Iterable[Any], variables: list[Any]) -> list[Any]:
         kind = kinds.get(type(value))
         if kind is None:
             kind = kinds[type(value)] = _kind(type(value))
-        if kind == VARIABLE:
+        if kind == NodeKind.VARIABLE:
             variables.append(value)
-        elif kind == INSTRUCTION:
+        elif kind == NodeKind.INSTRUCTION:
             variables += value.list_vars()
-        elif kind == SEVERAL:
+        elif kind == NodeKind.SEVERAL:
             _collect(value, variables)
-        elif kind == NAMED:
+        elif kind == NodeKind.NAMED:
             _collect(value.values(), variables)
     return variables
 

@@ -7,6 +7,7 @@ experts are formulas. Each evaluates a family's scalar kernel at the quantities 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from enum import IntEnum
 from typing import Any, NamedTuple
 
 from ...workloads.jit import compiled_part
@@ -17,17 +18,19 @@ from .family import F8
 from .layer_kernels import LAYER_FAMILIES
 from .terms import price
 
-(ROOFLINE, CURVE, DECODE, PREFILL, MLA, MOE, MIXED_PREFILL, MIXED_DECODE, MOE_GRID, STREAMED) = range(10)
+Formula = IntEnum(
+    "Formula", "ROOFLINE CURVE DECODE PREFILL MLA MOE MIXED_PREFILL MIXED_DECODE MOE_GRID STREAMED", start=0
+)
 """Codes of formulas; three of them are read from measured grids (`devices.tables`)."""
 
-CODES = {"attention_decode": DECODE, "attention_prefill": PREFILL, "mla_decode": MLA,
-         "mla_prefill": MLA, "experts": MOE,
-         **{kind: STREAMED for own in LAYER_FAMILIES.values() for kind in own.kinds}}  # fmt: skip
+CODES = {"attention_decode": Formula.DECODE, "attention_prefill": Formula.PREFILL, "mla_decode": Formula.MLA,
+         "mla_prefill": Formula.MLA, "experts": Formula.MOE,
+         **{kind: Formula.STREAMED for own in LAYER_FAMILIES.values() for kind in own.kinds}}  # fmt: skip
 
-SUMS = ("batch", "tokens", "pairs", "kv", "decodes", "decode_kv", "uneven", "prompts")
+Sum = IntEnum("Sum", "BATCH TOKENS PAIRS KV DECODES DECODE_KV UNEVEN PROMPTS", start=0)
+SUMS = tuple(name.lower() for name in Sum.__members__)
 """Entries of an attention op's shape that depend on the batch; `uneven` are seconds that unequal
 contexts of its decodes add (see the simulator's `step.unequal`)."""
-(U_BATCH, U_TOKENS, U_PAIRS, U_KV, U_DECODES, U_DECODE_KV, U_UNEVEN, U_PROMPTS) = range(8)
 WIDTH = 18
 """Most parameters, and most quantities, of a formula."""
 

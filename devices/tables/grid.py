@@ -14,18 +14,7 @@ import numpy.typing as npt
 
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.records import Records
-from ..calibrated.formulas import (
-    MIXED_DECODE,
-    MIXED_PREFILL,
-    U_BATCH,
-    U_KV,
-    U_PAIRS,
-    U_TOKENS,
-    Chunks,
-    decode_price,
-    moe_price,
-    prefill_price,
-)
+from ..calibrated.formulas import Chunks, Formula, Sum, decode_price, moe_price, prefill_price
 from ..prices import Grid, KernelFormula
 from ..ratios import Ratios
 
@@ -190,9 +179,9 @@ def mixed_prefill(
 def _rows(code: int, axes: F8, sizes: I8, seconds: F8, inputs: F8, out: F8) -> None:
     for i in range(inputs.shape[0]):
         u = inputs[i]
-        if code == MIXED_DECODE:
+        if code == Formula.MIXED_DECODE:
             out[i] = mixed_decode(axes, sizes, seconds, u[0], u[3], u[6])
-        elif code == MIXED_PREFILL:
+        elif code == Formula.MIXED_PREFILL:
             out[i] = mixed_prefill(axes, sizes, seconds, u[0], u[1], u[2], u[4], u[5])
         else:
             out[i] = interpolate(axes, sizes, seconds, u[0], u[1], 0.0, 0.0)
@@ -276,7 +265,7 @@ def attention_outside(
 ) -> bool:
     """Return whether any value of an attention op is above its axis; `kv` is the decodes' value."""
     out = False
-    if code == MIXED_PREFILL and batch > 0.0 and tokens > 0.0:
+    if code == Formula.MIXED_PREFILL and batch > 0.0 and tokens > 0.0:
         chunk, context = equal_chunk(batch, tokens, pairs)
         out = chunk > inside(axes, sizes, AttentionAxis.CHUNK, chunk)
         out = out or context > inside(axes, sizes, AttentionAxis.CONTEXT, context)
@@ -303,10 +292,12 @@ def _ratio_rows(
     axes, sizes = grid.axes, grid.sizes
     for i in range(rows.shape[0]):
         u = rows[i]
-        if code == MIXED_DECODE:
-            out[i] = decode_beyond(axes, sizes, parameters, hardware, inputs, u[U_BATCH], u[U_KV])
-        elif code == MIXED_PREFILL:
-            out[i] = prefill_beyond(axes, sizes, parameters, hardware, inputs, u[U_BATCH], u[U_TOKENS], u[U_PAIRS])
+        if code == Formula.MIXED_DECODE:
+            out[i] = decode_beyond(axes, sizes, parameters, hardware, inputs, u[Sum.BATCH], u[Sum.KV])
+        elif code == Formula.MIXED_PREFILL:
+            out[i] = prefill_beyond(
+                axes, sizes, parameters, hardware, inputs, u[Sum.BATCH], u[Sum.TOKENS], u[Sum.PAIRS]
+            )
         else:
             out[i] = moe_beyond(
                 axes, sizes, parameters, hardware, inputs, u[ExpertAxis.TOKENS], u[ExpertAxis.ACTIVE], top_k

@@ -20,7 +20,7 @@ from ...workloads.ops import Op
 from ...workloads.records import Records
 from ..calibrated.calibrate import SHORTEST_S, implausible
 from ..calibrated.family import families
-from ..calibrated.formulas import MIXED_DECODE, MIXED_PREFILL, MOE_GRID, SUMS
+from ..calibrated.formulas import SUMS, Formula
 from ..calibrated.hardware import hardware
 from ..calibrated.model import CalibratedModel
 from ..catalog import load_device
@@ -263,7 +263,7 @@ def _rows(op: Op) -> str:
 
 def _grid_code(op: Op) -> int:
     """Code of the formula that reads the grid of an op."""
-    return {"experts": MOE_GRID, "attention_prefill": MIXED_PREFILL}.get(op.kind, MIXED_DECODE)
+    return {"experts": Formula.MOE_GRID, "attention_prefill": Formula.MIXED_PREFILL}.get(op.kind, Formula.MIXED_DECODE)
 
 
 def _heads(op: Op) -> tuple[int, ...]:

@@ -90,7 +90,7 @@ def land(exact: Exact, kv_rules: KvRules, state: State) -> None:
     step = exact.step[0]
     hooks.take_results(state, kv_rules, step.first_end, state.clocks[0].now)
     step.flying = 0
-    state.log[state.counters[0].logged - 1, col.L_EMITTED] = state.counters[0].emitted
+    state.log[state.counters[0].logged - 1, col.LogColumn.EMITTED] = state.counters[0].emitted
 
 
 @compiled_code

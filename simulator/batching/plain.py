@@ -108,17 +108,17 @@ def write_log(state: State, start: float, end: float, steps: int, planned: Plann
     """Append fast-forwarded steps to the log."""
     busy = state.costs.busy
     row = state.log[state.counters[0].logged]
-    row[col.L_START], row[col.L_END], row[col.L_STEPS] = start, end, steps
-    row[col.L_DECODES], row[col.L_PREFILL], row[col.L_PROMPTS] = (
+    row[col.LogColumn.START], row[col.LogColumn.END], row[col.LogColumn.STEPS] = start, end, steps
+    row[col.LogColumn.DECODES], row[col.LogColumn.PREFILL], row[col.LogColumn.PROMPTS] = (
         planned.decodes,
         planned.prompts,
         state.counters[0].chunks,
     )
-    row[col.L_RUNNING], row[col.L_WAITING], row[col.L_KV] = 0.0, 0.0, planned.used
-    row[col.L_EMITTED], row[col.L_JOULES] = state.counters[0].emitted, joules_of(state.costs)
+    row[col.LogColumn.RUNNING], row[col.LogColumn.WAITING], row[col.LogColumn.KV] = 0.0, 0.0, planned.used
+    row[col.LogColumn.EMITTED], row[col.LogColumn.JOULES] = state.counters[0].emitted, joules_of(state.costs)
     for r in range(state.ranks.shape[0]):
-        row[col.L_RUNNING] += state.ranks[r].running
-        row[col.L_WAITING] += state.ranks[r].waiting
+        row[col.LogColumn.RUNNING] += state.ranks[r].running
+        row[col.LogColumn.WAITING] += state.ranks[r].waiting
     for p in range(busy.shape[1]):
         row[col.NUM_LOG + p] = busy[0, p] - busy[1, p]
         busy[1, p] = busy[0, p]
@@ -241,5 +241,5 @@ def take_step(limits: Limits, kv_rules: KvRules, state: State, arrival: float, u
     for r in range(ranks.shape[0]):
         finish(state, kv_rules, r, done, first_end, now, limits.ahead)
     clocks.calm = min(calm_until(limits, state, k - done, planned.decodes), arrival)
-    state.log[counters.logged - 1, col.L_EMITTED] = counters.emitted
+    state.log[counters.logged - 1, col.LogColumn.EMITTED] = counters.emitted
     return Status.AGAIN

@@ -6,6 +6,7 @@ and compiled functions take few arrays (each one more costs compile time in ever
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,7 +58,7 @@ CLOCKS = named("", "now gap_sum gap_count kv_peak busy known calm")
 """Now; sum and count of token gaps; peak KV bytes held by one rank; seconds spent in steps; up to when
 arrivals are known to the next plan; before when nothing but decoding happens unless a request comes (0: unknown)."""
 
-(L_START, L_END, L_STEPS, L_DECODES, L_PREFILL, L_PROMPTS, L_RUNNING, L_WAITING, L_KV, L_EMITTED, L_JOULES) = range(11)
+LogColumn = IntEnum("LogColumn", "START END STEPS DECODES PREFILL PROMPTS RUNNING WAITING KV EMITTED JOULES", start=0)
 NUM_LOG = 11
 LOG_COLUMNS = (
     "start_s", "end_s", "steps", "decodes", "prefill_tokens", "prompts", "running", "waiting",

@@ -18,7 +18,7 @@ from ..deploy.deployment import Deployment
 from ..registry import PARTS
 from ..step.books import T_ACT, T_BUSY, T_FLOPS, T_JOULES, T_OUTSIDE, T_RUNS, T_STREAM, Books, totals
 from ..step.lowering import Plan, Slots
-from .course import X_EMITTED, X_JOULES, X_PROMPT, totals_at
+from .course import Total, totals_at
 from .draining import Drained
 from .engine import Engine
 from .metrics import Quantiles, histogram_quantiles, quantiles
@@ -53,7 +53,7 @@ def collect(
     boards = boards_of(served, deployment, copies, presence)
     curves = [curve for group in boards for curve in group.curves]
     window = find_window(
-        lambda times: totals_at(curves, times)[:, X_EMITTED], served.stamps(),
+        lambda times: totals_at(curves, times)[:, Total.EMITTED], served.stamps(),
         begin=served.warm_s, end=end, clients=clients, asked=stop and warmup > 0,
     )  # fmt: skip
     devices = sum(group.devices for group in boards)
@@ -75,10 +75,10 @@ def collect(
         prompt_tokens=_count(engines, "prompt_tokens"),
         cached_tokens=_count(engines, "hits"), cached=any(engine.kv.cached for engine in engines),
         makespan_s=ended, window=window,
-        interval_output_tokens=float(within[X_EMITTED]),
-        interval_prompt_tokens=float(within[X_PROMPT]),
+        interval_output_tokens=float(within[Total.EMITTED]),
+        interval_prompt_tokens=float(within[Total.PROMPT]),
         joules=spent,
-        interval_joules=float(within[X_JOULES]),
+        interval_joules=float(within[Total.JOULES]),
         interval_static_joules=static_joules(boards, window),
         interval_busy_joules=sum(busy_joules(group, ends, window.length_s) for group in boards),
         joules_half_width=joules_half_width(boards, curves, window),
@@ -197,7 +197,7 @@ def _whole(log: F8, engine: Engine) -> F8:
     if engine.expert_side is None:
         return log
     more = np.concatenate(engine.expert_side.logs)
-    log[:, col.L_JOULES] += more[:, 0]
+    log[:, col.LogColumn.JOULES] += more[:, 0]
     return np.column_stack([log[:, :-1], more[:, 1:], log[:, -1]])
 
 
@@ -216,27 +216,27 @@ def _watts(log: F8, engine: Engine) -> F8:
     """Return the mean power of a device of an engine in each group of steps [W]."""
     d = engine.deployment
     board, devices = d.device.board, d.layout.all_devices / d.replicas
-    length = np.maximum(log[:, col.L_END] - log[:, col.L_START], 1e-12)
+    length = np.maximum(log[:, col.LogColumn.END] - log[:, col.LogColumn.START], 1e-12)
     busy, side = log[:, col.NUM_LOG :], engine.expert_side
     if side is not None:
         more = range(len(engine.slots.processors), len(_tracks(engine)))
         theirs, other = busy[:, more].sum(axis=1), side.course.board
         here, there = devices, side.devices
         busy_s = np.minimum(busy.sum(axis=1) - theirs, here * length)
-        drawn = log[:, col.L_JOULES] + board.busy_joules(1.0) * busy_s
+        drawn = log[:, col.LogColumn.JOULES] + board.busy_joules(1.0) * busy_s
         drawn = drawn + other.busy_joules(1.0) * np.minimum(theirs, there * length)
         idle_W = (board.idle_W * here + other.idle_W * there) / (here + there)
         both: F8 = idle_W + drawn / (length * (here + there))
         return both
     busy_s = np.minimum(busy.sum(axis=1), devices * length)
-    drawn = log[:, col.L_JOULES] + board.busy_joules(1.0) * busy_s
+    drawn = log[:, col.LogColumn.JOULES] + board.busy_joules(1.0) * busy_s
     out: F8 = board.idle_W + drawn / (length * devices)
     return out
 
 
 def _by_stretch(log: F8) -> F8:
     """Return an engine's log with the tokens of each group of steps instead of the running total."""
-    log[:, col.L_EMITTED] = np.diff(log[:, col.L_EMITTED], prepend=0.0)
+    log[:, col.LogColumn.EMITTED] = np.diff(log[:, col.LogColumn.EMITTED], prepend=0.0)
     return log
 
 

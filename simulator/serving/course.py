@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
 
 from ...devices.power.board import Board
-from ..batching.state import F8, L_EMITTED, L_END, L_JOULES, L_PREFILL, L_START, NUM_LOG
+from ..batching.state import F8, NUM_LOG, LogColumn
 
-(X_EMITTED, X_PROMPT, X_JOULES, X_BUSY, X_STEPPING) = range(5)
+Total = IntEnum("Total", "EMITTED PROMPT JOULES BUSY STEPPING", start=0)
 NUM_TOTALS = 5
 """Columns of running totals: tokens emitted, prompt tokens computed, energy of the work [J], busy
 device-seconds, and seconds in steps (batches in flight side by side count each)."""
@@ -59,17 +60,17 @@ class Course:
         self._settle()
         busy_s = log[:, NUM_LOG:].sum(axis=1)
         if self.devices is not None:
-            busy_s = np.minimum(busy_s, self.devices * (log[:, L_END] - log[:, L_START]))
-        spent = log[:, L_JOULES].copy()
-        spent[1:] -= log[:-1, L_JOULES]
+            busy_s = np.minimum(busy_s, self.devices * (log[:, LogColumn.END] - log[:, LogColumn.START]))
+        spent = log[:, LogColumn.JOULES].copy()
+        spent[1:] -= log[:-1, LogColumn.JOULES]
         spent[0] -= self._nominal
-        self._nominal = float(log[-1, L_JOULES])
+        self._nominal = float(log[-1, LogColumn.JOULES])
         joules = self.board.held_joules(np.maximum(spent, 0.0), busy_s)
         rows = np.empty((len(log), 2 + NUM_TOTALS))
-        rows[:, 0], rows[:, 1] = log[:, L_START], log[:, L_END]
-        rows[:, 2 + X_EMITTED] = log[:, L_EMITTED]
-        columns = log[:, L_PREFILL], joules, busy_s, log[:, L_END] - log[:, L_START]
-        for at, each in zip((X_PROMPT, X_JOULES, X_BUSY, X_STEPPING), columns, strict=True):
+        rows[:, 0], rows[:, 1] = log[:, LogColumn.START], log[:, LogColumn.END]
+        rows[:, 2 + Total.EMITTED] = log[:, LogColumn.EMITTED]
+        columns = log[:, LogColumn.PREFILL], joules, busy_s, log[:, LogColumn.END] - log[:, LogColumn.START]
+        for at, each in zip((Total.PROMPT, Total.JOULES, Total.BUSY, Total.STEPPING), columns, strict=True):
             rows[:, 2 + at] = np.cumsum(np.append(self._totals[at], each))[1:]
         self._totals = rows[-1, 2:]
         self._rows.append(rows)
@@ -84,7 +85,7 @@ class Course:
             self.note(log)
             return None
         entries = log.copy()
-        entries[:, L_JOULES] = self.add(log)
+        entries[:, LogColumn.JOULES] = self.add(log)
         return entries
 
     def _join(self) -> None:
@@ -105,7 +106,7 @@ class Course:
     def joules(self) -> float:
         """Energy of all work so far [J]."""
         self._settle()
-        return float(self._totals[X_JOULES])
+        return float(self._totals[Total.JOULES])
 
     def curve(self, now: float, emitted: int) -> tuple[F8, F8]:
         """Times [s] and the totals at them, both rising; `emitted` tokens have come by `now`."""
@@ -116,7 +117,7 @@ class Course:
         times = np.stack([rows[:, 0], rows[:, 1]], axis=1).ravel()
         totals = np.stack([before, rows[:, 2:]], axis=1).reshape(-1, NUM_TOTALS)
         last = self._totals.copy()
-        last[X_EMITTED] = emitted
+        last[Total.EMITTED] = emitted
         times, totals = np.append(times, max(now, 0.0)), np.vstack([totals, last])
         order = np.argsort(times, kind="stable")
         return times[order], np.maximum.accumulate(totals[order], axis=0)

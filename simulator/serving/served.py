@@ -13,7 +13,7 @@ from ...devices.power.board import Board
 from ..batching.policies import Policy
 from ..batching.state import F8
 from ..deploy.deployment import Deployment
-from .course import X_BUSY, X_EMITTED, X_JOULES, totals_at
+from .course import Total, totals_at
 from .draining import Drained
 from .engine import Engine
 from .nodes import Node
@@ -174,7 +174,7 @@ def static_joules(boards: list[Boards], window: Window) -> float:
 def busy_joules(each: Boards, ends: tuple[float, float], length_s: float) -> float:
     """Return the additional energy of devices that run kernels, between two times."""
     within = np.diff(totals_at(each.curves, ends), axis=0)[0]
-    busy_s = min(float(within[X_BUSY]), each.devices * length_s)
+    busy_s = min(float(within[Total.BUSY]), each.devices * length_s)
     return each.board.busy_joules(busy_s)
 
 
@@ -183,10 +183,10 @@ def joules_half_width(boards: list[Boards], curves: list[tuple[F8, F8]], window:
     if not window.batches:
         return None
     made = np.diff(totals_at(curves, window.edges), axis=0)
-    joules = made[:, X_JOULES].copy()
+    joules = made[:, Total.JOULES].copy()
     for each in boards:
-        busy_s = np.diff(totals_at(each.curves, window.edges), axis=0)[:, X_BUSY]
+        busy_s = np.diff(totals_at(each.curves, window.edges), axis=0)[:, Total.BUSY]
         idle = each.board.idle_joules(1.0)
         drawn = sum(idle * devices * spans for devices, spans in each.held(window.edges))
         joules = joules + each.board.busy_joules(1.0) * busy_s + drawn
-    return half_width(joules, made[:, X_EMITTED]) if joules.sum() > 0 else None
+    return half_width(joules, made[:, Total.EMITTED]) if joules.sum() > 0 else None

@@ -12,7 +12,7 @@ from ...workloads.batch import Batch
 from ...workloads.errors import InputError
 from ...workloads.records import Records
 from ..batching.policies import Policy
-from ..batching.state import L_DECODES, L_END, L_PREFILL, L_START, L_STEPS
+from ..batching.state import LogColumn
 from ..deploy.deployment import Deployment
 from .engine import Engine
 
@@ -97,9 +97,9 @@ def steps_of(engine: Engine, last: int) -> tuple[RunStep, ...]:
         )
         batch = replace(batch, seq_id=rows_of[np.concatenate([ids[decodes], ids[~decodes]])])
         known = decodes.sum(), tokens[~decodes].sum(), 1
-        if known != (rows[L_DECODES], rows[L_PREFILL], rows[L_STEPS]):
+        if known != (rows[LogColumn.DECODES], rows[LogColumn.PREFILL], rows[LogColumn.STEPS]):
             raise InputError("--steps", f"are not known for policy {engine.policy.name}")
-        out.append(RunStep(len(out), float(rows[L_START]), float(rows[L_END]), batch))
+        out.append(RunStep(len(out), float(rows[LogColumn.START]), float(rows[LogColumn.END]), batch))
     return tuple(out)
 
 

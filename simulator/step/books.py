@@ -11,7 +11,7 @@ from ...workloads.draws import Scratch, new_scratch
 from ...workloads.jit import compiled_part
 from ...workloads.jit_held import held
 from ...workloads.records import Records, named, records
-from .lowering import F8, I8, ROLE_LINK, Plan
+from .lowering import F8, I8, Plan, Role
 from .memo import NUM_SHARE
 
 T_FLOPS, T_STREAM, T_ACT, T_RUNS, T_OUTSIDE = range(len(BOUNDS), len(BOUNDS) + 5)
@@ -97,7 +97,7 @@ def spent(plan: Plan, tally: F8) -> float:
     """Energy of all work so far at the nominal clock [J]; as `totals` has it by op and path."""
     joules, slots, params = 0.0, plan.slots, plan.params
     for s in range(tally.shape[0]):
-        link = s < slots.shape[0] and slots[s].role == ROLE_LINK
+        link = s < slots.shape[0] and slots[s].role == Role.LINK
         for p in range(tally.shape[1]):
             row = tally[s, p]
             joules += row[T_ACT] * params[s, p].j_act + row[T_FLOPS] * params[s, p].j_flop
@@ -109,7 +109,7 @@ def spent(plan: Plan, tally: F8) -> float:
 def totals(plan: Plan, tally: F8) -> F8:
     """Running totals with energy, which is linear in them, shape (S+X, P, NUM_TOTALS)."""
     link = np.zeros(len(tally), dtype=np.bool_)
-    link[: len(plan.slots)] = plan.slots.role == ROLE_LINK
+    link[: len(plan.slots)] = plan.slots.role == Role.LINK
     out = np.zeros((*tally.shape[:2], NUM_TOTALS))
     out[:, :, :NUM_TALLIES] = tally
     out[:, :, T_BUSY] = tally[:, :, : len(BOUNDS)].sum(axis=2)

@@ -29,17 +29,17 @@ _batch_tokens = compiled_part(batch_tokens)
 def cost_slot(plan: Plan, slot: int, moments: F8, cell: Records) -> None:
     """Place and cost one op of one rank at `moments`, into `cell`."""
     forms, last = plan.forms[slot], moments.size
-    flops, stream, act = 0.0, forms[low.FORM_STREAM, last], 0.0
+    flops, stream, act = 0.0, forms[low.Form.STREAM, last], 0.0
     for j in range(last):
-        flops += forms[low.FORM_FLOPS, j] * moments[j]
-        stream += forms[low.FORM_STREAM, j] * moments[j]
-        act += forms[low.FORM_ACT, j] * moments[j]
+        flops += forms[low.Form.FLOPS, j] * moments[j]
+        stream += forms[low.Form.STREAM, j] * moments[j]
+        act += forms[low.Form.ACT, j] * moments[j]
     if flops <= 0.0 and act <= 0.0:
         cell.processor = -1.0
         cell.wall = 0.0
         return
-    flops += forms[low.FORM_FLOPS, last]
-    act += forms[low.FORM_ACT, last]
+    flops += forms[low.Form.FLOPS, last]
+    act += forms[low.Form.ACT, last]
     p = first_able(plan, slot)
     if plan.slots[slot].several:
         p = choose_slot(plan, slot, moments, flops, stream, act)
@@ -63,7 +63,7 @@ def first_able(plan: Plan, slot: int) -> int:
 def choose_slot(plan: Plan, slot: int, moments: F8, flops: float, stream: float, act: float) -> int:
     """Processor of an op that several can run: the lowest score, the first of equal ones."""
     role = plan.slots[slot].role
-    decode, size = role in (low.ROLE_PAIR_DECODE, low.ROLE_DECODE), stream + act
+    decode, size = role == low.Role.PAIR_DECODE or role == low.Role.DECODE, stream + act
     first, paid = np.inf, 0.0
     kind, phase = plan.slots[slot].kind, plan.slots[slot].phase
     best, least = int64(0), np.inf
@@ -94,7 +94,7 @@ def cost_cell(plan: Plan, slot: int, moments: F8, fresh: bool, cells: Records) -
     cell = cells[slot]
     if fresh or plan.slots[slot].varies:
         cost_slot(plan, slot, moments, cell)
-        paired = plan.slots[slot].role == low.ROLE_PAIR_DECODE and plan.spaces > 1
+        paired = plan.slots[slot].role == low.Role.PAIR_DECODE and plan.spaces > 1
         if plan.shares and paired:
             before = cells[slot - 1]  # decode attention runs beside the prefill just before it
             if before.processor >= 0.0 and before.processor != cell.processor:
@@ -106,7 +106,7 @@ def book_cell(plan: Plan, slot: int, processor: int, times: int, cell: Records, 
     """Book an op that ran on `processor`, `times` over."""
     row = tally[slot, processor]
     row[int(cell.bound)] += cell.busy * times
-    track = busy.size - 1 if plan.slots[slot].role == low.ROLE_LINK else processor
+    track = busy.size - 1 if plan.slots[slot].role == low.Role.LINK else processor
     busy[track] += cell.busy * times
     row[book.T_FLOPS] += cell.flops * times
     row[book.T_STREAM] += cell.stream * times

@@ -8,6 +8,7 @@ ops are affine in each expert's tokens. Nothing is written twice.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from enum import IntEnum
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,10 +42,10 @@ from .rules import Custom, custom_rule, rule_code
 from .sections import Build, sections_of
 from .unequal import Uneven, uneven_of
 
-ROLE_PLAIN, ROLE_LINK, ROLE_PAIR_DECODE, ROLE_DECODE = range(4)
+Role = IntEnum("Role", "PLAIN LINK PAIR_DECODE DECODE", start=0)
 """Roles for placement rules; a pair's decode follows the prefill that may run in parallel with it."""
 
-FORM_FLOPS, FORM_STREAM, FORM_ACT = range(3)
+Form = IntEnum("Form", "FLOPS STREAM ACT", start=0)
 
 SECTION = named("start stop layers stage", "")
 """Slots of a section, how many layers run them, and the pipeline stage that holds those."""
@@ -299,11 +300,11 @@ def _link(deployment: Deployment, op: Op) -> AnyLink | None:
 
 def _role(op: Op, before: Op | None) -> int:
     if op.exchange:
-        return ROLE_LINK
+        return Role.LINK
     if alone_in_cache(op):
         paired = before is not None and before.phase == "prefill" and before.layer == op.layer
-        return ROLE_PAIR_DECODE if paired else ROLE_DECODE
-    return ROLE_PLAIN
+        return Role.PAIR_DECODE if paired else Role.DECODE
+    return Role.PLAIN
 
 
 def _expert_work(part: ExpertPart, deployment: Deployment) -> tuple[float, ...]:

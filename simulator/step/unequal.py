@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ...devices.calibrated.formulas import MIXED_DECODE
+from ...devices.calibrated.formulas import Formula
 from ...devices.prices import ALONE
 from ...devices.tables.blocks import blocks_seconds, joint_seconds
 from ...devices.tables.grid import attention_outside, mixed_decode
@@ -137,7 +137,7 @@ def uneven_seconds(uneven: Uneven, keys: F8, count: int, prompts: F8, chunks: in
         total += keys[j]
         low, high = min(low, keys[j]), max(high, keys[j])
     n = float(count)
-    outside = attention_outside(uneven.axes, uneven.sizes, MIXED_DECODE, 0.0, 0.0, 0.0, n, total)
+    outside = attention_outside(uneven.axes, uneven.sizes, Formula.MIXED_DECODE, 0.0, 0.0, 0.0, n, total)
     if outside or high - low < uneven.blocks[0].tile:
         return 0.0
     p, mean = uneven.blocks[0], total / n

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opbyte.devices.calibrated.formulas import MOE_GRID
+from opbyte.devices.calibrated.formulas import Formula
 from opbyte.devices.calibrated.hardware import hardware
 from opbyte.devices.calibrated.model import CalibratedModel, calibrated_model
 from opbyte.devices.catalog import load_device
@@ -52,14 +52,14 @@ def test_a_bilinear_function_is_met_exactly(slopes: list[float], at: tuple[float
     if hole:
         points.remove((4.0, 8.0))
     grid = filled_grid(np.array(points), np.array([truth(x, y) for x, y in points]))
-    found = grid_rows(MOE_GRID, grid, np.array([at]))[0]
+    found = grid_rows(Formula.MOE_GRID, grid, np.array([at]))[0]
     assert found == pytest.approx(truth(*at), rel=1e-12)
 
 
 def test_a_grid_is_constant_below_and_above() -> None:
     points = np.array([(x, y) for x in (1.0, 2.0) for y in (1.0, 2.0)])
     grid = filled_grid(points, points.sum(axis=1))
-    rows = grid_rows(MOE_GRID, grid, np.array([[0.5, 0.5], [9.0, 9.0]]))
+    rows = grid_rows(Formula.MOE_GRID, grid, np.array([[0.5, 0.5], [9.0, 9.0]]))
     assert rows.tolist() == [2.0, 4.0]
 
 

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opbyte.simulator.batching.policies import Policy, make_policy
-from opbyte.simulator.batching.state import L_END, L_START
+from opbyte.simulator.batching.state import LogColumn
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.parts.autoscale.asked import Autoscale, parse_autoscale
 from opbyte.simulator.parts.autoscale.replicas import ENGINE_START_S, PHASES, Scaling, start_up_s
@@ -127,7 +127,7 @@ def check_spans(scaling: Scaling, engines: Sequence[Engine], found: Run) -> None
         if not engine.logs:
             continue
         log = np.concatenate(engine.logs)
-        start, end = log[:, L_START], np.minimum(log[:, L_END], found.makespan_s)
+        start, end = log[:, LogColumn.START], np.minimum(log[:, LogColumn.END], found.makespan_s)
         inside = np.zeros(len(log), dtype=bool)
         mine = [s for s in scaling.spans if s.replica == i // each and s.phase != "starting"]
         for span in mine:
@@ -176,7 +176,7 @@ def test_a_replica_that_drains_ends_what_it_has_and_comes_back_empty(always: str
     drained = scaling.spans[-1]
     assert drained.start_s == pytest.approx(0.1)
     log = np.concatenate(served.engines[1].logs)
-    assert drained.end_s == pytest.approx(log[-1, L_END], rel=1e-9)
+    assert drained.end_s == pytest.approx(log[-1, LogColumn.END], rel=1e-9)
     assert drained.end_s > drained.start_s
     check_spans(found.parts["autoscale"], served.engines, found)
 

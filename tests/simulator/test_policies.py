@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opbyte.simulator.batching.policies import POLICIES, Policy, make_policy
-from opbyte.simulator.batching.state import L_DECODES, L_PREFILL, L_PROMPTS, L_STEPS, LOG_COLUMNS
+from opbyte.simulator.batching.state import LOG_COLUMNS, LogColumn
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.serving.engine import Engine
 from opbyte.workloads.errors import InputError
@@ -28,26 +28,26 @@ def engine(deployment: Deployment, policy: Policy, lengths: Sequence[tuple[int, 
 
 def test_chunked_cuts_a_long_prompt() -> None:
     run = engine(small("llama-3-8b"), make_policy("chunked", token_budget=100), [(250, 2)])
-    assert log(run, L_DECODES, L_PREFILL) == [[0, 100], [0, 100], [0, 50], [1, 0]]
+    assert log(run, LogColumn.DECODES, LogColumn.PREFILL) == [[0, 100], [0, 100], [0, 50], [1, 0]]
 
 
 def test_chunks_ride_on_decodes() -> None:
     run = engine(small("llama-3-8b"), make_policy("chunked", token_budget=100), [(40, 4), (150, 1)])
-    rows = log(run, L_DECODES, L_PREFILL, L_PROMPTS)
+    rows = log(run, LogColumn.DECODES, LogColumn.PREFILL, LogColumn.PROMPTS)
     assert rows[:2] == [[0, 100, 2], [1, 90, 1]]
 
 
 def test_mixed_runs_a_long_prompt_whole_and_alone() -> None:
     policy = make_policy("mixed", token_budget=100)
     run = engine(small("llama-3-8b"), policy, [(30, 3), (250, 2), (40, 1)])
-    rows = log(run, L_DECODES, L_PREFILL, L_PROMPTS)
+    rows = log(run, LogColumn.DECODES, LogColumn.PREFILL, LogColumn.PROMPTS)
     assert rows[:3] == [[0, 30, 1], [1, 250, 1], [2, 40, 1]]
 
 
 def test_prompts_run_alone_and_before_decodes() -> None:
     policy = Policy("alone", 100, 9, chunked=True, reserve=False, prompts_alone=True)
     run = engine(small("llama-3-8b"), policy, [(40, 3), (90, 2)])
-    assert log(run, L_DECODES, L_PREFILL) == [[0, 100], [0, 30], [2, 0], [1, 0]]
+    assert log(run, LogColumn.DECODES, LogColumn.PREFILL) == [[0, 100], [0, 30], [2, 0], [1, 0]]
     with pytest.raises(ValueError, match="lazy"):
         Policy("alone", 100, 9, chunked=True, reserve=False, prompts_alone=True, lazy=True)
 
@@ -65,7 +65,7 @@ def test_an_ended_sequence_keeps_its_place_until_its_result_is_known(ahead: bool
     is a step later where steps are planned ahead."""
     policy = Policy("gather", 100, 2, chunked=False, reserve=True, gather_steps=4, gather_tokens=200, ahead=ahead)
     run = engine(small("llama-3-8b"), policy, [(60, 20), (30, 2), (40, 5)])
-    rows = log(run, L_DECODES, L_PREFILL)
+    rows = log(run, LogColumn.DECODES, LogColumn.PREFILL)
     assert rows[:2] == [[0, 90], [2, 0]]
     assert rows[2 : rows.index([1, 40])] == [[1, 0]] * (4 + ahead)
 
@@ -82,7 +82,7 @@ def test_arrivals_are_looked_at_now_and_then() -> None:
     run = Engine(small("llama-3-8b"), policy, keep_log=True)
     run.submit(RequestBlock(np.arange(2), np.array([0.0, 1.01 * step]), 60 * ones, 20 * ones))
     run.advance(math.inf)
-    assert log(run, L_DECODES, L_PREFILL, L_STEPS)[:3] == [[0, 60, 1], [1, 0, 3], [1, 60, 1]]
+    assert log(run, LogColumn.DECODES, LogColumn.PREFILL, LogColumn.STEPS)[:3] == [[0, 60, 1], [1, 0, 3], [1, 60, 1]]
 
 
 def late(deployment: Deployment, policy: Policy, prompts: Sequence[int]) -> list[list[float]]:
@@ -92,7 +92,7 @@ def late(deployment: Deployment, policy: Policy, prompts: Sequence[int]) -> list
     arrival = np.array([0.0, *[1e-9] * len(prompts)])
     run.submit(RequestBlock(np.arange(len(inputs)), arrival, inputs, np.full_like(inputs, 20)))
     run.advance(math.inf)
-    rows = log(run, L_DECODES, L_PREFILL)
+    rows = log(run, LogColumn.DECODES, LogColumn.PREFILL)
     return rows[: 1 + max(i for i, row in enumerate(rows) if row[1] > 0)]
 
 
@@ -101,7 +101,7 @@ def test_more_sequences_than_tokens() -> None:
     run = engine(small("llama-3-8b"), make_policy("chunked", token_budget=2), [(1, 30)] * 4)
     assert run.state.counters[0].completed == 4
     assert run.state.requests.order[:4].tolist() == [0, 1, 2, 3]
-    assert max(row[0] for row in log(run, L_DECODES)) == 2
+    assert max(row[0] for row in log(run, LogColumn.DECODES)) == 2
 
 
 def test_first_come_first_served() -> None:

@@ -20,7 +20,7 @@ import pytest
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.batching.kv import MOST_BLOCKS, CacheSettings
 from opbyte.simulator.batching.policies import make_policy
-from opbyte.simulator.batching.state import L_PREFILL
+from opbyte.simulator.batching.state import LogColumn
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.run import run
@@ -77,7 +77,7 @@ def test_shared_within_one_step() -> None:
     """Equal prompts admitted together: the second uses what the first is about to compute."""
     engine = served(small("llama-3-8b"), [(0.0, 600, 1, (1, 2))] * 2)
     assert hits(engine) == 592
-    assert np.concatenate(engine.logs)[:, L_PREFILL].tolist() == [600 + 8]
+    assert np.concatenate(engine.logs)[:, LogColumn.PREFILL].tolist() == [600 + 8]
 
 
 def test_a_chunk_that_ends_with_a_block() -> None:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from opbyte import simulate
 from opbyte.analysis.answers.evidence import evidence
-from opbyte.devices.calibrated.formulas import MOE
+from opbyte.devices.calibrated.formulas import Formula
 from opbyte.devices.catalog import list_systems, load_system
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.deploy.placement import PLACEMENTS, PREFILL, Option, kind_code, placement
@@ -368,7 +368,7 @@ def test_prices_of_experts_that_are_remembered_are_those_of_others(seed: int) ->
     again = lower(deployed("h100-x1", "mixtral-8x7b"))[0].kernels
     assert kernels is not None
     assert again is not None
-    rows = [s for s in range(len(kernels.slots)) if kernels.slots[s, 0, 0] == MOE]
+    rows = [s for s in range(len(kernels.slots)) if kernels.slots[s, 0, 0] == Formula.MOE]
     for s in rows:
         for t in rows:
             same = bool((kernels.formulas[s, 0, 0] == kernels.formulas[t, 0, 0]).all())

@@ -14,7 +14,7 @@ import pytest
 
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.batching.policies import make_policy
-from opbyte.simulator.batching.state import HIST_RATIO, L_END, L_START, NUM_LOG
+from opbyte.simulator.batching.state import HIST_RATIO, NUM_LOG, LogColumn
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.serving.course import LEAST_ROWS, Course
 from opbyte.simulator.serving.engine import Engine
@@ -179,6 +179,6 @@ def test_a_long_log_ends_with_its_last_step(count: int) -> None:
     """Entries that are merged in pairs leave no rest behind where their number is even."""
     board: Any = SimpleNamespace(held_joules=lambda spent, busy: spent)
     course, log = Course(board, among=1 << 20), np.zeros((count, NUM_LOG + 1))
-    log[:, L_START], log[:, L_END] = np.arange(count), np.arange(1.0, count + 1)
+    log[:, LogColumn.START], log[:, LogColumn.END] = np.arange(count), np.arange(1.0, count + 1)
     course.add(log)
     assert course.end_s == count

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from opbyte.simulator.batching.host import Host
 from opbyte.simulator.batching.kv import CacheSettings
 from opbyte.simulator.batching.policies import POLICIES, Policy
-from opbyte.simulator.batching.state import L_KV
+from opbyte.simulator.batching.state import LogColumn
 from opbyte.simulator.batching.status import Status
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.serving.engine import Engine
@@ -225,7 +225,7 @@ def test_what_every_schedule_owes(
     assert (scheduled < first).all()
     assert ((first < last) | (np.array(load["outputs"]) == 1)).all()
     log = np.concatenate(engine.logs)
-    assert (log[:, L_KV] <= deployment.ranks * capacity).all()
+    assert (log[:, LogColumn.KV] <= deployment.ranks * capacity).all()
     assert state.clocks[0].kv_peak <= capacity
     if deployment.layout.pp == 1:  # stages work side by side
         busy = state.clocks[0].busy

@@ -14,7 +14,7 @@ import pytest
 
 from opbyte.simulator.batching.kv import CacheSettings
 from opbyte.simulator.batching.policies import Policy, make_policy
-from opbyte.simulator.batching.state import L_DECODES, L_KV, L_PREFILL, L_START
+from opbyte.simulator.batching.state import LogColumn
 from opbyte.simulator.serving.record import Run
 from opbyte.simulator.serving.run import run
 from opbyte.workloads.errors import CapacityError
@@ -31,15 +31,15 @@ def vllm(**changes: int | bool) -> Policy:
 def test_an_arrival_waits_for_the_step_after_the_next() -> None:
     """It comes during step 1, when step 2 is already planned; it runs in step 3."""
     load = [(0.0, 10, 5), (1e-6, 7, 1)]
-    rows = log(served(small("llama-3-8b"), vllm(), load), L_DECODES, L_PREFILL)
+    rows = log(served(small("llama-3-8b"), vllm(), load), LogColumn.DECODES, LogColumn.PREFILL)
     assert rows[:3] == [[0, 10], [1, 0], [1, 7]]
-    rows = log(served(small("llama-3-8b"), vllm(ahead=False), load), L_DECODES, L_PREFILL)
+    rows = log(served(small("llama-3-8b"), vllm(ahead=False), load), LogColumn.DECODES, LogColumn.PREFILL)
     assert rows[:2] == [[0, 10], [1, 7]]
 
 
 def test_scheduled_when_planned() -> None:
     engine = served(small("llama-3-8b"), vllm(), [(0.0, 10, 5), (1e-6, 7, 1)])
-    second_step, third_step = (row[0] for row in log(engine, L_START)[1:3])
+    second_step, third_step = (row[0] for row in log(engine, LogColumn.START)[1:3])
     assert engine.state.requests.scheduled[1] == second_step
     assert engine.state.requests.first[1] > third_step
 
@@ -47,19 +47,21 @@ def test_scheduled_when_planned() -> None:
 def test_a_place_is_free_one_plan_later() -> None:
     """Two places; the first finishes in step 2, the third request runs from step 4 on."""
     load = [(0.0, 10, 2), (0.0, 20, 9), (0.0, 30, 1)]
-    rows = log(served(small("llama-3-8b"), vllm(max_sequences=2), load), L_DECODES, L_PREFILL)
+    rows = log(served(small("llama-3-8b"), vllm(max_sequences=2), load), LogColumn.DECODES, LogColumn.PREFILL)
     assert rows[:4] == [[0, 30], [2, 0], [1, 0], [1, 30]]
     sync = served(small("llama-3-8b"), vllm(max_sequences=2, ahead=False), load)
-    assert log(sync, L_DECODES, L_PREFILL)[:3] == [[0, 30], [2, 0], [1, 30]]
+    assert log(sync, LogColumn.DECODES, LogColumn.PREFILL)[:3] == [[0, 30], [2, 0], [1, 30]]
 
 
 def test_an_idle_engine_plans_at_once() -> None:
     """One place: nothing can be planned beside the last step, so its end is waited for."""
     load = [(0.0, 10, 3), (0.0, 20, 1)]
     ahead, sync = (served(small("llama-3-8b"), vllm(max_sequences=1, ahead=flag), load) for flag in (True, False))
-    assert log(ahead, L_START, L_DECODES, L_PREFILL) == log(sync, L_START, L_DECODES, L_PREFILL)
+    assert log(ahead, LogColumn.START, LogColumn.DECODES, LogColumn.PREFILL) == log(
+        sync, LogColumn.START, LogColumn.DECODES, LogColumn.PREFILL
+    )
     late = served(small("llama-3-8b"), vllm(), [(0.0, 10, 1), (9.0, 20, 1)])
-    assert log(late, L_START)[1] == [9.0]
+    assert log(late, LogColumn.START)[1] == [9.0]
 
 
 def test_blocks_are_taken_chunk_by_chunk() -> None:
@@ -68,7 +70,7 @@ def test_blocks_are_taken_chunk_by_chunk() -> None:
         policy = vllm(token_budget=72, lazy=lazy)
         engine = served(small("llama-3-8b"), policy, [(0.0, 128, 1)], CacheSettings(16, 10))
         block_bytes = float(engine.kv.block_bytes[0])
-        assert log(engine, L_KV)[0][0] / block_bytes == blocks
+        assert log(engine, LogColumn.KV)[0][0] / block_bytes == blocks
 
 
 def test_admitted_only_if_the_whole_prompt_fits() -> None:
@@ -76,12 +78,12 @@ def test_admitted_only_if_the_whole_prompt_fits() -> None:
     for prompt, second in ((144, 31), (145, 0)):
         load = [(0.0, 1, 8), (0.0, prompt, 1)]
         engine = served(small("llama-3-8b"), vllm(token_budget=32), load, CacheSettings(16, 10))
-        assert log(engine, L_PREFILL)[0] == [1 + second]
+        assert log(engine, LogColumn.PREFILL)[0] == [1 + second]
 
 
 def test_a_prompt_above_the_budget_is_cut() -> None:
     engine = served(small("llama-3-8b"), vllm(token_budget=100), [(0.0, 250, 2)])
-    assert log(engine, L_DECODES, L_PREFILL) == [[0, 100], [0, 100], [0, 50], [1, 0]]
+    assert log(engine, LogColumn.DECODES, LogColumn.PREFILL) == [[0, 100], [0, 100], [0, 50], [1, 0]]
 
 
 def test_what_can_never_fit_is_refused() -> None:

@@ -146,7 +146,7 @@ def log_draft(drafts: DraftState, state: State) -> None:
     if drafts.costs.model == 0:
         return
     row, busy = state.log[state.counters[0].logged - 1], drafts.costs.busy
-    row[col.L_JOULES] += joules_of(drafts.costs)
+    row[col.LogColumn.JOULES] += joules_of(drafts.costs)
     for p in range(busy.shape[1]):
         row[col.NUM_LOG + p] += busy[0, p] - busy[1, p]
         busy[1, p] = busy[0, p]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...serving.course import X_STEPPING
+from ...serving.course import Total
 from ...serving.served import Served
 from .run import ApartRun, apart_run
 
@@ -16,5 +16,5 @@ def apart_left(_: object, served: Served, *__: object) -> ApartRun | None:
         return None
     d = engines[0].deployment
     busy = np.sum([engine.books.aside.busy for engine in engines], axis=0)
-    stepping = sum(float(engine.curve()[1][-1, X_STEPPING]) for engine in engines)
+    stepping = sum(float(engine.curve()[1][-1, Total.STEPPING]) for engine in engines)
     return apart_run(d, busy, stepping, d.layout.all_devices * len(engines), len(engines))

@@ -9,7 +9,7 @@ import numpy as np
 
 from ....devices.spec import LinkSpec
 from ...batching.level import Face
-from ...batching.state import F8, L_END, L_JOULES, L_START, NUM_LOG
+from ...batching.state import F8, NUM_LOG, LogColumn
 from ...deploy.deployment import Deployment
 from ...serving.course import Course
 from ...serving.engine import Engine
@@ -57,9 +57,9 @@ class Side(EnginePart):
     def taken(self, log: F8, keep: bool) -> F8:
         """Take in what a log says of these devices; the rest of it."""
         entries = np.zeros((len(log), NUM_LOG + log.shape[1] - self.width - 1))
-        entries[:, L_START], entries[:, L_END] = log[:, L_START], log[:, L_END]
-        entries[:, L_JOULES] = self._joules + np.cumsum(log[:, -1])
-        self._joules = float(entries[-1, L_JOULES])
+        entries[:, LogColumn.START], entries[:, LogColumn.END] = log[:, LogColumn.START], log[:, LogColumn.END]
+        entries[:, LogColumn.JOULES] = self._joules + np.cumsum(log[:, -1])
+        self._joules = float(entries[-1, LogColumn.JOULES])
         entries[:, NUM_LOG:] = log[:, self.width : -1]
         if keep:
             joules = self.course.add(entries)

@@ -312,7 +312,7 @@ def overlapped_seconds(plan: Plan, moments: F8, batch: StepBatch, fresh: bool, c
             serial[c, 0] += longest * plan.sections[g].layers
             lanes.stages[c, plan.sections[g].stage] += longest * plan.sections[g].layers
         for s in range(plan.slots.shape[0]):
-            if plan.slots[s].role != low.ROLE_LINK:
+            if plan.slots[s].role != low.Role.LINK:
                 lanes.compute[c] += lanes.wall[c, s]
     key = step_key(plan.seed, plan.replica, batch.step)
     for x in range(plan.experts.shape[0]):

@@ -47,7 +47,7 @@ def send(staged: StagedBatches, limits: Limits, kv_rules: KvRules, state: State,
     counters.fast_forward = 1
     counters.prompt_tokens += int(step.prompts)
     write_log(state, start, end, 1, step)
-    state.log[counters.logged - 1, col.L_RUNNING] += hooks.elsewhere(state, place)
+    state.log[counters.logged - 1, col.LogColumn.RUNNING] += hooks.elsewhere(state, place)
     hooks.on_log(state)
     hooks.on_start(state, kv_rules, 1)
     step.planned = step.tries = 0

@@ -11,7 +11,7 @@ import numpy as np
 from ...batching.policies import Policy
 from ...batching.state import F8
 from ...deploy.deployment import Deployment
-from ...serving.course import X_STEPPING, totals_at
+from ...serving.course import Total, totals_at
 from ...serving.metrics import Quantiles, quantiles
 from ...serving.nodes import Node
 from ...serving.pools import KvLink
@@ -148,7 +148,7 @@ def _pool(name: str, policy: Policy, nodes: list[Node], scaling: Scaling | None,
     engines = [node.engine for node in nodes]
     curves = [engine.curve() for engine in engines]
     ends = (window.start_s, window.end_s)
-    stepping = float(np.diff(totals_at(curves, ends), axis=0)[0][X_STEPPING])
+    stepping = float(np.diff(totals_at(curves, ends), axis=0)[0][Total.STEPPING])
     busy_s = sum(node.busy_s for node in nodes)
     ports = sum(node.engine.deployment.ranks for node in nodes)
     deployment = engines[0].deployment
