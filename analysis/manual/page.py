@@ -52,19 +52,21 @@ def _commands() -> Iterator[str]:
     users = Counter(row for *_, rows in leaves for row in rows)
     head = ("argument or option", "default", "what it is")
     of_scenarios = ["--" + name.replace("_", "-") for name in placed(Scenario)]
-    common = (row for row, n in users.items() if n > 2 and _named(row) not in of_scenarios)
+    names = Counter(_named(row) for row, n in users.items() if n > 1)
+    shared = {row for row, n in users.items() if n > 2 or (n > 1 and names[_named(row)] == 1)}
+    common = (row for row in shared if _named(row) not in of_scenarios)
     yield "### Options of several commands\n"
     yield "Those that describe a run are [options of a scenario](#options-of-a-scenario).\n"
     yield _table(head, sorted(common)) + "\n"
     for name, command, rows in leaves:
         yield f"### opbyte {name}\n"
         yield (command.help or "").strip() + "\n"
-        special = [row for row in rows if users[row] <= 2]
+        special = [row for row in rows if row not in shared]
         if special:
             yield _table(head, special) + "\n"
         special_names = {_named(row) for row in special} | {"--model"}
         yield from _shared(
-            [_named(row) for row in rows if users[row] > 2], [n for n in of_scenarios if n not in special_names]
+            [_named(row) for row in rows if row in shared], [n for n in of_scenarios if n not in special_names]
         )
 
 
@@ -163,9 +165,14 @@ def _files() -> Iterator[str]:
         "Numbers carry their unit in the key (`bandwidth_GBps`) and a source: `{value: 80, source: ...}`, or the source "
         "of their block. `extends: NAME` starts from another description, `null` drops an inherited key.\n"
     )
-    yield "Units of keys, and what they are in SI:\n"
-    units = ((f"`_{unit}`", f"{_factor(factor)} {_si(si)}") for unit, (si, factor) in UNITS.items())
-    yield _table(("ending", "is"), units) + "\n"
+    yield "Units of keys, in SI:\n"
+    units: dict[str, list[str]] = {}
+    for unit, (si, factor) in UNITS.items():
+        units.setdefault(_si(si), []).append(f"`_{unit}` {_factor(factor)}")
+    yield (
+        _table(("unit", "endings of keys, and their factors"), ((si, ", ".join(all_)) for si, all_ in units.items()))
+        + "\n"
+    )
     for block in blocks(SystemSpec):
         yield from _block(block)
     yield "## Keys of a memory's file\n"
@@ -228,9 +235,10 @@ def _columns() -> Iterator[str]:
     for engine, (keys, only) in KEYS.items():
         yield f'With `"engine": "{engine}"`: {", ".join(f"`{key}`" for key in keys if key not in only)}.\n'
         yield "Read, and refused with any other value:\n"
-        yield (
-            _table(("key", "only", "why"), ((f"`{key}`", str(value), why) for key, (value, why) in only.items())) + "\n"
-        )
+        same: dict[tuple[str, str], list[str]] = {}  # keys that one reason refuses are one row
+        for key, (value, why) in only.items():
+            same.setdefault((str(value), why), []).append(f"`{key}`")
+        yield _table(("keys", "only", "why"), ((", ".join(names), *row) for row, names in same.items())) + "\n"
     yield "## Columns of kernel tables\n"
     yield (
         "All have `source, device, kernel, dtype`, their shape, `timing` and `measured_s` [s]. Formats: "
