@@ -3,7 +3,7 @@
 As for a GPU's tiles: sums are in vector registers, operands in L1, repeatedly read data in L2 or L3, and each part of a
 kernel takes a smooth maximum of its arithmetic and of its traffic. Times are in *slots*, the time of one vector FMA at
 full rate; a core loads as many vectors a cycle as it multiplies. The loops are in `kernels/blocked.py`,
-`kernels/dots.py`, `kernels/flash.py` and `kernels/tiles.py`.
+`kernels/blocked.py`, `kernels/flash.py` and `kernels/tiles.py`.
 """
 
 from __future__ import annotations

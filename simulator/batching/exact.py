@@ -19,12 +19,11 @@ from ...workloads.jit import compiled_code, compiled_part, int64
 from ...workloads.jit_held import held
 from ...workloads.records import named, records
 from . import hooks, plain
-from . import state as col
 from .clients import next_arrival, take
 from .kv import KvRules
 from .policies import Limits
 from .queues import queue_request
-from .state import State
+from .state import LogColumn, State
 from .status import Status
 
 I8 = npt.NDArray[np.int64]
@@ -90,7 +89,7 @@ def land(exact: Exact, kv_rules: KvRules, state: State) -> None:
     step = exact.step[0]
     hooks.take_results(state, kv_rules, step.first_end, state.clocks[0].now)
     step.flying = 0
-    state.log[state.counters[0].logged - 1, col.LogColumn.EMITTED] = state.counters[0].emitted
+    state.log[state.counters[0].logged - 1, LogColumn.EMITTED] = state.counters[0].emitted
 
 
 @compiled_code

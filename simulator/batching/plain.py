@@ -14,14 +14,13 @@ from ...workloads.batch import DECODES, PREFILL_TOKENS, TOKENS
 from ...workloads.jit import compiled_inside, compiled_part, int64
 from ..step.timed import joules_of
 from . import hooks
-from . import state as col
 from .clients import complete, release
 from .holding import drop_late, hold
 from .host import most_tokens, paced
 from .kv import KvRules
 from .planning import hold_back, plan_rank
 from .policies import Limits
-from .state import State
+from .state import NUM_LOG, LogColumn, State
 from .status import Status
 from .stretch import count_steps, last_start, record_gap, run_stretch, same_plan, stamp, stretch_limit
 
@@ -108,19 +107,19 @@ def write_log(state: State, start: float, end: float, steps: int, planned: Plann
     """Append fast-forwarded steps to the log."""
     busy = state.costs.busy
     row = state.log[state.counters[0].logged]
-    row[col.LogColumn.START], row[col.LogColumn.END], row[col.LogColumn.STEPS] = start, end, steps
-    row[col.LogColumn.DECODES], row[col.LogColumn.PREFILL], row[col.LogColumn.PROMPTS] = (
+    row[LogColumn.START], row[LogColumn.END], row[LogColumn.STEPS] = start, end, steps
+    row[LogColumn.DECODES], row[LogColumn.PREFILL], row[LogColumn.PROMPTS] = (
         planned.decodes,
         planned.prompts,
         state.counters[0].chunks,
     )
-    row[col.LogColumn.RUNNING], row[col.LogColumn.WAITING], row[col.LogColumn.KV] = 0.0, 0.0, planned.used
-    row[col.LogColumn.EMITTED], row[col.LogColumn.JOULES] = state.counters[0].emitted, joules_of(state.costs)
+    row[LogColumn.RUNNING], row[LogColumn.WAITING], row[LogColumn.KV] = 0.0, 0.0, planned.used
+    row[LogColumn.EMITTED], row[LogColumn.JOULES] = state.counters[0].emitted, joules_of(state.costs)
     for r in range(state.ranks.shape[0]):
-        row[col.LogColumn.RUNNING] += state.ranks[r].running
-        row[col.LogColumn.WAITING] += state.ranks[r].waiting
+        row[LogColumn.RUNNING] += state.ranks[r].running
+        row[LogColumn.WAITING] += state.ranks[r].waiting
     for p in range(busy.shape[1]):
-        row[col.NUM_LOG + p] = busy[0, p] - busy[1, p]
+        row[NUM_LOG + p] = busy[0, p] - busy[1, p]
         busy[1, p] = busy[0, p]
     state.counters[0].logged += 1
 
@@ -241,5 +240,5 @@ def take_step(limits: Limits, kv_rules: KvRules, state: State, arrival: float, u
     for r in range(ranks.shape[0]):
         finish(state, kv_rules, r, done, first_end, now, limits.ahead)
     clocks.calm = min(calm_until(limits, state, k - done, planned.decodes), arrival)
-    state.log[counters.logged - 1, col.LogColumn.EMITTED] = counters.emitted
+    state.log[counters.logged - 1, LogColumn.EMITTED] = counters.emitted
     return Status.AGAIN

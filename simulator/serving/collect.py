@@ -11,9 +11,8 @@ import numpy.typing as npt
 
 from ...devices.cost import BOUNDS, PATHS
 from ...workloads.requests import RequestStream
-from ..batching import state as col
 from ..batching.policies import Policy
-from ..batching.state import F8
+from ..batching.state import F8, LOG_COLUMNS, NUM_LOG, LogColumn
 from ..deploy.deployment import Deployment
 from ..registry import PARTS
 from ..step.books import T_ACT, T_BUSY, T_FLOPS, T_JOULES, T_OUTSIDE, T_RUNS, T_STREAM, Books, totals
@@ -182,7 +181,7 @@ def _stages(engines: list[Engine], numbered: bool) -> dict[str, F8]:
         return {}
     table = np.concatenate(rows)
     table = table[np.argsort(table[:, 0], kind="stable")]
-    names = [*col.LOG_COLUMNS, *(f"busy_{name}_s" for name in (*tracks, "links")), "watts"]
+    names = [*LOG_COLUMNS, *(f"busy_{name}_s" for name in (*tracks, "links")), "watts"]
     names += ["node"] if numbered else []
     return {name: table[:, i] for i, name in enumerate(names)}
 
@@ -197,7 +196,7 @@ def _whole(log: F8, engine: Engine) -> F8:
     if engine.expert_side is None:
         return log
     more = np.concatenate(engine.expert_side.logs)
-    log[:, col.LogColumn.JOULES] += more[:, 0]
+    log[:, LogColumn.JOULES] += more[:, 0]
     return np.column_stack([log[:, :-1], more[:, 1:], log[:, -1]])
 
 
@@ -206,8 +205,8 @@ def _aligned(log: F8, engine: Engine, tracks: list[str]) -> F8:
     engine_tracks = _tracks(engine)
     if engine_tracks == tracks:
         return log
-    out = np.zeros((len(log), col.NUM_LOG + len(tracks) + 1))
-    at = [*range(col.NUM_LOG), *(col.NUM_LOG + tracks.index(name) for name in engine_tracks), out.shape[1] - 1]
+    out = np.zeros((len(log), NUM_LOG + len(tracks) + 1))
+    at = [*range(NUM_LOG), *(NUM_LOG + tracks.index(name) for name in engine_tracks), out.shape[1] - 1]
     out[:, at] = log
     return out
 
@@ -216,27 +215,27 @@ def _watts(log: F8, engine: Engine) -> F8:
     """Return the mean power of a device of an engine in each group of steps [W]."""
     d = engine.deployment
     board, devices = d.device.board, d.layout.all_devices / d.replicas
-    length = np.maximum(log[:, col.LogColumn.END] - log[:, col.LogColumn.START], 1e-12)
-    busy, side = log[:, col.NUM_LOG :], engine.expert_side
+    length = np.maximum(log[:, LogColumn.END] - log[:, LogColumn.START], 1e-12)
+    busy, side = log[:, NUM_LOG:], engine.expert_side
     if side is not None:
         more = range(len(engine.slots.processors), len(_tracks(engine)))
         theirs, other = busy[:, more].sum(axis=1), side.course.board
         here, there = devices, side.devices
         busy_s = np.minimum(busy.sum(axis=1) - theirs, here * length)
-        drawn = log[:, col.LogColumn.JOULES] + board.busy_joules(1.0) * busy_s
+        drawn = log[:, LogColumn.JOULES] + board.busy_joules(1.0) * busy_s
         drawn = drawn + other.busy_joules(1.0) * np.minimum(theirs, there * length)
         idle_W = (board.idle_W * here + other.idle_W * there) / (here + there)
         both: F8 = idle_W + drawn / (length * (here + there))
         return both
     busy_s = np.minimum(busy.sum(axis=1), devices * length)
-    drawn = log[:, col.LogColumn.JOULES] + board.busy_joules(1.0) * busy_s
+    drawn = log[:, LogColumn.JOULES] + board.busy_joules(1.0) * busy_s
     out: F8 = board.idle_W + drawn / (length * devices)
     return out
 
 
 def _by_stretch(log: F8) -> F8:
     """Return an engine's log with the tokens of each group of steps instead of the running total."""
-    log[:, col.LogColumn.EMITTED] = np.diff(log[:, col.LogColumn.EMITTED], prepend=0.0)
+    log[:, LogColumn.EMITTED] = np.diff(log[:, LogColumn.EMITTED], prepend=0.0)
     return log
 
 

@@ -13,11 +13,10 @@ from ...workloads.jit import compiled_inside, compiled_part, int64
 from ...workloads.records import Records
 from ..deploy.placement import CLEARLY, Option
 from . import books as book
-from . import lowering as low
 from .books import Books
 from .drawing import StepBatch
 from .experts import experts_step
-from .lowering import F8, Plan
+from .lowering import F8, Form, Plan, Role
 from .prices import op_outside, op_price
 from .rules import attained, energy, score
 from .unequal import graph_batch
@@ -29,17 +28,17 @@ _batch_tokens = compiled_part(batch_tokens)
 def cost_slot(plan: Plan, slot: int, moments: F8, cell: Records) -> None:
     """Place and cost one op of one rank at `moments`, into `cell`."""
     forms, last = plan.forms[slot], moments.size
-    flops, stream, act = 0.0, forms[low.Form.STREAM, last], 0.0
+    flops, stream, act = 0.0, forms[Form.STREAM, last], 0.0
     for j in range(last):
-        flops += forms[low.Form.FLOPS, j] * moments[j]
-        stream += forms[low.Form.STREAM, j] * moments[j]
-        act += forms[low.Form.ACT, j] * moments[j]
+        flops += forms[Form.FLOPS, j] * moments[j]
+        stream += forms[Form.STREAM, j] * moments[j]
+        act += forms[Form.ACT, j] * moments[j]
     if flops <= 0.0 and act <= 0.0:
         cell.processor = -1.0
         cell.wall = 0.0
         return
-    flops += forms[low.Form.FLOPS, last]
-    act += forms[low.Form.ACT, last]
+    flops += forms[Form.FLOPS, last]
+    act += forms[Form.ACT, last]
     p = first_able(plan, slot)
     if plan.slots[slot].several:
         p = choose_slot(plan, slot, moments, flops, stream, act)
@@ -63,7 +62,7 @@ def first_able(plan: Plan, slot: int) -> int:
 def choose_slot(plan: Plan, slot: int, moments: F8, flops: float, stream: float, act: float) -> int:
     """Processor of an op that several can run: the lowest score, the first of equal ones."""
     role = plan.slots[slot].role
-    decode, size = role == low.Role.PAIR_DECODE or role == low.Role.DECODE, stream + act
+    decode, size = role == Role.PAIR_DECODE or role == Role.DECODE, stream + act
     first, paid = np.inf, 0.0
     kind, phase = plan.slots[slot].kind, plan.slots[slot].phase
     best, least = int64(0), np.inf
@@ -94,7 +93,7 @@ def cost_cell(plan: Plan, slot: int, moments: F8, fresh: bool, cells: Records) -
     cell = cells[slot]
     if fresh or plan.slots[slot].varies:
         cost_slot(plan, slot, moments, cell)
-        paired = plan.slots[slot].role == low.Role.PAIR_DECODE and plan.spaces > 1
+        paired = plan.slots[slot].role == Role.PAIR_DECODE and plan.spaces > 1
         if plan.shares and paired:
             before = cells[slot - 1]  # decode attention runs beside the prefill just before it
             if before.processor >= 0.0 and before.processor != cell.processor:
@@ -106,7 +105,7 @@ def book_cell(plan: Plan, slot: int, processor: int, times: int, cell: Records, 
     """Book an op that ran on `processor`, `times` over."""
     row = tally[slot, processor]
     row[int(cell.bound)] += cell.busy * times
-    track = busy.size - 1 if plan.slots[slot].role == low.Role.LINK else processor
+    track = busy.size - 1 if plan.slots[slot].role == Role.LINK else processor
     busy[track] += cell.busy * times
     row[book.T_FLOPS] += cell.flops * times
     row[book.T_STREAM] += cell.stream * times

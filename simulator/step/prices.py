@@ -13,8 +13,18 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ...devices.calibrated import formulas as law
-from ...devices.calibrated.formulas import Chunks, decode_price, mla_price, moe_price, prefill_price, streamed_price
+from ...devices.calibrated.formulas import (
+    SUMS,
+    WIDTH,
+    Chunks,
+    Formula,
+    Sum,
+    decode_price,
+    mla_price,
+    moe_price,
+    prefill_price,
+    streamed_price,
+)
 from ...devices.calibrated.hardware import HARDWARE
 from ...devices.calibrated.terms import bound
 from ...devices.prices import EMPTY, IN_GRID, NO_TABLES, NOT_THERE, Grid, PriceRow
@@ -83,8 +93,8 @@ def gather(rows: Rows, shape: tuple[int, int], moments: int) -> Kernels | None:
     if all(row.curve is None and row.formula is None for row in rows.values()):
         return None
     slots = np.zeros((*shape, NUM_SLOT), dtype=np.int64)
-    formulas = np.zeros((*shape, 2, law.WIDTH + 1))
-    sums = np.zeros((shape[0], len(law.SUMS), moments + 1))
+    formulas = np.zeros((*shape, 2, WIDTH + 1))
+    sums = np.zeros((shape[0], len(SUMS), moments + 1))
     h = np.ones(shape[1], HARDWARE)
     curves: list[F8] = [np.zeros((0, 2))]
     grids: list[Grid] = []
@@ -93,14 +103,14 @@ def gather(rows: Rows, shape: tuple[int, int], moments: int) -> Kernels | None:
         if row.curve is not None:
             start = sum(map(len, curves))
             length = len(row.curve.seconds)
-            slots[i, p, : K_MOMENT + 1] = law.Formula.CURVE, start, length, row.curve.moment
+            slots[i, p, : K_MOMENT + 1] = Formula.CURVE, start, length, row.curve.moment
             curves.append(np.column_stack([row.curve.seconds, row.curve.bound]))
         if row.formula is None:
             continue
         formula = row.formula
         slots[i, p, K_CODE] = formula.code
-        formulas[i, p, 0, : law.WIDTH], formulas[i, p, 0, law.WIDTH] = formula.p, formula.window
-        formulas[i, p, 1, : len(formula.x)], formulas[i, p, 1, law.WIDTH] = formula.x, formula.top_k
+        formulas[i, p, 0, :WIDTH], formulas[i, p, 0, WIDTH] = formula.p, formula.window
+        formulas[i, p, 1, : len(formula.x)], formulas[i, p, 1, WIDTH] = formula.x, formula.top_k
         if formula.sums is not None:  # the last two columns: unequal contexts, and the constant
             sums[i, :, : formula.sums.shape[1] - 1] = formula.sums[:, :-1]
             sums[i, :, -1] = formula.sums[:, -1]
@@ -110,7 +120,7 @@ def gather(rows: Rows, shape: tuple[int, int], moments: int) -> Kernels | None:
             slots[i, p, K_GRID] = len(grids)
             grids.append(row.grid)
     measured = len(grids) if any(row.most != NO_TABLES for row in rows.values()) else None
-    streams = int((slots[:, :, K_CODE] == law.Formula.STREAMED).sum()) or None
+    streams = int((slots[:, :, K_CODE] == Formula.STREAMED).sum()) or None
     same = [a.reshape(*shape, -1) for a in (slots, formulas)]
     return Kernels(
         measured, streams, slots, np.concatenate(curves), formulas, sums, h,
@@ -142,9 +152,9 @@ def kernel_price(kernels: Kernels, s: int, processor: int, moments: F8, seconds:
     """Return the cost of an op; the given roofline cost if no kernel model covers it."""
     slot = kernels.slots[s, processor]
     code = slot[K_CODE]
-    if code == law.Formula.ROOFLINE:
+    if code == Formula.ROOFLINE:
         return seconds, limit
-    if code == law.Formula.CURVE:
+    if code == Formula.CURVE:
         return _on_curve(kernels.curves, slot, moments[slot[K_MOMENT]])
     return formula_price(kernels, s, processor, moments)
 
@@ -153,20 +163,20 @@ def kernel_price(kernels: Kernels, s: int, processor: int, moments: F8, seconds:
 def formula_price(kernels: Kernels, slot: int, processor: int, moments: F8) -> Price:
     """Return the cost of an op by its formula, or by its grid."""
     code, forms, h = kernels.slots[slot, processor, K_CODE], kernels.sums[slot], kernels.h[processor]
-    batch, kv = _form(forms[law.Sum.BATCH], moments), _form(forms[law.Sum.KV], moments)
+    batch, kv = _form(forms[Sum.BATCH], moments), _form(forms[Sum.KV], moments)
     parameters, x = kernels.formulas[slot, processor, 0], kernels.formulas[slot, processor, 1]
     tokens, pairs = 0.0, 0.0
-    if code == law.Formula.DECODE or code == law.Formula.MIXED_DECODE:
-        pairs, prompts = _form(forms[law.Sum.PAIRS], moments), _form(forms[law.Sum.PROMPTS], moments)
+    if code == Formula.DECODE or code == Formula.MIXED_DECODE:
+        pairs, prompts = _form(forms[Sum.PAIRS], moments), _form(forms[Sum.PROMPTS], moments)
         seconds, limit = decode_price(parameters, h, x, batch, pairs, kv, prompts)
     else:
-        tokens, pairs = _form(forms[law.Sum.TOKENS], moments), _form(forms[law.Sum.PAIRS], moments)
-        if code == law.Formula.MLA:
+        tokens, pairs = _form(forms[Sum.TOKENS], moments), _form(forms[Sum.PAIRS], moments)
+        if code == Formula.MLA:
             return mla_price(parameters, h, x, Chunks(batch, tokens, pairs, kv))
-        if code == law.Formula.STREAMED:
+        if code == Formula.STREAMED:
             return flowing(kernels, parameters, slot, processor, Chunks(batch, tokens, pairs, kv))
-        window = parameters[law.WIDTH]
-        decodes = _form(forms[law.Sum.DECODES], moments)
+        window = parameters[WIDTH]
+        decodes = _form(forms[Sum.DECODES], moments)
         seconds, limit = prefill_price(parameters, h, x, Chunks(batch, tokens, pairs, kv), decodes, window)
     return tabled_seconds(kernels, slot, processor, moments, seconds, (batch, kv, tokens, pairs)), limit
 
@@ -191,11 +201,11 @@ def tabled_seconds(
     parameters, x = kernels.formulas[s, processor, 0], kernels.formulas[s, processor, 1]
     batch, kv, tokens, pairs = u
     axes, sizes, values = _grid(kernels, slot[K_GRID])
-    if code == law.Formula.MIXED_DECODE:
+    if code == Formula.MIXED_DECODE:
         ratio = decode_beyond(axes, sizes, parameters, h, x, batch, kv)
         seconds = ratio * mixed_decode(axes, sizes, values, batch, kv, moments[moments.size - 1])
-    elif code == law.Formula.MIXED_PREFILL:
-        decodes, decode_kv = _form(forms[law.Sum.DECODES], moments), _form(forms[law.Sum.DECODE_KV], moments)
+    elif code == Formula.MIXED_PREFILL:
+        decodes, decode_kv = _form(forms[Sum.DECODES], moments), _form(forms[Sum.DECODE_KV], moments)
         ratio = prefill_beyond(axes, sizes, parameters, h, x, batch, tokens, pairs)
         seconds = ratio * mixed_prefill(axes, sizes, values, batch, tokens, pairs, decodes, decode_kv)
     return seconds
@@ -240,7 +250,7 @@ def op_price(
 def experts_price(kernels: Kernels, row: int, processor: int, routed: float, active: float) -> Price:
     """Return the cost of one device's experts; negative if no kernel model covers them."""
     code, twin = kernels.slots[row, processor, K_CODE], kernels.twins[row, processor]
-    if code != law.Formula.MOE and code != law.Formula.MOE_GRID:
+    if code != Formula.MOE and code != Formula.MOE_GRID:
         return -1.0, 0
     seen = kernels.seen[(int(routed) * 67 + int(active) + twin * 509) % SEEN]
     if seen[0] == twin and seen[1] == routed and seen[2] == active:
@@ -255,10 +265,10 @@ def experts_price(kernels: Kernels, row: int, processor: int, routed: float, act
 @compiled_given("kernels.tables", otherwise=lambda kernels, row, p, seconds, routed, active: seconds)
 def tabled_experts(kernels: Kernels, row: int, processor: int, seconds: float, routed: float, active: float) -> float:
     """Return the seconds of experts; their given formula's if no grid was measured."""
-    if kernels.slots[row, processor, K_CODE] != law.Formula.MOE_GRID:
+    if kernels.slots[row, processor, K_CODE] != Formula.MOE_GRID:
         return seconds
     parameters, x, h = kernels.formulas[row, processor, 0], kernels.formulas[row, processor, 1], kernels.h[processor]
-    top_k = x[law.WIDTH]
+    top_k = x[WIDTH]
     tokens = routed / top_k
     axes, sizes, values = _grid(kernels, kernels.slots[row, processor, K_GRID])
     ratio = moe_beyond(axes, sizes, parameters, h, x, tokens, active, top_k)
@@ -273,13 +283,13 @@ def op_outside(kernels: Kernels, s: int, processor: int, moments: F8) -> bool:
         return bool(slot[K_MOST] == NOT_THERE or (slot[K_MOST] >= 0 and moments[slot[K_MOMENT]] > slot[K_MOST]))
     forms = kernels.sums[s]
     axes, sizes, _ = _grid(kernels, slot[K_GRID])
-    if slot[K_CODE] == law.Formula.MIXED_DECODE:
-        batch, kv = _form(forms[law.Sum.BATCH], moments), _form(forms[law.Sum.KV], moments)
-        return bool(attention_outside(axes, sizes, law.Formula.MIXED_DECODE, 0.0, 0.0, 0.0, batch, kv))
+    if slot[K_CODE] == Formula.MIXED_DECODE:
+        batch, kv = _form(forms[Sum.BATCH], moments), _form(forms[Sum.KV], moments)
+        return bool(attention_outside(axes, sizes, Formula.MIXED_DECODE, 0.0, 0.0, 0.0, batch, kv))
     return bool(
         attention_outside(
-            axes, sizes, law.Formula.MIXED_PREFILL, _form(forms[law.Sum.BATCH], moments), _form(forms[law.Sum.TOKENS], moments),
-            _form(forms[law.Sum.PAIRS], moments), _form(forms[law.Sum.DECODES], moments), _form(forms[law.Sum.DECODE_KV], moments),
+            axes, sizes, Formula.MIXED_PREFILL, _form(forms[Sum.BATCH], moments), _form(forms[Sum.TOKENS], moments),
+            _form(forms[Sum.PAIRS], moments), _form(forms[Sum.DECODES], moments), _form(forms[Sum.DECODE_KV], moments),
         )
     )  # fmt: skip
 
@@ -291,5 +301,5 @@ def part_outside(kernels: Kernels, row: int, processor: int, routed: float, acti
     if slot[K_MOST] != IN_GRID:
         return bool(slot[K_MOST] == NOT_THERE)
     axes, sizes, _ = _grid(kernels, slot[K_GRID])
-    tokens = routed / kernels.formulas[row, processor, 1, law.WIDTH]
+    tokens = routed / kernels.formulas[row, processor, 1, WIDTH]
     return bool(experts_outside(axes, sizes, tokens, active))

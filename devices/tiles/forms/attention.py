@@ -6,13 +6,119 @@ import math
 
 import numpy as np
 
-from ....workloads.jit import compiled
-from ....workloads.records import Records
+from ....workloads.jit import compiled, compiled_part
+from ....workloads.records import Records, reals
 from ...calibrated.hardware import C_16, CODES, WEIGHT_BYTES
-from ..attention import ATTENTION, attend
 from ..config import I8, KernelConfig
 from ..form import Shape, ShapeKey, TiledKernel, grid_of, kernel_form, number
 from ..machine import Machine
+from ..price import SHARP, Blocks, BlockStep, Traffic, finish, join
+from ..product import (
+    COLUMNS,
+    COPY_BYTES,
+    COPY_CLOCKS,
+    KEEP,
+    PORT,
+    ROWS,
+    SCHEDULERS,
+    SHARED_BYTES_PER_CLOCK,
+    SPILL,
+    most_registers,
+    resident,
+    synchronous_rate,
+    thread_registers,
+    warpgroup,
+)
+
+ATTENTION = reals(
+    "groups", "rows", "keys", "context", "causal", "score", "value", "shared", "sharers", "kv_bytes", "rate", "warm"
+)
+"""What attends: groups of rows that share keys in a block, rows of one, keys of a sequence, those
+before the first row, whether rows see no later keys, width of scores and of values, 1 where values
+are part of the keys, groups that read the same keys, bytes of a cached value, FLOP per clock and
+core, and whether caches hold what they can from the call before."""
+
+EXPONENTIALS, VECTOR, VECTOR_WORK = 16.0, 128.0, 6.0
+"""Exponentials and 32-bit operations a clock of a core (CUDA C++ Programming Guide, throughput of
+native instructions), and such operations per score: scale, mask, maximum, sum, convert, rescale."""
+QUERY_BYTES = 2.0
+
+
+@compiled_part
+def attend(parameters: Records, hardware: Records, inputs: Records, configuration: Records, out: Records) -> None:
+    """Compute the seconds of one attention under one configuration, and its terms; see `product.price`."""
+    bm, bn, split = float(configuration.block_m), float(configuration.block_n), float(configuration.split)
+    warps, lanes, b = float(configuration.warps), hardware.lanes, inputs.kv_bytes
+    groups = warpgroup(hardware, bm, warps)
+    buffers = float(configuration.stages) if groups else max(1.0, configuration.stages - 1.0)
+    wide = inputs.score + inputs.value
+    load = bn * (wide - inputs.value * inputs.shared) * b
+    # Warps share the rows, and what is left of them the keys; every row of warps reads all keys.
+    rows = min(warps, max(1.0, bm / ROWS))
+    flop, scores = 2.0 * bm * bn * wide, bm * bn
+    queries = bm * inputs.score * QUERY_BYTES  # read again in every step
+    if groups:
+        matrix = flop / (parameters.matrix * inputs.rate)
+        reads = queries + bn * wide * b * bm / 64.0
+    else:
+        twice = max(1.0, ROWS / bm) * max(1.0, warps / rows * COLUMNS / bn)
+        matrix = flop * twice / (parameters.matrix * synchronous_rate(hardware, inputs.rate, b))
+        reads = queries * warps / rows + bn * wide * b * rows
+    shared = max((reads + load) / (SHARED_BYTES_PER_CLOCK * parameters.shared), load / PORT)
+    softmax = scores * (1.0 / EXPONENTIALS + VECTOR_WORK / VECTOR)
+    copies = load / (COPY_BYTES * lanes * warps)
+    registers = thread_registers(hardware, bm, inputs.value, copies, warps, rows, warps / rows, groups) + scores / (
+        lanes * warps
+    )
+    limit = most_registers(hardware)
+    spilled = 1.0 + SPILL * max(0.0, registers - limit) / limit
+    blocks = resident(hardware, warps, min(registers, limit), buffers * load + queries)
+    # Two warpgroups take turns: the softmax of one beside the products of the other.
+    turns = groups and warps >= 8.0
+    busy = join(matrix, softmax, SHARP) if turns else matrix + softmax
+    work = join(busy, shared, SHARP) + copies * warps * COPY_CLOCKS / SCHEDULERS
+    alone = work + parameters.step_clocks
+    tiles = math.ceil(inputs.rows / bm)
+    launched = inputs.groups * tiles * split
+    longest = 0.0
+    if inputs.causal > 0.0:
+        seen = min(inputs.keys, inputs.context + 0.5 * (inputs.rows + bm))
+        longest = math.ceil(inputs.keys / bn)
+        steps = min(longest, seen / bn + 0.5)
+    else:
+        steps = math.ceil(inputs.keys / (split * bn))
+    out.matrix, out.shared, out.step = matrix, shared, work - join(matrix, shared, SHARP)
+    out.blocks, out.registers = blocks, 8.0 * math.ceil(registers / 8.0)
+    out.shared_bytes = buffers * load + queries
+    merged = inputs.groups * inputs.rows * inputs.value * (4.0 * split + QUERY_BYTES) if split > 1.0 else 0.0
+    of_step = BlockStep(work * spilled, alone, buffers, load, spilled)
+    moved = traffic(hardware, inputs, launched * steps * load)
+    of_memory = Traffic(moved, inputs.score * b, 64.0, merged)
+    finish(parameters, hardware, Blocks(launched, steps, longest), of_step, of_memory, out)
+
+
+@compiled_part
+def traffic(hardware: Records, inputs: Records, through: float) -> float:
+    """Bytes that come from memory and go there: keys and values once, again where the cache is too small.
+
+    Parameters
+    ----------
+    through : float
+        Bytes of keys and values that all blocks read.
+    """
+    per_row = inputs.score + inputs.value
+    of_one = inputs.keys * (per_row - inputs.value * inputs.shared) * inputs.kv_bytes
+    cached = of_one * inputs.groups / inputs.sharers
+    results = inputs.groups * inputs.rows * per_row * QUERY_BYTES
+    keep = KEEP * hardware.cache
+    again = max(0.0, through - cached) * (1.0 - min(1.0, keep / of_one))
+    read = cached + again
+    if inputs.warm > 0.0:
+        cached_kept = min(1.0, keep / (cached + results))
+        read *= 1.0 - (cached_kept if cached_kept >= 1.0 else max(0.0, cached_kept * (2.0 * cached_kept - 1.0)))
+    everything: float = read + results
+    return everything
+
 
 COLD = ShapeKey("cold", "0: caches hold what they can from a call before, as in a benchmark", 1, 0, 1)
 DTYPE = ShapeKey("dtype", "number format of the KV cache", "bf16")
@@ -20,7 +126,7 @@ LATENT, POSITION = 512, 64
 """Values of a token's latent and of its position (DeepSeek-V2 and V3)."""
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 SPLITTING = ("block_m", "block_n", "warps", "stages", "split")
-ROWS = (16, 32, 64, 128)
+SIDES = (16, 32, 64, 128)
 UNUSED = 16
 """Value of `block_k`, which attention does not cut."""
 
@@ -72,7 +178,7 @@ def prefill_work(machine: Machine, shape: Shape) -> Records:
 
 def _split_space(tall: int, keys: int) -> I8:
     """Return the tiles for `tall` rows, and splits with at least one step in every part."""
-    sides = [m for m in ROWS if m < 2 * max(tall, 16)]
+    sides = [m for m in SIDES if m < 2 * max(tall, 16)]
     wide = (16, 32, 64, 128, 256)
     every = grid_of(sides, wide, (UNUSED,), (1,), (4, 8), (2, 3, 4, 5), SPLITS)
     parts = every[:, 6] * every[:, 1] <= max(keys, 1)

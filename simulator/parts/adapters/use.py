@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ....workloads.adapters import Tenants, adapter_bytes
+from ....workloads.adapters import Tenants, adapter_bytes, tenants_of, with_adapters
+from ....workloads.errors import InputError
+from ....workloads.model import ModelSpec
 from ...deploy.deployment import Deployment
+from ...quantity import Figures, Quantity
+from .options import AdapterOptions
 
 if TYPE_CHECKING:
     from ...serving.record import Run
@@ -38,3 +42,44 @@ def adapters_of_step(deployment: Deployment, *_: object) -> AdaptersUse | None:
     """Adapters of a step."""
     tenants = deployment.parts.get("adapters")
     return tenants and AdaptersUse(tenants, adapter_bytes(deployment.shard))
+
+
+HELD = (
+    Quantity("adapters", "Adapters of tenants.", "tenants.adapters", label="adapters"),
+    Quantity("rank", "Their rank.", "tenants.rank", label="rank"),
+    Quantity("resident", "Adapters that a device has room for.", "tenants.resident", label="in memory"),
+    Quantity("popularity", "How requests that name none choose.", "tenants.popularity"),
+    Quantity("bytes_each", "Bytes of one on a device [B].", unit="B", label="each"),
+    Quantity("resident_bytes", "Bytes of those in its memory [B].", unit="B", label="all in memory"),
+)  # fmt: skip
+FIGURES = Figures("adapters", "Adapters", HELD)
+SWAPPED = Figures("adapters", "Adapters", (
+    *HELD,
+    Quantity("hit_rate", "Share of the requests whose adapter was in memory.",
+             lambda a: a.counts.hits / a.counts.asked if a.counts.asked else 1.0, "%", "hits"),
+    Quantity("loads", "Adapters brought.", "counts.loads", label="loads"),
+    Quantity("loaded_bytes", "Bytes brought [B].", lambda a: a.counts.loads * a.bytes_each, "B", "brought"),
+    Quantity("link_s", "Time that the link was busy [s].", "counts.link_s", "s", "link busy"),
+    Quantity("waited_s", "Time that requests waited [s].", "counts.waited_s", "s", "requests waited in all"),
+))  # fmt: skip
+
+
+def figures(use: AdaptersUse) -> Figures:
+    """Adapters that wait for slots have more values."""
+    return FIGURES if use.counts is None else SWAPPED
+
+
+def tenants_asked(options: AdapterOptions, _: object) -> Tenants | None:
+    """Adapters as options say."""
+    return tenants_of(options.adapters, options.adapter_rank, options.adapters_resident, options.adapter_popularity)
+
+
+def adapted(tenants: Tenants, model: ModelSpec) -> tuple[ModelSpec, str]:
+    """The model with its adapters, and how requests choose among them."""
+    return with_adapters(model, tenants), tenants.popularity
+
+
+def check_adapters(_: Tenants, deployment: Deployment) -> None:
+    """Refuse adapters of ranks in lock step."""
+    if deployment.lockstep:
+        raise InputError("--adapters", "cannot be combined with ranks that share experts; use --dp 1")

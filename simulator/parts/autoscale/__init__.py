@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from ...option import CheckedOptions, described, text
 from ...part import Part
-from .options import AutoscaleOptions
+
+
+@described
+@dataclass(frozen=True, slots=True)
+class AutoscaleOptions(CheckedOptions):
+    """Replicas that come and go by a rule."""
+
+    autoscale: str | None = text(
+        "Replicas that come and go, by a rule of `opbyte list autoscalers`: 1:8,by=requests:20,start=60.",
+        "MIN:MAX,KEY=VALUE,...",
+    )
+
 
 PARTS = (
     Part(
@@ -16,8 +30,8 @@ PARTS = (
             "fleet": "scaling:with_autoscale",
             "run": "scaling:of_run",
             "collect": "replicas:scaling_left",
-            "figures": "figures:FIGURES",
-            "figures_of": "figures:figures",
+            "figures": "replicas:FIGURES",
+            "figures_of": "replicas:figures",
         },
         page="autoscaling",
         tests=("simulator/test_autoscale", "simulator/test_autoscale_pools"),

@@ -16,7 +16,7 @@ PARTS = (
             "engine": "admission:ClassQueues",
             "collect": "run:classes_left",
             "request_columns": "run:request_columns",
-            "figures": "figures:FIGURES",
+            "figures": "run:FIGURES",
         },
         left=lambda served: served.table.labels is not None,
         page="classes",

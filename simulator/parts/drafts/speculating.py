@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ....devices.spec import SystemSpec
 from ....workloads.adapters import without_adapters
 from ....workloads.errors import InputError
 from ....workloads.model import ModelSpec
 from ....workloads.routing import BY_REQUEST
-from ....workloads.speculators import OPTION, RATES, SPECULATORS, DraftChoice, check_rates
+from ....workloads.speculators import OPTION, RATES, SPECULATORS, DraftChoice, check_rates, read_asked, read_rates
 from ...deploy.deployment import Deployment
 from ...deploy.expert_parts import expert_parts
 from ...deploy.layout import make_layout, shard_model
 from ...part import Combination
 from ...registry import check_parts, parts_of
+from .options import SpeculationOptions
 from .speculation import Speculation
+
+if TYPE_CHECKING:
+    from ....workloads.speculators import DraftChoice
+    from ...frameworks.settings import EngineSettings
+    from ...scenario.scenario import Scenario
 
 DRAFT_SEED = 0xD2AF7
 """Seed of a draft's expert samples, separate from the model's."""
@@ -115,3 +122,41 @@ def rates_needed(asked: DraftChoice) -> InputError:
         f"is needed with {OPTION} {asked}: {asked.tokens} comma-separated chance{'s' * (asked.tokens != 1)}, "
         "as measured on requests like yours; OpByte knows no model's rates",
     )
+
+
+def with_drafts(deployment: Deployment, scenario: Scenario, settings: EngineSettings) -> Deployment:
+    """The deployment of a scenario with what drafts for it."""
+    traced = scenario.workload.trace is not None
+    options = scenario.parts["drafts"]
+    return drafted(deployment, options, scenario.deployment.routing, scenario.seed, settings.speculative, traced)
+
+
+def drafted(
+    deployment: Deployment,
+    options: SpeculationOptions,
+    routing: str,
+    seed: int,
+    own: DraftChoice | None = None,
+    traced: bool = False,
+) -> Deployment:
+    """The deployment with what drafts for it, as options say, or else the engine's `own` settings.
+
+    Parameters
+    ----------
+    traced : bool
+        Whether a trace may say how often drafts are accepted.
+
+    Raises
+    ------
+    InputError
+        Drafts without any chance of acceptance, or such a chance without drafts; see `speculating`.
+    """
+    asked = own if options.speculative is None else read_asked(options.speculative)
+    if asked is None:
+        if options.acceptance is not None:
+            raise InputError(RATES, f"needs {OPTION}, such as mtp:2: nothing is drafted")
+        return deployment
+    rates = None if options.acceptance is None else read_rates(options.acceptance)
+    if rates is None and asked.tokens and not traced:
+        raise rates_needed(asked)
+    return speculating(deployment, asked, rates, routing, seed)

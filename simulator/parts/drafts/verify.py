@@ -9,10 +9,9 @@ from __future__ import annotations
 from ....workloads.batch import PREFILL_TOKENS, TOKENS
 from ....workloads.draws import step_key, uniform01
 from ....workloads.jit import compiled_code, compiled_part, int64
-from ...batching import state as col
 from ...batching.host import most_tokens, paced
 from ...batching.policies import Limits
-from ...batching.state import F8, State
+from ...batching.state import F8, NUM_LOG, LogColumn, State
 from ...batching.stretch import record_gap
 from ...step.timed import cost_step, joules_of
 from ...step.unequal import graph_of_several
@@ -146,9 +145,9 @@ def log_draft(drafts: DraftState, state: State) -> None:
     if drafts.costs.model == 0:
         return
     row, busy = state.log[state.counters[0].logged - 1], drafts.costs.busy
-    row[col.LogColumn.JOULES] += joules_of(drafts.costs)
+    row[LogColumn.JOULES] += joules_of(drafts.costs)
     for p in range(busy.shape[1]):
-        row[col.NUM_LOG + p] += busy[0, p] - busy[1, p]
+        row[NUM_LOG + p] += busy[0, p] - busy[1, p]
         busy[1, p] = busy[0, p]
 
 

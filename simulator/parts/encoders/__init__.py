@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from ...option import CheckedOptions, described, text
 from ...part import Part
-from .options import EncoderOptions
+
+
+@described
+@dataclass(frozen=True, slots=True)
+class EncoderOptions(CheckedOptions):
+    """An image encoder on separate devices."""
+
+    encoder: str | None = text(
+        "Image encoder of requests, a model of the catalog or a config.json.", "MODEL", file=True
+    )
+    encoder_system: str | None = text(
+        "Devices of the encoder; with only --encoder one more device of the system, without both the model's own devices.",
+        "SYSTEM",
+    )
+
 
 PARTS = (
     Part(
@@ -18,8 +35,8 @@ PARTS = (
             "adapt_spec": "asked:towered",
             "fleet": "asked:with_encoder",
             "requests": "asked:pictured",
-            "collect": "left:images_left",
-            "figures": "figures:FIGURES",
+            "collect": "run:images_left",
+            "figures": "run:FIGURES",
         },
         page="layer-lists",
         tests=("simulator/test_encoders",),

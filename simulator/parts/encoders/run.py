@@ -22,9 +22,12 @@ from ....workloads.requests import RequestBlock, RequestStream
 from ....workloads.tower import Size
 from ...batching.state import I8
 from ...deploy.deployment import Deployment, deploy
+from ...quantity import Figures, Quantity
 from ...serving.clock import Clock
 from ...serving.dealing import Dealer
 from ...serving.pools import Pools
+from ...serving.record import Run
+from ...serving.served import Served
 from ...step.explicit import explicit_stage
 
 
@@ -181,3 +184,18 @@ def encode(clock: Clock, dealer: Dealer, pools: Pools, _: int) -> tuple[EncoderC
     queue = EncoderQueue(clock.call_at, pools.parts["encoder"], clock.admit)
     dealer.entrance = queue.ask
     return queue.counts, queue.read
+
+
+FIGURES = Figures("encoder", "Image encoder", (
+    Quantity("devices", "Devices of the encoder; their energy and cost are not included.", label="devices"),
+    Quantity("images", "Images encoded.", label="images"),
+    Quantity("busy_s", "Time that its devices worked [s]."),
+    Quantity("busy_share", "Share of the run that they worked.", unit="%", label="busy"),
+    Quantity("waited_s", "Time that requests waited for their images [s].", unit="s", label="requests waited in all"),
+))  # fmt: skip
+
+
+def images_left(run: Run, served: Served, *_: object) -> EncoderCounts:
+    """What requests asked of the encoder in a run."""
+    counts: EncoderCounts = served.parts["encoder"]
+    return replace(counts, busy_share=counts.busy_s / (counts.devices * run.makespan_s))

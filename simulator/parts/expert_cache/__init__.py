@@ -22,7 +22,7 @@ PARTS = (
             "collect": "use:cache_left",
             "ops": "use:waiting",
             "step": "use:cache_of_step",
-            "figures": "figures:FIGURES",
+            "figures": "use:FIGURES",
         },
         page="expert-memory",
         tests=("simulator/test_expert_cache", "simulator/test_fetch"),

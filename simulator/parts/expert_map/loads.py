@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ...deploy.deployment import Deployment
 from ...deploy.expert_maps import Dispatch
 from ...deploy.expert_parts import ExpertPart
+from ...quantity import Figures, Quantity
 
 if TYPE_CHECKING:
     from ...serving.record import Run
@@ -96,3 +97,15 @@ def placed_of_step(deployment: Deployment, *_: object) -> PlacedExperts | None:
 def placed_left(run: Run, *_: object) -> PlacedExperts | None:
     """Return the placed experts of a run."""
     return placed_of_step(run.deployment)
+
+
+FIGURES = Figures("expert_placement", "Expert placement", (
+    Quantity("policy", "Which devices have which experts.", label="policy"),
+    Quantity("redundant_experts", "Copies of a layer's experts.", label="copies a layer"),
+    Quantity("dispatch", "Copies that a token may go to.", label="dispatched to"),
+    Quantity("held", "Experts of a layer on a device."),
+    Quantity("max_over_mean", "Load of the most loaded device over the mean, in the long run.", unit="1", label="max/mean load"),
+    Quantity("copies_bytes", "Bytes of copies on a device [B].", unit="B", label="copies on a device"),
+    Quantity("sent_share", "Tokens that ranks send, over those without copies."),
+    Quantity("leaves_node_share", "Share of the copies of tokens that leave their node."),
+))  # fmt: skip

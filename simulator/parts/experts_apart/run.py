@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import isfinite
 
 import numpy as np
 
@@ -11,9 +12,11 @@ from ....devices.spec import LinkSpec
 from ...batching.level import Face
 from ...batching.state import F8, NUM_LOG, LogColumn
 from ...deploy.deployment import Deployment
-from ...serving.course import Course
+from ...quantity import Figures, Quantity
+from ...serving.course import Course, Total
 from ...serving.engine import Engine
 from ...serving.engine_part import EnginePart, Program
+from ...serving.served import Served
 from ...step.lowering import Slots
 from .holders import ATTENTION, EXPERTS, devices_apart, devices_of
 from .side import Worker
@@ -131,3 +134,31 @@ def apart_run(deployment: Deployment, busy: F8, stepping_s: float, attention_dev
         float(share[Worker.ATTENTION]), float(share[Worker.EXPERTS]), float(max(share[Worker.OUT], share[Worker.BACK])),
         deployment.apart.link,
     )  # fmt: skip
+
+
+def apart_left(_: object, served: Served, *__: object) -> ApartRun | None:
+    """What both groups of devices did in a run."""
+    engines = [engine for engine in served.engines if engine.expert_side is not None]
+    if not engines:
+        return None
+    d = engines[0].deployment
+    busy = np.sum([engine.books.aside.busy for engine in engines], axis=0)
+    stepping = sum(float(engine.curve()[1][-1, Total.STEPPING]) for engine in engines)
+    return apart_run(d, busy, stepping, d.layout.all_devices * len(engines), len(engines))
+
+
+FIGURES = Figures("experts_apart", "Disaggregated experts", (
+    Quantity("experts_on", "System that has the experts.", "deployment.system.name", label="experts on"),
+    Quantity("attention_devices", "Devices that attend.", label="attention devices"),
+    Quantity("experts_devices", "Devices that have experts.", label="expert devices"),
+    Quantity("micro_batches", "Micro-batches of a step.", "batches", label="micro-batches"),
+    Quantity("link", "Link between both.", inside=(
+        Quantity("bytes_per_s", "Rate of one device, one way [B/s].",
+                 lambda k: k.bandwidth_bytes_per_s if isfinite(k.bandwidth_bytes_per_s) else None, "B/s", "link"),
+        Quantity("latency_s", "Latency of a message [s].", unit="s", label="latency"),
+    )),
+    Quantity("attention_busy", "Share of the steps' time that the former work.", "attention", "%", "attention busy"),
+    Quantity("experts_busy", "Share that the latter work.", "experts", "%", "experts busy"),
+    Quantity("link_busy", "Share that the link is busy.", "link_busy", "%", "link busy"),
+    Quantity("limit", "What limits steps.", label="limited by"),
+))  # fmt: skip

@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from ....workloads.requests.options import MAX_TIME_S
+from ...limits import MIN_MTBF_S
+from ...option import CheckedOptions, described, real, texts
 from ...part import Part
-from .options import FailureOptions
+
+
+@described
+@dataclass(frozen=True, slots=True)
+class FailureOptions(CheckedOptions):
+    """Replicas that fail."""
+
+    fail: tuple[str, ...] = texts("A replica's failure, as often as wanted.", "REPLICA@SECONDS")
+    mtbf: float | None = real("Mean time between a replica's failures.", MIN_MTBF_S, MAX_TIME_S, unit="s")
+    repair: float | None = real("Time a failed replica is away.", 0.0, MAX_TIME_S, unit="s")
+
 
 PARTS = (
     Part(

@@ -15,7 +15,7 @@ PARTS = (
             "settings": "asked:with_tiers",
             "shared": "run:common_of",
             "engine": "run:of_engine",
-            "collect": "left:tiers_left",
+            "collect": "run:tiers_left",
             "figures": "figures:FIGURES",
         },
         page="kv-tiers",

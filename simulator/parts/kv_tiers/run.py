@@ -21,6 +21,8 @@ from ...serving.contents import Contents
 from ...serving.engine import Engine
 from ...serving.engine_part import EnginePart
 from ...serving.pools import Pools
+from ...serving.record import Run
+from ...serving.served import Served
 from ...step.books import new_books
 from ...step.timed import Lowered
 from . import hooks, loads, store
@@ -309,3 +311,10 @@ class TiersRun:
             max(float(t.seconds[0].longest) for t in states), float(seconds.held),
             ratio(found_tokens, asked_tokens), ratio(int(totals.found) * block, asked_tokens),
         )  # fmt: skip
+
+
+def tiers_left(run: Run, served: Served, *_: object) -> TiersRun | None:
+    """What tiers did in a run."""
+    by_engine = [(e.does.get("kv-tiers"), e) for e in served.engines]
+    belows = [(below, e.parts["kv-tiers"], e.kv.block) for below, e in by_engine if isinstance(below, Below)]
+    return TiersRun.of(belows, run.cached_tokens, run.prompt_tokens + run.cached_tokens) if belows else None

@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from ...option import CheckedOptions, described, text
 from ...part import Part
-from .options import OverlapOptions
+
+
+@described
+@dataclass(frozen=True, slots=True)
+class OverlapOptions(CheckedOptions):
+    """What of the exchanges of a step overlaps with computation."""
+
+    overlap: str | None = text(
+        "Exchanges that overlap with computation: none, pipelined:N, two-batch (two-batch:D,P, "
+        ":alike or :decodes as engines do) or auto; none without it.",
+        "WAY",
+    )
+
 
 PARTS = (
     Part(
@@ -13,9 +28,9 @@ PARTS = (
         options=OverlapOptions,
         scope="deployment",
         hooks={
-            "value": "deployed:overlap_asked",
-            "configure": "deployed:read_overlap",
-            "check": "deployed:check_overlap",
+            "value": "tracks:overlap_asked",
+            "configure": "tracks:read_overlap",
+            "check": "tracks:check_overlap",
             "lower": "compiled:with_streams",
             "step_cost": "chunked:quickest_step",
             "collect": "use:overlap_left",

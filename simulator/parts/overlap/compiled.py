@@ -15,12 +15,11 @@ from ....workloads.jit import compiled_inside, compiled_part, int64
 from ....workloads.jit_held import bring
 from ....workloads.records import Records
 from ...deploy.deployment import Deployment
-from ...step import lowering as low
 from ...step.books import Books
 from ...step.compiled import book_cell, cost_cell
 from ...step.drawing import StepBatch, draw_part
 from ...step.experts import book_part, clear_share, groups_seconds, on_slots
-from ...step.lowering import F8, Plan, Slots
+from ...step.lowering import F8, Plan, Role, Slots
 from ...step.splitting import split_loads
 from ...step.unequal import graph_batch
 from .arrays import Streams, streams_of
@@ -312,7 +311,7 @@ def overlapped_seconds(plan: Plan, moments: F8, batch: StepBatch, fresh: bool, c
             serial[c, 0] += longest * plan.sections[g].layers
             lanes.stages[c, plan.sections[g].stage] += longest * plan.sections[g].layers
         for s in range(plan.slots.shape[0]):
-            if plan.slots[s].role != low.Role.LINK:
+            if plan.slots[s].role != Role.LINK:
                 lanes.compute[c] += lanes.wall[c, s]
     key = step_key(plan.seed, plan.replica, batch.step)
     for x in range(plan.experts.shape[0]):

@@ -13,10 +13,10 @@ splits (`gates`). ``auto``: the fastest of these in every step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -282,3 +282,28 @@ def _moments(deployment: Deployment, raised: int | None) -> Moments:
     if raised is not None:
         values[raised] += 1.0
     return Moments(windows, values)
+
+
+def overlap_asked(_: object, said: Callable[[str], Any]) -> str | None:
+    """A way as options or an engine's file say."""
+    return said("overlap")  # type: ignore[no-any-return]
+
+
+def read_overlap(text: str, *_: object) -> str | None:
+    """A way as it is asked for, refused if there is none such; None for none."""
+    ways(text)
+    return None if text == "none" else text
+
+
+def check_overlap(text: str, deployment: Deployment) -> None:
+    """Refuse an overlap without use."""
+    where = f"--overlap {text}"
+    if deployment.system.mapping.separate:
+        reason = "cannot be combined with processors that are separate devices"
+        raise InputError(where, f"{reason}, as on {deployment.system.name}")
+    if not deployment.exchanges and text != "auto":
+        raise InputError(
+            where,
+            f"has nothing to hide: {deployment.model.name} on {deployment.system.name} exchanges nothing within a "
+            f"layer ({deployment.layout.degrees}); remove it, or take auto",
+        )

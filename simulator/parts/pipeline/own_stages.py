@@ -14,12 +14,11 @@ from typing import NamedTuple
 from ....workloads.jit import compiled_code, compiled_part
 from ....workloads.jit_held import held
 from ...batching import exact, hooks
-from ...batching import state as col
 from ...batching.exact import Exact
 from ...batching.kv import KvRules
 from ...batching.plain import write_log
 from ...batching.policies import Limits
-from ...batching.state import State
+from ...batching.state import LogColumn, State
 from ...batching.status import GO, Status
 from ...serving.engine import Engine
 from ...serving.engine_part import EnginePart
@@ -47,7 +46,7 @@ def send(staged: StagedBatches, limits: Limits, kv_rules: KvRules, state: State,
     counters.fast_forward = 1
     counters.prompt_tokens += int(step.prompts)
     write_log(state, start, end, 1, step)
-    state.log[counters.logged - 1, col.LogColumn.RUNNING] += hooks.elsewhere(state, place)
+    state.log[counters.logged - 1, LogColumn.RUNNING] += hooks.elsewhere(state, place)
     hooks.on_log(state)
     hooks.on_start(state, kv_rules, 1)
     step.planned = step.tries = 0

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...batching.state import F8, I8
+from ...quantity import Figures, Quantity
 from ...serving.metrics import Quantiles, quantiles
 from ...serving.served import Served
 from ...serving.table import RequestTable
@@ -84,3 +85,13 @@ def _paths(table: RequestTable, place: I8, tasks: int, took: F8, whole: np.ndarr
         if ends[place[row]] < 0 or last[row] >= last[ends[place[row]]]:
             ends[place[row]] = row
     return steps[ends[whole]], serving[ends[whole]]
+
+
+FIGURES = Figures("tasks", "Tasks", (
+    Quantity("count", "Tasks whose calls have all completed.", label="tasks"),
+    Quantity("calls", "Their calls.", label="calls"),
+    Quantity("e2e_s", "From the first arrival to the last token [s].", unit="s", label="task"),
+    Quantity("critical_path_calls", "Mean calls on the critical path.", "path_calls", "1", "calls on critical paths"),
+    Quantity("critical_path_serving_s", "Mean time on it in calls [s].", "serving_s", "s", "in them"),
+    Quantity("critical_path_between_s", "Mean time on it between calls [s].", "between_s", "s", "between them"),
+))  # fmt: skip

@@ -24,7 +24,7 @@ PARTS = (
             "between": "crossing:between",
             "collect": "run:pools_left",
             "request_columns": "run:request_columns",
-            "figures": "figures:FIGURES",
+            "figures": "run:FIGURES",
         },
         page="disaggregation",
         tests=("simulator/test_disaggregation", "simulator/test_own_pools", "analysis/test_pools"),
