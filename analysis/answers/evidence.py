@@ -128,7 +128,12 @@ VERSIONED = ("gap_s", "sequence_s")
 
 def _host(policy: Policy, deployment: Deployment) -> Records:
     """The times of the host, where there are any."""
-    from ...simulator.batching.host import LAUNCH_S, OUTSIDE_S, TOKEN_S  # compiled code, which a step does without
+    from ...simulator.batching.host import (
+        HTTP_S,
+        LAUNCH_S,
+        OUTSIDE_S,
+        TOKEN_S,
+    )  # compiled code, which a step does without
 
     host = policy.host
     versioned = {name: f"assumed: {host.why}" for name in VERSIONED if host.why}
@@ -138,16 +143,15 @@ def _host(policy: Policy, deployment: Deployment) -> Records:
     }  # fmt: skip
     if host.front.request_s > 0.0:
         sources["host.front.request_s"] = f"assumed: {host.front.why}" if host.front.why else "given"
-    if host.front.token_s > 0.0:
-        sources["host.front.token_s"] = "assumed: random text, one thread" if host.front.token_s == TOKEN_S else "given"
-    if host.launch_s == LAUNCH_S:
-        sources["host.launch_s"] = (
-            f"assumed: {LAUNCH_S * 1e6:.0f} us a launch outside CUDA graphs, fitted to measured runs"
-        )
-    if host.request_s == OUTSIDE_S:
-        sources["host.request_s"] = (
-            f"assumed: {host.request_s * 1e3:g} ms a request outside the steps, fitted to measured runs of vLLM"
-        )
+    for name, value, usual, why in (
+        ("front.token_s", host.front.token_s, TOKEN_S, "random text, one thread"),
+        ("front.http_s", host.front.http_s, HTTP_S, "measured on one core"),
+        ("launch_s", host.launch_s, LAUNCH_S, f"{LAUNCH_S * 1e6:.0f} us a launch outside CUDA graphs, fitted to measured runs"),
+        ("request_s", host.request_s + host.front.http_s, OUTSIDE_S,
+         f"{host.request_s * 1e3:g} ms a request outside the steps, fitted to measured runs of vLLM"),
+    ):  # fmt: skip
+        if value > 0.0:
+            sources[f"host.{name}"] = f"assumed: {why}" if value == usual else "given"
     fitted = host_of(deployment.system)
     if fitted and fitted.gap_s and host.gap_s == fitted.gap_s:  # the machine's, not the version's
         sources["host.gap_s"] = "given"

@@ -54,7 +54,7 @@ BUSY = 0.2
 def _front_end(run: Run) -> list[str]:
     """A front end that prepares requests, one after another, for a good part of the time."""
     front, rows = run.policy.host.front, run.requests
-    took = front.request_s + front.token_s * float(rows.input_tokens.mean())
+    took = front.round_s + front.token_s * float(rows.input_tokens.mean())
     busy = len(rows) * took / (run.makespan_s * run.engines)
     if busy < BUSY:
         return []

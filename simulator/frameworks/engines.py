@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from ...devices.spec import DeviceSpec
 from ...workloads.registry import Registry
-from ..batching.host import TOKEN_S, FrontEnd, Host
+from ..batching.host import HTTP_S, TOKEN_S, FrontEnd, Host
 from ..batching.kv import CacheSettings
 from ..batching.policies import make_policy
 from ..deploy.deployment import Deployment
@@ -27,7 +27,7 @@ from .settings import EngineSettings
 from .sglang_limits import READ, SglangLimits
 from .vllm_rules import DEFAULT_VERSION, TEMPLATES, VllmLimits, rules_of, template_s
 
-TOKENS = FrontEnd(token_s=TOKEN_S)
+TOKENS = FrontEnd(token_s=TOKEN_S, http_s=HTTP_S)
 """What a front end does unless its version does more."""
 
 
@@ -60,11 +60,11 @@ class Upkeep:
 
     def on(self, host: Host, devices: int) -> Host:
         """Return a host whose steps take this time more, for ranks of `devices` devices."""
-        host = replace(host, front=self.front)
-        if not self.why:
-            return host
         gap = self.gap_s + (self.workers_s if devices > 1 else 0.0)
-        return replace(host, gap_s=host.gap_s + gap, sequence_s=host.sequence_s + self.sequence_s, why=self.why)
+        return replace(
+            host, front=self.front, request_s=host.request_s - self.front.http_s, gap_s=host.gap_s + gap,
+            sequence_s=host.sequence_s + self.sequence_s, why=self.why,
+        )  # fmt: skip
 
 
 EARLY_GAP_S = 1e-3
@@ -88,7 +88,7 @@ UPKEEP: Mapping[str, tuple[Upkeep, ...]] = {
             (0, 8), f"{EARLY_GAP_S * 1e3:g} ms between steps before vLLM 0.11, fitted to measured "
             "deployments of 0.10.2", EARLY_GAP_S,
         ),
-        Upkeep((0, 11), front=FrontEnd(template_s(""), TOKEN_S, TEMPLATES)),
+        Upkeep((0, 11), front=FrontEnd(template_s(""), TOKEN_S, TEMPLATES, HTTP_S)),
         Upkeep((0, 12)),
     ),
     "trtllm": (

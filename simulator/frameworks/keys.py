@@ -161,6 +161,7 @@ def host_of(keys: Keys, base: Host) -> Host:
         request_s=keys.seconds("template_ms", base.front.request_s, 1e-3),
         token_s=keys.seconds("token_us", base.front.token_s, 1e-6),
         why=base.front.why if keys.values.get("template_ms") is None else "",
+        http_s=keys.seconds("http_ms", base.front.http_s, 1e-3),
     )
     return replace(
         base,

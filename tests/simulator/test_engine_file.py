@@ -16,7 +16,7 @@ from opbyte.simulator.batching.kv import kv_rules
 from opbyte.simulator.batching.policies import POLICIES
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.frameworks.engine_file import read_engine
-from opbyte.simulator.frameworks.engines import EARLY_GAP_S, ENGINES, TOKENS, LaunchSettings
+from opbyte.simulator.frameworks.engines import EARLY_GAP_S, ENGINES, LaunchSettings, upkeep_of
 from opbyte.simulator.frameworks.vllm_file import NULL_BLOCKS
 from opbyte.simulator.frameworks.vllm_rules import LOGIT_BYTES
 from opbyte.workloads.catalog import load_model
@@ -62,7 +62,7 @@ def test_settings_are_taken_over(engine_json: Callable[[object], Path]) -> None:
 def test_what_is_not_said_is_vllms_default(engine_json: Callable[[object], Path]) -> None:
     found = read_engine(engine_json({"max_model_len": None}))
     usual = POLICIES["vllm"]
-    assert found.policy == replace(usual, host=replace(usual.host, front=TOKENS))
+    assert found.policy == replace(usual, host=upkeep_of("vllm", (0, 19)).on(usual.host, 1))
     assert (found.cache.block_tokens, found.cache.blocks) == (16, None)
     assert (found.tp, found.dp, found.pp, found.ep, found.max_model_len) == (1, 1, 1, 1, None)
     assert (found.dtype, found.kv_dtype) == (None, None)

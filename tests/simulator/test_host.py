@@ -10,7 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from opbyte.simulator.batching.host import LAUNCH_S, OUTSIDE_S, TOKEN_S, FrontEnd, Host, hand_over_all, idle_front
+from opbyte.simulator.batching.host import (
+    HTTP_S,
+    LAUNCH_S,
+    OUTSIDE_S,
+    TOKEN_S,
+    FrontEnd,
+    Host,
+    hand_over_all,
+    idle_front,
+)
 from opbyte.simulator.batching.policies import POLICIES
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.frameworks.engine_file import read_engine
@@ -96,21 +105,6 @@ def test_more_prompt_tokens_are_never_faster_and_long_prompts_hide_the_launches(
     assert seen[-1] == first_token(deployment, name, lengths[-1], host=Host())[0]
 
 
-def test_requests_queue_in_the_front_end(deployment: Deployment) -> None:
-    """One thread: each request is prepared behind those that came before it (Lindley's recursion)."""
-    rng = np.random.default_rng(5)
-    came, tokens = np.sort(np.round(rng.uniform(0.0, 0.2, 30), 2)), rng.integers(1, 4000, 30)
-    engine = Engine(deployment, replace(POLICIES["vllm"], host=Host(front=FrontEnd(0.0, 3e-6))))
-    for part in (slice(0, 7), slice(7, 30)):  # the queue goes on from block to block
-        engine.submit(RequestBlock(np.arange(30)[part], came[part], tokens[part], np.full(30, 2)[part]))
-    idle = 0.0
-    for i in range(30):
-        idle = max(idle, came[i]) + 3e-6 * tokens[i]
-        assert engine.state.requests.arrival[i] == pytest.approx(idle, rel=1e-12)
-    engine.advance(math.inf)
-    assert (engine.state.requests.first[:30] > engine.state.requests.arrival[:30]).all()
-
-
 @pytest.mark.parametrize(
     ("asked", "sampling"),
     [({}, "greedy"), ({"temperature": 0}, "greedy"), ({"temperature": 0.6}, "random"),
@@ -131,13 +125,22 @@ def test_settings_file(tmp_path: Path) -> None:
     file.write_text(json.dumps({"enforce_eager": True}))
     found = read_engine(file).policy
     assert found.eager
-    assert found.host == Host(launch_s=LAUNCH_S, request_s=OUTSIDE_S, front=FrontEnd(token_s=TOKEN_S))
-    host = {"step_ms": 2, "sequence_us": 15.5, "launch_us": 7, "request_ms": 3, "template_ms": 9, "token_us": 0.5}
+    front = FrontEnd(token_s=TOKEN_S, http_s=HTTP_S)
+    assert found.host == Host(launch_s=LAUNCH_S, request_s=OUTSIDE_S - HTTP_S, front=front)
+    host = {
+        "step_ms": 2,
+        "sequence_us": 15.5,
+        "launch_us": 7,
+        "request_ms": 3,
+        "template_ms": 9,
+        "token_us": 0.5,
+        "http_ms": 1,
+    }
     file.write_text(json.dumps({"host": host}))
     found = read_engine(file).policy.host
     assert (found.step_s, found.sequence_s, found.launch_s) == pytest.approx((2e-3, 15.5e-6, 7e-6))
     assert found.request_s == pytest.approx(3e-3)
-    assert found.front[:2] == pytest.approx((9e-3, 0.5e-6))
+    assert (*found.front[:2], found.front.round_s) == pytest.approx((9e-3, 0.5e-6, 1e-2))
     for wrong in (-1, "5", True, None, math.nan):
         file.write_text(json.dumps({"host": {"step_ms": wrong}}))
         if wrong is None:
@@ -148,11 +151,16 @@ def test_settings_file(tmp_path: Path) -> None:
 
 
 def test_requests_that_come_during_a_round_are_the_next_one() -> None:
-    """By templates a front end prepares rounds of what waits; by tokens alone one request after another."""
-    tokens, one_by_one = np.full(6, 10), [1.0, 2.0, 3.0, 4.0, 6.0, 8.0]
-    for front, expected in ((FrontEnd(1.0), [2.0, 2.0, 4.0, 4.0, 6.0, 8.0]), (FrontEnd(0.0, 0.1), one_by_one)):
+    """The event loop serves rounds of what waits, then tokens are found for one request after another."""
+    tokens, sent = np.full(6, 10), [0.0, 0.0, 0.5, 0.7, 5.0, 7.0]
+    for front, expected in (
+        (FrontEnd(1.0), [2.0, 2.0, 4.0, 4.0, 6.0, 8.0]),
+        (FrontEnd(0.0, 0.1), [1.0, 2.0, 3.0, 4.0, 6.0, 8.0]),
+        (FrontEnd(0.75, 0.1, http_s=0.25), [3.0, 4.0, 5.0, 6.0, 7.0, 9.0]),
+        (FrontEnd(1.0, 0.2), [4.0, 6.0, 8.0, 10.0, 12.0, 14.0]),
+    ):
         at_once, singly = records(6, named("", "arrival")), records(6, named("", "arrival"))
-        at_once.arrival = singly.arrival = [0.0, 0.0, 0.5, 0.7, 5.0, 7.0]
+        at_once.arrival = singly.arrival = sent
         hand_over_all(idle_front(front), at_once, tokens)
         state = idle_front(front)
         for last in range(1, 7):

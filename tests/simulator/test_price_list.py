@@ -386,6 +386,6 @@ def test_a_prompt_beyond_the_counts_of_the_curves_costs_what_its_step_does() -> 
         token_budget=20_000,
     )  # fmt: skip
     rows, front = found.run.requests, found.run.policy.host.front
-    took = float((rows.first_token_s - rows.arrival_s)[0]) - front.request_s - front.token_s * 20_000
+    took = float((rows.first_token_s - rows.arrival_s)[0]) - front.round_s - front.token_s * 20_000
     stage = explicit_stage(found.run.deployment, [Batch.of(chunks=[(20_000, 0)])], expected=True)
     assert took == pytest.approx(stage.seconds, rel=0.02)
