@@ -20,7 +20,7 @@ import numpy as np
 from numba.core.caching import IndexDataCacheFile
 
 from .errors import InputError
-from .jit_parts import Either, PartCompiler, keep_less_book, link_as
+from .jit_parts import Either, PartCompiler, keep_less_book
 from .own_folder import cache_folder
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -170,7 +170,6 @@ PART: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeline_cla
 
 
 keep_less_book()
-link_as(PART)
 
 
 def _njit(function: F, **options: Any) -> F:

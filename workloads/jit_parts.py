@@ -14,7 +14,6 @@ arrays, strings, dates and sets, and repeats it whenever surrounding types becom
 
 from __future__ import annotations
 
-import gc
 import inspect
 from collections.abc import Iterable
 from enum import IntEnum
@@ -23,13 +22,13 @@ from typing import Any
 import llvmlite.binding as llvm
 from llvmlite.binding import ffi
 from numba import _dynfunc  # type: ignore[attr-defined]
-from numba.core import base, compiler_lock, event, ir, postproc, transforms, types
+from numba.core import base, compiler_lock, ir, postproc, transforms, types
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import register_pass
 from numba.core.targetconfig import ConfigStack
 from numba.core.typed_passes import NativeLowering
-from numba.core.typing import context, templates
+from numba.core.typing import context
 
 NodeKind = IntEnum("NodeKind", "VARIABLE INSTRUCTION SEVERAL NAMED OTHER", start=0)
 kinds: dict[type, NodeKind] = {}
@@ -50,18 +49,6 @@ def keep_less_book() -> None:
     type(lock).acquire = lambda self: owned_lock.acquire()
     type(lock).release = lambda self: owned_lock.release()
     ffi.lib._lock._cblist.clear()  # who listens to LLVM's lock
-
-
-def link_as(options: dict[str, Any]) -> None:
-    """Compile what Numba has written in Python (`max`, `int`) with our options: nothing but its callers calls it."""
-    kind: Any = templates._OverloadFunctionTemplate
-    decorator_of = kind._get_jit_decorator
-
-    def decorator(template: Any) -> Any:
-        jit = decorator_of(template)
-        return lambda **given: jit(**given if given.get("parallel") else given | options)
-
-    kind._get_jit_decorator = decorator
 
 
 def _typed_once(type_call: Any) -> Any:
@@ -196,31 +183,6 @@ class PartCompiler(CompilerBase):
         passes.passes = [(_PartLowering if kind is NativeLowering else kind, about) for kind, about in passes.passes]
         passes.finalize()
         return [passes]
-
-
-FEWER_COLLECTIONS = 200_000
-"""New objects until Python looks for garbage while compiling: Numba makes millions that live on."""
-
-
-class _Sparing(event.Listener):
-    """Collect garbage seldom while anything is being compiled; a tenth of a cold start."""
-
-    def __init__(self) -> None:
-        self.depth, self.before = 0, gc.get_threshold()
-
-    def on_start(self, event: Any) -> None:
-        if self.depth == 0:
-            self.before = gc.get_threshold()
-            gc.set_threshold(max(FEWER_COLLECTIONS, self.before[0]), *self.before[1:])
-        self.depth += 1
-
-    def on_end(self, event: Any) -> None:
-        self.depth -= 1
-        if self.depth == 0:
-            gc.set_threshold(*self.before)
-
-
-event.register("numba:compile", _Sparing())
 
 
 class Either:

@@ -258,10 +258,10 @@ class Clock:
         self.play.fleet.turn[0].node = -1
 
     def make_room(self, node: Node) -> None:
-        """Let an engine have room for more requests, twice as many."""
+        """Let an engine have room for more requests, four times as many: spare rows cost addresses, not memory."""
         engine = node.engine
         engine.stock()
-        size, have = max(2 * len(engine.state.requests), FEWEST_ROWS), engine.submitted
+        size, have = 4 * max(len(engine.state.requests), FEWEST_ROWS), engine.submitted
         engine.state = roomier(engine.state, size)
         for part in engine.does.values():
             part.grow(engine, have, size)

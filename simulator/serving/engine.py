@@ -295,7 +295,8 @@ class Engine:
         if not self.named or "scheduler" in self.parts:
             return
         pool = stocked(self.state.pool, self.kv.blocks)
-        pool = widened(pool, self.width, self.state.ranks.slots)
+        # In powers of two: the longest request so far grows with every block of the stream.
+        pool = widened(pool, 1 << max(self.width - 1, 0).bit_length(), self.state.ranks.slots)
         if pool is not self.state.pool:
             self.state = self.state._replace(pool=pool)
         for part in self.does.values():
