@@ -100,7 +100,7 @@ told = []
 for costs in ("roofline", "auto"):
     step = roofline("llama-3-8b", "h100-x1", batch=4, context=100, costs=costs).to_dict()
     (own,) = [op for op in step["ops"] if op["kind"] == "toy"]
-    run = simulate("llama-3-8b", "h100-x1", **{**ASKED, "costs": costs}, steps="0:2")
+    run = simulate("llama-3-8b", "h100-x1", **{**ASKED, "costs": costs, "token_budget": 32, "max_seqs": 8}, steps="0:2")
     told.append([own["seconds"], len([bar for bar in run.steps.bars if bar.op == "activation"])])
 print(json.dumps([told, PAGE.count("A toy.")]))
 """
@@ -135,7 +135,7 @@ from opbyte.analysis.manual.page import page
 PAGE = page()
 ASKED = dict(rate=50.0, requests=5, input_len=20, output_len=3, costs="roofline")
 """
-"""What all scripts use; rooflines, because curves of fitted kernels are slow to tabulate in plain Python."""
+"""What all scripts use; rooflines, or few tokens a step, because curves of fitted kernels are slow to tabulate in plain Python."""
 SCRIPTS = {
     "number": (QUANTITY, SHOWN), "command": (COMMAND, CALLED), "policy": (POLICY, SCHEDULED), "op kind": (OP_KIND, RUN),
     "energy": (ENERGY, SPENT),

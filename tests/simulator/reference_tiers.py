@@ -216,6 +216,7 @@ class TieredReference(Reference):
     longest: int = 0
     waited: float = 0.0
     stood: float = 0.0
+    prices: dict[tuple[int, int], float] = field(default_factory=dict)
 
     def come_near(self, rank: Rank, request: Request) -> None:
         """What follows for tiers when a request arrives."""
@@ -300,7 +301,12 @@ class TieredReference(Reference):
             self.there.append((rank, request, found))
 
     def price(self, start: int, end: int) -> float:
-        """Seconds of computing a prompt's tokens alone."""
+        """Seconds of computing a prompt's tokens alone, the same at every plan."""
+        if (start, end) not in self.prices:
+            self.prices[start, end] = self.computed(start, end)
+        return self.prices[start, end]
+
+    def computed(self, start: int, end: int) -> float:
         seconds = 0.0
         while start < end:
             q = min(end - start, self.policy.token_budget) if self.policy.chunked else end - start
