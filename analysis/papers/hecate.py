@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from itertools import pairwise
 from statistics import fmean
 
@@ -145,6 +145,7 @@ class Trained:
         behind = backward(op, numerics, self.each.gradients)
         return price(RepeatedOp(op)), sum(price(work) for work in behind)
 
+    @cached_property
     def dense(self) -> tuple[float, float]:
         """A layer without its experts; all layers are alike."""
         layer = self.deployment.shard.layers[0]
@@ -167,11 +168,8 @@ class Trained:
         popular = part.router.inclusion[part.row] * self.tokens
         tokens = popular[placed.experts] * placed.share.reshape(-1)
         slots = tokens.reshape(part.ep, -1)
-        prices_each = [
-            self.priced(part.spec.expert_op(Loads(prices, np.ones(len(prices))), self.deployment.run))
-            for prices in slots
-        ]
-        return max(prices_each)
+        most = slots[slots.sum(axis=1).argmax()]  # rooflines grow with tokens
+        return self.priced(part.spec.expert_op(Loads(most, np.ones(len(most))), self.deployment.run))
 
     def exchange(self, part: ExpertPart, placed: Dispatch) -> float:
         """An all-to-all: the busiest node's network card, or the busiest device's links in its node."""
@@ -208,15 +206,14 @@ class Trained:
 
     def layer(self, part: ExpertPart, hecate: bool) -> tuple[LayerTimes, int]:
         """Seconds of one layer, and how many experts it copies."""
-        dense = self.dense()
-        hot = self.hidden_experts(part, dense[0]) if hecate else 0
+        hot = self.hidden_experts(part, self.dense[0]) if hecate else 0
         copies, rule = hot * part.ep, "local" if hecate else "any"
         placing = ExpertPlacing("fssdp" if hecate else "even", copies, rule)
         sites = sites_of(part, placing, self.layout.serving, self.deployment.system)
         placed = placing.placed(part.router.inclusion[part.row], sites, part.row)
         moved = self.copied(part, placed, hot)
         experts = self.experts(part, placed)
-        return LayerTimes(*dense, *experts, self.exchange(part, placed), moved, moved), hot
+        return LayerTimes(*self.dense, *experts, self.exchange(part, placed), moved, moved), hot
 
     def iteration(self, way: str) -> Iteration:
         """One iteration in one way."""

@@ -82,7 +82,7 @@ def test_loads_and_bytes_by_hand() -> None:
     assert times.gather == times.scatter == 0.0
     assert times.exchange - 5e-6 == pytest.approx(copies / 4 * 768 * 2 / 12.5e9)
     _, hot = own.layer(part, hecate=True)
-    dense, _ = own.dense()
+    dense, _ = own.dense
     assert hot == int(dense * 12.5e9 / (2 * 768 * 1536 * 2))
 
 
