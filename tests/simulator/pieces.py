@@ -19,13 +19,16 @@ from opbyte.simulator.parts.drafts.explicit import speculative_stage
 from opbyte.simulator.serving.driver import RunSettings, Served, serve
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.pools import Fleet, Pools
-from opbyte.simulator.step.explicit import explicit_stage
+from opbyte.simulator.step.books import new_books
+from opbyte.simulator.step.lowering import lower
+from opbyte.simulator.step.timed import Lowered
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.requests import RequestBlock, RequestStream
 from opbyte.workloads.requests.block import Labels
 
 from .reference import Blocks, Bytes, Pipeline, Reference, Request
 from .reference_engine import HASH_TOKENS
+from .two_paths import compiled_step
 
 GAP_S = 2e-4
 """Scale of the gaps between arrivals: about a step of the tests' small models."""
@@ -117,15 +120,21 @@ def small_engine(deployment: Deployment, load: dict[str, Any], spare: int = 0, *
     return engine
 
 
-def explicit_cost(deployment: Deployment, policy: Policy, number: int = 0) -> Callable[[Sequence[Batch], int], Any]:
-    """Seconds of a step of the engine of that number, of each stage where there are several."""
+def step_cost(deployment: Deployment, policy: Policy, number: int = 0) -> Callable[[Sequence[Batch], int], Any]:
+    """Seconds of a step of the engine of that number, of each stage where there are several.
+
+    Schedules are asked here. Prices are the compiled path's, which `test_paths_agree` holds to the explicit one for any
+    batch; steps with drafts have the explicit path's.
+    """
+    captured, windows = policy.captures(deployment.several), deployment.shard.windows
+    if deployment.several > 1:
+        return lambda batches, step: speculative_stage(deployment, batches, step=step, captured=captured).whole.seconds
+    plan = lower(deployment, number)[0]
+    model = Lowered(plan, new_books(plan))
 
     def cost(batches: Sequence[Batch], step: int) -> Any:
-        how = {"step": step, "captured": policy.captures(deployment.several)}
-        if deployment.several > 1:
-            return speculative_stage(deployment, batches, **how).whole.seconds
-        stage = explicit_stage(deployment, batches, replica=number, **how)
-        return stage.seconds if deployment.layout.pp == 1 else stage.stages
+        seconds = compiled_step(model, batches, [b.moments(windows) for b in batches], step, True, captured)
+        return seconds if deployment.layout.pp == 1 else model.books.stages.copy()
 
     return cost
 
@@ -145,7 +154,7 @@ def slow_engine(engine: Engine, clients: int | None = None, kind: Any = None, **
         more["stages"] = d.layout.pp
     more.setdefault("memories", [memory_of(engine) for _ in range(d.ranks)])
     kind = kind or (Reference if d.layout.pp == 1 else Pipeline)
-    cost = explicit_cost(d, engine.policy)
+    cost = step_cost(d, engine.policy)
     return kind(policy=engine.policy, cost=cost, clients=clients, launches=engine.launches, **more)
 
 

@@ -34,7 +34,7 @@ from opbyte.simulator.serving.served import Served
 from opbyte.workloads.requests import RequestBlock, RequestStream
 
 from .deployments import small
-from .pieces import explicit_cost, served_on
+from .pieces import served_on, step_cost
 from .pieces import stamps as stamps_of
 from .reference import Bytes, Pipeline, Reference, Request
 
@@ -142,7 +142,7 @@ def slowly(made: Any, deployment: Deployment, policy: Policy, requests: list[Any
     """Serve requests on one engine, of that number, step by step."""
     stages = {"stages": deployment.layout.pp} if deployment.layout.pp > 1 else {}
     requests = sorted(requests, key=lambda r: r.arrival)  # stable
-    made(policy, [kv() for _ in range(deployment.ranks)], explicit_cost(deployment, policy, number), **stages).serve(
+    made(policy, [kv() for _ in range(deployment.ranks)], step_cost(deployment, policy, number), **stages).serve(
         requests
     )
 

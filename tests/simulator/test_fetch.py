@@ -24,6 +24,7 @@ from opbyte.simulator.parts.expert_map.placing import expert_placing
 from opbyte.simulator.step.books import Books, new_books
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import lower
+from opbyte.simulator.step.timed import Lowered
 from opbyte.workloads.adapters import Tenants
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
@@ -57,7 +58,7 @@ def touched(deployment: Deployment, steps: list[list[Batch]], step: int, replica
     before = fetched(books)
     for i, batches in enumerate(steps):
         moments = [b.moments(deployment.shard.windows) for b in batches]
-        seconds = compiled_step(plan, books, batches, moments, step + i, True, 0)
+        seconds = compiled_step(Lowered(plan, books), batches, moments, step + i, True, 0)
         stage = explicit_stage(deployment, batches, step=step + i, replica=replica, caches=caches)
         fetch = stage.fetch
         assert fetch is not None
@@ -125,7 +126,7 @@ def test_a_cache_that_holds_everything_changes_nothing(policy: str) -> None:
         plan, _ = lower(d)
         books = new_books(plan)
         moments = [batch.moments(d.shard.windows)]
-        seconds.append([compiled_step(plan, books, [batch], moments, s, True, 0) for s in range(3)])
+        seconds.append([compiled_step(Lowered(plan, books), [batch], moments, s, True, 0) for s in range(3)])
         assert explicit_stage(d, [batch], step=3).seconds > 0
     assert seconds[0] == seconds[1]
 

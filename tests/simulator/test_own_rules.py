@@ -33,12 +33,12 @@ from .pieces import (
     check_ended,
     check_pieces,
     check_served,
-    explicit_cost,
     hosts,
     paths,
     play,
     slow_requests,
     stamps,
+    step_cost,
 )
 from .reference_engine import with_host
 from .test_speculation import SEED, drawn, speculative
@@ -128,7 +128,7 @@ def slow_run(kind: str, engine: Engine, load: dict[str, Any]) -> tuple[Any, list
     """The reference after the same workload, and its requests."""
     reference, policy, d = KINDS[kind], engine.policy, engine.deployment
     requests = slow_requests(load, reference.Request, [{"priority": p} for p in load["urgent"] or ()])
-    cost, pp, drafts = explicit_cost(d, policy), d.layout.pp, d.several - 1
+    cost, pp, drafts = step_cost(d, policy), d.layout.pp, d.several - 1
 
     def seconds(batches: Any, step: int) -> Any:
         found = with_host(policy, engine.launches, batches, np.atleast_1d(cost(batches, step)).tolist(), d.several)

@@ -29,6 +29,7 @@ from opbyte.simulator.step.books import T_RUNS, new_books, totals
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import _affine, lower
 from opbyte.simulator.step.prices import Kernels, experts_price
+from opbyte.simulator.step.timed import Lowered
 from opbyte.workloads.batch import Batch, Moments
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import CapacityError, InputError
@@ -338,7 +339,7 @@ def test_cells_hold_a_bound() -> None:
     plan, _ = lower(d)
     books = new_books(plan)
     batch = Batch.of([300] * 8, [(64, 0)])
-    compiled_step(plan, books, [batch], [batch.moments(d.shard.windows)])
+    compiled_step(Lowered(plan, books), [batch], [batch.moments(d.shard.windows)])
     ran = books.cells.processor[0, :] >= 0
     assert ran.any()
     assert np.isin(books.cells.bound[0, ran], (0.0, 1.0, 2.0)).all()

@@ -20,6 +20,7 @@ from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.serving.run import run
 from opbyte.simulator.step.books import T_OUTSIDE, T_RUNS, new_books
 from opbyte.simulator.step.lowering import lower
+from opbyte.simulator.step.timed import Lowered
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.requests import open_requests
@@ -66,7 +67,7 @@ def test_what_lies_outside_is_counted(
     d = tabled(data_set("serving_runs") / "rtx4090--llama-3.1-8b")
     plan, slots = lower(d)
     books = new_books(plan)
-    compiled_step(plan, books, [batch], [batch.moments(d.shard.windows)])
+    compiled_step(Lowered(plan, books), [batch], [batch.moments(d.shard.windows)])
     out, runs = (books.tally[:, 0, column] for column in (T_OUTSIDE, T_RUNS))
     found = {name for name, n in zip(slots.name, out, strict=True) if n > 0}
     assert ((out == 0) | (out == runs)).all()

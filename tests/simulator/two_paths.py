@@ -25,17 +25,19 @@ def one_step(costs: Costs, moments: F8, step: int, decodes: int, chunks: I8, fre
 
 
 def compiled_step(
-    plan: Plan, books: Books, batches: Sequence[Batch], moments: Sequence[Moments],
+    model: Lowered, batches: Sequence[Batch], moments: Sequence[Moments],
     step: int = 0, fresh: bool = True, captured: int = 0,
 ) -> float:  # fmt: skip
     """One step of the compiled path, from a batch and its moments for every rank."""
     prefill = np.concatenate([b.phase == PREFILL for b in batches])
     chunks = np.stack([np.concatenate([getattr(b, name) for b in batches])[prefill] for name in ("q_len", "seq_id")])
     values = np.stack(
-        [np.append(m.values, added_seconds(plan.uneven, b, captured)) for m, b in zip(moments, batches, strict=True)]
+        [
+            np.append(m.values, added_seconds(model.plan.uneven, b, captured))
+            for m, b in zip(moments, batches, strict=True)
+        ]
     )
     decodes = int((~prefill).sum())
-    model = Lowered(plan, books)  # must outlive the call
     seconds: float = one_step(costs_of(model), values, step, decodes, chunks, fresh, captured)
     return seconds
 
@@ -74,7 +76,7 @@ def check_paths(
         sides.append((plan.apart.plan, books.aside.books))
     for i, batches in enumerate(steps):
         moments = [b.moments(deployment.shard.windows) for b in batches]
-        seconds = compiled_step(plan, books, batches, moments, step + i, i == 0, captured)
+        seconds = compiled_step(Lowered(plan, books), batches, moments, step + i, i == 0, captured)
         stage = explicit_stage(deployment, batches, step=step + i, replica=replica, captured=captured)
         assert seconds == pytest.approx(stage.seconds, rel=1e-9)
         assert books.stages == pytest.approx(np.array(stage.stages), rel=1e-9)
