@@ -101,9 +101,7 @@ def _gemm_configs() -> Sequence[GemmConfig]:
 
 def _gemm_ready(shape: Shape, bench: Bench) -> Ready:
     m, n, k = shape["m"], shape["n"], shape["k"]
-    copies = bench.copies(4.0 * n * k)
-    weights = [bench.take((n, k)) for _ in range(copies)]
-    x, out = bench.take((m, k)), np.empty((m, n), np.float32)
+    weights, x, out = gemm.operands(m, n, k, bench)
     want = x.astype(np.float64) @ weights[0].T.astype(np.float64)
 
     def check(config: GemmConfig) -> None:
@@ -111,7 +109,7 @@ def _gemm_ready(shape: Shape, bench: Bench) -> Ready:
         gemm.gemm(x, weights[0], out, bench.threads, config)
         require(out, want, "fp32", f"gemm {dict(shape)} {config}")
 
-    return Ready(lambda config: lambda i: gemm.gemm(x, weights[i % copies], out, bench.threads, config), check)
+    return Ready(lambda config: lambda i: gemm.gemm(x, weights[i % len(weights)], out, bench.threads, config), check)
 
 
 def _decode_shapes(quick: bool) -> Sequence[Shape]:

@@ -7,6 +7,7 @@ second cache: see `blocked`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -62,13 +63,17 @@ def shapes(quick: bool) -> Sequence[Shape]:
     return [{"m": m, "n": n, "k": k, "batch": 1} for n, k in sides for m in rows]
 
 
+def operands(m: int, n: int, k: int, bench: Bench) -> tuple[Any, Any, Any]:
+    """Copies of the weights, inputs, and a place for the product."""
+    weights = [bench.take((n, k)) for _ in range(bench.copies(4.0 * n * k))]
+    return weights, bench.take((m, k)), np.empty((m, n), np.float32)
+
+
 def case(shape: Shape, bench: Bench) -> Case:
     """Inputs for one shape."""
     m, n, k = shape["m"], shape["n"], shape["k"]
     moved = 4.0 * (n * k + m * (n + k))
-    copies = bench.copies(4.0 * n * k)
-    weights = [bench.take((n, k)) for _ in range(copies)]
-    x, out = bench.take((m, k)), np.empty((m, n), np.float32)
+    weights, x, out = operands(m, n, k, bench)
 
     def check() -> None:
         out[:] = np.nan
@@ -77,8 +82,8 @@ def case(shape: Shape, bench: Bench) -> Case:
         require(out, want, "fp32", f"gemm {dict(shape)}")
 
     return Case(
-        {"kernel": "gemm", "dtype": "fp32", **shape}, 2.0 * m * n * k, moved, copies,
-        lambda i: gemm(x, weights[i % copies], out, bench.threads), check,
+        {"kernel": "gemm", "dtype": "fp32", **shape}, 2.0 * m * n * k, moved, len(weights),
+        lambda i: gemm(x, weights[i % len(weights)], out, bench.threads), check,
     )  # fmt: skip
 
 

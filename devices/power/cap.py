@@ -49,13 +49,8 @@ def capped(spec: DeviceSpec, cap_W: float) -> DeviceSpec:
     InputError
         A device whose power is not modelled, or a cap that it cannot meet.
     """
-    from .transfer import can_model, power_model  # compiled code, which steps without a cap start without
-
     where = f"--power-cap {cap_W:g}"
-    if not can_model(spec) or len(spec.processors) > 1:
-        reason = f"has no power model of {' and '.join(spec.processors)}: a cap needs a GPU with limit_W and process"
-        raise InputError(where, f"{spec.name} {reason}")
-    known = power_model(spec).model
+    known = _known(spec, where)
     if cap_W >= known.limit_W:
         return spec
     least = _waiting_W(known) / HELD
@@ -65,9 +60,19 @@ def capped(spec: DeviceSpec, cap_W: float) -> DeviceSpec:
             f"limit of {known.limit_W:.0f} W",
         )  # fmt: skip
     clock = capped_clock((cap_W - known.idle_W) / (known.limit_W - known.idle_W))
-    rate = memory_rate(spec, known, cap_W)
-    text = f"capped at {cap_W:g} W: {clock:.2f} of its clock at the limit, {rate:.2f} of its memory's rate"
-    return _at(spec, clock, cap_W, rate, f"{cap_W:g}W", text)
+    rates = [memory_rate(spec, known, cap_W, p) for p in spec.processors.values()]
+    text = f"capped at {cap_W:g} W: {clock:.2f} of its clock at the limit, {rates[0]:.2f} of its memory's rate"
+    text += "".join(f", {rate:.2f} near memory" for rate in rates[1:])
+    return _at(spec, clock, cap_W, rates, f"{cap_W:g}W", text)
+
+
+def _known(spec: DeviceSpec, where: str) -> PowerModel:
+    """The power model of a device, or a refusal of an option."""
+    from .transfer import can_model, power_model  # compiled code, which steps without a cap start without
+
+    if not can_model(spec):
+        raise InputError(where, f"{spec.name} has no power model: it needs a GPU with limit_W and process")
+    return power_model(spec).model
 
 
 def clocked(spec: DeviceSpec, clock_MHz: float) -> DeviceSpec:
@@ -78,29 +83,25 @@ def clocked(spec: DeviceSpec, clock_MHz: float) -> DeviceSpec:
     InputError
         A device whose power is not modelled or whose clock is not known, or no clock of it.
     """
-    from .transfer import can_model, power_model
-
     where = f"--clock {clock_MHz:g}"
-    nominal = next(iter(spec.processors.values())).clock_Hz
-    if not can_model(spec) or len(spec.processors) > 1 or nominal is None:
-        reason = "has no power model or no clock_Hz: --clock needs a GPU with limit_W and process"
-        raise InputError(where, f"{spec.name} {reason}")
+    known, nominal = _known(spec, where), next(iter(spec.processors.values())).clock_Hz
+    if nominal is None:
+        raise InputError(where, f"{spec.name} has no clock_MHz")
     clock = clock_MHz * 1e6 / nominal / SUSTAINED
     if clock >= 1.0:
         return spec
     if clock * SUSTAINED < LEAST_CLOCK:
         least = LEAST_CLOCK * nominal / 1e6
         raise InputError(where, f"must be at least {least:.0f}, a tenth of {spec.name}'s clock")
-    known = power_model(spec).model
     room = draw(clock * SUSTAINED) / draw(SUSTAINED)
     limit = known.idle_W + room * (known.limit_W - known.idle_W)
     text = f"locked at {clock_MHz:g} MHz: {clock:.2f} of the rate it has at its limit"
-    return _at(spec, clock, limit, 1.0, f"{clock_MHz:g}MHz", text)
+    return _at(spec, clock, limit, [1.0] * len(spec.processors), f"{clock_MHz:g}MHz", text)
 
 
-def _at(spec: DeviceSpec, clock: float, limit_W: float, rate: float, suffix: str, text: str) -> DeviceSpec:
-    """A device at a share of its clock and of its memory's rate."""
-    memory = spec.memory.model_copy(update={"bandwidth_bytes_per_s": spec.memory.bandwidth_bytes_per_s * rate})
+def _at(spec: DeviceSpec, clock: float, limit_W: float, rates: list[float], suffix: str, text: str) -> DeviceSpec:
+    """A device at a share of its clock, and of the rate of its memory for each processor."""
+    memory = spec.memory.model_copy(update={"bandwidth_bytes_per_s": spec.memory.bandwidth_bytes_per_s * rates[0]})
     return spec.model_copy(
         update={
             "name": f"{spec.name}-{suffix}",
@@ -108,7 +109,10 @@ def _at(spec: DeviceSpec, clock: float, limit_W: float, rate: float, suffix: str
             "limit_W": limit_W,
             "clock_share": spec.clock_share * clock,
             "memory": memory,
-            "processors": {name: _slower(p, clock) for name, p in spec.processors.items()},
+            "processors": {
+                name: _slower(p, clock if p.kind == "xpu" else 1.0, rate / rates[0])
+                for (name, p), rate in zip(spec.processors.items(), rates, strict=True)
+            },
         }
     )
 
@@ -142,13 +146,13 @@ def cap_texts(spec: DeviceSpec) -> tuple[str, ...]:
     return (spec.title,) if spec.clock_share < 1.0 else ()
 
 
-def memory_rate(spec: DeviceSpec, known: PowerModel, cap_W: float) -> float:
-    """Return the share of the memory's rate under a cap; 1 at the limit.
+def memory_rate(spec: DeviceSpec, known: PowerModel, cap_W: float, processor: ProcessorSpec | None = None) -> float:
+    """Return the share of the memory's rate that a processor has under a cap, by default the xPU; 1 at the limit.
 
-    Bytes of fitted kernels also include the cores' power.
+    Bytes of fitted kernels also include the cores' power. Units near memory stream while the cores wait.
     """
-    memory = spec.memory
-    J_per_byte = next(iter(spec.processors.values())).memory_J_per_byte
+    memory, p = spec.memory, processor or next(iter(spec.processors.values()))
+    J_per_byte = p.memory_J_per_byte * p.bandwidth_multiple
     streaming = J_per_byte * memory.bandwidth_bytes_per_s * memory.data_fraction
     base_W = _waiting_W(known)
     nominal = min(streaming, HELD * known.limit_W - base_W)
@@ -160,9 +164,9 @@ def _waiting_W(known: PowerModel) -> float:
     return known.idle_W + known.busy_W * draw(FLOOR)
 
 
-def _slower(processor: ProcessorSpec, clock: float) -> ProcessorSpec:
-    """A processor at a share of its clock."""
-    update: dict[str, Any] = {}
+def _slower(processor: ProcessorSpec, clock: float, fed: float = 1.0) -> ProcessorSpec:
+    """A processor at a share of its clock, and of its bandwidth over the memory's."""
+    update: dict[str, Any] = {"bandwidth_multiple": processor.bandwidth_multiple * fed}
     if processor.clock_Hz is not None:
         update["clock_Hz"] = processor.clock_Hz * clock
     if processor.peak_flops_per_s is not None:

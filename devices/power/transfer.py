@@ -65,10 +65,7 @@ def power_model(spec: DeviceSpec) -> Carried:
     known = stored_fit().model if name == REFERENCE else served_model(reference)
     if spec.name == name:
         return Carried(known, "fitted", *_fitted(name), SURE[name])
-    assert spec.process is not None
-    assert reference.process is not None
-    logic = PROCESS[spec.process][0] / PROCESS[reference.process][0]
-    model = _carried(spec, reference, known, logic * capped_energy(spec.clock_share))
+    model = _carried(spec, reference, known, _logic(spec, reference) * capped_energy(spec.clock_share))
     return Carried(model, "transferred", _fitted(name)[0], None)
 
 
@@ -90,6 +87,13 @@ STREAMED = 0.9
 H100, 1 to 64 sequences: 0.82 and more): `beside_W` is of the whole time."""
 
 
+def _logic(spec: DeviceSpec, reference: DeviceSpec) -> float:
+    """Return the energy of a device's logic over another's, by their processes."""
+    assert spec.process is not None
+    assert reference.process is not None
+    return PROCESS[spec.process][0] / PROCESS[reference.process][0]
+
+
 def served_model(spec: DeviceSpec) -> PowerModel:
     """The power model fitted to a device's serving runs.
 
@@ -97,10 +101,7 @@ def served_model(spec: DeviceSpec) -> PowerModel:
     energy: weights stream at one rate in all runs, so it cannot be separated from `beside_W`.
     """
     runs, reference = served(), load_device(REFERENCE)[0]
-    assert spec.process is not None
-    assert reference.process is not None
-    logic = PROCESS[spec.process][0] / PROCESS[reference.process][0]
-    base = _carried(spec, reference, stored_fit().model, logic)
+    base = _carried(spec, reference, stored_fit().model, _logic(spec, reference))
     half = base.J_per_flop_8 / base.J_per_flop_16
     return replace(
         base,

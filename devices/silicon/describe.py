@@ -251,6 +251,11 @@ class Silicon:
         return Silicon(*(getattr(self, n).mixed(getattr(other, n), share) for n in quantities))
 
 
+SRAM = (
+    "sizes of SRAM change times if kernels are tuned for them (an xPU with kernel: best, opbyte tune); "
+    "memory.cache_MiB also changes times of fitted kernels"
+)
+"""Which times depend on what the area pays for."""
 NO_DIES = "has no value: no `silicon:` block says what is on its dies"
 NO_PROCESS = "has no value: the description gives no process"
 
@@ -287,7 +292,7 @@ def _area(device: DeviceSpec) -> Estimate:
     low, high = _around(value - near, model.spread)
     text = (
         f"fitted to {len(model.left_out)} published dies, 80 % of which are within "
-        f"{model.spread:.0%} when left out; units near memory to Duplex's (MICRO 2024)"
+        f"{model.spread:.0%} when left out; units near memory to Duplex's (MICRO 2024); {SRAM}"
     )
     return Estimate(value, (low + near * 0.75, high + near * 1.25), parts, text)
 

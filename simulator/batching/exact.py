@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ...workloads.batch import DECODES, PREFILL_TOKENS, TOKENS
 from ...workloads.jit import compiled_code, compiled_part, int64
 from ...workloads.jit_held import held
 from ...workloads.records import named, records
@@ -72,15 +71,8 @@ def plan_next(exact: Exact, kv_rules: KvRules, state: State) -> None:
     step = exact.step[0]
     state.counters[0].chunks = 0
     hooks.plan_next(state, kv_rules, state.costs.windows, state.clocks[0].known)
-    tokens, prompts, decodes, used = 0.0, 0.0, 0.0, 0.0
-    for r in range(state.ranks.shape[0]):
-        tokens += state.moments[r, TOKENS]
-        prompts += state.moments[r, PREFILL_TOKENS]
-        decodes += state.moments[r, DECODES]
-        used += kv_rules.capacity - state.free[r]
-        state.clocks[0].kv_peak = max(state.clocks[0].kv_peak, kv_rules.capacity - state.free[r])
-    step.prompts, step.decodes, step.used = prompts, decodes, used
-    step.planned = tokens > 0.0
+    step.prompts, step.decodes, step.used = plain.planned_of(kv_rules, state)
+    step.planned = plain.planned_tokens(state) > 0.0
 
 
 @compiled_part

@@ -127,18 +127,26 @@ def write_log(state: State, start: float, end: float, steps: int, planned: Plann
 @compiled_part
 def plan_ranks(limits: Limits, kv_rules: KvRules, state: State, known: float, closed: bool) -> tuple[Planned, int]:
     """Plan the next step of every rank by what is known at a time; what it is, and how many sequences were preempted."""
-    prompts, decodes, used, preemptions = 0.0, 0.0, 0.0, int64(0)
+    preemptions = int64(0)
     state.counters[0].chunks = 0
     for r in range(state.ranks.shape[0]):
         hooks.before_plan(state, kv_rules, r)
         preemptions += plan_rank(state, limits, kv_rules, state.costs.windows, r, known, closed)
         hooks.on_plan(state, r, known)
+    state.counters[0].preemptions += preemptions
+    return planned_of(kv_rules, state), preemptions
+
+
+@compiled_part
+def planned_of(kv_rules: KvRules, state: State) -> Planned:
+    """Sum the planned step over ranks, and note the largest use of memory."""
+    prompts, decodes, used = 0.0, 0.0, 0.0
+    for r in range(state.ranks.shape[0]):
         prompts += state.moments[r, PREFILL_TOKENS]
         decodes += state.moments[r, DECODES]
         used += kv_rules.capacity - state.free[r]
         state.clocks[0].kv_peak = max(state.clocks[0].kv_peak, kv_rules.capacity - state.free[r])
-    state.counters[0].preemptions += preemptions
-    return Planned(prompts, decodes, used), preemptions
+    return Planned(prompts, decodes, used)
 
 
 @compiled_part

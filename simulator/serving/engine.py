@@ -116,7 +116,7 @@ class Engine:
         self.kv = self.kv._replace(bare_first=self.policy.bare_first, first=first)
         self.limits = self.policy.limits(self.launches, self.plan.stages)
         self.books = new_books(self.plan, self.policy.max_sequences)
-        overlaps = self.plan.streams is not None or bool(self.plan.shares)
+        overlaps = self.plan.streams is not None or bool(self.plan.shares) or len(d.system.device.processors) > 1
         devices = d.layout.all_devices / d.replicas if overlaps else None
         self.course = Course(d.device.board, devices, self.among)
         self.does = {

@@ -75,8 +75,9 @@ class StageCost:
         return sum(p.cost.seconds * p.count * p.devices for p in self.ops)
 
     def busy_within(self, devices: float) -> float:
-        """Return `busy_s`, limited to the time of `devices` devices if exchanges overlap."""
-        return min(self.busy_s, self.seconds * devices) if self.timelines else self.busy_s
+        """Return `busy_s`, limited to the time of `devices` devices: exchanges and two processors may run at once."""
+        busy_s, most = self.busy_s, self.seconds * devices
+        return busy_s if busy_s < most * 1.000001 else most  # but for rounding
 
     def times(self, key: Callable[[PlacedOp], K]) -> dict[K, float]:
         """Seconds of the critical path by a property of its ops, without what others hide.

@@ -7,14 +7,16 @@ and Duplex (MICRO 2024, section VII-E).
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from opbyte import roofline
 from opbyte.analysis.studies.design import design_describe
 from opbyte.devices.catalog import load_device
 from opbyte.devices.silicon.area import area_model, parts_of
 from opbyte.devices.silicon.constants import Die, constants
-from opbyte.devices.silicon.describe import dies_per_wafer, power_law, silicon_of
+from opbyte.devices.silicon.describe import SRAM, dies_per_wafer, power_law, silicon_of
 
 
 def size(die: Die) -> float:
@@ -91,6 +93,16 @@ def test_parts_sum_to_the_value_and_lie_in_the_interval(name: str) -> None:
         assert each.interval is not None
         assert each.interval[0] < each.value < each.interval[1]
         assert all(part >= 0 for part in each.parts.values())
+
+
+def test_what_adds_area_and_no_time_is_said(tmp_path: Path) -> None:
+    """A step takes as long with a sixteenth of the buffers of units near memory."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("""{extends: h100-logic-pim, name: mine, processors: {logic-pim: {mac_array: {
+        input_buffer_KiB: {value: 64, source: "assumed: asked"}}}}}""")
+    assert SRAM in silicon_of(load_device(path)[0]).area_mm2.why
+    steps = [roofline("mixtral-8x7b", system=name, batch=64) for name in (path, "h100-logic-pim-x1")]
+    assert steps[0].step_seconds == steps[1].step_seconds
 
 
 def test_more_of_anything_is_never_smaller_or_cheaper() -> None:

@@ -266,16 +266,20 @@ class Reference:
             self.now += self.seconds(plans)[0]
             prompts = any(request.in_prefill for plan in plans for request, _ in plan)
             self.unpolled += self.policy.poll_steps if prompts else 1
-            for rank, plan in zip(ranks, plans, strict=True):
-                for request, tokens in plan:
-                    self.stamp(request, tokens)
-                rank.admitted = list(rank.running)
-                rank.late = [r for r in rank.running if r.generated == r.output]
-                rank.running = [r for r in rank.running if r.generated < r.output]
-                self.open(to_come, rank.late)
-            if not self.policy.ahead:
-                self.landed([])
-                self.forget_late(ranks)
+            self.stepped(ranks, plans, to_come)
+
+    def stepped(self, ranks: Sequence[Rank], plans: Sequence[Plan], to_come: list[Request]) -> None:
+        """Give out the tokens of a step that ends now."""
+        for rank, plan in zip(ranks, plans, strict=True):
+            for request, tokens in plan:
+                self.stamp(request, tokens)
+            rank.admitted = list(rank.running)
+            rank.late = [r for r in rank.running if r.generated == r.output]
+            rank.running = [r for r in rank.running if r.generated < r.output]
+            self.open(to_come, rank.late)
+        if not self.policy.ahead:
+            self.landed([])
+            self.forget_late(ranks)
 
     def landed(self, plans: Sequence[Plan]) -> None:
         """The step in flight has ended; `plans` come next. What was computed is known."""

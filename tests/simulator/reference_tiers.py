@@ -279,17 +279,9 @@ class TieredReference(Reference):
             self.stood += max(held - self.now, 0.0)
             self.known = self.now = max(self.now, held)
             self.now += self.seconds(plans)[0]
-            for rank, plan in zip(ranks, plans, strict=True):
+            for rank in ranks:
                 self.kv(rank).now = self.now
-                for request, tokens in plan:
-                    self.stamp(request, tokens)
-                rank.admitted = list(rank.running)
-                rank.late = [r for r in rank.running if r.generated == r.output]
-                rank.running = [r for r in rank.running if r.generated < r.output]
-                self.open(to_come, rank.late)
-            if not self.policy.ahead:
-                self.landed([])
-                self.forget_late(ranks)
+            self.stepped(ranks, plans, to_come)
 
     def land(self, rank: Rank) -> None:
         """Loads that a plan knows to have ended."""

@@ -42,7 +42,10 @@ def served(
 ) -> Engine:
     """Run requests under policy ``vllm``."""
     policy = make_policy("vllm", token_budget=budget)
-    engine = Engine(deployment, policy, keep_log=True, cache=CacheSettings(block, blocks))
+    return ran(Engine(deployment, policy, keep_log=True, cache=CacheSettings(block, blocks)), turns)
+
+
+def ran(engine: Engine, turns: Sequence[Turn]) -> Engine:
     arrival, inputs, outputs, hashes = zip(*turns, strict=True)
     engine.submit(RequestBlock(np.arange(len(turns)), np.array(arrival), np.array(inputs), np.array(outputs), hashes))
     engine.advance(math.inf)
@@ -173,10 +176,7 @@ def test_mooncake_reuse(data_set: Callable[[str], Path]) -> None:
 def hybrid(deployment: Deployment, turns: Sequence[Turn], *, budget: int = 8192, **cache: float) -> Engine:
     """Run requests under policy ``vllm`` with windows or states in the pool of all blocks."""
     settings = CacheSettings(16, found_again=True, **cache)  # type: ignore[arg-type]  # by name
-    engine = Engine(deployment, make_policy("vllm", token_budget=budget), cache=settings)
-    arrival, inputs, outputs, hashes = zip(*turns, strict=True)
-    engine.submit(RequestBlock(np.arange(len(turns)), np.array(arrival), np.array(inputs), np.array(outputs), hashes))
-    engine.advance(math.inf)
+    engine = ran(Engine(deployment, make_policy("vllm", token_budget=budget), cache=settings), turns)
     assert engine.done
     assert engine.state.ranks.blocks[0] == engine.kv.blocks  # all came back
     return engine

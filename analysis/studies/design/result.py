@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ....devices.silicon.describe import SRAM
 from ...show.declared import record
 from ...show.output import STAMPS, OutputFolder
 from ...show.result import Drawing, Result
@@ -179,7 +180,7 @@ class DesignAnswer(Result):
                 low, high = estimate.interval
                 parts.append(f"{name} {show(estimate.value)} ({show(low)} to {show(high)})")
         text = ", ".join(parts) or "neither area, power nor cost is known of it"
-        return f"How sure: {text}; 80% intervals of the models, see opbyte design describe."
+        return f"How sure: {text}; 80% intervals of the models, see opbyte design describe; {SRAM}."
 
     def write(self, folder: OutputFolder) -> None:
         """Also write the best design as a system."""
