@@ -87,10 +87,17 @@ class RunsValidation(Compared):
         for e in self.entries:
             for name in e.measured if e.labels.get(axis) else ():
                 groups.setdefault((e.labels[axis], name), []).append(e)
-        return [
-            {axis: value, "metric": name, **_errors(name, entries), "width": _width(name, entries), **_chance(axis, name, entries)}
-            for (value, name), entries in sorted(groups.items()) if not name.endswith(TAILS)
-        ]  # fmt: skip
+        out = []
+        for (value, name), entries in sorted(groups.items()):
+            known = [(e.factors[name], e.costs) for e in entries if name in e.factors]
+            if not name.endswith(TAILS):
+                out.append({
+                    axis: value, "metric": name,
+                    **summary([e.metrics()[name]["error"] for e in entries], [e.within(name) for e in entries]),
+                    "width": float(np.median([x.high / x.low for x, _ in known])) if known else None,
+                    **(by_chance([costs for _, costs in known]) if axis == "source" else {}),
+                })  # fmt: skip
+        return out
 
     def records(self) -> Rows:
         return [
@@ -134,21 +141,6 @@ class RunsValidation(Compared):
 
         caption = "Simulated against measured, a panel a metric, a point a stage or static batch."
         return [Drawing(replays(self.frame(), self.report_title()), caption)]
-
-
-def _errors(metric: str, entries: Sequence[RunCheck]) -> dict[str, Any]:
-    return summary([e.metrics()[metric]["error"] for e in entries], [e.within(metric) for e in entries])
-
-
-def _chance(axis: str, metric: str, entries: Sequence[RunCheck]) -> dict[str, Any]:
-    """What chance makes of the share inside intervals of a source."""
-    return by_chance([e.costs for e in entries if metric in e.factors]) if axis == "source" else {}
-
-
-def _width(metric: str, entries: Sequence[RunCheck]) -> float | None:
-    """Median of high over low."""
-    known = [e.factors[metric].high / e.factors[metric].low for e in entries if metric in e.factors]
-    return float(np.median(known)) if known else None
 
 
 def _every_request(folder: Path, host: str | Path | None) -> RunCheck:
