@@ -123,7 +123,7 @@ def validate_kernels(given: Any) -> None:
     def make(progress: OnProgress | None) -> KernelValidation:
         with side_file(given.predictions, "--predictions") as write:
             result = validate_kernels(
-                given.tables or (), family=given.family, transfer=given.transfer, progress=progress
+                given.tables or (), family=given.family, transfer=given.transfer, device=given.device, progress=progress
             )  # fmt: skip
             write("csv", result.predictions, SIGNIFICANT)
         return result

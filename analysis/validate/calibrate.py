@@ -16,11 +16,12 @@ from ...devices.spec import DeviceSpec
 from ...workloads.errors import InputError
 from ...workloads.kernel_tables import Skipped, read_tables
 from ..show.kept import NOTHING, Kept
-from ..show.text import Records
+from ..show.text import Blocks, Records
 from .calibration_report import report
-from .check import Compared, left_out
+from .check import Compared, for_people, left_out
 
 ALL = "all"
+FIGURES = ("median_ape", "p90_ape", "median_bias")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +54,18 @@ class Calibration(Compared):
         }
 
     def rows(self) -> Records:
-        out = []
-        for device, fits in self.fits.items():
-            for name, done in fits.items():
-                row: dict[str, Any] = {"device": device, "family": name, "rows": done.rows}
-                for kind in ("fit", "by_shape", "by_source"):
-                    e = done.errors.get(kind)
-                    row[f"{kind} median"] = e and e.median_ape
-                    row[f"{kind} p90"] = e and e.p90_ape
-                    row[f"{kind} bias"] = e and e.median_bias
-                out.append(row)
-        return out
+        kinds = ("fit", "by_shape", "by_source")
+        return for_people([
+            {"device": device, "family": name, "rows": done.rows}
+            | {f"{kind}_{figure}": getattr(done.errors.get(kind), figure, None) for kind in kinds for figure in FIGURES}
+            for device, fits in self.fits.items() for name, done in fits.items()
+        ])  # fmt: skip
+
+    def blocks(self) -> Blocks:
+        return [
+            self.rows(),
+            "--out DIR writes DIR/DEVICE.yaml, for opbyte validate kernels --device and opbyte simulate --system",
+        ]
 
     def yaml(self, device: str) -> str:
         """The device's description with the fitted parameters."""

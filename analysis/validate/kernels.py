@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ...devices.calibrated.calibrate import FamilyRows, by_device
+from ...devices.calibrated.calibrate import FamilyRows, by_device, device_named
 from ...devices.calibrated.family import F8
 from ...devices.calibrated.fit import predict
 from ...devices.calibrated.hardware import C_16, CODES
@@ -100,6 +100,7 @@ class KernelValidation(Checked):
 
     checks: Sequence[Check]
     skipped: Sequence[Skipped]
+    described: DeviceSpec | None = None
 
     @property
     def seen(self) -> int:
@@ -186,7 +187,7 @@ class KernelValidation(Checked):
         for check in self.checks:
             if check.rows is None:
                 continue
-            families = out.setdefault(check.device, (load_device(check.device)[0], {}))
+            families = out.setdefault(check.device, (device_named(check.device, self.described), {}))
             families[1][check.rows.family.name] = check.rows
         return out
 
@@ -220,6 +221,7 @@ def validate_kernels(
     *,
     family: str | None = None,
     transfer: bool = False,
+    device: str | None = None,
     progress: OnProgress | None = None,
 ) -> KernelValidation:
     """Compare the kernel models with measured tables.
@@ -236,6 +238,8 @@ def validate_kernels(
     transfer : bool
         Leave out each device in turn: predict it only from the other kernel sets, with the interval of the errors of
         devices left out.
+    device : str, optional
+        File of one more device, which the tables name by its name or an alias.
     progress : callable, optional
         Called with (tables of a device done, in all).
 
@@ -248,7 +252,8 @@ def validate_kernels(
     split_layers(read)
     skewed = read.pop(NAME, None)
     checks: list[Check] = []
-    by_name = by_device(read, skipped)
+    described = None if device is None else load_device(device)[0]
+    by_name = by_device(read, skipped, described)
     total = sum(len(measured) for _, measured in by_name.values())
     for name, (spec, measured) in sorted(by_name.items()):
         for rows in measured.values():
@@ -263,9 +268,11 @@ def validate_kernels(
     elif skewed is not None:
         checks += skew_checks(skewed, skipped)
     if not checks and skipped:
-        raise InputError("TABLES", f"hold no row that can be compared; {skipped[0]}")
+        raise InputError(
+            "TABLES", f"hold no row that can be compared (--device FILE describes your device); {skipped[0]}"
+        )
     order = sorted(checks, key=lambda c: (c.family, c.device))
-    return KernelValidation(order, skipped)
+    return KernelValidation(order, skipped, described)
 
 
 def own_tables() -> Path:

@@ -18,13 +18,14 @@ HEAD = """\
 # Seconds are given in microseconds; all other values are fractions and multiples.
 extends: {base}
 name: {name}
+aliases: [{device}]
 calibration:
 """
 
 
 def device_yaml(device: str, fits: Mapping[str, FamilyFit], base: str) -> str:
     """YAML of a device that extends `base`, the device's name or file, by its fits."""
-    head = HEAD.format(name=scalar(f"{device}-calibrated"), base=scalar(base))
+    head = HEAD.format(name=scalar(f"{device}-calibrated"), device=scalar(device), base=scalar(base))
     return head + "".join(_family(f) for f in fits.values())
 
 

@@ -135,7 +135,7 @@ def find_window(tokens: Rate, stamps: Stamps, *, begin: float, end: float, clien
     if window.half_width is None:
         window = replace(full_window, why="no output rate can be measured in its steadiest part")
     elif window.half_width > WIDE:
-        text = f"its steadiest part knows the rate to +- {window.half_width:.0%} only"
+        text = f"the 95% interval of its output rate is +- {window.half_width:.0%}"
         window = replace(full_window, why=text)
     elif _surely_drifts(tokens, edges_found, window):
         text = f"the output rate changes by {window.drift:+.0%} over its steadiest part"

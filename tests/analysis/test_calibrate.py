@@ -77,6 +77,19 @@ def test_what_calibrate_writes_is_a_device(table: Path, tmp_path: Path, capsys: 
     assert "120 rows" in sources["calibration.gemm.parameters.launch_us"]
 
 
+def test_a_table_becomes_a_device_of_ones_own(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Finding U21: the printed device can be calibrated, and checked with what calibrate writes."""
+    assert run("init", "device") == 0
+    (own := tmp_path / "own.yaml").write_text(capsys.readouterr().out)
+    table.write_text(table.read_text().replace("H100-SXM-80GB", "my-device"))
+    assert run("calibrate", str(table), "--device", str(own), "--out", str(tmp_path / "fit")) == 0
+    before, after = (
+        validate_kernels([table], device=str(file)).checks[0].errors.median_ape
+        for file in (own, tmp_path / "fit/my-device.yaml")
+    )
+    assert after < 0.05 < before
+
+
 def test_calibrating_twice_writes_the_same(table: Path) -> None:
     first, second = (calibrate([table], "h100", date="2026-01-31").yaml("h100") for _ in range(2))
     assert first == second

@@ -24,7 +24,6 @@ from ....workloads.model import ModelSpec
 from ....workloads.requests import RequestBlock
 from ...answers.limits import limit_of
 from ...answers.pools import pool_limit
-from ..stationary import GLANCE
 from .bounds import Bound, bound_of
 from .candidates import Candidate, candidates, systems_of
 from .points import BEATEN, OPEN, WORST, PlanTask, Point, Value
@@ -290,9 +289,7 @@ def _simulated(
     """A candidate with its steps as slow as the plan's chance has them, by a probe where that decides."""
     task, trial, best = candidate.task, trials[candidate.candidate], searched.best
     glances = task.grows and task.scenario.workload.cv is None
-    last = candidate.points[-1] if candidate.points else None
-    look = glances and (last is None or last.requests == GLANCE or not last.missed)
-    if look and candidate.slow is None:  # what misses as predicted misses with slower steps too
+    if glances and candidate.slow is None:  # what misses as predicted misses with slower steps too
         p = trial.glance(copies)
         if p.missed not in ((), OPEN):
             return p
@@ -301,13 +298,8 @@ def _simulated(
         p, other = trial.glance(copies), trials[best.candidate].glance(best.best.copies)
         if (p.joules_per_token or 0.0) > SURELY_MORE * (other.joules_per_token or float("inf")):
             return replace(p, missed=BEATEN)
-    looked = 1.0 if look and candidate.slow is None else 0.0
     if candidate.slow is None:
         candidate.slow = trial.slow(candidate.bound.copies or 1)
-    if look and candidate.slow != looked:
-        p = trial.point(copies, candidate.slow, GLANCE)
-        if p.missed not in ((), OPEN):
-            return p
     shown = trial.predicted(copies) if tied else None
     if shown is not None and task.worth(shown) >= bar:
         return replace(shown, missed=BEATEN)

@@ -25,7 +25,7 @@ from ...answers.interval import LEVEL, MEDIAN, SURE
 from ...answers.price import costs_of, worth_of
 from ...answers.simulate import simulation_of
 from ...answers.started import room_of
-from ..backlog import DRAWS, FullRate, full_rate, least_rate, sampled
+from ..backlog import FullRate, full_rate, least_rate, sampled
 from ..loads import BACKLOG, judged
 from ..stationary import GLANCE, decide
 from .candidates import Candidate
@@ -35,9 +35,6 @@ MOST_REQUESTS = 16_000
 """Maximum requests of a simulation; an undecided one counts as failed."""
 MOST_AT_ENDS = 8000
 """Maximum requests of a run with slower steps at the ends of an interval."""
-GLANCE_DRAWS = 1
-"""Samples of expert loads per step of a glance. One layer's times differ from step to step by some 10 %, which the mean
-over a request's tokens evens out."""
 
 
 @dataclass(slots=True)
@@ -48,8 +45,8 @@ class Trial:
 
     Attributes
     ----------
-    made : dict of (int or None) to Made
-        Deployments by their samples per step; None of all layers.
+    made : tuple of Made
+        Deployments of the reported run and of probes, once there are any.
     rates : dict of str to (FullRate or None)
         What full engines serve, by the function that measured it.
     glances : dict of int to Point
@@ -60,7 +57,7 @@ class Trial:
     candidate: Candidate
     system: SystemSpec
     folder: Path
-    made: dict[int | None, Made] = field(default_factory=dict)
+    made: tuple[Made, ...] = ()
     rates: dict[str, FullRate | None] = field(default_factory=dict)
     glances: dict[int, Point] = field(default_factory=dict)
 
@@ -72,15 +69,14 @@ class Trial:
         scenario = task.scenario.changed(**load, requests=requests or task.requests)
         return self.candidate.scenario(scenario, self.folder, copies)
 
-    def deployed(self, draws: int | None = None) -> Made | None:
+    def deployed(self, whole: bool = True) -> Made | None:
         """Return the deployment, independent of the load; None of pools."""
         if self.candidate.pools:
             return None
-        if None not in self.made:
-            self.made[None] = deployment_of(self.candidate.scenario(self.task.scenario, self.folder))
-        if draws is not None and draws not in self.made:
-            self.made[draws] = sampled(self.made[None], draws)
-        return self.made[draws]
+        if not self.made:
+            made = deployment_of(self.candidate.scenario(self.task.scenario, self.folder))
+            self.made = sampled(made), made
+        return self.made[whole]
 
     def full_rates(self, copies: int) -> Iterator[FullRate]:
         """Yield the service rate of N replicas with a backlog: a lower bound first, then the measured rate."""
@@ -92,10 +88,10 @@ class Trial:
             if known is not None:
                 yield known.of(copies)
 
-    def run(self, asked: Scenario, draws: int | None = DRAWS, **how: Any) -> Run:
+    def run(self, asked: Scenario, whole: bool = False, **how: Any) -> Run:
         """Serve a scenario of the candidate."""
         try:
-            return run_scenario(asked, made=self.deployed(draws), **how)
+            return run_scenario(asked, made=self.deployed(whole), **how)
         finally:  # a run ends in rings of large arrays; what is older is not looked at again
             gc.collect()
             gc.freeze()
@@ -120,9 +116,8 @@ class Trial:
             return whole and not judged(run, task.load_per_s, task.level).missed
 
         grown = Growing() if task.grows and most > GLANCE else None
-        draws = None if whole and not task.quick else DRAWS if most > GLANCE else GLANCE_DRAWS
         decision = decide(
-            lambda count: self.run(self.asked(copies, count, slow), draws, grown=grown),
+            lambda count: self.run(self.asked(copies, count, slow), whole and not task.quick, grown=grown),
             task.load_per_s * slow, task.at(slow), task.requests, grows=task.grows, most=most,
             enough=enough, full=lambda: self.full_rates(copies),
         )  # fmt: skip
