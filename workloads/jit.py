@@ -20,6 +20,7 @@ import numpy as np
 from numba.core.caching import IndexDataCacheFile
 
 from .errors import InputError
+from .jit_hooks import reason_of
 from .jit_parts import Either, PartCompiler, keep_less_book
 from .own_folder import cache_folder
 
@@ -153,8 +154,7 @@ def compiled_from_outside(function: F, entry: type, fields: Sequence[Any], where
     try:
         return cast(F, _rule(function, entry, tuple(fields)))
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(where, f"cannot be compiled: {reason}") from error
+        raise InputError(where, f"cannot be compiled: {reason_of(error, entry)}") from error
 
 
 @cache
@@ -209,7 +209,7 @@ class _Forgiving:
             return None
 
     def save_overload(self, *args: Any) -> None:
-        with suppress(OSError):
+        with suppress(OSError, TypeError):  # a class of a script, which is no module, cannot be pickled
             self._inner.save_overload(*args)
 
 

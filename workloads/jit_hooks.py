@@ -8,15 +8,17 @@ and of the state that this code gets as its first argument. What several of them
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
 from numba.core import types
+from numba.core.errors import NumbaError
 
-from .errors import InputError
-from .jit_held import PLAIN, _call, _field, _found_at, address_of, build, code_at, numba, type_of_value
+from .errors import InputError, nearest
+from .jit_held import HELD, PLAIN, _call, _field, _found_at, address_of, build, code_at, numba, type_of_value
 
 FAR = 1 << 40
 """More steps than any run has."""
@@ -142,6 +144,29 @@ def point(rule: Combining) -> Callable[[Callable[..., Any]], Any]:
     return declare
 
 
+def reason_of(error: Exception, *classes: Any) -> str:
+    """Why code cannot be compiled, in one line: where a field is unknown, those that there are.
+
+    Parameters
+    ----------
+    classes : type
+        Named tuples that the code reads, in addition to those that are `held`.
+    """
+    if isinstance(error, KeyError):  # of an array of records Numba does not say which
+        parts = (getattr(part, "dtype", None) for held in HELD.values() for part in held.plain.types)
+        fields = {name for part in parts if isinstance(part, kinds.Record) for name in part.fields}
+        return f"no record has a field `{error.args[0]}`{nearest(str(error.args[0]), sorted(fields))}"
+    text = str(error)
+    unknown = re.search(r"Unknown attribute '(\w+)' of type (\w+)(.*)", text)
+    if unknown is None:
+        lines = [line for line in text.splitlines() if line.strip() and not line.startswith("Failed in")]
+        return lines[0] if lines else "unknown reason"
+    field, kind, rest = unknown.groups()
+    known = {cls.__name__: cls._fields for cls in (*(held.instance_class for held in HELD.values()), *classes)}
+    there = known.get(kind, re.findall(r"(\w+)\[type=", rest))
+    return f"no field `{field}`{nearest(field, there)}; {kind} has {', '.join(there)}"
+
+
 def gathered(kind: Any, brought: Iterable[tuple[Any, Mapping[str, Any]]], known: Mapping[str, Any]) -> Any:
     """The record of hooks of some states, each with its functions by hook point.
 
@@ -156,7 +181,11 @@ def gathered(kind: Any, brought: Iterable[tuple[Any, Mapping[str, Any]]], known:
     for state, functions in brought:
         for name, function in functions.items():
             arguments = () if PLAIN else (type_of_value(state), *POINTS[name].types_of(known))
-            rows[name].append((code_at(function, arguments, POINTS[name].result), address_of(state)))
+            try:
+                code = code_at(function, arguments, POINTS[name].result)
+            except (NumbaError, KeyError) as error:
+                raise InputError(f"hook {name!r}", f"cannot be compiled: {reason_of(error)}") from error
+            rows[name].append((code, address_of(state)))
             if POINTS[name].rule is FIRST and len(rows[name]) > 1:
                 raise InputError(f"hook {name!r}", "is brought by two parts, and only one can have it")
     return kind(*(np.array(row, dtype=np.int64).reshape(-1, 2) for row in rows.values()))

@@ -7,22 +7,19 @@ use them.
 
 Shortcuts around Numba's compilation, with the same generated code.
 
-A quarter of a cold start was spent on lists of an instruction's variables (five type checks per value), on looking for
-new registrations, and on listeners of every lock. A tenth was typing: Numba tries all overloads of an operator, for
-arrays, strings, dates and sets, and repeats it whenever surrounding types become known.
+A tenth of a cold start was spent on looking for new registrations and on listeners of every lock. Another was typing:
+Numba tries all overloads of an operator, for arrays, strings, dates and sets, whenever surrounding types become known.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
-from enum import IntEnum
 from typing import Any
 
 import llvmlite.binding as llvm
 from llvmlite.binding import ffi
 from numba import _dynfunc  # type: ignore[attr-defined]
-from numba.core import base, compiler_lock, ir, postproc, transforms, types
+from numba.core import base, compiler_lock, postproc, transforms, types
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import register_pass
@@ -30,16 +27,11 @@ from numba.core.targetconfig import ConfigStack
 from numba.core.typed_passes import NativeLowering
 from numba.core.typing import context
 
-NodeKind = IntEnum("NodeKind", "VARIABLE INSTRUCTION SEVERAL NAMED OTHER", start=0)
-kinds: dict[type, NodeKind] = {}
-numba_ir: Any = ir  # its stubs lack most classes
-
 
 def keep_less_book() -> None:
     """Replace Numba's own ways, in this process."""
     calls: Any = types.Function
     calls.get_call_type = _typed_once(calls.get_call_type)
-    numba_ir.Inst._rec_list_vars = lambda _, value: _collect((value,), [])
     for kind in (base.BaseContext, context.BaseContext):
         kind.refresh = _once(kind.refresh)  # type: ignore[method-assign]
     lifetimes: Any = postproc.PostProcessor
@@ -64,31 +56,6 @@ def _typed_once(type_call: Any) -> Any:
         return known[key]
 
     return type_once
-
-
-def _kind(cls: type) -> NodeKind:
-    """What values of a class are."""
-    several = NodeKind.SEVERAL
-    every = {numba_ir.Var: NodeKind.VARIABLE, numba_ir.Inst: NodeKind.INSTRUCTION, list: several, tuple: several}
-    every[dict] = NodeKind.NAMED
-    return next((kind for base, kind in every.items() if issubclass(cls, base)), NodeKind.OTHER)
-
-
-def _collect(values: Iterable[Any], variables: list[Any]) -> list[Any]:
-    """Add the variables in some values, however deep, in their order."""
-    for value in values:
-        kind = kinds.get(type(value))
-        if kind is None:
-            kind = kinds[type(value)] = _kind(type(value))
-        if kind == NodeKind.VARIABLE:
-            variables.append(value)
-        elif kind == NodeKind.INSTRUCTION:
-            variables += value.list_vars()
-        elif kind == NodeKind.SEVERAL:
-            _collect(value, variables)
-        elif kind == NodeKind.NAMED:
-            _collect(value.values(), variables)
-    return variables
 
 
 def _once(refresh: Any) -> Any:

@@ -2,7 +2,8 @@
 
 `docs/extending.md` shows their use; the papers of `analysis/papers` use only this package. Names outside of `__all__`
 here or in a part may change at any time. Parts: `models` (layer kinds and models in detail, batches, routings),
-`devices` (links, cost models, published mechanisms, DRAM), `systems` (deployments, caches, experts, steps), `training`
+`devices` (links, cost models, published mechanisms, DRAM), `systems` (deployments, caches, experts, steps), `engine`
+(compiled hooks of parts), `training`
 (training steps, their layouts, states and work), `streams` (graphs of tasks on streams, and their schedules), `fpga`
 (engines and frames of FPGAs), `answers` (results of commands, and parallel runs), `figures` (axes, colours and bars in
 the common style), `kernels` (the kernel lab).
