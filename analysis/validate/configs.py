@@ -201,7 +201,10 @@ class ConfigValidation(Checked):
         return out
 
     def to_dict(self) -> dict[str, Any]:
-        rows = [{k: _text_keys(v) for k, v in check.row().items()} for check in self.checks]
+        rows = [
+            {k: {str(n): x for n, x in v.items()} if isinstance(v, dict) else v for k, v in check.row().items()}
+            for check in self.checks
+        ]
         return {"constants": self.which, "rows": rows, "passed": self.passed, "skipped": [str(s) for s in self.skipped]}
 
     def predictions(self) -> pd.DataFrame:
@@ -232,10 +235,6 @@ class ConfigValidation(Checked):
                          "measured_s": float(seconds)}
                     )  # fmt: skip
         return pd.DataFrame(out)
-
-
-def _text_keys(value: Any) -> Any:
-    return {str(k): v for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def validate_configs(

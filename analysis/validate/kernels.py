@@ -130,7 +130,9 @@ class KernelValidation(Checked):
             table = check.table
             names = SCHEMAS[table.family].shape
             shape = [
-                " ".join(f"{n}={_short(v)}" for n, v in zip(names, values, strict=True))
+                " ".join(
+                    f"{n}={v:g}" if isinstance(v, float) else f"{n}={v}" for n, v in zip(names, values, strict=True)
+                )
                 for values in zip(*(table[n].tolist() for n in names), strict=True)
             ]
             count = len(table)
@@ -210,10 +212,6 @@ class KernelValidation(Checked):
 
     def report_title(self) -> str:
         return "Kernel times, predicted and measured"
-
-
-def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def validate_kernels(

@@ -170,7 +170,9 @@ def calibrate_run(
     _refuse_alone(measured, frees)
 
     def simulate(values: Any) -> HostResult:
-        numbers = {f.field: _exact(x) for f, x in zip(frees, values, strict=True)}
+        numbers = {
+            f.field: FittedSpec(value=float(x), low=float(x), high=float(x)) for f, x in zip(frees, values, strict=True)
+        }
         there = _with(base, measured.name, numbers)
         known = [Path(folder), part, there] if kept else None
         return kept.once(known, partial(measured.compared, there))
@@ -217,10 +219,6 @@ def _refuse_alone(measured: HostRun, frees: Sequence[Free]) -> None:
 def _start(base: HostSpec, free: Free) -> float:
     given: FittedSpec | None = None if base.fitted is None else getattr(base.fitted, free.field)
     return free.start if given is None else given.value
-
-
-def _exact(value: float) -> FittedSpec:
-    return FittedSpec(value=float(value), low=float(value), high=float(value))
 
 
 def _with(base: HostSpec, run: str, numbers: Mapping[str, FittedSpec]) -> HostSpec:

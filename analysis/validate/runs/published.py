@@ -311,13 +311,9 @@ def _run(line: int, row: Mapping[str, str], count: int, names: Mapping[str, str]
     cap = next((watts for word, watts in CAPS.items() if word in row["note"]), None)
     return PublishedRun(
         line, row["source"], device, count, model, framework, version, dtype, layout, isl, osl,
-        load, _kv(framework, dtype), _spread(row["note"], load), guess, benchmark, cap,
+        load, "fp8" if framework == "trtllm" and dtype in ("fp8", "nvfp4") else None,  # as its checkpoints
+        _spread(row["note"], load), guess, benchmark, cap,
     )  # fmt: skip
-
-
-def _kv(framework: str, dtype: str | None) -> str | None:
-    """TensorRT-LLM's checkpoints of 8 and 4 bits keep their cache in fp8 (README of the data set)."""
-    return "fp8" if framework == "trtllm" and dtype in ("fp8", "nvfp4") else None
 
 
 def _spread(note: str, load: ArrivalPattern) -> str:

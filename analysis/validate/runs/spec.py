@@ -218,11 +218,6 @@ FORMS: Mapping[str, Callable[[Path], bool]] = {
 """Kinds of tables that are identified by their header."""
 
 
-def _every_request(folder: Path) -> bool:
-    """Whether a folder holds a run in the form of ``opbyte validate serving``."""
-    return not (folder / RUN).exists() and (folder / "engine.json").is_file()
-
-
 def find_runs(path: Path) -> RunFiles:
     """Folders of runs and tables of static batches at or below a path.
 
@@ -242,7 +237,11 @@ def find_runs(path: Path) -> RunFiles:
     files = sorted(p for p in path.rglob("*") if p.is_file() and (p.suffix == ".csv" or p.name == RUN))
     files_found = RunFiles(
         [p.parent for p in files if p.name == RUN],
-        [p.parent for p in files if p.name == "requests.csv" and _every_request(p.parent)],
+        [
+            p.parent
+            for p in files
+            if p.name == "requests.csv" and not (p.parent / RUN).exists() and (p.parent / "engine.json").is_file()
+        ],
         [p for p in files if p.name == "static.csv"],
         *([p for p in files if p.suffix == ".csv" and holds(p)] for holds in FORMS.values()),
     )
