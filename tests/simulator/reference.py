@@ -241,29 +241,28 @@ class Reference:
         while True:
             if not self.policy.ahead:
                 self.known = self.now
-            idle = not any(r.running or r.waiting for r in ranks)
+            idle = not any(map(self.busy, ranks))
             look = idle or self.unpolled >= self.policy.poll_steps or self.policy.poll_steps == 1
             while look and to_come and to_come[0].arrival <= self.known:
-                self.queue(self.least_loaded(ranks), to_come.pop(0))
+                self.take(ranks, to_come)
             self.unpolled = 0 if look else self.unpolled
-            if not any(r.running or r.waiting for r in ranks):  # nothing in flight: do not wait
+            if not any(map(self.busy, ranks)):  # nothing in flight: do not wait
                 self.forget_late(ranks)
                 if not to_come:
                     return
                 self.now = self.known = max(self.now, to_come[0].arrival)
                 continue
-            closed = self.hold_back(ranks)
-            plans = [self.plan(rank, closed) for rank in ranks]
+            plans = self.plans(ranks, self.hold_back(ranks))
             unfree = self.forget_late(ranks)
             if not any(plans):
-                unfree = unfree or self.gave_way
-                assert unfree or self.known < self.now, "no sequence can make progress"
-                self.known = self.now  # the step in flight has ended: look again
-                self.landed([])
+                if unfree or self.gave_way or self.known < self.now:
+                    self.known = self.now  # the step in flight has ended: look again
+                    self.landed([])
+                else:
+                    self.sleep(to_come)
                 continue
             self.landed(plans)
-            self.known = self.now
-            self.now += self.seconds(plans)[0]
+            self.step(ranks, plans)
             prompts = any(request.in_prefill for plan in plans for request, _ in plan)
             self.unpolled += self.policy.poll_steps if prompts else 1
             self.stepped(ranks, plans, to_come)
@@ -280,6 +279,23 @@ class Reference:
         if not self.policy.ahead:
             self.landed([])
             self.forget_late(ranks)
+
+    def busy(self, rank: Rank) -> bool:
+        return bool(rank.running or rank.waiting or self.away(rank))
+
+    def take(self, ranks: Sequence[Rank], to_come: list[Request]) -> None:
+        """The next request comes to a rank."""
+        self.queue(self.least_loaded(ranks), to_come.pop(0))
+
+    def plans(self, ranks: Sequence[Rank], closed: bool) -> list[Plan]:
+        return [self.plan(rank, closed) for rank in ranks]
+
+    def sleep(self, to_come: list[Request]) -> None:
+        raise AssertionError("no sequence can make progress")
+
+    def step(self, ranks: Sequence[Rank], plans: list[Plan]) -> None:
+        self.known = self.now
+        self.now += self.seconds(plans)[0]
 
     def landed(self, plans: Sequence[Plan]) -> None:
         """The step in flight has ended; `plans` come next. What was computed is known."""
@@ -506,16 +522,21 @@ class Pipeline(Reference):
 
     def serve(self, requests: list[Request]) -> None:
         to_come, ranks = self.begin(requests)
-        sent: list[tuple[float, list[tuple[Rank, Request, bool]]]] = []
+        sent: list[tuple[float, list[Any]]] = []
         free = [0.0] * self.stages
         while True:
             self.known = self.now
             while to_come and to_come[0].arrival <= self.now:
-                self.queue(self.least_loaded(ranks), to_come.pop(0))
-            if any(r.running or r.waiting for r in ranks):
-                plans = [self.plan(rank, False) for rank in ranks]
+                self.take(ranks, to_come)
+            if any(map(self.busy, ranks)):
+                lost = sum(r.preemptions for r in requests)
+                plans = self.plans(ranks, False)
                 sent.append(self.send(ranks, plans, free))
                 if any(plans) and len(sent) < self.stages and sent[0][0] > self.now:
+                    continue
+                if lost == sum(r.preemptions for r in requests) and not any(x for _, x in sent):
+                    self.sleep(to_come)
+                    sent.clear()
                     continue
             elif not sent:
                 if not to_come:
@@ -524,15 +545,18 @@ class Pipeline(Reference):
                 continue
             end, held = sent.pop(0)
             self.now = max(self.now, end)
-            for rank, request, brings_a_token in held:
-                if brings_a_token and request.generated < request.output:
-                    self.arrived(to_come, rank, request)
+            for rank, request, *rest in held:
+                if request.generated < request.output:
+                    self.ended(to_come, rank, request, *rest)
 
-    def send(
-        self, ranks: Sequence[Rank], plans: Sequence[Plan], free: list[float]
-    ) -> tuple[float, list[tuple[Rank, Request, bool]]]:
+    def ended(self, to_come: list[Request], rank: Rank, request: Request, brings_a_token: bool) -> None:
+        """A batch with a request has left the last stage."""
+        if brings_a_token:
+            self.arrived(to_come, rank, request)
+
+    def send(self, ranks: Sequence[Rank], plans: Sequence[Plan], free: list[float]) -> tuple[float, list[Any]]:
         """Send a batch through the stages: when it ends, and whose token it brings."""
-        held: list[tuple[Rank, Request, bool]] = []
+        held: list[Any] = []
         if not any(plans):
             return self.now, held
         at = max(self.now, free[-1]) if self.ahead else self.now

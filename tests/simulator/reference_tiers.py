@@ -6,6 +6,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from opbyte.workloads.batch import Batch
 
@@ -242,46 +243,36 @@ class TieredReference(Reference):
         """Requests whose blocks are on their way or there."""
         return sum(x[0] is rank for x in (*self.loading, *self.there))
 
-    def serve(self, requests: list[Request]) -> None:
-        to_come, ranks = self.begin(requests)
-        while True:
-            if not self.policy.ahead:
-                self.known = self.now
-            for rank in ranks:
-                self.kv(rank).now = self.now
-            while to_come and to_come[0].arrival <= self.known:
-                rank, request = self.least_loaded(ranks), to_come.pop(0)
-                self.queue(rank, request)
-                self.come_near(rank, request)
-            if not any(r.running or r.waiting or self.away(r) for r in ranks):
-                self.forget_late(ranks)
-                if not to_come:
-                    return
-                self.now = self.known = max(self.now, to_come[0].arrival)
-                continue
-            plans = []
-            for rank in ranks:
-                self.land(rank)
-                plans.append(self.plan(rank, False))
-            preempted = False
-            unfree = self.forget_late(ranks)
-            if not any(plans):
-                if unfree or preempted or self.gave_way or self.known < self.now:
-                    self.known = self.now
-                    self.landed([])
-                    continue
-                ends = [end for *_, end in self.loading]
-                assert ends, "no sequence can make progress"
-                self.now = self.known = max(self.now, min([*ends, *(r.arrival for r in to_come[:1])]))
-                continue
-            self.landed(plans)
-            held = max(self.kv(rank).held for rank in ranks)
-            self.stood += max(held - self.now, 0.0)
-            self.known = self.now = max(self.now, held)
-            self.now += self.seconds(plans)[0]
-            for rank in ranks:
-                self.kv(rank).now = self.now
-            self.stepped(ranks, plans, to_come)
+    def tell(self, ranks: Sequence[Rank]) -> None:
+        for rank in ranks:
+            self.kv(rank).now = self.now
+
+    def take(self, ranks: Sequence[Rank], to_come: list[Request]) -> None:
+        self.tell(ranks)
+        rank, request = self.least_loaded(ranks), to_come.pop(0)
+        self.queue(rank, request)
+        self.come_near(rank, request)
+
+    def sleep(self, to_come: list[Request]) -> None:
+        """Until a load has ended, or a request comes."""
+        ends = [end for *_, end in self.loading]
+        assert ends, "no sequence can make progress"
+        self.now = self.known = max(self.now, min([*ends, *(r.arrival for r in to_come[:1])]))
+
+    def step(self, ranks: Sequence[Rank], plans: list[Plan]) -> None:
+        held = max(self.kv(rank).held for rank in ranks)
+        self.stood += max(held - self.now, 0.0)
+        self.now = max(self.now, held)
+        super().step(ranks, plans)
+        self.tell(ranks)
+
+    def plans(self, ranks: Sequence[Rank], closed: bool) -> list[Plan]:
+        self.tell(ranks)
+        plans = []
+        for rank in ranks:
+            self.land(rank)
+            plans.append(self.plan(rank, closed))
+        return plans
 
     def land(self, rank: Rank) -> None:
         """Loads that a plan knows to have ended."""
@@ -425,63 +416,33 @@ class Piped(Tiered):
         self.computed[request.index] = found * self.block
 
 
-Sent = list[tuple[Rank, Request, bool, int, int]]
-
-
 @dataclass
 class TieredPipeline(Pipeline, TieredReference):
     """Pipeline stages over tiers: what is loaded is there for the plan after the batch that was waited for."""
 
-    def serve(self, requests: list[Request]) -> None:
-        to_come, ranks = self.begin(requests)
-        sent: list[tuple[float, Sent]] = []
-        free = [0.0] * self.stages
-        while True:
-            self.known = self.now
-            for rank in ranks:
-                self.kv(rank).now = self.now
-            while to_come and to_come[0].arrival <= self.now:
-                rank, request = self.least_loaded(ranks), to_come.pop(0)
-                self.queue(rank, request)
-                self.come_near(rank, request)
-            if any(r.running or r.waiting or self.away(r) for r in ranks):
-                lost = sum(r.preemptions for r in requests)
-                for rank in ranks:
-                    self.land(rank)
-                plans = [self.plan(rank, False) for rank in ranks]
-                sent.append(self.batch(ranks, plans, free))
-                if any(plans) and len(sent) < self.stages and sent[0][0] > self.now:
-                    continue
-                if lost == sum(r.preemptions for r in requests) and not any(x for _, x in sent):
-                    ends = [*(end for *_, end in self.loading), *(r.arrival for r in to_come[:1])]
-                    self.now = max(self.now, min(ends))
-                    sent.clear()
-                    continue
-            elif not sent:
-                if not to_come:
-                    return
-                self.now = max(self.now, to_come[0].arrival)
-                continue
-            end, held = sent.pop(0)
-            self.now = max(self.now, end)
-            for rank, request, brings_a_token, cached, life in held:
-                if request.generated == request.output:
-                    continue
-                kv = self.kv(rank)
-                assert isinstance(kv, Piped)
-                kv.now = self.now
-                if life == request.preemptions:
-                    kv.computed[request.index] = cached
-                    kv.write(request, request.known)
-                if brings_a_token:
-                    self.arrived(to_come, rank, request)
+    def plans(self, ranks: Sequence[Rank], closed: bool) -> list[Plan]:
+        self.tell(ranks)
+        for rank in ranks:
+            self.land(rank)
+        return [self.plan(rank, closed) for rank in ranks]
 
-    def batch(self, ranks: Sequence[Rank], plans: Sequence[Plan], free: list[float]) -> tuple[float, Sent]:
-        """`send`, once the blocks that the batch takes have been copied."""
+    def ended(
+        self, to_come: list[Request], rank: Rank, request: Request, brings_a_token: bool, cached: int = 0, life: int = 0
+    ) -> None:
+        kv = self.kv(rank)
+        assert isinstance(kv, Piped)
+        kv.now = self.now
+        if life == request.preemptions:
+            kv.computed[request.index] = cached
+            kv.write(request, request.known)
+        super().ended(to_come, rank, request, brings_a_token)
+
+    def send(self, ranks: Sequence[Rank], plans: Sequence[Plan], free: list[float]) -> tuple[float, list[Any]]:
+        """Once the blocks that the batch takes have been copied."""
         if any(plans):
             start = max(self.now, free[-1 if self.ahead else 0])
             held = max(self.kv(rank).held for rank in ranks)
             self.stood += max(held - start, 0.0)
             free[0] = max(start, held)
-        end, sent = self.send(ranks, plans, free)
+        end, sent = super().send(ranks, plans, free)
         return end, [(*x, x[1].cached, x[1].preemptions) for x in sent]
