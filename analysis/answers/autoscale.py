@@ -20,10 +20,6 @@ def scaled(run: Run) -> list[tuple[str, Scaling]]:
     return list(left.items()) if isinstance(left, dict) else [("", left)] if left else []
 
 
-def _of_pool(name: str) -> str:
-    return f" of the {name} pool" if name else ""
-
-
 def replica_rows(scaling: Scaling) -> Records:
     """Replicas by phase from each time on at which a number changes."""
     times, counts = scaling.counts()
@@ -54,7 +50,7 @@ def replicas_drawn(run: Run, name: str) -> list[Drawing]:
     arrival, out = pd.Series(run.requests.arrival_s), []
     for pool, scaling in changing:
         title = f"{name}, {pool} pool" if pool else name
-        text = f"Arrivals, and replicas{_of_pool(pool)} that serve, start and drain, over time."
+        text = f"Arrivals, and replicas{f' of the {pool} pool' if pool else ''} that serve, start and drain, over time."
         out.append(Drawing(replicas_over_time(replica_frame(scaling), arrival, title), text))
     return out
 

@@ -17,15 +17,10 @@ HEADS, WIDTH = 32, 64
 """Heads of the timed kernel, and columns of each."""
 
 
-def heads_of(percent: int) -> int:
-    """Whole heads nearest to a percentage of all."""
-    return round(HEADS * percent / 100)
-
-
 def head_work_share(tokens: int, percent: int) -> float:
     """FLOP of scores and weighted sums of a prompt with some heads over those with all."""
     base = Attention(HEADS * WIDTH, HEADS, HEADS, WIDTH)
-    some = HeadExperts(base, heads_of(percent))
+    some = HeadExperts(base, round(HEADS * percent / 100))  # whole heads
     m, run = Batch.of([], [(tokens, 0)]).moments((0,)), Run(Numerics())
     loads = Loads.expected(tokens, some.top_k, HEADS, HEADS)
     return _scores(some.ops(m, run, loads)) / _scores(base.ops(m, run, None))

@@ -82,11 +82,6 @@ def usable_bytes() -> float:
     return memory.capacity_bytes * memory.usable_fraction
 
 
-def total_parameters() -> int:
-    """Parameters of the model."""
-    return load_model(MODEL).total_params
-
-
 SEQUENCES, LENGTH = 32, 512
 """Sequences of a data-parallel rank in a step, and their tokens [assumed]."""
 
@@ -123,7 +118,7 @@ GIB = 2**30
 
 def predictions() -> Iterator[Prediction]:
     """All rows, from the model's layout on the devices."""
-    states, note = device_states(LAST), f"{total_parameters() / 1e12:.3f} T parameters on {DEVICES}"
+    states, note = device_states(LAST), f"{load_model(MODEL).total_params / 1e12:.3f} T parameters on {DEVICES}"
     yield Prediction("z-code.3.5T.weights_GiB", states.weights / GIB, note)
     yield Prediction("z-code.3.5T.states_GiB", states.total / GIB, note)
     for name, offload in (("fits_with_offload", True), ("fits_without_offload", False)):

@@ -141,7 +141,7 @@ def trade_off(
         for axes in panels[len(shown) :]:
             axes.set_visible(False)
         for name, axis in ((pair[0], "x"), (pair[1], "y")):
-            text = f"{metric_label(name)}, {_better(objectives[name])}"
+            text = f"{metric_label(name)}, {'more' if objectives[name] == 'max' else 'less'} is better"
             _label_edges(grid, axis, text, len(shown))
         for axes, (name, part) in zip(panels, shown, strict=False):
             _panel(axes, part, objectives, told_columns, name)
@@ -241,10 +241,6 @@ def design_of(row: Mapping[Hashable, Any], columns: Sequence[str], figures: Iter
     lines = [f"{name.replace('_', ' ')}: {_cell(row[name])}" for name in columns]
     known = [n for n in figures if row[n] is not None and np.isfinite(float(row[n]))]
     return "\n".join([*lines, *(f"{metric_label(n)}: {number(float(row[n]))}" for n in known)])
-
-
-def _better(goal: str) -> str:
-    return "more is better" if goal == "max" else "less is better"
 
 
 def _limits(axes: Axes, at: Array) -> None:
