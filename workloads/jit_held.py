@@ -210,6 +210,24 @@ def _call(context: Any, builder: Any, code: Any, first: Any, result: Any, argume
     return value
 
 
+def reader(kind: np.dtype[Any]) -> Callable[[Any], Any]:
+    """In compiled code: what reads the first numbers of a contiguous vector as a record, in place.
+
+    Without a `view`, which Numba compiles for every record.
+    """
+    record = type_of_value(np.zeros(1, kind)[0])
+
+    def typing(context: Any, values: Any) -> Any:
+        def made(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            data = context.make_array(values)(context, builder, args[0]).data
+            return builder.bitcast(data, context.get_value_type(record))
+
+        return record(values), made
+
+    count = len(kind.names or ())
+    return (lambda values: values[:count].view(kind)[0]) if PLAIN else numba.intrinsic(typing)
+
+
 def _caller(result: Any) -> Any:
     """What calls code at an address that gives a value of a type.
 

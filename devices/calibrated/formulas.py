@@ -6,11 +6,12 @@ experts are formulas. Each evaluates a family's scalar kernel at the quantities 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, NamedTuple
 
 from ...workloads.jit import compiled_part
+from ...workloads.jit_held import reader
 from ...workloads.records import Records, reals
 from ..cost import MEMORY
 from . import attention_decode, attention_prefill, mla, moe, streamed
@@ -47,21 +48,9 @@ class Chunks(NamedTuple):
     keys: float
 
 
-def _reader(names: Iterable[str]) -> Callable[[F8], Records]:
-    """A compiled function that reads the first numbers of a vector as a record, in place."""
-    kind = reals(*names)
-    count = len(kind.names or ())
-
-    @compiled_part
-    def read(values: F8) -> Records:
-        return values[:count].view(kind)[0]
-
-    return read
-
-
 def _readers(module: Any) -> tuple[Callable[[F8], Records], Callable[[F8], Records]]:
     """Readers of a family's parameters and of the quantities of a call."""
-    return _reader(p.name for p in module.PARAMETERS), _reader(module.QUANTITIES)
+    return reader(reals(*(p.name for p in module.PARAMETERS))), reader(reals(*module.QUANTITIES))
 
 
 decode_parameters, decode_call = _readers(attention_decode)
