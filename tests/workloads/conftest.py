@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,3 +30,11 @@ def write(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write_file
+
+
+def refused_configs(test: str) -> list[tuple[str, Any, str]]:
+    """Cases of a test in `refused_configs.txt`: name of the keys, what is changed in them, and a part of the message."""
+    rows = Path(__file__).with_name("refused_configs.txt").read_text(encoding="utf-8").splitlines()
+    cases = [row.split(" ", 2) for row in rows if row.startswith(f"{test} ")]
+    parts = [(keys, *rest.rsplit(" => ", 1)) for _, keys, rest in cases]
+    return [(keys, json.loads(changes), message) for keys, changes, message in parts]

@@ -16,6 +16,8 @@ from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.hf import known_architectures, model_from_keys, read_config
 
+from .conftest import refused_configs
+
 HERE = Path(__file__).parent
 COUNTED = json.loads((HERE / "hf_counted.json").read_text())
 CLASSES = json.loads((HERE / "engine_classes.json").read_text())
@@ -144,21 +146,10 @@ def test_text_sections_that_name_themselves_need_no_entry():
     assert model_from_keys(thinker, name="m", where="m").hidden == 64
 
 
-@pytest.mark.parametrize(
-    ("name", "changes", "message"),
-    [
-        ("gemma4_text", {"num_kv_shared_layers": 30}, "num_kv_shared_layers: must be below the 30 layers"),
-        ("gemma4_text", {"num_kv_shared_layers": 27}, "leaves layer 5 (without a window) no cache of its kind"),
-        ("laguna", {"num_attention_heads_per_layer": [48] * 39 + [7]}, "num_attention_heads_per_layer[39]: must be a"),
-        ("laguna", {"gating": "sometimes"}, "gating: must be true, false, per-head or per-element"),
-        ("mimo_v2_flash", {"layer_types": None, "hybrid_layer_pattern": [2]}, "hybrid_layer_pattern: must hold 0 or 1"),
-        ("exaone4", {"layer_types": None, "sliding_window_pattern": "LLX"}, "must be of L and G, not 'LLX'"),
-        ("hy_v3", {"num_experts_per_tok": 500}, "num_experts_per_tok: must be at most the 192 experts"),
-    ],
-)
-def test_impossible_combinations_name_their_key(name, changes, message):
+@pytest.mark.parametrize(("keys", "changes", "message"), refused_configs("counted"))
+def test_impossible_combinations_name_their_key(keys, changes, message):
     with pytest.raises(InputError) as error:
-        model(name, **changes)
+        model(keys, **changes)
     assert message in str(error.value)
 
 

@@ -7,6 +7,8 @@ import pytest
 from opbyte.workloads.errors import SpecError
 from opbyte.workloads.hf import model_from_keys, read_config
 
+from .conftest import refused_configs
+
 LLAMA = {
     "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 128,
     "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 100,
@@ -57,45 +59,9 @@ def test_every_key_is_required(key):
         assert f"{key}: is null; a whole number" in refused(MIXTRAL, **{key: None})
 
 
-@pytest.mark.parametrize(
-    ("keys", "changes", "message"),
-    [
-        (MIXTRAL, {"num_experts_per_tok": 5}, "num_experts_per_tok: must be at most the 4 experts"),
-        (LLAMA, {"num_key_value_heads": 3}, "num_key_value_heads: must divide the 4 query heads"),
-        (LLAMA, {"num_key_value_heads": 8}, "num_key_value_heads: must divide the 4 query heads"),
-        (LLAMA, {"hidden_size": 63}, "num_attention_heads: must divide the hidden size 63"),
-        (LLAMA, {"num_hidden_layers": 2_000_000_000}, "num_hidden_layers: must be at most 2000"),
-        (LLAMA, {"tie_word_embeddings": "yes"}, "must be true or false, not 'yes'"),
-        (LLAMA, {"attention_bias": 1}, "attention_bias: must be true or false, not 1"),
-        (LLAMA, {"max_position_embeddings": -5}, "max_position_embeddings: must be a whole"),
-        (QWEN, {"layer_types": ["full_attention"]}, "one entry per layer: 2, not 1"),
-        (QWEN, {"layer_types": ["full_attention", "sliding"]}, "layer_types[1]: unknown kind"),
-        (QWEN, {"layer_types": ["full_attention", 3]}, "layer_types[1]: unknown kind 3; known"),
-        (QWEN, {"layer_types": "full"}, "layer_types: must be a list, not 'full'"),
-        (QWEN, {"layer_types": ["sliding_attention"] * 2}, "sliding_window: is required"),
-        (QWEN, {"sliding_window": -1}, "sliding_window: must be a whole number from 0"),
-    ],
-)
+@pytest.mark.parametrize(("keys", "changes", "message"), refused_configs("values"))
 def test_values_that_do_not_fit(keys, changes, message):
-    assert message in refused(keys, **changes)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"architectures": ["Zzz"]}, "architectures: unknown architecture 'Zzz'; families that share its keys: "),
-        ({"architectures": ["ZzzForCausalLM"], "own_dim": 3}, "not understood by the first: own_dim"),
-        ({"architectures": ["Zzz"], "model_type": "llama"}, "unknown architecture 'Zzz'"),
-        ({"architectures": ["LlamaForCausalLM"] * 2}, "must name one class, not 2"),
-        ({"architectures": "LlamaForCausalLM"}, "architectures: must be a list"),
-        ({"architectures": [7]}, "must hold a class name, not 7"),
-        ({"architectures": None}, "architectures: is missing, as is model_type"),
-        ({"architectures": [], "model_type": "lama"}, "model_type: unknown model type 'lama'"),
-        ({"architectures": "drop", "model_type": 3}, "model_type: must be text, not 3"),
-    ],
-)
-def test_architectures(changes, message):
-    assert message in refused(LLAMA, **changes)
+    assert message in refused(globals()[keys], **changes)
 
 
 def test_sections():

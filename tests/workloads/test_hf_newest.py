@@ -13,6 +13,8 @@ from opbyte.workloads.errors import InputError
 from opbyte.workloads.hf import known_architectures, model_from_keys
 from opbyte.workloads.layers import Run
 
+from .conftest import refused_configs
+
 DOTS = {
     "architectures": ["Dots3NoteForCausalLM"], "model_type": "dots3_note", "text_config": {
         "model_type": "dots3_note_text", "vocab_size": 152064, "hidden_size": 5120, "intermediate_size": 13824,
@@ -189,22 +191,8 @@ def test_what_cannot_be_costed_says_why(architecture, reason):
     assert reason in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("keys", "changes", "message"),
-    [
-        (QWEN, {"indexer_budget": 2050}, "indexer_budget: must be a multiple of indexer_compress_ratio, 16"),
-        (QWEN, {"ple_layer_ids": [41]}, "ple_layer_ids[0]: must be a layer from 1 to 40"),
-        (QWEN, {"mamba_ssm_dtype": "int3"}, "mamba_ssm_dtype: must be one of"),
-        (MISTRAL, {"kv_source_layers": [72] * 72}, "kv_source_layers: must be a whole number below 72"),
-        (MISTRAL, {"indexer_types": ["shared"] * 72}, "indexer_types[0]: must be full"),
-        (MISTRAL, {"index_topk": 4096, "max_position_embeddings": 2048},
-         "index_topk: chooses 4096 tokens of at most 2048 positions"),
-        (QWEN, {"max_position_embeddings": 1024}, "indexer_budget: chooses 2048 tokens of at most 1024"),
-        (DOTS, {"layer_types": ["sliding_attention"] * 45}, "layer_types: must have one entry per layer: 46"),
-        (TEXT_01, {"attn_type_list": [0] * 79}, "attn_type_list: must hold 0 or 1 for each of the 80"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("keys", "changes", "message"), refused_configs("newest"))
 def test_impossible_combinations_name_their_key(keys, changes, message):
     with pytest.raises(InputError) as error:
-        spec(keys, **changes)
+        spec(globals()[keys], **changes)
     assert message in str(error.value)

@@ -7,6 +7,8 @@ import pytest
 from opbyte.workloads.errors import SpecError
 from opbyte.workloads.hf import model_from_keys, read_config
 
+from .conftest import refused_configs
+
 DENSE = {
     "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 128,
     "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 100,
@@ -83,28 +85,10 @@ def test_embeddings_and_head_keep_sixteen_bits():
     assert spec.weight_bytes == (spec.total_params - tables - norms) + 2 * (tables + norms)
 
 
-@pytest.mark.parametrize(
-    ("quantization", "message"),
-    [
-        ({}, "quant_method: is missing"),
-        ("fp8", "quantization_config: is 'fp8'; an object is required"),
-        ({"quant_method": "zip"}, "unknown quantisation method 'zip'; known: auto-round"),
-        ({"quant_method": "fp9"}, "did you mean 'fp8'?"),
-        ({"quant_method": 8}, "must be text, not 8"),
-        ({"quant_method": "gptq"}, "quantization_config.bits: is missing"),
-        ({"quant_method": "gptq", "bits": 3}, "bits: must be 4 or 8, not 3"),
-        ({"quant_method": "bitsandbytes"}, "load_in_4bit"),
-        ({"quant_method": "modelopt", "quant_algo": "X"}, "quant_algo: unknown algorithm 'X'"),
-        ({"quant_method": "compressed-tensors"}, "config_groups: is missing"),
-        ({"quant_method": "compressed-tensors", "config_groups": {}}, "group_0: is missing"),
-        (compressed(2, "int"), "2 bits of type 'int' are not known"),
-        ({"quant_method": "fp8", "ignore": "self_attn"}, "ignore: must be a list"),
-        ({"quant_method": "fp8", "ignore": [7]}, "must hold module names, not 7"),
-    ],
-)
-def test_refusals(quantization, message):
+@pytest.mark.parametrize(("keys", "changes", "message"), refused_configs("quantization"))
+def test_refusals(keys, changes, message):
     with pytest.raises(SpecError) as error:
-        formats(quantization)
+        formats(changes)
     assert message in str(error.value)
 
 
