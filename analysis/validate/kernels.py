@@ -266,9 +266,8 @@ def validate_kernels(
     elif skewed is not None:
         checks += skew_checks(skewed, skipped)
     if not checks and skipped:
-        raise InputError(
-            "TABLES", f"hold no row that can be compared (--device FILE describes your device); {skipped[0]}"
-        )
+        hint = "; --device FILE describes your device" if "unknown device" in str(skipped[0]) else ""
+        raise InputError("TABLES", f"hold no row that can be compared; {skipped[0]}{hint}")
     order = sorted(checks, key=lambda c: (c.family, c.device))
     return KernelValidation(order, skipped, described)
 

@@ -84,7 +84,7 @@ def test_one_version_parses_every_chat_template() -> None:
             "llama-3.2-1b", "h100-x1", framework=asked, requests=50, closed_loop=50, input_len=32, output_len=4
         )
         seen[asked] = run.run.requests.first_token_s
-        assert any("front end" in line for line in run.warnings) == (asked == "vllm@0.11")
+        assert any("front end" in line for line in run.warnings)  # HTTP and tokens too, one after another
     assert 50 * template_s("llama-3.2-1b") < seen["vllm@0.11"].min() <= seen["vllm@0.11"].max() < 0.8
     assert max(seen["vllm@0.10.2"].max(), seen["vllm@0.12"].max()) < 0.2
     assert template_s("gpt-oss-120b") == 0.0 < template_s("qwen3-235b-a22b-2507") < 0.6 * template_s("qwen3-14b")

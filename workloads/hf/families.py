@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from typing import Any
 from ..errors import InputError, SpecError
 from ..model import ModelSpec
 from ..registry import Registry
-from ..yamlfile import read_yaml
 from .config import Config, shown
 
 Family = Callable[[Config], ModelSpec]
@@ -126,8 +126,14 @@ def _architecture(config: Config) -> str | None:
     return names[0].split(" (")[0]
 
 
-LISTS = read_yaml(Path(__file__).parent / "guess.yaml")
-"""Names of keys, activations and classes that a guess goes by."""
+@cache
+def _lists() -> Any:
+    """Names of keys, activations and classes that a guess goes by."""
+    from ..yamlfile import read_yaml  # known classes are read without
+
+    return read_yaml(Path(__file__).parent / "guess.yaml")
+
+
 SIZES = re.compile(
     r"^(?!.*(vision|image|video|audio|rotary)).*(experts|experts_per_tok|_dim|_rank|_heads|_layers|intermediate_size)$"
 )
@@ -166,11 +172,11 @@ class _Try:
 
 def meaningful(values: Mapping[str, Any]) -> set[str]:
     """Keys that may say something of a model's structure: switches that are off and nulls do not."""
-    strange = {k for k in ("hidden_act", "activation_function") if values.get(k, "silu") not in LISTS["gated"]}
+    strange = {k for k in ("hidden_act", "activation_function") if values.get(k, "silu") not in _lists()["gated"]}
     return strange | {
         key for key, value in values.items()
         if value not in (None, False, "") and value != [] and value != {}
-        and (SIZES.search(key) or not any(part in key for part in LISTS["no_structure"]))
+        and (SIZES.search(key) or not any(part in key for part in _lists()["no_structure"]))
     }  # fmt: skip
 
 
@@ -184,17 +190,17 @@ def guess(config: Config, file: Config, known: Registry[Family], key: str = "arc
     SpecError
         If no family fits: the message names the families that share most of its keys, and the unread keys.
     """
-    for names, why in LISTS["refused"].items():
+    for names, why in _lists()["refused"].items():
         if config.architecture.startswith(tuple(names.split(", "))):
             raise file.error(key, f"{config.architecture} cannot be costed: {why}")
     wanted = meaningful(config.values)
-    usual = {name: i for i, name in enumerate(LISTS["usual"])}
+    usual = {name: i for i, name in enumerate(_lists()["usual"])}
     tries = sorted(
         _tries(config, known), key=lambda t: (-len(t.read & wanted), usual.get(t.name, len(usual)), t.asked, t.name)
     )
     complete = [t for t in tries if t.model is not None and wanted <= t.read]
     noun = "architecture" if key == "architectures" else "model type"
-    if complete and wanted and key == "architectures" and config.architecture.endswith(tuple(LISTS["generators"])):
+    if complete and wanted and key == "architectures" and config.architecture.endswith(tuple(_lists()["generators"])):
         best = complete[0]
         assert best.model is not None
         note = (
