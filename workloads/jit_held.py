@@ -128,7 +128,8 @@ CODED: dict[str, tuple[type, ...]] = {
 def _number(kind: Any, value: Any, numbers: list[Any]) -> None:
     """Add the numbers that a value of a type consists of."""
     if isinstance(value, np.ndarray):
-        numbers += 0, 0, value.size, value.itemsize, value.__array_interface__["data"][0], *value.shape, *value.strides
+        plain = np.asarray(value)  # records answer more slowly, and describe all their fields with their address
+        numbers += 0, 0, plain.size, plain.itemsize, plain.ctypes.data, *plain.shape, *plain.strides
     elif isinstance(kind, HeldType):
         numbers.append(address_of(value))
     elif isinstance(kind, kinds.BaseTuple):
