@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -203,3 +205,11 @@ def test_equal_tuples_have_one_type() -> None:
     assert typeof(made[0]) is typeof(made[1])
     assert typeof(made[0]) is not typeof(made[0]._replace(extra=made[0].inner))
     assert typeof(made[0]) is not typeof(made[0]._replace(out=np.zeros(4)[::2]))
+
+
+def test_no_field_of_records_is_a_method_of_numpys(root: Path) -> None:
+    """Compiled code would read the field where plain Python calls the method: ``record.sum``."""
+    text = "".join(path.read_text(encoding="utf-8") for path in (root / "simulator").rglob("*.py"))
+    names = re.findall(r"\w+", "".join(re.findall(r"\bnamed\(([^)]*)\)", text)))
+    assert "arrival" in names
+    assert not {*names} & {*dir(np.record)}
