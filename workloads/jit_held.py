@@ -219,6 +219,9 @@ def reader(kind: np.dtype[Any]) -> Callable[[Any], Any]:
     record = type_of_value(np.zeros(1, kind)[0])
 
     def typing(context: Any, values: Any) -> Any:
+        if values.layout != "C":
+            return None  # no code: its numbers do not lie side by side
+
         def made(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             data = context.make_array(values)(context, builder, args[0]).data
             return builder.bitcast(data, context.get_value_type(record))

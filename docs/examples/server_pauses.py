@@ -46,7 +46,7 @@ def begins(pauses: Pauses, state: Any, start: float) -> float:
 def alike(pauses: Pauses, state: Any, limits: Any, kv_rules: Any) -> int:
     """Steps until the next pause: `begins` is asked before the first of equal steps only."""
     left = pauses.pauses[0].last + pauses.every - state.counters[0].steps
-    return max(left, 0) + pauses.every * (left <= 0)
+    return left if left > 0 else pauses.every
 
 
 class Pausing(EnginePart):

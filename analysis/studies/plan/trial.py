@@ -46,7 +46,7 @@ class Trial:
     Attributes
     ----------
     made : tuple of Made
-        Deployments of the reported run and of probes, once there are any.
+        Deployments of probes and of the reported run, once there are any.
     rates : dict of str to (FullRate or None)
         What full engines serve, by the function that measured it.
     glances : dict of int to Point
