@@ -26,6 +26,7 @@ from ...simulator.scenario import Scenario
 from ...simulator.step.explicit import StageCost
 from ...workloads.csvfile import read_whole
 from ...workloads.hf.json_file import read_json_object
+from ...workloads.layers.base import State
 from ...workloads.yamlfile import read_yaml
 from ..show.text import Records
 
@@ -45,7 +46,7 @@ class Conditions(NamedTuple):
     """What of a run its errors depend on.
 
     `sequences` of a rank's step; `prompts`, the share of the time of steps with prompts; `burst`: all requests arrive
-    at once; `split`: separate prefill and decode pools.
+    at once; `split`: separate prefill and decode pools; `zero`: what ranks of a training step share (`TrainingOptions`).
     """
 
     deployment: Deployment
@@ -56,6 +57,7 @@ class Conditions(NamedTuple):
     prompts: float = 0.0
     burst: bool = False
     split: bool = False
+    zero: int = 0
 
 
 Amounts = Mapping[str, float]
@@ -148,9 +150,9 @@ PLAIN = {"Attention", "LatentAttention"}
 
 
 def _unusual_attention(conditions: Conditions) -> float:
-    """Share of layers that keep something else than the keys of all tokens."""
-    layers = conditions.deployment.model.layers
-    unusual = [type(x.mixer).__name__ not in PLAIN or bool(x.mixer.state().window) for x in layers]
+    """Share of layers that keep something else than the keys of all tokens; those of MTP heads keep nothing beside."""
+    mixers = [x.mixer for x in conditions.deployment.model.layers if x.mixer.state() != State()]
+    unusual = [type(mixer).__name__ not in PLAIN or bool(mixer.state().window) for mixer in mixers]
     return float(any(unusual))
 
 
@@ -189,6 +191,7 @@ FACTORS = (
     ErrorFactor("data-parallel attention", "ranks that wait for each other's prompts, out of step; not seen under TensorRT-LLM",
                 lambda c: float(c.deployment.layout.dp > 1 and c.engine != "trtllm")),
     ErrorFactor("separate pools", "the transfer of keys, and the router between them", lambda c: float(c.split)),
+    ErrorFactor("gradients shared by ranks", "FSDP: frameworks with few measured steps", lambda c: float(c.zero >= 2), (TRAINING,)),
     ErrorFactor("TensorRT-LLM", "what its executor does between a request and its first step", lambda c: float(c.engine == "trtllm"), (FIRST,)),
     ErrorFactor("a power model of another device", "constant power of a busy board", _carried_power, (POWER,)),
 )  # fmt: skip

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from ...devices.catalog import describe_system
 from ...devices.hosts.catalog import placed_in
+from ...devices.power.cap import capped_system
 from ...devices.spec import SystemSpec
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.option import chosen, options_of
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from ...simulator.scenario.keywords import DeployOptionsKeywords
 
 TAKEN = ("framework", "host", "costs", "memory", "routing", "dtype", "tp", "dp", "ep", "pp", "all_to_all",
-         "placement", "attention")  # fmt: skip
+         "placement", "attention", "power_cap", "clock")  # fmt: skip
 """Options of a deployment that a training step has too."""
 
 MAX_BATCH = 1 << 24
@@ -48,9 +49,10 @@ BACKWARD = (
     "assumed: backward kernels are predicted from forward ones, since no measured row is of a backward pass: gradients' matmuls and experts' "
     "grouped matmuls by their shapes, fused attention at 0.75 of the forward kernel's rate"
 )
-CONSTANTS = Interval(0.878, 1.139)
-"""What the five constants fitted to training steps (`simulator.training.pricing.SUSTAINED`) add to the error of a card that they were not fitted to: 80 %
-of the changes of 103 predictions, each card left out in turn, are below 13 %; with a model left out, below 3.2 %."""
+FITTED, CONSTANTS = Interval(0.969, 1.032), Interval(0.878, 1.139)
+"""What the five constants fitted to training steps (`simulator.training.layers.SUSTAINED`) add to the error of `CARDS`, and of a card that they were not
+fitted to: 80 % of the changes of 103 predictions are below 3.2 % with a model left out, and below 13 % with a card left out."""
+CARDS = frozenset({"h100", "b200", "b300", "gb200", "gb300"})
 EXPOSED = (
     "Gradients leave layer by layer behind the last backward pass, weights come before the first "
     "forward one; links carry nothing else at that time. All other exchanges are waited for."
@@ -141,7 +143,8 @@ class Training(Result):
     @property
     def errors(self) -> KindErrors:
         """What the interval of its time follows from."""
-        return KindErrors(TRAINING, CONSTANTS, amounts(Conditions(self.deployment)))
+        alone = FITTED if self.deployment.system.device.name in CARDS else CONSTANTS
+        return KindErrors(TRAINING, alone, amounts(Conditions(self.deployment, zero=self.options.zero)))
 
     @property
     def sure(self) -> Interval:
@@ -286,7 +289,7 @@ def train(
         Multi-token-prediction heads that are trained; as many as the model's file states if not given.
     **options
         Of `simulator.scenario.options.DeployOptions`: tp, dp, ep, pp, dtype, routing, costs, memory,
-        framework, host, all_to_all, placement, attention.
+        framework, host, all_to_all, placement, attention, power_cap, clock.
 
     Raises
     ------
@@ -307,7 +310,8 @@ def train(
     _refuse_others(options)
     check_routing(how.routing)  # of dense models too
     loaded, plain = load(model, system)
-    where = placed_in(plain, how.host)
+    power = how.parts["power-cap"]
+    where = capped_system(placed_in(plain, how.host), power.power_cap, power.clock)
     spec = training_model(loaded, how.dtype, mtp)
     front = spec.front.tokens if spec.front is not None else None
     if seq is None:

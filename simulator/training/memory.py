@@ -50,12 +50,12 @@ OFFLOAD = "offload"
 """Label of seconds within a pass that devices wait for the host's memory."""
 
 
-def host_seconds(system: SystemSpec, moved_bytes: float) -> float:
-    """Seconds to or from the host's memory."""
+def host_seconds(system: SystemSpec, moved_bytes: float, option: str = "--offload") -> float:
+    """Seconds to or from the host's memory; `option` needs it."""
     tier = system.device.host_memory
     if tier is None:
         raise InputError(
-            "--offload",
+            option,
             f"needs the key `host_memory` in the description of {system.device.name}: capacity, rate and latency",
         )
     return moved_bytes / tier.bandwidth_bytes_per_s

@@ -295,7 +295,7 @@ def _update(bench: LayerPrices, parameters: ParameterCounts) -> float:
     value = bench.deployment.run.numerics.act_bytes
     op = elementwise("adam", OPTIMIZER, 1, max(1, round(moved / value)), 1, bench.deployment.run)
     fetched_s = (
-        host_seconds(bench.deployment.system, rank_states.optimizer * per_weight.optimizer)
+        host_seconds(bench.deployment.system, rank_states.optimizer * per_weight.optimizer, "--offload-optimizer")
         if bench.options.offload_optimizer
         else 0.0
     )

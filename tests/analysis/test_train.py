@@ -184,3 +184,21 @@ def test_published_steps_of_nvidia(data_set: Callable[[str], Path]) -> None:
     assert len(one) >= 20
     assert median(errors[True]) < 0.08
     assert median(errors[False]) < 0.17
+
+
+def test_published_steps_of_torchtitan(data_set: Callable[[str], Path], tmp_path: Path) -> None:
+    """Its notes and defaults: 500 W a board, as many micro-batches as stages, exposed exchanges without async TP (41 % off before)."""
+    table = data_set("real_runs_2026_11") / "torchtitan_training_2024_2025.csv"
+    (tmp_path / table.name).write_text(table.read_text().replace(",no,", ",yes,"))
+    runs, _ = read_client_runs(tmp_path / table.name)
+    made = [train(run.model, **run.options) for run in runs]
+    off = [step.tokens_per_s / run.measured["training_tokens_per_s"] for step, run in zip(made, runs, strict=True)]
+    assert len(off) == 5
+    assert median(off) == pytest.approx(1.0, abs=0.15)
+    assert all(1 / step.sure.high < 1 / x < 1 / step.sure.low for step, x in zip(made, off, strict=True))
+
+
+@pytest.mark.parametrize("option", [("--offload", 2), ("--offload-optimizer",)])
+def test_a_device_without_a_host_offloads_nothing(ask: Ask, option: tuple[object, ...]) -> None:
+    line = ("train", "llama-3.2-1b", "--system", "b200-x8", "--batch", 8)
+    assert ask(*line, *option).refused().startswith(f"{option[0]}: needs the key `host_memory`")

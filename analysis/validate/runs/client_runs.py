@@ -20,6 +20,7 @@ from ....simulator.scenario import Scenario
 from ....workloads.catalog import fp8_format, load_model
 from ....workloads.csvfile import header_of, read_whole
 from ....workloads.errors import InputError
+from ...answers.train_recipe import CHECKPOINTS
 from .published import ArrivalPattern, PublishedRun, table_name
 
 T = TypeVar("T")
@@ -29,6 +30,7 @@ USABLE, ASSUMED = "yes", "layout assumed"
 TIMES = re.compile(r"(ttft|tpot|itl|e2e)_(mean|p50|p90|p95|p99)_(ms|s)")
 FIGURES = {"output_tok_s": "output_tokens_per_s", "tokens_per_s_gpu": "training_tokens_per_s"}
 POWER = re.compile(r"power (\d+) W a GPU")
+CAP = re.compile(r"limited to (\d+) W")
 MOST = 1_000_000
 """Of any number that a run needs."""
 RECIPE = (
@@ -118,6 +120,8 @@ def _run(path: Path, line: int, row: Mapping[str, str], measured: dict[str, floa
         command, options = "roofline", _verify_step(where, row)
     if command == "train":
         options = _trained(row) | options | ({"dtype": "mxfp8"} if row.get("precision") == "MXFP8" else {})
+        if row.get("source", "").startswith("pytorch/torchtitan"):
+            options |= _torchtitan(row, options)
     copies = COPIES.search(row["opbyte"])
     if "trace" in options:
         table = path.parent / str(options["trace"])
@@ -191,6 +195,22 @@ def _trained(row: Mapping[str, str]) -> dict[str, Any]:
         if named and (precision == "-" or row.get("precision") in precision.split()):
             options |= {name: WORDS.get(cell, cell) for name, cell in zip(RECIPE[4:], cells, strict=True) if cell}
     return options | ({"zero": 3} if row.get("fsdp") else {"offload": 0})
+
+
+def _torchtitan(row: Mapping[str, str], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that a run of torchtitan has by its note, or else by default.
+
+    A local batch is split into as many micro-batches as there are stages (pytorch/torchtitan@9dec370, parallelisms/pipelining_utils.py).
+    """
+    note = row.get("note", "")
+    out: dict[str, Any] = {"overlap_tp": "async TP" in note}
+    if "micro-batch not stated" in note or "local batch" in note:
+        ranks, batch = (_number(str(options.get(name, 1))) or 1 for name in ("pp", "batch"))
+        out["micro_batch"] = max(int(batch / ((_number(row.get("dp", "")) or 1) * ranks)), 1)
+    if options.get("recompute") == "selective":
+        out["recompute"] = CHECKPOINTS["selective"]
+    limit = CAP.search(note)
+    return out | ({"power_cap": float(limit[1])} if limit else {})
 
 
 @cache

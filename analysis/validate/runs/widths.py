@@ -53,6 +53,12 @@ class ErrorRow(NamedTuple):
     system: str
 
 
+def left_out_with(entry: RunCheck) -> str:
+    """Name of what is left out together: a source, or a model of training steps, nearly all of which one source published."""
+    trained = any(basis.quantity == TRAINING for basis in entry.basis.values())
+    return entry.labels.get("model" if trained else "source", "")
+
+
 def error_rows(entries: Iterable[RunCheck]) -> list[ErrorRow]:
     """What entries tell of errors: of all metrics that a fit uses."""
     out = []
@@ -64,9 +70,7 @@ def error_rows(entries: Iterable[RunCheck]) -> list[ErrorRow]:
                 error = sign * float(np.log(e.measured[name] / e.simulated[name]))
                 low, high = -np.log(basis.kernels.low), np.log(basis.kernels.high)
                 out.append(
-                    ErrorRow(
-                        basis.quantity, error, low, high, basis.amounts, e.labels["source"], f"{e.group} {e.costs}"
-                    )
+                    ErrorRow(basis.quantity, error, low, high, basis.amounts, left_out_with(e), f"{e.group} {e.costs}")
                 )
     return out
 
@@ -129,22 +133,26 @@ def _shifted(row: ErrorRow, known: Mapping[str, Ratios]) -> ErrorRow:
 
 
 def _times(rows: Sequence[ErrorRow]) -> float:
-    """Return the least factor on all widths with which intervals contain `LEVEL` of the values of left-out sources."""
+    """Return the least factor on all widths with which intervals contain `LEVEL` of the values of left-out sources.
+
+    Of training steps they contain as many of dense models as of those with experts; each release of a recipe counts as a system.
+    """
     sources = sorted({r.source for r in rows})
     if len(sources) < FEWEST:
         return 1.0
-    inside, most = np.zeros(len(TRIED)), 0.0
+    inside, most = np.zeros((2, len(TRIED))), np.zeros((2, 1))
     for source in sources:
         left_out, others = ([r for r in rows if (r.source == source) == yes] for yes in (True, False))
-        scales, error, weights = (
-            _fit(others, rows[0].quantity),
-            np.array([r.error for r in left_out]),
-            _weights(left_out),
-        )
+        quantity, error = rows[0].quantity, np.array([r.error for r in left_out])
+        scales = _fit(others, quantity)
+        weights, kind = _weights(left_out), np.zeros(len(left_out))
+        if quantity == TRAINING:
+            weights, kind = np.ones(len(left_out)), _amounts(left_out, ["experts"])[:, 0]
+        by_kind = np.array([weights * (kind == k) for k in (0.0, 1.0)])
         ends = (scales.ends(left_out, float(times)) for times in TRIED)
-        inside += [weights @ ((low <= error) & (error <= high)) for low, high in ends]
-        most += float(weights.sum())
-    enough = inside >= LEVEL * most
+        inside += np.column_stack([by_kind @ ((low <= error) & (error <= high)) for low, high in ends])
+        most += by_kind.sum(axis=1, keepdims=True)
+    enough = (inside >= LEVEL * most).all(axis=0)
     return float(TRIED[np.argmax(enough) if enough.any() else -1])
 
 
@@ -200,18 +208,18 @@ def _fit(rows: Sequence[ErrorRow], quantity: str) -> Scales:
 
 def left_out_in_turn(entries: Sequence[RunCheck], without: str) -> list[RunCheck]:
     """Return the entries of a source, or of `EACH`, with intervals by widths fitted to the other sources only (except `_times`, one number)."""
-    sources = sorted({e.labels["source"] for e in entries if e.labels})
+    sources = sorted({left_out_with(e) for e in entries if e.labels})
     if without != EACH and without not in sources:
         raise InputError(f"--without {without}", f"must be {EACH} or a source of these runs: {', '.join(sources)}")
     rows, out = error_rows(entries), []
     times = {quantity: _times([r for r in rows if r.quantity == quantity]) for quantity in QUANTITIES}
     bare = Widths(1.0, {STEP: {n: r for n, r in fitted_widths().table[STEP].items() if n in FIXED}})
     for source in sources if without == EACH else [without]:
-        others = [e for e in entries if e.labels and e.labels["source"] != source]
+        others = [e for e in entries if e.labels and left_out_with(e) != source]
         if not error_rows(others):
             raise InputError(f"--without {without}", "leaves no run that widths can be fitted to")
         widths = fit_widths(others, bare, times)
-        out += [e.with_widths(widths) for e in entries if e.labels.get("source") == source]
+        out += [e.with_widths(widths) for e in entries if left_out_with(e) == source]
     return out
 
 
