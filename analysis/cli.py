@@ -40,9 +40,11 @@ def main(arguments: list[str] | None = None) -> None:
         with endable(), typed(given):
             load_plugins()
             words = translated(given)
-            name = next((word for word in words if not word.startswith("-")), "")
-            if name in LISTED["moved"]:
-                raise InputError(f"opbyte {name}", f"is now {LISTED['moved'][name]} (docs/upgrading.md)")
+            named = [word for word in words if not word.startswith("-")]
+            name = named[0] if named else ""
+            for former in (name, " ".join(named[:2])):
+                if former in LISTED["moved"]:
+                    raise InputError(f"opbyte {former}", f"is now {LISTED['moved'][former]} (docs/upgrading.md)")
             command = _command(None if COMPLETING in os.environ else name)
             status = command.main(words, prog_name="opbyte", standalone_mode=False)
             if sys.stdout is not None:

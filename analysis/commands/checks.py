@@ -167,20 +167,14 @@ def validate_runs(given: Any) -> None:
     from ..validate.runs import validate_runs
     from ..validate.runs.widths import widths_yaml
 
-    (out, as_json, _), asked = split(given, "out", "as_json", "options")
+    (out, as_json, fresh, no_kernels, _), asked = split(given, "out", "as_json", "fresh", "no_kernels", "options")
+    parts = resumed("validate-runs", fresh)
+    asked |= {"fit": given.fit is not None, "kernels": not no_kernels, "kept": parts}
 
     def make(progress: OnProgress | None) -> Compared:
         with side_file(given.fit, "--fit") as write:
-            result = validate_runs(progress=progress, **asked | {"fit": given.fit is not None})
+            result = validate_runs(progress=progress, **asked)
             write("text", lambda: widths_yaml(result.widths, result.entries) if result.widths else "")
         return result
 
-    told(answer(make, out, as_json, counted="runs"))
-
-
-def validate_serving(given: Any) -> None:
-    """Measured serving runs."""
-    from ..validate.serving import validate_serving
-
-    make = partial(validate_serving, given.folders, kernels=not given.no_kernels, host=given.host)
-    told(answer(make, given.out, given.as_json))
+    told(answer(make, out, as_json, counted="runs", kept=parts))

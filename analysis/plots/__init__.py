@@ -12,14 +12,14 @@ from .breakdowns import breakdown
 from .files import Picture, save
 from .latencies import latency
 from .loads import throughput_latency, throughput_pace
-from .measured import points, replays, serving
+from .measured import replays, serving
 from .rooflines import roofline
 from .timelines import replicas_over_time, timeline
 from .tradeoffs import trade_off
 from .validation import kernel_errors, roofline_fractions
 
 __all__ = [
-    "Picture", "breakdown", "kernel_errors", "latency", "op_per_byte_vs_batch", "points",
+    "Picture", "breakdown", "kernel_errors", "latency", "op_per_byte_vs_batch",
     "replays", "replicas_over_time", "roofline", "roofline_fractions", "save", "serving",
     "throughput_latency", "throughput_pace", "timeline", "trade_off",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Simulated against measured times: of deployments, of replayed runs and static batches, and of a run's requests."""
+"""Simulated against measured times: of replayed runs and static batches, and of a run's requests."""
 
 from __future__ import annotations
 
@@ -10,59 +10,17 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .style import (
-    BLUE,
-    GREEN,
-    GREY,
-    LIGHT,
-    ORANGE,
-    PERCENT,
-    VERMILLION,
-    finish,
-    house_figure,
-    log_axis,
-    number,
-    require,
-    say_empty,
-)
+from .style import BLUE, GREY, LIGHT, ORANGE, PERCENT, finish, house_figure, log_axis, number, require, say_empty
 
 F8 = npt.NDArray[np.float64]
-POINTS = {"tpot": ("Time per output token (ms)", 1e3), "ttft": ("Time to first token (s)", 1.0)}
-REQUESTS = {**POINTS, "latency": ("End to end (s)", 1.0)}
+REQUESTS = {"ttft": ("Time to first token (s)", 1.0), "tpot": ("Time per output token (ms)", 1e3),
+            "e2e": ("End to end (s)", 1.0)}  # fmt: skip
 """Panels: their quantities, with what they are in."""
-LOOKS = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (VERMILLION, "D"))
 RUNS = {"ttft": "Time to first token", "tpot": "Time per output token", "e2e": "End to end",
         "prefill": "Prefill", "decode": "Decode step", "total": "Whole batch"}  # fmt: skip
 """Metrics of a panel, by the start of their name, in order."""
 STATISTICS = {"mean": "o", "p50": "s", "p90": "^", "p99": "v", "": "o"}
 MOST_WIDE = 3
-
-
-def points(predictions: pd.DataFrame, title: str) -> Figure:
-    """One mark a deployment; points on the line are predicted exactly.
-
-    Parameters
-    ----------
-    predictions : pandas.DataFrame
-        Columns framework, and ``<quantity>_measured_s``, ``<quantity>_simulated_s`` and
-        ``<quantity>_error`` of tpot and ttft [s]; rows without an error are left out.
-    """
-    columns = [f"{q}_{w}" for q in POINTS for w in ("measured_s", "simulated_s", "error")]
-    require(predictions, ["framework", *columns], "predictions")
-    with house_figure(title, height=4.4) as figure:
-        for axes, (quantity, (label, scale)) in zip(figure.subplots(1, 2), POINTS.items(), strict=True):
-            known = predictions[predictions[f"{quantity}_error"].notna()]
-            axes.set(xlabel=f"{label}, measured", ylabel="Simulated")
-            if known.empty:
-                say_empty(axes, "no points")
-                continue
-            groups = [
-                (str(name), *LOOKS[i % len(LOOKS)][::-1], _pair(rows, f"{quantity}_{{}}_s") * scale)
-                for i, (name, rows) in enumerate(known.groupby("framework", sort=True))
-            ]
-            _diagonal(axes, groups, 1.25)
-        finish(figure, "each mark is one deployment at one load; dotted: a factor of 1.25")
-    return figure
 
 
 def replays(table: pd.DataFrame, title: str) -> Figure:
@@ -127,14 +85,12 @@ def serving(requests: pd.DataFrame, title: str) -> Figure:
     Parameters
     ----------
     requests : pandas.DataFrame
-        Columns ``<quantity>_measured_s`` and ``<quantity>_simulated_s`` of ttft, tpot, latency.
+        Columns ``<quantity>_measured_s`` and ``<quantity>_simulated_s`` of ttft, tpot, e2e.
     """
-    quantities = ("ttft", "tpot", "latency")
-    require(requests, [f"{q}_{w}_s" for q in quantities for w in ("measured", "simulated")], "requests")
+    require(requests, [f"{q}_{w}_s" for q in REQUESTS for w in ("measured", "simulated")], "requests")
     with house_figure(title, height=5.6) as figure:
         above, below = figure.subplots(2, 3)
-        for dots, shares, quantity in zip(above, below, quantities, strict=True):
-            label, scale = REQUESTS[quantity]
+        for dots, shares, (quantity, (label, scale)) in zip(above, below, REQUESTS.items(), strict=True):
             pairs = _pair(requests, f"{quantity}_{{}}_s") * scale
             pairs = pairs[~np.isnan(pairs).any(axis=1)]
             if not len(pairs):

@@ -1,12 +1,11 @@
-"""Replay measured serving runs and compare every request (``opbyte validate serving``)."""
+"""Measured runs whose every request is known, replayed request by request (``opbyte validate runs``)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -30,12 +29,10 @@ from ...workloads.model import ModelSpec
 from ...workloads.requests import RequestBlock, RequestStream
 from ...workloads.requests.agents import MAX_TIME
 from ...workloads.requests.options import MAX_SIZE
-from ..answers.coverage import coverage, coverage_blocks
+from ..answers.coverage import coverage
 from ..answers.run_interval import RunIntervals, run_intervals
-from ..show.output import OutputFolder
-from ..show.result import Drawing
-from ..show.text import Blocks, Records, Rows
-from .check import Compared, RunCheck, summary
+from ..show.text import Records
+from .check import RunCheck
 from .statistics import figures, per_token
 
 if TYPE_CHECKING:
@@ -51,7 +48,7 @@ LENGTHS = ("input_tokens", "output_tokens")
 def latencies(table: MeasuredRequests, first_s: F8, last_s: F8) -> dict[str, F8]:
     """Return the times of requests by their timestamps [s] (README of $OPBYTE_DATA/serving_runs); TPOT is NaN for one token."""
     tpot = per_token(first_s, last_s, table.output_tokens)
-    return {"ttft": first_s - table.queued_s, "tpot": tpot, "latency": last_s - table.queued_s}
+    return {"ttft": first_s - table.queued_s, "tpot": tpot, "e2e": last_s - table.queued_s}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +111,6 @@ class ServingRun:
         factors = {} if sure is None else {n: sure.ttft if n.startswith("ttft") else sure.tpot for n in measured}
         return RunCheck(self.name, 0, measured, figures(self.simulated), self.costs, factors=factors)
 
-    def within(self) -> float | None:
-        """Return the share of the measured values inside their intervals."""
-        entry = self.entry
-        share: float | None = summary((), [entry.within(name) for name in entry.measured])["within"]
-        return share
-
     def requests(self) -> pd.DataFrame:
         """One row a request: measured and simulated latencies [s]."""
         import pandas as pd
@@ -129,90 +120,6 @@ class ServingRun:
         for name, measured in self.table.times.items():
             columns |= {f"{name}_measured_s": measured, f"{name}_simulated_s": self.simulated[name]}
         return pd.DataFrame(columns)
-
-
-@dataclass(frozen=True, slots=True)
-class ServingValidation(Compared):
-    """Simulated and measured values of every run."""
-
-    FILE = "serving.json"
-
-    runs: tuple[ServingRun, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "runs": [
-                {
-                    "run": r.name, "requests": len(r.table), "costs": r.costs,
-                    "preemptions": r.preemptions, "metrics": r.entry.metrics(sure=True),
-                    "within": r.within(),
-                    "kernel_tables": r.coverage,
-                }
-                for r in self.runs
-            ]
-        }  # fmt: skip
-
-    def write(self, folder: OutputFolder) -> None:
-        """Also write each run's requests and its plot."""
-        for replay, drawing in zip(self.runs, self.drawings(), strict=True):
-            folder.table(f"{replay.name}/requests.csv", replay.requests())
-            folder.figure(f"{replay.name}/latencies.png", drawing.figure)
-        Compared.write(self, folder)
-
-    def drawings(self) -> Sequence[Drawing]:
-        from ..plots import serving
-
-        return [
-            Drawing(
-                serving(r.requests(), f"{r.name}: {r.costs}"),
-                "Every request's simulated latency against the measured one, and both as shares.",
-            )
-            for r in self.runs
-        ]
-
-    def rows(self) -> Rows:
-        return [row for r in self.runs for row in r.entry.table(sure=True)]
-
-    def records(self) -> Rows:
-        named = ((r.name, r.entry.metrics(sure=True).items()) for r in self.runs)
-        return [{"run": run, "metric": name, **values} for run, metrics in named for name, values in metrics]
-
-    def blocks(self) -> Blocks:
-        out: Blocks = []
-        for r in self.runs:
-            out += [f"{r.name}: {len(r.table)} requests, {r.costs}", r.entry.table(sure=True)]
-            out += coverage_blocks(r.coverage)
-            share = r.within()
-            if share is not None:
-                out.append(f"{r.name}: {share:.0%} of the values are inside their intervals")
-        return out
-
-
-def validate_serving(
-    folders: Iterable[str | Path], *, kernels: bool = True, host: str | Path | None = None
-) -> ServingValidation:
-    """Replay runs request by request and compare TTFT, TPOT and latency.
-
-    Parameters
-    ----------
-    folders : iterable of path-like
-        Each has ``engine.json``, ``config.json``, ``requests.csv`` and ``kernels/``. Files are ignored: ``RUNS/*`` may
-        match a README.
-    kernels : bool
-        Cost ops by the run's own kernel tables; otherwise only by the device's models.
-    host : str or Path, optional
-        How the GPUs were connected, see `devices.hosts`; the class of the device without it.
-
-    Raises
-    ------
-    InputError
-        No folder, a missing file or column, or a device that is not in the catalog.
-    """
-    paths = [path for path in map(Path, folders) if not path.is_file()]
-    runs = tuple(replay_requests(path, kernels, host) for path in paths)
-    if not runs:
-        raise InputError("opbyte validate serving", "needs at least one folder of a run")
-    return ServingValidation(runs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,9 +149,15 @@ class Replayed:
 
 
 def read_replayed(folder: Path, kernels: bool) -> Replayed:
-    """Read a run's folder; see `validate_serving`."""
-    if not folder.is_dir():
-        raise InputError(folder, "is not a folder; it should hold a serving run")
+    """Read a run's folder: ``engine.json``, ``config.json``, ``requests.csv`` and ``kernels/``.
+
+    `kernels` costs ops by the run's own kernel tables; otherwise the device's models do.
+
+    Raises
+    ------
+    InputError
+        A missing file or column, or a device that is not in the catalog.
+    """
     tables = folder / "kernels" if kernels else None
     scenario = Scenario.of(folder / "config.json", engine=folder, kernels=tables)
     engine = engine_settings(scenario)
@@ -257,7 +170,8 @@ def read_replayed(folder: Path, kernels: bool) -> Replayed:
 
 
 def replay_requests(folder: Path, kernels: bool, host: str | Path | None = None) -> ServingRun:
-    """Replay one run request by request; see `validate_serving`."""
+    """Replay one run request by request; see `read_replayed`."""
+    kernels = kernels and (folder / "kernels").is_dir()
     known = read_replayed(folder, kernels)
     served = known.served(host)
     result = served.requests

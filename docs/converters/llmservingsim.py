@@ -1,4 +1,4 @@
-r"""Turn a run of LLMServingSim's repository into the folder ``opbyte validate serving`` reads.
+r"""Turn a run of LLMServingSim's repository into the folder ``opbyte validate runs`` reads.
 
     python llmservingsim.py --run CLONE/bench/examples/RTX4090/Llama-3.1-8B/vllm \
         --perf CLONE/profiler/perf/RTX4090/meta-llama/Llama-3.1-8B/bf16/tp1 \

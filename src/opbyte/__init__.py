@@ -53,7 +53,6 @@ if TYPE_CHECKING:
     from opbyte.analysis.validate.calibrate import calibrate as calibrate
     from opbyte.analysis.validate.configs import validate_configs as validate_configs
     from opbyte.analysis.validate.constants import validate_constants as validate_constants
-    from opbyte.analysis.validate.deployments import validate_points as validate_points
     from opbyte.analysis.validate.dram import validate_dram as validate_dram
     from opbyte.analysis.validate.hosts import calibrate_run as calibrate_run
     from opbyte.analysis.validate.kernels import validate_kernels as validate_kernels
@@ -63,7 +62,6 @@ if TYPE_CHECKING:
     from opbyte.analysis.validate.power import validate_power as validate_power
     from opbyte.analysis.validate.runs import validate_runs as validate_runs
     from opbyte.analysis.validate.schedules import validate_schedules as validate_schedules
-    from opbyte.analysis.validate.serving import validate_serving as validate_serving
     from opbyte.devices.catalog import list_devices as list_devices
     from opbyte.devices.catalog import list_systems as list_systems
     from opbyte.devices.catalog import load_device as load_device

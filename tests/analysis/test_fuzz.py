@@ -152,7 +152,7 @@ TARGETS: dict[str, tuple[tuple[str, ...], Files]] = {
         {"static.csv": f"{STATIC}made,h100,1,llama-3.2-1b,bf16,4,0.01,0.02,0.03,20 30\n"},
     ),
     "points": (
-        ("validate", "points", "{points.csv}"),
+        ("validate", "runs", "{points.csv}"),
         {"points.csv": f"{','.join(ROW)}\n{','.join(map(str, (ROW | {'osl': 2, 'isl': 16}).values()))}\n"},
     ),
 }  # fmt: skip

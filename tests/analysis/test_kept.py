@@ -180,7 +180,7 @@ def test_an_ended_validation_of_points_goes_on(
 ) -> None:
     points = str(few_points(data, tmp_path))
     monkeypatch.setattr(predict, "cores", lambda: 1)  # then points run in this process
-    goes_on_here(ask, monkeypatch, tmp_path, ("validate", "points", points))
+    goes_on_here(ask, monkeypatch, tmp_path, ("validate", "runs", points))
 
 
 def goes_on_here(ask: Ask, monkeypatch: pytest.MonkeyPatch, folder: Path, command: Sequence[str]) -> None:

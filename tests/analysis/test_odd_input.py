@@ -31,7 +31,7 @@ Write = Callable[[str, "str | bytes"], Path]
     "line",
     ["simulate llama-3-8b --system h100-x1 --trace {}", "sweep {}",
      "roofline mixtral-8x7b --system duplex-x4 --routing trace:{}",
-     "roofline llama-3-8b --system {}", "roofline {} --system h100-x1", "validate points {}", "validate schedules {}"],
+     "roofline llama-3-8b --system {}", "roofline {} --system h100-x1", "validate runs {}", "validate schedules {}"],
 )  # fmt: skip
 def test_pipes_and_devices_are_no_files(ask: Ask, tmp_path: Path, line: str) -> None:
     pipe = tmp_path / "pipe.yaml"

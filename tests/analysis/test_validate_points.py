@@ -1,4 +1,4 @@
-"""Does ``opbyte validate points`` simulate the deployments a table describes?"""
+"""Does ``opbyte validate runs`` simulate the deployments that a table of serving points describes?"""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from opbyte.analysis.validate.deployments import PointsValidation, Scored
 from opbyte.analysis.validate.points.engines import NAMES, settings, with_experts
 from opbyte.analysis.validate.points.predict import FIRST_USE_S, MEAN, REQUESTS, Prediction, deployed, predict, requests
 from opbyte.analysis.validate.points.table import WorkerGroup, read_points
@@ -243,28 +242,26 @@ def test_first_requests_wait_where_there_are_experts(table: Callable[..., Path])
 def test_errors_leave_out_suspect_ttft(table: Callable[..., Path]) -> None:
     points, _ = read_points(table({}, {"notes": "TTFT suspect"}))
     predicted = [predict(p, Path(".")) for p in points]
-    result = PointsValidation(tuple(map(Scored, points, predicted, map(check_of, points, predicted))), ())
-    (row,) = result.to_dict()["rows"]
-    assert (row["n"], row["ttft_n"]) == (2, 1)
-    assert row["tpot_median_ape"] == pytest.approx(abs(predicted[0].tpot_s / 0.01 - 1))
-    assert row["ttft_p90_ape"] == pytest.approx(abs(predicted[0].ttft_s / 0.1 - 1))
+    known, suspect = (check.metrics() for check in map(check_of, points, predicted))
+    assert set(suspect) == {"tpot_mean"}
+    assert known["tpot_mean"]["error"] == pytest.approx(predicted[0].tpot_s / 0.01 - 1)
+    assert known["ttft_mean"]["error"] == pytest.approx(predicted[0].ttft_s / 0.1 - 1)
 
 
 def test_the_command(table: Callable[..., Path], tmp_path: Path, ask: Ask) -> None:
     split = "prefill 1x(tp1 dp1 ep1) decode 1x(tp1 dp1 ep1)"
     path = table({}, {"mode": "disagg", "gpus": 2, "notes": split}, {"framework": "LMDeploy"})
     out = tmp_path / "out"
-    answer = ask("validate", "points", path, "--json", "--out", out)
+    answer = ask("validate", "runs", path, "--json", "--out", out)
     printed = answer.json()
-    assert [row["mode"] for row in printed["rows"]] == ["agg", "disagg"]
-    assert [row["line"] for row in printed["skipped"]] == [4]
+    assert [run["run"].split()[3] for run in printed["runs"]] == ["agg", "disagg"]
+    assert [row["n"] for row in printed["by"]["engine"]] == [2, 2]
+    assert "line 4" in printed["skipped"][0]
     assert "LMDeploy" in answer.err
-    assert json.loads((out / "points.json").read_text()) == printed
-    rows = list(csv.DictReader((out / "predictions.csv").read_text().splitlines()))
-    assert [row["line"] for row in rows] == ["2", "3"]
-    assert (out / "points.png").stat().st_size > 10_000
-    again = ask("validate", "points", path, "--json").json()
-    assert again == printed
+    assert json.loads((out / "runs.json").read_text()) == printed
+    rows = list(csv.DictReader((out / "runs.csv").read_text().splitlines()))
+    assert [row["metric"] for row in rows] == ["tpot_mean", "ttft_mean"] * 2
+    assert ask("validate", "runs", path, "--json").json() == printed
 
 
 @pytest.mark.parametrize(
@@ -273,16 +270,9 @@ def test_the_command(table: Callable[..., Path], tmp_path: Path, ask: Ask) -> No
         ([{"tpot_s": "fast"}], "points.csv:2 tpot_s"),
         ([{}, {"isl": 0}], "points.csv:3 isl"),
         ([], "has no rows"),
-        ([{"device": "Z9000"}], "no row that can be simulated"),
+        ([{"device": "Z9000"}], "found nothing to replay"),
     ],
 )
 def test_bad_tables_are_refused(table: Callable[..., Path], ask: Ask, changes: list[Any], words: str) -> None:
-    said = ask("validate", "points", table(*changes)).refused()
+    said = ask("validate", "runs", table(*changes)).refused()
     assert all(word in said for word in words.split(" ", 1))
-
-
-def test_other_bad_files(ask: Ask, tmp_path: Path) -> None:
-    assert "no such file" in ask("validate", "points", tmp_path / "none.csv").refused()
-    assert "folder" in ask("validate", "points", tmp_path).refused()
-    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
-    assert "missing column 'source'" in ask("validate", "points", tmp_path / "x.csv").refused()

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from opbyte.analysis.validate.serving import validate_serving
+from opbyte.analysis.validate.runs import validate_runs
 from opbyte.devices.tables.model import TableModel
 from opbyte.simulator.deploy.deployment import deploy
 from opbyte.simulator.frameworks.engine_file import read_engine
@@ -29,8 +29,8 @@ from . import serving_folder as made_up
 
 BOUNDS = {
     # Its steps that only decode are faster than the tables' matrix products.
-    "rtx4090--llama-3.1-8b": {"ttft": 0.06, "tpot": 0.08, "latency": 0.08},
-    "rtxpro6000--llama-3.1-8b": {"ttft": 0.09, "tpot": 0.02, "latency": 0.02},
+    "rtx4090--llama-3.1-8b": {"ttft": 0.06, "tpot": 0.08, "e2e": 0.08},
+    "rtxpro6000--llama-3.1-8b": {"ttft": 0.09, "tpot": 0.02, "e2e": 0.02},
 }
 PARALLEL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "tensor": (made_up.DENSE, {"tensor_parallel_size": 2}),
@@ -47,14 +47,14 @@ def test_runs_on_two_devices(name: str, tmp_path: Path) -> None:
     """
     config, parallel = PARALLEL[name]
     folder = made_up.write_run(tmp_path / "run", config, parallel)
-    (first,) = validate_serving([folder]).runs
+    (first,) = validate_runs([folder]).served
     assert first.costs == "rtx-pro-6000-x2, kernel tables of the run"
     table = pd.read_csv(folder / "requests.csv")
     table["first_token_s"], table["last_token_s"] = first.simulated_first_s, first.simulated_last_s
     table.to_csv(folder / "requests.csv", index=False)
-    (again,) = validate_serving([folder]).runs
+    (again,) = validate_runs([folder]).served
     assert all(abs(v["error"]) < 1e-9 for v in again.entry.metrics().values())
-    (plain,) = validate_serving([folder], kernels=False).runs
+    (plain,) = validate_runs([folder], kernels=False).served
     assert plain.costs == "rtx-pro-6000-x2, the device's kernel models"
     errors = {k: v["error"] for k, v in plain.entry.metrics().items() if k.endswith("mean")}
     assert all(abs(e) < 0.25 for e in errors.values()), errors
@@ -89,8 +89,8 @@ def test_all_ops_are_measured(name: str, collectives: set[str], tmp_path: Path) 
 
 @pytest.mark.parametrize("name", BOUNDS)
 def test_replayed_runs(name: str, data_set: Callable[[str], Path]) -> None:
-    found = validate_serving([data_set("serving_runs") / name])
-    (run,) = found.runs
+    found = validate_runs([data_set("serving_runs") / name])
+    (run,) = found.served
     metrics = run.entry.metrics()
     assert len(metrics) == 12
     assert len(run.table) == 300
@@ -100,9 +100,9 @@ def test_replayed_runs(name: str, data_set: Callable[[str], Path]) -> None:
         assert values["error"] == pytest.approx(values["simulated"] / values["measured"] - 1)
     # Nobody gets a token before arriving, and all tokens come.
     assert (run.simulated["ttft"] > 0).all()
-    assert (run.simulated["latency"] >= run.simulated["ttft"]).all()
+    assert (run.simulated["e2e"] >= run.simulated["ttft"]).all()
     # Every op is inside the tables, and the answer says so.
-    (told,) = (each["kernel_tables"] for each in found.to_dict()["runs"])
+    (told,) = (each["kernel_tables"] for each in found.to_dict()["requests"])
     assert [(row["family"], row["outside"]) for row in told] == [("attention", 0), ("matmul", 0), ("vector", 0)]
     assert any("Outside the kernel tables" in block for block in found.blocks() if block)
 
@@ -114,26 +114,17 @@ def copy(data_set: Callable[[str], Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(source, tmp_path / "run"))
 
 
-def test_bad_runs_are_refused(copy: Path, tmp_path: Path) -> None:
+def test_bad_runs_are_refused(copy: Path) -> None:
     requests = copy / "requests.csv"
     good = requests.read_text()
     head, *rows = good.splitlines()
-    with pytest.raises(InputError, match=r"nowhere.*is not a folder"):
-        validate_serving([tmp_path / "nowhere"])
     requests.write_text("\n".join([head.replace("queued_s", "queue_s"), *rows]))
     with pytest.raises(InputError, match=r"requests\.csv.*missing column 'queued_s'"):
-        validate_serving([copy])
+        validate_runs([copy])
     requests.write_text(head + "\n")
     with pytest.raises(InputError, match=r"requests\.csv.*has a header but no rows"):
-        validate_serving([copy])
-    requests.unlink()
-    with pytest.raises(InputError, match=r"requests\.csv.*no such file"):
-        validate_serving([copy])
+        validate_runs([copy])
     requests.write_text(good)
     shutil.rmtree(copy / "kernels")
     with pytest.raises(InputError, match=r"kernels.*no kernel tables"):
-        validate_serving([copy])
-    (tmp_path / "README.md").write_text("beside the runs")
-    for nothing in ([], [tmp_path / "README.md"]):
-        with pytest.raises(InputError, match="at least one folder"):
-            validate_serving(nothing)
+        validate_runs([copy])

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from pathlib import Path
 
 from ....simulator.deploy.deployment import Deployment
 from ...answers.error_factors import FIRST, NO_FACTORS, POWER, STEP, Conditions, Widths, fitted_widths
 from ...answers.interval import LEVEL, Interval, StepErrors, first_token, hosted, interval_of, power_errors, step_errors
 from ...answers.run_interval import RunDraws
 from ..check import IntervalBasis, RunCheck
-from ..points.predict import Prediction, predict
+from ..points.predict import Prediction
 from ..points.table import ServingPoint
 from .published import load_class
-
-
-def replay_point(point: ServingPoint, folder: Path) -> RunCheck:
-    """Simulate a point."""
-    return check_of(point, predict(point, folder))
 
 
 def check_of(point: ServingPoint, prediction: Prediction) -> RunCheck:

@@ -12,16 +12,19 @@ import numpy as np
 
 from ....workloads.errors import InputError
 from ....workloads.requests.options import check_count
+from ...answers.coverage import coverage_blocks
 from ...answers.error_factors import Widths, fitted_widths
 from ...answers.interval import LEVEL
 from ...parallel import OnProgress
-from ...show.output import SIGNIFICANT
+from ...show.kept import NOTHING, Kept
+from ...show.output import SIGNIFICANT, OutputFolder
 from ...show.result import Drawing
 from ...show.text import Blocks, Records, Rows
 from ..check import Compared, RunCheck, by_chance, for_people, summary
-from ..points.table import ServingPoint, read_points
-from ..serving import replay_requests
-from .basis import replay_point
+from ..points.predict import Prediction, predict_all
+from ..points.table import read_points
+from ..serving import ServingRun, replay_requests
+from .basis import check_of
 from .client_runs import read_client_runs, sampled
 from .published import PublishedRun, read_published
 from .published_run import replay_published
@@ -54,6 +57,8 @@ class RunsValidation(Compared):
         Source whose intervals use widths fitted to the other sources; `EACH`: each source.
     widths : Widths, optional
         Fitted to all of the runs, where that was asked for.
+    served : tuple of ServingRun
+        Runs whose every request is known; they are among the entries too.
     """
 
     FILE = "runs.json"
@@ -65,6 +70,7 @@ class RunsValidation(Compared):
     skipped: tuple[str, ...]
     without: str = ""
     widths: Widths | None = None
+    served: tuple[ServingRun, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -72,6 +78,10 @@ class RunsValidation(Compared):
             "runs": [{"run": e.run, "stage": e.stage, "costs": e.costs, "metrics": e.metrics()} for e in self.entries],
             "medians": self.medians(),
             "by": {axis: self.by(axis) for axis in AXES},
+            "requests": [
+                {"run": r.name, "requests": len(r.table), "preemptions": r.preemptions, "kernel_tables": r.coverage}
+                for r in self.served
+            ],
             "without": self.without,
             "skipped": list(self.skipped),
         }
@@ -116,6 +126,8 @@ class RunsValidation(Compared):
                 continue
             stage = "static batch" if e.stage is None else f"stage {e.stage}"
             out += [f"{e.run}: {stage}, {e.costs}", e.table()]
+        for one in self.served:
+            out += coverage_blocks(one.coverage)
         count = sum(not e.group for e in self.entries)
         if count:
             out.append(f"medians of |error| over {count} stages and batches, {self.seeds} seeds:")
@@ -137,32 +149,34 @@ class RunsValidation(Compared):
         return [{**row, "stage": "" if row["stage"] is None else str(row["stage"])} for row in self.records()]
 
     def drawings(self) -> Sequence[Drawing]:
-        from ...plots import replays
+        from ...plots import replays, serving
 
         caption = "Simulated against measured, a panel a metric, a point a stage or static batch."
-        return [Drawing(replays(self.frame(), self.report_title()), caption)]
+        each_request = "Every request's simulated latency against the measured one, and both as shares."
+        return [
+            Drawing(replays(self.frame(), self.report_title()), caption),
+            *(Drawing(serving(r.requests(), f"{r.name}: {r.costs}"), each_request) for r in self.served),
+        ]
 
-
-def _every_request(folder: Path, host: str | Path | None) -> RunCheck:
-    """A run whose every request is known, by the engine's clock; its kernel tables where it has some."""
-    run = replay_requests(folder, (folder / "kernels").is_dir(), host)
-    entry = run.entry
-    measured, simulated = (
-        {name.replace("latency", "e2e"): x for name, x in one.items()} for one in (entry.measured, entry.simulated)
-    )
-    return RunCheck(run.name, 0, measured, simulated, run.costs)
+    def write(self, folder: OutputFolder) -> None:
+        """Also write the requests of each run that has them, and their plot."""
+        for run, drawing in zip(self.served, self.drawings()[1:], strict=True):
+            folder.table(f"{run.name}/requests.csv", run.requests())
+            folder.figure(f"{run.name}/latencies.png", drawing.figure)
+        Compared.write(self, folder)
 
 
 def validate_runs(
     paths: Iterable[str | Path], *, seeds: int = 3, host: str | Path | None = None, sample: int | None = None,
-    without: str | None = None, fit: bool = False, progress: OnProgress | None = None,
+    without: str | None = None, fit: bool = False, kernels: bool = True, progress: OnProgress | None = None,
+    kept: Kept = NOTHING,
 ) -> RunsValidation:  # fmt: skip
     """Replay measured runs and static batches.
 
     Parameters
     ----------
     paths : iterable of path-like
-        A run's folder (with ``run.json``, or with every request as `validate_serving` takes it), a table of static
+        A run's folder (with ``run.json``, or with every request as `serving.read_replayed` takes it), a table of static
         batches, of published points, of clients' runs or of serving points, or a folder that holds such at any depth; see `spec.find_runs`.
     seeds : int
         Samples of each run's requests; every value is their mean.
@@ -175,8 +189,12 @@ def validate_runs(
         Fit the widths of intervals to the other sources and score this one; "each": every source in turn.
     fit : bool
         Fit the widths of intervals to all of the runs.
+    kernels : bool
+        Cost ops by a run's own kernel tables, where it has some.
     progress : callable, optional
-        Called with (runs and tables done, all of them).
+        Called with (runs and tables done, all of them), and while a table of serving points runs with its rows.
+    kept : Kept
+        Serving points that an earlier call finished; this call adds its own.
 
     Raises
     ------
@@ -187,12 +205,19 @@ def validate_runs(
         raise InputError("--seeds", f"must be in [1, {MOST_SEEDS}], not {seeds}")
     if sample is not None:
         check_count(sample, "--sample", 1)
-    skipped, work = list[str](), list[Callable[[], Sequence[RunCheck | str]]]()
+    skipped, work = list[str](), list[Job]()
     for path in paths:
-        work += _jobs(find_runs(Path(path)), seeds, host, sample, skipped)
-    entries: list[RunCheck] = []
+        files = find_runs(Path(path))
+        work += _jobs(files, seeds, host, sample, skipped)
+        work += [partial(replay_requests, folder, kernels, host) for folder in files.requests]
+        work += [partial(_replay_points, table, sample, progress, kept) for table in files.points]
+    entries, served = list[RunCheck](), list[ServingRun]()
     for done, job in enumerate(work, 1):
-        for result in job():
+        results = job()
+        if isinstance(results, ServingRun):
+            served.append(results)
+            results = [results.entry]
+        for result in results:
             if isinstance(result, RunCheck):
                 entries.append(result)
             else:
@@ -204,30 +229,41 @@ def validate_runs(
         raise InputError(", ".join(map(str, paths)), f"found nothing to replay{why}")
     scored = entries if without is None else left_out_in_turn(entries, without)
     return RunsValidation(
-        seeds, tuple(scored), tuple(skipped), without or "", fit_widths(entries, fitted_widths()) if fit else None
-    )
+        seeds, tuple(scored), tuple(skipped), without or "", fit_widths(entries, fitted_widths()) if fit else None,
+        tuple(served),
+    )  # fmt: skip
 
 
-def _replay_row(
-    replayed: Callable[..., RunCheck], row: PublishedRun | ServingPoint, given: object
-) -> Sequence[RunCheck | str]:
+Job = Callable[[], "Sequence[RunCheck | str] | ServingRun"]
+"""Replays something; a text says why a row could not be."""
+
+
+def _replay_row(row: PublishedRun, host: str | None) -> Sequence[RunCheck | str]:
     """Simulate a row of a table, or say why it cannot be."""
     try:
-        return [replayed(row, given)]
+        return [replay_published(row, host)]
     except InputError as error:
         return [f"{row.source}, line {row.line}: {error}"]
 
 
-def _jobs(
-    files: RunFiles, seeds: int, host: str | Path | None, sample: int | None, skipped: list[str]
-) -> list[Callable[[], Sequence[RunCheck | str]]]:
+def _replay_points(path: Path, sample: int | None, progress: OnProgress | None, kept: Kept) -> Sequence[RunCheck | str]:
+    """Simulate the rows of a table of serving points, on all cores."""
+    points, gone = read_points(path)
+    some = sampled(
+        points, sample, lambda p: (p.model, p.device, p.framework, p.mode), lambda p: (p.clients, p.isl, p.osl)
+    )
+    outcomes = predict_all(some, path.parent, progress=progress, kept=kept)
+    return [f"{path}:{s.line}: {s.reason}" for s in gone] + [
+        check_of(point, known) if isinstance(known, Prediction) else f"{point.source}, line {point.line}: {known}"
+        for point, known in zip(some, outcomes, strict=True)
+    ]
+
+
+def _jobs(files: RunFiles, seeds: int, host: str | Path | None, sample: int | None, skipped: list[str]) -> list[Job]:
     """What has to be replayed of some files; rows that cannot be are added to `skipped`."""
     named = None if host is None else str(host)
     runs = [read_run(folder) for folder in files.runs]
-    out: list[Callable[[], Sequence[RunCheck | str]]] = [
-        *(partial(replay, run, seeds, KERNELS, host) for run in runs),
-        *(partial(lambda folder: [_every_request(folder, host)], folder) for folder in files.requests),
-    ]
+    out: list[Job] = [partial(replay, run, seeds, KERNELS, host) for run in runs]
     for path in files.tables:
         batches, left = read_static(path)
         skipped += left
@@ -236,16 +272,9 @@ def _jobs(
         rows, left = (read_published if path in files.published else read_client_runs)(path)
         skipped += left
         out += [
-            partial(_replay_row, replay_published, one, named)
+            partial(_replay_row, one, named)
             for one in sampled(
                 rows, sample, lambda r: (r.model, r.device), lambda r: (r.load.level, r.input_len, r.line)
             )
         ]
-    for path in files.points:
-        points, gone = read_points(path)
-        some = sampled(
-            points, sample, lambda p: (p.model, p.device, p.framework, p.mode), lambda p: (p.clients, p.isl, p.osl)
-        )
-        skipped += [f"{path}:{s.line}: {s.reason}" for s in gone]
-        out += [partial(_replay_row, replay_point, p, path.parent) for p in some]
     return out
