@@ -100,3 +100,25 @@ def test_a_probe_that_the_whole_run_contradicts_does_not_stand(monkeypatch: pyte
     found = plan("qwen3-30b-a3b", "h100-x1", LEVEL, load=20.0, most_devices=8, workers=1, quick=False, **WORK)
     assert found.winner is not None
     assert found.winner.copies == first[0] + 1 == first[-1]
+
+
+@pytest.mark.parametrize(
+    ("model", "systems", "load", "slo", "goal"),
+    [
+        ("llama-3-8b", "h100", 200.0, "ttft_p99=1,tpot_p99=0.015", "cost"),
+        ("qwen3-30b-a3b", "h200", 60.0, "ttft_p99=2,tpot_p99=0.02", "devices"),
+        ("mixtral-8x7b", "a100-80gb", 30.0, "ttft_p99=2,tpot_p99=0.04", "cost"),
+        ("llama-3-8b", "a100-80gb-x1", 60.0, "ttft_p99=1,tpot_p99=0.03", "energy"),
+    ],
+)
+def test_a_quick_plan_costs_at_most_a_tenth_more(model: str, systems: str, load: float, slo: str, goal: str) -> None:
+    """It simulates less, says what it skipped, and its best is within 10 % of that of the full plan."""
+    given: dict[str, Any] = {"load": load, "goal": goal, "most_devices": 16, "workers": 1, **WORK}
+    quick, full = (plan(model, systems, slo, quick=q, **given) for q in (True, False))
+    for a, b in zip(quick.searched, full.searched, strict=True):
+        assert a.chosen is not None
+        assert b.chosen is not None
+        assert full.task.worth(a.chosen)[0] == pytest.approx(full.task.worth(b.chosen)[0], rel=0.1)
+    assert sum(s.simulations for s in quick.searched) < sum(s.simulations for s in full.searched)
+    assert "Skipped by --quick: " in str(quick.blocks())
+    assert "Skipped by" not in str(full.blocks())

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from opbyte import plan
-from opbyte.analysis.studies.plan.best import Searched, TriedCandidate, narrowed
+from opbyte.analysis.studies.plan.best import Searched, narrowed
 from opbyte.analysis.studies.plan.bounds import Bound
 from opbyte.analysis.studies.plan.points import BEATEN, PlanTask
+from opbyte.analysis.studies.plan.tried import TriedCandidate
 from opbyte.simulator.scenario import Scenario
 
 MOST = 40

@@ -10,14 +10,12 @@ Systems are searched independently.
 from __future__ import annotations
 
 import gc
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ....devices.spec import SystemSpec
 from ....workloads.catalog import load_model
 from ....workloads.errors import CapacityError, InputError
 from ....workloads.model import ModelSpec
@@ -28,120 +26,15 @@ from .bounds import Bound, bound_of
 from .candidates import Candidate, candidates, systems_of
 from .points import BEATEN, OPEN, WORST, PlanTask, Point, Value
 from .trial import Sure, Trial, sure_of
+from .tried import TriedCandidate, narrows, promising
 
 MOST_STAGES = 2000
 """Requests of the run that says what bounds the steps of fewer copies, whose stages are kept."""
 STICKS = 8.0
 """How many times the devices of the best guess one may seem to need that is followed, with more copies, until it
 serves: what has not been tried seems to need the least."""
-LONGEST = 8.0
-"""Limits that a latency counts as at most, where it says how many more copies are needed."""
 SURELY_MORE = 1.05
 """Candidates of equal cost: no longer run is made if a short run needs this many times the energy of the best candidate."""
-
-
-@dataclass(slots=True)
-class TriedCandidate:
-    """What is known of one candidate.
-
-    Attributes
-    ----------
-    fails : int
-        Largest number of replicas that is known to fail.
-    points : list of Point
-        Simulated, in the order they were.
-    best : Point or None
-        With the fewest copies that are known to meet it.
-    hopeless : bool
-        Whether no number of copies does.
-    slow : float or None
-        How many times as long steps take, with the chance that the plan is for, as they are predicted to;
-        None until it has been simulated.
-    """
-
-    task: PlanTask
-    candidate: Candidate
-    system: SystemSpec
-    bound: Bound
-    most: int
-    fails: int = 0
-    points: list[Point] = field(default_factory=list)
-    best: Point | None = None
-    hopeless: bool = False
-    slow: float | None = None
-
-    @property
-    def done(self) -> bool:
-        """Whether its fewest copies are known, or that there are none."""
-        settled = self.best is not None and self.best.copies == self.fails + 1
-        return settled or self.hopeless or self.fails >= self.most
-
-    @property
-    def least(self) -> Value:
-        """The best that it can still turn out to be."""
-        return self.at(self.fails + 1)
-
-    def at(self, copies: int) -> Value:
-        """Return the best value of `copies` replicas."""
-        devices = copies * self.candidate.devices
-        return self.task.value(devices, self.task.usd_per_hour(self.system, devices), 0.0)
-
-    @property
-    def value(self) -> Value:
-        """Its value with the fewest replicas that meet the SLO."""
-        assert self.best is not None
-        return self.task.worth(self.best)
-
-    def copies(self, bar: Value) -> int:
-        """The number to simulate next.
-
-        If the largest number of replicas that is better than `bar` fails, the candidate cannot win.
-        """
-        if self.best is not None:
-            return (self.fails + min(self.best.copies, self.most + 1)) // 2
-        most = self.most
-        while most > self.fails and self.at(most) >= bar:
-            most -= 1
-        if most < self.most:
-            return most
-        return min(max(self.fails * 3 // 2, self.paced), most)
-
-    @property
-    def paced(self) -> int:
-        """Return the estimated number of replicas from the last failure.
-
-        The more requests there are at once, the longer they stay: a time falls faster than the load of a copy.
-        """
-        if self.best is not None or not self.points:
-            return self.fails + 1
-        return max(self.fails + 1, math.ceil(self._seems(LONGEST)))
-
-    def _seems(self, longest: float) -> float:
-        """Return the estimated number of replicas from the last failure, as a fraction."""
-        last = self.points[-1]
-        over: float = min(last.paces(self.task.level), longest) ** (1 / 3)
-        return last.copies * max(over, 1.0 / max(last.served, 0.1))
-
-    @property
-    def guess(self) -> tuple[float, float, Value, int]:
-        """The devices that it seems to need, whole copies of them and not, and the best that it can be.
-
-        Of equals the one first whose devices work together: it keeps latencies the soonest.
-        """
-        few, size = self._seems(1e3 * LONGEST) if self.points and self.best is None else 0, self.candidate.devices
-        return max(few, self.paced) * size, few * size, self.least, self.candidate.parts
-
-    def learn(self, point: Point) -> None:
-        """Take a simulated point into account."""
-        self.points.append(point)
-        if not point.missed:
-            self.best = point
-        elif point.missed == BEATEN:
-            self.most = point.copies - 1  # of so many nothing more need be known
-        elif point.copies == self.most:
-            self.hopeless = True
-        else:
-            self.fails = point.copies
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +75,8 @@ class Searched:
 
     def left(self, bar: Value) -> list[TriedCandidate]:
         """Candidates that may turn out better than `bar`."""
-        return [t for t in self.tried if not t.done and t.least < bar]
+        left = [t for t in self.tried if not t.done and t.least < bar]
+        return promising(left, self.tried, self.best is not None) if left and narrows(left[0].task) else left
 
     @property
     def bar(self) -> Value:
@@ -263,10 +157,11 @@ def narrowed(searched: Searched, simulated: Callable[[TriedCandidate, int, Value
     count = searched.simulations
     deep: TriedCandidate | None = None
     fewest = min((t.least for t in searched.left(WORST)), default=WORST)
+    quick = bool(searched.tried) and narrows(searched.tried[0].task)
     while True:
         bar = searched.bar
         cheaper = *bar[:-1], 0.0  # before what decides between equals
-        strict = cheaper if searched.left(cheaper) else bar
+        strict = cheaper if (quick and bar != WORST) or searched.left(cheaper) else bar
         left = searched.left(strict)
         if not left:
             return replace(searched, simulations=count)
@@ -304,7 +199,7 @@ def _simulated(
     if shown is not None and task.worth(shown) >= bar:
         return replace(shown, missed=BEATEN)
     p = trial.point(copies, candidate.slow)
-    return p if p.missed else replace(shown or trial.predicted(copies), missed=())
+    return p if p.missed or narrows(task) else replace(shown or trial.predicted(copies), missed=())
 
 
 def limit_on(searched: Searched, trials: Mapping[Candidate, Trial]) -> Searched:

@@ -21,7 +21,7 @@ from .best import Searched
 from .candidates import Candidate
 from .points import PlanTask, Point, Value
 from .trial import Sure
-from .words import counted, priced, said, times, untried, verdict
+from .words import counted, left_out, priced, said, times, untried, verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -236,7 +236,8 @@ class Plan(Result):
         out += not_like_for_like((p.system, p.bases) for p in best_points)
         prices = prices_text(task.scenario, [s.tried[0].system for s in self.searched if s.tried])
         left = untried(task, self.searched)
-        return [*out, *prices, counted(self.searched), *([left] if left else []), *self._emitted()]
+        skipped = [left_out(self.searched)] if task.quick else []
+        return [*out, *prices, counted(self.searched), *skipped, *([left] if left else []), *self._emitted()]
 
     def _asked(self) -> str:
         task = self.task

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from ...answers.bases import in_short
 from ...show.text import show
 from ..stationary import GLANCE
-from .best import Searched, TriedCandidate
+from .best import Searched
 from .candidates import CHOICES, POOLS
 from .points import BEATEN, PlanTask, Point
+from .tried import TriedCandidate, deferred, narrows
 
 FORMATS = {"fp8": "fp8", "nvfp4": "fp4"}
 """Formats of weights that a plan names where it has not tried them, and the arithmetic that a device needs for them."""
@@ -63,12 +64,19 @@ def verdict(candidate: TriedCandidate) -> str:
         if last.missed == BEATEN:
             short = f" in a run of {GLANCE} requests" if last.requests == GLANCE else ""
             return f"not better than what was found: {show(last.joules_per_token)} J/token{short}"
-        again = "" if candidate.done else "; more copies cannot be better than what was found"
+        again = "" if candidate.done else f"; {_left(candidate, 'more copies')}"
         return f"misses: {last.misses(candidate.task.level)}{again}"
     if candidate.fails >= candidate.most:
         return f"{candidate.bound.why}: more than may be had" if candidate.bound.why else "more than may be had"
     least = (candidate.fails + 1) * candidate.candidate.devices
-    return f"not simulated: {least} devices or more cannot be better than what was found"
+    return f"not simulated: {_left(candidate, f'{least} devices or more')}"
+
+
+def _left(candidate: TriedCandidate, what: str) -> str:
+    """Why a candidate was tried no further."""
+    return (
+        f"{what} are skipped by --quick" if narrows(candidate.task) else f"{what} cannot be better than what was found"
+    )
 
 
 def untried(task: PlanTask, searched: Sequence[Searched]) -> str:
@@ -93,3 +101,18 @@ def counted(searched: Sequence[Searched]) -> str:
         f"{len(tried):,} candidate{'s' * (len(tried) != 1)}: {memory:,} do not fit, {roofs:,} are too slow at nominal "
         f"rates; {runs:,} simulations, each run until it is decided."
     )
+
+
+def left_out(searched: Sequence[Searched]) -> str:
+    """Return what a quick plan did not do."""
+    rest = [t for s in searched for t in s.tried if not t.done]
+    skips = ["intervals", "why fewer devices fail"]
+    if rest and narrows(rest[0].task):
+        far = sum(deferred(t) and not t.points for t in rest)
+        skips = [
+            f"{far:,} candidates over several nodes or with pipeline stages",
+            f"{len(rest) - far:,} others that seem slower or cannot be cheaper",
+            "energy between candidates of equal cost",
+            *skips,
+        ]
+    return f"Skipped by --quick: {', '.join(skips)}."

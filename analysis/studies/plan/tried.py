@@ -1,0 +1,170 @@
+"""What is known of each candidate, and which ones `--quick` leaves out.
+
+A quick plan tries layouts over several nodes or with pipeline stages only where no other layout serves. A layout is
+dominated, and tried no further, if another one of the same system has lower latencies with the same number of replicas.
+Candidates of equal cost are not compared by energy. The number of replicas is decided as in a full plan.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ....devices.spec import SystemSpec
+from .bounds import Bound
+from .candidates import Candidate
+from .points import BEATEN, PlanTask, Point, Value
+
+LONGEST = 8.0
+"""Limits that a latency counts as at most, where it says how many more copies are needed."""
+MARGIN = 1.25
+"""Quotient of the worst latencies of two layouts from which the slower one is tried no further. In 12 plans (Llama-3.3-70B,
+Qwen3-235B and DeepSeek-V3 on four devices) no layout that was so much slower served with fewer replicas."""
+
+
+@dataclass(slots=True)
+class TriedCandidate:
+    """What is known of one candidate.
+
+    Attributes
+    ----------
+    fails : int
+        Largest number of replicas that is known to fail.
+    points : list of Point
+        Simulated, in the order they were.
+    best : Point or None
+        With the fewest copies that are known to meet it.
+    hopeless : bool
+        Whether no number of copies does.
+    slow : float or None
+        How many times as long steps take, with the chance that the plan is for, as they are predicted to;
+        None until it has been simulated.
+    """
+
+    task: PlanTask
+    candidate: Candidate
+    system: SystemSpec
+    bound: Bound
+    most: int
+    fails: int = 0
+    points: list[Point] = field(default_factory=list)
+    best: Point | None = None
+    hopeless: bool = False
+    slow: float | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether its fewest copies are known, or that there are none."""
+        settled = self.best is not None and self.best.copies == self.fails + 1
+        return settled or self.hopeless or self.fails >= self.most
+
+    @property
+    def least(self) -> Value:
+        """The best that it can still turn out to be."""
+        return self.at(self.fails + 1)
+
+    def at(self, copies: int) -> Value:
+        """Return the best value of `copies` replicas."""
+        devices = copies * self.candidate.devices
+        return self.task.value(devices, self.task.usd_per_hour(self.system, devices), 0.0)
+
+    @property
+    def value(self) -> Value:
+        """Its value with the fewest replicas that meet the SLO."""
+        assert self.best is not None
+        return self.task.worth(self.best)
+
+    def copies(self, bar: Value) -> int:
+        """The number to simulate next.
+
+        If the largest number of replicas that is better than `bar` fails, the candidate cannot win.
+        """
+        if self.best is not None:
+            return (self.fails + min(self.best.copies, self.most + 1)) // 2
+        most = self.most
+        while most > self.fails and self.at(most) >= bar:
+            most -= 1
+        if most < self.most:
+            return most
+        return min(max(self.fails * 3 // 2, self.paced), most)
+
+    @property
+    def paced(self) -> int:
+        """Return the estimated number of replicas from the last failure.
+
+        The more requests there are at once, the longer they stay: a time falls faster than the load of a copy.
+        """
+        if self.best is not None or not self.points:
+            return self.fails + 1
+        return max(self.fails + 1, math.ceil(self._seems(LONGEST)))
+
+    def _seems(self, longest: float) -> float:
+        """Return the estimated number of replicas from the last failure, as a fraction."""
+        last = self.points[-1]
+        over: float = min(last.paces(self.task.level), longest) ** (1 / 3)
+        return last.copies * max(over, 1.0 / max(last.served, 0.1))
+
+    @property
+    def guess(self) -> tuple[float, float, Value, int]:
+        """The devices that it seems to need, whole copies of them and not, and the best that it can be.
+
+        Of equals the one first whose devices work together: it keeps latencies the soonest.
+        """
+        few, size = self._seems(1e3 * LONGEST) if self.points and self.best is None else 0, self.candidate.devices
+        return max(few, self.paced) * size, few * size, self.least, self.candidate.parts
+
+    def learn(self, point: Point) -> None:
+        """Take a simulated point into account."""
+        self.points.append(point)
+        if not point.missed:
+            self.best = point
+        elif point.missed == BEATEN:
+            self.most = point.copies - 1  # of so many nothing more need be known
+        elif point.copies == self.most:
+            self.hopeless = True
+        else:
+            self.fails = point.copies
+
+
+def narrows(task: PlanTask) -> bool:
+    """Whether slower layouts are left out: they may need less energy, so that only devices and dollars allow it."""
+    return task.quick and task.goal in ("devices", "cost")
+
+
+def deferred(tried: TriedCandidate) -> bool:
+    """Whether a layout waits until all others have failed."""
+    start = tried.candidate.start
+    return tried.system.nodes > 1 or (start is not None and start.pp > 1)
+
+
+def promising(left: Sequence[TriedCandidate], tried: Sequence[TriedCandidate], served: bool) -> list[TriedCandidate]:
+    """Return the candidates that are worth a simulation.
+
+    Parameters
+    ----------
+    left : sequence of TriedCandidate
+        Those that may be better than what is known.
+    tried : sequence of TriedCandidate
+        All of a system's name.
+    served : bool
+        Whether some candidate serves the load.
+    """
+    near = [t for t in left if not deferred(t)]
+    chosen = near or ([] if served else left)
+    return [t for t in chosen if not any(_dominates(other, t) for other in tried)]
+
+
+def _dominates(other: TriedCandidate, slower: TriedCandidate) -> bool:
+    """Whether a run of another layout of the same system was faster with the same number of replicas."""
+    if other is slower or other.system.name != slower.system.name or other.candidate.pools != slower.candidate.pools:
+        return False
+    level = slower.task.level
+    last = {p.copies: p for p in other.points}
+    return any(p.missed and p.copies in last and _faster(last[p.copies], p, level) for p in slower.points)
+
+
+def _faster(p: Point, q: Point, level: Mapping[str, float]) -> bool:
+    """Whether a point has no latency above another one's, and its worst one below by `MARGIN`."""
+    pairs = [((p.figures[name] or 0.0) / most, (q.figures[name] or 0.0) / most) for name, most in level.items()]
+    return all(a <= b for a, b in pairs) and MARGIN * max(a for a, _ in pairs) <= max(b for _, b in pairs)
