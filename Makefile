@@ -54,7 +54,7 @@ types: $(VENV)/.dev
 bench: $(VENV)/.test
 	$(BIN)/python -m pytest -m benchmark
 
-# Cases in all: of each of 31 targets, and half as many options again.
+# Cases in all: of each of 31 targets but slow ones, and half as many options again.
 FUZZ ?= 20000
 fuzz: $(VENV)/.test
 	OPBYTE_FUZZ=$$(($(FUZZ) / 44)) $(BIN)/python -m pytest -q --numprocesses $(WORKERS) --dist load \

@@ -184,8 +184,15 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names by commas: the first ones that fit into `MOST_LISTED` characters, and how many there are."""
+    """Names by commas: the first ones that fit into `MOST_LISTED` characters, and how many there are.
+
+    Examples
+    --------
+    >>> len(listed(["x" * 5000, "h100"]))
+    136
+    """
     text = ", ".join(names)
     if len(text) <= MOST_LISTED:
         return text
-    return f"{text[: text.rindex(', ', 0, MOST_LISTED)]}, ... ({len(names)} in all)"
+    end = text.rfind(", ", 0, MOST_LISTED)
+    return f"{text[: end if end > 0 else MOST_LISTED]}, ... ({len(names)} in all)"

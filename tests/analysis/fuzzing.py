@@ -130,4 +130,4 @@ MEANT: dict[str, Callable[[Draw, str], str]] = {".csv": table, ".yaml": as_yaml,
 def spoilt(rng: Draw, name: str, whole: str) -> str:
     """A file that is not what it should be; one of four may still be good."""
     suffix = "." + name.rpartition(".")[2]
-    return text(rng, whole) if rng.randrange(3) == 0 else MEANT[suffix](rng, whole)
+    return text(rng, whole) if rng.randrange(3) == 0 else MEANT.get(suffix, text)(rng, whole)

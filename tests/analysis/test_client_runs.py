@@ -61,9 +61,14 @@ def test_submissions_of_one_layout_are_one_run(tmp_path: Path) -> None:
     assert [r.measured["output_tokens_per_s"] for r in runs] == [200.0]
 
 
-def test_a_command_that_is_none(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="opbyte: must be a command, a model and options"):
-        read_client_runs(table(tmp_path, {"opbyte": "opbyte simulate qwen3-8b --system"}))
+@pytest.mark.parametrize(("row", "says"), [
+    ({"opbyte": "opbyte simulate qwen3-8b --system"}, "opbyte: must be a command, a model and options"),
+    ({"tpot_p50_ms": "1e-320"}, "tpot_p50_ms: must be a number from 1e-09 to 1,000,000,000"),
+    ({"output_tok_s": -5}, "output_tok_s: must be a number"),
+])  # fmt: skip
+def test_a_command_or_figure_that_is_none(tmp_path: Path, row: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        read_client_runs(table(tmp_path, row))
 
 
 def test_samples_spread_over_the_load() -> None:

@@ -219,6 +219,9 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
         written(raw, tmp_path)
     )
     raw["design"]["search"] = {"modules": [8, 16]}
+    assert refusal(written(raw | {"mapping": {"placement": "zzz"}}, tmp_path)).startswith(
+        f"{tmp_path}/space.yaml: no design"
+    )
     raw["device"]["silicon"] = None
     text = refusal(written(raw, tmp_path), goal="area_mm2", budget="area_mm2<=900")
     assert text == ("area_mm2: of bench-design-24 has no value: no `silicon:` block says what is on its dies")

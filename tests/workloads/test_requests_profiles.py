@@ -125,6 +125,7 @@ def test_a_file_takes_a_mean(tmp_path: Path) -> None:
     ({"rate_profile": "diurnal:0.5"}, "--rate-profile: needs --rate"),
     ({"rate": 1.0, "rate_profile": "diurnal:2"}, "a depth from 0 to 1"),
     ({"rate": 1.0, "rate_profile": "diurnal"}, "a depth from 0 to 1"),
+    ({"rate": 1.0, "rate_profile": "diurnal:0.5:1e-320"}, "a period of 0.001 s or more"),
     ({"rate": 1.0, "rate_profile": "nowhere.csv"}, "must be diurnal:DEPTH, a CSV with start_s, rate"),
     ({"mean_rate": 1.0}, "--mean-rate: needs a trace"),
     ({"closed_loop": 2, "since": 3.0}, "--since: cannot be combined with --closed-loop"),
@@ -136,7 +137,8 @@ def test_what_cannot_be_is_refused(options: dict[str, object], says: str) -> Non
 
 
 @pytest.mark.parametrize(("rows", "says"), [
-    ("0,1\n", "two steps or more"), ("0,1\n0,2\n", "two steps or more"), ("0,0\n1,0\n", "no rate above 0"),
+    ("0,1\n", "two steps or more"), ("0,1\n0,2\n", "two steps or more"), ("0,0\n1,0\n", "no rate above"),
+    ("0,1\n1e-320,2\n", "0.001 s or more"), ("0,1e-320\n1,0\n", "no rate above"),
     ("0,1\n5,-1\n", r":3: rate .*not negative"), ("5,1\n0,1\n", r":3: start_s .*earlier"),
 ])  # fmt: skip
 def test_a_bad_profile_names_its_line(tmp_path: Path, rows: str, says: str) -> None:

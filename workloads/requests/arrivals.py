@@ -86,6 +86,8 @@ OPTION = "--rate-profile"
 COLUMNS = ("start_s", "rate")
 DIURNAL, DAY_S, STEPS = "diurnal", 86_400.0, 1_440
 """Name of the sine, its period unless another is given [s], and steps of constant rate in a period."""
+LEAST_S, LEAST_RATE = 1e-3, 1e-9
+"""Minimum length of a step and of a period [s], and of the highest rate: products of smaller ones may be 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +144,8 @@ def profile_of(text: str) -> Profile:
     else:
         reason = f"must be {DIURNAL}:DEPTH, a CSV with {', '.join(COLUMNS)}, or ServeGen clients, not "
         raise InputError(OPTION, f"{reason}{text!r}")
-    if not rates.any():
-        raise InputError(path, "has no rate above 0")
+    if not (rates > LEAST_RATE).any():
+        raise InputError(path, f"has no rate above {LEAST_RATE:g}")
     return Profile.of(starts, rates, period)
 
 
@@ -155,9 +157,9 @@ def _diurnal(text: str) -> Profile:
         depth, period = float(depth_text), float(period_text) if colon else DAY_S
     except ValueError:
         depth = period = math.nan
-    if not (0 <= depth <= 1 and 0 < period <= 1e9):
+    if not (0 <= depth <= 1 and LEAST_S <= period <= 1e9):
         raise InputError(
-            OPTION, f"{DIURNAL} needs a depth from 0 to 1, and a period above 0 s if any, such as "
+            OPTION, f"{DIURNAL} needs a depth from 0 to 1, and a period of {LEAST_S:g} s or more if any, such as "
             f"{DIURNAL}:0.6 or {DIURNAL}:0.6:3600, not {text!r}",
         )  # fmt: skip
     edges = np.linspace(0.0, 1.0, STEPS + 1)
@@ -174,8 +176,8 @@ def _steps(path: Path) -> tuple[F8, F8, float]:
         last = check_order(start, begin, last)
         parts.append((begin, times(rate)))
     starts, rates = (np.concatenate([part[k] for part in parts]) for k in (0, 1))
-    if len(starts) < 2 or (np.diff(starts) <= 0).any():
-        raise InputError(path, "needs two steps or more, each starting later than the one before")
+    if len(starts) < 2 or (np.diff(starts) < LEAST_S).any():
+        raise InputError(path, f"needs two steps or more, each starting {LEAST_S:g} s or more after the one before")
     starts = starts - starts[0]
     return starts, rates, float(2 * starts[-1] - starts[-2])
 

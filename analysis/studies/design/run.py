@@ -254,7 +254,7 @@ def nothing(plan: Space, outcome: SearchOutcome) -> InputError:
     """The line that says so: an error that all have, a metric that none has, or the limits that bind."""
     errors = [one.error for one in outcome.every if one.error is not None]
     if len(errors) == len(outcome.every):
-        return InputError(plan.path.stem, f"no design can be run: {errors[0]}")
+        return InputError(plan.path, f"no design can be run: {errors[0]}")
     done = [one for one in outcome.every if one.metrics is not None]
     for name in plan.goals.names if done else ():
         if all((one.metrics or {}).get(name) is None for one in done):

@@ -33,6 +33,8 @@ POWER = re.compile(r"power (\d+) W a GPU")
 CAP = re.compile(r"limited to (\d+) W")
 MOST = 1_000_000
 """Of any number that a run needs."""
+LEAST = 1e-9
+"""Minimum of a measured figure, in its unit; the inverse is the maximum, so that an error in percent is finite."""
 RECIPE = (
     "models",
     "devices",
@@ -93,17 +95,21 @@ def _measured(where: str, row: Mapping[str, str]) -> dict[str, float]:
     """What was measured, by metric, in SI units."""
     out = {}
     for name, text in row.items():
-        value = _number(text)
-        if value and (time := TIMES.fullmatch(name)):
+        time = TIMES.fullmatch(name)
+        if not _number(text) or not (time or name in FIGURES):
+            continue
+        value = _needed(where, row, name, least=LEAST, most=1 / LEAST)
+        if time:
             out[f"{time[1]}_{time[2]}"] = value * (1e-3 if time[3] == "ms" else 1.0)
-        elif value and name in FIGURES:
+        else:
             out[FIGURES[name]] = value * (_needed(where, row, "gpus") if name == "tokens_per_s_gpu" else 1)
     told = POWER.search(row.get("note", ""))
-    watts = _number(row.get("power_W", "")) or (float(told[1]) if told else None)
+    given = _number(row.get("power_W", "")) and _needed(where, row, "power_W", least=LEAST)
+    watts = given or (float(told[1]) if told else None)
     if watts:
         out["power_all_gpus"] = watts * _needed(where, row, "count")
     if row.get("kind") == "verify_step":
-        out["verify_step"] = _needed(where, row, "value", least=0.0) * (1e-3 if row.get("unit") == "ms" else 1.0)
+        out["verify_step"] = _needed(where, row, "value", least=LEAST) * (1e-3 if row.get("unit") == "ms" else 1.0)
     return out
 
 
@@ -141,11 +147,11 @@ def _run(path: Path, line: int, row: Mapping[str, str], measured: dict[str, floa
     )  # fmt: skip
 
 
-def _needed(where: object, row: Mapping[str, Any], *names: str, least: float = 1.0) -> float:
+def _needed(where: object, row: Mapping[str, Any], *names: str, least: float = 1.0, most: float = MOST) -> float:
     """The first number in some columns of a row, which is needed."""
     number = next((x for name in names if (x := _number(row.get(name, ""))) is not None), None)
-    if number is None or not least <= number <= MOST:
-        raise InputError(where, f"{' or '.join(names)}: must be a number from {least:g} to {MOST:,}")
+    if number is None or not least <= number <= most:
+        raise InputError(where, f"{' or '.join(names)}: must be a number from {least:g} to {most:,.0f}")
     return number
 
 
