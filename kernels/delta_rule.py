@@ -1,11 +1,12 @@
 """The gated delta rule: one decay per head, states of values x keys in fp32.
 
-Decodes use `recurrent.step`, prompts `recurrent.chunks`, as KDA and Mamba-2's scan do (`kda`, `mamba_scan`).
+Decodes use `recurrent.step`, prompts `recurrent.chunks`, as KDA and Mamba-2's scan (`mamba_scan`) do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -81,4 +82,7 @@ def case(shape: Shape, bench: Bench, name: str = "delta_rule", channels: bool = 
     return case_of(name, shape, x, bench)
 
 
+KDA_TITLE = "Kimi's delta rule (KDA): the gated delta rule with a decay for every channel of a key."
 CPU = add(Kernel("delta_rule", "numba", "gdn", shapes, case))
+KDA = add(Kernel("kda", "numba", "kda", shapes, partial(case, name="kda", channels=True), KDA_TITLE))
+"""The same with a decay for every channel of a key."""

@@ -22,7 +22,7 @@ from .check import to_bf16
 from .memory import LINE, aligned
 
 MODULES = ("attention_decode", "attention_prefill", "mla_decode", "experts", "gemm", "rmsnorm",
-           "router", "permute", "indexer", "gathered_attention", "delta_rule", "kda", "mamba_scan",
+           "router", "permute", "indexer", "gathered_attention", "delta_rule", "mamba_scan",
            "four_bit")  # fmt: skip
 """Modules of this folder that add kernels."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from importlib import import_module
@@ -16,7 +17,7 @@ from ...simulator.option import PlacedOption, options_of, placed
 from ...simulator.parts.drafts.options import SpeculationOptions
 from ...simulator.scenario.options import DeployOptions, Workload
 from ...simulator.scenario.scenario import Scenario
-from ...workloads.errors import InputError
+from ...workloads.errors import InputError, visible
 from ..names import LISTS
 from .app import LISTED, OPTIONS, App, app
 from .io import answer, resumed, told
@@ -119,13 +120,30 @@ def command(name: str, entry: Entry) -> Callable[..., None]:
     classed = [p.name for key in CLASSES if key in options for p in _classed(key, options[key] or {})]
 
     def run(**given: Any) -> None:
-        placed_options = {n: given.pop(n) for n in classed}
-        _call(name, entry, given, {n: x for n, x in placed_options.items() if x is not None})
+        placed_options = {n: x for n in classed if (x := given.pop(n)) is not None}
+        _call(name, entry, given, _without_client(name, placed_options, classed))
 
     run.__signature__ = inspect.Signature(list(parameters(options)))  # type: ignore[attr-defined]  # typer reads it
     run.__annotations__ = {p.name: p.annotation for p in run.__signature__.parameters.values()}  # type: ignore[attr-defined]
     run.__doc__ = entry["help"]
     return run
+
+
+def _without_client(name: str, options: dict[str, Any], known: list[str]) -> dict[str, Any]:
+    """Replace a client's command by the options that it gives, and print them on stderr."""
+    if "client" not in options:
+        return options
+    from ...simulator.scenario.clients import read_client, spelled_out
+
+    usual = placed(Scenario)
+    texts, ignored = read_client(options["client"])
+    given = {n: x for n, x in options.items() if n not in texts or x != usual[n].default}
+    out = {n: x for n, x in spelled_out(given, Scenario).items() if n in known}
+    said = " ".join(f"{usual[n].flag} {x}" for n, x in texts.items() if n in out and n not in given)
+    parts = {"ignored": ignored, f"not used, as {name} sets them": [usual[n].flag for n in texts if n not in known]}
+    notes = "".join(f"; {what}: {', '.join(flags)}" for what, flags in parts.items() if flags)
+    print(f"opbyte: --client says {visible(said + notes)}", file=sys.stderr)
+    return out
 
 
 def _call(name: str, entry: Entry, given: dict[str, Any], options: Mapping[str, Any]) -> None:

@@ -73,7 +73,8 @@ class PromptSource:
         hashes = () if self.trace.hash_ids is None else self.trace.hash_ids[row]
         size = self.trace.hash_tokens
         parts = [_drawn((self.seed, 0, h), size) for h in hashes]
-        known = len(parts) * size
+        known = min(len(parts) * size, self.trace.shared_tokens or length)
+        parts = [np.concatenate(parts)[:known]] if parts else []
         if known < length:
             parts.append(_drawn((self.seed, 1, row), length - known))
         return np.concatenate(parts)[:length]

@@ -283,7 +283,7 @@ def _replicas(asked: Scenario, deployment: Deployment) -> int:
 def _clients(deployment: Deployment, settings: EngineSettings, block: RequestBlock) -> int:
     """Requests that keep all ranks of a deployment full: of its policy's sequences, no more than can ever run."""
     policy: Policy = settings.policy
-    prompt, out = block.input_tokens.astype(float), block.output_tokens.astype(float)
+    prompt, out = block.input_tokens - float(block.shared_tokens or 0), block.output_tokens.astype(float)
     context = float((out * (prompt + out / 2)).sum() / out.sum())  # of a sequence that runs, not of a request
     fits = sequences_that_fit(kv_rules(deployment, settings.cache_for(deployment)), max(int(context), 1))
     return min(int(OVER * policy.max_sequences) + 1, int(SPARE * fits) + 8) * deployment.layout.dp

@@ -17,7 +17,7 @@ from .host import hand_over
 from .kv import KvRules
 from .level import Engines, Face, face_of, wake
 from .loop import EngineArrays
-from .prefix import MOST_PIECES
+from .prefix import ALL_TOKENS, MOST_PIECES
 from .recall import Recall, forget_all, look_everywhere, note_sent
 from .rings import Ring, drop_first
 from .route_rules import choose, choose_least, settle
@@ -269,9 +269,11 @@ def name_content(state: State, columns: Columns, row: int, index: int, last: int
         return
     content = state.contents[index]
     if columns.pieces.size > 0:
-        first, tokens = columns.pieces[row], columns.input_tokens[row]
+        first, tokens, pool = columns.pieces[row], columns.input_tokens[row], state.pool
         content.hashes = first
-        content.hashed = min((columns.pieces[row + 1] - first) * state.pool.piece, tokens)
+        content.hashed = min((columns.pieces[row + 1] - first) * pool.piece, tokens, pool.shared)
+        if columns.session.size > 0 and pool.shared < ALL_TOKENS:
+            content.hashed = tokens + last
     elif columns.session.size > 0:
         content.hashes = -1 - columns.session[row] * MOST_PIECES
         content.hashed = columns.input_tokens[row] + last

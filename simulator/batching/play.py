@@ -136,13 +136,19 @@ def let_arrive(play: Play, how: How) -> int:
 def next_clients(play: Play, how: How, now: float) -> int:
     """Clients of a closed loop that have nothing to do send their next requests; `BLOCK` as in `let_arrive`.
 
-    Let a client continue its session; an unfinished request delays its successor.
+    Let a client continue its session; an unfinished request delays its successor. A loop with a rate sends no request
+    before its arrival, which is infinite in a loop without one.
     """
     at = play.at[0]
     while at.in_flight < how.clients and not at.over:
         if at.next == at.last:
             return BLOCK
         row = at.next
+        if now < play.rows.arrival_s[row] < np.inf:
+            if at.awake:
+                at_time(play, play.rows.arrival_s[row], ARRIVALS)
+                at.awake = 0
+            return Status.REACHED
         at.next += 1
         if waits_for_any(play, row):
             at.in_flight += int(follow(play, how, row))

@@ -24,6 +24,9 @@ I8 = npt.NDArray[np.int64]
 MOST_PIECES = 1 << 22
 """Pieces of `PREFIX_BLOCK_TOKENS` in the longest text, prompt and output of 2^31 tokens in all."""
 
+ALL_TOKENS = 1 << 40
+"""More tokens than a prompt has."""
+
 BLOCK = named("next previous bare users key after before resumes", "")
 """A block of a pool, a cache line: the next and the previous one in the free list; free blocks without content right
 before it there; sequences that hold it; the key of its content; the next and the previous block of the same content, in
@@ -46,6 +49,7 @@ class Pool(NamedTuple):
     slots: I8  # [R, B] stack of free slots
     hashes: I8  # [H] prefix hashes of all requests, one request after another
     piece: int  # tokens behind each of them
+    shared: int  # tokens of a prompt that they cover; behind them is the session, whose number follows them
 
 
 def new_pool(ranks: int, blocks: int, sequences: int) -> Pool:
@@ -62,6 +66,7 @@ def new_pool(ranks: int, blocks: int, sequences: int) -> Pool:
         np.tile(np.arange(sequences)[::-1], (ranks, 1)),
         np.zeros(0, dtype=np.int64),
         PREFIX_BLOCK_TOKENS,
+        ALL_TOKENS,
     )
 
 
@@ -101,7 +106,12 @@ def content_key(pool: Pool, first: int, hashed: int, request: int, position: int
     if (position + 1) * block <= hashed:
         parts = pool.piece // block
         piece = position // parts
-        content = pool.hashes[first + piece] if first >= 0 else piece - 1 - first
+        if first < 0:
+            content = piece - 1 - first
+        elif (position + 1) * block <= pool.shared:
+            content = pool.hashes[first + piece]
+        else:
+            content = -2 - piece - pool.hashes[first + -(-pool.shared // pool.piece)] * MOST_PIECES
         return int((content * parts + position % parts) * 2 + 1)
     return ((request << 24) + position) * 2 + 2
 

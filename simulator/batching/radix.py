@@ -83,10 +83,12 @@ def common_tokens(state: State, index: int, position: int) -> int:
     first, second = one.hashes, other.hashes
     if first < 0 or second < 0:  # of sessions
         return int(most) if first == second else 0
-    tokens, hashes, piece = int64(0), state.pool.hashes, state.pool.piece
-    while tokens < most and hashes[first] == hashes[second]:
+    tokens, hashes, piece, shared = int64(0), state.pool.hashes, state.pool.piece, state.pool.shared
+    while tokens < min(most, shared) and hashes[first] == hashes[second]:
         first, second, tokens = first + 1, second + 1, tokens + piece
-    return int(min(tokens, most))
+    if most <= shared or tokens < shared:
+        return int(min(tokens, most))
+    return int(most if hashes[first] == hashes[second] else shared)
 
 
 @compiled_part

@@ -38,6 +38,7 @@ class Recall(NamedTuple):
     found: npt.NDArray[Any]  # [N] of `FOUND`
     # Tokens of each; 0 where the only piece is a session, which is as long as it was sent.
     piece: int
+    session_last: bool  # whether the last piece of a request is its session's, as long as what is left
 
 
 def new_recall(capacities: list[int], piece: int) -> Recall:
@@ -45,7 +46,7 @@ def new_recall(capacities: list[int], piece: int) -> Recall:
     ends, none = records(len(capacities), LIST), np.zeros(0, dtype=np.int64)
     ends.oldest = ends.newest = -1
     ends.capacity = capacities
-    return Recall(none, records(0, SLOT), none, ends, records(len(capacities), FOUND), piece)
+    return Recall(none, records(0, SLOT), none, ends, records(len(capacities), FOUND), piece, False)
 
 
 def with_pieces(slots: Any, have: int, pieces: I8) -> Any:
@@ -125,6 +126,8 @@ def note_sent(recall: Recall, row: int, length: int, engine: int) -> None:
         if known >= 0:
             cross_out(recall, known)
         entry.owner, entry.tokens = engine, recall.piece if recall.piece > 0 else length
+        if recall.session_last and s + 1 == recall.starts[row + 1]:
+            entry.tokens = length - (s - recall.starts[row]) * recall.piece
         entry.older, entry.newer = end.newest, -1
         if end.newest >= 0:
             recall.slots[end.newest].newer = s

@@ -58,14 +58,17 @@ class WorkloadKeywords(TypedDict, total=False):
     """Those of `Workload`."""
 
     trace: Name | Table
+    client: str | None
     rate: float | None
     closed_loop: int | None
     requests: int | None
     input_len: int | None
     output_len: int | None
-    lengths: Literal["fixed", "lognormal", "lognormal-1024", "lognormal-20000", "gaussian", "uniform"] | None
+    lengths: str | None
     turns: float | None
     think: float | None
+    prefix_len: int | None
+    prefixes: int | None
     cv: float | None
     rate_scale: float | None
     spread: float | None

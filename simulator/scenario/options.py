@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 from ...workloads.requests.options import MAX_CV, MAX_RATE, MAX_TIME_S, MAX_TURNS, MIN_CV, MIN_RATE, MIN_TIME_S
 from ..limits import MAX_IMAGES, MAX_REPLICAS, MAX_SEQUENCES
@@ -19,18 +19,25 @@ class Workload(CheckedOptions):
     """Requests: a trace, generated ones, or the embedded sample; see `workloads.requests`."""
 
     trace: str | None = text("Request trace, file or folder.", "PATH", file=True, table=True)
+    client: str | None = text(
+        "Command of a benchmark client that says the rest: vllm bench serve, sglang.bench_serving, guidellm benchmark "
+        "or aiperf profile with its options.",
+        "COMMAND",
+    )
     rate: float | None = real("Requests per second.", MIN_RATE, MAX_RATE)
     closed_loop: int | None = whole("Requests kept in flight.", 1)
     requests: int | None = whole("Most requests.", 1)
     input_len: int | None = whole("Mean prompt tokens.", 1)
     output_len: int | None = whole("Mean output tokens.", 1)
     lengths: str | None = text(
-        "fixed, lognormal (lognormal-1024, lognormal-20000: cut there), gaussian or uniform.",
+        "fixed, lognormal (lognormal-1024, lognormal-20000: cut there), gaussian or uniform; or as clients sample "
+        "them: vllm:R (1-R to 1+R), sglang:R (R to 1), guidellm:SIGMA:LOW:HIGH, aiperf:SIGMA, /... for outputs.",
         "NAME",
-        choices=("fixed", "lognormal", "lognormal-1024", "lognormal-20000", "gaussian", "uniform"),
     )
     turns: float | None = real("Mean requests of a session (generated).", 1.0, MAX_TURNS)
     think: float | None = real("Mean pause before the next of a session.", 0.0, MAX_TIME_S, unit="s")
+    prefix_len: int | None = whole("Tokens of a shared system prompt before each generated prompt.", 1)
+    prefixes: int | None = whole("Different system prompts, equally likely; 1 without it.", 1)
     cv: float | None = real("Variation of arrival gaps (gamma).", MIN_CV, MAX_CV)
     rate_scale: float | None = real("Play a trace this much faster.", MIN_RATE, MAX_RATE)
     spread: float | None = real("Spread equal timestamps over this time.", MIN_TIME_S, MAX_TIME_S, unit="s")
@@ -59,6 +66,12 @@ class Workload(CheckedOptions):
         values = (self.trace, self.rate, self.closed_loop, self.requests, self.duration)
         return any(value is not None for value in values)
 
+    def changed(self, **options: Any) -> Self:
+        """Return a copy with options replaced, including the options of a client's command except its seed."""
+        from .clients import spelled_out  # which finds out what options there are
+
+        return CheckedOptions.changed(self, **spelled_out(options, Workload))
+
     def open(self, seed: int) -> RequestStream:
         """The requests themselves; see `workloads.requests.open_requests`."""
         from ...workloads.requests import open_requests  # numpy, which ``--help`` can do without
@@ -71,6 +84,7 @@ class Workload(CheckedOptions):
             output_len=self.output_len, lengths=self.lengths, turns=self.turns, think=self.think,
             cv=self.cv, rate_scale=self.rate_scale, spread=self.spread,
             rate_profile=self.rate_profile, mean_rate=self.mean_rate, since=self.since,
+            prefix_len=self.prefix_len, prefixes=self.prefixes,
         )  # fmt: skip
         if self.classes is None and self.trace is None:
             return stream

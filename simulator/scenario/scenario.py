@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
@@ -81,14 +81,19 @@ class Scenario(CheckedOptions):
         return start.changed(**options)
 
     def changed(self, **options: Unpack[ChangeKeywords]) -> Self:  # type: ignore[override]  # names its options
-        """The same with options replaced.
+        """The same with options replaced; `client` sets the options of its command.
 
         Raises
         ------
         InputError
             An unknown option, or a value of the wrong type or out of range.
         """
-        return CheckedOptions.changed(self, **options)
+        given: Mapping[str, Any] = options
+        if "client" in given:
+            from .clients import spelled_out  # which finds out what options there are
+
+            given = spelled_out(given, Scenario)
+        return CheckedOptions.changed(self, **given)
 
     def given(self) -> Iterator[tuple[PlacedOption, Any]]:
         """Options that differ from their defaults, with their values."""

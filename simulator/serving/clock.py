@@ -20,6 +20,7 @@ from ..batching.deals import AT, CALLED, KINDS, TRIP, Columns, How, Play, Waits,
 from ..batching.heap import new_heap, new_line, push
 from ..batching.level import Face, new_fleet
 from ..batching.loop import EngineArrays, run
+from ..batching.prefix import ALL_TOKENS
 from ..batching.recall import Recall, new_recall, with_pieces
 from ..batching.rings import Ring, new_ring, put_first, put_last, told
 from ..batching.route_rules import LOAD, first_least
@@ -167,7 +168,8 @@ class Clock:
         """Let requests be known that the table has taken in."""
         self.at.last, p = rows.stop, self.play
         if self.how.clients and not len(self.table.session):
-            self.table.arrival_s[rows.start : rows.stop] = np.inf  # until a client sends it
+            came = self.table.arrival_s[rows.start : rows.stop]
+            came[came == 0.0] = np.inf  # until a client sends it
         if self.how.whole:
             self.at.next = rows.stop
             self.play = p._replace(rows=self._rows())
@@ -219,7 +221,8 @@ class Clock:
         """Let an engine find the hashes of all requests."""
         pool = engine.state.pool
         if engine.named and len(self._hashes) and pool.hashes is not self._hashes:
-            pool = pool._replace(hashes=self._hashes, piece=self.table.hash_tokens)
+            shared = ALL_TOKENS if self.table.shared_tokens is None else self.table.shared_tokens
+            pool = pool._replace(hashes=self._hashes, piece=self.table.hash_tokens, shared=shared)
             engine.state = engine.state._replace(pool=pool)
 
     def call(self) -> None:
@@ -330,6 +333,7 @@ class Clock:
             starts=starts, slots=with_pieces(recall.slots, int(starts[rows.start]), pieces),
             first=roomy(recall.first, int(pieces.max(initial=-1)) + 1, -1),
             piece=table.hash_tokens if table.hash_ids else 0,
+            session_last=table.shared_tokens is not None and len(table.session) > 0,
         )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from ...workloads.errors import InputError
 from ...workloads.requests import RequestBlock
 from ..batching.kv import KvRules
-from ..batching.prefix import Pool, session_key
+from ..batching.prefix import ALL_TOKENS, Pool, session_key
 from ..batching.state import State
 
 
@@ -48,8 +48,11 @@ class Contents:
         counts = np.array([len(own) for own in ids], dtype=np.int64)
         first, last = self.used, self.used + len(numbers)
         rows.hashes = first + np.cumsum(counts) - counts
-        rows.hashed = np.minimum(counts * block.hash_tokens, block.input_tokens)
-        pool = pool._replace(piece=block.hash_tokens)
+        shared = ALL_TOKENS if block.shared_tokens is None else block.shared_tokens
+        rows.hashed = np.minimum(np.minimum(counts * block.hash_tokens, block.input_tokens), shared)
+        if block.shared_tokens is not None and block.turns is not None:
+            rows.hashed = block.input_tokens + block.output_tokens
+        pool = pool._replace(piece=block.hash_tokens, shared=shared)
         if last > len(pool.hashes):  # doubled, so that adding is linear
             pool = pool._replace(hashes=np.resize(pool.hashes, 2 * last))
         pool.hashes[first:last] = numbers

@@ -141,6 +141,8 @@ class Driver:
         here = cut.replicas(len(pools.entry))
         entry = self._nodes(pools.entry, here, policy, cache, alone=alone)
         decode = self._nodes(pools.decode, range(len(pools.decode)), *decoding(pools, policy, cache), len(entry))
+        if stream.closed_loop is not None and stream.has_arrivals and asked.stop:
+            raise InputError("--stop", "cannot be combined with --closed-loop and --rate together")
         rule = compiled_rule(route := ROUTERS[asked.fleet.router])
         looks = route is not round_robin and max(len(entry), len(decode)) > 1
         doors = any(c.bounded for c in stream.classes) and not alone

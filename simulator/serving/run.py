@@ -82,7 +82,7 @@ def run(
         Weights or a single request that do not fit.
     """
     began = time.perf_counter()
-    fleet, clients = fleet or Fleet(), stream.closed_loop
+    fleet, clients = fleet or Fleet(), None if stream.has_arrivals else stream.closed_loop
     pools, stream = _asked(deployment, stream, fleet, pools)
     deployment = deployment if pools.decode else pools.entry[0]
     if groups is not None:

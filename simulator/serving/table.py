@@ -58,6 +58,7 @@ class RequestTable:
     # content of prompts' blocks; empty where none is told
     hash_ids: list[tuple[int, ...]] = field(default_factory=list)
     hash_tokens: int = PREFIX_BLOCK_TOKENS  # tokens behind each of them
+    shared_tokens: int | None = None  # that they cover, see `RequestBlock`
     # chance that a draft is accepted, NaN where nobody says; empty where no request says
     acceptance: F8 = field(default_factory=lambda: np.zeros(0))
     labels: Labels | None = None  # class, priority and tenant of each
@@ -103,7 +104,7 @@ class RequestTable:
             self.labels = Labels.joined([self.labels, block.labels] if first else [block.labels])
         if block.hash_ids is not None:
             self.hash_ids.extend(block.hash_ids)
-            self.hash_tokens = block.hash_tokens
+            self.hash_tokens, self.shared_tokens = block.hash_tokens, block.shared_tokens
         self.count = last
         return range(first, last)
 
@@ -132,6 +133,7 @@ class RequestTable:
             (self.hash_ids[row],) if self.hash_ids else None, turns, self.hash_tokens,
             acceptance=self.acceptance[one] if len(self.acceptance) else None,
             labels=self.labels.take(one) if self.labels is not None else None,
+            shared_tokens=self.shared_tokens,
         )  # fmt: skip
 
     def waits(self, row: int) -> tuple[int, ...]:

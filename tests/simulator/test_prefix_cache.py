@@ -102,6 +102,26 @@ def test_freed_longest_ago_goes_first() -> None:
         assert hits(served(small("llama-3-8b"), [*base, ask], blocks=5, block=512)) == expected
 
 
+@pytest.mark.parametrize("policy", ["vllm", "sglang", "tensorrt-llm"])
+@pytest.mark.parametrize("turns", [None, 3.0])
+def test_a_shared_system_prompt(policy: str, turns: float | None) -> None:
+    """Whole blocks of 16 of 700 tokens (688) are found by all but the first prompt of each of two starts; of a session,
+    also what the request before left: its prompt and all but the last token of its output, in whole blocks."""
+    stream = open_requests(rate=0.01, input_len=100, output_len=20, prefix_len=700, prefixes=2, turns=turns, limit=40)
+    block = stream.read()
+    found = run(small("llama-3-8b"), make_policy(policy), stream).cached_tokens
+    starts = [ids[0] for ids in block.hash_ids or ()]
+    known = [688 * (ids in starts[:i]) for i, ids in enumerate(starts)]
+    assert block.input_tokens[0] == 800
+    assert len(set(starts)) == 2
+    if block.turns is not None:
+        for i, before in enumerate(block.turns.follows.tolist()):
+            if before >= 0:
+                known[i] = (int(block.input_tokens[before]) + 19) // 16 * 16
+                assert starts[i] == starts[before]
+    assert found == sum(known)
+
+
 def test_no_hashes_no_hits() -> None:
     """Content decides, not length: prompts without hashes are never taken for equal."""
     assert hits(served(small("llama-3-8b"), [(float(i), 640, 4, ()) for i in range(5)])) == 0

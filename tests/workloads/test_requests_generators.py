@@ -18,7 +18,7 @@ def bytes_of(block: RequestBlock) -> tuple[bytes, ...]:
     arrays = [block.request_id, block.arrival_s, block.input_tokens, block.output_tokens]
     if block.turns is not None:
         arrays += [block.turns.follows, block.turns.session, block.turns.think_s]
-    return tuple(array.tobytes() for array in arrays)
+    return (*(array.tobytes() for array in arrays), repr(block.hash_ids).encode())
 
 
 WORKLOADS: list[dict[str, Any]] = [
@@ -28,6 +28,8 @@ WORKLOADS: list[dict[str, Any]] = [
     {"closed_loop": 8},
     {"rate": 3.0, "turns": 3.5, "think": 2.0, "input_len": 50, "output_len": 30},
     {"closed_loop": 8, "turns": 9.0},
+    {"rate": 3.0, "prefix_len": 700, "prefixes": 3},
+    {"rate": 3.0, "turns": 3.5, "prefix_len": 700, "prefixes": 3},
     *({"rate": 2.0, "input_len": 300, "output_len": 40, "lengths": name} for name in LENGTHS),
 ]
 

@@ -163,6 +163,9 @@ class RequestBlock(RequestColumns):
         Images of each request.
     labels : Labels or None
         Class, priority and tenant of each request.
+    shared_tokens : int or None
+        Prompt tokens that the hash ids cover, where a piece is longer. A request of a session then has one more
+        id, of its session's text behind them.
     """
 
     request_id: npt.NDArray[np.int64]
@@ -176,6 +179,7 @@ class RequestBlock(RequestColumns):
     acceptance: npt.NDArray[np.float64] | None = None
     images: npt.NDArray[np.int64] | None = None
     labels: Labels | None = None
+    shared_tokens: int | None = None
 
     def __len__(self) -> int:
         return len(self.request_id)
@@ -196,7 +200,7 @@ class RequestStream:
         False if the requests have lengths but no arrival times (a closed loop).
     closed_loop : int or None
         Clients of a closed loop: the engine keeps this many requests in flight and releases
-        the next one at a completion. None for an open loop.
+        the next one at a completion, with `has_arrivals` not before it arrives. None for an open loop.
     blocks : callable
         Starts an iteration.
     classes : tuple of RequestClass

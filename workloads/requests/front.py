@@ -12,7 +12,7 @@ from ..registry import Registry
 from .arrivals import ARRIVALS, Gaps, profile_of, warped, with_arrivals
 from .block import MAX_BLOCK, RequestBlock, RequestStream
 from .frames import Table, is_table, table_file
-from .lengths import GAP_CV, LENGTHS, RATE_PER_S, Draw, Purpose, generator, sample_lengths
+from .lengths import GAP_CV, LENGTHS, RATE_PER_S, Lengths, Purpose, generator, read_lengths, sample_lengths
 from .options import (
     MAX_RATE,
     MAX_TIME_S,
@@ -24,7 +24,7 @@ from .options import (
     check_seed,
     check_size,
 )  # fmt: skip
-from .rows import Rows, at_zero, bounded, first, numbered, spread_stamps, until
+from .rows import Rows, at_zero, bounded, first, numbered, spread_stamps, until, with_prefix
 from .rows import since as later
 from .sessions import with_turns
 from .sources import RowSource, generated, own_rate, trace
@@ -47,7 +47,7 @@ def open_requests(
     arrivals: str | None = None, cv: float | None = None, rate_scale: float | None = None,
     spread: float | None = None, block_size: int = MAX_BLOCK,
     rate_profile: str | Path | None = None, mean_rate: float | None = None,
-    since: float | None = None,
+    since: float | None = None, prefix_len: int | None = None, prefixes: int | None = None,
 ) -> RequestStream:  # fmt: skip
     """Open a workload: a trace, generated requests, or the embedded sample.
 
@@ -64,7 +64,8 @@ def open_requests(
     rate : float, optional
         Mean arrival rate [1/s]; replaces a trace's own arrivals.
     closed_loop : int, optional
-        Requests kept in flight; all arrivals are 0 and the engine releases them.
+        Requests kept in flight; all arrivals are 0 and the engine releases them. With `rate`, most requests in
+        flight: a request that arrives beyond them waits at its client, and its latencies begin as it is sent.
     limit : int, optional
         Most requests. A trace ends earlier if it is shorter; generated requests default to
         1,000 unless `duration` is given.
@@ -75,7 +76,7 @@ def open_requests(
     input_len, output_len : int, optional
         Mean prompt and output length [tokens], 1 to 2**31 - 1; together.
     lengths : str, optional
-        Their distribution: a name in `LENGTHS`, "fixed" by default.
+        Their distribution, see `lengths.read_lengths`; "fixed" by default.
     turns : float, optional
         Join generated requests to sessions of this many on average, each prompt starting with all
         that was said before; lengths then are what a turn adds, and `rate` counts sessions. See
@@ -102,6 +103,11 @@ def open_requests(
     since : float, optional
         Only requests that arrive from this time on, counted from there [s]; `duration` is from there,
         too.
+    prefix_len : int, optional
+        Tokens of a shared start (a system prompt), before the `input_len` of each generated prompt; of a
+        session, before its first prompt.
+    prefixes : int, optional
+        Number of different shared starts, equally likely; 1 by default.
 
     Returns
     -------
@@ -134,16 +140,18 @@ def open_requests(
         _refuse("lengths come from the trace", {"--input-len": input_len, "--lengths": lengths})
         _refuse("lengths come from the trace", {"--output-len": output_len})
         _refuse("sessions come from the trace", {"--turns": turns, "--think": think})
+        _refuse("prefixes come from the trace", {"--prefix-len": prefix_len, "--prefixes": prefixes})
         origin = trace(Path(cast(str, source)), seed, rate_scale or 1.0)
     else:
         if limit is None and duration is None:
             limit = DEFAULT_REQUESTS
         draws = _draws(input_len, output_len, lengths)
         name = "sample" if input_len is None else f"{input_len}+{output_len} tokens"
+        name = name if prefix_len is None else f"{name} behind {prefix_len} shared"
         origin = generated(name, draws, seed, None if since else limit, block_size)
         if gaps is None and closed_loop is None and input_len is None:
             gaps = ARRIVALS["gamma"](RATE_PER_S, GAP_CV)
-    steps = _sessions(turns, think, seed)
+    steps = _sessions(turns, think, seed) + _shared(prefix_len, prefixes, seed)
     over_time = _over_time(origin, closed_loop, rate_profile, since)
     steps += _timing(origin, gaps, closed_loop, seed, rate_scale, spread, over_time, duration)
     if limit is not None:
@@ -156,7 +164,8 @@ def open_requests(
             rows = step(rows)
         return numbered(rows, block_size)
 
-    return RequestStream(origin.name, closed_loop is None, closed_loop, blocks, limit=limit)
+    paced = closed_loop is None or gaps is not None
+    return RequestStream(origin.name, paced, closed_loop, blocks, limit=limit)
 
 
 def _scale(
@@ -202,6 +211,16 @@ def _sessions(turns: float | None, think: float | None, seed: int) -> list[Step]
     return [step]
 
 
+def _shared(prefix_len: int | None, prefixes: int | None, seed: int) -> list[Step]:
+    """The step that lets generated prompts start alike, if any."""
+    if prefix_len is None:
+        _refuse("needs --prefix-len", {"--prefixes": prefixes})
+        return []
+    tokens = check_size(prefix_len, "--prefix-len")
+    count = 1 if prefixes is None else check_size(prefixes, "--prefixes")
+    return [lambda rows: with_prefix(rows, tokens, count, generator(seed, Purpose.PREFIXES))]
+
+
 def _check_numbers(
     closed_loop: int | None,
     limit: int | None,
@@ -232,7 +251,7 @@ def _gaps(rate: float | None, arrivals: str | None, cv: float | None) -> Gaps | 
     return _named(ARRIVALS, name, "--arrivals")(check_rate(rate), cv)
 
 
-def _draws(input_len: int | None, output_len: int | None, lengths: str | None) -> tuple[Draw, Draw]:
+def _draws(input_len: int | None, output_len: int | None, lengths: str | None) -> Lengths:
     if input_len is None and output_len is None:
         _refuse("needs --input-len and --output-len", {"--lengths": lengths})
         return sample_lengths()
@@ -243,7 +262,9 @@ def _draws(input_len: int | None, output_len: int | None, lengths: str | None) -
         if value is None:
             raise InputError(option, f"is needed with {other}")
     means = check_size(input_len, "--input-len"), check_size(output_len, "--output-len")
-    return _named(LENGTHS, lengths or "fixed", "--lengths")(*means)
+    if lengths is None or ":" not in lengths:
+        _named(LENGTHS, lengths or "fixed", "--lengths")
+    return read_lengths(lengths or "fixed", *means)
 
 
 def _timing(
@@ -261,8 +282,8 @@ def _timing(
     if not recorded or not origin.has_arrivals:
         reason = "needs a trace that keeps its own arrivals"
         _refuse(reason, {"--rate-scale": rate_scale, "--spread": spread})
-    if closed_loop is not None:
-        _refuse("cannot be combined with --closed-loop", {"--rate": gaps, "--duration": duration})
+    if closed_loop is not None and gaps is None:
+        _refuse("cannot be combined with --closed-loop", {"--duration": duration})
         return [at_zero]
     steps: list[Step] = []
     if gaps is not None:

@@ -115,6 +115,10 @@ def _lengths(c: RequestClass, name: str, seed: int, k: int) -> Callable[[int], t
     """Sample the lengths of requests of the k-th class; None if it has none."""
     if c.input_len is None or c.output_len is None:
         return None
+    if ":" in name:
+        raise InputError(
+            f"--lengths {name}", "cannot be combined with lengths of classes; use a name, such as lognormal"
+        )
     inputs, outputs = LENGTHS[name](c.input_len, c.output_len)
     rng = generator(seed, Purpose.INPUT_LENGTHS, k), generator(seed, Purpose.OUTPUT_LENGTHS, k)
     return lambda n: (inputs(rng[0], n), outputs(rng[1], n))
@@ -129,6 +133,7 @@ def _sized(block: RequestBlock, drawn: Sequence[Callable[[int], tuple[I8, I8]] |
         mine = block.labels.kind == k
         if draw is not None:
             inputs[mine], outputs[mine] = draw(int(mine.sum()))
+            inputs[mine] += block.shared_tokens or 0
     return replace(block, input_tokens=inputs, output_tokens=outputs)
 
 

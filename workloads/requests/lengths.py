@@ -2,6 +2,7 @@
 
 Each entry of `LENGTHS` takes the two means (`input_len`, `output_len`) and returns one sampling function for each. A
 function consumes the generator value by value, so the lengths do not depend on the batch size.
+`LIKE_CLIENTS` samples as benchmark clients do, with their generators: the same seed gives the same lengths.
 
 The embedded sample: a workload like a published one, when no trace is given.
 
@@ -21,11 +22,13 @@ Independent random generators from one seed.
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache, lru_cache, partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +37,9 @@ from ..errors import InputError
 from ..registry import Registry
 from .options import MAX_SIZE
 
-Purpose = IntEnum("Purpose", "ARRIVALS INPUT_LENGTHS OUTPUT_LENGTHS CLIENT TURNS THINKING KINDS TENANTS", start=0)
+Purpose = IntEnum(
+    "Purpose", "ARRIVALS INPUT_LENGTHS OUTPUT_LENGTHS CLIENT TURNS THINKING KINDS TENANTS PREFIXES", start=0
+)
 """What a generator is for; a client adds a number made from its name."""
 
 
@@ -117,6 +122,91 @@ for _name, _most in (("lognormal", MAX_SIZE), ("lognormal-1024", 1024), ("lognor
     LENGTHS.register(_name)(partial(_lognormal, _most))
 
 
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Sampling functions of prompt and output lengths, and their generators from a seed and the number of requests."""
+
+    draws: tuple[Any, Any]
+    rngs: Callable[[int, int | None], tuple[Any, Any]]
+
+
+def of_purpose(seed: int, limit: int | None, prompts: Any = None) -> tuple[Any, Any]:
+    """Return our generators of prompt and output lengths."""
+    return generator(seed, Purpose.INPUT_LENGTHS), generator(seed, Purpose.OUTPUT_LENGTHS)
+
+
+def _in_turn(source: Callable[[int], Any], seed: int, limit: int | None, prompts: Any) -> tuple[Any, Any]:
+    """Generators of a client that samples all prompts before all outputs; it has 1,000 requests by default."""
+    second = source(seed)
+    prompts(second, limit or 1000)
+    return source(seed), second
+
+
+def _between(low: float, high: float) -> Any:
+    """Whole numbers of 1 or more from `low` to `high` [tokens], all equally likely."""
+    least, most = max(1, math.floor(low)), max(1, math.ceil(high))
+    return lambda integers, n: integers(least, most + 1, n)
+
+
+def _cut(mean: int, sigma: float = 0.0, low: float = 0.0, high: float = 0.0) -> Any:
+    """Gaussians cut to their bounds, 5 sigma away unless given; without sigma whole numbers between the bounds."""
+    least, most = int(low) or max(1, int(mean - 5 * sigma)), int(high) or int(mean + 5 * sigma)
+    if least > most:
+        raise InputError("--lengths", f"has a smallest length of {least} above its largest of {most}")
+
+    def sample(r: random.Random) -> int:
+        return round(max(least, min(most, r.gauss(mean, sigma)))) if sigma else r.randint(least, most)
+
+    return lambda r, n: np.array([sample(r) for _ in range(n)], np.int64)
+
+
+def _above_zero(mean: int, sigma: float) -> Draw:
+    """Gaussians above 0, rounded up."""
+    if not sigma:
+        return fixed(mean, mean)[0]
+    edges = np.arange(int(mean + 10 * sigma) + 2)
+    return from_table(edges[1:], np.diff([math.erf((x - mean) / (sigma * math.sqrt(2))) for x in edges]))
+
+
+LIKE_CLIENTS: dict[str, tuple[Callable[..., Any], Callable[..., tuple[Any, Any]], str, float]] = {
+    "vllm": (lambda mean, r: _between(mean * (1 - r), mean * (1 + r)),
+             partial(_in_turn, lambda seed: np.random.default_rng(seed).integers), "R", 0.999),
+    "sglang": (lambda mean, r: _between(mean * r, mean),
+               partial(_in_turn, lambda seed: np.random.RandomState(seed % 2**32).randint), "R", 1.0),
+    "guidellm": (_cut, lambda seed, limit, prompts: (random.Random(seed), random.Random(seed + 1)), "SIGMA[:LOW[:HIGH]]", MAX_SIZE),
+    "aiperf": (_above_zero, of_purpose, "SIGMA", 1e6),
+}  # fmt: skip
+"""Client -> its lengths from a mean and numbers, its generators, how the numbers are written, and their largest value.
+Sources: RandomDataset of vLLM 0.11 to 0.16 (without its prefix and special tokens), compute_random_lens of SGLang,
+IntegerRangeSampler of GuideLLM 0.3 to 0.5, sample_positive_normal_integer of AIPerf (with our generators)."""
+
+
+def read_lengths(text: str, input_len: int, output_len: int) -> Lengths:
+    """Read ``--lengths``: a name of `LENGTHS`, or ``CLIENT:NUMBERS``, with a slash before different numbers for outputs.
+
+    Examples
+    --------
+    >>> both = read_lengths("vllm:0.5", 100, 10)
+    >>> [sample(rng, 3).tolist() for sample, rng in zip(both.draws, both.rngs(0, 3))]
+    [[135, 114, 101], [7, 8, 5]]
+    """
+    name, colon, numbers = text.partition(":")
+    if not colon:
+        return Lengths(LENGTHS[name](input_len, output_len), of_purpose)
+    if name not in LIKE_CLIENTS:
+        raise InputError(f"--lengths {name!r}", f"is not a client; use one of {', '.join(LIKE_CLIENTS)}")
+    make, rngs, form, most = LIKE_CLIENTS[name]
+    prompts, slash, outputs = numbers.partition("/")
+    try:
+        sides = [[float(x or 0) for x in side.split(":")] for side in (prompts, outputs if slash else prompts)]
+    except ValueError:
+        sides = [[math.nan]]
+    if not all(len(side) <= form.count(":") + 1 and all(0 <= x <= most for x in side) for side in sides):
+        raise InputError(f"--lengths {text}", f"must be {name}:{form}[/{form}] with numbers from 0 to {most:g}")
+    draws = make(input_len, *sides[0]), make(output_len, *sides[1])
+    return Lengths(draws, partial(rngs, prompts=draws[0]))
+
+
 def from_table(values: npt.NDArray[np.int64], weights: npt.NDArray[np.float64]) -> Draw:
     """Sample from a finite distribution; `weights` need not sum to 1."""
     above = np.cumsum(weights)
@@ -180,9 +270,9 @@ INPUT = Summary((1, 1015, 4074, 4122, 14050), 1199)
 OUTPUT = Summary((1, 115, 421, 598, 1000), 201)
 
 
-def sample_lengths() -> tuple[Draw, Draw]:
+def sample_lengths() -> Lengths:
     """Return the sampling functions of prompt and output lengths."""
-    return _draw(INPUT), _draw(OUTPUT)
+    return Lengths((_draw(INPUT), _draw(OUTPUT)), of_purpose)
 
 
 def _draw(summary: Summary) -> Draw:

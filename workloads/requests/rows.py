@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from .block import MAX_BLOCK, HashIds, Labels, RequestBlock, RequestColumns, Turns
+from .block import MAX_BLOCK, PREFIX_BLOCK_TOKENS, HashIds, Labels, RequestBlock, RequestColumns, Turns
+from .options import MAX_SIZE
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class Rows(RequestColumns):
     acceptance: npt.NDArray[np.float64] | None = None
     images: npt.NDArray[np.int64] | None = None
     labels: Labels | None = None
+    shared_tokens: int | None = None
 
     def __len__(self) -> int:
         return len(self.input_tokens)
@@ -79,6 +81,32 @@ def at_zero(batches: Iterable[Rows]) -> Iterator[Rows]:
     """Let every request arrive at 0: a closed loop releases them."""
     for rows in batches:
         yield replace(rows, arrival_s=np.zeros(len(rows)))
+
+
+def with_prefix(batches: Iterable[Rows], tokens: int, count: int, rng: np.random.Generator) -> Iterator[Rows]:
+    """Put one of `count` shared starts of `tokens` before each prompt; all requests of a session have the same.
+
+    Raises
+    ------
+    InputError
+        A prompt beyond 2**31 - 1 tokens.
+    """
+    pieces = -(-tokens // PREFIX_BLOCK_TOKENS)
+    names = [tuple(range(k * pieces, (k + 1) * pieces)) for k in range(count)]
+    done, latest = 0, 0
+    for rows in batches:
+        prompts = rows.input_tokens + tokens
+        if (prompts > MAX_SIZE).any():
+            raise InputError("--prefix-len", f"lets prompts grow beyond {MAX_SIZE} tokens")
+        chosen = rng.integers(0, count, len(rows))
+        if rows.turns is None:
+            ids = tuple(names[k] for k in chosen.tolist())
+        else:
+            session = rows.turns.session
+            chosen = np.where(session < done, latest, chosen[np.maximum(session - done, 0)])
+            ids = tuple((*names[k], -1 - s) for k, s in zip(chosen.tolist(), session.tolist(), strict=True))
+            done, latest = done + len(rows), int(chosen[-1])
+        yield replace(rows, input_tokens=prompts, hash_ids=ids, shared_tokens=tokens)
 
 
 def since(batches: Iterable[Rows], begin_s: float, subject: str) -> Iterator[Rows]:

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import InputError, visible
 from .block import MAX_BLOCK
 from .formats import detect
-from .lengths import Draw, Purpose, generator
+from .lengths import Lengths
 from .rows import Rows, checked, compressed, from_zero
 from .servegen import DATASET, TRACE, find_clients, read_servegen, window_rates
 
@@ -95,13 +95,12 @@ def _has_dataset(path: Path) -> bool:
     return stem != path.name and path.with_name(stem + DATASET).is_file()
 
 
-def generated(
-    name: str, draws: tuple[Draw, Draw], seed: int, limit: int | None, block_size: int = MAX_BLOCK
-) -> RowSource:
+def generated(name: str, lengths: Lengths, seed: int, limit: int | None, block_size: int = MAX_BLOCK) -> RowSource:
     """Sample `limit` pairs of lengths, without end if None; no arrivals."""
+    draws = lengths.draws
 
     def rows() -> Iterator[Rows]:
-        rng_in, rng_out = generator(seed, Purpose.INPUT_LENGTHS), generator(seed, Purpose.OUTPUT_LENGTHS)
+        rng_in, rng_out = lengths.rngs(seed, limit)
         left = np.inf if limit is None else limit
         while left > 0:
             n = int(min(block_size, left))
