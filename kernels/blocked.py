@@ -16,7 +16,7 @@ import numba
 from numba import types
 
 from .jit import inner, parallel
-from .vector import I64, LANES, Emitter, Value, literals, micro_kernel, store_sums
+from .vector import I64, LANES, Emitter, Value, micro_kernel, store_sums
 
 COLUMNS = 4
 """Rows of weights that the remainders take at once; `n` is a multiple of it."""
@@ -145,8 +145,8 @@ def product_of(rows: int, columns: int, wide: bool) -> Callable[..., Any]:
     return made
 
 
-@micro_kernel
-def dots(typingctx, x, x_stride, w, w_stride, n, out, out_stride, rows, cols, wide):
+@micro_kernel(*(types.int64,) * 7)
+def dots(emitter, x, x_stride, w, w_stride, n, out, out_stride, rows, cols, wide):
     """``out[i, j] = sum_k x[i, k] * w[j, k]`` for a few rows i and columns j.
 
     `x`, `w`, `out` are addresses; strides are in bytes; `n` is the length of k, a multiple of
@@ -155,20 +155,8 @@ def dots(typingctx, x, x_stride, w, w_stride, n, out, out_stride, rows, cols, wi
     16. One or two rows are bound by memory and walk `w` from end to end; more share each of its
     values among four columns side by side.
     """
-    sizes = literals(rows, cols, wide)
-    if sizes is None:
-        return None
-    num_rows, num_cols, is_wide = sizes
-    emit = _dots_in_order if num_rows <= 2 else _dots_side_by_side
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
-        emit(Emitter(builder), args[:7], num_rows, num_cols, bool(is_wide))
-        return context.get_dummy_value()
-
-    args = (x, x_stride, w, w_stride, n, out, out_stride, rows, cols, wide)
-    widened = (*(types.int64,) * 7, rows, cols, wide)
-    assert len(args) == len(widened)
-    return types.void(*widened), codegen
+    emit = _dots_in_order if rows <= 2 else _dots_side_by_side
+    emit(emitter, (x, x_stride, w, w_stride, n, out, out_stride), rows, cols, bool(wide))
 
 
 DISTANCES = (4096, 8192)

@@ -18,7 +18,7 @@ from numba import types
 from .jit import parallel, serial
 from .lab import Bench
 from .timing import CallSeconds, sample, settle
-from .vector import I32, I64, LANES, VEC, Emitter, Value, micro_kernel
+from .vector import I32, I64, LANES, VEC, Value, micro_kernel
 
 READ_BYTES = 48 << 20
 """Read at once: more than the last-level cache keeps of a block that is gone through in turn."""
@@ -28,71 +28,58 @@ CACHE_READ = 32 << 20
 BLAS_SIZE = 1024
 
 
-@micro_kernel
-def read_sum(typingctx, x, n):
+@micro_kernel(types.int64, types.int64, result=types.float32)
+def read_sum(emitter, x, n):
     """Sum of `n` floats at address `x`, in eight accumulators."""
+    b = emitter.b
+    acc = emitter.registers(8)
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
-        e = Emitter(builder)
-        acc = e.registers(8)
+    def body(i: Value) -> None:
+        for c, slot in enumerate(acc):
+            at = emitter.offset(b.add(x, b.mul(i, I64(4))), 4 * LANES * c)
+            b.store(emitter.fadd(b.load(slot), emitter.load(at)), slot)
 
-        def body(i: Value) -> None:
-            for c, slot in enumerate(acc):
-                at = e.offset(builder.add(args[0], builder.mul(i, I64(4))), 4 * LANES * c)
-                builder.store(e.fadd(builder.load(slot), e.load(at)), slot)
-
-        e.loop(I64(0), args[1], 8 * LANES, body)
-        total = builder.load(acc[0])
-        for slot in acc[1:]:
-            total = e.fadd(total, builder.load(slot))
-        return e.sums([total])[0]
-
-    return types.float32(types.int64, types.int64), codegen
+    emitter.loop(I64(0), n, 8 * LANES, body)
+    total = b.load(acc[0])
+    for slot in acc[1:]:
+        total = emitter.fadd(total, b.load(slot))
+    return emitter.sums([total])[0]
 
 
-@micro_kernel
-def fma_chain(typingctx, steps):
+@micro_kernel(types.int64, result=types.float32)
+def fma_chain(emitter, steps):
     """`steps` rounds of 16 independent fused multiply-adds on full registers."""
+    b = emitter.b
+    acc = emitter.registers(16)
+    # From memory, so that the compiler cannot work the chain out.
+    pair = [emitter.alloca(VEC) for _ in range(2)]
+    for slot, value in zip(pair, (0.999, 1e-3), strict=True):
+        b.store(emitter.constant(value), slot)
+    factor, term = (b.load(slot) for slot in pair)
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
-        e = Emitter(builder)
-        acc = e.registers(16)
-        # From memory, so that the compiler cannot work the chain out.
-        pair = [e.alloca(VEC) for _ in range(2)]
-        for slot, value in zip(pair, (0.999, 1e-3), strict=True):
-            builder.store(e.constant(value), slot)
-        factor, term = (builder.load(slot) for slot in pair)
+    def body(i: Value) -> None:
+        for slot in acc:
+            b.store(emitter.fma(b.load(slot), factor, term), slot)
 
-        def body(i: Value) -> None:
-            for slot in acc:
-                builder.store(e.fma(builder.load(slot), factor, term), slot)
-
-        e.loop(I64(0), args[0], 1, body)
-        total = builder.load(acc[0])
-        for slot in acc[1:]:
-            total = e.fadd(total, builder.load(slot))
-        return builder.extract_element(total, I32(0))
-
-    return types.float32(types.int64), codegen
+    emitter.loop(I64(0), steps, 1, body)
+    total = b.load(acc[0])
+    for slot in acc[1:]:
+        total = emitter.fadd(total, b.load(slot))
+    return b.extract_element(total, I32(0))
 
 
-@micro_kernel
-def stream_copy(typingctx, x, out, n):
+@micro_kernel(types.int64, types.int64, types.int64)
+def stream_copy(emitter, x, out, n):
     """Copy `n` floats from address `x` to `out`, stored past the caches."""
+    b = emitter.b
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
-        e = Emitter(builder)
+    def body(i: Value) -> None:
+        at = b.mul(i, I64(4))
+        for c in range(8):
+            place = emitter.offset(at, 4 * LANES * c)
+            emitter.stream(emitter.load(b.add(x, place)), b.add(out, place))
 
-        def body(i: Value) -> None:
-            at = builder.mul(i, I64(4))
-            for c in range(8):
-                place = e.offset(at, 4 * LANES * c)
-                e.stream(e.load(builder.add(args[0], place)), builder.add(args[1], place))
-
-        e.loop(I64(0), args[2], 8 * LANES, body)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64, types.int64), codegen
+    emitter.loop(I64(0), n, 8 * LANES, body)
 
 
 @parallel

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +21,7 @@ from . import experts
 from .blocked import COLUMNS, DEFAULT, GemmConfig, tiles_of
 from .jit import inner
 from .lab import Bench, Case, Kernel, Shape, add
-from .vector import F32, I8, I16, I32, I64, Emitter, Value, literals, micro_kernel
+from .vector import F32, I8, I16, I32, I64, Value, micro_kernel
 
 F4 = npt.NDArray[np.float32]
 U1 = npt.NDArray[np.uint8]
@@ -39,46 +38,38 @@ SCALES = {32: 2.0 ** (np.arange(255.0) - 127), 16: E4M3}
 HALF, WIDE, WORDS = ir.HalfType(), ir.VectorType(F32, 16), ir.VectorType(I16, 16)
 
 
-@micro_kernel
-def widen(typingctx, w, n, out, halves):
+@micro_kernel(*(types.int64,) * 3)
+def widen(emitter, w, n, out, halves):
     """A packed row of `n` weights, a multiple of 32, as fp32; `w` and `out` are addresses.
 
     `halves` (literal): 1 for NVFP4's two scales of 32 weights, 0 for MXFP4's one.
     """
-    sizes = literals(halves)
-    if sizes is None:
-        return None
-    (two,) = sizes
+    b, shift = emitter.b, I64(4 if halves else 5)
+    scales_at = b.add(w, b.lshr(n, I64(1)))
+    factor = emitter.scalar(b.add(scales_at, b.lshr(n, shift)))
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
-        e, b, shift = Emitter(builder), builder, I64(4 if two else 5)
-        w_at, count, out_at = args[:3]
-        scales_at = b.add(w_at, b.lshr(count, I64(1)))
-        factor = e.scalar(b.add(scales_at, b.lshr(count, shift)))
+    def scale(at: Value) -> Value:
+        byte = b.load(emitter.pointer(at, I8), align=1)
+        exponent = b.bitcast(b.shl(b.zext(byte, I32), I32(23)), F32)
+        small = b.fpext(b.bitcast(b.shl(b.zext(byte, I16), I16(7)), HALF), F32)
+        one = b.insert_element(
+            ir.Constant(WIDE, ir.Undefined), emitter.fmul(factor, small if halves else exponent), I32(0)
+        )
+        return emitter.shuffle(one, one, [0] * 16)
 
-        def scale(at: Value) -> Value:
-            byte = b.load(e.pointer(at, I8), align=1)
-            exponent = b.bitcast(b.shl(b.zext(byte, I32), I32(23)), F32)
-            small = b.fpext(b.bitcast(b.shl(b.zext(byte, I16), I16(7)), HALF), F32)
-            one = b.insert_element(ir.Constant(WIDE, ir.Undefined), e.fmul(factor, small if two else exponent), I32(0))
-            return e.shuffle(one, one, [0] * 16)
+    def body(k: Value) -> None:
+        at = b.add(w, b.lshr(k, I64(1)))
+        codes = b.zext(b.load(emitter.pointer(at, ir.VectorType(I8, 16)), align=1), WORDS)
+        emitter.prefetch(emitter.offset(at, 4096))
+        first = b.add(scales_at, b.lshr(k, shift))
+        for half in range(2):
+            size = b.shl(b.and_(b.lshr(codes, _words(4 * half)), _words(7)), _words(9))
+            sign = b.shl(b.and_(b.lshr(codes, _words(4 * half)), _words(8)), _words(12))
+            value = b.fpext(b.bitcast(b.or_(size, sign), ir.VectorType(HALF, 16)), WIDE)
+            to = emitter.offset(b.add(out, b.mul(k, I64(4))), 64 * half)
+            emitter.store(emitter.fmul(value, scale(emitter.offset(first, half * halves))), to)
 
-        def body(k: Value) -> None:
-            at = b.add(w_at, b.lshr(k, I64(1)))
-            codes = b.zext(b.load(e.pointer(at, ir.VectorType(I8, 16)), align=1), WORDS)
-            e.prefetch(e.offset(at, 4096))
-            first = b.add(scales_at, b.lshr(k, shift))
-            for half in range(2):
-                size = b.shl(b.and_(b.lshr(codes, _words(4 * half)), _words(7)), _words(9))
-                sign = b.shl(b.and_(b.lshr(codes, _words(4 * half)), _words(8)), _words(12))
-                value = b.fpext(b.bitcast(b.or_(size, sign), ir.VectorType(HALF, 16)), WIDE)
-                to = e.offset(b.add(out_at, b.mul(k, I64(4))), 64 * half)
-                e.store(e.fmul(value, scale(e.offset(first, half * two))), to)
-
-        e.loop(I64(0), count, 32, body)
-        return context.get_dummy_value()
-
-    return types.void(*(types.int64,) * 3, halves), codegen
+    emitter.loop(I64(0), n, 32, body)
 
 
 def _words(value: int) -> Value:

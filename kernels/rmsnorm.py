@@ -8,7 +8,6 @@ past the caches: a store that is not fetches the line first, half as much traffi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numba
 import numpy as np
@@ -19,7 +18,7 @@ from .check import require
 from .jit import parallel, threads_for
 from .lab import Bench, Case, Kernel, Shape, add
 from .memory import LINE
-from .vector import I64, LANES, Emitter, Value, micro_kernel
+from .vector import I64, LANES, Value, micro_kernel
 
 F4 = npt.NDArray[np.float32]
 EPS = 1e-6
@@ -29,73 +28,61 @@ took 1.2 times as long. For rows of 1024, which the hardware prefetches, it cost
 back, a tenth with fast reads."""
 
 
-@micro_kernel
-def square_sum(typingctx, x, r, n):
+@micro_kernel(types.int64, types.int64, types.int64, result=types.float32)
+def square_sum(emitter, x, r, n):
     """Sum of squares of `n` floats at `x`; where `r` is not 0, of ``r + x``, kept at `r`."""
+    b = emitter.b
+    acc = emitter.registers(4)
+    added = b.icmp_signed("!=", r, I64(0))
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
-        e = Emitter(builder)
-        x_at, r_at, count = args
-        acc = e.registers(4)
-        added = builder.icmp_signed("!=", r_at, I64(0))
+    def sweep(with_residual: bool) -> None:
+        def body(i: Value) -> None:
+            for c, slot in enumerate(acc):
+                at = emitter.offset(b.mul(i, I64(4)), 4 * LANES * c)
+                value = emitter.load(b.add(x, at))
+                if with_residual:
+                    value = emitter.fadd(value, emitter.load(b.add(r, at)))
+                    emitter.store(value, b.add(r, at))
+                b.store(emitter.fma(value, value, b.load(slot)), slot)
 
-        def sweep(with_residual: bool) -> None:
-            def body(i: Value) -> None:
-                for c, slot in enumerate(acc):
-                    at = e.offset(builder.mul(i, I64(4)), 4 * LANES * c)
-                    value = e.load(builder.add(x_at, at))
-                    if with_residual:
-                        value = e.fadd(value, e.load(builder.add(r_at, at)))
-                        e.store(value, builder.add(r_at, at))
-                    builder.store(e.fma(value, value, builder.load(slot)), slot)
+        emitter.loop(I64(0), n, 4 * LANES, body)
 
-            e.loop(I64(0), count, 4 * LANES, body)
-
-        with builder.if_else(added) as (then, otherwise):
-            with then:
-                sweep(True)
-            with otherwise:
-                sweep(False)
-        total = [builder.load(slot) for slot in acc]
-        both = e.fadd(e.fadd(total[0], total[1]), e.fadd(total[2], total[3]))
-        return e.sums([both])[0]
-
-    return types.float32(types.int64, types.int64, types.int64), codegen
+    with b.if_else(added) as (then, otherwise):
+        with then:
+            sweep(True)
+        with otherwise:
+            sweep(False)
+    total = [b.load(slot) for slot in acc]
+    both = emitter.fadd(emitter.fadd(total[0], total[1]), emitter.fadd(total[2], total[3]))
+    return emitter.sums([both])[0]
 
 
-@micro_kernel
-def scale_row(typingctx, x, w, factor, out, n, ahead):
+@micro_kernel(types.int64, types.int64, types.float32, *(types.int64,) * 3)
+def scale_row(emitter, x, w, factor, out, n, ahead):
     """``out = x * factor * w`` for `n` floats, stored past the caches.
 
     Unless `ahead` is 0, the row there is prefetched at the same time.
     """
+    b = emitter.b
+    factors = emitter.splat(factor)
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
-        e = Emitter(builder)
-        x_at, w_at, by, out_at, count, row = args
-        factors = e.splat(by)
+    def sweep(fetching: bool) -> None:
+        def body(i: Value) -> None:
+            for c in range(4):
+                at = emitter.offset(b.mul(i, I64(4)), 4 * LANES * c)
+                if fetching and 4 * LANES * c % LINE == 0:
+                    emitter.prefetch(b.add(ahead, at))
+                scaled = emitter.fmul(emitter.load(b.add(x, at)), factors)
+                value = emitter.fmul(scaled, emitter.load(b.add(w, at)))
+                emitter.stream(value, b.add(out, at))
 
-        def sweep(fetching: bool) -> None:
-            def body(i: Value) -> None:
-                for c in range(4):
-                    at = e.offset(builder.mul(i, I64(4)), 4 * LANES * c)
-                    if fetching and 4 * LANES * c % LINE == 0:
-                        e.prefetch(builder.add(row, at))
-                    scaled = e.fmul(e.load(builder.add(x_at, at)), factors)
-                    value = e.fmul(scaled, e.load(builder.add(w_at, at)))
-                    e.stream(value, builder.add(out_at, at))
+        emitter.loop(I64(0), n, 4 * LANES, body)
 
-            e.loop(I64(0), count, 4 * LANES, body)
-
-        with builder.if_else(builder.icmp_signed("!=", row, I64(0))) as (then, otherwise):
-            with then:
-                sweep(True)
-            with otherwise:
-                sweep(False)
-        return context.get_dummy_value()
-
-    given = (types.int64, types.int64, types.float32, *(types.int64,) * 3)
-    return types.void(*given), codegen
+    with b.if_else(b.icmp_signed("!=", ahead, I64(0))) as (then, otherwise):
+        with then:
+            sweep(True)
+        with otherwise:
+            sweep(False)
 
 
 @parallel

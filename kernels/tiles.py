@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from llvmlite import ir
 from numba import types
 
-from .vector import F32, I32, I64, LANES, VEC, Emitter, Value, literals, micro_kernel, store_sums
+from .vector import F32, I32, I64, LANES, VEC, Emitter, Value, micro_kernel, store_sums
 
 GROUP = 4
 """Rows of the left operand that a dot tile takes at once: four query heads, four tokens."""
@@ -20,8 +19,8 @@ STRIP = 16
 """Rows of values that the passes of `add_values` take in turn: all but the first find them in L1."""
 
 
-@micro_kernel
-def score_tile(typingctx, q, k, rows, count, ahead, next_rows, later_rows, out, dim, tile):
+@micro_kernel(*(types.int64,) * 8)
+def score_tile(emitter, q, k, rows, count, ahead, next_rows, later_rows, out, dim, tile):
     """Scores of `GROUP` query vectors with the keys of a tile, four keys at a time.
 
     ``out[i, t] = sum_d q[i, d] * k[row t, d]``, rows of `out` `tile` floats apart. `rows` is the address of int64 byte
@@ -30,131 +29,101 @@ def score_tile(typingctx, q, k, rows, count, ahead, next_rows, later_rows, out, 
     sequence, because a core drops prefetches when its miss registers are full (decode attention at 0.70 of the read
     rate with two, 0.79 with three). `dim` and `tile` are literal; `count` is the number of rows.
     """
-    sizes = literals(dim, tile)
-    if sizes is None:
-        return None
-    size, width = sizes
+    builder = emitter.b
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
-        e = Emitter(builder)
-        q_at, k_at, rows_at, count_, ahead_at, next_at, later_at, out_at = args[:8]
+    def four(t: Value) -> None:
+        def four_rows(base: Value, offsets: Value) -> list[Value]:
+            first = builder.add(offsets, builder.mul(t, I64(8)))
+            places = [emitter.scalar(emitter.offset(first, 8 * j), I64) for j in range(4)]
+            return [builder.add(base, place) for place in places]
 
-        def four(t: Value) -> None:
-            def four_rows(base: Value, offsets: Value) -> list[Value]:
-                first = builder.add(offsets, builder.mul(t, I64(8)))
-                places = [e.scalar(e.offset(first, 8 * j), I64) for j in range(4)]
-                return [builder.add(base, place) for place in places]
+        keys = four_rows(k, rows)
+        following_rows = [four_rows(ahead, at) for at in (later_rows, next_rows)]
+        soon = builder.add(t, I64(SOON))
+        last = I64(tile - 4)
+        soon = builder.select(builder.icmp_signed("<", soon, last), soon, last)
+        following_rows.append(four_rows(k, builder.add(rows, builder.mul(builder.sub(soon, t), I64(8)))))
+        acc: list[Value] = [emitter.constant(0.0)] * 16
+        # Row after row, each from end to end, though every row loads the queries again: four
+        # rows side by side break the streams that the hardware fetches on its own (8.7 GB/s,
+        # 16 in this order, where reading alone had 28).
+        for j, (key, *following) in enumerate(zip(keys, *following_rows, strict=True)):
+            for d in range(dim // LANES):
+                if 4 * LANES * d % 64 == 0:
+                    for fetched in following:
+                        emitter.prefetch(emitter.offset(fetched, 4 * LANES * d))
+                value = emitter.load(emitter.offset(key, 4 * LANES * d))
+                for i in range(GROUP):
+                    left = emitter.load(emitter.offset(q, 4 * (i * dim + LANES * d)))
+                    acc[4 * i + j] = emitter.fma(left, value, acc[4 * i + j])
+        to = emitter.offset(out, builder.mul(t, I64(4)))
+        store_sums(emitter, acc, to, I64(4 * tile), GROUP, 4)
 
-            keys = four_rows(k_at, rows_at)
-            ahead = [four_rows(ahead_at, at) for at in (later_at, next_at)]
-            soon = builder.add(t, I64(SOON))
-            last = I64(width - 4)
-            soon = builder.select(builder.icmp_signed("<", soon, last), soon, last)
-            ahead.append(four_rows(k_at, builder.add(rows_at, builder.mul(builder.sub(soon, t), I64(8)))))
-            acc: list[Value] = [e.constant(0.0)] * 16
-            # Row after row, each from end to end, though every row loads the queries again: four
-            # rows side by side break the streams that the hardware fetches on its own (8.7 GB/s,
-            # 16 in this order, where reading alone had 28).
-            for j, (key, *following) in enumerate(zip(keys, *ahead, strict=True)):
-                for d in range(size // LANES):
-                    if 4 * LANES * d % 64 == 0:
-                        for fetched in following:
-                            e.prefetch(e.offset(fetched, 4 * LANES * d))
-                    value = e.load(e.offset(key, 4 * LANES * d))
-                    for i in range(GROUP):
-                        left = e.load(e.offset(q_at, 4 * (i * size + LANES * d)))
-                        acc[4 * i + j] = e.fma(left, value, acc[4 * i + j])
-            to = e.offset(out_at, builder.mul(t, I64(4)))
-            store_sums(e, acc, to, I64(4 * width), GROUP, 4)
-
-        e.loop(I64(0), count_, 4, four)
-        return context.get_dummy_value()
-
-    return types.void(*(types.int64,) * 8, dim, tile), codegen
+    emitter.loop(I64(0), count, 4, four)
 
 
-@micro_kernel
-def softmax_tile(typingctx, s, low, high, scale, state, tile):
+@micro_kernel(*(types.int64,) * 3, types.float32, types.int64)
+def softmax_tile(emitter, s, low, high, scale, state, tile):
     """One step of the online softmax for `GROUP` rows of scores, in place.
 
     Scores outside ``[low[i], high[i])`` count as minus infinity. `state` holds, for each row, the running maximum, the
     running sum and the factor that earlier outputs shrink by (written here): 3 x `GROUP` floats. `s` then holds the
     weights ``exp(scale * s - maximum)``. `low` and `high` are addresses of int32.
     """
-    sizes = literals(tile)
-    if sizes is None:
-        return None
-    (width,) = sizes
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
-        e = Emitter(builder)
-        s_at, low_at, high_at, scale_, state_at = args[:5]
-        words = ir.VectorType(I32, LANES)
-        factor = e.splat(scale_)
-        minus = e.constant(-3.0e38)
-        for i in range(GROUP):
-            bounds = []
-            for at in (low_at, high_at):
-                one = e.scalar(e.offset(at, 4 * i), I32)
-                first = builder.insert_element(ir.Constant(words, ir.Undefined), one, I32(0))
-                bounds.append(e.shuffle(first, first, [0] * LANES))
-            row, seen = [], []
-            for c in range(width // LANES):
-                index = ir.Constant(words, [c * LANES + n for n in range(LANES)])
-                inside = builder.and_(builder.icmp_signed(">=", index, bounds[0]),
-                                      builder.icmp_signed("<", index, bounds[1]))  # fmt: skip
-                score = e.load(e.offset(s_at, 4 * (i * width + c * LANES)))
-                row.append(builder.select(inside, e.fmul(score, factor), minus))
-                seen.append(inside)
-            best = row[0]
-            for part in row[1:]:
-                best = builder.select(builder.fcmp_ordered(">", part, best), part, best)
-            highest = e.maximum(best)
-            at = [e.offset(state_at, 4 * (n * GROUP + i)) for n in range(3)]
-            before = e.scalar(at[0])
-            now = builder.select(builder.fcmp_ordered(">", highest, before), highest, before)
-            total = e.constant(0.0)
-            top = e.splat(now)
-            for c, part in enumerate(row):
-                weight = e.exp(builder.fsub(part, top))
-                weight = builder.select(seen[c], weight, e.constant(0.0))
-                total = e.fadd(total, weight)
-                e.store(weight, e.offset(s_at, 4 * (i * width + c * LANES)))
-            shrink = builder.extract_element(e.exp(e.splat(builder.fsub(before, now))), I32(0))
-            old = e.scalar(at[1])
-            e.store(e.fadd(e.fmul(old, shrink), e.sums([total])[0]), at[1])
-            e.store(now, at[0])
-            e.store(shrink, at[2])
-        return context.get_dummy_value()
-
-    given = (types.int64, types.int64, types.int64, types.float32, types.int64, tile)
-    return types.void(*given), codegen
+    builder = emitter.b
+    words = ir.VectorType(I32, LANES)
+    factor = emitter.splat(scale)
+    minus = emitter.constant(-3.0e38)
+    for i in range(GROUP):
+        bounds = []
+        for at in (low, high):
+            one = emitter.scalar(emitter.offset(at, 4 * i), I32)
+            first = builder.insert_element(ir.Constant(words, ir.Undefined), one, I32(0))
+            bounds.append(emitter.shuffle(first, first, [0] * LANES))
+        row, seen = [], []
+        for c in range(tile // LANES):
+            index = ir.Constant(words, [c * LANES + n for n in range(LANES)])
+            inside = builder.and_(builder.icmp_signed(">=", index, bounds[0]),
+                                  builder.icmp_signed("<", index, bounds[1]))  # fmt: skip
+            score = emitter.load(emitter.offset(s, 4 * (i * tile + c * LANES)))
+            row.append(builder.select(inside, emitter.fmul(score, factor), minus))
+            seen.append(inside)
+        best = row[0]
+        for part in row[1:]:
+            best = builder.select(builder.fcmp_ordered(">", part, best), part, best)
+        highest = emitter.maximum(best)
+        at = [emitter.offset(state, 4 * (n * GROUP + i)) for n in range(3)]
+        before = emitter.scalar(at[0])
+        now = builder.select(builder.fcmp_ordered(">", highest, before), highest, before)
+        total = emitter.constant(0.0)
+        top = emitter.splat(now)
+        for c, part in enumerate(row):
+            weight = emitter.exp(builder.fsub(part, top))
+            weight = builder.select(seen[c], weight, emitter.constant(0.0))
+            total = emitter.fadd(total, weight)
+            emitter.store(weight, emitter.offset(s, 4 * (i * tile + c * LANES)))
+        shrink = builder.extract_element(emitter.exp(emitter.splat(builder.fsub(before, now))), I32(0))
+        old = emitter.scalar(at[1])
+        emitter.store(emitter.fadd(emitter.fmul(old, shrink), emitter.sums([total])[0]), at[1])
+        emitter.store(now, at[0])
+        emitter.store(shrink, at[2])
 
 
-@micro_kernel
-def add_values(typingctx, p, v, rows, count, ahead, next_rows, later_rows, state, out, dim, tile):
+@micro_kernel(*(types.int64,) * 9)
+def add_values(emitter, p, v, rows, count, ahead, next_rows, later_rows, state, out, dim, tile):
     """``out[i, d] = out[i, d] * shrink[i] + sum_t p[i, t] * v[row t, d]``.
 
     In passes whose sums fit in the registers. The rows at `next_rows` and `later_rows` from `ahead` are prefetched at
     the same time.
     """
-    sizes = literals(dim, tile)
-    if sizes is None:
-        return None
-    size, width = sizes
+    passes = _passes(dim)
+    given = (p, v, rows, count, ahead, next_rows, later_rows, state, out)
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
-        e = Emitter(builder)
-        passes = _passes(size)
+    def strip(first: Value) -> None:
+        for number, (queries, columns) in enumerate(passes):
+            _add_pass(emitter, given, first, dim, tile, queries, columns, number, len(passes))
 
-        def strip(first: Value) -> None:
-            for number, (queries, columns) in enumerate(passes):
-                _add_pass(e, args[:9], first, size, width, queries, columns, number, len(passes))
-
-        e.loop(I64(0), args[3], STRIP, strip)
-        return context.get_dummy_value()
-
-    return types.void(*(types.int64,) * 9, dim, tile), codegen
+    emitter.loop(I64(0), count, STRIP, strip)
 
 
 def _passes(size: int) -> list[tuple[range, range]]:

@@ -11,6 +11,7 @@ All arithmetic is in fp32. Weights may be bf16 stored as uint16; they are widene
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any, TypeAlias
 
 import llvmlite.binding as llvm
@@ -195,17 +196,31 @@ def transpose_sum(emitter: Emitter, v: Sequence[Value]) -> Value:
     return join(pairs[0], pairs[1], within(0, 2, 4, 6), within(1, 3, 5, 7))
 
 
-def micro_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Make instructions callable from compiled code; integer constants arrive as literals."""
-    made: Callable[..., Any] = intrinsic(prefer_literal=True)(function)
-    return made
+def micro_kernel(*kinds: Any, result: Any = types.void) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Make what emits instructions callable from compiled code.
 
+    The function gets an `Emitter`, the values of its arguments, of the types `kinds`, and returns the result, if there is
+    one. Further arguments are literal: integers that are known when the caller is compiled.
+    """
 
-def literals(*kinds: Any) -> list[int] | None:
-    """Values of literal integer types; None where one is not yet literal."""
-    if not all(isinstance(k, types.IntegerLiteral) for k in kinds):
-        return None
-    return [int(k.literal_value) for k in kinds]
+    def callable_of(emit: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(emit)
+        def typed(typingctx: Any, *given: Any) -> Any:
+            literal = given[len(kinds) :]
+            if not all(isinstance(kind, types.IntegerLiteral) for kind in literal):
+                return None  # not yet
+
+            def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+                sizes = (int(kind.literal_value) for kind in literal)
+                value = emit(Emitter(builder), *args[: len(kinds)], *sizes)
+                return context.get_dummy_value() if value is None else value
+
+            return result(*kinds, *literal), codegen
+
+        made: Callable[..., Any] = intrinsic(prefer_literal=True)(typed)
+        return made
+
+    return callable_of
 
 
 def store_sums(emitter: Emitter, values: Sequence[Value], out: Value, step: Value, rows: int, cols: int) -> None:

@@ -15,7 +15,6 @@ from ..model import ModelSpec
 from ..yamlfile import read_yaml
 from .config import Config, shown
 from .families import MODEL_TYPES, Family, family
-from .moe import qwen_blocks
 from .parts import Heads, assemble, read_blocks, read_experts, read_heads, read_windows, stack
 
 LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
@@ -54,8 +53,7 @@ class Habits:
     wide : int
         Default of a block's width, as a multiple of the hidden size; 0: the file must say.
     blocks : str
-        ``dense``: of the usual width; ``experts``: in all layers, as wide as that; ``qwen``: by Qwen's rule;
-        empty: experts in any naming of keys, if there are some, and multi-token-prediction heads.
+        ``dense``: of the usual width; ``experts``: in all layers, as wide as that; empty: experts in any naming of keys, if there are some, and multi-token-prediction heads.
     gated : bool
         An output gate as wide as the values.
     head_gate : str
@@ -71,8 +69,8 @@ class Habits:
         Multi-token-prediction heads where the file does not say.
     shares : str
         Key that holds how many layers share one cache, where ``use_cla`` is on.
-    parallel, head_bias : str
-        Key that switches parallel parts, or a bias of the output head, on.
+    parallel, head_bias, router_bias : str
+        Key that switches parallel parts, a bias of the output head, or one number an expert for routing, on.
     positions : str
         Key that holds the number of learned positions.
     embedding_norm : bool
@@ -105,7 +103,7 @@ class Habits:
     positions: str = ""
     embedding_norm: bool = False
     tied: bool = False
-    router_bias: bool = False
+    router_bias: str = ""
     expert_bias: bool = False
     shared_gate: bool = False
     first: int = 0
@@ -143,18 +141,18 @@ def read_decoder(config: Config, habits: Habits) -> ModelSpec:
 
 def _blocks(config: Config, habits: Habits, hidden: int, layers: int) -> Sequence[LayerKind]:
     """The feed-forward part of every layer."""
-    if habits.blocks == "qwen":
-        return qwen_blocks(config, hidden, layers)
     bias = switched(config, habits.ffn_bias)
     if not habits.blocks:
         return read_blocks(
-            config, hidden, layers, router_bias=habits.router_bias, shared_gate=habits.shared_gate, matrices=habits.matrices,
+            config, hidden, layers, router_bias=switched(config, habits.router_bias), shared_gate=habits.shared_gate, matrices=habits.matrices,
             bias=bias, first=habits.first,
         )  # fmt: skip
     width = config.size("intermediate_size", default=habits.wide * hidden or None)
     if habits.blocks == "dense":
         return [FeedForward(hidden, width, habits.matrices, bias)] * layers
-    experts = read_experts(config, hidden, width, router_bias=habits.router_bias, expert_bias=habits.expert_bias)
+    experts = read_experts(
+        config, hidden, width, router_bias=switched(config, habits.router_bias), expert_bias=habits.expert_bias
+    )
     return [experts] * layers
 
 

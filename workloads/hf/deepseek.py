@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..layers import CompressedAttention, Indexer, LatentAttention, LayerKind, MixtureOfExperts, SparseLatentAttention
+from ..layers import CompressedAttention, Indexer, LatentAttention, LayerKind, SparseLatentAttention
 from ..model import ModelSpec
 from .config import Config
 from .decoders import mtp_heads
-from .families import Family, family
+from .families import MODEL_TYPES, Family, family
 from .gemma import overrides
-from .moe import Block
-from .parts import assemble, check_heads, read_blocks, read_experts, read_ffn, read_heads, stack
+from .parts import assemble, check_heads, read_blocks, read_experts_of, stack
 
 LATENT: dict[tuple[str, ...], tuple[tuple[str, ...], tuple[int, int, bool], str]] = {
     ("AXK1ForCausalLM", "SarvamMLAForCausalLM"): (
@@ -134,87 +133,6 @@ def mistral_large4(config: Config) -> ModelSpec:
     return replace(spec, numerics=replace(spec.numerics, kv="fp8"))
 
 
-MTP = "num_nextn_predict_layers"
-"""Key that holds the number of multi-token-prediction heads, each with a layer like the last one."""
-EXPERTS = ("n_routed_experts", "num_experts", "num_local_experts")
-"""Keys that hold the number of routed experts; the first is DeepSeek's."""
-
-
-def first_dense(config: Config, hidden: int, layers: int, experts: MixtureOfExperts, default: int = 0) -> list[Block]:
-    """DeepSeek's rule: ``first_k_dense_replace`` dense layers, then experts every so often.
-
-    `default` holds where the file does not say how many.
-    """
-    kinds = config.words("mlp_layer_types", layers, ("dense", "sparse"))
-    if kinds is None:
-        first = config.count("first_k_dense_replace", default=default)
-        every = config.size("moe_layer_freq", default=1)
-        sparse = [i >= first and i % every == 0 for i in range(layers)]
-    else:
-        sparse = [kind == "sparse" for kind in kinds]
-    if all(sparse):
-        return [experts] * layers
-    dense = read_ffn(config, hidden)
-    return [experts if s else dense for s in sparse]
-
-
-def routed_and_shared(config: Config, hidden: int, *, router_bias: bool) -> MixtureOfExperts:
-    """Experts in DeepSeek's keys: the shared ones are as wide as the routed."""
-    width = config.size("moe_intermediate_size")
-    return read_experts(
-        config, hidden, width, experts=EXPERTS, shared_width=config.count("n_shared_experts") * width,
-        router_bias=router_bias, groups="n_group",
-    )  # fmt: skip
-
-
-@family("Glm4MoeForCausalLM", "Dots1ForCausalLM", types=("glm4_moe", "dots1"))
-def glm4_moe(config: Config) -> ModelSpec:
-    """GLM-4.5 to 4.7: dense layers first, shared expert, routing bias."""
-    shape, layers = read_heads(config), config.layers()
-    # dots.llm1 always norms queries and keys and its class has no such key.
-    norm = config.flag("use_qk_norm", config.architecture.lower().startswith("dots1"))
-    mixers = shape.attention(
-        [0] * layers, qkv_bias=config.flag("attention_bias", False), qk_norm=shape.head_norm if norm else 0
-    )
-    experts = routed_and_shared(config, shape.hidden, router_bias=True)
-    blocks = first_dense(config, shape.hidden, layers, experts)
-    return assemble(config, stack(mixers, blocks), heads=config.count(MTP))
-
-
-@family("Ernie4_5_MoeForCausalLM", "Ernie4_5_MoEForCausalLM", types=("ernie4_5_moe",))
-def ernie(config: Config) -> ModelSpec:
-    """ERNIE 4.5 MoE: shared experts, routing bias, experts from a first to a last layer."""
-    shape, layers = read_heads(config), config.layers()
-    bias = config.flag("use_bias", False)
-    width = config.size("moe_intermediate_size")
-    experts = read_experts(
-        config,
-        shape.hidden,
-        width,
-        experts=("moe_num_experts", "num_experts"),
-        top_k=("moe_k", "num_experts_per_tok"),
-        shared_width=config.count("moe_num_shared_experts") * width,
-        router_bias=config.flag("moe_use_aux_free", True),
-    )
-    first, every = config.count("moe_layer_start_index"), config.size("moe_layer_interval", default=1)
-    last = layers - 1
-    if config.values.get("moe_layer_end_index") != -1:  # -1 stands for the last layer
-        last = config.count("moe_layer_end_index", default=last)
-    dense = read_ffn(config, shape.hidden, bias=bias)
-    blocks = [experts if first <= i <= last and (i + 1) % every == 0 else dense for i in range(layers)]
-    mixers = shape.attention([0] * layers, qkv_bias=bias, out_bias=bias)
-    return assemble(config, stack(mixers, blocks), tied=True, heads=config.count(MTP))
-
-
-@family("DeepseekForCausalLM", types=("deepseek",))
-def deepseek_v1(config: Config) -> ModelSpec:
-    """DeepSeekMoE-16B: plain attention, shared experts, one dense layer first."""
-    shape, layers = read_heads(config), config.layers()
-    bias = config.flag("attention_bias", False)
-    mixers = shape.attention([0] * layers, qkv_bias=bias, out_bias=bias)
-    return assemble(config, stack(mixers, _blocks(config, shape.hidden, layers, router_bias=False)))
-
-
 @family("DeepseekV2ForCausalLM", types=("deepseek_v2",))
 def deepseek_v2(config: Config) -> ModelSpec:
     """DeepSeek-V2 and V2-Lite: latent attention, softmax routing without a bias.
@@ -222,7 +140,7 @@ def deepseek_v2(config: Config) -> ModelSpec:
     Text models of DeepSeek-VL2 and -OCR may have plain attention (``use_mla``).
     """
     if not config.flag("use_mla", config.has("kv_lora_rank") or not config.has("num_key_value_heads")):
-        return deepseek_v1(config)
+        return MODEL_TYPES["deepseek"](config)
     return latent_model(config, router_bias=config.text("topk_method") == "noaux_tc")
 
 
@@ -261,14 +179,6 @@ def indexing(config: Config) -> tuple[bool, ...]:
     return tuple(max(i - offset + 1, 0) % every == 0 for i in range(layers))
 
 
-def _blocks(config: Config, hidden: int, layers: int, *, router_bias: bool, dense: int = 0) -> list[Block]:
-    """Feed-forward part of every layer; no experts (0 or null) make a dense model."""
-    if not config.count(*EXPERTS, default=0 if EXPERTS[0] in config.values else None):
-        return [read_ffn(config, hidden)] * layers
-    experts = routed_and_shared(config, hidden, router_bias=router_bias)
-    return first_dense(config, hidden, layers, experts, dense)
-
-
 def attention_of(config: Config, gate_dim: int = 0) -> LatentAttention:
     """The latent attention of a file in DeepSeek's keys; it caches no heads, but their number must make sense."""
     hidden, heads = config.size("hidden_size"), config.size("num_attention_heads")
@@ -288,12 +198,12 @@ def latent_model(config: Config, *, router_bias: bool, indexer: tuple[bool, ...]
     layers, attention = config.layers(), attention_of(config, gate_dim)
     hidden = attention.hidden
     # transformers' DeepseekV3Config and its kin default to three dense layers, V2's to none.
-    blocks = _blocks(config, hidden, layers, router_bias=router_bias, dense=3 if router_bias else 0)
+    blocks = read_blocks(config, hidden, layers, router_bias=router_bias, first=3 if router_bias else 0)
     mixers: list[LayerKind] = [attention] * layers
     chosen = indexer_of(config) if any(indexer) and config.has("index_n_heads") else None  # null: dense
     if chosen is not None:
         mixers = [SparseLatentAttention(attention, chosen, not runs) for runs in indexer]
-    spec = assemble(config, stack(mixers, blocks), heads=config.count(MTP))
+    spec = assemble(config, stack(mixers, blocks), heads=mtp_heads(config))
     # Engines keep this latent in 8 bits unasked (`fp8_ds_mla` in vllm-project/vllm).
     return replace(spec, numerics=replace(spec.numerics, kv="fp8")) if chosen else spec
 
@@ -319,14 +229,14 @@ def deepseek_v4(config: Config) -> ModelSpec:
         near=config.size("sliding_window"),
     )  # fmt: skip
     mixers: list[LayerKind] = [_pooled(config, window, ratio) for ratio in _ratios(config, layers)]
-    experts = routed_and_shared(config, hidden, router_bias=True)
+    experts = read_experts_of(config, hidden, router_bias=True)
     hashed = min(config.count("num_hash_layers"), layers)
     blocks = [replace(experts, router_bias=i >= hashed) for i in range(layers)]
     streams = config.size("hc_mult", default=1)
     made = tuple(replace(layer, streams=streams) for layer in stack(mixers, blocks))
     head = replace(stack([window], [experts])[0], streams=streams)
     extra = streams * streams * hidden + streams + 1 if streams > 1 else 0
-    spec = assemble(config, made, extra=extra, head=head, heads=config.count(MTP))
+    spec = assemble(config, made, extra=extra, head=head, heads=mtp_heads(config))
     # Engines keep entries in 8 bits whatever is asked for (`fp8_ds_mla` in vllm-project/vllm).
     return replace(spec, numerics=replace(spec.numerics, kv="fp8"))
 

@@ -21,10 +21,10 @@ from ..layers import (
 )
 from ..model import ModelSpec
 from .config import Config
-from .deepseek import MTP, attention_of, first_dense, indexing, mixed
+from .decoders import mtp_heads
+from .deepseek import attention_of, indexing, mixed
 from .families import family
-from .moe import qwen_blocks
-from .parts import assemble, read_experts, read_ffn, read_heads, read_windows, stack, state_format
+from .parts import assemble, read_blocks, read_experts, read_ffn, read_heads, read_windows, stack, state_format
 
 KINDS = ("linear_attention", "full_attention")
 
@@ -39,21 +39,6 @@ def delta_net(config: Config, hidden: int) -> GatedDeltaNet:
         value_dim=config.size("linear_value_head_dim"), d_conv=config.size("linear_conv_kernel_dim", default=4),
         state_format=state_format(config, "mamba_ssm_dtype"),
     )  # fmt: skip
-
-
-def _blocks(config: Config, hidden: int, layers: int, dense: int = 0) -> list[LayerKind]:
-    width = config.size("moe_intermediate_size")
-    experts = read_experts(
-        config, hidden, width, experts=("num_experts", "n_routed_experts"),
-        top_k=("num_experts_per_token", "num_experts_per_tok"),
-        shared_width=config.count("num_shared_experts", "n_shared_experts") * width, router_bias=True,
-        groups="num_expert_group",
-    )  # fmt: skip
-    latent = config.count("routed_expert_hidden_size")
-    if latent:  # Kimi-K3: experts work on a narrower copy of the tokens
-        normed = config.flag("latent_moe_use_norm", False)
-        experts = replace(experts, latent=latent, latent_norm=normed)
-    return list(first_dense(config, hidden, layers, experts, dense))
 
 
 @family("KimiLinearForCausalLM", "KimiK3LinearForCausalLM", types=("kimi_linear", "kimi_k3_text"))
@@ -86,8 +71,8 @@ def kimi_linear(c: Config) -> ModelSpec:
     latent = attention_of(c, c.size("v_head_dim") if c.flag("mla_use_output_gate", False) else 0)
     mixers: list[LayerKind] = [latent if i + 1 in full else delta for i in range(layers)]
     extra = 4 * delta.hidden * layers if c.has("attn_res_block_size") else 0
-    blocks = _blocks(c, delta.hidden, layers)
-    return assemble(c, stack(mixers, blocks), extra=extra, heads=c.count(MTP))
+    blocks = read_blocks(c, delta.hidden, layers, router_bias=True)
+    return assemble(c, stack(mixers, blocks), extra=extra, heads=mtp_heads(c))
 
 
 @family("BailingHybridForCausalLM", "BailingMoeV3ForCausalLM", types=("bailing_hybrid", "bailing_moe_v3"))
@@ -110,7 +95,9 @@ def bailing_hybrid(config: Config) -> ModelSpec:
     )  # fmt: skip
     latent = attention_of(config, gate_dim=1)
     mixers: list[LayerKind] = [latent if kind == KINDS[1] else delta for kind in kinds]
-    return assemble(config, stack(mixers, _blocks(config, delta.hidden, layers)), heads=config.count(MTP))
+    return assemble(
+        config, stack(mixers, read_blocks(config, delta.hidden, layers, router_bias=True)), heads=mtp_heads(config)
+    )
 
 
 @family("Glm5NextForCausalLM", "Glm5NextForConditionalGeneration", types=("glm5_next_text",))
@@ -130,9 +117,9 @@ def glm5_next(c: Config) -> ModelSpec:
     index = Indexer(c.size("index_n_heads"), c.size("index_head_dim"), c.size("index_topk") // pool, pool)
     sparse = [SparseLatentAttention(attention_of(c), index, not runs) for runs in indexing(c)]
     mixers: list[LayerKind] = [delta if one else sparse[i] for i, one in enumerate(linear)]
-    made = stack(mixers, _blocks(c, delta.hidden, layers, dense=3))
+    made = stack(mixers, read_blocks(c, delta.hidden, layers, router_bias=True, first=3))
     streams = c.size("hc_mult", default=4)
-    return assemble(c, tuple(replace(layer, streams=streams) for layer in made), heads=c.count(MTP))
+    return assemble(c, tuple(replace(layer, streams=streams) for layer in made), heads=mtp_heads(c))
 
 
 @family("OlmoHybridForCausalLM", types=("olmo_hybrid",))
@@ -206,11 +193,7 @@ def qwen3_next(config: Config) -> ModelSpec:
     attention = shape.attention([0], qkv_bias=bias, out_bias=bias, qk_norm=shape.head_norm, gated=True)[0]
     delta = delta_net(config, shape.hidden)
     mixers: list[LayerKind] = [attention if a else delta for a in attends]
-    # Qwen3.5 has dense models too, under a class of their own.
-    dense = config.architecture.startswith(("Qwen3_5For", "qwen3_5_text")) or (
-        config.text("model_type") == "qwen3_5_text" and not config.has("num_experts")
-    )
-    blocks = [read_ffn(config, shape.hidden)] * layers if dense else qwen_blocks(config, shape.hidden, layers)
+    blocks = read_blocks(config, shape.hidden, layers, shared_gate=True)
     # The head's layer is one of full attention (vllm-project/vllm, qwen3_next_mtp.py). Qwen3-Next's
     # file has no key for it, its checkpoint has one head (`mtp.layers.0`); Qwen3.5's says how many.
     shared = 1 if config.architecture.lower().startswith(("qwen3nextfor", "qwen3_next")) else 0
@@ -278,7 +261,7 @@ def qwen4_exp(config: Config) -> ModelSpec:
     wide = streams * hidden
     mixing = wide * (1 + 2 * rank)  # of two parts a layer, and before the head
     extra = mixing + 2 * layers * (mixing + wide * streams) + _ngrams(config, hidden, wide)
-    made = stack(mixers, qwen_blocks(config, hidden, layers), norm_width=0)
+    made = stack(mixers, read_blocks(config, hidden, layers, shared_gate=True), norm_width=0)
     spec = assemble(config, made, extra=extra, final_norm=0)
     return replace(spec, notes=(*spec.notes, mixed(config, streams)))
 

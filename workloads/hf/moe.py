@@ -8,35 +8,9 @@ from __future__ import annotations
 from ..layers import BlockSparseAttention, FeedForward, LayerKind, MixtureOfExperts
 from ..model import ModelSpec
 from .config import Config
+from .decoders import mtp_heads
 from .families import family
-from .parts import assemble, check_heads, read_experts, read_ffn, read_heads, read_windows, stack
-
-Block = FeedForward | MixtureOfExperts
-
-
-def qwen_blocks(config: Config, hidden: int, layers: int) -> list[Block]:
-    """Qwen's rule: experts every ``decoder_sparse_step`` layers, less ``mlp_only_layers``.
-
-    Zero experts make a dense model; the number itself is required.
-    """
-    if not config.count("num_experts", "num_local_experts", default=None):
-        return [read_ffn(config, hidden)] * layers
-    step = config.size("decoder_sparse_step", default=1)
-    dense_only = config.indices("mlp_only_layers", layers) or frozenset()
-    sparse = [i not in dense_only and (i + 1) % step == 0 for i in range(layers)]
-    shared = config.count("shared_expert_intermediate_size")
-    experts = read_experts(
-        config,
-        hidden,
-        config.size("moe_intermediate_size"),
-        experts=("num_experts", "num_local_experts"),
-        shared_width=shared,
-        shared_gate=shared > 0,
-    )
-    if all(sparse):
-        return [experts] * layers
-    dense = read_ffn(config, hidden)
-    return [experts if s else dense for s in sparse]
+from .parts import Block, assemble, check_heads, read_blocks, read_experts, read_ffn, read_heads, read_windows, stack
 
 
 @family("MiniMaxM2ForCausalLM", types=("minimax_m2",))
@@ -206,19 +180,8 @@ def minimax_m3(config: Config) -> ModelSpec:
         if s.flag("use_sparse_attention", True):
             chosen = _flags(s, "sparse_attention_freq", layers)
             mixers = [sparse if on else dense for on in chosen]
-    width = config.size("moe_intermediate_size", "intermediate_size")
-    experts = read_experts(
-        config, shape.hidden, width, shared_width=config.count("n_shared_experts")
-        * config.size("shared_intermediate_size", default=width),
-        router_bias=config.flag("use_routing_bias", False),
-    )  # fmt: skip
-    block = read_ffn(config, shape.hidden, key="dense_intermediate_size") if config.has(
-        "dense_intermediate_size"
-    ) else read_ffn(config, shape.hidden)  # fmt: skip
-    routed = _flags(config, "moe_layer_freq", layers)
-    blocks: list[LayerKind] = [experts if on else block for on in routed]
-    heads = config.count("num_mtp_modules", "num_nextn_predict_layers")
-    return assemble(config, stack(mixers, blocks), heads=heads)
+    blocks = read_blocks(config, shape.hidden, layers, router_bias=config.flag("use_routing_bias", False))
+    return assemble(config, stack(mixers, blocks), heads=mtp_heads(config))
 
 
 def _flags(config: Config, key: str, layers: int) -> list[bool]:

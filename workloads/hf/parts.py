@@ -6,7 +6,7 @@ Experts in any naming of keys: their number, width, shared ones, and layers.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..layers import Attention, FeedForward, Fusion, LayerKind, MixtureOfExperts
@@ -26,8 +26,12 @@ SHARED_WIDTH = (
     "shared_expert_dim", "shared_intermediate_size",
 )  # fmt: skip
 """Keys with the width of one shared expert, or of all without a count."""
-FIRST_DENSE = ("first_k_dense_replace", "num_dense_layers", "first_k_dense_layers")
-PERIOD = ("moe_layer_freq", "decoder_sparse_step", "interleave_moe_layer_step", "moe_every_n_layers")
+FIRST_DENSE = ("first_k_dense_replace", "num_dense_layers", "first_k_dense_layers", "moe_layer_start_index")
+FROM_ONE = ("decoder_sparse_step", "moe_layer_interval")
+PERIOD = ("moe_layer_freq", *FROM_ONE, "interleave_moe_layer_step", "moe_every_n_layers")
+"""Keys with the period of layers with experts; Qwen and ERNIE count from one, DeepSeek from zero."""
+LAST = "moe_layer_end_index"
+GROUPS = ("n_group", "num_expert_group")
 LISTS = ("moe_layer_freq", "is_moe_layer")
 """Keys that may hold 0 or 1 for each layer."""
 
@@ -60,8 +64,9 @@ def sparse_layers(config: Config, layers: int, first: int = 0) -> list[bool]:
     every = config.size(*(key for key in PERIOD), default=1)
     dense = config.count(*FIRST_DENSE, default=first)
     only = config.indices("mlp_only_layers", layers) or frozenset()
-    from_zero = not config.has("decoder_sparse_step")  # Qwen counts from one, DeepSeek from zero
-    return [i >= dense and i not in only and (i if from_zero else i + 1) % every == 0 for i in range(layers)]
+    from_one = any(map(config.has, FROM_ONE))
+    last = layers - 1 if config.values.get(LAST) == -1 else config.count(LAST, default=layers - 1)
+    return [dense <= i <= last and i not in only and (i + from_one) % every == 0 for i in range(layers)]
 
 
 def _switches(config: Config, key: str, layers: int) -> list[bool]:
@@ -85,7 +90,7 @@ def read_blocks(
     config: Config, hidden: int, layers: int, *, router_bias: bool = False, shared_gate: bool = False,
     matrices: int = 3, bias: bool = False, first: int = 0, shared: int | None = None,
 ) -> list[Block]:  # fmt: skip
-    """Feed-forward part of every layer; a file without experts (or with none) is dense.
+    """Feed-forward part of every layer; a file without experts (or with none) is dense, unless it has their other keys.
 
     Parameters
     ----------
@@ -95,7 +100,8 @@ def read_blocks(
         Width of all shared experts together, where it is not in the usual keys.
     """
     config = evened(config, (*TOP_K, *WIDTH, *SHARED_COUNT))
-    if not config.count(*EXPERTS, default=0):
+    moe = any(map(config.has, (*TOP_K, *WIDTH[:-1]))) and not any(key in config.values for key in EXPERTS)
+    if not config.count(*EXPERTS, default=None if moe else 0):
         return [read_ffn(config, hidden, matrices=matrices, bias=bias)] * layers
     experts = read_experts_of(
         config, hidden, router_bias=router_bias, shared_gate=shared_gate, matrices=matrices,
@@ -125,11 +131,15 @@ def read_experts_of(
         width_each = config.count(*SHARED_WIDTH, default=width if count is not None else 0)
         shared = width_each * (1 if count is None else count)
     keys = tuple(k for k in EXPERTS if config.has(k)) or EXPERTS
-    return read_experts(
+    experts = read_experts(
         config, hidden, width, experts=keys, top_k=TOP_K, matrices=matrices, shared_width=shared,
         shared_gate=shared_gate and shared > 0, router_bias=router_bias,
-        groups="n_group",
+        groups=next(filter(config.has, GROUPS), GROUPS[0]),
     )  # fmt: skip
+    latent = config.count("routed_expert_hidden_size")
+    if latent:  # Kimi-K3: experts work on a narrower copy of the tokens
+        experts = replace(experts, latent=latent, latent_norm=config.flag("latent_moe_use_norm", False))
+    return experts
 
 
 WINDOWED = {"sliding_attention": True, "chunked_attention": True, "full_attention": False}
