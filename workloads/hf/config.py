@@ -145,6 +145,15 @@ class Config:
                 raise self.error(f"{key}[{i}]", f"unknown kind {shown(word)}{hint}")
         return tuple(items)
 
+    def switches(self, key: str, layers: int) -> list[bool] | None:
+        """Read 0 or 1 for each layer; missing or null is None, and what follows for heads is left out."""
+        items = self.items(key)
+        if items is None:
+            return None
+        if len(items) < layers or any(value not in (0, 1) for value in items):
+            raise self.error(key, f"must hold 0 or 1 for each of the {layers} layers")
+        return [bool(value) for value in items[:layers]]
+
     def indices(self, key: str, layers: int) -> frozenset[int] | None:
         """Read a list of layer numbers; missing or null is None."""
         items = self.items(key)

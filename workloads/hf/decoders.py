@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..layers import Attention, FeedForward, LayerKind
+from ..layers import FeedForward, LayerKind
 from ..model import ModelSpec
 from ..yamlfile import read_yaml
 from .config import Config, shown
 from .families import MODEL_TYPES, Family, family
-from .parts import Heads, assemble, read_blocks, read_experts, read_heads, read_windows, stack
+from .parts import assemble, read_blocks, read_experts, read_heads, read_latent, read_windows, stack
 
 LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
 MTP = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers", "num_mtp_modules")
@@ -30,6 +30,8 @@ class Habits:
     ----------
     keys : mapping of str to list of str
         Names of sizes in the family's files, where they are not the usual ones.
+    latent : bool
+        DeepSeek's latent attention.
     mha : bool
         Whether files without key/value heads have as many as query heads.
     one_kv : str
@@ -78,6 +80,7 @@ class Habits:
     """
 
     keys: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    latent: bool = False
     mha: bool = True
     one_kv: str = ""
     heads: int | None = None
@@ -121,15 +124,15 @@ def switched(config: Config, key: str) -> bool:
 def read_decoder(config: Config, habits: Habits) -> ModelSpec:
     """A decoder by its habits."""
     config = replace(config, names=habits.keys)
-    shape = read_heads(config, head_dim=habits.head_dim, heads=habits.heads, kv_heads=habits.kv_heads, mha=habits.mha)
-    if switched(config, habits.one_kv):
-        shape = replace(shape, kv_heads=1)
-    layers, width = config.layers(*LAYERS), habits.norm * shape.hidden
+    layers = config.layers(*LAYERS)
+    mixers = [read_latent(config)] * layers if habits.latent else attention_of(config, habits, layers)
+    hidden = mixers[0].hidden
+    width = habits.norm * hidden
     made = stack(
-        attention_of(config, habits, shape, layers), _blocks(config, habits, shape.hidden, layers), norms=habits.norms,
-        norm_width=width, parallel=switched(config, habits.parallel),
+        mixers, _blocks(config, habits, hidden, layers), norms=habits.norms, norm_width=width,
+        parallel=switched(config, habits.parallel),
     )  # fmt: skip
-    extra = config.size(habits.positions) * shape.hidden if habits.positions else 0
+    extra = config.size(habits.positions) * hidden if habits.positions else 0
     extra += width * habits.embedding_norm
     if switched(config, habits.head_bias):
         extra += config.size("vocab_size")
@@ -168,8 +171,11 @@ def mtp_heads(config: Config, default: int = 0) -> int:
     return config.count(*MTP, default=default)
 
 
-def attention_of(config: Config, habits: Habits, shape: Heads, layers: int) -> tuple[Attention, ...]:
+def attention_of(config: Config, habits: Habits, layers: int) -> Sequence[LayerKind]:
     """The attention of every layer."""
+    shape = read_heads(config, head_dim=habits.head_dim, heads=habits.heads, kv_heads=habits.kv_heads, mha=habits.mha)
+    if switched(config, habits.one_kv):
+        shape = replace(shape, kv_heads=1)
     windows: Sequence[int] = [0] * layers
     if habits.windows == "qwen":
         windows = qwen_windows(config, layers)

@@ -16,39 +16,10 @@ from ..layers import CompressedAttention, Indexer, LatentAttention, LayerKind, S
 from ..model import ModelSpec
 from .config import Config
 from .decoders import mtp_heads
-from .families import MODEL_TYPES, Family, family
+from .families import MODEL_TYPES, family
 from .gemma import overrides
-from .parts import assemble, check_heads, read_blocks, read_experts_of, stack
-
-LATENT: dict[tuple[str, ...], tuple[tuple[str, ...], tuple[int, int, bool], str]] = {
-    ("AXK1ForCausalLM", "SarvamMLAForCausalLM"): (
-        ("axk1", "sarvam_mla"), (1, 2, False), "DeepSeek-V3's layers, one of them dense",
-    ),
-    ("Mistral4ForCausalLM", "MistralLarge3ForCausalLM"): (
-        ("mistral4", "mistral_large_3"), (0, 2, False), "Mistral's latent attention, experts in every layer",
-    ),
-    ("YoutuForCausalLM", "MiniCPM3ForCausalLM"): (
-        ("youtu", "minicpm3"), (0, 2, True), "Latent attention without experts",
-    ),
-    ("PanguUltraMoEForCausalLM", "OpenPanguForCausalLM"): (
-        ("pangu_ultra_moe", "openpangu"), (3, 4, False), "Pangu Ultra MoE: DeepSeek-V3's layers between four norms",
-    ),
-}  # fmt: skip
-"""Classes -> their ``model_type``; dense layers first, norms a layer and whether tied by default; what they are."""
-
-
-def _reader(first: int, norms: int, tied: bool, title: str) -> Family:
-    def read(config: Config) -> ModelSpec:
-        layers, attention = config.layers(), attention_of(config)
-        blocks = read_blocks(config, attention.hidden, layers, router_bias=True, first=first)
-        return assemble(config, stack([attention] * layers, blocks, norms=norms), tied=tied, heads=mtp_heads(config))
-
-    read.__doc__ = title
-    return read
-
-
-for _names, (_types, _habits, _title) in LATENT.items():
-    family(*_names, types=_types)(_reader(*_habits, _title))
+from .moe import roped_layers
+from .parts import assemble, read_blocks, read_experts_of, read_latent, stack
 
 
 @family("HYV4ForCausalLM", "HYV4VLForConditionalGeneration", types=("hy_v4", "hy_v4_vl_text"))
@@ -87,13 +58,13 @@ def dots3_note(config: Config) -> ModelSpec:
     words = config.words("layer_types", layers, DOTS)
     slides = [i > 1 and i % 4 != 1 for i in range(layers)]
     slides = [word == DOTS[2] for word in words] if words else slides
-    full = attention_of(config, gate_dim=1)
+    full = read_latent(config, gate_dim=1)
     kinds: dict[bool, LayerKind] = {False: SparseLatentAttention(full, indexer_of(config))}
     if any(slides):
         narrow = {key: config.size(f"swa_{key}", default=size) for key, size in NARROW.items()}
         narrow |= overrides(config, slides.index(True))
         window = config.size("sliding_window", "sliding_window_size", default=512)
-        kinds[True] = replace(attention_of(config.but(**narrow), gate_dim=1), window=window)
+        kinds[True] = replace(read_latent(config.but(**narrow), gate_dim=1), window=window)
     shared = config.size("n_shared_experts", default=1) * config.size(
         "moe_shared_expert_intermediate_size", "shared_experts_intermediate_size", default=1536
     )
@@ -107,14 +78,10 @@ def dots3_note(config: Config) -> ModelSpec:
         types=("mistral_large4_text", "mistral_large4"))  # fmt: skip
 def mistral_large4(config: Config) -> ModelSpec:
     """Mistral Large 4: sparse latent attention without a latent of queries, layers that share a latent or have no rope."""
-    layers, base, pattern = config.layers(), attention_of(config), config.values.get("index_topk_pattern")
-    roped = config.items("no_rope_layers") or [
-        (i + 1) % config.size("no_rope_layer_interval", default=4) != 0 for i in range(layers)
-    ]
-    sources = config.items("kv_source_layers") or list(range(layers))
-    for key, flags, top in (("no_rope_layers", roped, 2), ("kv_source_layers", sources, layers)):
-        if len(flags) < layers or any(n not in range(top) for n in flags):
-            raise config.error(key, f"must be a whole number below {top} for each of {layers} layers")
+    layers, base, pattern = config.layers(), read_latent(config), config.values.get("index_topk_pattern")
+    roped, sources = roped_layers(config, layers), config.items("kv_source_layers") or list(range(layers))
+    if len(sources) < layers or any(n not in range(layers) for n in sources):
+        raise config.error("kv_source_layers", f"must be a whole number below {layers} for each of {layers} layers")
     if isinstance(pattern, str) and not config.has("indexer_types"):
         config = config.but(indexer_types=[{"F": "full", "S": "shared"}.get(one, one) for one in pattern])
     index = indexer_of(config)
@@ -144,15 +111,6 @@ def deepseek_v2(config: Config) -> ModelSpec:
     return latent_model(config, router_bias=config.text("topk_method") == "noaux_tc")
 
 
-@family(
-    "DeepseekV3ForCausalLM", "KimiK2ForCausalLM", "Glm4MoeLiteForCausalLM",
-    types=("deepseek_v3", "kimi_k2", "glm4_moe_lite"),
-)  # fmt: skip
-def deepseek_v3(config: Config) -> ModelSpec:
-    """DeepSeek-V3, R1 and Kimi-K2: latent attention, one routing bias per expert."""
-    return latent_model(config, router_bias=True)
-
-
 @family("DeepseekV32ForCausalLM", types=("deepseek_v32",))
 def deepseek_v32(config: Config) -> ModelSpec:
     """DeepSeek-V3.2: V3 with an indexer in every layer."""
@@ -179,23 +137,9 @@ def indexing(config: Config) -> tuple[bool, ...]:
     return tuple(max(i - offset + 1, 0) % every == 0 for i in range(layers))
 
 
-def attention_of(config: Config, gate_dim: int = 0) -> LatentAttention:
-    """The latent attention of a file in DeepSeek's keys; it caches no heads, but their number must make sense."""
-    hidden, heads = config.size("hidden_size"), config.size("num_attention_heads")
-    check_heads(config, hidden, heads, config.size("num_key_value_heads", default=heads), head_dim=1)
-    return LatentAttention(
-        hidden=hidden, heads=heads, q_rank=config.count("q_lora_rank", "attention_q_lora_dim"),
-        kv_rank=config.size("kv_lora_rank", "attention_kv_lora_dim"),
-        nope_dim=config.size("qk_nope_head_dim", "attention_qk_dim"),
-        rope_dim=config.count("qk_rope_head_dim", "attention_qk_rope_dim", default=None),
-        v_dim=config.size("v_head_dim", "attention_v_dim"), bias=config.flag("attention_bias", False),
-        gate_dim=gate_dim,
-    )  # fmt: skip
-
-
 def latent_model(config: Config, *, router_bias: bool, indexer: tuple[bool, ...] = (), gate_dim: int = 0) -> ModelSpec:
     """DeepSeek's latent attention and experts; `indexer` says in which layers one runs, or none at all."""
-    layers, attention = config.layers(), attention_of(config, gate_dim)
+    layers, attention = config.layers(), read_latent(config, gate_dim)
     hidden = attention.hidden
     # transformers' DeepseekV3Config and its kin default to three dense layers, V2's to none.
     blocks = read_blocks(config, hidden, layers, router_bias=router_bias, first=3 if router_bias else 0)

@@ -9,7 +9,7 @@ from ..layers import Attention, FeedForward, LayerKind, SideInputs
 from ..model import Layer, ModelSpec
 from .config import Config, shown
 from .families import family
-from .parts import WINDOWED, assemble, check_heads, read_experts
+from .parts import WINDOWED, assemble, check_heads, once_each, read_experts
 
 
 def _windowed(config: Config, layers: int, period: int) -> list[bool]:
@@ -98,10 +98,8 @@ def gemma4(config: Config) -> ModelSpec:
                 raise config.error("hidden_size_per_layer_input", "cannot be combined with enable_moe_block")
             ffn = SideInputs(FeedForward(hidden, widths_each), inputs)
         made.append(Layer(mixer, ffn, 8 if moe else 4, hidden))
-    unique: dict[Layer, Layer] = {}
-    stacked = tuple(unique.setdefault(layer, layer) for layer in made)
     return assemble(
-        config, stacked, tied=True, vocab=262_144, extra=_side_table(config, layers, inputs), final_norm=hidden
+        config, once_each(made), tied=True, vocab=262_144, extra=_side_table(config, layers, inputs), final_norm=hidden
     )
 
 
@@ -136,7 +134,5 @@ def gemma3n(config: Config) -> ModelSpec:
         )
         ffn = SideInputs(FeedForward(hidden, per_layer[i]), inputs, config.count("laurel_rank", default=64), streams)
         made.append(Layer(mixer, ffn, 4, hidden))
-    unique: dict[Layer, Layer] = {}
-    stacked = tuple(unique.setdefault(layer, layer) for layer in made)
     extra = _side_table(config, layers, inputs) + 2 * (streams - 1) * hidden * hidden
-    return assemble(config, stacked, tied=True, vocab=262_400, extra=extra, final_norm=hidden)
+    return assemble(config, once_each(made), tied=True, vocab=262_400, extra=extra, final_norm=hidden)

@@ -21,12 +21,7 @@ def windowed_layers(config: Config, layers: int, default: Sequence[bool]) -> lis
     words = config.words("layer_types", layers, WINDOWED)
     if words is not None:
         return [WINDOWED[word] for word in words]
-    pattern = config.items("hybrid_layer_pattern")
-    if pattern is None:
-        return list(default)
-    if len(pattern) < layers or any(v not in (0, 1) for v in pattern):
-        raise config.error("hybrid_layer_pattern", f"must hold 0 or 1 for each of the {layers} layers")
-    return [bool(v) for v in pattern[:layers]]
+    return config.switches("hybrid_layer_pattern", layers) or list(default)
 
 
 @family(

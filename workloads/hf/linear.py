@@ -22,9 +22,10 @@ from ..layers import (
 from ..model import ModelSpec
 from .config import Config
 from .decoders import mtp_heads
-from .deepseek import attention_of, indexing, mixed
+from .deepseek import indexing, mixed
 from .families import family
-from .parts import assemble, read_blocks, read_experts, read_ffn, read_heads, read_windows, stack, state_format
+from .mamba import state_format
+from .parts import assemble, periodic, read_blocks, read_experts, read_ffn, read_heads, read_latent, read_windows, stack
 
 KINDS = ("linear_attention", "full_attention")
 
@@ -68,7 +69,7 @@ def kimi_linear(c: Config) -> ModelSpec:
     for i, layer in enumerate(full):  # counted from 1
         if type(layer) is not int or not 1 <= layer <= layers:
             raise s.error(f"full_attn_layers[{i}]", f"must be a layer from 1 to {layers}")
-    latent = attention_of(c, c.size("v_head_dim") if c.flag("mla_use_output_gate", False) else 0)
+    latent = read_latent(c, c.size("v_head_dim") if c.flag("mla_use_output_gate", False) else 0)
     mixers: list[LayerKind] = [latent if i + 1 in full else delta for i in range(layers)]
     extra = 4 * delta.hidden * layers if c.has("attn_res_block_size") else 0
     blocks = read_blocks(c, delta.hidden, layers, router_bias=True)
@@ -83,17 +84,14 @@ def bailing_hybrid(config: Config) -> ModelSpec:
     is that of transformers, 124.4142 B, to four digits.
     """
     layers = config.layers()
-    kinds = config.words("layer_types", layers, KINDS)
-    if kinds is None:
-        every = config.size("layer_group_size", default=6)
-        kinds = tuple(KINDS[(i + 1) % every == 0] for i in range(layers))
+    kinds = periodic(config, layers, KINDS, config.size("layer_group_size", default=6))
     delta = KimiDelta(
         hidden=config.size("hidden_size"), heads=config.size("linear_num_heads", "num_attention_heads"),
         head_dim=config.size("linear_head_dim", default=128),
         d_conv=config.size("linear_conv_kernel_dim", "short_conv_kernel_size", default=4),
         full_gate=True, full_decay=True,
     )  # fmt: skip
-    latent = attention_of(config, gate_dim=1)
+    latent = read_latent(config, gate_dim=1)
     mixers: list[LayerKind] = [latent if kind == KINDS[1] else delta for kind in kinds]
     return assemble(
         config, stack(mixers, read_blocks(config, delta.hidden, layers, router_bias=True)), heads=mtp_heads(config)
@@ -115,7 +113,7 @@ def glm5_next(c: Config) -> ModelSpec:
     if c.size("index_topk") % pool:
         raise c.error("index_topk", f"must be a multiple of index_kpool, {pool}")
     index = Indexer(c.size("index_n_heads"), c.size("index_head_dim"), c.size("index_topk") // pool, pool)
-    sparse = [SparseLatentAttention(attention_of(c), index, not runs) for runs in indexing(c)]
+    sparse = [SparseLatentAttention(read_latent(c), index, not runs) for runs in indexing(c)]
     mixers: list[LayerKind] = [delta if one else sparse[i] for i, one in enumerate(linear)]
     made = stack(mixers, read_blocks(c, delta.hidden, layers, router_bias=True, first=3))
     streams = c.size("hc_mult", default=4)
@@ -126,9 +124,7 @@ def glm5_next(c: Config) -> ModelSpec:
 def olmo_hybrid(config: Config) -> ModelSpec:
     """OLMo hybrid: delta nets, and every fourth layer of full attention with whole-width norms."""
     shape, layers = read_heads(config), config.layers()
-    kinds = config.words("layer_types", layers, KINDS)
-    if kinds is None:
-        kinds = tuple(KINDS[(i + 1) % 4 == 0] for i in range(layers))
+    kinds = periodic(config, layers, KINDS, 4)
     attention = shape.attention([0], qkv_bias=config.flag("attention_bias", False), qk_norm=shape.full_norm)[0]
     delta = delta_net(config, shape.hidden)
     mixers: list[LayerKind] = [attention if kind == KINDS[1] else delta for kind in kinds]
@@ -183,16 +179,11 @@ def _periodic(config: Config, stem: str, layers: int, *, period: int, offset: in
 def qwen3_next(config: Config) -> ModelSpec:
     """Qwen3-Next and Qwen3.5: gated DeltaNet layers, every fourth is gated attention."""
     shape, layers = read_heads(config, head_dim=256), config.layers()
-    kinds = config.words("layer_types", layers, ("linear_attention", "full_attention"))
-    if kinds is None:
-        every = config.size("full_attention_interval", default=4)
-        attends = [(i + 1) % every == 0 for i in range(layers)]
-    else:
-        attends = [kind == "full_attention" for kind in kinds]
+    kinds = periodic(config, layers, KINDS, config.size("full_attention_interval", default=4))
     bias = config.flag("attention_bias", False)
     attention = shape.attention([0], qkv_bias=bias, out_bias=bias, qk_norm=shape.head_norm, gated=True)[0]
     delta = delta_net(config, shape.hidden)
-    mixers: list[LayerKind] = [attention if a else delta for a in attends]
+    mixers: list[LayerKind] = [attention if kind == KINDS[1] else delta for kind in kinds]
     blocks = read_blocks(config, shape.hidden, layers, shared_gate=True)
     # The head's layer is one of full attention (vllm-project/vllm, qwen3_next_mtp.py). Qwen3-Next's
     # file has no key for it, its checkpoint has one head (`mtp.layers.0`); Qwen3.5's says how many.
@@ -241,10 +232,7 @@ def qwen4_exp(config: Config) -> ModelSpec:
     """
     shape, layers = read_heads(config, head_dim=256), config.layers()
     hidden = shape.hidden
-    kinds = config.words("layer_types", layers, INDEXED)
-    if kinds is None:
-        every = config.size("full_attention_interval", default=4)
-        kinds = tuple(INDEXED[2 * ((i + 1) % every == 0)] for i in range(layers))
+    kinds = periodic(config, layers, INDEXED, config.size("full_attention_interval", default=4))
     bias = config.flag("attention_bias", False)
     attention: LayerKind = shape.attention([0], qkv_bias=bias, out_bias=bias, qk_norm=shape.head_norm, gated=True)[0]
     if config.has("indexer_n_heads"):

@@ -9,14 +9,37 @@ from ..layers import Attention, FeedForward, LayerKind, Lightning, Mamba, Mamba2
 from ..model import Layer, ModelSpec
 from .config import Config, shown
 from .decoders import mtp_heads
-from .deepseek import attention_of
 from .families import family
-from .parts import assemble, check_heads, read_blocks, read_experts_of, read_ffn, read_heads, stack, state_format
+from .parts import (
+    assemble,
+    check_heads,
+    once_each,
+    read_blocks,
+    read_experts_of,
+    read_ffn,
+    read_heads,
+    read_latent,
+    stack,
+)
 
 PATTERN = {"M": "mamba", "E": "moe", "*": "attention", "-": "mlp"}
 BLOCKS = {"linear_attention": "mamba", "mamba": "mamba", "full_attention": "attention",
           "attention": "attention", "moe": "moe", "mlp": "mlp"}  # fmt: skip
 """Words of ``layers_block_type`` and ``layer_types`` -> what the layer is."""
+
+
+STATES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "auto": ""}
+"""Formats of recurrent states, as files spell them."""
+
+
+def state_format(config: Config, key: str) -> str:
+    """Return the format of a recurrent state; empty: as activations."""
+    text = config.text(key)
+    if not text:
+        return ""
+    if text not in STATES:
+        raise config.error(key, f"must be one of {', '.join(STATES)}, not {text!r}")
+    return STATES[text]
 
 
 def _kinds(config: Config, pattern: str, words: str) -> list[str]:
@@ -36,7 +59,9 @@ def _kinds(config: Config, pattern: str, words: str) -> list[str]:
     return [BLOCKS[word] for word in items]
 
 
-def _paired(kinds: Sequence[str], parts: dict[str, LayerKind], norm: int, config: Config, key: str) -> list[Layer]:
+def _paired(
+    kinds: Sequence[str], parts: dict[str, LayerKind], norm: int, config: Config, key: str
+) -> tuple[Layer, ...]:
     """Layers of one part as layers of two, a mixer with the block behind it: the same parts in the same order."""
     out: list[Layer] = []
     for i, kind in enumerate(kinds):
@@ -48,8 +73,7 @@ def _paired(kinds: Sequence[str], parts: dict[str, LayerKind], norm: int, config
             raise config.error(key, f"layer {i} has experts and must follow a mixer")
         else:
             out[-1] = replace(out[-1], ffn=parts[kind], norms=2)
-    unique: dict[Layer, Layer] = {}
-    return [unique.setdefault(layer, layer) for layer in out]
+    return once_each(out)
 
 
 @family("NemotronHForCausalLM", "NemotronHPuzzleForCausalLM", types=("nemotron_h",))
@@ -85,7 +109,7 @@ def nemotron_h(config: Config) -> ModelSpec:
         blocks = {**parts, "moe": _experts(config, hidden)}
         keys = ("mtp_hybrid_override_pattern", "mtp_layers_block_type")
         head = _paired(_kinds(config, *keys), blocks, hidden, config, keys[0])[-1]
-    return assemble(config, tuple(layers), head=head, heads=heads)
+    return assemble(config, layers, head=head, heads=heads)
 
 
 def _experts(config: Config, hidden: int) -> LayerKind:
@@ -224,7 +248,7 @@ def bailing_v2_5(config: Config) -> ModelSpec:
     dim = config.size("head_dim", default=max(1, hidden // heads))
     light = Lightning(hidden, heads, dim, 2 * dim * config.flag("use_qk_norm", True))
     if config.has("kv_lora_rank"):
-        full: LayerKind = attention_of(config)
+        full: LayerKind = read_latent(config)
     else:
         groups = config.size("num_key_value_heads", default=heads)
         full = Attention(hidden, heads, check_heads(config, hidden, heads, groups, dim).kv_heads, dim, qk_norm=2 * dim)
@@ -239,9 +263,9 @@ def minimax_text(config: Config) -> ModelSpec:
     """MiniMax-Text-01 and M1: lightning attention, grouped attention in some layers, experts."""
     shape, layers = read_heads(config), config.layers()
     words = config.words("layer_types", layers, ("linear_attention", "full_attention"))
-    kinds = [int(word == "full_attention") for word in words] if words else config.items("attn_type_list")
-    if kinds is None or len(kinds) != layers or any(one not in (0, 1) for one in kinds):
-        raise config.error("attn_type_list", f"must hold 0 or 1 for each of the {layers} layers")
+    kinds = [word == "full_attention" for word in words] if words else config.switches("attn_type_list", layers)
+    if kinds is None:
+        raise config.error("attn_type_list", "is missing; it says which layers have full attention")
     light = Lightning(shape.hidden, shape.heads, shape.head_dim)
     mixers = [shape.attention([0])[0] if one else light for one in kinds]
     shared = config.count("shared_intermediate_size")
@@ -256,7 +280,7 @@ def longcat(config: Config) -> ModelSpec:
     Experts that do nothing take their part of a token's choices: of 12 choices among 512 and 256 empty ones
     8 are real on average.
     """
-    attention, layers = attention_of(config), config.layers("num_layers", "num_hidden_layers")
+    attention, layers = read_latent(config), config.layers("num_layers", "num_hidden_layers")
     hidden, width = attention.hidden, config.size("ffn_hidden_size", "intermediate_size")
     chosen, empty = config.size("moe_topk", "num_experts_per_tok"), config.count("zero_expert_num")
     experts = config.experts("n_routed_experts")

@@ -8,9 +8,15 @@ from __future__ import annotations
 from ..layers import BlockSparseAttention, FeedForward, LayerKind, MixtureOfExperts
 from ..model import ModelSpec
 from .config import Config
-from .decoders import mtp_heads
 from .families import family
 from .parts import Block, assemble, check_heads, read_blocks, read_experts, read_ffn, read_heads, read_windows, stack
+
+
+def roped_layers(config: Config, layers: int) -> list[bool]:
+    """Layers whose keys are turned by their positions: all but every fourth, where the file does not say."""
+    every = config.size("no_rope_layer_interval", default=4)
+    told = config.switches("no_rope_layers", layers) if config.items("no_rope_layers") else None
+    return told or [(i + 1) % every != 0 for i in range(layers)]
 
 
 @family("MiniMaxM2ForCausalLM", types=("minimax_m2",))
@@ -39,12 +45,8 @@ def llama4(config: Config) -> ModelSpec:
     ``intermediate_size`` is the experts' width, ``intermediate_size_mlp`` the dense layers'.
     """
     shape, layers = read_heads(config, head_dim=128), config.layers()
-    rope = config.items("no_rope_layers") or [
-        (i + 1) % config.size("no_rope_layer_interval", default=4) != 0 for i in range(layers)
-    ]
-    if len(rope) < layers or any(entry not in (0, 1) for entry in rope):
-        raise config.error("no_rope_layers", f"must hold 0 or 1 for each of the {layers} layers")
-    windows = read_windows(config, layers, slides=lambda i: bool(rope[i]), key="attention_chunk_size", default=8192)
+    rope = roped_layers(config, layers)
+    windows = read_windows(config, layers, slides=lambda i: rope[i], key="attention_chunk_size", default=8192)
     bias = config.flag("attention_bias", False)
     mixers = shape.attention(windows, qkv_bias=bias, out_bias=bias)
     step = config.size("interleave_moe_layer_step", default=1)
@@ -178,17 +180,8 @@ def minimax_m3(config: Config) -> ModelSpec:
             s.size("sparse_num_index_heads"), s.size("sparse_index_dim"),
         )  # fmt: skip
         if s.flag("use_sparse_attention", True):
-            chosen = _flags(s, "sparse_attention_freq", layers)
-            mixers = [sparse if on else dense for on in chosen]
+            chosen = s.switches("sparse_attention_freq", layers)
+            mixers = [sparse if chosen is None or chosen[i] else dense for i in range(layers)]
     blocks = read_blocks(config, shape.hidden, layers, router_bias=config.flag("use_routing_bias", False))
-    return assemble(config, stack(mixers, blocks), heads=mtp_heads(config))
-
-
-def _flags(config: Config, key: str, layers: int) -> list[bool]:
-    """One 0 or 1 per layer; all 1 where the file says nothing."""
-    items = config.items(key)
-    if items is None:
-        return [True] * layers
-    if len(items) != layers or any(one not in (0, 1) for one in items):
-        raise config.error(key, f"must be one 0 or 1 per layer, {layers} in all")
-    return [bool(one) for one in items]
+    heads = config.count("num_mtp_modules", "num_nextn_predict_layers")
+    return assemble(config, stack(mixers, blocks), heads=heads)

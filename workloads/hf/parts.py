@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from ..layers import Attention, FeedForward, Fusion, LayerKind, MixtureOfExperts
+from ..layers import Attention, FeedForward, Fusion, LatentAttention, LayerKind, MixtureOfExperts
 from ..model import Layer, ModelSpec
 from .config import Config, shown
 from .quantization import numerics
@@ -55,7 +54,7 @@ def sparse_layers(config: Config, layers: int, first: int = 0) -> list[bool]:
         return [kind != "dense" for kind in kinds]
     for key in LISTS:
         if isinstance(config.values.get(key), list):
-            return _switches(config, key, layers)
+            return config.switches(key, layers) or []
     if config.has("moe_layers_enum"):
         return _enumerated(config, layers)
     named = config.indices("moe_layers", layers) if isinstance(config.values.get("moe_layers"), list) else None
@@ -67,13 +66,6 @@ def sparse_layers(config: Config, layers: int, first: int = 0) -> list[bool]:
     from_one = any(map(config.has, FROM_ONE))
     last = layers - 1 if config.values.get(LAST) == -1 else config.count(LAST, default=layers - 1)
     return [dense <= i <= last and i not in only and (i + from_one) % every == 0 for i in range(layers)]
-
-
-def _switches(config: Config, key: str, layers: int) -> list[bool]:
-    switches: list[Any] = config.items(key) or []
-    if len(switches) < layers or any(v not in (0, 1) for v in switches):
-        raise config.error(key, f"must hold 0 or 1 for each of the {layers} layers")
-    return [bool(v) for v in switches[:layers]]
 
 
 def _enumerated(config: Config, layers: int) -> list[bool]:
@@ -140,6 +132,18 @@ def read_experts_of(
     if latent:  # Kimi-K3: experts work on a narrower copy of the tokens
         experts = replace(experts, latent=latent, latent_norm=config.flag("latent_moe_use_norm", False))
     return experts
+
+
+def periodic(config: Config, layers: int, names: Sequence[str], every: int) -> tuple[str, ...]:
+    """What each layer is, of `names`: as ``layer_types`` says, else the first name with the last one every so often."""
+    words = config.words("layer_types", layers, names)
+    return words or tuple(names[-((i + 1) % every == 0)] for i in range(layers))
+
+
+def once_each(layers: Sequence[Layer]) -> tuple[Layer, ...]:
+    """The same layers, equal ones as one object."""
+    unique: dict[Layer, Layer] = {}
+    return tuple(unique.setdefault(layer, layer) for layer in layers)
 
 
 WINDOWED = {"sliding_attention": True, "chunked_attention": True, "full_attention": False}
@@ -240,18 +244,18 @@ def check_heads(
     return Heads(hidden, heads, kv_heads, head_dim)
 
 
-STATES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "auto": ""}
-"""Formats of recurrent states, as files spell them."""
-
-
-def state_format(config: Config, key: str) -> str:
-    """Return the format of a recurrent state; empty: as activations."""
-    text = config.text(key)
-    if not text:
-        return ""
-    if text not in STATES:
-        raise config.error(key, f"must be one of {', '.join(STATES)}, not {text!r}")
-    return STATES[text]
+def read_latent(config: Config, gate_dim: int = 0) -> LatentAttention:
+    """The latent attention of a file in DeepSeek's keys; it caches no heads, but their number must make sense."""
+    hidden, heads = config.size("hidden_size"), config.size("num_attention_heads")
+    check_heads(config, hidden, heads, config.size("num_key_value_heads", default=heads), head_dim=1)
+    return LatentAttention(
+        hidden=hidden, heads=heads, q_rank=config.count("q_lora_rank", "attention_q_lora_dim"),
+        kv_rank=config.size("kv_lora_rank", "attention_kv_lora_dim"),
+        nope_dim=config.size("qk_nope_head_dim", "attention_qk_dim"),
+        rope_dim=config.count("qk_rope_head_dim", "attention_qk_rope_dim", default=None),
+        v_dim=config.size("v_head_dim", "attention_v_dim"), bias=config.flag("attention_bias", False),
+        gate_dim=gate_dim,
+    )  # fmt: skip
 
 
 def read_windows(
