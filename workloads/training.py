@@ -120,6 +120,21 @@ def loss_ops(spec: ModelSpec, moments: Moments, run: Run, tp: int) -> list[Op]:
     return [*ops, elementwise("loss", "head", moments.tokens, columns, LOSS_TENSORS, run)]
 
 
+def collective_op(kind: str, message_bytes: float, ranks: int) -> Op:
+    """An exchange of bytes as an op, for cost models of ops."""
+    return Op(
+        name=f"training_{kind}", layer="communication", kind=kind, phase="both",
+        shape={"ranks": ranks}, dtype="bf16", flops=0.0, act_bytes=message_bytes,
+    )  # fmt: skip
+
+
+def along_sequence(op: Op, share: float) -> Op:
+    """The op on a share of its tokens: what tensor-parallel devices split along the sequence."""
+    rows = "m" if op.product else "rows"
+    shape = {**op.shape, rows: op.shape[rows] * share}
+    return replace(op, shape=shape, flops=op.flops * share, act_bytes=op.act_bytes * share)
+
+
 def forward(op: Op, run: Run) -> list[RepeatedOp]:
     """Kernels of the forward pass of one op: experts as grouped products between permutations, products in narrow formats after casts."""
     if idle(op):

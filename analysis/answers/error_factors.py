@@ -150,7 +150,7 @@ PLAIN = {"Attention", "LatentAttention"}
 
 
 def _unusual_attention(conditions: Conditions) -> float:
-    """Share of layers that keep something else than the keys of all tokens; those of MTP heads keep nothing beside."""
+    """Share of layers that keep something else than the keys of all tokens; projections of MTP heads keep nothing."""
     mixers = [x.mixer for x in conditions.deployment.model.layers if x.mixer.state() != State()]
     unusual = [type(mixer).__name__ not in PLAIN or bool(mixer.state().window) for mixer in mixers]
     return float(any(unusual))

@@ -243,8 +243,8 @@ def train(
     seq: int | None = None, micro_batch: int = 1, zero: int = 1, recompute: str = "auto",
     sequence_parallel: bool = True, interleave: int = 1, dropout: bool = False, cp: int = 1,
     pipeline_layout: str = "", overlap_experts: bool = False, overlap_tp: bool | None = None,
-    graphs: str = "auto", schedule: str = "1f1b", replicas: int = 1, offload: int = 0, offload_optimizer: bool = False, mtp: int | None = None,
-    **options: Unpack[DeployOptionsKeywords],
+    graphs: str = "auto", schedule: str = "1f1b", replicas: int = 1, offload: int = 0, offload_optimizer: bool = False, offload_modules: str = "",
+    cp_exchange: str = "ring", mtp: int | None = None, **options: Unpack[DeployOptionsKeywords],
 ) -> Training:  # fmt: skip
     """Cost one training step: forward and backward passes, gradients, Adam.
 
@@ -278,13 +278,17 @@ def train(
     graphs : str
         CUDA graphs of layers with experts: "none", "partial" (all but experts), "full", or "auto" (partial on Blackwell, none elsewhere).
     schedule : str
-        Order of passes in a pipeline: "1f1b", or "zero-bubble", whose gradients of weights fill idle time.
+        Order of passes in a pipeline: "1f1b", "zero-bubble", whose gradients of weights fill idle time, or "dualpipe", from both ends at once.
     replicas : int
         Groups of data-parallel ranks, within each of which ZeRO shares states (hybrid sharding).
     offload : int
         Layers of each stage whose activations go to the host's memory.
     offload_optimizer : bool
         Whether the optimizer's states stay there between updates.
+    offload_modules : str
+        Modules whose inputs go there, comma-separated: some of `simulator.training.layout.OFFLOADS`.
+    cp_exchange : str
+        How context-parallel ranks exchange keys and values: "ring", "all-gather" or "all-to-all" (Ulysses).
     mtp : int, optional
         Multi-token-prediction heads that are trained; as many as the model's file states if not given.
     **options
@@ -324,6 +328,7 @@ def train(
         sequence_parallel, check_count(interleave, "--interleave", 1), dropout,
         check_count(cp, "--cp", 1), pipeline_layout, overlap_experts, overlap_tp, graphs,
         check_count(offload, "--offload", 0), offload_optimizer, schedule, check_count(replicas, "--replicas", 1),
+        offload_modules, cp_exchange,
     )  # fmt: skip
     layout = training_layout(spec, where, wanted, tp=how.tp, dp=how.dp, ep=how.ep, pp=how.pp)
     deployment = training_deployment(

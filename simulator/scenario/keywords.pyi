@@ -230,6 +230,8 @@ class TrainKeywords(DeployOptionsKeywords, total=False):
     replicas: int
     offload: int
     offload_optimizer: bool
+    offload_modules: str
+    cp_exchange: str
     mtp: int | None
 
 

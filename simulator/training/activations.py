@@ -82,9 +82,9 @@ def kept(op: Op, run: Run, hidden: int, dropout: bool = False) -> list[SavedTens
         return _kept_by_vector(op, value, hidden)
     narrow = SAVED_BITS.get(op.dtype, 8 * value) / 8
     if needs == "experts":  # inputs of both products, and what the activation reads
-        read = s["routed"] * (s["hidden"] * narrow + (s["matrices"] - 1) * s["inter"] * value)
         return [
-            SavedTensor(op.name, read, module="moe"),
+            SavedTensor(op.name, s["routed"] * s["hidden"] * narrow, module="moe"),
+            SavedTensor("expert_gate", s["routed"] * (s["matrices"] - 1) * s["inter"] * value, module="moe"),
             SavedTensor("expert_activation", s["routed"] * s["inter"] * narrow, module="moe_act"),
         ]
     if needs == "state":  # what it reads, half of what it moves
@@ -167,11 +167,35 @@ def layer_bytes(
 
 def part_bytes(ops: Sequence[Op], hidden: int, run: Run, options: TrainingOptions, tp: int) -> float:
     """What ops of one part keep, each tensor once [B]."""
+    dropped = dropped_modules(options.recompute)
+    return sum(size for (_, module), size in _saved(ops, hidden, run, options, tp).items() if module not in dropped)
+
+
+def _saved(ops: Sequence[Op], hidden: int, run: Run, options: TrainingOptions, tp: int) -> dict[tuple[str, str], float]:
+    """Bytes of the tensors of one part, by name and module of recomputation [B]."""
     saved: dict[str, SavedTensor] = {}
     for tensor in (k for op in ops for k in kept(op, run, hidden, options.dropout)):
         saved[tensor.name] = max(saved.get(tensor.name, tensor), tensor, key=lambda k: k.bytes)
-    split, dropped = _split(options, tp), dropped_modules(options.recompute)
-    return sum(k.bytes / (split if k.whole else 1) for k in saved.values() if k.module not in dropped)
+    split = _split(options, tp)
+    return {(k.name, k.module): k.bytes / (split if k.whole else 1) for k in saved.values()}
+
+
+def offloaded_bytes(ops: Sequence[Op], hidden: int, run: Run, options: TrainingOptions, tp: int) -> float:
+    """What of the kept tensors of one part goes to the host's memory by `TrainingOptions.offload_modules` [B]."""
+    every, dropped = _saved(ops, hidden, run, options, tp), dropped_modules(options.recompute)
+    sizes = {name: size * (module not in dropped) for (name, module), size in every.items()}
+    attention = sum(sizes.get(op.name, 0.0) for op in ops if about(op.kind).scores or op.kind in ATTENDS)
+    # Attention keeps its output with its inputs, unless these are recomputed.
+    output = every.get(("out", OUTPUT), 0.0) if attention else sizes.get("out", 0.0)
+    mixer = any(op.name == "out" for op in ops)
+    sizes |= {"core_attn": max(attention - output, 0.0), "attn_proj": output}
+    names = {"attn_norm": "norm" * mixer, "mlp_norm": "norm" * (not mixer), "qkv_linear": "input" * mixer}
+    names |= {"expert_fc1": "experts", "fused_group_mlp": "experts", "moe_act": "expert_gate"}
+    return sum(sizes.get(names.get(module, module), 0.0) for module in options.offload_modules.split(","))
+
+
+ATTENDS = frozenset({"sparse_prefill"})
+"""Attention whose ops count no scores."""
 
 
 def _split(options: TrainingOptions, tp: int) -> int:

@@ -23,12 +23,24 @@ from ...workloads.layers import LayerKind, RoutedKind, is_routed
 from ...workloads.layers.base import elementwise
 from ...workloads.model import Layer, embedding_ops, layer_ops
 from ...workloads.ops import Loads, Op, about
-from ...workloads.training import BIASED, MODULES, RepeatedOp, backward, idle, loss_ops, losses, made_anew
+from ...workloads.training import (
+    BIASED,
+    FUSED_BACKWARD,
+    MODULES,
+    RepeatedOp,
+    along_sequence,
+    backward,
+    collective_op,
+    idle,
+    loss_ops,
+    losses,
+    made_anew,
+)
 from ...workloads.training import forward as forward_work
 from ..deploy.deployment import Deployment
 from ..deploy.expert_parts import ExpertPart
 from ..deploy.placement import regions
-from .activations import input_bytes, layer_bytes, part_bytes
+from .activations import input_bytes, layer_bytes, offloaded_bytes, part_bytes
 from .layout import TrainingLayout, TrainingOptions
 from .memory import Passes
 from .states import BytesPerWeight
@@ -104,22 +116,7 @@ class Prices:
         return LinkModel(link, 2, measured).cost(collective_op("transfer", message_bytes, 2)).seconds
 
 
-def collective_op(kind: str, message_bytes: float, ranks: int) -> Op:
-    """An exchange of bytes as an op, for cost models of ops."""
-    return Op(
-        name=f"training_{kind}", layer="communication", kind=kind, phase="both",
-        shape={"ranks": ranks}, dtype="bf16", flops=0.0, act_bytes=message_bytes,
-    )  # fmt: skip
-
-
-def along_sequence(op: Op, share: float) -> Op:
-    """The op on a share of its tokens: what tensor-parallel devices split along the sequence."""
-    rows = "m" if op.product else "rows"
-    shape = {**op.shape, rows: op.shape[rows] * share}
-    return replace(op, shape=shape, flops=op.flops * share, act_bytes=op.act_bytes * share)
-
-
-TENSOR, EXPERT, HOST = "tensor parallel", "expert parallel", "host"
+TENSOR, CONTEXT, EXPERT, HOST = "tensor parallel", "context parallel", "expert parallel", "host"
 """Labels of seconds within a pass that devices wait for exchanges, and for their host."""
 EXCHANGE_SMS = 32
 """SMs of HybridEP's kernels in NVIDIA's recipes (NVIDIA-NeMo/Megatron-Bridge@067f987, perf_recipes)."""
@@ -211,6 +208,8 @@ class LayerPrices:
                 forward[TENSOR] += seconds * self._shown(SPLIT_SHOWN)
                 behind[TENSOR] += seconds * self._shown(0.0)
             weights_s += self._price(device_ops, forward, behind, self.options.recompute)
+            if self.layout.cp > 1:
+                self._context(device_ops, forward, behind)
             # What is kept counts before the sequence is split: `LayerCache.whole` says what is.
             every.append([new if new.kind == "experts" else old for new, old in zip(device_ops, ops, strict=True)])
         self._overlap(forward, behind)
@@ -223,7 +222,8 @@ class LayerPrices:
                 behind[name] += took
         all_kept = layer_bytes(every, m.tokens, hidden, run, o, tp, layer.parallel)
         if not again:
-            return Passes(forward, behind, all_kept, weights_s=weights_s)
+            moved = sum(offloaded_bytes(ops, hidden, run, o, tp) for ops in every) if o.offload_modules else 0.0
+            return Passes(forward, behind, all_kept, weights_s=weights_s, moved_bytes=moved)
         return Passes(forward, behind, input_bytes(m.tokens, hidden, run, o, tp), all_kept, weights_s)
 
     def _price(self, ops: Sequence[Op], forward: Seconds, behind: Seconds, recompute: str = "none") -> float:
@@ -245,6 +245,29 @@ class LayerPrices:
             elif op.routed and "moe_act" in recompute:
                 behind[op.layer] += sum(seconds for name, seconds in took if name in MODULES["moe_act"])
         return weights_s
+
+    def _context(self, ops: Sequence[Op], forward: Seconds, behind: Seconds) -> None:
+        """Add what is waited for of keys and values among context-parallel ranks (NVIDIA/Megatron-LM, transformer_config.py, `cp_comm_type`).
+
+        A ring sends them, and their gradients, while attention to the ones before runs. An all-to-all changes tokens for heads and back.
+        """
+        la, price = self.layout, self.prices.exchange
+        group = la.group(self.deployment.system, la.cp, la.tp)
+        for op in ops:
+            if not op.kv_write_bytes and not about(op.kind).scores:
+                continue
+            keys = op.act_bytes / 2 if op.kind == "mla_prefill" else op.kv_write_bytes
+            if self.options.cp_exchange == "ring":
+                sent = (la.cp - 1) * self.prices.send(keys, la.cp * la.tp > la.per_node)
+                took = (1 - 1 / la.cp) * self.prices.op(RepeatedOp(op))
+                waits = max(sent - took, 0.0), max(2 * sent - FUSED_BACKWARD * took, 0.0)
+            elif self.options.cp_exchange == "all-gather":
+                gathered = price("all_gather", keys * la.cp, group)
+                waits = gathered, gathered + price("reduce_scatter", keys * la.cp, group)
+            else:
+                waits = (price("all_to_all", op.act_bytes + op.kv_write_bytes, group),) * 2
+            forward[CONTEXT] += waits[0]
+            behind[CONTEXT] += waits[1]
 
     def _shown(self, share: float) -> float:
         """What of an exchange of tensor-parallel devices is waited for; in parallel with products it takes their SMs."""

@@ -31,11 +31,19 @@ ZERO_STAGES = (0, 1, 2, 3)
 """What data-parallel ranks share: nothing; the optimiser's state; gradients too; weights too."""
 
 
-SCHEDULES = ("1f1b", "zero-bubble")
-"""One forward, one backward pass by turns; the same with gradients of weights in a pass that fills what would be idle (ZB-H1, arXiv 2401.10241)."""
+DUAL = "dualpipe"
+SCHEDULES = ("1f1b", "zero-bubble", DUAL)
+"""One forward, one backward pass by turns; the same with gradients of weights in a pass that fills what would be idle (ZB-H1, arXiv 2401.10241); from both
+ends of the pipeline at once, with two stages on each rank (`pipeline.dual_order`)."""
 
 GRAPHS = ("auto", "none", "partial", "full")
 """CUDA graphs of layers with experts: none, of all but the experts, of the whole pass; "auto" is partial on Blackwell and none elsewhere."""
+
+
+OFFLOADS = ("attn_norm", "qkv_linear", "core_attn", "attn_proj", "mlp_norm", "expert_fc1", "moe_act", "fused_group_mlp")
+"""Modules whose inputs Megatron offloads one by one (NVIDIA/Megatron-LM@002526d, transformer_config.py, `offload_modules`)."""
+CP_EXCHANGES = ("ring", "all-gather", "all-to-all")
+"""How context-parallel ranks exchange keys and values: Megatron's `cp_comm_type` p2p, all_gather and a2a (Ulysses)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +86,10 @@ class TrainingOptions:
         Layers of each stage whose activations go to the host's memory.
     offload_optimizer : bool
         Whether the optimizer's states stay there between updates.
+    offload_modules : str
+        Some of `OFFLOADS`, comma-separated: the inputs of these modules go there.
+    cp_exchange : str
+        One of `CP_EXCHANGES`.
     """
 
     batch: int
@@ -97,6 +109,8 @@ class TrainingOptions:
     offload_optimizer: bool = False
     schedule: str = "1f1b"
     replicas: int = 1
+    offload_modules: str = ""
+    cp_exchange: str = "ring"
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,9 +237,16 @@ def training_layout(
 def _check_choices(options: TrainingOptions) -> None:
     if options.zero not in ZERO_STAGES:
         raise InputError(f"--zero {options.zero}", "must be 0, 1, 2 or 3")
-    for name, value, known in (("graphs", options.graphs, GRAPHS), ("schedule", options.schedule, SCHEDULES)):
+    for name, value, known in (
+        ("graphs", options.graphs, GRAPHS), ("schedule", options.schedule, SCHEDULES), ("cp-exchange", options.cp_exchange, CP_EXCHANGES)
+    ):  # fmt: skip
         if value not in known:
             raise InputError(f"--{name}", f"must be {', '.join(known[:-1])} or {known[-1]}, not {value!r}")
+    unknown = set(filter(None, options.offload_modules.split(","))) - set(OFFLOADS)
+    if unknown:
+        raise InputError(f"--offload-modules {min(unknown)}", f"must be some of {', '.join(OFFLOADS)}")
+    if options.offload and options.offload_modules:
+        raise InputError("--offload-modules", "cannot be combined with --offload, which moves whole layers; remove one")
     check_recompute(options.recompute)
 
 
@@ -250,6 +271,10 @@ def _expert_degrees(experts: int, ep: int | None, tp: int, dp: int, node: int) -
 def _check_pipeline(options: TrainingOptions, pp: int, micro: int) -> None:
     """Refuse what Megatron's interleaved schedule refuses."""
     parts = options.interleave
+    if options.schedule == DUAL and (pp % 2 or micro % 2 or micro < 2 * pp):
+        raise InputError(
+            f"--schedule {DUAL}", f"needs an even --pp, not {pp}, and an even number of micro-batches of a rank, {2 * pp} at least, not {micro}"
+        )  # fmt: skip
     if parts == 1:
         return
     if options.schedule != "1f1b":

@@ -9,7 +9,7 @@ from ...devices.spec import SystemSpec
 from ...workloads.errors import CapacityError, InputError
 from ...workloads.model import ModelSpec
 from .layout import TrainingLayout, TrainingOptions
-from .states import BytesPerWeight, layer_parameters, stage_parameters, states
+from .states import BytesPerWeight, ParameterCounts, layer_parameters, stage_parameters, states
 
 AHEAD = 2
 """Layers whose weights ZeRO 3 holds whole at once: the one at work and the next."""
@@ -29,6 +29,8 @@ class Passes:
         Besides, while the backward pass runs: what whole-layer recomputation computes again, or is on its way to or from the host [B].
     weights_s : float
         Of the backward pass, for the gradients of weights [s].
+    moved_bytes : float
+        Of those kept, what modules send to the host [B].
     """
 
     forward: Mapping[str, float]
@@ -36,6 +38,7 @@ class Passes:
     kept_bytes: float = 0.0
     working_bytes: float = 0.0
     weights_s: float = 0.0
+    moved_bytes: float = 0.0
 
     @property
     def forward_s(self) -> float:
@@ -61,13 +64,18 @@ def host_seconds(system: SystemSpec, moved_bytes: float, option: str = "--offloa
     return moved_bytes / tier.bandwidth_bytes_per_s
 
 
-def offloaded(layer: Passes, system: SystemSpec, layers: float) -> Passes:
-    """A layer whose activations go to the host while as many layers as there are to each offloaded one compute; two are on their way."""
-    took = host_seconds(system, layer.kept_bytes)
+def offloaded(layer: Passes, system: SystemSpec, layers: float = 1.0, moved_bytes: float | None = None) -> Passes:
+    """A layer whose activations, or `moved_bytes` of them, go to the host while as many layers as there are to each offloaded one compute; two are on their way."""
+    option = "--offload" if moved_bytes is None else "--offload-modules"
+    moved = layer.kept_bytes if moved_bytes is None else moved_bytes
+    took = host_seconds(system, moved, option)
     forward, backward = (
         {**way, OFFLOAD: max(took - layers * sum(way.values()), 0.0)} for way in (layer.forward, layer.backward)
     )
-    return replace(layer, forward=forward, backward=backward, kept_bytes=0.0, working_bytes=AHEAD * layer.kept_bytes)
+    working = layer.working_bytes * (moved_bytes is not None) + AHEAD * moved
+    return replace(
+        layer, forward=forward, backward=backward, kept_bytes=layer.kept_bytes - moved, working_bytes=working
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +111,7 @@ class TrainingMemory:
 
 def stage_memory(
     stages: Sequence[ModelSpec],
-    index: int,
+    held: Sequence[int],
     layout: TrainingLayout,
     options: TrainingOptions,
     per_weight: BytesPerWeight,
@@ -114,15 +122,19 @@ def stage_memory(
 
     Parameters
     ----------
+    held : sequence of int
+        Stages of which it has the weights.
     layers : sequence of Passes
         Of the stage's layers.
     waiting : float
         Most bytes of activations that it keeps at once [B].
     """
-    model_states = states(stage_parameters(stages, index, layout.tp), per_weight, options.zero, *layout.sharing)
+    parameters = sum((stage_parameters(stages, i, layout.tp) for i in held), ParameterCounts(0.0, 0.0))
+    # Two ranks of a pipeline that have the same stages share what data-parallel ranks do.
+    model_states = states(parameters, per_weight, options.zero, *(len(held) * ranks for ranks in layout.sharing))
     gathered = 0.0
     if options.zero == 3:
-        sizes = [layer_parameters(layer) for layer, _ in stages[index].groups]
+        sizes = [layer_parameters(layer) for i in held for layer, _ in stages[i].groups]
         gathered = AHEAD * per_weight.weights * max((p.dense + p.experts for p in sizes), default=0.0)
     working = max((p.working_bytes for p in layers), default=0.0)
     optimizer = model_states.optimizer * (not options.offload_optimizer)

@@ -13,7 +13,8 @@ when its layer's work and the exchange before are done. Nothing else uses the li
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate, chain
@@ -63,6 +64,53 @@ def order(stage: int, stages: int, micro: int, parts: int = 1) -> list[MicroBatc
     return [*forward[:warm], *pairs, *backward[len(forward) - warm :]]
 
 
+DualTask = tuple[str, MicroBatchPass]
+"""A pass of DualPipe: forward (F), backward (B), backward without gradients of weights (I), or those (W)."""
+
+
+def dual_order(rank: int, ranks: int, micro: int) -> list[tuple[DualTask, ...]]:
+    """Passes of one rank of DualPipe; two in one entry run as one, each with the exchanges of the other.
+
+    The first half of the micro-batches enters at the first rank, the second at the last. Rank r has stage r of the former, and stage p - 1 - r of
+    the latter (deepseek-ai/DualPipe, dualpipe.py; DeepSeek-V3, arXiv 2412.19437, figure 5).
+
+    Parameters
+    ----------
+    micro : int
+        Micro-batches of both ends; even, and twice `ranks` at least.
+    """
+    half = min(rank, ranks - 1 - rank)
+    left, steady = ranks // 2 - half - 1, micro // 2 - ranks + half
+    first = ["Fb"] if left else ["F", "b"]  # the middle ranks begin without an overlap
+    n = half + 1
+    program = (
+        ["F"] * 2 * left
+        + ["F", "f"] * n
+        + ["i", "W", "f"] * left
+        + [*first, "fB"]
+        + ["Fb", "fB"] * steady
+        + ["b", "fB"] * left
+    )
+    program += [*("bB" * n)[:n], *("iI" * n)[n:]] + ["W", "I"] * left + ["W"] * n  # gradients of weights come late
+    counts, waiting = Counter[tuple[bool, int]](), list[MicroBatchPass]()
+
+    def task_of(letter: str) -> DualTask:
+        if letter == "W":
+            return letter, waiting.pop(0)
+        key = letter not in "Ff", letter.islower() ^ (rank >= ranks // 2)
+        task = MicroBatchPass(key[0], key[1] * micro // 2 + counts[key], 0)
+        counts[key] += 1
+        waiting.extend([task] * (letter in "Ii"))
+        return letter.upper(), task
+
+    return [tuple(map(task_of, letters)) for letters in program]
+
+
+def _stage_of(rank: int, task: MicroBatchPass, ranks: int, micro: int) -> int:
+    """Stage of DualPipe that a rank has of a micro-batch, or rank that has a stage."""
+    return rank if task.micro < micro // 2 else ranks - 1 - rank
+
+
 def in_flight(stages: int, micro: int, kept_bytes: Sequence[Sequence[float]], late: bool = False) -> tuple[float, ...]:
     """Most bytes of activations that each stage keeps at once.
 
@@ -106,6 +154,7 @@ def schedule(
     send_s: float = 0.0,
     before: Sequence[float] = (),
     weights: Sequence[float] = (),
+    dual: bool = False,
 ) -> Schedule:
     """Run every pass as early as its order and what it waits for allow.
 
@@ -121,16 +170,24 @@ def schedule(
         Seconds that each stage waits before its first pass [s].
     weights : sequence of float
         Of a micro-batch on each stage, seconds of `backward` for gradients of weights, which may come later (zero-bubble) [s].
+    dual : bool
+        DualPipe: each rank has two stages, see `dual_order`.
     """
     stages = len(forward)
     weights = weights or [0.0] * stages
     busy = tuple(micro * (sum(f) + sum(b)) for f, b in zip(forward, backward, strict=True))
+    if dual:
+        busy = tuple((one + other) / 2 for one, other in zip(busy, busy[::-1], strict=True))
+
+    def ends_of(micro: int) -> tuple[float, ...]:
+        return (_dual_ends if dual else _ends)(forward, backward, micro, send_s, before, weights)
+
     rounds = (micro - 1) // stages + 1
     if rounds <= STEADY:
-        return Schedule(_ends(forward, backward, micro, send_s, before, weights), busy)
+        return Schedule(ends_of(micro), busy)
     # From some round on a schedule repeats itself: the rounds in the middle take as long as the one before the last.
     shorter = micro - (rounds - STEADY) * stages
-    ends, one_less = (_ends(forward, backward, m, send_s, before, weights) for m in (shorter, shorter - stages))
+    ends, one_less = (ends_of(m) for m in (shorter, shorter - stages))
     added = rounds - STEADY
     return Schedule(tuple(e + added * (e - o) for e, o in zip(ends, one_less, strict=True)), busy)
 
@@ -143,33 +200,73 @@ def _ends(
     forward: Sequence[Sequence[float]], backward: Sequence[Sequence[float]], micro: int, send_s: float, before: Sequence[float],
     weights: Sequence[float],
 ) -> tuple[float, ...]:  # fmt: skip
-    """When each stage has run all its passes [s].
+    """When each stage has run all its passes [s]; gradients of weights fill the time until the next pass can start."""
+    stages, parts = len(forward), len(forward[0])
+    orders = [
+        [((t, backward[s][t.part] - weights[s] if t.backward else forward[s][t.part]),) for t in order(s, stages, micro, parts)]
+        for s in range(stages)
+    ]  # fmt: skip
+    return _run(orders, lambda stage, task: _needed(stage, task, stages, parts), send_s, before, weights)
+
+
+def _dual_ends(
+    forward: Sequence[Sequence[float]], backward: Sequence[Sequence[float]], micro: int, send_s: float, before: Sequence[float],
+    weights: Sequence[float],
+) -> tuple[float, ...]:  # fmt: skip
+    """The same of the ranks of DualPipe, whose orders say when gradients of weights come."""
+    ranks = len(forward)
+    whole = [b[0] for b in backward]
+    seconds = {
+        "F": [f[0] for f in forward],
+        "B": whole,
+        "I": [b - w for b, w in zip(whole, weights, strict=True)],
+        "W": weights,
+    }
+
+    def needed(rank: int, task: MicroBatchPass) -> tuple[int, MicroBatchPass] | None:
+        known = _needed(_stage_of(rank, task, ranks, micro), task, ranks, 1)
+        return known and (_stage_of(known[0], task, ranks, micro), known[1])
+
+    orders = [
+        [
+            tuple((t, seconds[kind][_stage_of(r, t, ranks, micro)]) for kind, t in tasks)
+            for tasks in dual_order(r, ranks, micro)
+        ]
+        for r in range(ranks)
+    ]
+    return _run(orders, needed, send_s, before, [0.0] * ranks)
+
+
+def _run(
+    orders: Sequence[Sequence[tuple[tuple[MicroBatchPass, float], ...]]],
+    needed: Callable[[int, MicroBatchPass], tuple[int, MicroBatchPass] | None],
+    send_s: float, before: Sequence[float], weights: Sequence[float],
+) -> tuple[float, ...]:  # fmt: skip
+    """When each rank has run all of its order, a list of passes with their seconds; those in one entry start and end together [s].
 
     Gradients of weights fill the time until the next pass can start. At most as many of them wait as there are stages in front.
     """
-    stages, parts = len(forward), len(forward[0])
-    orders = [order(s, stages, micro, parts) for s in range(stages)]
+    ranks = len(orders)
     done: dict[tuple[int, MicroBatchPass], float] = {}
-    clock = [before[s] if before else 0.0 for s in range(stages)]
-    at, waiting = [0] * stages, [0] * stages
+    clock = [before[s] if before else 0.0 for s in range(ranks)]
+    at, waiting = [0] * ranks, [0] * ranks
     left = sum(map(len, orders))
     while left:
         moved = 0
-        for s in range(stages):
+        for s in range(ranks):
             while at[s] < len(orders[s]):
-                task = orders[s][at[s]]
-                needed = _needed(s, task, stages, parts)
-                if needed is not None and needed not in done:
+                tasks = orders[s][at[s]]
+                inputs = [known for task, _ in tasks if (known := needed(s, task)) is not None]
+                if not all(known in done for known in inputs):
                     break
-                hop = send_s if needed is not None and needed[0] != s else 0.0
-                ready = 0.0 if needed is None else done[needed] + hop
-                took = (backward if task.backward else forward)[s][task.part]
+                ready = max((done[known] + send_s * (known[0] != s) for known in inputs), default=0.0)
                 while waiting[s] and (waiting[s] > s or clock[s] + weights[s] <= ready):
                     clock[s] += weights[s]
                     waiting[s] -= 1
-                waiting[s] += task.backward
-                clock[s] = max(clock[s], ready) + took - weights[s] * task.backward
-                done[s, task] = clock[s]
+                waiting[s] += tasks[0][0].backward
+                clock[s] = max(clock[s], ready) + sum(took for _, took in tasks)
+                # Gradients of weights come behind those of inputs, for which others have waited.
+                done |= {(s, task): clock[s] for task, _ in tasks if (s, task) not in done}
                 at[s] += 1
                 moved += 1
         assert moved, "the orders wait for each other"
@@ -248,38 +345,3 @@ def _laid_out(text: str, layers: int, mtp: int, chunks: int) -> tuple[int, ...]:
     if sum("m" in chunk for chunk in parts) > 1:
         raise InputError("--pipeline-layout", "must have all MTP layers in one part")
     return tuple(chunk.count("t") + chunk.count("m") for chunk in parts)
-
-
-def pass_seconds(work: Sequence[float], gathers: Sequence[float] = (), scatters: Sequence[float] = ()) -> float:
-    """Seconds of a pass with its exchanges.
-
-    Parameters
-    ----------
-    work : sequence of float
-        Of each layer, in the order of the pass [s].
-    gathers : sequence of float, optional
-        Before each layer's work, fetched while the layer before computes [s].
-    scatters : sequence of float, optional
-        After each layer's work [s].
-
-    Examples
-    --------
-    >>> pass_seconds([1.0, 1.0], scatters=[0.5, 0.5])
-    2.5
-    >>> pass_seconds([1.0, 1.0], gathers=[0.5, 2.0])
-    3.5
-    """
-    if not work:
-        return 0.0
-    gathers = gathers or [0.0] * len(work)
-    scatters = scatters or [0.0] * len(work)
-    link = ready = gathers[0]
-    compute = 0.0
-    for i, took in enumerate(work):
-        start = max(compute, ready)
-        compute = start + took
-        if i + 1 < len(work):
-            link = ready = max(link, start) + gathers[i + 1]
-        if scatters[i]:
-            link = max(link, compute) + scatters[i]
-    return max(compute, link)

@@ -15,10 +15,10 @@ from ...workloads.layers import LatentAttention, SparseLatentAttention, is_route
 from ...workloads.layers.base import elementwise
 from ...workloads.training import Flops, RepeatedOp, step_flops, whole_sequences
 from ..deploy.deployment import Deployment
-from .layers import EXPERT, HOST, TENSOR, LayerPrices
-from .layout import TrainingLayout, TrainingOptions, stages_of
+from .layers import CONTEXT, EXPERT, HOST, TENSOR, LayerPrices
+from .layout import DUAL, TrainingLayout, TrainingOptions, stages_of
 from .memory import OFFLOAD, Passes, TrainingMemory, check_fits, host_seconds, offloaded, stage_memory, usable_bytes
-from .pipeline import Schedule, in_flight, pass_seconds, schedule
+from .pipeline import Schedule, in_flight, schedule
 from .states import BytesPerWeight, ParameterCounts, layer_parameters, stage_parameters, states
 
 DATA, PIPELINE, OPTIMIZER, COMPUTE = "data parallel", "pipeline", "optimizer", "compute"
@@ -167,6 +167,8 @@ def _stages(bench: LayerPrices) -> tuple[TrainingStage, ...]:
             bench.layer(layer, old, [next(experts) for _ in layer.expert_parts], i < full)
             for i, (layer, old) in enumerate(zip(stage.layers, uncut_stage.layers, strict=True))
         ]
+        if bench.options.offload_modules:
+            priced = [offloaded(p, d.system, moved_bytes=p.moved_bytes) for p in priced]
         layers = iter(
             [
                 offloaded(p, d.system, len(priced) / min(offload, len(priced))) if i < offload else p
@@ -178,8 +180,9 @@ def _stages(bench: LayerPrices) -> tuple[TrainingStage, ...]:
     kept_bytes = [[sum(p.kept_bytes for p in chunk) for chunk in chunks] for chunks in passes]
     # As Korthikanti et al. count the embedding's mask.
     kept_bytes[0] = [chunk_bytes + embedding.kept_bytes / len(kept_bytes[0]) for chunk_bytes in kept_bytes[0]]
-    waiting = list(in_flight(layout.pp, layout.microbatches, kept_bytes, bench.options.schedule != "1f1b"))
+    waiting = list(in_flight(layout.pp, layout.microbatches, kept_bytes, bench.options.schedule == "zero-bubble"))
     waiting[-1] += head.kept_bytes  # made and used up at once
+    waiting = _of_ranks(waiting, layout, bench.options)
     last = layout.pp - 1
     return tuple(
         _stage(bench, s, tuple(chunks), (embedding if s == 0 else None, head if s == last else None), waiting[s])
@@ -201,8 +204,18 @@ def _stage(
     known = {p: _exchanges(bench, p) for p in dict.fromkeys(layer_counts)}
     gathers, scatters = zip(*(known[p] for p in layer_counts), strict=True)
     layers = [passes for chunk in chunks for passes in chunk]
-    memory = stage_memory(d.stages, index, layout, options, bench.bytes_each, layers, waiting)
+    memory = stage_memory(d.stages, _held(layout, options, index), layout, options, bench.bytes_each, layers, waiting)
     return TrainingStage(chunks, *ends, parameters, gathers, scatters, memory)
+
+
+def _held(layout: TrainingLayout, options: TrainingOptions, index: int) -> tuple[int, ...]:
+    """Stages of which a rank has the weights: two with DualPipe."""
+    return (index, layout.pp - 1 - index) if options.schedule == DUAL else (index,)
+
+
+def _of_ranks(values: Sequence[float], layout: TrainingLayout, options: TrainingOptions) -> list[float]:
+    """Sums over the stages of each rank; DualPipe's are as long in flight as with 1F1B."""
+    return [sum(values[i] for i in _held(layout, options, s)) for s in range(len(values))]
 
 
 def _exchanges(bench: LayerPrices, counts: ParameterCounts) -> tuple[float, float]:
@@ -234,18 +247,27 @@ def _timed(bench: LayerPrices, stages: tuple[TrainingStage, ...], memory: Traini
             [[way(stage, part, back) for part in range(len(stage.chunks))] for stage in stages]
             for back in (False, True)
         )
-        return schedule(forward, backward, micro, send_s=send_s, before=before, weights=late)
+        return schedule(
+            forward, backward, micro, send_s=send_s, before=before, weights=late, dual=options.schedule == DUAL
+        )
 
     zero = options.zero
+
     before = [_pass(s, None, False, gather=zero >= 1) - _usual(s, None, False, zero) for s in stages]
     after = [_pass(s, None, True, gather=zero == 3, scatter=True) - _usual(s, None, True, zero) for s in stages]
-    updates = [_update(bench, stage.parameters) for stage in stages]
+    copies = len(_held(layout, options, 0)) if zero else 1
+    updates = [_update(bench, stage.parameters) / copies for stage in stages]
+    before, after, updates = (_of_ranks(seconds, layout, options) for seconds in (before, after, updates))
     alone, done = run(_pass), run(lambda stage, part, back: _usual(stage, part, back, zero), before)
     without = max(end + u for end, u in zip(alone.ends, updates, strict=True))
     step_s = max(sum(stage_times) for stage_times in zip(done.ends, after, updates, strict=True))
     busiest = max(range(len(stages)), key=lambda s: alone.busy[s] + updates[s])
     stage = stages[busiest]
-    inside = {name: micro * _label(stage, name) for name in (TENSOR, EXPERT, HOST, OFFLOAD)}
+    both = _held(layout, options, busiest)
+    inside = {
+        name: micro * sum(_label(stages[i], name) for i in both) / len(both)
+        for name in (TENSOR, CONTEXT, EXPERT, HOST, OFFLOAD)
+    }
     rest = without - alone.busy[busiest] - updates[busiest]
     by_stream = {
         COMPUTE: alone.busy[busiest] - sum(inside.values()), **inside,
@@ -276,6 +298,41 @@ def _pass(stage: TrainingStage, part: int | None, backward: bool, gather: bool =
     beside = sum(p.backward_s if backward else p.forward_s for p in ends)
     gathers = stage.gathers[chosen][::order] if gather else ()
     return beside + pass_seconds(work, gathers, stage.scatters[chosen][::order] if scatter else ())
+
+
+def pass_seconds(work: Sequence[float], gathers: Sequence[float] = (), scatters: Sequence[float] = ()) -> float:
+    """Seconds of a pass with its exchanges.
+
+    Parameters
+    ----------
+    work : sequence of float
+        Of each layer, in the order of the pass [s].
+    gathers : sequence of float, optional
+        Before each layer's work, fetched while the layer before computes [s].
+    scatters : sequence of float, optional
+        After each layer's work [s].
+
+    Examples
+    --------
+    >>> pass_seconds([1.0, 1.0], scatters=[0.5, 0.5])
+    2.5
+    >>> pass_seconds([1.0, 1.0], gathers=[0.5, 2.0])
+    3.5
+    """
+    if not work:
+        return 0.0
+    gathers = gathers or [0.0] * len(work)
+    scatters = scatters or [0.0] * len(work)
+    link = ready = gathers[0]
+    compute = 0.0
+    for i, took in enumerate(work):
+        start = max(compute, ready)
+        compute = start + took
+        if i + 1 < len(work):
+            link = ready = max(link, start) + gathers[i + 1]
+        if scatters[i]:
+            link = max(link, compute) + scatters[i]
+    return max(compute, link)
 
 
 def _exchanged(stage: TrainingStage, zero: int, micro: int) -> float:

@@ -35,8 +35,8 @@ from opbyte.devices.collectives.plans import (
 from opbyte.devices.link import collective
 from opbyte.devices.ratios import Ratios
 from opbyte.devices.spec import LinkSpec
-from opbyte.simulator.training.layers import collective_op
 from opbyte.workloads.errors import InputError
+from opbyte.workloads.training import collective_op
 
 FAST = LinkSpec(name="fast", bandwidth_bytes_per_s=300e9, latency_s=1e-6)
 SLOW = LinkSpec(name="slow", bandwidth_bytes_per_s=25e9, latency_s=5e-6)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import pytest
@@ -19,8 +19,9 @@ from opbyte.analysis.answers.train import train
 from opbyte.devices.catalog import load_system
 from opbyte.devices.spec import SystemSpec
 from opbyte.simulator.training.layers import sustained
-from opbyte.simulator.training.pipeline import in_flight, order, pass_seconds, pipeline_chunks, schedule
+from opbyte.simulator.training.pipeline import dual_order, in_flight, order, pipeline_chunks, schedule
 from opbyte.simulator.training.states import BytesPerWeight, ParameterCounts, states
+from opbyte.simulator.training.step import pass_seconds
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import CapacityError, InputError
 from opbyte.workloads.model import ModelSpec, embedding_ops, layer_ops
@@ -378,6 +379,95 @@ def test_groups_that_share_states_keep_more() -> None:
         for n in (1, 2)
     )
     assert two.memory.optimizer == pytest.approx(2 * one.memory.optimizer)
+
+
+@given(st.integers(1, 4), st.integers(2, 4), st.floats(0.1, 9), st.floats(1, 3), st.floats(0.01, 0.99))
+def test_dualpipe_takes_its_closed_form(half: int, rounds: int, f: float, more: float, share: float) -> None:
+    """(p/2 - 1) (F&B + B - 3W), as DeepSeek-V3's paper (arXiv 2412.19437, table 2), where F, W and the rest of B are equal; less where W is short."""
+    ranks, micro = 2 * half, 2 * half * rounds
+
+    def bubble(f: float, b: float, w: float) -> float:
+        done = schedule([[f]] * ranks, [[b]] * ranks, micro, weights=[w] * ranks, dual=True)
+        assert done.busy == pytest.approx([micro * (f + b)] * ranks)
+        return max(done.ends) - micro * (f + b)
+
+    assert bubble(f, 2 * f, f) == pytest.approx((half - 1) * (f + 2 * f + 2 * f - 3 * f), abs=1e-6)
+    late, b = share * f, (more + share) * f
+    assert -1e-6 <= bubble(f, b, late) <= (half - 1) * (f + 2 * b - 3 * late) + 1e-6
+
+    change = {"F": 1, "B": -1, "W": -1, "I": 0}
+    for rank in range(ranks):  # as many as of its two stages with 1F1B: p - s and s + 1
+        tasks = [kind for tasks in dual_order(rank, ranks, micro) for kind, _ in tasks]
+        assert max(accumulate(change[kind] for kind in tasks)) == ranks + 1
+
+
+def test_dualpipe_has_two_stages_on_a_rank() -> None:
+    """Twice the weights and gradients; ZeRO shares the optimizer's states over both copies. Its bubble is below ZB-H1's."""
+    ways = [
+        train("llama-2-70b", roomy("h100-8x8"), batch=128, tp=8, pp=8, schedule=way, recompute="none").step
+        for way in ("1f1b", "zero-bubble", "dualpipe")
+    ]
+    assert ways[0].by_stream["pipeline"] > ways[1].by_stream["pipeline"] > ways[2].by_stream["pipeline"] > 0
+    assert ways[2].memory.optimizer == pytest.approx(ways[0].memory.optimizer, rel=0.02)
+    assert ways[2].memory.weights == pytest.approx(2 * ways[0].memory.weights, rel=0.05)
+    with pytest.raises(InputError, match="needs an even --pp, not 4, and an even number of micro-batches of a rank, 8"):
+        train("llama-2-70b", "h100-8x8", batch=8, tp=8, pp=4, schedule="dualpipe")
+
+
+def test_modules_are_offloaded_as_megatron_names_them() -> None:
+    """160 of 448 KiB of a token of DeepSeek-V3 are queries, keys, values (128) and the output of attention (32); of experts 112 and 64."""
+
+    def layer(modules: str, recompute: str = "none") -> float:
+        step = train(
+            "deepseek-v3",
+            roomy("gb200-x64"),
+            batch=64,
+            ep=64,
+            tp=1,
+            recompute=recompute,
+            offload_modules=modules,
+            costs="roofline",
+        ).step
+        return step.stages[0].layers[10].kept_bytes / 4096 / 1024  # fmt: skip
+
+    moved = {
+        "core_attn": 128,
+        "attn_proj": 32,
+        "core_attn,attn_proj": 160,
+        "expert_fc1": 112,
+        "moe_act": 64,
+        "attn_norm,mlp_norm": 28,
+        "qkv_linear": 14,
+    }
+    for modules, size in moved.items():
+        assert layer("") - layer(modules) == pytest.approx(size, rel=1e-6), modules
+    assert layer("", "mla_up_proj") - layer("core_attn,attn_proj", "mla_up_proj") == pytest.approx(32)
+    with pytest.raises(InputError, match="--offload-modules mlp: must be some of attn_norm"):
+        layer("mlp")
+
+
+@pytest.mark.parametrize("model", ["llama-3-70b", "deepseek-v3"])
+def test_context_parallel_ranks_exchange_keys(model: str) -> None:
+    """A ring hides behind attention to long sequences; a gather and Ulysses are waited for, and bytes are those of keys and values."""
+
+    def waits(how: str, seq: int = 32768) -> float:
+        step = train(
+            model,
+            roomy("gb200-x64"),
+            batch=16,
+            seq=seq,
+            cp=8,
+            tp=1,
+            pp=1,
+            cp_exchange=how,
+            recompute="none",
+            costs="roofline",
+        ).step
+        return step.by_stream["context parallel"] / step.seconds  # fmt: skip
+
+    assert waits("ring") == 0.0 < waits("all-to-all")
+    assert waits("all-gather") > 0.0
+    assert waits("ring", 1024) < waits("all-gather", 1024)
 
 
 def test_longer_runs_of_a_pipeline_take_proportionally_longer() -> None:

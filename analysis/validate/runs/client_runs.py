@@ -210,9 +210,8 @@ def _torchtitan(row: Mapping[str, str], options: Mapping[str, Any]) -> dict[str,
     """
     note = row.get("note", "")
     out: dict[str, Any] = {"overlap_tp": "async TP" in note}
-    if "micro-batch not stated" in note or "local batch" in note:
-        ranks, batch = (_number(str(options.get(name, 1))) or 1 for name in ("pp", "batch"))
-        out["micro_batch"] = max(int(batch / ((_number(row.get("dp", "")) or 1) * ranks)), 1)
+    if "local batch" in note:
+        out["micro_batch"] = max(options["batch"] // (int(row["dp"]) * options.get("pp", 1)), 1)
     if options.get("recompute") == "selective":
         out["recompute"] = CHECKPOINTS["selective"]
     limit = CAP.search(note)
