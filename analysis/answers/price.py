@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...devices.catalog import is_path, list_devices, load_device
@@ -182,6 +182,15 @@ class Worth:
 
     def to_dict(self) -> dict[str, float | None]:
         return {name: getattr(self, name) for name in WORTH}
+
+    def of_more(self, factor: float) -> Worth:
+        """Return the same output of `factor` times as many devices."""
+        rate, usd = self.tokens_per_s_per_device, self.usd_per_million_tokens
+        return replace(
+            self,
+            tokens_per_s_per_device=None if rate is None else rate / factor,
+            usd_per_million_tokens=None if usd is None else usd * factor,
+        )
 
 
 WORTH = ("tokens_per_s_per_device", "tokens_per_s_per_user", "joules_per_token", "usd_per_million_tokens")

@@ -237,7 +237,7 @@ def _far(run: Run, name: str, most: float) -> bool:
     latency = latency_of(name)
     if latency is None or latency.share is None or latency.measure == "tbt":
         return False
-    share, (values, _) = latency.share, _values(run, latency.measure)
+    share, (values, _) = latency.share, values_of(run, latency.measure)
     over = float((values > most).mean()) if len(values) else 0.0
     return over * share > ODDS * (1.0 - over) * (1.0 - share)
 
@@ -252,7 +252,7 @@ def _spread(run: Run, name: str, figure: float) -> float:
     """Half of the 95 % interval of a latency, as a fraction of it, from the batches of the steady part."""
     latency = latency_of(name)
     assert latency is not None
-    values, arrival = _values(run, latency.measure)
+    values, arrival = values_of(run, latency.measure)
     edges = np.array(run.window.edges)
     if len(edges) < 3 or figure <= 0.0:
         return 1.0
@@ -277,7 +277,7 @@ def _spread(run: Run, name: str, figure: float) -> float:
     return float(max(high / figure - 1.0, 1.0 - low / figure))
 
 
-def _values(run: Run, measure: str) -> tuple[F8, F8]:
+def values_of(run: Run, measure: str) -> tuple[F8, F8]:
     """A latency of each request that has it [s], and when the request came [s]."""
     r, seen = run.requests, run.outside_s if measure.startswith("client") else 0.0
     if measure.endswith("ttft"):

@@ -25,6 +25,7 @@ from ...answers.pools import pool_limit
 from .bounds import Bound, bound_of
 from .candidates import Candidate, candidates, systems_of
 from .points import BEATEN, OPEN, WORST, PlanTask, Point, Value
+from .spares import Outage
 from .trial import Sure, Trial, sure_of
 from .tried import TriedCandidate, narrows, promising
 
@@ -56,6 +57,8 @@ class Searched:
         The best, once it is found.
     chosen : Point or None
         The same as it is predicted.
+    outage : Outage or None
+        What a failure does to it, if replicas fail.
     """
 
     name: str | Path
@@ -66,6 +69,7 @@ class Searched:
     sure: Sure | None = None
     winner: TriedCandidate | None = None
     chosen: Point | None = None
+    outage: Outage | None = None
 
     @property
     def best(self) -> TriedCandidate | None:
@@ -149,7 +153,8 @@ def _searched(task: PlanTask, searched: Searched, trials: Mapping[Candidate, Tri
         best.best = None  # its probe was within the limits, and it is not
         best.learn(chosen)
     searched = searched if task.quick else limit_on(searched, trials)
-    return replace(searched, sure=sure, chosen=chosen, winner=best)
+    outage = trials[best.candidate].outage(chosen.copies)
+    return replace(searched, sure=sure, chosen=chosen, winner=best, outage=outage)
 
 
 def narrowed(searched: Searched, simulated: Callable[[TriedCandidate, int, Value], Point]) -> Searched:

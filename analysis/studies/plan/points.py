@@ -23,6 +23,7 @@ from ..loads import too_long
 from ..stationary import counted
 from ..variants import Axes
 from .candidates import Candidate
+from .spares import Outages
 
 GOALS = ("devices", "cost", "energy", "carbon")
 Value = tuple[float, ...]
@@ -53,6 +54,8 @@ class PlanTask:
         Required probability of meeting the SLO; the median of the evidence without it.
     quick : bool
         Whether the search's own runs are enough.
+    outages : Outages or None
+        Failures of replicas, for which there are spares.
     """
 
     scenario: Scenario
@@ -65,6 +68,11 @@ class PlanTask:
     axes: Axes
     sure: float | None = None
     quick: bool = False
+    outages: Outages | None = None
+
+    def started(self, copies: int) -> int:
+        """Return the replicas of which `copies` are up for the share of time that is asked."""
+        return copies if self.outages is None else self.outages.replicas(copies)
 
     @property
     def requests(self) -> int:
@@ -87,7 +95,10 @@ class PlanTask:
         most, price = self.most_devices // devices, price_of(system.device, self.scenario)
         if self.budget is not None and price:
             most = min(most, int(self.budget / (price * devices) * (1 + 1e-12)))
-        return most
+        needed = most
+        while needed > 0 and self.started(needed) > most:
+            needed -= 1
+        return needed
 
     def usd_per_hour(self, system: SystemSpec, devices: int) -> float | None:
         """Return the cost of N devices, without the power of owned ones; None without a price."""
@@ -134,6 +145,8 @@ class Point:
         The part of it that is out of range.
     room : Room
         What the engine made room for.
+    spares : int
+        Replicas that are started in addition to `copies`; counted in devices and dollars.
     """
 
     candidate: Candidate
@@ -153,6 +166,12 @@ class Point:
     evidence: Rows = ()
     ranges: Ranges | None = None
     room: Room = ANY
+    spares: int = 0
+
+    @property
+    def started(self) -> int:
+        """Replicas with the spares."""
+        return self.copies + self.spares
 
     @property
     def joules_per_token(self) -> float | None:

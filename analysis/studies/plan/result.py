@@ -21,7 +21,7 @@ from .best import Searched
 from .candidates import Candidate
 from .points import PlanTask, Point, Value
 from .trial import Sure
-from .words import counted, left_out, priced, said, times, untried, verdict
+from .words import counted, left_out, outage_text, priced, said, times, untried, verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -153,13 +153,15 @@ class Plan(Result):
                 n: {"level": LEVEL, "low": low, "high": high} for n, (low, high) in sure.ends.items()
             },
             "copies_by_chance": None if sure is None else {str(q): n for q, n in sure.copies.items()},
+            **self._outage(point),
         }  # fmt: skip
 
     def _row(self, c: Candidate, system: str, p: Point | None) -> dict[str, Any]:
         """Return a candidate with its values, None if it was not simulated."""
         return {
             "system": system, **{n: getattr(c, n) for n in ("layout", "policy", "token_budget", "dtype", "kv_dtype")},
-            **{name: getattr(p, name, None) for name in ("copies", "devices", "usd_per_hour")},
+            "copies": None if p is None else p.started,
+            **{name: getattr(p, name, None) for name in ("devices", "usd_per_hour")},
             **(dict.fromkeys(WORTH) if p is None else p.worth.to_dict()),
             **{name: getattr(p, name, None) for name in ("gco2_per_token", "output_tokens_per_s")},
             "outside_share": None if p is None or p.ranges is None else p.ranges.share,
@@ -189,7 +191,7 @@ class Plan(Result):
         c = p.candidate
         formats = [f"{name} {x}" for name, x in (("", c.dtype), ("kv", c.kv_dtype)) if x]
         return {
-            "system": str(searched.name), "devices": f"{p.devices} = {p.copies} x {p.system}",
+            "system": str(searched.name), "devices": f"{p.devices} = {p.started} x {p.system}",
             "layout": ", ".join([c.layout, *(text.strip() for text in formats)]),
             self._other: self._needs(p, self._share), "USD/h": p.usd_per_hour,
             "J/token": p.joules_per_token,
@@ -212,7 +214,7 @@ class Plan(Result):
         if sure is None:
             return "?"
         copies = sure.copies[share]
-        return "more than may be had" if copies is None else f"{copies * point.candidate.devices:,}"
+        return "more than may be had" if copies is None else f"{self.task.started(copies) * point.candidate.devices:,}"
 
     def _ends(self, point: Point, name: str) -> str:
         """A latency with its interval."""
@@ -272,14 +274,24 @@ class Plan(Result):
         second = self._second(group)
         if second is not None:
             out.append(f"Next: {said(second)}{times(p, second)}.")
-        return [*out, self._sure(p), self._start(p)]
+        return [*out, self._sure(p), *self._failures(p), self._start(p)]
+
+    def _failures(self, point: Point) -> list[str]:
+        """Return what an outage does, if replicas fail."""
+        outages = self.task.outages
+        every = [s.outage for s in self.searched if s.chosen is point and s.outage is not None]
+        return [] if outages is None else [outage_text(outage, outages) for outage in every]
+
+    def _outage(self, point: Point) -> dict[str, Any]:
+        every = [s.outage for s in self.searched if s.chosen is point and s.outage is not None]
+        return {"outage": every[0].to_dict()} if every else {}
 
     def _start(self, point: Point) -> str:
         """Return the command that starts a replica."""
         command = self._command(point)
         if not command:
             return "Start: no engine's command says this layout and policy."
-        return f"Start{f', each of {point.copies} copies' if point.copies > 1 else ''}: {command}"
+        return f"Start{f', each of {point.started} copies' if point.started > 1 else ''}: {command}"
 
     def _sure(self, point: Point) -> str:
         """How many devices it takes by the middle of the evidence, and to be sure."""
@@ -292,7 +304,8 @@ class Plan(Result):
             chance_text(self._needs(point, q), q, sure.slow[q]) for q in sorted(sure.copies)
         )  # fmt: skip
         ends = ", ".join(f"{n.replace('_', ' ')} {self._ends(point, n)}" for n in sure.ends)
-        return f"How sure: devices {copies}; with {point.devices:,}: {ends}."
+        running = f"{point.copies:,} replicas up" if point.spares else f"{point.devices:,}"
+        return f"How sure: devices {copies}; with {running}: {ends}."
 
     def _command(self, point: Point) -> str | None:
         model = self.task.scenario.model
@@ -311,7 +324,7 @@ class Plan(Result):
             raise InputError("--emit", "needs one best: nothing serves the load, or bases differ")
         model = self.task.scenario.model
         node = load_system(p.candidate.system).device.node_size
-        return manifest(self.emit, p.candidate.copies(str(getattr(model, "name", model)), p.room, p.copies, node))
+        return manifest(self.emit, p.candidate.copies(str(getattr(model, "name", model)), p.room, p.started, node))
 
     def _emitted(self) -> list[str]:
         try:

@@ -21,6 +21,7 @@ from .best import Searched, searched_on
 from .candidates import choices_of, read_search, systems_of
 from .points import PlanTask, check_goal
 from .result import Plan
+from .spares import outages_of
 from .words import finished
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def plan(
     sure: float | None = None,
     search: str | None = None,
     quick: bool = False,
+    availability: float | None = None,
     workers: int | None = None,
     progress: OnProgress | None = None,
     on_row: Callable[[str], None] = lambda row: None,
@@ -84,6 +86,9 @@ def plan(
         Additional choices: pools, and drafts, tiers, caps and copies as options give them; see `choices`.
     quick : bool
         Whether the search's own runs are enough: no intervals, and no reason why fewer devices fail.
+    availability : float, optional
+        With ``mtbf`` and ``repair``: share of time in which enough replicas must be up, 0.999 by default. There are as
+        many spare replicas as that takes.
     workers : int, optional
         Processes; one a name of `systems`, at most one a core, by default.
     progress : callable, optional
@@ -112,6 +117,9 @@ def plan(
     axes["search"] = read_search(search)
     scenario, axes["choices"] = choices_of(Scenario.of(model, **cast("ScenarioKeywords", given)), axes["search"])
     check_prices(scenario)
+    outages = outages_of(scenario, availability)
+    if outages is not None:
+        scenario = scenario.changed(mtbf=None, repair=None)
     for placed, _ in scenario.given():
         if placed.group in APART:
             raise InputError(placed.flag, "is not part of a plan; `capacity` takes it")
@@ -127,7 +135,7 @@ def plan(
     if scenario.workload.requests is None:
         few = math.ceil(min(max(per_s * SPAN_S, FEWEST_REQUESTS), MOST_REQUESTS))
         scenario = scenario.changed(requests=few)
-    task = PlanTask(scenario, knob, per_s, level, goal, budget, most_devices, axes, sure, quick)
+    task = PlanTask(scenario, knob, per_s, level, goal, budget, most_devices, axes, sure, quick, outages)
     return Plan.of(task, tuple(_searched(task, names, Workers(workers), progress, on_row)))
 
 

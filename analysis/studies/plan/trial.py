@@ -30,6 +30,7 @@ from ..loads import BACKLOG, judged
 from ..stationary import GLANCE, decide
 from .candidates import Candidate
 from .points import OPEN, PlanTask, Point, paced
+from .spares import Outage, latencies, met_by, one_failure, requests_around
 
 MOST_REQUESTS = 16_000
 """Maximum requests of a simulation; an undecided one counts as failed."""
@@ -110,7 +111,8 @@ class Trial:
             Whether the point is reported, with evidence and intervals, from a run of all layers unless the plan is
             quick. The first run within the limits is then enough, because a probe has decided.
         """
-        task, devices = self.task, copies * self.candidate.devices
+        task, started = self.task, self.task.started(copies)
+        devices = started * self.candidate.devices
 
         def enough(run: Run) -> bool:
             return whole and not judged(run, task.load_per_s, task.level).missed
@@ -126,6 +128,8 @@ class Trial:
         unsure = OPEN if tried.open and not enough(run) else ()
         made = simulation_of(asked, run) if whole else None
         rate, worth = run.output_tokens_per_s, worth_of(run, asked)
+        if started > copies:
+            worth = worth.of_more(started / copies)
         price = costs_of(run, asked, rate)["device_usd_per_hour"]
         return Point(
             self.candidate, self.candidate.unit(self.system.name), copies, devices,
@@ -133,9 +137,9 @@ class Trial:
             gco2(worth.joules_per_token, task.scenario.grid_gCO2_per_kWh),
             {n: None if x is None else x * slow for n, x in tried.figures.items()},
             tried.missed or unsure, tried.requests,
-            min(paced(run), (tried.full_per_s or float("inf")) / (task.load_per_s * slow)),
-            *(() if made is None else (made.intervals, bases_of(run.deployment), tuple(made.evidence),
-                                       made.ranges, room_of(asked, run))),
+            min(paced(run), (tried.full_per_s or float("inf")) / (task.load_per_s * slow)), spares=started - copies,
+            **({} if made is None else {"sure": made.intervals, "bases": bases_of(run.deployment), "ranges": made.ranges,
+                                        "evidence": tuple(made.evidence), "room": room_of(asked, run)}),
         )  # fmt: skip
 
     def glance(self, copies: int) -> Point:
@@ -147,6 +151,21 @@ class Trial:
     def predicted(self, copies: int) -> Point:
         """Return the point with steps as long as predicted, from one run: by its energy candidates are compared."""
         return self.point(copies, most=self.task.requests)
+
+    def outage(self, copies: int) -> Outage | None:
+        """Return what a failure does to latencies, with `copies` and their spares; None without failures, or of pools."""
+        task, outages = self.task, self.task.outages
+        if outages is None or self.candidate.pools:
+            return None
+        started = outages.replicas(copies)
+        least, load = task.requests, task.load_per_s
+        count = requests_around(outages, load, least, MOST_REQUESTS) if task.grows else least
+        usual = self.asked(started, count)
+        asked, at = one_failure(outages, usual, load)
+        failing = self.run(asked)
+        met = met_by(failing, at, outages)
+        without, during = (latencies(run, task.level, met) for run in (self.run(usual), failing))
+        return Outage(copies, started, outages.share(copies, started), without, during, int(met.sum()))
 
     def slow(self, copies: int) -> float:
         """How many times as long steps are with the plan's chance, at least as long as predicted.

@@ -66,7 +66,7 @@ class TriedCandidate:
 
     def at(self, copies: int) -> Value:
         """Return the best value of `copies` replicas."""
-        devices = copies * self.candidate.devices
+        devices = self.task.started(copies) * self.candidate.devices
         return self.task.value(devices, self.task.usd_per_hour(self.system, devices), 0.0)
 
     @property

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ...answers.bases import in_short
-from ...show.text import show
+from ...show.text import seconds, show
 from ..stationary import GLANCE
 from .best import Searched
 from .candidates import CHOICES, POOLS
 from .points import BEATEN, PlanTask, Point
+from .spares import Outage, Outages
 from .tried import TriedCandidate, deferred, narrows
 
 FORMATS = {"fp8": "fp8", "nvfp4": "fp4"}
@@ -25,7 +26,7 @@ def said(point: Point) -> str:
     """Return devices, layout, policy, cost and energy as text."""
     c = point.candidate
     devices = f"{point.devices:,} device{'s' * (point.devices > 1)}"
-    parts = [f"{devices}, {point.copies} x {point.system}", c.layout, f"policy {c.policy}"]
+    parts = [f"{devices}, {point.started} x {point.system}", c.layout, f"policy {c.policy}"]
     parts += [f"{c.token_budget:,} tokens a step"] if c.token_budget else []
     parts += [f"{show(point.usd_per_hour)} USD/h"] if point.usd_per_hour else []
     parts += [f"{show(point.joules_per_token)} J/token"] if point.joules_per_token else []
@@ -116,3 +117,18 @@ def left_out(searched: Sequence[Searched]) -> str:
             *skips,
         ]
     return f"Skipped by --quick: {', '.join(skips)}."
+
+
+def outage_text(outage: Outage, outages: Outages) -> str:
+    """How many replicas are spare, and the latencies without an outage and during it."""
+
+    def told(figures: Mapping[str, float | None]) -> str:
+        return ", ".join(f"{name.replace('_', ' ')} {seconds(value)}" for name, value in figures.items())
+
+    spares = outage.replicas - outage.needed
+    return (
+        f"Failures: {outage.needed} of {outage.replicas} replicas meet the SLO ({spares} spare{'s' * (spares != 1)}). Each is up "
+        f"{outages.up:.4%} of the time (mtbf {outages.mtbf_s:,.6g} s, repair {outages.repair_s:,.6g} s), at least {outage.needed} of "
+        f"them {outage.share:.5%} (asked: {outages.availability:.6g}). A failure of one meets {outage.requests:,} requests of "
+        f"the simulated ones: {told(outage.during)}; the same requests without it: {told(outage.without)}."
+    )
