@@ -6,7 +6,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from ..workloads.errors import InputError, nearest
+from ..workloads.errors import InputError, check_known
 from ..workloads.registry import Registry
 from .show.text import Records
 
@@ -270,8 +270,7 @@ def catalog(kind: str) -> Records:
     """
     if kind in MEANT:
         raise InputError(f"KIND {kind!r}", f"is not a list of the catalog; did you mean {MEANT[kind]!r}?")
-    if kind not in LISTS:
-        raise InputError(f"KIND {kind!r}", f"is not a list of the catalog{nearest(kind, LISTS)}")
+    check_known(f"KIND {kind!r}", kind, LISTS, "is not a list of the catalog")
     rows = LISTS[kind]
     if not isinstance(rows, str):
         return rows()

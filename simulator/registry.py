@@ -13,7 +13,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
-from ..workloads.errors import InputError, nearest
+from ..workloads.errors import InputError, check_known
 from .part import Combination, Part
 
 PARTS: dict[str, Part] = {}
@@ -72,8 +72,7 @@ def check_parts(given: Mapping[str, str]) -> None:
 def hooks_at(point: str, given: Mapping[str, Any]) -> Iterator[tuple[Callable[..., Any], Any]]:
     """Hooks at a point, each with what is given of its part."""
     for name, value in given.items():
-        if name not in PARTS:
-            raise InputError(f"part {name!r}", f"unknown part{nearest(name, PARTS)}")
+        check_known(f"part {name!r}", name, PARTS, "unknown part")
         hook = PARTS[name].hook(point)
         if hook is not None:
             yield hook, value

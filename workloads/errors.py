@@ -7,9 +7,10 @@ The command line prints the message of an :class:`InputError` and nothing else.
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from typing import ParamSpec, TypeVar
@@ -149,6 +150,26 @@ def visible(text: str) -> str:
 def _digits(name: str) -> str:
     """A name with letters that look like digits as these."""
     return name.lower().translate(str.maketrans("oli", "011"))
+
+
+def typed_number(text: object) -> float:
+    """A number as it is typed; NaN where it is none. Python reads 1_0 as 10, no option does.
+
+    Examples
+    --------
+    >>> typed_number("2.5"), typed_number("1_0"), typed_number("fast")
+    (2.5, nan, nan)
+    """
+    try:
+        return math.nan if "_" in str(text) else float(str(text))
+    except ValueError:
+        return math.nan
+
+
+def check_known(where: object, name: object, known: Collection[str], reason: str) -> None:
+    """Refuse a name that is none of the known ones, with those that are like it behind the reason."""
+    if name not in known:
+        raise InputError(where, f"{reason}{nearest(str(name), known)}")
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:

@@ -12,10 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from .yamlfile import read_yaml
 
 TEXT = (
     "source", "device", "kernel", "dtype", "kv_dtype", "timing", "layout", "distribution", "model",
@@ -58,69 +61,21 @@ class Schema:
     usual: Mapping[str, str] = field(default_factory=dict)
 
 
-VECTOR = ("layernorm", "rmsnorm", "softmax", "gelu", "relu", "tanh", "rope", "silu_mul", "geglu",
-          "add", "mul", "div", "fused_add_rmsnorm")  # fmt: skip
 COLLECTIVE = ("all_gather", "reduce_scatter", "alltoall", "send_recv")
-LIBRARIES = ("nccl", "rccl", "oneccl", "custom")
 
-INDEXER = Schema(("model", "heads", "batch", "q_len", "kv_prefix", "compress_ratio", "scores"), (), ("kv_prefix",))
-DELTA = Schema(("phase", "batch", "q_len", "tokens", "conv", "heads_k", "dim_k", "heads_v", "dim_v"))
-CONV = Schema(("phase", "batch", "q_len", "tokens", "conv", "channels"))
-HYPER = Schema(("tokens", "hidden", "streams", "sites", "sinkhorn_iters"))
 
-MODULE = Schema(("model", "kv_dtype", "gemm_dtype", "heads", "batch", "q_len", "kv_prefix"), (), ("kv_prefix",))
+def _schema(row: Mapping[str, Any]) -> Schema:
+    values: dict[str, Any] = {key: value if key == "usual" else tuple(value) for key, value in row.items()}
+    values.pop("names")
+    return Schema(**values)
 
-SCHEMAS: dict[str, Schema] = {
-    "dsa_generation": MODULE, "index_rest": MODULE,
-    "indexer": INDEXER, "gdn": DELTA, "kda": DELTA, "mhc": HYPER,
-    "mamba2": Schema(
-        ("phase", "batch", "q_len", "tokens", "state", "conv", "heads", "head_dim", "groups", "chunk")
-    ),
-    **dict.fromkeys(
-        ("index_prefill", "index_decode", "index_select", "sparse_prefill", "sparse_decode"), INDEXER
-    ),
-    **dict.fromkeys(("delta_prefill", "delta_decode", "kda_prefill", "kda_decode"), DELTA),
-    **dict.fromkeys(("conv_prefill", "conv_decode"), CONV),
-    **dict.fromkeys(("hyper_pre", "hyper_post"), HYPER),
-    "encoder_attention": Schema(("batch", "q_len", "heads", "head_dim")),
-    "gemm": Schema(("m", "n", "k", "batch"), ("gemm", "linear_actquant", "scale_matrix"), ("n",)),
-    "grouped_gemm": Schema(("groups", "m_per_group", "n", "k", "layout"), ("grouped_gemm",)),
-    "attention_prefill": Schema(
-        ("kv_dtype", "batch", "q_len", "kv_prefix", "heads_q", "heads_kv", "head_dim", "window",
-         "causal"),
-        (), ("kv_prefix", "window", "causal"),
-    ),
-    "attention_decode": Schema(
-        ("kv_dtype", "batch", "kv_len", "heads_q", "heads_kv", "head_dim", "window"),
-        (), ("window",),
-    ),
-    "mla": Schema(("kv_dtype", "batch", "q_len", "kv_len", "heads"), ("mla_decode", "mla_prefill")),
-    "moe": Schema(
-        ("tokens", "hidden", "inter", "experts", "topk", "tp", "ep", "gated", "distribution",
-         "active_experts"),
-        ("fused_moe", "moe_experts", "wide_moe", "wide_experts"), ("gated", "active_experts"), ("active_experts",),
-        usual={"impl": "", "routing": "plain"},
-    ),
-    "norm": Schema(("rows", "cols"), VECTOR),
-    "allreduce": Schema(
-        ("bytes", "ranks"), tuple(f"{lib}:all_reduce" for lib in LIBRARIES)
-    ),
-    "collectives": Schema(
-        ("bytes", "ranks"), tuple(f"{lib}:{op}" for lib in LIBRARIES for op in COLLECTIVE)
-    ),
-    "attention_mixed": Schema(
-        ("heads_q", "heads_kv", "head_dim", "prefill_tokens", "prefill_context", "decode_seqs",
-         "decode_context"),
-        (), ("prefill_tokens", "prefill_context", "decode_seqs", "decode_context"),
-        ("prefill_context", "decode_context"),
-    ),
-    "attention_skew": Schema(
-        ("heads_q", "heads_kv", "head_dim", "prefill_tokens", "prefill_context", "decode_seqs",
-         "long_seqs", "short_context", "long_context"),
-        (), ("prefill_tokens", "prefill_context"),
-        more=("mean_context", "uniform_mean_s", "uniform_max_s"),
-    ),
-}  # fmt: skip
+
+SCHEMAS = {
+    name: _schema(row)
+    for row in read_yaml(Path(__file__).with_name("kernel_schemas.yaml"))["families"]
+    for name in row["names"]
+}
+"""By family: ``kernel_schemas.yaml``."""
 
 STEMS: dict[str, str] = {
     "elementwise": "norm",

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .csvfile import read_usable
-from .errors import InputError, nearest
+from .errors import InputError, nearest, typed_number
 from .kernel_schemas import (
     DTYPES,
     MIXED,
@@ -295,19 +295,12 @@ def _numbers(text: npt.NDArray[Any], name: str, zero: bool, bad: npt.NDArray[Any
     try:
         values = text.astype(np.float64)
     except ValueError:
-        values = np.array([_number(cell) for cell in text], dtype=np.float64)
+        values = np.array([typed_number(cell) for cell in text], dtype=np.float64)
     low = 0.0 if zero else np.nextafter(0.0, 1.0)
     for i in np.flatnonzero(~(np.isfinite(values) & (values >= low) & (values < 1e18))):
         wanted = "a number of at least 0" if zero else "a positive number"
         _mark(bad, int(i), f"{name} is {str(text[i])!r}, not {wanted}")
     return values
-
-
-def _number(cell: str) -> float:
-    try:
-        return float(cell)
-    except ValueError:
-        return float("nan")
 
 
 def _check_names(columns: dict[str, npt.NDArray[Any]], schema: Schema, bad: npt.NDArray[Any], every_op: bool) -> None:

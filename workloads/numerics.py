@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from .errors import InputError, nearest
+from .errors import check_known
 
 BITS: dict[str, float] = {
     "fp32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "fp8_block": 8 + 32 / 128**2, "fp8_channel": 8, "int8": 8,
@@ -31,8 +31,7 @@ WEIGHT_GROUPS = ("embedding", "head", "attention", "ffn", "experts", "other")
 
 def check_dtype(name: str, option: str) -> str:
     """Return `name` if it is a known format, else say which are."""
-    if name not in BITS:
-        raise InputError(option, f"unknown number format {name!r}{nearest(name, BITS)}")
+    check_known(option, name, BITS, f"unknown number format {name!r}")
     return name
 
 

@@ -5,8 +5,10 @@ Access pattern of an op in main memory: contiguous or gathered data.
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -107,60 +109,9 @@ def op_kind(name: str, kind: OpKind) -> None:
     OP_KINDS[name] = kind
 
 
-for _name, _kind in {
-    "gemm": OpKind(
-        "Product of activations with a weight matrix: projections, dense feed-forward blocks, the head.",
-        "matmul", backward="matmul",
-    ),
-    "elementwise": OpKind("Norms, activations, embeddings, sampling: bytes and few operations.",
-                          "vector", matrix=False, backward="vector"),
-    "attention_prefill": OpKind("Attention of prompt tokens to those before them.", "attention",
-                                scores=True),
-    "attention_decode": OpKind("Attention of one new token a sequence to its cache.", "attention",
-                               cached=True),
-    "attention_image": OpKind("Attention between all patches of an image.", "attention_image",
-                              scores=True),
-    "mla_prefill": OpKind("`attention_prefill` with a latent cache (MLA).", "mla_prefill", scores=True),
-    "mla_decode": OpKind("`attention_decode` with a latent cache (MLA).", "mla_decode", cached=True),
-    "linear_state": OpKind("Layers with a state of constant size: Mamba, linear attention.",
-                           "linear_state", backward="state", cached=True),
-    "encoder_attention": OpKind("Attention between all patches of an image, in a tower's block.",
-                                "encoder_attention", scores=True),
-    "index_prefill": OpKind("Scores of an indexer, for each new token of a prompt.", "index_prefill"),
-    "index_decode": OpKind("Scores of an indexer over a sequence's cache of index keys.",
-                           "index_decode", cached=True),
-    "index_select": OpKind("The best of an indexer's scores.", "index_select", matrix=False,
-                           backward="state"),
-    "index_rest": OpKind("Small kernels around an indexer: rotation, quantisation, places of pages.",
-                         "index_rest", matrix=False, backward="state"),
-    "sparse_prefill": OpKind("Attention of prompt tokens to chosen or pooled entries.",
-                             "sparse_prefill"),
-    "sparse_decode": OpKind("Attention of a decode to chosen or pooled entries.", "sparse_decode",
-                            cached=True),
-    "conv_prefill": OpKind("Short convolutions along a prompt.", "conv_prefill", matrix=False,
-                           backward="state"),
-    "conv_decode": OpKind("Short convolutions of a decode, with its last inputs.", "conv_decode",
-                          matrix=False, backward="state"),
-    "delta_prefill": OpKind("Gated delta rule over a prompt, in chunks.", "delta_prefill",
-                            backward="state"),
-    "delta_decode": OpKind("Gated delta rule of a decode: its state read and written.",
-                           "delta_decode", backward="state", cached=True),
-    "kda_prefill": OpKind("Delta rule with a decay for every channel (KDA) over a prompt.",
-                          "kda_prefill", backward="state"),
-    "kda_decode": OpKind("Delta rule with a decay for every channel (KDA) of a decode.",
-                         "kda_decode", backward="state", cached=True),
-    "scan_prefill": OpKind("Scan of a state with a scalar decay (Mamba-2, lightning) over a prompt.",
-                           "scan_prefill", backward="state"),
-    "scan_decode": OpKind("The same recurrence of a decode.", "scan_decode", backward="state",
-                          cached=True),
-    "hyper_pre": OpKind("Residual streams mixed to the input of a part of a layer.", "hyper_pre",
-                        matrix=False, backward="state"),
-    "hyper_post": OpKind("The output of a part of a layer mixed into residual streams.",
-                         "hyper_post", matrix=False, backward="state"),
-    "experts": OpKind("Feed-forward experts of the tokens that are sent to them.", "moe",
-                      backward="experts"),
-}.items():  # fmt: skip
-    op_kind(_name, _kind)
+with Path(__file__).with_name("ops.csv").open(encoding="utf-8", newline="") as _file:
+    for _name, _meaning, _table, _matrix, _backward, _scores, _cached in list(csv.reader(_file))[1:]:
+        op_kind(_name, OpKind(_meaning, _table, bool(_matrix), _backward, bool(_scores), bool(_cached)))
 
 
 @dataclass(frozen=True, slots=True)

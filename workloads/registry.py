@@ -109,6 +109,9 @@ class Registry(Generic[T]):
             raise InputError(repr(name), reason)
         return self._items[name]
 
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
     def __iter__(self) -> Iterator[str]:
         self.load()
         return iter(self.names())

@@ -7,7 +7,6 @@ columns layer, e0, e1, ...); ``modality:SHARES`` (by the kind of token: the same
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -20,7 +19,7 @@ import numpy.typing as npt
 
 from .batch import DECODE, Batch
 from .csvfile import numbers, read_whole
-from .errors import InputError, nearest
+from .errors import InputError, check_known, typed_number
 from .ops import Loads
 from .registry import Registry
 from .textfile import at_line
@@ -166,10 +165,7 @@ def _measured(argument: str, layers: int, experts: int, seed: int) -> npt.NDArra
 @ROUTINGS.register("power_law")
 def _power_law(argument: str, layers: int, experts: int, seed: int) -> npt.NDArray[np.float64]:
     """power_law:S, the r-th most popular expert has probability r^-S."""
-    try:
-        exponent = math.nan if "_" in argument else float(argument)  # 1_0 is not a number elsewhere
-    except ValueError:
-        exponent = float("nan")
+    exponent = typed_number(argument)
     if not 0 <= exponent <= 10:
         reason = "needs an exponent from 0 to 10"
         raise InputError(f"--routing 'power_law:{argument}'", reason)
@@ -188,10 +184,7 @@ def _trace(argument: str, layers: int, experts: int, seed: int) -> npt.NDArray[n
 @ROUTINGS.register("modality")
 def _modality(argument: str, layers: int, experts: int, seed: int) -> npt.NDArray[np.float64]:
     """modality:SHARE,SHARE..., shares of the tokens by modality, one expert in all layers."""
-    try:
-        shares = [math.nan if "_" in text else float(text) for text in argument.split(",")]
-    except ValueError:
-        shares = [math.nan]
+    shares = [typed_number(text) for text in argument.split(",")]
     if not all(0.0 <= share <= MAX_COUNT for share in shares) or not sum(shares) > 0.0:
         reason = "needs shares from 0 on, not all 0, such as modality:0.7,0.3"
         raise InputError(f"--routing 'modality:{argument}'", reason)
@@ -234,8 +227,7 @@ def check_routing(routing: str) -> None:
     InputError
     """
     kind, colon, argument = routing.partition(":")
-    if kind not in ROUTINGS:
-        raise InputError(f"--routing {routing!r}", f"unknown routing{nearest(kind, ROUTINGS)}")
+    check_known(f"--routing {routing!r}", kind, ROUTINGS, "unknown routing")
     wanted = ARGUMENTS.get(kind)
     if wanted is None and colon:
         raise InputError(f"--routing {routing!r}", f"{kind} takes nothing after it")

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError, SpecError, nearest
+from .errors import InputError, SpecError, check_known, typed_number
 
 NONE, GREEDY, RANDOM, NUCLEUS = "none", "greedy", "random", "nucleus"
 SAMPLING = (NONE, GREEDY, RANDOM, NUCLEUS)
@@ -165,13 +165,9 @@ def parse_sampling(text: str) -> str:
     values: dict[str, float] = {}
     for part in text.split(","):
         key, _, value = part.partition("=")
-        if key not in NEUTRAL:
-            raise InputError("--sampling", f"unknown key {key[:40]!r}{nearest(key, NEUTRAL)}")
+        check_known("--sampling", key, NEUTRAL, f"unknown key {key[:40]!r}")
         low, high = RANGES[key]
-        try:
-            values[key] = float(value)
-        except ValueError:
-            values[key] = float("nan")
+        values[key] = typed_number(value)
         if not low <= values[key] <= high:
             reason = f"{key} must be in [{low:g}, {high:g}], not {value[:40]!r}"
             raise InputError("--sampling", reason)

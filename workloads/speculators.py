@@ -7,12 +7,11 @@ Who drafts: a smaller model, an EAGLE head, the model's own heads, or the sequen
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from .catalog import load_model
-from .errors import InputError
+from .errors import InputError, typed_number
 from .layers import Attention, FeedForward, Fusion
 from .model import Layer, ModelSpec
 from .numerics import Numerics
@@ -117,10 +116,7 @@ def read_rates(text: str) -> tuple[float, ...]:
     """
     rates = []
     for cell in text.split(","):
-        try:
-            rate = float(cell)
-        except ValueError:
-            rate = math.nan
+        rate = typed_number(cell)
         if not 0.0 <= rate <= 1.0:
             raise InputError(
                 f"{RATES} {text!r}", f"must be a comma-separated list of numbers from 0 to 1, not {cell.strip()!r}"

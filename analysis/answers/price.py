@@ -11,7 +11,7 @@ from ...devices.spec import DeviceSpec, SystemSpec
 from ...simulator.parts.two_pools.run import pools_of
 from ...simulator.scenario import Scenario
 from ...simulator.serving.record import Run
-from ...workloads.errors import InputError, nearest
+from ...workloads.errors import InputError, check_known, typed_number
 from ...workloads.yamlfile import read_yaml
 from ..show.text import show
 
@@ -78,15 +78,11 @@ def _sourced(given: str | None, option: str) -> dict[str, tuple[float, str]]:
     """The same with the source of each."""
     out: dict[str, tuple[float, str]] = {}
     for name, text, source in _listed(given, option):
-        try:
-            value = float(text) if "_" not in text else float("nan")
-        except ValueError:
-            value = float("nan")
+        value = typed_number(text)
         if not name or not 0.0 <= value < 1e12 or name in out:
             reason = f"needs comma-separated DEVICE=USD, each once, or a file of them, not {name}={text}"
             raise InputError(option, reason)
-        if name not in list_devices():
-            raise InputError(option, f"{name!r} is not a device{nearest(name, list_devices())}")
+        check_known(option, name, list_devices(), f"{name!r} is not a device")
         out[name] = value, source
     return out
 

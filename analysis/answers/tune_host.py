@@ -22,7 +22,7 @@ from ...kernels.host import this_host
 from ...kernels.jit import use_threads
 from ...kernels.lab import Bench
 from ...workloads.csvfile import Column, numbers, read_whole
-from ...workloads.errors import InputError, nearest
+from ...workloads.errors import InputError, check_known, nearest
 from ..show.output import SIGNIFICANT
 from ..show.result import Drawing, Result
 from ..show.text import Blocks, Records, Rows, seconds
@@ -269,8 +269,7 @@ def tune_host(kernel: str, shape: Mapping[str, object], top: int = 10) -> HostTu
 def _checked(space: ConfigSpace, shape: Mapping[str, object]) -> dict[str, int]:
     """The shape's numbers in the order of its columns; `window` is 0 where it is not given."""
     for name in shape:
-        if name not in space.shape:
-            raise InputError(f"--shape {name}", f"is not a key of {space.name}{nearest(name, space.shape)}")
+        check_known(f"--shape {name}", name, space.shape, f"is not a key of {space.name}")
     out = {}
     for name in space.shape:
         value = shape.get(name, 0 if name in ("window", "kv_prefix") else None)

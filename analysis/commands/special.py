@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ...simulator.scenario import Scenario
-from ...workloads.errors import InputError, visible
+from ...workloads.errors import InputError, typed_number, visible
 from ...workloads.latencies import read_quantiles
 from .io import answer, counting, folder, print_json, progress, show, split
 
@@ -279,11 +279,8 @@ def real_numbers(given: Mapping[str, str], option: str) -> dict[str, float]:
     """
     out = {}
     for key, value in given.items():
-        try:
-            out[key] = float(value)
-        except ValueError:
-            out[key] = float("nan")
-        if not abs(out[key]) < 1e100 or "_" in value:
+        out[key] = typed_number(value)
+        if not abs(out[key]) < 1e100:
             raise InputError(option, f"{key} must be a number, not {value!r:.40}")
     return out
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from ...workloads.errors import nearest
+from ...workloads.errors import nearest, typed_number
 from ...workloads.yamlfile import read_yaml
 
 _LISTED = read_yaml(Path(__file__).parent / "words.yaml")
@@ -85,10 +85,7 @@ def whole(given: object) -> int:
 def number(given: object) -> float:
     """Read a number; a finite one, since no option has a use for others."""
     text = str(given)
-    try:
-        value = math.nan if "_" in text else float(text)
-    except ValueError:
-        value = math.nan
+    value = typed_number(text)
     if not math.isfinite(value):
         raise typer.BadParameter(f"must be a finite number, not {_shown(text)}")
     return value

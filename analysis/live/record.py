@@ -12,7 +12,7 @@ import numpy as np
 
 from ...simulator.option import chosen
 from ...simulator.scenario.options import Workload
-from ...workloads.errors import InputError, nearest
+from ...workloads.errors import InputError, check_known
 from ...workloads.requests import RequestBlock
 from ..show.interrupt import heard
 from .play import DeployedAs, Player, deployed_as
@@ -95,8 +95,7 @@ def record(
     """
     needs("httpx", "record")
     more_files()
-    if prompts not in PROMPTS:
-        raise InputError(f"--prompts {prompts!r}", f"is not a form of prompt{nearest(prompts, PROMPTS)}")
+    check_known(f"--prompts {prompts!r}", prompts, PROMPTS, "is not a form of prompt")
     if chat and prompts == "ids":
         raise InputError("--prompts ids", "cannot be combined with --chat, whose prompts are text")
     if in_flight < 1 or not timeout > 0:

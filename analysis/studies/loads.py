@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from ...simulator.parts.classes.kinds import Classes
 from ...simulator.scenario import Scenario
 from ...simulator.serving.record import Run
-from ...workloads.errors import InputError, errors_in, nearest
+from ...workloads.errors import InputError, errors_in, nearest, typed_number
 from ...workloads.latencies import MEASURES, QUANTILES, latency_of
 from ...workloads.requests.options import check_real
 from ..answers.price import Worth
@@ -41,12 +42,9 @@ def read_level(given: str | Mapping[str, float]) -> dict[str, float]:
             name, equals, text = (part.strip() for part in entry.partition("="))
             if not equals or name in pairs:
                 raise InputError("--slo", f"must be NAME=SECONDS, each once, not {entry!r}")
-            try:
-                if "_" in text:  # Python reads 1_0 as 10; no other option does
-                    raise ValueError
-                pairs[name] = float(text)
-            except ValueError:
-                raise InputError(f"--slo {name}", f"must be seconds, not {text!r}") from None
+            pairs[name] = typed_number(text)
+            if math.isnan(pairs[name]):
+                raise InputError(f"--slo {name}", f"must be seconds, not {text!r}")
     else:
         pairs = dict(given)
     for name, value in pairs.items():

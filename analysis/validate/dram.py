@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from ...devices.dram.pim import measure, stream_of
 from ...devices.dram.run import drain_fraction, simulate
 from ...devices.dram.spec import DramSpec, load_memory
 from ...workloads.csvfile import read_whole
-from ...workloads.errors import InputError, nearest
+from ...workloads.errors import InputError, nearest, typed_number
 from ...workloads.textfile import at_line
 from ..show.output import SIGNIFICANT
 from ..show.text import Blocks, Rows
@@ -219,10 +218,7 @@ def _reference(cells: Mapping[str, str], where: str) -> Reference:
         if not key.startswith("out_") and key not in RESULTS:
             params[key] = value
     text = cells.get("fraction", "")
-    try:
-        measured = float(text) if text else None
-    except ValueError:
-        measured = math.nan
+    measured = typed_number(text) if text else None
     if measured is not None and not 0 < measured < 100:
         raise InputError(where, f"fraction must be a positive number, not {text!r}")
     simulator, config, pattern = cells["simulator"], cells["config"], cells["pattern"]

@@ -11,7 +11,7 @@ from ...kernels.configs import SPACES, KernelSearch, search
 from ...kernels.gpu_measure import SPACES as GPU_SPACES
 from ...kernels.gpu_measure import GpuSearched, Timer, copy_rate, gpu_host, open_device, search_gpu
 from ...kernels.host import HostInfo
-from ...workloads.errors import InputError, nearest
+from ...workloads.errors import check_known
 from ...workloads.kernel_tables import table_text
 from ...workloads.requests.options import check_seed
 from ..parallel import OnProgress
@@ -163,8 +163,7 @@ def _text(r: Regret) -> str:
 def check_only(only: Sequence[str], known: Sequence[str]) -> None:
     """Refuse a kernel that is none."""
     for name in only:
-        if name not in known:
-            raise InputError("--only", f"unknown kernel {name!r}{nearest(name, known)}")
+        check_known("--only", name, known, f"unknown kernel {name!r}")
 
 
 def measure_configs(

@@ -21,7 +21,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ...workloads.errors import InputError, nearest
+from ...workloads.errors import InputError, check_known
 from ...workloads.records import Records
 from ...workloads.specfile import Spec
 from ...workloads.yamlfile import read_yaml
@@ -74,8 +74,7 @@ def named(framework: str) -> tuple[str, str]:
         No such framework, or a version of what has none.
     """
     name, mark, version = framework.partition("@")
-    if name not in FRAMEWORKS:
-        raise InputError(f"--framework {framework}", f"is not one{nearest(name, FRAMEWORKS)}")
+    check_known(f"--framework {framework}", name, FRAMEWORKS, "is not one")
     if mark and (name not in LABELS or not re.fullmatch(r"\d+(\.\w+)*", version)):
         known = ", ".join(LABELS)
         raise InputError(f"--framework {framework}", f"needs a version such as 0.24 of {known}")
@@ -193,8 +192,7 @@ def load_set(name: str) -> KernelSet:
     InputError
         No such set.
     """
-    if name not in list_sets():
-        raise InputError(f"kernels: {name}", f"is not a known set{nearest(name, list_sets())}")
+    check_known(f"kernels: {name}", name, list_sets(), "is not a known set")
     read = _File.model_validate(read_yaml(_folder() / f"{name}.yaml"), strict=False)
     return KernelSet(name, read.families)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-from ...workloads.errors import InputError, nearest
+from ...workloads.errors import InputError, check_known, nearest
 
 KINDS = ("seq", "rand", "stride", "multistream", "mix")
 DIRECTIONS = ("read", "rw")
@@ -142,8 +142,7 @@ def run_of(name: str, params: dict[str, str], where: str) -> PatternRun:
     """
     kind, _, direction = name.rpartition("_")
     known = [f"{k}_{d}" for k in KINDS for d in DIRECTIONS if (k, d) != ("mix", "rw")]
-    if name not in known:
-        raise InputError(where, f"unknown pattern {name!r}{nearest(name, known)}")
+    check_known(where, name, known, f"unknown pattern {name!r}")
     unknown = next((key for key in params if key not in KEYS), None)
     if unknown is not None:
         raise InputError(where, f"unknown key {unknown!r}{nearest(unknown, KEYS)}")

@@ -8,7 +8,7 @@ from dataclasses import asdict, astuple, dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
-from ...workloads.errors import InputError, nearest
+from ...workloads.errors import InputError, check_known
 from ...workloads.records import Records
 
 I8 = npt.NDArray[np.int64]
@@ -64,8 +64,7 @@ class KernelConfig:
         if not isinstance(values, Mapping):
             return cls(*(int(v) for v in values))
         for name in values:
-            if name not in NAMES:
-                raise InputError(name, f"is not part of a configuration{nearest(name, NAMES)}")
+            check_known(name, name, NAMES, "is not part of a configuration")
         for name in NAMES[:3]:
             if name not in values:
                 raise InputError(name, "is missing in the configuration")

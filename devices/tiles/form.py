@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ...workloads.errors import InputError, nearest
+from ...workloads.errors import InputError, check_known, typed_number
 from ...workloads.ops import Op
 from ...workloads.records import Records, reals
 from ...workloads.registry import Registry
@@ -100,8 +100,7 @@ class TiledKernel:
         """
         known = {key.name: key for key in self.keys}
         for name in given:
-            if name not in known:
-                raise InputError(f"{self.name}: {name}", f"is not a key of its shapes{nearest(name, known)}")
+            check_known(f"{self.name}: {name}", name, known, "is not a key of its shapes")
         return {key.name: self._value(key, given.get(key.name, key.default)) for key in self.keys}
 
     def _value(self, key: ShapeKey, value: object) -> Value:
@@ -109,13 +108,9 @@ class TiledKernel:
         if value is None:
             raise InputError(where, f"is missing: {key.meaning}")
         if key.name in TEXT:
-            if str(value) not in CODES:
-                raise InputError(where, f"unknown number format{nearest(str(value), CODES)}")
+            check_known(where, str(value), CODES, "unknown number format")
             return str(value)
-        try:
-            number = float(str(value))
-        except ValueError:
-            number = float("nan")
+        number = typed_number(value)
         low = 0 if key.default == 0 else 1
         if not low <= number <= LARGEST or number != int(number):
             raise InputError(where, f"must be a whole number from {low} to {LARGEST:,}, not {value!r:.40}")

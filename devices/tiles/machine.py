@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...workloads.errors import InputError, SpecError, nearest
+from ...workloads.errors import InputError, SpecError, check_known
 from ...workloads.records import Records
 from ..calibrated.hardware import ARITHMETIC, FORMATS
 from ..core_spec import CoreSpec
@@ -183,8 +183,7 @@ def _times(value: float | tuple[float, ...], factor: float) -> float | tuple[flo
 
 
 def _setting(name: str) -> Setting:
-    if name not in SETTINGS:
-        raise InputError(name, f"is not a number of a device that can be set{nearest(name, SETTINGS)}")
+    check_known(name, name, SETTINGS, "is not a number of a device that can be set")
     return SETTINGS[name]
 
 

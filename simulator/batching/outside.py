@@ -6,13 +6,14 @@ engine cannot stand still because of it. Those behind it wait with it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from numba import types
 
-from ...workloads.errors import InputError, nearest
+from ...workloads.errors import InputError, check_known, nearest, typed_number
 from ...workloads.jit import compiled_from_outside
 from ...workloads.registry import Registry, first_line
 from ..part import Combination, Part
@@ -65,8 +66,7 @@ def part(
             raise InputError(where, "is registered twice")
         reasons = {"sglang": OWN_SCHEDULERS, "tensorrt-llm": OWN_SCHEDULERS, **(cannot or {})}
         for other in reasons:
-            if other not in PARTS:
-                raise InputError(where, f"cannot be combined with {other!r}: unknown{nearest(other, PARTS)}")
+            check_known(where, other, PARTS, f"cannot be combined with {other!r}: unknown")
         OUTSIDE.register(name, title)((waits, dict(options)))
         option = f"{OPTION} {name}"
 
@@ -110,10 +110,8 @@ def read_part(text: str) -> AskedPart:
     options = dict(OUTSIDE[name][1])
     for item in filter(None, rest.split(",")):
         key, _, value = item.partition("=")
-        if key not in options:
-            raise InputError(where, f"unknown option {key!r}{nearest(key, options)}")
-        try:
-            options[key] = float(value)
-        except ValueError:
-            raise InputError(where, f"{key} must be a number, not {value!r}") from None
+        check_known(where, key, options, f"unknown option {key!r}")
+        options[key] = typed_number(value)
+        if math.isnan(options[key]):
+            raise InputError(where, f"{key} must be a number, not {value!r}")
     return AskedPart(name, tuple(options.values()))

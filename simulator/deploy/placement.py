@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...devices.device import Processor, Region, SharedMemoryDevice
-from ...workloads.errors import InputError, SpecError, nearest
+from ...workloads.errors import InputError, SpecError, check_known
 from ...workloads.ops import OP_KINDS, Loads, Op, about
 from ...workloads.registry import Registry, first_line
 
@@ -79,8 +79,7 @@ def kind_code(name: str) -> int:
     >>> kind_code("gemm"), kind_code("experts") != kind_code("attention_decode")
     (0, True)
     """
-    if name not in OP_KINDS:
-        raise InputError(f"kind of op {name!r}", f"is not known{nearest(name, OP_KINDS)}")
+    check_known(f"kind of op {name!r}", name, OP_KINDS, "is not known")
     return list(OP_KINDS).index(name)
 
 

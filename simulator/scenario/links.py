@@ -7,7 +7,7 @@ from dataclasses import replace
 from ...devices.catalog import list_devices, load_device
 from ...devices.hosts.catalog import link_of
 from ...devices.spec import LinkSpec, SystemSpec
-from ...workloads.errors import InputError, nearest
+from ...workloads.errors import InputError, check_known, typed_number
 from ..serving.pools import KvLink
 
 FREE = "free"
@@ -43,10 +43,7 @@ def kv_link(text: str | None, overlap: str | None, prefill: SystemSpec, decode: 
 def _by_rate(text: str, latency_s: float) -> KvLink:
     """A link by its numbers."""
     rate, comma, latency = text.partition(",")
-    try:
-        numbers = float(rate), float(latency) if comma else latency_s * 1e6
-    except ValueError:
-        numbers = 0.0, 0.0
+    numbers = typed_number(rate), typed_number(latency) if comma else latency_s * 1e6
     if not (0 < numbers[0] < float("inf") and 0 <= numbers[1] < float("inf")):
         raise InputError(
             "--kv-link", "must be a name, or a rate above 0 in GB/s, with a latency in us behind a "
@@ -63,8 +60,7 @@ def _named(name: str, prefill: SystemSpec, decode: SystemSpec) -> LinkSpec:
         return min(same, key=lambda link: link.bandwidth_bytes_per_s)
     specs = [load_device(device)[0] for device in list_devices()]
     known = {link.name: link for spec in specs for link in (spec.link, spec.node_link)}
-    if name not in known:
-        raise InputError("--kv-link", f"unknown link {name!r}{nearest(name, known)}")
+    check_known("--kv-link", name, known, f"unknown link {name!r}")
     links = [x for s in specs for x in (s.link, s.node_link) if x.name == name]
     if len({link.bandwidth_bytes_per_s for link in links}) > 1:
         rates = sorted({f"{link.bandwidth_bytes_per_s / 1e9:g}" for link in links})

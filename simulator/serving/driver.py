@@ -12,7 +12,7 @@ from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
-from ...workloads.errors import InputError, nearest
+from ...workloads.errors import InputError, check_known
 from ...workloads.requests import RequestBlock, RequestStream
 from ..batching.deals import CHOOSE, GIVE, LOST, ROOM, How
 from ..batching.kv import CacheSettings
@@ -102,8 +102,7 @@ def serve(
         A request that could never fit.
     """
     pools, fleet, cache = asked.pools, asked.fleet, asked.cache
-    if fleet.router not in ROUTERS:
-        raise InputError(f"--router {fleet.router!r}", f"unknown router{nearest(fleet.router, ROUTERS)}")
+    check_known(f"--router {fleet.router!r}", fleet.router, ROUTERS, "unknown router")
     count = len(pools.entry) + len(pools.decode)
     for node, _ in fleet.faults.at if fleet.faults else ():
         if node >= count:

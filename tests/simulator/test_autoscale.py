@@ -219,7 +219,7 @@ def test_start_up_reads_the_weights_and_starts_the_engine() -> None:
     ("4", "MIN:MAX,by=RULE:TARGET"), ("a:4", "MIN:MAX"), ("1:4", "needs by=RULE:TARGET"),
     ("4:1,by=kv:0.5", "MIN <= MAX"), ("0:0", "MAX from 1"), ("1:4,by=load:3", "unknown rule 'load'"),
     ("1:4,by=kv", "by=RULE:TARGET must be a number"), ("1:4,by=kv:0", "target must be above 0"),
-    ("1:4,by=kv:nan", "target must be"), ("1:4,by=kv:1,every=0", "every must be above|every must be at least"),
+    ("1:4,by=kv:nan", "TARGET must be a number"), ("1:4,by=kv:1,every=0", "every must be above|every must be at least"),
     ("1:4,by=kv:1,begin=5", "begin must be from 1 to 4"), ("1:4,by=kv:1,share=2", "share must be"),
     ("1:4,by=kv:1,starts=3", "did you mean 'start'"), ("1:4,by=kv:1,start=3,start=4", "given twice"),
     ("1:4,by=kv:1,start=-1", "start must be at least 0"),

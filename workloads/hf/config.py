@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from ..errors import SpecError, nearest
 
@@ -16,6 +16,9 @@ MAX_EXPERTS = 16_384
 """Published models have up to 512; every layer's routing holds a few numbers for each."""
 MAX_LAYERS = 2_000
 """Deepest model accepted; the deepest published language models have a few hundred layers."""
+
+
+Named = TypeVar("Named")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +127,13 @@ class Config:
         if not isinstance(value, str):
             raise self.error(key, f"must be text, not {shown(value)}")
         return value
+
+    def named(self, key: str, known: Mapping[str, Named], what: str, text: str | None = None) -> Named:
+        """Read a name, and return its value in `known`; `text` is what is read, where that is not the key's value."""
+        name = self.text(key) if text is None else text
+        if name not in known:
+            raise self.error(key, f"unknown {what} {shown(name)}{nearest(name, known)}")
+        return known[name]
 
     def items(self, key: str) -> list[Any] | None:
         """Read a list; missing or null is None."""

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import nearest
 from ..numerics import BITS
 from .config import Config, shown
 
@@ -123,10 +122,7 @@ MODELOPT = {
 
 
 def _algorithm(quantization: Config) -> Stored:
-    name = quantization.text("quant_algo")
-    if name not in MODELOPT:
-        raise quantization.error("quant_algo", f"unknown algorithm {shown(name)}{nearest(name, MODELOPT)}")
-    return as_it_is(MODELOPT[name])
+    return as_it_is(quantization.named("quant_algo", MODELOPT, "algorithm"))
 
 
 def _modelopt(quantization: Config) -> Recipe:
@@ -202,10 +198,7 @@ def _quark_tensors(quantization: Config) -> Stored | None:
         w = quantization.section("weight")
     if w is None:
         return None
-    name = w.text("dtype")
-    if name not in QUARK:
-        raise w.error("dtype", f"unknown format {shown(name)}{nearest(name, QUARK)}")
-    stored = QUARK[name]
+    stored = w.named("dtype", QUARK, "format")
     if stored == "fp8" and w.values.get("group_size") == 32:
         stored = "mxfp8"
     inputs = quantization.values.get("input_tensors")
@@ -229,10 +222,7 @@ def _quark(quantization: Config) -> Recipe:
         named = [overrides.section(name) for name, value in overrides.values.items() if isinstance(value, Mapping)]
         for outputs in [overrides, *named]:
             at = outputs.section("output_tensors") if outputs.has("output_tensors") else outputs
-            dtype = at.text("dtype")
-            if dtype and dtype not in QUARK:
-                raise at.error("dtype", f"unknown format {shown(dtype)}{nearest(dtype, QUARK)}")
-            kv = QUARK[dtype] if dtype else kv
+            kv = at.named("dtype", QUARK, "format") if at.text("dtype") else kv
     return Recipe(default, tuple(rules), kv=kv)
 
 
@@ -295,19 +285,14 @@ def recipe_of(quantization: Config, config: Config) -> Recipe:
         method = "compressed-tensors"
     if not method:
         raise quantization.error("quant_method", f"is missing; known: {', '.join(sorted(METHODS))}")
-    if method not in METHODS:
-        raise quantization.error(
-            "quant_method", f"unknown quantisation method {shown(method)}{nearest(method, METHODS)}"
-        )
+    read = quantization.named("quant_method", METHODS, "quantisation method", method)
     # A file of modelopt's without an algorithm has the groups of compressed-tensors.
     groups = method.startswith("modelopt") and not quantization.has("quant_algo") and quantization.has("config_groups")
-    recipe = _compressed_tensors(quantization) if groups else METHODS[method](quantization)
+    recipe = _compressed_tensors(quantization) if groups else read(quantization)
     experts, outer = recipe.experts, config.nearest_with("expert_dtype")
     if outer.has("expert_dtype"):
-        name = outer.text("expert_dtype")
-        if name not in EXPERTS:
-            raise outer.error("expert_dtype", f"unknown format {shown(name)}{nearest(name, EXPERTS)}")
-        experts = as_it_is(EXPERTS[name]) if EXPERTS[name] else experts
+        name = outer.named("expert_dtype", EXPERTS, "format")
+        experts = as_it_is(name) if name else experts
     return replace(
         recipe, exempt=_names(quantization, EXEMPT), experts=experts, kv=recipe.kv or cache_format(quantization)
     )
@@ -326,18 +311,12 @@ def _names(quantization: Config, keys: Iterable[str]) -> tuple[str, ...]:
 
 def cache_format(quantization: Config) -> str:
     """Format of the KV cache that a file asks for; empty where it does not."""
-    name = quantization.text("kv_cache_quant_algo")
-    if name:
-        if name not in CACHE:
-            raise quantization.error("kv_cache_quant_algo", f"unknown format {shown(name)}{nearest(name, CACHE)}")
-        return CACHE[name]
+    if quantization.text("kv_cache_quant_algo"):
+        return quantization.named("kv_cache_quant_algo", CACHE, "format")
     if not quantization.has("kv_cache_scheme"):
         return ""
     if isinstance(quantization.values["kv_cache_scheme"], str):
-        name = quantization.text("kv_cache_scheme").upper()
-        if name not in CACHE:
-            raise quantization.error("kv_cache_scheme", f"unknown format {shown(name)}{nearest(name, CACHE)}")
-        return CACHE[name]
+        return quantization.named("kv_cache_scheme", CACHE, "format", quantization.text("kv_cache_scheme").upper())
     scheme = quantization.section("kv_cache_scheme")
     formats = {(8, "float"): "fp8", (8, "int"): "int8", (4, "float"): "nvfp4"}
     key = (scheme.size("num_bits"), scheme.text("type", "int"))

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ..layers import BidirectionalAttention, FeedForward, ImageTower, MultiTaskExperts, PatchEmbedding
 from ..model import Layer, ModelSpec
 from ..tower import Tower
+from ..yamlfile import read_yaml
 from .config import Config, shown
 from .families import family
 from .parts import check_heads, read_experts
@@ -67,33 +69,11 @@ class Traits:
     head: bool = False
 
 
-SIGLIP = Traits(head=True)
-QWEN3 = Traits("merger", positions="num_position_embeddings", ends=0, any_size=True)
-QWEN25 = Traits("merger", 3, norm=1, patch_bias=False, positions="", ends=0, any_size=True)
-MOON = Traits("merger", positions="pos_emb_height", any_size=True)
-KINDS: dict[str, Traits] = {
-    "siglip_vision_model": SIGLIP,
-    "siglip2_vision_model": Traits(positions="num_patches", tiles=10, head=True),
-    "clip_vision_model": Traits(class_token=True, ends=2, patch_bias=False),
-    "qwen2_vl": Traits("merger", patch_bias=False, positions="", ends=0, any_size=True),
-    "qwen2_vl_vision": Traits("merger", patch_bias=False, positions="", ends=0, any_size=True),
-    **dict.fromkeys(("qwen2_5_vl", "qwen2_5_vl_vision", "qwen2_5_omni_vision_encoder"), QWEN25),
-    **dict.fromkeys(
-        ("qwen3_vl", "qwen3_vl_vision", "qwen3_vl_moe", "qwen3_vl_moe_vision", "qwen3_5", "qwen3_5_vision",
-         "qwen3_5_moe", "qwen3_5_moe_vision", "qwen3_omni_moe_vision_encoder"), QWEN3,
-    ),
-    **dict.fromkeys(("kimi_k25", "kimi_k25_vision", "moonvit"), MOON),
-    "pixtral": Traits("pixtral", 3, norm=1, qkv_bias=False, out_bias=False, ffn_bias=False, patch_bias=False,
-                      positions="", any_size=True),
-    "gemma4_vision": Traits("linear", 3, 4, 1, False, False, False, False, "table", ends=0, head_norms=2),
-    **dict.fromkeys(
-        ("glm4v", "glm4v_vision", "glm4v_moe", "glm4v_moe_vision"),
-        Traits("glm", 3, 2, 1, False, False, False, True, "grid", ends=2, any_size=True),
-    ),
-    "llama4_vision_model": Traits("llama4", patch_bias=False, class_token=True, ends=2, tiles=16),
-    "internvl_vision": Traits(qkv_bias=False, class_token=True, ends=0, scales=2, tiles=12),
-    "intern_vit_6b": Traits(class_token=True, ends=0, scales=2, tiles=12),
-}  # fmt: skip
+KINDS = {
+    name: Traits(**row["traits"])
+    for row in read_yaml(Path(__file__).with_name("towers.yaml"))["kinds"]
+    for name in row["types"]
+}
 """``model_type`` of a ``vision_config`` -> its traits; others are counted as the first."""
 
 Matrices = tuple[tuple[int, int], ...]
@@ -121,7 +101,7 @@ def read_tower(file: Config, hidden: int) -> Tower | None:
     patch_key = v.values.get("patch_size", at.values.get("encoder_patch_size"))
     if not (any(map(v.has, WIDTH)) and any(map(v.has, DEPTH)) and any(map(v.has, HEADS)) and patch_key):
         return None
-    traits = KINDS.get(v.text("model_type"), SIGLIP)
+    traits = KINDS.get(v.text("model_type"), next(iter(KINDS.values())))
     return _tower(at, v, traits, hidden)
 
 

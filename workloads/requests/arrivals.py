@@ -9,7 +9,6 @@ ones keep their bursts.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..csvfile import read_columns
-from ..errors import InputError
+from ..errors import InputError, typed_number
 from ..registry import Registry
 from .agents import check_order, times
 from .block import Turns
@@ -153,10 +152,7 @@ def _diurnal(text: str) -> Profile:
     """One wave a period, least at its ends: 1 - DEPTH to 1 + DEPTH times the mean."""
     _, _, numbers = text.partition(":")
     depth_text, colon, period_text = numbers.partition(":")
-    try:
-        depth, period = float(depth_text), float(period_text) if colon else DAY_S
-    except ValueError:
-        depth = period = math.nan
+    depth, period = typed_number(depth_text), typed_number(period_text) if colon else DAY_S
     if not (0 <= depth <= 1 and LEAST_S <= period <= 1e9):
         raise InputError(
             OPTION, f"{DIURNAL} needs a depth from 0 to 1, and a period of {LEAST_S:g} s or more if any, such as "

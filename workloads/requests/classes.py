@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, errors_in, nearest
+from ..errors import InputError, errors_in, nearest, typed_number
 from ..latencies import QUANTILES, latency_of
 from .options import check_count, check_real
 
@@ -140,12 +141,9 @@ def _of_text(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _number(where: str, text: str) -> float | int:
     """A number as it is typed."""
-    try:
-        if "_" in text:  # Python reads 1_0 as 10; no other option does
-            raise ValueError
-        return int(text) if text.lstrip("+-").isdecimal() else float(text)
-    except ValueError:
-        raise InputError(where, f"must be a number, not {text!r}") from None
+    if math.isnan(number := typed_number(text)):
+        raise InputError(where, f"must be a number, not {text!r}")
+    return int(text) if text.lstrip("+-").isdecimal() else number
 
 
 def _of_file(text: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -17,7 +17,7 @@ from ....devices.spec import DeviceSpec, SystemSpec
 from ....simulator.fpga.designs import TILE_KIB, DesignSpace
 from ....simulator.scenario import stream_designs as streams
 from ....workloads.catalog import load_model
-from ....workloads.errors import CapacityError, InputError, nearest
+from ....workloads.errors import CapacityError, InputError, check_known
 from ....workloads.model import ModelSpec
 from ....workloads.requests.options import check_count
 from ....workloads.yamlfile import read_yaml
@@ -272,8 +272,7 @@ def engine_space(path: Path) -> EngineSpace | None:
         return None
     where = f"{path}: design"
     for key in block:
-        if key not in KEYS:
-            raise InputError(f"{where}.{key}", f"unknown key{nearest(str(key), KEYS)}")
+        check_known(f"{where}.{key}", key, KEYS, "unknown key")
     if block["engine"] not in ENGINES:
         raise InputError(f"{where}.engine", f"must be arrays or streams, not {block['engine']!r}")
     models = tuple(block.get("models") or ())

@@ -17,7 +17,7 @@ from ....devices.catalog import describe_system, load_system, system_template
 from ....devices.silicon.describe import Silicon, silicon_of
 from ....simulator.limits import MAX_REPLICAS
 from ....workloads.catalog import load_model
-from ....workloads.errors import InputError, nearest
+from ....workloads.errors import InputError, check_known, nearest
 from ....workloads.latencies import asked_of
 from ....workloads.parameters import Template
 from ....workloads.requests.options import check_count
@@ -221,8 +221,7 @@ def read_space(
     if not isinstance(block, dict):
         raise InputError(f"{path}: {BLOCK}", "is missing: a space is a system's file with it")
     for key in block:
-        if key not in KEYS:
-            raise InputError(f"{path}: {BLOCK}.{key}", f"unknown key{nearest(str(key), KEYS)}")
+        check_known(f"{path}: {BLOCK}.{key}", key, KEYS, "unknown key")
     template = system_template(path)
     describe_system(path)
     names, settings, values = _searched(block.get("search"), template, path, block.get("fleet") is not None)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ....workloads.errors import InputError, nearest
+from ....workloads.errors import InputError, check_known
 
 KEYS = ("set", "values", "grid", "random")
 RANGE_KEYS = ("low", "high", "points", "scale", "integer")
@@ -161,5 +161,4 @@ def _number(given: Any, where: str) -> float:
 
 def _refuse_unknown(given: Mapping[Any, Any], known: Sequence[str], where: str) -> None:
     for key in given:
-        if key not in known:
-            raise InputError(f"{where}.{key}", f"unknown key{nearest(str(key), known)}")
+        check_known(f"{where}.{key}", key, known, "unknown key")

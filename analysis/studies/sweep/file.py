@@ -16,7 +16,7 @@ from ....devices.spec import SystemSpec
 from ....simulator.option import options_of
 from ....simulator.quantity import columns
 from ....simulator.scenario.options import Workload
-from ....workloads.errors import InputError, errors_in, nearest, visible
+from ....workloads.errors import InputError, check_known, errors_in, nearest, visible
 from ....workloads.latencies import asked_of, column_of
 from ....workloads.requests.classes import is_classes_path, read_classes
 from ....workloads.requests.options import check_count
@@ -212,8 +212,7 @@ def read_sweep(path: str | Path, objectives: Mapping[str, str] | None = None) ->
     path = Path(path)
     raw = read_yaml(path) | ({"objectives": dict(objectives)} if objectives else {})
     for key in raw:
-        if key not in KEYS:
-            raise InputError(f"{path}: {key}", f"unknown key{nearest(str(key), KEYS)}")
+        check_known(f"{path}: {key}", key, KEYS, "unknown key")
     base = _mapping(raw, "base", path)
     kind = KINDS.get(str(base.get(KERNEL)))
     if kind is None:

@@ -18,7 +18,7 @@ from ....devices.hosts.spec import HostSpec
 from ....devices.spec import SystemSpec
 from ....simulator.serving.record import Run
 from ....workloads.csvfile import read_whole
-from ....workloads.errors import InputError
+from ....workloads.errors import InputError, typed_number
 from ..runs.replay import deployment_of, served_draws
 from ..runs.result import KERNELS
 from ..runs.spec import MeasuredRun, find_runs, read_run
@@ -120,7 +120,7 @@ def _recorded(run: MeasuredRun, requests: Path, part: float, host: HostSpec) -> 
     both = {k: (x, metrics[0][k]) for k, x in run.measured[0].items()}
     names = ("request_id", "first_token_s", "last_token_s", "output_tokens")
     columns = read_whole(requests, names)
-    ids, first, last, tokens = (np.array([_number(c) for c in columns[n].cells]) for n in names)
+    ids, first, last, tokens = (np.array([typed_number(c) for c in columns[n].cells]) for n in names)
     order = np.argsort(ids, kind="stable")
     measured = per_token(first, last, tokens)[order[np.searchsorted(ids[order], out.request_id)]]
     simulated = per_token(out.first_token_s, out.last_token_s, out.output_tokens)
@@ -166,11 +166,3 @@ def _shares(served: Run) -> dict[str, float]:
     total = sum(op.wall_s for op in served.ops)
     links = sum(op.wall_s for op in served.ops if op.layer == "communication")
     return {"link": links / total if total else 0.0}
-
-
-def _number(cell: object) -> float:
-    """A cell of a request; what a request lacks, since it failed, is NaN."""
-    try:
-        return float(str(cell))
-    except ValueError:
-        return float("nan")

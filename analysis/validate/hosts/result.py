@@ -16,7 +16,7 @@ import yaml
 from ....devices.hosts.catalog import PCIE, host_of, link_of, list_hosts, load_host
 from ....devices.hosts.spec import FittedSpec, HostFitSpec, HostSpec
 from ....devices.spec import SystemSpec
-from ....workloads.errors import InputError, nearest
+from ....workloads.errors import InputError, check_known
 from ...show.kept import NOTHING, Kept
 from ...show.result import Result
 from ...show.text import Blocks, Rows, seconds
@@ -187,8 +187,7 @@ def _frees(names: str | Sequence[str]) -> list[Free]:
     given = [n.strip() for n in names.split(",")] if isinstance(names, str) else list(names)
     known = {f.name: f for f in FREE}
     for name in given:
-        if name not in known:
-            raise InputError(f"--free {name}", f"is not a number of a host{nearest(name, known)}")
+        check_known(f"--free {name}", name, known, "is not a number of a host")
     if len(set(given)) != len(given) or not 1 <= len(given) <= MOST:
         raise InputError("--free", f"takes one to {MOST} different names of {', '.join(known)}")
     return [f for f in FREE if f.name in given]

@@ -19,7 +19,7 @@ from ....simulator.option import placed
 from ....simulator.scenario import Scenario
 from ....workloads.catalog import fp8_format, load_model
 from ....workloads.csvfile import header_of, read_whole
-from ....workloads.errors import InputError
+from ....workloads.errors import InputError, typed_number
 from ...answers.train_recipe import CHECKPOINTS
 from .published import ArrivalPattern, PublishedRun, table_name
 
@@ -156,10 +156,7 @@ def _needed(where: object, row: Mapping[str, Any], *names: str, least: float = 1
 
 
 def _number(text: str | float) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
+    value = typed_number(text)
     return value if np.isfinite(value) else None
 
 

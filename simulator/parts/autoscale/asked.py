@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
-from ....workloads.errors import InputError, nearest
+from ....workloads.errors import InputError, nearest, typed_number
 from ...limits import MAX_REPLICAS
 from .scalers import SCALERS, asks_ttft
 
@@ -143,9 +144,6 @@ def _whole(value: str, text: str) -> int:
 
 
 def _number(key: str, value: str) -> float:
-    try:
-        if "_" in value:  # Python reads 1_0 as 10; no other option does
-            raise ValueError
-        return float(value)
-    except ValueError:
-        raise InputError(OPTION, f"{key} must be a number, not {value!r}") from None
+    if math.isnan(number := typed_number(value)):
+        raise InputError(OPTION, f"{key} must be a number, not {value!r}")
+    return number

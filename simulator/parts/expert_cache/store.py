@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ....devices.lines import TierSpec
 from ....devices.spec import DeviceSpec
-from ....workloads.errors import CapacityError, InputError, nearest
+from ....workloads.errors import CapacityError, InputError, nearest, typed_number
 from .policies import CACHE_POLICIES, CachePolicy
 
 HORIZONS = ("layer", "step")
@@ -143,10 +143,7 @@ def _policy(text: str) -> tuple[str, int]:
 def _predictor(text: str) -> tuple[float, float]:
     first, _, second = text.partition(":")
     reason = f"must be ACCURACY or ACCURACY:FALSE_RATE, above 0 and from 0 to 1, not {text!r}"
-    try:
-        accuracy, false_rate = float(first), float(second or 0.0)
-    except ValueError:
-        raise InputError("--expert-predictor", reason) from None
+    accuracy, false_rate = typed_number(first), typed_number(second or 0.0)
     if not (0.0 < accuracy <= 1.0 and 0.0 <= false_rate <= 1.0):
         raise InputError("--expert-predictor", reason)
     return accuracy, false_rate

@@ -5,6 +5,7 @@ Nothing is lost: requests go back to the router with the tokens that they have, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from ....devices.spec import SystemSpec
-from ....workloads.errors import InputError
+from ....workloads.errors import InputError, typed_number
 from ...limits import MIN_MTBF_S
 from ...scenario.scenario import Scenario
 from ...serving.clock import Clock
@@ -74,14 +75,11 @@ def parse_faults(fail: Sequence[str] = (), mtbf: float | None = None, repair: fl
 
 
 def _failure(text: str) -> tuple[int, float]:
-    replica, at, seconds = text.partition("@")
-    try:
-        if "_" in text:  # Python reads 1_0 as 10; no other option does
-            raise ValueError
-        return int(replica), float(seconds if at else "")
-    except ValueError:
-        reason = f"must be REPLICA@SECONDS, for example 0@12.5, not {text!r}"
-        raise InputError("--fail", reason) from None
+    replica, _, seconds = text.partition("@")
+    time = typed_number(seconds)
+    if not replica.lstrip("+-").isdecimal() or math.isnan(time):
+        raise InputError("--fail", f"must be REPLICA@SECONDS, for example 0@12.5, not {text!r}")
+    return int(replica), time
 
 
 MOST_FAILURES = 1_000_000

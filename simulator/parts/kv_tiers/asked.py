@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ....devices.lines import TierSpec
 from ....devices.spec import SystemSpec
-from ....workloads.errors import InputError, nearest
+from ....workloads.errors import InputError, check_known, nearest, typed_number
 from .options import TierOptions
 from .settings import LOADS, WRITES, KvTier, TierSettings
 
@@ -76,8 +76,7 @@ def read_tiers(text: str, system: SystemSpec) -> tuple[KvTier, ...]:
     out: list[KvTier] = []
     for part in text.split(","):
         name, *rest = part.strip().split(":")
-        if name not in NAMES:
-            raise InputError(f"{TIERS} {part!r}", f"unknown tier{nearest(name, NAMES)}")
+        check_known(f"{TIERS} {part!r}", name, NAMES, "unknown tier")
         if any(tier.name == name for tier in out):
             raise InputError(TIERS, f"has {name} twice")
         if len(rest) > 3:
@@ -167,10 +166,7 @@ def _size(where: str, text: str) -> float | None:
 def _number(where: str, text: str, what: str, least: float) -> float:
     if text == FREE and least > 0:
         return float("inf")
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not least <= value < float("inf") or "_" in text:
+    value = typed_number(text)
+    if not least <= value < float("inf"):
         raise InputError(where, f"must have {what}, {EXAMPLE}; not {text!r}")
     return value
