@@ -18,6 +18,7 @@ from ...simulator.parts.drafts.options import SpeculationOptions
 from ...simulator.scenario.options import DeployOptions, Workload
 from ...simulator.scenario.scenario import Scenario
 from ...workloads.errors import InputError, visible
+from ...workloads.requests.options import check_rate
 from ..names import LISTS
 from .app import LISTED, OPTIONS, App, app
 from .io import answer, resumed, told
@@ -189,6 +190,11 @@ def counts(text: str, option: str) -> list[int]:
             raise InputError(option, f"must be a comma-separated list of numbers from 1 on, not {part!r}")
         numbers.append(int(part))
     return numbers
+
+
+def reals(text: str, option: str) -> list[float]:
+    """Comma-separated numbers above 0."""
+    return [check_rate(number(part), option) for part in words(text, option)]
 
 
 def goals(text: str, option: str) -> dict[str, str]:

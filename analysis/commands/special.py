@@ -97,16 +97,29 @@ def design(given: Any) -> None:
 
 
 def sweep(given: Any) -> None:
-    """The points of a study, simulated or with the best kernels of every variant."""
+    """The points of a study, or of a model on systems at several loads."""
+    from ...simulator.option import placed
     from ..report.files import write_sweep
     from ..studies.sweep import sweep
-    from .options import goals
+    from .options import counts, goals, reals, words
 
+    study, usual = given.file, placed(Scenario)
+    options = {name: x for name, x in given.options.items() if x != usual[name].default}
+    loads = {"closed_loop": counts(given.closed_loop or "", "--closed-loop"), "rate": reals(given.rate or "", "--rate")}
+    axes: dict[str, Any] = {name: values for name, values in loads.items() if values}
+    if given.systems is not None:
+        if len(axes) != 1:
+            raise InputError("--closed-loop", "or --rate is needed, and one of them: --closed-loop 1,4,16,64")
+        axes = {"system": words(given.systems, "--systems"), **axes}
+        study = {"title": f"{study} on {', '.join(axes['system'])}", "base": {"model": study, **options}, "axes": axes}
+    elif given_names := [*options, *axes]:
+        raise InputError(usual[given_names[0]].flag, "needs a model and --systems; a sweep file has its own options")
     wanted = None if given.objectives is None else goals(given.objectives, "--objectives")
 
     with counting("points") as watch:
         result = sweep(
-            given.file, given.out, objectives=wanted, workers=given.workers, dask=given.dask, progress=watch, also=write_sweep
+            study, given.out, objectives=wanted, workers=given.workers, dask=given.dask, progress=watch,
+            measured=given.measured, also=write_sweep,
         )  # fmt: skip
     show(result, given.as_json)
     if result.failed == len(result.table):

@@ -43,7 +43,9 @@ COSTS = ("usd_per_million_tokens", "joules_per_token")
 """What a token takes: said of each point that is pointed at."""
 
 
-def throughput_pace(table: pd.DataFrame, columns: Sequence[str], title: str) -> Figure:
+def throughput_pace(
+    table: pd.DataFrame, columns: Sequence[str], title: str, measured: pd.DataFrame | None = None
+) -> Figure:
     """Plot every point of several runs; a line joins the Pareto front of each run.
 
     Parameters
@@ -53,6 +55,8 @@ def throughput_pace(table: pd.DataFrame, columns: Sequence[str], title: str) -> 
         skipped.
     columns : sequence of str
         Columns that distinguish the designs of a run.
+    measured : DataFrame, optional
+        Columns run, `X` and `Y` of measured points; without it, what none beats is marked.
 
     Raises
     ------
@@ -69,16 +73,19 @@ def throughput_pace(table: pd.DataFrame, columns: Sequence[str], title: str) -> 
         plain_numbers(axes.xaxis, axes.yaxis)
         for i, run in enumerate(runs):
             _run(axes, rows[rows["run"].astype(str) == run], columns, i, run)
+            _measured(axes, measured, run, run_look(i)[0], X, Y)
         if len(rows):
-            axes.set_xlim(0, 1.08 * float(rows[X].max()))
-            axes.set_ylim(0, 1.08 * float(rows[Y].max()))
+            axes.set_xlim(0, 1.08 * float(axes.dataLim.xmax))
+            axes.set_ylim(0, 1.08 * float(axes.dataLim.ymax))
         else:
             say_empty(axes, "Nothing to draw")
         handles = [
             Line2D([], [], color=style.color, marker=style.marker, linestyle=dashes, label=run)
             for run, (style, dashes) in ((run, run_look(i)) for i, run in enumerate(runs))
         ]
-        if len(rows):
+        if measured is not None:
+            handles += [_mark("measured", BLACK, 8)]
+        elif len(rows):
             _ring(axes, rows)
             handles += [_mark("none within the SLO beats it", BLACK, 8)]
             if not rows["within"].all():
@@ -86,6 +93,17 @@ def throughput_pace(table: pd.DataFrame, columns: Sequence[str], title: str) -> 
         if handles:
             figure.legend(handles=handles, loc="outside lower left", ncols=3, handlelength=2.6)
     return figure
+
+
+def _measured(axes: Axes, measured: pd.DataFrame | None, run: str, style: Style, x: str, y: str) -> None:
+    """Plot the measured points of a run as hollow marks in its colour."""
+    if measured is None or not {x, y} <= {*measured.columns}:
+        return
+    at = measured.loc[measured["run"].astype(str) == run, [x, y]].to_numpy(dtype=np.float64)
+    (drawn,) = axes.plot(
+        *at.T, linestyle="none", marker=style.marker, color=style.color, markersize=9, markerfacecolor="none", gid="measured"
+    )  # fmt: skip
+    hover(drawn, f"{run}, measured")
 
 
 def _mark(label: str, color: str, size: float) -> Line2D:
@@ -145,19 +163,23 @@ def throughput_latency(
     *,
     load: str = "output_tokens_per_s",
     limits: Mapping[str, float] | None = None,
+    measured: pd.DataFrame | None = None,
 ) -> Figure:
     """Plot latencies against load, one curve per run and one panel per latency.
 
     Parameters
     ----------
     table : DataFrame
-        Columns run, `load` and `latencies` [s]; rows without a number are left out.
+        Columns run, `load` and `latencies` [s]; rows without a number are left out. Columns ``<latency>_low`` and
+        ``<latency>_high``, where there are some, are the ends of a band.
     latencies : tuple of str
         One to three columns.
     load : str
         Column of the x axis.
     limits : mapping of str to float, optional
         Latency -> limit [s], plotted as a dashed line.
+    measured : DataFrame, optional
+        The same columns of measured points.
 
     Raises
     ------
@@ -172,12 +194,13 @@ def throughput_latency(
     with house_figure(title, height=3.1 + 0.2 * rows) as figure:
         panels = figure.subplots(1, len(latencies), sharex=True, squeeze=False)[0]
         for axes, name in zip(panels, latencies, strict=True):
-            _panel(axes, table, runs, load, name, (limits or {}).get(name), len(latencies))
+            _panel(axes, table, runs, load, name, (limits or {}).get(name), len(latencies), measured)
         handles = [
             Line2D([], [], color=s.color, marker=s.marker, linestyle=d, markersize=5, label=run)
             for run in runs
             for s, d in [run_look(runs.index(run))]
         ]
+        handles += [] if measured is None else [_mark("measured", BLACK, 8)]
         if handles:
             figure.legend(handles=handles, loc="outside lower left", ncols=3, handlelength=2.6)
     return figure
@@ -189,8 +212,9 @@ def run_look(i: int) -> tuple[Style, Any]:
 
 
 def _panel(
-    axes: Axes, table: pd.DataFrame, runs: list[str], load: str, name: str, limit: float | None, panels: int
-) -> None:
+    axes: Axes, table: pd.DataFrame, runs: list[str], load: str, name: str, limit: float | None, panels: int,
+    measured: pd.DataFrame | None,
+) -> None:  # fmt: skip
     axes.set_xlabel(metric_label(load))
     label = metric_label(name)
     figure = axes.get_figure()
@@ -198,16 +222,19 @@ def _panel(
     axes.set_title(wrapped(label, 430 / panels, renderer(figure), NORMAL), fontsize=NORMAL)
     grid(axes, "x")
     plain_numbers(axes.xaxis)
-    rows = table[["run", load, name]].dropna()
+    rows = table.dropna(subset=["run", load, name])
     rows = rows[rows[name] > 0]
-    values = [*rows[name].astype(float), *([limit] if limit else [])]
     if not len(rows):
         say_empty(axes, "Nothing to draw")
         return
-    log_axis(axes, "y", min(values) / 1.4, max(values) * 1.4)
+    axes.set_yscale("log")
     for run in runs:
         curve = rows[rows["run"].astype(str) == run].sort_values(load, kind="stable")
         style, dashes = run_look(runs.index(run))
+        if f"{name}_low" in curve:
+            ends = (curve[f"{name}_{end}"].astype(float) for end in ("low", "high"))
+            axes.fill_between(curve[load].astype(float), *ends, color=style.color, alpha=0.15, linewidth=0, gid="band")
+        _measured(axes, measured, run, style, load, name)
         (drawn,) = axes.plot(
             curve[load].astype(float), curve[name].astype(float), color=style.color,
             marker=style.marker, linestyle=dashes, markersize=4.5, markeredgecolor="white",
@@ -220,6 +247,8 @@ def _panel(
     axes.set_xlim(left=0, right=float(rows[load].max()) * 1.06)
     if limit:
         axes.axhline(limit, color=GREY, linestyle="--", linewidth=0.9, gid="limit")
+    log_axis(axes, "y", axes.dataLim.ymin / 1.4, axes.dataLim.ymax * 1.4)
+    if limit:
         # Above the line, at the end where fewer points are just as high.
         near = rows[(rows[name] > 0.9 * limit) & (rows[name] < 1.6 * limit)][load].astype(float)
         left = float((near < 0.5 * axes.get_xlim()[1]).sum()) <= 0.5 * len(near)

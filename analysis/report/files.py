@@ -38,8 +38,8 @@ def write_files(result: Result, folder: OutputFolder) -> None:
 
 def write_sweep(result: Sweep, folder: OutputFolder) -> None:
     """Write the command's files in a sweep's folder: the trade-off plot and report.html."""
-    for drawing in result.drawings():
-        folder.figure("sweep.png", drawing.figure)
+    for name, drawing in zip(("sweep.png", "latencies.png"), result.drawings(), strict=False):
+        folder.figure(name, drawing.figure)
     write_report(result, folder)
 
 

@@ -390,6 +390,26 @@ def test_commands(ask: Ask, small: tuple[Path, Path], tmp_path: Path) -> None:
     assert "0" in ask("sweep", file, "--workers", 0).refused()
 
 
+def test_a_model_on_systems_at_several_loads(ask: Ask, write: Write, tmp_path: Path) -> None:
+    """The points are those of the study file; a measured point has the error of its metric, and its mark in the figures."""
+    measured = write("points.csv", "# ours\nsystem,concurrency,tpot_s_mean,note\nh100-x1,2,0.01,a\nh200-x1,3,0.01,b\n")
+    options = ("--input-len", 64, "--output-len", 16, "--requests", 12)
+    one = ask("sweep", "llama-3-8b", "--systems", "h100-x1,h200-x1", "--concurrency", "1,2", *options,
+              "--measured", measured, "--out", tmp_path / "one", "--workers", 1)  # fmt: skip
+    assert all(name in one.out for name in ("ttft_s_mean", "tokens_per_s_per_device", "low 80%"))
+    study = {"base": {"model": "llama-3-8b", "input_len": 64, "output_len": 16, "requests": 12},
+             "axes": {"system": ["h100-x1", "h200-x1"], "closed_loop": [1, 2]}}  # fmt: skip
+    result = sweep(study, tmp_path / "two", measured=measured, workers=1)
+    assert (tmp_path / "one/points.csv").read_bytes() == (tmp_path / "two/points.csv").read_bytes()
+    first, absent = result.errors_of_measured()
+    row = result.table[1]
+    assert first["error"] == row["tpot_s_mean"] / 0.01 - 1
+    assert first["low 80%"] < row["tpot_s_mean"] < first["high 80%"]
+    assert (absent["closed_loop"], absent["simulated"], absent["error"]) == (3, None, None)
+    marks = [line for axes in result.drawings()[1].figure.axes for line in axes.lines if line.get_gid() == "measured"]
+    assert sorted(len(line.get_xdata()) for line in marks) == [1, 1]
+
+
 def test_the_documented_file_is_one(write: Write, root: Path) -> None:
     text = (root / "docs/guide-sweeps.md").read_text()
     whole = r"^<!-- file: \S+ -->\n```yaml\n.*?^```"  # a file of its own, which its commands run

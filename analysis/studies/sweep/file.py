@@ -179,6 +179,17 @@ class SweepFile:
         return tuple(dict.fromkeys(n for n in (*self.objectives, *names) if self.kind.is_figure(n)))
 
     @property
+    def load(self) -> str:
+        """The load, if a study without objectives varies only the load and the system; else empty."""
+        varied = {p for axis in self.axes for p in axis.parameters}
+        loads = varied & {"closed_loop", "rate"}
+        return (
+            loads.pop()
+            if varied == {*self.columns} == {"system", *loads} and len(loads) == 1 > len(self.objectives)
+            else ""
+        )
+
+    @property
     def workloads(self) -> tuple[str, ...]:
         """Columns that say what is served, not how: designs are compared within each of their values.
 
@@ -201,16 +212,17 @@ class SweepFile:
         return all(c.holds({**self.base, **row}) for c in self.constraints)
 
 
-def read_sweep(path: str | Path, objectives: Mapping[str, str] | None = None) -> SweepFile:
-    """Read a sweep file; `objectives` replace the file's.
+def read_sweep(study: str | Path | Mapping[str, Any], objectives: Mapping[str, str] | None = None) -> SweepFile:
+    """Read a sweep file, or what would be in it; `objectives` replace the file's.
 
     Raises
     ------
     InputError
         If the file is invalid; the message names the key and the right form.
     """
-    path = Path(path)
-    raw = read_yaml(path) | ({"objectives": dict(objectives)} if objectives else {})
+    path = Path("sweep") if isinstance(study, Mapping) else Path(study)
+    raw = dict(study) if isinstance(study, Mapping) else read_yaml(path)
+    raw |= {"objectives": dict(objectives)} if objectives else {}
     for key in raw:
         check_known(f"{path}: {key}", key, KEYS, "unknown key")
     base = _mapping(raw, "base", path)
@@ -250,10 +262,10 @@ def read_sweep(path: str | Path, objectives: Mapping[str, str] | None = None) ->
     if not isinstance(title, str):
         raise InputError(f"{path}: title", "must be text")
     folder = path.absolute().parent  # a resumed sweep may be started elsewhere
-    study = SweepFile(title, base, axes, samples, seed, constraints, objectives, folder, kind)
-    if study.size > MAX_POINTS:
-        raise InputError(f"{path}: axes", f"span {study.size:,} points, more than {MAX_POINTS:,}")
-    return study
+    plan = SweepFile(title, base, axes, samples, seed, constraints, objectives, folder, kind)
+    if plan.size > MAX_POINTS:
+        raise InputError(f"{path}: axes", f"span {plan.size:,} points, more than {MAX_POINTS:,}")
+    return plan
 
 
 def _check_promised(asked: str, base: Mapping[str, Value], axes: Sequence[Axis], path: Path) -> None:

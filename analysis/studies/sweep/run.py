@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,17 @@ from ...show.output import SIGNIFICANT, OutputFolder
 from ...show.result import Drawing, Result
 from ...show.text import Blocks, Records, Rows, show
 from ..front import among, front, trade_off_of
+from .expression import OF_RUN
 from .file import OF_RUNS, SweepFile, SweepPoint, read_sweep, refuse_absent
 from .outcomes import OutcomeFile
 from .point import BASES, OF_PARTS, PERCENTILES, Outcome, systems_of
 
 MOST_ERRORS = 10
 MOST_BEST = 20
+LATENCIES_OF_LOADS = ("ttft_s_mean", "tpot_s_mean")
+BANDED, ENDS = (*LATENCIES_OF_LOADS, "output_tokens_per_s"), ("low", "high")
+OF_LOADS = (*BANDED, "tokens_per_s_per_device", "tokens_per_s_per_user")
+"""What is shown of systems at several loads; of some of it the ends of the 80 % interval are known."""
 TABLE, SUMMARY = "points.csv", "sweep.json"
 
 
@@ -47,6 +52,8 @@ class Sweep(Result):
         Points computed now; the others were there.
     kernels : list of dict
         With ``kernel: best`` one row a kernel of each point's step.
+    measured : list of dict
+        Measured points: values of the axes, and of metrics.
     """
 
     study: SweepFile
@@ -56,6 +63,7 @@ class Sweep(Result):
     ran: int
     folder: Path
     kernels: Records = field(default_factory=list)
+    measured: Records = field(default_factory=list)
 
     @property
     def failed(self) -> int:
@@ -98,7 +106,8 @@ class Sweep(Result):
     def rows(self) -> Rows:
         shown = self.best or [row for row in self.table if row["error"] is None]
         wanted = [*self.study.columns, *(self.study.objectives or self.study.kind.shown)]
-        return [{name: row[name] for name in wanted} for row in shown[:MOST_BEST]]
+        wanted = [*self.study.columns, *OF_LOADS] if self.study.load else wanted
+        return [{name: row[name] for name in wanted} for row in shown[: None if self.study.load else MOST_BEST]]
 
     def blocks(self) -> Blocks:
         text = f"{self.study.title}: {len(self.table):,} points, {self.done:,} done, {self.failed:,} failed"
@@ -111,6 +120,8 @@ class Sweep(Result):
                 out.append(f"best for {goals}: {points} that no other{among(self.study.workloads)} beats in all")
             out.append(self.rows())
             out += not_like_for_like(self._bases())
+        if self.measured:
+            out += ["measured points, and the error of the simulation:", self.errors_of_measured()]
         for text, count in list(self.errors.items())[:MOST_ERRORS]:
             out.append(f"{count:,} failed: {text}")
         first = [row for row in self.kernels if row["point"] == self.kernels[0]["point"]]
@@ -130,7 +141,39 @@ class Sweep(Result):
     def drawings(self) -> Sequence[Drawing]:
         """The trade-off of the study's first two objectives."""
         study, good = self.study, [row for row in self.table if row["feasible"]]
+        if study.load:
+            return self._curves(good) if good else ()
         return trade_off_of(study.title, good, study.objectives, study.columns, study.workloads)
+
+    def _curves(self, rows: Rows) -> list[Drawing]:
+        """Throughput per device over the rate of a user, and latencies over the load, with measured points."""
+        import pandas as pd
+
+        from ...plots import throughput_latency, throughput_pace
+
+        load, title, note = self.study.load, self.study.title, " Hollow: measured." if self.measured else ""
+        measured = pd.DataFrame([{"run": row["system"], **row} for row in self.measured]) if self.measured else None
+        table = pd.DataFrame(list(rows)).assign(run=lambda table: table["system"], within=True)
+        table.columns = [name.removeprefix(f"{OF_RUN}intervals.").replace(".", "_") for name in table.columns]
+        pace = throughput_pace(table, (load,), title, measured)
+        latencies = throughput_latency(table, LATENCIES_OF_LOADS, title, load=load, measured=measured)
+        return [
+            Drawing(pace, f"Output per device over the tokens/s of a user.{note}"),
+            Drawing(latencies, f"Latencies over the load; bands: 80 % intervals, where errors are known.{note}"),
+        ]
+
+    def errors_of_measured(self) -> Records:
+        """Each measured value, the simulated one and its error, and the ends of the 80 % interval, if known."""
+        axes, rows = self.study.columns, {tuple(row[c] for c in self.study.columns): row for row in self.table}
+        out: Records = []
+        for point in self.measured:
+            row = rows.get(tuple(point[c] for c in axes), {})
+            for metric in (n for n in point if n not in axes):
+                value, simulated = point[metric], row.get(metric)
+                out.append({c: point[c] for c in axes} | {"metric": metric, "measured": value, "simulated": simulated})
+                out[-1]["error"] = None if simulated is None or not value else simulated / value - 1
+                out[-1] |= {f"{end} 80%": row.get(f"{OF_RUN}intervals.{metric}.{end}") for end in ENDS}
+        return out
 
     def _bases(self) -> Iterator[tuple[str, Bases]]:
         """Return the basis of each row, by its system."""
@@ -138,22 +181,45 @@ class Sweep(Result):
             yield (systems_of(self.points[row["point"]].settings), Bases(row["basis"] or "", row["energy_basis"] or ""))
 
 
+def read_measured(path: Path, columns: Sequence[str], metrics: Collection[str]) -> Records:
+    """Read measured points: a CSV with a column for each axis (`concurrency` is `closed_loop`) and for metrics.
+
+    Raises
+    ------
+    InputError
+        No CSV, or one without these columns, or with texts as metrics.
+    """
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path, comment="#").rename(columns={"concurrency": "closed_loop"})
+    except (OSError, ValueError) as error:
+        raise InputError(path, f"cannot be read as a CSV: {error}") from None
+    known = [name for name in table.select_dtypes("number") if name in metrics]
+    if not known or not {*columns} <= {*table.columns}:
+        raise InputError(
+            path, f"needs columns {', '.join(columns)}, and numbers of a metric, such as {', '.join(OF_LOADS)}"
+        )
+    return [{str(name): x for name, x in row.items()} for row in table[[*columns, *known]].to_dict("records")]
+
+
 def sweep(
-    study: str | Path,
+    study: str | Path | Mapping[str, Any],
     out: str | Path | None = None,
     *,
     objectives: Mapping[str, str] | None = None,
     workers: int | None = None,
     dask: str | None = None,
     progress: OnProgress | None = None,
+    measured: str | Path | None = None,
     also: Callable[[Sweep, OutputFolder], object] | None = None,
 ) -> Sweep:
     """Simulate every point of a study that its folder does not hold yet.
 
     Parameters
     ----------
-    study : str or Path
-        YAML file; see docs/guide-sweeps.md.
+    study : str, Path or mapping
+        YAML file, or what would be in it; see docs/guide-sweeps.md.
     out : str or Path, optional
         Folder of the results; default: the name of the file. A later call with the same folder computes only points
         that are missing or whose code or files changed.
@@ -165,6 +231,8 @@ def sweep(
         Address of a Dask scheduler, instead of processes.
     progress : callable, optional
         Called with (points done, points in all) as they finish.
+    measured : str or Path, optional
+        CSV of measured points: columns of the axes and of metrics.
     also : callable, optional
         Given the result and the folder before it is closed, to write more into it: the command line's report.
 
@@ -175,8 +243,9 @@ def sweep(
     """
     import pandas as pd
 
-    path, where = Path(study), Workers(workers, dask, isolated=True)
-    plan = read_sweep(path, objectives)
+    path = Path("sweep") if isinstance(study, Mapping) else Path(study)
+    plan, where = read_sweep(study, objectives), Workers(workers, dask, isolated=True)
+    points_measured = [] if measured is None else read_measured(Path(measured), plan.columns, plan.kind.metrics)
     folder = Path(out) if out is not None else Path(path.stem)
     every = list(plan.points())
     if not every:
@@ -193,7 +262,7 @@ def sweep(
             for (key, point), outcome in zip(points.items(), outcomes, strict=True)
             for kernel in (outcome.metrics or {}).get("kernels", ())
         ]
-        result = Sweep(plan, rows, points, stored.version, runs.ran, folder, kernels)
+        result = Sweep(plan, rows, points, stored.version, runs.ran, folder, kernels, points_measured)
         columns = {name: np.array([row[name] for row in rows], dtype=object) for name in rows[0]}
         files.csv(TABLE, columns, floats="%.17g")
         if kernels:
@@ -210,7 +279,8 @@ def _row(study: SweepFile, key: str, point: SweepPoint, outcome: Outcome) -> dic
     parts = (n for setting, names in OF_PARTS.items() for n in names if setting in point.settings)
     shown = read_quantiles(point.settings.get(PERCENTILES))
     latencies = (f"{name}_{q}" for name in LATENCIES for q in shown) if study.kind is OF_RUNS else ()
-    known = (*study.kind.metrics, *latencies, *BASES, *parts)
+    bands = (f"{OF_RUN}intervals.{name}.{end}" for name in BANDED for end in ENDS) if study.load else ()
+    known = (*study.kind.metrics, *latencies, *BASES, *parts, *bands)
     row |= {name: metrics.get(name) for name in dict.fromkeys((*known, *study.asked))}
     feasible = outcome.error is None and study.feasible({**point.settings, **row})
     return row | {"feasible": feasible, "error": outcome.error}
