@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ...devices.collectives.plans import BY_COST
 from ...devices.spec import SystemSpec
-from ...simulator.frameworks.keys import Keys
+from ...simulator.frameworks.keys import Keys, listed
+from ...simulator.frameworks.sharing import refuse_unknown
 from ...simulator.scenario.load import load
 from ...workloads.errors import InputError
 from ...workloads.hf.json_file import read_json_object
@@ -27,6 +29,19 @@ def _count(keys: Keys, key: str) -> int | None:
 
 def _flag(keys: Keys, key: str) -> bool:
     return keys.flag(key, False)
+
+
+def _one_of(known: Mapping[str, Any]) -> Read:
+    """A reader of names, each of which means a value."""
+    return lambda keys, key: known[keys.one_of(key, "", tuple(known))]
+
+
+def _modules(keys: Keys, key: str) -> str:
+    """Modules to offload, where Megatron offloads by module."""
+    value = keys.values[key]
+    if not isinstance(value, list):
+        raise keys.wrong(key, "a list of modules")
+    return ",".join(map(str, value)) * keys.flag("fine_grained_activation_offloading", False)
 
 
 def _layout(keys: Keys, key: str) -> str:
@@ -66,6 +81,9 @@ SHARDED = {"no_shard": 0, "optim": 1, "optim_grads": 2, "optim_grads_params": 3}
 CHECKPOINTS = {"selective": "layernorm,mlp", "memory_budget": "auto"}
 """Recomputation of torchtitan's checkpoints. Its selective ones keep every second product: nearest are norms and dense blocks."""
 
+CP_TYPES = {"p2p": "ring", "all_gather": "all-gather", "a2a": "all-to-all"}
+"""Exchanges of keys among context-parallel ranks as Megatron names them, and ours."""
+
 MEGATRON: Mapping[str, tuple[str, Read]] = {
     "model.tensor_model_parallel_size": ("tp", _count),
     "model.pipeline_model_parallel_size": ("pp", _count),
@@ -88,14 +106,22 @@ MEGATRON: Mapping[str, tuple[str, Read]] = {
         lambda keys, key: keys.count(key, 0) * keys.flag("cpu_offloading", False),
     ),
     "optimizer.offload_optimizer_states": ("offload_optimizer", _flag),
+    "model.cp_comm_type": ("cp_exchange", _one_of(CP_TYPES)),
+    "model.offload_modules": ("offload_modules", _modules),
+    "model.moe_token_dispatcher_type": (
+        "all_to_all",
+        lambda keys, key: (
+            BY_COST if keys.text(key, "") == "alltoall" and keys.count("expert_model_parallel_size", 1) > 1 else None
+        ),
+    ),
     "ddp.num_distributed_optimizer_instances": ("replicas", _count),
-    "ddp.data_parallel_sharding_strategy": ("zero", lambda keys, key: SHARDED[keys.one_of(key, "", tuple(SHARDED))]),
+    "ddp.data_parallel_sharding_strategy": ("zero", _one_of(SHARDED)),
     "ddp.use_distributed_optimizer": ("zero", lambda keys, key: int(keys.flag(key, False))),
 }
 """Keys of Megatron-Bridge's configuration (src/megatron/bridge/training/config.py) that bear on a step, and the option of `train` that each is; a
 strategy of sharding comes before the distributed optimizer."""
-PIPELINES = {"1F1B": "1f1b", "Interleaved1F1B": "1f1b"}
-"""Pipeline schedules of torchtitan, and ours."""
+PIPELINES = {"1F1B": 1, "Interleaved1F1B": 2, "1f1b": 1, "interleaved_1f1b": 2}
+"""Pipeline schedules of torchtitan, and the parts of each stage."""
 TITAN: Mapping[str, tuple[str, Read]] = {
     "training.seq_len": ("seq", _count),
     "training.global_batch_size": ("batch", lambda keys, key: keys.count(key, None, least=-1)),
@@ -105,9 +131,10 @@ TITAN: Mapping[str, tuple[str, Read]] = {
     "parallelism.expert_parallel_degree": ("ep", _count),
     "parallelism.enable_async_tensor_parallel": ("overlap_tp", _flag),
     "parallelism.data_parallel_replicate_degree": ("replicas", _count),
-    "parallelism.pipeline_parallel_schedule": (
-        "schedule",
-        lambda keys, key: PIPELINES[keys.one_of(key, "", tuple(PIPELINES))],
+    "parallelism.pipeline_parallel_schedule": ("interleave", _one_of(PIPELINES)),
+    "parallelism.context_parallel_rotate_method": (
+        "cp_exchange",
+        _one_of({"allgather": "all-gather", "alltoall": "ring"}),
     ),
     "parallelism.data_parallel_shard_degree": (
         "zero",
@@ -133,12 +160,18 @@ def read_recipe(path: str | Path) -> tuple[dict[str, Any], int | None]:
         raise InputError(f"--recipe {where}", f"cannot be read: {error}") from None
     if raw is None:
         raw = read_json_object(where) if where.suffix == ".json" else read_yaml(where)
-    titan = "parallelism" in raw
+    titan = "parallelism" in raw or "training" in raw
     if not titan and not isinstance(raw.get("model"), Mapping):
         raise InputError(
             f"--recipe {where}", "must have the block `model` of Megatron-Bridge or `parallelism` of torchtitan"
         )
+    if titan:  # sections of 2024
+        old = {key: value for name in ("training", "experimental") for key, value in (raw.get(name) or {}).items()}
+        raw["parallelism"] = {key: value for key, value in old.items() if f"parallelism.{key}" in TITAN} | raw.get(
+            "parallelism", {}
+        )
     file, options = Keys(where, raw), dict[str, Any]()
+    _check_keys(file, "torchtitan" if titan else "megatron-bridge")
     for path_of_key, (name, read) in (TITAN if titan else MEGATRON).items():
         section, _, key = path_of_key.rpartition(".")
         keys = file.part(section) if section else file
@@ -147,12 +180,27 @@ def read_recipe(path: str | Path) -> tuple[dict[str, Any], int | None]:
     model = file.part("model").values
     if not titan:
         return options | _recomputed(model) | _graphs(model), None
-    if "float8" in str(model.get("converters")):
-        options["dtype"] = "fp8"
-    local = file.part("training").count("local_batch_size", 1)
+    converters = str(model.get("converters"))
+    if "float8" in converters or "mx" in converters:
+        options["dtype"] = "fp8" if "float8" in converters else "mxfp8"
+    training, stages = file.part("training"), options.get("pp") or 1
+    local = training.count("local_batch_size", training.count("batch_size", 1))
     piece = file.part("parallelism").count("pipeline_parallel_microbatch_size", 1)
-    options["micro_batch"] = piece if options.get("pp", 1) > 1 else local
-    return options, None if options.get("batch", -1) > 0 else local
+    if "pipeline_parallel_degree" in file.part("experimental").values:  # as many micro-batches as stages, unless said
+        piece = max(local // file.part("experimental").count("pipeline_parallel_microbatches", stages), 1)
+    options["micro_batch"] = piece if stages > 1 else local
+    usual = {"overlap_tp": False, "cp_exchange": "all-gather"}
+    return usual | options, None if options.get("batch", -1) > 0 else local
+
+
+def _check_keys(file: Keys, framework: str) -> None:
+    """Refuse keys that no list has, and settings that bear on a step and are not simulated."""
+    known = listed(framework)
+    for name, names in known.sections.items():
+        if not isinstance(file.values.get(name), str):  # a recipe's name
+            section = file.part(name) if name else file
+            refuse_unknown(section, [*names, *known.harmless])
+            section.refuse_unsimulated(framework, name)
 
 
 def _recomputed(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,10 +216,10 @@ def _recomputed(model: Mapping[str, Any]) -> dict[str, Any]:
 
 def _graphs(model: Mapping[str, Any]) -> dict[str, Any]:
     """CUDA graphs as Megatron says them."""
-    kind, scope = model.get("cuda_graph_impl") or "none", model.get("cuda_graph_scope")
+    kind, scope = model.get("cuda_graph_impl") or "none", model.get("cuda_graph_modules", model.get("cuda_graph_scope"))
     if kind == "none":
         return {"graphs": "none"}
-    return {"graphs": "full" if kind == "local" or "full" in str(scope) else "partial"}
+    return {"graphs": "full" if kind in ("local", "full_iteration") or "full" in str(scope) else "partial"}
 
 
 def train_recipe(

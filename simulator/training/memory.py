@@ -64,18 +64,14 @@ def host_seconds(system: SystemSpec, moved_bytes: float, option: str = "--offloa
     return moved_bytes / tier.bandwidth_bytes_per_s
 
 
-def offloaded(layer: Passes, system: SystemSpec, layers: float = 1.0, moved_bytes: float | None = None) -> Passes:
-    """A layer whose activations, or `moved_bytes` of them, go to the host while as many layers as there are to each offloaded one compute; two are on their way."""
-    option = "--offload" if moved_bytes is None else "--offload-modules"
-    moved = layer.kept_bytes if moved_bytes is None else moved_bytes
-    took = host_seconds(system, moved, option)
+def offloaded(layer: Passes, system: SystemSpec, moved_bytes: float, layers: float, option: str) -> Passes:
+    """A layer of whose activations some go to the host while as many layers as there are to each such one compute; two are on their way."""
+    took = host_seconds(system, moved_bytes, option)
     forward, backward = (
         {**way, OFFLOAD: max(took - layers * sum(way.values()), 0.0)} for way in (layer.forward, layer.backward)
     )
-    working = layer.working_bytes * (moved_bytes is not None) + AHEAD * moved
-    return replace(
-        layer, forward=forward, backward=backward, kept_bytes=layer.kept_bytes - moved, working_bytes=working
-    )
+    kept, working = layer.kept_bytes - moved_bytes, layer.working_bytes + AHEAD * moved_bytes
+    return replace(layer, forward=forward, backward=backward, kept_bytes=kept, working_bytes=working)
 
 
 @dataclass(frozen=True, slots=True)

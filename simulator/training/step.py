@@ -167,13 +167,12 @@ def _stages(bench: LayerPrices) -> tuple[TrainingStage, ...]:
             bench.layer(layer, old, [next(experts) for _ in layer.expert_parts], i < full)
             for i, (layer, old) in enumerate(zip(stage.layers, uncut_stage.layers, strict=True))
         ]
-        if bench.options.offload_modules:
-            priced = [offloaded(p, d.system, moved_bytes=p.moved_bytes) for p in priced]
+        share, option = (
+            (len(priced) / min(offload, len(priced)), "--offload") if offload else (1.0, "--offload-modules")
+        )
+        moved = [p.kept_bytes if i < offload else p.moved_bytes for i, p in enumerate(priced)]
         layers = iter(
-            [
-                offloaded(p, d.system, len(priced) / min(offload, len(priced))) if i < offload else p
-                for i, p in enumerate(priced)
-            ]
+            offloaded(p, d.system, size, share, option) if size else p for p, size in zip(priced, moved, strict=True)
         )
         passes.append([tuple(islice(layers, size)) for size in layout.chunks[s :: layout.pp]])
     embedding, head = bench.embedding(), bench.head()

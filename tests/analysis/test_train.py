@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from opbyte import fastest_training, train
+from opbyte.analysis.answers.train_recipe import read_recipe
 from opbyte.analysis.validate.runs.client_runs import read_client_runs
 
 if TYPE_CHECKING:
@@ -113,6 +114,11 @@ model:
   mtp_num_layers: 1
   cuda_graph_impl: transformer_engine
   cuda_graph_scope: [attn, moe_router, moe_preprocess]
+  moe_token_dispatcher_type: alltoall
+  fine_grained_activation_offloading: true
+  offload_modules: [expert_fc1]
+  cp_comm_type: p2p
+  moe_permute_fusion: true
 train: {global_batch_size: 4096, micro_batch_size: 1}
 comm_overlap: {overlap_moe_expert_parallel_comm: true}
 mixed_precision: bf16_with_mxfp8_mixed
@@ -132,6 +138,20 @@ mode = "full"
 """
 
 
+OLD = """
+[training]
+batch_size = 32
+seq_len = 8192
+tensor_parallel_degree = 8
+[experimental]
+pipeline_parallel_degree = 8
+pipeline_parallel_schedule = "interleaved_1f1b"
+enable_async_tensor_parallel = true
+[activation_checkpoint]
+mode = "full"
+"""
+
+
 def test_a_recipe_is_the_same_as_its_options(ask: Ask, tmp_path: Path) -> None:
     """Keys of Megatron-Bridge and of torchtitan; an option that is given stands before the file's."""
     (tmp_path / "bridge.yaml").write_text(MEGATRON)
@@ -141,12 +161,33 @@ def test_a_recipe_is_the_same_as_its_options(ask: Ask, tmp_path: Path) -> None:
     same = train(
         "deepseek-v3", "gb200-4x64", batch=4096, seq=4096, tp=1, pp=4, interleave=4, ep=64, recompute="mla_up_proj", sequence_parallel=False,
         pipeline_layout="Et*4|(t*4|)*14tmL", overlap_experts=True, graphs="partial", dtype="mxfp8",
+        offload_modules="expert_fc1", all_to_all="auto",
     )  # fmt: skip
     assert read["step_seconds"] == same.step.seconds
     assert read["layers_of_parts"] == [4] * 15 + [3]
     assert changed["batch"] == 8192
     titan = ask("train", "llama-3-8b", "--system", "h100-x8", "--recipe", tmp_path / "job.toml", "--json").json()
     assert (titan["batch"], titan["micro_batch"], titan["zero"], titan["recompute"]) == (16, 2, 3, "full")
+
+
+def test_jobs_of_2024_are_read(tmp_path: Path) -> None:
+    """Sections of torchtitan@0011fb9; a local batch is as many micro-batches as there are stages, unless said."""
+    job = tmp_path / "job.toml"
+    job.write_text(OLD)
+    options, local = read_recipe(job)
+    same = {
+        "seq": 8192,
+        "tp": 8,
+        "pp": 8,
+        "interleave": 2,
+        "overlap_tp": True,
+        "cp_exchange": "all-gather",
+        "recompute": "full",
+        "micro_batch": 4,
+    }
+    assert (options, local) == (same, 32)
+    job.write_text(OLD.replace("[activation", "pipeline_parallel_microbatches = 32\n[activation"))
+    assert read_recipe(job)[0]["micro_batch"] == 1
 
 
 @pytest.mark.parametrize(
@@ -165,6 +206,12 @@ def test_a_recipe_is_the_same_as_its_options(ask: Ask, tmp_path: Path) -> None:
             "ddp.data_parallel_sharding_strategy: unknown 'optim_grad'; did you mean 'optim_grads'",
         ),
         ("model: {pipeline_model_parallel_layout: [[a]]}", "must be a layout string, or lists of embedding, decoder"),
+        (
+            "model: {tensor_parallel_size: 2}",
+            "model.tensor_parallel_size: unknown key; did you mean 'tensor_model_parallel_size'",
+        ),
+        ("model: {moe_token_dropping: true}", "model.moe_token_dropping: must be false: no token is dropped"),
+        ("model: {cp_comm_type: a2a+p2p}", "model.cp_comm_type: unknown 'a2a+p2p'"),
     ],
 )
 def test_a_bad_recipe_is_one_line(ask: Ask, tmp_path: Path, text: str, line: str) -> None:

@@ -10,6 +10,7 @@ import json
 from dataclasses import replace
 from itertools import accumulate, pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -21,7 +22,7 @@ from opbyte.devices.spec import SystemSpec
 from opbyte.simulator.training.layers import sustained
 from opbyte.simulator.training.pipeline import dual_order, in_flight, order, pipeline_chunks, schedule
 from opbyte.simulator.training.states import BytesPerWeight, ParameterCounts, states
-from opbyte.simulator.training.step import pass_seconds
+from opbyte.simulator.training.step import TrainingStep, pass_seconds
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import CapacityError, InputError
 from opbyte.workloads.model import ModelSpec, embedding_ops, layer_ops
@@ -307,34 +308,40 @@ def test_recomputing_modules_saves_what_the_report_says() -> None:
     assert kept("none", "bf16") - kept("layernorm", "bf16") == pytest.approx(8.2, rel=0.25)  # it counts small ones too
 
 
-def test_more_recomputation_keeps_less_and_takes_longer() -> None:
-    ways = ("none", "mla_up_proj", "mla_up_proj,moe_act", "mla_up_proj,moe_act,layernorm", "full:4", "full")
-    found = [train("deepseek-v3", roomy("gb200-x64"), batch=64, ep=64, tp=1, pp=1, recompute=way).step for way in ways]
-    assert all(a.memory.activations > b.memory.activations for a, b in pairwise(found[:4]))
-    assert all(a.seconds < b.seconds for a, b in pairwise(found[:4]))
-    assert found[0].memory.activations > found[4].memory.activations > found[5].memory.activations
-    assert found[0].seconds < found[4].seconds < found[5].seconds
-    assert found[0].flops.hardware < found[4].flops.hardware < found[5].flops.hardware
+RECOMPUTED = {
+    "llama-3-8b": ("none", "layernorm", "layernorm,mlp", "full:4", "full"),
+    "deepseek-v3": ("none", "mla_up_proj", "mla_up_proj,moe_act", "mla_up_proj,moe_act,layernorm", "full:4", "full"),
+}
 
 
-def test_narrower_formats_are_faster_and_keep_less() -> None:
-    """Casts cost less than products in 8 and 4 bits save, and inputs are kept in the format."""
-    found = [
-        train(
-            "llama-3.1-405b",
-            roomy("gb300-4x64"),
-            batch=64,
-            seq=8192,
-            tp=4,
-            pp=8,
-            interleave=4,
-            dtype=dtype,
-            recompute="none",
-        ).step
-        for dtype in ("bf16", "mxfp8", "nvfp4")
-    ]
-    assert found[0].seconds > found[1].seconds > found[2].seconds
-    assert found[0].memory.activations > found[1].memory.activations > found[2].memory.activations
+@pytest.mark.parametrize("model", list(RECOMPUTED))
+def test_what_keeps_less_takes_longer(model: str) -> None:
+    """Recomputation; larger micro-batches keep more, narrower formats are faster and keep less, and more devices cost their exchanges at most."""
+
+    def step(nodes: int = 1, **options: Any) -> TrainingStep:
+        usual = {
+            "batch": 64 * nodes,
+            "seq": 4096,
+            "ep": 64 if model == "deepseek-v3" else None,
+            "tp": 1,
+            "recompute": "none",
+        }
+        return train(model, roomy(f"gb200-{nodes}x64"), **usual | options).step
+
+    ways = [step(recompute=way) for way in RECOMPUTED[model]]
+    modules, whole = ways[:-2], [ways[0], *ways[-2:]]  # whole layers are another series
+    for a, b in [*pairwise(modules), *pairwise(whole)]:
+        assert a.seconds < b.seconds
+        assert a.memory.activations > b.memory.activations
+    assert all(a.flops.hardware < b.flops.hardware for a, b in pairwise(whole))
+    sizes = [step(batch=256, micro_batch=n).memory.total for n in (1, 2, 4)]
+    assert sizes == sorted(sizes)
+    for a, b in pairwise(step(dtype=dtype) for dtype in ("bf16", "mxfp8", "nvfp4")):
+        assert a.seconds > b.seconds
+        assert a.memory.activations > b.memory.activations
+    one, two = step(1), step(2)
+    waits = sum(took for name, took in two.by_stream.items() if name.endswith("parallel"))
+    assert two.seconds <= one.seconds + waits
 
 
 def test_context_parallel_ranks_share_a_sequence() -> None:
