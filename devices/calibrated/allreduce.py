@@ -17,13 +17,13 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from ...workloads.jit import compiled, compiled_part
+from ...workloads.jit import compiled_part
 from ...workloads.kernel_tables import KernelTable, framework
 from ...workloads.ops import LIBRARY_SUMS, Op
 from ...workloads.records import Records
 from .family import F8, Family, parameters_of, register
 from .hardware import C_16
-from .terms import Parts, Work, by_protocol, by_ranks, link_among, put_price
+from .terms import Parts, Work, by_protocol, by_ranks, link_among, rows_of
 
 QUANTITIES = ("bytes", "ranks", "own_kernel")
 
@@ -81,13 +81,6 @@ def parts(parameters: Records, hardware: Records, inputs: Records) -> Parts:
     return max(total, inputs.bytes / hardware.link_bandwidth), 0.0, wire, fixed
 
 
-@compiled
-def rows(parameters: Records, hardware: Records, inputs: Records, out: Records) -> None:
-    """Compute many all-reduces; see `Family.rows`."""
-    for i in range(inputs.shape[0]):
-        put_price(out[i], parts(parameters, hardware, inputs[i]), work(inputs[i]), hardware)
-
-
 def from_table(table: KernelTable) -> F8:
     """Quantities of measured rows."""
     custom = np.array([name.startswith("custom") for name in table["kernel"]])
@@ -106,6 +99,9 @@ def from_op(op: Op) -> F8 | None:
 def work(inputs: Records) -> Work:
     """What a device must send: its message once, where the switch adds up."""
     return 0.0, 0.0, inputs.bytes, C_16
+
+
+rows = rows_of("allreduce", parts, work)
 
 
 def _kernel(inputs: Records) -> npt.NDArray[np.int64]:

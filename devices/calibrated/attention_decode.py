@@ -17,13 +17,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ...workloads.jit import compiled, compiled_part
+from ...workloads.jit import compiled_part
 from ...workloads.kernel_tables import KernelTable, framework
 from ...workloads.ops import Op
 from ...workloads.records import Records
 from .family import F8, Family, parameters_of, register
 from .hardware import C_16, CODES
-from .terms import ATTENTION_KERNELS, COLD, Parts, Work, of_heads, put_price, resident, soft_max, value_bytes
+from .terms import ATTENTION_KERNELS, COLD, Parts, Work, of_heads, resident, rows_of, soft_max, value_bytes
 
 QUANTITIES = ("batch", "keys", "heads_q", "heads_kv", "head_dim", "kv_bytes", "gap", "copies",
               "packs", "fa2_window", "beside", "queries")  # fmt: skip
@@ -91,13 +91,6 @@ def parts(parameters: Records, hardware: Records, inputs: Records) -> Parts:
     return fixed + busy, work_s, memory_s, fixed
 
 
-@compiled
-def rows(parameters: Records, hardware: Records, inputs: Records, out: Records) -> None:
-    """Compute many calls; see `Family.rows`."""
-    for i in range(inputs.shape[0]):
-        put_price(out[i], parts(parameters, hardware, inputs[i]), work(inputs[i]), hardware)
-
-
 def from_table(table: KernelTable) -> F8:
     """Quantities of measured rows; graph replays and profilers re-read one KV cache."""
     keys, window = table["kv_len"], table["window"]
@@ -145,6 +138,9 @@ def work(inputs: Records) -> Work:
     flops = 4.0 * batch * heads * dim * inputs.keys
     cached = 2.0 * inputs.heads_kv * inputs.keys * inputs.kv_bytes
     return flops, batch * dim * (cached + 4.0 * heads), 0.0, C_16
+
+
+rows = rows_of("attention_decode", parts, work)
 
 
 @compiled_part

@@ -18,14 +18,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ...workloads.jit import compiled, compiled_part
+from ...workloads.jit import compiled_part
 from ...workloads.kernel_tables import KernelTable, framework
 from ...workloads.ops import Op
 from ...workloads.records import Records
 from .family import F8, Family, parameters_of, register
 from .hardware import C_16, C_FP8, CODES
 from .libraries import BLACKWELL, HOPPER
-from .terms import ATTENTION_KERNELS, Parts, Work, attained, of_heads, put_price, resident, soft_max, value_bytes
+from .terms import ATTENTION_KERNELS, Parts, Work, attained, of_heads, resident, rows_of, soft_max, value_bytes
 
 QUANTITIES = ("batch", "q", "keys", "kv", "heads_q", "heads_kv", "head_dim", "windowed",
               "prefixed", "fp8", "kv_bytes", "gap", "rotates", "hidden", "beside")  # fmt: skip
@@ -93,13 +93,6 @@ def parts(parameters: Records, hardware: Records, inputs: Records) -> Parts:
     return total, compute_s, memory_s, fixed
 
 
-@compiled
-def rows(parameters: Records, hardware: Records, inputs: Records, out: Records) -> None:
-    """Compute many calls; see `Family.rows`."""
-    for i in range(inputs.shape[0]):
-        put_price(out[i], parts(parameters, hardware, inputs[i]), work(inputs[i]), hardware)
-
-
 def from_table(table: KernelTable) -> F8:
     """Quantities of measured rows."""
     q, prefix, window = table["q_len"], table["kv_prefix"], table["window"]
@@ -155,6 +148,9 @@ def work(inputs: Records) -> Work:
     flops = 4.0 * heads * inputs.heads_q * inputs.q * inputs.keys
     moved = heads * (4.0 * inputs.heads_q * inputs.q + 2.0 * inputs.heads_kv * inputs.kv * inputs.kv_bytes)
     return flops, moved, 0.0, C_FP8 if inputs.fp8 > 0.0 else C_16
+
+
+rows = rows_of("attention_prefill", parts, work)
 
 
 @compiled_part

@@ -10,14 +10,14 @@ from enum import IntEnum
 
 import numpy as np
 
-from ...workloads.jit import compiled, compiled_part
+from ...workloads.jit import compiled_part
 from ...workloads.kernel_schemas import COLLECTIVE
 from ...workloads.kernel_tables import KernelTable
 from ...workloads.ops import Op
 from ...workloads.records import Records
 from .family import F8, Family, parameters_of, register
 from .hardware import C_16
-from .terms import Parts, Work, by_protocol, by_ranks, link_among, put_price
+from .terms import Parts, Work, by_protocol, by_ranks, link_among, rows_of
 
 QUANTITIES = ("bytes", "ranks", "kind")
 Kind = IntEnum("Kind", "GATHER SCATTER EXCHANGE SEND", start=0)
@@ -55,13 +55,6 @@ def parts(parameters: Records, hardware: Records, inputs: Records) -> Parts:
     return max(total, floor), 0.0, wire, fixed + hops
 
 
-@compiled
-def rows(parameters: Records, hardware: Records, inputs: Records, out: Records) -> None:
-    """Compute many collectives; see `Family.rows`."""
-    for i in range(inputs.shape[0]):
-        put_price(out[i], parts(parameters, hardware, inputs[i]), work(inputs[i]), hardware)
-
-
 def from_table(table: KernelTable) -> F8:
     """Quantities of measured rows."""
     kind = [COLLECTIVE.index(name.partition(":")[2]) for name in table["kernel"]]
@@ -83,6 +76,9 @@ def work(inputs: Records) -> Work:
     n = inputs.ranks
     share = 1.0 if int(inputs.kind) == Kind.SEND else (n - 1.0) / n
     return 0.0, 0.0, inputs.bytes * share, C_16
+
+
+rows = rows_of("collectives", parts, work)
 
 
 COLLECTIVES = register(

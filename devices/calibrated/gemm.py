@@ -19,7 +19,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from ...workloads.jit import compiled, compiled_part
+from ...workloads.jit import compiled_part
 from ...workloads.kernel_tables import KernelTable, framework
 from ...workloads.ops import Op
 from ...workloads.records import Records
@@ -40,7 +40,7 @@ from .hardware import (
     WIDENED,
 )
 from .libraries import BLACKWELL, HOPPER, WORKSTATION
-from .terms import COLD, GRAPH_COPIES, Parts, Work, attained, ceil_div, host_seconds, put_price, resident, soft_max
+from .terms import COLD, GRAPH_COPIES, Parts, Work, attained, ceil_div, host_seconds, resident, rows_of, soft_max
 
 QUANTITIES = ("m", "n", "k", "batch", "format", "weight_bytes", "input_bytes", "quantised", "copies", "host_s", "tile")
 """`quantised`: kernels that quantise the activations before, 0 where they come so; `tile`: side of the
@@ -201,13 +201,6 @@ def parts(p: Records, h: Records, x: Records) -> Parts:
     return total, best, memory_s, fixed
 
 
-@compiled
-def rows(p: Records, h: Records, x: Records, out: Records) -> None:
-    """Compute many GEMMs; see `Family.rows`."""
-    for i in range(x.shape[0]):
-        put_price(out[i], parts(p, h, x[i]), work(x[i]), h)
-
-
 def from_table(table: KernelTable) -> F8:
     """Quantities of measured rows: what stayed in the cache depends on how they were timed."""
     code = np.array([CODES[name] for name in table["dtype"]], dtype=np.int64)
@@ -271,6 +264,9 @@ def work(x: Records) -> Work:
     m, n, k, batch = x.m, x.n, x.k, x.batch
     moved = batch * (n * k * x.weight_bytes + m * (k * x.input_bytes + 2.0 * n))
     return 2.0 * m * n * k * batch, moved, 0.0, int(x.format)
+
+
+rows = rows_of("gemm", parts, work)
 
 
 def _kernel(x: Records) -> npt.NDArray[np.int64]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...workloads.jit import compiled, compiled_part
+from ...workloads.jit import compiled_part
 from ...workloads.kernel_tables import KernelTable
 from ...workloads.ops import Op
 from ...workloads.records import Records
@@ -17,7 +17,7 @@ from .block_scaled import Cores, Shape
 from .family import F8, Family, parameters_of, register
 from .gemm import OVERLAP, cool, tiled, warm_rate
 from .hardware import CODES, INPUT_BYTES, WEIGHT_BYTES
-from .terms import Parts, Work, put_price, soft_max
+from .terms import Parts, Work, rows_of, soft_max
 
 QUANTITIES = ("groups", "m_per_group", "n", "k", "format", "weight_bytes", "input_bytes", "masked")
 
@@ -44,13 +44,6 @@ def parts(parameters: Records, hardware: Records, inputs: Records) -> Parts:
     return fixed + soft_max(tiles_s, memory_s, OVERLAP), tiles_s, memory_s, fixed
 
 
-@compiled
-def rows(parameters: Records, hardware: Records, inputs: Records, out: Records) -> None:
-    """Compute many grouped GEMMs; see `Family.rows`."""
-    for i in range(inputs.shape[0]):
-        put_price(out[i], parts(parameters, hardware, inputs[i]), work(inputs[i]), hardware)
-
-
 def from_table(table: KernelTable) -> F8:
     """Quantities of measured rows."""
     code = np.array([CODES[name] for name in table["dtype"]], dtype=np.int64)
@@ -73,6 +66,9 @@ def work(inputs: Records) -> Work:
     groups, m, n, k = inputs.groups, inputs.m_per_group, inputs.n, inputs.k
     moved = groups * (n * k * inputs.weight_bytes + m * (k * inputs.input_bytes + 2.0 * n))
     return 2.0 * groups * m * n * k, moved, 0.0, int(inputs.format)
+
+
+rows = rows_of("grouped_gemm", parts, work)
 
 
 GROUPED = register(

@@ -10,13 +10,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ...workloads.jit import compiled, compiled_part
+from ...workloads.jit import compiled_part
 from ...workloads.kernel_tables import KernelTable
 from ...workloads.ops import Op
 from ...workloads.records import Records
 from .family import F8, Family, parameters_of, register
 from .hardware import C_16, CODES
-from .terms import COLD, Parts, Work, attained, ceil_div, put_price, resident, soft_max
+from .terms import COLD, Parts, Work, attained, ceil_div, resident, rows_of, soft_max
 
 QUANTITIES = ("prefill", "batch", "q", "keys", "kv", "heads", "kv_bytes", "copies")
 """`q`: new tokens of a sequence; `keys`: mean keys that a query sees; `kv`: keys read."""
@@ -79,13 +79,6 @@ def parts(parameters: Records, hardware: Records, inputs: Records) -> Parts:
     return decode_parts(parameters, hardware, inputs)
 
 
-@compiled
-def rows(parameters: Records, hardware: Records, inputs: Records, out: Records) -> None:
-    """Compute many calls; see `Family.rows`."""
-    for i in range(inputs.shape[0]):
-        put_price(out[i], parts(parameters, hardware, inputs[i]), work(inputs[i]), hardware)
-
-
 def from_table(table: KernelTable) -> F8:
     """Quantities of measured rows; graph replays re-read one KV cache."""
     prefill = table["kernel"] == "mla_prefill"
@@ -123,6 +116,9 @@ def work(inputs: Records) -> Work:
         per_pair = 2.0 * LATENT + ROPE
         moved = kv * (LATENT + ROPE) * inputs.kv_bytes + 2.0 * heads * q * per_pair
     return 2.0 * batch * heads * q * inputs.keys * per_pair, batch * moved, 0.0, C_16
+
+
+rows = rows_of("mla", parts, work)
 
 
 @compiled_part

@@ -13,14 +13,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ...workloads.jit import compiled, compiled_part
+from ...workloads.jit import compiled_part
 from ...workloads.kernel_tables import KernelTable
 from ...workloads.ops import Op
 from ...workloads.records import Records
 from .family import F8, Family, parameters_of, register
 from .hardware import C_16, C_FP8, C_FP8_BLOCK, C_MXFP4, C_NVFP4, C_W4A8, C_W4A16, CODES, FORMATS, WEIGHT_BYTES, WIDENED
 from .libraries import HOPPER, WORKSTATION
-from .terms import COLD, Parts, Work, attained, put_price, resident, soft_max
+from .terms import COLD, Parts, Work, attained, resident, rows_of, soft_max
 
 QUANTITIES = ("slots", "routed", "hidden", "inter", "matrices", "local_experts", "active_experts",
               "skew", "format", "weight_bytes", "chain", "copies", "top_k", "wide")  # fmt: skip
@@ -136,13 +136,6 @@ def parts(parameters: Records, hardware: Records, inputs: Records) -> Parts:
     return fixed + moved_s + busy, math_s, weight_s + moved_s, fixed
 
 
-@compiled
-def rows(parameters: Records, hardware: Records, inputs: Records, out: Records) -> None:
-    """Compute many calls; see `Family.rows`."""
-    for i in range(inputs.shape[0]):
-        put_price(out[i], parts(parameters, hardware, inputs[i]), work(inputs[i]), hardware)
-
-
 def from_table(table: KernelTable) -> F8:
     """Quantities of measured rows; every timing re-reads one set of weights."""
     code = np.array([CODES[name] for name in table["dtype"]], dtype=np.int64)
@@ -228,6 +221,9 @@ def work(inputs: Records) -> Work:
     one = inputs.matrices * inputs.hidden * inputs.inter
     moved = inputs.active_experts * one * inputs.weight_bytes + 4.0 * inputs.routed * inputs.hidden
     return 2.0 * inputs.routed * one, moved, 0.0, int(inputs.format)
+
+
+rows = rows_of("moe", parts, work)
 
 
 @compiled_part

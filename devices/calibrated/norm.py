@@ -11,13 +11,13 @@ from enum import IntEnum
 
 import numpy as np
 
-from ...workloads.jit import compiled, compiled_part
+from ...workloads.jit import compiled_part
 from ...workloads.kernel_tables import KernelTable
 from ...workloads.ops import Op
 from ...workloads.records import Records
 from .family import F8, Family, parameters_of, register
 from .hardware import C_16, C_32, CODES
-from .terms import Parts, Work, host_seconds, put_price, resident, soft_max
+from .terms import Parts, Work, host_seconds, resident, rows_of, soft_max
 
 QUANTITIES = ("rows", "cols", "tensors", "bytes", "kernel_class", "warm", "event", "host_s")
 
@@ -66,13 +66,6 @@ def parts(parameters: Records, hardware: Records, inputs: Records) -> Parts:
     return total, 0.0, traffic_s, fixed + latency_s  # the walk along a row is one dependent chain
 
 
-@compiled
-def rows(parameters: Records, hardware: Records, inputs: Records, out: Records) -> None:
-    """Compute many vector kernels; see `Family.rows`."""
-    for i in range(inputs.shape[0]):
-        put_price(out[i], parts(parameters, hardware, inputs[i]), work(inputs[i]), hardware)
-
-
 def from_table(table: KernelTable) -> F8:
     """Quantities of measured rows; some sources read cold tensors."""
     code = np.array([CODES[name] for name in table["dtype"]])
@@ -108,6 +101,9 @@ def work(inputs: Records) -> Work:
     """No matmul FLOP; every tensor is moved once."""
     moved = inputs.rows * inputs.cols * inputs.tensors * inputs.bytes
     return 0.0, moved, 0.0, C_32 if inputs.bytes > 2.0 else C_16
+
+
+rows = rows_of("norm", parts, work)
 
 
 NORM = register(

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...workloads.jit import compiled, compiled_part
+from ...workloads.jit import compiled_part
 from ...workloads.ops import Op
 from ...workloads.records import Records
 from .family import F8, parameters_of
 from .hardware import CODES
-from .terms import COLD, Parts, Work, put_price, resident, soft_max
+from .terms import COLD, Parts, Work, resident, rows_of, soft_max
 
 QUANTITIES = (
     "batch", "tokens", "pairs", "kv", "flops", "pair_bytes", "key_bytes", "token_bytes",
@@ -97,11 +97,7 @@ def at_sums(inputs: Records, batch: float, tokens: float, pairs: float, keys: fl
     return batch > 0.0 and tokens > 0.0
 
 
-@compiled
-def rows(parameters: Records, hardware: Records, inputs: Records, out: Records) -> None:
-    """Compute many calls; see `Family.rows`."""
-    for i in range(inputs.shape[0]):
-        put_price(out[i], parts(parameters, hardware, inputs[i]), work(inputs[i]), hardware)
+rows = rows_of("streamed", parts, work)
 
 
 def from_op(op: Op) -> F8 | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ...workloads.jit import compiled_part
+from ...workloads.jit import compiled, compiled_part
 from ...workloads.records import Records
 from ..cost import bound_code
 from .hardware import C_INT8, HELD
@@ -87,6 +89,24 @@ def put_price(out: Records, parts: Parts, work: Work, hardware: Records) -> None
     out.memory, out.fixed = memory, fixed
     out.bound = bound(total, compute, memory, fixed)
     out.floor_compute, out.floor_memory, out.floor_link = floors(work, hardware)
+
+
+def _rows(parameters: Records, hardware: Records, inputs: Records, out: Records) -> None:
+    for i in range(inputs.shape[0]):
+        put_price(out[i], parts(parameters, hardware, inputs[i]), work(inputs[i]), hardware)  # type: ignore[name-defined]  # noqa: F821
+
+
+def rows_of(
+    family: str, parts: Callable[..., Parts], work: Callable[..., Work]
+) -> Callable[[Records, Records, Records, Records], None]:
+    """Compile ``rows(p, h, x, out)`` of a family, see `Family.rows`, from its compiled parts and work of one call.
+
+    Each family's is a function with a name of its own: Numba files what it compiled by names.
+    """
+    terms = {**globals(), "parts": parts, "work": work}
+    made = FunctionType(_rows.__code__, terms, f"{family}_rows")
+    made.__qualname__ = made.__name__
+    return compiled(made)
 
 
 @compiled_part
