@@ -242,9 +242,8 @@ def _check_choices(options: TrainingOptions) -> None:
     ):  # fmt: skip
         if value not in known:
             raise InputError(f"--{name}", f"must be {', '.join(known[:-1])} or {known[-1]}, not {value!r}")
-    unknown = set(filter(None, options.offload_modules.split(","))) - set(OFFLOADS)
-    if unknown:
-        raise InputError(f"--offload-modules {min(unknown)}", f"must be some of {', '.join(OFFLOADS)}")
+    if options.offload_modules and not set(options.offload_modules.split(",")) <= set(OFFLOADS):
+        raise InputError(f"--offload-modules {options.offload_modules}", f"must be some of {', '.join(OFFLOADS)}")
     if options.offload and options.offload_modules:
         raise InputError("--offload-modules", "cannot be combined with --offload, which moves whole layers; remove one")
     check_recompute(options.recompute)

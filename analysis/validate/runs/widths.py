@@ -135,24 +135,28 @@ def _shifted(row: ErrorRow, known: Mapping[str, Ratios]) -> ErrorRow:
 def _times(rows: Sequence[ErrorRow]) -> float:
     """Return the least factor on all widths with which intervals contain `LEVEL` of the values of left-out sources.
 
-    Of training steps they contain as many of dense models as of those with experts; each release of a recipe counts as a system.
+    Of training steps, dense models count as much as those with experts, and each release of a recipe is another run.
     """
     sources = sorted({r.source for r in rows})
     if len(sources) < FEWEST:
         return 1.0
-    inside, most = np.zeros((2, len(TRIED))), np.zeros((2, 1))
+
+    def kind(row: ErrorRow) -> object:
+        return row.amounts.get("experts") if row.quantity == TRAINING else row.system
+
+    rows_by_kind = Counter(map(kind, rows))
+    inside, most = np.zeros(len(TRIED)), 0.0
     for source in sources:
         left_out, others = ([r for r in rows if (r.source == source) == yes] for yes in (True, False))
-        quantity, error = rows[0].quantity, np.array([r.error for r in left_out])
-        scales = _fit(others, quantity)
-        weights, kind = _weights(left_out), np.zeros(len(left_out))
-        if quantity == TRAINING:
-            weights, kind = np.ones(len(left_out)), _amounts(left_out, ["experts"])[:, 0]
-        by_kind = np.array([weights * (kind == k) for k in (0.0, 1.0)])
+        scales, error, weights = (
+            _fit(others, rows[0].quantity),
+            np.array([r.error for r in left_out]),
+            np.array([1.0 / rows_by_kind[kind(r)] for r in left_out]),
+        )
         ends = (scales.ends(left_out, float(times)) for times in TRIED)
-        inside += np.column_stack([by_kind @ ((low <= error) & (error <= high)) for low, high in ends])
-        most += by_kind.sum(axis=1, keepdims=True)
-    enough = (inside >= LEVEL * most).all(axis=0)
+        inside += [weights @ ((low <= error) & (error <= high)) for low, high in ends]
+        most += float(weights.sum())
+    enough = inside >= LEVEL * most
     return float(TRIED[np.argmax(enough) if enough.any() else -1])
 
 
