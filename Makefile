@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fast lint types bench fuzz mutants replay lines gpu notebooks docs clean
+.PHONY: help demo test fast nightly lint types bench fuzz mutants replay lines gpu notebooks docs clean
 
 help:
 	@echo "make demo       simulate the built-in example (installs into $(VENV) on first use)"
@@ -12,6 +12,7 @@ help:
 	@echo "                WORKERS=N runs N files at a time (here $(WORKERS))"
 	@echo "                ROOM=devices: of one room; CHANGED=1: what differs from main may touch"
 	@echo "make fast       each room's contract, in about a minute"
+	@echo "make nightly    runs of 10^6 requests, and $(EXAMPLES) times as many random scenarios of every path"
 	@echo "make lint       ruff: rules and formatting"
 	@echo "make types      mypy, strict, over every file of the package"
 	@echo "make bench      the timed tests: engine and CPU kernels, with their bars"
@@ -40,9 +41,17 @@ test: $(VENV)/.test
 FAST := tests/test_size.py tests/test_layering.py tests/workloads/test_catalog.py tests/workloads/test_classes.py \
   tests/devices/test_catalog.py tests/devices/test_cost.py tests/devices/test_collectives.py \
   tests/simulator/test_placement.py tests/simulator/test_layout.py tests/simulator/test_policies.py \
+  tests/simulator/test_composed.py \
   tests/analysis/test_show.py tests/analysis/test_cli_help.py
 fast: $(VENV)/.test
 	$(BIN)/python -m pytest -q --numprocesses $(WORKERS) --dist loadfile --durations 20 $(FAST)
+
+# Compiled engines against their slow references and the explicit path, on many more draws than `make test`.
+EXAMPLES ?= 30
+nightly: $(VENV)/.test
+	$(BIN)/python -m pytest -q --numprocesses $(WORKERS) --dist load -m nightly tests
+	OPBYTE_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -q --numprocesses $(WORKERS) --dist load \
+	  $(wildcard tests/simulator/test_*paths*.py) tests/simulator/test_composed.py tests/simulator/test_scheduler.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

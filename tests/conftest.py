@@ -35,6 +35,19 @@ settings.register_profile("shrink", **COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "opbyte"))
 
 
+MORE = int(os.environ.get("OPBYTE_EXAMPLES", "1"))
+"""Times as many examples of every property as its test says: ``make nightly``."""
+
+
+def multiply_examples(items: list[pytest.Item]) -> None:
+    """Raise the number of examples of each property, once for all its parameters."""
+    attribute = "_hypothesis_internal_use_settings"
+    functions = {id(f): f for item in items if hasattr(f := getattr(item, "obj", None), attribute)}
+    for function in functions.values():
+        given = getattr(function, attribute)
+        setattr(function, attribute, settings(given, max_examples=MORE * given.max_examples))
+
+
 LONG = [
     "plan",
     "calibrate_run",
@@ -103,6 +116,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     What depends on measured data is marked, so that it can be run without them too.
     """
+    if MORE > 1:
+        multiply_examples(items)
     cache = getattr(config, "cache", None)  # none with -p no:cacheprovider
     known = cache.get(DURATIONS, {}) if cache else {}
     place = {f"test_{name}": len(LONG) - i for i, name in enumerate(LONG)}

@@ -99,6 +99,8 @@ def read_asked(raw: bytes, chat: bool, model: str, longest: int | None, block: i
         raise Refused(f"stream: must be true or false, not {body['stream']!r:.40}", "stream")
     most = MOST_TOKENS if longest is None else longest
     tokens = _tokens(_text(body.get("messages", [])) if chat else body.get("prompt"), most)
+    if chat and not tokens and body.get("messages"):
+        tokens = [""]  # a chat template adds tokens to an empty message, which engines therefore serve
     if not tokens:
         key = "messages" if chat else "prompt"
         raise Refused(f"{key}: must be {'messages' if chat else 'a text or token ids'}", key)

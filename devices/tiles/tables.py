@@ -20,6 +20,8 @@ from .store import UNFITTED
 
 GRID_COLUMNS = NAMES[:4]
 NEAR = "near_best"
+LEAST_S, MOST_S = 1e-9, 1e6
+"""Shortest and longest time of a kernel [s]: errors are logarithms of ratios of these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +213,7 @@ def _device(
     which = {tuple(s): i for i, s in enumerate(sizes.tolist())}
     times = np.full((len(shapes), len(configs)), np.nan)
     at = [i for i, name in enumerate(rows["device"].cells) if name == device]
-    timed = numbers(rows["measured_s"], 0)[at]
+    timed = numbers(rows["measured_s"], LEAST_S, MOST_S)[at]
     of_shape = np.stack([_whole(rows[key])[at] for key in keys], axis=1).astype(int).tolist()
     of_config = np.stack([_whole(rows[name])[at] for name in NAMES[:6]], axis=1).astype(int).tolist()
     for s, c, seconds in zip(of_shape, of_config, timed, strict=True):
@@ -222,16 +224,17 @@ def _device(
     measured_kept = ~np.isnan(times).all(axis=1)
     measured = MeasuredKernel(
         device, machine, form, shapes, configs, times,
-        numbers(totals["best_s"], 0)[mine], _optional(totals["default_s"])[mine],
-        numbers(totals["grid_median_s"], 0)[mine], _defaults(totals, mine, defaults),
+        numbers(totals["best_s"], LEAST_S, MOST_S)[mine], _optional(totals["default_s"], LEAST_S, MOST_S)[mine],
+        numbers(totals["grid_median_s"], LEAST_S, MOST_S)[mine], _defaults(totals, mine, defaults),
     )  # fmt: skip
     return measured.those(measured_kept)  # of which a configuration in the space was timed
 
 
-def _optional(column: Column) -> F8:
-    """Numbers of a column in which cells may be empty."""
-    cells = ["nan" if str(cell).strip() == "" else cell for cell in column.cells]
-    return numbers(replace(column, cells=cells))
+def _optional(column: Column, least: float = -np.inf, most: float = np.inf) -> F8:
+    """Numbers of a column in which cells may be empty, which are NaN."""
+    given = np.array([str(cell).strip() != "" for cell in column.cells], bool)
+    cells = [cell if one else max(least, 0.0) for cell, one in zip(column.cells, given, strict=True)]
+    return np.where(given, numbers(replace(column, cells=cells), least, most), np.nan)
 
 
 def _defaults(totals: Mapping[str, Column], mine: list[int], otherwise: I8) -> I8:

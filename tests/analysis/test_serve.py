@@ -164,6 +164,8 @@ def test_a_model_is_found_by_its_name(server: Serving) -> None:
     assert httpx.get(f"{server.url}/v1/models/other").status_code == 404
     chat = httpx.post(f"{server.url}/v1/chat/completions", json={"prompt": "a"})
     assert (chat.status_code, chat.json()["error"]["param"]) == (400, "messages")
+    empty = {"messages": [{"role": "user", "content": [{"type": "text", "text": ""}]}], "max_tokens": 1}
+    assert asked.read_asked(json.dumps(empty).encode(), True, "m", 1000, 16).input_tokens == 1
 
 
 def test_a_large_body_is_refused_before_it_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:

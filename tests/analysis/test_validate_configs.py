@@ -23,6 +23,8 @@ from opbyte.devices.tiles.tables import read_configs
 from opbyte.kernels.configs import SPACES
 from opbyte.workloads.errors import InputError
 
+from .test_fuzz import GRID, NEAR, SHAPES
+
 FLOOR = {"A100-SXM-80GB": (0.50, 0.60), "A40-48GB": (0.40, 0.70), "H20-96GB": (0.58, 0.75), "L40-48GB": (0.40, 0.65)}
 """Least hits at 5 and 10 of a model worth having: above chance, the default and a look-up."""
 SEARCHED = {"A100-SXM-80GB": 1068, "A40-48GB": 734, "H20-96GB": 1078, "L40-48GB": 734}
@@ -105,6 +107,15 @@ def test_evolution_finds_a_minimum() -> None:
 def test_missing_tables_are_named(tmp_path: Path, lines: str, part: str) -> None:
     (tmp_path / "fused_moe_near_best.csv").write_text(lines)
     with pytest.raises(InputError, match=part):
+        validate_configs([tmp_path])
+
+
+@pytest.mark.parametrize("seconds", ["-0.0", "1e-320", "inf"])
+def test_times_without_a_logarithm_are_refused(tmp_path: Path, seconds: str) -> None:
+    shapes = SHAPES.replace("8.01e-06", seconds)
+    for name, text in (("near_best", NEAR), ("shapes", shapes), ("grid", GRID)):
+        (tmp_path / f"fused_moe_{name}.csv").write_text(text)
+    with pytest.raises(InputError, match=r"default_s .* must be a number from 1e-09 to 1000000"):
         validate_configs([tmp_path])
 
 
