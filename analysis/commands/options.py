@@ -194,7 +194,10 @@ def counts(text: str, option: str) -> list[int]:
 
 def reals(text: str, option: str) -> list[float]:
     """Comma-separated numbers above 0."""
-    return [check_rate(number(part), option) for part in words(text, option)]
+    try:
+        return [check_rate(float(part), option) for part in words(text, option)]
+    except ValueError:
+        raise InputError(option, f"must be a comma-separated list of numbers above 0, not {text!r:.40}") from None
 
 
 def goals(text: str, option: str) -> dict[str, str]:

@@ -280,9 +280,9 @@ def grid(axes: Axes, axis: Literal["both", "x", "y"] = "both") -> None:
 
 
 def plain_numbers(*axes: Axis) -> None:
-    """Write ticks with three significant digits and without exponents."""
+    """Write ticks with all their digits and without exponents."""
     for axis in axes:
-        axis.set_major_formatter(lambda value, _: number(value))
+        axis.set_major_formatter(lambda value, _: f"{value:,.6g}" if abs(value) < 1e5 else f"{value:,.0f}")
 
 
 def legend_right(axes: Axes, **more: Any) -> None:

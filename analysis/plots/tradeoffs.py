@@ -102,6 +102,7 @@ def trade_off(
     *,
     facets: Sequence[str] = (),
     named: str = "",
+    reference: Mapping[str, Any] | None = None,
 ) -> Figure:
     """Plot rows over two objectives; a line joins the Pareto front.
 
@@ -118,6 +119,8 @@ def trade_off(
         first `MAX_PANELS` of them.
     named : str
         Column of which every value has a label, at its first row along x.
+    reference : mapping, optional
+        The row of a reference, marked by a cross, which need not be among the rows.
 
     Raises
     ------
@@ -145,9 +148,17 @@ def trade_off(
             _label_edges(grid, axis, text, len(shown))
         for axes, (name, part) in zip(panels, shown, strict=False):
             _panel(axes, part, objectives, told_columns, name)
-        _limits(panels[0], rows[pair].to_numpy(dtype=np.float64))
+        marked = [float(reference[name]) for name in pair] if reference and None not in map(reference.get, pair) else []
+        at = rows[pair].to_numpy(dtype=np.float64)
+        if marked:
+            (drawn,) = panels[0].plot(
+                *marked, "X", color=BLUE, markersize=8, linestyle="none", gid="reference", zorder=5
+            )
+            hover(drawn, "reference")
+        _limits(panels[0], np.vstack([at, marked]) if marked else at)
         best = sum(len(_best(part, objectives)) for _, part in shown)
         note = f"{len(rows):,} feasible points; diamonds: the {best:,} that none beats in both."
+        note += " Cross: the reference." if marked else ""
         if facets and len(parts) > 1:
             note += " Each panel has its own front."
         if len(parts) > len(shown):

@@ -61,6 +61,8 @@ def read_client(command: str) -> tuple[dict[str, str], list[str]]:
             close = nearest(flag, [*known, *choices])
             raise InputError(f"{OPTION} {flag}", f"is not a supported option of {name}{close}; remove it")
     filled = dict(_filled(options, given))
+    if missing := {"input_len", "output_len"} - {*filled}:
+        raise InputError(OPTION, f"has no option for {missing.pop()}; add one of {name}")
     if "rate" not in filled:
         filled.pop("cv", None)
         if "closed_loop" not in filled:

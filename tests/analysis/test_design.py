@@ -123,6 +123,18 @@ def test_duplexs_own_design_is_found_within_its_area() -> None:
     assert low < data["front"][0]["area_mm2"] < high
 
 
+def test_the_figure_and_the_output_respect_the_limit() -> None:
+    """The reference (920 mm2) and neighbours of the shadow prices are simulated beyond the limit; only a cross is drawn."""
+    found = design("duplex", goal="output_tokens_per_s,area_mm2", budget="area_mm2<=910", simulations=3)
+    lines = {line.get_gid(): line for line in found.drawings()[0].figure.axes[0].lines}
+    assert max(lines["row"].get_xdata()) <= 910 < max(row["area_mm2"] for row in found.records())
+    assert len(lines["best"].get_xdata()) == len(found.front)
+    assert found.reference is not None
+    assert lines["reference"].get_xdata()[0] == found.reference.silicon.values()["area_mm2"]
+    areas = [area for d in found.found.every if (area := d.silicon.values()["area_mm2"]) is not None and area > 910]
+    assert f"area_mm2<=910: removes {len(areas)} designs; the nearest has area_mm2 {min(areas):.1f}" in found.blocks()
+
+
 def test_equal_seeds_equal_bytes_and_kept_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     space = SPACES / "designs_24.yaml"
     asked = {"goal": "output_tokens_per_s,area_mm2", "method": "random", "simulations": 3, "seed": 5}

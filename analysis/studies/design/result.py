@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ....devices.silicon.describe import SRAM
@@ -12,7 +12,7 @@ from ...show.output import STAMPS, OutputFolder
 from ...show.result import Drawing, Result
 from ...show.text import Blocks, Rows, show
 from .goals import EDAP, SILICON, direction
-from .searching import SearchOutcome
+from .searching import SearchOutcome, feasible, may_hold
 from .space import Space
 from .why import Alone, Bottleneck, Design, Shadow
 
@@ -157,6 +157,7 @@ class DesignAnswer(Result):
         out: Blocks = [
             self.headline(),
             f"{every:,} designs judged, {done:,} simulated; left out: {left or 'none'}",
+            *self._removed(),
             f"front of {goals}:",
             self.rows(),
         ]
@@ -171,6 +172,23 @@ class DesignAnswer(Result):
                      for p in self.prices]]  # fmt: skip
         out.append(self._sure())
         return out
+
+    def _removed(self) -> Iterator[str]:
+        """How many designs each limit removes, and what the nearest of them has."""
+        goals = self.space.goals
+        for limit in goals.limits:
+            alone = replace(goals, limits=(limit,))
+            beyond = [
+                d.metrics or d.bound
+                for d in self.found.every
+                if d.error is None and not may_hold(alone, d.metrics or d.bound)
+            ]
+            text = f"{limit.text}: removes {len(beyond):,} designs"
+            for name in sorted(limit.names):
+                values = [x for row in beyond if (x := row.get(name)) is not None]
+                if values and len(limit.names) == 1:
+                    text += f"; the nearest has {name} {show((min if '<' in limit.text else max)(values))}"
+            yield text
 
     def _sure(self) -> str:
         parts = []
@@ -198,14 +216,16 @@ class DesignAnswer(Result):
             if cost_name is None:
                 return []
             wanted[cost_name] = direction(cost_name, {})
-        known = [d for d in self.found.every if d.metrics is not None]
-        table = pd.DataFrame([self._flat(d) for d in known])
+        table = pd.DataFrame([self._flat(d) for d in self.found.every if feasible(self.space.goals, d)])
+        own = {} if self.reference is None else self._flat(self.reference)
         models = self.space.models
         served = " and ".join(models) if len(models) < 3 else f"{len(models)} models"
         first, second, *rest = wanted.items()  # the first goal goes up
         goals = dict([second, first, *rest])
-        figure = trade_off(table, goals, self.space.names, f"{self.space.title}: {served}")
-        text = "Every simulated design; labelled designs are on the front. Designs pruned by bounds are not plotted."
+        figure = trade_off(table, goals, self.space.names, f"{self.space.title}: {served}", reference=own)
+        text = (
+            "Every simulated design within the limits; labelled designs are on the front, the cross is the reference."
+        )
         return [Drawing(figure, text)]
 
 

@@ -88,6 +88,9 @@ def design(
         raise InputError("--models", f"needs comma-separated names, not {models!r}")
     path = space_path(space)
     if (engines_own := engine_space(path)) is not None:
+        for option, value in (("--workload", workload), ("--goal", goal), ("--across", across)):
+            if value is not None:
+                raise InputError(option, f"is not supported by {path.stem}, a space of FPGA engines; remove it")
         return engines(path.stem, engines_own, named, budget, progress)
     plan = read_space(path, named, _workloads(workload), goal, budget, across)
     most = max(LEAST, -(-plan.size // 10)) if simulations is None else simulations
