@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate, chain
+from math import inf
 from typing import NamedTuple
 
 from ...workloads.errors import InputError
@@ -202,11 +203,11 @@ def _ends(
 ) -> tuple[float, ...]:  # fmt: skip
     """When each stage has run all its passes [s]; gradients of weights fill the time until the next pass can start."""
     stages, parts = len(forward), len(forward[0])
-    orders = [
-        [((t, backward[s][t.part] - weights[s] if t.backward else forward[s][t.part]),) for t in order(s, stages, micro, parts)]
-        for s in range(stages)
+    orders = [order(s, stages, micro, parts) for s in range(stages)]
+    seconds = [
+        [backward[s][t.part] - weights[s] if t.backward else forward[s][t.part] for t in tasks] for s, tasks in enumerate(orders)
     ]  # fmt: skip
-    return _run(orders, lambda stage, task: _needed(stage, task, stages, parts), send_s, before, weights)
+    return _run(orders, seconds, lambda stage, task: _needed(stage, task, stages, parts), send_s, before, weights)
 
 
 def _dual_ends(
@@ -227,22 +228,21 @@ def _dual_ends(
         known = _needed(_stage_of(rank, task, ranks, micro), task, ranks, 1)
         return known and (_stage_of(known[0], task, ranks, micro), known[1])
 
-    orders = [
-        [
-            tuple((t, seconds[kind][_stage_of(r, t, ranks, micro)]) for kind, t in tasks)
-            for tasks in dual_order(r, ranks, micro)
-        ]
-        for r in range(ranks)
+    orders = [dual_order(r, ranks, micro) for r in range(ranks)]
+    took = [
+        [sum(seconds[kind][_stage_of(r, t, ranks, micro)] for kind, t in tasks) for tasks in o]
+        for r, o in enumerate(orders)
     ]
-    return _run(orders, needed, send_s, before, [0.0] * ranks)
+    passes = [[tuple(t for _, t in tasks) for tasks in o] for o in orders]
+    return _run(passes, took, needed, send_s, before, [0.0] * ranks)
 
 
 def _run(
-    orders: Sequence[Sequence[tuple[tuple[MicroBatchPass, float], ...]]],
+    orders: Sequence[Sequence[MicroBatchPass | tuple[MicroBatchPass, ...]]], seconds: Sequence[Sequence[float]],
     needed: Callable[[int, MicroBatchPass], tuple[int, MicroBatchPass] | None],
     send_s: float, before: Sequence[float], weights: Sequence[float],
 ) -> tuple[float, ...]:  # fmt: skip
-    """When each rank has run all of its order, a list of passes with their seconds; those in one entry start and end together [s].
+    """When each rank has run all of its order, each entry for its seconds; passes of one entry start and end together [s].
 
     Gradients of weights fill the time until the next pass can start. At most as many of them wait as there are stages in front.
     """
@@ -255,18 +255,21 @@ def _run(
         moved = 0
         for s in range(ranks):
             while at[s] < len(orders[s]):
-                tasks = orders[s][at[s]]
-                inputs = [known for task, _ in tasks if (known := needed(s, task)) is not None]
-                if not all(known in done for known in inputs):
+                entry, ready = orders[s][at[s]], 0.0
+                tasks = (entry,) if isinstance(entry, MicroBatchPass) else entry
+                for task in tasks:
+                    source = needed(s, task)
+                    if source is not None:
+                        ready = max(ready, done.get(source, inf) + send_s * (source[0] != s))
+                if ready == inf:
                     break
-                ready = max((done[known] + send_s * (known[0] != s) for known in inputs), default=0.0)
                 while waiting[s] and (waiting[s] > s or clock[s] + weights[s] <= ready):
                     clock[s] += weights[s]
                     waiting[s] -= 1
-                waiting[s] += tasks[0][0].backward
-                clock[s] = max(clock[s], ready) + sum(took for _, took in tasks)
-                # Gradients of weights come behind those of inputs, for which others have waited.
-                done |= {(s, task): clock[s] for task, _ in tasks if (s, task) not in done}
+                waiting[s] += tasks[0].backward
+                clock[s] = max(clock[s], ready) + seconds[s][at[s]]
+                for task in tasks:  # gradients of weights come behind those of inputs, for which others have waited
+                    done.setdefault((s, task), clock[s])
                 at[s] += 1
                 moved += 1
         assert moved, "the orders wait for each other"
