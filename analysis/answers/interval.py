@@ -231,10 +231,10 @@ def spoken(interval: Interval) -> str:
     Examples
     --------
     >>> spoken(Interval(0.9, 1.25)), spoken(Interval(0.9, np.inf)), spoken(Interval(1.0, 1.0))
-    ('-10% to +25%', '-10% to overload', 'as it is')
+    ('-10% to +25%', '-10% to overload', 'unchanged')
     """
     if interval.low == interval.high == 1.0:
-        return "as it is"
+        return "unchanged"
     high = f"+{interval.high - 1:.0%}" if np.isfinite(interval.high) else "overload"
     return f"{interval.low - 1:.0%} to {high}"
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ...devices.checks import doubts
 from ...devices.power.cap import cap_texts
+from ...simulator.batching.kv import kv_rules, sequence_bytes
 from ...simulator.frameworks.keys import far_version
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.build import engine_settings
 from ...simulator.serving.record import Run
 from .summary import overload
+
+ROUND_ROBIN = "round-robin"
 
 
 def warnings_of(scenario: Scenario, run: Run) -> tuple[str, ...]:
@@ -30,6 +35,7 @@ def warnings_of(scenario: Scenario, run: Run) -> tuple[str, ...]:
     out += [line for device in sides.values() for line in cap_texts(device)]
     if run.window.overloaded:
         out.append(overload(run))
+    out += _thrash(scenario, run)
     for system in {d.system.name: d.system for d in run.deployment.pools or (run.deployment,)}.values():
         node = system.device.node_size
         if system.devices_per_node > node:
@@ -45,6 +51,43 @@ def warnings_of(scenario: Scenario, run: Run) -> tuple[str, ...]:
             "--enable-expert-parallel for this; its default is --ep 1"
         )
     return tuple(out)
+
+
+FOUND = 0.5
+"""Share of the tokens of earlier turns below which a result says why they are not found in the cache."""
+HELD = 0.9
+"""Share of the turns that a named size holds: those between which no more is stored, as the oldest is evicted first."""
+
+
+def _thrash(scenario: Scenario, run: Run) -> list[str]:
+    """Sessions whose KV caches are evicted before their next turn, or are on another replica, and what would help."""
+    d, r = run.deployment, run.requests
+    if not (run.cached and scenario.workload.turns) or r.count or d.pools:
+        return []
+    turns = scenario.workload.open(scenario.seed).read().turns
+    if turns is None or len(turns.follows) != len(r):
+        return []
+    later = np.flatnonzero(turns.follows >= 0)
+    before = turns.follows[later]
+    tokens = r.input_tokens + r.output_tokens
+    earlier = int(tokens[before].sum())
+    if run.cached_tokens >= FOUND * earlier:
+        return []
+    size = sequence_bytes(kv_rules(d), tokens)
+    order = np.argsort(r.last_token_s, kind="stable")
+    ends, stored = r.last_token_s[order], np.append(0.0, np.cumsum(size[order]))
+    since = stored[np.searchsorted(ends, r.arrival_s[later])] - stored[np.searchsorted(ends, r.last_token_s[before])]
+    needed = float(np.quantile(since, HELD)) / (run.engines * d.ranks)
+    text = f"{run.cached_tokens / earlier:.0%} of the tokens of earlier turns are found in the KV cache"
+    if needed > run.kv_capacity:
+        tiers = needed * d.layout.all_devices / d.replicas / 2**30
+        text = f"cache thrash: {text}: the sessions need {needed / run.kv_capacity:.1f} times its size"
+        return [f"{text}; --kv-tiers of {tiers:,.0f} GiB a replica hold {HELD:.0%} of them"]
+    if run.engines > 1 and (scenario.fleet.router or ROUND_ROBIN) == ROUND_ROBIN:
+        return [
+            f"{text}: round-robin sends turns of a session to different replicas; --router sticky or kv-aware does not"
+        ]
+    return []
 
 
 BUSY = 0.2
@@ -76,8 +119,8 @@ def _sampled(run: Run) -> list[str]:
 
 def _cut(scenario: Scenario, run: Run) -> list[str]:
     """Return the text on the approximation of a fleet in groups without round-robin routing."""
-    router = scenario.fleet.router or "round-robin"
-    if run.groups == 1 or router == "round-robin":
+    router = scenario.fleet.router or ROUND_ROBIN
+    if run.groups == 1 or router == ROUND_ROBIN:
         return []
     text = f"approximate: {router} chose within {run.groups} groups of replicas, to which requests were assigned round-robin"
     return [f"{text}; without --groups it looks at all replicas"]

@@ -103,6 +103,10 @@ class Simulation(Result):
     emit: str | None = None
     shown: tuple[str, ...] = QUANTILES
 
+    def __getattr__(self, name: str) -> Any:
+        hint = f"; its run has it: .run.{name}" if hasattr(Run, name) and not name.startswith("_") else ""
+        raise AttributeError(f"'Simulation' object has no attribute {name!r}{hint}")
+
     def remarks(self) -> Sequence[str]:
         return self.warnings
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ...devices.device import Processor
 from ...simulator.quantity import ratio
+from ...simulator.serving.record import FULL
 from ...workloads.latencies import MEASURES, QUANTILES
 from ..show.text import Records, seconds, show
 from .part_answers import text_of
@@ -73,10 +76,13 @@ def _fleet_figures(run: Run) -> list[tuple[str, float | None, str]]:
 
 def overload(run: Run) -> str:
     """Say that a run's latencies measure its length."""
+    came = float(np.ptp(run.requests.arrival_s))
+    rate, grows = (len(run.requests) - 1) / came if came else 0.0, run.window.queue_growth_per_s
+    more = f"; {rate / (rate - grows):.1f} times the replicas would serve them" if 0.0 < grows < rate else ""
+    full = "the KV cache is full and " if run.kv_peak > FULL else ""
     return (
-        "requests come faster than they are served: the queue grows by "
-        f"{show(run.window.queue_growth_per_s)} requests a second, so latencies grow with the "
-        "number of requests; rates are for the full system"
+        f"requests come faster than they are served: {full}the queue grows by {show(grows)} requests a second, so latencies "
+        f"grow with the number of requests; rates are for the full system{more}"
     )
 
 

@@ -99,7 +99,7 @@ class Result:
 
     def __repr__(self) -> str:
         """Return the result in a sentence; the rest is in `frame`, `rows` and `to_dict`."""
-        said = f"{self.report_title()}: {self.headline()}"[:400]
+        said = f"{self.report_title()}: {self.headline()}"[:400].rstrip(".")
         return f"<{type(self).__name__}: {said}; see .frame(), .to_dict()>"
 
     def to_dict(self) -> dict[str, Any]:

@@ -71,7 +71,9 @@ def _known(spec: DeviceSpec, where: str) -> PowerModel:
     from .transfer import can_model, power_model  # compiled code, which steps without a cap start without
 
     if not can_model(spec):
-        raise InputError(where, f"{spec.name} has no power model: it needs a GPU with limit_W and process")
+        named = spec.limit_W is not None and spec.process is not None
+        needs = "GPU: its first processor must be an xpu with cores" if named else "GPU with limit_W and process"
+        raise InputError(where, f"{spec.name} has no power model: it needs a {needs}")
     return power_model(spec).model
 
 

@@ -138,6 +138,7 @@ def test_what_nobody_has_measured_stands_apart() -> None:
     assert found.winner is not None
     assert found.winner.system == "h100-x1"
     assert "OUTSIDE THE MEASURED RANGE" in str(found.blocks())
+    assert "measurements, OUTSIDE" not in str(found.blocks())  # it contradicted itself
     assert {row["priced by"] for row in found.rows()} == {"not measured", "fitted kernels"}
 
 

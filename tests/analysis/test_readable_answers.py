@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -247,3 +248,42 @@ def test_a_sweep_resumed_has_the_same_summary(ask: Ask, tmp_path: Path) -> None:
                       for n in ("sweep.json", "report.html", "points.csv", "points.jsonl")})  # fmt: skip
     assert found[0] == found[1]
     assert json.loads((tmp_path / "o" / "timing.json").read_text()) == {"ran": 0, "stored": 1}
+
+
+def test_what_evicts_the_sessions_and_what_would_hold_them_is_said() -> None:
+    """Finding of users: a line for cache thrash. Tiers of the size that it names hold the sessions."""
+    work: dict[str, Any] = {
+        "rate": 10.0,
+        "requests": 2000,
+        "input_len": 1000,
+        "output_len": 100,
+        "turns": 4,
+        "think": 60.0,
+    }
+    (line,) = (w for w in simulate("llama-3-8b", "l40s-x1", policy="vllm", **work).warnings if "thrash" in w)
+    size = re.search(r"--kv-tiers of (\d+) GiB a replica", line)
+    assert size is not None
+    tiers = simulate("llama-3-8b", "l40s-x1", policy="vllm", kv_tiers=f"host:{size[1]}GiB:50:10", **work)
+    assert not any("thrash" in w for w in tiers.warnings)
+
+
+def test_sessions_that_are_sent_to_other_replicas_are_said() -> None:
+    work: dict[str, Any] = {"rate": 20.0, "requests": 300, "input_len": 500, "output_len": 50, "turns": 4, "think": 2.0}
+    usual, sticky = (
+        simulate("llama-3-8b", "h100-x1", policy="vllm", replicas=8, router=router, **work).warnings
+        for router in (None, "sticky")
+    )
+    assert any("round-robin sends turns of a session to different replicas" in w for w in usual)
+    assert not any("turns" in w for w in sticky)
+
+
+def test_a_figure_of_the_run_is_named_where_the_answer_has_none(overloaded: Simulation) -> None:
+    """Findings U17 and U8 of users: `.output_tokens_per_s` is one of the run; overload names the replicas that would serve."""
+    with pytest.raises(AttributeError, match=r"its run has it: \.run\.output_tokens_per_s"):
+        overloaded.output_tokens_per_s  # noqa: B018
+    with pytest.raises(AttributeError, match=r"no attribute 'nothing'$"):
+        overloaded.nothing  # noqa: B018
+    more = re.search(r"([\d.]+) times the replicas would serve them", overloaded.warnings[0])
+    assert more is not None
+    assert 2.0 < float(more[1]) < 50.0
+    assert ".; see" not in repr(overloaded)

@@ -5,6 +5,8 @@ Expected values: the rule's closed form, and order: a lower cap is never faster 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -161,6 +163,18 @@ def test_a_run_is_slower_and_draws_less() -> None:
     assert less.run.watts_per_device < plain.run.watts_per_device  # type: ignore[operator]
     assert less.run.stages["watts"].max() <= 400.0 * (1 + 1e-9)
     assert any("capped at 400 W" in text for text in less.warnings)
+
+
+def test_what_a_power_model_lacks_is_named(tmp_path: Path) -> None:
+    """Finding U14 of users: a memory processor with a limit and a process was told to have a limit and a process."""
+    path = tmp_path / "acc.yaml"
+    path.write_text(
+        "name: acc-x1\ntitle: A memory processor with a limit\nsources: {mine: 'assumed: a test'}\n"
+        "device: {extends: duplex, name: acc, title: Acc, process: N3P, limit_W: {value: 700, source: mine}}\n"
+        "devices_per_node: {value: 1, source: mine}\nmapping: {placement: co-process}\n"
+    )
+    with pytest.raises(InputError, match="its first processor must be an xpu with cores"):
+        compare("mixtral-8x7b", [path], power_cap=300.0)
 
 
 @pytest.mark.parametrize(

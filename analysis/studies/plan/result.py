@@ -269,7 +269,7 @@ class Plan(Result):
         """Return the winner, the next best, the uncertainty and the start command."""
         p = group.first
         among = f" among those on {group.basis}" if several else ""
-        among += "" if group.measured else ", OUTSIDE THE MEASURED RANGE"
+        among = among if group.measured else " OUTSIDE THE MEASURED RANGE"
         out = [f"Best{among}: {said(p)}."]
         second = self._second(group)
         if second is not None:
