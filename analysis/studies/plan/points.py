@@ -137,6 +137,8 @@ class Point:
         Of the run.
     served : float
         Requests that are served in the time that they come in, as a share of them.
+    spares : int
+        Replicas that are started in addition to `copies`; counted in devices and dollars.
     sure : RunIntervals or None
         Factors on the values, see `answers.interval`.
     evidence : sequence of dict
@@ -145,8 +147,6 @@ class Point:
         The part of it that is out of range.
     room : Room
         What the engine made room for.
-    spares : int
-        Replicas that are started in addition to `copies`; counted in devices and dollars.
     """
 
     candidate: Candidate
@@ -161,12 +161,12 @@ class Point:
     missed: tuple[str, ...]
     requests: int
     served: float = 1.0
+    spares: int = 0
     sure: RunIntervals | None = None
     bases: Bases = NONE
     evidence: Rows = ()
     ranges: Ranges | None = None
     room: Room = ANY
-    spares: int = 0
 
     @property
     def started(self) -> int:

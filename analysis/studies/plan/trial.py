@@ -137,9 +137,9 @@ class Trial:
             gco2(worth.joules_per_token, task.scenario.grid_gCO2_per_kWh),
             {n: None if x is None else x * slow for n, x in tried.figures.items()},
             tried.missed or unsure, tried.requests,
-            min(paced(run), (tried.full_per_s or float("inf")) / (task.load_per_s * slow)), spares=started - copies,
-            **({} if made is None else {"sure": made.intervals, "bases": bases_of(run.deployment), "ranges": made.ranges,
-                                        "evidence": tuple(made.evidence), "room": room_of(asked, run)}),
+            min(paced(run), (tried.full_per_s or float("inf")) / (task.load_per_s * slow)), started - copies,
+            *(() if made is None else (made.intervals, bases_of(run.deployment), tuple(made.evidence),
+                                       made.ranges, room_of(asked, run))),
         )  # fmt: skip
 
     def glance(self, copies: int) -> Point:
