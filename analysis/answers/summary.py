@@ -9,7 +9,6 @@ import numpy as np
 
 from ...devices.device import Processor
 from ...simulator.quantity import ratio
-from ...simulator.serving.record import FULL
 from ...workloads.latencies import MEASURES, QUANTILES
 from ..show.text import Records, seconds, show
 from .part_answers import text_of
@@ -76,6 +75,8 @@ def _fleet_figures(run: Run) -> list[tuple[str, float | None, str]]:
 
 def overload(run: Run) -> str:
     """Say that a run's latencies measure its length."""
+    from ...simulator.serving.record import FULL  # compiled code, which tables of a step start without
+
     came = float(np.ptp(run.requests.arrival_s))
     rate, grows = (len(run.requests) - 1) / came if came else 0.0, run.window.queue_growth_per_s
     more = f"; {rate / (rate - grows):.1f} times the replicas would serve them" if 0.0 < grows < rate else ""
