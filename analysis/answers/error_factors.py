@@ -46,7 +46,9 @@ class Conditions(NamedTuple):
     """What of a run its errors depend on.
 
     `sequences` of a rank's step; `prompts`, the share of the time of steps with prompts; `burst`: all requests arrive
-    at once; `split`: separate prefill and decode pools; `zero`: what ranks of a training step share (`TrainingOptions`).
+    at once; `split`: separate prefill and decode pools; `zero`: what ranks of a training step share (`TrainingOptions`);
+    `outside`: share of a first token's time outside the steps and queues; `handed`: tokens that a front end hands out in a
+    second.
     """
 
     deployment: Deployment
@@ -58,6 +60,8 @@ class Conditions(NamedTuple):
     burst: bool = False
     split: bool = False
     zero: int = 0
+    outside: float = 0.0
+    handed: float = 0.0
 
 
 Amounts = Mapping[str, float]
@@ -146,7 +150,11 @@ UNTOLD = (0,)
 """Numbers of a version that an engine's file should tell and does not."""
 OLD = {"vllm": (0, 8), "sglang": (0, 5), "trtllm": (1, 0)}
 """First versions of an engine with measured runs; hosts of earlier versions are only approximate."""
-PLAIN = {"Attention", "LatentAttention"}
+LATENT = "LatentAttention"
+PLAIN = {"Attention", LATENT}
+MANY_HANDED, MOST_HANDED = 1e4, 1.5
+"""Tokens that one front end hands out in a second [1/s] from which its work counts whole, and the most that it counts. It counts as the
+load's cube, as waits are rare at half of a load: of powers 1 to 3 the one with the narrowest intervals at equal coverage of left-out sources."""
 
 
 def _unusual_attention(conditions: Conditions) -> float:
@@ -166,6 +174,12 @@ def _carried_power(conditions: Conditions) -> float:
     )
 
 
+def _early_latent(conditions: Conditions) -> float:
+    """Whether an engine is older than its kernels for latent attention and the experts of the models that have it."""
+    latent = any(type(x.mixer).__name__ == LATENT for x in conditions.deployment.model.layers)
+    return float(latent and conditions.engine in TRITON and _old(conditions))
+
+
 EVERY = (STEP, FIRST, POWER, TRAINING)
 FACTORS = (
     ErrorFactor(
@@ -179,6 +193,8 @@ FACTORS = (
         "all requests at once", "the client and the front end; a time per token depends on how many of a request's tokens come while "
         "the prompts of others run, so on lengths of which only the mean is known", lambda c: float(c.burst),
     ),
+    ErrorFactor("latent attention on an engine of early 2025 (NOT MODELLED)", "its kernels and those of the models' experts were new; DeepSeek-R1 "
+                "under vLLM 0.7 and SGLang 0.4, 12 runs of two systems", _early_latent),
     ErrorFactor("devices of other makers than NVIDIA", "small kernels and collectives there", lambda c: float(not generation(c.deployment.system.device)), EVERY),
     ErrorFactor("an engine version that is old or not told", "hosts and kernels of 2024 and early 2025; which ones ran", lambda c: float(_old(c))),
     ErrorFactor("SGLang", "its host and its running limits by model", lambda c: float(c.engine == "sglang")),
@@ -193,11 +209,14 @@ FACTORS = (
     ErrorFactor("separate pools", "the transfer of keys, and the router between them", lambda c: float(c.split)),
     ErrorFactor("gradients shared by ranks", "FSDP: frameworks with few measured steps", lambda c: float(c.zero >= 2), (TRAINING,)),
     ErrorFactor("TensorRT-LLM", "what its executor does between a request and its first step", lambda c: float(c.engine == "trtllm"), (FIRST,)),
+    ErrorFactor("a first token that is mostly connection and HTTP", "its share of the time; it differs between clients and hosts", lambda c: c.outside, (FIRST,)),
+    ErrorFactor("many tokens handed out", f"the front end's work for each is not simulated; from {MANY_HANDED:,.0f} a second on, requests wait for it",
+                lambda c: min((c.handed / MANY_HANDED) ** 3, MOST_HANDED), (FIRST,)),
     ErrorFactor("a power model of another device", "constant power of a busy board", _carried_power, (POWER,)),
 )  # fmt: skip
 
 
-UNPRICED = 3
+UNPRICED = 4
 """The first factors are of things that no cost model knows; of a step their errors are not fitted, and some have a median other than zero."""
 
 

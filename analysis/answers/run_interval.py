@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...devices.ratios import Ratios
-from ...simulator.batching.host import starting
+from ...simulator.batching.host import OUTSIDE_S, starting
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.parts.two_pools.run import pools_of
 from ...simulator.serving.record import Run, typical, usual_batches
@@ -173,7 +173,11 @@ def usual_draws(
     decode, mixed = (slowdowns(parts_of(deployment, stage)) for stage in stages)
     if decode is None or mixed is None:
         return None
-    factors = amounts(Conditions(deployment, stages[0], *engine, decodes, share, split=split))
+    handed = decodes * deployment.ranks / stages[0].seconds
+    outside = OUTSIDE_S / (OUTSIDE_S + stages[1].seconds) if engine[0] else 0.0
+    factors = amounts(
+        Conditions(deployment, stages[0], *engine, decodes, share, split=split, outside=outside, handed=handed)
+    )
     steps = StepDraws(decode, stages[0].seconds), StepDraws(mixed, stages[1].seconds)
     return RunDraws(*steps, factors, 0.0 if split else share, 0.0, 0.0, closed=True, first=0.0, waits=0.0)
 
@@ -214,7 +218,11 @@ def run_draws(run: Run, open_loop: bool, engine: Engine = ("", ()), burst: bool 
     )
     first = float((rows.first_token_s - rows.arrival_s).mean())
     outside = run.outside_s
-    c = Conditions(d, stages[0], *engine, len(batches[0].context), share, burst, prefill is not None)
+    handed = (run.output_tokens_per_s or 0.0) * d.layout.devices / run.devices  # by each replica's front end
+    c = Conditions(
+        d, stages[0], *engine, len(batches[0].context), share, burst, prefill is not None,
+        outside=outside / max(first + outside, 1e-12), handed=handed,
+    )  # fmt: skip
     alone = 0.0 if burst or not closed else (first - wait + outside) / max(all_of_it - wait + outside, 1e-12)
     return RunDraws(
         decode, prompt, amounts(c), share, e, busy, closed,

@@ -174,6 +174,7 @@ class Pace(NamedTuple):
     pieces_s: float = 0.0  # those of one that replays a graph in pieces
     pieces: int = 0  # most tokens of a rank in such a step
     captured: int = 0  # most tokens of a rank in a decode step that is a captured graph
+    mixed_s: float = 0.0  # devices' time that a decode adds to a step with prompts, see `step.launches.mixed_seconds`
 
 
 @compiled_part
@@ -199,6 +200,8 @@ def paced(pace: Pace, seconds: float, tokens: float, sequences: float, chunks: i
 
     A rank has `sequences` in the mean; all have `chunks` prompts.
     """
+    if chunks > 0:
+        seconds += pace.mixed_s * max(sequences - chunks, 0.0)
     seconds = max(seconds, starting(pace, tokens, chunks))
     host_s = pace.step_s + pace.sequence_s * sequences
     return float((max(seconds, host_s) if pace.hidden else seconds + host_s) + pace.gap_s)

@@ -255,7 +255,7 @@ class Policy:
         return Pace(
             host.step_s, host.sequence_s, launch_s * launches.decodes, hidden, host.gap_s, launch_s * launches.prompts,
             launch_s * launches.pieces, 0 if self.eager else min(self.pieces, self.captured or self.pieces),
-            0 if self.eager else captured,
+            0 if self.eager else captured, launches.mixed_s / stages,
         )  # fmt: skip
 
     def limits(self, launches: Launches, stages: int, several: int = 1) -> Limits:

@@ -8,13 +8,16 @@ all-reduce with add and norm, routing with experts. Counts were read in the sour
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
 
 from ...devices.calibrated.libraries import BLACKWELL, generation
-from ...workloads.batch import Moments, num_moments
+from ...workloads.batch import Batch, Moments, num_moments
+from ...workloads.layers.base import elementwise
 from ...workloads.layers.compressed import CompressedAttention
+from ...workloads.layers.linear_state import GatedDeltaNet, KimiDelta
 from ...workloads.layers.mla import LatentAttention
 from ...workloads.model import Layer
 from ...workloads.ops import Op
@@ -40,10 +43,17 @@ class Calls(NamedTuple):
     whole_experts: int  # where one kernel takes them whole
     norm: int  # behind an all-reduce
     combine: int  # sum of the experts' outputs
+    chunks: int  # of a delta rule over prompts
+    moves: int  # how often states of all sequences are read or written beside it
 
 
-PYTHON = Calls(2, 2, 2, 6, 15, 8, 1, 1)
-TRTLLM_CALLS = Calls(1, 0, 1, 3, 3, 3, 0, 0)
+CHUNKED = 31
+"""Calls of a delta rule over prompts. Kernels in Triton: two norms of queries and keys, sums of decays, products of keys, the inverse
+of a triangle, two products with it, states, outputs, gates; 14 buffers of theirs; copies of queries, keys and values; states gathered,
+those of new sequences cleared (2), written back, and the output's copy (``_forward_core`` in vllm/model_executor/layers/mamba/
+gdn_linear_attn.py; sglang/srt/layers/attention/fla/chunk.py)."""
+PYTHON = Calls(2, 2, 2, 6, 15, 8, 1, 1, CHUNKED, 4)
+TRTLLM_CALLS = Calls(1, 0, 1, 3, 3, 3, 0, 0, CHUNKED, 0)
 
 
 PLAIN = ("bf16", "fp16", "fp32")
@@ -56,22 +66,29 @@ IN_PIECES, IN_LATENT_PIECES = 3, 8
 """Calls of a layer whose graph is cut at its attention: the replay, the write to the KV cache, and attention; latent
 attention is cut with the products and copies that expand the cache for prompts."""
 
+IN_CHUNKS = ("delta_prefill", "kda_prefill")
+"""Ops that are many calls of a layer whose graph is cut there too."""
+
 UNCUT = (CompressedAttention,)
 """Layers that engines do not cut (DeepSeek-V4: vLLM before 0.33; SGLang unless prompts are context-parallel)."""
 
 
 class Launches(NamedTuple):
-    """Launches of one step of a deployment, of all its layers and stages."""
+    """Launches of one step of a deployment, of all its layers and stages; seconds that each decode adds to a step with prompts."""
 
     prompts: int  # of a step with prompts
     decodes: int  # of a step that only decodes
     pieces: int  # of a step with prompts whose graph is cut at attention
+    mixed_s: float = 0.0  # see `mixed_seconds`
 
     def drafting(self, draft: Launches, passes: int) -> Launches:
-        """Return the same with a draft model: once through a prompt, and `passes` passes after a decode."""
+        """Return the same with a draft model: once through a prompt, and `passes` passes after a decode.
+
+        Decodes that verify drafts have their own recurrence, also beside prompts.
+        """
         return self._replace(
             prompts=self.prompts + draft.prompts, decodes=self.decodes + passes * draft.decodes,
-            pieces=self.pieces + draft.prompts,
+            pieces=self.pieces + draft.prompts, mixed_s=0.0,
         )  # fmt: skip
 
 
@@ -83,9 +100,10 @@ def calls_of(op: Op, layer: Layer | None, calls: Calls) -> int:
     if op.product:
         return 1 + calls.quantises * (op.dtype not in PLAIN)
     rope = calls.rope + calls.qk_norms * (layer is not None and getattr(layer.mixer, "qk_norm", 0) > 0)
-    return {"rope": rope, "latent_norm": 2, "keys": calls.keys, "sampling": SAMPLING, "combine": calls.combine}.get(
-        op.name, 1
-    )
+    return {
+        "rope": rope, "latent_norm": 2, "keys": calls.keys, "sampling": SAMPLING, "combine": calls.combine,
+        **dict.fromkeys(IN_CHUNKS, calls.chunks),
+    }.get(op.name, 1)  # fmt: skip
 
 
 def section_launches(section: Section, unit: Moments, calls: Calls) -> tuple[int, int, int]:
@@ -96,7 +114,34 @@ def section_launches(section: Section, unit: Moments, calls: Calls) -> tuple[int
     prompts = sum(count for count, phase in counts if phase != "decode")
     decodes = sum(count for count, phase in counts if phase != "prefill")
     pieces = prompts if layer is None else IN_LATENT_PIECES if isinstance(layer.mixer, LatentAttention) else IN_PIECES
+    pieces += (calls.chunks - 1) * any(op.name in IN_CHUNKS for op in ops)
     return prompts * section.layers, decodes * section.layers, pieces * section.layers
+
+
+STATES, BESIDE = 256, ("conv", "delta", "kda")
+"""Sequences whose states are moved together, many enough for a device's full rate; ops by the part of their name before the phase."""
+
+
+def mixed_seconds(deployment: Deployment, calls: Calls) -> float:
+    """Seconds that each decode adds to a step with prompts, where layers have a delta rule.
+
+    vLLM computes all sequences of such a step in chunks (``num_prefills > 0`` in ``_forward_core``): a decode takes a chunk of its own
+    instead of one update, and its states are gathered and written back as those of prompts.
+    """
+    layers = [x for x in deployment.shard.layers if isinstance(x.mixer, GatedDeltaNet | KimiDelta)]
+    able = [p for p in deployment.device.processors.values() if p.can_run("elementwise") and p.can_run("delta_prefill")]
+    if not layers or not calls.moves or not able:
+        return 0.0
+    run, seconds = deployment.run, 0.0
+    batches = (Batch.of(chunks=[(1, 1)] * STATES), 1.0), (Batch.of([1] * STATES), -1.0)
+    for mixer, count in Counter(x.mixer for x in layers).items():
+        columns = round(mixer.state().fixed[0].bytes(run.numerics) / run.numerics.act_bytes)
+        ops = [(elementwise("states", "state", STATES, columns, calls.moves, run), 1.0)]
+        for batch, sign in batches:
+            of_batch = mixer.ops(batch.moments(deployment.shard.windows), run, None)
+            ops += [(op, sign) for op in of_batch if op.name.split("_")[0] in BESIDE and op.flops]
+        seconds += count * sum(sign * min(p.model.cost(op).seconds for p in able) for op, sign in ops)
+    return max(seconds / STATES, 0.0)
 
 
 def launches_of(deployment: Deployment, calls: Calls = PYTHON) -> Launches:
@@ -114,7 +159,9 @@ def launches_of(deployment: Deployment, calls: Calls = PYTHON) -> Launches:
     fused = low and generation(deployment.system.device) == BLACKWELL
     experts = sum(part.layers for part in deployment.experts) * (calls.whole_experts if fused else calls.experts)
     cut = not any(isinstance(layer.mixer, UNCUT) for layer in deployment.model.layers)
-    return Launches(prompts + experts, decodes + experts, pieces if cut else prompts + experts)
+    return Launches(
+        prompts + experts, decodes + experts, pieces if cut else prompts + experts, mixed_seconds(deployment, calls)
+    )
 
 
 def all_launches(deployment: Deployment, calls: Calls) -> Launches:

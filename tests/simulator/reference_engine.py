@@ -96,8 +96,13 @@ def with_host(
     tokens = max(batch.tokens for batch in batches)
     prompts = any(bool((batch.phase == PREFILL).any()) for batch in batches)
     starting = launching(policy, launches, tokens, prompts, several) / len(devices)
-    first, *others = (max(seconds, starting) for seconds in devices)
-    work = policy.host.step_s + policy.host.sequence_s * sum(len(b.q_len) for b in batches) / len(batches)
+    sequences, chunks = (
+        sum(len(b.q_len) for b in batches) / len(batches),
+        sum(int((b.phase == PREFILL).sum()) for b in batches),
+    )
+    beside = launches.mixed_s / len(devices) * max(sequences - chunks, 0.0) if prompts else 0.0
+    first, *others = (max(seconds + beside * (n == 0), starting) for n, seconds in enumerate(devices))
+    work = policy.host.step_s + policy.host.sequence_s * sequences
     hidden = policy.ahead if len(devices) == 1 else not getattr(policy.rules, "serial", False)
     return [max(first, work) if hidden else first + work, *others]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from opbyte.devices.catalog import load_system
 from opbyte.simulator.batching.host import (
     HTTP_S,
     LAUNCH_S,
@@ -21,11 +22,13 @@ from opbyte.simulator.batching.host import (
     idle_front,
 )
 from opbyte.simulator.batching.policies import POLICIES
-from opbyte.simulator.deploy.deployment import Deployment
+from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.frameworks.engine_file import read_engine
 from opbyte.simulator.serving.engine import Engine
-from opbyte.simulator.step.launches import launches_of
+from opbyte.simulator.step.launches import CHUNKED, PYTHON, TRTLLM_CALLS, launches_of
+from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import SpecError
+from opbyte.workloads.layers.linear_state import GatedDeltaNet
 from opbyte.workloads.records import named, records
 from opbyte.workloads.requests import RequestBlock
 
@@ -93,6 +96,30 @@ def test_only_steps_with_prompts_are_launched_op_by_op(deployment: Deployment, n
     assert whole == pytest.approx(1e-3 * launches.prompts)
     assert cut == pytest.approx(1e-3 * launches.pieces)
     assert kept == pytest.approx(decodes, rel=1e-9)
+
+
+def test_states_of_decodes_go_through_chunks_beside_a_prompt() -> None:
+    """A prompt's layer with a delta rule is 31 calls, also where its graph is cut; in one step with a prompt each of eight decodes takes longer."""
+    deployment = deploy(load_model("qwen3.5-35b-a3b"), load_system("h200-x1"))
+    launches, plain = launches_of(deployment), launches_of(deployment, PYTHON._replace(chunks=1, moves=0))
+    assert launches.pieces - plain.pieces == launches.prompts - plain.prompts == 30 * (CHUNKED - 1)
+    states = [x.mixer.state().fixed[0] for x in deployment.model.layers if isinstance(x.mixer, GatedDeltaNet)]
+    moved_s = 4 * sum(state.bytes(deployment.run.numerics) for state in states) / 4.8e12
+    assert moved_s < launches.mixed_s < 2.5 * moved_s
+    assert (
+        plain.mixed_s == launches.drafting(launches, 1).mixed_s == launches_of(deployment, TRTLLM_CALLS).mixed_s == 0.0
+    )
+
+    def last(mixed_s: float) -> float:
+        engine = Engine(deployment, replace(POLICIES["vllm"], host=Host()))
+        assert engine.limits.pace.mixed_s == launches.mixed_s
+        engine.limits = engine.limits._replace(pace=engine.limits.pace._replace(mixed_s=mixed_s))
+        arrivals = np.array([0.0] * 8 + [0.05])
+        engine.submit(RequestBlock(np.arange(9), arrivals, np.full(9, 16), np.full(9, TOKENS)))
+        engine.advance(math.inf)
+        return float(engine.state.requests[0].last)
+
+    assert last(launches.mixed_s) - last(0.0) == pytest.approx(8 * launches.mixed_s, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["vllm", "sglang", "tensorrt-llm"])
