@@ -78,7 +78,7 @@ def _hosts() -> Records:
 
 
 def _policies() -> Records:
-    from ..simulator.batching.policies import POLICIES
+    from ..simulator.engine.policies import POLICIES
 
     rows = []
     for name in POLICIES:
@@ -207,7 +207,7 @@ def _memories() -> Records:
 
 
 def _parts() -> Records:
-    from ..simulator.batching.outside import OUTSIDE
+    from ..simulator.engine.outside import OUTSIDE
     from ..simulator.registry import CODE, PARTS, refused_with
 
     OUTSIDE.load()  # those of packages
@@ -232,12 +232,12 @@ LISTS: dict[str, str | Callable[[], Records]] = {
     "hosts": _hosts,
     "memories": _memories,
     "policies": _policies,
-    "orders": "simulator.batching.orders:ORDERS",
+    "orders": "simulator.engine.orders:ORDERS",
     "parts": _parts,
     "placements": "simulator.deploy.placement:PLACEMENTS",
     "expert-caches": "simulator.parts.expert_cache.policies:CACHE_POLICIES",
     "expert-placements": _expert_placements,
-    "routers": "simulator.serving.routers:ROUTERS",
+    "routers": "simulator.fleet.routers:ROUTERS",
     "autoscalers": "simulator.parts.autoscale.scalers:SCALERS",
     "routings": "workloads.routing:ROUTINGS",
     "layers": "workloads.layers:LAYER_KINDS",

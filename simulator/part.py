@@ -18,9 +18,9 @@ class Combination:
     Attributes
     ----------
     deployment, policy, cache
-        `deploy.deployment.Deployment`, `batching.policies.Policy` and `batching.kv.CacheSettings` of the engine.
+        `deploy.deployment.Deployment`, `engine.policies.Policy` and `engine.kv.CacheSettings` of the engine.
     pools, first
-        `serving.pools.Pools` of the run, and the first block of its requests.
+        `fleet.pools.Pools` of the run, and the first block of its requests.
     laned, fails, scaled : bool
         Whether requests wait by class, replicas fail, or come and go.
     """
@@ -72,11 +72,11 @@ HOOKS = {
     "added_bytes": "(value, deployment, stage) -> bytes of weights that it has in addition",
     "build": "(options, deployment) -> state of a run; called before its first request where an option of the part is given",
     "policy": "batching policy that its module registers",
-    "scheduler": "compiled functions of a scheduler by hook point (`batching.scheduler_hooks`), where a policy has its rules",
+    "scheduler": "compiled functions of a scheduler by hook point (`engine.scheduler_hooks`), where a policy has its rules",
     "shared": "(nodes, policy, cache) -> what engines of a run share, None if nothing; engines have it in `given`",
     "queues": "(policy, deployment, first requests, stream, whether an engine refuses) -> (policy, what engines are `given`)",
-    "engine": "(engine) -> `serving.engine_part.EnginePart`: state, compiled hooks and what it does for one engine",
-    "run": "(driver) -> `serving.run_part.RunPart`, None if it does nothing in the run",
+    "engine": "(engine) -> `engine.engine_part.EnginePart`: state, compiled hooks and what it does for one engine",
+    "run": "(driver) -> `fleet.run_part.RunPart`, None if it does nothing in the run",
     "check_requests": "(stream, first requests) -> None; refuses requests that a run cannot serve",
     "door": "(stream, clock, table) -> (row, time) -> whether a request is let in, before routers",
     "between": "(clock) -> record of what lies between two pools of nodes",

@@ -1,7 +1,7 @@
 """All parts of a serving engine or a fleet, and which of them cannot go together.
 
 A part is a package in `parts` (a module where it is small) that names it in `PARTS`; parts compose unless one says not. What
-comes from outside is added (`batching.outside`). `opbyte list parts` prints them.
+comes from outside is added (`engine.outside`). `opbyte list parts` prints them.
 """
 
 from __future__ import annotations

@@ -21,9 +21,9 @@ import pytest
 
 from opbyte.devices.cost import Cost, Roofline
 from opbyte.devices.kinds import PROCESSOR_KINDS, Described, processor_kind
-from opbyte.simulator.batching.orders import ORDERS
-from opbyte.simulator.batching.policies import POLICIES, make_policy
-from opbyte.simulator.serving.routers import ROUTERS
+from opbyte.simulator.engine.orders import ORDERS
+from opbyte.simulator.engine.policies import POLICIES, make_policy
+from opbyte.simulator.fleet.routers import ROUTERS
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.layers import LAYER_KINDS, Routed, layer_kind
 from opbyte.workloads.ops import Op
@@ -273,7 +273,7 @@ def test_reproduce_runs_the_experiment(done: dict[str, dict[str, Any]]) -> None:
 def test_a_program_finds_plug_ins_at_the_first_unknown_name(installed: Outside) -> None:
     script = """
 import sys
-from opbyte.simulator.serving.routers import ROUTERS
+from opbyte.simulator.fleet.routers import ROUTERS
 ROUTERS["vllm"]
 assert "rules_from_outside" not in sys.modules, "loaded too early"
 ROUTERS["two-choices"]

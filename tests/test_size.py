@@ -23,8 +23,10 @@ LONG: dict[str, str] = {}
 """``path:function`` -> why it is longer: only what would run slower in parts, with the ratio."""
 
 
-CORE = ("deploy", "step", "batching", "serving", "parts")
+CORE = ("deploy", "step", "engine", "fleet", "results", "parts")
 MOST_PARAMETERS = 8
+LEAST_MODULES, MOST_MODULES = 3, 25
+"""Of a room of the core, so that a reader keeps its parts in mind."""
 POSITIONS = 11
 """Lists of the simulator whose columns are numbered one by one (`range(n)`): records (`workloads.records`) have names."""
 
@@ -101,6 +103,12 @@ def test_functions_of_the_core_take_few_parameters() -> None:
                     own = [a.arg for a in (*node.args.posonlyargs, *node.args.args) if a.arg not in ("self", "cls")]
                     found[f"{room}/{path.relative_to(ROOT / 'simulator' / room)}:{node.name}"] = len(own)
     assert not {name: count for name, count in found.items() if count > MOST_PARAMETERS}
+
+
+def test_rooms_of_the_core_are_small() -> None:
+    modules = {room: len(list((ROOT / "simulator" / room).glob("*.py"))) - 1 for room in CORE if room != "parts"}
+    assert min(modules.values()) >= LEAST_MODULES, modules
+    assert max(modules.values()) <= MOST_MODULES, modules
 
 
 def test_columns_have_names() -> None:

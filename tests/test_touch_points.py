@@ -78,7 +78,7 @@ report = (pathlib.Path(sys.argv[1]) / "report.html").read_text()
 print(json.dumps([listed, counted, "4 letters" in report, PAGE.count("### opbyte toy")]))
 """
 POLICY: Mapping[str, Change] = {
-    "simulator/batching/policies.py": (
+    "simulator/engine/policies.py": (
         "\ndef make_policy(",
         '\nPOLICIES.register("toy", "eight tokens a step")(Policy("toy", 8, 4, chunked=True, reserve=False))\n\n\ndef make_policy(',
     )
@@ -187,7 +187,7 @@ def asked(folder: Path, changes: Mapping[str, Change], script: str) -> list[Any]
     [
         (QUANTITY, "a number of a run", r"one `Quantity` in `analysis/answers/quantities.py`"),
         (COMMAND, "a command", r"in `analysis/`, its entry in `analysis/commands/commands.yaml`"),
-        (POLICY, "a batching policy", r"one entry or one function in `simulator/batching/policies.py`"),
+        (POLICY, "a batching policy", r"one entry or one function in `simulator/engine/policies.py`"),
         (OP_KIND, "a kind of op", r"one entry in `workloads/ops.py`, and the layer kind"),
         (
             ENERGY,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ...devices.link import LATENCY_BYTES
-from ...simulator.batching.policies import Policy
 from ...simulator.deploy.deployment import Deployment
+from ...simulator.engine.policies import Policy
 from ...workloads.batch import Batch
 from ..show.text import Records
 from .evidence import entry, evidence

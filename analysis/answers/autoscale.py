@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...simulator.parts.autoscale.replicas import ENGINE_START_S, PHASES, Scaling
-from ...simulator.serving.record import Run
+from ...simulator.results.record import Run
 from ..show.result import Drawing
 from ..show.text import Records
 from .evidence import entry

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...simulator.serving.record import Run
+from ...simulator.results.record import Run
 from ..show.text import show
 
 JOULES_PER_KWH = 3.6e6

@@ -9,29 +9,21 @@ from typing import TYPE_CHECKING, Unpack
 
 from ...devices.catalog import load_system
 from ...devices.spec import SystemSpec
-from ...simulator.deploy.break_even import break_evens, routed_part
 from ...simulator.fpga.schedules import SCHEDULES
 from ...simulator.limits import MAX_MICRO_BATCHES
 from ...simulator.option import chosen
 from ...simulator.parts.experts_apart.options import OPTION, check_experts_on
 from ...simulator.scenario.load import load
-from ...simulator.scenario.one_step import (
-    StepCost,
-    StepLoad,
-    available_bytes,
-    needed_bytes,
-    num_devices,
-    step_cost,
-    step_on,
-)
 from ...simulator.scenario.options import DeployOptions
 from ...workloads.errors import CapacityError, InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count, check_seed
 from .bases import bases_of
+from .break_even import break_evens, routed_part
 from .comparison import SystemComparison, SystemRow
 from .error_factors import Conditions, engine_named
 from .interval import Interval, step_interval
+from .one_step import StepCost, StepLoad, available_bytes, needed_bytes, num_devices, step_cost, step_on
 from .ranges import Ranges, ranges_of_stage
 from .rests import rests_of
 from .step import MAX_BATCH

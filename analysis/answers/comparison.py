@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...simulator.deploy.break_even import BreakEven
-from ...simulator.scenario.one_step import LayerTime
 from ...workloads.model import ModelSpec
 from ..show.declared import record, rows
 from ..show.result import Drawing, Rests, Result
 from ..show.text import Blocks, Records, Rows, seconds, show
 from .apart import apart_evidence
 from .bases import NONE, Bases, in_short, not_like_for_like
+from .break_even import BreakEven
 from .evidence_table import evidence_blocks
 from .interval import LEVEL, Interval, interval_dict, spoken
+from .one_step import LayerTime
 from .ranges import Ranges, is_measured
 from .summary import degrees
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...simulator.serving.record import Run
+from ...simulator.results.record import Run
 from ...workloads.ops import about
 from ..show.text import Blocks, Records, Rows
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ...simulator.quantity import ratio
+from ...simulator.results.progress import Progress
+from ...simulator.results.record import Run
 from ...simulator.scenario import Scenario
-from ...simulator.serving.progress import Progress
-from ...simulator.serving.record import Run
 from ..show.text import Blocks, Records, Rows
 from .evidence_table import evidence_line
 from .several import Several

@@ -14,7 +14,7 @@ from ...devices.dram.spec import list_memories
 from ...devices.hosts.catalog import list_hosts, load_host
 from ...devices.hosts.spec import HostSpec
 from ...devices.spec import DeviceSpec, SystemSpec
-from ...simulator.batching.policies import POLICIES
+from ...simulator.engine.policies import POLICIES
 from ...simulator.frameworks.engine_file import ENGINES, KEYS, engine_of
 from ...workloads.catalog import catalog_entry
 from ...workloads.errors import InputError, SpecError

@@ -25,7 +25,7 @@ from .error_factors import factor_evidence
 from .memory_rows import USUAL, by_place
 
 if TYPE_CHECKING:
-    from ...simulator.batching.policies import Policy
+    from ...simulator.engine.policies import Policy
 
 
 def evidence(
@@ -128,12 +128,12 @@ VERSIONED = ("gap_s", "sequence_s")
 
 def _host(policy: Policy, deployment: Deployment) -> Records:
     """The times of the host, where there are any."""
-    from ...simulator.batching.host import (
+    from ...simulator.engine.host import (  # compiled code, which a step does without
         HTTP_S,
         LAUNCH_S,
         OUTSIDE_S,
         TOKEN_S,
-    )  # compiled code, which a step does without
+    )
 
     host = policy.host
     versioned = {name: f"assumed: {host.why}" for name in VERSIONED if host.why}

@@ -6,12 +6,12 @@ import tempfile
 from contextlib import closing
 from typing import Any
 
+from ...simulator.fleet.groups import OPTION, Cut
+from ...simulator.fleet.run import Groups
+from ...simulator.fleet.served import Served
+from ...simulator.results.progress import Progress
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.build import run_group_of
-from ...simulator.serving.groups import OPTION, Cut
-from ...simulator.serving.progress import Progress
-from ...simulator.serving.run import Groups
-from ...simulator.serving.served import Served
 from ...workloads.errors import InputError
 from ...workloads.requests.options import check_count
 from ..parallel.local import MAX_WORKERS, Workers

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...simulator.parts.drafts.explicit import speculative_stage
-from ...simulator.serving.record import FULL, Run, steady_stages
+from ...simulator.results.record import FULL, Run, steady_stages
 from ...simulator.step.explicit import dealt, explicit_stage
 from ..show.text import seconds
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.quantity import Figures, Quantity
 from ...simulator.registry import PARTS
-from ...simulator.serving.metrics import Quantiles
+from ...simulator.results.metrics import Quantiles
 from ...simulator.step.explicit import StageCost
 from ..show.text import Rows, seconds, show
 
 if TYPE_CHECKING:
-    from ...simulator.serving.record import Run
+    from ...simulator.results.record import Run
 
 TextOrRows = str | Rows
 UNITS = {"B": (2.0**30, "GiB"), "B/s": (1e9, "GB/s")}

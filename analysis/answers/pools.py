@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ...simulator.parts.two_pools.run import PoolRun, TwoPools, limiting_pool
-from ...simulator.serving.record import FULL, Run, steady_stages
+from ...simulator.results.record import FULL, Run, steady_stages
 from .limits import Limit, limit_of
 
 LINK = "KV link"

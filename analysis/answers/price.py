@@ -9,8 +9,8 @@ from pathlib import Path
 from ...devices.catalog import is_path, list_devices, load_device
 from ...devices.spec import DeviceSpec, SystemSpec
 from ...simulator.parts.two_pools.run import pools_of
+from ...simulator.results.record import Run
 from ...simulator.scenario import Scenario
-from ...simulator.serving.record import Run
 from ...workloads.errors import InputError, check_known, typed_number
 from ...workloads.yamlfile import read_yaml
 from ..show.text import show

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ...simulator.quantity import Quantity, ratio
 
 if TYPE_CHECKING:
-    from ...simulator.serving.record import Run
+    from ...simulator.results.record import Run
 
 Figure = float | int | str | None
 

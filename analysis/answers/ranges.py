@@ -23,7 +23,7 @@ from ...workloads.errors import InputError
 from ...workloads.ops import Op
 
 if TYPE_CHECKING:
-    from ...simulator.serving.record import Run
+    from ...simulator.results.record import Run
 
 SHOWN = 3
 """Ops that a sentence names."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from ...simulator.results.record import Run
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.build import run_scenario
-from ...simulator.serving.record import Run
 from .interval import LEVEL, Interval, first_token
 from .run_interval import RunIntervals, end_to_end
 

@@ -355,7 +355,7 @@ def _launch_warning(
     """A line where the host of a serving framework needs longer to launch the step than the devices to run it."""
     if not framework:
         return ()
-    from ...simulator.batching.host import starting  # compiled code, which a roofline starts without
+    from ...simulator.engine.host import starting  # compiled code, which a roofline starts without
     from ...simulator.frameworks.engines import ENGINES, LaunchSettings
     from ...simulator.step.launches import all_launches
     from ...workloads.jit import plainly

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...devices.ratios import Ratios
-from ...simulator.batching.host import OUTSIDE_S, starting
 from ...simulator.deploy.deployment import Deployment
+from ...simulator.engine.host import OUTSIDE_S, starting
 from ...simulator.parts.two_pools.run import pools_of
-from ...simulator.serving.record import Run, typical, usual_batches
+from ...simulator.results.record import Run, typical, usual_batches
 from ...simulator.step.explicit import StageCost, explicit_stage
 from ...simulator.step.launches import all_launches
 from ...workloads.batch import PREFILL, Batch

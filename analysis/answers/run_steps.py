@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from ...simulator.parts.overlap.chunked import timelines_of
-from ...simulator.serving.record import Run
-from ...simulator.serving.steps import RunStep
+from ...simulator.results.record import Run
+from ...simulator.results.steps import RunStep
 from ...workloads.batch import PREFILL
 from ...workloads.errors import InputError
 from ..show.text import Blocks, Records, seconds

@@ -6,11 +6,11 @@ import numpy as np
 
 from ...devices.checks import doubts
 from ...devices.power.cap import cap_texts
-from ...simulator.batching.kv import kv_rules, sequence_bytes
+from ...simulator.engine.kv import kv_rules, sequence_bytes
 from ...simulator.frameworks.keys import far_version
+from ...simulator.results.record import Run
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.build import engine_settings
-from ...simulator.serving.record import Run
 from .summary import overload
 
 ROUND_ROBIN = "round-robin"

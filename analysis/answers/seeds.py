@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ...devices.spec import SystemSpec
+from ...simulator.results.progress import Progress
 from ...simulator.scenario import Scenario
-from ...simulator.serving.progress import Progress
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count

@@ -14,10 +14,10 @@ from ...devices.spec import SystemSpec
 from ...simulator.parts.two_pools.asked import counted
 from ...simulator.parts.two_pools.run import pools_of
 from ...simulator.quantity import entries
+from ...simulator.results.progress import Progress
+from ...simulator.results.record import OpTotal, Run, typical
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.build import run_scenario
-from ...simulator.serving.progress import Progress
-from ...simulator.serving.record import OpTotal, Run, typical
 from ...workloads.errors import InputError
 from ...workloads.latencies import QUANTILES, read_quantiles
 from ...workloads.model import ModelSpec

@@ -9,9 +9,9 @@ from ...devices.spec import SystemSpec
 from ...simulator.frameworks.engine_file import ENGINES, KEYS
 from ...simulator.frameworks.launch import Room, hub_name, launch_of
 from ...simulator.frameworks.manifests import Copies, manifest
+from ...simulator.results.record import Run
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.build import engine_settings
-from ...simulator.serving.record import Run
 from ...workloads.catalog import load_model
 from ...workloads.errors import InputError
 from ...workloads.hf.json_file import read_json_object

@@ -16,9 +16,9 @@ from .quantities import RUN_QUANTITIES, labelled
 
 if TYPE_CHECKING:
     from ...simulator.deploy.deployment import Deployment
-    from ...simulator.serving.metrics import Quantiles
-    from ...simulator.serving.record import OpTotal, Run
-    from ...simulator.serving.steady import Window
+    from ...simulator.results.metrics import Quantiles
+    from ...simulator.results.record import OpTotal, Run
+    from ...simulator.results.steady import Window
 
 LATENCIES = {f"{measure}_s": label for measure, label in MEASURES.items()}
 """Columns of latencies, and their labels."""
@@ -75,7 +75,7 @@ def _fleet_figures(run: Run) -> list[tuple[str, float | None, str]]:
 
 def overload(run: Run) -> str:
     """Say that a run's latencies measure its length."""
-    from ...simulator.serving.record import FULL  # compiled code, which tables of a step start without
+    from ...simulator.results.record import FULL  # compiled code, which tables of a step start without
 
     came = float(np.ptp(run.requests.arrival_s))
     rate, grows = (len(run.requests) - 1) / came if came else 0.0, run.window.queue_growth_per_s
@@ -88,11 +88,11 @@ def overload(run: Run) -> str:
 
 
 def window_text(window: Window) -> str:
-    """What part of a run its rates are of, and what chance does to them; see `serving.steady`.
+    """What part of a run its rates are of, and what chance does to them; see `results.steady`.
 
     Examples
     --------
-    >>> from opbyte.simulator.serving.steady import Window
+    >>> from opbyte.simulator.results.steady import Window
     >>> window_text(Window(1.0, 9.0, "steady", half_width=0.16, drift=0.29)).partition("drift ")[2]
     '+29.0%, which more --requests would tell from chance.'
     """
@@ -109,7 +109,7 @@ def window_text(window: Window) -> str:
     if window.half_width is None or window.drift is None:
         return text + "."
     chance = f"+- {window.half_width:.1%} by chance (95 %, {window.batches} batches)"
-    from ...simulator.serving.steady import DRIFTS  # of no use to most answers
+    from ...simulator.results.steady import DRIFTS  # of no use to most answers
 
     doubt = (
         ", which more --requests would tell from chance"

@@ -15,8 +15,8 @@ from .summary import degrees
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ...simulator.results.record import Run
     from ...simulator.scenario import Scenario
-    from ...simulator.serving.record import Run
 
 POLICY = "vllm"
 FRAMEWORKS = {"vllm": "vllm", "sglang": "sglang", "tensorrt-llm": "trtllm"}

@@ -15,7 +15,7 @@ import typer
 from ...workloads.errors import InputError, visible
 
 if TYPE_CHECKING:
-    from ...simulator.serving.progress import Progress
+    from ...simulator.results.progress import Progress
     from ..show.kept import Kept
     from ..show.output import OutputFolder
     from ..show.result import Result

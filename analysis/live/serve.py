@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ...devices.spec import SystemSpec
+from ...simulator.fleet.pools import Fleet, pools_of
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.build import deployment_of, fleet_of
 from ...simulator.scenario.place import refuse_unused
-from ...simulator.serving.live import Live
-from ...simulator.serving.pools import Fleet, pools_of
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ..answers.usual import as_usual
 from ..show.interrupt import heard
 from ..show.result import Result
 from ..show.text import Blocks, Rows, seconds
+from .live import Live
 from .pacer import Meters, Pacer
 from .record import more_files, needs
 

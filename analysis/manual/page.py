@@ -205,7 +205,7 @@ def _policy() -> Iterator[str]:
     """Keys of a policy, as `opbyte show` spells them out."""
     from dataclasses import fields
 
-    from ...simulator.batching.policies import Policy
+    from ...simulator.engine.policies import Policy
 
     yield "## Keys of a policy\n"
     yield "As `opbyte show NAME` spells out one of `opbyte list policies`.\n"

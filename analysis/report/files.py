@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from ...simulator.parts.experts_apart.holders import devices_apart
 from ...simulator.parts.two_pools.run import pools_of
-from ...simulator.serving.record import Run
+from ...simulator.results.record import Run
 from ..answers.autoscale import replica_frame, replicas_drawn, scaled
 from ..answers.demo import Comparison
 from ..answers.run_steps import Steps

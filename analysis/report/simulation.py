@@ -10,7 +10,7 @@ import pandas as pd
 
 from ...devices.cost import PATHS
 from ...simulator.deploy.placement import processors_of
-from ...simulator.serving.record import OpTotal, Run
+from ...simulator.results.record import OpTotal, Run
 from ...workloads.textfile import digest_of
 from ..answers.autoscale import replicas_drawn
 from ..answers.demo import Comparison

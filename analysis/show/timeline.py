@@ -90,7 +90,7 @@ def write_timeline(
     Parameters
     ----------
     stages : dict of array
-        See `simulator.serving.run.Run.stages`; times in seconds.
+        See `simulator.fleet.run.Run.stages`; times in seconds.
     engines : sequence of EngineProcess
         One that represents all, or one for each number in the column ``node``.
     sent : Sent, optional

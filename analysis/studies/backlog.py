@@ -18,16 +18,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...simulator.batching.kv import kv_rules, sequences_that_fit
-from ...simulator.batching.policies import Policy
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.expert_parts import ExpertPart
+from ...simulator.engine.kv import kv_rules, sequences_that_fit
+from ...simulator.engine.policies import Policy
 from ...simulator.frameworks.settings import EngineSettings
 from ...simulator.parts.two_pools.asked import pair_of
+from ...simulator.results.record import Run
+from ...simulator.results.steady import half_width
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.build import Made, deployment_of, fleet_of, run_scenario
-from ...simulator.serving.record import Run
-from ...simulator.serving.steady import half_width
 from ...workloads.latencies import latency_of
 from ...workloads.requests import RequestBlock
 from ...workloads.requests.classes import without_bounds

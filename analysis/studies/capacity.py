@@ -13,10 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+from ...simulator.fleet.growing import Growing
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.build import deployment_of, run_scenario
 from ...simulator.scenario.load import load
-from ...simulator.serving.growing import Growing
 from ...workloads.errors import CapacityError, InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count, check_real

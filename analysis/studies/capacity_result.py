@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...devices.spec import SystemSpec
-from ...simulator.serving.steady import Window
+from ...simulator.results.steady import Window
 from ...workloads.latencies import column_of
 from ..answers.bases import NONE, Bases, not_like_for_like
 from ..answers.evidence_table import evidence_blocks
@@ -57,7 +57,7 @@ class SystemCapacity:
     served : str
         Layout, policy and kernels as text.
     window : Window or None
-        What the rates at that load are of, see `serving.steady`.
+        What the rates at that load are of, see `results.steady`.
     held : Interval or None
         Factors on the load and the rate, see `answers.interval`; the cost has the inverse ones. Both ends are searched
         like the load, with the fastest and slowest steps (`capacity.ends`).

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ...simulator.parts.classes.kinds import Classes
+from ...simulator.results.record import Run
 from ...simulator.scenario import Scenario
-from ...simulator.serving.record import Run
 from ...workloads.errors import InputError, errors_in, nearest, typed_number
 from ...workloads.latencies import MEASURES, QUANTILES, latency_of
 from ...workloads.requests.options import check_real

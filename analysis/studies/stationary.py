@@ -1,6 +1,6 @@
 """Whether a system sustains a load: runs grow until they decide it, for every study in the same way.
 
-The trend of the requests in the system, from batch means of a generation or more (`serving.steady`), must be below
+The trend of the requests in the system, from batch means of a generation or more (`results.steady`), must be below
 `GROWS` of the arrivals, upper end of the interval. Each latency of the SLO has an interval from the same batches. An
 undecided run (too short, or an interval wider than `NARROW` that contains the limit) is repeated with twice the
 requests or more. After `MOST_REQUESTS` the load is undecided. The load must also be below the rate of full engines, and
@@ -17,9 +17,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from ...simulator.results.record import Run
+from ...simulator.results.steady import half_width, trend_share
 from ...simulator.scenario import Scenario
-from ...simulator.serving.record import Run
-from ...simulator.serving.steady import half_width, trend_share
 from ...workloads.latencies import latency_of
 from .backlog import FullRate, full_rate, unseen
 from .loads import ATTAINMENT, BACKLOG, Tried, judged, refused_of

@@ -14,14 +14,14 @@ from ...devices.catalog import device_names
 from ...devices.hosts.catalog import placed_in
 from ...devices.hosts.spec import HostSpec
 from ...devices.spec import SystemSpec
-from ...simulator.batching.policies import without_front
+from ...simulator.engine.policies import without_front
+from ...simulator.fleet.run import run
 from ...simulator.frameworks.settings import EngineSettings
+from ...simulator.results.record import Run
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.build import engine_settings
 from ...simulator.scenario.load import load
 from ...simulator.scenario.place import deployed
-from ...simulator.serving.record import Run
-from ...simulator.serving.run import run
 from ...workloads.csvfile import numbers, read_whole
 from ...workloads.errors import InputError
 from ...workloads.kernel_tables import read_tables

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from ...simulator.serving.record import Run
+from ...simulator.results.record import Run
 
 F8 = npt.NDArray[np.float64]
 TIMES = ("ttft", "tpot", "e2e", "itl")

@@ -12,7 +12,7 @@ from opbyte.analysis.plots import breakdown, latency, op_per_byte_vs_batch, save
 from opbyte.analysis.plots import roofline as draw_roofline
 from opbyte.analysis.plots.gantt import lanes
 from opbyte.analysis.report.simulation import ops_by_share
-from opbyte.simulator.batching.kv import kv_rules
+from opbyte.simulator.engine.kv import kv_rules
 
 MODEL, DUPLEX, GPU = "mixtral-8x7b", "duplex-x4", "duplex-gpu-x4"
 WORK = {"input_len": 1024, "output_len": 256, "lengths": "lognormal"}

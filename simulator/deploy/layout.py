@@ -24,7 +24,7 @@ BY_LAYER = "expert-parallel-by-layer"
 """Rule of a mapping that distributes experts of each layer to a separate number of groups."""
 
 MOST_STAGES = 128
-"""Pipeline stages; at most as many as `batching.state.LOG_ROWS`."""
+"""Pipeline stages; at most as many as `engine.state.LOG_ROWS`."""
 
 
 @dataclass(frozen=True, slots=True)

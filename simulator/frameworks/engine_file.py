@@ -12,8 +12,8 @@ from typing import Any
 
 from ...workloads.errors import SpecError, nearest
 from ...workloads.hf.json_file import read_json_object
-from ..batching.kv import CacheSettings
-from ..batching.policies import Policy
+from ..engine.kv import CacheSettings
+from ..engine.policies import Policy
 from ..limits import MAX_SEQUENCES
 from ..parts.tensorrt_llm.rules import TRTLLM, TrtllmRules, of_trtllm
 from . import sglang_file, vllm_file

@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 
 from ...devices.spec import DeviceSpec
 from ...workloads.registry import Registry
-from ..batching.host import HTTP_S, TOKEN_S, FrontEnd, Host
-from ..batching.kv import CacheSettings
-from ..batching.policies import make_policy
 from ..deploy.deployment import Deployment
+from ..engine.host import HTTP_S, TOKEN_S, FrontEnd, Host
+from ..engine.kv import CacheSettings
+from ..engine.policies import make_policy
 from ..parts.sglang.state import LEAVERS, SGLANG, SglangRules
 from ..parts.tensorrt_llm.rules import TRTLLM, TrtllmRules, of_trtllm
 from .keys import number_of, numbers_of

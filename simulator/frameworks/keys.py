@@ -17,7 +17,7 @@ from ...workloads.sampling import GREEDY, asked_sampling
 from ...workloads.yamlfile import read_yaml
 
 if TYPE_CHECKING:  # compiled code beside it
-    from ..batching.host import Host
+    from ..engine.host import Host
 
 DTYPES = {"auto": None, "bfloat16": "bf16", "bf16": "bf16", "float16": "fp16", "half": "fp16",
           "fp16": "fp16", "float32": "fp32", "float": "fp32", "fp8": "fp8", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8"}  # fmt: skip

@@ -22,10 +22,10 @@ from ...workloads.catalog import load_model
 from ...workloads.errors import InputError
 from ...workloads.requests.block import RequestBlock, Turns
 from ...workloads.textfile import read_regular
-from ..batching.host import Pace
-from ..batching.policies import without_front
 from ..deploy.deployment import Deployment, deploy
-from ..serving.engine import Engine
+from ..engine.engine import Engine
+from ..engine.host import Pace
+from ..engine.policies import without_front
 from .engine_file import engine_of
 from .settings import EngineSettings
 

@@ -11,9 +11,9 @@ from ...devices.hosts.catalog import host_of
 from ...workloads.ops import Loads
 from ...workloads.sampling import NONE
 from ...workloads.speculators import DraftChoice
-from ..batching.kv import CacheSettings
-from ..batching.policies import Policy
 from ..deploy.deployment import Deployment
+from ..engine.kv import CacheSettings
+from ..engine.policies import Policy
 from .sharing import NOTHING, Sharing
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from ...workloads.errors import SpecError
 from ...workloads.speculators import MOST_DRAFTS, DraftChoice
-from ..batching.kv import CacheSettings
-from ..batching.policies import Policy
+from ..engine.kv import CacheSettings
+from ..engine.policies import Policy
 from ..limits import MAX_SEQUENCES
 from ..parts.sglang.state import SGLANG, THRESHOLD, SglangRules
 from .engines import sglang_patch, sglang_version, upkeep_of

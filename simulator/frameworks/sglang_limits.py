@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from ...devices.calibrated.libraries import BLACKWELL, generation
 from ...workloads.errors import CapacityError
 from ...workloads.layers.mla import LatentAttention
-from ..batching.kv import CacheSettings, kv_rules
 from ..deploy.deployment import Deployment
+from ..engine.kv import CacheSettings, kv_rules
 from ..parts.sglang.state import SglangRules
 from .settings import EngineSettings
 

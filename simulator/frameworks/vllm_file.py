@@ -16,8 +16,8 @@ from typing import Any
 
 from ...workloads.errors import SpecError, nearest
 from ...workloads.speculators import MOST_DRAFTS, DraftChoice
-from ..batching.kv import BLOCK_TOKENS, CacheSettings
-from ..batching.policies import POLICIES, Policy, limited
+from ..engine.kv import BLOCK_TOKENS, CacheSettings
+from ..engine.policies import POLICIES, Policy, limited
 from ..limits import MAX_SEQUENCES
 from ..parts.kv_tiers.settings import KvTier, TierSettings
 from ..parts.overlap.gates import MOST_TOKENS

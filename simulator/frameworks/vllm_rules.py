@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from ..batching.policies import Policy
 from ..deploy.deployment import Deployment
+from ..engine.policies import Policy
 from .settings import EngineSettings
 
 LOGIT_BYTES = 40.4

@@ -26,6 +26,6 @@ PARTS = (
         scope="deployment",
         page="power",
         tests=("analysis/test_validate_power",),
-        also=("serving/course", "serving/served"),
+        also=("engine/course", "fleet/served"),
     ),
 )

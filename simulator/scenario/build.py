@@ -13,24 +13,24 @@ from ...devices.spec import SystemSpec
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests import RequestBlock, RequestStream
-from ..batching.policies import Policy, limited, make_policy
 from ..deploy.deployment import Deployment
+from ..engine.policies import Policy, limited, make_policy
+from ..fleet.groups import Cut
+from ..fleet.growing import Growing
+from ..fleet.pools import Fleet
+from ..fleet.run import Groups, run, run_group
+from ..fleet.served import Served
 from ..frameworks.engines import ENGINES, LaunchSettings
 from ..frameworks.settings import EngineSettings
 from ..limits import MAX_SEQUENCES
 from ..registry import all_hooks
-from ..serving.groups import Cut
-from ..serving.growing import Growing
-from ..serving.pools import Fleet
-from ..serving.run import Groups, run, run_group
-from ..serving.served import Served
 from .load import load
 from .place import deployed, refuse_unused
 from .scenario import Scenario
 
 if TYPE_CHECKING:
-    from ..serving.progress import Progress
-    from ..serving.record import Run
+    from ..results.progress import Progress
+    from ..results.record import Run
 
 
 def run_scenario(
@@ -193,7 +193,7 @@ def _policy(scenario: Scenario, base: Policy) -> Policy:
         policy = make_policy(name, serving.token_budget, sequences)
     if serving.part is None:
         return policy
-    from ..batching.outside import read_part  # compiled code, which others start without
+    from ..engine.outside import read_part  # compiled code, which others start without
 
     return replace(policy, part=read_part(serving.part))
 

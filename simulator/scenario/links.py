@@ -8,7 +8,7 @@ from ...devices.catalog import list_devices, load_device
 from ...devices.hosts.catalog import link_of
 from ...devices.spec import LinkSpec, SystemSpec
 from ...workloads.errors import InputError, check_known, typed_number
-from ..serving.pools import KvLink
+from ..fleet.pools import KvLink
 
 FREE = "free"
 LAYERS = "layers"

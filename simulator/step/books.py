@@ -50,7 +50,7 @@ class Books(NamedTuple):
     contexts: F8  # [B] keys of a rank's decodes
     prompts: F8  # [2, B] new and earlier tokens of a rank's prompt chunks
     places: F8  # [blocks that run at once] see `unequal`
-    spread: Records  # [R] of `SPREAD`, see `batching.counting.set_uneven`
+    spread: Records  # [R] of `SPREAD`, see `engine.counting.set_uneven`
     busy: F8  # [2, P+1] device-seconds of each processor and of links; as of the last log entry. Behind
     # them those of devices that hold experts, and their energy
     stages: F8  # [pp] seconds of the latest step on each pipeline stage

@@ -18,9 +18,9 @@ from opbyte.analysis.answers.usual import as_usual
 from opbyte.analysis.studies.backlog import LONGER, FullRate, fills, full_rate, in_service, unseen
 from opbyte.analysis.studies.loads import BACKLOG
 from opbyte.analysis.studies.stationary import decide, stationary
+from opbyte.simulator.results.record import Run
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.build import run_scenario
-from opbyte.simulator.serving.record import Run
 
 MODEL, SYSTEM = "llama-3-8b", "h100-x1"
 WORK: dict[str, Any] = {"input_len": 512, "output_len": 512, "lengths": "lognormal", "framework": "vllm"}

@@ -20,7 +20,7 @@ from opbyte.analysis.answers.run_interval import RunIntervals
 from opbyte.analysis.answers.simulate import simulate
 from opbyte.analysis.studies.capacity import _bracket, capacity, ends, share_at
 from opbyte.analysis.studies.loads import Tried
-from opbyte.simulator.serving.record import Run
+from opbyte.simulator.results.record import Run
 from opbyte.workloads.errors import InputError
 
 from .conftest import Ask

@@ -14,7 +14,7 @@ from opbyte.analysis.answers.roofline import roofline
 from opbyte.analysis.answers.simulate import simulate
 from opbyte.devices.calibrated.kernel_sets import FRAMEWORKS
 from opbyte.devices.catalog import load_device
-from opbyte.simulator.batching.host import LAUNCH_S
+from opbyte.simulator.engine.host import LAUNCH_S
 from opbyte.simulator.frameworks.engines import exchange_of
 from opbyte.simulator.frameworks.kernels import kernels_of
 from opbyte.workloads.errors import InputError

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from opbyte.simulator.results.record import Run
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.build import run_scenario
-from opbyte.simulator.serving.record import Run
 
 MODEL, SYSTEM = "llama-3.2-1b", "h100-x1"
 LOAD: dict[str, Any] = {

@@ -14,9 +14,9 @@ from opbyte import plan
 from opbyte.analysis.answers.usual import as_usual
 from opbyte.analysis.studies.backlog import DRAWS, full_rate, least_rate, sampled
 from opbyte.analysis.studies.plan import best, trial
+from opbyte.simulator.results.record import Run
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.build import Made, deployment_of, run_scenario
-from opbyte.simulator.serving.record import Run
 
 WORK: dict[str, Any] = {"input_len": 512, "output_len": 128, "lengths": "lognormal"}
 LEVEL = "ttft_p99=1,tpot_p99=0.03"

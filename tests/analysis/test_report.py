@@ -28,7 +28,7 @@ from opbyte.analysis.report.sections import constant_rows
 from opbyte.analysis.report.simulation import ops_by_share
 from opbyte.analysis.reproduce.base import Reproduction, judged
 from opbyte.analysis.show.record import code_version
-from opbyte.simulator.serving.record import Requests
+from opbyte.simulator.results.record import Requests
 from opbyte.workloads.catalog import load_model
 
 from .conftest import Ask

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from opbyte.analysis.answers.compare import compare
 from opbyte.analysis.parallel.study import Study
 from opbyte.analysis.studies.design.engines import EngineAnswer, search
+from opbyte.analysis.studies.design.stream_designs import tile_share
 from opbyte.devices.catalog import load_device
 from opbyte.devices.checks import engine_of
 from opbyte.simulator.fpga.designs import FpgaDesign
-from opbyte.simulator.scenario.stream_designs import tile_share
 
 from .conftest import Ask
 

@@ -12,7 +12,7 @@ from opbyte import roofline
 from opbyte.analysis.answers.description import describe
 from opbyte.analysis.reference.kinds import TEMPLATES, template
 from opbyte.devices.catalog import describe_system, list_devices, load_device
-from opbyte.simulator.batching.policies import POLICIES, Policy
+from opbyte.simulator.engine.policies import POLICIES, Policy
 from opbyte.simulator.frameworks.engine_file import ENGINES
 from opbyte.workloads.catalog import load_model
 

@@ -15,7 +15,7 @@ import pytest
 from opbyte import simulate
 from opbyte.analysis.answers.roofline import roofline
 from opbyte.analysis.report.studies import NO_DRAFTS, drafts_by_load
-from opbyte.simulator.batching.kv import kv_rules
+from opbyte.simulator.engine.kv import kv_rules
 from opbyte.simulator.parts.drafts.explicit import draft_batches
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.build import deployment_of

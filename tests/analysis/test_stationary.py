@@ -18,8 +18,8 @@ from opbyte import capacity, simulate
 from opbyte.analysis.studies.capacity_result import SystemCapacity
 from opbyte.analysis.studies.stationary import BATCHES, FIRST, MOST_REQUESTS, _queue, counted, decide, judge
 from opbyte.analysis.studies.sweep.point import metrics_of
-from opbyte.simulator.serving.record import Run
-from opbyte.simulator.serving.steady import Window, trend_share
+from opbyte.simulator.results.record import Run
+from opbyte.simulator.results.steady import Window, trend_share
 
 MODEL, SYSTEM = "llama-3.1-8b", "h100-x1"
 WORK: dict[str, Any] = {"input_len": 150, "output_len": 294, "lengths": "lognormal", "framework": "vllm"}

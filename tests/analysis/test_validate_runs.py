@@ -22,7 +22,7 @@ from opbyte.analysis.validate.runs.spec import Prompts, read_run
 from opbyte.analysis.validate.runs.static import read_static, static_times
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import deploy
-from opbyte.simulator.serving.run import run as serve
+from opbyte.simulator.fleet.run import run as serve
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
 

@@ -17,16 +17,16 @@ from typing import Any
 import pytest
 
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.batching.kv import CacheSettings
-from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.deploy.deployment import Deployment, deploy
+from opbyte.simulator.engine.engine import Engine
+from opbyte.simulator.engine.kv import CacheSettings
+from opbyte.simulator.engine.policies import make_policy
+from opbyte.simulator.fleet.pools import Fleet
+from opbyte.simulator.fleet.run import run
 from opbyte.simulator.parts.drafts.speculating import speculating
 from opbyte.simulator.parts.expert_cache.store import ExpertStore
 from opbyte.simulator.parts.kv_tiers.asked import read_tiers
 from opbyte.simulator.parts.kv_tiers.settings import TierSettings
-from opbyte.simulator.serving.engine import Engine
-from opbyte.simulator.serving.pools import Fleet
-from opbyte.simulator.serving.run import run
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.requests import open_requests
 from opbyte.workloads.speculators import read_asked
@@ -52,7 +52,7 @@ TABLE: tuple[tuple[str, str, str, dict[str, int], dict[str, Any], int, float], .
 
 COLD = """
 import time
-from opbyte.simulator.batching import deals, play
+from opbyte.simulator.fleet import deals, play
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.build import run_scenario
 load = {"rate": 20, "input_len": 512, "output_len": 128}

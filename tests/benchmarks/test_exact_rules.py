@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.batching.kv import CacheSettings
-from opbyte.simulator.batching.policies import POLICIES
 from opbyte.simulator.deploy.deployment import deploy
-from opbyte.simulator.serving.run import run
+from opbyte.simulator.engine.kv import CacheSettings
+from opbyte.simulator.engine.policies import POLICIES
+from opbyte.simulator.fleet.run import run
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.requests import open_requests
 

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from opbyte.simulator.batching.host import Host
-from opbyte.simulator.batching.kv import CacheSettings, sequence_bytes
-from opbyte.simulator.batching.policies import Policy
 from opbyte.simulator.deploy.deployment import Deployment
+from opbyte.simulator.engine.engine import Engine
+from opbyte.simulator.engine.host import Host
+from opbyte.simulator.engine.kv import CacheSettings, sequence_bytes
+from opbyte.simulator.engine.policies import Policy
+from opbyte.simulator.fleet.driver import RunSettings, Served, serve
+from opbyte.simulator.fleet.pools import Fleet, Pools
 from opbyte.simulator.parts.drafts.explicit import speculative_stage
-from opbyte.simulator.serving.driver import RunSettings, Served, serve
-from opbyte.simulator.serving.engine import Engine
-from opbyte.simulator.serving.pools import Fleet, Pools
 from opbyte.simulator.step.books import new_books
 from opbyte.simulator.step.lowering import lower
 from opbyte.simulator.step.timed import Lowered

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from opbyte.simulator.batching.policies import Policy
+from opbyte.simulator.engine.policies import Policy
 from opbyte.simulator.step.launches import NO_LAUNCHES, Launches
 from opbyte.workloads.batch import Batch
 

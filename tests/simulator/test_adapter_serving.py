@@ -1,7 +1,7 @@
 """Do requests wait for adapters as slots and link say, and only then?
 
 Closed forms: a single user of a slot waits one load; a slow reference follows the rule of
-`serving/adapters.py` event by event. A run without adapters does not change by a bit.
+`simulator/parts/adapters` event by event. A run without adapters does not change by a bit.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from opbyte import simulate
 from opbyte.analysis.answers.simulate import Simulation
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import deploy
+from opbyte.simulator.fleet.pools import Pools
 from opbyte.simulator.parts.adapters.run import (
     AdapterCounts,
     AdapterShelf,
@@ -28,7 +29,6 @@ from opbyte.simulator.parts.adapters.run import (
     load_seconds,
     popularity,
 )
-from opbyte.simulator.serving.pools import Pools
 from opbyte.workloads.adapters import Tenants
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import CapacityError, InputError

@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.deploy.deployment import Deployment
+from opbyte.simulator.engine.policies import make_policy
+from opbyte.simulator.fleet.pools import Fleet
+from opbyte.simulator.fleet.run import run
 from opbyte.simulator.parts.failures.failing import Faults
-from opbyte.simulator.serving.pools import Fleet
-from opbyte.simulator.serving.record import Run
-from opbyte.simulator.serving.run import run
+from opbyte.simulator.results.record import Run
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests import RequestStream, open_requests
 

@@ -16,9 +16,9 @@ import pytest
 
 from opbyte.analysis.answers.simulate import simulate
 from opbyte.analysis.studies.capacity import capacity
+from opbyte.simulator.results.record import Run
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.build import run_scenario
-from opbyte.simulator.serving.record import Run
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import CapacityError, InputError
 from opbyte.workloads.model import ModelSpec

@@ -17,21 +17,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opbyte.simulator.batching.policies import Policy, make_policy
-from opbyte.simulator.batching.state import LogColumn
 from opbyte.simulator.deploy.deployment import Deployment
+from opbyte.simulator.engine.engine import Engine
+from opbyte.simulator.engine.policies import Policy, make_policy
+from opbyte.simulator.engine.state import LogColumn
+from opbyte.simulator.fleet.collect import collect, left_of_parts
+from opbyte.simulator.fleet.pools import Fleet, pools_of
+from opbyte.simulator.fleet.routers import ROUTERS
+from opbyte.simulator.fleet.run import run
+from opbyte.simulator.fleet.served import Served
 from opbyte.simulator.parts.autoscale.asked import Autoscale, parse_autoscale
 from opbyte.simulator.parts.autoscale.replicas import ENGINE_START_S, PHASES, Scaling, start_up_s
 from opbyte.simulator.parts.autoscale.scalers import SCALERS, Seen
 from opbyte.simulator.parts.autoscale.scaling import Firsts, scaled_fleet
 from opbyte.simulator.parts.failures.failing import Faults
-from opbyte.simulator.serving.collect import collect, left_of_parts
-from opbyte.simulator.serving.engine import Engine
-from opbyte.simulator.serving.pools import Fleet, pools_of
-from opbyte.simulator.serving.record import Run
-from opbyte.simulator.serving.routers import ROUTERS
-from opbyte.simulator.serving.run import run
-from opbyte.simulator.serving.served import Served
+from opbyte.simulator.results.record import Run
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests import RequestStream, open_requests
 

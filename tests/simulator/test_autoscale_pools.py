@@ -14,15 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opbyte import simulate
-from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.deploy.deployment import Deployment
+from opbyte.simulator.engine.policies import make_policy
+from opbyte.simulator.fleet.driver import Served
+from opbyte.simulator.fleet.pools import KvLink, Pools
+from opbyte.simulator.fleet.routers import ROUTERS
 from opbyte.simulator.parts.autoscale.asked import Autoscale
 from opbyte.simulator.parts.autoscale.replicas import Scaling
 from opbyte.simulator.parts.failures.failing import Faults
-from opbyte.simulator.serving.driver import Served
-from opbyte.simulator.serving.pools import KvLink, Pools
-from opbyte.simulator.serving.record import Run
-from opbyte.simulator.serving.routers import ROUTERS
+from opbyte.simulator.results.record import Run
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests import RequestStream
 

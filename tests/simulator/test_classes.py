@@ -16,13 +16,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from opbyte.simulator.batching.policies import Policy
 from opbyte.simulator.deploy.deployment import Deployment
+from opbyte.simulator.engine.engine import Engine
+from opbyte.simulator.engine.policies import Policy
+from opbyte.simulator.fleet.pools import Fleet
+from opbyte.simulator.fleet.run import run
 from opbyte.simulator.parts.classes.lanes import LaneRules
 from opbyte.simulator.parts.failures.failing import Faults
-from opbyte.simulator.serving.engine import Engine
-from opbyte.simulator.serving.pools import Fleet
-from opbyte.simulator.serving.run import run
 from opbyte.workloads.requests import RequestStream
 from opbyte.workloads.requests.block import Labels
 from opbyte.workloads.requests.classes import RequestClass, read_classes

@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.deploy.deployment import Deployment, deploy
+from opbyte.simulator.engine.policies import make_policy
+from opbyte.simulator.fleet.pools import Fleet
+from opbyte.simulator.fleet.routers import ROUTERS, Load
+from opbyte.simulator.fleet.run import run
 from opbyte.simulator.parts.failures.failing import Faults, parse_faults
-from opbyte.simulator.serving.pools import Fleet
-from opbyte.simulator.serving.record import Run
-from opbyte.simulator.serving.routers import ROUTERS, Load
-from opbyte.simulator.serving.run import run
+from opbyte.simulator.results.record import Run
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError, SpecError
 from opbyte.workloads.requests import RequestStream, open_requests

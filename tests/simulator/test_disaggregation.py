@@ -18,19 +18,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opbyte.simulator.batching.kv import CacheSettings, rank_rules, sequence_bytes
-from opbyte.simulator.batching.policies import Policy, make_policy
 from opbyte.simulator.deploy.deployment import Deployment
+from opbyte.simulator.engine.engine import Engine
+from opbyte.simulator.engine.kv import CacheSettings, rank_rules, sequence_bytes
+from opbyte.simulator.engine.policies import Policy, make_policy
+from opbyte.simulator.fleet.pools import KvLink, Pools
+from opbyte.simulator.fleet.routers import ROUTERS
+from opbyte.simulator.fleet.served import Served
 from opbyte.simulator.parts.failures.failing import Faults
 from opbyte.simulator.parts.kv_tiers.state import DOWN
 from opbyte.simulator.parts.kv_tiers.store import moved
 from opbyte.simulator.parts.two_pools.crossing import cross, hold_tier, left_over, wait_for_tier
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.build import run_scenario
-from opbyte.simulator.serving.engine import Engine
-from opbyte.simulator.serving.pools import KvLink, Pools
-from opbyte.simulator.serving.routers import ROUTERS
-from opbyte.simulator.serving.served import Served
 from opbyte.workloads.requests import RequestBlock, RequestStream
 
 from .deployments import small

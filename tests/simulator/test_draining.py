@@ -17,17 +17,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opbyte.analysis.show.output import OutputFolder
-from opbyte.simulator.batching.pages import give_back
-from opbyte.simulator.batching.policies import make_policy
-from opbyte.simulator.batching.state import HIST_RATIO
 from opbyte.simulator.deploy.deployment import Deployment
-from opbyte.simulator.serving import draining
-from opbyte.simulator.serving.draining import Sketch
-from opbyte.simulator.serving.groups import Cut
-from opbyte.simulator.serving.pools import Fleet
-from opbyte.simulator.serving.record import Run
-from opbyte.simulator.serving.run import run, run_group
+from opbyte.simulator.engine.policies import make_policy
+from opbyte.simulator.engine.state import HIST_RATIO
+from opbyte.simulator.fleet import draining
+from opbyte.simulator.fleet.draining import Sketch
+from opbyte.simulator.fleet.groups import Cut
+from opbyte.simulator.fleet.pools import Fleet
+from opbyte.simulator.fleet.run import run, run_group
+from opbyte.simulator.results.record import Run
 from opbyte.workloads.errors import InputError
+from opbyte.workloads.pages import give_back
 from opbyte.workloads.requests import RequestBlock, RequestStream, open_requests
 
 from .deployments import small

@@ -12,9 +12,9 @@ import pytest
 
 from opbyte import simulate
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.batching.kv import kv_rules
-from opbyte.simulator.batching.policies import POLICIES
 from opbyte.simulator.deploy.deployment import Deployment, deploy
+from opbyte.simulator.engine.kv import kv_rules
+from opbyte.simulator.engine.policies import POLICIES
 from opbyte.simulator.frameworks.engine_file import read_engine
 from opbyte.simulator.frameworks.engines import EARLY_GAP_S, ENGINES, LaunchSettings, upkeep_of
 from opbyte.simulator.frameworks.vllm_file import NULL_BLOCKS

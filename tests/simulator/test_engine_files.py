@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.deploy.deployment import deploy
+from opbyte.simulator.engine.policies import make_policy
 from opbyte.simulator.frameworks.engine_file import read_engine
 from opbyte.simulator.frameworks.engines import ENGINES, LaunchSettings
 from opbyte.simulator.frameworks.settings import EngineSettings

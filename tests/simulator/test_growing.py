@@ -5,9 +5,9 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
+from opbyte.simulator.fleet.growing import Growing
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.build import run_scenario
-from opbyte.simulator.serving.growing import Growing
 
 BASE = Scenario.of(
     "llama-3-8b", system="h100-x1", input_len=512, output_len=128, lengths="lognormal", rate=30.0, policy="vllm"

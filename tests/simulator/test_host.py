@@ -11,20 +11,11 @@ import numpy as np
 import pytest
 
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.batching.host import (
-    HTTP_S,
-    LAUNCH_S,
-    OUTSIDE_S,
-    TOKEN_S,
-    FrontEnd,
-    Host,
-    hand_over_all,
-    idle_front,
-)
-from opbyte.simulator.batching.policies import POLICIES
 from opbyte.simulator.deploy.deployment import Deployment, deploy
+from opbyte.simulator.engine.engine import Engine
+from opbyte.simulator.engine.host import HTTP_S, LAUNCH_S, OUTSIDE_S, TOKEN_S, FrontEnd, Host, hand_over_all, idle_front
+from opbyte.simulator.engine.policies import POLICIES
 from opbyte.simulator.frameworks.engine_file import read_engine
-from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.step.launches import CHUNKED, PYTHON, TRTLLM_CALLS, launches_of
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import SpecError

@@ -18,9 +18,9 @@ from opbyte.analysis.answers.simulate import simulate
 from opbyte.analysis.studies.capacity import capacity
 from opbyte.devices.catalog import load_system
 from opbyte.devices.hosts.catalog import link_of
+from opbyte.simulator.fleet.pools import Fleet, pools_of
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.build import deployment_of
-from opbyte.simulator.serving.pools import Fleet, pools_of
 from opbyte.simulator.step.explicit import dealt, explicit_stage
 from opbyte.workloads.errors import InputError
 

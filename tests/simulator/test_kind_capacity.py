@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from opbyte import simulate
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.batching.kv import CacheSettings, kv_rules, sequence_bytes, sequences_that_fit
 from opbyte.simulator.deploy.deployment import deploy
+from opbyte.simulator.engine.kv import CacheSettings, kv_rules, sequence_bytes, sequences_that_fit
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.layers import HeadExperts, SlicedAttention
 from opbyte.workloads.model import ModelSpec

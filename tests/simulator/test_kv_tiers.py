@@ -17,17 +17,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opbyte.simulator.batching.kv import CacheSettings
-from opbyte.simulator.batching.policies import POLICIES, make_policy
 from opbyte.simulator.deploy.deployment import Deployment
+from opbyte.simulator.engine.engine import Engine
+from opbyte.simulator.engine.kv import CacheSettings
+from opbyte.simulator.engine.policies import POLICIES, make_policy
+from opbyte.simulator.fleet.pools import Fleet
+from opbyte.simulator.fleet.run import run
 from opbyte.simulator.parts.failures.failing import Faults
 from opbyte.simulator.parts.kv_tiers.run import block_bytes
 from opbyte.simulator.parts.kv_tiers.settings import KvTier, TierSettings
 from opbyte.simulator.parts.kv_tiers.state import new_shelves
 from opbyte.simulator.parts.kv_tiers.store import entry_of, put, touch
-from opbyte.simulator.serving.engine import Engine
-from opbyte.simulator.serving.pools import Fleet
-from opbyte.simulator.serving.run import run
 from opbyte.workloads.errors import CapacityError, InputError
 from opbyte.workloads.jit import compiled
 from opbyte.workloads.requests import RequestBlock, RequestStream

@@ -11,11 +11,11 @@ import pytest
 
 from opbyte.devices.catalog import load_system
 from opbyte.devices.link import LinkModel
-from opbyte.simulator.batching.kv import BLOCK_TOKENS, kv_rules, sequence_bytes
-from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.deploy.deployment import deploy
 from opbyte.simulator.deploy.layout import exchange_link, make_layout, rank_link
-from opbyte.simulator.serving.engine import Engine
+from opbyte.simulator.engine.engine import Engine
+from opbyte.simulator.engine.kv import BLOCK_TOKENS, kv_rules, sequence_bytes
+from opbyte.simulator.engine.policies import make_policy
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import list_models, load_model

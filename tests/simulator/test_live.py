@@ -10,12 +10,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from opbyte.simulator.batching.kv import CacheSettings
-from opbyte.simulator.batching.policies import make_policy
+from opbyte.analysis.live.live import Live
+from opbyte.simulator.engine.kv import CacheSettings
+from opbyte.simulator.engine.policies import make_policy
+from opbyte.simulator.fleet.pools import Pools
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.build import deployment_of
-from opbyte.simulator.serving.live import Live
-from opbyte.simulator.serving.pools import Pools
 from opbyte.workloads.errors import CapacityError
 from opbyte.workloads.requests import RequestBlock, RequestStream, Turns
 

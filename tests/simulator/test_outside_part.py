@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opbyte.extend import WaitingPrompt, part
-from opbyte.simulator.batching.outside import OUTSIDE, AskedPart, read_part
-from opbyte.simulator.batching.policies import make_policy
+from opbyte.simulator.engine.engine import Engine
+from opbyte.simulator.engine.outside import OUTSIDE, AskedPart, read_part
+from opbyte.simulator.engine.policies import make_policy
 from opbyte.simulator.registry import PAIRS, PARTS, check_parts
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.build import run_scenario
-from opbyte.simulator.serving.engine import Engine
 from opbyte.workloads.errors import InputError
 
 from .deployments import small

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import Deployment, deploy
+from opbyte.simulator.parts.overlap.splitting import split_draw
 from opbyte.simulator.parts.overlap.tracks import tracks_of
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.build import run_scenario
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import lower
 from opbyte.simulator.step.sections import sections_of
-from opbyte.simulator.step.splitting import split_draw
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opbyte.simulator.batching.kv import CacheSettings
-from opbyte.simulator.batching.policies import POLICIES
-from opbyte.simulator.serving.engine import Engine
-from opbyte.simulator.serving.pools import KvLink, Pools
+from opbyte.simulator.engine.engine import Engine
+from opbyte.simulator.engine.kv import CacheSettings
+from opbyte.simulator.engine.policies import POLICIES
+from opbyte.simulator.fleet.pools import KvLink, Pools
 from opbyte.workloads.requests import RequestBlock, RequestStream
 
 from .deployments import small

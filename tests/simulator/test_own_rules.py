@@ -16,12 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opbyte.simulator.batching.policies import Policy, make_policy
-from opbyte.simulator.batching.radix import Tree
 from opbyte.simulator.deploy.deployment import Deployment
+from opbyte.simulator.engine.engine import Engine
+from opbyte.simulator.engine.policies import Policy, make_policy
+from opbyte.simulator.parts.sglang.radix import Tree
 from opbyte.simulator.parts.sglang.state import SglangRules
 from opbyte.simulator.parts.tensorrt_llm.rules import Trtllm, TrtllmRules
-from opbyte.simulator.serving.engine import Engine
 from opbyte.workloads.errors import InputError
 
 from . import reference_sglang, reference_trtllm

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from opbyte.simulator.results.record import Run
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.build import run_scenario
-from opbyte.simulator.serving.record import Run
 
 LOAD: dict[str, Any] = {"rate": 12.0, "requests": 40, "input_len": 160, "output_len": 12, "seed": 5}
 ADAPTERS: dict[str, Any] = {"adapters": 12, "adapters_resident": 2}

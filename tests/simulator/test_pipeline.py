@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 
 from opbyte import simulate
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.batching.kv import CacheSettings, kv_rules
-from opbyte.simulator.batching.policies import Policy, make_policy
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.deploy.layout import stage_models
-from opbyte.simulator.serving.engine import Engine
-from opbyte.simulator.serving.run import run
+from opbyte.simulator.engine.engine import Engine
+from opbyte.simulator.engine.kv import CacheSettings, kv_rules
+from opbyte.simulator.engine.policies import Policy, make_policy
+from opbyte.simulator.fleet.run import run
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model

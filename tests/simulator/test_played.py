@@ -17,18 +17,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opbyte.simulator.batching.heap import Heap, drop_first, new_heap, push
-from opbyte.simulator.batching.kv import CacheSettings
-from opbyte.simulator.batching.policies import make_policy
-from opbyte.simulator.batching.route_rules import APART, LOAD, choose
+from opbyte.simulator.engine.kv import CacheSettings
+from opbyte.simulator.engine.policies import make_policy
+from opbyte.simulator.fleet import clock, driver
+from opbyte.simulator.fleet.dealing import Dealer
+from opbyte.simulator.fleet.heap import Heap, drop_first, new_heap, push
+from opbyte.simulator.fleet.pools import KvLink, Pools
+from opbyte.simulator.fleet.route_rules import APART, LOAD, choose
+from opbyte.simulator.fleet.routers import ROUTERS, Load, compiled_rule
+from opbyte.simulator.fleet.served import Served
 from opbyte.simulator.parts.autoscale.asked import parse_autoscale
 from opbyte.simulator.parts.failures.failing import Faults
 from opbyte.simulator.parts.kv_tiers.settings import KvTier, TierSettings
-from opbyte.simulator.serving import clock, driver
-from opbyte.simulator.serving.dealing import Dealer
-from opbyte.simulator.serving.pools import KvLink, Pools
-from opbyte.simulator.serving.routers import ROUTERS, Load, compiled_rule
-from opbyte.simulator.serving.served import Served
 from opbyte.workloads.jit import compiled
 from opbyte.workloads.requests import RequestBlock, RequestStream, Turns
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opbyte.simulator.batching.policies import POLICIES, Policy, make_policy
-from opbyte.simulator.batching.state import LOG_COLUMNS, LogColumn
 from opbyte.simulator.deploy.deployment import Deployment
-from opbyte.simulator.serving.engine import Engine
+from opbyte.simulator.engine.engine import Engine
+from opbyte.simulator.engine.policies import POLICIES, Policy, make_policy
+from opbyte.simulator.engine.state import LOG_COLUMNS, LogColumn
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests import RequestBlock
 

@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.batching.kv import MOST_BLOCKS, CacheSettings
-from opbyte.simulator.batching.policies import make_policy
-from opbyte.simulator.batching.state import LogColumn
 from opbyte.simulator.deploy.deployment import Deployment, deploy
-from opbyte.simulator.serving.engine import Engine
-from opbyte.simulator.serving.run import run
+from opbyte.simulator.engine.engine import Engine
+from opbyte.simulator.engine.kv import MOST_BLOCKS, CacheSettings
+from opbyte.simulator.engine.policies import make_policy
+from opbyte.simulator.engine.state import LogColumn
+from opbyte.simulator.fleet.run import run
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests import RequestBlock, open_requests

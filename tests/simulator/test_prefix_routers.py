@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opbyte.simulator.batching.policies import make_policy
-from opbyte.simulator.batching.recall import Recall, look_everywhere, new_recall, note_sent, with_pieces
 from opbyte.simulator.deploy.deployment import Deployment
-from opbyte.simulator.serving.pools import Fleet
-from opbyte.simulator.serving.record import Run
-from opbyte.simulator.serving.routers import ROUTERS, Load
-from opbyte.simulator.serving.run import run
+from opbyte.simulator.engine.policies import make_policy
+from opbyte.simulator.fleet.pools import Fleet
+from opbyte.simulator.fleet.recall import Recall, look_everywhere, new_recall, note_sent, with_pieces
+from opbyte.simulator.fleet.routers import ROUTERS, Load
+from opbyte.simulator.fleet.run import run
+from opbyte.simulator.results.record import Run
 from opbyte.workloads.jit import compiled
 from opbyte.workloads.requests import open_requests
 

@@ -11,8 +11,8 @@ import math
 import numpy as np
 import pytest
 
-from opbyte.simulator.batching.policies import make_policy
-from opbyte.simulator.serving.engine import Engine
+from opbyte.simulator.engine.engine import Engine
+from opbyte.simulator.engine.policies import make_policy
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.requests import RequestBlock

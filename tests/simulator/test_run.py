@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.batching.policies import make_policy
-from opbyte.simulator.batching.state import HIST_RATIO, NUM_LOG, LogColumn
 from opbyte.simulator.deploy.deployment import Deployment, deploy
-from opbyte.simulator.serving.course import LEAST_ROWS, Course
-from opbyte.simulator.serving.engine import Engine
-from opbyte.simulator.serving.metrics import NOTHING, histogram_quantiles, quantiles
-from opbyte.simulator.serving.record import Run
-from opbyte.simulator.serving.run import run
+from opbyte.simulator.engine.course import LEAST_ROWS, Course
+from opbyte.simulator.engine.engine import Engine
+from opbyte.simulator.engine.policies import make_policy
+from opbyte.simulator.engine.state import HIST_RATIO, NUM_LOG, LogColumn
+from opbyte.simulator.fleet.run import run
+from opbyte.simulator.results.metrics import NOTHING, histogram_quantiles, quantiles
+from opbyte.simulator.results.record import Run
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests import open_requests

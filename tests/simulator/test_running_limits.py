@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from opbyte.simulator.batching.kv import kv_rules
 from opbyte.simulator.deploy.deployment import Deployment
+from opbyte.simulator.engine.kv import kv_rules
 from opbyte.simulator.frameworks.settings import EngineSettings
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.build import deployment_of

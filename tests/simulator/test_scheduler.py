@@ -17,13 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opbyte.simulator.batching.host import Host
-from opbyte.simulator.batching.kv import CacheSettings
-from opbyte.simulator.batching.policies import POLICIES, Policy
-from opbyte.simulator.batching.state import LogColumn
-from opbyte.simulator.batching.status import Status
 from opbyte.simulator.deploy.deployment import Deployment
-from opbyte.simulator.serving.engine import Engine
+from opbyte.simulator.engine.engine import Engine
+from opbyte.simulator.engine.host import Host
+from opbyte.simulator.engine.kv import CacheSettings
+from opbyte.simulator.engine.policies import POLICIES, Policy
+from opbyte.simulator.engine.state import LogColumn, Status
 from opbyte.workloads.requests import RequestBlock
 
 from .deployments import small

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from opbyte.simulator.batching.kv import CacheSettings
-from opbyte.simulator.batching.policies import make_policy
+from opbyte.simulator.engine.engine import Engine
+from opbyte.simulator.engine.kv import CacheSettings
+from opbyte.simulator.engine.policies import make_policy
+from opbyte.simulator.fleet.pools import Fleet
+from opbyte.simulator.fleet.run import run
 from opbyte.simulator.parts.failures.failing import Faults
-from opbyte.simulator.serving.engine import Engine
-from opbyte.simulator.serving.pools import Fleet
-from opbyte.simulator.serving.run import run
 from opbyte.workloads.requests import RequestBlock, RequestStream, Turns, open_requests
 
 from .deployments import small

@@ -16,15 +16,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opbyte.simulator.batching.kv import CacheSettings
-from opbyte.simulator.batching.policies import POLICIES, Policy
 from opbyte.simulator.deploy.deployment import Deployment
+from opbyte.simulator.engine.engine import Engine
+from opbyte.simulator.engine.kv import CacheSettings
+from opbyte.simulator.engine.policies import POLICIES, Policy
+from opbyte.simulator.fleet.run import run
 from opbyte.simulator.parts.drafts.run import speculating_policy
 from opbyte.simulator.parts.drafts.speculating import speculating
 from opbyte.simulator.parts.drafts.speculation import Speculation
 from opbyte.simulator.parts.drafts.verify import ACCEPT_SEED
-from opbyte.simulator.serving.engine import Engine
-from opbyte.simulator.serving.run import run
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.requests import RequestBlock, RequestStream
 from opbyte.workloads.requests.block import Turns

@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.deploy.deployment import Deployment, deploy
-from opbyte.simulator.serving.record import Run
-from opbyte.simulator.serving.run import run
-from opbyte.simulator.serving.steady import FEWEST, Stamps, Window, find_window, mser
+from opbyte.simulator.engine.policies import make_policy
+from opbyte.simulator.fleet.run import run
+from opbyte.simulator.results.record import Run
+from opbyte.simulator.results.steady import FEWEST, Stamps, Window, find_window, mser
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.requests import open_requests
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from opbyte.analysis.answers.coverage import coverage
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.deploy.deployment import Deployment, deploy
-from opbyte.simulator.serving.run import run
+from opbyte.simulator.engine.policies import make_policy
+from opbyte.simulator.fleet.run import run
 from opbyte.simulator.step.books import T_OUTSIDE, T_RUNS, new_books
 from opbyte.simulator.step.lowering import lower
 from opbyte.simulator.step.timed import Lowered

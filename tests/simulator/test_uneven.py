@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.batching.policies import POLICIES, make_policy
 from opbyte.simulator.deploy.deployment import Deployment, deploy
-from opbyte.simulator.serving.engine import Engine
+from opbyte.simulator.engine.engine import Engine
+from opbyte.simulator.engine.policies import POLICIES, make_policy
 from opbyte.simulator.step.lowering import lower
 from opbyte.simulator.step.unequal import graph_batch, unequal_seconds
 from opbyte.workloads.batch import Batch

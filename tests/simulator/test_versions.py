@@ -8,8 +8,8 @@ import pytest
 
 from opbyte import simulate
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.batching.policies import Policy
 from opbyte.simulator.deploy.deployment import deploy
+from opbyte.simulator.engine.policies import Policy
 from opbyte.simulator.frameworks.engines import ENGINES, UPKEEP, LaunchSettings, upkeep_of
 from opbyte.simulator.frameworks.keys import far_version
 from opbyte.simulator.frameworks.vllm_rules import template_s

@@ -12,11 +12,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from opbyte.simulator.batching.kv import CacheSettings
-from opbyte.simulator.batching.policies import Policy, make_policy
-from opbyte.simulator.batching.state import LogColumn
-from opbyte.simulator.serving.record import Run
-from opbyte.simulator.serving.run import run
+from opbyte.simulator.engine.kv import CacheSettings
+from opbyte.simulator.engine.policies import Policy, make_policy
+from opbyte.simulator.engine.state import LogColumn
+from opbyte.simulator.fleet.run import run
+from opbyte.simulator.results.record import Run
 from opbyte.workloads.errors import CapacityError
 from opbyte.workloads.requests import open_requests
 

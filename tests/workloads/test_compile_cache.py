@@ -10,7 +10,7 @@ import numba
 import numpy as np
 import pytest
 
-from opbyte.simulator.batching.loop import run
+from opbyte.simulator.engine.loop import run
 from opbyte.workloads.jit import cache_dir, forgiving
 
 

@@ -33,7 +33,7 @@ DEFAULT_REQUESTS = 1000
 """Requests generated when neither a limit nor a duration is given."""
 
 MAX_REQUESTS = 1_000_000_000
-"""Of which a simulation that keeps all its requests takes fewer, see `serving.arrivals`."""
+"""Of which a simulation that keeps all its requests takes fewer, see `fleet.arrivals`."""
 
 T = TypeVar("T")
 Step = Callable[[Iterable[Rows]], Iterator[Rows]]

@@ -15,7 +15,6 @@ from ....devices.catalog import describe_system, device_aliases, list_devices
 from ....devices.checks import engine_of
 from ....devices.spec import DeviceSpec, SystemSpec
 from ....simulator.fpga.designs import TILE_KIB, DesignSpace
-from ....simulator.scenario import stream_designs as streams
 from ....workloads.catalog import load_model
 from ....workloads.errors import CapacityError, InputError, check_known
 from ....workloads.model import ModelSpec
@@ -28,6 +27,7 @@ from ...show.output import STAMPS
 from ...show.result import Drawing, Rests, Result
 from ...show.text import Blocks, Records, Rows, show
 from ..sweep.expression import Expression
+from . import stream_designs as streams
 from .goals import read_limits
 
 ENGINES = ("arrays", "streams")

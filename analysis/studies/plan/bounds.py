@@ -17,9 +17,9 @@ import numpy.typing as npt
 from ....devices.calibrated.model import CalibratedModel
 from ....devices.cost import Roofline
 from ....devices.dram.model import DerivedRoofline
-from ....simulator.batching.kv import KvRules, check_fits, kv_rules, sequence_bytes
 from ....simulator.deploy.deployment import Deployment
 from ....simulator.deploy.placement import alone_in_cache
+from ....simulator.engine.kv import KvRules, check_fits, kv_rules, sequence_bytes
 from ....simulator.frameworks.settings import EngineSettings
 from ....simulator.step.sections import sections_of
 from ....workloads.batch import Batch

@@ -10,8 +10,8 @@ import numpy as np
 
 from ....devices.spec import SystemSpec
 from ....simulator.frameworks.launch import Room
+from ....simulator.results.record import Run
 from ....simulator.scenario import Scenario
-from ....simulator.serving.record import Run
 from ....workloads.errors import InputError
 from ....workloads.requests.options import check_real
 from ...answers.bases import NONE, Bases

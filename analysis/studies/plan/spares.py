@@ -14,9 +14,9 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from ....simulator.results.metrics import quantiles
+from ....simulator.results.record import Run
 from ....simulator.scenario import Scenario
-from ....simulator.serving.metrics import quantiles
-from ....simulator.serving.record import Run
 from ....workloads.errors import InputError
 from ....workloads.latencies import latency_of
 from ....workloads.requests.options import check_real

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from ....devices.spec import SystemSpec
+from ....simulator.fleet.growing import Growing
+from ....simulator.results.record import Run
 from ....simulator.scenario import Scenario
 from ....simulator.scenario.build import Made, deployment_of, run_scenario
-from ....simulator.serving.growing import Growing
-from ....simulator.serving.record import Run
 from ...answers.bases import bases_of
 from ...answers.carbon import gco2
 from ...answers.interval import LEVEL, MEDIAN, SURE

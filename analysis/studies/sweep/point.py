@@ -11,9 +11,9 @@ from ....devices.hosts.catalog import host_sources
 from ....simulator.option import placed
 from ....simulator.parts.two_pools.asked import counted
 from ....simulator.quantity import columns
+from ....simulator.results.record import Run
 from ....simulator.scenario.load import CHANGED, changed_model, changed_system
 from ....simulator.scenario.scenario import Scenario
-from ....simulator.serving.record import Run
 from ....workloads.errors import InputError, nearest
 from ....workloads.latencies import QUANTILES, Names
 from ...answers.bases import bases_of

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ....devices.hosts.spec import HostSpec
 from ....devices.spec import SystemSpec
-from ....simulator.serving.record import Run
+from ....simulator.results.record import Run
 from ....workloads.csvfile import read_whole
 from ....workloads.errors import InputError, typed_number
 from ..runs.replay import deployment_of, served_draws

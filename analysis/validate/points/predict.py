@@ -11,14 +11,14 @@ import numpy as np
 
 from ....devices.calibrated.libraries import BLACKWELL, generation
 from ....devices.catalog import load_device, load_system
-from ....simulator.batching.policies import without_front
 from ....simulator.deploy.deployment import Deployment, deploy
+from ....simulator.engine.policies import without_front
+from ....simulator.fleet.driver import RunSettings, serve
+from ....simulator.fleet.pools import KvLink, Pools
+from ....simulator.fleet.run import run
 from ....simulator.frameworks.engines import exchange_of
 from ....simulator.frameworks.kernels import formats
 from ....simulator.scenario.options import Workload
-from ....simulator.serving.driver import RunSettings, serve
-from ....simulator.serving.pools import KvLink, Pools
-from ....simulator.serving.run import run
 from ....workloads.catalog import load_model
 from ....workloads.errors import InputError
 from ....workloads.requests import RequestStream

@@ -13,14 +13,14 @@ import numpy.typing as npt
 from ....devices.hosts.catalog import placed_in
 from ....devices.hosts.spec import HostSpec
 from ....simulator.deploy.deployment import Deployment
+from ....simulator.fleet.run import run as serve
 from ....simulator.frameworks.engine_file import engine_of
 from ....simulator.frameworks.keys import numbers_of
 from ....simulator.frameworks.settings import EngineSettings
+from ....simulator.results.record import Run
 from ....simulator.scenario.load import load
 from ....simulator.scenario.options import DeployOptions
 from ....simulator.scenario.place import deployed
-from ....simulator.serving.record import Run
-from ....simulator.serving.run import run as serve
 from ....workloads.requests import RequestBlock, RequestStream, open_requests
 from ....workloads.sampling import checkpoint_sampling
 from ...answers.error_factors import fitted_widths

@@ -25,10 +25,10 @@ from ....workloads.requests import RequestBlock, RequestStream
 from ....workloads.routing import make_router
 from ...deploy.deployment import Deployment
 from ...deploy.expert_parts import ExpertPart
-from ...serving.clock import Clock
-from ...serving.dealing import Dealer
-from ...serving.engine import Engine
-from ...serving.pools import Pools
+from ...engine.engine import Engine
+from ...fleet.clock import Clock
+from ...fleet.dealing import Dealer
+from ...fleet.pools import Pools
 from ..expert_cache.store import tiers_of
 from ..kv_tiers.state import UP
 

@@ -13,8 +13,8 @@ from ...quantity import Figures, Quantity
 from .options import AdapterOptions
 
 if TYPE_CHECKING:
-    from ...serving.record import Run
-    from ...serving.served import Served
+    from ...fleet.served import Served
+    from ...results.record import Run
     from .run import AdapterCounts
 
 

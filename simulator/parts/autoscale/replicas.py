@@ -11,12 +11,12 @@ import numpy as np
 
 from ....devices.spec import DeviceSpec
 from ....workloads.errors import InputError
-from ...batching.state import F8, I8
 from ...deploy.deployment import Deployment
+from ...engine.state import F8, I8
+from ...fleet.served import Served
 from ...quantity import Figures, Quantity
-from ...serving.record import Run
-from ...serving.served import Served
-from ...serving.steady import Window
+from ...results.record import Run
+from ...results.steady import Window
 from ..experts_apart.holders import expert_bytes
 from .asked import Autoscale
 

@@ -12,7 +12,7 @@ from ....workloads.errors import InputError
 from ....workloads.registry import Registry
 
 if TYPE_CHECKING:
-    from ...batching.state import F8
+    from ...engine.state import F8
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,15 +17,15 @@ import numpy as np
 
 from ....devices.spec import SystemSpec
 from ....workloads.errors import InputError
-from ...batching.state import F8
+from ...engine.state import F8
+from ...fleet.clock import Clock
+from ...fleet.dealing import Dealer
+from ...fleet.driver import Driver
+from ...fleet.nodes import Node
+from ...fleet.pools import Fleet
+from ...fleet.run_part import RunPart
+from ...results.table import RequestTable
 from ...scenario.scenario import Scenario
-from ...serving.clock import Clock
-from ...serving.dealing import Dealer
-from ...serving.driver import Driver
-from ...serving.nodes import Node
-from ...serving.pools import Fleet
-from ...serving.run_part import RunPart
-from ...serving.table import RequestTable
 from ..experts_apart.holders import devices_apart, devices_of
 from .asked import OPTION, Autoscale, parse_autoscale
 from .replicas import Phase, ReplicaSpan, Scaling, start_up_s

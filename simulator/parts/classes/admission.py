@@ -10,14 +10,14 @@ import numpy as np
 from ....workloads.errors import InputError
 from ....workloads.requests import RequestBlock, RequestStream
 from ....workloads.requests.classes import RequestClass
-from ...batching.orders import LANED
-from ...batching.policies import Policy
 from ...deploy.deployment import Deployment
-from ...serving.clock import Clock
-from ...serving.engine import Engine
-from ...serving.engine_part import EnginePart
-from ...serving.nodes import Node
-from ...serving.table import RequestTable
+from ...engine.engine import Engine
+from ...engine.engine_part import EnginePart
+from ...engine.orders import LANED
+from ...engine.policies import Policy
+from ...fleet.clock import Clock
+from ...fleet.nodes import Node
+from ...results.table import RequestTable
 from ..sglang.state import SglangRules
 from . import preempt, queue
 from .lanes import ClassLanes, LaneBook, LaneRules

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from ....workloads.requests.block import Labels
 from ....workloads.requests.classes import Promise
-from ...batching.state import I8
-from ...serving.metrics import Quantiles
+from ...engine.state import I8
+from ...results.metrics import Quantiles
 
 
 @dataclass(frozen=True, slots=True)

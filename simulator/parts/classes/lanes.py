@@ -16,7 +16,7 @@ from ....workloads.jit_held import held
 from ....workloads.records import Records, named, records
 from ....workloads.requests import RequestBlock
 from ....workloads.requests.block import Labels
-from ...batching.state import F8, I8, State
+from ...engine.state import F8, I8, State
 
 MOST_LANES = 4096
 """Of one engine: choosing looks at each."""

@@ -9,11 +9,11 @@ and for no other: who stands next is then passed over in this step.
 from __future__ import annotations
 
 from ....workloads.jit import compiled_code, compiled_part, int64
-from ...batching import hooks
-from ...batching.counting import clear_sums, count_planned
-from ...batching.holding import drop, found_again, give_up, hold, last_gives_way, note_content, put_back
-from ...batching.kv import KvRules
-from ...batching.state import State
+from ...engine import hooks
+from ...engine.counting import clear_sums, count_planned
+from ...engine.holding import drop, found_again, give_up, hold, last_gives_way, note_content, put_back
+from ...engine.kv import KvRules
+from ...engine.state import State
 from .lanes import ClassLanes
 
 

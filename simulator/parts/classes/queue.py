@@ -11,10 +11,10 @@ from __future__ import annotations
 import numpy as np
 
 from ....workloads.jit import compiled_code, compiled_part, int64
-from ...batching.kv import KvRules
-from ...batching.policies import Limits
-from ...batching.queues import count_left, cut_out, link_in
-from ...batching.state import State
+from ...engine.kv import KvRules
+from ...engine.policies import Limits
+from ...engine.queues import count_left, cut_out, link_in
+from ...engine.state import State
 from . import lanes as cols
 from .lanes import ClassLanes
 

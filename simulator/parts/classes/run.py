@@ -8,12 +8,12 @@ import numpy.typing as npt
 from ....workloads.requests import RequestStream
 from ....workloads.requests.block import Labels
 from ....workloads.requests.classes import Promise
-from ...batching.state import F8, I8
+from ...engine.state import F8, I8
+from ...fleet.served import Served
 from ...quantity import Figures, Quantity
-from ...serving.metrics import Quantiles, quantiles
-from ...serving.record import Requests, Run
-from ...serving.served import Served
-from ...serving.steady import Window
+from ...results.metrics import Quantiles, quantiles
+from ...results.record import Requests, Run
+from ...results.steady import Window
 from .admission import ClassQueues
 from .kinds import Classes, ClassRun, KeptPromise, TenantShares
 from .lanes import INPUT_WEIGHT, OUTPUT_WEIGHT

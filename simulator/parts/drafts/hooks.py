@@ -9,11 +9,11 @@ accepted, and one with an unknown end runs in one more step.
 from __future__ import annotations
 
 from ....workloads.jit import compiled_code, compiled_part, int64
-from ...batching.counting import count_chunk, count_several, most_of_one
-from ...batching.holding import coming, make_room, pass_over
-from ...batching.kv import KvRules
-from ...batching.policies import Limits
-from ...batching.state import F8, I8, State
+from ...engine.counting import count_chunk, count_several, most_of_one
+from ...engine.holding import coming, make_room, pass_over
+from ...engine.kv import KvRules
+from ...engine.policies import Limits
+from ...engine.state import F8, I8, State
 from .state import DraftState
 
 

@@ -9,8 +9,8 @@ from ....workloads.speculators import expected_tokens
 from ...quantity import Figures, Quantity
 
 if TYPE_CHECKING:
-    from ...serving.record import Run
-    from ...serving.served import Served
+    from ...fleet.served import Served
+    from ...results.record import Run
     from .run import Speculated
     from .speculation import Speculation
 

@@ -12,9 +12,9 @@ from ....workloads.errors import InputError
 from ....workloads.records import summed
 from ....workloads.requests import RequestBlock
 from ....workloads.speculators import OPTION, RATES
-from ...batching.policies import Policy
-from ...serving.engine import Engine
-from ...serving.engine_part import EnginePart, Program
+from ...engine.engine import Engine
+from ...engine.engine_part import EnginePart, Program
+from ...engine.policies import Policy
 from ...step.books import new_books
 from ...step.lowering import MOST_TOKENS, Slots, lower
 from ...step.timed import Lowered, costs_of

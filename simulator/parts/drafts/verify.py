@@ -9,10 +9,10 @@ from __future__ import annotations
 from ....workloads.batch import PREFILL_TOKENS, TOKENS
 from ....workloads.draws import step_key, uniform01
 from ....workloads.jit import compiled_code, compiled_part, int64
-from ...batching.host import most_tokens, paced
-from ...batching.policies import Limits
-from ...batching.state import F8, NUM_LOG, LogColumn, State
-from ...batching.stretch import record_gap
+from ...engine.host import most_tokens, paced
+from ...engine.policies import Limits
+from ...engine.state import F8, NUM_LOG, LogColumn, State
+from ...engine.stretch import record_gap
 from ...step.timed import cost_step, joules_of
 from ...step.unequal import graph_of_several
 from .state import DraftState

@@ -16,7 +16,7 @@ from ...scenario.scenario import Scenario
 
 if TYPE_CHECKING:
     from ....workloads.requests import RequestStream
-    from ...serving.pools import Fleet
+    from ...fleet.pools import Fleet
     from .run import Encoder
 
 PLAIN = (1024, 1024)
@@ -148,7 +148,7 @@ def with_encoder(scenario: Scenario, system: SystemSpec, fleet: Fleet | None) ->
     model = scenario.model
     assert model is not None  # it is deployed by now
     spec = model if isinstance(model, ModelSpec) else load_model(model)
-    from ...serving.pools import Fleet  # compiled code behind it
+    from ...fleet.pools import Fleet  # compiled code behind it
 
     made, fleet = separate_encoder(scenario, spec, system), fleet or Fleet()
     return replace(fleet, parts={**fleet.parts, "encoder": made})

@@ -20,14 +20,14 @@ from ....workloads.errors import InputError
 from ....workloads.model import ModelSpec, tower_alone
 from ....workloads.requests import RequestBlock, RequestStream
 from ....workloads.tower import Size
-from ...batching.state import I8
 from ...deploy.deployment import Deployment, deploy
+from ...engine.state import I8
+from ...fleet.clock import Clock
+from ...fleet.dealing import Dealer
+from ...fleet.pools import Pools
+from ...fleet.served import Served
 from ...quantity import Figures, Quantity
-from ...serving.clock import Clock
-from ...serving.dealing import Dealer
-from ...serving.pools import Pools
-from ...serving.record import Run
-from ...serving.served import Served
+from ...results.record import Run
 from ...step.explicit import explicit_stage
 
 

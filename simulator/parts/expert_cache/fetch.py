@@ -13,8 +13,8 @@ from ....workloads.draws import step_key
 from ....workloads.jit import compiled_code, compiled_part, int64
 from ....workloads.jit_held import bring
 from ...deploy.deployment import Deployment
-from ...serving.engine import Engine
-from ...serving.engine_part import EnginePart
+from ...engine.engine import Engine
+from ...engine.engine_part import EnginePart
 from ...step.books import Books
 from ...step.drawing import StepBatch, draw_part
 from ...step.experts import on_slots

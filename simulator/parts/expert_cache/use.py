@@ -14,9 +14,9 @@ from .cache import StepFetch
 from .store import ExpertStore
 
 if TYPE_CHECKING:
-    from ...serving.engine import Engine
-    from ...serving.record import OpTotal, Run
-    from ...serving.served import Served
+    from ...engine.engine import Engine
+    from ...fleet.served import Served
+    from ...results.record import OpTotal, Run
     from ...step.explicit import StageCost
 
 FETCH = "expert_fetch"
@@ -65,7 +65,7 @@ def fetched(engines: Sequence[Engine]) -> StepFetch | None:
 
 def waiting(engines: Sequence[Engine]) -> tuple[OpTotal, ...]:
     """Fetches of experts as an op on a link: its wall seconds are those that layers waited."""
-    from ...serving.record import OpTotal
+    from ...results.record import OpTotal
 
     fetch = fetched(engines)
     if fetch is None:

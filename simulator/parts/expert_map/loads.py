@@ -14,7 +14,7 @@ from ...deploy.expert_parts import ExpertPart
 from ...quantity import Figures, Quantity
 
 if TYPE_CHECKING:
-    from ...serving.record import Run
+    from ...results.record import Run
 
 F8 = npt.NDArray[np.float64]
 

@@ -20,13 +20,13 @@ from ...step.compiled import book_cell
 from ...step.drawing import StepBatch, draw_part
 from ...step.experts import book_part, clear_share, groups_seconds, on_slots
 from ...step.lowering import F8, Plan, Slots, lower
-from ...step.splitting import deal_loads
 from ...step.unequal import graph_batch
 from ..overlap.arrays import Streams, streams_of
 from ..overlap.chunking import micro_moments
 from ..overlap.compiled import add_lane, clear, price_range
 from ..overlap.lanes import Lanes
 from ..overlap.maxplus import makespan
+from ..overlap.splitting import deal_loads
 from .side import NUM_STREAMS, Aside, Beside, Worker, beside_of
 
 _batch_tokens = compiled_part(batch_tokens)

@@ -9,14 +9,13 @@ from math import isfinite
 import numpy as np
 
 from ....devices.spec import LinkSpec
-from ...batching.level import Face
-from ...batching.state import F8, NUM_LOG, LogColumn
 from ...deploy.deployment import Deployment
+from ...engine.course import Course, Total
+from ...engine.engine import Engine
+from ...engine.engine_part import EnginePart, Program
+from ...engine.state import F8, NUM_LOG, Face, LogColumn
+from ...fleet.served import Served
 from ...quantity import Figures, Quantity
-from ...serving.course import Course, Total
-from ...serving.engine import Engine
-from ...serving.engine_part import EnginePart, Program
-from ...serving.served import Served
 from ...step.lowering import Slots
 from .holders import ATTENTION, EXPERTS, devices_apart, devices_of
 from .side import Worker

@@ -14,15 +14,15 @@ import numpy as np
 
 from ....devices.spec import SystemSpec
 from ....workloads.errors import InputError, typed_number
+from ...fleet.clock import Clock
+from ...fleet.dealing import Dealer
+from ...fleet.driver import Driver
+from ...fleet.nodes import Node
+from ...fleet.pools import Fleet
+from ...fleet.run_part import RunPart
 from ...limits import MIN_MTBF_S
+from ...results.table import RequestTable
 from ...scenario.scenario import Scenario
-from ...serving.clock import Clock
-from ...serving.dealing import Dealer
-from ...serving.driver import Driver
-from ...serving.nodes import Node
-from ...serving.pools import Fleet
-from ...serving.run_part import RunPart
-from ...serving.table import RequestTable
 
 
 @dataclass(frozen=True, slots=True)

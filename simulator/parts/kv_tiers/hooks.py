@@ -9,11 +9,11 @@ from __future__ import annotations
 import numpy as np
 
 from ....workloads.jit import compiled_code, compiled_part, int64
-from ...batching import hooks
-from ...batching.kv import KvRules
-from ...batching.policies import Limits
-from ...batching.queues import count_left, cut_out, leave_queue
-from ...batching.state import State
+from ...engine import hooks
+from ...engine.kv import KvRules
+from ...engine.policies import Limits
+from ...engine.queues import count_left, cut_out, leave_queue
+from ...engine.state import State
 from . import state as tier
 from .loads import Look, note_landed, prefetch, take_over, try_load, weigh
 from .state import TierState

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from ....workloads.jit import compiled_code, compiled_part, int64
-from ...batching.counting import count_chunk
-from ...batching.holding import count_blocks, hold, take
-from ...batching.host import paced
-from ...batching.kv import KvRules
-from ...batching.policies import Limits
-from ...batching.prefix import content_key, find, remember, share
-from ...batching.queues import link_in, take_head
-from ...batching.state import I8, State
+from ...engine.counting import count_chunk
+from ...engine.holding import count_blocks, hold, take
+from ...engine.host import paced
+from ...engine.kv import KvRules
+from ...engine.policies import Limits
+from ...engine.prefix import content_key, find, remember, share
+from ...engine.queues import link_in, take_head
+from ...engine.state import I8, State
 from ...step.timed import cost_step
 from . import state as tier
 from .state import TierState

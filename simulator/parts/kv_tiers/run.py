@@ -11,18 +11,17 @@ from ....workloads.errors import CapacityError, InputError
 from ....workloads.jit import compiled
 from ....workloads.records import summed
 from ....workloads.requests import RequestBlock
-from ...batching.kv import MOST_BLOCKS, CacheSettings, KvRules, kv_rules, rank_rules
-from ...batching.level import Face
-from ...batching.policies import Policy
-from ...batching.prefix import new_pool
 from ...deploy.deployment import Deployment
+from ...engine.engine import Engine
+from ...engine.engine_part import EnginePart
+from ...engine.kv import MOST_BLOCKS, CacheSettings, KvRules, kv_rules, rank_rules
+from ...engine.policies import Policy
+from ...engine.prefix import new_pool
+from ...engine.state import Contents, Face
+from ...fleet.pools import Pools
+from ...fleet.served import Served
 from ...quantity import ratio
-from ...serving.contents import Contents
-from ...serving.engine import Engine
-from ...serving.engine_part import EnginePart
-from ...serving.pools import Pools
-from ...serving.record import Run
-from ...serving.served import Served
+from ...results.record import Run
 from ...step.books import new_books
 from ...step.timed import Lowered
 from . import hooks, loads, store

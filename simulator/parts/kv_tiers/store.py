@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from ....workloads.jit import compiled_code, compiled_part, int64
-from ...batching.holding import note_content
-from ...batching.kv import KvRules
-from ...batching.prefix import content_key, place
-from ...batching.state import State
+from ...engine.holding import note_content
+from ...engine.kv import KvRules
+from ...engine.prefix import content_key, place
+from ...engine.state import State
 from . import state as tier
 from .state import Shelves, TierState
 

@@ -158,7 +158,7 @@ class Overlapped(Stage):
         ]
         if self.expected:
             return [part.expected(share) for share in tokens]
-        from ...step.splitting import deal_draw, split_draw  # compiled code, as draws are
+        from .splitting import deal_draw, split_draw  # compiled code, as draws are
 
         deal = deal_draw if way.kind == WayKind.PING_PONG else split_draw
         return deal(part, self._loads(part), tokens, self.step, self.replica)

@@ -20,13 +20,13 @@ from ...step.compiled import book_cell, cost_cell
 from ...step.drawing import StepBatch, draw_part
 from ...step.experts import book_part, clear_share, groups_seconds, on_slots
 from ...step.lowering import F8, Plan, Role, Slots
-from ...step.splitting import split_loads
 from ...step.unequal import graph_batch
 from .arrays import Streams, streams_of
 from .chunking import ChunkSize, chunk_tokens, even_halves, half_moments
 from .gates import GateRule, halved
 from .lanes import Lanes, with_lanes
 from .maxplus import chunked, makespan
+from .splitting import split_loads
 from .tracks import WayKind
 
 SURELY = 1.0 + 1e-12

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from ...deploy.deployment import Deployment
 from ...quantity import Figures, Quantity
-from ...serving.record import Run, typical
+from ...results.record import Run, typical
 from ...step.explicit import StageCost, explicit_stage
 from .explicit import hidden_s
 

@@ -19,17 +19,16 @@ import numpy as np
 from ....workloads.jit import compiled_code, compiled_part, int64
 from ....workloads.jit_held import held
 from ....workloads.records import Records, named, records
-from ...batching import hooks
-from ...batching.clients import complete
-from ...batching.holding import drop, found_again
-from ...batching.host import most_tokens, paced, starting
-from ...batching.kv import KvRules
-from ...batching.plain import end_step, plan_ranks, planned_tokens, write_log
-from ...batching.policies import Limits
-from ...batching.queues import unqueue
-from ...batching.state import F8, I8, State
-from ...batching.status import GO, Status
-from ...batching.stretch import record_gap, stamp
+from ...engine import hooks
+from ...engine.clients import complete
+from ...engine.holding import drop, found_again
+from ...engine.host import most_tokens, paced, starting
+from ...engine.kv import KvRules
+from ...engine.plain import end_step, plan_ranks, planned_tokens, write_log
+from ...engine.policies import Limits
+from ...engine.queues import unqueue
+from ...engine.state import F8, GO, I8, State, Status
+from ...engine.stretch import record_gap, stamp
 from ...step.timed import cost_step
 
 WORK = named("request tokens cached life", "")

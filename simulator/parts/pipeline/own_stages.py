@@ -13,15 +13,14 @@ from typing import NamedTuple
 
 from ....workloads.jit import compiled_code, compiled_part
 from ....workloads.jit_held import held
-from ...batching import exact, hooks
-from ...batching.exact import Exact
-from ...batching.kv import KvRules
-from ...batching.plain import write_log
-from ...batching.policies import Limits
-from ...batching.state import LogColumn, State
-from ...batching.status import GO, Status
-from ...serving.engine import Engine
-from ...serving.engine_part import EnginePart
+from ...engine import exact, hooks
+from ...engine.engine import Engine
+from ...engine.engine_part import EnginePart
+from ...engine.exact import Exact
+from ...engine.kv import KvRules
+from ...engine.plain import write_log
+from ...engine.policies import Limits
+from ...engine.state import GO, LogColumn, State, Status
 from . import batches as pipeline
 from .batches import Pipe, new_pipe
 

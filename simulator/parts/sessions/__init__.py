@@ -13,6 +13,6 @@ PARTS = (
         page="serving",
         tests=("simulator/test_sessions", "simulator/test_agents"),
         asked=lambda a: getattr(a.first, "turns", None) is not None and "sessions",
-        also=("batching/play", "serving/arrivals"),
+        also=("fleet/play", "fleet/arrivals"),
     ),
 )

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...batching.state import F8, I8
+from ...engine.state import F8, I8
+from ...fleet.served import Served
 from ...quantity import Figures, Quantity
-from ...serving.metrics import Quantiles, quantiles
-from ...serving.served import Served
-from ...serving.table import RequestTable
+from ...results.metrics import Quantiles, quantiles
+from ...results.table import RequestTable
 
 
 @dataclass(frozen=True, slots=True)

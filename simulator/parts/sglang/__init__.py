@@ -13,7 +13,7 @@ PARTS = (
         page="schedulers",
         tests=("simulator/test_own_rules",),
         asked=lambda a: a.rules == "sglang" and f"--policy {a.policy.name}",
-        also=("batching/exact", "parts/pipeline/own_stages"),
+        also=("engine/exact", "parts/pipeline/own_stages"),
         cannot={"tensorrt-llm": "an engine has one scheduler"},
     ),
 )

@@ -11,11 +11,11 @@ from enum import IntEnum
 import numpy as np
 
 from ....workloads.jit import compiled_inside, compiled_part, int64
-from ...batching.kv import blocks_of
-from ...batching.radix import common_tokens, lock, match
-from ...batching.state import F8, State
+from ...engine.kv import blocks_of
+from ...engine.state import F8, State
 from . import state as sched
 from .cache import use_prefix
+from .radix import common_tokens, lock, match
 from .state import Sglang
 
 Attempt = IntEnum("Attempt", "GO_ON NO_TOKEN OTHER", start=0)

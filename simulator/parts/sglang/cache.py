@@ -7,10 +7,10 @@ retraction), `blocks` its own pages, `keyed` its pages in the tree (cache_protec
 from __future__ import annotations
 
 from ....workloads.jit import compiled_inside, compiled_part
-from ...batching import hooks
-from ...batching.kv import KvRules, blocks_of
-from ...batching.radix import ROOT, insert, lock, make_room, match
-from ...batching.state import State
+from ...engine import hooks
+from ...engine.kv import KvRules, blocks_of
+from ...engine.state import State
+from .radix import ROOT, insert, lock, make_room, match
 from .state import RETRACT_STEPS, Sglang
 
 

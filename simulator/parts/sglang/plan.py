@@ -9,15 +9,15 @@ from __future__ import annotations
 import numpy as np
 
 from ....workloads.jit import compiled_inside, compiled_part, int64
-from ...batching import hooks
-from ...batching.counting import clear_sums, count_chunk, count_decodes, count_tokens, unbounded
-from ...batching.kv import blocks_of
-from ...batching.radix import make_room
-from ...batching.state import I8, State
+from ...engine import hooks
+from ...engine.counting import clear_sums, count_chunk, count_decodes, count_tokens, unbounded
+from ...engine.kv import blocks_of
+from ...engine.state import I8, State
 from . import state as sched
 from .adder import Attempt, cut_again, open_budgets, sort_queue, state_of, try_next
 from .cache import count_slots, keep_prompt, retract, take_tokens
 from .priority import look_again, preempt_for, preempts, queue_by_priority, queue_preempted
+from .radix import make_room
 from .state import RETRACT_STEPS, Sglang
 
 RESERVED_DECODE = 512

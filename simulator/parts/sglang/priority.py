@@ -8,8 +8,8 @@ is last.
 from __future__ import annotations
 
 from ....workloads.jit import compiled_code, compiled_inside, compiled_part, int64
-from ...batching.queues import enqueue, link_in
-from ...batching.state import State
+from ...engine.queues import enqueue, link_in
+from ...engine.state import State
 from .adder import still_to_come
 from .cache import retract
 from .state import CLIP, Sglang

@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from ....workloads.jit_held import held
 from ....workloads.records import Records, named, records
-from ...batching.host import LAUNCH_S, OUTSIDE_S, Host
-from ...batching.policies import POLICIES, Policy
-from ...batching.radix import Tree, new_tree
+from ...engine.host import LAUNCH_S, OUTSIDE_S, Host
+from ...engine.policies import POLICIES, Policy
 from ...step.launches import PYTHON, Calls
+from .radix import Tree, new_tree
 
 INIT_RATIO, MIN_SHARE, DECAY_STEPS = 0.7, 0.14, 600
 """SGLANG_INIT_NEW_TOKEN_RATIO, _MIN_NEW_TOKEN_RATIO_FACTOR and _NEW_TOKEN_RATIO_DECAY_STEPS (sglang/srt/environ.py)."""

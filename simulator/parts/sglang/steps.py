@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from ....workloads.jit import compiled_code, compiled_part, int64
-from ...batching import hooks
-from ...batching.clients import complete
-from ...batching.exact import copy_lists
-from ...batching.kv import KvRules, blocks_of
-from ...batching.state import I8, State
-from ...batching.stretch import record_gap, stamp
+from ...engine import hooks
+from ...engine.clients import complete
+from ...engine.exact import copy_lists
+from ...engine.kv import KvRules, blocks_of
+from ...engine.state import I8, State
+from ...engine.stretch import record_gap, stamp
 from . import state as sched
 from .cache import count_free, give_up, keep_prompt, take_tokens
 from .plan import plan_step

@@ -13,6 +13,6 @@ PARTS = (
         page="schedulers",
         tests=("simulator/test_own_rules",),
         asked=lambda a: a.rules == "tensorrt-llm" and f"--policy {a.policy.name}",
-        also=("batching/exact", "parts/pipeline/own_stages"),
+        also=("engine/exact", "parts/pipeline/own_stages"),
     ),
 )

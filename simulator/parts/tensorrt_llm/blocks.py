@@ -10,10 +10,10 @@ the tree, which it locks, `slot` its row of `held`.
 from __future__ import annotations
 
 from ....workloads.jit import compiled_inside, compiled_part, int64
-from ...batching.kv import KvRules
-from ...batching.prefix import append, unlink
-from ...batching.radix import enter, key_at, slot_of, strike
-from ...batching.state import I8, State
+from ...engine.kv import KvRules
+from ...engine.prefix import append, unlink
+from ...engine.state import I8, State
+from ..sglang.radix import enter, key_at, slot_of, strike
 from .rules import Trtllm
 
 

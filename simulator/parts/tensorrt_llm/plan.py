@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from ....workloads.jit import compiled_inside, compiled_part, int64
-from ...batching import hooks
-from ...batching.counting import clear_sums, count_chunk, count_decodes, count_tokens, unbounded
-from ...batching.kv import blocks_of
-from ...batching.state import I8, State
+from ...engine import hooks
+from ...engine.counting import clear_sums, count_chunk, count_decodes, count_tokens, unbounded
+from ...engine.kv import blocks_of
+from ...engine.state import I8, State
 from .blocks import begin, end, first_new, mark, take_block
 from .rules import Trtllm
 

@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from ....workloads.jit_held import held
 from ....workloads.records import Records, named, records
-from ...batching.host import LAUNCH_S, OUTSIDE_S, Host
-from ...batching.policies import POLICIES, Policy
+from ...engine.host import LAUNCH_S, OUTSIDE_S, Host
+from ...engine.policies import POLICIES, Policy
 from ...step.launches import TRTLLM_CALLS, Calls
 
 I8 = npt.NDArray[np.int64]

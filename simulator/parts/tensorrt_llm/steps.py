@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from ....workloads.jit import compiled_code, compiled_part, int64
-from ...batching import hooks
-from ...batching.clients import complete, lightest_rank
-from ...batching.exact import copy_lists
-from ...batching.kv import KvRules, blocks_of
-from ...batching.state import I8, State
-from ...batching.stretch import record_gap, stamp
+from ...engine import hooks
+from ...engine.clients import complete, lightest_rank
+from ...engine.exact import copy_lists
+from ...engine.kv import KvRules, blocks_of
+from ...engine.state import I8, State
+from ...engine.stretch import record_gap, stamp
 from .blocks import count_free, end, give_back, store, take_block
 from .plan import decodes, flies, plan_all
 from .rules import Trtllm

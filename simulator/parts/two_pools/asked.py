@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 
 from ....workloads.errors import CapacityError, InputError
 from ...deploy.deployment import Deployment
+from ...fleet.pools import KvLink, Pools
 from ...frameworks.settings import EngineSettings
 from ...limits import MAX_REPLICAS
 from ...scenario.build import deployment_of
 from ...scenario.links import kv_link
 from ...scenario.scenario import Scenario
-from ...serving.pools import KvLink, Pools
 from ..autoscale.asked import OPTION as AUTOSCALE
 from ..autoscale.asked import Autoscale, parse_autoscale
 from .options import PoolOptions

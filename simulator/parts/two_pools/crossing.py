@@ -14,14 +14,14 @@ import numpy as np
 from ....workloads.jit import compiled_part, int64
 from ....workloads.jit_held import bring
 from ....workloads.records import records
-from ...batching.deals import CROSSED, KINDS, LOST, TRIP, Between, How, Play, at_time, chosen, find_able, fits, weigh
-from ...batching.holding import kv_bytes
-from ...batching.kv import rank_rules
-from ...batching.level import F8, face_of, is_done
-from ...batching.rings import drop_first, new_ring, put_first, put_last
-from ...batching.status import Status
-from ...serving.clock import Clock
-from ...serving.pools import KvLink
+from ...engine.holding import kv_bytes
+from ...engine.kv import rank_rules
+from ...engine.state import Status
+from ...fleet.clock import Clock
+from ...fleet.deals import CROSSED, KINDS, LOST, TRIP, Between, How, Play, at_time, chosen, find_able, fits, weigh
+from ...fleet.level import F8, face_of, is_done
+from ...fleet.pools import KvLink
+from ...fleet.rings import drop_first, new_ring, put_first, put_last
 from ..experts_apart.side import Worker
 from ..kv_tiers.state import DOWN
 

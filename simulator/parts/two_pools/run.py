@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from ...batching.policies import Policy
-from ...batching.state import F8
 from ...deploy.deployment import Deployment
+from ...engine.course import Total, totals_at
+from ...engine.policies import Policy
+from ...engine.state import F8
+from ...fleet.nodes import Node
+from ...fleet.pools import KvLink
+from ...fleet.served import Served, devices_of_nodes
 from ...quantity import Figures, Quantity
-from ...serving.course import Total, totals_at
-from ...serving.metrics import Quantiles, quantiles
-from ...serving.nodes import Node
-from ...serving.pools import KvLink
-from ...serving.record import FULL, Requests, Run, steady_stages
-from ...serving.served import Served, devices_of_nodes
-from ...serving.steady import Window
+from ...results.metrics import Quantiles, quantiles
+from ...results.record import FULL, Requests, Run, steady_stages
+from ...results.steady import Window
 from ..autoscale.replicas import Scaling
 from ..experts_apart.holders import devices_apart
 

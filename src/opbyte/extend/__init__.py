@@ -35,15 +35,17 @@ if TYPE_CHECKING:
     from opbyte.devices.prices import PriceRow as PriceRow
     from opbyte.devices.prices import Probe as Probe
     from opbyte.devices.prices import by_count as by_count
-    from opbyte.simulator.batching.orders import ORDERS as ORDERS
-    from opbyte.simulator.batching.orders import Waiting as Waiting
-    from opbyte.simulator.batching.outside import WaitingPrompt as WaitingPrompt
-    from opbyte.simulator.batching.outside import part as part
     from opbyte.simulator.deploy.deployment import Deployment as Deployment
     from opbyte.simulator.deploy.deployment import deploy as deploy
     from opbyte.simulator.deploy.expert_maps import Sites as Sites
     from opbyte.simulator.deploy.placement import Option as Option
     from opbyte.simulator.deploy.placement import placement as placement
+    from opbyte.simulator.engine.orders import ORDERS as ORDERS
+    from opbyte.simulator.engine.orders import Waiting as Waiting
+    from opbyte.simulator.engine.outside import WaitingPrompt as WaitingPrompt
+    from opbyte.simulator.engine.outside import part as part
+    from opbyte.simulator.fleet.routers import ROUTERS as ROUTERS
+    from opbyte.simulator.fleet.routers import Load as Load
     from opbyte.simulator.option import CheckedOptions as CheckedOptions
     from opbyte.simulator.option import described as described
     from opbyte.simulator.option import flag as flag
@@ -57,8 +59,6 @@ if TYPE_CHECKING:
     from opbyte.simulator.quantity import Figures as Figures
     from opbyte.simulator.quantity import Quantity as Quantity
     from opbyte.simulator.registry import add as add
-    from opbyte.simulator.serving.routers import ROUTERS as ROUTERS
-    from opbyte.simulator.serving.routers import Load as Load
     from opbyte.workloads.batch import Batch as Batch
     from opbyte.workloads.batch import Moments as Moments
     from opbyte.workloads.catalog import load_model as load_model

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 from opbyte._lazy import declared
 
 if TYPE_CHECKING:
-    from opbyte.simulator.batching.holding import kv_bytes as kv_bytes
-    from opbyte.simulator.batching.holding import take as take
-    from opbyte.simulator.batching.prefix import content_key as content_key
-    from opbyte.simulator.batching.prefix import find as find
-    from opbyte.simulator.batching.prefix import give_back as give_back
-    from opbyte.simulator.batching.prefix import place as place
-    from opbyte.simulator.batching.prefix import remember as remember
-    from opbyte.simulator.batching.queues import cut_out as cut_out
-    from opbyte.simulator.batching.queues import link_in as link_in
-    from opbyte.simulator.serving.engine_part import EnginePart as EnginePart
+    from opbyte.simulator.engine.engine_part import EnginePart as EnginePart
+    from opbyte.simulator.engine.holding import kv_bytes as kv_bytes
+    from opbyte.simulator.engine.holding import take as take
+    from opbyte.simulator.engine.prefix import content_key as content_key
+    from opbyte.simulator.engine.prefix import find as find
+    from opbyte.simulator.engine.prefix import give_back as give_back
+    from opbyte.simulator.engine.prefix import place as place
+    from opbyte.simulator.engine.prefix import remember as remember
+    from opbyte.simulator.engine.queues import cut_out as cut_out
+    from opbyte.simulator.engine.queues import link_in as link_in
     from opbyte.workloads.jit import compiled_code as compiled_code
     from opbyte.workloads.jit import compiled_part as compiled_part
     from opbyte.workloads.jit import int64 as int64

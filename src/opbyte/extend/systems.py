@@ -7,10 +7,6 @@ from typing import TYPE_CHECKING
 from opbyte._lazy import declared
 
 if TYPE_CHECKING:
-    from opbyte.simulator.batching.kv import CacheSettings as CacheSettings
-    from opbyte.simulator.batching.kv import kv_rules as kv_rules
-    from opbyte.simulator.batching.kv import sequence_bytes as sequence_bytes
-    from opbyte.simulator.batching.kv import sequences_that_fit as sequences_that_fit
     from opbyte.simulator.deploy.expert_maps import Dispatch as Dispatch
     from opbyte.simulator.deploy.expert_maps import flows as flows
     from opbyte.simulator.deploy.expert_parts import ExpertPart as ExpertPart
@@ -23,17 +19,21 @@ if TYPE_CHECKING:
     from opbyte.simulator.deploy.programs import all_reduce as all_reduce
     from opbyte.simulator.deploy.programs import all_to_all as all_to_all
     from opbyte.simulator.deploy.programs import gather_tokens as gather_tokens
+    from opbyte.simulator.engine.kv import CacheSettings as CacheSettings
+    from opbyte.simulator.engine.kv import kv_rules as kv_rules
+    from opbyte.simulator.engine.kv import sequence_bytes as sequence_bytes
+    from opbyte.simulator.engine.kv import sequences_that_fit as sequences_that_fit
     from opbyte.simulator.parts.expert_cache.cache import Chances as Chances
     from opbyte.simulator.parts.expert_cache.cache import ExpertCache as ExpertCache
     from opbyte.simulator.parts.expert_cache.cache import StepFetch as StepFetch
     from opbyte.simulator.parts.expert_cache.policies import CACHE_POLICIES as CACHE_POLICIES
     from opbyte.simulator.parts.expert_cache.store import ExpertStore as ExpertStore
     from opbyte.simulator.parts.expert_map.placing import ExpertPlacing as ExpertPlacing
+    from opbyte.simulator.results.record import Run as Run
     from opbyte.simulator.scenario import Scenario as Scenario
     from opbyte.simulator.scenario.build import deployment_of as deployment_of
     from opbyte.simulator.scenario.build import run_scenario as run_scenario
     from opbyte.simulator.scenario.load import load as load
-    from opbyte.simulator.serving.record import Run as Run
     from opbyte.simulator.step.explicit import StageCost as StageCost
     from opbyte.simulator.step.explicit import dealt as dealt
     from opbyte.simulator.step.explicit import explicit_stage as explicit_stage

@@ -1,1 +1,0 @@
-"""What a step works on: policies, plans, the KV cache, the inner loop."""

@@ -1,0 +1,144 @@
+"""What an engine had done by any moment of a run: tokens, work and energy as running totals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from ...devices.power.board import Board
+from .state import F8, NUM_LOG, LogColumn
+
+Total = IntEnum("Total", "EMITTED PROMPT JOULES BUSY STEPPING", start=0)
+NUM_TOTALS = 5
+"""Columns of running totals: tokens emitted, prompt tokens computed, energy of the work [J], busy
+device-seconds, and seconds in steps (batches in flight side by side count each)."""
+
+AT_ONCE, LEAST_AT_ONCE = 2048, 128
+"""Log entries that are processed together: a log costs as much as many of them."""
+MOST_ROWS, ALL_ROWS, LEAST_ROWS = 1 << 15, 1 << 20, 1 << 8
+"""Maximum log entries of an engine, and of all engines of a run, with a minimum for each; beyond it neighbours are
+merged, so that memory is bounded. Totals stay exact at the remaining ends."""
+
+
+@dataclass(slots=True)
+class Course:
+    """Running totals of one engine, at the ends of its log entries."""
+
+    # of its devices: each stretch keeps below its limit (a stretch of equal batches is about as
+    # long as a board's controller averages over; see `devices.power.board`)
+    board: Board
+    # how many they are, where they may run two things at once: all that they run counts as busy once
+    devices: float | None = None
+    among: int = 1  # engines that share the room for `ALL_ROWS`
+    _rows: list[F8] = field(default_factory=list)  # each [n, 2 + NUM_TOTALS]: start, end, totals
+    _kept: int = 0
+    _nominal: float = 0.0
+    _totals: F8 = field(default_factory=lambda: np.zeros(NUM_TOTALS))
+    _noted: list[F8] = field(default_factory=list)  # logs that are yet to be taken in
+    _waiting: int = 0  # stretches in them
+
+    def note(self, log: F8) -> None:
+        """Queue the entries of `State.log` for processing; an engine among others has few at once."""
+        self._noted.append(log.copy())
+        self._waiting += len(log)
+        if self._waiting >= max(min(AT_ONCE, ALL_ROWS // self.among), LEAST_AT_ONCE):
+            self._settle()
+
+    def _settle(self) -> None:
+        noted, self._noted, self._waiting = self._noted, [], 0
+        if noted:
+            self.add(np.concatenate(noted))
+
+    def add(self, log: F8) -> F8:
+        """Process log entries now; return the energy of each one's work [J].
+
+        Totals are sums one by one, so that it does not matter how many come at once.
+        """
+        self._settle()
+        busy_s = log[:, NUM_LOG:].sum(axis=1)
+        if self.devices is not None:
+            busy_s = np.minimum(busy_s, self.devices * (log[:, LogColumn.END] - log[:, LogColumn.START]))
+        spent = log[:, LogColumn.JOULES].copy()
+        spent[1:] -= log[:-1, LogColumn.JOULES]
+        spent[0] -= self._nominal
+        self._nominal = float(log[-1, LogColumn.JOULES])
+        joules = self.board.held_joules(np.maximum(spent, 0.0), busy_s)
+        rows = np.empty((len(log), 2 + NUM_TOTALS))
+        rows[:, 0], rows[:, 1] = log[:, LogColumn.START], log[:, LogColumn.END]
+        rows[:, 2 + Total.EMITTED] = log[:, LogColumn.EMITTED]
+        columns = log[:, LogColumn.PREFILL], joules, busy_s, log[:, LogColumn.END] - log[:, LogColumn.START]
+        for at, each in zip((Total.PROMPT, Total.JOULES, Total.BUSY, Total.STEPPING), columns, strict=True):
+            rows[:, 2 + at] = np.cumsum(np.append(self._totals[at], each))[1:]
+        self._totals = rows[-1, 2:]
+        self._rows.append(rows)
+        self._kept += len(rows)
+        if self._kept > max(min(MOST_ROWS, ALL_ROWS // self.among), LEAST_ROWS):
+            self._join()
+        return joules
+
+    def taken(self, log: F8, keep: bool) -> F8 | None:
+        """Process log entries: now, with the energy of each one's work, if the log is kept; else later."""
+        if not keep:
+            self.note(log)
+            return None
+        entries = log.copy()
+        entries[:, LogColumn.JOULES] = self.add(log)
+        return entries
+
+    def _join(self) -> None:
+        """Merge each log entry with the next one."""
+        rows = np.concatenate(self._rows)
+        pairs = len(rows) // 2
+        joined = rows[1 : 2 * pairs : 2].copy()
+        joined[:, 0] = rows[0 : 2 * pairs : 2, 0]
+        self._rows, self._kept = [joined, rows[2 * pairs :]], len(rows) - pairs
+
+    @property
+    def end_s(self) -> float:
+        """End of the latest step [s]; several batches in flight end in any order."""
+        self._settle()
+        return max((float(rows[:, 1].max()) for rows in self._rows[-2:] if len(rows)), default=0.0)
+
+    @property
+    def joules(self) -> float:
+        """Energy of all work so far [J]."""
+        self._settle()
+        return float(self._totals[Total.JOULES])
+
+    def curve(self, now: float, emitted: int) -> tuple[F8, F8]:
+        """Times [s] and the totals at them, both rising; `emitted` tokens have come by `now`."""
+        self._settle()
+        rows = np.concatenate(self._rows) if self._rows else np.zeros((0, 2 + NUM_TOTALS))
+        # Batches of a pipeline overlap: what is done by a time is the most that any row says.
+        before = np.concatenate([np.zeros((1, NUM_TOTALS)), rows[:-1, 2:]])[: len(rows)]
+        times = np.stack([rows[:, 0], rows[:, 1]], axis=1).ravel()
+        totals = np.stack([before, rows[:, 2:]], axis=1).reshape(-1, NUM_TOTALS)
+        last = self._totals.copy()
+        last[Total.EMITTED] = emitted
+        times, totals = np.append(times, max(now, 0.0)), np.vstack([totals, last])
+        order = np.argsort(times, kind="stable")
+        return times[order], np.maximum.accumulate(totals[order], axis=0)
+
+
+def totals_at(curves: list[tuple[F8, F8]], times: npt.ArrayLike) -> F8:
+    """Return the totals of all engines at some times, interpolated within each log entry.
+
+    Parameters
+    ----------
+    curves : list of (float64 array, float64 array)
+        See `Course.curve`.
+    times : array_like, shape (n,)
+
+    Returns
+    -------
+    float64 array, shape (n, NUM_TOTALS)
+    """
+    at = np.asarray(times, dtype=np.float64)
+    out = np.zeros((len(at), NUM_TOTALS))
+    for knots, totals in curves:
+        for k in range(NUM_TOTALS):
+            out[:, k] += np.interp(at, knots, totals[:, k], left=0.0)
+    return out

@@ -1,0 +1,375 @@
+"""A serving engine: one lock-step group of ranks.
+
+It is the compiled loop of `engine.loop` with three calls: `submit` requests, `advance` to a time or a number of
+completions, read its timestamps. Arrivals, routers, links and faults belong to `driver`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import InitVar, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ...workloads.records import Records, records
+from ...workloads.requests import RequestBlock
+from ..deploy.deployment import Deployment
+from ..part import Combination
+from ..registry import PARTS, check_parts, hooks_by_name, parts_of
+from ..step.books import Books, new_books
+from ..step.launches import Launches, all_launches
+from ..step.lowered import lowered
+from ..step.lowering import MOST_TOKENS, Plan, Slots
+from ..step.timed import Costs, Lowered, costs_of
+from . import counting, exact, plans, waiting_on
+from . import state as col
+from .course import Course
+from .engine_part import EnginePart
+from .exact import new_exact
+from .hooks import NONE, Brought, Hooks, hooks_of
+from .host import hand_over_all, idle_front
+from .kv import CacheSettings, KvRules, check_fits, kv_rules
+from .loop import EngineArrays, run
+from .orders import Waiting, queue_keys
+from .plans import new_plans, taken
+from .policies import Limits, Policy, check_order
+from .prefix import stocked, widened
+from .state import F8, I8, Contents, State, Status, check_hashes, grown, new_state, outlasting
+
+
+@dataclass(slots=True)
+class Engine:
+    """One lock-step group of ranks.
+
+    Attributes
+    ----------
+    deployment, policy
+        What runs, and how it is batched.
+    keep_log : bool
+        Keep the log of fast-forwarded steps (stages.csv).
+    cache : CacheSettings
+        How the KV cache is set up.
+    keep_plans : bool
+        Keep every plan (`plans`); steps then run one by one. Of one rank.
+    seed : int
+        Seed of the samples of requests: accepted drafts.
+    most_plans : int or None
+        How many of the first ones to keep; all of them if not given.
+    given : mapping of str to object
+        What a run has given parts of the engine, by their names.
+    twin : Engine, optional
+        Another engine of the same deployment and policy, which has been lowered; both have one histogram.
+    among : int
+        See `Course`.
+    """
+
+    deployment: Deployment
+    policy: Policy
+    replica: int = 0
+    keep_log: bool = False
+    cache: CacheSettings = field(default_factory=CacheSettings)
+    keep_plans: bool = False
+    seed: int = 0
+    most_plans: int | None = None
+    given: Mapping[str, Any] = field(default_factory=dict)
+    twin: InitVar[Engine | None] = None
+    among: int = 1
+    plan: Plan = field(init=False)
+    slots: Slots = field(init=False)
+    limits: Limits = field(init=False)
+    launches: Launches = field(init=False)
+    kv: KvRules = field(init=False)
+    books: Books = field(init=False)
+    state: State = field(init=False)
+    course: Course = field(init=False)
+    expert_side: Any = field(init=False, default=None)  # other devices that work for it
+    logs: list[F8] = field(init=False, default_factory=list)
+    plans: list[tuple[Records, Records]] = field(init=False, default_factory=list)
+    contents: Contents = field(init=False)
+    width: int = field(init=False, default=0)  # blocks of the longest request
+    parts: dict[str, Any] = field(init=False, default_factory=dict)  # their states, by name
+    does: dict[str, EnginePart] = field(init=False, default_factory=dict)  # what they do, by name
+    model: Lowered | None = field(init=False, default=None)
+    _costs: Costs | None = field(init=False, default=None)
+    _brought: list[Brought] = field(init=False, default_factory=list)
+    _hooks: Hooks | None = field(init=False, default=None)  # while the states of parts stay
+    _loop: EngineArrays | None = field(init=False, default=None)
+    _made_of: State | None = field(init=False, default=None)
+
+    def __post_init__(self, twin: Engine | None) -> None:
+        asked = parts_of(Combination(self.deployment, self.policy, self.cache))
+        check_parts(asked)
+        counts = max(self.policy.token_budget, self.policy.max_sequences, MOST_TOKENS)
+        if twin is None:
+            self.plan, self.slots = lowered(self.deployment, self.replica, counts)
+        else:
+            self.plan, self.slots = twin.plan._replace(replica=self.replica), twin.slots
+        d, rules = self.deployment, self.policy.rules
+        self.launches = twin.launches if twin else all_launches(d, self.policy.calls)
+        caching = self.policy.caching or rules is not None
+        self.kv = twin.kv if twin else kv_rules(self.deployment, self.cache, caching)
+        first = self.policy.token_budget if self.policy.first_chunk else 0
+        self.kv = self.kv._replace(bare_first=self.policy.bare_first, first=first)
+        self.limits = self.policy.limits(self.launches, self.plan.stages)
+        self.books = new_books(self.plan, self.policy.max_sequences)
+        overlaps = self.plan.streams is not None or bool(self.plan.shares) or len(d.system.device.processors) > 1
+        devices = d.layout.all_devices / d.replicas if overlaps else None
+        self.course = Course(d.device.board, devices, self.among)
+        self.does = {
+            n: part for n, hook in hooks_by_name("engine", {*asked, *self.given}) if (part := hook(self)) is not None
+        }
+        self._empty()
+        if twin is not None:
+            self.state = self.state._replace(hist=twin.state.hist)
+        if "scheduler" not in self.parts and not any(part.orders for part in self.does.values()):
+            check_order(self.policy)
+        if "scheduler" in self.parts:
+            self.limits = self.limits._replace(ahead=False)  # steps start before a cut
+
+    def _empty(self) -> None:
+        """Begin without requests, at time 0."""
+        stages, ranks, most = self.plan.stages, self.deployment.ranks, self.policy.max_sequences
+        moments, rules = self.plan.forms.shape[2] - 1, self.policy.rules
+        blocks = self.kv.blocks if self.kv.cached else 0
+        scheduler, overlap = None, False
+        if rules is not None and blocks:  # which number pages themselves
+            scheduler, blocks = rules.start(ranks, most, blocks, self.kv.block, stages), 0
+            most, overlap = rules.most(most, stages), rules.overlap and stages == 1
+        rows = ranks, most, moments, self.kv.capacity, blocks, self.books.busy.shape[1] - 1
+        self.state = new_state(*rows)._replace(hooks=NONE, front=idle_front(self.policy.host.front))
+        self.parts, self.contents = {}, Contents()
+        if scheduler is not None:  # of what is told of content, hashes alone
+            self.state = self.state._replace(contents=records(col.FEWEST_ROWS, col.CONTENT))
+            self.parts = {"scheduler": scheduler, "exact": new_exact(overlap)}
+        if self.keep_plans:
+            self.parts["plans"] = new_plans(col.LOG_ROWS * (stages + 2), col.LOG_ROWS * 2 * most)
+        for name, part in self.does.items():
+            state = part.start(self)
+            if state is not None:
+                self.parts[name] = state
+        self._loop = self._hooks = None
+
+    def fail(self, now: float) -> None:
+        """Lose all requests and caches; what was done until now stays in the books."""
+        self.take_log(Status.REACHED)  # of steps that were not run from here
+        old = self.state
+        for part in self.does.values():
+            part.fail(self, now)
+        self._empty()
+        self.state = outlasting(old, self.state, now)
+        for part in self.does.values():
+            part.recover(self)
+        self._widen_own()
+
+    @property
+    def loop(self) -> EngineArrays:
+        """What its steps run on, as compiled code finds it by its address."""
+        if self._loop is None or self._made_of is not self.state:
+            if self._costs is None:
+                self.model = Lowered(self.plan, self.books)
+                self._costs = costs_of(self.model)
+            if self._hooks is None:
+                self._brought = self._brings()  # alive: known by their addresses
+                self._hooks = hooks_of(self._brought, self.state, self.limits, self.kv)
+            state = self.state._replace(costs=self._costs, hooks=self._hooks)
+            self._loop, self._made_of = EngineArrays(self.limits, self.kv, state), self.state
+        return self._loop
+
+    def _brings(self) -> list[Brought]:
+        """Compiled functions that parts bring, each with the state that it gets."""
+        rules, asked, brought = self.policy.rules, self.policy.part, list[Brought]()
+        core = {"exact": (exact.HOOKS,), "plans": (plans.HOOKS,)}
+        if "scheduler" in self.parts and rules is not None:
+            core["scheduler"] = PARTS[rules.part].hook("scheduler")
+        for name, state in self.parts.items():
+            hooks = core[name] if name in core else self.does[name].hooks
+            brought += [(state, functions) for functions in hooks]
+        if asked is not None:
+            brought.append((waiting_on.Asking(asked.compiled, asked.own), waiting_on.HOOKS))
+        if self.plan.uneven is not None:
+            brought.append((self.model, counting.HOOKS))
+        return brought
+
+    def put(self, name: str, state: Any) -> None:
+        """Put another state of a part in the place of one."""
+        if state is not self.parts[name]:
+            self.parts[name], self._loop, self._hooks = state, None, None
+
+    @property
+    def named(self) -> bool:
+        """Whether requests have columns for what their blocks hold."""
+        return len(self.state.contents) > 0
+
+    @property
+    def now(self) -> float:
+        """Time reached [s]; a step that began before the asked-for time may end after it."""
+        return float(self.state.clocks[0].now)
+
+    @property
+    def ready(self) -> float:
+        """Time before which no step can begin [s], as far as that is known."""
+        counters = self.state.counters[0]
+        idle = counters.released == counters.completed
+        if not idle or counters.walk == counters.submitted:
+            return self.now
+        return max(self.now, float(self.state.requests.arrival[counters.walk]))
+
+    @property
+    def done(self) -> bool:
+        """Return whether every submitted request has finished or was rejected."""
+        return self.completed == self.submitted - self.refused
+
+    @property
+    def refused(self) -> int:
+        """Return the requests rejected since the latest failure."""
+        return int(self.state.counters[0].refused)
+
+    def curve(self) -> tuple[F8, F8]:
+        """Running totals over time, see `Course.curve`."""
+        return self.course.curve(self.now, int(self.state.counters[0].emitted))
+
+    @property
+    def submitted(self) -> int:
+        """Requests submitted so far."""
+        return int(self.state.counters[0].submitted)
+
+    @property
+    def completed(self) -> int:
+        """Requests that have their last token by the end of the latest step."""
+        return int(self.state.counters[0].completed)
+
+    def check(self, block: RequestBlock) -> None:
+        """Refuse requests that could never run here.
+
+        Raises
+        ------
+        CapacityError
+            A request whose KV cache could never fit, even on an idle engine.
+        InputError
+            Prefix hashes that blocks of this size cut.
+        """
+        spare = self.limits.spare
+        if "scheduler" in self.parts and self.policy.rules is not None:
+            spare += self.policy.rules.spare(self.kv.block)
+        check_fits(
+            self.kv, block.input_tokens, block.output_tokens + spare, block.request_id, self.deployment.system.name
+        )
+        check_hashes(self.kv, block)
+
+    def submit(self, block: RequestBlock) -> None:
+        """Queue requests; open loop: in order of arrival, none earlier than submitted before.
+
+        Raises
+        ------
+        CapacityError, InputError
+            See `check`.
+        """
+        self.check(block)
+        self.widen(int((block.input_tokens + block.output_tokens).max(initial=0)))
+        self.add(block)
+
+    def widen(self, tokens: int) -> None:
+        """Make room for the blocks of requests with `tokens` tokens, prompt and output.
+
+        With several batches in flight a sequence may be in each, some beyond its end (`next_tokens`).
+        """
+        if "scheduler" in self.parts:
+            self.width = max(self.width, -(-(tokens + self.limits.spare) // self.kv.block))
+            self._widen_own()
+        elif self.named:
+            tokens += self.plan.stages - 1 + self.limits.spare
+            self.width = max(self.width, -(-tokens // self.kv.block))
+            if self.state.pool.blocks.shape[1] > 1:
+                self.stock()
+
+    def _widen_own(self) -> None:
+        if "scheduler" in self.parts and self.policy.rules is not None:
+            self.put("scheduler", self.policy.rules.widen(self.parts["scheduler"], self.width))
+
+    def stock(self) -> None:
+        """Give a prefix cache its blocks, and its sequences room for theirs: an engine without requests has neither."""
+        if not self.named or "scheduler" in self.parts:
+            return
+        pool = stocked(self.state.pool, self.kv.blocks)
+        # In powers of two: the longest request so far grows with every block of the stream.
+        pool = widened(pool, 1 << max(self.width - 1, 0).bit_length(), self.state.ranks.slots)
+        if pool is not self.state.pool:
+            self.state = self.state._replace(pool=pool)
+        for part in self.does.values():
+            part.stock(self)
+
+    def add(self, block: RequestBlock, fronted: bool = True) -> None:
+        """Queue requests that have been checked and made room for, behind the server's front end if they are `fronted`."""
+        self.stock()
+        have, keys = self.submitted, queue_keys(self.policy.order, Waiting.of(block))
+        self.state = grown(self.state, block.arrival_s, block.input_tokens, block.output_tokens, keys)
+        if fronted and any(self.policy.host.front[:2]):
+            hand_over_all(self.state.front, self.state.requests[: self.submitted], block.input_tokens)
+        for part in self.does.values():
+            part.add(self, block, have)
+        if self.named:
+            self.state = self.contents.name(block, self.state, self.state.pool)
+
+    def advance(self, until: float, goal: int = 0) -> float:
+        """Run until `until`, until `goal` requests have completed or nothing is left.
+
+        Returns
+        -------
+        float
+            The time reached [s]: the end of a step.
+        """
+        while self.take_log(run(self.loop, float(until), int(goal))) == Status.LOG_FULL:
+            pass
+        return self.now
+
+    def resume(
+        self, block: RequestBlock, generated: int, cached: int | I8, first_s: float | F8, last_s: float | F8
+    ) -> int:
+        """Queue requests that have run elsewhere; returns the row of the first one in the state.
+
+        Parameters
+        ----------
+        block : RequestBlock
+            Requests, checked and made room for; their output counts all tokens, those generated before too.
+        generated : int
+            Tokens generated so far; they are part of what must be in the cache.
+        cached : int or int64 array, shape (n,)
+            Tokens whose KV cache comes along; the rest is computed again.
+        first_s, last_s : float or float64 array, shape (n,)
+            When their first and their latest tokens came [s].
+        """
+        first = self.submitted
+        self.add(block, not generated)
+        rows = slice(first, first + len(block))
+        if generated:
+            requests = self.state.requests
+            requests.generated[rows], requests.cached[rows] = generated, cached
+            # The latest token is the next step's input: its own keys and values come then.
+            requests.target[rows] = requests.input[rows] + generated - (np.asarray(cached) > 0)
+            requests.first[rows], requests.last[rows] = first_s, last_s
+        return first
+
+    def take_log(self, status: int) -> int:
+        """Process the log of steps that stopped with `status`; return the status."""
+        self.take_rows(self.state.log[: int(self.state.counters[0].logged)])
+        self.state.counters[0].logged = 0
+        if self.keep_plans:
+            taken(self.parts["plans"], self.plans, self.most_plans)
+        if status == Status.STUCK:
+            raise RuntimeError("no sequence can make progress; a bug in the policy")
+        return int(status)
+
+    def take_rows(self, log: F8) -> None:
+        """Take rows of its log, the next ones in order."""
+        if len(log):
+            if self.expert_side is not None:
+                log = self.expert_side.taken(log, self.keep_log)
+            rows = self.course.taken(log, self.keep_log)
+            self.logs += [] if rows is None else [rows]
+
+    def end_warmup(self) -> None:
+        """Gap statistics start here."""
+        self.state.hist[:] = 0
+        clocks = self.state.clocks[0]
+        clocks.gap_sum = clocks.gap_count = 0.0

@@ -1,0 +1,180 @@
+"""Steps of engines whose own rules process a step's results while the next one runs.
+
+SGLang's and TensorRT-LLM's executors plan a step, start it, and then wait for the one before it: its tokens, ends and
+memory count from the plan after the next one on (`event_loop_overlap` in sglang/srt/managers/scheduler.py,
+`_executor_loop_overlap` in tensorrt_llm/_torch/pyexecutor/ py_executor.py). A request that has just ended runs in one
+more step. Without overlap results are processed at once. What is planned is the matter of each engine's rules, of which
+only those that a run has are compiled.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ...workloads.jit import compiled_code, compiled_part, int64
+from ...workloads.jit_held import held
+from ...workloads.records import named, records
+from . import hooks, plain
+from .clients import next_arrival, take
+from .kv import KvRules
+from .policies import Limits
+from .queues import queue_request
+from .state import LogColumn, State, Status
+
+I8 = npt.NDArray[np.int64]
+
+STEP = named("planned flying ran tries", "prompts decodes used first_end")
+"""Whether a step is planned, has results to be processed, and ran since arrivals were looked at; plans of nothing in a
+row; prompt tokens and decodes of the planned one, KV bytes in use; when the first one ended."""
+
+
+@held
+class Exact(NamedTuple):
+    """What engines keep whose results come a step late."""
+
+    overlap: bool
+    step: npt.NDArray[Any]  # [1] of `STEP`
+
+
+def new_exact(overlap: bool) -> Exact:
+    """Return the state before the first step."""
+    return Exact(overlap, records(1, STEP))
+
+
+@compiled_part
+def copy_lists(source: I8, target: I8, running: int, flight: int) -> None:
+    """Copy lists of a rank (`State.running`): of those that run, and both of those whose results are waited for."""
+    first = source.size // 3
+    for j in range(running):
+        target[j] = source[j]
+    for j in range(flight):
+        target[first + j], target[2 * first + j] = source[first + j], source[2 * first + j]
+
+
+@compiled_part
+def queue_arrivals(state: State, known: float) -> None:
+    """Queue requests that have arrived by a time."""
+    counters = state.counters[0]
+    while next_arrival(state) <= known:
+        i = take(state)
+        queue_request(state, hooks.rank_for(state), i)
+        counters.released += 1
+
+
+@compiled_part
+def plan_next(exact: Exact, kv_rules: KvRules, state: State) -> None:
+    """Plan the next step of all ranks, and note what it is."""
+    step = exact.step[0]
+    state.counters[0].chunks = 0
+    hooks.plan_next(state, kv_rules, state.costs.windows, state.clocks[0].known)
+    step.prompts, step.decodes, step.used = plain.planned_of(kv_rules, state)
+    step.planned = plain.planned_tokens(state) > 0.0
+
+
+@compiled_part
+def land(exact: Exact, kv_rules: KvRules, state: State) -> None:
+    """Process the results of the step that ends now."""
+    step = exact.step[0]
+    hooks.take_results(state, kv_rules, step.first_end, state.clocks[0].now)
+    step.flying = 0
+    state.log[state.counters[0].logged - 1, LogColumn.EMITTED] = state.counters[0].emitted
+
+
+@compiled_code
+def is_planned(exact: Exact, state: State) -> bool:
+    """Whether the next step has been planned already."""
+    return bool(exact.step[0].planned == 1)
+
+
+@compiled_code
+def flies(exact: Exact, state: State) -> bool:
+    """Whether a step has run whose results are not processed."""
+    return bool(exact.step[0].flying == 1)
+
+
+@compiled_code
+def may_look(exact: Exact, state: State, limits: Limits, until: float) -> bool:
+    """Whether all has been submitted that the next plan would find."""
+    return bool(state.clocks[0].known < until)
+
+
+@compiled_part
+def look(exact: Exact, state: State, limits: Limits) -> float:
+    """`plain.let_in`: a plan of nothing counts as a step between two looks."""
+    step, counters = exact.step[0], state.counters[0]
+    if step.ran == 0:
+        counters.poll += 1
+    step.ran = 0
+    if counters.poll >= limits.poll_steps:
+        queue_arrivals(state, state.clocks[0].known)
+        counters.poll = 0
+    return next_arrival(state)
+
+
+@compiled_code
+def let_in(exact: Exact, state: State, limits: Limits, kv_rules: KvRules) -> float:
+    """`look`."""
+    return float(look(exact, state, limits))
+
+
+@compiled_code
+def rest(exact: Exact, state: State, kv_rules: KvRules) -> None:
+    """Have nothing to do: a plan of nothing lets go of what has ended."""
+    plan_next(exact, kv_rules, state)
+    hooks.on_idle(state)
+
+
+@compiled_code
+def prepare(exact: Exact, state: State, limits: Limits, kv_rules: KvRules) -> int:
+    """Plan the next step, then process the results of the previous one."""
+    step, clocks = exact.step[0], state.clocks[0]
+    plan_next(exact, kv_rules, state)
+    if step.flying == 1:
+        land(exact, kv_rules, state)
+        if step.planned == 0:
+            clocks.known = clocks.now
+    elif step.planned == 0:
+        hooks.on_idle(state)
+        step.tries += 1
+        return Status.STUCK if step.tries > limits.poll_steps + 2 else Status.AGAIN
+    step.tries = 0
+    return Status.AGAIN
+
+
+@compiled_code
+def take_step(exact: Exact, state: State, limits: Limits, kv_rules: KvRules, arrival: float, until: float) -> int:
+    """Run the planned step, and those that are sure to be planned alike."""
+    counters, clocks, start, step = state.counters[0], state.clocks[0], state.clocks[0].now, exact.step[0]
+    most, cut, chunks = int64(1), until, counters.chunks
+    if chunks == 0:
+        most = hooks.most_steps(state)
+        heeds = most < 0 or state.ranks.shape[0] > 1
+        most = abs(most)
+        if limits.poll_steps > 1:
+            most = max(min(most, limits.poll_steps - counters.poll), 1)
+        elif heeds:
+            cut = min(next_arrival(state), until)
+    first_end, now, done = plain.run_steps(limits, state, most, cut, step.decodes, chunks)
+    clocks.now = now
+    clocks.busy += now - start
+    counters.fast_forward = done
+    plain.write_log(state, start, now, done, step)
+    hooks.on_log(state)
+    counters.prompt_tokens += int(step.prompts)
+    counters.poll += limits.poll_steps if chunks > 0 else done
+    hooks.on_start(state, kv_rules, done)
+    step.first_end = first_end
+    step.planned, step.flying, step.ran = 0, 1, 1
+    if not exact.overlap:
+        clocks.known = now
+        land(exact, kv_rules, state)
+    return Status.AGAIN
+
+
+HOOKS = {
+    "is_planned": is_planned, "flies": flies, "may_look": may_look, "let_in": let_in, "rest": rest,
+    "prepare": prepare, "take_step": take_step,
+}  # fmt: skip

@@ -1,0 +1,106 @@
+"""The engine's inner loop, compiled: poll arrivals, plan, cost, advance the clock, set timestamps, repeat.
+
+It is compiled once for all engines: step costs (`step.timed.Costs`) and hooks of parts (`hooks`) are called by address.
+Steps run one after the other (`plain`), unless a part brings another scheduler: an engine's own rules with results one
+step late (`exact`), or several batches in flight.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ...workloads.jit import compiled, compiled_part, int64
+from ...workloads.jit_held import held
+from . import hooks, plain
+from .kv import KvRules
+from .policies import Limits
+from .state import GO, RESTING, RESTS, State, Status
+
+
+@held
+class EngineArrays(NamedTuple):
+    """What the steps of one engine run on."""
+
+    limits: Limits
+    kv: KvRules
+    state: State
+
+
+@compiled_part
+def may_look(limits: Limits, state: State, until: float) -> bool:
+    """Whether all has been submitted that the next plan would find."""
+    if state.hooks.may_look.size > 0:
+        return bool(hooks.may_look(state, limits, until))
+    return bool(plain.may_look(limits, state, until))
+
+
+@compiled_part
+def let_in(limits: Limits, kv_rules: KvRules, state: State) -> float:
+    """Queue what has come; when the next request arrives."""
+    if state.hooks.let_in.size > 0:
+        return float(hooks.let_in(state, limits, kv_rules))
+    return float(plain.let_in(limits, kv_rules, state))
+
+
+@compiled_part
+def rest(kv_rules: KvRules, state: State) -> None:
+    """Have nothing to do: a plan of nothing lets go of what has ended."""
+    if state.hooks.rest.size > 0:
+        hooks.rest(state, kv_rules)
+    else:
+        plain.drop_all_late(kv_rules, state)
+
+
+@compiled_part
+def advance(limits: Limits, kv_rules: KvRules, state: State, until: float, goal: int) -> int:
+    """Run steps until the clock reaches `until`, nothing is left, or the caller must act.
+
+    Every request that arrives before `until` must have been submitted; a step that starts
+    before `until` is finished. The step that brings completions up to `goal` is the last one; with `RESTING`
+    for a goal the engine rests before the first step that requests yet unknown might change.
+
+    Returns
+    -------
+    int
+        A `status`.
+    """
+    counters, clocks, arrival = state.counters[0], state.clocks[0], 0.0
+    while True:
+        completed, status = counters.completed, int64(GO)
+        if not hooks.is_planned(state):
+            if not may_look(limits, state, until):
+                return Status.REACHED
+            arrival = let_in(limits, kv_rules, state)
+            if counters.released == counters.completed:  # all that has come is done
+                if clocks.known >= until:
+                    return Status.REACHED  # what comes next may yet be known to the next plan, which has not rested
+                if not hooks.flies(state):
+                    rest(kv_rules, state)
+                    if not arrival < until:
+                        return Status.REACHED
+                    clocks.now = clocks.known = max(arrival, clocks.now)
+                    continue
+            if goal == RESTING and arrival == np.inf:
+                return RESTS
+            status = hooks.prepare(state, limits, kv_rules) if state.hooks.prepare.size > 0 else int64(GO)
+        if status == GO:
+            if clocks.now >= until:
+                return Status.REACHED
+            if counters.logged + state.costs.stages.size > state.log.shape[0]:
+                return Status.LOG_FULL
+            if state.hooks.take_step.size > 0:
+                status = hooks.take_step(state, limits, kv_rules, arrival, until)
+            else:
+                status = plain.take_step(limits, kv_rules, state, arrival, until)
+        if completed < goal and counters.completed >= goal:
+            return Status.GOAL
+        if status != Status.AGAIN:
+            return status
+
+
+@compiled
+def run(loop: EngineArrays, until: float, goal: int) -> int:
+    """`advance` as Python and the events of a run (`play`) call it, which know engines by their addresses."""
+    return advance(loop.limits, loop.kv, loop.state, until, goal)

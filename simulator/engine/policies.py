@@ -1,0 +1,379 @@
+"""Batching policies: which sequences run in the next step, and how many tokens of each.
+
+A policy is data (:class:`Policy`) read by one compiled function (`planning.plan_rank`) over the
+engine's state arrays. ``chunked`` and ``mixed`` differ in how prompts join the running decodes.
+
+Options and initial state of an engine with its own scheduler.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from ...workloads.errors import InputError
+from ...workloads.jit_held import held
+from ...workloads.registry import Registry
+from ..limits import MAX_SEQUENCES
+from ..registry import all_hooks
+from ..step.launches import PYTHON, Calls
+from .host import LAUNCH_S, NO_FRONT, NO_HOST, OUTSIDE_S, Host, Pace
+from .orders import LANED, ORDERS
+
+if TYPE_CHECKING:
+    from ..step.launches import Launches
+    from .outside import AskedPart
+
+
+class OwnRules(Protocol):
+    """Options of a scheduler that `exact` runs, as frozen data."""
+
+    @property
+    def part(self) -> str:
+        """The part whose rules they are."""
+        ...
+
+    @property
+    def calls(self) -> Calls:
+        """How layers of its engine are called from Python."""
+        ...
+
+    @property
+    def serial(self) -> bool:
+        """Whether a stage's host waits for its work on a batch before it goes on."""
+        ...
+
+    def ordered(self, order: str) -> OwnRules:
+        """The same with waiting requests in an order of `orders.ORDERS`, where it keeps one by itself."""
+        ...
+
+    def limited(self, tokens: int) -> OwnRules:
+        """Return the same with at most `tokens` tokens in a step."""
+        ...
+
+    def verifying(self) -> OwnRules:
+        """Return the rules of a server whose decodes verify drafts."""
+        ...
+
+    @property
+    def caches(self) -> bool:
+        """Whether computed prompts can be found again."""
+        ...
+
+    def decoding(self) -> OwnRules:
+        """The same of an engine that requests come to with their caches."""
+        ...
+
+    def most(self, sequences: int, stages: int) -> int:
+        """Return the requests that run at once, for a policy with that number of sequences."""
+        ...
+
+    @property
+    def overlap(self) -> bool:
+        """Whether results are processed while the next step runs."""
+        ...
+
+    def start(self, ranks: int, sequences: int, pages: int, page: int, stages: int) -> Any:
+        """Return the state before the first request, with `pages` pages of `page` tokens per rank."""
+        ...
+
+    def widen(self, x: Any, blocks: int) -> Any:
+        """Return the same state with room for requests with `blocks` pages."""
+        ...
+
+    def spare(self, page: int) -> int:
+        """Return the tokens that must fit in addition to a request before its admission."""
+        ...
+
+
+MOST_CAPTURED = 512
+"""Largest batch with a captured graph in vLLM by default (vllm/config/vllm.py)."""
+
+NO_LIMIT = 1 << 40
+"""Tokens that no step has: graphs hold all decodes."""
+
+
+@held
+class Limits(NamedTuple):
+    """What a policy may do in one step, for the compiled path; see `Policy`."""
+
+    token_budget: int
+    max_sequences: int
+    chunked: bool
+    reserve: bool
+    lazy: bool
+    ahead: bool
+    threshold: int
+    lone: bool
+    waiting_load: int
+    prompts_alone: bool
+    poll_steps: int
+    gather_steps: int
+    gather_tokens: int
+    even_steps: int
+    captured: int
+    pace: Pace
+    ordered: bool
+    spare: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """First come, first served unless there is an order; running sequences before waiting ones.
+
+    Attributes
+    ----------
+    token_budget : int
+        Tokens of one step (decodes count one each).
+    max_sequences : int
+        Sequences that run at once on one rank.
+    chunked : bool
+        Whether prompts may be cut to the rest of the budget. If not, a prompt runs whole; one that exceeds the budget
+        runs as the only prompt of its step.
+    reserve : bool
+        Whether admission reserves the KV cache of the finished request, so that nothing is preempted. If not, blocks
+        are allocated as tokens are computed; if none is free, the last admitted request returns to the front of the
+        queue and is recomputed.
+    lazy : bool
+        Blocks of a prompt are taken chunk by chunk, though admission asks for room for all of
+        it. If not, admission takes them all.
+    first_chunk : bool
+        Whether admission requires room only for the first chunk of a prompt. Needs `lazy`.
+    ahead : bool
+        Asynchronous scheduling: a step is planned when the one before it starts, so that an
+        arrival, or the memory and place of a finished sequence, counts from the step after the
+        next one on.
+    caching : bool
+        Prefix caching: freed blocks keep their content until they are handed out again, see
+        `prefix`. Only models whose layers all cache every token can use it.
+    bare_first : bool
+        Freed blocks without content that can be found are handed out next, not last.
+    serial_stages : bool
+        What `ahead` means with pipeline parallel. If so, a decode is in every batch in flight, and
+        the first stage waits for the last one's tokens; if not, nothing. See `parts.pipeline`.
+    threshold : int
+        Most tokens of one sequence in a step; 0: as many as the budget has. Needs `chunked`.
+    lone : bool
+        Whether the threshold is ignored if only one request is running or waiting.
+    graphs : bool
+        Steps that only decode run as captured graphs, at the next larger batch captured.
+    waiting_load : int
+        How many running requests a waiting one counts for when a request is given to a rank.
+    prompts_alone : bool
+        Whether a step has either prompts or decodes; prompts come first, and decodes wait while a prompt can run. Not
+        with `lazy`: blocks of a whole prompt are allocated at admission, so that its chunks always fit.
+    poll_steps : int
+        Arrivals are polled every this many decode-only steps, after every step with a prompt, and at once on an idle
+        engine.
+    gather_steps, gather_tokens : int
+        Prompts wait while others decode, until the prompts that could start and the decodes have this many tokens, or
+        for this many steps. 0 steps: they never wait.
+    even_steps : int
+        For data-parallel ranks: prompts start when every rank has one that could start, or after this many steps; at
+        once if a rank has nothing to decode. 0: they never wait.
+    order : str
+        A name in `orders.ORDERS`: which of the waiting requests is admitted next; empty: the one
+        that came first. A preempted request goes before all others.
+    rules : OwnRules, optional
+        An engine's own scheduler, which replaces all rules above except `max_sequences`, `poll_steps`, `graphs`, `host`
+        and `order`. For models with attention windows or constant state the fields above are used.
+    part : AskedPart, optional
+        A part from outside, which lets prompts wait.
+    sequences_why : str
+        What `max_sequences` follows from, where a deployment decides it.
+    eager : bool
+        No step is a captured graph.
+    pieces : int
+        Most tokens of a step with prompts that replays a graph in pieces, between which attention is launched; 0: none.
+    largest : int
+        Largest batch of decodes with a captured graph, where batches are not padded to those; 0: all have one.
+    host : Host
+        What the host's work takes, and a request's way to the engine and back. Behind the devices' with `ahead`, or with several batches in
+        flight.
+    """
+
+    name: str
+    token_budget: int
+    max_sequences: int
+    chunked: bool
+    reserve: bool
+    lazy: bool = False
+    ahead: bool = False
+    caching: bool = False
+    bare_first: bool = False
+    serial_stages: bool = False
+    threshold: int = 0
+    lone: bool = False
+    waiting_load: int = 1
+    prompts_alone: bool = False
+    poll_steps: int = 1
+    gather_steps: int = 0
+    gather_tokens: int = 0
+    even_steps: int = 0
+    graphs: bool = False
+    eager: bool = False
+    pieces: int = 0
+    largest: int = 0
+    host: Host = NO_HOST
+    order: str = ""
+    rules: OwnRules | None = None
+    part: AskedPart | None = None
+    sequences_why: str = ""
+    first_chunk: bool = False
+
+    def __post_init__(self) -> None:
+        if self.prompts_alone and self.lazy:
+            raise ValueError("prompts_alone needs whole prompts held at admission: not lazy")
+        if self.threshold and not self.chunked:
+            raise ValueError("a threshold cuts prompts: it needs chunked")
+
+    @property
+    def calls(self) -> Calls:
+        """How its engine's layers are called from Python."""
+        return PYTHON if self.rules is None else self.rules.calls
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether prompts may wait for others."""
+        return self.gather_steps > 0 or self.even_steps > 0
+
+    @property
+    def captured(self) -> int:
+        """Largest batch with a captured graph; 0 = none."""
+        return self.captures(1)
+
+    def captures(self, several: int) -> int:
+        """The same where a decode has up to `several` tokens (vllm/config/vllm.py)."""
+        return min(2 * self.max_sequences * several, MOST_CAPTURED) if self.graphs else 0
+
+    def pace(self, launches: Launches, stages: int, several: int = 1) -> Pace:
+        """Return the host time of steps for a deployment's launches and stages, with `several` tokens per decode."""
+        serial = stages > 1 and self.rules is not None and self.rules.serial
+        hidden = not serial and (self.ahead or stages > 1)
+        host, launch_s = self.host, self.host.launch_s / stages
+        captured = self.captures(several) or self.largest * several or NO_LIMIT
+        return Pace(
+            host.step_s, host.sequence_s, launch_s * launches.decodes, hidden, host.gap_s, launch_s * launches.prompts,
+            launch_s * launches.pieces, 0 if self.eager else min(self.pieces, self.captured or self.pieces),
+            0 if self.eager else captured, launches.mixed_s / stages,
+        )  # fmt: skip
+
+    def limits(self, launches: Launches, stages: int, several: int = 1) -> Limits:
+        """Return the same for the compiled path.
+
+        Raises
+        ------
+        InputError
+            Several stages, of a policy that polls or lets prompts wait.
+        """
+        if stages > 1 and (self.poll_steps > 1 or self.holds_back):
+            reason = f"cannot be combined with policy {self.name}, which polls or lets prompts wait"
+            raise InputError("--pp", reason)
+        return Limits(
+            self.token_budget, self.max_sequences, self.chunked, self.reserve, self.lazy,
+            self.ahead and (stages == 1 or self.serial_stages), self.threshold, self.lone, self.waiting_load,
+            self.prompts_alone, self.poll_steps, self.gather_steps, self.gather_tokens, self.even_steps, self.captured,
+            self.pace(launches, stages, several), bool(self.order),
+        )  # fmt: skip
+
+
+def _known_order(policy: Policy) -> None:
+    """Refuse a policy whose order is unknown."""
+    if policy.order:
+        ORDERS[policy.order]  # says which there are
+
+
+class _Policies(Registry[Policy]):
+    """Policies, those of parts among them."""
+
+    def load(self) -> None:
+        super().load()
+        for _ in all_hooks("policy"):  # a part's module registers it
+            pass
+
+
+POLICIES: Registry[Policy] = _Policies("policy", described=True, check=_known_order)
+
+POLICIES.register("chunked", "prompts in chunks with decodes (Sarathi-Serve), paged KV cache (vLLM)")(
+    Policy("chunked", 8192, 256, chunked=True, reserve=False)
+)
+"""Token budget with chunked prefill (Sarathi-Serve, OSDI 2024) and paged KV (vLLM, SOSP 2023)."""
+
+POLICIES.register("mixed", "whole prompts with decodes, as in the Duplex paper's mixed stage")(
+    Policy("mixed", 524_288, 256, chunked=False, reserve=True)
+)
+"""Whole prompts join the running decodes: the Duplex paper's mixed stage; the budget is from the authors' simulator
+(eval/test.cpp)."""
+
+
+POLICIES.register("vllm", "vLLM's V1 engine: chunks, prefix caching, asynchronous scheduling")(
+    Policy(
+        "vllm", 8192, 1024, chunked=True, reserve=False, lazy=True, ahead=True, caching=True, serial_stages=True,
+        waiting_load=4, graphs=True, pieces=MOST_CAPTURED, host=Host(launch_s=LAUNCH_S, request_s=OUTSIDE_S),
+    )
+)  # fmt: skip
+"""vLLM's scheduler (V1 engine, 0.19): chunked prefill, running before waiting, prefix caching and
+asynchronous scheduling, which is on by default there. Limits: the server's defaults on GPUs of 70 GiB
+and more (vllm/engine/arg_utils.py). Data-parallel ranks are given requests by
+4 x waiting + running (vllm/v1/engine/core_client.py)."""
+
+
+def without_front(policy: Policy) -> Policy:
+    """The same for requests that the engine has as they are sent: a server with many threads, or stamps of the engine."""
+    return replace(policy, host=replace(policy.host, front=NO_FRONT))
+
+
+def make_policy(name: str, token_budget: int | None = None, max_sequences: int | None = None) -> Policy:
+    """A registered policy with its limits changed, and with an order: ``POLICY+ORDER``.
+
+    Raises
+    ------
+    InputError
+        Unknown policy or order, or a limit outside [1, 2^31).
+    """
+    try:
+        policy = _ordered(name)
+    except InputError as error:
+        raise InputError(f"--policy {name!r}", error.reason) from None
+    return limited(policy, token_budget, max_sequences)
+
+
+def _ordered(name: str) -> Policy:
+    """A registered policy, or one with the order that stands behind a plus sign."""
+    base, plus, order = name.partition("+")
+    if not plus or name in POLICIES:
+        return POLICIES[name]
+    ORDERS[order]  # says which there are
+    policy = POLICIES[base]
+    rules = policy.rules
+    return replace(policy, name=name, order=order, rules=rules and rules.ordered(order))
+
+
+def limited(policy: Policy, token_budget: int | None, max_sequences: int | None) -> Policy:
+    """A policy with its limits changed; see `make_policy`."""
+    for option, value in (("--token-budget", token_budget), ("--max-seqs", max_sequences)):
+        if value is not None and not 1 <= value < 2**31:
+            raise InputError(option, f"must be in [1, 2^31), not {value}")
+    if max_sequences is not None and max_sequences > MAX_SEQUENCES:
+        reason = f"must be at most {MAX_SEQUENCES:,} sequences, not {max_sequences}"
+        raise InputError("--max-seqs", reason)
+    if token_budget is not None:
+        rules = policy.rules and policy.rules.limited(token_budget)
+        policy = replace(policy, token_budget=token_budget, rules=rules)
+    if max_sequences is not None:
+        policy = replace(policy, max_sequences=max_sequences)
+    return policy
+
+
+def check_order(policy: Policy) -> None:
+    """Refuse an order that an engine with one queue cannot keep.
+
+    Raises
+    ------
+    InputError
+    """
+    if policy.order in LANED:
+        raise InputError(
+            f"--policy {policy.name}",
+            "orders by priority only where its own scheduler runs: a model whose layers all cache every token",
+        )

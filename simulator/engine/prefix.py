@@ -1,0 +1,258 @@
+"""Identity of KV blocks: the free list, and the content of a block (prefix caching).
+
+As in vLLM, a freed block keeps its content until it is reused. The free list is a queue, least recently freed first; a
+sequence frees its last block first, so that the start of a prompt stays longest. A prompt does not recompute leading
+blocks that still exist. Content is identified by keys: of a trace's prefix hashes, and of a preempted request's own
+blocks. Of several blocks with one content the first is found first (vLLM's BlockHashToBlockMap).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ...workloads.jit import compiled_inside, compiled_part
+from ...workloads.jit_held import held
+from ...workloads.pages import new_rows
+from ...workloads.records import Records, named
+from ...workloads.requests.block import PREFIX_BLOCK_TOKENS
+
+I8 = npt.NDArray[np.int64]
+
+MOST_PIECES = 1 << 22
+"""Pieces of `PREFIX_BLOCK_TOKENS` in the longest text, prompt and output of 2^31 tokens in all."""
+
+ALL_TOKENS = 1 << 40
+"""More tokens than a prompt has."""
+
+BLOCK = named("next previous bare users key after before resumes", "")
+"""A block of a pool, a cache line: the next and the previous one in the free list; free blocks without content right
+before it there; sequences that hold it; the key of its content; the next and the previous block of the same content, in
+a ring in the order in which they got it; whether a state is kept at its end. The last row is the free list's head and
+tail: its `users` are the numbers ever given to blocks, its `key` the one given back last (-1: none), which leads to the
+others by `next`."""
+
+
+@held
+class Pool(NamedTuple):
+    """KV blocks of R ranks: N blocks, B sequences of at most W blocks, table of T entries.
+
+    A block has a number while it holds content that can be found. The others are all alike, so that they are
+    counted: of a sequence they are those behind its first `keyed` ones, and of the free list `bare`.
+    """
+
+    blocks: Records  # [R, N+1] of `BLOCK`
+    table: I8  # [R, T, 2] key (0: empty) and first block; open addressing, T a power of 2
+    held: I8  # [R, B, W] blocks of each slot
+    slots: I8  # [R, B] stack of free slots
+    hashes: I8  # [H] prefix hashes of all requests, one request after another
+    piece: int  # tokens behind each of them
+    shared: int  # tokens of a prompt that they cover; behind them is the session, whose number follows them
+
+
+def new_pool(ranks: int, blocks: int, sequences: int) -> Pool:
+    """Return a pool of `blocks` free blocks per rank, none of which has content."""
+    rows = new_rows((ranks, blocks + 1), BLOCK, True).view(np.recarray)
+    ends: Records = rows[:, -1]
+    ends.next = ends.previous = ends.bare = blocks
+    ends.key = -1
+    size = 1 << max(int(2 * blocks - 1).bit_length(), 1)
+    return Pool(
+        rows,
+        new_rows((ranks, size, 2), np.int64, True),
+        np.zeros((ranks, sequences, 0), dtype=np.int64),
+        np.tile(np.arange(sequences)[::-1], (ranks, 1)),
+        np.zeros(0, dtype=np.int64),
+        PREFIX_BLOCK_TOKENS,
+        ALL_TOKENS,
+    )
+
+
+def stocked(pool: Pool, blocks: int) -> Pool:
+    """Return the pool with `blocks` free blocks, if it has none yet."""
+    ranks, sequences, _ = pool.held.shape
+    if pool.blocks.shape[1] > 1:
+        return pool
+    new = new_pool(ranks, blocks, sequences)
+    return pool._replace(blocks=new.blocks, table=new.table)
+
+
+def widened(pool: Pool, width: int, free: I8) -> Pool:
+    """The same pool with room for sequences of `width` blocks; `free` slots of each rank hold nothing."""
+    ranks, sequences, have = pool.held.shape
+    if width <= have:
+        return pool
+    rows = new_rows((ranks, sequences, width), np.int64, True)
+    for r, count in enumerate(free.tolist()):  # slots that hold nothing cost addresses, not memory
+        used = np.setdiff1d(np.arange(sequences), pool.slots[r, :count])
+        rows[r, used, :have] = pool.held[r, used]
+    return pool._replace(held=rows)
+
+
+def session_key(session: I8) -> I8:
+    """Return a negative key that replaces the first hash of a session's requests.
+
+    A session is one growing text, each request's prompt and output a longer start of it: its
+    pieces need no table of hashes, they are numbered from here on.
+    """
+    return -1 - session * MOST_PIECES
+
+
+@compiled_part
+def content_key(pool: Pool, first: int, hashed: int, request: int, position: int, block: int) -> int:
+    """Key of block `position` of a request: odd where `hashed` tokens cover it, else its own."""
+    if (position + 1) * block <= hashed:
+        parts = pool.piece // block
+        piece = position // parts
+        if first < 0:
+            content = piece - 1 - first
+        elif (position + 1) * block <= pool.shared:
+            content = pool.hashes[first + piece]
+        else:
+            content = -2 - piece - pool.hashes[first + -(-pool.shared // pool.piece)] * MOST_PIECES
+        return int((content * parts + position % parts) * 2 + 1)
+    return ((request << 24) + position) * 2 + 2
+
+
+@compiled_part
+def place(key: int, mask: int) -> int:
+    """Where a key's search starts in a table of ``mask + 1`` entries.
+
+    Return the bits of a product that depends on the whole key: sessions are far apart (`MOST_PIECES`), and the low bits
+    are equal.
+    """
+    return int(((key * 7046029254386353131) >> 32) & mask)
+
+
+@compiled_part
+def find(table: I8, key: int) -> int:
+    """First of the blocks that hold a content, or -1."""
+    mask = table.shape[0] - 1
+    at = place(key, mask)
+    while table[at, 0] != 0:
+        if table[at, 0] == key:
+            return int(table[at, 1])
+        at = (at + 1) & mask
+    return -1
+
+
+@compiled_part
+def remember(pool: Pool, rank: int, key: int) -> int:
+    """Note the content of a block of one sequence, behind the others that hold it; its number from now on."""
+    table, blocks = pool.table[rank], pool.blocks[rank]
+    top, mask = blocks[blocks.shape[0] - 1], table.shape[0] - 1
+    b, at = top.key, place(key, mask)
+    if b < 0:
+        b = top.users
+        top.users += 1
+    else:
+        top.key = blocks[b].next
+    block = blocks[b]
+    block.users, block.key, block.resumes = 1, key, 0
+    while table[at, 0] != 0:
+        if table[at, 0] == key:
+            first = table[at, 1]
+            last = blocks[first].before
+            blocks[last].after, block.before = b, last
+            block.after, blocks[first].before = first, b
+            return int(b)
+        at = (at + 1) & mask
+    table[at, 0], table[at, 1] = key, b
+    block.after = block.before = b
+    return int(b)
+
+
+@compiled_part
+def forget(pool: Pool, rank: int, block: int) -> None:
+    """Drop the content of a block, and its number; of the last one, from the table (backward-shift deletion)."""
+    table, blocks = pool.table[rank], pool.blocks[rank]
+    key, after, before = blocks[block].key, blocks[block].after, blocks[block].before
+    top, mask = blocks[blocks.shape[0] - 1], table.shape[0] - 1
+    blocks[block].next, top.key = top.key, block
+    hole = place(key, mask)
+    while table[hole, 0] != key:
+        hole = (hole + 1) & mask
+    blocks[block].key = 0
+    if after != block:  # others hold it too
+        blocks[before].after, blocks[after].before = after, before
+        if table[hole, 1] == block:
+            table[hole, 1] = after
+        return
+    at = (hole + 1) & mask
+    while table[at, 0] != 0:
+        home = place(table[at, 0], mask)
+        if ((at - home) & mask) >= ((at - hole) & mask):
+            table[hole, 0], table[hole, 1] = table[at, 0], table[at, 1]
+            hole = at
+        at = (at + 1) & mask
+    table[hole, 0] = 0
+
+
+@compiled_part
+def unlink(links: Records, block: int) -> None:
+    """Take a block out of the free list."""
+    after, before = links[block].next, links[block].previous
+    links[before].next, links[after].previous = after, before
+
+
+@compiled_part
+def append(links: Records, block: int) -> None:
+    """Put a block at the end of the free list."""
+    end = links.shape[0] - 1
+    last = links[end].previous
+    links[last].next, links[block].previous = block, last
+    links[block].next, links[end].previous = end, block
+
+
+@compiled_part
+def unlink_block(blocks: Records, block: int) -> None:
+    """`unlink`; those without content before it are before the next one from now on."""
+    blocks[blocks[block].next].bare += blocks[block].bare
+    unlink(blocks, block)
+
+
+@compiled_part
+def share(pool: Pool, rank: int, block: int) -> bool:
+    """Use a block for its content; whether it was free."""
+    blocks = pool.blocks[rank]
+    users = blocks[block].users
+    if users == 0:
+        unlink_block(blocks, block)
+    blocks[block].users = users + 1
+    return bool(users == 0)
+
+
+@compiled_part
+def prepend(blocks: Records, block: int) -> None:
+    """Put a block at the start of the free list: it is handed out next."""
+    end = blocks.shape[0] - 1
+    first = blocks[end].next
+    blocks[first].previous, blocks[block].next = block, first
+    blocks[block].previous, blocks[end].next = end, block
+    blocks[block].bare = 0
+
+
+@compiled_part
+def give_back(pool: Pool, rank: int, block: int, next_out: bool) -> bool:
+    """Stop using a block, which is handed out next or last; whether it became free."""
+    blocks = pool.blocks[rank]
+    blocks[block].users -= 1
+    if blocks[block].users > 0:
+        return False
+    if next_out:
+        prepend(blocks, block)
+    else:
+        top = blocks[blocks.shape[0] - 1]
+        blocks[block].bare, top.bare = top.bare, 0
+        append(blocks, block)
+    return True
+
+
+@compiled_inside
+def give_back_bare(pool: Pool, rank: int, count: int, next_out: bool) -> None:
+    """Stop using blocks without content, which are handed out next or last."""
+    blocks = pool.blocks[rank]
+    end = blocks.shape[0] - 1
+    blocks[blocks[end].next if next_out else end].bare += count

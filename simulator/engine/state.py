@@ -1,0 +1,271 @@
+"""State of one engine as arrays: requests, queues and running sets of its ranks.
+
+What belongs together lies together, one row a request: the inner loop then touches one or two cache lines of a request,
+and compiled functions take few arrays (each one more costs compile time in every function that it passes through).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ...workloads.errors import InputError
+from ...workloads.jit import compiled_part
+from ...workloads.jit_held import held
+from ...workloads.pages import new_rows, runs
+from ...workloads.records import Records, named, records
+from ...workloads.requests import RequestBlock
+from ..step.timed import Costs, costs_of
+from .host import NO_FRONT, idle_front
+from .kv import KvRules
+from .prefix import ALL_TOKENS, Pool, new_pool, session_key
+
+F8 = npt.NDArray[np.float64]
+I8 = npt.NDArray[np.int64]
+
+Status = IntEnum("Status", "AGAIN REACHED LOG_FULL STUCK GOAL", start=-1)
+"""Not yet; time reached; log full; a bug; requested completions reached. After the second and fourth the caller
+returns."""
+
+RESTS, RESTING = 17, -2
+"""All requests known to the engine have arrived, and more are to come (`fleet.growing`); what is asked for instead
+of a number of completions where it is to rest then."""
+
+GO = -2
+"""Result of the preparations of a step: that step is next."""
+
+REQUEST = named(
+    "target cached generated output covered next input order preempted in_flight noted done row",
+    "arrival scheduled first last kv_bytes key",
+)
+"""A request: prompt to process (the input, plus what had been generated when the request was preempted) and how many of
+its tokens are in the KV cache; tokens generated, and to generate; longest sequence that the held KV bytes cover; next in
+its queue; input; place among completions (-1 before); preemptions. With asynchronous scheduling: tokens that its batches
+in flight on several stages will bring; tokens of it whose content was known at its latest plan. Then, not of the row's
+own request: in row k, the k-th request to complete. Its number k in the run's table, -1 - k once its completion had its
+effects. Times [s], NaN until they happen, `last` being the latest token's; KV bytes held on one device; key of the
+policy's order."""
+
+CONTENT = named("slot blocks keyed hashes hashed", "")
+"""Of a request with prefix caching: row of `Pool.held`, blocks in it, leading ones whose content is noted; start in
+`Pool.hashes` or the session (`prefix.session_key`), and tokens that hashes cover."""
+
+RANK = named("running waiting head tail least_left late blocks slots", "")
+"""A rank: sequences running and waiting; first and last of the queue (-1 if empty); fewest tokens that any running
+sequence still has to generate; finished ones that the next plan does not know of yet; free blocks and slots of the
+pool."""
+
+COUNTERS = named(
+    "submitted released completed steps preemptions emitted prompt_tokens logged chunks hits poll waited walk "
+    "fast_forward low refused",
+    "",
+)
+"""Requests submitted, arrived and completed; steps; preemptions; emitted tokens; processed prompt tokens; rows in
+the log; planned prompt chunks; prompt tokens found in the prefix cache; decode-only steps since the last poll; plans
+that let waiting prompts wait; last arrived row; steps of the latest fast-forward; rows below which all are finished;
+rejected requests."""
+
+CLOCKS = named("", "now gap_sum gap_count kv_peak busy known calm")
+"""Now; sum and count of token gaps; peak KV bytes held by one rank; seconds spent in steps; up to when
+arrivals are known to the next plan; before when nothing but decoding happens unless a request comes (0: unknown)."""
+
+LogColumn = IntEnum("LogColumn", "START END STEPS DECODES PREFILL PROMPTS RUNNING WAITING KV EMITTED JOULES", start=0)
+NUM_LOG = 11
+LOG_COLUMNS = (
+    "start_s", "end_s", "steps", "decodes", "prefill_tokens", "prompts", "running", "waiting",
+    "kv_bytes", "output_tokens", "joules",
+)  # fmt: skip
+"""Columns of `State.log`, followed by the busy device-seconds of each processor and of links. Emitted tokens and
+joules are running totals of the engine at the end of the fast-forwarded steps, joules at the nominal clock; for a
+pipeline, tokens at their start."""
+
+FEWEST_ROWS = 64
+"""Requests that an engine has room for at first."""
+
+LOG_ROWS = 128
+"""Fast-forwards between two returns to Python, which handles signals and progress: few enough for quick interrupts,
+many enough that returning is cheap. A pipeline logs one per stage (`layout.MOST_STAGES`)."""
+
+HIST_MIN_S, HIST_RATIO, HIST_BINS = 1e-9, 1.001, 36_864
+"""Log histogram of token gaps: 0.1 % bins from 1 ns to over 10^6 s."""
+
+
+@held
+class State(NamedTuple):
+    """N requests in order of arrival, R ranks, B sequences a rank at most.
+
+    A request is in prefill while fewer than its target tokens are cached. Queues are linked lists through `next`.
+    """
+
+    requests: Records  # [N] of `REQUEST`
+    contents: Records  # [N] of `CONTENT`; none without prefix caching
+    running: I8  # [R, 3B] requests in order of admission; from B on, finished ones (`late`), and
+    # from 2B on how many of the running ones were admitted before each of those
+    fresh: I8  # [R, B] new tokens of each in the planned step
+    ranks: Records  # [R] of `RANK`
+    free: F8  # [R] KV bytes of one device
+    moments: F8  # [R, M] of the planned batch
+    chunks: I8  # [2, R * B] tokens and request of every prompt chunk of the step
+    counters: Records  # [1] of `COUNTERS`
+    clocks: Records  # [1] of `CLOCKS`
+    hist: I8  # [HIST_BINS]
+    log: F8  # [LOG_ROWS, columns]
+    pool: Pool  # of no blocks without prefix caching
+    front: npt.NDArray[Any]  # [1] of `host.FRONT`
+    costs: Costs = costs_of(None)
+    hooks: Any = None  # of `hooks.Hooks`, which an engine sets
+
+
+def new_state(
+    ranks: int, sequences: int, moments: int, kv_capacity: float, blocks: int = 0, processors: int = 1
+) -> State:
+    """Return an engine's state without requests; `blocks` of a pool with prefix caching, which is yet to be stocked."""
+    rank_rows = records(ranks, RANK)
+    rank_rows.head = rank_rows.tail = -1
+    rank_rows.blocks, rank_rows.slots = blocks, sequences
+    return State(
+        requests=records(0, REQUEST),
+        contents=records(FEWEST_ROWS if blocks else 0, CONTENT),
+        running=np.zeros((ranks, 3 * sequences), dtype=np.int64),
+        fresh=np.zeros((ranks, sequences), dtype=np.int64),
+        ranks=rank_rows,
+        free=np.full(ranks, kv_capacity),
+        moments=np.zeros((ranks, moments)),
+        chunks=np.zeros((2, ranks * sequences), dtype=np.int64),
+        counters=records(1, COUNTERS),
+        clocks=records(1, CLOCKS),
+        hist=np.zeros(HIST_BINS, dtype=np.int64),
+        log=np.zeros((LOG_ROWS, NUM_LOG + processors + 1)),
+        pool=new_pool(ranks, 0, sequences if blocks else 1),
+        front=idle_front(NO_FRONT),
+    )
+
+
+LASTING = ["emitted", "hits", "preemptions", "prompt_tokens", "steps"]
+"""Counters of what an engine has done, which outlast its failures."""
+
+
+def outlasting(old: State, new: State, now: float) -> State:
+    """A state without requests that goes on from one that failed at a time: its books and its clock."""
+    new.counters[LASTING] = old.counters[LASTING]
+    clocks = old.clocks[0]
+    clocks.now = clocks.known = now
+    clocks.calm = 0.0
+    return new._replace(clocks=old.clocks, hist=old.hist, log=old.log)
+
+
+def roomier(state: State, size: int) -> State:
+    """Return a state with room for `size` requests; freed rows (`pages`) stay without memory."""
+    low, have = int(state.counters[0].low), int(state.counters[0].submitted)
+    rows = [new_rows(size, old.dtype, low > 0).view(np.recarray) for old in (state.requests, state.contents)]
+    if not len(state.contents):
+        rows[1] = state.contents
+    for first, last in runs(state.requests.output[low:have] > 0):
+        used_rows = slice(low + first, low + last)
+        for new, old in zip(rows, state[:2], strict=True):
+            new[used_rows] = old[used_rows]
+    return state._replace(requests=rows[0], contents=rows[1])
+
+
+def grown(state: State, arrival: F8, inputs: I8, outputs: I8, keys: F8) -> State:
+    """Append requests, with keys of the policy's order; the arrays' capacity doubles, so that appending is linear.
+
+    Rows are written only when they are taken: what is spare costs addresses, not memory.
+    """
+    have, new = int(state.counters[0].submitted), len(arrival)
+    if have + new > len(state.requests):
+        state = roomier(state, max(have + new, 2 * len(state.requests), FEWEST_ROWS))
+    rows = state.requests[have : have + new]
+    contents = state.contents[have : have + new]
+    rows[:] = contents[:] = 0
+    contents.slot = rows.order = rows.next = -1
+    rows.scheduled = rows.first = rows.last = np.nan
+    rows.input = rows.target = inputs
+    rows.output = outputs
+    rows.arrival, rows.key = arrival, keys
+    state.counters[0].submitted += new
+    return state
+
+
+@compiled_part
+def append_request(state: State, arrival: float, tokens: int, output: int) -> int:
+    """`grown` by one request without a key, where there is room; its row."""
+    i = state.counters[0].submitted
+    state.counters[0].submitted += 1
+    request = state.requests[i]
+    request.cached = request.generated = request.covered = request.preempted = 0
+    request.in_flight = request.noted = request.done = request.row = 0
+    request.order = request.next = -1
+    request.scheduled = request.first = request.last = np.nan
+    if state.contents.size > 0:
+        content = state.contents[i]
+        content.slot = -1
+        content.blocks = content.keyed = content.hashes = content.hashed = 0
+    request.input = request.target = tokens
+    request.output = output
+    request.arrival, request.kv_bytes, request.key = arrival, 0.0, 0.0
+    return int(i)
+
+
+@held
+class Face(NamedTuple):
+    """The view of an engine from outside, for any kind of engine."""
+
+    requests: Records
+    ranks: Records
+    counters: Records
+    clocks: Records
+    log: F8
+    links: F8  # [R, L, 2] `TierState.free_s`; zeros without any
+    exchanged: F8  # `Aside.busy`; zeros without experts apart
+
+
+def check_hashes(kv_rules: KvRules, block: RequestBlock) -> None:
+    """Refuse prefix hashes that blocks of this size cut.
+
+    Raises
+    ------
+    InputError
+    """
+    known = block.hash_ids is not None or block.turns is not None
+    if kv_rules.cached and known and block.hash_tokens % kv_rules.block:
+        raise InputError(
+            "block_size", f"must divide the {block.hash_tokens} tokens of a prefix hash, not be {kv_rules.block}"
+        )
+
+
+@dataclass(slots=True)
+class Contents:
+    """Numbers of the hashes that a trace tells, in order of their first use."""
+
+    numbers: dict[Hashable, int] = field(default_factory=dict)
+    used: int = 0  # entries of `Pool.hashes` that are taken
+
+    def name(self, block: RequestBlock, state: State, pool: Pool) -> State:
+        """Name the content of requests just added: by a trace's hashes, or their session."""
+        ids, counters = block.hash_ids, state.counters[0]
+        rows = state.contents[int(counters.submitted) - len(block) : counters.submitted]
+        if ids is None:
+            if block.turns is not None:
+                rows.hashes = session_key(block.turns.session)
+                rows.hashed = block.input_tokens + block.output_tokens
+            return state
+        numbers = [self.numbers.setdefault(h, len(self.numbers)) for own in ids for h in own]
+        counts = np.array([len(own) for own in ids], dtype=np.int64)
+        first, last = self.used, self.used + len(numbers)
+        rows.hashes = first + np.cumsum(counts) - counts
+        shared = ALL_TOKENS if block.shared_tokens is None else block.shared_tokens
+        rows.hashed = np.minimum(np.minimum(counts * block.hash_tokens, block.input_tokens), shared)
+        if block.shared_tokens is not None and block.turns is not None:
+            rows.hashed = block.input_tokens + block.output_tokens
+        pool = pool._replace(piece=block.hash_tokens, shared=shared)
+        if last > len(pool.hashes):  # doubled, so that adding is linear
+            pool = pool._replace(hashes=np.resize(pool.hashes, 2 * last))
+        pool.hashes[first:last] = numbers
+        self.used = last
+        return state._replace(pool=pool)

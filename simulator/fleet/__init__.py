@@ -1,0 +1,1 @@
+"""Engines on one clock: events, routers and whole runs."""

@@ -1,0 +1,104 @@
+"""Where requests come from: a stream, read block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from ...workloads.errors import InputError
+from ...workloads.requests import RequestBlock
+from ..results.table import RequestTable
+from .clock import Clock
+from .dealing import Dealer
+from .deals import ARRIVALS
+from .groups import Cut
+
+MOST_KEPT = 20_000_000
+"""Requests that may all be kept: they take about 0.47 GB a million, so these are what a large machine can hold."""
+
+
+def check_kept(count: int) -> None:
+    """Refuse more requests than can all be kept."""
+    if count > MOST_KEPT:
+        text = f"must be at most {MOST_KEPT:,} where all are kept (what lets go of some: docs/clusters.md)"
+        raise InputError("--requests", text)
+
+
+@dataclass(slots=True)
+class Arrivals:
+    """Reads a stream and lets its requests arrive."""
+
+    table: RequestTable
+    dealer: Dealer
+    clock: Clock
+    blocks: Iterator[RequestBlock]  # the stream
+    clients: int | None  # those of a closed loop
+    # whether failures may let prompts be computed again, with what has been generated
+    again: bool = False
+    # take in what blocks say of requests besides
+    readers: Sequence[Callable[[RequestBlock], None]] = ()
+    # lets go of what has completed, before each block, once so many requests are known
+    drain: Callable[[int], bool] | None = None
+    cut: Cut = field(default_factory=Cut)  # of whose replicas these are, and how many all are
+    replicas: int = 1
+    known: int = 0  # requests of the stream so far, those of other groups too
+    _ahead: RequestBlock | None = field(init=False)  # the next block
+
+    def __post_init__(self) -> None:
+        self._ahead = next(self.blocks, None)
+
+    def _own(self, block: RequestBlock) -> RequestBlock:
+        """What of the stream's next block arrives here."""
+        if self.drain is None or not self.drain(self.known):
+            check_kept(self.known + len(block))
+        rows = self.cut.part(block, self.known, self.replicas)
+        self.known += len(block)
+        return rows
+
+    def next_block(self) -> None:
+        """Let more requests be known.
+
+        Blocks that are assigned as a whole are assigned before their requests arrive; engines release them in time, and
+        no router looks at the nodes before the next block.
+        """
+        at, block = self.clock.at, self._ahead
+        if block is None:
+            at.over, at.awake = 1, 0
+            return
+        self._ahead = next(self.blocks, None)
+        self.take(block)
+        if self.clock.how.whole:
+            at.awake = self._ahead is None
+            if self._ahead is not None:
+                self.clock.push(max(float(self._ahead.arrival_s[0]) - self.clock.now, 0.0), ARRIVALS)
+
+    def take(self, block: RequestBlock) -> None:
+        """Read the stream's next block, and assign it if blocks are assigned as a whole."""
+        rows_own = self._own(block)
+        rows = self.read(rows_own)
+        self.clock.read(rows, rows_own)
+        if self.clock.how.whole:
+            self.dealer.deal_block(rows_own, rows)
+
+    def read(self, block: RequestBlock) -> range:
+        """Take in a block; refuses requests that a node could never hold."""
+        nodes = self.clock
+        first = nodes.entry[0].engine
+        if nodes.decode and not self.again:  # of two pools the first holds prompts alone
+            first.check(replace(block, output_tokens=np.ones_like(block.output_tokens)))
+        else:
+            first.check(block)
+        for node in nodes.decode[:1]:
+            node.engine.check(block)
+        longest = int((block.input_tokens + block.output_tokens).max(initial=0))
+        for node in nodes.all:
+            node.engine.widen(longest)
+            node.stale.add(node.index)
+        if self.clients is not None and block.turns is not None and block.turns.after is not None:
+            reason = "cannot be combined with calls that wait for several others (after)"
+            raise InputError("--closed-loop", reason)
+        for read in self.readers:
+            read(block)
+        return self.table.append(block)

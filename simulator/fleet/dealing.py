@@ -1,0 +1,124 @@
+"""What requests pass before the router, rules of it that are not the library's, and engines that are given by hand."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ...workloads.errors import InputError
+from ...workloads.requests import RequestBlock
+from ..results.table import RequestTable
+from .clock import Clock
+from .nodes import Node
+from .play import SENDING
+from .routers import Load, Route
+
+MAX_RESTARTS = 100
+"""Failures that one request may meet. Where replicas fail more often than they complete a
+request, none ever ends; with a mean time between failures of the service time itself, a request
+outlives its replica with probability 1/e, and 100 failures in a row with 1e-20."""
+
+
+def check_restarts(request: int, failures: int) -> None:
+    """Refuse a run in which a request meets failures without end."""
+    if failures > MAX_RESTARTS:
+        raise InputError(
+            "--mtbf",
+            f"request {request} was requeued by {MAX_RESTARTS} failures; replicas fail faster than "
+            "they serve, so give a longer time between failures",
+        )
+
+
+@dataclass(slots=True)
+class Dealer:
+    """Puts requests on nodes, where the clock asks for it."""
+
+    table: RequestTable
+    clock: Clock
+    route: Route  # chooses a node
+    # what requests pass before they are admitted: takes a row and the time
+    entrance: Callable[[int, float], None] | None = None
+    # is told of each request that has been given to a node
+    told: Callable[[Node, int], None] | None = None
+    # whether a request that arrives is let in at all: takes a row and the time
+    door: Callable[[int, float], bool] | None = None
+    # how often each request has been put back because of a failure
+    restarts: Counter[int] = field(default_factory=Counter)
+
+    def arrive(self, row: int, now: float) -> None:
+        """Let a request that arrives now in, once it is past the entrance."""
+        if self.door is not None and not self.door(row, now):
+            self.table.refused.append(row)
+            self.clock.at.refused += 1
+            return
+        (self.entrance or self.clock.admit)(row, now)
+
+    def put_back(self, rows: Sequence[int], now: float) -> None:
+        """Let requests that a failure met wait in front of all others, in order of arrival.
+
+        Raises
+        ------
+        InputError
+            A request that has met too many.
+        """
+        arrival, ids = self.table.arrival_s, self.table.id
+        for row in rows:
+            self.restarts[row] += 1
+            check_restarts(int(ids[row]), self.restarts[row])
+        for row in sorted(rows, key=lambda i: (arrival[i], i), reverse=True):
+            self.clock.put_back(row)
+        self.clock.at.then = now
+
+    def choose(self) -> None:
+        """Ask a rule that is not the library's for one of the nodes that it may choose from."""
+        at, loads = self.clock.at, self.clock.play.loads
+        seen = tuple(Load(*row) for row in loads[: at.found].tolist())
+        caches = at.phase == SENDING
+        home = None if at.home < 0 else int(at.home)
+        at.chosen = self.route(int(at.sent if caches else at.dealt), seen, home)
+
+    def give(self) -> None:
+        """Give a request to the node that it goes to."""
+        at = self.clock.at
+        row, node = int(at.row), self.clock.all[at.into]
+        now = max(float(self.table.arrival_s[row]), float(at.then))
+        self.submit(node, row, now, int(at.cached))
+        at.into = -1
+
+    def submit(self, node: Node, row: int, now: float, cached: int) -> None:
+        """Give a request to a node, which queues it once its adapter is there."""
+        node.held_tokens += int(self.table.input_tokens[row])
+        if node.shelf is None:
+            self.queue(node, row, now, cached)
+        else:
+            node.shelf.ask(row, now, cached)
+
+    def queue(self, node: Node, row: int, now: float, cached: int) -> None:
+        """Queue a request on a node; of two pools the first brings forth the next token only."""
+        table = self.table
+        generated = int(table.generated[row])
+        last = generated + 1
+        if not self.clock.decode or cached:
+            last = int(table.output_tokens[row])
+        stamps = float(table.first_s[row]), float(table.last_s[row])
+        place = node.engine.resume(table.single(row, now, last), generated, cached, *stamps)
+        node.engine.state.requests.row[place] = row
+        if self.told is not None:
+            self.told(node, row)
+        node.wake()
+
+    def deal_block(self, block: RequestBlock, rows: range) -> None:
+        """Assign future requests round-robin to all entry nodes."""
+        entry, at = self.clock.entry, self.clock.at
+        number = np.arange(rows.start, rows.stop)
+        for i, node in enumerate(entry):
+            mine = slice((i - int(at.dealt)) % len(entry), None, len(entry))
+            have = node.engine.submitted
+            node.engine.add(block.take(mine) if len(entry) > 1 else block)
+            node.engine.state.requests.row[have : node.engine.submitted] = number[mine]
+            if not node.engine.done:
+                node.wake()
+        at.dealt += len(rows)

@@ -1,0 +1,398 @@
+"""Requests on their way to engines, compiled: whom the router chooses, and what an engine is given."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ...workloads.jit import compiled_code, compiled_given, compiled_part, int64
+from ...workloads.jit_held import called_at, held
+from ...workloads.records import named
+from ..engine import hooks
+from ..engine.holding import kv_bytes
+from ..engine.host import hand_over
+from ..engine.kv import KvRules
+from ..engine.loop import EngineArrays
+from ..engine.prefix import ALL_TOKENS, MOST_PIECES
+from ..engine.state import Face, State, Status, append_request
+from .heap import Heap, Line, line_up, push, take_first
+from .level import Engines, face_of, wake
+from .recall import Recall, forget_all, look_everywhere, note_sent
+from .rings import Ring, drop_first
+from .route_rules import choose, choose_least, settle
+
+F8 = npt.NDArray[np.float64]
+I8 = npt.NDArray[np.int64]
+
+ROOM, CHOOSE, GIVE, LOST = 8, 9, 10, 11
+"""Why events wait for the caller, who comes back: an engine (`At.into`) has no room for a request; a rule that is not
+the library's is to choose (`At.found` of `Play.able`) and say which (`At.chosen`); the caller is to give a request
+(`At.row`) to an engine (`At.into`) itself, and to take back `At.into`; a cache went down with its node, and the request
+(`At.row`) is to be put back."""
+
+ARRIVALS, COMPLETIONS, FOLLOWS, CROSSED, CALLED, KINDS = 0, 1, 2, 3, 4, 5
+"""Events: arrivals; completions of an engine; a request that follows another; a KV transfer; the caller's. The code
+is the kind plus `KINDS` times the number of the engine, request or call."""
+
+AT = named(
+    "phase events next last awake due to_come delivered goal dealt sent in_flight over refused "
+    "node left row into cached chosen found home call moves",
+    "now then noted moved",
+)
+"""Progress of events: phase; number of events; next arrival and number of known requests; whether arrivals are being
+processed and the next is due; dependent requests that have not arrived; processed completions and the number to
+return at; assigned requests and started transfers; requests in flight of a closed loop; whether all requests are
+known; rejected requests; the engine whose completions are processed (-1: none), and whether the caller knows the
+next one; the request to assign, its engine (-1: none) and its tokens; the caller's choice, the number of choices and
+the session's home; the caller's event; finished transfers. Time of the current event and of the latest completions
+[s]; transferred bytes."""
+
+TRIP = named("source life target there again", "kept parked start_s end_s")
+"""Of a request: nodes that its cache comes from, and in which of its lives it was made there; the same of the one that
+it goes to; how often failures have put it back. KV bytes of one device that its node keeps for it, and that the one
+it comes from does; when it leaves and is there."""
+
+
+@held
+class Columns(NamedTuple):
+    """Columns of the table of requests, see `results.table.RequestTable`."""
+
+    id: I8
+    input_tokens: I8
+    output_tokens: I8
+    generated: I8
+    preemptions: I8
+    order: I8
+    arrival_s: F8
+    scheduled_s: F8
+    first_s: F8
+    last_s: F8
+    session: I8  # empty without sessions
+    think_s: F8
+    # [requests + 1] first of a request's hashes in `Pool.hashes`; empty where none are told
+    pieces: I8
+
+
+@held
+class Between(NamedTuple):
+    """Two pools, of N engines in all with at most R ranks, and the link between them."""
+
+    first: KvRules  # of a node of the first pool
+    second: KvRules
+    whole: KvRules  # what all devices of a rank of the second one get, one tensor-parallel device's part of it
+    wide: int  # of so many such devices
+    ready: Ring  # requests whose caches wait to leave
+    free_s: F8  # [N, R] when each port has sent or received all that it was given; infinity where there is none
+    last_s: F8  # [N, R] when the last of them was there
+    trips: npt.NDArray[Any]  # [requests] of `TRIP`
+    stamps: F8  # [requests, 2] when its cache left and when it was there; NaN until it is
+    lanes: I8  # [N] devices of a rank
+    places: int  # sequences of a node of the second pool
+    layers: int
+    reserve: bool
+    by_layer: bool  # whether a layer's cache leaves as soon as the prompt has passed it
+    bandwidth: float
+    latency: float
+    # what else is on the ports: the tier that nodes of the first pool write to over them (-1: none), and whether those
+    # of the second one exchange with experts apart
+    tier: int
+    exchanges: bool
+
+
+@held
+class How(NamedTuple):
+    """What a run is."""
+
+    rule: int  # of the router, see `route_rules`; -1: the caller's
+    looks: bool  # whether it looks at loads
+    stops: bool  # see `level.bring`
+    level: bool
+    whole: bool  # whether blocks of requests are dealt by the caller
+    steady: bool  # whether all engines take requests all the time, and nothing but that and their steps changes loads
+    more: bool | None  # whether anything but that ever happens; None: no
+    passes: bool  # whether requests pass something on their way to the router, which is the caller's
+    shelved: bool  # whether the caller is told of completions
+    clients: int  # of a closed loop; 0: none
+    between: Between | Any  # None where there is one pool
+
+
+@held
+class Waits(NamedTuple):
+    """What waits for what: pairs of a request and one that it comes after."""
+
+    starts: I8  # [requests + 1] first pair of each request; empty without sessions
+    before: I8  # [pairs]
+    row: I8  # [pairs]
+    more: I8  # [pairs] the next pair of the same request to come before; -1
+    first: I8  # [requests] the first such pair of each; -1
+    left: I8  # [requests] how many are yet to complete
+
+
+@held
+class Play(NamedTuple):
+    """Requests and the N engines that serve them."""
+
+    fleet: Engines
+    rows: Columns
+    own: npt.NDArray[Any]  # [N] of `level.OWN`
+    able: I8  # [N] engines that the router may choose from
+    loads: npt.NDArray[Any]  # [N] of `route_rules.LOAD`, as it sees those
+    least: (
+        I8  # [2 M, M a power of two from N on] the least loaded engine of each half, as `route_rules.settle` keeps it
+    )
+    returns: Line  # engines on which requests have completed by a step that has yet to end
+    events: Heap
+    door: Ring  # requests that have come and pass what is before the router
+    gate: Ring  # those that wait to be dealt
+    waits: Waits
+    homes: I8  # [sessions] engine of a session's latest request; -1
+    at: npt.NDArray[Any]  # [1] of `AT`
+    recall: Recall  # of no requests where the router's rule asks for no prompts
+
+
+@compiled_part
+def at_time(play: Play, time: float, what: int) -> None:
+    """Let something happen at a time."""
+    at = play.at[0]
+    push(play.events, at.now + max(time - at.now, 0.0), at.events, what)
+    at.events += 1
+
+
+@compiled_part
+def find_able(play: Play, how: How, first: int, last: int) -> int:
+    """Note which engines take requests; how many there are."""
+    able = int64(0)
+    if how.steady:
+        return last
+    for n in range(first, last):
+        if play.own[n].up and play.own[n].ready:
+            play.able[able] = n
+            able += 1
+    return able
+
+
+@compiled_part
+def look(play: Play, row: int, able: int) -> None:
+    """See how much of a prompt each engine was sent before, where the rule asks."""
+    if play.recall.starts.size == 0:
+        return
+    for n in range(play.own.size):
+        if play.own[n].forget:
+            forget_all(play.recall, n)
+            play.own[n].forget = 0
+    tokens = play.rows.input_tokens[row]
+    look_everywhere(play.recall, row, tokens)
+    for k in range(able):
+        load, known = play.loads[k], play.recall.found[play.able[k]].known
+        load.found, load.missing = known, tokens - known
+        load.kept = play.recall.ends[play.able[k]].kept
+
+
+@compiled_part
+def load_of(face: Face, node: Any, now: float) -> tuple[int, int]:
+    """Return the waiting requests of an engine, as of the step in progress, and its other unfinished requests."""
+    counters = face.counters[0]
+    while node.gone < counters.completed:
+        place = face.requests[node.gone].done
+        if face.requests[place].last > now:
+            break
+        node.held_tokens -= face.requests[place].input
+        node.gone += 1
+    submitted = counters.submitted + node.asked
+    waiting = submitted - counters.released
+    for r in range(face.ranks.shape[0]):
+        waiting += face.ranks[r].waiting
+    return waiting, submitted - node.gone - waiting
+
+
+@compiled_part
+def weigh_one(play: Play, k: int, engine: int, now: float) -> None:
+    """Note the load of an engine, the router's choice number `k`."""
+    node, load = play.own[engine], play.loads[k]
+    load.waiting, load.running = load_of(face_of(play.fleet, engine), node, now)
+    load.held = node.held_tokens
+    if play.recall.starts.size > 0:
+        load.found = load.missing = load.kept = 0
+
+
+@compiled_part
+def weigh_again(play: Play, how: How, engine: int, now: float) -> None:
+    """Note the load of an engine that may be another now, and when it will be if nothing else happens."""
+    weigh_one(play, engine, engine, now)
+    settle(play.least, play.loads, how.rule, engine)
+    node, face = play.own[engine], face_of(play.fleet, engine)
+    if node.gone < face.counters[0].completed:
+        line_up(play.returns, engine, face.requests[face.requests[node.gone].done].last)
+
+
+@compiled_part
+def weigh(play: Play, how: How, able: int, now: float) -> None:
+    """Note the loads of engines that the router may choose from; where all always are, those that have changed."""
+    turn, returns = play.fleet.turn[0], play.returns
+    if not how.steady:
+        for k in range(able):
+            weigh_one(play, k, play.able[k], now)
+        return
+    for k in range(turn.changed):
+        n = play.fleet.changed[k]
+        play.own[n].changed = 0
+        weigh_again(play, how, n, now)
+    turn.changed = 0
+    while returns.size[0] > 0 and returns.time[returns.order[0]] <= now:
+        weigh_again(play, how, take_first(returns), now)
+
+
+@compiled_part
+def chosen(play: Play, how: How, able: int, count: int, home: int) -> int:
+    """Which of some engines the router takes after `count` others, whose loads are known; -1: ask the caller."""
+    at = play.at[0]
+    if at.chosen >= 0:
+        k, at.chosen = at.chosen, -1
+        return int(k)
+    if able == 1:
+        return 0
+    if how.rule < 0:
+        at.found, at.home = able, home
+        return -1
+    if how.steady and choose_least(how.rule, home):
+        return int(play.least[1])
+    return choose(how.rule, count, play.loads[:able], home)
+
+
+@compiled_part
+def name_content(state: State, columns: Columns, row: int, index: int, last: int) -> None:
+    """`Contents.name`: what a request's blocks hold, by a trace's hashes or its session."""
+    if state.contents.size == 0:
+        return
+    content = state.contents[index]
+    if columns.pieces.size > 0:
+        first, tokens, pool = columns.pieces[row], columns.input_tokens[row], state.pool
+        content.hashes = first
+        content.hashed = min((columns.pieces[row + 1] - first) * pool.piece, tokens, pool.shared)
+        if columns.session.size > 0 and pool.shared < ALL_TOKENS:
+            content.hashed = tokens + last
+    elif columns.session.size > 0:
+        content.hashes = -1 - columns.session[row] * MOST_PIECES
+        content.hashed = columns.input_tokens[row] + last
+
+
+@compiled_part
+def carry(state: State, columns: Columns, row: int, index: int, cached: int) -> None:
+    """`Engine.resume`: note what a request has had elsewhere."""
+    request = state.requests[index]
+    request.generated, request.cached = columns.generated[row], cached
+    request.target = request.input + request.generated - (1 if cached > 0 else 0)
+    request.first, request.last = columns.first_s[row], columns.last_s[row]
+
+
+@compiled_part
+def when(play: Play, row: int) -> float:
+    """Return the time at which a request is assigned."""
+    return float(max(play.rows.arrival_s[row], play.at[0].then))
+
+
+@compiled_code
+def take_in(loop: EngineArrays, columns: Columns, row: int, arrival: float, last: int, cached: int) -> int:
+    """Queue a request on an engine, up to its `last` token; whether there was room."""
+    st = loop.state
+    if st.counters[0].submitted >= st.requests.shape[0]:
+        return 0
+    if not hooks.on_submit(st, st.counters[0].submitted, columns.id[row]):
+        return 0
+    i = append_request(st, arrival, columns.input_tokens[row], last)
+    if columns.generated[row] == 0:
+        hand_over(st.front, st.requests, i, columns.input_tokens[row : row + 1])
+    st.requests[i].row = row
+    name_content(st, columns, row, i, last)
+    if columns.generated[row] > 0:
+        carry(st, columns, row, i, cached)
+    return 1
+
+
+@compiled_part
+def give(play: Play, how: How) -> int:
+    """Give a request to the engine that it goes to, if there is one; else why the caller must."""
+    at = play.at[0]
+    n, row = at.into, at.row
+    if n < 0:
+        return Status.REACHED
+    if play.own[n].given:
+        return GIVE
+    last = play.rows.output_tokens[row]
+    if n < play.fleet.first and two_pools(how) and at.cached == 0:  # the first one brings forth the next token only
+        last = play.rows.generated[row] + 1
+    arrival = float(max(play.rows.arrival_s[row], at.then))
+    if called_at(play.fleet.takes[n], play.fleet.loops[n], (play.rows, row, arrival, last, at.cached)) == 0:
+        return ROOM
+    at.into = -1
+    play.own[n].held_tokens += play.rows.input_tokens[row]
+    wake(play.fleet, n)
+    return Status.REACHED
+
+
+@compiled_given("how.between", otherwise=lambda how: False)
+def two_pools(how: How) -> bool:
+    """Whether there are two pools."""
+    return True
+
+
+@compiled_part
+def fits(play: Play, engine: int, size: float) -> bool:
+    """Return whether an engine can store that number of bytes; an idle engine accepts any admitted request."""
+    promised = play.own[engine].promised
+    return bool(promised == 0.0 or promised + size <= play.own[engine].capacity)
+
+
+@compiled_given("how.between", otherwise=lambda p, how, row, n: True)
+def keep_prompt(play: Play, how: How, row: int, engine: int) -> bool:
+    """Keep bytes for a prompt whose cache must wait for the other pool; whether there is room."""
+    size = kv_bytes(how.between.first, play.rows.input_tokens[row] + play.rows.generated[row])
+    if not fits(play, engine, size):
+        return False
+    play.own[engine].promised += size
+    how.between.trips[row].kept = size
+    return True
+
+
+@compiled_part
+def home_of(play: Play, how: How, row: int, able: int) -> int:
+    """Which of some engines the session of a request ran on last; -1."""
+    if play.homes.size > 0 and how.steady:
+        return int(play.homes[play.rows.session[row]])
+    if play.homes.size > 0:
+        for k in range(able):
+            if play.able[k] == play.homes[play.rows.session[row]]:
+                return k
+    return -1
+
+
+@compiled_part
+def deal(play: Play, how: How) -> int:
+    """Give waiting requests to engines, in order, while one is up and has room; or why the caller must act."""
+    at = play.at[0]
+    while True:
+        status = give(play, how)
+        if status != Status.REACHED or play.gate.span[1] == 0:
+            return status
+        row, first = play.gate.kept[play.gate.span[0]], play.fleet.first if two_pools(how) else play.own.size
+        able = find_able(play, how, 0, first)
+        if able == 0:
+            return Status.REACHED
+        if how.looks and at.chosen < 0:
+            weigh(play, how, able, when(play, row))
+            look(play, row, able)
+        k = chosen(play, how, able, at.dealt, home_of(play, how, row, able))
+        if k < 0:
+            return CHOOSE
+        n = play.able[k]
+        if not keep_prompt(play, how, row, n):
+            return Status.REACHED
+        drop_first(play.gate)
+        at.dealt += 1
+        if play.recall.starts.size > 0:
+            note_sent(play.recall, row, play.rows.input_tokens[row] + play.rows.output_tokens[row], n)
+        if play.homes.size > 0:
+            play.homes[play.rows.session[row]] = n
+        at.row, at.into, at.cached = row, n, 0

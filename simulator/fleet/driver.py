@@ -1,0 +1,330 @@
+"""The driver of engines: one replica or a fleet.
+
+Compiled code processes one queue of events (`clock`): arrivals (`arrivals`), sessions, closed loops, the library's
+routers, KV transfers between two pools. User-defined and rare events run in Python: a router's rule, failures,
+autoscalers, stages of requests (`dealing`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import chain
+from typing import Any, NamedTuple
+
+from ...workloads.errors import InputError, check_known
+from ...workloads.requests import RequestBlock, RequestStream
+from ..deploy.deployment import Deployment
+from ..engine.engine import Engine
+from ..engine.kv import CacheSettings
+from ..engine.policies import Policy
+from ..engine.state import RESTS, Status
+from ..option import NO_OPTIONS, PartOptions
+from ..registry import PARTS, all_hooks, hooks_by_name
+from ..results.progress import Progress, now_and_then
+from ..results.steps import check_steps
+from ..results.table import RequestTable
+from .arrivals import Arrivals, check_kept
+from .clock import Clock
+from .combined import check_run, decoding, scaled_by, states_of, swapped_by
+from .dealing import Dealer
+from .deals import CHOOSE, GIVE, LOST, ROOM, How
+from .draining import Drain, Drained
+from .groups import OPTION as GROUPS
+from .groups import Cut
+from .nodes import Node
+from .play import BLOCK, CALL, LEAVE, NOTE, PASS, play
+from .pools import Fleet, Moves, Pools
+from .routers import ROUTERS, asks_prefix, compiled_rule, round_robin
+from .run_part import RunPart
+from .served import Served
+
+MOST_LOGGED = 1 << 14
+"""Log entries of all engines that are processed together."""
+
+
+class RunSettings(NamedTuple):
+    """What a run is asked for.
+
+    Attributes
+    ----------
+    fleet : Fleet
+        Its router deals arrivals to the entry nodes and caches to the decode nodes; its failures number entry nodes first.
+    warmup : int
+        Completions, on all engines together, after which rates and gap statistics start.
+    stop : int, optional
+        Completions after which the run ends, whatever is still under way.
+    keep_log : bool
+        Keep the log of stretches.
+    cache : CacheSettings, optional
+        How engines set up their KV caches.
+    seed : int
+        Of random failures, and of how many drafts are accepted.
+    steps : int
+        Keep the plans of so many steps, see `steps.check_steps`.
+    cut : Cut, optional
+        Of the entry nodes those that run here; all of them if not given.
+    options : PartOptions
+        Options of parts of the run.
+    """
+
+    pools: Pools
+    policy: Policy
+    stream: RequestStream
+    fleet: Fleet = Fleet()
+    warmup: int = 0
+    stop: int | None = None
+    keep_log: bool = False
+    cache: CacheSettings | None = None
+    seed: int = 0
+    steps: int = 0
+    cut: Cut | None = None
+    options: PartOptions = NO_OPTIONS
+
+
+def serve(
+    asked: RunSettings, progress: Progress | None = None, grown: Callable[[RunSettings], Served] | None = None
+) -> Served:
+    """Run a stream of requests through one engine or several.
+
+    Parameters
+    ----------
+    progress : callable, optional
+        See `progress.Progress`.
+    grown : callable, optional
+        Runs it from where one of fewer requests of the same stream stands, see `growing`.
+
+    Raises
+    ------
+    InputError
+        An unknown router, a failure of an unknown node, or too many failures for the run to end.
+    CapacityError
+        A request that could never fit.
+    """
+    pools, fleet, cache = asked.pools, asked.fleet, asked.cache
+    check_known(f"--router {fleet.router!r}", fleet.router, ROUTERS, "unknown router")
+    count = len(pools.entry) + len(pools.decode)
+    for node, _ in fleet.faults.at if fleet.faults else ():
+        if node >= count:
+            raise InputError("--fail", f"there are replicas 0 to {count - 1}, not {node}")
+    if asked.steps:
+        tiered = cache is not None and cache.tiers is not None
+        check_steps(pools.entry[0], asked.policy, count, asked.steps, tiered)
+    return Driver(asked).run(asked.seed, progress) if grown is None else grown(asked)
+
+
+class Driver:
+    """One run: puts its parts together and does what the clock asks for."""
+
+    def __init__(self, asked: RunSettings) -> None:
+        pools, policy, stream, cache, faults = asked.pools, asked.policy, asked.stream, asked.cache, asked.fleet.faults
+        cut = asked.cut or Cut(spill="" if asked.keep_log else None)
+        self.pools, self.policy, self.stream, self.asked = pools, policy, stream, asked
+        self.shared = {n: x for n, hook in hooks_by_name("shared") if (x := hook(pools, policy, cache)) is not None}
+        self.warmup, self.stop, self.warm_s, self.ended = asked.warmup, asked.stop or 0, 0.0, False
+        self.first = first = next(blocks := iter(stream), None)
+        blocks = chain(() if first is None else (first,), blocks)  # drawn once
+        turns = None if first is None else first.turns
+        for check in all_hooks("check_requests"):
+            check(stream, first)
+        scaled, swapped = scaled_by(pools, asked.fleet.autoscale), swapped_by(pools)
+        self.parts = check_run(pools, policy, cache, first, faults is not None, scaled, asked.options)
+        self.states = states_of(asked.options, pools.entry[0])
+        staged = swapped or pools.parts.get("encoder") is not None
+        self.one = len(pools.entry) == 1 and not pools.decode
+        follow = turns is not None or stream.closed_loop is not None
+        # An engine by itself turns requests away by the bounds of their class.
+        alone = self.one and faults is None and not staged and not scaled and not follow
+        self.always = bool(pools.decode) or follow or swapped
+        self.table = table = RequestTable()
+        here = cut.replicas(len(pools.entry))
+        entry = self._nodes(pools.entry, here, policy, cache, alone=alone)
+        decode = self._nodes(pools.decode, range(len(pools.decode)), *decoding(pools, policy, cache), len(entry))
+        if stream.closed_loop is not None and stream.has_arrivals and asked.stop:
+            raise InputError("--stop", "cannot be combined with --closed-loop and --rate together")
+        rule = compiled_rule(route := ROUTERS[asked.fleet.router])
+        looks = route is not round_robin and max(len(entry), len(decode)) > 1
+        doors = any(c.bounded for c in stream.classes) and not alone
+        apart = not (staged or scaled or self.always or faults or doors)
+        at_once = apart and not looks
+        steady = not (staged or scaled or faults or doors or pools.decode)
+        if cut.of > 1:
+            self._check_apart({"--autoscale": scaled, "failures": faults, "adapters that wait for slots": swapped})
+        how = How(
+            rule=-1 if rule is None else rule, looks=looks, stops=False,
+            level=bool(self.shared), whole=at_once, steady=steady,
+            more=True if self.warmup or self.stop or not at_once else None,
+            passes=doors or pools.parts.get("encoder") is not None, shelved=swapped,
+            clients=0 if at_once else stream.closed_loop or 0, between=None,
+        )  # fmt: skip
+        prefixes = looks and asks_prefix(route)
+        self.clock = clock = Clock(
+            table, entry, decode, how, pools.link, prefixes, 0 if faults or asked.steps else MOST_LOGGED
+        )
+        self.dealer = Dealer(table, clock, route)
+        lets_go = apart and not (self.warmup or self.stop)
+        self.drain = Drain.of(clock, table, cut.spill) if lets_go else None
+        if self.drain is None:
+            check_kept(stream.limit or 0)
+        self.arrivals = Arrivals(
+            table, self.dealer, clock, blocks, stream.closed_loop, faults is not None, self._stages(stream, asked.seed, doors),
+            None if self.drain is None else self.drain.step, cut, len(pools.entry),
+        )  # fmt: skip
+        run_parts = (hook(self) for hook in all_hooks("run"))
+        self.does: list[RunPart] = [part for part in run_parts if part is not None]
+        for node in clock.all if swapped or self.dealer.told is not None else ():
+            node.given = 1
+
+    def _check_apart(self, found: dict[str, object]) -> None:
+        """Refuse parts that couple replicas, including `found`: such replicas cannot be simulated separately."""
+        stream, pools, first = self.stream, self.pools, self.first
+        found |= {
+            "two pools": pools.decode, "--encoder": pools.parts.get("encoder"), "sessions": first is not None and first.turns,
+            "--closed-loop": stream.closed_loop, "classes": stream.classes, "--warmup": self.warmup,
+            "--stop": self.stop, "--steps": self.asked.steps, "caches that they share": self.shared,
+        }  # fmt: skip
+        for what, there in found.items():
+            if there:
+                raise InputError(GROUPS, f"cannot be combined with {what}: replicas then wait for each other")
+
+    def _nodes(
+        self, deployments: Sequence[Deployment], here: range, policy: Policy, cache: CacheSettings | None,
+        before: int = 0, alone: bool = False,
+    ) -> list[Node]:  # fmt: skip
+        """Return the local nodes of one pool, numbered after `before`; nodes of one deployment are lowered once."""
+        out, asked = list[Node](), self.asked
+        for number in here:
+            d, index = deployments[number], before + number
+            rules, given = policy, dict(self.shared)
+            for name, hook in hooks_by_name("queues"):
+                rules, queues = hook(rules, d, self.first, self.stream, alone)
+                given |= {} if queues is None else {name: queues}
+            twin = out[0].engine if out and d is deployments[here.start] else None
+            engine = Engine(
+                d, rules, index, asked.keep_log, cache or CacheSettings(), asked.steps > 0, asked.seed, asked.steps, given,
+                twin, len(deployments),
+            )  # fmt: skip
+            out.append(Node(before + len(out), engine))
+        return out
+
+    def _stages(self, stream: RequestStream, seed: int, doors: bool) -> list[Callable[[RequestBlock], None]]:
+        """What requests pass on their way: a door and their images, on a node their adapter; what reads of them."""
+        pools, dealer, clock = self.pools, self.dealer, self.clock
+        hooks = ((PARTS[name].hook("read"), state) for name, state in self.states.items())
+        readers: list[Callable[[RequestBlock], None]] = [partial(h, state) for h, state in hooks if h is not None]
+        if doors:
+            dealer.door = next(all_hooks("door"))(stream, clock, self.table)
+        for name in self.parts:
+            hook = PARTS[name].hook("stage")
+            made = hook and hook(clock, dealer, pools, seed)
+            if made is not None:
+                self.states[name], reader = made
+                readers.append(reader)
+        return readers
+
+    def _tell(self, progress: Progress) -> None:
+        """Say how far the simulation is."""
+        now = max(node.engine.now for node in self.clock.all)
+        progress(self.clock.completed, self.table.count, now)
+
+    def run(self, seed: int, progress: Progress | None) -> Served:
+        """Run everything until the last completion."""
+        if progress is not None:
+            self.clock.report = now_and_then(lambda: self._tell(progress))
+        self.begin(seed)
+        self.play()
+        if progress is not None:  # the last report may have been left out as too soon
+            self._tell(progress)
+        return self.end()
+
+    def begin(self, seed: int) -> None:
+        """Schedule the initial events."""
+        self._aim()
+        for part in reversed(self.does):  # of events of one time, that of the part which began first is first
+            part.start(seed)
+
+    def end(self) -> Served:
+        """What is left behind, the last requests taken over from their engines."""
+        nodes, taken = self.clock.all, []
+        for node in nodes if self.one or not self.ended else ():  # else: what is cut off
+            places, rows = node.untaken()
+            self.table.take_over_all(node.engine, places, rows)
+            taken.append(rows)
+        return self._served(None if self.drain is None else self.drain.end(taken))
+
+    def play(self) -> None:
+        """Process all events and calls of the clock; idle engines wait until there is nothing else."""
+        clock, at = self.clock, self.clock.at
+        status: int = Status.LOG_FULL
+        acts: dict[int, Callable[[], object]] = {
+            BLOCK: self.arrivals.next_block, NOTE: lambda: self._note(float(at.noted)), CHOOSE: self.dealer.choose,
+            ROOM: lambda: clock.make_room(clock.all[at.into]), GIVE: self.dealer.give,
+            LOST: lambda: self.dealer.put_back([int(at.row)], float(at.then)), CALL: clock.call, LEAVE: self._leave,
+            PASS: lambda: self.dealer.arrive(int(at.row), float(self.table.arrival_s[at.row])),
+            Status.LOG_FULL: lambda: clock.empty_log(Status.LOG_FULL), Status.STUCK: lambda: clock.empty_log(Status.STUCK), RESTS: clock.set_aside,
+        }  # fmt: skip
+        while status != Status.REACHED and not self.ended:
+            clock.refresh()
+            status = play(clock.play, clock.how)
+            if status == Status.STUCK and clock.rests:
+                return
+            if status != Status.REACHED:
+                acts[status]()
+            if clock.report is not None:
+                clock.report()
+
+    def _leave(self) -> None:
+        """A request has completed: its adapter's slot may go to another one."""
+        node = self.clock.all[self.clock.at.node]
+        assert node.shelf is not None
+        node.shelf.done(int(self.clock.at.row), node.clock)
+
+    def _served(self, drained: Drained | None) -> Served:
+        nodes, clock = self.clock.all, self.clock
+        clock.take_logs()
+        for node in nodes:
+            node.engine.take_log(Status.REACHED)
+        for node in nodes:
+            for part in node.engine.does.values():
+                self.table.refused += part.refused(node.engine)
+        return Served(
+            [node.engine for node in nodes], self.table, clock.completed, self.warm_s,
+            sum(part.failures for part in self.does), self.dealer.restarts.total(), self.pools, nodes, self.policy,
+            self._counted(), drained=drained, **{k: v for part in self.does for k, v in part.left().items()},
+        )  # fmt: skip
+
+    def _counted(self) -> dict[str, Any]:
+        """Parts that took part, each with its state or what it counted."""
+        moves = self._moves()
+        return {**dict.fromkeys(self.parts), **self.states, **({"two-pools": moves} if moves else {})}
+
+    def _moves(self) -> Moves | None:
+        """Caches that have crossed the link."""
+        between, at = self.clock.how.between, self.clock.at
+        if between is None:
+            return None
+        start_s, end_s = between.stamps[: self.table.count].T.copy()
+        return Moves(start_s, end_s, float(at.moved), int(at.moves))
+
+    def _note(self, now: float) -> None:
+        """See whether the warm-up or the run ends with the completions so far."""
+        completed = self.clock.completed
+        if 0 < self.warmup <= completed:
+            self.warmup, self.warm_s = 0, now
+            for node in self.clock.all:
+                node.engine.end_warmup()
+        if 0 < self.stop <= completed:
+            self.ended = True
+        self._aim()
+
+    def _goal(self) -> int:
+        """Completions that are to be noted next; 0: none."""
+        return min((goal for goal in (self.warmup, self.stop) if goal > 0), default=0)
+
+    def _aim(self) -> None:
+        """Let engines stop where completions are counted or have effects."""
+        stops = self.always or self._goal() > 0
+        self.clock.how = self.clock.how._replace(stops=stops)
+        self.clock.at.goal = self._goal()
+        how = self.clock.how
+        self.clock.play.fleet.turn[0].ahead = how.steady and not (how.whole or how.level or self._goal())

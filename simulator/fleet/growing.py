@@ -1,0 +1,83 @@
+"""Growing runs of one stream: each has more requests than the one before, and its beginning is simulated once.
+
+With round-robin routing engines are independent of each other and of later requests. Each engine stops before the first
+step that an unknown request might change; a copy of all runs to its end, which is bit-identical to the shorter run, and
+the next run continues from the stop.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...workloads.records import records
+from ..engine.prefix import Pool
+from .driver import Driver, RunSettings
+from .served import Served
+
+
+@dataclass(slots=True)
+class Growing:
+    """What the longest run so far has left, up to the last arrival that it knew of."""
+
+    driver: Driver | None = None
+
+    def served(self, asked: RunSettings) -> Served:
+        """Return the result of a run; the stream must begin with the previous run's."""
+        driver = self.driver or Driver(asked)
+        if not rests(driver):
+            return driver.run(asked.seed, None)
+        if self.driver is None:
+            driver.begin(asked.seed)
+            self.driver = driver
+        else:
+            driver.arrivals.take(asked.stream.read().take(slice(driver.arrivals.known, None)))
+        driver.clock.let_rest(True)
+        driver.play()
+        twin = twin_of(driver)
+        twin.clock.let_rest(False)
+        twin.play()
+        return twin.end()
+
+
+def rests(driver: Driver) -> bool:
+    """Return whether engines depend only on their assigned requests, and check for them before each step."""
+    d = driver
+    polls = max(node.engine.limits.poll_steps for node in d.clock.all)
+    return (
+        d.clock.how.whole and d.drain is not None and d.drain.drained is None and d.arrivals.cut.of == 1 and polls <= 1
+    )
+
+
+def twin_of(driver: Driver) -> Driver:
+    """Return a copy that runs independently; constant data are shared."""
+    clock, memo = driver.clock, dict[int, Any]()
+    engines = [node.engine for node in clock.all]
+    shared = [driver.pools, driver.stream, driver.first, driver.arrivals, clock.how, clock._codes]
+    for e in engines:
+        shared += [e.deployment, e.policy, e.cache, e.plan, e.slots, e.limits, e.kv, e.course.board]
+    memo.update((id(x), x) for x in shared)
+    memo.update((id(own), None) for e in engines for own in (e._loop, e._costs, e.model))
+    for e in engines:
+        memo.update(_bare(e.state.pool))
+    memo[id(clock._kept)] = {}
+    twin = deepcopy(driver, memo)
+    for node in twin.clock.all:
+        node.engine._hooks = None  # it has the addresses of the other's states
+    twin.clock.play = twin.clock.play._replace()  # the copy is written down where the other's arrays are
+    for n, node in enumerate(twin.clock.all):
+        node.join(twin.clock.play.fleet.own[n], twin.clock.stale)
+    return twin
+
+
+def _bare(pool: Pool) -> dict[int, Any]:
+    """Copies of a pool's arrays where none has had a content yet: the rest costs addresses, not memory."""
+    if pool.blocks.users[:, -1].any():
+        return {}
+    blocks = records(pool.blocks.shape, pool.blocks.dtype)
+    blocks[:, -1] = pool.blocks[:, -1]
+    same = {id(array): np.zeros(array.shape, dtype=np.int64) for array in (pool.table, pool.held)}
+    return {id(pool.blocks): blocks} | same

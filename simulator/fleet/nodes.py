@@ -1,0 +1,144 @@
+"""A run's engines, and what its clock knows of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ...workloads.jit import plainly
+from ...workloads.pages import give_back, runs
+from ...workloads.records import records
+from ..engine.engine import Engine
+from ..engine.state import I8, Face
+from .deals import load_of
+from .level import ASKED, OWN
+from .routers import Load
+
+FEWEST = 64
+"""Rows next to each other that are worth giving back: two pages and more."""
+
+
+class Known:
+    """A field of `level.OWN`, as an attribute of its node."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, node: Node | None, kind: type) -> Any:
+        return self.name if node is None else node.own[self.name].item()
+
+    def __set__(self, node: Node, value: float) -> None:
+        node.own[self.name] = value
+
+
+@dataclass(slots=True)
+class Node:
+    """One engine with what the clock knows of it."""
+
+    index: int  # its number among the nodes; entry nodes come first
+    engine: Engine
+    shelf: Any = None  # lets requests wait before they are queued: `ask`, `done`, `lose`
+    asked: dict[int, int] = field(default_factory=dict)  # those that wait there
+    low: int = 0  # rows of the engine's state below which all have been let go, see `draining`
+    own: Any = field(default_factory=lambda: records(1, OWN)[0])
+    # nodes whose engine's state may have been replaced, see `clock`
+    stale: set[int] = field(default_factory=set)
+
+    up, ready, life, earlier, inbound = map(Known, ("up", "ready", "life", "earlier", "inbound"))
+    delivered, gone, held_tokens, forget = map(Known, ("delivered", "gone", "held_tokens", "forget"))
+    queued, halted, failing, given = map(Known, ("queued", "halted", "failing", "given"))
+    changed, promised, capacity, sent_s, busy_s = map(Known, ("changed", "promised", "capacity", "sent_s", "busy_s"))
+    clock = Known("clock")
+
+    def join(self, record: Any, stale: set[int]) -> None:
+        """Let a clock know of it."""
+        self.own, self.stale = record, stale
+        self.capacity = self.engine.kv.capacity * self.engine.deployment.ranks
+
+    @property
+    def lanes(self) -> int:
+        """Return the devices of a rank, each with a port."""
+        layout = self.engine.deployment.layout
+        return layout.tp * layout.pp
+
+    def load(self, now: float) -> Load:
+        """Return the waiting requests, as of the step in progress, and other unfinished ones."""
+        self.own["asked"] = len(self.asked)
+        waiting, running = plainly(load_of)(self.face, self.own, now)
+        return Load(int(waiting), int(running), self.held_tokens)
+
+    @property
+    def face(self) -> Face:
+        """Its engine as compiled code sees it."""
+        st = self.engine.state
+        face = Face(st.requests, st.ranks, st.counters, st.clocks, st.log, np.zeros((1, 1, 2)), np.zeros(1))
+        for part in self.engine.does.values():
+            face = part.face(self.engine, face)
+        return face
+
+    def wake(self) -> None:
+        """Let it run if it has something to do."""
+        self.stale.add(self.index)
+        self.changed = self.changed or ASKED
+        if not self.queued and not self.halted:
+            self.queued = ASKED
+
+    @property
+    def remembers(self) -> int:
+        """Tokens that its cache, and what is below it, can hold; 0 where it finds nothing again."""
+        kv = self.engine.kv
+        tokens = kv.blocks * kv.block * self.engine.deployment.ranks if kv.cached else 0
+        return int(tokens + sum(part.room for part in self.engine.does.values()) * kv.block)
+
+    def fail(self, now: float) -> None:
+        """Lose all that is here."""
+        self.earlier += self.engine.completed
+        if self.engine.submitted:
+            self.engine.fail(now)
+        self.stale.add(self.index)
+        self.life, self.clock, self.forget = self.life + 1, now, 1
+        self.promised = self.inbound = self.delivered = self.gone = self.held_tokens = 0
+        if self.shelf is not None:
+            self.shelf.lose()
+
+    @property
+    def live(self) -> int:
+        """Requests here whose completion has not been delivered."""
+        return self.engine.submitted - int(self.delivered) + len(self.asked)
+
+    def untaken(self) -> tuple[I8, I8]:
+        """Rows of the engine's state that have not been taken over, and their requests."""
+        rows = self.engine.state.requests[self.low : self.engine.submitted]
+        places = np.flatnonzero((rows.row >= 0) & (rows.output > 0))
+        return places + self.low, rows.row[places]
+
+    def newly_done(self) -> list[int]:
+        """Rows of the engine's state that have completed since the last call, in order."""
+        ended, requests = self.engine.completed, self.engine.state.requests
+        places: list[int] = requests.done[self.delivered : ended].tolist()
+        self.delivered = ended
+        return places
+
+    def let_go(self, places: I8, looked_at: bool) -> None:
+        """Release completed rows of the engine's state, but only rows that no router will read.
+
+        A long request holds the page that it stands on, not all that came after it.
+        """
+        state, low = self.engine.state, self.low
+        seen = self.gone if looked_at else self.delivered
+        state.requests.row[places] = -1
+        rows = state.requests[low:seen]  # the next completions are noted beyond
+        live = (rows.row >= 0) & (rows.output > 0)
+        most = state.running.shape[1] // 3
+        for rank, late in zip(state.running, state.ranks.late, strict=True):
+            # What they hold is to be dropped.
+            live[[i - low for i in rank[most : most + late] if low <= i < seen]] = True
+        live[[i - low for i in state.requests.done[seen : self.delivered] if low <= i < seen]] = True
+        # What is given back reads 0; of a row that lies on two pages, one of which stays, too.
+        rows.output[~live & (rows.output > 0)] = -1
+        gone = [(low + first, low + last) for first, last in runs(rows.output < 0) if last - first >= FEWEST]
+        self.low = state.counters[0].low = low + int(live.argmax()) if live.any() else max(seen, low)
+        for first, last in (*gone, (max(low - FEWEST, 0), self.low)):  # below, all of them: what was too little, too
+            give_back(state.requests, first, last)

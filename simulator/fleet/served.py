@@ -1,0 +1,192 @@
+"""What a run of engines leaves behind, and the energy of devices in addition to their work over its window."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Protocol, Self
+
+import numpy as np
+
+from ...devices.power.board import Board
+from ..deploy.deployment import Deployment
+from ..engine.course import Total, totals_at
+from ..engine.engine import Engine
+from ..engine.policies import Policy
+from ..engine.state import F8
+from ..results.record import Blocks, Requests
+from ..results.steady import Stamps, Window, half_width
+from ..results.table import RequestTable
+from .draining import Drained
+from .nodes import Node
+from .pools import Pools
+
+
+class Presence(Protocol):
+    """When the replicas of a pool were there."""
+
+    def until(self, end: float, ttft_s: F8) -> Self:
+        """The same of a run that ended then, with the times to first token of its requests [s]."""
+        ...
+
+    def held_s(self, phase: Any = None, begin: float = 0.0, end: float = ...) -> float:
+        """Replica-seconds between two times [s]."""
+        ...
+
+    @property
+    def changes(self) -> bool:
+        """Whether any of them comes or goes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a run leaves behind."""
+
+    engines: list[Engine]  # those of all nodes
+    table: RequestTable  # every request that was read, and what has come of it
+    completed: int  # requests that have
+    warm_s: float  # end of the warm-up [s]
+    failures: int  # nodes that failed, and requests that were put back because of it
+    restarts: int
+    pools: Pools  # what ran it
+    nodes: list[Node]
+    policy: Policy  # of the nodes that requests arrive at
+    # parts that took part, each with what it counted while the engines ran
+    parts: Mapping[str, Any] = field(default_factory=dict)
+    presence: tuple[Presence | None, ...] = (None, None)  # of each pool, where its replicas come and go
+    groups: int = 1  # of a fleet that it was put together of
+    drained: Drained | None = None  # what is kept of requests that were let go, of a long run
+
+    def end_s(self, requests: Requests) -> float:
+        """When the last of the completed requests did [s]."""
+        return self.drained.end_s if self.drained else float(requests.last_token_s.max())
+
+    def ended_s(self, completed_s: float) -> float:
+        """When the last step did [s], which may follow the last completion: its tokens are dropped."""
+        return max(completed_s, *(engine.course.end_s for engine in self.engines))
+
+    @property
+    def every(self) -> Blocks | None:
+        """Columns of all requests, where those that are kept are a sample and all are asked for."""
+        return self.drained.blocks if self.drained and self.drained.file else None
+
+    def stamps(self) -> Stamps:
+        """Return the times of all requests, of a sample for a long run."""
+        return self.table.stamps() if self.drained is None else self.drained.stamps()
+
+
+@dataclass(frozen=True, slots=True)
+class Boards:
+    """Devices of one kind, and what the engines on them did over time.
+
+    Attributes
+    ----------
+    curves : list
+        See `Course.curve`.
+    fixed : int
+        Of the devices those that are always there.
+    others : tuple of (int, Presence)
+        Devices of a replica that comes and goes, and when it is there.
+    """
+
+    board: Board
+    devices: int
+    curves: list[tuple[F8, F8]]
+    fixed: int
+    others: tuple[tuple[int, Presence], ...] = ()
+
+    def held(self, edges: Sequence[float]) -> list[tuple[int, F8]]:
+        """Return the devices, and the seconds for which they are allocated between consecutive times.
+
+        With an autoscaler the devices are one replica's, the seconds are the sum of all replicas.
+        """
+        out = [(self.fixed, np.diff(edges))] if self.fixed else []
+        for devices, own in self.others:
+            spans = [own.held_s(None, a, b) for a, b in pairwise(edges)]
+            out.append((devices, np.array(spans)))
+        return out
+
+
+def boards_of(served: Served, deployment: Deployment, copies: int, scalings: Sequence[Presence | None]) -> list[Boards]:
+    """Devices by kind; of two pools on the same kind all together."""
+    pools = served.pools
+    beside = _beside(served.engines, None if pools.decode else scalings[0])
+    if not pools.decode:
+        curves = [engine.curve() for engine in served.engines]
+        devices = system_devices(deployment) * copies
+        here = system_devices(deployment)
+        return [_boards(deployment.device.board, devices, curves, scalings[0], here), *beside]
+    first = len(pools.entry)
+    out: list[Boards] = []
+    for nodes, scaling in zip((served.nodes[:first], served.nodes[first:]), scalings, strict=True):
+        board = nodes[0].engine.deployment.device.board
+        here, curves = (system_devices(nodes[0].engine.deployment), [node.engine.curve() for node in nodes])
+        more = _boards(board, devices_of_nodes(nodes), curves, scaling, here)
+        if out and out[0].board == board:
+            one = out.pop()
+            more = Boards(
+                board, one.devices + more.devices, [*one.curves, *more.curves],
+                one.fixed + more.fixed, (*one.others, *more.others),
+            )  # fmt: skip
+        out.append(more)
+    return out + beside
+
+
+def _beside(engines: list[Engine], scaling: Presence | None) -> list[Boards]:
+    """Return the devices that only store experts; they emit nothing."""
+    sides = [(engine, engine.expert_side) for engine in engines if engine.expert_side is not None]
+    if not sides:
+        return []
+    devices = sum(side.devices for _, side in sides)
+    curves = [side.course.curve(engine.now, 0) for engine, side in sides]
+    return [_boards(sides[0][1].course.board, devices, curves, scaling, devices // len(sides))]
+
+
+def _boards(
+    board: Board, devices: int, curves: list[tuple[F8, F8]], presence: Presence | None, per_replica: int
+) -> Boards:
+    """Return the boards of a replica's devices; with an autoscaler only while they are allocated."""
+    if presence is None:
+        return Boards(board, devices, curves, devices)
+    return Boards(board, devices, curves, 0, ((per_replica, presence),))
+
+
+def devices_of_nodes(nodes: list[Node]) -> int:
+    """Devices of some nodes of one deployment."""
+    d = nodes[0].engine.deployment
+    return system_devices(d) * len(nodes) // d.replicas
+
+
+def system_devices(deployment: Deployment) -> int:
+    """Devices of a system, all its independent engines together; of two groups those that attend."""
+    return deployment.system.devices_per_node * deployment.system.nodes
+
+
+def static_joules(boards: list[Boards], window: Window) -> float:
+    """Return the static energy of devices over the window, including starting and draining ones."""
+    ends = (window.start_s, window.end_s)
+    allocated = [(each.board, *own) for each in boards for own in each.held(ends)]
+    return sum(board.idle_joules(devices * float(spans[0])) for board, devices, spans in allocated)
+
+
+def busy_joules(each: Boards, ends: tuple[float, float], length_s: float) -> float:
+    """Return the additional energy of devices that run kernels, between two times."""
+    within = np.diff(totals_at(each.curves, ends), axis=0)[0]
+    busy_s = min(float(within[Total.BUSY]), each.devices * length_s)
+    return each.board.busy_joules(busy_s)
+
+
+def joules_half_width(boards: list[Boards], curves: list[tuple[F8, F8]], window: Window) -> float | None:
+    """Half of the 95 % interval of energy per token, as a fraction, from the window's batches."""
+    if not window.batches:
+        return None
+    made = np.diff(totals_at(curves, window.edges), axis=0)
+    joules = made[:, Total.JOULES].copy()
+    for each in boards:
+        busy_s = np.diff(totals_at(each.curves, window.edges), axis=0)[:, Total.BUSY]
+        idle = each.board.idle_joules(1.0)
+        drawn = sum(idle * devices * spans for devices, spans in each.held(window.edges))
+        joules = joules + each.board.busy_joules(1.0) * busy_s + drawn
+    return half_width(joules, made[:, Total.EMITTED]) if joules.sum() > 0 else None

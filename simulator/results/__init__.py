@@ -1,0 +1,1 @@
+"""What a run leaves: timestamps of requests, rates, the steady window."""

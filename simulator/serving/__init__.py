@@ -1,1 +1,0 @@
-"""Engines, fleets and runs on the SimPy clock."""
