@@ -193,7 +193,7 @@ FACTORS = (
         "all requests at once", "the client and the front end; a time per token depends on how many of a request's tokens come while "
         "the prompts of others run, so on lengths of which only the mean is known", lambda c: float(c.burst),
     ),
-    ErrorFactor("latent attention on an engine of early 2025 (NOT MODELLED)", "its kernels and those of the models' experts were new; DeepSeek-R1 "
+    ErrorFactor("latent attention on an engine of early 2025 (NOT MODELLED)", "its kernels and its kernels of experts were new; DeepSeek-R1 "
                 "under vLLM 0.7 and SGLang 0.4, 12 runs of two systems", _early_latent),
     ErrorFactor("devices of other makers than NVIDIA", "small kernels and collectives there", lambda c: float(not generation(c.deployment.system.device)), EVERY),
     ErrorFactor("an engine version that is old or not told", "hosts and kernels of 2024 and early 2025; which ones ran", lambda c: float(_old(c))),

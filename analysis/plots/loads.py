@@ -232,8 +232,10 @@ def _panel(
         curve = rows[rows["run"].astype(str) == run].sort_values(load, kind="stable")
         style, dashes = run_look(runs.index(run))
         if f"{name}_low" in curve:
-            ends = (curve[f"{name}_{end}"].astype(float) for end in ("low", "high"))
-            axes.fill_between(curve[load].astype(float), *ends, color=style.color, alpha=0.15, linewidth=0, gid="band")
+            low, high = (curve[f"{name}_{end}"].astype(float) for end in ("low", "high"))
+            axes.fill_between(
+                curve[load].astype(float), low, high, color=style.color, alpha=0.15, linewidth=0, gid="band"
+            )
         _measured(axes, measured, run, style, load, name)
         (drawn,) = axes.plot(
             curve[load].astype(float), curve[name].astype(float), color=style.color,

@@ -101,7 +101,7 @@ def rows_of(
 ) -> Callable[[Records, Records, Records, Records], None]:
     """Compile ``rows(p, h, x, out)`` of a family, see `Family.rows`, from its compiled parts and work of one call.
 
-    Each family's is a function with a name of its own: Numba files what it compiled by names.
+    Each family's function has another name: Numba stores compiled code by name.
     """
     terms = {**globals(), "parts": parts, "work": work}
     made = FunctionType(_rows.__code__, terms, f"{family}_rows")

@@ -1,6 +1,6 @@
 """What a part does for one engine, beside the compiled code that its steps call.
 
-A part gives one by its hook ``engine``; a `engine.engine.Engine` calls the methods where they say. None of them need do anything.
+A part gives one by its hook ``engine``; an `engine.engine.Engine` calls its methods, which by default do nothing.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class Calls(NamedTuple):
 CHUNKED = 31
 """Calls of a delta rule over prompts. Kernels in Triton: two norms of queries and keys, sums of decays, products of keys, the inverse
 of a triangle, two products with it, states, outputs, gates; 14 buffers of theirs; copies of queries, keys and values; states gathered,
-those of new sequences cleared (2), written back, and the output's copy (``_forward_core`` in vllm/model_executor/layers/mamba/
+states of new sequences cleared (2), written back, and the output's copy (``_forward_core`` in vllm/model_executor/layers/mamba/
 gdn_linear_attn.py; sglang/srt/layers/attention/fla/chunk.py)."""
 PYTHON = Calls(2, 2, 2, 6, 15, 8, 1, 1, CHUNKED, 4)
 TRTLLM_CALLS = Calls(1, 0, 1, 3, 3, 3, 0, 0, CHUNKED, 0)
@@ -84,7 +84,7 @@ class Launches(NamedTuple):
     def drafting(self, draft: Launches, passes: int) -> Launches:
         """Return the same with a draft model: once through a prompt, and `passes` passes after a decode.
 
-        Decodes that verify drafts have their own recurrence, also beside prompts.
+        Decodes that verify drafts have their own recurrence, also in steps with prompts.
         """
         return self._replace(
             prompts=self.prompts + draft.prompts, decodes=self.decodes + passes * draft.decodes,
@@ -125,8 +125,8 @@ STATES, BESIDE = 256, ("conv", "delta", "kda")
 def mixed_seconds(deployment: Deployment, calls: Calls) -> float:
     """Seconds that each decode adds to a step with prompts, where layers have a delta rule.
 
-    vLLM computes all sequences of such a step in chunks (``num_prefills > 0`` in ``_forward_core``): a decode takes a chunk of its own
-    instead of one update, and its states are gathered and written back as those of prompts.
+    vLLM computes all sequences of such a step in chunks (``num_prefills > 0`` in ``_forward_core``): a decode takes one chunk
+    instead of one update, and its states are gathered and written back as a prompt's are.
     """
     layers = [x for x in deployment.shard.layers if isinstance(x.mixer, GatedDeltaNet | KimiDelta)]
     able = [p for p in deployment.device.processors.values() if p.can_run("elementwise") and p.can_run("delta_prefill")]

@@ -73,7 +73,7 @@ def dual_order(rank: int, ranks: int, micro: int) -> list[tuple[DualTask, ...]]:
     """Passes of one rank of DualPipe; two in one entry run as one, each with the exchanges of the other.
 
     The first half of the micro-batches enters at the first rank, the second at the last. Rank r has stage r of the former, and stage p - 1 - r of
-    the latter (deepseek-ai/DualPipe, dualpipe.py; DeepSeek-V3, arXiv 2412.19437, figure 5).
+    the latter (deepseek-ai/DualPipe, dualpipe.py; DeepSeek-V3, arXiv 2412.19437, fig. 5).
 
     Parameters
     ----------

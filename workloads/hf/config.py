@@ -156,7 +156,7 @@ class Config:
         return tuple(items)
 
     def switches(self, key: str, layers: int) -> list[bool] | None:
-        """Read 0 or 1 for each layer; missing or null is None, and what follows for heads is left out."""
+        """Read 0 or 1 for each layer; missing or null is None, and entries after the last layer (extra heads) are left out."""
         items = self.items(key)
         if items is None:
             return None

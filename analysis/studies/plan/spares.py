@@ -1,6 +1,6 @@
 """Spare replicas: how many replicas keep enough of them up, and what an outage does to latencies.
 
-Failures are those of `simulate`: exponential times between failures (`--mtbf`), a fixed time until a replica is back
+Replicas fail as in `simulate`: exponential times between failures (`--mtbf`), a fixed time until a replica is back
 (`--repair`). A replica is up `mtbf / (mtbf + repair)` of the time, independently of the others, so that the number of
 replicas that are up is binomial.
 """

@@ -20,7 +20,7 @@ LONGEST = 8.0
 """Limits that a latency counts as at most, where it says how many more copies are needed."""
 MARGIN = 1.25
 """Quotient of the worst latencies of two layouts from which the slower one is tried no further. In 12 plans (Llama-3.3-70B,
-Qwen3-235B and DeepSeek-V3 on four devices) no layout that was so much slower served with fewer replicas."""
+Qwen3-235B and DeepSeek-V3 on four devices) no layout that was slower by this served with fewer replicas."""
 
 
 @dataclass(slots=True)

@@ -34,7 +34,7 @@ CAP = re.compile(r"limited to (\d+) W")
 MOST = 1_000_000
 """Of any number that a run needs."""
 LEAST = 1e-9
-"""Minimum of a measured figure, in its unit; the inverse is the maximum, so that an error in percent is finite."""
+"""Minimum of a measured value, in its unit; the inverse is the maximum, so that an error in percent is finite."""
 RECIPE = (
     "models",
     "devices",

@@ -37,7 +37,7 @@ BELOW = {FIRST: 0.3}
 steps makes a first token later, not earlier."""
 TRIED = np.arange(0.6, 2.51, 0.05)
 LEAST_TIMES = {STEP: 1.2}
-"""Least number on the widths of a quantity: with 1.0 the intervals contain 65 % of 40 points drawn from all of serving points, with 1.15
+"""Least number on the widths of a quantity: with 1.0 the intervals contain 65 % of 40 random serving points, with 1.15
 73 % and with 1.3 78 %. The fit has few loads of each of their systems."""
 LEAST = 0.01
 """Scale below which an error counts as zero."""
@@ -130,7 +130,7 @@ FIXED = frozenset(f.name for f in FACTORS[:UNPRICED])
 
 
 def _rows_of(rows: Iterable[ErrorRow], quantity: str, kernels: float) -> list[ErrorRow]:
-    """Rows of one quantity; those of first tokens with the power of the kernels' errors that steps have, as answers use it."""
+    """Rows of one quantity. Kernel errors have the power of steps in first tokens too, as an answer's interval does."""
     some = [r for r in rows if r.quantity == quantity]
     return [r._replace(low=kernels * r.low, high=kernels * r.high) for r in some] if quantity == FIRST else some
 
@@ -146,7 +146,7 @@ def _shifted(row: ErrorRow, known: Mapping[str, Ratios]) -> ErrorRow:
 def _times(rows: Sequence[ErrorRow]) -> float:
     """Return the least factor on all widths with which intervals contain `LEVEL` of the values of left-out sources.
 
-    Runs with a factor that is not fitted tell nothing of the others. Of training steps, dense models count as much as those
+    Runs with a factor that is not fitted do not count. Of training steps, dense models count as much as those
     with experts, and each release of a recipe is another run.
     """
     rows = [r for r in rows if r.quantity != STEP or not FIXED & r.amounts.keys()]
