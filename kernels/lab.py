@@ -25,6 +25,8 @@ MODULES = ("attention_decode", "attention_prefill", "mla_decode", "experts", "ge
            "router", "permute", "indexer", "gathered_attention", "delta_rule", "mamba_scan",
            "four_bit")  # fmt: skip
 """Modules of this folder that add kernels."""
+NAMES = tuple(name for module in MODULES for name in {"delta_rule": (module, "kda")}.get(module, (module,)))
+"""Names of these kernels in the order of lists."""
 
 Shape = Mapping[str, Any]
 MOST_COPIES = 1024
@@ -113,11 +115,11 @@ def add(kernel: Kernel) -> Kernel:
 
 
 def kernels(backend: str) -> list[Kernel]:
-    """Return the kernels of a backend: `MODULES` in order, then user-defined ones by name."""
+    """Return the kernels of a backend: `NAMES` in order, then user-defined ones by name."""
     for module in MODULES:
         import_module(f".{module}", __package__)
     listed = [KERNELS[name] for name in KERNELS if name.endswith(f":{backend}")]
-    order = {name: place for place, name in enumerate(MODULES)}
+    order = {name: place for place, name in enumerate(NAMES)}
     return sorted(listed, key=lambda kernel: order.get(kernel.name, len(order)))
 
 

@@ -164,7 +164,7 @@ def options_of(cls: type) -> tuple[PlacedOption, ...]:
     --------
     >>> from .scenario import Scenario
     >>> [p.name for p in options_of(Scenario)][:4]
-    ['model', 'system', 'trace', 'rate']
+    ['model', 'system', 'trace', 'client']
     """
     return _options(cls, tuple(_known()))
 

@@ -88,7 +88,7 @@ own, usual = (simulate("llama-3-8b", "h100-x1", policy=p, **ASKED).run for p in 
 print(json.dumps([own.policy.name, own.iterations > usual.iterations, PAGE.count("eight tokens a step")]))
 """
 OP_KIND: Mapping[str, Change] = {
-    "workloads/ops.py": ('    "elementwise": OpKind(', '    "toy": OpKind("A toy.", "vector", matrix=False),\n    "elementwise": OpKind('),
+    "workloads/ops.csv": ("\nelementwise,", "\ntoy,A toy.,vector,,,,\nelementwise,"),
     "workloads/layers/ffn.py": (
         'elementwise(f"{prefix}activation", layer, tokens, width, matrices, run),',
         'replace(elementwise(f"{prefix}activation", layer, tokens, width, matrices, run), kind="toy"),',
@@ -188,7 +188,7 @@ def asked(folder: Path, changes: Mapping[str, Change], script: str) -> list[Any]
         (QUANTITY, "a number of a run", r"one `Quantity` in `analysis/answers/quantities.py`"),
         (COMMAND, "a command", r"in `analysis/`, its entry in `analysis/commands/commands.yaml`"),
         (POLICY, "a batching policy", r"one entry or one function in `simulator/engine/policies.py`"),
-        (OP_KIND, "a kind of op", r"one entry in `workloads/ops.py`, and the layer kind"),
+        (OP_KIND, "a kind of op", r"one row in `workloads/ops.csv`, and the layer kind"),
         (
             ENERGY,
             "a path of a step's energy",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...kernels.host import device_yaml
-from ...kernels.lab import MODULES, kernels
+from ...kernels.lab import NAMES, kernels
 from ...kernels.measure import MeasuredShape, Measurement, measure
 from ...workloads.errors import InputError
 from ...workloads.kernel_tables import table_text
@@ -164,7 +164,7 @@ def measure_machine(
     check_seed(seed)
     if backend not in BACKENDS:
         raise InputError("--backend", f"must be {' or '.join(BACKENDS)}, not {backend!r}")
-    known = MODULES if backend == "cupy" else tuple(kernel.name for kernel in kernels("numba"))
+    known = NAMES if backend == "cupy" else tuple(kernel.name for kernel in kernels("numba"))
     check_only(only, known)
     if threads is not None and not 1 <= threads <= max_threads():
         raise InputError("--threads", f"must be between 1 and {max_threads()}, not {threads}")

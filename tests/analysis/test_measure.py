@@ -22,7 +22,7 @@ from opbyte.analysis.validate.measure import Measured, measure_machine
 from opbyte.devices.catalog import load_device
 from opbyte.kernels import measure as measure_module
 from opbyte.kernels.check import WrongResult
-from opbyte.kernels.lab import MODULES, Kernel, Shape
+from opbyte.kernels.lab import NAMES, Kernel, Shape
 from opbyte.kernels.timing import CallSeconds, sample
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.kernel_tables import KernelTable, read_tables
@@ -64,7 +64,7 @@ def folder(measured: Measured, tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_tables_are_read_back_whole(measured: Measured, folder: Path) -> None:
     tables, skipped = read_tables([folder / "tables"])
     assert not skipped
-    assert {row.name for row in measured.run.rows} == set(MODULES)
+    assert {row.name for row in measured.run.rows} == set(NAMES)
     rows = [row for row in measured.run.rows if row.family]
     assert set(tables) == {row.family for row in rows}
     assert sum(map(len, tables.values())) == len(rows)

@@ -53,6 +53,7 @@ VALUES: dict[str, str | None] = {
     "autoscale": "1:2,by=requests:2", "fail": "0@0.1", "mtbf": "0.1", "repair": "3",
     "encoder": "clip-vit-l14-336", "encoder_system": "h100-x1", "experts_on": "h100-x1", "micro_batches": "2",
     "experts_link": "50,5", "prefill": "h100-x1", "decode": "h100-x1", "kv_link": "50,5", "kv_overlap": "none",
+    "client": "vllm bench serve --burstiness 4 --request-rate 20", "prefix_len": "64", "prefixes": "2",
     "warmup": "2", "stop": "4", "seed": "5", "grid_gCO2_per_kWh": "300", "price": "h100=2",
     "capex": "h100=30000", "years": "3", "usd_per_kWh": "0.2", "pue": "1.5",
     "part": "of-no-such-name:over=1",  # none is registered here; tests/simulator/test_outside_part.py has one

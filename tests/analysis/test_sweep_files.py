@@ -64,7 +64,7 @@ def test_changed_code_computes_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """The key holds the code's version, and that is a digest of files, not of nothing."""
     root = Path(str(files("opbyte")))
     assert code_version.__wrapped__() == code_version()
-    source = (root / "simulator" / "batching" / "loop.py").resolve()
+    source = (root / "simulator" / "engine" / "loop.py").resolve()
     text = Path.read_bytes
     with monkeypatch.context() as changed:
         changed.setattr(Path, "read_bytes", lambda p: text(p) + b"#" * (p.resolve() == source))

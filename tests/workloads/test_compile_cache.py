@@ -54,5 +54,5 @@ def test_code_lies_by_its_place_in_the_library() -> None:
     folder = cache_dir()
     function: Any = run
     assert folder
-    assert function.stats.cache_path == str(folder / "simulator" / "batching")
+    assert function.stats.cache_path == str(folder / "simulator" / "engine")
     assert not function._cache._cache_file._source_stamp  # the folder's name tells the sources

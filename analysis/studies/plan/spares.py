@@ -61,7 +61,7 @@ class Outages:
         --------
         >>> outages = Outages(mtbf_s=990.0, repair_s=10.0)
         >>> round(outages.share(1, 1), 6), round(outages.share(1, 2), 6), outages.replicas(4)
-        (0.99, 0.9999, 6)
+        (0.99, 0.9999, 5)
         """
         from scipy.special import bdtrc
 

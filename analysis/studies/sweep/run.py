@@ -204,7 +204,7 @@ def read_measured(path: Path, columns: Sequence[str], metrics: Collection[str]) 
 
 
 def sweep(
-    study: str | Path | Mapping[str, Any],
+    study: str | Path | Mapping[str, object],
     out: str | Path | None = None,
     *,
     objectives: Mapping[str, str] | None = None,
@@ -244,7 +244,7 @@ def sweep(
     import pandas as pd
 
     path = Path("sweep") if isinstance(study, Mapping) else Path(study)
-    plan, where = read_sweep(study, objectives), Workers(workers, dask, isolated=True)
+    where, plan = Workers(workers, dask, isolated=True), read_sweep(study, objectives)
     points_measured = [] if measured is None else read_measured(Path(measured), plan.columns, plan.kind.metrics)
     folder = Path(out) if out is not None else Path(path.stem)
     every = list(plan.points())
