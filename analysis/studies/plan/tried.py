@@ -1,6 +1,6 @@
 """What is known of each candidate, and which ones `--quick` leaves out.
 
-A quick plan tries layouts over several nodes or with pipeline stages only where no other layout serves. A layout is
+A quick plan tries layouts with pipeline stages only where no other layout serves. A layout is
 dominated, and tried no further, if another one of the same system has lower latencies with the same number of replicas.
 Candidates of equal cost are not compared by energy. The number of replicas is decided as in a full plan.
 """
@@ -133,9 +133,9 @@ def narrows(task: PlanTask) -> bool:
 
 
 def deferred(tried: TriedCandidate) -> bool:
-    """Whether a layout waits until all others have failed."""
+    """Whether a layout waits until all others have failed: one with pipeline stages, whose steps are longer."""
     start = tried.candidate.start
-    return tried.system.nodes > 1 or (start is not None and start.pp > 1)
+    return start is not None and start.pp > 1
 
 
 def promising(left: Sequence[TriedCandidate], tried: Sequence[TriedCandidate], served: bool) -> list[TriedCandidate]:

@@ -111,7 +111,7 @@ def left_out(searched: Sequence[Searched]) -> str:
     if rest and narrows(rest[0].task):
         far = sum(deferred(t) and not t.points for t in rest)
         skips = [
-            f"{far:,} candidates over several nodes or with pipeline stages",
+            f"{far:,} candidates with pipeline stages",
             f"{len(rest) - far:,} others that seem slower or cannot be cheaper",
             "energy between candidates of equal cost",
             *skips,
