@@ -106,12 +106,17 @@ class Result:
         """Plain data, as the command prints with ``--json``: as `results.yaml` of its room declares it."""
         return record(self)
 
+    def pictures(self) -> tuple[str, ...]:
+        """Files of this result's drawings, in order."""
+        return self.PICTURES
+
     def write(self, folder: OutputFolder) -> None:
         """Write the declared files; the one of `to_dict` comes last."""
         for name, method, floats in self.TABLES:
             folder.table(name, getattr(self, method)(), floats)
-        for name, drawing in zip(self.PICTURES, self.drawings() if self.PICTURES else (), strict=False):
-            folder.figure(name, drawing.figure)
+        if pictures := self.pictures():
+            for name, drawing in zip(pictures, self.drawings(), strict=False):
+                folder.figure(name, drawing.figure)
         folder.answer(self.FILE or f"{type(self).__name__.lower()}.json", self)
 
     def timing(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ NOT_GIVEN = ("", "0", "inf")
 
 @cache
 def _clients() -> Mapping[str, Any]:
-    import yaml  # which other options do without
+    import yaml  # not `read_yaml`, which refuses the references by which clients share lists
 
     return yaml.safe_load(Path(__file__).with_name("clients.yaml").read_text())  # type: ignore[no-any-return]
 

@@ -12,7 +12,17 @@ from ..registry import Registry
 from .arrivals import ARRIVALS, Gaps, profile_of, warped, with_arrivals
 from .block import MAX_BLOCK, RequestBlock, RequestStream
 from .frames import Table, is_table, table_file
-from .lengths import GAP_CV, LENGTHS, RATE_PER_S, Lengths, Purpose, generator, read_lengths, sample_lengths
+from .lengths import (
+    GAP_CV,
+    LENGTHS,
+    RATE_PER_S,
+    Lengths,
+    Purpose,
+    client_lengths,
+    generator,
+    of_purpose,
+    sample_lengths,
+)
 from .options import (
     MAX_RATE,
     MAX_TIME_S,
@@ -76,7 +86,7 @@ def open_requests(
     input_len, output_len : int, optional
         Mean prompt and output length [tokens], 1 to 2**31 - 1; together.
     lengths : str, optional
-        Their distribution, see `lengths.read_lengths`; "fixed" by default.
+        Their distribution: a name in `lengths.LENGTHS`, or a client's, see `lengths.client_lengths`; "fixed" by default.
     turns : float, optional
         Join generated requests to sessions of this many on average, each prompt starting with all
         that was said before; lengths then are what a turn adds, and `rate` counts sessions. See
@@ -262,9 +272,9 @@ def _draws(input_len: int | None, output_len: int | None, lengths: str | None) -
         if value is None:
             raise InputError(option, f"is needed with {other}")
     means = check_size(input_len, "--input-len"), check_size(output_len, "--output-len")
-    if lengths is None or ":" not in lengths:
-        _named(LENGTHS, lengths or "fixed", "--lengths")
-    return read_lengths(lengths or "fixed", *means)
+    if lengths is not None and ":" in lengths:
+        return client_lengths(lengths, *means)
+    return Lengths(_named(LENGTHS, lengths or "fixed", "--lengths")(*means), of_purpose)
 
 
 def _timing(

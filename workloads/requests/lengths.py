@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import InputError
+from ..errors import InputError, typed_number
 from ..registry import Registry
 from .options import MAX_SIZE
 
@@ -181,26 +181,21 @@ Sources: RandomDataset of vLLM 0.11 to 0.16 (without its prefix and special toke
 IntegerRangeSampler of GuideLLM 0.3 to 0.5, sample_positive_normal_integer of AIPerf (with our generators)."""
 
 
-def read_lengths(text: str, input_len: int, output_len: int) -> Lengths:
-    """Read ``--lengths``: a name of `LENGTHS`, or ``CLIENT:NUMBERS``, with a slash before different numbers for outputs.
+def client_lengths(text: str, input_len: int, output_len: int) -> Lengths:
+    """Read ``CLIENT:NUMBERS`` of ``--lengths``, with a slash before different numbers for outputs.
 
     Examples
     --------
-    >>> both = read_lengths("vllm:0.5", 100, 10)
+    >>> both = client_lengths("vllm:0.5", 100, 10)
     >>> [sample(rng, 3).tolist() for sample, rng in zip(both.draws, both.rngs(0, 3))]
     [[135, 114, 101], [7, 8, 5]]
     """
-    name, colon, numbers = text.partition(":")
-    if not colon:
-        return Lengths(LENGTHS[name](input_len, output_len), of_purpose)
+    name, _, numbers = text.partition(":")
     if name not in LIKE_CLIENTS:
         raise InputError(f"--lengths {name!r}", f"is not a client; use one of {', '.join(LIKE_CLIENTS)}")
     make, rngs, form, most = LIKE_CLIENTS[name]
     prompts, slash, outputs = numbers.partition("/")
-    try:
-        sides = [[float(x or 0) for x in side.split(":")] for side in (prompts, outputs if slash else prompts)]
-    except ValueError:
-        sides = [[math.nan]]
+    sides = [[typed_number(x or 0) for x in side.split(":")] for side in (prompts, outputs if slash else prompts)]
     if not all(len(side) <= form.count(":") + 1 and all(0 <= x <= most for x in side) for side in sides):
         raise InputError(f"--lengths {text}", f"must be {name}:{form}[/{form}] with numbers from 0 to {most:g}")
     draws = make(input_len, *sides[0]), make(output_len, *sides[1])

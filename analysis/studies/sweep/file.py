@@ -212,6 +212,11 @@ class SweepFile:
         return all(c.holds({**self.base, **row}) for c in self.constraints)
 
 
+def path_of(study: str | Path | Mapping[str, Any]) -> Path:
+    """Return a study's file; one that was never in a file is called sweep."""
+    return Path("sweep" if isinstance(study, Mapping) else study)
+
+
 def read_sweep(study: str | Path | Mapping[str, Any], objectives: Mapping[str, str] | None = None) -> SweepFile:
     """Read a sweep file, or what would be in it; `objectives` replace the file's.
 
@@ -220,7 +225,7 @@ def read_sweep(study: str | Path | Mapping[str, Any], objectives: Mapping[str, s
     InputError
         If the file is invalid; the message names the key and the right form.
     """
-    path = Path("sweep") if isinstance(study, Mapping) else Path(study)
+    path = path_of(study)
     raw = dict(study) if isinstance(study, Mapping) else read_yaml(path)
     raw |= {"objectives": dict(objectives)} if objectives else {}
     for key in raw:

@@ -22,7 +22,7 @@ from ...show.result import Drawing, Result
 from ...show.text import Blocks, Records, Rows, show
 from ..front import among, front, trade_off_of
 from .expression import OF_RUN
-from .file import OF_RUNS, SweepFile, SweepPoint, read_sweep, refuse_absent
+from .file import OF_RUNS, SweepFile, SweepPoint, path_of, read_sweep, refuse_absent
 from .outcomes import OutcomeFile
 from .point import BASES, OF_PARTS, PERCENTILES, Outcome, systems_of
 
@@ -243,7 +243,7 @@ def sweep(
     """
     import pandas as pd
 
-    path = Path("sweep") if isinstance(study, Mapping) else Path(study)
+    path = path_of(study)
     where, plan = Workers(workers, dask, isolated=True), read_sweep(study, objectives)
     points_measured = [] if measured is None else read_measured(Path(measured), plan.columns, plan.kind.metrics)
     folder = Path(out) if out is not None else Path(path.stem)

@@ -158,11 +158,14 @@ class RunsValidation(Compared):
             *(Drawing(serving(r.requests(), f"{r.name}: {r.costs}"), each_request) for r in self.served),
         ]
 
+    def pictures(self) -> tuple[str, ...]:
+        """Files of the drawings: of all runs, and of the requests of each run that has them."""
+        return *self.PICTURES, *(f"{run.name}/latencies.png" for run in self.served)
+
     def write(self, folder: OutputFolder) -> None:
-        """Also write the requests of each run that has them, and their plot."""
-        for run, drawing in zip(self.served, self.drawings()[1:], strict=True):
+        """Also write the requests of each run that has them."""
+        for run in self.served:
             folder.table(f"{run.name}/requests.csv", run.requests())
-            folder.figure(f"{run.name}/latencies.png", drawing.figure)
         Compared.write(self, folder)
 
 
