@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ...devices.catalog import describe_system, list_devices, load_device, suggestion
-from ...devices.dram.spec import list_memories
+from ...devices.dram.spec import DramSpec, describe_memory, list_memories
 from ...devices.hosts.catalog import list_hosts, load_host
 from ...devices.hosts.spec import HostSpec
 from ...devices.spec import DeviceSpec, SystemSpec
@@ -27,11 +28,7 @@ HEADING = "Whole description, nothing extended; its name is not the catalog's, s
 LEFT_OUT = ("calibration", "aliases")
 """Keys that only the catalog's own entries have: fits (`kernels` names the shared ones), aliases."""
 PREFIX = "my-"
-OTHERS = {
-    "timings": ("a memory", "opbyte dram seq_read --memory"),
-    "axes": ("a sweep", "opbyte sweep"),
-    "engine": ("an engine file", "opbyte simulate --engine"),
-}
+OTHERS = {"axes": ("a sweep", "opbyte sweep"), "engine": ("an engine file", "opbyte simulate --engine")}
 """Files that `describe` does not take: a key of theirs, what they are, and the command that reads them."""
 COUNTS = ("devices_per_node", "nodes")
 """What a name such as ``h100-2x8`` says."""
@@ -41,7 +38,7 @@ COUNTS = ("devices_per_node", "nodes")
 class Shown(Result):
     """A description with the source of every number; see `describe`."""
 
-    spec: DeviceSpec | SystemSpec | HostSpec
+    spec: DeviceSpec | SystemSpec | HostSpec | DramSpec
     sources: Mapping[str, str]
 
     @property
@@ -70,7 +67,7 @@ class Shown(Result):
 
 
 def describe(name: str | Path) -> Shown | SpelledOut:
-    """Look up a device, system or host by name or file, or a model, policy or engine by name.
+    """Look up a device, system, host or memory by name or file, or a model, space, policy or engine by name.
 
     Raises
     ------
@@ -81,6 +78,8 @@ def describe(name: str | Path) -> Shown | SpelledOut:
         return Shown(*load_device(name))
     if str(name).lower() in list_hosts() or _kind(name) == "host":
         return Shown(*load_host(name))
+    if str(name).lower() in list_memories() or _is_memory(name):
+        return Shown(*describe_memory(name))
     if Path(name).is_file():  # what is wrong with it is what is to be said
         values = read_yaml(Path(name))
         _refuse_others(name, values)
@@ -95,19 +94,24 @@ def describe(name: str | Path) -> Shown | SpelledOut:
             if named is not None:
                 return named
             near = suggestion(str(name)) or "; see opbyte list devices, or another list"
-            raise InputError(
-                repr(str(name)), f"is not a device, system, host, model, policy or engine{near}"
-            ) from error
+            reason = f"is not a device, system, host, memory, model, space, policy or engine{near}"
+            raise InputError(repr(str(name)), reason) from error
 
 
 def _refuse_others(name: str | Path, values: Mapping[str, Any]) -> None:
     """Say which command takes a file of another kind."""
-    if str(values.get("extends")) in list_memories():
-        kind, command = OTHERS["timings"]
-    else:
-        kind, command = next((other for key, other in OTHERS.items() if key in values), ("", ""))
+    kind, command = next((other for key, other in OTHERS.items() if key in values), ("", ""))
     if kind:
-        raise InputError(name, f"is {kind}; show takes a device, system or host. For this file: {command} {name}")
+        raise InputError(
+            name, f"is {kind}; show takes a device, system, host or memory. For this file: {command} {name}"
+        )
+
+
+def _is_memory(name: str | Path) -> bool:
+    """Return whether a file describes a memory: it has timings, or extends a memory of the catalog."""
+    path = Path(name)
+    values = read_yaml(path) if path.is_file() else {}
+    return "timings" in values or str(values.get("extends")) in list_memories()
 
 
 def _kind(name: str | Path) -> object:
@@ -116,7 +120,7 @@ def _kind(name: str | Path) -> object:
     return read_yaml(path).get("kind") if path.is_file() else None
 
 
-def _written(spec: DeviceSpec | SystemSpec | HostSpec, sources: Mapping[str, str]) -> dict[str, Any]:
+def _written(spec: DeviceSpec | SystemSpec | HostSpec | DramSpec, sources: Mapping[str, str]) -> dict[str, Any]:
     """Keys as written in files, with units; numbers of the schema's defaults are left out."""
     values = spec.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
     _drop(values)
@@ -222,14 +226,23 @@ class SpelledOut(Result):
         return f"{self.name}: {self.heading}"
 
 
+def spaces() -> dict[str, Path]:
+    """The package's spaces of designs by name (`analysis.studies.design`)."""
+    folder = Path(str(files("opbyte.analysis.studies.design") / "spaces"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
 def spelled_out(name: str) -> SpelledOut | None:
-    """Look up a model, a policy or an engine by name; None if it is unknown.
+    """Look up a model, a space, a policy or an engine by name; None if it is unknown.
 
     Of a name that both a policy and an engine have, the engine, which holds the policy.
     """
     entry = catalog_entry(name)
     if entry is not None:
         return SpelledOut(entry.name, f"{entry.title}. Source: {entry.source}", entry.config)
+    if name in spaces():
+        heading = "A space of designs; opbyte design FILE searches an edited copy (docs/design.md)"
+        return SpelledOut(name, heading, read_yaml(spaces()[name]))
     if name in ENGINES:
         return _engine(name)
     base = name.partition("+")[0]

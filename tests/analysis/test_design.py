@@ -18,6 +18,7 @@ import yaml
 from opbyte.analysis.answers.step import step_of
 from opbyte.analysis.parallel.local import HERE
 from opbyte.analysis.studies.design import design
+from opbyte.analysis.studies.design.describe import component_rows
 from opbyte.analysis.studies.design.engines import engine_space
 from opbyte.analysis.studies.design.engines import search as search_engines
 from opbyte.analysis.studies.design.goals import Goals, read_across, read_goals
@@ -133,6 +134,10 @@ def test_the_figure_and_the_output_respect_the_limit() -> None:
     assert lines["reference"].get_xdata()[0] == found.reference.silicon.values()["area_mm2"]
     areas = [area for d in found.found.every if (area := d.silicon.values()["area_mm2"]) is not None and area > 910]
     assert f"area_mm2<=910: removes {len(areas)} designs; the nearest has area_mm2 {min(areas):.1f}" in found.blocks()
+    first = found.to_dict()["front"][0]
+    for name in ("area_mm2", "watts", "usd"):  # finding U13: the answer lists their components
+        assert sum(first["components"][name].values()) == pytest.approx(first[name])
+    assert component_rows(found.best.silicon) in found.blocks()
 
 
 def test_equal_seeds_equal_bytes_and_kept_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from opbyte import roofline
-from opbyte.analysis.answers.description import describe
+from opbyte.analysis.answers.description import describe, spaces
 from opbyte.analysis.reference.kinds import TEMPLATES, template
 from opbyte.devices.catalog import describe_system, list_devices, load_device
+from opbyte.devices.dram.spec import load_memory
 from opbyte.simulator.engine.policies import POLICIES, Policy
 from opbyte.simulator.frameworks.engine_file import ENGINES
 from opbyte.workloads.catalog import load_model
@@ -67,7 +68,18 @@ def test_the_command(ask: Ask, tmp_path: Path) -> None:
     assert "not a device, system, host" in ask("show", "nothing").refused()
 
 
-@pytest.mark.parametrize("kind", ["memory", "sweep", "engine"])
+def test_memories_and_spaces_are_shown_as_files_to_edit(ask: Ask, tmp_path: Path) -> None:
+    """Finding U15: the files to copy were in the package's folders only."""
+    path = tmp_path / "memory.yaml"
+    path.write_text(ask("show", "hbm4-8000-8hi").out, encoding="utf-8")
+    assert load_memory(path).timings == load_memory("hbm4-8000-8hi").timings
+    assert ask("show", path).out.startswith("# Whole description")
+    for name in spaces().keys() - set(list_devices()):
+        path.write_text(ask("show", name).out, encoding="utf-8")
+        assert yaml.safe_load(path.read_text()) == yaml.safe_load(spaces()[name].read_text())
+
+
+@pytest.mark.parametrize("kind", ["sweep", "engine"])
 def test_files_that_another_command_takes(kind: str, ask: Ask, tmp_path: Path) -> None:
     """Finding G10: a memory's file was refused as a device that extends an unknown one."""
     path = tmp_path / TEMPLATES[kind]

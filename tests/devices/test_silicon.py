@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 
 from opbyte import roofline
+from opbyte.analysis.answers.description import describe, spaces
 from opbyte.analysis.studies.design import design_describe
+from opbyte.analysis.studies.design.describe import device_of
 from opbyte.devices.catalog import load_device
 from opbyte.devices.silicon.area import area_model, parts_of
 from opbyte.devices.silicon.constants import Die, constants
 from opbyte.devices.silicon.describe import SRAM, dies_per_wafer, power_law, silicon_of
+from opbyte.workloads.errors import InputError
 
 
 def size(die: Die) -> float:
@@ -80,6 +83,19 @@ def test_products_listed_with_their_misses() -> None:
     # One die is sold at 250, 300 and 400 W, another at 300 and 450: a limit is a choice.
     assert missed == {"a100-40gb", "a100-pcie-40gb", "gb300", "rtx-4090", "rtx-6000-ada", "mi300x"}
     assert power_law().spread < 0.25
+
+
+def test_what_design_reads_and_writes_can_be_described(tmp_path: Path) -> None:
+    """Finding U13: spaces, and the system that `design` writes, were refused."""
+    path = tmp_path / "best.yaml"
+    path.write_text(describe("duplex-x4").text(), encoding="utf-8")
+    values = silicon_of(load_device("duplex")[0]).values()
+    for name in ("duplex", "duplex-x4", path, spaces()["duplex"]):
+        assert device_of(name).silicon is not None
+        assert silicon_of(device_of(name)).values() == pytest.approx(values)
+    assert device_of("fpga-arrays").name == "zcu104"
+    with pytest.raises(InputError, match="'h101': is not a device, system or space; did you mean"):
+        device_of("h101")
 
 
 @pytest.mark.parametrize("name", ["h100", "b200", "mi300x", "duplex", "cent", "v80"])

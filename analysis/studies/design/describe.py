@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ....devices.catalog import load_device
+from ....devices.catalog import describe_system, list_devices, load_device, suggestion
 from ....devices.silicon.constants import constants
 from ....devices.silicon.describe import Estimate, Silicon, silicon_of
 from ....devices.spec import DeviceSpec
+from ....workloads.errors import InputError, SpecError, nearest
+from ....workloads.yamlfile import read_yaml
+from ...answers.description import spaces
 from ...show.result import Result
 from ...show.text import Blocks, Rows, show
+from .engines import engine_space
 
 WITHIN = 0.15
 """Tolerance of a re-derived area or power limit."""
@@ -31,14 +35,7 @@ class DescribedDevice(Result):
         return {"device": self.device.name, **units}
 
     def rows(self) -> Rows:
-        out = []
-        for name, unit in UNITS.items():
-            estimate: Estimate = getattr(self.silicon, name)
-            out += [
-                {"of": name, "part": part, "value": value, "unit": unit, "share": _share(value, estimate)}
-                for part, value in estimate.parts.items()
-            ]
-        return out
+        return component_rows(self.silicon)
 
     def blocks(self) -> Blocks:
         lines = []
@@ -59,8 +56,15 @@ class DescribedDevice(Result):
         return f"{self.device.name} takes {text or 'nothing that is known'}."
 
 
-def _share(value: float, of: Estimate) -> str:
-    return f"{value / of.value:.1%}" if of.value else "-"
+def component_rows(silicon: Silicon) -> Rows:
+    """Return area, power and cost of a device by component."""
+    out: Rows = []
+    for name, unit in UNITS.items():
+        estimate: Estimate = getattr(silicon, name)
+        for part, value in estimate.parts.items():
+            share = f"{value / estimate.value:.1%}" if estimate.value else "-"
+            out.append({"of": name, "part": part, "value": value, "unit": unit, "share": share})
+    return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,8 @@ def design_describe(device: str | Path | None = None) -> DescribedDevice | Check
     Parameters
     ----------
     device : str or Path, optional
-        Name or YAML file; without it every product of the catalog is compared with its published values.
+        A device, a system or a space, by name or YAML file; without it every product of the catalog is compared with
+        its published values.
 
     Raises
     ------
@@ -105,9 +110,35 @@ def design_describe(device: str | Path | None = None) -> DescribedDevice | Check
         No such device.
     """
     if device is not None:
-        spec, _ = load_device(device)
+        spec = device_of(device)
         return DescribedDevice(spec, silicon_of(spec))
     return CheckedProducts(tuple(_checked(name) for name in constants().products))
+
+
+def device_of(name: str | Path) -> DeviceSpec:
+    """Return a device, the device of a system, or the device of a space at the values in its file.
+
+    Raises
+    ------
+    InputError
+        No such device, system or space.
+    """
+    if str(name) not in list_devices():
+        path = spaces().get(str(name), Path(name))
+        if path.is_file() and (engines := engine_space(path)) is not None:
+            return load_device(engines.board)[0]
+        if path.is_file() and "device" in read_yaml(path):
+            return describe_system(path)[0].device
+    try:
+        return load_device(name)[0]
+    except SpecError as error:
+        if Path(name).suffix:
+            raise
+        try:
+            return describe_system(name)[0].device
+        except SpecError:
+            near = suggestion(str(name)) or nearest(str(name), spaces())
+            raise InputError(repr(str(name)), f"is not a device, system or space{near}") from error
 
 
 def _checked(name: str) -> dict[str, Any]:

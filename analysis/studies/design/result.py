@@ -11,6 +11,7 @@ from ...show.declared import record
 from ...show.output import STAMPS, OutputFolder
 from ...show.result import Drawing, Result
 from ...show.text import Blocks, Rows, show
+from .describe import component_rows
 from .goals import EDAP, SILICON, direction
 from .searching import SearchOutcome, feasible, may_hold
 from .space import Space
@@ -93,6 +94,7 @@ class DesignAnswer(Result):
             "metrics": {name: metrics.get(name) for name in (*goals, *_also(goals))},
             **{name: estimate.value for name, estimate in values.items()},
             "intervals": intervals,
+            "components": {n: dict(e.parts) for n, e in values.items()},
             "why": "; ".join(limit.text() for limit in limits),
             **({} if design.tuned is None else {"kernels": design.tuned.to_dict()}),
         }
@@ -170,6 +172,7 @@ class DesignAnswer(Result):
             out += ["what one more unit is worth at the first of them:",
                     [{"of": p.of, "unit": p.unit, "changes": f"{p.share:+.3%}", "how": p.how}
                      for p in self.prices]]  # fmt: skip
+        out += ["area, power and cost of the first of them by component:", component_rows(self.best.silicon)]
         out.append(self._sure())
         return out
 

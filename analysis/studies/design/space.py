@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from ....workloads.latencies import asked_of
 from ....workloads.parameters import Template
 from ....workloads.requests.options import check_count
 from ....workloads.yamlfile import read_yaml
+from ...answers.description import spaces
 from ..sweep.axes import Value, read_axis
 from ..sweep.point import PERCENTILES, check_parameter
 from .goals import Goals, read_across, read_goals, read_limits
@@ -175,12 +175,6 @@ class Space:
 
     def named(self, design: Sequence[Value]) -> dict[str, Value]:
         return dict(zip(self.names, design, strict=True))
-
-
-def spaces() -> dict[str, Path]:
-    """The package's spaces by name."""
-    folder = Path(str(files("opbyte.analysis.studies.design") / "spaces"))
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def space_path(name: str | Path) -> Path:
