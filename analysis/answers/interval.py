@@ -205,6 +205,14 @@ def power_interval(deployment: Deployment) -> Interval | None:
     return None if errors is None else errors.interval()
 
 
+def energy_interval(power: Interval | None, time: Interval) -> Interval | None:
+    """Factors on energy: power and time combined, squared logarithms added."""
+    if power is None:
+        return None
+    low = np.hypot(np.log(power.low), np.log(max(time.low, 1.0 / LONGEST)))
+    return Interval(float(np.exp(-low)), float(np.exp(np.hypot(np.log(power.high), np.log(time.high)))), time.level)
+
+
 def first_token(steps: Interval, waiting: Ratios) -> Interval:
     """Return factors on TTFT: errors of its steps, and of other waiting.
 

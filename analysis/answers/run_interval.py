@@ -22,7 +22,19 @@ from ...simulator.step.launches import all_launches
 from ...workloads.batch import PREFILL, Batch
 from ...workloads.jit import plainly
 from .error_factors import FIRST, STEP, Amounts, Conditions, Widths, amounts, fitted_widths
-from .interval import F8, KNOWN, LONGEST, Interval, first_token, hosted, interval_of, parts_of, scores, slowdowns
+from .interval import (
+    F8,
+    KNOWN,
+    LONGEST,
+    Interval,
+    energy_interval,
+    first_token,
+    hosted,
+    interval_of,
+    parts_of,
+    scores,
+    slowdowns,
+)
 
 QUANTILES = 41
 NOT_OFF = Ratios(0.0, 0.0, 0.0)
@@ -70,11 +82,7 @@ class RunIntervals:
 
     def joules(self, power: Interval | None) -> Interval | None:
         """Return factors on the energy of a token: power and time combined, squared logarithms added."""
-        if power is None:
-            return None
-        cost = self.cost
-        low = np.hypot(np.log(power.low), np.log(max(cost.low, 1.0 / LONGEST)))
-        return Interval(float(np.exp(-low)), float(np.exp(np.hypot(np.log(power.high), np.log(cost.high)))), cost.level)
+        return energy_interval(power, self.cost)
 
 
 @dataclass(frozen=True, slots=True)

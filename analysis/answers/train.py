@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from ...devices.catalog import describe_system
 from ...devices.hosts.catalog import placed_in
-from ...devices.power.cap import capped_system
+from ...devices.power.cap import cap_texts, capped_system
 from ...devices.spec import SystemSpec
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.option import chosen, options_of
@@ -35,7 +35,7 @@ from ..show.result import Drawing, Result
 from ..show.text import Blocks, Records, Rows, seconds
 from .error_factors import TRAINING, Conditions, amounts, fitted_widths
 from .evidence import entry, evidence
-from .interval import Interval, KindErrors, interval_dict, spoken_range
+from .interval import Interval, KindErrors, energy_interval, interval_dict, power_interval, spoken_range
 
 if TYPE_CHECKING:
     from ...simulator.scenario.keywords import DeployOptionsKeywords
@@ -98,6 +98,16 @@ class Training(Result):
         return self.devices * max(p.peak[dtype] for p in d.device.processors.values())
 
     @property
+    def joules_per_token(self) -> float:
+        """Energy of all devices by trained tokens, static power included [J]."""
+        return self.step.joules / (self.options.batch * self.options.seq)
+
+    @property
+    def watts_per_device(self) -> float:
+        """Mean power of a device over the step [W]."""
+        return self.step.joules / (self.step.seconds * self.devices)
+
+    @property
     def mfu(self) -> float:
         """Matmul FLOPs of three forward passes (only visible pairs) over the peak of the devices."""
         return self.step.flops.model / self.step.seconds / self.peak_flops_per_s
@@ -112,9 +122,12 @@ class Training(Result):
 
     def intervals(self) -> dict[str, Any]:
         """Of what a step gives."""
+        power = power_interval(self.deployment)
         return {
             "step_seconds": interval_dict(self.step.seconds, self.sure),
             **{name: interval_dict(getattr(self, name), self.sure.inverse) for name in ("tokens_per_s", "mfu")},
+            "watts_per_device": interval_dict(self.watts_per_device, power),
+            "joules_per_token": interval_dict(self.joules_per_token, energy_interval(power, self.sure)),
             "wide_because": list(self.reasons),
         }
 
@@ -122,6 +135,12 @@ class Training(Result):
     def memory_bytes(self) -> dict[str, float]:
         """Of a device, by kind."""
         return {**self.step.memory.by_kind(), "total": self.step.memory.total}
+
+    @property
+    def memory_of_stages(self) -> list[dict[str, float]]:
+        """Of a device of each pipeline stage, by kind."""
+        memories = [stage.memory for stage in self.step.stages]
+        return [{**memory.by_kind(), "total": memory.total} for memory in memories]
 
     @property
     def exposed(self) -> dict[str, float]:
@@ -162,21 +181,28 @@ class Training(Result):
         typical = Batch.of(chunks=[(self.options.seq, 0)] * self.options.micro_batch)
         entries = evidence(self.deployment, self.sources, batches=(typical,), usual=())
         behind = entry("forward kernel models", "backward passes", "assumed", {"backward": BACKWARD})
-        return [known for known in entries if known["applies_to"] != "energy per token"] + [behind]
+        return [*entries, behind]
 
     @property
     def usable_bytes(self) -> float:
         return usable_bytes(self.deployment.system)
 
     def records(self) -> Rows:
-        """Forward and backward seconds of a micro-batch by part of the model, all stages together."""
+        """Forward and backward seconds and dynamic energy of a micro-batch by part of the model, all stages together."""
         sums: dict[str, list[float]] = {}
         for stage in self.step.stages:
             for passes in (*stage.layers, *stage.ends):
-                for i, direction in enumerate((passes.forward, passes.backward)):
-                    for name, took in direction.items():
-                        sums.setdefault(name, [0.0, 0.0])[i] += took
-        return [{"part": name, "forward_seconds": f, "backward_seconds": b} for name, (f, b) in sums.items() if f or b]
+                for i, by_part in enumerate((passes.forward, passes.backward, passes.joules)):
+                    for name, amount in by_part.items():
+                        sums.setdefault(name, [0.0, 0.0, 0.0])[i] += amount
+        return [
+            {"part": name, "forward_seconds": f, "backward_seconds": b, "joules": work * self.devices / self.layout.pp}
+            for name, (f, b, work) in sums.items()
+            if f or b
+        ]
+
+    def remarks(self) -> Sequence[str]:
+        return cap_texts(self.deployment.system.device)
 
     def headline(self) -> str:
         """Return the step time, its utilisation, and the time that does not overlap with computation."""
@@ -200,18 +226,24 @@ class Training(Result):
         step = self.step
         how = ", sequence parallel" if self.options.sequence_parallel and self.layout.tp > 1 else ""
         memory = [{"memory of a device": name, "GiB": size / 2**30} for name, size in self.memory_bytes.items() if size]
+        kinds = [row["memory of a device"] for row in memory]
+        stages = [
+            {"GiB on stage": i, **{kind: stage[kind] / 2**30 for kind in kinds}}
+            for i, stage in enumerate(self.memory_of_stages)
+        ]
         return [
-            text(self, "heading"), text(self, "how") + how, text(self, "time"),
+            text(self, "heading"), text(self, "how") + how, text(self, "time"), text(self, "energy"),
             *self._search(),
             self.rows(),
             f"{EXPOSED} Hidden: {seconds(step.hidden_s)}.",
             [*memory, {"memory of a device": "usable", "GiB": self.usable_bytes / 2**30}],
+            *([stages] if len(stages) > 1 else []),
             [
                 {"part": row["part"], "forward": seconds(row["forward_seconds"]),
-                 "backward": seconds(row["backward_seconds"])}
+                 "backward": seconds(row["backward_seconds"]), "dynamic energy (J)": row["joules"]}
                 for row in self.records()
             ],
-            "Seconds of one micro-batch through all stages. It is based on:",
+            "Of one micro-batch through all stages; energy of all devices. It is based on:",
             [
                 {"cost model": known["cost_model"], "applies to": known["applies_to"],
                  "basis": known["basis"],
@@ -233,9 +265,12 @@ class Training(Result):
 
         from ..plots.published import stacked
 
-        row = {"case": self.deployment.model.name, **{name: took for name, took in self.step.by_stream.items() if took}}
-        title = f"A training step of {row['case']} on {self.deployment.system.name} (s)"
-        return [Drawing(stacked(pd.DataFrame([row]), title), "Where a step's time goes.")]
+        stages = self.step.by_stage
+        used = [name for name in stages[0] if any(stage[name] for stage in stages)]
+        rows = [{"case": f"stage {i}", **{name: stage[name] for name in used}} for i, stage in enumerate(stages)]
+        title = f"A training step of {self.deployment.model.name} on {self.deployment.system.name} (s)"
+        caption = "Where the step's time goes on a device of each pipeline stage: computation, exchanges that are waited for, and bubbles (pipeline)."
+        return [Drawing(stacked(pd.DataFrame(rows), title), caption)]
 
 
 def train(

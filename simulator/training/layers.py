@@ -74,16 +74,17 @@ class Prices:
 
     def op(self, work: RepeatedOp) -> float:
         """Seconds of kernels where the placement rule runs them [s]."""
+        return self.cost(work)[0]
+
+    def cost(self, work: RepeatedOp) -> tuple[float, float]:
+        """Seconds of kernels where the placement rule runs them, and their dynamic energy [s], [J]."""
         d, op = self.deployment, work.op
         if op.flops <= 0 and op.act_bytes <= 0:
-            return 0.0
-        placed = regions([op], d.device, d.placement, True, d.system.mapping.splitter)
-        return (
-            sustained(d.system.device, op)
-            * work.times
-            * work.slower
-            * sum(region.seconds for region in d.device.run(placed))
-        )
+            return 0.0, 0.0
+        costs = d.device.run(regions([op], d.device, d.placement, True, d.system.mapping.splitter))
+        seconds = work.slower * sustained(d.system.device, op) * sum(region.seconds for region in costs)
+        joules = sum(cost.total_joules for region in costs for _, _, cost in region.ops)
+        return work.times * seconds, work.times * joules
 
     def exchange(self, kind: str, message_bytes: float, topology: Topology, algorithm: str = "") -> float:
         """Seconds of a collective: measured within a node where it was, else the cheapest algorithm.
@@ -188,7 +189,7 @@ class LayerPrices:
         run, m, o = self.deployment.run, self.m, self.options
         expert_parts = iter(experts)
         tp, hidden = self.layout.tp, layer.mixer.hidden
-        forward, behind, weights_s = _none(), _none(), 0.0
+        forward, behind, joules, weights_s = _none(), _none(), _none(), 0.0
         every: list[list[Op]] = []
         for part, ops, uncut in zip(
             layer.parts, layer_ops(layer, m, run, NOTHING), layer_ops(uncut_layer, m, run, NOTHING), strict=True
@@ -207,7 +208,7 @@ class LayerPrices:
                 seconds = self._all_reduce(hidden)
                 forward[TENSOR] += seconds * self._shown(SPLIT_SHOWN)
                 behind[TENSOR] += seconds * self._shown(0.0)
-            weights_s += self._price(device_ops, forward, behind, self.options.recompute)
+            weights_s += self._price(device_ops, forward, behind, joules, "again" if again else self.options.recompute)
             if self.layout.cp > 1:
                 self._context(device_ops, forward, behind)
             # What is kept counts before the sequence is split: `LayerCache.whole` says what is.
@@ -223,27 +224,33 @@ class LayerPrices:
         all_kept = layer_bytes(every, m.tokens, hidden, run, o, tp, layer.parallel)
         if not again:
             moved = sum(offloaded_bytes(ops, hidden, run, o, tp) for ops in every) if o.offload_modules else 0.0
-            return Passes(forward, behind, all_kept, weights_s=weights_s, moved_bytes=moved)
-        return Passes(forward, behind, input_bytes(m.tokens, hidden, run, o, tp), all_kept, weights_s)
+            return Passes(forward, behind, all_kept, weights_s=weights_s, moved_bytes=moved, joules=joules)
+        kept = input_bytes(m.tokens, hidden, run, o, tp)
+        return Passes(forward, behind, kept, all_kept, weights_s, joules=joules)
 
-    def _price(self, ops: Sequence[Op], forward: Seconds, behind: Seconds, recompute: str = "none") -> float:
-        """Add the kernels of both passes, and those of the forward pass that the backward pass runs again; whole layers are added by `_layer`.
+    def _price(
+        self, ops: Sequence[Op], forward: Seconds, behind: Seconds, joules: Seconds, recompute: str = "none"
+    ) -> float:
+        """Add the kernels of both passes, and those of the forward pass that the backward pass runs again.
 
-        Return the seconds of gradients of weights.
+        "again", a whole layer: its seconds are added by `_layer`. Return the seconds of gradients of weights.
         """
-        run, price, weights_s = self.deployment.run, self.prices.op, 0.0
+        run, price, weights_s = self.deployment.run, self.prices.cost, 0.0
         for op in ops:
-            works = forward_work(op, run)
-            took = [(work.op.name, price(work)) for work in works]
-            forward[op.layer] += sum(seconds for _, seconds in took)
-            for work in backward(op, run, self.bytes_each.gradients):
-                work_s = price(work)
-                behind[op.layer] += work_s
-                weights_s += work_s * work.late
+            took = [(work.op.name, *price(work)) for work in forward_work(op, run)]
+            forward[op.layer] += sum(seconds for _, seconds, _ in took)
+            redone = []
             if recompute != "full" and made_anew(op, run, recompute):
-                behind[op.layer] += sum(seconds for _, seconds in took)
+                redone = took
             elif op.routed and "moe_act" in recompute:
-                behind[op.layer] += sum(seconds for name, seconds in took if name in MODULES["moe_act"])
+                redone = [kernel for kernel in took if kernel[0] in MODULES["moe_act"]]
+            behind[op.layer] += sum(seconds for _, seconds, _ in redone)
+            joules[op.layer] += sum(work_J for _, _, work_J in (*took, *(took if recompute == "again" else redone)))
+            for work in backward(op, run, self.bytes_each.gradients):
+                work_s, work_J = price(work)
+                behind[op.layer] += work_s
+                joules[op.layer] += work_J
+                weights_s += work_s * work.late
         return weights_s
 
     def _context(self, ops: Sequence[Op], forward: Seconds, behind: Seconds) -> None:
@@ -375,23 +382,23 @@ class LayerPrices:
 
     def embedding(self) -> Passes:
         """Rows of the tokens, summed over the devices that share the vocabulary."""
-        d, forward, behind = self.deployment, _none(), _none()
+        d, forward, behind, joules = self.deployment, _none(), _none(), _none()
         ops = embedding_ops(d.shard, self.m, d.run)
-        self._price(ops, forward, behind)
+        self._price(ops, forward, behind, joules)
         if self.layout.tp > 1 and d.shard.vocab:
             forward[TENSOR] += self._all_reduce(d.shard.hidden)
         mask_bytes = self.m.tokens * d.shard.hidden * self.options.dropout
         mask_bytes /= self.layout.tp if self.options.sequence_parallel else 1
-        return Passes(forward, behind, mask_bytes)
+        return Passes(forward, behind, mask_bytes, joules=joules)
 
     def head(self) -> Passes:
         """Final norm, logits and loss, and the same of each multi-token-prediction head."""
-        d, forward, behind = self.deployment, _none(), _none()
+        d, forward, behind, joules = self.deployment, _none(), _none(), _none()
         times = losses(d.model)
         ops = loss_ops(d.shard, self.m, d.run, self.layout.tp)
-        self._price(ops * times, forward, behind)
+        self._price(ops * times, forward, behind, joules)
         if self.layout.tp > 1 and d.shard.vocab:
             forward[TENSOR] += times * self._all_reduce(d.shard.hidden)  # the gathered input
             behind[TENSOR] += times * self._all_reduce(d.shard.hidden)
         saved_bytes = times * part_bytes(ops, d.shard.hidden, d.run, self.options, self.layout.tp)
-        return Passes(forward, behind, saved_bytes)
+        return Passes(forward, behind, saved_bytes, joules=joules)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 from ...devices.spec import SystemSpec
 from ...workloads.errors import CapacityError, InputError
@@ -31,6 +31,8 @@ class Passes:
         Of the backward pass, for the gradients of weights [s].
     moved_bytes : float
         Of those kept, what modules send to the host [B].
+    joules : mapping of str to float
+        Dynamic energy of both passes' kernels on one device, by part of the model [J].
     """
 
     forward: Mapping[str, float]
@@ -39,6 +41,7 @@ class Passes:
     working_bytes: float = 0.0
     weights_s: float = 0.0
     moved_bytes: float = 0.0
+    joules: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def forward_s(self) -> float:

@@ -71,9 +71,11 @@ class TrainingStep:
 
     Attributes
     ----------
-    by_stream : dict of str to float
-        The same by what the busiest stage does or waits for; sums to `seconds`. What gradients and
+    by_stage : tuple of dict of str to float
+        The same by what a device of each stage does or waits for; each sums to `seconds`. What gradients and
         weights add is the difference from a step without their exchange [s].
+    busiest : int
+        Stage that computes longest.
     hidden_s : float
         Exchanges of gradients and weights that passes hide, of the busiest stage [s].
     memory : TrainingMemory
@@ -82,16 +84,25 @@ class TrainingStep:
         Of all devices.
     options : TrainingOptions
         As asked, with what "auto" chose.
+    joules : float
+        Of all devices, static power included [J].
     """
 
     seconds: float
-    by_stream: dict[str, float]
+    by_stage: tuple[dict[str, float], ...]
+    busiest: int
     hidden_s: float
     memory: TrainingMemory
     flops: Flops
     stages: tuple[TrainingStage, ...]
     schedule: Schedule
     options: TrainingOptions
+    joules: float
+
+    @property
+    def by_stream(self) -> dict[str, float]:
+        """Time of the busiest stage."""
+        return self.by_stage[self.busiest]
 
 
 def training_step(deployment: Deployment, layout: TrainingLayout, options: TrainingOptions) -> TrainingStep:
@@ -255,26 +266,45 @@ def _timed(bench: LayerPrices, stages: tuple[TrainingStage, ...], memory: Traini
     before = [_pass(s, None, False, gather=zero >= 1) - _usual(s, None, False, zero) for s in stages]
     after = [_pass(s, None, True, gather=zero == 3, scatter=True) - _usual(s, None, True, zero) for s in stages]
     copies = len(_held(layout, options, 0)) if zero else 1
-    updates = [_update(bench, stage.parameters) / copies for stage in stages]
+    updates, update_J = zip(*(_update(bench, stage.parameters, copies) for stage in stages), strict=True)
     before, after, updates = (_of_ranks(seconds, layout, options) for seconds in (before, after, updates))
     alone, done = run(_pass), run(lambda stage, part, back: _usual(stage, part, back, zero), before)
     without = max(end + u for end, u in zip(alone.ends, updates, strict=True))
     step_s = max(sum(stage_times) for stage_times in zip(done.ends, after, updates, strict=True))
+
+    def streams(s: int) -> dict[str, float]:
+        both = _held(layout, options, s)
+        inside = {
+            name: micro * sum(_label(stages[i], name) for i in both) / len(both)
+            for name in (TENSOR, CONTEXT, EXPERT, HOST, OFFLOAD)
+        }
+        rest = without - alone.busy[s] - updates[s]
+        return {
+            COMPUTE: alone.busy[s] - sum(inside.values()), **inside,
+            PIPELINE: rest if layout.pp > 1 else 0.0,  # alone, a stage waits for none
+            DATA: step_s - without, OPTIMIZER: updates[s],
+        }  # fmt: skip
+
     busiest = max(range(len(stages)), key=lambda s: alone.busy[s] + updates[s])
-    stage = stages[busiest]
-    both = _held(layout, options, busiest)
-    inside = {
-        name: micro * sum(_label(stages[i], name) for i in both) / len(both)
-        for name in (TENSOR, CONTEXT, EXPERT, HOST, OFFLOAD)
-    }
-    rest = without - alone.busy[busiest] - updates[busiest]
-    by_stream = {
-        COMPUTE: alone.busy[busiest] - sum(inside.values()), **inside,
-        PIPELINE: rest if layout.pp > 1 else 0.0,  # alone, a stage waits for none
-        DATA: step_s - without, OPTIMIZER: updates[busiest],
-    }  # fmt: skip
-    hidden = _exchanged(stage, options.zero, micro) - by_stream[DATA]
-    return TrainingStep(step_s, by_stream, max(hidden, 0.0), memory, flops, stages, done, options)
+    hidden = _exchanged(stages[busiest], options.zero, micro) - (step_s - without)
+    joules = _energy(bench, stages, step_s, [took + u for took, u in zip(alone.busy, updates, strict=True)], update_J)
+    by_stage = tuple(map(streams, range(len(stages))))
+    return TrainingStep(step_s, by_stage, busiest, max(hidden, 0.0), memory, flops, stages, done, options, joules)
+
+
+def _energy(
+    bench: LayerPrices, stages: Sequence[TrainingStage], step_s: float, busy: Sequence[float], update_J: Sequence[float]
+) -> float:
+    """Energy of all devices [J]; of each stage under the board's limit while it is busy.
+
+    A device that waits for others or for its host draws idle and awake power: their kernels wait on it.
+    """
+    layout, board = bench.layout, bench.deployment.device.board
+    total = board.idle_joules(step_s) + board.busy_joules(step_s)
+    for stage, busy_s, after in zip(stages, busy, update_J, strict=True):
+        passes_J = sum(sum(p.joules.values()) for p in (*stage.layers, *stage.ends))
+        total += board.work_joules(layout.microbatches * passes_J + after, busy_s) / layout.pp
+    return total * layout.devices
 
 
 def _label(stage: TrainingStage, name: str) -> float:
@@ -342,12 +372,15 @@ def _exchanged(stage: TrainingStage, zero: int, micro: int) -> float:
     return gathers + scatters * (micro if zero >= 2 else 1)
 
 
-def _update(bench: LayerPrices, parameters: ParameterCounts) -> float:
-    """Adam on the device's own parameters: everything of them read, all but the gradient written."""
+def _update(bench: LayerPrices, parameters: ParameterCounts, copies: int) -> tuple[float, float]:
+    """Seconds and dynamic energy of Adam on the device's own parameters, which `copies` ranks of a pipeline share [s], [J].
+
+    Everything of them is read, the gradient once more for the norm of all; all but it is written.
+    """
     layout, per_weight = bench.layout, bench.bytes_each
     zero = min(bench.options.zero, 1)  # from stage 1 on, a rank updates its share alone
     rank_states = states(parameters, BytesPerWeight(0.0, 0.0, 1.0), zero, *layout.sharing)
-    moved = rank_states.optimizer * (2 * per_weight.optimizer + per_weight.gradients + per_weight.weights)
+    moved = rank_states.optimizer * (2 * per_weight.optimizer + 2 * per_weight.gradients + per_weight.weights)
     value = bench.deployment.run.numerics.act_bytes
     op = elementwise("adam", OPTIMIZER, 1, max(1, round(moved / value)), 1, bench.deployment.run)
     fetched_s = (
@@ -355,7 +388,8 @@ def _update(bench: LayerPrices, parameters: ParameterCounts) -> float:
         if bench.options.offload_optimizer
         else 0.0
     )
-    return bench.prices.op(RepeatedOp(op)) + fetched_s
+    seconds, joules = bench.prices.cost(RepeatedOp(op))
+    return (seconds + fetched_s) / copies, joules / copies
 
 
 def _send(bench: LayerPrices) -> float:

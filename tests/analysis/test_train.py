@@ -30,8 +30,30 @@ def test_the_answers_keys_and_files(ask: Ask, tmp_path: Path) -> None:
     assert set(found["exposed_seconds"]) == set(found["seconds"]) - {"compute"}
     assert (found["tp"], found["pp"], found["dp"], found["ep"]) == (2, 2, 4, 8)
     assert 0 < found["mfu"] < found["hfu"] < 1
+    stages = found["memory_bytes_of_stages"]
+    assert max(stages, key=lambda stage: stage["total"]) == found["memory_bytes"] | {"total": sum(memory.values())}
+    assert all(sum(each.values()) == pytest.approx(found["step_seconds"]) for each in found["seconds_of_stages"])
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"parts.csv", "training.png", "report.html", "training.json"} <= written
+
+
+def test_power_and_energy_of_a_token(ask: Ask) -> None:
+    """Between idle and limit; a cap draws less and needs less energy; half a batch waits longer for the pipeline, so a token needs more."""
+    line = ("train", "llama-3-8b", "--system", "h100-2x8", "--batch", "64", "--seq", "4096", "--tp", "2", "--pp", "2")
+    plain, capped, short = (ask(*line, *more, "--json").json() for more in ((), ("--power-cap", 450), ("--batch", 32)))
+    assert 450 < plain["watts_per_device"] < 700
+    assert capped["watts_per_device"] < 450
+    assert capped["joules_per_token"] < plain["joules_per_token"] < short["joules_per_token"]
+    for found, batch in ((plain, 64), (capped, 64), (short, 32)):
+        drawn = found["watts_per_device"] * 16 * found["step_seconds"]
+        assert found["joules_per_token"] * batch * 4096 == pytest.approx(drawn)
+        parts = sum(part["joules"] for part in found["parts"]) * found["microbatches"]
+        assert 0.2 * drawn < parts
+    given = plain["intervals"]["joules_per_token"]
+    assert given["low"] < plain["joules_per_token"] < given["high"]
+    shown = ask(*line, "--power-cap", 450)
+    assert f"{capped['watts_per_device']:.0f} W a device" in shown.out
+    assert "capped at 450 W" in shown.err
 
 
 def test_the_evidence_says_what_is_predicted(ask: Ask) -> None:
