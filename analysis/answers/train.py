@@ -134,13 +134,12 @@ class Training(Result):
     @property
     def memory_bytes(self) -> dict[str, float]:
         """Of a device, by kind."""
-        return {**self.step.memory.by_kind(), "total": self.step.memory.total}
+        return self.step.memory.summed()
 
     @property
     def memory_of_stages(self) -> list[dict[str, float]]:
         """Of a device of each pipeline stage, by kind."""
-        memories = [stage.memory for stage in self.step.stages]
-        return [{**memory.by_kind(), "total": memory.total} for memory in memories]
+        return [stage.memory.summed() for stage in self.step.stages]
 
     @property
     def exposed(self) -> dict[str, float]:
@@ -195,8 +194,10 @@ class Training(Result):
                 for i, by_part in enumerate((passes.forward, passes.backward, passes.joules)):
                     for name, amount in by_part.items():
                         sums.setdefault(name, [0.0, 0.0, 0.0])[i] += amount
+        nominal_J = sum(work for _, _, work in sums.values()) or 1.0  # at the nominal clock
+        held = self.step.work_J / self.layout.microbatches / nominal_J
         return [
-            {"part": name, "forward_seconds": f, "backward_seconds": b, "joules": work * self.devices / self.layout.pp}
+            {"part": name, "forward_seconds": f, "backward_seconds": b, "joules": work * held}
             for name, (f, b, work) in sums.items()
             if f or b
         ]
@@ -225,19 +226,14 @@ class Training(Result):
     def blocks(self) -> Blocks:
         step = self.step
         how = ", sequence parallel" if self.options.sequence_parallel and self.layout.tp > 1 else ""
-        memory = [{"memory of a device": name, "GiB": size / 2**30} for name, size in self.memory_bytes.items() if size]
-        kinds = [row["memory of a device"] for row in memory]
-        stages = [
-            {"GiB on stage": i, **{kind: stage[kind] / 2**30 for kind in kinds}}
-            for i, stage in enumerate(self.memory_of_stages)
-        ]
+        stages = enumerate(self.memory_of_stages)
         return [
             text(self, "heading"), text(self, "how") + how, text(self, "time"), text(self, "energy"),
             *self._search(),
             self.rows(),
             f"{EXPOSED} Hidden: {seconds(step.hidden_s)}.",
-            [*memory, {"memory of a device": "usable", "GiB": self.usable_bytes / 2**30}],
-            *([stages] if len(stages) > 1 else []),
+            f"Memory of a device (GiB), {self.usable_bytes / 2**30:.1f} usable:",
+            [{"stage": i, **{kind: stage[kind] / 2**30 for kind, size in self.memory_bytes.items() if size}} for i, stage in stages],
             [
                 {"part": row["part"], "forward": seconds(row["forward_seconds"]),
                  "backward": seconds(row["backward_seconds"]), "dynamic energy (J)": row["joules"]}

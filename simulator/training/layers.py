@@ -26,7 +26,6 @@ from ...workloads.ops import Loads, Op, about
 from ...workloads.training import (
     BIASED,
     FUSED_BACKWARD,
-    MODULES,
     RepeatedOp,
     along_sequence,
     backward,
@@ -163,10 +162,6 @@ class LayerPrices:
     def prices(self) -> Prices:
         return Prices(self.deployment)
 
-    @property
-    def _tensor(self) -> Topology:
-        return self.layout.group(self.deployment.system, self.layout.tp, 1)
-
     def layer(self, layer: Layer, uncut: Layer, experts: Sequence[ExpertPart], again: bool = False) -> Passes:
         """Passes of one layer; equal layers with equal loads are predicted once.
 
@@ -237,13 +232,9 @@ class LayerPrices:
         """
         run, price, weights_s = self.deployment.run, self.prices.cost, 0.0
         for op in ops:
-            took = [(work.op.name, *price(work)) for work in forward_work(op, run)]
+            took = [(work.op, *price(work)) for work in forward_work(op, run)]
             forward[op.layer] += sum(seconds for _, seconds, _ in took)
-            redone = []
-            if recompute != "full" and made_anew(op, run, recompute):
-                redone = took
-            elif op.routed and "moe_act" in recompute:
-                redone = [kernel for kernel in took if kernel[0] in MODULES["moe_act"]]
+            redone = [one for one in took if any(made_anew(of, run, recompute) for of in (op, one[0]))]
             behind[op.layer] += sum(seconds for _, seconds, _ in redone)
             joules[op.layer] += sum(work_J for _, _, work_J in (*took, *(took if recompute == "again" else redone)))
             for work in backward(op, run, self.bytes_each.gradients):
@@ -342,7 +333,7 @@ class LayerPrices:
     def _all_reduce(self, hidden: int) -> float:
         """Sum of a part's outputs, or the gather and scatter that sequence parallel makes of it."""
         moved = self.m.tokens * hidden * self.deployment.run.numerics.act_bytes
-        return self.prices.exchange("all_reduce", moved, self._tensor)
+        return self.prices.exchange("all_reduce", moved, self.layout.group(self.deployment.system, self.layout.tp, 1))
 
     def _exchange(self, part: RoutedKind, sent: float) -> float:
         """Tokens to their experts and back: all-to-alls, and gathers over the devices of an expert."""

@@ -107,6 +107,9 @@ class TrainingMemory:
     def by_kind(self) -> dict[str, float]:
         return asdict(self)
 
+    def summed(self) -> dict[str, float]:
+        return {**self.by_kind(), "total": self.total}
+
 
 def stage_memory(
     stages: Sequence[ModelSpec],

@@ -18,7 +18,7 @@ from ..deploy.deployment import Deployment
 from .layers import CONTEXT, EXPERT, HOST, TENSOR, LayerPrices
 from .layout import DUAL, TrainingLayout, TrainingOptions, stages_of
 from .memory import OFFLOAD, Passes, TrainingMemory, check_fits, host_seconds, offloaded, stage_memory, usable_bytes
-from .pipeline import Schedule, in_flight, schedule
+from .pipeline import Schedule, in_flight, pass_seconds, schedule
 from .states import BytesPerWeight, ParameterCounts, layer_parameters, stage_parameters, states
 
 DATA, PIPELINE, OPTIMIZER, COMPUTE = "data parallel", "pipeline", "optimizer", "compute"
@@ -86,6 +86,8 @@ class TrainingStep:
         As asked, with what "auto" chose.
     joules : float
         Of all devices, static power included [J].
+    work_J : float
+        Of it, the work of passes [J].
     """
 
     seconds: float
@@ -98,6 +100,7 @@ class TrainingStep:
     schedule: Schedule
     options: TrainingOptions
     joules: float
+    work_J: float
 
     @property
     def by_stream(self) -> dict[str, float]:
@@ -272,39 +275,47 @@ def _timed(bench: LayerPrices, stages: tuple[TrainingStage, ...], memory: Traini
     without = max(end + u for end, u in zip(alone.ends, updates, strict=True))
     step_s = max(sum(stage_times) for stage_times in zip(done.ends, after, updates, strict=True))
 
-    def streams(s: int) -> dict[str, float]:
-        both = _held(layout, options, s)
-        inside = {
-            name: micro * sum(_label(stages[i], name) for i in both) / len(both)
-            for name in (TENSOR, CONTEXT, EXPERT, HOST, OFFLOAD)
-        }
-        rest = without - alone.busy[s] - updates[s]
-        return {
-            COMPUTE: alone.busy[s] - sum(inside.values()), **inside,
-            PIPELINE: rest if layout.pp > 1 else 0.0,  # alone, a stage waits for none
-            DATA: step_s - without, OPTIMIZER: updates[s],
-        }  # fmt: skip
-
     busiest = max(range(len(stages)), key=lambda s: alone.busy[s] + updates[s])
     hidden = _exchanged(stages[busiest], options.zero, micro) - (step_s - without)
-    joules = _energy(bench, stages, step_s, [took + u for took, u in zip(alone.busy, updates, strict=True)], update_J)
-    by_stage = tuple(map(streams, range(len(stages))))
-    return TrainingStep(step_s, by_stage, busiest, max(hidden, 0.0), memory, flops, stages, done, options, joules)
+    by_stage = tuple(
+        _streams(bench, stages, s, busy_s, updates[s], without, step_s) for s, busy_s in enumerate(alone.busy)
+    )
+    energies = _energies(bench, stages, by_stage, update_J)
+    return TrainingStep(step_s, by_stage, busiest, max(hidden, 0.0), memory, flops, stages, done, options, *energies)
 
 
-def _energy(
-    bench: LayerPrices, stages: Sequence[TrainingStage], step_s: float, busy: Sequence[float], update_J: Sequence[float]
-) -> float:
-    """Energy of all devices [J]; of each stage under the board's limit while it is busy.
+def _streams(
+    bench: LayerPrices, stages: Sequence[TrainingStage], rank: int, busy_s: float, update_s: float, alone_s: float, step_s: float
+) -> dict[str, float]:  # fmt: skip
+    """Seconds of a rank by what it does or waits for; `alone_s` of a step without the exchange of gradients and weights."""
+    layout = bench.layout
+    held = [stages[i] for i in _held(layout, bench.options, rank)]
+    inside = {
+        name: layout.microbatches * sum(_label(stage, name) for stage in held) / len(held)
+        for name in (TENSOR, CONTEXT, EXPERT, HOST, OFFLOAD)
+    }
+    return {
+        COMPUTE: busy_s - sum(inside.values()), **inside,
+        PIPELINE: alone_s - busy_s - update_s if layout.pp > 1 else 0.0,  # alone, a stage waits for none
+        DATA: step_s - alone_s, OPTIMIZER: update_s,
+    }  # fmt: skip
 
-    A device that waits for others or for its host draws idle and awake power: their kernels wait on it.
+
+def _energies(
+    bench: LayerPrices, stages: Sequence[TrainingStage], times: Sequence[dict[str, float]], update_J: Sequence[float]
+) -> tuple[float, float]:
+    """Energy of all devices, and of the work of passes in it [J]; work is under the board's limit, without bubbles and exchanges behind passes.
+
+    A device that waits for others or for its host draws idle and awake power: a kernel waits on it.
     """
-    layout, board = bench.layout, bench.deployment.device.board
-    total = board.idle_joules(step_s) + board.busy_joules(step_s)
-    for stage, busy_s, after in zip(stages, busy, update_J, strict=True):
-        passes_J = sum(sum(p.joules.values()) for p in (*stage.layers, *stage.ends))
-        total += board.work_joules(layout.microbatches * passes_J + after, busy_s) / layout.pp
-    return total * layout.devices
+    layout, board, total, work = bench.layout, bench.deployment.device.board, 0.0, 0.0
+    for stage, took, after in zip(stages, times, update_J, strict=True):
+        step_s = sum(took.values())
+        passes_J = layout.microbatches * sum(sum(p.joules.values()) for p in (*stage.layers, *stage.ends))
+        held_J = board.work_joules(passes_J + after, step_s - took[PIPELINE] - took[DATA])
+        total += held_J + board.idle_joules(step_s) + board.busy_joules(step_s)
+        work += held_J * passes_J / (passes_J + after or 1.0)
+    return total * layout.devices / layout.pp, work * layout.devices / layout.pp
 
 
 def _label(stage: TrainingStage, name: str) -> float:
@@ -327,41 +338,6 @@ def _pass(stage: TrainingStage, part: int | None, backward: bool, gather: bool =
     beside = sum(p.backward_s if backward else p.forward_s for p in ends)
     gathers = stage.gathers[chosen][::order] if gather else ()
     return beside + pass_seconds(work, gathers, stage.scatters[chosen][::order] if scatter else ())
-
-
-def pass_seconds(work: Sequence[float], gathers: Sequence[float] = (), scatters: Sequence[float] = ()) -> float:
-    """Seconds of a pass with its exchanges.
-
-    Parameters
-    ----------
-    work : sequence of float
-        Of each layer, in the order of the pass [s].
-    gathers : sequence of float, optional
-        Before each layer's work, fetched while the layer before computes [s].
-    scatters : sequence of float, optional
-        After each layer's work [s].
-
-    Examples
-    --------
-    >>> pass_seconds([1.0, 1.0], scatters=[0.5, 0.5])
-    2.5
-    >>> pass_seconds([1.0, 1.0], gathers=[0.5, 2.0])
-    3.5
-    """
-    if not work:
-        return 0.0
-    gathers = gathers or [0.0] * len(work)
-    scatters = scatters or [0.0] * len(work)
-    link = ready = gathers[0]
-    compute = 0.0
-    for i, took in enumerate(work):
-        start = max(compute, ready)
-        compute = start + took
-        if i + 1 < len(work):
-            link = ready = max(link, start) + gathers[i + 1]
-        if scatters[i]:
-            link = max(link, compute) + scatters[i]
-    return max(compute, link)
 
 
 def _exchanged(stage: TrainingStage, zero: int, micro: int) -> float:

@@ -44,16 +44,11 @@ def test_power_and_energy_of_a_token(ask: Ask) -> None:
     assert 450 < plain["watts_per_device"] < 700
     assert capped["watts_per_device"] < 450
     assert capped["joules_per_token"] < plain["joules_per_token"] < short["joules_per_token"]
-    for found, batch in ((plain, 64), (capped, 64), (short, 32)):
-        drawn = found["watts_per_device"] * 16 * found["step_seconds"]
-        assert found["joules_per_token"] * batch * 4096 == pytest.approx(drawn)
-        parts = sum(part["joules"] for part in found["parts"]) * found["microbatches"]
-        assert 0.2 * drawn < parts
-    given = plain["intervals"]["joules_per_token"]
-    assert given["low"] < plain["joules_per_token"] < given["high"]
-    shown = ask(*line, "--power-cap", 450)
-    assert f"{capped['watts_per_device']:.0f} W a device" in shown.out
-    assert "capped at 450 W" in shown.err
+    drawn = plain["watts_per_device"] * 16 * plain["step_seconds"]
+    assert plain["joules_per_token"] * 64 * 4096 == pytest.approx(drawn)
+    assert 0.5 * drawn < sum(part["joules"] for part in plain["parts"]) * plain["microbatches"] < drawn
+    assert plain["intervals"]["joules_per_token"]["low"] < plain["joules_per_token"]
+    assert "capped at 450 W" in ask(*line, "--power-cap", 450).err
 
 
 def test_the_evidence_says_what_is_predicted(ask: Ask) -> None:

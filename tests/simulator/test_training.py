@@ -20,9 +20,9 @@ from opbyte.analysis.answers.train import train
 from opbyte.devices.catalog import load_system
 from opbyte.devices.spec import SystemSpec
 from opbyte.simulator.training.layers import sustained
-from opbyte.simulator.training.pipeline import dual_order, in_flight, order, pipeline_chunks, schedule
+from opbyte.simulator.training.pipeline import dual_order, in_flight, order, pass_seconds, pipeline_chunks, schedule
 from opbyte.simulator.training.states import BytesPerWeight, ParameterCounts, states
-from opbyte.simulator.training.step import TrainingStep, pass_seconds
+from opbyte.simulator.training.step import TrainingStep
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import CapacityError, InputError
 from opbyte.workloads.model import ModelSpec, embedding_ops, layer_ops
