@@ -32,6 +32,7 @@ CHUNKS = (
 GRAPHS = (
     ((0, 0), ((24.4, 160, 160), (0.0, 8, 8))),
     ((0, 4, 9), ((35.0, 160, 160), (0.0, 8, 80))),
+    ((0, 5, 3), ((160.0, 512, 512), (60.0, 256, 512), (35.0, 32, 160), (20.0, 16, 80), (0.0, 8, 8))),
     ((0, 5, 6), ((160.0, 512, 512), (60.0, 256, 512), (35.0, 32, 160), (20.0, 24, 80), (0.0, 8, 8))),
     ((0, 5, 20), ((160.0, 512, 512), (60.0, 256, 512), (35.0, 32, 160), (20.0, 48, 160), (0.0, 8, 8))),
 )
@@ -239,7 +240,7 @@ class SglangLimits:
         if self.version < (0, 4, 10):
             share = next(x for least, x in EARLY_SHARES if devices >= least)
         else:
-            early = self.version < (0, 5, 6)
+            early = self.version < (0, 5, 3)
             reserved = (
                 self._reserved_early(deployment, memory, ranks)
                 if early
@@ -253,14 +254,14 @@ class SglangLimits:
         return share
 
     def _reserved_early(self, deployment: Deployment, memory: float, ranks: int) -> float:
-        """What 0.4.10 to 0.5.5 keep free [MiB]."""
+        """What 0.4.10 to 0.5.2 keep free [MiB]."""
         devices = deployment.layout.all_devices
         rows = ((160, 32.0), (90, 12 + devices / 2), (35, 9.5 + devices / 2), (0, 2.8 + devices / 10))
         reserved = GIB * next(gib for least, gib in rows if memory >= least * GIB)
         return reserved + 2048 * (deployment.parts.get("drafts") is not None) + 4096 * (ranks > 1)
 
     def _reserved(self, deployment: Deployment, memory: float, chunk: int, ranks: int) -> float:
-        """What versions since 0.5.6 keep free: activations, graphs, and what grows with the devices [MiB]."""
+        """What versions since 0.5.3 keep free: activations, graphs, and what grows with the devices [MiB]."""
         devices = deployment.layout.all_devices
         top = self._top(deployment, memory * MIB)
         reserved = 512 + 1.5 * max(chunk, 2048) + 2 * top + GIB * devices / 8
