@@ -4,15 +4,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fast nightly lint types bench fuzz mutants replay lines gpu notebooks docs clean
+.PHONY: help demo test papers fast nightly lint types bench fuzz mutants replay lines gpu notebooks docs clean
 
 help:
 	@echo "make demo       simulate the built-in example (installs into $(VENV) on first use)"
 	@echo "make test       run the tests; OPBYTE_DATA=DIR also validates against measured data,"
 	@echo "                WORKERS=N runs N files at a time (here $(WORKERS))"
 	@echo "                ROOM=devices: of one room; CHANGED=1: what differs from main may touch"
+	@echo "make papers     the tests of what published systems are predicted to do"
 	@echo "make fast       each room's contract, in about a minute"
-	@echo "make nightly    runs of 10^6 requests, and $(EXAMPLES) times as many random scenarios of every path"
+	@echo "make nightly    runs of 10^6 requests, fits of kernels, $(EXAMPLES) times as many random scenarios of every path"
 	@echo "make lint       ruff: rules and formatting"
 	@echo "make types      mypy, strict, over every file of the package"
 	@echo "make bench      the timed tests: engine and CPU kernels, with their bars"
@@ -30,12 +31,15 @@ demo: $(VENV)/.run
 
 # A file's tests stay on one worker: they share what is slow to set up.
 WORKERS ?= $(shell n=`getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2`; [ $$n -lt 4 ] && echo $$n || echo 4)
-# ROOM is a folder of tests/; CHANGED asks the import graph.
+# ROOM is a folder of tests/; CHANGED asks the import graph. Published systems have a tier of their own: `make papers`.
 ROOM ?=
 CHANGED ?=
-TESTS = $(if $(CHANGED),$(or $(shell $(BIN)/python .ci/changed.py),tests/test_size.py),$(if $(ROOM),tests/$(ROOM)))
+TESTS = $(if $(CHANGED),$(or $(shell $(BIN)/python .ci/changed.py),tests/test_size.py),$(if $(ROOM),tests/$(ROOM),tests --ignore=tests/papers))
 test: $(VENV)/.test
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 20 $(TESTS)
+
+papers: $(VENV)/.test
+	$(MAKE) test ROOM=papers
 
 # What a room promises to the others, without long runs; one file a room or two.
 FAST := tests/test_size.py tests/test_layering.py tests/workloads/test_catalog.py tests/workloads/test_classes.py \

@@ -23,7 +23,7 @@ from ...workloads.ops import Op
 from ...workloads.records import Records
 from .family import F8, Family, parameters_of, register
 from .hardware import C_16, CODES
-from .terms import ATTENTION_KERNELS, COLD, Parts, Work, of_heads, resident, rows_of, soft_max, value_bytes
+from .terms import ATTENTION_KERNELS, COLD, Parts, Work, of_heads, resident, rows_of, soft_max, tile_width, value_bytes
 
 QUANTITIES = ("batch", "keys", "heads_q", "heads_kv", "head_dim", "kv_bytes", "gap", "copies",
               "packs", "fa2_window", "beside", "queries")  # fmt: skip
@@ -76,8 +76,7 @@ def parts(parameters: Records, hardware: Records, inputs: Records) -> Parts:
         cached *= 1.0 + (group - 1.0) * (1.0 - resident(cached / kv_heads, hardware.cache))
         memory_s = (cached + others) / (parameters.memory * hardware.bandwidth)
     blocks = batch * kv_heads * group**apart
-    # Tiles are as wide as a power of two.
-    padded = 2.0 ** np.ceil(np.log2(dim))
+    padded = tile_width(dim)
     slow = parameters.fp8_work if width < 2.0 else 1.0
     work_s = 4.0 * blocks * keys * padded * slow / (parameters.key_rate * hardware.cores * hardware.clock)
     work_s = alone * max(work_s, 4.0 * batch * heads * keys * dim / hardware.peak[0])

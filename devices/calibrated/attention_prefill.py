@@ -25,7 +25,18 @@ from ...workloads.records import Records
 from .family import F8, Family, parameters_of, register
 from .hardware import C_16, C_FP8, CODES
 from .libraries import BLACKWELL, HOPPER
-from .terms import ATTENTION_KERNELS, Parts, Work, attained, of_heads, resident, rows_of, soft_max, value_bytes
+from .terms import (
+    ATTENTION_KERNELS,
+    Parts,
+    Work,
+    attained,
+    of_heads,
+    resident,
+    rows_of,
+    soft_max,
+    tile_width,
+    value_bytes,
+)
 
 QUANTITIES = ("batch", "q", "keys", "kv", "heads_q", "heads_kv", "head_dim", "windowed",
               "prefixed", "fp8", "kv_bytes", "gap", "rotates", "hidden", "beside")  # fmt: skip
@@ -71,7 +82,7 @@ def parts(parameters: Records, hardware: Records, inputs: Records) -> Parts:
     tiles = packed**packing * alone ** (1.0 - packing)
     waves = inputs.batch * tiles / hardware.cores
     soft = parameters.softmax_dim
-    padded = 2.0 ** np.ceil(np.log2(dim))
+    padded = tile_width(dim)
     width = 128.0 * (dim + soft + parameters.wide_head * max(padded - 128.0, 0.0)) / (128.0 + soft)
     rate = hardware.peak[0] * attained(parameters.peak_16 * dim / width, hardware, C_16) / hardware.cores
     rate *= parameters.fp8_gain if inputs.fp8 > 0.0 else 1.0

@@ -110,6 +110,15 @@ def rows_of(
 
 
 @compiled_part
+def tile_width(dim: float) -> float:
+    """Width of a tile for heads of `dim`: the next power of two."""
+    width = 1.0
+    while width < dim:
+        width *= 2.0
+    return width
+
+
+@compiled_part
 def soft_max(a: float, b: float, power: float) -> float:
     """Smooth maximum ``(a^p + b^p)^(1/p)``: two resources that overlap imperfectly."""
     big, small = max(a, b), min(a, b)
