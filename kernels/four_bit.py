@@ -78,7 +78,10 @@ def _words(value: int) -> Value:
 
 @cache
 def tiles_4(two: bool) -> Callable[..., None]:
-    """As `blocked.tiles_of`, of packed weights: rows are widened into L1 and multiplied from there."""
+    """Return a tile function like `blocked.tiles_of` for packed weights.
+
+    Rows are widened into L1 and multiplied from there.
+    """
     tiles, step = tiles_of(DEFAULT.register_m, DEFAULT.register_n, True), COLUMNS
     halves, shift = 1 if two else 0, 4 if two else 5
 

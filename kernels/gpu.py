@@ -197,7 +197,10 @@ def decode_splits(cores: int, blocks: int, seen: int) -> int:
 
 
 def mla_splits(cores: int, blocks: int, longest: int) -> int:
-    """The same of `mla_decode`: three blocks, parts of at least 64 keys."""
+    """Parts that `mla_decode` cuts the keys of a sequence into.
+
+    Three blocks fit a multiprocessor, and a part has at least 64 keys.
+    """
     return max(1, min(-(-3 * cores // blocks), -(-longest // 64)))
 
 

@@ -84,7 +84,7 @@ class Timer:
         return CallSeconds.of(times, [True] * len(times))
 
     def eager(self, run: Callable[[int], object], repeats: int) -> CallSeconds:
-        """The same without a graph, for libraries that allocate: launches included."""
+        """Time calls without a graph, for libraries that allocate: launches included."""
         cp = self.cupy
         times = []
         with self.stream:

@@ -47,7 +47,7 @@ class HostInfo:
 
     @property
     def device(self) -> str:
-        """Its `name`, or one for its rows and its description, such as ``host-amd-epyc-2``."""
+        """The device's name in tables: `name`, or one for its rows and its description, such as ``host-amd-epyc-2``."""
         if self.name is not None:
             return self.name
         words = re.findall(r"[a-z0-9]+", re.sub(r"\([^)]*\)|@.*|\bcpu\b", "", self.cpu.lower()))

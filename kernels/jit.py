@@ -44,7 +44,7 @@ def parallel(function: Compiled) -> Compiled:
 
 
 def _renamed(function: Compiled, suffix: str) -> Compiled:
-    """The same function under another name.
+    """Return the function under another name.
 
     Numba files what it compiled by name and source, not by options: the twins of `parallel` under
     one name would take each other's code from the cache.

@@ -96,7 +96,7 @@ def route(
 def reference(
     logits: F4, k: int, kind: str = "softmax", bias: F4 | None = None, normalise: bool = True
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """The same in fp64."""
+    """Route in fp64, as a reference."""
     x = logits.astype(np.float64)
     if kind == "softmax":
         score = np.exp(x - x.max(1, keepdims=True))

@@ -79,7 +79,7 @@ class CoreWaits:
         self._files.clear()
 
     def seconds(self) -> list[float]:
-        """Of each thread since it began; empty where the system does not say."""
+        """Seconds that each thread has waited since it began; empty where the system does not say."""
         out = []
         for file in self._files:
             try:  # time on a core, time waiting for one (both ns), times started

@@ -186,7 +186,7 @@ def transpose_sum(emitter: Emitter, v: Sequence[Value]) -> Value:
         return [4 * lane + i for lane in lanes for i in range(4)]
 
     def within(*lanes: int) -> list[int]:
-        """The same pick in each quarter; numbers from 4 on mean the second operand."""
+        """Lanes that pick the same in each quarter; numbers from 4 on mean the second operand."""
         return [4 * q + n + (12 if n >= 4 else 0) for q in range(4) for n in lanes]
 
     halves = [join(a, b, quarters(0, 1, 4, 5), quarters(2, 3, 6, 7)) for a, b in zip(v[::2], v[1::2], strict=True)]

@@ -275,7 +275,7 @@ class PartOptions:
         return tuple(name for name, part in _known().items() if part.options and self.asks(name))
 
     def having(self, name: str, options: CheckedOptions | None = None) -> PartOptions:
-        """The same with other options of a part; None: its defaults."""
+        """Return these options with other ones for a part; None: the part's defaults."""
         made = _known()[name].options
         others = [own for own in self.given if type(own) is not made]
         if options is not None and options != type(options)():

@@ -41,7 +41,7 @@ class Quantity:
         return (self.value if callable(self.value) else attrgetter(self.value or self.name))(source)
 
     def entry(self, source: Any) -> Any:
-        """The same as JSON has it."""
+        """The value of a source as JSON has it."""
         value = self.of(source)
         if not self.inside or value is None:
             return value.as_dict() if hasattr(value, "as_dict") else value

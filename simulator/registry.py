@@ -86,5 +86,5 @@ def hooks_by_name(point: str, names: Iterable[str] | None = None) -> Iterator[tu
 
 
 def all_hooks(point: str, names: Iterable[str] | None = None) -> Iterator[Callable[..., Any]]:
-    """The same without the names."""
+    """Yield the hooks that `hooks_by_name` yields, without the names."""
     return (hook for _, hook in hooks_by_name(point, names))

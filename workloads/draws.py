@@ -207,7 +207,7 @@ def search(cumulative: F8, experts: int, u: float) -> int:
 def draw_weighted(
     state: np.uint64, tokens: int, experts: int, top_k: int, cumulative: F8, persist: float, scratch: Scratch, out: I8
 ) -> None:
-    """The same with expert probabilities (`cumulative`: their running sum, ending in 1).
+    """Add to `out` the tokens of a router with expert probabilities (`cumulative`: their running sum, ending in 1).
 
     With probability `persist` a slot keeps the previous token's expert.
     """

@@ -193,7 +193,7 @@ def _held_at(context: Any, address: Any, like: Any) -> Any:
 
 
 def _found_at(address: int, like: Any = None) -> Any:
-    """The same without Numba."""
+    """Return the object at an address: `held_at` without Numba."""
     return ctypes.cast(int(address), ctypes.py_object).value
 
 
@@ -249,7 +249,7 @@ def _caller(result: Any) -> Any:
 
 
 def _called(code: int, first: int, more: Any) -> Any:
-    """The same without Numba."""
+    """Call the function at an address: `called_at` without Numba."""
     return _found_at(code)(_found_at(first), *more)
 
 

@@ -101,7 +101,7 @@ class HookPoint:
         return self.result(*arguments), made
 
     def __call__(self, record: Any, *arguments: Any) -> Any:
-        """The same without Numba."""
+        """Call all hooks and combine their results without Numba."""
         hooks = getattr(record.hooks, self.name)
         results = [_found_at(code)(_found_at(hooked), record, *arguments) for code, hooked in hooks.tolist()]
         if self.rule is FIRST:

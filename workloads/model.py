@@ -209,7 +209,7 @@ class ModelSpec:
         return tuple(counts.items())
 
     def within(self, longest: int) -> ModelSpec:
-        """The same model for sequences of at most `longest` tokens: windows that never bind are none."""
+        """Return this model for sequences of at most `longest` tokens: windows that never bind are removed."""
 
         def change(layer: Layer) -> Layer:
             mixer: Any = layer.mixer  # maybe a dataclass with a window of its own

@@ -47,7 +47,7 @@ class Template:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Its parameters."""
+        """The names of the template's parameters."""
         given = self.description.tree.get(PARAMETERS, {})
         return tuple(given) if isinstance(given, dict) else ()
 

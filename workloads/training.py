@@ -308,7 +308,7 @@ class Flops:
     hardware: float
 
     def times(self, steps: int) -> Flops:
-        """Those of so many steps alike."""
+        """Return the FLOPs of `steps` equal steps."""
         return Flops(steps * self.forward, steps * self.model, steps * self.hardware)
 
 

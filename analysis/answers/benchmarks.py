@@ -66,7 +66,7 @@ class Benchmark:
     published: tuple[Mapping[str, Any], ...] = ()
 
     def scenario(self, model: str | Path | None = None, **options: Any) -> Scenario:
-        """Its workload on a model, its own unless another is said."""
+        """Return the benchmark's workload on a model, by default on its own one."""
         usual: dict[str, Any] = {"input_len": self.input_len, "output_len": self.output_len, "lengths": self.lengths}
         return Scenario.of(model or self.model, **usual | {"dtype": self.dtype} | options)
 

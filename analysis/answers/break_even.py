@@ -41,7 +41,7 @@ def routed_part(model: ModelSpec) -> RoutedKind | None:
 
 
 def break_evens(model: ModelSpec, system: SystemSpec) -> tuple[BreakEven, ...]:
-    """Of every processor that runs experts, the one that runs everything first."""
+    """Return the break-even of every processor that runs experts, the one that runs everything first."""
     moe, numerics = routed_part(model), model.numerics
     if moe is None:
         return ()

@@ -32,7 +32,7 @@ def carbon_of(run: Run, grid_gCO2_per_kWh: float | None) -> dict[str, float | No
 
 
 def carbon_text(run: Run, grid_gCO2_per_kWh: float | None) -> list[str]:
-    """The same in a sentence; nothing without an intensity."""
+    """Return a sentence on the run's carbon; nothing without an intensity."""
     token, request = carbon_of(run, grid_gCO2_per_kWh).values()
     if token is None or request is None:
         return []

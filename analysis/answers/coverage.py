@@ -36,7 +36,7 @@ def coverage(run: Run) -> Records:
 
 
 def coverage_blocks(covered: Rows) -> Blocks:
-    """The same for people: a sentence and a table, or nothing."""
+    """Return the rows of `coverage` as a sentence and a table; nothing if there are none."""
     if not covered:
         return []
     rows = [

@@ -27,7 +27,7 @@ batches (32, 64, 128); two batches of completions are left out as warm-up, as th
 
 @dataclass(frozen=True, slots=True)
 class Comparison(Several):
-    """The same requests on several systems, compared."""
+    """One request stream on several systems."""
 
     def to_dict(self) -> dict[str, Any]:
         return {"runs": [r.to_dict() for r in self.runs], "verdict": self.verdict()}

@@ -48,7 +48,7 @@ class Shown(Result):
 
     @property
     def name(self) -> str:
-        """Of the file."""
+        """The name of the file."""
         return str(self.tree["name"])
 
     def text(self) -> str:
@@ -209,7 +209,7 @@ class SpelledOut(Result):
     tree: Mapping[str, Any]
 
     def text(self) -> str:
-        """The same as YAML; of a model, a file that describes the same one."""
+        """Return the tree as YAML; for a model, as a file that describes it."""
         body = yaml.safe_dump(dict(self.tree), sort_keys=False, width=100, allow_unicode=True)
         return f"# {self.heading}\n{body}"
 

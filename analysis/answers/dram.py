@@ -58,7 +58,7 @@ class DramAnswer(Result):
 
     @property
     def peak(self) -> float:
-        """Of the pins [B/s]."""
+        """Bandwidth of the pins [B/s]."""
         return self.run.channels * self.memory.channel_bytes_per_s
 
     @property

@@ -287,7 +287,7 @@ def engine_file_of(scenario: Scenario) -> Mapping[str, Any]:
 
 
 def engine_named(framework: str | None) -> tuple[str, tuple[int, ...]]:
-    """The same of an option ``NAME@VERSION``."""
+    """Return the engine's name and version numbers of an option ``NAME@VERSION``."""
     if not framework:
         return "", ()
     from ...simulator.frameworks.keys import numbers_of  # compiled code beside it

@@ -65,7 +65,7 @@ class FrameRun(Result):
 
     @property
     def latency(self) -> dict[str, float]:
-        """Of an image [s]."""
+        """Latency of an image [s]."""
         latency_s = self.served.latency_s
         return {n: float(np.quantile(latency_s, q) if (q := share_of(n)) else latency_s.mean()) for n in QUANTILES}
 
@@ -79,7 +79,7 @@ class FrameRun(Result):
         return self.images / self.served.makespan_s
 
     def intervals(self) -> dict[str, Any]:
-        """Of the times of an image."""
+        """Intervals of an image's times."""
         return {
             "service_s": interval_dict(self.service_s, FRAME),
             "latency_s_mean": interval_dict(self.latency["mean"], FRAME),

@@ -52,12 +52,12 @@ class Inspection(Result):
         return attention_kind(self.model)
 
     def formats(self) -> dict[str, str]:
-        """Of the weight groups that differ from the default."""
+        """Formats of the weight groups that differ from the default."""
         return dict(self.model.numerics.weights)
 
     @property
     def state(self) -> int:
-        """Of one sequence [B]."""
+        """State of one sequence [B]."""
         return int(self.model.state_bytes_per_sequence)
 
     @property
@@ -162,7 +162,7 @@ def kv_bytes(spec: ModelSpec) -> int:
 
 
 def _in_bits(spec: ModelSpec) -> str:
-    """Of which format the bytes of a token are."""
+    """Say in which format the bytes of a token are."""
     has_scale = any(k.scale_bytes for la in spec.layers for p in la.parts for k in p.state().keeps)
     return f" in {spec.numerics.kv}" if has_scale else " in 16 bit"
 

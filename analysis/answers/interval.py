@@ -79,7 +79,7 @@ class Interval:
         return self.low * value, self.high * value if np.isfinite(self.high) else None
 
     def power(self, exponent: float) -> Interval:
-        """The same in logarithms `exponent` times as wide."""
+        """Return the interval with its logarithms multiplied by `exponent`."""
         return Interval(self.low**exponent, self.high**exponent, self.level)
 
     @property
@@ -147,7 +147,7 @@ class StepErrors(NamedTuple):
     amounts: Amounts
 
     def drawn(self, widths: Widths | None = None) -> F8:
-        """The same of the step, with the errors of deployments of its kind."""
+        """Return the samples of the step's seconds, with the errors of deployments of its kind."""
         known = widths or fitted_widths()
         return np.asarray(self.kernels**known.kernels * np.exp(known.reach(self.amounts, STEP).at(scores(1))))
 

@@ -107,7 +107,7 @@ def dram_rows(deployment: Deployment) -> Records:
 
 
 def dram_blocks(rows: Rows) -> Blocks:
-    """The same for people: a sentence and a table, or nothing."""
+    """Return the rows as a sentence and a table; nothing if there are none."""
     if not rows:
         return []
     shown = [

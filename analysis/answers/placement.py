@@ -94,7 +94,7 @@ class Placed:
         return out_share(self.deployment)
 
     def saved_s(self, before: Placed) -> float:
-        """Of a step [s]."""
+        """Return the seconds of a step that this placement saves."""
         return before.step_s - self.step_s
 
     def pays_after(self, before: Placed) -> int | None:
@@ -133,7 +133,7 @@ class Placement(Result):
         return str(self.after.deployment.parts["expert-copies"].dispatch)
 
     def evidence(self) -> Records:
-        """Of the placement that is chosen, and of moving to it."""
+        """Evidence for the chosen placement and for moving to it."""
         return [*evidence(self.after.deployment, self.sources), MOVING]
 
     def records(self) -> Rows:
@@ -192,7 +192,7 @@ class Placement(Result):
 
     @property
     def copies(self) -> float:
-        """Of a device [GiB]."""
+        """Expert copies of a device [GiB]."""
         return self.after.copy_bytes / 2**30
 
     def blocks(self) -> Blocks:

@@ -29,7 +29,7 @@ FIXED = (
 def replayed(
     scenario: Scenario, run: Run, intervals: RunIntervals | None, play: Callable[[Scenario], Run] = run_scenario
 ) -> RunIntervals | None:
-    """The same intervals, near saturation with ends that are simulated; of an open loop of one pool."""
+    """Return the intervals; near saturation of an open loop of one pool their ends are simulated."""
     rate = scenario.workload.rate
     if (
         intervals is None

@@ -27,7 +27,7 @@ MAX_SEEDS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Seeds(Several):
-    """The same simulation over several seeds: means and 95 % confidence intervals."""
+    """One simulation with several seeds: means and 95 % confidence intervals."""
 
     def to_dict(self) -> dict[str, Any]:
         first = self.runs[0].to_dict()

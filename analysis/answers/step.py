@@ -87,7 +87,7 @@ def stage_of(deployment: Deployment, batch: int, context: int, prefill: int) -> 
 
 
 def bars_of_step(deployment: Deployment, batch: int, context: int, prefill: int) -> tuple[Bar, ...]:
-    """The same step as bars of what runs when.
+    """Return the bars of one step: what runs when.
 
     Raises
     ------

@@ -120,7 +120,7 @@ def window_text(window: Window) -> str:
 
 
 def window_dict(window: Window) -> dict[str, Any]:
-    """The same for JSON."""
+    """Return the measurement window for JSON."""
     names = ("start_s", "end_s", "length_s", "batches", "half_width_95", "drift", "queue_growth_per_s", "overloaded")
     values = {name: getattr(window, name.removesuffix("_95")) for name in names}
     return {"kind": window.kind, "why": window.why or None, **values}

@@ -114,14 +114,14 @@ class Training(Result):
 
     @property
     def hfu(self) -> float:
-        """The same with what is computed again."""
+        """FLOPs of the step, recomputation included, over the peak of the devices."""
         return self.step.flops.hardware / self.step.seconds / self.peak_flops_per_s
 
     def to_dict(self) -> dict[str, Any]:
         return record(self) | ({"tried": [dict(row) for row in self.tried]} if self.tried else {})
 
     def intervals(self) -> dict[str, Any]:
-        """Of what a step gives."""
+        """Intervals of a step's figures."""
         power = power_interval(self.deployment)
         return {
             "step_seconds": interval_dict(self.step.seconds, self.sure),
@@ -133,12 +133,12 @@ class Training(Result):
 
     @property
     def memory_bytes(self) -> dict[str, float]:
-        """Of a device, by kind."""
+        """Memory of a device, by kind [B]."""
         return self.step.memory.summed()
 
     @property
     def memory_of_stages(self) -> list[dict[str, float]]:
-        """Of a device of each pipeline stage, by kind."""
+        """Memory of a device of each pipeline stage, by kind [B]."""
         return [stage.memory.summed() for stage in self.step.stages]
 
     @property

@@ -42,7 +42,7 @@ class Histogram:
         return sum(self.counts)
 
     def lines(self, name: str, labels: str) -> Iterator[str]:
-        """Its samples."""
+        """Yield the histogram's samples as lines."""
         below = 0
         for bound, in_bucket in zip([*map(str, self.bounds), "+Inf"], self.counts, strict=True):
             below += in_bucket

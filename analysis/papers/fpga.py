@@ -14,7 +14,7 @@ from opbyte.extend.fpga import FpgaDeployment, FrameResult, deploy_fpga, engine_
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """The same image with several samples."""
+    """Runs of one image with several samples."""
 
     deployment: FpgaDeployment
     frames: tuple[FrameResult, ...]

@@ -44,7 +44,7 @@ def model() -> ModelSpec:
 
 @cache
 def attention_model() -> ModelSpec:
-    """The same with plain attention of equal heads."""
+    """Return the model with plain attention of equal heads."""
 
     def change(layer: Layer) -> Layer:
         mixer = layer.mixer

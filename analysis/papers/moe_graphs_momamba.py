@@ -42,7 +42,7 @@ def model() -> ModelSpec:
 
 @cache
 def plain_model() -> ModelSpec:
-    """The same with one set of projections."""
+    """Return the model with one set of projections."""
 
     def change(layer: Layer) -> Layer:
         mixer = layer.mixer

@@ -31,7 +31,7 @@ def _scores(ops: list[Op]) -> float:
 
 
 def all_heads(spec: ModelSpec) -> ModelSpec:
-    """The same model with plain attention of all heads."""
+    """Return the model with plain attention of all heads."""
 
     def change(layer: Layer) -> Layer:
         assert isinstance(layer.mixer, HeadExperts)

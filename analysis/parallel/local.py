@@ -220,7 +220,7 @@ PER_THREAD = 4
 def run_cluster(
     call: Callable[[T], R], tasks: Sequence[T], lost: Callable[[str], R] | None, address: str, timeout_s: float = 30.0
 ) -> Iterator[tuple[int, R]]:
-    """As `local.Crew.run`, on the cluster whose scheduler has that address.
+    """Run tasks as `local.Crew.run` does, on the cluster whose scheduler has that address.
 
     Files that tasks name must be at the same path on every worker. A worker that dies is the
     scheduler's matter: it tries a task elsewhere, and gives up after a few.
@@ -297,7 +297,7 @@ class Workers:
     def each(
         self, call: Callable[[T], R], tasks: Sequence[T], lost: Callable[[str], R] | None = None
     ) -> Generator[tuple[int, R], None, None]:
-        """As `Crew.run`; the workers end when it is closed."""
+        """Run tasks as `Crew.run` does; the workers end when it is closed."""
         if not tasks:
             return
         if self.dask is not None:

@@ -18,7 +18,7 @@ KEY = "opbyte_told"
 
 @dataclass(frozen=True, slots=True)
 class ArtistText:
-    """Of an artist.
+    """Texts that a page shows for an artist of a figure.
 
     Attributes
     ----------

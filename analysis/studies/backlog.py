@@ -156,7 +156,7 @@ class _Loop:
         return run_scenario(self.asked.changed(requests=count), made=self.made)
 
     def thinking(self) -> _Loop:
-        """The same with a client more for each user who thinks at a time."""
+        """Return the loop with one client more for each user who thinks at a time."""
         busy = replace(self, asked=self.asked.changed(think=0.0)).run(max(BOUND_ROUNDS * self.clients, FEWEST))
         users = len(busy.requests) / busy.makespan_s * (self.asked.workload.think or 0.0)
         clients = self.clients + int(users)

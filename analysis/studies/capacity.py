@@ -123,7 +123,7 @@ def capacity(
 
 
 def best_of_each(capacities: Sequence[SystemCapacity]) -> tuple[SystemCapacity, ...]:
-    """Of every system the layout that serves most."""
+    """Return every system's layout that serves most."""
     best: dict[str, SystemCapacity] = {}
     for system_capacity in capacities:
         known = best.setdefault(system_capacity.system, system_capacity)

@@ -231,7 +231,7 @@ class RunCheck:
     labels: Mapping[str, str] = field(default_factory=dict)
 
     def with_widths(self, widths: Widths) -> RunCheck:
-        """The same with intervals of other widths."""
+        """Return the check with intervals of other widths."""
         return replace(
             self, factors=dict(self.factors) | {name: inputs.refit(widths) for name, inputs in self.basis.items()}
         )
@@ -254,7 +254,7 @@ class RunCheck:
         return low <= self.measured[name] and (high is None or self.measured[name] <= high)
 
     def table(self, sure: bool = False) -> Records:
-        """Its metrics for people, with their intervals where they are asked for."""
+        """Return the metrics as a table, with their intervals where they are asked for."""
         out = []
         for name, v in self.metrics(sure=True).items():
             row: dict[str, Any] = {"metric": name.replace("_", " "), "measured": _shown(name, v["measured"]),

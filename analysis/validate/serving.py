@@ -141,7 +141,7 @@ class Replayed:
     model: ModelSpec
 
     def served(self, host: str | Path | HostSpec | None) -> Run:
-        """The same requests in the simulator: they arrive when the engine queued them."""
+        """Simulate the measured requests: they arrive when the engine queued them."""
         system = placed_in(self.system, host)
         d = deployed(self.model, system, self.scenario.deployment, self.engine)
         engine = self.engine.on(d)

@@ -118,7 +118,10 @@ def added_seconds(spec: DeviceSpec, table: KernelTable, mean_s: F8, most_s: F8) 
 
 @compiled
 def _added(p: Records, x: Records, mean_s: F8, out: F8, keys: F8, prompt: F8, heap: F8) -> None:
-    """As `simulator.step.unequal` has it, without captured graphs; long contexts come first."""
+    """Write the seconds that unequal contexts add, as `simulator.step.unequal` has it, without captured graphs.
+
+    The long contexts come first.
+    """
     for i in range(len(x)):
         count, long = int(x[i].decode_seqs), int(x[i].long_seqs)
         for j in range(count):

@@ -189,7 +189,7 @@ def behind(spec: DeviceSpec, family: Family, framework: str, inputs: F8) -> Behi
 
 
 def _unmeasured(others: Mapping[str, int]) -> str:
-    """That no row is of the format."""
+    """Say that no row is of the format."""
     return f"measured in {', '.join(others)} only" if others else "never measured"
 
 

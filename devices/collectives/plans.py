@@ -42,7 +42,7 @@ class Timed:
     taken: float = 0.0
 
     def on(self, link: LinkSpec) -> Timed:
-        """The same over a link, whose rate none exceeds."""
+        """Return these times over a link, whose rate none exceeds."""
         return replace(self, rate=min(self.rate, link.bandwidth_bytes_per_s))
 
 
@@ -220,7 +220,7 @@ def algorithms_of(kind: str) -> list[str]:
 
 
 def usual(kind: str) -> list[str]:
-    """Those that any device can run."""
+    """Names of the algorithms that any device can run."""
     return [name for name in algorithms_of(kind) if name not in BY_NAME]
 
 

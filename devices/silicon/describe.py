@@ -246,7 +246,7 @@ class Silicon:
         return {n: getattr(self, n).value for n in ("area_mm2", "watts", "usd")}
 
     def mixed(self, other: Silicon, share: float) -> Silicon:
-        """Of the mean device, where `share` of them are such and the rest another's."""
+        """Return the area, power and cost of the mean device: a `share` of this one, the rest the other."""
         quantities = ("area_mm2", "watts", "usd")
         return Silicon(*(getattr(self, n).mixed(getattr(other, n), share) for n in quantities))
 

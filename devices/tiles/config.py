@@ -72,11 +72,11 @@ class KernelConfig:
 
     @property
     def row(self) -> I8:
-        """Its numbers in the order of the fields."""
+        """The configuration's numbers in the order of the fields."""
         return np.array(astuple(self), dtype=np.int64)
 
     def to_dict(self) -> dict[str, int]:
-        """Its numbers by name."""
+        """Return the configuration's numbers by name."""
         return {name: int(value) for name, value in asdict(self).items()}
 
     def __str__(self) -> str:

@@ -62,7 +62,7 @@ def hits(measured: MeasuredKernel, chosen: Picks, depth: int) -> float:
 
 
 def random_hits(measured: MeasuredKernel, depth: int) -> float:
-    """The same of picks at random."""
+    """Share of shapes with a near-best configuration among `depth` random picks."""
     n = len(measured.configs)
     depth = min(depth, n)
     good = (~np.isnan(measured.times)).sum(axis=1)

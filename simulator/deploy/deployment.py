@@ -202,7 +202,7 @@ class Deployment:
         return float(sum(hook(value, self, stage) for hook, value in hooks_at("added_bytes", self.parts)))
 
     def without(self, name: str) -> Deployment:
-        """The same without a part."""
+        """Return this deployment without one of its parts."""
         return replace(self, parts={other: value for other, value in self.parts.items() if other != name})
 
 

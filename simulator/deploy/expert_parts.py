@@ -131,7 +131,7 @@ def sent_share(parts: Sequence[ExpertPart]) -> float:
 
 
 def sent_of(part: ExpertPart) -> float:
-    """The same of one part."""
+    """What ranks send of their tokens for one part, over what they would without copies."""
     assert part.placed is not None
     sites, popular = part.placed.map.sites, part.router.inclusion[part.row]
     before = float(popular @ _in_order(replace(sites, slots=-(-sites.experts // sites.groups))).away)
@@ -153,7 +153,7 @@ def fewer_reached(parts: Sequence[ExpertPart], layout: Layout, system: SystemSpe
 
 
 def _fewer(part: ExpertPart, layout: Layout, system: SystemSpec) -> tuple[float, float]:
-    """The same of one part."""
+    """Shares of devices, and of nodes, that a token's copies of one part reach, see `fewer_reached`."""
     routed = part.spec.routed
     if routed.chosen == routed.groups:
         return 1.0, 1.0

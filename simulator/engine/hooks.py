@@ -275,7 +275,7 @@ def alike(state: State, limits: Limits, kv_rules: KvRules) -> int:
 
 @point(EACH)
 def on_time(state: State) -> None:
-    """It is `clocks[0].now`."""
+    """The engine's time has become `clocks[0].now`."""
 
 
 @point(EACH)

@@ -163,7 +163,7 @@ NO_HOST = Host()
 
 
 class Pace(NamedTuple):
-    """The same for one deployment and policy, for the compiled path."""
+    """Host times of one deployment and policy, for the compiled path."""
 
     step_s: float
     sequence_s: float

@@ -100,7 +100,7 @@ def priority(requests: Waiting) -> I8:
 
 @ORDERS.register("vtc")
 def vtc(requests: Waiting) -> I8:
-    """Of the tenant that was served least, by virtual token counters (Sheng et al., OSDI 2024)."""
+    """Requests of the tenant that was served least first, by virtual token counters (Sheng et al., OSDI 2024)."""
     return requests.tenant
 
 

@@ -44,7 +44,7 @@ class OwnRules(Protocol):
         ...
 
     def ordered(self, order: str) -> OwnRules:
-        """The same with waiting requests in an order of `orders.ORDERS`, where it keeps one by itself."""
+        """Return the rules with an order of `orders.ORDERS` for waiting requests, if the scheduler keeps one itself."""
         ...
 
     def limited(self, tokens: int) -> OwnRules:
@@ -61,7 +61,7 @@ class OwnRules(Protocol):
         ...
 
     def decoding(self) -> OwnRules:
-        """The same of an engine that requests come to with their caches."""
+        """Return the rules of an engine that requests reach with their KV caches."""
         ...
 
     def most(self, sequences: int, stages: int) -> int:
@@ -243,7 +243,7 @@ class Policy:
         return self.captures(1)
 
     def captures(self, several: int) -> int:
-        """The same where a decode has up to `several` tokens (vllm/config/vllm.py)."""
+        """Largest captured batch, 0 without, if a decode has up to `several` tokens (vllm/config/vllm.py)."""
         return min(2 * self.max_sequences * several, MOST_CAPTURED) if self.graphs else 0
 
     def pace(self, launches: Launches, stages: int, several: int = 1) -> Pace:
@@ -319,7 +319,10 @@ and more (vllm/engine/arg_utils.py). Data-parallel ranks are given requests by
 
 
 def without_front(policy: Policy) -> Policy:
-    """The same for requests that the engine has as they are sent: a server with many threads, or stamps of the engine."""
+    """Return a policy without the server's front end.
+
+    Requests reach the engine as they are sent, as with a server of many threads or stamps of the engine.
+    """
     return replace(policy, host=replace(policy.host, front=NO_FRONT))
 
 

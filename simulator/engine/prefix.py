@@ -80,7 +80,7 @@ def stocked(pool: Pool, blocks: int) -> Pool:
 
 
 def widened(pool: Pool, width: int, free: I8) -> Pool:
-    """The same pool with room for sequences of `width` blocks; `free` slots of each rank hold nothing."""
+    """Return the pool with room for sequences of `width` blocks; `free` slots of each rank hold nothing."""
     ranks, sequences, have = pool.held.shape
     if width <= have:
         return pool

@@ -71,7 +71,7 @@ class Node:
 
     @property
     def face(self) -> Face:
-        """Its engine as compiled code sees it."""
+        """The node's engine as compiled code sees it."""
         st = self.engine.state
         face = Face(st.requests, st.ranks, st.counters, st.clocks, st.log, np.zeros((1, 1, 2)), np.zeros(1))
         for part in self.engine.does.values():

@@ -27,7 +27,7 @@ class Presence(Protocol):
     """When the replicas of a pool were there."""
 
     def until(self, end: float, ttft_s: F8) -> Self:
-        """The same of a run that ended then, with the times to first token of its requests [s]."""
+        """Return the presence in a run that ended at `end`, given the times to first token of its requests [s]."""
         ...
 
     def held_s(self, phase: Any = None, begin: float = 0.0, end: float = ...) -> float:

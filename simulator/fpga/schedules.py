@@ -106,7 +106,7 @@ class ExpertBlock:
 
     @property
     def weight_bytes(self) -> float:
-        """Of one expert [B]."""
+        """Weights of one expert [B]."""
         return sum(part.weight_bytes for part in self.parts)
 
 

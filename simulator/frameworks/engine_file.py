@@ -114,7 +114,7 @@ def read_engine(path: str | Path) -> EngineSettings:
 
 
 def engine_of(path: Path, values: dict[str, Any]) -> EngineSettings:
-    """The same from the object that the file holds."""
+    """Return the engine settings of the object that an engine file holds."""
     keys = Keys(path, values)
     engine = keys.text("engine", next(iter(ENGINES)))
     if engine not in ENGINES:

@@ -75,7 +75,7 @@ class Keys:
         return SpecError(self.path, f"{self.prefix}{key}: must be {wanted}{remark}")
 
     def needed(self, *keys: str) -> Keys:
-        """The same, if it has all of them."""
+        """Return these keys; refuse the object if one is missing."""
         for key in keys:
             if self.values.get(key) is None:
                 raise self.wrong(key, "given")

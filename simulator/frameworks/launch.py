@@ -237,7 +237,7 @@ def launch_of(engine: str, model: str, values: Mapping[str, Any], room: Room | N
 
 
 def command_line(engine: str, model: str, values: Mapping[str, Any], room: Room | None = None) -> str:
-    """The same as a line of a shell.
+    """Return the start command as one line for a shell.
 
     Examples
     --------

@@ -92,7 +92,7 @@ class EngineSettings:
     doubts: tuple[str, ...] = ()
 
     def on(self, deployment: Deployment) -> EngineSettings:
-        """The same with what an engine sets by its deployment: limits, the split of memory, its host's waits."""
+        """Return these settings with the limits, memory split and host waits that an engine derives from a deployment."""
         limited = self if self.limits is None else self.limits.applied(self, deployment)
         host = host_of(deployment.system)
         if host is None or not host.gap_s:
@@ -122,7 +122,7 @@ class RunningLimits(Protocol):
     """What an engine lets run at once, where it depends on the deployment."""
 
     def asked(self, sequences: int | None, tokens: int | None) -> RunningLimits:
-        """The same with limits that options give."""
+        """Return these limits with those that options give in their place."""
         ...
 
     def applied(self, settings: EngineSettings, deployment: Deployment) -> EngineSettings:

@@ -111,7 +111,7 @@ class SglangLimits:
     attention: str = ""
 
     def asked(self, sequences: int | None, tokens: int | None) -> SglangLimits:
-        """The same with limits that options give."""
+        """Return these limits with those that options give in their place."""
         return replace(self, sequences=sequences or self.sequences, chunk=tokens or self.chunk)
 
     def applied(self, settings: EngineSettings, deployment: Deployment) -> EngineSettings:

@@ -93,7 +93,7 @@ def refuse_old(keys: Keys, old: Mapping[str, str]) -> None:
 
 
 def needs(keys: Keys, key: str, other: str) -> SpecError:
-    """That a key asks for another one."""
+    """Say that a key asks for another one."""
     return SpecError(keys.path, f"{keys.prefix}{key}: needs {other}")
 
 

@@ -211,7 +211,7 @@ def speculation_of(keys: Keys, tp: int) -> DraftChoice | None:
 
 
 def drafts_written(asked: DraftChoice) -> dict[str, Any]:
-    """The same key of drafts that need no other checkpoint; none of those that do."""
+    """Return vLLM's key of drafts that need no other checkpoint; nothing for those that do."""
     if asked.method not in ("mtp", "ngram") or not asked.tokens:
         return {}
     return {DRAFTS: {"method": asked.method, "num_speculative_tokens": asked.tokens}}

@@ -162,7 +162,7 @@ class VllmLimits:
     caching: bool = False
 
     def asked(self, sequences: int | None, tokens: int | None) -> VllmLimits:
-        """The same with limits that options give."""
+        """Return these limits with those that options give in their place."""
         return replace(
             self, sequences=self.sequences or sequences is not None, tokens=self.tokens or tokens is not None
         )

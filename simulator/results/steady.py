@@ -165,7 +165,10 @@ def _of_arrivals(tokens: Rate, in_service: F8, begin: float, drain: float, count
 
 
 def _of_rounds(tokens: Rate, ends: F8, begin: float, drain: float, clients: int) -> F8 | str:
-    """The same of a closed loop, `ends` being its completions in order: edges of whole rounds."""
+    """Return the edges of whole rounds of a closed loop, or the reason why there are none.
+
+    `ends` are its completions in order.
+    """
     edges = ends[clients - 1 :: clients]
     edges = edges[(edges >= begin) & (edges <= drain)]
     rounds = len(edges) - 1

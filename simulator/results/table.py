@@ -109,7 +109,7 @@ class RequestTable:
         return range(first, last)
 
     def trimmed(self) -> RequestTable:
-        """The same without spare rows, to be put together with others."""
+        """Return the table without spare rows, so that several can be put together."""
         columns: dict[str, Any] = {name: getattr(self, name)[: self.count] for name in (*WHOLE, *REAL)}
         return RequestTable(self.count, **columns)
 

@@ -91,7 +91,7 @@ def _asked(scenario: Scenario, made: Made | None) -> tuple[tuple[Deployment, Pol
 
 
 def _within(stream: RequestStream, longest: int) -> RequestStream:
-    """The same stream, refusing a request longer than the engine accepts."""
+    """Return the stream; a request longer than the engine accepts is refused."""
 
     def blocks() -> Iterator[RequestBlock]:
         for block in stream:

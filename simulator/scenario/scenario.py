@@ -81,7 +81,7 @@ class Scenario(CheckedOptions):
         return start.changed(**options)
 
     def changed(self, **options: Unpack[ChangeKeywords]) -> Self:  # type: ignore[override]  # names its options
-        """The same with options replaced; `client` sets the options of its command.
+        """Return the scenario with options replaced; `client` sets the options of its command.
 
         Raises
         ------

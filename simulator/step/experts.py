@@ -256,7 +256,7 @@ def drawn_costs(plan: Plan, part: int, keys: SampleKeys, batch: StepBatch, books
 
 @compiled_given("plan.memo", otherwise=drawn_costs)
 def part_costs(plan: Plan, part: int, keys: SampleKeys, batch: StepBatch, books: Books) -> tuple[float, float]:
-    """The same, from the memory where it holds these loads."""
+    """Return the cost of a part's experts, from the memory if it holds these loads."""
     mark = mark_of(plan, part, batch, keys)
     entry = entry_of(plan.memo, mark)
     if mark > 0 and plan.memo.marks[entry] == mark:

@@ -11,7 +11,7 @@ _lowered: dict[int, tuple[Deployment, int, Plan, Slots]] = {}
 
 
 def lowered(deployment: Deployment, replica: int, counts: int) -> tuple[Plan, Slots]:
-    """The same as `lower`; of a deployment that was lowered lately, the very object, without the work.
+    """Lower a deployment as `lower` does; a deployment that was lowered lately costs no work.
 
     Of a plan only `memo` is written, whose entries are the same for all, so that runs may share it as replicas do.
     """

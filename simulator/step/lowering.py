@@ -258,7 +258,7 @@ def _params(
 
 
 def _raised(unit: Moments, which: int) -> Moments:
-    """The same sums with one of them raised by 1."""
+    """Return the sums with one of them raised by 1."""
     values = unit.values.copy()
     values[which] += 1.0
     return Moments(unit.windows, values)

@@ -168,7 +168,7 @@ class TrainingLayout:
 
     @property
     def serving(self) -> Layout:
-        """The same degrees for what cuts models."""
+        """The degrees that cut a model, as a serving layout."""
         return Layout(self.tp, self.copies, self.ep, self.expert_tp, pp=self.pp)
 
     def group(self, system: SystemSpec, size: int, stride: int) -> Topology:

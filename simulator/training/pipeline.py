@@ -214,7 +214,7 @@ def _dual_ends(
     forward: Sequence[Sequence[float]], backward: Sequence[Sequence[float]], micro: int, send_s: float, before: Sequence[float],
     weights: Sequence[float],
 ) -> tuple[float, ...]:  # fmt: skip
-    """The same of the ranks of DualPipe, whose orders say when gradients of weights come."""
+    """When each rank of DualPipe has run all its passes [s]; its orders say when gradients of weights come."""
     ranks = len(forward)
     whole = [b[0] for b in backward]
     seconds = {

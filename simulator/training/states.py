@@ -31,7 +31,10 @@ class BytesPerWeight:
         return cls(value_bytes, value_bytes, 12.0 if value_bytes < 4 else 8.0)
 
     def stored_as(self, dtype: str) -> BytesPerWeight:
-        """The same with weights in the format of their products: by rows and by columns, where one does not follow from the other."""
+        """Return the bytes with weights in the format of their products.
+
+        They are stored by rows and by columns, where one does not follow from the other.
+        """
         return replace(self, weights=RESIDENT.get(dtype, self.weights))
 
 

@@ -183,7 +183,7 @@ class Config:
         return replace(self, values=value, prefix=f"{self.prefix}{key}.", outer=self)
 
     def but(self, **changed: Any) -> Config:
-        """The same section with some keys changed; the others are looked up as they are asked for."""
+        """Return this section with some keys changed; the others are looked up as they are asked for."""
         return replace(self, values=ChainMap(changed, cast("dict[str, Any]", self.values)))
 
     def outermost_with(self, key: str) -> Config:

@@ -141,7 +141,7 @@ def periodic(config: Config, layers: int, names: Sequence[str], every: int) -> t
 
 
 def once_each(layers: Sequence[Layer]) -> tuple[Layer, ...]:
-    """The same layers, equal ones as one object."""
+    """Return the layers with one object for all equal ones."""
     unique: dict[Layer, Layer] = {}
     return tuple(unique.setdefault(layer, layer) for layer in layers)
 

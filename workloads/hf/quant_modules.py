@@ -170,7 +170,7 @@ def _is(name: str, text: str) -> bool:
 def group_formats(
     recipe: Recipe, quantization: Config, layers: Sequence[Layer], default: str
 ) -> list[tuple[str, Parts]]:
-    """Of every weight group its formats, bits and shares, the largest first; and of a named output head."""
+    """Return the formats, bits and shares of every weight group, the largest first, and of a named output head."""
     exempt = _Patterns(recipe.exempt, len(layers))
     rules = [(_Patterns(texts, len(layers)), stored) for texts, stored in recipe.rules]
     plain = Stored(default, BITS[default])

@@ -192,7 +192,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """That a layer part sends each token to some of its experts.
+    """How a layer part sends each token to some of its experts.
 
     Attributes
     ----------
@@ -230,7 +230,7 @@ class LayerKind(Protocol):
 
     @property
     def routed(self) -> Routed | None:
-        """Its experts; None (what `layer_kind` sets where a class says nothing) without any."""
+        """The routed experts of this layer part; None, as `layer_kind` sets by default, if it has none."""
 
     @property
     def hidden(self) -> int: ...

@@ -87,7 +87,7 @@ class Adaptable(LayerKind, Protocol):
     """What messages call it."""
 
     def linears(self) -> tuple[Linear, ...]:
-        """Its matrices as one device holds them."""
+        """The matrices of this layer part as one device holds them."""
 
 
 def adaptable(part: LayerKind) -> Adaptable:

@@ -112,7 +112,7 @@ def is_classes_path(text: str) -> bool:
 
 
 def without_bounds(text: str) -> str:
-    """The same classes, which turn no request away, as `read_classes` takes them."""
+    """Return the text of classes that turn no request away, as `read_classes` takes it."""
     out = []
     for c in read_classes(text):
         names = ("share", "priority", "tenants", "input_len", "output_len")

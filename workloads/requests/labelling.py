@@ -83,7 +83,7 @@ class _Book:
 def labelled(
     stream: RequestStream, classes: Sequence[RequestClass], seed: int, lengths: str | None = None
 ) -> RequestStream:
-    """The same stream, each request with its class, priority and tenant.
+    """Return the stream with a class, priority and tenant for each request.
 
     A trace's own class is used if it has any; for requests without one it is sampled by the shares.
 

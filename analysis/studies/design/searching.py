@@ -88,7 +88,7 @@ def feasible(goals: Goals, design: Design) -> bool:
 
 
 def front_of(goals: Goals, designs: Sequence[Design], at: Sequence[int]) -> list[int]:
-    """Of simulated designs those that none beats, best in the first goal first."""
+    """Return the simulated designs that no other beats, best in the first goal first."""
     feasible_held = [i for i in at if feasible(goals, designs[i])]
     if not feasible_held:
         return []

@@ -54,7 +54,7 @@ class StreamDesign:
     on_chip_bytes: float
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return the design as plain data."""
         return {name: getattr(self, name) for name in self.__slots__}
 
     @property

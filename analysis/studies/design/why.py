@@ -148,7 +148,7 @@ def needed(space: Space, designs: Sequence[Design]) -> None:
 
 
 def settled(names: Sequence[str]) -> tuple[str, ...]:
-    """Of metrics those that no simulation is needed for."""
+    """Return the metrics that need no simulation."""
     return tuple(name for name in names if name in MADE and name != EDAP)
 
 
@@ -314,7 +314,7 @@ RESOURCES = (("area_mm2", "1 mm2"), ("watts", "1 W"), ("usd", "1 USD"))
 
 
 def along(space: Space, best: Design, name: str, others: Sequence[Design]) -> Design | None:
-    """Of designs that need more of a resource the one whose forecast gains most for it; None if none gains.
+    """Return the design that needs more of a resource and whose forecast gains most for it; None if none gains.
 
     Designs beyond the limits count, so that a binding limit has a shadow price.
     """

@@ -158,7 +158,10 @@ def _searched(task: PlanTask, searched: Searched, trials: Mapping[Candidate, Tri
 
 
 def narrowed(searched: Searched, simulated: Callable[[TriedCandidate, int, Value], Point]) -> Searched:
-    """The same once nothing left can be better, `simulated` telling whether some copies of a candidate beat a bar."""
+    """Narrow a search until nothing left can be better.
+
+    `simulated` says whether some copies of a candidate beat a bar.
+    """
     count = searched.simulations
     deep: TriedCandidate | None = None
     fewest = min((t.least for t in searched.left(WORST)), default=WORST)

@@ -189,7 +189,10 @@ class Point:
         return max((self.figures[name] or 0.0) / most for name, most in level.items())
 
     def paces(self, level: Mapping[str, float]) -> float:
-        """The same where requests wait ever longer, of what does not wait for a place: the times between tokens."""
+        """Largest quotient of a latency and its limit.
+
+        Where requests wait ever longer, only of the times between tokens.
+        """
         if "load" not in self.missed and self.served > PACED:
             return self.worst(level)
         steps = {name: most for name, most in level.items() if not name.startswith(("ttft", "e2e"))}

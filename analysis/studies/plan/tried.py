@@ -71,7 +71,7 @@ class TriedCandidate:
 
     @property
     def value(self) -> Value:
-        """Its value with the fewest replicas that meet the SLO."""
+        """Value of the candidate with the fewest replicas that meet the SLO."""
         assert self.best is not None
         return self.task.worth(self.best)
 

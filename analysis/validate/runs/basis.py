@@ -38,7 +38,7 @@ RATES = ("output_tokens_per_s", "tokens_per_s")
 def run_bases(
     draws: RunDraws | None, metrics: Iterable[str], chance: float = 1.0, burst: bool = False
 ) -> dict[str, IntervalBasis]:
-    """Of the metrics of a run that have an interval.
+    """Return the basis of every metric of a run that has an interval.
 
     A fit uses TPOT (gaps between tokens, or the rate of all requests at once, if a run has no TPOT), and TTFT; only
     means and medians.
@@ -75,13 +75,13 @@ def _interval(draws: RunDraws, metric: str, chance: float, widths: Widths) -> In
 
 
 def power_basis(deployment: Deployment) -> IntervalBasis | None:
-    """Of a device's power; None where it is not modelled."""
+    """Return the basis of a device's power; None where it is not modelled."""
     errors = power_errors(deployment)
     return errors and IntervalBasis(POWER, errors.alone, errors.amounts, errors.interval)
 
 
 def step_basis(conditions: Conditions, host: HostTimes = (1.0, 0.0)) -> IntervalBasis | None:
-    """Of a step's time: seconds of the devices, and what its version's host adds."""
+    """Return the basis of a step's time: seconds of the devices, and what its version's host adds."""
     errors = step_errors(conditions)
     if errors is None:
         return None

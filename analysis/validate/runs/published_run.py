@@ -62,7 +62,7 @@ Figure = Callable[[Answer, PublishedRun], float | None]
 
 
 def _rate(answer: Answer, run: PublishedRun) -> float | None:
-    """Of the whole run where the source says how many requests it had and all of them are simulated."""
+    """Rate of the whole run, if the source says how many requests it had and all of them are simulated."""
     rows, result = answer.run.requests, run.load.requests
     if result is None or len(rows) < result:
         return answer.run.output_tokens_per_s

@@ -89,7 +89,10 @@ def default(machine: Machine, shape: Shape) -> KernelConfig:
 
 
 def calibrated(shape: Shape) -> tuple[str, dict[str, Value]]:
-    """The same products in the calibrated family of grouped ones, rows of experts one after another."""
+    """Return the calibrated family of grouped products and the shape of these ones in it.
+
+    Rows of experts lie one after another.
+    """
     routed = number(shape, "tokens") * number(shape, "topk")
     active = min(number(shape, "experts"), routed)
     return "grouped_gemm", {

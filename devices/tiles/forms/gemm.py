@@ -71,7 +71,7 @@ def constants(machine: Machine, shape: Shape) -> str:
 
 
 def calibrated(shape: Shape) -> tuple[str, dict[str, Value]]:
-    """The same product in the calibrated family, timed as kernels in graphs are."""
+    """Return the calibrated family of products and the shape of this one in it, timed as kernels in graphs are."""
     sizes: dict[str, Value] = {key: shape[key] for key in ("m", "n", "k", "dtype")}
     return "gemm", {**sizes, "batch": 1, "timing": "kernel", "kernel": "gemm", "source": ""}
 

@@ -225,7 +225,7 @@ def load_seconds(deployment: Deployment) -> float:
 
 
 def known(tenants: Tenants, stream: RequestStream) -> RequestStream:
-    """The same stream, refusing a request whose adapter there is none of."""
+    """Return the stream; a request that names an unknown adapter is refused."""
 
     def blocks() -> Iterator[RequestBlock]:
         for block in stream:

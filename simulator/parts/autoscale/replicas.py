@@ -99,7 +99,7 @@ class Scaling:
     attained: float | None = None
 
     def until(self, end: float, ttft_s: F8) -> Scaling:
-        """The same of a run that ended then, with the times to first token of its requests [s]."""
+        """Return the scaling of a run that ended at `end`, given the times to first token of its requests [s]."""
         cut = [replace(span, end_s=min(span.end_s, end)) for span in self.spans]
         spans = sorted((span for span in cut if span.start_s < span.end_s), key=lambda s: (s.start_s, s.replica))
         limit = self.spec.slo_s
@@ -206,7 +206,7 @@ FIGURES = Figures("autoscale", "Autoscaling", POOL)
 
 
 def figures(left: Scaling | dict[str, Scaling]) -> Figures:
-    """Of two pools, those that scale have an entry each."""
+    """Figures of scaling: one entry, or one for each of two pools that scales."""
     if isinstance(left, Scaling):
         return FIGURES
     pools = (Quantity(name, f"Of the pool that does {name}.", itemgetter(name), inside=POOL) for name in left)

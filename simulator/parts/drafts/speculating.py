@@ -31,7 +31,7 @@ DRAFT_SEED = 0xD2AF7
 def speculating(
     deployment: Deployment, asked: DraftChoice, rates: tuple[float, ...] | None, routing: str, seed: int
 ) -> Deployment:
-    """The same deployment with something that drafts for it; itself for no drafts.
+    """Return the deployment with a drafter; the deployment itself for no drafts.
 
     Parameters
     ----------

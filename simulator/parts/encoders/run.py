@@ -103,7 +103,7 @@ def encoder_of(model: str | ModelSpec, system: str | None, served_on: SystemSpec
 
 
 def with_images(stream: RequestStream, each: int | None, tokens: int) -> RequestStream:
-    """The same stream, its prompts longer by their images' tokens.
+    """Return the stream with prompts that are longer by their images' tokens.
 
     Each request of a session adds images; its prompt includes the images of earlier requests.
 

@@ -156,7 +156,7 @@ def _followed(experts: I8, sites: Sites) -> I8:
 
 @map_policy("replicated")
 def replicated(loads: F8, sites: Sites) -> I8:
-    """As even, and on every device copies of the most loaded experts that it has not got."""
+    """Place evenly, and keep on every device copies of the most loaded experts that it lacks."""
     return _hottest(even(loads, sites)[:, : sites.own], loads, sites)
 
 

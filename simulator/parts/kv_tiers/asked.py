@@ -132,7 +132,7 @@ def _described(name: str, system: SystemSpec) -> _Known | None:
 
 
 def _needed(where: str, name: str, system: SystemSpec) -> _Known:
-    """The same, refusing a device that does not say."""
+    """Return `_described`; a device that does not describe the tier is refused."""
     known = _described(name, system)
     if known is None:
         key = "host_memory" if name == "host" else "disk"

@@ -60,7 +60,7 @@ class Way:
 
     @property
     def name(self) -> str:
-        """As it is asked for."""
+        """The name that options use for it."""
         names = "none", f"pipelined:{self.chunks}", "two-batch", f"ping-pong:{self.chunks}"
         return names[self.kind]
 

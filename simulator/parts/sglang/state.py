@@ -106,7 +106,7 @@ class SglangRules:
         return False
 
     def ordered(self, order: str) -> SglangRules:
-        """The same with requests by priority, the smaller the sooner; other orders are not its own."""
+        """Return the rules with requests by priority, the smallest number first; SGLang has no other order."""
         return replace(self, priority=True, low_first=True) if order == "priority" else self
 
     def limited(self, tokens: int) -> SglangRules:
@@ -141,7 +141,7 @@ class SglangRules:
         return new_sglang(numbers, ranks, pages, turns, threshold, sign)
 
     def widen(self, sglang: Sglang, blocks: int) -> Sglang:
-        """The same state: pages are counted, not listed."""
+        """Return the state unchanged: its pages are counted, not listed."""
         return sglang
 
     def spare(self, page: int) -> int:
@@ -270,7 +270,7 @@ def new_sglang(
 
 
 def new_turns(stages: int, ranks: int, sequences: int) -> BatchTurns:
-    """Of batches that hold nothing; of none with one stage."""
+    """Return the turns of batches, all empty; none with one stage."""
     stages *= stages > 1
     running = np.zeros((stages, ranks, 3 * sequences + 3), dtype=np.int64)  # with one that is cut beside them
     return BatchTurns(running, _schedules((stages, ranks)), np.full(ranks * (stages > 1), sequences))

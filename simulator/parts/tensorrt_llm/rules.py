@@ -104,7 +104,7 @@ def new_trtllm(numbers: TrtNumbers, ranks: int, blocks: int, stages: int) -> Trt
 
 
 def widened(trtllm: Trtllm, width: int) -> Trtllm:
-    """The same with room for requests of `width` blocks."""
+    """Return the state with room for requests of `width` blocks."""
     ranks, rows, have = trtllm.held.shape
     if width < have:
         return trtllm
@@ -169,7 +169,7 @@ class TrtllmRules:
         return TRTLLM_CALLS
 
     def ordered(self, order: str) -> TrtllmRules:
-        """The same: no order is its own."""
+        """Return the rules unchanged: TensorRT-LLM has no order of its own."""
         return self
 
     def limited(self, tokens: int) -> TrtllmRules:

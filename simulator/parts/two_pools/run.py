@@ -64,7 +64,7 @@ class PoolRun:
     scaling: Scaling | None = None
 
     def mean_devices(self, window: Window) -> float:
-        """Its devices; of replicas that come and go their mean over a window."""
+        """Devices of the pool; if replicas come and go, their mean over a window."""
         return self.devices if self.scaling is None else self.scaling.mean_devices(window)
 
 

@@ -112,7 +112,7 @@ class AdapterExperts(AdaptedKind, OfOneGroup):
         )  # fmt: skip
 
     def kernels(self, per_expert: Sequence[float], run: Run) -> list[Op]:
-        """The same work as an engine without fused kernels launches it: expert after expert.
+        """Return the ops as an engine without fused kernels launches them: expert after expert.
 
         Rows of an expert's tokens are gathered, the base's outputs if they exist already, and the weighted outputs are
         added to the sum of the experts before.

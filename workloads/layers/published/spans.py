@@ -83,7 +83,7 @@ class SpanAttention(WrappingKind, PlainKind):
         return State(tuple(LayerCache(one * heads, window) for window, heads in classes))
 
     def within(self, longest: int) -> SpanAttention:
-        """The same for sequences of at most `longest` tokens."""
+        """Return this attention for sequences of at most `longest` tokens."""
         return replace(self, length=min(self.length, longest))
 
     def shard(self, tp: int) -> SpanAttention:
