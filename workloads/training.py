@@ -63,6 +63,7 @@ MODULES: Mapping[str, frozenset[str]] = {
     "moe_act": frozenset({"expert_activation", "expert_clamp"}),
     "mlp": frozenset({"gate_up", "gate", "up", "activation", "down"}),
     "shared_experts": frozenset({"shared_gate_up", "shared_up", "shared_activation", "shared_down"}),
+    "gdn_norm_out": frozenset({"gated_norm"}),
     "moe": frozenset({"router", "router_in", "router_out", "topk", "experts", "combine", "shared_gate_up", "shared_up", "shared_activation",
                       "shared_down", "latent_down", "latent_up"}),
 }  # fmt: skip
@@ -271,18 +272,27 @@ def check_recompute(recompute: str) -> None:
     layers = recompute.removeprefix("full:")
     unknown = [name for name in recompute.split(",") if name not in MODULES]
     if (
-        recompute not in ("none", "auto", "selective", "full")
+        recompute not in ("none", "auto", "selective", "full", ALTERNATE)
         and unknown
         and not (layers != recompute and layers.isdecimal())
     ):
         raise InputError(
             "--recompute",
-            f"must be none, auto, selective, full, full:N or some of {', '.join(MODULES)}, not {recompute!r}",
+            f"must be none, auto, selective, alternate, full, full:N or some of {', '.join(MODULES)}, not {recompute!r}",
         )
 
 
-def made_anew(op: Op, run: Run, recompute: str) -> bool:
-    """Whether the backward pass runs an op of the forward pass once more; `recompute` as in `check_recompute`, whole layers aside."""
+ALTERNATE = "alternate"
+"""Selective checkpoints of torchtitan: of a layer's products in the order of their calls (queries, keys, values, output, gate, up, down) every second runs again, and
+so do norms and activations (pytorch/torchtitan@b5bcd76, distributed/activation_checkpoint.py)."""
+SECOND: Mapping[str, float] = {"gate_up": 0.5, "out": 1.0, "up": 1.0, "norm": 1.0, "rope": 1.0, "activation": 1.0}
+"""Shares of the ops that these run again; keys are few."""
+
+
+def made_anew(op: Op, run: Run, recompute: str) -> float:
+    """Share of an op of the forward pass that the backward pass runs once more; `recompute` as in `check_recompute`, whole layers aside."""
+    if recompute == ALTERNATE:
+        return SECOND.get(op.name, 0.0)
     if about(op.kind).scores and run.score_passes:
         return recompute in ("selective", "full") or "core_attn" in recompute
     if recompute in ("none", "selective", "full"):

@@ -15,6 +15,7 @@ from ...simulator.scenario.load import load
 from ...workloads.errors import InputError
 from ...workloads.hf.json_file import read_json_object
 from ...workloads.model import ModelSpec
+from ...workloads.training import ALTERNATE
 from ...workloads.yamlfile import read_yaml
 from .train import Training, train
 from .train_search import fastest_training
@@ -78,8 +79,8 @@ FORMATS = {
 """What names a format in Megatron-Bridge's `mixed_precision` and `fp8_recipe`, in this order."""
 SHARDED = {"no_shard": 0, "optim": 1, "optim_grads": 2, "optim_grads_params": 3}
 """ZeRO stage of Megatron-FSDP's `data_parallel_sharding_strategy`."""
-CHECKPOINTS = {"selective": "layernorm,mlp", "memory_budget": "auto"}
-"""Recomputation of torchtitan's checkpoints. Its selective ones keep every second product: nearest are norms and dense blocks."""
+CHECKPOINTS = {"selective": ALTERNATE, "memory_budget": "auto"}
+"""Recomputation of torchtitan's checkpoints."""
 
 CP_TYPES = {"p2p": "ring", "all_gather": "all-gather", "a2a": "all-to-all"}
 """Exchanges of keys among context-parallel ranks as Megatron names them, and ours."""
@@ -106,6 +107,10 @@ MEGATRON: Mapping[str, tuple[str, Read]] = {
         lambda keys, key: keys.count(key, 0) * keys.flag("cpu_offloading", False),
     ),
     "optimizer.offload_optimizer_states": ("offload_optimizer", _flag),
+    "optimizer.exp_avg_dtype": (
+        "moment_bits",
+        _one_of({"fp32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "torch.float32": 32, "torch.bfloat16": 16}),
+    ),
     "model.cp_comm_type": ("cp_exchange", _one_of(CP_TYPES)),
     "model.offload_modules": ("offload_modules", _modules),
     "model.moe_token_dispatcher_type": (

@@ -232,6 +232,7 @@ class TrainKeywords(DeployOptionsKeywords, total=False):
     offload_optimizer: bool
     offload_modules: str
     cp_exchange: str
+    moment_bits: int
     mtp: int | None
 
 

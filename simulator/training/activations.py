@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ...workloads.layers import Run
 from ...workloads.ops import Op, about
-from ...workloads.training import MODULES, SAVED_BITS, idle
+from ...workloads.training import ALTERNATE, MODULES, SAVED_BITS, idle
 from .layout import TrainingOptions
 
 INPUT_READERS = frozenset(
@@ -31,7 +31,9 @@ OUTPUT = "mla_up_proj dropped"
 
 def dropped_modules(recompute: str) -> frozenset[str]:
     """Modules whose tensors are not kept."""
-    chosen = {"selective": ["core_attn"], "full": ["core_attn"]}.get(recompute, recompute.split(","))
+    chosen = {"selective": ["core_attn"], "full": ["core_attn"], ALTERNATE: ["layernorm", "mlp_up"]}.get(
+        recompute, [*recompute.split(","), *["mlp_up"] * ("mlp" in recompute.split(","))]
+    )
     return frozenset([*chosen] if "mla_up_proj" in chosen else [*chosen, OUTPUT])
 
 
@@ -113,10 +115,18 @@ def _kept_by_matmul(op: Op, value: float, hidden: int) -> list[SavedTensor]:
     s = op.shape
     size = s["m"] * s["k"] * s.get("batch", 1) * SAVED_BITS.get(op.dtype, 8 * value) / 8
     if op.name == "out":  # attention keeps it as its output, until its operands are dropped
+        if op.layer == "state":  # output of the norm behind the states
+            return [SavedTensor(op.name, size, module="gdn_norm_out")]
         return [SavedTensor(op.name, s["m"] * s["k"] * value, module=OUTPUT)]
     first = op.name in INPUT_READERS or (op.name == "q_up" and s["k"] == hidden)
     module = (
-        "layernorm" if first else "mlp" if op.name == "down" else "shared_experts" if op.name == "shared_down" else ""
+        "layernorm"
+        if first
+        else "mlp_up"
+        if op.name == "down"
+        else "shared_experts"
+        if op.name == "shared_down"
+        else ""
     )
     out = [SavedTensor("input" if first else op.name, size, module, whole=first or op.name == "logits")]
     if op.name in ("router", "router_out"):  # probabilities stay in 32 bit
@@ -130,7 +140,10 @@ def _kept_by_vector(op: Op, value: float, hidden: int) -> list[SavedTensor]:
     if op.name == "loss":  # the logits, in 32 bit
         return [SavedTensor("logits_32", 4.0 * rows * cols)]
     saved = tensors / 4 if op.name in ("norm", "final_norm") else tensors - 1
-    module = "mlp" if op.name == "activation" else "shared_experts" if op.name == "shared_activation" else ""
+    module = "shared_experts" if op.name == "shared_activation" else ""
+    if op.name == "activation":  # gate and up
+        halves = (("gate", 1.0, "mlp"), ("up", saved - 1.0, "mlp_up"))
+        return [SavedTensor(name, size * rows * cols * value, of) for name, size, of in halves]
     return [SavedTensor(op.name, saved * rows * cols * value, module, whole=cols == hidden)]
 
 

@@ -234,9 +234,10 @@ class LayerPrices:
         for op in ops:
             took = [(work.op, *price(work)) for work in forward_work(op, run)]
             forward[op.layer] += sum(seconds for _, seconds, _ in took)
-            redone = [one for one in took if any(made_anew(of, run, recompute) for of in (op, one[0]))]
-            behind[op.layer] += sum(seconds for _, seconds, _ in redone)
-            joules[op.layer] += sum(work_J for _, _, work_J in (*took, *(took if recompute == "again" else redone)))
+            for kernel, work_s, work_J in took:
+                redone = max(made_anew(of, run, recompute) for of in (op, kernel))
+                behind[op.layer] += redone * work_s
+                joules[op.layer] += work_J * (2.0 if recompute == "again" else 1.0 + redone)
             for work in backward(op, run, self.bytes_each.gradients):
                 work_s, work_J = price(work)
                 behind[op.layer] += work_s

@@ -42,6 +42,8 @@ GRAPHS = ("auto", "none", "partial", "full")
 
 OFFLOADS = ("attn_norm", "qkv_linear", "core_attn", "attn_proj", "mlp_norm", "expert_fc1", "moe_act", "fused_group_mlp")
 """Modules whose inputs Megatron offloads one by one (NVIDIA/Megatron-LM@002526d, transformer_config.py, `offload_modules`)."""
+MOMENT_BITS = (8, 16, 32)
+"""Bits of each of Adam's two moments (Megatron's precision-aware optimizer)."""
 CP_EXCHANGES = ("ring", "all-gather", "all-to-all")
 """How context-parallel ranks exchange keys and values: Megatron's `cp_comm_type` p2p, all_gather and a2a (Ulysses)."""
 
@@ -90,6 +92,8 @@ class TrainingOptions:
         Some of `OFFLOADS`, comma-separated: the inputs of these modules go there.
     cp_exchange : str
         One of `CP_EXCHANGES`.
+    moment_bits : int
+        One of `MOMENT_BITS`.
     """
 
     batch: int
@@ -111,6 +115,7 @@ class TrainingOptions:
     replicas: int = 1
     offload_modules: str = ""
     cp_exchange: str = "ring"
+    moment_bits: int = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,13 +240,12 @@ def training_layout(
 
 
 def _check_choices(options: TrainingOptions) -> None:
-    if options.zero not in ZERO_STAGES:
-        raise InputError(f"--zero {options.zero}", "must be 0, 1, 2 or 3")
     for name, value, known in (
-        ("graphs", options.graphs, GRAPHS), ("schedule", options.schedule, SCHEDULES), ("cp-exchange", options.cp_exchange, CP_EXCHANGES)
+        ("graphs", options.graphs, GRAPHS), ("schedule", options.schedule, SCHEDULES), ("cp-exchange", options.cp_exchange, CP_EXCHANGES),
+        ("zero", options.zero, ZERO_STAGES), ("moment-bits", options.moment_bits, MOMENT_BITS),
     ):  # fmt: skip
         if value not in known:
-            raise InputError(f"--{name}", f"must be {', '.join(known[:-1])} or {known[-1]}, not {value!r}")
+            raise InputError(f"--{name}", f"must be {', '.join(map(str, known[:-1]))} or {known[-1]}, not {value!r}")
     if options.offload_modules and not set(options.offload_modules.split(",")) <= set(OFFLOADS):
         raise InputError(f"--offload-modules {options.offload_modules}", f"must be some of {', '.join(OFFLOADS)}")
     if options.offload and options.offload_modules:

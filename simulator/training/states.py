@@ -26,9 +26,9 @@ class BytesPerWeight:
     optimizer: float
 
     @classmethod
-    def adam(cls, value_bytes: float) -> BytesPerWeight:
-        """Adam: with weights of 16 bit it keeps a copy of them in 32 bit."""
-        return cls(value_bytes, value_bytes, 12.0 if value_bytes < 4 else 8.0)
+    def adam(cls, value_bytes: float, moment_bits: int = 32) -> BytesPerWeight:
+        """Adam with two moments: with weights of 16 bit it keeps a copy of them in 32 bit."""
+        return cls(value_bytes, value_bytes, moment_bits / 4 + 4.0 * (value_bytes < 4))
 
     def stored_as(self, dtype: str) -> BytesPerWeight:
         """Return the bytes with weights in the format of their products.

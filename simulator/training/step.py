@@ -125,7 +125,7 @@ def training_step(deployment: Deployment, layout: TrainingLayout, options: Train
     for recompute in least_first(deployment, layout) if options.recompute == "auto" else [options.recompute]:
         bench = _prices(deployment, layout, replace(options, recompute=recompute))
         stages = _stages(bench)
-        if all(stage.memory.total <= usable_bytes(deployment.system) for stage in stages):
+        if all(stage.memory.total <= usable_bytes(deployment.system, spare=1.0) for stage in stages):
             break
     memory = max((stage.memory for stage in stages), key=lambda need: need.total)
     check_fits(memory, deployment.model, deployment.system, layout.serving.degrees)
@@ -163,7 +163,7 @@ def _prices(deployment: Deployment, layout: TrainingLayout, options: TrainingOpt
     """Seconds of a micro-batch on one rank: of each sequence, where several share it, its part."""
     sequences = whole_sequences(options.micro_batch, options.seq, deployment.shard.windows)
     m = Moments(sequences.windows, sequences.values / layout.cp)
-    per_weight = BytesPerWeight.adam(deployment.run.numerics.act_bytes).stored_as(
+    per_weight = BytesPerWeight.adam(deployment.run.numerics.act_bytes, options.moment_bits).stored_as(
         deployment.run.numerics.weight_format("ffn")
     )
     return LayerPrices(deployment, layout, options, m, per_weight)

@@ -219,9 +219,12 @@ def test_skewed_routing_takes_longer() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"zero": 4}, "--zero 4: must be 0, 1, 2 or 3"),
+        ({"zero": 4}, "--zero: must be 0, 1, 2 or 3, not 4"),
         ({"batch": 63}, "--batch 63: must be a multiple of 2: 2 data-parallel ranks"),
-        ({"recompute": "some"}, "must be none, auto, selective, full, full:N or some of core_attn, mla_up_proj"),
+        (
+            {"recompute": "some"},
+            "must be none, auto, selective, alternate, full, full:N or some of core_attn, mla_up_proj",
+        ),
         ({"interleave": 2}, "needs pipeline stages"),
         ({"pp": 2, "pipeline_layout": "Et*16|t*15L"}, "has 31 decoder layers, the model has 32"),
         (
@@ -236,6 +239,7 @@ def test_skewed_routing_takes_longer() -> None:
         ({"interleave": 2, "pp": 2, "batch": 33}, "to be a multiple of the 2 stages"),
         ({"ep": 3}, "must divide the 8 experts and the 16 devices of a stage"),
         ({"tp": 3}, "must be the 16 devices"),
+        ({"moment_bits": 12}, "--moment-bits: must be 8, 16 or 32, not 12"),
         ({"kv_dtype": "fp8"}, "--kv-dtype: is of serving; training has none"),
         ({"micro_batch": 0}, "--micro-batch: must be a whole number from 1"),
     ],
@@ -309,7 +313,8 @@ def test_recomputing_modules_saves_what_the_report_says() -> None:
 
 
 RECOMPUTED = {
-    "llama-3-8b": ("none", "layernorm", "layernorm,mlp", "full:4", "full"),
+    "llama-3-8b": ("none", "layernorm", "alternate", "layernorm,mlp", "full:4", "full"),
+    "kimi-linear-48b-a3b": ("none", "gdn_norm_out", "gdn_norm_out,layernorm", "full:4", "full"),
     "deepseek-v3": ("none", "mla_up_proj", "mla_up_proj,moe_act", "mla_up_proj,moe_act,layernorm", "full:4", "full"),
 }
 
@@ -322,7 +327,7 @@ def test_what_keeps_less_takes_longer(model: str) -> None:
         usual = {
             "batch": 64 * nodes,
             "seq": 4096,
-            "ep": 64 if model == "deepseek-v3" else None,
+            "ep": None if model == "llama-3-8b" else 64,
             "tp": 1,
             "recompute": "none",
         }
@@ -334,6 +339,8 @@ def test_what_keeps_less_takes_longer(model: str) -> None:
         assert a.seconds < b.seconds
         assert a.memory.activations > b.memory.activations
     assert all(a.flops.hardware < b.flops.hardware for a, b in pairwise(whole))
+    states = [step(moment_bits=bits).memory.optimizer for bits in (8, 16, 32)]
+    assert states == pytest.approx([states[0] * n for n in (1, 8 / 6, 2)])
     sizes = [step(batch=256, micro_batch=n).memory.total for n in (1, 2, 4)]
     assert sizes == sorted(sizes)
     for a, b in pairwise(step(dtype=dtype) for dtype in ("bf16", "mxfp8", "nvfp4")):

@@ -46,6 +46,7 @@ RECIPE = (
     "all_to_all",
     "recompute",
     "offload",
+    "moment_bits",
 )
 WORDS: Mapping[str, Any] = {"yes": True, "no": False, **{str(n): n for n in range(128)}}
 """Cells of a recipe with another type than text."""
