@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ...devices.calibrated.hardware import hardware
 from ...devices.calibrated.libraries import BLACKWELL, HOPPER, generation
 from ...devices.collectives.deepep import HYBRID, hybrid_runs
 from ...devices.collectives.plans import BY_COST, Topology, cheapest, plan
@@ -277,8 +276,9 @@ class LayerPrices:
         return share + (1.0 - share) * self._taken(SPLIT_SMS)
 
     def _taken(self, sms: float) -> float:
-        """Share of a device's cores."""
-        return float(min(sms / hardware(self.deployment.system.device).cores, 1.0))
+        """Share of a device's cores; 0 if their number is unknown, as of devices whose exchanges take none (TPUs)."""
+        cores = [p.cores for p in self.deployment.system.device.processors.values() if p.kind == "xpu" and p.cores]
+        return min(sms / cores[0], 1.0) if cores else 0.0
 
     def _host(self, works: int, experts: Sequence[ExpertPart]) -> float:
         """Seconds that a device waits for its host to start the kernels of a layer with experts, in both passes.

@@ -140,6 +140,22 @@ def test_the_figure_and_the_output_respect_the_limit() -> None:
     assert component_rows(found.best.silicon) in found.blocks()
 
 
+def test_scenarios_have_a_front_each_and_one_robust_front(tmp_path: Path) -> None:
+    """The robust goal of a design is its worst ratio to the best of each scenario, here by hand."""
+    raw = yaml.safe_load((SPACES / "designs_24.yaml").read_text())
+    training = {"training": True, "model": "llama-3-8b", "batch": 4, "seq": 512, "costs": "roofline"}
+    scenarios = {"chat": raw["design"].pop("workloads")[0], "training": training}
+    raw["design"] |= {"scenarios": scenarios, "goals": {"total_tokens_per_s": "max"}}
+    data = design(written(raw, tmp_path), simulations=2)
+    fronts, first = data.to_dict()["scenarios"], data.rows()[0]
+    assert list(fronts) == ["chat", "training"]
+    ratios = [first[f"{name} total_tokens_per_s"] / fronts[name][0]["total_tokens_per_s"] for name in fronts]
+    assert first["robust_total_tokens_per_s"] == pytest.approx(min(ratios))
+    raw["design"]["scenarios"] = {"chat": 3}
+    with pytest.raises(InputError, match=r"design\.scenarios: must map names"):
+        design(written(raw, tmp_path))
+
+
 def test_equal_seeds_equal_bytes_and_kept_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     space = SPACES / "designs_24.yaml"
     asked = {"goal": "output_tokens_per_s,area_mm2", "method": "random", "simulations": 3, "seed": 5}

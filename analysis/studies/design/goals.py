@@ -21,6 +21,8 @@ SILICON = ("area_mm2", "watts", "usd")
 EDAP = "edap"
 """Energy a token x time a token x area [J s mm2]."""
 MADE = (*SILICON, EDAP)
+ROBUST = "robust_"
+"""Prefix of a goal over several scenarios: its worst ratio to the best value of each scenario."""
 METRICS = Names((*FIGURES, *MADE))
 MORE = ("per_s", "goodput", "attainment", "steady", "stationary", "per_user", "per_device")
 """Parts of names of metrics of which more is better; of all others less is."""

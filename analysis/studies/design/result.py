@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from .describe import component_rows
 from .goals import EDAP, SILICON, direction
 from .searching import SearchOutcome, feasible, may_hold
 from .space import Space
-from .why import Alone, Bottleneck, Design, Shadow
+from .why import Alone, Bottleneck, Design, Shadow, by_scenario
 
 MOST_SHOWN = 20
 
@@ -40,6 +40,8 @@ class DesignAnswer(Result):
         The reference of the space, simulated.
     text : str
         The best design as a system's file.
+    fronts : mapping of str to tuple of Design
+        Of each scenario, if the space has some: the same for this scenario alone.
     """
 
     FILE = "design.json"
@@ -56,6 +58,7 @@ class DesignAnswer(Result):
     text: str
     method: str
     seed: int
+    fronts: Mapping[str, tuple[Design, ...]]
 
     @property
     def best(self) -> Design:
@@ -79,6 +82,7 @@ class DesignAnswer(Result):
             "front": [self._entry(d, limits) for d, limits in zip(self.front, self.limits, strict=True)],
             "reference": None if self.reference is None else self._entry(self.reference, ()),
             "no_larger_than_reference": None if self.no_larger is None else self._entry(self.no_larger, ()),
+            "scenarios": {name: self._front(front) for name, front in self.fronts.items()},
             "alone": [one.to_dict(self.space) for one in self.alone],
             "shadow_prices": [price.to_dict() for price in self.prices],
             "headline": self.headline(),
@@ -104,12 +108,23 @@ class DesignAnswer(Result):
 
     def _flat(self, design: Design) -> dict[str, Any]:
         metrics = design.metrics or {}
-        names = dict.fromkeys((*self.space.goals.names, *SILICON, EDAP))
-        return {**self.space.named(design.values), **{n: metrics.get(n) for n in names}, "front": design in self.front}
+        robust = self.space.robust
+        of_one = () if robust is None else robust.goals.wanted
+        names = dict.fromkeys((*self.space.goals.names, *of_one, *SILICON, EDAP))
+        out = {**self.space.named(design.values), **{n: metrics.get(n) for n in names}, "front": design in self.front}
+        if robust is not None and len(design.each) > len(self.space.models):
+            rows = by_scenario(self.space, design.each, design.silicon.values())
+            scenarios = zip(self.space.scenarios, rows, strict=True)
+            out |= {f"{name} {goal}": row.get(goal) for name, row in scenarios for goal in robust.bests}
+        return out
 
     def rows(self) -> Rows:
+        return self._front(self.front)
+
+    def _front(self, front: Sequence[Design]) -> Rows:
+        """The first designs of a front: parameters and the metrics that all of them have."""
         out = []
-        for design in self.front[:MOST_SHOWN]:
+        for design in front[:MOST_SHOWN]:
             row = self._flat(design)
             del row["front"]
             out.append({k: v for k, v in row.items() if v is not None})
@@ -163,6 +178,8 @@ class DesignAnswer(Result):
             f"front of {goals}:",
             self.rows(),
         ]
+        for name, front in self.fronts.items():
+            out += [f"front of {name} alone:", self._front(front)]
         if self.alone:
             out += [
                 "best for each single model, among the simulated designs:",

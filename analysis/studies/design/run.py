@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
 
 from ....workloads.errors import InputError
@@ -21,10 +20,10 @@ from ..sweep.file import why_absent
 from ..sweep.outcomes import OutcomeFile, Outcomes, Settings
 from ..sweep.point import Outcome
 from .engines import EngineAnswer, engine_space, engines
-from .goals import MADE, direction
+from .goals import MADE, ROBUST, SILICON, direction
 from .result import DesignAnswer
 from .searching import METHODS, SearchOutcome, front_of, may_hold, search
-from .space import Space, read_space, space_path
+from .space import Robust, Space, read_space, space_path
 from .why import (
     NEARBY,
     RATES,
@@ -95,20 +94,41 @@ def design(
     plan = read_space(path, named, _workloads(workload), goal, budget, across)
     most = max(LEAST, -(-plan.size // 10)) if simulations is None else simulations
     most = check_count(most, "--simulations", 1)
-    every = judged(plan, progress)
     where = Workers(workers or (None if dask else 1), dask)
     with _stored(folder) as stored:
-        runner = Runner(plan, stored.study(where))
-        results = search(plan, every, runner.run, method, most, seed)
-        front = tuple(every[i] for i in front_of(plan.goals, every, results.simulated))
-        if not front:
-            raise nothing(plan, results)
+        study, fronts = stored.study(where), dict[str, tuple[Design, ...]]()
+
+        def searched(space: Space) -> tuple[SearchOutcome, tuple[Design, ...]]:
+            every = judged(space, progress)
+            results = search(space, every, Runner(space, study).run, method, most, seed)
+            front = tuple(every[i] for i in front_of(space.goals, every, results.simulated))
+            if not front:
+                raise nothing(space, results)
+            return results, front
+
+        for name, load in zip(plan.scenarios, plan.workloads, strict=False):
+            fronts[name] = searched(replace(plan, workloads=(load,), scenarios=()))[1]
+        plan = _robust(plan, tuple(fronts.values())) if fronts else plan
+        runner, (results, front) = Runner(plan, study), searched(plan)
+        every = results.every
         reference = _reference(plan, every, runner)
         limits = tuple(tuple(limits_of(plan, one)) for one in front)
         single = alone(plan, [every[i] for i in results.simulated])
         prices = (*_resources(plan, front[0], every, runner), *_rates(plan, front[0], runner))
     text = Shown(*system_of(plan, front[0])).text()
-    return DesignAnswer(plan, results, front, limits, single, prices, reference, text, method, seed)
+    return DesignAnswer(plan, results, front, limits, single, prices, reference, text, method, seed, fronts)
+
+
+def _robust(plan: Space, fronts: Sequence[Sequence[Design]]) -> Space:
+    """Return a space whose goals are the worst ratios to the best of each scenario; limits hold in every scenario."""
+    bests: dict[str, tuple[float, ...]] = {}
+    for name, sign in zip(plan.goals.wanted, plan.goals.signs, strict=True):
+        if name not in SILICON:
+            bests[name] = tuple(
+                min(((d.metrics or {})[name] or 0.0 for d in f), key=lambda x: sign * x) for f in fronts
+            )
+    wanted = {ROBUST + name if name in bests else name: goal for name, goal in plan.goals.wanted.items()}
+    return replace(plan, goals=replace(plan.goals, wanted=wanted, across="worst"), robust=Robust(plan.goals, bests))
 
 
 def _workloads(text: str | None) -> list[dict[str, Value]] | None:
@@ -171,8 +191,7 @@ def _stored(folder: str | Path | None) -> AbstractContextManager[Outcomes]:
 def points_of(plan: Space, design: Design) -> list[dict[str, Value]]:
     """A design as points, each model under each workload."""
     settings = {} if design.tuned is None else design.tuned.settings
-    loads = product(plan.models, plan.workloads)
-    return [{**plan.point(design.values, model, load), **settings} for model, load in loads]
+    return [{**plan.point(design.values, model, load), **settings} for model, load in plan.loads]
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,8 +274,8 @@ JUDGED = 2000
 
 def nothing(plan: Space, outcome: SearchOutcome) -> InputError:
     """The line that says so: an error that all have, a metric that none has, or the limits that bind."""
-    errors = [one.error for one in outcome.every if one.error is not None]
-    if len(errors) == len(outcome.every):
+    errors = [one.error for one in [outcome.every[i] for i in outcome.simulated] or outcome.every]
+    if None not in errors:
         return InputError(plan.path, f"no design can be run: {errors[0]}")
     done = [one for one in outcome.every if one.metrics is not None]
     for name in plan.goals.names if done else ():

@@ -23,8 +23,8 @@ from ....workloads.requests.options import check_count
 from ....workloads.yamlfile import read_yaml
 from ...answers.description import spaces
 from ..sweep.axes import Value, read_axis
-from ..sweep.point import PERCENTILES, check_parameter
-from .goals import Goals, read_across, read_goals, read_limits
+from ..sweep.point import PERCENTILES, TRAINING, check_parameter
+from .goals import ROBUST, Goals, read_across, read_goals, read_limits
 
 OWN = "own_systems"
 """What is searched of a fleet: how many of its systems are the file's."""
@@ -90,7 +90,35 @@ def read_fleet(given: Any, path: Path, searched: Mapping[str, Sequence[Value]]) 
     return MixedFleet(systems, str(given["plain"]), path.absolute(), silicon_of(plain.device))
 
 
-KEYS = ("title", "search", "models", "workloads", "goals", "limits", "across", "reference", "fleet", "kernel")
+@dataclass(frozen=True, slots=True)
+class Robust:
+    """What designs of several scenarios are compared with.
+
+    Attributes
+    ----------
+    goals : Goals
+        Of one scenario.
+    bests : mapping of str to tuple of float
+        Goal -> the best value of each scenario.
+    """
+
+    goals: Goals
+    bests: Mapping[str, tuple[float, ...]]
+
+
+KEYS = (
+    "title",
+    "search",
+    "models",
+    "workloads",
+    "scenarios",
+    "goals",
+    "limits",
+    "across",
+    "reference",
+    "fleet",
+    "kernel",
+)
 BLOCK, BEST = "design", "best"
 MOST = 200_000
 """Maximum designs of a space for this kind of search."""
@@ -116,6 +144,10 @@ class Space:
         What a design is of, if not of one system.
     tuned : bool
         Whether efficiencies follow from the best tiles of each design (`.tiles`).
+    scenarios : tuple of str
+        Names of the workloads, if each has a front of its own.
+    robust : Robust or None
+        The best of each scenario, once they are known.
     """
 
     title: str
@@ -130,6 +162,13 @@ class Space:
     reference: tuple[Value, ...] | None
     fleet: MixedFleet | None = None
     tuned: bool = False
+    scenarios: tuple[str, ...] = ()
+    robust: Robust | None = None
+
+    @property
+    def loads(self) -> list[tuple[str, Mapping[str, Value]]]:
+        """Every model under every workload; a scenario may name its own model."""
+        return [(str(load.get("model", model)), load) for model in self.models for load in self.workloads]
 
     @property
     def size(self) -> int:
@@ -168,7 +207,7 @@ class Space:
     def point(self, design: Sequence[Value], model: str, workload: Mapping[str, Value]) -> dict[str, Value]:
         """A design under one workload, as settings that `..sweep.point.evaluate` takes."""
         settings = {PARAMETER + name: value for name, value in self.parameters(design).items()}
-        shown = asked_of(self.goals.names)
+        shown = asked_of([goal.removeprefix(ROBUST) for goal in self.goals.names])
         options = {"model": model, "system": str(self.path), PERCENTILES: shown, **workload, **settings}
         options |= self.options(design)
         return {name: value for name, value in options.items() if value is not None}
@@ -225,10 +264,11 @@ def read_space(
     for model in served:
         load_model(model)
     where = "--workload" if workloads else f"{path}: {BLOCK}.workloads"
-    loads = tuple(workloads or _list(block.get("workloads"), where, dict)) or ({},)
+    scenarios = {} if workloads else _scenarios(block, path)
+    loads = tuple(scenarios.values()) or tuple(workloads or _list(block.get("workloads"), where, dict)) or ({},)
     for load in loads:
-        for key in load:
-            check_parameter(str(key), where)
+        for key in load if TRAINING not in load else ():
+            check_parameter(str(key), f"{path}: {BLOCK}.scenarios" if scenarios else where)
     where = f"{path}: {BLOCK}"
     wanted = Goals(
         read_goals(goals if goals is not None else block.get("goals"), where),
@@ -239,10 +279,21 @@ def read_space(
     reference = None if given is None else _reference(given, names, values, path)
     fleet = read_fleet(block.get("fleet"), path, dict(zip(settings, values, strict=True)))
     space = Space(str(block.get("title", path.stem)), path.absolute(), template, names, settings,
-                  values, served, loads, wanted, reference, fleet, _kernel(block, path))  # fmt: skip
+                  values, served, loads, wanted, reference, fleet, _kernel(block, path), tuple(scenarios))  # fmt: skip
     if space.size > MOST:
         raise InputError(f"{where}.search", f"spans {space.size:,} designs, more than {MOST:,}")
     return space
+
+
+def _scenarios(block: Mapping[str, Any], path: Path) -> dict[str, Mapping[str, Value]]:
+    """Return the workloads of a space that each have a front of their own, by name."""
+    given = block.get("scenarios", {})
+    if "scenarios" not in block:
+        return {}
+    named = isinstance(given, dict) and given and all(isinstance(load, dict) for load in given.values())
+    if not named or "workloads" in block:
+        raise InputError(f"{path}: {BLOCK}.scenarios", "must map names to {option: value, ...}, in place of workloads")
+    return {str(name): load for name, load in given.items()}
 
 
 def _kernel(block: Mapping[str, Any], path: Path) -> bool:

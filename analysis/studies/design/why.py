@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import product
 from typing import Any
 
 from ....devices.catalog import describe_system
@@ -22,7 +21,7 @@ from ...answers.step import step_of
 from ...show.text import show
 from ..sweep.axes import Value
 from .bounds import OF_TILES, DesignStep, TunedDesign, at_best, forecast, products, reach, step_for, step_options, tuned
-from .goals import EDAP, MADE, SILICON, direction
+from .goals import EDAP, MADE, ROBUST, SILICON, direction
 from .space import Space
 
 Figures = Mapping[str, float | None]
@@ -80,7 +79,7 @@ class Forecaster:
         bounds: list[dict[str, float]] = []
         promised: list[dict[str, float]] = []
         options = self.space.options(design.values)
-        loads = list(product(self.space.models, self.space.workloads))
+        loads = self.space.loads
         try:
             steps = [self._step(model, {**load, **options}, design) for model, load in loads]
             if self.space.tuned:
@@ -128,7 +127,20 @@ def together(space: Space, by_load: Sequence[Figures], silicon: Figures) -> dict
     out |= silicon
     joules, pace, area = (out.get(n) for n in ("joules_per_token", "tpot_s_mean", "area_mm2"))
     out[EDAP] = None if joules is None or pace is None or area is None else float(joules * pace * area)
+    if space.robust is not None:
+        rows = by_scenario(space, by_load, silicon)
+        for name, bests in space.robust.bests.items():
+            ratios = [value / best for row, best in zip(rows, bests, strict=True) if (value := row.get(name))]
+            worst = min if goals.wanted[ROBUST + name] == "max" else max
+            out[ROBUST + name] = worst(ratios) if len(ratios) == len(rows) else None
     return out
+
+
+def by_scenario(space: Space, by_load: Sequence[Figures], silicon: Figures) -> list[dict[str, float | None]]:
+    """Return the metrics of each scenario over all models."""
+    goals = space.goals if space.robust is None else space.robust.goals
+    single, count = replace(space, robust=None, goals=goals), len(space.scenarios)
+    return [together(single, by_load[i::count], silicon) for i in range(count)]
 
 
 def needed(space: Space, designs: Sequence[Design]) -> None:
@@ -230,11 +242,12 @@ def groups_of(space: Space, design: Design, model: str, workload: Mapping[str, A
 
 
 def limits_of(space: Space, design: Design) -> list[Bottleneck]:
-    """What limits a design, model by model, under the first workload."""
+    """What limits a design, model by model, under the first workload or in each scenario."""
     limits = []
-    for model in space.models:
+    loads = space.loads if space.scenarios else [(model, space.workloads[0]) for model in space.models]
+    for model, load in loads:
         try:
-            limits += groups_of(space, design, model, space.workloads[0])[:1]
+            limits += groups_of(space, design, model, load)[:1]
         except InputError:
             continue
     return limits
@@ -275,7 +288,7 @@ class Alone:
 def alone(space: Space, simulated: Sequence[Design]) -> tuple[Alone, ...]:
     """Return the best simulated design for each single model; nothing for one model."""
     out, per = [], len(space.workloads)
-    for m, model in enumerate(space.models if len(space.models) > 1 else ()):
+    for m, model in enumerate(space.models if len(space.models) > 1 and space.robust is None else ()):
         single = replace(space, models=(model,), goals=replace(space.goals, weights=(1.0,)))
         known: list[tuple[Design, Figures]] = []
         for one in simulated:

@@ -25,11 +25,14 @@ from ...answers.quantities import COUNTS, LENGTHS, RATES, RUN_QUANTITIES, STATE,
 from ...answers.seeds import Seeds, simulate_seeds
 from ...answers.simulate import Simulation, simulate
 from ...answers.summary import LATENCIES
+from ...answers.train import train
 from ...show.record import code_version
 from ...show.text import plain
 from ..stationary import stationary
 from .expression import OF_RUN
 
+TRAINING = "training"
+"""Setting of a point that is a training step: the others are options of `train`."""
 SEEDS, PERCENTILES = "seeds", "percentiles"
 """Parameters in addition to the scenario's options: the mean over N seeds, and more percentiles of latencies."""
 
@@ -165,6 +168,11 @@ def evaluate(point: Mapping[str, Any], version: str) -> Outcome:
             options = {name: value for name, value in point.items() if "." not in name}
             with_changes(options, point)
             return Outcome(step_metrics(point, options), None)
+        if point.get(TRAINING):
+            options = {name: value for name, value in point.items() if "." not in name}
+            with_changes(options, point)
+            step = train(**{name: value for name, value in options.items() if name not in (TRAINING, PERCENTILES)})
+            return Outcome({"total_tokens_per_s": step.tokens_per_s}, None)
         scenario, seeds, shown = scenario_of(point), point.get(SEEDS), point.get(PERCENTILES)
         if seeds is None:
             return Outcome(metrics_of(simulate(scenario, percentiles=shown)), None)
