@@ -96,6 +96,7 @@ class Roofline(Result):
             **({"memory": rows} if (rows := dram_rows(self.deployment)) else {}),
             **entries_after(self.parts, "layers"),
             **({"timeline": records_of(self.bars)} if self.bars else {}),
+            "evidence": evidence(self.deployment, self.sources),
             "out_of_range": None if self.ranges is None else self.ranges.to_dict(),
             "warnings": list(self.warnings),
         }

@@ -47,6 +47,8 @@ def simulate(given: Any) -> None:
     for option, value in one.items():
         if value is not None and (seeds is not None or scenario.model is None):
             raise InputError(f"--{option}", "is for one run: name a model and system, remove --seeds")
+    if shown is not None and scenario.model is None:
+        raise InputError("--percentiles", "needs a model and system")
 
     def make() -> Simulation | Seeds | Comparison:
         with progress() as watch:

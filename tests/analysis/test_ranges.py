@@ -58,6 +58,7 @@ def test_long_contexts_lie_beyond_the_rows() -> None:
     assert 0.9 < found.ranges.share <= 1.0
     assert any("h100-x1" in str(block) and "OUT OF RANGE" in str(block) for block in found.blocks())
     assert found.to_dict()["out_of_range"]["ops"][0]["op"] == "attention_decode"
+    assert {"applies_to", "basis", "error"} <= found.to_dict()["evidence"][0].keys()
 
 
 def test_what_rests_on_no_rows_or_inside_them_is_not_counted() -> None:

@@ -29,7 +29,7 @@ from opbyte.analysis.studies.sweep.expression import parse
 from opbyte.analysis.studies.sweep.file import SweepFile, read_sweep
 from opbyte.analysis.studies.sweep.outcomes import FILE, OutcomeFile
 from opbyte.analysis.studies.sweep.point import BASES, METRICS, Outcome, evaluate, scenario_of
-from opbyte.analysis.studies.sweep.run import TABLE
+from opbyte.analysis.studies.sweep.run import TABLE, read_measured
 from opbyte.devices.spec import SystemSpec
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.model import ModelSpec
@@ -408,6 +408,16 @@ def test_a_model_on_systems_at_several_loads(ask: Ask, write: Write, tmp_path: P
     assert (absent["closed_loop"], absent["simulated"], absent["error"]) == (3, None, None)
     marks = [line for axes in result.drawings()[1].figure.axes for line in axes.lines if line.get_gid() == "measured"]
     assert sorted(len(line.get_xdata()) for line in marks) == [1, 1]
+
+
+def test_measured_points_may_lack_a_metric(write: Write) -> None:
+    """An empty cell was not measured; another text is refused with its line."""
+    path = write("points.csv", "system,concurrency,ttft_s_mean,tpot_s_mean\nh100-x1,1,,0.01\n")
+    axes = ("system", "closed_loop")
+    assert read_measured(path, axes, METRICS) == [{"system": "h100-x1", "closed_loop": 1, "tpot_s_mean": 0.01}]
+    path.write_text(path.read_text() + "h100-x1,2,,fast\n")
+    with pytest.raises(InputError, match=r"points\.csv:3: tpot_s_mean 'fast' is not a number"):
+        read_measured(path, axes, METRICS)
 
 
 def test_the_documented_file_is_one(write: Write, root: Path) -> None:

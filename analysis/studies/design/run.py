@@ -14,7 +14,7 @@ from ...parallel import OnProgress
 from ...parallel.local import Workers
 from ...parallel.study import Study
 from ...show.text import show
-from ..sweep.axes import Value
+from ..sweep.axes import Value, read_value
 from ..sweep.expression import Expression
 from ..sweep.file import why_absent
 from ..sweep.outcomes import OutcomeFile, Outcomes, Settings
@@ -142,18 +142,9 @@ def _workloads(text: str | None) -> list[dict[str, Value]] | None:
             name, sign, value = pair.partition("=")
             if not sign:
                 raise InputError("--workload", f"must be comma-separated NAME=VALUE, not {pair!r}")
-            load[name.strip()] = _number(value.strip())
+            load[name.strip()] = read_value(value.strip())
         out.append(load)
     return out
-
-
-def _number(text: str) -> Value:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 def judged(plan: Space, progress: OnProgress | None) -> list[Design]:

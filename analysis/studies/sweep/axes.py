@@ -65,6 +65,22 @@ class Axis:
         return tuple((self.random.at(float(x)),) for x in rng.random(samples))
 
 
+def read_value(text: str) -> Value:
+    """Return a number if a text is one, else the text.
+
+    Examples
+    --------
+    >>> read_value("4"), read_value("0.5"), read_value("vllm")
+    (4, 0.5, 'vllm')
+    """
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
 def read_axis(name: str, given: Any, where: str) -> Axis:
     """Read one axis of the file.
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ....workloads.csvfile import numbers, read_whole
 from ....workloads.errors import InputError
 from ....workloads.latencies import read_quantiles
 from ...answers.bases import Bases, not_like_for_like
@@ -21,6 +22,7 @@ from ...show.output import SIGNIFICANT, OutputFolder
 from ...show.result import Drawing, Result
 from ...show.text import Blocks, Records, Rows, show
 from ..front import among, front, trade_off_of
+from .axes import read_value
 from .expression import OF_RUN
 from .file import OF_RUNS, SweepFile, SweepPoint, path_of, read_sweep, refuse_absent
 from .outcomes import OutcomeFile
@@ -184,23 +186,30 @@ class Sweep(Result):
 def read_measured(path: Path, columns: Sequence[str], metrics: Collection[str]) -> Records:
     """Read measured points: a CSV with a column for each axis (`concurrency` is `closed_loop`) and for metrics.
 
+    An empty cell of a metric was not measured.
+
     Raises
     ------
     InputError
-        No CSV, or one without these columns, or with texts as metrics.
+        No CSV, or one without these columns, or a cell of a metric that is not a number.
     """
-    import pandas as pd
-
-    try:
-        table = pd.read_csv(path, comment="#").rename(columns={"concurrency": "closed_loop"})
-    except (OSError, ValueError) as error:
-        raise InputError(path, f"cannot be read as a CSV: {error}") from None
-    known = [name for name in table.select_dtypes("number") if name in metrics]
-    if not known or not {*columns} <= {*table.columns}:
+    table = {"closed_loop" if name == "concurrency" else name: column for name, column in read_whole(path, ()).items()}
+    known = [name for name in table if name in metrics]
+    if not known or not {*columns} <= {*table}:
         raise InputError(
             path, f"needs columns {', '.join(columns)}, and numbers of a metric, such as {', '.join(OF_LOADS)}"
         )
-    return [{str(name): x for name, x in row.items()} for row in table[[*columns, *known]].to_dict("records")]
+    out: Records = [{} for _ in table[known[0]].lines]
+    for name in (*columns, *known):
+        column = table[name]
+        at = [i for i, cell in enumerate(column.cells) if name in columns or cell != ""]
+        cells = [column.cells[i] for i in at]
+        if name in known:
+            measured = replace(column, lines=[column.lines[i] for i in at], cells=cells)
+            cells = numbers(measured, 0.0, np.finfo(float).max).tolist()
+        for i, cell in zip(at, cells, strict=True):
+            out[i][name] = read_value(str(cell))
+    return out
 
 
 def sweep(
