@@ -29,7 +29,7 @@ usual_signals()
 # Examples are drawn from a fixed seed: a failure here is a failure everywhere.
 # It is reported as found: making a broken scheduler's example smaller takes minutes, in which it
 # looks like a test that hangs. HYPOTHESIS_PROFILE=shrink looks for the smallest one.
-COMMON = {"deadline": None, "derandomize": True, "max_examples": 30, "database": None}
+COMMON = {"deadline": None, "derandomize": True, "max_examples": 20, "database": None}
 settings.register_profile("opbyte", phases=[Phase.explicit, Phase.generate], **COMMON)
 settings.register_profile("shrink", **COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "opbyte"))
