@@ -120,8 +120,8 @@ def add_values(emitter, p, v, rows, count, ahead, next_rows, later_rows, state, 
     given = (p, v, rows, count, ahead, next_rows, later_rows, state, out)
 
     def strip(first: Value) -> None:
-        for number, (queries, columns) in enumerate(passes):
-            _add_pass(emitter, given, first, dim, tile, queries, columns, number, len(passes))
+        for number in range(len(passes)):
+            _add_pass(emitter, given, first, dim, tile, passes, number)
 
     emitter.loop(I64(0), count, STRIP, strip)
 
@@ -140,14 +140,14 @@ def _passes(size: int) -> list[tuple[range, range]]:
 
 
 def _add_pass(
-    emitter: Emitter, args: Sequence[Value], first: Value, size: int, width: int, queries: range,
-    columns: range, number: int, passes: int,
+    emitter: Emitter, args: Sequence[Value], first: Value, size: int, width: int,
+    passes: Sequence[tuple[range, range]], number: int,
 ) -> None:  # fmt: skip
-    """`add_values` for some queries and columns of a strip of rows from `first` on.
+    """Pass `number` of `add_values` over a strip of rows from `first` on, for its queries and columns.
 
     It fetches its share of the rows ahead.
     """
-    b = emitter.b
+    b, (queries, columns) = emitter.b, passes[number]
     p_at, v_at, rows_at, count, ahead_at, next_at, later_at, state_at, out_at = args
     places = [4 * LANES * c for c in columns]
     slots = [(i, place, emitter.alloca(VEC)) for i in queries for place in places]
@@ -158,14 +158,14 @@ def _add_pass(
         before = emitter.load(emitter.offset(out_at, 4 * i * size + place))
         b.store(emitter.fmul(before, shrink), slot)
 
-    share = 4 * size // passes
+    share = 4 * size // len(passes)
 
     def one(t: Value) -> None:
         row = b.add(v_at, emitter.scalar(b.add(rows_at, b.mul(t, I64(8))), I64))
         # Rows are fetched one after another, each from end to end: a stream for the hardware too.
-        turn = b.add(b.add(t, I64(number * STRIP)), b.mul(first, I64(passes - 1)))
-        which = b.udiv(turn, I64(passes))
-        part = b.add(ahead_at, b.mul(b.urem(turn, I64(passes)), I64(share)))
+        turn = b.add(b.add(t, I64(number * STRIP)), b.mul(first, I64(len(passes) - 1)))
+        which = b.udiv(turn, I64(len(passes)))
+        part = b.add(ahead_at, b.mul(b.urem(turn, I64(len(passes))), I64(share)))
         following = [b.add(part, emitter.scalar(b.add(at, b.mul(which, I64(8))), I64)) for at in (later_at, next_at)]
         if number == 0:  # the next strip once more: its first pass is the one that waits for memory
             soon = b.add(t, I64(STRIP))
