@@ -18,7 +18,8 @@ help:
 	@echo "make types      mypy, strict, over every file of the package"
 	@echo "make bench      the timed tests: engine and CPU kernels, with their bars"
 	@echo "make fuzz       $(FUZZ) spoilt files and options of every reader and command"
-	@echo "make mutants    deliberate faults, each of which the tests must catch; ONLY=PART of a path"
+	@echo "make mutants    deliberate faults, each of which the tests must catch; ONLY=PART of a path;"
+	@echo "                COUNT=60: random ones in the code that decides"
 	@echo "make replay     OLD=REVISION: do a list of commands answer as they did, byte for byte?"
 	@echo "make lines      syntax nodes by room, the change against SINCE=REVISION, unclear English, budgets"
 	@echo "make gpu        on a machine with a GPU: kernels checked and measured, tables in $(GPU_OUT)"
@@ -74,8 +75,9 @@ fuzz: $(VENV)/.test
 	  tests/analysis/test_fuzz.py
 
 ONLY ?=
+COUNT ?=
 mutants: $(VENV)/.test
-	$(BIN)/python .ci/mutants.py $(ONLY)
+	$(BIN)/python .ci/$(if $(COUNT),random_mutants.py $(COUNT),mutants.py $(ONLY))
 
 OLD ?= main
 replay: $(VENV)/.test

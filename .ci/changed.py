@@ -1,8 +1,10 @@
-"""Test files that a change may touch, by the import graph.
+"""Test files that a change may touch, by the import graph, the nearest first.
 
 ``python .ci/changed.py [REVISION]``: of what differs from a revision (the merge base with main), one path
 a line. A test file counts where it, or a module that it imports however far down, in functions too, has
 changed. A file that is no module (a description, a table) counts for every test that imports its folder.
+Test files that import what has changed come first, then those that import what imports it, and so on: what a
+change breaks is mostly seen by the first few.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("workloads", "devices", "simulator", "kernels", "analysis")
 SOURCE = "src/opbyte/"
+AGAINST_REFERENCES = {"simulator/engine/": ("scheduler", "policies", "prefix_cache"), "simulator/parts/": ("composed",)}
+"""Tests of compiled code against slow references, by folder: they see most of what goes wrong there, and come first."""
 EVERYTHING = ("pyproject.toml", "setup.py", "tests/conftest.py")
 
 
@@ -89,13 +93,13 @@ def public() -> dict[str, str]:
 
 
 @cache
-def below(path: str) -> set[str]:
-    """A file and every module of the library that it imports, however far down."""
-    found, left = {path}, [path]
-    while left:
-        new = imported(left.pop()) - found
-        found |= new
-        left += new
+def below(path: str) -> dict[str, int]:
+    """A file and every module of the library that it imports, however far down, with the imports in between."""
+    found, level, steps = {path: 0}, {path}, 0
+    while level:
+        steps += 1
+        level = set().union(*map(imported, level)) - found.keys()
+        found |= dict.fromkeys(level, steps)
     return found
 
 
@@ -114,7 +118,7 @@ def beside(test: str) -> list[str]:
 
 
 def chosen(changed: Iterable[str]) -> list[str]:
-    """Test files that a change of some files may touch."""
+    """Test files that a change of some files may touch, the nearest first."""
     changed = set(changed)
     tests = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "tests").rglob("test_*.py"))
     if changed & set(EVERYTHING):
@@ -122,15 +126,30 @@ def chosen(changed: Iterable[str]) -> list[str]:
     code = {name for name in changed if name.endswith(".py")}
     folders = tuple(f"{name.split('/')[0]}/" for name in changed - code if name.startswith(FOLDERS))
     helpers = {str(Path(name).parent) for name in code if name.startswith("tests/") and "/test_" not in name}
-    out = []
+    names = {word for name in code for word in _words(name)}
+    out: dict[str, tuple[int, ...]] = {}
     for test in tests:
-        reached = set().union(*map(below, [test, *beside(test)]))
-        touched = reached & code or any(name.startswith(folders) for name in reached if folders)
+        reached: dict[str, int] = {}
+        for file in (test, *beside(test)):
+            for name, steps in below(file).items():
+                reached[name] = min(steps, reached.get(name, steps))
+        touched = [steps for name, steps in reached.items() if name in code or (folders and name.startswith(folders))]
         if touched or str(Path(test).parent) in helpers:
-            out.append(test)
+            first = any(
+                name.startswith(f) and Path(test).stem[5:] in AGAINST_REFERENCES[f]
+                for name in code
+                for f in AGAINST_REFERENCES
+            )
+            room = {Path(name).parts[0] for name in code} & {*Path(test).parts}
+            out[test] = (-first, min(touched, default=0), -len(names & _words(test)), -len(room), len(reached))
     if any(name.endswith((".md", ".ipynb")) for name in changed):
-        out += [t for t in ("tests/test_docs.py", "tests/test_notebooks.py") if t not in out]
-    return out
+        out |= dict.fromkeys(("tests/test_docs.py", "tests/test_notebooks.py"), (-1,))
+    return sorted(out, key=lambda test: out[test])
+
+
+def _words(path: str) -> set[str]:
+    """Words of a module's name: a test file that shares one is near."""
+    return {*Path(path).stem.removeprefix("test_").rstrip("s").split("_")}
 
 
 def main(revision: str | None) -> None:

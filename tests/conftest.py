@@ -112,7 +112,7 @@ took: Counter[str] = Counter()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put long files first, so that no worker begins one when the others are done.
+    """Put long files first, so that no worker begins one when the others are done; files that are named keep their order.
 
     What depends on measured data is marked, so that it can be run without them too.
     """
@@ -121,7 +121,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     cache = getattr(config, "cache", None)  # none with -p no:cacheprovider
     known = cache.get(DURATIONS, {}) if cache else {}
     place = {f"test_{name}": len(LONG) - i for i, name in enumerate(LONG)}
-    items.sort(key=lambda item: -known.get(_file(item.nodeid), place.get(item.path.stem, 0)))
+    if not any(".py" in name for name in config.args):
+        items.sort(key=lambda item: -known.get(_file(item.nodeid), place.get(item.path.stem, 0)))
     for item in items:
         if {"data", "data_set"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("data")

@@ -286,12 +286,10 @@ class Run:
 
     def request_blocks(self) -> Iterator[dict[str, npt.NDArray[np.generic]]]:
         """Return `request_columns` of all requests, also of a long run, block by block."""
-        if self.every is not None:
-            yield from (self._seen(block) for block in self.every())
-            return
-        columns = self.request_columns()
-        for first in range(0, len(self.requests.request_id), AT_ONCE):
-            yield {name: c[first : first + AT_ONCE] for name, c in columns.items()}
+        if self.every is None:
+            yield self.request_columns()
+        else:
+            yield from map(self._seen, self.every())
 
     def _seen(self, columns: dict[str, npt.NDArray[np.generic]]) -> dict[str, npt.NDArray[np.generic]]:
         """Columns with what clients see where that is known to differ."""
@@ -303,12 +301,13 @@ class Run:
         return columns
 
     def request_columns(self) -> dict[str, npt.NDArray[np.generic]]:
-        """Return the columns of requests.csv, of a sample for a long run; with client times if they differ."""
+        """Return the columns of requests.csv by arrival, of a sample for a long run; with client times if they differ."""
         columns = self._seen(self.requests.columns())
         for name, left in self.parts.items():
             if (hook := PARTS[name].hook("request_columns")) is not None:
                 columns |= hook(left)
-        return columns
+        rows = np.argsort(self.requests.arrival_s, kind="stable")  # next turns come after what came meanwhile
+        return {name: column[rows] for name, column in columns.items()}
 
     @property
     def output_tokens_per_s(self) -> float | None:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import ndtr
 
 from opbyte import simulate
 from opbyte.analysis.answers.usual import as_usual
-from opbyte.analysis.studies.backlog import LONGER, FullRate, fills, full_rate, in_service, unseen
+from opbyte.analysis.studies import backlog
+from opbyte.analysis.studies.backlog import LONGER, SKEW, STAYS, FullRate, fills, full_rate, in_service, unseen
 from opbyte.analysis.studies.loads import BACKLOG
 from opbyte.analysis.studies.stationary import decide, stationary
 from opbyte.simulator.results.record import Run
@@ -53,6 +56,19 @@ def test_waits_and_spells_are_those_of_a_single_server() -> None:
     free = np.cumsum(work) + np.maximum.accumulate(come - np.cumsum(work) + work)
     waits = free - work - come
     assert waits[waits > 1e-9].mean() == pytest.approx(0.5, rel=0.05)
+
+
+@pytest.mark.parametrize(("engines", "apart_s", "times"), [(1, 10.0, 1), (4, 10.0, 1), (1, 0.5, 5), (2, 0.5, 2.5)])
+def test_an_engine_fills_as_often_as_a_normal_sum_exceeds_it(
+    engines: int, apart_s: float, times: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By two deviations, whatever share of a load it takes; a spell of M/D/1 then lasts 2.5 s at rate 10, load 8."""
+    series = engines * 100.0 + engines**0.5 * 10.0 * np.tile([1.0, -1.0], backlog.SAMPLES // 2)
+    monkeypatch.setattr(backlog, "in_service", lambda _: (series, series))
+    requests = SimpleNamespace(scheduled_s=np.zeros(1), last_token_s=np.full(1, apart_s / STAYS))
+    found: Any = SimpleNamespace(requests=requests, window=SimpleNamespace(length_s=1e12))
+    full = FullRate(10.0, 0.0, 0.0, 1, (120.0, 120.0), Scenario()).of(engines)
+    assert fills(found, 8.0 * engines, full) == pytest.approx(times * SKEW * ndtr(-2.0), rel=1e-3)
 
 
 def test_a_full_engine_serves_what_a_long_backlog_is_served_at(full: FullRate) -> None:

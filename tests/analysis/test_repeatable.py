@@ -6,13 +6,19 @@ import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pandas.testing import assert_frame_equal
 
+from opbyte import simulate
+from opbyte.analysis.answers.simulate import Simulation
+from opbyte.analysis.show.output import STAMPS
 from opbyte.analysis.show.record import command_of, made_by
 from opbyte.workloads.textfile import digest_of_files
 
 from .conftest import Ask
+from .test_long_runs import ADAPTERS, DRAFTS, FAILURES, LOAD, MODEL, SESSIONS, SYSTEM, TIERS
 
 RUN = ("simulate", "llama-3-8b", "--system", "h100-x1", "--requests", "20")
 TRACE = "arrival_s,input_tokens,output_tokens\n0,64,8\n0.5,32,4\n"
@@ -85,3 +91,48 @@ def test_the_library_records_versions_alone() -> None:
 def test_every_command_records_itself(ask: Ask, write: Callable[[str, str], Path]) -> None:
     for line in ("inspect llama-3-8b", "roofline llama-3-8b --system h100-x1", "compare llama-3-8b --systems h100-x1"):
         assert ask(*line.split(), "--json").json()["made_by"]["command"] == f"opbyte {line}"
+
+
+SHORT = LOAD | {"requests": 150}
+POOLS = {"prefill": f"{SYSTEM}x2", "decode": SYSTEM}
+REPLAYED: dict[str, dict[str, Any]] = {
+    "plain": {"replicas": 2},
+    "pools": POOLS | ADAPTERS,
+    "drafts": DRAFTS | ADAPTERS | FAILURES,
+    "sessions": SESSIONS,
+    "tiers": TIERS | {"replicas": 2, "fail": ("0@0.5", "1@1.2"), "repair": 0.3},
+    "tiers-of-pools": TIERS | POOLS,
+    "classes": {"classes": "a:share=0.3,priority=1;b:share=0.7", "policy": "vllm+priority"},
+    "closed-loop": {"rate": None, "closed_loop": 16},
+}
+OF_REQUESTS = ("requests", "input_len", "output_len", "lengths", "rate", "turns", "think", "classes")
+
+
+def served(options: dict[str, Any]) -> Simulation:
+    return simulate(MODEL, None if "prefill" in options else SYSTEM, **options)
+
+
+@pytest.mark.parametrize("name", REPLAYED)
+def test_replayed_requests_meet_what_they_met(name: str, tmp_path: Path) -> None:
+    """Sessions with drafts or adapters do not: these are drawn by a request's place, which is that of its arrival then."""
+    asked = SHORT | REPLAYED[name]
+    rows = served(asked).requests()
+    engine = {key: value for key, value in asked.items() if key not in OF_REQUESTS}
+    again = served(engine | {"trace": rows}).requests()
+    rows.to_csv(tmp_path / "requests.csv", index=False, float_format=STAMPS)
+    written = served(engine | {"trace": tmp_path / "requests.csv"}).requests()
+    rows["request_id"] = range(len(rows))
+    if "session" in rows:
+        rows["session"] = again["session"]  # named by their first rows
+    assert_frame_equal(again, rows, check_exact=True)
+    assert_frame_equal(written, rows, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["plain", "drafts", "bursts"])
+def test_groups_and_workers_change_nothing(name: str) -> None:
+    asked = SHORT | {"replicas": 3} | {"plain": {}, "drafts": DRAFTS, "bursts": {"cv": 3.0}}[name]
+    fleet = served(asked)
+    for groups, workers in ((2, 1), (2, 2), (3, 2)):
+        cut = served(asked | {"groups": groups, "workers": workers})
+        assert cut.to_dict() == fleet.to_dict()
+        assert_frame_equal(cut.requests(), fleet.requests(), check_exact=True)

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from opbyte import simulate
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import deploy
-from opbyte.simulator.engine.kv import CacheSettings, kv_rules, sequence_bytes, sequences_that_fit
+from opbyte.simulator.engine.kv import CacheSettings, check_fits, kv_rules, sequence_bytes, sequences_that_fit
 from opbyte.workloads.catalog import load_model
+from opbyte.workloads.errors import CapacityError
 from opbyte.workloads.layers import HeadExperts, SlicedAttention
 from opbyte.workloads.model import ModelSpec
 
@@ -62,6 +63,19 @@ def test_room_for_a_prompt_is_its_activations(room: int) -> None:
     rules = kv_rules(deploy(model, load_system("h100-x1")), CacheSettings(prompt_room=room))
     fits = sequences_that_fit(rules, 512)
     assert fits * held(model, 512, room) <= rules.capacity < (fits + 1) * held(model, 512, room)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(17, 16), (1, 512), (512, 1), (3000, 41)])
+def test_a_request_fits_where_all_but_its_last_token_do(inputs: int, outputs: int) -> None:
+    """Nothing is computed from the last token."""
+    rules = kv_rules(deploy(load_model("llama-2-7b"), load_system("h100-x1")), CacheSettings(1))
+    need = (inputs + outputs - 1) * 2 * 32 * 4096 * 2
+    asked = (np.array([inputs]), np.array([outputs]), np.array([7]), "model")
+    check_fits(rules._replace(capacity=float(need)), *asked)
+    with pytest.raises(
+        CapacityError, match=rf"request 7 \({inputs} tokens in, {outputs} out\) needs {need / 2**30:.2f} GiB"
+    ):
+        check_fits(rules._replace(capacity=need - 1.0), *asked)
 
 
 def test_a_run_holds_fewer_sequences_with_room_for_prompts() -> None:

@@ -65,7 +65,7 @@ class Outages:
         """
         from scipy.special import bdtrc
 
-        return float(bdtrc(needed - 1, replicas, self.up)) if replicas > needed else self.up**needed
+        return float(bdtrc(needed - 1, replicas, self.up))
 
     def replicas(self, needed: int) -> int:
         """Return the fewest replicas of which `needed` are up for the share of time that is asked."""

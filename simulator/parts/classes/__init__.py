@@ -15,7 +15,7 @@ PARTS = (
             "door": "admission:door",
             "engine": "admission:ClassQueues",
             "collect": "run:classes_left",
-            "request_columns": "run:request_columns",
+            "request_columns": lambda left: left.labels.columns(),
             "figures": "run:FIGURES",
         },
         left=lambda served: served.table.labels is not None,

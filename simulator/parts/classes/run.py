@@ -21,11 +21,6 @@ from .lanes import INPUT_WEIGHT, OUTPUT_WEIGHT
 Flags = npt.NDArray[np.bool_]
 
 
-def request_columns(left: Classes) -> dict[str, npt.NDArray[np.generic]]:
-    """Class, priority and tenant of each request."""
-    return left.labels.columns()
-
-
 def classes_left(run: Run, served: Served, stream: RequestStream, warmup: int) -> Classes | None:
     """Measure a run by class; None if requests have no classes."""
     requests, classes, window, outside_s = run.requests, stream.classes, run.window, served.policy.host.request_s

@@ -30,6 +30,8 @@ class Tasks:
         Mean calls on the critical path.
     serving_s, between_s : float
         Mean time on it in calls, and between them: tools, users' pauses, arrivals that were later.
+    columns : dict of str to array
+        Of requests.csv, which can then be replayed: session and pause of each request; none where calls wait for several.
     """
 
     count: int
@@ -38,15 +40,12 @@ class Tasks:
     path_calls: float
     serving_s: float
     between_s: float
+    columns: dict[str, F8]
 
 
 def tasks_left(_: object, served: Served, *__: object) -> Tasks | None:
-    """What a run was to its tasks."""
-    return tasks_of(served.table)
-
-
-def tasks_of(table: RequestTable) -> Tasks | None:
     """Measure the tasks of a run; None where no request follows another."""
+    table = served.table
     if not len(table.follows):
         return None
     count = slice(0, table.count)
@@ -66,6 +65,7 @@ def tasks_of(table: RequestTable) -> Tasks | None:
     return Tasks(
         int(complete.sum()), int(calls[complete].sum()), quantiles(e2e), float(steps.mean()),
         float(serving.mean()), float((e2e - serving).mean()),
+        {} if table.after else {name: getattr(table, name)[table.done()] for name in ("session", "think_s")},
     )  # fmt: skip
 
 

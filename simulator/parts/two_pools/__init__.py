@@ -23,7 +23,7 @@ PARTS = (
             "arrange": "asked:arranged",
             "between": "crossing:between",
             "collect": "run:pools_left",
-            "request_columns": "run:request_columns",
+            "request_columns": lambda left: {"kv_start_s": left.moves.start_s, "kv_end_s": left.moves.end_s},
             "figures": "run:FIGURES",
         },
         page="disaggregation",

@@ -119,11 +119,6 @@ def pools_left(run: Run, served: Served, *_: object) -> TwoPools | None:
     return replace(pools_found, limiting=limiting_pool(run, pools_found))
 
 
-def request_columns(left: TwoPools) -> dict[str, F8]:
-    """When each request's KV cache was transferred."""
-    return {"kv_start_s": left.moves.start_s, "kv_end_s": left.moves.end_s}
-
-
 def pools_of(run: Run) -> tuple[PoolRun, ...]:
     """Both pools of a run; nothing where there is one."""
     left = run.parts.get("two-pools")
