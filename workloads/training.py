@@ -293,12 +293,10 @@ def made_anew(op: Op, run: Run, recompute: str) -> float:
     """Share of an op of the forward pass that the backward pass runs once more; `recompute` as in `check_recompute`, whole layers aside."""
     if recompute == ALTERNATE:
         return SECOND.get(op.name, 0.0)
-    if about(op.kind).scores and run.score_passes:
-        return recompute in ("selective", "full") or "core_attn" in recompute
-    if recompute in ("none", "selective", "full"):
-        return recompute == "full"
     chosen = recompute.split(",")
-    return (about(op.kind).scores and "core_attn" in chosen) or any(op.name in MODULES.get(name, ()) for name in chosen)
+    if about(op.kind).scores and ((recompute == "selective" and run.score_passes) or "core_attn" in chosen):
+        return 1.0
+    return float(recompute == "full" or any(op.name in MODULES.get(name, ()) for name in chosen))
 
 
 @dataclass(frozen=True, slots=True)

@@ -194,8 +194,9 @@ class Training(Result):
                 for i, by_part in enumerate((passes.forward, passes.backward, passes.joules)):
                     for name, amount in by_part.items():
                         sums.setdefault(name, [0.0, 0.0, 0.0])[i] += amount
-        nominal_J = sum(work for _, _, work in sums.values()) or 1.0  # at the nominal clock
-        held = self.step.work_J / self.layout.microbatches / nominal_J
+        board, nominal_J = self.deployment.device.board, sum(work for _, _, work in sums.values()) or 1.0
+        static_J = self.devices * (board.idle_joules(self.step.seconds) + board.busy_joules(self.step.seconds))
+        held = (self.step.joules - static_J) / self.layout.microbatches / nominal_J  # under the limit; Adam's is in it
         return [
             {"part": name, "forward_seconds": f, "backward_seconds": b, "joules": work * held}
             for name, (f, b, work) in sums.items()

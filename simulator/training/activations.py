@@ -29,11 +29,13 @@ OUTPUT = "mla_up_proj dropped"
 """Module of what is kept only where recomputing the projections of latent attention drops its queries, keys and values."""
 
 
+DROPPED = {"selective": "core_attn", "full": "core_attn", ALTERNATE: "layernorm,mlp_up"}
+"""Modules of other ways to compute again; `mlp_up` is the half of `mlp` that torchtitan drops."""
+
+
 def dropped_modules(recompute: str) -> frozenset[str]:
     """Modules whose tensors are not kept."""
-    chosen = {"selective": ["core_attn"], "full": ["core_attn"], ALTERNATE: ["layernorm", "mlp_up"]}.get(
-        recompute, [*recompute.split(","), *["mlp_up"] * ("mlp" in recompute.split(","))]
-    )
+    chosen = DROPPED.get(recompute, recompute.replace("mlp", "mlp,mlp_up")).split(",")
     return frozenset([*chosen] if "mla_up_proj" in chosen else [*chosen, OUTPUT])
 
 

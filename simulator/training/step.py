@@ -86,8 +86,6 @@ class TrainingStep:
         As asked, with what "auto" chose.
     joules : float
         Of all devices, static power included [J].
-    work_J : float
-        Of it, the work of passes [J].
     """
 
     seconds: float
@@ -97,10 +95,8 @@ class TrainingStep:
     memory: TrainingMemory
     flops: Flops
     stages: tuple[TrainingStage, ...]
-    schedule: Schedule
     options: TrainingOptions
     joules: float
-    work_J: float
 
     @property
     def by_stream(self) -> dict[str, float]:
@@ -280,8 +276,8 @@ def _timed(bench: LayerPrices, stages: tuple[TrainingStage, ...], memory: Traini
     by_stage = tuple(
         _streams(bench, stages, s, busy_s, updates[s], without, step_s) for s, busy_s in enumerate(alone.busy)
     )
-    energies = _energies(bench, stages, by_stage, update_J)
-    return TrainingStep(step_s, by_stage, busiest, max(hidden, 0.0), memory, flops, stages, done, options, *energies)
+    joules = _energy(bench, stages, by_stage, update_J)
+    return TrainingStep(step_s, by_stage, busiest, max(hidden, 0.0), memory, flops, stages, options, joules)
 
 
 def _streams(
@@ -301,21 +297,20 @@ def _streams(
     }  # fmt: skip
 
 
-def _energies(
+def _energy(
     bench: LayerPrices, stages: Sequence[TrainingStage], times: Sequence[dict[str, float]], update_J: Sequence[float]
-) -> tuple[float, float]:
-    """Energy of all devices, and of the work of passes in it [J]; work is under the board's limit, without bubbles and exchanges behind passes.
+) -> float:
+    """Energy of all devices [J]; work is under the board's limit, without bubbles and exchanges behind passes.
 
     A device that waits for others or for its host draws idle and awake power: a kernel waits on it.
     """
-    layout, board, total, work = bench.layout, bench.deployment.device.board, 0.0, 0.0
+    layout, board, total = bench.layout, bench.deployment.device.board, 0.0
     for stage, took, after in zip(stages, times, update_J, strict=True):
         step_s = sum(took.values())
-        passes_J = layout.microbatches * sum(sum(p.joules.values()) for p in (*stage.layers, *stage.ends))
-        held_J = board.work_joules(passes_J + after, step_s - took[PIPELINE] - took[DATA])
-        total += held_J + board.idle_joules(step_s) + board.busy_joules(step_s)
-        work += held_J * passes_J / (passes_J + after or 1.0)
-    return total * layout.devices / layout.pp, work * layout.devices / layout.pp
+        passes_J = sum(sum(p.joules.values()) for p in (*stage.layers, *stage.ends))
+        total += board.work_joules(layout.microbatches * passes_J + after, step_s - took[PIPELINE] - took[DATA])
+        total += board.idle_joules(step_s) + board.busy_joules(step_s)
+    return total * layout.devices / layout.pp
 
 
 def _label(stage: TrainingStage, name: str) -> float:
