@@ -6,6 +6,7 @@ requests; queues whose growth is known; the order of levels.
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,11 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opbyte import capacity, simulate
+from opbyte.analysis.studies import stationary
 from opbyte.analysis.studies.capacity_result import SystemCapacity
+from opbyte.analysis.studies.loads import knob_of
 from opbyte.analysis.studies.stationary import BATCHES, FIRST, MOST_REQUESTS, _queue, counted, decide, judge
 from opbyte.analysis.studies.sweep.point import metrics_of
 from opbyte.simulator.results.record import Run
 from opbyte.simulator.results.steady import Window, trend_share
+from opbyte.simulator.scenario import Scenario
 
 MODEL, SYSTEM = "llama-3.1-8b", "h100-x1"
 WORK: dict[str, Any] = {"input_len": 150, "output_len": 294, "lengths": "lognormal", "framework": "vllm"}
@@ -107,6 +111,34 @@ def test_five_generations_tell_nothing() -> None:
     for batches, state in ((5, "open"), (BATCHES - 1, "open"), (BATCHES, "holds")):
         window = Window(100.0, 900.0, "steady", edges=tuple(np.linspace(100.0, 900.0, batches + 1)))
         assert _queue(SimpleNamespace(window=window, requests=requests), None, True)[0] == state
+
+
+@pytest.mark.parametrize(
+    ("figure", "wide", "state"),
+    [(0.5, 0.9, "holds"), (0.99, 0.04, "holds"), (1.01, 0.04, "missed"), (3.0, 0.6, "missed"), (2.0, 0.6, "open")],
+)
+def test_a_latency_surely_beyond_its_limit_is_missed(
+    figure: float, wide: float, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However wide its interval is; one whose limit lies within a wide one is open, within a narrow one as measured."""
+    monkeypatch.setattr(stationary, "_spread", lambda *_: wide)
+    monkeypatch.setattr(stationary, "_far", lambda *_: False)
+    calm: Any = SimpleNamespace(window=SimpleNamespace(overloaded=False))
+    tried: Any = SimpleNamespace(figures={"ttft_p99": figure})
+    assert stationary._latency(calm, tried, "ttft_p99", 1.0, None) == state
+
+
+@pytest.mark.parametrize(
+    ("text", "knob"),
+    [
+        ("num_prefill_tokens,num_decode_tokens\n3,4\n3,4\n", ("rate", 1.0)),
+        ("arrival_s,input_tokens,output_tokens\n0,3,4\n0,3,4\n", ("rate", 1.0)),
+        ("arrival_s,input_tokens,output_tokens\n1,3,4\n2,3,4\n5,3,4\n", ("rate_scale", 0.5)),
+    ],
+)
+def test_a_trace_without_times_has_its_load_as_a_rate(text: str, knob: tuple[str, float], tmp_path: Path) -> None:
+    (tmp_path / "trace.csv").write_text(text)
+    assert knob_of(Scenario(model=MODEL, system=SYSTEM).changed(trace=str(tmp_path / "trace.csv"))) == knob
 
 
 RUNS: dict[tuple[float, int], Run] = {}

@@ -154,14 +154,19 @@ def test_deepeps_modes(inside: int, outside: int, copies: int, message: float) -
     assert cheapest("all_to_all", topology, message).algorithm not in BY_NAME
 
 
-@given(inside=SIZES, outside=SIZES, slices=st.sampled_from((1, 2)), message=st.floats(1.0, 1e9))
-def test_a_link_by_cost_is_the_cheapest_of_all(inside: int, outside: int, slices: int, message: float) -> None:
+@given(
+    inside=SIZES, outside=SIZES, slices=st.sampled_from((1, 2)), message=st.floats(1.0, 1e9),
+    scale=st.sampled_from((0.25, 1.0, 64.0)),
+)  # fmt: skip
+def test_a_link_by_cost_is_the_cheapest_of_all(
+    inside: int, outside: int, slices: int, message: float, scale: float
+) -> None:
     topology = nodes(2 * inside, outside, slices)
     plans = tuple(plan("all_to_all", name, topology) for name in usual("all_to_all"))
     op = collective_op("all_to_all", message, topology.ranks)
-    taken = PlannedLink(plans, SLOW).cost(op)
-    assert taken.seconds == cheapest("all_to_all", topology, message).seconds(message)
-    assert taken.seconds == min(PlannedLink((p,), SLOW).cost(op).seconds for p in plans)
+    taken, sent = PlannedLink(plans, SLOW, scale).cost(op), scale * message
+    assert taken.seconds == cheapest("all_to_all", topology, sent).seconds(sent)
+    assert taken.seconds == min(PlannedLink((p,), SLOW, scale).cost(op).seconds for p in plans)
 
 
 def test_bad_input_is_one_clear_line() -> None:
