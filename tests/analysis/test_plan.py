@@ -255,6 +255,10 @@ def test_bounds_bind(tmp_path: Path) -> None:
     short = bound_of(deployment, settings, block, {"tpot_p50": 0.0039})
     assert short.copies is None
     assert "at nominal rates, of one request at a time" in short.why
+    # And 20,000 keys and values of 131,072 bytes: 0.8 ms more.
+    long = Scenario.of("llama-3-8b", "h100-x1", rate=1.0, requests=4, input_len=20_000, output_len=2).workload.open(0)
+    found, first = (bound_of(deployment, settings, rows, {"tpot_p50": 0.0047}) for rows in (long.read(), block))
+    assert (found.copies, first.copies is None) == (None, False)
     large = Scenario.of("llama-3-70b", "h100-x2", tp=1, dp=2, rate=1.0, requests=2, input_len=8, output_len=8)
     made, how = deployment_of(large)
     assert "memory" in bound_of(made, how, block, {"ttft_p99": 1.0}).why

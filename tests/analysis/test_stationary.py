@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from opbyte import capacity, simulate
 from opbyte.analysis.studies import stationary
 from opbyte.analysis.studies.capacity_result import SystemCapacity
-from opbyte.analysis.studies.loads import knob_of
+from opbyte.analysis.studies.loads import knob_of, too_long
 from opbyte.analysis.studies.stationary import BATCHES, FIRST, MOST_REQUESTS, _queue, counted, decide, judge
 from opbyte.analysis.studies.sweep.point import metrics_of
 from opbyte.simulator.results.record import Run
@@ -139,6 +139,11 @@ def test_a_latency_surely_beyond_its_limit_is_missed(
 def test_a_trace_without_times_has_its_load_as_a_rate(text: str, knob: tuple[str, float], tmp_path: Path) -> None:
     (tmp_path / "trace.csv").write_text(text)
     assert knob_of(Scenario(model=MODEL, system=SYSTEM).changed(trace=str(tmp_path / "trace.csv"))) == knob
+
+
+def test_the_excess_over_a_limit_is_a_share_of_it() -> None:
+    text = too_long(["ttft_p99"], {"ttft_p99": 3.0}, {"ttft_p99": 2.0}, "{name} by {over:.0%}")
+    assert "ttft p99 by 50%" in text
 
 
 RUNS: dict[tuple[float, int], Run] = {}
