@@ -32,6 +32,8 @@ def test_owned() -> None:
     assert price.price_of(H100, owned) == pytest.approx(1.0)
     assert price.price_of(H100, Scenario(capex="h100=35064", years=2.0)) == pytest.approx(2.0)
     assert price._power_usd(run(500.0), owned) == pytest.approx(0.15)
+    assert price.source_of(H100, owned) == "owned for 4 years, and 0.2 USD/kWh at PUE 1.5"
+    assert not price.source_of(H100, Scenario(price="h100=9")).startswith("owned")
     free = Scenario(capex="h100=35064", usd_per_kWh=0.0)
     assert price._power_usd(run(500.0), free) == 0.0
     assert price._power_usd(run(500.0), Scenario(capex="h200=1")) == 0.0  # rent holds that of others

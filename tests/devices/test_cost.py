@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -41,6 +42,11 @@ def test_roofline(flops: float, weights: float, act: float, busy: float, bound: 
     assert (cost.compute_s, cost.memory_s) == pytest.approx((flops / 50e12, (weights + act) / 1.6e12))
     assert cost.joules["dram"] == pytest.approx(weights * 3e-12 + act * 5e-12)
     assert cost.joules["compute"] == pytest.approx(flops * 2e-13)
+
+
+def test_what_is_no_weight_takes_its_own_energy_where_it_is_known() -> None:
+    models, ops = (MODEL, replace(MODEL, kv_J_per_byte=7e-12)), (op(1.0, 0.0, 1.0), op(1.0, 1.0, 1.0))
+    assert [m.streamed_J_per_byte(o) for m in models for o in ops] == [3e-12, 3e-12, 7e-12, 3e-12]
 
 
 @given(
