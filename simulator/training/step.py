@@ -6,6 +6,7 @@ backward pass + the optimiser + what of the weights' gather outlasts the first f
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -105,7 +106,7 @@ class TrainingStep:
 
 
 def training_step(deployment: Deployment, layout: TrainingLayout, options: TrainingOptions) -> TrainingStep:
-    """Cost one step.
+    """Cost one step; "auto" recomputes the modules or the entire layers that fit, whichever is faster.
 
     ParameterCounts
     ----------
@@ -117,16 +118,32 @@ def training_step(deployment: Deployment, layout: TrainingLayout, options: Train
     CapacityError
         Memory that a device does not have.
     """
-    stages: tuple[TrainingStage, ...] = ()
-    for recompute in least_first(deployment, layout) if options.recompute == "auto" else [options.recompute]:
-        bench = _prices(deployment, layout, replace(options, recompute=recompute))
-        stages = _stages(bench)
-        if all(stage.memory.total <= usable_bytes(deployment.system, spare=1.0) for stage in stages):
-            break
+    if options.recompute != "auto":
+        return _step(deployment, layout, options)
+
+    def fits(recompute: str) -> bool:
+        stages = _stages(_prices(deployment, layout, replace(options, recompute=recompute)))
+        usable = usable_bytes(deployment.system, spare=1.0)
+        return all(stage.memory.total <= usable for stage in stages)
+
+    modules = next(filter(fits, least_first(deployment)), "full")
+    ways = [modules]
+    if modules != "none":
+        most = max(len(stage.layers) for stage in deployment.stages)
+        layers = [*(f"full:{n}" for n in range(1, most)), "full"]
+        place = bisect_left(layers, True, key=fits)  # more layers never need more memory
+        ways += layers[place : place + 1]
+    steps = [_step(deployment, layout, replace(options, recompute=way)) for way in ways]
+    return min(steps, key=lambda step: step.seconds)
+
+
+def _step(deployment: Deployment, layout: TrainingLayout, options: TrainingOptions) -> TrainingStep:
+    bench = _prices(deployment, layout, options)
+    stages = _stages(bench)
     memory = max((stage.memory for stage in stages), key=lambda need: need.total)
     check_fits(memory, deployment.model, deployment.system, layout.serving.degrees)
     one = whole_sequences(1, options.seq, deployment.model.windows)
-    flops = step_flops(deployment.model, one, deployment.run, bench.options.recompute, layout.pp)
+    flops = step_flops(deployment.model, one, deployment.run, options.recompute, layout.pp)
     return _timed(bench, stages, memory, flops.times(options.batch))
 
 
@@ -134,8 +151,8 @@ LATENT = (LatentAttention, SparseLatentAttention)
 """Layer kinds with the module `mla_up_proj`."""
 
 
-def least_first(deployment: Deployment, layout: TrainingLayout) -> Iterator[str]:
-    """Ways to compute again, from none to whole layers: first what frees most for each second, as recipes combine modules."""
+def least_first(deployment: Deployment) -> Iterator[str]:
+    """Modules to compute again, from none on: first what frees most for each second, as recipes combine them."""
     yield "none"
     chosen: list[str] = []
     layers = deployment.shard.layers
@@ -150,9 +167,6 @@ def least_first(deployment: Deployment, layout: TrainingLayout) -> Iterator[str]
         if there:
             chosen.append(module)
             yield ",".join(chosen)
-    most = max(len(stage.layers) for stage in deployment.stages)
-    yield from (f"full:{n}" for n in range(1, most))
-    yield "full"
 
 
 def _prices(deployment: Deployment, layout: TrainingLayout, options: TrainingOptions) -> LayerPrices:
