@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ...devices.calibrated.libraries import joint_attention
+from ...devices.calibrated.libraries import generation, joint_attention
 from ...devices.hosts.catalog import placed_in
 from ...devices.power.cap import capped_system
 from ...devices.spec import SystemSpec
@@ -66,6 +66,10 @@ def deployed(
         raise settings.sharing.blamed(error, given) from None
 
 
+ONE_LIBRARY = "vllm"
+"""Whose rows tell of experts in MXFP4: on NVIDIA's devices all three engines call one library for them (`frameworks.kernels`)."""
+
+
 def _deployed(
     model: ModelSpec, system: SystemSpec, options: DeployOptions, settings: EngineSettings | None, seed: int
 ) -> Deployment:
@@ -86,12 +90,20 @@ def _deployed(
     alone = kernels_alone(whose, version, model, system.device) if system.device.kernels is not None else ()
     if settings is not None and settings.library_sums is not None:
         alone = (*(op for op in alone if op != LIBRARY_SUMS), *[LIBRARY_SUMS] * settings.library_sums)
+    stored = model.numerics.weight_format("experts")
+    if (
+        framework is None
+        and stored == "mxfp4"
+        and generation(system.device)
+        and settings is not None
+        and settings.given
+    ):
+        frameworks = {"experts": ONE_LIBRARY}
     if framework is not None:  # compiled code, which other deployments start without
         from ..frameworks.engines import ENGINES, exchange_of
         from ..frameworks.kernels import as_multiplied, kernels_of
 
         layout = make_layout(model, system, *(degrees[n] for n in ("tp", "dp", "ep", "pp")))
-        stored = model.numerics.weight_format("experts")
         frameworks = kernels_of(framework, system.device, apart=layout.dp > 1, stored=stored, version=version)
         model = as_multiplied(model, engine, system.device)
         if engine in ENGINES and (settings is None or not settings.given):

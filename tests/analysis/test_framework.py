@@ -80,6 +80,16 @@ def test_whose_experts_a_framework_calls() -> None:
     assert experts("vllm", hopper, stored="fp8") == experts("vllm", blackwell, stored="fp8_channel") == "vllm"
 
 
+def test_an_engine_file_has_the_only_kernels_of_experts_in_mxfp4(tmp_path: Path) -> None:
+    engine = tmp_path / "engine.json"
+    engine.write_text('{"engine": "vllm", "version": "0.19.0"}')
+    runs = [
+        simulate("gpt-oss-20b", "h100-x1", **how, **WORK) for how in ({"engine": engine}, {"framework": "vllm@0.19.0"})
+    ]
+    file, named = (next(x["busy_s"] for x in run.to_dict()["layers"] if x["name"] == "experts") for run in runs)
+    assert file == pytest.approx(named, rel=1e-9)
+
+
 def test_how_ranks_exchange_tokens() -> None:
     asked = (("vllm", 8), ("sglang", 16))
     assert [exchange_of(f, load_device("h200")[0], dp=n, ep=n) for f, n in asked] == ["gather", "all_to_all"]
