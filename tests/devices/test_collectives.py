@@ -127,7 +127,9 @@ def test_a_planned_links_row_is_its_cost(inside: int, outside: int, message: flo
         model = PlannedLink((plan("all_to_all", name, nodes(inside, outside)),), SLOW, 4.0)
         op = collective_op("all_to_all", message, inside * outside)
         row = model.row(op, None).params  # type: ignore[arg-type]  # rows of links ask no probe
-        assert model.cost(op).seconds == pytest.approx(row.fixed + message / row.bytes)
+        cost = model.cost(op)
+        assert cost.seconds == pytest.approx(row.fixed + message / row.bytes)
+        assert (cost.compute_s, cost.memory_s) == (0.0, pytest.approx(message / row.bytes))
 
 
 @given(inside=SIZES, outside=SIZES, copies=st.integers(1, 16), message=st.floats(1.0, 1e9))
