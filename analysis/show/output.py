@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import platform
@@ -45,12 +46,13 @@ class OutputFolder:
 
     Files are written under temporary names and renamed together, in the order of writing, when the ``with`` block
     succeeds. Otherwise they are removed, with the folder if it was created here. The summary is written last: if it
-    exists, all files exist.
+    exists, all files exist. One process at a time writes into a folder that ``--out`` names, or files of two runs
+    would be mixed.
 
     Raises
     ------
     InputError
-        The folder cannot be made or written.
+        The folder cannot be made or written, or another process writes into it.
 
     Examples
     --------
@@ -66,7 +68,7 @@ class OutputFolder:
         if not str(path) or str(path).startswith("--"):
             reason = "is not a folder's name; write ./NAME for a folder that starts with dashes"
             raise InputError(f"{option} {str(path)!r}", reason)
-        self.path = Path(path)
+        self.path, self._option = Path(path), option
         self._made: list[Path] = []
         self._files: list[tuple[Path, Path]] = []
         try:
@@ -80,6 +82,9 @@ class OutputFolder:
             raise InputError(f"{option} {str(path)!r}", text) from None
 
     def __enter__(self) -> Self:
+        self._descriptor = os.open(self.path, os.O_RDONLY)
+        if self._option == "--out":
+            lock(self._descriptor, self.path)
         self._open = whole(self._remove)
         self._open.__enter__()
         return self
@@ -91,6 +96,7 @@ class OutputFolder:
                     self._publish()
         finally:
             self._remove()
+            os.close(self._descriptor)
             self._open.__exit__(None, None, None)
 
     def write(self, name: str, fill: Callable[[Path], object]) -> None:
@@ -183,6 +189,23 @@ class OutputFolder:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
         self._files, self._made = [], []
+
+
+def lock(descriptor: int, path: Path) -> None:
+    """Hold what is open until it is closed; closes it where another process, or this one, holds it already.
+
+    Raises
+    ------
+    InputError
+        In that case.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise InputError(path, "is in use by another command; wait for it, or choose another --out") from None
+    except OSError:  # a file system without locks
+        pass
 
 
 def _machine() -> str:

@@ -189,6 +189,19 @@ def test_files_are_published_all_or_none(tmp_path: Path, monkeypatch: pytest.Mon
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "b.txt"]
 
 
+def test_two_runs_are_never_mixed_in_a_folder(tmp_path: Path) -> None:
+    line = [*COMMAND, "list", "engines", "--out", str(tmp_path)]
+    with OutputFolder(tmp_path) as files, OutputFolder(tmp_path, "--frontier") as side:
+        files.text("a.txt", "a")
+        side.text("b.txt", "b")  # of the same command
+        second = subprocess.run(line, env=ENV, capture_output=True, text=True, check=False)
+    reason = f"opbyte: error: {tmp_path}: is in use by another command; wait for it, or choose another --out\n"
+    assert (second.returncode, second.stderr) == (2, reason)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "b.txt"]
+    with OutputFolder(tmp_path) as files:
+        files.text("a.txt", "again")
+
+
 def test_handlers_are_as_before_afterwards() -> None:
     before = [signal.getsignal(number) for number in interrupt.SIGNALS]
     with pytest.raises(Ended) as caught, endable():

@@ -267,7 +267,7 @@ def test_an_edited_file_is_another_point(tmp_path: Path) -> None:
 def test_a_torn_line_is_cut_off_and_a_wrong_one_named(tmp_path: Path) -> None:
     with OutcomeFile(tmp_path) as data:
         data.keep("a", {"x": 1}, Outcome({"y": 2}, None))
-        with pytest.raises(InputError, match="in use by another sweep"):
+        with pytest.raises(InputError, match="in use by another command"):
             OutcomeFile(tmp_path)
     whole = (tmp_path / FILE).read_bytes()
     (tmp_path / FILE).write_bytes(whole + whole[:20])

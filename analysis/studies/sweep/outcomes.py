@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from ....workloads.textfile import digest_of
 from ...answers.identity import UNREADABLE, identity
 from ...parallel.local import Workers
 from ...parallel.study import Store, Study
-from ...show.output import to_json
+from ...show.output import lock, to_json
 from ...show.record import code_version
 from .point import Outcome, evaluate
 
@@ -69,8 +68,8 @@ class OutcomeFile(Outcomes):
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError as error:
             raise InputError(self.path, f"cannot be written ({error.strerror})") from None
+        lock(self._file, self.path)
         try:
-            self._lock()
             self._read()
         except BaseException:
             os.close(self._file)
@@ -89,16 +88,13 @@ class OutcomeFile(Outcomes):
         metrics, error = outcome.metrics, outcome.error
         line = {"key": key, "code": self.version, "point": dict(point), "metrics": metrics, "error": error}
         text = (to_json(line) + "\n").encode()
-        if os.write(self._file, text) != len(text):
+        try:
+            size = os.write(self._file, text)
+        except OSError:
+            size = 0
+        if size != len(text):
             raise InputError(self.path, "could not be written whole; is the disk full?")
         super().keep(key, point, outcome)
-
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            reason = "is in use by another sweep; wait for it or choose another --out"
-            raise InputError(self.path, reason) from None
 
     def _read(self) -> None:
         data = self.path.read_bytes()
