@@ -90,7 +90,18 @@ def _command(name: str | None = None) -> Any:
     return typer.main.get_command(app if name is None else with_options_of(name))
 
 
-PRINTING = ("print_table", "print_text", "print_json", "show", "list_command", "top", "main", "echo")
+PRINTING = (
+    "print_table",
+    "print_text",
+    "print_json",
+    "show",
+    "list_command",
+    "top",
+    "main",
+    "echo",
+    "describe",
+    "init",
+)
 """Functions that write to standard output."""
 
 

@@ -29,6 +29,7 @@ R = TypeVar("R")
 DAYS = 30
 """Parts of a command that is not repeated are deleted after this number of days."""
 ENDING = ".part"
+NOWHERE = Path(os.devnull)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +38,17 @@ class Kept:
 
     Attributes
     ----------
-    folder : Path or None
-        Where they lie; None keeps nothing, which is what calls of the library do.
+    folder : Path
+        Where they lie; `NOWHERE` keeps nothing, which is what calls of the library do.
     code : str
         Digest of what computes them.
     """
 
-    folder: Path | None = None
+    folder: Path = NOWHERE
     code: str = ""
 
     def __bool__(self) -> bool:
-        return self.folder is not None
+        return self.folder != NOWHERE
 
     def once(self, part: Any, make: Callable[[], R]) -> R:
         """The part if it is there, else what `make` returns, which is then kept.
@@ -62,7 +63,7 @@ class Kept:
 
     def find(self, part: Any) -> tuple[Any] | None:
         """The part in a tuple; None where it is not there."""
-        if self.folder is None:
+        if not self:
             return None
         try:
             data = self._file(part).read_bytes()
@@ -75,7 +76,7 @@ class Kept:
 
     def keep(self, part: Any, value: R) -> R:
         """Write a part; what cannot be written is left out, which costs time later and no more."""
-        if self.folder is not None:
+        if self:
             file, body = self._file(part), pickle.dumps(value)
             temporary = file.with_suffix(f".{os.getpid()}")
             with contextlib.suppress(OSError):
@@ -86,15 +87,14 @@ class Kept:
 
     def count(self) -> int:
         """Parts that are there, of any code."""
-        return 0 if self.folder is None else len(list(self.folder.glob(f"*{ENDING}")))
+        return len(list(self.folder.glob(f"*{ENDING}")))
 
     def forget(self) -> None:
         """Remove the parts."""
-        if self.folder is not None:
+        if self:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _file(self, part: Any) -> Path:
-        assert self.folder is not None
         return self.folder / f"{digest_of([self.code, known_by(part)])}{ENDING}"
 
 

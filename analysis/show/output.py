@@ -109,12 +109,11 @@ class OutputFolder:
             self._files.append((path, target))
             fill(path)
         except OSError as error:
-            raise _unwritable(target, error) from None
+            raise unwritable(target, error) from None
 
     def json(self, name: str, data: Any) -> None:
         """Write plain data as indented JSON."""
-        text = to_json(data, indent=1) + "\n"
-        self.write(name, lambda path: path.write_text(text, encoding="utf-8"))
+        self.text(name, to_json(data, indent=1) + "\n")
 
     def answer(self, name: str, result: Written) -> None:
         """Write a result with its provenance, and ``timing.json`` if it has timings."""
@@ -152,7 +151,7 @@ class OutputFolder:
         """Write rows of equal keys, columns by name, or a pandas frame."""
         import pandas as pd
 
-        frame = table if isinstance(table, pd.DataFrame) else pd.DataFrame(table)
+        frame = pd.DataFrame(table)
         self.csv(name, {str(column): frame[column].to_numpy() for column in frame}, floats)
 
     def figure(self, name: str, figure: Figure) -> None:
@@ -178,7 +177,7 @@ class OutputFolder:
             try:
                 os.replace(path, target)
             except OSError as error:
-                raise _unwritable(target, error) from None
+                raise unwritable(target, error) from None
         self._files, self._made = [], []
 
     def _remove(self) -> None:
@@ -225,18 +224,17 @@ def _remove_stale(folder: Path) -> None:
 
 def _lives(process: int) -> bool:
     """Whether a process of that number runs; in doubt it does."""
-    if os.name != "posix":
-        return True  # elsewhere the question itself would end the process
     try:
         os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:
+    except PermissionError:  # another user's
         return True
+    except (OSError, OverflowError):
+        return False
     return True
 
 
-def _unwritable(target: Path, error: OSError) -> InputError:
+def unwritable(target: Path, error: OSError) -> InputError:
+    """What to raise for a file or folder that the system does not let be written."""
     return InputError(target, f"cannot be written ({error.strerror or error})")
 
 

@@ -87,7 +87,7 @@ def test_json_on_a_pipe_is_alone_there(env: dict[str, str]) -> None:
 
 def test_output_that_goes_nowhere(env: dict[str, str]) -> None:
     if Path("/dev/full").exists():
-        for line in (["list", "models"], ["list", "models", "--json"], ["--help"]):
+        for line in (["list", "models"], ["list", "models", "--json"], ["show", "h100"], ["init", "host"], ["--help"]):
             with open("/dev/full", "wb") as full:
                 done = subprocess.run([*COMMAND, *line], env=env, stdout=full,
                                       stderr=subprocess.PIPE, text=True, check=False)  # fmt: skip

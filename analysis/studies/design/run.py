@@ -13,6 +13,7 @@ from ...answers.description import Shown
 from ...parallel import OnProgress
 from ...parallel.local import Workers
 from ...parallel.study import Study
+from ...show.output import unwritable
 from ...show.text import show
 from ..sweep.axes import Value, read_value
 from ..sweep.expression import Expression
@@ -175,7 +176,7 @@ def _stored(folder: str | Path | None) -> AbstractContextManager[Outcomes]:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(path, f"cannot be written ({error.strerror})") from None
+        raise unwritable(path, error) from None
     return OutcomeFile(path)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +16,7 @@ from ....workloads.textfile import digest_of
 from ...answers.identity import UNREADABLE, identity
 from ...parallel.local import Workers
 from ...parallel.study import Store, Study
-from ...show.output import lock, to_json
+from ...show.output import lock, to_json, unwritable
 from ...show.record import code_version
 from .point import Outcome, evaluate
 
@@ -67,7 +68,7 @@ class OutcomeFile(Outcomes):
         try:
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError as error:
-            raise InputError(self.path, f"cannot be written ({error.strerror})") from None
+            raise unwritable(self.path, error) from None
         lock(self._file, self.path)
         try:
             self._read()
@@ -88,13 +89,11 @@ class OutcomeFile(Outcomes):
         metrics, error = outcome.metrics, outcome.error
         line = {"key": key, "code": self.version, "point": dict(point), "metrics": metrics, "error": error}
         text = (to_json(line) + "\n").encode()
-        try:
-            size = os.write(self._file, text)
-        except OSError:
-            size = 0
-        if size != len(text):
-            raise InputError(self.path, "could not be written whole; is the disk full?")
-        super().keep(key, point, outcome)
+        with suppress(OSError):
+            if os.write(self._file, text) == len(text):
+                super().keep(key, point, outcome)
+                return
+        raise InputError(self.path, "could not be written whole; is the disk full?")
 
     def _read(self) -> None:
         data = self.path.read_bytes()
