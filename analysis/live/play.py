@@ -227,7 +227,7 @@ async def ask(
         status = REFUSED
     except httpx.HTTPError:
         status = stream.status if stream.finished else DIED
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         status = "no SSE"
     finally:
         outcome.status = status

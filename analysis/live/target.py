@@ -255,7 +255,7 @@ async def _ask(client: httpx.AsyncClient, url: str) -> tuple[int, Mapping[str, A
         body = answer.json() if answer.status_code == 200 else {}
     except httpx.HTTPError as error:
         raise InputError(url, f"cannot be reached ({_why(error)}); is a server there?") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         body = {}
     return answer.status_code, body if isinstance(body, dict) else {}
 

@@ -91,7 +91,7 @@ def _fields(flag: str, text: str) -> dict[str, Any]:
     """Values of an option that holds several, as ``KEY=VALUE,...`` or JSON."""
     try:
         pairs = json.loads(text) if text.startswith("{") else dict(part.split("=", 1) for part in text.split(","))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError(f"{OPTION} {flag}", f"must be KEY=VALUE,... or JSON, not {text!r:.40}") from None
     return {f"{flag}.{str(key).strip()}": x for key, x in pairs.items()}
 

@@ -105,6 +105,8 @@ class Fake:
             if way == "error" and i == 2:
                 _event(writer, {"error": {"message": "out of\nmemory"}})
                 break
+            if way == "deep" and i == 2:
+                _event(writer, '{"a":' * 100_000)
             last = i + 1 == asked["max_tokens"]
             part = {"delta": {"content": " a"}} if "messages" in asked else {"text": " a"}
             _event(writer, {"choices": [{**part, "finish_reason": "length" if last else None}]})

@@ -84,6 +84,8 @@ def test_lengths_of_guidellm_and_aiperf() -> None:
     assert block.input_tokens.std() == pytest.approx(20, rel=0.03)
     with pytest.raises(InputError, match="smallest length of 40 above its largest of 31"):
         open_requests(**draw, lengths="guidellm:0:0:0/0:40:0")
+    with pytest.raises(InputError, match="--data: must be KEY=VALUE"):
+        Scenario.of("llama-3-8b", "h100-x1", client="guidellm benchmark --data '" + '{"a":' * 20_000 + "'")
 
 
 def test_a_rate_with_a_limit_in_flight() -> None:

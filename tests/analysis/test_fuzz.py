@@ -240,6 +240,14 @@ def test_spoilt_files(ask: Ask, tmp_path: Path, target: str) -> None:
             raise
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_files_nested_too_deep(ask: Ask, tmp_path: Path, target: str) -> None:
+    command, files = TARGETS[target]
+    for name in files:
+        line = written(tmp_path / f"{name} deep", command, files | {name: '{"a":' * 20_000})
+        check(ask, line, (f"{name} deep",), "")
+
+
 def commands() -> list[tuple[str, Any]]:
     """Commands with their options, as the option parser knows them."""
     found: list[tuple[str, Any]] = []

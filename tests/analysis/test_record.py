@@ -67,21 +67,21 @@ def check_stamps(folder: Path) -> None:
 
 
 def test_every_way_to_fail_is_counted(ask: Ask, trace: Path, tmp_path: Path) -> None:
-    ways = {1: "500", 2: "die", 3: "hang", 4: "error", 5: "plain"}
+    ways = {1: "500", 2: "die", 3: "hang", 4: "error", 5: "plain", 6: "deep"}
     with served(Fake(fails=ways)) as fake:
         answer = ask("record", fake.url, "--trace", trace, "--timeout", "1.5", "--json", "--out", tmp_path / "run")
     found = answer.json()
     assert found["failed"] == {
         "HTTP 500": 1, "died mid-stream": 1, "timeout": 1, "error: out of memory": 1,
-        "no stream": 1,
+        "no stream": 1, "no SSE": 1,
     }  # fmt: skip
-    assert (found["requests"], found["sent"], found["answered"]) == (8, 8, 3)
+    assert (found["requests"], found["sent"], found["answered"]) == (8, 8, 2)
     run = json.loads((tmp_path / "run/run.json").read_text())
     assert run["recorded"]["cut"] is None
-    assert (run["measured"][0]["requests"], run["measured"][0]["failed"]) == (3, 5)
+    assert (run["measured"][0]["requests"], run["measured"][0]["failed"]) == (2, 6)
     check_stamps(tmp_path / "run")
     rows = table(tmp_path / "run/requests.csv")
-    assert [row["status"] for row in rows].count("ok") == 3
+    assert [row["status"] for row in rows].count("ok") == 2
     assert rows[0]["input_tokens"] == "7"  # as the server counted them
     assert int(rows[2]["chunks"]) == 2  # what came before it died
     assert "1 of 8 requests failed: HTTP 500" in answer.err

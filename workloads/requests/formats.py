@@ -82,13 +82,10 @@ def detect(path: Path) -> RequestFormat:
     if form_found is not None:
         return form_found
     best = max(tables, key=lambda form: _likeness(form, header))
-    formats = "known formats: " + "; ".join(_describe(name) for name in FORMATS)
     if not _likeness(best, header):
-        raise InputError(at_line(path, number), f"is not the header of a request trace; {formats}")
-    try:
-        check_header(path, number, header, best.columns)
-    except InputError as error:
-        raise InputError(error.subject, f"{error.reason}; {formats}") from None
+        formats = "; ".join(_describe(name) for name in FORMATS)
+        raise InputError(at_line(path, number), f"is not the header of a request trace; known formats: {formats}")
+    check_header(path, number, header, best.columns)
     return best
 
 

@@ -23,6 +23,7 @@ from ....workloads.requests.options import check_count
 from ....workloads.yamlfile import read_yaml
 from ...answers.description import spaces
 from ..sweep.axes import Value, read_axis
+from ..sweep.file import check_value
 from ..sweep.point import PERCENTILES, TRAINING, check_parameter
 from .goals import ROBUST, Goals, read_across, read_goals, read_limits
 
@@ -267,8 +268,10 @@ def read_space(
     scenarios = {} if workloads else _scenarios(block, path)
     loads = tuple(scenarios.values()) or tuple(workloads or _list(block.get("workloads"), where, dict)) or ({},)
     for load in loads:
-        for key in load if TRAINING not in load else ():
-            check_parameter(str(key), f"{path}: {BLOCK}.scenarios" if scenarios else where)
+        place = f"{path}: {BLOCK}.scenarios" if scenarios else where
+        for key, value in load.items() if TRAINING not in load else ():
+            check_parameter(str(key), place)
+            check_value(value, f"{place}.{key}")
     where = f"{path}: {BLOCK}"
     wanted = Goals(
         read_goals(goals if goals is not None else block.get("goals"), where),

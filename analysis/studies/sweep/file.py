@@ -316,13 +316,18 @@ def _mapping(raw: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:
     return {str(name): value for name, value in section.items()}
 
 
+def check_value(value: object, where: str) -> None:
+    """Refuse what no option of a scenario can be."""
+    if not isinstance(value, (str, int, float, bool, type(None))):
+        raise InputError(where, "must be a number or text")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(where, "must be finite")
+
+
 def _check_names(base: Mapping[str, Any], axes: tuple[Axis, ...], path: Path, kind: FileKind) -> None:
     for name, value in base.items():
         kind.check(name, f"{path}: base.{name}")
-        if not isinstance(value, (str, int, float, bool, type(None))):
-            raise InputError(f"{path}: base.{name}", "must be a number or text")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f"{path}: base.{name}", "must be finite")
+        check_value(value, f"{path}: base.{name}")
     columns: set[str] = set()
     parameters: set[str] = set()
     for axis in axes:

@@ -104,6 +104,6 @@ class OutcomeFile(Outcomes):
             try:
                 row = json.loads(line)
                 self.stored[row["key"]] = Outcome(row["metrics"], row["error"])
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 reason = "is not a result of a sweep; delete the line"
                 raise InputError(f"{self.path}:{number}", reason) from None
