@@ -124,12 +124,8 @@ class OutputFolder:
 
     def text(self, name: str, text: str) -> None:
         """Write text as it is."""
-
-        def fill(path: Path) -> int:
-            # A file's name that is not UTF-8 has characters that no encoding knows.
-            return path.write_text(text, encoding="utf-8", errors="backslashreplace")
-
-        self.write(name, fill)
+        # A file's name that is not UTF-8 has characters that no encoding knows.
+        self.write(name, lambda path: path.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
     def csv(self, name: str, columns: Mapping[str, npt.NDArray[np.generic]], floats: str = STAMPS) -> None:
         """Write a table; `floats` is the format of its real numbers."""

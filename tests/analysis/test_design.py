@@ -246,7 +246,7 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
         text = refusal(written(raw | {"design": raw["design"] | {key: wrong}}, tmp_path))
         assert f"design.{key}: must be a list of" in text
     nan = raw["design"] | {"workloads": [{"closed_loop": float("nan")}]}
-    assert "design.workloads.closed_loop: must be finite" in refusal(written(raw | {"design": nan}, tmp_path))
+    assert "design.workloads.closed_loop: must be a finite number" in refusal(written(raw | {"design": nan}, tmp_path))
     raw["design"]["search"] = {}
     assert "an empty space" in refusal(written(raw, tmp_path))
     raw["design"]["search"] = {"modulos": [1]}

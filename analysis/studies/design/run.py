@@ -13,7 +13,6 @@ from ...answers.description import Shown
 from ...parallel import OnProgress
 from ...parallel.local import Workers
 from ...parallel.study import Study
-from ...show.output import unwritable
 from ...show.text import show
 from ..sweep.axes import Value, read_value
 from ..sweep.expression import Expression
@@ -170,14 +169,7 @@ def judged(plan: Space, progress: OnProgress | None) -> list[Design]:
 
 def _stored(folder: str | Path | None) -> AbstractContextManager[Outcomes]:
     """Where outcomes are kept: in memory, or in a folder too."""
-    if folder is None:
-        return nullcontext(Outcomes())
-    path = Path(folder)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(path, error) from None
-    return OutcomeFile(path)
+    return nullcontext(Outcomes()) if folder is None else OutcomeFile(Path(folder))
 
 
 def points_of(plan: Space, design: Design) -> list[dict[str, Value]]:

@@ -318,10 +318,9 @@ def _mapping(raw: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:
 
 def check_value(value: object, where: str) -> None:
     """Refuse what no option of a scenario can be."""
-    if not isinstance(value, (str, int, float, bool, type(None))):
-        raise InputError(where, "must be a number or text")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise InputError(where, "must be finite")
+    plain = isinstance(value, (str, int, float, bool, type(None)))
+    if not plain or (isinstance(value, float) and not math.isfinite(value)):
+        raise InputError(where, "must be a finite number or text")
 
 
 def _check_names(base: Mapping[str, Any], axes: tuple[Axis, ...], path: Path, kind: FileKind) -> None:

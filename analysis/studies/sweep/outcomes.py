@@ -66,6 +66,7 @@ class OutcomeFile(Outcomes):
         super().__init__()
         self.path = folder / FILE
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError as error:
             raise unwritable(self.path, error) from None
