@@ -85,7 +85,7 @@ def test_files_that_another_command_takes(kind: str, ask: Ask, tmp_path: Path) -
     path = tmp_path / TEMPLATES[kind]
     path.write_text(template(kind), encoding="utf-8")
     told = ask("show", path).refused()
-    assert "show takes a device, system or host" in told
+    assert "show takes a device, system, host or memory" in told
     assert f"{path}" in told.partition("For this file: opbyte ")[2]
 
 
