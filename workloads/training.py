@@ -283,10 +283,10 @@ def check_recompute(recompute: str) -> None:
 
 
 ALTERNATE = "alternate"
-"""Selective checkpoints of torchtitan: of a layer's products in the order of their calls (queries, keys, values, output, gate, up, down) every second runs again, and
-so do norms and activations (pytorch/torchtitan@b5bcd76, distributed/activation_checkpoint.py)."""
+"""Selective checkpoints of torchtitan run norms, activations and every second product again, in the order of a layer's calls: queries, keys, values, output, gate, up,
+down (pytorch/torchtitan@b5bcd76, distributed/activation_checkpoint.py)."""
 SECOND: Mapping[str, float] = {"gate_up": 0.5, "out": 1.0, "up": 1.0, "norm": 1.0, "rope": 1.0, "activation": 1.0}
-"""Shares of the ops that these run again; keys are few."""
+"""Shares of the ops that these checkpoints run again; the product for keys, a small part of `qkv`, is left out."""
 
 
 def made_anew(op: Op, run: Run, recompute: str) -> float:

@@ -86,7 +86,7 @@ class TrainingStep:
     options : TrainingOptions
         As asked, with what "auto" chose.
     joules : float
-        Of all devices, static power included [J].
+        Energy of all devices, static power included [J].
     """
 
     seconds: float
@@ -279,8 +279,10 @@ def _timed(bench: LayerPrices, stages: tuple[TrainingStage, ...], memory: Traini
     before = [_pass(s, None, False, gather=zero >= 1) - _usual(s, None, False, zero) for s in stages]
     after = [_pass(s, None, True, gather=zero == 3, scatter=True) - _usual(s, None, True, zero) for s in stages]
     copies = len(_held(layout, options, 0)) if zero else 1
-    updates, update_J = zip(*(_update(bench, stage.parameters, copies) for stage in stages), strict=True)
-    before, after, updates = (_of_ranks(seconds, layout, options) for seconds in (before, after, updates))
+    adam = [_update(bench, stage.parameters, copies) for stage in stages]
+    before, after, updates = (
+        _of_ranks(seconds, layout, options) for seconds in (before, after, [took for took, _ in adam])
+    )
     alone, done = run(_pass), run(lambda stage, part, back: _usual(stage, part, back, zero), before)
     without = max(end + u for end, u in zip(alone.ends, updates, strict=True))
     step_s = max(sum(stage_times) for stage_times in zip(done.ends, after, updates, strict=True))
@@ -290,7 +292,7 @@ def _timed(bench: LayerPrices, stages: tuple[TrainingStage, ...], memory: Traini
     by_stage = tuple(
         _streams(bench, stages, s, busy_s, updates[s], without, step_s) for s, busy_s in enumerate(alone.busy)
     )
-    joules = _energy(bench, stages, by_stage, update_J)
+    joules = _energy(bench, stages, by_stage, [work for _, work in adam])
     return TrainingStep(step_s, by_stage, busiest, max(hidden, 0.0), memory, flops, stages, options, joules)
 
 
@@ -316,7 +318,7 @@ def _energy(
 ) -> float:
     """Energy of all devices [J]; work is under the board's limit, without bubbles and exchanges behind passes.
 
-    A device that waits for others or for its host draws idle and awake power: a kernel waits on it.
+    A device that waits for others or for its host consumes idle and awake power: a kernel waits on it.
     """
     layout, board, total = bench.layout, bench.deployment.device.board, 0.0
     for stage, took, after in zip(stages, times, update_J, strict=True):
