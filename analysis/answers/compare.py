@@ -160,7 +160,9 @@ def _row(
             else _apart(model, system, what, kernels, experts)
         )
     except CapacityError as error:
-        return replace(row, reason=str(error))
+        several = row.devices > 1 and row.memory_bytes <= row.memory_available_bytes
+        more = "; one copy would fit on all devices together: tensor-parallel ranks copy what they cannot cut, try more --dp"
+        return replace(row, reason=f"{error}{more if several else ''}")
     holder = step.deployment and step.deployment.apart and step.deployment.apart.holder
     return replace(
         row, latency_s=step.seconds, items_per_s=what.items / step.seconds, joules=step.joules,

@@ -138,15 +138,22 @@ def ranges_of_stage(deployment: Deployment, stage: StageCost) -> Ranges:
     entries: dict[Key, Evidence | None] = {}
     calls: dict[Key, float] = {}
     took: dict[Key, float] = {}
+    tables: dict[Key, float] = {}
     for placed in stage.ops:
         key = placed.op.name, placed.processor
         if key not in entries:
             entries[key] = _left(deployment, placed.op, placed.processor)
         calls[key] = calls.get(key, 0.0) + placed.count * placed.devices
+        device = runs_on(deployment, placed.op).device
+        model = getattr(device.processors.get(placed.processor), "model", None)
+        if (
+            not entries[key] and hasattr(model, "covers") and not model.covers(placed.op)
+        ):  # as a row that is `NOT_THERE`
+            tables[key] = calls[key]
         if placed.critical:
             seconds = placed.cost.seconds * placed.count * placed.exposed
             took[key] = took.get(key, 0.0) + seconds
-    return _ranges(deployment.system.name, {k: e for k, e in entries.items() if e}, calls, took, {})
+    return _ranges(deployment.system.name, {k: e for k, e in entries.items() if e}, calls, took, tables)
 
 
 def ranges_of_run(run: Run, batches: Iterable[Batch]) -> Ranges:

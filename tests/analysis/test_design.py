@@ -151,9 +151,6 @@ def test_scenarios_have_a_front_each_and_one_robust_front(tmp_path: Path) -> Non
     assert list(fronts) == ["chat", "training"]
     ratios = [first[f"{name} total_tokens_per_s"] / fronts[name][0]["total_tokens_per_s"] for name in fronts]
     assert first["robust_total_tokens_per_s"] == pytest.approx(min(ratios))
-    raw["design"]["scenarios"] = {"chat": 3}
-    with pytest.raises(InputError, match=r"design\.scenarios: must map names"):
-        design(written(raw, tmp_path))
 
 
 def test_equal_seeds_equal_bytes_and_kept_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,9 +239,9 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     assert "unknown metric" in refusal("duplex", goal="speed")
     assert "a weight above 0 for each model" in refusal("duplex", across="mixtral-8x7b=0")
     raw = yaml.safe_load((SPACES / "designs_24.yaml").read_text())
-    for key, wrong in (("models", 3), ("workloads", [3])):
+    for key, wrong in (("models", 3), ("workloads", [3]), ("scenarios", [3])):
         text = refusal(written(raw | {"design": raw["design"] | {key: wrong}}, tmp_path))
-        assert f"design.{key}: must be a list of" in text
+        assert f"design.{key}: must " in text
     nan = raw["design"] | {"workloads": [{"closed_loop": float("nan")}]}
     assert "design.workloads.closed_loop: must be a finite number" in refusal(written(raw | {"design": nan}, tmp_path))
     raw["design"]["search"] = {}

@@ -96,6 +96,17 @@ def test_calls_beyond_kernel_tables_count(data_set: Callable[[str], Path]) -> No
     assert 0.0 < ranges.share <= 1.0
 
 
+def test_a_step_names_the_shapes_that_tables_lack(tmp_path: Path) -> None:
+    """Finding U20: `roofline` said that all was in range, `simulate` that half of the time was not."""
+    rows = "".join(f"own,h100,gemm,bf16,{m},4096,14336,1,graph,1e-4\n" for m in (1, 64, 256))
+    (tmp_path / "gemm.csv").write_text("source,device,kernel,dtype,m,n,k,batch,timing,measured_s\n" + rows)
+    ranges = roofline("llama-3-8b", "h100-x1", kernels=tmp_path).ranges
+    assert ranges is not None
+    outside = {each.op for each in ranges.outside}
+    assert "gate_up" in outside
+    assert "down" not in outside
+
+
 @pytest.mark.parametrize("call", ["simulate", "roofline", "compare", "capacity", "plan"])
 def test_strict_refuses_with_op_and_range(call: str) -> None:
     work = {"requests": 8, "input_len": 64, "output_len": 8}

@@ -416,7 +416,7 @@ def test_measured_points_may_lack_a_metric(write: Write) -> None:
     axes = ("system", "closed_loop")
     assert read_measured(path, axes, METRICS) == [{"system": "h100-x1", "closed_loop": 1, "tpot_s_mean": 0.01}]
     path.write_text(path.read_text() + "h100-x1,2,,fast\n")
-    with pytest.raises(InputError, match=r"points\.csv:3: tpot_s_mean 'fast' is not a number"):
+    with pytest.raises(InputError, match=r"points\.csv:3: tpot_s_mean 'fast' is not a number of"):
         read_measured(path, axes, METRICS)
 
 

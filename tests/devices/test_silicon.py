@@ -19,7 +19,6 @@ from opbyte.devices.catalog import load_device
 from opbyte.devices.silicon.area import area_model, parts_of
 from opbyte.devices.silicon.constants import Die, constants
 from opbyte.devices.silicon.describe import SRAM, dies_per_wafer, power_law, silicon_of
-from opbyte.workloads.errors import InputError
 
 
 def size(die: Die) -> float:
@@ -91,11 +90,8 @@ def test_what_design_reads_and_writes_can_be_described(tmp_path: Path) -> None:
     path.write_text(describe("duplex-x4").text(), encoding="utf-8")
     values = silicon_of(load_device("duplex")[0]).values()
     for name in ("duplex", "duplex-x4", path, spaces()["duplex"]):
-        assert device_of(name).silicon is not None
         assert silicon_of(device_of(name)).values() == pytest.approx(values)
     assert device_of("fpga-arrays").name == "zcu104"
-    with pytest.raises(InputError, match="'h101': is not a device, system or space; did you mean"):
-        device_of("h101")
 
 
 @pytest.mark.parametrize("name", ["h100", "b200", "mi300x", "duplex", "cent", "v80"])

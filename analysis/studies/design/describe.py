@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ....devices.catalog import describe_system, list_devices, load_device, suggestion
+from ....devices.catalog import device_aliases, list_devices, load_device, load_system
 from ....devices.silicon.constants import constants
 from ....devices.silicon.describe import Estimate, Silicon, silicon_of
 from ....devices.spec import DeviceSpec
-from ....workloads.errors import InputError, SpecError, nearest
-from ....workloads.yamlfile import read_yaml
 from ...answers.description import spaces
 from ...show.result import Result
 from ...show.text import Blocks, Rows, show
@@ -123,22 +121,13 @@ def device_of(name: str | Path) -> DeviceSpec:
     InputError
         No such device, system or space.
     """
-    if str(name) not in list_devices():
-        path = spaces().get(str(name), Path(name))
-        if path.is_file() and (engines := engine_space(path)) is not None:
-            return load_device(engines.board)[0]
-        if path.is_file() and "device" in read_yaml(path):
-            return describe_system(path)[0].device
-    try:
+    if str(name).lower() in {*list_devices(), *device_aliases()}:
         return load_device(name)[0]
-    except SpecError as error:
-        if Path(name).suffix:
-            raise
-        try:
-            return describe_system(name)[0].device
-        except SpecError:
-            near = suggestion(str(name)) or nearest(str(name), spaces())
-            raise InputError(repr(str(name)), f"is not a device, system or space{near}") from error
+    path = Path(spaces().get(str(name), name))
+    engines = engine_space(path) if path.is_file() else None
+    return (
+        load_device(engines.board)[0] if engines is not None else load_system(path if path.is_file() else name).device
+    )
 
 
 def _checked(name: str) -> dict[str, Any]:

@@ -108,14 +108,12 @@ class DesignAnswer(Result):
 
     def _flat(self, design: Design) -> dict[str, Any]:
         metrics = design.metrics or {}
-        robust = self.space.robust
-        of_one = () if robust is None else robust.goals.wanted
-        names = dict.fromkeys((*self.space.goals.names, *of_one, *SILICON, EDAP))
+        names = dict.fromkeys((*self.space.goals.names, *self.space.bests, *SILICON, EDAP))
         out = {**self.space.named(design.values), **{n: metrics.get(n) for n in names}, "front": design in self.front}
-        if robust is not None and len(design.each) > len(self.space.models):
+        if self.space.bests and len(design.each) > len(self.space.models):
             rows = by_scenario(self.space, design.each, design.silicon.values())
             scenarios = zip(self.space.scenarios, rows, strict=True)
-            out |= {f"{name} {goal}": row.get(goal) for name, row in scenarios for goal in robust.bests}
+            out |= {f"{name} {goal}": row.get(goal) for name, row in scenarios for goal in self.space.bests}
         return out
 
     def rows(self) -> Rows:

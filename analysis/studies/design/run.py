@@ -23,7 +23,7 @@ from .engines import EngineAnswer, engine_space, engines
 from .goals import MADE, ROBUST, SILICON, direction
 from .result import DesignAnswer
 from .searching import METHODS, SearchOutcome, front_of, may_hold, search
-from .space import Robust, Space, read_space, space_path
+from .space import Space, read_space, space_path
 from .why import (
     NEARBY,
     RATES,
@@ -128,7 +128,7 @@ def _robust(plan: Space, fronts: Sequence[Sequence[Design]]) -> Space:
                 min(((d.metrics or {})[name] or 0.0 for d in f), key=lambda x: sign * x) for f in fronts
             )
     wanted = {ROBUST + name if name in bests else name: goal for name, goal in plan.goals.wanted.items()}
-    return replace(plan, goals=replace(plan.goals, wanted=wanted, across="worst"), robust=Robust(plan.goals, bests))
+    return replace(plan, goals=replace(plan.goals, wanted=wanted, across="worst"), single=plan.goals, bests=bests)
 
 
 def _workloads(text: str | None) -> list[dict[str, Value]] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -91,22 +91,6 @@ def read_fleet(given: Any, path: Path, searched: Mapping[str, Sequence[Value]]) 
     return MixedFleet(systems, str(given["plain"]), path.absolute(), silicon_of(plain.device))
 
 
-@dataclass(frozen=True, slots=True)
-class Robust:
-    """What designs of several scenarios are compared with.
-
-    Attributes
-    ----------
-    goals : Goals
-        Of one scenario.
-    bests : mapping of str to tuple of float
-        Goal -> the best value of each scenario.
-    """
-
-    goals: Goals
-    bests: Mapping[str, tuple[float, ...]]
-
-
 KEYS = (
     "title",
     "search",
@@ -147,8 +131,10 @@ class Space:
         Whether efficiencies follow from the best tiles of each design (`.tiles`).
     scenarios : tuple of str
         Names of the workloads, if each has a front of its own.
-    robust : Robust or None
-        The best of each scenario, once they are known.
+    single : Goals or None
+        Goals of one scenario, once the best of each is known: those of the space are then ratios to them.
+    bests : mapping of str to tuple of float
+        Goal -> the best value of each scenario.
     """
 
     title: str
@@ -164,7 +150,8 @@ class Space:
     fleet: MixedFleet | None = None
     tuned: bool = False
     scenarios: tuple[str, ...] = ()
-    robust: Robust | None = None
+    single: Goals | None = None
+    bests: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def loads(self) -> list[tuple[str, Mapping[str, Value]]]:
@@ -264,14 +251,16 @@ def read_space(
         raise InputError("--models", "needs comma-separated names, for example mixtral-8x7b")
     for model in served:
         load_model(model)
-    where = "--workload" if workloads else f"{path}: {BLOCK}.workloads"
-    scenarios = {} if workloads else _scenarios(block, path)
-    loads = tuple(scenarios.values()) or tuple(workloads or _list(block.get("workloads"), where, dict)) or ({},)
+    where = "--workload" if workloads else f"{path}: {BLOCK}.{'scenarios' if 'scenarios' in block else 'workloads'}"
+    scenarios = {} if workloads else block.get("scenarios", {})
+    if not isinstance(scenarios, dict):
+        raise InputError(f"{path}: {BLOCK}.scenarios", "must map names to {option: value, ...}")
+    listed = [*scenarios.values()] or block.get("workloads")
+    loads = tuple(workloads or _list(listed, where, dict)) or ({},)
     for load in loads:
-        place = f"{path}: {BLOCK}.scenarios" if scenarios else where
         for key, value in load.items() if TRAINING not in load else ():
-            check_parameter(str(key), place)
-            check_value(value, f"{place}.{key}")
+            check_parameter(str(key), where)
+            check_value(value, f"{where}.{key}")
     where = f"{path}: {BLOCK}"
     wanted = Goals(
         read_goals(goals if goals is not None else block.get("goals"), where),
@@ -282,21 +271,10 @@ def read_space(
     reference = None if given is None else _reference(given, names, values, path)
     fleet = read_fleet(block.get("fleet"), path, dict(zip(settings, values, strict=True)))
     space = Space(str(block.get("title", path.stem)), path.absolute(), template, names, settings,
-                  values, served, loads, wanted, reference, fleet, _kernel(block, path), tuple(scenarios))  # fmt: skip
+                  values, served, loads, wanted, reference, fleet, _kernel(block, path), tuple(map(str, scenarios)))  # fmt: skip
     if space.size > MOST:
         raise InputError(f"{where}.search", f"spans {space.size:,} designs, more than {MOST:,}")
     return space
-
-
-def _scenarios(block: Mapping[str, Any], path: Path) -> dict[str, Mapping[str, Value]]:
-    """Return the workloads of a space that each have a front of their own, by name."""
-    given = block.get("scenarios", {})
-    if "scenarios" not in block:
-        return {}
-    named = isinstance(given, dict) and given and all(isinstance(load, dict) for load in given.values())
-    if not named or "workloads" in block:
-        raise InputError(f"{path}: {BLOCK}.scenarios", "must map names to {option: value, ...}, in place of workloads")
-    return {str(name): load for name, load in given.items()}
 
 
 def _kernel(block: Mapping[str, Any], path: Path) -> bool:

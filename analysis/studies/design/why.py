@@ -127,9 +127,9 @@ def together(space: Space, by_load: Sequence[Figures], silicon: Figures) -> dict
     out |= silicon
     joules, pace, area = (out.get(n) for n in ("joules_per_token", "tpot_s_mean", "area_mm2"))
     out[EDAP] = None if joules is None or pace is None or area is None else float(joules * pace * area)
-    if space.robust is not None:
+    if space.single is not None:
         rows = by_scenario(space, by_load, silicon)
-        for name, bests in space.robust.bests.items():
+        for name, bests in space.bests.items():
             ratios = [value / best for row, best in zip(rows, bests, strict=True) if (value := row.get(name))]
             worst = min if goals.wanted[ROBUST + name] == "max" else max
             out[ROBUST + name] = worst(ratios) if len(ratios) == len(rows) else None
@@ -138,8 +138,7 @@ def together(space: Space, by_load: Sequence[Figures], silicon: Figures) -> dict
 
 def by_scenario(space: Space, by_load: Sequence[Figures], silicon: Figures) -> list[dict[str, float | None]]:
     """Return the metrics of each scenario over all models."""
-    goals = space.goals if space.robust is None else space.robust.goals
-    single, count = replace(space, robust=None, goals=goals), len(space.scenarios)
+    single, count = replace(space, single=None, goals=space.single or space.goals), len(space.scenarios)
     return [together(single, by_load[i::count], silicon) for i in range(count)]
 
 
@@ -288,7 +287,7 @@ class Alone:
 def alone(space: Space, simulated: Sequence[Design]) -> tuple[Alone, ...]:
     """Return the best simulated design for each single model; nothing for one model."""
     out, per = [], len(space.workloads)
-    for m, model in enumerate(space.models if len(space.models) > 1 and space.robust is None else ()):
+    for m, model in enumerate(space.models if len(space.models) > 1 and space.single is None else ()):
         single = replace(space, models=(model,), goals=replace(space.goals, weights=(1.0,)))
         known: list[tuple[Design, Figures]] = []
         for one in simulated:

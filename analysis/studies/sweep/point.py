@@ -172,7 +172,7 @@ def evaluate(point: Mapping[str, Any], version: str) -> Outcome:
             options = {name: value for name, value in point.items() if "." not in name}
             with_changes(options, point)
             step = train(**{name: value for name, value in options.items() if name not in (TRAINING, PERCENTILES)})
-            return Outcome({"total_tokens_per_s": step.tokens_per_s}, None)
+            return Outcome({"total_tokens_per_s": step.tokens_per_s, "joules_per_token": step.joules_per_token}, None)
         scenario, seeds, shown = scenario_of(point), point.get(SEEDS), point.get(PERCENTILES)
         if seeds is None:
             return Outcome(metrics_of(simulate(scenario, percentiles=shown)), None)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ....workloads.csvfile import numbers, read_whole
+from ....workloads.csvfile import read_whole
 from ....workloads.errors import InputError
 from ....workloads.latencies import read_quantiles
 from ...answers.bases import Bases, not_like_for_like
@@ -201,14 +201,12 @@ def read_measured(path: Path, columns: Sequence[str], metrics: Collection[str]) 
         )
     out: Records = [{} for _ in table[known[0]].lines]
     for name in (*columns, *known):
-        column = table[name]
-        at = [i for i, cell in enumerate(column.cells) if name in columns or cell != ""]
-        cells = [column.cells[i] for i in at]
-        if name in known:
-            measured = replace(column, lines=[column.lines[i] for i in at], cells=cells)
-            cells = numbers(measured, 0.0, np.finfo(float).max).tolist()
-        for i, cell in zip(at, cells, strict=True):
-            out[i][name] = read_value(str(cell))
+        for i, cell in enumerate(table[name].cells):
+            value = read_value(str(cell))
+            if name in known and value != "" and not (isinstance(value, (int, float)) and 0 <= value < np.inf):
+                raise table[name].error(i, "is not a number of at least 0")
+            if name in columns or value != "":
+                out[i][name] = value
     return out
 
 
