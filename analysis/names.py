@@ -124,8 +124,9 @@ def _traces() -> Records:
 
 
 def _spaces() -> Records:
+    from .answers.description import spaces
     from .studies.design.engines import engine_space
-    from .studies.design.space import read_space, spaces
+    from .studies.design.space import read_space
 
     rows: Records = []
     for name, path in spaces().items():

@@ -144,11 +144,9 @@ def ranges_of_stage(deployment: Deployment, stage: StageCost) -> Ranges:
         if key not in entries:
             entries[key] = _left(deployment, placed.op, placed.processor)
         calls[key] = calls.get(key, 0.0) + placed.count * placed.devices
-        device = runs_on(deployment, placed.op).device
-        model = getattr(device.processors.get(placed.processor), "model", None)
-        if (
-            not entries[key] and hasattr(model, "covers") and not model.covers(placed.op)
-        ):  # as a row that is `NOT_THERE`
+        processor = runs_on(deployment, placed.op).device.processors.get(placed.processor)
+        covers = getattr(processor and processor.model, "covers", None)
+        if not entries[key] and covers is not None and not covers(placed.op):  # as a row that is `NOT_THERE`
             tables[key] = calls[key]
         if placed.critical:
             seconds = placed.cost.seconds * placed.count * placed.exposed

@@ -17,14 +17,14 @@ import yaml
 
 from opbyte.analysis.answers.step import step_of
 from opbyte.analysis.parallel.local import HERE
-from opbyte.analysis.studies.design import design
+from opbyte.analysis.studies.design import design, spaces
 from opbyte.analysis.studies.design.describe import component_rows
 from opbyte.analysis.studies.design.engines import engine_space
 from opbyte.analysis.studies.design.engines import search as search_engines
 from opbyte.analysis.studies.design.goals import Goals, read_across, read_goals
 from opbyte.analysis.studies.design.run import Runner, judged
 from opbyte.analysis.studies.design.searching import costs_of, front_of, search
-from opbyte.analysis.studies.design.space import Space, read_space, space_path, spaces
+from opbyte.analysis.studies.design.space import Space, read_space, space_path
 from opbyte.analysis.studies.design.why import Design, Forecaster
 from opbyte.analysis.studies.sweep import outcomes as running
 from opbyte.devices.catalog import describe_system

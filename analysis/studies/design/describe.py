@@ -13,7 +13,7 @@ from ....devices.silicon.describe import Estimate, Silicon, silicon_of
 from ....devices.spec import DeviceSpec
 from ...answers.description import spaces
 from ...show.result import Result
-from ...show.text import Blocks, Rows, show
+from ...show.text import Blocks, Records, Rows, show
 from .engines import engine_space
 
 WITHIN = 0.15
@@ -54,9 +54,9 @@ class DescribedDevice(Result):
         return f"{self.device.name} takes {text or 'nothing that is known'}."
 
 
-def component_rows(silicon: Silicon) -> Rows:
+def component_rows(silicon: Silicon) -> Records:
     """Return area, power and cost of a device by component."""
-    out: Rows = []
+    out: Records = []
     for name, unit in UNITS.items():
         estimate: Estimate = getattr(silicon, name)
         for part, value in estimate.parts.items():
