@@ -113,7 +113,7 @@ def test_a_model_that_does_not_fit_says_so(ask: Ask) -> None:
     assert "schedule cache does not fit: needs 1352" in cached.reason
     batch = compare("llama-2-7b", ["h100-x1"], batch=4000, context=4000)
     assert "KV cache of 4,000 sequences does not fit" in batch.table[0].reason
-    copied = compare("deepseek-v3", ["b200-x8"], batch=64, context=65536, dtype="fp8")  # finding U16: fits with --dp 8 --tp 1
+    copied = compare("deepseek-v3", ["b200-x8"], batch=64, context=65536, dtype="fp8")  # fits with --dp 8 --tp 1
     assert "try more --dp" in copied.table[0].reason
 
 
