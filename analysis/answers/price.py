@@ -75,7 +75,7 @@ def amounts(given: str | None, option: str) -> dict[str, float]:
 
 
 def _sourced(given: str | None, option: str) -> dict[str, tuple[float, str]]:
-    """Return prices by name, each with its source."""
+    """Return USD by name, each with its source."""
     out: dict[str, tuple[float, str]] = {}
     for name, text, source in _listed(given, option):
         value = typed_number(text)

@@ -121,7 +121,7 @@ class Training(Result):
         return record(self) | ({"tried": [dict(row) for row in self.tried]} if self.tried else {})
 
     def intervals(self) -> dict[str, Any]:
-        """Intervals of a step's figures."""
+        """Intervals of a step's metrics."""
         power = power_interval(self.deployment)
         return {
             "step_seconds": interval_dict(self.step.seconds, self.sure),

@@ -18,7 +18,7 @@ KEY = "opbyte_told"
 
 @dataclass(frozen=True, slots=True)
 class ArtistText:
-    """Texts that a page shows for an artist of a figure.
+    """Texts that a page shows for an artist of a plot.
 
     Attributes
     ----------

@@ -163,7 +163,7 @@ def paper(option: Option) -> float:
 
 @placement("co-process", shares=True)
 def co_process(option: Option) -> float:
-    """As `paper`; prefill beside decode attention, experts shared (Duplex, section V-B)."""
+    """As `paper`; prefill parallel to decode attention, experts shared (Duplex, section V-B)."""
     return paper(option)
 
 

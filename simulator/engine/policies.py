@@ -321,7 +321,7 @@ and more (vllm/engine/arg_utils.py). Data-parallel ranks are given requests by
 def without_front(policy: Policy) -> Policy:
     """Return a policy without the server's front end.
 
-    Requests reach the engine as they are sent, as with a server of many threads or stamps of the engine.
+    Requests reach the engine as they are sent, as with a server of many threads or timestamps of the engine.
     """
     return replace(policy, host=replace(policy.host, front=NO_FRONT))
 

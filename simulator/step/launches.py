@@ -165,7 +165,7 @@ def launches_of(deployment: Deployment, calls: Calls = PYTHON) -> Launches:
 
 
 def all_launches(deployment: Deployment, calls: Calls) -> Launches:
-    """Return the launches of a step, with those of the model that drafts if there is one."""
+    """Return the launches of a step, the drafting model's included."""
     launches, drafts = launches_of(deployment, calls), deployment.parts.get("drafts")
     if drafts is None or drafts.draft is None:
         return launches

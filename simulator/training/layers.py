@@ -225,7 +225,7 @@ class LayerPrices:
     def _price(
         self, ops: Sequence[Op], forward: Seconds, behind: Seconds, joules: Seconds, recompute: str = "none"
     ) -> float:
-        """Add the kernels of both passes, and those of the forward pass that the backward pass runs again.
+        """Add the kernels of both passes, and the forward kernels that the backward pass runs again.
 
         "again", a whole layer: its seconds are added by `_layer`. Return the seconds of gradients of weights.
         """

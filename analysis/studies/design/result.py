@@ -41,7 +41,7 @@ class DesignAnswer(Result):
     text : str
         The best design as a system's file.
     fronts : mapping of str to tuple of Design
-        Of each scenario, if the space has some: the same for this scenario alone.
+        Of each scenario, if the space has some: the same for this scenario only.
     """
 
     FILE = "design.json"

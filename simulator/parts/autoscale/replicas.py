@@ -206,7 +206,7 @@ FIGURES = Figures("autoscale", "Autoscaling", POOL)
 
 
 def figures(left: Scaling | dict[str, Scaling]) -> Figures:
-    """Figures of scaling: one entry, or one for each of two pools that scales."""
+    """Metrics of scaling: one entry, or one for each of two pools that scales."""
     if isinstance(left, Scaling):
         return FIGURES
     pools = (Quantity(name, f"Of the pool that does {name}.", itemgetter(name), inside=POOL) for name in left)

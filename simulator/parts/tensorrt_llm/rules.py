@@ -169,7 +169,7 @@ class TrtllmRules:
         return TRTLLM_CALLS
 
     def ordered(self, order: str) -> TrtllmRules:
-        """Return the rules unchanged: TensorRT-LLM has no order of its own."""
+        """Return the rules unchanged: TensorRT-LLM has no other order."""
         return self
 
     def limited(self, tokens: int) -> TrtllmRules:
