@@ -66,8 +66,8 @@ class ConfigCheck:
         return score.log_errors(self.best, self.measured.best_s)
 
     @property
-    def default_ape(self) -> float:
-        return _middle(score.log_errors(self.default_s, self.measured.default_s))
+    def default_ape(self) -> float | None:
+        return _of_defaults(score.log_errors(self.default_s, self.measured.default_s))
 
     def row(self) -> dict[str, Any]:
         """Return the values of the check."""
@@ -90,7 +90,7 @@ class ConfigCheck:
             **_errors(self.best_errors),
             "default_median_ape": self.default_ape,
             "grid_median_ape": _middle(score.log_errors(median, m.median_s)),
-            "speedup_median_ape": _middle(score.log_errors(predicted, measured)),
+            "speedup_median_ape": _of_defaults(score.log_errors(predicted, measured)),
             "passed": self.passed,
         }
 
@@ -104,7 +104,7 @@ class ConfigCheck:
             score.hits(m, self.chosen, 5) >= b.hit_5
             and score.hits(m, self.chosen, 10) >= b.hit_10
             and score.tile_hits(m, self.chosen) >= b.tile_1
-            and max(_middle(self.best_errors), self.default_ape) <= b.median_ape
+            and max(_middle(self.best_errors), self.default_ape or 0.0) <= b.median_ape
         )
 
 
@@ -145,6 +145,11 @@ class FixedCheck:
 
 def _middle(errors: F8) -> float:
     return float(np.median(np.abs(errors)))
+
+
+def _of_defaults(errors: F8) -> float | None:
+    """Return the median error of defaults; None if no default was measured."""
+    return _middle(errors) if len(errors) else None
 
 
 def _errors(errors: F8) -> dict[str, float]:

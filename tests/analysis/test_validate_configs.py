@@ -119,6 +119,13 @@ def test_times_without_a_logarithm_are_refused(tmp_path: Path, seconds: str) -> 
         validate_configs([tmp_path])
 
 
+def test_defaults_that_nobody_measured_have_no_error(tmp_path: Path) -> None:
+    for name, text in (("near_best", NEAR), ("shapes", SHAPES.replace("8.01e-06", "")), ("grid", GRID)):
+        (tmp_path / f"fused_moe_{name}.csv").write_text(text)
+    (row,) = validate_configs([tmp_path]).to_dict()["rows"]
+    assert row["default_median_ape"] is row["speedup_median_ape"] is None
+
+
 def test_a_folder_without_tables_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no table of configurations"):
         validate_configs([tmp_path])
