@@ -140,7 +140,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
      f"{SPECULATION}::test_no_step_is_scheduled_ahead_of_n_grams"),
     ("simulator/parts/drafts/verify.py", 'row = index if draft_state.each else 0', 'row = 0',
      f"{SPECULATION}::test_requests_bring_their_own_chances"),
-    ("simulator/engine/holding.py", "min(request.cached + want, known)", "request.cached + want",
+    ("simulator/engine/allocation.py", "min(request.cached + want, known)", "request.cached + want",
      f"{SPECULATION}::test_a_next_turn_finds_no_rejected_draft"),
     ("simulator/parts/tensorrt_llm/plan.py", "            return True, told\n", "            return False, told\n",
      "tests/simulator/test_own_rules.py::test_a_prompt_waits_for_what_another_computes"),

@@ -28,7 +28,7 @@ DECIDES = (
     "analysis/studies/capacity.py", "analysis/studies/plan/best.py", "analysis/studies/plan/bounds.py",
     "analysis/studies/plan/candidates.py", "analysis/studies/plan/search.py", "analysis/studies/plan/spares.py",
     "analysis/studies/plan/trial.py", "analysis/answers/price.py", "simulator/results/steady.py",
-    "simulator/engine/planning.py", "simulator/engine/kv.py", "simulator/engine/holding.py",
+    "simulator/engine/planning.py", "simulator/engine/kv.py", "simulator/engine/allocation.py",
     "simulator/engine/prefix.py", "simulator/engine/queues.py", "simulator/step/prices.py",
     "simulator/parts/kv_tiers/store.py", "devices/cost.py", "devices/collectives/exchanges.py",
     "devices/collectives/model.py", "devices/collectives/plans.py",

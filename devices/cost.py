@@ -22,7 +22,7 @@ COMPUTE, MEMORY, LATENCY = range(len(BOUNDS))
 
 PATHS = {"dram": "memory", "compute": "compute", "link": "links"}
 """Paths of dynamic energy and their names in results. An op's energy per path is in its `Cost` and, compiled, in
-`simulator.step.books.totals`; missing paths are 0."""
+`simulator.step.step_totals.totals`; missing paths are 0."""
 
 
 def bound_code(seconds: Any, compute_s: Any, memory_s: Any, fixed_s: Any) -> Any:

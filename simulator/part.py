@@ -114,7 +114,7 @@ class Part:
     cannot : mapping of str to str
         Parts that it cannot be combined with, each with the physical reason.
     left : callable
-        Whether a run has results of the part without its options in `asked`; takes `Served`.
+        Whether a run has results of the part without its options in `asked`; takes `RunState`.
     hooks : mapping of str to object
         Hook point (`HOOKS`) -> what the part has there, or ``MODULE:NAME`` of its package.
     home : str

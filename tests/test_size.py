@@ -68,7 +68,6 @@ def test_what_may_be_longer_is() -> None:
 
 
 SHARED = {
-    "Plan": "a deployment as arrays, and the answer to `plan`, whose class names its file",
     "Roofline": "a cost model, and the answer to `roofline`, whose class names its file",
     "Run": "how a layer's ops are run, a name of the extension's face, and what a simulation leaves",
     "State": "what a layer keeps per sequence, a name of the extension's face, and the arrays of an engine",

@@ -111,7 +111,7 @@ ENERGY: Mapping[str, Change] = {
         '"dram": op.stream_bytes * self.streamed_J_per_byte(op) + op.act_bytes * self.act_J_per_byte,',
         '"dram": op.stream_bytes * self.streamed_J_per_byte(op), "toy": op.act_bytes * self.act_J_per_byte,',
     ),
-    "simulator/step/books.py": (
+    "simulator/step/step_totals.py": (
         '"dram": through_memory * (tally[:, :, T_STREAM] * params["j_stream"] + act),',
         '"dram": through_memory * tally[:, :, T_STREAM] * params["j_stream"], "toy": through_memory * act,',
     ),
@@ -192,7 +192,7 @@ def asked(folder: Path, changes: Mapping[str, Change], script: str) -> list[Any]
         (
             ENERGY,
             "a path of a step's energy",
-            r"one name in `PATHS` .* `devices/cost.py`, its joules in `simulator/step/books.py`",
+            r"one name in `PATHS` .* `devices/cost.py`, its joules in `simulator/step/step_totals.py`",
         ),
     ],
 )

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .jit import compiled, compiled_part, int64
-from .jit_held import held
+from .jit_address import by_address
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -32,7 +32,7 @@ S1, S2, S4, S56 = (np.uint64(n) for n in (1, 2, 4, 56))
 that it is among a token's distinct experts, running sum of the probabilities."""
 
 
-@held
+@by_address
 class Scratch(NamedTuple):
     """Workspace of the samplers: compiled code allocates nothing."""
 

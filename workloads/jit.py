@@ -56,7 +56,7 @@ def compiled(function: F) -> F:
 
 
 def compiled_code(function: F) -> F:
-    """Like `compiled`, for functions that are only called by address (`jit_held.code_of`)."""
+    """Like `compiled`, for functions that are only called by address (`jit_address.code_of`)."""
     return stored(lambda cache: _njit(function, cache=cache, no_cpython_wrapper=True, no_cfunc_wrapper=True))
 
 

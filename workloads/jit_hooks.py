@@ -1,7 +1,7 @@
 """Hook points: calls of compiled code that others may add to, each compiled once.
 
 A point is a function without a body: its annotations are its signature. It is called like a function, its first
-argument being a record (`jit_held.held`) with a field `hooks`, in which each point has an array of the addresses of code
+argument being a record (`jit_address.held`) with a field `hooks`, in which each point has an array of the addresses of code
 and of the state that this code gets as its first argument. What several of them return is combined by the point's rule.
 """
 
@@ -18,7 +18,7 @@ from numba.core import types
 from numba.core.errors import NumbaError
 
 from .errors import InputError, nearest
-from .jit_held import HELD, PLAIN, _call, _field, _found_at, address_of, build, code_at, numba, type_of_value
+from .jit_address import HELD, PLAIN, _call, _field, _found_at, address_of, build, code_at, numba, type_of_value
 
 FAR = 1 << 40
 """More steps than any run has."""
@@ -150,7 +150,7 @@ def reason_of(error: Exception, *classes: Any) -> str:
     Parameters
     ----------
     classes : type
-        Named tuples that the code reads, in addition to those that are `held`.
+        Named tuples that the code reads, in addition to those that are `by_address`.
     """
     if isinstance(error, KeyError):  # of an array of records Numba does not say which
         parts = (getattr(part, "dtype", None) for held in HELD.values() for part in held.plain.types)
@@ -173,7 +173,7 @@ def gathered(kind: Any, brought: Iterable[tuple[Any, Mapping[str, Any]]], known:
     Parameters
     ----------
     kind : type
-        Of the record: a `held` class with a field a point.
+        Of the record: a `by_address` class with a field a point.
     known : mapping of str to any
         Records of the classes that annotations of points name.
     """

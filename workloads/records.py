@@ -27,7 +27,7 @@ def named(whole: str, real: str) -> np.dtype[Any]:
 
 @cache
 def reals(*names: str) -> np.dtype[Any]:
-    """A record of real numbers, by their names; compiled code reads a vector of them with `jit_held.reader`.
+    """A record of real numbers, by their names; compiled code reads a vector of them with `jit_address.reader`.
 
     Examples
     --------

@@ -25,7 +25,7 @@ from .error_factors import Conditions, engine_named
 from .interval import Interval, step_interval
 from .one_step import StepCost, StepLoad, available_bytes, needed_bytes, num_devices, step_cost, step_on
 from .ranges import Ranges, ranges_of_stage
-from .rests import rests_of
+from .rests import basis_of
 from .step import MAX_BATCH
 from .usual import kernels_as_usual
 
@@ -169,8 +169,8 @@ def _row(
         static_joules=step.static_joules, layers=step.layers, warnings=step.warnings,
         memory_bytes=row.memory_bytes - (0.0 if holder else step.elsewhere_bytes),
         bases=bases_of(step.deployment), interval=_interval(step, kernels.framework), ranges=_checked(step, how.strict),
-        rests=rests_of(given, system, step.deployment, how.host),
-        holder=rests_of(experts.given, experts.system, holder) if experts and holder else None,
+        rests=basis_of(given, system, step.deployment, how.host),
+        holder=basis_of(experts.given, experts.system, holder) if experts and holder else None,
     )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from ..show.output import STAMPS
 from ..show.result import Rests, Result
 from ..show.text import Blocks, Records, Rows, show
 from .interval import Interval, interval_dict, spoken_range
-from .rests import rests_of
+from .rests import basis_of
 
 FRAME = Interval(0.87, 1.15)
 """Factors on an image's time. No run on hardware validates the engine; the largest error of a published value is 15
@@ -223,4 +223,4 @@ def frames(
         d, order, arrivals=stamps, in_flight=in_flight, schedule=schedule, routing=routing, seed=seed, progress=progress
     )
     what = f"{images:,} images, {pace}, tasks {tasks}"
-    return FrameRun(d, where.name, schedule, what, served, (rests_of(system, where),))
+    return FrameRun(d, where.name, schedule, what, served, (basis_of(system, where),))

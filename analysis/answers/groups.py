@@ -8,7 +8,7 @@ from typing import Any
 
 from ...simulator.fleet.groups import OPTION, Cut
 from ...simulator.fleet.run import Groups
-from ...simulator.fleet.served import Served
+from ...simulator.fleet.run_state import RunState
 from ...simulator.results.progress import Progress
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.build import run_group_of
@@ -29,7 +29,7 @@ def play_groups(
         return None
     check_count(groups, OPTION, 1, MAX_WORKERS)
     file: Any = tempfile.NamedTemporaryFile() if keep else None  # noqa: SIM115
-    spill, parts = None if file is None else str(file.name), dict[int, Served]()
+    spill, parts = None if file is None else str(file.name), dict[int, RunState]()
     tasks = [(scenario, Cut(number, groups, spill), keep) for number in range(groups)]
     with closing(where.each(run_group_of, tasks)) as finished:
         for number, found in finished:

@@ -276,7 +276,7 @@ def _tries(how: DeployOptions, plain: Deployment) -> list[DeployOptions]:
     if given is not None and given.startswith("file:"):
         return [how]
     groups = plain.layout.ep
-    by_node = all(sites_of(part, None, plain.layout, plain.system).deals_by_node for part in spreading(plain))
+    by_node = all(sites_of(part, None, plain.layout, plain.system).distributes_by_node for part in spreading(plain))
     names = [given] if given is not None else [
         name for name in MAP_POLICIES if by_node or not MAP_POLICIES[name].needs_nodes
     ]  # fmt: skip

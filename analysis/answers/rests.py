@@ -11,7 +11,7 @@ from ...simulator.deploy.deployment import Deployment
 from ..show.result import Rests
 
 
-def rests_of(
+def basis_of(
     given: str | Path | SystemSpec, loaded: SystemSpec, deployment: Deployment | None = None, host: str | None = None
 ) -> Rests:
     """A system with its sources, if it was given by name or file.

@@ -365,9 +365,9 @@ def _launch_warning(
     if name not in ENGINES:
         return ()
     policy = ENGINES[name](deployment, LaunchSettings(version=version)).policy
-    pace = policy.pace(all_launches(deployment, policy.calls), deployment.layout.pp, deployment.several)
+    host_delay = policy.host_delay(all_launches(deployment, policy.calls), deployment.layout.pp, deployment.several)
     tokens = prefill + batch * deployment.several / deployment.layout.dp
-    launching_s = plainly(starting)(pace, tokens, int(prefill > 0)) * deployment.layout.pp
+    launching_s = plainly(starting)(host_delay, tokens, int(prefill > 0)) * deployment.layout.pp
     if launching_s <= devices_s:
         return ()
     return (

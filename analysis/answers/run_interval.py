@@ -247,10 +247,14 @@ def _step_draws(run: Run, deployment: Deployment, batch: Batch, stage: StageCost
     if pools_of(run):
         return StepDraws(drawn, stage.seconds)
     stages, chunks = deployment.layout.pp, int((batch.phase == PREFILL).sum())
-    pace = run.policy.pace(all_launches(deployment, run.policy.calls), stages)
-    host_s = pace.step_s + pace.gap_s + pace.sequence_s * len(batch.context) if run.policy.host.why else 0.0
-    launch_s = plainly(starting)(pace, batch.tokens, chunks)
-    return StepDraws(drawn, stage.seconds / stages, launch_s, host_s, pace.hidden)
+    host_delay = run.policy.host_delay(all_launches(deployment, run.policy.calls), stages)
+    host_s = (
+        host_delay.step_s + host_delay.gap_s + host_delay.sequence_s * len(batch.context)
+        if run.policy.host.why
+        else 0.0
+    )
+    launch_s = plainly(starting)(host_delay, batch.tokens, chunks)
+    return StepDraws(drawn, stage.seconds / stages, launch_s, host_s, host_delay.hidden)
 
 
 def _held(drawn: F8, e: float) -> F8:

@@ -181,7 +181,7 @@ class StepTimes:
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class RunState:
     """Requests decoded under one way of forming batches.
 
     Attributes
@@ -196,7 +196,7 @@ class Served:
     latencies: npt.NDArray[np.float64]
 
 
-def served(former: Former, seed: int, times: StepTimes, streams: int = STREAMS) -> Served:
+def served(former: Former, seed: int, times: StepTimes, streams: int = STREAMS) -> RunState:
     """Serve decode requests of the library's sample with `streams` streams at once, `LIMIT` tokens a step.
 
     A stream has one waiting token at a time, each with its own expert, and begins the next request when one ends.
@@ -224,7 +224,7 @@ def served(former: Former, seed: int, times: StepTimes, streams: int = STREAMS) 
                     continue
                 left[stream], began[stream], nexts = int(lengths[nexts]), now, nexts + 1
             queue.append((stream, int(rng.integers(EXPERTS))))
-    return Served(float(np.mean(distinct)), np.array(latencies))
+    return RunState(float(np.mean(distinct)), np.array(latencies))
 
 
 SIZES = (2, 3, 4, 5)

@@ -38,7 +38,7 @@ from ..show.text import show
 from .backlog import full_rate
 from .capacity_result import ByChance, Capacity, SystemCapacity
 from .loads import ATTAINMENT, BACKLOG, Tried, knob_of, read_level, too_long
-from .stationary import HeldLoad, decide
+from .stationary import StableLoad, decide
 from .variants import Variant, laid_out, variants
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def _searched(task: _Task, system: Variant) -> Answer:
     def at(rate: float) -> dict[str, Any]:
         return {knob: rate / unit}
 
-    def decided(rate: float, level: Mapping[str, float], most: int | None = None) -> HeldLoad:
+    def decided(rate: float, level: Mapping[str, float], most: int | None = None) -> StableLoad:
         grown = Growing() if knob == "rate" else None
         return decide(
             lambda count: run_scenario(task.asked(system, requests=count, **at(rate)), made=made, grown=grown),
@@ -238,7 +238,7 @@ def _searched(task: _Task, system: Variant) -> Answer:
 
 def _sure(
     level: Mapping[str, float], best: Simulation | None, tried: Sequence[Tried],
-    decided: Callable[[float, Mapping[str, float]], HeldLoad],
+    decided: Callable[[float, Mapping[str, float]], StableLoad],
 ) -> tuple[Interval | None, dict[float, ByChance]]:  # fmt: skip
     """Return factors on the highest load and loads by probability; from the step time if another clock changes more."""
     if best is None or best.intervals is None:

@@ -45,7 +45,7 @@ MUCH = 2
 
 
 @dataclass(frozen=True, slots=True)
-class HeldLoad:
+class StableLoad:
     """What a run says of a load.
 
     Attributes
@@ -76,7 +76,7 @@ def decide(
     make: Callable[[int], Run], load: float, level: Mapping[str, float], asked: int,
     *, grows: bool = True, most: int | None = None, enough: Callable[[Run], bool] = lambda run: False,
     full: Callable[[], Iterable[FullRate]] = tuple,
-) -> HeldLoad:  # fmt: skip
+) -> StableLoad:  # fmt: skip
     """Simulate a load until it is decided whether it is sustained.
 
     Parameters
@@ -112,7 +112,7 @@ def decide(
                     break  # as it is by any higher rate
             tried, need = verdict
         if not tried.open or short or count >= most or need > MUCH * most or enough(made):
-            return HeldLoad(tried, made)
+            return StableLoad(tried, made)
         before, count = tried, min(max(2 * count, counted(need)), most)
 
 

@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 from ...workloads.jit import compiled_part
-from ...workloads.jit_held import reader
+from ...workloads.jit_address import reader
 from ...workloads.records import Records, reals
 from ..cost import MEMORY
 from . import attention_decode, attention_prefill, mla, moe, streamed

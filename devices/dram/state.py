@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ...workloads.jit_held import held
+from ...workloads.jit_address import by_address
 from .mapping import AddressMapping, read_mapping
 from .pattern import PatternRun
 from .spec import DramSpec
@@ -74,7 +74,7 @@ MAX_KEPT = 4096
 NEVER = 1 << 60
 
 
-@held
+@by_address
 class Channel(NamedTuple):
     """All of one channel: P pseudo channels, B banks, E places for requests."""
 

@@ -1,4 +1,4 @@
-"""The power model of a device without measured power, by rules from a measured one: a B200, kernel by kernel (`fit`), for Blackwell's process and newer, an H100 by serving runs (`served.yaml`) for all others. 1.
+"""The power model of a device without measured power, by rules from a measured one: a B200, kernel by kernel (`fit`), for Blackwell's process and newer, an H100 by serving runs (`run_state.yaml`) for all others. 1.
 
 Limit, idle power, cores and cache size are the device's own. 2. The constant power of a busy board (clock trees, issue,
 leakage) keeps its share of the range between idle and limit. 3. Energy of logic (FLOPs, exponentials, bytes from the

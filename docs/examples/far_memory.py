@@ -23,7 +23,7 @@ class FarOptions(CheckedOptions):
     far_rate: float | None = real("Bandwidth of loads from it; 10 GB/s unless given.", 1e-3, 1e5, unit="GB/s")
 
 
-@core.held
+@core.by_address
 class Far(NamedTuple):
     """State of the part in one engine: an entry holds one content, and a later one replaces it."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from opbyte.extend import CheckedOptions, Figures, InputError, Part, Quantity, add, described, real, whole
-from opbyte.extend.engine import EnginePart, compiled_code, held, named, records
+from opbyte.extend.engine import EnginePart, compiled_code, by_address, named, records
 
 PAUSES = named("last count", "seconds")
 """Step before which the last pause was, pauses, and their seconds."""
@@ -21,7 +21,7 @@ class PauseOptions(CheckedOptions):
     pause_s: float | None = real("Length of a pause; 10 ms unless given.", 0.0, 1e3, unit="s")
 
 
-@held
+@by_address
 class Pauses(NamedTuple):
     """State of the part in one engine."""
 

@@ -79,7 +79,7 @@ class Sites:
         return len(counts) if counts.min() == counts.max() else 1
 
     @property
-    def deals_by_node(self) -> bool:
+    def distributes_by_node(self) -> bool:
         """Whether every node can hold as many of the model's groups of experts as any other."""
         return self.expert_groups % self.whole_nodes == 0
 

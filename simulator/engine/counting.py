@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...workloads import batch as sums
 from ...workloads.batch import DECODES, PREFILLS
 from ...workloads.jit import compiled_code, compiled_inside, compiled_part, int64
-from ..step.books import Books
+from ..step.step_totals import StepTotals
 from ..step.timed import Lowered
 from ..step.unequal import uneven_seconds
 from . import hooks
@@ -23,8 +23,8 @@ def set_uneven(model: Lowered, state: State, limits: Limits, rank: int, done: in
     Only where the kernel of the decodes tells. It changes slowly while all decode: one value serves `RENEWED` steps, or until a `FEWER`th of the
     decodes has come or gone.
     """
-    plan, books = model.plan, model.books
-    m, last, step = state.moments[rank], books.spread[rank], state.counters[0].steps
+    plan, step_totals = model.plan, model.step_totals
+    m, last, step = state.moments[rank], step_totals.spread[rank], state.counters[0].steps
     at = m.size - 1  # behind the sums of the batch
     m[at] = 0.0
     if m[DECODES] < 2.0:
@@ -34,24 +34,26 @@ def set_uneven(model: Lowered, state: State, limits: Limits, rank: int, done: in
     if not (mixed or changed or step - last.step >= RENEWED):
         m[at] = last.seconds
         return
-    count, chunks = gather(state, books, rank, done)
-    m[at] = uneven_seconds(plan.uneven, books.contexts, count, books.prompts, chunks, limits.captured, books.places)
+    count, chunks = gather(state, step_totals, rank, done)
+    m[at] = uneven_seconds(
+        plan.uneven, step_totals.contexts, count, step_totals.prompts, chunks, limits.captured, step_totals.places
+    )
     if not mixed:
         last.decodes, last.step, last.seconds = m[DECODES], step, m[at]
 
 
 @compiled_part
-def gather(state: State, books: Books, rank: int, done: int) -> tuple[int, int]:
+def gather(state: State, step_totals: StepTotals, rank: int, done: int) -> tuple[int, int]:
     """Note the keys of a rank's decodes and the tokens of its prompt chunks; how many of each."""
     count, chunks = int64(0), int64(0)
     for j in range(state.ranks[rank].running):
         i, new = state.running[rank, j], state.fresh[rank, j]
         request = state.requests[i]
         if is_chunk(state, i, new):
-            books.prompts[0, chunks], books.prompts[1, chunks] = new, request.cached
+            step_totals.prompts[0, chunks], step_totals.prompts[1, chunks] = new, request.cached
             chunks += 1
         elif new > 0:
-            books.contexts[count] = request.cached + done + 1
+            step_totals.contexts[count] = request.cached + done + 1
             count += 1
     return count, chunks
 

@@ -17,14 +17,13 @@ from ...workloads.requests import RequestBlock
 from ..deploy.deployment import Deployment
 from ..part import Combination
 from ..registry import PARTS, check_parts, hooks_by_name, parts_of
-from ..step.books import Books, new_books
 from ..step.launches import Launches, all_launches
 from ..step.lowered import lowered
-from ..step.lowering import MOST_TOKENS, Plan, Slots
+from ..step.lowering import MOST_TOKENS, LoweredModel, Slots
+from ..step.step_totals import StepTotals, new_step_totals
 from ..step.timed import Costs, Lowered, costs_of
 from . import counting, exact, plans, waiting_on
 from . import state as col
-from .course import Course
 from .engine_part import EnginePart
 from .exact import new_exact
 from .hooks import NONE, Brought, Hooks, hooks_of
@@ -36,6 +35,7 @@ from .plans import new_plans, taken
 from .policies import Limits, Policy, check_order
 from .prefix import stocked, widened
 from .state import F8, I8, Contents, State, Status, check_hashes, grown, new_state, outlasting
+from .work_log import WorkLog
 
 
 @dataclass(slots=True)
@@ -58,10 +58,10 @@ class Engine:
         How many of the first ones to keep; all of them if not given.
     given : mapping of str to object
         What a run has given parts of the engine, by their names.
-    twin : Engine, optional
+    clone : Engine, optional
         Another engine of the same deployment and policy, which has been lowered; both have one histogram.
     among : int
-        See `Course`.
+        See `WorkLog`.
     """
 
     deployment: Deployment
@@ -73,16 +73,16 @@ class Engine:
     seed: int = 0
     most_plans: int | None = None
     given: Mapping[str, Any] = field(default_factory=dict)
-    twin: InitVar[Engine | None] = None
+    clone: InitVar[Engine | None] = None
     among: int = 1
-    plan: Plan = field(init=False)
+    plan: LoweredModel = field(init=False)
     slots: Slots = field(init=False)
     limits: Limits = field(init=False)
     launches: Launches = field(init=False)
     kv: KvRules = field(init=False)
-    books: Books = field(init=False)
+    step_totals: StepTotals = field(init=False)
     state: State = field(init=False)
-    course: Course = field(init=False)
+    work_log: WorkLog = field(init=False)
     expert_side: Any = field(init=False, default=None)  # other devices that work for it
     logs: list[F8] = field(init=False, default_factory=list)
     plans: list[tuple[Records, Records]] = field(init=False, default_factory=list)
@@ -97,31 +97,31 @@ class Engine:
     _loop: EngineArrays | None = field(init=False, default=None)
     _made_of: State | None = field(init=False, default=None)
 
-    def __post_init__(self, twin: Engine | None) -> None:
+    def __post_init__(self, clone: Engine | None) -> None:
         asked = parts_of(Combination(self.deployment, self.policy, self.cache))
         check_parts(asked)
         counts = max(self.policy.token_budget, self.policy.max_sequences, MOST_TOKENS)
-        if twin is None:
+        if clone is None:
             self.plan, self.slots = lowered(self.deployment, self.replica, counts)
         else:
-            self.plan, self.slots = twin.plan._replace(replica=self.replica), twin.slots
+            self.plan, self.slots = clone.plan._replace(replica=self.replica), clone.slots
         d, rules = self.deployment, self.policy.rules
-        self.launches = twin.launches if twin else all_launches(d, self.policy.calls)
+        self.launches = clone.launches if clone else all_launches(d, self.policy.calls)
         caching = self.policy.caching or rules is not None
-        self.kv = twin.kv if twin else kv_rules(self.deployment, self.cache, caching)
+        self.kv = clone.kv if clone else kv_rules(self.deployment, self.cache, caching)
         first = self.policy.token_budget if self.policy.first_chunk else 0
         self.kv = self.kv._replace(bare_first=self.policy.bare_first, first=first)
         self.limits = self.policy.limits(self.launches, self.plan.stages)
-        self.books = new_books(self.plan, self.policy.max_sequences)
+        self.step_totals = new_step_totals(self.plan, self.policy.max_sequences)
         overlaps = self.plan.streams is not None or bool(self.plan.shares) or len(d.system.device.processors) > 1
         devices = d.layout.all_devices / d.replicas if overlaps else None
-        self.course = Course(d.device.board, devices, self.among)
+        self.work_log = WorkLog(d.device.board, devices, self.among)
         self.does = {
             n: part for n, hook in hooks_by_name("engine", {*asked, *self.given}) if (part := hook(self)) is not None
         }
         self._empty()
-        if twin is not None:
-            self.state = self.state._replace(hist=twin.state.hist)
+        if clone is not None:
+            self.state = self.state._replace(hist=clone.state.hist)
         if "scheduler" not in self.parts and not any(part.orders for part in self.does.values()):
             check_order(self.policy)
         if "scheduler" in self.parts:
@@ -136,7 +136,7 @@ class Engine:
         if rules is not None and blocks:  # which number pages themselves
             scheduler, blocks = rules.start(ranks, most, blocks, self.kv.block, stages), 0
             most, overlap = rules.most(most, stages), rules.overlap and stages == 1
-        rows = ranks, most, moments, self.kv.capacity, blocks, self.books.busy.shape[1] - 1
+        rows = ranks, most, moments, self.kv.capacity, blocks, self.step_totals.busy.shape[1] - 1
         self.state = new_state(*rows)._replace(hooks=NONE, front=idle_front(self.policy.host.front))
         self.parts, self.contents = {}, Contents()
         if scheduler is not None:  # of what is told of content, hashes alone
@@ -167,7 +167,7 @@ class Engine:
         """What its steps run on, as compiled code finds it by its address."""
         if self._loop is None or self._made_of is not self.state:
             if self._costs is None:
-                self.model = Lowered(self.plan, self.books)
+                self.model = Lowered(self.plan, self.step_totals)
                 self._costs = costs_of(self.model)
             if self._hooks is None:
                 self._brought = self._brings()  # alive: known by their addresses
@@ -226,8 +226,8 @@ class Engine:
         return int(self.state.counters[0].refused)
 
     def curve(self) -> tuple[F8, F8]:
-        """Running totals over time, see `Course.curve`."""
-        return self.course.curve(self.now, int(self.state.counters[0].emitted))
+        """Running totals over time, see `WorkLog.curve`."""
+        return self.work_log.curve(self.now, int(self.state.counters[0].emitted))
 
     @property
     def submitted(self) -> int:
@@ -365,7 +365,7 @@ class Engine:
         if len(log):
             if self.expert_side is not None:
                 log = self.expert_side.taken(log, self.keep_log)
-            rows = self.course.taken(log, self.keep_log)
+            rows = self.work_log.taken(log, self.keep_log)
             self.logs += [] if rows is None else [rows]
 
     def end_warmup(self) -> None:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ...workloads.requests import RequestBlock
-    from ..step.books import Books
-    from ..step.lowering import Plan, Slots
+    from ..step.lowering import LoweredModel, Slots
+    from ..step.step_totals import StepTotals
     from .state import Face
 
-Program = tuple[str, "Slots", "Plan", "Books"]
+Program = tuple[str, "Slots", "LoweredModel", "StepTotals"]
 """What runs on a device: the device's name, names of its ops, the plan, and the totals."""
 
 

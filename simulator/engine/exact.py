@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.jit import compiled_code, compiled_part, int64
-from ...workloads.jit_held import held
+from ...workloads.jit_address import by_address
 from ...workloads.records import named, records
 from . import hooks, plain
 from .clients import next_arrival, take
@@ -31,7 +31,7 @@ STEP = named("planned flying ran tries", "prompts decodes used first_end")
 row; prompt tokens and decodes of the planned one, KV bytes in use; when the first one ended."""
 
 
-@held
+@by_address
 class Exact(NamedTuple):
     """What engines keep whose results come a step late."""
 
@@ -75,7 +75,7 @@ def plan_next(exact: Exact, kv_rules: KvRules, state: State) -> None:
 
 
 @compiled_part
-def land(exact: Exact, kv_rules: KvRules, state: State) -> None:
+def process_results(exact: Exact, kv_rules: KvRules, state: State) -> None:
     """Process the results of the step that ends now."""
     step = exact.step[0]
     hooks.take_results(state, kv_rules, step.first_end, state.clocks[0].now)
@@ -90,7 +90,7 @@ def is_planned(exact: Exact, state: State) -> bool:
 
 
 @compiled_code
-def flies(exact: Exact, state: State) -> bool:
+def results_pending(exact: Exact, state: State) -> bool:
     """Whether a step has run whose results are not processed."""
     return bool(exact.step[0].flying == 1)
 
@@ -103,7 +103,7 @@ def may_look(exact: Exact, state: State, limits: Limits, until: float) -> bool:
 
 @compiled_part
 def look(exact: Exact, state: State, limits: Limits) -> float:
-    """`plain.let_in`: a plan of nothing counts as a step between two looks."""
+    """`plain.poll_arrivals`: a plan of nothing counts as a step between two looks."""
     step, counters = exact.step[0], state.counters[0]
     if step.ran == 0:
         counters.poll += 1
@@ -115,13 +115,13 @@ def look(exact: Exact, state: State, limits: Limits) -> float:
 
 
 @compiled_code
-def let_in(exact: Exact, state: State, limits: Limits, kv_rules: KvRules) -> float:
+def poll_arrivals(exact: Exact, state: State, limits: Limits, kv_rules: KvRules) -> float:
     """`look`."""
     return float(look(exact, state, limits))
 
 
 @compiled_code
-def rest(exact: Exact, state: State, kv_rules: KvRules) -> None:
+def idle(exact: Exact, state: State, kv_rules: KvRules) -> None:
     """Have nothing to do: a plan of nothing lets go of what has ended."""
     plan_next(exact, kv_rules, state)
     hooks.on_idle(state)
@@ -133,7 +133,7 @@ def prepare(exact: Exact, state: State, limits: Limits, kv_rules: KvRules) -> in
     step, clocks = exact.step[0], state.clocks[0]
     plan_next(exact, kv_rules, state)
     if step.flying == 1:
-        land(exact, kv_rules, state)
+        process_results(exact, kv_rules, state)
         if step.planned == 0:
             clocks.known = clocks.now
     elif step.planned == 0:
@@ -145,7 +145,7 @@ def prepare(exact: Exact, state: State, limits: Limits, kv_rules: KvRules) -> in
 
 
 @compiled_code
-def take_step(exact: Exact, state: State, limits: Limits, kv_rules: KvRules, arrival: float, until: float) -> int:
+def run_step(exact: Exact, state: State, limits: Limits, kv_rules: KvRules, arrival: float, until: float) -> int:
     """Run the planned step, and those that are sure to be planned alike."""
     counters, clocks, start, step = state.counters[0], state.clocks[0], state.clocks[0].now, exact.step[0]
     most, cut, chunks = int64(1), until, counters.chunks
@@ -170,11 +170,11 @@ def take_step(exact: Exact, state: State, limits: Limits, kv_rules: KvRules, arr
     step.planned, step.flying, step.ran = 0, 1, 1
     if not exact.overlap:
         clocks.known = now
-        land(exact, kv_rules, state)
+        process_results(exact, kv_rules, state)
     return Status.AGAIN
 
 
 HOOKS = {
-    "is_planned": is_planned, "flies": flies, "may_look": may_look, "let_in": let_in, "rest": rest,
-    "prepare": prepare, "take_step": take_step,
+    "is_planned": is_planned, "results_pending": results_pending, "may_look": may_look, "poll_arrivals": poll_arrivals, "idle": idle,
+    "prepare": prepare, "run_step": run_step,
 }  # fmt: skip

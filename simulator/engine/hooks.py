@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...workloads.jit_held import held
+from ...workloads.jit_address import by_address
 from ...workloads.jit_hooks import ANY, EACH, EVERY, FEWEST, FIRST, LATEST, POINTS, SOONEST, TOTAL, gathered, point
 from .scheduler_hooks import *  # callers know them here
 
@@ -74,7 +74,7 @@ def waits_on(state: State, limits: Limits, rank: int, index: int, now: float) ->
 
 @point(FIRST)
 def lookup(state: State, kv_rules: KvRules, rank: int, index: int, whole: int) -> bool:
-    """Give a request its cached blocks, if the rest of `whole` tokens fits; else `holding.use_prefix`."""
+    """Give a request its cached blocks, if the rest of `whole` tokens fits; else `allocation.use_prefix`."""
 
 
 @point(FIRST)
@@ -217,14 +217,14 @@ def known_at_end(state: State, index: int) -> int:
 
 
 @point(FIRST)
-def make_room(
+def preempt_until_fits(
     state: State, kv_rules: KvRules, rank: int, position: int, ended_at: int, ended: bool, tokens: int
 ) -> tuple[bool, int, int, int, int, int]:
-    """Hold tokens of a running sequence, preempting others; else the latest admitted (`preempting.make_room`)."""
+    """Hold tokens of a running sequence, preempting others; else the latest admitted (`preempting.preempt_until_fits`)."""
 
 
 @point(FIRST)
-def pass_over(state: State, rank: int, position: int, ended_at: int, ahead: int) -> tuple[int, int]:
+def skip(state: State, rank: int, position: int, ended_at: int, ahead: int) -> tuple[int, int]:
     """Where a plan stands that passes `ahead` sequences over; else where it was."""
 
 
@@ -255,7 +255,7 @@ def on_undone(state: State, index: int) -> None:
 def run_steps(
     state: State, limits: Limits, most: int, cut: float, decodes: float, chunks: int
 ) -> tuple[float, float, int]:
-    """Run up to `most` steps of one plan; when the first and the last ended, and how many; else `fast.run_stretch`."""
+    """Run up to `most` steps of one plan; when the first and the last ended, and how many; else `fast.fast_forward`."""
 
 
 @point(FIRST)
@@ -336,7 +336,7 @@ def on_finished(state: State, rank: int) -> None:
     """The results of a rank's step have been processed."""
 
 
-Hooks: Any = held(namedtuple("Hooks", tuple(POINTS)))
+Hooks: Any = by_address(namedtuple("Hooks", tuple(POINTS)))
 """Of each point what parts bring: addresses of code, and of the state that it gets."""
 
 NONE: Any = Hooks(*(np.zeros((0, 2), dtype=np.int64) for _ in POINTS))

@@ -162,7 +162,7 @@ class Host:
 NO_HOST = Host()
 
 
-class Pace(NamedTuple):
+class HostDelay(NamedTuple):
     """Host times of one deployment and policy, for the compiled path."""
 
     step_s: float
@@ -187,21 +187,21 @@ def most_tokens(moments: npt.NDArray[np.float64]) -> float:
 
 
 @compiled_part
-def starting(pace: Pace, tokens: float, chunks: int) -> float:
+def starting(host_delay: HostDelay, tokens: float, chunks: int) -> float:
     """Return the seconds to launch a step with at most `tokens` tokens on a rank and `chunks` prompts in all."""
     if chunks == 0:
-        return pace.decoding_s if tokens > pace.captured else 0.0
-    return pace.pieces_s if tokens <= pace.pieces else pace.prompting_s
+        return host_delay.decoding_s if tokens > host_delay.captured else 0.0
+    return host_delay.pieces_s if tokens <= host_delay.pieces else host_delay.prompting_s
 
 
 @compiled_part
-def paced(pace: Pace, seconds: float, tokens: float, sequences: float, chunks: int) -> float:
+def with_host_delay(host_delay: HostDelay, seconds: float, tokens: float, sequences: float, chunks: int) -> float:
     """Seconds of a step that takes the devices `seconds`, with at most `tokens` on a rank, before padding.
 
     A rank has `sequences` in the mean; all have `chunks` prompts.
     """
     if chunks > 0:
-        seconds += pace.mixed_s * max(sequences - chunks, 0.0)
-    seconds = max(seconds, starting(pace, tokens, chunks))
-    host_s = pace.step_s + pace.sequence_s * sequences
-    return float((max(seconds, host_s) if pace.hidden else seconds + host_s) + pace.gap_s)
+        seconds += host_delay.mixed_s * max(sequences - chunks, 0.0)
+    seconds = max(seconds, starting(host_delay, tokens, chunks))
+    host_s = host_delay.step_s + host_delay.sequence_s * sequences
+    return float((max(seconds, host_s) if host_delay.hidden else seconds + host_s) + host_delay.gap_s)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ...workloads.errors import CapacityError, InputError
 from ...workloads.jit import compiled_inside
-from ...workloads.jit_held import held
+from ...workloads.jit_address import by_address
 from ...workloads.model import ModelSpec
 from ..deploy.deployment import Deployment
 
@@ -70,7 +70,7 @@ class CacheSettings:
     resume_tokens: int = 0
 
 
-@held
+@by_address
 class KvRules(NamedTuple):
     """KV bytes of a sequence on one device: blocks in every window class, and constant state."""
 

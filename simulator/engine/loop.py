@@ -12,14 +12,14 @@ from typing import NamedTuple
 import numpy as np
 
 from ...workloads.jit import compiled, compiled_part, int64
-from ...workloads.jit_held import held
+from ...workloads.jit_address import by_address
 from . import hooks, plain
 from .kv import KvRules
 from .policies import Limits
 from .state import GO, RESTING, RESTS, State, Status
 
 
-@held
+@by_address
 class EngineArrays(NamedTuple):
     """What the steps of one engine run on."""
 
@@ -37,18 +37,18 @@ def may_look(limits: Limits, state: State, until: float) -> bool:
 
 
 @compiled_part
-def let_in(limits: Limits, kv_rules: KvRules, state: State) -> float:
+def poll_arrivals(limits: Limits, kv_rules: KvRules, state: State) -> float:
     """Queue what has come; when the next request arrives."""
-    if state.hooks.let_in.size > 0:
-        return float(hooks.let_in(state, limits, kv_rules))
-    return float(plain.let_in(limits, kv_rules, state))
+    if state.hooks.poll_arrivals.size > 0:
+        return float(hooks.poll_arrivals(state, limits, kv_rules))
+    return float(plain.poll_arrivals(limits, kv_rules, state))
 
 
 @compiled_part
-def rest(kv_rules: KvRules, state: State) -> None:
+def idle(kv_rules: KvRules, state: State) -> None:
     """Have nothing to do: a plan of nothing lets go of what has ended."""
-    if state.hooks.rest.size > 0:
-        hooks.rest(state, kv_rules)
+    if state.hooks.idle.size > 0:
+        hooks.idle(state, kv_rules)
     else:
         plain.drop_all_late(kv_rules, state)
 
@@ -72,12 +72,12 @@ def advance(limits: Limits, kv_rules: KvRules, state: State, until: float, goal:
         if not hooks.is_planned(state):
             if not may_look(limits, state, until):
                 return Status.REACHED
-            arrival = let_in(limits, kv_rules, state)
+            arrival = poll_arrivals(limits, kv_rules, state)
             if counters.released == counters.completed:  # all that has come is done
                 if clocks.known >= until:
                     return Status.REACHED  # what comes next may yet be known to the next plan, which has not rested
-                if not hooks.flies(state):
-                    rest(kv_rules, state)
+                if not hooks.results_pending(state):
+                    idle(kv_rules, state)
                     if not arrival < until:
                         return Status.REACHED
                     clocks.now = clocks.known = max(arrival, clocks.now)
@@ -90,10 +90,10 @@ def advance(limits: Limits, kv_rules: KvRules, state: State, until: float, goal:
                 return Status.REACHED
             if counters.logged + state.costs.stages.size > state.log.shape[0]:
                 return Status.LOG_FULL
-            if state.hooks.take_step.size > 0:
-                status = hooks.take_step(state, limits, kv_rules, arrival, until)
+            if state.hooks.run_step.size > 0:
+                status = hooks.run_step(state, limits, kv_rules, arrival, until)
             else:
-                status = plain.take_step(limits, kv_rules, state, arrival, until)
+                status = plain.run_step(limits, kv_rules, state, arrival, until)
         if completed < goal and counters.completed >= goal:
             return Status.GOAL
         if status != Status.AGAIN:

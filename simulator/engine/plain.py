@@ -14,14 +14,14 @@ from ...workloads.batch import DECODES, PREFILL_TOKENS, TOKENS
 from ...workloads.jit import compiled_inside, compiled_part, int64
 from ..step.timed import joules_of
 from . import hooks
+from .allocation import allocate, drop_late
 from .clients import complete, release
-from .holding import drop_late, hold
-from .host import most_tokens, paced
+from .fast_forward import count_steps, fast_forward, fast_forward_limit, last_start, record_gap, same_plan, stamp
+from .host import most_tokens, with_host_delay
 from .kv import KvRules
 from .planning import hold_back, plan_rank
 from .policies import Limits
 from .state import NUM_LOG, LogColumn, State, Status
-from .stretch import count_steps, last_start, record_gap, run_stretch, same_plan, stamp, stretch_limit
 
 
 @compiled_inside
@@ -35,10 +35,10 @@ def end_step(state: State, start: float) -> None:
 def run_steps(
     limits: Limits, state: State, most: int, cut: float, decodes: float, chunks: int
 ) -> tuple[float, float, int]:
-    """`run_stretch`, or what a part runs."""
+    """`fast_forward`, or what a part runs."""
     if state.hooks.run_steps.size > 0:
         return hooks.run_steps(state, limits, most, cut, decodes, chunks)  # type: ignore[no-any-return]
-    return run_stretch(limits, state, most, cut, decodes, chunks)
+    return fast_forward(limits, state, most, cut, decodes, chunks)
 
 
 @compiled_inside
@@ -72,7 +72,7 @@ def finish(
         if count == 0:
             continue  # not scheduled, or a prompt that goes on
         if request.cached > request.covered:
-            hold(state, kv_rules, rank_index, i, request.cached)
+            allocate(state, kv_rules, rank_index, i, request.cached)
         hooks.on_tokens(state, rank_index, i, count)
         together += count - 1
         gap, gaps = stamp(state, i, count, first_end, now, gap, gaps)
@@ -160,7 +160,7 @@ def planned_tokens(state: State) -> float:
 @compiled_part
 def most_alike(state: State, limits: Limits, kv_rules: KvRules, closed: bool) -> int:
     """How many steps one plan serves: until the plan may be another."""
-    k = min(stretch_limit(state, kv_rules, limits.token_budget), same_plan(state, limits, closed))
+    k = min(fast_forward_limit(state, kv_rules, limits.token_budget), same_plan(state, limits, closed))
     return int(min(k, hooks.alike(state, limits, kv_rules)))
 
 
@@ -198,7 +198,7 @@ def may_look(limits: Limits, state: State, until: float) -> bool:
 
 
 @compiled_part
-def let_in(limits: Limits, kv_rules: KvRules, state: State) -> float:
+def poll_arrivals(limits: Limits, kv_rules: KvRules, state: State) -> float:
     """Queue what has come, if this is a time to look; when the next request arrives (infinity: none, or no look)."""
     counters = state.counters[0]
     idle, poll = counters.released == counters.completed, limits.poll_steps
@@ -213,12 +213,14 @@ def calm_until(limits: Limits, state: State, steps: int, decodes: float) -> floa
     """Return a time before which that number of steps cannot end, with a margin for rounding; 0: unknown."""
     if steps == 0 or hooks.next_event(state) < np.inf:
         return 0.0
-    least = paced(limits.pace, state.costs.least[0], most_tokens(state.moments), decodes / state.moments.shape[0], 0)
+    least = with_host_delay(
+        limits.host_delay, state.costs.least[0], most_tokens(state.moments), decodes / state.moments.shape[0], 0
+    )
     return float(state.clocks[0].now + steps * least * (1.0 - 1e-9))
 
 
 @compiled_part
-def take_step(limits: Limits, kv_rules: KvRules, state: State, arrival: float, until: float) -> int:
+def run_step(limits: Limits, kv_rules: KvRules, state: State, arrival: float, until: float) -> int:
     """Plan what runs next, and run it as long as the plan stays; why to return, or `Status.AGAIN`."""
     counters, clocks, ranks = state.counters[0], state.clocks[0], state.ranks
     start = clocks.now

@@ -10,8 +10,8 @@ import numpy as np
 from ...workloads.batch import TOKENS
 from ...workloads.jit import compiled_inside, compiled_part, int64
 from . import hooks
+from .allocation import allocate, kv_bytes, note_planned, preempt_until_fits, skip, use_prefix
 from .counting import clear_sums, count_decodes, count_planned, most_of_one, unbounded
-from .holding import hold, kv_bytes, make_room, note_planned, pass_over, use_prefix
 from .kv import KvRules
 from .policies import Limits
 from .queues import leave_queue
@@ -98,7 +98,7 @@ def admit(
         if not kv_rules.cached and kv_bytes(kv_rules, target) > state.free[rank_index]:
             return 0
         target = request.cached + want
-    if not hold(state, kv_rules, rank_index, index, target):
+    if not allocate(state, kv_rules, rank_index, index, target):
         return 0
     if state.hooks.leave.size > 0:
         hooks.leave(state, rank_index, index)
@@ -188,7 +188,7 @@ def plan_decodes(state: State, kv_rules: KvRules, windows: I8, rank_index: int, 
         if want > 0:
             if want > 1 or cached < request.target or tokens == budget:
                 break
-            if cached >= request.covered and not hold(state, kv_rules, rank_index, i, cached + 1):
+            if cached >= request.covered and not allocate(state, kv_rules, rank_index, i, cached + 1):
                 break
             if kv_rules.cached:
                 note_planned(state, kv_rules, rank_index, i, want)
@@ -247,14 +247,14 @@ def plan_pass(
             prompts += alone and want > 0
             need = reach(state, limits, i) + want
             if need > request.covered and want > 0:
-                fits, j, g, back, lost, ahead = make_room(state, kv_rules, rank_index, j, g, False, need)
+                fits, j, g, back, lost, ahead = preempt_until_fits(state, kv_rules, rank_index, j, g, False, need)
                 preemptions += lost
                 budget += back
                 if not fits:
                     break
         set_tokens(state, kv_rules, windows, rank_index, j, want)
         budget -= min(want, budget)
-        j, g = pass_over(state, rank_index, j + 1, g, ahead)
+        j, g = skip(state, rank_index, j + 1, g, ahead)
         ahead = int64(0)
     hooks.on_rank(state, rank_index, chunks)
     return preemptions

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ...workloads.jit import compiled_code, compiled_part
-from ...workloads.jit_held import held
+from ...workloads.jit_address import by_address
 from ...workloads.records import Records, named, records
 from .kv import KvRules
 from .policies import Limits
@@ -24,7 +24,7 @@ PLAN = named("end", "time free")
 """Where a plan's entries end; when it was made [s], free KV bytes of one device after it."""
 
 
-@held
+@by_address
 class Plans(NamedTuple):
     """Plans of one rank in order, each behind its entries."""
 

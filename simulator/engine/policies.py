@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ...workloads.errors import InputError
-from ...workloads.jit_held import held
+from ...workloads.jit_address import by_address
 from ...workloads.registry import Registry
 from ..limits import MAX_SEQUENCES
 from ..registry import all_hooks
 from ..step.launches import PYTHON, Calls
-from .host import LAUNCH_S, NO_FRONT, NO_HOST, OUTSIDE_S, Host, Pace
+from .host import LAUNCH_S, NO_FRONT, NO_HOST, OUTSIDE_S, Host, HostDelay
 from .orders import LANED, ORDERS
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ NO_LIMIT = 1 << 40
 """Tokens that no step has: graphs hold all decodes."""
 
 
-@held
+@by_address
 class Limits(NamedTuple):
     """What a policy may do in one step, for the compiled path; see `Policy`."""
 
@@ -112,7 +112,7 @@ class Limits(NamedTuple):
     gather_tokens: int
     even_steps: int
     captured: int
-    pace: Pace
+    host_delay: HostDelay
     ordered: bool
     spare: int = 0
 
@@ -246,13 +246,13 @@ class Policy:
         """Largest captured batch, 0 without, if a decode has up to `several` tokens (vllm/config/vllm.py)."""
         return min(2 * self.max_sequences * several, MOST_CAPTURED) if self.graphs else 0
 
-    def pace(self, launches: Launches, stages: int, several: int = 1) -> Pace:
+    def host_delay(self, launches: Launches, stages: int, several: int = 1) -> HostDelay:
         """Return the host time of steps for a deployment's launches and stages, with `several` tokens per decode."""
         serial = stages > 1 and self.rules is not None and self.rules.serial
         hidden = not serial and (self.ahead or stages > 1)
         host, launch_s = self.host, self.host.launch_s / stages
         captured = self.captures(several) or self.largest * several or NO_LIMIT
-        return Pace(
+        return HostDelay(
             host.step_s, host.sequence_s, launch_s * launches.decodes, hidden, host.gap_s, launch_s * launches.prompts,
             launch_s * launches.pieces, 0 if self.eager else min(self.pieces, self.captured or self.pieces),
             0 if self.eager else captured, launches.mixed_s / stages,
@@ -273,7 +273,7 @@ class Policy:
             self.token_budget, self.max_sequences, self.chunked, self.reserve, self.lazy,
             self.ahead and (stages == 1 or self.serial_stages), self.threshold, self.lone, self.waiting_load,
             self.prompts_alone, self.poll_steps, self.gather_steps, self.gather_tokens, self.even_steps, self.captured,
-            self.pace(launches, stages, several), bool(self.order),
+            self.host_delay(launches, stages, several), bool(self.order),
         )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.jit import compiled_inside, compiled_part
-from ...workloads.jit_held import held
+from ...workloads.jit_address import by_address
 from ...workloads.pages import new_rows
 from ...workloads.records import Records, named
 from ...workloads.requests.block import PREFIX_BLOCK_TOKENS
@@ -35,7 +35,7 @@ tail: its `users` are the numbers ever given to blocks, its `key` the one given 
 others by `next`."""
 
 
-@held
+@by_address
 class Pool(NamedTuple):
     """KV blocks of R ranks: N blocks, B sequences of at most W blocks, table of T entries.
 

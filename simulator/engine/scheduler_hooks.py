@@ -23,7 +23,7 @@ def is_planned(state: State) -> bool:
 
 
 @point(ANY)
-def flies(state: State) -> bool:
+def results_pending(state: State) -> bool:
     """Whether something has run whose results are not processed."""
 
 
@@ -33,12 +33,12 @@ def may_look(state: State, limits: Limits, until: float) -> bool:
 
 
 @point(FIRST)
-def let_in(state: State, limits: Limits, kv_rules: KvRules) -> float:
+def poll_arrivals(state: State, limits: Limits, kv_rules: KvRules) -> float:
     """Queue what has come; when the next request arrives."""
 
 
 @point(FIRST)
-def rest(state: State, kv_rules: KvRules) -> None:
+def idle(state: State, kv_rules: KvRules) -> None:
     """Have nothing to do."""
 
 
@@ -48,8 +48,8 @@ def prepare(state: State, limits: Limits, kv_rules: KvRules) -> int:
 
 
 @point(FIRST)
-def take_step(state: State, limits: Limits, kv_rules: KvRules, arrival: float, until: float) -> int:
-    """Plan what runs next, and run it; else `plain.take_step`."""
+def run_step(state: State, limits: Limits, kv_rules: KvRules, arrival: float, until: float) -> int:
+    """Plan what runs next, and run it; else `plain.run_step`."""
 
 
 # The rules of an engine whose results come a step late (`exact`).

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ...workloads.errors import InputError
 from ...workloads.jit import compiled_part
-from ...workloads.jit_held import held
+from ...workloads.jit_address import by_address
 from ...workloads.pages import new_rows, runs
 from ...workloads.records import Records, named, records
 from ...workloads.requests import RequestBlock
@@ -95,7 +95,7 @@ HIST_MIN_S, HIST_RATIO, HIST_BINS = 1e-9, 1.001, 36_864
 """Log histogram of token gaps: 0.1 % bins from 1 ns to over 10^6 s."""
 
 
-@held
+@by_address
 class State(NamedTuple):
     """N requests in order of arrival, R ranks, B sequences a rank at most.
 
@@ -212,7 +212,7 @@ def append_request(state: State, arrival: float, tokens: int, output: int) -> in
     return int(i)
 
 
-@held
+@by_address
 class Face(NamedTuple):
     """The view of an engine from outside, for any kind of engine."""
 

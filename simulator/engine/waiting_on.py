@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ...workloads.jit import compiled_code, int64
-from ...workloads.jit_held import held
+from ...workloads.jit_address import by_address
 from .kv import KvRules
 from .outside import WaitingPrompt
 from .policies import Limits
 from .state import State
 
 
-@held
+@by_address
 class Asking(NamedTuple):
     """A part from outside."""
 

@@ -10,9 +10,9 @@ import numpy as np
 from ...workloads.errors import InputError
 from ...workloads.requests import RequestBlock
 from ..results.table import RequestTable
+from .assigner import Assigner
+from .assignment import ARRIVALS
 from .clock import Clock
-from .dealing import Dealer
-from .deals import ARRIVALS
 from .groups import Cut
 
 MOST_KEPT = 20_000_000
@@ -31,7 +31,7 @@ class Arrivals:
     """Reads a stream and lets its requests arrive."""
 
     table: RequestTable
-    dealer: Dealer
+    assigner: Assigner
     clock: Clock
     blocks: Iterator[RequestBlock]  # the stream
     clients: int | None  # those of a closed loop
@@ -80,7 +80,7 @@ class Arrivals:
         rows = self.read(rows_own)
         self.clock.read(rows, rows_own)
         if self.clock.how.whole:
-            self.dealer.deal_block(rows_own, rows)
+            self.assigner.deal_block(rows_own, rows)
 
     def read(self, block: RequestBlock) -> range:
         """Take in a block; refuses requests that a node could never hold."""

@@ -1,4 +1,4 @@
-"""The clock of a run: its nodes and its events, which one compiled call processes (`fleet.play`).
+"""The clock of a run: its nodes and its events, which one compiled call processes (`fleet.events`).
 
 Engines run up to the next time at which another could affect them: the next event, and, if completions have effects
 elsewhere, the next completion on any engine. Timed calls of Python are made from here.
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...workloads.jit import plainly
-from ...workloads.jit_held import address_of, code_of
+from ...workloads.jit_address import address_of, code_of
 from ...workloads.records import records
 from ...workloads.requests import RequestBlock
 from ..engine.engine import Engine
@@ -22,9 +22,9 @@ from ..engine.prefix import ALL_TOKENS
 from ..engine.state import FEWEST_ROWS, I8, Face, roomier
 from ..registry import all_hooks
 from ..results.table import RequestTable
-from .deals import AT, CALLED, KINDS, TRIP, Columns, How, Play, Waits, take_in
+from .advance import new_fleet
+from .assignment import AT, CALLED, KINDS, TRIP, Columns, How, RunEvents, Waits, take_in
 from .heap import new_heap, new_line, push
-from .level import new_fleet
 from .nodes import Node
 from .pools import KvLink
 from .recall import Recall, new_recall, with_pieces
@@ -67,7 +67,7 @@ class Clock:
     log_rows: int = 0  # stretches that are told of together
     report: Callable[[], None] | None = None
     all: list[Node] = field(init=False)  # entry nodes and decode nodes, in order of their index
-    play: Play = field(init=False)
+    play: RunEvents = field(init=False)
     stale: set[int] = field(default_factory=set)  # nodes whose engine's state may have been replaced
     calls: dict[int, Callable[[], None]] = field(default_factory=dict)
     _number: int = 0  # of calls so far
@@ -85,7 +85,7 @@ class Clock:
         fleet = new_fleet(count, first, face, np.zeros((self.log_rows, columns)))
         recall = new_recall([node.remembers for node in nodes], 0)
         waits = Waits(none, none, none, none, none, none)
-        self.play = Play(
+        self.play = RunEvents(
             fleet, self._rows(), fleet.own, np.arange(count),
             records(count, LOAD), first_least(count), new_line(count), new_heap(2 * count + 64), new_ring(1), new_ring(1), waits,
             none, records(1, AT), recall,
@@ -101,7 +101,7 @@ class Clock:
 
     @property
     def at(self) -> Any:
-        """Return the current progress, see `deals.AT`."""
+        """Return the current progress, see `assignment.AT`."""
         return self.play.at[0]
 
     @property

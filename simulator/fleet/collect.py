@@ -12,22 +12,22 @@ import numpy.typing as npt
 from ...devices.cost import BOUNDS, PATHS
 from ...workloads.requests import RequestStream
 from ..deploy.deployment import Deployment
-from ..engine.course import Total, totals_at
 from ..engine.engine import Engine
 from ..engine.policies import Policy
 from ..engine.state import F8, LOG_COLUMNS, NUM_LOG, LogColumn
+from ..engine.work_log import Total, totals_at
 from ..registry import PARTS
 from ..results.metrics import Quantiles, histogram_quantiles, quantiles
 from ..results.record import OpTotal, Requests, Run
 from ..results.steady import Window, find_window
-from ..step.books import T_ACT, T_BUSY, T_FLOPS, T_JOULES, T_OUTSIDE, T_RUNS, T_STREAM, Books, totals
-from ..step.lowering import Plan, Slots
+from ..step.lowering import LoweredModel, Slots
+from ..step.step_totals import T_ACT, T_BUSY, T_FLOPS, T_JOULES, T_OUTSIDE, T_RUNS, T_STREAM, StepTotals, totals
 from .draining import Drained
-from .served import Served, boards_of, busy_joules, joules_half_width, static_joules
+from .run_state import RunState, boards_of, busy_joules, joules_half_width, static_joules
 
 
 def collect(
-    served: Served, deployment: Deployment, policy: Policy, workload: str, *,
+    served: RunState, deployment: Deployment, policy: Policy, workload: str, *,
     seed: int, warmup: int, copies: int, clients: int | None, stop: bool, wall_s: float,
 ) -> Run:  # fmt: skip
     """Measure a run.
@@ -58,8 +58,8 @@ def collect(
     devices = sum(group.devices for group in boards)
     ends = window.start_s, window.end_s if window.end_s < end else np.inf  # what ends with the run counts in full
     within = np.diff(totals_at(curves, ends), axis=0)[0]
-    spent = sum(engine.course.joules for engine in engines)
-    spent += sum(engine.expert_side.course.joules for engine in engines if engine.expert_side is not None)
+    spent = sum(engine.work_log.joules for engine in engines)
+    spent += sum(engine.expert_side.work_log.joules for engine in engines if engine.expert_side is not None)
     ttft, tpot, e2e = _latencies(requests, requests.order >= warmup, served.drained)
     return Run(
         deployment=deployment,
@@ -94,7 +94,7 @@ def collect(
     )  # fmt: skip
 
 
-def _finished(served: Served) -> Requests:
+def _finished(served: RunState) -> Requests:
     """Completed requests, with their places among all."""
     if served.drained is not None:
         return served.drained.sampled()
@@ -102,7 +102,7 @@ def _finished(served: Served) -> Requests:
     return served.table.finished(len(served.engines) > 1 or served.failures > 0 or scaled)
 
 
-def _decoding(served: Served, presence: Sequence[Any], window: Window, devices: int) -> float:
+def _decoding(served: RunState, presence: Sequence[Any], window: Window, devices: int) -> float:
     """Engines that decode; of those that come and go the mean number."""
     if served.pools.decode:
         return len(served.pools.decode)
@@ -112,7 +112,9 @@ def _decoding(served: Served, presence: Sequence[Any], window: Window, devices: 
 
 def _clock(engines: list[Engine], spent: float) -> float:
     """What is left of the energy of all work at the clock that power limits allow."""
-    joules = sum(float(totals(plan, books.tally)[:, :, T_JOULES].sum()) for _, _, plan, books in _programs(engines))
+    joules = sum(
+        float(totals(plan, step_totals.tally)[:, :, T_JOULES].sum()) for _, _, plan, step_totals in _programs(engines)
+    )
     return spent / joules if spent else 1.0
 
 
@@ -121,13 +123,13 @@ def _count(engines: list[Engine], counter: str) -> int:
     return sum(int(engine.state.counters[0][counter]) for engine in engines)
 
 
-def _ops_of_parts(served: Served) -> tuple[OpTotal, ...]:
+def _ops_of_parts(served: RunState) -> tuple[OpTotal, ...]:
     """What parts add to the ops of the model."""
     hooks = [PARTS[name].hook("ops") for name in served.parts]
     return tuple(op for hook in hooks if hook is not None for op in hook(served.engines))
 
 
-def left_of_parts(run: Run, served: Served, stream: RequestStream, warmup: int) -> Run:
+def left_of_parts(run: Run, served: RunState, stream: RequestStream, warmup: int) -> Run:
     """A run with what each part left of it."""
     parts: dict[str, Any] = {}
     run = replace(run, parts=parts)  # which hooks may read later
@@ -175,7 +177,7 @@ def _stages(engines: list[Engine], numbered: bool) -> dict[str, F8]:
         np.column_stack([_aligned(log, e, tracks), _watts(log, e), np.full(len(log), i)])
         for i, e in enumerate(engines)
         if e.logs
-        for log in [_whole(_by_stretch(np.concatenate(e.logs)), e)]
+        for log in [_whole(_by_fast_forward(np.concatenate(e.logs)), e)]
     ]
     if not rows:
         return {}
@@ -219,7 +221,7 @@ def _watts(log: F8, engine: Engine) -> F8:
     busy, side = log[:, NUM_LOG:], engine.expert_side
     if side is not None:
         more = range(len(engine.slots.processors), len(_tracks(engine)))
-        theirs, other = busy[:, more].sum(axis=1), side.course.board
+        theirs, other = busy[:, more].sum(axis=1), side.work_log.board
         here, there = devices, side.devices
         busy_s = np.minimum(busy.sum(axis=1) - theirs, here * length)
         drawn = log[:, LogColumn.JOULES] + board.busy_joules(1.0) * busy_s
@@ -233,17 +235,17 @@ def _watts(log: F8, engine: Engine) -> F8:
     return out
 
 
-def _by_stretch(log: F8) -> F8:
+def _by_fast_forward(log: F8) -> F8:
     """Return an engine's log with the tokens of each group of steps instead of the running total."""
     log[:, LogColumn.EMITTED] = np.diff(log[:, LogColumn.EMITTED], prepend=0.0)
     return log
 
 
-def _programs(engines: list[Engine]) -> Iterator[tuple[str, Slots, Plan, Books]]:
+def _programs(engines: list[Engine]) -> Iterator[tuple[str, Slots, LoweredModel, StepTotals]]:
     """Return the programs of engines with their device and totals: models, draft models, separate experts."""
     for engine in engines:
         device = engine.deployment.system.device.name
-        yield device, engine.slots, engine.plan, engine.books
+        yield device, engine.slots, engine.plan, engine.step_totals
         for part in engine.does.values():
             yield from part.programs(engine)
 
@@ -256,11 +258,11 @@ def _op_totals(engines: list[Engine], clock: float) -> tuple[OpTotal, ...]:
     rows: dict[tuple[str, str, str, str], F8] = {}
     walls: dict[tuple[str, str, str], float] = {}
     several = len({device for device, *_ in _programs(engines)}) > 1
-    for device, slots, plan, books in _programs(engines):  # two pools may have different ops
+    for device, slots, plan, step_totals in _programs(engines):  # two pools may have different ops
         of = f" of {device}" if several else ""
-        sums = totals(plan, books.tally)
+        sums = totals(plan, step_totals.tally)
         for s, op in enumerate(zip(slots.layer, slots.name, slots.kind, strict=True)):
-            walls[op] = walls.get(op, 0.0) + float(books.wall[s])
+            walls[op] = walls.get(op, 0.0) + float(step_totals.wall[s])
             for p, processor in enumerate(slots.processors):
                 if sums[s, p, T_RUNS] > 0:
                     key = (*op, (slots.link[s] or processor) + of)

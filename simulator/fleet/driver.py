@@ -2,7 +2,7 @@
 
 Compiled code processes one queue of events (`clock`): arrivals (`arrivals`), sessions, closed loops, the library's
 routers, KV transfers between two pools. User-defined and rare events run in Python: a router's rule, failures,
-autoscalers, stages of requests (`dealing`).
+autoscalers, stages of requests (`assigner`).
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from ..results.progress import Progress, now_and_then
 from ..results.steps import check_steps
 from ..results.table import RequestTable
 from .arrivals import Arrivals, check_kept
+from .assigner import Assigner
+from .assignment import CHOOSE, GIVE, LOST, ROOM, How
 from .clock import Clock
 from .combined import check_run, decoding, scaled_by, states_of, swapped_by
-from .dealing import Dealer
-from .deals import CHOOSE, GIVE, LOST, ROOM, How
 from .draining import Drain, Drained
+from .events import BLOCK, CALL, LEAVE, NOTE, PASS, run_events
 from .groups import OPTION as GROUPS
 from .groups import Cut
 from .nodes import Node
-from .play import BLOCK, CALL, LEAVE, NOTE, PASS, play
 from .pools import Fleet, Moves, Pools
 from .routers import ROUTERS, asks_prefix, compiled_rule, round_robin
 from .run_part import RunPart
-from .served import Served
+from .run_state import RunState
 
 MOST_LOGGED = 1 << 14
 """Log entries of all engines that are processed together."""
@@ -83,8 +83,8 @@ class RunSettings(NamedTuple):
 
 
 def serve(
-    asked: RunSettings, progress: Progress | None = None, grown: Callable[[RunSettings], Served] | None = None
-) -> Served:
+    asked: RunSettings, progress: Progress | None = None, grown: Callable[[RunSettings], RunState] | None = None
+) -> RunState:
     """Run a stream of requests through one engine or several.
 
     Parameters
@@ -161,18 +161,18 @@ class Driver:
         self.clock = clock = Clock(
             table, entry, decode, how, pools.link, prefixes, 0 if faults or asked.steps else MOST_LOGGED
         )
-        self.dealer = Dealer(table, clock, route)
+        self.assigner = Assigner(table, clock, route)
         lets_go = apart and not (self.warmup or self.stop)
         self.drain = Drain.of(clock, table, cut.spill) if lets_go else None
         if self.drain is None:
             check_kept(stream.limit or 0)
         self.arrivals = Arrivals(
-            table, self.dealer, clock, blocks, stream.closed_loop, faults is not None, self._stages(stream, asked.seed, doors),
+            table, self.assigner, clock, blocks, stream.closed_loop, faults is not None, self._stages(stream, asked.seed, doors),
             None if self.drain is None else self.drain.step, cut, len(pools.entry),
         )  # fmt: skip
         run_parts = (hook(self) for hook in all_hooks("run"))
         self.does: list[RunPart] = [part for part in run_parts if part is not None]
-        for node in clock.all if swapped or self.dealer.told is not None else ():
+        for node in clock.all if swapped or self.assigner.told is not None else ():
             node.given = 1
 
     def _check_apart(self, found: dict[str, object]) -> None:
@@ -199,24 +199,24 @@ class Driver:
             for name, hook in hooks_by_name("queues"):
                 rules, queues = hook(rules, d, self.first, self.stream, alone)
                 given |= {} if queues is None else {name: queues}
-            twin = out[0].engine if out and d is deployments[here.start] else None
+            clone = out[0].engine if out and d is deployments[here.start] else None
             engine = Engine(
                 d, rules, index, asked.keep_log, cache or CacheSettings(), asked.steps > 0, asked.seed, asked.steps, given,
-                twin, len(deployments),
+                clone, len(deployments),
             )  # fmt: skip
             out.append(Node(before + len(out), engine))
         return out
 
     def _stages(self, stream: RequestStream, seed: int, doors: bool) -> list[Callable[[RequestBlock], None]]:
         """What requests pass on their way: a door and their images, on a node their adapter; what reads of them."""
-        pools, dealer, clock = self.pools, self.dealer, self.clock
+        pools, assigner, clock = self.pools, self.assigner, self.clock
         hooks = ((PARTS[name].hook("read"), state) for name, state in self.states.items())
         readers: list[Callable[[RequestBlock], None]] = [partial(h, state) for h, state in hooks if h is not None]
         if doors:
-            dealer.door = next(all_hooks("door"))(stream, clock, self.table)
+            assigner.door = next(all_hooks("door"))(stream, clock, self.table)
         for name in self.parts:
             hook = PARTS[name].hook("stage")
-            made = hook and hook(clock, dealer, pools, seed)
+            made = hook and hook(clock, assigner, pools, seed)
             if made is not None:
                 self.states[name], reader = made
                 readers.append(reader)
@@ -227,12 +227,12 @@ class Driver:
         now = max(node.engine.now for node in self.clock.all)
         progress(self.clock.completed, self.table.count, now)
 
-    def run(self, seed: int, progress: Progress | None) -> Served:
+    def run(self, seed: int, progress: Progress | None) -> RunState:
         """Run everything until the last completion."""
         if progress is not None:
             self.clock.report = now_and_then(lambda: self._tell(progress))
         self.begin(seed)
-        self.play()
+        self.run_events()
         if progress is not None:  # the last report may have been left out as too soon
             self._tell(progress)
         return self.end()
@@ -243,7 +243,7 @@ class Driver:
         for part in reversed(self.does):  # of events of one time, that of the part which began first is first
             part.start(seed)
 
-    def end(self) -> Served:
+    def end(self) -> RunState:
         """What is left behind, the last requests taken over from their engines."""
         nodes, taken = self.clock.all, []
         for node in nodes if self.one or not self.ended else ():  # else: what is cut off
@@ -252,20 +252,20 @@ class Driver:
             taken.append(rows)
         return self._served(None if self.drain is None else self.drain.end(taken))
 
-    def play(self) -> None:
+    def run_events(self) -> None:
         """Process all events and calls of the clock; idle engines wait until there is nothing else."""
         clock, at = self.clock, self.clock.at
         status: int = Status.LOG_FULL
         acts: dict[int, Callable[[], object]] = {
-            BLOCK: self.arrivals.next_block, NOTE: lambda: self._note(float(at.noted)), CHOOSE: self.dealer.choose,
-            ROOM: lambda: clock.make_room(clock.all[at.into]), GIVE: self.dealer.give,
-            LOST: lambda: self.dealer.put_back([int(at.row)], float(at.then)), CALL: clock.call, LEAVE: self._leave,
-            PASS: lambda: self.dealer.arrive(int(at.row), float(self.table.arrival_s[at.row])),
+            BLOCK: self.arrivals.next_block, NOTE: lambda: self._note(float(at.noted)), CHOOSE: self.assigner.choose,
+            ROOM: lambda: clock.make_room(clock.all[at.into]), GIVE: self.assigner.give,
+            LOST: lambda: self.assigner.put_back([int(at.row)], float(at.then)), CALL: clock.call, LEAVE: self._leave,
+            PASS: lambda: self.assigner.arrive(int(at.row), float(self.table.arrival_s[at.row])),
             Status.LOG_FULL: lambda: clock.empty_log(Status.LOG_FULL), Status.STUCK: lambda: clock.empty_log(Status.STUCK), RESTS: clock.set_aside,
         }  # fmt: skip
         while status != Status.REACHED and not self.ended:
             clock.refresh()
-            status = play(clock.play, clock.how)
+            status = run_events(clock.play, clock.how)
             if status == Status.STUCK and clock.rests:
                 return
             if status != Status.REACHED:
@@ -276,10 +276,10 @@ class Driver:
     def _leave(self) -> None:
         """A request has completed: its adapter's slot may go to another one."""
         node = self.clock.all[self.clock.at.node]
-        assert node.shelf is not None
-        node.shelf.done(int(self.clock.at.row), node.clock)
+        assert node.cache_state is not None
+        node.cache_state.done(int(self.clock.at.row), node.clock)
 
-    def _served(self, drained: Drained | None) -> Served:
+    def _served(self, drained: Drained | None) -> RunState:
         nodes, clock = self.clock.all, self.clock
         clock.take_logs()
         for node in nodes:
@@ -287,9 +287,9 @@ class Driver:
         for node in nodes:
             for part in node.engine.does.values():
                 self.table.refused += part.refused(node.engine)
-        return Served(
+        return RunState(
             [node.engine for node in nodes], self.table, clock.completed, self.warm_s,
-            sum(part.failures for part in self.does), self.dealer.restarts.total(), self.pools, nodes, self.policy,
+            sum(part.failures for part in self.does), self.assigner.restarts.total(), self.pools, nodes, self.policy,
             self._counted(), drained=drained, **{k: v for part in self.does for k, v in part.left().items()},
         )  # fmt: skip
 

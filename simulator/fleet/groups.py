@@ -23,7 +23,7 @@ from ..results.table import RequestTable
 from ..step.timed import costs_of
 from .draining import Drained
 from .pools import Pools
-from .served import Served
+from .run_state import RunState
 
 OPTION = "--groups"
 
@@ -58,7 +58,7 @@ class Cut:
         return block.take((turn >= assigned.start) & (turn < assigned.stop))
 
 
-def left_of(served: Served) -> Served:
+def left_of(served: RunState) -> RunState:
     """What a group leaves, without what its engines ran on, to be sent elsewhere."""
     table, drained = served.table.trimmed(), served.drained
     if drained is not None:
@@ -76,7 +76,7 @@ def _left(engine: Engine) -> Engine:
     return out
 
 
-def joined(pools: Pools, parts: Sequence[Served], file: IO[bytes] | None) -> Served:
+def joined(pools: Pools, parts: Sequence[RunState], file: IO[bytes] | None) -> RunState:
     """What the whole fleet leaves, group by group; of requests that were let go, the file that all wrote to."""
     drained = [part.drained for part in parts if part.drained is not None]
     if file is not None and not drained:

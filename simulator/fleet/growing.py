@@ -16,7 +16,7 @@ import numpy as np
 from ...workloads.records import records
 from ..engine.prefix import Pool
 from .driver import Driver, RunSettings
-from .served import Served
+from .run_state import RunState
 
 
 @dataclass(slots=True)
@@ -25,7 +25,7 @@ class Growing:
 
     driver: Driver | None = None
 
-    def served(self, asked: RunSettings) -> Served:
+    def served(self, asked: RunSettings) -> RunState:
         """Return the result of a run; the stream must begin with the previous run's."""
         driver = self.driver or Driver(asked)
         if not rests(driver):
@@ -36,11 +36,11 @@ class Growing:
         else:
             driver.arrivals.take(asked.stream.read().take(slice(driver.arrivals.known, None)))
         driver.clock.let_rest(True)
-        driver.play()
-        twin = twin_of(driver)
-        twin.clock.let_rest(False)
-        twin.play()
-        return twin.end()
+        driver.run_events()
+        clone = twin_of(driver)
+        clone.clock.let_rest(False)
+        clone.run_events()
+        return clone.end()
 
 
 def rests(driver: Driver) -> bool:
@@ -58,19 +58,19 @@ def twin_of(driver: Driver) -> Driver:
     engines = [node.engine for node in clock.all]
     shared = [driver.pools, driver.stream, driver.first, driver.arrivals, clock.how, clock._codes]
     for e in engines:
-        shared += [e.deployment, e.policy, e.cache, e.plan, e.slots, e.limits, e.kv, e.course.board]
+        shared += [e.deployment, e.policy, e.cache, e.plan, e.slots, e.limits, e.kv, e.work_log.board]
     memo.update((id(x), x) for x in shared)
     memo.update((id(own), None) for e in engines for own in (e._loop, e._costs, e.model))
     for e in engines:
         memo.update(_bare(e.state.pool))
     memo[id(clock._kept)] = {}
-    twin = deepcopy(driver, memo)
-    for node in twin.clock.all:
+    clone = deepcopy(driver, memo)
+    for node in clone.clock.all:
         node.engine._hooks = None  # it has the addresses of the other's states
-    twin.clock.play = twin.clock.play._replace()  # the copy is written down where the other's arrays are
-    for n, node in enumerate(twin.clock.all):
-        node.join(twin.clock.play.fleet.own[n], twin.clock.stale)
-    return twin
+    clone.clock.play = clone.clock.play._replace()  # the copy is written down where the other's arrays are
+    for n, node in enumerate(clone.clock.all):
+        node.join(clone.clock.play.fleet.own[n], clone.clock.stale)
+    return clone
 
 
 def _bare(pool: Pool) -> dict[int, Any]:

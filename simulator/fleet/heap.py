@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.jit import compiled_part, int64
-from ...workloads.jit_held import held
+from ...workloads.jit_address import by_address
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
 
-@held
+@by_address
 class Heap(NamedTuple):
     """Entries with a time, a number that breaks ties, and a payload."""
 
@@ -32,7 +32,7 @@ def new_heap(room: int, before: Heap | None = None) -> Heap:
     return heap
 
 
-@held
+@by_address
 class Line(NamedTuple):
     """Some of N engines in order of a time of each; of one time the smallest number is first."""
 

@@ -12,8 +12,8 @@ from ...workloads.pages import give_back, runs
 from ...workloads.records import records
 from ..engine.engine import Engine
 from ..engine.state import I8, Face
-from .deals import load_of
-from .level import ASKED, OWN
+from .advance import ASKED, OWN
+from .assignment import load_of
 from .routers import Load
 
 FEWEST = 64
@@ -21,7 +21,7 @@ FEWEST = 64
 
 
 class Known:
-    """A field of `level.OWN`, as an attribute of its node."""
+    """A field of `advance.OWN`, as an attribute of its node."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -39,7 +39,7 @@ class Node:
 
     index: int  # its number among the nodes; entry nodes come first
     engine: Engine
-    shelf: Any = None  # lets requests wait before they are queued: `ask`, `done`, `lose`
+    cache_state: Any = None  # lets requests wait before they are queued: `ask`, `done`, `lose`
     asked: dict[int, int] = field(default_factory=dict)  # those that wait there
     low: int = 0  # rows of the engine's state below which all have been let go, see `draining`
     own: Any = field(default_factory=lambda: records(1, OWN)[0])
@@ -100,8 +100,8 @@ class Node:
         self.stale.add(self.index)
         self.life, self.clock, self.forget = self.life + 1, now, 1
         self.promised = self.inbound = self.delivered = self.gone = self.held_tokens = 0
-        if self.shelf is not None:
-            self.shelf.lose()
+        if self.cache_state is not None:
+            self.cache_state.lose()
 
     @property
     def live(self) -> int:

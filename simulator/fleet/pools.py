@@ -75,7 +75,7 @@ class KvLink:
     by_layer: bool = False
 
     @property
-    def paced(self) -> bool:
+    def with_host_delay(self) -> bool:
         """Whether bytes take time on it."""
         return isfinite(self.bandwidth_bytes_per_s)
 

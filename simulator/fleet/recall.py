@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.jit import compiled_part
-from ...workloads.jit_held import held
+from ...workloads.jit_address import by_address
 from ...workloads.records import named, records
 
 I8 = npt.NDArray[np.int64]
@@ -27,7 +27,7 @@ FOUND = named("known run", "")
 """Of an engine: tokens of the latest prompt's start on its list, and pieces."""
 
 
-@held
+@by_address
 class Recall(NamedTuple):
     """Lists of N engines; S pieces of all requests, P different ones."""
 

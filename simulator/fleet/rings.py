@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.jit import compiled_part
-from ...workloads.jit_held import held
+from ...workloads.jit_address import by_address
 
 I8 = npt.NDArray[np.int64]
 
 
-@held
+@by_address
 class Ring(NamedTuple):
     """Numbers in order, as many as there is room for."""
 

@@ -22,9 +22,9 @@ from .driver import RunSettings, serve
 from .groups import Cut, joined, left_of
 from .growing import Growing
 from .pools import Fleet, Pools, pools_of
-from .served import Served
+from .run_state import RunState
 
-Groups = tuple[Sequence[Served], IO[bytes] | None]
+Groups = tuple[Sequence[RunState], IO[bytes] | None]
 """What groups of a fleet have left, and the file that they wrote their requests to."""
 
 
@@ -109,7 +109,7 @@ def run(
 def run_group(
     deployment: Deployment, policy: Policy, stream: RequestStream, cut: Cut, *, fleet: Fleet | None = None,
     pools: Pools | None = None, keep_stages: bool = False, **options: Any,
-) -> Served:  # fmt: skip
+) -> RunState:  # fmt: skip
     """Serve what a stream sends to a group of a fleet's replicas, for `groups` of `run`; options as there."""
     fleet = fleet or Fleet()
     pools, stream = _asked(deployment, stream, fleet, pools)

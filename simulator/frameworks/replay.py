@@ -24,7 +24,7 @@ from ...workloads.requests.block import RequestBlock, Turns
 from ...workloads.textfile import read_regular
 from ..deploy.deployment import Deployment, deploy
 from ..engine.engine import Engine
-from ..engine.host import Pace
+from ..engine.host import HostDelay
 from ..engine.policies import without_front
 from .engine_file import engine_of
 from .settings import EngineSettings
@@ -94,7 +94,7 @@ def _engine(case: ScheduleCase, record: bool) -> Engine:
     policy = without_front(settings.policy)  # arrivals are the times at which the engine has the requests
     engine = Engine(_deployment(settings.pp or 1), policy, cache=settings.cache, keep_plans=record)
     hidden = settings.policy.ahead or settings.pp != 1
-    engine.limits = engine.limits._replace(pace=Pace(0.0, 0.0, UNIT_S, hidden, prompting_s=UNIT_S))
+    engine.limits = engine.limits._replace(host_delay=HostDelay(0.0, 0.0, UNIT_S, hidden, prompting_s=UNIT_S))
     return engine
 
 

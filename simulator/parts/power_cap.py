@@ -26,6 +26,6 @@ PARTS = (
         scope="deployment",
         page="power",
         tests=("analysis/test_validate_power",),
-        also=("engine/course", "fleet/served"),
+        also=("engine/work_log", "fleet/run_state"),
     ),
 )

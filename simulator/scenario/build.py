@@ -19,7 +19,7 @@ from ..fleet.groups import Cut
 from ..fleet.growing import Growing
 from ..fleet.pools import Fleet
 from ..fleet.run import Groups, run, run_group
-from ..fleet.served import Served
+from ..fleet.run_state import RunState
 from ..frameworks.engines import ENGINES, LaunchSettings
 from ..frameworks.settings import EngineSettings
 from ..limits import MAX_SEQUENCES
@@ -59,7 +59,7 @@ def run_scenario(
     return run(*asked, **more, keep_stages=keep_stages, progress=progress, steps=steps, groups=groups, grown=grown)
 
 
-def run_group_of(task: tuple[Scenario, Cut, bool]) -> Served:
+def run_group_of(task: tuple[Scenario, Cut, bool]) -> RunState:
     """Serve what a scenario sends to a group of its replicas; with whether stages are kept."""
     (asked, more), (_, cut, keep) = _asked(task[0], None), task
     return run_group(*asked, cut, **more, keep_stages=keep)

@@ -1,7 +1,7 @@
 """The compiled path: one step's seconds from its moments, with running totals per op.
 
-Same formulas as `explicit`, `deploy.placement` and `devices.cost`, over the arrays of `lowering.Plan`; experts are in
-`experts`, the totals in `books`.
+Same formulas as `explicit`, `deploy.placement` and `devices.cost`, over the arrays of `lowering.LoweredModel`; experts are in
+`experts`, the totals in `step_totals`.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from ...workloads.batch import TOKENS, batch_tokens
 from ...workloads.jit import compiled_inside, compiled_part, int64
 from ...workloads.records import Records
 from ..deploy.placement import CLEARLY, Option
-from . import books as book
-from .books import Books
+from . import step_totals as columns
 from .drawing import StepBatch
 from .experts import experts_step
-from .lowering import F8, Form, Plan, Role
+from .lowering import F8, Form, LoweredModel, Role
 from .prices import op_outside, op_price
 from .rules import attained, energy, score
+from .step_totals import StepTotals
 from .unequal import graph_batch
 
 _batch_tokens = compiled_part(batch_tokens)
 
 
 @compiled_part
-def cost_slot(plan: Plan, slot: int, moments: F8, cell: Records) -> None:
+def cost_slot(plan: LoweredModel, slot: int, moments: F8, cell: Records) -> None:
     """Place and cost one op of one rank at `moments`, into `cell`."""
     forms, last = plan.forms[slot], moments.size
     flops, stream, act = 0.0, forms[Form.STREAM, last], 0.0
@@ -50,7 +50,7 @@ def cost_slot(plan: Plan, slot: int, moments: F8, cell: Records) -> None:
 
 
 @compiled_part
-def first_able(plan: Plan, slot: int) -> int:
+def first_able(plan: LoweredModel, slot: int) -> int:
     """The first processor that can run an op."""
     p = int64(0)
     while not plan.can[slot, p]:
@@ -59,7 +59,7 @@ def first_able(plan: Plan, slot: int) -> int:
 
 
 @compiled_part
-def choose_slot(plan: Plan, slot: int, moments: F8, flops: float, stream: float, act: float) -> int:
+def choose_slot(plan: LoweredModel, slot: int, moments: F8, flops: float, stream: float, act: float) -> int:
     """Processor of an op that several can run: the lowest score, the first of equal ones."""
     role = plan.slots[slot].role
     decode, size = role == Role.PAIR_DECODE or role == Role.DECODE, stream + act
@@ -85,7 +85,7 @@ def choose_slot(plan: Plan, slot: int, moments: F8, flops: float, stream: float,
 
 
 @compiled_inside
-def cost_cell(plan: Plan, slot: int, moments: F8, fresh: bool, cells: Records) -> None:
+def cost_cell(plan: LoweredModel, slot: int, moments: F8, fresh: bool, cells: Records) -> None:
     """Cost an op of one rank where that is due.
 
     Unless the batch is `fresh`, only ops that depend on the decodes' contexts are costed again.
@@ -101,21 +101,21 @@ def cost_cell(plan: Plan, slot: int, moments: F8, fresh: bool, cells: Records) -
 
 
 @compiled_inside
-def book_cell(plan: Plan, slot: int, processor: int, times: int, cell: Records, tally: F8, busy: F8) -> None:
+def book_cell(plan: LoweredModel, slot: int, processor: int, times: int, cell: Records, tally: F8, busy: F8) -> None:
     """Book an op that ran on `processor`, `times` over."""
     row = tally[slot, processor]
     row[int(cell.bound)] += cell.busy * times
     track = busy.size - 1 if plan.slots[slot].role == Role.LINK else processor
     busy[track] += cell.busy * times
-    row[book.T_FLOPS] += cell.flops * times
-    row[book.T_STREAM] += cell.stream * times
-    row[book.T_ACT] += cell.act * times
-    row[book.T_RUNS] += times
-    row[book.T_OUTSIDE] += cell.outside * times
+    row[columns.T_FLOPS] += cell.flops * times
+    row[columns.T_STREAM] += cell.stream * times
+    row[columns.T_ACT] += cell.act * times
+    row[columns.T_RUNS] += times
+    row[columns.T_OUTSIDE] += cell.outside * times
 
 
 @compiled_part
-def rank_seconds(plan: Plan, g: int, moments: F8, fresh: bool, cells: Records, tally: F8, busy: F8) -> float:
+def rank_seconds(plan: LoweredModel, g: int, moments: F8, fresh: bool, cells: Records, tally: F8, busy: F8) -> float:
     """Seconds of one layer of section `g` on one rank, booked for all its layers."""
     section, total = plan.sections[g], 0.0
     times = section.layers * plan.tp
@@ -131,7 +131,7 @@ def rank_seconds(plan: Plan, g: int, moments: F8, fresh: bool, cells: Records, t
 
 @compiled_part
 def section_seconds(
-    plan: Plan, g: int, moments: F8, fresh: bool, cells: Records, tally: F8, wall: F8, busy: F8
+    plan: LoweredModel, g: int, moments: F8, fresh: bool, cells: Records, tally: F8, wall: F8, busy: F8
 ) -> float:
     """Seconds of one layer of section `g` on the slowest rank, booked for all its layers."""
     section = plan.sections[g]
@@ -147,7 +147,7 @@ def section_seconds(
 
 
 @compiled_part
-def constant_seconds(plan: Plan, cells: Records) -> float:
+def constant_seconds(plan: LoweredModel, cells: Records) -> float:
     """Seconds of those ops of a rank that do not depend on the decodes' contexts, outside the experts."""
     total = 0.0
     for g in range(plan.sections.shape[0]):
@@ -158,8 +158,10 @@ def constant_seconds(plan: Plan, cells: Records) -> float:
 
 
 @compiled_part
-def serial_seconds(plan: Plan, moments: F8, batch: StepBatch, fresh: bool, captured: int, books: Books) -> float:
-    """Seconds of one step, on all pipeline stages together; each one's part is in `books.stages`.
+def serial_seconds(
+    plan: LoweredModel, moments: F8, batch: StepBatch, fresh: bool, captured: int, step_totals: StepTotals
+) -> float:
+    """Seconds of one step, on all pipeline stages together; each one's part is in `step_totals.stages`.
 
     Parameters
     ----------
@@ -170,20 +172,22 @@ def serial_seconds(plan: Plan, moments: F8, batch: StepBatch, fresh: bool, captu
         Whether the batch differs from the last call's in more than the decodes' contexts.
     captured : int
         Largest batch with a captured graph: smaller ones run padded to the next that has one.
-    books : Books
+    step_totals : StepTotals
         Running totals, added to.
     """
     total = 0.0
-    stages = books.stages
+    stages = step_totals.stages
     for s in range(stages.size):
         stages[s] = 0.0
     for r in range(moments.shape[0]):
         moments[r, TOKENS] = graph_batch(int(moments[r, TOKENS]), captured)
     for g in range(plan.sections.shape[0]):
-        longest = section_seconds(plan, g, moments, fresh, books.cells, books.tally, books.wall, books.busy[0])
+        longest = section_seconds(
+            plan, g, moments, fresh, step_totals.cells, step_totals.tally, step_totals.wall, step_totals.busy[0]
+        )
         layers = plan.sections[g].layers
         total += longest * layers
         stages[plan.sections[g].stage] += longest * layers
     for r in range(moments.shape[0]):
         moments[r, TOKENS] = _batch_tokens(moments[r], plan.windows.size)
-    return total + experts_step(plan, batch, books)
+    return total + experts_step(plan, batch, step_totals)

@@ -9,7 +9,7 @@ import numpy as np
 from ...workloads.draws import LayerRouting, SampleKeys, Scratch, StepTokens, draw_loads, keys_of, pool_place
 from ...workloads.jit import compiled_part, int64
 from ...workloads.routing import POOL
-from .lowering import I8, Plan
+from .lowering import I8, LoweredModel
 
 
 class StepBatch(NamedTuple):
@@ -34,7 +34,7 @@ class StepBatch(NamedTuple):
 
 
 @compiled_part
-def draw_part(plan: Plan, part: int, batch: StepBatch, ahead: int, scratch: Scratch, loads: I8) -> None:
+def draw_part(plan: LoweredModel, part: int, batch: StepBatch, ahead: int, scratch: Scratch, loads: I8) -> None:
     """Sample the loads of `part` for a step, or for the same batch `ahead` steps later."""
     experts, work = plan.experts[part], plan.expert_work[part]
     draw_loads(
@@ -50,7 +50,7 @@ def draw_part(plan: Plan, part: int, batch: StepBatch, ahead: int, scratch: Scra
 
 
 @compiled_part
-def mark_of(plan: Plan, part: int, batch: StepBatch, keys: SampleKeys) -> np.uint64:
+def mark_of(plan: LoweredModel, part: int, batch: StepBatch, keys: SampleKeys) -> np.uint64:
     """Number of the loads of a part in a step; 0 if they are not from a pool."""
     experts, tilt, tokens = plan.experts[part], plan.expert_work[part].tilt, int64(batch.decodes)
     if tilt < 0.0 or (tilt > 0.0 and batch.num_chunks > 0):

@@ -9,38 +9,38 @@ from ...workloads.draws import SampleKeys, keys_of
 from ...workloads.jit import compiled_by, compiled_given, compiled_part, int64
 from ...workloads.records import Records
 from ..deploy.placement import BOTH, CLEARLY, Option, kind_code
-from . import books as book
 from . import lowering as low
-from .books import Books
+from . import step_totals as columns
 from .drawing import StepBatch, draw_part, mark_of
-from .lowering import F8, I8, Plan
+from .lowering import F8, I8, LoweredModel
 from .memo import A_ACTIVE, A_OUTSIDE, A_RUNS, A_TOKENS, NUM_SHARE, entry_of, recall, remember
 from .prices import Price, experts_price, part_outside
 from .rules import attained, energy, score
+from .step_totals import StepTotals
 
 EXPERTS = kind_code("experts")
 
 
 @compiled_by("plan.fetch")
-def start_fetch(plan: Plan, books: Books) -> None:
+def start_fetch(plan: LoweredModel, step_totals: StepTotals) -> None:
     """Begin a step of a part that lets layers wait for experts."""
 
 
 @compiled_by("plan.fetch")
-def fetch_step(plan: Plan, part: int, batch: StepBatch, seconds: float, books: Books) -> float:
+def fetch_step(plan: LoweredModel, part: int, batch: StepBatch, seconds: float, step_totals: StepTotals) -> float:
     """Seconds that the layers of `part` wait for experts, whose own take `seconds`."""
     return 0.0
 
 
 @compiled_by("plan.places")
-def on_slots(plan: Plan, part: int, key: np.uint64, loads: I8, placed: I8) -> I8:
+def on_slots(plan: LoweredModel, part: int, key: np.uint64, loads: I8, placed: I8) -> I8:
     """Loads of what the groups hold of `part`: of its experts, or of their placed copies."""
     return loads
 
 
 @compiled_part
 def expert_seconds(table: F8, tokens: int) -> float:
-    """Busy seconds of one expert: a row of ``Plan.expert_table`` for few tokens, else its terms.
+    """Busy seconds of one expert: a row of ``LoweredModel.expert_table`` for few tokens, else its terms.
 
     The last three entries are seconds per token of arithmetic, of the weights, and per token of traffic.
     """
@@ -51,7 +51,7 @@ def expert_seconds(table: F8, tokens: int) -> float:
 
 
 @compiled_part
-def roofline_price(plan: Plan, part: int, processor: int, tokens: float, active: float, busy: float) -> Price:
+def roofline_price(plan: LoweredModel, part: int, processor: int, tokens: float, active: float, busy: float) -> Price:
     """Return the cost of experts that take `busy` seconds one after another, without the launch."""
     params, work = plan.params[plan.slots.shape[0] + part, processor], plan.expert_work[part]
     seconds = busy + params.fixed
@@ -61,7 +61,7 @@ def roofline_price(plan: Plan, part: int, processor: int, tokens: float, active:
 
 
 @compiled_part
-def share_price(plan: Plan, part: int, processor: int, tokens: float, active: float, busy: float) -> Price:
+def share_price(plan: LoweredModel, part: int, processor: int, tokens: float, active: float, busy: float) -> Price:
     """Return the cost of a share of one device's experts, which take `busy` seconds on a roofline."""
     price = experts_price(plan.kernels, plan.slots.shape[0] + part, processor, tokens, active)
     if price[0] < 0.0:
@@ -70,7 +70,9 @@ def share_price(plan: Plan, part: int, processor: int, tokens: float, active: fl
 
 
 @compiled_part
-def book_share(plan: Plan, part: int, processor: int, tokens: float, active: float, price: Price, share: F8) -> None:
+def book_share(
+    plan: LoweredModel, part: int, processor: int, tokens: float, active: float, price: Price, share: F8
+) -> None:
     """Add a share of one device's experts to the totals of its processor."""
     share[processor, price[1]] += price[0]
     share[processor, A_TOKENS] += tokens
@@ -81,7 +83,9 @@ def book_share(plan: Plan, part: int, processor: int, tokens: float, active: flo
 
 
 @compiled_part
-def experts_whole(plan: Plan, part: int, loads: I8, first: int, group_size: int, mixed: bool, share: F8) -> float:
+def experts_whole(
+    plan: LoweredModel, part: int, loads: I8, first: int, group_size: int, mixed: bool, share: F8
+) -> float:
     """Seconds of one device's experts on the one processor that the rule chooses."""
     group_loads, tokens, used = loads[first : first + group_size], int64(0), int64(0)
     for e in range(group_loads.size):  # whole numbers: they add up side by side
@@ -154,7 +158,7 @@ def side_loads(queue: Records, used: int, mask: int, side: int) -> tuple[float, 
 
 
 @compiled_part
-def split_queue(plan: Plan, part: int, queue: Records, used: int, near: int, share: F8) -> float:
+def split_queue(plan: LoweredModel, part: int, queue: Records, used: int, near: int, share: F8) -> float:
     """Co-process one device's experts, `placement.split_experts` over arrays; seconds.
 
     A choice is a mask of the spaces that move: every mask, or only the prefixes of the order.
@@ -191,7 +195,9 @@ def clear_share(share: F8) -> None:
 
 
 @compiled_part
-def groups_seconds(plan: Plan, part: int, loads: I8, mixed: bool, share: F8, queue: Records) -> tuple[float, float]:
+def groups_seconds(
+    plan: LoweredModel, part: int, loads: I8, mixed: bool, share: F8, queue: Records
+) -> tuple[float, float]:
     """Run one layer's experts of `part`; seconds of the slowest group, and bytes of partial sums.
 
     What all groups do is added to `share`, the main processor's adding up of sums included.
@@ -227,7 +233,7 @@ def groups_seconds(plan: Plan, part: int, loads: I8, mixed: bool, share: F8, que
 
 
 @compiled_part
-def book_part(plan: Plan, part: int, sums: float, share: F8, tally: F8, busy: F8) -> None:
+def book_part(plan: LoweredModel, part: int, sums: float, share: F8, tally: F8, busy: F8) -> None:
     """Book what the groups of `part` did, and their bytes of partial sums, for all its layers."""
     experts, work, row = plan.experts[part], plan.expert_work[part], plan.slots.shape[0] + part
     times = float(plan.expert_devices // experts.groups * experts.layers)
@@ -237,55 +243,59 @@ def book_part(plan: Plan, part: int, sums: float, share: F8, tally: F8, busy: F8
             for b in range(A_TOKENS):
                 total[b] += share[p, b] * times
                 busy[p] += share[p, b] * times
-            total[book.T_FLOPS] += share[p, A_TOKENS] * work.flops * times
-            total[book.T_STREAM] += share[p, A_ACTIVE] * work.weights * times
-            total[book.T_ACT] += share[p, A_TOKENS] * work.act * times
-            total[book.T_RUNS] += share[p, A_RUNS] * times
-            total[book.T_OUTSIDE] += share[p, A_OUTSIDE] * times
-    tally[row, 0, book.T_ACT] += sums * times
+            total[columns.T_FLOPS] += share[p, A_TOKENS] * work.flops * times
+            total[columns.T_STREAM] += share[p, A_ACTIVE] * work.weights * times
+            total[columns.T_ACT] += share[p, A_TOKENS] * work.act * times
+            total[columns.T_RUNS] += share[p, A_RUNS] * times
+            total[columns.T_OUTSIDE] += share[p, A_OUTSIDE] * times
+    tally[row, 0, columns.T_ACT] += sums * times
 
 
 @compiled_part
-def drawn_costs(plan: Plan, part: int, keys: SampleKeys, batch: StepBatch, books: Books) -> tuple[float, float]:
+def drawn_costs(
+    plan: LoweredModel, part: int, keys: SampleKeys, batch: StepBatch, step_totals: StepTotals
+) -> tuple[float, float]:
     """Sample the loads of `part` and return what `groups_seconds` does."""
-    draw_part(plan, part, batch, 0, books.scratch, books.loads)
-    clear_share(books.share)
-    loads = on_slots(plan, part, keys.step, books.loads, books.placed)
-    return groups_seconds(plan, part, loads, batch.num_chunks > 0, books.share, books.queue)
+    draw_part(plan, part, batch, 0, step_totals.scratch, step_totals.loads)
+    clear_share(step_totals.share)
+    loads = on_slots(plan, part, keys.step, step_totals.loads, step_totals.placed)
+    return groups_seconds(plan, part, loads, batch.num_chunks > 0, step_totals.share, step_totals.queue)
 
 
 @compiled_given("plan.memo", otherwise=drawn_costs)
-def part_costs(plan: Plan, part: int, keys: SampleKeys, batch: StepBatch, books: Books) -> tuple[float, float]:
+def part_costs(
+    plan: LoweredModel, part: int, keys: SampleKeys, batch: StepBatch, step_totals: StepTotals
+) -> tuple[float, float]:
     """Return the cost of a part's experts, from the memory if it holds these loads."""
     mark = mark_of(plan, part, batch, keys)
     entry = entry_of(plan.memo, mark)
     if mark > 0 and plan.memo.marks[entry] == mark:
-        return recall(plan.memo, entry, books.share)
-    totals = drawn_costs(plan, part, keys, batch, books)
+        return recall(plan.memo, entry, step_totals.share)
+    totals = drawn_costs(plan, part, keys, batch, step_totals)
     if mark > 0:
-        remember(plan.memo, entry, mark, totals, books.share)
+        remember(plan.memo, entry, mark, totals, step_totals.share)
     return totals
 
 
 @compiled_part
-def part_seconds(plan: Plan, part: int, keys: SampleKeys, batch: StepBatch, books: Books) -> float:
+def part_seconds(plan: LoweredModel, part: int, keys: SampleKeys, batch: StepBatch, step_totals: StepTotals) -> float:
     """Return the seconds of the slowest group of `part` at sampled loads, with booking."""
-    slowest, sums = part_costs(plan, part, keys, batch, books)
-    book_part(plan, part, sums, books.share, books.tally, books.busy[0])
+    slowest, sums = part_costs(plan, part, keys, batch, step_totals)
+    book_part(plan, part, sums, step_totals.share, step_totals.tally, step_totals.busy[0])
     layers = plan.experts[part].layers
-    books.wall[plan.slots.shape[0] + part] += slowest * layers
+    step_totals.wall[plan.slots.shape[0] + part] += slowest * layers
     return float(slowest * layers)
 
 
-@compiled_given("plan.moe", lambda plan, batch, books: 0.0)
-def experts_step(plan: Plan, batch: StepBatch, books: Books) -> float:
+@compiled_given("plan.moe", lambda plan, batch, step_totals: 0.0)
+def experts_step(plan: LoweredModel, batch: StepBatch, step_totals: StepTotals) -> float:
     """Return the seconds of all expert parts of a step at sampled loads; zero for a model without experts."""
-    total, stages = 0.0, books.stages
+    total, stages = 0.0, step_totals.stages
     keys = keys_of(plan.seed, plan.replica, batch.step)
-    start_fetch(plan, books)
+    start_fetch(plan, step_totals)
     for x in range(plan.experts.shape[0]):
-        seconds = part_seconds(plan, x, keys, batch, books)
-        seconds += fetch_step(plan, x, batch, seconds, books)
+        seconds = part_seconds(plan, x, keys, batch, step_totals)
+        seconds += fetch_step(plan, x, batch, seconds, step_totals)
         total += seconds
         stages[plan.experts[x].stage] += seconds
     return total

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from ..deploy.deployment import Deployment
-from .lowering import Plan, Slots, lower
+from .lowering import LoweredModel, Slots, lower
 
 KEPT = 64
 """Deployments whose latest lowering is kept."""
-_lowered: dict[int, tuple[Deployment, int, Plan, Slots]] = {}
+_lowered: dict[int, tuple[Deployment, int, LoweredModel, Slots]] = {}
 
 
-def lowered(deployment: Deployment, replica: int, counts: int) -> tuple[Plan, Slots]:
+def lowered(deployment: Deployment, replica: int, counts: int) -> tuple[LoweredModel, Slots]:
     """Lower a deployment as `lower` does; a deployment that was lowered lately costs no work.
 
     Of a plan only `memo` is written, whose entries are the same for all, so that runs may share it as replicas do.

@@ -18,7 +18,7 @@ from ...devices.device import Processor
 from ...devices.prices import ALONE, ROOFLINE, PriceRow, Probe
 from ...workloads.batch import BASE_MOMENTS, DECODE_KV, WINDOW_MOMENTS, Moments, num_moments
 from ...workloads.errors import InputError
-from ...workloads.jit_held import held
+from ...workloads.jit_address import by_address
 from ...workloads.ops import OP_KINDS, Loads, Op
 from ...workloads.records import Records, filled, named
 from ..deploy.deployment import AnyLink, Deployment
@@ -56,7 +56,7 @@ kind and phase as placement rules know them."""
 
 EXPERTS = named("count groups top_k uniform near table layers stage key held alike pool", "")
 """Of a part: experts the router chooses from, their groups, experts of a token, whether the router is uniform, the
-processor that shares the experts with the main one (0 = none), the table of `Plan.expert_table` with their seconds,
+processor that shares the experts with the main one (0 = none), the table of `LoweredModel.expert_table` with their seconds,
 layers that share a sample, their pipeline stage, the counter of their samples, each group's experts, including
 copies, the first part whose loads take as long as its, and `Router.pool`."""
 
@@ -75,8 +75,8 @@ I8 = npt.NDArray[np.int64]
 B1 = npt.NDArray[np.bool_]
 
 
-@held
-class Plan(NamedTuple):
+@by_address
+class LoweredModel(NamedTuple):
     """A deployment as arrays. S slots (ops outside experts), X expert parts, P processors.
 
     Of the M moments, the last is none of a batch: seconds that unequal contexts add to a layer's
@@ -131,7 +131,7 @@ class Slots(NamedTuple):
 
 def lower(
     deployment: Deployment, replica: int = 0, counts: int = MOST_TOKENS, experts_alone: bool = False
-) -> tuple[Plan, Slots]:
+) -> tuple[LoweredModel, Slots]:
     """Lower a deployment.
 
     Parameters
@@ -162,7 +162,7 @@ def lower(
     work = filled(EXPERT_WORK, [_expert_work(part, d) for part in d.experts])
     tables, classes = _expert_tables(work, params[len(form) :])
     rule = PLACEMENTS[d.placement]
-    plan = Plan(
+    plan = LoweredModel(
         windows=np.array(d.shard.windows, dtype=np.int64),
         sections=filled(
             SECTION,
@@ -202,7 +202,7 @@ def lower(
 
 
 def _slots(ops: Sequence[Op], roles: Sequence[int], varies: B1, can: B1) -> Records:
-    """`Plan.slots`; exchanges, which no rule places, have no kind."""
+    """`LoweredModel.slots`; exchanges, which no rule places, have no kind."""
     kinds = [kind_code(op.kind) if op.kind in OP_KINDS else -1 for op in ops[: len(can)]]
     phases = [phase_code(op.phase) for op in ops[: len(can)]]
     return filled(SLOT, zip(roles, varies, can.sum(1) > 1, kinds, phases, strict=True))
@@ -308,13 +308,13 @@ def _role(op: Op, before: Op | None) -> int:
 
 
 def _expert_work(part: ExpertPart, deployment: Deployment) -> tuple[float, ...]:
-    """One row of `Plan.expert_work`."""
+    """One row of `LoweredModel.expert_work`."""
     op = part.spec.expert_op(Loads(np.ones(1), np.ones(1)), deployment.run)
     return op.flops, op.weight_bytes, op.act_bytes, part.router.tilt, part.router.persist
 
 
 def _experts(deployment: Deployment, shares: bool, can: B1, classes: Sequence[int]) -> Records:
-    """`Plan.experts`: what is counted of each part, and where its experts may run."""
+    """`LoweredModel.experts`: what is counted of each part, and where its experts may run."""
     first: dict[Hashable, int] = {}
     rows = [
         (part.router.prob.shape[1], part.ep, part.router.top_k, int(part.router.uniform),

@@ -10,11 +10,11 @@ import numpy.typing as npt
 from ...devices.cost import BOUNDS
 from ...workloads.draws import U8, mix
 from ...workloads.jit import compiled_part
-from ...workloads.jit_held import held
+from ...workloads.jit_address import by_address
 
 A_TOKENS, A_ACTIVE, A_RUNS, A_OUTSIDE = range(len(BOUNDS), len(BOUNDS) + 4)
 NUM_SHARE = len(BOUNDS) + 4
-"""Columns of `Books.share`: one step's experts of one part on one processor, all groups; first
+"""Columns of `StepTotals.share`: one step's experts of one part on one processor, all groups; first
 busy seconds by bound."""
 
 ENTRIES = 1 << 15
@@ -23,7 +23,7 @@ ENTRIES = 1 << 15
 F8 = npt.NDArray[np.float64]
 
 
-@held
+@by_address
 class Memo(NamedTuple):
     """N entries, P processors."""
 

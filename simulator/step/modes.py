@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ...devices.collectives.plans import BY_STEP
 from ...devices.prices import ALONE, ROOFLINE
-from ...workloads.jit_held import held
+from ...workloads.jit_address import by_address
 from ...workloads.ops import Op
 from ...workloads.records import Records
 from ..deploy.deployment import Deployment
@@ -19,7 +19,7 @@ F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
 
-@held
+@by_address
 class Modes(NamedTuple):
     """Costs of exchanges by the kind of step; L exchanges."""
 

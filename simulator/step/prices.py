@@ -39,7 +39,7 @@ from ...devices.tables.grid import (
     prefill_beyond,
 )
 from ...workloads.jit import compiled_given, compiled_part
-from ...workloads.jit_held import held
+from ...workloads.jit_address import by_address
 from ...workloads.records import Records
 
 F8 = npt.NDArray[np.float64]
@@ -57,9 +57,9 @@ Price = tuple[float, int]
 """Seconds, and the code of what bounds them."""
 
 
-@held
+@by_address
 class Kernels(NamedTuple):
-    """Rows that are not rooflines: N = S+X rows as in `lowering.Plan`, P processors, G grids."""
+    """Rows that are not rooflines: N = S+X rows as in `lowering.LoweredModel`, P processors, G grids."""
 
     tables: int | None  # grids of measured tables; None where no kernel tables are in use
     streamed: int | None  # rows of `calibrated.streamed`; None without any

@@ -9,19 +9,21 @@ import numpy.typing as npt
 from numba import types
 
 from ...workloads.jit import compiled_by, compiled_code, compiled_given, compiled_part, int64
-from ...workloads.jit_held import address_of, code_at, held, seconds_at, type_of_value
-from .books import Books, spent
+from ...workloads.jit_address import address_of, by_address, code_at, seconds_at, type_of_value
 from .compiled import constant_seconds, serial_seconds
 from .drawing import StepBatch
-from .lowering import F8, Plan
+from .lowering import F8, LoweredModel
+from .step_totals import StepTotals, spent
 
 
 @compiled_part
-def plain_seconds(plan: Plan, moments: F8, batch: StepBatch, fresh: bool, captured: int, books: Books) -> float:
+def plain_seconds(
+    plan: LoweredModel, moments: F8, batch: StepBatch, fresh: bool, captured: int, step_totals: StepTotals
+) -> float:
     """`serial_seconds`, with what no step of the batch falls below."""
-    seconds = serial_seconds(plan, moments, batch, fresh, captured, books)
+    seconds = serial_seconds(plan, moments, batch, fresh, captured, step_totals)
     if fresh:
-        books.least[0] = constant_seconds(plan, books.cells[0])
+        step_totals.least[0] = constant_seconds(plan, step_totals.cells[0])
     return float(seconds)
 
 
@@ -30,24 +32,26 @@ seconds_by_part = compiled_by("plan.apart", "apart_seconds")(by_streams)
 
 
 @compiled_given("plan.modes", seconds_by_part)
-def step_seconds(plan: Plan, moments: F8, batch: StepBatch, fresh: bool, captured: int, books: Books) -> float:
+def step_seconds(
+    plan: LoweredModel, moments: F8, batch: StepBatch, fresh: bool, captured: int, step_totals: StepTotals
+) -> float:
     """Seconds of one step; see `compiled.serial_seconds`."""
     modes = plan.modes
     with_prompts = int64(batch.num_chunks > 0)
     for i in range(modes.slots.size):
         plan.params[modes.slots[i], 0] = modes.params[with_prompts, i]
-    return seconds_by_part(plan, moments, batch, fresh, captured, books)
+    return seconds_by_part(plan, moments, batch, fresh, captured, step_totals)
 
 
-@held
+@by_address
 class Lowered(NamedTuple):
     """What the steps of a deployment are costed by."""
 
-    plan: Plan
-    books: Books
+    plan: LoweredModel
+    step_totals: StepTotals
 
 
-@held
+@by_address
 class Costs(NamedTuple):
     """The cost model of steps for engines, for any lowered deployment."""
 
@@ -56,8 +60,8 @@ class Costs(NamedTuple):
     model: int  # of the `Lowered`; 0: none
     windows: npt.NDArray[np.int64]  # of attention
     stages: F8  # [pp] seconds of the latest step on each pipeline stage
-    busy: F8  # `Books.busy`
-    least: F8  # `Books.least`
+    busy: F8  # `StepTotals.busy`
+    least: F8  # `StepTotals.least`
 
 
 @compiled_code
@@ -72,13 +76,15 @@ def lowered_seconds(
     captured: int,
 ) -> float:
     """`step_seconds` by its address."""
-    return step_seconds(model.plan, moments, StepBatch(step, decodes, chunks, count), fresh, captured, model.books)
+    return step_seconds(
+        model.plan, moments, StepBatch(step, decodes, chunks, count), fresh, captured, model.step_totals
+    )
 
 
 @compiled_code
 def lowered_spent(model: Lowered) -> float:
     """Energy of all work so far at the nominal clock [J], by its address."""
-    return spent(model.plan, model.books.tally)
+    return spent(model.plan, model.step_totals.tally)
 
 
 @compiled_part
@@ -110,5 +116,13 @@ def costs_of(model: Lowered | None) -> Costs:
     kind, rows = type_of_value(model), type_of_value(np.zeros((1, 1), dtype=np.int64))
     seconds = code_at(lowered_seconds, (kind, matrix, i, i, rows, i, types.boolean, i), types.float64)
     spent_code = code_at(lowered_spent, (kind,), types.float64)
-    books = model.books
-    return Costs(seconds, spent_code, address_of(model), model.plan.windows, books.stages, books.busy, books.least)
+    step_totals = model.step_totals
+    return Costs(
+        seconds,
+        spent_code,
+        address_of(model),
+        model.plan.windows,
+        step_totals.stages,
+        step_totals.busy,
+        step_totals.least,
+    )

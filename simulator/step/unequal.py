@@ -19,7 +19,7 @@ from ...devices.tables.blocks import blocks_seconds, joint_seconds
 from ...devices.tables.grid import attention_outside, mixed_decode
 from ...workloads.batch import DECODE, Batch
 from ...workloads.jit import compiled, compiled_part
-from ...workloads.jit_held import held
+from ...workloads.jit_address import by_address
 from ...workloads.model import layer_ops
 from ...workloads.ops import Loads
 from ...workloads.records import Records
@@ -34,7 +34,7 @@ ANY_TILES = 1e9
 takes, which never limits the parts of a sequence."""
 
 
-@held
+@by_address
 class Uneven(NamedTuple):
     """Decode attention of one device."""
 

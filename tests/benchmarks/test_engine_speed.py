@@ -52,12 +52,12 @@ TABLE: tuple[tuple[str, str, str, dict[str, int], dict[str, Any], int, float], .
 
 COLD = """
 import time
-from opbyte.simulator.fleet import deals, play
+from opbyte.simulator.fleet import assignment, events
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.build import run_scenario
 load = {"rate": 20, "input_len": 512, "output_len": 128}
 run_scenario(Scenario.of("llama-3-8b", "h100-x1", policy="vllm", requests=300, **load))
-print(time.process_time(), len(play.play.overloads), len(deals.take_in.overloads))
+print(time.process_time(), len(events.run_events.overloads), len(assignment.take_in.overloads))
 """
 
 

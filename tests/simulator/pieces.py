@@ -16,11 +16,11 @@ from opbyte.simulator.engine.engine import Engine
 from opbyte.simulator.engine.host import Host
 from opbyte.simulator.engine.kv import CacheSettings, sequence_bytes
 from opbyte.simulator.engine.policies import Policy
-from opbyte.simulator.fleet.driver import RunSettings, Served, serve
+from opbyte.simulator.fleet.driver import RunSettings, RunState, serve
 from opbyte.simulator.fleet.pools import Fleet, Pools
 from opbyte.simulator.parts.drafts.explicit import speculative_stage
-from opbyte.simulator.step.books import new_books
 from opbyte.simulator.step.lowering import lower
+from opbyte.simulator.step.step_totals import new_step_totals
 from opbyte.simulator.step.timed import Lowered
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.requests import RequestBlock, RequestStream
@@ -130,11 +130,11 @@ def step_cost(deployment: Deployment, policy: Policy, number: int = 0) -> Callab
     if deployment.several > 1:
         return lambda batches, step: speculative_stage(deployment, batches, step=step, captured=captured).whole.seconds
     plan = lower(deployment, number)[0]
-    model = Lowered(plan, new_books(plan))
+    model = Lowered(plan, new_step_totals(plan))
 
     def cost(batches: Sequence[Batch], step: int) -> Any:
         seconds = compiled_step(model, batches, [b.moments(windows) for b in batches], step, True, captured)
-        return seconds if deployment.layout.pp == 1 else model.books.stages.copy()
+        return seconds if deployment.layout.pp == 1 else model.step_totals.stages.copy()
 
     return cost
 
@@ -213,13 +213,13 @@ def check_pieces(
             pieces.advance(cut)
     assert np.array_equal(stamps(whole, len(block)), stamps(pieces, len(block)))
     assert np.array_equal(whole.state.hist, pieces.state.hist)
-    assert whole.books.tally == pytest.approx(pieces.books.tally, rel=1e-12)
+    assert whole.step_totals.tally == pytest.approx(pieces.step_totals.tally, rel=1e-12)
 
 
 def served_on(
     pools: Pools, policy: Policy, stream: RequestStream, router: str = "round-robin", faults: Any = None,
     autoscale: Any = None, **settings: Any,
-) -> Served:  # fmt: skip
+) -> RunState:  # fmt: skip
     """A run on the nodes of pools, as `RunSettings` says."""
     fleet = Fleet(router, faults=faults, autoscale=autoscale)
     return serve(RunSettings(pools, policy, stream, fleet, **settings))

@@ -17,7 +17,7 @@ from opbyte.simulator.step.launches import NO_LAUNCHES, Launches
 from opbyte.workloads.batch import Batch
 
 from . import reference_engine as engine
-from .reference_engine import Plan, batch_of, with_host
+from .reference_engine import LoweredModel, batch_of, with_host
 
 
 @dataclass(eq=False)
@@ -229,7 +229,7 @@ class Reference:
         ranks = [Rank(kv) for kv in self.memories]
         return to_come, ranks
 
-    def seconds(self, plans: Sequence[Plan]) -> list[float]:
+    def seconds(self, plans: Sequence[LoweredModel]) -> list[float]:
         """Seconds of each stage for a new step, the host's work included."""
         batches = [batch_of(plan) for plan in plans]
         devices = np.atleast_1d(self.cost(batches, self.steps)).tolist()
@@ -267,7 +267,7 @@ class Reference:
             self.unpolled += self.policy.poll_steps if prompts else 1
             self.stepped(ranks, plans, to_come)
 
-    def stepped(self, ranks: Sequence[Rank], plans: Sequence[Plan], to_come: list[Request]) -> None:
+    def stepped(self, ranks: Sequence[Rank], plans: Sequence[LoweredModel], to_come: list[Request]) -> None:
         """Give out the tokens of a step that ends now."""
         for rank, plan in zip(ranks, plans, strict=True):
             for request, tokens in plan:
@@ -287,17 +287,17 @@ class Reference:
         """The next request comes to a rank."""
         self.queue(self.least_loaded(ranks), to_come.pop(0))
 
-    def plans(self, ranks: Sequence[Rank], closed: bool) -> list[Plan]:
+    def plans(self, ranks: Sequence[Rank], closed: bool) -> list[LoweredModel]:
         return [self.plan(rank, closed) for rank in ranks]
 
     def sleep(self, to_come: list[Request]) -> None:
         raise AssertionError("no sequence can make progress")
 
-    def step(self, ranks: Sequence[Rank], plans: list[Plan]) -> None:
+    def step(self, ranks: Sequence[Rank], plans: list[LoweredModel]) -> None:
         self.known = self.now
         self.now += self.seconds(plans)[0]
 
-    def landed(self, plans: Sequence[Plan]) -> None:
+    def landed(self, plans: Sequence[LoweredModel]) -> None:
         """The step in flight has ended; `plans` come next. What was computed is known."""
         new = {id(request): tokens for plan in plans for request, tokens in plan}
         for request in self.coming:
@@ -381,7 +381,7 @@ class Reference:
             return False
         return True
 
-    def plan(self, rank: Rank, closed: bool) -> Plan:
+    def plan(self, rank: Rank, closed: bool) -> LoweredModel:
         """New tokens of each sequence in the next step."""
         self.look(rank)
         if not self.policy.prompts_alone:
@@ -395,7 +395,7 @@ class Reference:
             plan += self.admit(rank, budget)
         return plan or self.plan_running(rank, list(rank.running))[0]
 
-    def plan_running(self, rank: Rank, requests: Sequence[Request]) -> tuple[Plan, int, bool]:
+    def plan_running(self, rank: Rank, requests: Sequence[Request]) -> tuple[LoweredModel, int, bool]:
         """Tokens of running sequences, what is left of the budget, whether memory was short."""
         budget, plan, preempted = self.policy.token_budget, [], False
         for request in requests:
@@ -449,9 +449,9 @@ class Reference:
         request.known = min(request.cached + tokens, there)
         rank.kv.note(request, request.known)
 
-    def admit(self, rank: Rank, budget: int) -> Plan:
+    def admit(self, rank: Rank, budget: int) -> LoweredModel:
         """Start waiting requests with what is left of the budget."""
-        plan: Plan = []
+        plan: LoweredModel = []
         prompts = 0
         while rank.waiting and budget > 0:
             request, room = rank.waiting[0], budget
@@ -554,7 +554,7 @@ class Pipeline(Reference):
         if brings_a_token:
             self.arrived(to_come, rank, request)
 
-    def send(self, ranks: Sequence[Rank], plans: Sequence[Plan], free: list[float]) -> tuple[float, list[Any]]:
+    def send(self, ranks: Sequence[Rank], plans: Sequence[LoweredModel], free: list[float]) -> tuple[float, list[Any]]:
         """Send a batch through the stages: when it ends, and whose token it brings."""
         held: list[Any] = []
         if not any(plans):
@@ -603,7 +603,7 @@ class Verifying(Reference):
     accept: Callable[[Request], int] = lambda request: 0
     verified: int = 0  # sequences in steps that verify, those that have ended left out
 
-    def plan(self, rank: Rank, closed: bool) -> Plan:
+    def plan(self, rank: Rank, closed: bool) -> LoweredModel:
         self.look(rank)
         budget, plan, preempted = self.policy.token_budget, [], False
         for request in list(rank.admitted):
@@ -644,7 +644,7 @@ class Verifying(Reference):
         request.known = min(request.cached + tokens, request.input + request.generated - new)
         rank.kv.note(request, request.known)
 
-    def landed(self, plans: Sequence[Plan]) -> None:
+    def landed(self, plans: Sequence[LoweredModel]) -> None:
         self.coming = []  # what is known of content is what was when a sequence was planned
 
     def stamp(self, request: Request, tokens: int) -> None:
@@ -689,7 +689,7 @@ class ByPriority(Reference):
     def before(self, one: Request, other: Request) -> bool:
         return (one.priority, one.place) < (other.priority, other.place)
 
-    def plan(self, rank: Rank, closed: bool) -> Plan:
+    def plan(self, rank: Rank, closed: bool) -> LoweredModel:
         self.look(rank)
         budget, index, preempted = self.policy.token_budget, 0, False
         self.gave_way = False
@@ -766,9 +766,9 @@ class ByService(Reference):
         rank.waiting.append(request)
         self.measure(rank)
 
-    def admit(self, rank: Rank, budget: int) -> Plan:
+    def admit(self, rank: Rank, budget: int) -> LoweredModel:
         """One at a time, of the tenant served least."""
-        plan: Plan = []
+        plan: LoweredModel = []
         while rank.waiting and budget > 0:
             rank.waiting.sort(key=lambda r: r.place)
             least = min(self.served[r.tenant] for r in rank.waiting)

@@ -65,11 +65,11 @@ class Request:
         self.last = now
 
 
-Plan = list[tuple[Any, int]]
+LoweredModel = list[tuple[Any, int]]
 """Requests of a rank's next step, with their tokens."""
 
 
-def batch_of(plan: Plan) -> Batch:
+def batch_of(plan: LoweredModel) -> Batch:
     """The batch that a plan runs."""
     columns = (
         [tokens for _, tokens in plan],
@@ -111,7 +111,7 @@ def with_host(
 class Step:
     """A step that has been launched: of each rank its requests, and what the engine noted of them."""
 
-    plans: list[Plan]
+    plans: list[LoweredModel]
     notes: list[Any]
     end: float
 
@@ -159,12 +159,12 @@ class Loop:
     def process(self, step: Step) -> None:
         raise NotImplementedError
 
-    def run(self, plans: Sequence[Plan]) -> float:
+    def run(self, plans: Sequence[LoweredModel]) -> float:
         """When a step is through that is launched now."""
         self.device = max(self.host, self.device) + self.cost(plans)
         return self.device
 
-    def cost(self, plans: Sequence[Plan]) -> Any:
+    def cost(self, plans: Sequence[LoweredModel]) -> Any:
         self.steps += 1
         return self.seconds([batch_of(plan) for plan in plans], self.steps - 1)
 
@@ -198,7 +198,7 @@ class StagedLoop(Loop):
         super().begin(requests)
         self.free = [0.0] * self.stages
 
-    def run(self, plans: Sequence[Plan]) -> float:
+    def run(self, plans: Sequence[LoweredModel]) -> float:
         end = self.host
         for s, seconds in enumerate(self.cost(plans)):
             self.free[s] = end = max(end, self.free[s]) + seconds

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import reference_engine as engine
-from .reference_engine import Loop, Plan, StagedLoop, Step
+from .reference_engine import Loop, LoweredModel, StagedLoop, Step
 
 Token = tuple[object, ...]
 
@@ -135,7 +135,7 @@ class Adder:
         self.chunk = rules.chunked_prefill_size - beside if rules.chunked_prefill_size else math.inf
         self.total_offset = beside + sum(self.to_come(r) for r in rank.running)
         self.current_offset = beside
-        self.added: Plan = []
+        self.added: LoweredModel = []
         self.preempted: list[Request] = []
         self.cut: Request | None = None
         self.states: list[tuple[int, int]] | None = None
@@ -319,7 +319,7 @@ class Rank:
     def drop(self, request: Request, others: int) -> None:
         """release_req, of a request that is retracted or preempted"""
         self.release(request, keep=False)
-        self.make_room(others * 20)
+        self.evict_until_fits(others * 20)
         request.committed = request.cached = 0
         request.retracted = True
         request.preemptions += 1
@@ -327,7 +327,7 @@ class Rank:
     def available(self) -> int:
         return self.free * self.page + (self.tree.evictable() if self.tree else 0)
 
-    def make_room(self, tokens: int) -> None:
+    def evict_until_fits(self, tokens: int) -> None:
         if self.tree and self.free * self.page < tokens:
             self.free += self.tree.evict(tokens) // self.page
 
@@ -362,7 +362,7 @@ class Rank:
         request.pages, request.protected, request.node = 0, 0, None
         self.slots += 1
 
-    def plan(self, known: float) -> Plan:
+    def plan(self, known: float) -> LoweredModel:
         """get_next_batch_to_run"""
         self.known = known
         if self.chunked:
@@ -403,7 +403,7 @@ class Rank:
                     told.append(own)
         self.waiting.sort(key=lambda r: keys[r])
 
-    def prefill(self) -> Plan | None:
+    def prefill(self) -> LoweredModel | None:
         """get_new_batch_prefill"""
         if self.rules.priority or (self.rules.patch >= 22 and not self.running):
             self.full = False
@@ -443,7 +443,7 @@ class Rank:
         self.chunked = adder.cut
         self.waiting = [w for w in self.waiting if w not in [r for r, _ in batch]]
         overestimate = len(batch) * self.page if self.page > 1 else 0
-        self.make_room(sum(tokens for _, tokens in batch) + overestimate)
+        self.evict_until_fits(sum(tokens for _, tokens in batch) + overestimate)
         for request, tokens in batch:
             if request.committed == 0:
                 self.hits += request.protected
@@ -461,10 +461,10 @@ class Rank:
             self.running = []
         return batch
 
-    def decode_tokens(self, requests: list[Request]) -> Plan:
+    def decode_tokens(self, requests: list[Request]) -> LoweredModel:
         """prepare_for_decode"""
         if requests:
-            self.make_room(len(requests) * (self.page + self.drafts))
+            self.evict_until_fits(len(requests) * (self.page + self.drafts))
         for request in requests:
             request.cached = request.committed
             self.extend(request, 1 + self.drafts)
@@ -481,7 +481,7 @@ class Rank:
         """check_decode_mem"""
         ends = [(r.committed, r.committed + 1 + self.drafts) for r in requests]
         need = sum(-(-after // self.page) - -(-before // self.page) for before, after in ends)
-        self.make_room(need * self.page)
+        self.evict_until_fits(need * self.page)
         return self.free >= need
 
     def finishing(self) -> list[Request]:
@@ -490,7 +490,7 @@ class Rank:
             return []
         return [r for r in self.running if r in self.queued and not r.finished and r.generated + 1 >= r.output]
 
-    def decode(self) -> Plan:
+    def decode(self) -> LoweredModel:
         """update_running_batch"""
         if not self.running:
             return []

@@ -11,7 +11,7 @@ from typing import Any
 from opbyte.workloads.batch import Batch
 
 from .reference import Blocks, ByPriority, Pipeline, Rank, Reference, Request, Verifying
-from .reference_engine import Plan, with_host
+from .reference_engine import LoweredModel, with_host
 
 Name = tuple[object, ...]
 
@@ -259,14 +259,14 @@ class TieredReference(Reference):
         assert ends, "no sequence can make progress"
         self.now = self.known = max(self.now, min([*ends, *(r.arrival for r in to_come[:1])]))
 
-    def step(self, ranks: Sequence[Rank], plans: list[Plan]) -> None:
+    def step(self, ranks: Sequence[Rank], plans: list[LoweredModel]) -> None:
         held = max(self.kv(rank).held for rank in ranks)
         self.stood += max(held - self.now, 0.0)
         self.now = max(self.now, held)
         super().step(ranks, plans)
         self.tell(ranks)
 
-    def plans(self, ranks: Sequence[Rank], closed: bool) -> list[Plan]:
+    def plans(self, ranks: Sequence[Rank], closed: bool) -> list[LoweredModel]:
         self.tell(ranks)
         plans = []
         for rank in ranks:
@@ -332,8 +332,8 @@ class TieredReference(Reference):
             return None
         return best
 
-    def admit(self, rank: Rank, budget: int) -> Plan:
-        plan: Plan = []
+    def admit(self, rank: Rank, budget: int) -> LoweredModel:
+        plan: LoweredModel = []
         kv, policy, head_fits = self.kv(rank), self.policy, True
         while budget > 0 and len(rank.running) + len(rank.late) < policy.max_sequences:
             mine = self.first_there(rank, head_fits)
@@ -420,7 +420,7 @@ class Piped(Tiered):
 class TieredPipeline(Pipeline, TieredReference):
     """Pipeline stages over tiers: what is loaded is there for the plan after the batch that was waited for."""
 
-    def plans(self, ranks: Sequence[Rank], closed: bool) -> list[Plan]:
+    def plans(self, ranks: Sequence[Rank], closed: bool) -> list[LoweredModel]:
         self.tell(ranks)
         for rank in ranks:
             self.land(rank)
@@ -437,7 +437,7 @@ class TieredPipeline(Pipeline, TieredReference):
             kv.write(request, request.known)
         super().ended(to_come, rank, request, brings_a_token)
 
-    def send(self, ranks: Sequence[Rank], plans: Sequence[Plan], free: list[float]) -> tuple[float, list[Any]]:
+    def send(self, ranks: Sequence[Rank], plans: Sequence[LoweredModel], free: list[float]) -> tuple[float, list[Any]]:
         """Once the blocks that the batch takes have been copied."""
         if any(plans):
             start = max(self.now, free[-1 if self.ahead else 0])

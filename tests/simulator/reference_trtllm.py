@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import reference_engine as engine
-from .reference_engine import Loop, Plan, StagedLoop, Step
+from .reference_engine import Loop, LoweredModel, StagedLoop, Step
 
 Key = tuple[object, ...]
 
@@ -216,13 +216,13 @@ class Rank:
             line = line[: line.index(victim)]
         return chosen, paused
 
-    def choose(self) -> tuple[Plan, Plan, list[Request]]:
+    def choose(self) -> tuple[LoweredModel, LoweredModel, list[Request]]:
         """Prompts and decodes of the next step with their tokens, and who is paused."""
         self.fetch()
         chosen, paused = self.utilized() if self.rules.evicts else (self.guaranteed(), [])
         most, tokens = self.rules.max_num_tokens, 0
-        prompts: Plan = []
-        decodes: Plan = []
+        prompts: LoweredModel = []
+        decodes: LoweredModel = []
         for request in chosen:
             if request.generating and request.flying:
                 continue
@@ -259,7 +259,7 @@ class Rank:
         self.memory.end(request, request.target - 1)
         request.preemptions += 1
 
-    def prepare(self, prompts: Plan, decodes: Plan, known: float) -> Plan:
+    def prepare(self, prompts: LoweredModel, decodes: LoweredModel, known: float) -> LoweredModel:
         """prepare_resources"""
         plan = []
         for request, tokens in prompts:

@@ -59,19 +59,19 @@ def test_slots_hold_what_is_used_and_the_link_carries_one_after_another(
         began[row] = at
         name, service = jobs[row][0], jobs[row][2]
         assert at == pytest.approx(env.now)
-        assert shelf._ready[name] <= at  # it is there
+        assert cache_state._ready[name] <= at  # it is there
         running[row] = name
         assert len(set(running.values())) <= slots
 
         def end(_: simpy.Event) -> None:
             del running[row]
-            shelf.done(row, env.now)
+            cache_state.done(row, env.now)
 
         env.timeout(service).callbacks.append(end)
 
     choices, state = Choices(Tenants(6, 8, slots), 0), SimpleNamespace()
-    link = HostLink(SimpleNamespace(state=state, parts={}, books=SimpleNamespace(shelf=None)))
-    shelf = AdapterShelf(
+    link = HostLink(SimpleNamespace(state=state, parts={}, step_totals=SimpleNamespace(cache_state=None)))
+    cache_state = AdapterShelf(
         lambda at, call: env.timeout(max(at - env.now, 0.0)).callbacks.append(lambda _: call()),
         choices, link, LOAD_S, AdapterCounts(), release,
     )  # fmt: skip
@@ -83,13 +83,13 @@ def test_slots_hold_what_is_used_and_the_link_carries_one_after_another(
     def arrive() -> simpy.events.ProcessGenerator:
         for row, at in enumerate(arrival):
             yield env.timeout(at - env.now)
-            shelf.ask(row, env.now)
+            cache_state.ask(row, env.now)
 
     env.process(arrive())
     env.run()
     assert len(began) == len(jobs)  # nothing is lost
     assert all(began[row] >= arrival[row] - 1e-9 for row in began)
-    c = shelf.counts
+    c = cache_state.counts
     waited = sum(began[row] - arrival[row] for row in began)
     assert c.waited_s == pytest.approx(waited, abs=1e-6)
     assert c.link_s == pytest.approx(c.loads * LOAD_S)

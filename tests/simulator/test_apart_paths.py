@@ -22,9 +22,9 @@ from opbyte.simulator.parts.experts_apart.one_step import apart_of, spent
 from opbyte.simulator.parts.experts_apart.side import Worker
 from opbyte.simulator.parts.overlap.chunking import MOST_CHUNKS, micro_moments
 from opbyte.simulator.scenario.options import DeployOptions
-from opbyte.simulator.step.books import T_JOULES, totals
 from opbyte.simulator.step.explicit import dealt, explicit_stage
-from opbyte.simulator.step.lowering import Plan, lower
+from opbyte.simulator.step.lowering import LoweredModel, lower
+from opbyte.simulator.step.step_totals import T_JOULES, totals
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.model import ModelSpec
@@ -75,7 +75,7 @@ def enough(attention: float, experts: float, crossing: float, batches: int) -> b
 
 
 @cache
-def lowered(case: int, link: str, batches: int) -> Plan:
+def lowered(case: int, link: str, batches: int) -> LoweredModel:
     return lower(deployed(case, link, batches), 1)[0]
 
 
@@ -87,7 +87,7 @@ def test_both_paths_agree(case: int, data: st.DataObject) -> None:
     d, plan = deployed(case, link, batches), lowered(case, link, batches)
     step, captured = data.draw(st.integers(0, 10**6)), data.draw(st.sampled_from((0, 16)))
     steps = with_next(some_work([data.draw(batches_of) for _ in range(d.ranks)]))
-    _, books, stage = check_paths(d, steps, step, 1, captured, plan)
+    _, step_totals, stage = check_paths(d, steps, step, 1, captured, plan)
     if case not in (3, 4):  # processors side by side count in full
         assert sum(stage.times(lambda p: p.op.layer).values()) == pytest.approx(stage.seconds, rel=1e-9)
     stages = [
@@ -103,10 +103,10 @@ def test_both_paths_agree(case: int, data: st.DataObject) -> None:
         Worker.ATTENTION: "compute",
     }
     for at, name in names.items():
-        assert books.aside.busy[at] == pytest.approx(busy[name], rel=1e-9)
+        assert step_totals.aside.busy[at] == pytest.approx(busy[name], rel=1e-9)
     joules = sum(stage.joules for stage in stages)
-    attention = float(totals(plan, books.tally)[:, :, T_JOULES].sum())
-    assert books.busy[0, -1] == pytest.approx(joules - attention, rel=1e-6)
+    attention = float(totals(plan, step_totals.tally)[:, :, T_JOULES].sum())
+    assert step_totals.busy[0, -1] == pytest.approx(joules - attention, rel=1e-6)
 
 
 @pytest.mark.parametrize("case", range(3))

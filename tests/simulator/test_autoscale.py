@@ -25,7 +25,7 @@ from opbyte.simulator.fleet.collect import collect, left_of_parts
 from opbyte.simulator.fleet.pools import Fleet, pools_of
 from opbyte.simulator.fleet.routers import ROUTERS
 from opbyte.simulator.fleet.run import run
-from opbyte.simulator.fleet.served import Served
+from opbyte.simulator.fleet.run_state import RunState
 from opbyte.simulator.parts.autoscale.asked import Autoscale, parse_autoscale
 from opbyte.simulator.parts.autoscale.replicas import ENGINE_START_S, PHASES, Scaling, start_up_s
 from opbyte.simulator.parts.autoscale.scalers import SCALERS, Seen
@@ -96,7 +96,7 @@ def test_bounds_of_start_up(always: str) -> None:
     assert soon.makespan_s < found.makespan_s
 
 
-def served_by(deployment: Deployment, load: RequestStream, fleet: Fleet) -> tuple[Served, Run]:
+def served_by(deployment: Deployment, load: RequestStream, fleet: Fleet) -> tuple[RunState, Run]:
     """A run with the logs of its engines."""
     policy = make_policy("vllm", max_sequences=8)
     pools, how = pools_of(deployment, fleet), {"router": fleet.router, "faults": fleet.faults}
@@ -105,7 +105,7 @@ def served_by(deployment: Deployment, load: RequestStream, fleet: Fleet) -> tupl
 
 def with_logs(
     deployment: Deployment, pools: Any, policy: Policy, load: RequestStream, copies: int, **how: Any
-) -> tuple[Served, Run]:
+) -> tuple[RunState, Run]:
     served = served_on(pools, policy, load, keep_log=True, **how)
     found = collect(
         served, deployment, policy, "", seed=0, warmup=0, copies=copies, clients=None, stop=False, wall_s=0.0

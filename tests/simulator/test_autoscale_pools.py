@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from opbyte import simulate
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.engine.policies import make_policy
-from opbyte.simulator.fleet.driver import Served
+from opbyte.simulator.fleet.driver import RunState
 from opbyte.simulator.fleet.pools import KvLink, Pools
 from opbyte.simulator.fleet.routers import ROUTERS
 from opbyte.simulator.parts.autoscale.asked import Autoscale
@@ -36,7 +36,7 @@ def ran(
     deployment: Deployment, load: RequestStream, counts: tuple[int, int],
     scales: tuple[Autoscale | None, Autoscale | None] = (None, None), router: str = "round-robin",
     faults: Faults | None = None,
-) -> tuple[Served, Run]:  # fmt: skip
+) -> tuple[RunState, Run]:  # fmt: skip
     """A run of two pools of one small system, with the logs of its engines."""
     policy = make_policy("chunked", max_sequences=8)
     entry, decode = ((deployment,) * (deployment.replicas * count) for count in counts)
@@ -84,7 +84,7 @@ def test_rules_that_change_nothing_are_fixed_pools(always: str) -> None:
     )
 
 
-def check_both(served: Served, found: Run) -> None:
+def check_both(served: RunState, found: Run) -> None:
     first, engines = len(served.pools.entry), [node.engine for node in served.nodes]
     assert served.parts["two-pools"] is not None
     for scaling, pool in zip(spans_of(found), (engines[:first], engines[first:]), strict=True):

@@ -21,7 +21,7 @@ from opbyte.simulator.engine.engine import Engine
 from opbyte.simulator.engine.policies import Policy
 from opbyte.simulator.fleet.pools import Fleet
 from opbyte.simulator.fleet.run import run
-from opbyte.simulator.parts.classes.lanes import LaneRules
+from opbyte.simulator.parts.classes.class_queues import LaneRules
 from opbyte.simulator.parts.failures.failing import Faults
 from opbyte.workloads.requests import RequestStream
 from opbyte.workloads.requests.block import Labels

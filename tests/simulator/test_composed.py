@@ -21,7 +21,7 @@ from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.engine.engine import Engine
 from opbyte.simulator.engine.host import Host
 from opbyte.simulator.engine.policies import Policy
-from opbyte.simulator.parts.classes.lanes import LaneRules
+from opbyte.simulator.parts.classes.class_queues import LaneRules
 
 from .deployments import small
 from .pieces import block_of, check_ended, check_served, play, slow_engine, slow_requests, small_engine, stamps
@@ -126,7 +126,7 @@ def test_the_first_token_is_stamped_at_one_place() -> None:
     """One loop runs all steps, an engine's own scheduler's and pipelines' too, and they stamp by one function."""
     root = Path(opbyte.__file__).parent / "simulator" / "engine"
     found = [p.name for p in sorted(root.glob("*.py")) for _ in range(p.read_text().count(FIRST_STAMP))]
-    assert found == ["stretch.py"]
+    assert found == ["fast_forward.py"]
     loops = [p.name for p in sorted(root.glob("*.py")) if "return Status.LOG_FULL" in p.read_text()]
     assert loops == ["loop.py"]
 

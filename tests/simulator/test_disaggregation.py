@@ -24,11 +24,11 @@ from opbyte.simulator.engine.kv import CacheSettings, rank_rules, sequence_bytes
 from opbyte.simulator.engine.policies import Policy, make_policy
 from opbyte.simulator.fleet.pools import KvLink, Pools
 from opbyte.simulator.fleet.routers import ROUTERS
-from opbyte.simulator.fleet.served import Served
+from opbyte.simulator.fleet.run_state import RunState
 from opbyte.simulator.parts.failures.failing import Faults
 from opbyte.simulator.parts.kv_tiers.state import DOWN
 from opbyte.simulator.parts.kv_tiers.store import moved
-from opbyte.simulator.parts.two_pools.crossing import cross, hold_tier, left_over, wait_for_tier
+from opbyte.simulator.parts.two_pools.kv_transfer import cross, hold_tier, left_over, wait_for_tier
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.build import run_scenario
 from opbyte.workloads.requests import RequestBlock, RequestStream
@@ -81,7 +81,7 @@ def served(
     sides: tuple[tuple[Deployment, ...], tuple[Deployment, ...]], load: dict[str, Any],
     link: KvLink = FREE, faults: Faults | None = None, blocks: int | None = None,
     router: str = "round-robin",
-) -> Served:  # fmt: skip
+) -> RunState:  # fmt: skip
     cache = CacheSettings(16, blocks)
     pools = Pools(*sides, link, load["decode"], cache)
     block = block_of(load)
@@ -94,7 +94,7 @@ def received(deployment: Deployment, tokens: Any) -> Any:
     return sequence_bytes(rank_rules(deployment, CacheSettings(16)), tokens) * deployment.layout.tp
 
 
-def stamps(found: Served) -> Any:
+def stamps(found: RunState) -> Any:
     table = found.table
     rows = slice(0, table.count)
     return np.array([table.arrival_s[rows], table.first_s[rows], table.last_s[rows]]).T
@@ -368,7 +368,7 @@ def test_caches_and_blocks_on_one_port_wait_for_each_other(jobs: list[tuple[floa
         send, wait, hold, write = plain
         free, links, now = np.zeros((2, 1)), np.zeros((1, 1, 2)), 0.0
         b = SimpleNamespace(free_s=free, last_s=free.copy(), latency=0.1, layers=4, tier=tier)
-        t = SimpleNamespace(pace=np.array([[1.0, 0.1]]), free_s=links, link_s=np.zeros((1, 2)))
+        t = SimpleNamespace(host_delay=np.array([[1.0, 0.1]]), free_s=links, link_s=np.zeros((1, 2)))
         own = ends[tier] = []
         for gap, cache, wire in jobs:
             now += gap

@@ -59,7 +59,7 @@ def test_maps_are_those_of_the_published_algorithm(
         wanted = rebalance(loads, devices * slots, groups, units, devices)
         if found != wanted:
             assert device_loads(found, loads) == pytest.approx(device_loads(wanted, loads))
-    assert sites.deals_by_node == (parts % nodes == 0)
+    assert sites.distributes_by_node == (parts % nodes == 0)
 
 
 def device_loads(held: list[list[int]], loads: Sequence[int]) -> list[float]:

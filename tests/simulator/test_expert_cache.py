@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from opbyte.analysis.papers.read_me import hit_rate, next_uses, replay
 from opbyte.devices.lines import TierSpec
 from opbyte.simulator.parts.expert_cache.cache import ExpertCache, one_of
+from opbyte.simulator.parts.expert_cache.cache_state import chances_of, named_by
 from opbyte.simulator.parts.expert_cache.policies import BUILT_IN, CACHE_POLICIES
-from opbyte.simulator.parts.expert_cache.shelf import chances_of, named_by
 from opbyte.simulator.parts.expert_cache.store import ExpertStore, MemoryTiers, expert_store
 from opbyte.workloads.errors import CapacityError, InputError
 

@@ -52,7 +52,7 @@ def test_every_expert_somewhere_and_no_token_lost(
     sites: Sites, policy: str, rule: str, loads: list[int], tokens: list[int], data: st.DataObject
 ) -> None:
     own = np.array(loads[: sites.experts], dtype=np.float64)
-    if policy == BY_NODE and not sites.deals_by_node:
+    if policy == BY_NODE and not sites.distributes_by_node:
         with pytest.raises(InputError, match="--expert-placement balanced-by-node: needs groups"):
             ExpertPlacing(policy, 0, rule).placed(own, sites, 0)
         return

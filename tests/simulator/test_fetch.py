@@ -16,14 +16,14 @@ from opbyte.devices.catalog import load_system
 from opbyte.devices.lines import TierSpec
 from opbyte.devices.spec import SystemSpec
 from opbyte.simulator.deploy.deployment import Deployment, deploy
+from opbyte.simulator.parts.expert_cache.cache_state import CLOCK, layer_wait
 from opbyte.simulator.parts.expert_cache.fetched import StepCaches
 from opbyte.simulator.parts.expert_cache.policies import BUILT_IN, CACHE_POLICIES
-from opbyte.simulator.parts.expert_cache.shelf import CLOCK, layer_wait
 from opbyte.simulator.parts.expert_cache.store import HORIZONS, ExpertStore
 from opbyte.simulator.parts.expert_map.placing import expert_placing
-from opbyte.simulator.step.books import Books, new_books
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import lower
+from opbyte.simulator.step.step_totals import StepTotals, new_step_totals
 from opbyte.simulator.step.timed import Lowered
 from opbyte.workloads.adapters import Tenants
 from opbyte.workloads.batch import Batch
@@ -45,28 +45,28 @@ def with_tiers(name: str, host: TierSpec | None = HOST, disk: TierSpec | None = 
     return system.model_copy(update={"device": device})
 
 
-def fetched(books: Books) -> dict[str, float]:
+def fetched(step_totals: StepTotals) -> dict[str, float]:
     """Sums over the parts of experts."""
-    assert books.shelf is not None
-    return vars(summed([books.shelf.totals]))
+    assert step_totals.cache_state is not None
+    return vars(summed([step_totals.cache_state.totals]))
 
 
 def touched(deployment: Deployment, steps: list[list[Batch]], step: int, replica: int) -> None:  # fmt: skip
     """Run steps on both paths and compare."""
     plan, _ = lower(deployment, replica)
-    books, caches = new_books(plan), StepCaches(deployment, replica)
-    before = fetched(books)
+    step_totals, caches = new_step_totals(plan), StepCaches(deployment, replica)
+    before = fetched(step_totals)
     for i, batches in enumerate(steps):
         moments = [b.moments(deployment.shard.windows) for b in batches]
-        seconds = compiled_step(Lowered(plan, books), batches, moments, step + i, True, 0)
+        seconds = compiled_step(Lowered(plan, step_totals), batches, moments, step + i, True, 0)
         stage = explicit_stage(deployment, batches, step=step + i, replica=replica, caches=caches)
         fetch = stage.fetch
         assert fetch is not None
-        total = fetched(books)
+        total = fetched(step_totals)
         counts = {name: count - before[name] for name, count in total.items()}
         before = total
         assert seconds == pytest.approx(stage.seconds, rel=1e-9)
-        assert books.stages == pytest.approx(stage.stages, rel=1e-9)
+        assert step_totals.stages == pytest.approx(stage.stages, rel=1e-9)
         assert [round(counts[name], 6) for name in ("needed", "hits", "misses", "ahead")] == [
             fetch.needed, fetch.hits, fetch.misses, fetch.ahead,
         ]  # fmt: skip
@@ -124,9 +124,9 @@ def test_a_cache_that_holds_everything_changes_nothing(policy: str) -> None:
     for store in (None, ExpertStore(1.0, True, policy, look_ahead=2 if policy == "belady" else 0)):
         d = deploy(model, system, resident_experts=store)
         plan, _ = lower(d)
-        books = new_books(plan)
+        step_totals = new_step_totals(plan)
         moments = [batch.moments(d.shard.windows)]
-        seconds.append([compiled_step(Lowered(plan, books), [batch], moments, s, True, 0) for s in range(3)])
+        seconds.append([compiled_step(Lowered(plan, step_totals), [batch], moments, s, True, 0) for s in range(3)])
         assert explicit_stage(d, [batch], step=3).seconds > 0
     assert seconds[0] == seconds[1]
 

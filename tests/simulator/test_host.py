@@ -103,8 +103,8 @@ def test_states_of_decodes_go_through_chunks_beside_a_prompt() -> None:
 
     def last(mixed_s: float) -> float:
         engine = Engine(deployment, replace(POLICIES["vllm"], host=Host()))
-        assert engine.limits.pace.mixed_s == launches.mixed_s
-        engine.limits = engine.limits._replace(pace=engine.limits.pace._replace(mixed_s=mixed_s))
+        assert engine.limits.host_delay.mixed_s == launches.mixed_s
+        engine.limits = engine.limits._replace(host_delay=engine.limits.host_delay._replace(mixed_s=mixed_s))
         arrivals = np.array([0.0] * 8 + [0.05])
         engine.submit(RequestBlock(np.arange(9), arrivals, np.full(9, 16), np.full(9, TOKENS)))
         engine.advance(math.inf)

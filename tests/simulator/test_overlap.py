@@ -78,7 +78,7 @@ def test_both_paths_agree(case: int, layers: int, data: st.DataObject) -> None:
     step, captured = data.draw(st.integers(0, 10**6)), data.draw(st.sampled_from((0, 16)))
     plan, slots = lower(d, 1)
     steps = with_next(step_of(d, data))
-    books, stage = check_paths(d, steps, step, 1, captured, plan)[1:]
+    step_totals, stage = check_paths(d, steps, step, 1, captured, plan)[1:]
     counted = sum(stage.times(lambda p: p.op.layer).values())
     assert counted >= stage.seconds * (1 - 1e-9)
     if d.placement != "co-process":  # there ops side by side count in full
@@ -89,7 +89,7 @@ def test_both_paths_agree(case: int, layers: int, data: st.DataObject) -> None:
     exchanged = [s.times(lambda p: p.op.name if p.op.layer == "communication" else "") for s in stages]
     for name in exchanged[0]:
         if name:
-            spent = sum(w for w, n in zip(books.wall, slots.name, strict=True) if n == name)
+            spent = sum(w for w, n in zip(step_totals.wall, slots.name, strict=True) if n == name)
             assert spent == pytest.approx(sum(times[name] for times in exchanged), rel=1e-6, abs=1e-12)
 
 

@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from opbyte.simulator.engine.kv import CacheSettings
 from opbyte.simulator.engine.policies import make_policy
 from opbyte.simulator.fleet import clock, driver
-from opbyte.simulator.fleet.dealing import Dealer
+from opbyte.simulator.fleet.assigner import Assigner
 from opbyte.simulator.fleet.heap import Heap, drop_first, new_heap, push
 from opbyte.simulator.fleet.pools import KvLink, Pools
 from opbyte.simulator.fleet.route_rules import APART, LOAD, choose
 from opbyte.simulator.fleet.routers import ROUTERS, Load, compiled_rule
-from opbyte.simulator.fleet.served import Served
+from opbyte.simulator.fleet.run_state import RunState
 from opbyte.simulator.parts.autoscale.asked import parse_autoscale
 from opbyte.simulator.parts.failures.failing import Faults
 from opbyte.simulator.parts.kv_tiers.settings import KvTier, TierSettings
@@ -127,7 +127,7 @@ drawn_requests = st.lists(
 )
 
 
-def outcome(served: Served) -> list[Any]:
+def outcome(served: RunState) -> list[Any]:
     """All that is known of a run."""
     table, out = served.table, [served.completed, served.warm_s, served.restarts]
     for name in ("arrival_s", "scheduled_s", "first_s", "last_s", "order", "preemptions"):
@@ -135,19 +135,19 @@ def outcome(served: Served) -> list[Any]:
     for engine in served.engines:
         state = engine.state
         out += [state.counters.tobytes(), state.hist.tobytes(), state.clocks.tobytes()]
-        out += [engine.books.tally.tobytes(), engine.course.joules]
+        out += [engine.step_totals.tally.tobytes(), engine.work_log.joules]
         out += [np.concatenate([*engine.logs, np.zeros((0, state.log.shape[1]))]).tobytes()]
     return out
 
 
-def both(make: Callable[[], Served], monkeypatch: pytest.MonkeyPatch) -> None:
+def both(make: Callable[[], RunState], monkeypatch: pytest.MonkeyPatch) -> None:
     """Compare a run with the same one whose requests and choices Python handles one by one."""
     quick, asked = make(), list[object]()
     with monkeypatch.context() as patch:
-        gives = Dealer.give
+        gives = Assigner.give
         patch.setattr(clock, "given_by_hand", lambda engine: True)
         patch.setattr(driver, "compiled_rule", lambda route: None)
-        patch.setattr(Dealer, "give", lambda self: (asked.append(self), gives(self)))
+        patch.setattr(Assigner, "give", lambda self: (asked.append(self), gives(self)))
         slow = make()
     assert asked
     assert outcome(quick) == outcome(slow)
@@ -173,7 +173,7 @@ def test_what_is_compiled_is_what_python_does(
         if router == "round-robin" and (hashed or any(begins for begins, *_ in drawn[1:])):
             router = "kv-aware"  # hashed requests are dealt whole; what follows another: see below
 
-        def make() -> Served:
+        def make() -> RunState:
             return served_on(
                 Pools((d,) * count), policy, stream_of(drawn, hashed, block), router=router,
                 warmup=warmup, stop=stop, keep_log=True, cache=CACHE if caching else None,
@@ -244,7 +244,7 @@ def test_engines_run_together_as_one_by_one(monkeypatch: pytest.MonkeyPatch, how
         link = KvLink("drawn", 1e9, 1e-5, True)
         pools = Pools((d,) * 2, (d,) * 2, link, make_policy("chunked", max_sequences=6), tight)
 
-    def make() -> Served:
+    def make() -> RunState:
         return served_on(
             pools, make_policy("vllm"), stream_of(drawn, False, 9),
             router=router, cache=cache, keep_log=True,

@@ -25,10 +25,10 @@ from opbyte.devices.calibrated.formulas import Formula
 from opbyte.devices.catalog import list_systems, load_system
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.deploy.placement import PLACEMENTS, PREFILL, Option, kind_code, placement
-from opbyte.simulator.step.books import T_RUNS, new_books, totals
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import _affine, lower
 from opbyte.simulator.step.prices import Kernels, experts_price
+from opbyte.simulator.step.step_totals import T_RUNS, new_step_totals, totals
 from opbyte.simulator.step.timed import Lowered
 from opbyte.workloads.batch import Batch, Moments
 from opbyte.workloads.catalog import load_model
@@ -126,8 +126,8 @@ def agree(deployment: Deployment, batch: Batch, step: int = 3) -> list[tuple[str
     Returns the ops that have several processors to run on, where they ran, and their bounds.
     """
     plan, slots = lower(deployment)
-    _, books, stage = check_paths(deployment, [[batch] * deployment.ranks], step, plan=plan)
-    whole = totals(plan, books.tally)
+    _, step_totals, stage = check_paths(deployment, [[batch] * deployment.ranks], step, plan=plan)
+    whole = totals(plan, step_totals.tally)
     explicit: dict[tuple[str, str], dict[str, float]] = {}
     for placed in stage.ops:
         bound = "memory" if placed.cost.bound == "link" else placed.cost.bound
@@ -337,12 +337,12 @@ def test_cells_hold_a_bound() -> None:
     """Every op that ran has one of the three codes."""
     d = deployed("h100-x1", "llama-3-8b")
     plan, _ = lower(d)
-    books = new_books(plan)
+    step_totals = new_step_totals(plan)
     batch = Batch.of([300] * 8, [(64, 0)])
-    compiled_step(Lowered(plan, books), [batch], [batch.moments(d.shard.windows)])
-    ran = books.cells.processor[0, :] >= 0
+    compiled_step(Lowered(plan, step_totals), [batch], [batch.moments(d.shard.windows)])
+    ran = step_totals.cells.processor[0, :] >= 0
     assert ran.any()
-    assert np.isin(books.cells.bound[0, ran], (0.0, 1.0, 2.0)).all()
+    assert np.isin(step_totals.cells.bound[0, ran], (0.0, 1.0, 2.0)).all()
 
 
 @pytest.mark.parametrize(

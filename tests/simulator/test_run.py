@@ -14,10 +14,10 @@ import pytest
 
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import Deployment, deploy
-from opbyte.simulator.engine.course import LEAST_ROWS, Course
 from opbyte.simulator.engine.engine import Engine
 from opbyte.simulator.engine.policies import make_policy
 from opbyte.simulator.engine.state import HIST_RATIO, NUM_LOG, LogColumn
+from opbyte.simulator.engine.work_log import LEAST_ROWS, WorkLog
 from opbyte.simulator.fleet.run import run
 from opbyte.simulator.results.metrics import NOTHING, histogram_quantiles, quantiles
 from opbyte.simulator.results.record import Run
@@ -178,7 +178,7 @@ def test_quantiles_of_the_histogram() -> None:
 def test_a_long_log_ends_with_its_last_step(count: int) -> None:
     """Entries that are merged in pairs leave no rest behind where their number is even."""
     board: Any = SimpleNamespace(held_joules=lambda spent, busy: spent)
-    course, log = Course(board, among=1 << 20), np.zeros((count, NUM_LOG + 1))
+    work_log, log = WorkLog(board, among=1 << 20), np.zeros((count, NUM_LOG + 1))
     log[:, LogColumn.START], log[:, LogColumn.END] = np.arange(count), np.arange(1.0, count + 1)
-    course.add(log)
-    assert course.end_s == count
+    work_log.add(log)
+    assert work_log.end_s == count

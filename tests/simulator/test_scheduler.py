@@ -228,7 +228,7 @@ def test_what_every_schedule_owes(
     assert state.clocks[0].kv_peak <= capacity
     if deployment.layout.pp == 1:  # stages work side by side
         busy = state.clocks[0].busy
-        worked = engine.books.wall.sum()
+        worked = engine.step_totals.wall.sum()
         assert worked <= busy * (1 + 1e-9)
         if load["policy"].host == Host():
             assert worked == pytest.approx(busy, rel=1e-9)

@@ -19,8 +19,8 @@ from opbyte.devices.catalog import load_device, load_system
 from opbyte.devices.device import Region, SharedMemoryDevice, build_device
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.deploy.placement import added_sums, processors_of, regions, split_experts, sum_bytes
-from opbyte.simulator.step.books import T_ACT, totals
 from opbyte.simulator.step.lowering import lower
+from opbyte.simulator.step.step_totals import T_ACT, totals
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.layers import MixtureOfExperts, Run
@@ -184,7 +184,7 @@ def changed(**update: object) -> Deployment:
 @pytest.mark.parametrize("batch", [Batch.of([700] * 40), Batch.of([900] * 9, [(400, 0)])])
 def test_both_paths_agree(splitter: str, spaces: int, batch: Batch) -> None:
     deployment = changed(splitter=splitter, spaces=spaces)
-    plan, books, stage = check_paths(deployment, [[batch]], 3)
+    plan, step_totals, stage = check_paths(deployment, [[batch]], 3)
     act = sum(p.op.act_bytes * p.count * p.devices for p in stage.ops if p.op.layer == "moe")
     moe = [i for i, layer in enumerate(lower(deployment)[1].layer) if layer == "moe"]
-    assert totals(plan, books.tally)[moe][:, :, T_ACT].sum() == pytest.approx(act, rel=1e-9)
+    assert totals(plan, step_totals.tally)[moe][:, :, T_ACT].sum() == pytest.approx(act, rel=1e-9)

@@ -18,8 +18,8 @@ from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.engine.policies import make_policy
 from opbyte.simulator.fleet.run import run
-from opbyte.simulator.step.books import T_OUTSIDE, T_RUNS, new_books
 from opbyte.simulator.step.lowering import lower
+from opbyte.simulator.step.step_totals import T_OUTSIDE, T_RUNS, new_step_totals
 from opbyte.simulator.step.timed import Lowered
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
@@ -66,9 +66,9 @@ def test_what_lies_outside_is_counted(
 ) -> None:  # fmt: skip
     d = tabled(data_set("serving_runs") / "rtx4090--llama-3.1-8b")
     plan, slots = lower(d)
-    books = new_books(plan)
-    compiled_step(Lowered(plan, books), [batch], [batch.moments(d.shard.windows)])
-    out, runs = (books.tally[:, 0, column] for column in (T_OUTSIDE, T_RUNS))
+    step_totals = new_step_totals(plan)
+    compiled_step(Lowered(plan, step_totals), [batch], [batch.moments(d.shard.windows)])
+    out, runs = (step_totals.tally[:, 0, column] for column in (T_OUTSIDE, T_RUNS))
     found = {name for name, n in zip(slots.name, out, strict=True) if n > 0}
     assert ((out == 0) | (out == runs)).all()
     never = {name for name in slots.name if name in ("final_norm",)} & found

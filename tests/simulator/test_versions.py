@@ -52,9 +52,9 @@ def test_early_tensorrt_llm_does_not_overlap() -> None:
 @pytest.mark.parametrize(("version", "stages", "hidden"), [("1.0", 1, True), ("1.1", 2, False), ("1.2", 2, True)])
 def test_stages_of_early_tensorrt_llm_and_their_hosts_take_turns(version: str, stages: int, hidden: bool) -> None:
     """A stage's host waits for its own work: a step is the sum of both, not the longer one."""
-    pace = policy("trtllm", version).pace(NO_LAUNCHES, stages)
-    assert pace.sequence_s > 0.0
-    assert pace.hidden == hidden
+    host_delay = policy("trtllm", version).host_delay(NO_LAUNCHES, stages)
+    assert host_delay.sequence_s > 0.0
+    assert host_delay.hidden == hidden
 
 
 @pytest.mark.parametrize(

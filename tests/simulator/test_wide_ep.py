@@ -341,7 +341,7 @@ def test_the_normal_kernels_run_without_graphs(read: Read) -> None:
     for backend, graphs in (("deepep_high_throughput", False), ("deepep_low_latency", True)):
         assert read(**VLLM, all2all_backend=backend).policy.graphs is graphs
     captured = [
-        read(**SGLANG, moe_a2a_backend="deepep", deepep_mode=mode).policy.pace(NO_LAUNCHES, 1).captured
+        read(**SGLANG, moe_a2a_backend="deepep", deepep_mode=mode).policy.host_delay(NO_LAUNCHES, 1).captured
         for mode in ("normal", "auto")
     ]
     assert captured[0] == 0 < captured[1]

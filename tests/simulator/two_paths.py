@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from opbyte.simulator.deploy.deployment import Deployment
-from opbyte.simulator.step.books import T_FLOPS, T_JOULES, Books, new_books, totals
 from opbyte.simulator.step.explicit import explicit_stage
-from opbyte.simulator.step.lowering import F8, I8, Plan, lower
+from opbyte.simulator.step.lowering import F8, I8, LoweredModel, lower
+from opbyte.simulator.step.step_totals import T_FLOPS, T_JOULES, StepTotals, new_step_totals, totals
 from opbyte.simulator.step.timed import Costs, Lowered, cost_step, costs_of
 from opbyte.simulator.step.unequal import added_seconds
 from opbyte.workloads.batch import PREFILL, Batch, Moments
@@ -55,36 +55,36 @@ def with_next(batches: list[Batch]) -> list[list[Batch]]:
 
 
 class Compared(NamedTuple):
-    plan: Plan
-    books: Books
+    plan: LoweredModel
+    step_totals: StepTotals
     stage: Any
     """The explicit path's last step."""
 
 
 def check_paths(
     deployment: Deployment, steps: Sequence[list[Batch]], step: int = 0, replica: int = 0, captured: int = 0,
-    plan: Plan | None = None,
+    plan: LoweredModel | None = None,
 ) -> Compared:  # fmt: skip
     """Compare seconds, joules and FLOPs of steps: those of one stretch, the first fresh, the others costed in part.
 
     The ops' shares of the clock add up to the steps too.
     """
     plan = lower(deployment, replica)[0] if plan is None else plan
-    books, joules, flops, wall = new_books(plan), 0.0, 0.0, 0.0
-    sides = [(plan, books)]
+    step_totals, joules, flops, wall = new_step_totals(plan), 0.0, 0.0, 0.0
+    sides = [(plan, step_totals)]
     if plan.apart is not None:
-        sides.append((plan.apart.plan, books.aside.books))
+        sides.append((plan.apart.plan, step_totals.aside.step_totals))
     for i, batches in enumerate(steps):
         moments = [b.moments(deployment.shard.windows) for b in batches]
-        seconds = compiled_step(Lowered(plan, books), batches, moments, step + i, i == 0, captured)
+        seconds = compiled_step(Lowered(plan, step_totals), batches, moments, step + i, i == 0, captured)
         stage = explicit_stage(deployment, batches, step=step + i, replica=replica, captured=captured)
         assert seconds == pytest.approx(stage.seconds, rel=1e-9)
-        assert books.stages == pytest.approx(np.array(stage.stages), rel=1e-9)
+        assert step_totals.stages == pytest.approx(np.array(stage.stages), rel=1e-9)
         joules += stage.joules
         wall += stage.seconds
         flops += sum(p.op.flops * p.count * p.devices for p in stage.ops)
         whole = [totals(part, kept.tally) for part, kept in sides]
         assert sum(t[:, :, T_JOULES].sum() for t in whole) == pytest.approx(joules, rel=1e-8)
         assert sum(t[:, :, T_FLOPS].sum() for t in whole) == pytest.approx(flops, rel=1e-9)
-        assert books.wall.sum() == pytest.approx(wall, rel=1e-9)
-    return Compared(plan, books, stage)
+        assert step_totals.wall.sum() == pytest.approx(wall, rel=1e-9)
+    return Compared(plan, step_totals, stage)

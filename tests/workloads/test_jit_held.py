@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from numba import typeof
 
 from opbyte.workloads.jit import compiled, compiled_by, compiled_given, compiled_part, int64
-from opbyte.workloads.jit_held import HeldType, address_of, bring, called_at, code_of, held
+from opbyte.workloads.jit_address import AddressType, address_of, bring, by_address, called_at, code_of
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
 
-@held
+@by_address
 class Inner(NamedTuple):
     """A field that is a tuple itself."""
 
@@ -28,7 +28,7 @@ class Inner(NamedTuple):
     factor: float
 
 
-@held
+@by_address
 class Outer(NamedTuple):
     """Arrays of one and two dimensions, numbers, a tuple, and one that may be missing."""
 
@@ -76,7 +76,7 @@ def by_hand(t: Outer, times: int) -> float:
     return found
 
 
-@held
+@by_address
 class Kept(NamedTuple):
     """What code of any type is called with, by its address."""
 
@@ -152,26 +152,26 @@ def test_types_are_told_apart_by_their_symbols() -> None:
     names = set()
     for more in (None, Inner(np.zeros(1), 1.0)):
         type_: Any = typeof(Outer(np.zeros((1, 2), dtype=int), np.zeros(1), Inner(np.zeros(1), 1.0), True, more))
-        assert isinstance(type_, HeldType)
+        assert isinstance(type_, AddressType)
         names.add(type_.mangling_args)
     assert len(names) == 2
 
 
-@held
+@by_address
 class Doubling(NamedTuple):
     """A record that brings a function."""
 
     factor: float
 
 
-@held
+@by_address
 class Squaring(NamedTuple):
     """Another one, with a function of the same name."""
 
     power: int
 
 
-@held
+@by_address
 class Model(NamedTuple):
     """Knows neither."""
 

@@ -11,14 +11,14 @@ import pytest
 
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.jit import compiled, compiled_code
-from opbyte.workloads.jit_held import held
+from opbyte.workloads.jit_address import by_address
 from opbyte.workloads.jit_hooks import ANY, EACH, FAR, FEWEST, FIRST, POINTS, SOONEST, TOTAL, gathered, point
 
 I8 = npt.NDArray[np.int64]
 BEFORE = set(POINTS)
 
 
-@held
+@by_address
 class Host(NamedTuple):
     """What is called upon."""
 
@@ -26,14 +26,14 @@ class Host(NamedTuple):
     hooks: Any
 
 
-@held
+@by_address
 class One(NamedTuple):
     """A state of one type."""
 
     add: int
 
 
-@held
+@by_address
 class Two(NamedTuple):
     """A state of another."""
 
@@ -72,7 +72,7 @@ def test_pair(host: Host, i: int, x: float) -> tuple[int, float]:
 
 
 NAMES = [name for name in POINTS if name not in BEFORE]
-Hooks: Any = held(namedtuple("Hooks", tuple(POINTS)))  # type: ignore[misc]
+Hooks: Any = by_address(namedtuple("Hooks", tuple(POINTS)))  # type: ignore[misc]
 EMPTY = Hooks(*(np.zeros((0, 2), dtype=np.int64) for _ in POINTS))
 for name in ("test_sum", "test_soonest", "test_fewest", "test_any", "test_each", "test_pair"):
     globals()[name.replace("test_", "ask_")] = globals().pop(name)  # pytest is to leave them alone

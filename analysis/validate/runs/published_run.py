@@ -288,10 +288,10 @@ def static_seconds(run: PublishedRun, host: str | None) -> tuple[float, float, d
     model, system = load(run.model, load_system(f"{run.device}-x{run.devices}"), run.dtype)
     d = deployed(model, system, options)
     engine = ENGINES[run.framework](d, LaunchSettings(version=run.version)).policy
-    pace = engine.pace(NO_LAUNCHES, 1)
+    host_delay = engine.host_delay(NO_LAUNCHES, 1)
     sequences, tokens = round(run.load.level), max(round(run.output_len), 1)
     times = static_times(d, [round(run.input_len)] * sequences, tokens, CONTEXTS)
-    between = pace.gap_s if pace.hidden else pace.gap_s + pace.sequence_s * sequences
+    between = host_delay.gap_s if host_delay.hidden else host_delay.gap_s + host_delay.sequence_s * sequences
     middle = Batch.of([round(run.input_len) + tokens // 2] * sequences)
     stage = explicit_stage(d, [middle] * d.ranks, expected=True)
     c = Conditions(d, stage, run.framework, numbers_of(run.version), sequences)

@@ -26,8 +26,8 @@ from ....workloads.routing import make_router
 from ...deploy.deployment import Deployment
 from ...deploy.expert_parts import ExpertPart
 from ...engine.engine import Engine
+from ...fleet.assigner import Assigner
 from ...fleet.clock import Clock
-from ...fleet.dealing import Dealer
 from ...fleet.pools import Pools
 from ..expert_cache.store import tiers_of
 from ..kv_tiers.state import UP
@@ -54,8 +54,8 @@ class HostLink:
 
     def experts_s(self) -> float:
         """Seconds that experts have had it so far."""
-        shelf = self.engine.books.shelf
-        return 0.0 if shelf is None else float(shelf.totals.link_s.sum())
+        cache_state = self.engine.step_totals.cache_state
+        return 0.0 if cache_state is None else float(cache_state.totals.link_s.sum())
 
 
 Reader = Callable[[RequestBlock], None]
@@ -265,14 +265,14 @@ def by_names(tenants: Tenants, pools: Pools, stream: RequestStream) -> Pools:
     return replace(pools, entry=entry, decode=decode)
 
 
-def shelve(clock: Clock, dealer: Dealer, pools: Pools, seed: int) -> tuple[AdapterCounts, Reader] | None:
+def shelve(clock: Clock, assigner: Assigner, pools: Pools, seed: int) -> tuple[AdapterCounts, Reader] | None:
     """Give every node slots for adapters where not all fit; what requests ask of all slots, and which they use."""
     tenants: Tenants = pools.entry[0].parts["adapters"]
     if not tenants.swapped:
         return None
     counts, choices = AdapterCounts(), Choices(tenants, seed)
     for node in clock.all:
-        engine, queue = node.engine, partial(dealer.queue, node)
+        engine, queue = node.engine, partial(assigner.queue, node)
         how = HostLink(engine), load_seconds(engine.deployment), counts, queue, node.asked
-        node.shelf = AdapterShelf(clock.call_at, choices, *how)
+        node.cache_state = AdapterShelf(clock.call_at, choices, *how)
     return counts, choices.read

@@ -13,7 +13,7 @@ from ...quantity import Figures, Quantity
 from .options import AdapterOptions
 
 if TYPE_CHECKING:
-    from ...fleet.served import Served
+    from ...fleet.run_state import RunState
     from ...results.record import Run
     from .run import AdapterCounts
 
@@ -32,7 +32,7 @@ class AdaptersUse:
         return self.tenants.resident * self.bytes_each
 
 
-def adapters_left(run: Run, served: Served, *_: object) -> AdaptersUse | None:
+def adapters_left(run: Run, served: RunState, *_: object) -> AdaptersUse | None:
     """Adapters of a run."""
     tenants = run.deployment.parts.get("adapters")
     return tenants and AdaptersUse(tenants, adapter_bytes(run.deployment.shard), served.parts["adapters"])

@@ -13,7 +13,7 @@ from ....devices.spec import DeviceSpec
 from ....workloads.errors import InputError
 from ...deploy.deployment import Deployment
 from ...engine.state import F8, I8
-from ...fleet.served import Served
+from ...fleet.run_state import RunState
 from ...quantity import Figures, Quantity
 from ...results.record import Run
 from ...results.steady import Window
@@ -166,7 +166,7 @@ class Scaling:
         return times, np.cumsum(change, axis=0)
 
 
-def scaling_left(run: Run, served: Served, *_: object) -> Scaling | dict[str, Scaling] | None:
+def scaling_left(run: Run, served: RunState, *_: object) -> Scaling | dict[str, Scaling] | None:
     """What autoscalers did until the end: of all replicas, or of each of two pools."""
     ttft_s = run.requests.first_token_s - run.requests.arrival_s
     scalings = [own and own.until(run.makespan_s, ttft_s) for own in served.presence]

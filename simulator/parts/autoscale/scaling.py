@@ -18,8 +18,8 @@ import numpy as np
 from ....devices.spec import SystemSpec
 from ....workloads.errors import InputError
 from ...engine.state import F8
+from ...fleet.assigner import Assigner
 from ...fleet.clock import Clock
-from ...fleet.dealing import Dealer
 from ...fleet.driver import Driver
 from ...fleet.nodes import Node
 from ...fleet.pools import Fleet
@@ -109,7 +109,7 @@ class Scaler:
     start_s: float  # seconds that a replica takes to start
     clock: Clock
     table: RequestTable
-    dealer: Dealer
+    assigner: Assigner
     each: int  # independent engines of a replica
     pool: list[Node]  # engines of all replicas that there may be
     gate: Callable[[], Sequence[int]]  # requests that wait for a replica, of a decode pool their caches
@@ -126,7 +126,7 @@ class Scaler:
             self._turn(replica, "ready" if replica.index < self.spec.first else None, 0.0)
         if self.spec.by is not None and self.spec.decides and asks_ttft(SCALERS[self.spec.by]):
             self._firsts = Firsts(self.spec.window, range(len(self.clock.entry)))
-            self.dealer.told = self._firsts.note
+            self.assigner.told = self._firsts.note
 
     def start(self) -> None:
         """Begin at time 0; nothing happens where nothing can change."""
@@ -258,7 +258,7 @@ class Scalers(RunPart):
             start_s = start_up_s(deployment) if autoscale.decides else 0.0
         pool = clock.decode if decodes else clock.entry
         return Scaler(
-            autoscale, start_s, clock, self.driver.table, self.driver.dealer, deployment.replicas, pool,
+            autoscale, start_s, clock, self.driver.table, self.driver.assigner, deployment.replicas, pool,
             lambda: clock.parked if decodes else clock.waiting,
         )  # fmt: skip
 

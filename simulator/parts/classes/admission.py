@@ -20,7 +20,7 @@ from ...fleet.nodes import Node
 from ...results.table import RequestTable
 from ..sglang.state import SglangRules
 from . import preempt, queue
-from .lanes import ClassLanes, LaneBook, LaneRules
+from .class_queues import ClassLanes, LaneBook, LaneRules
 
 
 def bounded(stream: RequestStream) -> bool:

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from ....workloads.jit import compiled_code, compiled_part, int64
 from ...engine import hooks
+from ...engine.allocation import allocate, found_again, free_request, give_up, last_gives_way, note_content, put_back
 from ...engine.counting import clear_sums, count_planned
-from ...engine.holding import drop, found_again, give_up, hold, last_gives_way, note_content, put_back
 from ...engine.kv import KvRules
 from ...engine.state import State
-from .lanes import ClassLanes
+from .class_queues import ClassLanes
 
 
 @compiled_code
-def make_room(
+def preempt_until_fits(
     lanes: ClassLanes,
     state: State,
     kv_rules: KvRules,
@@ -33,7 +33,7 @@ def make_room(
         return last_gives_way(state, kv_rules, rank_index, position, ended_at, ended, tokens)
     rank, size, lost, ahead, more = state.ranks[rank_index], state.running.shape[1] // 3, int64(0), int64(0), int64(0)
     i = state.running[rank_index, size + ended_at if ended else position]
-    while not hold(state, kv_rules, rank_index, i, tokens):
+    while not allocate(state, kv_rules, rank_index, i, tokens):
         lost += 1
         p, late = worst_of(state, lanes, rank_index)
         victim = state.running[rank_index, size + p if late else p]
@@ -98,7 +98,7 @@ def take_out(
     if kv_rules.cached:
         noted = state.requests[i].noted if planned else found_again(state, i)
         note_content(state, kv_rules, rank_index, i, noted)
-    drop(state, kv_rules, rank_index, i, noted)
+    free_request(state, kv_rules, rank_index, i, noted)
     state.requests[i].preempted += 1
     if planned:
         lanes.marks[0].undone = 1
@@ -115,9 +115,7 @@ def take_out(
 
 
 @compiled_code
-def pass_over(
-    lanes: ClassLanes, state: State, rank_index: int, position: int, ended_at: int, ahead: int
-) -> tuple[int, int]:
+def skip(lanes: ClassLanes, state: State, rank_index: int, position: int, ended_at: int, ahead: int) -> tuple[int, int]:
     """Leave out sequences that a place that is `ahead` too far passes over; where it then stands.
 
     Of those that have ended some may stand between the running ones, see `drafts.hooks.plan_ended`.
@@ -150,4 +148,4 @@ def count_again(lanes: ClassLanes, state: State, rank: int, chunks: int) -> None
     hooks.count_ended(state, rank)
 
 
-HOOKS = {"make_room": make_room, "pass_over": pass_over, "on_rank": count_again}
+HOOKS = {"preempt_until_fits": preempt_until_fits, "skip": skip, "on_rank": count_again}

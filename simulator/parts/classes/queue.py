@@ -15,8 +15,8 @@ from ...engine.kv import KvRules
 from ...engine.policies import Limits
 from ...engine.queues import count_left, cut_out, link_in
 from ...engine.state import State
-from . import lanes as cols
-from .lanes import ClassLanes
+from . import class_queues as cols
+from .class_queues import ClassLanes
 
 
 @compiled_part

@@ -9,19 +9,19 @@ from ....workloads.requests import RequestStream
 from ....workloads.requests.block import Labels
 from ....workloads.requests.classes import Promise
 from ...engine.state import F8, I8
-from ...fleet.served import Served
+from ...fleet.run_state import RunState
 from ...quantity import Figures, Quantity
 from ...results.metrics import Quantiles, quantiles
 from ...results.record import Requests, Run
 from ...results.steady import Window
 from .admission import ClassQueues
+from .class_queues import INPUT_WEIGHT, OUTPUT_WEIGHT
 from .kinds import Classes, ClassRun, KeptPromise, TenantShares
-from .lanes import INPUT_WEIGHT, OUTPUT_WEIGHT
 
 Flags = npt.NDArray[np.bool_]
 
 
-def classes_left(run: Run, served: Served, stream: RequestStream, warmup: int) -> Classes | None:
+def classes_left(run: Run, served: RunState, stream: RequestStream, warmup: int) -> Classes | None:
     """Measure a run by class; None if requests have no classes."""
     requests, classes, window, outside_s = run.requests, stream.classes, run.window, served.policy.host.request_s
     table = served.table
@@ -99,7 +99,7 @@ def _latencies(requests: Requests, which: Flags) -> tuple[Quantiles, ...]:
     return tuple(quantiles(_values(requests, name)[which]) for name in ("ttft", "tpot", "e2e"))
 
 
-def _tenants(served: Served, labels: Labels, refused: I8) -> TenantShares:
+def _tenants(served: RunState, labels: Labels, refused: I8) -> TenantShares:
     """What each tenant sent and got."""
     table, count = served.table, len(labels.tenants)
     rows = slice(0, table.count)

@@ -9,8 +9,8 @@ accepted, and one with an unknown end runs in one more step.
 from __future__ import annotations
 
 from ....workloads.jit import compiled_code, compiled_part, int64
+from ...engine.allocation import coming, preempt_until_fits, skip
 from ...engine.counting import count_chunk, count_several, most_of_one
-from ...engine.holding import coming, make_room, pass_over
 from ...engine.kv import KvRules
 from ...engine.policies import Limits
 from ...engine.state import F8, I8, State
@@ -155,7 +155,7 @@ def plan_ended(
             want = min(want, most)
         if want > 0:
             need = drafts.rows[i].far + want + drafts.lookahead
-            fits, position, ended_at, back, more, ahead = make_room(
+            fits, position, ended_at, back, more, ahead = preempt_until_fits(
                 state, kv_rules, rank_index, position, ended_at, True, need
             )
             lost += more
@@ -166,7 +166,7 @@ def plan_ended(
             state.fresh[rank_index, size - 1 - ended_at] = want
             drafts.counts[0].wasted += 1
             budget -= want
-            position, ended_at = pass_over(state, rank_index, position, ended_at + 1, ahead)
+            position, ended_at = skip(state, rank_index, position, ended_at + 1, ahead)
             continue
         ended_at += 1
     return position, ended_at, budget, lost

@@ -9,7 +9,7 @@ from ....workloads.speculators import expected_tokens
 from ...quantity import Figures, Quantity
 
 if TYPE_CHECKING:
-    from ...fleet.served import Served
+    from ...fleet.run_state import RunState
     from ...results.record import Run
     from .run import Speculated
     from .speculation import Speculation
@@ -23,7 +23,7 @@ class DraftsLeft:
     counts: Speculated
 
 
-def drafts_left(run: Run, served: Served, *_: object) -> DraftsLeft | None:
+def drafts_left(run: Run, served: RunState, *_: object) -> DraftsLeft | None:
     """What speculation did in a run; None where no engine speculates."""
     from .run import Speculated
 

@@ -15,8 +15,8 @@ from ....workloads.speculators import OPTION, RATES
 from ...engine.engine import Engine
 from ...engine.engine_part import EnginePart, Program
 from ...engine.policies import Policy
-from ...step.books import new_books
 from ...step.lowering import MOST_TOKENS, Slots, lower
+from ...step.step_totals import new_step_totals
 from ...step.timed import Lowered, costs_of
 from . import hooks as plan
 from . import verify
@@ -74,7 +74,7 @@ def of_engine(engine: Engine) -> EngineDrafts:
     policy = engine.policy = speculating_policy(engine.policy, speculation)
     if speculation.draft is not None:
         draft, slots = lower(speculation.draft, engine.replica, counts)
-        model, moments = Lowered(draft, new_books(draft, policy.max_sequences)), draft.forms.shape[2] - 1
+        model, moments = Lowered(draft, new_step_totals(draft, policy.max_sequences)), draft.forms.shape[2] - 1
     ahead = policy.ahead and d.layout.pp == 1  # in stages a plan waits for what a verification brings
     limits = engine.limits = policy.limits(engine.launches, d.layout.pp, d.several)._replace(
         ahead=ahead, captured=policy.captures(d.several), spare=speculation.spare(ahead)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ....workloads.jit_held import held
+from ....workloads.jit_address import by_address
 from ....workloads.records import Records, named, records
 from ...step.timed import Costs
 
@@ -26,7 +26,7 @@ SECONDS = named("", "verify draft")
 """Of all steps' verification, including their prompts, and drafting."""
 
 
-@held
+@by_address
 class DraftState(NamedTuple):
     """K drafts of every decode; R ranks, M sums of a batch of what drafts."""
 

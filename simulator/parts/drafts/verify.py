@@ -9,10 +9,10 @@ from __future__ import annotations
 from ....workloads.batch import PREFILL_TOKENS, TOKENS
 from ....workloads.draws import step_key, uniform01
 from ....workloads.jit import compiled_code, compiled_part, int64
-from ...engine.host import most_tokens, paced
+from ...engine.fast_forward import record_gap
+from ...engine.host import most_tokens, with_host_delay
 from ...engine.policies import Limits
 from ...engine.state import F8, NUM_LOG, LogColumn, State
-from ...engine.stretch import record_gap
 from ...step.timed import cost_step, joules_of
 from ...step.unequal import graph_of_several
 from .state import DraftState
@@ -177,12 +177,12 @@ def step_of(drafts: DraftState, state: State, chunks: int) -> tuple[float, float
 def run_steps(
     drafts: DraftState, state: State, limits: Limits, most: int, cut: float, decodes: float, chunks: int
 ) -> tuple[float, float, int]:
-    """`run_stretch` of one step that verifies, and drafts the next tokens."""
+    """`fast_forward` of one step that verifies, and drafts the next tokens."""
     now = state.clocks[0].known = state.clocks[0].now
     tokens, ranks = most_tokens(state.moments), state.moments.shape[0]  # `step_of` pads them to a graph's
     target, draft = step_of(drafts, state, chunks)
     state.counters[0].steps += 1
-    now += paced(limits.pace, target + draft, tokens, (decodes + chunks) / ranks, chunks)
+    now += with_host_delay(limits.host_delay, target + draft, tokens, (decodes + chunks) / ranks, chunks)
     return float(now), float(now), int64(1)
 
 

@@ -22,10 +22,10 @@ from ....workloads.requests import RequestBlock, RequestStream
 from ....workloads.tower import Size
 from ...deploy.deployment import Deployment, deploy
 from ...engine.state import I8
+from ...fleet.assigner import Assigner
 from ...fleet.clock import Clock
-from ...fleet.dealing import Dealer
 from ...fleet.pools import Pools
-from ...fleet.served import Served
+from ...fleet.run_state import RunState
 from ...quantity import Figures, Quantity
 from ...results.record import Run
 from ...step.explicit import explicit_stage
@@ -179,10 +179,12 @@ class EncoderQueue:
         self.call_at(at, lambda: self.release(row, at))
 
 
-def encode(clock: Clock, dealer: Dealer, pools: Pools, _: int) -> tuple[EncoderCounts, Callable[[RequestBlock], None]]:
+def encode(
+    clock: Clock, assigner: Assigner, pools: Pools, _: int
+) -> tuple[EncoderCounts, Callable[[RequestBlock], None]]:
     """Let requests wait for their images before they are routed."""
     queue = EncoderQueue(clock.call_at, pools.parts["encoder"], clock.admit)
-    dealer.entrance = queue.ask
+    assigner.entrance = queue.ask
     return queue.counts, queue.read
 
 
@@ -195,7 +197,7 @@ FIGURES = Figures("encoder", "Image encoder", (
 ))  # fmt: skip
 
 
-def images_left(run: Run, served: Served, *_: object) -> EncoderCounts:
+def images_left(run: Run, served: RunState, *_: object) -> EncoderCounts:
     """What requests asked of the encoder in a run."""
     counts: EncoderCounts = served.parts["encoder"]
     return replace(counts, busy_share=counts.busy_s / (counts.devices * run.makespan_s))

@@ -16,7 +16,7 @@ from ...deploy.expert_parts import ExpertPart
 from ...step.costing import Stage
 from ..expert_map.placed import slot_loads as placed_loads
 from .cache import ExpertCache, StepFetch
-from .shelf import CLOCK, Fetch, chances_of, fetch_of, layer_wait, named_by
+from .cache_state import CLOCK, Fetch, chances_of, fetch_of, layer_wait, named_by
 
 WARM_STEPS = 64
 """Warm-up steps of expert caches before a single step, and the number of steps in an expected mean."""

@@ -15,7 +15,7 @@ from .store import ExpertStore
 
 if TYPE_CHECKING:
     from ...engine.engine import Engine
-    from ...fleet.served import Served
+    from ...fleet.run_state import RunState
     from ...results.record import OpTotal, Run
     from ...step.explicit import StageCost
 
@@ -43,7 +43,7 @@ class CacheUse:
         return cls(store, fetch, seconds, store.slots(count, deployment.system.name), count)
 
 
-def cache_left(run: Run, served: Served, *_: object) -> CacheUse | None:
+def cache_left(run: Run, served: RunState, *_: object) -> CacheUse | None:
     """Expert caches of a run."""
     stepping_s = sum({(op.layer, op.name, op.kind): op.wall_s for op in run.ops}.values())
     return CacheUse.of(run.deployment, fetched(served.engines), stepping_s)
@@ -56,7 +56,7 @@ def cache_of_step(deployment: Deployment, stage: StageCost) -> CacheUse | None:
 
 def fetched(engines: Sequence[Engine]) -> StepFetch | None:
     """What the expert caches of all engines did; None without any."""
-    totals = [engine.books.shelf.totals for engine in engines if engine.books.shelf is not None]
+    totals = [engine.step_totals.cache_state.totals for engine in engines if engine.step_totals.cache_state is not None]
     if not totals:
         return None
     t = summed(totals)

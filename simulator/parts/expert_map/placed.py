@@ -8,18 +8,18 @@ import numpy as np
 
 from ....workloads.draws import GOLDEN, MIX_2, layer_key, mix, step_key
 from ....workloads.jit import compiled, compiled_part, int64
-from ....workloads.jit_held import bring, held
+from ....workloads.jit_address import bring, by_address
 from ....workloads.ops import Loads
 from ...deploy.deployment import Deployment
 from ...deploy.expert_parts import ExpertPart
-from ...step.lowering import F8, I8, Plan, Slots
+from ...step.lowering import F8, I8, LoweredModel, Slots
 
 S48 = np.uint64(48)
 PARTS = 1.0 / 65536.0
 """Offsets are multiples of this, so that tokens and an offset add up without rounding."""
 
 
-@held
+@by_address
 class Places(NamedTuple):
     """The maps of a deployment; X expert parts, J slots of all groups together at most."""
 
@@ -67,7 +67,7 @@ def offsets_of(part: ExpertPart, step: int, replica: int) -> F8:
 
 
 @compiled_part
-def on_slots(plan: Plan, part: int, key: np.uint64, loads: I8, placed: I8) -> I8:
+def on_slots(plan: LoweredModel, part: int, key: np.uint64, loads: I8, placed: I8) -> I8:
     """Loads of the slots of `part`, group by group; the same as `Dispatch.drawn`."""
     places = plan.places
     for j in range(plan.experts[part].groups * plan.experts[part].held):
@@ -81,7 +81,7 @@ def on_slots(plan: Plan, part: int, key: np.uint64, loads: I8, placed: I8) -> I8
 bring(Places, on_slots=on_slots)
 
 
-def with_places(plan: Plan, slots: Slots, deployment: Deployment, *_: object) -> tuple[Plan, Slots]:
+def with_places(plan: LoweredModel, slots: Slots, deployment: Deployment, *_: object) -> tuple[LoweredModel, Slots]:
     """A plan with the maps of a deployment."""
     return plan._replace(places=places_of(deployment)), slots
 

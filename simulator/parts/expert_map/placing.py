@@ -91,7 +91,7 @@ class ExpertPlacing:
             except InputError as error:
                 path = self.policy.partition(":")[2]
                 raise InputError(f"{path}: layer {layer % len(self.read)}", error.reason) from None
-        if MAP_POLICIES[self.policy].needs_nodes and not sites.deals_by_node:
+        if MAP_POLICIES[self.policy].needs_nodes and not sites.distributes_by_node:
             raise InputError(
                 f"--expert-placement {self.policy}",
                 f"needs groups of experts (n_group) that {sites.whole_nodes} nodes divide; the model has "

@@ -27,7 +27,7 @@ def globally(loads: F8, sites: Sites) -> I8:
 def by_node(loads: F8, sites: Sites) -> I8:
     """The same, but a model's groups of experts are packed on nodes first, and copied within theirs.
 
-    `Sites.deals_by_node` says whether they can be.
+    `Sites.distributes_by_node` says whether they can be.
     """
     nodes, size = sites.whole_nodes, sites.experts // sites.expert_groups
     slots_of = []
@@ -76,7 +76,7 @@ class MapPolicy:
     make : callable
         ``make(loads, sites)``: experts in the slots of every group, shape (groups, slots).
     needs_nodes : bool
-        Refused where the nodes do not divide the model's groups of experts (`Sites.deals_by_node`).
+        Refused where the nodes do not divide the model's groups of experts (`Sites.distributes_by_node`).
     """
 
     make: Make
@@ -194,7 +194,7 @@ def balanced_by_node(loads: F8, sites: Sites) -> I8:
 @map_policy("eplb")
 def eplb(loads: F8, sites: Sites) -> I8:
     """Balanced-by-node where the nodes divide the model's groups of experts, else balanced, as engines choose."""
-    return by_node(loads, sites) if sites.deals_by_node else globally(loads, sites)
+    return by_node(loads, sites) if sites.distributes_by_node else globally(loads, sites)
 
 
 def _packed(shares: list[tuple[float, int]], units: I8, slots: int) -> I8:

@@ -13,20 +13,20 @@ import numpy as np
 from ....workloads.batch import TOKENS, batch_tokens
 from ....workloads.draws import step_key
 from ....workloads.jit import compiled_part, int64
-from ....workloads.jit_held import bring
+from ....workloads.jit_address import bring
 from ...deploy.deployment import Deployment
-from ...step.books import Books, new_books, spent
 from ...step.compiled import book_cell
 from ...step.drawing import StepBatch, draw_part
 from ...step.experts import book_part, clear_share, groups_seconds, on_slots
-from ...step.lowering import F8, Plan, Slots, lower
+from ...step.lowering import F8, LoweredModel, Slots, lower
+from ...step.step_totals import StepTotals, new_step_totals, spent
 from ...step.unequal import graph_batch
 from ..overlap.arrays import Streams, streams_of
 from ..overlap.chunking import micro_moments
 from ..overlap.compiled import add_lane, clear, price_range
-from ..overlap.lanes import Lanes
 from ..overlap.maxplus import makespan
 from ..overlap.splitting import deal_loads
+from ..overlap.workspace import Workspace
 from .side import NUM_STREAMS, Aside, Beside, Worker, beside_of
 
 _batch_tokens = compiled_part(batch_tokens)
@@ -34,113 +34,129 @@ _micro_moments = compiled_part(micro_moments)
 
 
 @compiled_part
-def deal_batches(plan: Plan, lanes: Lanes, aside: Aside, count: int, moments: F8) -> None:
+def deal_batches(plan: LoweredModel, workspace: Workspace, aside: Aside, count: int, moments: F8) -> None:
     """Sums of every rank's micro-batches, and which of them are the same."""
     for r in range(moments.shape[0]):
         for place in range(count):
-            micro = lanes.moments[place, r]
+            micro = workspace.moments[place, r]
             _micro_moments(moments[r], plan.windows.size, count, place, micro)
             aside.owner[place, r] = place
             if place == 0:
                 continue
             first, same = aside.owner[place - 1, r], True
             for j in range(micro.size):
-                same = same and micro[j] == lanes.moments[first, r, j]
+                same = same and micro[j] == workspace.moments[first, r, j]
             if same:
                 aside.owner[place, r] = first
 
 
 @compiled_part
 def price_tracks(
-    plan: Plan, streams: Streams, lanes: Lanes, aside: Aside, section: int, rank: int, place: int, fresh: bool
+    plan: LoweredModel,
+    streams: Streams,
+    workspace: Workspace,
+    aside: Aside,
+    section: int,
+    rank: int,
+    place: int,
+    fresh: bool,
 ) -> float:
     """Seconds that a rank computes for a micro-batch in one layer of a section.
 
     What it sends takes as long as the rank that sends most.
     """
     total, owner = 0.0, aside.owner[place, rank]
-    cells = lanes.cells[0, owner, rank]
+    cells = workspace.cells[0, owner, rank]
     for t in range(streams.spans[section, 0], streams.spans[section, 1]):
         row, seconds = streams.tracks[t], 0.0
         if row.stop > row.start:
             if owner == place:
-                seconds = price_range(plan, row.start, row.stop, lanes.moments[owner, rank], fresh, cells)
+                seconds = price_range(plan, row.start, row.stop, workspace.moments[owner, rank], fresh, cells)
             else:
                 for s in range(row.start, row.stop):
                     seconds += cells[s].wall
         if row.part < 0:
             total += seconds
         else:
-            lanes.tracks[0, t, place] = max(lanes.tracks[0, t, place], seconds)
+            workspace.tracks[0, t, place] = max(workspace.tracks[0, t, place], seconds)
     return total
 
 
 @compiled_part
 def price_attention(
-    plan: Plan, streams: Streams, lanes: Lanes, aside: Aside, section: int, count: int, fresh: bool
+    plan: LoweredModel, streams: Streams, workspace: Workspace, aside: Aside, section: int, count: int, fresh: bool
 ) -> None:
     """Cost the micro-batches of a section; the slowest rank of each counts."""
     layers = plan.sections[section].layers
     for place in range(count):
         for t in range(streams.spans[section, 0], streams.spans[section, 1]):
-            lanes.tracks[0, t, place] = 0.0
+            workspace.tracks[0, t, place] = 0.0
         slowest, longest = int64(0), -1.0
-        for r in range(lanes.moments.shape[1]):
-            seconds = price_tracks(plan, streams, lanes, aside, section, r, place, fresh)
+        for r in range(workspace.moments.shape[1]):
+            seconds = price_tracks(plan, streams, workspace, aside, section, r, place, fresh)
             if seconds > longest:
                 slowest, longest = r, seconds
-        cells = lanes.cells[0, aside.owner[place, slowest], slowest]
+        cells = workspace.cells[0, aside.owner[place, slowest], slowest]
         for t in range(streams.spans[section, 0], streams.spans[section, 1]):
             row = streams.tracks[t]
             if row.part < 0:
                 for s in range(row.start, row.stop):
-                    lanes.tracks[0, t, place] += cells[s].wall
-                    lanes.wall[0, s] += cells[s].wall * layers
+                    workspace.tracks[0, t, place] += cells[s].wall
+                    workspace.wall[0, s] += cells[s].wall * layers
         aside.busy[Worker.ATTENTION] += longest * layers
 
 
 @compiled_part
-def deal_part(plan: Plan, lanes: Lanes, part: int, y: int, key: np.uint64, count: int) -> None:
+def deal_part(plan: LoweredModel, workspace: Workspace, part: int, y: int, key: np.uint64, count: int) -> None:
     """Distribute the sampled loads of `part`, `y` in a plan, to the micro-batches."""
     experts = plan.experts[y]
     for place in range(count):
-        lanes.routed[place] = 0.0
-        for r in range(lanes.moments.shape[1]):
-            m = lanes.moments[place, r]
-            lanes.routed[place] += experts.top_k * _batch_tokens(m, plan.windows.size)
-    deal_loads(key, experts.key, lanes.drawn[part], experts.count, lanes.routed, count, lanes.loads)
+        workspace.routed[place] = 0.0
+        for r in range(workspace.moments.shape[1]):
+            m = workspace.moments[place, r]
+            workspace.routed[place] += experts.top_k * _batch_tokens(m, plan.windows.size)
+    deal_loads(key, experts.key, workspace.drawn[part], experts.count, workspace.routed, count, workspace.loads)
 
 
 @compiled_part
 def price_adapters(
-    plan: Plan, lanes: Lanes, aside: Aside, part: int, key: np.uint64, count: int, mixed: bool, books: Books
+    plan: LoweredModel,
+    workspace: Workspace,
+    aside: Aside,
+    part: int,
+    key: np.uint64,
+    count: int,
+    mixed: bool,
+    step_totals: StepTotals,
 ) -> None:
     """Cost adapters, which run on the attention devices."""
     sums, layers = 0.0, plan.experts[part].layers
-    deal_part(plan, lanes, part, part, key, count)
-    clear_share(books.share)
+    deal_part(plan, workspace, part, part, key, count)
+    clear_share(step_totals.share)
     for place in range(count):
-        seconds, left = groups_seconds(plan, part, lanes.loads[place], mixed, books.share, books.queue)
+        seconds, left = groups_seconds(plan, part, workspace.loads[place], mixed, step_totals.share, step_totals.queue)
         sums += left
-        lanes.experts[0, part, place] = seconds
+        workspace.experts[0, part, place] = seconds
         aside.busy[Worker.ATTENTION] += seconds * layers
-        lanes.wall[0, plan.slots.shape[0] + part] += seconds * layers
-    book_part(plan, part, sums, books.share, books.tally, books.busy[0])
+        workspace.wall[0, plan.slots.shape[0] + part] += seconds * layers
+    book_part(plan, part, sums, step_totals.share, step_totals.tally, step_totals.busy[0])
 
 
 @compiled_part
-def price_part(beside: Beside, lanes: Lanes, aside: Aside, part: int, key: np.uint64, count: int, mixed: bool) -> None:
+def price_part(
+    beside: Beside, workspace: Workspace, aside: Aside, part: int, key: np.uint64, count: int, mixed: bool
+) -> None:
     """Cost one expert part and both its transfers, at the sampled loads."""
-    plan, books, y = beside.plan, aside.books, beside.held[part]
+    plan, step_totals, y = beside.plan, aside.step_totals, beside.held[part]
     experts, sums = plan.experts[y], 0.0
     parts, layers = beside.held.size, experts.layers
-    deal_part(plan, lanes, part, y, key, count)
-    clear_share(books.share)
+    deal_part(plan, workspace, part, y, key, count)
+    clear_share(step_totals.share)
     for place in range(count):
-        loads = on_slots(plan, y, key, lanes.loads[place], books.placed)
-        seconds, left = groups_seconds(plan, y, loads, mixed, books.share, books.queue)
+        loads = on_slots(plan, y, key, workspace.loads[place], step_totals.placed)
+        seconds, left = groups_seconds(plan, y, loads, mixed, step_totals.share, step_totals.queue)
         sums += left
-        most, sent = int64(0), lanes.tracks[0, beside.tracks[part], place]
+        most, sent = int64(0), workspace.tracks[0, beside.tracks[part], place]
         for g in range(experts.groups):
             group_tokens = int64(0)
             for e in range(g * experts.held, (g + 1) * experts.held):
@@ -148,79 +164,85 @@ def price_part(beside: Beside, lanes: Lanes, aside: Aside, part: int, key: np.ui
             most = max(most, group_tokens)
         if most > 0:
             sent = max(sent, beside.latency_s + most * beside.vector_s[part])
-        lanes.experts[0, part, place] = seconds
-        lanes.experts[0, parts + part, place] = lanes.experts[0, 2 * parts + part, place] = sent
+        workspace.experts[0, part, place] = seconds
+        workspace.experts[0, parts + part, place] = workspace.experts[0, 2 * parts + part, place] = sent
         aside.busy[Worker.EXPERTS] += seconds * layers
         aside.busy[Worker.OUT] += sent * layers
         aside.busy[Worker.BACK] += sent * layers
-    book_part(plan, y, sums, books.share, books.tally, books.busy[0])
+    book_part(plan, y, sums, step_totals.share, step_totals.tally, step_totals.busy[0])
 
 
 @compiled_part
-def book_attention(plan: Plan, streams: Streams, lanes: Lanes, aside: Aside, count: int, books: Books) -> None:
+def book_attention(
+    plan: LoweredModel, streams: Streams, workspace: Workspace, aside: Aside, count: int, step_totals: StepTotals
+) -> None:
     """Book what ranks ran; a link to other devices does not keep them busy."""
-    links = lanes.busy[0, 1]
+    links = workspace.busy[0, 1]
     for g in range(plan.sections.shape[0]):
         times = plan.sections[g].layers * plan.tp
         for t in range(streams.spans[g, 0], streams.spans[g, 1]):
             row = streams.tracks[t]
-            for r in range(lanes.moments.shape[1]):
+            for r in range(workspace.moments.shape[1]):
                 for place in range(count):
-                    cells = lanes.cells[0, aside.owner[place, r], r]
+                    cells = workspace.cells[0, aside.owner[place, r], r]
                     for s in range(row.start, row.stop):
                         p = int(cells[s].processor)
                         if p >= 0:
-                            busy = books.busy[0, : links.size] if row.part < 0 else links
-                            book_cell(plan, s, p, times, cells[s], books.tally, busy)
+                            busy = step_totals.busy[0, : links.size] if row.part < 0 else links
+                            book_cell(plan, s, p, times, cells[s], step_totals.tally, busy)
 
 
 @compiled_part
 def book_beside(beside: Beside, aside: Aside, links: int, busy: F8) -> None:
     """Show the log what the devices that hold experts have done: busy seconds, then energy [J]."""
-    books = aside.books
-    for p in range(books.busy.shape[1]):
-        busy[links + p] = books.busy[0, p]
-    busy[busy.size - 1] = spent(beside.plan, books.tally)
+    step_totals = aside.step_totals
+    for p in range(step_totals.busy.shape[1]):
+        busy[links + p] = step_totals.busy[0, p]
+    busy[busy.size - 1] = spent(beside.plan, step_totals.tally)
 
 
 @compiled_part
-def ping_pong_seconds(plan: Plan, moments: F8, batch: StepBatch, fresh: bool, captured: int, books: Books) -> float:
+def ping_pong_seconds(
+    plan: LoweredModel, moments: F8, batch: StepBatch, fresh: bool, captured: int, step_totals: StepTotals
+) -> float:
     """`compiled.serial_seconds` of a step with alternating micro-batches."""
-    streams, beside, lanes, aside = plan.streams, plan.apart, books.lanes, books.aside
+    streams, beside, workspace, aside = plan.streams, plan.apart, step_totals.workspace, step_totals.aside
     count = streams.ways[0].chunks
     for r in range(moments.shape[0]):
         moments[r, TOKENS] = graph_batch(int(moments[r, TOKENS]), captured)
-    clear(plan, lanes, 0)
-    deal_batches(plan, lanes, aside, count, moments)
+    clear(plan, workspace, 0)
+    deal_batches(plan, workspace, aside, count, moments)
     for g in range(plan.sections.shape[0]):
-        price_attention(plan, streams, lanes, aside, g, count, fresh)
+        price_attention(plan, streams, workspace, aside, g, count, fresh)
     key = step_key(plan.seed, plan.replica, batch.step)
     mixed = batch.num_chunks > 0
     for x in range(plan.experts.shape[0]):
-        draw_part(plan, x, batch, 0, books.scratch, lanes.drawn[x])
+        draw_part(plan, x, batch, 0, step_totals.scratch, workspace.drawn[x])
         if beside.held[x] < 0:
-            price_adapters(plan, lanes, aside, x, key, count, mixed, books)
+            price_adapters(plan, workspace, aside, x, key, count, mixed, step_totals)
         else:
-            price_part(beside, lanes, aside, x, key, count, mixed)
-    seconds = makespan(streams, lanes, 0)
-    book_attention(plan, streams, lanes, aside, count, books)
-    add_lane(plan, lanes, 0, books)
-    book_beside(beside, aside, lanes.busy.shape[2], books.busy[0])
+            price_part(beside, workspace, aside, x, key, count, mixed)
+    seconds = makespan(streams, workspace, 0)
+    book_attention(plan, streams, workspace, aside, count, step_totals)
+    add_lane(plan, workspace, 0, step_totals)
+    book_beside(beside, aside, workspace.busy.shape[2], step_totals.busy[0])
     for r in range(moments.shape[0]):
         moments[r, TOKENS] = _batch_tokens(moments[r], plan.windows.size)
     return float(seconds)
 
 
-def with_aside(books: Books, plan: Plan) -> Books:
-    """Books of an engine with those of the devices that hold its experts."""
+def with_aside(step_totals: StepTotals, plan: LoweredModel) -> StepTotals:
+    """Step totals of an engine with those of the devices that hold its experts."""
     owner = np.zeros((int(plan.streams.ways[0].chunks), plan.ranks), dtype=np.int64)
-    return books._replace(aside=Aside(new_books(plan.apart.plan), owner, np.zeros(NUM_STREAMS)))
+    return step_totals._replace(aside=Aside(new_step_totals(plan.apart.plan), owner, np.zeros(NUM_STREAMS)))
 
 
-bring(Beside, apart_seconds=ping_pong_seconds, books=with_aside)
+bring(Beside, apart_seconds=ping_pong_seconds, step_totals=with_aside)
 
 
-def with_holders(plan: Plan, slots: Slots, deployment: Deployment, replica: int, counts: int) -> tuple[Plan, Slots]:
+def with_holders(
+    plan: LoweredModel, slots: Slots, deployment: Deployment, replica: int, counts: int
+) -> tuple[LoweredModel, Slots]:
     """A plan with the devices that hold the experts, and what crosses to them and back."""
     streams = streams_of(deployment, plan.sections.start.tolist())
     assert streams is not None

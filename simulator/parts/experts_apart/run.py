@@ -10,11 +10,11 @@ import numpy as np
 
 from ....devices.spec import LinkSpec
 from ...deploy.deployment import Deployment
-from ...engine.course import Course, Total
 from ...engine.engine import Engine
 from ...engine.engine_part import EnginePart, Program
 from ...engine.state import F8, NUM_LOG, Face, LogColumn
-from ...fleet.served import Served
+from ...engine.work_log import Total, WorkLog
+from ...fleet.run_state import RunState
 from ...quantity import Figures, Quantity
 from ...step.lowering import Slots
 from .holders import ATTENTION, EXPERTS, devices_apart, devices_of
@@ -33,18 +33,18 @@ class Side(EnginePart):
 
     deployment: Deployment  # the model on them
     slots: Slots
-    course: Course  # their work and its energy over time, under their boards' own limit
+    work_log: WorkLog  # their work and its energy over time, under their boards' own limit
     width: int  # columns of the engine's log that are of its own devices
     # of kept stretches: energy of the work [J], and busy device-seconds of each processor
     logs: list[F8] = field(default_factory=list)
     _joules: float = 0.0
 
     def face(self, engine: Engine, face: Face) -> Face:
-        return face._replace(exchanged=engine.books.aside.busy)
+        return face._replace(exchanged=engine.step_totals.aside.busy)
 
     def programs(self, engine: Engine) -> Iterator[Program]:
         name = self.deployment.system.device.name
-        yield name, self.slots, engine.plan.apart.plan, engine.books.aside.books
+        yield name, self.slots, engine.plan.apart.plan, engine.step_totals.aside.step_totals
 
     @property
     def devices(self) -> int:
@@ -64,10 +64,10 @@ class Side(EnginePart):
         self._joules = float(entries[-1, LogColumn.JOULES])
         entries[:, NUM_LOG:] = log[:, self.width : -1]
         if keep:
-            joules = self.course.add(entries)
+            joules = self.work_log.add(entries)
             self.logs.append(np.column_stack([joules, entries[:, NUM_LOG:-1]]))
         else:
-            self.course.note(entries)
+            self.work_log.note(entries)
         return log[:, : self.width]
 
 
@@ -78,8 +78,8 @@ def of_engine(engine: Engine) -> Side | None:
         return None
     holder = d.apart.holder
     devices = float(devices_apart(d)) if engine.plan.apart.plan.shares else None
-    course = Course(holder.device.board, devices)
-    side = engine.expert_side = Side(holder, slots.holders, course, NUM_LOG + len(slots.processors) + 1)
+    work_log = WorkLog(holder.device.board, devices)
+    side = engine.expert_side = Side(holder, slots.holders, work_log, NUM_LOG + len(slots.processors) + 1)
     return side
 
 
@@ -135,13 +135,13 @@ def apart_run(deployment: Deployment, busy: F8, stepping_s: float, attention_dev
     )  # fmt: skip
 
 
-def apart_left(_: object, served: Served, *__: object) -> ApartRun | None:
+def apart_left(_: object, served: RunState, *__: object) -> ApartRun | None:
     """What both groups of devices did in a run."""
     engines = [engine for engine in served.engines if engine.expert_side is not None]
     if not engines:
         return None
     d = engines[0].deployment
-    busy = np.sum([engine.books.aside.busy for engine in engines], axis=0)
+    busy = np.sum([engine.step_totals.aside.busy for engine in engines], axis=0)
     stepping = sum(float(engine.curve()[1][-1, Total.STEPPING]) for engine in engines)
     return apart_run(d, busy, stepping, d.layout.all_devices * len(engines), len(engines))
 

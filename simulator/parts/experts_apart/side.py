@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ....workloads.jit_held import held
+from ....workloads.jit_address import by_address
 from ....workloads.layers.base import sent_width
 from ...deploy.deployment import Deployment
 from ..overlap.arrays import Streams
@@ -21,22 +21,22 @@ NUM_STREAMS = 4
 """Streams of `Aside.busy`."""
 
 
-@held
+@by_address
 class Beside(NamedTuple):
     """Devices that hold the experts of a deployment; X parts, adapters of tenants among them."""
 
-    plan: Any  # a `lowering.Plan` of the whole model on them
+    plan: Any  # a `lowering.LoweredModel` of the whole model on them
     held: I8  # [X] which of its parts each is; -1 for adapters, which lie where requests attend
     latency_s: float
     vector_s: F8  # [X] of one routed token's vector
     tracks: I8  # [X] which track sends to each part
 
 
-@held
+@by_address
 class Aside(NamedTuple):
     """What they have done, and what a step works in; N micro-batches, R ranks."""
 
-    books: Any  # `books.Books` of the devices that hold experts
+    step_totals: Any  # `step_totals.StepTotals` of the devices that hold experts
     owner: I8  # [N, R] the first micro-batch with the same sums
     busy: F8  # [4] seconds that each `Worker` has worked
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from ....devices.spec import SystemSpec
 from ....workloads.errors import InputError, typed_number
+from ...fleet.assigner import Assigner
 from ...fleet.clock import Clock
-from ...fleet.dealing import Dealer
 from ...fleet.driver import Driver
 from ...fleet.nodes import Node
 from ...fleet.pools import Fleet
@@ -92,7 +92,7 @@ class Failures(RunPart):
 
     clock: Clock
     table: RequestTable
-    dealer: Dealer
+    assigner: Assigner
     faults: Faults
     failures: int = 0  # nodes that failed
 
@@ -133,7 +133,7 @@ class Failures(RunPart):
         lost = self._unfinished(node) + self.clock.lose_parked(node)
         node.fail(now)
         node.up, node.failing = False, False
-        self.dealer.put_back(lost, now)
+        self.assigner.put_back(lost, now)
         self.clock.call_after(self.faults.repair_s, partial(setattr, node, "up", True))
 
     def _unfinished(self, node: Node) -> list[int]:
@@ -148,7 +148,7 @@ class Failures(RunPart):
 def of_run(driver: Driver) -> Failures | None:
     """Failures of a run that has some."""
     faults = driver.asked.fleet.faults
-    return None if faults is None else Failures(driver.clock, driver.table, driver.dealer, faults)
+    return None if faults is None else Failures(driver.clock, driver.table, driver.assigner, faults)
 
 
 def with_failures(scenario: Scenario, _: SystemSpec, fleet: Fleet | None) -> Fleet | None:

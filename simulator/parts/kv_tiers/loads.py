@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from ....workloads.jit import compiled_code, compiled_part, int64
+from ...engine.allocation import allocate, count_blocks, take
 from ...engine.counting import count_chunk
-from ...engine.holding import count_blocks, hold, take
-from ...engine.host import paced
+from ...engine.host import with_host_delay
 from ...engine.kv import KvRules
 from ...engine.policies import Limits
 from ...engine.prefix import content_key, find, remember, share
@@ -84,7 +84,9 @@ def load_end(tiers: TierState, rank: int, row: I8, blocks: int, now: float) -> f
                 count += 1
                 begin = max(begin, tiers.shelves.came[row[j]])
         if count > 0:
-            end = max(end, begin + count * tiers.pace[level, tier.P_BLOCK] + tiers.pace[level, tier.P_LATENCY])
+            end = max(
+                end, begin + count * tiers.host_delay[level, tier.P_BLOCK] + tiers.host_delay[level, tier.P_LATENCY]
+            )
     return end
 
 
@@ -118,7 +120,7 @@ def prefill_seconds(tiers: TierState, state: State, limits: Limits, rank: int, s
         count_chunk(m, windows, start, q)
         tiers.chunk[0, 0], tiers.chunk[1, 0] = q, 0
         step = cost_step(tiers.costs, tiers.moments, none, none, tiers.chunk, none + 1, True, limits.captured)
-        seconds += paced(limits.pace, step, float(q), 1.0 / tiers.moments.shape[0], 1)
+        seconds += with_host_delay(limits.host_delay, step, float(q), 1.0 / tiers.moments.shape[0], 1)
         start += q
     for w in range(m.size):
         m[w] = 0.0
@@ -139,7 +141,7 @@ def weigh(tiers: TierState, state: State, limits: Limits, kv_rules: KvRules, ran
     start = max(longest - tokens, 0)
     takes = prefill_seconds(tiers, state, limits, rank, start, start + tokens) * kv_rules.block / tokens
     for level in range(tiers.which.shape[1]):
-        if tiers.pace[level, tier.P_BLOCK] <= takes:
+        if tiers.host_delay[level, tier.P_BLOCK] <= takes:
             tiers.worth[level] = 1
 
 
@@ -245,7 +247,7 @@ def try_load(tiers: TierState, state: State, limits: Limits, kv_rules: KvRules, 
         return Look.BLOCKED
     if not take_over(tiers, state, kv_rules, rank_index, i, cut, target):
         return Look.BLOCKED  # what is near alone would not fit either
-    hold(state, kv_rules, rank_index, i, target)
+    allocate(state, kv_rules, rank_index, i, target)
     tiers.totals[0].loads += 1
     tiers.rows[i].state, tiers.rows[i].passed = tier.Loading.LOADING, blocks - cut
     take_head(state, rank_index, i)
@@ -261,7 +263,7 @@ def line_up(state: State, line: Any, index: int) -> None:
 
 
 @compiled_code
-def land(tiers: TierState, state: State, kv_rules: KvRules, rank: int) -> None:
+def finish_transfers(tiers: TierState, state: State, kv_rules: KvRules, rank: int) -> None:
     """Move requests whose blocks are there, as far as a plan knows, to those that can be admitted."""
     line, before, i = tiers.loading[rank], int64(-1), tiers.loading[rank].head
     while i >= 0:
@@ -333,4 +335,4 @@ def prefetch(tiers: TierState, state: State, kv_rules: KvRules, rank: int, index
         x.came[e] = there
 
 
-HOOKS = {"before_plan": land, "next_event": next_landing}
+HOOKS = {"before_plan": finish_transfers, "next_event": next_landing}

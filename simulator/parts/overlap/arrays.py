@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ....workloads.jit_held import held
+from ....workloads.jit_address import by_address
 from ....workloads.records import Records, filled, named
 from ...deploy.deployment import Deployment
 from ...step.sections import sections_of
@@ -27,7 +27,7 @@ VISIT = named("section part stage", "")
 WAY = named("kind chunks", "")
 
 
-@held
+@by_address
 class Streams(NamedTuple):
     """Ways to overlap, and what they need to know of a deployment's slots, as arrays."""
 

@@ -160,8 +160,8 @@ class Overlapped(Stage):
             return [part.expected(share) for share in tokens]
         from .splitting import deal_draw, split_draw  # compiled code, as draws are
 
-        deal = deal_draw if way.kind == WayKind.PING_PONG else split_draw
-        return deal(part, self._loads(part), tokens, self.step, self.replica)
+        assign = deal_draw if way.kind == WayKind.PING_PONG else split_draw
+        return assign(part, self._loads(part), tokens, self.step, self.replica)
 
 
 def _exchange(placed: PlacedOp, taken: float = 0.0) -> Piece:

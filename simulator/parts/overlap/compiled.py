@@ -1,7 +1,7 @@
 """The compiled path of an overlapped step: a fixed schedule in max-plus form.
 
 Equal to `explicit` and the list scheduler with one order of tracks: a track of a chunk begins when its stream is free
-and the chunk's previous track has ended. Every way is costed in a separate lane of `Books.lanes`, and the totals of the
+and the chunk's previous track has ended. Every way is costed in a separate lane of `StepTotals.workspace`, and the totals of the
 fastest are added to the books.
 """
 
@@ -12,22 +12,22 @@ import numpy as np
 from ....workloads.batch import TOKENS, batch_tokens
 from ....workloads.draws import step_key
 from ....workloads.jit import compiled_inside, compiled_part, int64
-from ....workloads.jit_held import bring
+from ....workloads.jit_address import bring
 from ....workloads.records import Records
 from ...deploy.deployment import Deployment
-from ...step.books import Books
 from ...step.compiled import book_cell, cost_cell
 from ...step.drawing import StepBatch, draw_part
 from ...step.experts import book_part, clear_share, groups_seconds, on_slots
-from ...step.lowering import F8, Plan, Role, Slots
+from ...step.lowering import F8, LoweredModel, Role, Slots
+from ...step.step_totals import StepTotals
 from ...step.unequal import graph_batch
 from .arrays import Streams, streams_of
 from .chunking import ChunkSize, chunk_tokens, even_halves, half_moments
 from .gates import GateRule, halved
-from .lanes import Lanes, with_lanes
 from .maxplus import chunked, makespan
 from .splitting import split_loads
 from .tracks import WayKind
+from .workspace import Workspace, with_lanes
 
 SURELY = 1.0 + 1e-12
 """Longer by more than what sums of one step differ by that are taken in another order."""
@@ -49,7 +49,7 @@ def size_of(moments: F8, windows: int, kind: int, chunks: int, place: int) -> in
 
 
 @compiled_part
-def price_range(plan: Plan, first: int, end: int, moments: F8, fresh: bool, cells: Records) -> float:
+def price_range(plan: LoweredModel, first: int, end: int, moments: F8, fresh: bool, cells: Records) -> float:
     """`compiled.range_seconds` of what is not booked yet."""
     total = 0.0
     for s in range(first, end):
@@ -59,17 +59,24 @@ def price_range(plan: Plan, first: int, end: int, moments: F8, fresh: bool, cell
 
 
 @compiled_part
-def book_range(plan: Plan, first: int, end: int, times: int, cells: Records, books: Books) -> None:
+def book_range(plan: LoweredModel, first: int, end: int, times: int, cells: Records, step_totals: StepTotals) -> None:
     """Book the result of `price_range`, `times` times."""
     for s in range(first, end):
         p = int(cells[s].processor)
         if p >= 0:
-            book_cell(plan, s, p, times, cells[s], books.tally, books.busy[0])
+            book_cell(plan, s, p, times, cells[s], step_totals.tally, step_totals.busy[0])
 
 
 @compiled_part
 def price_tracks(
-    plan: Plan, streams: Streams, lanes: Lanes, way: int, section: int, rank: int, size: int, fresh: bool
+    plan: LoweredModel,
+    streams: Streams,
+    workspace: Workspace,
+    way: int,
+    section: int,
+    rank: int,
+    size: int,
+    fresh: bool,
 ) -> float:
     """Cost a rank's tracks in a section with chunks of a size; return the seconds of one chunk."""
     total, kind = 0.0, streams.ways[way].kind
@@ -77,22 +84,22 @@ def price_tracks(
         row = streams.tracks[t]
         if row.part < 0 and chunked(streams, t, kind) == (size != ChunkSize.WHOLE):
             total += price_range(
-                plan, row.start, row.stop, lanes.moments[size, rank], fresh, lanes.cells[way, size, rank]
+                plan, row.start, row.stop, workspace.moments[size, rank], fresh, workspace.cells[way, size, rank]
             )
     return total
 
 
 @compiled_part
-def price_whole(plan: Plan, lanes: Lanes, way: int, section: int, moments: F8, fresh: bool) -> float:
+def price_whole(plan: LoweredModel, workspace: Workspace, way: int, section: int, moments: F8, fresh: bool) -> float:
     """`compiled.section_seconds` of what is not booked yet."""
     first, end, layers = (plan.sections[section].start, plan.sections[section].stop, plan.sections[section].layers)
     slowest, longest = int64(0), -1.0
     for r in range(moments.shape[0]):
-        seconds = price_range(plan, first, end, moments[r], fresh, lanes.cells[way, ChunkSize.WHOLE, r])
+        seconds = price_range(plan, first, end, moments[r], fresh, workspace.cells[way, ChunkSize.WHOLE, r])
         if seconds > longest:
             slowest, longest = r, seconds
     for s in range(first, end):
-        lanes.wall[way, s] += lanes.cells[way, ChunkSize.WHOLE, slowest, s].wall * layers
+        workspace.wall[way, s] += workspace.cells[way, ChunkSize.WHOLE, slowest, s].wall * layers
     return longest
 
 
@@ -107,7 +114,7 @@ def bigs_of(moments: F8, windows: int, kind: int, chunks: int) -> int:
 
 @compiled_part
 def take_tracks(
-    plan: Plan, streams: Streams, lanes: Lanes, way: int, section: int, rank: int, size: int, place: int
+    plan: LoweredModel, streams: Streams, workspace: Workspace, way: int, section: int, rank: int, size: int, place: int
 ) -> None:
     """Take the seconds of a chunk's tracks, or of those that are not cut, from one rank."""
     kind, layers = streams.ways[way].kind, plan.sections[section].layers
@@ -117,16 +124,16 @@ def take_tracks(
             continue
         took = 0.0
         for s in range(row.start, row.stop):
-            wall_s = lanes.cells[way, size, rank, s].wall
+            wall_s = workspace.cells[way, size, rank, s].wall
             took += wall_s
             if row.resource == 0:
-                lanes.wall[way, s] += wall_s * layers
-        lanes.tracks[way, t, place] = took
+                workspace.wall[way, s] += wall_s * layers
+        workspace.tracks[way, t, place] = took
 
 
 @compiled_part
 def price_section(
-    plan: Plan, streams: Streams, lanes: Lanes, way: int, section: int, moments: F8, fresh: bool
+    plan: LoweredModel, streams: Streams, workspace: Workspace, way: int, section: int, moments: F8, fresh: bool
 ) -> float:
     """Cost a section for one way; return the seconds of the slowest rank without overlap, else 0.
 
@@ -135,53 +142,62 @@ def price_section(
     ranks = moments.shape[0]
     kind, chunks = streams.ways[way].kind, streams.ways[way].chunks
     if kind == WayKind.SERIAL:
-        return price_whole(plan, lanes, way, section, moments, fresh)
+        return price_whole(plan, workspace, way, section, moments, fresh)
     slowest, longest = int64(0), -1.0
     for r in range(ranks):
-        seconds = price_tracks(plan, streams, lanes, way, section, r, ChunkSize.WHOLE, fresh)
+        seconds = price_tracks(plan, streams, workspace, way, section, r, ChunkSize.WHOLE, fresh)
         if seconds > longest:
             slowest, longest = r, seconds
-    take_tracks(plan, streams, lanes, way, section, slowest, ChunkSize.WHOLE, 0)
+    take_tracks(plan, streams, workspace, way, section, slowest, ChunkSize.WHOLE, 0)
     for r in range(ranks):
         bigs = bigs_of(moments[r], plan.windows.size, kind, chunks)
-        lanes.seconds[ChunkSize.BIG, r] = lanes.seconds[ChunkSize.SMALL, r] = 0.0
+        workspace.seconds[ChunkSize.BIG, r] = workspace.seconds[ChunkSize.SMALL, r] = 0.0
         if bigs > 0:
-            lanes.seconds[ChunkSize.BIG, r] = price_tracks(plan, streams, lanes, way, section, r, ChunkSize.BIG, fresh)
+            workspace.seconds[ChunkSize.BIG, r] = price_tracks(
+                plan, streams, workspace, way, section, r, ChunkSize.BIG, fresh
+            )
         if bigs < chunks:
-            lanes.seconds[ChunkSize.SMALL, r] = price_tracks(
-                plan, streams, lanes, way, section, r, ChunkSize.SMALL, fresh
+            workspace.seconds[ChunkSize.SMALL, r] = price_tracks(
+                plan, streams, workspace, way, section, r, ChunkSize.SMALL, fresh
             )
     for place in range(chunks):
         slowest, longest = int64(0), -1.0
         for r in range(ranks):
-            seconds = lanes.seconds[size_of(moments[r], plan.windows.size, kind, chunks, place), r]
+            seconds = workspace.seconds[size_of(moments[r], plan.windows.size, kind, chunks, place), r]
             if seconds > longest:
                 slowest, longest = r, seconds
         size = size_of(moments[slowest], plan.windows.size, kind, chunks, place)
-        take_tracks(plan, streams, lanes, way, section, slowest, size, place)
+        take_tracks(plan, streams, workspace, way, section, slowest, size, place)
     return 0.0
 
 
 @compiled_part
-def cut_moments(plan: Plan, streams: Streams, lanes: Lanes, way: int, moments: F8) -> None:
+def cut_moments(plan: LoweredModel, streams: Streams, workspace: Workspace, way: int, moments: F8) -> None:
     """Sums of every rank's chunks in one way."""
     kind, chunks = streams.ways[way].kind, streams.ways[way].chunks
     for r in range(moments.shape[0]):
         for j in range(moments.shape[1]):
-            lanes.moments[ChunkSize.WHOLE, r, j] = moments[r, j]
+            workspace.moments[ChunkSize.WHOLE, r, j] = moments[r, j]
         for size in (ChunkSize.BIG, ChunkSize.SMALL):
             if kind == WayKind.TWO_BATCH:
-                _half_moments(moments[r], plan.windows.size, size, lanes.moments[size, r])
+                _half_moments(moments[r], plan.windows.size, size, workspace.moments[size, r])
             elif kind == WayKind.PIPELINED:
                 for j in range(moments.shape[1]):
-                    lanes.moments[size, r, j] = moments[r, j]
+                    workspace.moments[size, r, j] = moments[r, j]
                 place = 0 if size == ChunkSize.BIG else chunks - 1
-                lanes.moments[size, r, TOKENS] = _chunk_tokens(moments[r, TOKENS], chunks, place)
+                workspace.moments[size, r, TOKENS] = _chunk_tokens(moments[r, TOKENS], chunks, place)
 
 
 @compiled_part
 def price_part(
-    plan: Plan, lanes: Lanes, way: int, part: int, key: np.uint64, moments: F8, mixed: bool, books: Books
+    plan: LoweredModel,
+    workspace: Workspace,
+    way: int,
+    part: int,
+    key: np.uint64,
+    moments: F8,
+    mixed: bool,
+    step_totals: StepTotals,
 ) -> float:
     """Cost one expert part at the sampled loads for one way; return the seconds of all its chunks, one layer."""
     streams = plan.streams
@@ -190,98 +206,107 @@ def price_part(
     count, layers = experts.count, experts.layers
     if chunks == 1:
         for e in range(count):
-            lanes.loads[0, e] = lanes.drawn[part, e]
+            workspace.loads[0, e] = workspace.drawn[part, e]
     else:
         for place in range(chunks):
-            lanes.routed[place] = 0.0
+            workspace.routed[place] = 0.0
             for r in range(moments.shape[0]):
                 tokens = _batch_tokens(moments[r], plan.windows.size)
-                lanes.routed[place] += experts.top_k * _chunk_tokens(tokens, chunks, place)
-        split_loads(key, experts.key, lanes.drawn[part], count, lanes.routed, chunks, lanes.loads)
-    clear_share(books.share)
+                workspace.routed[place] += experts.top_k * _chunk_tokens(tokens, chunks, place)
+        split_loads(key, experts.key, workspace.drawn[part], count, workspace.routed, chunks, workspace.loads)
+    clear_share(step_totals.share)
     for place in range(chunks):
-        loads = on_slots(plan, part, key, lanes.loads[place], books.placed)
-        seconds, left = groups_seconds(plan, part, loads, mixed, books.share, books.queue)
-        lanes.experts[way, part, place] = seconds
+        loads = on_slots(plan, part, key, workspace.loads[place], step_totals.placed)
+        seconds, left = groups_seconds(plan, part, loads, mixed, step_totals.share, step_totals.queue)
+        workspace.experts[way, part, place] = seconds
         total += seconds
         sums += left
-    book_part(plan, part, sums, books.share, lanes.tally[way], lanes.busy[way, 0])
-    lanes.wall[way, plan.slots.shape[0] + part] += total * layers
+    book_part(plan, part, sums, step_totals.share, workspace.tally[way], workspace.busy[way, 0])
+    workspace.wall[way, plan.slots.shape[0] + part] += total * layers
     return total
 
 
 @compiled_part
 def price_experts(
-    plan: Plan, streams: Streams, lanes: Lanes, way: int, key: np.uint64, moments: F8, mixed: bool, books: Books
+    plan: LoweredModel,
+    streams: Streams,
+    workspace: Workspace,
+    way: int,
+    key: np.uint64,
+    moments: F8,
+    mixed: bool,
+    step_totals: StepTotals,
 ) -> bool:
     """Cost all expert parts for one way; return whether it is worth continuing.
 
     It is not once what the chunks compute beyond the uncut batch, so far, takes as long as all
     exchanges of the step do (`explicit.Uncut.gives_up`).
     """
-    serial, chooses = lanes.serial, way > 0 and streams.ways[0].kind == WayKind.SERIAL
+    serial, chooses = workspace.serial, way > 0 and streams.ways[0].kind == WayKind.SERIAL
     chooses = chooses and streams.gate[0] == GateRule.ALWAYS  # a gate leaves no choice
-    more, most = lanes.compute[way] - lanes.compute[0], serial[0, 0] - lanes.compute[0]
+    more, most = workspace.compute[way] - workspace.compute[0], serial[0, 0] - workspace.compute[0]
     if chooses and more >= most:
         return False
     for x in range(plan.experts.shape[0]):
         layers = plan.experts[x].layers
-        seconds = price_part(plan, lanes, way, x, key, moments, mixed, books) * layers
+        seconds = price_part(plan, workspace, way, x, key, moments, mixed, step_totals) * layers
         serial[way, 1] += seconds
-        lanes.stages[way, plan.experts[x].stage] += seconds
-        more += seconds - lanes.experts[0, x, 0] * layers
+        workspace.stages[way, plan.experts[x].stage] += seconds
+        more += seconds - workspace.experts[0, x, 0] * layers
         if chooses and more >= most:
             return False
     return True
 
 
 @compiled_part
-def clear(plan: Plan, lanes: Lanes, way: int) -> None:
+def clear(plan: LoweredModel, workspace: Workspace, way: int) -> None:
     """Reset a lane's totals; of its tallies only the experts', since others are booked at the end."""
-    lanes.tally[way, plan.slots.shape[0] :] = 0.0
-    lanes.wall[way] = 0.0
-    lanes.busy[way] = 0.0
-    lanes.stages[way] = 0.0
-    lanes.serial[way] = 0.0
-    lanes.compute[way] = 0.0
+    workspace.tally[way, plan.slots.shape[0] :] = 0.0
+    workspace.wall[way] = 0.0
+    workspace.busy[way] = 0.0
+    workspace.stages[way] = 0.0
+    workspace.serial[way] = 0.0
+    workspace.compute[way] = 0.0
 
 
 @compiled_part
-def book_way(plan: Plan, streams: Streams, lanes: Lanes, way: int, moments: F8, books: Books) -> None:
+def book_way(
+    plan: LoweredModel, streams: Streams, workspace: Workspace, way: int, moments: F8, step_totals: StepTotals
+) -> None:
     """Book the ops of the way that is taken, as often as it runs each."""
     kind, chunks = streams.ways[way].kind, streams.ways[way].chunks
     for g in range(plan.sections.shape[0]):
         times = plan.sections[g].layers * plan.tp
         for r in range(moments.shape[0]):
-            cells, bigs = lanes.cells[way], bigs_of(moments[r], plan.windows.size, kind, chunks)
+            cells, bigs = workspace.cells[way], bigs_of(moments[r], plan.windows.size, kind, chunks)
             for t in range(streams.spans[g, 0], streams.spans[g, 1]):
                 row = streams.tracks[t]
                 first, end = row.start, row.stop
                 if row.part >= 0:
                     continue
                 if not chunked(streams, t, kind):
-                    book_range(plan, first, end, times, cells[ChunkSize.WHOLE, r], books)
+                    book_range(plan, first, end, times, cells[ChunkSize.WHOLE, r], step_totals)
                     continue
                 if bigs > 0:
-                    book_range(plan, first, end, times * bigs, cells[ChunkSize.BIG, r], books)
+                    book_range(plan, first, end, times * bigs, cells[ChunkSize.BIG, r], step_totals)
                 if bigs < chunks:
-                    book_range(plan, first, end, times * (chunks - bigs), cells[ChunkSize.SMALL, r], books)
+                    book_range(plan, first, end, times * (chunks - bigs), cells[ChunkSize.SMALL, r], step_totals)
 
 
 @compiled_part
-def add_lane(plan: Plan, lanes: Lanes, way: int, books: Books) -> None:
+def add_lane(plan: LoweredModel, workspace: Workspace, way: int, step_totals: StepTotals) -> None:
     """Add a lane's seconds, and what its experts did, to the books."""
-    tally, busy = lanes.tally[way], lanes.busy[way]
+    tally, busy = workspace.tally[way], workspace.busy[way]
     for s in range(tally.shape[0]):
-        books.wall[s] += lanes.wall[way, s]
+        step_totals.wall[s] += workspace.wall[way, s]
     for s in range(plan.slots.shape[0], tally.shape[0]):
         for p in range(tally.shape[1]):
             for k in range(tally.shape[2]):
-                books.tally[s, p, k] += tally[s, p, k]
+                step_totals.tally[s, p, k] += tally[s, p, k]
     for p in range(busy.shape[1]):
-        books.busy[0, p] += busy[0, p]
-    for stage in range(books.stages.size):
-        books.stages[stage] = lanes.stages[way, stage]
+        step_totals.busy[0, p] += busy[0, p]
+    for stage in range(step_totals.stages.size):
+        step_totals.stages[stage] = workspace.stages[way, stage]
 
 
 @compiled_inside
@@ -295,48 +320,50 @@ def ways_open(streams: Streams, windows: int, moments: F8) -> tuple[int, int]:
 
 
 @compiled_part
-def overlapped_seconds(plan: Plan, moments: F8, batch: StepBatch, fresh: bool, captured: int, books: Books) -> float:
+def overlapped_seconds(
+    plan: LoweredModel, moments: F8, batch: StepBatch, fresh: bool, captured: int, step_totals: StepTotals
+) -> float:
     """`compiled.serial_seconds` of a step that overlaps: in the way that takes least."""
-    streams, lanes, serial = plan.streams, books.lanes, books.lanes.serial
+    streams, workspace, serial = plan.streams, step_totals.workspace, step_totals.workspace.serial
     for r in range(moments.shape[0]):
         moments[r, TOKENS] = graph_batch(int(moments[r, TOKENS]), captured)
     first, end = ways_open(streams, plan.windows.size, moments)
-    for t in range(lanes.taken.size):
-        lanes.taken[t] = streams.taken[int64(batch.num_chunks > 0), t]
+    for t in range(workspace.taken.size):
+        workspace.taken[t] = streams.taken[int64(batch.num_chunks > 0), t]
     for c in range(first, end):
-        clear(plan, lanes, c)
-        cut_moments(plan, streams, lanes, c, moments)
+        clear(plan, workspace, c)
+        cut_moments(plan, streams, workspace, c, moments)
         for g in range(plan.sections.shape[0]):
-            longest = price_section(plan, streams, lanes, c, g, moments, fresh)
+            longest = price_section(plan, streams, workspace, c, g, moments, fresh)
             serial[c, 0] += longest * plan.sections[g].layers
-            lanes.stages[c, plan.sections[g].stage] += longest * plan.sections[g].layers
+            workspace.stages[c, plan.sections[g].stage] += longest * plan.sections[g].layers
         for s in range(plan.slots.shape[0]):
             if plan.slots[s].role != Role.LINK:
-                lanes.compute[c] += lanes.wall[c, s]
+                workspace.compute[c] += workspace.wall[c, s]
     key = step_key(plan.seed, plan.replica, batch.step)
     for x in range(plan.experts.shape[0]):
-        draw_part(plan, x, batch, 0, books.scratch, lanes.drawn[x])
+        draw_part(plan, x, batch, 0, step_totals.scratch, workspace.drawn[x])
     best, least = int64(first), np.inf
     for c in range(first, end):
-        if not price_experts(plan, streams, lanes, c, key, moments, batch.num_chunks > 0, books):
+        if not price_experts(plan, streams, workspace, c, key, moments, batch.num_chunks > 0, step_totals):
             continue
         seconds = serial[c, 0] + serial[c, 1]
         if streams.ways[c].kind != WayKind.SERIAL:
-            if lanes.compute[c] + serial[c, 1] > least * SURELY:
+            if workspace.compute[c] + serial[c, 1] > least * SURELY:
                 continue  # what it computes alone takes longer than a way that is known
-            seconds = makespan(streams, lanes, c)
+            seconds = makespan(streams, workspace, c)
         if seconds < least:
             best, least = c, seconds
-    book_way(plan, streams, lanes, best, moments, books)
-    add_lane(plan, lanes, best, books)
+    book_way(plan, streams, workspace, best, moments, step_totals)
+    add_lane(plan, workspace, best, step_totals)
     for r in range(moments.shape[0]):
         moments[r, TOKENS] = _batch_tokens(moments[r], plan.windows.size)
     return float(least)
 
 
-bring(Streams, streamed_seconds=overlapped_seconds, books=with_lanes)
+bring(Streams, streamed_seconds=overlapped_seconds, step_totals=with_lanes)
 
 
-def with_streams(plan: Plan, slots: Slots, deployment: Deployment, *_: object) -> tuple[Plan, Slots]:
+def with_streams(plan: LoweredModel, slots: Slots, deployment: Deployment, *_: object) -> tuple[LoweredModel, Slots]:
     """A plan with what overlaps in a step."""
     return plan._replace(streams=streams_of(deployment, plan.sections.start.tolist())), slots

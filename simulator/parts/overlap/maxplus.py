@@ -8,61 +8,63 @@ from __future__ import annotations
 
 from ....workloads.jit import compiled_inside, compiled_part, int64
 from .arrays import Streams
-from .lanes import RING, Lanes
 from .tracks import WayKind
+from .workspace import RING, Workspace
 
 NEAR = 1e-13
 """Of the time that a stage has come to: times that differ by less were moved by one amount."""
 
 
 @compiled_part
-def keep(lanes: Lanes, way: int) -> None:
+def keep(workspace: Workspace, way: int) -> None:
     """Remember the times before a visit, and what is booked."""
-    n = lanes.ready.size
+    n = workspace.ready.size
     for place in range(n):
-        lanes.before_visit[0, place] = lanes.ready[place]
-        lanes.before_visit[1, place] = lanes.before[place]
-    for i in range(lanes.free.size):
-        lanes.free_before[i] = lanes.free[i]
-    for s in range(lanes.booked.size):
-        lanes.booked[s] = lanes.wall[way, s]
+        workspace.before_visit[0, place] = workspace.ready[place]
+        workspace.before_visit[1, place] = workspace.before[place]
+    for i in range(workspace.free.size):
+        workspace.free_before[i] = workspace.free[i]
+    for s in range(workspace.booked.size):
+        workspace.booked[s] = workspace.wall[way, s]
 
 
 @compiled_part
-def moved(lanes: Lanes, chunks: int) -> float:
+def moved(workspace: Workspace, chunks: int) -> float:
     """By how much a visit moved all times, -1 where it moved them by different amounts.
 
     A stream that the section does not use stays where it was; nothing waits for it.
     """
-    by = lanes.free[0] - lanes.free_before[0]
-    near = NEAR * lanes.free[0]
+    by = workspace.free[0] - workspace.free_before[0]
+    near = NEAR * workspace.free[0]
     if by <= 0.0:
         return -1.0
     for place in range(chunks):
-        if abs(lanes.ready[place] - lanes.before_visit[0, place] - by) > near:
+        if abs(workspace.ready[place] - workspace.before_visit[0, place] - by) > near:
             return -1.0
-        if abs(lanes.before[place] - lanes.before_visit[1, place]) > near:
+        if abs(workspace.before[place] - workspace.before_visit[1, place]) > near:
             return -1.0
-    for i in range(1, lanes.free.size):
-        if lanes.free[i] != lanes.free_before[i] and (abs(lanes.free[i] - lanes.free_before[i] - by) > near):
+    for i in range(1, workspace.free.size):
+        if workspace.free[i] != workspace.free_before[i] and (
+            abs(workspace.free[i] - workspace.free_before[i] - by) > near
+        ):
             return -1.0
     return float(by)
 
 
 @compiled_part
-def skip(lanes: Lanes, way: int, chunks: int, by: float, times: int) -> None:
+def skip(workspace: Workspace, way: int, chunks: int, by: float, times: int) -> None:
     """Advance by `times` visits, each like the last one."""
     later = by * times
     for place in range(chunks):
-        lanes.ready[place] += later
-    for i in range(lanes.free.size):
-        if lanes.free[i] != lanes.free_before[i]:
-            lanes.free[i] += later
-    for s in range(lanes.booked.size):
-        lanes.wall[way, s] += (lanes.wall[way, s] - lanes.booked[s]) * times
-    for i in range(min(lanes.latest[0], RING)):
-        lanes.ring[i].start += later
-        lanes.ring[i].end += later
+        workspace.ready[place] += later
+    for i in range(workspace.free.size):
+        if workspace.free[i] != workspace.free_before[i]:
+            workspace.free[i] += later
+    for s in range(workspace.booked.size):
+        workspace.wall[way, s] += (workspace.wall[way, s] - workspace.booked[s]) * times
+    for i in range(min(workspace.latest[0], RING)):
+        workspace.ring[i].start += later
+        workspace.ring[i].end += later
 
 
 @compiled_inside
@@ -75,55 +77,55 @@ def chunked(streams: Streams, t: int, kind: int) -> bool:
 
 
 @compiled_inside
-def note_exchange(lanes: Lanes, start: float, end: float, slot: int) -> None:
+def note_exchange(workspace: Workspace, start: float, end: float, slot: int) -> None:
     """Remember an exchange, for what of it turns out to count."""
-    row = lanes.ring[lanes.latest[0] % RING]
+    row = workspace.ring[workspace.latest[0] % RING]
     row.start, row.end, row.slot = start, end, slot
-    lanes.latest[0] += 1
+    workspace.latest[0] += 1
 
 
 @compiled_part
-def book_gap(streams: Streams, lanes: Lanes, way: int, low: float, high: float) -> None:
+def book_gap(streams: Streams, workspace: Workspace, way: int, low: float, high: float) -> None:
     """Book the time from `low` to `high`, when nothing was computed, for the exchanges in it.
 
     Where several ran at once it counts for the one that began last; `scheduler.Timeline.exposed`.
     """
-    covered, first = high, max(lanes.latest[0] - RING, 0)
+    covered, first = high, max(workspace.latest[0] - RING, 0)
     while covered > low:
         latest = int64(-1)
-        for i in range(lanes.latest[0] - 1, first - 1, -1):
-            row = lanes.ring[i % RING]
+        for i in range(workspace.latest[0] - 1, first - 1, -1):
+            row = workspace.ring[i % RING]
             if row.start < covered <= row.end:
-                if latest < 0 or row.start >= lanes.ring[latest].start:
+                if latest < 0 or row.start >= workspace.ring[latest].start:
                     latest = i % RING
                 if streams.resources == 2:
                     break  # of one stream no other runs then
         if latest < 0:
             return
-        bottom = max(low, lanes.ring[latest].start)
-        lanes.wall[way, int(lanes.ring[latest].slot)] += covered - bottom
+        bottom = max(low, workspace.ring[latest].start)
+        workspace.wall[way, int(workspace.ring[latest].slot)] += covered - bottom
         covered = bottom
 
 
 @compiled_inside
-def run_track(streams: Streams, lanes: Lanes, way: int, t: int, start: float, took: float) -> float:
+def run_track(streams: Streams, workspace: Workspace, way: int, t: int, start: float, took: float) -> float:
     """Run a track of one chunk that is ready at `start`; when it ends."""
     if took <= 0.0:
         return start
     row = streams.tracks[t]
-    stream, taken = row.resource, lanes.taken[t] * took
-    beside = max(start, lanes.free[0])
-    start = max(start, lanes.free[stream])
+    stream, taken = row.resource, workspace.taken[t] * took
+    beside = max(start, workspace.free[0])
+    start = max(start, workspace.free[stream])
     if stream > 0:
-        note_exchange(lanes, start, start + took, row.start)
+        note_exchange(workspace, start, start + took, row.start)
         if taken > 0.0:
-            if beside > lanes.free[0]:
-                book_gap(streams, lanes, way, lanes.free[0], beside)
-            lanes.free[0] = beside + taken
-            lanes.wall[way, row.start] += taken
-    elif start > lanes.free[0]:
-        book_gap(streams, lanes, way, lanes.free[0], start)
-    lanes.free[stream] = start + took
+            if beside > workspace.free[0]:
+                book_gap(streams, workspace, way, workspace.free[0], beside)
+            workspace.free[0] = beside + taken
+            workspace.wall[way, row.start] += taken
+    elif start > workspace.free[0]:
+        book_gap(streams, workspace, way, workspace.free[0], start)
+    workspace.free[stream] = start + took
     return start + took
 
 
@@ -140,9 +142,9 @@ def goes_on(streams: Streams, v: int, t: int, kind: int) -> bool:
 
 
 @compiled_part
-def run_visit(streams: Streams, lanes: Lanes, way: int, v: int) -> None:
+def run_visit(streams: Streams, workspace: Workspace, way: int, v: int) -> None:
     """Run the tracks of a section in its place of the step."""
-    ready, before = lanes.ready, lanes.before
+    ready, before = workspace.ready, workspace.before
     kind, chunks = streams.ways[way].kind, streams.ways[way].chunks
     visit = streams.visits[v]
     g = visit.section
@@ -153,14 +155,14 @@ def run_visit(streams: Streams, lanes: Lanes, way: int, v: int) -> None:
         for place in range(chunks):
             latest = max(latest, ready[place])
         for place in range(1 if unchunked else chunks):
-            took = lanes.tracks[way, t, place]
+            took = workspace.tracks[way, t, place]
             if part >= 0:
-                took = lanes.experts[way, visit.part + part, place]
+                took = workspace.experts[way, visit.part + part, place]
             before[place] += took
             if more:
                 continue
             start = latest if unchunked else ready[place]
-            ready[place] = run_track(streams, lanes, way, t, start, before[place])
+            ready[place] = run_track(streams, workspace, way, t, start, before[place])
             before[place] = 0.0
         if unchunked:
             for place in range(1, chunks):
@@ -168,50 +170,50 @@ def run_visit(streams: Streams, lanes: Lanes, way: int, v: int) -> None:
 
 
 @compiled_part
-def close_stage(streams: Streams, lanes: Lanes, way: int, stage: int) -> float:
+def close_stage(streams: Streams, workspace: Workspace, way: int, stage: int) -> float:
     """End a pipeline stage; its seconds."""
     end = 0.0
     for i in range(streams.resources):
-        end = max(end, lanes.free[i])
-    if end > lanes.free[0]:
-        book_gap(streams, lanes, way, lanes.free[0], end)
-    lanes.stages[way, stage] = end
-    lanes.latest[0] = 0
+        end = max(end, workspace.free[i])
+    if end > workspace.free[0]:
+        book_gap(streams, workspace, way, workspace.free[0], end)
+    workspace.stages[way, stage] = end
+    workspace.latest[0] = 0
     for i in range(streams.resources):
-        lanes.free[i] = 0.0
-    for place in range(lanes.ready.size):
-        lanes.ready[place] = 0.0
+        workspace.free[i] = 0.0
+    for place in range(workspace.ready.size):
+        workspace.ready[place] = 0.0
     return end
 
 
 @compiled_part
-def run_alike(streams: Streams, lanes: Lanes, way: int, v: int, last: int) -> None:
+def run_alike(streams: Streams, workspace: Workspace, way: int, v: int, last: int) -> None:
     """Run visits from `v` to `last` that are alike; those in the middle follow from the first ones.
 
     The last one is run: its chunks may go on differently.
     """
     chunks, steady = streams.ways[way].chunks, int64(0)
     while v < last:
-        keep(lanes, way)
-        run_visit(streams, lanes, way, v)
+        keep(workspace, way)
+        run_visit(streams, workspace, way, v)
         v += 1
-        by = moved(lanes, chunks)
+        by = moved(workspace, chunks)
         steady = steady + 1 if by > 0.0 else int64(0)
         if steady == 2:
-            skip(lanes, way, chunks, by, last - v)
+            skip(workspace, way, chunks, by, last - v)
             v = last
-    run_visit(streams, lanes, way, last)
+    run_visit(streams, workspace, way, last)
 
 
 @compiled_part
-def makespan(streams: Streams, lanes: Lanes, way: int) -> float:
+def makespan(streams: Streams, workspace: Workspace, way: int) -> float:
     """Seconds of a step in one way, its stages one after another."""
     total, stage, v = 0.0, int64(0), int64(0)
     while v < streams.visits.shape[0]:
         if streams.visits[v].stage != stage:
-            total += close_stage(streams, lanes, way, stage)
+            total += close_stage(streams, workspace, way, stage)
             stage = streams.visits[v].stage
         last = v + streams.alike[v]
-        run_alike(streams, lanes, way, v, last)
+        run_alike(streams, workspace, way, v, last)
         v = last + 1
-    return total + close_stage(streams, lanes, way, stage)
+    return total + close_stage(streams, workspace, way, stage)

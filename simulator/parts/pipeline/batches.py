@@ -17,18 +17,18 @@ from typing import NamedTuple
 import numpy as np
 
 from ....workloads.jit import compiled_code, compiled_part, int64
-from ....workloads.jit_held import held
+from ....workloads.jit_address import by_address
 from ....workloads.records import Records, named, records
 from ...engine import hooks
+from ...engine.allocation import found_again, free_request
 from ...engine.clients import complete
-from ...engine.holding import drop, found_again
-from ...engine.host import most_tokens, paced, starting
+from ...engine.fast_forward import record_gap, stamp
+from ...engine.host import most_tokens, starting, with_host_delay
 from ...engine.kv import KvRules
 from ...engine.plain import end_step, plan_ranks, planned_tokens, write_log
 from ...engine.policies import Limits
 from ...engine.queues import unqueue
 from ...engine.state import F8, GO, I8, State, Status
-from ...engine.stretch import record_gap, stamp
 from ...step.timed import cost_step
 
 WORK = named("request tokens cached life", "")
@@ -39,7 +39,7 @@ RING = named("first count", "")
 """The oldest batch in flight, and how many there are."""
 
 
-@held
+@by_address
 class Pipe(NamedTuple):
     """Batches in flight on P stages, R ranks, of at most B sequences each; a ring of P places."""
 
@@ -73,8 +73,8 @@ def price_stages(limits: Limits, state: State, decodes: float) -> None:
     else:
         step = state.counters[0].steps
         cost_step(state.costs, state.moments, step, int(decodes), state.chunks, chunks, True, limits.captured)
-    stages[0] = paced(limits.pace, stages[0], tokens, sequences, chunks)
-    launching = starting(limits.pace, tokens, chunks)
+    stages[0] = with_host_delay(limits.host_delay, stages[0], tokens, sequences, chunks)
+    launching = starting(limits.host_delay, tokens, chunks)
     for s in range(1, stages.size):
         stages[s] = max(stages[s], launching)
 
@@ -172,7 +172,7 @@ def end_request(state: State, kv_rules: KvRules, rank: int, index: int) -> None:
         unqueue(state, rank, index)
     else:
         known = hooks.known_at_end(state, index) if state.hooks.known_at_end.size > 0 else found_again(state, index)
-        drop(state, kv_rules, rank, index, known)
+        free_request(state, kv_rules, rank, index, known)
     state.requests[index].in_flight = 0  # what was planned beyond its end brings nothing
     complete(state, index)
 
@@ -208,7 +208,7 @@ def stamp_batch(state: State, kv_rules: KvRules, rank: int, work: I8, size: int,
 
 
 @compiled_part
-def land(pipe: Pipe, state: State, kv_rules: KvRules) -> float:
+def process_results(pipe: Pipe, state: State, kv_rules: KvRules) -> float:
     """Wait for the oldest batch: set its timestamps, retire finished requests; return its end."""
     place = pipe.ring[0].first
     now = max(pipe.ends[place], state.clocks[0].now)
@@ -232,7 +232,7 @@ def land(pipe: Pipe, state: State, kv_rules: KvRules) -> float:
 
 
 @compiled_code
-def flies(pipe: Pipe, state: State) -> bool:
+def results_pending(pipe: Pipe, state: State) -> bool:
     """Whether any batch is in flight, be it an empty one."""
     return bool(pipe.ring[0].count > 0)
 
@@ -242,12 +242,12 @@ def prepare(pipe: Pipe, state: State, limits: Limits, kv_rules: KvRules) -> int:
     """Wait for what is in flight if all that has come is done: it is beyond an end."""
     if state.counters[0].released > state.counters[0].completed:
         return GO
-    state.clocks[0].now = land(pipe, state, kv_rules)
+    state.clocks[0].now = process_results(pipe, state, kv_rules)
     return Status.AGAIN
 
 
 @compiled_code
-def take_step(pipe: Pipe, state: State, limits: Limits, kv_rules: KvRules, arrival: float, until: float) -> int:
+def run_step(pipe: Pipe, state: State, limits: Limits, kv_rules: KvRules, arrival: float, until: float) -> int:
     """Plan as many batches as go into the stages, and wait for the oldest, even beyond `until`."""
     counters, clocks, now = state.counters[0], state.clocks[0], state.clocks[0].now
     more, preempted = True, counters.preemptions
@@ -258,11 +258,11 @@ def take_step(pipe: Pipe, state: State, limits: Limits, kv_rules: KvRules, arriv
         soonest = hooks.next_event(state)
         if soonest == np.inf:
             return Status.STUCK
-        clocks.now = max(land(pipe, state, kv_rules), min(soonest, arrival, until))
+        clocks.now = max(process_results(pipe, state, kv_rules), min(soonest, arrival, until))
         return Status.AGAIN
-    clocks.now = land(pipe, state, kv_rules)
+    clocks.now = process_results(pipe, state, kv_rules)
     clocks.busy += clocks.now - now
     return Status.AGAIN
 
 
-HOOKS = {"flies": flies, "prepare": prepare, "take_step": take_step}
+HOOKS = {"results_pending": results_pending, "prepare": prepare, "run_step": run_step}

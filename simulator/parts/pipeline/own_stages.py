@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ....workloads.jit import compiled_code, compiled_part
-from ....workloads.jit_held import held
+from ....workloads.jit_address import by_address
 from ...engine import exact, hooks
 from ...engine.engine import Engine
 from ...engine.engine_part import EnginePart
@@ -25,7 +25,7 @@ from . import batches as pipeline
 from .batches import Pipe, new_pipe
 
 
-@held
+@by_address
 class StagedBatches(NamedTuple):
     """What both keep."""
 
@@ -82,7 +82,7 @@ def take_turn(
 
 @compiled_code
 def rest_all(staged: StagedBatches, state: State, kv_rules: KvRules) -> None:
-    """`exact.rest` of every batch."""
+    """`exact.idle` of every batch."""
     for place in range(state.costs.stages.size):
         hooks.take_up(state, place)
         exact.plan_next(staged.exact, kv_rules, state)
@@ -104,7 +104,7 @@ def is_planned(staged: StagedBatches, state: State) -> bool:
 
 
 @compiled_code
-def flies(staged: StagedBatches, state: State) -> bool:
+def results_pending(staged: StagedBatches, state: State) -> bool:
     """Whether any batch is in flight."""
     return bool(staged.pipe.ring[0].count > 0)
 
@@ -116,14 +116,14 @@ def may_look(staged: StagedBatches, state: State, limits: Limits, until: float) 
 
 
 @compiled_code
-def let_in(staged: StagedBatches, state: State, limits: Limits, kv_rules: KvRules) -> float:
-    """`exact.let_in`."""
+def poll_arrivals(staged: StagedBatches, state: State, limits: Limits, kv_rules: KvRules) -> float:
+    """`exact.poll_arrivals`."""
     return float(exact.look(staged.exact, state, limits))
 
 
 HOOKS = {
-    "is_planned": is_planned, "flies": flies, "may_look": may_look, "let_in": let_in, "rest": rest_all,
-    "prepare": not_yet, "take_step": take_turn,
+    "is_planned": is_planned, "results_pending": results_pending, "may_look": may_look, "poll_arrivals": poll_arrivals, "idle": rest_all,
+    "prepare": not_yet, "run_step": take_turn,
 }  # fmt: skip
 
 

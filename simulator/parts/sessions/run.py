@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...engine.state import F8, I8
-from ...fleet.served import Served
+from ...fleet.run_state import RunState
 from ...quantity import Figures, Quantity
 from ...results.metrics import Quantiles, quantiles
 from ...results.table import RequestTable
@@ -43,7 +43,7 @@ class Tasks:
     columns: dict[str, F8]
 
 
-def tasks_left(_: object, served: Served, *__: object) -> Tasks | None:
+def tasks_left(_: object, served: RunState, *__: object) -> Tasks | None:
     """Measure the tasks of a run; None where no request follows another."""
     table = served.table
     if not len(table.follows):

@@ -10,7 +10,7 @@ from ....workloads.jit import compiled_inside, compiled_part
 from ...engine import hooks
 from ...engine.kv import KvRules, blocks_of
 from ...engine.state import State
-from .radix import ROOT, insert, lock, make_room, match
+from .radix import ROOT, evict_until_fits, insert, lock, match
 from .state import RETRACT_STEPS, Sglang
 
 
@@ -94,4 +94,4 @@ def retract(state: State, sglang: Sglang, rank: int, index: int, others: int) ->
     state.counters[0].preemptions += 1
     hooks.on_preempted(state, index)
     if sglang.rules.radix:
-        make_room(sglang.tree, state, rank, others * RETRACT_STEPS, sglang.rules.page)
+        evict_until_fits(sglang.tree, state, rank, others * RETRACT_STEPS, sglang.rules.page)

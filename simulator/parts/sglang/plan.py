@@ -17,7 +17,7 @@ from . import state as sched
 from .adder import Attempt, cut_again, open_budgets, sort_queue, state_of, try_next
 from .cache import count_slots, keep_prompt, retract, take_tokens
 from .priority import look_again, preempt_for, preempts, queue_by_priority, queue_preempted
-from .radix import make_room
+from .radix import evict_until_fits
 from .state import RETRACT_STEPS, Sglang
 
 RESERVED_DECODE = 512
@@ -166,7 +166,7 @@ def hold_prompts(state: State, sglang: Sglang, rank: int, first: int) -> None:
         tokens += state.fresh[rank, j]
     if page > 1:
         tokens += (size - first) * page
-    make_room(sglang.tree, state, rank, tokens, page)
+    evict_until_fits(sglang.tree, state, rank, tokens, page)
     for j in range(first, size):
         i = state.running[rank, j]
         state.requests[i].covered = state.requests[i].cached
@@ -212,7 +212,7 @@ def plan_prompts(state: State, sglang: Sglang, windows: I8, rank_index: int, kno
 def hold_decodes(state: State, sglang: Sglang, windows: I8, rank: int, first: int) -> None:
     """Plan a token of everything that runs from a place on, with its drafts (`prepare_for_decode`)."""
     size, page, drafts = state.ranks[rank].running - first, sglang.rules.page, hooks.drafts_of(state)
-    make_room(sglang.tree, state, rank, size * (page + drafts), page)
+    evict_until_fits(sglang.tree, state, rank, size * (page + drafts), page)
     plain, context = unbounded(windows) and drafts == 0, int64(0)
     for j in range(first, first + size):
         i = state.running[rank, j]
@@ -257,7 +257,7 @@ def decode_fits(state: State, sglang: Sglang, rank: int) -> bool:
     for j in range(sglang.ranks[rank].decoding):
         room = state.requests[state.running[rank, j]].covered
         need += blocks_of(room + more, page) - blocks_of(room, page)
-    make_room(sglang.tree, state, rank, need * page, page)
+    evict_until_fits(sglang.tree, state, rank, need * page, page)
     return bool(sglang.tree.tops[rank].free >= need)
 
 

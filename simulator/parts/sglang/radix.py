@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ....workloads.jit import compiled_inside, compiled_part, int64
-from ....workloads.jit_held import held
+from ....workloads.jit_address import by_address
 from ....workloads.records import Records, named, records
 from ...engine.prefix import content_key, place
 from ...engine.state import State
@@ -36,7 +36,7 @@ SPREAD = 2177342782468422677
 """Odd factor that tells a parent's children from another's in the table."""
 
 
-@held
+@by_address
 class Tree(NamedTuple):
     """The trees of R ranks, of N nodes each at most."""
 
@@ -288,7 +288,7 @@ def evict(tree: Tree, state: State, rank: int, tokens: int, page: int) -> None:
 
 
 @compiled_part
-def make_room(tree: Tree, state: State, rank: int, tokens: int, page: int) -> None:
+def evict_until_fits(tree: Tree, state: State, rank: int, tokens: int, page: int) -> None:
     """Evict `tokens` tokens if fewer than that are free (`evict_from_tree_cache`)."""
     if tree.tops[rank].free * page < tokens:
         evict(tree, state, rank, tokens, page)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ....workloads.jit_held import held
+from ....workloads.jit_address import by_address
 from ....workloads.records import Records, named, records
 from ...engine.host import LAUNCH_S, OUTSIDE_S, Host
 from ...engine.policies import POLICIES, Policy
@@ -209,7 +209,7 @@ MARKS = named("came out", "")
 """Entries to queues so far, and requests that made way in the planned step."""
 
 
-@held
+@by_address
 class Urgent(NamedTuple):
     """What priority scheduling goes by and keeps."""
 
@@ -219,7 +219,7 @@ class Urgent(NamedTuple):
     out: I8  # [B] requests that made way in the planned step
 
 
-@held
+@by_address
 class BatchTurns(NamedTuple):
     """State of each of P batches in flight while another one is active, for R ranks."""
 
@@ -228,7 +228,7 @@ class BatchTurns(NamedTuple):
     slots: I8  # [R] free places for requests that have memory, of all batches together
 
 
-@held
+@by_address
 class Sglang(NamedTuple):
     """State of SGLang's scheduler, in addition to the engine's, for R ranks."""
 

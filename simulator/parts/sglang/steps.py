@@ -6,9 +6,9 @@ from ....workloads.jit import compiled_code, compiled_part, int64
 from ...engine import hooks
 from ...engine.clients import complete
 from ...engine.exact import copy_lists
+from ...engine.fast_forward import record_gap, stamp
 from ...engine.kv import KvRules, blocks_of
 from ...engine.state import I8, State
-from ...engine.stretch import record_gap, stamp
 from . import state as sched
 from .cache import count_free, give_up, keep_prompt, take_tokens
 from .plan import plan_step
@@ -144,8 +144,10 @@ def most_steps(sglang: Sglang, state: State) -> int:
             request = state.requests[state.running[r, j]]
             if request.order >= 0:
                 return -1
-            flies = sglang.rules.patch >= sched.LENGTHS and request.covered > request.input + request.generated
-            most = min(most, request.output - request.generated - int64(flies))
+            results_pending = (
+                sglang.rules.patch >= sched.LENGTHS and request.covered > request.input + request.generated
+            )
+            most = min(most, request.output - request.generated - int64(results_pending))
     for r in range(state.ranks.shape[0]):
         top, size = sglang.tree.tops[r], sglang.ranks[r].decoding
         free = top.free - (size if top.heap > 0 else 0)

@@ -32,7 +32,7 @@ def brought(request: Any) -> bool:
 
 
 @compiled_inside
-def flies(trtllm: Trtllm, request: Any) -> bool:
+def results_pending(trtllm: Trtllm, request: Any) -> bool:
     """Whether a batch in flight has a request."""
     return bool(trtllm.flights.sizes.size > 0 and request.in_flight > 0)
 
@@ -136,7 +136,7 @@ def next_blocks(request: Any, block: int, drafts: int, steps: int) -> int:
 @compiled_inside
 def keeps(trtllm: Trtllm, request: Any) -> bool:
     """Whether no memory can be taken from a request."""
-    return bool(request.covered == 0 or flies(trtllm, request))
+    return bool(request.covered == 0 or results_pending(trtllm, request))
 
 
 @compiled_part
@@ -199,7 +199,7 @@ def choose_tokens(state: State, trtllm: Trtllm, rank: int) -> tuple[int, int, in
         fresh[j] = 0
     for j in range(size):
         request = state.requests[state.running[rank, j]]
-        if wanted[j] != 1 or (flies(trtllm, request) and decodes(request)):
+        if wanted[j] != 1 or (results_pending(trtllm, request) and decodes(request)):
             continue  # its last token is waited for
         if decodes(request) or brought(request):
             if tokens + more > rules.tokens:
@@ -250,7 +250,7 @@ def drop_prompts(state: State, rank: int) -> None:
 
 
 @compiled_part
-def hold(state: State, trtllm: Trtllm, windows: I8, rank: int, known: float) -> None:
+def allocate(state: State, trtllm: Trtllm, windows: I8, rank: int, known: float) -> None:
     """Give the planned requests their blocks, prompts first, and count them."""
     size, block = state.ranks[rank].running, trtllm.rules.block
     for j in range(size):
@@ -355,4 +355,4 @@ def plan_all(state: State, trtllm: Trtllm, windows: I8, known: float) -> None:
             drop_prompts(state, r)
         if trtllm.rules.evicts:
             pause(state, trtllm, r)
-        hold(state, trtllm, windows, r, known)
+        allocate(state, trtllm, windows, r, known)

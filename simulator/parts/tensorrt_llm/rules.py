@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ....workloads.jit_held import held
+from ....workloads.jit_address import by_address
 from ....workloads.records import Records, named, records
 from ...engine.host import LAUNCH_S, OUTSIDE_S, Host
 from ...engine.policies import POLICIES, Policy
@@ -58,7 +58,7 @@ LINK = named("next previous", "")
 """Of a free block: the one freed after it and the one before it."""
 
 
-@held
+@by_address
 class Flights(NamedTuple):
     """Each of P batches in flight while another one is looked at, of R ranks."""
 
@@ -66,7 +66,7 @@ class Flights(NamedTuple):
     sizes: I8  # [P, R] requests of each
 
 
-@held
+@by_address
 class Trtllm(NamedTuple):
     """R ranks of N blocks, B requests of at most W blocks each."""
 

@@ -6,11 +6,11 @@ from ....workloads.jit import compiled_code, compiled_part, int64
 from ...engine import hooks
 from ...engine.clients import complete, lightest_rank
 from ...engine.exact import copy_lists
+from ...engine.fast_forward import record_gap, stamp
 from ...engine.kv import KvRules, blocks_of
 from ...engine.state import I8, State
-from ...engine.stretch import record_gap, stamp
 from .blocks import count_free, end, give_back, store, take_block
-from .plan import decodes, flies, plan_all
+from .plan import decodes, plan_all, results_pending
 from .rules import Trtllm
 
 
@@ -98,7 +98,7 @@ def take_rank(state: State, trtllm: Trtllm, rank: int, first_end: float, now: fl
     for k in range(schedule.in_flight):
         i, kind = state.running[rank, place + k], state.running[rank, 2 * place + k]
         request = state.requests[i]
-        if kind > 0 and decodes(request) and not (kind == 2 and flies(trtllm, request)):
+        if kind > 0 and decodes(request) and not (kind == 2 and results_pending(trtllm, request)):
             known = request.input + request.generated - 1
             store(state, trtllm, rank, i, min(known, state.contents[i].hashed))
     schedule.in_flight = 0

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from ...deploy.deployment import Deployment
-from ...engine.course import Total, totals_at
 from ...engine.policies import Policy
 from ...engine.state import F8
+from ...engine.work_log import Total, totals_at
 from ...fleet.nodes import Node
 from ...fleet.pools import KvLink
-from ...fleet.served import Served, devices_of_nodes
+from ...fleet.run_state import RunState, devices_of_nodes
 from ...quantity import Figures, Quantity
 from ...results.metrics import Quantiles, quantiles
 from ...results.record import FULL, Requests, Run, steady_stages
@@ -109,7 +109,7 @@ class TwoPools:
         return sum(pool.mean_devices(window) for pool in self.pools)
 
 
-def pools_left(run: Run, served: Served, *_: object) -> TwoPools | None:
+def pools_left(run: Run, served: RunState, *_: object) -> TwoPools | None:
     """Measure both pools; None where there is one."""
     end = run.makespan_s
     pools, moves = _pool_runs(served, run, end), _kv_moves(served, run.requests)
@@ -125,7 +125,7 @@ def pools_of(run: Run) -> tuple[PoolRun, ...]:
     return () if left is None else left.pools
 
 
-def _pool_runs(served: Served, run: Run, end: float) -> tuple[PoolRun, ...]:
+def _pool_runs(served: RunState, run: Run, end: float) -> tuple[PoolRun, ...]:
     pools, first = served.pools, len(served.pools.entry)
     if not pools.decode:
         return ()
@@ -168,7 +168,7 @@ def _pool(name: str, policy: Policy, nodes: list[Node], scaling: Scaling | None,
     )  # fmt: skip
 
 
-def _kv_moves(served: Served, requests: Requests) -> KvMoves | None:
+def _kv_moves(served: RunState, requests: Requests) -> KvMoves | None:
     """Measure the KV transfers; None without two pools."""
     moves, link = served.parts.get("two-pools"), served.pools.link
     if moves is None or link is None:
@@ -250,7 +250,7 @@ POOL = (
 LINK = (
     Quantity("name", "Its name.", "link.name", label="KV link"),
     Quantity("bytes_per_s", "Rate of one device, one way [B/s].",
-             lambda m: m.link.bandwidth_bytes_per_s if m.link.paced else None, "B/s", "rate"),
+             lambda m: m.link.bandwidth_bytes_per_s if m.link.with_host_delay else None, "B/s", "rate"),
     Quantity("latency_s", "Latency of one cache [s].", "link.latency_s"),
     Quantity("overlap", "Whether layers leave one by one.", lambda m: "layers" if m.link.by_layer else "none", label="overlap"),
     Quantity("caches", "KV caches transferred.", "count", label="caches"),

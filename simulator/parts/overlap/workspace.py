@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ....workloads.jit_held import held
+from ....workloads.jit_address import by_address
 from ....workloads.records import Records, named, records
-from ...step.books import CELL, NUM_TALLIES, Books
-from ...step.lowering import F8, I8, Plan
+from ...step.lowering import F8, I8, LoweredModel
+from ...step.step_totals import CELL, NUM_TALLIES, StepTotals
 from .chunking import MOST_CHUNKS
 
 EXCHANGE = named("slot", "start end")
@@ -19,9 +19,9 @@ RING = 4 * MOST_CHUNKS
 """Exchanges that are remembered: more than can run between two computations of a step."""
 
 
-@held
-class Lanes(NamedTuple):
-    """C ways, three sizes of chunks, and otherwise as in `Books` and `Plan`; T tracks, N chunks.
+@by_address
+class Workspace(NamedTuple):
+    """C ways, three sizes of chunks, and otherwise as in `StepTotals` and `LoweredModel`; T tracks, N chunks.
 
     With experts on separate devices every chunk has one size, and the transfers to and from the experts follow the
     experts.
@@ -52,16 +52,16 @@ class Lanes(NamedTuple):
     booked: F8  # [S+X] the way's `wall`, before the latest of visits that are alike
 
 
-def with_lanes(books: Books, plan: Plan) -> Books:
-    """Books of an engine with empty lanes."""
-    return books._replace(lanes=_new_lanes(plan))
+def with_lanes(step_totals: StepTotals, plan: LoweredModel) -> StepTotals:
+    """Step totals of an engine with empty lanes."""
+    return step_totals._replace(workspace=_new_lanes(plan))
 
 
-def _new_lanes(plan: Plan) -> Lanes:
+def _new_lanes(plan: LoweredModel) -> Workspace:
     rows, processors = plan.can.shape
     ways, parts, n = len(plan.streams.ways), len(plan.experts), MOST_CHUNKS
     sizes, kinds = (3, 1) if plan.apart is None else (int(plan.streams.ways[0].chunks), 3)
-    return Lanes(
+    return Workspace(
         cells=records((ways, sizes, plan.ranks, len(plan.slots)), CELL),
         tally=np.zeros((ways, rows, processors, NUM_TALLIES)),
         wall=np.zeros((ways, rows)),

@@ -9,9 +9,9 @@ import numpy as np
 from ...devices.cost import BOUNDS, PATHS
 from ...workloads.draws import Scratch, new_scratch
 from ...workloads.jit import compiled_part
-from ...workloads.jit_held import held
+from ...workloads.jit_address import by_address
 from ...workloads.records import Records, named, records
-from .lowering import F8, I8, Plan, Role
+from .lowering import F8, I8, LoweredModel, Role
 from .memo import NUM_SHARE
 
 T_FLOPS, T_STREAM, T_ACT, T_RUNS, T_OUTSIDE = range(len(BOUNDS), len(BOUNDS) + 5)
@@ -19,7 +19,7 @@ NUM_TALLIES = len(BOUNDS) + 5
 T_BUSY = NUM_TALLIES
 NUM_TOTALS = NUM_TALLIES + 1 + len(PATHS)
 T_JOULES = slice(T_BUSY + 1, NUM_TOTALS)
-"""Columns of `Books.tally` and of `totals`: per op and processor, summed over devices: busy seconds by what bounds them
+"""Columns of `StepTotals.tally` and of `totals`: per op and processor, summed over devices: busy seconds by what bounds them
 (in order of `BOUNDS`), FLOPs, streamed and activation bytes, how many times it ran there, how many of them outside the
 kernel tables in use; of totals also all busy seconds, and joules by path, in the order of `PATHS`."""
 
@@ -35,8 +35,8 @@ SPREAD = named("", "decodes step seconds")
 """Decodes and step for which the seconds of unequal contexts are."""
 
 
-@held
-class Books(NamedTuple):
+@by_address
+class StepTotals(NamedTuple):
     """Running totals of one engine; S ops outside the experts, X expert parts, P processors."""
 
     tally: F8  # [S+X, P, NUM_TALLIES]
@@ -55,16 +55,16 @@ class Books(NamedTuple):
     # them those of devices that hold experts, and their energy
     stages: F8  # [pp] seconds of the latest step on each pipeline stage
     least: F8  # [1] seconds that no step of the latest batch falls below, however its contexts grow; 0 where unknown
-    lanes: Any = None  # None where nothing overlaps
+    workspace: Any = None  # None where nothing overlaps
     aside: Any = None  # devices that hold experts; None where those that attend do
-    shelf: Any = None  # expert caches; None without any
+    cache_state: Any = None  # expert caches; None without any
 
 
-def new_books(plan: Plan, sequences: int = 1) -> Books:
+def new_step_totals(plan: LoweredModel, sequences: int = 1) -> StepTotals:
     """Return empty running totals for one engine with at most `sequences` sequences per rank."""
     rows, processors = plan.can.shape
     experts = plan.router.shape[2]
-    books = Books(
+    step_totals = StepTotals(
         tally=np.zeros((rows, processors, NUM_TALLIES)),
         wall=np.zeros(rows),
         cells=records((plan.ranks, len(plan.slots)), CELL),
@@ -83,17 +83,17 @@ def new_books(plan: Plan, sequences: int = 1) -> Books:
     )
     for record in (plan.streams, plan.fetch, plan.apart):
         if record is not None:
-            books = record.brings["books"](books, plan)
-    return books
+            step_totals = record.brings["step_totals"](step_totals, plan)
+    return step_totals
 
 
-def beside_columns(plan: Plan) -> int:
-    """Columns of `Books.busy` for devices that hold experts: their processors, links and energy."""
+def beside_columns(plan: LoweredModel) -> int:
+    """Columns of `StepTotals.busy` for devices that hold experts: their processors, links and energy."""
     return 0 if plan.apart is None else int(plan.apart.plan.can.shape[1]) + 2
 
 
 @compiled_part
-def spent(plan: Plan, tally: F8) -> float:
+def spent(plan: LoweredModel, tally: F8) -> float:
     """Energy of all work so far at the nominal clock [J]; as `totals` has it by op and path."""
     joules, slots, params = 0.0, plan.slots, plan.params
     for s in range(tally.shape[0]):
@@ -106,7 +106,7 @@ def spent(plan: Plan, tally: F8) -> float:
     return float(joules)
 
 
-def totals(plan: Plan, tally: F8) -> F8:
+def totals(plan: LoweredModel, tally: F8) -> F8:
     """Running totals with energy, which is linear in them, shape (S+X, P, NUM_TOTALS)."""
     link = np.zeros(len(tally), dtype=np.bool_)
     link[: len(plan.slots)] = plan.slots.role == Role.LINK

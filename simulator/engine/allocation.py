@@ -32,7 +32,7 @@ def last_gives_way(
     rank, lost = state.ranks[rank_index], int64(0)
     i = state.running[rank_index, state.running.shape[1] // 3 + ended_at if ended else position]
     while ended_at < rank.late if ended else position < rank.running:
-        if hold(state, kv_rules, rank_index, i, tokens):
+        if allocate(state, kv_rules, rank_index, i, tokens):
             return True, position, ended_at, int64(0), lost, int64(0)
         if not preempt_late(state, kv_rules, rank_index):
             preempt_last(state, kv_rules, rank_index)
@@ -41,20 +41,20 @@ def last_gives_way(
 
 
 @compiled_part
-def make_room(
+def preempt_until_fits(
     state: State, kv_rules: KvRules, rank: int, position: int, ended_at: int, ended: bool, tokens: int
 ) -> tuple[bool, int, int, int, int, int]:
     """`last_gives_way`, or what a part preempts."""
-    if state.hooks.make_room.size > 0:
-        return hooks.make_room(state, kv_rules, rank, position, ended_at, ended, tokens)  # type: ignore[no-any-return]
+    if state.hooks.preempt_until_fits.size > 0:
+        return hooks.preempt_until_fits(state, kv_rules, rank, position, ended_at, ended, tokens)  # type: ignore[no-any-return]
     return last_gives_way(state, kv_rules, rank, position, ended_at, ended, tokens)
 
 
 @compiled_part
-def pass_over(state: State, rank: int, position: int, ended_at: int, ahead: int) -> tuple[int, int]:
+def skip(state: State, rank: int, position: int, ended_at: int, ahead: int) -> tuple[int, int]:
     """Where a plan stands that passes `ahead` sequences over."""
-    if ahead > 0 and state.hooks.pass_over.size > 0:
-        return hooks.pass_over(state, rank, position, ended_at, ahead)  # type: ignore[no-any-return]
+    if ahead > 0 and state.hooks.skip.size > 0:
+        return hooks.skip(state, rank, position, ended_at, ahead)  # type: ignore[no-any-return]
     return position, ended_at
 
 
@@ -106,7 +106,7 @@ def take(state: State, rank: int, count: int) -> None:
 
 @compiled_part
 def hold_blocks(state: State, kv_rules: KvRules, rank_index: int, index: int, tokens: int) -> bool:
-    """`hold` with prefix caching: blocks of the pool."""
+    """`allocate` with prefix caching: blocks of the pool."""
     rank, content = state.ranks[rank_index], state.contents[index]
     more = blocks_held(kv_rules, tokens) - content.blocks
     if more > rank.blocks:
@@ -128,7 +128,7 @@ def count_blocks(state: State, kv_rules: KvRules, rank: int, index: int, text: i
 
 
 @compiled_part
-def drop(state: State, kv_rules: KvRules, rank: int, index: int, noted: int) -> None:
+def free_request(state: State, kv_rules: KvRules, rank: int, index: int, noted: int) -> None:
     """Give back all that a sequence holds; the content of its first `noted` tokens is known."""
     state.requests[index].covered = 0
     if kv_rules.cached:
@@ -141,7 +141,7 @@ def drop(state: State, kv_rules: KvRules, rank: int, index: int, noted: int) -> 
 
 @compiled_part
 def drop_blocks(state: State, kv_rules: KvRules, rank_index: int, index: int, noted: int) -> None:
-    """`drop` with prefix caching.
+    """`free_request` with prefix caching.
 
     The last block is handed out first of them all. Where the rules say so (`kv_rules.bare_first`), what
     has no content to be found goes before everything else that is free.
@@ -174,7 +174,7 @@ def drop_late(state: State, kv_rules: KvRules, rank_index: int) -> None:
     rank, first = state.ranks[rank_index], state.running.shape[1] // 3
     for j in range(rank.late):
         i = state.running[rank_index, first + j]
-        drop(state, kv_rules, rank_index, i, state.requests[i].cached)
+        free_request(state, kv_rules, rank_index, i, state.requests[i].cached)
     rank.late = 0
 
 
@@ -286,7 +286,7 @@ def note_planned(state: State, kv_rules: KvRules, rank: int, index: int, want: i
 
 
 @compiled_part
-def hold(state: State, kv_rules: KvRules, rank: int, index: int, tokens: int) -> bool:
+def allocate(state: State, kv_rules: KvRules, rank: int, index: int, tokens: int) -> bool:
     """Hold KV for `tokens` tokens of a sequence; False, and no change, where it does not fit."""
     if kv_rules.cached:
         return hold_blocks(state, kv_rules, rank, index, tokens)
@@ -342,6 +342,6 @@ def give_up(state: State, kv_rules: KvRules, rank: int, index: int) -> None:
     if kv_rules.cached:
         noted = found_again(state, index)
         note_content(state, kv_rules, rank, index, noted)
-    drop(state, kv_rules, rank, index, noted)
+    free_request(state, kv_rules, rank, index, noted)
     request.preempted += 1
     hooks.on_preempted(state, index)

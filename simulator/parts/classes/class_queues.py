@@ -1,7 +1,7 @@
 """Lanes of an engine's queue: requests of one class, priority or tenant, in order of arrival.
 
 With lanes an engine chooses a lane every time that it admits a request, so that priorities, shares of
-tenants and bounds of classes cost no sorting. Engines without them have one queue (`holding.enqueue`).
+tenants and bounds of classes cost no sorting. Engines without them have one queue (`allocation.enqueue`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ....workloads.errors import InputError
-from ....workloads.jit_held import held
+from ....workloads.jit_address import by_address
 from ....workloads.records import Records, named, records
 from ....workloads.requests import RequestBlock
 from ....workloads.requests.block import Labels
@@ -41,7 +41,7 @@ whether the current plan took tokens back."""
 FREE = np.iinfo(np.int64).max
 
 
-@held
+@by_address
 class ClassLanes(NamedTuple):
     """L lanes of R ranks, of N requests of K classes."""
 

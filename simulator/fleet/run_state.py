@@ -11,10 +11,10 @@ import numpy as np
 
 from ...devices.power.board import Board
 from ..deploy.deployment import Deployment
-from ..engine.course import Total, totals_at
 from ..engine.engine import Engine
 from ..engine.policies import Policy
 from ..engine.state import F8
+from ..engine.work_log import Total, totals_at
 from ..results.record import Blocks, Requests
 from ..results.steady import Stamps, Window, half_width
 from ..results.table import RequestTable
@@ -41,7 +41,7 @@ class Presence(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class RunState:
     """What a run leaves behind."""
 
     engines: list[Engine]  # those of all nodes
@@ -65,7 +65,7 @@ class Served:
 
     def ended_s(self, completed_s: float) -> float:
         """When the last step did [s], which may follow the last completion: its tokens are dropped."""
-        return max(completed_s, *(engine.course.end_s for engine in self.engines))
+        return max(completed_s, *(engine.work_log.end_s for engine in self.engines))
 
     @property
     def every(self) -> Blocks | None:
@@ -84,7 +84,7 @@ class Boards:
     Attributes
     ----------
     curves : list
-        See `Course.curve`.
+        See `WorkLog.curve`.
     fixed : int
         Of the devices those that are always there.
     others : tuple of (int, Presence)
@@ -109,7 +109,9 @@ class Boards:
         return out
 
 
-def boards_of(served: Served, deployment: Deployment, copies: int, scalings: Sequence[Presence | None]) -> list[Boards]:
+def boards_of(
+    served: RunState, deployment: Deployment, copies: int, scalings: Sequence[Presence | None]
+) -> list[Boards]:
     """Devices by kind; of two pools on the same kind all together."""
     pools = served.pools
     beside = _beside(served.engines, None if pools.decode else scalings[0])
@@ -140,8 +142,8 @@ def _beside(engines: list[Engine], scaling: Presence | None) -> list[Boards]:
     if not sides:
         return []
     devices = sum(side.devices for _, side in sides)
-    curves = [side.course.curve(engine.now, 0) for engine, side in sides]
-    return [_boards(sides[0][1].course.board, devices, curves, scaling, devices // len(sides))]
+    curves = [side.work_log.curve(engine.now, 0) for engine, side in sides]
+    return [_boards(sides[0][1].work_log.board, devices, curves, scaling, devices // len(sides))]
 
 
 def _boards(

@@ -1,7 +1,7 @@
 """The events of a run, compiled: arrivals, sessions, clients, completions, and their consequences.
 
-Events are in one queue; before each event the engines advance to its time (`level`). Phases process the consequences in
-order: completions, arrivals and the stages before the router, KV transfers (`crossing`), assignments (`deals`). Events
+Events are in one queue; before each event the engines advance to its time (`advance`). Phases process the consequences in
+order: completions, arrivals and the stages before the router, KV transfers (`kv_transfer`), assignments (`assignment`). Events
 that need Python (a user-defined router, an autoscaler, a failure, a stage) return to the caller.
 """
 
@@ -11,14 +11,27 @@ import numpy as np
 
 from ...workloads.jit import compiled, compiled_by, compiled_given, compiled_part
 from ..engine.state import Face, Status
-from .deals import ARRIVALS, CHOOSE, COMPLETIONS, CROSSED, FOLLOWS, KINDS, Columns, How, Play, at_time, deal, give
+from .advance import bring, face_of, is_done, wake, wake_all
+from .assignment import (
+    ARRIVALS,
+    CHOOSE,
+    COMPLETIONS,
+    CROSSED,
+    FOLLOWS,
+    KINDS,
+    Columns,
+    How,
+    RunEvents,
+    assign,
+    at_time,
+    give,
+)
 from .heap import drop_first
-from .level import bring, face_of, is_done, wake, wake_all
 from .rings import drop_first as take_first
 from .rings import put_last
 
 BLOCK, NOTE, PASS, LEAVE, CALL = 12, 13, 14, 15, 16
-"""Reasons why `play` returns, in addition to `level.bring`, `deals` and `crossing`: all known requests have arrived;
+"""Reasons why `run_events` returns, in addition to `advance.bring`, `assignment` and `kv_transfer`: all known requests have arrived;
 the requested number of completions was processed; a request (`At.row`) reaches a stage before the router; one
 completed on an engine (`At.node`), before its effects; an event of the caller (`At.call`)."""
 
@@ -27,31 +40,31 @@ GIVING, DELIVERING, COMING, PASSING, SENDING, DEALING, BRINGING = 0, 1, 2, 3, 4,
 
 
 @compiled_by("how.between")
-def next_cache(play: Play, how: How) -> int:
+def next_cache(play: RunEvents, how: How) -> int:
     """Let the next cache leave if a node has room for its request; the request, -1: none, -2: ask the caller."""
     return -1
 
 
 @compiled_by("how.between")
-def arrive(play: Play, how: How, row: int) -> int:
+def arrive(play: RunEvents, how: How, row: int) -> int:
     """Complete a KV transfer, unless its source or target has failed since."""
     return Status.REACHED
 
 
 @compiled_by("how.between")
-def goes_on(play: Play, how: How, row: int, engine: int) -> bool:
+def goes_on(play: RunEvents, how: How, row: int, engine: int) -> bool:
     """Whether a request that has ended on a node goes on in the other pool: its cache waits to leave."""
     return False
 
 
 @compiled_part
-def ask(play: Play, how: How, row: int) -> None:
+def ask(play: RunEvents, how: How, row: int) -> None:
     """Let a request arrive, behind requests that wait for assignment or a stage."""
     put_last(play.door if how.passes else play.gate, row)
 
 
 @compiled_part
-def come_after(play: Play, how: How, row: int) -> None:
+def come_after(play: RunEvents, how: How, row: int) -> None:
     """Let a request come when its client has read what was before and thought about it.
 
     What an agent calls next is sent when the last of what it waits for has ended, and its tool.
@@ -69,7 +82,7 @@ def come_after(play: Play, how: How, row: int) -> None:
 
 
 @compiled_part
-def follow(play: Play, how: How, row: int) -> bool:
+def follow(play: RunEvents, how: How, row: int) -> bool:
     """Let a request come after others; whether they have all completed already."""
     x, w = play.rows, play.waits
     play.at[0].to_come += 1
@@ -91,7 +104,7 @@ def follow(play: Play, how: How, row: int) -> bool:
 
 
 @compiled_part
-def let_follow(play: Play, how: How, row: int) -> bool:
+def let_follow(play: RunEvents, how: How, row: int) -> bool:
     """Release the successors of a completed request; return whether there are known ones."""
     w = play.waits
     if w.starts.size == 0 or w.first[row] < 0:
@@ -107,14 +120,14 @@ def let_follow(play: Play, how: How, row: int) -> bool:
 
 
 @compiled_part
-def waits_for_any(play: Play, row: int) -> bool:
+def waits_for_any(play: RunEvents, row: int) -> bool:
     """Whether a request comes after others."""
     starts = play.waits.starts
     return bool(starts.size > 0 and starts[row] < starts[row + 1])
 
 
 @compiled_part
-def let_arrive(play: Play, how: How) -> int:
+def let_arrive(play: RunEvents, how: How) -> int:
     """Let requests arrive whose time has come; `BLOCK` where others are yet to be known."""
     at, x = play.at[0], play.rows
     while at.next < at.last:
@@ -133,7 +146,7 @@ def let_arrive(play: Play, how: How) -> int:
 
 
 @compiled_part
-def next_clients(play: Play, how: How, now: float) -> int:
+def next_clients(play: RunEvents, how: How, now: float) -> int:
     """Clients of a closed loop that have nothing to do send their next requests; `BLOCK` as in `let_arrive`.
 
     Let a client continue its session; an unfinished request delays its successor. A loop with a rate sends no request
@@ -171,7 +184,7 @@ def take_over(columns: Columns, face: Face, place: int, row: int) -> None:
 
 
 @compiled_part
-def deliver(play: Play, how: How) -> int:
+def deliver(play: RunEvents, how: How) -> int:
     """Let an engine's completions have their effects, and let it go on; clients of a closed loop too."""
     at, n = play.at[0], play.at[0].node
     if n < 0:
@@ -203,7 +216,7 @@ def deliver(play: Play, how: How) -> int:
 
 
 @compiled_part
-def let_pass(play: Play) -> int:
+def let_pass(play: RunEvents) -> int:
     """Let the next request come to what is before the router: `PASS` where there is one."""
     if play.door.span[1] == 0:
         return Status.REACHED
@@ -215,8 +228,8 @@ def let_pass(play: Play) -> int:
 
 
 @compiled_part
-def send(play: Play, how: How) -> int:
-    """Start KV transfers in order, while a decode node has room for the request; `CHOOSE` as in `deal`."""
+def send(play: RunEvents, how: How) -> int:
+    """Start KV transfers in order, while a decode node has room for the request; `CHOOSE` as in `assign`."""
     row = next_cache(play, how)
     while row >= 0:
         row = next_cache(play, how)
@@ -224,7 +237,7 @@ def send(play: Play, how: How) -> int:
 
 
 @compiled_part
-def ask_for_block(play: Play, how: How) -> int:
+def ask_for_block(play: RunEvents, how: How) -> int:
     """Call `follow_up` at once if the caller assigns requests."""
     if play.at[0].awake:
         return BLOCK
@@ -233,7 +246,7 @@ def ask_for_block(play: Play, how: How) -> int:
 
 
 @compiled_given("how.more", otherwise=ask_for_block)
-def follow_up(play: Play, how: How) -> int:
+def follow_up(play: RunEvents, how: How) -> int:
     """Process the consequences of an event, phase by phase; return `Status.REACHED`, or the reason for the caller to act."""
     at = play.at[0]
     status: int = Status.REACHED
@@ -249,14 +262,14 @@ def follow_up(play: Play, how: How) -> int:
         elif at.phase == SENDING:
             status = send(play, how)
         else:
-            status = deal(play, how)
+            status = assign(play, how)
         if status == Status.REACHED:
             at.phase = PASSING if at.phase == DEALING and play.door.span[1] > 0 else at.phase + 1
     return int(status)
 
 
 @compiled_part
-def next_arrivals(play: Play, how: How) -> int:
+def next_arrivals(play: RunEvents, how: How) -> int:
     """`happen` where nothing else does."""
     at = play.at[0]
     at.now, at.phase, at.awake = play.events.time[0], GIVING, 1
@@ -265,7 +278,7 @@ def next_arrivals(play: Play, how: How) -> int:
 
 
 @compiled_given("how.more", otherwise=next_arrivals)
-def happen(play: Play, how: How) -> int:
+def happen(play: RunEvents, how: How) -> int:
     """Take the next event; `Status.REACHED`, or why the caller must act."""
     at, what = play.at[0], play.events.tags[0, 1]
     at.now, at.phase = play.events.time[0], GIVING
@@ -288,7 +301,7 @@ def happen(play: Play, how: How) -> int:
 
 
 @compiled_part
-def comes_next(play: Play) -> bool:
+def comes_next(play: RunEvents) -> bool:
     """Take an engine's completions for the next event at once, if no other engine or event comes before them."""
     at, n, events = play.at[0], play.fleet.turn[0].goal, play.events
     time = at.now + max(play.own[n].clock - at.now, 0.0)
@@ -299,7 +312,7 @@ def comes_next(play: Play) -> bool:
 
 
 @compiled_given("how.more", otherwise=lambda p, how: bring(p.fleet, False, how.level))
-def run_engines(play: Play, how: How) -> int:
+def run_engines(play: RunEvents, how: How) -> int:
     """Bring the engines up to the next event, which what completes may be (`Status.GOAL`)."""
     status = bring(play.fleet, how.stops, how.level)
     while status == Status.GOAL and not comes_next(play):
@@ -310,7 +323,7 @@ def run_engines(play: Play, how: How) -> int:
 
 
 @compiled_part
-def all_done(play: Play, how: How) -> bool:
+def all_done(play: RunEvents, how: How) -> bool:
     """Return whether every request has arrived and completed, or was rejected."""
     at = play.at[0]
     if not at.over or at.next < at.last or at.to_come > 0:
@@ -325,7 +338,7 @@ def all_done(play: Play, how: How) -> bool:
 
 
 @compiled
-def play(play: Play, how: How) -> int:
+def run_events(play: RunEvents, how: How) -> int:
     """Run events until all requests have completed, or the caller must act.
 
     Returns

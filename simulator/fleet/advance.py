@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.jit import compiled_part
-from ...workloads.jit_held import called_at, held, held_at
+from ...workloads.jit_address import by_address, called_at, held_at
 from ...workloads.records import named, records
 from ..engine.state import RESTING, Face, Status
 from .heap import Line, line_up, new_line, take_first
@@ -40,7 +40,7 @@ of no more requests; rows of `Engines.log` that are taken; whether engines are l
 nothing happens on them that others could see; how many are in `Engines.changed`; up to when it runs, and all of them."""
 
 
-@held
+@by_address
 class Engines(NamedTuple):
     """N engines on one clock, each of any kind."""
 

@@ -12,8 +12,8 @@ from ...workloads.errors import InputError
 from ...workloads.requests import RequestBlock
 from ..results.table import RequestTable
 from .clock import Clock
+from .events import SENDING
 from .nodes import Node
-from .play import SENDING
 from .routers import Load, Route
 
 MAX_RESTARTS = 100
@@ -33,7 +33,7 @@ def check_restarts(request: int, failures: int) -> None:
 
 
 @dataclass(slots=True)
-class Dealer:
+class Assigner:
     """Puts requests on nodes, where the clock asks for it."""
 
     table: RequestTable
@@ -91,10 +91,10 @@ class Dealer:
     def submit(self, node: Node, row: int, now: float, cached: int) -> None:
         """Give a request to a node, which queues it once its adapter is there."""
         node.held_tokens += int(self.table.input_tokens[row])
-        if node.shelf is None:
+        if node.cache_state is None:
             self.queue(node, row, now, cached)
         else:
-            node.shelf.ask(row, now, cached)
+            node.cache_state.ask(row, now, cached)
 
     def queue(self, node: Node, row: int, now: float, cached: int) -> None:
         """Queue a request on a node; of two pools the first brings forth the next token only."""

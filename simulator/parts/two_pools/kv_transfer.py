@@ -12,14 +12,27 @@ from __future__ import annotations
 import numpy as np
 
 from ....workloads.jit import compiled_part, int64
-from ....workloads.jit_held import bring
+from ....workloads.jit_address import bring
 from ....workloads.records import records
-from ...engine.holding import kv_bytes
+from ...engine.allocation import kv_bytes
 from ...engine.kv import rank_rules
 from ...engine.state import Status
+from ...fleet.advance import F8, face_of, is_done
+from ...fleet.assignment import (
+    CROSSED,
+    KINDS,
+    LOST,
+    TRIP,
+    Between,
+    How,
+    RunEvents,
+    at_time,
+    chosen,
+    find_able,
+    fits,
+    weigh,
+)
 from ...fleet.clock import Clock
-from ...fleet.deals import CROSSED, KINDS, LOST, TRIP, Between, How, Play, at_time, chosen, find_able, fits, weigh
-from ...fleet.level import F8, face_of, is_done
 from ...fleet.pools import KvLink
 from ...fleet.rings import drop_first, new_ring, put_first, put_last
 from ..experts_apart.side import Worker
@@ -80,13 +93,13 @@ def whole_bytes(between: Between, tokens: int) -> float:
 
 
 @compiled_part
-def cached(play: Play, row: int) -> int:
+def cached(play: RunEvents, row: int) -> int:
     """Tokens in a request's KV cache once its latest token has come."""
     return int(play.rows.input_tokens[row] + play.rows.generated[row] - 1)
 
 
 @compiled_part
-def find_room(play: Play, how: How, between: Between, need: float) -> int:
+def find_room(play: RunEvents, how: How, between: Between, need: float) -> int:
     """Find the nodes with room for one more request and its bytes; return their number."""
     candidates, able = find_able(play, how, play.fleet.first, play.own.size), int64(0)
     for k in range(candidates):
@@ -100,7 +113,7 @@ def find_room(play: Play, how: How, between: Between, need: float) -> int:
 
 
 @compiled_part
-def leave(play: Play, between: Between, row: int, target: int) -> None:
+def leave(play: RunEvents, between: Between, row: int, target: int) -> None:
     """Send a cache on its way."""
     trip, now, begun = between.trips[row], play.at[0].then, play.at[0].then
     source = trip.source
@@ -123,7 +136,7 @@ def leave(play: Play, between: Between, row: int, target: int) -> None:
 
 
 @compiled_part
-def next_cache(play: Play, how: How) -> int:
+def next_cache(play: RunEvents, how: How) -> int:
     """Let the next cache leave if a node has room for its request; the request, -1: none, -2: ask the caller."""
     b, at = how.between, play.at[0]
     if b.ready.span[1] == 0:
@@ -153,13 +166,13 @@ def next_cache(play: Play, how: How) -> int:
 
 
 @compiled_part
-def let_go(play: Play, n: int, size: float) -> None:
+def let_go(play: RunEvents, n: int, size: float) -> None:
     """Give kept bytes back; no remainder of rounding is left on an empty node."""
     play.own[n].promised = max(play.own[n].promised - size, 0.0)
 
 
 @compiled_part
-def arrive(play: Play, how: How, row: int) -> int:
+def arrive(play: RunEvents, how: How, row: int) -> int:
     """Complete a KV transfer, unless its source or target has failed since."""
     b, at = how.between, play.at[0]
     trip = b.trips[row]
@@ -186,7 +199,7 @@ def arrive(play: Play, how: How, row: int) -> int:
 
 
 @compiled_part
-def goes_on(play: Play, how: How, row: int, n: int) -> bool:
+def goes_on(play: RunEvents, how: How, row: int, n: int) -> bool:
     """Whether a request that has ended on a node goes on in the other pool: its cache waits to leave."""
     b, x = how.between, play.rows
     trip = b.trips[row]

@@ -17,7 +17,7 @@ from numba import types
 
 from ....workloads.draws import GOLDEN, layer_key, mix, step_key, uniform01
 from ....workloads.jit import compiled, compiled_from_outside, compiled_given, compiled_part
-from ....workloads.jit_held import held
+from ....workloads.jit_address import by_address
 from ....workloads.records import Records, named, records
 from ...deploy.deployment import Deployment
 from ...deploy.expert_parts import ExpertPart
@@ -141,7 +141,7 @@ CLOCK = named("stage", "now free began dense")
 before began; seconds of a layer without its experts."""
 
 
-@held
+@by_address
 class Fetch(NamedTuple):
     """The expert cache of a deployment; X expert parts, E experts."""
 
@@ -160,8 +160,8 @@ class Fetch(NamedTuple):
     step_ahead: bool  # whether a predictor speaks before the first layer
 
 
-@held
-class Shelf(NamedTuple):
+@by_address
+class ExpertCacheState(NamedTuple):
     """What one engine's caches hold, and what they have done."""
 
     entries: npt.NDArray[Any]  # [X, E] of `ENTRY`
@@ -243,7 +243,7 @@ def far_of(part: ExpertPart, near: int, widest: int) -> B1:
     return out
 
 
-def new_shelf(fetch: Fetch, experts: Records) -> Shelf:
+def new_shelf(fetch: Fetch, experts: Records) -> ExpertCacheState:
     """An engine's caches as it starts: each holds the first experts of its device; `experts` are the plan's."""
     parts, widest = fetch.seconds.shape
     entries = records(parts * widest, ENTRY).reshape(parts, widest)
@@ -254,7 +254,7 @@ def new_shelf(fetch: Fetch, experts: Records) -> Shelf:
                 first = g * part.held
                 entries.held[x, first : first + fetch.slots[x]] = 1
                 full[x, g] = fetch.slots[x]
-    return Shelf(
+    return ExpertCacheState(
         entries=entries,
         clocks=np.zeros_like(full),
         held=full,

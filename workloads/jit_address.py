@@ -1,6 +1,6 @@
 """Named tuples passed by address, and functions called by address.
 
-Numba passes a tuple as one argument per field, and an array as seven or more. Tuples of classes marked `held` are
+Numba passes a tuple as one argument per field, and an array as seven or more. Tuples of classes marked `by_address` are
 stored once, in memory with their lifetime; a call passes one address, and a field is read where it is used. Compiled
 code reads a tuple by its address (`held_at`) and calls code by its address (`called_at`), so that it is compiled once
 for all targets.
@@ -32,7 +32,7 @@ PLAIN: bool = settings.DISABLE_JIT
 """Whether everything runs as plain Python."""
 
 
-class HeldType(types.NamedTuple):
+class AddressType(types.NamedTuple):
     """Type of a named tuple that is known by its address."""
 
     def __init__(self, fields: list[Any], cls: type) -> None:
@@ -46,18 +46,18 @@ class HeldType(types.NamedTuple):
         return f"{self.instance_class.__name__}_{digest}", ()
 
 
-def held(cls: C) -> C:
+def by_address(cls: C) -> C:
     """Mark a class of named tuples, whose fields never change; no array in one may be resized in place."""
     what = {"__doc__": cls.__doc__, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
     written = cached_property(_written)
     made: Any = type(cls)(cls.__name__, (cls,), {**what, "_written": written, "__reduce__": _reduced})
     written.__set_name__(made, "_written")
 
-    def type_of(value: Any, context: Any) -> HeldType:
+    def type_of(value: Any, context: Any) -> AddressType:
         fields = [_type_of_field(field, context) for field in value]
         key = made, *map(id, fields)  # types are unique; the one that is kept keeps those of its fields
         if key not in HELD:
-            HELD[key] = HeldType(fields, made)
+            HELD[key] = AddressType(fields, made)
         value._numba_type_ = HELD[key]  # where Numba looks for it first
         return HELD[key]
 
@@ -65,7 +65,7 @@ def held(cls: C) -> C:
     return cast(C, made)
 
 
-HELD: dict[tuple[Any, ...], HeldType] = {}
+HELD: dict[tuple[Any, ...], AddressType] = {}
 """Types of tuples by their class and the identities of their fields' types: Numba hashes all of them, over and over."""
 ARRAYS: dict[tuple[Any, ...], Any] = {}
 """Types of arrays by what they depend on."""
@@ -102,13 +102,13 @@ def _written(value: Any) -> bytes:
     return LAYOUTS[id(kind)][0].pack(*numbers)
 
 
-LAYOUTS: dict[int, tuple[struct.Struct, HeldType]] = {}
+LAYOUTS: dict[int, tuple[struct.Struct, AddressType]] = {}
 """How tuples are written down, by the identity of their type, and that type."""
 
 
 def _codes(kind: Any) -> list[str]:
     """How `struct` writes a type; "0q" goes on at a whole word."""
-    if isinstance(kind, kinds.BaseTuple) and not isinstance(kind, HeldType):
+    if isinstance(kind, kinds.BaseTuple) and not isinstance(kind, AddressType):
         inner = [code for field in kind.types for code in _codes(field)]
         pad = ["0q"] if any(code != "?" for code in inner) else []
         return [*pad, *inner, *pad]
@@ -121,7 +121,7 @@ def _codes(kind: Any) -> list[str]:
 
 
 CODED: dict[str, tuple[type, ...]] = {
-    "P": (HeldType, kinds.NoneType, kinds.Dispatcher), "?": (kinds.Boolean,), "d": (kinds.Float,), "q": (kinds.Integer,),
+    "P": (AddressType, kinds.NoneType, kinds.Dispatcher), "?": (kinds.Boolean,), "d": (kinds.Float,), "q": (kinds.Integer,),
 }  # fmt: skip
 
 
@@ -130,7 +130,7 @@ def _number(kind: Any, value: Any, numbers: list[Any]) -> None:
     if isinstance(value, np.ndarray):
         plain = np.asarray(value)  # records answer more slowly, and describe all their fields with their address
         numbers += 0, 0, plain.size, plain.itemsize, plain.ctypes.data, *plain.shape, *plain.strides
-    elif isinstance(kind, HeldType):
+    elif isinstance(kind, AddressType):
         numbers.append(address_of(value))
     elif isinstance(kind, kinds.BaseTuple):
         for field, part in zip(kind.types, value, strict=True):
@@ -140,7 +140,7 @@ def _number(kind: Any, value: Any, numbers: list[Any]) -> None:
 
 
 def address_of(value: Any) -> int:
-    """Where a tuple of a class marked `held` is written down, as long as it lives."""
+    """Where a tuple of a class marked `by_address` is written down, as long as it lives."""
     if PLAIN:
         return id(value)
     return int(np.frombuffer(value._written, dtype=np.uint8).ctypes.data) if len(value) else 0
@@ -171,11 +171,11 @@ def code_of(function: Any, *examples: Any) -> int:
 
 
 class _Address(numba.models.PrimitiveModel):  # type: ignore[misc]
-    def __init__(self, manager: Any, type_: HeldType) -> None:
+    def __init__(self, manager: Any, type_: AddressType) -> None:
         super().__init__(manager, type_, manager[type_.plain].get_value_type().as_pointer())
 
 
-def _find(type_: HeldType, value: Any, c: Any) -> Any:
+def _find(type_: AddressType, value: Any, c: Any) -> Any:
     """Where a tuple of Python's is written down."""
     text = c.pyapi.object_getattr_string(value, "_written")
     address = c.builder.ptrtoint(c.pyapi.bytes_as_string(text), ir.IntType(64))
@@ -235,7 +235,7 @@ def reader(kind: np.dtype[Any]) -> Callable[[Any], Any]:
 def _caller(result: Any) -> Any:
     """What calls code at an address that gives a value of a type.
 
-    Its first argument is a tuple of a class marked `held`, by its address. Callers are compiled without it: they
+    Its first argument is a tuple of a class marked `by_address`, by its address. Callers are compiled without it: they
     call functions of any types.
     """
 
@@ -257,7 +257,7 @@ called_at = _caller(types.int64)
 seconds_at = _caller(types.float64)
 
 
-def _field(context: Any, builder: Any, type_: HeldType, value: Any, name: str) -> Any:
+def _field(context: Any, builder: Any, type_: AddressType, value: Any, name: str) -> Any:
     at = build.gep_inbounds(builder, value, 0, type_.fields.index(name))
     return _read(builder, at, at.type.pointee)
 
@@ -275,6 +275,6 @@ def _read(builder: Any, at: Any, what: Any) -> Any:
     return result
 
 
-numba.register_model(HeldType)(_Address)
-numba.unbox(HeldType)(_find)
-numba.lower_getattr_generic(HeldType)(_field)
+numba.register_model(AddressType)(_Address)
+numba.unbox(AddressType)(_find)
+numba.lower_getattr_generic(AddressType)(_field)

@@ -15,8 +15,8 @@ from ...workloads.jit import compiled_inside, compiled_part, int64
 from ..step.timed import cost_step
 from . import hooks
 from . import state as col
-from .holding import kv_bytes
-from .host import most_tokens, paced
+from .allocation import kv_bytes
+from .host import most_tokens, with_host_delay
 from .kv import KvRules
 from .policies import Limits
 from .state import I8, State
@@ -95,7 +95,7 @@ def growth(state: State, kv_rules: KvRules, rank: int, steps: int) -> float:
 
 
 @compiled_part
-def stretch_limit(state: State, kv_rules: KvRules, token_budget: int) -> int:
+def fast_forward_limit(state: State, kv_rules: KvRules, token_budget: int) -> int:
     """Decode steps until the first completion or until blocks might run out (at least 1)."""
     k = int64(1 << 40)
     for r in range(state.ranks.shape[0]):
@@ -164,7 +164,7 @@ def count_steps(state: State, limits: Limits, steps: int, chunks: int) -> None:
 
 
 @compiled_part
-def run_stretch(
+def fast_forward(
     limits: Limits, state: State, most: int, cut: float, decodes: float, chunks: int
 ) -> tuple[float, float, int]:
     """Run up to `most` steps of one plan: the first, and those that start before `cut`.
@@ -183,8 +183,8 @@ def run_stretch(
         seconds = cost_step(
             state.costs, state.moments, step, int(decodes), state.chunks, chunks, fresh, limits.captured
         )
-        now += paced(
-            limits.pace, seconds, most_tokens(state.moments), (decodes + chunks) / state.moments.shape[0], chunks
+        now += with_host_delay(
+            limits.host_delay, seconds, most_tokens(state.moments), (decodes + chunks) / state.moments.shape[0], chunks
         )
         counters.steps += 1
         if done == 0:

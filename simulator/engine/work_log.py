@@ -24,7 +24,7 @@ merged, so that memory is bounded. Totals stay exact at the remaining ends."""
 
 
 @dataclass(slots=True)
-class Course:
+class WorkLog:
     """Running totals of one engine, at the ends of its log entries."""
 
     # of its devices: each stretch keeps below its limit (a stretch of equal batches is about as
@@ -129,7 +129,7 @@ def totals_at(curves: list[tuple[F8, F8]], times: npt.ArrayLike) -> F8:
     Parameters
     ----------
     curves : list of (float64 array, float64 array)
-        See `Course.curve`.
+        See `WorkLog.curve`.
     times : array_like, shape (n,)
 
     Returns

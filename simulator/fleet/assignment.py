@@ -8,17 +8,17 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.jit import compiled_code, compiled_given, compiled_part, int64
-from ...workloads.jit_held import called_at, held
+from ...workloads.jit_address import by_address, called_at
 from ...workloads.records import named
 from ..engine import hooks
-from ..engine.holding import kv_bytes
+from ..engine.allocation import kv_bytes
 from ..engine.host import hand_over
 from ..engine.kv import KvRules
 from ..engine.loop import EngineArrays
 from ..engine.prefix import ALL_TOKENS, MOST_PIECES
 from ..engine.state import Face, State, Status, append_request
+from .advance import Engines, face_of, wake
 from .heap import Heap, Line, line_up, push, take_first
-from .level import Engines, face_of, wake
 from .recall import Recall, forget_all, look_everywhere, note_sent
 from .rings import Ring, drop_first
 from .route_rules import choose, choose_least, settle
@@ -28,7 +28,7 @@ I8 = npt.NDArray[np.int64]
 
 ROOM, CHOOSE, GIVE, LOST = 8, 9, 10, 11
 """Why events wait for the caller, who comes back: an engine (`At.into`) has no room for a request; a rule that is not
-the library's is to choose (`At.found` of `Play.able`) and say which (`At.chosen`); the caller is to give a request
+the library's is to choose (`At.found` of `RunEvents.able`) and say which (`At.chosen`); the caller is to give a request
 (`At.row`) to an engine (`At.into`) itself, and to take back `At.into`; a cache went down with its node, and the request
 (`At.row`) is to be put back."""
 
@@ -55,7 +55,7 @@ it goes to; how often failures have put it back. KV bytes of one device that its
 it comes from does; when it leaves and is there."""
 
 
-@held
+@by_address
 class Columns(NamedTuple):
     """Columns of the table of requests, see `results.table.RequestTable`."""
 
@@ -75,7 +75,7 @@ class Columns(NamedTuple):
     pieces: I8
 
 
-@held
+@by_address
 class Between(NamedTuple):
     """Two pools, of N engines in all with at most R ranks, and the link between them."""
 
@@ -101,7 +101,7 @@ class Between(NamedTuple):
     exchanges: bool
 
 
-@held
+@by_address
 class How(NamedTuple):
     """What a run is."""
 
@@ -118,7 +118,7 @@ class How(NamedTuple):
     between: Between | Any  # None where there is one pool
 
 
-@held
+@by_address
 class Waits(NamedTuple):
     """What waits for what: pairs of a request and one that it comes after."""
 
@@ -130,8 +130,8 @@ class Waits(NamedTuple):
     left: I8  # [requests] how many are yet to complete
 
 
-@held
-class Play(NamedTuple):
+@by_address
+class RunEvents(NamedTuple):
     """Requests and the N engines that serve them."""
 
     fleet: Engines
@@ -153,7 +153,7 @@ class Play(NamedTuple):
 
 
 @compiled_part
-def at_time(play: Play, time: float, what: int) -> None:
+def at_time(play: RunEvents, time: float, what: int) -> None:
     """Let something happen at a time."""
     at = play.at[0]
     push(play.events, at.now + max(time - at.now, 0.0), at.events, what)
@@ -161,7 +161,7 @@ def at_time(play: Play, time: float, what: int) -> None:
 
 
 @compiled_part
-def find_able(play: Play, how: How, first: int, last: int) -> int:
+def find_able(play: RunEvents, how: How, first: int, last: int) -> int:
     """Note which engines take requests; how many there are."""
     able = int64(0)
     if how.steady:
@@ -174,7 +174,7 @@ def find_able(play: Play, how: How, first: int, last: int) -> int:
 
 
 @compiled_part
-def look(play: Play, row: int, able: int) -> None:
+def look(play: RunEvents, row: int, able: int) -> None:
     """See how much of a prompt each engine was sent before, where the rule asks."""
     if play.recall.starts.size == 0:
         return
@@ -208,7 +208,7 @@ def load_of(face: Face, node: Any, now: float) -> tuple[int, int]:
 
 
 @compiled_part
-def weigh_one(play: Play, k: int, engine: int, now: float) -> None:
+def weigh_one(play: RunEvents, k: int, engine: int, now: float) -> None:
     """Note the load of an engine, the router's choice number `k`."""
     node, load = play.own[engine], play.loads[k]
     load.waiting, load.running = load_of(face_of(play.fleet, engine), node, now)
@@ -218,7 +218,7 @@ def weigh_one(play: Play, k: int, engine: int, now: float) -> None:
 
 
 @compiled_part
-def weigh_again(play: Play, how: How, engine: int, now: float) -> None:
+def weigh_again(play: RunEvents, how: How, engine: int, now: float) -> None:
     """Note the load of an engine that may be another now, and when it will be if nothing else happens."""
     weigh_one(play, engine, engine, now)
     settle(play.least, play.loads, how.rule, engine)
@@ -228,7 +228,7 @@ def weigh_again(play: Play, how: How, engine: int, now: float) -> None:
 
 
 @compiled_part
-def weigh(play: Play, how: How, able: int, now: float) -> None:
+def weigh(play: RunEvents, how: How, able: int, now: float) -> None:
     """Note the loads of engines that the router may choose from; where all always are, those that have changed."""
     turn, returns = play.fleet.turn[0], play.returns
     if not how.steady:
@@ -245,7 +245,7 @@ def weigh(play: Play, how: How, able: int, now: float) -> None:
 
 
 @compiled_part
-def chosen(play: Play, how: How, able: int, count: int, home: int) -> int:
+def chosen(play: RunEvents, how: How, able: int, count: int, home: int) -> int:
     """Which of some engines the router takes after `count` others, whose loads are known; -1: ask the caller."""
     at = play.at[0]
     if at.chosen >= 0:
@@ -288,7 +288,7 @@ def carry(state: State, columns: Columns, row: int, index: int, cached: int) -> 
 
 
 @compiled_part
-def when(play: Play, row: int) -> float:
+def when(play: RunEvents, row: int) -> float:
     """Return the time at which a request is assigned."""
     return float(max(play.rows.arrival_s[row], play.at[0].then))
 
@@ -312,7 +312,7 @@ def take_in(loop: EngineArrays, columns: Columns, row: int, arrival: float, last
 
 
 @compiled_part
-def give(play: Play, how: How) -> int:
+def give(play: RunEvents, how: How) -> int:
     """Give a request to the engine that it goes to, if there is one; else why the caller must."""
     at = play.at[0]
     n, row = at.into, at.row
@@ -339,14 +339,14 @@ def two_pools(how: How) -> bool:
 
 
 @compiled_part
-def fits(play: Play, engine: int, size: float) -> bool:
+def fits(play: RunEvents, engine: int, size: float) -> bool:
     """Return whether an engine can store that number of bytes; an idle engine accepts any admitted request."""
     promised = play.own[engine].promised
     return bool(promised == 0.0 or promised + size <= play.own[engine].capacity)
 
 
 @compiled_given("how.between", otherwise=lambda p, how, row, n: True)
-def keep_prompt(play: Play, how: How, row: int, engine: int) -> bool:
+def keep_prompt(play: RunEvents, how: How, row: int, engine: int) -> bool:
     """Keep bytes for a prompt whose cache must wait for the other pool; whether there is room."""
     size = kv_bytes(how.between.first, play.rows.input_tokens[row] + play.rows.generated[row])
     if not fits(play, engine, size):
@@ -357,7 +357,7 @@ def keep_prompt(play: Play, how: How, row: int, engine: int) -> bool:
 
 
 @compiled_part
-def home_of(play: Play, how: How, row: int, able: int) -> int:
+def home_of(play: RunEvents, how: How, row: int, able: int) -> int:
     """Which of some engines the session of a request ran on last; -1."""
     if play.homes.size > 0 and how.steady:
         return int(play.homes[play.rows.session[row]])
@@ -369,7 +369,7 @@ def home_of(play: Play, how: How, row: int, able: int) -> int:
 
 
 @compiled_part
-def deal(play: Play, how: How) -> int:
+def assign(play: RunEvents, how: How) -> int:
     """Give waiting requests to engines, in order, while one is up and has room; or why the caller must act."""
     at = play.at[0]
     while True:
