@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from opbyte.extend import CheckedOptions, Figures, InputError, Part, Quantity, add, described, real, whole
-from opbyte.extend.engine import EnginePart, compiled_code, by_address, named, records
+from opbyte.extend.engine import EnginePart, by_address, compiled_code, named, records
 
 PAUSES = named("last count", "seconds")
 """Step before which the last pause was, pauses, and their seconds."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from opbyte.extend import CheckedOptions, Figures, Part, Quantity, add, described, real
-from opbyte.extend.engine import EnginePart, compiled_code, cut_out, by_address, int64, link_in, named, records
+from opbyte.extend.engine import EnginePart, by_address, compiled_code, cut_out, int64, link_in, named, records
 
 COUNTS = named("moved overdue", "")
 """Prompts that went before earlier ones, and prompts that had waited for longer than the limit."""
