@@ -21,7 +21,7 @@ PARTS = (
         panel="Prefill and decode pools",
         hooks={
             "arrange": "asked:arranged",
-            "between": "crossing:between",
+            "between": "kv_transfer:between",
             "collect": "run:pools_left",
             "request_columns": lambda left: {"kv_start_s": left.moves.start_s, "kv_end_s": left.moves.end_s},
             "figures": "run:FIGURES",
