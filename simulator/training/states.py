@@ -65,7 +65,7 @@ class States:
 def states(parameters: ParameterCounts, per_weight: BytesPerWeight, zero: int, dp: int, expert_dp: int) -> States:
     """Bytes that one device holds.
 
-    ParameterCounts
+    Parameters
     ----------
     parameters : ParameterCounts
         Of the device's shard.

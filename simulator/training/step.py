@@ -108,7 +108,7 @@ class TrainingStep:
 def training_step(deployment: Deployment, layout: TrainingLayout, options: TrainingOptions) -> TrainingStep:
     """Cost one step; "auto" recomputes the modules or the entire layers that fit, whichever is faster.
 
-    ParameterCounts
+    Parameters
     ----------
     deployment : Deployment
         As `training.layout.training_deployment` makes it.
