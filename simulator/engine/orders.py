@@ -105,7 +105,7 @@ def vtc(requests: Waiting) -> I8:
 
 
 LANED = ("priority", "vtc")
-"""Orders whose requests wait in lanes, see `parts.classes.workspace`; without priorities or tenants both are none."""
+"""Orders whose requests wait in lanes, see `parts.classes.class_queues`; without priorities or tenants both are none."""
 
 
 def queue_keys(name: str, requests: Waiting) -> F8:

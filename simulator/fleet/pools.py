@@ -75,7 +75,7 @@ class KvLink:
     by_layer: bool = False
 
     @property
-    def with_host_delay(self) -> bool:
+    def paced(self) -> bool:
         """Whether bytes take time on it."""
         return isfinite(self.bandwidth_bytes_per_s)
 

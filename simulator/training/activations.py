@@ -113,6 +113,10 @@ def _scores(op: Op) -> float:
     return heads * s["tokens"] * s["kv"] / s["batch"] if s["batch"] else 0.0
 
 
+DOWN_MODULES = {"down": "mlp_up", "shared_down": "shared_experts"}
+"""Modules whose recomputation makes the operand of a second product again."""
+
+
 def _kept_by_matmul(op: Op, value: float, hidden: int) -> list[SavedTensor]:
     s = op.shape
     size = s["m"] * s["k"] * s.get("batch", 1) * SAVED_BITS.get(op.dtype, 8 * value) / 8
@@ -121,15 +125,7 @@ def _kept_by_matmul(op: Op, value: float, hidden: int) -> list[SavedTensor]:
             return [SavedTensor(op.name, size, module="gdn_norm_out")]
         return [SavedTensor(op.name, s["m"] * s["k"] * value, module=OUTPUT)]
     first = op.name in INPUT_READERS or (op.name == "q_up" and s["k"] == hidden)
-    module = (
-        "layernorm"
-        if first
-        else "mlp_up"
-        if op.name == "down"
-        else "shared_experts"
-        if op.name == "shared_down"
-        else ""
-    )
+    module = "layernorm" if first else DOWN_MODULES.get(op.name, "")
     out = [SavedTensor("input" if first else op.name, size, module, whole=first or op.name == "logits")]
     if op.name in ("router", "router_out"):  # probabilities stay in 32 bit
         out.append(SavedTensor("probabilities", 4.0 * s["m"] * s["n"], whole=True))

@@ -51,7 +51,8 @@ def test_functions_say_what_commands_say(ask: Ask, run: Simulation) -> None:
 def test_specs_and_names_are_interchangeable() -> None:
     by_name = roofline("mixtral-8x7b", "duplex-x4", batch=5)
     by_spec = roofline(load_model("mixtral-8x7b"), load_system("duplex-x4"), batch=5)
-    assert by_name.to_dict() == by_spec.to_dict()
+    # An object does not carry the sources of its file's numbers, which the evidence names.
+    assert by_name.to_dict() | {"evidence": []} == by_spec.to_dict() | {"evidence": []}
 
 
 def test_frames_hold_numbers(run: Simulation) -> None:

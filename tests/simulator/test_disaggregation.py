@@ -368,7 +368,7 @@ def test_caches_and_blocks_on_one_port_wait_for_each_other(jobs: list[tuple[floa
         send, wait, hold, write = plain
         free, links, now = np.zeros((2, 1)), np.zeros((1, 1, 2)), 0.0
         b = SimpleNamespace(free_s=free, last_s=free.copy(), latency=0.1, layers=4, tier=tier)
-        t = SimpleNamespace(host_delay=np.array([[1.0, 0.1]]), free_s=links, link_s=np.zeros((1, 2)))
+        t = SimpleNamespace(pace=np.array([[1.0, 0.1]]), free_s=links, link_s=np.zeros((1, 2)))
         own = ends[tier] = []
         for gap, cache, wire in jobs:
             now += gap

@@ -91,10 +91,10 @@ def settings_of(deployment: Deployment, load: dict[str, Any], cache: CacheSettin
         KvTier(
             name,
             blocks * whole * (1 if name == "shared" else deployment.ranks),
-            each / host_delay if host_delay else math.inf,
+            each / pace if pace else math.inf,
             latency,
         )
-        for name, blocks, host_delay, latency in load["tiers"]
+        for name, blocks, pace, latency in load["tiers"]
     )
     return TierSettings(tiers, load["write"], load["load"], load["prefetch"])
 
@@ -111,9 +111,9 @@ def with_tiers(engine: Engine, load: dict[str, Any]) -> dict[str, Any]:
     d, t = engine.deployment, engine.parts["kv-tiers"]
     ranks: list[list[Tier]] = [[] for _ in range(d.ranks)]
     for level, (name, blocks, _, _) in enumerate(load["tiers"]):
-        host_delay = t.host_delay[level].tolist()
+        pace = t.pace[level].tolist()
         for tiers in ranks:
-            tiers.append(Tier(blocks, *host_delay, worth=load["load"] != "cheaper"))
+            tiers.append(Tier(blocks, *pace, worth=load["load"] != "cheaper"))
             if name == "shared" and tiers is not ranks[0]:
                 tiers[-1].items, tiers[-1].ever = ranks[0][-1].items, ranks[0][-1].ever
     kind = Tiered if d.layout.pp == 1 else Piped

@@ -20,7 +20,7 @@ TIER = (
     Quantity("capacity_bytes", "Its size [B].", unit="B", label="size"),
     Quantity("peak_bytes", "Most that it held [B].", unit="B", label="peak"),
     Quantity("bandwidth_bytes_per_s", "Rate of its link, of one device, one way [B/s].",
-             lambda t: t.tier.bandwidth_bytes_per_s if t.tier.with_host_delay else None, "B/s", "link"),
+             lambda t: t.tier.bandwidth_bytes_per_s if t.tier.paced else None, "B/s", "link"),
     Quantity("latency_s", "Latency of one transfer [s].", "tier.latency_s", "s", "latency"),
     Quantity("link", "Source of both.", "tier.source"),
     Quantity("hit_tokens", "Prompt tokens that came from it."),

@@ -84,9 +84,7 @@ def load_end(tiers: TierState, rank: int, row: I8, blocks: int, now: float) -> f
                 count += 1
                 begin = max(begin, tiers.shelves.came[row[j]])
         if count > 0:
-            end = max(
-                end, begin + count * tiers.host_delay[level, tier.P_BLOCK] + tiers.host_delay[level, tier.P_LATENCY]
-            )
+            end = max(end, begin + count * tiers.pace[level, tier.P_BLOCK] + tiers.pace[level, tier.P_LATENCY])
     return end
 
 
@@ -141,7 +139,7 @@ def weigh(tiers: TierState, state: State, limits: Limits, kv_rules: KvRules, ran
     start = max(longest - tokens, 0)
     takes = prefill_seconds(tiers, state, limits, rank, start, start + tokens) * kv_rules.block / tokens
     for level in range(tiers.which.shape[1]):
-        if tiers.host_delay[level, tier.P_BLOCK] <= takes:
+        if tiers.pace[level, tier.P_BLOCK] <= takes:
             tiers.worth[level] = 1
 
 

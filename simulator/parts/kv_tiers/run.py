@@ -172,7 +172,7 @@ class Below(EnginePart):
                     purge(x, s, old.owner, now)
                 else:
                     _clear(x, s)
-        new = new_tiers(self.settings, x, old.which, old.host_delay, self.model, old.owner, self.life, old.piped)
+        new = new_tiers(self.settings, x, old.which, old.pace, self.model, old.owner, self.life, old.piped)
         old.seconds[0].held_until = 0.0
         self.tiers = new._replace(
             worth=old.worth, link_s=old.link_s, counts=old.counts, totals=old.totals, seconds=old.seconds
@@ -197,10 +197,10 @@ def of_engine(engine: Engine) -> Below | None:
         before = sum(other.shared == tier.shared for other in tiers[:level])
         private = first + before + near * np.arange(d.ranks)
         which[:, level] = last + before if tier.shared else private
-    host_delay = np.array([(kv.block_bytes[0] / x.bandwidth_bytes_per_s, x.latency_s) for x in tiers])
+    pace = np.array([(kv.block_bytes[0] / x.bandwidth_bytes_per_s, x.latency_s) for x in tiers])
     cheaper = settings.load == "cheaper"
     model = Lowered(engine.plan, new_step_totals(engine.plan)) if cheaper else None
-    made = new_tiers(settings, shelves, which, host_delay, model, index, 0, engine.plan.stages > 1)
+    made = new_tiers(settings, shelves, which, pace, model, index, 0, engine.plan.stages > 1)
     return Below(settings, blocks, block_bytes(d, cache), made, common.names, model)
 
 

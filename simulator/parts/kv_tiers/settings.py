@@ -36,7 +36,7 @@ class KvTier:
     source: str = "given"
 
     @property
-    def with_host_delay(self) -> bool:
+    def paced(self) -> bool:
         """Whether bytes take time on its link."""
         return isfinite(self.bandwidth_bytes_per_s)
 

@@ -53,7 +53,7 @@ LINE = named("head tail count", "")
 UP, DOWN = 0, 1
 """Directions of a link: to the devices, and from them."""
 P_BLOCK, P_LATENCY = 0, 1
-"""Columns of `TierState.host_delay` [s]."""
+"""Columns of `TierState.pace` [s]."""
 
 
 @by_address
@@ -72,7 +72,7 @@ class TierState(NamedTuple):
 
     shelves: Shelves
     which: I8  # [R, L] store of each level
-    host_delay: F8  # [L, 2] seconds that a device's link takes for its part of a block; latency of a transfer
+    pace: F8  # [L, 2] seconds that a device's link takes for its part of a block; latency of a transfer
     free_s: F8  # [R, L, 2] when a link is free, by direction
     link_s: F8  # [L, 2] seconds that links were busy
     worth: I8  # [L] whether blocks are written there
@@ -120,7 +120,7 @@ def new_tiers(
     settings: TierSettings,
     shelves: Shelves,
     which: I8,
-    host_delay: F8,
+    pace: F8,
     model: Lowered | None,
     owner: int,
     life: int,
@@ -131,7 +131,7 @@ def new_tiers(
     moments = 0 if model is None else model.plan.forms.shape[2] - 1
     key = (OWN_KEYS * (1 + owner + (life << 20))) & ((1 << 63) - 2)
     return TierState(
-        shelves, which, host_delay, np.zeros((ranks, levels, 2)), np.zeros((levels, 2)),
+        shelves, which, pace, np.zeros((ranks, levels, 2)), np.zeros((levels, 2)),
         np.full(levels, settings.load != "cheaper", dtype=np.int64), np.zeros(levels, dtype=np.int64),
         records(levels, COUNTS), records(1, TOTALS), records(1, SECONDS), records(0, FOUND),
         np.zeros((ranks, 0)), np.zeros((0, 2)),

@@ -108,11 +108,11 @@ def put(shelves: Shelves, s: int, key: int, owner: int) -> tuple[int, int]:
 @compiled_part
 def moved(tiers: TierState, rank: int, level: int, way: int, begin: float, blocks: int) -> float:
     """Transfer blocks over a level's link once it is free; return the end."""
-    wire = blocks * tiers.host_delay[level, tier.P_BLOCK]
+    wire = blocks * tiers.pace[level, tier.P_BLOCK]
     free = max(begin, tiers.free_s[rank, level, way]) + wire
     tiers.free_s[rank, level, way] = free
     tiers.link_s[level, way] += wire
-    return float(free + tiers.host_delay[level, tier.P_LATENCY])
+    return float(free + tiers.pace[level, tier.P_LATENCY])
 
 
 @compiled_part

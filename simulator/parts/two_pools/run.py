@@ -250,7 +250,7 @@ POOL = (
 LINK = (
     Quantity("name", "Its name.", "link.name", label="KV link"),
     Quantity("bytes_per_s", "Rate of one device, one way [B/s].",
-             lambda m: m.link.bandwidth_bytes_per_s if m.link.with_host_delay else None, "B/s", "rate"),
+             lambda m: m.link.bandwidth_bytes_per_s if m.link.paced else None, "B/s", "rate"),
     Quantity("latency_s", "Latency of one cache [s].", "link.latency_s"),
     Quantity("overlap", "Whether layers leave one by one.", lambda m: "layers" if m.link.by_layer else "none", label="overlap"),
     Quantity("caches", "KV caches transferred.", "count", label="caches"),
