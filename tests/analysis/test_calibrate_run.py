@@ -66,7 +66,7 @@ STOPS = pytest.mark.xfail(
 )
 
 
-@pytest.mark.parametrize("kind", ["tensor", pytest.param("experts", marks=STOPS)])
+@pytest.mark.parametrize("kind", ["tensor", pytest.param("experts", marks=(STOPS, pytest.mark.nightly))])
 def test_known_numbers_come_back(kind: str, tensor: Path, tmp_path: Path) -> None:
     """Links 1.6 times as slow and a gap of 300 us, within 10 and 20 % and twice their 80 % intervals.
 

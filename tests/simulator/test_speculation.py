@@ -146,7 +146,7 @@ def verifying(engine: Engine, load: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("model", "system", "routing", "method"), SETUPS)
 @given(load=loads())
-@settings(max_examples=8)
+@settings(max_examples=5)
 def test_same_schedule_as_the_reference(
     model: str, system: str, routing: str, method: str, load: dict[str, Any],
 ) -> None:  # fmt: skip
