@@ -204,10 +204,8 @@ FACTORS = (
     ErrorFactor("steps with prompts", "share of the time; host work in parallel with them", lambda c: c.prompts),
     ErrorFactor("drafts", "the host between sequential passes of a draft", lambda c: float("drafts" in c.deployment.parts)),
     ErrorFactor("windows, states or compressed keys", "split of the memory, and kernels of one model", _unusual_attention, EVERY),
-    ErrorFactor("data-parallel attention under SGLang", "steps of decodes are too short, and ranks that wait for each other's prompts, out of step",
-                lambda c: float(c.deployment.layout.dp > 1 and c.engine == "sglang")),
-    ErrorFactor("data-parallel attention", "ranks that wait for each other's prompts, out of step; no run under vLLM is known, and none under "
-                "TensorRT-LLM shows it", lambda c: float(c.deployment.layout.dp > 1 and c.engine not in ("sglang", "trtllm"))),
+    ErrorFactor("data-parallel attention", "steps of decodes under SGLang are too short, and ranks that wait for each other's prompts, out of step; no run "
+                "under vLLM is known, and none under TensorRT-LLM shows it", lambda c: float(c.deployment.layout.dp > 1 and c.engine != "trtllm")),
     ErrorFactor("separate pools", "the transfer of keys, and the router between them", lambda c: float(c.split)),
     ErrorFactor("gradients shared by ranks", "FSDP: frameworks with few measured steps", lambda c: float(c.zero >= 2), (TRAINING,)),
     ErrorFactor("TensorRT-LLM", "what its executor does between a request and its first step", lambda c: float(c.engine == "trtllm"), (FIRST,)),
