@@ -60,8 +60,8 @@ class Places(ast.NodeVisitor):
 
     def put(self, node: ast.AST, new: str) -> None:
         """Let another text stand in the place of a node."""
-        begin, end = self.at(node.lineno, node.col_offset), self.at(node.end_lineno, node.end_col_offset)  # type: ignore[attr-defined]
-        self.found.append(Mutant(self.path, node.lineno, begin, end, new))  # type: ignore[attr-defined]
+        begin, end = self.at(node.lineno, node.col_offset), self.at(node.end_lineno, node.end_col_offset)
+        self.found.append(Mutant(self.path, node.lineno, begin, end, new))
 
     def between(self, left: ast.expr, right: ast.expr, other: dict[str, str]) -> None:
         """Exchange the operator between two operands."""
@@ -88,7 +88,7 @@ class Places(ast.NodeVisitor):
     def visit_arg(self, node: ast.arg) -> None:
         pass
 
-    visit_Raise = visit_JoinedStr = visit_Assert = visit_arg  # type: ignore[assignment]
+    visit_Raise = visit_JoinedStr = visit_Assert = visit_arg
 
     def visit_Compare(self, node: ast.Compare) -> None:
         self.between(node.left, node.comparators[0], COMPARED)

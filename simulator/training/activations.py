@@ -35,8 +35,12 @@ DROPPED = {"selective": "core_attn", "full": "core_attn", ALTERNATE: "layernorm,
 
 def dropped_modules(recompute: str) -> frozenset[str]:
     """Modules whose tensors are not kept."""
-    chosen = DROPPED.get(recompute, recompute.replace("mlp", "mlp,mlp_up")).split(",")
-    return frozenset([*chosen] if "mla_up_proj" in chosen else [*chosen, OUTPUT])
+    chosen = {*DROPPED.get(recompute, recompute).split(",")}
+    if "mlp" in chosen:
+        chosen.add("mlp_up")
+    if "mla_up_proj" not in chosen:
+        chosen.add(OUTPUT)
+    return frozenset(chosen)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import islice
 
 from ...workloads.batch import Moments
@@ -118,13 +119,18 @@ def training_step(deployment: Deployment, layout: TrainingLayout, options: Train
     CapacityError
         Memory that a device does not have.
     """
-    if options.recompute != "auto":
-        return _step(deployment, layout, options)
+
+    @cache
+    def staged(recompute: str) -> tuple[LayerPrices, tuple[TrainingStage, ...]]:
+        bench = _prices(deployment, layout, replace(options, recompute=recompute))
+        return bench, _stages(bench)
 
     def fits(recompute: str) -> bool:
-        stages = _stages(_prices(deployment, layout, replace(options, recompute=recompute)))
         usable = usable_bytes(deployment.system, spare=1.0)
-        return all(stage.memory.total <= usable for stage in stages)
+        return all(stage.memory.total <= usable for stage in staged(recompute)[1])
+
+    if options.recompute != "auto":
+        return _step(*staged(options.recompute))
 
     modules = next(filter(fits, least_first(deployment)), "full")
     ways = [modules]
@@ -133,17 +139,15 @@ def training_step(deployment: Deployment, layout: TrainingLayout, options: Train
         layers = [*(f"full:{n}" for n in range(1, most)), "full"]
         place = bisect_left(layers, True, key=fits)  # more layers never need more memory
         ways += layers[place : place + 1]
-    steps = [_step(deployment, layout, replace(options, recompute=way)) for way in ways]
-    return min(steps, key=lambda step: step.seconds)
+    return min((_step(*staged(way)) for way in ways), key=lambda step: step.seconds)
 
 
-def _step(deployment: Deployment, layout: TrainingLayout, options: TrainingOptions) -> TrainingStep:
-    bench = _prices(deployment, layout, options)
-    stages = _stages(bench)
+def _step(bench: LayerPrices, stages: tuple[TrainingStage, ...]) -> TrainingStep:
+    deployment, options = bench.deployment, bench.options
     memory = max((stage.memory for stage in stages), key=lambda need: need.total)
-    check_fits(memory, deployment.model, deployment.system, layout.serving.degrees)
+    check_fits(memory, deployment.model, deployment.system, bench.layout.serving.degrees)
     one = whole_sequences(1, options.seq, deployment.model.windows)
-    flops = step_flops(deployment.model, one, deployment.run, options.recompute, layout.pp)
+    flops = step_flops(deployment.model, one, deployment.run, options.recompute, bench.layout.pp)
     return _timed(bench, stages, memory, flops.times(options.batch))
 
 

@@ -239,7 +239,7 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     assert "unknown metric" in refusal("duplex", goal="speed")
     assert "a weight above 0 for each model" in refusal("duplex", across="mixtral-8x7b=0")
     raw = yaml.safe_load((SPACES / "designs_24.yaml").read_text())
-    for key, wrong in (("models", 3), ("workloads", [3]), ("scenarios", [3])):
+    for key, wrong in (("models", 3), ("workloads", [3]), ("scenarios", [3]), ("scenarios", {"chat": {}})):
         text = refusal(written(raw | {"design": raw["design"] | {key: wrong}}, tmp_path))
         assert f"design.{key}: must " in text
     nan = raw["design"] | {"workloads": [{"closed_loop": float("nan")}]}

@@ -253,8 +253,8 @@ def read_space(
         load_model(model)
     where = "--workload" if workloads else f"{path}: {BLOCK}.{'scenarios' if 'scenarios' in block else 'workloads'}"
     scenarios = {} if workloads else block.get("scenarios", {})
-    if not isinstance(scenarios, dict):
-        raise InputError(f"{path}: {BLOCK}.scenarios", "must map names to {option: value, ...}")
+    if not isinstance(scenarios, dict) or (scenarios and "workloads" in block):
+        raise InputError(where, "must map names to {option: value, ...}, in place of workloads")
     listed = [*scenarios.values()] or block.get("workloads")
     loads = tuple(workloads or _list(listed, where, dict)) or ({},)
     for load in loads:

@@ -162,15 +162,13 @@ def evaluate(point: Mapping[str, Any], version: str) -> Outcome:
         if code_version() != version:
             reason = f"has OpByte {code_version()}, the sweep {version}; install the same"
             raise InputError("worker", reason)
-        if point.get("kernel") is not None:
-            from .kernels import step_metrics
+        if point.get("kernel") is not None or point.get(TRAINING):
+            options = {name: value for name, value in point.items() if "." not in name}
+            with_changes(options, point)
+            if point.get("kernel") is not None:
+                from .kernels import step_metrics
 
-            options = {name: value for name, value in point.items() if "." not in name}
-            with_changes(options, point)
-            return Outcome(step_metrics(point, options), None)
-        if point.get(TRAINING):
-            options = {name: value for name, value in point.items() if "." not in name}
-            with_changes(options, point)
+                return Outcome(step_metrics(point, options), None)
             step = train(**{name: value for name, value in options.items() if name not in (TRAINING, PERCENTILES)})
             return Outcome({"total_tokens_per_s": step.tokens_per_s, "joules_per_token": step.joules_per_token}, None)
         scenario, seeds, shown = scenario_of(point), point.get(SEEDS), point.get(PERCENTILES)
