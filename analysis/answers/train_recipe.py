@@ -120,11 +120,14 @@ MEGATRON: Mapping[str, tuple[str, Read]] = {
         ),
     ),
     "ddp.num_distributed_optimizer_instances": ("replicas", _count),
+    "ddp.grad_reduce_in_fp32": ("gradient_bits", lambda keys, key: 32 if keys.flag(key, False) else 16),
     "ddp.data_parallel_sharding_strategy": ("zero", _one_of(SHARDED)),
     "ddp.use_distributed_optimizer": ("zero", lambda keys, key: int(keys.flag(key, False))),
 }
 """Keys of Megatron-Bridge's configuration (src/megatron/bridge/training/config.py) that bear on a step, and the option of `train` that each is; a
 strategy of sharding comes before the distributed optimizer."""
+TITANS = {"zero": 3, "overlap_tp": False, "cp_exchange": "all-gather", "gradient_bits": 32, "loss": "unfused"}
+"""What torchtitan does where its job file does not say otherwise: it sums gradients in 32 bits, and PyTorch's loss is not one kernel (v0.1.0, torchtitan/loss.py)."""
 PIPELINES = {"1F1B": 1, "Interleaved1F1B": 2, "1f1b": 1, "interleaved_1f1b": 2}
 """Pipeline schedules of torchtitan, and the parts of each stage."""
 TITAN: Mapping[str, tuple[str, Read]] = {
@@ -194,8 +197,11 @@ def read_recipe(path: str | Path) -> tuple[dict[str, Any], int | None]:
     if "pipeline_parallel_degree" in file.part("experimental").values:  # as many micro-batches as stages, unless said
         piece = max(local // file.part("experimental").count("pipeline_parallel_microbatches", stages), 1)
     options["micro_batch"] = piece if stages > 1 else local
-    usual = {"overlap_tp": False, "cp_exchange": "all-gather"}
-    return usual | options, None if options.get("batch", -1) > 0 else local
+    if stages > 1 and file.part("parallelism").text("fsdp_reshard_after_forward", "default") != "always":
+        options["zero"] = min(
+            options.get("zero", 3), 1
+        )  # weights stay gathered, and gradients whole, for all micro-batches
+    return TITANS | options, None if options.get("batch", -1) > 0 else local
 
 
 def _check_keys(file: Keys, framework: str) -> None:

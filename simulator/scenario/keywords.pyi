@@ -233,6 +233,8 @@ class TrainKeywords(DeployOptionsKeywords, total=False):
     offload_modules: str
     cp_exchange: str
     moment_bits: int
+    gradient_bits: int
+    loss: str
     mtp: int | None
 
 

@@ -22,8 +22,9 @@ INPUT_READERS = frozenset(
 )  # fmt: skip
 """Matmuls that read the input of their part of a layer, which is kept once for all of them."""
 
-KEEPS_NOTHING = frozenset({"embedding", "positions", "rope", "keys", "combine", "topk"})
-"""Linear vector ops, whose backward pass needs no input; gates are applied within the experts, so what comes back from them is not kept."""
+KEEPS_NOTHING = frozenset({"embedding", "positions", "rope", "keys", "combine", "topk", "loss"})
+"""Linear vector ops, whose backward pass needs no input; gates are applied within the experts, so what comes back from them is not kept. What a loss keeps
+is in `states.LOSSES`."""
 
 OUTPUT = "mla_up_proj dropped"
 """Module of what is kept only where recomputing the projections of latent attention drops its queries, keys and values."""
@@ -139,8 +140,6 @@ def _kept_by_matmul(op: Op, value: float, hidden: int) -> list[SavedTensor]:
 def _kept_by_vector(op: Op, value: float, hidden: int) -> list[SavedTensor]:
     """Inputs of a vector op; a norm moves four tensors and keeps one of them."""
     rows, cols, tensors = (op.shape[name] for name in ("rows", "cols", "tensors"))
-    if op.name == "loss":  # the logits, in 32 bit
-        return [SavedTensor("logits_32", 4.0 * rows * cols)]
     saved = tensors / 4 if op.name in ("norm", "final_norm") else tensors - 1
     module = "shared_experts" if op.name == "shared_activation" else ""
     if op.name == "activation":  # gate and up

@@ -41,7 +41,7 @@ from ..deploy.placement import regions
 from .activations import input_bytes, layer_bytes, offloaded_bytes, part_bytes
 from .layout import TrainingLayout, TrainingOptions
 from .memory import Passes
-from .states import BytesPerWeight
+from .states import LOSSES, BytesPerWeight
 
 SUSTAINED = {(HOPPER, "fp8"): 1.19, (BLACKWELL, "fp8"): 1.13, (BLACKWELL, "fp4"): 0.81}
 """Seconds of matrix kernels in steps of training over those of the same kernels in serving, by generation and arithmetic; other formats count as the
@@ -393,4 +393,5 @@ class LayerPrices:
             forward[TENSOR] += times * self._all_reduce(d.shard.hidden)  # the gathered input
             behind[TENSOR] += times * self._all_reduce(d.shard.hidden)
         saved_bytes = times * part_bytes(ops, d.shard.hidden, d.run, self.options, self.layout.tp)
-        return Passes(forward, behind, saved_bytes, joules=joules)
+        kept, working = (size * self.m.tokens * d.shard.vocab / self.layout.tp for size in LOSSES[self.options.loss])
+        return Passes(forward, behind, saved_bytes + times * kept, working, joules=joules)

@@ -26,6 +26,7 @@ from ..deploy.deployment import Deployment
 from ..deploy.expert_parts import expert_parts
 from ..deploy.layout import Layout, make_layout, shard_model
 from .pipeline import pipeline_chunks
+from .states import LOSSES
 
 ZERO_STAGES = (0, 1, 2, 3)
 """What data-parallel ranks share: nothing; the optimiser's state; gradients too; weights too."""
@@ -42,8 +43,8 @@ GRAPHS = ("auto", "none", "partial", "full")
 
 OFFLOADS = ("attn_norm", "qkv_linear", "core_attn", "attn_proj", "mlp_norm", "expert_fc1", "moe_act", "fused_group_mlp")
 """Modules whose inputs Megatron offloads one by one (NVIDIA/Megatron-LM@002526d, transformer_config.py, `offload_modules`)."""
-MOMENT_BITS = (8, 16, 32)
-"""Bits of each of Adam's two moments (Megatron's precision-aware optimizer)."""
+MOMENT_BITS, GRADIENT_BITS = (8, 16, 32), (16, 32)
+"""Bits of each of Adam's two moments (Megatron's precision-aware optimizer), and of gradients that are summed (its `grad_reduce_in_fp32`)."""
 CP_EXCHANGES = ("ring", "all-gather", "all-to-all")
 """How context-parallel ranks exchange keys and values: Megatron's `cp_comm_type` p2p, all_gather and a2a (Ulysses)."""
 
@@ -92,8 +93,10 @@ class TrainingOptions:
         Some of `OFFLOADS`, comma-separated: the inputs of these modules go there.
     cp_exchange : str
         One of `CP_EXCHANGES`.
-    moment_bits : int
-        One of `MOMENT_BITS`.
+    moment_bits, gradient_bits : int
+        One of `MOMENT_BITS`, and of `GRADIENT_BITS`.
+    loss : str
+        One of `states.LOSSES`: how the loss is computed.
     """
 
     batch: int
@@ -116,6 +119,8 @@ class TrainingOptions:
     offload_modules: str = ""
     cp_exchange: str = "ring"
     moment_bits: int = 32
+    gradient_bits: int = 16
+    loss: str = "fused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +248,7 @@ def _check_choices(options: TrainingOptions) -> None:
     for name, value, known in (
         ("graphs", options.graphs, GRAPHS), ("schedule", options.schedule, SCHEDULES), ("cp-exchange", options.cp_exchange, CP_EXCHANGES),
         ("zero", options.zero, ZERO_STAGES), ("moment-bits", options.moment_bits, MOMENT_BITS),
+        ("gradient-bits", options.gradient_bits, GRADIENT_BITS), ("loss", options.loss, tuple(LOSSES)),
     ):  # fmt: skip
         if value not in known:
             raise InputError(f"--{name}", f"must be {', '.join(map(str, known[:-1]))} or {known[-1]}, not {value!r}")

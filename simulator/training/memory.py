@@ -90,7 +90,7 @@ class TrainingMemory:
     activations : float
         Kept for backward passes to come, of all micro-batches on their way.
     working : float
-        Of the layer that whole-layer recomputation computes again.
+        Of the layer that whole-layer recomputation computes again, or of a loss without a fused kernel.
     """
 
     weights: float
@@ -117,7 +117,7 @@ def stage_memory(
     layout: TrainingLayout,
     options: TrainingOptions,
     per_weight: BytesPerWeight,
-    layers: Sequence[Passes],
+    passes: Sequence[Passes],
     waiting: float,
 ) -> TrainingMemory:
     """Memory of a device of one pipeline stage.
@@ -126,8 +126,8 @@ def stage_memory(
     ----------
     held : sequence of int
         Stages of which it has the weights.
-    layers : sequence of Passes
-        Of the stage's layers.
+    passes : sequence of Passes
+        Of the stage's layers, embedding and head.
     waiting : float
         Most bytes of activations that it keeps at once [B].
     """
@@ -138,7 +138,7 @@ def stage_memory(
     if options.zero == 3:
         sizes = [layer_parameters(layer) for i in held for layer, _ in stages[i].groups]
         gathered = AHEAD * per_weight.weights * max((p.dense + p.experts for p in sizes), default=0.0)
-    working = max((p.working_bytes for p in layers), default=0.0)
+    working = max((p.working_bytes for p in passes), default=0.0)
     optimizer = model_states.optimizer * (not options.offload_optimizer)
     return TrainingMemory(model_states.weights, model_states.gradients, optimizer, gathered, waiting, working)
 

@@ -16,6 +16,13 @@ from ...workloads.model import Layer, ModelSpec
 RESIDENT = {"mxfp8": 2 * (1 + 1 / 32), "nvfp4": 2 * (0.5 + 1 / 16)}
 """Bytes of a weight in two copies with their block scales (Transformer Engine, docs/features/low_precision_training)."""
 
+LOSSES = {"fused": (4.0, 0.0), "in-place": (2.0, 0.0), "unfused": (4.0, 12.0)}
+"""Bytes of each logit that a loss keeps until its backward pass, and needs during it.
+
+Of one kernel: the gradient in 32 bits, or in place of the logits (NVIDIA/TransformerEngine, pytorch/triton/cross_entropy.py up to 2.16). Of PyTorch's:
+probabilities, then their exponentials, the sum with the target's -1, and the gradient (pytorch/pytorch@02eef6b, torch/distributed/tensor/parallel/loss.py).
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class BytesPerWeight:
@@ -26,9 +33,9 @@ class BytesPerWeight:
     optimizer: float
 
     @classmethod
-    def adam(cls, value_bytes: float, moment_bits: int = 32) -> BytesPerWeight:
+    def adam(cls, value_bytes: float, moment_bits: int = 32, gradient_bits: int = 16) -> BytesPerWeight:
         """Adam with two moments: with weights of 16 bit it keeps a copy of them in 32 bit."""
-        return cls(value_bytes, value_bytes, moment_bits / 4 + 4.0 * (value_bytes < 4))
+        return cls(value_bytes, max(value_bytes, gradient_bits / 8), moment_bits / 4 + 4.0 * (value_bytes < 4))
 
     def stored_as(self, dtype: str) -> BytesPerWeight:
         """Return the bytes with weights in the format of their products.

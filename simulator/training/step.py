@@ -177,10 +177,9 @@ def _prices(deployment: Deployment, layout: TrainingLayout, options: TrainingOpt
     """Seconds of a micro-batch on one rank: of each sequence, where several share it, its part."""
     sequences = whole_sequences(options.micro_batch, options.seq, deployment.shard.windows)
     m = Moments(sequences.windows, sequences.values / layout.cp)
-    per_weight = BytesPerWeight.adam(deployment.run.numerics.act_bytes, options.moment_bits).stored_as(
-        deployment.run.numerics.weight_format("ffn")
-    )
-    return LayerPrices(deployment, layout, options, m, per_weight)
+    numerics = deployment.run.numerics
+    per_weight = BytesPerWeight.adam(numerics.act_bytes, options.moment_bits, options.gradient_bits)
+    return LayerPrices(deployment, layout, options, m, per_weight.stored_as(numerics.weight_format("ffn")))
 
 
 def _stages(bench: LayerPrices) -> tuple[TrainingStage, ...]:
@@ -230,8 +229,8 @@ def _stage(
     layer_counts[place] = ParameterCounts(layer_counts[place].dense + rest, layer_counts[place].experts)
     known = {p: _exchanges(bench, p) for p in dict.fromkeys(layer_counts)}
     gathers, scatters = zip(*(known[p] for p in layer_counts), strict=True)
-    layers = [passes for chunk in chunks for passes in chunk]
-    memory = stage_memory(d.stages, _held(layout, options, index), layout, options, bench.bytes_each, layers, waiting)
+    passes = [p for p in (*(p for chunk in chunks for p in chunk), *ends) if p is not None]
+    memory = stage_memory(d.stages, _held(layout, options, index), layout, options, bench.bytes_each, passes, waiting)
     return TrainingStage(chunks, *ends, parameters, gathers, scatters, memory)
 
 

@@ -240,6 +240,8 @@ def test_skewed_routing_takes_longer() -> None:
         ({"ep": 3}, "must divide the 8 experts and the 16 devices of a stage"),
         ({"tp": 3}, "must be the 16 devices"),
         ({"moment_bits": 12}, "--moment-bits: must be 8, 16 or 32, not 12"),
+        ({"gradient_bits": 8}, "--gradient-bits: must be 16 or 32, not 8"),
+        ({"loss": "fast"}, "--loss: must be fused, in-place or unfused, not 'fast'"),
         ({"kv_dtype": "fp8"}, "--kv-dtype: is of serving; training has none"),
         ({"micro_batch": 0}, "--micro-batch: must be a whole number from 1"),
     ],
@@ -341,6 +343,11 @@ def test_what_keeps_less_takes_longer(model: str) -> None:
     assert all(a.flops.hardware < b.flops.hardware for a, b in pairwise(whole))
     states = [step(moment_bits=bits).memory.optimizer for bits in (8, 16, 32)]
     assert states == pytest.approx([states[0] * n for n in (1, 8 / 6, 2)])
+    short, long = (step(gradient_bits=bits) for bits in (16, 32))
+    assert long.memory.gradients == 2 * short.memory.gradients
+    assert long.seconds >= short.seconds
+    logits = 4096 * load_model(model).vocab
+    assert step(loss="unfused").memory.working == 12 * logits
     sizes = [step(batch=256, micro_batch=n).memory.total for n in (1, 2, 4)]
     assert sizes == sorted(sizes)
     for a, b in pairwise(step(dtype=dtype) for dtype in ("bf16", "mxfp8", "nvfp4")):

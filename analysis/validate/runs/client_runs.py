@@ -50,6 +50,8 @@ RECIPE = (
 )
 WORDS: Mapping[str, Any] = {"yes": True, "no": False, **{str(n): n for n in range(128)}}
 """Cells of a recipe with another type than text."""
+FUSED = (26, 8)
+"""Release of NVIDIA's container from which on the fused loss has a gradient of its own (NVIDIA/TransformerEngine#3193, July 2026)."""
 DRAFTS = 3
 """Drafts a step where only the measured tokens of a step are known."""
 ROUNDS, WARM, END = 3.4, 1.2, 2.6
@@ -192,8 +194,11 @@ def acceptance(tokens: float) -> float:
 
 def _trained(row: Mapping[str, str]) -> dict[str, Any]:
     """Options of a training step that its row says in columns, and those of its recipe that no column has."""
-    options: dict[str, Any] = {"cp": int(_number(row.get("cp", "")) or 1)}
     release = numbers_of(row.get("release", ""))
+    options: dict[str, Any] = {
+        "cp": int(_number(row.get("cp", "")) or 1),
+        "loss": "fused" if release >= FUSED else "in-place",
+    }
     for models, devices, precision, since, *cells in _recipes():
         named = row["model"] in models.split() and row["gpu"] in devices.split() and release >= numbers_of(since)
         if named and (precision == "-" or row.get("precision") in precision.split()):
@@ -207,7 +212,8 @@ def _torchtitan(row: Mapping[str, str], options: Mapping[str, Any]) -> dict[str,
     A local batch is split into as many micro-batches as there are stages (pytorch/torchtitan@9dec370, parallelisms/pipelining_utils.py).
     """
     note = row.get("note", "")
-    out: dict[str, Any] = {"overlap_tp": "async TP" in note}
+    out: dict[str, Any] = {"overlap_tp": "async TP" in note, "gradient_bits": 32, "loss": "unfused"}
+    out["zero"] = 3 if options.get("pp", 1) == 1 else 1  # with stages, weights stay gathered and gradients whole
     if "local batch" in note:
         out["micro_batch"] = max(options["batch"] // (int(row["dp"]) * options.get("pp", 1)), 1)
     if options.get("recompute") == "selective":
