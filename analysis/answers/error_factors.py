@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache
-from math import log2
+from math import log1p, log2
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,7 +46,7 @@ class Conditions(NamedTuple):
     """What of a run its errors depend on.
 
     `sequences` of a rank's step; `prompts`, the share of the time of steps with prompts; `burst`: all requests arrive
-    at once; `split`: separate prefill and decode pools; `zero`: what ranks of a training step share (`TrainingOptions`);
+    at once; `in_step`: requests of one length in a closed loop; `split`: separate prefill and decode pools; `zero`: what ranks of a training step share (`TrainingOptions`);
     `outside`: share of a first token's time outside the steps and queues; `handed`: tokens that a front end hands out in a
     second.
     """
@@ -58,6 +58,7 @@ class Conditions(NamedTuple):
     sequences: float = 1.0
     prompts: float = 0.0
     burst: bool = False
+    in_step: bool = False
     split: bool = False
     zero: int = 0
     outside: float = 0.0
@@ -180,6 +181,17 @@ def _early_latent(conditions: Conditions) -> float:
     return float(latent and conditions.engine in TRITON and _old(conditions))
 
 
+def _ranks_in_step(conditions: Conditions) -> float:
+    """Logarithm of how many times as long steps take if no two ranks take prompts in one step.
+
+    Requests of one length end in the same step on all ranks, so the next prompts of all ranks share steps, too. With any other
+    lengths a rank's prompts delay the decodes of all other ranks: `dp` times as many steps with prompts at most.
+    """
+    if not conditions.in_step or conditions.engine == "trtllm":
+        return 0.0
+    return log1p(conditions.prompts * (conditions.deployment.layout.dp - 1))
+
+
 EVERY = (STEP, FIRST, POWER, TRAINING)
 FACTORS = (
     ErrorFactor(
@@ -195,6 +207,8 @@ FACTORS = (
     ),
     ErrorFactor("latent attention on an engine of early 2025 (NOT MODELLED)", "its kernels and its kernels of experts were new; DeepSeek-R1 "
                 "under vLLM 0.7 and SGLang 0.4, 12 runs of two systems", _early_latent),
+    ErrorFactor("data-parallel ranks in step", "all requests have one length; with others (--lengths) each rank's prompts delay the decodes of all ranks",
+                _ranks_in_step, (STEP,)),
     ErrorFactor("devices of other makers than NVIDIA", "small kernels and collectives there", lambda c: float(not generation(c.deployment.system.device)), EVERY),
     ErrorFactor("an engine version that is old or not told", "hosts and kernels of 2024 and early 2025; which ones ran", lambda c: float(_old(c))),
     ErrorFactor("SGLang", "its host and its running limits by model", lambda c: float(c.engine == "sglang")),
@@ -204,8 +218,8 @@ FACTORS = (
     ErrorFactor("steps with prompts", "share of the time; host work in parallel with them", lambda c: c.prompts),
     ErrorFactor("drafts", "the host between sequential passes of a draft", lambda c: float("drafts" in c.deployment.parts)),
     ErrorFactor("windows, states or compressed keys", "split of the memory, and kernels of one model", _unusual_attention, EVERY),
-    ErrorFactor("data-parallel attention", "steps of decodes under SGLang are too short, and ranks that wait for each other's prompts, out of step; no run "
-                "under vLLM is known, and none under TensorRT-LLM shows it", lambda c: float(c.deployment.layout.dp > 1 and c.engine != "trtllm")),
+    ErrorFactor("data-parallel attention", "exchanges of ranks with unequal tokens; DeepSeek-V3 on eight MI300X takes twice the time, the cause is unknown. No run under "
+                "vLLM is known, and none under TensorRT-LLM shows it", lambda c: float(c.deployment.layout.dp > 1 and c.engine != "trtllm")),
     ErrorFactor("separate pools", "the transfer of keys, and the router between them", lambda c: float(c.split)),
     ErrorFactor("gradients shared by ranks", "FSDP: frameworks with few measured steps", lambda c: float(c.zero >= 2), (TRAINING,)),
     ErrorFactor("TensorRT-LLM", "what its executor does between a request and its first step", lambda c: float(c.engine == "trtllm"), (FIRST,)),
@@ -216,8 +230,8 @@ FACTORS = (
 )  # fmt: skip
 
 
-UNPRICED = 4
-"""The first factors are of things that no cost model knows; of a step their errors are not fitted, and some have a median other than zero."""
+UNPRICED = 5
+"""The first factors are of things that no cost model knows, or of assumed lengths; of a step their errors are not fitted, and some have a median other than zero."""
 
 
 def _old(conditions: Conditions) -> bool:

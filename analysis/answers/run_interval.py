@@ -227,8 +227,9 @@ def run_draws(run: Run, open_loop: bool, engine: Engine = ("", ()), burst: bool 
     first = float((rows.first_token_s - rows.arrival_s).mean())
     outside = run.outside_s
     handed = (run.output_tokens_per_s or 0.0) * d.layout.devices / run.devices  # by each replica's front end
+    in_step = (closed or burst) and not any(np.ptp(x) for x in (rows.input_tokens, rows.output_tokens))
     c = Conditions(
-        d, stages[0], *engine, len(batches[0].context), share, burst, prefill is not None,
+        d, stages[0], *engine, len(batches[0].context), share, burst, in_step, prefill is not None,
         outside=outside / max(first + outside, 1e-12), handed=handed,
     )  # fmt: skip
     alone = 0.0 if burst or not closed else (first - wait + outside) / max(all_of_it - wait + outside, 1e-12)

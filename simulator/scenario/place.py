@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ...devices.calibrated.libraries import generation, joint_attention
+from ...devices.calibrated.libraries import BLACKWELL, HOPPER, generation, joint_attention
 from ...devices.hosts.catalog import placed_in
 from ...devices.power.cap import capped_system
 from ...devices.spec import SystemSpec
@@ -67,7 +67,8 @@ def deployed(
 
 
 ONE_LIBRARY = "vllm"
-"""Whose rows tell of experts in MXFP4: on NVIDIA's devices all three engines call one library for them (`frameworks.kernels`)."""
+"""Whose rows tell of experts in MXFP4: all three engines call OpenAI's Triton kernels on Hopper and TensorRT-LLM's generated ones on data-centre Blackwell
+(`get_mxfp4_backend` in vLLM 0.12, ``quantization/mxfp4.py``; `moe_runner_backend` in SGLang 0.5.4, ``server_args.py``). Elsewhere vLLM calls Marlin."""
 
 
 def _deployed(
@@ -94,9 +95,9 @@ def _deployed(
     if (
         framework is None
         and stored == "mxfp4"
-        and generation(system.device)
         and settings is not None
         and settings.given
+        and (vllm or generation(system.device) in (HOPPER, BLACKWELL))
     ):
         frameworks = {"experts": ONE_LIBRARY}
     if framework is not None:  # compiled code, which other deployments start without

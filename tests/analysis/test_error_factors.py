@@ -83,6 +83,15 @@ def test_an_answer_names_what_widens_it() -> None:
     assert early.intervals.tpot.high / early.intervals.tpot.low > known.intervals.tpot.high / known.intervals.tpot.low
 
 
+@pytest.mark.parametrize(("lengths", "named"), [("fixed", True), ("uniform", False)])
+def test_ranks_whose_requests_have_one_length_are_in_step(lengths: str, named: bool) -> None:
+    found = simulate(
+        "qwen3-30b-a3b", "h100-x4", framework="sglang", dp=4, lengths=lengths, **WORK | {"input_len": 4096}
+    ).intervals
+    assert found is not None
+    assert ("data-parallel ranks in step" in found.reasons) == named
+
+
 def test_known_kinds_stay_narrow() -> None:
     """Dense models on an H100 under vLLM, in 16 and in 8 bits."""
     for dtype in (None, "fp8"):
