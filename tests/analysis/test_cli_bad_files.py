@@ -33,33 +33,15 @@ def config(**changes: object) -> str:
 
 
 MODELS: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
+    # of many more: tests/workloads/test_hf_errors.py
     "not JSON": ("{num_hidden_layers: 2", ("config.json",)),
-    "cut off": (config()[:100], ("config.json",)),
-    "empty": ("", ("config.json", "empty")),
-    "blank": (" \n", ("config.json",)),
-    "list": ("[1, 2]", ("config.json", "object")),
-    "number": ("3", ("config.json", "object")),
-    "null": ("null", ("config.json", "object")),
     "binary": (b"\xff\xfe\x00\x01", ("config.json", "UTF-8")),
     "deep": ("[" * 100_000, ("config.json",)),
     "key twice": (config()[:-1] + ', "vocab_size": 5}', ("config.json", "vocab_size")),
     "no layers": (config(num_hidden_layers=...), ("num_hidden_layers",)),
     "unknown class": (config(architectures=["MixtralForCausalLN"]),
                       ("MixtralForCausalLN", "share its keys: ", "MixtralForCausalLM (8 of 8)")),
-    "no class": (config(architectures=...), ("architectures",)),
-    "negative": (config(hidden_size=-1), ("hidden_size", "-1")),
-    "zero": (config(num_hidden_layers=0), ("num_hidden_layers", "0")),
-    "NaN": (config(vocab_size=float("nan")), ("vocab_size",)),
-    "infinite": (config(vocab_size=float("inf")), ("vocab_size",)),
-    "text": (config(hidden_size="256"), ("hidden_size", "256")),
-    "boolean": (config(num_hidden_layers=True), ("num_hidden_layers",)),
-    "fraction": (config(hidden_size=256.5), ("hidden_size",)),
-    "null size": (config(hidden_size=None), ("hidden_size",)),
-    "huge": (config(vocab_size=2**31), ("vocab_size",)),
     "very huge": (config(vocab_size=10**400), ("vocab_size",)),
-    "too many experts a token": (config(num_experts_per_tok=5), ("num_experts_per_tok", "4")),
-    "no experts": (config(num_local_experts=0), ("num_local_experts",)),
-    "kv heads": (config(num_key_value_heads=3), ("num_key_value_heads",)),
     "format": (config(torch_dtype="float99"), ("torch_dtype", "float99")),
 }  # fmt: skip
 
@@ -103,24 +85,14 @@ node_link: {name: net, bandwidth_GBps: {value: 50, source: "the data sheet"}, la
 """
 
 DEVICES = {
+    # of many more: tests/devices/test_own_files.py
     "unknown key": (DEVICE.replace("launch_us", "lunch_us"), ("lunch_us", "did you mean")),
     "unit": (DEVICE.replace("capacity_GiB", "capacity_pounds"), ("capacity_pounds",)),
-    "key twice": (DEVICE + "name: other\n", ("name", "twice")),
     "code": (DEVICE + "title: !!python/object/apply:os.system ['touch ran']\n", ("python",)),
     "no source": (DEVICE.replace(', source: "assumed: vLLM\'s default"', ""), ("source",)),
-    "bare number": (DEVICE.replace('{value: 2, source: "assumed: as its kin"}', "2"), ("launch", "source")),
-    "negative": (DEVICE.replace("value: 3000", "value: -3000"), ("bandwidth_GBps",)),
-    "zero": (DEVICE.replace("value: 3000", "value: 0"), ("bandwidth_GBps",)),
-    "NaN": (DEVICE.replace("value: 3000", "value: .nan"), ("bandwidth_GBps",)),
-    "infinite": (DEVICE.replace("value: 3000", "value: .inf"), ("bandwidth_GBps",)),
-    "text": (DEVICE.replace("value: 3000", "value: fast"), ("bandwidth_GBps",)),
     "above one": (DEVICE.replace("value: 0.9,", "value: 1.5,"), ("fraction",)),
-    "format": (DEVICE.replace("fp16: 900", "fp17: 900"), ("fp17", "did you mean")),
     "placement": (DEVICE + "placement: paper\n", ("placement is not part of a device", "mapping: {")),
     "missing": (DEVICE.replace("link: {name: wire", "wire: {name: wire"), ("wire", "link")),
-    "list": ("[1]\n", ("mine.yaml",)),
-    "empty": ("", ("mine.yaml", "empty")),
-    "not YAML": ("name: [\n", ("mine.yaml",)),
     "binary": (b"\xff\xfe\x00", ("mine.yaml",)),
     "taken": (DEVICE.replace("name: mine", "name: h100"), ("h100", "catalog")),
     "bomb": ("a: &a [x, x]\nb: &b [*a, *a]\nname: *b\n", ("mine.yaml",)),
@@ -187,19 +159,10 @@ def test_the_device_above_is_good_unchanged(ask: Ask, write: Write) -> None:
 
 
 TRACES: dict[str, tuple[str | bytes, str, tuple[str, ...]]] = {
-    # name: (content, suffix of the place, parts)
+    # name: (content, suffix of the place, parts); of many more: tests/workloads/test_requests_errors.py
     "missing column": (OWN.replace("output_tokens", "out"), ".csv:1", ("output_tokens",)),
-    "text": (OWN + "0,0,1,1\n1,1,many,1\n", ".csv:3", ("input_tokens", "'many'")),
-    "NaN": (OWN + "0,0,nan,1\n", ".csv:2", ("input_tokens",)),
-    "out of order": (OWN + "0,5,1,1\n1,1,1,1\n", ".csv:3", ("arrival_s", "earlier")),
-    "zero output": (OWN + "0,0,1,0\n", ".csv:2", ("output_tokens", "from 1")),
-    "negative": (OWN + "0,0,-1,1\n", ".csv:2", ("input_tokens",)),
-    "no rows": (OWN, ".csv", ("no rows",)),
-    "empty": ("", ".csv", ("empty",)),
     "truncated": (OWN + "0,0,1,1\n1,1,1", ".csv:3", ("3 cells",)),
-    "binary": (OWN.encode() + b"0,0,1,1\n\xff\xfe\n", ".csv:3", ("UTF-8",)),
     "all binary": (bytes(range(256)), ".csv", ()),
-    "another table": ("a,b\n1,2\n", ".csv:1", ("known formats",)),
     "late": (OWN + "".join(f"{i},{i},10,2\n" for i in range(70_000)) + "x,70000,10,0\n",
              ".csv:70002", ("output_tokens",)),
     "too long for the memory": (OWN + "0,0,1,1\n1,0,2000000,1\n", "h100-x1",

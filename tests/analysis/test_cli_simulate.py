@@ -90,15 +90,6 @@ def test_the_books_balance(ask: Ask, tmp_path: Path, drawn: list[str]) -> None:
     assert clock == pytest.approx(sum(r["end_s"] - r["start_s"] for r in stages), rel=1e-6)
 
 
-def test_the_expert_draw_alone_depends_on_the_seed(ask: Ask, tmp_path: Path, drawn: list[str]) -> None:
-    line = ("simulate", "mixtral-8x7b", "--system", "duplex-x4", "--closed-loop", "4", "--requests", "8", *FIXED)
-    for seed in (1, 2):
-        assert ask(*line, "--seed", seed, "--out", tmp_path / str(seed)).code == 0
-    one, two = (rows_of(tmp_path / str(seed) / "requests.csv") for seed in (1, 2))
-    assert [r["input_tokens"] for r in one] == [r["input_tokens"] for r in two]
-    assert [r["last_token_s"] for r in one] != [r["last_token_s"] for r in two]
-
-
 def test_one_token_outputs_have_no_gaps(ask: Ask) -> None:
     line = (*SMALL, "--rate", "5", "--requests", "6", "--input-len", "50", "--output-len", "1")
     found = ask(*line, "--json").json()
@@ -109,14 +100,6 @@ def test_one_token_outputs_have_no_gaps(ask: Ask) -> None:
     shown = ask(*line)
     assert shown.code == 0
     assert "nan" not in shown.out.lower()
-
-
-def test_one_request(ask: Ask, drawn: list[str], tmp_path: Path) -> None:
-    line = (*SMALL, "--closed-loop", "1", "--requests", "1", *FIXED)
-    found = ask(*line, "--json", "--out", tmp_path).json()
-    check_books(found, rows_of(tmp_path / "requests.csv"))
-    assert found["iterations"] == 20
-    assert found["ttft_s"]["p99"] == pytest.approx(found["ttft_s"]["mean"])
 
 
 def test_a_closed_loop_keeps_its_clients_busy(ask: Ask, tmp_path: Path, drawn: list[str]) -> None:
@@ -132,20 +115,6 @@ def test_a_closed_loop_keeps_its_clients_busy(ask: Ask, tmp_path: Path, drawn: l
     assert most == 8
     huge = ask(*SMALL, "--closed-loop", "2147483647", "--requests", "64", *FIXED, "--json").json()
     assert huge["output_tokens"] == 64 * 20
-
-
-def test_warm_up_leaves_requests_out_of_the_metrics(ask: Ask, tmp_path: Path, drawn: list[str]) -> None:
-    line = (*SMALL, "--rate", "40", "--requests", "50", "--json")
-    whole = ask(*line, "--out", tmp_path / "whole").json()
-    late = ask(*line, "--warmup", "20", "--out", tmp_path / "late").json()
-    files = [(tmp_path / name / "requests.csv").read_bytes() for name in ("whole", "late")]
-    assert files[0] == files[1]
-    rows = sorted(rows_of(tmp_path / "late/requests.csv"), key=lambda r: r["last_token_s"])
-    waited = [r["first_token_s"] - r["arrival_s"] for r in rows[20:]]
-    assert late["ttft_s"]["mean"] == pytest.approx(sum(waited) / 30, abs=1e-8)
-    assert late["interval_s"] == pytest.approx(rows[-1]["last_token_s"] - rows[19]["last_token_s"], abs=1e-8)
-    assert late["output_tokens"] == whole["output_tokens"]
-    assert late["interval_output_tokens"] < whole["interval_output_tokens"]
 
 
 def test_seeds_give_intervals(ask: Ask, tmp_path: Path, drawn: list[str]) -> None:

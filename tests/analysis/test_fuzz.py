@@ -163,7 +163,7 @@ TARGETS: dict[str, tuple[tuple[str, ...], Files]] = {
         {"points.csv": f"{','.join(ROW)}\n{','.join(map(str, (ROW | {'osl': 2, 'isl': 16}).values()))}\n"},
     ),
 }  # fmt: skip
-CASES = int(os.environ.get("OPBYTE_FUZZ", "24"))
+CASES = int(os.environ.get("OPBYTE_FUZZ", "16"))
 """Of each target; options are drawn fifteen times as often."""
 SLOW = {"sweep": 4, "design space": 4}
 """Targets that draw figures or simulate: one case for so many of others."""

@@ -19,6 +19,8 @@ from opbyte.simulator.parts.kv_tiers.asked import read_tiers, tiers_asked
 from opbyte.simulator.parts.kv_tiers.options import TierOptions
 from opbyte.workloads.errors import InputError
 
+from ..tables import tables
+
 HASHED: dict[str, Any] = {
     "policy": "vllm", "closed_loop": 2, "max_seqs": 2, "turns": 4.0, "requests": 60, "input_len": 900,
     "output_len": 20,
@@ -39,25 +41,7 @@ def test_sizes_and_links() -> None:
     assert not read_tiers("host:1GiB:free", system)[0].paced
 
 
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        ({"kv_tiers": "hosst:1GiB"}, r"--kv-tiers 'hosst:1GiB': unknown tier.*host"),
-        ({"kv_tiers": "host:64"}, r"must be a size with its unit.*'64'"),
-        ({"kv_tiers": "host:1GiB:0"}, r"must have a rate in GB/s.*'0'"),
-        ({"kv_tiers": "host:1GiB:nan"}, r"must have a rate"),
-        ({"kv_tiers": "host:1GiB:5:-1"}, r"must have a latency in us"),
-        ({"kv_tiers": "host:1GiB:5:1:1"}, r"write NAME\[:SIZE"),
-        ({"kv_tiers": "host:1GiB,host:2GiB"}, r"has host twice"),
-        ({"kv_tiers": "shared"}, r"needs a size"),
-        ({"kv_tiers": "host:9TiB"}, r"more than the 512 GiB that 2 x h100 have"),
-        ({"kv_write": "through"}, r"--kv-write: needs --kv-tiers"),
-        ({"kv_prefetch": True}, r"--kv-prefetch: needs --kv-tiers"),
-        ({"kv_tiers": "host", "kv_prefetch": True}, r"needs a tier below the first"),
-        ({"kv_tiers": "host", "kv_write": "bak"}, r"--kv-write 'bak': unknown rule.*back"),
-        ({"kv_tiers": "host", "kv_load": "never"}, r"--kv-load 'never': unknown rule"),
-    ],
-)
+@pytest.mark.parametrize(("options", "reason"), tables(__file__)["bad"])
 def test_what_cannot_be_read(options: dict[str, Any], reason: str) -> None:
     with pytest.raises(InputError, match=reason):
         tiers_asked(TierOptions(**options), load_system("h100-x2"))

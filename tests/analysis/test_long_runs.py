@@ -1,6 +1,6 @@
 """Does a long run lose nothing, whatever parts it has: tokens, order, memory, energy?
 
-10^4 requests of each part alone and of all together; ``make nightly`` serves 10^6.
+10^4 requests over two pools and of the other parts together; ``make nightly`` serves 10^6 of each part alone too.
 """
 
 from __future__ import annotations
@@ -39,8 +39,10 @@ def run_of(requests: int, options: dict[str, Any]) -> Run:
     return run_scenario(Scenario.of(MODEL, system, **(LOAD | {"requests": requests} | options)))
 
 
-@pytest.mark.parametrize("requests", [10_000, pytest.param(1_000_000, marks=NIGHT)])
-@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize(
+    ("name", "requests"),
+    [("pools", 10_000), ("all", 10_000), *(pytest.param(name, 1_000_000, marks=NIGHT) for name in PARTS)],
+)
 def test_nothing_is_lost(name: str, requests: int) -> None:
     found = run_of(requests, PARTS[name])
     rows = found.requests

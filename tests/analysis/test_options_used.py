@@ -17,6 +17,7 @@ import pytest
 from opbyte.simulator.option import PlacedOption, placed
 from opbyte.simulator.scenario.scenario import Scenario
 
+from ..tables import tables
 from .conftest import Answer, Ask
 from .test_fuzz import commands
 
@@ -35,30 +36,7 @@ MODEL = json.dumps({
     "num_experts_per_tok": 2, "torch_dtype": "bfloat16",
 })  # fmt: skip
 FILES = {"t.csv": TRACE, "p.csv": PROFILE, "engine.json": ENGINE, "gemm.csv": GEMM, "moe.json": MODEL}
-VALUES: dict[str, str | None] = {
-    "trace": "t.csv", "rate": "7", "closed_loop": "3", "requests": "4", "input_len": "33", "output_len": "7",
-    "lengths": "lognormal", "turns": "3", "think": "2", "cv": "3", "rate_scale": "2", "spread": "0.3",
-    "duration": "0.2", "since": "0.1", "mean_rate": "9", "rate_profile": "p.csv", "images": "2",
-    "image_size": "640x480", "encoder_cache_hits": "0.5", "classes": "a:share=0.5;b:share=0.5",
-    "policy": "chunked", "engine": "engine.json", "token_budget": "16", "max_seqs": "2", "max_model_len": "30",
-    "prompt_room": "64", "speculative": "ngram:3", "acceptance": "0.6,0.4,0.2", "kv_tiers": "host:1GiB",
-    "kv_write": "back", "kv_load": "cheaper", "kv_prefetch": None, "kernels": "gemm.csv", "framework": "measured-blend",
-    "costs": "roofline", "memory": "derived", "host": "pcie-peer", "routing": "power_law:1",
-    "sampling": "top_p=0.9,temperature=0.8", "dtype": "fp8", "kv_dtype": "fp8", "tp": "2", "dp": "2", "ep": "2",
-    "pp": "2", "all_to_all": "hierarchical", "placement": "xpu-only", "expert_placement": "round-robin",
-    "redundant_experts": "4", "expert_dispatch": "local", "attention": "unfused", "overlap": "two-batch",
-    "experts_resident": "4", "expert_cache": "lfu", "expert_predictor": "0.5", "expert_horizon": "step",
-    "adapters": "4", "adapter_rank": "8", "adapters_resident": "2", "adapter_popularity": "power_law:1",
-    "power_cap": "300", "clock": "1000", "strict": None, "router": "least-loaded", "replicas": "2",
-    "autoscale": "1:2,by=requests:2", "fail": "0@0.1", "mtbf": "0.1", "repair": "3",
-    "encoder": "clip-vit-l14-336", "encoder_system": "h100-x1", "experts_on": "h100-x1", "micro_batches": "2",
-    "experts_link": "50,5", "prefill": "h100-x1", "decode": "h100-x1", "kv_link": "50,5", "kv_overlap": "none",
-    "client": "vllm bench serve --burstiness 4 --request-rate 20", "prefix_len": "64", "prefixes": "2",
-    "warmup": "2", "stop": "4", "seed": "5", "grid_gCO2_per_kWh": "300", "price": "h100=2",
-    "capex": "h100=30000", "years": "3", "usd_per_kWh": "0.2", "pue": "1.5",
-    "part": "of-no-such-name:over=1",  # none is registered here; tests/simulator/test_outside_part.py has one
-}  # fmt: skip
-"""Of a scenario's options; None where it takes none. Those of two pools take what the option alone does."""
+VALUES: dict[str, str | None] = tables(__file__)["values"]
 
 LIMIT = "a limit: it refuses what breaks it, and leaves the rest as it is"
 ALIKE = "a rule that leaves no choice where there is one, asked of all systems of a comparison alike"

@@ -8,6 +8,7 @@ bandwidth, both with efficiencies.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import BinaryIO
@@ -268,11 +269,6 @@ def test_roofline_of_few_ops(ops: int, count: int) -> None:
     assert_legible(figure)
 
 
-def test_roofline_of_nothing_at_all() -> None:
-    processors, ops = crowd(1)
-    assert_legible(roofline(processors[:0], ops[:0], "nothing"))
-
-
 def test_a_missing_column_is_named() -> None:
     processors, ops = crowd(2)
     with pytest.raises(ValueError, match="ops lacks the columns layer, bound"):
@@ -343,13 +339,9 @@ def test_latency_of_unfinished_requests(finished: int) -> None:
     assert_legible(figure)
 
 
-def test_latency_of_no_requests() -> None:
-    assert_legible(latency(request_table(1)[:0], "none"))
-
-
 def test_latency_of_many_requests() -> None:
-    table = request_table(1_000_000)
-    figure = latency(table, "a million")
+    table = request_table(200_000)
+    figure = latency(table, "many")
     assert all(len(line.get_xdata()) <= MAX_POINTS for line in drawn(figure, "cdf"))  # type: ignore[attr-defined]
     output = drawn(figure, "bins")[0].get_data()  # type: ignore[attr-defined]
     made = output.values.sum() * np.diff(output.edges)[0]
@@ -409,10 +401,6 @@ def test_breakdown_without_time_or_energy() -> None:
     assert_legible(breakdown(table, "first run empty"))
 
 
-def test_breakdown_of_no_ops() -> None:
-    assert_legible(breakdown(many_runs(1)[:0], "none"))
-
-
 # Op/B against batch
 
 
@@ -445,11 +433,6 @@ def test_op_per_byte_vs_batch() -> None:
 @pytest.mark.parametrize(("layers", "ridges"), [([], 0), ([], 2), (["moe"], 0), ([*LAYERS, "a", "b", "c"], 2)])
 def test_op_per_byte_vs_batch_of_any_number(layers: list[str], ridges: int) -> None:
     assert_legible(op_per_byte_vs_batch(batch_table(layers), RIDGES[:ridges], "lines"))
-
-
-def test_op_per_byte_at_one_batch_size() -> None:
-    table = batch_table(["moe"])
-    assert_legible(op_per_byte_vs_batch(table[table["batch"] == 4], RIDGES, "one"))
 
 
 # Style, labels, files
@@ -523,8 +506,8 @@ def test_png_bytes_are_the_same_each_time(figures: list[list[Figure]], tmp_path:
         assert size == [round(200 * inches) for inches in first.get_size_inches()]
 
 
-def test_settings_are_left_alone(figures: list[list[Figure]]) -> None:
-    del figures
+def test_settings_are_left_alone() -> None:
+    roofline(*crowd(1), "roofline")
     assert matplotlib.rcParams["text.parse_math"]
     assert matplotlib.rcParams["font.size"] == matplotlib.rcParamsDefault["font.size"]
 
@@ -729,10 +712,6 @@ def test_kernel_errors_panels(devices: int, sources: int, count: int) -> None:
     assert_legible(figure)
 
 
-def test_kernel_errors_of_no_rows() -> None:
-    assert_legible(kernel_errors(kernel_rows(1, 1, 4)[:0], "nothing"))
-
-
 def fraction_rows(devices: int, families: int, count: int) -> pd.DataFrame:
     rng = np.random.default_rng(1)
     which = [f"family-{i}" for i in rng.integers(0, families, count)]
@@ -759,5 +738,17 @@ def test_fractions_have_a_panel_a_device_and_family(devices: int, families: int,
     assert_legible(figure)
 
 
-def test_fractions_of_no_rows() -> None:
-    assert_legible(roofline_fractions(fraction_rows(1, 1, 4)[:0], "nothing"))
+NOTHING: dict[str, Callable[[], Figure]] = {
+    "roofline": lambda: roofline(*(table[:0] for table in crowd(1)), "nothing"),
+    "latency": lambda: latency(request_table(1)[:0], "none"),
+    "breakdown": lambda: breakdown(many_runs(1)[:0], "none"),
+    "op_per_byte": lambda: op_per_byte_vs_batch(batch_table(["moe"]).query("batch == 4"), RIDGES, "one"),
+    "kernel_errors": lambda: kernel_errors(kernel_rows(1, 1, 4)[:0], "nothing"),
+    "fractions": lambda: roofline_fractions(fraction_rows(1, 1, 4)[:0], "nothing"),
+}
+
+
+@pytest.mark.parametrize("name", NOTHING)
+def test_figures_of_nothing_are_legible(name: str) -> None:
+    """And of one batch size."""
+    assert_legible(NOTHING[name]())

@@ -43,13 +43,6 @@ def test_no_drafts_are_the_plain_run(ask: Ask, tmp_path: Path, drawn: list[str])
     assert told(ask(*RUN, "--json")) == told(ask(*RUN, "--speculative", "eagle:0", "--json"))
 
 
-def test_equal_seeds_are_equal_bytes(ask: Ask, tmp_path: Path, drawn: list[str]) -> None:
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        assert ask(*RUN, *EAGLE, "--seed", seed, "--out", tmp_path / name).code == 0
-    tables = [(tmp_path / name / "requests.csv").read_bytes() for name in "abc"]
-    assert tables[0] == tables[1] != tables[2]
-
-
 def test_an_answer_says_what_speculation_did(ask: Ask) -> None:
     found = ask(*RUN, *EAGLE, "--json").json()
     own = found["speculation"]
@@ -107,27 +100,6 @@ def test_memory_holds_both_models(model: str, system: str, method: str) -> None:
     per_token = mine.block_bytes.sum() / mine.block + tokens
     assert rules.block_bytes.sum() / rules.block == pytest.approx(per_token)
     assert rules.constant == 3 * mine.constant
-
-
-def test_failures_lose_nothing() -> None:
-    """Requests of a failed replica are computed again, whatever was drafted; draws stay the same."""
-    options: dict[str, Any] = {
-        "policy": "vllm", "rate": 40.0, "requests": 200, "input_len": 60, "output_len": 30,
-        "speculative": "eagle:3", "acceptance": "0.9,0.7,0.5",
-    }  # fmt: skip
-    calm = simulate("llama-3-8b", "h100-x1", replicas=2, **options).run
-    hit = simulate("llama-3-8b", "h100-x1", replicas=2, fail=("0@1.5",), repair=0.5, **options).run
-    assert hit.failures == 1
-    assert hit.restarts > 0
-    for run in (calm, hit):
-        table = run.requests
-        assert len(table.request_id) == 200
-        assert (table.first_token_s <= table.last_token_s).all()
-        assert (
-            run.parts["drafts"].counts.emitted
-            <= run.parts["drafts"].counts.verified + run.parts["drafts"].counts.accepted
-        )
-    assert hit.output_tokens >= calm.output_tokens == int(calm.requests.output_tokens.sum())
 
 
 BAD = {

@@ -35,6 +35,7 @@ from opbyte.workloads.errors import InputError
 from opbyte.workloads.model import ModelSpec
 
 from ..processes import Start, descendants, ends
+from ..tables import tables
 from .conftest import Ask
 
 BASE = "base: {model: llama-3-8b, system: h100-x1, requests: 20, input_len: 64, output_len: 8}\n"
@@ -95,34 +96,7 @@ def test_equal_points_run_once(write: Write) -> None:
     assert len(list(study(write, text).points())) == 2
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("axs: {}", "study.yaml: axs: unknown key; did you mean 'axes'?"),
-        ("axes: {}", "study.yaml: axes: needs at least one axis, for example rate: [1, 2, 4]"),
-        ("axes: {rte: [1]}", "unknown parameter 'rte'; did you mean 'rate'?"),
-        ("axes: {rate: 3}", "axes.rate: must be a list of values, or one of values, grid"),
-        ("axes: {rate: []}", "axes.rate.values: must be a list with at least one value"),
-        ("axes: {rate: [[1]]}", "axes.rate.values[0]: must be a number or text, not [1]"),
-        ("axes: {rate: {grid: {low: 2, high: 1, points: 2}}}", "low must be at most high"),
-        ("axes: {rate: {grid: {low: 0, high: 1, points: 2, scale: log}}}", "above 0 with scale"),
-        ("axes: {rate: {grid: {low: 0, high: 1}}}", "axes.rate.grid.points: must be a whole"),
-        ("axes: {rate: {random: {low: 0, high: 1}}}", "samples: is needed with random axes"),
-        ("axes: {rate: [1]}\nsamples: 3", "samples: needs a random axis"),
-        ("axes: {rate: [1], r: {set: rate, values: [2]}}", "axes.r: is set by two axes"),
-        ("axes: {ttft_s_p99: {set: rate, values: [2]}}", "is a result's name; choose another"),
-        ("axes: {x: {set: [rate, tp], values: [[1]]}}", "values[0]: must be a list of 2 values"),
-        ("axes: {rate: [1]}\nconstraints: ['rates < 2']", "unknown name 'rates' in 'rates < 2'"),
-        ("axes: {rate: [1]}\nconstraints: ['rate + 2']", "'rate + 2' compares nothing"),
-        ("axes: {rate: [1]}\nconstraints: ['f(rate) < 2']", "'f(rate) < 2' is not a condition"),
-        ("axes: {rate: [1]}\nconstraints: ['rate ** 9 < 2']", "is not a condition"),
-        ("axes: {rate: [1]}\nconstraints: ['rate > 2']", "constraints: leave no point"),
-        ("axes: {rate: [1]}\nobjectives: {ttft: min}", "objectives.ttft: unknown metric"),
-        ("axes: {policy: [vllm]}\nobjectives: {policy: min}", "objectives.policy: is a column of text"),
-        ("axes: {rate: [1]}\nobjectives: {ttft_s_p99: low}", "must be max or min, not 'low'"),
-        ("axes: {rate: [.nan]}", "must be finite"),
-    ],
-)
+@pytest.mark.parametrize(("text", "message"), tables(__file__)["bad"])
 def test_bad_files_are_refused_in_one_line(write: Write, tmp_path: Path, text: str, message: str) -> None:
     path = write("study.yaml", BASE + text)
     with pytest.raises(InputError, match=r"study\.yaml: ") as caught:

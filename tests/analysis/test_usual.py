@@ -20,6 +20,8 @@ from opbyte.devices.catalog import load_system
 from opbyte.simulator.scenario import Scenario
 from opbyte.workloads.catalog import load_model
 
+from ..tables import tables
+
 WORK: dict[str, Any] = {"input_len": 256, "output_len": 64}
 LAID = ("tp", "dp", "ep")
 
@@ -71,18 +73,7 @@ def _text(answer: Result) -> str:
     return "\n".join(block for block in answer.blocks() if isinstance(block, str))
 
 
-@pytest.mark.parametrize(
-    ("given", "policy", "framework"),
-    [({}, None, "vllm"), ({"policy": "chunked"}, "chunked", None), ({"policy": "sglang"}, "sglang", "sglang"),
-     ({"framework": "typical"}, "vllm", "typical"), ({"framework": "trtllm@1.0"}, None, "trtllm@1.0"),
-     ({"costs": "roofline"}, "vllm", None), ({"engine": "engine.json"}, None, None),
-     ({"system": "duplex-x4"}, "vllm", None), ({"system": "tpu-v6e-x4"}, "vllm", None),
-     ({"experts_on": "duplex-x4"}, "vllm", None),
-     ({"system": None, "prefill": "h100-x1x2", "decode": "h200-x1"}, None, "vllm"),
-     ({"system": None, "prefill": "h100-x1", "decode": "duplex-x4"}, "vllm", None),
-     ({"system": None, "prefill": "h100-x1", "decode": "h100-x1", "decode_engine": "e.json"}, None, None),
-     ({"system": None, "prefill": "h100-x1", "decode": "h100-x1", "decode_policy": "mixed"}, None, None)],
-)  # fmt: skip
+@pytest.mark.parametrize(("given", "policy", "framework"), tables(__file__)["said"])
 def test_what_is_said_comes_first(given: dict[str, Any], policy: str | None, framework: str | None) -> None:
     """Kernels go with a scheduler; what shares no kernels, and rooflines, have those of no engine."""
     asked = Scenario.of(**{"model": "mixtral-8x7b", "system": "h100-x4", **given})

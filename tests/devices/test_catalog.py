@@ -12,28 +12,9 @@ import pytest
 from opbyte.devices.catalog import device_aliases, index_aliases, list_devices, list_systems, load_device, load_system
 from opbyte.workloads.errors import SpecError
 
-# Dense vendor peaks as published beside the measured kernel tables (device column of the tables;
-# 16-bit TFLOPS, 8-bit TFLOPS and its format, memory GB/s, last-level cache MB, link GB/s one way).
-MEASURED_PEAKS = {
-    "A100-SXM-80GB": (312, 624, "int8", 2039, 40, 300),
-    "H100-SXM-80GB": (989, 1979, "fp8", 3350, 50, 450),
-    "H200-SXM-141GB": (989, 1979, "fp8", 4800, 50, 450),
-    "L40S-48GB": (362, 733, "fp8", 864, 96, 32),
-    "MI300X-192GB": (1307.4, 2614.9, "fp8", 5300, 256, 448),
-    "B200-SXM-180GB": (2250, 4500, "fp8", 8000, 126, 900),
-    "GB200-185GB": (2500, 5000, "fp8", 8000, 126, 900),
-    "RTX-PRO-6000-SE": (467.8, 935.6, "fp8", 1792, 128, 64),
-    "H800-SXM-80GB": (989, 1979, "fp8", 3350, 50, 200),
-    "A800-SXM-80GB": (312, 624, "int8", 2039, 40, 200),
-    "H20-96GB": (148, 296, "fp8", 4000, 60, 450),
-    "A40-48GB": (149.7, 299, "int8", 696, 6, 56.25),
-    "A100-PCIE-80GB": (312, 624, "int8", 1935, 40, 32),
-    "A100-PCIE-40GB": (312, 624, "int8", 1555, 40, 32),
-    "MI355X-288GB": (2516, 5033, "fp8", 8000, 256, 538),
-    "MI325X-256GB": (1307.4, 2614.9, "fp8", 6000, 256, 448),
-    "MI308X-192GB": (344, 688, "fp8", 5300, 256, 448),
-    "MI210-64GB": (181, 181, "int8", 1638, 8, 100),
-}
+from ..tables import tables
+
+MEASURED_PEAKS = tables(__file__)["peaks"]
 OTHER_NAMES = {"rtx-4090": "rtx-4090", "rtx-pro-6000": "rtx-pro-6000"}
 
 

@@ -296,13 +296,6 @@ def test_gigabytes_are_not_simulated_request_by_request(refresh: str) -> None:
     assert whole.fraction == pytest.approx(part.fraction, rel=1e-3)
 
 
-def test_long_strides_repeat() -> None:
-    run = read_pattern("stride_read:S=65536,requests=1000000")
-    found = simulate(HBM3, run)
-    assert found.requests >= 1_000_000
-    assert found.simulated < 0.5 * found.requests
-
-
 visits = st.lists(st.builds(BundleRead, st.integers(0, 3), st.integers(1, 64), st.integers(2, 6)), max_size=20)
 
 

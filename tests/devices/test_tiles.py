@@ -185,20 +185,17 @@ def test_a_deeper_pipeline_costs_shared_memory_alone(data: st.DataObject) -> Non
 
 
 @given(st.data())
-@pytest.mark.parametrize("kernel", sorted(SHAPES))
-def test_no_configuration_beats_memory_or_arithmetic(kernel: str, data: st.DataObject) -> None:
+def test_no_configuration_beats_memory_or_arithmetic(data: st.DataObject) -> None:
     """With cold caches: bytes once over the bandwidth, FLOP over the rate of all cores."""
-    form = FORMS[kernel]
-    machine = RUN_ON[kernel][data.draw(st.sampled_from(sorted(RUN_ON[kernel])))]
-    drawn = shape_of(form, data.draw)
-    shape = form.shape({**drawn, **({"cold": 1} if "cold" in drawn else {})})
+    form = FORMS["gemm"]
+    machine = RUN_ON["gemm"][data.draw(st.sampled_from(sorted(RUN_ON["gemm"])))]
+    shape = form.shape({**shape_of(form, data.draw), "cold": 1})
     ranking = rank(form, machine, shape, constants(form.constants(machine, shape)).p)
-    if kernel == "gemm":
-        m, n, k = (int(shape[key]) for key in ("m", "n", "k"))
-        moved, flop = 2.0 * (m * k + k * n + m * n), 2.0 * m * n * k
-        h = machine.vector
-        least = max(moved / h.bandwidth, flop / (h.rate[0] * h.cores * h.clock))
-        assert ranking.prices[0].seconds >= least
+    m, n, k = (int(shape[key]) for key in ("m", "n", "k"))
+    moved, flop = 2.0 * (m * k + k * n + m * n), 2.0 * m * n * k
+    h = machine.vector
+    least = max(moved / h.bandwidth, flop / (h.rate[0] * h.cores * h.clock))
+    assert ranking.prices[0].seconds >= least
 
 
 @pytest.mark.parametrize("kernel", ["gemm", "fused_moe"])

@@ -83,37 +83,10 @@ def test_moe_layer_launches(emulated: EmulatedDevice, tokens: int, count: int, k
     require(out, want, "fp16", "MoE layer")
 
 
-@pytest.mark.parametrize("shape", [(3, 256), (2, 2048)])
-def test_norm_launches(emulated: EmulatedDevice, shape: tuple[int, int]) -> None:
-    rng = np.random.default_rng(1)
-    x, y = rng.standard_normal(shape).astype("f2"), np.full(shape, np.nan, "f2")
-    w = np.ones(shape[1], "f2")
-    gpu.rmsnorm(emulated, x, w, y, None, "fp16")
-    exact = x.astype(float)
-    require(y, exact / np.sqrt((exact**2).mean(1, keepdims=True) + 1e-6), "fp16", "rmsnorm")
+def test_rows_of_odd_width_are_refused(emulated: EmulatedDevice) -> None:
+    x, w, y = (np.zeros((1, 100), "f2") for _ in range(3))
     with pytest.raises(ValueError, match="multiple of 2,048"):
-        gpu.rmsnorm(emulated, np.zeros((1, 100), "f2"), w, y, None, "fp16")
-
-
-def test_attention_launches(emulated: EmulatedDevice) -> None:
-    rng = np.random.default_rng(2)
-    keys, values = (rng.standard_normal((6, 2, 64, 64)).astype("f2") for _ in "kv")
-    table = np.array([[4, 1, 0], [2, 5, 3]], np.int32)
-    lengths = np.array([150, 192], np.int32)
-    q = rng.standard_normal((2, 8, 64)).astype("f2")
-    y = np.full(q.shape, np.nan, "f2")
-    gpu.decode(emulated, q, keys, values, table, lengths, y, 192, 0, 0.125, "fp16")
-    from opbyte.kernels import attention
-
-    cache = attention.Cache(keys.astype(np.float32), values.astype(np.float32), table, lengths.astype(np.int64))
-    want = attention.reference(q[:, None].astype(np.float32), cache, np.ones(2, np.int64), 0, 0.125, 64)
-    require(y[:, None], want, "fp16", "decode")
-    new = np.array([70, 5], np.int32)
-    prompt = rng.standard_normal((2, 70, 8, 64)).astype("f2")
-    out = np.zeros(prompt.shape, "f2")
-    gpu.prefill(emulated, prompt, keys, values, table, lengths, new, out, 0, 0.125, "fp16")
-    want = attention.reference(prompt.astype(np.float32), cache, new.astype(np.int64), 0, 0.125, 64)
-    require(out, want, "fp16", "prefill")
+        gpu.rmsnorm(emulated, x, w, y, None, "fp16")
 
 
 class NumpyAsCupy:

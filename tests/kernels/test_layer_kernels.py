@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from opbyte.kernels import attention, experts, four_bit, indexer, recurrent
+from opbyte.kernels import experts, four_bit, indexer, recurrent
 from opbyte.kernels.check import require, to_bf16
 from opbyte.kernels.jit import max_threads, use_threads
 
@@ -121,21 +121,6 @@ def test_select_is_exact_and_breaks_ties_to_the_lower_index(kind: str) -> None:
         seen = scores[0, t, : 4999 + t]
         want = np.sort(np.argsort(-seen, kind="stable")[:700])
         assert got[0, t].tolist() == want.tolist()
-
-
-def test_a_choice_of_all_keys_is_the_whole_attention() -> None:
-    """Gathered attention is attention over pages of one key: all chosen, in any order, it is the dense one."""
-    rng = np.random.default_rng(12)
-    keys, q = normal(13, 90, 1, 1, 64), normal(14, 1, 1, 4, 64)
-    ones, lengths = np.ones(1, np.int64), np.array([90])
-    ready = attention.plan(ones, lengths, 4, 1, 64, 0, THREADS)
-    outs = []
-    for order in (np.arange(90), rng.permutation(90)):
-        cache = attention.Cache(keys, keys, order.astype(np.int32)[None], lengths)
-        outs.append(np.full(q.shape, np.nan, np.float32))
-        attention.attend(ready, q, cache, 0.125, outs[-1])
-        require(outs[-1], attention.reference(q, cache, ones, 0, 0.125, 64), "fp32", "gathered")
-    require(outs[1], outs[0].astype(np.float64), "fp32", "order of keys")
 
 
 @pytest.mark.parametrize("format_", four_bit.BLOCK)

@@ -121,18 +121,6 @@ def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_more_tenants_are_slower_and_slots_save_memory() -> None:
-    found = [run(adapters=n).run for n in (1, 8, 64)]
-    assert [r.output_tokens for r in found] == [found[0].output_tokens] * 3
-    took = [r.tpot_s.mean for r in [run().run, *found]]
-    assert took == sorted(took)
-    assert [r.kv_capacity for r in found] == sorted((r.kv_capacity for r in found), reverse=True)
-    swapped = run(adapters=64, adapters_resident=8).run
-    assert swapped.kv_capacity == found[1].kv_capacity
-    assert swapped.parts["adapters"].counts.asked == 60
-    assert swapped.ttft_s.mean > found[1].ttft_s.mean
-
-
 def test_closed_loops_and_sessions_wait_too() -> None:
     options = {"rate": None, "closed_loop": 6, "adapters": 12, "adapters_resident": 3}
     found = run(**options).run

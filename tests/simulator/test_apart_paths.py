@@ -87,12 +87,10 @@ def test_both_paths_agree(case: int, data: st.DataObject) -> None:
     d, plan = deployed(case, link, batches), lowered(case, link, batches)
     step, captured = data.draw(st.integers(0, 10**6)), data.draw(st.sampled_from((0, 16)))
     steps = with_next(some_work([data.draw(batches_of) for _ in range(d.ranks)]))
-    _, step_totals, stage = check_paths(d, steps, step, 1, captured, plan)
+    _, step_totals, stages = check_paths(d, steps, step, 1, captured, plan)
+    stage = stages[-1]
     if case not in (3, 4):  # processors side by side count in full
         assert sum(stage.times(lambda p: p.op.layer).values()) == pytest.approx(stage.seconds, rel=1e-9)
-    stages = [
-        explicit_stage(d, batches, step=step + i, replica=1, captured=captured) for i, batches in enumerate(steps)
-    ]
     busy: Counter[str] = Counter()
     for line in (line for stage in stages for line in stage.timelines):
         busy.update(line.busy())

@@ -150,15 +150,6 @@ def test_a_pool_that_drains_keeps_its_caches_until_they_have_left(always: str) -
     check_both(served, found)
 
 
-def test_devices_that_are_held_draw_power_and_cost(always: str) -> None:
-    d = small("llama-3-8b", "h100-x1")
-    scales = tuple(Autoscale(1, n, always, float(n), start=0.05, every=0.1) for n in (2, 4))
-    _, found = ran(d, stream(), (2, 4), scales)  # type: ignore[arg-type]
-    held = sum(s.held_s(None, found.window.start_s, found.window.end_s) for s in spans_of(found))
-    assert found.interval_static_joules == pytest.approx(d.device.board.idle_joules(held), rel=1e-12)
-    assert found.mean_devices == pytest.approx(held / found.interval_s, rel=1e-12)
-
-
 LOAD = {"rate": 20.0, "requests": 40, "input_len": 64, "output_len": 8}
 
 

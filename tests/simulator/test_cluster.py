@@ -11,8 +11,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import Deployment, deploy
@@ -46,20 +44,6 @@ def split() -> Deployment:
     """Two layers of Mixtral on two devices that prefill and two that decode."""
     model = load_model("mixtral-8x7b")
     return deploy(replace(model, layers=model.layers[:2]), load_system("duplex-split-x4"))
-
-
-@pytest.mark.parametrize("policy", ["mixed", "chunked", "vllm"])
-@pytest.mark.parametrize("clients", [None, 8])
-def test_one_node_is_the_plain_engine(policy: str, clients: int | None) -> None:
-    d = small("mixtral-8x7b", "duplex-x4")
-    requests = stream(None if clients else 40.0, clients=clients)
-    plain = served(d, requests, None, policy, warmup=10)
-    node = served(d, requests, Fleet(), policy, warmup=10)
-    for name, column in plain.requests.columns().items():
-        np.testing.assert_allclose(node.requests.columns()[name], column, rtol=1e-9, err_msg=name)
-    for name in ("output_tokens_per_s", "joules_per_token", "iterations", "preemptions"):
-        assert getattr(node, name) == pytest.approx(getattr(plain, name), rel=1e-6), name
-    assert node.tbt_s == plain.tbt_s
 
 
 INTERPOLATED = 1e-6
@@ -159,13 +143,6 @@ def test_least_loaded_beats_round_robin_where_lengths_differ() -> None:
     assert least.ttft_s.mean < turn.ttft_s.mean
 
 
-def test_replicas_share_the_load() -> None:
-    d = small("llama-3-8b", "duplex-gpu-x1")
-    one, four = (served(d, stream(4000.0), Fleet(replicas=n)) for n in (1, 4))
-    assert four.makespan_s < one.makespan_s
-    assert four.output_tokens == one.output_tokens
-
-
 def test_first_tokens_come_from_the_prefill_pool_and_the_rest_after_the_link(split: Deployment) -> None:
     """One request: prefill as on two devices alone; then its cache crosses two links at once."""
     one = open_requests(rate=1.0, input_len=500, output_len=3, lengths="fixed", limit=1, seed=0)
@@ -229,23 +206,6 @@ def test_a_failure_loses_caches_but_no_request(replicas: int, repair: float) -> 
         stamps = np.concatenate([rows.first_token_s, rows.last_token_s])
         step = 5e-3
         assert not ((stamps > middle + step) & (stamps < middle + repair)).any()
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 3), st.floats(0.0, 0.06)), max_size=4),
-    st.sampled_from(sorted(ROUTERS)), st.sampled_from(["mixed", "chunked", "vllm"]),
-    st.floats(0.0, 0.02),
-)  # fmt: skip
-@settings(max_examples=25, deadline=None)
-def test_any_failures_of_split_systems_are_survived(
-    split: Deployment, at: list[tuple[int, float]], router: str, policy: str, repair: float
-) -> None:
-    faults = Faults(at=tuple(at), repair_s=repair)
-    got = served(split, stream(2000.0), Fleet(router, replicas=2, faults=faults), policy)
-    assert got.failures <= len(at)
-    assert got.output_tokens == got.requests.output_tokens.sum()
-    assert sorted(got.requests.order) == list(range(60))
-    assert (got.requests.first_token_s > got.requests.arrival_s).all()
 
 
 def test_random_failures_have_their_mean_and_repeat() -> None:

@@ -24,7 +24,17 @@ from opbyte.simulator.engine.policies import Policy
 from opbyte.simulator.parts.classes.class_queues import LaneRules
 
 from .deployments import small
-from .pieces import block_of, check_ended, check_served, play, slow_engine, slow_requests, small_engine, stamps
+from .pieces import (
+    block_of,
+    check_ended,
+    check_pieces,
+    check_served,
+    play,
+    slow_engine,
+    slow_requests,
+    small_engine,
+    stamps,
+)
 from .reference_tiers import Composed
 from .test_kv_tiers import check_tiers, tiered, with_tiers
 from .test_kv_tiers import engine_for as tiered_engine
@@ -99,24 +109,36 @@ def test_same_schedule_as_the_reference(load: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("order", ["priority", "vtc"])
-@given(load=loads(), cuts=st.lists(st.floats(0.0, 0.02), max_size=3).map(sorted))
-@example(load=KEPT_WAITING, cuts=[0.01])
+@given(load=loads(), cuts=st.lists(st.floats(0.0, 0.02), max_size=3).map(sorted), data=st.data())
 @settings(max_examples=4)
-def test_what_every_schedule_owes(order: str, load: dict[str, Any], cuts: list[float]) -> None:
-    """All tokens come, blocks are conserved at any time, nothing is left in a line; stops change nothing."""
+def test_what_every_schedule_owes(order: str, load: dict[str, Any], cuts: list[float], data: st.DataObject) -> None:
+    """All tokens come, blocks of the pool and of tiers are conserved at any time, nothing is left in a line; requests
+    that come in pieces and stops in between change nothing."""
     d = speculative(small("llama-3-8b", "h100-x1", "uniform"), "eagle", load["rates"], 2)
-    whole, engine, block = engine_for(d, load, order), engine_for(d, load, order), block_of(load)
-    whole.submit(block)
-    whole.advance(math.inf)
-    engine.submit(block)
-    n = len(block)
+    engine, n = engine_for(d, load, order), len(load["inputs"])
+    engine.submit(block_of(load))
+    tiers, stores = engine.parts["kv-tiers"], engine.parts["kv-tiers"].shelves.stores
     for cut in (*cuts, math.inf):
         engine.advance(cut)
         check_pool(engine, n)
+        assert (stores.held <= stores.room).all()
+        assert (stores.held <= stores.peak).all()
+        for counts, own in zip(tiers.counts, tiers.which.T, strict=True):
+            assert counts.stored + counts.prefetched - counts.evicted == stores.held[own].sum()
     check_ended(engine, load)
     assert not engine.parts["classes"].kinds.waiting.any()
-    assert not any(line.count.any() for line in (engine.parts["kv-tiers"].loading, engine.parts["kv-tiers"].landed))
-    assert np.array_equal(stamps(whole, n), stamps(engine, n))
+    assert not any(line.count.any() for line in (tiers.loading, tiers.landed))
+    counters = engine.state.counters[0]
+    assert (tiers.totals[0].found + tiers.counts.loaded.sum()) * engine.kv.block == counters.hits
+    assert counters.prompt_tokens + counters.hits >= sum(load["inputs"])
+    splits = data.draw(st.lists(st.integers(1, n - 1), unique=True, max_size=2).map(sorted))
+    check_pieces(lambda: engine_for(d, load, order), load, cuts, splits)
+
+
+@pytest.mark.parametrize("order", ["priority", "vtc"])
+def test_stops_change_nothing_where_one_waits_for_another(order: str) -> None:
+    d = speculative(small("llama-3-8b", "h100-x1", "uniform"), "eagle", KEPT_WAITING["rates"], 2)
+    check_pieces(lambda: engine_for(d, KEPT_WAITING, order), KEPT_WAITING, [0.01], [])
 
 
 FIRST_STAMP = "request.first = now"

@@ -35,7 +35,6 @@ from opbyte.workloads.requests import RequestBlock, RequestStream
 
 from .deployments import small
 from .pieces import served_on, step_cost
-from .pieces import stamps as stamps_of
 from .reference import Bytes, Pipeline, Reference, Request
 
 FREE = KvLink("free", math.inf, 0.0)
@@ -194,39 +193,6 @@ def test_two_pools_are_two_queues_in_tandem(pair: Any, load: dict[str, Any], rat
     np.testing.assert_allclose(stamps(found), expected, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("pair", PAIRS)
-@given(inputs=st.lists(st.integers(1, 3000), min_size=1, max_size=4), output=st.integers(1, 40))
-@settings(max_examples=3)
-def test_one_request_at_a_time_is_prefill_alone_and_decode_alone(pair: Any, inputs: list[int], output: int) -> None:
-    """With a free link: the first token of the one engine, the others' times of the other."""
-    entry, decode = (small(model, system, **degrees) for model, system, degrees in pair)
-    rules = make_policy("chunked")
-    n = len(inputs)
-    block = RequestBlock(np.arange(n), np.arange(n) * 100.0, np.array(inputs), np.full(n, output))
-    load = {"prefill": rules, "decode": rules}
-    pools = Pools((entry,), (decode,), FREE, load["decode"])
-    got = served_on(pools, rules, RequestStream("drawn", True, None, lambda: iter([block])))
-    first = Engine(entry, rules)
-    first.submit(replace(block, output_tokens=np.ones(n, dtype=np.int64)))
-    first.advance(math.inf)
-    firsts = first.state.requests.first[:n].copy()
-    second = Engine(decode, rules, replica=1)
-    second.widen(int((block.input_tokens + block.output_tokens).max()))
-    lasts = firsts
-    if output > 1:
-        second.resume(replace(block, arrival_s=firsts), 1, block.input_tokens, firsts, firsts)
-        second.advance(math.inf)
-        lasts = second.state.requests.last[:n]
-    expected = np.array([block.arrival_s, firsts, lasts]).T
-    np.testing.assert_allclose(stamps(got), expected, rtol=1e-12)
-    if pair[0] == pair[1] and not entry.experts and entry.layout.pp == 1:  # and one engine alone
-        whole = Engine(entry, rules)
-        whole.submit(block)
-        whole.advance(math.inf)
-        both = stamps_of(whole, n)[:, [0, 2, 3]]
-        np.testing.assert_allclose(stamps(got), both, rtol=1e-12)
-
-
 @pytest.mark.parametrize("pair", [PAIRS[1], PAIRS[3], PAIRS[5]])
 @given(
     load=loads(), counts=st.tuples(st.integers(1, 2), st.integers(1, 2)),
@@ -302,31 +268,6 @@ def test_a_slower_link_brings_no_cache_earlier(
         ends.append(own)
     for fast, slow in pairwise(ends):
         assert all(a <= b + 1e-9 for a, b in zip(fast, slow, strict=True))
-
-
-@pytest.mark.parametrize("pair", PAIRS)
-def test_a_slower_link_never_brings_the_second_token_earlier(pair: Any) -> None:
-    """One request at a time: what the link takes stands between the first and the second token."""
-    entry, decode = (small(model, system, **degrees) for model, system, degrees in pair)
-    load = {"inputs": [900, 40, 2000], "outputs": [2, 2, 2], "gaps": [0.0, 1e5, 1e5],
-            "prefill": make_policy("chunked"), "decode": make_policy("chunked")}  # fmt: skip
-    gaps = []
-    for rate in (math.inf, 1e12, 1e10, 1e8):
-        for latency in (0.0, 1e-3):
-            link = KvLink("drawn", rate, latency)
-            found = served(((entry,), (decode,)), load, link)
-            layered = served(((entry,), (decode,)), load, replace(link, by_layer=True))
-            own, other = (stamps(x)[:, 2] - stamps(x)[:, 1] for x in (found, layered))
-            assert (other <= own + 1e-12).all()
-            crossed = found.parts["two-pools"].end_s - found.parts["two-pools"].start_s
-            lanes = min(entry.layout.tp * entry.layout.pp, decode.layout.tp * decode.layout.pp)
-            size = received(decode, np.array(load["inputs"]))
-            np.testing.assert_allclose(crossed, latency + size / rate / lanes, atol=1e-12)
-            gaps.append((rate, latency, own))
-    for rate, latency, own in gaps:
-        for faster, shorter, other in gaps:
-            if faster >= rate and shorter <= latency:
-                assert (other <= own + 1e-12).all()
 
 
 def test_layers_that_leave_one_by_one_hide_all_but_the_last() -> None:

@@ -22,6 +22,8 @@ from opbyte.simulator.frameworks.vllm_rules import LOGIT_BYTES
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
 
+from ..tables import tables
+
 
 def on_system(model: str, system: str) -> Deployment:
     return deploy(load_model(model), load_system(f"{system}-x1"))
@@ -118,34 +120,7 @@ def test_a_servers_limits_go_by_device_and_version(
     assert (read.policy.token_budget, read.policy.max_sequences) == (tokens, places)
 
 
-BAD: list[tuple[object, str]] = [
-    ({"prefill_schedule_interval": 4}, "must be 1: prompts are planned in every step"),
-    ({"max_num_queued_reqs": 4}, "must be left out"),
-    ({"max_num_seqs": 8, "max_num_active_seqs": 9}, r"whole number in \[1, 8\]"),
-    ("{", "is not JSON"),
-    ([1], "must be a JSON object"),
-    ({"engine": "vlm"}, "engine: unknown engine 'vlm'; did you mean 'vllm'"),
-    ({"engine": 3}, "engine: must be a text, not 3"),
-    ({"max_num_seqs": 0}, r"max_num_seqs: must be a whole number in \[1, 65536\], not 0"),
-    ({"max_num_seqs": 65_537}, "max_num_seqs"),
-    ({"max_num_batched_tokens": 2048.0}, "max_num_batched_tokens: must be a whole number"),
-    ({"max_num_batched_tokens": True}, "max_num_batched_tokens: must be a whole number"),
-    ({"max_model_len": "32k"}, "max_model_len: must be a whole number"),
-    ({"tensor_parallel_size": -1}, "tensor_parallel_size"),
-    ({"pipeline_parallel_size": 0}, "pipeline_parallel_size: must be a whole number"),
-    ({"enable_expert_parallel": "yes"}, "enable_expert_parallel: must be true or false"),
-    ({"async_scheduling": 1}, "async_scheduling: must be true or false, not 1"),
-    ({"dtype": "bfloat61"}, "dtype: unknown format 'bfloat61'; did you mean 'bfloat16'"),
-    ({"kv_cache_dtype": "int3"}, "kv_cache_dtype: unknown format"),
-    ({"kv_cache": 3}, "kv_cache: must be an object, not 3"),
-    ({"kv_cache": {"block_size": 0}}, "kv_cache.block_size: must be a whole number"),
-    ({"kv_cache": {"num_gpu_blocks": 10**12}}, "kv_cache.num_gpu_blocks"),
-    ({"kv_cache": {"gpu_memory_utilization": 1.5}}, r"kv_cache.gpu_memory_utilization.*\(0, 1\]"),
-    ({"hardware": {"device_total_memory_bytes": 0}}, "hardware.device_total_memory_bytes"),
-]
-
-
-@pytest.mark.parametrize(("content", "part"), BAD, ids=[part[:30] for _, part in BAD])
+@pytest.mark.parametrize(("content", "part"), tables(__file__)["bad"])
 def test_bad_settings_are_refused(engine_json: Callable[[object], Path], content: Any, part: str) -> None:
     path = engine_json(content)
     with pytest.raises(InputError, match=part) as caught:
@@ -209,22 +184,7 @@ def test_options_that_bear_on_time(engine_json: Callable[[object], Path]) -> Non
     assert not read_engine(engine_json(whole)).policy.chunked
 
 
-@pytest.mark.parametrize(
-    ("content", "part"),
-    [
-        ({"version": "new"}, "version: no version"),
-        ({"max_num_partial_prefills": 2}, "max_num_partial_prefills: must be 1"),
-        ({"scheduler_reserve_full_isl": 1}, "scheduler_reserve_full_isl: must be true or false"),
-        ({"speculative_config": {"method": "medusa"}}, "method: unknown method 'medusa'"),
-        ({"scheduling_policy": "fcsf"}, "did you mean 'fcfs'"),
-        ({"enable_chunked_prefill": False, "max_model_len": 9000}, "max_num_batched_tokens"),
-        ({"long_prefill_token_threshold": -1}, "long_prefill_token_threshold"),
-        (
-            {"long_prefill_token_threshold": 9, "enable_chunked_prefill": False},
-            "long_prefill_token_threshold: needs enable_chunked_prefill",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("content", "part"), tables(__file__)["not simulated"])
 def test_what_is_not_simulated_is_refused(
     engine_json: Callable[[object], Path], content: dict[str, Any], part: str
 ) -> None:

@@ -21,6 +21,8 @@ from opbyte.simulator.parts.tensorrt_llm.rules import TRTLLM, TrtllmRules
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
 
+from ..tables import tables
+
 Read = Callable[..., EngineSettings]
 
 
@@ -132,37 +134,7 @@ def test_tensorrt_llms_options(read: Read) -> None:
     assert (found.policy.max_sequences, found.policy.ahead) == (64, False)
 
 
-@pytest.mark.parametrize(
-    ("engine", "said", "part"),
-    [
-        ("sgalng", {}, "unknown engine 'sgalng'; did you mean 'sglang'"),
-        ("sglang", {"version": "new"}, "version: no version: 'new'; needs one such as '0.5.9'"),
-        ("sglang", {"speculative_algorithm": "EAGEL"}, "speculative_algorithm: unknown 'EAGEL'; did you mean 'EAGLE'"),
-        ("sglang", {"speculative_algorithm": "EAGLE", "speculative_eagle_topk": 4}, "speculative_eagle_topk: must be 1"),
-        ("sglang", {"speculative_algorithm": "EAGLE", "speculative_num_steps": 3, "speculative_num_draft_tokens": 8},
-         "speculative_num_draft_tokens: must be speculative_num_steps . 1"),
-        ("sglang", {"speculative_algorithm": "STANDALONE"}, "speculative_draft_model_path: is missing"),
-        ("sglang", {"schedule_policy": "lmp"}, "schedule_policy: unknown 'lmp'; did you mean 'lpm'"),
-        ("sglang", {"schedule_policy": "dfs-weight"}, "schedule_policy: unknown"),
-        ("sglang", {"radix_eviction_policy": "lfu"}, 'radix_eviction_policy: must be "lru"'),
-        ("sglang", {"enable_priority_scheduling": True, "schedule_policy": "lpm"}, "must be fcfs with"),
-        ("sglang", {"enable_priority_scheduling": True, "priority_scheduling_preemption_threshold": -1},
-         "priority_scheduling_preemption_threshold: must be a whole number in"),
-        ("sglang", {"abort_on_priority_when_disabled": True}, "turns requests with a priority away"),
-        ("sglang", {"page_size": 64, "chunked_prefill_size": 100}, "pages of 64 tokens"),
-        ("sglang", {"enable_mixed_chunk": True, "chunked_prefill_size": 99}, "max_running_requests"),
-        ("sglang", {"tp_size": 2, "tensor_parallel_size": 2}, "tp_size: .* give one"),
-        ("sglang", {"schedule_conservativeness": -1}, "schedule_conservativeness: must be"),
-        ("tensorrt-llm", {"backend": "trt"}, 'backend: must be "pytorch"'),
-        ("tensorrt-llm", {"max_beam_width": 4}, "max_beam_width: must be 1"),
-        ("tensorrt-llm", {"kv_cache_config": {"enable_partial_reuse": True}},
-         "kv_cache_config.enable_partial_reuse: must be false"),
-        ("tensorrt-llm", {"scheduler_config": {"capacity_scheduler_policy": "STATIC_BATCH"}},
-         "scheduler_config.capacity_scheduler_policy: unknown 'STATIC_BATCH'"),
-        ("tensorrt-llm", {"enable_chunked_prefill": True, "max_num_tokens": 16},
-         "max_num_tokens: must be at least tokens_per_block"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("engine", "said", "part"), tables(__file__)["refused"])
 def test_what_cannot_be_used_is_refused(read: Read, engine: str, said: dict[str, Any], part: str) -> None:
     with pytest.raises(InputError, match=part) as caught:
         read(engine, **said)

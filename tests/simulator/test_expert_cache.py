@@ -16,13 +16,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opbyte.analysis.papers.read_me import hit_rate, next_uses, replay
+from opbyte.analysis.papers.read_me import next_uses, replay
 from opbyte.devices.lines import TierSpec
 from opbyte.simulator.parts.expert_cache.cache import ExpertCache, one_of
 from opbyte.simulator.parts.expert_cache.cache_state import chances_of, named_by
 from opbyte.simulator.parts.expert_cache.policies import BUILT_IN, CACHE_POLICIES
 from opbyte.simulator.parts.expert_cache.store import ExpertStore, MemoryTiers, expert_store
 from opbyte.workloads.errors import CapacityError, InputError
+
+from ..tables import tables
 
 EXPERTS = 6
 steps_of = st.lists(st.sets(st.integers(0, EXPERTS - 1), min_size=1, max_size=4), min_size=1, max_size=25)
@@ -139,14 +141,6 @@ def test_belady_is_never_beaten_where_all_that_comes_has_a_slot(steps: list[tupl
         assert replay(steps, size, policy).misses >= best
 
 
-@pytest.mark.parametrize("policy", ["lru", "fifo", "lfu", "random"])
-@pytest.mark.parametrize("size", [2, 4])
-def test_uniform_independent_accesses_hit_at_the_share_that_is_cached(policy: str, size: int) -> None:
-    draws = np.random.default_rng(7).integers(0, EXPERTS, 20_000)
-    rate = hit_rate([(int(e),) for e in draws], size, policy)
-    assert rate == pytest.approx(size / EXPERTS, abs=0.015)
-
-
 def test_victims_of_an_fpga_are_drawn_as_ever() -> None:
     cache, held, rng = ExpertCache(3, "random"), [], np.random.default_rng(0)
     for clock, e in enumerate(rng.integers(0, 8, 500), 1):
@@ -178,24 +172,7 @@ def test_options_of_an_expert_cache() -> None:
     assert expert_store("4", "predictive", "0.9:0.1", "layer").false_rate == 0.1  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize(
-    ("given_options", "said"),
-    [
-        (("0",), "count of 1 or more, or a fraction"),
-        (("1.5",), "count of 1 or more, or a fraction"),
-        (("many",), "count of 1 or more, or a fraction"),
-        ((None, "lru"), "--expert-cache: needs --experts-resident"),
-        ((None, None, "0.9"), "--expert-predictor: needs --experts-resident"),
-        (("4", "lrru"), "unknown cache policy; did you mean"),
-        (("4", "lru:3"), "takes nothing after it"),
-        (("4", "belady:0"), "belady:STEPS"),
-        (("4", "predictive"), "needs --expert-predictor"),
-        (("4", "lru", "1.2"), "from 0 to 1"),
-        (("4", "lru", "0.9:x"), "from 0 to 1"),
-        (("4", "lru", "0.9", "soon"), "layer or step"),
-        (("4", "lru", None, "step"), "needs --expert-predictor"),
-    ],
-)
+@pytest.mark.parametrize(("given_options", "said"), tables(__file__)["bad"])
 def test_bad_options_are_one_line(given_options: tuple[str | None, ...], said: str) -> None:
     with pytest.raises(InputError) as error:
         expert_store(*given_options)

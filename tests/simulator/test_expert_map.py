@@ -167,6 +167,10 @@ def test_copies_even_out_what_groups_do_not_divide(system: str, ep: int) -> None
     check_paths(d, [batches], 3)
     with pytest.raises(InputError, match=f"cannot be distributed to {ep} groups"):
         deploy(model, load_system(system), tp=1, ep=ep, expert_copies=ExpertPlacing("even", 32, "any"))
+    with pytest.raises(InputError, match=f"ep={ep}: does not divide the 256 experts; try --redundant-experts"):
+        deploy(model, load_system(system), tp=1, ep=ep)
+    with pytest.raises(InputError, match=f"tp=9: does not divide the 2048 columns of an expert, with ep={ep // 9}"):
+        deploy(model, load_system(system), tp=1)
 
 
 def step_of(deployment: Deployment, expected: bool = True) -> float:

@@ -11,7 +11,6 @@ from opbyte.devices.catalog import load_device
 from opbyte.simulator.fpga.deploy import FpgaDeployment, deploy_fpga
 from opbyte.simulator.fpga.frames import run_image, serve_images
 from opbyte.simulator.parts.expert_cache.cache import ExpertCache
-from opbyte.simulator.parts.expert_cache.policies import CACHE_POLICIES
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.vit_requests import arrivals, make_image_router, task_sequence
@@ -87,31 +86,6 @@ def test_lru_by_hand_and_its_inclusion() -> None:
     assert [fifo.ask(e) for e in (0, 1, 0, 2, 0)] == [False, False, True, False, False]
     lfu = ExpertCache(2, "lfu")
     assert [lfu.ask(e) for e in (0, 0, 1, 2, 0)] == [False, True, False, False, True]
-
-
-KEEPING = sorted(name for name in CACHE_POLICIES if CACHE_POLICIES[name].keeps)
-
-
-@given(st.lists(st.integers(0, 9), max_size=80), st.integers(0, 9), st.sampled_from(KEEPING))
-def test_a_cache_counts_every_visit(visits: list[int], size: int, policy: str) -> None:
-    small, large = ExpertCache(size, policy), ExpertCache(size + 1, "lru")
-    lru = ExpertCache(size, "lru")
-    for expert in visits:
-        small.ask(expert)
-        large.ask(expert)
-        lru.ask(expert)
-    assert small.hits + small.misses == len(visits)
-    assert len(small) == min(size, len(set(visits)))
-    assert small.misses >= len(set(visits)) or not size
-    assert large.hits >= lru.hits  # stack algorithm: a larger LRU cache never hits less
-
-
-def test_a_cache_of_all_experts_misses_each_once(cached: FpgaDeployment) -> None:
-    rng = np.random.default_rng(0)
-    cache = ExpertCache(16)
-    for expert in rng.integers(0, 16, 1000):
-        cache.ask(int(expert))
-    assert cache.misses == 16
 
 
 def test_frame_rate_below_and_above_what_is_served(edge: FpgaDeployment) -> None:

@@ -24,49 +24,14 @@ from opbyte.workloads.hf import model_from_keys
 from opbyte.workloads.layers.base import LAYER_KINDS
 from opbyte.workloads.ops import Loads
 
+from ..tables import tables
 from .pieces import batches_up_to
 from .test_paths_agree import MODELS
 from .test_sparse_paths import FILES, deployed
 from .two_paths import check_paths
 
-ATTENTION = {"kind": "attention", "heads": 8, "kv_heads": 4, "head_dim": 64}
-FFN = {"kind": "ffn", "width": 1024}
-MAMBA = {"kind": "mamba", "inner": 1024, "d_state": 16, "d_conv": 4, "dt_rank": 32}
-NET = {"kind": "delta_net", "key_heads": 4, "value_heads": 4, "key_dim": 64, "value_dim": 64, "d_conv": 4}
-MIXERS: dict[str, dict[str, Any]] = {
-    "spans": {"kind": "attention_spans", "base": ATTENTION, "length": 4096,
-              "spans": [[4, 0, 0.125], [2, -1024, 1], [2, 0, 1]]},
-    "heads": {"kind": "attention_heads", "base": {**ATTENTION, "heads": 16, "kv_heads": 16},
-              "shared": 4, "top_k": 4},
-    "heads, none shared": {"kind": "attention_heads", "base": {**ATTENTION, "heads": 16, "kv_heads": 16}, "top_k": 8},
-    "mixture": {"kind": "attention_mixture", "base": ATTENTION, "experts": 4},
-    "shared keys": {"kind": "attention_mixture", "base": ATTENTION, "experts": 4, "shared_kv": True},
-    "slices": {"kind": "attention_slices", "base": ATTENTION, "slices": 2, "top_k": 1},
-    "memories": {"kind": "memories", "net": NET, "states": 4, "top_k": 2},
-    "modal": {"kind": "mamba_by_modality", "base": MAMBA, "modalities": 2},
-    "latent experts": {**ATTENTION, "v_dim": 32, "head_gate": True, "window": 64},
-    "side inputs": {**ATTENTION, "shares": True},
-    "tower": {"kind": "image_tower", "width": 128, "depth": 3, "heads": 4, "head_dim": 32, "inner": 256,
-              "matrices": 3, "inputs": 588, "per_token": [[512, 512]], "windows": 1, "window": 16, "share": 0.5,
-              "patches": 256, "tokens": 64, "pictures": 3},
-    "states": {"kind": "mamba2", "heads": 8, "head_dim": 64, "groups": 2, "d_state": 16, "d_conv": 4},
-    "decay": {"kind": "lightning", "heads": 8, "head_dim": 64, "qk_norm": 1},
-    "taps": {"kind": "short_conv", "width": 512, "taps": 3},
-}  # fmt: skip
-EXPERTS = {"kind": "moe", "experts": 4, "top_k": 1, "width": 512}
-LATENT = {**EXPERTS, "latent": 128, "matrices": 2, "shared_width": 256, "shared_matrices": 2, "empty_experts": 2}
-FFNS = {
-    "latent experts": LATENT,
-    "side inputs": {"kind": "ffn_side_inputs", "inner": FFN, "inputs": 64, "rank": 16, "streams": 4},
-    "mixture": EXPERTS,
-    "states": {**EXPERTS, "kind": "rmoe", "router_width": 64, "owns_cell": True},
-    "decay": {"kind": "merged_experts", "experts": 4, "top_k": 2, "width": 256},
-    "slices": {"kind": "ffn_slices", "base": FFN, "slices": 4, "top_k": 2},
-}
-DEGREES: dict[str, tuple[dict[str, int], ...]] = {
-    "slices": ({"tp": 2}, {"dp": 2, "tp": 1}), "mixture": ({"tp": 2}, {"dp": 2, "tp": 1}),
-    "latent experts": ({"tp": 2}, {"dp": 2, "tp": 1}),
-}  # fmt: skip
+TABLES = tables(__file__)
+MIXERS, FFNS, DEGREES = (TABLES[name] for name in ("mixers", "ffns", "degrees"))
 ELSEWHERE = {
     "attention_moe": "jetmoe in test_paths_agree.py, where its file is",
     "fusion": "drafts in test_speculation.py",
@@ -78,7 +43,7 @@ ROUTINGS = ("uniform", "power_law:1.0")
 
 
 def model(name: str) -> Any:
-    layer = {"times": 2, "mixer": MIXERS[name], "ffn": FFNS.get(name, FFN)}
+    layer = {"times": 2, "mixer": MIXERS[name], "ffn": FFNS.get(name, TABLES["ffn"])}
     layer["parallel"] = name == "mixture"
     keys = {"architectures": ["LayerList"], "hidden_size": 512, "vocab_size": 1000, "layers": [layer]}
     return model_from_keys(keys, name=name, where="f.json")
@@ -88,7 +53,7 @@ batches = batches_up_to(9000)
 
 
 def agree(deployment: Deployment, batch: Batch, step: int) -> None:
-    stage = check_paths(deployment, [[batch] * deployment.ranks], step).stage
+    stage = check_paths(deployment, [[batch] * deployment.ranks], step).stages[0]
     tokens = deployment.ranks * batch.tokens
     for part in deployment.experts:
         loads = part.router.loads(step, part.row, batch)

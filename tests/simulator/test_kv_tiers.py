@@ -33,20 +33,9 @@ from opbyte.workloads.jit import compiled
 from opbyte.workloads.requests import RequestBlock, RequestStream
 
 from .deployments import small
-from .pieces import (
-    GAP_S,
-    block_of,
-    cache_of,
-    check_pieces,
-    check_served,
-    play,
-    slow_engine,
-    slow_requests,
-    small_engine,
-    stamps,
-)
+from .pieces import GAP_S, cache_of, check_served, play, slow_engine, slow_requests, small_engine, stamps
 from .reference_tiers import Piped, Tier, Tiered, TieredPipeline, TieredReference
-from .test_scheduler import check_pool, cuts, workloads
+from .test_scheduler import workloads
 
 SETUPS: tuple[tuple[str, str, str, dict[str, int]], ...] = (
     ("llama-3-8b", "h100-x1", "uniform", {}),
@@ -154,37 +143,6 @@ def test_same_schedule_as_the_reference(
     slow.serve(requests)
     check_served(engine, slow, requests)
     check_tiers(engine, slow)
-
-
-@given(load=tiered(), data=st.data())
-@settings(max_examples=8)
-def test_what_every_schedule_owes(load: dict[str, Any], data: st.DataObject) -> None:
-    """Blocks of the pool and of tiers are conserved at any time, and in pieces nothing is another."""
-    d = small(*SETUPS[1][:3])
-    engine, block = engine_for(d, load), block_of(load)
-    engine.submit(block)
-    state, t = engine.state, engine.parts["kv-tiers"]
-    for cut in (*data.draw(cuts), math.inf):
-        engine.advance(cut)
-        check_pool(engine, len(block))
-        stores, levels = t.shelves.stores, range(t.which.shape[1])
-        assert (stores.held <= stores.room).all()
-        assert (stores.held <= stores.peak).all()
-        for level in levels:
-            counts, own = t.counts[level], np.unique(t.which[:, level])
-            came = counts.stored + counts.prefetched
-            assert came - counts.evicted == stores.held[own].sum()
-    assert state.counters[0].completed == len(block)
-    assert not t.loading.count.any()
-    assert not t.landed.count.any()
-    found = t.totals[0].found + t.counts.loaded.sum()
-    assert found * engine.kv.block == state.counters[0].hits
-    prompt = state.counters[0].prompt_tokens + state.counters[0].hits
-    assert prompt >= sum(load["inputs"])
-    if not state.counters[0].preemptions:
-        assert prompt == sum(load["inputs"])
-    load = load | {"clients": None}
-    check_pieces(lambda: engine_for(d, load), load, data.draw(cuts), [])
 
 
 def turns(seed: int, n: int = 40) -> RequestBlock:

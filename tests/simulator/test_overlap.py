@@ -78,14 +78,12 @@ def test_both_paths_agree(case: int, layers: int, data: st.DataObject) -> None:
     step, captured = data.draw(st.integers(0, 10**6)), data.draw(st.sampled_from((0, 16)))
     plan, slots = lower(d, 1)
     steps = with_next(step_of(d, data))
-    step_totals, stage = check_paths(d, steps, step, 1, captured, plan)[1:]
+    _, step_totals, stages = check_paths(d, steps, step, 1, captured, plan)
+    stage = stages[-1]
     counted = sum(stage.times(lambda p: p.op.layer).values())
     assert counted >= stage.seconds * (1 - 1e-9)
     if d.placement != "co-process":  # there ops side by side count in full
         assert counted == pytest.approx(stage.seconds, rel=1e-9)
-    stages = [
-        explicit_stage(d, batches, step=step + i, replica=1, captured=captured) for i, batches in enumerate(steps)
-    ]
     exchanged = [s.times(lambda p: p.op.name if p.op.layer == "communication" else "") for s in stages]
     for name in exchanged[0]:
         if name:
@@ -95,7 +93,7 @@ def test_both_paths_agree(case: int, layers: int, data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("case", SHORT[:-1])  # cut prompts of latent attention make keys twice
 @given(data=st.data())
-@settings(max_examples=5)
+@settings(max_examples=3)
 def test_steps_keep_to_physics(case: int, data: st.DataObject) -> None:
     batches = step_of(deployed(case, "none"), data)
     plain = explicit_stage(deployed(case, "none"), batches, step=5)

@@ -246,30 +246,6 @@ def test_what_makes_way_behind_several_steps_keeps_the_time_of_its_last_token() 
     check_schedule("sglang", small("llama-3-8b", "h100-x1", "uniform"), load)
 
 
-@given(load=workloads("sglang"), mixed=st.booleans())
-@settings(max_examples=12)
-def test_one_priority_is_first_come_first_served(load: dict[str, Any], mixed: bool) -> None:
-    """Stamp for stamp where memory is never short.
-
-    Where it is, SGLang looks at a full batch in every step with priorities, and without them once a
-    request has left it.
-    """
-    own = load["policy"]
-    rules = replace(own.rules, priority=False, lpm=False, mixed=own.rules.mixed and mixed)
-    urgent = replace(rules, priority=True, threshold=0)
-    load |= {"room": 60.0, "urgent": [3] * len(load["inputs"])}
-    found = []
-    for one, order in ((rules, ""), (urgent, "priority")):
-        load["policy"] = replace(own, rules=one, order=order)
-        engine = engine_for(small("llama-3-8b", "h100-x1", "uniform"), load)
-        engine.submit(block_of(load))
-        engine.advance(math.inf)
-        found.append(engine)
-    assert (stamps(found[0], len(load["inputs"])) == stamps(found[1], len(load["inputs"]))).all()
-    assert found[0].state.counters[0].steps == found[1].state.counters[0].steps
-    assert found[1].state.counters[0].preemptions == 0
-
-
 @pytest.mark.parametrize(("low_first", "threshold"), [(True, 0), (True, 5), (False, 0), (False, 4)])
 def test_who_makes_way_for_whom(low_first: bool, threshold: int) -> None:
     """One place: requests of priorities 0, 5 and 9 that come while one of priority 4 runs.

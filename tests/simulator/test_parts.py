@@ -19,24 +19,11 @@ from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.build import run_scenario
 from opbyte.workloads.errors import InputError
 
+from ..tables import tables
+
 TOP = Path(__file__).resolve().parents[2]
 LOAD: dict[str, Any] = {"rate": 9.0, "requests": 4, "input_len": 40, "output_len": 4}
-ASKED: dict[str, tuple[str, dict[str, Any]]] = {
-    "kv-tiers": ("--kv-tiers", {"kv_tiers": "host:1GiB"}),
-    "drafts": ("--speculative ngram:2", {"speculative": "ngram:2", "acceptance": "0.5,0.5"}),
-    "two-pools": ("--prefill and --decode", {"prefill": "h100-x4", "decode": "h100-x4"}),
-    "adapters": ("--adapters", {"adapters": 4}),
-    "resident-adapters": ("--adapters-resident", {"adapters": 4, "adapters_resident": 2}),
-    "resident-experts": ("--experts-resident", {"experts_resident": "4"}),
-    "experts-apart": ("--experts-on", {"experts_on": "h100-x4"}),
-    "expert-copies": ("--expert-placement", {"expert_placement": "balanced"}),
-    "overlap": ("--overlap", {"overlap": "two-batch"}),
-    "pipeline": ("--pp", {"pp": 2}),
-    "sglang": ("--policy sglang", {"policy": "sglang"}),
-    "tensorrt-llm": ("--policy tensorrt-llm", {"policy": "tensorrt-llm"}),
-    "autoscale": ("--autoscale", {"autoscale": "1:2,by=requests:20,start=60"}),
-    "failures": ("--fail or --mtbf", {"fail": ("0@1.0",)}),
-}
+ASKED: dict[str, tuple[str, dict[str, Any]]] = tables(__file__)["asked"]
 """How a refusal names each part of the table, and options that ask for it."""
 
 

@@ -22,12 +22,11 @@ from opbyte.simulator.deploy.layout import stage_models
 from opbyte.simulator.engine.engine import Engine
 from opbyte.simulator.engine.kv import CacheSettings, kv_rules
 from opbyte.simulator.engine.policies import Policy, make_policy
-from opbyte.simulator.fleet.run import run
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
-from opbyte.workloads.requests import RequestBlock, open_requests
+from opbyte.workloads.requests import RequestBlock
 
 from .two_paths import check_paths
 
@@ -129,18 +128,6 @@ def test_stages_add_up_to_the_whole_model() -> None:
     assert stage.seconds == pytest.approx(expected, rel=1e-9)
 
 
-def test_one_request_takes_the_sum_of_its_stages() -> None:
-    d = made("llama-3-8b", "h100-x4", {"pp": 4})
-    policy = make_policy("vllm")
-    engine = Engine(d, policy)
-    engine.submit(alone([300], [4]))
-    engine.advance(math.inf)
-    steps = [Batch.of([], [(300, 0)]), *(Batch.of([300 + k]) for k in range(3))]
-    ends = np.cumsum([explicit_stage(d, [x], captured=policy.captured).seconds for x in steps])
-    request = engine.state.requests[0]
-    assert [request.first, request.last] == pytest.approx(ends[[0, -1]], rel=1e-9)
-
-
 def test_chunks_of_a_prompt_follow_each_other() -> None:
     """A prompt of k chunks ends after its first on all stages and the others on the slowest."""
     d = made("llama-3-8b", "h100-x4", {"pp": 4})
@@ -167,19 +154,6 @@ def test_throughput_is_bounded_by_the_slowest_stage() -> None:
     last = np.sort(engine.state.requests.last[:100])
     assert last[0] == pytest.approx(sum(seconds), rel=1e-9)
     assert np.diff(last) == pytest.approx(np.full(99, max(seconds)), rel=1e-9)
-
-
-def test_rates_of_a_full_pipeline() -> None:
-    """Several batches in flight: more tokens a second than with one, less than the bound."""
-    d = made("llama-3-8b", "h100-x4", {"pp": 4})
-    policy = Policy("quarters", 32, 128, chunked=True, reserve=True)
-    result = run(d, policy, open_requests(closed_loop=128, input_len=8, output_len=200, limit=512))
-    stages = explicit_stage(d, [Batch.of([108] * 32)]).stages
-    bound, alone_ = 32 / max(stages), 32 / sum(stages)
-    assert result.output_tokens_per_s is not None
-    assert 0.8 * bound < result.output_tokens_per_s < 1.02 * bound
-    assert result.output_tokens_per_s > 2.5 * alone_
-    assert result.output_tokens == 512 * 200
 
 
 def test_small_chunks_leave_stages_full_whatever_the_lengths() -> None:

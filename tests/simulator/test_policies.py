@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.engine.engine import Engine
 from opbyte.simulator.engine.policies import POLICIES, Policy, make_policy
-from opbyte.simulator.engine.state import LOG_COLUMNS, LogColumn
+from opbyte.simulator.engine.state import LogColumn
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests import RequestBlock
 
@@ -26,8 +26,9 @@ def engine(deployment: Deployment, policy: Policy, lengths: Sequence[tuple[int, 
     return served(deployment, policy, [(0.0, *pair) for pair in lengths])
 
 
-def test_chunked_cuts_a_long_prompt() -> None:
-    run = engine(small("llama-3-8b"), make_policy("chunked", token_budget=100), [(250, 2)])
+@pytest.mark.parametrize("policy", ["chunked", "vllm"])
+def test_chunked_cuts_a_long_prompt(policy: str) -> None:
+    run = engine(small("llama-3-8b"), make_policy(policy, token_budget=100), [(250, 2)])
     assert log(run, LogColumn.DECODES, LogColumn.PREFILL) == [[0, 100], [0, 100], [0, 50], [1, 0]]
 
 
@@ -94,21 +95,6 @@ def late(deployment: Deployment, policy: Policy, prompts: Sequence[int]) -> list
     run.advance(math.inf)
     rows = log(run, LogColumn.DECODES, LogColumn.PREFILL)
     return rows[: 1 + max(i for i, row in enumerate(rows) if row[1] > 0)]
-
-
-def test_more_sequences_than_tokens() -> None:
-    """The budget holds two decodes: whoever was admitted first goes on, none waits for ever."""
-    run = engine(small("llama-3-8b"), make_policy("chunked", token_budget=2), [(1, 30)] * 4)
-    assert run.state.counters[0].completed == 4
-    assert run.state.requests.order[:4].tolist() == [0, 1, 2, 3]
-    assert max(row[0] for row in log(run, LogColumn.DECODES)) == 2
-
-
-def test_first_come_first_served() -> None:
-    run = engine(small("llama-3-8b"), make_policy("chunked", max_sequences=2), [(20, 5)] * 7)
-    firsts = run.state.requests.first[:7]
-    assert (np.diff(firsts) >= 0).all()
-    assert {row[0] for row in log(run, LOG_COLUMNS.index("running"))} <= {0, 1, 2}
 
 
 @pytest.mark.parametrize("name", ["chunked", "mixed", "vllm"])

@@ -126,7 +126,7 @@ def agree(deployment: Deployment, batch: Batch, step: int = 3) -> list[tuple[str
     Returns the ops that have several processors to run on, where they ran, and their bounds.
     """
     plan, slots = lower(deployment)
-    _, step_totals, stage = check_paths(deployment, [[batch] * deployment.ranks], step, plan=plan)
+    _, step_totals, (stage,) = check_paths(deployment, [[batch] * deployment.ranks], step, plan=plan)
     whole = totals(plan, step_totals.tally)
     explicit: dict[tuple[str, str], dict[str, float]] = {}
     for placed in stage.ops:

@@ -31,18 +31,7 @@ from opbyte.workloads.requests.block import Turns
 from opbyte.workloads.speculators import SPECULATORS, expected_tokens, read_asked
 
 from .deployments import small
-from .pieces import (
-    block_of,
-    check_ended,
-    check_pieces,
-    check_served,
-    hosts,
-    play,
-    slow_engine,
-    slow_requests,
-    small_engine,
-    stamps,
-)
+from .pieces import check_ended, check_served, hosts, play, slow_engine, slow_requests, small_engine, stamps
 from .reference import Verifying
 from .test_scheduler import check_memory, workloads
 
@@ -158,56 +147,18 @@ def test_same_schedule_as_the_reference(
     slow = slow_engine(engine, load["clients"], Verifying, **verifying(engine, load))
     slow.serve(requests)
     check_served(engine, slow, requests)
-    counts = engine.parts["drafts"].counts[0]
-    assert (counts.verified, counts.wasted) == (slow.verified, slow.wasted)
-
-
-@pytest.mark.parametrize(("model", "system", "routing", "method"), SETUPS[:7:2])
-@given(load=loads(), data=st.data())
-@settings(max_examples=10)
-def test_what_every_schedule_owes(
-    model: str, system: str, routing: str, method: str, load: dict[str, Any], data: st.DataObject,
-) -> None:  # fmt: skip
-    """All tokens come, memory is never overdrawn and all given back, whatever is rejected."""
-    rates: tuple[float, ...] = load["rates"]
-    d = speculative(small(model, system, routing), method, rates, len(rates))
-    engine, block = engine_for(d, load), block_of(load)
-    engine.submit(block)
-    state, n = engine.state, len(block)
-    cuts = data.draw(st.lists(st.floats(0.0, 0.02), max_size=4).map(sorted))
-    for cut in (*cuts, math.inf):
-        engine.advance(cut)
-        check_memory(engine, n)
-    spec, outputs = engine.parts["drafts"], load["outputs"]
-    assert spec is not None
+    check_memory(engine, len(requests))
     check_ended(engine, load)
-    verified, _, accepted, emitted, _ = spec.counts[0].tolist()
-    assert verified <= emitted <= verified + accepted
-    assert accepted <= spec.counts[0].drafted <= verified * len(rates)
+    spec, outputs, preempted = engine.parts["drafts"], load["outputs"], engine.state.counters[0].preemptions
+    counts = spec.counts[0]
+    assert (counts.verified, counts.wasted) == (slow.verified, slow.wasted)
+    assert counts.verified <= counts.emitted <= counts.verified + counts.accepted
+    assert counts.accepted <= counts.drafted <= counts.verified * len(rates)
     # Each request's first token, and one after each preemption that met it, come from a prompt.
-    assert emitted <= sum(outputs) - n
-    assert emitted >= sum(outputs) - n - state.counters[0].preemptions
-    if not state.counters[0].preemptions and rates == (1.0,) * len(rates):
-        whole = 1 + len(rates)
-        if load["policy"].token_budget >= whole * load["policy"].max_sequences and not (
-            0 < load["policy"].threshold < whole
-        ):
-            assert verified == sum(-(-(o - 1) // whole) for o in outputs)
-    assert sum(spec.seconds[0].tolist()) <= state.clocks[0].busy * (1 + 1e-9)
+    assert sum(outputs) - len(outputs) - preempted <= counts.emitted <= sum(outputs) - len(outputs)
+    assert sum(spec.seconds[0].tolist()) <= engine.state.clocks[0].busy * (1 + 1e-9)
     assert (spec.seconds[0].draft > 0.0) == (d.parts["drafts"].draft is not None)
     assert spec.seconds[0].verify > 0.0
-
-
-@given(load=loads(), times=st.lists(st.floats(0.0, 0.02), max_size=3).map(sorted), data=st.data())
-@settings(max_examples=15)
-def test_pieces_change_nothing(load: dict[str, Any], times: list[float], data: st.DataObject) -> None:
-    """Requests that come in pieces, and stops in between, give the same stamps and draws."""
-    load = load | {"clients": None}
-    rates: tuple[float, ...] = load["rates"]
-    d = speculative(small("llama-3-8b", "h100-x1", "uniform"), "eagle", rates, len(rates))
-    n = len(load["inputs"])
-    splits = data.draw(st.lists(st.integers(1, n - 1), unique=True, max_size=2).map(sorted)) if (n > 1) else []
-    check_pieces(lambda: engine_for(d, load), load, times, splits)
 
 
 def run_of(deployment: Deployment, policy: Policy, n: int = 40, rates: Any = None) -> Engine:

@@ -184,7 +184,7 @@ def changed(**update: object) -> Deployment:
 @pytest.mark.parametrize("batch", [Batch.of([700] * 40), Batch.of([900] * 9, [(400, 0)])])
 def test_both_paths_agree(splitter: str, spaces: int, batch: Batch) -> None:
     deployment = changed(splitter=splitter, spaces=spaces)
-    plan, step_totals, stage = check_paths(deployment, [[batch]], 3)
+    plan, step_totals, (stage,) = check_paths(deployment, [[batch]], 3)
     act = sum(p.op.act_bytes * p.count * p.devices for p in stage.ops if p.op.layer == "moe")
     moe = [i for i, layer in enumerate(lower(deployment)[1].layer) if layer == "moe"]
     assert totals(plan, step_totals.tally)[moe][:, :, T_ACT].sum() == pytest.approx(act, rel=1e-9)

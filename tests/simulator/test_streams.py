@@ -153,17 +153,6 @@ def test_fsmoe_closed_forms(r: int, a: float, g: float, x: float, s: float, gar:
     assert even == pytest.approx(max(four), rel=1e-12)
 
 
-@given(st.integers(2, 8), positive, st.floats(0.0, 1.0), st.floats(0.0, 1.0), st.floats(0.0, 1.0))
-def test_fsmoe_closed_forms_case_by_case(r: int, t: float, u: float, v: float, w: float) -> None:
-    """Where one stream is the longest by far, its own form is the makespan, whatever the others."""
-    u, v, w = t * u / (2 * r), t * v / (2 * r), t * w / (2 * r)
-    assert three_streams(r, u, v, t, w, 0.0) == pytest.approx(2 * u + v + w + r * t, rel=1e-12)
-    assert three_streams(r, t, v, u, w, 0.0) == pytest.approx(2 * r * t + v + w, rel=1e-12)
-    assert three_streams(r, u, t, v, t, 0.0) == pytest.approx(2 * u + 2 * r * t, rel=1e-12)
-    gar = v + w + 4 * t
-    assert three_streams(r, t, v, u, w, gar) == pytest.approx(2 * r * t + gar, rel=1e-12)
-
-
 @given(st.integers(0, 5000), st.sampled_from((2, 4, 8, 16)))
 def test_chunks_hold_every_token_once(tokens: int, chunks: int) -> None:
     each = [chunk_tokens(float(tokens), chunks, i) for i in range(chunks)]

@@ -81,11 +81,6 @@ def test_admitted_only_if_the_whole_prompt_fits() -> None:
         assert log(engine, LogColumn.PREFILL)[0] == [1 + second]
 
 
-def test_a_prompt_above_the_budget_is_cut() -> None:
-    engine = served(small("llama-3-8b"), vllm(token_budget=100), [(0.0, 250, 2)])
-    assert log(engine, LogColumn.DECODES, LogColumn.PREFILL) == [[0, 100], [0, 100], [0, 50], [1, 0]]
-
-
 def test_what_can_never_fit_is_refused() -> None:
     """Ten blocks hold 160 tokens; the last token's keys and values are never needed."""
     cache = CacheSettings(16, 10)
@@ -132,13 +127,6 @@ def waits(found: Run, half: int) -> float:
     return float(part.mean())
 
 
-def test_below_saturation_the_queue_is_stable(at_rate: Callable[[float, int], Run]) -> None:
-    found = at_rate(0.7, 6000)
-    offered = found.output_tokens / found.requests.arrival_s[-1]
-    assert found.output_tokens_per_s == pytest.approx(offered, rel=0.03)
-    assert waits(found, 1) < 2 * waits(found, 0)
-
-
 def test_past_saturation_the_queue_grows(at_rate: Callable[[float, int], Run]) -> None:
     """A fluid queue at twice its rate: request n waits n (1/rate - 1/offered)."""
     found = at_rate(2.0, 6000)
@@ -154,14 +142,3 @@ def test_past_saturation_the_queue_grows(at_rate: Callable[[float, int], Run]) -
     assert waits(more, 1) == pytest.approx(2 * waits(found, 1), rel=0.05)
     assert more.output_tokens_per_s == pytest.approx(found.output_tokens_per_s, rel=0.02)
     assert found.preemptions == more.preemptions == 0
-
-
-def test_preempting_engines_lose_nothing_when_saturated() -> None:
-    """Little memory, more offered than served: many preemptions, all tokens, full memory only."""
-    stream = open_requests(rate=1e5, limit=400, input_len=128, output_len=256, lengths="lognormal")
-    cache = CacheSettings(16, 400)
-    found = run(small("llama-3-8b"), vllm(), stream, cache=cache)
-    assert found.preemptions > 20
-    assert found.output_tokens == found.requests.output_tokens.sum()
-    assert found.prompt_tokens + found.cached_tokens > found.requests.input_tokens.sum()
-    assert 0.9 < found.kv_peak <= 1.0

@@ -57,8 +57,8 @@ def with_next(batches: list[Batch]) -> list[list[Batch]]:
 class Compared(NamedTuple):
     plan: LoweredModel
     step_totals: StepTotals
-    stage: Any
-    """The explicit path's last step."""
+    stages: list[Any]
+    """The explicit path's, one a step."""
 
 
 def check_paths(
@@ -70,7 +70,7 @@ def check_paths(
     The ops' shares of the clock add up to the steps too.
     """
     plan = lower(deployment, replica)[0] if plan is None else plan
-    step_totals, joules, flops, wall = new_step_totals(plan), 0.0, 0.0, 0.0
+    step_totals, joules, flops, wall, stages = new_step_totals(plan), 0.0, 0.0, 0.0, []
     sides = [(plan, step_totals)]
     if plan.apart is not None:
         sides.append((plan.apart.plan, step_totals.aside.step_totals))
@@ -80,6 +80,7 @@ def check_paths(
         stage = explicit_stage(deployment, batches, step=step + i, replica=replica, captured=captured)
         assert seconds == pytest.approx(stage.seconds, rel=1e-9)
         assert step_totals.stages == pytest.approx(np.array(stage.stages), rel=1e-9)
+        stages.append(stage)
         joules += stage.joules
         wall += stage.seconds
         flops += sum(p.op.flops * p.count * p.devices for p in stage.ops)
@@ -87,4 +88,4 @@ def check_paths(
         assert sum(t[:, :, T_JOULES].sum() for t in whole) == pytest.approx(joules, rel=1e-8)
         assert sum(t[:, :, T_FLOPS].sum() for t in whole) == pytest.approx(flops, rel=1e-9)
         assert step_totals.wall.sum() == pytest.approx(wall, rel=1e-9)
-    return Compared(plan, step_totals, stage)
+    return Compared(plan, step_totals, stages)

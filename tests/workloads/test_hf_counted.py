@@ -73,7 +73,9 @@ def test_weights(name):
 @pytest.mark.parametrize("name", REFERENCE)
 def test_weights_of_real_files(name, data_set):
     spec = read_config(data_set("model_configs_2026") / name)
-    assert spec.total_params / 1e9 == pytest.approx(REFERENCE[name], rel=1e-4)
+    assert spec.total_params / 1e9 == pytest.approx(
+        REFERENCE[name], rel=5e-6 if name == "Step-3.7-Flash" else 0, abs=5.1e-5
+    )
 
 
 @pytest.mark.parametrize(

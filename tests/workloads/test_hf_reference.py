@@ -8,37 +8,9 @@ import pytest
 from opbyte.workloads.hf import read_config
 from opbyte.workloads.model import ModelSpec
 
-# README of the model_configs data folder, columns "counted total" and "counted active" [1e9]:
-# sums over all weight matrices and norms; None where all weights are active.
-COUNTED = {
-    "AI21-Jamba-Mini-1.6": (51.57, 12.11),
-    "dbrx-base": (131.60, 36.47),
-    "deepseek-moe-16b-base": (16.38, 2.83),
-    "DeepSeek-V2-Lite": (15.71, 2.66),
-    "DeepSeek-V3": (671.03, 37.55),
-    "falcon-180B": (178.56, None),
-    "gemma-2-27b": (27.23, None),
-    "GLaM-64B-64E": (1161.76, 96.60),
-    "GLM-4.5": (352.80, 33.63),
-    "gpt-oss-20b": (20.91, 4.19),
-    "grok-1": (315.68, 83.76),
-    "jetmoe-8b": (8.52, 2.33),
-    "Llama-2-70b-hf": (68.98, None),
-    "Llama-2-7b-hf": (6.74, None),
-    "Llama-4-Scout-17B-16E-Instruct": (107.77, 17.17),
-    "Meta-Llama-3-8B": (8.03, None),
-    "Meta-Llama-3.1-405B": (405.85, None),
-    "Mistral-7B-v0.1": (7.24, None),
-    "Mixtral-8x7B-v0.1": (46.70, 12.88),
-    "OLMo-2-1124-7B": (7.30, None),
-    "OLMoE-1B-7B-0125": (6.92, 1.28),
-    "opt-66b": (65.72, None),
-    "Phi-3.5-MoE-instruct": (41.87, 6.64),
-    "Qwen1.5-MoE-A2.7B": (14.32, 2.69),
-    "Qwen3-235B-A22B": (235.09, 22.19),
-    "Qwen3-30B-A3B": (30.53, 3.35),
-    "Qwen3-Next-80B-A3B": (79.67, 3.88),
-}
+from ..tables import tables
+
+COUNTED = tables(__file__)["counted"]
 
 # 2 * key/value heads * head size * layers * 2 B, or (512 + 64) * layers * 2 B for latent attention.
 KV_BYTES = {

@@ -14,6 +14,8 @@ from opbyte.workloads.errors import SpecError
 from opbyte.workloads.hf import model_from_keys
 from opbyte.workloads.layers import Attention, MixtureOfExperts, SpanAttention
 
+from ..tables import tables
+
 ATTENTION = {"kind": "attention", "heads": 8, "kv_heads": 4, "head_dim": 64}
 LAYER: dict[str, Any] = {"times": 3, "mixer": ATTENTION, "ffn": {"kind": "ffn", "width": 1024}}
 KEYS: dict[str, Any] = {"architectures": ["LayerList"], "hidden_size": 512, "vocab_size": 1000, "layers": [LAYER]}
@@ -49,39 +51,7 @@ def test_parts_in_parts_lists_and_defaults() -> None:
     assert (alone.ffn, alone.norms) == (None, 1)
 
 
-SPANS = {"kind": "attention_spans", "base": ATTENTION, "spans": [[8, 0, 0.5]], "length": 4096}
-
-
-@pytest.mark.parametrize(
-    ("layer", "said"),
-    [
-        ({"mixer": None}, "layers[0].mixer: is null; an object is required"),
-        ({"mixer": {}}, "layers[0].mixer.kind: is missing; the name of a layer kind"),
-        ({"mixer": {"kind": "atention"}}, "mixer.kind: unknown layer kind 'atention'; did you mean"),
-        ({"mixer": {**ATTENTION, "head": 8}}, "mixer.head: unknown key; did you mean 'heads'"),
-        ({"mixer": {"kind": "attention", "heads": 8, "kv_heads": 4}}, "mixer.head_dim: is missing"),
-        ({"mixer": {**ATTENTION, "kv_heads": 3}}, "mixer.kv_heads: must divide the 8 query heads"),
-        ({"mixer": {**ATTENTION, "heads": 8.5}}, "mixer.heads: must be a whole number"),
-        ({"mixer": {**ATTENTION, "hidden": 64}}, "mixer.hidden: must be hidden_size, 512, not 64"),
-        ({"mixer": {**ATTENTION, "gated": 1}}, "mixer.gated: must be true or false"),
-        ({"mixer": {**SPANS, "spans": 3}}, "mixer.spans: must be a list, not 3"),
-        ({"mixer": {**SPANS, "spans": [[8, 0]]}}, "mixer.spans[0]: must have 3 entries, not 2"),
-        ({"mixer": {**SPANS, "spans": [[8, 0, "x"]]}}, "mixer.spans[0][2]: must be a number"),
-        ({"mixer": {**SPANS, "spans": [[7, 0, 1]]}}, "mixer.spans: must be of 8 query heads"),
-        ({"mixer": {**SPANS, "base": 3}}, "mixer.base: is 3; an object is required"),
-        ({"mixer": {"kind": "memories", "states": 0, "top_k": 1, "net": {
-            "kind": "delta_net", "key_heads": 1, "value_heads": 1, "key_dim": 8, "value_dim": 8,
-            "d_conv": 1}}}, "mixer.states: must be a whole number from 1"),
-        ({"mixer": {"kind": "attention_heads", "base": ATTENTION, "shared": 2, "top_k": 7}},
-         "mixer.top_k: must be from 1 to the 6 heads that are not shared, not 7"),
-        ({"ffn": {"kind": "moe", "experts": 4, "top_k": 5, "width": 8}},
-         "ffn.top_k: must be from 1 to the 4 experts, not 5"),
-        ({"mixer": {**ATTENTION, "heads": 0}}, "mixer.heads: must be a whole number from 1"),
-        ({"times": 0}, "layers[0].times: must be a whole number from 1"),
-        ({"times": 2001}, "layers[0].times: makes more than 2000 layers"),
-        ({"depth": 2}, "layers[0].depth: unknown key"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("layer", "said"), tables(__file__)["bad"])
 def test_bad_layers_are_one_line(layer: dict[str, Any], said: str) -> None:
     with pytest.raises(SpecError) as error:
         read(layer)

@@ -21,13 +21,6 @@ from opbyte.workloads.model import ModelSpec, embedding_ops, head_ops, layer_ops
 from opbyte.workloads.numerics import Numerics
 from opbyte.workloads.ops import Loads, Op
 
-WEIGHTS = {
-    "DeepSeek-V3.2": 671_877_944_064, "GLM-5.2-FP8": 743_377_019_904,
-    "DeepSeek-V4-Flash": 284_332_240_471, "MiniMax-M3": 426_174_572_928,
-    "Kimi-Linear-48B-A3B-Instruct": 49_122_681_728, "Ling-3.0-flash": 124_414_200_000,
-    "Olmo-Hybrid-7B": 7_430_900_000, "Qwen3.5-35B-A3B": 34_660_610_688,
-}  # fmt: skip
-ROUNDED = ("Ling-3.0-flash", "Olmo-Hybrid-7B")
 CACHES = {"DeepSeek-V3.2": 48_068, "GLM-5.2-FP8": 53_940, "DeepSeek-V4-Flash": 3_850.25,
           "MiniMax-M3": 122_880 + 14_592, "Kimi-Linear-48B-A3B-Instruct": 8_064}  # fmt: skip
 
@@ -39,12 +32,6 @@ Read = Callable[[str], ModelSpec]
 def model(data_set: Callable[[str], Path]) -> Read:
     folder = data_set("model_configs_2026")
     return lambda name: load_model(Path(folder) / name / "config.json")
-
-
-@pytest.mark.parametrize("name", WEIGHTS)
-def test_weights_by_count(name: str, model: Read) -> None:
-    found = model(name).total_params
-    assert found == pytest.approx(WEIGHTS[name], rel=5e-6 if name in ROUNDED else 0)
 
 
 @pytest.mark.parametrize("name", CACHES)

@@ -20,6 +20,8 @@ from opbyte.workloads.layers import Attention, Run, SpanAttention
 from opbyte.workloads.layers.published.spans import span_of
 from opbyte.workloads.numerics import Numerics
 
+from ..tables import tables
+
 RUN = Run(Numerics())
 BASE = Attention(512, 8, 4, 64)
 DENSITY = {
@@ -135,22 +137,7 @@ def test_the_catalogs_plan_is_the_datas(data_set: Callable[[str], Path]) -> None
         assert sorted(ours.mixer.windows) == sorted(theirs.mixer.windows)
 
 
-@pytest.mark.parametrize(
-    ("spans", "said"),
-    [
-        (None, "attention_spans: is missing; a fraction, a plan's path or a list"),
-        (0, "attention_spans: must be above 0 and at most 1, not 0"),
-        (1.5, "attention_spans: must be above 0 and at most 1, not 1.5"),
-        ([[[8, 0, 0.5]]], "attention_spans: must have one entry per layer: 2, not 1"),
-        ([[[8, 0, 0.5]], [[7, 0, 0.5]]], "attention_spans[1]: must be of 8 query heads in all, not 7"),
-        ([[[8, 0, 0.5]], [[8, 5000, 0.5]]],
-         "attention_spans[1][0]: a span of 5000 tokens is beyond the 4096 positions"),
-        ([[[8, 0, 0.5]], [[8, 0, 2]]], "attention_spans[1][0]: beta must be from 0 to 1, not 2"),
-        ([[[8, 0, 0.5]], [[8, 0]]], "attention_spans[1][0]: must be [query heads, alpha, beta]"),
-        ([[[8, 0, 0.5]], 3], "attention_spans[1]: must be a list of [query heads, alpha, beta]"),
-        ("nowhere.json", "nowhere.json: does not exist"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("spans", "said"), tables(__file__)["bad"])
 def test_bad_spans_are_one_line(spans: Any, said: str) -> None:
     with pytest.raises(SpecError) as error:
         read(spans)
