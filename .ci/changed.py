@@ -20,8 +20,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("workloads", "devices", "simulator", "kernels", "analysis")
 SOURCE = "src/opbyte/"
-AGAINST_REFERENCES = {"simulator/engine/": ("scheduler", "policies", "prefix_cache"), "simulator/parts/": ("composed",)}
-"""Tests of compiled code against slow references, by folder: they see most of what goes wrong there, and come first."""
+AGAINST_REFERENCES = {
+    "simulator/engine/": ("uncompiled", "scheduler", "policies", "prefix_cache"),
+    "simulator/parts/": ("uncompiled", "composed"),
+    "simulator/results/": ("recorded",),
+    "devices/co": ("recorded",),
+    "analysis/studies/": ("recorded",),
+    "analysis/answers/price": ("recorded",),
+}
+"""Tests against slow references and recorded outcomes, by folder: they see most of what goes wrong there, and come first.
+The first of all compile nothing."""
 EVERYTHING = ("pyproject.toml", "setup.py", "tests/conftest.py")
 
 
@@ -112,6 +120,7 @@ def beside(test: str) -> list[str]:
         if isinstance(node, ast.ImportFrom) and node.level:
             folder = Path(test).parents[node.level - 1]
             found.append(folder / f"{(node.module or '').replace('.', '/')}.py")
+    found += [Path(test).parent / name for name in re.findall(r'"(test_\w+\.py)"', text)]  # which it runs
     if "ask" in text:
         found.append(Path(test).parent / "conftest.py")
     return [str(path) for path in found if (ROOT / path).is_file()]
@@ -140,6 +149,7 @@ def chosen(changed: Iterable[str]) -> list[str]:
                 for name in code
                 for f in AGAINST_REFERENCES
             )
+            first += Path(test).stem[5:] == "uncompiled"
             room = {Path(name).parts[0] for name in code} & {*Path(test).parts}
             out[test] = (-first, min(touched, default=0), -len(names & _words(test)), -len(room), len(reached))
     if any(name.endswith((".md", ".ipynb")) for name in changed):

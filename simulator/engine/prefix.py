@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ...workloads.jit import compiled_inside, compiled_part
+from ...workloads.jit import compiled_inside, compiled_part, int64
 from ...workloads.jit_address import by_address
 from ...workloads.pages import new_rows
 from ...workloads.records import Records, named
@@ -123,7 +123,7 @@ def place(key: int, mask: int) -> int:
     Return the bits of a product that depends on the whole key: sessions are far apart (`MOST_PIECES`), and the low bits
     are equal.
     """
-    return int(((key * 7046029254386353131) >> 32) & mask)
+    return int(((int64(key) * 7046029254386353131) >> 32) & mask)
 
 
 @compiled_part

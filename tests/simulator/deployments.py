@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from numba import config
 
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import Deployment, deploy
@@ -45,7 +46,9 @@ def small(name: str, system: str = "h100-x1", routing: str = "uniform", **degree
     """A deployment of a model cut to two layers (or one a stage), so that the explicit path is quick.
 
     ``windowed`` has one layer that sees 20 tokens and one that sees all; ``NAME+adapters`` five adapters of tenants.
+    Uncompiled, ops cost by rooflines: fitted kernels then take minutes to price.
     """
+    costs = "roofline" if config.DISABLE_JIT else "auto"
     name, adapted, _ = name.partition("+")
     tenants = Tenants(5, 16, 5, "power_law:1.0") if adapted else None
     model = load_model({"windowed": "gemma-2-27b"}.get(name, name))
@@ -54,4 +57,4 @@ def small(name: str, system: str = "h100-x1", routing: str = "uniform", **degree
         mixers = [replace(layer.mixer, window=w) for layer, w in zip(layers, (20, 0), strict=True)]
         layers = tuple(replace(a, mixer=m) for a, m in zip(layers, mixers, strict=True))
     model = replace(model, layers=layers)
-    return deploy(model, load_system(system), routing=routing, adapters=tenants, **degrees)
+    return deploy(model, load_system(system), routing=routing, adapters=tenants, costs=costs, **degrees)
