@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from .errors import SpecError, nearest
+from .errors import MOST_SHOWN, SpecError, nearest
 from .formula import Formula
 from .yamlfile import Sources, read_yaml
 
@@ -199,10 +199,6 @@ def _attach(node: Any, key: str, source: str | SpecError | None, table: dict[str
     return SourcedNumber(node, source)
 
 
-MOST_TOLD = 12
-"""Errors of one file that one line lists."""
-
-
 class SeveralErrors(SpecError):
     """Errors of one file, the first in full."""
 
@@ -210,15 +206,16 @@ class SeveralErrors(SpecError):
 
 
 def together(wrong: Sequence[SpecError]) -> SpecError:
-    """One error for all: whoever wrote a file mends them at once, not one a run."""
+    """One error for all, in one line of `MOST_SHOWN` characters: the first, as many more as fit, and how many are left."""
     every = [e for one in wrong for e in (one.errors if isinstance(one, SeveralErrors) else (one,))]
     first, *others = {(e.subject, e.reason): e for e in every}.values()
     if not others:
         return first
-    shown = [f"{e.subject.rpartition(': ')[2]}: {e.reason}" for e in others[: MOST_TOLD - 1]]
-    left = len(others) - len(shown)
-    more = f" and {left} more" if left else ""
-    error = SeveralErrors(first.subject, f"{first.reason} (also {'; '.join(shown)}{more})")
+    told = [first.reason, *(f"{e.subject.rpartition(': ')[2]}: {e.reason}" for e in others)]
+    while len(told) > 1 and len(f"{first.subject}: {'; '.join(told)}; and 999 more") > MOST_SHOWN:
+        told.pop()
+    left = len(others) + 1 - len(told)
+    error = SeveralErrors(first.subject, "; ".join(told) + (f"; and {left} more" if left else ""))
     error.errors = tuple(every)
     return error
 

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from opbyte.analysis.papers import points
 from opbyte.analysis.papers.points import Point
 from opbyte.analysis.parallel.local import Crew
+from opbyte.analysis.show import interrupt
 from opbyte.analysis.show import kept as module
 from opbyte.analysis.show.kept import Kept, kept_by, known_by
 from opbyte.analysis.show.record import command_of, parsed
@@ -184,8 +185,9 @@ def test_an_ended_validation_of_points_goes_on(
 
 
 def goes_on_here(ask: Ask, monkeypatch: pytest.MonkeyPatch, folder: Path, command: Sequence[str]) -> None:
-    """As `goes_on`, in this process: the signal comes as the first part has been kept."""
+    """As `goes_on`, in this process: the signal comes as the first part has been kept, and none ends the tests' process."""
     monkeypatch.setenv("OPBYTE_CACHE", str(folder / "cache"))
+    monkeypatch.setattr(interrupt, "GRACE_S", 100 * PATIENCE_S)  # a busy machine may take longer to end in order
     keep = Kept.keep
 
     def ended(self: Kept, identity: Any, value: Any) -> None:

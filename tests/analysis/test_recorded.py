@@ -185,6 +185,7 @@ def ask_functions() -> None:
                 op = collective_op(kind, size, max(here.ranks, 2))
                 link.evidence([op])
                 link.cost(op)
+                link._prices(op, np.array([[1.0], [3e4], [2e5], [1e6], [1e9]]))
     for text in ("", "h200=2.5, mi325x=2"):
         price.amounts(text, "--price")
 
