@@ -54,7 +54,7 @@ def simulate(given: Any) -> None:
         with progress() as watch:
             if seeds is not None:
                 return simulate_seeds(scenario, seeds=seeds, keep_stages=keep, progress=watch, percentiles=shown)
-            if scenario.model is None and scenario.system is None:
+            if scenario.model is None and scenario.system is None and scenario.serving.engine is None:
                 return compare_demo(scenario, keep_stages=keep, progress=watch)
             return replace(
                 run(scenario, keep_stages=keep, progress=watch, percentiles=shown, **one),

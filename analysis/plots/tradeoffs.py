@@ -243,7 +243,7 @@ def _labels(
     texts = {i: ", ".join(_cell(rows.iloc[i][name]) for name in varying) for i in shown}
     places = {i: (float(at[i, 0]), float(at[i, 1])) for i in texts}
     dots = [LabelledPoint(*places[i], 2.5, text, BLUE) for i, text in texts.items() if text]
-    markers = [LabelledPoint(float(x), float(y), 2.5, "") for x, y in line]
+    markers = [LabelledPoint(float(x), float(y), 2.5, "") for x, y in at[sorted({*best, *shown})]]
     place(axes, dots, markers, (), [line] if len(line) > 1 else ())
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...devices.catalog import describe_system
 from ..answers.evidence import evidence, used_sources
@@ -11,9 +10,7 @@ from ..answers.evidence_table import evidence_rows
 from ..answers.roofline import Roofline
 from ..answers.simulate import simulate
 from ..answers.train import Training
-from ..plots import throughput_latency
-from ..show.result import Drawing, ReportSection
-from ..show.text import Records, Rows
+from ..show.result import ReportSection
 from ..studies.capacity_result import Capacity
 from ..studies.plan.result import Plan
 from ..studies.sweep.axes import KERNEL
@@ -21,9 +18,6 @@ from ..studies.sweep.point import scenario_of, sources_of
 from ..studies.sweep.run import Sweep
 from ..validate.kernels import KernelValidation
 from .sections import constants_section, sections
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @sections.register
@@ -88,7 +82,6 @@ def training_sections(result: Training) -> list[ReportSection]:
 def sweep_sections(result: Sweep) -> list[ReportSection]:
     """Return the result, the trade-off, the study, every point, and the evidence."""
     study = result.study
-    feasible = [row for row in result.table if row["feasible"]]
     axes = [
         {"axis": column, "sets": parameter, "values": "drawn at random" if axis.random else len(axis.values)}
         for axis in study.axes
@@ -105,66 +98,10 @@ def sweep_sections(result: Sweep) -> list[ReportSection]:
     return [
         ReportSection("Result", result.blocks()),
         *([ReportSection("Trade-off", drawn)] if drawn else []),
-        *_drafts_by_load(result, feasible),
         ReportSection("Study", lines),
         ReportSection("Points", [[{name: row[name] for name in order} for row in result.table]]),
         *_evidence(result),
     ]
-
-
-def _drafts_by_load(result: Sweep, rows: Rows) -> list[ReportSection]:
-    """How many drafts pay at which load, where a study varies both."""
-    drafts = drafts_by_load(result.study.columns, rows)
-    if drafts is None:
-        return []
-    load, curves, best = drafts
-    figure = throughput_latency(curves, LATENCIES_OF_DRAFTS, result.study.title, load=load)
-    caption = "Latency against load, one curve a number of drafts: drafts pay where theirs is lowest."
-    return [ReportSection("Drafts by load", [best, Drawing(figure, caption)])]
-
-
-NO_DRAFTS = "no drafts"
-LATENCIES_OF_DRAFTS = ("tpot_s_mean", "e2e_s_mean")
-"""Latencies that are compared; the first tells the best."""
-
-
-def drafts_by_load(columns: Sequence[str], rows: Rows) -> tuple[str, pd.DataFrame, Records] | None:
-    """Compare drafts at every load of a sweep; None where it does not vary both, and nothing else.
-
-    Parameters
-    ----------
-    columns : sequence of str
-        What the sweep varies; `acceptance` goes along with the drafts.
-    rows : sequence of mapping
-        Points that worked.
-
-    Returns
-    -------
-    load : str
-        Column of the load.
-    curves : DataFrame
-        Columns run (the drafts), the load and the latencies.
-    best : list of dict
-        One row per load: its best drafts, with their latencies and these over the run without drafts.
-    """
-    import pandas as pd
-
-    load = next((name for name in ("rate", "closed_loop", "rate_scale") if name in columns), None)
-    if load is None or {"speculative"} != {*columns} - {"acceptance", load}:
-        return None
-    latencies = [*LATENCIES_OF_DRAFTS]
-    curves = pd.DataFrame(list(rows), columns=["speculative", load, *latencies]).dropna(subset=[load, *latencies])
-    if curves.empty:
-        return None
-    curves = curves.rename(columns={"speculative": "run"})
-    curves["run"] = curves["run"].fillna("").astype(str).replace({r"^$|^.*:0$": NO_DRAFTS}, regex=True)
-    best = curves.loc[curves.groupby(load)[latencies[0]].idxmin()].rename(columns={"run": "best"})
-    plain = curves[curves["run"] == NO_DRAFTS].set_index(load)[latencies].reindex(best[load])
-    over = best[latencies].to_numpy() / plain.to_numpy()
-    for name, quotient in zip(latencies, over.T, strict=True):
-        best[f"{name} over {NO_DRAFTS}"] = quotient
-    order = [load, "best", *(column for name in latencies for column in (name, f"{name} over {NO_DRAFTS}"))]
-    return load, curves, [{str(k): v for k, v in row.items() if pd.notna(v)} for row in best[order].to_dict("records")]
 
 
 def _evidence(result: Sweep) -> list[ReportSection]:

@@ -196,6 +196,7 @@ def test_people_see_where_time_went(ask: Ask, write: Callable[[str, str], Path])
     assert "tp 1, dp 1; chunked on no engine's kernels" in ask(*line, "--policy", "chunked").out
     engine = write("engine.json", '{"framework": "vllm"}')
     assert "vllm on vllm's kernels" in ask(*line, "--engine", engine).out
+    assert "MODEL: is needed too" in ask("simulate", "--engine", engine).err
     shown = ask(*line, "--why").out
     for text in (
         "llama-3-8b on h100-x1: policy vllm", "output tokens per second",

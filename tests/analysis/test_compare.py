@@ -115,6 +115,7 @@ def test_a_model_that_does_not_fit_says_so(ask: Ask) -> None:
     assert "KV cache of 4,000 sequences does not fit" in batch.table[0].reason
     copied = compare("deepseek-v3", ["b200-x8"], batch=64, context=65536, dtype="fp8")  # fits with --dp 8 --tp 1
     assert "try more --dp" in copied.table[0].reason
+    assert copied.rows()[0]["GiB of one copy"] == "901.27 of 1,289.2"  # finding U16: it is of one copy alone
 
 
 def test_break_even_queues(ask: Ask) -> None:

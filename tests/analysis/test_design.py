@@ -151,6 +151,7 @@ def test_scenarios_have_a_front_each_and_one_robust_front(tmp_path: Path) -> Non
     assert list(fronts) == ["chat", "training"]
     ratios = [first[f"{name} total_tokens_per_s"] / fronts[name][0]["total_tokens_per_s"] for name in fronts]
     assert first["robust_total_tokens_per_s"] == pytest.approx(min(ratios))
+    assert "What limits it: chat, " in data.headline()
 
 
 def test_equal_seeds_equal_bytes_and_kept_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

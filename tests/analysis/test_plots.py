@@ -565,6 +565,14 @@ def test_trade_off_joins_what_none_beats(n: int) -> None:
     assert len(rows.get_xdata()) == int(table["joules_per_token"].notna().sum())
 
 
+def test_labels_hide_no_point_that_they_name() -> None:
+    rows = [("mi325x-x1, 5, tp 1", 11.25, 1.86), ("h200-x2, 3, tp 2", 22.74, 1.57), ("mi325x-x2, 4, tp 2", 18, 2.5)]
+    table, goals = pd.DataFrame(rows, columns=["system", "usd", "watts"]), {"usd": "min", "watts": "min"}
+    (axes,) = trade_off(table, goals, ("system",), "designs", named="system").axes
+    places = [axes.transData.transform(note.xy) for note in axes.texts]
+    assert not any(note.get_window_extent().contains(*place) for note, place in zip(axes.texts, places, strict=True))
+
+
 def test_trade_off_of_nothing_and_of_one_objective() -> None:
     assert_legible(trade_off(designs(3)[:0], GOALS, ("tsv",), "nothing"))
     with pytest.raises(ValueError, match="two objectives"):

@@ -14,7 +14,6 @@ import pytest
 
 from opbyte import simulate
 from opbyte.analysis.answers.roofline import roofline
-from opbyte.analysis.report.studies import NO_DRAFTS, drafts_by_load
 from opbyte.simulator.engine.kv import kv_rules
 from opbyte.simulator.parts.drafts.explicit import draft_batches
 from opbyte.simulator.scenario import Scenario
@@ -156,25 +155,6 @@ def test_engine_files_ask_for_speculation(ask: Ask, tmp_path: Path) -> None:
         assert found.code == 2
         assert says in found.err
         assert len(found.err.strip().splitlines()) == 1
-
-
-def test_drafts_by_load() -> None:
-    """Of two loads, drafts are better at the lower one."""
-    rows = [
-        {"speculative": choice, "acceptance": "", "rate": rate, "tpot_s_mean": tpot, "e2e_s_mean": 9 * tpot}
-        for choice, rate, tpot in [
-            (None, 1, 4.0), ("mtp:1", 1, 3.0), ("mtp:2", 1, 2.0), (None, 8, 5.0), ("mtp:1", 8, 6.0)
-        ]
-    ]  # fmt: skip
-    found = drafts_by_load(("speculative", "acceptance", "rate"), rows)
-    assert found is not None
-    load, curves, best = found
-    assert [row["best"] for row in best] == ["mtp:2", NO_DRAFTS]
-    assert best[0][f"tpot_s_mean over {NO_DRAFTS}"] == 0.5
-    assert load == "rate"
-    assert [*curves.columns] == ["run", "rate", "tpot_s_mean", "e2e_s_mean"]
-    assert drafts_by_load(("speculative", "rate", "tp"), rows) is None
-    assert drafts_by_load(("speculative",), rows) is None
 
 
 def test_drafts_pay_at_low_load_and_cost_at_high() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,25 @@ def test_measured_rows_come_back(measured: tuple[TableModel, Path]) -> None:
         found = model.curves[shape].at(np.array([gemm["m"][i]]))[0]
         assert found == pytest.approx(np.median(gemm["measured_s"][same]), rel=1e-12)
     assert model.count == sum(len(t) for t in read_tables([folder], every_op=True)[0].values())
+
+
+@pytest.mark.parametrize("basis", ["transferred", "fitted"])
+def test_a_shape_off_the_table_is_scaled_from_the_nearest(basis: str) -> None:
+    """Finding U20: a device whose assumed memory is 1.6 times too fast, with one measured shape."""
+    spec, _ = load_device("h100")
+    memory = spec.memory.model_copy(update={"bandwidth_bytes_per_s": 1.6 * spec.memory.bandwidth_bytes_per_s})
+    truth, wrong = own_model(spec), own_model(spec.model_copy(update={"memory": memory}))
+    gemm = wrong.models["gemm"]
+    base = replace(wrong, models={**wrong.models, "gemm": replace(gemm, known=replace(gemm.known, basis=basis))})
+
+    near, other = (Op("up", "ffn", "gemm", "both", {"m": 16.0, "n": n, "k": 4096.0}, "bf16", flops=0.0, weight_bytes=8192 * n)
+                   for n in (14_336, 28_672))  # fmt: skip
+    curve = Curve(np.array([4.0, 16.0, 64.0]), np.full(3, truth.cost(near).seconds))
+    model = TableModel(base, {("gemm", "14336", "4096"): curve}, {}, {}, 3, hardware(spec), {})
+    assumed, scaled, measured = (m.cost(other).seconds for m in (base, model, truth))
+    assert assumed < 0.8 * measured
+    assert scaled == (pytest.approx(measured, rel=0.1) if basis == "transferred" else assumed)
+    assert not model.covers(other)
 
 
 HEAD = "source,device,op,dtype,m,n,k,measured_s\n"

@@ -5,6 +5,7 @@ Designs of a space with their area, power, cost and forecasts, before any simula
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -244,9 +245,10 @@ def limits_of(space: Space, design: Design) -> list[Bottleneck]:
     """What limits a design, model by model, under the first workload or in each scenario."""
     limits = []
     loads = space.loads if space.scenarios else [(model, space.workloads[0]) for model in space.models]
-    for model, load in loads:
+    for (model, load), scenario in zip(loads, itertools.cycle(space.scenarios or ("",))):
         try:
-            limits += groups_of(space, design, model, load)[:1]
+            limits += [replace(g, model=f"{scenario}, {model}" if scenario else model)
+                       for g in groups_of(space, design, model, load)[:1]]  # fmt: skip
         except InputError:
             continue
     return limits

@@ -232,7 +232,7 @@ class Plan(Result):
         if not groups:
             out.append(f"No candidate serves the load. {self._nearest()}")
         best_points = [_best(s) for g in groups for s in g.ranked]
-        out += self._limits() if groups and self.why else []
+        out += self._limits() if groups else []
         shown = [(p.evidence, p.system, p.ranges) for p in best_points if p.evidence]
         out += evidence_blocks(shown[: None if self.why else 2], self.why)
         out += not_like_for_like((p.system, p.bases) for p in best_points)
@@ -261,8 +261,8 @@ class Plan(Result):
         return f"{said(p)}{word}; {sure}.{then}"
 
     def _limits(self) -> list[str]:
-        """What keeps fewer devices of each system from serving."""
-        limited = ((s, "with fewer" if s.best else "so far") for s in self.searched)
+        """What keeps each system from serving, and if asked for, fewer devices of it."""
+        limited = ((s, "with fewer" if s.best else "so far") for s in self.searched if self.why or not s.best)
         return [f"{s.name} {what}: {s.limit}." for s, what in limited if s.limit]
 
     def _group(self, group: Group, several: bool) -> list[str]:
