@@ -81,11 +81,13 @@ class Keys:
                 raise self.wrong(key, "given")
         return self
 
-    def part(self, key: str) -> Keys:
+    def part(self, key: str, *beside: str) -> Keys:
+        """An object of the file. Keys that it lacks may stand `beside` it, as in an engine's own settings."""
         value = self.values.get(key)
         if value is not None and not isinstance(value, dict):
             raise self.wrong(key, "an object")
-        return Keys(self.path, value or {}, f"{self.prefix}{key}.")
+        above = {name: self.values[name] for name in beside if name in self.values}
+        return Keys(self.path, above | (value or {}), f"{self.prefix}{key}.")
 
     def list(self, key: str) -> Sequence[Keys]:
         """A list of objects."""

@@ -40,6 +40,12 @@ def engine_json(tmp_path: Path) -> Callable[[object], Path]:
     return write
 
 
+def test_keys_of_the_cache_may_stand_as_vllm_names_them(engine_json: Callable[[object], Path]) -> None:
+    flat = {"gpu_memory_utilization": 0.8, "block_size": 32, "enable_prefix_caching": False}
+    above = read_engine(engine_json(flat | {"num_gpu_blocks_override": 11}))
+    assert above == read_engine(engine_json({"kv_cache": flat | {"num_gpu_blocks": 11}}))
+
+
 def test_settings_are_taken_over(engine_json: Callable[[object], Path]) -> None:
     path = engine_json({
         "engine": "vllm", "engine_version": "0.19.0", "tensor_parallel_size": 2,
