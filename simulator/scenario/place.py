@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ...devices.calibrated.libraries import BLACKWELL, HOPPER, generation, joint_attention
 from ...devices.hosts.catalog import placed_in
 from ...devices.power.cap import capped_system
-from ...devices.spec import SystemSpec
+from ...devices.spec import DeviceSpec, SystemSpec
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.ops import LIBRARY_SUMS
@@ -69,6 +69,20 @@ def deployed(
 ONE_LIBRARY = "vllm"
 """Whose rows tell of experts in MXFP4: all three engines call OpenAI's Triton kernels on Hopper and TensorRT-LLM's generated ones on data-centre Blackwell
 (`get_mxfp4_backend` in vLLM 0.12, ``quantization/mxfp4.py``; `moe_runner_backend` in SGLang 0.5.4, ``server_args.py``). Elsewhere vLLM calls Marlin."""
+WITH_TRITON = (0, 11, 1)
+"""First vLLM that is installed with these Triton kernels (pull request 27370); before, it calls Marlin on Hopper, of which no row is known."""
+
+
+def _in_library(device: DeviceSpec, settings: EngineSettings | None) -> bool:
+    """Whether the engine of a file runs experts in MXFP4 by kernels that rows of `ONE_LIBRARY` tell of."""
+    if settings is None or not settings.given:
+        return False
+    from ..frameworks.keys import numbers_of  # loaded with the file
+
+    now = generation(device)
+    if settings.engine == "vllm" and now:
+        return now != HOPPER or not () < numbers_of(settings.version) < WITH_TRITON
+    return now in (HOPPER, BLACKWELL)
 
 
 def _deployed(
@@ -92,13 +106,7 @@ def _deployed(
     if settings is not None and settings.library_sums is not None:
         alone = (*(op for op in alone if op != LIBRARY_SUMS), *[LIBRARY_SUMS] * settings.library_sums)
     stored = model.numerics.weight_format("experts")
-    if (
-        framework is None
-        and stored == "mxfp4"
-        and settings is not None
-        and settings.given
-        and (vllm or generation(system.device) in (HOPPER, BLACKWELL))
-    ):
+    if framework is None and stored == "mxfp4" and _in_library(system.device, settings):
         frameworks = {"experts": ONE_LIBRARY}
     if framework is not None:  # compiled code, which other deployments start without
         from ..frameworks.engines import ENGINES, exchange_of
