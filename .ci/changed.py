@@ -23,6 +23,7 @@ SOURCE = "src/opbyte/"
 AGAINST_REFERENCES = {
     "simulator/engine/": ("uncompiled", "scheduler", "policies", "prefix_cache"),
     "simulator/parts/": ("uncompiled", "composed"),
+    "simulator/engine/kv": ("recorded",),
     "simulator/results/": ("recorded",),
     "devices/co": ("recorded",),
     "analysis/studies/": ("recorded",),

@@ -28,14 +28,18 @@ from opbyte.analysis.answers import price
 from opbyte.analysis.studies import backlog, capacity, loads, stationary
 from opbyte.analysis.studies.plan import best, bounds, candidates, search, spares, trial
 from opbyte.devices import cost
+from opbyte.devices.catalog import load_system
 from opbyte.devices.collectives import exchanges, model, plans
 from opbyte.devices.spec import LinkSpec
+from opbyte.simulator.deploy.deployment import deploy
+from opbyte.simulator.engine import kv
 from opbyte.simulator.results import steady
+from opbyte.workloads.catalog import load_model
 from opbyte.workloads.training import collective_op
 
 DECIDES = (
     price, backlog, capacity, loads, stationary, best, bounds, candidates, search, spares, trial, cost, exchanges, model,
-    plans, steady,
+    plans, steady, kv,
 )  # fmt: skip
 FILE = Path(__file__).with_name("recorded.json")
 DEVICE = """
@@ -82,6 +86,10 @@ QUESTIONS: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
+KV_SETTINGS: tuple[dict[str, Any], ...] = (
+    {}, {"block_tokens": 48}, {"blocks": 300}, {"prompt_room": 2000}, {"window_share": 0.3}, {"state_slots": 9.0},
+    {"found_again": True, "states_each": 3, "resume_tokens": 64},
+)  # fmt: skip
 SHORT = (
     (stationary, "FIRST", 250),
     (stationary, "MOST_REQUESTS", 1000),
@@ -188,6 +196,19 @@ def ask_functions() -> None:
                 link._prices(op, np.array([[1.0], [3e4], [2e5], [1e6], [1e9]]))
     for text in ("", "h200=2.5, mi325x=2"):
         price.amounts(text, "--price")
+    for name, degrees in (
+        ("llama-3-8b", {}),
+        ("gemma-2-27b", {"pp": 2}),
+        ("jamba-mini", {"pp": 2}),
+        ("jamba-mini", {}),
+    ):
+        here = deploy(load_model(name), load_system("h100-x2"), costs="roofline", **degrees)
+        for more in KV_SETTINGS:
+            rules = kv.kv_rules(here, kv.CacheSettings(memory_bytes=150e9, **more), caching=True)
+            kv.rank_rules(here, kv.CacheSettings(**more))
+            kv.sequence_bytes(rules, np.array([1, 15, 16, 17, 4096, 5000]))
+            for tokens in (1, 16, 17, 5000):
+                kv.sequences_that_fit(rules, tokens)
 
 
 def answered(question: str, folder: Path) -> dict[str, list[float]]:

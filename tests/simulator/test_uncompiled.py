@@ -7,6 +7,7 @@ takes minutes, in which a fault would not be seen. Ops cost by rooflines there.
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,8 @@ REFERENCES = {
     "test_kv_tiers.py": "llama-3-8b-h100-x1-uniform or larger or never_cheaper",
 }
 """Files, and which of their tests are quick."""
+MOST_S = 60
+"""Seconds of a processor, of which a file takes 15: a schedule that never ends is a fault too."""
 
 
 @pytest.mark.parametrize("file", REFERENCES)
@@ -29,5 +32,6 @@ def test_as_the_slow_reference(file: str) -> None:
         [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", "-W", "ignore::RuntimeWarning",
          "-k", REFERENCES[file], str(Path(__file__).with_name(file))],
         env=os.environ | {"NUMBA_DISABLE_JIT": "1"}, capture_output=True, text=True, check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (MOST_S, MOST_S)),
     )  # fmt: skip
     assert run.returncode == 0, run.stdout[-3000:]
