@@ -26,6 +26,8 @@ from opbyte.devices.tiles.rank import TERMS, price_one, rank, reason_of
 from opbyte.devices.tiles.store import UNFITTED, constants
 from opbyte.workloads.errors import InputError, SpecError
 
+from ..tables import tables
+
 pytestmark = pytest.mark.filterwarnings("error")
 
 
@@ -43,17 +45,7 @@ def machines(form: TiledKernel | None = None) -> dict[str, Machine]:
 MACHINES = machines()
 RUN_ON = {name: machines(FORMS[name]) for name in FORMS}
 """Machines of each form."""
-SHAPES: dict[str, dict[str, Any]] = {
-    "fused_moe": {"tokens": (1, 4096), "experts": (1, 256), "topk": (1, 8), "hidden": (256, 8192),
-                  "inter": (64, 4096)},
-    "gemm": {"m": (1, 8192), "n": (64, 16384), "k": (64, 16384)},
-    "attention_decode": {"batch": (1, 512), "keys": (1, 65536), "heads_q": (1, 128),
-                         "heads_kv": (1, 128), "head_dim": (64, 256)},
-    "attention_prefill": {"batch": (1, 16), "tokens": (1, 16384), "context": (0, 16384),
-                          "heads_q": (1, 128), "heads_kv": (1, 128), "head_dim": (64, 256)},
-    "pim_gemm": {"m": (1, 1024), "n": (64, 16384), "k": (64, 16384), "groups": (1, 64)},
-    "mla_decode": {"batch": (1, 512), "keys": (1, 65536), "heads": (1, 128)},
-}  # fmt: skip
+SHAPES: dict[str, dict[str, Any]] = tables(__file__)["shapes"]
 """Ranges from which shapes of each form are drawn."""
 
 

@@ -18,6 +18,7 @@ from opbyte.kernels.gpu_layer_cases import CASES
 from opbyte.kernels.gpu_measure import SPACES, search_gpu
 from opbyte.kernels.timing import CallSeconds
 
+from ..tables import tables
 from . import emulate
 
 
@@ -109,22 +110,7 @@ class NumpyAsCupy:
         return x.copy()
 
 
-SMALL = {
-    "attention_decode": {"batch": 2, "kv_len": 90, "heads_q": 4, "heads_kv": 2, "head_dim": 64,
-                         "window": 0},
-    "attention_prefill": {"batch": 1, "q_len": 70, "kv_prefix": 0, "heads_q": 2, "heads_kv": 1,
-                          "head_dim": 64, "window": 30, "causal": 1},
-    "mla_decode": {"kv_dtype": "fp16", "batch": 1, "q_len": 1, "kv_len": 100, "heads": 4},
-    "experts": {"tokens": 3, "hidden": 128, "inter": 128, "experts": 4, "topk": 2},
-    "rmsnorm": {"kernel": "fused_add_rmsnorm", "rows": 3, "cols": 256},
-    "gemm": {"m": 70, "n": 64, "k": 64, "batch": 1},
-    "four_bit": {"dtype": "nvfp4", "tokens": 3, "hidden": 128, "inter": 128, "experts": 4, "topk": 2},
-    "indexer": {"batch": 2, "tokens": 3, "context": 100, "heads": 8, "dim": 64, "topk": 20},
-    "gathered_attention": {"batch": 2, "context": 90, "chosen": 40, "heads": 4},
-    "delta_rule": {"phase": "context", "batch": 1, "q_len": 20, "heads_k": 1, "heads_v": 2, "dim_k": 64, "dim_v": 32},
-    "kda": {"phase": "generation", "batch": 2, "q_len": 1, "heads_k": 2, "heads_v": 2, "dim_k": 64, "dim_v": 32},
-    "mamba_scan": {"phase": "context", "batch": 1, "q_len": 20, "groups": 1, "heads": 2, "state": 64, "head_dim": 32},
-}  # fmt: skip
+SMALL = tables(__file__)["small"]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)

@@ -24,6 +24,7 @@ from opbyte.simulator.results.record import Run
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests import RequestStream, open_requests
 
+from ..tables import tables
 from .deployments import small
 
 Call = dict[str, Any]
@@ -162,16 +163,7 @@ def test_every_call_is_sent_once_after_all_it_waits_for(
     assert found.parts["sessions"].serving_s + found.parts["sessions"].between_s == pytest.approx(longest)
 
 
-@pytest.mark.parametrize(("second", "says"), [
-    ({"after": ["z"]}, r":2: after .*names 'z', the request_id of no earlier row: unknown, or a cycle"),
-    ({"after": ["b"]}, r":2: after .*names 'b', the request_id of no earlier row: unknown, or a cycle"),
-    ({"after": ["a"], "wait_s": -1}, r":2: wait_s .*must be seconds from 0 to 1e\+12"),
-    ({"after": {"a": 1}}, r":2: after .*must be a list of request_ids"),
-    ({"after": [True]}, r":2: after .*must be a list of request_ids"),
-    ({"after": ["a"], "session": "other"}, r":2: after .*waits for a call of another session"),
-    ({"after": [], "parent": "a", "input_length": 3}, r":2: parent .*has a prompt of 3 tokens, fewer than the 11"),
-    ({"after": [], "request_id": "a"}, r":2: request_id .*appears twice"),
-])  # fmt: skip
+@pytest.mark.parametrize(("second", "says"), tables(__file__)["bad"])
 def test_bad_graphs_are_refused_with_their_line(tmp_path: Path, second: Call, says: str) -> None:
     first = call("a", 0, 10, 1, after=[], wait_s=0, session="s", parent=None)
     rows = [first, {**call("b", 1, 20, 1, wait_s=0, session="s", parent=None), **second}]

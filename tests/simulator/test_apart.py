@@ -27,6 +27,8 @@ from opbyte.workloads.errors import InputError
 from opbyte.workloads.model import ModelSpec
 from opbyte.workloads.speculators import read_asked
 
+from ..tables import tables
+
 
 @cache
 def few(name: str = "deepseek-v3", layers: int = 6) -> ModelSpec:
@@ -84,18 +86,7 @@ def test_groups_may_be_different_devices() -> None:
     assert {entry["applies_to"].rpartition(", ")[2] for entry in rows[0].evidence()} >= {"attention", "experts"}
 
 
-@pytest.mark.parametrize(
-    ("asked", "part"),
-    [
-        (("llama-3-8b", "h100-x1", "h100-x1", {}), "has no experts"),
-        (("deepseek-v3", "h200-x8", "h200-x6", {}), "experts_on.*must divide the 256 experts"),
-        (("deepseek-v3", "h200-x8", "h200-x8", {"experts_link": "nvlnk"}), "experts_link: unknown link"),
-        (("deepseek-v3", "h200-x8", "h200-x8", {"micro_batches": 0}), "micro_batches"),
-        (("deepseek-v3", "h200-x8", "h200-x8", {"pp": 2}), "experts_on: costs a step"),
-        (("deepseek-v3", "h200-x8", None, {"micro_batches": 2}), "micro_batches: needs"),
-        (("deepseek-v3", "duplex-split-x4", "h200-x8", {}), "experts_on.*own mapping"),
-    ],
-)
+@pytest.mark.parametrize(("asked", "part"), tables(__file__)["bad"])
 def test_what_cannot_be_split_is_one_line(asked: tuple, part: str) -> None:  # type: ignore[type-arg]
     model, attention, experts, more = asked
     with pytest.raises(InputError, match=part) as caught:

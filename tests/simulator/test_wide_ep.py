@@ -358,14 +358,14 @@ def test_fewer_groups_of_experts_send_no_more(how: dict[str, Any]) -> None:
     assert (crossed[0] < crossed[-1]) == (how.get("expert_copies") != ExpertPlacing("round-robin"))
     assert found[-1].seconds == found[-2].seconds
     for d, stage in zip(made, found, strict=True):
-        assert seconds_of(d, batches) == stage.seconds
+        assert agreed(d, batches).seconds == stage.seconds
 
 
-def seconds_of(deployment: Deployment, batches: list[Batch]) -> float:
-    """Of a step, on which both paths agree."""
-    stage = check_paths(deployment, [batches]).stages[0]
+def agreed(deployment: Deployment, batches: list[Batch]) -> Any:
+    """A step on which both paths agree."""
+    (stage,) = check_paths(deployment, [batches]).stages
     assert sum(p.cost.seconds * p.count * p.exposed for p in stage.ops if p.critical) == pytest.approx(stage.seconds)
-    return float(stage.seconds)
+    return stage
 
 
 @pytest.mark.parametrize(("mode", "prompt"), [("normal", 8192), ("normal", 16), ("auto", 8192), ("low-latency", 8192)])
@@ -378,8 +378,8 @@ def test_kernels_that_keep_cores_slow_what_runs_beside_them(
         monkeypatch.setattr(deepep, "SMS", cores)
         d = deploy(few("deepseek-v3", 5), load_system("h800-2x8"), tp=1, overlap="two-batch", all_to_all=f"deepep-{mode}",
                    frameworks=everywhere("sglang"))  # fmt: skip
-        found.append(seconds_of(d, batches))
-    stage = explicit_stage(d, batches)
+        stage = agreed(d, batches)
+        found.append(stage.seconds)
     kept = 20 / 132 * sum(p.cost.seconds * p.count for p in stage.ops if p.critical and p.op.kind == "all_to_all")
     if mode == "low-latency":
         assert found[0] == found[1]
