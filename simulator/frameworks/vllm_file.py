@@ -48,7 +48,7 @@ def vllm_settings(keys: Keys) -> EngineSettings:
     hardware, host = map(keys.part, ("hardware", "host"))
     tp = keys.count("tensor_parallel_size", 1)
     dp = keys.count("data_parallel_size", 1)
-    blocks = cache.count("num_gpu_blocks", keys.count("num_gpu_blocks_override", None))
+    blocks = cache.count("num_gpu_blocks", None) or keys.count("num_gpu_blocks_override", None)
     max_model_len = keys.count("max_model_len", None)
     memory, device = hardware.count("device_total_memory_bytes", None, 1 << 50), hardware.text("device_name", "")
     base = rules.applied(POLICIES["vllm"])
