@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...devices.calibrated.libraries import generation
 from ...devices.catalog import load_system
 from ...devices.spec import SystemSpec
 from ...simulator.frameworks.engine_file import ENGINES, KEYS
@@ -33,7 +34,7 @@ def room_of(asked: Scenario, run: Run) -> Room:
     share = settings.memory_share or settings.left_share
     ranks = d.layout.dp if settings.engine == "sglang" and d.lockstep else 1  # SGLang's limit is of all ranks
     return Room(spec.numerics.weight_format("ffn" if not d.has_experts else "experts"), length,
-                run.policy.max_sequences * ranks, share)  # fmt: skip
+                run.policy.max_sequences * ranks, share, generation(d.system.device) > 0)  # fmt: skip
 
 
 def started(emit: str, scenario: Scenario, run: Run | None = None) -> str:

@@ -30,7 +30,11 @@ MADE = {"vllm": ("fp8",), "sglang": ("fp8",), "tensorrt-llm": ("fp8",)}
 """Formats that an engine makes of 16-bit weights as it loads them."""
 
 
-def checkpoint_of(engine: str, model: str, dtype: str | None, own: str) -> tuple[str, bool]:
+MODELOPT = "nvidia/"
+"""Publisher of ModelOpt's checkpoints, which vLLM does not load on ROCm (`RocmPlatform.supported_quantization`, vllm/platforms/rocm.py)."""
+
+
+def checkpoint_of(engine: str, model: str, dtype: str | None, own: str, modelopt: bool = True) -> tuple[str, bool]:
     """Return the checkpoint of a format, and whether the engine must quantise it.
 
     Parameters
@@ -39,6 +43,8 @@ def checkpoint_of(engine: str, model: str, dtype: str | None, own: str) -> tuple
         Format that is asked for; None = the checkpoint's own.
     own : str
         Format of the model's own checkpoint.
+    modelopt : bool
+        Whether the engine loads checkpoints of NVIDIA's ModelOpt on the device.
 
     Raises
     ------
@@ -56,7 +62,7 @@ def checkpoint_of(engine: str, model: str, dtype: str | None, own: str) -> tuple
     known: dict[str, str] = next((x for name, x in listed if name.lower() == model.lower()), {})
     if dtype is None or dtype == own or (dtype in ("bf16", "fp16") and dtype not in known):
         return model, False
-    if dtype in known:
+    if dtype in known and (modelopt or not known[dtype].startswith(MODELOPT)):
         return known[dtype], False
     if dtype in MADE[engine] and own in ("bf16", "fp16"):
         return model, True
@@ -175,12 +181,15 @@ class Room:
         Requests at once.
     share : float or None
         Part of a device's memory for weights and cache, or of what weights leave of it, as the engine counts.
+    modelopt : bool
+        Whether the device is NVIDIA's, see `checkpoint_of`.
     """
 
     own: str = "bf16"
     longest: int | None = None
     sequences: int | None = None
     share: float | None = None
+    modelopt: bool = True
 
 
 ROOMS = {
@@ -212,7 +221,7 @@ def launch_of(engine: str, model: str, values: Mapping[str, Any], room: Room | N
     room = room or Room()
     options = {key: x for key, x in values.items() if key not in ("engine", "framework")}
     weights = options.pop("dtype", None)
-    loaded, made = checkpoint_of(engine, model, weights, room.own)
+    loaded, made = checkpoint_of(engine, model, weights, room.own, room.modelopt)
     if made:  # weights are quantised; --dtype is of activations
         options["quantization"] = weights
     elif weights in SIXTEEN and weights != room.own:

@@ -342,6 +342,11 @@ def test_start_lines_serve_what_was_asked_in_options_that_exist(engine: str) -> 
         assert ("Qwen3-235B-A22B-FP8" in line) == (dtype == "fp8_block")
         assert "8192" in line
         assert "framework" not in line
+    llama, fp8 = "meta-llama/Llama-3.3-70B-Instruct", engine_values(engine, Start(2, dtype="fp8"))
+    assert "nvidia/Llama-3.3-70B-Instruct-FP8" in command_line(engine, llama, fp8, room)
+    other = command_line(engine, llama, fp8, replace(room, modelopt=False))  # U7: on ROCm
+    assert llama in other
+    assert "fp8" in other.lower()
     with pytest.raises(InputError, match="no checkpoint of org/m in it is known"):
         command_line(engine, "org/m", engine_values(engine, Start(1, dtype="nvfp4")))
     assert hub_name("meta-llama/Llama-3.3-70B-Instruct") == "meta-llama/Llama-3.3-70B-Instruct"
