@@ -27,7 +27,7 @@ from opbyte.workloads.requests import open_requests
 
 from .analysis.fuzzing import spoilt
 from .devices.test_own_files import EXAMPLE, OWN
-from .workloads.test_layer_list import KEYS, LAYER, SPANS
+from .workloads.test_layer_list import KEYS, LAYER
 from .workloads.test_requests_errors import VALID
 from .workloads.test_requests_servegen import DATASET, TRACE
 
@@ -60,6 +60,7 @@ def model(path: Path) -> None:
 
 
 EXPERTS = {"kind": "moe", "experts": 8, "top_k": 2, "width": 64}
+SPANS = {"kind": "attention_spans", "base": LAYER["mixer"], "spans": [[8, 0, 0.5]], "length": 4096}
 LAYERS = {**KEYS, "layers": [{**LAYER, "mixer": SPANS}, {**LAYER, "ffn": EXPERTS}]}
 TRACES = [partial(requests, **options) for options in ({}, {"rate": 1.0}, {"spread": 1.0})]
 DEVICE = [load_device, load_system]

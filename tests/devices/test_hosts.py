@@ -254,7 +254,7 @@ BAD = {
     "kind: host\nname: pcie-host\nextends: pcie-host\n": ("name", "class of the catalog"),
     "kind: hots\nname: a\nextends: pcie-host\n": ("kind", "host"),
     "name: a\nextends: nvlink\nlink: {peer_acess: true}\n": ("peer_acess", "did you mean 'peer_access'"),
-    "name: a\nextends: pcie-host\nlink: {rate: 1.5}\n": ("link.rate", "no source"),
+    "name: a\nextends: pcie-host\nlink: {rate: 0.5}\n": ("link.rate", "no source"),
     "name: a\nextends: pcie-host\nlink: {rate: {value: 1.5, source: a guess}}\n": ("link.rate", "1"),
     "name: a\nextends: pcie-host\nlink: {rate: {value: 0.9, source: a guess}}\n": ("spread", "fast_rate"),
     "name: a\nextends: pcie-host\nfitted: {run: x, step_gap_us: {value: 3, low: 4, high: 5, source: a b}}\n":
