@@ -128,6 +128,8 @@ MEGATRON: Mapping[str, tuple[str, Read]] = {
 strategy of sharding comes before the distributed optimizer."""
 TITANS = {"zero": 3, "overlap_tp": False, "cp_exchange": "all-gather", "gradient_bits": 32, "loss": "unfused"}
 """What torchtitan does where its job file does not say otherwise: it sums gradients in 32 bits, and PyTorch's loss is not one kernel (v0.1.0, torchtitan/loss.py)."""
+STAGED = 1
+"""Its ZeRO stage at most with pipeline stages: weights stay gathered, and gradients whole, for all micro-batches."""
 PIPELINES = {"1F1B": 1, "Interleaved1F1B": 2, "1f1b": 1, "interleaved_1f1b": 2}
 """Pipeline schedules of torchtitan, and the parts of each stage."""
 TITAN: Mapping[str, tuple[str, Read]] = {
@@ -198,9 +200,7 @@ def read_recipe(path: str | Path) -> tuple[dict[str, Any], int | None]:
         piece = max(local // file.part("experimental").count("pipeline_parallel_microbatches", stages), 1)
     options["micro_batch"] = piece if stages > 1 else local
     if stages > 1 and file.part("parallelism").text("fsdp_reshard_after_forward", "default") != "always":
-        options["zero"] = min(
-            options.get("zero", 3), 1
-        )  # weights stay gathered, and gradients whole, for all micro-batches
+        options["zero"] = min(options.get("zero", STAGED), STAGED)
     return TITANS | options, None if options.get("batch", -1) > 0 else local
 
 

@@ -229,7 +229,7 @@ def _stage(
     layer_counts[place] = ParameterCounts(layer_counts[place].dense + rest, layer_counts[place].experts)
     known = {p: _exchanges(bench, p) for p in dict.fromkeys(layer_counts)}
     gathers, scatters = zip(*(known[p] for p in layer_counts), strict=True)
-    passes = [p for p in (*(p for chunk in chunks for p in chunk), *ends) if p is not None]
+    passes = [p for part in (*chunks, ends) for p in part if p is not None]
     memory = stage_memory(d.stages, _held(layout, options, index), layout, options, bench.bytes_each, passes, waiting)
     return TrainingStage(chunks, *ends, parameters, gathers, scatters, memory)
 

@@ -20,7 +20,7 @@ from ....simulator.scenario import Scenario
 from ....workloads.catalog import fp8_format, load_model
 from ....workloads.csvfile import header_of, read_whole
 from ....workloads.errors import InputError, typed_number
-from ...answers.train_recipe import CHECKPOINTS
+from ...answers.train_recipe import CHECKPOINTS, STAGED, TITANS
 from .published import ArrivalPattern, PublishedRun, table_name
 
 T = TypeVar("T")
@@ -212,8 +212,9 @@ def _torchtitan(row: Mapping[str, str], options: Mapping[str, Any]) -> dict[str,
     A local batch is split into as many micro-batches as there are stages (pytorch/torchtitan@9dec370, parallelisms/pipelining_utils.py).
     """
     note = row.get("note", "")
-    out: dict[str, Any] = {"overlap_tp": "async TP" in note, "gradient_bits": 32, "loss": "unfused"}
-    out["zero"] = 3 if options.get("pp", 1) == 1 else 1  # with stages, weights stay gathered and gradients whole
+    out: dict[str, Any] = {**TITANS, "overlap_tp": "async TP" in note}
+    if options.get("pp", 1) > 1:
+        out["zero"] = STAGED
     if "local batch" in note:
         out["micro_batch"] = max(options["batch"] // (int(row["dp"]) * options.get("pp", 1)), 1)
     if options.get("recompute") == "selective":

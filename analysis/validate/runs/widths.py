@@ -38,7 +38,7 @@ steps makes a first token later, not earlier."""
 TRIED = np.arange(0.6, 2.51, 0.05)
 LEAST_TIMES = {STEP: 1.1}
 """Least number on the widths of a quantity. The fit has few loads of each system, and its rule says 0.9. Of 149 other serving points, each source
-left out, 0.9 contains 82 % (67 % if each system counts once), 1.0 86 % (73 %), 1.1 and 1.2 both 88 % (76 %)."""
+left out, 0.9 contains 82 %, 1.0 86 %, 1.1 and 1.2 both 88 %; if each system of InferenceX counts once 67, 73 and 76 % of it."""
 LEAST = 0.01
 """Scale below which an error counts as zero."""
 FEWEST = 5
