@@ -18,6 +18,7 @@ from typing import Any, TypeVar, cast
 import numba
 import numpy as np
 from numba.core.caching import IndexDataCacheFile
+from numba.core.serialize import dumps
 
 from .errors import InputError
 from .jit_hooks import reason_of
@@ -194,6 +195,7 @@ class _Forgiving:
 
     def __init__(self, inner: Any, threads: bool) -> None:
         self._inner = inner
+        inner._index_key = lambda signature, codegen: (signature, codegen.magic_tuple(), code_key(inner._py_func))
         plain = inner.load_overload
         self._load = plain if threads else getattr(inner, "_load_overload", plain)
 
@@ -211,6 +213,19 @@ class _Forgiving:
     def save_overload(self, *args: Any) -> None:
         with suppress(OSError, TypeError):  # a class of a script, which is no module, cannot be pickled
             self._inner.save_overload(*args)
+
+
+def code_key(function: Any) -> tuple[Any, ...]:
+    """What a function's code is filed under: its bytes and what it closes over, by value.
+
+    Numba's own key holds a compiled function of a closure by an identity that is new in every process, so that such code
+    would be compiled each time, and stored each time.
+    """
+    closed = [cell.cell_contents for cell in function.__closure__ or ()]
+    return (
+        hashlib.sha256(function.__code__.co_code).hexdigest(),
+        tuple(code_key(value.py_func) if hasattr(value, "py_func") else dumps(value) for value in closed),
+    )
 
 
 def forgiving(function: F, threads: bool = False) -> F:

@@ -14,6 +14,7 @@ from opbyte.workloads.jit import compiled, compiled_part
 from opbyte.workloads.jit_parts import _Part
 
 MODULE = """
+from opbyte.kernels.jit import inner, serial
 from opbyte.workloads.jit import compiled, compiled_part
 
 @compiled_part
@@ -30,8 +31,25 @@ def sum_of_thirds(n):
 @compiled
 def outer(n):
     return sum_of_thirds(n) + third(1)
+
+def twice_more(step):
+    @inner
+    def more(x):
+        return x + step
+
+    @serial
+    def twice(x):
+        return more(more(x))
+
+    return twice
 """
 RUN = "import nested; print(nested.outer(7), len(nested.outer.stats.cache_hits))"
+CLOSED = """
+import nested
+for step in (1, 20):
+    twice = nested.twice_more(step)
+    print(twice(0), len(twice.stats.cache_hits))
+"""
 CODE = "import nested; nested.outer(7); print(*nested.outer.inspect_asm().values())"
 WHOLE = "from opbyte.workloads import jit_parts; jit_parts.keep_less_book = lambda: None; "
 
@@ -88,3 +106,9 @@ def test_linked_code_is_found_again(tmp_path: Path) -> None:
     assert abs(float(first[0]) - 22 / 3) < 1e-15
     assert first == [again[0], "0"]
     assert again[1] == "1"
+
+
+def test_code_of_closures_over_compiled_functions_is_found_again(tmp_path: Path) -> None:
+    """Closures over equal functions of other values are told apart."""
+    assert _run(tmp_path, CLOSED).split() == ["2", "0", "40", "0"]
+    assert _run(tmp_path, CLOSED).split() == ["2", "1", "40", "1"]
