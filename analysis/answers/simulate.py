@@ -342,11 +342,16 @@ def simulation_of(scenario: Scenario, made: Run, window: range | None = None) ->
     entries += start_up_evidence(made)
     if scenario.parts.asks("two-pools"):
         entries, sources = _both(scenario, made)
+    seen = steps_seen(made, window) if window else None
+    sure = intervals_of(scenario, made)
+    return Simulation(made, entries, warnings_of(scenario, made), sources, scenario, sure, seen, ranges)
+
+
+def intervals_of(scenario: Scenario, made: Run) -> RunIntervals | None:
+    """Return the intervals of a run of a scenario."""
     clients = scenario.workload.closed_loop
     burst = clients is not None and clients >= len(made.requests)
-    sure = run_intervals(made, clients is None, engine_of_scenario(scenario), burst)
-    seen = steps_seen(made, window) if window else None
-    return Simulation(made, entries, warnings_of(scenario, made), sources, scenario, sure, seen, ranges)
+    return run_intervals(made, clients is None, engine_of_scenario(scenario), burst)
 
 
 def _sources(scenario: Scenario, where: str | Path | SystemSpec | None) -> Mapping[str, str]:

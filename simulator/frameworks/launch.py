@@ -155,6 +155,10 @@ FILES: Mapping[str, Callable[[Start], dict[str, Any]]] = {"vllm": _vllm, "sglang
 """What writes an engine's file, by the name in its key `engine`."""
 
 
+VERSIONS = {"vllm": "0.20.2", "sglang": "0.5.9", "tensorrt-llm": "1.2.0"}
+"""Versions that the engines' options are checked against."""
+
+
 def engine_values(engine: str, start: Start) -> dict[str, Any]:
     """The object of an ``engine.json``, see `engine_file.read_engine`.
 
@@ -163,7 +167,7 @@ def engine_values(engine: str, start: Start) -> dict[str, Any]:
     InputError
         A layout that the engine cannot be started with.
     """
-    values = _given(FILES[engine](start))
+    values = _given(FILES[engine](start)) | {"version": VERSIONS[engine]}
     return values | sharing_values(engine, start.sharing, start.tp, start.dp, start.ep)
 
 
@@ -219,7 +223,7 @@ def launch_of(engine: str, model: str, values: Mapping[str, Any], room: Room | N
         No checkpoint of the model in its format is known, and the engine makes none.
     """
     room = room or Room()
-    options = {key: x for key, x in values.items() if key not in ("engine", "framework")}
+    options = {key: x for key, x in values.items() if key not in ("engine", "version", "framework")}
     weights = options.pop("dtype", None)
     loaded, made = checkpoint_of(engine, model, weights, room.own, room.modelopt)
     if made:  # weights are quantised; --dtype is of activations

@@ -15,13 +15,12 @@ from typing import Any
 import yaml
 
 from ...workloads.errors import InputError
-from .launch import Launch
+from .launch import VERSIONS, Launch
 
 IMAGES = {
-    "vllm": "vllm/vllm-openai:v0.20.2", "sglang": "lmsysorg/sglang:v0.5.9",
-    "tensorrt-llm": "nvcr.io/nvidia/tensorrt-llm/release:1.2.0",
+    "vllm": "vllm/vllm-openai:v", "sglang": "lmsysorg/sglang:v", "tensorrt-llm": "nvcr.io/nvidia/tensorrt-llm/release:",
 }  # fmt: skip
-"""Images of the versions that the engines' options are checked against."""
+"""Images, without the version at their end."""
 DYNAMO, ROUTER, LLM_D = "1.4.0", "nginx:1.27", "ghcr.io/llm-d/llm-d-cuda:v0.3.0"
 WORKERS = {"vllm": "vllm", "sglang": "sglang", "tensorrt-llm": "trtllm"}
 """Dynamo's modules and names of back ends."""
@@ -68,7 +67,7 @@ def _compose(copies: Copies) -> dict[str, Any]:
         ids = [str(j) for j in range(i * copies.devices, (i + 1) * copies.devices)]
         reserved = {"driver": "nvidia", "device_ids": ids, "capabilities": ["gpu"]}
         services[name] = {
-            "image": IMAGES[copies.engine], "entrypoint": copies.serves, "ipc": "host",
+            "image": IMAGES[copies.engine] + VERSIONS[copies.engine], "entrypoint": copies.serves, "ipc": "host",
             "environment": {"HF_TOKEN": "${HF_TOKEN}", "HF_HOME": CACHE},
             "volumes": [f"${{HF_HOME:-~/.cache/huggingface}}:{CACHE}"],
             "deploy": {"resources": {"reservations": {"devices": [reserved]}}},

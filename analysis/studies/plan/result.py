@@ -20,6 +20,7 @@ from ...show.text import Blocks, Rows, seconds, show
 from .best import Searched
 from .candidates import Candidate
 from .points import PlanTask, Point, Value
+from .spares import Outage
 from .trial import Sure
 from .words import counted, left_out, outage_text, priced, said, times, untried, verdict
 
@@ -153,7 +154,7 @@ class Plan(Result):
                 n: {"level": LEVEL, "low": low, "high": high} for n, (low, high) in sure.ends.items()
             },
             "copies_by_chance": None if sure is None else {str(q): n for q, n in sure.copies.items()},
-            **self._outage(point),
+            **({"outage": met[0].to_dict()} if (met := self._outages(point)) else {}),
         }  # fmt: skip
 
     def _row(self, c: Candidate, system: str, p: Point | None) -> dict[str, Any]:
@@ -274,21 +275,15 @@ class Plan(Result):
         second = self._second(group)
         if second is not None:
             out.append(f"Next: {said(second)}{times(p, second)}.")
-        return [*out, self._sure(p), *self._failures(p), self._start(p)]
+        failures = [outage_text(o, self.task.outages) for o in self._outages(p) if self.task.outages is not None]
+        return [*out, self._sure(p), *failures, self._start(p)]
 
-    def _failures(self, point: Point) -> list[str]:
-        """Return what an outage does, if replicas fail."""
-        outages = self.task.outages
-        every = [s.outage for s in self.searched if s.chosen is point and s.outage is not None]
-        return [] if outages is None else [outage_text(outage, outages) for outage in every]
-
-    def _outage(self, point: Point) -> dict[str, Any]:
-        every = [s.outage for s in self.searched if s.chosen is point and s.outage is not None]
-        return {"outage": every[0].to_dict()} if every else {}
+    def _outages(self, point: Point) -> list[Outage]:
+        return [s.outage for s in self.searched if s.chosen is point and s.outage is not None]
 
     def _start(self, point: Point) -> str:
         """Return the command that starts a replica."""
-        command = self._command(point)
+        command = point.candidate.command(self.model, point.room)
         if not command:
             return "Start: no engine's command says this layout and policy."
         return f"Start{f', each of {point.started} copies' if point.started > 1 else ''}: {command}"
@@ -307,10 +302,6 @@ class Plan(Result):
         running = f"{point.copies:,} replicas up" if point.spares else f"{point.devices:,}"
         return f"How sure: devices {copies}; with {running}: {ends}."
 
-    def _command(self, point: Point) -> str | None:
-        model = self.task.scenario.model
-        return point.candidate.command(str(getattr(model, "name", model)), point.room)
-
     def manifest(self) -> str:
         """What starts all copies of the best, as `emit` asks for.
 
@@ -322,9 +313,8 @@ class Plan(Result):
         p = self.winner
         if p is None or self.emit is None:
             raise InputError("--emit", "needs one best: nothing serves the load, or bases differ")
-        model = self.task.scenario.model
         node = load_system(p.candidate.system).device.node_size
-        return manifest(self.emit, p.candidate.copies(str(getattr(model, "name", model)), p.room, p.started, node))
+        return manifest(self.emit, p.candidate.copies(self.model, p.room, p.started, node))
 
     def _emitted(self) -> list[str]:
         try:
@@ -386,8 +376,10 @@ class Plan(Result):
         goals = dict(FRONT)
         if table["usd_per_hour"].notna().all():
             goals = {"usd_per_hour": "min", "joules_per_token": "min"}
+        beyond = {t.system.name for s in self.searched if s.chosen and not s.chosen.measured for t in s.tried}
+        table["system"] = [f"{name} (not measured)" if name in beyond else name for name in table["system"]]
         return trade_off(
-            table, goals, ("system", "copies", "layout"), f"{self._title()} within the level", named="system"
+            table, goals, ("system", "copies", "layout"), f"{self._title()} within the SLO", named="system"
         )
 
     def _title(self) -> str:

@@ -23,7 +23,7 @@ from ...answers.bases import bases_of
 from ...answers.carbon import gco2
 from ...answers.interval import LEVEL, MEDIAN, SURE
 from ...answers.price import costs_of, worth_of
-from ...answers.simulate import simulation_of
+from ...answers.simulate import intervals_of, simulation_of
 from ...answers.started import room_of
 from ..backlog import FullRate, full_rate, least_rate, sampled
 from ..loads import BACKLOG, judged
@@ -173,9 +173,8 @@ class Trial:
         Run a short simulation with the fewest replicas that bounds allow.
         """
         asked = self.asked(copies, GLANCE if self.task.grows else None)
-        sure = simulation_of(asked, self.run(asked)).intervals
-        known = sure is not None and len(sure.slowdowns) > 0
-        return max(sure.slow(self.task.sure or MEDIAN), 1.0) if sure is not None and known else 1.0
+        sure = intervals_of(asked, self.run(asked))
+        return 1.0 if sure is None or not sure.slowdowns else max(sure.slow(self.task.sure or MEDIAN), 1.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,11 +53,7 @@ def times(point: Point, q: Point) -> str:
 def verdict(candidate: TriedCandidate) -> str:
     """What became of a candidate."""
     if candidate.best is not None:
-        return (
-            "meets the level"
-            if candidate.best.copies == candidate.fails + 1
-            else "meets the SLO; fewer replicas may too"
-        )
+        return f"meets the SLO{'' if candidate.best.copies == candidate.fails + 1 else '; fewer replicas may too'}"
     if candidate.bound.copies is None:
         return candidate.bound.why
     if candidate.points:
