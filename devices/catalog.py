@@ -246,6 +246,7 @@ def _suggest(name: str) -> str:
 def _system_file(
     raw: dict[str, Any], path: Path, parameters: Mapping[str, float] | None
 ) -> tuple[SystemSpec, dict[str, str]]:
+    """Read a system's file, whose device and host are names, files or descriptions in it."""
     device, host = raw.pop("device"), raw.pop("host", None)
     raw.pop("design", None)  # what a search makes of it (`analysis.studies.design`)
     table = source_table(raw, path)

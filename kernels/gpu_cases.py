@@ -89,6 +89,7 @@ def _decode_shapes(quick: bool) -> Sequence[Shape]:
 
 
 def _decode(device: gpu.CupyDevice, shape: Shape) -> Prepared:
+    """Prepare decode attention of a batch of equal contexts over paged keys and values."""
     cp, page = device.cupy, 64
     batch, length, heads, kv, dim = (shape[n] for n in ("batch", "kv_len", "heads_q", "heads_kv", "head_dim"))
     pages = -(-length // page) * batch
@@ -135,6 +136,7 @@ def _norm_shapes(quick: bool) -> Sequence[Shape]:
 
 
 def _norm(device: gpu.CupyDevice, shape: Shape) -> Prepared:
+    """Prepare RMSNorm, with a residual added before it if the shape's kernel says so."""
     cp, rows, cols = device.cupy, shape["rows"], shape["cols"]
     added = shape["kernel"] == "fused_add_rmsnorm"
     moved = 2.0 * rows * cols * (4 if added else 2)
@@ -179,6 +181,7 @@ def _four_bit_shapes(quick: bool) -> Sequence[Shape]:
 
 
 def _experts(device: gpu.CupyDevice, shape: Shape) -> Prepared:
+    """Prepare the expert layer: sort, gather, grouped GEMMs and the weighted sum, on weights too large for a cache."""
     cp = device.cupy
     tokens, hidden, inter, count, k = (shape[n] for n in ("tokens", "hidden", "inter", "experts", "topk"))
     format_, rng = shape.get("dtype", "fp16"), np.random.default_rng(0)
@@ -273,6 +276,7 @@ def _prefill_shapes(quick: bool) -> Sequence[Shape]:
 
 
 def _prefill(device: gpu.CupyDevice, shape: Shape) -> Prepared:
+    """Prepare prefill attention of one prompt over paged keys and values."""
     cp, page = device.cupy, 64
     n, heads, kv, dim, window = (shape[name] for name in ("q_len", "heads_q", "heads_kv", "head_dim", "window"))
     pages = -(-n // page)

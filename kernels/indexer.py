@@ -90,6 +90,7 @@ def _ordered(bits):
 
 @parallel
 def _select(bits, lengths, tokens, k, out, threads):
+    """Take the positions of the `k` highest scores of each row by a radix select; -1 fills short rows."""
     rows = len(bits)
     for thread in numba.prange(threads):
         counts = np.empty(2048, np.int64)

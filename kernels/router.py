@@ -24,6 +24,7 @@ KINDS = ("softmax", "sigmoid")
 
 @parallel
 def _route(logits, bias, k, sigmoid, normalise, ids, weights, threads):
+    """Score the experts of each token by softmax or sigmoid and take the best `k`, with their weights."""
     tokens, experts = logits.shape
     for thread in numba.prange(threads):
         score = np.empty(experts, np.float32)

@@ -101,6 +101,7 @@ def _tree(formula: Formula) -> ast.expr:
 
 
 def _value(node: ast.expr, formula: Formula, names: Mapping[str, Amount]) -> Amount:
+    """Value and unit of a formula's node; only arithmetic is allowed."""
     if isinstance(node, ast.Name):
         if node.id not in names:
             close = nearest(node.id, names)

@@ -304,6 +304,7 @@ def _numbers(text: npt.NDArray[Any], name: str, zero: bool, bad: npt.NDArray[Any
 
 
 def _check_names(columns: dict[str, npt.NDArray[Any]], schema: Schema, bad: npt.NDArray[Any], every_op: bool) -> None:
+    """Rename ops of profilers to their kernels, and mark rows with unknown names."""
     kernel = columns["kernel"]
     extra_ops = {op for op, kind in PROFILE_OPS.items() if kind is None or op in OWN_NAME}
     extra = extra_ops if every_op else set()

@@ -139,6 +139,7 @@ class ModelSpec:
         return out
 
     def _weights(self) -> list[tuple[str, int, int]]:
+        """Groups of weights with all of their parameters and those active for a token."""
         table = self.vocab * self.hidden
         rows = [("other", self.extra_weights, self.extra_weights)]
         if not self.borrows:

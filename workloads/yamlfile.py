@@ -44,6 +44,7 @@ class _Strict(Composer):
 
 
 def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Hashable, Any]:
+    """Build a mapping, whose keys must be plain words that come once."""
     seen: set[str] = set()
     for key_node, _ in node.value:
         key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None

@@ -59,6 +59,7 @@ def merged(stage: StageCost, clock: float) -> tuple[OpRow, ...]:
 
 
 def _row(key: tuple[str, str, str, str], placed: list[PlacedOp], clock: float) -> OpRow:
+    """Sum up equal ops of a step: their count, and means of one."""
     layer, name, kind, processor = key
     count = sum(p.count for p in placed)
 

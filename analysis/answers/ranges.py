@@ -194,6 +194,7 @@ def _ranges(
     system: str, entries: Mapping[Key, Evidence], calls: Mapping[Key, float],
     took: Mapping[Key, float], tables: Mapping[Key, float],
 ) -> Ranges:  # fmt: skip
+    """Ops outside the shapes on which their models are fitted, largest share of the time first."""
     total = sum(took.values()) or 1.0
     out = [
         Outside(

@@ -142,10 +142,10 @@ def _line(columns: Mapping[str, Column], row: int) -> int:
 
 def _given_configs(columns: Mapping[str, Column], count: int) -> list[KernelConfig | None]:
     """The configuration of each line, where the file has the columns of one."""
-    there = [name for name in NAMES if name in columns]
-    if not set(NAMES[:3]) <= set(there):
+    present = [name for name in NAMES if name in columns]
+    if not set(NAMES[:3]) <= set(present):
         return [None] * count
-    values = {name: numbers(columns[name], 1, 65536, whole=True).astype(int) for name in there}
+    values = {name: numbers(columns[name], 1, 65536, whole=True).astype(int) for name in present}
     return [KernelConfig(**{n: int(v[i]) for n, v in values.items()}) for i in range(count)]
 
 

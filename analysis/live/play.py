@@ -156,6 +156,7 @@ class _Stream:
             raise ValueError("no line ends")
 
     def _event(self, text: bytes, now: float) -> None:
+        """Take in one event of a server's stream: text, usage, an error or its end."""
         if text == b"[DONE]":
             self.done = True
             return

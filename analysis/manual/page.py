@@ -39,6 +39,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _commands() -> Iterator[str]:
+    """Write every command with its options; those that several commands share come once."""
     import typer
 
     from ...simulator.option import placed
@@ -227,6 +228,7 @@ def _block(block: Block) -> Iterator[str]:
 
 
 def _columns() -> Iterator[str]:
+    """Write the keys of engine files and the columns of kernel tables."""
     from ...simulator.frameworks.engine_file import KEYS
     from ...workloads.kernel_schemas import DTYPES, SCHEMAS, TIMINGS
     from ..studies.sweep.point import BASES
@@ -297,6 +299,7 @@ STATISTIC = re.compile(r", (mean|\d+th percentile)(?= \[)")
 
 
 def _names() -> Iterator[str]:
+    """Write the names of the catalog that no other page lists."""
     from ...workloads.ops import OP_KINDS
     from ..names import LISTS, catalog
 

@@ -204,6 +204,7 @@ def _exchanges() -> Iterator[Prediction]:
 
 
 def _timed(seeds: tuple[int, ...], routing: str) -> Iterator[Prediction]:
+    """Predictions of time and cost, each with its basis."""
     step = decode(TRILLION, DEVICES, SLICES, "coordinated", routing, seeds)
     floor = floor_s(TRILLION, DEVICES, SLICES)
     yield Prediction("dsmoe.1T.latency_ms", step.seconds * 1e3, f"the weights of a device take {floor * 1e3:.1f} ms")

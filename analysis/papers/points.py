@@ -227,6 +227,7 @@ def run_point(point: Point) -> Measured:
 
 
 def _measured(run: Run, warmup: int) -> Measured:
+    """Metrics of a run after its warm-up, as the papers count them."""
     import numpy as np
 
     table = run.requests

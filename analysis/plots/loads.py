@@ -215,6 +215,7 @@ def _panel(
     axes: Axes, table: pd.DataFrame, runs: list[str], load: str, name: str, limit: float | None, panels: int,
     measured: pd.DataFrame | None,
 ) -> None:  # fmt: skip
+    """Plot one metric of every run against load: curves, bands, measured points, and the limit."""
     axes.set_xlabel(metric_label(load))
     label = metric_label(name)
     figure = axes.get_figure()

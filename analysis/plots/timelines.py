@@ -130,6 +130,7 @@ def _stairs(
     peak: Array | None = None,
     base: float = 0.0,
 ) -> None:
+    """Plot means of binned curves, and the largest values of one."""
     for label, values, color, dashes in curves:
         mean = base + binned_mean(table["start_s"], table["end_s"], values, edges)
         axes.stairs(mean, edges, color=color, linestyle=dashes, linewidth=1.2, label=label, gid="bins", baseline=None)

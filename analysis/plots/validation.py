@@ -77,6 +77,7 @@ def roofline_fractions(rows: pd.DataFrame, title: str) -> Figure:
 
 
 def _panel(axes: Axes, panel_rows: pd.DataFrame) -> None:
+    """Plot attained shares of the roofline over Op/B, measured and predicted."""
     axes.axhline(1.0, color=GREY, linestyle=(0, (2, 2)), linewidth=0.7)
     axes.set(xscale="log", yscale="log", ylim=(LOWEST, HIGHEST), xlim=(0.3, 3e4))
     axes.set_yticks([0.01, 0.1, 1.0], ["0.01", "0.1", "1"])
@@ -190,6 +191,7 @@ def _names(labels: npt.NDArray[np.object_]) -> list[str]:
 def _scatter(
     axes: Axes, measured: Array, predicted: Array, devices: npt.NDArray[np.object_], looks: dict[str, Style]
 ) -> None:
+    """Plot predicted over measured seconds, by device, with a band of 1.5 times."""
     ends = np.array([min(measured.min(), predicted.min()), max(measured.max(), predicted.max())])
     ends = ends * np.array([0.8, 1.25])
     axes.fill_between(ends, ends / 1.5, ends * 1.5, color=LIGHT, linewidth=0, zorder=0)
@@ -211,6 +213,7 @@ def _scatter(
 def _by_size(
     axes: Axes, measured: Array, error: Array, devices: npt.NDArray[np.object_], looks: dict[str, Style]
 ) -> None:
+    """Plot the median error over measured seconds, by device."""
     axes.axhline(0.0, color=BLACK, linewidth=0.7)
     for name, look in looks.items():
         mine = np.flatnonzero(devices == name)

@@ -181,6 +181,7 @@ def _known(kind: str) -> str:
 
 
 def _sweep() -> dict[str, Any]:
+    """Schema of a sweep's file."""
     from ...simulator.option import placed
     from ...simulator.scenario.scenario import Scenario
     from ..studies.sweep.point import PERCENTILES, SEEDS, parameters

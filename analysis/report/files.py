@@ -52,6 +52,7 @@ def write_report(result: Result, folder: OutputFolder) -> None:
 
 
 def _write_run(simulation: Simulation, folder: OutputFolder, below: str) -> None:
+    """Write the files of one run: requests, steps, timeline, plots, report and summary."""
     from ..plots import latency
 
     run = simulation.run

@@ -162,6 +162,7 @@ def _paths(text: str) -> list[str]:
 
 
 def _digest(name: str) -> str:
+    """Digest of the files that an argument names; empty where it names none."""
     from ...workloads.errors import InputError
     from ...workloads.textfile import digest_of_files
 

@@ -102,6 +102,7 @@ def write_timeline(
 def _run_events(
     stages: dict[str, npt.NDArray[np.float64]], engines: Sequence[EngineProcess], sent: Sent | None
 ) -> Iterator[Event]:
+    """Events of a run's steps in Chrome's trace format, a process an engine."""
     tracks = [name for name in stages if name.startswith("busy_")]
     threads = ["stages", *(name.removeprefix("busy_").removesuffix("_s") for name in tracks)]
     for pid, engine in enumerate(engines, 1):
@@ -182,6 +183,7 @@ def write_commands(commands: Sequence[Command], path: Path) -> None:
 
 
 def _events(row: dict[str, float], lane: int) -> list[Event]:
+    """Events of one step: its span, its sequences, its KV cache and its power."""
     start = round(row["start_s"] * 1e6, 3)
     stage: Event = {
         "name": _kind(row), "ph": "X", "pid": 1, "tid": lane, "ts": start,

@@ -182,6 +182,7 @@ def _search(task: _Task, system: Variant) -> Answer:
 
 
 def _searched(task: _Task, system: Variant) -> Answer:
+    """Search the highest load of one system that meets the SLO, and what limits the next one."""
     knob, unit = knob_of(task.scenario)
     tried: dict[float, Tried] = {}
     within: dict[float, Simulation] = {}

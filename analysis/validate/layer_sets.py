@@ -78,6 +78,7 @@ def rest_rows(path: Path) -> dict[str, FamilyRows]:
 
 
 def _of_device(table: KernelTable, device: str) -> tuple[str, FamilyRows] | None:
+    """Rows of one device: measured seconds of a layer less those ops that have separate kernels."""
     spec = load_device(device)[0]
     models = {
         label: build_device(spec, calibrated=True, frameworks=kernels_of(name, spec, apart=False))

@@ -215,6 +215,7 @@ class _Problem:
         return hessian, gradient
 
     def _own(self, theta: F8, name: str, parameter_set: ParameterSet, hessian: F8, gradient: F8) -> None:
+        """Add a set's share to the Hessian and gradient: its distance from its center, and its rows' errors."""
         at = self.at[name]
         parameters = theta[at]
         prior = parameter_set.pull * (PRIOR / self.spread) ** 2

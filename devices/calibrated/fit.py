@@ -106,6 +106,7 @@ class _Layout:
 
 
 def _layout(family: Family, hardware: Records, inputs: F8, labels: Labels, center: F8) -> _Layout:
+    """Find which frameworks have enough rows for a launch time and parameters that differ by framework."""
     names = tuple(sorted(set(labels.tolist())))
     columns = tuple(family.index(name) for name in family.by_framework)
     informed = np.zeros((len(names), 1 + len(columns)), dtype=np.bool_)

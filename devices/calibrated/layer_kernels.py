@@ -33,6 +33,7 @@ def _x(table: KernelTable, format_: Any, rates: Rates, batch: Any, tokens: Any, 
 
 
 def _scores(table: KernelTable) -> F8:
+    """Inputs of an indexer's scores on a Hopper device of 132 SMs, with keys of 128 values; a pool is `compress_ratio` positions."""
     pool, batch, q, before = (table[c] for c in ("compress_ratio", "batch", "q_len", "kv_prefix"))
     paged = table.family == "index_decode"
     heads = np.where(table["kernel"] == "glm5_mqa_logits", 32.0, 64.0)

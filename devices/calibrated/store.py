@@ -60,6 +60,7 @@ def set_yaml(name: str, date: str, families: Mapping[str, Mapping[str, SetEntry]
 
 
 def _family(done: FamilyFit) -> str:
+    """A family's fit as YAML: its source, parameters, frameworks and errors."""
     names = sorted({source.partition("/")[0] for source in done.tables})
     source = f"fit on {done.rows} rows of the measured tables ({', '.join(names)}), {done.date}"
     lines = [

@@ -289,6 +289,7 @@ def experts_outside(axes: F8, sizes: I8, tokens: float, active: float) -> bool:
 def _ratio_rows(
     code: int, grid: Grid, parameters: F8, hardware: Records, inputs: F8, rows: F8, top_k: float, out: F8
 ) -> None:
+    """Write the ratio of the formula at each row to that at the nearest point of the grid."""
     axes, sizes = grid.axes, grid.sizes
     for i in range(rows.shape[0]):
         u = rows[i]

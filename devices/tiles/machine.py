@@ -267,6 +267,7 @@ def changed_spec(spec: DeviceSpec, values: Mapping[str, float]) -> DeviceSpec:
 
 
 def _processor(xpu: ProcessorSpec, new: MachineNumbers, faster: float) -> ProcessorSpec:
+    """Return the processor with other cores, clock and sizes, and peaks that are `faster` times as high."""
     if xpu.peak_flops_per_s is None:
         raise InputError("device", "needs an xpu whose peaks are given to be changed")
     core: dict[str, Any] = {

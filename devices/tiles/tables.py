@@ -201,6 +201,7 @@ def _device(
     form: TiledKernel, device: str, machine: Machine, keys: Sequence[str],
     quadruples: list[tuple[int, ...]], rows: Mapping[str, Column], totals: Mapping[str, Column],
 ) -> MeasuredKernel:  # fmt: skip
+    """Rows of one device as a grid of shapes and configurations; NaN where none was measured."""
     from .forms.fused_moe import expanded
 
     mine = [i for i, name in enumerate(totals["device"].cells) if name == device]

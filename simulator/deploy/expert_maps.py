@@ -242,13 +242,13 @@ def dispatch(map: ExpertMap, rule: str) -> Dispatch:
     """Share an expert's tokens over its copies by a rule of `DISPATCHES`."""
     check_dispatch(rule)
     sites = map.sites
-    owned, beside = sites.near()
+    on_device, on_node = sites.near()
     share = np.zeros(map.slots.shape)
     away, out = np.zeros(sites.experts), np.zeros(sites.experts)
     for expert, groups, slots, part in _parts(map, rule):
         share[groups, slots] = part.mean(axis=0)
-        away[expert] = (part * ~owned[:, groups]).sum(axis=1).mean()
-        out[expert] = (part * ~beside[:, groups]).sum(axis=1).mean()
+        away[expert] = (part * ~on_device[:, groups]).sum(axis=1).mean()
+        out[expert] = (part * ~on_node[:, groups]).sum(axis=1).mean()
     return Dispatch(map, rule, share, away, out)
 
 

@@ -197,10 +197,11 @@ def _experts(model: ModelSpec) -> set[int]:
     return {routed.experts for routed in routed_found if routed.spreads}
 
 
-def _default_tp(model: ModelSpec, system: SystemSpec, devices: int, dp: int | None, of: str) -> int:
+def _default_tp(model: ModelSpec, system: SystemSpec, devices: int, dp: int | None, what: str) -> int:
+    """The largest degree of tensor parallelism that divides the devices and every dense layer."""
     if dp is not None:
         if devices % dp:
-            raise InputError("--dp", f"{dp} must divide {of}")
+            raise InputError("--dp", f"{dp} must divide {what}")
         return devices // dp
     for tp in range(system.groups_per_node, 0, -1):
         if system.groups_per_node % tp == 0 and devices % tp == 0:

@@ -146,6 +146,7 @@ def _expected(part: LayerKind | None, tokens: int) -> Loads | None:
 
 
 def _program(deployment: FpgaDeployment, batch: Batch, loads: Sequence[Loads | None]) -> Program:
+    """Lower a batch to the engine's program, in the order in which it runs."""
     if batch.tokens < 1:
         raise InputError("tokens", f"must be at least 1, not {batch.tokens}")
     m, run = batch.moments(deployment.model.windows), Run(deployment.model.numerics)

@@ -300,6 +300,7 @@ Written = tuple[dict[str, Any], frozenset[str]]
 
 
 def _vllm_sharing(sharing: Sharing, dp: int) -> Written:
+    """Keys of vLLM that share experts out, and which options they express."""
     values, said = dict[str, Any](), set[str]()
     backend = next((k for k, v in EXCHANGES.items() if v is not None and v == sharing.all_to_all), None)
     if backend is not None and dp > 1:
@@ -325,6 +326,7 @@ def _vllm_sharing(sharing: Sharing, dp: int) -> Written:
 
 
 def _sglang_sharing(sharing: Sharing, dp: int) -> Written:
+    """Keys of SGLang that share experts out, and which options they express."""
     values, said = dict[str, Any](), set[str]()
     mode = next((k for k, v in MODES.items() if v == sharing.all_to_all), None)
     sends = mode is not None and dp > 1

@@ -56,6 +56,7 @@ def _with_options(words: list[str], options: Mapping[str, Any]) -> list[str]:
 
 
 def _compose(copies: Copies) -> dict[str, Any]:
+    """A Docker Compose file of the copies."""
     if copies.copies * copies.devices > copies.node:
         raise InputError(
             "--emit compose",
@@ -85,6 +86,7 @@ def _compose(copies: Copies) -> dict[str, Any]:
 
 
 def _dynamo(copies: Copies) -> dict[str, Any]:
+    """A DynamoGraphDeployment of the copies."""
     if copies.launch.keys.get("data_parallel_size"):
         raise InputError("--emit dynamo", "cannot start data-parallel ranks of vLLM; llm-d can")
     runs = ["python3", "-m", f"dynamo.{WORKERS[copies.engine]}"]
@@ -128,6 +130,7 @@ def _api_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _llm_d(copies: Copies) -> dict[str, Any]:
+    """Values of llm-d's chart for the copies."""
     if copies.engine != "vllm":
         raise InputError("--emit llm-d", f"starts vLLM, not {copies.engine}; dynamo and compose do")
     if copies.devices > copies.node:

@@ -88,6 +88,7 @@ def _in_library(device: DeviceSpec, settings: EngineSettings | None) -> bool:
 def _deployed(
     model: ModelSpec, system: SystemSpec, options: DeployOptions, settings: EngineSettings | None, seed: int
 ) -> Deployment:
+    """Deploy by what the options say, then the engine's file, then the engine's defaults."""
     power = options.parts["power-cap"]
     system = capped_system(placed_in(system, options.host), power.power_cap, power.clock)
     degrees = {name: getattr(settings or options, name) for name in ("tp", "dp", "ep", "pp")}

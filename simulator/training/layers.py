@@ -180,6 +180,7 @@ class LayerPrices:
         return self._known[key]
 
     def _layer(self, layer: Layer, uncut_layer: Layer, experts: Sequence[ExpertPart], again: bool) -> Passes:
+        """Forward and backward passes of one layer on one device; `again`: it is computed again before its backward pass."""
         run, m, o = self.deployment.run, self.m, self.options
         expert_parts = iter(experts)
         tp, hidden = self.layout.tp, layer.mixer.hidden

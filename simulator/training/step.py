@@ -263,6 +263,7 @@ def _exchanges(bench: LayerPrices, counts: ParameterCounts) -> tuple[float, floa
 
 
 def _timed(bench: LayerPrices, stages: tuple[TrainingStage, ...], memory: TrainingMemory, flops: Flops) -> TrainingStep:
+    """Time a step: the pipeline's schedule, then what data-parallel ranks exchange at its ends, and the optimizer."""
     layout, options = bench.layout, bench.options
     micro, send_s = layout.microbatches, _send(bench)
 

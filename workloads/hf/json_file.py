@@ -49,6 +49,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def _read_text(path: Path) -> str:
+    """Read a configuration as text; anything but a small UTF-8 file is refused."""
     try:
         if not os.path.exists(path):
             raise SpecError(path, "does not exist")

@@ -160,6 +160,7 @@ def _tensors(w: Config, inputs: Config | None, known: bool) -> Stored:
 
 
 def _compressed_tensors(quantization: Config) -> Recipe:
+    """Read a recipe of compressed-tensors: a format for all linear layers, and one for each list of named modules."""
     groups = quantization.section("config_groups")
     if not groups.values:
         raise groups.error("group_0", "is missing; an object is required")

@@ -133,6 +133,7 @@ def _merge(config: Config, vision: Config, traits: Traits) -> int:
 
 
 def _tower(config: Config, vision: Config, traits: Traits, hidden: int) -> Tower:
+    """Read the encoder of images that a model has before its layers."""
     width = vision.size(*((("embed_dim",) if vision.has("embed_dim") else ()) + WIDTH))
     depth, heads = vision.layers(*DEPTH), vision.size(*HEADS)
     head_dim = vision.size("head_dim", default=max(1, width // heads))

@@ -26,6 +26,8 @@ _WRAPPER_TYPES = {row["model_type"] for row in WRAPPERS}
 
 
 def _wrapper(default: str) -> Family:
+    """Family of models that wrap a text model, which is of type `default` if the file does not say."""
+
     def read(config: Config) -> ModelSpec:
         """Read the text model: `config` is the text section, or a file with its sizes at the top."""
         if not config.has("hidden_size") and not config.prefix:

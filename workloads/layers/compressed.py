@@ -146,6 +146,7 @@ class CompressedAttention(PlainKind):
         ]
 
     def _attention(self, phase: str, moments: Moments, run: Run) -> Op:
+        """Attention over the latest tokens and over compressed ones before, of prompts or of decodes."""
         row = self._row().entry_bytes(run.numerics)
         pairs_in = moments.prefill_pairs if phase == "prefill" else moments.decode_pairs
         pairs, most = pairs_in(self.near), self.near

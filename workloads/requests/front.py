@@ -239,6 +239,7 @@ def _check_numbers(
     spread: float | None,
     block_size: int,
 ) -> None:
+    """Refuse numbers of a workload that are out of their range, by the option's name."""
     for option, size in (("--closed-loop", closed_loop), ("--requests", limit)):
         if size is not None:
             check_size(size, option)

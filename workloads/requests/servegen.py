@@ -155,6 +155,7 @@ class _Periods:
         return self._draws
 
     def _load(self, time_s: float) -> None:
+        """Read the length distributions of the period that a time falls in."""
         data = _load_json(self._path)
         used = sorted(
             (_number(self._path, 1, "period start", key, 0, MAX_TIME), key)

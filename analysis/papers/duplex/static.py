@@ -118,6 +118,7 @@ def gaps() -> Table:
 
 
 def _gap(model: str, device: str, batch: int, prompt: int) -> dict[str, Any]:
+    """Compare the fastest and the slowest way to share one layer's experts between xPU and Logic-PIM."""
     import numpy as np
 
     from opbyte.extend import Loads, deploy, load_model, load_system

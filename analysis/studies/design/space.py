@@ -296,6 +296,7 @@ def _list(given: Any, where: str, kind: type) -> list[Any]:
 def _searched(
     given: Any, template: Template, path: Path, fleet: bool
 ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[tuple[Value, ...], ...]]:
+    """Read `search` of a space: names of the axes, what each one sets, and its values."""
     where = f"{path}: {BLOCK}.search"
     if not isinstance(given, dict) or not given:
         raise InputError(where, "must map parameters to their values: an empty space")

@@ -131,6 +131,7 @@ def _targets(name: str, given: Any, where: str) -> tuple[tuple[str, ...], tuple[
 
 
 def _rows(given: Any, width: int, where: str) -> tuple[tuple[Value, ...], ...]:
+    """Read an axis's list of values, each one of `width` cells; equal rows count once."""
     if not isinstance(given, list) or not given:
         raise InputError(where, "must be a list with at least one value")
     rows = []
@@ -148,6 +149,7 @@ def _rows(given: Any, width: int, where: str) -> tuple[tuple[Value, ...], ...]:
 
 
 def _range(given: Any, where: str, grid: bool) -> Range:
+    """Read a range of numbers: its ends, its scale, and for a grid the number of points."""
     known = RANGE_KEYS if grid else tuple(key for key in RANGE_KEYS if key != "points")
     if not isinstance(given, dict):
         raise InputError(where, f"must have the keys {', '.join(known[:3])}")

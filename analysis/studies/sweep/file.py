@@ -324,6 +324,7 @@ def check_value(value: object, where: str) -> None:
 
 
 def _check_names(base: Mapping[str, Any], axes: tuple[Axis, ...], path: Path, kind: FileKind) -> None:
+    """Refuse names that are unknown, set twice, or names of results."""
     for name, value in base.items():
         kind.check(name, f"{path}: base.{name}")
         check_value(value, f"{path}: base.{name}")

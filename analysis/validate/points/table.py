@@ -172,6 +172,7 @@ def _version(text: str) -> tuple[int, ...]:
 
 
 def _point(line: int, row: dict[str, Any], names: dict[str, str]) -> ServingPoint:
+    """One row of a table of serving points; engines in a vendor's container have no known version."""
     prefill, workers = None, WorkerGroup(1, row["tp"], row["attention_dp"], row["ep"], row["pp"])
     if row["mode"] == "disagg":
         sides = _layout(row)

@@ -117,6 +117,7 @@ def _measured(where: str, row: Mapping[str, str]) -> dict[str, float]:
 
 
 def _run(path: Path, line: int, row: Mapping[str, str], measured: dict[str, float]) -> PublishedRun:
+    """One row of a client's table as a published run, by the command in its column `opbyte`."""
     where = f"{path}:{line}"
     command, model, options = read_command(where, row["opbyte"])
     dtype = row.get("weights", "")

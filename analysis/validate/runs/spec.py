@@ -161,6 +161,7 @@ def _beside(top: Keys, key: str, default: str) -> Path:
 
 
 def _prompts(node: Keys) -> Prompts:
+    """Read the statistics of a run's prompts."""
     node.needed("tokens_min", "tokens_max", "tokens_mean", "distinct")
     least, most, mean = (
         node.count("tokens_min", 1),

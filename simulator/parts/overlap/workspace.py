@@ -58,6 +58,7 @@ def with_lanes(step_totals: StepTotals, plan: LoweredModel) -> StepTotals:
 
 
 def _new_lanes(plan: LoweredModel) -> Workspace:
+    """Arrays for every way of dividing a step into chunks."""
     rows, processors = plan.can.shape
     ways, parts, n = len(plan.streams.ways), len(plan.experts), MOST_CHUNKS
     sizes, kinds = (3, 1) if plan.apart is None else (int(plan.streams.ways[0].chunks), 3)

@@ -141,6 +141,7 @@ def _pool_runs(served: RunState, run: Run, end: float) -> tuple[PoolRun, ...]:
 
 
 def _pool(name: str, policy: Policy, nodes: list[Node], scaling: Scaling | None, window: Window, end: float) -> PoolRun:
+    """Metrics of one pool: shares of its time in steps and in sending, and sums over its engines."""
     engines = [node.engine for node in nodes]
     curves = [engine.curve() for engine in engines]
     ends = (window.start_s, window.end_s)
