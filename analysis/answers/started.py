@@ -26,8 +26,8 @@ def room_of(asked: Scenario, run: Run) -> Room:
     """What an engine has to make room for to do what was simulated."""
     d = run.deployment
     longest = int((run.requests.input_tokens + run.requests.output_tokens).max())
-    most = d.model.max_position or longest
-    length = min(-(-longest // LENGTHS) * LENGTHS, max(most, longest))
+    rounded = -(-longest // LENGTHS) * LENGTHS
+    length = min(rounded, d.model.max_position or rounded)  # with more positions engines refuse to start
     model = asked.model
     spec = model if isinstance(model, ModelSpec) else load_model(str(model))
     settings = engine_settings(asked)

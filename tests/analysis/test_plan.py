@@ -19,6 +19,7 @@ from matplotlib.text import Text
 from opbyte import InputError, Scenario, load_model, load_system, plan, simulate
 from opbyte.analysis.answers.error_factors import OLD, engine_of_scenario
 from opbyte.analysis.answers.price import check_prices, prices_text
+from opbyte.analysis.answers.started import room_of
 from opbyte.analysis.studies.plan.best import Searched
 from opbyte.analysis.studies.plan.bounds import bound_of, served
 from opbyte.analysis.studies.plan.candidates import WORDS, Candidate, candidates, systems_of
@@ -359,6 +360,12 @@ def test_start_lines_serve_what_was_asked_in_options_that_exist(engine: str) -> 
     assert hub_name("meta-llama/Llama-3.3-70B-Instruct") == "meta-llama/Llama-3.3-70B-Instruct"
     assert hub_name("llama-3.3-70b") == "meta-llama/Llama-3.3-70B-Instruct"
     assert "quantization" not in line
+
+
+def test_a_start_line_asks_for_no_more_positions_than_the_model_has() -> None:
+    """vLLM and SGLang refuse to start with more; longer requests are simulated with a warning."""
+    asked = Scenario.of("llama-3-8b", "h100-x1", rate=1.0, requests=2, input_len=8000, output_len=400)
+    assert room_of(asked, run_scenario(asked)).longest == 8192
 
 
 def test_a_format_without_a_checkpoint_is_started_from_a_folder() -> None:
