@@ -46,7 +46,7 @@ papers: $(VENV)/.test
 FAST := tests/test_size.py tests/test_layering.py tests/workloads/test_catalog.py tests/workloads/test_classes.py \
   tests/devices/test_catalog.py tests/devices/test_cost.py tests/devices/test_collectives.py \
   tests/simulator/test_placement.py tests/simulator/test_layout.py tests/simulator/test_policies.py \
-  tests/simulator/test_composed.py \
+  tests/simulator/test_composed.py tests/simulator/test_parts_together.py \
   tests/analysis/test_show.py tests/analysis/test_cli_help.py
 fast: $(VENV)/.test
 	$(BIN)/python -m pytest -q --numprocesses $(WORKERS) --dist loadfile --durations 20 $(FAST)
@@ -56,7 +56,7 @@ EXAMPLES ?= 30
 nightly: $(VENV)/.test
 	$(BIN)/python -m pytest -q --numprocesses $(WORKERS) --dist load -m nightly tests
 	OPBYTE_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -q --numprocesses $(WORKERS) --dist load \
-	  $(wildcard tests/simulator/test_*paths*.py) tests/simulator/test_composed.py tests/simulator/test_scheduler.py
+	  $(wildcard tests/simulator/test_*paths*.py) tests/simulator/test_composed.py tests/simulator/test_parts_together.py tests/simulator/test_scheduler.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

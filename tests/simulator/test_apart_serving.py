@@ -1,8 +1,8 @@
 """Serving with experts on separate devices: is it the devices that do both, and is nothing lost?
 
 Reference: over a free link and in one micro-batch, the devices that do both, without exchanges (one that
-attends and one that holds all experts exchange nothing), stamp for stamp. Tokens, memory and energy are
-conserved, through pools and failures too.
+attends and one that holds all experts exchange nothing), stamp for stamp. What goes on behind pools and through failures
+is in `test_parts_together`.
 """
 
 from __future__ import annotations
@@ -86,23 +86,6 @@ def test_more_micro_batches_and_a_slower_link_take_longer() -> None:
         assert sum(op.wall_s for op in {op.name: op for op in run.ops}.values()) == pytest.approx(
             float((run.stages["end_s"] - run.stages["start_s"]).sum()), rel=1e-9
         )
-
-
-@pytest.mark.parametrize("more", [{}, {"fail": ("1@0.1",), "repair": 0.05}])
-def test_nothing_is_lost_behind_a_pool_that_prefills(more: dict[str, Any]) -> None:
-    run = ran(prefill="h100-x1", decode="h100-x1x2", experts_on="h100-x2", micro_batches=3, **more)
-    rows = run.requests
-    assert len(rows.request_id) == LOAD["requests"]
-    assert run.output_tokens == rows.output_tokens.sum()
-    assert (np.diff(stamps(run), axis=1) >= 0).all()
-    prefill, decode = run.parts["two-pools"].pools
-    assert (prefill.devices, decode.devices, run.devices) == (1, 6, 7)
-    assert prefill.deployment.apart is None
-    assert decode.deployment.apart is not None
-    assert run.parts["experts-apart"].experts_devices == 4
-    assert decode.kv_capacity > prefill.kv_capacity
-    if more:
-        assert run.failures == 1
 
 
 def test_the_answer_names_both_groups() -> None:

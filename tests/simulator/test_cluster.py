@@ -160,16 +160,6 @@ def test_first_tokens_come_from_the_prefill_pool_and_the_rest_after_the_link(spl
     assert gaps > move
 
 
-def test_a_split_system_loses_nothing(split: Deployment) -> None:
-    got = served(split, stream(3000.0), None)
-    assert got.output_tokens == got.requests.output_tokens.sum()
-    assert got.prompt_tokens == got.requests.input_tokens.sum()  # no prompt is computed twice
-    assert sorted(got.requests.order) == list(range(60))
-    assert (got.requests.last_token_s >= got.requests.first_token_s).all()
-    chunks, decodes = got.stages["prompts"], got.stages["decodes"]
-    assert not ((chunks > 0) & (decodes > 0)).any()  # no step does both
-
-
 def test_the_decode_pool_holds_what_fits(split: Deployment) -> None:
     got = served(split, stream(1e6), None, max_sequences=5)
     assert got.stages["decodes"].max() == 5

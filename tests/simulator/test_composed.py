@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -24,17 +23,7 @@ from opbyte.simulator.engine.policies import Policy
 from opbyte.simulator.parts.classes.class_queues import LaneRules
 
 from .deployments import small
-from .pieces import (
-    block_of,
-    check_ended,
-    check_pieces,
-    check_served,
-    play,
-    slow_engine,
-    slow_requests,
-    small_engine,
-    stamps,
-)
+from .pieces import block_of, check_ended, check_pieces, check_served, play, slow_engine, slow_requests
 from .reference_tiers import Composed
 from .test_kv_tiers import check_tiers, tiered, with_tiers
 from .test_kv_tiers import engine_for as tiered_engine
@@ -151,26 +140,3 @@ def test_the_first_token_is_stamped_at_one_place() -> None:
     assert found == ["fast_forward.py"]
     loops = [p.name for p in sorted(root.glob("*.py")) if "return Status.LOG_FULL" in p.read_text()]
     assert loops == ["loop.py"]
-
-
-@given(load=loads(), cuts=st.lists(st.floats(0.0, 0.02), max_size=2).map(sorted))
-@settings(max_examples=4)
-def test_stages_with_drafts_and_priorities_lose_nothing(load: dict[str, Any], cuts: list[float]) -> None:
-    """A sequence's drafts are verified before it is in another batch; preempted meanwhile, it keeps its tokens."""
-    d = speculative(small("llama-3-8b", "h100-x2", "uniform", pp=2), "eagle", load["rates"], 2)
-    block, n, spare = block_of(load), len(load["inputs"]), d.parts["drafts"].spare(False)
-    policy = replace(load["policy"], order="priority")
-
-    def served(stops: list[float]) -> Engine:
-        engine = small_engine(d, load, spare, policy=policy, seed=SEED, given={"classes": LaneRules("priority")})
-        engine.submit(block)
-        for stop in (*stops, math.inf):
-            engine.advance(stop)
-            check_pool(engine, n)
-        return engine
-
-    engine, whole = served(cuts), served([])
-    check_ended(engine, load)
-    assert not engine.parts["classes"].kinds.waiting.any()
-    assert engine.parts["drafts"].counts[0].verified <= sum(load["outputs"])
-    assert np.array_equal(stamps(whole, n), stamps(engine, n))

@@ -118,6 +118,13 @@ def test_closed_loops_adapters_and_replicas_pass_the_encoder() -> None:
     assert more.parts["encoder"].waited_s < less.parts["encoder"].waited_s
 
 
+def test_one_more_device_is_of_the_system_s_own_kind() -> None:
+    """A device that no catalog names, such as one with a power cap, has an encoder beside it."""
+    system = load_system(SYSTEM)
+    mine = system.model_copy(update={"device": system.device.model_copy(update={"name": "mine"})})
+    assert encoder_of(CLIP, None, mine).seconds(1) == encoder_of(CLIP, SYSTEM, system).seconds(1)
+
+
 def test_turns_of_a_session_bring_images_of_their_own() -> None:
     """A prompt holds those of the turns before too; only its own are encoded."""
     before: dict[int, int] = {}

@@ -1,7 +1,6 @@
 """Does the table of parts refuse what it says, in one line that names both options, and nothing else?
 
-Each pair of the table is asked for with real options; the pairs that run are in the tests of each part
-(`test_composed`, `test_own_pools`, `test_speculation`, `test_pipeline`).
+Each pair of the table is asked for with real options; the pairs that run are in `test_parts_together`.
 """
 
 from __future__ import annotations

@@ -130,15 +130,11 @@ def separate_encoder(scenario: Scenario, model: ModelSpec, system: SystemSpec) -
 
     name, where = scenario.parts["encoder"].encoder, scenario.parts["encoder"].encoder_system
     size = scenario.workload.image_size
-    source = model if name is None else str(name)
-    pixels = None
+    pixels = None if size is None else read_size(size)
     if name is None:
         pixels = size_of(scenario, tower_of(model, "--encoder-system"), model.name)
-    elif size is not None:
-        pixels = read_size(size)
-    made = encoder_of(source, where, system, pixels)
-    hits = scenario.workload.encoder_cache_hits
-    return made if hits is None else replace(made, hits=hits)
+    made = encoder_of(model if name is None else str(name), where, system, pixels)
+    return replace(made, hits=scenario.workload.encoder_cache_hits or 0.0)
 
 
 def with_encoder(scenario: Scenario, system: SystemSpec, fleet: Fleet | None) -> Fleet | None:

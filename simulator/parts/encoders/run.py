@@ -73,8 +73,8 @@ class Encoder:
         """Return the time of a number of images in one batch on one device [s]."""
         if images not in self._took:
             batch = Batch.of(chunks=[(self.length, 0)] * images)
-            took = explicit_stage(self.deployment, [batch], expected=True).seconds
-            self._took[images] = took * (1.0 - self.hits)
+            stage = explicit_stage(self.deployment, [batch], expected=True)
+            self._took[images] = stage.seconds * (1.0 - self.hits)
         return self._took[images]
 
 
@@ -89,17 +89,18 @@ def encoder_of(model: str | ModelSpec, system: str | None, served_on: SystemSpec
         A model that takes no images, or an FPGA.
     """
     spec = model if isinstance(model, ModelSpec) else load_model(model)
-    where = load_system(f"{served_on.device.name}-x1" if system is None else system)
+    one_more = {"name": f"{served_on.device.name}-x1", "nodes": 1, "devices_per_node": served_on.group}
+    where = served_on.model_copy(update=one_more) if system is None else load_system(system)
     if spec.front is not None:
-        deployment = deploy(spec, where, tp=1, dp=where.groups)
-        return Encoder(deployment, spec.front.patches, spec.front.tokens)
-    if spec.tower is None:
+        alone, length, tokens = spec, spec.front.patches, spec.front.tokens
+    elif spec.tower is None:
         raise InputError("--encoder", f"{spec.name} takes tokens, not images")
-    if size is None:
+    elif size is None:
         raise InputError("--encoder", f"needs --image-size WxH too, for the tower of {spec.name}")
-    alone = tower_alone(spec, spec.tower, size)
-    tokens = spec.tower.tokens(size)
-    return Encoder(deploy(alone, where, tp=1, dp=where.groups), tokens, tokens)
+    else:
+        alone = tower_alone(spec, spec.tower, size)
+        length = tokens = spec.tower.tokens(size)
+    return Encoder(deploy(alone, where, tp=1, dp=where.groups), length, tokens)
 
 
 def with_images(stream: RequestStream, each: int | None, tokens: int) -> RequestStream:
@@ -171,8 +172,8 @@ class EncoderQueue:
             self.release(row, now)
             return
         took = self.encoder.seconds(images)
-        at = max(heapq.heappop(self._free), now) + took
-        heapq.heappush(self._free, at)
+        at = max(self._free[0], now) + took
+        heapq.heapreplace(self._free, at)
         self.counts.images += images
         self.counts.busy_s += took
         self.counts.waited_s += at - now

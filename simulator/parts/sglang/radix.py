@@ -153,7 +153,7 @@ def touch(tree: Tree, rank: int, node: int, time: int) -> None:
 def slot_of(table: I8, key: int, parent: int) -> int:
     """Where a parent's child of a first page is in the table, or the empty place where it would be."""
     mask = table.shape[0] - 1
-    at = place(key + parent * SPREAD, mask)
+    at = place(key + int64(parent) * SPREAD, mask)
     while table[at, 2] != 0 and not (table[at, 0] == key and table[at, 1] == parent):
         at = (at + 1) & mask
     return int(at)
