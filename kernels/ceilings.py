@@ -140,7 +140,7 @@ class Ceilings:
 
 
 def copy_once(bench: Bench, count: int) -> None:
-    """Copy `count` floats past the caches, from and to memory that is in none."""
+    """Copy `count` floats that are in no cache, without storing them in one."""
     x, out = bench.take((count,)), bench.room((count,))
     _copy(x.ctypes.data, out.ctypes.data, count, 8 * LANES, bench.threads)
 

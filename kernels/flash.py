@@ -147,7 +147,7 @@ def place_rows(rows, table, heads, page, row_bytes, seq, head, start, count):
 
 @inner
 def next_tile(cursor, end, rows, table, heads, page, row_bytes, units):
-    """Place the rows of the tile at `cursor` (unit, key) and move on; past the end, nothing."""
+    """Place the rows of the tile at `cursor` (unit, key) and move the cursor; past the end, place none."""
     u, start = cursor[0], cursor[1]
     if u >= end:
         return

@@ -29,7 +29,7 @@ def shapes(quick: bool) -> Sequence[Shape]:
 
 
 def case(shape: Shape, bench: Bench) -> Case:
-    """Return inputs for one shape; a choice is in the order of memory, and no two read one page."""
+    """Return inputs for one shape; chosen positions are sorted, and no two lie on the same page."""
     latent = shape["block"] == 1
     dim, dim_v, scale = (LATENT + ROPE, LATENT, SCALE) if latent else (DIM, DIM, DIM**-0.5)
     rows, chosen = shape["batch"] * shape["heads_kv"], shape["chosen"]

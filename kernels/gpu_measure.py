@@ -148,7 +148,7 @@ def measure_gpu(
 
 
 def gpu_host(device: gpu.CupyDevice) -> HostInfo:
-    """The machine with its GPU in the processor's place."""
+    """Return the machine with its GPU as the processor."""
     cp = device.cupy
     properties = cp.cuda.runtime.getDeviceProperties(cp.cuda.Device().id)
     title = properties["name"].decode()

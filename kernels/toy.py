@@ -187,7 +187,7 @@ class ToyState:
         return int(self.lengths[0] - self.first[0])
 
     def restart(self) -> None:
-        """Go back to the first contexts."""
+        """Set the contexts back to their first lengths."""
         self.lengths[:] = self.first
 
     def advance(self) -> AttentionUnits:

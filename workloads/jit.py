@@ -160,7 +160,7 @@ def compiled_from_outside(function: F, entry: type, fields: Sequence[Any], where
 
 @cache
 def _rule(function: Callable[..., object], entry: type, fields: tuple[Any, ...]) -> object:
-    """A rule compiled once: it has a type of its own: a second one is another engine's compile."""
+    """Compile a rule once; each rule has a separate type, so that another rule compiles another engine."""
     made: Any = compiled_part(function)
     named_tuple: Any = numba.types.NamedTuple
     made.compile((named_tuple(fields, entry),))

@@ -92,7 +92,7 @@ def _reduced(value: Any) -> Any:
 
 
 def _written(value: Any) -> bytes:
-    """A tuple as compiled code reads it."""
+    """A tuple in the layout that compiled code reads."""
     numbers: list[Any] = []
     kind = type_of_value(value)
     for field, part in zip(kind.plain.types, value, strict=True):
@@ -176,7 +176,7 @@ class _Address(numba.models.PrimitiveModel):  # type: ignore[misc]
 
 
 def _find(type_: AddressType, value: Any, c: Any) -> Any:
-    """Where a tuple of Python's is written down."""
+    """Memory in which a Python tuple is stored."""
     text = c.pyapi.object_getattr_string(value, "_written")
     address = c.builder.ptrtoint(c.pyapi.bytes_as_string(text), ir.IntType(64))
     c.pyapi.decref(text)  # the tuple has it

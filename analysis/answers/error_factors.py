@@ -159,7 +159,7 @@ load's cube, as waits are rare at half of a load: of powers 1 to 3 the one with 
 
 
 def _unusual_attention(conditions: Conditions) -> float:
-    """Share of layers that keep something else than the keys of all tokens; projections of MTP heads keep nothing."""
+    """Share of layers whose cache is not keys and values of all tokens; projections of MTP heads have no cache."""
     mixers = [x.mixer for x in conditions.deployment.model.layers if x.mixer.state() != State()]
     unusual = [type(mixer).__name__ not in PLAIN or bool(mixer.state().window) for mixer in mixers]
     return float(any(unusual))

@@ -87,7 +87,7 @@ class FrameRun(Result):
 
     @property
     def busy(self) -> float:
-        """Share of the time that the engine works."""
+        """Share of the time in which the engine works."""
         return self.served.cycles / self.served.clock_Hz / self.served.makespan_s
 
     @property

@@ -27,7 +27,7 @@ POOLS = ("prefill", "decode")
 
 
 def located(point: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """A point's settings, relative paths in them taken from `folder`, the sweep file's."""
+    """Return a point's settings with relative paths taken from the folder of the sweep's file."""
     out = dict(point)
     for name, value in point.items():
         head, text = _path_in(name, value)

@@ -88,7 +88,7 @@ class Ranges:
 
     @property
     def share(self) -> float:
-        """Share of the time."""
+        """Share of the time that the op takes."""
         return sum(entry.share for entry in self.outside)
 
     def to_dict(self) -> dict[str, Any]:

@@ -188,7 +188,7 @@ class Simulation(Result):
         return f"{text} Most of the clock goes to {longest.name} on {longest.processor}."
 
     def sure(self) -> str:
-        """Return the uncertainty of the values in one sentence."""
+        """Return the uncertainty of the values as one sentence."""
         intervals = self.intervals
         if intervals is None:
             return "No interval: too small a part of the time is based on measurements."

@@ -211,7 +211,7 @@ class Recording(Result):
 
     @property
     def answered(self) -> list[int]:
-        """Rows of those that were answered whole."""
+        """Rows of requests that received a complete response."""
         return [i for i in self.sent if self.outcomes[i].status == OK]
 
     def output_tokens(self, row: int) -> int:

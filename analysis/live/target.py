@@ -62,7 +62,7 @@ class PromptSource:
         return last + [int(n) for n in self.low + self._draws(row) % (self.high - self.low)]
 
     def words(self, row: int) -> str:
-        """As many words as tokens are asked for."""
+        """Return a text of the requested number of tokens, one word each."""
         return " ".join(WORDS[n] for n in self._draws(row) % len(WORDS))
 
     def _draws(self, row: int) -> npt.NDArray[np.int64]:

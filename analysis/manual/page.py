@@ -273,7 +273,7 @@ def _of_parts() -> Iterator[str]:
 
 
 def _told(quantities: Sequence[Quantity], above: str) -> Iterator[str]:
-    """Path and meaning of each quantity, those inside others too."""
+    """Path and meaning of each quantity, including nested ones."""
     for q in quantities:
         path = f"{above}.{q.name}" if above else q.name
         yield f"`{path}` {q.meaning.removesuffix('.')}"

@@ -38,7 +38,7 @@ def training_flops(model: str) -> float:
 
 
 def _parts() -> Table:
-    """What a token uses: weights of a path by part, and what attention's scores add."""
+    """Training FLOPs by model: those of the weights that a token uses, and those with attention's scores."""
     rows = []
     for model in MODELS.values():
         spec = load_model(model)

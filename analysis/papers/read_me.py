@@ -130,7 +130,7 @@ FORMERS: dict[str, Former] = {"fcfs": first_come, "by_expert": longest_queues}
 
 
 def accesses(seed: int) -> npt.NDArray[np.int64]:
-    """The sequence of experts that is asked for."""
+    """Return the sequence of experts that are accessed."""
     return np.random.default_rng([seed, 0x5E]).integers(0, EXPERTS, ACCESSES)
 
 

@@ -49,7 +49,7 @@ def tiers() -> Tiers:
 
 
 def tiering(model: ModelSpec, chips: int, routing: str, seed: int) -> float:
-    """Decode rate with data placed by heat over the slowest tier's."""
+    """Ratio of decode rates: data placed by how often it is read, over all data in the slowest tier."""
     memory, spec = chips * CHIP_BYTES, load_device(DEVICE)[0]
     sizes, heats = _experts(model, routing, seed)
     sizes = sizes / memory

@@ -99,7 +99,7 @@ class Study(Generic[P, R]):
         return [known[key] for key in keys]
 
     def fitting(self, points: Iterable[P], progress: OnProgress | None = None) -> tuple[list[R], list[InputError]]:
-        """Results of the points that can be, and why the others cannot."""
+        """Results of the points that can be computed, and the reasons for the others."""
         attempt: Callable[[P], Any] = partial(_attempt, self.evaluate, self.refusals)
         every: list[Any] = replace(self, evaluate=attempt).results(points, progress)
         refused = [outcome for outcome in every if isinstance(outcome, InputError)]

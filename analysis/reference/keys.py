@@ -20,7 +20,7 @@ from .kinds import written
 
 @cache
 def meanings() -> dict[str, Any]:
-    """``block.key`` -> what keys are that their specs' docstrings do not speak of."""
+    """``block.key`` -> meaning, for keys that the specs' docstrings do not describe."""
     return read_yaml(Path(__file__).parent / "templates" / "meanings.yaml")
 
 
@@ -92,7 +92,7 @@ def _keys(spec: type[Spec]) -> Iterator[Key]:
 
 
 def _stem(names: tuple[str, ...]) -> str:
-    """What all names of a key begin with: its name without the unit."""
+    """Return what all names of a key begin with: the name without its unit."""
     if len(names) == 1:
         return names[0]
     units = sorted(UNITS, key=len, reverse=True)

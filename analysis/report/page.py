@@ -197,7 +197,7 @@ def table_of(rows: Rows) -> dict[str, Any]:
 
 
 def _cell(value: Any, sized: bool) -> dict[str, str]:
-    """A cell's text, and in a column of quantities the number by which it is sorted."""
+    """A cell's text; in a column of quantities also the number by which it is sorted."""
     text = visible(show(value))
     size = magnitude(value) if sized else None
     mark = text if text in MARKED else ""

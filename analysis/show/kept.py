@@ -75,7 +75,7 @@ class Kept:
         return (pickle.loads(body),)
 
     def keep(self, part: Any, value: R) -> R:
-        """Write a part; what cannot be written is left out, which costs time later and no more."""
+        """Store a part; if it cannot be written, it is left out and must be computed again later."""
         if self:
             file, body = self._file(part), pickle.dumps(value)
             temporary = file.with_suffix(f".{os.getpid()}")

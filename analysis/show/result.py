@@ -129,7 +129,7 @@ class Result:
         return True
 
     def remarks(self) -> Sequence[str]:
-        """What a reader should know before trusting it; the command says it on stderr."""
+        """Warnings about the result; the command prints them to stderr."""
         return ()
 
     def rows(self) -> Rows:

@@ -123,7 +123,7 @@ def _run_events(
 
 
 def _sent(sent: Sent, pid: int) -> Iterator[Event]:
-    """Caches as events that may overlap."""
+    """Transfers of caches as trace events that may overlap."""
     yield _named("process_name", "KV link", pid)
     columns = sent.request_id.tolist(), sent.start_s.tolist(), sent.end_s.tolist()
     for request, start, end in islice(zip(*columns, strict=True), MAX_STAGES):

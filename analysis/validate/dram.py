@@ -108,7 +108,7 @@ class DramValidation(Compared):
 
     @property
     def cpu_s(self) -> float:
-        """CPU seconds of the one-channel rows of Ramulator 2.1, compiling and start left out."""
+        """CPU seconds of the one-channel rows of Ramulator 2.1, without compiling and start."""
         return sum(c.cpu_s for c in self.compared if c.row.timed)
 
     @property

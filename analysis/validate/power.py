@@ -128,7 +128,7 @@ def _check(rows: PowerRows, device: str, predicted: F8, basis: str) -> Check:
 
 
 def _known(spec: DeviceSpec, limit_W: float) -> PowerFit:
-    """The committed model of a device at the limit that its rows were measured under."""
+    """Return the committed power model of a device, with the power limit at which the rows were measured."""
     from dataclasses import replace
 
     reference = stored_fit()

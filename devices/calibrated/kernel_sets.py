@@ -166,7 +166,7 @@ class KernelSet:
     families: Mapping[str, Mapping[str, SetEntry]]
 
     def find(self, family: str, framework: str) -> SetEntry | None:
-        """The entry of a framework; of the typical one where the family knows no others."""
+        """Return the entry of a framework; the typical entry if the family has no entries by framework."""
         families = load_set(owner(self.name, family)).families.get(family, {})
         return families.get(framework) or families.get(TYPICAL)
 
@@ -332,7 +332,7 @@ def asked_for(known: Parameters, version: str) -> Parameters:
 
 
 def _own_tables(spec: DeviceSpec, family: str) -> bool:
-    """Whether a device's fit of a family is not of the catalog's tables."""
+    """Whether a device's fit of a family comes from tables outside the catalog."""
     fits = spec.calibration.get(family)
     return fits is not None and not any(
         other.kernels == spec.kernels and other.calibration.get(family) == fits for other in _from(spec.name)

@@ -111,7 +111,7 @@ other."""
 
 
 def transfer(hardware: Records, family: Family, donors: Mapping[str, Donor]) -> Parameters:
-    """Parameters of a device from other devices', or other kernel sets', by the rule of this module."""
+    """Derive a device's parameters from those of other devices or kernel sets."""
     if not donors:
         return Parameters(Fit(family.defaults, {}), "default", 0, {})
     if family.name in LINKS:

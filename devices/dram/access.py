@@ -111,7 +111,7 @@ def share_near(
 
 
 def best_multiple(memory: DramSpec, kind: str) -> float:
-    """What commands of a kind of processor read at best, in multiples of the pins' rate."""
+    """Highest rate at which commands of a kind of processor read, in multiples of the pins' rate."""
     stream = stream_of(memory, NEAR[kind], COMMANDS, False)
     return stream.banks * memory.timings.BL / (stream.interval * stream.pseudo_channels)
 

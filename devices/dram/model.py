@@ -85,7 +85,7 @@ class DerivedRoofline:
         ] + self.base.evidence(ops)
 
     def shares(self, ops: Sequence[Op]) -> dict[AccessRate, list[str]]:
-        """What ops read and get, with the kinds of op that do."""
+        """Efficiencies of reads by pattern, with the kinds of op that have the pattern."""
         out: dict[AccessRate, list[str]] = {}
         for op in ops:
             kinds = out.setdefault(self.share_of(op.access), [])
@@ -157,7 +157,7 @@ def derives(device: SharedMemoryDevice) -> bool:
 
 
 def _check(device: SharedMemoryDevice, memory: DramSpec, layout: DataLayout) -> None:
-    """Refuse a DRAM that is not this device's."""
+    """Refuse a DRAM description that does not match the device."""
     spec = device.spec
     where = f"{spec.name}: memory"
     pins = memory.stack_bytes_per_s * spec.memory.stacks

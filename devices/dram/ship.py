@@ -31,7 +31,7 @@ def patterns() -> Iterator[Pattern]:
 
 
 def runs() -> dict[str, tuple[DramSpec, PatternRun]]:
-    """What is shipped, by key."""
+    """Runs to ship, by key."""
     out = {}
     for name in list_devices():
         layout = load_device(name)[0].memory.dram

@@ -121,7 +121,7 @@ class HostSpec(Spec):
 
     @property
     def plain(self) -> bool:
-        """Whether collectives are just as the device's description and rows have them."""
+        """Whether collectives take the times of the device's description and rows."""
         link = self.link
         as_described = link.peer_access and not (link.rate or link.tables)
         return as_described and link.bandwidth_bytes_per_s is None and not self.link_fitted

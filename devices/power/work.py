@@ -60,7 +60,7 @@ class Work:
     blocks: F8
 
     def take(self, rows: npt.NDArray[np.bool_]) -> Work:
-        """The calls of a mask."""
+        """Return the calls that a mask selects."""
         return Work(*(getattr(self, name)[rows] for name in self.__slots__))
 
 

@@ -256,7 +256,7 @@ def blocks_seconds(
 
 @compiled_part
 def _played(heap: F8, places: int, alone: float, shared: float) -> float:
-    """Seconds until all blocks have ended whose keys up to each place's end are in `heap`."""
+    """Seconds until the blocks have ended whose keys, up to each position, are in `heap`."""
     seconds, at, running = 0.0, 0.0, places
     while running > 0:
         seconds += (heap[0] - at) * max(alone, running * shared)

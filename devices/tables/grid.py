@@ -56,7 +56,7 @@ def _axes(points: F8) -> list[F8]:
 
 
 def _absent(cells: F8, axes: list[F8]) -> None:
-    """Zero new tokens or sequences have one time for any context; nothing takes none."""
+    """Fill the grid where a step has no new tokens or sequences: one time for any context."""
     for tokens, context in ((0, 1), (2, 3)):
         if axes[tokens][0] == 0 and axes[context][0] == 0:
             view = np.moveaxis(cells, (tokens, context), (0, 1))

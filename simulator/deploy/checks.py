@@ -125,7 +125,7 @@ class Memory:
 
     @property
     def kv(self) -> float:
-        """What is left for KV cache and state."""
+        """Memory of a device that is left for KV cache and states."""
         return self.capacity - self.weights
 
 

@@ -123,7 +123,7 @@ class Deployment:
 
     @property
     def has_experts(self) -> bool:
-        """Whether tokens are routed to experts; adapters that requests name are none."""
+        """Whether a router sends tokens to experts; adapters chosen by requests do not count."""
         return any(not part.spec.routed.by_request for part in self.experts)
 
     @property
@@ -133,7 +133,7 @@ class Deployment:
 
     @property
     def replicas(self) -> int:
-        """Independent engines."""
+        """Number of independent engines."""
         return self.layout.dp // self.ranks
 
     @property

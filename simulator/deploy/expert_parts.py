@@ -64,7 +64,7 @@ class ExpertPart:
 
     @property
     def kept(self) -> bool:
-        """Return whether an expert cache ignores it: adapters that requests choose are not experts."""
+        """Return whether an expert cache ignores this part: adapters that requests choose are not experts."""
         return self.spec.routed.by_request
 
     def expected(self, tokens: float, choices: float | None = None) -> Loads:
@@ -124,7 +124,7 @@ def sites_of(part: ExpertPart, placing: Placing | None, layout: Layout, system: 
 
 
 def sent_share(parts: Sequence[ExpertPart]) -> float:
-    """What ranks send of their tokens, over what they would without copies; mean over layers."""
+    """Tokens that ranks send, over those that they would send without copies; mean over layers."""
     placed = [part for part in parts if part.placed is not None]
     sent = [part.layers * sent_of(part) for part in placed]
     return sum(sent) / sum(part.layers for part in placed) if placed else 1.0

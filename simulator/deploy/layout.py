@@ -98,7 +98,7 @@ class Layout:
 
     @property
     def degrees(self) -> str:
-        """For messages."""
+        """Degrees of parallelism as text, for messages."""
         stages = f", pp {self.pp}" if self.pp > 1 else ""
         return f"tp {self.tp}, dp {self.dp}, ep {self.ep}{stages}"
 
@@ -185,7 +185,7 @@ def _stages(model: ModelSpec, system: SystemSpec, pp: int) -> int:
 
 
 def _away(system: SystemSpec) -> frozenset[str]:
-    """What one of several processors that are separate devices leaves to the others."""
+    """Kinds of op that some processor does not run, where processors are separate devices."""
     if not system.mapping.separate:
         return frozenset()
     return frozenset(kind for p in system.device.processors.values() for kind in p.excludes)

@@ -94,7 +94,7 @@ def count_decode(moments: F8, windows: I8, context: int) -> None:
 
 @compiled_inside
 def unbounded(windows: I8) -> bool:
-    """Whether all attention sees all before it: decodes can then be counted together."""
+    """Whether all attention sees all earlier tokens, so that decodes can be counted together."""
     return bool(windows.size == 1 and windows[0] == 0)
 
 

@@ -122,7 +122,7 @@ def poll_arrivals(exact: Exact, state: State, limits: Limits, kv_rules: KvRules)
 
 @compiled_code
 def idle(exact: Exact, state: State, kv_rules: KvRules) -> None:
-    """Have nothing to do: a plan of nothing lets go of what has ended."""
+    """Make an empty plan, so that memory of completed requests is freed."""
     plan_next(exact, kv_rules, state)
     hooks.on_idle(state)
 

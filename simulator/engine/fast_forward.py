@@ -124,7 +124,7 @@ def fast_forward_limit(state: State, kv_rules: KvRules, token_budget: int) -> in
 
 @compiled_part
 def same_plan(state: State, limits: Limits, closed: bool) -> int:
-    """Decode steps until the rules for waiting prompts and for arrivals must be asked again."""
+    """Number of decode steps until waiting prompts or arrivals may change the plan."""
     k = int64(1 << 40)
     if limits.poll_steps > 1:
         k = limits.poll_steps - state.counters[0].poll

@@ -84,7 +84,7 @@ def leave(state: State, rank: int, index: int) -> None:
 
 @point(FIRST)
 def take_head(state: State, rank: int, index: int) -> None:
-    """Take the head of a rank's queue out of it."""
+    """Remove the head of a rank's queue."""
 
 
 @point(EACH)
@@ -127,7 +127,7 @@ def count_tokens(state: State, moments: F8, windows: I8, context: int, tokens: i
 
 @point(EACH)
 def on_count(state: State, rank: int, context: int, tokens: int, chunk: bool) -> None:
-    """A sequence has been added to the sums of a rank's batch."""
+    """Called when a sequence has been added to the sums of a rank's batch."""
 
 
 @point(EACH)

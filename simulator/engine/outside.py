@@ -88,7 +88,7 @@ class AskedPart:
 
     @property
     def option(self) -> str:
-        """What asks for it."""
+        """Name of the option that selects it."""
         return f"{OPTION} {self.name}"
 
     @property

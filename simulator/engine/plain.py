@@ -221,7 +221,7 @@ def calm_until(limits: Limits, state: State, steps: int, decodes: float) -> floa
 
 @compiled_part
 def run_step(limits: Limits, kv_rules: KvRules, state: State, arrival: float, until: float) -> int:
-    """Plan what runs next, and run it as long as the plan stays; why to return, or `Status.AGAIN`."""
+    """Plan the next step and run it as long as the plan stays valid; return `Status.AGAIN` or the reason to stop."""
     counters, clocks, ranks = state.counters[0], state.clocks[0], state.ranks
     start = clocks.now
     closed, late = hold_back(state, limits, kv_rules), int64(0)

@@ -52,7 +52,7 @@ def reach(state: State, limits: Limits, index: int) -> int:
 
 @compiled_inside
 def choose(state: State, limits: Limits, kv_rules: KvRules, rank: int) -> int:
-    """The request that is admitted next; -1 where there is none."""
+    """Return the request to admit next; -1 if there is none."""
     if state.hooks.choose.size > 0:
         return int(hooks.choose(state, limits, kv_rules, rank))
     hooks.find_head(state, rank)
@@ -61,7 +61,7 @@ def choose(state: State, limits: Limits, kv_rules: KvRules, rank: int) -> int:
 
 @compiled_inside
 def look_up(state: State, kv_rules: KvRules, rank: int, index: int, whole: int) -> bool:
-    """Give a request the blocks that are cached of it, if the rest of `whole` tokens fits; False if not."""
+    """Give a request its cached blocks, if the rest of `whole` tokens fits; False if it does not."""
     if state.hooks.lookup.size > 0:
         return bool(hooks.lookup(state, kv_rules, rank, index, whole))
     return bool(use_prefix(state, kv_rules, rank, index, whole))

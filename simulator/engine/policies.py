@@ -78,7 +78,7 @@ class OwnRules(Protocol):
         ...
 
     def widen(self, x: Any, blocks: int) -> Any:
-        """Return the same state with room for requests with `blocks` pages."""
+        """Return the state enlarged to requests of `blocks` pages."""
         ...
 
     def spare(self, page: int) -> int:
@@ -342,7 +342,7 @@ def make_policy(name: str, token_budget: int | None = None, max_sequences: int |
 
 
 def _ordered(name: str) -> Policy:
-    """A registered policy, or one with the order that stands behind a plus sign."""
+    """Return a registered policy, or one with the queue order named after a plus sign."""
     base, plus, order = name.partition("+")
     if not plus or name in POLICIES:
         return POLICIES[name]

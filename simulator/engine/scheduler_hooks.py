@@ -44,7 +44,7 @@ def idle(state: State, kv_rules: KvRules) -> None:
 
 @point(FIRST)
 def prepare(state: State, limits: Limits, kv_rules: KvRules) -> int:
-    """What is done before a step: `GO`, or what `loop.advance` does instead."""
+    """Prepare a step: return `GO`, or the status for `loop.advance` to handle."""
 
 
 @point(FIRST)

@@ -151,7 +151,7 @@ LASTING = ["emitted", "hits", "preemptions", "prompt_tokens", "steps"]
 
 
 def outlasting(old: State, new: State, now: float) -> State:
-    """A state without requests that goes on from one that failed at a time: its books and its clock."""
+    """Return a state without requests that continues the counters and the clock of an engine that failed."""
     new.counters[LASTING] = old.counters[LASTING]
     clocks = old.clocks[0]
     clocks.now = clocks.known = now

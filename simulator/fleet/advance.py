@@ -80,7 +80,7 @@ def new_fleet(engines: int, first: int, like: Face, log: F8) -> Engines:
 
 @compiled_part
 def face_of(fleet: Engines, engine: int) -> Face:
-    """What is seen of an engine."""
+    """What routers can see of an engine."""
     face: Face = held_at(fleet.faces[engine], fleet.like)
     return face
 

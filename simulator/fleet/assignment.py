@@ -219,7 +219,7 @@ def weigh_one(play: RunEvents, k: int, engine: int, now: float) -> None:
 
 @compiled_part
 def weigh_again(play: RunEvents, how: How, engine: int, now: float) -> None:
-    """Note the load of an engine that may be another now, and when it will be if nothing else happens."""
+    """Update the noted load of an engine, and the time of its next change if nothing else happens."""
     weigh_one(play, engine, engine, now)
     settle(play.least, play.loads, how.rule, engine)
     node, face = play.own[engine], face_of(play.fleet, engine)
@@ -370,7 +370,7 @@ def home_of(play: RunEvents, how: How, row: int, able: int) -> int:
 
 @compiled_part
 def assign(play: RunEvents, how: How) -> int:
-    """Give waiting requests to engines, in order, while one is up and has room; or why the caller must act."""
+    """Assign waiting requests to engines in order, while one is up and has room; return why the caller must act."""
     at = play.at[0]
     while True:
         status = give(play, how)

@@ -101,7 +101,7 @@ class Clock:
 
     @property
     def at(self) -> Any:
-        """Return the current progress, see `assignment.AT`."""
+        """Return the current state of progress; see `assignment.AT`."""
         return self.play.at[0]
 
     @property
@@ -123,7 +123,7 @@ class Clock:
 
     @property
     def parked(self) -> list[int]:
-        """Requests whose caches wait to cross to the other pool."""
+        """Requests whose caches wait for transfer to the other pool."""
         return [] if self.how.between is None else told(self.how.between.ready)
 
     def call_at(self, at: float, call: Callable[[], None]) -> None:
@@ -213,7 +213,7 @@ class Clock:
         self.stale.clear()
 
     def _codes_of(self, loop: EngineArrays) -> tuple[int, int]:
-        """Where the code that runs engines of one kind is, and what gives them requests."""
+        """Addresses of the code that runs engines of one kind and that gives them requests."""
         rows = self.play.rows, 0, 0.0, 0, 0
         return code_of(run, loop, 0.0, 0), code_of(take_in, loop, *rows) if self.how.more else 0
 

@@ -82,7 +82,7 @@ class Drained:
     file: IO[bytes] | None = None  # a record each, at the place of its number, where all are asked for
 
     def __del__(self) -> None:
-        """The file is deleted with its owner."""
+        """Delete the file together with its owner."""
         if self.file is not None:
             self.file.close()
 

@@ -20,5 +20,5 @@ class RunPart:
         """Begin at time 0, with events of its own (`Clock.call_at`)."""
 
     def left(self) -> dict[str, Any]:
-        """Return fields of `RunState` that it has counted."""
+        """Return the fields of `RunState` that this part has counted."""
         return {}

@@ -350,7 +350,7 @@ class Frame:
             yield self.memory.move(moved, self._weight_rate)
 
     def free(self, region: str, size: float) -> None:
-        """Give a buffer back."""
+        """Return a buffer to the pool."""
         self._rooms[region].put(self._amount(region, size))
 
     def wait_loaded(self, key: Any, layer: str, unit: str = "linear", keep: bool = False) -> Steps:

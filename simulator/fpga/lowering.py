@@ -38,7 +38,7 @@ class FpgaTarget:
         return rows * math.ceil(k / a.inputs) * math.ceil(n / a.outputs) / self.utilisation
 
     def stored(self, values: float, model_bytes: float) -> float:
-        """Bytes of weights in the design's format, `model_bytes` where it takes the model's."""
+        """Bytes of weights in the design's format; `model_bytes` if the design uses the model's format."""
         bits = self.engine.weight_bits
         return model_bytes if bits is None else values * bits / 8
 

@@ -103,7 +103,7 @@ others 8.5 and 11.4 %, of each device under one to the other 13.8 and 10.9 %. vL
 
 
 def upkeep_of(framework: str, version: tuple[int, int]) -> Upkeep:
-    """Return the host time of a version: from the last row that is not newer."""
+    """Return the host time of a version: that of the last row that is not newer than it."""
     return max((u for u in UPKEEP[framework] if u.since <= version), key=lambda u: u.since)
 
 

@@ -59,7 +59,7 @@ class Keys:
     prefix: str = ""
 
     def doubts(self, engine: str) -> list[str]:
-        """Warnings about keys that an engine's list does not have, and almost spelt like one that it has."""
+        """Warnings about unknown keys whose spelling is close to a known key."""
         known, harmless = listed(engine)[:2]
         warnings = []
         for key in self.values:

@@ -197,7 +197,7 @@ class SglangLimits:
         return 1.0 if first is None or self.version < first else share
 
     def _buffered(self, overlap: bool) -> bool:
-        """Return whether states are copied for a running request, which lets steps overlap."""
+        """Return whether the states of a running request are copied, so that steps can overlap."""
         if self.strategy == "auto":
             return self.version >= (0, 5, 15) and overlap
         return self.strategy != "no_buffer"

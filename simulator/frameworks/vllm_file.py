@@ -82,7 +82,7 @@ def vllm_settings(keys: Keys) -> EngineSettings:
 
 
 def _limits(keys: Keys, cache: Keys, version: tuple[int, int], dp: int) -> VllmLimits:
-    """Which limits the file says, and what its other keys make of the defaults."""
+    """Limits that the file sets, and defaults that follow from its other keys."""
     said = {key for key in (*keys.values, *cache.values) if {**keys.values, **cache.values}[key] is not None}
     batched = version >= (0, 20) and dp > 1 and keys.values.get("all2all_backend") in BATCHED
     return VllmLimits(

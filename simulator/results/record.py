@@ -292,7 +292,7 @@ class Run:
             yield from map(self._seen, self.every())
 
     def _seen(self, columns: dict[str, npt.NDArray[np.generic]]) -> dict[str, npt.NDArray[np.generic]]:
-        """Columns with what clients see where that is known to differ."""
+        """Columns with times as clients see them, where these differ and are known."""
         if self.outside_s:
             names = ("arrival_s", "first_token_s", "last_token_s")
             arrival, first, last = (np.asarray(columns[name], dtype=np.float64) for name in names)

@@ -163,7 +163,7 @@ SHARED = ("dtype", "kv_dtype", "tp", "dp", "pp", "ep")
 
 
 def _first(*values: Any) -> Any:
-    """The first value that is given."""
+    """Return the first value that is not None."""
     return next((value for value in values if value is not None), None)
 
 

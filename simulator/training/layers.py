@@ -71,7 +71,7 @@ class Prices:
     deployment: Deployment
 
     def op(self, work: RepeatedOp) -> float:
-        """Seconds of kernels where the placement rule runs them [s]."""
+        """Seconds of an op's kernels on the processor that the placement rule chooses [s]."""
         return self.cost(work)[0]
 
     def cost(self, work: RepeatedOp) -> tuple[float, float]:

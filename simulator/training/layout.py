@@ -260,7 +260,7 @@ def _check_choices(options: TrainingOptions) -> None:
 
 
 def _experts(model: ModelSpec) -> int | None:
-    """Greatest common divisor of the experts that spread; None without any."""
+    """Greatest common divisor of the numbers of experts that can be spread over devices; None without any."""
     expert_counts = [p.routed.experts for la in model.layers for p in la.expert_parts if p.routed.spreads]
     return gcd(*expert_counts) if expert_counts else None
 

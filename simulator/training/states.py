@@ -47,7 +47,7 @@ class BytesPerWeight:
 
 @dataclass(frozen=True, slots=True)
 class ParameterCounts:
-    """Parameters of one device before ZeRO: those of experts have other copies than all else."""
+    """Parameters of one device before ZeRO; those of experts are counted separately, as they have other copies."""
 
     dense: float
     experts: float

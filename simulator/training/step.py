@@ -334,7 +334,7 @@ def _energy(
 
 
 def _label(stage: TrainingStage, name: str) -> float:
-    """Seconds of one label in both passes of a micro-batch."""
+    """Seconds with one label in both passes of a micro-batch."""
     return sum(p.forward.get(name, 0.0) + p.backward.get(name, 0.0) for p in (*stage.layers, *stage.ends))
 
 
@@ -384,7 +384,7 @@ def _update(bench: LayerPrices, parameters: ParameterCounts, copies: int) -> tup
 
 
 def _send(bench: LayerPrices) -> float:
-    """Hidden states of a micro-batch from one stage to the next."""
+    """Seconds to send a micro-batch's hidden states from one stage to the next."""
     layout, d = bench.layout, bench.deployment
     if layout.pp == 1:
         return 0.0

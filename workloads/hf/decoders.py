@@ -115,7 +115,7 @@ class Habits:
 
 
 def switched(config: Config, key: str) -> bool:
-    """What a habit's key says."""
+    """Read the key of an optional feature."""
     if key in ("", "true"):
         return key == "true"
     return config.flag(key.removeprefix("+"), key.startswith("+"))

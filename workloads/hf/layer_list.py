@@ -47,7 +47,7 @@ def _entry(config: Config, key: str, value: Any) -> Config:
 
 
 def _layer(config: Config) -> Layer:
-    """One group's layer."""
+    """Read one group of layers."""
     _known(config, LAYER_KEYS)
     hidden = config.nearest_with("hidden_size").size("hidden_size")
     mixer = layer_part(config.section("mixer"))
@@ -95,7 +95,7 @@ def layer_part(config: Config, depth: int = 0) -> LayerKind:
 
 
 def _given(config: Config, field: Field[Any]) -> bool:
-    """Whether a field has to be read: those that are left out and have a default are not."""
+    """Whether a field must be read: one that is absent and has a default need not be."""
     without = field.default is MISSING and field.default_factory is MISSING
     return without or config.has(field.name)
 

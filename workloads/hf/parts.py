@@ -232,7 +232,7 @@ def check_heads(
     head_dim: int | None = None,
     keys: tuple[str, str] = ("num_attention_heads", "num_key_value_heads"),
 ) -> Heads:
-    """Check that heads divide what they must divide."""
+    """Check that the numbers of heads divide each other as needed."""
     if heads % kv_heads:
         raise config.error(keys[1], f"must divide the {heads} query heads, {kv_heads} does not")
     if head_dim is None:

@@ -127,7 +127,7 @@ class _Patterns:
                 self._named.setdefault(number, []).append(rest)
 
     def _places(self, layer: str, after: str) -> list[tuple[int | None, str]]:
-        """Layers a text names, and what it says of the name behind them."""
+        """Layers that a text names, and what it says about the module after them."""
         if not layer:
             return [(None, after)]
         number, dot, rest = after.partition(".")

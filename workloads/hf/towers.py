@@ -194,7 +194,7 @@ def _small(
 
 
 def _seen(config: Config, vision: Config, traits: Traits, patch: int, merge: int) -> tuple[int, int, int]:
-    """Side, fixed tokens and tiles of what the tower sees."""
+    """Side length, fixed tokens and tiles of the tower's input."""
     for c, key in (
         (config, "mm_tokens_per_image"),
         (config, "vision_soft_tokens_per_image"),

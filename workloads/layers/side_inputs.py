@@ -44,7 +44,7 @@ class SideInputs(PlainKind):
 
     @property
     def working_values(self) -> int:
-        """Values a token of a prompt holds at once."""
+        """Number of values that a prompt's token needs at once."""
         return self.inner.working_values
 
     def weights(self) -> tuple[Weights, ...]:

@@ -147,7 +147,7 @@ def _number(where: str, text: str) -> float | int:
 
 
 def _of_file(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Names and keys of classes in a file."""
+    """Read the classes of requests from a file: their names and keys."""
     from ..yamlfile import read_yaml
 
     values = read_yaml(Path(text))

@@ -39,7 +39,7 @@ class RequestFormat:
 
 
 def _own_columns(form: RequestFormat) -> None:
-    """Refuse a format that cannot be detected from a file."""
+    """Refuse a format that has no columns, or the columns of another format."""
     if not form.columns or not all(form.columns):
         raise InputError("its columns", "must be the names that tell a file of this format")
     for name in FORMATS.names():
@@ -90,7 +90,7 @@ def detect(path: Path) -> RequestFormat:
 
 
 def _fullest(forms: Sequence[RequestFormat], names: Collection[str]) -> RequestFormat | None:
-    """The format with most columns of those whose columns are all among the names."""
+    """Return the format with the most columns, of those whose columns all appear among the names."""
     fitting = [form for form in forms if set(form.columns) <= set(names)]
     return max(fitting, key=lambda form: len(form.columns), default=None)
 

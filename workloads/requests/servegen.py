@@ -321,7 +321,7 @@ def merged(streams: list[Iterator[Rows]]) -> Iterator[Rows]:
 
 
 def _split(pool: list[tuple[int, Rows]], horizon: float) -> tuple[list[tuple[int, Rows]], list[tuple[int, Rows]]]:
-    """Cut every batch of the pool at `horizon`: (before, from there on)."""
+    """Cut every batch of the pool at `horizon`: those before it, and those from it on."""
     before, after = [], []
     for index, rows in pool:
         cut = int(np.searchsorted(rows.arrival_s, horizon, side="left"))

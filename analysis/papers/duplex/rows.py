@@ -102,7 +102,7 @@ def bank_pim(get: Means) -> list[Prediction]:
 
 
 def hetero(runner: Runner) -> list[Prediction]:
-    """Fig. 5c: how many of 128 requests the Logic-PIM devices' memory holds at once."""
+    """Fig. 5c: number of 128 requests whose caches fit the Logic-PIM devices' memory at once."""
     return [
         Prediction(f"T21.l{lengths[0]}", runner[fixed(HETERO, 128, *lengths)].decodes) for lengths in HETERO_LENGTHS
     ]

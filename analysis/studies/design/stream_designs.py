@@ -82,7 +82,7 @@ def stream_board(device: DeviceSpec) -> DeviceSpec:
 def fitting(
     model: ModelSpec, board: DeviceSpec, batch: int, context: int, dtype: str | None, kv_dtype: str | None
 ) -> ModelSpec:
-    """The model in the first format whose weights and caches fit."""
+    """Return the model in the first format in which weights and caches fit."""
     for option, name in (("--dtype", dtype), ("--kv-dtype", kv_dtype)):
         if name is not None and BITS[check_dtype(name, option)] > MOST_BITS:
             raise InputError(option, f"must have 8 bits at most, as the engine's multipliers; not {name}")

@@ -275,7 +275,7 @@ class Alone:
         }  # fmt: skip
 
     def row(self, space: Space) -> dict[str, Any]:
-        """For tables: what runs longest on each processor, with its Op/B and the ridge there."""
+        """For tables: the op with the longest time on each processor, its Op/B and the ridge point."""
         (goal, *_) = space.goals.wanted
         values_own = {
             group.processor: f"{group.group} at {show(group.op_per_byte or 0.0)} under {show(group.ridge)}"

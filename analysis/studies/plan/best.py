@@ -230,7 +230,7 @@ def limit_on(searched: Searched, trials: Mapping[Candidate, Trial]) -> Searched:
 
 
 def _ruled_out(searched: Searched, most: float) -> str:
-    """Why fewer devices, or any, need no simulation."""
+    """Why fewer devices, or any number, need no simulation."""
     ruled = [t for t in searched.tried if t.bound.copies is None and t.candidate.devices < most]
     if not ruled:
         return "" if searched.tried or searched.refused is None else str(searched.refused)

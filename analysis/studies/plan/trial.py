@@ -63,7 +63,7 @@ class Trial:
     glances: dict[int, Point] = field(default_factory=dict)
 
     def asked(self, copies: int = 1, requests: int | None = None, slow: float = 1.0) -> Scenario:
-        """The load, `slow` times as fast, on some replicas."""
+        """Return the scenario with a number of replicas, under the load times `slow`."""
         task, load = self.task, self.task.load
         if slow != 1.0:
             load = {n: x * slow for n, x in (load or {"rate_scale": 1.0}).items()}
@@ -197,7 +197,7 @@ class Sure:
 
 
 def sure_of(trial: Trial, copies: int, most: int) -> tuple[Point, Sure | None, int]:
-    """The best of a system as predicted, how sure it is, and how many simulations that took."""
+    """Best result of a system as predicted, its certainty, and the number of simulations for it."""
     done: dict[tuple[int, float], Point] = {}
     task = trial.task
 

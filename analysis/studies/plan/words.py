@@ -51,7 +51,7 @@ def times(point: Point, q: Point) -> str:
 
 
 def verdict(candidate: TriedCandidate) -> str:
-    """What became of a candidate."""
+    """Outcome of a candidate as text."""
     if candidate.best is not None:
         return f"meets the SLO{'' if candidate.best.copies == candidate.fails + 1 else '; fewer replicas may too'}"
     if candidate.bound.copies is None:

@@ -55,7 +55,7 @@ class FileKind:
     figures: frozenset[str]
 
     def names(self, more: Iterable[str]) -> frozenset[str]:
-        """Names of results and others."""
+        """Names of results and of other columns."""
         return type(self.figures)((*self.figures, *more))
 
     def is_figure(self, name: str) -> bool:
@@ -375,7 +375,7 @@ def refuse_absent(asked: Iterable[str], rows: Rows, points: Iterable[SweepPoint]
 
 
 def why_absent(name: str, settings: Mapping[str, Any], done: int) -> str:
-    """What of a point's description or settings would give a metric that `done` points lack."""
+    """Why the points lack a metric: the setting or option that would give it."""
     for facet in with_columns():
         if name in columns(facet.columns):
             return facet.missing

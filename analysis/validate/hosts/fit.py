@@ -137,7 +137,7 @@ def fit_numbers(simulate: Callable[[F8], HostResult], frees: Sequence[Free], sta
 
 @dataclass(frozen=True, slots=True)
 class _Points:
-    """A run simulated around some numbers: where, in steps, shape (m, k); residuals, shape (m, n)."""
+    """Runs simulated near some parameters: the points in steps, shape (m, k), and residuals, shape (m, n)."""
 
     at: F8
     residuals: F8

@@ -205,7 +205,7 @@ def _base(system: SystemSpec, host: str | Path | None) -> tuple[HostSpec, str]:
 
 
 def _refuse_alone(measured: HostRun, frees: Sequence[Free]) -> None:
-    """Refuse numbers of links where no collective runs."""
+    """Refuse parameters of links where a run has no collectives."""
     links = [f.name for f in frees if f.field.startswith("link_")]
     devices = measured.system.devices_per_node * measured.system.nodes
     if links and devices == 1:

@@ -53,7 +53,7 @@ class HostLink:
         return self.free
 
     def experts_s(self) -> float:
-        """Seconds that experts have had it so far."""
+        """Seconds for which experts have used the link so far."""
         cache_state = self.engine.step_totals.cache_state
         return 0.0 if cache_state is None else float(cache_state.totals.link_s.sum())
 
@@ -91,7 +91,7 @@ class Choices:
         self._rng = np.random.default_rng([self.seed, CHOICES])
 
     def read(self, block: RequestBlock) -> None:
-        """Take in the adapters that requests name, or choose for them."""
+        """Read which adapter each request names, or choose one for it."""
         if block.adapters is not None:
             self.names += block.adapters.tolist()
             return

@@ -65,12 +65,12 @@ SWAPPED = Figures("adapters", "Adapters", (
 
 
 def figures(use: AdaptersUse) -> Figures:
-    """Adapters that wait for slots have more values."""
+    """Values to output; there are more of them if adapters wait for slots."""
     return FIGURES if use.counts is None else SWAPPED
 
 
 def tenants_asked(options: AdapterOptions, _: object) -> Tenants | None:
-    """Adapters as options say."""
+    """Adapters as the options define them."""
     return tenants_of(options.adapters, options.adapter_rank, options.adapters_resident, options.adapter_popularity)
 
 

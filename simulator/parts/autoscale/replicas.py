@@ -121,7 +121,7 @@ class Scaling:
 
     @property
     def changes(self) -> bool:
-        """Whether any of them comes or goes."""
+        """Whether the number of replicas can change."""
         return self.spec.decides
 
     @property

@@ -129,7 +129,7 @@ class Scaler:
             self.assigner.told = self._firsts.note
 
     def start(self) -> None:
-        """Begin at time 0; nothing happens where nothing can change."""
+        """Begin at time 0; do nothing if the number of replicas cannot change."""
         if self.spec.decides:
             self._wanted.append((0.0, self.spec.first))
             self.clock.call_after(self.spec.every, self._decide)
@@ -215,7 +215,7 @@ class Scaler:
             self._release(now)
 
     def _ask(self, replica: Replica) -> None:
-        """Let a replica start."""
+        """Start a replica."""
         replica.starts += 1
         self._turn(replica, "starting", self.clock.now)
         asked = replica.starts

@@ -187,7 +187,7 @@ def measure(lanes: ClassLanes, rank: int) -> None:
 
 @compiled_code
 def measure_lanes(lanes: ClassLanes, state: State, rank: int) -> None:
-    """`measure` after a step."""
+    """Call `measure` after a step."""
     if lanes.fair:
         measure(lanes, rank)
 

@@ -22,7 +22,7 @@ Flags = npt.NDArray[np.bool_]
 
 
 def classes_left(run: Run, served: RunState, stream: RequestStream, warmup: int) -> Classes | None:
-    """Measure a run by class; None if requests have no classes."""
+    """Return the metrics of a run by class; None if requests have no classes."""
     requests, classes, window, outside_s = run.requests, stream.classes, run.window, served.policy.host.request_s
     table = served.table
     if table.labels is None:

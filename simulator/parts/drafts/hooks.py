@@ -115,7 +115,7 @@ def next_tokens(drafts: DraftState, state: State, index: int) -> int:
 
 @compiled_code
 def verifies(drafts: DraftState, state: State, index: int) -> bool:
-    """Return whether drafts of a request are in flight that was preempted since: it waits for them."""
+    """Return whether drafts are in flight of a request that was preempted since; the request waits for them."""
     return bool(state.requests[index].in_flight > 0)
 
 

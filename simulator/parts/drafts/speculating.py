@@ -84,7 +84,7 @@ def _check(deployment: Deployment, asked: DraftChoice) -> None:
 
 
 def _beside(deployment: Deployment, model: ModelSpec, asked: DraftChoice, routing: str, seed: int) -> Deployment:
-    """A draft model on the devices of a deployment, split as its model is."""
+    """Deploy a draft model on the devices of a deployment, split in the same way as the target model."""
     ep = deployment.layout.ep if model.moe_layers and deployment.experts else None
     system = deployment.system if deployment.layout.pp == 1 else _stage_system(deployment)
     layout = make_layout(model, system, deployment.layout.tp, deployment.layout.dp, ep)

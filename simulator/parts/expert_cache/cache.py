@@ -45,7 +45,7 @@ class StepFetch:
 
     @property
     def hit_rate(self) -> float:
-        """Share of the experts needed that were there."""
+        """Share of the needed experts that were in the cache."""
         return self.hits / self.needed if self.needed else 1.0
 
 
@@ -164,7 +164,7 @@ class ExpertCache:
         return Touched(hits, misses, fetched)
 
     def _prefetch(self, named: Sequence[int], ahead: Mapping[int, float]) -> tuple[int, ...]:
-        """Fetch what is named and lacks, as many as slots are not taken by others that are named."""
+        """Fetch named experts that are absent, up to the slots that other named experts do not use."""
         room = self.size - sum(e in self._entries for e in named)
         coming = [e for e in named if e not in self._entries][:room]
         for expert in coming:

@@ -22,7 +22,7 @@ from .store import write_through
 
 @compiled_code
 def tell_time(tiers: TierState, state: State) -> None:
-    """Transfers that are asked for from here on start now."""
+    """Set the time at which transfers that are requested next start."""
     tiers.seconds[0].now = state.clocks[0].now
 
 

@@ -125,7 +125,7 @@ def deal_out(state: np.uint64, rest: I8, chunk: I8, experts: int, share: float, 
 
 @compiled_part
 def deal_loads(key: np.uint64, layer: int, loads: I8, experts: int, routed: F8, chunks: int, out: I8) -> None:
-    """`split_loads` into any number of micro-batches: one after another samples its tokens."""
+    """Split loads as `split_loads` does, into any number of micro-batches, which sample their tokens in turn."""
     state = mix(layer_key(key, layer) ^ MIX_2)
     moved, wanted, last = int64(0), 0.0, chunks - 1
     for e in range(experts):

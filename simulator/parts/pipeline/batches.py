@@ -132,7 +132,7 @@ def send_nothing(pipe: Pipe, now: float) -> None:
 
 @compiled_part
 def launch(pipe: Pipe, limits: Limits, kv_rules: KvRules, state: State) -> bool:
-    """Plan one more batch and send it off; False, and an empty one, where there is nothing to run."""
+    """Plan one more batch and start it; return False and an empty batch if nothing can run."""
     counters, clocks = state.counters[0], state.clocks[0]
     planned, _ = plan_ranks(limits, kv_rules, state, clocks.now, False)
     if planned_tokens(state) == 0.0:

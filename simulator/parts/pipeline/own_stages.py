@@ -82,7 +82,7 @@ def take_turn(
 
 @compiled_code
 def rest_all(staged: StagedBatches, state: State, kv_rules: KvRules) -> None:
-    """`exact.idle` of every batch."""
+    """Call `exact.idle` for every batch."""
     for place in range(state.costs.stages.size):
         hooks.take_up(state, place)
         exact.plan_next(staged.exact, kv_rules, state)

@@ -145,7 +145,7 @@ class SglangRules:
         return sglang
 
     def spare(self, page: int) -> int:
-        """Admission asks for more room than a request's tokens take, and a page may be begun, later versions for one more."""
+        """Tokens of room that admission reserves beyond a request's own: a begun page, and in later versions one more."""
         return (2 if self.patch >= ROOMIER else 1) * page + 2
 
 

@@ -21,7 +21,7 @@ from .rules import Trtllm
 
 @compiled_inside
 def decodes(request: Any) -> bool:
-    """Whether all of a request's prompt is computed or runs."""
+    """Whether all of a request's prompt is computed or in flight."""
     return bool(request.covered > 0 and request.cached >= request.target)
 
 

@@ -83,7 +83,7 @@ class Pair:
 
 
 def arranged(scenario: Scenario) -> tuple[Deployment, Deployment, list[EngineSettings], Pools]:
-    """Both pools as a run takes them."""
+    """Return both pools in the form that a run takes."""
     pair = pair_of(scenario)
     return pair.deployment, pair.prefill.deployment, [pair.prefill.settings, pair.decode.settings], pair.pools
 
