@@ -90,7 +90,7 @@ class LineSpec(Spec):
     element_bytes: Count = 1
 
     def count(self, op: Op) -> float:
-        """What the line counts, of an op."""
+        """Return the quantity of an op that the line counts."""
         flop = FLOP_PER.get(self.per)
         return op.act_bytes / self.element_bytes if flop is None else op.flops / flop
 

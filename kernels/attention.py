@@ -191,7 +191,7 @@ class AttentionInputs(NamedTuple):
         return reference(self.q, self.caches[0], self.queries, self.window, self.scale, self.dim_v)
 
     def call(self, threads: int, config: AttentionConfig = DEFAULT) -> tuple[Callable[[int], None], F4]:
-        """Return what attends with the i-th cache, and the array it writes."""
+        """Return a function that attends with the i-th cache, and the array that it writes."""
         first, heads = self.caches[0], self.q.shape[2]
         out = np.empty((*self.q.shape[:3], self.dim_v), np.float32)
         units = plan(self.queries, first.lengths, heads, first.keys.shape[1], self.dim_v, self.window, threads, config)

@@ -198,7 +198,7 @@ def _work(case: Case) -> TimedCase:
 def _row(
     kernel: Kernel, case: Case, work: TimedCase, visits: Sequence[RoundTimes], state: MachineRates
 ) -> MeasuredShape:
-    """What the visits of a case come to."""
+    """One row of a kernel table from the visits of a case."""
     taken, counted = together(visits, work, state)
     before, after = (
         float(np.mean([r.read_Bps for r in readings]))

@@ -39,7 +39,7 @@ class Combination:
         return getattr(self.deployment, name, None)
 
     def part(self, name: str) -> Any:
-        """What the deployment has of a part; None without one."""
+        """Return a deployment's value of a part; None without one."""
         return None if self.deployment is None else self.deployment.parts.get(name)
 
     @property
@@ -146,7 +146,7 @@ class Part:
                 )
 
     def hook(self, name: str) -> Any:
-        """What the part has at a hook point, imported when it is first needed; None where it has nothing."""
+        """Return the part's hook at a hook point, imported on first use; None if it has none."""
         hook = self.hooks.get(name)
         if not isinstance(hook, str):
             return hook

@@ -125,7 +125,7 @@ class Graph:
         self._check_order()
 
     def waits(self) -> list[list[int]]:
-        """What each task waits for: its predecessors and the one before it on its stream."""
+        """Tasks that each task waits for: its predecessors and the task before it on its stream."""
         last: dict[str, int] = {}
         out = []
         for i, task in enumerate(self.tasks):

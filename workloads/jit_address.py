@@ -140,7 +140,7 @@ def _number(kind: Any, value: Any, numbers: list[Any]) -> None:
 
 
 def address_of(value: Any) -> int:
-    """Where a tuple of a class marked `by_address` is written down, as long as it lives."""
+    """Address of a tuple of a class marked `by_address`, stored for as long as the tuple lives."""
     if PLAIN:
         return id(value)
     return int(np.frombuffer(value._written, dtype=np.uint8).ctypes.data) if len(value) else 0
@@ -153,7 +153,7 @@ KEPT: list[tuple[Any, ...]] = []
 
 
 def code_at(function: Any, arguments: tuple[Any, ...], result: Any = types.int64) -> int:
-    """Where the code of a `jit.compiled_code` function is for arguments of such types: see `called_at`."""
+    """Address of a `jit.compiled_code` function's code for arguments of these types; see `called_at`."""
     if PLAIN:
         return id(function)
     key = function, *map(id, arguments)

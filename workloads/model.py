@@ -285,7 +285,7 @@ def embedding_ops(spec: ModelSpec, moments: Moments, run: Run) -> list[Op]:
 
 
 def sampling_ops(spec: ModelSpec, moments: Moments, run: Run) -> list[Op]:
-    """What turns logits into tokens; every device that has the whole rows does all of it."""
+    """Ops from logits to tokens; every device with whole rows runs all of them."""
     if not spec.vocab:
         return []
     parts = (("sampling", sample_bytes), ("sampling_sort", sort_bytes))

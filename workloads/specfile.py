@@ -320,7 +320,7 @@ def build(schema: type[S], description: Description) -> tuple[S, dict[str, str]]
 def _complaint(
     schema: type[Spec], description: Description, first: Any, written: dict[tuple[str, ...], str]
 ) -> SpecError:
-    """One complaint of pydantic's."""
+    """One validation error of pydantic as text."""
     at = tuple(str(part) for part in first["loc"] if part != "[key]")
     label = written.get(at, ".".join(at))
     where = f"{description.path}: {label}" if label else str(description.path)

@@ -153,7 +153,7 @@ def forward(op: Op, run: Run) -> list[RepeatedOp]:
 
 
 def _biases(op: Op, run: Run, way: int) -> list[Op]:
-    """What experts with biases add in the forward (0) or backward (1) pass."""
+    """Ops that experts' biases add to the forward (0) or backward (1) pass."""
     s = op.shape
     if BIASED not in s:
         return []

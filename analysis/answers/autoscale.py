@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def scaled(run: Run) -> list[tuple[str, Scaling]]:
-    """What autoscalers did, with the name of the pool if there are two."""
+    """Actions of autoscalers, with the name of the pool if there are two."""
     left = run.parts.get("autoscale")
     return list(left.items()) if isinstance(left, dict) else [("", left)] if left else []
 

@@ -186,7 +186,7 @@ def _acceptance(deployment: Deployment) -> Records:
 
 
 def _maps(deployment: Deployment) -> Records:
-    """What maps of experts are made from, where there are any."""
+    """Evidence of expert maps: the loads from which they are made, if there are maps."""
     if deployment.parts.get("expert-copies") is None:
         return []
     loads = {
@@ -197,7 +197,7 @@ def _maps(deployment: Deployment) -> Records:
 
 
 def _waits(deployment: Deployment) -> Records:
-    """What a fitted host lets the devices wait between steps."""
+    """Evidence of the time between steps that a fitted host adds."""
     host = host_of(deployment.system)
     fit = None if host is None else host.fitted
     if fit is None or fit.step_gap_s is None:
@@ -230,7 +230,7 @@ def _int4(deployment: Deployment) -> Records:
 
 
 def _static(deployment: Deployment, sources: Mapping[str, str]) -> dict[str, Any]:
-    """Where the static power comes from; a device without any is an assumption too."""
+    """Evidence of static power; a device without any is an assumption too."""
     if deployment.system.device.static_W == 0 and not any("static_W" in key for key in sources):
         sources = {"device.static_W": "assumed: none given, so static energy is 0"}
     return _entry("static power", "energy per token", sources, ("static_W",))

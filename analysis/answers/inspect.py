@@ -137,7 +137,7 @@ MOST_KINDS = 4
 
 
 def _looks(state: State) -> Iterator[str]:
-    """What a layer's queries read, or where nothing is said, what it keeps."""
+    """What a layer's queries read; if the layer does not say, what it keeps."""
     for read in state.reads or (Reads(cache.window) for cache in state.keeps):
         text = f"{read.most:,}" if read.most else "all"
         text = f"the best {text}" if read.chosen else text

@@ -191,7 +191,7 @@ class KindErrors(NamedTuple):
 
 
 def power_errors(deployment: Deployment) -> KindErrors | None:
-    """What the interval of a device's mean power follows from; None where its power is not modelled."""
+    """Errors from which the interval of a device's mean power follows; None if its power is not modelled."""
     from ...devices.power.transfer import power_model
 
     if deployment.device.board.model is None:

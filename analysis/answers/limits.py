@@ -108,7 +108,7 @@ def _queue(run: Run, stages: Stages) -> Limit | None:
 
 
 def _long_steps(run: Run, stages: Stages, most_s: float) -> Limit:
-    """What bounds the steps that are longer than allowed."""
+    """Bounds of the steps that are longer than allowed."""
     step_s = (stages["end_s"] - stages["start_s"]) / np.maximum(stages["steps"], 1)
     long = (step_s > most_s) & (stages["decodes"] > 0)
     return _bound(run, stages, long if long.any() else step_s >= step_s.max(), "steps are too long; a typical one")

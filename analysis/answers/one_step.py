@@ -117,7 +117,7 @@ def needed_bytes(model: ModelSpec, system: SystemSpec, load: StepLoad) -> float:
 
 
 def available_bytes(system: SystemSpec) -> float:
-    """What the memories of all devices hold [B]."""
+    """Memory of all devices [B]."""
     memory = system.device.memory
     return num_devices(system) * memory.capacity_bytes * memory.usable_fraction
 

@@ -93,7 +93,7 @@ def figures_of(parts: Mapping[str, Any]) -> Iterator[tuple[Figures, Any]]:
 
 
 def step_parts(deployment: Deployment, stage: StageCost) -> dict[str, Any]:
-    """What parts left of a step."""
+    """Results of parts in a step."""
     hooks = {name: PARTS[name].hook("step") for name in PARTS if deployment.parts.get(name) is not None}
     parts = {name: hook(deployment, stage) for name, hook in hooks.items() if hook is not None}
     return {name: left for name, left in parts.items() if left is not None}

@@ -204,7 +204,7 @@ def worth_of(run: Run, scenario: Scenario) -> Worth:
 
 
 def added_area_mm2(device: DeviceSpec) -> float | None:
-    """What processors near memory add to all stacks of one device [mm2]; None without any."""
+    """Area of processors near memory on all stacks of a device [mm2]; None without such processors."""
     area = [sum(p.area_mm2.values()) for p in device.processors.values() if p.area_mm2]
     return sum(area) * device.memory.stacks if area else None
 

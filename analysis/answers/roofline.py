@@ -235,7 +235,7 @@ class Roofline(Result):
         return roofs(processors_of(d.device), self._formats(), self._default)
 
     def memory(self) -> pd.DataFrame:
-        """What each processor's ops get of the DRAM; empty unless it was derived."""
+        """Memory efficiency by processor; empty unless it was derived."""
         import pandas as pd
 
         return pd.DataFrame(dram_rows(self.deployment), columns=["processor", "memory", "pattern", "efficiency", "ops"])

@@ -35,7 +35,7 @@ def formats_of_ops(deployment: Deployment) -> dict[tuple[str, str], str]:
 
 
 def roof_name(processor: str, dtype: str, used: Mapping[str, Sequence[str]]) -> str:
-    """What a roof is called: the processor, and the format where there are several."""
+    """Name of a roof: the processor, and the format where there are several."""
     return processor if len(used.get(processor, ())) < 2 else f"{processor}, {dtype}"
 
 

@@ -52,7 +52,7 @@ def read_window(text: str) -> range:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """What a request goes through for a while; `tokens` of it are computed, of its prompt or decoded."""
+    """A phase of a request; it computes `tokens` of the prompt or of the output."""
 
     request: int
     what: str
@@ -144,7 +144,7 @@ def _bars(run: Run, step: RunStep) -> list[Bar]:
 
 
 def _spans(run: Run, shown: Sequence[RunStep]) -> list[Span]:
-    """What requests go through from the first of some steps to the last."""
+    """Phases of requests between the first and the last of some steps."""
     begin, end = shown[0].start_s, shown[-1].end_s
     before = run.steps[: shown[0].number]
     at: dict[int, tuple[float, int]] = {}  # since when, and how much is in the cache

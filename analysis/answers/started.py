@@ -23,7 +23,7 @@ LENGTHS = 1024
 
 
 def room_of(asked: Scenario, run: Run) -> Room:
-    """What an engine has to make room for to do what was simulated."""
+    """Limits that a started engine needs for the simulated run: weight format, length, sequences and memory share."""
     d = run.deployment
     longest = int((run.requests.input_tokens + run.requests.output_tokens).max())
     rounded = -(-longest // LENGTHS) * LENGTHS

@@ -106,7 +106,7 @@ def _batches(deployment: Deployment, batch: int, context: int, prefill: int) -> 
 
 
 def gain_of(deployment: Deployment, batch: int, context: int, prefill: int) -> StepGain | None:
-    """What speculation makes of the step that `stage_of` costs; None without."""
+    """Effect of speculation on the step that `stage_of` costs; None without speculation."""
     if deployment.parts.get("drafts") is None:
         return None
     speculated = speculative_stage(deployment, _batches(deployment, batch, context, prefill), expected=True)

@@ -27,7 +27,7 @@ SMALL = 0.01
 
 
 def heading(run: Run) -> str:
-    """What ran where."""
+    """Return the model, system and policy of a run as a heading."""
     d = run.deployment
     return (
         f"{d.model.name} on {d.system.name}: policy {run.policy.name}, placement {d.placement}, "

@@ -160,7 +160,7 @@ class Training(Result):
 
     @property
     def errors(self) -> KindErrors:
-        """What the interval of its time follows from."""
+        """Errors from which the interval of its time follows."""
         alone = FITTED if self.deployment.system.device.name in CARDS else CONSTANTS
         return KindErrors(TRAINING, alone, amounts(Conditions(self.deployment, zero=self.options.zero)))
 

@@ -169,7 +169,7 @@ class HostChoice:
 
     @property
     def bound(self) -> str:
-        """What takes the most."""
+        """The resource with the longest time."""
         return max(self.terms, key=lambda name: self.terms[name])
 
 

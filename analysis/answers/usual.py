@@ -24,7 +24,7 @@ FRAMEWORKS = {"vllm": "vllm", "sglang": "sglang", "tensorrt-llm": "trtllm"}
 
 
 def framework_of(policy: str | None, systems: Sequence[SystemSpec], costs: str = "auto") -> str | None:
-    """Whose kernels a policy runs on, by a GPU's products; None on rooflines, and on devices that share no kernels."""
+    """Framework whose kernels a policy uses on GPUs; None on rooflines, and on devices that share no kernels."""
     shared = costs != "roofline" and all(system.device.kernels is not None for system in systems)
     return FRAMEWORKS.get((policy or "").partition("+")[0]) if shared else None
 

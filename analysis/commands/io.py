@@ -104,7 +104,7 @@ def folder(out: str | None, option: str = "--out") -> AbstractContextManager[Out
 
 @contextmanager
 def side_file(path: str | None, option: str) -> Iterator[Callable[..., None]]:
-    """What writes the file that an option names, ``write("text", make)``: its folder is opened before the work."""
+    """Return a writer of the file that an option names, ``write("text", make)``; its folder is opened before the work."""
     if path is None:
         yield lambda kind, make, *how: None
         return

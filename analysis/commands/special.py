@@ -223,7 +223,7 @@ def catalog(given: Any) -> None:
 
 
 def describe(given: Any) -> None:
-    """What a name means, as a file to copy."""
+    """Print the definition of a name as a file to copy."""
     from ..answers.description import describe
 
     with folder(given.out) as files:

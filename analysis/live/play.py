@@ -177,7 +177,7 @@ class _Stream:
 
     @property
     def status(self) -> str:
-        """What to call it once the server has closed it."""
+        """Final state of the response after the server has closed it."""
         if self.failed:
             return self.failed
         if self.finished or (self.done and self.outcome.chunks):

@@ -193,7 +193,7 @@ class Recording(Result):
 
     @property
     def examples(self) -> dict[str, str]:
-        """What the server said first, of kinds that leave something out."""
+        """First message of each kind of failure whose messages say more than the kind."""
         statuses: dict[str, str] = {}
         for status in self._failures:
             statuses.setdefault(kind_of(status), status)

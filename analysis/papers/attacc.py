@@ -80,7 +80,7 @@ class HeadAttention:
         return _clocks(self.memory, one, 2 * rounds) * self.memory.tCK_s
 
     def bytes_per_s(self) -> float:
-        """What the units of the device read of long rows, refresh included [B/s]."""
+        """Rate at which the device's units read long rows, refresh included [B/s]."""
         long = replace(stream_of(self.memory, LEVELS[self.level], 1, True), commands=LONG)
         org, clocks = self.memory.organisation, _clocks(self.memory, long, 1)
         per_channel = LONG * long.banks * org.atom_bytes / (clocks * self.memory.tCK_s)

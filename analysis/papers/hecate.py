@@ -302,7 +302,7 @@ def predictions() -> Iterator[Prediction]:
 
 
 def _skew() -> Iterator[Prediction]:
-    """What gains become without skew, and with more of it."""
+    """Gains without skew, and with more skew."""
     gains = [[gain(shape, cluster, routing_of(e)) for e in EXPONENTS] for cluster in CLUSTERS for shape in SHAPES]
     mean_gain = fmean(row[0] for row in gains[: len(SHAPES)])
     note = f"{mean_gain:.3f} only on A16: copies that do not balance loads still save the transfer of their tokens"
@@ -322,7 +322,7 @@ def _sweep() -> Table:
 
 
 def _parts() -> Table:
-    """What of an iteration each kind of task takes where nothing hides it."""
+    """Time of an iteration by kind of task, if nothing overlaps."""
     rows = []
     for shape in SHAPES:
         times = both(shape, CLUSTERS[0], routing_of(ASSUMED))

@@ -34,7 +34,7 @@ class Prediction:
 
 @cache
 def published(experiment: str) -> Mapping[str, Any]:
-    """What is published of an experiment's system: ``rows`` by id, and ``parts`` for its tables."""
+    """Published values of an experiment's system: ``rows`` by id, and ``parts`` for its tables."""
     given = read_yaml(VALUES / f"{experiment}.yaml")
     return {**given, "rows": {id: case["published"] for id, case in given["rows"].items() if "published" in case}}
 

@@ -110,7 +110,7 @@ SELF_CONTRAST = Shares.of_passes((2, 1))
 
 @dataclass(frozen=True, slots=True)
 class SharedChoice:
-    """What a deployment asks of a router, where tokens differ in how many experts they have."""
+    """A router whose tokens differ in the number of their experts."""
 
     shares: Shares
     experts: int

@@ -131,7 +131,7 @@ class Crew:
             self._end([w for w in self._crew if w.task is not None])
 
     def _received(self, worker: _Worker) -> tuple[Any] | str:
-        """What a worker sent, or how it died; another one has then taken its place."""
+        """Return a worker's message, or how the worker died; another worker has then replaced it."""
         try:
             fine, result = worker.pipe.recv()
         except (EOFError, OSError):

@@ -340,7 +340,7 @@ def _legend(roofs: Sequence[_Roof], colors: dict[str, Style], layers: Sequence[s
 
 
 def op_text(row: Mapping[Hashable, Any]) -> str:
-    """What an op's marker says."""
+    """Text at an op's marker."""
     return (
         f"{row['name']} on {row['processor']}\n{quantity(row['seconds_total'], 's', 1.0)}, "
         f"{number(100 * row['share'])}{PERCENT} of the time\n{number(row['op_per_byte'])} Op/B, "

@@ -178,7 +178,7 @@ def _shades(points: PathCollection, count: int) -> dict[str, Any]:
 
 
 def _hover(trace: Trace, hover: ArtistText, silent: bool) -> None:
-    """What a trace says when pointed at: what was hover of it, else its name and where it is."""
+    """Hover text of a trace: the given text, else its name and position."""
     if hover.texts:
         trace["hovertext"] = [lines(text) for text in hover.texts]
         trace["hovertemplate"] = "%{hovertext}" + _extra("")

@@ -248,7 +248,7 @@ def _labels(
 
 
 def design_of(row: Mapping[Hashable, Any], columns: Sequence[str], figures: Iterable[str]) -> str:
-    """What a row's point says: its settings, then what it reaches."""
+    """Text at a row's point: its settings, then its metrics."""
     lines = [f"{name.replace('_', ' ')}: {_cell(row[name])}" for name in columns]
     known = [n for n in figures if row[n] is not None and np.isfinite(float(row[n]))]
     return "\n".join([*lines, *(f"{metric_label(n)}: {number(float(row[n]))}" for n in known)])

@@ -230,7 +230,7 @@ def _lives(process: int) -> bool:
 
 
 def unwritable(target: Path, error: OSError) -> InputError:
-    """What to raise for a file or folder that the system does not let be written."""
+    """Return the error to raise for a file or folder that cannot be written."""
     return InputError(target, f"cannot be written ({error.strerror or error})")
 
 

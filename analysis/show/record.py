@@ -64,7 +64,7 @@ _options: ContextVar[Mapping[str, Any] | None] = ContextVar("_options", default=
 
 @contextmanager
 def typed(arguments: Sequence[str]) -> Iterator[None]:
-    """Note the command line as it was typed."""
+    """Record the command line as it was typed."""
     token = _typed.set(tuple(arguments))
     try:
         yield

@@ -28,7 +28,7 @@ MOST_SKIPPED = 20
 
 
 def skipped_remarks(skipped: Sequence[object]) -> list[str]:
-    """What of the input was left out."""
+    """Remarks about input that was left out."""
     lines = [f"skipped {row}" for row in skipped[:MOST_SKIPPED]]
     if len(skipped) > MOST_SKIPPED:
         lines.append(f"skipped {len(skipped) - MOST_SKIPPED} more rows or files (all with --json)")
@@ -120,7 +120,7 @@ class Result:
         folder.answer(self.FILE or f"{type(self).__name__.lower()}.json", self)
 
     def timing(self) -> dict[str, Any]:
-        """What differs between equal calls, such as real time [s]; never part of `to_dict`."""
+        """Values that differ between equal calls, such as real time [s]; never part of `to_dict`."""
         return {}
 
     @property
@@ -141,7 +141,7 @@ class Result:
         return self.rows()
 
     def blocks(self) -> Blocks:
-        """What the command prints: lines of text, and rows of tables."""
+        """Blocks that the command prints: lines of text, and rows of tables."""
         return [self.rows()]
 
     def report_title(self) -> str:

@@ -202,7 +202,7 @@ def _events(row: dict[str, float], lane: int) -> list[Event]:
 
 
 def _busy(row: dict[str, float], tracks: list[str], devices: int) -> list[Event]:
-    """One event a processor that was busy, and one for links."""
+    """One trace event for each busy processor, and one for links."""
     return [
         {
             "name": f"{_kind(row)}, {row[name] / devices / (row['end_s'] - row['start_s']):.0%} busy",

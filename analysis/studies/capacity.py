@@ -142,7 +142,7 @@ class _Task:
     kept: Kept
 
     def known(self, system: Variant, *what: Any) -> list[Any]:
-        """All that a part of one system's search depends on, besides the code."""
+        """All inputs that a part of one system's search depends on, besides the code."""
         if not self.kept:
             return []
         options = {known.name: value for known, value in self.scenario.given()}

@@ -203,7 +203,7 @@ class Capacity(Result):
         return "; ".join(parts) + "."
 
     def _windows(self) -> list[str]:
-        """What the rates of each system are of."""
+        """Measurement windows of each system's rates."""
         return [f"{f.system}: {window_text(f.window)}" for f in self.found if f.window]
 
     def drawings(self) -> Sequence[Drawing]:

@@ -55,7 +55,7 @@ def from_others(spec: DeviceSpec, rows: FamilyRows) -> F8:
 
 
 def by_others(device: str, spec: DeviceSpec, rows: FamilyRows) -> Check:
-    """What the sets of others say of those rows of a device that frameworks run."""
+    """Predictions of a device's rows by the kernel sets of other devices."""
     family, run = rows.family, some_of(rows, ~unserved(rows))
     said = from_others(spec, run)
     return Check(family.name, family.title, device, "transferred", run.table, said, run.measured, rows=run)

@@ -17,7 +17,7 @@ from .check import Check
 
 
 def intro(page: str) -> str:
-    """What stands above the tables of a page."""
+    """Text above the tables of a page."""
     return (Path(__file__).parent / "pages" / f"{page}.md").read_text(encoding="utf-8")
 
 

@@ -50,7 +50,7 @@ HOST = "b200"
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a step is of."""
+    """Model, lengths and batch of a step."""
 
     model: str
     dtype: str | None

@@ -230,7 +230,7 @@ Prepared = tuple[DramSpec, PatternRun | int]
 
 
 def _prepare(row: Reference) -> Prepared:
-    """What to simulate; everything that can be wrong is wrong here."""
+    """Build the simulation of a row; every input error is reported here."""
     try:
         memory = load_memory(row.config)
     except InputError as error:

@@ -97,7 +97,7 @@ def from_op(op: Op) -> F8 | None:
 
 @compiled_part
 def work(inputs: Records) -> Work:
-    """What a device must send: its message once, where the switch adds up."""
+    """Bytes that a device must send: its message once, where the switch adds up."""
     return 0.0, 0.0, inputs.bytes, C_16
 
 

@@ -103,7 +103,7 @@ class _Cells:
 
 
 def folder() -> Path:
-    """Where the catalog's files lie."""
+    """Folder of the catalog's files."""
     return Path(str(files("opbyte.devices") / "specs" / "evidence"))
 
 

@@ -86,7 +86,7 @@ def predict(family: Family, done: Fit, hardware: Records, inputs: F8, labels: La
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """Where the unknowns of a fit lie: parameters, then a column of scales per framework."""
+    """Positions of a fit's unknowns: parameters, then a column of scales per framework."""
 
     family: Family
     names: tuple[str, ...]

@@ -70,7 +70,7 @@ def distinct(ranks: int, copies: float) -> float:
 
 
 def table() -> Path:
-    """Where the fitted kernels lie."""
+    """Path of the table of fitted kernels."""
     return Path(str(files("opbyte.devices.collectives") / "deepep.csv"))
 
 

@@ -43,7 +43,7 @@ class PlannedLink:
         return max(plan.J_per_byte for plan in (*self.plans, *self.others)) * self.scale
 
     def plan(self, op: Op) -> CollectivePlan:
-        """What an op runs."""
+        """Steps of messages that an op runs."""
         return min(self.plans, key=lambda plan: plan.seconds(op.act_bytes * self.scale))
 
     def cost(self, op: Op) -> Cost:

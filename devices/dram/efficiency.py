@@ -96,7 +96,7 @@ def derive(memory: DramSpec, run: PatternRun) -> Derived:
 
 
 def key_of(memory: DramSpec, run: PatternRun) -> str:
-    """What a derived number depends on, in short."""
+    """Digest of all inputs of a derived value."""
     text = f"{memory.model_dump_json(exclude={'title', 'aliases', 'pim'})}{asdict(run)!r}"
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -129,7 +129,7 @@ def _place(key: str) -> Path | None:
 
 
 def _read(path: Path | None) -> Derived | None:
-    """What a file holds; None where it is absent or damaged."""
+    """Content of a file; None if it is absent or damaged."""
     try:
         text = path.read_text(encoding="utf-8") if path else None
         return None if text is None else Derived(**json.loads(text))

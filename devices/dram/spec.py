@@ -166,7 +166,7 @@ class DramSpec(Spec):
 
     @property
     def channel_bytes_per_s(self) -> float:
-        """What the pins of one channel carry at most [B/s]."""
+        """Peak rate of one channel's pins [B/s]."""
         org = self.organisation
         return org.pseudo_channels * org.atom_bytes / (self.timings.BL * self.tCK_s)
 

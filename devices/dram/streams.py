@@ -61,7 +61,7 @@ def mix_whole(x: int) -> int:
 
 
 def _key(salt: int, channel: int, seed: int = 1) -> int:
-    """What all random numbers of a stream share, as a signed 64-bit integer."""
+    """Key of all random numbers of a stream, as a signed 64-bit integer."""
     key = mix_whole(1000003 * seed + 7919 * salt + channel)
     return key - (1 << 64) if key >> 63 else key
 

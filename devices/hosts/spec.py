@@ -109,7 +109,7 @@ class HostSpec(Spec):
 
     @property
     def gap_s(self) -> float:
-        """What devices wait between two steps [s]."""
+        """Idle time of devices between two steps [s]."""
         fit = self.fitted
         return 0.0 if fit is None or fit.step_gap_s is None else fit.step_gap_s.value
 

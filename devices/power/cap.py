@@ -144,7 +144,7 @@ def _width(processor: ProcessorSpec) -> float:
 
 
 def cap_texts(spec: DeviceSpec) -> tuple[str, ...]:
-    """What a cap or a locked clock leaves of a device; nothing where it changes nothing."""
+    """Effect of a power cap or a locked clock on a device as text; empty if nothing changes."""
     return (spec.title,) if spec.clock_share < 1.0 else ()
 
 

@@ -130,7 +130,7 @@ def _sweep_start(start: StartPower, memory_s: float, before: Before, loop: F8, p
 
 
 def before(table: KernelTable) -> Before:
-    """What ran before the rows of a table."""
+    """Work of the device before each row of a table."""
     n = np.zeros(len(table))
     if table.family == "moe":
         stored = np.array([WEIGHT_BYTES.get(d, 2.0) for d in table["dtype"]])

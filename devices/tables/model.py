@@ -224,7 +224,7 @@ class TableModel:
         return self.base.roof(dtype)
 
     def quantities(self, op: Op) -> F8:
-        """What the measured time of an op that the tables cover depends on, shape (q,)."""
+        """Quantities on which the measured time of a covered op depends, shape (q,)."""
         if op.routed and self.grid(op) is not None and op.loads is not None:
             return np.array([op.loads.routed / op.shape["top_k"], op.loads.active])
         if self.grid(op) is not None:

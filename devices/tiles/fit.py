@@ -149,7 +149,7 @@ def at(z: F8) -> F8:
 
 
 def loss(parameters: F8, measured: Sequence[MeasuredKernel]) -> float:
-    """What a fit makes small: the mean over devices."""
+    """Objective of a fit: the mean over devices."""
     total = 0.0
     for m in measured:
         seconds, default = m.predicted(parameters)

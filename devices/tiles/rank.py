@@ -218,7 +218,7 @@ def why(form: TiledKernel, machine: Machine, shape: Shape, parameters: F8, of: P
 
 
 def _fewer(form: TiledKernel, machine: Machine, shape: Shape, parameters: F8, of: Priced) -> str:
-    """What one stage less, or one more, would do."""
+    """Effect of one stage less, or one stage more."""
     for change, word in ((-1, "would wait"), (1, "would wait")):
         other = replace(of.config, stages=of.config.stages + change) if of.config.stages + change >= 2 else None
         if other is None or "stages" not in form.used or reason_of(form, machine, shape, other):

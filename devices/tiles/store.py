@@ -32,7 +32,7 @@ class SetSpec(Spec):
 
 
 class Bounds(Spec):
-    """What a check must reach: shares of hits at least, errors of ln(predicted / measured) at most."""
+    """Limits that a check must reach: minimum shares of hits, maximum errors of ln(predicted / measured)."""
 
     hit_5: Fraction = 1e-9
     hit_10: Fraction = 1e-9
@@ -109,7 +109,7 @@ def constants(name: str) -> ConstantSet:
 
 
 def bounds() -> Mapping[str, Bounds]:
-    """What the committed constants must reach, by ``kernel/device``."""
+    """Limits that the committed constants must reach, by ``kernel/device``."""
     return _file().bounds
 
 

@@ -193,7 +193,7 @@ def _check_weights(
 
 
 def _way_out(shard: ModelSpec, system: SystemSpec) -> str:
-    """What would make weights fit: experts in the host's memory, where there are some and it is known."""
+    """Advice for weights that do not fit: experts in the host's memory, if the model has experts and the memory is known."""
     parts = [part.routed for layer in shard.layers for part in layer.expert_parts]
     if system.device.host_memory is None or not parts:
         return ""

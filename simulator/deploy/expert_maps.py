@@ -145,7 +145,7 @@ class ExpertMap:
 
 
 def dealt(sites: Sites) -> I8:
-    """All experts in order over the groups, as equal in number as can be; slots behind them are empty."""
+    """Experts in order, shared out over the groups as evenly as possible; the slots after them are empty."""
     out = np.full((sites.groups, sites.slots), EMPTY, dtype=np.int64)
     for row, own in zip(out, np.array_split(np.arange(sites.experts), sites.groups), strict=True):
         row[: len(own)] = own

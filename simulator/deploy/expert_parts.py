@@ -113,7 +113,7 @@ def expert_parts(
 
 
 def sites_of(part: ExpertPart, placing: Placing | None, layout: Layout, system: SystemSpec) -> Sites:
-    """Where the experts of a part can lie."""
+    """Devices and slots in which a part's experts can be placed."""
     experts = part.spec.routed.experts
     groups, wide = layout.dealt(experts)
     slots = -(-experts // groups)
@@ -131,7 +131,7 @@ def sent_share(parts: Sequence[ExpertPart]) -> float:
 
 
 def sent_of(part: ExpertPart) -> float:
-    """What ranks send of their tokens for one part, over what they would without copies."""
+    """Tokens that ranks send for one part, over those without copies."""
     assert part.placed is not None
     sites, popular = part.placed.map.sites, part.router.inclusion[part.row]
     before = float(popular @ _in_order(replace(sites, slots=-(-sites.experts // sites.groups))).away)

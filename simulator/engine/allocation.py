@@ -52,7 +52,7 @@ def preempt_until_fits(
 
 @compiled_part
 def skip(state: State, rank: int, position: int, ended_at: int, ahead: int) -> tuple[int, int]:
-    """Where a plan stands that passes `ahead` sequences over."""
+    """Position of a plan that passes over `ahead` sequences."""
     if ahead > 0 and state.hooks.skip.size > 0:
         return hooks.skip(state, rank, position, ended_at, ahead)  # type: ignore[no-any-return]
     return position, ended_at
@@ -259,7 +259,7 @@ def use_prefix(state: State, kv_rules: KvRules, rank_index: int, index: int, tot
 
 @compiled_part
 def note_content(state: State, kv_rules: KvRules, rank: int, index: int, tokens: int) -> None:
-    """Note the content of the blocks that a sequence's first `tokens` tokens fill, each once."""
+    """Record the content of the blocks that a sequence's first `tokens` tokens fill, each once."""
     pool, content = state.pool, state.contents[index]
     row, full = pool.held[rank, content.slot], tokens // kv_rules.block
     while content.keyed < full:

@@ -44,7 +44,7 @@ def set_uneven(model: Lowered, state: State, limits: Limits, rank: int, done: in
 
 @compiled_part
 def gather(state: State, step_totals: StepTotals, rank: int, done: int) -> tuple[int, int]:
-    """Note the keys of a rank's decodes and the tokens of its prompt chunks; how many of each."""
+    """Collect the context lengths of a rank's decodes and the tokens of its prompt chunks; return their numbers."""
     count, chunks = int64(0), int64(0)
     for j in range(state.ranks[rank].running):
         i, new = state.running[rank, j], state.fresh[rank, j]

@@ -164,7 +164,7 @@ class Engine:
 
     @property
     def loop(self) -> EngineArrays:
-        """What its steps run on, as compiled code finds it by its address."""
+        """Arrays of its steps, as compiled code finds them by their address."""
         if self._loop is None or self._made_of is not self.state:
             if self._costs is None:
                 self.model = Lowered(self.plan, self.step_totals)

@@ -33,7 +33,7 @@ row; prompt tokens and decodes of the planned one, KV bytes in use; when the fir
 
 @by_address
 class Exact(NamedTuple):
-    """What engines keep whose results come a step late."""
+    """State of engines whose results come one step late."""
 
     overlap: bool
     step: npt.NDArray[Any]  # [1] of `STEP`

@@ -348,7 +348,7 @@ Brought = tuple[Any, Mapping[str, Any]]
 
 
 def hooks_of(parts: Sequence[Brought], state: State, limits: Limits, kv_rules: KvRules) -> Any:
-    """What the parts of an engine bring."""
+    """Collect the hooks of an engine's parts."""
     if not parts:
         return NONE
     return gathered(Hooks, parts, {"State": state, "Limits": limits, "KvRules": kv_rules})

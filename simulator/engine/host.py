@@ -57,7 +57,7 @@ class FrontEnd(NamedTuple):
 
     @property
     def round_s(self) -> float:
-        """What the event loop does for a request."""
+        """Seconds of the event loop for a request."""
         return self.request_s + self.http_s
 
 

@@ -70,14 +70,14 @@ def one_by_one(plans: Plans, state: State, limits: Limits, kv_rules: KvRules) ->
 
 @compiled_code
 def record_tokens(plans: Plans, state: State, index: int, tokens: int) -> None:
-    """Note the new tokens of a request in the plan being made."""
+    """Record the new tokens of a request in the plan being made."""
     if tokens > 0:
         write_entry(plans, index, tokens, state.requests[index].cached)
 
 
 @compiled_code
 def record_preempted(plans: Plans, state: State, index: int) -> None:
-    """Note that the plan being made preempts a request."""
+    """Record that the plan being made preempts a request."""
     write_entry(plans, index, PREEMPTED, 0)
 
 
@@ -92,7 +92,7 @@ def record_undone(plans: Plans, state: State, index: int) -> None:
 
 @compiled_code
 def record_plan(plans: Plans, state: State, rank: int, now: float) -> None:
-    """Note that a plan is made."""
+    """Record that a plan is made."""
     write_plan(plans, state.free[rank], now)
 
 

@@ -209,7 +209,7 @@ def load_of(face: Face, node: Any, now: float) -> tuple[int, int]:
 
 @compiled_part
 def weigh_one(play: RunEvents, k: int, engine: int, now: float) -> None:
-    """Note the load of an engine, the router's choice number `k`."""
+    """Update the noted load of an engine, the router's choice number `k`."""
     node, load = play.own[engine], play.loads[k]
     load.waiting, load.running = load_of(face_of(play.fleet, engine), node, now)
     load.held = node.held_tokens
@@ -229,7 +229,7 @@ def weigh_again(play: RunEvents, how: How, engine: int, now: float) -> None:
 
 @compiled_part
 def weigh(play: RunEvents, how: How, able: int, now: float) -> None:
-    """Note the loads of engines that the router may choose from; where all always are, those that have changed."""
+    """Update the noted loads of engines that the router may choose from; if all always are, only those that changed."""
     turn, returns = play.fleet.turn[0], play.returns
     if not how.steady:
         for k in range(able):

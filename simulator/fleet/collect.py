@@ -111,7 +111,7 @@ def _decoding(served: RunState, presence: Sequence[Any], window: Window, devices
 
 
 def _clock(engines: list[Engine], spent: float) -> float:
-    """What is left of the energy of all work at the clock that power limits allow."""
+    """Ratio of energy at the clock that power limits allow to energy at the nominal clock."""
     joules = sum(
         float(totals(plan, step_totals.tally)[:, :, T_JOULES].sum()) for _, _, plan, step_totals in _programs(engines)
     )

@@ -66,7 +66,7 @@ def swapped_by(pools: Pools) -> bool:
 
 
 def decoding(pools: Pools, policy: Policy, cache: CacheSettings | None) -> tuple[Policy, CacheSettings | None]:
-    """Return what decode nodes run, to which whole caches are transferred: there are no prompts to cache."""
+    """Return the settings of decode nodes, which receive whole caches and so need no prefix cache."""
     policy, cache = pools.policy or policy, pools.cache or cache
     policy = replace(policy, rules=policy.rules and policy.rules.decoding(), caching=False)
     return policy, None if cache is None else replace(cache, tiers=None)

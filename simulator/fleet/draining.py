@@ -70,7 +70,7 @@ class Sketch:
 
 @dataclass(slots=True)
 class Drained:
-    """What is kept of requests that were let go."""
+    """Records of requests that were released during the run."""
 
     count: int = 0  # requests that have completed
     end_s: float = 0.0  # when the last of them did

@@ -244,7 +244,7 @@ class Driver:
             part.start(seed)
 
     def end(self) -> RunState:
-        """What is left behind, the last requests taken over from their engines."""
+        """Collect the results, with the last requests taken over from their engines."""
         nodes, taken = self.clock.all, []
         for node in nodes if self.one or not self.ended else ():  # else: what is cut off
             places, rows = node.untaken()

@@ -59,7 +59,7 @@ class Cut:
 
 
 def left_of(served: RunState) -> RunState:
-    """What a group leaves, without what its engines ran on, to be sent elsewhere."""
+    """Results of a group, without its engines' memory, to be sent to another process."""
     table, drained = served.table.trimmed(), served.drained
     if drained is not None:
         table, drained = RequestTable(), replace(drained, file=None)
@@ -77,7 +77,7 @@ def _left(engine: Engine) -> Engine:
 
 
 def joined(pools: Pools, parts: Sequence[RunState], file: IO[bytes] | None) -> RunState:
-    """What the whole fleet leaves, group by group; of requests that were let go, the file that all wrote to."""
+    """Join the groups' results; released requests are in one file that all groups wrote to."""
     drained = [part.drained for part in parts if part.drained is not None]
     if file is not None and not drained:
         file.close()

@@ -389,7 +389,7 @@ class Frame:
 
     @staticmethod
     def _amount(region: str, size: float) -> float:
-        """What a load takes of its region: one buffer of a pair, else its bytes."""
+        """Memory of its region that a load takes: one buffer of a pair, else its bytes."""
         return 1.0 if region in (PAIR, ROUTER) else size
 
     def _check(self, size: float, region: str) -> None:

@@ -194,7 +194,7 @@ def _attention_image(op: Op, target: FpgaTarget) -> list[Item]:
 
 @LOWER.register("experts")
 def _experts(op: Op, target: FpgaTarget) -> list[Item]:
-    """One block; its parts are what a buffer takes of an expert at a time."""
+    """Lower one expert block; its parts are the pieces of an expert that a buffer takes at a time."""
     hidden, width = int(op.shape["hidden"]), int(op.shape["inter"])
     matrices, experts = int(op.shape["matrices"]), int(op.shape["experts"])
     loads = op.loads

@@ -105,7 +105,7 @@ def kernels_of(
 
 
 def expert_kernels(framework: str, device: DeviceSpec, *, apart: bool, stored: str, version: str = "") -> str:
-    """Whose expert kernels one of the three frameworks calls on a device of NVIDIA's."""
+    """The framework whose expert kernels another framework calls on an NVIDIA device."""
     own_rows = framework == "trtllm" and apart
     if framework == "sglang":
         own_rows = sglang_version(version) < ((0, 5, 23) if stored in ("bf16", "fp16") else (0, 5, 6))

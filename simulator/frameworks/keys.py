@@ -69,7 +69,7 @@ class Keys:
         return warnings
 
     def wrong(self, key: str, wanted: str) -> SpecError:
-        """What to raise: a key whose value is not what it must be."""
+        """Return the error for a key with a wrong value."""
         have = self.values.get(key)
         remark = "; it is missing" if have is None else f", not {have!r}"
         return SpecError(self.path, f"{self.prefix}{key}: must be {wanted}{remark}")
@@ -158,7 +158,7 @@ class Keys:
 
 
 def host_of(keys: Keys, base: Host) -> Host:
-    """What the host takes."""
+    """Read the times of the host."""
     front = base.front._replace(
         request_s=keys.seconds("template_ms", base.front.request_s, 1e-3),
         token_s=keys.seconds("token_us", base.front.token_s, 1e-6),
@@ -186,7 +186,7 @@ def sampling_of(keys: Keys) -> str:
 
 
 def told(keys: Keys, longest: str, cache: Keys, cache_format: str) -> dict[str, Any]:
-    """What files of all engines say alike, as fields of `EngineSettings`."""
+    """Read the keys that files of all engines share, as fields of `EngineSettings`."""
     hardware = keys.part("hardware")
     return {
         "max_model_len": keys.count(longest, None), "dtype": keys.format("dtype"), "kv_dtype": cache.format(cache_format),

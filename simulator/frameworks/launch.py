@@ -73,7 +73,7 @@ def checkpoint_of(engine: str, model: str, dtype: str | None, own: str, modelopt
 
 
 def hub_name(model: str) -> str:
-    """What a model is called where its checkpoint lies: as it was asked for, or the first such name."""
+    """Name of a model's checkpoint on its hub: the requested name, or the first known one."""
     if "/" in model:
         return model
     entry = catalog_entry(model)
@@ -206,7 +206,7 @@ ROOMS = {
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What starts a copy of an engine, as words and as its own keys."""
+    """The start of an engine's copy, as command-line words and as the engine's own keys."""
 
     model: str  # checkpoint that is loaded
     words: tuple[str, ...]  # program and arguments; for TensorRT-LLM without those of `file`

@@ -254,14 +254,14 @@ class SglangLimits:
         return share
 
     def _reserved_early(self, deployment: Deployment, memory: float, ranks: int) -> float:
-        """What 0.4.10 to 0.5.2 keep free [MiB]."""
+        """Memory that SGLang 0.4.10 to 0.5.2 keeps free [MiB]."""
         devices = deployment.layout.all_devices
         rows = ((160, 32.0), (90, 12 + devices / 2), (35, 9.5 + devices / 2), (0, 2.8 + devices / 10))
         reserved = GIB * next(gib for least, gib in rows if memory >= least * GIB)
         return reserved + 2048 * (deployment.parts.get("drafts") is not None) + 4096 * (ranks > 1)
 
     def _reserved(self, deployment: Deployment, memory: float, chunk: int, ranks: int) -> float:
-        """What versions since 0.5.3 keep free: activations, graphs, and what grows with the devices [MiB]."""
+        """Memory that SGLang keeps free since 0.5.3: activations, graphs, and a part that grows with the devices [MiB]."""
         devices = deployment.layout.all_devices
         top = self._top(deployment, memory * MIB)
         reserved = 512 + 1.5 * max(chunk, 2048) + 2 * top + GIB * devices / 8
@@ -320,7 +320,7 @@ class SglangLimits:
         return deployment.model.tower is not None or deployment.model.architecture.endswith("ForConditionalGeneration")
 
     def _tower_share(self, deployment: Deployment) -> float:
-        """What images leave of the share: less for a large tower (``adjust_mem_fraction_for_vlm``)."""
+        """Memory share that remains next to an image tower: smaller for a large tower (``adjust_mem_fraction_for_vlm``)."""
         if not self._sees(deployment):
             return 1.0
         work = (

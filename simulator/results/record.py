@@ -158,7 +158,7 @@ class OpTotal:
 
 @runtime_checkable
 class HoldsDevices(Protocol):
-    """What a part left of a run in which not all devices were always there."""
+    """Results of a part in a run whose number of devices changed."""
 
     def mean_devices(self, window: Window) -> float:
         """Devices over a window, on average."""
@@ -271,7 +271,7 @@ class Run:
 
     @property
     def outside_s(self) -> float:
-        """What a request spends outside all steps; see `Host.request_s` [s]."""
+        """Seconds of a request outside all steps; see `Host.request_s`."""
         return self.policy.host.request_s
 
     @property

@@ -42,7 +42,7 @@ def refuse_unused(options: DeployOptions, *sides: Deployment) -> None:
 
 
 def _said(name: str, options: DeployOptions, settings: EngineSettings | None) -> Any:
-    """What options say, or else an engine's file."""
+    """Return the value of the options, or else of the engine's file."""
     given = options.option(name)
     return given if given is not None or settings is None else getattr(settings.sharing, name)
 

@@ -180,7 +180,7 @@ def layer_bytes(
 
 
 def part_bytes(ops: Sequence[Op], hidden: int, run: Run, options: TrainingOptions, tp: int) -> float:
-    """What ops of one part keep, each tensor once [B]."""
+    """Bytes that the ops of one part keep, each tensor once."""
     dropped = dropped_modules(options.recompute)
     return sum(size for (_, module), size in _saved(ops, hidden, run, options, tp).items() if module not in dropped)
 
@@ -195,7 +195,7 @@ def _saved(ops: Sequence[Op], hidden: int, run: Run, options: TrainingOptions, t
 
 
 def offloaded_bytes(ops: Sequence[Op], hidden: int, run: Run, options: TrainingOptions, tp: int) -> float:
-    """What of the kept tensors of one part goes to the host's memory by `TrainingOptions.offload_modules` [B]."""
+    """Bytes of a part's kept tensors that `TrainingOptions.offload_modules` moves to the host's memory."""
     every, dropped = _saved(ops, hidden, run, options, tp), dropped_modules(options.recompute)
     sizes = {name: size * (module not in dropped) for (name, module), size in every.items()}
     attention = sum(sizes.get(op.name, 0.0) for op in ops if about(op.kind).scores or op.kind in ATTENDS)

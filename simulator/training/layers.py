@@ -269,7 +269,7 @@ class LayerPrices:
             behind[CONTEXT] += waits[1]
 
     def _shown(self, share: float) -> float:
-        """What of an exchange of tensor-parallel devices is waited for; in parallel with products it takes their SMs."""
+        """Share of an exchange between tensor-parallel devices that is waited for; in parallel with products it takes their SMs."""
         o, numerics = self.options, self.deployment.run.numerics
         usual = o.sequence_parallel and not self.deployment.experts and numerics.weight_format("ffn") != "nvfp4"
         if not (usual if o.overlap_tp is None else o.overlap_tp):

@@ -355,7 +355,7 @@ def training_model(model: ModelSpec, dtype: str | None, heads: int | None = None
 
 
 def stages_of(shard: ModelSpec, layout: TrainingLayout) -> tuple[ModelSpec, ...]:
-    """What one device of each pipeline stage holds, its parts one after another; what lies outside the layers goes to the last."""
+    """Layers of one device in each pipeline stage, part by part; parts outside the layers go to the last stage."""
     starts = [sum(layout.chunks[:i]) for i in range(len(layout.chunks))]
     out = []
     for s in range(layout.pp):

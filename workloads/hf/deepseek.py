@@ -39,7 +39,7 @@ def hy_v4(config: Config) -> ModelSpec:
 
 
 def mixed(config: Config, streams: int) -> str:
-    """What a reader should know of streams whose mixing has no measured kernel."""
+    """Remark on streams whose mixing has no measured kernel."""
     return f"{config.path}: the mixing of {streams} residual streams is counted by weights, not by time"
 
 

@@ -35,7 +35,7 @@ def _shared(config: Config, windowed: list[bool]) -> list[bool]:
 
 
 def overrides(config: Config, i: int) -> Mapping[str, Any]:
-    """What ``per_layer_config`` says of one layer (transformers' newer form of two head widths)."""
+    """Overrides of one layer in ``per_layer_config`` (transformers' newer form of two head widths)."""
     table = config.values.get("per_layer_config")
     if not isinstance(table, Mapping):
         return {}

@@ -43,7 +43,7 @@ def state_format(config: Config, key: str) -> str:
 
 
 def _kinds(config: Config, pattern: str, words: str) -> list[str]:
-    """What each single-part layer is, from a pattern of letters or a list of words."""
+    """Kind of each single-part layer, from a pattern of letters or a list of words."""
     text = config.text(pattern)
     if text:
         for i, letter in enumerate(text):

@@ -135,7 +135,7 @@ def read_experts_of(
 
 
 def periodic(config: Config, layers: int, names: Sequence[str], every: int) -> tuple[str, ...]:
-    """What each layer is, of `names`: as ``layer_types`` says, else the first name with the last one every so often."""
+    """Kind of each layer, from `names`: by ``layer_types``, else the first kind with the last kind at a fixed period."""
     words = config.words("layer_types", layers, names)
     return words or tuple(names[-((i + 1) % every == 0)] for i in range(layers))
 
@@ -391,5 +391,5 @@ def assemble(
 
 
 def joining(hidden: int) -> Layer:
-    """What a multi-token-prediction head begins with (DeepSeek-V3 report, equation 21)."""
+    """First part of a multi-token-prediction head (DeepSeek-V3 report, equation 21)."""
     return Layer(Fusion(hidden), None, 0, 0, replicated=True)

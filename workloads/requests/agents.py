@@ -37,7 +37,7 @@ def text_of(cell: object) -> str:
 
 
 def register(at: dict[str, int], ids: Column, i: int, row: int) -> None:
-    """Note the row of a name, which no other has."""
+    """Record the row of a name; names are unique."""
     name = text_of(ids.cells[i])
     if not name or name in at:
         raise ids.error(i, "must be there" if not name else "appears twice")

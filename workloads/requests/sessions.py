@@ -73,7 +73,7 @@ def session_columns(known: Iterable[str], where: str) -> tuple[str, ...]:
 
 
 def turns_reader(names: tuple[str, ...]) -> SessionReader | CallReader:
-    """What reads the columns that `session_columns` found."""
+    """Return a reader of the columns that `session_columns` found."""
     return CallReader(names) if "after" in names else SessionReader(names)
 
 

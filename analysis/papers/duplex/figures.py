@@ -80,7 +80,7 @@ Rows = Iterator[dict[str, Any]]
 
 
 def _printed(row: str) -> float:
-    """What the paper prints of a row; not a number where it prints nothing."""
+    """The paper's value of a row; NaN if it prints none."""
     return float(published("duplex")["rows"].get(row, math.nan))
 
 

@@ -154,7 +154,7 @@ def _compared() -> Table:
 
 
 def op_times() -> Table:
-    """What both sets of lines say of the ops that the paper times one by one."""
+    """Values of both sets of lines for the ops that the paper times separately."""
     given: Mapping[str, Mapping[str, float]] = published("fsmoe")["parts"]
     rows = [
         {

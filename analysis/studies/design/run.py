@@ -168,7 +168,7 @@ def judged(plan: Space, progress: OnProgress | None) -> list[Design]:
 
 
 def _stored(folder: str | Path | None) -> AbstractContextManager[Outcomes]:
-    """Where outcomes are kept: in memory, or in a folder too."""
+    """Store of outcomes: in memory, and in a folder if one is given."""
     return nullcontext(Outcomes()) if folder is None else OutcomeFile(Path(folder))
 
 
@@ -200,7 +200,7 @@ class Runner:
 
 
 def _resources(plan: Space, best: Design, every: Sequence[Design], runner: Runner) -> list[Shadow]:
-    """What more area, power and money is worth: the next design that gains by it, simulated."""
+    """Worth of more area, power and money: the next design that gains by it, simulated."""
     forecaster, out = Forecaster(plan), []
     for name, unit in RESOURCES:
         here = best.silicon.values()[name]
@@ -228,7 +228,7 @@ def _reference(plan: Space, every: Sequence[Design], runner: Runner) -> Design |
 
 
 def _rates(plan: Space, best: Design, runner: Runner) -> list[Shadow]:
-    """What a little more bandwidth or capacity of the best design is worth, by simulating it."""
+    """Gain of the best design by a little more bandwidth or capacity, by simulation."""
     (goal, *_) = plan.goals.wanted
     old = (best.metrics or {}).get(goal)
     out: list[Shadow] = []
@@ -298,7 +298,7 @@ def _nearest(plan: Space, limit: Expression, others: Sequence[Expression], every
 
 
 def _figures(one: Design) -> Figures:
-    """What is known of a design: its metrics, or what it can reach at best."""
+    """Metrics of a design as simulated, or else their bounds."""
     return {**one.bound, **one.silicon.values(), **(one.metrics or {})}
 
 

@@ -41,7 +41,7 @@ Simulate = Callable[[Sequence[Design]], None]
 
 @dataclass(slots=True)
 class SearchOutcome:
-    """What a search did: designs of a space by what became of them."""
+    """Outcome of a search: designs of a space, grouped by why they were kept or left out."""
 
     every: list[Design]
     simulated: list[int] = field(default_factory=list)

@@ -59,7 +59,7 @@ class StreamDesign:
 
     @property
     def key(self) -> tuple[float, float, float]:
-        """What designs are compared by."""
+        """Sort key of a design."""
         return self.latency_s, self.dsp, self.on_chip_bytes
 
 

@@ -310,7 +310,7 @@ def alone(space: Space, simulated: Sequence[Design]) -> tuple[Alone, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Shadow:
-    """What one more unit of something changes the first goal by, at the best design."""
+    """Change of the first goal by one more unit of a resource, at the best design."""
 
     of: str
     unit: str

@@ -84,7 +84,7 @@ class Searched:
 
     @property
     def bar(self) -> Value:
-        """What has to be undercut: the best that is known."""
+        """The best value known so far, which other candidates must undercut."""
         best = self.best
         return WORST if best is None else best.value
 

@@ -159,7 +159,7 @@ class Candidate:
         return 1 if self.start is None else self.start.dp * self.start.pp
 
     def unit(self, system: str) -> str:
-        """What a copy consists of."""
+        """Name of one copy: its system, with the number of systems if it has two pools."""
         return system if self.pools is None else f"{sum(self.pools)} {system}"
 
     def scenario(self, base: Scenario, folder: Path, copies: int = 1) -> Scenario:

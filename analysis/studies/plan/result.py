@@ -262,7 +262,7 @@ class Plan(Result):
         return f"{said(p)}{word}; {sure}.{then}"
 
     def _limits(self) -> list[str]:
-        """What keeps each system from serving, and if asked for, fewer devices of it."""
+        """Reasons why each system cannot serve, and on request why fewer devices cannot."""
         limited = ((s, "with fewer" if s.best else "so far") for s in self.searched if self.why or not s.best)
         return [f"{s.name} {what}: {s.limit}." for s, what in limited if s.limit]
 

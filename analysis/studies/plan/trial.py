@@ -153,7 +153,7 @@ class Trial:
         return self.point(copies, most=self.task.requests)
 
     def outage(self, copies: int) -> Outage | None:
-        """Return what a failure does to latencies, with `copies` and their spares; None without failures, or of pools."""
+        """Return latencies during a failure, with `copies` and their spares; None without failures, or for pools."""
         task, outages = self.task, self.task.outages
         if outages is None or self.candidate.pools:
             return None

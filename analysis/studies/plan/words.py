@@ -101,7 +101,7 @@ def counted(searched: Sequence[Searched]) -> str:
 
 
 def left_out(searched: Sequence[Searched]) -> str:
-    """Return what a quick plan did not do."""
+    """Return a sentence on the steps that a quick plan leaves out."""
     rest = [t for s in searched for t in s.tried if not t.done]
     skips = ["intervals", "why fewer devices fail"]
     if rest and narrows(rest[0].task):

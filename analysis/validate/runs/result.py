@@ -263,7 +263,7 @@ def _replay_points(path: Path, sample: int | None, progress: OnProgress | None, 
 
 
 def _jobs(files: RunFiles, seeds: int, host: str | Path | None, sample: int | None, skipped: list[str]) -> list[Job]:
-    """What has to be replayed of some files; rows that cannot be are added to `skipped`."""
+    """Runs to replay from some files; rows that cannot be replayed are added to `skipped`."""
     named = None if host is None else str(host)
     runs = [read_run(folder) for folder in files.runs]
     out: list[Job] = [partial(replay, run, seeds, KERNELS, host) for run in runs]

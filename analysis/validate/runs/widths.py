@@ -65,7 +65,7 @@ def left_out_with(entry: RunCheck) -> str:
 
 
 def error_rows(entries: Iterable[RunCheck]) -> list[ErrorRow]:
-    """What entries tell of errors: of all metrics that a fit uses."""
+    """Rows of errors from entries, for all metrics that a fit uses."""
     out = []
     for e in entries:
         for name, basis in e.basis.items():

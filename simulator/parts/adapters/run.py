@@ -65,7 +65,7 @@ CHOICES = 0xADA
 
 @dataclass(slots=True)
 class AdapterCounts:
-    """What requests asked of the slots."""
+    """Counters of adapter requests: hits, loads and waits."""
 
     # requests, those whose adapter was in a slot or on its way, and adapters brought
     asked: int = 0

@@ -167,7 +167,7 @@ class Scaling:
 
 
 def scaling_left(run: Run, served: RunState, *_: object) -> Scaling | dict[str, Scaling] | None:
-    """What autoscalers did until the end: of all replicas, or of each of two pools."""
+    """Actions of the autoscalers until the end: of all replicas, or of each of two pools."""
     ttft_s = run.requests.first_token_s - run.requests.arrival_s
     scalings = [own and own.until(run.makespan_s, ttft_s) for own in served.presence]
     if not served.pools.decode:

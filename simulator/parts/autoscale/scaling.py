@@ -250,7 +250,7 @@ class Scalers(RunPart):
         self.scalers = [None if scale is None else self._scaler(scale, i > 0) for i, scale in enumerate(scales)]
 
     def _scaler(self, autoscale: Autoscale, decodes: bool) -> Scaler:
-        """What decides how many replicas there are, of the nodes that requests arrive at or the others."""
+        """Build the autoscaler of the entry nodes, or of the other nodes."""
         pools, clock = self.driver.pools, self.driver.clock
         deployment = (pools.decode if decodes else pools.entry)[0]
         start_s = autoscale.start

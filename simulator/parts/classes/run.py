@@ -100,7 +100,7 @@ def _latencies(requests: Requests, which: Flags) -> tuple[Quantiles, ...]:
 
 
 def _tenants(served: RunState, labels: Labels, refused: I8) -> TenantShares:
-    """What each tenant sent and got."""
+    """Requests and tokens of each tenant."""
     table, count = served.table, len(labels.tenants)
     rows = slice(0, table.count)
     begun = ~np.isnan(table.scheduled_s[rows])

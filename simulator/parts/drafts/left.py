@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DraftsLeft:
-    """What speculation left of a run: what was asked for, and what came of it."""
+    """Results of speculation in a run: drafts proposed and accepted, and their time."""
 
     speculation: Speculation
     counts: Speculated
 
 
 def drafts_left(run: Run, served: RunState, *_: object) -> DraftsLeft | None:
-    """What speculation did in a run; None where no engine speculates."""
+    """Results of speculation in a run; None if no engine speculates."""
     from .run import Speculated
 
     specs = [e.parts["drafts"] for e in served.engines if "drafts" in e.parts]

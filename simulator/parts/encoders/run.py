@@ -199,6 +199,6 @@ FIGURES = Figures("encoder", "Image encoder", (
 
 
 def images_left(run: Run, served: RunState, *_: object) -> EncoderCounts:
-    """What requests asked of the encoder in a run."""
+    """Images that the encoder processed in a run."""
     counts: EncoderCounts = served.parts["encoder"]
     return replace(counts, busy_share=counts.busy_s / (counts.devices * run.makespan_s))

@@ -194,7 +194,7 @@ class ExpertCache:
     def _keys(
         self, experts: Sequence[int], ahead: Mapping[int, float], named: Collection[int]
     ) -> list[tuple[float, int]]:
-        """What entries leave by: the lowest score, of equal ones that not used for longest."""
+        """Keys by which entries are evicted: the lowest score, then the least recently used."""
         chances = dict.fromkeys(experts, 0.0)
         if self._policy.drawn:
             keys = sorted(self._entries)

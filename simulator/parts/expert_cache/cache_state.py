@@ -162,7 +162,7 @@ class Fetch(NamedTuple):
 
 @by_address
 class ExpertCacheState(NamedTuple):
-    """What one engine's caches hold, and what they have done."""
+    """Content and counters of one engine's expert caches."""
 
     entries: npt.NDArray[Any]  # [X, E] of `ENTRY`
     clocks: I8  # [X, G] accesses of each group's cache

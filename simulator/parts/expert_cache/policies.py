@@ -130,7 +130,7 @@ def predictive(entry: Entry) -> float:
 
 @cache_policy("transient", predicts=True, keeps=False)
 def transient(entry: Entry) -> float:
-    """What the predictor names comes, and leaves with its step (ExpertFlow's slots)."""
+    """Predicted experts are fetched, and leave when their step ends (ExpertFlow's slots)."""
     return 1.0 if entry.named else 0.0
 
 

@@ -114,7 +114,7 @@ def _tier(part: str, name: str, rest: list[str], system: SystemSpec) -> KvTier:
 
 
 class _Known:
-    """What a device's description says of a tier."""
+    """Description of a tier by the device."""
 
     def __init__(self, capacity: float | None, rate: float, latency: float) -> None:
         self.capacity_bytes, self.bandwidth_bytes_per_s, self.latency_s = capacity, rate, latency

@@ -91,7 +91,7 @@ def rooms(deployment: Deployment, cache: CacheSettings, settings: TierSettings) 
 
 @dataclass(frozen=True, slots=True)
 class Common:
-    """What engines that share a pool have in common."""
+    """State that engines with one shared pool have in common."""
 
     shelves: Shelves  # stores of all of them
     # numbers of the hashes that a trace tells
@@ -313,7 +313,7 @@ class TiersRun:
 
 
 def tiers_left(run: Run, served: RunState, *_: object) -> TiersRun | None:
-    """What tiers did in a run."""
+    """Results of the tiers in a run."""
     by_engine = [(e.does.get("kv-tiers"), e) for e in served.engines]
     belows = [(below, e.parts["kv-tiers"], e.kv.block) for below, e in by_engine if isinstance(below, Below)]
     return TiersRun.of(belows, run.cached_tokens, run.prompt_tokens + run.cached_tokens) if belows else None

@@ -11,7 +11,7 @@ from ...part import Part
 @described
 @dataclass(frozen=True, slots=True)
 class OverlapOptions(CheckedOptions):
-    """What of the exchanges of a step overlaps with computation."""
+    """Which exchanges of a step overlap with computation."""
 
     overlap: str | None = text(
         "Exchanges that overlap with computation: none, pipelined:N, two-batch (two-batch:D,P, "

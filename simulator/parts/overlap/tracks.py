@@ -157,7 +157,7 @@ class Visit(NamedTuple):
 
 
 def ways_of(deployment: Deployment) -> tuple[Way, ...]:
-    """What a step of a deployment chooses from."""
+    """Ways of a deployment to split a step, of which each step takes one."""
     if deployment.apart is not None:
         return (Way(WayKind.PING_PONG, deployment.apart.batches),)
     return ways(deployment.parts.get("overlap", "none")) if deployment.exchanges else (NONE,)

@@ -27,7 +27,7 @@ from .batches import Pipe, new_pipe
 
 @by_address
 class StagedBatches(NamedTuple):
-    """What both keep."""
+    """Both states that staged batches keep."""
 
     exact: Exact
     pipe: Pipe

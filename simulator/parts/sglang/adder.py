@@ -30,7 +30,7 @@ def available(sglang: Sglang, rank: int) -> int:
 
 @compiled_part
 def open_budgets(state: State, sglang: Sglang, rank: int) -> None:
-    """What a new step may hold."""
+    """Set the token and memory budgets of a new step."""
     rules, adder = sglang.rules, sglang.adder[0]
     size, mixed, pages, sum_ = sglang.ranks[rank].decoding, int64(0), int64(0), 0.0
     for j in range(size):

@@ -142,7 +142,7 @@ def settle_leaf(tree: Tree, rank: int, node: int) -> None:
 
 @compiled_inside
 def touch(tree: Tree, rank: int, node: int, time: int) -> None:
-    """Note a use of a node, later than all before."""
+    """Record a use of a node, later than all before."""
     nodes = tree.nodes[rank]
     nodes[node].time = time
     if nodes[node].place >= 0:
@@ -151,7 +151,7 @@ def touch(tree: Tree, rank: int, node: int, time: int) -> None:
 
 @compiled_inside
 def slot_of(table: I8, key: int, parent: int) -> int:
-    """Where a parent's child of a first page is in the table, or the empty place where it would be."""
+    """Table slot of a parent's child by its first page, or the empty slot for it."""
     mask = table.shape[0] - 1
     at = place(key + int64(parent) * SPREAD, mask)
     while table[at, 2] != 0 and not (table[at, 0] == key and table[at, 1] == parent):

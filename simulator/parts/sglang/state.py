@@ -211,7 +211,7 @@ MARKS = named("came out", "")
 
 @by_address
 class Urgent(NamedTuple):
-    """What priority scheduling goes by and keeps."""
+    """Rules and state of priority scheduling."""
 
     threshold: int  # a running request makes way for one more urgent by more than this; below 0: for none
     sign: float  # of a priority: 1 where smaller values are sooner, else -1

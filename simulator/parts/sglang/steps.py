@@ -26,7 +26,7 @@ def plan_ranks(sglang: Sglang, state: State, kv_rules: KvRules, windows: I8, kno
 
 @compiled_code
 def start_ranks(sglang: Sglang, state: State, kv_rules: KvRules, steps: int) -> None:
-    """Note what the step that starts holds; of `steps` steps, that all but the last have ended."""
+    """Record the requests of the step that starts; of `steps` steps, all but the last have ended."""
     place, more = state.running.shape[1] // 3, steps - 1
     for r in range(state.ranks.shape[0]):
         schedule, size, tokens = sglang.ranks[r], int64(0), state.moments[r, 0]

@@ -59,7 +59,7 @@ def take_active(state: State, trtllm: Trtllm, rank_index: int) -> None:
 
 @compiled_part
 def tell_cut(state: State, trtllm: Trtllm, rank: int) -> int:
-    """Note what prompts that are being cut will let others find; how many there are."""
+    """Record the content that prompts being cut will make available to others; return their number."""
     told = int64(0)
     if not trtllm.rules.reuse:
         return 0

@@ -181,7 +181,7 @@ def _scale(options: PoolOptions, name: str) -> Autoscale | None:
 
 
 def _side(scenario: Scenario, name: str) -> PoolSide:
-    """One pool: the scenario on its own system, with the options that are its own."""
+    """One pool: the scenario with the pool's system and the pool's options."""
     options, scale = scenario.parts["two-pools"], _scale(scenario.parts["two-pools"], name)
     parts = scenario.parts.having("two-pools")
     system, count = counted(str(getattr(options, name)), f"--{name}")

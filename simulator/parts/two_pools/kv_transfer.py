@@ -67,7 +67,7 @@ def cross(between: Between, source: int, target: int, now: float, begun: float, 
 
 @compiled_part
 def wait_for_tier(between: Between, n: int, links: F8) -> None:
-    """What a node has yet to write to a tier over its ports goes before the next cache: first come, first served."""
+    """Start the next cache transfer after a node's pending writes to a tier on its ports: first come, first served."""
     for r in range(links.shape[0] if between.tier >= 0 else 0):
         between.free_s[n, r] = max(between.free_s[n, r], links[r, between.tier, DOWN])
         between.last_s[n, r] = max(between.last_s[n, r], links[r, between.tier, DOWN])
@@ -75,7 +75,7 @@ def wait_for_tier(between: Between, n: int, links: F8) -> None:
 
 @compiled_part
 def hold_tier(between: Between, n: int, links: F8) -> None:
-    """What a node writes to a tier from now on goes behind the caches that are on its ports."""
+    """Queue a node's writes to a tier after the caches that are on its ports."""
     for r in range(links.shape[0] if between.tier >= 0 else 0):
         links[r, between.tier, DOWN] = max(links[r, between.tier, DOWN], between.free_s[n, r])
 

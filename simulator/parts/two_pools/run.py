@@ -98,7 +98,7 @@ class KvMoves:
 
 @dataclass(frozen=True, slots=True)
 class TwoPools:
-    """What two pools did, and what crossed between them; `limiting` is the one that more load would fill first."""
+    """Results of two pools and of the transfers between them; `limiting` is the pool that more load would fill first."""
 
     pools: tuple[PoolRun, ...]
     moves: KvMoves

@@ -238,7 +238,7 @@ class PooledAdapter(AdaptedKind, PlainKind):
         return self.base.ops(moments, run, None) + low_rank_ops(self.linears(), moments.tokens, self.rank, run)
 
     def assembly(self, run: Run) -> list[Op]:
-        """What loading the adapter runs once: a gather of rows for A and for B of every matrix."""
+        """Ops that run once when the adapter is loaded: a gather of rows for A and for B of every matrix."""
         return [
             elementwise(f"assemble_{side}_{linear.name}", "adapters", self.rank, cols, 2, run, access="gather")
             for linear in self.linears()

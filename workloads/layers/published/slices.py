@@ -147,7 +147,7 @@ class SlicedAttention(_Sliced, OfOneGroup):
         return replace(self, base=base)
 
     def keys(self, moments: Moments) -> KeySums:
-        """What the queries of a slice see, its share of the other tokens."""
+        """Keys that the queries of a slice see, its share of the other tokens."""
         share, all_ = self.top_k / self.slices, keys_within(moments, 0)
         tokens, new = moments.prefill_tokens, moments.decode_tokens
         pairs = tokens + (all_.pairs - tokens) * share
