@@ -330,7 +330,7 @@ def with_tower(
     tower = model.tower
     if tower is None:
         return model
-    if size is None or not share:
+    if size is None or not share or hits == 1.0:  # nothing to compute, and nothing to launch
         return replace(model, extra_weights=model.extra_weights + tower.params)
     pictures, patches, tokens = tower.cut(size)
     part = replace(tower.part, share=share * (1.0 - hits), patches=patches, tokens=tokens, pictures=pictures * images)

@@ -116,7 +116,6 @@ def test_a_step_does_the_work_of_its_images() -> None:
     assert sum(op["flops"] * op["count"] for op in own if op["name"] not in vector) == pytest.approx(wanted)
 
 
-@pytest.mark.xfail(strict=True, reason="launches of a tower count although every image is found in the cache")
 def test_prompts_grow_and_wait_for_their_images() -> None:
     """On the same devices, apart, and with a cache: prompts are as long, only the tower's time differs."""
     spec = model()
@@ -140,10 +139,11 @@ def test_an_image_alone_takes_the_towers_step() -> None:
     assert encoder.seconds(2) > 1.5 * encoder.seconds(1) > 0
 
 
-def test_a_traces_column_says_how_many(tmp_path: Path) -> None:
+@pytest.mark.parametrize("hits", [None, 1.0])
+def test_a_traces_column_says_how_many(hits: float | None, tmp_path: Path) -> None:
     trace = tmp_path / "t.csv"
     trace.write_text("arrival_s,input_tokens,output_tokens,images\n0,64,2,0\n1,64,2,1\n2,64,2,3\n")
-    run = simulate(model(), SYSTEM, trace=trace, image_size=SIZE).run
+    run = simulate(model(), SYSTEM, trace=trace, image_size=SIZE, encoder_cache_hits=hits).run
     assert run.requests.input_tokens.tolist() == [64, 364, 964]
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from ....devices.spec import SystemSpec
 from ....workloads.catalog import load_model
 from ....workloads.errors import InputError
-from ....workloads.layers import ImageTower
 from ....workloads.model import ModelSpec, with_tower
 from ....workloads.tower import Size, Tower, read_size
 from ...deploy.deployment import Deployment
@@ -157,12 +156,7 @@ def pictured(stream: RequestStream, scenario: Scenario, deployment: Deployment, 
     encoder = None if fleet is None else fleet.parts.get("encoder")
     if encoder is not None:
         return with_images(stream, scenario.workload.images, encoder.tokens)
-    if scenario.workload.images is None and not _pictured(deployment.model):
+    if scenario.workload.images is None and (deployment.model.tower is None or not _asked(scenario)[0]):
         return stream
     tower = tower_of(deployment.model)
     return with_images(stream, scenario.workload.images, tower.tokens(size_of(scenario, tower, deployment.model.name)))
-
-
-def _pictured(model: ModelSpec) -> bool:
-    """Whether the model's own tower has work: requests of the trace have images."""
-    return any(isinstance(layer.mixer, ImageTower) for layer in model.layers)
