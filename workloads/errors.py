@@ -191,6 +191,8 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     "; did you mean 'duplex-x4'?"
     >>> nearest("h1OO", ["b200", "h100", "h20"])
     "; did you mean 'h100'?"
+    >>> nearest("Qwen3-235B", ["qwen3-32b", "qwen3-235b-a22b"])
+    "; did you mean 'qwen3-235b-a22b'?"
     >>> nearest("zzz", map(str, range(100, 200)))[-31:]
     '121, 122, 123, ... (100 in all)'
     """
@@ -198,6 +200,8 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     text = str(name)
     looks = {_digits(candidate): candidate for candidate in names}
     close = [looks[_digits(text)]] if _digits(text) in looks else []
+    begins = text.lower() if len(text) > 3 and text[0] != "-" else "\0"  # a short option may mean another one
+    close = close or sorted((name for name in names if name.startswith(begins)), key=len)
     close = close or difflib.get_close_matches(text, names, n=1, cutoff=cutoff)
     if close:
         return f"; did you mean {close[0]!r}?"

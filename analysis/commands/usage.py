@@ -120,7 +120,8 @@ def usage_line(error: Any, commands: list[str]) -> str:
     if option:
         return f"{option}: {_lower(message)}"
     if param is None:
-        return f"{_command(error)}: {_lower(message)}; see {_command(error)} --help"
+        commas = ", lists are comma-separated" if "extra argument" in message else ""
+        return f"{_command(error)}: {_lower(message)}{commas}; see {_command(error)} --help"
     if message.startswith("Missing"):
         return f"{_name(param)}: is needed ({getattr(param, 'help', None) or 'see --help'})"
     return f"{_name(param)}: {_lower(str(error.message))}"

@@ -33,18 +33,18 @@ def read_level(given: str | Mapping[str, float]) -> dict[str, float]:
 
     Examples
     --------
-    >>> read_level("ttft_p99=1, tbt_mean=5e-2")
+    >>> read_level("ttft_p99=1, tbt_mean<=5e-2")
     {'ttft_p99': 1.0, 'tbt_mean': 0.05}
     """
     pairs: dict[str, Any] = {}
     if isinstance(given, str):
         for entry in given.split(","):
-            name, equals, text = (part.strip() for part in entry.partition("="))
+            name, equals, text = (part.strip() for part in entry.replace("<=", "=").partition("="))
             if not equals or name in pairs:
-                raise InputError("--slo", f"must be NAME=SECONDS, each once, not {entry!r}")
+                raise InputError("--slo", f"must be NAME=SECONDS, each once, such as ttft_p99=0.5, not {entry!r}")
             pairs[name] = typed_number(text)
             if math.isnan(pairs[name]):
-                raise InputError(f"--slo {name}", f"must be seconds, not {text!r}")
+                raise InputError(f"--slo {name}", f"must be a number of seconds such as 0.5, not {text!r}")
     else:
         pairs = dict(given)
     for name, value in pairs.items():
