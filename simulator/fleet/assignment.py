@@ -84,21 +84,22 @@ class Between(NamedTuple):
     whole: KvRules  # what all devices of a rank of the second one get, one tensor-parallel device's part of it
     wide: int  # of so many such devices
     ready: Ring  # requests whose caches wait to leave
-    free_s: F8  # [N, R] when each port has sent or received all that it was given; infinity where there is none
-    last_s: F8  # [N, R] when the last of them was there
+    links: npt.NDArray[Any]  # [2 N + 1] of `LINK` (kv_transfer): out of each node, into each, and one without a limit
+    flows: npt.NDArray[Any]  # [writers + caches] of its `FLOW`
+    shared: npt.NDArray[Any]  # [1] of its `SHARED`
     trips: npt.NDArray[Any]  # [requests] of `TRIP`
     stamps: F8  # [requests, 2] when its cache left and when it was there; NaN until it is
     lanes: I8  # [N] devices of a rank
+    ranks: I8  # [N]
     places: int  # sequences of a node of the second pool
     layers: int
+    writers: int  # ranks that write to a tier over the same ports, the first flows
     reserve: bool
     by_layer: bool  # whether a layer's cache leaves as soon as the prompt has passed it
     bandwidth: float
     latency: float
-    # what else is on the ports: the tier that nodes of the first pool write to over them (-1: none), and whether those
-    # of the second one exchange with experts apart
-    tier: int
-    exchanges: bool
+    tier: int  # that nodes of the first pool write to over the same ports; -1: none
+    exchanges: bool  # whether those of the second one exchange with experts apart over them
 
 
 @by_address

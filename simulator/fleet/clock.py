@@ -187,9 +187,11 @@ class Clock:
             homes=roomy(p.homes, room, -1) if chained else p.homes,
         )  # fmt: skip
         if (b := self.how.between) is not None:
-            more = records(room, TRIP, b.trips) if len(b.trips) < room else b.trips
-            stamps = roomy(b.stamps, room, np.nan)
-            self.how = self.how._replace(between=b._replace(ready=_wider(b.ready, room), trips=more, stamps=stamps))
+            more, flows = b.trips, b.flows
+            if len(more) < room:
+                more, flows = records(room, TRIP, more), records(b.writers + room + 1, flows.dtype, flows)
+            ready, stamps = _wider(b.ready, room), roomy(b.stamps, room, np.nan)
+            self.how = self.how._replace(between=b._replace(ready=ready, trips=more, flows=flows, stamps=stamps))
         self._make_room()
 
     def refresh(self) -> None:

@@ -7,10 +7,9 @@ transfers in plain Python; closed forms of the link; conservation of tokens, blo
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,11 +25,13 @@ from opbyte.simulator.fleet.pools import KvLink, Pools
 from opbyte.simulator.fleet.routers import ROUTERS
 from opbyte.simulator.fleet.run_state import RunState
 from opbyte.simulator.parts.failures.failing import Faults
+from opbyte.simulator.parts.kv_tiers.settings import KvTier, TierSettings
 from opbyte.simulator.parts.kv_tiers.state import DOWN
-from opbyte.simulator.parts.kv_tiers.store import moved
-from opbyte.simulator.parts.two_pools.kv_transfer import cross, hold_tier, left_over, wait_for_tier
+from opbyte.simulator.parts.two_pools.kv_transfer import FLOW, LINK, change_rates, left_over
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.build import run_scenario
+from opbyte.workloads.jit import compiled
+from opbyte.workloads.records import Records, records
 from opbyte.workloads.requests import RequestBlock, RequestStream
 
 from .deployments import small
@@ -99,6 +100,33 @@ def stamps(found: RunState) -> Any:
     return np.array([table.arrival_s[rows], table.first_s[rows], table.last_s[rows]]).T
 
 
+Sent = tuple[float, float, int, int, float]
+"""A cache that is sent: start [s], seconds on one port, link out, link in, and most ports."""
+
+
+def fluid(jobs: list[Sent], ports: list[float], latency: float) -> list[float]:
+    """When each cache is there if all share links max-min fairly: one rate is settled after another, the least first."""
+    left, ends, now = {i: job[1] for i, job in enumerate(jobs)}, [0.0] * len(jobs), 0.0
+    while left:
+        going, room = [i for i in left if jobs[i][0] <= now], list(ports)
+        rest, soonest = list(going), min((jobs[i][0] for i in left if jobs[i][0] > now), default=math.inf)
+        rates: dict[int, float] = {}
+        while rest:
+            users = Counter(k for i in rest for k in jobs[i][2:4])
+            rate, i = min((min(jobs[i][4], *(room[k] / users[k] for k in jobs[i][2:4])), i) for i in rest)
+            rest.remove(i)
+            rates[i], ends[i] = rate, now + left[i] / rate + latency
+            soonest = min(soonest, ends[i] - latency)
+            for k in jobs[i][2:4]:
+                room[k] -= rate
+        for i in going:
+            left[i] -= rates[i] * (soonest - now)
+            if ends[i] - latency <= soonest + 1e-12:
+                del left[i]
+        now = soonest
+    return ends
+
+
 def decoding(pipeline: bool) -> Any:
     """The slow scheduler of an engine whose requests come with their caches and first tokens."""
     base: Any = Pipeline if pipeline else Reference
@@ -150,7 +178,7 @@ def slowly(made: Any, deployment: Deployment, policy: Policy, requests: list[Any
 @given(load=loads(), rate=st.sampled_from([math.inf, 1e7, 1e9]), latency=st.floats(0, 5e-3))
 @settings(max_examples=3)
 def test_two_pools_are_two_queues_in_tandem(pair: Any, load: dict[str, Any], rate: float, latency: float) -> None:
-    """Memory for all: prompts on the one, then a link with a port a rank, then the other."""
+    """Memory for all: prompts on the one, then a link that caches share, then the other."""
     entry, decode = (small(model, system, **degrees) for model, system, degrees in pair)
     load["decode"] = replace(load["decode"], max_sequences=12)  # nobody waits for a place
     found = served(((entry,), (decode,)), load, KvLink("drawn", rate, latency))
@@ -173,19 +201,17 @@ def test_two_pools_are_two_queues_in_tandem(pair: Any, load: dict[str, Any], rat
     going = [i for i in ended if block.output_tokens[i] > 1]
     going.sort(key=lambda i: (firsts[i], order[i]))  # of one step: in the engine's order
     sides = [d.layout.tp * d.layout.pp for d in (entry, decode)]
-    out, into = [0.0] * entry.ranks, [0.0] * decode.ranks
-    later = []
+    sent: list[Sent] = []
     for i in going:
         layers = decode.model.layers
         shard = decode.shard.kv_classes()
         kept = {w: min(int(block.input_tokens[i]), w) if w else int(block.input_tokens[i]) for w in shard}
         size = sum(b * 16 * math.ceil(kept[w] / 16) for w, b in shard.items()) * decode.layout.tp
         assert len(layers) == 2
-        start = max(firsts[i], min(out), min(into))
-        end = start + latency + size / rate / min(sides)
-        out[out.index(min(out))] = into[into.index(min(into))] = end
-        later.append(Request(i, end, int(block.input_tokens[i]),
-                                       int(block.output_tokens[i]), first=firsts[i]))  # fmt: skip
+        sent.append((firsts[i], size / rate, 0, 1, min(sides)))
+    ends = fluid(sent, [d.ranks * side for d, side in zip((entry, decode), sides, strict=True)], latency)
+    later = [Request(i, end, int(block.input_tokens[i]), int(block.output_tokens[i]), first=firsts[i])
+             for i, end in zip(going, ends, strict=True)]  # fmt: skip
     made = decoding(decode.layout.pp > 1)
     slowly(made, decode, load["decode"], later, memory(decode), 1)
     lasts = dict(enumerate(firsts)) | {r.index: r.last for r in later}
@@ -234,40 +260,54 @@ def test_nothing_is_lost_between_two_pools(
     assert (got.parts["two-pools"].end_s[sent] <= table.last_s[rows][sent]).all()
 
 
-@given(
-    jobs=st.lists(
-        st.tuples(st.floats(0, 5), st.floats(0, 2), st.floats(0, 3), st.integers(0, 1), st.integers(0, 1)),
-        min_size=1, max_size=12,
-    ),
-    ports=st.integers(1, 3), by_layer=st.booleans(), slower=st.floats(1.0, 8.0),
-)  # fmt: skip
-def test_a_slower_link_brings_no_cache_earlier(
-    jobs: list[tuple[float, float, float, int, int]], ports: int, by_layer: bool, slower: float
-) -> None:
-    """Nor does waiting for the last layer make one faster; a port has one cache at a time."""
-    layers, now, ends, sent = 4, 0.0, [], getattr(cross, "py_func", cross)
-    for factor, overlap in ((1.0, by_layer), (slower, by_layer), (slower, False)):
-        link = KvLink("drawn", 1.0, 0.1 * factor, overlap)
-        times = np.zeros((4, ports))
-        between = SimpleNamespace(free_s=times.copy(), last_s=times.copy(), latency=link.latency_s, layers=layers)
-        own, spans, now = [], [], 0.0
-        for gap, ran, wire, i, j in jobs:
-            now += gap
-            begun = max(now - ran, 0.0) if overlap else now
-            took = wire * factor
-            start, end = sent(between, i, 2 + j, now, begun, took)
-            assert start >= begun
-            assert end + 1e-9 >= max(start + link.latency_s + took, now)
-            assert end + 1e-9 >= now + took / layers
-            spans.append((i, start, start + link.latency_s + took))
-            own.append(end)
-        for side in range(2):
-            mine = [span[1:] for span in spans if span[0] == side]
-            for at, _ in mine:
-                assert sum(a <= at < b - 1e-9 for a, b in mine) <= ports
-        ends.append(own)
-    for fast, slow in pairwise(ends):
-        assert all(a <= b + 1e-9 for a, b in zip(fast, slow, strict=True))
+@compiled
+def rates_from(links: Records, flows: Records, count: int, now: float, latency: float) -> None:
+    change_rates(links, flows, count, now, latency)
+
+
+def shared_links(jobs: list[Sent], ports: list[float], latency: float) -> list[float]:
+    """When caches are there by `change_rates`; no link carries more than it can."""
+    links, flows, ends, count = records(len(ports), LINK), records(len(jobs), FLOW), [math.nan] * len(jobs), 0
+    links.ports, coming = ports, sorted(range(len(jobs)), key=lambda i: -jobs[i][0])
+    while coming or count:
+        going = flows[:count]
+        now = min([*going.end_s - latency, *(jobs[i][0] for i in coming[-1:])])
+        for flow in going[going.end_s - latency <= now + 1e-12]:
+            ends[flow.row] = flow.end_s
+        going = going[going.end_s - latency > now + 1e-12]
+        count = len(going)
+        flows[:count] = going
+        while coming and jobs[coming[-1]][0] <= now:
+            i = coming.pop()
+            start, work, source, target, limit = jobs[i]
+            flows[count] = (i, source, target, 0, limit, 0.0, limit, 0.0, start + (latency + work / limit))
+            count += 1
+        rates_from(links, flows, count, now, latency)
+        assert (links.room >= -1e-9).all()
+    return ends
+
+
+@pytest.mark.parametrize(
+    ("jobs", "ends"),
+    [
+        ([(0.0, 3.0, 0, 1, 1.0)], [3.5]),
+        ([(0.0, 3.0, 0, 2, 1.0), (0.0, 3.0, 0, 3, 1.0)], [6.5, 6.5]),  # half of the sender each
+        ([(0.0, 10.0, 0, 2, 1.0), (4.0, 1.0, 0, 3, 1.0)], [11.5, 6.5]),  # a short one beside a long one
+        ([(0.0, 1.0, 0, 2, 0.25), (0.0, 3.0, 0, 3, 1.0)], [4.5, 4.5]),  # what a slow one leaves goes to the other
+        ([(0.0, 1.0, 0, 2, 1.0), (0.0, 1.0, 1, 2, 1.0), (0.0, 2.0, 1, 3, 1.0)], [2.5, 2.5, 3.5]),
+    ],
+)
+def test_flows_share_links(jobs: list[Sent], ends: list[float]) -> None:
+    assert shared_links(jobs, [1.0] * 4, 0.5) == pytest.approx(ends, rel=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_flows_share_links_as_in_the_reference(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    jobs = [(float(rng.uniform(0, 5)), float(rng.uniform(0.1, 3)), int(rng.integers(3)), 3 + int(rng.integers(3)),
+             float(rng.choice([0.5, 1.0, 2.0]))) for _ in range(12)]  # fmt: skip
+    ports = rng.choice([1.0, 2.0, 4.0], 6).tolist()
+    np.testing.assert_allclose(shared_links(jobs, ports, 0.01), fluid(jobs, ports, 0.01), rtol=1e-9)
 
 
 def test_layers_that_leave_one_by_one_hide_all_but_the_last() -> None:
@@ -299,30 +339,24 @@ def test_other_features_go_through_both_drivers_alike(options: dict[str, Any]) -
     assert other.tbt_s.as_dict() == pytest.approx(one.tbt_s.as_dict(), rel=1e-9)
 
 
-@given(st.lists(st.tuples(st.floats(0.0, 2.0), st.booleans(), st.floats(0.01, 3.0)), min_size=1, max_size=20))
-@settings(deadline=None)
-def test_caches_and_blocks_on_one_port_wait_for_each_other(jobs: list[tuple[float, bool, float]]) -> None:
-    """No byte is lost or goes twice as fast: none is there before it would be on a port of its own, one has it at a time."""
-    plain = [getattr(part, "py_func", part) for part in (cross, wait_for_tier, hold_tier, moved)]
-    ends: dict[int, list[float]] = {}
-    for tier in (0, -1):
-        send, wait, hold, write = plain
-        free, links, now = np.zeros((2, 1)), np.zeros((1, 1, 2)), 0.0
-        b = SimpleNamespace(free_s=free, last_s=free.copy(), latency=0.1, layers=4, tier=tier)
-        t = SimpleNamespace(pace=np.array([[1.0, 0.1]]), free_s=links, link_s=np.zeros((1, 2)))
-        own = ends[tier] = []
-        for gap, cache, wire in jobs:
-            now += gap
-            if cache:
-                wait(b, 0, links)
-                own.append(send(b, 0, 1, now, now, wire)[1])
-                hold(b, 0, links)
-            else:
-                own.append(write(t, 0, 0, DOWN, now, wire))
-            assert own[-1] >= now + wire + 0.1 - 1e-12
-    assert all(shared >= alone - 1e-12 for shared, alone in zip(ends[0], ends[-1], strict=True))
-    for before, after in pairwise(range(len(jobs))):  # in the order in which they were asked for
-        assert ends[0][after] - ends[0][before] >= jobs[after][2] - 1e-9
+def test_a_cache_and_written_blocks_share_a_port() -> None:
+    """A prompt's blocks, which the next step writes to a tier on the same network, and its cache have half of it each."""
+    d = small("llama-3-8b", "h100-x1")
+    link = d.system.device.node_link.model_copy(update={"bandwidth_bytes_per_s": 2e9})
+    device = d.system.device.model_copy(update={"node_link": link})
+    d = replace(d, system=d.system.model_copy(update={"device": device}))
+    load: dict[str, Any] = {"inputs": [3008, 8], "outputs": [2, 1], "gaps": [0.0, 1.0], "prefill": make_policy("vllm"),
+            "decode": make_policy("vllm")}  # fmt: skip
+    tiers = TierSettings((KvTier("shared", 1e12, 2e9, 0.0),))
+    stream = RequestStream("drawn", True, None, lambda: iter([block_of(load)]))
+    alone = 3008 * 2 * 8 * 128 * 2 * 2 / 2e9
+    for name, expected in ((link.name, 2 * alone), ("of its own", alone)):
+        pools = Pools((d,), (d,), KvLink(name, 2e9, 0.0), load["decode"], CacheSettings(16))
+        found = served_on(pools, load["prefill"], stream, cache=CacheSettings(16, tiers=tiers))
+        first = stamps(found)[0, 1]
+        assert found.parts["two-pools"].start_s[0] == first
+        assert found.parts["two-pools"].end_s[0] - first == pytest.approx(expected)
+        assert found.engines[0].parts["kv-tiers"].free_s[0, 0, DOWN] - first == pytest.approx(expected)
 
 
 @given(st.floats(0.0, 10.0), st.floats(0.0, 10.0))

@@ -74,23 +74,11 @@ def first_below(tiers: TierState, blocks: int, level: int) -> int:
 
 
 @compiled_part
-def load_end(tiers: TierState, rank: int, row: I8, blocks: int, now: float) -> float:
-    """Return when `blocks` leading blocks would be loaded if the load began now."""
-    end = now
-    for level in range(tiers.which.shape[1]):
-        count, begin = int64(0), max(now, tiers.free_s[rank, level, tier.UP])
-        for j in range(blocks):
-            if tiers.levels[j] == level:
-                count += 1
-                begin = max(begin, tiers.shelves.came[row[j]])
-        if count > 0:
-            end = max(end, begin + count * tiers.pace[level, tier.P_BLOCK] + tiers.pace[level, tier.P_LATENCY])
-    return end
+def bring(tiers: TierState, rank: int, row: I8, blocks: int, now: float, planned: bool) -> float:
+    """Transfer leading blocks, counted and marked as used last; return the end of the transfer.
 
-
-@compiled_part
-def bring(tiers: TierState, rank: int, row: I8, blocks: int, now: float) -> float:
-    """Transfer leading blocks, counted and marked as used last; return the end of the transfer."""
+    If it is only planned, return when it would end if it began now.
+    """
     end = now
     for level in range(tiers.which.shape[1]):
         count, begin = int64(0), now
@@ -98,10 +86,15 @@ def bring(tiers: TierState, rank: int, row: I8, blocks: int, now: float) -> floa
             if tiers.levels[j] == level:
                 count += 1
                 begin = max(begin, tiers.shelves.came[row[j]])
-                touch(tiers.shelves, tiers.which[rank, level], row[j])
+                if not planned:
+                    touch(tiers.shelves, tiers.which[rank, level], row[j])
         if count > 0:
-            tiers.counts[level].loaded += count
+            before, busy_s = tiers.free_s[rank, level, tier.UP], tiers.link_s[level, tier.UP]
             end = max(end, moved(tiers, rank, level, tier.UP, begin, count))
+            if planned:
+                tiers.free_s[rank, level, tier.UP], tiers.link_s[level, tier.UP] = before, busy_s
+            else:
+                tiers.counts[level].loaded += count
     return end
 
 
@@ -158,7 +151,7 @@ def worth_loading(
         if cut == before:
             continue
         before = cut
-        takes = load_end(tiers, rank, row, cut, now) - now
+        takes = bring(tiers, rank, row, cut, now, True) - now
         takes += prefill_seconds(tiers, state, limits, rank, cut * kv_rules.block, target)
         if takes < soonest:
             best, soonest = cut, takes
@@ -191,7 +184,7 @@ def take_over(
         return False
     rank.slots -= 1
     content.slot = pool.slots[rank_index, rank.slots]
-    tiers.spans[index, 0], tiers.spans[index, 1] = now, bring(tiers, rank_index, row, blocks, now)
+    tiers.spans[index, 0], tiers.spans[index, 1] = now, bring(tiers, rank_index, row, blocks, now, False)
     for j in range(blocks):
         if tiers.levels[j] < 0:
             near += 1
@@ -237,7 +230,7 @@ def try_load(tiers: TierState, state: State, limits: Limits, kv_rules: KvRules, 
     if near == blocks:
         return Look.NOTHING if has_room(tiers, state, kv_rules, rank_index, near, target) else Look.BLOCKED
     cut = worth_loading(tiers, state, limits, kv_rules, rank_index, i, row, blocks)
-    if load_end(tiers, rank_index, row, cut, now) <= now:
+    if bring(tiers, rank_index, row, cut, now, True) <= now:
         tiers.rows[i].blocks, tiers.rows[i].passed = cut, blocks - cut
         return Look.NOTHING if has_room(tiers, state, kv_rules, rank_index, cut, target) else Look.BLOCKED
     with_memory = rank.running + rank.late + tiers.loading[rank_index].count + tiers.landed[rank_index].count

@@ -2,9 +2,10 @@
 
 A prompt runs in the prefill pool, which emits the first token. Its KV cache waits there until a decode node has room
 for the request, is transferred, and the request continues. Blocks are kept at the source until the end of the transfer,
-and at the target from before its start. A node has one port per rank, combined from the rank's devices, for one cache
-at a time. A cache takes the earliest free port of either side, so a slower link never delivers one earlier. The node
-network's ports also carry blocks of a shared tier, and exchanges with disaggregated experts.
+and at the target from before its start. A node has one port per device. All caches in transfer are flows that share the
+ports of both sides max-min fairly, each at most at the rate of one rank's devices: vLLM's NIXL connector posts the reads
+of each request at once (`_read_blocks`), SGLang has four queues of transfers (`SGLANG_DISAGGREGATION_QUEUE_SIZE`). The
+node network's ports also carry blocks of a shared tier, and exchanges with disaggregated experts.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ import numpy as np
 
 from ....workloads.jit import compiled_part, int64
 from ....workloads.jit_address import bring
-from ....workloads.records import records
+from ....workloads.records import Records, named, records
 from ...engine.allocation import kv_bytes
 from ...engine.kv import rank_rules
 from ...engine.state import Status
-from ...fleet.advance import F8, face_of, is_done
+from ...fleet.advance import face_of, is_done
 from ...fleet.assignment import (
     CROSSED,
     KINDS,
@@ -38,46 +39,133 @@ from ...fleet.rings import drop_first, new_ring, put_first, put_last
 from ..experts_apart.side import Worker
 from ..kv_tiers.state import DOWN
 
+FLOW = named("row source target last", "limit most rate before end_s")
+"""Of a transfer: its request; the links that it uses; whether only its last layer is left; the ports that it can fill, on
+its links at most, those that it gets, those that it got before; when it is there [s]."""
+
+LINK = named("open", "ports room fair full_s")
+"""Of a node in one direction: flows whose rate is not known yet; its devices' ports, those that no flow has, and a flow's
+share of them; until when less than a rank's ports were free [s]."""
+
+SHARED = named("caches", "since next_s")
+"""Caches that are being sent; since when flows have their rates, and when the first of them has been sent [s]."""
+
 LEAST = 0.01
 """Share of a port that caches get in any case."""
+MOMENT = 1e-9
+"""Rounding of times [s]: a flow with less left has ended."""
 
 
 @compiled_part
-def cross(between: Between, source: int, target: int, now: float, begun: float, wire_s: float) -> tuple[float, float]:
-    """Send a cache over the ports of both sides that are free first; when it leaves and when it is there [s].
+def share_links(links: Records, flows: Records, count: int) -> None:
+    """Set the max-min fair rate of each flow: all rates grow together until a flow's limit or a full link (progressive filling)."""
+    left = count
+    for k in range(links.size):
+        links[k].open, links[k].room = 0, links[k].ports
+    for f in range(count):
+        flows[f].before, flows[f].rate = flows[f].rate, -1.0
+        links[flows[f].source].open += 1
+        links[flows[f].target].open += 1
+    while left > 0:
+        rate = np.inf
+        for k in range(links.size):
+            links[k].fair = max(links[k].room, 0.0) / max(links[k].open, 1)
+        for f in range(count):
+            flow = flows[f]
+            if flow.rate < 0.0:
+                flow.most = min(flow.limit, links[flow.source].fair, links[flow.target].fair)
+                rate = min(rate, flow.most)
+        for f in range(count):
+            flow = flows[f]
+            if flow.rate < 0.0 and flow.most <= rate:
+                flow.rate = rate
+                left -= 1
+                for k in (flow.source, flow.target):
+                    links[k].open -= 1
+                    links[k].room -= rate
 
-    Caches are sent in order; none overtakes another one. Prompt and receiver are ready `now`; the first of the cache
-    could leave at `begun`: `now`, unless layers leave one by one, the last of them not before `now`.
+
+@compiled_part
+def change_rates(links: Records, flows: Records, count: int, now: float, latency: float) -> None:
+    """Set the rates from `now` on, and when each flow ends at its new rate; latency comes after the last byte."""
+    share_links(links, flows, count)
+    for f in range(count):
+        flow = flows[f]
+        left = (flow.end_s - latency - now) * flow.before
+        if left > 0.0 and flow.rate != flow.before:
+            flow.end_s = now + (latency + left / flow.rate)
+
+
+@compiled_part
+def written(play: RunEvents, between: Between, f: int, later: float) -> float:
+    """Return when a rank will have written all blocks to a tier that it has to write so far, `later` than it was known."""
+    links, rank = face_of(play.fleet, between.flows[f].source).links, f % between.ranks[0]
+    links[rank, between.tier, DOWN] += later
+    return float(links[rank, between.tier, DOWN])
+
+
+@compiled_part
+def set_rates(play: RunEvents, between: Between) -> None:
+    """Share the links from the last event on; a rank writes block after block to a tier, so its writes are one flow."""
+    b, shared = between, between.shared[0]
+    for f in range(b.writers):
+        b.flows[f].limit = b.lanes[b.flows[f].source] * (written(play, b, f, 0.0) - shared.since > MOMENT)
+    change_rates(b.links, b.flows, b.writers + shared.caches, shared.since, b.latency)
+
+
+@compiled_part
+def settle(play: RunEvents, between: Between, time: float) -> float:
+    """Bring all flows to a time; return it, which is never before the last one.
+
+    Steps follow events, so writes that are new have begun at the last event. What caches have taken of a writer's rate
+    delays the end of the last block asked for, and so the next ones.
     """
-    i, j = np.argmin(between.free_s[source]), np.argmin(between.free_s[target])
-    k, m = np.argmin(between.last_s[source]), np.argmin(between.last_s[target])
-    took = between.latency + wire_s
-    last = max(now, between.last_s[source, k], between.last_s[target, m])
-    if begun < now:
-        start = max(begun, between.free_s[source, i], between.free_s[target, j])
-        free = start + took
-        end = max(free, last + (between.latency + wire_s / between.layers))
-    else:
-        start = last
-        free = end = start + took
-    between.free_s[source, i] = between.free_s[target, j] = free
-    between.last_s[source, k] = between.last_s[target, m] = end
-    return start, end
+    b, shared, since = between, between.shared[0], between.shared[0].since
+    now = max(time, since)
+    set_rates(play, b)
+    for f in range(b.writers + shared.caches if now > since else 0):
+        flow = b.flows[f]
+        for k in (flow.source, flow.target):
+            if flow.rate > 0.0 and flow.last == 0 and b.links[k].room * b.ranks[k % b.ranks.size] < b.links[k].ports:
+                b.links[k].full_s = now
+        if f < b.writers and flow.rate > 0.0:
+            written(play, b, f, (1.0 - flow.rate / flow.limit) * (now - since))
+    shared.since = now
+    return float(now)
 
 
 @compiled_part
-def wait_for_tier(between: Between, n: int, links: F8) -> None:
-    """Start the next cache transfer after a node's pending writes to a tier on its ports: first come, first served."""
-    for r in range(links.shape[0] if between.tier >= 0 else 0):
-        between.free_s[n, r] = max(between.free_s[n, r], links[r, between.tier, DOWN])
-        between.last_s[n, r] = max(between.last_s[n, r], links[r, between.tier, DOWN])
+def refresh(play: RunEvents, between: Between) -> None:
+    """Share the links anew from the time of `settle` on; the next last byte of a flow is an event."""
+    b, shared, soonest = between, between.shared[0], np.inf
+    set_rates(play, b)
+    for f in range(b.writers + shared.caches):
+        flow, end = b.flows[f], b.flows[f].end_s - b.latency
+        if f < b.writers and flow.rate > 0.0:
+            end = shared.since + (written(play, b, f, 0.0) - shared.since) * flow.limit / flow.rate
+        if flow.rate > 0.0:
+            soonest = min(soonest, end)
+    if shared.caches > 0 and soonest != shared.next_s:
+        shared.next_s = soonest
+        at_time(play, soonest, CROSSED - KINDS)
 
 
 @compiled_part
-def hold_tier(between: Between, n: int, links: F8) -> None:
-    """Queue a node's writes to a tier after the caches that are on its ports."""
-    for r in range(links.shape[0] if between.tier >= 0 else 0):
-        links[r, between.tier, DOWN] = max(links[r, between.tier, DOWN], between.free_s[n, r])
+def send_last(play: RunEvents, between: Between) -> None:
+    """End the flows of caches whose last byte leaves now; each is there after the latency."""
+    b, shared, f, now = between, between.shared[0], between.writers, settle(play, between, play.at[0].now)
+    if shared.next_s - now <= MOMENT:
+        shared.next_s = 0.0  # this event
+    while f < b.writers + shared.caches:
+        flow = b.flows[f]
+        if flow.end_s - b.latency - now > MOMENT:
+            f += 1
+            continue
+        b.trips[flow.row].end_s = flow.end_s
+        at_time(play, flow.end_s, CROSSED + KINDS * flow.row)
+        shared.caches -= 1
+        b.flows[f] = b.flows[b.writers + shared.caches]
+    refresh(play, b)
 
 
 @compiled_part
@@ -114,31 +202,42 @@ def find_room(play: RunEvents, how: How, between: Between, need: float) -> int:
 
 @compiled_part
 def leave(play: RunEvents, between: Between, row: int, target: int) -> None:
-    """Send a cache on its way."""
-    trip, now, begun = between.trips[row], play.at[0].then, play.at[0].then
-    source = trip.source
-    links, other = face_of(play.fleet, source).links, face_of(play.fleet, target)
-    rate = between.bandwidth * min(between.lanes[source], between.lanes[target])
-    if between.exchanges and not is_done(other):
-        rate *= left_over(other.exchanged[Worker.BACK], other.clocks[0].busy)
-    wire_s = whole_bytes(between, cached(play, row)) / rate
-    if between.by_layer and now == play.rows.last_s[row] and trip.again == 0:
-        begun = play.rows.scheduled_s[row]  # it had room at once
-    wait_for_tier(between, source, links)
-    start, end = cross(between, source, target, now, begun, wire_s)
-    hold_tier(between, source, links)
-    for n in (source, target):
-        play.own[n].busy_s += between.latency + wire_s
-        play.own[n].sent_s = max(play.own[n].sent_s, end)
+    """Send a cache on its way: a flow over a port of either side, beside those that use these ports."""
+    trip, b, shared, then = between.trips[row], between, between.shared[0], play.at[0].then
+    source, other, share = trip.source, face_of(play.fleet, target), 1.0
+    into, now = target + b.lanes.size, settle(play, b, then)
+    begun = now
+    if b.exchanges and not is_done(other):
+        share = left_over(other.exchanged[Worker.BACK], other.clocks[0].busy)
+    lanes = min(b.lanes[source], b.lanes[target])
+    took = b.latency + whole_bytes(b, cached(play, row)) / (b.bandwidth * lanes * share)
+    b.links[into].ports = b.ranks[target] * b.lanes[target] * share
+    if b.by_layer and then == play.rows.last_s[row] and trip.again == 0:  # it had room at once
+        begun = max(play.rows.scheduled_s[row], b.links[source].full_s, b.links[into].full_s)
+    flow = b.flows[b.writers + shared.caches]
+    flow.row, flow.source, flow.target = row, source, into
+    flow.limit = flow.rate = lanes * share
+    flow.last, flow.end_s, wire_s = 0, begun + took, took - b.latency
+    if begun < now:
+        flow.last = begun + wire_s <= now
+        flow.end_s = max(flow.end_s, now + (b.latency + wire_s / b.layers))
+        for k in (source, into):  # caches that are sent by layer take the time until now one after another
+            b.links[k].full_s = begun + min(now - begun, wire_s) * flow.limit / b.links[k].ports
+    shared.caches += 1
+    play.own[source].busy_s += took
+    play.own[target].busy_s += took
     trip.target, trip.there = target, play.own[target].life
-    trip.start_s, trip.end_s = start, end
-    at_time(play, end, CROSSED + KINDS * row)
+    trip.start_s = begun
+    refresh(play, b)
 
 
 @compiled_part
 def next_cache(play: RunEvents, how: How) -> int:
     """Let the next cache leave if a node has room for its request; the request, -1: none, -2: ask the caller."""
     b, at = how.between, play.at[0]
+    if b.writers * b.shared[0].caches > 0:
+        settle(play, b, at.now)
+        refresh(play, b)
     if b.ready.span[1] == 0:
         return -1
     row = b.ready.kept[b.ready.span[0]]
@@ -173,8 +272,11 @@ def let_go(play: RunEvents, n: int, size: float) -> None:
 
 @compiled_part
 def arrive(play: RunEvents, how: How, row: int) -> int:
-    """Complete a KV transfer, unless its source or target has failed since."""
+    """Complete a KV transfer, unless its source or target has failed since; row -1: a last byte may leave."""
     b, at = how.between, play.at[0]
+    if row < 0:
+        send_last(play, b)
+        return Status.REACHED
     trip = b.trips[row]
     source, target = trip.source, trip.target
     at.moves += 1
@@ -182,6 +284,7 @@ def arrive(play: RunEvents, how: How, row: int) -> int:
     at.then = trip.end_s
     b.stamps[row, 0], b.stamps[row, 1] = trip.start_s, trip.end_s
     alive = play.own[target].life == trip.there
+    play.own[source].sent_s = play.own[target].sent_s = trip.end_s
     if alive:
         play.own[target].inbound -= 1
     if play.own[source].life != trip.life:  # the cache went down with its node
@@ -218,16 +321,20 @@ def between(clock: Clock) -> Between:
     """Return the state between two pools."""
     link, nodes, second = clock.link, clock.all, clock.decode[0].engine
     assert link is not None
-    most = max(node.engine.deployment.ranks for node in nodes)
-    free = np.full((len(nodes), most), np.inf)
-    for n, node in enumerate(nodes):
-        free[n, : node.engine.deployment.ranks] = 0.0
-    d = second.deployment
+    d, first, count = second.deployment, len(clock.entry), len(nodes)
+    tier, exchanges = _beside(clock, link)
+    lanes = np.array([node.lanes for node in nodes])
+    ranks = np.array([node.engine.deployment.ranks for node in nodes])
+    links, writers = records(2 * count + 1, LINK), first * int(ranks[0]) if tier >= 0 else 0
+    links.ports = links.room = [*lanes * ranks, *lanes * ranks, np.inf]  # out, in; writers come in nowhere
+    flows = records(writers + 1, FLOW)
+    flows.source[:writers] = np.arange(writers) // ranks[0]
+    flows.target, flows.end_s = 2 * count, -np.inf
     return Between(
-        clock.entry[0].engine.kv, second.kv, rank_rules(d, second.cache), d.layout.tp, new_ring(1), free,
-        free.copy(), records(0, TRIP), np.zeros((0, 2)), np.array([node.lanes for node in nodes]),
-        second.policy.max_sequences * d.ranks, len(clock.entry[0].engine.deployment.model.layers),
-        second.policy.reserve, link.by_layer, link.bandwidth_bytes_per_s, link.latency_s, *_beside(clock, link),
+        clock.entry[0].engine.kv, second.kv, rank_rules(d, second.cache), d.layout.tp, new_ring(1), links, flows,
+        records(1, SHARED), records(0, TRIP), np.zeros((0, 2)), lanes, ranks,
+        second.policy.max_sequences * d.ranks, len(clock.entry[0].engine.deployment.model.layers), writers,
+        second.policy.reserve, link.by_layer, link.bandwidth_bytes_per_s, link.latency_s, tier, exchanges,
     )  # fmt: skip
 
 
