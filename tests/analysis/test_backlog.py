@@ -130,6 +130,10 @@ def test_sessions_recover_from_a_backlog_too(more: dict[str, Any]) -> None:
     served = run_scenario(found.asked).requests
     span = float(np.ptp(served.last_token_s))
     assert found.per_s == pytest.approx(len(served) / span / 3.0, rel=0.15)
+    clients, loop = found.asked.workload.closed_loop, backlog._loop_of(asked(**options), None)
+    assert clients is not None
+    assert loop is not None
+    assert clients - loop.clients >= 5.0 * len(served) / span  # those who think are in no engine
     over, below = ((1.2 * found.per_s, False), (0.7 * found.per_s, True))
     for rate, holds in (over, below):
         level = {"ttft_p99": 1e6}

@@ -22,7 +22,7 @@ from opbyte.analysis.answers.price import check_prices, prices_text
 from opbyte.analysis.answers.started import room_of
 from opbyte.analysis.studies.plan.best import Searched
 from opbyte.analysis.studies.plan.bounds import bound_of, served
-from opbyte.analysis.studies.plan.candidates import WORDS, Candidate, candidates, systems_of
+from opbyte.analysis.studies.plan.candidates import WORDS, Candidate, candidates, choices_of, systems_of
 from opbyte.analysis.studies.plan.points import PlanTask
 from opbyte.analysis.studies.plan.trial import Trial
 from opbyte.analysis.studies.plan.words import untried
@@ -182,6 +182,12 @@ def test_tiers_and_copies_are_tried_beside_none(model: str, system: str, search:
     assert set(tried) == {None, how[name]}
     assert tried[how[name]].points
     assert WORDS[name].format(how[name]) in str(wide.to_dict()["rows"])
+
+
+def test_without_what_is_searched_a_scenario_never_had_it() -> None:
+    bare = Scenario.of("mixtral-8x7b", "h100-x4")
+    options: dict[str, Any] = {"kv_tiers": "host:1GiB", "kv_prefetch": True, "power_cap": 450.0}
+    assert choices_of(bare.changed(**options), ("tiers", "caps"))[0] == bare
 
 
 def test_a_manifest_starts_the_winner(tmp_path: Path) -> None:
