@@ -40,10 +40,8 @@ QUANTILES = 41
 NOT_OFF = Ratios(0.0, 0.0, 0.0)
 DELTA = 0.25
 """Share of requests added to see how a step grows."""
-
-
-def _quantiles(drawn: F8) -> tuple[float, ...]:
-    return tuple(np.quantile(drawn, np.linspace(0.0, 1.0, QUANTILES)).tolist())
+LENGTHS = np.linspace(0.03, 0.97, 16)
+"""Quantiles of prompts whose launches are averaged: short ones replay graphs in pieces, long ones launch all kernels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +94,8 @@ class StepDraws:
     hidden: bool = False
 
     def at(self, widths: Widths) -> F8:
-        drawn, seconds = self.kernels**widths.kernels, self.seconds
-        if self.launch_s > 0.0:
-            drawn, seconds = hosted(drawn, seconds, self.launch_s, hidden=True), max(seconds, self.launch_s)
-        return hosted(drawn, seconds, self.host_s, self.hidden) if self.host_s > 0.0 else drawn
+        launched = hosted(self.kernels**widths.kernels, self.seconds, self.launch_s, hidden=True)
+        return hosted(launched, max(self.seconds, self.launch_s), self.host_s, self.hidden)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +152,9 @@ class RunDraws:
         if self.closed and self.first > 0.0:  # so many requests are in flight: Little's law
             most = throughput.inverse
             e2e = Interval(max(e2e.low, min(most.low, 1.0)), min(e2e.high, max(most.high, 1.0)), e2e.level)
+        quantiles = tuple(np.quantile(slower, np.linspace(0.0, 1.0, QUANTILES)).tolist())
         return RunIntervals(
-            interval_of(step), throughput, tpot, ttft, e2e, _quantiles(slower), waiting, known.reasons(c, STEP, FIRST)
+            interval_of(step), throughput, tpot, ttft, e2e, quantiles, waiting, known.reasons(c, STEP, FIRST)
         )
 
 
@@ -219,13 +216,10 @@ def run_draws(run: Run, open_loop: bool, engine: Engine = ("", ()), burst: bool 
     share = _mixed_share(run, stages[0].seconds, stages[1].seconds) if prefill is None else 0.0
     e = 0.0 if closed else _growth(d, batches[0], stages[0].seconds)
     busy = e if prefill is None else 0.0 if closed else min(prefill.stepping, 0.99)
-    rows = run.requests
-    wait, all_of_it = (
-        float((rows.scheduled_s - rows.arrival_s).mean()),
-        float((rows.last_token_s - rows.arrival_s).mean()),
+    rows, outside = run.requests, run.outside_s
+    wait, first, all_of_it = (
+        float((end - rows.arrival_s).mean()) for end in (rows.scheduled_s, rows.first_token_s, rows.last_token_s)
     )
-    first = float((rows.first_token_s - rows.arrival_s).mean())
-    outside = run.outside_s
     handed = (run.output_tokens_per_s or 0.0) * d.layout.devices / run.devices  # by each replica's front end
     in_step = (closed or burst) and not any(np.ptp(x) for x in (rows.input_tokens, rows.output_tokens))
     c = Conditions(
@@ -247,14 +241,16 @@ def _step_draws(run: Run, deployment: Deployment, batch: Batch, stage: StageCost
         return None
     if pools_of(run):
         return StepDraws(drawn, stage.seconds)
-    stages, chunks = deployment.layout.pp, int((batch.phase == PREFILL).sum())
+    stages, prompts = deployment.layout.pp, batch.q_len[batch.phase == PREFILL]
     host_delay = run.policy.host_delay(all_launches(deployment, run.policy.calls), stages)
     host_s = (
         host_delay.step_s + host_delay.gap_s + host_delay.sequence_s * len(batch.context)
         if run.policy.host.why
         else 0.0
     )
-    launch_s = plainly(starting)(host_delay, batch.tokens, chunks)
+    lengths = np.minimum(np.quantile(run.requests.input_tokens, LENGTHS), run.policy.token_budget)
+    tokens = batch.tokens - prompts.sum() + len(prompts) * lengths
+    launch_s = float(np.mean([plainly(starting)(host_delay, x, len(prompts)) for x in tokens]))
     return StepDraws(drawn, stage.seconds / stages, launch_s, host_s, host_delay.hidden)
 
 

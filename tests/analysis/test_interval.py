@@ -39,7 +39,7 @@ from opbyte.analysis.answers.interval import (
 from opbyte.analysis.answers.run_interval import _held
 from opbyte.devices.catalog import load_system
 from opbyte.devices.ratios import Ratios
-from opbyte.simulator.deploy.deployment import deploy
+from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
@@ -142,7 +142,7 @@ def test_near_saturation_both_ends_are_runs() -> None:
 
 def test_a_fleet_is_as_sure_as_one_of_its_replicas() -> None:
     """Its steps are those of one, whose batch is not the whole fleet's; and so far from saturation no end is a run."""
-    work = WORK | {"policy": "vllm", "lengths": "lognormal"}
+    work = WORK | {"policy": "vllm"}
     one, four = (simulate("llama-3-8b", "h100-x1", rate=12.0 * n, requests=200 * n, replicas=n, **work) for n in (1, 4))
     assert (one.run.engines, four.run.engines) == (1, 4)
     assert one.intervals is not None
@@ -191,14 +191,13 @@ def test_another_format_is_less_sure() -> None:
     assert widths[1] > 1.1 * widths[0]
 
 
-@pytest.mark.parametrize("seed", [1])
-def test_measured_deployments_lie_inside(data: Path, seed: int, tmp_path: Path) -> None:
+def test_measured_deployments_lie_inside(data: Path, tmp_path: Path) -> None:
     """40 of the 769 points of at most 1,024 tokens out, whose share is known to 7 % (1 sigma); all of them, and
     the bar of 12 % on TPOT: `opbyte validate runs`."""
     from opbyte.analysis.validate.runs import validate_runs
 
     lines = (data / "serving_points/points.csv").read_text().splitlines()
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(1)
     osl = lines[0].split(",").index("osl")
     agg = [
         i for i in range(1, len(lines))
@@ -207,8 +206,7 @@ def test_measured_deployments_lie_inside(data: Path, seed: int, tmp_path: Path) 
     chosen = sorted(rng.choice(agg, 40, replace=False).tolist())
     table = tmp_path / "points.csv"
     table.write_text("\n".join([lines[0], *(lines[i] for i in chosen)]) + "\n")
-    for name in ("model_configs",):
-        (tmp_path / name).symlink_to(data / "serving_points" / name)
+    (tmp_path / "model_configs").symlink_to(data / "serving_points/model_configs")
     (tmp_path.parent / "model_configs").symlink_to(data / "model_configs")
     found = validate_runs([table])
     inside = {n: np.mean([e.within(n) for e in found.entries if n in e.measured]) for n in ("tpot_mean", "ttft_mean")}
@@ -218,6 +216,16 @@ def test_measured_deployments_lie_inside(data: Path, seed: int, tmp_path: Path) 
     assert 0.6 <= inside["ttft_mean"] <= 0.95
 
 
+def above_kernels(d: Deployment, batch: Batch) -> float:
+    """Upper end with the factors that have no cost model, over that of the kernels alone."""
+    stage = explicit_stage(d, [batch], expected=True)
+    kernels, found = slowdowns(parts_of(d, stage)), step_errors(Conditions(d, stage))
+    assert kernels is not None
+    assert found is not None
+    fixed = {f.name: fitted_widths().table[STEP][f.name] for f in FACTORS[:UNPRICED]}
+    return interval_of(found.drawn(Widths(1.0, {STEP: fixed}))).high / interval_of(kernels).high
+
+
 @pytest.mark.parametrize(
     ("system", "tp", "pp", "name"),
     [("h100-x2", 1, 2, None), ("rtx-4090-x2", 2, 1, "links without peer access"), ("h100-x2", 2, 1, None)],
@@ -225,29 +233,27 @@ def test_measured_deployments_lie_inside(data: Path, seed: int, tmp_path: Path) 
 def test_what_has_no_price_widens_the_interval(system: str, tp: int, pp: int, name: str | None) -> None:
     """Upwards in seconds, and the evidence says what it is."""
     d = deploy(load_model("llama-3.2-1b"), load_system(system), tp=tp, pp=pp)
-    stage = explicit_stage(d, [Batch.of([512] * 8)], expected=True)
-    kernels, found = slowdowns(parts_of(d, stage)), step_errors(Conditions(d, stage))
-    assert kernels is not None
-    assert found is not None
-    fixed = {f.name for f in FACTORS[:UNPRICED]}
-    all_of_it = found.drawn(Widths(1.0, {STEP: {n: r for n, r in fitted_widths().table[STEP].items() if n in fixed}}))
     told = factor_evidence(d)
     assert [e["applies_to"] for e in told] == ([] if name is None else [name])
     assert all("NOT MODELLED" in e["why"] for e in told)
-    assert (interval_of(all_of_it).high > interval_of(kernels).high) == (name is not None)
+    assert (above_kernels(d, Batch.of([512] * 8)) > 1.0 + 1e-9) == (name is not None)
 
 
 def test_fewer_watts_slow_arithmetic_alone() -> None:
     """A decode of one sequence, which waits for memory, is as sure on a board of 350 W; a long prompt is not."""
     d = deploy(load_model("llama-3.2-1b"), load_system("h100-pcie-x1"))
     assert [e["applies_to"] for e in factor_evidence(d)] == ["boards with fewer watts"]
-    fixed = {f.name: fitted_widths().table[STEP][f.name] for f in FACTORS[:UNPRICED]}
-    more = []
-    for batch in (Batch.of([512]), Batch.of(chunks=[(8192, 0)])):
-        stage = explicit_stage(d, [batch], expected=True)
-        kernels, found = slowdowns(parts_of(d, stage)), step_errors(Conditions(d, stage))
-        assert kernels is not None
-        assert found is not None
-        more.append(interval_of(found.drawn(Widths(1.0, {STEP: fixed}))).high / interval_of(kernels).high)
-    assert more[0] == pytest.approx(1.0, abs=0.02)
-    assert more[1] > 1.1
+    assert above_kernels(d, Batch.of([512])) == pytest.approx(1.0, abs=0.02)
+    assert above_kernels(d, Batch.of(chunks=[(8192, 0)])) > 1.1
+
+
+@pytest.mark.parametrize("framework", ["vllm", "sglang@0.5.6", "trtllm"])
+def test_more_load_is_never_quicker_and_a_longer_run_as_sure(framework: str) -> None:
+    """Prompts with a mean near the 512 tokens of vLLM's largest graph: a few more requests decided what a first token's interval was."""
+    work = WORK | {"input_len": 500, "framework": framework, "tp": 2}
+    loads = (10.0, 300), (10.0, 3000), (20.0, 3000)
+    runs = [simulate("qwen3-30b-a3b", "h100-x2", rate=rate, requests=n, **work).to_dict() for rate, n in loads]
+    for name in ("client_ttft_s", "tpot_s"):
+        assert runs[1][name]["mean"] < runs[2][name]["mean"]
+    few, many, _ = (run["intervals"]["ttft_s_mean"] for run in runs)
+    assert few["high"] / few["low"] == pytest.approx(many["high"] / many["low"], rel=0.1)

@@ -93,5 +93,4 @@ HostTimes = tuple[float, float]
 
 
 def _step(errors: StepErrors, host: HostTimes, widths: Widths) -> Interval:
-    drawn = errors.drawn(widths)
-    return interval_of(hosted(drawn, *host) if host[1] > 0.0 else drawn)
+    return interval_of(hosted(errors.drawn(widths), *host))
