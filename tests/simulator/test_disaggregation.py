@@ -193,21 +193,15 @@ def test_two_pools_are_two_queues_in_tandem(pair: Any, load: dict[str, Any], rat
         return lambda: Bytes(1e18, lambda tokens: float(sequence_bytes(kv, np.array([tokens]))[0]))
 
     plain = Pipeline if entry.layout.pp > 1 else Reference
-    ended: list[int] = []
     slowly(plain, entry, load["prefill"], requests, memory(entry))
-    ended = sorted(range(len(requests)), key=lambda i: requests[i].last)
     firsts = [r.first for r in requests]
-    order = found.parts["two-pools"].start_s if "two-pools" in found.parts else np.zeros(0)
-    going = [i for i in ended if block.output_tokens[i] > 1]
-    going.sort(key=lambda i: (firsts[i], order[i]))  # of one step: in the engine's order
+    going = sorted((i for i in range(len(requests)) if block.output_tokens[i] > 1), key=lambda i: firsts[i])
     sides = [d.layout.tp * d.layout.pp for d in (entry, decode)]
     sent: list[Sent] = []
     for i in going:
-        layers = decode.model.layers
         shard = decode.shard.kv_classes()
         kept = {w: min(int(block.input_tokens[i]), w) if w else int(block.input_tokens[i]) for w in shard}
         size = sum(b * 16 * math.ceil(kept[w] / 16) for w, b in shard.items()) * decode.layout.tp
-        assert len(layers) == 2
         sent.append((firsts[i], size / rate, 0, 1, min(sides)))
     ends = fluid(sent, [d.ranks * side for d, side in zip((entry, decode), sides, strict=True)], latency)
     later = [Request(i, end, int(block.input_tokens[i]), int(block.output_tokens[i]), first=firsts[i])
