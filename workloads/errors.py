@@ -198,10 +198,9 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """
     names = sorted(known)
     text = str(name)
-    looks = {_digits(candidate): candidate for candidate in names}
-    close = [looks[_digits(text)]] if _digits(text) in looks else []
-    begins = text.lower() if len(text) > 3 and text[0] != "-" else "\0"  # a short option may mean another one
-    close = close or sorted((name for name in names if name.startswith(begins)), key=len)
+    close = [candidate for candidate in names if _digits(candidate) == _digits(text)]
+    if not close and len(text) > 3 and text[0] != "-":  # a short option may mean another one
+        close = sorted((candidate for candidate in names if candidate.startswith(text.lower())), key=len)
     close = close or difflib.get_close_matches(text, names, n=1, cutoff=cutoff)
     if close:
         return f"; did you mean {close[0]!r}?"

@@ -143,9 +143,8 @@ def test_what_nobody_has_measured_stands_apart() -> None:
     assert "OUTSIDE THE MEASURED RANGE" in str(found.blocks())
     assert "measurements, OUTSIDE" not in str(found.blocks())  # it contradicted itself
     assert {row["priced by"] for row in found.rows()} == {"not measured", "fitted kernels"}
-    figure = found.figure()
-    assert figure is not None
-    assert "mi325x-x1 (not measured)" in str([text.get_text() for text in figure.findobj(Text)])  # finding U22
+    drawn = found.drawings()[0].figure.findobj(Text)
+    assert "mi325x-x1 (not measured)" in str([text.get_text() for text in drawn])  # finding U22
 
 
 def test_what_is_searched_beside_never_makes_a_plan_dearer() -> None:

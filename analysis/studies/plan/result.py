@@ -190,10 +190,9 @@ class Plan(Result):
             empty = dict.fromkeys(("layout", self._other, *names, "priced by"))
             return {"system": str(searched.name), "devices": "none", **empty}
         c = p.candidate
-        formats = [f"{name} {x}" for name, x in (("", c.dtype), ("kv", c.kv_dtype)) if x]
         return {
             "system": str(searched.name), "devices": f"{p.devices} = {p.started} x {p.system}",
-            "layout": ", ".join([c.layout, *(text.strip() for text in formats)]),
+            "layout": ", ".join(filter(None, (c.layout, c.dtype, c.kv_dtype and f"kv {c.kv_dtype}"))),
             self._other: self._needs(p, self._share), "USD/h": p.usd_per_hour,
             "J/token": p.joules_per_token,
             **{n.replace("_", " "): self._ends(p, n) for n in self.task.level},
@@ -326,8 +325,7 @@ class Plan(Result):
         """Return the candidate nearest to the SLO."""
         points = [p for s in self.searched for t in s.tried for p in t.points]
         if not points:
-            limits = [f"{s.name}: {s.limit}" for s in self.searched if s.limit]
-            return "; ".join(limits)
+            return "; ".join(f"{s.name}: {s.limit}" for s in self.searched if s.limit)
         p = min(points, key=lambda p: (p.worst(self.task.level), p.devices))
         return f"Nearest: {said(p)}: {p.misses(self.task.level)}."
 
@@ -344,8 +342,7 @@ class Plan(Result):
 
     def drawings(self) -> Sequence[Drawing]:
         figure = self.figure()
-        takes = "Candidates that meet the SLO; the line joins the best."
-        drawn = [] if figure is None else [Drawing(figure, takes)]
+        drawn = [] if figure is None else [Drawing(figure, "Candidates that meet the SLO; the line joins the best.")]
         if any(t.points for s in self.searched for t in s.tried):
             gives = "Every candidate that was simulated: what a device puts out against what a user gets."
             drawn.append(Drawing(self.front(), gives))
