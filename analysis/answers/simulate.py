@@ -343,8 +343,9 @@ def simulation_of(scenario: Scenario, made: Run, window: range | None = None) ->
     if scenario.parts.asks("two-pools"):
         entries, sources = _both(scenario, made)
     seen = steps_seen(made, window) if window else None
-    sure = intervals_of(scenario, made)
-    return Simulation(made, entries, warnings_of(scenario, made), sources, scenario, sure, seen, ranges)
+    return Simulation(
+        made, entries, warnings_of(scenario, made), sources, scenario, intervals_of(scenario, made), seen, ranges
+    )
 
 
 def intervals_of(scenario: Scenario, made: Run) -> RunIntervals | None:

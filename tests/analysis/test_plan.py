@@ -143,8 +143,8 @@ def test_what_nobody_has_measured_stands_apart() -> None:
     assert "OUTSIDE THE MEASURED RANGE" in str(found.blocks())
     assert "measurements, OUTSIDE" not in str(found.blocks())  # it contradicted itself
     assert {row["priced by"] for row in found.rows()} == {"not measured", "fitted kernels"}
-    drawn = found.drawings()[0].figure.findobj(Text)
-    assert "mi325x-x1 (not measured)" in str([text.get_text() for text in drawn])  # finding U22
+    drawn = str([text.get_text() for text in found.drawings()[0].figure.findobj(Text)])
+    assert "mi325x-x1 (not measured)" in drawn  # finding U22
 
 
 def test_what_is_searched_beside_never_makes_a_plan_dearer() -> None:
@@ -195,12 +195,11 @@ def test_a_manifest_starts_the_winner(tmp_path: Path) -> None:
     assert found.winner is not None
     assert text.count("vllm/vllm-openai") == found.winner.copies
     assert text.splitlines()[0] in str(replace(found, emit="compose").blocks())
-    copies = f"replicas: {found.winner.copies}\n"
-    assert copies in replace(found, emit="llm-d").manifest()
+    assert f"replicas: {found.winner.copies}\n" in replace(found, emit="llm-d").manifest()
     path = tmp_path / "engine.json"
     path.write_text(json.dumps(found.winner.candidate.engine))
-    given = WORK | {"requests": found.winner.requests}
-    alone = simulate("llama-3-8b", "h100-x1", engine=path, rate=90.0, replicas=found.winner.copies, **given)
+    alone = simulate("llama-3-8b", "h100-x1", engine=path, rate=90.0, replicas=found.winner.copies,
+                     **WORK | {"requests": found.winner.requests})  # fmt: skip
     assert replace(alone, emit="compose").manifest() == text
 
 
@@ -369,7 +368,7 @@ def test_start_lines_serve_what_was_asked_in_options_that_exist(engine: str) -> 
 
 def test_a_start_line_asks_for_no_more_positions_than_the_model_has() -> None:
     """vLLM and SGLang refuse to start with more; longer requests are simulated with a warning."""
-    asked = Scenario.of("llama-3-8b", "h100-x1", rate=1.0, requests=2, input_len=8000, output_len=400)
+    asked = Scenario.of("llama-3-8b", "h100-x1", rate=1, requests=1, input_len=8192, output_len=2)
     assert room_of(asked, run_scenario(asked)).longest == 8192
 
 
@@ -377,8 +376,7 @@ def test_a_format_without_a_checkpoint_is_started_from_a_folder() -> None:
     """Finding U8: the layout is what one asked for; FOLDER stands for the checkpoint."""
     start = Start(1, dp=2, ep=2, dtype="nvfp4")
     lone = Candidate("b200-x2", 2, "vllm", start, None, dtype="nvfp4", framework="vllm")
-    line = lone.command("Qwen/Qwen3-32B", Room("bf16", 8192, 256, 0.9))
-    assert line is not None
+    line = str(lone.command("Qwen/Qwen3-32B", Room("bf16", 8192, 256, 0.9)))
     assert line.startswith("vllm serve FOLDER --")
     assert "--data-parallel-size 2" in line
     assert "# FOLDER: no checkpoint of Qwen/Qwen3-32B in it is known" in line

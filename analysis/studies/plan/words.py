@@ -41,13 +41,10 @@ def finished(searched: Searched) -> str:
 
 def times(point: Point, q: Point) -> str:
     """How much more the next one takes."""
-    told = []
-    for name, a, b in (("the devices", point.devices, q.devices),
-                       ("the cost", point.usd_per_hour, q.usd_per_hour),
-                       ("the energy", point.joules_per_token, q.joules_per_token)):  # fmt: skip
-        if a and b:
-            told.append(f"{b / a:.2f}x {name}")
-    return f" ({', '.join(told)})" if told else ""
+    values = (("the devices", point.devices, q.devices), ("the cost", point.usd_per_hour, q.usd_per_hour),
+              ("the energy", point.joules_per_token, q.joules_per_token))  # fmt: skip
+    more = ", ".join(f"{b / a:.2f}x {name}" for name, a, b in values if a and b)
+    return f" ({more})" if more else ""
 
 
 def verdict(candidate: TriedCandidate) -> str:
