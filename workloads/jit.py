@@ -17,8 +17,8 @@ from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
+from numba.core import serialize
 from numba.core.caching import IndexDataCacheFile
-from numba.core.serialize import dumps
 
 from .errors import InputError
 from .jit_hooks import reason_of
@@ -221,10 +221,10 @@ def code_key(function: Any) -> tuple[Any, ...]:
     Numba's own key holds a compiled function of a closure by an identity that is new in every process, so that such code
     would be compiled each time, and stored each time.
     """
-    closed = [cell.cell_contents for cell in function.__closure__ or ()]
+    closed, value_of = [cell.cell_contents for cell in function.__closure__ or ()], cast(Any, serialize.dumps)
     return (
         hashlib.sha256(function.__code__.co_code).hexdigest(),
-        tuple(code_key(value.py_func) if hasattr(value, "py_func") else dumps(value) for value in closed),
+        tuple(code_key(value.py_func) if hasattr(value, "py_func") else value_of(value) for value in closed),
     )
 
 
