@@ -106,19 +106,30 @@ def parameters(spec: DeviceSpec, family: Family) -> Parameters:
 
 
 LINKS = ("allreduce", "collectives")
-"""Families of links between devices: cards on PCIe and devices with direct links give no information about each
-other."""
+"""Families of links between devices."""
+SPLITTING = (9.0, 12.0)
+"""Compute capabilities, the last excluded, whose latent attention splits the keys of a sequence over cores: FlashMLA, FlashAttention's and
+CUTLASS's kernels on 9.0 and 10.x; others run Triton's, with a few splits (vLLM 0.14 to 0.33, `_get_backend_priorities`)."""
+
+
+def kernel_class(hardware: Records, family: Family) -> bool | None:
+    """Class of a device's kernels; those of another class give no information about them. None: unknown, all count.
+
+    Cards on PCIe and devices with direct links are two classes; so are devices that split the keys of latent attention and others of NVIDIA's.
+    """
+    if family.name in LINKS:
+        return bool(hardware.link_bandwidth > PCIE_BPS)
+    if family.name == "mla" and hardware.capability > 0.0:
+        return bool(SPLITTING[0] <= hardware.capability < SPLITTING[1])
+    return None
 
 
 def transfer(hardware: Records, family: Family, donors: Mapping[str, Donor]) -> Parameters:
     """Derive a device's parameters from those of other devices or kernel sets."""
     if not donors:
         return Parameters(Fit(family.defaults, {}), "default", 0, {})
-    if family.name in LINKS:
-        alike = {
-            n: d for n, d in donors.items() if (d.h.link_bandwidth > PCIE_BPS) == (hardware.link_bandwidth > PCIE_BPS)
-        }
-        donors = alike or donors
+    if (of_class := kernel_class(hardware, family)) is not None:
+        donors = {n: d for n, d in donors.items() if kernel_class(d.h, family) == of_class} or donors
     donors = {name: _at_power(hardware, family, donor) for name, donor in donors.items()}
     mean, shares = _mean(hardware, family, donors)
     near = sorted(shares.items(), key=lambda pair: -pair[1])[:3]

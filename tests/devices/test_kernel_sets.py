@@ -26,6 +26,7 @@ from opbyte.devices.calibrated.kernel_sets import (
 from opbyte.devices.calibrated.layer_kernels import LAYER_FAMILIES
 from opbyte.devices.calibrated.model import CalibratedModel
 from opbyte.devices.calibrated.rules import Donor, at_clock, parameters, transfer
+from opbyte.devices.calibrated.terms import COLD
 from opbyte.devices.catalog import list_devices, load_device
 from opbyte.devices.device import build_device, can_calibrate
 from opbyte.workloads.errors import InputError
@@ -136,6 +137,18 @@ def test_kernels_start_in_clocks_and_a_set_speaks_for_what_it_has_rows_of() -> N
     launch = {name: found[family.branches.index(name)][0] for name in ("nvfp4", "fp8")}
     assert launch["nvfp4"] == pytest.approx(2.0 * family.defaults[0])
     assert launch["fp8"] == pytest.approx(1.5 * family.defaults[0])
+
+
+@pytest.mark.parametrize("device", ["h20", "h800", "h100"])
+def test_latent_attention_is_taken_from_devices_with_the_same_kernels(device: str) -> None:
+    """A sequence of 131,072 keys on a device without rows: Hopper's kernels split the keys, Ampere's do not."""
+    family, (spec, _) = families()["mla"], load_device(device)
+    x = np.array([[0.0, 1.0, 1.0, 131_072.0, 131_072.0, 128.0, 2.0, COLD]])
+    fitted, borrowed_s = (
+        family.seconds(parameters(d, family).fit.values, hardware(spec), x)[0]
+        for d in (spec, spec.model_copy(update={"calibration": {}}))
+    )
+    assert 1 / 3 < borrowed_s / fitted < 3
 
 
 def test_a_users_own_tables_come_first() -> None:
