@@ -183,7 +183,7 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     Returns
     -------
     str
-        ``"; did you mean 'x'?"``, or the known names when nothing is close: as many as fit into a line.
+        ``"; did you mean 'x'?"``, or the known names that begin with it, or all when nothing is close: as many as fit into a line.
 
     Examples
     --------
@@ -193,6 +193,8 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     "; did you mean 'h100'?"
     >>> nearest("Qwen3-235B", ["qwen3-32b", "qwen3-235b-a22b"])
     "; did you mean 'qwen3-235b-a22b'?"
+    >>> nearest("qwen3", ["h100", "qwen3-32b", "qwen3-235b-a22b"])
+    '; known: qwen3-235b-a22b, qwen3-32b'
     >>> nearest("zzz", map(str, range(100, 200)))[-31:]
     '121, 122, 123, ... (100 in all)'
     """
@@ -200,7 +202,9 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     text = str(name)
     close = [candidate for candidate in names if _digits(candidate) == _digits(text)]
     if not close and len(text) > 3 and text[0] != "-":  # a short option may mean another one
-        close = sorted((candidate for candidate in names if candidate.startswith(text.lower())), key=len)
+        close = [candidate for candidate in names if candidate.startswith(text.lower())]
+        if len(close) > 1:
+            return f"; known: {listed(close)}"
     close = close or difflib.get_close_matches(text, names, n=1, cutoff=cutoff)
     if close:
         return f"; did you mean {close[0]!r}?"

@@ -125,7 +125,7 @@ BAD = {
     "tune gemm --shape m=0,n=1,k=1 --device h100": ("m", "whole number from 1"),
     "tune gemm --shape m=1.5,n=1,k=1 --device h100": ("m", "whole number"),
     "tune gemm --shape m --device h100": ("--shape", "KEY=VALUE"),
-    f"tune fused_moe --shape {TEXT} --device h100 --set shared=3": ("shared", "known: bandwidth_GBps"),
+    f"tune fused_moe --shape {TEXT} --device h100 --set shared=3": ("shared", "did you mean 'shared_memory_KiB'?"),
     f"tune fused_moe --shape {TEXT} --device h100 --set cores=x": ("cores", "number"),
     f"tune fused_moe --shape {TEXT} --device h100 --config block_m=0,block_n=64,block_k=64": ("block_m",),
     f"tune fused_moe --shape {TEXT} --device h100 --grid absent.csv": ("absent.csv",),
