@@ -113,9 +113,9 @@ CUTLASS's kernels on 9.0 and 10.x; others run Triton's, with a few splits (vLLM 
 
 
 def kernel_class(hardware: Records, family: Family) -> bool | None:
-    """Class of a device's kernels; those of another class give no information about them. None: unknown, all count.
+    """Class of a device's kernels: other classes give no information about them. None: unknown, all count.
 
-    Cards on PCIe and devices with direct links are two classes; so are devices that split the keys of latent attention and others of NVIDIA's.
+    Links: cards on PCIe, or direct links. Latent attention on NVIDIA's devices: whether the kernels split a sequence's keys.
     """
     if family.name in LINKS:
         return bool(hardware.link_bandwidth > PCIE_BPS)
