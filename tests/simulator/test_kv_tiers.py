@@ -26,7 +26,7 @@ from opbyte.simulator.fleet.run import run
 from opbyte.simulator.parts.failures.failing import Faults
 from opbyte.simulator.parts.kv_tiers.run import block_bytes
 from opbyte.simulator.parts.kv_tiers.settings import KvTier, TierSettings
-from opbyte.simulator.parts.kv_tiers.state import new_shelves
+from opbyte.simulator.parts.kv_tiers.state import DOWN, P_BLOCK, new_shelves
 from opbyte.simulator.parts.kv_tiers.store import entry_of, put, touch
 from opbyte.workloads.errors import CapacityError, InputError
 from opbyte.workloads.jit import compiled
@@ -121,6 +121,7 @@ def check_tiers(engine: Engine, slow: TieredReference) -> None:
         tiers = [kv.tiers[level] for kv in slow.memories]  # type: ignore[union-attr]
         told = [sum(getattr(x, name) for x in tiers) for name in ("loaded", "stored", "evicted", "prefetched")]
         assert t.counts[level].tolist() == tuple(told)
+        assert t.link_s[level, DOWN] == pytest.approx(told[1] * t.pace[level, P_BLOCK])  # every stored block is written
     assert t.totals[0].loads == slow.loads
     assert t.seconds[0].waited == pytest.approx(slow.waited, rel=1e-6, abs=1e-12)
     assert t.seconds[0].held == pytest.approx(slow.stood, rel=1e-6, abs=1e-12)
