@@ -117,6 +117,8 @@ def test_money_changes_the_order_and_says_so() -> None:
     assert 1.0 < (owned.usd_per_hour or 0.0) < 1.0 + 0.7 + 1e-9  # a dollar, and at most 700 W
     with pytest.raises(InputError, match="did you mean 'h200'"):
         plan("llama-3-8b", "h200-x1", "ttft_p99=1", price="h2000=1", **given)
+    with pytest.raises(InputError, match="load: is needed: requests per second in all"):
+        plan("llama-3-8b", "h200-x1", "ttft_p99=1", **given | {"load": None})
 
 
 def test_a_file_of_prices_says_where_they_come_from(tmp_path: Path) -> None:
