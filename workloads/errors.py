@@ -202,7 +202,8 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     text = str(name)
     close = [candidate for candidate in names if _digits(candidate) == _digits(text)]
     if not close and len(text) > 3 and text[0] != "-":  # a short option may mean another one
-        close = [candidate for candidate in names if candidate.startswith(text.lower())]
+        begun = [candidate for candidate in names if candidate.startswith(text.lower())]
+        close = difflib.get_close_matches(text.lower(), begun, n=1, cutoff=0.8) or begun
         if len(close) > 1:
             return f"; known: {listed(close)}"
     close = close or difflib.get_close_matches(text, names, n=1, cutoff=cutoff)

@@ -189,8 +189,9 @@ def check_served(engine: Engine, slow: Any, requests: Sequence[Any]) -> None:
 
 
 def check_ended(engine: Engine, load: dict[str, Any]) -> None:
-    """All requests have all their tokens, and all memory is free."""
+    """All requests have all their tokens, none waits, and all memory is free."""
     state, n = engine.state, len(load["outputs"])
+    assert not state.ranks.waiting.any()
     assert state.counters[0].completed == n
     assert state.requests.generated[:n].tolist() == load["outputs"]
     assert state.counters[0].emitted == sum(load["outputs"])
