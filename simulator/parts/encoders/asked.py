@@ -156,7 +156,15 @@ def pictured(stream: RequestStream, scenario: Scenario, deployment: Deployment, 
     encoder = None if fleet is None else fleet.parts.get("encoder")
     if encoder is not None:
         return with_images(stream, scenario.workload.images, encoder.tokens)
-    if scenario.workload.images is None and (deployment.model.tower is None or not _asked(scenario)[0]):
+    if scenario.workload.images is None and (deployment.model.tower is None or not _pictured(scenario)):
         return stream
     tower = tower_of(deployment.model)
     return with_images(stream, scenario.workload.images, tower.tokens(size_of(scenario, tower, deployment.model.name)))
+
+
+def _pictured(scenario: Scenario) -> bool:
+    """Whether requests of the trace have images; reads no further than the first of them."""
+    for block in _requests(scenario):
+        if block.images is None or block.images.any():
+            return block.images is not None
+    return False
