@@ -18,7 +18,7 @@ CORE = (Workload, EngineOptions, DeployOptions, FleetOptions)
 PARTS = {name: part.options for name, part in REGISTERED.items() if part.options and part.scope == "run"}
 """Options of parts of a run; a deployment's are in `DeployOptions`."""
 ALL = (*CORE, *PARTS.values())
-UNPLANNED, UNSERVED = ("two-pools", "experts-apart"), ("kv-tiers", "two-pools", "experts-apart")
+UNPLANNED, UNSERVED = ("two-pools", "experts-apart", "autoscale"), ("kv-tiers", "two-pools", "experts-apart")
 """Parts that a plan, and a server, do not take."""
 HEAD = '''\
 """Options of a scenario as keywords: what type each takes. Written by ``python -m opbyte.analysis.manual``."""

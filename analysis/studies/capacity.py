@@ -1,8 +1,8 @@
 """`opbyte capacity`: the highest load that meets an SLO, and its limit.
 
-Load is requests per second. A trace keeps its arrivals, scaled in time; lengths without arrivals get Poisson (or gamma)
-arrivals. The search starts just below the rate of full engines (`backlog`), or doubles the load until the SLO is
-exceeded, then bisects on the logarithm. `stationary` decides each load.
+Load is requests per second. A trace keeps its arrivals, scaled in time; lengths alone get Poisson (or gamma) arrivals.
+The search starts just below the rate of full engines (`backlog`), or doubles the load until the SLO is exceeded, then
+bisects on the logarithm. `stationary` decides each load.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -38,7 +39,7 @@ from ..show.text import show
 from .backlog import full_rate
 from .capacity_result import ByChance, Capacity, SystemCapacity
 from .loads import ATTAINMENT, BACKLOG, Tried, knob_of, read_level, too_long
-from .stationary import StableLoad, decide
+from .stationary import MOST_REQUESTS, StableLoad, counted, decide, settling
 from .variants import Variant, laid_out, variants
 
 if TYPE_CHECKING:
@@ -47,8 +48,7 @@ if TYPE_CHECKING:
 DEFAULT_REQUESTS, MOST_OF_TRACE = 1000, 16_000
 """Of a simulation at least; of a trace that is not said to be shorter."""
 END, NEARER, LEAST, MOST_OF_ENDS = 1.1, 1.05, 0.1, 8000
-"""How near an end of the load's interval is found, and a load by its chance, the least share of the load that it is looked for at, and
-requests of such a run at most."""
+"""Precision of the ends of the load's interval and of a load by its chance; least share tried; most requests of a run."""
 MOST_STAGES = 16_000
 """Requests of the run that says what a load fails by, whose stages are kept."""
 NEAR = 0.95
@@ -186,15 +186,22 @@ def _searched(task: _Task, system: Variant) -> Answer:
     knob, unit = knob_of(task.scenario)
     tried: dict[float, Tried] = {}
     within: dict[float, Simulation] = {}
+    several = "pools" in system.options or task.scenario.parts.asks("two-pools")
+    made = None if several else deployment_of(task.asked(system))
+    grows, requests = knob == "rate", task.scenario.workload.requests or DEFAULT_REQUESTS
+    begin, settles_s = settling(task.asked(system), made)
+
+    def settled(rate: float) -> int:  # requests until autoscalers have decided; as many are measured
+        return max(ceil(settles_s * rate), task.scenario.warmup or 0) if grows and begin else 0
 
     def at(rate: float) -> dict[str, Any]:
-        return {knob: rate / unit}
+        return {knob: rate / unit, **begin, **({"warmup": settled(rate)} if settled(rate) else {})}
 
-    def decided(rate: float, level: Mapping[str, float], most: int | None = None) -> StableLoad:
-        grown = Growing() if knob == "rate" else None
+    def decided(rate: float, level: Mapping[str, float], most: int = MOST_REQUESTS) -> StableLoad:
+        grown, few = Growing() if grows else None, 2 * settled(rate)
         return decide(
             lambda count: run_scenario(task.asked(system, requests=count, **at(rate)), made=made, grown=grown),
-            rate, level, task.scenario.workload.requests or DEFAULT_REQUESTS, grows=knob == "rate", most=most,
+            rate, level, max(requests, few), grows=grows, most=max(most, counted(few)),
             full=lambda: [] if full is None else [full],
         )  # fmt: skip
 
@@ -210,11 +217,9 @@ def _searched(task: _Task, system: Variant) -> Answer:
         tried[rate] = task.kept.once(task.known(system, "load", rate), partial(at_rate, rate))
         return tried[rate].holds
 
-    several = "pools" in system.options or task.scenario.parts.asks("two-pools")
-    made = None if several else deployment_of(task.asked(system))
     full = full_rate(task.asked(system, **at(1.0)), made)
-    begin = NEAR * full.per_s if full else unit
-    low, high = highest(passes, tried, begin, task.tolerance, full.per_s if full else None)
+    start = NEAR * full.per_s if full else unit
+    low, high = highest(passes, tried, start, task.tolerance, full.per_s if full else None)
     best = None
     if low is not None:  # an earlier call may have tried it: it is then simulated once more
         best = within.get(low) or task.run(system, requests=tried[low].requests, **at(low))
@@ -222,7 +227,7 @@ def _searched(task: _Task, system: Variant) -> Answer:
     if high is None:
         reason = f"still within the SLO at {low:g} requests/s, the highest load tried"
     elif tried[high].missed:
-        few = min(tried[high].requests, MOST_STAGES)
+        few = min(tried[high].requests, max(MOST_STAGES, 2 * settled(high)))
         missed = tried[high].missed
         asked = full.asked if full and missed == (BACKLOG,) else task.asked(system, requests=few, **at(high))
         failing = run_scenario(asked, keep_stages=True)
@@ -233,7 +238,7 @@ def _searched(task: _Task, system: Variant) -> Answer:
         reason = _undecided(tried[high], low)
     ordered = tuple(sorted(tried.values(), key=lambda t: t.load_per_s))
     sure = _sure(task.level, best, ordered, partial(decided, most=MOST_OF_ENDS))
-    shown = best or task.run(system, **at(min(tried)))
+    shown = best or task.run(system, requests=max(requests, 2 * settled(min(tried))), **at(min(tried)))
     return _answer(shown, best, low, high, limit, reason, ordered, sure)
 
 

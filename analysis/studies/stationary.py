@@ -17,11 +17,14 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from ...simulator.parts.autoscale.asked import parse_autoscale
+from ...simulator.parts.autoscale.replicas import start_up_s
 from ...simulator.results.record import Run
 from ...simulator.results.steady import half_width, trend_share
 from ...simulator.scenario import Scenario
+from ...simulator.scenario.build import Made
 from ...workloads.latencies import latency_of
-from .backlog import FullRate, full_rate, unseen
+from .backlog import FullRate, full_rate, sides_of, unseen
 from .loads import ATTAINMENT, BACKLOG, Tried, judged, refused_of
 
 F8 = npt.NDArray[np.float64]
@@ -42,6 +45,8 @@ NARROW = 0.04
 """Half of a latency's interval, as a fraction, below which the estimate itself decides."""
 MUCH = 2
 """A run that would need this many times the maximum requests is not made."""
+SCALED = ("prefill_autoscale", "decode_autoscale")
+"""Options that scale the pools."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +186,8 @@ def _queue(run: Run, before: Tried | None, sampled: bool) -> tuple[State, float 
 def stationary(run: Run, asked: Scenario) -> bool | None:
     """Whether one run of an open loop shows that its load is sustained, by the rule of `decide`; None = undecided."""
     sampled = asked.workload.trace is None
+    if run.window.length_s < settling(asked)[1]:
+        return None
     state, _ = _queue(run, None, sampled)
     if state != "holds":
         return None if state == "open" else False
@@ -190,6 +197,25 @@ def stationary(run: Run, asked: Scenario) -> bool | None:
         load = (len(r) - 1) / max(float(np.ptp(r.arrival_s)), 1e-12)
         tried, _ = recovering(tried, 0, run, asked.workload.rate or load, {}, full, sampled=sampled)
     return None if tried.open else not tried.missed
+
+
+def settling(asked: Scenario, made: Made | None = None) -> tuple[dict[str, str], float]:
+    """Options of autoscalers that begin with all their replicas, and the time until each could have removed one [s].
+
+    Replicas that start at first are a transient: a sustained load recovers from its backlog. A fleet that its rule will
+    make too small looks large enough until then.
+    """
+    begin, settles_s = dict[str, str](), 0.0
+    pools = asked.parts.asks("two-pools")
+    for name, (deployment, *_) in zip(SCALED if pools else ("autoscale",), sides_of(asked, made), strict=True):
+        text = asked.option(name)
+        if text is None or not (scaling := parse_autoscale(text)).decides:
+            continue
+        kept = [part for part in text.split(",") if not part.startswith("begin=")]
+        begin[name] = ",".join([*kept, f"begin={scaling.most}"])
+        start_s = start_up_s(deployment) if scaling.start is None else scaling.start
+        settles_s = max(settles_s, scaling.hold + scaling.every + start_s)
+    return begin, settles_s
 
 
 def _count(run: Run) -> int:

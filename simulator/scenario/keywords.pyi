@@ -238,7 +238,7 @@ class TrainKeywords(DeployOptionsKeywords, total=False):
     mtp: int | None
 
 
-class PlanKeywords(WorkloadKeywords, FleetOptionsKeywords, AutoscaleOptionsKeywords, SpeculationOptionsKeywords, EncoderOptionsKeywords, FailureOptionsKeywords, TierOptionsKeywords, total=False):
+class PlanKeywords(WorkloadKeywords, FleetOptionsKeywords, SpeculationOptionsKeywords, EncoderOptionsKeywords, FailureOptionsKeywords, TierOptionsKeywords, total=False):
     """Of a plan: some options may have several values, a list or a text with commas."""
 
     engine: Name

@@ -36,8 +36,8 @@ VARIED = ("tp", "dp", "ep", "pp", "dtype", "kv_dtype", "policy", "token_budget")
 """Options of a scenario that may have several comma-separated values."""
 SEARCHED = ("rate", "rate_scale", "closed_loop", "replicas", "engine", "warmup", "stop", "duration")
 """Options that the plan sets itself, or that would change what its bounds count."""
-APART = ("two-pools", "experts-apart")
-"""Parts of a scenario that no plan is given; two pools may be searched."""
+APART = ("two-pools", "experts-apart", "autoscale")
+"""Parts of a scenario that no plan is given; two pools may be searched, and the plan sets the replicas."""
 TRIED = {"drafts": "drafts", "kv-tiers": "tiers"}
 """Parts that are tried with and without, by their name in `search`."""
 
