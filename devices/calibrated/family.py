@@ -21,6 +21,9 @@ from ...workloads.registry import Registry
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 MAX_PARAMETERS = 12
+RATES = ("memory", "quantise_memory", "cache_draw", "core_draw", "core_bytes", "key_rate",
+         "peak", "peak_16", "peak_8", "decode_peak", "prefill_peak")  # fmt: skip
+"""Parameters of all terms that are not latencies: a call takes `t` times as long with latencies times `t` and these over `t`."""
 
 KERNEL_COST = reals(
     "formula", "seconds", "compute", "memory", "fixed", "bound", "floor_compute", "floor_memory", "floor_link"
@@ -121,9 +124,6 @@ class Family:
         the factor on the whole time. Every such set of scales has geometric mean 1.
     silicon : tuple of str
         Parameters that the device sets whichever framework's kernels run on it; the others come with the kernels.
-    rates : tuple of str
-        Parameters of all terms that are not latencies, so that a call takes `t` times as long with latencies times and
-        these over `t`; empty if there is no such set.
     framework_time : bool
         Whether frameworks also have a factor on the whole time; not if each timed other kernels of the family, which
         the factor would then represent.
@@ -150,7 +150,6 @@ class Family:
     from_op: Callable[[Op], F8 | None]
     by_framework: tuple[str, ...] = ()
     silicon: tuple[str, ...] = ()
-    rates: tuple[str, ...] = ()
     framework_time: bool = True
     branches: tuple[str, ...] = ()
     by_size: bool = False
@@ -175,17 +174,9 @@ class Family:
         return np.array([values.get(p.name, p.default) for p in self.parameters])
 
     def slowed(self, values: F8, multiple: float) -> F8:
-        """Parameters with which every call takes `multiple` times as long.
-
-        Raises
-        ------
-        ValueError
-            The family names no `rates`.
-        """
-        if not self.rates:
-            raise ValueError(f"{self.name} names no rates")
-        latency = np.array([p.unit == "s" for p in self.parameters])
-        rate = np.array([p.name in self.rates for p in self.parameters])
+        """Parameters with which every call takes `multiple` times as long."""
+        latency = np.array([p.unit in ("s", "clk") for p in self.parameters])
+        rate = np.array([p.name in RATES for p in self.parameters])
         out: F8 = values * np.where(latency, multiple, np.where(rate, 1.0 / multiple, 1.0))
         return out
 

@@ -33,7 +33,7 @@ from .fit import Fit
 from .hardware import hardware
 from .layer_kernels import LAYER_FAMILIES
 from .order import at_least_as_good
-from .rules import ALONE, LINKS, Donor, Parameters, at_clock, distance, parameters, transfer
+from .rules import ALONE, GENERATION, LINKS, Donor, Parameters, at_clock, distance, parameters, transfer
 
 TYPICAL, MEASURED = "typical", "measured-blend"
 LABELS: Mapping[str, str] = {
@@ -234,8 +234,8 @@ def borrowed(spec: DeviceSpec, family: Family, framework: str, without: str = ""
 
 def alike(spec: DeviceSpec, family: Family, without: str = "") -> bool:
     """Whether a set of a device's own silicon is among those that it borrows from."""
-    h = hardware(spec)
-    return any(distance(h, donor.h) < ALIKE for donor in _donors(family, TYPICAL, without).values())
+    h, donors = hardware(spec), _donors(family, TYPICAL, without).values()
+    return any(distance(h, d.h) < ALIKE and abs(h.capability - d.h.capability) < GENERATION for d in donors)
 
 
 def entries(name: str, family: str) -> Mapping[str, SetEntry]:
@@ -334,9 +334,7 @@ def asked_for(known: Parameters, version: str) -> Parameters:
 def _own_tables(spec: DeviceSpec, family: str) -> bool:
     """Whether a device's fit of a family comes from tables outside the catalog."""
     fits = spec.calibration.get(family)
-    return fits is not None and not any(
-        other.kernels == spec.kernels and other.calibration.get(family) == fits for other in _from(spec.name)
-    )
+    return fits is not None and not any(other.calibration.get(family) == fits for other in _from(spec.name))
 
 
 def _from(name: str) -> Iterator[DeviceSpec]:

@@ -248,6 +248,6 @@ def _kernel(inputs: Records) -> npt.NDArray[np.int64]:
 MOE = register(
     Family("moe", "MoE experts", ("experts",), PARAMETERS, QUANTITIES, rows, from_table, from_op,
            by_framework=("launch_s", "slot_passes", "foreign", "fp8_stream", "low_bit"),
-           silicon=("memory",), rates=("memory", "peak_16"),
+           silicon=("memory",),
            branches=tuple(f"{name}{kind}" for kind in KINDS for name in FORMATS), branch=_kernel, aside=("+wide", "+low"))
 )  # fmt: skip

@@ -1,8 +1,9 @@
 """Parameters of a family on any device: fitted, or from similar devices.
 
 A device without a fit has the weighted geometric mean of the fitted devices, per parameter, with weights ``rows *
-exp(-d**2 / 2)``. `d` is the distance in three logarithms, in units of `UNITS`: FLOP per clock of one core, FLOP per
-byte of memory bandwidth, and size of the last-level cache; different makers add one unit. The attained share of a peak
+exp(-d**2 / 2)``. `d` is the distance in two logarithms, in units of `UNITS`: FLOP per clock of one core and FLOP per
+byte of memory bandwidth; different makers add one unit. The size of a cache is none of them, so that a larger cache
+changes no parameter and makes no kernel slower. The attained share of a peak
 scales with the board's power (`power` of `HARDWARE`), kernel latency with the clock (`at_clock`). All parameters are
 fractions, multiples and latencies, so that the device's own peaks, bandwidth and cores determine the rest. A parameter
 that no row of a device depends on (at the default, or of a kernel without rows) has no weight. A framework without rows
@@ -28,7 +29,7 @@ from .family import F8, Family, families
 from .fit import Fit
 from .hardware import C_INT8, hardware
 
-UNITS = np.array([0.35, 0.7, 0.7, 0.35])
+UNITS = np.array([0.3, 0.6, 0.35])
 ALONE = ("b60",)
 """Devices and sets that represent no other: their kernels were launched one by one, so their rows include host time."""
 LIMITED = ("peak", "peak_16", "peak_8")
@@ -194,13 +195,11 @@ def distance(one: F8, other: F8) -> float:
 
 
 def features(hardware: Records) -> F8:
-    """Three logarithms by which devices are compared, and whether NVIDIA is the maker."""
+    """Two logarithms by which devices are compared, and whether NVIDIA is the maker."""
     # As stated, not as built: a held H20's grouped products reach 0.54 of its bandwidth, an H800's 0.86.
     peak = max(hardware.peak[0], 0.5 * hardware.peak[C_INT8])
     nvidia = float(hardware.capability > 0.0)
-    return np.append(
-        np.log([peak / (hardware.cores * hardware.clock), peak / hardware.bandwidth, max(hardware.cache, 1e6)]), nvidia
-    )
+    return np.append(np.log([peak / (hardware.cores * hardware.clock), peak / hardware.bandwidth]), nvidia)
 
 
 @cache

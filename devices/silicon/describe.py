@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..catalog import load_device
+from ..device import can_calibrate
 from ..power.clock import PROCESS
 from ..spec import DeviceSpec, ProcessorSpec
 from .area import LOGIC, ScoredFit, area_model, die_of, die_parts, is_near, near_parts
@@ -251,13 +252,19 @@ class Silicon:
         return Silicon(*(getattr(self, n).mixed(getattr(other, n), share) for n in quantities))
 
 
-SRAM = (
-    "sizes of SRAM change times if kernels are tuned for them (an xPU with kernel: best, opbyte tune); "
-    "memory.cache_MiB also changes times of fitted kernels"
-)
-"""Which times depend on what the area pays for."""
 NO_DIES = "has no value: no `silicon:` block says what is on its dies"
 NO_PROCESS = "has no value: the description gives no process"
+
+
+CACHE = "memory.cache_MiB (its area: cache_MiB of silicon.dies)"
+
+
+def timed_sram(device: DeviceSpec, *, tuned: bool = False) -> str:
+    """Say which on-chip memories change a device's times; `tuned`: every kernel has its best tile on it."""
+    main = main_of(device)
+    fitted = main is not None and can_calibrate(main)
+    seen = f"local memory and {CACHE}" if tuned else CACHE if fitted else "no SRAM"
+    return f"times depend on {seen}; all other SRAM, buffers near memory too, changes area alone (opbyte tune uses it)"
 
 
 def silicon_of(device: DeviceSpec) -> Silicon:
@@ -292,7 +299,7 @@ def _area(device: DeviceSpec) -> Estimate:
     low, high = _around(value - near, model.spread)
     text = (
         f"fitted to {len(model.left_out)} published dies, 80 % of which are within "
-        f"{model.spread:.0%} when left out; units near memory to Duplex's (MICRO 2024); {SRAM}"
+        f"{model.spread:.0%} when left out; units near memory to Duplex's (MICRO 2024); {timed_sram(device)}"
     )
     return Estimate(value, (low + near * 0.75, high + near * 1.25), parts, text)
 

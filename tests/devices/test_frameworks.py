@@ -71,8 +71,6 @@ def test_one_set_of_parameters_for_a_framework() -> None:
     known = replace(own, own={"a lab": vector(family, launch_s=8.0)})
     alone = family.seconds(vector(family, launch_s=8.0), h, x)
     assert predict(family, known, h, x, labelled) == pytest.approx(np.where(labelled == VLLM, expected, alone))
-    with pytest.raises(ValueError, match="norm names no rates"):
-        own.single(families()["norm"], VLLM)
 
 
 def test_one_kind_of_op_by_one_frameworks_kernels() -> None:

@@ -104,7 +104,7 @@ def test_an_unknown_framework_is_refused() -> None:
 def test_a_device_of_no_set_has_the_mean_of_all() -> None:
     """Of those with rows, by how like they are; what leaving its set out scores is what it then gets."""
     h200 = load_device("h200")[0]
-    other = h200.model_copy(update={"kernels": None, "calibration": {}})
+    other = h200.model_copy(update={"kernels": None})  # with h200's fits, which are no tables of its own
     for family in FAMILIES:
         known = shared_parameters(other, family, TYPICAL)
         assert known.basis == "transferred"
@@ -159,6 +159,30 @@ def test_a_users_own_tables_come_first() -> None:
     own = spec.model_copy(update={"calibration": {**spec.calibration, "gemm": other}})
     found = shared_parameters(own, family, TYPICAL)
     assert found.fit.values.tolist() == parameters(own, family).fit.values.tolist()
+
+
+READ_AGAIN: dict[str, list[float]] = {
+    "gemm": [64, 4096, 4096, 1, 0, 2, 2, 0, 2, 0, 0],
+    "attention_decode": [16, 2048, 32, 8, 128, 2, 0, 2, 1, 0, -1, 1],
+    "mla": [0, 16, 1, 2048, 2048, 128, 2, 2],
+}
+"""Calls whose data is read again."""
+
+
+@pytest.mark.parametrize("name", READ_AGAIN)
+def test_a_larger_cache_is_faster_where_data_is_read_again(name: str) -> None:
+    """A cache was a measure of likeness: a larger one took the parameters of other devices, and up to four times as long."""
+    family, x, spec = families()[name], np.array([READ_AGAIN[name]]), load_device("mi300x")[0]
+    seconds = []
+    for size in (0.5, 1, 4, 16):
+        memory = spec.memory.model_copy(update={"cache_bytes": size * 2.0**24})
+        sized = spec.model_copy(update={"memory": memory})
+        known = borrowed(sized, family, TYPICAL, "mi300x").fit.values
+        seconds.append(family.seconds(known, hardware(sized), x)[0])
+    assert seconds == sorted(seconds, reverse=True)
+    assert seconds[-1] < seconds[0]
+    slow = family.seconds(family.slowed(known, 1.1), hardware(sized), x)
+    assert slow == pytest.approx(1.1 * seconds[-1], rel=0.005)
 
 
 @pytest.mark.parametrize("name", ["mi300x", "mi355x"])

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ....devices.silicon.describe import SRAM
+from ....devices.silicon.describe import timed_sram
 from ...show.declared import record
 from ...show.output import STAMPS, OutputFolder
 from ...show.result import Drawing, Result
@@ -216,7 +216,8 @@ class DesignAnswer(Result):
                 low, high = estimate.interval
                 parts.append(f"{name} {show(estimate.value)} ({show(low)} to {show(high)})")
         text = ", ".join(parts) or "neither area, power nor cost is known of it"
-        return f"How sure: {text}; 80% intervals of the models, see opbyte design describe; {SRAM}."
+        sram = timed_sram(self.best.device, tuned=self.space.tuned)
+        return f"How sure: {text}; 80% intervals of the models, see opbyte design describe; {sram}."
 
     def write(self, folder: OutputFolder) -> None:
         """Also write the best design as a system."""
