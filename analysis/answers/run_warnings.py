@@ -36,6 +36,7 @@ def warnings_of(scenario: Scenario, run: Run) -> tuple[str, ...]:
     if run.window.overloaded:
         out.append(overload(run))
     out += _thrash(scenario, run)
+    out += _without_arithmetic(run)
     for system in {d.system.name: d.system for d in run.deployment.pools or (run.deployment,)}.values():
         node = system.device.node_size
         if system.devices_per_node > node:
@@ -124,6 +125,22 @@ def _cut(scenario: Scenario, run: Run) -> list[str]:
         return []
     text = f"approximate: {router} chose within {run.groups} groups of replicas, to which requests were assigned round-robin"
     return [f"{text}; without --groups it looks at all replicas"]
+
+
+def _without_arithmetic(run: Run) -> list[str]:
+    """Formats of 4 bits whose arithmetic a GPU lacks.
+
+    vLLM and SGLang multiply such weights in 16 bits, with Marlin on NVIDIA's GPUs and Petit on AMD's, or not at all.
+    """
+    out = []
+    for d in run.deployment.pools or (run.deployment,):
+        peaks = [p.peak_flops_per_s or {"fp4": 0.0} for p in d.system.device.processors.values()]
+        numerics = d.model.numerics
+        narrow = {numerics.weight_format(g) for g in ("attention", "ffn", "experts") if numerics.compute(g) == "fp4"}
+        if narrow and not any("fp4" in peak for peak in peaks):
+            text = f"{d.system.device.name} has no FP4 arithmetic: {', '.join(sorted(narrow))} is computed at the next wider rate here"
+            out.append(f"{text}; engines multiply such weights in 16 bits (Marlin, Petit) or cannot load them")
+    return out
 
 
 def _too_long(run: Run) -> list[str]:

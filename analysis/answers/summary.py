@@ -29,8 +29,9 @@ SMALL = 0.01
 def heading(run: Run) -> str:
     """Return the model, system and policy of a run as a heading."""
     d = run.deployment
+    copies = 1 if d.pools or "autoscale" in run.parts else round(run.engines / d.replicas)
     return (
-        f"{d.model.name} on {d.system.name}: policy {run.policy.name}, placement {d.placement}, "
+        f"{d.model.name} on {f'{copies} x ' if copies > 1 else ''}{d.system.name}: policy {run.policy.name}, placement {d.placement}, "
         f"{degrees(d)}; {len(run.requests):,} requests from {run.workload}"
     )
 

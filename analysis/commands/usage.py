@@ -18,6 +18,7 @@ from ...workloads.yamlfile import read_yaml
 
 _LISTED = read_yaml(Path(__file__).parent / "words.yaml")
 ALIASES: dict[str, str] = _LISTED["aliases"]
+INSTEAD: dict[str, str] = _LISTED["instead"]
 MEANT: dict[str, str] = _LISTED["meant"]
 
 
@@ -28,12 +29,14 @@ def meant(option: str, known: Sequence[str]) -> str:
     --------
     >>> meant("--batch-size", ["--max-seqs", "--rate", "--cv"])
     "; did you mean '--max-seqs'?"
+    >>> meant("--rate", ["--load", "--rate-profile"])
+    "; did you mean '--load'?"
     >>> meant("--burstiness", ["--max-seqs", "--rate", "--cv"])
     "; did you mean '--cv'?"
     >>> meant("--colour", ["--max-seqs", "--rate", "--cv"])
     ''
     """
-    here = ALIASES.get(option)
+    here = ALIASES.get(option, INSTEAD.get(option))
     if here in known:
         return f"; did you mean {here!r}?"
     words = {word for word in option.strip("-").lower().replace("_", "-").split("-") if len(word) > 1}

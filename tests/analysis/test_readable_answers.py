@@ -14,6 +14,7 @@ import typer.main
 
 from opbyte import capacity, load_model, load_system, roofline, simulate
 from opbyte.analysis.answers.simulate import Simulation
+from opbyte.analysis.answers.summary import heading
 from opbyte.analysis.cli import app
 from opbyte.analysis.commands.usage import ALIASES, MEANT, translated
 from opbyte.analysis.manual.page import _leaves
@@ -269,10 +270,12 @@ def test_what_evicts_the_sessions_and_what_would_hold_them_is_said() -> None:
 
 def test_sessions_that_are_sent_to_other_replicas_are_said() -> None:
     work: dict[str, Any] = {"rate": 20.0, "requests": 300, "input_len": 500, "output_len": 50, "turns": 4, "think": 2.0}
-    usual, sticky = (
-        simulate("llama-3-8b", "h100-x1", policy="vllm", replicas=8, router=router, **work).warnings
+    answers = [
+        simulate("llama-3-8b", "h100-x1", policy="vllm", replicas=8, router=router, **work)
         for router in (None, "sticky")
-    )
+    ]
+    assert all(heading(answer.run).startswith("llama-3-8b on 8 x h100-x1: ") for answer in answers)
+    usual, sticky = (answer.warnings for answer in answers)
     assert any("round-robin sends turns of a session to different replicas" in w for w in usual)
     assert not any("turns" in w for w in sticky)
 

@@ -147,6 +147,8 @@ class Point:
         The part of it that is out of range.
     room : Room
         What the engine made room for.
+    doubts : tuple of str
+        Warnings of the simulation.
     """
 
     candidate: Candidate
@@ -167,6 +169,7 @@ class Point:
     evidence: Rows = ()
     ranges: Ranges | None = None
     room: Room = ANY
+    doubts: tuple[str, ...] = ()
 
     @property
     def started(self) -> int:

@@ -275,7 +275,7 @@ class Plan(Result):
         if second is not None:
             out.append(f"Next: {said(second)}{times(p, second)}.")
         failures = [outage_text(o, self.task.outages) for o in self._outages(p) if self.task.outages is not None]
-        return [*out, self._sure(p), *failures, self._start(p)]
+        return [*out, self._sure(p), *failures, self._start(p), *(f"Warning: {doubt}." for doubt in p.doubts)]
 
     def _outages(self, point: Point) -> list[Outage]:
         return [s.outage for s in self.searched if s.chosen is point and s.outage is not None]

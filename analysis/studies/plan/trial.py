@@ -139,7 +139,7 @@ class Trial:
             tried.missed or unsure, tried.requests,
             min(paced(run), (tried.full_per_s or float("inf")) / (task.load_per_s * slow)), started - copies,
             *(() if made is None else (made.intervals, bases_of(run.deployment), tuple(made.evidence),
-                                       made.ranges, room_of(asked, run))),
+                                       made.ranges, room_of(asked, run), made.warnings)),
         )  # fmt: skip
 
     def glance(self, copies: int) -> Point:
