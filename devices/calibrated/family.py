@@ -236,8 +236,8 @@ class Family:
 
     def roofline(self, hardware: Records, inputs: F8) -> F8:
         """Largest of FLOP over peak and least bytes over bandwidths, at nominal rates [s]."""
-        compute, memory, link = self.floors(hardware, inputs)
-        return np.maximum(np.maximum(compute, memory), link)
+        out: F8 = np.max(self.floors(hardware, inputs), axis=0)
+        return out
 
     def floors(self, hardware: Records, inputs: F8) -> tuple[F8, F8, F8]:
         """Return the seconds of arithmetic, main memory and link at nominal rates."""

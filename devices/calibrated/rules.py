@@ -36,6 +36,8 @@ LIMITED = ("peak", "peak_16", "peak_8")
 """Parameters of products that power limits."""
 STARTS, GENERATION = ("launch_s", "gap_s", "quantise_s"), 0.5
 """Latencies that are counted in a core's clocks, and compute capabilities within which chips are of one generation."""
+CHUNKED = ("delta_prefill", "kda_prefill")
+"""Families of dependent products of 64 rows (flash-linear-attention's chunks): a core computes as much in a clock however large its matrix units are."""
 TOLD = 1e-3
 """A parameter closer to its default, in the logarithm, counts as not identified."""
 FLOOR = 1e-6
@@ -153,12 +155,17 @@ def _at_power(hardware: Records, family: Family, donor: Donor) -> Donor:
 
 
 def at_clock(hardware: Records, family: Family, donor: Donor) -> Donor:
-    """A donor whose kernels start in as many clocks of a device of NVIDIA's; in one generation clocks differ on paper."""
+    """A donor whose kernels start in as many clocks of a device of NVIDIA's; in one generation clocks differ on paper.
+
+    Kernels of `CHUNKED` also attain its FLOP of a core and clock, not its share of the peak.
+    """
     one, other = donor.h.capability, hardware.capability
     if min(one, other) <= 0.0 or abs(one - other) < GENERATION:
         return donor
-    slow = donor.h.clock / hardware.clock
-    values = donor.fit.values * np.array([slow if p.name in STARTS else 1.0 for p in family.parameters])
+    times = dict.fromkeys(STARTS, donor.h.clock / hardware.clock)
+    if family.name in CHUNKED:
+        times["peak"] = np.exp((features(donor.h) - features(hardware))[0])
+    values = donor.fit.values * np.array([times.get(p.name, 1.0) for p in family.parameters])
     limits = np.array([(p.low, p.high) for p in family.parameters]).T
     return replace(donor, fit=replace(donor.fit, values=np.clip(values, *limits)))
 

@@ -169,6 +169,13 @@ READ_AGAIN: dict[str, list[float]] = {
 """Calls whose data is read again."""
 
 
+def test_chunked_rules_attain_a_core_s_flop_in_a_clock() -> None:
+    """H100 from a B200, whose matrix units are twice as large: twice the share of the peak."""
+    family, (h100, b200) = LAYER_FAMILIES["kda_prefill"], (hardware(load_device(n)[0]) for n in ("h100", "b200"))
+    moved = at_clock(h100, family, Donor(1, Fit(family.defaults / 4, {}), b200)).fit.values
+    assert 4 * moved[3] / family.defaults[3] == pytest.approx(2.0, rel=0.05)
+
+
 @pytest.mark.parametrize("name", READ_AGAIN)
 def test_a_larger_cache_is_faster_where_data_is_read_again(name: str) -> None:
     """A cache was a measure of likeness: a larger one took the parameters of other devices, and up to four times as long."""
