@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from ..._version import __version__
 from ...workloads.errors import InputError
-from .asked import Events, LiveRequest, Refused, read_asked
+from .asked import Events, LiveRequest, Refused, read_asked, unknown_model
 from .pacer import PAGE, Answer, Pacer, page
 
 if TYPE_CHECKING:
@@ -123,8 +123,7 @@ class Pages:
     async def one_model(self, request: Request) -> Response:
         name = request.path_params["name"]
         if name != self.model:
-            reason = f"The model {name!r:.200} does not exist; it is {self.model!r}"
-            return JSONResponse(Refused(reason, "model", 404).body(), 404)
+            return JSONResponse(unknown_model(name, self.model).body(), 404)
         return JSONResponse(self._model())
 
     def _model(self) -> dict[str, Any]:
@@ -158,9 +157,8 @@ async def _body(request: Request) -> bytes:
 
 async def _failed(request: Request, error: Exception) -> Response:
     """A page that there is not, in OpenAI's form."""
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    detail = error.detail if isinstance(error, HTTPException) else "an error"
-    return JSONResponse(Refused(detail, status=status).body(), status)
+    assert isinstance(error, HTTPException)
+    return JSONResponse(Refused(error.detail, status=error.status_code).body(), error.status_code)
 
 
 def make_app(pacer: Pacer, model: str, longest: int | None) -> Starlette:

@@ -92,8 +92,8 @@ def read_asked(raw: bytes, chat: bool, model: str, longest: int | None, block: i
     _check_size(raw, longest)
     body = _object(raw)
     if body.get("model", model) != model:
-        raise Refused(f"The model {body['model']!r:.200} does not exist; it is {model!r}", "model", 404)
-    if body.get("n", 1) not in (1, None) or body.get("best_of", 1) not in (1, None):
+        raise unknown_model(body["model"], model)
+    if any(body.get(key) not in (1, None) for key in ("n", "best_of")):
         raise Refused("n: one output per request is simulated", "n")
     if not isinstance(body.get("stream"), bool | None):
         raise Refused(f"stream: must be true or false, not {body['stream']!r:.40}", "stream")
@@ -131,6 +131,11 @@ def _check_size(raw: bytes, longest: int | None) -> None:
         raw.count(b",") > longest + ROOM_COMMAS or sum(map(raw.count, WHITE_SPACE)) > SPACES * longest + ROOM_COMMAS
     ):
         raise _too_long(longest)
+
+
+def unknown_model(name: object, model: str) -> Refused:
+    """Return the refusal of another model than the one that is served."""
+    return Refused(f"The model {name!r:.200} does not exist; it is {model!r}", "model", 404)
 
 
 def _too_long(longest: int) -> Refused:

@@ -82,18 +82,20 @@ def _given(text: str, client: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         raise InputError(OPTION, f"{words[0]!r:.40} is neither an option nor its value")
     for begin, end in zip(starts, [*starts[1:], len(words)], strict=True):
         flag, _, value = " ".join(words[begin:end]).replace(" ", "=", "=" not in words[begin]).partition("=")
-        flag = flag.replace("_", "-") if flag.startswith("--") else flag
-        pairs = {flag: value} if flag != client.get("fields") else _fields(flag, value)
+        flag = flag.replace("_", "-")
+        pairs = {flag: value} if flag not in client.get("fields", ()) else _fields(flag, value)
         yield from ((aliases.get(key, key), str(x)) for key, x in pairs.items())
 
 
 def _fields(flag: str, text: str) -> dict[str, Any]:
-    """Values of an option that holds several, as ``KEY=VALUE,...`` or JSON."""
+    """Values of an option that holds several, as ``KEY=VALUE,...`` or JSON; ``kind`` names what the others are of."""
     try:
         pairs = json.loads(text) if text.startswith("{") else dict(part.split("=", 1) for part in text.split(","))
     except (ValueError, RecursionError):
         raise InputError(f"{OPTION} {flag}", f"must be KEY=VALUE,... or JSON, not {text!r:.40}") from None
-    return {f"{flag}.{str(key).strip()}": x for key, x in pairs.items()}
+    kind = pairs.pop("kind", None)
+    named, stem = ({flag: kind}, f"--{kind}") if kind else ({}, flag)
+    return named | {f"{stem}.{key.strip()}": x for key, x in pairs.items()}
 
 
 def _filled(templates: Mapping[str, str], given: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -118,9 +120,10 @@ def spelled_out(options: Mapping[str, Any], cls: type[CheckedOptions]) -> dict[s
     given, known = dict(options), placed(cls)
     command, out = given.pop("client", None), dict[str, Any]()
     for name, text in read_client(command)[0].items() if command is not None else ():
-        kind = known[name].option.kind if name in known else str
+        if name not in known:
+            continue
         try:
-            out |= {name: kind(text)} if name in known else {}
+            out[name] = known[name].option.kind(text)
         except ValueError:
             raise InputError(f"{OPTION}, {known[name].flag}", f"must be one number, not {text!r:.40}") from None
     return out | given

@@ -30,6 +30,9 @@ COMMANDS: list[tuple[str, dict[str, Any]]] = [
      "prompt_tokens_stdev": 5, "prompt_tokens_max": 80, "output_tokens": 8, "prefix_tokens": 40}'""",
      {"input_len": 64, "output_len": 8, "lengths": "guidellm:5::80/::", "rate": 3.0, "cv": 0.001, "duration": 9.0,
       "prefix_len": 40, "seed": 42}),
+    (("guidellm run --backend kind=openai_http,target=x --profile kind=concurrent,streams=4 --constraint kind=max_requests,count=24 "
+     "--constraint kind=max_duration,seconds=9 --data kind=synthetic_text,prompt_tokens=64,output_tokens=8 --seed kind=static,value=7"),
+     {"input_len": 64, "output_len": 8, "lengths": "guidellm:::/::", "closed_loop": 4, "requests": 24, "seed": 7}),
     ("aiperf profile -m x --isl 64 --osl 8 --osl-stddev 2 --concurrency 8 --num-requests 30 --random-seed 5 --streaming",
      {"input_len": 64, "output_len": 8, "lengths": "aiperf:0/2", "closed_loop": 8, "requests": 30, "seed": 5}),
 ]  # fmt: skip
