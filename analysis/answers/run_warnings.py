@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from ...devices.checks import doubts
 from ...devices.power.cap import cap_texts
+from ...devices.spec import DeviceSpec
 from ...simulator.engine.kv import kv_rules, sequence_bytes
 from ...simulator.frameworks.keys import far_version
 from ...simulator.results.record import Run
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.build import engine_settings
+from ...workloads.numerics import Numerics
 from .summary import overload
 
 ROUND_ROBIN = "round-robin"
@@ -36,7 +40,7 @@ def warnings_of(scenario: Scenario, run: Run) -> tuple[str, ...]:
     if run.window.overloaded:
         out.append(overload(run))
     out += _thrash(scenario, run)
-    out += _without_arithmetic(run)
+    out += _without_arithmetic(run.deployment.model.numerics, sides.values())
     for system in {d.system.name: d.system for d in run.deployment.pools or (run.deployment,)}.values():
         node = system.device.node_size
         if system.devices_per_node > node:
@@ -127,20 +131,18 @@ def _cut(scenario: Scenario, run: Run) -> list[str]:
     return [f"{text}; without --groups it looks at all replicas"]
 
 
-def _without_arithmetic(run: Run) -> list[str]:
-    """Formats of 4 bits whose arithmetic a GPU lacks.
+def _without_arithmetic(numerics: Numerics, devices: Iterable[DeviceSpec]) -> list[str]:
+    """Devices that lack the arithmetic of the model's 4-bit formats.
 
     vLLM and SGLang multiply such weights in 16 bits, with Marlin on NVIDIA's GPUs and Petit on AMD's, or not at all.
     """
-    out = []
-    for d in run.deployment.pools or (run.deployment,):
-        peaks = [p.peak_flops_per_s or {"fp4": 0.0} for p in d.system.device.processors.values()]
-        numerics = d.model.numerics
-        narrow = {numerics.weight_format(g) for g in ("attention", "ffn", "experts") if numerics.compute(g) == "fp4"}
-        if narrow and not any("fp4" in peak for peak in peaks):
-            text = f"{d.system.device.name} has no FP4 arithmetic: {', '.join(sorted(narrow))} is computed at the next wider rate here"
-            out.append(f"{text}; engines multiply such weights in 16 bits (Marlin, Petit) or cannot load them")
-    return out
+    groups = [group for group in ("attention", "ffn", "experts") if numerics.compute(group) == "fp4"]
+    return [
+        f"{device.name} has no FP4 arithmetic: {numerics.weight_format(groups[0])} is computed at the next wider rate "
+        "here; engines multiply such weights in 16 bits (Marlin, Petit) or cannot load them"
+        for device in devices
+        if groups and not any("fp4" in (p.peak_flops_per_s or ("fp4",)) for p in device.processors.values())
+    ]
 
 
 def _too_long(run: Run) -> list[str]:

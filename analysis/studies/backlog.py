@@ -172,7 +172,7 @@ def _loop_of(asked: Scenario, made: Made | None) -> _Loop | None:
     block = asked.changed(requests=LENGTHS, duration=None).workload.open(asked.seed).read()
     if block.turns is not None and asked.workload.trace is not None:
         return None
-    sides, pools = list(sides_of(asked, made)), asked.parts.asks("two-pools")
+    sides, pools = list(_sides(asked, made)), asked.parts.asks("two-pools")
     places = sum(count * settings.policy.max_sequences * d.layout.dp for d, settings, count in sides)
     clients = sum(count * _clients(d, settings, block) for d, settings, count in sides)
     if asked.serving.policy is not None and asked.serving.engine is None and not pools:
@@ -262,8 +262,8 @@ def _sums(at: F8, values: F8, times: F8) -> F8:
     return sums
 
 
-def sides_of(asked: Scenario, made: Made | None) -> Iterator[tuple[Deployment, EngineSettings, int]]:
-    """Deployments of a scenario, with how many there are; of pools the one that prefills first."""
+def _sides(asked: Scenario, made: Made | None) -> Iterator[tuple[Deployment, EngineSettings, int]]:
+    """Deployments of a scenario, with how many there are."""
     if asked.parts.asks("two-pools"):
         pair = pair_of(asked)
         for side in (pair.prefill, pair.decode):

@@ -1,6 +1,6 @@
 """`opbyte capacity`: the highest load that meets an SLO, and its limit.
 
-Load is requests per second. A trace keeps its arrivals, scaled in time; lengths alone get Poisson (or gamma) arrivals.
+Load is requests per second. A trace keeps its arrivals, scaled in time; other lengths get Poisson (or gamma) arrivals.
 The search starts just below the rate of full engines (`backlog`), or doubles the load until the SLO is exceeded, then
 bisects on the logarithm. `stationary` decides each load.
 """
@@ -124,12 +124,10 @@ def capacity(
 
 def best_of_each(capacities: Sequence[SystemCapacity]) -> tuple[SystemCapacity, ...]:
     """Return every system's layout that serves most."""
-    best: dict[str, SystemCapacity] = {}
-    for system_capacity in capacities:
-        known = best.setdefault(system_capacity.system, system_capacity)
-        if (system_capacity.load_per_s or 0.0) > (known.load_per_s or 0.0):
-            best[system_capacity.system] = system_capacity
-    return tuple(best.values())
+    systems = dict.fromkeys(c.system for c in capacities)
+    return tuple(
+        max((c for c in capacities if c.system == name), key=lambda c: c.load_per_s or 0.0) for name in systems
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,13 +187,13 @@ def _searched(task: _Task, system: Variant) -> Answer:
     several = "pools" in system.options or task.scenario.parts.asks("two-pools")
     made = None if several else deployment_of(task.asked(system))
     grows, requests = knob == "rate", task.scenario.workload.requests or DEFAULT_REQUESTS
-    begin, settles_s = settling(task.asked(system), made)
+    begin, settles_s = settling(task.asked(system))
 
     def settled(rate: float) -> int:  # requests until autoscalers have decided; as many are measured
-        return max(ceil(settles_s * rate), task.scenario.warmup or 0) if grows and begin else 0
+        return max(ceil(settles_s * rate) if grows else 0, task.scenario.warmup or 0)
 
     def at(rate: float) -> dict[str, Any]:
-        return {knob: rate / unit, **begin, **({"warmup": settled(rate)} if settled(rate) else {})}
+        return {knob: rate / unit, **begin, "warmup": settled(rate) or None}
 
     def decided(rate: float, level: Mapping[str, float], most: int = MOST_REQUESTS) -> StableLoad:
         grown, few = Growing() if grows else None, 2 * settled(rate)
@@ -326,24 +324,20 @@ def _bracket(
         A load that is known to fail.
     """
     load = float(f"{start:.6g}")
-    if most is not None and passes(load):
+    passing = passes(load)
+    if passing and most is not None:
         passes(above := float(f"{most:.6g}"))
         return load, above
-    if most is not None:
-        start, load = load, load / 2
-        while load > start * LOWEST and not passes(load):
-            load /= 2
-        return (load, 2 * load) if load > start * LOWEST else (None, 2 * load)
-    if passes(load):
-        while load < start * HIGHEST:
-            if not passes(2 * load):
-                return load, 2 * load
-            load *= 2
+    while passing and load < start * HIGHEST:
+        if not passes(2 * load):
+            return load, 2 * load
+        load *= 2
+    if passing:
         return load, None
     while load > start * LOWEST:
-        if passes(load / 2):
-            return load / 2, load
         load /= 2
+        if passes(load):
+            return load, 2 * load
     return None, load
 
 

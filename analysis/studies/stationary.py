@@ -18,13 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ...simulator.parts.autoscale.asked import parse_autoscale
-from ...simulator.parts.autoscale.replicas import start_up_s
+from ...simulator.parts.autoscale.replicas import ENGINE_START_S
 from ...simulator.results.record import Run
 from ...simulator.results.steady import half_width, trend_share
 from ...simulator.scenario import Scenario
-from ...simulator.scenario.build import Made
 from ...workloads.latencies import latency_of
-from .backlog import FullRate, full_rate, sides_of, unseen
+from .backlog import FullRate, full_rate, unseen
 from .loads import ATTAINMENT, BACKLOG, Tried, judged, refused_of
 
 F8 = npt.NDArray[np.float64]
@@ -45,8 +44,8 @@ NARROW = 0.04
 """Half of a latency's interval, as a fraction, below which the estimate itself decides."""
 MUCH = 2
 """A run that would need this many times the maximum requests is not made."""
-SCALED = ("prefill_autoscale", "decode_autoscale")
-"""Options that scale the pools."""
+SCALED = ("autoscale", "prefill_autoscale", "decode_autoscale")
+"""Options that change the number of replicas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,21 +198,20 @@ def stationary(run: Run, asked: Scenario) -> bool | None:
     return None if tried.open else not tried.missed
 
 
-def settling(asked: Scenario, made: Made | None = None) -> tuple[dict[str, str], float]:
+def settling(asked: Scenario) -> tuple[dict[str, str], float]:
     """Options of autoscalers that begin with all their replicas, and the time until each could have removed one [s].
 
     Replicas that start at first are a transient: a sustained load recovers from its backlog. A fleet that its rule will
-    make too small looks large enough until then.
+    make too small looks large enough until then. Reading the weights is not part of the time.
     """
     begin, settles_s = dict[str, str](), 0.0
-    pools = asked.parts.asks("two-pools")
-    for name, (deployment, *_) in zip(SCALED if pools else ("autoscale",), sides_of(asked, made), strict=True):
+    for name in SCALED:
         text = asked.option(name)
         if text is None or not (scaling := parse_autoscale(text)).decides:
             continue
-        kept = [part for part in text.split(",") if not part.startswith("begin=")]
-        begin[name] = ",".join([*kept, f"begin={scaling.most}"])
-        start_s = start_up_s(deployment) if scaling.start is None else scaling.start
+        others = [part for part in text.split(",") if not part.startswith("begin=")]
+        begin[name] = ",".join([*others, f"begin={scaling.most}"])
+        start_s = ENGINE_START_S if scaling.start is None else scaling.start
         settles_s = max(settles_s, scaling.hold + scaling.every + start_s)
     return begin, settles_s
 

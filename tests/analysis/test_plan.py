@@ -372,8 +372,10 @@ def test_a_start_line_asks_for_no_more_positions_than_the_model_has() -> None:
     """vLLM and SGLang refuse to start with more; longer requests are simulated with a warning."""
     asked = Scenario.of("llama-3-8b", "h100-x1", rate=1, requests=1, input_len=8192, output_len=2)
     assert room_of(asked, run_scenario(asked)).longest == 8192
-    work: dict[str, Any] = {"input_len": 8192, "output_len": 2, "tp": 1, "pp": 1, "dtype": "nvfp4", "quick": True}
-    text = str(plan("llama-3-8b", "mi300x-x1", "ttft_p99=9", load=0.1, workers=1, **work).blocks())
+    found = plan(
+        asked.model, "mi300x-x1", "ttft_p99=9", load=0.1, input_len=8192, output_len=2, dtype="nvfp4", quick=True
+    )
+    text = str(found.blocks())
     assert "Warning: 2,000 of 2,000 requests are longer than the 8,192 positions" in text
     assert "Warning: mi300x has no FP4 arithmetic: nvfp4" in text
 
