@@ -112,14 +112,11 @@ def _front_end(run: Run) -> list[str]:
 
 def _sampled(run: Run) -> list[str]:
     """Return the text on the sampled part of a run with more requests than are recorded."""
-    recorded = len(run.requests.request_id)
-    if not run.requests.count:
-        return []
     text = (
-        f"of {len(run.requests):,} requests {recorded:,}, evenly spread, represent all in plots; quantiles are to 0.05 %, "
-        "and stages are from the start of the run"
+        f"of {len(run.requests):,} requests {len(run.requests.request_id):,}, evenly spread, represent all in plots; "
+        "quantiles are to 0.05 %, and stages are from the start of the run"
     )
-    return [text]
+    return [text] if run.requests.count else []
 
 
 def _cut(scenario: Scenario, run: Run) -> list[str]:

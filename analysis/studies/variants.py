@@ -66,25 +66,22 @@ def variants(systems: Sequence[str | Path] | str | None, scenario: Scenario, dev
     InputError
         None at all, or a number of devices that no ratio makes.
     """
-    if systems is None and not scenario.parts.asks("two-pools"):
+    paired, experts_on = scenario.parts.asks("two-pools"), scenario.parts["experts-apart"].experts_on
+    if systems is None and not paired:
         raise InputError(
             "--systems", "needs comma-separated names, for example h100-x4,duplex-x4; or --prefill and --decode"
         )
-    names = [] if systems is None else names_of(systems)
-    alone: dict[str, Any] = {}
-    if scenario.parts.asks("two-pools"):  # systems beside two pools do all
-        alone = {"parts": scenario.parts.having("two-pools").having("experts-apart")}
-    out = [Variant("", (name,), (1,), {"system": name, **alone}) for name in names]
-    experts_on = scenario.parts["experts-apart"].experts_on
-    if scenario.parts.asks("two-pools"):
-        if devices is not None and experts_on is not None:
-            reason = "cannot be combined with --experts-on; name both pools and remove it"
-            raise InputError("--devices", reason)
-        pairs = _pairs(scenario.parts["two-pools"], devices)
-        return out + (pairs if experts_on is None else [_with_experts_on(variant, experts_on) for variant in pairs])
-    if devices is not None:
+    if devices is not None and not paired:
         raise InputError("--devices", "belong to two pools: add --prefill and --decode")
-    return out if experts_on is None else [_with_experts_on(variant, experts_on) for variant in out]
+    if devices is not None and experts_on is not None:
+        raise InputError("--devices", "cannot be combined with --experts-on; name both pools and remove it")
+    # Systems in addition to two pools do all by themselves.
+    alone = {"parts": scenario.parts.having("two-pools").having("experts-apart")} if paired else {}
+    lone = [Variant("", (x,), (1,), {"system": x, **alone}) for x in ([] if systems is None else names_of(systems))]
+    split = _pairs(scenario.parts["two-pools"], devices) if paired else lone
+    if experts_on is not None:
+        split = [_with_experts_on(variant, experts_on) for variant in split]
+    return [*lone, *split] if paired else split
 
 
 def laid_out(listed: Sequence[Variant], scenario: Scenario, search: str) -> list[Variant]:

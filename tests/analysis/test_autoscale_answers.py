@@ -47,22 +47,12 @@ def test_an_answer_tells_both_pools_apart(ask: Ask, tmp_path: Path) -> None:
 def test_replicas_that_start_do_not_decide_a_capacity(rule: str, least: float, most: float) -> None:
     """It named 50 requests/s of begin=1 where begin=3 names 157.7; a rule that keeps one replica serves one's load."""
     work: dict[str, Any] = {"input_len": 512, "output_len": 64, "lengths": "lognormal", "router": "least-loaded"}
-    scales = f"1:3,by={rule},start=5,every=5,hold=10"
-
-    def highest(begin: str) -> float:
-        scaling = {"autoscale": f"{scales}{begin}"}
-        slo = "ttft_p99=1,tpot_p99=0.03"
-        return (
-            capacity("llama-3-8b", "h100-x1", slo, tolerance=0.05, workers=1, **scaling, **work).found[0].load_per_s
-            or 0.0
-        )
-
-    load = highest("")
-    assert least < load < most
-    assert highest(",begin=3") == load
-    late = simulate("llama-3-8b", "h100-x1", autoscale=scales, rate=load, requests=40_000, warmup=20_000, **work)
-    assert (late.run.tpot_s.at("p99") or 0.0) < 0.033
-    assert (
-        metrics_of(simulate("llama-3-8b", "h100-x1", autoscale=scales, rate=40.0, requests=600, **work))["stationary"]
-        is None
+    scales = [f"1:3,by={rule},start=5,every=5,hold=10{begin}" for begin in ("", ",begin=3")]
+    first, second = (
+        capacity("llama-3-8b", "h100-x1", "tpot_p99=0.03", tolerance=0.05, workers=1, autoscale=text, **work).found[0]
+        for text in scales
     )
+    assert first.load_per_s == second.load_per_s
+    assert least < (first.load_per_s or 0.0) < most
+    brief = simulate("llama-3-8b", "h100-x1", autoscale=scales[0], rate=40.0, requests=600, **work)
+    assert metrics_of(brief)["stationary"] is None
