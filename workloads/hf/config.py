@@ -91,19 +91,17 @@ class Config:
 
     def experts(self, *keys: str) -> int:
         """Read the number of experts of a layer."""
-        count = self.size(*keys)
-        if count > MAX_EXPERTS:
-            key = next(k for k in keys if self.has(k))
-            raise self.error(key, f"must be at most {MAX_EXPERTS}, not {count}")
-        return count
+        return self._at_most(MAX_EXPERTS, keys)
 
     def layers(self, *keys: str) -> int:
         """Read the number of layers."""
-        keys = keys or ("num_hidden_layers",)
+        return self._at_most(MAX_LAYERS, keys or ("num_hidden_layers",))
+
+    def _at_most(self, most: int, keys: tuple[str, ...]) -> int:
         count = self.size(*keys)
-        if count > MAX_LAYERS:
+        if count > most:
             key = next(k for k in keys if self.has(k))
-            raise self.error(key, f"must be at most {MAX_LAYERS}, not {count}")
+            raise self.error(key, f"must be at most {most}, not {count}")
         return count
 
     def window(self, key: str, default: int = 0) -> int:
@@ -112,20 +110,18 @@ class Config:
 
     def flag(self, key: str, default: bool) -> bool:
         """Read true or false; missing or null means `default`."""
-        value = self.values.get(key)
-        if value is None:
-            return default
-        if not isinstance(value, bool):
-            raise self.error(key, f"must be true or false, not {shown(value)}")
-        return value
+        value: bool | None = self._typed(key, bool, "true or false")
+        return default if value is None else value
 
     def text(self, key: str, default: str = "") -> str:
         """Read a text; missing or null means `default`."""
+        value: str | None = self._typed(key, str, "text")
+        return default if value is None else value
+
+    def _typed(self, key: str, kind: type, what: str) -> Any:
         value = self.values.get(key)
-        if value is None:
-            return default
-        if not isinstance(value, str):
-            raise self.error(key, f"must be text, not {shown(value)}")
+        if value is not None and not isinstance(value, kind):
+            raise self.error(key, f"must be {what}, not {shown(value)}")
         return value
 
     def named(self, key: str, known: Mapping[str, Named], what: str, text: str | None = None) -> Named:
@@ -137,9 +133,7 @@ class Config:
 
     def items(self, key: str) -> list[Any] | None:
         """Read a list; missing or null is None."""
-        value = self.values.get(key)
-        if value is not None and not isinstance(value, list):
-            raise self.error(key, f"must be a list, not {shown(value)}")
+        value: list[Any] | None = self._typed(key, list, "a list")
         return value
 
     def words(self, key: str, length: int, known: Collection[str]) -> tuple[str, ...] | None:
