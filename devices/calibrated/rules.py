@@ -205,8 +205,8 @@ def features(hardware: Records) -> F8:
     """Two logarithms by which devices are compared, and whether NVIDIA is the maker."""
     # As stated, not as built: a held H20's grouped products reach 0.54 of its bandwidth, an H800's 0.86.
     peak = max(hardware.peak[0], 0.5 * hardware.peak[C_INT8])
-    nvidia = float(hardware.capability > 0.0)
-    return np.append(np.log([peak / (hardware.cores * hardware.clock), peak / hardware.bandwidth]), nvidia)
+    rates = np.log([peak / (hardware.cores * hardware.clock), peak / hardware.bandwidth])
+    return np.append(rates, hardware.capability > 0.0)
 
 
 @cache

@@ -261,9 +261,8 @@ CACHE = "memory.cache_MiB (its area: cache_MiB of silicon.dies)"
 
 def timed_sram(device: DeviceSpec, *, tuned: bool = False) -> str:
     """Say which on-chip memories change a device's times; `tuned`: every kernel has its best tile on it."""
-    main = main_of(device)
-    fitted = main is not None and can_calibrate(main)
-    seen = f"local memory and {CACHE}" if tuned else CACHE if fitted else "no SRAM"
+    fitted = CACHE if any(map(can_calibrate, device.processors.values())) else "no SRAM"
+    seen = f"local memory and {CACHE}" if tuned else fitted
     return f"times depend on {seen}; all other SRAM, buffers near memory too, changes area alone (opbyte tune uses it)"
 
 

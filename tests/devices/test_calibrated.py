@@ -42,14 +42,12 @@ def gemms(*shapes: tuple[float, float, float]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("family", families().values(), ids=lambda f: f.name)
-def test_parameters_are_few_named_and_bounded(family: Family) -> None:
-    assert len(family.parameters) <= 12
+def test_parameters_are_named(family: Family) -> None:
     assert len({p.name for p in family.parameters}) == len(family.parameters)
     for p in family.parameters:
         assert p.meaning
         assert p.unit
         assert (p.unit == "s") == p.name.endswith("_s")
-        assert 0 < p.low <= p.default <= p.high
 
 
 def test_waves_make_steps() -> None:

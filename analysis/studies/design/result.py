@@ -216,8 +216,8 @@ class DesignAnswer(Result):
                 low, high = estimate.interval
                 parts.append(f"{name} {show(estimate.value)} ({show(low)} to {show(high)})")
         text = ", ".join(parts) or "neither area, power nor cost is known of it"
-        sram = timed_sram(self.best.device, tuned=self.space.tuned)
-        return f"How sure: {text}; 80% intervals of the models, see opbyte design describe; {sram}."
+        text += "; 80% intervals of the models, see opbyte design describe"
+        return f"How sure: {text}; {timed_sram(self.best.device, tuned=self.space.tuned)}."
 
     def write(self, folder: OutputFolder) -> None:
         """Also write the best design as a system."""
