@@ -246,9 +246,8 @@ class SystemComparison(Result):
         out += evidence_blocks(shown, self.why)
         if self.mean_queue is not None:
             out.append(
-                f"An expert has {show(self.mean_queue)} tokens on average; with fewer than the "
-                "break-even queue it waits for its weights (never: its activations take longer "
-                "than the arithmetic; in brackets without them)."
+                f"An expert has {show(self.mean_queue)} tokens on average. Below the break-even queue it waits for its "
+                "weights. With `never` its activations always take longer than its arithmetic; in brackets: without them."
             )
         return out
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..show.text import Blocks, Records, Rows, show
+from ..show.text import Blocks, Records, Rows
 from .ranges import Ranges
 
 KINDS = ("measured", "fitted", "transferred", "derived", "assumed", "spec")
@@ -76,4 +76,5 @@ def evidence_line(evidence: Rows, system: str, ranges: Ranges | None = None) -> 
     if ranges is None or not ranges.outside:
         return f"{system} rests on {text}; none out of range."
     names = ", ".join(dict.fromkeys(outside.op for outside in ranges.outside[:NAMED]))
-    return f"{system} rests on {text}; OUT OF RANGE {show(100 * ranges.share)} % of the time: {names}."
+    share = f"{100 * ranges.share:.1f} %" if ranges.share > 5e-4 else "under 0.1 %"
+    return f"{system} rests on {text}; OUT OF RANGE {share} of the time: {names}."

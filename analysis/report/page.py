@@ -30,6 +30,7 @@ _FONT = re.compile(r"font-family: [^;\"]*;? ?|; font-family: [^;\"]*(?=\")| tran
 _DRAWN = re.compile(r'( d="| style=")([^"]*)')
 _STEP = re.compile(r"([ML])([-.\d]+) ([-.\d]+)|[Zz]")
 _LINES = re.compile(rf"({_STEP.pattern})+")
+_CODE = re.compile(r"`([^`]+)`")
 _COMMENT = re.compile(r"<!--.*?-->\s*", re.DOTALL)
 
 FONTS = "DejaVu Sans, Verdana, sans-serif"
@@ -178,15 +179,28 @@ def _markup(text: str) -> Markup:
     return Markup(text)
 
 
-def table_of(rows: Rows) -> dict[str, Any]:
-    """Columns and cells of a table as the template takes them.
+def code_spans(text: str) -> Markup:
+    """Escape a text, and mark what stands between backticks as code.
 
     Examples
     --------
-    >>> table_of([{"op": "norm", "Op/B": 0.5}])["rows"]
+    >>> print(code_spans("`--costs roofline` for a < b"))
+    <code>--costs roofline</code> for a &lt; b
+    """
+    from markupsafe import escape
+
+    return _markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))
+
+
+def table_of(rows: Rows) -> dict[str, Any]:
+    """Columns with a value and their cells, as the template takes them.
+
+    Examples
+    --------
+    >>> table_of([{"op": "norm", "Op/B": 0.5, "why": None}])["rows"]
     [[{'text': 'norm', 'mark': '', 'value': ''}, {'text': '0.5000', 'mark': '', 'value': '0.5'}]]
     """
-    names = list(rows[0])
+    names = [name for name in rows[0] if any(row.get(name) is not None for row in rows)]
     columns: Records = [{"name": name.strip(), "numeric": is_numeric(rows, name)} for name in names]
     shown = rows[:MOST_ROWS]
     for name, column in zip(names, columns, strict=True):
@@ -224,4 +238,5 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["code"] = code_spans
     return environment.get_template("report.html.j2")

@@ -15,7 +15,7 @@ html_additional_pages = {"index": "index.html"}
 html_theme = "furo"
 html_title = "OpByte"
 html_theme_options = {"navigation_with_keys": True}
-html_show_sourcelink = False
+html_show_sourcelink = html_show_copyright = False
 myst_heading_anchors = 4
 nb_execution_mode = "off"  # `make notebooks` executes them
 autodoc_typehints = "signature"
