@@ -195,11 +195,11 @@ def _searched(task: _Task, system: Variant) -> Answer:
     def at(rate: float) -> dict[str, Any]:
         return {knob: rate / unit, **begin, "warmup": settled(rate) or None}
 
-    def decided(rate: float, level: Mapping[str, float], most: int = MOST_REQUESTS) -> StableLoad:
+    def decided(rate: float, level: Mapping[str, float], most: int | None = None) -> StableLoad:
         grown, few = Growing() if grows else None, 2 * settled(rate)
         return decide(
             lambda count: run_scenario(task.asked(system, requests=count, **at(rate)), made=made, grown=grown),
-            rate, level, max(requests, few), grows=grows, most=max(most, counted(few)),
+            rate, level, max(requests, few), grows=grows, most=max(most or MOST_REQUESTS, counted(few)) if few else most,
             full=lambda: [] if full is None else [full],
         )  # fmt: skip
 
