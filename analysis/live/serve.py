@@ -140,7 +140,7 @@ def _listen(host: str, port: int) -> socket.socket:
         raise InputError("--port", f"must be in [0, 65535], not {port}")
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        made = socket.socket(family)
+        made = socket.socket(family, proto=socket.IPPROTO_TCP)  # so that asyncio sets TCP_NODELAY
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind((host, port))
     except (OSError, UnicodeError) as error:

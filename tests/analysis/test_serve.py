@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ pytest.importorskip("uvicorn")
 from opbyte import simulate
 from opbyte.analysis.live import asked
 from opbyte.analysis.live.record import record
+from opbyte.analysis.live.serve import _listen
 
 from ..processes import PATIENCE_S, Start
 
@@ -215,6 +217,12 @@ def until(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def test_a_first_token_does_not_wait_for_an_acknowledgement() -> None:
+    """asyncio sets TCP_NODELAY only on such sockets; a client that keeps its connection acknowledges headers after 40 ms."""
+    with _listen("127.0.0.1", 0) as listening:
+        assert listening.proto == socket.IPPROTO_TCP
 
 
 def test_sigterm_ends_it_in_order(tmp_path: Path, start: Start) -> None:
