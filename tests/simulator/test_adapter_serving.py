@@ -79,13 +79,8 @@ def test_slots_hold_what_is_used_and_the_link_carries_one_after_another(
     none = np.ones(len(jobs), dtype=np.int64)
     choices.read(RequestBlock(none, none * 0.0, none, none, adapters=names))
     arrival = np.cumsum([gap for _, gap, _ in jobs])
-
-    def arrive() -> simpy.events.ProcessGenerator:
-        for row, at in enumerate(arrival):
-            yield env.timeout(at - env.now)
-            cache_state.ask(row, env.now)
-
-    env.process(arrive())
+    for row, at in enumerate(arrival):
+        env.timeout(at).callbacks.append(lambda _, row=row: cache_state.ask(row, env.now))
     env.run()
     assert len(began) == len(jobs)  # nothing is lost
     assert all(began[row] >= arrival[row] - 1e-9 for row in began)

@@ -60,13 +60,8 @@ def test_the_queue_is_that_of_its_servers(encoder: Encoder, jobs: list[tuple[flo
     images = np.array([count for _, count in jobs])
     queue.read(RequestBlock(images, images * 0.0, images, images, images=images))
     arrival = np.cumsum([gap for gap, _ in jobs])
-
-    def arrive() -> simpy.events.ProcessGenerator:
-        for row, at in enumerate(arrival):
-            yield env.timeout(at - env.now)
-            queue.ask(row, env.now)
-
-    env.process(arrive())
+    for row, at in enumerate(arrival):
+        env.timeout(at).callbacks.append(lambda _, row=row: queue.ask(row, env.now))
     env.run()
     free = [0.0, 0.0]
     for row, (at, count) in enumerate(zip(arrival, images.tolist(), strict=True)):
