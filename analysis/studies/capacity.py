@@ -309,7 +309,8 @@ def share_at(
         high = min((t.load_per_s for t in known if t.load_per_s > low), default=None)
         least = min(t.load_per_s for t in known)
         if high is None or (low and high / low <= near) or (not low and least < load * LEAST):
-            return low / r / load
+            share = low / r / load
+            return min(share, 1.0) if r > 1.0 else share  # an undecided load above may be within the limits, too
         known.append(again((low * high) ** 0.5 if low else least / 2, tightened))
 
 

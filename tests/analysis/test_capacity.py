@@ -65,6 +65,8 @@ def test_both_ends_of_a_load_are_searched(limit: float, slow: float) -> None:
         assert held(r) / held(1.0) / 1.1 - 1e-9 <= end <= held(r) / held(1.0) + 1e-9
     near = share_at(known, held(1.0), {"ttft_mean": limit}, slow, tried, 1.02)
     assert held(slow) / held(1.0) / 1.02 - 1e-9 <= near <= held(slow) / held(1.0) + 1e-9
+    above = [*known, Tried(1.1 * held(1.0), None, {"ttft_mean": 0.0}, (), open=("ttft_mean",))]
+    assert share_at(above, held(1.0), {"ttft_mean": limit}, 1.001, tried) <= 1.0
     assert share_at([], held(1.0), {}, 1.0, tried) == 1.0
 
 
