@@ -10,6 +10,7 @@ same runs. A looser SLO never gives a worse result.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -209,8 +210,7 @@ def settling(asked: Scenario) -> tuple[dict[str, str], float]:
         text = asked.option(name)
         if text is None or not (scaling := parse_autoscale(text)).decides:
             continue
-        others = [part for part in text.split(",") if not part.startswith("begin=")]
-        begin[name] = ",".join([*others, f"begin={scaling.most}"])
+        begin[name] = re.sub(r",begin=\d+", "", text) + f",begin={scaling.most}"
         start_s = ENGINE_START_S if scaling.start is None else scaling.start
         settles_s = max(settles_s, scaling.hold + scaling.every + start_s)
     return begin, settles_s
