@@ -263,7 +263,9 @@ def timed_sram(device: DeviceSpec, *, tuned: bool = False) -> str:
     """Say which on-chip memories change a device's times; `tuned`: every kernel has its best tile on it."""
     fitted = CACHE if any(map(can_calibrate, device.processors.values())) else "no SRAM"
     seen = f"local memory and {CACHE}" if tuned else fitted
-    return f"times depend on {seen}; all other SRAM, buffers near memory too, changes area alone (opbyte tune uses it)"
+    return (
+        f"times depend on {seen}; all other SRAM, buffers near memory too, changes only the area (opbyte tune uses it)"
+    )
 
 
 def silicon_of(device: DeviceSpec) -> Silicon:
