@@ -28,10 +28,10 @@ SAMPLING = (NONE, GREEDY, RANDOM, NUCLEUS)
 """Sampling after the logits; "none" if an engine's is unknown."""
 
 PENALTIES, MIN_P, LOGPROBS = "penalties", "min-p", "logprobs"
-PENALTY_BYTES = 900.0
+PENALTY_BYTES = 800.0
 """Bytes per logit that penalties are worth at the rate of an H100's memory: least mean |log error| of the median
 gap between tokens of three dense models on one H100 under vLLM 0.11 (ML.ENERGY v3.0, chats with
-penalty 1.1, 8 to 768 sequences; median error 3.7 %, 3.2 to 5.8 with a model left out, 22 without). Per logit, not per
+penalty 1.1, 8 to 768 sequences; median error 2.2 %, 3.4 to 4.8 with a model left out). Per logit, not per
 sequence: vocabularies of 128 to 262 thousand words agree; and on the device, whose board is at its limit
 there. Assumed of other engines and versions."""
 EXTRAS: Mapping[str, float] = {PENALTIES: PENALTY_BYTES, MIN_P: 26.0, LOGPROBS: 29.0}

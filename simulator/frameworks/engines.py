@@ -58,8 +58,10 @@ class Upkeep:
     hidden: bool = False
     front: FrontEnd = TOKENS
 
-    def on(self, host: Host, devices: int) -> Host:
-        """Return a host whose steps take this time more, for ranks of `devices` devices."""
+    def on(self, host: Host, devices: int, ahead: bool = False) -> Host:
+        """Return a host whose steps take this time more, for ranks of `devices` devices; `ahead`: with asynchronous scheduling."""
+        if ahead and self.why == SYNCHRONOUS:
+            return replace(self, gap_s=0.0, why="").on(host, devices)
         gap = self.gap_s + (self.workers_s if devices > 1 else 0.0)
         return replace(
             host, front=self.front, request_s=host.request_s - self.front.http_s, gap_s=host.gap_s + gap,
@@ -73,7 +75,13 @@ devices wait: overlapping them was to save 5 to 10 % of a step with asynchronous
 (github.com/vllm-project/vllm/pull/23569), which does not hide it in 0.10.2. A round number between the values with
 the least mean TPOT error: 0.75 ms for 120 rows of vLLM 0.10.2 in $OPBYTE_DATA/serving_points (8.5 % without, 6.0
 with 1 ms), 1.2 ms for 22 runs of 0.8.5 in $OPBYTE_DATA/real_runs (13.7, 8.9). Runs of 0.15 and 0.19 show no such
-gap; that it ended with 0.11 is assumed."""
+gap."""
+SYNC_GAP_S = 0.5e-3
+"""Host time added to a step of vLLM 0.11 to 0.13 [s]. These schedule a step after the tokens of the last one were read. Asynchronous
+scheduling is the default from 0.14 (github.com/vllm-project/vllm/pull/27614). Two sources, each without the other: 0.5 ms has the least
+median error of 35 gaps between tokens of 0.11.1 (ML.ENERGY). In four runs of 0.11.0 with 1 to 8 sequences (gpustack) 0.6 to 0.8 ms were
+missing."""
+SYNCHRONOUS = f"{SYNC_GAP_S * 1e3:g} ms between steps, as scheduling is not asynchronous, from deployments of vLLM 0.11"
 STATIC = "fitted to static batches of 2024 on A100 and H100 (argonne-lcf/LLM-Inference-Bench), no experts, "
 OVERLAPPED = "read off deployments of TensorRT-LLM 1.0 and 1.1 without pipelines"
 SEQUENCE_S = 50e-6
@@ -88,8 +96,9 @@ UPKEEP: Mapping[str, tuple[Upkeep, ...]] = {
             (0, 8), f"{EARLY_GAP_S * 1e3:g} ms between steps before vLLM 0.11, fitted to measured "
             "deployments of 0.10.2", EARLY_GAP_S,
         ),
-        Upkeep((0, 11), front=FrontEnd(template_s(""), TOKEN_S, TEMPLATES, HTTP_S)),
-        Upkeep((0, 12)),
+        Upkeep((0, 11), SYNCHRONOUS, SYNC_GAP_S, front=FrontEnd(template_s(""), TOKEN_S, TEMPLATES, HTTP_S)),
+        Upkeep((0, 12), SYNCHRONOUS, SYNC_GAP_S),
+        Upkeep((0, 14)),
     ),
     "trtllm": (
         Upkeep((0, 0), f"{STATIC}TensorRT-LLM 0.9 to 0.11", 0.49e-3, 0.72e-3, 36e-6),
@@ -169,7 +178,7 @@ def vllm(deployment: Deployment, launch: LaunchSettings) -> EngineSettings:
     rules = rules_of(version)
     policy = rules.applied(make_policy("vllm", launch.tokens, launch.sequences))
     policy = replace(policy, ahead=policy.ahead or launch.ahead, pieces=policy.pieces if launch.pieces else 0)
-    host = launch.upkeep("vllm").on(policy.host, deployment.layout.tp)
+    host = launch.upkeep("vllm").on(policy.host, deployment.layout.tp, policy.ahead)
     settings = EngineSettings(
         replace(policy, host=host), memory_share=launch.memory or rules.memory_share, logit_bytes=rules.logit_bytes
     )
