@@ -44,7 +44,7 @@ STEADY = " ".join(
 )  # fmt: skip
 CAPACITY = " ".join(
     f"tests/analysis/test_capacity.py::test_{n}"
-    for n in ("brackets_hold_the_limit", "brackets_end",
+    for n in ("brackets_hold_the_limit", "brackets_below_what_full_engines_serve", "brackets_end",
               "both_ends_of_a_load_are_searched")
 )  # fmt: skip
 PLAN = "tests/analysis/test_plan.py::test_how_many_come_within_a_limit"

@@ -29,15 +29,21 @@ MODEL, SYSTEM = "llama-3-8b", "h100-x1"
 WORK: dict[str, Any] = {"input_len": 512, "output_len": 64, "lengths": "lognormal"}
 
 
-@pytest.mark.parametrize(
-    ("limit", "start", "most"), [(0.004, 1.0, None), (1000.0, 1.0, None), (0.3, 0.95, 1.0), (2.0, 0.95, 1.0)]
-)
-def test_brackets_hold_the_limit(limit: float, start: float, most: float | None) -> None:
-    """Without and with what full engines serve, which bounds the load."""
-    low, high = _bracket(lambda load: load <= min(limit, 0.99 * (most or 1e9)), start, most)
+@pytest.mark.parametrize("limit", [0.004, 0.3, 7.0, 1000.0])
+def test_brackets_hold_the_limit(limit: float) -> None:
+    low, high = _bracket(lambda load: load <= limit, 1.0)
     assert low is not None
     assert high is not None
-    assert low <= min(limit, 0.99 * (most or 1e9)) < high <= 2 * low
+    assert low <= limit < high == pytest.approx(2 * low)
+
+
+@pytest.mark.parametrize("limit", [0.004, 0.3, 0.97, 2.0])
+def test_brackets_below_what_full_engines_serve(limit: float) -> None:
+    low, high = _bracket(lambda load: load <= min(limit, 0.99), 0.95, 1.0)
+    assert low is not None
+    assert high is not None
+    assert low <= min(limit, 0.99) < high <= 2 * low
+    assert _bracket(lambda load: False, 0.95, 1.0)[0] is None
 
 
 def test_brackets_end() -> None:

@@ -19,7 +19,7 @@ from opbyte import capacity, simulate
 from opbyte.analysis.studies import stationary
 from opbyte.analysis.studies.capacity_result import SystemCapacity
 from opbyte.analysis.studies.loads import knob_of, too_long
-from opbyte.analysis.studies.stationary import BATCHES, FIRST, MOST_REQUESTS, _queue, decide, judge
+from opbyte.analysis.studies.stationary import BATCHES, FIRST, MOST_REQUESTS, _queue, counted, decide, judge
 from opbyte.analysis.studies.sweep.point import metrics_of
 from opbyte.simulator.results.record import Run
 from opbyte.simulator.results.steady import Window, trend_share
@@ -77,6 +77,11 @@ def test_a_sweep_says_what_a_capacity_says(by_default: SystemCapacity) -> None:
     assert (once.requests, once.missed[0]) == (FIRST, "ttft_p99")
     closed = simulate(MODEL, SYSTEM, closed_loop=8, requests=40, **WORK)
     assert metrics_of(closed)["stationary"] is None
+
+
+def test_counts_are_shared_by_all_that_ask() -> None:
+    assert {counted(n) for n in (1, 600, FIRST)} == {FIRST}
+    assert all(counted(n) >= n for n in range(1, 5000, 37))
 
 
 def test_shares_that_stay_are_found() -> None:

@@ -16,7 +16,7 @@ from opbyte.devices.calibrated.fit import fit, predict
 from opbyte.devices.calibrated.hardware import CODES, WEIGHT_BYTES, hardware
 from opbyte.devices.calibrated.kernel_sets import shared_parameters
 from opbyte.devices.calibrated.model import CalibratedModel
-from opbyte.devices.calibrated.rules import parameters
+from opbyte.devices.calibrated.rules import features, parameters
 from opbyte.devices.calibrated.terms import COLD
 from opbyte.devices.catalog import list_devices, load_device
 from opbyte.devices.cost import Roofline
@@ -55,6 +55,14 @@ def test_waves_make_steps() -> None:
     family, values, h = fitted("h100", "gemm")
     full, over = family.seconds(values, h, gemms((12 * 128, 11 * 128, 8192), (13 * 128, 11 * 128, 8192)))
     assert over > full
+
+
+def test_a_resident_weight_is_faster_than_a_cold_one() -> None:
+    family, values, h = fitted("l40s", "gemm")
+    cold = gemms((8, 1024, 2048))
+    warm = cold.copy()
+    warm[:, COPIES] = 6.0
+    assert family.seconds(values, h, warm)[0] < family.seconds(values, h, cold)[0]
 
 
 def table_of(source: str, dtype: str, kernel: str = "linear_actquant") -> KernelTable:
@@ -173,6 +181,16 @@ def test_stored_fits_are_whole_and_within_their_bounds(device: str) -> None:
         assert stored.errors["fit"].rows == stored.rows
         assert stored.errors["by_shape"].median_ape <= stored.bounds.median_ape
         assert any(key.startswith(f"calibration.{name}.") for key in sources)
+
+
+def test_a_device_without_a_fit_takes_after_the_most_similar() -> None:
+    spec, _ = load_device("h200")
+    known = parameters(spec.model_copy(update={"calibration": {}}), families()["gemm"])
+    assert known.basis == "transferred"
+    assert known.near[0][0] in ("h100", "h800")
+    alike = features(hardware(load_device("h100")[0])) - features(hardware(spec))
+    other = features(hardware(load_device("mi300x")[0])) - features(hardware(spec))
+    assert np.linalg.norm(alike) < np.linalg.norm(other)
 
 
 def test_one_odd_framework_does_not_move_the_base() -> None:

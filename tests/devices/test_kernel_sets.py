@@ -132,9 +132,8 @@ def test_kernels_start_in_clocks_and_a_set_speaks_for_what_it_has_rows_of() -> N
     other = Donor(1, Fit(2.0 * family.defaults, {}), hardware(load_device("b200")[0]), told=("nvfp4",))
     assert at_clock(h, family, card).fit.values[0] / card.fit.values[0] == pytest.approx(2520 / 1410, rel=0.01)
     assert at_clock(card.h, family, card) is card
-    rule = LAYER_FAMILIES[
-        "kda_prefill"
-    ]  # as many FLOP of a core and clock: 8,192 dense ones of a B200's, 2,048 of an A100's
+    rule = LAYER_FAMILIES["kda_prefill"]
+    # As many FLOP of a core and clock: 8,192 dense ones of a B200's, 2,048 of an A100's.
     chunked = at_clock(h, rule, replace(other, fit=Fit(rule.defaults / 8, {}))).fit.values
     assert chunked[3] / rule.defaults[3] == pytest.approx(0.5, rel=0.05)
     per_branch = [replace(d, fit=Fit(family.per_branch(d.fit.values), {})) for d in (card, other)]
