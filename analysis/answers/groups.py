@@ -28,7 +28,7 @@ def play_groups(
             raise InputError(option, f"needs {OPTION}: groups of replicas that are simulated each on its own")
         return None
     check_count(groups, OPTION, 1, MAX_WORKERS)
-    file: Any = tempfile.NamedTemporaryFile() if keep else None  # noqa: SIM115
+    file: Any = tempfile.NamedTemporaryFile() if keep else None  # noqa: SIM115  # open as long as its results are
     spill, parts = None if file is None else str(file.name), dict[int, RunState]()
     tasks = [(scenario, Cut(number, groups, spill), keep) for number in range(groups)]
     with closing(where.each(run_group_of, tasks)) as finished:

@@ -125,7 +125,7 @@ def command(name: str, entry: Entry) -> Callable[..., None]:
         _call(name, entry, given, _without_client(name, placed_options, classed))
 
     run.__signature__ = inspect.Signature(list(parameters(options)))  # type: ignore[attr-defined]  # typer reads it
-    run.__annotations__ = {p.name: p.annotation for p in run.__signature__.parameters.values()}  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in run.__signature__.parameters.values()}  # type: ignore[attr-defined]  # `__signature__` is of no function by its stubs
     run.__doc__ = entry["help"]
     return run
 
