@@ -126,8 +126,7 @@ HOST_CALLS, BIAS_CALLS = 10, 11
 """Kernels of a local expert that the host starts one by one: for each of two matrices a product in the forward and two in the backward pass, and casts
 of its input and of its output's gradient (Transformer Engine, module/grouped_linear.py); and for its biases two kernels forward and nine of autograd (see `workloads.training.ADDED`)."""
 LAUNCH_S, SYNC_S = 13.6e-6, 1.45e-3
-"""Seconds of a device for each kernel that the host starts in a layer with experts, and for each such layer where the host waits for how many tokens
-they got; fitted as `SUSTAINED`."""
+"""Seconds of a device for each kernel that the host starts in a layer with experts, and each time the host waits in such a layer; fitted as `SUSTAINED`."""
 NOTHING = Loads(np.zeros(1), np.zeros(1))
 Seconds = defaultdict[str, float]
 
@@ -284,16 +283,18 @@ class LayerPrices:
     def _host(self, works: int, experts: Sequence[ExpertPart]) -> float:
         """Seconds that a device waits for its host to start the kernels of a layer with experts, in both passes.
 
-        The host has to know how many tokens its experts got, so it cannot run ahead of the device; a dense layer's kernels are started in time.
+        The host has to know how many tokens its experts got, so it cannot run ahead of the device; a dense layer's kernels are started in time. It waits again
+        whenever biased experts' activation runs: it copies an offset to the device (`weighted_bias_quick_geglu_impl`, NVIDIA/Megatron-LM, fused_bias_geglu.py).
         """
         graphs = self.options.graphs
         if graphs == "auto":  # as in recipes
             graphs = "partial" if generation(self.deployment.system.device) == BLACKWELL else "none"
         if graphs == "full" or not experts:
             return 0.0
-        calls = sum(part.held * (HOST_CALLS + BIAS_CALLS * self._biased(part.spec)) for part in experts)
-        calls += works if graphs == "none" else 0
-        return LAUNCH_S * calls + SYNC_S
+        biased = any(self._biased(part.spec) for part in experts)
+        calls = sum(part.held for part in experts) * (HOST_CALLS + BIAS_CALLS * biased) + works * (graphs == "none")
+        runs_again = "moe" in self.options.recompute.replace("moe_act", "moe").split(",")
+        return LAUNCH_S * calls + SYNC_S * (1 + biased * (1 + runs_again))
 
     def _overlap(self, forward: Seconds, behind: Seconds) -> None:
         """Shorten exchanges of tokens that overlap with another micro-batch's passes (Megatron's combined 1F1B).

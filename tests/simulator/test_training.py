@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from opbyte.analysis.answers.train import train
 from opbyte.devices.catalog import load_system
 from opbyte.devices.spec import SystemSpec
-from opbyte.simulator.training.layers import sustained
+from opbyte.simulator.training.layers import LAUNCH_S, SYNC_S, sustained
 from opbyte.simulator.training.pipeline import dual_order, in_flight, order, pass_seconds, pipeline_chunks, schedule
 from opbyte.simulator.training.states import BytesPerWeight, ParameterCounts, states
 from opbyte.simulator.training.step import TrainingStep
@@ -353,6 +353,15 @@ def test_biases_of_gated_experts_take_separate_kernels() -> None:
     moved = (22 + 32) * 24 * 1024 * 4 * 2880 * 2.0
     assert seconds(biased, "partial") - seconds(plain, "partial") == pytest.approx(moved / rate, rel=0.25)
     assert seconds(biased, "full") == pytest.approx(seconds(plain, "full"))
+
+
+def test_the_host_waits_whenever_the_activation_of_biased_experts_runs() -> None:
+    """Once for the number of tokens, as in every layer with experts, and for each copy of the activation's offset."""
+    hosts = [
+        train("gpt-oss-20b", roomy("h100-x8"), batch=8, seq=1024, tp=1, ep=8, graphs="partial", recompute=way).step.by_stream["host"]
+        for way in ("none", "moe_act")
+    ]  # fmt: skip
+    assert hosts == pytest.approx([24 * (waits * SYNC_S + 84 * LAUNCH_S) for waits in (2, 3)])
 
 
 def test_offloaded_layers_leave_memory_and_wait_for_the_host() -> None:
