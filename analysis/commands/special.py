@@ -184,6 +184,7 @@ def _refuse(given: Mapping[str, object], reason: str) -> None:
 def record(given: Any) -> None:
     """A recording, which is written even if a signal ends it."""
     from ..live.record import record
+    from ..live.recording import partial_copy
     from ..show.interrupt import Ended, heard
 
     (out, as_json, options), asked = split(given, "out", "as_json", "options")
@@ -191,7 +192,8 @@ def record(given: Any) -> None:
     with ExitStack() as stack:
 
         def make(progress: Callable[[int, int], None] | None) -> Recording:
-            result = record(progress=progress, **asked, **options)
+            copy = stack.enter_context(partial_copy(out))
+            result = record(progress=progress, on_ended=copy, **asked, **options)
             stack.enter_context(heard(told_late.append))  # it is written, whatever comes now
             return result
 

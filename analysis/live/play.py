@@ -136,6 +136,9 @@ class RequestOutcome:
     output_tokens: int | None = None
 
 
+OnEnded = Callable[[int, RequestOutcome], None]
+
+
 @dataclass(slots=True)
 class _Stream:
     """Events of one response as they are read."""
@@ -260,6 +263,8 @@ class Player:
         Longest a request may take [s].
     progress : callable, optional
         Called with (requests ended, requests in all).
+    on_ended : callable
+        Called with the row and the outcome of each request that has ended.
     """
 
     clients: Sequence[httpx.AsyncClient]
@@ -270,6 +275,7 @@ class Player:
     places: int
     limit_s: float
     progress: Callable[[int, int], None] | None = None
+    on_ended: OnEnded = lambda row, outcome: None
 
     def __post_init__(self) -> None:
         self.outcomes = [RequestOutcome() for _ in self.outputs]
@@ -295,13 +301,13 @@ class Player:
 
     async def _all(self) -> None:
         async with asyncio.TaskGroup() as group:
-            for row, outcome in enumerate(self.outcomes):
+            for row in range(len(self.outcomes)):
                 body = self.target.body(self.prompts, row, int(self.outputs[row]))
                 if self.due_s is not None:
                     await asyncio.sleep(max(float(self.due_s[row]) - self.clock(), 0.0))
                 await self.free.acquire()
                 client = self.clients[row % len(self.clients)]
-                group.create_task(self._one(client, outcome, body))
+                group.create_task(self._one(client, row, body))
 
     async def _watch(self) -> None:
         """Note how late this process is, by naps that are all of one length."""
@@ -310,11 +316,13 @@ class Player:
             await asyncio.sleep(NAP_S)
             self.stalls.append(max(time.perf_counter() - began - NAP_S, 0.0))
 
-    async def _one(self, client: httpx.AsyncClient, outcome: RequestOutcome, body: bytes) -> None:
+    async def _one(self, client: httpx.AsyncClient, row: int, body: bytes) -> None:
+        outcome = self.outcomes[row]
         try:
             await ask(client, self.target.url, body, outcome, self.clock, self.limit_s)
         finally:
             self.free.release()
             self.ended += 1
+            self.on_ended(row, outcome)
             if self.progress:
                 self.progress(self.ended, len(self.outcomes))

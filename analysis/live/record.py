@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -15,7 +16,7 @@ from ...simulator.scenario.options import Workload
 from ...workloads.errors import InputError, check_known
 from ...workloads.requests import RequestBlock
 from ..show.interrupt import heard
-from .play import DeployedAs, Player, deployed_as
+from .play import DeployedAs, OnEnded, Player, deployed_as
 from .recording import Recording
 from .target import PROMPTS, PromptSource, ServerTarget, address, find_out, open_clients
 
@@ -59,7 +60,8 @@ def record(
     url: str, *, served_model_name: str = "", chat: bool = False, prompts: str = "auto",
     in_flight: int = MOST_IN_FLIGHT, timeout: float = LIMIT_S, model: str | None = None,
     system: str | None = None, engine: str | None = None, seed: int = 0,
-    progress: Callable[[int, int], None] | None = None, **workload: Unpack[WorkloadKeywords],
+    progress: Callable[[int, int], None] | None = None, on_ended: OnEnded = lambda row, outcome: None,
+    **workload: Unpack[WorkloadKeywords],
 ) -> Recording:  # fmt: skip
     """Send requests to an OpenAI-compatible server and record the time of every chunk.
 
@@ -85,6 +87,8 @@ def record(
         Seed of the samples: the content of prompts, and requests without a trace.
     progress : callable, optional
         Called with (requests ended, requests in all).
+    on_ended : callable
+        Called with the row and the outcome of each request that has ended.
     **workload
         Options of `Workload`: ``trace``, ``rate``, ``closed_loop``, ``requests`` and others.
 
@@ -108,7 +112,7 @@ def record(
         raise InputError(stream.name, "has no requests")
     if trace.turns is not None:
         raise InputError(stream.name, "has requests that depend on others; record supports only independent ones")
-    play = _Play(target, server, trace, PromptSource(trace, seed, server.vocab), timeout, progress)
+    play = _Play(target, server, trace, PromptSource(trace, seed, server.vocab), timeout, progress, on_ended)
     open_loop = stream.closed_loop is None and stream.has_arrivals
     due = trace.arrival_s if open_loop else None
     if due is None and stream.closed_loop is None:
@@ -116,16 +120,18 @@ def record(
     return play.run(stream.name, due, stream.closed_loop or in_flight, prompts)
 
 
+@dataclass
 class _Play:
     """One run with its event loop."""
 
-    def __init__(
-        self, target: ServerTarget, server: DeployedAs, trace: RequestBlock, prompts: PromptSource,
-        limit_s: float, progress: Callable[[int, int], None] | None,
-    ) -> None:  # fmt: skip
-        self.target, self.server, self.trace, self.prompts = target, server, trace, prompts
-        self.limit_s, self.progress = limit_s, progress
-        self.cut = ""
+    target: ServerTarget
+    server: DeployedAs
+    trace: RequestBlock
+    prompts: PromptSource
+    limit_s: float
+    progress: Callable[[int, int], None] | None
+    on_ended: OnEnded
+    cut: str = ""
 
     def run(
         self, workload: str, due: np.ndarray[Any, np.dtype[np.float64]] | None, places: int, form: str
@@ -150,8 +156,9 @@ class _Play:
         async with open_clients(self.target.base, places) as clients:
             target, self.prompts = await find_out(clients[0], self.target, form, self.prompts)
             player = Player(
-                clients, target, self.prompts, self.trace.output_tokens, due, places, self.limit_s, self.progress
-            )
+                clients, target, self.prompts, self.trace.output_tokens, due, places, self.limit_s, self.progress,
+                self.on_ended,
+            )  # fmt: skip
             with heard(end):
                 if not await player.play(stop):
                     self.cut = ""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from tempfile import mkstemp
 from typing import Any
 
 import numpy as np
@@ -19,6 +23,27 @@ from ..validate.runs.spec import RECORDED, SYSTEM
 from ..validate.statistics import TIMES, statistics
 from .play import NOT_SENT, OK, DeployedAs, RequestOutcome
 from .target import ServerTarget
+
+
+@contextmanager
+def partial_copy(folder: str | None) -> Iterator[Callable[[int, RequestOutcome], None]]:
+    """Write each request that has ended to ``requests.partial-*.jsonl``, which is left if the process is killed.
+
+    The file has a name of its own, so that the copy of an earlier run stays. It is removed when the block succeeds.
+    """
+    files: list[tuple[int, str]] = []
+
+    def add(row: int, outcome: RequestOutcome) -> None:
+        line = json.dumps({"row": row, **asdict(outcome), "chunks": outcome.chunks.tolist()})
+        with suppress(OSError):  # writing the run's files will fail too
+            if not files:
+                files.append(mkstemp(".jsonl", "requests.partial-", folder))
+            os.write(files[0][0], f"{line}\n".encode())
+
+    yield add if folder else lambda row, outcome: None
+    for descriptor, name in files:
+        os.close(descriptor)
+        os.unlink(name)
 
 
 def write_recording(result: Recording, folder: OutputFolder) -> None:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,30 @@ def test_a_cut_run_is_whole(trace: Path, tmp_path: Path, start: Start, name: str
     }  # fmt: skip
     check_stamps(tmp_path / "run")
     assert not list((tmp_path / "run").glob(".*"))
+
+
+def test_a_killed_run_leaves_what_has_ended(trace: Path, tmp_path: Path, start: Start, ask: Ask) -> None:
+    """A line a request, with the times of its chunks; a later run leaves it, and no copy of its own."""
+    run = tmp_path / "run"
+    with served(Fake(fails={2: "500", 3: "hang"})) as fake:
+        process = start([sys.executable, "-m", "opbyte", "record", fake.url, "--trace", str(trace), "--out", str(run)],
+                        env=ENV, stderr=subprocess.DEVNULL)  # fmt: skip
+        while sum(path.read_text().count("\n") for path in run.glob("requests.partial-*.jsonl")) < 7:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.kill()
+        process.wait()
+        (left,) = run.iterdir()
+        text = left.read_text()
+        ask("record", fake.url, "--trace", trace, "--out", run)
+    assert left.read_text() == text
+    assert list(run.glob("*partial*")) == [left]
+    rows = [json.loads(line) for line in text.splitlines()]
+    assert Counter(row["status"] for row in rows) == {"ok": 6, "HTTP 500": 1}
+    for row in rows:
+        stamps = [row["sent_s"], *row["chunks"], row["ended_s"]]
+        assert stamps == sorted(stamps)
+        assert len(row["chunks"]) == (row["output_tokens"] or 0) in (0, 5 + row["row"])
 
 
 @pytest.mark.parametrize("options", [("--concurrency", "2"), ("--in-flight", "2")])
