@@ -96,15 +96,17 @@ def gather(rows: Rows, shape: tuple[int, int], moments: int) -> Kernels | None:
     formulas = np.zeros((*shape, 2, WIDTH + 1))
     sums = np.zeros((shape[0], len(SUMS), moments + 1))
     h = np.ones(shape[1], HARDWARE)
+    starts: dict[int, int] = {}  # of curves, by identity: ops of equal quantities share one
     curves: list[F8] = [np.zeros((0, 2))]
     grids: list[Grid] = []
     for (i, p), row in rows.items():
         slots[i, p, K_MOST] = row.most
         if row.curve is not None:
-            start = sum(map(len, curves))
-            length = len(row.curve.seconds)
-            slots[i, p, : K_MOMENT + 1] = Formula.CURVE, start, length, row.curve.moment
-            curves.append(np.column_stack([row.curve.seconds, row.curve.bound]))
+            curve = row.curve
+            if id(curve) not in starts:
+                starts[id(curve)] = sum(map(len, curves))
+                curves.append(np.column_stack([curve.seconds, curve.bound]))
+            slots[i, p, : K_MOMENT + 1] = Formula.CURVE, starts[id(curve)], len(curve.seconds), curve.moment
         if row.formula is None:
             continue
         formula = row.formula
