@@ -110,6 +110,8 @@ def read_engine(path: str | Path) -> EngineSettings:
     path = Path(path)
     if path.is_dir():
         path = path / "engine.json"
+    if str(path) in ENGINES and not path.exists():
+        raise SpecError(path, f"is not a file of an engine's arguments (JSON); --policy {path} takes its scheduler")
     return engine_of(path, read_json_object(path))
 
 

@@ -138,6 +138,8 @@ def test_bad_settings_are_refused(engine_json: Callable[[object], Path], content
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nothere\.json.*does not exist"):
         read_engine(tmp_path / "nothere.json")
+    with pytest.raises(InputError, match=r"not a file of an engine's arguments.*--policy sglang"):
+        read_engine("sglang")
 
 
 @pytest.mark.parametrize(
