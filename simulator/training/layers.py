@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ...devices.calibrated.libraries import BLACKWELL, HOPPER, generation
+from ...devices.calibrated.libraries import BLACKWELL, CUDNN, HOPPER, generation
 from ...devices.collectives.deepep import HYBRID, hybrid_runs
 from ...devices.collectives.plans import BY_COST, Topology, cheapest, plan
+from ...devices.device import SharedMemoryDevice
 from ...devices.hosts.catalog import link_of
 from ...devices.link import LinkModel
-from ...devices.spec import DeviceSpec
 from ...workloads.batch import Moments
 from ...workloads.layers import LayerKind, RoutedKind, is_routed
 from ...workloads.layers.base import elementwise
@@ -43,21 +43,24 @@ from .layout import TrainingLayout, TrainingOptions
 from .memory import Passes
 from .states import LOSSES, BytesPerWeight
 
-SUSTAINED = {(HOPPER, "fp8"): 1.19, (BLACKWELL, "fp8"): 1.13, (BLACKWELL, "fp4"): 0.81}
-"""Seconds of matrix kernels in steps of training over those of the same kernels in serving, by generation and arithmetic; other formats count as the
-8-bit one. Boards work at their limit for seconds on end, and 4-bit products are of another library. With `WATTS`, `layers.LAUNCH_S` and `layers.SYNC_S`
-fitted to NVIDIA-NeMo/Megatron-Bridge@067f987d, performance-summary: 103 rows of five models (docs/training.md, with each model and card left out)."""
-WATTS, NOMINAL_W, MOST = 0.77, 480e-15, 1.25
+SUSTAINED = {(HOPPER, "fp8"): 1.19, (BLACKWELL, "fp8"): 1.18, (BLACKWELL, "fp4"): 0.89}
+"""Seconds of matrix kernels in steps of training over those of serving (attention: of `CUDNN`), by generation and arithmetic; other formats count as the
+8-bit one. Boards work at their limit for seconds on end, and 4-bit products are of another library. With `WATTS`, and before with `LAUNCH_S` and `SYNC_S`,
+fitted to NVIDIA-NeMo/Megatron-Bridge@067f987d, performance-summary: 95 rows of five models (docs/training.md, with each model and card left out)."""
+WATTS, NOMINAL_W, MOST = 0.88, 480e-15, 1.25
 """Exponent by which a Blackwell board's rate at its limit goes with its watts for a nominal 16-bit FLOP/s; those of GB200 [W s]; no board gains from more
 than `MOST` times as many."""
 
 
-def sustained(spec: DeviceSpec, op: Op) -> float:
-    """Factor on the seconds of a matrix kernel that runs for as long as a training step."""
+def sustained(device: SharedMemoryDevice, op: Op) -> float:
+    """Factor on the seconds of a serving framework's matrix kernel for those of its counterpart in a training step."""
     if not about(op.kind).matrix:
         return 1.0
+    spec = device.spec
     kin = generation(spec)
     factor = SUSTAINED.get((kin, op.dtype), SUSTAINED.get((kin, "fp8"), 1.0))
+    if about(op.kind).scores and device.measured and kin in CUDNN:
+        factor *= CUDNN[kin][2 * (op.shape.get("window", 0.0) > 0) + op.name.endswith("_grad")]
     if kin != BLACKWELL or spec.limit_W is None:
         return factor
     peak = max((p.peak_flops_per_s or {}).get("bf16", 0.0) for p in spec.processors.values())
@@ -77,24 +80,17 @@ class Prices:
     def cost(self, work: RepeatedOp) -> tuple[float, float]:
         """Seconds of kernels where the placement rule runs them, and their dynamic energy [s], [J]."""
         d, op = self.deployment, work.op
-        if op.flops <= 0 and op.act_bytes <= 0:
+        if idle(op):
             return 0.0, 0.0
         costs = d.device.run(regions([op], d.device, d.placement, True, d.system.mapping.splitter))
-        seconds = work.slower * sustained(d.system.device, op) * sum(region.seconds for region in costs)
+        seconds = work.slower * sustained(d.device, op) * sum(region.seconds for region in costs)
         joules = sum(cost.total_joules for region in costs for _, _, cost in region.ops)
         return work.times * seconds, work.times * joules
 
     def exchange(self, kind: str, message_bytes: float, topology: Topology, algorithm: str = "") -> float:
-        """Seconds of a collective: measured within a node where it was, else the cheapest algorithm.
+        """Seconds of a collective: measured within a node where it was, else the cheapest algorithm, or the one that is named.
 
-        Parameters
-        ----------
-        kind : str
-            Of collective, as in `devices.collectives.plans.ALGORITHMS`.
-        message_bytes : float
-            As `devices.link.collective` counts it [B].
-        algorithm : str
-            By name instead, in a node too.
+        `kind` as in `devices.collectives.plans.ALGORITHMS`; `message_bytes` as `devices.link.collective` counts it [B].
         """
         n = topology.ranks
         if n < 2 or message_bytes <= 0:
