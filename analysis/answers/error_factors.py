@@ -31,8 +31,8 @@ from ...workloads.yamlfile import read_yaml
 from ..show.text import Records
 
 F8 = npt.NDArray[np.float64]
-STEP, FIRST, POWER, TRAINING = "step", "first_token", "power", "training"
-"""What errors are of: a step (and so TPOT and rates), what a first token waits beyond its steps, watts, a training step."""
+STEP, TOKEN, FIRST, POWER, TRAINING = "step", "token", "first_token", "power", "training"
+"""What errors are of: a step (and so TPOT and rates), TPOT beyond its steps, what a first token waits beyond its steps, watts, a training step."""
 ANY = "any deployment"
 TELLING = 0.1
 """A factor is named from this share of all factors' squares on."""
@@ -47,8 +47,7 @@ class Conditions(NamedTuple):
 
     `sequences` of a rank's step; `prompts`, the share of the time of steps with prompts; `burst`: all requests arrive
     at once; `in_step`: requests of one length in a closed loop; `split`: separate prefill and decode pools; `zero`: what ranks of a training step share (`TrainingOptions`);
-    `outside`: share of a first token's time outside the steps and queues; `handed`: tokens that a front end hands out in a
-    second.
+    `outside`: share of a first token's time outside the steps and queues; `together`: logarithm of a first token's time if all clients send at once over the simulated one.
     """
 
     deployment: Deployment
@@ -62,11 +61,14 @@ class Conditions(NamedTuple):
     split: bool = False
     zero: int = 0
     outside: float = 0.0
-    handed: float = 0.0
+    together: float = 0.0
 
 
 Amounts = Mapping[str, float]
 """How much of each factor a run has, by name; of those that it has."""
+
+
+TOGETHER = "lengths that are not published"
 
 
 class ErrorFactor(NamedTuple):
@@ -153,9 +155,6 @@ OLD = {"vllm": (0, 8), "sglang": (0, 5), "trtllm": (1, 0)}
 """First versions of an engine with measured runs; hosts of earlier versions are only approximate."""
 LATENT = "LatentAttention"
 PLAIN = {"Attention", LATENT}
-MANY_HANDED, MOST_HANDED = 1e4, 1.5
-"""Tokens that one front end hands out in a second [1/s] from which its work counts whole, and the most that it counts. It counts as the
-load's cube, as waits are rare at half of a load: of powers 1 to 3 the one with the narrowest intervals at equal coverage of left-out sources."""
 
 
 def _unusual_attention(conditions: Conditions) -> float:
@@ -203,7 +202,7 @@ FACTORS = (
     ),
     ErrorFactor(
         "all requests at once", "the client and the front end; a time per token depends on how many of a request's tokens come while "
-        "the prompts of others run, so on lengths of which only the mean is known", lambda c: float(c.burst),
+        "the prompts of others run, so on lengths of which only the mean is known", lambda c: float(c.burst), (STEP, TOKEN, FIRST),
     ),
     ErrorFactor("latent attention on an engine of early 2025 (NOT MODELLED)", "its kernels and its kernels of experts were new; DeepSeek-R1 "
                 "under vLLM 0.7 and SGLang 0.4, 12 runs of two systems", _early_latent),
@@ -224,8 +223,7 @@ FACTORS = (
     ErrorFactor("gradients shared by ranks", "FSDP: frameworks with few measured steps", lambda c: float(c.zero >= 2), (TRAINING,)),
     ErrorFactor("TensorRT-LLM", "what its executor does between a request and its first step", lambda c: float(c.engine == "trtllm"), (FIRST,)),
     ErrorFactor("a first token that is mostly connection and HTTP", "its share of the time; it differs between clients and hosts", lambda c: c.outside, (FIRST,)),
-    ErrorFactor("many tokens handed out", f"the front end's work for each is not simulated; from {MANY_HANDED:,.0f} a second on, requests wait for it",
-                lambda c: min((c.handed / MANY_HANDED) ** 3, MOST_HANDED), (FIRST,)),
+    ErrorFactor(TOGETHER, "equal ones keep all clients in step, so that each waits for the prompts of half of the others", lambda c: c.together, (FIRST,)),
     ErrorFactor("a power model of another device", "constant power of a busy board", _carried_power, (POWER,)),
 )  # fmt: skip
 
@@ -239,10 +237,11 @@ def _old(conditions: Conditions) -> bool:
 
 
 class Widths(NamedTuple):
-    """Fitted numbers: a power of the kernels' own errors, and the logarithms of a factor by the name of a quantity."""
+    """Fitted numbers: powers of the kernels' own errors, in steps and in first tokens, and the logarithms of a factor by the name of a quantity."""
 
     kernels: float
     table: Mapping[str, Mapping[str, Ratios]]
+    first_kernels: float = 1.0
 
     def reach(self, amount: Amounts, quantity: str) -> Ratios:
         """Return the errors of all factors together, weighted by `amount`: middles add up, and squares below and above add up."""
@@ -278,7 +277,7 @@ def fitted_widths() -> Widths:
     """The numbers of `error_factors.yaml`."""
     raw = read_yaml(Path(__file__).parent / "error_factors.yaml")
     table = {quantity: {name: Ratios(*ends) for name, ends in rows.items()} for quantity, rows in raw["widths"].items()}
-    return Widths(float(raw["kernels"]), table)
+    return Widths(float(raw["kernels"]), table, float(raw["first_kernels"]))
 
 
 def engine_of_scenario(scenario: Scenario) -> tuple[str, tuple[int, ...]]:

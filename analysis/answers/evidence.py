@@ -132,6 +132,7 @@ def _host(policy: Policy, deployment: Deployment) -> Records:
         HTTP_S,
         LAUNCH_S,
         OUTSIDE_S,
+        SYNC_GAP_S,
         TOKEN_S,
     )
 
@@ -139,13 +140,15 @@ def _host(policy: Policy, deployment: Deployment) -> Records:
     versioned = {name: f"assumed: {host.why}" for name in VERSIONED if host.why}
     sources = {
         f"host.{f.name}": versioned.get(f.name, "given")
-        for f in fields(host) if f.name not in ("why", "front") and getattr(host, f.name) > 0.0
+        for f in fields(host) if f.name not in ("why", "front", "sync_s") and getattr(host, f.name) > 0.0
     }  # fmt: skip
     if host.front.request_s > 0.0:
         sources["host.front.request_s"] = f"assumed: {host.front.why}" if host.front.why else "given"
     for name, value, usual, why in (
         ("front.token_s", host.front.token_s, TOKEN_S, "random text, one thread"),
         ("front.http_s", host.front.http_s, HTTP_S, "measured on one core"),
+        ("sync_s", 0.0 if policy.ahead or deployment.layout.pp > 1 else host.sync_s, SYNC_GAP_S,
+         f"{SYNC_GAP_S * 1e3:g} ms between steps, as scheduling is not asynchronous, from deployments of vLLM 0.11"),
         ("launch_s", host.launch_s, LAUNCH_S, f"{LAUNCH_S * 1e6:.0f} us a launch outside CUDA graphs, fitted to measured runs"),
         ("request_s", host.request_s + host.front.http_s, OUTSIDE_S,
          f"{host.request_s * 1e3:g} ms a request outside the steps, fitted to measured runs of vLLM"),

@@ -9,6 +9,7 @@ constant until `r e` is 1.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import log1p
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from ...simulator.step.explicit import StageCost, explicit_stage
 from ...simulator.step.launches import all_launches
 from ...workloads.batch import PREFILL, Batch
 from ...workloads.jit import plainly
-from .error_factors import FIRST, STEP, Amounts, Conditions, Widths, amounts, fitted_widths
+from .error_factors import FIRST, STEP, TOKEN, Amounts, Conditions, Widths, amounts, fitted_widths
 from .interval import (
     F8,
     KNOWN,
@@ -93,8 +94,8 @@ class StepDraws:
     host_s: float = 0.0
     hidden: bool = False
 
-    def at(self, widths: Widths) -> F8:
-        launched = hosted(self.kernels**widths.kernels, self.seconds, self.launch_s, hidden=True)
+    def at(self, power: float) -> F8:
+        launched = hosted(self.kernels**power, self.seconds, self.launch_s, hidden=True)
         return hosted(launched, max(self.seconds, self.launch_s), self.host_s, self.hidden)
 
 
@@ -133,7 +134,8 @@ class RunDraws:
         """Return factors on the results of the run."""
         known, c = widths or fitted_widths(), self.amounts
         waiting, off = known.reach(c, FIRST), np.exp(known.reach(c, STEP).at(scores(1)))
-        decode, prompt = self.decode.at(known) * off, self.prompt.at(known) * off
+        decode, prompt = self.decode.at(known.kernels) * off, self.prompt.at(known.kernels) * off
+        first = self.prompt.at(known.first_kernels) * off
         if self.prefill_bound is None:
             step = slower = (1.0 - self.prompts) * decode + self.prompts * prompt
             load = step * self.growth
@@ -142,11 +144,12 @@ class RunDraws:
             load = np.maximum(decode * self.growth, prompt * self.busy)
         if self.closed:
             bound = prompt if self.prefill_bound else step
-            alone = prompt * np.exp(waiting.at(scores(3)))
+            alone = first * np.exp(waiting.at(scores(3)))
             served = 1.0 / ((1.0 - self.first) * bound + self.first * alone)
         else:
             served = 1.0 / np.maximum(load, 1.0)
-        tpot, ttft = interval_of(_held(step, self.growth)), first_token(interval_of(_held(prompt, self.busy)), waiting)
+        tpot = first_token(interval_of(_held(step, self.growth)), known.reach(c, TOKEN))
+        ttft = first_token(interval_of(_held(first, self.busy)), waiting)
         throughput = interval_of(served)
         e2e = end_to_end(ttft, tpot, self.waits)
         if self.closed and self.first > 0.0:  # so many requests are in flight: Little's law
@@ -154,7 +157,7 @@ class RunDraws:
             e2e = Interval(max(e2e.low, min(most.low, 1.0)), min(e2e.high, max(most.high, 1.0)), e2e.level)
         quantiles = tuple(np.quantile(slower, np.linspace(0.0, 1.0, QUANTILES)).tolist())
         return RunIntervals(
-            interval_of(step), throughput, tpot, ttft, e2e, quantiles, waiting, known.reasons(c, STEP, FIRST)
+            interval_of(step), throughput, tpot, ttft, e2e, quantiles, waiting, known.reasons(c, STEP, TOKEN, FIRST)
         )
 
 
@@ -166,11 +169,18 @@ def end_to_end(ttft: Interval, tpot: Interval, waits: float) -> Interval:
 
 
 def usual_draws(
-    deployment: Deployment, decodes: int, context: int, prompt: int, engine: Engine = ("", ()), split: bool = False
+    deployment: Deployment,
+    decodes: int,
+    context: int,
+    prompt: int,
+    engine: Engine = ("", ()),
+    split: bool = False,
+    first_s: float = 0.0,
 ) -> RunDraws | None:
     """Return draws of a rank's typical decodes, and of a prompt with them, in a closed loop.
 
-    Outputs are twice as long as the contexts beyond the prompts.
+    Outputs are twice as long as the contexts beyond the prompts. Where lengths are not known, `first_s` is the simulated time of a first
+    token [s]; with equal lengths it could be longer by the prompts of half of the requests.
     """
     batches = usual_batches(decodes, context, prompt)
     stages = [_stage(deployment, batch) for batch in batches]
@@ -178,10 +188,10 @@ def usual_draws(
     decode, mixed = (slowdowns(parts_of(deployment, stage)) for stage in stages)
     if decode is None or mixed is None:
         return None
-    handed = decodes * deployment.ranks / stages[0].seconds
     outside = OUTSIDE_S / (OUTSIDE_S + stages[1].seconds) if engine[0] else 0.0
+    together = log1p(decodes / 2.0 * max(stages[1].seconds - stages[0].seconds, 0.0) / first_s) if first_s else 0.0
     factors = amounts(
-        Conditions(deployment, stages[0], *engine, decodes, share, split=split, outside=outside, handed=handed)
+        Conditions(deployment, stages[0], *engine, decodes, share, split=split, outside=outside, together=together)
     )
     steps = StepDraws(decode, stages[0].seconds), StepDraws(mixed, stages[1].seconds)
     return RunDraws(*steps, factors, 0.0 if split else share, 0.0, 0.0, closed=True, first=0.0, waits=0.0)
@@ -220,11 +230,10 @@ def run_draws(run: Run, open_loop: bool, engine: Engine = ("", ()), burst: bool 
     wait, first, all_of_it = (
         float((end - rows.arrival_s).mean()) for end in (rows.scheduled_s, rows.first_token_s, rows.last_token_s)
     )
-    handed = (run.output_tokens_per_s or 0.0) * d.layout.devices / run.devices  # by each replica's front end
     in_step = (closed or burst) and not any(np.ptp(x) for x in (rows.input_tokens, rows.output_tokens))
     c = Conditions(
         d, stages[0], *engine, len(batches[0].context), share, burst, in_step, prefill is not None,
-        outside=outside / max(first + outside, 1e-12), handed=handed,
+        outside=outside / max(first + outside, 1e-12),
     )  # fmt: skip
     alone = 0.0 if burst or not closed else (first - wait + outside) / max(all_of_it - wait + outside, 1e-12)
     return RunDraws(
@@ -243,11 +252,9 @@ def _step_draws(run: Run, deployment: Deployment, batch: Batch, stage: StageCost
         return StepDraws(drawn, stage.seconds)
     stages, prompts = deployment.layout.pp, batch.q_len[batch.phase == PREFILL]
     host_delay = run.policy.host_delay(all_launches(deployment, run.policy.calls), stages)
-    host_s = (
-        host_delay.step_s + host_delay.gap_s + host_delay.sequence_s * len(batch.context)
-        if run.policy.host.why
-        else 0.0
-    )
+    sync_s = host_delay.gap_s - run.policy.host.gap_s
+    known_s = host_delay.step_s + host_delay.gap_s + host_delay.sequence_s * len(batch.context)
+    host_s = known_s if run.policy.host.why else sync_s
     lengths = np.minimum(np.quantile(run.requests.input_tokens, LENGTHS), run.policy.token_budget)
     tokens = batch.tokens - prompts.sum() + len(prompts) * lengths
     launch_s = float(np.mean([plainly(starting)(host_delay, x, len(prompts)) for x in tokens]))

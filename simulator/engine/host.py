@@ -25,6 +25,12 @@ from ...workloads.records import named, records
 LAUNCH_S = 35e-6
 """Seconds of one launch (`step.launches`), of all engines: see docs/engine-files.md#host for what it was fitted to."""
 
+SYNC_GAP_S = 0.5e-3
+"""Host time added to a step of vLLM from 0.11 on that is scheduled after the tokens of the last one were read [s]: by default up to 0.13
+(github.com/vllm-project/vllm/pull/27614), later with `async_scheduling` off and with drafts of the host. Two sources, each without the other: 0.5 ms has the least
+median error of 35 gaps between tokens of 0.11.1 (ML.ENERGY). In four runs of 0.11.0 with 1 to 8 sequences (gpustack) 0.6 to 0.8 ms were
+missing."""
+
 OUTSIDE_S = 6.0e-3
 """Seconds that a request spends outside the steps and the front end: the median of what the mean TTFT of dense models
 lacks in $OPBYTE_DATA/serving_h100 (vLLM 0.15.1, Poisson arrivals, 7.4 ms), less 600 tokens of a prompt (`TOKEN_S`). One client's 95th
@@ -144,6 +150,8 @@ class Host:
         What a request spends outside all steps, until its first token is seen and until its last.
     gap_s : float
         Time that the devices wait between two steps, even with asynchronous scheduling.
+    sync_s : float
+        The same, only where a step is scheduled after the tokens of the last one were read.
     front : FrontEnd
         The server's front end, which prepares requests.
     why : str
@@ -155,6 +163,7 @@ class Host:
     launch_s: float = 0.0
     request_s: float = 0.0
     gap_s: float = 0.0
+    sync_s: float = 0.0
     front: FrontEnd = NO_FRONT
     why: str = ""
 

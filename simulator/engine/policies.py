@@ -251,9 +251,10 @@ class Policy:
         serial = stages > 1 and self.rules is not None and self.rules.serial
         hidden = not serial and (self.ahead or stages > 1)
         host, launch_s = self.host, self.host.launch_s / stages
+        gap_s = host.gap_s + (0.0 if hidden else host.sync_s)
         captured = self.captures(several) or self.largest * several or NO_LIMIT
         return HostDelay(
-            host.step_s, host.sequence_s, launch_s * launches.decodes, hidden, host.gap_s, launch_s * launches.prompts,
+            host.step_s, host.sequence_s, launch_s * launches.decodes, hidden, gap_s, launch_s * launches.prompts,
             launch_s * launches.pieces, 0 if self.eager else min(self.pieces, self.captured or self.pieces),
             0 if self.eager else captured, launches.mixed_s / stages,
         )  # fmt: skip

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from ...devices.spec import DeviceSpec
 from ...workloads.registry import Registry
 from ..deploy.deployment import Deployment
-from ..engine.host import HTTP_S, TOKEN_S, FrontEnd, Host
+from ..engine.host import HTTP_S, SYNC_GAP_S, TOKEN_S, FrontEnd, Host
 from ..engine.kv import CacheSettings
 from ..engine.policies import make_policy
 from ..parts.sglang.state import LEAVERS, SGLANG, SglangRules
@@ -41,9 +41,9 @@ class Upkeep:
         First version (major, minor).
     why : str
         Source of the numbers.
-    gap_s, workers_s, sequence_s : float
+    gap_s, workers_s, sequence_s, sync_s : float
         Of every step; in addition of a rank of several devices, each with a process that is sent its
-        inputs; of every sequence.
+        inputs; of every sequence; of every step without asynchronous scheduling.
     hidden : bool
         Whether the devices' work hides it (overlapped scheduling), so that a step takes the longer of both.
     front : FrontEnd
@@ -55,17 +55,16 @@ class Upkeep:
     gap_s: float = 0.0
     workers_s: float = 0.0
     sequence_s: float = 0.0
+    sync_s: float = 0.0
     hidden: bool = False
     front: FrontEnd = TOKENS
 
-    def on(self, host: Host, devices: int, ahead: bool = False) -> Host:
-        """Return a host whose steps take this time more, for ranks of `devices` devices; `ahead`: with asynchronous scheduling."""
-        if ahead and self.why == SYNCHRONOUS:
-            return replace(self, gap_s=0.0, why="").on(host, devices)
+    def on(self, host: Host, devices: int) -> Host:
+        """Return a host whose steps take this time more, for ranks of `devices` devices."""
         gap = self.gap_s + (self.workers_s if devices > 1 else 0.0)
         return replace(
             host, front=self.front, request_s=host.request_s - self.front.http_s, gap_s=host.gap_s + gap,
-            sequence_s=host.sequence_s + self.sequence_s, why=self.why,
+            sequence_s=host.sequence_s + self.sequence_s, sync_s=host.sync_s + self.sync_s, why=self.why,
         )  # fmt: skip
 
 
@@ -76,12 +75,6 @@ devices wait: overlapping them was to save 5 to 10 % of a step with asynchronous
 the least mean TPOT error: 0.75 ms for 120 rows of vLLM 0.10.2 in $OPBYTE_DATA/serving_points (8.5 % without, 6.0
 with 1 ms), 1.2 ms for 22 runs of 0.8.5 in $OPBYTE_DATA/real_runs (13.7, 8.9). Runs of 0.15 and 0.19 show no such
 gap."""
-SYNC_GAP_S = 0.5e-3
-"""Host time added to a step of vLLM 0.11 to 0.13 [s]. These schedule a step after the tokens of the last one were read. Asynchronous
-scheduling is the default from 0.14 (github.com/vllm-project/vllm/pull/27614). Two sources, each without the other: 0.5 ms has the least
-median error of 35 gaps between tokens of 0.11.1 (ML.ENERGY). In four runs of 0.11.0 with 1 to 8 sequences (gpustack) 0.6 to 0.8 ms were
-missing."""
-SYNCHRONOUS = f"{SYNC_GAP_S * 1e3:g} ms between steps, as scheduling is not asynchronous, from deployments of vLLM 0.11"
 STATIC = "fitted to static batches of 2024 on A100 and H100 (argonne-lcf/LLM-Inference-Bench), no experts, "
 OVERLAPPED = "read off deployments of TensorRT-LLM 1.0 and 1.1 without pipelines"
 SEQUENCE_S = 50e-6
@@ -96,9 +89,8 @@ UPKEEP: Mapping[str, tuple[Upkeep, ...]] = {
             (0, 8), f"{EARLY_GAP_S * 1e3:g} ms between steps before vLLM 0.11, fitted to measured "
             "deployments of 0.10.2", EARLY_GAP_S,
         ),
-        Upkeep((0, 11), SYNCHRONOUS, SYNC_GAP_S, front=FrontEnd(template_s(""), TOKEN_S, TEMPLATES, HTTP_S)),
-        Upkeep((0, 12), SYNCHRONOUS, SYNC_GAP_S),
-        Upkeep((0, 14)),
+        Upkeep((0, 11), sync_s=SYNC_GAP_S, front=FrontEnd(template_s(""), TOKEN_S, TEMPLATES, HTTP_S)),
+        Upkeep((0, 12), sync_s=SYNC_GAP_S),
     ),
     "trtllm": (
         Upkeep((0, 0), f"{STATIC}TensorRT-LLM 0.9 to 0.11", 0.49e-3, 0.72e-3, 36e-6),
@@ -178,7 +170,7 @@ def vllm(deployment: Deployment, launch: LaunchSettings) -> EngineSettings:
     rules = rules_of(version)
     policy = rules.applied(make_policy("vllm", launch.tokens, launch.sequences))
     policy = replace(policy, ahead=policy.ahead or launch.ahead, pieces=policy.pieces if launch.pieces else 0)
-    host = launch.upkeep("vllm").on(policy.host, deployment.layout.tp, policy.ahead)
+    host = launch.upkeep("vllm").on(policy.host, deployment.layout.tp)
     settings = EngineSettings(
         replace(policy, host=host), memory_share=launch.memory or rules.memory_share, logit_bytes=rules.logit_bytes
     )

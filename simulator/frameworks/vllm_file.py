@@ -114,7 +114,6 @@ def _policy(
     threshold = keys.count("long_prefill_token_threshold", 0, least=0)
     if threshold and not chunked:
         raise SpecError(keys.path, "long_prefill_token_threshold: needs enable_chunked_prefill")
-    ahead = keys.flag("async_scheduling", base.ahead)
     graphs = not keys.flag("enforce_eager", not base.graphs) and captures(keys, keys.count("data_parallel_size", 1))
     return replace(
         base,
@@ -125,10 +124,10 @@ def _policy(
         prompts_alone=base.prompts_alone and not chunked,
         threshold=threshold,
         first_chunk=not keys.flag("scheduler_reserve_full_isl", not base.first_chunk) and chunked,
-        ahead=ahead,
+        ahead=keys.flag("async_scheduling", base.ahead),
         graphs=graphs,
         eager=not graphs,
-        host=host_of(host, upkeep_of("vllm", version).on(base.host, keys.count("tensor_parallel_size", 1), ahead)),
+        host=host_of(host, upkeep_of("vllm", version).on(base.host, keys.count("tensor_parallel_size", 1))),
         caching=cache.flag("enable_prefix_caching", base.caching),
         order=order if order == "priority" else "",
     )

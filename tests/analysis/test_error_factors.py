@@ -25,6 +25,7 @@ from opbyte.analysis.answers.error_factors import (
     fitted_widths,
 )
 from opbyte.analysis.answers.interval import Interval, first_token
+from opbyte.analysis.answers.run_interval import usual_draws
 from opbyte.analysis.validate.check import IntervalBasis, RunCheck
 from opbyte.analysis.validate.runs.widths import EACH, fit_widths, left_out_in_turn, widths_yaml
 from opbyte.devices.catalog import load_system
@@ -112,6 +113,15 @@ def test_intervals_of_one_run_agree() -> None:
     for end, sign in (("low", 1.0), ("high", -1.0)):
         total = told["ttft_s_mean"][end] + tokens * told["tpot_s_mean"][end]
         assert sign * (told["e2e_s_mean"][end] / total - 1.0) >= -0.01
+
+
+def test_first_tokens_of_unknown_lengths_may_wait_for_half_of_the_prompts() -> None:
+    draws = usual_draws(deploy(load_model("llama-3-8b"), load_system("h100-x1")), 64, 1024, 512, first_s=0.1)
+    assert draws is not None
+    longer = 1.0 + 32 * (draws.prompt.seconds - draws.decode.seconds) / 0.1
+    assert draws.intervals().ttft.high == pytest.approx(longer, rel=0.1)
+    narrow, wide = (draws.intervals(Widths(1.0, {}, power)) for power in (0.5, 1.0))
+    assert narrow.ttft.high < wide.ttft.high
 
 
 def test_training_has_an_interval() -> None:

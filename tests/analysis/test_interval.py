@@ -110,6 +110,9 @@ def test_a_closed_loop_s_throughput_is_the_inverse_of_its_requests_time() -> Non
     assert found.throughput.low <= found.step.inverse.low + 1e-9  # first tokens are a part of each request's time
     assert found.cost == found.throughput.inverse
     assert found.e2e.low == pytest.approx(found.throughput.inverse.low, rel=0.05)
+    at_once = simulate("llama-3-8b", "h100-x1", closed_loop=16, requests=16, **WORK).intervals
+    assert at_once is not None
+    assert at_once.throughput.low * at_once.tpot.high > 1.3  # the rate has not the width of a token's time
 
 
 def test_light_loads_are_served_whatever_the_errors() -> None:

@@ -13,12 +13,14 @@ import pytest
 from opbyte import simulate
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import Deployment, deploy
+from opbyte.simulator.engine.host import SYNC_GAP_S
 from opbyte.simulator.engine.kv import kv_rules
 from opbyte.simulator.engine.policies import POLICIES
 from opbyte.simulator.frameworks.engine_file import read_engine
-from opbyte.simulator.frameworks.engines import EARLY_GAP_S, ENGINES, SYNC_GAP_S, LaunchSettings, upkeep_of
+from opbyte.simulator.frameworks.engines import EARLY_GAP_S, ENGINES, LaunchSettings, upkeep_of
 from opbyte.simulator.frameworks.vllm_file import NULL_BLOCKS
 from opbyte.simulator.frameworks.vllm_rules import LOGIT_BYTES
+from opbyte.simulator.step.launches import NO_LAUNCHES
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
 
@@ -161,20 +163,27 @@ def test_versions_are_rule_sets(
     found = read_engine(engine_json(said))
     assert (found.policy.bare_first, found.memory_share) == (bare_first, share)
     assert found.policy.serial_stages is not bare_first
-    assert found.policy.host.gap_s == (SYNC_GAP_S if said == {"version": "0.11.0"} else 0.0)
+    assert found.policy.host_delay(NO_LAUNCHES, 1).gap_s == (SYNC_GAP_S if said == {"version": "0.11.0"} else 0.0)
     fixed = read_engine(engine_json(said | {"kv_cache": {"gpu_memory_utilization": 0.5}}))
     assert fixed.memory_share == 0.5
 
 
 @pytest.mark.parametrize(
-    ("version", "gap_s"), [("0.10.2", EARLY_GAP_S), ("0.11.0", SYNC_GAP_S), ("0.13.0", SYNC_GAP_S)]
+    ("version", "gap_s"),
+    [
+        ("0.10.2", EARLY_GAP_S),
+        ("0.11.0", SYNC_GAP_S),
+        ("0.13.0", SYNC_GAP_S),
+        ("0.14.0", SYNC_GAP_S),
+        ("0.33.0", SYNC_GAP_S),
+    ],
 )
 def test_devices_wait_between_the_steps_of_a_synchronous_vllm(
     version: str, gap_s: float, engine_json: Callable[[object], Path]
 ) -> None:
-    """TPOT before 0.14 is that of 0.14 with synchronous scheduling and the gap, whatever the load; nothing else differs."""
+    """TPOT of synchronous scheduling differs from 0.9's by the gap, whatever the load and the version; nothing else differs."""
     old = {"version": version, "host": {"template_ms": 0}, "async_scheduling": False}
-    new = old | {"version": "0.14.0"}
+    new = old | {"version": "0.9.0"}
     for clients in (1, 12):
         early, later = (
             simulate("llama-3-8b", "h100-x1", engine=engine_json(keys), closed_loop=clients,
@@ -182,9 +191,9 @@ def test_devices_wait_between_the_steps_of_a_synchronous_vllm(
             for keys in (old, new)
         )  # fmt: skip
         slower = early.to_dict()["tpot_s"]["mean"] - later.to_dict()["tpot_s"]["mean"]
-        assert slower == pytest.approx(gap_s, rel=1e-6)
-    ahead = read_engine(engine_json(old | {"async_scheduling": True})).policy.host.gap_s
-    assert ahead == (EARLY_GAP_S if version == "0.10.2" else 0.0)
+        assert slower == pytest.approx(gap_s - EARLY_GAP_S, rel=1e-6)
+    ahead = read_engine(engine_json(old | {"async_scheduling": True})).policy
+    assert ahead.host_delay(NO_LAUNCHES, 1).gap_s == (EARLY_GAP_S if version == "0.10.2" else 0.0)
 
 
 def test_options_that_bear_on_time(engine_json: Callable[[object], Path]) -> None:

@@ -13,7 +13,17 @@ import pytest
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.engine.engine import Engine
-from opbyte.simulator.engine.host import HTTP_S, LAUNCH_S, OUTSIDE_S, TOKEN_S, FrontEnd, Host, hand_over_all, idle_front
+from opbyte.simulator.engine.host import (
+    HTTP_S,
+    LAUNCH_S,
+    OUTSIDE_S,
+    SYNC_GAP_S,
+    TOKEN_S,
+    FrontEnd,
+    Host,
+    hand_over_all,
+    idle_front,
+)
 from opbyte.simulator.engine.policies import POLICIES
 from opbyte.simulator.frameworks.engine_file import read_engine
 from opbyte.simulator.step.launches import CHUNKED, PYTHON, TRTLLM_CALLS, launches_of
@@ -144,7 +154,7 @@ def test_settings_file(tmp_path: Path) -> None:
     found = read_engine(file).policy
     assert found.eager
     front = FrontEnd(token_s=TOKEN_S, http_s=HTTP_S)
-    assert found.host == Host(launch_s=LAUNCH_S, request_s=OUTSIDE_S - HTTP_S, front=front)
+    assert found.host == Host(launch_s=LAUNCH_S, request_s=OUTSIDE_S - HTTP_S, sync_s=SYNC_GAP_S, front=front)
     host = {
         "step_ms": 2,
         "sequence_us": 15.5,

@@ -118,22 +118,23 @@ def predict(point: ServingPoint, folder: Path, seed: int = 0, host_times: float 
         result = served.table.finished(several=True)
     first, last, arrival = result.first_token_s, result.last_token_s, result.arrival_s
     tokens, preempted = result.output_tokens, int(result.preemptions.sum())
-    tpot = np.nanmean(per_token(first, last, tokens))
+    tpot, ttft_s = np.nanmean(per_token(first, last, tokens)), float((first - arrival).mean())
     return Prediction(
-        float((first - arrival).mean()), policy.host.request_s, float(tpot), len(tokens), preempted,
-        _errors(point, serving, side),
+        ttft_s, policy.host.request_s, float(tpot), len(tokens), preempted,
+        _errors(point, serving, side, ttft_s + policy.host.request_s),
         FIRST_USE_S.get(point.framework, 0.0) if serving.has_experts else None,
     )  # fmt: skip
 
 
-def _errors(point: ServingPoint, serving: Deployment, side: Deployment) -> RunDraws | None:
+def _errors(point: ServingPoint, serving: Deployment, side: Deployment, ttft_s: float) -> RunDraws | None:
     """How sure TPOT and TTFT are: of the devices that decode, and of those that take prompts."""
     decodes = max(round(point.clients / (serving.ranks * point.workers.count)), 1)
     isl, osl = (MEAN * n for n in longest(point))
     prompt, context = (max(round(n), 1) for n in (isl, isl + osl / 2))
     engine = NAMES.get(point.framework, ""), point.version or UNTOLD
-    decoding = usual_draws(serving, decodes, context, prompt, engine, side is not serving)
-    if side is serving or decoding is None:
+    split = side is not serving
+    decoding = usual_draws(serving, decodes, context, prompt, engine, split, 0.0 if point.scripted or split else ttft_s)
+    if not split or decoding is None:
         return decoding
     prompts = usual_draws(side, 1, context, prompt, engine)
     return None if prompts is None else replace(decoding, prompt=prompts.prompt)

@@ -40,8 +40,8 @@ def run_bases(
 ) -> dict[str, IntervalBasis]:
     """Return the basis of every metric of a run that has an interval.
 
-    A fit uses TPOT (gaps between tokens, or the rate of all requests at once, if a run has no TPOT), and TTFT; only
-    means and medians.
+    A fit uses TPOT, or gaps between tokens if a run has no TPOT; of requests at once the rate, whose time is that of the steps; and
+    TTFT; only means and medians.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def run_bases(
         if metric not in RATES and time not in ("ttft", "tpot", "itl", "e2e"):
             continue
         refit = partial(_interval, draws, metric, chance)
-        of_steps = time == "tpot" or (no_tpot and (time == "itl" or (burst and metric in RATES)))
+        of_steps = metric in RATES if burst else time == "tpot" or (no_tpot and time == "itl")
         quantity = STEP if of_steps else FIRST if time == "ttft" else ""
         told = statistic in ("mean", "p50") or metric in RATES
         out[metric] = IntervalBasis(quantity if told else "", refit(NO_FACTORS), draws.amounts, refit)

@@ -95,7 +95,8 @@ def _time(answer: Answer, metric: str) -> float | None:
 def _bases(answer: Answer, run: PublishedRun, metrics: Iterable[str]) -> dict[str, IntervalBasis]:
     """Return the inputs of the intervals of a run's values that have one."""
     made, clients = answer.run, answer.scenario.workload.closed_loop
-    burst = clients is not None and clients >= len(made.requests)
+    # an engine's own benchmark ("saturated") has no client and no front end
+    burst = run.load.kind != "saturated" and clients is not None and clients >= len(made.requests)
     random = run.load.kind == "open" and run.load.requests is not None
     chance = float(np.exp(Z / np.sqrt(run.load.requests or 1))) if random else 1.0
     draws = run_draws(made, clients is None, engine_of_scenario(answer.scenario), burst)

@@ -17,7 +17,19 @@ import numpy.typing as npt
 
 from ....devices.ratios import Ratios, Z
 from ....workloads.errors import InputError
-from ...answers.error_factors import ANY, FACTORS, FIRST, POWER, STEP, TRAINING, UNPRICED, Widths, fitted_widths
+from ...answers.error_factors import (
+    ANY,
+    FACTORS,
+    FIRST,
+    POWER,
+    STEP,
+    TOGETHER,
+    TOKEN,
+    TRAINING,
+    UNPRICED,
+    Widths,
+    fitted_widths,
+)
 from ...answers.interval import LEVEL
 from ..check import RunCheck
 
@@ -108,31 +120,36 @@ def fit_widths(entries: Sequence[RunCheck], known: Widths, times: Mapping[str, f
     times : mapping of str to float, optional
         `_times` of each quantity, where more runs tell of it.
     """
-    rows, table, kernels = error_rows(entries), dict(known.table), known.kernels
+    rows, table = error_rows(entries), dict(known.table)
+    powers = {STEP: known.kernels, FIRST: known.first_kernels}
     for quantity in QUANTITIES:
-        stay = {name: r for name, r in known.table.get(quantity, {}).items() if quantity == STEP and name in FIXED}
-        some = [_shifted(r, stay) for r in _rows_of(rows, quantity, kernels)]
+        stay = _fixed(known, quantity)
+        some = _rows_of(rows, quantity, stay)
         if not some and quantity in table:
             continue
         scales, wider = _fit(some, quantity), _times(some) if times is None else times.get(quantity, 1.0)
-        kernels = scales.kernels if quantity == STEP else kernels
+        powers[quantity] = scales.kernels
         high = wider * QUANTILE * scales.scale
         ends = {
             n: Ratios(-round(x * scales.below, PLACES), 0.0, round(x, PLACES))
             for n, x in zip(scales.names, high.tolist(), strict=True)
         }
         table[quantity] = stay | ends
-    return Widths(round(kernels, PLACES), table)
+    return Widths(round(powers[STEP], PLACES), table, round(powers[FIRST], PLACES))
 
 
-FIXED = frozenset(f.name for f in FACTORS[:UNPRICED])
-"""Factors of a step that are not fitted here, as their medians are not zero."""
+FIXED = {STEP: frozenset(f.name for f in FACTORS[:UNPRICED]), FIRST: frozenset([TOGETHER])}
+"""Factors that are not fitted here: of a step, as their medians are not zero; of a first token, as the amount is what can happen at most."""
 
 
-def _rows_of(rows: Iterable[ErrorRow], quantity: str, kernels: float) -> list[ErrorRow]:
-    """Rows of one quantity. Kernel errors have the power of steps in first tokens too, as an answer's interval does."""
-    some = [r for r in rows if r.quantity == quantity]
-    return [r._replace(low=kernels * r.low, high=kernels * r.high) for r in some] if quantity == FIRST else some
+def _fixed(known: Widths, quantity: str) -> dict[str, Ratios]:
+    """Known widths of the factors that are not fitted."""
+    return {name: r for name, r in known.table.get(quantity, {}).items() if name in FIXED.get(quantity, ())}
+
+
+def _rows_of(rows: Iterable[ErrorRow], quantity: str, stay: Mapping[str, Ratios]) -> list[ErrorRow]:
+    """Rows of one quantity, with what is known of the factors that are not fitted."""
+    return [_shifted(r, stay) for r in rows if r.quantity == quantity]
 
 
 def _shifted(row: ErrorRow, known: Mapping[str, Ratios]) -> ErrorRow:
@@ -149,7 +166,7 @@ def _times(rows: Sequence[ErrorRow]) -> float:
     Runs with a factor that is not fitted do not count. Of training steps, dense models count as much as those
     with experts, and each release of a recipe is another run.
     """
-    rows = [r for r in rows if r.quantity != STEP or not FIXED & r.amounts.keys()]
+    rows = [r for r in rows if r.quantity != STEP or not FIXED[STEP] & r.amounts.keys()]
     sources = sorted({r.source for r in rows})
     if len(sources) < FEWEST:
         return 1.0
@@ -191,7 +208,7 @@ def _fit(rows: Sequence[ErrorRow], quantity: str) -> Scales:
     """The most likely scales of all factors."""
     from scipy.optimize import minimize
 
-    names = (ANY, *(f.name for f in FACTORS if quantity in f.of and not (quantity == STEP and f.name in FIXED)))
+    names = (ANY, *(f.name for f in FACTORS if quantity in f.of and f.name not in FIXED.get(quantity, ())))
     least = SERVED if quantity in (STEP, FIRST) else BASE
     usual = np.log(np.where(np.arange(len(names)) == 0, least, 1.0))
     if not rows:
@@ -199,10 +216,10 @@ def _fit(rows: Sequence[ErrorRow], quantity: str) -> Scales:
     amount, weights, error = _amounts(rows, names) ** 2, _weights(rows), np.array([r.error for r in rows])
     kernel_errors = np.array([r.high if r.error > 0.0 else r.low for r in rows]) / Z
 
-    lower, free = np.log(BELOW.get(quantity, 1.0)), float(quantity != FIRST)
+    lower = np.log(BELOW.get(quantity, 1.0))
 
     def lost(x: F8) -> tuple[float, F8]:
-        factors, below, kernels, middle = x[:-3], x[-3], free * x[-2], x[-1]
+        factors, below, kernels, middle = x[:-3], x[-3], x[-2], x[-1]
         side = np.where(error > 0.0, 1.0, np.exp(2.0 * below))
         of_kernels, of_factors = (kernel_errors * np.exp(kernels)) ** 2, amount * np.exp(2.0 * factors) * side[:, None]
         square = of_kernels + of_factors.sum(axis=1) + LEAST**2
@@ -216,12 +233,12 @@ def _fit(rows: Sequence[ErrorRow], quantity: str) -> Scales:
         prior = 0.5 * (
             SPREAD**2 * apart @ apart + 0.25 * own_prior[0] ** 2 + 0.04 * own_prior[1] ** 2 + own_prior[2] ** 2
         )
-        ends = np.array([slope @ (of_factors.sum(axis=1) * (error <= 0.0)), free * slope @ of_kernels, -apart.sum()])
+        ends = np.array([slope @ (of_factors.sum(axis=1) * (error <= 0.0)), slope @ of_kernels, -apart.sum()])
         return float(weights @ likely + prior), np.concatenate([slope @ of_factors + apart, ends + own_prior])
 
     start = np.concatenate([usual + np.log(PRIOR), [0.0, 0.0, np.log(PRIOR)]])
     optimum = minimize(lost, start, jac=True, method="L-BFGS-B").x
-    return Scales(names, np.exp(optimum[:-3]), float(np.exp(optimum[-3])), float(np.exp(free * optimum[-2])))
+    return Scales(names, np.exp(optimum[:-3]), float(np.exp(optimum[-3])), float(np.exp(optimum[-2])))
 
 
 def left_out_in_turn(entries: Sequence[RunCheck], without: str) -> list[RunCheck]:
@@ -230,9 +247,10 @@ def left_out_in_turn(entries: Sequence[RunCheck], without: str) -> list[RunCheck
     if without != EACH and without not in sources:
         raise InputError(f"--without {without}", f"must be {EACH} or a source of these runs: {', '.join(sources)}")
     rows, out = error_rows(entries), []
-    kernels = fit_widths(entries, fitted_widths(), dict.fromkeys(QUANTITIES, 1.0)).kernels
-    times = {quantity: _times(_rows_of(rows, quantity, kernels)) for quantity in QUANTITIES}
-    bare = Widths(1.0, {STEP: {n: r for n, r in fitted_widths().table[STEP].items() if n in FIXED}})
+    known = fitted_widths()
+    fixed = {quantity: _fixed(known, quantity) for quantity in QUANTITIES}
+    times = {quantity: _times(_rows_of(rows, quantity, fixed[quantity])) for quantity in QUANTITIES}
+    bare = Widths(1.0, {TOKEN: known.table[TOKEN], STEP: fixed[STEP], FIRST: fixed[FIRST]})
     for source in sources if without == EACH else [without]:
         others = [e for e in entries if e.labels and left_out_with(e) != source]
         if not error_rows(others):
@@ -250,7 +268,7 @@ def widths_yaml(widths: Widths, entries: Sequence[RunCheck]) -> str:
         "# Errors of deployments beyond their kernels' errors: logarithms of measured over simulated time, 10th, 50th and 90th percentile.",
         "# Written by `opbyte validate runs --fit`; what each factor is: error_factors.py.",
         "# Errors by source: " + ", ".join(f"{name} {count}" for name, count in sorted(told.items())),
-        f"kernels: {widths.kernels}", "widths:",
+        f"kernels: {widths.kernels}", f"first_kernels: {widths.first_kernels}", "widths:",
     ]  # fmt: skip
     for quantity, known in widths.table.items():
         lines.append(f"  {quantity}:")
