@@ -1,4 +1,4 @@
-"""Adapters of tenants on a model: how many, of which rank, and which of them requests name."""
+"""LoRA adapters of the tenants of a model: their number, their rank, and how requests choose among them."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class Tenants:
 
     @property
     def swapped(self) -> bool:
-        """Whether some wait in the host's memory."""
+        """Whether there are more adapters than slots on the device, so that some wait in host memory."""
         return self.resident < self.adapters
 
 
 def tenants_of(adapters: int | None, rank: int | None, resident: int | None, popularity: str | None) -> Tenants | None:
-    """Check the options of adapters; None without any.
+    """Check the command line's adapter options and return them; None if no such option is given.
 
     Raises
     ------
@@ -69,9 +69,9 @@ def tenants_of(adapters: int | None, rank: int | None, resident: int | None, pop
 
 
 def with_adapters(model: ModelSpec, tenants: Tenants) -> ModelSpec:
-    """The model with an adapter of every tenant on every matrix.
+    """Return the model with one low-rank adapter per tenant on every weight matrix.
 
-    Blocks of experts and parts that name no matrices keep none.
+    Expert blocks and parts without named matrices get no adapters.
 
     Raises
     ------
@@ -99,7 +99,10 @@ def with_adapters(model: ModelSpec, tenants: Tenants) -> ModelSpec:
 
 
 def without_adapters(model: ModelSpec) -> ModelSpec:
-    """Return the model without the adapters of tenants, as it drafts for itself: they are only in the target."""
+    """Return the model without adapters.
+
+    A model that drafts for itself uses this one, since only the target has adapters.
+    """
 
     def bare(part: LayerKind | None) -> Any:
         return part.base if isinstance(part, LowRank) and part.adapters else part
@@ -108,6 +111,6 @@ def without_adapters(model: ModelSpec) -> ModelSpec:
 
 
 def adapter_bytes(shard: ModelSpec) -> float:
-    """Bytes of one adapter on one device [B]."""
+    """Return the size of one adapter on one device [B]."""
     size = shard.numerics.weight_bytes("other")
     return sum(part.pair * size for layer in shard.layers for part in layer.parts if isinstance(part, LowRank))

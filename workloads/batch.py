@@ -1,4 +1,4 @@
-"""What one step of continuous batching works on, and the sums that its cost depends on.
+"""The batch of one step of continuous batching, and the sums (moments) that the cost of its ops depends on.
 
 Every op's FLOPs and bytes are affine in a few sums over the batch (*moments*), given the
 expert loads. That is what lets the same layer code serve the explicit path (one op at a time)
@@ -21,21 +21,24 @@ DECODE, PREFILL = 0, 1
 
 TOKENS, SEQUENCES, DECODES, PREFILL_TOKENS, PREFILLS = range(5)
 BASE_MOMENTS = 5
-"""Moments of the whole batch."""
+"""Number of moments that cover the whole batch, independent of attention windows."""
 DECODE_KV, PREFILL_PAIRS, PREFILL_KV, PREFILL_RECT = range(4)
 SHORT_TOKENS = PREFILL_RECT
-"""Of a negative window, -n: sums over prompt chunks that see at most `n` tokens, their new tokens in
-place of the entries of score matrices."""
+"""Meaning of this entry for a negative window -n: new tokens of the prompt chunks that see at most `n` tokens. It
+replaces the sum of score-matrix entries."""
 WINDOW_MOMENTS = 4
 
 
 def num_moments(windows: int, several: bool) -> int:
-    """Return the number of sums of a batch of a model with `windows` windows, whose decodes may have `several` tokens."""
+    """Return the number of moments of a batch for a model with `windows` attention windows.
+
+    `several`: decodes may have more than one token.
+    """
     return BASE_MOMENTS + WINDOW_MOMENTS * windows + (1 + windows if several else 0)
 
 
 def batch_tokens(m: npt.NDArray[np.float64], windows: int) -> float:
-    """Tokens of a batch without the padding of captured graphs; of decodes that bring drafts all of theirs."""
+    """Return the tokens of a batch without the padding of captured graphs; decodes count all of their draft tokens."""
     behind = BASE_MOMENTS + WINDOW_MOMENTS * windows
     decodes = m[behind] if m.size - behind > 1 else m[DECODES]
     return float(decodes + m[PREFILL_TOKENS])
@@ -84,7 +87,7 @@ class Batch:
     def moments(self, windows: tuple[int, ...], several: bool = False) -> Moments:
         """Sum up the batch for a model whose attention windows are `windows` (0 = none; see `SHORT_TOKENS`).
 
-        With the sums of decodes of `several` tokens, which such a batch needs.
+        `several` adds the sums for decodes of more than one token; a batch with such decodes needs them.
         """
         values = np.zeros(num_moments(len(windows), several))
         decode = self.phase == DECODE
@@ -142,16 +145,19 @@ class Moments:
 
     @property
     def sequences(self) -> float:
-        """Rows of logits: one a sequence, and one for every draft that is verified."""
+        """Rows of logits: one per sequence, and one more for each draft token that is verified."""
         return float(self.values[SEQUENCES])
 
     @property
     def decode_tokens(self) -> float:
-        """New tokens of all decodes."""
+        """New tokens of all decodes, draft tokens included."""
         return self._several(0, self.decodes)
 
     def _several(self, which: int, single: float) -> float:
-        """Return a sum of decodes of several tokens; default `single`, the sum with one token each."""
+        """Return the extra sum number `which` of a batch whose decodes have several tokens.
+
+        `single` if the batch has no such sums.
+        """
         at = num_moments(len(self.windows), False) + which
         return float(self.values[at]) if at < len(self.values) else single
 
@@ -165,7 +171,7 @@ class Moments:
 
     @property
     def prefills(self) -> float:
-        """Prompt chunks in the batch."""
+        """Number of prompt chunks in the batch."""
         return float(self.values[PREFILLS])
 
     def _window(self, window: int, which: int) -> float:
@@ -173,25 +179,25 @@ class Moments:
         return float(self.values[at + which])
 
     def decode_kv(self, window: int) -> float:
-        """Keys read by all decodes, the new tokens' included, each key once a decode."""
+        """Return the number of keys that all decodes read, new tokens included; each decode reads a key once."""
         return self._window(window, DECODE_KV)
 
     def decode_pairs(self, window: int) -> float:
-        """Query-key pairs of all decodes."""
+        """Return the number of query-key pairs of all decodes."""
         return self._several(1 + self.windows.index(window), self.decode_kv(window))
 
     def prefill_pairs(self, window: int) -> float:
-        """Query-key pairs a causal prefill computes."""
+        """Return the number of query-key pairs that causal prefill computes."""
         return self._window(window, PREFILL_PAIRS)
 
     def prefill_kv(self, window: int) -> float:
-        """Keys read by all prompt chunks, each key once a chunk."""
+        """Return the number of keys that all prompt chunks read; each chunk reads a key once."""
         return self._window(window, PREFILL_KV)
 
     def short_tokens(self, most: int) -> float:
-        """New tokens of prompt chunks that see at most `most` tokens."""
+        """Return the new tokens of the prompt chunks that see at most `most` tokens."""
         return self._window(-most, SHORT_TOKENS)
 
     def prefill_rect(self, window: int) -> float:
-        """Entries of the full (unmasked) score matrices of all chunks."""
+        """Return the number of entries of the full (unmasked) score matrices of all prompt chunks."""
         return self._window(window, PREFILL_RECT)

@@ -17,11 +17,11 @@ from .yamlfile import read_yaml
 
 MODELS = Path(__file__).parent / "models"
 VARIANTS = ("-instruct", "-hf", "-chat", "-base", "-it")
-"""Endings of hub identifiers that leave the dimensions as they are."""
+"""Suffixes of hub identifiers that do not change the model's dimensions."""
 QUANTISED = {"-fp8": "fp8 or fp8_block", "-fp8-block": "fp8_block", "-nvfp4": "nvfp4", "-fp4": "nvfp4"}
-"""Endings of hub identifiers of copies in another number format -> what ``--dtype`` calls it."""
+"""Suffixes of hub identifiers for quantised copies -> the number format to pass as ``--dtype``."""
 HUB = Path(__file__).parent / "hub.yaml"
-"""Checkpoint of a model -> format -> a published checkpoint in it."""
+"""File that maps each model's checkpoint to its published copies in other number formats."""
 KEYS = {"name", "title", "aliases", "config"}
 
 
@@ -84,7 +84,7 @@ def catalog_entry(name: str) -> CatalogModel | None:
 
 @cache
 def _aliases() -> dict[str, Path]:
-    """Alias in lower case -> file."""
+    """Return the catalog file of each alias; aliases are in lower case."""
     files = [MODELS / f"{name}.yaml" for name in list_models()]
     known = {alias.lower(): file for file in files for alias in _read(file).aliases}
     return {alias.rpartition("/")[2]: file for alias, file in known.items()} | known
@@ -114,7 +114,7 @@ def load_model(model: str | Path) -> ModelSpec:
 
 
 def _quantised(text: str) -> str:
-    """What to give instead of a copy whose weights are stored in another number format."""
+    """Return the advice for a quantised checkpoint that is not in the catalog: the base model and a ``--dtype``."""
     for ending, formats in QUANTISED.items():
         entry = catalog_entry(text[: -len(ending)]) if text.lower().endswith(ending) else None
         if entry is not None:
@@ -123,7 +123,7 @@ def _quantised(text: str) -> str:
 
 
 def fp8_format(model: ModelSpec) -> str:
-    """Which scales a model's fp8 checkpoint has: its published ones, else a listed copy's, else the usual ones."""
+    """Return the fp8 format of a model's checkpoint: its config's, a listed copy's, or the usual one."""
     entry = catalog_entry(model.name)
     copies = [name for known, formats in read_yaml(HUB).items() if catalog_entry(known) == entry for name in formats]
     usual = "fp8" if model.architecture == "LlamaForCausalLM" else "fp8_block"  # NVIDIA's and Meta's
@@ -131,7 +131,7 @@ def fp8_format(model: ModelSpec) -> str:
 
 
 def is_model_path(text: str) -> bool:
-    """Whether a text means a file or folder, and no model of the catalog."""
+    """Whether a text is the path of a model file or folder, and not a name of the catalog."""
     named = text.lower() in list_models() or text.lower() in _aliases()
     return not named and (text.endswith((".json", *YAML)) or os.path.exists(text))
 
@@ -159,7 +159,7 @@ def _leaves(node: Any) -> list[Any]:
 
 
 def _plain(node: Any) -> Any:
-    """Drop the sources again: a configuration holds bare numbers."""
+    """Replace each number with a source by the bare number, as in a ``config.json``."""
     if isinstance(node, dict):
         return {key: _plain(value) for key, value in node.items()}
     if isinstance(node, list):

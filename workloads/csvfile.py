@@ -1,4 +1,4 @@
-"""CSV files with a header, by columns: errors name file, line and column.
+"""Reader of CSV files with a header, column by column; errors name the file, line and column.
 
 Blank lines are skipped, as are leading lines that begin with ``#``, which name the source of the rows. A cell is text
 until its number is read.
@@ -18,15 +18,15 @@ from .errors import InputError, nearest
 from .textfile import at_line, read_lines, readable, shown
 
 MAX_BYTES = 1 << 30
-"""Size of a file that is read as a whole."""
+"""Maximum size [B] of a file that is read into memory as a whole."""
 
 Bad = list[tuple[int, str]]
-"""Lines of rows that cannot be used, and why."""
+"""Rows that cannot be used: their line numbers and the reasons."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """Cells of one column and where they stand: path, line of each cell, name."""
+    """Cells of one CSV column, with the file's path, the column's name and the line number of each cell."""
 
     path: Path
     lines: Sequence[int]
@@ -34,7 +34,7 @@ class Column:
     cells: Sequence[object]
 
     def error(self, index: int, reason: str) -> InputError:
-        """Point at cell `index`."""
+        """Return the error for cell `index`; it names the file, the line, the column and the value."""
         where = at_line(self.path, self.lines[index])
         return InputError(where, f"{self.name} {shown(self.cells[index])} {reason}")
 
@@ -42,7 +42,7 @@ class Column:
 def numbers(
     column: Column, least: float = -np.inf, most: float = np.inf, whole: bool = False
 ) -> npt.NDArray[np.float64]:
-    """Parse text or numbers to floats, and refuse what lies outside ``[least, most]``.
+    """Parse the cells of a column as floats, and refuse values outside ``[least, most]``.
 
     Without bounds, NaN and infinities are left to the caller's own checks.
 
@@ -79,7 +79,7 @@ def _is_number(cell: object) -> bool:
 
 
 def read_columns(path: Path, names: Sequence[str]) -> Iterator[list[Column]]:
-    """Yield the columns `names`, in that order, chunk by chunk; other columns are ignored.
+    """Yield the columns `names`, in that order, chunk by chunk; ignore other columns.
 
     A row with more or fewer cells than the header, a missing column and a file without rows are errors.
     """
@@ -92,7 +92,7 @@ def read_columns(path: Path, names: Sequence[str]) -> Iterator[list[Column]]:
 
 
 def read_whole(path: Path, names: Sequence[str]) -> dict[str, Column]:
-    """All columns of a file of at most `MAX_BYTES` that has the columns `names`, by name.
+    """Return all columns by name of a file of at most `MAX_BYTES`; the columns `names` must be present.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def read_whole(path: Path, names: Sequence[str]) -> dict[str, Column]:
 
 
 def read_usable(path: Path) -> tuple[dict[str, Column], Bad]:
-    """All columns of a file, of the rows that are as wide as its header; and the other rows.
+    """Return all columns of the rows that are as wide as the header, and the list of the rows that are not.
 
     A file without a line has no columns; one with only a header has empty ones.
     """
@@ -122,7 +122,7 @@ class EmptyFileError(InputError):
 
 
 def header_of(path: Path) -> list[str]:
-    """Column names of a CSV file; none where it is empty."""
+    """Return the column names of a CSV file; an empty list if the file is empty."""
     for chunk in read_lines(path):
         for number, line in enumerate(chunk.text, chunk.first):
             if line and not line.startswith("#"):
@@ -136,7 +136,7 @@ def split_header(path: Path, number: int, line: str) -> list[str]:
 
 
 def check_header(path: Path, line: int, header: Sequence[str], names: Sequence[str]) -> None:
-    """Refuse a header that lacks one of `names` or has it twice."""
+    """Refuse a header in which a column of `names` is missing or appears twice."""
     for name in names:
         if name not in header:
             hint = nearest(name, readable(header))
@@ -146,7 +146,7 @@ def check_header(path: Path, line: int, header: Sequence[str], names: Sequence[s
 
 
 def split_line(path: Path, number: int, line: str) -> list[str]:
-    """Split one line; a quote left open or a stray carriage return is an error."""
+    """Split one CSV line into cells; refuse an unclosed quote or a stray carriage return."""
     try:
         return next(csv.reader([line], strict=True), [])
     except csv.Error as error:
@@ -154,7 +154,7 @@ def split_line(path: Path, number: int, line: str) -> list[str]:
 
 
 def _joined(path: Path, names: Sequence[str], bad: Bad | None) -> tuple[dict[str, Column], Bad]:
-    """A whole file as one column a name."""
+    """Read a whole file and join the chunks of each column."""
     lines: list[int] = []
     cells: dict[str, list[str]] = {}
     for some, columns in _chunks(path, names, bad, whole=True):
@@ -167,7 +167,7 @@ def _joined(path: Path, names: Sequence[str], bad: Bad | None) -> tuple[dict[str
 def _chunks(
     path: Path, names: Sequence[str], bad: Bad | None = None, whole: bool = False
 ) -> Iterator[tuple[Sequence[int], dict[str, Sequence[str]]]]:
-    """Lines and columns of the rows of every chunk that has any; of a `whole` file of all chunks.
+    """Yield the line numbers and columns of each chunk of rows. A chunk without rows is yielded only if `whole`.
 
     Rows of another width go into `bad`, or are errors without it.
     """
@@ -216,7 +216,7 @@ def _columns(
 
 
 def _row(path: Path, number: int, line: str, width: int) -> list[str]:
-    """Cells of one row that is as wide as the header."""
+    """Return the cells of one row; refuse a row that is not as wide as the header."""
     row = split_line(path, number, line)
     if len(row) != width:
         reason = f"row has {len(row)} cells where the header has {width}"

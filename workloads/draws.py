@@ -1,4 +1,4 @@
-"""Counter-based samples of expert loads, compiled; the explicit and compiled paths share them.
+"""Compiled random samples of expert loads, used by both the explicit and the compiled simulation.
 
 A sample depends only on its key (seed, replica, step, layer), so it can be repeated in any order. Random bits come from
 SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
@@ -28,13 +28,13 @@ PAIRS, FOURS, BYTES, SUM = (np.uint64((2**64 - 1) // n) for n in (3, 5, 17, 255)
 S1, S2, S4, S56 = (np.uint64(n) for n in (1, 2, 4, 56))
 
 (R_PROB, R_INCLUSION, R_CUMULATIVE) = range(3)
-"""Rows of a router's table for one layer: probability of each expert for one slot, probability
-that it is among a token's distinct experts, running sum of the probabilities."""
+"""Row indices of a router's table for one layer: probability of each expert for one of a token's choices, probability
+that it is among a token's distinct experts, cumulative sum of the probabilities."""
 
 
 @by_address
 class Scratch(NamedTuple):
-    """Workspace of the samplers: compiled code allocates nothing."""
+    """Workspace of the samplers, allocated by the caller because the compiled samplers allocate no memory."""
 
     own: F8  # [3, E] the table of one prompt's own router
     value: F8  # [E] loads of many tokens at once
@@ -45,7 +45,7 @@ class Scratch(NamedTuple):
 
 
 class StepTokens(NamedTuple):
-    """Tokens of a step: of its decodes, and tokens and sequence of each prompt chunk, of which the first columns count."""
+    """Tokens of a step: of all decodes, and tokens and sequence of each prompt chunk (first `num_chunks` columns)."""
 
     decodes: int
     chunks: I8  # [2, n]
@@ -65,7 +65,7 @@ class LayerRouting(NamedTuple):
 
 
 class SampleKeys(NamedTuple):
-    """States that a step's samples begin with."""
+    """Random states from which the samples of a step are derived."""
 
     step: np.uint64
     prompts: np.uint64  # of prompts' own distributions: the same in every step
@@ -73,18 +73,19 @@ class SampleKeys(NamedTuple):
 
 
 PROMPT_SEED = 0x5EED
-"""Seed of prompts' own distributions, separate from their loads."""
+"""Seed of each prompt's expert distribution, separate from the seed of the loads sampled from it."""
 
 EXACT_TOKENS = 256
-"""Up to this many tokens each token's experts are sampled one by one."""
+"""Largest number of tokens whose experts are sampled token by token."""
 
 NORMAL_MEAN = 24.0
-"""From this mean load on, more than `EXACT_TOKENS` are sampled as rounded normal loads of exact covariance and sum."""
+"""Mean load above which more than `EXACT_TOKENS` tokens are sampled as rounded normal loads of exact covariance and
+sum."""
 
 
 @compiled_part
 def mix(x: np.uint64) -> np.uint64:
-    """SplitMix64's output function."""
+    """Apply SplitMix64's output function to a 64-bit state."""
     x = (x ^ (x >> S30)) * MIX_1
     x = (x ^ (x >> S27)) * MIX_2
     return x ^ (x >> S31)
@@ -92,7 +93,7 @@ def mix(x: np.uint64) -> np.uint64:
 
 @compiled_part
 def count_ones(x: np.uint64) -> int:
-    """Bits that are set (Hacker's Delight, section 5-1)."""
+    """Count the set bits (Hacker's Delight, section 5-1)."""
     x -= (x >> S1) & PAIRS
     x = (x & FOURS) + ((x >> S2) & FOURS)
     x = (x + (x >> S4)) & BYTES
@@ -101,7 +102,7 @@ def count_ones(x: np.uint64) -> int:
 
 @compiled_part
 def step_key(seed: int, replica: int, step: int) -> np.uint64:
-    """Return the state of all samples of one step; `layer_key` derives each layer's."""
+    """Return the random state of one step; `layer_key` derives the state of each layer from it."""
     x = mix(np.uint64(seed) + GOLDEN)
     x = mix(x ^ (np.uint64(replica) + GOLDEN))
     return mix(x ^ (np.uint64(step) * GOLDEN + GOLDEN))
@@ -109,46 +110,46 @@ def step_key(seed: int, replica: int, step: int) -> np.uint64:
 
 @compiled_part
 def layer_key(key: np.uint64, layer: int) -> np.uint64:
-    """Return the state of a layer's samples."""
+    """Return the random state of a layer from the state of its step."""
     return mix(key ^ (np.uint64(layer) * MIX_1 + GOLDEN))
 
 
 @compiled_part
 def keys_of(seed: int, replica: int, step: int) -> SampleKeys:
-    """Return the states of one step's samples."""
+    """Return the random states of one step: for its loads, its prompts and its pools of samples."""
     prompts = step_key(seed ^ PROMPT_SEED, replica, replica)
     return SampleKeys(step_key(seed, replica, step), prompts, mix(np.uint64(seed) ^ MIX_2))
 
 
 @compiled_part
 def pool_place(keys: SampleKeys, layer: int, pool: int) -> np.uint64:
-    """Return the place of a layer's sample in its pool."""
+    """Return the index of the pool's sample that a layer uses in this step."""
     return layer_key(keys.step, layer) % np.uint64(pool)
 
 
 @compiled_part
 def pool_state(keys: SampleKeys, layer: int, routing: LayerRouting, tokens: int) -> np.uint64:
-    """Return the state of that sample; layers of a uniform router share their pools."""
+    """Return the random state of the layer's sample in its pool; all layers of a uniform router share one pool."""
     state = layer_key(keys.pool + np.uint64(tokens) * GOLDEN, int64(0) if routing.uniform else layer)
     return mix(state ^ (pool_place(keys, layer, routing.pool) * MIX_1 + GOLDEN))
 
 
 @compiled_part
 def uniform01(bits: np.uint64) -> float:
-    """A float in (0, 1) from 64 random bits."""
+    """Return a float in (0, 1) from 64 random bits."""
     return float((np.float64(bits >> S11) + 0.5) * (1.0 / 9007199254740992.0))
 
 
 @compiled_part
 def normal(state: np.uint64) -> float:
-    """A standard normal number (Box-Muller) from one state; uses state + 1 and + 2."""
+    """Return a standard normal number from one state (Box-Muller); uses the states + 1 and + 2."""
     radius = np.sqrt(-2.0 * np.log(uniform01(mix(state + GOLDEN))))
     return float(radius * np.cos(2.0 * np.pi * uniform01(mix(state + GOLDEN + GOLDEN))))
 
 
 @compiled_part
 def coins(bits: np.uint64) -> float:
-    """A nearly normal number (its distribution differs by less than 0.002): the heads of 64 coins, spread evenly."""
+    """Return a nearly normal number from the number of set bits (its distribution differs by less than 0.002)."""
     return float((count_ones(bits) - 32.5 + uniform01(mix(bits))) / np.sqrt(16.0 + 1.0 / 12.0))
 
 
@@ -173,7 +174,7 @@ def gamma_draw(state: np.uint64, shape: float) -> float:
 
 @compiled_part
 def draw_uniform(state: np.uint64, tokens: int, experts: int, top_k: int, mark: I8, out: I8) -> None:
-    """Add to `out` `tokens` tokens of a uniform router, each of `top_k` distinct experts."""
+    """Sample `tokens` tokens of a uniform router, each with `top_k` distinct experts, and add their loads to `out`."""
     wide = np.uint64(experts)
     for e in range(experts):
         mark[e] = -1  # the last token that chose this expert
@@ -196,7 +197,7 @@ def draw_uniform(state: np.uint64, tokens: int, experts: int, top_k: int, mark: 
 
 @compiled_part
 def search(cumulative: F8, experts: int, u: float) -> int:
-    """First expert whose running sum reaches `u`; counting those that do not takes no branch to guess wrong."""
+    """Return the first expert whose cumulative probability reaches `u`, by a sum without branches."""
     below = int64(0)
     for e in range(experts - 1):
         below += int64(cumulative[e] < u)
@@ -207,9 +208,9 @@ def search(cumulative: F8, experts: int, u: float) -> int:
 def draw_weighted(
     state: np.uint64, tokens: int, experts: int, top_k: int, cumulative: F8, persist: float, scratch: Scratch, out: I8
 ) -> None:
-    """Add to `out` the tokens of a router with expert probabilities (`cumulative`: their running sum, ending in 1).
+    """Sample `tokens` tokens of a router with the cumulative probabilities `cumulative`, and add their loads to `out`.
 
-    With probability `persist` a slot keeps the previous token's expert.
+    With probability `persist` each of a token's choices repeats the expert of the previous token.
     """
     mark, chosen, last = scratch.mark, scratch.chosen, scratch.last
     for e in range(experts):
@@ -240,11 +241,11 @@ def draw_weighted(
 
 @compiled_part
 def fill_inclusion(prob: F8, experts: int, top_k: int, out: F8) -> None:
-    """Probability that each expert is among a token's `top_k` distinct ones.
+    """Compute the probability that each expert is among a token's `top_k` distinct experts.
 
-    Drawing one after another without repeats is the order in which exponential clocks of rates
-    `prob` ring; by time t a clock rang with probability 1 - exp(-p t), and t is where these add
-    up to `top_k`. Exact for equal rates; within 0.03 for power laws of exponent 1 (tested).
+    Sampling without replacement is the order in which exponential clocks of rates `prob` ring. A clock has rung by time
+    t with probability 1 - exp(-p t); t is chosen such that these probabilities add up to `top_k`. Exact for equal
+    rates; within 0.03 for power laws of exponent 1 (tested).
     """
     t, total = float(top_k), 0.0
     for _ in range(200):  # Newton's method: the sum is concave in t, so this climbs to the root
@@ -264,7 +265,7 @@ def fill_inclusion(prob: F8, experts: int, top_k: int, out: F8) -> None:
 
 @compiled
 def inclusion_of(prob: F8, experts: int, top_k: int, out: F8) -> None:
-    """`fill_inclusion` for callers outside compiled code."""
+    """Call `fill_inclusion` from Python code."""
     fill_inclusion(prob, experts, top_k, out)
 
 
@@ -272,7 +273,7 @@ def inclusion_of(prob: F8, experts: int, top_k: int, out: F8) -> None:
 def draw_normal(
     state: np.uint64, tokens: int, experts: int, top_k: int, inclusion: F8, inflate: float, scratch: Scratch, out: I8
 ) -> None:
-    """Many tokens at once: normal loads with the exact mean, variance and sum.
+    """Add normally distributed loads of many tokens to `out`, with the exact mean, variance and sum.
 
     `inflate` multiplies the variance (repeated experts of consecutive tokens).
     """
@@ -311,7 +312,7 @@ def draw_normal(
 
 @compiled_part
 def draw_own(key: np.uint64, experts: int, router: F8, tilt: float, table: F8) -> None:
-    """Sample a prompt's own distribution around its layer's, as a router's table."""
+    """Sample a prompt's distribution over experts around its layer's distribution; write it as a router's table."""
     total, run = 0.0, 0.0
     for e in range(experts):
         table[R_PROB, e] = gamma_draw(mix(key + np.uint64(e) * GOLDEN), tilt * router[R_PROB, e])
@@ -326,7 +327,7 @@ def draw_own(key: np.uint64, experts: int, router: F8, tilt: float, table: F8) -
 def draw_loads(
     keys: SampleKeys, layer: int, tokens_of: StepTokens, routing: LayerRouting, scratch: Scratch, out: I8
 ) -> None:
-    """Tokens per expert of one layer in one step, into the first `experts` entries of `out`.
+    """Sample the tokens per expert of one layer in one step into the first `experts` entries of `out`.
 
     Decodes come from different sequences, so they are independent samples from the layer's distribution. With `tilt` >
     0 each prompt chunk has its own distribution, sampled once for (sequence, layer) from a Dirichlet of total
@@ -381,7 +382,7 @@ def draw_loads(
 def draw_layer(
     seed: int, replica: int, step: int, layer: int, tokens: StepTokens, routing: LayerRouting, scratch: Scratch, out: I8
 ) -> None:
-    """`draw_loads` for callers outside compiled code."""
+    """Call `draw_loads` from Python code."""
     draw_loads(keys_of(seed, replica, step), layer, tokens, routing, scratch, out)
 
 

@@ -22,7 +22,7 @@ MOST_LISTED = 120
 LONG = re.compile(rf"\S{{{MOST_SHOWN + 1},}}|(?<=')[^']{{{MOST_SHOWN + 1},}}(?=')")
 
 OPTION = re.compile(r"""(?<![\w/.'"-])--([a-z][\w-]*)""")
-"""How a message names an option."""
+"""Pattern of a command-line option in a message."""
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -48,7 +48,7 @@ class InputError(ValueError):
         return shortened(f"{self.subject}: {self.reason}".replace("\n", " "))
 
     def name_parameters(self) -> None:
-        """Name the parameters of a function where the message names options of the command line."""
+        """Replace command-line options in the message by the names of a function's parameters."""
         self.subject, self.reason = (
             OPTION.sub(lambda match: match[1].replace("-", "_"), text) for text in (self.subject, self.reason)
         )
@@ -56,7 +56,7 @@ class InputError(ValueError):
 
 
 def shortened(text: str) -> str:
-    """A message whose long words and quotations keep their two ends: a name of thousands of characters says no more.
+    """Shorten long words and quotations of a message to their two ends.
 
     Examples
     --------
@@ -69,7 +69,7 @@ def shortened(text: str) -> str:
 
 @contextmanager
 def errors_in(where: object) -> Iterator[None]:
-    """Name the place in a file that what runs inside comes from, in errors that do not.
+    """Add the place in a file to errors raised inside this context, unless they name it already.
 
     Examples
     --------
@@ -92,11 +92,11 @@ class SpecError(InputError):
 
 
 class CapacityError(InputError):
-    """Something that does not fit; the message holds needed and available."""
+    """A size that exceeds the memory or another limit; the message gives the needed and the available amount."""
 
 
 def for_scripts(function: Callable[P, R], name: str) -> Callable[P, R]:
-    """A function of the library as scripts see it: its errors name parameters, not options.
+    """Wrap a library function for use in scripts: its errors name parameters instead of command-line options.
 
     Examples
     --------
@@ -121,14 +121,14 @@ def for_scripts(function: Callable[P, R], name: str) -> Callable[P, R]:
 
 
 def reason_of(error: BaseException) -> str:
-    """Why something of a user's failed, as part of one line: the error's class where it tells more."""
+    """Return the reason of a failure in user code, with the exception's class if it is not an `InputError`."""
     if isinstance(error, InputError):
         return f"{error.subject} {error.reason}"
     return f"{type(error).__name__}: {error}"
 
 
 def visible(text: str) -> str:
-    r"""Text as a terminal or page may show it: what controls them is spelled out.
+    r"""Return a text that is safe to print: control characters are escaped.
 
     Names come from files and folders, and a file's name may contain an escape sequence, a direction mark, or bytes that
     are not UTF-8.
@@ -148,12 +148,12 @@ def visible(text: str) -> str:
 
 
 def _digits(name: str) -> str:
-    """A name with letters that look like digits as these."""
+    """Return a name in lower case in which letters that look like digits are replaced by those digits."""
     return name.lower().translate(str.maketrans("oli", "011"))
 
 
 def typed_number(text: object) -> float:
-    """A number as it is typed; NaN where it is none. Python reads 1_0 as 10, no option does.
+    """Return a number that a user typed; NaN if the text is not a number. Unlike Python, refuse underscores (1_0).
 
     Examples
     --------
@@ -167,13 +167,13 @@ def typed_number(text: object) -> float:
 
 
 def check_known(where: object, name: object, known: Collection[str], reason: str) -> None:
-    """Refuse a name that is none of the known ones, with those that are like it behind the reason."""
+    """Refuse an unknown name; the message adds the most similar known names."""
     if name not in known:
         raise InputError(where, f"{reason}{nearest(str(name), known)}")
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """Say which known names come closest, for the end of an error message.
+    """Return the known names that are most similar to `name`, as the end of an error message.
 
     Parameters
     ----------
@@ -213,7 +213,7 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names by commas: the first ones that fit into `MOST_LISTED` characters, and how many there are.
+    """Return names as a comma-separated list, cut to `MOST_LISTED` characters and then with their number.
 
     Examples
     --------

@@ -15,9 +15,9 @@ from typing import Any
 from .errors import SpecError, nearest
 
 MOST = 500
-"""Characters of an expression."""
+"""Maximum length of an expression [characters]."""
 Dims = tuple[int, int, int, int, int]
-"""Powers of bytes, seconds, joules, mm2 and USD."""
+"""Unit of an amount as powers of bytes, seconds, joules, mm2 and USD."""
 NONE: Dims = (0, 0, 0, 0, 0)
 BASES = ("bytes", "s", "J", "mm2", "USD")
 SI: dict[str, Dims] = {
@@ -26,13 +26,13 @@ SI: dict[str, Dims] = {
     "J_per_byte": (-1, 0, 1, 0, 0), "J_per_flop": (0, 0, 1, 0, 0), "mm2": (0, 0, 0, 1, 0),
     "USD": (0, 0, 0, 0, 1), "op_per_byte": (-1, 0, 0, 0, 0),
 }  # fmt: skip
-"""Units that keys may end with, in SI, as powers of `BASES`."""
+"""Units at the end of a key, in SI, as powers of `BASES`."""
 POWERS = (2, 3, 4)
 
 
 @dataclass(frozen=True, slots=True)
 class Formula:
-    """An expression in a file, before its parameters are known."""
+    """An expression of a description file that is not evaluated yet."""
 
     text: str
     source: str
@@ -41,7 +41,7 @@ class Formula:
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """A number in SI units with its powers of `BASES`."""
+    """A number in SI units with its unit as powers of `BASES`."""
 
     value: float
     dims: Dims = NONE
@@ -55,7 +55,7 @@ UNITLESS = ("ceil", "floor", "round", "sqrt", "log2")
 
 
 def in_words(dims: Dims) -> str:
-    """Powers as a unit.
+    """Return a unit as text.
 
     Examples
     --------
@@ -70,7 +70,7 @@ def in_words(dims: Dims) -> str:
 
 
 def evaluate(formula: Formula, names: Mapping[str, Amount]) -> Amount:
-    """Work out an expression from parameters and units.
+    """Evaluate an expression with the given parameters and units.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def evaluate(formula: Formula, names: Mapping[str, Amount]) -> Amount:
 
 
 def names_in(formula: Formula) -> set[str]:
-    """Names that an expression uses, units and functions too."""
+    """Return the names that an expression uses, including units and functions."""
     return {node.id for node in ast.walk(_tree(formula)) if isinstance(node, ast.Name)}
 
 
@@ -101,7 +101,7 @@ def _tree(formula: Formula) -> ast.expr:
 
 
 def _value(node: ast.expr, formula: Formula, names: Mapping[str, Amount]) -> Amount:
-    """Value and unit of a formula's node; only arithmetic is allowed."""
+    """Return the value and unit of a node of an expression; refuse anything but arithmetic."""
     if isinstance(node, ast.Name):
         if node.id not in names:
             close = nearest(node.id, names)
@@ -159,7 +159,7 @@ def _called(name: str, given: list[Amount], formula: Formula) -> Amount:
 
 
 def solved(formulas: Mapping[str, Formula | Amount], units: Mapping[str, Amount]) -> dict[str, Amount]:
-    """Parameters that may be expressions of each other.
+    """Evaluate parameters that may refer to each other.
 
     Raises
     ------
@@ -185,7 +185,7 @@ def solved(formulas: Mapping[str, Formula | Amount], units: Mapping[str, Amount]
 
 
 def as_number(amount: Amount, factor: float, wanted: Dims, where: str, text: str) -> Any:
-    """Return a result in the unit of its key; integers stay integers.
+    """Return a result in the unit of its key; values that are whole numbers become integers.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Compiled functions, cached on disk under a hash of the code they came from.
+"""Compiled functions, cached on disk under a hash of the library's source code.
 
 Numba's own cache does not notice an edit in a function that a cached one calls from another
 file. Here the folder's name is a hash of every source file of the library, so a changed
@@ -29,18 +29,18 @@ F = TypeVar("F", bound=Callable[..., object])
 R = TypeVar("R")
 
 int64: Callable[[int], int] = cast(Any, np.int64)
-"""Start of a variable in compiled code: for Numba plain ``n = 0`` is first the literal 0, and a function that takes
-`n` is then compiled twice, for the literal and for a number."""
+"""Integer type for initial values in compiled code. After ``n = 0`` Numba types `n` first as the literal 0, and
+compiles a function that takes `n` twice, for the literal and for a number."""
 
 ROOT = Path(__file__).resolve().parent.parent
-"""Of the library."""
+"""Folder of the library."""
 
 
 @lru_cache(maxsize=1)
 def cache_dir() -> Path | None:
-    """Return the folder of this library version's compiled code; None if none belongs only to the caller.
+    """Return the folder of this library version's compiled code; None if no folder belongs only to the caller.
 
-    ``OPBYTE_CACHE`` names another base folder than the user's cache folder. Its content is executed.
+    ``OPBYTE_CACHE`` replaces the user's cache folder. The folder's content is executed.
     """
     digest = hashlib.sha256(f"{numba.__version__}".encode())
     for folder in ("workloads", "devices", "simulator", "kernels"):
@@ -62,7 +62,7 @@ def compiled_code(function: F) -> F:
 
 
 def stored(make: Callable[[bool], F]) -> F:
-    """What is made with the switch of Numba's cache, whose folder is then :func:`cache_dir`."""
+    """Call `make` with the switch of Numba's cache while that cache is in :func:`cache_dir`, and return its result."""
     folder = cache_dir()
     config: Any = numba.config  # its stubs lack the setting
     before = config.CACHE_DIR
@@ -83,23 +83,22 @@ def compiled_part(function: F) -> F:
 
 
 def plainly(part: Callable[..., Any]) -> Callable[..., Any]:
-    """A compiled part as Python calls it: as it is written. It may call no other."""
+    """Return the plain Python function behind a compiled one. It must not call other compiled parts."""
     return cast(Callable[..., Any], getattr(part, "py_func", part))
 
 
 def compiled_inside(function: F) -> F:
-    """Like `compiled_part`, for a short function that its callers take up wherever they call it.
+    """Like `compiled_part`, for a short function that is inlined into all its callers.
 
-    A call hands every array of a state over one by one; where that costs more than the work does,
-    the code is better repeated.
+    A call passes every array of a state separately. If that costs more than the work itself, inlining is faster.
     """
     return _njit(function, **PART, forceinline=True)
 
 
 def compiled_given(path: str, otherwise: Callable[..., object]) -> Callable[[Callable[..., R]], Callable[..., R]]:
-    """Like `compiled_part`, for what a run has use for only where something is there.
+    """Like `compiled_part`, for a function that is needed only if an optional argument or field is present.
 
-    Where it is None, `otherwise`, of the same arguments, takes its place, and it is never compiled.
+    If it is None, `otherwise` is called with the same arguments, and the decorated function is never compiled.
 
     Parameters
     ----------
@@ -116,10 +115,12 @@ def compiled_given(path: str, otherwise: Callable[..., object]) -> Callable[[Cal
 
 
 def compiled_by(path: str, name: str = "") -> Callable[[Callable[..., R]], Callable[..., R]]:
-    """Like `compiled_given`, where the record that is there brings the function; where it is None, what is decorated runs.
+    """Like `compiled_given`, but the optional record brings the function.
 
-    The class of the record has the function by its name (`name`, or that of what is decorated) in `brings`, a
-    dictionary: so a caller knows none of the classes that may be there.
+    Without the record, the decorated function runs.
+
+    The record's class has the function in its dictionary `brings`, under `name` or the decorated function's name. So
+    the caller does not depend on the classes of such records.
     """
 
     def decorate(function: Callable[..., R]) -> Callable[..., R]:
@@ -129,12 +130,12 @@ def compiled_by(path: str, name: str = "") -> Callable[[Callable[..., R]], Calla
 
 
 def _part(function: Any) -> Any:
-    """A function as a part, which it may be already."""
+    """Return a function as a compiled part, unless it is one already."""
     return function if isinstance(function, Either) or hasattr(function, "py_func") else compiled_part(function)
 
 
 def compiled_from_outside(function: F, entry: type, fields: Sequence[Any], where: str) -> F:
-    """Compile a rule that is not the library's, at once, so that what it cannot do is said at once.
+    """Compile a user-defined rule immediately, so that errors of compilation are reported before the run.
 
     Parameters
     ----------
@@ -160,7 +161,7 @@ def compiled_from_outside(function: F, entry: type, fields: Sequence[Any], where
 
 @cache
 def _rule(function: Callable[..., object], entry: type, fields: tuple[Any, ...]) -> object:
-    """Compile a rule once; each rule has a separate type, so that another rule compiles another engine."""
+    """Compile a rule once. Each rule has a separate type, so that an engine is compiled for each rule."""
     made: Any = compiled_part(function)
     named_tuple: Any = numba.types.NamedTuple
     made.compile((named_tuple(fields, entry),))
@@ -181,9 +182,9 @@ def _njit(function: F, **options: Any) -> F:
 
 
 class _Forgiving:
-    """A cache of compiled code that is optional: without it, code is compiled again.
+    """A cache of compiled code that may fail: without it, code is compiled again.
 
-    Numba's own ends the program where its folder is full, or where a file was cut short.
+    Numba's cache ends the program if its folder is full or a file is truncated.
 
     Parameters
     ----------
@@ -216,10 +217,10 @@ class _Forgiving:
 
 
 def code_key(function: Any) -> tuple[Any, ...]:
-    """What a function's code is filed under: its bytes and what it closes over, by value.
+    """Return the key under which a function's compiled code is cached: its bytecode and the values of its closure.
 
-    Numba's own key holds a compiled function of a closure by an identity that is new in every process, so that such code
-    would be compiled each time, and stored each time.
+    Numba's key identifies a compiled function in a closure by an id that differs in every process, so that such code
+    would be compiled and stored again each time.
     """
     closed, value_of = [cell.cell_contents for cell in function.__closure__ or ()], cast(Any, serialize.dumps)
     return (
@@ -229,7 +230,7 @@ def code_key(function: Any) -> tuple[Any, ...]:
 
 
 def forgiving(function: F, threads: bool = False) -> F:
-    """Let a compiled function do without a cache that cannot be read or written; see `_Forgiving`."""
+    """Make a compiled function work without a cache that cannot be read or written; see `_Forgiving`."""
     dispatcher, config = cast(Any, function), cast(Any, numba.config)  # whose stubs lack settings
     if config.DISABLE_JIT:  # plain Python, for a debugger
         return function
@@ -240,9 +241,9 @@ def forgiving(function: F, threads: bool = False) -> F:
 
 
 def _share(cache: Any, file: Path) -> None:
-    """Store code under the file's place within the library: every copy of equal sources finds it.
+    """Cache code under the source file's path within the library, so that all copies of equal sources share it.
 
-    Numba's own place is the file's path, so that a wheel would compile what its checkout has compiled.
+    Numba uses the absolute path, so that a wheel would compile again what its checkout has compiled.
     """
     folder = Path(cache.cache_path).parent / file.resolve().relative_to(ROOT).parent
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)

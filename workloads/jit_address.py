@@ -29,11 +29,11 @@ type_of_value: Any = typeof
 kinds: Any = types
 settings: Any = config  # its stubs lack this one
 PLAIN: bool = settings.DISABLE_JIT
-"""Whether everything runs as plain Python."""
+"""Whether all compiled functions run as plain Python (Numba's JIT is disabled)."""
 
 
 class AddressType(types.NamedTuple):
-    """Type of a named tuple that is known by its address."""
+    """Numba type of a named tuple that is passed by its address."""
 
     def __init__(self, fields: list[Any], cls: type) -> None:
         super().__init__(fields, cls)  # type: ignore[no-untyped-call]
@@ -41,13 +41,16 @@ class AddressType(types.NamedTuple):
 
     @property
     def mangling_args(self) -> tuple[str, tuple[()]]:
-        """A short name in symbols: LLVM reads and compares them over and over."""
+        """Return a short name for symbols, because LLVM reads and compares symbol names very often."""
         digest = hashlib.sha256(self.name.encode()).hexdigest()[:12]
         return f"{self.instance_class.__name__}_{digest}", ()
 
 
 def by_address(cls: C) -> C:
-    """Mark a class of named tuples, whose fields never change; no array in one may be resized in place."""
+    """Mark a class of named tuples as passed by address.
+
+    Fields never change, and their arrays must not be resized in place.
+    """
     what = {"__doc__": cls.__doc__, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
     written = cached_property(_written)
     made: Any = type(cls)(cls.__name__, (cls,), {**what, "_written": written, "__reduce__": _reduced})
@@ -66,13 +69,13 @@ def by_address(cls: C) -> C:
 
 
 HELD: dict[tuple[Any, ...], AddressType] = {}
-"""Types of tuples by their class and the identities of their fields' types: Numba hashes all of them, over and over."""
+"""Types of tuples by class and the ids of their fields' types. Numba would hash all field types at every look-up."""
 ARRAYS: dict[tuple[Any, ...], Any] = {}
-"""Types of arrays by what they depend on."""
+"""Numba types of arrays by number format, dimensions and flags."""
 
 
 def _type_of_field(value: Any, context: Any) -> Any:
-    """Numba's type of a field."""
+    """Return the Numba type of a tuple's field."""
     if not isinstance(value, np.ndarray):
         return getattr(value, "_numba_type_", None) or numba.typeof_impl(value, context)
     key = value.dtype, value.ndim, value.flags.num
@@ -82,17 +85,17 @@ def _type_of_field(value: Any, context: Any) -> Any:
 
 
 def bring(cls: Any, **functions: Any) -> None:
-    """Give a class the functions that its records bring, see `jit.compiled_by`."""
+    """Set the functions that the records of a class bring; see `jit.compiled_by`."""
     cls.brings = functions
 
 
 def _reduced(value: Any) -> Any:
-    """How a tuple is copied: without what is written down of it."""
+    """Return what pickling and copying need to build the tuple again, without its memory layout for compiled code."""
     return type(value), tuple(value)
 
 
 def _written(value: Any) -> bytes:
-    """A tuple in the layout that compiled code reads."""
+    """Return a tuple as bytes in the memory layout that compiled code reads."""
     numbers: list[Any] = []
     kind = type_of_value(value)
     for field, part in zip(kind.plain.types, value, strict=True):
@@ -103,11 +106,11 @@ def _written(value: Any) -> bytes:
 
 
 LAYOUTS: dict[int, tuple[struct.Struct, AddressType]] = {}
-"""How tuples are written down, by the identity of their type, and that type."""
+"""Memory layout (`struct` format) of each type of tuple, by the type's id, and the type itself."""
 
 
 def _codes(kind: Any) -> list[str]:
-    """How `struct` writes a type; "0q" goes on at a whole word."""
+    """Return the `struct` codes of a type; "0q" aligns to an 8-byte word."""
     if isinstance(kind, kinds.BaseTuple) and not isinstance(kind, AddressType):
         inner = [code for field in kind.types for code in _codes(field)]
         pad = ["0q"] if any(code != "?" for code in inner) else []
@@ -126,7 +129,7 @@ CODED: dict[str, tuple[type, ...]] = {
 
 
 def _number(kind: Any, value: Any, numbers: list[Any]) -> None:
-    """Add the numbers that a value of a type consists of."""
+    """Append the numbers that represent a value of the type `kind` in memory."""
     if isinstance(value, np.ndarray):
         plain = np.asarray(value)  # records answer more slowly, and describe all their fields with their address
         numbers += 0, 0, plain.size, plain.itemsize, plain.ctypes.data, *plain.shape, *plain.strides
@@ -140,20 +143,20 @@ def _number(kind: Any, value: Any, numbers: list[Any]) -> None:
 
 
 def address_of(value: Any) -> int:
-    """Address of a tuple of a class marked `by_address`, stored for as long as the tuple lives."""
+    """Return the address of a `by_address` tuple's memory, which is valid while the tuple exists."""
     if PLAIN:
         return id(value)
     return int(np.frombuffer(value._written, dtype=np.uint8).ctypes.data) if len(value) else 0
 
 
 CODES: dict[tuple[Any, ...], int] = {}
-"""What `code_at` has found, by functions and identities of their arguments' types."""
+"""Addresses that `code_at` has found, by function and the ids of its argument types."""
 KEPT: list[tuple[Any, ...]] = []
-"""These types: no other one may have the identity of one of them."""
+"""Argument types of `CODES`, kept alive so that no other type gets the id of one of them."""
 
 
 def code_at(function: Any, arguments: tuple[Any, ...], result: Any = types.int64) -> int:
-    """Address of a `jit.compiled_code` function's code for arguments of these types; see `called_at`."""
+    """Return the code address of a `jit.compiled_code` function for the given argument types; see `called_at`."""
     if PLAIN:
         return id(function)
     key = function, *map(id, arguments)
@@ -166,7 +169,7 @@ def code_at(function: Any, arguments: tuple[Any, ...], result: Any = types.int64
 
 
 def code_of(function: Any, *examples: Any) -> int:
-    """`code_at` for arguments of the types of examples, of a function that gives a whole number."""
+    """Return the code address of a function that returns an integer, for arguments of the types of the examples."""
     return code_at(function, tuple(map(type_of_value, examples)))
 
 
@@ -176,7 +179,7 @@ class _Address(numba.models.PrimitiveModel):  # type: ignore[misc]
 
 
 def _find(type_: AddressType, value: Any, c: Any) -> Any:
-    """Memory in which a Python tuple is stored."""
+    """Convert a Python tuple to the address of its memory, for Numba."""
     text = c.pyapi.object_getattr_string(value, "_written")
     address = c.builder.ptrtoint(c.pyapi.bytes_as_string(text), ir.IntType(64))
     c.pyapi.decref(text)  # the tuple has it
@@ -184,7 +187,7 @@ def _find(type_: AddressType, value: Any, c: Any) -> Any:
 
 
 def _held_at(context: Any, address: Any, like: Any) -> Any:
-    """In compiled code: the tuple of the type of `like` that is written down at an address."""
+    """Return the tuple at an address as a value of the type of `like`, in compiled code."""
 
     def made(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.inttoptr(args[0], context.get_value_type(like))
@@ -201,7 +204,7 @@ held_at = _found_at if PLAIN else numba.intrinsic(_held_at)
 
 
 def _call(context: Any, builder: Any, code: Any, first: Any, result: Any, arguments: Any, values: Any) -> Any:
-    """Call code at an address with the tuple at another one, and more."""
+    """Emit a call of the code at an address, with the tuple at address `first` and further arguments."""
     convention, argument_types = context.call_conv, (types.voidptr, *arguments)
     callee = builder.inttoptr(code, convention.get_function_type(result, argument_types).as_pointer())
     values = [builder.inttoptr(first, ir.IntType(8).as_pointer()), *values]
@@ -212,9 +215,9 @@ def _call(context: Any, builder: Any, code: Any, first: Any, result: Any, argume
 
 
 def reader(kind: np.dtype[Any]) -> Callable[[Any], Any]:
-    """In compiled code: what reads the first numbers of a contiguous vector as a record, in place.
+    """Return a function for compiled code that reads the first numbers of a contiguous vector as a record, in place.
 
-    Without a `view`, which Numba compiles for every record.
+    It does not use `view`, which Numba would compile for every record.
     """
     record = type_of_value(np.zeros(1, kind)[0])
 
@@ -233,10 +236,10 @@ def reader(kind: np.dtype[Any]) -> Callable[[Any], Any]:
 
 
 def _caller(result: Any) -> Any:
-    """What calls code at an address that gives a value of a type.
+    """Return a function for compiled code that calls code at an address and returns a value of type `result`.
 
-    Its first argument is a tuple of a class marked `by_address`, by its address. Callers are compiled without it: they
-    call functions of any types.
+    Its first argument is the address of a `by_address` tuple. A caller's compilation does not depend on that tuple's
+    type, so it can call functions of any type.
     """
 
     def typing(context: Any, code: Any, first: Any, more: Any) -> Any:
@@ -263,7 +266,7 @@ def _field(context: Any, builder: Any, type_: AddressType, value: Any, name: str
 
 
 def _read(builder: Any, at: Any, what: Any) -> Any:
-    """Read a value, an array part by part: most uses need two or three parts of it."""
+    """Emit a load of a value; arrays are loaded part by part, because most uses need only two or three parts."""
     if not isinstance(what, (ir.LiteralStructType, ir.ArrayType)):
         load = builder.load(at)
         load.set_metadata("invariant.load", builder.module.add_metadata([]))

@@ -1,4 +1,4 @@
-"""Hook points: calls of compiled code that others may add to, each compiled once.
+"""Hook points: calls in compiled code to which parts can add functions, each compiled once.
 
 A point is a function without a body: its annotations are its signature. It is called like a function, its first
 argument being a record (`jit_address.held`) with a field `hooks`, in which each point has an array of the addresses of code
@@ -21,7 +21,7 @@ from .errors import InputError, nearest
 from .jit_address import HELD, PLAIN, _call, _field, _found_at, address_of, build, code_at, numba, type_of_value
 
 FAR = 1 << 40
-"""More steps than any run has."""
+"""A number of steps that exceeds any run."""
 kinds: Any = types
 SCALARS: dict[str, Any] = {
     "int": types.int64, "float": types.float64, "bool": types.boolean, "None": types.none,
@@ -30,7 +30,7 @@ SCALARS: dict[str, Any] = {
 
 
 class Combining(NamedTuple):
-    """How results of several hooks are combined: the result of none, and of one more."""
+    """The rule that combines the results of several hooks: a start value and a function of two results."""
 
     start: Any
     combine: Callable[[Any, Any], Any]
@@ -47,7 +47,7 @@ LATEST = Combining(-np.inf, max)
 
 
 def _combined(builder: Any, rule: Combining, one: Any, other: Any) -> Any:
-    """`Combining.combine` of two values in compiled code."""
+    """Emit code that combines two results by a rule."""
     real = isinstance(one.type, ir.DoubleType)
     if rule in (ANY, EVERY):
         return builder.or_(one, other) if rule is ANY else builder.and_(one, other)
@@ -59,7 +59,7 @@ def _combined(builder: Any, rule: Combining, one: Any, other: Any) -> Any:
 
 
 class HookPoint:
-    """A hook point, by the function that declares it."""
+    """A hook point, built from the function that declares it."""
 
     def __init__(self, declared: Callable[..., Any], rule: Combining) -> None:
         signature = inspect.signature(declared)
@@ -68,11 +68,11 @@ class HookPoint:
         self.arguments = [str(parameter.annotation) for parameter in signature.parameters.values()]
 
     def types_of(self, known: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Return the types of its arguments, if the types of records are known."""
+        """Return the types of the hook's arguments, given an example of each record class."""
         return tuple(SCALARS.get(name) or type_of_value(known[name]) for name in self.arguments)
 
     def typing(self, context: Any, *given: Any) -> Any:
-        """What Numba compiles a call of it to."""
+        """Return the signature and code that Numba compiles a call of this hook point to."""
         arguments = tuple(SCALARS.get(name, given_type) for name, given_type in zip(self.arguments, given, strict=True))
 
         def made(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -113,7 +113,7 @@ class HookPoint:
 
 
 def _result(text: str) -> Any:
-    """Type that an annotation means."""
+    """Return the Numba type that an annotation names."""
     if text.startswith("tuple["):
         return kinds.BaseTuple.from_types([SCALARS[name.strip()] for name in text[6:-1].split(",")])
     return SCALARS[text]
@@ -124,7 +124,7 @@ POINTS: dict[str, HookPoint] = {}
 
 
 def point(rule: Combining) -> Callable[[Callable[..., Any]], Any]:
-    """Declare a hook point by a function without a body."""
+    """Declare a hook point: the decorated function has a signature but no body."""
 
     def declare(declared: Callable[..., Any]) -> Any:
         made = POINTS[declared.__name__] = HookPoint(declared, rule)
@@ -145,7 +145,7 @@ def point(rule: Combining) -> Callable[[Callable[..., Any]], Any]:
 
 
 def reason_of(error: Exception, *classes: Any) -> str:
-    """Why code cannot be compiled, in one line: where a field is unknown, those that there are.
+    """Return a one-line reason why code cannot be compiled; for an unknown field, list the known ones.
 
     Parameters
     ----------
@@ -168,7 +168,7 @@ def reason_of(error: Exception, *classes: Any) -> str:
 
 
 def gathered(kind: Any, brought: Iterable[tuple[Any, Mapping[str, Any]]], known: Mapping[str, Any]) -> Any:
-    """The record of hooks of some states, each with its functions by hook point.
+    """Build the record of hooks of all states: for each hook point, the addresses of functions and states.
 
     Parameters
     ----------

@@ -29,7 +29,7 @@ from numba.core.typing import context
 
 
 def keep_less_book() -> None:
-    """Replace Numba's own ways, in this process."""
+    """Replace slow parts of Numba's compiler with the faster versions of this module, in this process."""
     calls: Any = types.Function
     calls.get_call_type = _typed_once(calls.get_call_type)
     for kind in (base.BaseContext, context.BaseContext):
@@ -44,7 +44,7 @@ def keep_less_book() -> None:
 
 
 def _typed_once(type_call: Any) -> Any:
-    """Type a call of a function of Numba's own once for the same types and options."""
+    """Cache the typing of calls of Numba's built-in functions by argument types and options."""
     known: dict[tuple[Any, ...], Any] = {}
 
     def type_once(function: Any, context: Any, args: Any, kws: Any) -> Any:
@@ -59,7 +59,7 @@ def _typed_once(type_call: Any) -> Any:
 
 
 def _once(refresh: Any) -> Any:
-    """Look for new registrations only where a list of them has grown."""
+    """Make Numba's contexts look for new registrations only if a registry has grown."""
 
     def look(self: Any) -> None:
         now = _registered(self)
@@ -71,14 +71,14 @@ def _once(refresh: Any) -> Any:
 
 
 def _registered(of: Any) -> int:
-    """How much the registries of a context, and of what types for it, hold."""
+    """Return the number of entries in the registries of a context and its typing context."""
     typing = [of.typing_context] if hasattr(of, "typing_context") else []
     loaders = [loader for holder in (of, *typing) for loader in holder._registries.items()]
     return sum(len(getattr(registry, name)) for registry, loader in loaders for name in loader.registry_items)
 
 
 def _lives(compute: Any) -> Any:
-    """Numba's pass between passes without what lives where a block begins, which it asks for generators only."""
+    """Return Numba's lifetime pass without the variables that live at block starts, which only generators need."""
 
     def run(self: Any, emit_dels: bool = False, extend_lifetimes: bool = False) -> None:
         code = self.func_ir
@@ -98,7 +98,7 @@ class _Part(JITCodeLibrary):
     """Code of one function and of all that it calls, for other code to link."""
 
     def _optimize_functions(self, ll_module: Any) -> None:
-        """Only what makes the code small; all else is done again where it is linked."""
+        """Run only the passes that reduce code size, because the linking function optimises the code again."""
         ll_module.data_layout = self._codegen._data_layout
         builder = self._codegen._pass_builder()
         for function in ll_module.functions:
@@ -122,7 +122,7 @@ class _Part(JITCodeLibrary):
 
 @register_pass(mutates_CFG=True, analysis_only=False)
 class _PartLowering(NativeLowering):
-    """Numba's lowering pass, but for its end: nothing is made executable."""
+    """Numba's lowering pass without its last step: the code is not made executable."""
 
     _name = "opbyte_part_lowering"
 
@@ -143,7 +143,7 @@ class _PartLowering(NativeLowering):
 
 
 class PartCompiler(CompilerBase):
-    """Pipeline of functions that only compiled functions call."""
+    """Compiler pipeline for functions that only compiled functions call."""
 
     def define_pipelines(self) -> list[Any]:
         passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
@@ -153,7 +153,7 @@ class PartCompiler(CompilerBase):
 
 
 class Either:
-    """One of two parts, by the types of a call's arguments: whether one of them, or a field, is None.
+    """One of two functions, chosen at compile time by whether an argument, or a field of it, is None.
 
     With a `name` the class of the field has the first of them, by this name in its `brings`.
 
@@ -179,15 +179,15 @@ class Either:
         return type_.instance_class.brings[self._name] if self._name else self._present
 
     def get_call_template(self, args: Any, kws: Any) -> Any:
-        """What types a call: `numba.types.Dispatcher` asks."""
+        """Return the template with which Numba types a call (`numba.types.Dispatcher` calls this)."""
         return self._chosen(args).get_call_template(args, kws)
 
     def get_overload(self, args: Any) -> Any:
-        """What a call of arguments of these types calls."""
+        """Return the compiled code for arguments of these types."""
         return self._chosen(args).get_overload(args)
 
     def __call__(self, *args: Any) -> Any:
-        """Without Numba, for a debugger."""
+        """Call the chosen function in plain Python, for a debugger."""
         value = args[self._at]
         for name in self._fields:
             value = None if value is None else getattr(value, name)

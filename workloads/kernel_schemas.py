@@ -75,7 +75,7 @@ SCHEMAS = {
     for row in read_yaml(Path(__file__).with_name("kernel_schemas.yaml"))["families"]
     for name in row["names"]
 }
-"""By family: ``kernel_schemas.yaml``."""
+"""Schemas by kernel family, from ``kernel_schemas.yaml``."""
 
 STEMS: dict[str, str] = {
     "elementwise": "norm",
@@ -84,7 +84,7 @@ STEMS: dict[str, str] = {
     "collectives_oneccl": "collectives",
     "quantize": "gemm",
 }
-"""Files named otherwise than their family."""
+"""File stems that differ from the name of their kernel family."""
 MIXED = {("trtllm", "nvfp4")}
 """Frameworks and formats of experts whose B200 rows are means of two kernels up to 19 times different, in tables
 that do not distinguish expert kernels by `impl` in a file ``moe_more.csv`` in the same folder."""
@@ -97,14 +97,14 @@ PROFILE_OPS: dict[str, str | None] = {
     "embedding": None, "sampler": None,
 }  # fmt: skip
 OWN_NAME = ("qk_norm",)
-"""Ops that keep their names where every op is kept: models count them with another op."""
+"""Ops of profiles that keep their names if every op is kept; models count these ops as part of another op."""
 PROFILE_COLUMNS = {"op": "kernel", "q_heads": "heads_q", "kv_heads": "heads_kv", "tokens": "rows", "width": "cols"}
 PROFILE_MOE = {"intermediate": "inter", "num_experts": "experts", "top_k": "topk"}
 
 
 @dataclass(frozen=True, slots=True)
 class TableForm:
-    """Differences of tables from kernel time tables.
+    """How other tables (of power, for example) differ from tables of kernel times.
 
     Attributes
     ----------
@@ -125,7 +125,7 @@ USUAL = TableForm()
 
 
 def fill(raw: dict[str, npt.NDArray[Any]], family: str) -> None:
-    """Bring a layer profile of a serving run to the common columns."""
+    """Convert a layer profile of a serving run to the common columns."""
     count = len(next(iter(raw.values()), ()))
     if family in ("norm", "attention_mixed", "gemm"):
         for old, new in PROFILE_COLUMNS.items():
@@ -152,7 +152,10 @@ def fill(raw: dict[str, npt.NDArray[Any]], family: str) -> None:
 
 
 def _as_products(raw: dict[str, npt.NDArray[Any]]) -> None:
-    """Kernels that make activations fp8 are products without columns; rows that tell what finding a scale adds become the sum."""
+    """Convert rows of fp8 quantisation kernels to gemm rows without columns.
+
+    Rows for finding the scale become the sum of both times.
+    """
     raw |= {"m": raw.pop("rows"), "k": raw.pop("cols")}
     raw["n"] = np.full(len(raw["m"]), "0", dtype=object)
     finds, times = raw["kernel"] == "compute_scale", raw["measured_s"]

@@ -36,7 +36,7 @@ F8 = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A row, or a whole file (line 0), that was not used and why."""
+    """A row, or a whole file (line 0), that was skipped, and the reason."""
 
     file: str
     line: int
@@ -49,7 +49,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class KernelTable:
-    """Rows of one family.
+    """Measured rows of one kernel family.
 
     Attributes
     ----------
@@ -71,19 +71,19 @@ class KernelTable:
         return len(self.line)
 
     def __getitem__(self, column: str) -> npt.NDArray[Any]:
-        """A column; what is usual where rows, as those written from ops, lack one that has a usual value."""
+        """Return a column; a missing optional column has its default value in all rows."""
         usual = SCHEMAS[self.family].usual
         if column in usual and column not in self.columns:
             return np.full(len(self), usual[column], dtype=object)
         return self.columns[column]
 
     def take(self, rows: npt.NDArray[Any]) -> KernelTable:
-        """The rows of a mask or of indices."""
+        """Return the rows selected by a mask or by indices."""
         columns = {name: values[rows] for name, values in self.columns.items()}
         return replace(self, columns=columns, file=self.file[rows], line=self.line[rows])
 
     def shape_keys(self) -> npt.NDArray[np.int64]:
-        """One number per distinct shape, in the order of the rows."""
+        """Return for each row the number of its shape; equal shapes have equal numbers."""
         names = SCHEMAS[self.family].shape
         keys = list(zip(*(self.columns[name].tolist() for name in names), strict=True))
         ids = {key: i for i, key in enumerate(dict.fromkeys(keys))}
@@ -91,7 +91,7 @@ class KernelTable:
 
 
 def framework(source: str) -> str:
-    """Whose kernels a row timed: ``aiconfigurator/vllm-0.24.0`` -> ``aiconfigurator/vllm``.
+    """Return the framework whose kernels a row measures: ``aiconfigurator/vllm-0.24.0`` -> ``aiconfigurator/vllm``.
 
     Only that repository times several frameworks; elsewhere the part behind the slash is a
     model or a kernel variant of one framework.
@@ -106,7 +106,7 @@ def framework(source: str) -> str:
 
 
 def table_files(paths: Iterable[str | Path], family: str | None = None) -> list[Path]:
-    """CSV files, and the CSV files of folders, in the order given.
+    """Return the CSV files among the paths, and those in their folders, in the given order.
 
     Parameters
     ----------
@@ -175,7 +175,7 @@ def read_tables(
 def read_table(
     path: Path, skipped: list[Skipped], every_op: bool = False, form: TableForm = USUAL, family: str | None = None
 ) -> KernelTable | None:
-    """Read one file; what cannot be used is appended to `skipped`."""
+    """Read one file; append the rows that cannot be used to `skipped`."""
     family = family or _family(path)
     if family is None:
         raise InputError(path, "is not named as a kernel family")
@@ -223,7 +223,7 @@ def read_table(
 
 
 def _whole_file(raw: Mapping[str, npt.NDArray[Any]], names: Sequence[str], rows: int) -> str:
-    """Why a file has no usable table, or ""."""
+    """Return the reason why a whole file cannot be used; "" if it can."""
     lacking = [name for name in names if name not in raw]
     if lacking:
         separator = next((mark for mark in (";", "\t", "|") if any(mark in name for name in raw)), "")
@@ -233,11 +233,11 @@ def _whole_file(raw: Mapping[str, npt.NDArray[Any]], names: Sequence[str], rows:
 
 
 WAITS = "waits to be measured"
-"""Mark of rows without a time."""
+"""Mark of rows whose time is still to be measured."""
 
 
 def _left_blank(times: npt.NDArray[Any], line: npt.NDArray[np.int64], bad: npt.NDArray[Any]) -> list[tuple[int, str]]:
-    """Mark rows whose time is left blank; one line and reason for all of them."""
+    """Mark rows with an empty time; return one line number and reason for all of them."""
     blank = np.flatnonzero([not str(cell).strip() for cell in times])
     bad[blank] = WAITS
     if not len(blank):
@@ -247,18 +247,19 @@ def _left_blank(times: npt.NDArray[Any], line: npt.NDArray[np.int64], bad: npt.N
 
 
 HOST_BOUND_S = 9e-4
-"""Three times the shortest of SGLang's experts that were started kernel by kernel: what is less is the host's."""
+"""Least time [s] of SGLang's wide-parallel experts that measures the device: three times the shortest row whose kernels
+were started one by one. Shorter rows measure the host."""
 
 
 def _check_host(columns: Mapping[str, npt.NDArray[Any]], bad: npt.NDArray[Any]) -> None:
-    """Mark rows of wide expert parallelism that time the host."""
+    """Mark rows of wide expert parallelism that measure the host's time."""
     started = (columns["kernel"] == "wide_experts") & (columns["timing"] == "event")
     for i in np.flatnonzero(started & (columns["measured_s"] < HOST_BOUND_S)):
         _mark(bad, int(i), f"experts started one by one in less than {HOST_BOUND_S * 1e3:g} ms")
 
 
 def _check_served(columns: Mapping[str, npt.NDArray[Any]], bad: npt.NDArray[Any]) -> None:
-    """Mark rows without columns of the product, except of kernels that quantise the inputs of a narrow format."""
+    """Mark gemm rows without columns, except quantisation kernels that the engine itself uses."""
     for i in np.flatnonzero(columns["n"] == 0.0):
         whose, kernel = framework(str(columns["source"][i])).rpartition("/")[2], columns["kernel"][i]
         if kernel == "gemm":
@@ -268,7 +269,7 @@ def _check_served(columns: Mapping[str, npt.NDArray[Any]], bad: npt.NDArray[Any]
 
 
 def _check_mixed(columns: Mapping[str, npt.NDArray[Any]], bad: npt.NDArray[Any]) -> None:
-    """Mark rows that are means of two kernels."""
+    """Mark rows that are means over two different kernels."""
     names = zip(columns["source"], columns["device"], columns["dtype"], strict=True)
     for i, (source, device, dtype) in enumerate(names):
         whose = framework(str(source)).rpartition("/")[2]
@@ -277,7 +278,7 @@ def _check_mixed(columns: Mapping[str, npt.NDArray[Any]], bad: npt.NDArray[Any])
 
 
 def _check_repeats(columns: Mapping[str, npt.NDArray[Any]], line: npt.NDArray[np.int64], bad: npt.NDArray[Any]) -> None:
-    """Mark rows that are equal to an earlier one in every column, the time included."""
+    """Mark rows that equal an earlier row in every column, including the time."""
     first: dict[tuple[Any, ...], int] = {}
     for i, row in enumerate(zip(*(values.tolist() for values in columns.values()), strict=True)):
         before = first.setdefault(row, int(line[i]))
@@ -291,7 +292,7 @@ def _family(path: Path) -> str | None:
 
 
 def _numbers(text: npt.NDArray[Any], name: str, zero: bool, bad: npt.NDArray[Any]) -> F8:
-    """Column of numbers; rows that hold none are marked in `bad`."""
+    """Convert a column to numbers; mark rows without a valid number in `bad`."""
     try:
         values = text.astype(np.float64)
     except ValueError:
@@ -335,7 +336,7 @@ def _mark(bad: npt.NDArray[Any], row: int, reason: str) -> None:
 
 
 def joined(tables: Sequence[KernelTable]) -> KernelTable:
-    """Rows of tables of one family as one table."""
+    """Join tables of one family into one table."""
     first = tables[0]
     columns = {name: np.concatenate([table.columns[name] for table in tables]) for name in first.columns}
     return KernelTable(
@@ -347,7 +348,7 @@ def joined(tables: Sequence[KernelTable]) -> KernelTable:
 
 
 def table_text(columns: Mapping[str, Sequence[Any]], header: Sequence[str]) -> str:
-    """A kernel table with its provenance on top."""
+    """Return a kernel table as CSV text, with its provenance as comments at the top."""
     import pandas as pd
 
     body = pd.DataFrame(dict(columns)).to_csv(index=False, float_format="%.6g")

@@ -1,4 +1,7 @@
-"""Names of latencies: a quantity and a percentile, ``ttft_p95`` in limits and ``ttft_s_p95`` in tables; parsed only here."""
+"""Names of latencies: a quantity and a percentile, ``ttft_p95`` in limits and ``ttft_s_p95`` in tables.
+
+Only this module parses them.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,15 @@ MEASURES = {
     "client_ttft": "time to first token, seen by the client",
     "client_e2e": "end to end, seen by the client",
 }
-"""The engine's latencies, and what clients see of them."""
+"""Latencies that the engine and its clients measure, and their meaning."""
 QUANTILES = ("mean", "p50", "p90", "p99")
-"""Statistics that every result shows."""
+"""Statistics of each latency that every result contains."""
 _NAME = re.compile(rf"({'|'.join(MEASURES)})(?:_s)?_(mean|p-?[\d.]+)")
 _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d)?)")
 
 
 class Latency(NamedTuple):
-    """A latency by its parts: ``ttft`` and ``p95``."""
+    """A parsed name of a latency, such as ``ttft_p95``."""
 
     measure: str
     quantile: str
@@ -34,7 +37,7 @@ class Latency(NamedTuple):
 
 
 def share_of(name: str) -> float | None:
-    """Return the share of values below a percentile; None of other names, such as mean.
+    """Return the share of values below a percentile; None for other statistics, such as the mean.
 
     Examples
     --------
@@ -47,7 +50,7 @@ def share_of(name: str) -> float | None:
 
 
 def check_quantile(text: str, where: str) -> str:
-    """Return ``mean`` or a percentile as it is written in tables.
+    """Return a percentile in the spelling of tables; "mean" stays as it is.
 
     Raises
     ------
@@ -68,7 +71,7 @@ def check_quantile(text: str, where: str) -> str:
 
 @cache
 def latency_of(name: str) -> Latency | None:
-    """Parse the name of a latency, as limits or tables write it; None of other names.
+    """Parse a latency's name as in limits or tables; return None for other names.
 
     Raises
     ------
@@ -88,7 +91,7 @@ def latency_of(name: str) -> Latency | None:
 
 
 def column_of(name: str) -> str:
-    """Return a name in the form of tables: a latency with its unit.
+    """Return the column name of a value: a latency's name gets its unit, other names are unchanged.
 
     >>> column_of("ttft_p95"), column_of("requests")
     ('ttft_s_p95', 'requests')
@@ -98,14 +101,14 @@ def column_of(name: str) -> str:
 
 
 class Names(frozenset[str]):
-    """Names of a result's values; they include every percentile of a latency."""
+    """Names of a result's values, including every percentile of each latency."""
 
     def __contains__(self, name: object) -> bool:
         return frozenset.__contains__(self, name) or latency_of(str(name)) is not None
 
 
 def read_quantiles(text: object, where: str = "--percentiles") -> tuple[str, ...]:
-    """Parse comma-separated percentiles, or one number; return them with the usual ones, in order. None and "" ask for none.
+    """Parse comma-separated percentiles or one number, and return them sorted with `QUANTILES`. None and "" add none.
 
     Examples
     --------
@@ -120,7 +123,7 @@ def read_quantiles(text: object, where: str = "--percentiles") -> tuple[str, ...
 
 
 def asked_of(names: Iterable[str], also: object = None, where: str = "") -> str | None:
-    """Return the percentiles of names and of a text beyond the usual ones, as `read_quantiles` reads them.
+    """Return the percentiles beyond `QUANTILES` that names and a text ask for, comma-separated.
 
     >>> asked_of(["ttft_s_p95", "tpot_s_p99", "requests"], "p99.9")
     'p95,p99.9'

@@ -1,4 +1,4 @@
-"""A model as layers of counted parts: parameters, KV cache, and the ops of one step."""
+"""A model as a list of layers, whose parts give parameters, KV cache and the ops of one step."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Layer:
 
     @property
     def expert_parts(self) -> tuple[RoutedKind, ...]:
-        """The parts with routed experts, in order of execution."""
+        """The parts of this layer that have routed experts, in order of execution."""
         return tuple(part for part in self.parts if is_routed(part))
 
 
@@ -115,12 +115,12 @@ class ModelSpec:
 
     @property
     def total_params(self) -> int:
-        """All weights; tied embeddings once."""
+        """Number of weights; tied embeddings count once."""
         return sum(count for _, count, _ in self._weights())
 
     @property
     def active_params(self) -> int:
-        """Weights on one token's path, input embedding included."""
+        """Number of weights that one token uses, input embedding included."""
         return sum(active for _, _, active in self._weights())
 
     @property
@@ -139,7 +139,7 @@ class ModelSpec:
         return out
 
     def _weights(self) -> list[tuple[str, int, int]]:
-        """Groups of weights with all of their parameters and those active for a token."""
+        """Return each group of weights with its number of parameters and the number active for a token."""
         table = self.vocab * self.hidden
         rows = [("other", self.extra_weights, self.extra_weights)]
         if not self.borrows:
@@ -158,9 +158,9 @@ class ModelSpec:
 
     @property
     def windows(self) -> tuple[int, ...]:
-        """Numbers of tokens whose sums over a batch ops ask for; 0 (all of them) always among them.
+        """Window sizes for which ops need sums over the batch; always includes 0 (all tokens).
 
-        Of what is kept and of what is read: attention windows, and the most that a query reads.
+        These are the windows of the KV caches and the limits on how many tokens a query reads.
         """
         alike = {id(part): part for layer in self.layers for part in layer.parts}  # most layers are one object
         return tuple(sorted({0}.union(*(part.state().spans for part in alike.values()))))
@@ -192,25 +192,25 @@ class ModelSpec:
 
     @property
     def state_bytes_per_sequence(self) -> float:
-        """Constant-size state of one sequence [B]."""
+        """Size of the states of one sequence that do not grow with its length [B]."""
         states = [f for la in self.layers for p in la.parts for f in p.state().fixed]
         return sum(state.bytes(self.numerics) for state in states)
 
     @property
     def moe_layers(self) -> int:
-        """Layers whose feed-forward part has experts."""
+        """Number of layers whose feed-forward part has routed experts."""
         return sum(is_routed(layer.ffn) and not layer.ffn.routed.by_request for layer in self.layers)
 
     @property
     def groups(self) -> tuple[tuple[Layer, int], ...]:
-        """Distinct layers with how often each occurs, in order of first appearance."""
+        """Distinct layers with their number of occurrences, in order of first appearance."""
         counts: dict[Layer, int] = {}
         for layer in self.layers:
             counts[layer] = counts.get(layer, 0) + 1
         return tuple(counts.items())
 
     def within(self, longest: int) -> ModelSpec:
-        """Return this model for sequences of at most `longest` tokens: windows that never bind are removed."""
+        """Return this model for sequences of at most `longest` tokens, without windows that are at least as long."""
 
         def change(layer: Layer) -> Layer:
             mixer: Any = layer.mixer  # maybe a dataclass with a window of its own
@@ -221,9 +221,9 @@ class ModelSpec:
         return self.of_length(longest).map_layers(change)
 
     def of_length(self, longest: int) -> ModelSpec:
-        """Return the model for sequences of at most `longest` tokens, if windows depend on it.
+        """Return the model for sequences of at most `longest` tokens, if its windows depend on that length.
 
-        Mixers whose windows do have a method `within`.
+        Mixers with such windows have a method `within`.
         """
 
         def change(layer: Layer) -> Layer:
@@ -236,26 +236,26 @@ class ModelSpec:
 
     @property
     def working_bytes_per_token(self) -> float:
-        """Return the workspace of a part per prompt token, without its input and output [B].
+        """Return the largest workspace of any part per prompt token, without its input and output [B].
 
-        Of the part that holds most; parts say so by `working_values` (feed-forward parts do, whose
-        gate, up projection and product outweigh what attention holds).
+        Only feed-forward parts state one (`working_values`): their gate, up projection and product need more than
+        attention.
         """
         values = [getattr(p, "working_values", 0) for la in self.layers for p in la.parts]
         return max(values, default=0) * self.numerics.act_bytes
 
     def map_layers(self, change: Callable[[Layer], Layer]) -> ModelSpec:
-        """Replace every distinct layer once (sharding)."""
+        """Return the model with every distinct layer replaced by `change` (used for sharding)."""
         changed = {layer: change(layer) for layer, _ in self.groups}
         return replace(self, layers=tuple(changed[layer] for layer in self.layers))
 
 
 POST_NORMS = ("post_norm", "router_norm", "residual_norm")
-"""Norms of a part after its first, for which an engine starts a kernel each (Gemma's)."""
+"""Norms behind a part's first norm (Gemma's), for which engines start separate kernels."""
 
 
 def layer_ops(layer: Layer, moments: Moments, run: Run, loads: Loads | None) -> list[list[Op]]:
-    """Ops of each part of one layer, norms (with the residual add) first, no collectives.
+    """Return the ops of each part of one layer without collectives; norms with the residual add come first.
 
     `loads` apply to every expert part; callers with separate samples per part replace those ops.
     """
@@ -276,7 +276,7 @@ def layer_ops(layer: Layer, moments: Moments, run: Run, loads: Loads | None) -> 
 
 
 def embedding_ops(spec: ModelSpec, moments: Moments, run: Run) -> list[Op]:
-    """Gather one row per token, or cut images into patches."""
+    """Return the op that gathers one embedding row per token, or that cuts images into patches."""
     if spec.front is not None:
         return spec.front.ops(moments, run, None)
     if not spec.vocab:
@@ -285,7 +285,7 @@ def embedding_ops(spec: ModelSpec, moments: Moments, run: Run) -> list[Op]:
 
 
 def sampling_ops(spec: ModelSpec, moments: Moments, run: Run) -> list[Op]:
-    """Ops from logits to tokens; every device with whole rows runs all of them."""
+    """Return the ops that sample tokens from logits; every device with whole rows of logits runs all of them."""
     if not spec.vocab:
         return []
     parts = (("sampling", sample_bytes), ("sampling_sort", sort_bytes))
@@ -297,7 +297,7 @@ def sampling_ops(spec: ModelSpec, moments: Moments, run: Run) -> list[Op]:
 
 
 def head_ops(spec: ModelSpec, moments: Moments, run: Run, tp: int) -> list[Op]:
-    """Final norm and logits of the last token of every sequence in the step.
+    """Return the final norm and the product for the logits of the last token of every sequence.
 
     The head is split over `tp` devices by vocabulary, padded to a multiple of `tp`. Without a vocabulary (encoders,
     single layers) all tokens are normed and there are no logits.
@@ -314,7 +314,7 @@ def head_ops(spec: ModelSpec, moments: Moments, run: Run, tp: int) -> list[Op]:
 def with_tower(
     model: ModelSpec, size: Size | None, share: float = 0.0, images: int = 1, hits: float = 0.0
 ) -> ModelSpec:
-    """The model with its tower on the same devices, whole on each.
+    """Return the model with its image tower, which is replicated on each of the model's devices.
 
     Parameters
     ----------
@@ -339,7 +339,7 @@ def with_tower(
 
 
 def tower_alone(model: ModelSpec, tower: Tower, size: Size) -> ModelSpec:
-    """Return the tower as a separate model, whose tokens become the images' tokens."""
+    """Return the image tower as a separate model that computes the image tokens."""
     pictures, patches, tokens = tower.cut(size)
     part = replace(tower.part, share=1.0, patches=patches, tokens=tokens, pictures=pictures)
     return ModelSpec(

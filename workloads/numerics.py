@@ -1,4 +1,4 @@
-"""Number formats: bits per weight and value, and the arithmetic a matmul runs in."""
+"""Number formats: bits per weight and value, and the arithmetic format of matmuls."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ COMPUTE: dict[str, str] = {
     "mxfp4_fp4": "fp4", "nvfp4_bf16": "bf16", "nvfp4_fp8": "fp8", "int4_fp8": "fp8", "mxfp6": "fp8",
     "mxfp8": "fp8", "fp8_channel": "fp8",
 }  # fmt: skip
-"""Arithmetic of a weight format where it differs from the format itself (weight-only formats)."""
+"""Arithmetic format of matmuls for weight formats that are converted before the matmul (weight-only formats)."""
 
 Parts = tuple[tuple[str, float, float], ...]
-"""Format, bits per weight, and share of a group's weights."""
+"""Parts of a weight group: number format, bits per weight, and share of the group's weights."""
 WEIGHT_GROUPS = ("embedding", "head", "attention", "ffn", "experts", "other")
 
 
 def check_dtype(name: str, option: str) -> str:
-    """Return `name` if it is a known format, else say which are."""
+    """Return `name` if it is a known number format; refuse others with a list of the known ones."""
     check_known(option, name, BITS, f"unknown number format {name!r}")
     return name
 
 
 @dataclass(frozen=True, slots=True)
 class Numerics:
-    """Formats of one model run.
+    """Number formats of a model's weights, activations and KV cache.
 
     Attributes
     ----------
@@ -73,19 +73,19 @@ class Numerics:
         return self._by_group.get(group, self.default)
 
     def weight_bytes(self, group: str) -> float:
-        """Bytes per weight of a group [B]."""
+        """Return the bytes per weight of a group [B]."""
         bits = self._bytes.get(group)
         return BITS[self.weight_format(group)] / 8 if bits is None else bits
 
     def parts(self, group: str) -> Parts:
-        """Format, bits per weight and share of the weights of each part of a group."""
+        """Return the parts of a weight group: format, bits per weight and share of the weights."""
         if group in self._bytes:
             return dict(self.stored)[group]
         name = self.weight_format(group)
         return ((name, BITS[name], 1.0),)
 
     def compute(self, group: str) -> str:
-        """Arithmetic format of matmuls with this group's weights."""
+        """Return the arithmetic format of matmuls with the weights of a group."""
         name = self.weight_format(group)
         return COMPUTE.get(name, name)
 
@@ -100,7 +100,7 @@ class Numerics:
         return BITS[self.kv] / 8
 
     def with_formats(self, dtype: str | None, kv_dtype: str | None) -> Numerics:
-        """Apply ``--dtype`` (all linear weights) and ``--kv-dtype``."""
+        """Return the formats after ``--dtype`` (all linear weights) and ``--kv-dtype``."""
         out = self
         if dtype is not None:
             check_dtype(dtype, "--dtype")

@@ -1,4 +1,4 @@
-"""One operation of one step: what it computes and moves, on no device in particular.
+"""One operation of one step: what it computes and moves, independent of any device.
 
 Access pattern of an op in main memory: contiguous or gathered data.
 """
@@ -16,8 +16,8 @@ import numpy.typing as npt
 from .errors import InputError
 
 ACCESSES = ("sequence", "pages", "slices", "gather", "scatter", "update")
-"""Patterns: weights and activations in sequence; pages of a paged KV cache; experts in turn; items
-read, or written, at random places; items read and written back."""
+"""Access patterns: weights and activations in sequence; pages of a paged KV cache; experts in turn; items read from, or
+written to, random places; items read and written back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +50,12 @@ class Access:
 
 IN_SEQUENCE = Access()
 LIBRARY_SUMS = "library_all_reduce"
-"""Mark of an all-reduce that the communication library makes, though the engine has a kernel for its size."""
+"""Mark of an all-reduce by the communication library, used although the engine has a kernel for this size."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpKind:
-    """What is true of all ops of a kind, whoever asks: placement, training, tables, pages.
+    """Properties of all ops of one kind, used by placement, training, tables and pages.
 
     Attributes
     ----------
@@ -83,16 +83,16 @@ class OpKind:
 
 
 OP_KINDS: dict[str, OpKind] = {}
-"""Kinds of op that a processor runs, by name; `Op.kind` of all but exchanges between devices. An op's
-name (``qkv``, ``gate_up``) says which one of its kind it is."""
+"""Kinds of op that a processor runs, by name. `Op.kind` is one of them, except for exchanges between devices. An op's
+name (``qkv``, ``gate_up``) distinguishes ops of one kind."""
 
 
 EXCHANGE = OpKind("Exchange between devices.", "collectives", matrix=False)
-"""What is true of an op between devices, whose kind names the exchange."""
+"""Properties of all exchanges between devices; the op's kind names the exchange."""
 
 
 def about(kind: str) -> OpKind:
-    """What is true of ops of a kind; of an exchange where no processor runs it."""
+    """Return the properties of a kind of op; kinds that no processor runs are exchanges."""
     return OP_KINDS.get(kind, EXCHANGE)
 
 
@@ -116,7 +116,7 @@ with Path(__file__).with_name("ops.csv").open(encoding="utf-8", newline="") as _
 
 @dataclass(frozen=True, slots=True)
 class Loads:
-    """Tokens per expert, as classes of equally loaded experts.
+    """Tokens per expert of a layer, as classes of equally loaded experts.
 
     A sample has one expert per class; an expectation has few classes with fractional counts, so that "40.8 active
     experts of 1.57 tokens" is exact.
@@ -147,7 +147,7 @@ class Loads:
 
     @classmethod
     def expected(cls, tokens: float, top_k: int, experts: int, local: float) -> Loads:
-        """Expected loads of a uniform router on a device that holds `local` experts.
+        """Return the expected loads of a uniform router on a device that stores `local` of `experts` experts.
 
         An expert is active with probability ``1 - (1 - k/E)**tokens``; the routed tokens are
         spread evenly over the active ones.
@@ -205,37 +205,40 @@ class Op:
 
     @property
     def product(self) -> bool:
-        """Whether it is a product with one weight matrix."""
+        """Whether the op is a product with one weight matrix."""
         return about(self.kind).backward == "matmul"
 
     @property
     def routed(self) -> bool:
-        """Whether it is the work of routed experts."""
+        """Whether the op computes routed experts."""
         return about(self.kind).backward == "experts"
 
     @property
     def exchange(self) -> bool:
-        """Whether it is between devices."""
+        """Whether the op is an exchange between devices."""
         return self.layer == "communication"
 
     @property
     def brings_back(self) -> bool:
-        """Whether it is the exchange that brings experts' results back to the tokens' devices."""
+        """Whether the op is the exchange that returns experts' results to the tokens' devices."""
         return self.exchange and self.name.startswith("collect")
 
     @property
     def reads_attention(self) -> bool:
-        """Whether it is the product behind attention, whose input attention's kernel writes."""
+        """Whether the op is the projection after attention, whose input the attention kernel writes."""
         return self.product and self.name == "out"
 
     @property
     def reads_activation(self) -> bool:
-        """Whether it is the product behind an activation, whose kernel writes its input; projections down to a latent are not."""
+        """Whether the op is the projection after an activation, whose kernel writes its input.
+
+        Projections down to a latent are not.
+        """
         return self.product and self.name in ("down", "shared_down", "residual_down", "vision_down")
 
     @property
     def stream_bytes(self) -> float:
-        """Weights and KV: the traffic a processor in memory reads over its own path [B]."""
+        """Weight and KV traffic, which a processor in memory reads over its internal path [B]."""
         return self.weight_bytes + self.kv_read_bytes + self.kv_write_bytes
 
     @property

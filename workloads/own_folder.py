@@ -1,4 +1,4 @@
-"""Folders that only the caller can write.
+"""Folders for caches that no other user can write.
 
 A cache contains code that is executed: compiled code and pickles. Such a folder is used only if the caller created it
 and no other user can replace it.
@@ -18,8 +18,8 @@ from pathlib import Path
 def own_folder(base: str | Path, *levels: str) -> Path | None:
     """Return the folder `levels` below `base`, created if it is absent; None unless it belongs only to the caller.
 
-    The levels belong to the caller, those above to the caller or to root; no other user may write to
-    one of them, but to one like ``/tmp``, where nobody can rename what is another's.
+    The levels belong to the caller, the folders above to the caller or to root. No other user may write to any of them,
+    except to a folder like ``/tmp``, where users cannot rename the files of others.
 
     Parameters
     ----------
@@ -44,13 +44,16 @@ def own_folder(base: str | Path, *levels: str) -> Path | None:
 
 
 def cache_folder(*levels: str) -> Path | None:
-    """Own folder below ``OPBYTE_CACHE`` or the user's cache folder, else below the temporary one."""
+    """Return a private folder below ``OPBYTE_CACHE`` or the user's cache folder, else below the temporary folder."""
     base = os.environ.get("OPBYTE_CACHE") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return own_folder(base, "opbyte", *levels) or own_folder(tempfile.gettempdir(), f"opbyte-{_user()}", *levels)
 
 
 def temporary_folder() -> Path:
-    """Own folder for files that other processes of the caller read; a fresh one where need be."""
+    """Return a private folder for files that other processes of the caller read.
+
+    A new one if the usual one is not safe.
+    """
     return own_folder(tempfile.gettempdir(), f"opbyte-{_user()}") or _fresh()
 
 
@@ -70,13 +73,13 @@ def _is_own(path: Path) -> bool:
 
 
 def _is_kept(path: Path) -> bool:
-    """Return whether nobody can replace a folder in `path`."""
+    """Return whether no other user can replace a folder inside `path`."""
     status = path.stat()
     trusted = (_user(), 0, Path(path.anchor).stat().st_uid)
     return status.st_uid in trusted and (bool(status.st_mode & stat.S_ISVTX) or not _others_write(status))
 
 
 def _others_write(status: os.stat_result) -> bool:
-    """Return whether its mode lets others write; a group with the user's number is only that user."""
+    """Return whether a folder's mode lets other users write; a group with the user's number counts as that user."""
     group = status.st_mode & stat.S_IWGRP and status.st_gid != _user()
     return bool(group or status.st_mode & stat.S_IWOTH)

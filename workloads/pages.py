@@ -1,4 +1,4 @@
-"""Memory of arrays' rows, given back to the system while the arrays stay."""
+"""Memory of array rows that are no longer needed, returned to the operating system while the arrays stay."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ import numpy as np
 import numpy.typing as npt
 
 OWN_MAP = 1 << 18
-"""Size in bytes from which rows get a separate mapping; a process has some 65,000."""
+"""Array size [B] from which rows get a separate memory mapping; a process can have some 65,000 mappings."""
 PRIVATE: dict[str, Any] = {}
 if hasattr(mmap, "MAP_PRIVATE"):
     PRIVATE["flags"] = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # pages of a shared mapping are never given back
 PAGE_ROWS = mmap.PAGESIZE // 8
-"""Rows of a column of 8 bytes that fill a page."""
+"""Number of 8-byte values that fill a memory page."""
 
 
 @cache
 def _madvise() -> Any:
-    """The system's ``madvise`` where ``MADV_DONTNEED`` gives anonymous memory back; None elsewhere."""
+    """Return the system's ``madvise`` if ``MADV_DONTNEED`` frees anonymous memory; None otherwise."""
     if not hasattr(mmap, "MADV_DONTNEED"):
         return None
     return getattr(ctypes.CDLL(None), "madvise", None)
 
 
 def give_back(array: npt.NDArray[Any], first: int, last: int) -> None:
-    """Give the memory of rows that are never looked at again back to the system, whole pages of it.
+    """Return the memory of rows that are not read again to the system, in whole pages.
 
-    What is looked at all the same is zero.
+    Rows that are read nevertheless are zero.
     """
     begin = array.ctypes.data + first * array.strides[0]
     begin = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE
@@ -41,9 +41,11 @@ def give_back(array: npt.NDArray[Any], first: int, last: int) -> None:
 
 
 def new_rows(shape: int | tuple[int, ...], dtype: npt.DTypeLike, lets_go: bool) -> npt.NDArray[Any]:
-    """Zeros; where rows are let go, they take memory only where they are written, and not in huge pages.
+    """Return zeroed rows.
 
-    A page costs a microsecond when it is first written, a huge one a twentieth of it by its bytes.
+    If rows are freed later (`lets_go`), memory is used only where they are written, without huge pages.
+
+    The first write of a page takes a microsecond; for a huge page it is a twentieth of that per byte.
     """
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     if size < OWN_MAP or not lets_go:
@@ -55,7 +57,7 @@ def new_rows(shape: int | tuple[int, ...], dtype: npt.DTypeLike, lets_go: bool) 
 
 
 def runs(which: npt.NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
-    """First and behind last place of each run of true ones.
+    """Yield the first index of each run of true values, and the index behind its last.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""A description as a function: its `parameters`, and the expressions that they are put into."""
+"""Descriptions with parameters: evaluation of their expressions for given values of `parameters`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from .formula import NONE, SI, Amount, Dims, Formula, as_number, evaluate, solve
 from .specfile import UNITS, Description, SourcedNumber, to_si
 
 PARAMETERS = "parameters"
-"""Key of a description under which they are named, with their values."""
+"""Key of a description that maps its parameters' names to their values."""
 SET = "assumed: a parameter set by the search or sweep"
 PLAIN = ("mm2", "USD")
-"""Units of keys that are SI as they stand."""
+"""Units of keys that are used without conversion to SI."""
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
 def unit_of(path: tuple[str, ...]) -> tuple[Dims, float]:
-    """Powers and factor of the unit that a key, or one above it, ends with; a plain number without one."""
+    """Return the unit of a key, or of the nearest key above it with one, and its factor to SI.
+
+    A plain number otherwise.
+    """
     for key in reversed(path):
         field, factor = to_si(key)
         for suffix in sorted(SI, key=len, reverse=True):
@@ -31,7 +34,7 @@ def unit_of(path: tuple[str, ...]) -> tuple[Dims, float]:
 
 
 def unit_names() -> dict[str, Amount]:
-    """What an expression calls units: ``GBps``, ``MiB``, ``mm2``."""
+    """Return the units that expressions can use by name: ``GBps``, ``MiB``, ``mm2``."""
     known = {name: Amount(factor, SI[si]) for name, (si, factor) in UNITS.items()}
     return known | {name: Amount(1.0, SI[name]) for name in PLAIN}
 
@@ -41,18 +44,18 @@ UNIT_NAMES = unit_names()
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A description with its expressions open: quick to work out for many parameters."""
+    """A description whose expressions are not evaluated yet, so that many parameter values can be tried quickly."""
 
     description: Description
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the template's parameters."""
+        """Names of the description's parameters."""
         given = self.description.tree.get(PARAMETERS, {})
         return tuple(given) if isinstance(given, dict) else ()
 
     def at(self, values: Mapping[str, Any] | None = None) -> Description:
-        """The description with parameters set to other values than its own.
+        """Return the description with its expressions evaluated; `values` replace the defaults of parameters.
 
         Raises
         ------
@@ -97,7 +100,7 @@ def _shown(name: str, given: Any, amount: Amount, path: Path) -> SourcedNumber:
 
 
 def _closed(node: Any, path: tuple[str, ...], known: Mapping[str, Amount]) -> Any:
-    """A tree with the values of its expressions."""
+    """Return a tree in which each expression is replaced by its value."""
     if isinstance(node, dict):
         return {key: _closed(value, (*path, key), known) for key, value in node.items()}
     if isinstance(node, list):

@@ -1,4 +1,4 @@
-"""What no other choice beats in every cost at once."""
+"""Pareto front: the choices that no other choice beats in every cost."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import numpy.typing as npt
 
 
 def unbeaten(costs: npt.NDArray[np.float64], once: bool = False) -> list[int]:
-    """Rows of costs, shape (n, objectives), that no other row beats; the cheapest first.
+    """Return the rows of costs, shape (n, objectives), that no other row beats, cheapest first.
 
-    Of equal rows all stay, or only the first with `once`.
+    Equal rows are all returned, or only the first of them if `once`.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What installed packages add: modules named by the entry points of group ``opbyte.plugins``.
+"""Plug-ins: modules of installed packages that the entry points of group ``opbyte.plugins`` name.
 
 A package says in its ``pyproject.toml`` which of its modules register something::
 
@@ -16,12 +16,12 @@ from .errors import InputError, reason_of
 
 GROUP = "opbyte.plugins"
 OWN = {"opbyte.papers": "opbyte.analysis.papers", "opbyte.kinds": "opbyte.analysis.papers.kinds"}
-"""Groups whose packages are imported when they are asked for, and this distribution's own of each."""
+"""Groups of entry points whose packages are imported on demand, and this distribution's package of each."""
 
 
 @dataclass(slots=True)
 class _Loading:
-    """Whether the plug-ins of this process have been loaded, and what went wrong."""
+    """Whether this process has loaded the plug-ins, and the error of the first failure."""
 
     begun: bool = False
     error: InputError | None = None
@@ -65,7 +65,7 @@ def _import_all() -> None:
 
 
 def packages_of(group: str) -> list[str]:
-    """Packages that the entry points of a group name, of this distribution or any other."""
+    """Return the packages that the entry points of a group name, of this and other distributions."""
     from importlib.metadata import entry_points
 
     packages = {entry.value for entry in entry_points(group=group)}
@@ -73,7 +73,7 @@ def packages_of(group: str) -> list[str]:
 
 
 def plugin_files() -> list[Path]:
-    """Source files of all plug-ins: their modules, and the packages that these are in."""
+    """Return the source files of all plug-ins: their modules and the packages that contain them."""
     from importlib.metadata import entry_points
     from importlib.util import find_spec
 

@@ -1,4 +1,4 @@
-"""Rows of numbers that have names."""
+"""Arrays of records with named numbers."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 Records = Any
-"""Rows of one kind, by the names of their numbers."""
+"""An array of records whose fields are numbers, accessed by name."""
 
 
 def named(whole: str, real: str) -> np.dtype[Any]:
-    """A record of whole and of real numbers, by their names.
+    """Define a record with named integer and float fields.
 
     Examples
     --------
@@ -27,7 +27,7 @@ def named(whole: str, real: str) -> np.dtype[Any]:
 
 @cache
 def reals(*names: str) -> np.dtype[Any]:
-    """A record of real numbers, by their names; compiled code reads a vector of them with `jit_address.reader`.
+    """Define a record with named float fields; compiled code reads a vector as one with `jit_address.reader`.
 
     Examples
     --------
@@ -46,11 +46,11 @@ def records(room: int | tuple[int, ...], kind: np.dtype[Any], before: Any = None
 
 
 def filled(kind: np.dtype[Any], rows: Iterable[tuple[Any, ...]]) -> Records:
-    """Return records of some rows, the numbers of each in order."""
+    """Return records filled with the given rows."""
     return np.array(list(rows), kind).view(np.recarray)
 
 
 def summed(arrays: list[Records]) -> SimpleNamespace:
-    """Return the sums of all records by name, added in order."""
+    """Return the sum over all records of each field, added in order."""
     rows = np.concatenate(arrays)
     return SimpleNamespace(**{name: sum(rows[name].tolist()) for name in rows.dtype.names or ()})

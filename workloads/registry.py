@@ -1,4 +1,4 @@
-"""Registries of named implementations: a decorator registers, a wrong name lists the right ones.
+"""Registries of named implementations: a decorator adds an item; an unknown name is refused with the known ones.
 
 A registry is open to any importing code: a user's script or an installed package, whose modules `plugins` imports
 before a registry is listed or a name is unknown.
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """A table from name to implementation.
+    """A table of implementations by name.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class Registry(Generic[T]):
         self._titles: dict[str, str] = {}
 
     def register(self, name: str, title: str = "") -> Callable[[T], T]:
-        """Decorate an implementation with its name; a name is taken once.
+        """Return a decorator that registers an implementation under a name; a name can be registered only once.
 
         Parameters
         ----------
@@ -82,15 +82,15 @@ class Registry(Generic[T]):
         return add
 
     def names(self) -> tuple[str, ...]:
-        """Names registered so far; imports nothing."""
+        """Names registered so far; this imports no modules."""
         return tuple(sorted(self._items))
 
     def title(self, name: str) -> str:
-        """The line that says what an item is, without a final stop."""
+        """Return the one-line description of an item, without a final stop."""
         return self._titles.get(name, "")
 
     def load(self) -> None:
-        """Import what registers items: the modules of `home`, and the plug-ins.
+        """Import the modules that register items: of `home`, of `group`, and the plug-ins.
 
         Raises
         ------
@@ -123,13 +123,13 @@ class Registry(Generic[T]):
 
 
 def load_package(package: str) -> None:
-    """Import all modules of a package, with their registrations."""
+    """Import all modules of a package, so that they register their items."""
     for module in iter_modules(import_module(package).__path__):
         import_module(f"{package}.{module.name}")
 
 
 def first_line(item: object) -> str:
-    """First line of the docstring of a function or class, without a final stop."""
+    """Return the first line of a function's or class's docstring, without a final stop."""
     text = (item.__doc__ or "").strip() if isroutine(item) or isclass(item) else ""
     line = text.partition("\n")[0].strip()
     return line if line.endswith("...") else line.removesuffix(".")

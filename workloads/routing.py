@@ -1,4 +1,4 @@
-"""Routing of tokens to experts: an input of every run, sampled per layer and step.
+"""Routing of tokens to experts, sampled for each layer and step.
 
 Kinds: ``uniform``; ``measured`` (skewed per layer and per prompt, as measured on DeepSeek-V2-Lite); ``power_law:S``
 (the r-th most popular expert has probability ~ r**-S); ``trace:FILE`` (per-layer activation counts from a CSV with
@@ -25,33 +25,34 @@ from .registry import Registry
 from .textfile import at_line
 
 POPULARITY_CV = 0.21
-"""Spread of expert popularity within a layer: standard deviation over mean of the activation
-counts, average of 26 layers of DeepSeek-V2-Lite-Chat over 170,259 prompt tokens (fitted on
-counts of the traces of ngavhane/moe-beyond@4dca2ea)."""
+"""Spread of expert popularity within a layer: standard deviation over mean of the activation counts. Average of 26
+layers of DeepSeek-V2-Lite-Chat over 170,259 prompt tokens (fitted on counts of the traces of
+ngavhane/moe-beyond@4dca2ea)."""
 
 TILT_PER_EXPERT = 110 / 64
-"""Dirichlet concentration per expert of one prompt's own distribution, and `PERSISTENCE`, the
-probability that a slot keeps the previous token's expert: both fitted on the same traces."""
+"""Dirichlet concentration per expert of each prompt's expert distribution, and `PERSISTENCE`, the probability that a
+token's choice repeats the previous token's expert. Both are fitted on the same traces."""
 
 PERSISTENCE = 0.15
 
 BY_REQUEST = -1.0
-"""`Router.tilt` where a request chooses for all of its tokens, times the tokens that a decode has in a step."""
+"""Value of `Router.tilt` if a request chooses one expert for all of its tokens; multiplied by the tokens of a decode
+step."""
 
 POOL = 1024
-"""Samples of all layers of a router for a number of tokens; a run computes the time of each once. The mean of a pool has
-a standard error of 1/32 of the spread of a layer's time."""
+"""Number of samples in the pool of a router for a number of tokens, all layers together. A run computes the time of
+each sample once. The mean of a pool has a standard error of 1/32 of the spread of a layer's time."""
 
 LEAST_POOL = 64
-"""Samples of one layer."""
+"""Least number of samples of one layer in a pool."""
 
 Copies = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
-"""Of every copy of an expert: the expert, and its share of the expert's tokens."""
+"""Redundant experts: for every copy the expert's number, and its share of the expert's tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Router:
-    """Expert probabilities of every MoE layer, and how single prompts deviate from them.
+    """Expert probabilities of every MoE layer, and the deviation of single prompts from them.
 
     Attributes
     ----------
@@ -90,11 +91,11 @@ class Router:
 
     @property
     def pool(self) -> int:
-        """Samples of a layer for a number of tokens of its distribution; layers of a uniform router share them."""
+        """Number of samples of a layer for each number of tokens; layers of a uniform router share one pool."""
         return POOL if self.uniform else max(POOL // len(self.prob), LEAST_POOL)
 
     def loads(self, step: int, layer: int, batch: Batch, replica: int = 0) -> Loads:
-        """Sample one layer's loads; equal keys give equal samples."""
+        """Sample the loads of one layer; equal keys give equal samples."""
         from .draws import LayerRouting, StepTokens, draw_layer
 
         chunk = batch.phase != DECODE
@@ -108,11 +109,11 @@ class Router:
         return Loads.drawn(out)
 
     def table(self, layer: int) -> npt.NDArray[np.float64]:
-        """Return the probabilities of one layer for the compiled samplers, shape (3, experts)."""
+        """Return the probability tables of one layer for the compiled samplers, shape (3, experts)."""
         return np.stack([self.prob[layer], self.inclusion[layer], self.cumulative[layer]])
 
     def expected(self, layer: int, tokens: float, choices: float | None = None, copies: Copies | None = None) -> Loads:
-        """Expected loads: each expert is active with some probability, then evenly loaded.
+        """Return the expected loads of a layer: experts are active with some probability, then equally loaded.
 
         Parameters
         ----------
@@ -133,7 +134,7 @@ class Router:
 
 @cache
 def _scratch(experts: int, thread: int) -> Any:
-    """Workspace of one thread: the type of a new one takes compiled code longer than a sample."""
+    """Return a thread's workspace, cached because a new one's type costs compiled code more time than a sample."""
     from .draws import new_scratch
 
     return new_scratch(experts)
@@ -142,11 +143,11 @@ def _scratch(experts: int, thread: int) -> Any:
 Build = Callable[[str, int, int, int], npt.NDArray[np.float64]]
 ROUTINGS: Registry[Build] = Registry("routing", described=True)
 MAX_COUNT = 1e18
-"""Far above any count of tokens, and small enough for sums over experts to stay finite."""
+"""Largest count in a trace: far above any count of tokens, and small enough for finite sums over experts."""
 ARGUMENTS = {"power_law": "EXPONENT", "trace": "FILE", "modality": "SHARE,SHARE"}
-"""Text after the colon, for routings with an argument."""
+"""Form of the text after the colon, for routings that need one."""
 ONE_CHOICE = ("modality",)
-"""Routings by which a token goes to the same expert in all layers."""
+"""Routings that send a token to the same expert in all layers."""
 
 
 @ROUTINGS.register("uniform")
@@ -195,7 +196,7 @@ def _modality(argument: str, layers: int, experts: int, seed: int) -> npt.NDArra
 
 
 def _read_counts(path: Path, experts: int) -> list[npt.NDArray[np.float64]]:
-    """Rows of activation counts, one a layer; reused in turn if the model has more layers."""
+    """Read the rows of activation counts, one per layer; they repeat if the model has more layers."""
     columns = read_whole(path, ("layer", "e0"))
     wanted = [f"e{i}" for i in range(experts)]
     if list(columns) != ["layer", *wanted]:
@@ -208,7 +209,7 @@ def _read_counts(path: Path, experts: int) -> list[npt.NDArray[np.float64]]:
 
 
 def _inclusion(prob: npt.NDArray[np.float64], top_k: int, kind: str) -> npt.NDArray[np.float64]:
-    """Inclusion probabilities of every layer; equal for all experts of a uniform router."""
+    """Return each expert's probability to be among a token's `top_k`, for every layer."""
     if kind == "uniform":
         return np.full_like(prob, top_k / prob.shape[1])
     from .draws import inclusion_of
@@ -220,7 +221,7 @@ def _inclusion(prob: npt.NDArray[np.float64], top_k: int, kind: str) -> npt.NDAr
 
 
 def check_routing(routing: str) -> None:
-    """Refuse an unknown routing, or an argument too many or too few; files stay unread.
+    """Refuse an unknown routing, or a missing or superfluous argument; does not read files.
 
     Raises
     ------
@@ -241,8 +242,8 @@ def make_router(
 ) -> Router:  # fmt: skip
     """Build a router from its name, e.g. ``uniform`` or ``power_law:0.8``.
 
-    `keys` number the layers within the model where it has layers of several expert counts. With
-    `by_request` all tokens of a prompt have one expert.
+    `keys` number the layers within the model where it has layers of several expert counts. `by_request`: all tokens of
+    a prompt go to one expert.
 
     Raises
     ------

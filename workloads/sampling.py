@@ -1,4 +1,4 @@
-"""Sampling of tokens from a step's logits, as bytes moved per word of the vocabulary and sequence.
+"""Cost of sampling tokens from a step's logits, as bytes moved per logit (vocabulary word and sequence).
 
 Traffic follows vLLM's sampler (``Sampler`` in vllm/v1/sample/sampler.py, PyTorch's kernels), each tensor read or
 written once a kernel, logits in 32 bits. Any: cast from 16 to 32 bits (6 bytes), largest value of a row (4). Random:
@@ -25,7 +25,7 @@ from .errors import InputError, SpecError, check_known, typed_number
 
 NONE, GREEDY, RANDOM, NUCLEUS = "none", "greedy", "random", "nucleus"
 SAMPLING = (NONE, GREEDY, RANDOM, NUCLEUS)
-"""Sampling after the logits; "none" if an engine's is unknown."""
+"""Known kinds of sampling; "none" if the engine's sampling is unknown."""
 
 PENALTIES, MIN_P, LOGPROBS = "penalties", "min-p", "logprobs"
 PENALTY_BYTES = 800.0
@@ -35,7 +35,7 @@ penalty 1.1, 8 to 768 sequences; median error 2.2 %, 3.4 to 4.8 with a model lef
 sequence: vocabularies of 128 to 262 thousand words agree; and on the device, whose board is at its limit
 there. Assumed of other engines and versions."""
 EXTRAS: Mapping[str, float] = {PENALTIES: PENALTY_BYTES, MIN_P: 26.0, LOGPROBS: 29.0}
-"""Bytes per logit of optional extras; a kind of sampling is named KIND+EXTRA+EXTRA."""
+"""Bytes per logit of optional extras; a name has the form KIND+EXTRA+EXTRA."""
 
 _SAMPLE: Mapping[str, float] = {NONE: 0.0, GREEDY: 10.0, RANDOM: 42.0, NUCLEUS: 42.0}
 _SORT: Mapping[str, float] = {NONE: 0.0, GREEDY: 0.0, RANDOM: 0.0, NUCLEUS: 210.0}
@@ -44,7 +44,7 @@ NEUTRAL: Mapping[str, float] = {
     "temperature": 1.0, "top_p": 1.0, "top_k": 0.0, "min_p": 0.0, "repetition_penalty": 1.0,
     "frequency_penalty": 0.0, "presence_penalty": 0.0, "logprobs": 0.0,
 }  # fmt: skip
-"""Keys of a request's sampling parameters, as vLLM names them, and the values that do nothing."""
+"""Sampling parameters of requests, as vLLM names them, with the values that have no effect."""
 RANGES: Mapping[str, tuple[float, float]] = {
     "temperature": (0.0, 1e3), "top_p": (0.0, 1.0), "top_k": (-1.0, 1e9), "min_p": (0.0, 1.0),
     "repetition_penalty": (1e-3, 1e3), "frequency_penalty": (-1e3, 1e3),
@@ -53,7 +53,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
 
 
 def sample_bytes(sampling: str) -> float:
-    """Bytes per logit of what every row goes through, the sort aside.
+    """Return the bytes per logit of sampling without the sort.
 
     Examples
     --------
@@ -65,13 +65,13 @@ def sample_bytes(sampling: str) -> float:
 
 
 def sort_bytes(sampling: str) -> float:
-    """Bytes per logit of the sort and what uses it."""
+    """Return the bytes per logit of the sort and of the ops that use the sorted logits."""
     return _SORT[sampling.partition("+")[0]]
 
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """How requests that say nothing are sampled from a checkpoint under vLLM.
+    """The kind of sampling under vLLM for requests that set no parameters, for some checkpoints.
 
     Attributes
     ----------
@@ -95,12 +95,12 @@ CHECKPOINTS = (
              "generation_config.json of the instruct models: temperature 0.7, top_p 0.8, top_k 20"),
     Defaults(("qwen3",), NUCLEUS, "generation_config.json: temperature 0.6, top_p 0.95, top_k 20"),
 )  # fmt: skip
-"""The first entry whose name is part of a checkpoint's. By default vLLM follows a checkpoint's
-``generation_config.json``, with temperature 1 if it is not given."""
+"""Known checkpoints; the first entry whose name is part of the checkpoint's name is used. By default vLLM follows a
+checkpoint's ``generation_config.json``, with temperature 1 if it is not given."""
 
 
 def checkpoint_sampling(name: str) -> str:
-    """How vLLM samples from a checkpoint of this name when a request says nothing.
+    """Return how vLLM samples from a checkpoint of this name for requests without sampling parameters.
 
     Examples
     --------
@@ -115,7 +115,7 @@ def checkpoint_sampling(name: str) -> str:
 
 
 def asked_sampling(values: Mapping[str, Any]) -> str:
-    """The kind of sampling that a request's parameters ask for.
+    """Return the kind of sampling for a request's sampling parameters.
 
     Examples
     --------
@@ -143,7 +143,7 @@ def _kind(values: Mapping[str, Any]) -> str:
 
 
 def parse_sampling(text: str) -> str:
-    """A kind of sampling from its name, or from a request's parameters as ``KEY=VALUE,...``.
+    """Parse a kind of sampling by name, or from a request's parameters as ``KEY=VALUE,...``.
 
     Raises
     ------
@@ -175,7 +175,7 @@ def parse_sampling(text: str) -> str:
 
 
 def sampling_named(text: str, model: str) -> str:
-    """A kind of sampling as option ``--sampling`` names it.
+    """Return the kind of sampling that the value of option ``--sampling`` means.
 
     Parameters
     ----------

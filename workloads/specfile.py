@@ -48,12 +48,12 @@ UNITS: dict[str, tuple[str, float]] = {
     "pJ_per_MAC": ("J_per_flop", 0.5e-12),
     "W": ("W", 1.0),
 }
-"""Unit suffix of a YAML key -> (suffix of the field, factor to SI). 1 MAC = 2 FLOP."""
+"""Unit suffix of a YAML key -> suffix of the field in SI, and factor. 1 MAC = 2 FLOP."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourcedNumber:
-    """One number of a description with its source; `wrong` if it has none, for the error of `build`."""
+    """A number of a description with its source; `wrong` is the error that `build` raises if the source is missing."""
 
     value: float | int
     source: str
@@ -62,22 +62,22 @@ class SourcedNumber:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """A parsed description: the tree with :class:`SourcedNumber` leaves, and its file."""
+    """A parsed description file: a tree whose numbers are :class:`SourcedNumber`."""
 
     tree: dict[str, Any]
     path: Path
 
 
 class Spec(BaseModel):
-    """Base of every description's schema: frozen, no unknown keys, no silent casts."""
+    """Base class of all schemas of descriptions: frozen, no unknown keys, no silent conversions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def below(path: Path, text: str) -> Path:
-    """Return the description that the file at `path` names by a path.
+    """Return the path of a description to which the file at `path` refers.
 
-    A YAML file only: what a parser says of another file would show its lines to whoever wrote `path`.
+    Only YAML files are allowed: error messages of other files' parsers would show their lines to the author of `path`.
     """
     if not text.lower().endswith((".yaml", ".yml")):
         raise SpecError(path, f"{text!r} must be a YAML file")
@@ -85,7 +85,7 @@ def below(path: Path, text: str) -> Path:
 
 
 Find = Callable[[str, Path], Path]
-"""Turns the text after ``extends:`` in a file into the path of another description."""
+"""Function that converts the text after ``extends:`` in a file to the path of the other description."""
 
 
 def load_description(path: Path, find: Find | None = None, not_inherited: Sequence[str] = ()) -> Description:
@@ -117,13 +117,13 @@ def describe(
 ) -> Description:
     """Do what :func:`load_description` does for a mapping read from the file `path`.
 
-    `sources` is the file's ``sources:`` table where `raw` stands deeper inside the file.
+    `sources` is the file's ``sources:`` table if `raw` is only a part of the file.
     """
     return Description(_resolve(dict(raw), path, find, not_inherited, dict(sources or {}), ()), path)
 
 
 def source_table(raw: Mapping[str, Any], path: Path) -> dict[str, str]:
-    """The checked ``sources:`` table of a mapping."""
+    """Return the ``sources:`` table of a mapping after checking it."""
     table = raw.get("sources", {})
     if not isinstance(table, dict) or not all(isinstance(v, str) for v in table.values()):
         raise SpecError(f"{path}: sources", "must map short names to sentences")
@@ -138,7 +138,7 @@ def _resolve(
     sources: dict[str, str],
     below: tuple[Path, ...],
 ) -> dict[str, Any]:
-    """Attach sources to `raw` and lay it over what it extends."""
+    """Attach sources to `raw`, and merge it into the description that it extends."""
     table = sources | source_table(raw, path)
     raw.pop("sources", None)
     parent = raw.pop("extends", None)
@@ -161,7 +161,7 @@ def _resolve(
 
 
 def _attach(node: Any, key: str, source: str | SpecError | None, table: dict[str, str], path: Path) -> Any:
-    """Replace every number below `node` by a Quantity with its nearest source."""
+    """Replace every number below `node` by a `SourcedNumber` with the nearest source."""
     if isinstance(node, dict):
         node = {str(k): v for k, v in node.items()}
         source_own = node.pop("source", None)
@@ -200,13 +200,13 @@ def _attach(node: Any, key: str, source: str | SpecError | None, table: dict[str
 
 
 class SeveralErrors(SpecError):
-    """Errors of one file, the first in full."""
+    """Several errors of one file; the message gives the first in full."""
 
     errors: tuple[SpecError, ...] = ()
 
 
 def together(wrong: Sequence[SpecError]) -> SpecError:
-    """One error for all, in one line of `MOST_SHOWN` characters: the first, as many more as fit, and how many are left."""
+    """Combine errors into one message of at most `MOST_SHOWN` characters; the first error is given in full."""
     every = [e for one in wrong for e in (one.errors if isinstance(one, SeveralErrors) else (one,))]
     first, *others = {(e.subject, e.reason): e for e in every}.values()
     if not others:
@@ -230,7 +230,7 @@ def _source(given: Any, where: str, table: dict[str, str]) -> str | SpecError:
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Copy `base` with the keys of `over` replaced, mappings merged key by key.
+    """Return `base` with the keys of `over` replaced; mappings are merged key by key.
 
     A key replaces one that gives the same quantity in another unit (``capacity_GB`` over
     ``capacity_GiB``), and ``None`` drops the key.
@@ -320,7 +320,7 @@ def build(schema: type[S], description: Description) -> tuple[S, dict[str, str]]
 def _complaint(
     schema: type[Spec], description: Description, first: Any, written: dict[tuple[str, ...], str]
 ) -> SpecError:
-    """One validation error of pydantic as text."""
+    """Return a validation error of pydantic as an error that names the key as written in the file."""
     at = tuple(str(part) for part in first["loc"] if part != "[key]")
     label = written.get(at, ".".join(at))
     where = f"{description.path}: {label}" if label else str(description.path)
@@ -341,7 +341,10 @@ def _complaint(
 
 
 def _dotted(got: object) -> str:
-    """How a number with an exponent is written: without a point, YAML 1.1 reads a text."""
+    """Return advice for a number with an exponent but without a point, which YAML 1.1 reads as text.
+
+    "" for other values.
+    """
     if not isinstance(got, str) or not re.fullmatch(r"[-+]?[0-9]+[eE][-+]?[0-9]+", got):
         return ""
     digits, exponent = got.lower().split("e")
@@ -350,7 +353,7 @@ def _dotted(got: object) -> str:
 
 
 def _in_units(field: str) -> str:
-    """Name a field the way a YAML file does: ``latency_s`` -> ``latency_us``."""
+    """Return a field's name in the units of YAML files: ``latency_s`` -> ``latency_us``."""
     usual = {"flops_per_s": "TFLOPS", "bytes_per_s": "GBps", "bytes": "GiB", "s": "us",
              "Hz": "GHz", "J_per_byte": "pJ_per_bit", "J_per_flop": "pJ_per_FLOP"}  # fmt: skip
     for si in sorted(usual, key=len, reverse=True):
@@ -360,7 +363,7 @@ def _in_units(field: str) -> str:
 
 
 def _fields_at(schema: type[Spec], at: tuple[str, ...]) -> list[str]:
-    """Known keys of the (possibly nested) schema a complaint points into."""
+    """Return the known keys of the (possibly nested) schema at the place of an error."""
     current: Any = schema
     for part in at:
         field = current.model_fields.get(part) if _is_spec(current) else None

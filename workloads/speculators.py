@@ -20,7 +20,7 @@ from .registry import Registry
 
 @dataclass(frozen=True, slots=True)
 class Drafter:
-    """What drafts tokens.
+    """The model or method that drafts tokens.
 
     Attributes
     ----------
@@ -38,27 +38,28 @@ class Drafter:
 
 
 Speculator = Callable[[ModelSpec, str], Drafter]
-"""The model that verifies, and what stands between the name and the number of drafts."""
+"""Function that makes a `Drafter` from the target model and the text between the method's name and the number of
+drafts."""
 
 SPECULATORS: Registry[Speculator] = Registry("speculator", described=True)
 
 
 def speculator(name: str) -> Callable[[Speculator], Speculator]:
-    """Register a function as what drafts under a name.
+    """Register a function that makes a method's `Drafter`.
 
-    It raises `InputError` where the model cannot be drafted for that way.
+    The function raises `InputError` if the method cannot draft for the model.
     """
     return SPECULATORS.register(name)
 
 
 OPTION, RATES = "--speculative", "--acceptance"
 MOST_DRAFTS = 64
-"""Drafts of a step at most; published settings are below 16."""
+"""Maximum number of drafts per step; published settings are below 16."""
 
 
 @dataclass(frozen=True, slots=True)
 class DraftChoice:
-    """One choice of who drafts how much.
+    """A choice of drafting method and number of drafts.
 
     Attributes
     ----------
@@ -79,7 +80,7 @@ class DraftChoice:
 
 
 def read_asked(text: str) -> DraftChoice:
-    """Read ``mtp:K``, ``eagle:K``, ``ngram:K`` or ``draft:MODEL:K``.
+    """Parse ``mtp:K``, ``eagle:K``, ``ngram:K`` or ``draft:MODEL:K``.
 
     Raises
     ------
@@ -107,7 +108,7 @@ def read_asked(text: str) -> DraftChoice:
 
 
 def read_rates(text: str) -> tuple[float, ...]:
-    """Read chances of acceptance by position, such as ``0.8,0.6``.
+    """Parse acceptance probabilities by draft position, such as ``0.8,0.6``.
 
     Raises
     ------
@@ -126,7 +127,7 @@ def read_rates(text: str) -> tuple[float, ...]:
 
 
 def check_rates(asked: DraftChoice, rates: Sequence[float]) -> None:
-    """Refuse another number of chances than there are drafts.
+    """Refuse acceptance probabilities whose number differs from the number of drafts.
 
     Raises
     ------
@@ -143,7 +144,7 @@ def check_rates(asked: DraftChoice, rates: Sequence[float]) -> None:
 
 
 def expected_tokens(rates: Sequence[float]) -> float:
-    """Mean tokens of a verification: one, and the products of the chances.
+    """Return the mean number of tokens per verification: one, plus the products of the acceptance probabilities.
 
     Examples
     --------
@@ -166,7 +167,7 @@ def _alone(name: str, argument: str) -> None:
 def draft(model: ModelSpec, argument: str) -> Drafter:
     """A separate model, by catalog name or config.json, with the same vocabulary.
 
-    It keeps its own formats of weights; its KV cache has the format of the model's.
+    Its weights keep their formats; its KV cache has the target model's format.
     """
     if not argument:
         raise InputError("--speculative", "draft needs a model: draft:MODEL:K")
@@ -209,7 +210,7 @@ def eagle(model: ModelSpec, argument: str) -> Drafter:
 
 @speculator("mtp")
 def mtp(model: ModelSpec, argument: str) -> Drafter:
-    """Heads that the checkpoint brings: one decoder layer each; embedding and head are the model's.
+    """Heads of the checkpoint, one decoder layer each; embedding and head are the model's.
 
     A head reads the hidden state of a token and the embedding of the next one. With more drafts than
     heads they run again, each on what the one before it has drafted (vLLM's rule).
@@ -232,8 +233,8 @@ def mtp(model: ModelSpec, argument: str) -> Drafter:
 def ngram(model: ModelSpec, argument: str) -> Drafter:
     """What followed the same n-gram earlier in the sequence; the host looks, the devices only verify.
 
-    Every sequence is taken to find K tokens in every step: one that finds none counts as a first
-    draft that is not accepted.
+    Every sequence is assumed to find K tokens in every step; a sequence without a match counts as one whose first draft
+    is rejected.
     """
     _alone("ngram", argument)
     return Drafter(None, on_host=True)

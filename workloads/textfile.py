@@ -24,7 +24,7 @@ from .errors import InputError
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file for reading bytes.
+    """Open a regular file for reading bytes, without blocking on pipes or devices.
 
     Raises
     ------
@@ -74,12 +74,12 @@ def read_regular(path: Path, most: int, what: str) -> bytes:
 
 
 CHUNK_BYTES = 1 << 20
-"""Bytes read at a time, and the longest line accepted by default."""
+"""Bytes read at once; also the default limit of a line's length."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """Consecutive lines of a file; `first` is the number of the first one, from 1."""
+    """Consecutive lines of a file; `first` is the line number of the first, counted from 1."""
 
     first: int
     text: list[str]
@@ -97,7 +97,7 @@ def shown(value: object) -> str:
 
 
 def readable(names: Iterable[str]) -> list[str]:
-    """Keep what an error message can list of a file's own names: few, short, printable."""
+    """Return the names of a file that an error message can list: at most 40, short and printable."""
     return [name for name in islice(names, 40) if name.isprintable() and len(name) <= 40]
 
 
@@ -149,7 +149,7 @@ def _decode(path: Path, number: int, data: bytes) -> str:
 
 
 def digest_of(data: Any) -> str:
-    """Short digest of plain data: equal data in any order of keys, equal digest.
+    """Return a short digest of plain data; it does not depend on the order of keys.
 
     Examples
     --------
@@ -161,7 +161,7 @@ def digest_of(data: Any) -> str:
 
 
 def digest_of_files(paths: Sequence[Path]) -> str:
-    """Short digest of files: their bytes, and their names where there are several.
+    """Return a short digest of files: of their bytes, and of their names if there are several.
 
     Raises
     ------

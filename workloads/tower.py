@@ -14,7 +14,7 @@ from .errors import InputError
 from .layers import ImageTower
 
 MAX_SIDE = 1 << 16
-"""Pixels of a side at most."""
+"""Largest side of an image [pixels]."""
 Size = tuple[int, int]
 """Width and height [pixels]."""
 
@@ -49,11 +49,11 @@ class Tower:
 
     @property
     def params(self) -> int:
-        """Weights."""
+        """Number of weights of the tower."""
         return sum(w.total for w in self.part.weights())
 
     def cut(self, size: Size) -> tuple[int, int, int]:
-        """How an image is seen: pictures (tiles), patches and tokens of each.
+        """Return the number of pictures (tiles) of an image, and the patches and tokens of each.
 
         Sides are rounded to whole tokens (Qwen's ``smart_resize``, without limits of the preprocessor's own);
         tiles are chosen for the closest aspect ratio (InternVL's ``dynamic_preprocess``).
@@ -83,7 +83,10 @@ class Tower:
 
 
 def _tiled(width: int, height: int, side: int, most: int) -> Size:
-    """Columns and rows of tiles, the closest to an image's aspect ratio; of equally close ones the most it fills."""
+    """Return the columns and rows of tiles with the aspect ratio closest to the image's.
+
+    For ties, the most tiles it fills.
+    """
     best, off = (1, 1), math.inf
     for count in range(1, most + 1):
         for cols in range(1, count + 1):
@@ -98,7 +101,7 @@ def _tiled(width: int, height: int, side: int, most: int) -> Size:
 
 
 def read_size(text: str) -> Size:
-    """Read ``1920x1080``: width and height in pixels.
+    """Parse an image size such as ``1920x1080``: width and height in pixels.
 
     Examples
     --------

@@ -1,6 +1,6 @@
-"""A training step as ops: what the backward pass runs, and what the forward pass keeps for it.
+"""Ops of a training step's backward pass, and the values that the forward pass keeps for it.
 
-Both follow from the ops of a forward pass, so every layer kind can be trained as it stands.
+Both are derived from the ops of a forward pass, so every kind of layer can be trained.
 """
 
 from __future__ import annotations
@@ -18,42 +18,44 @@ from .model import ModelSpec, embedding_ops, head_ops, layer_ops
 from .ops import IN_SEQUENCE, Loads, Op, about
 
 FUSED_BACKWARD = 2.5
-"""Matmuls of a fused attention's backward pass over its forward pass: five (scores again, and the
+"""Matmul FLOPs of a fused attention's backward pass over its forward pass: five matmuls (scores again, and the
 gradients of scores, values, queries and keys) for two (Dao, FlashAttention-2, arXiv 2307.08691)."""
 
 RECOMPUTED_STATES = frozenset({"conv_prefill", "scan_prefill", "delta_prefill", "kda_prefill"})
-"""Kernels whose backward pass computes the states between chunks once more (`_mamba_chunk_scan_combined_bwd` in state-spaces/mamba, ssd_combined.py;
-chunk.py of the delta rules in fla-org/flash-linear-attention)."""
+"""Kernels whose backward pass computes the states between chunks again (`_mamba_chunk_scan_combined_bwd` in
+state-spaces/mamba, ssd_combined.py; chunk.py of the delta rules in fla-org/flash-linear-attention)."""
 
 SLOWER_BACKWARD = 56 / 42
 """Rate of a fused attention's forward kernels over that of the backward ones: shares of the BF16 peak in DeepSeek's published training trace
 (deepseek-ai/profile-data@4496024, train.json, H800)."""
 
 SPARSE = "sparse_prefill"
-"""Attention to chosen entries."""
+"""Kind of the ops of sparse attention, in which queries read only chosen entries."""
 
 ADDS: Mapping[str, tuple[tuple[str, str, float], ...]] = {
     SPARSE: (("pairs", "key_bytes", 2.0),), "hyper_pre": (("tokens", "token_bytes", 5.4),),
 }  # fmt: skip
-"""What backward passes move besides: keys of an op's shape with rows and with their bytes, and how often those are moved. Each query of sparse attention
-adds to the gradients of its entries in 32 bits (`atomic_addx4` to `dKV` of tilelang_sparse_mla_bwd.py). The gradients of four residual streams come from
-their projection, their sum and the kernels behind, and are added (hyper_connection.py; both NVIDIA/Megatron-LM)."""
+"""Additional traffic of backward passes by kind of op: the keys of the op's shape for the number of rows and the bytes
+of a row, and how often these bytes are moved. Each query of sparse attention adds to the gradients of its entries in 32
+bits (`atomic_addx4` to `dKV` of tilelang_sparse_mla_bwd.py). The gradients of four residual streams come from their
+projection, their sum and the following kernels, and are added (hyper_connection.py; both NVIDIA/Megatron-LM)."""
 
 PLAIN_BACKWARD = 2.0
-"""The same where nothing is computed again: a gradient for each of two operands."""
+"""Backward over forward FLOPs without recomputation: a gradient for each of two operands."""
 
 SAVED_BITS = {"fp8": 8.25, "fp8_block": 8.25, "fp4": 4.5}
-"""Bits of a value that a matmul's input is kept in for the backward pass, by the matmul's arithmetic, block scales included
-(Transformer Engine, docs/features/low_precision_training); in 16 bits what is not here."""
+"""Bits per value of a matmul's input that is kept for the backward pass, by the matmul's arithmetic format, block
+scales included (Transformer Engine, docs/features/low_precision_training). Other formats keep 16 bits."""
 
 CASTS: Mapping[str, tuple[float, float]] = {
     "fp8": (4.0, 2.0), "fp8_block": (2.0, 2.06), "mxfp8": (2.0, 2.06), "nvfp4": (4.0, 1.125),
 }  # fmt: skip
-"""Bytes that a cast reads and writes for a 16-bit value, by format: scales of a whole tensor, NVFP4's too, need its largest value first, so it is
-read twice; every format is written by rows and by columns, for the products of either pass (Transformer Engine, common/recipe)."""
+"""Bytes that a cast reads and writes per 16-bit value, by format. Scales of a whole tensor, as in NVFP4 too, need its
+largest value first, so the tensor is read twice. Every format is written by rows and by columns, for the products of
+either pass (Transformer Engine, common/recipe)."""
 
 AFTER_NORM = frozenset({"qkv", "qkv_down", "gate_up", "gate", "up", "in", "shared_gate_up", "shared_up"})
-"""Matmuls that read a norm's output, whose kernel casts it where one reading is enough."""
+"""Matmuls that read a norm's output; the norm's kernel casts it if the cast reads values only once."""
 
 MODULES: Mapping[str, frozenset[str]] = {
     "core_attn": frozenset(),
@@ -70,21 +72,21 @@ MODULES: Mapping[str, frozenset[str]] = {
 """Modules of Megatron's selective recomputation, and the ops that the backward pass runs again (transformer_config.py, `recompute_modules`)."""
 
 BIASED = "biased"
-"""Key of an op's shape: experts with biases outside of a fused kernel."""
+"""Key of an op's shape that marks experts with biases outside of a fused kernel."""
 CLAMPED, ADDED = (8.0, 12.0), (14.0, 20.0)
 """16-bit values that such experts move besides, forward and backward, for each value of a row's inner and outer width: the halves of the gated activation
 are clamped and joined, and the second bias is gated and added in 32 bits, expert by expert (`weighted_bias_quick_geglu_impl` of fused_bias_geglu.py and
 `_apply_bias` of experts.py in NVIDIA/Megatron-LM; gradients as autograd makes them, with the sums for both biases)."""
 
 LOSS_TENSORS = 3
-"""Passes over the logits: largest value and sum, exponentials, and the probabilities written."""
+"""Passes of the loss over the logits: largest value and sum, exponentials, and writing the probabilities."""
 
 
 @dataclass(frozen=True, slots=True)
 class RepeatedOp:
-    """Kernels like an op: each FLOP and byte of it `times` over, at a rate `slower` times lower than the op's.
+    """Kernels derived from an op: `times` its FLOPs and bytes, at a rate `slower` times lower than the op's.
 
-    `late`: gradients of weights, for which no other op waits.
+    `late` marks gradients of weights, for which no other op waits.
     """
 
     op: Op
@@ -98,7 +100,7 @@ class RepeatedOp:
 
 
 def whole_sequences(sequences: int, length: int, windows: tuple[int, ...]) -> Moments:
-    """Moments of a micro-batch: sequences from their first token on.
+    """Return the moments of a micro-batch of whole sequences.
 
     Parameters
     ----------
@@ -111,7 +113,7 @@ def whole_sequences(sequences: int, length: int, windows: tuple[int, ...]) -> Mo
 
 
 def loss_ops(spec: ModelSpec, moments: Moments, run: Run, tp: int) -> list[Op]:
-    """Final norm, logits of all tokens and the loss; the vocabulary split over `tp` devices."""
+    """Return the final norm, the logits of all tokens and the loss, with the vocabulary split over `tp` devices."""
     every = Moments(moments.windows, moments.values.copy())
     every.values[SEQUENCES] = moments.tokens
     ops = head_ops(spec, every, run, tp)
@@ -122,7 +124,7 @@ def loss_ops(spec: ModelSpec, moments: Moments, run: Run, tp: int) -> list[Op]:
 
 
 def collective_op(kind: str, message_bytes: float, ranks: int) -> Op:
-    """An exchange of bytes as an op, for cost models of ops."""
+    """Return an exchange of `message_bytes` bytes as an op, for cost models of ops."""
     return Op(
         name=f"training_{kind}", layer="communication", kind=kind, phase="both",
         shape={"ranks": ranks}, dtype="bf16", flops=0.0, act_bytes=message_bytes,
@@ -130,14 +132,17 @@ def collective_op(kind: str, message_bytes: float, ranks: int) -> Op:
 
 
 def along_sequence(op: Op, share: float) -> Op:
-    """The op on a share of its tokens: what tensor-parallel devices split along the sequence."""
+    """Return the op on a share of its tokens, as tensor-parallel devices split it along the sequence."""
     rows = "m" if op.product else "rows"
     shape = {**op.shape, rows: op.shape[rows] * share}
     return replace(op, shape=shape, flops=op.flops * share, act_bytes=op.act_bytes * share)
 
 
 def forward(op: Op, run: Run) -> list[RepeatedOp]:
-    """Kernels of the forward pass of one op: experts as grouped products between permutations, products in narrow formats after casts."""
+    """Return the kernels of an op's forward pass.
+
+    Experts are grouped products between permutations; products in narrow formats follow casts.
+    """
     if idle(op):
         return []
     if op.routed:
@@ -153,7 +158,7 @@ def forward(op: Op, run: Run) -> list[RepeatedOp]:
 
 
 def _biases(op: Op, run: Run, way: int) -> list[Op]:
-    """Ops that experts' biases add to the forward (0) or backward (1) pass."""
+    """Return the ops that experts' biases add to the forward (0) or backward (1) pass."""
     s = op.shape
     if BIASED not in s:
         return []
@@ -162,7 +167,7 @@ def _biases(op: Op, run: Run, way: int) -> list[Op]:
 
 
 def grouped(op: Op, run: Run) -> list[Op]:
-    """Experts as products: of each class of equally loaded experts what leads to the inner width, and what leads back."""
+    """Return experts as products: for each class of equally loaded experts, one to the inner width and one back."""
     assert op.loads is not None
     s, value = op.shape, run.numerics.act_bytes
     weight = op.weight_bytes / max(op.loads.active, 1e-300) / (s["matrices"] * s["hidden"] * s["inter"])
@@ -183,7 +188,7 @@ def grouped(op: Op, run: Run) -> list[Op]:
 
 
 def _cast(op: Op, run: Run) -> tuple[float, float]:
-    """Bytes read and written for each value that a product casts; none of products in 16 bits."""
+    """Return the bytes read and written per value that a product casts; 0 for products in 16 bits."""
     if not op.product or op.dtype not in SAVED_BITS:
         return 0.0, 0.0
     return CASTS.get(run.numerics.weight_format("ffn"), CASTS["fp8"])
@@ -195,7 +200,7 @@ def _casting(op: Op, run: Run, value_bytes: float, columns: float) -> RepeatedOp
 
 
 def backward(op: Op, run: Run, gradient_bytes: float) -> list[RepeatedOp]:
-    """Kernels of the backward pass of one op.
+    """Return the kernels of an op's backward pass.
 
     A matmul has two with its own FLOPs and format: the gradient of its input, which reads the weights, and
     that of its weights, which is added to what is there. Experts are grouped products, each with two such gradients, between permutations. A
@@ -238,18 +243,18 @@ def backward(op: Op, run: Run, gradient_bytes: float) -> list[RepeatedOp]:
 
 
 def _fused(op: Op, run: Run) -> bool:
-    """Whether an op is attention whose scores stay on chip."""
+    """Return whether an op is attention whose scores stay on the chip."""
     kind = about(op.kind)
     return run.attention == "flash" and (kind.scores or kind.table == SPARSE)
 
 
 def idle(op: Op) -> bool:
-    """Whether an op has nothing to do: those of decodes, in a batch of whole sequences."""
+    """Return whether an op has no work, as the ops of decodes in a batch of whole sequences."""
     return op.flops <= 0 and op.act_bytes <= 0
 
 
 def backward_times(op: Op, run: Run) -> float:
-    """FLOPs of an op's backward pass over those of its forward pass."""
+    """Return the ratio of an op's backward FLOPs to its forward FLOPs."""
     if op.kind in RECOMPUTED_STATES:
         return PLAIN_BACKWARD + 1.0
     return FUSED_BACKWARD if _fused(op, run) else PLAIN_BACKWARD
@@ -268,7 +273,7 @@ def _matmul_gradients(op: Op, value_bytes: float, gradient_bytes: float) -> list
 
 
 def check_recompute(recompute: str) -> None:
-    """Refuse what the backward pass cannot compute again."""
+    """Refuse an unknown recomputation setting."""
     layers = recompute.removeprefix("full:")
     unknown = [name for name in recompute.split(",") if name not in MODULES]
     if (
@@ -283,14 +288,18 @@ def check_recompute(recompute: str) -> None:
 
 
 ALTERNATE = "alternate"
-"""Selective checkpoints of torchtitan run norms, activations and every second product again, in the order of a layer's calls: queries, keys, values, output, gate, up,
-down (pytorch/torchtitan@b5bcd76, distributed/activation_checkpoint.py)."""
+"""Name of torchtitan's selective checkpoints. They recompute norms, activations and every second product, in the order
+of a layer's calls: queries, keys, values, output, gate, up, down (pytorch/torchtitan@b5bcd76,
+distributed/activation_checkpoint.py)."""
 SECOND: Mapping[str, float] = {"gate_up": 0.5, "out": 1.0, "up": 1.0, "norm": 1.0, "rope": 1.0, "activation": 1.0}
-"""Shares of the ops that these checkpoints run again; the product for keys, a small part of `qkv`, is left out."""
+"""Share of each op that `ALTERNATE` recomputes; the product for keys, a small part of `qkv`, is left out."""
 
 
 def made_anew(op: Op, run: Run, recompute: str) -> float:
-    """Share of an op of the forward pass that the backward pass runs once more; `recompute` as in `check_recompute`, whole layers aside."""
+    """Return the share of a forward op that the backward pass recomputes, if whole layers are not recomputed.
+
+    `recompute` has the form of `check_recompute`.
+    """
     if recompute == ALTERNATE:
         return SECOND.get(op.name, 0.0)
     chosen = recompute.split(",")
@@ -321,7 +330,9 @@ class Flops:
 
 
 def step_flops(spec: ModelSpec, moments: Moments, run: Run, recompute: str, stages: int = 1) -> Flops:
-    """Matmul FLOPs of a step on whole sequences, every token with a logit, loads as routed.
+    """Return the matmul FLOPs of a step on whole sequences.
+
+    Every token has a logit, and experts have their expected loads.
 
     Parameters
     ----------
@@ -344,13 +355,13 @@ def step_flops(spec: ModelSpec, moments: Moments, run: Run, recompute: str, stag
 
 
 def losses(spec: ModelSpec) -> int:
-    """How often a token's logits are computed: once, and once more for each multi-token-prediction head among the layers."""
+    """Return how often a token's logits are computed: once, and once more per multi-token-prediction head."""
     heads = spec.mtp * spec.mtp_heads
     return 1 + spec.mtp_heads * bool(heads and spec.layers[-len(heads) :] == heads)
 
 
 def _every_op(spec: ModelSpec, moments: Moments, run: Run) -> list[tuple[Op, bool]]:
-    """Ops of a forward pass with their counts, and whether they lie in a layer."""
+    """Return the ops of a forward pass with their counts, and whether each belongs to a layer."""
     out = [(op, False) for op in embedding_ops(spec, moments, run)]
     out += [(replace(op, count=losses(spec)), False) for op in loss_ops(spec, moments, run, 1)]
     for layer, count in spec.groups:
@@ -363,7 +374,7 @@ def _every_op(spec: ModelSpec, moments: Moments, run: Run) -> list[tuple[Op, boo
 
 
 def even_loads(routed: Routed, tokens: float) -> Loads:
-    """Tokens spread evenly over all experts."""
+    """Return loads with tokens spread evenly over all experts."""
     return Loads(np.array([tokens * routed.top_k / routed.experts]), np.array([routed.experts]))
 
 

@@ -21,7 +21,7 @@ MAX_IMAGES = 1_000_000
 
 
 def arrivals(images: int, rate: float) -> npt.NDArray[np.float64]:
-    """Arrival of each image at a fixed frame rate, shape (images,) [s]; the first at 0.
+    """Return the arrival time of each image at a fixed frame rate, shape (images,) [s]; the first is 0.
 
     Raises
     ------
@@ -35,14 +35,14 @@ def arrivals(images: int, rate: float) -> npt.NDArray[np.float64]:
 
 
 def check_images(images: int) -> int:
-    """Refuse counts outside [1, `MAX_IMAGES`]."""
+    """Refuse a number of images outside [1, `MAX_IMAGES`]."""
     if not 1 <= images <= MAX_IMAGES:
         raise InputError("--images", f"must be in [1, {MAX_IMAGES:,}], not {images}")
     return images
 
 
 def task_sequence(order: str, images: int, tasks: int, seed: int = 0) -> I8:
-    """Task of each image, shape (images,).
+    """Return the task of each image, shape (images,).
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def task_sequence(order: str, images: int, tasks: int, seed: int = 0) -> I8:
 
 @dataclass(frozen=True, slots=True)
 class ImageRouter:
-    """Samples each token's experts, task by task and layer by layer.
+    """Router that samples the experts of each token, by task and layer.
 
     Attributes
     ----------
@@ -98,10 +98,10 @@ class ImageRouter:
     seed: int
 
     def sequence(self, image: int, task: int, layer: int, tokens: int) -> I8:
-        """Experts of every token, shape (tokens, top_k), the token's first choice first.
+        """Return the experts of every token, shape (tokens, top_k), the first choice first.
 
-        Without replacement in proportion to `prob` (Plackett-Luce): the `top_k` largest of log probability plus Gumbel
-        noise. Equal counters give equal samples.
+        Experts are sampled without replacement in proportion to `prob` (Plackett-Luce): the `top_k` largest of log
+        probability plus Gumbel noise. Equal counters give equal samples.
         """
         if tokens < 1:
             raise InputError("tokens", f"must be at least 1, not {tokens}")
@@ -126,5 +126,5 @@ def make_image_router(routing: str, *, tasks: int, layers: int, experts: int, to
 
 
 def queue_lengths(sequence: I8, experts: int) -> I8:
-    """Tokens of every expert's queue, shape (experts,)."""
+    """Return the number of tokens in each expert's queue, shape (experts,)."""
     return np.bincount(sequence.ravel(), minlength=experts).astype(np.int64)

@@ -1,8 +1,8 @@
 """Strict YAML: one mapping a file, without duplicate keys, tags or references.
 
-Text as part of a YAML file: nothing in it is lost or read as something else.
+Quoting of text for YAML files, such that it is read back unchanged.
 
-How descriptions show themselves: as tables of a notebook, and in short.
+Display of descriptions: as tables in a notebook, and in short.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class _Strict(Composer):
 
 
 def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Hashable, Any]:
-    """Build a mapping, whose keys must be plain words that come once."""
+    """Build a mapping; refuse keys that are not plain words or appear twice."""
     seen: set[str] = set()
     for key_node, _ in node.value:
         key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
@@ -62,16 +62,16 @@ def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Hashable, Any]:
 
 
 class _SlowLoader(_Strict, yaml.SafeLoader):
-    """Safe loader in Python, with the better messages."""
+    """Safe loader in pure Python, which has better error messages."""
 
 
 LOADERS: list[Any] = [_SlowLoader]
-"""In the order in which they are tried; the last one's error is reported."""
+"""Loaders in the order in which they are tried; the error of the last one is reported."""
 
 if yaml.__with_libyaml__:
 
     class _QuickLoader(_Strict, yaml.CSafeLoader):
-        """Safe loader on libyaml, which reads a catalog three times as fast."""
+        """Safe loader based on libyaml, which reads the catalog three times as fast."""
 
         def __init__(self, text: str) -> None:
             yaml.CSafeLoader.__init__(self, text)
@@ -99,7 +99,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 @lru_cache(maxsize=128)
 def _parse(name: str, text: str) -> dict[str, Any]:
-    """Parse YAML text; keyed by content, so an edited file is read afresh."""
+    """Parse YAML text; results are cached by content, so an edited file is read again."""
     try:
         tree = _tree(name, text)
     except yaml.YAMLError as error:
@@ -132,7 +132,7 @@ def _read_as(kind: Any, name: str, text: str) -> Any:
 
 
 def quoted(text: str) -> str:
-    r"""Text in double quotes, what cannot be seen spelled out.
+    r"""Return a text in double quotes, with unprintable characters escaped.
 
     Examples
     --------
@@ -145,7 +145,7 @@ def quoted(text: str) -> str:
 
 
 def scalar(text: str) -> str:
-    """Text as it stands where YAML reads it back so, else quoted.
+    """Return a text unchanged if YAML reads it back as this text, else quoted.
 
     Examples
     --------
@@ -160,14 +160,14 @@ def scalar(text: str) -> str:
 
 
 class Sources(dict[str, str]):
-    """Key path -> source of that number; hundreds of them, so `repr` only counts."""
+    """Source of each number by its key path; `repr` only counts them, because there are hundreds."""
 
     def __repr__(self) -> str:
         return f"<Sources of {len(self)} numbers>"
 
 
 def table_of(tree: Mapping[str, Any]) -> str:
-    """Plain data as an HTML table of key paths and values, everything escaped."""
+    """Return plain data as an HTML table of key paths and values, with everything escaped."""
     rows: list[str] = []
 
     def add(node: Any, path: str) -> None:

@@ -1,4 +1,4 @@
-"""Typed access to the keys of a ``config.json``; every complaint names the key."""
+"""Typed access to the keys of a ``config.json``; every error names the key."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, TypeVar, cast
 from ..errors import SpecError, nearest
 
 SIZE_LIMIT = 2**31
-"""Sizes are in [1, 2^31)."""
+"""Upper limit of sizes, which are in [1, 2^31)."""
 
 MAX_EXPERTS = 16_384
-"""Published models have up to 512; every layer's routing holds a few numbers for each."""
+"""Maximum number of experts. Published models have up to 512; routing stores a few numbers per layer and expert."""
 MAX_LAYERS = 2_000
-"""Deepest model accepted; the deepest published language models have a few hundred layers."""
+"""Maximum number of layers; the deepest published language models have a few hundred."""
 
 
 Named = TypeVar("Named")
@@ -55,17 +55,17 @@ class Config:
     names: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def error(self, key: str, reason: str) -> SpecError:
-        """Build the error for one key, under its name in the file."""
+        """Return an error for a key, under its name in the file."""
         names = self.names.get(key) or [key]
         key = next((name for name in names if name in self.values), names[0])
         return SpecError(f"{self.path}: {self.prefix}{key}", reason)
 
     def has(self, key: str) -> bool:
-        """Whether the key is there and not null."""
+        """Whether the key is present and not null."""
         return any(self.values.get(name) is not None for name in self.names.get(key, (key,)))
 
     def size(self, *keys: str, default: int | None = None, least: int = 1) -> int:
-        """Read a size under the first of `keys` that is there and not null.
+        """Read a size under the first of `keys` that is present and not null.
 
         Without a `default` the key is required.
         """
@@ -105,11 +105,11 @@ class Config:
         return count
 
     def window(self, key: str, default: int = 0) -> int:
-        """Read an attention window; null and 0 mean none, `default` holds where it is missing."""
+        """Read an attention window; null and 0 mean none, a missing key means `default`."""
         return self.count(key, default=0 if key in self.values else default)
 
     def flag(self, key: str, default: bool) -> bool:
-        """Read true or false; missing or null means `default`."""
+        """Read a boolean; missing or null means `default`."""
         value: bool | None = self._typed(key, bool, "true or false")
         return default if value is None else value
 
@@ -125,19 +125,19 @@ class Config:
         return value
 
     def named(self, key: str, known: Mapping[str, Named], what: str, text: str | None = None) -> Named:
-        """Read a name, and return its value in `known`; `text` is what is read, where that is not the key's value."""
+        """Read a name and return its value in `known`; `text` replaces the key's value if given."""
         name = self.text(key) if text is None else text
         if name not in known:
             raise self.error(key, f"unknown {what} {shown(name)}{nearest(name, known)}")
         return known[name]
 
     def items(self, key: str) -> list[Any] | None:
-        """Read a list; missing or null is None."""
+        """Read a list; return None if it is missing or null."""
         value: list[Any] | None = self._typed(key, list, "a list")
         return value
 
     def words(self, key: str, length: int, known: Collection[str]) -> tuple[str, ...] | None:
-        """Read one known word per layer; missing or null is None."""
+        """Read a list with one known word per layer; return None if it is missing or null."""
         items = self.items(key)
         if items is None:
             return None
@@ -150,7 +150,10 @@ class Config:
         return tuple(items)
 
     def switches(self, key: str, layers: int) -> list[bool] | None:
-        """Read 0 or 1 for each layer; missing or null is None, and entries after the last layer (extra heads) are left out."""
+        """Read a list with 0 or 1 per layer; return None if it is missing or null.
+
+        Entries after the last layer are dropped.
+        """
         items = self.items(key)
         if items is None:
             return None
@@ -159,7 +162,7 @@ class Config:
         return [bool(value) for value in items[:layers]]
 
     def indices(self, key: str, layers: int) -> frozenset[int] | None:
-        """Read a list of layer numbers; missing or null is None."""
+        """Read a list of layer numbers; return None if it is missing or null."""
         items = self.items(key)
         if items is None:
             return None
@@ -169,7 +172,7 @@ class Config:
         return frozenset(items)
 
     def section(self, key: str) -> Config:
-        """Enter a nested object."""
+        """Return the keys of a nested object."""
         value = self.values.get(key)
         if not isinstance(value, dict):
             state = "is missing" if key not in self.values else f"is {shown(value)}"
@@ -177,11 +180,11 @@ class Config:
         return replace(self, values=value, prefix=f"{self.prefix}{key}.", outer=self)
 
     def but(self, **changed: Any) -> Config:
-        """Return this section with some keys changed; the others are looked up as they are asked for."""
+        """Return this section with some keys changed; other keys keep their values."""
         return replace(self, values=ChainMap(changed, cast("dict[str, Any]", self.values)))
 
     def outermost_with(self, key: str) -> Config:
-        """Return the outermost section that sets `key`, else this one."""
+        """Return the outermost section that sets `key`; this section if none does."""
         at: Config | None = self
         config = self
         while at is not None:
@@ -190,7 +193,7 @@ class Config:
         return config
 
     def nearest_with(self, key: str) -> Config:
-        """Return this section or the closest outer one that sets `key`, else this one."""
+        """Return the innermost section around this one, itself included, that sets `key`; this section if none does."""
         at: Config | None = self
         while at is not None:
             if at.has(key):
@@ -204,7 +207,7 @@ def _wanted(least: int) -> str:
 
 
 def shown(value: object) -> str:
-    """Show a value within a line: short, and never failing."""
+    """Return a short text for any value, for use in a message."""
     if type(value) is int and value.bit_length() > 128:
         return f"an integer of {value.bit_length()} bits"
     if value is None or isinstance(value, bool):

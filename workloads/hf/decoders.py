@@ -1,7 +1,7 @@
-"""Decoders that differ from each other in a few habits: biases, norms, gates, windows, experts.
+"""Decoders that differ only in a few settings: biases, norms, gates, windows and experts.
 
-One row of ``decoders.yaml`` a family: the habits that its files do not state, or under which key they do. A
-class of other habits is one more row.
+Each family is one row of ``decoders.yaml``, with the settings that its files do not state or the keys that state them.
+A new family of this type is one more row.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from .parts import assemble, read_blocks, read_experts, read_heads, read_latent,
 
 LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
 MTP = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers", "num_mtp_modules")
-"""Keys that hold the number of multi-token-prediction heads."""
+"""Keys with the number of multi-token-prediction heads."""
 
 
 @dataclass(frozen=True, slots=True)
 class Habits:
-    """What a family does.
+    """Settings of a model family.
 
     Attributes
     ----------
@@ -115,14 +115,14 @@ class Habits:
 
 
 def switched(config: Config, key: str) -> bool:
-    """Read the key of an optional feature."""
+    """Return whether an optional feature is on, by the key that switches it."""
     if key in ("", "true"):
         return key == "true"
     return config.flag(key.removeprefix("+"), key.startswith("+"))
 
 
 def read_decoder(config: Config, habits: Habits) -> ModelSpec:
-    """A decoder by its habits."""
+    """Read a decoder with the settings of its family."""
     config = replace(config, names=habits.keys)
     layers = config.layers(*LAYERS)
     mixers = [read_latent(config)] * layers if habits.latent else attention_of(config, habits, layers)
@@ -143,7 +143,7 @@ def read_decoder(config: Config, habits: Habits) -> ModelSpec:
 
 
 def _blocks(config: Config, habits: Habits, hidden: int, layers: int) -> Sequence[LayerKind]:
-    """The feed-forward part of every layer."""
+    """Return the feed-forward part of every layer."""
     bias = switched(config, habits.ffn_bias)
     if not habits.blocks:
         return read_blocks(
@@ -160,19 +160,19 @@ def _blocks(config: Config, habits: Habits, hidden: int, layers: int) -> Sequenc
 
 
 def qwen_windows(config: Config, layers: int) -> tuple[int, ...]:
-    """Qwen's rule: a window only with ``use_sliding_window``, from ``max_window_layers`` on."""
+    """Return windows by Qwen's rule: only with ``use_sliding_window``, from layer ``max_window_layers`` on."""
     used = config.flag("use_sliding_window", False)
     first = config.count("max_window_layers") if used else layers
     return read_windows(config, layers, slides=lambda layer: used and layer >= first)
 
 
 def mtp_heads(config: Config, default: int = 0) -> int:
-    """Multi-token-prediction heads of the checkpoint."""
+    """Return the number of multi-token-prediction heads of the checkpoint."""
     return config.count(*MTP, default=default)
 
 
 def attention_of(config: Config, habits: Habits, layers: int) -> Sequence[LayerKind]:
-    """The attention of every layer."""
+    """Return the attention of every layer."""
     shape = read_heads(config, head_dim=habits.head_dim, heads=habits.heads, kv_heads=habits.kv_heads, mha=habits.mha)
     if switched(config, habits.one_kv):
         shape = replace(shape, kv_heads=1)
@@ -199,7 +199,7 @@ def attention_of(config: Config, habits: Habits, layers: int) -> Sequence[LayerK
 
 
 def _slides(config: Config, rule: str) -> Callable[[int], bool]:
-    """Which layers have the window: as the file's pattern says (``4``, ``LLLG``), else by habit."""
+    """Return which layers have the window: by the file's pattern (``4``, ``LLLG``), else by the family's rule."""
     if rule == "one":
         return lambda i: True
     pattern = config.values.get("sliding_window_pattern")
@@ -226,4 +226,4 @@ for _row in read_yaml(Path(__file__).parent / "decoders.yaml")["families"]:
     family(*_row["classes"], types=_row["types"])(_reader(_habits, _row["title"]))
 
 llama = MODEL_TYPES["llama"]
-"""Reads Llama's files, and those of families that change what it makes of them."""
+"""Reader of Llama's files, also used by families that modify Llama's model."""

@@ -3,9 +3,9 @@
 Multi-token-prediction layers (``num_nextn_predict_layers``) are a draft model (`ModelSpec.mtp`), not part of the layers
 and weights, as in the published totals of DeepSeek-V3.
 
-DeepSeek-V4: compressed attention, residual streams, experts in 4 bit, some chosen by a table.
+DeepSeek-V4: compressed attention, residual streams, experts in 4 bits; some layers choose experts by a table.
 
-Decoders with latent attention beyond DeepSeek's own: the same parts, other habits.
+Decoders of other vendors with latent attention: the same parts with other defaults.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def hy_v4(config: Config) -> ModelSpec:
 
 
 def mixed(config: Config, streams: int) -> str:
-    """Remark on streams whose mixing has no measured kernel."""
+    """Return the note that the mixing of residual streams has no measured kernel."""
     return f"{config.path}: the mixing of {streams} residual streams is counted by weights, not by time"
 
 
@@ -48,7 +48,7 @@ NARROW = {
     "num_attention_heads": 64, "num_key_value_heads": 64, "q_lora_rank": 1024, "kv_lora_rank": 1024,
     "qk_nope_head_dim": 192, "qk_rope_head_dim": 64, "v_head_dim": 128,
 }  # fmt: skip
-"""Keys of dots3-note's layers with a window (``swa_`` in front of each) and what they are without one."""
+"""Keys and defaults of dots3-note's layers with an attention window; in the file each has the prefix ``swa_``."""
 
 
 @family("Dots3NoteForCausalLM", "Dots3NoteForConditionalGeneration", types=("dots3_note_text", "dots3_note"))
@@ -124,7 +124,7 @@ def glm_moe_dsa(config: Config) -> ModelSpec:
 
 
 def indexing(config: Config) -> tuple[bool, ...]:
-    """Layers whose indexer runs; the others share the choice of one before them."""
+    """Return which layers run an indexer; each other layer reuses the choice of an earlier one."""
     layers = config.layers()
     kinds = config.words("indexer_types", layers, ("full", "shared"))
     if kinds is not None:
@@ -138,7 +138,7 @@ def indexing(config: Config) -> tuple[bool, ...]:
 
 
 def latent_model(config: Config, *, router_bias: bool, indexer: tuple[bool, ...] = (), gate_dim: int = 0) -> ModelSpec:
-    """DeepSeek's latent attention and experts; `indexer` says in which layers one runs, or none at all."""
+    """Build a model with DeepSeek's latent attention and experts; `indexer` says which layers run one (empty: none)."""
     layers, attention = config.layers(), read_latent(config, gate_dim)
     hidden = attention.hidden
     # transformers' DeepseekV3Config and its kin default to three dense layers, V2's to none.
@@ -153,12 +153,12 @@ def latent_model(config: Config, *, router_bias: bool, indexer: tuple[bool, ...]
 
 
 def indexer_of(config: Config) -> Indexer:
-    """The indexer of a layer."""
+    """Read the shape of a layer's indexer."""
     return Indexer(config.size("index_n_heads"), config.size("index_head_dim"), config.size("index_topk"))
 
 
 CHOSEN = 4
-"""Ratio of the layers whose pools an indexer chooses from."""
+"""Compression ratio of the layers in which an indexer chooses pools."""
 
 
 @family("DeepseekV4ForCausalLM", types=("deepseek_v4",))
@@ -189,7 +189,7 @@ KINDS = ("sliding_attention", "compressed_sparse_attention", "heavily_compressed
 
 
 def _as_published(config: Config, layers: int) -> Config:
-    """Return the file in DeepSeek's keys, if it uses the keys of transformers 5."""
+    """Convert a file in the keys of transformers 5 to DeepSeek's keys; leave other files unchanged."""
     words = None if config.has("compress_ratios") else config.words("layer_types", layers, KINDS)
     if words is None:
         return config
@@ -205,7 +205,7 @@ def _as_published(config: Config, layers: int) -> Config:
 
 
 def _ratios(config: Config, layers: int) -> list[int]:
-    """Pool of each layer; files have entries of multi-token-prediction layers behind them."""
+    """Return the tokens per pool of each layer; entries of multi-token-prediction layers at the end are dropped."""
     ratios = config.items("compress_ratios")
     if ratios is None or len(ratios) < layers:
         have = "nothing" if ratios is None else len(ratios)

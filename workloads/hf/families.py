@@ -1,4 +1,4 @@
-"""Which reader understands which architecture class.
+"""Registry of the readers of model families, by architecture class.
 
 A family is one function from the keys of a ``config.json`` to a model, registered under the architecture classes it
 covers and under their ``model_type``. A new family is one function in any module of this folder, or outside it.
@@ -26,7 +26,7 @@ MODEL_TYPES: Registry[Family] = Registry("model type", home=__package__)
 
 
 def family(*architectures: str, types: Sequence[str] = ()) -> Callable[[Family], Family]:
-    """Register a function for architecture classes and for values of ``model_type``."""
+    """Register a reader for architecture classes and for values of ``model_type``."""
 
     def add(read: Family) -> Family:
         for name in architectures:
@@ -39,7 +39,7 @@ def family(*architectures: str, types: Sequence[str] = ()) -> Callable[[Family],
 
 
 TEXT_SECTIONS = ("text_config", "llm_config", "language_config", "thinker_config", "text_model_config")
-"""Sections that hold the language model of a file with towers."""
+"""Keys of the sections with the language model, in files of multimodal models."""
 
 
 def build(config: Config) -> ModelSpec:
@@ -66,16 +66,16 @@ def build(config: Config) -> ModelSpec:
 
 
 def _whole(config: Config) -> bool:
-    """Return whether the text model's sizes are at the top; some files repeat only its width there."""
+    """Return whether the text model's sizes are at the top level; some files repeat only its width there."""
     return config.has("hidden_size") and any(map(config.has, ("num_hidden_layers", "num_layers", "n_layer")))
 
 
 USUAL = ("decoders", "moe", "deepseek")
-"""Modules of the classes that are met most; the others are imported where these do not know a class."""
+"""Modules of the most frequent classes; other modules are imported only if these do not know the class."""
 
 
 def _known(name: str) -> bool:
-    """Whether a class can be read; no more modules are imported than it takes."""
+    """Return whether a class can be read; import further modules only as needed."""
     for module in USUAL:
         if name in ARCHITECTURES.names():
             return True
@@ -84,7 +84,7 @@ def _known(name: str) -> bool:
 
 
 def text_section(config: Config) -> Config | None:
-    """The section of a file that holds its language model, however deep; None without any."""
+    """Return the innermost section with the file's language model; None if there is none."""
     for key in TEXT_SECTIONS:
         if isinstance(config.values.get(key), dict):
             inner = config.section(key)
@@ -93,7 +93,7 @@ def text_section(config: Config) -> Config | None:
 
 
 def _by_section(section: Config, name: str | None) -> ModelSpec | None:
-    """A file of an unknown class by what its text section calls itself; None where that is not known either."""
+    """Read a file of an unknown class by the class or type of its text section; None if that is unknown too."""
     inner, kind = _architecture(section), section.text("model_type")
     read = ARCHITECTURES[inner] if inner is not None and inner in ARCHITECTURES else None
     if read is None and kind and kind in MODEL_TYPES:
@@ -102,7 +102,7 @@ def _by_section(section: Config, name: str | None) -> ModelSpec | None:
 
 
 def build_by_type(config: Config) -> ModelSpec:
-    """Turn keys into a model by their ``model_type``."""
+    """Build a model from keys by their ``model_type``."""
     kind = config.text("model_type")
     if not kind:
         raise SpecError(
@@ -115,7 +115,7 @@ def build_by_type(config: Config) -> ModelSpec:
 
 
 def _architecture(config: Config) -> str | None:
-    """The one class the file names; paper models add a remark in brackets, which is dropped."""
+    """Return the only class that the file names; a remark in brackets, as paper models have, is dropped."""
     names = config.items("architectures")
     if not names:
         return None
@@ -128,7 +128,7 @@ def _architecture(config: Config) -> str | None:
 
 @cache
 def _lists() -> Any:
-    """Names of keys, activations and classes that a guess goes by."""
+    """Return the lists of keys, activations and classes that guesses of the family use."""
     from ..yamlfile import read_yaml  # known classes are read without
 
     return read_yaml(Path(__file__).parent / "guess.yaml")
@@ -137,14 +137,14 @@ def _lists() -> Any:
 SIZES = re.compile(
     r"^(?!.*(vision|image|video|audio|rotary)).*(experts|experts_per_tok|_dim|_rank|_heads|_layers|intermediate_size)$"
 )
-"""Keys that say something all the same."""
+"""Pattern of keys that describe the model's structure in spite of their names."""
 CLOSEST = 3
-"""Families that a refusal names."""
+"""Number of the most similar families that an error names."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Read(Mapping[str, Any]):
-    """Keys of a file that remember which were looked at."""
+    """Keys of a file, with a record of which keys were read."""
 
     own: Mapping[str, Any]
     seen: set[str]
@@ -162,7 +162,7 @@ class _Read(Mapping[str, Any]):
 
 @dataclass(frozen=True, slots=True)
 class _Try:
-    """A family on the keys of a file: the keys it read, how many it asked for, the model if it could be built."""
+    """One family's attempt to read a file: keys read, number of keys requested, and the model if it was built."""
 
     name: str
     read: frozenset[str]
@@ -171,7 +171,7 @@ class _Try:
 
 
 def meaningful(values: Mapping[str, Any]) -> set[str]:
-    """Keys that may say something of a model's structure: switches that are off and nulls do not."""
+    """Return the keys that may describe a model's structure; keys with false, null or empty values are left out."""
     strange = {k for k in ("hidden_act", "activation_function") if values.get(k, "silu") not in _lists()["gated"]}
     return strange | {
         key for key, value in values.items()
@@ -181,7 +181,7 @@ def meaningful(values: Mapping[str, Any]) -> set[str]:
 
 
 def guess(config: Config, file: Config, known: Registry[Family], key: str = "architectures") -> ModelSpec:
-    """Read a file of an unknown class as a family that understands all its keys, with a note that says so.
+    """Read a file of an unknown class as a family that reads all of its keys; add a note about the guess.
 
     `config` is the section that holds the text model's keys, `file` what names the class, `known` every family by class.
 
@@ -221,7 +221,7 @@ def guess(config: Config, file: Config, known: Registry[Family], key: str = "arc
 
 
 def _tries(config: Config, known: Registry[Family]) -> list[_Try]:
-    """Return every text family's reading of a file's keys, by its first class; papers' families are skipped."""
+    """Try to read a file with every family of text models, except families of papers; name each by its first class."""
     readers: dict[Family, str] = {}
     for name in known:
         if name.endswith(("ForCausalLM", "LMHeadModel")) and not hasattr(known[name], "wraps"):

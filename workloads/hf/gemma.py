@@ -21,7 +21,7 @@ def _windowed(config: Config, layers: int, period: int) -> list[bool]:
 
 
 def _shared(config: Config, windowed: list[bool]) -> list[bool]:
-    """Layers that read the cache of the last layer of their kind before them: those at the end."""
+    """Return which layers share the cache of an earlier layer of their kind: the last ones."""
     layers, count = len(windowed), config.count("num_kv_shared_layers")
     if count >= layers:
         raise config.error("num_kv_shared_layers", f"must be below the {layers} layers, not {count}")
@@ -35,7 +35,7 @@ def _shared(config: Config, windowed: list[bool]) -> list[bool]:
 
 
 def overrides(config: Config, i: int) -> Mapping[str, Any]:
-    """Overrides of one layer in ``per_layer_config`` (transformers' newer form of two head widths)."""
+    """Return the settings of one layer in ``per_layer_config`` (transformers' newer form of two head widths)."""
     table = config.values.get("per_layer_config")
     if not isinstance(table, Mapping):
         return {}
@@ -46,7 +46,7 @@ def overrides(config: Config, i: int) -> Mapping[str, Any]:
 
 
 def _attention(c: Config, layers: int, windowed: list[bool], shared: list[bool]) -> list[Attention]:
-    """The attention of every layer of Gemma 4."""
+    """Return the attention of every layer of Gemma 4."""
     hidden, heads = c.size("hidden_size"), c.size("num_attention_heads", default=8)
     window = c.window("sliding_window", 512)
     bias = c.flag("attention_bias", False)
@@ -104,7 +104,7 @@ def gemma4(config: Config) -> ModelSpec:
 
 
 def _side_table(config: Config, layers: int, inputs: int) -> int:
-    """Weights of the table of per-layer inputs and of their norm."""
+    """Return the number of weights of the table of per-layer inputs and of its norm."""
     if not inputs:
         return 0
     vocab = config.size("vocab_size_per_layer_input", default=262_144)
@@ -113,7 +113,7 @@ def _side_table(config: Config, layers: int, inputs: int) -> int:
 
 @family("Gemma3nForCausalLM", "Gemma3nForConditionalGeneration", types=("gemma3n_text", "gemma3n"))
 def gemma3n(config: Config) -> ModelSpec:
-    """Gemma 3n: four residual streams, a low-rank path, shared caches, inputs of each layer's own."""
+    """Gemma 3n: four residual streams, a low-rank path, shared caches, separate inputs of each layer."""
     layers, hidden = config.layers(), config.size("hidden_size", default=2048)
     windowed = _windowed(config, layers, 5)
     shared = _shared(config, windowed)

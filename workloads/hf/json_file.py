@@ -1,4 +1,4 @@
-"""Strict reading of a JSON object, with a one-line error."""
+"""Strict reader of JSON objects, with one-line errors."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from ..errors import SpecError
 
 MAX_BYTES = 8 << 20
-"""Largest file read [B]; published ``config.json`` files stay below 1 MiB."""
+"""Size of the largest file read [B]; published ``config.json`` files are below 1 MiB."""
 
 
 def config_file(path: Path) -> Path:
-    """Return the file a user means: `path` itself, or ``config.json`` in that folder."""
+    """Return the file that a path means: `path` itself, or ``config.json`` in that folder."""
     if not os.path.isdir(path):
         return path
     inside = path / "config.json"
@@ -24,7 +24,7 @@ def config_file(path: Path) -> Path:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """Read one JSON object; duplicate keys are refused at every depth.
+    """Read a JSON object; refuse duplicate keys at every depth.
 
     Raises
     ------
@@ -49,7 +49,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def _read_text(path: Path) -> str:
-    """Read a configuration as text; anything but a small UTF-8 file is refused."""
+    """Read a configuration as text; refuse anything but a small UTF-8 file."""
     try:
         if not os.path.exists(path):
             raise SpecError(path, "does not exist")

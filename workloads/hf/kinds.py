@@ -1,4 +1,4 @@
-"""Decoders whose layers differ in their heads: MiMo-V2, Step-3.5 and 3.7, Laguna."""
+"""Decoders whose layers have different numbers of heads: MiMo-V2, Step-3.5 and 3.7, Laguna."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .parts import WINDOWED, Heads, assemble, check_heads, dense_of, read_blocks
 
 
 def windowed_layers(config: Config, layers: int, default: Sequence[bool]) -> list[bool]:
-    """Which layers have the window; lists that go on with the layers of MTP heads are cut."""
+    """Return which layers have the attention window; list entries for the layers of MTP heads are dropped."""
     kinds = config.items("layer_types")
     if kinds is not None and len(kinds) > layers:
         config = config.but(layer_types=kinds[:layers])

@@ -1,4 +1,4 @@
-"""Models as a list of layers, each part by its kind: for papers without a ``config.json``.
+"""Models written as a list of layers, each part by its kind, for papers without a ``config.json``.
 
 ``layers`` is a list of groups of equal layers, in order: ``times`` (default 1), a ``mixer`` and, unless the group has
 none, an ``ffn``, both with their ``kind`` (a name of `LAYER_KINDS`) and the fields of that kind; ``hidden`` defaults to
@@ -19,12 +19,12 @@ from .parts import assemble
 
 LAYER_KEYS = ("times", "mixer", "ffn", "norms", "norm_width", "parallel")
 MAX_DEPTH = 8
-"""Parts within parts."""
+"""Maximum depth of parts within parts."""
 
 
 @family("LayerList")
 def layer_list(config: Config) -> ModelSpec:
-    """Layers written out by kind."""
+    """Build a model from a list of layers written by kind."""
     groups = config.items("layers")
     if not groups:
         state = "is missing" if groups is None else "is empty"
@@ -40,7 +40,7 @@ def layer_list(config: Config) -> ModelSpec:
 
 
 def _entry(config: Config, key: str, value: Any) -> Config:
-    """An object inside a list, or one read already."""
+    """Return an object inside a list as a section of keys."""
     if not isinstance(value, dict):
         raise config.error(key, f"is {shown(value)}; an object is required")
     return replace(config, values=value, prefix=f"{config.prefix}{key}.", outer=config)
@@ -95,13 +95,13 @@ def layer_part(config: Config, depth: int = 0) -> LayerKind:
 
 
 def _given(config: Config, field: Field[Any]) -> bool:
-    """Whether a field must be read: one that is absent and has a default need not be."""
+    """Return whether a field must be read; an absent field with a default need not be."""
     without = field.default is MISSING and field.default_factory is MISSING
     return without or config.has(field.name)
 
 
 def _value(config: Config, field: Field[Any], wanted: Any, depth: int) -> Any:
-    """One field, of the type that its kind declares; a number without a default is 1 at least."""
+    """Return a field's value in the type that its kind declares; integers without a default are at least 1."""
     name = field.name
     if name == "hidden" and not config.has(name):
         return config.nearest_with("hidden_size").size("hidden_size")
@@ -121,7 +121,7 @@ def _value(config: Config, field: Field[Any], wanted: Any, depth: int) -> Any:
 
 
 def _plain(config: Config, key: str, value: Any, wanted: Any) -> Any:
-    """A number, or a list of such or of lists, as tuples."""
+    """Return a number, or a (nested) list of numbers as tuples."""
     if get_origin(wanted) is tuple:
         inner = get_args(wanted)
         if not isinstance(value, list):
@@ -141,7 +141,7 @@ def _plain(config: Config, key: str, value: Any, wanted: Any) -> Any:
 
 
 def _check(config: Config, part: LayerKind) -> None:
-    """Refuse what kinds leave to their readers."""
+    """Check values of a part that its kind does not check itself."""
     if is_routed(part) and not 1 <= part.routed.top_k <= part.routed.experts:
         reason = f"must be from 1 to the {part.routed.experts} experts, not {part.routed.top_k}"
         raise config.error("top_k", reason)

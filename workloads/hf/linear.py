@@ -1,4 +1,4 @@
-"""Hybrids of linear and latent attention: Kimi-Linear, Ling-3.0, and OLMo's of delta nets.
+"""Hybrids of linear and other attention: Kimi-Linear, Ling-3.0, and OLMo's hybrid with delta nets.
 
 Models with unusual mixers: Jamba, Qwen3-Next, Qwen3.5 and JetMoE.
 
@@ -31,7 +31,7 @@ KINDS = ("linear_attention", "full_attention")
 
 
 def delta_net(config: Config, hidden: int) -> GatedDeltaNet:
-    """The gated delta net of a file in Qwen3-Next's keys."""
+    """Read a gated delta net under Qwen3-Next's keys."""
     key, value = config.size("linear_num_key_heads"), config.size("linear_num_value_heads")
     if value % key:
         raise config.error("linear_num_key_heads", f"must divide the {value} linear value heads")
@@ -157,14 +157,14 @@ def jamba(config: Config) -> ModelSpec:
 
 
 def _dt_rank(config: Config, hidden: int) -> int:
-    """``"auto"`` means a sixteenth of the hidden size, rounded up."""
+    """Return the rank of the time step; ``"auto"`` means a sixteenth of the hidden size, rounded up."""
     if config.values.get("mamba_dt_rank", "auto") == "auto":
         return -(-hidden // 16)
     return config.size("mamba_dt_rank")
 
 
 def _periodic(config: Config, stem: str, layers: int, *, period: int, offset: int) -> list[bool]:
-    """Layers chosen by ``<stem>_period`` and ``<stem>_offset``."""
+    """Return which layers ``<stem>_period`` and ``<stem>_offset`` select."""
     every = config.size(f"{stem}_period", default=period)
     first = config.count(f"{stem}_offset", default=min(offset, every - 1))
     if first >= every:
@@ -255,7 +255,7 @@ def qwen4_exp(config: Config) -> ModelSpec:
 
 
 def _ngrams(config: Config, hidden: int, wide: int) -> int:
-    """Weights of the hashed n-grams of the layers that have some: tables (of primes from the base on), products, taps."""
+    """Return the weights of all hashed n-grams: tables (of primes from the base on), projections and taps."""
     ids = config.items("ple_layer_ids") or []
     layers = config.layers()
     for i, layer in enumerate(ids):  # counted from 1

@@ -25,15 +25,15 @@ from .parts import (
 PATTERN = {"M": "mamba", "E": "moe", "*": "attention", "-": "mlp"}
 BLOCKS = {"linear_attention": "mamba", "mamba": "mamba", "full_attention": "attention",
           "attention": "attention", "moe": "moe", "mlp": "mlp"}  # fmt: skip
-"""Words of ``layers_block_type`` and ``layer_types`` -> what the layer is."""
+"""Kind of layer for each word of ``layers_block_type`` and ``layer_types``."""
 
 
 STATES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "auto": ""}
-"""Formats of recurrent states, as files spell them."""
+"""Number formats of recurrent states, by their spelling in files."""
 
 
 def state_format(config: Config, key: str) -> str:
-    """Return the format of a recurrent state; empty: as activations."""
+    """Return the number format of a recurrent state; empty: that of activations."""
     text = config.text(key)
     if not text:
         return ""
@@ -43,7 +43,7 @@ def state_format(config: Config, key: str) -> str:
 
 
 def _kinds(config: Config, pattern: str, words: str) -> list[str]:
-    """Kind of each single-part layer, from a pattern of letters or a list of words."""
+    """Return the kind of each single-part layer, from a pattern of letters or a list of words."""
     text = config.text(pattern)
     if text:
         for i, letter in enumerate(text):
@@ -62,7 +62,7 @@ def _kinds(config: Config, pattern: str, words: str) -> list[str]:
 def _paired(
     kinds: Sequence[str], parts: dict[str, LayerKind], norm: int, config: Config, key: str
 ) -> tuple[Layer, ...]:
-    """Layers of one part as layers of two, a mixer with the block behind it: the same parts in the same order."""
+    """Combine single-part layers into layers of a mixer and the block after it; parts and order stay the same."""
     out: list[Layer] = []
     for i, kind in enumerate(kinds):
         if kind in ("mamba", "attention"):
@@ -113,14 +113,14 @@ def nemotron_h(config: Config) -> ModelSpec:
 
 
 def _experts(config: Config, hidden: int) -> LayerKind:
-    """Experts of two matrices; with ``moe_latent_size`` they work on a narrower copy of the tokens."""
+    """Read experts of two matrices; with ``moe_latent_size`` they compute on a narrower projection of the tokens."""
     shared = config.count("moe_shared_expert_intermediate_size") * config.count("n_shared_experts", default=1)
     experts = read_experts_of(config, hidden, router_bias=True, matrices=2, shared=shared)
     return replace(experts, shared_matrices=2, latent=config.count("moe_latent_size"))
 
 
 def _mamba2(config: Config, hidden: int) -> Mamba2:
-    """Mamba-2 in the keys of Bamba, Granite 4 and Falcon-H1."""
+    """Read Mamba-2 under the keys of Bamba, Granite 4 and Falcon-H1."""
     inner = config.size("mamba_d_ssm", default=config.size("mamba_expand", default=2) * hidden)
     heads = config.size("mamba_n_heads")
     head_width = config.size("mamba_d_head") if type(config.values.get("mamba_d_head")) is int else inner // heads

@@ -13,7 +13,7 @@ from .parts import Block, assemble, check_heads, read_blocks, read_experts, read
 
 
 def roped_layers(config: Config, layers: int) -> list[bool]:
-    """Layers whose keys are turned by their positions: all but every fourth, where the file does not say."""
+    """Return which layers apply rotary positions to keys: all but every fourth, if the file does not say."""
     every = config.size("no_rope_layer_interval", default=4)
     told = config.switches("no_rope_layers", layers) if config.items("no_rope_layers") else None
     return told or [(i + 1) % every != 0 for i in range(layers)]
@@ -151,7 +151,7 @@ def deepspeed_moe(config: Config) -> ModelSpec:
 
 
 def _pyramid(config: Config, layers: int) -> list[int]:
-    """Experts of each layer that has some."""
+    """Return the number of experts of each layer that has experts."""
     experts = config.values.get("num_experts")
     if not isinstance(experts, list):
         return [config.experts("num_experts")] * layers

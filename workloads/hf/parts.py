@@ -1,4 +1,4 @@
-"""Building blocks the families share: heads, windows, experts, and the whole model.
+"""Building blocks that the readers of model families share: heads, windows, experts, and the whole model.
 
 Experts in any naming of keys: their number, width, shared ones, and layers.
 """
@@ -24,15 +24,15 @@ SHARED_WIDTH = (
     "moe_shared_expert_intermediate_size", "shared_expert_intermediate_size", "share_expert_dim",
     "shared_expert_dim", "shared_intermediate_size",
 )  # fmt: skip
-"""Keys with the width of one shared expert, or of all without a count."""
+"""Keys with the width of one shared expert; of all shared experts together if the file gives no count."""
 FIRST_DENSE = ("first_k_dense_replace", "num_dense_layers", "first_k_dense_layers", "moe_layer_start_index")
 FROM_ONE = ("decoder_sparse_step", "moe_layer_interval")
 PERIOD = ("moe_layer_freq", *FROM_ONE, "interleave_moe_layer_step", "moe_every_n_layers")
-"""Keys with the period of layers with experts; Qwen and ERNIE count from one, DeepSeek from zero."""
+"""Keys with the period of layers with experts. Qwen and ERNIE count layers from one, DeepSeek from zero."""
 LAST = "moe_layer_end_index"
 GROUPS = ("n_group", "num_expert_group")
 LISTS = ("moe_layer_freq", "is_moe_layer")
-"""Keys that may hold 0 or 1 for each layer."""
+"""Keys that may contain 0 or 1 for each layer."""
 
 Block = FeedForward | MixtureOfExperts
 
@@ -48,7 +48,7 @@ def evened(config: Config, keys: Sequence[str]) -> Config:
 
 
 def sparse_layers(config: Config, layers: int, first: int = 0) -> list[bool]:
-    """Which layers have experts; `first` dense ones where the file does not say."""
+    """Return which layers have experts; if the file does not say, all but the `first` dense ones."""
     kinds = config.words("mlp_layer_types", layers, ("dense", "sparse", "moe"))
     if kinds is not None:
         return [kind != "dense" for kind in kinds]
@@ -69,7 +69,7 @@ def sparse_layers(config: Config, layers: int, first: int = 0) -> list[bool]:
 
 
 def _enumerated(config: Config, layers: int) -> list[bool]:
-    """Step's list of layers, as text with commas."""
+    """Return which layers have experts by Step's comma-separated list of layers."""
     value = config.values["moe_layers_enum"]
     parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [""]
     numbers = {int(p) for p in parts if str(p).strip().isdigit() and len(str(p)) < 9}
@@ -82,7 +82,7 @@ def read_blocks(
     config: Config, hidden: int, layers: int, *, router_bias: bool = False, shared_gate: bool = False,
     matrices: int = 3, bias: bool = False, first: int = 0, shared: int | None = None,
 ) -> list[Block]:  # fmt: skip
-    """Feed-forward part of every layer; a file without experts (or with none) is dense, unless it has their other keys.
+    """Return the feed-forward part of every layer; a model without a number of experts is dense.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def read_blocks(
 
 
 def dense_of(config: Config, hidden: int, matrices: int = 3, bias: bool = False) -> FeedForward:
-    """The dense block of a model with experts."""
+    """Return the dense feed-forward block of a model that also has experts."""
     width = config.size("dense_intermediate_size", "prefix_dense_intermediate_size", "intermediate_size")
     return FeedForward(hidden, width, matrices, bias)
 
@@ -116,7 +116,7 @@ def read_experts_of(
     config: Config, hidden: int, *, router_bias: bool = False, shared_gate: bool = False, matrices: int = 3,
     shared: int | None = None,
 ) -> MixtureOfExperts:  # fmt: skip
-    """The experts of a layer, in any of the usual keys."""
+    """Read the experts of a layer under any of the usual keys."""
     width = config.size(*WIDTH)
     if shared is None:
         count = config.count(*SHARED_COUNT, default=0) if any(config.has(k) for k in SHARED_COUNT) else None
@@ -135,7 +135,7 @@ def read_experts_of(
 
 
 def periodic(config: Config, layers: int, names: Sequence[str], every: int) -> tuple[str, ...]:
-    """Kind of each layer, from `names`: by ``layer_types``, else the first kind with the last kind at a fixed period."""
+    """Return the kind of each layer: by ``layer_types``, else the first kind, and the last at every `every`-th layer."""
     words = config.words("layer_types", layers, names)
     return words or tuple(names[-((i + 1) % every == 0)] for i in range(layers))
 
@@ -147,12 +147,12 @@ def once_each(layers: Sequence[Layer]) -> tuple[Layer, ...]:
 
 
 WINDOWED = {"sliding_attention": True, "chunked_attention": True, "full_attention": False}
-"""Entries of ``layer_types`` for softmax attention: does the window apply?"""
+"""Entries of ``layer_types`` for softmax attention, and whether the attention window applies to them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """Shape of an attention block."""
+    """Numbers of heads and sizes of an attention block."""
 
     hidden: int
     heads: int
@@ -161,12 +161,12 @@ class Heads:
 
     @property
     def full_norm(self) -> int:
-        """Weights of query and key norms over the whole projection."""
+        """Number of weights of query and key norms over the whole projection."""
         return (self.heads + self.kv_heads) * self.head_dim
 
     @property
     def head_norm(self) -> int:
-        """Weights of query and key norms over one head."""
+        """Number of weights of query and key norms over one head."""
         return 2 * self.head_dim
 
     def attention(
@@ -179,7 +179,7 @@ class Heads:
         gated: bool = False,
         sinks: bool = False,
     ) -> tuple[Attention, ...]:
-        """One attention block per entry of `windows` (0 = unlimited)."""
+        """Return one attention block per entry of `windows` (0 = unlimited)."""
         made = {
             window: Attention(
                 hidden=self.hidden,
@@ -232,7 +232,7 @@ def check_heads(
     head_dim: int | None = None,
     keys: tuple[str, str] = ("num_attention_heads", "num_key_value_heads"),
 ) -> Heads:
-    """Check that the numbers of heads divide each other as needed."""
+    """Check that the numbers of heads are divisible as needed, and return them."""
     if heads % kv_heads:
         raise config.error(keys[1], f"must divide the {heads} query heads, {kv_heads} does not")
     if head_dim is None:
@@ -245,7 +245,7 @@ def check_heads(
 
 
 def read_latent(config: Config, gate_dim: int = 0) -> LatentAttention:
-    """The latent attention of a file in DeepSeek's keys; it caches no heads, but their number must make sense."""
+    """Read latent attention under DeepSeek's keys; it caches no heads, but their number is checked."""
     hidden, heads = config.size("hidden_size"), config.size("num_attention_heads")
     check_heads(config, hidden, heads, config.size("num_key_value_heads", default=heads), head_dim=1)
     return LatentAttention(
@@ -266,7 +266,7 @@ def read_windows(
     key: str = "sliding_window",
     default: int = 0,
 ) -> tuple[int, ...]:
-    """Attention window of every layer.
+    """Return the attention window of every layer.
 
     ``layer_types`` wins where a file has it; otherwise `slides` says which layers have one.
     """
@@ -294,7 +294,7 @@ def read_experts(
     residual_width: int = 0,
     groups: str = "",
 ) -> MixtureOfExperts:
-    """Read expert count and `top_k`, and check that a token finds enough experts."""
+    """Read a layer's experts; refuse a `top_k` above their number."""
     count, routed = config.experts(*experts), config.size(*top_k)
     if routed > count:
         key = next(k for k in top_k if config.has(k))
@@ -330,7 +330,7 @@ def stack(
     norm_width: int | None = None,
     parallel: bool = False,
 ) -> tuple[Layer, ...]:
-    """Pair mixers with feed-forward blocks; a norm has one weight per hidden unit by default."""
+    """Combine mixers and feed-forward blocks into layers; by default a norm has one weight per hidden unit."""
     if not isinstance(ffns, Sequence):
         ffns = [ffns] * len(mixers)
     made: dict[tuple[LayerKind, LayerKind], Layer] = {}
@@ -342,14 +342,14 @@ def stack(
 
 
 CHOICES = ("index_topk", "sparse_attention_config", "indexer_budget")
-"""Keys that say how many keys, pools or blocks a query chooses."""
+"""Keys with the number of keys, pools or blocks that a query chooses."""
 
 
 def assemble(
     config: Config, layers: tuple[Layer, ...], *, tied: bool = False, vocab: int | None = None,
     extra: int = 0, final_norm: int | None = None, head: Layer | None = None, heads: int = 0,
 ) -> ModelSpec:  # fmt: skip
-    """Put the model together.
+    """Build the model from its layers and the file's remaining keys.
 
     Parameters
     ----------
@@ -391,5 +391,5 @@ def assemble(
 
 
 def joining(hidden: int) -> Layer:
-    """First part of a multi-token-prediction head (DeepSeek-V3 report, equation 21)."""
+    """Return the layer that joins hidden state and embedding in an MTP head (DeepSeek-V3 report, equation 21)."""
     return Layer(Fusion(hidden), None, 0, 0, replicated=True)

@@ -1,4 +1,4 @@
-"""What a ``quant_method`` stores: which format for which modules; unknown ones are refused."""
+"""Readers of each ``quant_method``: which modules a checkpoint stores in which format. Unknown methods are refused."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from ..numerics import BITS
 from .config import Config, shown
 
 LINEAR = ("attention", "ffn", "experts")
-"""Weight groups that quantisation converts; embeddings, head, norms and routers keep 16 bit."""
+"""Weight groups that quantisation converts; embeddings, head, norms and routers stay in 16 bits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A format as a checkpoint stores it: its name, and bits per weight with all scales."""
+    """A number format as stored in a checkpoint: its name, and bits per weight including all scales."""
 
     name: str
     bits: float
 
 
 Rule = tuple[tuple[str, ...], Stored | None]
-"""Names or patterns of modules, and their format; None keeps 16 bit."""
+"""Names or patterns of modules, and their format; None keeps 16 bits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a checkpoint is stored.
+    """Storage of a checkpoint: the format of each module.
 
     Attributes
     ----------
@@ -55,12 +55,12 @@ class Recipe:
 
 
 def as_it_is(name: str) -> Stored:
-    """A format with its usual scales."""
+    """Return a format with its usual scales."""
     return Stored(name, BITS[name])
 
 
 def grouped(quantization: Config, bits: int, zeros: bool) -> Stored:
-    """Integers in groups of ``group_size``, each with a 16-bit scale and a zero of its own width."""
+    """Return the format of integers in groups of ``group_size``, each group with a 16-bit scale and a zero point."""
     if bits not in (4, 8):
         raise quantization.error("bits", f"must be 4 or 8, not {bits}")
     name = f"int{bits}"
@@ -74,7 +74,7 @@ def grouped(quantization: Config, bits: int, zeros: bool) -> Stored:
 
 
 def _integers(quantization: Config) -> Recipe:
-    """GPTQ, AWQ and AutoRound: scales and packed zeros for each group."""
+    """Read a recipe of GPTQ, AWQ or AutoRound, which have scales and packed zero points for each group."""
     stored = grouped(quantization, quantization.size("bits", "w_bit", "weight_bits"), zeros=True)
     rules: list[Rule] = []
     if quantization.has("dynamic"):  # GPTQModel: "-:regex" is left out, "+:regex" has bits of its own
@@ -118,7 +118,7 @@ MODELOPT = {
     "MXFP8": "mxfp8", "MXFP4": "mxfp4_fp4", "W4A8_MXFP4_FP8": "mxfp4_mxfp8",
     "W4A8_MXFP4_MXFP8": "mxfp4_mxfp8", "W4A16_MXFP4": "mxfp4",
 }  # fmt: skip
-"""``quant_algo`` of modelopt (and what TensorRT-LLM and vLLM add) -> weight format."""
+"""Weight format for each ``quant_algo`` of modelopt, including the additions of TensorRT-LLM and vLLM."""
 
 
 def _algorithm(quantization: Config) -> Stored:
@@ -136,9 +136,9 @@ def _modelopt(quantization: Config) -> Recipe:
 
 
 def _tensors(w: Config, inputs: Config | None, known: bool) -> Stored:
-    """One group of compressed-tensors: weights of some bits and type, inputs of others.
+    """Read the format of one group of compressed-tensors from the bits and types of its weights and inputs.
 
-    `known` is whether the file says anything of inputs; without, they are those the format is made for.
+    `known`: the file states the format of inputs; otherwise the usual inputs of the weight format are assumed.
     """
     bits, kind, size = w.size("num_bits"), w.text("type", "int"), w.values.get("group_size")
     acts = inputs.size("num_bits") if inputs is not None else 16 if known else 0
@@ -185,11 +185,11 @@ def _compressed_tensors(quantization: Config) -> Recipe:
 QUARK = {"fp4": "mxfp4", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8", "int8": "int8", "uint8": "int8",
          "int4": "int4", "uint4": "int4", "fp6_e2m3": "mxfp6", "fp6_e3m2": "mxfp6", "mxfp4": "mxfp4",
          "mx": "mxfp4"}  # fmt: skip
-"""``dtype`` of AMD Quark's tensors -> weight format."""
+"""Weight format for each ``dtype`` of AMD Quark's tensors."""
 
 
 def _quark_tensors(quantization: Config) -> Stored | None:
-    """One configuration of Quark; None without weights."""
+    """Read one configuration of Quark; None if it has no weights."""
     w: Config | None = None
     if isinstance(listed := quantization.values.get("weight"), list):  # weights scaled twice: the first is stored
         if not listed or not isinstance(listed[0], Mapping):
@@ -238,7 +238,7 @@ def _one(name: str, *groups: str) -> Callable[[Config], Recipe]:
 
 
 def _width(quantization: Config) -> Recipe:
-    """Return the width of formats that state only their bits (HQQ, EETQ, ExpertsInt8)."""
+    """Read a recipe of methods that state only the number of bits (HQQ, EETQ, ExpertsInt8)."""
     bits = quantization.size("bits", "nbits", "weight_bits", default=8)
     return Recipe(grouped(quantization, bits, zeros=True))
 
@@ -257,22 +257,23 @@ METHODS: dict[str, Callable[[Config], Recipe]] = {
     **dict.fromkeys(("modelopt", "modelopt_fp4", "modelopt_mxfp8", "modelopt_mixed"), _modelopt),
     "compressed-tensors": _compressed_tensors, "quark": _quark,
 }  # fmt: skip
-"""``quant_method`` -> what it stores."""
+"""Reader of the recipe for each ``quant_method``."""
 
 EXEMPT = (
     "modules_to_not_convert", "ignored_layers", "ignored_modules", "ignore", "exclude_modules", "exclude",
     "llm_int8_skip_modules", "unquantized_modules",
 )  # fmt: skip
-"""Keys with the unquantised modules."""
+"""Keys that list the unquantised modules."""
 EXPERTS = {"fp4": "mxfp4_mxfp8", "mxfp4": "mxfp4_mxfp8", "nvfp4": "nvfp4", "fp8": "", "int4": "int4",
            "int8": "int8", "bf16": "bf16", "bfloat16": "bf16"}  # fmt: skip
-"""``expert_dtype``: DeepSeek-V4's fp4 experts have an 8-bit scale per 32 and 8-bit inputs."""
+"""Weight format for each ``expert_dtype``. DeepSeek-V4's fp4 experts have an 8-bit scale per 32 weights and 8-bit
+inputs."""
 CACHE = {"FP8": "fp8", "NVFP4": "nvfp4", "INT8": "int8"}
-"""``kv_cache_quant_algo`` -> format of the KV cache."""
+"""KV cache format for each ``kv_cache_quant_algo``."""
 
 
 def recipe_of(quantization: Config, config: Config) -> Recipe:
-    """How the checkpoint of a section like ``quantization_config`` is stored.
+    """Return the storage of a checkpoint from a section like ``quantization_config``.
 
     Raises
     ------
@@ -300,7 +301,7 @@ def recipe_of(quantization: Config, config: Config) -> Recipe:
 
 
 def _names(quantization: Config, keys: Iterable[str]) -> tuple[str, ...]:
-    """Module names or patterns under several keys."""
+    """Return the module names and patterns listed under several keys."""
     names: list[str] = []
     for key in keys:
         for name in quantization.items(key) or ():
@@ -311,7 +312,7 @@ def _names(quantization: Config, keys: Iterable[str]) -> tuple[str, ...]:
 
 
 def cache_format(quantization: Config) -> str:
-    """Format of the KV cache that a file asks for; empty where it does not."""
+    """Return the KV cache format that a file requests; empty if it requests none."""
     if quantization.text("kv_cache_quant_algo"):
         return quantization.named("kv_cache_quant_algo", CACHE, "format")
     if not quantization.has("kv_cache_scheme"):

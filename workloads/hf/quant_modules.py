@@ -1,7 +1,7 @@
-"""Which modules of a model a recipe converts, by the names that checkpoints give them.
+"""Modules of a model that a quantisation recipe converts, found by their names in checkpoints.
 
-Names differ between families (``self_attn``, ``linear_attn``, ``mixer`` ...), so that each module is asked for
-under all of them; what stands before ``layers.N`` is left out, other towers' names are passed over.
+Names differ between families (``self_attn``, ``linear_attn``, ``mixer`` ...), so each module is looked up under all of
+them. The part before ``layers.N`` is ignored, and names of other towers are skipped.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ OWNERS = {
     "ffn": ("mlp", "feed_forward", "block_sparse_moe", "moe", "mixer", "ffn"),
     "experts": ("mlp", "feed_forward", "block_sparse_moe", "moe", "mixer", "ffn"),
 }  # fmt: skip
-"""What the part of a layer is called."""
+"""Names of a layer's parts in checkpoints, by weight group."""
 OTHER_MODELS = re.compile(r"vision|visual|audio|projector|mtp\b|mtp\.|draft|image|\bvit\b|patch_embed")
-"""Parts of a file's model that are not decoder layers."""
+"""Pattern of modules of a file's model that do not belong to decoder layers."""
 SHARED = ("shared_experts", "shared_expert", "shared_mlp", "share_expert", "shared_experts.0")
 
 
 @dataclass(frozen=True, slots=True)
 class _Module:
-    """A linear module: its group, its names after ``layers.N.`` and its weights."""
+    """A linear module: its weight group, its names after ``layers.N.`` and its number of weights."""
 
     group: str
     names: tuple[str, ...]
@@ -43,7 +43,10 @@ class _Module:
 
 
 def _modules(part: LayerKind, others: bool) -> list[_Module]:
-    """Linear modules of a layer part. `others`: the layer has experts, so dense blocks are shared ones."""
+    """Return the linear modules of a layer part.
+
+    `others`: the layer has experts, so dense blocks are shared experts.
+    """
     totals = dict.fromkeys(LINEAR, 0)
     for w in part.weights():
         if w.group in totals:
@@ -66,7 +69,7 @@ def _modules(part: LayerKind, others: bool) -> list[_Module]:
 
 
 def _projections(part: LayerKind) -> Mapping[tuple[str, ...], float]:
-    """Return the projections of a mixer and their weights, as far as they can be distinguished."""
+    """Return the projections of a mixer by their names, with their weights, if they can be distinguished."""
     part = getattr(part, "base", part)  # sparse attention has the projections of what it chooses for
     linears = getattr(part, "linears", None)
     if linears is not None:
@@ -105,7 +108,7 @@ def _scaled(group: str, weights: Mapping[tuple[str, ...], float], total: float) 
 
 @dataclass(slots=True)
 class _Patterns:
-    """Names and patterns of modules, sorted by the layer they name; None means every layer."""
+    """Names and patterns of modules, sorted by the layer that they name; None means every layer."""
 
     texts: Iterable[str]
     layers: int
@@ -127,7 +130,7 @@ class _Patterns:
                 self._named.setdefault(number, []).append(rest)
 
     def _places(self, layer: str, after: str) -> list[tuple[int | None, str]]:
-        """Layers that a text names, and what it says about the module after them."""
+        """Return the layers that a text names, each with the rest of the text, which names the module."""
         if not layer:
             return [(None, after)]
         number, dot, rest = after.partition(".")
@@ -142,11 +145,11 @@ class _Patterns:
 
     @property
     def by_layer(self) -> bool:
-        """Return whether any text names single layers."""
+        """Return whether any text names specific layers."""
         return bool(self._regex) or any(number is not None for number in self._named)
 
     def fit(self, names: Sequence[str], layer: int) -> bool:
-        """Whether a module under any of its names is among them."""
+        """Return whether a module is covered under any of its names."""
         texts = [*self._named.get(None, ()), *self._named.get(layer, ())]
         if any(_is(name, text) for text in texts for name in names):
             return True
@@ -160,7 +163,7 @@ class _Patterns:
 
 @lru_cache(maxsize=20_000)
 def _is(name: str, text: str) -> bool:
-    """Whether a text (a name, one of its ends or beginnings, or a glob) covers a module."""
+    """Return whether a text covers a module: its name, the beginning or end of its name, or a glob."""
     if "*" in text or "?" in text:
         return fnmatchcase(name, text) or fnmatchcase(f"model.layers.0.{name}", text)
     text = text.strip(".")
@@ -170,7 +173,7 @@ def _is(name: str, text: str) -> bool:
 def group_formats(
     recipe: Recipe, quantization: Config, layers: Sequence[Layer], default: str
 ) -> list[tuple[str, Parts]]:
-    """Return the formats, bits and shares of every weight group, the largest first, and of a named output head."""
+    """Return the formats, bits and shares of every weight group, largest share first, and of an output head if named."""
     exempt = _Patterns(recipe.exempt, len(layers))
     rules = [(_Patterns(texts, len(layers)), stored) for texts, stored in recipe.rules]
     plain = Stored(default, BITS[default])

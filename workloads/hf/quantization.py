@@ -15,15 +15,16 @@ if TYPE_CHECKING:
     from ..model import Layer
 
 SERVED_IN = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "bf16", "float": "bf16", "auto": "bf16"}
-"""Serving format of a stored one. Checkpoints saved in 32 bit (OLMo-2, OLMoE, Gemma-2) are cast to 16 bit by every
-inference server (vLLM: ``dtype="auto"`` maps float32 to 16 bit), so weights and KV cache are counted at 16 bit."""
+"""Number format in which engines serve a checkpoint, by its stored format. Checkpoints saved in 32 bits (OLMo-2, OLMoE,
+Gemma-2) are cast to 16 bits by every inference server (vLLM: ``dtype="auto"`` maps float32 to 16 bits), so weights and
+KV cache are counted at 16 bits."""
 
 SIDE_FILE = "hf_quant_config.json"
-"""File of modelopt's checkpoints with the storage of weights, next to ``config.json``."""
+"""File of modelopt's checkpoints that states the storage of weights, next to ``config.json``."""
 
 
 def numerics(config: Config, layers: Sequence[Layer]) -> Numerics:
-    """Formats of the weights as stored, and of the KV cache: 16 bit unless the file or a run says otherwise.
+    """Return the formats of the stored weights and of the KV cache: 16 bits, unless the file or a run says otherwise.
 
     Engines keep the cache in the format that a checkpoint was calibrated for without being asked (vLLM:
     ``kv_cache_dtype="auto"``), so ``kv_cache_quant_algo`` and ``kv_cache_scheme`` hold.
@@ -50,14 +51,14 @@ def numerics(config: Config, layers: Sequence[Layer]) -> Numerics:
 
 
 def _own(parts: Sequence[tuple[str, float, float]]) -> bool:
-    """Whether a group is not one known format as it stands."""
+    """Return whether a group differs from one known format with its usual scales."""
     from ..numerics import BITS
 
     return len(parts) > 1 or parts[0][1] != BITS[parts[0][0]]
 
 
 def _given(config: Config) -> Config | None:
-    """Return the section on the storage of weights; ``config.json`` has priority over the file next to it."""
+    """Return the section on the storage of weights; ``config.json`` has priority over the side file."""
     for key in ("quantization_config", "compression_config"):
         outer = config.nearest_with(key)
         if outer.has(key):
@@ -66,7 +67,7 @@ def _given(config: Config) -> Config | None:
 
 
 def _beside(config: Config) -> Config | None:
-    """Return the content of the file next to ``config.json``."""
+    """Return the section on the storage of weights in the file next to ``config.json``; None without that file."""
     outer = config.nearest_with(SIDE_FILE)
     if not outer.has(SIDE_FILE):
         return None

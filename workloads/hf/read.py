@@ -1,4 +1,4 @@
-"""Read a Hugging Face ``config.json`` into a model."""
+"""Reader of Hugging Face ``config.json`` files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .json_file import config_file, read_json_object
 from .quantization import SIDE_FILE
 
 YAML = (".yaml", ".yml")
-"""Endings of files that hold the keys of a ``config.json`` as YAML."""
+"""File suffixes for the keys of a ``config.json`` in YAML."""
 
 
 def read_config(path: str | Path) -> ModelSpec:
@@ -43,7 +43,7 @@ def read_config(path: str | Path) -> ModelSpec:
 
 
 def _keys(file: Path) -> dict[str, Any]:
-    """The keys of a file in either format."""
+    """Read the keys of a file in either format."""
     if file.suffix not in YAML:
         return read_json_object(file)
     from ..yamlfile import read_yaml  # a parser that files of the usual format do without
@@ -75,7 +75,7 @@ AUDIO = ("audio_config", "audio_encoder_config", "speech_config", "sound_config"
 
 
 def _with_towers(config: Config, spec: ModelSpec) -> ModelSpec:
-    """The model with its image tower; a tower for sounds is refused by name, the text part stands."""
+    """Return the model with its image tower; for a sound tower, add a note that it is not counted."""
     inner = config.section("thinker_config") if isinstance(config.values.get("thinker_config"), dict) else config
     notes = spec.notes
     sounds = next((key for key in AUDIO if isinstance(inner.values.get(key), dict)), None)
@@ -91,5 +91,5 @@ def _with_towers(config: Config, spec: ModelSpec) -> ModelSpec:
 
 
 def known_architectures() -> tuple[str, ...]:
-    """Architecture classes that can be read, sorted."""
+    """Return the architecture classes that can be read, sorted."""
     return tuple(ARCHITECTURES)

@@ -1,4 +1,4 @@
-"""MoA: a Llama whose heads see differently far back, by classes, by a density or by a plan file."""
+"""MoA: a Llama whose heads have different attention spans, given by classes, a density or a plan file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .families import family
 from .json_file import read_json_object
 
 Span = tuple[int, float, float]
-"""Adjacent query heads, alpha [tokens] and beta."""
+"""A group of adjacent query heads with one span: number of heads, alpha [tokens] and beta."""
 KEY = "attention_spans"
 
 
@@ -39,7 +39,7 @@ def moa_llama(config: Config) -> ModelSpec:
 
 
 def _spans(config: Config, layers: int, heads: int, length: int) -> list[tuple[Span, ...]]:
-    """Spans of every layer."""
+    """Return the attention spans of every layer."""
     value = config.values.get(KEY)
     if isinstance(value, str):
         return _plan(config, value, layers, heads, length)
@@ -56,7 +56,7 @@ def _spans(config: Config, layers: int, heads: int, length: int) -> list[tuple[S
 
 
 def _classes(config: Config, key: str, value: Any, heads: int, length: int) -> tuple[Span, ...]:
-    """The classes of one layer."""
+    """Return the attention spans of one layer from its list of ``[query heads, alpha, beta]``."""
     if not isinstance(value, list):
         raise config.error(key, f"must be a list of [query heads, alpha, beta], not {shown(value)}")
     out: list[Span] = []
@@ -71,7 +71,7 @@ def _classes(config: Config, key: str, value: Any, heads: int, length: int) -> t
 
 
 def _plan(config: Config, name: str, layers: int, heads: int, length: int) -> list[tuple[Span, ...]]:
-    """Spans of a plan file: ``alphas`` and ``betas``, both by layer and query head."""
+    """Return the attention spans of a plan file: ``alphas`` and ``betas``, both by layer and query head."""
     path = Path(config.path).parent / name
     tree = read_json_object(path)
     for key in ("alphas", "betas"):
@@ -94,7 +94,7 @@ def _plan(config: Config, name: str, layers: int, heads: int, length: int) -> li
 
 
 def _checked(path: str, key: str, alpha: Any, beta: Any, length: int) -> tuple[float, float]:
-    """Alpha and beta of a head."""
+    """Return alpha and beta of a head after checking them."""
     where = f"{path}: {key}"
     for name, value in (("alpha", alpha), ("beta", beta)):
         if isinstance(value, bool) or not isinstance(value, (int, float)):

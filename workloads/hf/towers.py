@@ -26,7 +26,7 @@ INNER = ("intermediate_size", "mlp_hidden_dim", "vt_intermediate_size")
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What a kind of tower does and its files do not say.
+    """Properties of a kind of image tower that its files do not state.
 
     Attributes
     ----------
@@ -74,15 +74,15 @@ KINDS = {
     for row in read_yaml(Path(__file__).with_name("towers.yaml"))["kinds"]
     for name in row["types"]
 }
-"""``model_type`` of a ``vision_config`` -> its traits; others are counted as the first."""
+"""Properties by ``model_type`` of a ``vision_config``; unknown types use the first entry."""
 
 Matrices = tuple[tuple[int, int], ...]
 Projected = tuple[Matrices, Matrices, int]
-"""Matrices [outputs, inputs] that see patches and that see tokens, and small weights."""
+"""Matrices [outputs, inputs] that process patches, matrices that process tokens, and number of small weights."""
 
 
 def read_tower(file: Config, hidden: int) -> Tower | None:
-    """The image tower of a whole file; None without a ``vision_config`` that says enough.
+    """Read the image tower of a file; None if there is no ``vision_config`` or it lacks the needed sizes.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def read_tower(file: Config, hidden: int) -> Tower | None:
 
 
 def _side(config: Config, key: str, default: int = 0) -> int:
-    """A side in pixels or patches, one number or two equal ones."""
+    """Read a side length in pixels or patches, given as one number or two equal ones."""
     value = config.values.get(key)
     if isinstance(value, list) and value:
         value = value[0]
@@ -118,7 +118,7 @@ def _side(config: Config, key: str, default: int = 0) -> int:
 
 
 def _merge(config: Config, vision: Config, traits: Traits) -> int:
-    """Side of the square of patches that become one token."""
+    """Return the side of the square of patches that become one token."""
     for c, key in (
         (vision, "spatial_merge_size"), (config, "spatial_merge_size"), (config, "downsample_factor"), (vision, "pooling_kernel_size"),
     ):  # fmt: skip
@@ -133,7 +133,7 @@ def _merge(config: Config, vision: Config, traits: Traits) -> int:
 
 
 def _tower(config: Config, vision: Config, traits: Traits, hidden: int) -> Tower:
-    """Read the encoder of images that a model has before its layers."""
+    """Read a model's image tower from its vision section."""
     width = vision.size(*((("embed_dim",) if vision.has("embed_dim") else ()) + WIDTH))
     depth, heads = vision.layers(*DEPTH), vision.size(*HEADS)
     head_dim = vision.size("head_dim", default=max(1, width // heads))
@@ -166,7 +166,7 @@ def _tower(config: Config, vision: Config, traits: Traits, hidden: int) -> Tower
 def _small(
     vision: Config, traits: Traits, width: int, depth: int, heads: int, head_dim: int, inner: int, patch: int
 ) -> int:
-    """Norms, biases and positions."""
+    """Return the number of weights outside of matrices: norms, biases and positions."""
     block = traits.norms * traits.norm * width + traits.scales * width + traits.head_norms * head_dim
     block += 3 * heads * traits.qkv_bias + width * traits.out_bias
     block += ((traits.matrices - 1) * inner + width) * traits.ffn_bias
@@ -194,7 +194,7 @@ def _small(
 
 
 def _seen(config: Config, vision: Config, traits: Traits, patch: int, merge: int) -> tuple[int, int, int]:
-    """Side length, fixed tokens and tiles of the tower's input."""
+    """Return the side length, the fixed number of tokens, and the number of tiles of the tower's input."""
     for c, key in (
         (config, "mm_tokens_per_image"),
         (config, "vision_soft_tokens_per_image"),
@@ -214,7 +214,7 @@ def _seen(config: Config, vision: Config, traits: Traits, patch: int, merge: int
 
 
 def _mlp(config: Config, vision: Config, width: int, merge: int, hidden: int) -> Projected:
-    """Two matrices with biases from the merged patches; LLaVA's, InternVL's and LFM2-VL's."""
+    """Return LLaVA's, InternVL's and LFM2-VL's projector: two matrices with biases after merged patches."""
     if config.has("mm_tokens_per_image"):  # Gemma 3 pools and projects once
         return (), ((hidden, width),), width
     if config.text("model_type") == "paligemma":
@@ -230,7 +230,7 @@ def _linear(config: Config, vision: Config, width: int, merge: int, hidden: int)
 
 
 def _merger(config: Config, vision: Config, width: int, merge: int, hidden: int) -> Projected:
-    """Qwen's and Kimi's merger: a norm and two matrices; one more of each for every layer that is fed separately."""
+    """Return Qwen's and Kimi's projector: a norm and two matrices, once more per tower layer with a separate output."""
     tower_width = (
         vision.size("hidden_size") if vision.has("embed_dim") else hidden
     )  # Qwen2-VL's is the language model's
@@ -248,7 +248,7 @@ def _pixtral(config: Config, vision: Config, width: int, merge: int, hidden: int
 
 
 def _glm(config: Config, vision: Config, width: int, merge: int, hidden: int) -> Projected:
-    """A strided convolution, a matrix and a gated block."""
+    """Return GLM's projector: a strided convolution, a matrix and a gated block."""
     out, inner = (vision.size("out_hidden_size", default=hidden), vision.size("intermediate_size", default=4 * hidden))
     return (), ((out, width * merge**2), (out, out), (2 * inner, out), (out, inner)), 3 * out
 
@@ -307,7 +307,7 @@ def vision_transformer(config: Config) -> ModelSpec:
 
 
 def _patches(config: Config, hidden: int) -> PatchEmbedding:
-    """The patch embedding; a side that patches do not divide is cropped, as the models do."""
+    """Read the patch embedding; a side that is not a multiple of the patch size is cropped, as models do."""
     value = config.values.get("image_size")
     given = list(value) if isinstance(value, list | tuple) else [value, value]
     sides = [side for side in given if type(side) is int and 0 < side < 2**31]

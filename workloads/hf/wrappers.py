@@ -1,4 +1,4 @@
-"""Multimodal models: their text model, which a server runs per token.
+"""Multimodal models: the text model in them, which a server runs for every token.
 
 A class whose text section names itself needs no entry here (`families.build`); entries are for files without a name, or
 with a special one. Audio towers are not counted, image towers are (`tower`).
@@ -18,15 +18,15 @@ from .parts import evened
 with (Path(__file__).parent / "wrappers.csv").open(encoding="utf-8") as _file:
     _ROWS = tuple(csv.DictReader(_file))
 WRAPPERS = tuple(row for row in _ROWS if row["class"])
-"""Architecture classes, their ``model_type``, and their text model's if a file does not state it."""
+"""Architecture classes of multimodal models, their ``model_type``, and the type of the text model if the file has none."""
 SAME_TEXT = {row["model_type"]: row["text_model"] for row in _ROWS if not row["class"]}
-"""Text models that differ from a known one only in how positions are encoded, or in name."""
+"""Types of text models that differ from a known one only in the encoding of positions or in name."""
 
 _WRAPPER_TYPES = {row["model_type"] for row in WRAPPERS}
 
 
 def _wrapper(default: str) -> Family:
-    """Family of models that wrap a text model, which is of type `default` if the file does not say."""
+    """Return a reader of models that wrap a text model of type `default`, unless the file names another."""
 
     def read(config: Config) -> ModelSpec:
         """Read the text model: `config` is the text section, or a file with its sizes at the top."""
@@ -63,7 +63,7 @@ for _text, _known in SAME_TEXT.items():
 
 @family("MiniCPMV", "MiniCPMO", types=("minicpmv", "minicpmo"))
 def minicpm_v(config: Config) -> ModelSpec:
-    """MiniCPM-V and -o: the text model's keys at the top; which it is follows from the version."""
+    """MiniCPM-V and -o: the text model's keys are at the top level; its type depends on the version."""
     texts = {"2.0": "minicpm", "2.5": "llama", "2.6": "qwen2", "4.0": "llama", "4.5": "qwen3"}
     version = str(config.values.get("version", "2.6"))
     if version not in texts:
@@ -74,7 +74,7 @@ def minicpm_v(config: Config) -> ModelSpec:
 @family("Ernie4_5_VLMoeForConditionalGeneration", "Ernie4_5_VLMoeForCausalLM",
         types=("ernie4_5_vl_moe", "ernie4_5_vl_moe_text", "ernie4_5_moe_vl"))  # fmt: skip
 def ernie_vl(config: Config) -> ModelSpec:
-    """ERNIE 4.5 VL: experts for text and, as many and narrower, for images; the latter are stored too."""
+    """ERNIE 4.5 VL: experts for text, and as many narrower experts for images, whose weights are stored too."""
     widths, counts = config.values.get("moe_intermediate_size"), config.values.get("moe_num_experts")
     if not isinstance(widths, list):
         return MODEL_TYPES["ernie4_5_moe"](config)
