@@ -33,7 +33,7 @@ STATES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "auto": ""}
 
 
 def state_format(config: Config, key: str) -> str:
-    """Return the number format of a recurrent state; empty: that of activations."""
+    """Return the number format of a recurrent state; empty: as activations."""
     text = config.text(key)
     if not text:
         return ""

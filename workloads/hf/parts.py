@@ -135,7 +135,7 @@ def read_experts_of(
 
 
 def periodic(config: Config, layers: int, names: Sequence[str], every: int) -> tuple[str, ...]:
-    """Return the kind of each layer: by ``layer_types``, else the first kind, and the last at every `every`-th layer."""
+    """Return the kind of each layer: by ``layer_types``, else the first kind, with the last at a fixed period."""
     words = config.words("layer_types", layers, names)
     return words or tuple(names[-((i + 1) % every == 0)] for i in range(layers))
 

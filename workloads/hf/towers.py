@@ -82,7 +82,7 @@ Projected = tuple[Matrices, Matrices, int]
 
 
 def read_tower(file: Config, hidden: int) -> Tower | None:
-    """Read the image tower of a file; None if there is no ``vision_config`` or it lacks the needed sizes.
+    """Read the image tower of a file; None if a ``vision_config`` or a needed size is missing.
 
     Parameters
     ----------

@@ -10,7 +10,7 @@ from .base import LayerCache, Reads, Run, State, Weights, alone, elementwise, ge
 from .linears import Linear, PlainKind
 
 SUMS = "sums"
-"""Mark in the shape of an op whose sums devices that share the heads add up."""
+"""Key of an op's shape that marks sums to be added over devices that share the heads."""
 
 
 @layer_kind("attention")
@@ -75,12 +75,12 @@ class Attention(PlainKind):
 
     @property
     def _kv_width(self) -> int:
-        """Columns of keys and values."""
+        """Columns of keys and values together."""
         return self.kv_heads * (self.head_dim + self.value_dim)
 
     @property
     def _in_width(self) -> int:
-        """Columns of all that the hidden state is projected to."""
+        """Columns of all projections of the hidden state."""
         query_width = (self.q_rank or self._q_width) + self.heads * self.head_gate
         if self.shares:
             return query_width
@@ -104,7 +104,7 @@ class Attention(PlainKind):
         return replace(self, heads=split(self.heads, tp, "query heads"), kv_heads=kv)
 
     def linears(self) -> tuple[Linear, ...]:
-        """Query, key, value and output projections."""
+        """Return the query, key, value and output projections."""
         return (
             Linear("q", self.q_rank or self.hidden, self._q_width),
             Linear("k", self.hidden, self.kv_heads * self.head_dim),
@@ -116,7 +116,7 @@ class Attention(PlainKind):
         return self.ops_seeing(keys_within(moments, self.window), moments, run)
 
     def ops_seeing(self, keys: KeySums, moments: Moments, run: Run) -> list[Op]:
-        """The ops where the queries of a step see `keys`."""
+        """Return the ops of a step whose queries see `keys`."""
         roped = (self.heads + self.kv_heads * (not self.shares)) * self.head_dim
         normed = roped * bool(self.qk_norm)
         return [
@@ -136,7 +136,7 @@ class Attention(PlainKind):
 
 @dataclass(frozen=True, slots=True)
 class KeySums:
-    """Keys of a step, of one KV head or the mean over all; sums over the sequences.
+    """Sums over the sequences of a step of the keys that one KV head (or the mean over all) reads.
 
     Attributes
     ----------
@@ -157,7 +157,7 @@ class KeySums:
 
 
 def keys_within(moments: Moments, window: int) -> KeySums:
-    """Keys that a step's queries see within a window; 0 = all."""
+    """Return the keys that a step's queries see within a window; 0 = all."""
     return KeySums(
         moments.prefill_pairs(window), moments.prefill_kv(window), moments.prefill_rect(window),
         moments.decode_pairs(window), moments.decode_kv(window), window,
@@ -167,7 +167,7 @@ def keys_within(moments: Moments, window: int) -> KeySums:
 def attention_core(
     spec: Attention, moments: Moments, run: Run, keys: KeySums | None = None, read: float = 1.0
 ) -> list[Op]:
-    """Return scores, softmax and weighted sum, prefill and decode separate.
+    """Return the ops of scores, softmax and weighted sum, separately for prefill and decode.
 
     A prompt's scores pass through memory as `SCORE_PASSES` says. The scores of a decode's one query always stay on
     chip (Duplex: in Logic-PIM's softmax buffers).

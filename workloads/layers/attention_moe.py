@@ -35,7 +35,7 @@ class ExpertAttention(NamedKind, OfOneGroup):
 
     @property
     def held(self) -> int:
-        """Experts on one device."""
+        """Number of experts on one device."""
         return self.experts_held or self.experts
 
     @property
@@ -71,12 +71,12 @@ class ExpertAttention(NamedKind, OfOneGroup):
         ]
 
     def expert_op(self, loads: Loads, run: Run) -> Op:
-        """Query and output projections of the routed experts."""
+        """Return the op of the routed experts' query and output projections."""
         return projections("attention_experts", self.hidden, self._width, self.held, self.top_k, loads, run)
 
 
 def projections(name: str, hidden: int, width: int, experts: int, top_k: int, loads: Loads, run: Run) -> Op:
-    """Query and output projections that tokens are routed to: matrices of `hidden` x `width`, `experts` of each."""
+    """Return the op of routed query and output projections: `experts` pairs of `hidden` x `width`."""
     num, routed = run.numerics, loads.routed
     one = 2 * hidden * width
     return Op(

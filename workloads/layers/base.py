@@ -1,4 +1,4 @@
-"""What every layer kind says about itself, and the building blocks they share."""
+"""Interface of layer kinds, and the building blocks that they share."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class LayerCache:
-    """One cache of a layer: what tokens leave behind for later ones.
+    """One cache of a layer, with an entry for each token or pool of tokens.
 
     Attributes
     ----------
@@ -61,19 +61,19 @@ class LayerCache:
     format: str = ""
 
     def entry_bytes(self, numerics: Numerics) -> float:
-        """Bytes of an entry."""
+        """Return the size of an entry [B]."""
         bits = BITS[self.format or numerics.kv]
         scales = self.scale_bytes if bits < 16 else 0
         return self.values * bits / 8 + self.exact * numerics.act_bytes + scales
 
     def token_bytes(self, numerics: Numerics) -> float:
-        """Bytes that a token adds."""
+        """Return the bytes that a token adds to the cache [B]."""
         return self.entry_bytes(numerics) / self.pool
 
 
 @dataclass(frozen=True, slots=True)
 class Reads:
-    """What a query reads of a cache: all, the latest entries, or the best of those that were scored.
+    """Entries of a cache that a query reads: all, the latest, or the best by score.
 
     Attributes
     ----------
@@ -97,25 +97,25 @@ class Reads:
 
     @property
     def span(self) -> int:
-        """Tokens up to which a query reads everything; 0 = any number."""
+        """Number of tokens up to which a query reads all entries; 0 = unlimited."""
         return self.most * self.pool + self.tail
 
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
-    """A state of constant size: number of values, and format; empty: as activations."""
+    """State of constant size per sequence: number of values, and their format (empty: as activations)."""
 
     values: int
     format: str = ""
 
     def bytes(self, numerics: Numerics) -> float:
-        """Bytes of a sequence's state."""
+        """Return the size of one sequence's state [B]."""
         return self.values * (BITS[self.format] / 8 if self.format else numerics.act_bytes)
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a layer keeps per sequence, and what of it a query reads.
+    """Cached data of a layer per sequence, and the part that a query reads.
 
     Attributes
     ----------
@@ -133,19 +133,19 @@ class State:
 
     @property
     def window(self) -> int:
-        """Tokens within which everything that is kept lies; 0 = all, or no cache."""
+        """Longest window of all caches [tokens]; 0 = unlimited, or no cache."""
         windows = [cache.window for cache in self.keeps]
         return max(windows) if windows and all(windows) else 0
 
     @property
     def spans(self) -> set[int]:
-        """Numbers of tokens whose sums over a batch the layer's ops may ask for; 0 = all."""
+        """Numbers of tokens for which the layer's ops may need sums over a batch; 0 = all tokens."""
         short = {-read.dense for read in self.reads}
         return short.union(k.window for k in self.keeps).union(r.span for r in self.reads)
 
 
 SCORE_PASSES = {"flash": 0.0, "fused-softmax": 2.0, "unfused": 4.0}
-"""Algorithm of attention -> how often a prompt's whole score matrix passes through memory.
+"""Number of times that a prompt's whole score matrix passes through memory, by attention algorithm.
 
 ``flash`` keeps the scores on chip. ``fused-softmax`` writes them once and reads them once, as the Duplex authors'
 simulator does (LLMSimulator, attention_sum_impl.cpp: its softmax takes no memory time). ``unfused`` has a kernel of
@@ -155,7 +155,7 @@ its own for softmax, which reads them and writes the probabilities.
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """How the ops are run.
+    """Settings of a run that its ops depend on.
 
     Attributes
     ----------
@@ -186,13 +186,13 @@ class Run:
 
     @property
     def score_passes(self) -> float:
-        """How often a prompt's score matrix passes through memory; 0 = it stays on chip."""
+        """Number of times that a prompt's score matrix passes through memory; 0 = it stays on the chip."""
         return SCORE_PASSES[self.attention]
 
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """How a layer part sends each token to some of its experts.
+    """Routing of a layer part: each token goes to some of its experts.
 
     Attributes
     ----------
@@ -220,7 +220,7 @@ class Routed:
 
 
 class LayerKind(Protocol):
-    """A frozen description of one layer part that can count itself.
+    """A frozen description of one layer part that can compute its weights, caches and ops.
 
     A kind is a frozen, slotted dataclass of integers with the members below, decorated with
     :func:`layer_kind`, anywhere. One with experts has the members of `RoutedKind` too.
@@ -230,19 +230,19 @@ class LayerKind(Protocol):
 
     @property
     def routed(self) -> Routed | None:
-        """The routed experts of this layer part; None, as `layer_kind` sets by default, if it has none."""
+        """The routed experts of this layer part; None, the default of `layer_kind`, if it has none."""
 
     @property
     def hidden(self) -> int: ...
 
     def weights(self) -> tuple[Weights, ...]:
-        """Weights by group, norms inside the layer included."""
+        """Return the weights by group, including norms inside the layer."""
 
     def state(self) -> State:
-        """Per-sequence state."""
+        """Return the data that the layer keeps per sequence."""
 
     def shard(self, tp: int) -> LayerKind:
-        """The part one of `tp` tensor-parallel devices runs.
+        """Return the part that one of `tp` tensor-parallel devices runs.
 
         Raises
         ------
@@ -251,7 +251,7 @@ class LayerKind(Protocol):
         """
 
     def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
-        """Ops of one step; each FLOP and byte count affine in the moments."""
+        """Return the ops of one step; their FLOPs and bytes are affine in the moments."""
 
 
 class RoutedKind(LayerKind, Protocol):
@@ -261,7 +261,7 @@ class RoutedKind(LayerKind, Protocol):
     def routed(self) -> Routed: ...
 
     def shard_experts(self, ep: int, tp: int, copies: int = 0) -> RoutedKind:
-        """What one device holds when experts go to `ep` groups of `tp` devices each.
+        """Return the part of one device if experts are distributed to `ep` groups of `tp` devices each.
 
         `copies` are additional experts; the argument is given only if there are some. Not called for experts that do
         not spread.
@@ -273,7 +273,7 @@ class RoutedKind(LayerKind, Protocol):
         """
 
     def expert_op(self, loads: Loads, run: Run) -> Op:
-        """The experts of one device at given loads, one op of kind "experts".
+        """Return the experts of one device at the given loads as one op of kind "experts".
 
         `Loads.routed` and `Loads.active` give its FLOPs and bytes; its shape has "hidden", "inter",
         "matrices", "experts" and "top_k".
@@ -281,12 +281,15 @@ class RoutedKind(LayerKind, Protocol):
 
 
 def sent_width(part: RoutedKind) -> int:
-    """Return the values of a token that are sent to a part's experts and back: the model's width unless it defines `sent`."""
+    """Return the number of values of a token that are sent to a part's experts and back.
+
+    The default is the model's width; a part may define `sent`.
+    """
     return int(getattr(part, "sent", part.hidden))
 
 
 def is_routed(part: LayerKind | None) -> TypeGuard[RoutedKind]:
-    """Whether a layer part has experts."""
+    """Return whether a layer part has experts."""
     return part is not None and part.routed is not None
 
 
@@ -327,7 +330,7 @@ def layer_kind(name: str) -> Callable[[K], K]:
 
 
 def split(count: int, tp: int, what: str) -> int:
-    """Divide `count` heads or columns over `tp` devices, or say why not."""
+    """Divide `count` heads or columns over `tp` devices; refuse a remainder."""
     if count % tp:
         raise InputError(f"tp={tp}", f"does not divide the {count} {what}")
     return count // tp
@@ -336,7 +339,7 @@ def split(count: int, tp: int, what: str) -> int:
 def gemm(
     name: str, layer: str, group: str, m: float, n: int, k: int, run: Run, *, batch: int = 1, phase: str = "both"
 ) -> Op:
-    """C[m, n] = A[m, k] B[k, n], `batch` times with different weights."""
+    """Return the op of the product C[m, n] = A[m, k] B[k, n], `batch` times with different weights."""
     if min(n, k, batch) < 1:
         raise ValueError(
             f"{name}: a product of {n} columns, depth {k}, batch {batch} computes nothing: leave the op out"
@@ -357,7 +360,7 @@ def gemm(
 
 
 def alone(name: str, layer: str, rows: float, cols: int, tensors: float, run: Run) -> list[Op]:
-    """A small op that only some engines start kernels for; the kernels of the others include it."""
+    """Return a small op for engines that run it as a separate kernel; others include it in another kernel."""
     return [elementwise(name, layer, rows, cols, tensors, run)] * run.alone.count(name) if cols else []
 
 
@@ -371,7 +374,7 @@ def elementwise(
     phase: str = "both",
     access: str = "sequence",
 ) -> Op:
-    """A memory-bound vector op that moves `tensors` values per element, one FLOP each.
+    """Return a memory-bound vector op that moves `tensors` values per element, with one FLOP each.
 
     `access` says whether its rows are contiguous or gathered (`workloads.ops.Access`).
     """

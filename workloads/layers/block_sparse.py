@@ -60,7 +60,7 @@ class BlockSparseAttention(WrappingKind, PlainKind):
 
     @property
     def _index_width(self) -> int:
-        """Columns of the projections that only score."""
+        """Columns of the projections that are used only for scores."""
         return (self.index_heads + 1) * self.index_dim if self.learned else 0
 
     def weights(self) -> tuple[Weights, ...]:
@@ -91,7 +91,7 @@ class BlockSparseAttention(WrappingKind, PlainKind):
         ]
 
     def _phase(self, phase: str, moments: Moments, run: Run) -> list[Op]:
-        """Scores, choice and attention of prompts or of decodes."""
+        """Return the ops for scores, choice and attention, of prompts or of decodes."""
         base, num, decode = self.base, run.numerics, phase == "decode"
         if decode:
             batch, tokens, seen, kv = moments.decodes, moments.decode_tokens, moments.decode_pairs, moments.decode_kv(0)

@@ -19,11 +19,11 @@ from .linears import PlainKind
 from .streamed import GATHERS, Sums, sparse_rates, streamed
 
 OVERLAP = 2
-"""Pools that a token of a layer with an indexer goes into."""
+"""Number of pools to which a token contributes in a layer with an indexer."""
 SCALES = 8
-"""Bytes of scales of an 8-bit entry."""
+"""Size of the scales of an 8-bit entry [B]."""
 LEAST = 192
-"""Entries that a kernel computes for a query at least: fitted rows have no fewer."""
+"""Least number of entries that a kernel computes per query; no fitted row has fewer."""
 
 
 @layer_kind("compressed")
@@ -67,11 +67,11 @@ class CompressedAttention(PlainKind):
 
     @property
     def _copies(self) -> int:
-        """Pools that a token goes into."""
+        """Number of pools to which a token contributes."""
         return OVERLAP if self.indexer else 1
 
     def _compressor(self, dim: int) -> tuple[int, int]:
-        """Weights of a compressor: its two products, and what is learned of each place in a pool."""
+        """Return the weights of a compressor: of its two products, and those learned for each position in a pool."""
         wide = 2 * self._copies * dim
         return self.hidden * wide, self.ratio * wide // 2 + dim
 
@@ -104,7 +104,10 @@ class CompressedAttention(PlainKind):
         return State(tuple(keeps), tuple(reads), tuple(fixed))
 
     def shard(self, tp: int) -> CompressedAttention:
-        """Heads and their output groups are split; keys, compressors and the indexer are copied."""
+        """Return the part of one device: heads and output groups are split.
+
+        Keys, compressors and the indexer are replicated.
+        """
         return replace(
             self, heads=split(self.heads, tp, "query heads"), out_groups=split(self.out_groups, tp, "output groups")
         )
@@ -138,7 +141,7 @@ class CompressedAttention(PlainKind):
         ]
 
     def _pooled(self, name: str, dim: int, moments: Moments, run: Run) -> list[Op]:
-        """A compressor: its products for every token, and weighted sums over a pool."""
+        """Return the ops of a compressor: its products for every token, and weighted sums over each pool."""
         columns = 2 * self._copies * dim
         return [
             gemm(name, "attention", "attention", moments.tokens, columns, self.hidden, run),
@@ -146,7 +149,7 @@ class CompressedAttention(PlainKind):
         ]
 
     def _attention(self, phase: str, moments: Moments, run: Run) -> Op:
-        """Attention over the latest tokens and over compressed ones before, of prompts or of decodes."""
+        """Return attention over the latest tokens and over earlier compressed ones, of prompts or of decodes."""
         row = self._row().entry_bytes(run.numerics)
         pairs_in = moments.prefill_pairs if phase == "prefill" else moments.decode_pairs
         pairs, most = pairs_in(self.near), self.near

@@ -27,14 +27,14 @@ class FeedForward(PlainKind):
 
     @property
     def working_values(self) -> int:
-        """Values a token of a prompt holds at once: gate, up projection and product."""
+        """Number of values that a prompt's token needs at once: gate, up projection and product."""
         return self.matrices * self.width
 
     def shard(self, tp: int) -> FeedForward:
         return replace(self, width=split(self.width, tp, "feed-forward columns"))
 
     def linears(self) -> tuple[Linear, ...]:
-        """The projections up (gate and up where it is gated) and down."""
+        """Return the up (and gate) and down projections."""
         names = ("gate", "up") if self.matrices == 3 else ("up",)
         ups = (Linear(name, self.hidden, self.width) for name in names)
         return (*ups, Linear("down", self.width, self.hidden))

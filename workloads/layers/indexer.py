@@ -1,4 +1,4 @@
-"""The indexer of sparse attention: narrow heads that score all keys, and the choice of the best.
+"""The indexer of sparse attention: narrow heads score all keys, and the best are chosen.
 
 Index keys are in a separate cache, 8 bits and a 4-byte scale each for any format of the KV cache (``class Indexer`` of
 deepseek-ai/DeepSeek-V3.2-Exp, ``inference/model.py``). Scores are written in 32 bits and read again by the choice.
@@ -18,11 +18,11 @@ from .streamed import Amount, Rates, Sums, streamed
 INDEX_FORMAT = "fp8"
 SCORE_BYTES = 4.0
 SPLIT = 256
-"""Keys that one piece of a decode's scores takes."""
+"""Number of keys that one piece of work scores for a decode."""
 
 
 def short_sums(moments: Moments, most: int) -> tuple[float, float, float]:
-    """New tokens, pairs and keys of prompts that see at most `most` tokens; 0 = of none."""
+    """Return new tokens, pairs and keys of prompts that see at most `most` tokens; zeros if `most` is 0."""
     if not most:
         return 0.0, 0.0, 0.0
     return moments.short_tokens(most), moments.prefill_pairs(-most), moments.prefill_kv(-most)
@@ -30,7 +30,7 @@ def short_sums(moments: Moments, most: int) -> tuple[float, float, float]:
 
 @dataclass(frozen=True, slots=True)
 class Indexer:
-    """Scores of all keys, or of all pools of them, and which are best.
+    """The indexer of a layer: it scores all keys, or all pools of keys, and chooses the best.
 
     Attributes
     ----------
@@ -57,27 +57,30 @@ class Indexer:
 
     @property
     def span(self) -> int:
-        """Tokens that a query chooses at most."""
+        """Maximum number of tokens that a query chooses."""
         return self.top_k * self.pool
 
     @property
     def read(self) -> int:
-        """Tokens that a query reads at most: those, and half of a pool that is not full yet, on average."""
+        """Number of tokens that a query reads on average: the chosen ones, and half of an incomplete pool."""
         return self.span + self.pool // 2
 
     def kept(self) -> LayerCache:
-        """The cache of keys."""
+        """Return the cache of index keys."""
         scales = 4 if self.format == INDEX_FORMAT else 0
         return LayerCache(self.dim, pool=self.pool, scale_bytes=scales, format=self.format)
 
     def weights(self, hidden: int, q_rank: int) -> tuple[Weights, ...]:
-        """Queries from their latent, one key with its norm, and a weight of each head (16 bit)."""
+        """Return the weights: queries from their latent, one key with its norm, and a weight per head (16 bits)."""
         big, small = q_rank * self.heads * self.dim + hidden * self.dim, hidden * self.heads
         small += 2 * self.dim
         return Weights("attention", big, big), Weights("other", small, small)
 
     def ops(self, moments: Moments, run: Run, hidden: int, q_rank: int, short: int = 0) -> list[Op]:
-        """Projections, scores and choice; prompts that see at most `short` tokens only leave keys."""
+        """Return the ops for projections, scores and choice.
+
+        Prompts that see at most `short` tokens only write keys.
+        """
         wide = self.heads * self.dim
         return [
             gemm("index_q", "indexer", "attention", moments.tokens, wide, q_rank, run),
@@ -88,14 +91,14 @@ class Indexer:
         ]
 
     def _rest(self, moments: Moments, run: Run) -> Op:
-        """Rotation and quantisation of queries and key, and what engines launch around them."""
+        """Return the rotation and quantisation of queries and key, including the small kernels around them."""
         sums = Sums(1.0, moments.tokens, moments.tokens, 0.0)
         wide = (self.heads + 1) * self.dim
         rates = Rates(float(wide), token_bytes=1.5 * run.numerics.act_bytes * wide, seq_units=1e3, walks_keys=True)
         return streamed("index_rest", "indexer", "index_rest", "both", run, sums, rates, act=rates.bytes(sums))
 
     def choice(self, moments: Moments, run: Run, short: int = 0) -> list[Op]:
-        """Scores and the best of them."""
+        """Return the ops that compute the scores and choose the best."""
         key, share = self.kept().entry_bytes(run.numerics), 1.0 / self.pool
         less = short_sums(moments, short)
         tokens = moments.prefill_tokens - less[0]
@@ -123,9 +126,9 @@ class Indexer:
 
 
 def score_rates(heads: Amount, dim: Amount, key: Amount, paged: bool, written: Amount = 0.0) -> Rates:
-    """Return the scores of narrow heads over keys of `key` bytes, split over pieces if keys are in pages.
+    """Return the rates of scoring keys of `key` bytes with narrow heads, split over pieces if keys are in pages.
 
-    A tile computes at least `SPLIT` keys. `written` are bytes of keys that a token leaves.
+    A tile computes at least `SPLIT` keys. `written` is the number of bytes of index keys that a token writes.
     """
     return Rates(
         2.0 * heads * dim, pair_bytes=SCORE_BYTES, key_bytes=key,
@@ -136,12 +139,12 @@ def score_rates(heads: Amount, dim: Amount, key: Amount, paged: bool, written: A
 
 
 def select_rates(best: Amount, decode: Amount) -> Rates:
-    """The best of a query's scores, one piece a query of a prompt or a decode; their places are written."""
+    """Return the rates of choosing a query's best scores: one piece of work per query of a prompt, or per decode."""
     return Rates(1.0, pair_bytes=SCORE_BYTES, token_bytes=4.0 * best, token_units=1.0 - decode,
                  seq_units=1.0 * decode, walks_keys=True)  # fmt: skip
 
 
 def select_op(phase: str, run: Run, sums: Sums, best: int) -> Op:
-    """The choice of the best scores of prompts or of decodes."""
+    """Return the op that chooses the best scores, of prompts or of decodes."""
     rates = select_rates(best, phase == "decode")
     return streamed("index_select", "indexer", "index_select", phase, run, sums, rates, act=rates.bytes(sums))

@@ -16,7 +16,7 @@ from .recurrent import conv_ops, delta_rates, state_ops
 
 
 def _scan(name: str, moments: Moments, run: Run, flops_per_token: int, width: int, state_values: int) -> list[Op]:
-    """State update and read-out: the state is read and written once per sequence and step.
+    """Return the ops of state update and read-out; the state is read and written once per sequence and step.
 
     A decode of several tokens writes the state after each: decoding continues from the last accepted one
     (`num_speculative_blocks` of vllm-project/vllm, vllm/v1/kv_cache_interface.py).
@@ -115,17 +115,17 @@ class GatedDeltaNet(PlainKind):
 
     @property
     def value(self) -> int:
-        """Columns of the values, and of what is read out."""
+        """Columns of the values and of the read-out."""
         return self.value_heads * self.value_dim
 
     @property
     def matrix(self) -> int:
-        """Values of the matrix states of all heads."""
+        """Number of values in the matrix states of all heads."""
         return self.value_heads * self.key_dim * self.value_dim
 
     @property
     def channels(self) -> int:
-        """Channels of the convolution."""
+        """Number of channels of the convolution."""
         return 2 * self._key + self.value
 
     def weights(self) -> tuple[Weights, ...]:
@@ -138,7 +138,7 @@ class GatedDeltaNet(PlainKind):
         return self.states(1)
 
     def states(self, count: int) -> State:
-        """Return the cache with `count` matrix states in each head."""
+        """Return the state of a sequence with `count` matrix states in each head."""
         return State(fixed=(Fixed(count * self.matrix, self.state_format), Fixed(self.channels * (self.d_conv - 1))))
 
     def shard(self, tp: int) -> GatedDeltaNet:
@@ -152,7 +152,7 @@ class GatedDeltaNet(PlainKind):
         return self.ops_with(moments, run, 1, 1)
 
     def ops_with(self, moments: Moments, run: Run, used: int, stored: int) -> list[Op]:
-        """The ops where a token goes through `used` states of each head, a prompt's tokens through `stored`."""
+        """Return the ops if a token uses `used` states of each head, and a prompt's tokens together `stored`."""
         width = 2 * self._key + 2 * self.value
         state_bytes = Fixed(self.matrix, self.state_format).bytes(run.numerics)
         heads, dims = used * self.value_heads, (self.key_dim, self.value_dim)
@@ -201,7 +201,7 @@ class KimiDelta(PlainKind):
 
     @property
     def _whole(self) -> int:
-        """Gates of one matrix."""
+        """Number of gates that are one full matrix."""
         return int(self.full_gate) + int(self.full_decay)
 
     def weights(self) -> tuple[Weights, ...]:

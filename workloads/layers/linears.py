@@ -1,4 +1,4 @@
-"""Bases of layer kinds, and the linear layers of a part, which adapters join."""
+"""Base classes of layer kinds, and the linear layers of a part, to which adapters can be added."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .base import LayerKind, State
 
 
 class NamedKind:
-    """Base of layer kinds: a name, which `layer_kind` sets, and no state of a sequence."""
+    """Base of layer kinds: has a name, set by `layer_kind`, and no state per sequence."""
 
     __slots__ = ()
     kind: ClassVar[str]
@@ -28,7 +28,7 @@ class PlainKind(NamedKind):
 
 
 class WrappingKind(NamedKind):
-    """Base of layer kinds around another part: as wide as that part, split and kept as it is."""
+    """Base of layer kinds that wrap another part and take its width, sharding and state from it."""
 
     __slots__ = ()
     base: Any
@@ -60,7 +60,7 @@ class OfOneGroup:
     one_group: ClassVar[str]
 
     def shard_experts(self, ep: int, tp: int) -> Self:
-        """All of it: `shard` has split it already, or every rank has it whole."""
+        """Return the part itself: `shard` has split it already, or every rank has it whole."""
         if ep != 1:
             raise InputError(f"ep={ep}", self.one_group)
         return self
@@ -75,23 +75,23 @@ class Linear(NamedTuple):
 
     @property
     def sides(self) -> int:
-        """Return the weights of a pair of low-rank matrices next to it, by unit of rank."""
+        """Number of weights per rank of a low-rank pair next to this matrix."""
         return self.inputs + self.outputs
 
 
 @runtime_checkable
 class Adaptable(LayerKind, Protocol):
-    """A layer part that names its matrices."""
+    """A layer part with named matrices, to which adapters can be added."""
 
     kind: ClassVar[str] = "a kind that names its matrices"
-    """What messages call it."""
+    """Name of such a part in messages."""
 
     def linears(self) -> tuple[Linear, ...]:
-        """The matrices of this layer part as one device holds them."""
+        """Return the matrices of this layer part on one device."""
 
 
 def adaptable(part: LayerKind) -> Adaptable:
-    """The part as one that adapters can join.
+    """Return the part if adapters can be added to it; refuse others.
 
     Raises
     ------
@@ -104,17 +104,17 @@ def adaptable(part: LayerKind) -> Adaptable:
 
 
 def linears_of(part: LayerKind) -> tuple[Linear, ...]:
-    """Matrices of a part; raises as `adaptable`."""
+    """Return the matrices of a part; raises as `adaptable`."""
     return adaptable(part).linears()
 
 
 def sides(linears: Sequence[Linear]) -> int:
-    """Return the weights of low-rank pairs next to all of them, by unit of rank."""
+    """Return the number of weights per rank of low-rank pairs next to all matrices."""
     return sum(linear.sides for linear in linears)
 
 
 class AdaptedKind(WrappingKind):
-    """Base of layer kinds that are adapters on the matrices of another part."""
+    """Base of layer kinds that add adapters to the matrices of another part."""
 
     __slots__ = ()
 

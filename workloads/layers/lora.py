@@ -42,7 +42,7 @@ class LowRank(AdaptedKind, OfOneGroup):
 
     @property
     def routed(self) -> Routed | None:
-        """The choice among adapters, made by the request."""
+        """The choice among adapters, which each request makes; None without tenants' adapters."""
         if not self.adapters or self.rank == 0:
             return None
         return Routed(self.adapters, 1, spreads=False, by_request=True)
@@ -68,7 +68,7 @@ class LowRank(AdaptedKind, OfOneGroup):
         return [*ops, self.expert_op(loads, run)]
 
     def expert_op(self, loads: Loads, run: Run) -> Op:
-        """The pairs of all adapters that some token uses."""
+        """Return the op of the low-rank pairs of all adapters that some token uses."""
         return pairs_op("adapters", self.linears(), self.rank, self.adapters, loads, run)
 
 
@@ -88,7 +88,7 @@ def low_rank_ops(linears: tuple[Linear, ...], tokens: float, rank: int, run: Run
 def pairs_op(
     name: str, linears: tuple[Linear, ...], rank: int, pairs: int, loads: Loads, run: Run, top_k: int = 1
 ) -> Op:
-    """Pairs of several adapters (or single ranks) in one call, each read once, outputs added in place.
+    """Return the pairs of several adapters (or single ranks) as one op; each is read once, outputs are added in place.
 
     A token's input is read once for all of its `top_k`. Its shape names no inner width, so kernel models of whole
     expert blocks use the roofline.

@@ -52,7 +52,7 @@ class LatentAttention(PlainKind):
 
     @property
     def down_width(self) -> int:
-        """Columns of the projections down to the latents of query and keys."""
+        """Columns of the projections down to the latents of queries and keys."""
         return self.q_rank + self._latent * (not self.shares)
 
     def weights(self) -> tuple[Weights, ...]:

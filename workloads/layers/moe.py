@@ -149,7 +149,7 @@ class MixtureOfExperts(NamedKind):
         return ops
 
     def router_ops(self, tokens: float, run: Run) -> list[Op]:
-        """What chooses a token's experts."""
+        """Return the ops that choose a token's experts."""
         outputs = self.experts + self.empty_experts
         return [
             gemm("router", "moe", "other", tokens, outputs, self.hidden, run),
@@ -157,7 +157,7 @@ class MixtureOfExperts(NamedKind):
         ]
 
     def expert_op(self, loads: Loads, run: Run) -> Op:
-        """All experts of this device at the given loads: gate, up and down projections."""
+        """Return the op of all experts on this device at the given loads: gate, up and down projections."""
         num, routed = run.numerics, loads.routed
         one = self.matrices * self.sent * self.width
         return Op(

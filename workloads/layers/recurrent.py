@@ -1,4 +1,4 @@
-"""What recurrent layers cost, and their ops: short convolutions, the delta rule, scans.
+"""Costs and ops of recurrent layers: short convolutions, the delta rule and scans.
 
 A prompt is computed in chunks, as matrix products between them and a state that goes from one to the next; a decode
 reads its sequence's state and writes it. Of several new tokens of a decode the state after each is written, as the last
@@ -14,11 +14,11 @@ from .base import Run
 from .streamed import Amount, Rates, Sums, streamed
 
 CHUNK, SCAN_CHUNK = 64, 256
-"""Tokens of a chunk of the delta rule (Kimi-Linear, tech_report.pdf, equation 13) and of Mamba-2's scan."""
+"""Tokens per chunk of the delta rule (Kimi-Linear, tech_report.pdf, equation 13) and of Mamba-2's scan."""
 
 
 def conv_rates(cols: Amount, taps: Amount, value_bytes: Amount = 2.0) -> Rates:
-    """A convolution along each of `cols` channels; its last ``taps - 1`` inputs are kept."""
+    """Return the rates of a convolution along each of `cols` channels; its last ``taps - 1`` inputs are kept."""
     return Rates(
         2.0 * taps * cols, token_bytes=2.0 * value_bytes * cols,
         seq_bytes=2.0 * value_bytes * (taps - 1.0) * cols, token_units=cols / 4096,
@@ -29,7 +29,7 @@ def conv_rates(cols: Amount, taps: Amount, value_bytes: Amount = 2.0) -> Rates:
 def delta_rates(
     heads: Amount, key: Amount, value: Amount, state_bytes: Amount, decode: bool, value_bytes: Amount = 2.0
 ) -> Rates:
-    """The delta rule of `heads` states of key x value, their bytes together `state_bytes`.
+    """Return the rates of the delta rule with `heads` states of key x value, `state_bytes` in total.
 
     A decode decays, erases (reads and adds a product), writes and reads out: 8 FLOP an entry. A chunk
     of C tokens takes 6 dk dv + 3 C dk + C² FLOP a token and head.
@@ -51,10 +51,9 @@ def scan_rates(
     decode: bool,
     value_bytes: Amount = 2.0,
 ) -> Rates:
-    """A recurrence with one decay a head (Mamba-2, lightning attention): states of width x state.
+    """Return the rates of a recurrence with one decay per head (Mamba-2, lightning attention).
 
-    A decode decays, adds a product and reads out: 6 FLOP an entry (facts: about 6). A chunk of C tokens
-    takes C state FLOP a group and C width + 4 width state a head (arXiv 2405.21060, section 6).
+    States have width x state entries.
     """
     act = value_bytes * (2.0 * heads * width + 2.0 * groups * state)
     if decode:
@@ -65,7 +64,7 @@ def scan_rates(
 
 
 def phases(moments: Moments) -> tuple[tuple[str, Sums], tuple[str, Sums]]:
-    """Sums of prompts and of decodes, where a token is its only pair."""
+    """Return the sums of prompts and of decodes for recurrences, where each token is its only pair."""
     prompt, decode = moments.prefill_tokens, moments.decode_tokens
     return (
         ("prefill", Sums(moments.prefills, prompt, prompt, prompt)),
@@ -74,7 +73,7 @@ def phases(moments: Moments) -> tuple[tuple[str, Sums], tuple[str, Sums]]:
 
 
 def conv_ops(cols: int, taps: int, moments: Moments, run: Run) -> list[Op]:
-    """Short convolutions of prompts and decodes."""
+    """Return the short convolutions of prompts and decodes."""
     rates = conv_rates(cols, taps, run.numerics.act_bytes)
     return [
         streamed(
@@ -88,7 +87,7 @@ def conv_ops(cols: int, taps: int, moments: Moments, run: Run) -> list[Op]:
 def state_ops(
     name: str, moments: Moments, run: Run, rates: tuple[Rates, Rates], state_bytes: tuple[float, float]
 ) -> list[Op]:
-    """The recurrence of prompts and of decodes, with the rates and the bytes of the states of each."""
+    """Return the recurrences of prompts and of decodes, each with its rates and its state's size."""
     out = []
     for (phase, sums), rate, size in zip(phases(moments), rates, state_bytes, strict=True):
         written = size * (sums.tokens if phase == "decode" else sums.batch)

@@ -4,7 +4,7 @@ Each token has a row of a table for every layer, as wide as `inputs`; the layer 
 per-layer embeddings). LAuReL is a low-rank path in parallel with attention; AltUp keeps several residual streams, of
 which one is processed (arXiv 2411.07501, 2301.13310).
 
-What a draft head reads: several rows of a token, each normed, joined and projected to one.
+Input of a draft head: several rows of a token, each normed, joined and projected to one row.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from .mla import LatentAttention
 from .streamed import Sums, sparse_rates, streamed
 
 SCALED = 128
-"""Latent values that share a 4-byte scale in an 8-bit cache (deepseek-ai/FlashMLA, README)."""
+"""Number of latent values that share a 4-byte scale in an 8-bit cache (deepseek-ai/FlashMLA, README)."""
 
 
 @layer_kind("sparse_latent")
@@ -44,7 +44,7 @@ class SparseLatentAttention(WrappingKind, PlainKind):
 
     @property
     def _q_in(self) -> int:
-        """Width of what queries are projected from: their latent, or the hidden state without one."""
+        """Width of the queries' input: their latent, or the hidden state if they have no latent."""
         return self.base.q_rank or self.hidden
 
     def weights(self) -> tuple[Weights, ...]:
@@ -101,7 +101,7 @@ class SparseLatentAttention(WrappingKind, PlainKind):
         return ops
 
     def _dense(self, moments: Moments, run: Run, short: int) -> Op:
-        """Prompts that see few keys: expanded, causal, all of them."""
+        """Return dense attention of the prompts that see few keys: expanded, causal, over all keys."""
         base, num = self.base, run.numerics
         width = base.nope_dim + base.rope_dim + base.v_dim
         tokens, pairs, kv = short_sums(moments, short)
@@ -116,7 +116,7 @@ class SparseLatentAttention(WrappingKind, PlainKind):
         )  # fmt: skip
 
     def _sparse(self, phase: str, moments: Moments, run: Run, short: int) -> Op:
-        """Absorbed attention to the chosen keys: a prompt's tile shares them, a decode has its own."""
+        """Return absorbed attention to the chosen keys: a prompt's tile shares them, each decode has separate ones."""
         base, num, top_k = self.base, run.numerics, self.indexer.read
         row = self._row.entry_bytes(num)
         width = 2 * base.kv_rank + base.rope_dim

@@ -1,4 +1,4 @@
-"""Ops whose kernels stream: their work follows from four sums of a batch by rates that never change.
+"""Streaming ops: their work is a linear function of four sums over a batch, with constant rates.
 
 Indexers, sparse attention, scans and recurrences differ in what a pair, a key, a token and a sequence
 cost; how long a device takes for that is one formula (`devices.calibrated.streamed`).
@@ -25,7 +25,7 @@ Amount = Any
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """What one call works on, over all of its sequences.
+    """The four sums over all sequences of one call.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class Sums:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What a pair, a key, a token and a sequence cost.
+    """Work per pair, key, token and sequence of a streaming op.
 
     Attributes
     ----------
@@ -81,13 +81,13 @@ class Rates:
 
 
 GATHERS = 128.0
-"""Pieces of work to gather a sequence's pools before its prompt reads them, for any number of pools."""
+"""Pieces of work that gather a sequence's pools before its prompt reads them, independent of the number of pools."""
 
 
 def sparse_rates(
     heads: Amount, width: Amount, row: Amount, decode: bool, least: Amount = 0.0, gathers: Amount = 0.0
 ) -> Rates:
-    """Attention to chosen entries that all heads share.
+    """Return the rates of attention to chosen entries that all heads share.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ def sparse_rates(
 
 
 def encoder_rates(heads: Amount, head_dim: Amount) -> Rates:
-    """Attention in both directions: pieces of 128 queries of a head walk along all keys of their picture.
+    """Return the rates of bidirectional attention: pieces of 128 queries of a head read all keys of their picture.
 
     Return rates: kernels compute heads of 64 values unpadded and pad others to their next tile, which the rows
     represent.
@@ -126,7 +126,7 @@ def streamed(
     name: str, layer: str, kind: str, phase: str, run: Run, sums: Sums, rates: Rates, *,
     dtype: str = "", act: float = 0.0, written: float = 0.0, access: Access = IN_SEQUENCE,
 ) -> Op:  # fmt: skip
-    """One such op.
+    """Return a streaming op.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ def streamed(
 
 
 def hyper_rates(hidden: Amount, streams: Amount, before: bool) -> Rates:
-    """Mixing of `streams` of `hidden` values before a part, or after it.
+    """Return the rates of mixing `streams` streams of `hidden` values, before a part or after it.
 
     Before: the mixers' weights (2 + m) m columns of m h rows in 32 bit, streams read, one written.
     """
@@ -159,13 +159,13 @@ def hyper_rates(hidden: Amount, streams: Amount, before: bool) -> Rates:
 
 
 def mixer_weights(hidden: int, streams: int) -> int:
-    """Weights of the mixers of one part: their matrix, its biases and three scales."""
+    """Return the number of weights of one part's mixers: their matrix, its biases and three scales."""
     columns = (2 + streams) * streams
     return columns * streams * hidden + columns + 3
 
 
 def hyper_ops(hidden: int, streams: int, moments: Moments, run: Run) -> tuple[Op, Op]:
-    """Mixing before a part and after it; the mixers' weights are read once."""
+    """Return the mixing ops before and after a part; the mixers' weights are read once."""
     sums = Sums(1.0, moments.tokens, moments.tokens, moments.tokens)
 
     def op(name: str) -> Op:

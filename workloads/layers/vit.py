@@ -41,17 +41,17 @@ class PatchEmbedding(PlainKind):
 
     @property
     def patches(self) -> int:
-        """Patches of an image."""
+        """Number of patches of an image."""
         return (self.height // self.patch) * (self.width // self.patch)
 
     @property
     def tokens(self) -> int:
-        """Tokens of an image: patches and one class token."""
+        """Number of tokens of an image: patches and one class token."""
         return self.patches + 1
 
     @property
     def inputs(self) -> int:
-        """Values of one patch."""
+        """Number of values of one patch."""
         return self.channels * self.patch**2
 
     def weights(self) -> tuple[Weights, ...]:
@@ -86,7 +86,7 @@ class BidirectionalAttention(PlainKind):
 
     @property
     def kv_heads(self) -> int:
-        """As many as query heads."""
+        """Number of key/value heads, equal to the number of query heads."""
         return self.heads
 
     def weights(self) -> tuple[Weights, ...]:
@@ -186,7 +186,7 @@ class ImageTower(PlainKind):
 
     @property
     def block(self) -> int:
-        """Weights of a block's matrices."""
+        """Number of weights of a block's matrices."""
         return 4 * self.width * self.heads * self.head_dim + self.matrices * self.width * self.inner
 
     def weights(self) -> tuple[Weights, ...]:
@@ -222,7 +222,7 @@ class ImageTower(PlainKind):
         return ops + [linear(f"merge_{i}", n, k, merged) for i, (n, k) in enumerate(self.per_token)]
 
     def _attention(self, pictures: float, run: Run) -> list[Op]:
-        """All blocks' attention: over whole pictures, and over windows where blocks have such."""
+        """Return the attention of all blocks: over whole pictures, and over windows for blocks with windows."""
         narrow = self.windows if 0 < self.window < self.patches else 0
         parts = ((self.depth - narrow, self.patches), (narrow, self.window))
         return [self._core(pictures * blocks * self.patches / seen, seen, run) for blocks, seen in parts if blocks]

@@ -37,7 +37,7 @@ def text_of(cell: object) -> str:
 
 
 def register(at: dict[str, int], ids: Column, i: int, row: int) -> None:
-    """Record the row of a name; names are unique."""
+    """Record the row of a request's name; refuse empty and repeated names."""
     name = text_of(ids.cells[i])
     if not name or name in at:
         raise ids.error(i, "must be there" if not name else "appears twice")
@@ -45,7 +45,7 @@ def register(at: dict[str, int], ids: Column, i: int, row: int) -> None:
 
 
 def think_times(column: Column) -> npt.NDArray[np.float64]:
-    """Parse times between requests [s]; an empty cell is 0."""
+    """Parse think times between requests [s]; an empty cell is 0."""
     cells = ["0" if text_of(cell) == "" else cell for cell in column.cells]
     values = numbers(replace(column, cells=cells))
     good = (values >= 0) & (values <= MAX_THINK_S)
@@ -55,7 +55,7 @@ def think_times(column: Column) -> npt.NDArray[np.float64]:
 
 
 def check_prompt(column: Column, i: int, prompt: int, said: int) -> None:
-    """Refuse a prompt that cannot hold what it starts with."""
+    """Refuse a prompt that is shorter than the history that it starts with."""
     if prompt < said:
         raise column.error(
             i, f"has a prompt of {prompt} tokens, fewer than the {said} of the prompt and output that it starts with"
@@ -67,7 +67,7 @@ MAX_TIME = 2.0**53
 
 
 def tokens(column: Column) -> npt.NDArray[np.int64]:
-    """Parse lengths: whole numbers from 1 to 2**31 - 1 [tokens]."""
+    """Parse token counts: whole numbers from 1 to 2**31 - 1."""
     values = numbers(column)
     good = (values >= 1) & (values <= MAX_SIZE) & (values == np.floor(values))
     if not good.all():
@@ -77,7 +77,7 @@ def tokens(column: Column) -> npt.NDArray[np.int64]:
 
 
 def times(column: Column) -> npt.NDArray[np.float64]:
-    """Parse timestamps: finite, not negative, in the file's unit."""
+    """Parse timestamps in the file's unit; refuse negative and infinite ones."""
     values = numbers(column)
     good = (values >= 0) & (values <= MAX_TIME)
     if not good.all():
@@ -86,7 +86,7 @@ def times(column: Column) -> npt.NDArray[np.float64]:
 
 
 def chances(column: Column) -> npt.NDArray[np.float64]:
-    """Parse chances from 0 to 1; NaN where a cell is empty."""
+    """Parse probabilities from 0 to 1; an empty cell is NaN."""
     empty = np.array([cell is None or not str(cell).strip() for cell in column.cells], bool)
     cells = ["0" if none else cell for none, cell in zip(empty, column.cells, strict=True)]
     values = numbers(replace(column, cells=cells))
@@ -131,7 +131,7 @@ class CallReader:
     _followed: set[int] = field(default_factory=set)
 
     def read(self, find: Find, rows: Rows) -> Rows:
-        """Rows of one chunk with their turns; `find` gives a column by name.
+        """Return a chunk's rows with their turns; `find` returns a column by name.
 
         Raises
         ------
@@ -164,7 +164,7 @@ class CallReader:
         return replace(rows, turns=Turns(follows, content, think, tuple(waits), task))
 
     def _rows(self, column: Column, i: int, names: list[str]) -> tuple[int, ...]:
-        """Earlier rows by name, each once."""
+        """Return the earlier rows with the given names, each once."""
         rows = [self._at.get(name, -1) for name in names]
         if -1 in rows:
             name = names[rows.index(-1)]
@@ -172,7 +172,7 @@ class CallReader:
         return tuple(dict.fromkeys(rows))
 
     def _task_of(self, after: Column, session: Column, i: int, row: int, waits: tuple[int, ...]) -> int:
-        """First row of a call's task."""
+        """Return the first row of a call's task."""
         name = text_of(session.cells[i])
         tasks = {self._task[other] for other in waits}
         if name:
@@ -182,7 +182,7 @@ class CallReader:
         return tasks.pop() if tasks else row
 
     def _continues(self, follows: int, row: int) -> int:
-        """First row of what a call's prompt continues; its own where nobody says so."""
+        """Return the first row of the text that a call's prompt continues; the call itself if it continues none."""
         if follows < 0 or follows in self._followed:
             return row
         self._followed.add(follows)

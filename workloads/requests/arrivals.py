@@ -26,14 +26,14 @@ from .rows import Rows
 from .servegen import find_clients, window_rates
 
 Gaps = Callable[[np.random.Generator, int], npt.NDArray[np.float64]]
-"""Samples n gaps [s]."""
+"""Function that samples n gaps between arrivals [s]."""
 
 ARRIVALS: Registry[Callable[[float, float | None], Gaps]] = Registry("arrival process")
 
 
 @ARRIVALS.register("poisson")
 def poisson(rate: float, cv: float | None) -> Gaps:
-    """Exponential gaps with mean ``1 / rate``; takes no coefficient of variation."""
+    """Return exponential gaps with mean ``1 / rate``; refuse a coefficient of variation."""
     if cv is not None:
         raise InputError("--cv", "a Poisson process has none; use the gamma process")
     return lambda rng, n: rng.standard_exponential(n) / rate
@@ -41,7 +41,7 @@ def poisson(rate: float, cv: float | None) -> Gaps:
 
 @ARRIVALS.register("gamma")
 def gamma(rate: float, cv: float | None) -> Gaps:
-    """Gamma gaps with mean ``1 / rate`` and coefficient of variation `cv` (1 is Poisson)."""
+    """Return gamma-distributed gaps with mean ``1 / rate`` and coefficient of variation `cv` (1 is Poisson)."""
     if cv is None:
         raise InputError("--cv", "the gamma process needs it: 1 is Poisson, more is burstier")
     shape = check_real(cv, "--cv", MIN_CV, MAX_CV) ** -2
@@ -49,7 +49,7 @@ def gamma(rate: float, cv: float | None) -> Gaps:
 
 
 def with_arrivals(batches: Iterable[Rows], gaps: Gaps, rng: np.random.Generator) -> Iterator[Rows]:
-    """Give rows new arrival times: the first at 0, then one gap each.
+    """Replace the arrival times of rows: the first request arrives at 0, each other one after a gap.
 
     Only the first requests of sessions have gaps; the others arrive no earlier than their predecessors. The sum runs in
     order from the last arrival, so that the result is bit-identical for any batching of rows.
@@ -72,7 +72,7 @@ def with_arrivals(batches: Iterable[Rows], gaps: Gaps, rng: np.random.Generator)
 
 
 def _first(turns: Turns, done: int) -> npt.NDArray[np.bool_]:
-    """Which rows are the first of their session or task; `done` rows were before them."""
+    """Return which rows are the first of their session or task; `done` is the number of earlier rows."""
     if turns.task is None:
         return turns.follows < 0
     first: npt.NDArray[np.bool_] = turns.task == np.arange(done, done + len(turns.task))
@@ -91,7 +91,7 @@ LEAST_S, LEAST_RATE = 1e-3, 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A rate over a period that repeats, constant in each of its steps; its mean is 1.
+    """A periodic arrival rate, constant in each of its steps, with a mean of 1.
 
     Attributes
     ----------

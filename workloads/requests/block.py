@@ -1,4 +1,4 @@
-"""Interface of workloads for a simulator: blocks of requests, streamed in time order."""
+"""Interface between workloads and simulators: blocks of requests in order of time."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from .classes import RequestClass
 I8 = npt.NDArray[np.int64]
 
 MAX_BLOCK = 65_536
-"""Most requests in one block."""
+"""Maximum number of requests in a block."""
 
 PREFIX_BLOCK_TOKENS = 512
-"""Prompt tokens behind one hash id unless a block says otherwise (Mooncake's block size)."""
+"""Number of prompt tokens per hash id unless a block sets another (Mooncake's block size)."""
 
 HashIds = tuple[tuple[int, ...], ...]
 
 
 class RequestColumns:
-    """Base of columns of requests: arrays, tuples with an entry for each request, or columns again.
+    """Base of columns of requests: arrays, tuples with an entry per request, or nested columns.
 
     Lists and numbers are of all requests; None where nobody says.
     """
@@ -32,7 +32,7 @@ class RequestColumns:
     __slots__ = ()
 
     def take(self, which: slice | npt.NDArray[Any]) -> Self:
-        """Return some of the requests."""
+        """Return the selected requests."""
 
         def cut(column: Any) -> Any:
             if isinstance(column, tuple):
@@ -47,7 +47,7 @@ class RequestColumns:
 
     @classmethod
     def joined(cls, parts: Sequence[Self | None]) -> Self | None:
-        """Join several blocks of a pass; None unless all have some.
+        """Join several blocks of a pass; return None if one of them is None.
 
         An optional column stays where all have it; chances of acceptance are NaN where one has none.
         """
@@ -74,7 +74,7 @@ class RequestColumns:
 
 @dataclass(frozen=True, slots=True)
 class Turns(RequestColumns):
-    """How requests follow each other in sessions; each session is a chain.
+    """Order of requests in sessions; each session is a chain.
 
     Attributes
     ----------
@@ -99,7 +99,7 @@ class Turns(RequestColumns):
     task: npt.NDArray[np.int64] | None = None
 
     def waits(self) -> Iterator[tuple[int, ...]]:
-        """Return the predecessors of each request; empty for independent ones."""
+        """Return the requests for which each request waits; empty for independent requests."""
         if self.after is not None:
             return iter(self.after)
         return ((one,) if one >= 0 else () for one in self.follows.tolist())
@@ -107,7 +107,7 @@ class Turns(RequestColumns):
 
 @dataclass(frozen=True, slots=True)
 class Labels(RequestColumns):
-    """Class, priority and tenant of requests.
+    """Class, priority and tenant of each request.
 
     Attributes
     ----------
@@ -131,7 +131,7 @@ class Labels(RequestColumns):
         return len(self.kind)
 
     def columns(self) -> dict[str, npt.NDArray[np.generic]]:
-        """RequestColumns of `requests.csv`, as they are read."""
+        """Return the labels as columns of `requests.csv`."""
         kinds, tenants = np.array(self.kinds, dtype=object), np.array(self.tenants, dtype=object)
         return {"class": kinds[self.kind], "priority": self.priority, "tenant": tenants[self.tenant]}
 

@@ -1,4 +1,4 @@
-"""Classes of requests: their shares, their SLOs, and their limits of the queue."""
+"""Classes of requests: their shares, SLOs, and queue limits."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ..latencies import QUANTILES, latency_of
 from .options import check_count, check_real
 
 LATENCIES = ("ttft", "tpot", "e2e", "client_ttft", "client_e2e")
-"""Latencies of every single request."""
+"""Latencies that each single request has."""
 KEYS = ("share", "priority", "tenants", "input_len", "output_len", "max_waiting", "max_wait")
-"""Keys of a class in addition to its latencies."""
+"""Keys of a class besides its latencies."""
 FORM = "NAME:KEY=VALUE,...;NAME:..., for example chat:share=0.7,ttft_p99=0.5;batch:share=0.3,priority=1"
 
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """Most seconds of one latency of a request.
+    """An SLO: the maximum of one latency of a request.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class Promise:
 
 @dataclass(frozen=True, slots=True)
 class RequestClass:
-    """Requests of one kind.
+    """A class of requests, with its share, priority and SLOs.
 
     Attributes
     ----------
@@ -71,18 +71,18 @@ class RequestClass:
 
     @property
     def bounded(self) -> bool:
-        """Return whether its requests may be rejected."""
+        """Return whether requests of this class may be rejected."""
         return self.max_waiting is not None or self.max_wait is not None
 
     def tenant_names(self) -> list[str]:
-        """Names of its tenants."""
+        """Return the names of the class's tenants."""
         if self.tenants == 1:
             return [self.name]
         return [f"{self.name}-{i}" for i in range(self.tenants)]
 
 
 def read_classes(text: str) -> tuple[RequestClass, ...]:
-    """Read classes: ``NAME:KEY=VALUE,...;NAME:...``, or a YAML file of the same names and keys.
+    """Parse classes: ``NAME:KEY=VALUE,...;NAME:...``, or a YAML file of the same names and keys.
 
     Raises
     ------
@@ -107,7 +107,7 @@ def read_classes(text: str) -> tuple[RequestClass, ...]:
 
 
 def is_classes_path(text: str) -> bool:
-    """Whether a text names a file of classes."""
+    """Return whether a text names a file of classes."""
     return text.endswith((".yaml", ".yml"))
 
 
@@ -123,7 +123,7 @@ def without_bounds(text: str) -> str:
 
 
 def _of_text(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Names and keys of classes as they are typed."""
+    """Yield the names and keys of classes in the text of an option."""
     seen: set[str] = set()
     for entry in filter(None, (part.strip() for part in text.split(";"))):
         name, _, rest = (part.strip() for part in entry.partition(":"))
@@ -140,14 +140,14 @@ def _of_text(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _number(where: str, text: str) -> float | int:
-    """A number as it is typed."""
+    """Return a number that a user typed."""
     if math.isnan(number := typed_number(text)):
         raise InputError(where, f"must be a number, not {text!r}")
     return int(text) if text.lstrip("+-").isdecimal() else number
 
 
 def _of_file(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Read the classes of requests from a file: their names and keys."""
+    """Yield the names and keys of classes in a file."""
     from ..yamlfile import read_yaml
 
     values = read_yaml(Path(text))
@@ -158,7 +158,7 @@ def _of_file(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _class_of(name: str, keys: Mapping[str, Any]) -> RequestClass:
-    """One class from its keys."""
+    """Return a class from its keys."""
     settings: dict[str, Any] = {}
     promises: list[Promise] = []
     for key, value in keys.items():
@@ -183,7 +183,7 @@ def _class_of(name: str, keys: Mapping[str, Any]) -> RequestClass:
 
 
 def _promise(key: str, value: Any, where: str) -> Promise:
-    """A latency of a class's level."""
+    """Return an SLO from a latency's name and its limit."""
     with errors_in(where):
         latency = latency_of(key)
     name, share = key if latency is None else latency.measure, latency and latency.share

@@ -1,4 +1,4 @@
-"""Registry of request formats, and which one a file is, judged by its first line."""
+"""Registry of request formats; a file's format is detected from its first line."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def request_format(
 
 
 def detect(path: Path) -> RequestFormat:
-    """Tell the format of `path` from its first line that is not blank.
+    """Return the format of `path` by its first line that is not blank.
 
     A line that starts like JSON means JSON lines, any other a CSV header. The format is the one whose columns are all
     present, with the most columns. If there is none, the error names the missing columns of the closest CSV format;
@@ -90,13 +90,13 @@ def detect(path: Path) -> RequestFormat:
 
 
 def _fullest(forms: Sequence[RequestFormat], names: Collection[str]) -> RequestFormat | None:
-    """Return the format with the most columns, of those whose columns all appear among the names."""
+    """Return the format with the most columns among those whose columns are all in `names`."""
     fitting = [form for form in forms if set(form.columns) <= set(names)]
     return max(fitting, key=lambda form: len(form.columns), default=None)
 
 
 def _keys(line: str) -> Collection[str]:
-    """Keys of a JSON object; nothing where the line is none."""
+    """Return the keys of a JSON object; empty if the line is not one."""
     try:
         keys = json.loads(line)
     except (ValueError, RecursionError):
@@ -105,7 +105,7 @@ def _keys(line: str) -> Collection[str]:
 
 
 def _likeness(form: RequestFormat, header: list[str]) -> float:
-    """Count the columns of a format that a header has; a near miss counts half."""
+    """Return the share of a format's columns that a header has; a similar name counts half."""
     seen = readable(header)
     near = [name for name in form.columns if nearest(name, seen).startswith("; did you mean")]
     exact = [name for name in form.columns if name in header]

@@ -1,4 +1,4 @@
-"""Requests that a script holds as a table, as the file that everything else reads."""
+"""Tables of requests in memory, written to a file that all other code can read."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Table: TypeAlias = "pd.DataFrame | Sequence[Mapping[str, object]]"
-"""A pandas frame, or a list of rows: columns as in a trace's file."""
+"""A pandas frame or a list of rows, with the columns of a trace file."""
 
 
 def is_table(value: object) -> bool:
-    """Whether a value is a `Table`, which no path is."""
+    """Return whether a value is a `Table` and not a path."""
     if isinstance(value, (str, bytes, os.PathLike)):
         return False
     rows = isinstance(value, Sequence) and bool(value) and all(isinstance(r, Mapping) for r in value)
@@ -28,7 +28,7 @@ def is_table(value: object) -> bool:
 
 
 def table_file(table: Table, where: str) -> str:
-    """The table as a CSV file, named by what it holds: equal tables are one file.
+    """Write the table to a CSV file that is named by its content; equal tables share one file.
 
     It is in a temporary folder of the caller, so that other processes can read it too; a file of its name with other
     content is rewritten.

@@ -1,4 +1,4 @@
-"""The front door: one function turns a trace, a rate or nothing into a request stream."""
+"""Entry point of workloads: one function makes a request stream from a trace, a rate, or the embedded sample."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ DEFAULT_REQUESTS = 1000
 """Requests generated when neither a limit nor a duration is given."""
 
 MAX_REQUESTS = 1_000_000_000
-"""Of which a simulation that keeps all its requests takes fewer, see `fleet.arrivals`."""
+"""Largest number of requests; a simulation that stores all its requests accepts fewer, see `fleet.arrivals`."""
 
 T = TypeVar("T")
 Step = Callable[[Iterable[Rows]], Iterator[Rows]]
@@ -194,7 +194,7 @@ def _scale(
 def _over_time(
     origin: RowSource, closed_loop: int | None, rate_profile: str | Path | None, since: float | None
 ) -> list[Step]:
-    """Steps by which rates change over time, and by which what is before a time is left out."""
+    """Return the steps that change rates over time and that drop requests before a time."""
     steps: list[Step] = []
     if closed_loop is not None:
         _refuse("cannot be combined with --closed-loop", {"--rate-profile": rate_profile, "--since": since})
@@ -207,7 +207,7 @@ def _over_time(
 
 
 def _sessions(turns: float | None, think: float | None, seed: int) -> list[Step]:
-    """The step that joins generated requests to sessions, if any."""
+    """Return the step that combines generated requests into sessions, if requested."""
     if turns is None:
         _refuse("needs --turns", {"--think": think})
         return []
@@ -222,7 +222,7 @@ def _sessions(turns: float | None, think: float | None, seed: int) -> list[Step]
 
 
 def _shared(prefix_len: int | None, prefixes: int | None, seed: int) -> list[Step]:
-    """The step that lets generated prompts start alike, if any."""
+    """Return the step that gives generated prompts a shared prefix, if requested."""
     if prefix_len is None:
         _refuse("needs --prefix-len", {"--prefixes": prefixes})
         return []
@@ -239,7 +239,7 @@ def _check_numbers(
     spread: float | None,
     block_size: int,
 ) -> None:
-    """Refuse numbers of a workload that are out of their range, by the option's name."""
+    """Refuse numbers of a workload that are out of range; the error names the option."""
     for option, size in (("--closed-loop", closed_loop), ("--requests", limit)):
         if size is not None:
             check_size(size, option)
@@ -288,7 +288,7 @@ def _timing(
     over_time: list[Step],
     duration: float | None,
 ) -> list[Step]:
-    """Choose the steps that set arrival times, refusing options that contradict them."""
+    """Return the steps that set arrival times; refuse options that contradict each other."""
     recorded = gaps is None and closed_loop is None
     if not recorded or not origin.has_arrivals:
         reason = "needs a trace that keeps its own arrivals"
@@ -319,7 +319,7 @@ def _named(registry: Registry[T], name: str, option: str) -> T:
 
 
 def _refuse(reason: str, options: dict[str, object]) -> None:
-    """Raise for the first option of `options` that was given; not without a reason."""
+    """Refuse the first given option of `options`, if there is a reason."""
     for option, value in options.items():
         if value is not None and reason:
             raise InputError(option, reason)

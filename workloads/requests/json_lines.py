@@ -1,8 +1,8 @@
-"""Lines of JSON objects, and columns of numbers in them.
+"""Reader of JSON lines, with columns of numbers.
 
 Mooncake traces: one JSON object a line, with the hashes of the prompt's prefix blocks.
 
-RAGPulse: a week of questions to a retrieval service, with what each prompt is made of.
+RAGPulse: a week of questions to a retrieval service, with the parts of each prompt.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .sessions import OTHERWISE, SessionReader, session_columns, turns_reader
 
 
 def objects_of(path: Path, chunk: Lines) -> tuple[list[int], list[dict[str, Any]]]:
-    """Parse a chunk: the lines that are not blank, and their objects."""
+    """Parse a chunk; return the numbers of its lines that are not blank, and their objects."""
     lines, objects = [], []
     for number, text in enumerate(chunk.text, chunk.first):
         if not text.strip():
@@ -44,7 +44,7 @@ def objects_of(path: Path, chunk: Lines) -> tuple[list[int], list[dict[str, Any]
 
 
 def number_column(path: Path, lines: list[int], key: str, objects: list[dict[str, Any]]) -> Column:
-    """Collect one key; only numbers pass, though `float` would also take text and booleans."""
+    """Return the column of one key; refuse text and booleans, which `float` would accept."""
     cells = [item.get(key) for item in objects]
     column = Column(path, lines, key, cells)
     if not {int, float}.issuperset(map(type, cells)):
@@ -97,7 +97,7 @@ def read_mooncake(path: Path) -> Iterator[Rows]:
 
 
 def _check_late_keys(path: Path, lines: list[int], objects: list[dict[str, Any]], names: tuple[str, ...]) -> None:
-    """Refuse keys of sessions that the first line did not have: its requests are read already."""
+    """Refuse session keys that the first line does not have, because its requests are read already."""
     late = [key for key in ("session", "predecessor", "after", "think_s") if key not in names]
     for line, item in zip(lines, objects, strict=True):
         for key in late:
@@ -106,7 +106,7 @@ def _check_late_keys(path: Path, lines: list[int], objects: list[dict[str, Any]]
 
 
 def _named(path: Path, lines: list[int], objects: list[dict[str, Any]], name: str) -> Column:
-    """Collect one key of which a line may have none, under whichever of its names a line has it."""
+    """Return the column of a key that lines may lack, under whichever of its names the lines use."""
     others = [other for other, usual in OTHERWISE.items() if usual == name]
     key = next((other for other in others if any(other in item for item in objects)), name)
     return Column(path, lines, key, [item.get(key, item.get(name)) for item in objects])
@@ -160,7 +160,7 @@ def read_ragpulse(path: Path) -> Iterator[Rows]:
 
 
 def _blocks(path: Path, line: int, item: dict[str, Any], prompt: int) -> tuple[int, ...]:
-    """Ids of the leading pieces of 512 tokens; the last piece may be shorter, and is left out."""
+    """Return the ids of the leading pieces of 512 tokens; a shorter last piece is dropped."""
     parts = item.get("hash_ids")
     if not isinstance(parts, dict):
         reason = f"hash_ids must be an object of lists, not {shown(parts)}"

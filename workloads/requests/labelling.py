@@ -1,4 +1,4 @@
-"""Labels of requests: read from a trace's columns, else sampled by the shares of classes."""
+"""Labels of requests: read from a trace's columns, or sampled by the classes' shares."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from .lengths import LENGTHS, Purpose, generator
 I8 = npt.NDArray[np.int64]
 
 COLUMNS = ("class", "priority", "tenant")
-"""Optional columns of a trace: texts, and whole numbers, of which the smaller goes first; empty: not said."""
+"""Optional columns of a trace. Classes and tenants are texts; priorities are whole numbers, and the smallest runs
+first. Empty cells have no label."""
 
 NO_PRIORITY = -(2**40)
-"""Priority of a request without one; -1 for a class or tenant."""
+"""Marks a request without a priority; -1 marks one without a class or tenant."""
 
 
 @dataclass(slots=True)
 class LabelReader:
-    """Labels of a trace's requests, its names numbered in order of their first use."""
+    """Reader of the labels of a trace; classes and tenants are numbered in order of their first use."""
 
     kinds: list[str] = field(default_factory=list)
     tenants: list[str] = field(default_factory=list)
@@ -54,7 +55,7 @@ class LabelReader:
 
 
 def _numbered(column: Column | None, names: list[str], count: int) -> I8:
-    """Numbers of names; -1 for none."""
+    """Return the numbers of the names in a column; -1 for empty cells."""
     if column is None:
         return np.full(count, -1)
     known = {"": -1} | {name: i for i, name in enumerate(names)}
@@ -65,7 +66,7 @@ def _numbered(column: Column | None, names: list[str], count: int) -> I8:
 
 @dataclass(slots=True)
 class _Book:
-    """Names of classes and tenants in the order of one pass, `--classes` first."""
+    """Names of classes and tenants in the order in which one pass meets them, after the classes of `--classes`."""
 
     classes: Sequence[RequestClass]
     kinds: list[str] = field(default_factory=list)
@@ -73,7 +74,7 @@ class _Book:
     numbers: dict[str, int] = field(default_factory=dict)  # of a tenant's name
 
     def tenant(self, name: str) -> int:
-        """Number of a tenant."""
+        """Return the number of a tenant."""
         number = self.numbers.setdefault(name, len(self.numbers))
         if number == len(self.tenants):
             self.tenants.append(name)
@@ -125,7 +126,7 @@ def _lengths(c: RequestClass, name: str, seed: int, k: int) -> Callable[[int], t
 
 
 def _sized(block: RequestBlock, drawn: Sequence[Callable[[int], tuple[I8, I8]] | None]) -> RequestBlock:
-    """A block whose requests have the lengths of their classes, where these have some."""
+    """Return a block in which requests of classes with given lengths have those lengths."""
     if block.labels is None or not any(drawn):
         return block
     inputs, outputs = block.input_tokens.copy(), block.output_tokens.copy()
@@ -163,7 +164,7 @@ def _with_labels(name: str, block: RequestBlock, book: _Book, draws: Draws) -> R
 
 
 def _kinds(name: str, block: RequestBlock, book: _Book, draw: np.random.Generator) -> I8:
-    """Class of each request of a block."""
+    """Return the class number of each request of a block."""
     labels, classes = block.labels, book.classes
     drawn = draw.random(len(block))
     said = np.zeros(len(block), bool) if labels is None else labels.kind >= 0
@@ -185,7 +186,7 @@ def _kinds(name: str, block: RequestBlock, book: _Book, draw: np.random.Generato
 
 
 def _number_of(name: str, block: RequestBlock, row: int, kind: str, book: _Book) -> int:
-    """Number of a class by its name.
+    """Return the number of a class by its name.
 
     Raises
     ------

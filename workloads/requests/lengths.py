@@ -40,11 +40,11 @@ from .options import MAX_SIZE
 Purpose = IntEnum(
     "Purpose", "ARRIVALS INPUT_LENGTHS OUTPUT_LENGTHS CLIENT TURNS THINKING KINDS TENANTS PREFIXES", start=0
 )
-"""What a generator is for; a client adds a number made from its name."""
+"""Purpose of a random generator; a client's generator has a number made from its name in addition."""
 
 
 def generator(seed: int, *purpose: int) -> np.random.Generator:
-    """Return the generator of one purpose: its samples never shift another's."""
+    """Return the generator of one purpose; samples of one purpose do not affect another."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=purpose))
 
 
@@ -99,7 +99,7 @@ def gaussian(input_len: int, output_len: int) -> tuple[Draw, Draw]:
 
 
 def _lognormal(most: int, input_len: int, output_len: int) -> tuple[Draw, Draw]:
-    """Rounded log-normals with sigma of the log 0.8, from 1 to `most` tokens, with the exact mean.
+    """Return log-normal lengths with sigma of the log 0.8, rounded, from 1 to `most` tokens, with the exact mean.
 
     Rounding up to 1 token would raise a short mean, and a cut lower it, so the median is solved for the mean of what is left.
     """
@@ -124,32 +124,32 @@ for _name, _most in (("lognormal", MAX_SIZE), ("lognormal-1024", 1024), ("lognor
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Sampling functions of prompt and output lengths, and their generators from a seed and the number of requests."""
+    """Sampling functions of prompt and output lengths, and a function for their generators."""
 
     draws: tuple[Any, Any]
     rngs: Callable[[int, int | None], tuple[Any, Any]]
 
 
 def of_purpose(seed: int, limit: int | None, prompts: Any = None) -> tuple[Any, Any]:
-    """Return our generators of prompt and output lengths."""
+    """Return the project's generators of prompt and output lengths."""
     return generator(seed, Purpose.INPUT_LENGTHS), generator(seed, Purpose.OUTPUT_LENGTHS)
 
 
 def _in_turn(source: Callable[[int], Any], seed: int, limit: int | None, prompts: Any) -> tuple[Any, Any]:
-    """Generators of a client that samples all prompts before all outputs; it has 1,000 requests by default."""
+    """Return a client's generators if it samples all prompts before all outputs; its default is 1,000 requests."""
     second = source(seed)
     prompts(second, limit or 1000)
     return source(seed), second
 
 
 def _between(low: float, high: float) -> Any:
-    """Whole numbers of 1 or more from `low` to `high` [tokens], all equally likely."""
+    """Return uniform whole numbers from `low` to `high` [tokens], at least 1."""
     least, most = max(1, math.floor(low)), max(1, math.ceil(high))
     return lambda integers, n: integers(least, most + 1, n)
 
 
 def _cut(mean: int, sigma: float = 0.0, low: float = 0.0, high: float = 0.0) -> Any:
-    """Gaussians cut to their bounds, 5 sigma away unless given; without sigma whole numbers between the bounds."""
+    """Return Gaussian lengths cut to their bounds (default: 5 sigma); without sigma uniform between the bounds."""
     least, most = int(low) or max(1, int(mean - 5 * sigma)), int(high) or int(mean + 5 * sigma)
     if least > most:
         raise InputError("--lengths", f"has a smallest length of {least} above its largest of {most}")
@@ -161,7 +161,7 @@ def _cut(mean: int, sigma: float = 0.0, low: float = 0.0, high: float = 0.0) -> 
 
 
 def _above_zero(mean: int, sigma: float) -> Draw:
-    """Gaussians above 0, rounded up."""
+    """Return Gaussian lengths above 0, rounded up."""
     if not sigma:
         return fixed(mean, mean)[0]
     edges = np.arange(int(mean + 10 * sigma) + 2)
@@ -219,7 +219,7 @@ def _normal_tail(x: float) -> float:
 
 
 def _rounded_mean(mu: float, exact: int = 64) -> float:
-    """Mean of ``max(1, round(X))``, X log-normal: 1 + the sum over k of P(X > k + 0.5).
+    """Return the mean of ``max(1, round(X))`` for a log-normal X: 1 + the sum over k of P(X > k + 0.5).
 
     The sum is exact for k < `exact`; beyond, it is the integral E[max(X - exact, 0)], of which it is the midpoint rule.
     """
@@ -229,14 +229,14 @@ def _rounded_mean(mu: float, exact: int = 64) -> float:
 
 
 def _beyond(mu: float, most: int) -> tuple[float, float]:
-    """E[X; X > most] and most P(X > most), X log-normal."""
+    """Return E[X; X > most] and most P(X > most) for a log-normal X."""
     d = (math.log(most) - mu) / LOG_SIGMA
     return math.exp(mu + LOG_SIGMA**2 / 2) * _normal_tail(d - LOG_SIGMA), most * _normal_tail(d)
 
 
 @cache
 def _lognormal_mu(mean: int, most: int) -> float:
-    """Solve the log of the median for `mean` by bisection; the result is never above."""
+    """Return the log of the median that gives the mean `mean`, by bisection."""
     high = math.log(mean)
     low = high - LOG_SIGMA**2 / 2 - 10
     high += 4.0 if most < MAX_SIZE else 0.0
@@ -280,7 +280,7 @@ def _draw(summary: Summary) -> Draw:
 
 
 def quantile(summary: Summary, bend: float, probability: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Inverse distribution function [tokens].
+    """Return the inverse distribution function [tokens].
 
     Between published quantiles a (at p) and b (at q) it is ``a * (b / a) ** (v ** bend)`` with
     ``v = (probability - p) / (q - p)``.
@@ -296,7 +296,7 @@ def quantile(summary: Summary, bend: float, probability: npt.NDArray[np.float64]
 
 @lru_cache
 def _bend(summary: Summary) -> float:
-    """Solve the exponent for the mean by bisection; a larger one means shorter lengths."""
+    """Return the exponent that gives the published mean, by bisection; a larger exponent means shorter lengths."""
     low, high = 1e-2, 1e2
     for _ in range(60):
         middle = (low * high) ** 0.5

@@ -1,4 +1,4 @@
-"""Rows on their way from a source to numbered blocks, and the steps in between.
+"""Batches of request rows between a source and the numbered blocks, and the steps that change them.
 
 Each step is a generator over `Rows`, so memory is bounded by one batch of rows.
 """
@@ -40,7 +40,7 @@ class Rows(RequestColumns):
 
 
 def checked(batches: Iterable[Rows], subject: object) -> Iterator[Rows]:
-    """Refuse rows that no engine could serve: a format's reader may be from outside.
+    """Refuse rows that no engine could serve, because a format's reader may be user code.
 
     Raises
     ------
@@ -72,19 +72,19 @@ def from_zero(batches: Iterable[Rows]) -> Iterator[Rows]:
 
 
 def compressed(batches: Iterable[Rows], rate_scale: float) -> Iterator[Rows]:
-    """Divide arrival times by `rate_scale`: the same pattern, faster."""
+    """Divide arrival times by `rate_scale`; the pattern stays the same."""
     for rows in batches:
         yield replace(rows, arrival_s=rows.arrival_s / rate_scale)
 
 
 def at_zero(batches: Iterable[Rows]) -> Iterator[Rows]:
-    """Let every request arrive at 0: a closed loop releases them."""
+    """Set all arrivals to 0, because the engine releases the requests of a closed loop."""
     for rows in batches:
         yield replace(rows, arrival_s=np.zeros(len(rows)))
 
 
 def with_prefix(batches: Iterable[Rows], tokens: int, count: int, rng: np.random.Generator) -> Iterator[Rows]:
-    """Put one of `count` shared starts of `tokens` before each prompt; all requests of a session have the same.
+    """Put one of `count` shared prefixes of `tokens` tokens before each prompt; a session's requests share one.
 
     Raises
     ------
@@ -150,7 +150,7 @@ def first(batches: Iterable[Rows], limit: int) -> Iterator[Rows]:
 
 
 def bounded(batches: Iterable[Rows], most: int) -> Iterator[Rows]:
-    """Refuse a workload of more than `most` requests, when it comes so far."""
+    """Refuse a workload of more than `most` requests when that number is exceeded."""
     count = 0
     for rows in batches:
         count += len(rows)

@@ -39,7 +39,7 @@ from .rows import Rows
 TRACE, DATASET = "-trace.csv", "-dataset.json"
 WINDOW_S = 600.0
 MAX_WINDOW = 1 << 24
-"""Most requests of one client in one window: 28,000 per second."""
+"""Maximum number of requests of one client in one window: 28,000 per second."""
 
 MAX_DATASET_BYTES = 256 << 20
 MIN_SHAPE, MAX_SHAPE = 1e-3, 1e6
@@ -49,7 +49,7 @@ _PATTERNS = ("Gamma", "Weibull", "")
 
 @dataclass(frozen=True, slots=True)
 class ClientFiles:
-    """The two files of a client and its name (what their names have in common)."""
+    """The two files of a client, and its name (the common part of the file names)."""
 
     trace: Path
     dataset: Path
@@ -58,7 +58,7 @@ class ClientFiles:
 
 @dataclass(frozen=True, slots=True)
 class ActiveWindow:
-    """One window with activity: its line, start [s], mean count, gap pattern and shape."""
+    """A window with activity: its line in the file, start [s], mean count, and gap pattern and shape."""
 
     line: int
     start_s: float
@@ -68,7 +68,7 @@ class ActiveWindow:
 
 
 def client_rows(client: ClientFiles, seed: int, rate_scale: float) -> Iterator[Rows]:
-    """Sample a client's requests, one batch per window that has any."""
+    """Sample a client's requests, one batch per window with requests."""
     rng = generator(seed, Purpose.CLIENT, zlib.crc32(client.name.encode()))
     periods = _Periods(client.dataset)
     for window in windows(client.trace):
@@ -85,7 +85,7 @@ def client_rows(client: ClientFiles, seed: int, rate_scale: float) -> Iterator[R
 
 
 def _places(rng: np.random.Generator, window: ActiveWindow, count: int) -> npt.NDArray[np.float64]:
-    """Place `count` requests in (0, 1): `count` + 1 gaps of the window's shape, stretched."""
+    """Return `count` positions in (0, 1) with `count` + 1 gaps of the window's shape, scaled to fill the window."""
     if window.pattern == "Gamma":
         gaps = rng.standard_gamma(window.shape, count + 1)
     else:  # a power of an exponential; through logs, since small shapes overflow
@@ -136,7 +136,7 @@ def _number(path: Path, line: int, name: str, cell: str, low: float, high: float
 
 
 class _Periods:
-    """Length tables of a client; only the current period's are kept parsed."""
+    """Length tables of a client by period; only the current period is parsed."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -191,7 +191,7 @@ def _load_json(path: Path) -> dict[str, Any]:
 
 
 def _texts(path: Path, key: str, period: object) -> tuple[str, str]:
-    """Return the two table texts of a period without their braces."""
+    """Return the texts of a period's two tables, without braces."""
     inner = []
     for name in ("input_tokens", "output_tokens"):
         text = period.get(name) if isinstance(period, dict) else None
@@ -234,7 +234,7 @@ def find_clients(source: Path) -> list[ClientFiles]:
 
 
 def read_servegen(clients: list[ClientFiles], seed: int, rate_scale: float = 1.0) -> Iterator[Rows]:
-    """Sample the clients and merge them; arrivals count from the start of the first window.
+    """Sample the clients' requests and merge them; arrivals are counted from the start of the first window.
 
     A client's samples depend only on `seed` and its name, so a subset of clients gives the same requests as in the
     whole.
@@ -259,7 +259,7 @@ def read_servegen(clients: list[ClientFiles], seed: int, rate_scale: float = 1.0
 
 
 def window_rates(clients: list[ClientFiles]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], float]:
-    """Requests per second of all clients together, window by window.
+    """Return the requests per second of all clients together, by window.
 
     Returns
     -------
@@ -321,7 +321,7 @@ def merged(streams: list[Iterator[Rows]]) -> Iterator[Rows]:
 
 
 def _split(pool: list[tuple[int, Rows]], horizon: float) -> tuple[list[tuple[int, Rows]], list[tuple[int, Rows]]]:
-    """Cut every batch of the pool at `horizon`: those before it, and those from it on."""
+    """Split every batch of the pool at time `horizon`."""
     before, after = [], []
     for index, rows in pool:
         cut = int(np.searchsorted(rows.arrival_s, horizon, side="left"))

@@ -1,8 +1,9 @@
-"""Sessions: requests that follow each other, each prompt holding all that was said before.
+"""Sessions: requests that follow each other; each prompt contains all earlier turns of its session.
 
-In a trace, optional columns (or keys) say so: `session`, the same text for all requests of one session, in order; or
-`predecessor`, the `request_id` of the row before it in its session. With either, `think_s` may give the time from the
-end of the one to the arrival of the next [s]. Where calls wait for several others, `after` says so, see `agents`.
+A trace marks sessions with optional columns (or keys): `session`, the same text for all requests of one session, in
+order; or `predecessor`, the `request_id` of the row before it in its session. With either, `think_s` may give the time
+from the end of a request to the arrival of the next [s]. If calls wait for several others, `after` names them, see
+`agents`.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from .options import MAX_SIZE
 from .rows import Rows
 
 COLUMNS = ("session", "predecessor", "after", "request_id", "think_s")
-"""Optional columns of a trace; `request_id` counts with `predecessor` or `after` only."""
+"""Optional columns of a trace; `request_id` is used only with `predecessor` or `after`."""
 OTHERWISE = {"parent": "predecessor", "wait_s": "think_s"}
-"""Alternative names of columns with `after`."""
+"""Alternative names of columns in traces with `after`."""
 
 
 def meant(known: Iterable[str], where: str) -> dict[str, str]:
-    """Columns of sessions that a file has: what is meant, and the name there.
+    """Return the session columns of a file: the usual name of each, and its name in the file.
 
     Raises
     ------
@@ -45,9 +46,9 @@ def meant(known: Iterable[str], where: str) -> dict[str, str]:
 
 
 def session_columns(known: Iterable[str], where: str) -> tuple[str, ...]:
-    """Which of `COLUMNS` a file has that bear on its requests; none where it has no sessions.
+    """Return the columns of `COLUMNS` that a file's sessions use; an empty tuple if it has no sessions.
 
-    Return all of them with `after`: a line may have any.
+    With `after` all of them are returned, because any line may have any column.
 
     Raises
     ------
@@ -95,7 +96,7 @@ class SessionReader:
     _followed: dict[int, int] = field(default_factory=dict)
 
     def read(self, find: Find, rows: Rows) -> Rows:
-        """Rows of one chunk with their turns; `find` gives a column by name.
+        """Return a chunk's rows with their turns; `find` returns a column by name.
 
         Raises
         ------
@@ -130,7 +131,7 @@ class SessionReader:
         return replace(rows, turns=Turns(follows, session, think))
 
     def _before(self, column: Column, i: int, name: str, key: str) -> int:
-        """Row that the i-th of a chunk follows; -1 for none."""
+        """Return the row that the i-th row of a chunk follows; -1 if none."""
         if not name:
             return -1
         before = self._at.get(name, -1)
@@ -150,7 +151,7 @@ def with_turns(
     draw_turns: np.random.Generator,
     draw_think: np.random.Generator,
 ) -> Iterator[Rows]:
-    """Join generated requests to sessions, one after another.
+    """Combine generated requests into sessions, one after another.
 
     The lengths of the rows are what each turn adds; prompts grow by all that was said before. A
     session goes on after each turn with probability ``1 - 1 / turns``, so turns are geometric with

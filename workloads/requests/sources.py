@@ -1,4 +1,4 @@
-"""Where rows come from: a trace file, ServeGen clients, or length distributions."""
+"""Sources of request rows: a trace file, ServeGen clients, or length distributions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .servegen import DATASET, TRACE, find_clients, read_servegen, window_rates
 
 @dataclass(frozen=True, slots=True)
 class RowSource:
-    """Rows that can be read again and again.
+    """A source of rows that can be read repeatedly.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class RowSource:
 
 
 def own_rate(path: Path, seed: int) -> float:
-    """Mean rate of a trace's own arrivals, all of them [1/s].
+    """Return the mean rate of all arrivals of a trace [1/s].
 
     ServeGen's clients say theirs; any other file is read once for it, in bounded memory.
 
@@ -96,7 +96,7 @@ def _has_dataset(path: Path) -> bool:
 
 
 def generated(name: str, lengths: Lengths, seed: int, limit: int | None, block_size: int = MAX_BLOCK) -> RowSource:
-    """Sample `limit` pairs of lengths, without end if None; no arrivals."""
+    """Sample `limit` pairs of lengths without arrival times; endless if `limit` is None."""
     draws = lengths.draws
 
     def rows() -> Iterator[Rows]:

@@ -1,4 +1,4 @@
-"""The CSV formats: Azure 2023 and 2024, BurstGPT, our own `requests.csv`, and lengths without arrivals.
+"""Readers of CSV formats: Azure 2023 and 2024, BurstGPT, our `requests.csv`, and lengths without arrivals.
 
 Azure date-time timestamps in seconds, with the seventh digit.
 """
@@ -26,7 +26,7 @@ _STAMP = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(\.\d{0,9})?(?:Z|\+00:00)?
 
 
 def seconds(column: Column) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Parse ``YYYY-MM-DD hh:mm:ss[.fraction]``, up to 9 fractional digits.
+    """Parse ``YYYY-MM-DD hh:mm:ss[.fraction]`` with up to 9 fractional digits.
 
     Timestamps are UTC; ``Z`` or ``+00:00`` may say so, other zones are refused.
 
@@ -47,7 +47,7 @@ def seconds(column: Column) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float
 
 
 def _parts(cell: object) -> tuple[str, str]:
-    """Return date and time of a timestamp, invalid for an invalid one, and its fraction."""
+    """Return a timestamp's date and time, and its fraction; an invalid timestamp gives an invalid date."""
     match = _STAMP.fullmatch(str(cell))
     return (match[1], f"{match[2] or '.'}0") if match else ("no date", "0")
 
@@ -64,9 +64,9 @@ AZURE = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 BURSTGPT = ("Timestamp", "Request tokens", "Response tokens")
 OWN = ("arrival_s", "input_tokens", "output_tokens")
 NAMED = {"adapter": "adapters", "images": "images"}
-"""Optional columns of whole numbers, and the field of `Rows` that holds each."""
+"""Optional columns of whole numbers, and the field of `Rows` for each."""
 ACCEPTANCE = "acceptance"
-"""Optional column: chance that a draft of the request is accepted, at every position; empty: not known."""
+"""Optional column: probability that a draft token of the request is accepted, at every position; empty if unknown."""
 LENGTHS = ("num_prefill_tokens", "num_decode_tokens")
 
 

@@ -1,1 +1,1 @@
-"""Layer kinds of one paper each; registered as any other."""
+"""Layer kinds that single papers use, registered like any other kind."""

@@ -57,7 +57,7 @@ class HeadExperts(WrappingKind, OfOneGroup):
 
     @property
     def _others(self) -> int:
-        """Heads that a router chooses from."""
+        """Number of heads from which the router chooses."""
         return self.base.heads - self.shared
 
     @property
@@ -68,22 +68,22 @@ class HeadExperts(WrappingKind, OfOneGroup):
 
     @property
     def _local(self) -> Attention:
-        """All heads of one device."""
+        """Attention with all heads of one device."""
         return self.base.shard(self.devices)
 
     @property
     def _width(self) -> int:
-        """Columns that a device has of each routed head, over which it averages."""
+        """Average number of columns of each routed head on one device."""
         return self.base.head_dim // self.devices
 
     @property
     def _columns(self) -> int:
-        """Columns of the router: a score for each head, and two that weigh both kinds."""
+        """Columns of the router: a score for each head, and two weights for shared and routed heads."""
         return self.base.heads + 2 * (self.shared > 0)
 
     @property
     def kv_read_share(self) -> float:
-        """Share of the KV heads that a decode reads, expected with even routing [1]."""
+        """Share of the KV heads that a decode reads, expected for even routing [1]."""
         kv, others = self.base.kv_heads, self._others
         group = self.base.heads // kv
         without = max(kv - self.shared, 0)  # KV heads that no shared head uses
@@ -109,7 +109,7 @@ class HeadExperts(WrappingKind, OfOneGroup):
 
     @property
     def _kv_width(self) -> int:
-        """Columns of keys and values together."""
+        """Columns of keys and values together on one device."""
         return 2 * self._local.kv_heads * self.base.head_dim
 
     def state(self) -> State:
@@ -147,7 +147,7 @@ class HeadExperts(WrappingKind, OfOneGroup):
         ]
 
     def expert_op(self, loads: Loads, run: Run) -> Op:
-        """Query and output projections of the routed heads."""
+        """Return the op of the routed heads' query and output projections."""
         return projections("head_experts", self.hidden, self._width, self._others, self.top_k, loads, run)
 
 
@@ -177,7 +177,7 @@ class AttentionMixture(WrappingKind, PlainKind):
 
     @property
     def whole(self) -> Attention:
-        """The experts as one attention block."""
+        """The experts combined into one attention block."""
         base, n = self.base, self.experts
         kv = base.kv_heads * (1 if self.shared_kv else n)
         return replace(base, heads=base.heads * n, kv_heads=kv, qk_norm=base.qk_norm * n)

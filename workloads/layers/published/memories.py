@@ -1,6 +1,6 @@
 """Several linear states of which a token writes and reads some (MoM, arXiv 2502.13685).
 
-State-space layers whose projections go by the modality of the token (Mixture-of-Mamba).
+State-space layers with projections for each modality of tokens (Mixture-of-Mamba).
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ class Memories(PlainKind):
 
     @property
     def _used(self) -> int:
-        """States that a token writes and reads."""
+        """Number of states that a token writes and reads."""
         return self.top_k + self.shared
 
     @property
     def _router(self) -> int:
-        """Columns of the router; a single state needs none."""
+        """Columns of the router; 0 for a single state, which needs no router."""
         return self.states if self.states > 1 else 0
 
     def weights(self) -> tuple[Weights, ...]:
@@ -73,7 +73,7 @@ class Memories(PlainKind):
         return replace(self, net=self.net.shard(tp))
 
     def ops(self, moments: Moments, run: Run, loads: Loads | None) -> list[Op]:
-        """Return the ops: a chunk uses all states, a decode its token's."""
+        """Return the ops: a prompt's chunk uses all states, a decode only its token's states."""
         net = self.net
         ops = net.ops_with(moments, run, self._used, self.states + self.shared)
         if self._router:
@@ -129,7 +129,7 @@ class ModalMamba(WrappingKind, OfOneGroup):
         return ops
 
     def expert_op(self, loads: Loads, run: Run) -> Op:
-        """The four projections of each modality."""
+        """Return the op of the four projections of each modality."""
         num, base, routed = run.numerics, self.base, loads.routed
         one = base.weights()[0].total
         selected = base.dt_rank + 2 * base.d_state

@@ -1,4 +1,4 @@
-"""Experts merged before the run: a router's common choice for all tokens becomes one dense block.
+"""Experts merged before the run: if a router chooses the same experts for all tokens, they become one dense block.
 
 MoDE (arXiv 2412.12953): the router of a diffusion policy only sees the noise level, so the `top_k` experts of a level
 are concatenated once, with scaled output weights, and run as a block `top_k` times as wide. The work is `top_k`
@@ -44,7 +44,7 @@ class MergedExperts(PlainKind):
 
     @property
     def merged_width(self) -> int:
-        """Inner width of what runs."""
+        """Inner width of the merged block."""
         return self.top_k * self.width
 
     def weights(self) -> tuple[Weights, ...]:
@@ -53,7 +53,7 @@ class MergedExperts(PlainKind):
         return (Weights("ffn", stored, one * self.top_k),)
 
     def linears(self) -> tuple[Linear, ...]:
-        """Projections of the merged block."""
+        """Return the projections of the merged block."""
         names = ("gate", "up") if self.matrices == 3 else ("up",)
         ups = (Linear(name, self.hidden, self.merged_width) for name in names)
         return (*ups, Linear("down", self.merged_width, self.hidden))
@@ -66,7 +66,7 @@ class MergedExperts(PlainKind):
 
 
 GATES = 3
-"""Of a GRU: reset, update and candidate, each with a matrix for the input and one for the state."""
+"""Number of gates of a GRU: reset, update and candidate, each with a matrix for the input and one for the state."""
 
 
 @layer_kind("rmoe")

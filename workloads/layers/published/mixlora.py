@@ -53,17 +53,17 @@ class AdapterExperts(AdaptedKind, OfOneGroup):
 
     @property
     def routed(self) -> Routed | None:
-        """The choice among several experts."""
+        """The router's choice among the experts; None if there is only one."""
         return None if self.experts == 1 else Routed(self.experts, self.top_k, spreads=False)
 
     @property
     def pair(self) -> int:
-        """Weights of one expert."""
+        """Number of low-rank weights of one expert."""
         return self.rank * sides(self.linears())
 
     @property
     def by_expert(self) -> tuple[Linear, ...]:
-        """Matrices of the base that run once for each expert of a token."""
+        """Matrices of the base that run once for each of a token's experts."""
         return self.linears()[-1:] if self.base_once else self.linears()
 
     def weights(self) -> tuple[Weights, ...]:
@@ -84,7 +84,7 @@ class AdapterExperts(AdaptedKind, OfOneGroup):
         return ops
 
     def expert_op(self, loads: Loads, run: Run) -> Op:
-        """What runs once for each expert of a token: its pairs, and the base's matrices they need.
+        """Return the op of the work that runs once per token and expert: low-rank pairs and the base's matrices.
 
         The base's weights are read again for every expert. Its shape names no inner width, so kernel models of whole
         expert blocks use the roofline.
@@ -133,7 +133,7 @@ class AdapterExperts(AdaptedKind, OfOneGroup):
         return ops
 
     def _one_expert(self, rows: float, run: Run) -> list[Op]:
-        """Kernels of one expert."""
+        """Return the kernels of one expert."""
 
         def vector(name: str, cols: int, tensors: float, access: str = "sequence") -> Op:
             return elementwise(name, "ffn", rows, cols, tensors, run, access=access)
@@ -175,7 +175,7 @@ class RankExperts(AdaptedKind, OfOneGroup):
 
     @property
     def routed(self) -> Routed | None:
-        """The choice among ranks."""
+        """The router's choice among ranks; None if all are used."""
         if self.top_k == self.rank:
             return None
         return Routed(self.rank, self.top_k, spreads=False)
@@ -196,11 +196,11 @@ class RankExperts(AdaptedKind, OfOneGroup):
         return [*ops, router, self.expert_op(loads, run)]
 
     def expert_op(self, loads: Loads, run: Run) -> Op:
-        """The chosen ranks of all tokens: rows of A and columns of B, each read once."""
+        """Return the op of the chosen ranks of all tokens: rows of A and columns of B, each read once."""
         return pairs_op("ranks", self.linears(), 1, self.rank, loads, run, self.top_k)
 
     def gathered_bytes(self, tokens: float, run: Run) -> float:
-        """Bytes of A and B that tokens fetch by index, where no two share a read [B]."""
+        """Return the bytes of A and B that tokens fetch by index if no two tokens share a read [B]."""
         one = run.numerics.weight_bytes("other") * sides(self.linears())
         return tokens * self.top_k * one
 
@@ -230,7 +230,7 @@ class PooledAdapter(AdaptedKind, PlainKind):
             raise InputError("pool_rank", f"must be in [1, {self.rank}], not {self.pool_rank}")
 
     def weights(self) -> tuple[Weights, ...]:
-        """The base and this part's share of the pool; on a token's path lies the assembled adapter."""
+        """Return the base's weights and this part's share of the pool; a token uses the assembled adapter."""
         one = sides(self.linears())
         return *self.base.weights(), Weights("other", one * self.pool_rank, one * self.rank)
 
@@ -238,7 +238,7 @@ class PooledAdapter(AdaptedKind, PlainKind):
         return self.base.ops(moments, run, None) + low_rank_ops(self.linears(), moments.tokens, self.rank, run)
 
     def assembly(self, run: Run) -> list[Op]:
-        """Ops that run once when the adapter is loaded: a gather of rows for A and for B of every matrix."""
+        """Return the ops that run once when the adapter is loaded: a gather of rows for A and B of every matrix."""
         return [
             elementwise(f"assemble_{side}_{linear.name}", "adapters", self.rank, cols, 2, run, access="gather")
             for linear in self.linears()

@@ -16,7 +16,7 @@ from ..moe import MixtureOfExperts
 
 
 def _check_slices(slices: int, top_k: int, **counts: int) -> None:
-    """Refuse slices that do not divide what they cut, or more of a token than there are."""
+    """Refuse slices that do not divide the layer's counts evenly, or a `top_k` above their number."""
     if slices < 1:
         raise InputError("slices", f"must be at least 1, not {slices}")
     if not 1 <= top_k <= slices:
@@ -27,7 +27,7 @@ def _check_slices(slices: int, top_k: int, **counts: int) -> None:
 
 
 def _check_parts(tp: int, slices: int, **counts: int) -> None:
-    """Refuse devices whose parts the slices do not divide."""
+    """Refuse a number of devices whose parts cannot be divided into the slices."""
     for name, count in counts.items():
         if count % slices:
             reason = f"leaves a device {count} {name}, which {slices} slices do not divide"
@@ -35,7 +35,7 @@ def _check_parts(tp: int, slices: int, **counts: int) -> None:
 
 
 class _Sliced(WrappingKind):
-    """What both kinds are: a whole layer, of whose slices a token uses some."""
+    """Base of sliced layers: a whole layer, of which each token uses some slices."""
 
     __slots__ = ()
     base: Attention | FeedForward
@@ -70,13 +70,13 @@ class SlicedFeedForward(_Sliced, OfOneGroup):
 
     @property
     def _experts(self) -> MixtureOfExperts:
-        """The slices as experts."""
+        """Return the slices as experts."""
         width = self.base.width // self.slices
         return MixtureOfExperts(self.hidden, self.slices, self.top_k, width, self.base.matrices)
 
     @property
     def working_values(self) -> int:
-        """Values a token of a prompt holds at once."""
+        """Number of values that a prompt's token needs at once."""
         return self._experts.working_values
 
     def weights(self) -> tuple[Weights, ...]:
@@ -119,13 +119,13 @@ class SlicedAttention(_Sliced, OfOneGroup):
 
     @property
     def _used(self) -> Attention:
-        """Heads of the slices of one token."""
+        """Attention with only the heads of one token's slices."""
         base, part = self.base, self.slices
         return replace(base, heads=base.heads // part * self.top_k, kv_heads=base.kv_heads // part * self.top_k)
 
     @property
     def _one(self) -> int:
-        """Weights of a slice: query, key, value and output projection."""
+        """Number of weights of one slice: query, key, value and output projection."""
         return self.base.weights()[0].total // self.slices
 
     def weights(self) -> tuple[Weights, ...]:
@@ -147,7 +147,7 @@ class SlicedAttention(_Sliced, OfOneGroup):
         return replace(self, base=base)
 
     def keys(self, moments: Moments) -> KeySums:
-        """Keys that the queries of a slice see, its share of the other tokens."""
+        """Return the keys that the queries of a slice see: the slice's share of the other tokens, and the own token."""
         share, all_ = self.top_k / self.slices, keys_within(moments, 0)
         tokens, new = moments.prefill_tokens, moments.decode_tokens
         pairs = tokens + (all_.pairs - tokens) * share
@@ -169,7 +169,7 @@ class SlicedAttention(_Sliced, OfOneGroup):
         ]
 
     def expert_op(self, loads: Loads, run: Run) -> Op:
-        """All projections of the slices, as one batched product each way."""
+        """Return the op of all projections of the slices, as one batched product in each direction."""
         num, routed, one = run.numerics, loads.routed, self._one
         inter = self.base.heads * self.base.head_dim // self.slices
         return Op(

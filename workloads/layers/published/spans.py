@@ -1,4 +1,4 @@
-"""Attention whose heads see differently far back (MoA, mixture of attention, arXiv 2406.14909)."""
+"""Attention whose heads have different spans (MoA, mixture of attention, arXiv 2406.14909)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ..base import LayerCache, Run, State, Weights, layer_kind
 from ..linears import PlainKind, WrappingKind
 
 LEAST_TOKENS, PAGE_TOKENS = 128, 64
-"""Fewest keys that a head keeps, and what their number is rounded up to; the first `PAGE_TOKENS` are
-always kept, the others are the latest (MoA/attention/cache_utils.py of thu-nics/MoA)."""
+"""Least number of keys that a head keeps, and the multiple to which the number is rounded up. The first `PAGE_TOKENS`
+keys are always kept, the others are the latest (MoA/attention/cache_utils.py of thu-nics/MoA)."""
 
 
 def span_of(alpha: float, beta: float, length: int) -> int:
-    """Keys that a head keeps of sequences of `length` tokens; 0 where that is all of them.
+    """Return the number of keys that a head keeps of sequences of `length` tokens; 0 if it keeps all.
 
     Examples
     --------
@@ -69,7 +69,7 @@ class SpanAttention(WrappingKind, PlainKind):
 
     @property
     def windows(self) -> tuple[int, ...]:
-        """Keys that each KV head keeps; 0 = all."""
+        """Number of keys that each KV head keeps; 0 = all."""
         group = self.base.heads // self.base.kv_heads
         spans = [span_of(a, b, self.length) for count, a, b in self.spans for _ in range(count)]
         return tuple(_longest(spans[i : i + group]) for i in range(0, len(spans), group))
@@ -87,7 +87,7 @@ class SpanAttention(WrappingKind, PlainKind):
         return replace(self, length=min(self.length, longest))
 
     def shard(self, tp: int) -> SpanAttention:
-        """Return the part of the device with most keys; heads are distributed by falling span."""
+        """Return the part of the device with the most keys; heads are distributed in order of falling span."""
         base = self.base.shard(tp)
         group = self.base.heads // self.base.kv_heads
         span_of_head = [(a, b) for count, a, b in self.spans for _ in range(count)]
@@ -108,7 +108,7 @@ class SpanAttention(WrappingKind, PlainKind):
         return self.base.ops_seeing(self.keys(moments), moments, run)
 
     def keys(self, moments: Moments) -> KeySums:
-        """Keys that the queries see, the mean over KV heads."""
+        """Return the keys that the queries see, as the mean over KV heads."""
         windows = self.windows
         reads = [(heads / len(windows), keys_within(moments, w)) for w, heads in Counter(windows).items()]
         return KeySums(
@@ -120,5 +120,5 @@ class SpanAttention(WrappingKind, PlainKind):
 
 
 def _longest(windows: tuple[int, ...] | list[int]) -> int:
-    """The longest of some windows; 0 where one of them has no end."""
+    """Return the longest of some windows; 0 if one of them is unlimited."""
     return max(windows) if all(windows) else 0
