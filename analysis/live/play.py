@@ -274,8 +274,8 @@ class Player:
     due_s: npt.NDArray[np.float64] | None
     places: int
     limit_s: float
-    progress: Callable[[int, int], None] | None = None
-    on_ended: OnEnded = lambda row, outcome: None
+    progress: Callable[[int, int], None] | None
+    on_ended: OnEnded
 
     def __post_init__(self) -> None:
         self.outcomes = [RequestOutcome() for _ in self.outputs]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from tempfile import mkstemp
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,21 +29,17 @@ from .target import ServerTarget
 def partial_copy(folder: str | None) -> Iterator[Callable[[int, RequestOutcome], None]]:
     """Write each request that has ended to ``requests.partial-*.jsonl``, which is left if the process is killed.
 
-    The file has a name of its own, so that the copy of an earlier run stays. It is removed when the block succeeds.
+    Its name is unique, so that the copy of an earlier run stays. It is removed when the block succeeds.
     """
-    files: list[tuple[int, str]] = []
+    path = Path(folder or "", f"requests.partial-{time.time_ns()}.jsonl")
 
     def add(row: int, outcome: RequestOutcome) -> None:
-        line = json.dumps({"row": row, **asdict(outcome), "chunks": outcome.chunks.tolist()})
-        with suppress(OSError):  # writing the run's files will fail too
-            if not files:
-                files.append(mkstemp(".jsonl", "requests.partial-", folder))
-            os.write(files[0][0], f"{line}\n".encode())
+        line = json.dumps({"row": row, **asdict(outcome)}, default=list)
+        with suppress(OSError), path.open("a") as file:  # writing the run's files will fail too
+            file.write(f"{line}\n")
 
     yield add if folder else lambda row, outcome: None
-    for descriptor, name in files:
-        os.close(descriptor)
-        os.unlink(name)
+    path.unlink(missing_ok=True)
 
 
 def write_recording(result: Recording, folder: OutputFolder) -> None:
@@ -256,8 +252,9 @@ class Recording(Result):
         ``ttft`` ends at the first chunk, ``e2e`` with the stream; ``tpot`` is the time between them per token; ``itl``
         are all gaps between chunks.
         """
-        outcomes = [self.outcomes[i] for i in self.answered if self.outcomes[i].chunks]
-        tokens = np.array([self.output_tokens(i) for i in self.answered if self.outcomes[i].chunks])
+        rows = [i for i in self.answered if self.outcomes[i].chunks]
+        outcomes = [self.outcomes[i] for i in rows]
+        tokens = np.array([self.output_tokens(i) for i in rows])
         sent = np.array([o.sent_s for o in outcomes])
         ttft = np.array([o.chunks[0] for o in outcomes]) - sent
         e2e = np.array([o.ended_s for o in outcomes]) - sent

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
@@ -50,7 +50,7 @@ def endable() -> Iterator[None]:
     Ended
         In place of `KeyboardInterrupt`, for any of `SIGNALS`, once.
     """
-    taken = [n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]  # as under nohup
+    taken = {n: h for n in SIGNALS if (h := signal.getsignal(n)) is not signal.SIG_IGN}  # as under nohup
     if threading.current_thread() is not threading.main_thread() or not taken:
         yield
         return
@@ -64,19 +64,17 @@ def endable() -> Iterator[None]:
 
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    before = {number: signal.signal(number, end) for number in taken}
-    wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    threading.Thread(target=_watch, args=(reader, taken), daemon=True).start()
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(wakeup)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        os.close(writer)  # the thread reads the end of the pipe, and ends
+    with _handled(end, taken):
+        wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        threading.Thread(target=_watch, args=(reader, taken), daemon=True).start()
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(wakeup)
+            os.close(writer)  # the thread reads the end of the pipe, and ends
 
 
-def _watch(reader: int, taken: list[int]) -> None:
+def _watch(reader: int, taken: Collection[int]) -> None:
     """Wait for a signal's number, then for the end of the main thread's work, but not long."""
     deadline: float | None = None
     number = 0
@@ -128,23 +126,37 @@ def heard(tell: Callable[[int], object]) -> Iterator[None]:
 
     A second one ends it as any other work.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if not (before := _handlers()):
         yield
         return
-    before = {n: h for n in SIGNALS if callable(h := signal.getsignal(n))}
 
     def end(number: int, frame: FrameType | None) -> None:
         for n, handler in before.items():
             signal.signal(n, handler)
         tell(number)
 
+    with _handled(end, before):
+        wakeup = signal.set_wakeup_fd(-1)  # whose reader would end the process after a moment
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(wakeup)
+
+
+def _handlers() -> dict[int, Any]:
+    """Handlers of signals, where there are; empty outside the main thread, which alone can exchange them."""
+    main = threading.current_thread() is threading.main_thread()
+    return {n: h for n in SIGNALS if main and callable(h := signal.getsignal(n))}
+
+
+@contextmanager
+def _handled(end: Callable[[int, FrameType | None], object], before: dict[int, Any]) -> Iterator[None]:
+    """Handle signals by `end` while a block runs, and as before afterwards."""
     for number in before:
         signal.signal(number, end)
-    wakeup = signal.set_wakeup_fd(-1)  # whose reader would end the process after a moment
     try:
         yield
     finally:
-        signal.set_wakeup_fd(wakeup)
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -152,18 +164,9 @@ def heard(tell: Callable[[int], object]) -> Iterator[None]:
 @contextmanager
 def uninterrupted() -> Iterator[None]:
     """Put signals off until the end of a short block that must not be left half done."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     pending: list[tuple[int, FrameType | None]] = []
-    before: dict[int, Any] = {}
-    for number in SIGNALS:
-        if callable(signal.getsignal(number)):
-            before[number] = signal.signal(number, lambda n, frame: pending.append((n, frame)))
-    try:
+    before = _handlers()
+    with _handled(lambda *signalled: pending.append(signalled), before):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     for number, frame in pending[:1]:
         before[number](number, frame)
