@@ -1,1 +1,1 @@
-"""How long and how much energy an op takes: specs, rooflines, links."""
+"""Devices: their descriptions, and the models of an op's time and energy on processors and links."""

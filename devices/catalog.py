@@ -26,38 +26,37 @@ from .mapping import families, family, inherited
 from .spec import MAX_DEVICES, DeviceSpec, MappingSpec, SystemSpec
 
 FITTED = "-calibrated"
-"""Ending of a catalog device's name with which ``extends`` takes its fits too, for a catalog file of the
-same silicon."""
+"""Suffix of a catalog name in ``extends``: the device's fits are inherited too. For catalog files of the same silicon."""
 
 IDENTITY = ("name", "title", "aliases")
-"""Keys of a device that ``extends`` does not hand down."""
+"""Keys of a device that ``extends`` does not inherit."""
 
 _SYSTEM = re.compile(r"(?P<device>.+)-(?P<nodes>[0-9]+)?x(?P<devices>[0-9]+)")
 
 
 def list_devices() -> list[str]:
-    """Names of the catalog's devices, sorted."""
+    """Return the names of the catalog's devices, sorted."""
     return sorted(_catalog_files())
 
 
 def fitted_devices() -> list[str]:
-    """Names of the catalog's devices that have kernel models fitted to their own rows, sorted."""
+    """Return the names of the catalog's devices with kernel models fitted to their own measurements, sorted."""
     return [name for name in list_devices() if _calibrated(name) is not None]
 
 
 def list_systems() -> list[str]:
-    """A representative list of catalog systems; any ``<device>-<nodes>x<N>`` can be loaded."""
+    """Return a representative list of catalog systems; any ``<device>-<nodes>x<N>`` can be loaded."""
     systems = {f"{name}-{size}" for name, (f, _) in families().items() for size in f.sizes}
     return sorted(systems | {of_device(name)[0].name for name in {*list_devices(), *families()}})
 
 
 def device_names() -> dict[str, str]:
-    """Every name and alias of the catalog, as written -> the device's name."""
+    """Return the device's name for every name and alias of the catalog."""
     return {n: d for d in list_devices() for n in (d, *load_device(d)[0].aliases)}
 
 
 def device_aliases() -> dict[str, str]:
-    """Every alias of the catalog in lower case -> the device's name."""
+    """Return the device's name for every alias of the catalog in lower case."""
     return dict(_aliases())
 
 
@@ -103,7 +102,7 @@ def load_device(
 
 
 def device_template(name_or_path: str | Path) -> Template:
-    """A device's description with its expressions open; see :func:`load_device`."""
+    """Return a device's description with its expressions not yet evaluated; see :func:`load_device`."""
     catalog_name = None if isinstance(name_or_path, Path) else _lookup(name_or_path)
     if catalog_name is None:
         return Template(load_description(Path(name_or_path), _find, IDENTITY))
@@ -162,7 +161,7 @@ def of_device(
     counted: bool = False,
     parameters: Mapping[str, float] | None = None,
 ) -> tuple[SystemSpec, dict[str, str]]:
-    """A system of a catalog name's or a file's device, mapped as that name or what it extends.
+    """Return a system of the device of a catalog name or file, with the mapping of that name or of what it extends.
 
     Parameters
     ----------
@@ -206,12 +205,12 @@ def _named_system(name: str, parameters: Mapping[str, float] | None) -> tuple[Sy
 
 
 def _of_device(sources: Mapping[str, str]) -> dict[str, str]:
-    """Return the sources of a device as a system's."""
+    """Return the sources of a device's numbers under the keys of a system."""
     return {f"device.{key}": source for key, source in sources.items()}
 
 
 def _taken(name: str) -> bool:
-    """Whether a name is one of the catalog: of a device, or of a device and a mapping."""
+    """Return whether a name is in the catalog, as a device or as a family of systems."""
     return family(name) is not None or _lookup(name) is not None
 
 
@@ -232,13 +231,13 @@ def _unknown_system(name: str) -> SpecError:
 
 
 def suggestion(name: str) -> str:
-    """The system or device whose name is meant, for the end of an error message; empty where none is near."""
+    """Return the most similar system or device name for the end of an error message; empty if none is similar."""
     close = (nearest(name, list_systems()), _suggest(name))
     return next((text for text in close if text.startswith("; did you mean")), "")
 
 
 def _suggest(name: str) -> str:
-    """The nearest device name or alias, or the list of names (aliases would drown it)."""
+    """Return the most similar device name or alias, or the list of names (aliases would make it too long)."""
     close = nearest(name, [*list_devices(), *_aliases()])
     return close if close.startswith("; did you mean") else nearest(name, list_devices())
 
@@ -246,7 +245,7 @@ def _suggest(name: str) -> str:
 def _system_file(
     raw: dict[str, Any], path: Path, parameters: Mapping[str, float] | None
 ) -> tuple[SystemSpec, dict[str, str]]:
-    """Read a system's file, whose device and host are names, files or descriptions in it."""
+    """Read a system's file; its device and host are names, paths or descriptions."""
     device, host = raw.pop("device"), raw.pop("host", None)
     raw.pop("design", None)  # what a search makes of it (`analysis.studies.design`)
     table = source_table(raw, path)
@@ -284,7 +283,7 @@ def _own_device(description: Description) -> tuple[DeviceSpec, dict[str, str]]:
 
 
 def system_template(path: Path) -> Template:
-    """The device of a system's file with its expressions open.
+    """Return the device of a system's file with its expressions not yet evaluated.
 
     Raises
     ------
@@ -307,7 +306,7 @@ def _refuse_taken(name: str, where: str) -> None:
 
 
 def _find(text: str, path: Path) -> Path:
-    """Turn the text after ``extends:`` or ``device:`` in the file `path` into a path."""
+    """Convert the text after ``extends:`` or ``device:`` in the file `path` to a path."""
     if text.startswith("_") and (shared := _folder() / f"{text}.yaml").is_file():
         return shared
     fitted = _calibrated(text.removesuffix(FITTED)) if text.endswith(FITTED) else None
@@ -325,7 +324,7 @@ def _find(text: str, path: Path) -> Path:
 
 
 def is_path(text: str) -> bool:
-    """Whether a text means a file rather than a catalog name."""
+    """Return whether a text means a file and not a catalog name."""
     return text.lower().endswith((".yaml", ".yml")) or os.sep in text or "/" in text
 
 
@@ -334,25 +333,25 @@ def _folder() -> Path:
 
 
 def _calibrated(name: str) -> Path | None:
-    """The file of a catalog device's fitted parameters, as ``opbyte calibrate`` wrote it."""
+    """Return the file of a catalog device's fitted parameters, as ``opbyte calibrate`` writes it; None without one."""
     path = _folder() / "calibrated" / f"{name}.yaml"
     return path if path.is_file() else None
 
 
 @cache
 def _catalog_files() -> dict[str, Path]:
-    """Return name -> file; a device has the name of its file, and ``_x.yaml`` is not a separate device."""
+    """Return the file of each device by name; files that begin with an underscore are not devices."""
     return {path.stem: path for path in sorted(_folder().glob("[!_]*.yaml"))}
 
 
 @cache
 def _aliases() -> dict[str, str]:
-    """Return alias in lower case -> name, from the files' ``aliases``."""
+    """Return the device's name for each alias in lower case, from the files' ``aliases``."""
     return index_aliases(_catalog_files())
 
 
 def index_aliases(catalog: dict[str, Path]) -> dict[str, str]:
-    """Map each alias to its device; an alias belongs to one device and is nobody's name."""
+    """Map each alias to its device; refuse an alias of two devices, or one that is a device's name."""
     owners: dict[str, str] = {}
     for name, path in catalog.items():
         for alias in read_yaml(path).get("aliases", ()):
@@ -365,7 +364,7 @@ def index_aliases(catalog: dict[str, Path]) -> dict[str, str]:
 
 
 def _lookup(name: str) -> str | None:
-    """Return the catalog name of a name or alias, ignoring case; None if there is none."""
+    """Return the catalog name for a name or alias, ignoring case; None if there is none."""
     key = name.lower()
     if key in _catalog_files():
         return key

@@ -1,4 +1,4 @@
-"""Checks of a description: numbers that no product comes near, and designs that do not fit their board."""
+"""Checks of a description: numbers far beyond any product, and FPGA designs that do not fit their board."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from .fpga_engine import EngineSpec, FabricSpec
 from .spec import DeviceSpec
 
 INSIDE_TBPS = 60.0
-"""Bandwidth inside the memory stacks beyond the Duplex paper's bank PIM (16 x 3.35 TB/s)."""
+"""Largest plausible bandwidth inside the memory stacks [TB/s], above the Duplex paper's bank PIM (16 x 3.35 TB/s)."""
 TIERED_TBPS = 40.0
-"""The same of one chip of tiered 3D DRAM, beyond Stratum's 34.34 TB/s."""
+"""Largest plausible bandwidth inside one chip of tiered 3D DRAM [TB/s], above Stratum's 34.34 TB/s."""
 
 
 def doubts(spec: DeviceSpec) -> tuple[str, ...]:
-    """Say which numbers of a device are out of proportion, in its file's units.
+    """Return one line for each number of a device that is far beyond any product, in the file's units.
 
     The bounds lie five to ten times beyond the catalog's extremes (of 2025: 8 TB/s and 288 GiB of
     a GB300, 15 PFLOP/s in fp4, 2.5 us a launch, 7.5 pJ/bit of GDDR6, 238 W at idle).
@@ -59,8 +59,8 @@ def doubts(spec: DeviceSpec) -> tuple[str, ...]:
 
 
 FILL_LIMITS = {"DSP slices": 0.80, "on-chip bytes": 0.80}
-"""Fill above which timing closure gets hard (Xilinx/finn, src/finn/util/platforms.py,
-DEFAULT_RES_LIMITS): a warning, not an error."""
+"""Fill of a resource above which timing closure gets hard (Xilinx/finn, src/finn/util/platforms.py,
+DEFAULT_RES_LIMITS). It causes a warning, not an error."""
 
 ON_CHIP_SLACK = 0.05
 """Assumed: on-chip bytes beyond block and ultra RAM that LUT RAM can take. M3ViT's published
@@ -69,7 +69,7 @@ ON_CHIP_SLACK = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """How much of one resource a design takes, of how much there is."""
+    """The amount of one resource that a design needs, and the amount that the board has."""
 
     resource: str
     needed: float
@@ -81,7 +81,7 @@ class Use:
 
 
 def resource_use(engine: EngineSpec, fabric: FabricSpec) -> tuple[Use, ...]:
-    """Needed and available of every resource that the design states."""
+    """Return the needed and available amount of every resource that the design states."""
     return (
         Use("DSP slices", engine.dsp, fabric.dsp),
         Use("on-chip bytes", engine.buffer_bytes, fabric.on_chip_bytes),
@@ -91,7 +91,7 @@ def resource_use(engine: EngineSpec, fabric: FabricSpec) -> tuple[Use, ...]:
 
 
 def engine_of(device: DeviceSpec) -> tuple[str, EngineSpec, FabricSpec]:
-    """Processor name, design and board of an FPGA device.
+    """Return the processor's name, the design and the board of an FPGA device.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def engine_of(device: DeviceSpec) -> tuple[str, EngineSpec, FabricSpec]:
 
 
 def check_resources(device: DeviceSpec) -> tuple[str, ...]:
-    """Refuse a design that its board cannot hold.
+    """Refuse a design that its board cannot hold; return warnings about tight resources.
 
     Returns
     -------

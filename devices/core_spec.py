@@ -1,4 +1,4 @@
-"""What a processor computes with: the MAC units of one near memory, and what a GPU's core holds."""
+"""Schemas of a processor's compute units: MAC arrays near memory, and the core of a GPU."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class MacArraySpec(Spec):
 
 
 def own_bandwidths(given: Any) -> Any:
-    """A device's keys with each processor's own bandwidth as a multiple of the memory's.
+    """Return a device's keys with each processor's bandwidth as a multiple of the memory's bandwidth.
 
     For a card with all units in the memory the external bandwidth is optional: the default is the largest internal one.
     """

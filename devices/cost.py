@@ -1,4 +1,4 @@
-"""Cost models: the cost of an op on a processor.
+"""Interface of cost models, and the roofline.
 
 A cost model has two forms of one cost: :meth:`CostModel.cost` for one op, the readable definition, and
 :meth:`CostModel.row`, the same for compiled code and any batch. It also states its evidence.
@@ -17,16 +17,16 @@ from .prices import ROOFLINE, PriceRow, Probe
 from .ratios import Ratios
 
 BOUNDS = ("compute", "memory", "latency")
-"""What can limit an op, by code. Of an op on a link, "memory" is the link's bandwidth."""
+"""Bounds of an op, in order of their codes. For an op on a link, "memory" means the link's bandwidth."""
 COMPUTE, MEMORY, LATENCY = range(len(BOUNDS))
 
 PATHS = {"dram": "memory", "compute": "compute", "link": "links"}
-"""Paths of dynamic energy and their names in results. An op's energy per path is in its `Cost` and, compiled, in
-`simulator.step.step_totals.totals`; missing paths are 0."""
+"""Paths of dynamic energy and their names in results. An op's energy per path is in its `Cost` and, in compiled code,
+in `simulator.step.step_totals.totals`; missing paths are 0."""
 
 
 def bound_code(seconds: Any, compute_s: Any, memory_s: Any, fixed_s: Any) -> Any:
-    """Code of what limits an op: fixed costs where they are most of it, else the longer of two.
+    """Return the code of an op's bound: fixed costs if they exceed half of its time, else arithmetic or memory traffic.
 
     Takes numbers or arrays [s]; compiled code calls the same function.
     """
@@ -59,7 +59,7 @@ class Cost:
 
     @classmethod
     def of(cls, seconds: float, compute_s: float, memory_s: float, fixed_s: float, joules: Mapping[str, float]) -> Cost:
-        """A cost with the bound that follows from its parts."""
+        """Return a cost; its bound is derived from its parts."""
         bound = BOUNDS[bound_code(seconds, compute_s, memory_s, fixed_s)]
         return cls(seconds, compute_s, memory_s, fixed_s, joules, bound)
 
@@ -70,7 +70,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Roof:
-    """Roofs of a processor in one number format.
+    """Nominal and attainable rates of a processor in one number format.
 
     Attributes
     ----------
@@ -90,7 +90,7 @@ class Roof:
 
 
 DESCRIPTION = "description"
-"""Basis of a cost that uses only numbers of a device's description."""
+"""Basis of a cost that uses only numbers of the device's description."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,30 +139,30 @@ class Evidence:
 
 
 class CostModel(Protocol):
-    """Costs of ops on one processor; see `Roofline` for the reference implementation."""
+    """A model of the time and energy of ops on one processor; `Roofline` is the reference implementation."""
 
     def cost(self, op: Op) -> Cost:
-        """Seconds, joules and bound of one op."""
+        """Return seconds, joules and bound of one op."""
 
     def row(self, op: Op, probe: Probe) -> PriceRow:
-        """Return the same cost for every batch, from the op at unit sums."""
+        """Return the same cost as a function of the batch, from the op at unit sums."""
 
     def evidence(self, ops: Sequence[Op]) -> list[Evidence]:
         """Return the evidence of the costs of these ops."""
 
     def roof(self, dtype: str) -> Roof:
-        """Nominal and attainable rates in a number format."""
+        """Return nominal and attainable rates in a number format."""
 
 
 class KernelModel(CostModel, Protocol):
-    """A cost model of measured kernels, which does not know every op."""
+    """A cost model based on measured kernels, which covers only some ops."""
 
     def knows(self, op: Op) -> bool:
-        """Whether measurements say the op's seconds."""
+        """Return whether the model's measurements cover the op."""
 
 
 def roofline_seconds(op: Op, peak: float, bandwidth: float) -> float:
-    """The slower of an op's arithmetic and traffic, summed expert by expert where it has loads [s].
+    """Return the larger of an op's arithmetic and traffic times, summed over experts if it has loads [s].
 
     Parameters
     ----------
@@ -216,7 +216,7 @@ class Roofline:
     kv_J_per_byte: float | None = None
 
     def streamed_J_per_byte(self, op: Op) -> float:
-        """Energy of a byte that an op streams."""
+        """Return the energy per byte of an op's weights, or of its keys, values and states [J/B]."""
         of_kv = self.kv_J_per_byte is not None and op.weight_bytes == 0.0
         return self.kv_J_per_byte or 0.0 if of_kv else self.stream_J_per_byte
 
@@ -228,7 +228,7 @@ class Roofline:
         return Cost.of(busy + self.fixed_s, compute_s, memory_s, self.fixed_s, self.joules(op))
 
     def joules(self, op: Op) -> Mapping[str, float]:
-        """Dynamic energy of an op by path [J]."""
+        """Return the dynamic energy of an op by path [J]."""
         return {
             "dram": op.stream_bytes * self.streamed_J_per_byte(op) + op.act_bytes * self.act_J_per_byte,
             "compute": op.flops * self.J_per_flop[op.dtype],

@@ -1,4 +1,4 @@
-"""A device at run time: processors that share one memory, and how regions of work join."""
+"""A device at run time: processors that share one memory, and regions of work that run on them in parallel."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def ridge_point(flops_per_s: float, bytes_per_s: float) -> float:
-    """Op/B at which arithmetic and memory take equally long; infinite without a bandwidth.
+    """Return the Op/B at which arithmetic and memory take equally long; infinite without a bandwidth.
 
     Examples
     --------
@@ -36,7 +36,7 @@ def ridge_point(flops_per_s: float, bytes_per_s: float) -> float:
 
 
 def break_even_tokens(ridge: float, weight_bytes: float, token_bytes_per_weight: float = 0.0) -> float:
-    """Tokens of one expert from which on its weights load in the shadow of its arithmetic.
+    """Return the number of tokens per expert from which loading its weights is hidden behind arithmetic.
 
     `n` tokens do ``2 n`` FLOP with every weight of `weight_bytes`, and move
     ``n * token_bytes_per_weight`` activation bytes besides it: the matmul's Op/B,
@@ -68,7 +68,7 @@ def break_even_tokens(ridge: float, weight_bytes: float, token_bytes_per_weight:
 
 @dataclass(frozen=True, slots=True)
 class Processor:
-    """One compute-unit class with its cost model.
+    """One class of compute units of a device, with its cost model.
 
     Attributes
     ----------
@@ -104,11 +104,11 @@ class Processor:
         return kind not in self.excludes if self.runs is None else kind in self.runs
 
     def ridge(self, dtype: str) -> float:
-        """Op/B at which the two roofs meet."""
+        """Return the ridge point of the nominal roofs [FLOP/B]."""
         return ridge_point(self.peak[dtype], self.bandwidth)
 
     def break_even_tokens(self, dtype: str, weight_bytes: float, token_bytes_per_weight: float = 0.0) -> float:
-        """Tokens at which an expert stops being load-bound, with the efficiencies of the model.
+        """Return the tokens from which an expert is no longer bound by loading its weights, at the model's rates.
 
         See :func:`devices.device.break_even_tokens`.
         """
@@ -117,13 +117,13 @@ class Processor:
         return break_even_tokens(ridge_point(flops, moved), weight_bytes, token_bytes_per_weight)
 
     def attained(self, flops: float, moved: float, dtype: str) -> float:
-        """FLOP/s under the nominal roofs of an op that moves `moved` bytes; 0 where nothing moves."""
+        """Return the FLOP/s of an op under the nominal roofs if it moves `moved` bytes; 0 if it moves none."""
         return min(self.peak[dtype], flops / moved * self.bandwidth) if moved else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """Work that starts together: one track per processor, joined by the slowest.
+    """Work that starts at the same time on several processors and ends with the slowest of them.
 
     Attributes
     ----------
@@ -138,7 +138,7 @@ class Region:
 
     @property
     def conflict(self) -> bool:
-        """Whether two tracks read one memory space."""
+        """Whether two tracks read the same memory space."""
         seen: set[int] = set()
         for name in self.tracks:
             allowed = self.spaces.get(name, frozenset())
@@ -150,7 +150,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class RegionCost:
-    """A region's duration, and each op's processor and cost."""
+    """Duration of a region, and the processor and cost of each of its ops."""
 
     seconds: float
     ops: tuple[tuple[Op, str, Cost], ...]
@@ -158,7 +158,7 @@ class RegionCost:
 
 @dataclass(frozen=True, slots=True)
 class SharedMemoryDevice:
-    """xPU, Logic-PIM or both on one memory.
+    """A device with one or more processors (xPU, Logic-PIM) on one memory.
 
     A region lasts as long as its slowest track, or as all of them where two read one memory space.
 
@@ -203,7 +203,7 @@ def build_device(
     host: HostSpec | None = None,
     assumed: bool = False,
 ) -> SharedMemoryDevice:
-    """Turn a description into a device.
+    """Build a device from its description.
 
     Parameters
     ----------
@@ -251,7 +251,7 @@ def build_device(
 
 
 def _powered(model: Roofline, card: Board) -> Roofline:
-    """A product's roofline with the energies of its power model, where it has one."""
+    """Return a processor's roofline with the energies of the board's power model, if the board has one."""
     if card.model is None:
         return model
     return replace(model, **coefficients(card.model, model))
@@ -275,14 +275,14 @@ def _of_kind(base: Roofline, name: str, device: DeviceSpec) -> CostModel:
 
 
 def can_calibrate(processor: ProcessorSpec) -> bool:
-    """Whether a processor is GPU-class, with known cores and clock."""
+    """Return whether a processor is GPU-class and its cores and clock are known."""
     return processor.kind == "xpu" and None not in (processor.cores, processor.clock_Hz)
 
 
 def _fitted(
     base: Roofline, spec: DeviceSpec, processor: ProcessorSpec, frameworks: Mapping[str, str]
 ) -> CalibratedModel:
-    """The kernel models of one processor."""
+    """Return the fitted kernel models of one processor."""
     from .calibrated.model import calibrated_model
 
     model = calibrated_model(spec, processor, base)
@@ -292,7 +292,7 @@ def _fitted(
 
 
 def _with_tables(fit: CalibratedModel, spec: DeviceSpec, kernels: Sequence[str]) -> KernelModel:
-    """Kernel models with measured tables around them."""
+    """Return the kernel models with measured tables that have priority over them."""
     if not kernels:
         return fit
     from .tables.model import table_model
@@ -301,7 +301,7 @@ def _with_tables(fit: CalibratedModel, spec: DeviceSpec, kernels: Sequence[str])
 
 
 def _in_host(fit: CalibratedModel, host: HostSpec | None, assumed: bool) -> KernelModel:
-    """Kernel models of collectives on the links of a host."""
+    """Return the kernel models of collectives for the links of a host."""
     from .hosts.links import hosted
 
     return hosted(fit, host, assumed)

@@ -30,7 +30,7 @@ class FabricSpec(Spec):
 
     @property
     def on_chip_bytes(self) -> float:
-        """Block and ultra RAM [B]."""
+        """Size of block and ultra RAM [B]."""
         return self.bram * BRAM_BYTES + self.uram * URAM_BYTES
 
 
@@ -43,7 +43,7 @@ class ArraySpec(Spec):
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates a cycle."""
+        """Multiply-accumulates per cycle."""
         return self.inputs * self.outputs
 
 
@@ -61,7 +61,7 @@ class AttentionSpec(Spec):
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates a cycle of one unit."""
+        """Multiply-accumulates per cycle of one unit."""
         return self.queries * self.features
 
 
@@ -124,12 +124,12 @@ class EngineSpec(Spec):
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates a cycle of the linear array."""
+        """Multiply-accumulates per cycle of the linear array."""
         return self.linear.macs
 
     @property
     def dsp(self) -> float:
-        """DSP slices of all arrays."""
+        """Number of DSP slices of all arrays."""
         slices = self.linear.macs * self.linear.dsp_per_mac
         if self.attention is not None:
             slices += 2 * self.attention.macs * self.attention.dsp_per_mac
@@ -137,12 +137,12 @@ class EngineSpec(Spec):
 
     @property
     def buffer_bytes(self) -> float:
-        """On-chip bytes of all buffers [B]."""
+        """Size of all on-chip buffers [B]."""
         b = self.buffers
         size = 2 * b.weights_bytes + (b.attention_bytes or 0.0) + (b.embedding_bytes or 0.0)
         return size + sum(b.others.values())
 
     def port_bytes_per_s(self, ports: int) -> float:
-        """Rate of `ports` ports of this design in one direction [B/s]."""
+        """Return the rate of `ports` ports of this design in one direction [B/s]."""
         bits = min(self.ports.kernel_bits, self.ports.port_bits)
         return ports * bits / 8 * self.clock_Hz

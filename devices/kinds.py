@@ -4,7 +4,7 @@ The library's plain kinds use the roofline of their description; GPU-class ones 
 there are some (`devices.device`). Published systems' (`devices.published`; single papers' in `opbyte.kinds`) and
 user-defined kinds have separate cost models.
 
-Check that both forms of a cost model agree: the readable cost of one op, and the row for any batch.
+Includes a check that both forms of a cost model agree: the cost of one op, and the row for any batch.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ RUN = Run(Numerics("bf16"))
 LAYERS = (Attention(1024, 8, 2, 128), FeedForward(1024, 4096))
 EXPERTS = MixtureOfExperts(1024, 8, 2, 512)
 BATCHES = (Batch.of([5]), Batch.of([700, 3, 90]), Batch.of([9000], [(37, 0), (5, 60)]))
-"""Steps of small layers that a cost model is tried with."""
+"""Batches on which the cost model of a new kind is checked."""
 COUNTS = 64
-"""Tokens up to which curves are asked for; no batch above has more."""
+"""Number of tokens for which the check tabulates curves; no batch above has more."""
 
 
 def check_rows(model: CostModel) -> None:
@@ -54,7 +54,7 @@ def check_rows(model: CostModel) -> None:
 
 
 def _check_section(model: CostModel, ops: Callable[[Moments], list[Op]]) -> None:
-    """Compare on the ops of one layer, whose rows follow from unit moments."""
+    """Compare cost and row on the ops of one layer, whose rows are computed from unit moments."""
     size = len(BATCHES[0].moments((0,)).values)
     base = ops(Moments((0,), np.ones(size)))
     raised = [ops(Moments((0,), np.ones(size) + np.eye(size)[j])) for j in range(size)]
@@ -68,7 +68,7 @@ def _check_section(model: CostModel, ops: Callable[[Moments], list[Op]]) -> None
 
 
 def _compare(model: CostModel, op: Op, row: PriceRow, count: float) -> None:
-    """Compare seconds and joules of one op."""
+    """Compare seconds and joules of one op in both forms."""
     if row.formula is not None:
         return
     cost, p = model.cost(op), row.params
@@ -84,7 +84,7 @@ def _compare(model: CostModel, op: Op, row: PriceRow, count: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A processor as its description has it, for the cost model of its kind.
+    """The description of a processor, as input of its kind's cost model.
 
     Attributes
     ----------
@@ -112,7 +112,7 @@ ModelOf = Callable[[Described], CostModel]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of processor.
+    """A kind of processor: its cost model, and the parameters that it needs.
 
     Attributes
     ----------
@@ -132,11 +132,11 @@ SAMPLE = Roofline(
     memory_efficiency=0.9, fixed_s=1e-6, stream_J_per_byte=3e-11, act_J_per_byte=2e-11,
     J_per_flop={"bf16": 2e-13, "fp16": 2e-13},
 )  # fmt: skip
-"""A processor of no product, for which the cost model of a new kind is tried."""
+"""A fictitious processor on which the cost model of a new kind is checked."""
 
 
 def _try(kind: Kind) -> None:
-    """Refuse a kind whose cost model lacks a method, or has two costs of one op."""
+    """Refuse a kind whose cost model lacks a method, or whose two forms of a cost differ."""
     given = dict.fromkeys(kind.parameters, 1.0)
     model = kind.model_of(Described("sample", "sample", SAMPLE, given, 1, 100, 1e9))
     lacking = [name for name in ("cost", "row", "evidence", "roof") if not hasattr(model, name)]
@@ -151,7 +151,7 @@ PROCESSOR_KINDS: Registry[Kind] = Registry(
 
 
 def processor_kind(name: str, *, parameters: Sequence[str] = ()) -> Callable[[ModelOf], ModelOf]:
-    """Register a function as what makes the cost model of a kind of processor; see `Kind`.
+    """Register a function that makes the cost model of a kind of processor; see `Kind`.
 
     Raises
     ------
@@ -173,7 +173,7 @@ def processor_kind(name: str, *, parameters: Sequence[str] = ()) -> Callable[[Mo
 
 
 def as_described(described: Described) -> CostModel:
-    """Return the roofline of the description, the cost model of the library's own kinds."""
+    """Return the roofline of the description: the cost model of the library's plain kinds."""
     return described.base
 
 

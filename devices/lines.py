@@ -1,4 +1,4 @@
-"""Costs from fitted lines: seconds = alpha + beta n for each kind of op, as papers print their fits.
+"""Cost model of fitted lines as papers publish them: seconds = alpha + beta n for each kind of op.
 
 A device's description has the lines (``lines:``), each with its source; other ops use their usual cost model.
 
@@ -73,7 +73,7 @@ class TierSpec(Spec):
 
 EXCHANGES = ("all_to_all", "all_gather", "reduce_scatter", "all_reduce", "transfer")
 LINES = ("gemm", "attention", *EXCHANGES)
-"""Names of lines: matmuls (experts too), attention, and exchanges by kind."""
+"""Names of lines: matmuls (including experts), attention, and exchanges by kind."""
 
 FLOP_PER = {"multiply-add": 2.0, "FLOP": 1.0}
 
@@ -96,7 +96,10 @@ class LineSpec(Spec):
 
 
 def line_name(op: Op, lines: Mapping[str, LineSpec]) -> str | None:
-    """Name of the line of an op; None where there is none. Attention without one is matmuls."""
+    """Return the name of an op's line; None if there is none.
+
+    Attention without a separate line uses that of matmuls.
+    """
     if op.kind in ("gemm", "experts"):
         name = "gemm"
     elif op.kind.startswith("attention"):
@@ -107,13 +110,13 @@ def line_name(op: Op, lines: Mapping[str, LineSpec]) -> str | None:
 
 
 def launches(op: Op) -> float:
-    """How often a line's alpha counts: once for each matrix of an expert's grouped matmuls."""
+    """Return how often a line's alpha is added: once per matrix of an expert's grouped matmuls."""
     return op.shape.get("matrices", 1.0) if op.routed else 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class LineModel:
-    """A `KernelModel` of fitted lines.
+    """A kernel model of fitted lines.
 
     Attributes
     ----------
@@ -126,7 +129,7 @@ class LineModel:
     base: CostModel
 
     def knows(self, op: Op) -> bool:
-        """Whether a line says the op's seconds."""
+        """Return whether a line predicts the op's seconds."""
         return line_name(op, self.lines) is not None
 
     def cost(self, op: Op) -> Cost:
@@ -165,7 +168,7 @@ class LineModel:
 
 
 def check_lines(lines: dict[str, LineSpec]) -> dict[str, LineSpec]:
-    """Refuse a line of no kind of op, and one that counts what its ops do not have.
+    """Refuse a line with an unknown name, or one that counts a quantity which its ops do not have.
 
     Raises
     ------
@@ -182,4 +185,4 @@ def check_lines(lines: dict[str, LineSpec]) -> dict[str, LineSpec]:
 
 
 Lines = Annotated[dict[str, LineSpec], AfterValidator(check_lines)]
-"""Lines of a device by name."""
+"""Fitted lines of a device by name."""

@@ -1,4 +1,4 @@
-"""Collectives between devices: latency of the hops plus bytes over bandwidth."""
+"""Costs of collectives between devices: latency of the hops plus bytes over bandwidth."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .prices import ROOFLINE, PriceRow, Probe
 from .spec import LinkSpec
 
 LATENCY_BYTES = "latency + bytes/bandwidth"
-"""Name of the model of collectives that nothing measured."""
+"""Name of the model for collectives without measurements."""
 
 
 @dataclass(frozen=True, slots=True)
 class Collective:
-    """Hops and wire traffic of one algorithm among `n` devices.
+    """Hops and traffic of one collective algorithm among `n` devices.
 
     Attributes
     ----------
@@ -33,7 +33,7 @@ class Collective:
 
 
 def collective(kind: str, ranks: int) -> Collective:
-    """Cost structure of a collective; the message is what one device contributes or gathers.
+    """Return the hops and traffic of a collective, relative to the message that one device contributes or gathers.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Mapping of models on the devices of named systems: ``specs/systems/*.yaml``.
+"""Named families of systems, each a device with a mapping of models: ``specs/systems/*.yaml``.
 
 A system's name before its size (``duplex-pe`` of ``duplex-pe-x4``) may mean a device and a mapping. All other names are
 devices, mapped by the defaults of `MappingSpec`.
@@ -40,14 +40,14 @@ def family(name: str) -> tuple[FamilySpec, Sources] | None:
 
 @cache
 def families() -> dict[str, tuple[FamilySpec, Sources]]:
-    """All families by name."""
+    """Return all families by name."""
     folder = Path(str(files("opbyte.devices") / "specs" / "systems"))
     specs = [build(FamilySpec, load_description(path)) for path in sorted(folder.glob("*.yaml"))]
     return {spec.name: (spec, sources) for spec, sources in specs}
 
 
 def inherited(device: Any, path: Path) -> tuple[MappingSpec, Sources]:
-    """Return the mapping of a user's device: from the catalog name which it is or extends.
+    """Return the mapping of a user's device: that of the catalog name which it is or extends.
 
     Parameters
     ----------

@@ -9,13 +9,13 @@ from ..workloads.numerics import BITS
 from .spec import DeviceSpec, ProcessorSpec
 
 FALLBACK = {"fp4": "fp8", "fp8_block": "fp8", "fp8": "bf16", "int8": "fp16", "bf16": "fp16", "fp16": "fp32"}
-"""Where a processor lacks a format it computes in the next wider one."""
+"""The next wider format, in which a processor computes if it lacks a format."""
 
 WIDTH = {**BITS, "fp4": 4.0}
 
 
 def peaks_of(spec: ProcessorSpec, device: DeviceSpec, bandwidth: float) -> dict[str, float]:
-    """Peak FLOP/s by format, from whichever of the four ways the spec gives it."""
+    """Return peak FLOP/s by format, from any of the four ways in which a description can give it."""
     if spec.engine is not None:  # a fixed-point array: one rate, whatever the model's format
         return dict.fromkeys(WIDTH, 2.0 * spec.engine.macs * spec.engine.clock_Hz)
     if spec.peak_flops_per_s is not None:
@@ -31,7 +31,7 @@ def peaks_of(spec: ProcessorSpec, device: DeviceSpec, bandwidth: float) -> dict[
 
 
 def all_formats(given: Mapping[str, float], where: str) -> dict[str, float]:
-    """Fill formats a processor lacks from the next wider one it has.
+    """Add the missing formats, each at the rate of the next wider format that the processor has.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Cost rows: the cost of an op on a processor, for compiled code.
+"""Cost rows: the cost of an op on a processor in a form that compiled code evaluates for any batch.
 
 Every cost model gives an op's cost in two forms: readable, as a `Cost`, and as a `PriceRow` of the same cost for any
 batch. The simulator gathers the rows of all ops on all processors, for any cost model.
@@ -26,16 +26,16 @@ KV), per activation byte and per FLOP, the nominal FLOP/s and B/s (for Op/B rule
 partial sums per routed token (of expert ops; the placement knows them, not the cost model)."""
 
 MOST_COUNTS = 1 << 17
-"""Counts that a curve holds at most; a larger one continues the line of their upper half."""
+"""Maximum number of counts in a curve; beyond it the line of the curve's upper half is continued."""
 
 NO_TABLES, NOT_THERE, IN_GRID, NO_LIMIT = -3, -2, -1, 1 << 62
-"""Values of `PriceRow.most`: no kernel tables are in use; they lack the op's shape; defined by its grid; measured
-for any count."""
+"""Special values of `PriceRow.most`: no kernel tables are in use; the tables lack the op's shape; the op's grid defines
+it; measured for any count."""
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """How an op changes with the sums of a batch.
+    """The change of an op with each sum over the batch.
 
     Attributes
     ----------
@@ -51,11 +51,11 @@ class Probe:
 
 
 ALONE = Probe((), 1)
-"""Asks for what of a row does not depend on the batch."""
+"""A probe for the parts of a row that do not depend on the batch."""
 
 
 class Grid(NamedTuple):
-    """Seconds at the crossings of up to four axes.
+    """Seconds at the grid points of up to four axes.
 
     Attributes
     ----------
@@ -73,12 +73,12 @@ class Grid(NamedTuple):
 
 
 EMPTY = Grid(np.zeros((4, 1)), np.ones(4, dtype=np.int64), np.zeros(1))
-"""Placeholder for no grid."""
+"""An empty grid, used if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class KernelFormula:
-    """A kernel model of several sums; see `devices.calibrated.formulas` for the codes.
+    """Inputs of a kernel model that depends on several sums; see `devices.calibrated.formulas` for the codes.
 
     Attributes
     ----------
@@ -104,7 +104,7 @@ class KernelFormula:
 
 @dataclass(frozen=True, slots=True)
 class ByCount:
-    """Cost of an op that depends on one count of the batch.
+    """Cost of an op as a table over one count of the batch.
 
     Attributes
     ----------
@@ -152,7 +152,7 @@ PricesOf = Callable[[Op, F8], tuple[F8, F8]]
 
 @dataclass(frozen=True, slots=True)
 class Along:
-    """Quantities of an op along the one moment that they depend on: `base` at 1, `step` more each time, to `counts`."""
+    """Quantities of an op that depend on one moment only: `base` at 1, plus `step` for each further count."""
 
     moment: int
     base: F8
@@ -161,7 +161,7 @@ class Along:
 
     @classmethod
     def of(cls, op: Op, probe: Probe, quantities: Quantities) -> Along:
-        """How an op's quantities, an affine function of a count, depend on it."""
+        """Return the quantities of an op, which are an affine function of one count."""
         base = quantities(op)
         changed = [j for j, other in enumerate(probe.raised) if not np.array_equal(quantities(other), base)]
         moment = changed[0] if changed else 0
@@ -171,13 +171,13 @@ class Along:
         return cls(moment, base, step, counts)
 
     def priced(self, op: Op, prices: PricesOf) -> ByCount:
-        """Return its table, from `prices` of rows of quantities."""
+        """Return the op's table of seconds and bounds; `prices` computes them from rows of quantities."""
         seconds, bound = prices(op, self.base + self.step * (np.arange(1, self.counts + 1)[:, None] - 1.0))
         return ByCount(self.moment, np.concatenate([[0.0], seconds]), np.concatenate([[0.0], bound]))
 
 
 def by_count(op: Op, probe: Probe, quantities: Quantities, prices: PricesOf) -> ByCount:
-    """Tabulate an op by the one moment that its quantities depend on.
+    """Tabulate an op's cost over the one moment that its quantities depend on.
 
     Parameters
     ----------
@@ -190,7 +190,7 @@ def by_count(op: Op, probe: Probe, quantities: Quantities, prices: PricesOf) -> 
 
 
 def affine_sums(op: Op, probe: Probe, names: tuple[str, ...]) -> F8:
-    """Coefficients of the entries `names` of an op's shape in the moments, the constant last."""
+    """Return the coefficients of shape entries as affine forms of the moments, with the constant last."""
 
     def values(one: Op) -> F8:
         return np.array([one.shape.get(name, 0.0) for name in names])

@@ -9,14 +9,14 @@ import numpy.typing as npt
 
 F8 = npt.NDArray[np.float64]
 Z = 1.2816
-"""The 90th percentile of a normal distribution, in standard deviations."""
+"""Standard deviations from the median to the 90th percentile of a normal distribution."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ratios:
-    """Logarithms of measured over predicted seconds: 10th, 50th and 90th percentile.
+    """Distribution of ln(measured / predicted): its 10th, 50th and 90th percentile.
 
-    Between and beyond them a normal distribution on each side of the median is meant.
+    Each side of the median is a normal distribution.
     """
 
     low: float
@@ -24,12 +24,12 @@ class Ratios:
     high: float
 
     def at(self, z: F8) -> F8:
-        """The logarithm at standard normal scores."""
+        """Return the logarithms at the given standard normal scores."""
         side = np.where(z < 0, self.middle - self.low, self.high - self.middle)
         return self.middle + side * z / Z
 
     def wider(self, other: Ratios) -> Ratios:
-        """Both errors, independent of each other."""
+        """Return the combined distribution of two independent errors."""
         middle = self.middle + other.middle
         below = np.hypot(self.middle - self.low, other.middle - other.low)
         above = np.hypot(self.high - self.middle, other.high - other.middle)
@@ -37,9 +37,9 @@ class Ratios:
 
     @classmethod
     def of_errors(cls, median: float, tail: float) -> Ratios:
-        """From the median and 90th percentile of the absolute error, without a bias.
+        """Return an unbiased distribution from the median and 90th percentile of the absolute error.
 
-        Return the wider of two normal distributions: half of all errors are within 0.6745 standard deviations, nine of
+        It is the wider of two normal distributions: half of all errors are within 0.6745 standard deviations, nine of
         ten within 1.645.
         """
         spread = float(np.log1p(max(median / 0.6745, tail / 1.645)))
@@ -47,7 +47,7 @@ class Ratios:
 
     @property
     def median_error(self) -> float:
-        """Median of |predicted / measured - 1|."""
+        """Return the median of |predicted / measured - 1|."""
         from scipy.special import ndtri
 
         z = ndtri((np.arange(200) + 0.5) / 200)

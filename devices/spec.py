@@ -20,9 +20,9 @@ from .lines import Count, FamilyFitSpec, Fraction, Lines, NonNegative, Positive,
 from .silicon.constants import SiliconSpec
 
 MAX_DEVICES = 4096
-"""Most devices of a node, and most nodes of a system."""
+"""Maximum number of devices in a node, and of nodes in a system."""
 ARITHMETIC = ("fp32", "fp16", "bf16", "fp8", "int8", "fp4")
-"""Formats a processor can compute in; rates and energies are given for these."""
+"""Number formats in which a processor can compute, with their rates and energies."""
 
 
 def _arithmetic(name: str) -> str:
@@ -183,11 +183,11 @@ class MappingSpec(Spec):
     prefill_share: Annotated[float, Field(gt=0, lt=1)] | None = None
 
     def group(self, device: DeviceSpec) -> int:
-        """Devices that work as one: one of each processor where they are `separate`."""
+        """Return the number of devices that work as one: one per processor if they are `separate`."""
         return len(device.processors) if self.separate else 1
 
     def fewest(self, device: DeviceSpec) -> int:
-        """Devices of the smallest system."""
+        """Return the number of devices of the smallest system."""
         return self.group(device) * (1 if self.prefill_share is None else 2)
 
 
@@ -237,7 +237,7 @@ class DeviceSpec(Spec):
     lines: Lines = Field(default_factory=dict)
 
     def among(self, devices: int) -> DeviceSpec:
-        """The device as one of `devices` in a node: on its bridge where that joins them all."""
+        """Return the device as one of `devices` in a node: its bridge becomes the link if it joins them all."""
         if self.bridge is None or not 1 < devices <= self.bridge.devices:
             return self
         return self.model_copy(update={"link": self.bridge, "bridge": None, "host": None})
@@ -298,7 +298,7 @@ class DeviceSpec(Spec):
 
     @property
     def on_engine(self) -> bool:
-        """Whether its time comes from an event engine (`simulator.fpga`), not from ops one by one."""
+        """Whether its time comes from an event simulation (`simulator.fpga`) and not from the times of single ops."""
         return any(p.engine is not None for p in self.processors.values())
 
 
@@ -340,23 +340,23 @@ class SystemSpec(Spec):
 
     @property
     def group(self) -> int:
-        """Devices that work as one."""
+        """Number of devices that work as one."""
         return self.mapping.group(self.device)
 
     @property
     def groups_per_node(self) -> int:
-        """Groups of devices that work as one, in one node."""
+        """Number of groups of devices that work as one, per node."""
         return self.devices_per_node // self.group
 
     @property
     def groups(self) -> int:
-        """Groups of devices that work as one, in all."""
+        """Number of groups of devices that work as one, in the whole system."""
         return self.groups_per_node * self.nodes
 
     def pools(self) -> tuple[SystemSpec, SystemSpec]:
         """Return the prefill devices and the decode devices as separate systems.
 
-        Whole nodes where the share allows, else a part of every node.
+        Each pool has whole nodes if the share allows it, otherwise a part of every node.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""A configuration of a kernel: the numbers its author chooses."""
+"""Configuration of a kernel: the numbers that its author or a tuner chooses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LARGEST = 65536
 
 @dataclass(frozen=True, slots=True)
 class KernelConfig:
-    """Tile, order, warps, stages and split of one launch.
+    """Tile sizes, order, warps, stages and splits of one launch.
 
     Attributes
     ----------
@@ -54,7 +54,7 @@ class KernelConfig:
 
     @classmethod
     def of(cls, values: Mapping[str, int] | Sequence[int] | I8) -> KernelConfig:
-        """From a row of numbers in the order of the fields, or from names and numbers.
+        """Return a configuration from a row of numbers in the order of the fields, or from names and numbers.
 
         Raises
         ------
@@ -86,9 +86,9 @@ class KernelConfig:
 
 NAMES = tuple(field.name for field in fields(KernelConfig))
 CONFIG = np.dtype((np.record, [(name, "i8") for name in NAMES]))
-"""A configuration as compiled code reads it."""
+"""Record type of a configuration in compiled code."""
 
 
 def by_name(configs: I8) -> Records:
-    """Rows of configurations, shape (n, fields), as records."""
+    """Return configurations, shape (n, fields), as records."""
     return np.ascontiguousarray(configs, dtype=np.int64).view(CONFIG)[:, 0]

@@ -1,4 +1,4 @@
-"""Time of the CPU kernels with a configuration, from the core's numbers, without a run.
+"""Time of the CPU kernels under a configuration, computed from the core's numbers.
 
 As for a GPU's tiles: sums are in vector registers, operands in L1, repeatedly read data in L2 or L3, and each part of a
 kernel takes a smooth maximum of its arithmetic and of its traffic. Times are in *slots*, the time of one vector FMA at
@@ -14,12 +14,12 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 WHOLE = ("lanes", "registers")
-"""Counts of a core, the first of its fields."""
+"""Fields of a core that are integers; they come first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Core:
-    """Numbers of one core.
+    """Properties of one CPU core.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class Core:
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Core:
-        """A core from a table's row, or any mapping of its numbers."""
+        """Return a core from a table's row, or from any mapping of its numbers."""
         sizes: dict[str, Any] = {f.name: float(row[f.name]) for f in fields(cls) if f.name not in WHOLE}
         return cls(*(int(row[name]) for name in WHOLE), **sizes)
 
@@ -68,14 +68,14 @@ Config = Mapping[str, int]
 Parameters = Mapping[str, float]
 FLOAT = 4
 GROUP = 4
-"""Query vectors that a dot tile of attention takes at once."""
+"""Number of query vectors that a dot tile of attention processes at once."""
 STRIP = 16
-"""Keys after which attention writes its sums back."""
+"""Number of keys after which attention writes its sums back."""
 
 
 @dataclass(frozen=True, slots=True)
 class FormConstant:
-    """A constant of a form: its value from the code and the data sheet, and how sure that is.
+    """A constant of a form: its value from the code and the data sheet, and the uncertainty of that value.
 
     Attributes
     ----------
@@ -90,7 +90,7 @@ class FormConstant:
 
 @dataclass(frozen=True, slots=True)
 class CpuForm:
-    """A kernel whose configurations can be ranked.
+    """A CPU kernel whose configurations can be ranked.
 
     Attributes
     ----------
@@ -104,7 +104,7 @@ class CpuForm:
 
     @property
     def start(self) -> dict[str, float]:
-        """Every parameter as it stands without a fit."""
+        """Return the value of every parameter before a fit."""
         return {name: p.start for name, p in self.parameters.items()}
 
     def seconds(self, parameters: Parameters, core: Core, shape: Shape, config: Config) -> float:
@@ -117,7 +117,7 @@ DRAWN = FormConstant(0.85, 1.2, "share of the read rate that a kernel attains")
 
 
 def _gemm(parameters: Parameters, core: Core, shape: Shape, config: Config) -> dict[str, float]:
-    """A blocked product, see `kernels/blocked.py`: first over the weights from memory, then again."""
+    """Return the time of a blocked product, see `kernels/blocked.py`: weights from memory first, then from caches."""
     m, n, k = shape["m"], shape["n"], shape["k"]
     rows, columns = config["register_m"], config["register_n"]
     block_m, block_n = min(config["block_m"] or m, m), min(config["block_n"] or n, n)
@@ -136,14 +136,14 @@ def _gemm(parameters: Parameters, core: Core, shape: Shape, config: Config) -> d
 
 
 def _row_tiles(m: int, rows: int, columns: int) -> Iterable[tuple[int, int, int]]:
-    """Register tiles that cover `m` rows: (rows, columns, how many one above another)."""
+    """Return the register tiles that cover `m` rows: (rows, columns, number of tiles one above another)."""
     rest = m % rows
     tiles = [(rows, columns, m // rows), (4, 4, rest // 4), (2, 4, rest % 4 // 2), (1, 4, rest % 2)]
     return [tile for tile in tiles if tile[2]]
 
 
 def _tile_slots(parameters: Parameters, core: Core, rows: int, columns: int, k: int) -> float:
-    """Slots of a register tile over the whole depth: multiplies, loads, or waits for its sums."""
+    """Return the slots of a register tile over the whole depth: the most of multiplies, loads, and waits for its sums."""
     steps = k / core.lanes
     if rows <= 2:  # column by column, eight sums in flight: x is loaded again for every column
         return steps * columns * (rows + 1) + columns * parameters["tile"]
@@ -155,7 +155,7 @@ def _parts(
 ) -> dict[str, float]:
     """Return smooth maxima of arithmetic and memory traffic, then of arithmetic and cache traffic [s].
 
-    What a maximum exceeds its arithmetic by is charged to the traffic.
+    The part of a maximum above its arithmetic is counted as traffic.
     """
     memory = moved / (parameters["drawn"] * core.read_Bps)
     cold, warm = _smooth(parameters["sharp"], first, memory), _smooth(parameters["sharp"], rest, again)
@@ -170,7 +170,7 @@ def _smooth(sharp: float, a: float, b: float) -> float:
 
 
 def _attention(parameters: Parameters, core: Core, shape: Shape, config: Config) -> dict[str, float]:
-    """Attention by units, see `kernels/flash.py`: a decode cuts keys, a prompt queries."""
+    """Return the time of attention by units, see `kernels/flash.py`: a decode is cut by keys, a prompt by queries."""
     dim, heads, group = shape["head_dim"], shape["heads_kv"], shape["heads_q"] // shape["heads_kv"]
     new = shape.get("q_len", 1)
     total = shape["kv_len"] if "kv_len" in shape else new + shape["kv_prefix"]
@@ -200,7 +200,7 @@ def _attention(parameters: Parameters, core: Core, shape: Shape, config: Config)
 
 
 def _walk_slots(parameters: Parameters, core: Core, keys: int, tile: int, dim: int) -> float:
-    """Slots of four query vectors over some keys."""
+    """Return the slots of four query vectors over `keys` keys."""
     wide = dim / core.lanes
     tiles = math.ceil(keys / tile)
     fours = sum(math.ceil(min(tile, keys - t) / 4) for t in range(0, keys, tile))
@@ -245,4 +245,4 @@ FORMS = {
         ),
     )
 }  # fmt: skip
-"""Forms by the kernel's name."""
+"""Kernel forms by name."""

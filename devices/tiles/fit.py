@@ -4,10 +4,10 @@ Errors do not determine a ranking: near-best configurations are within 1 %, erro
 the share of a soft-max over the search on near-best ones, at temperatures from 0.1 to 1.5 %; the constants' defaults
 are the prior.
 
-How good a ranking of configurations is, against near-best lists: hits, gain, errors.
+Also measures of a ranking's quality against near-best lists: hits, gain and errors.
 
-The lists hold what was within 1 % of the best, so that a pick outside them was slower by more, or was
-never timed: shares of hits are exact, regrets unknown.
+The lists contain the configurations within 1 % of the best. A pick outside them was slower by more, or was never timed:
+shares of hits are exact, regrets unknown.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ DEPTHS = (1, 5, 10, 20)
 GAINS = (1, 5, 10)
 LOOK_UPS = (1, 5, 10)
 SLOWER = 0.99
-"""A configuration is near-best within best / 0.99."""
+"""Share of the best speed that a near-best configuration has at least."""
 
 Picks = list[npt.NDArray[np.intp]]
 
 
 def entries(configs: I8) -> npt.NDArray[np.int64]:
-    """Return the entry number of each configuration: those that differ only in their group share one."""
+    """Return the entry number of each configuration; configurations that differ only in their group share one."""
     rest = np.delete(configs, NAMES.index("group_m"), axis=1)
     ids: dict[tuple[int, ...], int] = {}
     return np.array([ids.setdefault(tuple(row), len(ids)) for row in rest.tolist()], dtype=np.int64)
 
 
 def picks(seconds: F8, configs: I8, depth: int) -> Picks:
-    """Return the first `depth` entries of each shape's ranking; of equal ones the smallest group represents all.
+    """Return the first `depth` entries of each shape's ranking; the smallest group represents equal entries.
 
     Parameters
     ----------
@@ -56,13 +56,13 @@ def picks(seconds: F8, configs: I8, depth: int) -> Picks:
 
 
 def hits(measured: MeasuredKernel, chosen: Picks, depth: int) -> float:
-    """Share of shapes with a near-best configuration among the first picks."""
+    """Return the share of shapes with a near-best configuration among the first picks."""
     near = ~np.isnan(measured.times)
     return float(np.mean([near[i, row[:depth]].any() for i, row in enumerate(chosen)]))
 
 
 def random_hits(measured: MeasuredKernel, depth: int) -> float:
-    """Share of shapes with a near-best configuration among `depth` random picks."""
+    """Return the share of shapes with a near-best configuration among `depth` random picks."""
     n = len(measured.configs)
     depth = min(depth, n)
     good = (~np.isnan(measured.times)).sum(axis=1)
@@ -70,7 +70,7 @@ def random_hits(measured: MeasuredKernel, depth: int) -> float:
 
 
 def tile_hits(measured: MeasuredKernel, chosen: Picks) -> float:
-    """Share of shapes whose first pick has the tile of a near-best configuration."""
+    """Return the share of shapes whose first pick has the tile of a near-best configuration."""
     tiles = measured.configs[:, :3]
     near = ~np.isnan(measured.times)
     hits = [near[i, (tiles == tiles[row[0]]).all(axis=1)].any() for i, row in enumerate(chosen)]
@@ -78,7 +78,7 @@ def tile_hits(measured: MeasuredKernel, chosen: Picks) -> float:
 
 
 def gain(measured: MeasuredKernel, chosen: Picks, depth: int) -> float:
-    """Least share of the default's loss that measuring the first picks would win back."""
+    """Return the least share of the default's loss that measuring the first picks would recover."""
     known = ~np.isnan(measured.default_s)
     won = 0.0
     for i, row in enumerate(chosen):
@@ -90,14 +90,14 @@ def gain(measured: MeasuredKernel, chosen: Picks, depth: int) -> float:
 
 
 def default_hits(measured: MeasuredKernel) -> float:
-    """Share of shapes whose default is near-best."""
+    """Return the share of shapes whose default is near-best."""
     known = ~np.isnan(measured.default_s)
     good = measured.default_s[known] <= measured.best_s[known] / SLOWER
     return float(good.mean()) if known.any() else 0.0
 
 
 def look_up(measured: MeasuredKernel, other: MeasuredKernel) -> dict[int, float]:
-    """Hits of another device's near-best lists at the same shapes, the fastest first."""
+    """Return the hits of another device's near-best lists at the same shapes, by depth; fastest entries first."""
     at = {tuple(sorted(s.items())): i for i, s in enumerate(other.shapes)}
     place = {tuple(c): j for j, c in enumerate(measured.configs.tolist())}
     entry = entries(measured.configs)
@@ -114,7 +114,7 @@ def look_up(measured: MeasuredKernel, other: MeasuredKernel) -> dict[int, float]
 
 
 def _listed(measured: MeasuredKernel, shape: int | None) -> npt.NDArray[np.intp]:
-    """Near-best configurations of a shape, the fastest first."""
+    """Return the near-best configurations of a shape, the fastest first."""
     if shape is None:
         return np.zeros(0, dtype=np.intp)
     times = measured.times[shape]
@@ -122,7 +122,7 @@ def _listed(measured: MeasuredKernel, shape: int | None) -> npt.NDArray[np.intp]
 
 
 def log_errors(predicted: F8, measured: F8) -> F8:
-    """ln(predicted / measured) where measured."""
+    """Return ln(predicted / measured) for the measured entries."""
     known = ~np.isnan(measured)
     return np.asarray(np.log(predicted[known] / measured[known]))
 
@@ -130,11 +130,11 @@ def log_errors(predicted: F8, measured: F8) -> F8:
 TEMPERATURES = (0.001, 0.004, 0.015)
 RANK, MEDIAN, PRIOR = 1.0, 0.5, 0.02
 """Weights relative to the errors of best rows and defaults: of the ranking, of errors of the median over the search,
-and of distances from the defaults in their spreads, squared."""
+and of squared distances from the defaults in spreads."""
 LARGEST = 0.5
-"""Errors of the logarithm count up to this."""
+"""Largest error of a logarithm that counts in the loss; larger ones count as this."""
 STRIDE = 6
-"""Every sixth shape is fitted to."""
+"""Step between the shapes that are used in the fit."""
 ROUNDS, OFFSPRING = 50, 12
 FIXED_STRIDE, FIXED_PRIOR, FIXED_ROUNDS = 5, 0.0005, 120
 
@@ -144,12 +144,12 @@ _SPREAD = np.array([q.spread for q in PARAMETERS])
 
 
 def at(z: F8) -> F8:
-    """Constants at distances from their defaults, in spreads of the logarithm."""
+    """Return the constants at given distances from their defaults, in spreads of the logarithm."""
     return np.asarray(np.clip(_DEFAULTS * np.exp(z * _SPREAD), _LOW, _HIGH))
 
 
 def loss(parameters: F8, measured: Sequence[MeasuredKernel]) -> float:
-    """Objective of a fit: the mean over devices."""
+    """Return the loss of a fit: the mean over devices."""
     total = 0.0
     for m in measured:
         seconds, default = m.predicted(parameters)
@@ -171,7 +171,7 @@ def loss(parameters: F8, measured: Sequence[MeasuredKernel]) -> float:
 
 
 def fit(measured: Sequence[MeasuredKernel], rounds: int = ROUNDS) -> F8:
-    """Constants of the kernels whose near-best configurations are known."""
+    """Fit the constants of the kernels with known near-best configurations."""
     some = [m.those(slice(1, None, STRIDE)) for m in measured]
 
     def badness(z: F8) -> float:
@@ -181,7 +181,7 @@ def fit(measured: Sequence[MeasuredKernel], rounds: int = ROUNDS) -> F8:
 
 
 def fit_fixed(fixed: FixedTile, rounds: int = FIXED_ROUNDS) -> F8:
-    """Constants of a kernel of one known tile, from half of its (n, k)."""
+    """Fit the constants of a kernel with one known tile, using half of its (n, k)."""
     rows = fixed.halves()[0][::FIXED_STRIDE]
     measured = np.log(fixed.measured_s[rows])
 
@@ -193,7 +193,7 @@ def fit_fixed(fixed: FixedTile, rounds: int = FIXED_ROUNDS) -> F8:
 
 
 def evolve(badness: Callable[[F8], float], size: int, rounds: int, sigma: float = 0.4, seed: int = 0) -> F8:
-    """Least of a function near zero: covariance matrix adaptation.
+    """Minimise a function, starting near zero, by covariance matrix adaptation.
 
     Hansen, "The CMA Evolution Strategy: A Tutorial" (arXiv 1604.00772), with its default settings and
     `OFFSPRING` candidates a round; the same numbers for the same seed.

@@ -1,4 +1,4 @@
-"""Kernel forms: what a kernel computes for a shape, which configurations it takes, and the registry."""
+"""Kernel forms: the work of a kernel for a shape, its possible configurations, and the registry of forms."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 Value = int | float | str
 Shape = Mapping[str, Value]
-"""A shape's numbers, and its number format, by key."""
+"""Numbers and number format of a shape, by key."""
 
 TEXT = ("dtype",)
 LARGEST = 1 << 24
@@ -30,7 +30,7 @@ LARGEST = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class ShapeKey:
-    """One number of a shape.
+    """One key of a kernel's shape: its default and measured range.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class ShapeKey:
 
 @dataclass(frozen=True, slots=True)
 class TiledKernel:
-    """A kernel as the tile model knows it.
+    """Description of a kernel for the tile model.
 
     Attributes
     ----------
@@ -91,7 +91,7 @@ class TiledKernel:
     threads: bool = True
 
     def shape(self, given: Mapping[str, object]) -> dict[str, Value]:
-        """A shape with its defaults, checked.
+        """Return a checked shape with defaults added.
 
         Raises
         ------
@@ -117,7 +117,7 @@ class TiledKernel:
         return int(number)
 
     def beyond(self, shape: Shape) -> list[str]:
-        """Keys of a shape that lie outside what measurements cover, one line each."""
+        """Return a line for each key of a shape that is outside the measured range."""
         return [
             f"{key.name} {shape[key.name]:,} is beyond the validated {key.low:,} to {key.high:,}"
             for key in self.keys
@@ -136,28 +136,28 @@ FORMS: Registry[TiledKernel] = Registry("kernel", home=f"{__package__}.forms")
 
 
 def kernel_form(form: TiledKernel) -> TiledKernel:
-    """Register a form under its name."""
+    """Register a kernel form under its name."""
     return FORMS.register(form.name, form.title)(form)
 
 
 def number(shape: Shape, name: str) -> int:
-    """A whole number of a checked shape."""
+    """Return an integer of a checked shape."""
     return int(shape[name])
 
 
 def grid_of(*columns: Sequence[int]) -> I8:
-    """All combinations of values, a row per combination, the first column slowest."""
+    """Return all combinations of values, one per row, with the first column varying slowest."""
     mesh = np.meshgrid(*(np.array(c, dtype=np.int64) for c in columns), indexing="ij")
     return np.stack([m.ravel() for m in mesh], axis=1)
 
 
 Call = tuple[TiledKernel, Shape]
 PRODUCTS = ("gemm", "fused_moe")
-"""Kernels whose format is the format of their operands."""
+"""Kernels whose number format is that of their operands."""
 
 
 def calls_of(op: Op) -> list[Call]:
-    """Kernels that the op launches, in order; empty where no form covers it.
+    """Return the kernels that an op launches, in order; an empty list if no form covers the op.
 
     Counts of an expectation are rounded to whole rows, at least one. Gated experts are two grouped
     products; of the second only the sizes differ.

@@ -1,4 +1,4 @@
-"""What the tile model knows of a device: its cores, memories and caches, as numbers that can be edited."""
+"""A device as the tile model sees it: cores, memories and caches, as numbers that can be changed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from ..spec import DeviceSpec, ProcessorSpec
 
 
 class MachineNumbers(NamedTuple):
-    """A machine in SI units: main memory and last-level cache, cores, and what a core has; `rate`: FLOP per clock and core by format code."""
+    """A machine in SI units: main memory, last-level cache, and the cores with their resources.
+
+    `rate` is FLOP per clock and core by format code.
+    """
 
     bandwidth: float
     latency: float
@@ -41,33 +44,33 @@ class MachineNumbers(NamedTuple):
 MACHINE = np.dtype(
     (np.record, [(name, "f8", (len(FORMATS),) if name == "rate" else ()) for name in MachineNumbers._fields])
 )
-"""`MachineNumbers` as compiled code reads them."""
+"""Record type of `MachineNumbers` in compiled code."""
 
 KIB, RESERVED = 1024.0, 1024.0
-"""Bytes of shared memory that the system keeps of every block (CUDA C++ Programming Guide, compute
+"""Bytes of a KiB, and of the shared memory that the system reserves in every block (CUDA C++ Programming Guide, compute
 capability 8.x and 9.0)."""
 LIKE_AMPERE = CoreSpec(shared_bytes=164 * 1024, block_bytes=163 * 1024, registers=65536, warps=64, blocks=32)
-"""Default core: the A100's."""
+"""Core that is used if a description has none: the A100's."""
 LATENCY_S, CACHE_LATENCY_S = 0.7e-6, 0.28e-6
-"""Seconds until a load from memory, and one from the last-level cache, is there on a busy device, where
-a description has none: what one sets for NVIDIA's of 2020 to 2024 without a measurement. The shared
-constants `load_latency` and `cache_load_latency` are multiples of these."""
+"""Latency of a load from memory and from the last-level cache on a busy device [s], if a description has none: typical
+of NVIDIA's GPUs of 2020 to 2024, without a measurement. The shared constants `load_latency` and `cache_load_latency`
+are multiples of these."""
 BYTES_PER_CLOCK = 40.0
-"""Bytes that the last-level cache gives a core a clock, where a description says nothing: between the
-A100's 47 (5,120 for 108 cores, its whitepaper) and the 36 of an H100."""
+"""Bytes per clock that the last-level cache gives a core if a description has no value: between the A100's 47 (5,120
+for 108 cores, its whitepaper) and the 36 of an H100."""
 
 
 NEAR_POWER = 0.08
-"""How far a peak may be from a power of two a clock and still count as that."""
+"""Relative distance of a peak from a power of two per clock up to which it is rounded to that power."""
 HBM_CHANNEL, GDDR_CHANNEL = 256.0, 1024.0
-"""Bytes that lie together in one channel: longer rows of a tile gain nothing. 256 in HBM (the width of
-a memory partition of NVIDIA's GPUs, as in the catalog's `interleave_bytes`); in GDDR, whose memories
-count as one stack, the tables show a gain up to rows of 512 bytes: assumed 1,024."""
+"""Contiguous bytes in one channel; longer rows of a tile gain nothing. 256 in HBM (the width of a memory partition of
+NVIDIA's GPUs, as in the catalog's `interleave_bytes`). In GDDR, whose memories count as one stack, the tables show a
+gain up to rows of 512 bytes: assumed 1,024."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One number of a machine that may be set: what it scales, and how it is written.
+    """A number of a machine that users may set: the fields that it scales, and its unit and range.
 
     Attributes
     ----------
@@ -102,14 +105,14 @@ SETTINGS: dict[str, Setting] = {
     "cache_bandwidth_GBps": Setting(("cache_bandwidth",), 1e9, 0.1, 1e7),
     "cache_latency_ns": Setting(("cache_latency",), 1e-9, 1, 1e6),
 }
-"""Numbers of a machine that can be set. More is better but for latencies. `cores` and `clock_MHz` keep
-what a core does in a clock, so that more of them are more FLOP/s."""
+"""Numbers of a machine that can be set. Larger values are better except for latencies. `cores` and `clock_MHz` keep the
+work of a core per clock, so larger values give more FLOP/s."""
 BETTER_LESS = ("latency_ns", "cache_latency_ns")
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A device as the tile model reads it.
+    """A device as the tile model sees it.
 
     Attributes
     ----------
@@ -129,16 +132,16 @@ class Machine:
 
     @property
     def h(self) -> Records:
-        """The numbers as compiled code takes them, a record of `MACHINE`."""
+        """The machine's numbers as a record of `MACHINE`, for compiled code."""
         return np.array([self.vector], dtype=MACHINE)[0]
 
     def value(self, setting: str) -> float:
-        """A number as it is written: in the unit of its name."""
+        """Return a number of the machine in the unit of its setting's name."""
         known = _setting(setting)
         return _first(self.vector, known) / known.unit
 
     def changed(self, values: Mapping[str, float]) -> Machine:
-        """The machine with numbers replaced.
+        """Return the machine with some numbers replaced.
 
         Parameters
         ----------
@@ -167,13 +170,13 @@ class Machine:
         return replace(self, vector=vector)
 
     def scaled(self, setting: str, factor: float) -> Machine:
-        """The machine with one number multiplied, rounded where it counts things."""
+        """Return the machine with one number multiplied; integers are rounded."""
         value = self.value(setting) * factor
         return self.changed({setting: float(round(value)) if _setting(setting).whole else value})
 
 
 def _first(vector: MachineNumbers, setting: Setting) -> float:
-    """The number that a setting is read from; of rates the first."""
+    """Return the number that a setting is read from; the first one of rates."""
     value: float | tuple[float, ...] = getattr(vector, setting.fields[0])
     return value[0] if isinstance(value, tuple) else value
 
@@ -188,7 +191,7 @@ def _setting(name: str) -> Setting:
 
 
 def machine_of(spec: DeviceSpec) -> Machine:
-    """A device's first xPU as the tile model reads it.
+    """Return the machine of a device's first xPU.
 
     Raises
     ------
@@ -226,7 +229,7 @@ def machine_of(spec: DeviceSpec) -> Machine:
 
 
 def _power(rate: float) -> float:
-    """FLOP per clock and core of a data sheet's rate.
+    """Return the FLOP per clock and core for a data sheet's rate.
 
     Matrix units have powers of two per clock. Data sheets give peaks at a clock that may differ from the device's: an
     H20 of 148 TFLOPS does 1,024 a clock at 1,980 MHz.
@@ -236,7 +239,7 @@ def _power(rate: float) -> float:
 
 
 def changed_spec(spec: DeviceSpec, values: Mapping[str, float]) -> DeviceSpec:
-    """The description of a device with some of `machine.SETTINGS` replaced.
+    """Return the description of a device with some of `machine.SETTINGS` replaced.
 
     Peaks follow cores, clock and what a core does in a clock; all else stays.
 

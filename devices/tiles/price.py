@@ -1,4 +1,4 @@
-"""Seconds of a kernel from what its blocks do: the norm of totals that all kernel forms share.
+"""Time of a kernel from the steps of its blocks: the norm of totals that all kernel forms share.
 
 Each total falls or stays where a device gains cores, clock, bandwidth, registers or shared memory, and so
 does a norm of them: no device is slower for having more.
@@ -18,22 +18,23 @@ TILE_COST = reals(
     "seconds", "launch", "matrix", "shared", "step", "latency", "cache", "memory", "start", "partial_wave",
     "blocks", "waves", "registers", "shared_bytes", "in_flight", "wait",
 )  # fmt: skip
-"""A cost: seconds, each term in isolation [s], blocks of a core, waves, registers of a thread, shared bytes of a block,
-bytes in flight to a core, waiting seconds of a step."""
+"""Fields of a cost: seconds, each term in isolation [s], resident blocks per core, waves, registers per thread, shared
+bytes per block, bytes in flight to a core, and seconds that a step waits."""
 
 SHARP = 6.0
-"""Exponent that joins what overlaps well: arithmetic, shared memory, and the totals of both."""
+"""Exponent of the norm that joins terms which overlap well: arithmetic, shared memory, and the totals of both."""
 DEEPER, WIDER = 0.3, 0.6
-"""Exponents of how rows of two steps in flight, and of columns fewer than 64, keep DRAM pages open where a row of a tile
-fills no channel: they order configurations that are equal otherwise (0.5 to 3 % in the tables of four GPUs)."""
+"""Exponents for DRAM pages that stay open if a row of a tile does not fill a channel: of the rows of two steps in
+flight, and of columns below 64. They order configurations that are otherwise equal (0.5 to 3 % in the tables of four
+GPUs)."""
 CROWD = 0.6
-"""Share of the work of a core's other blocks that a step lasts longer for: between blocks that take turns as a
-whole (0) and warps that all advance alike (1); fits on four GPUs give 0.5 to 0.65."""
+"""Share of the work of a core's other blocks by which a step gets longer: between blocks that take turns as a whole (0)
+and warps that all advance alike (1); fits on four GPUs give 0.5 to 0.65."""
 
 
 @compiled_part
 def join(a: float, b: float, exponent: float) -> float:
-    """p-norm of two terms."""
+    """Return the p-norm of two terms."""
     high: float = max(a, b)
     low: float = min(a, b)
     if high <= 0.0:
@@ -43,9 +44,11 @@ def join(a: float, b: float, exponent: float) -> float:
 
 
 class Blocks(NamedTuple):
-    """Blocks that are launched, and steps of one. `longest`: steps of the longest block if they differ, else 0.
+    """Number of launched blocks, and steps per block.
 
-    Different ones are assigned longest first.
+    `longest` is the steps of the longest block if they differ, else 0.
+
+    Different blocks are assigned longest first.
     """
 
     launched: float
@@ -68,7 +71,7 @@ class BlockStep(NamedTuple):
 
 
 class Traffic(NamedTuple):
-    """Bytes of memory traffic, of a row of a tile, the tile's width, and bytes of a separate kernel that adds up parts.
+    """Memory traffic [B], bytes of a tile's row, the tile's columns, and bytes of a separate kernel that adds up parts.
 
     `merged` is 0 without such a kernel.
     """
@@ -83,7 +86,7 @@ class Traffic(NamedTuple):
 def finish(
     parameters: Records, hardware: Records, launch: Blocks, step: BlockStep, traffic: Traffic, out: Records
 ) -> None:
-    """Turn what blocks do into seconds and terms.
+    """Compute seconds and terms of a kernel from its blocks, their steps and traffic.
 
     `out` has clocks of a step as `matrix`, `shared` and `step`, and what is resident; it gets the rest.
     """

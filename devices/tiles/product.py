@@ -1,4 +1,4 @@
-"""Seconds of a tiled matrix product, grouped or dense: the equations that most kernel forms share.
+"""Time of a tiled matrix product, grouped or dense, with the equations that most kernel forms share.
 
 A block multiplies a tile of `block_m` rows with one of `block_n` columns in steps of `block_k`. The time is a norm of
 totals: work, waiting and starts of the busiest core, and the memory and last-level cache traffic of all blocks. No
@@ -16,18 +16,18 @@ from .machine import RESERVED, Machine
 from .price import SHARP, Blocks, BlockStep, Traffic, finish, join
 
 COPY_REGISTERS = 2.6
-"""Registers of a thread for each of its copies: a 64-bit address and part of a mask; assumed, fits give 2.5 to 2.7."""
+"""Registers per thread for each of its copies: a 64-bit address and part of a mask; assumed, fits give 2.5 to 2.7."""
 BASE_REGISTERS = 24.0
-"""Registers of a thread for loop counters, strides and masks: assumed, as compiled GEMMs show."""
+"""Registers per thread for loop counters, strides and masks: assumed, as compiled GEMMs show."""
 ROWS, COLUMNS = 16.0, 8.0
-"""Tile of a warp's matrix instruction (PTX ISA, mma.m16n8k16)."""
+"""Rows and columns of a warp's matrix instruction (PTX ISA, mma.m16n8k16)."""
 DEEP_BYTES = 32.0
-"""Bytes of k of one matrix instruction: 16 values of 16 bits, 32 of 8."""
+"""Bytes along k of one matrix instruction: 16 values of 16 bits, 32 of 8 bits."""
 
 
 @compiled_part
 def warpgroup(hardware: Records, block_m: float, warps: float) -> bool:
-    """Whether products are warpgroup instructions, which read their operands from shared memory.
+    """Return whether products use warpgroup instructions, which read their operands from shared memory.
 
     They exist from compute capability 9.0 on in data-centre parts (12.x has none), for 64 rows and
     four warps (Triton, `AccelerateMatmul.cpp`).
@@ -68,7 +68,10 @@ def thread_registers(
     columns: float,
     groups: bool,
 ) -> float:
-    """Return the registers of a thread: sums, operands of two instructions, addresses of its copies and a base; in multiples of eight."""
+    """Return the registers per thread, in multiples of eight.
+
+    They hold sums, operands of two instructions, addresses of copies, and a base.
+    """
     sums = block_m * block_n / (hardware.lanes * warps)
     operands = 0.0
     if not groups:
@@ -80,7 +83,7 @@ def thread_registers(
 
 @compiled_part
 def resident(hardware: Records, warps: float, registers: float, shared: float) -> float:
-    """Blocks that one core holds at a time, at least one."""
+    """Return the number of blocks that reside on one core at a time, at least one."""
     by_registers: float = hardware.registers // (hardware.lanes * warps * registers)
     by_shared: float = hardware.shared // (shared + RESERVED)
     most: float = min(hardware.warps // warps, hardware.blocks)
@@ -88,45 +91,50 @@ def resident(hardware: Records, warps: float, registers: float, shared: float) -
 
 
 MOST_REGISTERS, MOST_REGISTERS_WIDE = 255.0, 512.0
-"""Registers that a thread can have: of NVIDIA's warps, and of AMD's wavefronts of 64 lanes."""
+"""Maximum registers per thread: of NVIDIA's warps, and of AMD's wavefronts of 64 lanes."""
 
 
 @compiled_part
 def most_registers(hardware: Records) -> float:
-    """Registers that a thread can have."""
+    """Return the maximum registers per thread, in compiled code."""
     return MOST_REGISTERS if hardware.lanes <= 32.0 else MOST_REGISTERS_WIDE
 
 
 def most_registers_of(machine: Machine) -> float:
-    """Registers that a thread of a machine can have; `most_registers` in plain Python."""
+    """Return the maximum registers per thread of a machine; `most_registers` in plain Python."""
     return MOST_REGISTERS if machine.vector.lanes <= 32.0 else MOST_REGISTERS_WIDE
 
 
 PRODUCT = reals(
     "low", "num_low", "high", "num_high", "n", "k", "rows", "rate", "a_bytes", "b_bytes", "out_bytes", "warm", "cluster"
 )  # fmt: skip
-"""Product: rows of most groups and their number, rows of the others and their number, columns, k, distinct rows of
-the left side, FLOP per clock and core, bytes of values of left side, right side and result, whether caches keep data
-of the previous call, and additional blocks along the columns that share the load of their left side."""
+"""Fields of a product: rows of most groups and their number, rows of the other groups and their number, columns, k,
+distinct rows of the left side, FLOP per clock and core, bytes of values of left side, right side and result, whether
+caches keep data of the previous call, and additional blocks along the columns that share the load of their left side.
+"""
 
 SYNCHRONOUS = 0.63
 """Share of an H100's FLOP per clock and core that `mma.sync` with 16-bit operands reaches (arXiv 2402.13499)."""
 SHARED_BYTES_PER_CLOCK, PORT = 128.0, 64.0
-"""Bytes a clock of a core's shared memory, and of its port to the last-level cache (NVIDIA whitepapers
-of A100 and H100: 32 banks of 4 bytes; 64 bytes a clock and core)."""
+"""Bytes per clock of a core's shared memory, and of its port to the last-level cache (NVIDIA whitepapers of A100 and
+H100: 32 banks of 4 bytes; 64 bytes per clock and core)."""
 COPY_BYTES, COPY_CLOCKS, SCHEDULERS = 16.0, 0.5, 4.0
-"""Bytes that a thread copies at once (`cp.async`), clocks that this takes one of a core's four schedulers: assumed."""
+"""Bytes that a thread copies at once (`cp.async`), clocks that this occupies one of a core's schedulers (assumed), and
+the number of schedulers."""
 BESIDE = 0.3
-"""Share of a step's barrier and addresses that other blocks on the core cannot hide: assumed."""
+"""Share of a step's barrier and address computation that other blocks on the core cannot hide: assumed."""
 SPILL = 4.0
 """Slow-down of a block whose threads exceed their registers by 255: assumed."""
 KEEP = 0.8
-"""Share of the last-level cache that holds what will be read again: assumed."""
+"""Share of the last-level cache that holds data which is read again: assumed."""
 
 
 @compiled_part
 def synchronous_rate(hardware: Records, rate: float, value_bytes: float) -> float:
-    """FLOP per clock and core that `mma.sync` reaches: from capability 9.0 on each instruction loses an H100's clocks."""
+    """Return the FLOP per clock and core of `mma.sync`.
+
+    From capability 9.0 on each instruction loses as many clocks as on an H100.
+    """
     if not 9.0 <= hardware.capability < 12.0:
         return rate
     full = HOPPER_FLOP * 2.0 / value_bytes
@@ -138,7 +146,7 @@ def synchronous_rate(hardware: Records, rate: float, value_bytes: float) -> floa
 def step(
     parameters: Records, hardware: Records, inputs: Records, configuration: Records, valid: float
 ) -> tuple[float, float, float, float, float, float, float, float, float]:
-    """Clocks of one step of one block, and what it occupies.
+    """Return the clocks of one step of one block, and the resources that it occupies.
 
     Parameters
     ----------
@@ -195,7 +203,7 @@ def step(
 def traffic(
     hardware: Records, call: Records, configuration: Records, tiles: float, valid: float, slots: float
 ) -> float:
-    """Bytes that come from memory and go there.
+    """Return the bytes read from and written to memory.
 
     Blocks of a group of row tiles run together and sweep the columns. A group shares the right
     side; one that holds fewer row tiles than a part of the rows has reads it again. The left side
@@ -226,7 +234,7 @@ def traffic(
 
 @compiled_part
 def price(parameters: Records, hardware: Records, inputs: Records, configuration: Records, out: Records) -> None:
-    """Seconds of one product under one configuration, and its terms.
+    """Compute the seconds of one product under one configuration, and their terms.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Configurations of one kernel for one shape on one machine, the fastest first."""
+"""Ranking of the configurations of one kernel for one shape on one machine, by predicted time."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .machine import Machine
 from .product import most_registers_of
 
 TERMS = ("launch", "matrix", "shared", "step", "latency", "cache", "memory", "start", "partial_wave")
-"""Terms of a cost, each in isolation [s]."""
+"""Terms of a cost, each the time in isolation [s]."""
 HALVES = ("launch", "start", "partial_wave")
-"""Terms that bound a call only where they are more than half of it."""
+"""Terms that are the bound of a call only if they exceed half of its time."""
 MOST_THREADS = 1024
 GROUP = NAMES.index("group_m")
 EQUAL = 1e-9
-"""Predictions closer than this are one."""
+"""Relative difference below which two predictions count as equal."""
 NOT_POWER, TOO_THIN, TOO_MANY, TOO_LARGE, SPILLS = (
     "blocks, warps and group must be powers of two", "fewer than 16 rows, columns or values of k",
     "more than 1,024 threads", "shared memory of a block", "the sums spill twice the registers",
@@ -31,7 +31,7 @@ NOT_POWER, TOO_THIN, TOO_MANY, TOO_LARGE, SPILLS = (
 
 @dataclass(frozen=True, slots=True)
 class Priced:
-    """One configuration with its cost.
+    """One configuration with its predicted cost.
 
     Attributes
     ----------
@@ -61,7 +61,7 @@ class Priced:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """All configurations of a search, with their costs.
+    """All configurations of a search, with their predicted costs.
 
     Attributes
     ----------
@@ -83,7 +83,7 @@ class Ranking:
         return len(self.configs)
 
     def top(self, count: int) -> list[Priced]:
-        """The first `count`, with groups that are predicted equal as one."""
+        """Return the first `count` configurations; groups with equal predictions count as one."""
         places: list[list[int]] = []
         last: dict[tuple[int, ...], list[int]] = {}
         seconds = self.prices["seconds"]
@@ -116,7 +116,7 @@ def priced(config: I8 | Sequence[int], price: Records, also: tuple[int, ...] = (
 
 
 def reasons(form: TiledKernel, machine: Machine, configs: I8, prices: Records) -> npt.NDArray[np.object_]:
-    """Why each configuration cannot run; empty where it can."""
+    """Return the reason why each configuration cannot run; empty if it can."""
     h = machine.vector
     named, sides = by_name(configs), configs[:, :3]
     powers = configs[:, : NAMES.index("warps") + 1]
@@ -138,7 +138,7 @@ def reasons(form: TiledKernel, machine: Machine, configs: I8, prices: Records) -
 
 
 def rank(form: TiledKernel, machine: Machine, shape: Shape, parameters: F8, configs: I8 | None = None) -> Ranking:
-    """Compute a space of configurations, and sort the feasible ones.
+    """Compute the cost of all configurations, and sort the feasible ones.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ def price_one(form: TiledKernel, machine: Machine, shape: Shape, parameters: F8,
 
 
 def reason_of(form: TiledKernel, machine: Machine, shape: Shape, config: KernelConfig) -> str:
-    """Why a configuration cannot run; empty where it can."""
+    """Return the reason why a configuration cannot run; empty if it can."""
     from .store import UNFITTED
 
     row = config.row[None]
@@ -177,7 +177,7 @@ KIB, US = 1024.0, 1e6
 
 
 def why(form: TiledKernel, machine: Machine, shape: Shape, parameters: F8, of: Priced) -> str:
-    """Say what bounds a configuration."""
+    """Return a sentence on what bounds a configuration."""
     terms, config = of.terms, of.config
     said = {
         "memory": lambda: (
@@ -218,7 +218,7 @@ def why(form: TiledKernel, machine: Machine, shape: Shape, parameters: F8, of: P
 
 
 def _fewer(form: TiledKernel, machine: Machine, shape: Shape, parameters: F8, of: Priced) -> str:
-    """Effect of one stage less, or one stage more."""
+    """Return a clause on the effect of one stage less, or one stage more."""
     for change, word in ((-1, "would wait"), (1, "would wait")):
         other = replace(of.config, stages=of.config.stages + change) if of.config.stages + change >= 2 else None
         if other is None or "stages" not in form.used or reason_of(form, machine, shape, other):

@@ -1,4 +1,4 @@
-"""Constants of the tile model: the committed sets, and what they must reach."""
+"""Constants of the tile model: the committed sets, and the limits that they must reach."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ConstantsSpec(Spec):
 
 @dataclass(frozen=True, slots=True)
 class ConstantSet:
-    """One set of constants.
+    """A named set of constants.
 
     Attributes
     ----------
@@ -68,12 +68,12 @@ class ConstantSet:
 
     @property
     def p(self) -> F8:
-        """The constants as compiled code takes them."""
+        """The constants as an array for compiled code."""
         return np.array([self.values.get(q.name, q.default) for q in PARAMETERS])
 
     @classmethod
     def fitted(cls, name: str, parameters: F8, fitted_to: str, rows: int, date: str) -> ConstantSet:
-        """From a vector of a fit."""
+        """Return a set from the vector of a fit."""
         values = {q.name: float(f"{v:.{DIGITS}g}") for q, v in zip(PARAMETERS, parameters, strict=True)}
         return cls(name, values, fitted_to, rows, date)
 
@@ -88,12 +88,12 @@ def _file() -> ConstantsSpec:
 
 
 def stored() -> dict[str, ConstantSet]:
-    """Committed sets by name."""
+    """Return the committed sets by name."""
     return {name: ConstantSet(name, s.values, s.fitted_to, s.rows, s.date) for name, s in _file().sets.items()}
 
 
 def constants(name: str) -> ConstantSet:
-    """A committed set, or the defaults where `name` is "none".
+    """Return a committed set, or the defaults if `name` is "none".
 
     Raises
     ------
@@ -109,7 +109,7 @@ def constants(name: str) -> ConstantSet:
 
 
 def bounds() -> Mapping[str, Bounds]:
-    """Limits that the committed constants must reach, by ``kernel/device``."""
+    """Return the limits that the committed constants must reach, by ``kernel/device``."""
     return _file().bounds
 
 
@@ -121,7 +121,7 @@ sets:
 
 
 def constants_yaml(new: Sequence[ConstantSet]) -> str:
-    """The file with some sets replaced; bounds stay."""
+    """Return the file's text with some sets replaced and the bounds unchanged."""
     sets = {**stored(), **{c.name: c for c in new}}
     lines = [HEAD.rstrip("\n")]
     for name, c in sets.items():

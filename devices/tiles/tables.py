@@ -1,4 +1,4 @@
-"""Tables of measured configurations: what was timed, near the best or at one fixed tile."""
+"""Reader of tables of measured configurations: near-best configurations, and kernels of one fixed tile."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from .store import UNFITTED
 GRID_COLUMNS = NAMES[:4]
 NEAR = "near_best"
 LEAST_S, MOST_S = 1e-9, 1e6
-"""Shortest and longest time of a kernel [s]: errors are logarithms of ratios of these."""
+"""Shortest and longest valid time of a kernel [s], because errors are logarithms of ratios of times."""
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredKernel:
-    """What was measured of one kernel on one device.
+    """Measurements of one kernel on one device.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ class MeasuredKernel:
     defaults: I8
 
     def those(self, at: slice | npt.NDArray[np.bool_]) -> MeasuredKernel:
-        """Some of the shapes."""
+        """Return the data of some of the shapes."""
         return replace(
             self, shapes=tuple(self.shapes[i] for i in np.arange(len(self.shapes))[at]), times=self.times[at],
             best_s=self.best_s[at], default_s=self.default_s[at], median_s=self.median_s[at], defaults=self.defaults[at],
@@ -61,11 +61,11 @@ class MeasuredKernel:
 
     @property
     def best(self) -> npt.NDArray[np.intp]:
-        """Place of the best configuration of each shape."""
+        """Index of the best configuration of each shape."""
         return np.asarray(np.nanargmin(self.times, axis=1))
 
     def predicted(self, parameters: F8) -> tuple[F8, F8]:
-        """Seconds of all configurations, shape (shapes, n), and of the defaults, shape (shapes,)."""
+        """Return the predicted seconds of all configurations, shape (shapes, n), and of the defaults, shape (shapes,)."""
         together = np.empty((len(self.shapes), len(self.configs)))
         alone = np.empty(len(self.shapes))
         for i, shape in enumerate(self.shapes):
@@ -77,7 +77,7 @@ class MeasuredKernel:
 
 @dataclass(frozen=True, slots=True)
 class FixedTile:
-    """Calls of a kernel whose configuration is known and never changes.
+    """Measured calls of a kernel whose configuration is known and never changes.
 
     Attributes
     ----------
@@ -93,7 +93,7 @@ class FixedTile:
     measured_s: F8
 
     def predicted(self, parameters: F8, rows: npt.NDArray[np.intp] | None = None) -> F8:
-        """Seconds of all rows, or of some."""
+        """Return the predicted seconds of all rows, or of some."""
         places = np.arange(len(self.shapes)) if rows is None else rows
         out = np.empty(len(places))
         for i, place in enumerate(places):
@@ -103,7 +103,7 @@ class FixedTile:
         return out
 
     def halves(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-        """Rows of every second (n, k), and the rows of the others."""
+        """Return the rows of every second (n, k), and the rows of the others."""
         pairs = [(int(s["n"]), int(s["k"])) for s in self.shapes]
         half = set(sorted(set(pairs))[::2])
         mask = np.array([pair in half for pair in pairs])
@@ -111,7 +111,7 @@ class FixedTile:
 
 
 def read_grid(path: Path) -> list[tuple[int, ...]]:
-    """Tiles and groups of a file of block_m, block_n, block_k and group_m.
+    """Read the tiles and groups of a file with block_m, block_n, block_k and group_m.
 
     Raises
     ------
@@ -130,9 +130,9 @@ def _whole(column: Column) -> F8:
 def read_configs(
     paths: Iterable[str | Path], needed: bool = True
 ) -> tuple[list[MeasuredKernel], list[FixedTile], list[Skipped]]:
-    """Tables of folders: ``KERNEL_near_best.csv`` with its shapes and grid, and ``gemm.csv``.
+    """Read the tables of folders: ``KERNEL_near_best.csv`` with its shapes and grid, and ``gemm.csv``.
 
-    If none is `needed`, there may be none of these.
+    Unless they are `needed`, all of them may be missing.
 
     Raises
     ------
@@ -174,7 +174,7 @@ def read_configs(
 
 
 def _near_best(form: TiledKernel, near: Path, shapes: Path, grid: Path) -> tuple[list[MeasuredKernel], list[Skipped]]:
-    """One entry for each device of a kernel's three tables."""
+    """Return the measurements of each device from a kernel's three tables."""
     keys = tuple(key.name for key in form.keys if key.default is None)
     quadruples = read_grid(grid)
     rows = read_whole(near, ["device", *keys, *NAMES[:6], "measured_s"])
@@ -201,7 +201,7 @@ def _device(
     form: TiledKernel, device: str, machine: Machine, keys: Sequence[str],
     quadruples: list[tuple[int, ...]], rows: Mapping[str, Column], totals: Mapping[str, Column],
 ) -> MeasuredKernel:  # fmt: skip
-    """Rows of one device as a grid of shapes and configurations; NaN where none was measured."""
+    """Return the rows of one device as a grid of shapes and configurations; NaN if not measured."""
     from .forms.fused_moe import expanded
 
     mine = [i for i, name in enumerate(totals["device"].cells) if name == device]
@@ -232,14 +232,14 @@ def _device(
 
 
 def _optional(column: Column, least: float = -np.inf, most: float = np.inf) -> F8:
-    """Numbers of a column in which cells may be empty, which are NaN."""
+    """Return the numbers of a column; empty cells are NaN."""
     given = np.array([str(cell).strip() != "" for cell in column.cells], bool)
     cells = [cell if one else max(least, 0.0) for cell, one in zip(column.cells, given, strict=True)]
     return np.where(given, numbers(replace(column, cells=cells), least, most), np.nan)
 
 
 def _defaults(totals: Mapping[str, Column], mine: list[int], otherwise: I8) -> I8:
-    """Configurations that the table calls the default; the form's own where it says nothing."""
+    """Return the configurations that the table lists as default, else the form's default."""
     columns = [totals[f"default_{name}"] for name in NAMES[:6]]
     given = np.stack([_optional(column)[mine] for column in columns], axis=1)
     out = otherwise.copy()
@@ -253,7 +253,7 @@ def _defaults(totals: Mapping[str, Column], mine: list[int], otherwise: I8) -> I
 
 
 def _fixed(path: Path) -> tuple[list[FixedTile], list[Skipped]]:
-    """Rows of the products whose tile is known: scales of 128 x 128 on each device."""
+    """Read the rows of products whose tile is known: scales of 128 x 128, by device."""
     form = FORMS["gemm"]
     columns = read_whole(path, ["device", "dtype", "m", "n", "k", "measured_s"])
     known = [d == "fp8_block" for d in columns["dtype"].cells]

@@ -1,1 +1,1 @@
-"""Kernel forms, one module each; they register themselves."""
+"""Kernel forms, one module each; importing a module registers its forms."""

@@ -33,14 +33,14 @@ from ..product import (
 ATTENTION = reals(
     "groups", "rows", "keys", "context", "causal", "score", "value", "shared", "sharers", "kv_bytes", "rate", "warm"
 )
-"""What attends: groups of rows that share keys in a block, rows of one, keys of a sequence, those
-before the first row, whether rows see no later keys, width of scores and of values, 1 where values
-are part of the keys, groups that read the same keys, bytes of a cached value, FLOP per clock and
-core, and whether caches hold what they can from the call before."""
+"""Fields of a call: groups of rows that share keys in a block, rows of a group, keys of a sequence, keys before the
+first row, whether attention is causal, width of scores and of values, 1 if values are part of the keys, groups that
+read the same keys, bytes of a cached value, FLOP per clock and core, and whether caches keep data of the previous call.
+"""
 
 EXPONENTIALS, VECTOR, VECTOR_WORK = 16.0, 128.0, 6.0
-"""Exponentials and 32-bit operations a clock of a core (CUDA C++ Programming Guide, throughput of
-native instructions), and such operations per score: scale, mask, maximum, sum, convert, rescale."""
+"""Exponentials and 32-bit operations per clock of a core (CUDA C++ Programming Guide, throughput of native
+instructions), and such operations per score: scale, mask, maximum, sum, convert, rescale."""
 QUERY_BYTES = 2.0
 
 
@@ -99,7 +99,7 @@ def attend(parameters: Records, hardware: Records, inputs: Records, configuratio
 
 @compiled_part
 def traffic(hardware: Records, inputs: Records, through: float) -> float:
-    """Bytes that come from memory and go there: keys and values once, again where the cache is too small.
+    """Return the bytes read from and written to memory; keys and values are read again if the cache is too small.
 
     Parameters
     ----------
@@ -123,17 +123,17 @@ def traffic(hardware: Records, inputs: Records, through: float) -> float:
 COLD = ShapeKey("cold", "0: caches hold what they can from a call before, as in a benchmark", 1, 0, 1)
 DTYPE = ShapeKey("dtype", "number format of the KV cache", "bf16")
 LATENT, POSITION = 512, 64
-"""Values of a token's latent and of its position (DeepSeek-V2 and V3)."""
+"""Numbers of values in a token's latent, and in the part with its position (DeepSeek-V2 and V3)."""
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 SPLITTING = ("block_m", "block_n", "warps", "stages", "split")
 SIDES = (16, 32, 64, 128)
 UNUSED = 16
-"""Value of `block_k`, which attention does not cut."""
+"""Value of `block_k`, which attention does not use."""
 
 
 @compiled
 def rows(parameters: Records, hardware: Records, inputs: Records, configs: Records, out: Records) -> None:
-    """Compute many configurations; see `TiledKernel.rows`."""
+    """Compute the cost of many configurations; see `TiledKernel.rows`."""
     for i in range(configs.shape[0]):
         attend(parameters, hardware, inputs, configs[i], out[i])
 
@@ -147,7 +147,7 @@ def _common(machine: Machine, shape: Shape) -> Records:
 
 
 def decode_work(machine: Machine, shape: Shape) -> Records:
-    """One query token of each sequence; the query heads of a group are the rows."""
+    """Return the work of decodes: one query token per sequence; the query heads of a group are the rows."""
     x = _common(machine, shape)
     heads = number(shape, "heads_kv")
     x.groups, x.rows = number(shape, "batch") * heads, number(shape, "heads_q") / heads
@@ -157,7 +157,10 @@ def decode_work(machine: Machine, shape: Shape) -> Records:
 
 
 def latent_work(machine: Machine, shape: Shape) -> Records:
-    """All heads of a sequence read one latent, whose first 512 values are the values too."""
+    """Return the work of decodes on latents: all heads of a sequence read one latent.
+
+    Its first 512 values are the values too.
+    """
     x = _common(machine, shape)
     x.groups, x.rows, x.keys = (number(shape, k) for k in ("batch", "heads", "keys"))
     x.score, x.value, x.shared = LATENT + POSITION, LATENT, 1
@@ -186,23 +189,23 @@ def _split_space(tall: int, keys: int) -> I8:
 
 
 def decode_space(machine: Machine, shape: Shape) -> I8:
-    """Rows that hold a group's heads, keys of a step, warps, stages and splits."""
+    """Return the configurations of decodes: rows that hold a group's heads, keys per step, warps, stages and splits."""
     group = math.ceil(number(shape, "heads_q") / number(shape, "heads_kv"))
     return _split_space(group, number(shape, "keys"))
 
 
 def latent_space(machine: Machine, shape: Shape) -> I8:
-    """Rows of heads, keys of a step, warps, stages and splits."""
+    """Return the configurations of decodes on latents: rows of heads, keys per step, warps, stages and splits."""
     return _split_space(number(shape, "heads"), number(shape, "keys"))
 
 
 def prefill_space(machine: Machine, shape: Shape) -> I8:
-    """Rows and keys of a tile, warps and stages."""
+    """Return the configurations of prefill: rows and keys of a tile, warps and stages."""
     return grid_of((16, 32, 64, 128, 256), (16, 32, 64, 128, 256), (UNUSED,), (1,), (4, 8), (2, 3, 4, 5), (1,))
 
 
 def decode_default(machine: Machine, shape: Shape) -> KernelConfig:
-    """FlashAttention-2's split kernel: 64 x 128 keys where heads are narrow, splits that fill the cores.
+    """Return FlashAttention-2's split kernel: 64 x 128 keys for narrow heads, with splits that fill the cores.
 
     `num_splits_heuristic` takes the least splits that come within 85 % of whole waves.
     """
@@ -212,7 +215,7 @@ def decode_default(machine: Machine, shape: Shape) -> KernelConfig:
 
 
 def _splits(machine: Machine, blocks: int, keys: int, wide: int) -> int:
-    """Fewest splits whose waves are 85 % as full as the fullest (`num_splits_heuristic`)."""
+    """Return the fewest splits whose waves are at least 85 % as full as the fullest (`num_splits_heuristic`)."""
     cores = 2 * int(machine.vector.cores)
     if blocks >= 0.8 * cores:
         return 1
@@ -226,12 +229,12 @@ def _splits(machine: Machine, blocks: int, keys: int, wide: int) -> int:
 
 
 def latent_default(machine: Machine, shape: Shape) -> KernelConfig:
-    """SGLang's Triton kernel: 16 heads, 32 keys a step, eight splits."""
+    """Return SGLang's Triton kernel: 16 heads, 32 keys per step, eight splits."""
     return KernelConfig(16, 32, UNUSED, 1, 4, 2, 8)
 
 
 def prefill_default(machine: Machine, shape: Shape) -> KernelConfig:
-    """FlashAttention: 128 queries and 64 keys (2), with warpgroups 128 and 128 (3)."""
+    """Return FlashAttention's tile: 128 queries and 64 keys (version 2), with warpgroups 128 and 128 (version 3)."""
     if 9.0 <= machine.vector.capability < 12.0:
         return KernelConfig(128, 128, UNUSED, 1, 8, 2)
     return KernelConfig(128, 64, UNUSED, 1, 4, 2)

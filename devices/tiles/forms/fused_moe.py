@@ -30,12 +30,12 @@ KEYS = (
     ShapeKey("cold", "1: nothing is in the cache from a call before", 0, 0, 1),
 )
 LARGE_SHARED = 128 * 1024
-"""Shared bytes of a core from which a tuner also tries five stages."""
+"""Shared memory of a core from which a tuner also tries five stages [B]."""
 
 
 @compiled
 def rows(parameters: Records, hardware: Records, inputs: Records, configs: Records, out: Records) -> None:
-    """Compute many configurations; see `TiledKernel.rows`."""
+    """Compute the cost of many configurations; see `TiledKernel.rows`."""
     for i in range(configs.shape[0]):
         price(parameters, hardware, inputs, configs[i], out[i])
 
@@ -51,7 +51,7 @@ def product_of(machine: Machine, shape: Shape) -> Records:
 
 
 def work(machine: Machine, shape: Shape) -> Records:
-    """Loads of round-robin routing: experts differ by one token at most."""
+    """Return the product for the loads of round-robin routing: experts differ by at most one token."""
     tokens, experts = number(shape, "tokens"), number(shape, "experts")
     routed = tokens * number(shape, "topk")
     active = min(experts, routed)
@@ -63,19 +63,19 @@ def work(machine: Machine, shape: Shape) -> Records:
 
 
 def stages_of(machine: Machine) -> tuple[int, ...]:
-    """Stages that a tuner tries."""
+    """Return the numbers of stages that a tuner tries."""
     return (2, 3, 4, 5) if machine.vector.shared >= LARGE_SHARED else (2, 3, 4)
 
 
 def space(machine: Machine, shape: Shape) -> I8:
-    """Tiles and groups of the tuner, with four or eight warps and its stages."""
+    """Return the tuner's tiles and groups, combined with four or eight warps and its stages."""
     listed = read_yaml(Path(__file__).parents[1] / "fused_moe_space.yaml")
     quadruples = [(*map(int, t.split(" x ")), group) for t, gs in listed.items() for group in gs]
     return expanded(machine, quadruples)
 
 
 def expanded(machine: Machine, quadruples: Sequence[tuple[int, ...]]) -> I8:
-    """Tiles and groups with every number of warps and stages that is tried."""
+    """Return tiles and groups combined with every number of warps and stages that a tuner tries."""
     beside = grid_of((4, 8), stages_of(machine), (1,))
     left = np.repeat(np.array(quadruples, dtype=np.int64), len(beside), axis=0)
     return np.hstack([left, np.tile(beside, (len(quadruples), 1))])
@@ -89,9 +89,9 @@ def default(machine: Machine, shape: Shape) -> KernelConfig:
 
 
 def calibrated(shape: Shape) -> tuple[str, dict[str, Value]]:
-    """Return the calibrated family of grouped products and the shape of these ones in it.
+    """Return the calibrated family of grouped products, and this shape's columns in it.
 
-    Rows of experts lie one after another.
+    The rows of experts are contiguous.
     """
     routed = number(shape, "tokens") * number(shape, "topk")
     active = min(number(shape, "experts"), routed)

@@ -1,4 +1,4 @@
-"""Matrix products of any number format, with k split over blocks where that fills the device."""
+"""Matrix products of any number format; k is split over blocks if there are too few tiles for the device."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ KEYS = (
 )
 SPLITS = (1, 2, 4, 8, 16)
 LEAST_STEPS = 4
-"""Steps that a part of k has at least."""
+"""Least number of steps in a part of k."""
 
 
 def work(machine: Machine, shape: Shape) -> Records:
-    """One group of `m` rows."""
+    """Return the product of one group of `m` rows."""
     x = product_of(machine, shape)
     x.low, x.num_low, x.rows = number(shape, "m"), 1, number(shape, "m")
     x.n, x.k = number(shape, "n"), number(shape, "k")
@@ -36,7 +36,7 @@ def work(machine: Machine, shape: Shape) -> Records:
 
 
 def space(machine: Machine, shape: Shape) -> I8:
-    """Powers of two: tiles of 16 to 256, steps of 32 to 256 values, groups, warps, stages and splits.
+    """Return configurations in powers of two: tiles of 16 to 256, steps of 32 to 256 values, and the other numbers.
 
     Scales of 128 values fix the step of `fp8_block`.
     """
@@ -51,10 +51,10 @@ def space(machine: Machine, shape: Shape) -> I8:
 
 
 def default(machine: Machine, shape: Shape) -> KernelConfig:
-    """The tile of the library's kernel where it is known, else one that fits the rows.
+    """Return the tile of the library's kernel if it is known, else one that fits the rows.
 
-    With scales of 128 x 128: 128 x 128 x 128, eight warps, four stages. Else as few rows as hold `m`, up to
-    128, of 128 columns, k in steps of 128 bytes and one pass: assumed, what stands before any tuning.
+    With scales of 128 x 128: 128 x 128 x 128, eight warps, four stages. Otherwise the fewest rows that hold `m`, up to
+    128, with 128 columns, k in steps of 128 bytes and one pass: assumed for kernels without tuning.
     """
     code = CODES[str(shape["dtype"])]
     if code == C_FP8_BLOCK:
@@ -66,12 +66,12 @@ def default(machine: Machine, shape: Shape) -> KernelConfig:
 
 
 def constants(machine: Machine, shape: Shape) -> str:
-    """Kernels with scales of 128 x 128 are a library's own; all others are taken to be like Triton's."""
+    """Return the name of the constants: `fp8_block` kernels are a library's, others are assumed to be like Triton's."""
     return "fp8_block" if CODES[str(shape["dtype"])] == C_FP8_BLOCK else "triton"
 
 
 def calibrated(shape: Shape) -> tuple[str, dict[str, Value]]:
-    """Return the calibrated family of products and the shape of this one in it, timed as kernels in graphs are."""
+    """Return the calibrated family of products, and this shape's columns in it, with the timing of kernels in graphs."""
     sizes: dict[str, Value] = {key: shape[key] for key in ("m", "n", "k", "dtype")}
     return "gemm", {**sizes, "batch": 1, "timing": "kernel", "kernel": "gemm", "source": ""}
 

@@ -1,4 +1,4 @@
-"""Matrix products on units in the memory: weights stream past rows that wait in small buffers.
+"""Matrix products on units in the memory: weights stream past input rows that are kept in small buffers.
 
 Modules share the columns, and parts of k where it is split. A module holds `block_m` rows of inputs,
 `block_k` values deep, twice (one part fills while the other is used), and sums of `block_n` columns;
@@ -29,13 +29,15 @@ from ..machine import HBM_CHANNEL, Machine, MachineNumbers
 from ..price import SHARP, join
 
 COLUMNS = (1, 2, 4, 8, 16, 32)
-"""Columns of an open row that a tile reads, for which efficiencies are derived."""
+"""Numbers of columns of an open row for which efficiencies are derived."""
 COMMANDS = 4096
-"""Commands of a stream that tells an efficiency: over a refresh interval."""
+"""Length of the command stream from which an efficiency is derived; longer than a refresh interval."""
 
 
 def units_of(spec: DeviceSpec) -> Machine:
-    """The MAC units of a device's memory stacks: modules are cores, buffers shared memory and cache.
+    """Return the MAC units of a device's memory stacks as a machine.
+
+    Modules are its cores, buffers its shared memory and cache.
 
     Raises
     ------
@@ -74,15 +76,15 @@ CALL: np.dtype[Any] = np.dtype((np.record, [
     *((name, "f8") for name in ("m", "n", "k", "groups", "rate", "input_bytes", "weight_bytes")),
     ("efficiency", "f8", (len(COLUMNS),)),
 ]))  # fmt: skip
-"""Rows of a group, columns, k, groups, FLOP per clock and module, bytes of an input and of a weight,
+"""Fields of a call: rows of a group, columns, k, groups, FLOP per clock and module, bytes of an input and of a weight,
 and the share of the bandwidth by columns of a DRAM row."""
 ATOM, BANKS = 32.0, 8.0
-"""Bytes of a bank's column, and banks of a bundle (Duplex, section IV-B)."""
+"""Bytes of a bank's column, and number of banks in a bundle (Duplex, section IV-B)."""
 PORT = 32.0
-"""Bytes a clock from a stack's input buffer to a module: assumed, a bus as wide as a DRAM atom."""
+"""Bytes per clock from a stack's input buffer to a module: assumed, a bus as wide as a DRAM atom."""
 SUM_BYTES = 4.0
 SPLITS = (1, 2, 4, 5, 8, 10, 16, 20, 32, 40)
-"""Parts of k; columns go to the modules that each part has, so that a remainder idles."""
+"""Possible numbers of parts of k; columns are distributed to the modules of each part, and a remainder is idle."""
 
 KEYS = (
     ShapeKey("m", "rows of each group (tokens of an expert)", low=1, high=1024),
@@ -95,7 +97,7 @@ KEYS = (
 
 @compiled_part
 def price(hardware: Records, call: Records, configuration: Records, out: Records) -> None:
-    """Seconds of one product under one mapping, and its terms."""
+    """Compute the seconds of one product under one mapping, and their terms."""
     bm, bn, bk, split = (
         float(configuration.block_m),
         float(configuration.block_n),
@@ -128,13 +130,13 @@ def price(hardware: Records, call: Records, configuration: Records, out: Records
 
 @compiled
 def rows(parameters: Records, hardware: Records, inputs: Records, configs: Records, out: Records) -> None:
-    """Compute many mappings; see `TiledKernel.rows`."""
+    """Compute the cost of many mappings; see `TiledKernel.rows`."""
     for i in range(configs.shape[0]):
         price(hardware, inputs, configs[i], out[i])
 
 
 def work(machine: Machine, shape: Shape) -> Records:
-    """The product, and what the DRAM gives by columns of a row; never less for more columns."""
+    """Return the product, with the DRAM's share of bandwidth by columns of a row, which never falls for more columns."""
     code = CODES[str(shape["dtype"])]
     x = np.zeros(1, CALL)[0]
     x.m, x.n, x.k = (number(shape, key) for key in ("m", "n", "k"))
@@ -145,13 +147,13 @@ def work(machine: Machine, shape: Shape) -> Records:
 
 
 def space(machine: Machine, shape: Shape) -> I8:
-    """Powers of two of rows, columns and depth, and the splits."""
+    """Return all mappings: powers of two of rows, columns and depth, and the splits."""
     tall = [1 << i for i in range(8) if 1 << i < 2 * number(shape, "m")]
     return grid_of(tall, (1, 2, 4, 8, 16, 32, 64, 128), (16, 32, 64, 128, 256, 512, 1024), (1,), (1,), (1,), SPLITS)
 
 
 def default(machine: Machine, shape: Shape) -> KernelConfig:
-    """Eight rows, as many as Duplex's balance of 8 Op/B needs, and sums split over the stacks (section V-A)."""
+    """Return eight rows, as Duplex's balance of 8 Op/B needs, and sums split over the stacks (section V-A)."""
     stacks = max(1, int(machine.vector.cores) // 32)
     return KernelConfig(8, 64, 128, 1, 1, 1, max(z for z in SPLITS if z <= stacks))
 
