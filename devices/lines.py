@@ -98,7 +98,7 @@ class LineSpec(Spec):
 def line_name(op: Op, lines: Mapping[str, LineSpec]) -> str | None:
     """Return the name of an op's line; None if there is none.
 
-    Attention without a separate line uses that of matmuls.
+    Attention without a separate line uses the matmuls' line.
     """
     if op.kind in ("gemm", "experts"):
         name = "gemm"

@@ -47,7 +47,7 @@ def families() -> dict[str, tuple[FamilySpec, Sources]]:
 
 
 def inherited(device: Any, path: Path) -> tuple[MappingSpec, Sources]:
-    """Return the mapping of a user's device: that of the catalog name which it is or extends.
+    """Return the mapping of a user's device: the mapping of the catalog name that it is or extends.
 
     Parameters
     ----------

@@ -171,7 +171,7 @@ class Along:
         return cls(moment, base, step, counts)
 
     def priced(self, op: Op, prices: PricesOf) -> ByCount:
-        """Return the op's table of seconds and bounds; `prices` computes them from rows of quantities."""
+        """Return the op's table of seconds and bounds, computed from rows of quantities."""
         seconds, bound = prices(op, self.base + self.step * (np.arange(1, self.counts + 1)[:, None] - 1.0))
         return ByCount(self.moment, np.concatenate([[0.0], seconds]), np.concatenate([[0.0], bound]))
 

@@ -1,1 +1,1 @@
-"""Command-level DRAM: banks, timings, refresh, queues and near-memory commands, clock by clock."""
+"""Command-level DRAM model: banks, timings, refresh, queues and near-memory commands, clock by clock."""

@@ -1,4 +1,4 @@
-"""From an op's access pattern to what the command model runs, and the share of the rate it gets."""
+"""Conversion of an op's access pattern to a run of the DRAM model, and its share of the bandwidth."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from .pim import PimStream, measure, stream_of
 from .spec import DramSpec
 
 NEAR = {"logic-pim": "pim_mac_bundle_rot", "bank-group-pim": "pim_mac_sb_rot", "bank-pim": "pim_mac_ab"}
-"""Commands of processors near memory, by kind: to a bundle, to a bank of every group, to all banks."""
+"""Commands of processors near memory, by kind: to a bundle, to one bank of every group, to all banks."""
 
 COMMANDS = 32_768
-"""Commands in the efficiency of a processor near memory."""
+"""Number of commands in the run that gives the efficiency of a processor near memory."""
 
 LONG = 4096
-"""Pieces beyond this are cut down to a power of two, so that few patterns have to be run [B]."""
+"""Size above which pieces are rounded down to a power of two, so that few patterns have to be run [B]."""
 LONGEST = 1 << 17
-"""Pieces beyond this are as good as a sequence [B]."""
+"""Size from which a piece has the efficiency of a sequence [B]."""
 STREAMS = 8
-"""Slices that are taken in turn at most; more change nothing where slices are long."""
+"""Maximum number of slices read in turn; for long slices more make no difference."""
 UPDATED = 1024
-"""Bytes of a channel that a state update reads and writes at a time: a row [B]."""
+"""Bytes of a channel that a state update reads and writes at once: a row [B]."""
 
 
 def usual(memory: DramSpec, size_bytes: float) -> int:
-    """A piece as the command model takes it: whole atoms, and one of few sizes where it is long."""
+    """Return the size of a piece in the DRAM model: whole atoms, and one of few sizes if it is long."""
     atom = memory.organisation.atom_bytes
     size = max(1, round(size_bytes / atom)) * atom
     if size > LONG:
@@ -37,7 +37,7 @@ def usual(memory: DramSpec, size_bytes: float) -> int:
 
 
 def run_of(memory: DramSpec, layout: DataLayout, access: Access, channels: int) -> PatternRun:
-    """What one channel is asked for while an op with this access pattern runs.
+    """Return the run of one channel while an op with this access pattern runs.
 
     Parameters
     ----------
@@ -63,14 +63,14 @@ def run_of(memory: DramSpec, layout: DataLayout, access: Access, channels: int) 
 
 @dataclass(frozen=True, slots=True)
 class AccessRate:
-    """Rate of a pattern: a description, and the share of the processor's memory rate."""
+    """A pattern as text, and its share of the processor's memory bandwidth."""
 
     words: str
     fraction: float
 
 
 def share_of_pins(memory: DramSpec, layout: DataLayout, access: Access, channels: int) -> AccessRate:
-    """What a processor gets of the pins' rate."""
+    """Return the share of the pins' bandwidth that a processor at the pins gets."""
     run = run_of(memory, layout, access, channels)
     return AccessRate(in_words(run), efficiency(memory, run).fraction)
 
@@ -78,11 +78,11 @@ def share_of_pins(memory: DramSpec, layout: DataLayout, access: Access, channels
 def share_near(
     memory: DramSpec, layout: DataLayout, access: Access, channels: int, *, kind: str, multiple: float, spaces: int
 ) -> AccessRate:
-    """What a processor near memory gets of `multiple` times the pins' rate.
+    """Return the share of `multiple` times the pins' bandwidth that a processor near memory gets.
 
-    Its commands read an atom in every bank of a set. Sets are read in turn, with the next one opened at the same time,
-    if the data are in several: weights in all; with several memory spaces an expert in one, and the KV cache in all but
-    one (Duplex, section V-C). A piece that ends within a row leaves the rest of it unread.
+    Its commands read an atom in every bank of a set. If the data are in several sets, they are read in turn, and the
+    next set is opened at the same time. Weights are in all sets. With several memory spaces, an expert is in one, and
+    the KV cache in all but one (Duplex, section V-C). A piece that ends within a row leaves the rest of the row unread.
 
     Parameters
     ----------
@@ -111,12 +111,12 @@ def share_near(
 
 
 def best_multiple(memory: DramSpec, kind: str) -> float:
-    """Highest rate at which commands of a kind of processor read, in multiples of the pins' rate."""
+    """Return the highest read rate of a kind of processor's commands, as a multiple of the pins' rate."""
     stream = stream_of(memory, NEAR[kind], COMMANDS, False)
     return stream.banks * memory.timings.BL / (stream.interval * stream.pseudo_channels)
 
 
 def sets_of(stream: PimStream, access: Access, spaces: int) -> int:
-    """Sets of banks that hold what an op reads."""
+    """Return the number of sets of banks that contain an op's data."""
     spaces_by_kind = {"slices": 1, "pages": max(spaces - 1, 1), "update": max(spaces - 1, 1)}
     return max(1, stream.sets * spaces_by_kind.get(access.kind, spaces) // spaces)

@@ -1,4 +1,4 @@
-"""The controller, tick by tick: enter, refresh, one column command, one row command.
+"""The memory controller, tick by tick: requests enter, refresh, one column command, one row command.
 
 Idle ticks are skipped: every attempt stores the first tick at which another could succeed (`col_wait`, `row_wait`), and
 every event that could change it lowers it.
@@ -15,15 +15,15 @@ from .state import NEVER
 from .timing import CommandCode, activate, at_act, at_column, at_pre, close, column, precharge, record, rising
 
 MOST_PER_TICK = 2
-"""Requests that enter in one tick at most."""
+"""Maximum number of requests that enter in one tick."""
 
 
 @compiled_inside
 def is_barred(channel: Any, queue: int, b: int) -> bool:
-    """Whether a bank with an open row must not be closed for the oldest miss in `queue`.
+    """Return whether a bank's open row must not be closed for the oldest miss in `queue`.
 
-    So while a request waits for that row, and in the scheduler that puts row hits first, while
-    the queue holds a hit that is not younger.
+    This holds while a request waits for that row. In the scheduler that prefers row hits it also holds while the queue
+    has a hit that is at least as old.
     """
     bank, requests = channel.banks[b], channel.lists[queue, b]
     if bank.active > 0:
@@ -35,7 +35,7 @@ def is_barred(channel: Any, queue: int, b: int) -> bool:
 
 @compiled_inside
 def row_ready(channel: Any, queue: int, bank: int) -> int:
-    """First tick for the ACT or PRE that a bank's oldest miss in `queue` needs; NEVER if barred."""
+    """Return the first tick for the ACT or PRE that a bank's oldest miss in `queue` needs; NEVER if barred."""
     if channel.lists[queue, bank].miss < 0:
         return NEVER
     if channel.banks[bank].open < 0:
@@ -45,7 +45,7 @@ def row_ready(channel: Any, queue: int, bank: int) -> int:
 
 @compiled_inside
 def enter(channel: Any) -> int:
-    """Let requests in, in the order of the stream; the first tick at which more could come."""
+    """Let requests enter in the order of the stream; return the first tick at which more could enter."""
     s, c = channel.s[0], channel.config[0]
     s.credit += c.rate
     if s.blocked:
@@ -74,7 +74,7 @@ def enter(channel: Any) -> int:
 
 @compiled_inside
 def turns(channel: Any) -> bool:
-    """Whether a look at the watermarks would change which queue is in charge."""
+    """Return whether the write watermarks would now change the queue in charge."""
     s, c = channel.s[0], channel.config[0]
     if s.write_mode == 0:
         return s.writes >= c.high or s.reads == 0  # type: ignore[no-any-return]
@@ -83,7 +83,7 @@ def turns(channel: Any) -> bool:
 
 @compiled_inside
 def turn(channel: Any) -> int:
-    """Look at the watermarks; the queue in charge (reads 0, writes 1)."""
+    """Apply the write watermarks; return the queue in charge (reads 0, writes 1)."""
     s = channel.s[0]
     if turns(channel):
         s.write_mode = 1 - s.write_mode
@@ -94,7 +94,7 @@ def turn(channel: Any) -> int:
 
 @compiled_inside
 def column_slot(channel: Any) -> None:
-    """Send the best column command, or set the tick of the next look."""
+    """Send the best column command, or set the tick of the next attempt."""
     s = channel.s[0]
     soon = NEVER
     best, oldest = -1, NEVER
@@ -127,7 +127,7 @@ def column_slot(channel: Any) -> None:
 
 @compiled_inside
 def queue_column(channel: Any, soon: int) -> None:
-    """Send the oldest ready row hit of the queue in charge, or set the tick of the next look."""
+    """Send the oldest ready row hit of the queue in charge, or set the tick of the next attempt."""
     s, c = channel.s[0], channel.config[0]
     q = turn(channel)
     best, oldest = -1, NEVER
@@ -156,7 +156,7 @@ def queue_column(channel: Any, soon: int) -> None:
 
 @compiled_inside
 def serve(channel: Any, index: int) -> None:
-    """Send a request's RD or WR (with auto-precharge where the policy asks) and finish it."""
+    """Send a request's RD or WR (with auto-precharge if the policy requires it) and finish the request."""
     s, c, e = channel.s[0], channel.config[0], channel.entries[index]
     b = e.bank
     bank = channel.banks[b]
@@ -186,7 +186,7 @@ def serve(channel: Any, index: int) -> None:
 
 @compiled_inside
 def row_slot(channel: Any, edge: bool) -> None:
-    """Send the best row command for the queue in charge, or set the tick of the next look."""
+    """Send the best row command for the queue in charge, or set the tick of the next attempt."""
     s, c = channel.s[0], channel.config[0]
     q = s.write_mode
     soon, more = NEVER, False
@@ -254,7 +254,7 @@ def returned(channel: Any) -> int:
 
 @compiled
 def advance(channel: Any, until: int, accepted: int) -> None:
-    """Run a channel to tick `until`, or until it has accepted the given number of requests."""
+    """Run a channel until tick `until`, or until it has accepted the given number of requests."""
     s, c = channel.s[0], channel.config[0]
     while s.clock < until and s.accepted < accepted:
         soon = enter(channel)

@@ -1,4 +1,4 @@
-"""The share of a memory's bandwidth for an access pattern, from the command-level model and stored on disk.
+"""Share of a memory's bandwidth for each access pattern, from the command-level model, stored on disk.
 
 Catalog devices' values come with the library (`shipped`), so that their first use compiles nothing; others are computed
 once for each memory, pattern and version of the library.
@@ -23,7 +23,7 @@ TABLE = Path(__file__).parent / "derived.csv"
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """A derived efficiency.
+    """Result of the DRAM model for one memory and access pattern.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class Derived:
 
 @cache
 def shipped() -> Mapping[str, Derived]:
-    """Derived numbers by :func:`.efficiency.key_of`."""
+    """Return the results that come with the library, by :func:`.efficiency.key_of`."""
     with TABLE.open(newline="", encoding="utf-8") as file:
         return {row["key"]: _row(row) for row in csv.DictReader(file)}
 
@@ -58,12 +58,12 @@ def _row(row: Mapping[str, str]) -> Derived:
 
 
 def weights(queue: int = 32) -> PatternRun:
-    """Weights streamed in sequence from all channels."""
+    """Return the run of weights that are streamed in sequence from all channels."""
     return PatternRun(read_queue=queue, write_queue=queue)
 
 
 def efficiency(memory: DramSpec, run: PatternRun) -> Derived:
-    """Derive the efficiency of a pattern, or return what was derived before.
+    """Return the efficiency of a pattern; stored results are reused.
 
     Examples
     --------
@@ -88,7 +88,7 @@ def _remembered(memory: DramSpec, run: PatternRun) -> Derived:
 
 
 def derive(memory: DramSpec, run: PatternRun) -> Derived:
-    """Run a pattern, without stored values."""
+    """Run a pattern in the DRAM model, without use of stored results."""
     from .run import simulate  # compiled code, which known numbers do without
 
     outcome = simulate(memory, run)
@@ -96,7 +96,7 @@ def derive(memory: DramSpec, run: PatternRun) -> Derived:
 
 
 def key_of(memory: DramSpec, run: PatternRun) -> str:
-    """Digest of all inputs of a derived value."""
+    """Return a digest of all inputs of a result."""
     text = f"{memory.model_dump_json(exclude={'title', 'aliases', 'pim'})}{asdict(run)!r}"
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -121,7 +121,7 @@ def in_words(run: PatternRun) -> str:
 
 
 def _place(key: str) -> Path | None:
-    """File of a derived number; None where nothing can be kept."""
+    """Return the file of a stored result; None if results cannot be stored."""
     from ...workloads.jit import cache_dir  # with numba, which known numbers do without
 
     folder = cache_dir()
@@ -129,7 +129,7 @@ def _place(key: str) -> Path | None:
 
 
 def _read(path: Path | None) -> Derived | None:
-    """Content of a file; None if it is absent or damaged."""
+    """Return the content of a file; None if it is absent or damaged."""
     try:
         text = path.read_text(encoding="utf-8") if path else None
         return None if text is None else Derived(**json.loads(text))
@@ -138,7 +138,7 @@ def _read(path: Path | None) -> Derived | None:
 
 
 def _write(path: Path | None, derived: Derived) -> None:
-    """Keep a number; another process may write the same at the same time."""
+    """Store a result; another process may write the same file at the same time."""
     if path is None:
         return
     partial = path.with_name(f".{path.name}.{os.getpid()}")

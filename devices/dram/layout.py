@@ -37,7 +37,7 @@ class DataLayout(Spec):
         return token_bytes * self.kv_block_tokens / min(self.kv_pieces, tensors)
 
     def on_channel(self, size_bytes: float, channels: int) -> float:
-        """Bytes of a piece of `size_bytes` that one channel holds, of those that hold any [B]."""
+        """Return the bytes of a piece of `size_bytes` on one of the channels that contain it [B]."""
         turns = size_bytes // self.interleave_bytes
         if turns < 1:
             return size_bytes

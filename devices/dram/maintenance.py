@@ -1,6 +1,6 @@
-"""Refresh and row closing: what joins the maintenance list, and what its head sends.
+"""Refresh and row closing: commands on the maintenance list have priority over requests.
 
-While the list holds something, nothing is taken from the queues.
+While the list is not empty, no request is taken from the queues.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .timing import CommandCode, at_pre, precharge, precharge_all, refresh_all, 
 
 @compiled_part
 def keep(channel: Any, kind: int, pc: int, bank: int) -> None:
-    """Put a command on the maintenance list."""
+    """Append a command to the maintenance list."""
     s = channel.s[0]
     place = channel.kept[(s.kept_from + s.kept) % MAX_KEPT]
     place.kind, place.pc, place.bank = kind, pc, bank
@@ -24,7 +24,7 @@ def keep(channel: Any, kind: int, pc: int, bank: int) -> None:
 
 @compiled_inside
 def plan_refresh(channel: Any) -> int:
-    """Put refreshes that are due on the list; the tick of the next one."""
+    """Append the refreshes that are due to the maintenance list; return the tick of the next refresh."""
     s, c = channel.s[0], channel.config[0]
     if c.refresh == Refresh.ALL:
         if s.clock == s.next_refresh:
@@ -45,7 +45,7 @@ def plan_refresh(channel: Any) -> int:
 
 @compiled_part
 def plan_pairs(channel: Any) -> int:
-    """Per-bank refresh of HBM3: the same bank of every pseudo channel, one a tick, then the next."""
+    """Append per-bank refreshes of HBM3: the same bank of every pseudo channel, one per tick; return the next tick."""
     s, c = channel.s[0], channel.config[0]
     if s.pb_left > 0:
         send_pair(channel, c.pcs - s.pb_left)
@@ -63,7 +63,7 @@ def plan_pairs(channel: Any) -> int:
 
 @compiled_part
 def send_pair(channel: Any, pc: int) -> None:
-    """One half of a pair; behind the last, the next bank (and behind the last bank, the next SID)."""
+    """Append the refresh of one pseudo channel's bank; after the last pseudo channel, go on to the next bank or SID."""
     s, c = channel.s[0], channel.config[0]
     banks = c.groups * c.banks
     keep(channel, Maintenance.REFRESH_BANK, pc, (pc * c.sids + s.pb_sid) * banks + s.pb_bank)
@@ -79,7 +79,7 @@ def send_pair(channel: Any, pc: int) -> None:
 
 @compiled_part
 def plan_closing(channel: Any) -> int:
-    """Closed-page policy: a PRE for every bank that has had its accesses, as soon as it may go."""
+    """Append a PRE for every bank that had its accesses under the closed-page policy; return the tick of the next."""
     s, c = channel.s[0], channel.config[0]
     soon = NEVER
     for b in range(c.bank_count):
@@ -97,7 +97,7 @@ def plan_closing(channel: Any) -> int:
 
 @compiled_inside
 def pair_free(channel: Any, pc: int, bank: int) -> bool:
-    """Whether a PRE may share its clock with the row command of the rising edge before it.
+    """Return whether a PRE may share its clock with the row command of the preceding rising edge.
 
     `bank` is -1 for a PREab.
     """
@@ -109,7 +109,7 @@ def pair_free(channel: Any, pc: int, bank: int) -> bool:
 
 @compiled_inside
 def sent(channel: Any, command: int, pc: int, bank: int, edge: bool) -> None:
-    """Remember a row command of a rising edge for the falling one that it is paired with."""
+    """Store a row command of a rising edge, for the falling edge that is paired with it."""
     s, c = channel.s[0], channel.config[0]
     if edge and c.half:
         s.pair_pc = pc
@@ -119,7 +119,7 @@ def sent(channel: Any, command: int, pc: int, bank: int, edge: bool) -> None:
 
 @compiled_part
 def rows_open(channel: Any, p: int) -> int:
-    """State of a pseudo channel: 0 closed, 1 rows open, 2 with requests waiting for them."""
+    """Return the state of a pseudo channel: 0 closed, 1 rows open, 2 rows open with waiting requests."""
     banks = channel.config[0].bank_count // channel.config[0].pcs
     out = 0
     for b in range(p * banks, (p + 1) * banks):
@@ -133,7 +133,7 @@ def rows_open(channel: Any, p: int) -> int:
 
 @compiled_part
 def head_ready(st: Any, edge: bool) -> tuple[int, int]:
-    """Command that the head of the list needs next, and the first tick for it."""
+    """Return the command that the head of the list needs next, and the first tick for it."""
     s, c = st.s[0], st.config[0]
     head = st.kept[s.kept_from]
     pc, b = head.pc, head.bank
@@ -162,7 +162,7 @@ def head_ready(st: Any, edge: bool) -> tuple[int, int]:
 
 @compiled_part
 def maintain(channel: Any, edge: bool) -> None:
-    """Send what the head of the maintenance list needs, or set the tick of the next look."""
+    """Send the command that the head of the maintenance list needs, or set the tick of the next attempt."""
     s = channel.s[0]
     command, ready = head_ready(channel, edge)
     if ready > s.clock:

@@ -1,4 +1,4 @@
-"""Which bits of a block's number choose its pseudo channel, bank, row and column.
+"""Address mappings: the bits of a block's number that select its pseudo channel, bank, row and column.
 
 A mapping is written from the lowest bit above the atom upwards, as comma-separated fields: ``pc``,
 ``sid``, ``bg`` (bank group), ``ba`` (bank), ``ro`` (row), ``co`` (column). A field may be split by
@@ -27,7 +27,7 @@ NAMED = {
     "rowlin": "co,pc,sid,bg,ba,ro",
     "banklin": "co,ro,ba,bg,sid,pc",
 }
-"""Mappings with a name: bank groups interleaved by atom, by 64 B, whole rows, whole banks."""
+"""Named mappings: bank groups interleaved by atom or by 64 B, whole rows, whole banks."""
 
 _PART = re.compile(r"([a-z]+)(?:(\d+)(?:\.\.(\d+))?)?")
 
@@ -38,7 +38,7 @@ Tables = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class AddressMapping:
-    """A mapping fitted to an organisation.
+    """A mapping for the sizes of one organisation.
 
     Attributes
     ----------
@@ -61,13 +61,13 @@ class AddressMapping:
 
 
 def widths(org: Organisation) -> dict[str, int]:
-    """Address bits of each field."""
+    """Return the number of address bits of each field."""
     sizes = (org.pseudo_channels, org.sids, org.bank_groups, org.banks, org.rows, org.columns)
     return {f: size.bit_length() - 1 for f, size in zip(FIELDS, sizes, strict=True)}
 
 
 def read_mapping(text: str, memory: DramSpec) -> AddressMapping:
-    """Turn ``col64``, ``bgi+xor`` or ``co0,pc,bg,co4..1,ba,sid,ro`` into a :class:`AddressMapping`.
+    """Parse ``col64``, ``bgi+xor`` or ``co0,pc,bg,co4..1,ba,sid,ro`` as an :class:`AddressMapping`.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def _read(text: str, organisation: Organisation) -> AddressMapping:
 
 
 def _part(part: str, text: str, width: dict[str, int]) -> tuple[str, int, int]:
-    """Field, lowest and highest bit of one part of a mapping."""
+    """Return the field and the lowest and highest bit of one part of a mapping."""
     match = _PART.fullmatch(part.strip())
     if not match or match[1] not in FIELDS:
         raise InputError(f"mapping {text!r}", f"unknown field {part.strip()!r}; known: {', '.join(FIELDS)}")
@@ -121,13 +121,13 @@ def _part(part: str, text: str, width: dict[str, int]) -> tuple[str, int, int]:
 
 
 def _folds(width: dict[str, int]) -> list[tuple[str, int]]:
-    """Which bit of the bank each row bit flips with ``+xor``, from the lowest row bit on."""
+    """Return the bank bit that each row bit flips with ``+xor``, from the lowest row bit on."""
     places = [(field, bit) for field in ("bg", "ba", "sid", "pc") for bit in range(width[field])]
     return places[: width["ro"]]
 
 
 def _tables(segments: list[tuple[str, int, int]], folds: list[tuple[str, int]], width: dict[str, int]) -> Tables:
-    """Packed places by byte: every address bit flips fixed bits of bank, column and row."""
+    """Return the packed position by byte of the address: every address bit flips fixed bits of bank, column and row."""
     below = {"ba": 0, "bg": width["ba"], "sid": width["ba"] + width["bg"]}
     below["pc"] = below["sid"] + width["sid"]
     below |= {"co": COL_SHIFT, "ro": ROW_SHIFT}

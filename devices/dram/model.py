@@ -1,4 +1,4 @@
-"""A cost model whose bandwidth the DRAM model derives, access pattern by access pattern."""
+"""A cost model in which the DRAM model determines the bandwidth for each access pattern."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .mapping import read_mapping
 from .spec import DramSpec, load_memory
 
 APART = 0.05
-"""How far the pins of the standard may be from the device's bandwidth, as a fraction."""
+"""Largest relative difference between the pin rate of the standard and the device's bandwidth."""
 
 
 @dataclass(frozen=True, slots=True)
 class DerivedRoofline:
-    """A roofline with the memory efficiency of each op's access pattern.
+    """A roofline with a memory efficiency for each op's access pattern.
 
     Attributes
     ----------
@@ -64,11 +64,11 @@ class DerivedRoofline:
         return share_of_pins(*where)
 
     def share_of(self, access: Access) -> AccessRate:
-        """Return an access pattern as text, and its share of the bandwidth."""
+        """Return the access pattern as text, with its share of the bandwidth."""
         return self._of(access)[0]
 
     def cost(self, op: Op) -> Cost:
-        """Seconds, joules and bound of one op."""
+        """Return seconds, joules and bound of one op."""
         return self._of(op.access)[1].cost(op)
 
     def row(self, op: Op, probe: Probe) -> PriceRow:
@@ -76,7 +76,7 @@ class DerivedRoofline:
         return self._of(op.access)[1].row(op, probe)
 
     def evidence(self, ops: Sequence[Op]) -> list[Evidence]:
-        """One line a pattern, with its efficiency and the basis ``derived``; then the description."""
+        """Return a line per pattern with its efficiency and the basis ``derived``, and then the description's evidence."""
         return [
             Evidence(
                 f"{self.memory.name}, {share.words}, {share.fraction:.1%} of the bandwidth", ", ".join(kinds), DERIVED
@@ -85,7 +85,7 @@ class DerivedRoofline:
         ] + self.base.evidence(ops)
 
     def shares(self, ops: Sequence[Op]) -> dict[AccessRate, list[str]]:
-        """Efficiencies of reads by pattern, with the kinds of op that have the pattern."""
+        """Return the efficiencies of reads by pattern, with the kinds of op that have the pattern."""
         out: dict[AccessRate, list[str]] = {}
         for op in ops:
             kinds = out.setdefault(self.share_of(op.access), [])
@@ -99,13 +99,13 @@ class DerivedRoofline:
 
 
 DERIVED = "derived"
-"""Basis of a cost whose bandwidth the DRAM model derives."""
+"""Basis of a cost whose bandwidth comes from the DRAM model."""
 
 
 def with_dram(
     device: SharedMemoryDevice, memory: DramSpec | None = None, layout: DataLayout | None = None
 ) -> SharedMemoryDevice:
-    """Let a described DRAM say what every roofline processor of a device gets of its bandwidth.
+    """Return the device with bandwidths from the DRAM model for all processors that use a roofline.
 
     Processors with other cost models (fitted ones, FPGA designs with ports) keep theirs.
 
@@ -202,7 +202,7 @@ class BundleRead:
 
 @dataclass(slots=True)
 class Meeting:
-    """What came of it.
+    """Result of two sides that work on the same bundles.
 
     Attributes
     ----------
@@ -223,7 +223,7 @@ class Meeting:
 
 
 def bundles_of(memory: DramSpec) -> int:
-    """Bank bundles of one pseudo channel."""
+    """Return the number of bank bundles of one pseudo channel."""
     size = memory.pim.bundle_banks if memory.pim else None
     if size is None:
         raise InputError(memory.name, "has no bank bundles (pim: bundle_banks)")
@@ -231,13 +231,13 @@ def bundles_of(memory: DramSpec) -> int:
 
 
 def switch_clocks(memory: DramSpec) -> int:
-    """Clocks to put one row in the place of another: tRTP + tRP + tRCD."""
+    """Return the clocks to replace the open row of a bundle: tRTP + tRP + tRCD."""
     t = memory.timings
     return t.RTP + t.RP + t.RCD_RD
 
 
 def meet(memory: DramSpec, first: Sequence[BundleRead], second: Sequence[BundleRead]) -> Meeting:
-    """Let two masters work on one pseudo channel's bundles at the same time.
+    """Simulate two processors that read one pseudo channel's bundles at the same time.
 
     Returns
     -------

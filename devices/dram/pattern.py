@@ -1,4 +1,4 @@
-"""Access patterns: what is read and written in which order, and how fast requests come.
+"""Access patterns: order of reads and writes, and the rate of requests.
 
 ``KIND:KEY=VALUE,...`` on the command line, for instance ``rand_read:S=1024``.
 """
@@ -50,18 +50,18 @@ class Pattern:
 
     @property
     def name(self) -> str:
-        """``seq_read``, ``rand_rw`` and so on."""
+        """Name of the pattern, such as ``seq_read`` or ``rand_rw``."""
         return f"{self.kind}_{'rw' if self.writes else 'read'}"
 
     @property
     def regular(self) -> bool:
-        """Whether addresses follow without chance, so that a run repeats."""
+        """Whether the addresses contain no random numbers, so that a run repeats."""
         return self.kind in ("seq", "stride", "multistream")
 
 
 @dataclass(frozen=True, slots=True)
 class PatternRun:
-    """How a pattern meets the memory.
+    """Settings of a run of a pattern on a memory.
 
     Attributes
     ----------
@@ -99,7 +99,7 @@ class PatternRun:
 
     @property
     def length(self) -> int:
-        """Requests of a channel until the end of the measuring window."""
+        """Number of requests of a channel until the end of the measuring window."""
         if self.requests is not None:
             return self.requests
         if self.channels > 1:
@@ -108,7 +108,7 @@ class PatternRun:
 
 
 def read_pattern(text: str) -> PatternRun:
-    """Read ``KIND`` or ``KIND:KEY=VALUE,...`` (also with ``;`` between) as a run.
+    """Parse ``KIND`` or ``KIND:KEY=VALUE,...`` (``;`` may replace commas) as a run.
 
     Examples
     --------
@@ -133,7 +133,7 @@ KEYS = ("nch", "map", "S", "X", "K", "G", "rw", "inplace", "ab", "rate", "window
 
 
 def run_of(name: str, params: dict[str, str], where: str) -> PatternRun:
-    """A run from a pattern's name and its parameters as text.
+    """Return a run from a pattern's name and its parameters as text.
 
     Raises
     ------
@@ -179,7 +179,7 @@ SCHEDULERS = ("FRFCFSRowHit", "FRFCFS", "perbank-fr")
 
 @dataclass(frozen=True, slots=True)
 class _Numbers:
-    """Whole numbers among a pattern's parameters."""
+    """Reader of whole numbers among a pattern's parameters."""
 
     params: dict[str, str]
     where: str
@@ -236,7 +236,7 @@ def _one_of(text: str, known: tuple[str, ...], key: str, where: str) -> str:
 
 
 def describe(run: PatternRun) -> dict[str, Any]:
-    """A run as plain data."""
+    """Return a run as plain data."""
     p = run.pattern
     return {
         "pattern": p.name, "map": run.mapping, "channels": run.channels,

@@ -1,4 +1,4 @@
-"""Exact repetition: a regular stream is simulated until the channel's state repeats.
+"""Detection of exact repetition: a regular stream is simulated only until the channel's state repeats.
 
 The state is stored relative to the clock and to the stream's row. If it is equal at two refresh boundaries, everything
 between them repeats, shifted by rows, and whole periods are added without a simulation.
@@ -17,10 +17,10 @@ from .state import I8, MAX_KEPT, Channel
 from .streams import Pattern
 
 ADDED = ("accepted", "acts", "pres", "refreshes", "reads_done", "writes_done", "latency", "hits", "turns")
-"""Counters that grow by as much in every period."""
+"""Counters that grow by the same amount in every period."""
 
 MOST_STATES = 2048
-"""States remembered while looking for a repetition."""
+"""Maximum number of stored states while looking for a repetition."""
 
 MARGIN = 4096
 """Minimum distance of a skip from the end of an address range [requests]."""
@@ -28,14 +28,14 @@ MARGIN = 4096
 
 @compiled_part
 def put(out: I8, n: int, value: int) -> int:
-    """Append a number to the record of a state; the next place."""
+    """Append a number to the record of a state; return the next index."""
     out[n] = value
     return n + 1
 
 
 @compiled_part
 def put_requests(channel: Any, out: I8, n: int, base: int, rows: int) -> int:
-    """Append all waiting requests, bank by bank, and those whose row has been opened for them."""
+    """Append all waiting requests, bank by bank, and those whose row was opened for them; return the next index."""
     s = channel.s[0]
     for q in range(2):
         for b in range(channel.banks.shape[0]):
@@ -61,7 +61,7 @@ def put_requests(channel: Any, out: I8, n: int, base: int, rows: int) -> int:
 
 @compiled_part
 def put_scopes(channel: Any, out: I8, n: int, base: int, rows: int) -> int:
-    """Append what every scope still waits for, and the open rows."""
+    """Append the remaining waits of every scope, and the open rows; return the next index."""
     t, faw = channel.s[0].clock, channel.config[0].faw
     for p in channel.pcs:
         for value in (p.next_rd, p.next_wr, p.next_act, p.next_pre, p.next_preab, p.next_refab, p.next_refpb):
@@ -83,7 +83,7 @@ def put_scopes(channel: Any, out: I8, n: int, base: int, rows: int) -> int:
 
 @compiled
 def snapshot(channel: Any, out: I8, base: int, rows: int) -> int:
-    """Write a channel's state, relative to its clock and to row `base`; the numbers written."""
+    """Write a channel's state relative to its clock and to row `base`; return how many numbers were written."""
     s, t = channel.s[0], channel.s[0].clock
     n = int64(0)
     for value in (s.write_mode, s.reads, s.writes, s.active, s.kept, s.pb_sid, s.pb_bank,
@@ -111,7 +111,7 @@ def snapshot(channel: Any, out: I8, base: int, rows: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a regular stream stands.
+    """Position of a regular stream.
 
     Attributes
     ----------
@@ -135,7 +135,7 @@ class Position:
 
 
 def position(channel: Channel, mapping: AddressMapping) -> Position:
-    """Where a channel's stream stands; for streams of one half (only reads, or only writes)."""
+    """Return the position of a channel's stream, which must have one half (only reads, or only writes)."""
     t = {name: int(channel.streams[name][0]) for name in channel.streams.dtype.names or ()}
     other = t["first"] == 0 and t["second"] > 0
     read, left = (t["wrote"], t["other_left"]) if other else (t["read"], t["left"])
@@ -166,14 +166,14 @@ def position(channel: Channel, mapping: AddressMapping) -> Position:
 
 
 def repeats(channel: Channel, mapping: AddressMapping, regular: bool) -> bool:
-    """Whether a channel's run can be extended by periods at all."""
+    """Return whether a channel's run can repeat, so that whole periods can be skipped."""
     halves = int(channel.streams["first"][0]), int(channel.streams["second"][0])
     return regular and min(halves) == 0 and mapping.row_high > mapping.row_low
 
 
 @dataclass(slots=True)
 class PeriodWatch:
-    """Looks out for a repetition at the boundaries of one channel's run."""
+    """Searches for a repetition at the refresh boundaries of one channel's run."""
 
     st: Channel
     mapping: AddressMapping
@@ -182,7 +182,7 @@ class PeriodWatch:
     buffer: I8 = field(default_factory=lambda: np.zeros(1 << 16, np.int64))
 
     def period(self) -> Period | None:
-        """Remember the state; the period if it has been met before."""
+        """Store the current state; return the period if the state occurred before."""
         at = position(self.st, self.mapping)
         n = snapshot(self.st, self.buffer, at.row, self.rows)
         key = (self.buffer[:n].tobytes(), at.phase)
@@ -202,9 +202,9 @@ class PeriodWatch:
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """What happens between two equal states: ticks, requests, blocks, counters.
+    """Ticks, requests, blocks and counters between two equal states.
 
-    `room` is how many requests may follow before the addresses break.
+    `room` is the number of requests that may follow before the addresses break.
     """
 
     ticks: int
@@ -214,12 +214,12 @@ class Period:
     room: int
 
     def times(self, requests: int) -> int:
-        """Return the whole periods that fit before the given number of further requests."""
+        """Return the number of whole periods that fit before the given number of further requests."""
         return min((requests - 1) // max(self.added["accepted"], 1), self.room // self.read)
 
 
 def skip(channel: Channel, mapping: AddressMapping, rows: int, period: Period, times: int) -> None:
-    """Move a channel `times` periods on, as if they had been simulated."""
+    """Advance a channel by `times` periods without simulating them."""
     ticks, blocks = times * period.ticks, times * period.blocks
     delta = blocks >> mapping.row_low
     for records, names in (

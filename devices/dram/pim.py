@@ -14,12 +14,12 @@ from ...workloads.errors import InputError
 from .spec import DramSpec, PimTimings
 
 AHEAD = 32
-"""Commands that the controller sees ahead of the one it sends."""
+"""Number of commands that the controller sees in advance."""
 
 
 @dataclass(frozen=True, slots=True)
 class PimStream:
-    """One channel's commands.
+    """Commands of one channel that read many banks at once.
 
     Attributes
     ----------
@@ -55,14 +55,14 @@ class PimStream:
 
 
 def opening_clocks(memory: DramSpec, acts: int) -> int:
-    """Clocks from the first to the last of `acts` ACTs of one pseudo channel."""
+    """Return the clocks from the first to the last of `acts` ACTs of one pseudo channel."""
     t = memory.timings
     fours, rest = divmod(acts - 1, 4)
     return fours * max(t.FAW, 4 * t.RRD_S) + rest * t.RRD_S
 
 
 def run_stream(memory: DramSpec, stream: PimStream) -> int:
-    """Clock cycles from the first command of a stream up to its last one.
+    """Return the clock cycles from the first to the last command of a stream.
 
     Row by row: an ACT waits for tRP after the PRE and tRC after the ACT of its set, a PRE for tRTP after the last
     column and tRAS after the ACT. A refresh closes all sets first; the row that it cut is opened again.
@@ -97,7 +97,7 @@ def run_stream(memory: DramSpec, stream: PimStream) -> int:
 
 
 def stream_of(memory: DramSpec, name: str, commands: int, refresh: bool) -> PimStream:
-    """The stream of a pattern such as ``pim_mac_sb_rot`` or ``pim_mac_ab_col16``.
+    """Return the stream of a pattern such as ``pim_mac_sb_rot`` or ``pim_mac_ab_col16``.
 
     Raises
     ------
@@ -154,7 +154,7 @@ def stream_of(memory: DramSpec, name: str, commands: int, refresh: bool) -> PimS
 
 @dataclass(frozen=True, slots=True)
 class PimOutcome:
-    """Fraction of the peak interval, rate [B/s], the same over the pins' rate, seconds."""
+    """Result of a stream: fraction of the peak command rate, rate [B/s], rate over the pins' rate, and seconds."""
 
     fraction: float
     bytes_per_s: float
@@ -163,7 +163,7 @@ class PimOutcome:
 
 
 def measure(memory: DramSpec, stream: PimStream) -> PimOutcome:
-    """Run a stream; its peak is a command each `best` clocks."""
+    """Run a stream and return its rates; at peak it sends a command every `best` clocks."""
     clocks = run_stream(memory, stream)
     seconds = clocks * memory.tCK_s
     rate = stream.commands * stream.banks * memory.organisation.atom_bytes / seconds

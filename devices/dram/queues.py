@@ -1,4 +1,4 @@
-"""The controller's queues: requests by bank, with each bank's oldest row hit and oldest other.
+"""Queues of the controller: requests by bank, with each bank's oldest row hit and oldest other request.
 
 A first-ready, first-come scheduler needs one candidate per bank: all row hits of a bank become ready at the same tick,
 and so do all others.
@@ -18,7 +18,7 @@ BANK_MASK, COL_MASK = (1 << COL_SHIFT) - 1, (1 << (ROW_SHIFT - COL_SHIFT)) - 1
 
 @compiled_inside
 def fetch(channel: Any) -> None:
-    """Take the next request of the stream into the hand: bank, row and column."""
+    """Fetch the next request of the stream and compute its bank, row and column."""
     s = channel.s[0]
     block = next_block(channel.streams[0])
     s.held_write = 0
@@ -52,7 +52,7 @@ def list_hit(channel: Any, queue: int, bank: int, entry: int) -> None:
 
 @compiled_inside
 def list_miss(channel: Any, queue: int, bank: int, entry: int) -> None:
-    """Set a bank's oldest request of another row than the open one in `queue`; -1 for none."""
+    """Set a bank's oldest request in `queue` for another row than the open one; -1 for none."""
     requests, pc = channel.lists[queue, bank], channel.banks[bank].pc
     if requests.miss < 0 and entry >= 0:
         n = channel.counts[2 + queue, pc]
@@ -70,7 +70,7 @@ def list_miss(channel: Any, queue: int, bank: int, entry: int) -> None:
 
 @compiled_part
 def is_buffered(channel: Any, bank: int, row: int, col: int) -> bool:
-    """Whether the write queue holds that very block."""
+    """Return whether the write queue contains a block."""
     e = channel.lists[WRITE, bank].head
     while e >= 0:
         if channel.entries[e].row == row and channel.entries[e].col == col:
@@ -113,7 +113,7 @@ def accept(channel: Any) -> bool:
 
 @compiled_inside
 def append(channel: Any, queue: int, bank: int, index: int) -> None:
-    """Put a request behind the others of its bank."""
+    """Append a request to its bank's list."""
     requests, e = channel.lists[queue, bank], channel.entries[index]
     e.next, e.prev = -1, requests.tail
     if requests.tail >= 0:
@@ -130,7 +130,7 @@ def append(channel: Any, queue: int, bank: int, index: int) -> None:
 
 @compiled_inside
 def take(channel: Any, index: int) -> None:
-    """Remove a request from its queue; its place is free when `release` is called."""
+    """Remove a request from its queue; `release` frees its entry later."""
     e, s = channel.entries[index], channel.s[0]
     q, b = e.write, e.bank
     requests = channel.lists[q, b]
@@ -161,14 +161,14 @@ def take(channel: Any, index: int) -> None:
 
 @compiled_inside
 def release(channel: Any, index: int) -> None:
-    """Give the place of a finished request back."""
+    """Free the entry of a finished request."""
     channel.entries[index].next = channel.s[0].free
     channel.s[0].free = index
 
 
 @compiled_inside
 def opened(channel: Any, bank: int) -> None:
-    """Sort a bank's requests after its row has been opened; before, none was a hit."""
+    """Sort a bank's requests into hits and misses after its row has been opened."""
     row = channel.banks[bank].open
     for q in range(2):
         requests = channel.lists[q, bank]

@@ -19,7 +19,7 @@ MOST_REQUESTS = 1 << 40
 
 @dataclass(frozen=True, slots=True)
 class DramResult:
-    """What a run gives.
+    """Result of a run.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ class DramResult:
 
 @dataclass(slots=True)
 class _Track:
-    """One channel's run: accepted requests at every boundary, and what it counted."""
+    """One channel's run: the accepted requests at every boundary, and the number simulated one by one."""
 
     st: Channel
     step: int
@@ -62,7 +62,7 @@ class _Track:
 
 
 def check(memory: DramSpec, run: PatternRun) -> None:
-    """Refuse a run that this memory cannot do.
+    """Refuse a run that this memory does not support.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def check(memory: DramSpec, run: PatternRun) -> None:
 
 
 def simulate(memory: DramSpec, run: PatternRun) -> DramResult:
-    """Run `run` on `memory`.
+    """Simulate the run of a pattern on a memory.
 
     The measuring window starts at the first multiple of tREFI after every channel has accepted a
     tenth of its requests, and ends at the first one after some channel has accepted all; without
@@ -117,7 +117,7 @@ def _first(accepted: list[int], wanted: int) -> int:
 
 
 def _follow(memory: DramSpec, run: PatternRun, channel: int) -> _Track:
-    """Run one channel, boundary by boundary, until it has accepted its requests."""
+    """Run one channel from boundary to boundary until it has accepted its requests."""
     st = new_channel(memory, run, channel)
     step = int(st.config["refi"][0])
     track = _Track(st, step, [], 0)
@@ -171,7 +171,7 @@ def _run_to(memory: DramSpec, run: PatternRun, channel: Channel, requests: int) 
 
 
 def _unaligned(memory: DramSpec, run: PatternRun, numbers: range) -> tuple[list[_Track], list[int], int]:
-    """Run all channels from where each has accepted a tenth to where one has accepted all."""
+    """Run all channels, and measure from the point where each has accepted a tenth to where one has accepted all."""
     tracks, starts, ends = [], [], []
     for n in numbers:
         st = new_channel(memory, run, n)
@@ -197,7 +197,7 @@ def _unaligned(memory: DramSpec, run: PatternRun, numbers: range) -> tuple[list[
 
 
 def _outcome(memory: DramSpec, run: PatternRun, tracks: list[_Track], accepted: float, ticks: int) -> DramResult:
-    """Turn counts into rates; `accepted` requests of a channel in `ticks` of the window."""
+    """Return the result from counts: `accepted` requests of a channel in a window of `ticks`."""
     total = {name: sum(int(t.st.s[name][0]) for t in tracks) for name in ADDED}
     served = total["reads_done"] + total["writes_done"]
     latency = total["latency"] / total["reads_done"] if total["reads_done"] else None
@@ -216,7 +216,7 @@ def _outcome(memory: DramSpec, run: PatternRun, tracks: list[_Track], accepted: 
 
 
 def drain_fraction(memory: DramSpec, run: PatternRun) -> float:
-    """Fraction of the pins' rate over a whole run, from its first tick until it has all entered."""
+    """Return the fraction of the pins' rate over a whole run, from its first tick until all requests have entered."""
     check(memory, run)
     st = new_channel(memory, run)
     advance(st, FOREVER, run.length)
@@ -227,7 +227,7 @@ def drain_fraction(memory: DramSpec, run: PatternRun) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command: when [s], which, how long it occupies its target [s], and where.
+    """One command of a timeline: start [s], name, occupied time of its target [s], and target.
 
     `bank` is -1 for commands to all banks of a pseudo channel, `row` for those without a row.
     """
@@ -241,7 +241,7 @@ class Command:
 
 
 def timeline(memory: DramSpec, run: PatternRun, most: int) -> list[Command]:
-    """The first `most` commands of a run's first channel."""
+    """Return the first `most` commands of a run's first channel."""
     check(memory, run)
     st = new_channel(memory, run, log=most)
     advance(st, FOREVER, 4 * most)
@@ -269,9 +269,9 @@ def timeline(memory: DramSpec, run: PatternRun, most: int) -> list[Command]:
 
 @dataclass(frozen=True, slots=True)
 class NamedLimit:
-    """A constraint: its name, a title, and the fraction of peak without it.
+    """A timing constraint: its name, a title, and the fraction of peak without it.
 
-    `gain` is that fraction relative to the one with it, less one.
+    `gain` is this fraction over the fraction with the constraint, minus one.
     """
 
     name: str
@@ -288,11 +288,11 @@ LIFTED = {
     "turnaround": ("bus turnaround (tRTW, tWTR)", {"RTW": 1, "WTR_S": 1, "WTR_L": 1}),
     "stack ids": ("distance of two stack ids (tCCD_R)", {}),
 }  # fmt: skip
-"""Name -> title and the timings that are set to the least possible."""
+"""Title of each constraint, and the timings that are set to their least value to lift it."""
 
 
 def limits_of(memory: DramSpec, run: PatternRun, fraction: float) -> tuple[NamedLimit, ...]:
-    """Lift one constraint after the other; most gained first.
+    """Return the effect of lifting each constraint separately, largest gain first.
 
     Constraints hide each other, so gains do not add up.
     """
@@ -322,6 +322,6 @@ def limits_of(memory: DramSpec, run: PatternRun, fraction: float) -> tuple[Named
 
 
 def _with(memory: DramSpec, values: dict[str, int]) -> DramSpec:
-    """The memory with other timings, unchecked: a lifted constraint need not be possible."""
+    """Return the memory with other timings; they are not checked, because a lifted constraint need not be possible."""
     timings: Timings = memory.timings.model_copy(update=values)
     return memory.model_copy(update={"timings": timings})

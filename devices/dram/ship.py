@@ -1,4 +1,4 @@
-"""Write ``derived.csv``: run the access patterns of catalog devices for all models.
+"""Script that writes ``derived.csv``: results of the access patterns of catalog devices for all models.
 
 ``python -m opbyte.devices.dram.ship``, after any change of the command model or a standard.
 """
@@ -16,11 +16,11 @@ from .pattern import Pattern, PatternRun
 from .spec import DramSpec, load_memory
 
 PIECE = 256
-"""Short pieces are multiples of it on catalog devices [B]."""
+"""Step of the sizes of short pieces on catalog devices [B]."""
 
 
 def patterns() -> Iterator[Pattern]:
-    """Weights, pieces at random, slices in turn and states in place, of the usual sizes."""
+    """Yield the patterns of weights, random pieces, slices in turn and states in place, for the usual sizes."""
     long = [LONG << k for k in range((LONGEST // LONG).bit_length())]
     yield Pattern()
     yield from (Pattern("rand", S=size) for size in range(PIECE, LONG, PIECE))
@@ -31,7 +31,7 @@ def patterns() -> Iterator[Pattern]:
 
 
 def runs() -> dict[str, tuple[DramSpec, PatternRun]]:
-    """Runs to ship, by key."""
+    """Return the runs whose results the library contains, by key."""
     out = {}
     for name in list_devices():
         layout = load_device(name)[0].memory.dram
@@ -44,7 +44,7 @@ def runs() -> dict[str, tuple[DramSpec, PatternRun]]:
 
 
 def write() -> None:
-    """Derive all values again."""
+    """Derive all results again and write the file."""
     with TABLE.open("w", newline="", encoding="utf-8") as file:
         rows = [{"key": key, **asdict(derive(*pair))} for key, pair in runs().items()]
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")

@@ -14,14 +14,14 @@ from ..lines import Count, Positive
 from ..spec import Name
 
 MAX_BANKS = 128
-"""Most banks of one channel, pseudo channels and stack ids counted in."""
+"""Maximum number of banks of a channel, over its pseudo channels and stack ids."""
 
 Cycles = Annotated[int, Field(ge=0, le=1_000_000)]
 Some = Annotated[int, Field(ge=1, le=1_000_000)]
 
 CHECKED = ("BL", "CL", "CWL", "RCD_RD", "RCD_WR", "RP", "RAS", "RC", "CCD_S", "CCD_L", "CCD_R",
            "RRD_S", "RRD_L", "FAW", "RTP", "WR", "WTR_S", "WTR_L", "RFC", "REFI")  # fmt: skip
-"""Timings that no DRAM can do without; zero is refused with their name."""
+"""Timings that every DRAM must state; zero is refused."""
 
 
 class Organisation(Spec):
@@ -41,17 +41,17 @@ class Organisation(Spec):
 
     @property
     def banks_per_sid(self) -> int:
-        """Banks of one stack id of one pseudo channel."""
+        """Number of banks of one stack id of one pseudo channel."""
         return self.bank_groups * self.banks
 
     @property
     def banks_per_channel(self) -> int:
-        """Banks of a channel over its pseudo channels and stack ids."""
+        """Number of banks of a channel, over its pseudo channels and stack ids."""
         return self.pseudo_channels * self.sids * self.banks_per_sid
 
     @property
     def channel_bytes(self) -> int:
-        """Bytes that one channel holds."""
+        """Capacity of one channel [B]."""
         return self.banks_per_channel * self.rows * self.columns * self.atom_bytes
 
     @model_validator(mode="after")
@@ -156,7 +156,7 @@ class DramSpec(Spec):
 
     @property
     def ticks_per_clock(self) -> int:
-        """Controller ticks in a clock cycle."""
+        """Number of controller ticks per clock cycle."""
         return 1 if self.protocol == "hbm2" else 2
 
     @property
@@ -172,7 +172,7 @@ class DramSpec(Spec):
 
     @property
     def stack_bytes_per_s(self) -> float:
-        """What the pins of all channels carry at most [B/s]."""
+        """Peak rate of the pins of all channels [B/s]."""
         return self.organisation.channels * self.channel_bytes_per_s
 
     @model_validator(mode="after")
@@ -187,18 +187,18 @@ class DramSpec(Spec):
 
 
 IDENTITY = ("name", "title", "aliases")
-"""Keys of a standard that ``extends`` does not hand down."""
+"""Keys of a standard that ``extends`` does not inherit."""
 
 _SPECS = Path(__file__).parent / "specs"
 
 
 def list_memories() -> list[str]:
-    """Names of the DRAM standards that the package describes, sorted."""
+    """Return the names of the DRAM standards in the package, sorted."""
     return sorted(_files())
 
 
 def load_memory(name: str | Path) -> DramSpec:
-    """Load a DRAM standard by name (case does not matter) or from a YAML file.
+    """Load a DRAM standard by name (ignoring case) or from a YAML file.
 
     Raises
     ------
@@ -246,7 +246,7 @@ def _files() -> dict[str, Path]:
 
 @cache
 def _names() -> dict[str, str]:
-    """Names and aliases in lower case -> name of the file."""
+    """Return the file's name for each name and alias in lower case."""
     out: dict[str, str] = {}
     for name in _files():
         spec, _ = _catalog_memory(name)

@@ -1,6 +1,6 @@
-"""What the compiled controller works on: timings in ticks, scopes, banks, queues, counters.
+"""State of the compiled controller: timings in ticks, scopes, banks, queues and counters.
 
-Times are ticks of the controller; ``next_x`` is the first tick at which command x may go out.
+Times are ticks of the controller; ``next_x`` is the first tick at which command x may be sent.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ CONFIG = _row(
     "read_queue", "write_queue", "high", "low", "window", "rate", "rate_one",
     "row_hits_first", "cap", "log_rows",
 )  # fmt: skip
-"""Timings (in ticks, command lengths counted in) and settings; see `new_config`."""
+"""Record of timings (in ticks, including command lengths) and settings; see `new_config`."""
 
 CHANNEL = _row(
     "clock", "accepted", "seq", "write_mode", "reads", "writes", "free", "active", "active_writes",
@@ -54,10 +54,10 @@ CHANNEL = _row(
     "acts", "pres", "refreshes", "reads_done", "writes_done", "latency", "hits", "turns",
     "col_wait", "row_wait", "blocked", "logged",
 )  # fmt: skip
-"""One channel's clock, counts and statistics.
+"""Record of one channel's clock, counts and statistics.
 
-`col_wait` and `row_wait` are ticks before which no look for a column or row command can succeed;
-`blocked` says that the request in the hand waits for a place.
+`col_wait` and `row_wait` are ticks before which no column or row command can be sent; `blocked` means that the fetched
+request waits for a free entry.
 """
 
 PSEUDO = _row("next_rd", "next_wr", "next_act", "next_pre", "next_preab", "next_refab",
@@ -66,7 +66,7 @@ SCOPE = _row("next_rd", "next_wr", "next_act", "next_refpb")
 BANK = _row("pc", "sid", "group", "open", "next_act", "next_rd", "next_wr", "next_pre",
             "next_refpb", "active", "accesses", "injected")  # fmt: skip
 LIST = _row("head", "tail", "hit", "miss", "hit_at", "miss_at")
-"""One bank's requests in one queue: oldest, youngest, oldest row hit, oldest other; -1 is none."""
+"""Record of one bank's requests in one queue: oldest, youngest, oldest row hit, oldest other request; -1 is none."""
 ENTRY = _row("bank", "row", "col", "arrive", "seq", "write", "next", "prev")
 KEPT = _row("kind", "pc", "bank")
 
@@ -76,7 +76,7 @@ NEVER = 1 << 60
 
 @by_address
 class Channel(NamedTuple):
-    """All of one channel: P pseudo channels, B banks, E places for requests."""
+    """Complete state of one channel: P pseudo channels, B banks, E entries for requests."""
 
     config: Records  # [1] CONFIG
     s: Records  # [1] CHANNEL
@@ -99,7 +99,7 @@ class Channel(NamedTuple):
 
 
 def new_config(memory: DramSpec, run: PatternRun) -> Records:
-    """Timings in ticks: latency + (ticks of the first command - 1) - (of the second - 1)."""
+    """Return the timings in ticks: latency + (ticks of the first command - 1) - (ticks of the second - 1)."""
     t, org, m = memory.timings, memory.organisation, memory.ticks_per_clock
     half = m == 2
     act, col = (3, 2) if half else (2, 1)
@@ -135,7 +135,7 @@ def new_config(memory: DramSpec, run: PatternRun) -> Records:
 
 
 def _settings(out: Records, memory: DramSpec, run: PatternRun) -> None:
-    """Queues, refresh and rate of a run; the write watermarks are 0.8 and 0.2 in single precision."""
+    """Set queues, refresh and rate of a run; the write watermarks are 0.8 and 0.2 in single precision."""
     out["refresh"] = REFRESHES.index(run.refresh)
     out["read_queue"], out["write_queue"] = run.read_queue, run.write_queue
     size = np.arange(run.write_queue + 2)
@@ -151,7 +151,7 @@ def _settings(out: Records, memory: DramSpec, run: PatternRun) -> None:
 
 
 def new_channel(memory: DramSpec, run: PatternRun, channel: int = 0, log: int = 0) -> Channel:
-    """An idle channel before its first tick, all banks closed; `log` commands are kept."""
+    """Return an idle channel before its first tick, with all banks closed; it logs up to `log` commands."""
     config = new_config(memory, run)
     org = memory.organisation
     pcs, count = org.pseudo_channels, org.banks_per_channel

@@ -1,4 +1,4 @@
-"""Where the next request goes: compiled address streams, and random numbers that need no state."""
+"""Compiled address streams that give the next request's block, with random numbers that need no state."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STREAM = np.dtype(
         "read", "wrote", "key", "other_key", "next", "left", "other_next", "other_left",
     )]
 )  # fmt: skip
-"""A stream and its other half (writes, or the gathers of ``mix``); counted in blocks of an atom.
+"""A stream and its other half (writes, or the random chunks of ``mix``); addresses are counted in blocks of an atom.
 
 `first`, `second`: requests of each half in a period; `period`: position in it; `read`, `wrote`:
 requests of each half so far; `key`, `other_key`: what is mixed into the random numbers; `next`,
@@ -45,7 +45,7 @@ S30, S27, S31 = np.uint64(30), np.uint64(27), np.uint64(31)
 
 @compiled_inside
 def mix(x: Any) -> Any:
-    """SplitMix64 of an unsigned integer."""
+    """Return SplitMix64 of an unsigned integer."""
     z = x + GOLDEN
     z = (z ^ (z >> S30)) * MIX1
     z = (z ^ (z >> S27)) * MIX2
@@ -53,7 +53,7 @@ def mix(x: Any) -> Any:
 
 
 def mix_whole(x: int) -> int:
-    """SplitMix64 in plain Python integers."""
+    """Return SplitMix64, computed with plain Python integers."""
     z = (x + int(GOLDEN)) & _MASK
     z = ((z ^ (z >> 30)) * int(MIX1)) & _MASK
     z = ((z ^ (z >> 27)) * int(MIX2)) & _MASK
@@ -61,13 +61,13 @@ def mix_whole(x: int) -> int:
 
 
 def _key(salt: int, channel: int, seed: int = 1) -> int:
-    """Key of all random numbers of a stream, as a signed 64-bit integer."""
+    """Return the key of a stream's random numbers as a signed 64-bit integer."""
     key = mix_whole(1000003 * seed + 7919 * salt + channel)
     return key - (1 << 64) if key >> 63 else key
 
 
 def new_streams(memory: DramSpec, run: PatternRun, channel: int) -> NDArray[Any]:
-    """The streams of one channel before its first request."""
+    """Return the streams of one channel before its first request."""
     from ...workloads.errors import InputError
 
     p, org = run.pattern, memory.organisation
@@ -104,7 +104,7 @@ def new_streams(memory: DramSpec, run: PatternRun, channel: int) -> NDArray[Any]
 
 @compiled_part
 def start_of(t: Any, kind: int, key: int, i: int) -> tuple[int, int]:
-    """Block that request `i` of a stream touches, and how many from there are in sequence."""
+    """Return the block of request `i` of a stream, and the number of blocks in sequence from there."""
     if kind == Pattern.SEQ:
         first = i % t.blocks
         return first, t.blocks - first
@@ -127,7 +127,7 @@ def start_of(t: Any, kind: int, key: int, i: int) -> tuple[int, int]:
 
 @compiled_inside
 def next_block(t: Any) -> int:
-    """Advance the stream by one request: its block, or ``-1 - block`` for a write."""
+    """Advance the stream by one request; return its block, or ``-1 - block`` for a write."""
     if t.second == 0 or t.period < t.first:
         if t.left == 0:
             t.next, t.left = start_of(t, t.kind, t.key, t.read)

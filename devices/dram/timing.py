@@ -1,4 +1,4 @@
-"""What a command makes the others wait for: one function a command, one for each earliest tick."""
+"""Timing rules of DRAM commands: functions that send a command, and functions that return the earliest tick for one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COMMANDS = ("ACT", "PRE", "PREab", "RD", "WR", "RDA", "WRA", "REFab", "REFpb")
 
 @compiled_inside
 def record(channel: Any, command: int, bank: int, row: int) -> None:
-    """Write a command into the timeline, where one is kept."""
+    """Write a command into the timeline if one is recorded."""
     s, c = channel.s[0], channel.config[0]
     if s.logged < c.log_rows:
         n = s.logged
@@ -24,13 +24,13 @@ def record(channel: Any, command: int, bank: int, row: int) -> None:
 
 @compiled_inside
 def rising(c: Any, tick: int) -> int:
-    """The first tick from `tick` on with a rising edge."""
+    """Return the first tick from `tick` on with a rising clock edge."""
     return tick + 1 - (tick & 1) if c.half else tick
 
 
 @compiled_inside
 def at_column(channel: Any, b: int, write: int) -> int:
-    """First tick for a read or write of a bank's open row."""
+    """Return the first tick for a read or write of a bank's open row."""
     bank = channel.banks[b]
     pc, sid, group = channel.pcs[bank.pc], channel.sids[bank.sid], channel.groups[bank.group]
     if write:
@@ -40,7 +40,7 @@ def at_column(channel: Any, b: int, write: int) -> int:
 
 @compiled_inside
 def at_act(channel: Any, b: int) -> int:
-    """First tick for an ACT of a closed bank."""
+    """Return the first tick for an ACT of a closed bank."""
     bank, c = channel.banks[b], channel.config[0]
     pc = channel.pcs[bank.pc]
     earliest = max(bank.next_act, channel.groups[bank.group].next_act)
@@ -49,7 +49,7 @@ def at_act(channel: Any, b: int) -> int:
 
 @compiled_inside
 def at_pre(channel: Any, b: int) -> int:
-    """First tick for a PRE of a bank."""
+    """Return the first tick for a PRE of a bank."""
     bank = channel.banks[b]
     return max(bank.next_pre, max(channel.pcs[bank.pc].next_pre, channel.s[0].row_bus))  # type: ignore[no-any-return]
 
@@ -139,7 +139,7 @@ def precharge(channel: Any, b: int) -> None:
 
 @compiled_part
 def precharge_all(channel: Any, p: int) -> None:
-    """Send a PREab: every bank of a pseudo channel closes."""
+    """Send a PREab, which closes every bank of a pseudo channel."""
     s, c = channel.s[0], channel.config[0]
     t, pc = s.clock, channel.pcs[p]
     banks = c.bank_count // c.pcs

@@ -153,7 +153,7 @@ def grid_of(*columns: Sequence[int]) -> I8:
 
 Call = tuple[TiledKernel, Shape]
 PRODUCTS = ("gemm", "fused_moe")
-"""Kernels whose number format is that of their operands."""
+"""Kernels whose number format is their operands' format."""
 
 
 def calls_of(op: Op) -> list[Call]:
