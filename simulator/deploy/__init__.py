@@ -1,1 +1,1 @@
-"""A model on a system: layout, placement, the programs of its devices."""
+"""Deployment of a model on a system: parallel layout, placement, the programs of its devices."""

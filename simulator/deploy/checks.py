@@ -1,6 +1,6 @@
-"""What a deployment is refused for: names that are not known, formats and attention without a rate.
+"""Checks of a deployment: names must be known, number formats and attention must have a rate.
 
-Memory of one device under a layout: stored weights against what it holds.
+The weights of one device under a layout are also checked against its memory.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from .layout import Layout
 from .placement import PLACEMENTS
 
 ATTENTION = tuple(SCORE_PASSES)
-"""Algorithms of attention: one pass over K and V, or scores through main memory."""
+"""Names of attention algorithms: one pass over K and V, or scores through main memory."""
 
 DRAWS = ("layer", "step")
-"""How often expert loads are sampled; see `deploy`."""
+"""How often expert loads are sampled, once for every layer or for every step; see `deploy`."""
 
 EXCHANGES = ("all_to_all", "gather")
-"""How ranks share experts; see `deploy`."""
+"""How data-parallel ranks exchange the tokens of experts; see `deploy`."""
 
 COSTS = ("auto", "roofline")
-"""Where an op's seconds come from; see `deploy`."""
+"""Sources of op times: measured and fitted kernels where there are any, or rooflines; see `deploy`."""
 
 MEMORIES = ("flat", "derived")
-"""Where a memory's efficiency comes from; see `deploy`."""
+"""Sources of a memory's efficiency: flat, or derived from a simulated DRAM; see `deploy`."""
 
 
 def checked_device(
     model: ModelSpec, system: SystemSpec, costs: str, memory: str, kernels: Sequence[str],
     frameworks: Mapping[str, str], attention: str,
 ) -> SharedMemoryDevice:  # fmt: skip
-    """A system's device with the cost models that are asked for, able to run the model.
+    """Build a system's device with the requested cost models, and check that it can run the model.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def checked_device(
 def _priced(
     system: SystemSpec, costs: str, memory: str, kernels: Sequence[str], frameworks: Mapping[str, str]
 ) -> SharedMemoryDevice:
-    """A system's device with the cost models that are asked for."""
+    """Build a system's device with the requested cost models."""
     device = build_device(
         joined(system), calibrated=costs == "auto", kernels=kernels, frameworks=frameworks,
         host=host_of(system), assumed=system.host is None,
@@ -66,7 +66,7 @@ def _priced(
 
 
 def check_choices(system: SystemSpec, given: Mapping[str, str | None]) -> None:
-    """Refuse a system without ops, and names that are not known."""
+    """Refuse a system without ops (an FPGA engine), and unknown names in the options."""
     if system.device.on_engine:  # its time comes from its engine, not from ops one by one
         raise InputError(
             system.name,
@@ -85,7 +85,7 @@ def check_choices(system: SystemSpec, given: Mapping[str, str | None]) -> None:
 
 
 def _check_formats(model: ModelSpec, device: SharedMemoryDevice) -> None:
-    """Refuse arithmetic that a processor has no rate for, not even in a wider format."""
+    """Refuse a model with a number format that some processor cannot compute in, even in a wider format."""
     needed = {model.numerics.default, *map(model.numerics.compute, WEIGHT_GROUPS)}
     for processor in device.processors.values():
         for name in sorted(needed - set(processor.peak)):
@@ -98,7 +98,7 @@ def _check_formats(model: ModelSpec, device: SharedMemoryDevice) -> None:
 
 
 def _check_attention(attention: str, device: SharedMemoryDevice) -> None:
-    """Refuse scores through main memory if attention's times are measured for fused kernels.
+    """Refuse attention scores through main memory on a device whose attention kernels are measured as fused.
 
     Fitted and measured kernels are fused: their seconds would be for "flash", bytes and joules for "unfused", and the
     op would exceed its own memory roofline.
@@ -125,7 +125,7 @@ class Memory:
 
     @property
     def kv(self) -> float:
-        """Memory of a device that is left for KV cache and states."""
+        """Return the bytes of a device that are left for KV cache and constant states."""
         return self.capacity - self.weights
 
 
@@ -180,7 +180,7 @@ def device_memory(
 def _check_weights(
     weights: float, shard: ModelSpec, layout: Layout, system: SystemSpec, usable_bytes: float | None
 ) -> float:
-    """Usable bytes of one device's memory; refuses weights that do not fit in it."""
+    """Return the usable bytes of one device's memory; refuse weights that do not fit in it."""
     memory = system.device.memory
     usable = usable_bytes or memory.capacity_bytes * memory.usable_fraction
     if weights >= usable:
@@ -193,7 +193,7 @@ def _check_weights(
 
 
 def _way_out(shard: ModelSpec, system: SystemSpec) -> str:
-    """Advice for weights that do not fit: experts in the host's memory, if the model has experts and the memory is known."""
+    """Return advice for weights that do not fit: the option that keeps experts in host memory, if it applies."""
     parts = [part.routed for layer in shard.layers for part in layer.expert_parts]
     if system.device.host_memory is None or not parts:
         return ""

@@ -118,31 +118,31 @@ class Deployment:
 
     @property
     def lockstep(self) -> bool:
-        """Whether ranks advance together: experts that serve all ranks tie them."""
+        """Return whether data-parallel ranks run in lock-step, because experts serve all ranks."""
         return self.layout.dp > 1 and any(e.spec.routed.spreads for e in self.experts)
 
     @property
     def has_experts(self) -> bool:
-        """Whether a router sends tokens to experts; adapters chosen by requests do not count."""
+        """Return whether a router sends tokens to experts; adapters chosen by requests do not count."""
         return any(not part.spec.routed.by_request for part in self.experts)
 
     @property
     def ranks(self) -> int:
-        """Ranks of one engine (1 where ranks are independent replicas)."""
+        """Return the data-parallel ranks of one engine; 1 if ranks are independent replicas."""
         return self.layout.dp if self.lockstep else 1
 
     @property
     def replicas(self) -> int:
-        """Number of independent engines."""
+        """Return the number of independent engines."""
         return self.layout.dp // self.ranks
 
     @property
     def exchanges(self) -> bool:
-        """Whether the layers exchange anything between devices that work on them together."""
+        """Return whether devices that work on the same layers exchange anything."""
         return self.layout.tp > 1 or self.lockstep or self.apart is not None
 
     def link(self, op: Op, prompts: bool = False) -> AnyLink:
-        """Cost model of a collective: measured within a node, latency and bandwidth across.
+        """Return the cost model of a collective: measured within a node, latency and bandwidth between nodes.
 
         A transfer between the devices of a group runs over the link within a node.
 
@@ -172,11 +172,11 @@ class Deployment:
         return LinkModel(spec, ranks, self.device.collectives if inside else None)
 
     def memory(self, usable_bytes: float | None = None) -> Memory:
-        """Memory of one device, of the pipeline stage with most weights; see `memories`."""
+        """Return the memory of one device, for the pipeline stage with most weights; see `memories`."""
         return max(self.memories(usable_bytes), key=lambda memory: memory.weights)
 
     def memories(self, usable_bytes: float | None = None) -> tuple[Memory, ...]:
-        """Memory of one device of each stage; refuses a model that does not fit.
+        """Return the memory of one device of each pipeline stage; refuse a model that does not fit.
 
         Parameters
         ----------
@@ -192,13 +192,13 @@ class Deployment:
         )  # fmt: skip
 
     def elsewhere(self, stage: int) -> float:
-        """Bytes of weights of a stage that a device has not."""
+        """Return the bytes of a stage's weights that are not stored on its devices (in the host's memory, for example)."""
         if self.apart is not None:
             return self.apart.freed_bytes[stage]
         return float(sum(hook(value, self, stage) for hook, value in hooks_at("elsewhere_bytes", self.parts)))
 
     def added(self, stage: int) -> float:
-        """Bytes of additional weights on a device of a stage."""
+        """Return the bytes of additional weights that parts store on each device of a stage."""
         return float(sum(hook(value, self, stage) for hook, value in hooks_at("added_bytes", self.parts)))
 
     def without(self, name: str) -> Deployment:
@@ -300,7 +300,7 @@ def deploy(
 
 
 def _adapted(model: ModelSpec, given: Mapping[str, Any]) -> tuple[ModelSpec, str]:
-    """Return the model with the changes of parts, and the routing of requests to their adapters."""
+    """Return the model as changed by parts, and the popularity of adapters among requests."""
     popularity = "uniform"
     for hook, value in hooks_at("adapt_model", given):
         model, popularity = hook(value, model)
@@ -308,7 +308,7 @@ def _adapted(model: ModelSpec, given: Mapping[str, Any]) -> tuple[ModelSpec, str
 
 
 def _checked(deployment: Deployment) -> Deployment:
-    """Refuse parts that cannot go together, and what parts do not allow."""
+    """Refuse parts that cannot be combined, and deployments that a part does not support."""
     check_parts(parts_of(Combination(deployment)))
     for hook, value in hooks_at("check", deployment.parts):
         hook(value, deployment)
@@ -316,7 +316,7 @@ def _checked(deployment: Deployment) -> Deployment:
 
 
 def _configured(given: Mapping[str, Any], model: ModelSpec, system: SystemSpec, layout: Layout) -> dict[str, Any]:
-    """What parts are set to, refused where it does not fit; without those that change nothing."""
+    """Return the settings of parts after their checks; parts without effect are left out."""
     configured = {name: (PARTS[name].hook("configure"), value) for name, value in given.items()}
     made = {name: hook(value, model, system, layout) if hook else value for name, (hook, value) in configured.items()}
     return {name: value for name, value in made.items() if value is not None}
@@ -330,7 +330,7 @@ def _check_pools(system: SystemSpec, pp: int | None) -> None:
 def _laid_out(
     layout: Layout, model: ModelSpec, system: SystemSpec, exchange: str, all_to_all: str | None, sender: str
 ) -> Layout:
-    """The layout with its way to exchange, which is refused where the system cannot run it."""
+    """Return the layout with its exchange of expert tokens; refuse an exchange that the system cannot run."""
     bits = model.numerics.weight_format("experts")
     width = BITS[bits] / 16.0 if sender == "trtllm" and bits in QUANTISED else 1.0
     layout = replace(layout, gather=exchange == "gather", width=width)

@@ -1,8 +1,6 @@
-"""Maps from the experts of a layer to groups of devices, as data.
+"""Maps from the experts of a layer to groups of devices, and the share of tokens that each copy of an expert serves.
 
-Which copy of an expert serves a token: the share of its tokens that every slot gets.
-
-Every rank has as many tokens as any other, and they choose alike.
+All ranks have equally many tokens, and these choose experts with the same probabilities.
 """
 
 from __future__ import annotations
@@ -22,12 +20,12 @@ F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
 EMPTY = -1
-"""Expert of an empty slot."""
+"""Value of a slot without an expert in a map."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sites:
-    """Where experts can lie.
+    """Numbers of devices, groups and slots in which the experts of a layer can be placed.
 
     Attributes
     ----------
@@ -64,32 +62,32 @@ class Sites:
 
     @property
     def own(self) -> int:
-        """Experts of a group without any copies."""
+        """Return the number of experts of each group without redundant copies."""
         return self.experts // self.groups
 
     @property
     def nodes(self) -> I8:
-        """First node of each group."""
+        """Return the first node of each group."""
         return np.arange(self.groups) * self.wide // self.node
 
     @property
     def whole_nodes(self) -> int:
-        """Nodes with equally many groups each; 1 where they are not, as vLLM counts them then."""
+        """Return the number of nodes if all have equally many groups, else 1, which vLLM assumes then."""
         counts = np.bincount(self.nodes)
         return len(counts) if counts.min() == counts.max() else 1
 
     @property
     def distributes_by_node(self) -> bool:
-        """Whether every node can hold as many of the model's groups of experts as any other."""
+        """Return whether every node can hold equally many of the model's groups of experts."""
         return self.expert_groups % self.whole_nodes == 0
 
     @property
     def ranks(self) -> int:
-        """Groups of devices that hold the same tokens."""
+        """Return the number of ranks: groups of devices that hold the same tokens."""
         return max(self.groups * self.wide // self.rank, 1)
 
     def near(self) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-        """Whether a rank and a group share a device, and whether they share a node; [ranks, groups]."""
+        """Return two masks [ranks, groups]: whether a rank and a group share a device, and whether they share a node."""
         rank, group = np.arange(self.ranks) * self.rank, np.arange(self.groups) * self.wide
 
         def meet(unit: int) -> npt.NDArray[np.bool_]:
@@ -102,7 +100,7 @@ class Sites:
 
 @dataclass(frozen=True, slots=True)
 class ExpertMap:
-    """The experts in every slot of every group, of one layer.
+    """Map of one layer: the expert in every slot of every group.
 
     Attributes
     ----------
@@ -132,12 +130,12 @@ class ExpertMap:
 
     @property
     def copies(self) -> I8:
-        """Slots that hold each expert."""
+        """Return the number of slots that hold each expert."""
         filled = self.slots[self.slots != EMPTY]
         return np.bincount(filled, minlength=self.sites.experts)
 
     def moved(self, before: ExpertMap) -> I8:
-        """Experts that each group holds and did not hold before, so that it has to get them."""
+        """Return for each group the number of experts that it must receive to change from the map `before` to this map."""
         return np.array(
             [len(set(new) - set(old) - {EMPTY})
              for new, old in zip(self.slots.tolist(), before.slots.tolist(), strict=True)]
@@ -145,7 +143,7 @@ class ExpertMap:
 
 
 def dealt(sites: Sites) -> I8:
-    """Experts in order, shared out over the groups as evenly as possible; the slots after them are empty."""
+    """Return a map without copies: experts in order, distributed evenly over the groups; further slots are empty."""
     out = np.full((sites.groups, sites.slots), EMPTY, dtype=np.int64)
     for row, own in zip(out, np.array_split(np.arange(sites.experts), sites.groups), strict=True):
         row[: len(own)] = own
@@ -153,12 +151,13 @@ def dealt(sites: Sites) -> I8:
 
 
 DISPATCHES = ("any", "node", "local")
-"""Copies that a token may use: all copies of its expert, copies of its node if there are some, or its own device's,
-then its node's. The load is split evenly over them."""
+"""Rules for the copies that a token may use: all copies of its expert; those on its node if there are any; those on its
+device, else on its node. The load is divided evenly over them.
+"""
 
 
 def check_dispatch(rule: str) -> None:
-    """Refuse an unknown rule.
+    """Refuse an unknown rule for choosing among the copies of an expert.
 
     Raises
     ------
@@ -193,14 +192,14 @@ class Dispatch:
 
     @property
     def experts(self) -> I8:
-        """Expert of every slot, group by group; any one, with no share, where it is empty."""
+        """Return the expert of every slot, group by group; expert 0, with no share, if the slot is empty."""
         return np.maximum(self.map.slots, 0).reshape(-1)
 
     @property
     def bounds(self) -> F8:
-        """Where each slot's share of its expert's tokens begins and ends, shape (slots of all, 2).
+        """Return the interval of its expert's tokens that each slot serves, from 0 to 1; shape (slots of all, 2).
 
-        Slots of an expert follow each other from 0 to exactly 1, so that nothing is lost.
+        The intervals of an expert's slots are adjacent from 0 to exactly 1, so that no token is lost.
         """
         share, experts = self.share.reshape(-1), self.experts
         out = np.zeros((len(experts), 2))
@@ -216,8 +215,8 @@ class Dispatch:
     def drawn(self, tokens: I8, offsets: F8) -> Loads:
         """Return the loads of all slots, group by group, for sampled tokens of the experts.
 
-        A slot gets the whole numbers that its bounds, moved by its expert's offset, pass: its share
-        of the tokens on average over offsets, never more than one token off.
+        A slot gets the whole numbers in its interval (`bounds`), moved by its expert's offset: its share of the tokens on
+        average over offsets, with an error below one token.
 
         Parameters
         ----------
@@ -239,7 +238,7 @@ class Dispatch:
 
 
 def dispatch(map: ExpertMap, rule: str) -> Dispatch:
-    """Share an expert's tokens over its copies by a rule of `DISPATCHES`."""
+    """Divide each expert's tokens among its copies by a rule of `DISPATCHES`."""
     check_dispatch(rule)
     sites = map.sites
     on_device, on_node = sites.near()
@@ -253,7 +252,7 @@ def dispatch(map: ExpertMap, rule: str) -> Dispatch:
 
 
 def flows(map: ExpertMap, rule: str, tokens: F8) -> F8:
-    """Tokens that every rank sends to every group, shape (ranks, groups).
+    """Return the tokens that every rank sends to every group, shape (ranks, groups).
 
     Parameters
     ----------
@@ -269,7 +268,7 @@ def flows(map: ExpertMap, rule: str, tokens: F8) -> F8:
 
 
 def _parts(map: ExpertMap, rule: str) -> Iterator[tuple[int, I8, I8, F8]]:
-    """Every expert, groups and slots of its copies, and each rank's share for them, [ranks, copies]."""
+    """Yield every expert, the groups and slots of its copies, and the shares of each rank's tokens [ranks, copies]."""
     owned, beside = map.sites.near()
     order = np.argsort(map.slots, axis=None, kind="stable")
     experts = map.slots.reshape(-1)[order]
@@ -282,7 +281,7 @@ def _parts(map: ExpertMap, rule: str) -> Iterator[tuple[int, I8, I8, F8]]:
 
 
 def _candidates(rule: str, here: npt.NDArray[np.bool_], node: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Copies that each rank's tokens go to, shape (ranks, copies)."""
+    """Return which copies of an expert each rank's tokens may use, shape (ranks, copies)."""
     goes = np.ones_like(here)
     for near, rules in ((node, ("node", "local")), (here, ("local",))):
         if rule in rules:

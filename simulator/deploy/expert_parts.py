@@ -1,4 +1,4 @@
-"""The expert parts of a deployment: what one device holds of them, and where their loads come from."""
+"""The expert parts of a deployment: the experts that one device holds, and the source of their loads."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from .layout import Layout
 
 
 class Placing(Protocol):
-    """How many copies of experts there are."""
+    """Interface of a part that adds redundant copies of experts."""
 
     def copies(self, experts: int, groups: int, where: str) -> int:
-        """Return the additional experts of a device."""
+        """Return the number of redundant experts of a device."""
         ...
 
 
@@ -57,7 +57,7 @@ class ExpertPart:
 
     @property
     def held(self) -> int:
-        """Experts of a layer on one device, copies among them."""
+        """Return the number of experts of a layer on one device, including redundant copies."""
         if self.placed is not None:
             return self.placed.map.sites.slots
         return self.spec.routed.experts // self.ep
@@ -68,23 +68,23 @@ class ExpertPart:
         return self.spec.routed.by_request
 
     def expected(self, tokens: float, choices: float | None = None) -> Loads:
-        """Expected loads of what the groups hold, group by group; see `Router.expected`."""
+        """Return the expected loads of the experts in each group's slots; see `Router.expected`."""
         if self.placed is not None:
             return self.placed.expected(self.router, self.row, tokens, choices)
         return self.router.expected(self.row, tokens, choices)
 
     def expert_bytes(self, run: Run) -> float:
-        """Bytes of one expert as one device holds it."""
+        """Return the bytes of one expert's weights on one device."""
         return self.spec.expert_op(Loads(np.ones(1), np.ones(1)), run).weight_bytes
 
 
 def expert_parts(
     stages: Sequence[ModelSpec], layout: Layout, routing: str, seed: int, shared: bool, popularity: str = "uniform"
 ) -> tuple[ExpertPart, ...]:
-    """Number the expert parts and give each a row of a router of its size.
+    """Return the model's expert parts, numbered, each with a row of a router of its size.
 
-    If `shared`, equal layers of a stage are one part; so they are where requests choose for all layers.
-    What requests choose they choose by `popularity`, all else goes by `routing`.
+    If `shared`, equal layers of a stage are one part; likewise if requests choose adapters for all layers at once.
+    Adapters that requests choose are sampled by `popularity`, all other experts by `routing`.
     """
     chosen = [part.routed for stage in stages for la in stage.layers for part in la.expert_parts]
     shared = shared or (bool(chosen) and all(routed.by_request for routed in chosen))
@@ -113,7 +113,7 @@ def expert_parts(
 
 
 def sites_of(part: ExpertPart, placing: Placing | None, layout: Layout, system: SystemSpec) -> Sites:
-    """Devices and slots in which a part's experts can be placed."""
+    """Return the devices and slots in which a part's experts can be placed."""
     experts = part.spec.routed.experts
     groups, wide = layout.dealt(experts)
     slots = -(-experts // groups)
@@ -124,14 +124,14 @@ def sites_of(part: ExpertPart, placing: Placing | None, layout: Layout, system: 
 
 
 def sent_share(parts: Sequence[ExpertPart]) -> float:
-    """Tokens that ranks send, over those that they would send without copies; mean over layers."""
+    """Return the tokens that ranks send, relative to a deployment without redundant experts; mean over layers."""
     placed = [part for part in parts if part.placed is not None]
     sent = [part.layers * sent_of(part) for part in placed]
     return sum(sent) / sum(part.layers for part in placed) if placed else 1.0
 
 
 def sent_of(part: ExpertPart) -> float:
-    """Tokens that ranks send for one part, over those without copies."""
+    """Return the tokens that ranks send for one part, relative to a placement without redundant experts."""
     assert part.placed is not None
     sites, popular = part.placed.map.sites, part.router.inclusion[part.row]
     before = float(popular @ _in_order(replace(sites, slots=-(-sites.experts // sites.groups))).away)
@@ -140,12 +140,15 @@ def sent_of(part: ExpertPart) -> float:
 
 @cache
 def _in_order(sites: Sites) -> Dispatch:
-    """Experts group by group, no copies."""
+    """Return the placement of experts group by group, without redundant copies."""
     return dispatch(ExpertMap(sites, dealt(sites)), "any")
 
 
 def fewer_reached(parts: Sequence[ExpertPart], layout: Layout, system: SystemSpec) -> tuple[float, float]:
-    """Devices, and nodes, that a token's copies reach, over what they would by routers without groups; mean of layers."""
+    """Return the numbers of devices and nodes that a token is sent to, relative to a router without expert groups.
+
+    Both are means over layers.
+    """
     spread = [part for part in parts if part.spec.routed.spreads and layout.sends]
     shares = np.array([(part.layers, *_fewer(part, layout, system)) for part in spread] or [(1, 1.0, 1.0)])
     devices, nodes = shares[:, 0] @ shares[:, 1:] / shares[:, 0].sum()
@@ -153,7 +156,7 @@ def fewer_reached(parts: Sequence[ExpertPart], layout: Layout, system: SystemSpe
 
 
 def _fewer(part: ExpertPart, layout: Layout, system: SystemSpec) -> tuple[float, float]:
-    """Shares of devices, and of nodes, that a token's copies of one part reach, see `fewer_reached`."""
+    """Return the relative numbers of devices and nodes that a token is sent to for one part, see `fewer_reached`."""
     routed = part.spec.routed
     if routed.chosen == routed.groups:
         return 1.0, 1.0

@@ -1,4 +1,4 @@
-"""Parallel layout: how a model is divided over the devices of a system, and what they exchange.
+"""Parallel layout: how a model is divided over the devices of a system, and which data they exchange.
 
 Each of `dp` data-parallel ranks has `tp` devices, which split every non-expert layer. Experts are on `ep` groups of
 `devices / ep` devices, which split each expert's columns. Ranks of a MoE model run in lock-step, because they share the
@@ -21,10 +21,10 @@ from ...workloads.layers import LayerKind, is_routed
 from ...workloads.model import Layer, ModelSpec
 
 BY_LAYER = "expert-parallel-by-layer"
-"""Rule of a mapping that distributes experts of each layer to a separate number of groups."""
+"""Mapping rule that distributes the experts of each layer to as many groups as suit that layer."""
 
 MOST_STAGES = 128
-"""Pipeline stages; at most as many as `engine.state.LOG_ROWS`."""
+"""Largest number of pipeline stages, at most `engine.state.LOG_ROWS`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,22 +83,22 @@ class Layout:
 
     @property
     def sends(self) -> bool:
-        """Whether an all-to-all brings experts the rows of tokens, and no others."""
+        """Return whether ranks exchange tokens by an all-to-all, which sends rows only to the ranks of their experts."""
         return self.dp > 1 and not self.gather
 
     @property
     def devices(self) -> int:
-        """Devices of a stage; where processors are separate devices, one of each is one."""
+        """Return the devices of a stage; if processors are separate devices, one of each counts as one device."""
         return self.tp * self.dp
 
     @property
     def all_devices(self) -> int:
-        """Devices of all stages."""
+        """Return the number of devices in all pipeline stages."""
         return self.devices * self.pp
 
     @property
     def degrees(self) -> str:
-        """Degrees of parallelism as text, for messages."""
+        """Return the degrees of parallelism as text, for messages."""
         stages = f", pp {self.pp}" if self.pp > 1 else ""
         return f"tp {self.tp}, dp {self.dp}, ep {self.ep}{stages}"
 
@@ -156,12 +156,12 @@ def make_layout(
 
 
 def _groups(devices: int, experts: int) -> int:
-    """As many groups as divide both devices and experts."""
+    """Return the largest number of groups that divides both devices and experts."""
     return math.gcd(devices, experts)
 
 
 def _default_pp(model: ModelSpec, system: SystemSpec) -> int:
-    """One stage; on a pipeline, the most that divide the devices and have a layer each."""
+    """Return 1, or for a mapping with a pipeline the most stages that divide the devices and have a layer each."""
     if not system.mapping.pipeline:
         return 1
     most = min(system.groups, len(model.layers), MOST_STAGES)
@@ -169,7 +169,7 @@ def _default_pp(model: ModelSpec, system: SystemSpec) -> int:
 
 
 def _stages(model: ModelSpec, system: SystemSpec, pp: int) -> int:
-    """Check a number of pipeline stages."""
+    """Check a number of pipeline stages and return it."""
     if pp == 1:
         return pp
     if system.groups % pp:
@@ -185,20 +185,20 @@ def _stages(model: ModelSpec, system: SystemSpec, pp: int) -> int:
 
 
 def _away(system: SystemSpec) -> frozenset[str]:
-    """Kinds of op that some processor does not run, where processors are separate devices."""
+    """Return the kinds of ops that some processor does not run, if processors are separate devices."""
     if not system.mapping.separate:
         return frozenset()
     return frozenset(kind for p in system.device.processors.values() for kind in p.excludes)
 
 
 def _experts(model: ModelSpec) -> set[int]:
-    """Numbers of experts of all parts whose experts spread."""
+    """Return the expert counts of all parts whose experts are spread over devices."""
     routed_found = [part.routed for layer in model.layers for part in layer.expert_parts]
     return {routed.experts for routed in routed_found if routed.spreads}
 
 
 def _default_tp(model: ModelSpec, system: SystemSpec, devices: int, dp: int | None, what: str) -> int:
-    """The largest degree of tensor parallelism that divides the devices and every dense layer."""
+    """Return the largest degree of tensor parallelism that divides the devices and every dense layer."""
     if dp is not None:
         if devices % dp:
             raise InputError("--dp", f"{dp} must divide {what}")
@@ -221,7 +221,7 @@ def _default_ep(model: ModelSpec, system: SystemSpec, devices: int, experts: int
 
 
 def _all_spread(model: ModelSpec) -> bool:
-    """Whether the experts of all parts spread over devices."""
+    """Return whether the experts of all parts can be spread over devices."""
     return all(part.routed.spreads for layer in model.layers for part in layer.expert_parts)
 
 
@@ -230,7 +230,7 @@ def _shard_dense(layer: Layer, tp: int) -> Layer:
 
 
 def shard_model(model: ModelSpec, layout: Layout, copies: Callable[[int], int] | None = None) -> ModelSpec:
-    """What one device holds and runs.
+    """Return the shard of a model that one device holds and runs.
 
     Parameters
     ----------
@@ -290,7 +290,7 @@ def stage_models(shard: ModelSpec, pp: int) -> tuple[ModelSpec, ...]:
 
 
 def rank_link(layout: Layout, system: SystemSpec) -> LinkSpec:
-    """The link a rank's all-reduce runs over."""
+    """Return the link of the all-reduce within a rank: the node link if the rank exceeds a node."""
     within = layout.tp <= system.groups_per_node
     return link_of(system) if within else system.device.node_link
 

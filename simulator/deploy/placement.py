@@ -20,8 +20,9 @@ from ...workloads.ops import OP_KINDS, Loads, Op, about
 from ...workloads.registry import Registry, first_line
 
 CLEARLY = 1.0 - 1e-12
-"""A split must beat another by more than rounding: with equal loads two can last equally long,
-and both paths must choose the same."""
+"""A split must be faster than another by more than rounding: with equal loads two splits can take equally long,
+and both implementations must choose the same one.
+"""
 
 
 class Option(NamedTuple):
@@ -67,7 +68,7 @@ DECODE, PREFILL, BOTH = range(3)
 
 
 def kind_code(name: str) -> int:
-    """Number of a kind of op, for rules (`Option.kind`).
+    """Return the number of a kind of op, as placement rules see it (`Option.kind`).
 
     Raises
     ------
@@ -84,13 +85,13 @@ def kind_code(name: str) -> int:
 
 
 def phase_code(phase: str) -> int:
-    """Return the number of an op's phase; ops of neither are `BOTH`."""
+    """Return the number of an op's phase for placement rules; ops without a phase are `BOTH`."""
     return PHASES.index(phase) if phase in PHASES else BOTH
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A placement rule: the option of the lowest score runs the op, the first of equal ones.
+    """A placement rule: the option with the lowest score runs the op; among equal scores the first option.
 
     Attributes
     ----------
@@ -109,7 +110,7 @@ class Rule:
 
 
 def _number(rule: Rule) -> None:
-    """Refuse a rule that gives no number."""
+    """Refuse a rule whose score is not a number."""
     try:
         float(rule.score(Option(0, False, 1.0, 1.0, 1.0, 1.0, 0, 0, 1.0)))
     except Exception as error:
@@ -168,11 +169,11 @@ def co_process(option: Option) -> float:
 
 
 BUILT_IN = PLACEMENTS.names()
-"""Names of this module's rules, whose place here is their code in compiled code."""
+"""Names of this module's rules; the index of a name is the rule's number in compiled code."""
 
 
 def processors_of(device: SharedMemoryDevice) -> list[Processor]:
-    """Main processor first (it must run everything), then the others by peak/bandwidth.
+    """Return a device's processors: the main one first (it must run everything), the others by peak over bandwidth.
 
     Raises
     ------
@@ -190,7 +191,7 @@ def processors_of(device: SharedMemoryDevice) -> list[Processor]:
 
 
 def able(processors: Sequence[Processor], kind: str) -> list[Processor]:
-    """Processors that can run an op kind, the main one first."""
+    """Return the processors that can run a kind of op, the main one first."""
     return [p for p in processors if p.can_run(kind)]
 
 
@@ -235,14 +236,14 @@ def regions(
 
 
 def alone_in_cache(op: Op) -> bool:
-    """Whether an op is what Duplex runs near memory when it decodes, for its low Op/B (section IV)."""
+    """Return whether Duplex runs an op near memory if it decodes, for its low Op/B (section IV)."""
     return op.phase == "decode" and about(op.kind).cached
 
 
 def choose(
     rule: Rule, op: Op, can: Sequence[Processor], processors: Sequence[Processor], mixed: bool, tokens: float
 ) -> Processor:
-    """The processor on which a rule runs an op whole."""
+    """Return the processor on which a rule runs an undivided op."""
     if len(can) == 1:
         return can[0]
     decode = alone_in_cache(op)
@@ -264,7 +265,7 @@ def choose(
 
 
 def _side_by_side(first: str, tracks: Mapping[str, Sequence[Op]], second: str, op: Op, spaces: int) -> Region:
-    """Prefill attention and decode attention side by side (Duplex, section V-C).
+    """Return the region that runs prefill attention in parallel with decode attention (Duplex, section V-C).
 
     The last memory space has Q, K and V of prefills, the others the KV cache of decodes; a single space has both.
     """
@@ -273,7 +274,7 @@ def _side_by_side(first: str, tracks: Mapping[str, Sequence[Op]], second: str, o
 
 
 def sum_bytes(op: Op, processor: Processor) -> float:
-    """Bytes of partial sums per routed token: one output row for each memory stack."""
+    """Return the bytes of partial sums per routed token: one output row for each memory stack."""
     return processor.partial_sums * op.shape.get("output_bytes", 0.0)
 
 
@@ -291,12 +292,12 @@ def added_sums(region: Region, processors: Sequence[Processor]) -> list[Region]:
 
 
 def sums_op(op: Op, size: float) -> Op:
-    """Partial sums of experts that the main processor reads; they lie as the experts do."""
+    """Return the op that reads the partial sums of experts on the main processor, in the experts' memory."""
     return Op("partial_sums", op.layer, "partial_sums", "both", {}, op.dtype, 0.0, act_bytes=size, access=op.access)
 
 
 def _is_pair(tracks: object, op: Op) -> bool:
-    """Whether the last region is the prefill half of this decode attention or scan."""
+    """Return whether the last region is the prefill half of this decode attention or scan."""
     if not isinstance(tracks, dict) or len(tracks) != 1 or op.phase != "decode":
         return False
     last: Op = next(iter(tracks.values()))[-1]
@@ -304,10 +305,10 @@ def _is_pair(tracks: object, op: Op) -> bool:
 
 
 def split_experts(op: Op, main: Processor, near: Processor, spaces: int, splitter: str = "paper") -> Region:
-    """Co-process one device's experts (Duplex, section V-B).
+    """Split one device's experts between two processors that work in parallel (Duplex, section V-B).
 
     All experts start on the main processor and move to the near-memory one in increasing load; the prefix with the
-    smallest maximum of both sums wins. The "optimal" splitter tries every subset. Experts of one memory space move
+    smallest maximum of both sums is chosen. The "optimal" splitter tries every subset. Experts of one memory space move
     together: with more experts than `spaces`, expert e is in space ``e mod spaces`` (round-robin, section V-C), so that
     the two processors never read one space.
     """
@@ -335,7 +336,7 @@ def split_experts(op: Op, main: Processor, near: Processor, spaces: int, splitte
 
 
 def _choices(order: npt.NDArray[np.intp], splitter: str) -> Iterator[npt.NDArray[np.intp]]:
-    """Memory spaces that could move near memory, in the order in which they are tried."""
+    """Yield the sets of memory spaces that may move near memory, in the order in which they are tried."""
     if splitter == "paper":
         yield from (order[:moved] for moved in range(len(order) + 1))
         return
@@ -344,7 +345,7 @@ def _choices(order: npt.NDArray[np.intp], splitter: str) -> Iterator[npt.NDArray
 
 
 def _with_loads(op: Op, loads: Loads, mask: npt.NDArray[np.bool_]) -> Op | None:
-    """The part of an expert op that serves the masked experts; None if they have no tokens."""
+    """Return the part of an expert op that serves the masked experts; None if they have no tokens."""
     part = Loads(loads.tokens[mask], loads.experts[mask])
     if part.routed == 0:
         return None

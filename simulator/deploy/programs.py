@@ -1,4 +1,4 @@
-"""What a device of a layout runs: the ops of a layer or the head, with the collectives between."""
+"""Programs of the devices of a layout: the ops of a layer or the head, with the collectives between them."""
 
 from __future__ import annotations
 
@@ -14,49 +14,49 @@ from ...workloads.ops import LIBRARY_SUMS, Op
 from .layout import Layout
 
 TO_AND_FRO = "to_and_fro"
-"""Mark in the shape of what crosses to experts on separate devices, and back."""
+"""Key in an op's shape that marks transfers to experts on separate devices and back."""
 QUANTISED = ("fp8", "nvfp4")
 """Formats of experts whose inputs TensorRT-LLM quantises before it gathers them (``run_post_quant_allgather`` in
 tensorrt_llm/_torch/modules/fused_moe/fused_moe_cutlass.py); others gather 16 bits."""
 LOGITS = "logits"
-"""Label of what the devices of a rank gather after the head."""
+"""Label of the all-gather of logits over the devices of a rank."""
 
 
 def all_reduce(label: str, tokens: float, hidden: int, ranks: int, run: Run) -> Op:
-    """Sum partial outputs over a rank's devices."""
+    """Return the op that sums partial outputs over a rank's devices."""
     op = _collective("all_reduce", label, tokens * hidden, ranks, run)
     return replace(op, shape={**op.shape, LIBRARY_SUMS: 1.0}) if LIBRARY_SUMS in run.alone else op
 
 
 def all_to_all(label: str, tokens: float, hidden: int, top_k: int, tp: int, ranks: int, run: Run) -> Op:
-    """Send each token to the ranks of its experts; a rank's devices share the sending."""
+    """Return the op that sends each token to the ranks of its experts; a rank's devices divide the sending."""
     op = _collective("all_to_all", label, tokens * hidden * top_k / tp, ranks, run)
     return replace(op, shape={**op.shape, "top_k": top_k})
 
 
 def gather_tokens(kind: str, label: str, tokens: float, hidden: int, ranks: int, run: Run) -> Op:
-    """All-gather or reduce-scatter of the tokens of all ranks, as many on each as on this one.
+    """Return an all-gather or reduce-scatter of the tokens of all ranks, assuming this rank's number on each.
 
-    The ranks wait for the one with the most tokens, and that one's program is what counts.
+    All ranks wait for the rank with the most tokens, and the step time is computed from that rank's program.
     """
     return _collective(kind, label, tokens * hidden * ranks, ranks, run)
 
 
 def transfer(label: str, values: float, run: Run) -> Op:
-    """Send values from one device of a group to another."""
+    """Return the op that sends values from one device of a group to another."""
     return _collective("transfer", label, values, 2, run)
 
 
 def to_and_fro(label: str, values: float, run: Run) -> Op:
-    """Send values to experts on separate devices, or back from them."""
+    """Return the op that sends values to experts on separate devices, or back from them."""
     op = transfer(label, values, run)
     return replace(op, shape={**op.shape, TO_AND_FRO: 1})
 
 
 def stage_send(tokens: float, hidden: int, stage: int, run: Run) -> Op:
-    """Activations that go from a pipeline stage to the next.
+    """Return the op that sends activations from a pipeline stage to the next.
 
-    Hidden states and residual, into every device (vLLM's ``IntermediateTensors`` hold both, for
+    Each device receives hidden states and residual (vLLM's ``IntermediateTensors`` hold both, for
     example in vllm/model_executor/models/llama.py).
     """
     op = transfer("stage", 2 * tokens * hidden, run)
@@ -77,11 +77,11 @@ def _collective(kind: str, label: str, values: float, ranks: int, run: Run) -> O
 
 
 def _with_transfers(ops: Sequence[Op], tokens: float, layout: Layout, hidden: int, run: Run) -> list[Op]:
-    """Surround ops that run on another device with what crosses the link.
+    """Add the link transfers around ops that run on another device.
 
-    Decodes send queries, keys and values there and get the attention's output back; prompts,
+    Decodes send queries, keys and values there and receive the attention's output; prompts,
     whose attention runs here, send the keys and values that they add to the cache. Each device
-    sends the hidden rows that its experts need, all of them at most, and gets as many back.
+    sends the hidden rows that its experts need, all of them at most, and receives as many back.
     """
     out: list[Op] = []
     for i, op in enumerate(ops):
@@ -106,7 +106,7 @@ def _with_transfers(ops: Sequence[Op], tokens: float, layout: Layout, hidden: in
 
 
 def head_program(spec: ModelSpec, moments: Moments, layout: Layout, run: Run) -> list[Op]:
-    """Final norm, logits, what brings them together and what samples from them."""
+    """Return the ops of the model head: final norm, logits, their all-gather over devices, and sampling."""
     ops = head_ops(spec, moments, run, layout.tp)
     if layout.gather and layout.tp > 1 and spec.vocab:
         values = moments.sequences * ops[-1].shape["n"] * layout.tp
@@ -115,7 +115,7 @@ def head_program(spec: ModelSpec, moments: Moments, layout: Layout, run: Run) ->
 
 
 def _exchanged(op: Op, part: RoutedKind, tokens: float, layout: Layout, run: Run) -> list[Op]:
-    """The experts between what sends tokens to them and what brings their outputs back."""
+    """Return the expert op between the exchange that sends tokens to experts and the one that returns outputs."""
     if layout.apart:
         values = tokens * sent_width(part) * part.routed.top_k / layout.tp
         return [to_and_fro("dispatch", values, run), op, to_and_fro("collect", values, run)]

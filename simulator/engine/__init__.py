@@ -1,1 +1,1 @@
-"""The engine: what its next step works on, the KV cache, the loop of steps, and the hook points of parts."""
+"""The serving engine: plans of steps, the KV cache, the compiled loop of steps, and the hook points of parts."""

@@ -1,11 +1,11 @@
-"""What sequences hold of the KV cache: taking, giving back, finding again, preempting.
+"""Allocation of KV cache memory to sequences: allocate, free, find cached prefixes, preempt.
 
-Without prefix caching a sequence holds bytes, with it blocks of a pool (`prefix`).
+Without prefix caching a sequence holds bytes; with prefix caching it holds blocks of a pool (`prefix`).
 
-The second is vLLM's priority scheduling (``Scheduler.schedule`` in vllm/v1/core/sched/scheduler.py, 0.19): the running
-request with the largest (priority, arrival) is preempted; tokens that the step had planned for it return to the budget.
-A request that is the last in order ends the plan of running ones. The scheduler's index moves back by one only for a
-planned request, so the next one in the list is then skipped in this step.
+By default the latest admitted request is preempted. vLLM's priority scheduling (``Scheduler.schedule`` in
+vllm/v1/core/sched/scheduler.py, 0.19) preempts the running request with the largest (priority, arrival); tokens that the
+step had planned for it return to the budget. A request that is the last in order ends the plan of running ones. The
+scheduler's index moves back by one only for a planned request, so the next one in the list is then skipped in this step.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from .state import I8, State
 def last_gives_way(
     state: State, kv_rules: KvRules, rank_index: int, position: int, ended_at: int, ended: bool, tokens: int
 ) -> tuple[bool, int, int, int, int, int]:
-    """Hold `tokens` tokens of a rank's running sequence `position`, preempting the latest admitted ones.
+    """Allocate KV for `tokens` tokens of a rank's running sequence `position`, preempting the latest admitted ones.
 
-    Or of `ended_at` of the ended ones that the plan does not know. Returns whether it fits, both indices, tokens returned to
-    the budget, the number of preempted requests, and of skipped ones behind it.
+    If `ended` is set, the sequence is number `ended_at` of those that have ended unknown to the plan. Returns whether the
+    tokens fit, both indices, the tokens returned to the budget, and the numbers of preempted and of skipped sequences.
     """
     rank, lost = state.ranks[rank_index], int64(0)
     i = state.running[rank_index, state.running.shape[1] // 3 + ended_at if ended else position]
@@ -44,7 +44,7 @@ def last_gives_way(
 def preempt_until_fits(
     state: State, kv_rules: KvRules, rank: int, position: int, ended_at: int, ended: bool, tokens: int
 ) -> tuple[bool, int, int, int, int, int]:
-    """`last_gives_way`, or what a part preempts."""
+    """Allocate KV for a running sequence by the preemption rule of a part; default: `last_gives_way`."""
     if state.hooks.preempt_until_fits.size > 0:
         return hooks.preempt_until_fits(state, kv_rules, rank, position, ended_at, ended, tokens)  # type: ignore[no-any-return]
     return last_gives_way(state, kv_rules, rank, position, ended_at, ended, tokens)
@@ -52,7 +52,7 @@ def preempt_until_fits(
 
 @compiled_part
 def skip(state: State, rank: int, position: int, ended_at: int, ahead: int) -> tuple[int, int]:
-    """Position of a plan that passes over `ahead` sequences."""
+    """Return the plan's indices (`position`, `ended_at`) after passing over `ahead` sequences."""
     if ahead > 0 and state.hooks.skip.size > 0:
         return hooks.skip(state, rank, position, ended_at, ahead)  # type: ignore[no-any-return]
     return position, ended_at
@@ -60,7 +60,7 @@ def skip(state: State, rank: int, position: int, ended_at: int, ahead: int) -> t
 
 @compiled_part
 def kv_bytes(kv_rules: KvRules, tokens: int) -> float:
-    """Bytes one sequence of `tokens` cached tokens holds."""
+    """Return the KV bytes that a sequence with `tokens` cached tokens holds on one device."""
     if kv_rules.cached:
         return float(blocks_held(kv_rules, tokens) * kv_rules.block_bytes[0])
     return bytes_held(kv_rules, tokens)
@@ -68,7 +68,7 @@ def kv_bytes(kv_rules: KvRules, tokens: int) -> float:
 
 @compiled_part
 def blocks_held(kv_rules: KvRules, tokens: int) -> int:
-    """Blocks of a pool that one sequence holds: of its tokens, and of windows and states."""
+    """Return the number of pool blocks that a sequence holds for its tokens, windows and constant states."""
     text = (tokens + kv_rules.block - 1) // kv_rules.block
     if kv_rules.window.size == 1 and kv_rules.constant == 0.0:
         return int(text)
@@ -78,7 +78,7 @@ def blocks_held(kv_rules: KvRules, tokens: int) -> int:
 
 @compiled_part
 def bytes_held(kv_rules: KvRules, tokens: int) -> float:
-    """Bytes of a sequence's tokens, windows and states."""
+    """Return the bytes of a sequence's cached tokens, windows and constant states on one device."""
     size = kv_rules.constant
     for c in range(kv_rules.window.size):
         cached = tokens if kv_rules.window[c] == 0 else min(tokens, kv_rules.window[c])
@@ -88,7 +88,7 @@ def bytes_held(kv_rules: KvRules, tokens: int) -> float:
 
 @compiled_part
 def take(state: State, rank: int, count: int) -> None:
-    """Hand out the blocks that were freed longest ago, of those that are free; their content is lost."""
+    """Allocate `count` free blocks, the longest free ones first; their cached content is lost."""
     pool, blocks = state.pool, state.pool.blocks[rank]
     end = blocks.shape[0] - 1
     while True:
@@ -106,7 +106,7 @@ def take(state: State, rank: int, count: int) -> None:
 
 @compiled_part
 def hold_blocks(state: State, kv_rules: KvRules, rank_index: int, index: int, tokens: int) -> bool:
-    """`allocate` with prefix caching: blocks of the pool."""
+    """Allocate pool blocks for `tokens` tokens of a sequence (`allocate` with prefix caching)."""
     rank, content = state.ranks[rank_index], state.contents[index]
     more = blocks_held(kv_rules, tokens) - content.blocks
     if more > rank.blocks:
@@ -121,7 +121,7 @@ def hold_blocks(state: State, kv_rules: KvRules, rank_index: int, index: int, to
 
 @compiled_part
 def count_blocks(state: State, kv_rules: KvRules, rank: int, index: int, text: int) -> None:
-    """Bring the byte counts of a sequence and its rank in line with their blocks, `text` of them for its tokens."""
+    """Update the byte counts of a sequence and its rank from their blocks; `text` blocks hold its tokens."""
     state.requests[index].kv_bytes = state.contents[index].blocks * kv_rules.block_bytes[0]
     state.requests[index].covered = max(state.requests[index].covered, text * kv_rules.block)
     state.free[rank] = state.ranks[rank].blocks * kv_rules.block_bytes[0]
@@ -129,7 +129,7 @@ def count_blocks(state: State, kv_rules: KvRules, rank: int, index: int, text: i
 
 @compiled_part
 def free_request(state: State, kv_rules: KvRules, rank: int, index: int, noted: int) -> None:
-    """Give back all that a sequence holds; the content of its first `noted` tokens is known."""
+    """Free all KV memory of a sequence; the content of its first `noted` tokens stays findable."""
     state.requests[index].covered = 0
     if kv_rules.cached:
         hooks.on_free(state, kv_rules, rank, index, noted)
@@ -141,10 +141,10 @@ def free_request(state: State, kv_rules: KvRules, rank: int, index: int, noted: 
 
 @compiled_part
 def drop_blocks(state: State, kv_rules: KvRules, rank_index: int, index: int, noted: int) -> None:
-    """`free_request` with prefix caching.
+    """Free the blocks of a sequence (`free_request` with prefix caching).
 
-    The last block is handed out first of them all. Where the rules say so (`kv_rules.bare_first`), what
-    has no content to be found goes before everything else that is free.
+    The sequence's last block is reused first. With `kv_rules.bare_first`, blocks without findable content are
+    reused before all other free blocks.
     """
     content = state.contents[index]
     note_content(state, kv_rules, rank_index, index, min(noted, content.hashed))  # outputs of sessions
@@ -170,7 +170,7 @@ def drop_blocks(state: State, kv_rules: KvRules, rank_index: int, index: int, no
 
 @compiled_part
 def drop_late(state: State, kv_rules: KvRules, rank_index: int) -> None:
-    """Give back what sequences held that had finished unknown to the plan just made."""
+    """Free the memory of sequences that had ended before the latest plan without the plan knowing it."""
     rank, first = state.ranks[rank_index], state.running.shape[1] // 3
     for j in range(rank.late):
         i = state.running[rank_index, first + j]
@@ -195,9 +195,9 @@ def tokens_coming(state: State, index: int) -> int:
 
 @compiled_part
 def found_again(state: State, index: int) -> int:
-    """Tokens of a sequence whose content the scheduler knows if it is preempted now.
+    """Return the number of a sequence's tokens that it finds in the cache again if it is preempted now.
 
-    Those in the cache; with asynchronous scheduling not the token in flight, if it was unknown
+    These are its cached tokens. With asynchronous scheduling the token in flight is excluded if it was unknown
     when its step was planned.
     """
     if state.hooks.found_again.size > 0:
@@ -214,9 +214,9 @@ def found_again(state: State, index: int) -> int:
 
 @compiled_part
 def find_prefix(state: State, kv_rules: KvRules, rank: int, index: int, row: I8) -> int:
-    """Put the leading blocks of a waiting request that are still there into `row`; how many.
+    """Write the cached prefix blocks of a waiting request to `row`; return their number.
 
-    Its last token is never taken from the cache: its result is needed.
+    The request's last token is never taken from the cache, because its result is needed.
     """
     pool, request, content = state.pool, state.requests[index], state.contents[index]
     most = (request.target - 1) // kv_rules.block
@@ -235,7 +235,7 @@ def find_prefix(state: State, kv_rules: KvRules, rank: int, index: int, row: I8)
 
 @compiled_part
 def use_prefix(state: State, kv_rules: KvRules, rank_index: int, index: int, total_tokens: int) -> bool:
-    """Take over cached blocks, if the rest of `total_tokens` then fits; False, and no change."""
+    """Share a request's cached prefix blocks if the rest of `total_tokens` fits; else change nothing and return False."""
     pool, rank, request, content = state.pool, state.ranks[rank_index], state.requests[index], state.contents[index]
     slot = pool.slots[rank_index, rank.slots - 1]
     row = pool.held[rank_index, slot]
@@ -259,7 +259,7 @@ def use_prefix(state: State, kv_rules: KvRules, rank_index: int, index: int, tot
 
 @compiled_part
 def note_content(state: State, kv_rules: KvRules, rank: int, index: int, tokens: int) -> None:
-    """Record the content of the blocks that a sequence's first `tokens` tokens fill, each once."""
+    """Record the content of all blocks that a sequence's first `tokens` tokens fill, so that others can find them."""
     pool, content = state.pool, state.contents[index]
     row, full = pool.held[rank, content.slot], tokens // kv_rules.block
     while content.keyed < full:
@@ -271,7 +271,7 @@ def note_content(state: State, kv_rules: KvRules, rank: int, index: int, tokens:
 
 @compiled_part
 def note_planned(state: State, kv_rules: KvRules, rank: int, index: int, want: int) -> None:
-    """Record the effect of `want` planned tokens of a sequence: later sequences can share them at once."""
+    """Record the content of `want` planned tokens of a sequence, so that later sequences can share it at once."""
     request, content = state.requests[index], state.contents[index]
     known = request.input + request.generated - tokens_coming(state, index)
     request.noted = min(request.cached + want, known)
@@ -287,7 +287,7 @@ def note_planned(state: State, kv_rules: KvRules, rank: int, index: int, want: i
 
 @compiled_part
 def allocate(state: State, kv_rules: KvRules, rank: int, index: int, tokens: int) -> bool:
-    """Hold KV for `tokens` tokens of a sequence; False, and no change, where it does not fit."""
+    """Allocate KV memory for `tokens` tokens of a sequence; if they do not fit, change nothing and return False."""
     if kv_rules.cached:
         return hold_blocks(state, kv_rules, rank, index, tokens)
     more = kv_bytes(kv_rules, tokens) - state.requests[index].kv_bytes
@@ -303,7 +303,7 @@ def allocate(state: State, kv_rules: KvRules, rank: int, index: int, tokens: int
 
 @compiled_part
 def preempt_last(state: State, kv_rules: KvRules, rank_index: int) -> None:
-    """Put the latest-admitted sequence of a rank back to the front of its queue."""
+    """Preempt the latest admitted sequence of a rank and put it at the front of its queue."""
     rank = state.ranks[rank_index]
     rank.running -= 1
     i = state.running[rank_index, rank.running]
@@ -313,7 +313,7 @@ def preempt_last(state: State, kv_rules: KvRules, rank_index: int) -> None:
 
 @compiled_inside
 def put_back(state: State, rank: int, index: int) -> None:
-    """Queue a request that was preempted: all it has is computed again."""
+    """Queue a preempted request again; all its tokens must be computed again."""
     request = state.requests[index]
     request.cached = request.noted = 0
     request.target = request.input + request.generated
@@ -322,9 +322,9 @@ def put_back(state: State, rank: int, index: int) -> None:
 
 @compiled_part
 def preempt_late(state: State, kv_rules: KvRules, rank_index: int) -> bool:
-    """Preempt the last sequence of a rank if it is one that the step in flight finishes.
+    """Preempt the last sequence of a rank if the step in flight finishes it; return whether it did.
 
-    As it ends all the same, it only gives its memory and its place back early.
+    The sequence ends all the same, so it only frees its memory and its batch slot early.
     """
     rank, size = state.ranks[rank_index], state.running.shape[1] // 3
     last = rank.late - 1
@@ -337,7 +337,7 @@ def preempt_late(state: State, kv_rules: KvRules, rank_index: int) -> bool:
 
 @compiled_part
 def give_up(state: State, kv_rules: KvRules, rank: int, index: int) -> None:
-    """Take a sequence's memory; its own blocks stay findable for it."""
+    """Free the memory of a preempted sequence; it can find its cached blocks again."""
     request, noted = state.requests[index], state.requests[index].cached
     if kv_rules.cached:
         noted = found_again(state, index)

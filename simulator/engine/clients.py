@@ -1,4 +1,4 @@
-"""Requests arrive at an engine, in order of their rows, and complete there; `play` handles what follows."""
+"""Arrival and completion of an engine's requests, in order of their rows; `play` handles the events that follow."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from .state import State
 
 @compiled_part
 def next_arrival(state: State) -> float:
-    """When the next request arrives; infinity where none is known to."""
+    """Return the time at which the next submitted request arrives [s]; infinity if there is none."""
     i = state.counters[0].walk
     return float(state.requests[i].arrival) if i < state.counters[0].submitted else np.inf
 
 
 @compiled_part
 def take(state: State) -> int:
-    """Count the next request as arrived; its row."""
+    """Count the next request as arrived and return its row."""
     state.counters[0].walk += 1
     return int(state.counters[0].walk - 1)
 
 
 @compiled_inside
 def lightest_rank(state: State, waiting_load: int) -> int:
-    """The rank with the fewest requests, a waiting one counting `waiting_load` times."""
+    """Return the rank with the fewest requests, where a waiting request counts `waiting_load` times."""
     best, fewest = 0, 1 << 40
     for r in range(state.ranks.shape[0]):
         load = state.ranks[r].running + waiting_load * state.ranks[r].waiting
@@ -39,7 +39,7 @@ def lightest_rank(state: State, waiting_load: int) -> int:
 
 @compiled_part
 def release(state: State, limits: Limits, kv_rules: KvRules, known_at: float) -> float:
-    """Queue requests that arrived by `known_at`; returns when the next arrives (infinity: none).
+    """Queue the requests that arrived by `known_at`; return the next arrival time [s] (infinity: none).
 
     A request goes to the rank with the fewest requests, a waiting one counting `Policy.waiting_load` times.
     """
@@ -59,7 +59,7 @@ def release(state: State, limits: Limits, kv_rules: KvRules, known_at: float) ->
 
 @compiled_part
 def complete(state: State, index: int) -> None:
-    """Count a request that has its last token."""
+    """Count a request as completed, in order of completion."""
     counters = state.counters[0]
     state.requests[index].order = counters.completed
     state.requests[counters.completed].done = index

@@ -1,4 +1,4 @@
-"""Sums over the batch of a planned step: what its decodes, prompt chunks, verifications and drafts add."""
+"""Sums over the batch of a planned step: contributions of decodes, prompt chunks, verifications and drafts."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from .policies import Limits
 from .state import F8, I8, State
 
 RENEWED, FEWER = 64, 8
-"""See `set_uneven`."""
+"""Steps, and share of the decodes, after which `set_uneven` computes its value again."""
 
 
 @compiled_code
 def set_uneven(model: Lowered, state: State, limits: Limits, rank: int, done: int) -> None:
-    """Add the effect of a rank's unequal contexts to its moments, `done` steps into a fast-forward.
+    """Set the extra time of a rank's unequal context lengths in its moments, `done` steps into a fast-forward.
 
-    Only where the kernel of the decodes tells. It changes slowly while all decode: one value serves `RENEWED` steps, or until a `FEWER`th of the
-    decodes has come or gone.
+    It is 0 for kernels without this effect. It changes slowly while all sequences decode: one value serves `RENEWED`
+    steps, or until the number of decodes has changed by a `FEWER`th.
     """
     plan, step_totals = model.plan, model.step_totals
     m, last, step = state.moments[rank], step_totals.spread[rank], state.counters[0].steps
@@ -63,7 +63,7 @@ HOOKS = {"on_sums": set_uneven}
 
 @compiled_part
 def most_of_one(state: State, limits: Limits, rank_index: int) -> int:
-    """Most tokens of one of a rank's sequences in the next step; 0: as many as the budget has."""
+    """Return the most tokens that one sequence of a rank may have in the next step; 0: only the budget limits it."""
     rank = state.ranks[rank_index]
     if limits.lone and rank.running + rank.late + rank.waiting <= 1:
         return 0
@@ -72,7 +72,7 @@ def most_of_one(state: State, limits: Limits, rank_index: int) -> int:
 
 @compiled_part
 def visible(tokens: int, window: int) -> int:
-    """`batch.visible_pairs` of one prompt."""
+    """Return the query-key pairs of a prompt of `tokens` tokens under a window (`batch.visible_pairs` of one prompt)."""
     inside = min(tokens, window) if window > 0 else tokens
     return inside * (inside + 1) // 2 + (tokens - inside) * window
 
@@ -94,13 +94,13 @@ def count_decode(moments: F8, windows: I8, context: int) -> None:
 
 @compiled_inside
 def unbounded(windows: I8) -> bool:
-    """Whether all attention sees all earlier tokens, so that decodes can be counted together."""
+    """Return whether all attention layers see all earlier tokens, so that decodes can be summed together."""
     return bool(windows.size == 1 and windows[0] == 0)
 
 
 @compiled_inside
 def count_decodes(moments: F8, decodes: int, context: int) -> None:
-    """Add decodes of `context` tokens in all, their own among them, where attention is `unbounded`."""
+    """Add `decodes` decodes with `context` tokens in total, new tokens included, if attention is `unbounded`."""
     moments[sums.TOKENS] += decodes
     moments[sums.SEQUENCES] += decodes
     moments[sums.DECODES] += decodes
@@ -133,7 +133,7 @@ def count_chunk(moments: F8, windows: I8, context: int, tokens: int) -> None:
 
 @compiled_part
 def count_several(moments: F8, windows: I8, context: int, tokens: int, rows: int) -> None:
-    """Add a decode of `tokens` tokens, with `context` before them, and its rows of logits."""
+    """Add a decode with `tokens` new tokens (drafts) after `context` cached tokens, and its `rows` rows of logits."""
     moments[sums.TOKENS] += tokens
     moments[sums.SEQUENCES] += rows
     moments[sums.DECODES] += 1.0
@@ -158,7 +158,7 @@ def is_chunk(state: State, index: int, want: int) -> bool:
 
 @compiled_inside
 def count_tokens(state: State, moments: F8, windows: I8, context: int, tokens: int) -> None:
-    """Add a decode, with the drafts behind its token."""
+    """Add a decode to the batch sums; with speculative decoding, its draft tokens too."""
     if state.hooks.count_tokens.size > 0:
         hooks.count_tokens(state, moments, windows, context, tokens)
     else:
@@ -167,7 +167,7 @@ def count_tokens(state: State, moments: F8, windows: I8, context: int, tokens: i
 
 @compiled_inside
 def count_planned(state: State, windows: I8, rank: int, index: int, want: int) -> None:
-    """Add `want` new tokens of a sequence of a rank."""
+    """Add `want` planned tokens of a sequence, a prompt chunk or a decode, to the sums of its rank's batch."""
     context = state.requests[index].cached
     if is_chunk(state, index, want):
         count_chunk(state.moments[rank], windows, context, want)
@@ -182,7 +182,7 @@ def count_planned(state: State, windows: I8, rank: int, index: int, want: int) -
 
 @compiled_part
 def clear_sums(state: State, rank: int) -> None:
-    """Empty the sums of a rank's batch."""
+    """Set the sums of a rank's batch to zero before the rank is planned."""
     for w in range(state.moments.shape[1]):
         state.moments[rank, w] = 0.0
     hooks.on_clear(state, rank)

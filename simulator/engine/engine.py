@@ -1,7 +1,7 @@
-"""A serving engine: one lock-step group of ranks.
+"""One serving engine: the ranks that run in lock-step.
 
-It is the compiled loop of `engine.loop` with three calls: `submit` requests, `advance` to a time or a number of
-completions, read its timestamps. Arrivals, routers, links and faults belong to `driver`.
+The compiled loop of `engine.loop` is used by three calls: `submit` requests, `advance` to a time or a number of
+completions, and read timestamps. Arrivals, routers, links and faults belong to `driver`.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Engine:
             self.limits = self.limits._replace(ahead=False)  # steps start before a cut
 
     def _empty(self) -> None:
-        """Begin without requests, at time 0."""
+        """Create the state of an engine without requests, at time 0."""
         stages, ranks, most = self.plan.stages, self.deployment.ranks, self.policy.max_sequences
         moments, rules = self.plan.forms.shape[2] - 1, self.policy.rules
         blocks = self.kv.blocks if self.kv.cached else 0
@@ -151,7 +151,7 @@ class Engine:
         self._loop = self._hooks = None
 
     def fail(self, now: float) -> None:
-        """Lose all requests and caches; what was done until now stays in the books."""
+        """Lose all requests and caches at time `now`; the work log keeps what was done until then."""
         self.take_log(Status.REACHED)  # of steps that were not run from here
         old = self.state
         for part in self.does.values():
@@ -164,7 +164,7 @@ class Engine:
 
     @property
     def loop(self) -> EngineArrays:
-        """Arrays of its steps, as compiled code finds them by their address."""
+        """Return the arrays that the compiled loop of steps runs on; they are found by address."""
         if self._loop is None or self._made_of is not self.state:
             if self._costs is None:
                 self.model = Lowered(self.plan, self.step_totals)
@@ -177,7 +177,7 @@ class Engine:
         return self._loop
 
     def _brings(self) -> list[Brought]:
-        """Compiled functions that parts bring, each with the state that it gets."""
+        """Return the compiled hook functions of all parts, with the state that each function receives."""
         rules, asked, brought = self.policy.rules, self.policy.part, list[Brought]()
         core = {"exact": (exact.HOOKS,), "plans": (plans.HOOKS,)}
         if "scheduler" in self.parts and rules is not None:
@@ -192,23 +192,23 @@ class Engine:
         return brought
 
     def put(self, name: str, state: Any) -> None:
-        """Put another state of a part in the place of one."""
+        """Replace the state of the part `name`."""
         if state is not self.parts[name]:
             self.parts[name], self._loop, self._hooks = state, None, None
 
     @property
     def named(self) -> bool:
-        """Whether requests have columns for what their blocks hold."""
+        """Return whether the content of blocks is tracked, so that requests have columns for it (prefix caching)."""
         return len(self.state.contents) > 0
 
     @property
     def now(self) -> float:
-        """Time reached [s]; a step that began before the asked-for time may end after it."""
+        """Return the time that the engine has reached [s]; a step may end after the requested time."""
         return float(self.state.clocks[0].now)
 
     @property
     def ready(self) -> float:
-        """Time before which no step can begin [s], as far as that is known."""
+        """Return the earliest time at which a next step can begin [s], as far as it is known."""
         counters = self.state.counters[0]
         idle = counters.released == counters.completed
         if not idle or counters.walk == counters.submitted:
@@ -222,21 +222,21 @@ class Engine:
 
     @property
     def refused(self) -> int:
-        """Return the requests rejected since the latest failure."""
+        """Return the number of requests rejected since the latest failure."""
         return int(self.state.counters[0].refused)
 
     def curve(self) -> tuple[F8, F8]:
-        """Running totals over time, see `WorkLog.curve`."""
+        """Return running totals of the engine's work over time (`WorkLog.curve`)."""
         return self.work_log.curve(self.now, int(self.state.counters[0].emitted))
 
     @property
     def submitted(self) -> int:
-        """Requests submitted so far."""
+        """Return the number of requests submitted since the latest failure."""
         return int(self.state.counters[0].submitted)
 
     @property
     def completed(self) -> int:
-        """Requests that have their last token by the end of the latest step."""
+        """Return the number of requests that have their last token by the end of the latest step."""
         return int(self.state.counters[0].completed)
 
     def check(self, block: RequestBlock) -> None:
@@ -258,7 +258,7 @@ class Engine:
         check_hashes(self.kv, block)
 
     def submit(self, block: RequestBlock) -> None:
-        """Queue requests; open loop: in order of arrival, none earlier than submitted before.
+        """Check and queue requests; with open-loop arrivals, in order of arrival over all calls.
 
         Raises
         ------
@@ -270,7 +270,7 @@ class Engine:
         self.add(block)
 
     def widen(self, tokens: int) -> None:
-        """Make room for the blocks of requests with `tokens` tokens, prompt and output.
+        """Enlarge the block tables to requests of `tokens` tokens, prompt and output together.
 
         With several batches in flight a sequence may be in each, some beyond its end (`next_tokens`).
         """
@@ -288,7 +288,7 @@ class Engine:
             self.put("scheduler", self.policy.rules.widen(self.parts["scheduler"], self.width))
 
     def stock(self) -> None:
-        """Give a prefix cache its blocks, and its sequences room for theirs: an engine without requests has neither."""
+        """Allocate the prefix cache's blocks and block tables; an engine without requests has neither."""
         if not self.named or "scheduler" in self.parts:
             return
         pool = stocked(self.state.pool, self.kv.blocks)
@@ -300,7 +300,7 @@ class Engine:
             part.stock(self)
 
     def add(self, block: RequestBlock, fronted: bool = True) -> None:
-        """Queue requests that have been checked and made room for, behind the server's front end if they are `fronted`."""
+        """Queue checked requests; if they are `fronted`, the server's front end delays their arrival."""
         self.stock()
         have, keys = self.submitted, queue_keys(self.policy.order, Waiting.of(block))
         self.state = grown(self.state, block.arrival_s, block.input_tokens, block.output_tokens, keys)
@@ -326,7 +326,7 @@ class Engine:
     def resume(
         self, block: RequestBlock, generated: int, cached: int | I8, first_s: float | F8, last_s: float | F8
     ) -> int:
-        """Queue requests that have run elsewhere; returns the row of the first one in the state.
+        """Queue requests that another engine has begun; return the row of the first one in the state.
 
         Parameters
         ----------
@@ -361,7 +361,7 @@ class Engine:
         return int(status)
 
     def take_rows(self, log: F8) -> None:
-        """Take rows of its log, the next ones in order."""
+        """Add rows of the step log to the work log, in order of time."""
         if len(log):
             if self.expert_side is not None:
                 log = self.expert_side.taken(log, self.keep_log)
@@ -369,7 +369,7 @@ class Engine:
             self.logs += [] if rows is None else [rows]
 
     def end_warmup(self) -> None:
-        """Gap statistics start here."""
+        """Clear the statistics of token gaps at the end of the warm-up."""
         self.state.hist[:] = 0
         clocks = self.state.clocks[0]
         clocks.gap_sum = clocks.gap_count = 0.0

@@ -1,6 +1,6 @@
-"""What a part does for one engine, beside the compiled code that its steps call.
+"""Python side of a part in one engine, called outside the compiled steps.
 
-A part gives one by its hook ``engine``; an `engine.engine.Engine` calls its methods, which by default do nothing.
+A part returns it from its hook ``engine``; `engine.engine.Engine` calls its methods, which by default do nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .state import Face
 
 Program = tuple[str, "Slots", "LoweredModel", "StepTotals"]
-"""What runs on a device: the device's name, names of its ops, the plan, and the totals."""
+"""One program on a device: the device's name, the names of its ops, the lowered plan, and the step totals."""
 
 
 class EnginePart:
@@ -36,38 +36,38 @@ class EnginePart:
     room = 0
 
     def __init__(self, engine: Any) -> None:
-        """The part of an engine that is being made."""
+        """Attach the part to an engine that is being built."""
 
     def start(self, engine: Any) -> Any:
-        """Return the state of an engine without requests, a record; None: there is none."""
+        """Return the part's state in an engine without requests, as a record; None if it has no state."""
 
     def add(self, engine: Any, block: RequestBlock, before: int) -> None:
-        """Requests have been added behind those `before`."""
+        """Process a block of new requests, whose first row is `before`."""
 
     def stock(self, engine: Any) -> None:
-        """The prefix cache has been given its blocks."""
+        """Called after the prefix cache has received its blocks."""
 
     def grow(self, engine: Any, before: int, size: int) -> None:
-        """Make room for so many requests, of which there are those `before`."""
+        """Enlarge the part's state to `size` requests; the first `before` rows exist already."""
 
     def fail(self, engine: Any, now: float) -> None:
-        """The engine is about to lose its requests and caches."""
+        """Called before the engine loses its requests and caches at time `now`."""
 
     def recover(self, engine: Any) -> None:
-        """The engine has lost them, and has a new state."""
+        """Called after a failure, when the engine has a new, empty state."""
 
     def by_hand(self, engine: Any) -> bool:
-        """Whether a request is more than a row of the engine's arrays, so that Python must add it."""
+        """Return whether Python must add requests, because the part keeps more of them than a row of the engine's arrays."""
         return False
 
     def refused(self, engine: Any) -> list[int]:
-        """Return the numbers of requests that the engine turned away."""
+        """Return the numbers of the requests that the part rejected."""
         return []
 
     def face(self, engine: Any, face: Face) -> Face:
-        """Return what events know of the engine, with what the part has of it."""
+        """Return the engine's data for compiled events, extended by those of the part."""
         return face
 
     def programs(self, engine: Any) -> Iterator[Program]:
-        """What runs for the engine beside its model."""
+        """Return the programs that run for the engine in addition to its model."""
         return iter(())

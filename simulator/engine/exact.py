@@ -27,26 +27,27 @@ from .state import LogColumn, State, Status
 I8 = npt.NDArray[np.int64]
 
 STEP = named("planned flying ran tries", "prompts decodes used first_end")
-"""Whether a step is planned, has results to be processed, and ran since arrivals were looked at; plans of nothing in a
-row; prompt tokens and decodes of the planned one, KV bytes in use; when the first one ended."""
+"""State of the planned step: whether it is `planned`, has results to process (`flying`), and `ran` since arrivals were polled;
+`tries` counts empty plans in a row. Prompt tokens, decodes, KV bytes in use; end of the first fast-forwarded step [s].
+"""
 
 
 @by_address
 class Exact(NamedTuple):
-    """State of engines whose results come one step late."""
+    """State of the schedulers that process the results of a step while the next step runs."""
 
     overlap: bool
     step: npt.NDArray[Any]  # [1] of `STEP`
 
 
 def new_exact(overlap: bool) -> Exact:
-    """Return the state before the first step."""
+    """Return the state of a scheduler before its first step."""
     return Exact(overlap, records(1, STEP))
 
 
 @compiled_part
 def copy_lists(source: I8, target: I8, running: int, flight: int) -> None:
-    """Copy lists of a rank (`State.running`): of those that run, and both of those whose results are waited for."""
+    """Copy a rank's lists of sequences (`State.running`): the running ones, and those whose results are pending."""
     first = source.size // 3
     for j in range(running):
         target[j] = source[j]
@@ -56,7 +57,7 @@ def copy_lists(source: I8, target: I8, running: int, flight: int) -> None:
 
 @compiled_part
 def queue_arrivals(state: State, known: float) -> None:
-    """Queue requests that have arrived by a time."""
+    """Queue all requests that have arrived by the time `known`."""
     counters = state.counters[0]
     while next_arrival(state) <= known:
         i = take(state)
@@ -66,7 +67,7 @@ def queue_arrivals(state: State, known: float) -> None:
 
 @compiled_part
 def plan_next(exact: Exact, kv_rules: KvRules, state: State) -> None:
-    """Plan the next step of all ranks, and note what it is."""
+    """Plan the next step of all ranks, and record its tokens and memory."""
     step = exact.step[0]
     state.counters[0].chunks = 0
     hooks.plan_next(state, kv_rules, state.costs.windows, state.clocks[0].known)
@@ -76,7 +77,7 @@ def plan_next(exact: Exact, kv_rules: KvRules, state: State) -> None:
 
 @compiled_part
 def process_results(exact: Exact, kv_rules: KvRules, state: State) -> None:
-    """Process the results of the step that ends now."""
+    """Process the results of the step in flight: set timestamps and retire finished requests."""
     step = exact.step[0]
     hooks.take_results(state, kv_rules, step.first_end, state.clocks[0].now)
     step.flying = 0
@@ -85,25 +86,25 @@ def process_results(exact: Exact, kv_rules: KvRules, state: State) -> None:
 
 @compiled_code
 def is_planned(exact: Exact, state: State) -> bool:
-    """Whether the next step has been planned already."""
+    """Return whether the next step has been planned already."""
     return bool(exact.step[0].planned == 1)
 
 
 @compiled_code
 def results_pending(exact: Exact, state: State) -> bool:
-    """Whether a step has run whose results are not processed."""
+    """Return whether a step has run whose results have not been processed."""
     return bool(exact.step[0].flying == 1)
 
 
 @compiled_code
 def may_look(exact: Exact, state: State, limits: Limits, until: float) -> bool:
-    """Whether all has been submitted that the next plan would find."""
+    """Return whether all requests that the next plan could see have been submitted."""
     return bool(state.clocks[0].known < until)
 
 
 @compiled_part
 def look(exact: Exact, state: State, limits: Limits) -> float:
-    """`plain.poll_arrivals`: a plan of nothing counts as a step between two looks."""
+    """Poll arrivals as `plain.poll_arrivals`; here an empty plan also counts as a step between two polls."""
     step, counters = exact.step[0], state.counters[0]
     if step.ran == 0:
         counters.poll += 1
@@ -116,7 +117,7 @@ def look(exact: Exact, state: State, limits: Limits) -> float:
 
 @compiled_code
 def poll_arrivals(exact: Exact, state: State, limits: Limits, kv_rules: KvRules) -> float:
-    """`look`."""
+    """Poll arrivals (`look`) and return the next arrival time [s]."""
     return float(look(exact, state, limits))
 
 
@@ -146,7 +147,7 @@ def prepare(exact: Exact, state: State, limits: Limits, kv_rules: KvRules) -> in
 
 @compiled_code
 def run_step(exact: Exact, state: State, limits: Limits, kv_rules: KvRules, arrival: float, until: float) -> int:
-    """Run the planned step, and those that are sure to be planned alike."""
+    """Run the planned step, and the following steps that are certain to have the same plan."""
     counters, clocks, start, step = state.counters[0], state.clocks[0], state.clocks[0].now, exact.step[0]
     most, cut, chunks = int64(1), until, counters.chunks
     if chunks == 0:

@@ -26,7 +26,7 @@ LOG_RATIO = np.log(col.HIST_RATIO)
 
 @compiled_part
 def record_gap(hist: I8, clocks: Any, gap: float, times: int) -> None:
-    """Count `times` token gaps of `gap` seconds."""
+    """Add `times` gaps of `gap` seconds between tokens to the histogram and to the sums of gaps."""
     bin_ = int(np.log(max(gap, col.HIST_MIN_S) / col.HIST_MIN_S) / LOG_RATIO)
     hist[min(bin_, col.HIST_BINS - 1)] += times
     clocks.gap_sum += gap * times
@@ -49,7 +49,7 @@ def join_gap(state: State, gap: float, gaps: int, own: float) -> int:
 def stamp(
     state: State, index: int, count: int, first_end: float, now: float, gap: float, gaps: int
 ) -> tuple[float, int]:
-    """Let `count` tokens of a sequence come by `now`, the first of them at `first_end`.
+    """Set the timestamps of `count` new tokens of a sequence: the first at `first_end`, the last at `now` [s].
 
     Returns the gap that waits to be counted and how often, see `join_gap`.
     """
@@ -68,7 +68,7 @@ def stamp(
 
 @compiled_part
 def lengthen(state: State, windows: I8, rank: int, done: int) -> None:
-    """Set the moments of the next decode step, `done` steps into the fast-forward."""
+    """Update a rank's moments to the contexts of the decode step that is `done` steps into the fast-forward."""
     for w in range(windows.size):
         at = BASE_MOMENTS + WINDOW_MOMENTS * w + DECODE_KV
         if windows[w] < 0:
@@ -84,7 +84,7 @@ def lengthen(state: State, windows: I8, rank: int, done: int) -> None:
 
 @compiled_part
 def growth(state: State, kv_rules: KvRules, rank: int, steps: int) -> float:
-    """KV bytes that a rank's sequences must add to what they hold for `steps` decode steps."""
+    """Return the additional KV bytes that a rank's sequences need for `steps` decode steps."""
     out = 0.0
     for j in range(state.ranks[rank].running):
         i = state.running[rank, j]
@@ -96,7 +96,7 @@ def growth(state: State, kv_rules: KvRules, rank: int, steps: int) -> float:
 
 @compiled_part
 def fast_forward_limit(state: State, kv_rules: KvRules, token_budget: int) -> int:
-    """Decode steps until the first completion or until blocks might run out (at least 1)."""
+    """Return how many decode steps pass before the first completion or a lack of free blocks (at least 1)."""
     k = int64(1 << 40)
     for r in range(state.ranks.shape[0]):
         k = min(k, state.ranks[r].least_left)
@@ -124,7 +124,7 @@ def fast_forward_limit(state: State, kv_rules: KvRules, token_budget: int) -> in
 
 @compiled_part
 def same_plan(state: State, limits: Limits, closed: bool) -> int:
-    """Number of decode steps until waiting prompts or arrivals may change the plan."""
+    """Return the number of decode steps until waiting prompts or arrivals may change the plan."""
     k = int64(1 << 40)
     if limits.poll_steps > 1:
         k = limits.poll_steps - state.counters[0].poll
@@ -167,9 +167,9 @@ def count_steps(state: State, limits: Limits, steps: int, chunks: int) -> None:
 def fast_forward(
     limits: Limits, state: State, most: int, cut: float, decodes: float, chunks: int
 ) -> tuple[float, float, int]:
-    """Run up to `most` steps of one plan: the first, and those that start before `cut`.
+    """Run up to `most` steps of one plan: the first one, and all that start before `cut` [s].
 
-    Returns when the first and the last of them ended, and how many there were.
+    Returns the end times of the first and the last step [s], and the number of steps.
     """
     counters, clocks = state.counters[0], state.clocks[0]
     now, first_end, done = clocks.now, clocks.now, int64(0)

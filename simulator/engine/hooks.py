@@ -31,22 +31,22 @@ if TYPE_CHECKING:
 
 @point(EVERY)
 def on_submit(state: State, index: int, number: int) -> bool:
-    """Make a row of a part's state ready for a request by its number; whether there is room."""
+    """Prepare a row of a part's state for request `number`; return whether there is a free row."""
 
 
 @point(ANY)
 def refuse(state: State, rank: int, index: int) -> bool:
-    """Whether a request that has just come is not let in."""
+    """Return whether an arriving request is rejected."""
 
 
 @point(FIRST)
 def queue(state: State, rank: int, index: int) -> None:
-    """Queue a request that has just come; else `queues.enqueue`."""
+    """Queue an arriving request; default: `queues.enqueue`."""
 
 
 @point(EACH)
 def on_arrival(state: State, limits: Limits, kv_rules: KvRules, rank: int, index: int) -> None:
-    """A request has been queued."""
+    """Called after an arriving request has been queued."""
 
 
 # The next request is chosen, and admitted.
@@ -59,27 +59,27 @@ def find_head(state: State, rank: int) -> None:
 
 @point(ANY)
 def sooner(state: State, index: int, other: int) -> bool:
-    """Whether one waiting request goes before another by priority."""
+    """Return whether waiting request `index` has priority over request `other`."""
 
 
 @point(FIRST)
 def choose(state: State, limits: Limits, kv_rules: KvRules, rank: int) -> int:
-    """The request that is admitted next, -1: none; else the head of the queue."""
+    """Return the request to admit next, -1 if there is none; default: the head of the queue."""
 
 
 @point(ANY)
 def waits_on(state: State, limits: Limits, rank: int, index: int, now: float) -> bool:
-    """Whether a prompt waits whose turn has come."""
+    """Return whether the prompt at the head of the queue must wait longer, although it could be admitted."""
 
 
 @point(FIRST)
 def lookup(state: State, kv_rules: KvRules, rank: int, index: int, whole: int) -> bool:
-    """Give a request its cached blocks, if the rest of `whole` tokens fits; else `allocation.use_prefix`."""
+    """Share a request's cached prefix blocks if the rest of `whole` tokens fits; default: `allocation.use_prefix`."""
 
 
 @point(FIRST)
 def leave(state: State, rank: int, index: int) -> None:
-    """Take an admitted request out of where it waited; else `queues.leave_queue_head`."""
+    """Remove an admitted request from its queue; default: `queues.leave_queue`."""
 
 
 @point(FIRST)
@@ -89,12 +89,12 @@ def take_head(state: State, rank: int, index: int) -> None:
 
 @point(EACH)
 def on_left(state: State, index: int) -> None:
-    """A request waits no more."""
+    """Called after a request has left the waiting queue."""
 
 
 @point(FIRST)
 def unqueue(state: State, rank: int, index: int) -> None:
-    """Take a request that ends as it waits out of its queue."""
+    """Remove a request that ends while it waits from its queue."""
 
 
 # The tokens of a sequence in a step.
@@ -102,27 +102,27 @@ def unqueue(state: State, rank: int, index: int) -> None:
 
 @point(TOTAL)
 def drafts_of(state: State) -> int:
-    """Draft tokens of every decode."""
+    """Return the number of draft tokens of every decode."""
 
 
 @point(FIRST)
 def want(state: State, index: int) -> int:
-    """Tokens of a running sequence that a step may have; else those that are known (`queues.next_tokens`)."""
+    """Return the tokens that a running sequence may compute in a step; default: its known ones (`planning.next_tokens`)."""
 
 
 @point(ANY)
 def in_flight(state: State, index: int) -> bool:
-    """Whether a waiting request cannot be admitted, as tokens of it are in flight."""
+    """Return whether a waiting request cannot be admitted yet because some of its tokens are in flight."""
 
 
 @point(FIRST)
 def reach(state: State, limits: Limits, index: int) -> int:
-    """Slots that a sequence needs before its new tokens; default: its cached tokens."""
+    """Return the KV slots that a sequence needs before its new tokens; default: its cached tokens."""
 
 
 @point(FIRST)
 def count_tokens(state: State, moments: F8, windows: I8, context: int, tokens: int) -> None:
-    """Add a decode of `tokens` tokens to the sums of a batch; else of one."""
+    """Add a decode of `tokens` tokens to the sums of a batch; default: a decode of one token."""
 
 
 @point(EACH)
@@ -132,16 +132,17 @@ def on_count(state: State, rank: int, context: int, tokens: int, chunk: bool) ->
 
 @point(EACH)
 def on_clear(state: State, rank: int) -> None:
-    """The sums of a rank's batch are emptied."""
+    """Called when the sums of a rank's batch are set to zero."""
 
 
 @point(FIRST)
 def plan_ended(
     state: State, limits: Limits, kv_rules: KvRules, rank: int, position: int, ended_at: int, budget: int
 ) -> tuple[int, int, int, int]:
-    """Plan sequences that the step in flight ends, where they stood before sequence `position`.
+    """Plan sequences that the step in flight ends and that come before sequence `position` in the batch.
 
-    The place of `position`, how many ended ones have been looked at, the budget, and how many sequences were preempted.
+    Returns the new `position`, the number of ended sequences planned so far, the budget left [tokens], and the number
+    of preempted sequences.
     """
 
 
@@ -152,12 +153,12 @@ def on_sums(state: State, limits: Limits, rank: int, done: int) -> None:
 
 @point(EACH)
 def count_ended(state: State, rank: int) -> None:
-    """Add the result of `plan_ended` when a batch is summed again."""
+    """Add the sequences of `plan_ended` to a rank's sums when its batch is summed again."""
 
 
 @point(EACH)
 def on_rank(state: State, rank: int, chunks: int) -> None:
-    """A rank's plan is made; `chunks` prompt chunks were other ranks'."""
+    """Called when a rank's plan is made; the first `chunks` prompt chunks belong to other ranks."""
 
 
 @point(EACH)
@@ -167,7 +168,7 @@ def on_tokens_planned(state: State, index: int, tokens: int) -> None:
 
 @point(EACH)
 def on_plan(state: State, rank: int, now: float) -> None:
-    """The plan of a rank is made."""
+    """Called after the plan of a rank is made for time `now`."""
 
 
 # Memory.
@@ -175,22 +176,22 @@ def on_plan(state: State, rank: int, now: float) -> None:
 
 @point(EACH)
 def before_plan(state: State, kv_rules: KvRules, rank: int) -> None:
-    """A rank is about to be planned."""
+    """Called before a rank is planned."""
 
 
 @point(EACH)
 def on_evict(state: State, rank: int, block: int) -> None:
-    """The content of a block is about to be lost."""
+    """Called before a block loses its cached content."""
 
 
 @point(EACH)
 def on_free(state: State, kv_rules: KvRules, rank: int, index: int, noted: int) -> None:
-    """A sequence is about to give back its blocks; the content of its first `noted` tokens is known."""
+    """Called before a sequence frees its blocks; the content of its first `noted` tokens stays findable."""
 
 
 @point(EACH)
 def on_note(state: State, kv_rules: KvRules, rank: int, index: int) -> None:
-    """The content of planned tokens has been noted."""
+    """Called after the content of a sequence's planned tokens has been recorded."""
 
 
 @point(EACH)
@@ -205,12 +206,12 @@ def tokens_coming(state: State, index: int) -> int:
 
 @point(FIRST)
 def found_again(state: State, index: int) -> int:
-    """Tokens of a sequence whose content is known if it is preempted now."""
+    """Return the number of a sequence's tokens that it finds in the cache again if it is preempted now."""
 
 
 @point(FIRST)
 def known_at_end(state: State, index: int) -> int:
-    """Tokens of a sequence whose content is known as it ends; else `found_again`."""
+    """Return the number of a sequence's tokens whose content is known when it ends; default: `found_again`."""
 
 
 # A request is preempted.
@@ -220,32 +221,32 @@ def known_at_end(state: State, index: int) -> int:
 def preempt_until_fits(
     state: State, kv_rules: KvRules, rank: int, position: int, ended_at: int, ended: bool, tokens: int
 ) -> tuple[bool, int, int, int, int, int]:
-    """Hold tokens of a running sequence, preempting others; else the latest admitted (`preempting.preempt_until_fits`)."""
+    """Allocate KV for a running sequence, preempting others; default: `allocation.last_gives_way`."""
 
 
 @point(FIRST)
 def skip(state: State, rank: int, position: int, ended_at: int, ahead: int) -> tuple[int, int]:
-    """Where a plan stands that passes `ahead` sequences over; else where it was."""
+    """Return the plan's indices after passing over `ahead` sequences; default: unchanged."""
 
 
 @point(FIRST)
 def put_back(state: State, rank: int, index: int) -> None:
-    """Put a preempted request back where it waited; else to the front of its queue."""
+    """Queue a preempted request again; default: at the front of its queue."""
 
 
 @point(TOTAL)
 def undo_ended(state: State, rank: int, ended_at: int) -> int:
-    """Take back the tokens that a plan has for a sequence that has ended; how many."""
+    """Remove the planned tokens of a sequence that has ended; return their number."""
 
 
 @point(EACH)
 def on_preempted(state: State, index: int) -> None:
-    """A request has been preempted."""
+    """Called after a request has been preempted."""
 
 
 @point(EACH)
 def on_undone(state: State, index: int) -> None:
-    """A plan has no tokens for a request after all."""
+    """Called when a plan drops the tokens of a request again."""
 
 
 # A step runs.
@@ -255,27 +256,30 @@ def on_undone(state: State, index: int) -> None:
 def run_steps(
     state: State, limits: Limits, most: int, cut: float, decodes: float, chunks: int
 ) -> tuple[float, float, int]:
-    """Run up to `most` steps of one plan; when the first and the last ended, and how many; else `fast.fast_forward`."""
+    """Run up to `most` steps of one plan; default: `fast_forward.fast_forward`.
+
+    Returns the end times of the first and the last step [s], and the number of steps.
+    """
 
 
 @point(FIRST)
 def batch_seconds(state: State, limits: Limits, decodes: float) -> None:
-    """Cost a planned batch stage by stage; else `costs.step_seconds`."""
+    """Return the time of a planned batch [s], costed stage by stage; default: the whole step at once."""
 
 
 @point(LATEST)
 def begins(state: State, start: float) -> float:
-    """When a step begins that could at `start`."""
+    """Return the time at which a step begins that could begin at `start` [s]."""
 
 
 @point(FEWEST)
 def alike(state: State, limits: Limits, kv_rules: KvRules) -> int:
-    """Steps until a part would have the plan be another."""
+    """Return the number of steps after which a part would change the plan."""
 
 
 @point(EACH)
 def on_time(state: State) -> None:
-    """The engine's time has become `clocks[0].now`."""
+    """Called after the engine's clock has advanced to `clocks[0].now`."""
 
 
 @point(EACH)
@@ -285,17 +289,17 @@ def after_step(state: State, host_link_s: float, start: float) -> None:
 
 @point(TOTAL)
 def host_link_s(state: State) -> float:
-    """Seconds that experts have had the host's link so far."""
+    """Return the seconds for which experts have used the host link so far."""
 
 
 @point(SOONEST)
 def next_event(state: State) -> float:
-    """When something ends that a plan may go by; infinity: nothing is known to."""
+    """Return the next time at which something ends that may change a plan [s]; infinity: nothing is known."""
 
 
 @point(EACH)
 def on_log(state: State) -> None:
-    """A row of the log has been written."""
+    """Called after a row of the log has been written."""
 
 
 # Tokens come.
@@ -308,17 +312,17 @@ def tokens_come(state: State, index: int, tokens: int, steps: int) -> int:
 
 @point(FIRST)
 def send(state: State, index: int, tokens: int, ahead: bool) -> int:
-    """Send tokens of a sequence through the stages; how many they bring, below 0 those that they verify."""
+    """Send tokens of a sequence through the stages; return the number of tokens to come, negative if they are verified."""
 
 
 @point(FIRST)
 def tokens_of_batch(state: State, index: int, tokens: int) -> int:
-    """How many tokens of a sequence a batch has brought that `send` sent; else those."""
+    """Return the number of tokens that a batch sent by `send` has computed for a sequence; default: `tokens`."""
 
 
 @point(FIRST)
 def verified(state: State, index: int, tokens: int) -> int:
-    """Let a sequence have what of its `tokens` tokens is accepted; how many tokens come."""
+    """Accept or reject a sequence's `tokens` drafted tokens; return the number of emitted tokens."""
 
 
 @point(EACH)
@@ -328,23 +332,23 @@ def on_together(state: State, together: int) -> None:
 
 @point(EACH)
 def on_tokens(state: State, rank: int, index: int, tokens: int) -> None:
-    """Tokens of a request have come."""
+    """Called after tokens of a request have been emitted."""
 
 
 @point(EACH)
 def on_finished(state: State, rank: int) -> None:
-    """The results of a rank's step have been processed."""
+    """Called after the results of a rank's step have been processed."""
 
 
 Hooks: Any = by_address(namedtuple("Hooks", tuple(POINTS)))
-"""Of each point what parts bring: addresses of code, and of the state that it gets."""
+"""Addresses of the compiled functions, and of their states, that parts provide for each hook point."""
 
 NONE: Any = Hooks(*(np.zeros((0, 2), dtype=np.int64) for _ in POINTS))
-"""No part brings anything."""
+"""Hooks of an engine without parts."""
 
 
 Brought = tuple[Any, Mapping[str, Any]]
-"""A part's state, and what it brings: compiled functions by hook point."""
+"""A part's state and its compiled functions, keyed by hook point."""
 
 
 def hooks_of(parts: Sequence[Brought], state: State, limits: Limits, kv_rules: KvRules) -> Any:

@@ -23,7 +23,7 @@ from ...workloads.jit import compiled, compiled_part
 from ...workloads.records import named, records
 
 LAUNCH_S = 35e-6
-"""Seconds of one launch (`step.launches`), of all engines: see docs/engine-files.md#host for what it was fitted to."""
+"""Seconds of one kernel launch from Python (`step.launches`), for all engines; docs/engine-files.md#host names its fit."""
 
 SYNC_GAP_S = 0.5e-3
 """Host time added to a step of vLLM from 0.11 on that is scheduled after the tokens of the last one were read [s]: by default up to 0.13
@@ -63,14 +63,15 @@ class FrontEnd(NamedTuple):
 
     @property
     def round_s(self) -> float:
-        """Seconds of the event loop for a request."""
+        """Return the time of the event loop for one request [s]."""
         return self.request_s + self.http_s
 
 
 NO_FRONT = FrontEnd()
 FRONT = named("members", "begin_s loop_s before_s idle_s request_s token_s")
-"""The same for the compiled path, with the latest round: its members, its begin and end in the event loop, when the tokens of earlier
-rounds are found, and those of this one."""
+"""Record of a front end for compiled code, with its latest round of requests: the `members` of the round, its begin
+and end in the event loop, and the times at which the tokens of the earlier rounds and of this round are ready [s].
+"""
 
 
 def idle_front(front: FrontEnd) -> npt.NDArray[Any]:
@@ -82,7 +83,7 @@ def idle_front(front: FrontEnd) -> npt.NDArray[Any]:
 
 @compiled_part
 def _delay(requests: npt.NDArray[Any], stop: int, members: int, times: tuple[float, float, float]) -> None:
-    """Let the engine receive the last `members` requests before row `stop` later: times from, to, and by how much.
+    """Delay the arrival of the last `members` requests before row `stop`; `times` is (first arrival, last arrival, delay) [s].
 
     Requests that do not pass the front end may stand between members of a round.
     """
@@ -98,11 +99,11 @@ def _delay(requests: npt.NDArray[Any], stop: int, members: int, times: tuple[flo
 def hand_over(front: npt.NDArray[Any], requests: npt.NDArray[Any], first: int, tokens: npt.NDArray[np.int64]) -> None:
     """Replace the times at which requests were sent by those at which the engine receives them.
 
-    They are the last rows, from `first` on, in the order in which they were sent; each has a number of `tokens`.
+    The requests are the last rows, from `first` on, in the order in which they were sent; each has a number of `tokens`.
 
     HTTP and templates are work of the server's event loop, between the awaits of a request: the loop serves all requests that
-    wait, and looks at what else has come (their tokens, new connections) when it is through. So requests that come during a
-    round are the next round. One thread then finds the tokens of a round's requests, one after another.
+    wait, and then polls for new ones (their tokens, new connections). So requests that arrive during a round form the next
+    round. One thread then tokenizes the requests of a round, one after another.
     """
     f, row, stop = front[0], first, first + len(tokens)
     if f.request_s == 0.0 and f.token_s == 0.0:  # no front end: requests may be given out of order
@@ -129,7 +130,7 @@ def hand_over(front: npt.NDArray[Any], requests: npt.NDArray[Any], first: int, t
 
 @compiled
 def hand_over_all(front: npt.NDArray[Any], requests: npt.NDArray[Any], tokens: npt.NDArray[np.int64]) -> None:
-    """`hand_over` as Python calls it."""
+    """Delay all new requests by the server's front end: `hand_over` for Python callers."""
     hand_over(front, requests, len(requests) - len(tokens), tokens)
 
 
@@ -172,7 +173,7 @@ NO_HOST = Host()
 
 
 class HostDelay(NamedTuple):
-    """Host times of one deployment and policy, for the compiled path."""
+    """Host times of one deployment and policy, as data for compiled code."""
 
     step_s: float
     sequence_s: float
@@ -188,7 +189,7 @@ class HostDelay(NamedTuple):
 
 @compiled_part
 def most_tokens(moments: npt.NDArray[np.float64]) -> float:
-    """Tokens of the rank that has most of them in a step."""
+    """Return the largest number of tokens that a rank has in a step."""
     most = 0.0
     for r in range(moments.shape[0]):
         most = max(most, moments[r, TOKENS])
@@ -205,9 +206,10 @@ def starting(host_delay: HostDelay, tokens: float, chunks: int) -> float:
 
 @compiled_part
 def with_host_delay(host_delay: HostDelay, seconds: float, tokens: float, sequences: float, chunks: int) -> float:
-    """Seconds of a step that takes the devices `seconds`, with at most `tokens` on a rank, before padding.
+    """Return the time of a step with the host's delay [s]; the devices need `seconds`.
 
-    A rank has `sequences` in the mean; all have `chunks` prompts.
+    A rank has at most `tokens` tokens before padding, and `sequences` sequences in the mean; all ranks together have
+    `chunks` prompts.
     """
     if chunks > 0:
         seconds += host_delay.mixed_s * max(sequences - chunks, 0.0)

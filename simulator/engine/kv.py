@@ -1,4 +1,4 @@
-"""KV capacity of a deployment: what fits on one device, in blocks per attention window."""
+"""KV cache capacity of a deployment: the tokens that fit on one device, in blocks per attention window."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOST_BLOCKS = 1 << 25
 
 @compiled_inside
 def blocks_of(tokens: int, block: int) -> int:
-    """Return the blocks, or pages, of a number of tokens."""
+    """Return the number of blocks (or pages) that a number of tokens needs."""
     return (tokens + block - 1) // block
 
 
@@ -72,7 +72,7 @@ class CacheSettings:
 
 @by_address
 class KvRules(NamedTuple):
-    """KV bytes of a sequence on one device: blocks in every window class, and constant state."""
+    """Rules for the KV bytes of a sequence on one device: blocks of every window class, and constant state."""
 
     window: npt.NDArray[np.int64]  # [C] tokens a class keeps; 0 = all
     block_bytes: npt.NDArray[np.float64]  # [C] bytes of one block over the layers of the class
@@ -86,19 +86,19 @@ class KvRules(NamedTuple):
 
     @property
     def blocks(self) -> int:
-        """Whole blocks that fit; with a pool, the blocks of layers that keep all tokens."""
+        """Return the number of whole blocks that fit; with a pool, blocks of the layers that cache all tokens."""
         size = float(self.block_bytes[0] if self.cached else self.block_bytes.sum())
         return int(self.capacity / size * (1 + 1e-12))
 
 
 def kv_rules(deployment: Deployment, settings: CacheSettings | None = None, caching: bool = False) -> KvRules:
-    """KV bytes and capacity of one device's shard.
+    """Return the KV bytes per sequence and the KV capacity of one device of a deployment.
 
-    Prefix caching works on blocks of the layers that keep all tokens. With `found_again`, a sequence takes further blocks of the
-    same pool for its windows and states, and nobody finds those: what a prompt needs of a window that ends where it resumes is
-    taken to be there, as it was freed last. Other models with windows or constant state run without. Windowed layers keep
-    at most their window; every class is rounded up to whole blocks. With pipeline parallel the stage that fills up
-    first decides (vLLM's workers all have the fewest blocks that any of them can hold).
+    Prefix caching works on blocks of the layers that keep all tokens. With `found_again`, a sequence takes further blocks of
+    the same pool for its windows and states, and these are never found by others: the part of a window that a prompt needs
+    where it resumes is assumed to be cached, as it was freed last. Other models with windows or constant state run without
+    prefix caching. Windowed layers keep at most their window; every class is rounded up to whole blocks. With pipeline
+    parallelism the stage that fills up first decides (all of vLLM's workers have the fewest blocks that any of them can hold).
 
     Raises
     ------
@@ -129,14 +129,14 @@ def kv_rules(deployment: Deployment, settings: CacheSettings | None = None, cach
 
 
 def rank_rules(deployment: Deployment, settings: CacheSettings) -> KvRules:
-    """KV bytes that one device of every pipeline stage holds together; of no use as a capacity."""
+    """Return the KV bytes that one device of every pipeline stage holds in total; not to be used as a capacity."""
     return _stage_rules(deployment.shard, np.inf, settings, deployment)
 
 
 def _stage_rules(
     held: ModelSpec, capacity: float, settings: CacheSettings, deployment: Deployment, last: bool = True
 ) -> KvRules:
-    """KV bytes and capacity of one device of a pipeline stage.
+    """Return the KV bytes and capacity of one device of a pipeline stage.
 
     The draft model is on the `last` stage and caches the same tokens in the same blocks; a constant state is kept for
     every token of a verification.
@@ -183,7 +183,7 @@ def _of_all(stages: list[KvRules]) -> KvRules:
 
 
 def sequence_bytes(rules: KvRules, tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Bytes that sequences of `tokens` cached tokens hold on one device, shape as `tokens`."""
+    """Return the KV bytes of sequences with `tokens` cached tokens on one device, shaped as `tokens`."""
     size = np.full(tokens.shape, rules.constant)
     for window, block_bytes in zip(rules.window, rules.block_bytes, strict=True):
         kept = np.minimum(tokens, window) if window else tokens
@@ -192,7 +192,7 @@ def sequence_bytes(rules: KvRules, tokens: npt.NDArray[np.int64]) -> npt.NDArray
 
 
 def sequences_that_fit(rules: KvRules, tokens: int) -> int:
-    """Sequences of `tokens` cached tokens each whose caches fit on a device."""
+    """Return the number of sequences with `tokens` cached tokens each whose caches fit on one device."""
     return int(rules.capacity / float(sequence_bytes(rules, np.array([tokens]))[0]) * (1 + 1e-12))
 
 
@@ -203,7 +203,7 @@ def check_fits(
     ids: npt.NDArray[np.int64],
     where: str,
 ) -> None:
-    """Refuse requests that could never run, even on an idle engine; they would wait forever.
+    """Refuse requests whose KV cache exceeds even an idle engine's capacity; they would wait forever.
 
     Raises
     ------

@@ -21,7 +21,7 @@ from .state import GO, RESTING, RESTS, State, Status
 
 @by_address
 class EngineArrays(NamedTuple):
-    """What the steps of one engine run on."""
+    """Limits, KV rules and state arrays that one engine's compiled loop runs on."""
 
     limits: Limits
     kv: KvRules
@@ -30,7 +30,7 @@ class EngineArrays(NamedTuple):
 
 @compiled_part
 def may_look(limits: Limits, state: State, until: float) -> bool:
-    """Whether all has been submitted that the next plan would find."""
+    """Return whether all requests that the next plan could see have been submitted."""
     if state.hooks.may_look.size > 0:
         return bool(hooks.may_look(state, limits, until))
     return bool(plain.may_look(limits, state, until))
@@ -38,7 +38,7 @@ def may_look(limits: Limits, state: State, until: float) -> bool:
 
 @compiled_part
 def poll_arrivals(limits: Limits, kv_rules: KvRules, state: State) -> float:
-    """Queue what has come; when the next request arrives."""
+    """Queue the requests that have arrived; return the next arrival time [s]."""
     if state.hooks.poll_arrivals.size > 0:
         return float(hooks.poll_arrivals(state, limits, kv_rules))
     return float(plain.poll_arrivals(limits, kv_rules, state))
@@ -46,7 +46,7 @@ def poll_arrivals(limits: Limits, kv_rules: KvRules, state: State) -> float:
 
 @compiled_part
 def idle(kv_rules: KvRules, state: State) -> None:
-    """Have nothing to do: a plan of nothing lets go of what has ended."""
+    """Free the memory of ended requests when there is nothing to plan."""
     if state.hooks.idle.size > 0:
         hooks.idle(state, kv_rules)
     else:
@@ -58,8 +58,8 @@ def advance(limits: Limits, kv_rules: KvRules, state: State, until: float, goal:
     """Run steps until the clock reaches `until`, nothing is left, or the caller must act.
 
     Every request that arrives before `until` must have been submitted; a step that starts
-    before `until` is finished. The step that brings completions up to `goal` is the last one; with `RESTING`
-    for a goal the engine rests before the first step that requests yet unknown might change.
+    before `until` is finished. The step that brings completions up to `goal` is the last one; if `goal` is `RESTING`,
+    the engine stops before the first step that requests yet unknown might change.
 
     Returns
     -------
@@ -102,5 +102,5 @@ def advance(limits: Limits, kv_rules: KvRules, state: State, until: float, goal:
 
 @compiled
 def run(loop: EngineArrays, until: float, goal: int) -> int:
-    """`advance` as Python and the events of a run (`play`) call it, which know engines by their addresses."""
+    """Run `advance` for callers that know an engine by its address: Python and the events of a run (`play`)."""
     return advance(loop.limits, loop.kv, loop.state, until, goal)

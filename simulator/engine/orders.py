@@ -44,7 +44,7 @@ class Waiting(NamedTuple):
 
     @classmethod
     def of(cls, block: RequestBlock) -> Waiting:
-        """Return the data of a block."""
+        """Return the columns of a block of requests that orders use."""
         columns = block.request_id, block.arrival_s, block.input_tokens, block.output_tokens
         if block.labels is not None:
             return cls(*columns, block.labels.priority, block.labels.tenant)
@@ -53,11 +53,11 @@ class Waiting(NamedTuple):
 
 
 Order = Callable[[Waiting], npt.NDArray[np.float64 | np.int64]]
-"""Requests -> a key for each; the smallest goes first."""
+"""A function from waiting requests to one key each; the smallest key is admitted first."""
 
 
 def keys_of(order: Order, requests: Waiting) -> F8:
-    """Keys of requests, checked.
+    """Return the sort keys of requests under an order, after checking them.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def keys_of(order: Order, requests: Waiting) -> F8:
 
 
 def _sorts(order: Order) -> None:
-    """Refuse a rule that gives no keys."""
+    """Refuse a rule that does not return one finite key for each of three test requests."""
     lengths = np.array([7, 1, 300])
     came = np.array([0.0, 0.5, 0.5])
     keys_of(order, Waiting(np.arange(3), came, lengths, lengths[::-1].copy(), lengths, lengths))
@@ -105,11 +105,13 @@ def vtc(requests: Waiting) -> I8:
 
 
 LANED = ("priority", "vtc")
-"""Orders whose requests wait in lanes, see `parts.classes.class_queues`; without priorities or tenants both are none."""
+"""Orders with separate queues for the requests, see `parts.classes.class_queues`; without priorities or tenants they
+change nothing.
+"""
 
 
 def queue_keys(name: str, requests: Waiting) -> F8:
-    """Keys under a policy's order; equal ones without an order.
+    """Return the queue keys of requests under a policy's order; without an order, all keys are 0.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""Parts of an engine that come from outside: one function with `@part` says which prompts wait on.
+"""User-defined parts of an engine: a function with `@part` decides which prompts wait longer.
 
-It is compiled into the planner. A prompt is asked for as its turn comes, and where something else runs: so the
-engine cannot stand still because of it. Those behind it wait with it.
+It is compiled into the planner. It is called when a prompt is at the head of the queue and something else runs, so
+that the engine cannot stand still because of it. The prompts behind it wait too.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class WaitingPrompt(NamedTuple):
 
 Waits = Callable[[WaitingPrompt], bool]
 OUTSIDE: Registry[tuple[Waits, dict[str, float]]] = Registry("part")
-"""Rules, and their options with what each is unless given."""
+"""Registered functions of user-defined parts, with the default values of their options."""
 
 
 def part(
@@ -81,19 +81,19 @@ def part(
 
 @dataclass(frozen=True, slots=True)
 class AskedPart:
-    """A part as it is asked for, with its options."""
+    """A user-defined part that a run has selected, with its options."""
 
     name: str
     own: tuple[float, ...]
 
     @property
     def option(self) -> str:
-        """Name of the option that selects it."""
+        """Return the command-line option that selects the part."""
         return f"{OPTION} {self.name}"
 
     @property
     def compiled(self) -> Any:
-        """Return its compiled function; refuse one that cannot be compiled."""
+        """Return the part's compiled function; refuse a function that cannot be compiled."""
         tuple_of: Any = types.UniTuple  # its stubs lack types
         fields = (types.int64, types.float64, types.int64, types.int64, types.float64)
         own_type = tuple_of(types.float64, len(self.own))
@@ -102,7 +102,7 @@ class AskedPart:
 
 
 def read_part(text: str) -> AskedPart:
-    """A part as it is typed, ``NAME`` or ``NAME:KEY=NUMBER,...``; refuses unknown names, and what is not a number."""
+    """Parse ``NAME`` or ``NAME:KEY=NUMBER,...``; refuse unknown names and values that are not numbers."""
     name, _, rest = text.partition(":")
     where = f"{OPTION} {text!r}"
     if name not in OUTSIDE:

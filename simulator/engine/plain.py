@@ -1,4 +1,4 @@
-"""A plain step: planned, costed, timestamped and finished, one at a time.
+"""Steps of the plain scheduler: plan, cost, set timestamps and finish, one step at a time.
 
 Between two changes of the batch (arrival, admission, completion, a block that might be missing) decode steps differ
 only in context. They are fast-forwarded: planned once, costed step by step, timestamped at the end.
@@ -26,7 +26,7 @@ from .state import NUM_LOG, LogColumn, State, Status
 
 @compiled_inside
 def end_step(state: State, start: float) -> None:
-    """A step that began at a time has ended: experts that it fetched have gone first on the host's link."""
+    """Notify parts that a step that began at `start` has ended, with the experts' time on the host link so far."""
     if state.hooks.after_step.size > 0:
         hooks.after_step(state, hooks.host_link_s(state), start)
 
@@ -35,7 +35,7 @@ def end_step(state: State, start: float) -> None:
 def run_steps(
     limits: Limits, state: State, most: int, cut: float, decodes: float, chunks: int
 ) -> tuple[float, float, int]:
-    """`fast_forward`, or what a part runs."""
+    """Run the steps of one plan by a part's rule; default: `fast_forward`."""
     if state.hooks.run_steps.size > 0:
         return hooks.run_steps(state, limits, most, cut, decodes, chunks)  # type: ignore[no-any-return]
     return fast_forward(limits, state, most, cut, decodes, chunks)
@@ -94,7 +94,7 @@ def finish(
 
 
 class Planned(NamedTuple):
-    """A planned step, of all ranks."""
+    """Totals of a planned step over all ranks."""
 
     prompts: float  # tokens of prompts
     decodes: float
@@ -125,7 +125,7 @@ def write_log(state: State, start: float, end: float, steps: int, planned: Plann
 
 @compiled_part
 def plan_ranks(limits: Limits, kv_rules: KvRules, state: State, known: float, closed: bool) -> tuple[Planned, int]:
-    """Plan the next step of every rank by what is known at a time; what it is, and how many sequences were preempted."""
+    """Plan the next step of every rank for time `known`; return the plan's totals and the number of preempted sequences."""
     preemptions = int64(0)
     state.counters[0].chunks = 0
     for r in range(state.ranks.shape[0]):
@@ -138,7 +138,7 @@ def plan_ranks(limits: Limits, kv_rules: KvRules, state: State, known: float, cl
 
 @compiled_part
 def planned_of(kv_rules: KvRules, state: State) -> Planned:
-    """Sum the planned step over ranks, and note the largest use of memory."""
+    """Sum the planned step over all ranks, and record the peak of KV memory."""
     prompts, decodes, used = 0.0, 0.0, 0.0
     for r in range(state.ranks.shape[0]):
         prompts += state.moments[r, PREFILL_TOKENS]
@@ -150,7 +150,7 @@ def planned_of(kv_rules: KvRules, state: State) -> Planned:
 
 @compiled_part
 def planned_tokens(state: State) -> float:
-    """Tokens of the planned step, on all ranks."""
+    """Return the number of tokens in the planned step, over all ranks."""
     tokens = 0.0
     for r in range(state.moments.shape[0]):
         tokens += state.moments[r, TOKENS]
@@ -159,7 +159,7 @@ def planned_tokens(state: State) -> float:
 
 @compiled_part
 def most_alike(state: State, limits: Limits, kv_rules: KvRules, closed: bool) -> int:
-    """How many steps one plan serves: until the plan may be another."""
+    """Return the number of steps for which the present plan stays valid."""
     k = min(fast_forward_limit(state, kv_rules, limits.token_budget), same_plan(state, limits, closed))
     return int(min(k, hooks.alike(state, limits, kv_rules)))
 
@@ -182,14 +182,14 @@ def wait_for(state: State, changed: bool, start: float, arrival: float, until: f
 
 @compiled_part
 def drop_all_late(kv_rules: KvRules, state: State) -> None:
-    """Give back what sequences held that had finished unknown to the plan just made, on all ranks."""
+    """Free, on all ranks, the memory of sequences that had ended before the latest plan without it knowing."""
     for r in range(state.ranks.shape[0]):
         drop_late(state, kv_rules, r)
 
 
 @compiled_part
 def may_look(limits: Limits, state: State, until: float) -> bool:
-    """Set the time up to which the next plan knows what has come; False if not all has been submitted that it would find."""
+    """Set the time up to which the next plan knows of arrivals; return whether all of these have been submitted."""
     clocks = state.clocks[0]
     if not limits.ahead or state.costs.stages.size > 1:
         clocks.known = clocks.now
@@ -199,7 +199,7 @@ def may_look(limits: Limits, state: State, until: float) -> bool:
 
 @compiled_part
 def poll_arrivals(limits: Limits, kv_rules: KvRules, state: State) -> float:
-    """Queue what has come, if this is a time to look; when the next request arrives (infinity: none, or no look)."""
+    """Queue arrived requests if a poll is due; return the next arrival time [s] (infinity: none, or no poll)."""
     counters = state.counters[0]
     idle, poll = counters.released == counters.completed, limits.poll_steps
     if not idle and poll > 1 and counters.poll < poll:
@@ -210,7 +210,7 @@ def poll_arrivals(limits: Limits, kv_rules: KvRules, state: State) -> float:
 
 @compiled_part
 def calm_until(limits: Limits, state: State, steps: int, decodes: float) -> float:
-    """Return a time before which that number of steps cannot end, with a margin for rounding; 0: unknown."""
+    """Return a time before which `steps` decode steps cannot end, with a margin for rounding; 0: unknown."""
     if steps == 0 or hooks.next_event(state) < np.inf:
         return 0.0
     least = with_host_delay(

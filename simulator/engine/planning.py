@@ -1,4 +1,4 @@
-"""The plan of a step: which sequences run, and how many tokens of each.
+"""The plan of a step: which sequences run, and how many tokens each of them computes.
 
 One compiled function, :func:`plan_rank`, reads the data of a policy (`policies.Limits`) and the engine's state arrays.
 """
@@ -20,16 +20,16 @@ from .state import I8, State
 
 @compiled_part
 def brings_cache(state: State, index: int) -> bool:
-    """Whether a waiting request's cache has come from another engine: it decodes at once."""
+    """Return whether a waiting request's KV cache was transferred from another engine, so that it decodes at once."""
     return bool(state.requests[index].cached == state.requests[index].target)
 
 
 @compiled_part
 def next_tokens(state: State, index: int) -> int:
-    """Tokens of a running sequence that are known and not computed; with some in flight, those that are sure to come count.
+    """Return the known but uncomputed tokens of a running sequence, including those that are sure to come from flight.
 
-    None while its next input is in flight and is waited for (`in_flight` 0), nor when those in
-    flight are sure to be its last: the scheduler goes by the tokens it has.
+    Returns 0 while the next input is in flight and must be waited for (`in_flight` 0), and if the tokens in
+    flight are sure to be the last: the scheduler plans by the tokens that it knows.
     """
     if state.hooks.want.size > 0:
         return int(hooks.want(state, index))
@@ -44,7 +44,7 @@ def next_tokens(state: State, index: int) -> int:
 
 @compiled_inside
 def reach(state: State, limits: Limits, index: int) -> int:
-    """Slots that a sequence needs before its new tokens."""
+    """Return the KV slots that a sequence needs before its new tokens."""
     if state.hooks.reach.size > 0:
         return int(hooks.reach(state, limits, index))
     return int(state.requests[index].cached)
@@ -61,7 +61,7 @@ def choose(state: State, limits: Limits, kv_rules: KvRules, rank: int) -> int:
 
 @compiled_inside
 def look_up(state: State, kv_rules: KvRules, rank: int, index: int, whole: int) -> bool:
-    """Give a request its cached blocks, if the rest of `whole` tokens fits; False if it does not."""
+    """Share a request's cached prefix blocks if the rest of `whole` tokens fits; return False if it does not."""
     if state.hooks.lookup.size > 0:
         return bool(hooks.lookup(state, kv_rules, rank, index, whole))
     return bool(use_prefix(state, kv_rules, rank, index, whole))
@@ -71,7 +71,7 @@ def look_up(state: State, kv_rules: KvRules, rank: int, index: int, whole: int) 
 def admit(
     state: State, limits: Limits, kv_rules: KvRules, rank_index: int, index: int, budget: int, most: int, prompts: int
 ) -> int:
-    """Admit a rank's next request if tokens and KV allow; its new tokens, else 0."""
+    """Admit a rank's next request if tokens and KV memory allow; return its new tokens, 0 if not admitted."""
     rank, request = state.ranks[rank_index], state.requests[index]
     want = request.target
     if hooks.in_flight(state, index):
@@ -124,7 +124,7 @@ def set_tokens(state: State, kv_rules: KvRules, windows: I8, rank: int, position
 
 @compiled_part
 def waiting_prompt(state: State, limits: Limits, kv_rules: KvRules, rank_index: int) -> int:
-    """Tokens of the prompts at the head of a rank's queue that could all start now."""
+    """Return the total tokens of the prompts at the head of a rank's queue that could all start now."""
     rank = state.ranks[rank_index]
     i, tokens, free = rank.head, int64(0), state.free[rank_index]
     places = limits.max_sequences - rank.running - rank.late
@@ -145,7 +145,7 @@ def waiting_prompt(state: State, limits: Limits, kv_rules: KvRules, rank_index: 
 
 @compiled_part
 def hold_back(state: State, limits: Limits, kv_rules: KvRules) -> bool:
-    """Whether this plan lets waiting prompts wait on, see `Policy`; counts the plans that do."""
+    """Return whether this plan delays waiting prompts (see `Policy`), and count such plans."""
     if limits.gather_steps == 0 and limits.even_steps == 0:
         return False
     ranks, counters = state.ranks, state.counters[0]
@@ -174,10 +174,10 @@ def hold_back(state: State, limits: Limits, kv_rules: KvRules) -> bool:
 
 @compiled_part
 def plan_decodes(state: State, kv_rules: KvRules, windows: I8, rank_index: int, budget: int) -> tuple[int, int]:
-    """Plan a rank's leading sequences that decode, as far as they have room; how many, and tokens.
+    """Plan a rank's leading decodes as long as they have memory; return the numbers of sequences and tokens.
 
-    Almost all that runs is planned here: sums stay in registers, and nothing is asked that only
-    prompts need. Attention that ends at a window is left to `set_tokens`.
+    Almost all running sequences are planned here: sums stay in registers, and checks that only prompts need are
+    left out. Attention with a window is left to `set_tokens`.
     """
     rank, left = state.ranks[rank_index], state.ranks[rank_index].least_left
     context, tokens, j = int64(0), int64(0), int64(0)
@@ -262,7 +262,7 @@ def plan_pass(
 
 @compiled_part
 def plan_rank(state: State, limits: Limits, kv_rules: KvRules, windows: I8, rank: int, now: float, closed: bool) -> int:
-    """Plan one rank's step; returns how many sequences it preempted.
+    """Plan one rank's step; return the number of preempted sequences.
 
     A sequence gets its known but uncomputed tokens (of its prompt, or its latest one), with their drafts. Running
     sequences come first, in order of admission. Then, unless any was preempted or the queue is `closed`, waiting ones

@@ -1,4 +1,4 @@
-"""Recording of plans, compiled only where a state has room for them, see `Plans`."""
+"""Recording of every plan of an engine, compiled only into engines that keep plans (`Plans`)."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from .policies import Limits
 from .state import State
 
 ENTRY = named("request tokens cached", "")
-"""A request, its tokens in the step (`PREEMPTED` if it was preempted), and how many of its tokens were in the cache
-before."""
+"""Entry of a plan: a request, its tokens in the step (`PREEMPTED` if it was preempted), and its tokens in the cache before
+the step.
+"""
 
 PREEMPTED = -1
 
 COUNTS = named("plans entries", "")
-"""How many there are."""
+"""Numbers of recorded plans and entries."""
 
 PLAN = named("end", "time free")
-"""Where a plan's entries end; when it was made [s], free KV bytes of one device after it."""
+"""A plan: the index after its last entry, the time when it was made [s], and one device's free KV bytes after it."""
 
 
 @by_address
 class Plans(NamedTuple):
-    """Plans of one rank in order, each behind its entries."""
+    """Recorded plans of one rank in order of time, with one entry for each sequence of a plan."""
 
     plans: Records  # [P] of `PLAN`
     entries: Records  # [E] of `ENTRY`
@@ -34,12 +35,12 @@ class Plans(NamedTuple):
 
 
 def new_plans(plans: int, entries: int) -> Plans:
-    """Return room for a number of plans and entries."""
+    """Return an empty record for a number of plans and entries."""
     return Plans(records(plans, PLAN), records(entries, ENTRY), records(1, COUNTS))
 
 
 def taken(log: Plans, have: list[tuple[Records, Records]], most: int | None) -> None:
-    """Append the recorded plans to the existing ones, up to `most`."""
+    """Append the recorded plans to the list `have`, up to `most` entries, and clear the record."""
     made, entries = int(log.counts[0].plans), int(log.counts[0].entries)
     if most is None or sum(len(entry) for entry, _ in have) < most:
         have.append((log.plans[:made].copy(), log.entries[:entries].copy()))
@@ -64,7 +65,7 @@ def write_plan(plans: Plans, free: float, now: float) -> None:
 
 @compiled_code
 def one_by_one(plans: Plans, state: State, limits: Limits, kv_rules: KvRules) -> int:
-    """Steps of one plan: plans are recorded one by one."""
+    """Return 1: with recording, no steps are fast-forwarded."""
     return 1
 
 
@@ -83,7 +84,7 @@ def record_preempted(plans: Plans, state: State, index: int) -> None:
 
 @compiled_code
 def record_undone(plans: Plans, state: State, index: int) -> None:
-    """Let the latest entry of a request in the plan being made be of no tokens."""
+    """Set the latest entry of a request in the plan being made to no tokens."""
     at = plans.counts[0].entries - 1
     while plans.entries[at].request != index:
         at -= 1
@@ -92,7 +93,7 @@ def record_undone(plans: Plans, state: State, index: int) -> None:
 
 @compiled_code
 def record_plan(plans: Plans, state: State, rank: int, now: float) -> None:
-    """Record that a plan is made."""
+    """End the plan being made, with its time and the free KV bytes."""
     write_plan(plans, state.free[rank], now)
 
 

@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 
 
 class OwnRules(Protocol):
-    """Options of a scheduler that `exact` runs, as frozen data."""
+    """Interface of the options of an engine's own scheduler, which `exact` runs; frozen data."""
 
     @property
     def part(self) -> str:
-        """The part whose rules they are."""
+        """Return the name of the part that implements the scheduler."""
         ...
 
     @property
     def calls(self) -> Calls:
-        """How layers of its engine are called from Python."""
+        """Return how the engine calls the kernels of a layer from Python."""
         ...
 
     @property
     def serial(self) -> bool:
-        """Whether a stage's host waits for its work on a batch before it goes on."""
+        """Return whether a pipeline stage's host waits for its devices to finish a batch before it goes on."""
         ...
 
     def ordered(self, order: str) -> OwnRules:
@@ -48,29 +48,29 @@ class OwnRules(Protocol):
         ...
 
     def limited(self, tokens: int) -> OwnRules:
-        """Return the same with at most `tokens` tokens in a step."""
+        """Return the rules with at most `tokens` tokens in a step."""
         ...
 
     def verifying(self) -> OwnRules:
-        """Return the rules of a server whose decodes verify drafts."""
+        """Return the rules for a server with speculative decoding, whose decodes verify drafts."""
         ...
 
     @property
     def caches(self) -> bool:
-        """Whether computed prompts can be found again."""
+        """Return whether the scheduler caches computed prompts (prefix caching)."""
         ...
 
     def decoding(self) -> OwnRules:
-        """Return the rules of an engine that requests reach with their KV caches."""
+        """Return the rules of a decode engine, which receives requests with their KV caches."""
         ...
 
     def most(self, sequences: int, stages: int) -> int:
-        """Return the requests that run at once, for a policy with that number of sequences."""
+        """Return the number of requests that run at once, for a policy with that number of sequences."""
         ...
 
     @property
     def overlap(self) -> bool:
-        """Whether results are processed while the next step runs."""
+        """Return whether results are processed while the next step runs."""
         ...
 
     def start(self, ranks: int, sequences: int, pages: int, page: int, stages: int) -> Any:
@@ -82,7 +82,7 @@ class OwnRules(Protocol):
         ...
 
     def spare(self, page: int) -> int:
-        """Return the tokens that must fit in addition to a request before its admission."""
+        """Return the tokens that must fit in addition to a request's own before its admission."""
         ...
 
 
@@ -90,12 +90,12 @@ MOST_CAPTURED = 512
 """Largest batch with a captured graph in vLLM by default (vllm/config/vllm.py)."""
 
 NO_LIMIT = 1 << 40
-"""Tokens that no step has: graphs hold all decodes."""
+"""More tokens than any step has: all decodes run as captured graphs."""
 
 
 @by_address
 class Limits(NamedTuple):
-    """What a policy may do in one step, for the compiled path; see `Policy`."""
+    """Limits of a policy for one step, as data for compiled code; see `Policy`."""
 
     token_budget: int
     max_sequences: int
@@ -229,21 +229,21 @@ class Policy:
 
     @property
     def calls(self) -> Calls:
-        """How its engine's layers are called from Python."""
+        """Return how the policy's engine calls the kernels of a layer from Python."""
         return PYTHON if self.rules is None else self.rules.calls
 
     @property
     def holds_back(self) -> bool:
-        """Whether prompts may wait for others."""
+        """Return whether the policy may delay prompts until others can start with them."""
         return self.gather_steps > 0 or self.even_steps > 0
 
     @property
     def captured(self) -> int:
-        """Largest batch with a captured graph; 0 = none."""
+        """Return the largest batch with a captured CUDA graph; 0: no graphs."""
         return self.captures(1)
 
     def captures(self, several: int) -> int:
-        """Largest captured batch, 0 without, if a decode has up to `several` tokens (vllm/config/vllm.py)."""
+        """Return the largest captured batch if a decode has up to `several` tokens; 0: no graphs (vllm/config/vllm.py)."""
         return min(2 * self.max_sequences * several, MOST_CAPTURED) if self.graphs else 0
 
     def host_delay(self, launches: Launches, stages: int, several: int = 1) -> HostDelay:
@@ -260,7 +260,7 @@ class Policy:
         )  # fmt: skip
 
     def limits(self, launches: Launches, stages: int, several: int = 1) -> Limits:
-        """Return the same for the compiled path.
+        """Return the policy's limits as data for compiled code.
 
         Raises
         ------
@@ -285,7 +285,7 @@ def _known_order(policy: Policy) -> None:
 
 
 class _Policies(Registry[Policy]):
-    """Policies, those of parts among them."""
+    """Registry of batching policies, including those of parts."""
 
     def load(self) -> None:
         super().load()
@@ -328,7 +328,7 @@ def without_front(policy: Policy) -> Policy:
 
 
 def make_policy(name: str, token_budget: int | None = None, max_sequences: int | None = None) -> Policy:
-    """A registered policy with its limits changed, and with an order: ``POLICY+ORDER``.
+    """Return the policy registered as ``POLICY`` or, with a queue order, ``POLICY+ORDER``, with changed limits.
 
     Raises
     ------
@@ -354,7 +354,7 @@ def _ordered(name: str) -> Policy:
 
 
 def limited(policy: Policy, token_budget: int | None, max_sequences: int | None) -> Policy:
-    """A policy with its limits changed; see `make_policy`."""
+    """Return a policy with changed limits, see `make_policy`."""
     for option, value in (("--token-budget", token_budget), ("--max-seqs", max_sequences)):
         if value is not None and not 1 <= value < 2**31:
             raise InputError(option, f"must be in [1, 2^31), not {value}")
@@ -370,7 +370,7 @@ def limited(policy: Policy, token_budget: int | None, max_sequences: int | None)
 
 
 def check_order(policy: Policy) -> None:
-    """Refuse an order that an engine with one queue cannot keep.
+    """Refuse a queue order that an engine with a single queue cannot follow.
 
     Raises
     ------

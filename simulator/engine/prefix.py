@@ -22,10 +22,10 @@ from ...workloads.requests.block import PREFIX_BLOCK_TOKENS
 I8 = npt.NDArray[np.int64]
 
 MOST_PIECES = 1 << 22
-"""Pieces of `PREFIX_BLOCK_TOKENS` in the longest text, prompt and output of 2^31 tokens in all."""
+"""Most pieces of `PREFIX_BLOCK_TOKENS` tokens in one text, whose prompt and output have at most 2^31 tokens."""
 
 ALL_TOKENS = 1 << 40
-"""More tokens than a prompt has."""
+"""A number larger than the tokens of any prompt."""
 
 BLOCK = named("next previous bare users key after before resumes", "")
 """A block of a pool, a cache line: the next and the previous one in the free list; free blocks without content right
@@ -39,8 +39,8 @@ others by `next`."""
 class Pool(NamedTuple):
     """KV blocks of R ranks: N blocks, B sequences of at most W blocks, table of T entries.
 
-    A block has a number while it holds content that can be found. The others are all alike, so that they are
-    counted: of a sequence they are those behind its first `keyed` ones, and of the free list `bare`.
+    A block has a number while it holds content that can be found. Blocks without such content are all alike, so that they
+    are only counted: in a sequence they follow its first `keyed` blocks, in the free list they are counted as `bare`.
     """
 
     blocks: Records  # [R, N+1] of `BLOCK`
@@ -102,7 +102,7 @@ def session_key(session: I8) -> I8:
 
 @compiled_part
 def content_key(pool: Pool, first: int, hashed: int, request: int, position: int, block: int) -> int:
-    """Key of block `position` of a request: odd where `hashed` tokens cover it, else its own."""
+    """Return the content key of a request's block `position`: odd if `hashed` tokens cover it, else unique to the request."""
     if (position + 1) * block <= hashed:
         parts = pool.piece // block
         piece = position // parts
@@ -128,7 +128,7 @@ def place(key: int, mask: int) -> int:
 
 @compiled_part
 def find(table: I8, key: int) -> int:
-    """First of the blocks that hold a content, or -1."""
+    """Return the first block that holds the content with a key, or -1 if no block does."""
     mask = table.shape[0] - 1
     at = place(key, mask)
     while table[at, 0] != 0:
@@ -140,7 +140,7 @@ def find(table: I8, key: int) -> int:
 
 @compiled_part
 def remember(pool: Pool, rank: int, key: int) -> int:
-    """Note the content of a block of one sequence, behind the others that hold it; its number from now on."""
+    """Record the content of a sequence's block after other blocks with equal content; return the block's new number."""
     table, blocks = pool.table[rank], pool.blocks[rank]
     top, mask = blocks[blocks.shape[0] - 1], table.shape[0] - 1
     b, at = top.key, place(key, mask)
@@ -166,7 +166,7 @@ def remember(pool: Pool, rank: int, key: int) -> int:
 
 @compiled_part
 def forget(pool: Pool, rank: int, block: int) -> None:
-    """Drop the content of a block, and its number; of the last one, from the table (backward-shift deletion)."""
+    """Delete the content and the number of a block; for the last block of a content, delete the table's entry too."""
     table, blocks = pool.table[rank], pool.blocks[rank]
     key, after, before = blocks[block].key, blocks[block].after, blocks[block].before
     top, mask = blocks[blocks.shape[0] - 1], table.shape[0] - 1
@@ -199,7 +199,7 @@ def unlink(links: Records, block: int) -> None:
 
 @compiled_part
 def append(links: Records, block: int) -> None:
-    """Put a block at the end of the free list."""
+    """Append a block to the end of the free list, so that it is reused last."""
     end = links.shape[0] - 1
     last = links[end].previous
     links[last].next, links[block].previous = block, last
@@ -208,14 +208,14 @@ def append(links: Records, block: int) -> None:
 
 @compiled_part
 def unlink_block(blocks: Records, block: int) -> None:
-    """`unlink`; those without content before it are before the next one from now on."""
+    """Remove a block from the free list; the free blocks without content before it are kept."""
     blocks[blocks[block].next].bare += blocks[block].bare
     unlink(blocks, block)
 
 
 @compiled_part
 def share(pool: Pool, rank: int, block: int) -> bool:
-    """Use a block for its content; whether it was free."""
+    """Add a user to a cached block; return whether the block was free before."""
     blocks = pool.blocks[rank]
     users = blocks[block].users
     if users == 0:
@@ -226,7 +226,7 @@ def share(pool: Pool, rank: int, block: int) -> bool:
 
 @compiled_part
 def prepend(blocks: Records, block: int) -> None:
-    """Put a block at the start of the free list: it is handed out next."""
+    """Insert a block at the start of the free list, so that it is reused next."""
     end = blocks.shape[0] - 1
     first = blocks[end].next
     blocks[first].previous, blocks[block].next = block, first
@@ -236,7 +236,7 @@ def prepend(blocks: Records, block: int) -> None:
 
 @compiled_part
 def give_back(pool: Pool, rank: int, block: int, next_out: bool) -> bool:
-    """Stop using a block, which is handed out next or last; whether it became free."""
+    """Remove a user from a block, which is reused next (`next_out`) or last; return whether it became free."""
     blocks = pool.blocks[rank]
     blocks[block].users -= 1
     if blocks[block].users > 0:
@@ -252,7 +252,7 @@ def give_back(pool: Pool, rank: int, block: int, next_out: bool) -> bool:
 
 @compiled_inside
 def give_back_bare(pool: Pool, rank: int, count: int, next_out: bool) -> None:
-    """Stop using blocks without content, which are handed out next or last."""
+    """Free blocks without findable content, which are reused next (`next_out`) or last."""
     blocks = pool.blocks[rank]
     end = blocks.shape[0] - 1
     blocks[blocks[end].next if next_out else end].bare += count

@@ -1,4 +1,4 @@
-"""Queues of waiting requests: linked lists through `next`, of which parts may have others."""
+"""Queues of waiting requests: linked lists through the column `next`; parts may add further queues."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .state import State
 
 @compiled_part
 def link_in(state: State, queue: Any, index: int, before: int, after: int) -> None:
-    """Put a request into a queue between two, either of which may be none (-1).
+    """Insert a request into a queue between `before` and `after`, either of which may be none (-1).
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def link_in(state: State, queue: Any, index: int, before: int, after: int) -> No
 
 @compiled_part
 def enqueue(state: State, rank_index: int, index: int) -> None:
-    """Put a request into a rank's queue: before the first with a larger key, else last.
+    """Insert a request into a rank's queue: before the first request with a larger key, else last.
 
     Preempted requests, which are at the front, stay before all others.
     """
@@ -45,7 +45,7 @@ def enqueue(state: State, rank_index: int, index: int) -> None:
 
 @compiled_part
 def queue_request(state: State, rank: int, index: int) -> None:
-    """Queue a request that has just come."""
+    """Queue an arriving request by a part's rule; default: `enqueue`."""
     if state.hooks.queue.size > 0:
         hooks.queue(state, rank, index)
     else:
@@ -54,7 +54,7 @@ def queue_request(state: State, rank: int, index: int) -> None:
 
 @compiled_part
 def take_head(state: State, rank_index: int, index: int) -> None:
-    """Take the head of a rank's queue out of it."""
+    """Remove the head of a rank's queue."""
     if state.hooks.take_head.size > 0:
         hooks.take_head(state, rank_index, index)
         return
@@ -66,21 +66,21 @@ def take_head(state: State, rank_index: int, index: int) -> None:
 
 @compiled_part
 def count_left(state: State, rank: int, index: int) -> None:
-    """Count one request fewer that waits on a rank."""
+    """Reduce a rank's number of waiting requests by one."""
     state.ranks[rank].waiting -= 1
     hooks.on_left(state, index)
 
 
 @compiled_part
 def leave_queue(state: State, rank: int, index: int) -> None:
-    """Take an admitted request, the head of its queue, out of it."""
+    """Remove an admitted request, the head of its queue, from the queue."""
     take_head(state, rank, index)
     count_left(state, rank, index)
 
 
 @compiled_part
 def cut_out(state: State, queue: Any, index: int) -> None:
-    """Take a request out of a queue, wherever it is."""
+    """Remove a request from any position of a queue."""
     before, at = int64(-1), queue.head
     while at != index:
         before, at = at, state.requests[at].next
@@ -94,7 +94,7 @@ def cut_out(state: State, queue: Any, index: int) -> None:
 
 @compiled_part
 def unqueue(state: State, rank: int, index: int) -> None:
-    """Take a request that ends as it waits out of its queue."""
+    """Remove a request that ends while it waits from its queue."""
     if state.hooks.unqueue.size > 0:
         hooks.unqueue(state, rank, index)
         return
@@ -104,7 +104,7 @@ def unqueue(state: State, rank: int, index: int) -> None:
 
 @compiled_part
 def queue_again(state: State, rank_index: int, index: int) -> None:
-    """Put a preempted request back into its queue, to the front."""
+    """Queue a preempted request again, at the front of its queue."""
     if state.hooks.put_back.size > 0:
         hooks.put_back(state, rank_index, index)
         return

@@ -1,4 +1,4 @@
-"""The hook points of an engine that runs another scheduler than the plain one; see `hooks`."""
+"""The hook points of an engine whose scheduler replaces the plain one; see `hooks`."""
 
 # mypy: disable-error-code="empty-body"
 
@@ -19,27 +19,27 @@ if TYPE_CHECKING:
 
 @point(ANY)
 def is_planned(state: State) -> bool:
-    """Whether the next step has been planned already."""
+    """Return whether the next step has been planned already."""
 
 
 @point(ANY)
 def results_pending(state: State) -> bool:
-    """Whether something has run whose results are not processed."""
+    """Return whether steps have run whose results have not been processed."""
 
 
 @point(FIRST)
 def may_look(state: State, limits: Limits, until: float) -> bool:
-    """Whether all has been submitted that the next plan would find."""
+    """Return whether all requests that the next plan could see have been submitted."""
 
 
 @point(FIRST)
 def poll_arrivals(state: State, limits: Limits, kv_rules: KvRules) -> float:
-    """Queue what has come; when the next request arrives."""
+    """Queue the requests that have arrived; return the next arrival time [s]."""
 
 
 @point(FIRST)
 def idle(state: State, kv_rules: KvRules) -> None:
-    """Have nothing to do."""
+    """Called when the engine has no request to run."""
 
 
 @point(FIRST)
@@ -49,7 +49,7 @@ def prepare(state: State, limits: Limits, kv_rules: KvRules) -> int:
 
 @point(FIRST)
 def run_step(state: State, limits: Limits, kv_rules: KvRules, arrival: float, until: float) -> int:
-    """Plan what runs next, and run it; else `plain.run_step`."""
+    """Plan the next step and run it; default: `plain.run_step`."""
 
 
 # The rules of an engine whose results come a step late (`exact`).
@@ -57,7 +57,7 @@ def run_step(state: State, limits: Limits, kv_rules: KvRules, arrival: float, un
 
 @point(FIRST)
 def plan_next(state: State, kv_rules: KvRules, windows: I8, known: float) -> None:
-    """Plan the next step of every rank by what is known at a time."""
+    """Plan the next step of every rank with the requests known at time `known`."""
 
 
 @point(FIRST)
@@ -72,34 +72,34 @@ def take_results(state: State, kv_rules: KvRules, first_end: float, now: float) 
 
 @point(FIRST)
 def most_steps(state: State) -> int:
-    """How many steps are planned alike; below 0 where an arrival may change that."""
+    """Return the number of following steps with the same plan; negative if an arrival may change it."""
 
 
 @point(FIRST)
 def rank_for(state: State) -> int:
-    """The rank that takes the next request."""
+    """Return the rank that the next arriving request is assigned to."""
 
 
 @point(EACH)
 def on_idle(state: State) -> None:
-    """There is nothing to do."""
+    """Called when a plan is empty."""
 
 
 @point(EACH)
 def take_up(state: State, place: int) -> None:
-    """Look at one of several batches in flight."""
+    """Select one of several batches in flight (`place`) as the current one."""
 
 
 @point(EACH)
 def put_down(state: State, place: int) -> None:
-    """Look at it no more."""
+    """Deselect the current batch in flight."""
 
 
 @point(TOTAL)
 def elsewhere(state: State, place: int) -> int:
-    """Requests that run in the other batches."""
+    """Return the number of requests that run in the other batches in flight."""
 
 
 @point(FIRST)
 def seen(state: State, before: float, after: float) -> float:
-    """When results are waited for; the first stage was free at times before and after the batch was sent."""
+    """Return when results are awaited; the first stage was free at `before` and `after` the batch was sent [s]."""

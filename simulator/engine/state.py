@@ -29,15 +29,17 @@ F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
 Status = IntEnum("Status", "AGAIN REACHED LOG_FULL STUCK GOAL", start=-1)
-"""Not yet; time reached; log full; a bug; requested completions reached. After the second and fourth the caller
-returns."""
+"""Why a step or `advance` stopped: not yet; time reached; log full; a bug; requested completions reached. After the
+second and fourth the caller returns.
+"""
 
 RESTS, RESTING = 17, -2
-"""All requests known to the engine have arrived, and more are to come (`fleet.growing`); what is asked for instead
-of a number of completions where it is to rest then."""
+"""`RESTS`: all requests known to the engine have arrived, and more are to come (`fleet.growing`). `RESTING`: value of
+`goal` that lets the engine stop at that point.
+"""
 
 GO = -2
-"""Result of the preparations of a step: that step is next."""
+"""Status after a scheduler's preparations: the next step can run."""
 
 REQUEST = named(
     "target cached generated output covered next input order preempted in_flight noted done row",
@@ -85,7 +87,7 @@ joules are running totals of the engine at the end of the fast-forwarded steps, 
 pipeline, tokens at their start."""
 
 FEWEST_ROWS = 64
-"""Requests that an engine has room for at first."""
+"""Number of request rows that an engine allocates at first."""
 
 LOG_ROWS = 128
 """Fast-forwards between two returns to Python, which handles signals and progress: few enough for quick interrupts,
@@ -147,11 +149,11 @@ def new_state(
 
 
 LASTING = ["emitted", "hits", "preemptions", "prompt_tokens", "steps"]
-"""Counters of what an engine has done, which outlast its failures."""
+"""Counters of an engine's work that a failure does not reset."""
 
 
 def outlasting(old: State, new: State, now: float) -> State:
-    """Return a state without requests that continues the counters and the clock of an engine that failed."""
+    """Return an empty state that continues the counters and the clock of an engine that failed at `now`."""
     new.counters[LASTING] = old.counters[LASTING]
     clocks = old.clocks[0]
     clocks.now = clocks.known = now
@@ -160,7 +162,7 @@ def outlasting(old: State, new: State, now: float) -> State:
 
 
 def roomier(state: State, size: int) -> State:
-    """Return a state with room for `size` requests; freed rows (`pages`) stay without memory."""
+    """Return a state enlarged to `size` requests; rows of finished requests (`pages`) use no memory."""
     low, have = int(state.counters[0].low), int(state.counters[0].submitted)
     rows = [new_rows(size, old.dtype, low > 0).view(np.recarray) for old in (state.requests, state.contents)]
     if not len(state.contents):
@@ -194,7 +196,7 @@ def grown(state: State, arrival: F8, inputs: I8, outputs: I8, keys: F8) -> State
 
 @compiled_part
 def append_request(state: State, arrival: float, tokens: int, output: int) -> int:
-    """`grown` by one request without a key, where there is room; its row."""
+    """Append one request without a key to arrays with a free row; return its row."""
     i = state.counters[0].submitted
     state.counters[0].submitted += 1
     request = state.requests[i]
@@ -214,7 +216,7 @@ def append_request(state: State, arrival: float, tokens: int, output: int) -> in
 
 @by_address
 class Face(NamedTuple):
-    """The view of an engine from outside, for any kind of engine."""
+    """View of an engine for code outside it, the same for all kinds of engines."""
 
     requests: Records
     ranks: Records
@@ -226,7 +228,7 @@ class Face(NamedTuple):
 
 
 def check_hashes(kv_rules: KvRules, block: RequestBlock) -> None:
-    """Refuse prefix hashes that blocks of this size cut.
+    """Refuse prefix hashes whose token count is not a multiple of the KV block.
 
     Raises
     ------
@@ -241,7 +243,7 @@ def check_hashes(kv_rules: KvRules, block: RequestBlock) -> None:
 
 @dataclass(slots=True)
 class Contents:
-    """Numbers of the hashes that a trace tells, in order of their first use."""
+    """Numbers of a trace's prefix hashes, in order of their first use."""
 
     numbers: dict[Hashable, int] = field(default_factory=dict)
     used: int = 0  # entries of `Pool.hashes` that are taken

@@ -1,4 +1,4 @@
-"""What a part from outside changes in a plan: prompts that wait on (see `outside`)."""
+"""Hooks of user-defined parts in the planner: prompts that wait longer (see `outside`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .state import State
 
 @by_address
 class Asking(NamedTuple):
-    """A part from outside."""
+    """State of a user-defined part: its compiled function and its options."""
 
     waits: Any  # its function
     own: tuple[float, ...]  # its options
@@ -22,7 +22,7 @@ class Asking(NamedTuple):
 
 @compiled_code
 def waits_on(asking: Asking, state: State, limits: Limits, rank: int, index: int, now: float) -> bool:
-    """Whether a part lets a prompt wait whose turn has come; one that has had tokens never does."""
+    """Return whether the part delays the prompt at the head of the queue; prompts that have run are never delayed."""
     request, running, decoding, slowest = state.requests[index], state.ranks[rank].running, int64(0), 0.0
     if running == 0 or request.generated > 0:
         return False
@@ -38,7 +38,7 @@ def waits_on(asking: Asking, state: State, limits: Limits, rank: int, index: int
 
 @compiled_code
 def while_waits(asking: Asking, state: State, limits: Limits, kv_rules: KvRules) -> int:
-    """Decode steps until a part is asked again: one where anything waits."""
+    """Return the decode steps until the part is called again: 1 while any request waits."""
     running = int64(0)
     for r in range(state.ranks.shape[0]):
         running += state.ranks[r].running

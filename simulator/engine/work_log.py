@@ -1,4 +1,4 @@
-"""What an engine had done by any moment of a run: tokens, work and energy as running totals."""
+"""Log of an engine's work over a run: tokens, busy time and energy as running totals over time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NUM_TOTALS = 5
 device-seconds, and seconds in steps (batches in flight side by side count each)."""
 
 AT_ONCE, LEAST_AT_ONCE = 2048, 128
-"""Log entries that are processed together: a log costs as much as many of them."""
+"""Log entries that are processed together, because one processing call costs as much as many entries."""
 MOST_ROWS, ALL_ROWS, LEAST_ROWS = 1 << 15, 1 << 20, 1 << 8
 """Maximum log entries of an engine, and of all engines of a run, with a minimum for each; beyond it neighbours are
 merged, so that memory is bounded. Totals stay exact at the remaining ends."""
@@ -41,7 +41,7 @@ class WorkLog:
     _waiting: int = 0  # stretches in them
 
     def note(self, log: F8) -> None:
-        """Queue the entries of `State.log` for processing; an engine among others has few at once."""
+        """Queue the entries of `State.log` for processing; an engine of a large fleet queues only few."""
         self._noted.append(log.copy())
         self._waiting += len(log)
         if self._waiting >= max(min(AT_ONCE, ALL_ROWS // self.among), LEAST_AT_ONCE):
@@ -53,7 +53,7 @@ class WorkLog:
             self.add(np.concatenate(noted))
 
     def add(self, log: F8) -> F8:
-        """Process log entries now; return the energy of each one's work [J].
+        """Process log entries now; return the energy of each entry's work [J].
 
         Totals are sums one by one, so that it does not matter how many come at once.
         """
@@ -80,7 +80,7 @@ class WorkLog:
         return joules
 
     def taken(self, log: F8, keep: bool) -> F8 | None:
-        """Process log entries: now, with the energy of each one's work, if the log is kept; else later."""
+        """Process log entries and return them with their energy if the log is kept; else queue them and return None."""
         if not keep:
             self.note(log)
             return None
@@ -98,18 +98,18 @@ class WorkLog:
 
     @property
     def end_s(self) -> float:
-        """End of the latest step [s]; several batches in flight end in any order."""
+        """Return the end of the latest step [s]; several batches in flight end in any order."""
         self._settle()
         return max((float(rows[:, 1].max()) for rows in self._rows[-2:] if len(rows)), default=0.0)
 
     @property
     def joules(self) -> float:
-        """Energy of all work so far [J]."""
+        """Return the energy of all work so far [J]."""
         self._settle()
         return float(self._totals[Total.JOULES])
 
     def curve(self, now: float, emitted: int) -> tuple[F8, F8]:
-        """Times [s] and the totals at them, both rising; `emitted` tokens have come by `now`."""
+        """Return times [s] and the running totals at them, both rising; `emitted` tokens were emitted by `now`."""
         self._settle()
         rows = np.concatenate(self._rows) if self._rows else np.zeros((0, 2 + NUM_TOTALS))
         # Batches of a pipeline overlap: what is done by a time is the most that any row says.
