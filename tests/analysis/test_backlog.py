@@ -119,6 +119,7 @@ def test_a_short_trace_cannot_fill_an_engine(tmp_path: Path) -> None:
     path.write_text("arrival_s,input_tokens,output_tokens\n" + "".join(f"{i},200,20\n" for i in range(60)))
     scenario = as_usual(Scenario(model=MODEL, system=SYSTEM).changed(trace=str(path), framework="vllm"))
     assert full_rate(scenario) is None
+    assert backlog.least_rate(scenario) is None
 
 
 @pytest.mark.parametrize("more", [{}, {"kv_tiers": "host:64GiB"}])

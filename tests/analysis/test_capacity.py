@@ -7,6 +7,7 @@ simulations on either side of it, and runs made to be short of one resource.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,9 @@ def test_both_ends_of_a_load_are_searched(limit: float, slow: float) -> None:
     found = ends(known, held(1.0), {"ttft_mean": limit}, sure, tried)
     for end, r in ((found.high, fast), (found.low, slow)):
         assert held(r) / held(1.0) / 1.1 - 1e-9 <= end <= held(r) / held(1.0) + 1e-9
+    for always, end in ((fast, "low"), (slow, "high")):  # as predicted is between the ends
+        alike = replace(sure, slowdowns=(always,) * 11)
+        assert getattr(ends(known, held(1.0), {"ttft_mean": limit}, alike, tried), end) == 1.0
     near = share_at(known, held(1.0), {"ttft_mean": limit}, slow, tried, 1.02)
     assert held(slow) / held(1.0) / 1.02 - 1e-9 <= near <= held(slow) / held(1.0) + 1e-9
     above = [*known, Tried(1.1 * held(1.0), None, {"ttft_mean": 0.0}, (), open=("ttft_mean",))]

@@ -6,14 +6,19 @@ Expected values: the same runs with a draw of expert loads for every layer; the 
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from opbyte import plan
+from opbyte.analysis.answers.interval import Interval
+from opbyte.analysis.answers.run_interval import RunIntervals
 from opbyte.analysis.answers.usual import as_usual
 from opbyte.analysis.studies.backlog import DRAWS, full_rate, least_rate, sampled
 from opbyte.analysis.studies.plan import best, trial
+from opbyte.analysis.studies.plan.bounds import least_of
 from opbyte.simulator.results.record import Run
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.build import Made, deployment_of, run_scenario
@@ -59,6 +64,26 @@ def test_a_short_loop_bounds_the_full_rate_from_below(model: str) -> None:
     assert least.bound
     assert 0.2 * full.per_s < least.per_s < full.per_s
     assert least.mean_wait_s(0.1) >= full.mean_wait_s(0.1)
+
+
+def test_what_may_be_faster_than_rates_say_has_no_bounds() -> None:
+    deployment = deployment_of(asked("llama-3-8b", "h100-x1"))[0]
+    assert least_of(deployment) is not None
+    assert least_of(replace(deployment, kernels=("gemm",))) is None
+
+
+def test_latencies_are_shown_at_the_ends_of_their_interval() -> None:
+    """Steps at the 10th and the 90th percentile of what they may take, here 0.6 and 1.4 times the predicted time."""
+    one = Interval(1.0, 1.0)
+    sure = RunIntervals(one, one, one, one, one, tuple(np.linspace(0.5, 1.5, 11)))
+    task = SimpleNamespace(quick=False, sure=None)
+    shown: Any = SimpleNamespace(
+        task=task,
+        point=lambda count, slow, *how, **more: SimpleNamespace(sure=sure, figures={"ttft_p99": slow}, missed={}),
+    )
+    found = trial.sure_of(shown, 1, 4)[1]
+    assert found is not None
+    assert found.ends["ttft_p99"] == pytest.approx((0.6, 1.4))
 
 
 def test_every_layer_is_drawn_for_what_is_shown_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from opbyte.devices.cost import BOUNDS, Roofline, bound_code
@@ -53,7 +53,8 @@ def test_what_is_no_weight_takes_its_own_energy_where_it_is_known() -> None:
     st.lists(st.integers(0, 5000), min_size=1, max_size=20).filter(any),
     st.floats(1.0, 1e9), st.floats(1.0, 1e9), st.floats(1.0, 1e6),
 )  # fmt: skip
-def test_experts_run_one_after_another(tokens: list[int], flop: float, weights: float, act: float) -> None:
+@example([0.9, 0.1], 1e8, 1e6, 1.0)  # one expected token: the first expert is bound by FLOP, the second by bytes
+def test_experts_run_one_after_another(tokens: list[float], flop: float, weights: float, act: float) -> None:
     loads = Loads.drawn(np.array(tokens))
     whole = op(flop * loads.routed, weights * loads.active, act * loads.routed, loads)
     one_by_one = sum(max(n * flop / 50e12, (weights + n * act) / 1.6e12) for n in tokens if n > 0)
