@@ -109,7 +109,7 @@ def check_prices(scenario: Scenario) -> None:
         amounts(text, option)
     for name in OWNED:
         if scenario.capex is None and getattr(scenario, name) is not None:
-            raise InputError(f"--{name.replace('_', '-')}", "is of owned devices: it needs --capex")
+            raise InputError(f"--{name.replace('_', '-')}", "applies to owned devices only; add --capex")
 
 
 def price_of(device: DeviceSpec, scenario: Scenario) -> float | None:

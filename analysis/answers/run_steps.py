@@ -124,7 +124,7 @@ def steps_seen(run: Run, window: range) -> Steps:
     shown = run.steps[window.start : window.stop]
     if not shown:
         last = len(run.steps)
-        raise InputError("--steps", f"begin behind the end of the run, which has {last:,} steps")
+        raise InputError("--steps", f"must begin within the run, which has {last:,} steps")
     bars = tuple(bar for step in shown for bar in _bars(run, step))
     return Steps(shown, bars, tuple(_spans(run, shown)))
 

@@ -107,7 +107,7 @@ def _front_end(run: Run) -> list[str]:
     if busy < BUSY:
         return []
     text = f"the server's front end prepares {1.0 / took:,.3g} requests/s, one after another, and is busy {busy:.0%} of the time"
-    return [f"{text}: requests that come together wait for it"]
+    return [f"{text}: requests that arrive together queue there"]
 
 
 def _sampled(run: Run) -> list[str]:

@@ -387,7 +387,7 @@ def _refuse_others(options: Mapping[str, Any]) -> None:
     unset = {placed.name: placed.default for placed in options_of(DeployOptions)}
     for name, value in options.items():
         if name not in TAKEN and value is not None and value != unset.get(name):
-            raise InputError(f"--{name.replace('_', '-')}", "is of serving; training has none")
+            raise InputError(f"--{name.replace('_', '-')}", "is an option of serving; remove it to train")
 
 
 def _kernels(how: DeployOptions, system: SystemSpec, layout: TrainingLayout) -> Mapping[str, str]:

@@ -81,7 +81,7 @@ def measure(given: Any) -> None:
         refused = {"--loop": given.loop, "--threads": given.threads not in (None, 1), "--lenient": given.lenient}
         for option, is_given in refused.items():
             if is_given:
-                raise InputError(option, "has no part in measure configs, which searches on one thread")
+                raise InputError(option, "is not supported by measure configs, which searches on one thread; remove it")
         make = _configs(backend, quick=given.quick, only=asked["only"], seed=given.seed)
     elif what != "kernels":
         raise InputError(repr(what), "is nothing to measure; give configs, or nothing for kernels")

@@ -88,7 +88,7 @@ def resumed(command: str, fresh: bool) -> Kept:
     if fresh:
         parts.forget()
     elif finished := parts.count():
-        text = f"goes on from {finished:,} finished parts; --fresh computes all again"
+        text = f"continues from {finished:,} finished parts of an earlier call; --fresh starts again"
         print(f"opbyte: note: {text}", file=sys.stderr)
     return parts
 

@@ -94,7 +94,7 @@ def design(given: Any) -> None:
         answer(partial(design_describe, device), out, as_json)
         return
     if device is not None:
-        raise InputError(device, f"goes with {DESCRIBE}: opbyte design {DESCRIBE} {device}")
+        raise InputError(device, f"needs {DESCRIBE} before it: opbyte design {DESCRIBE} {device}")
     answer(partial(design, folder=out, **asked), out, as_json, counted="designs")
 
 
@@ -163,7 +163,7 @@ def tune(given: Any) -> None:
         raise InputError("--device", "is needed with --shape")
     elif given.device == HOST:
         others = {"--grid": given.grid, "--set": given.set_, "--config": config, "--sensitivity": given.sensitivity}
-        _refuse(others, "has no part in kernels of this machine's CPU")
+        _refuse(others, "is not supported for CPU kernels of this machine; remove it")
         make = partial(tune_host, kernel, pairs(given.shape or "", "--shape"), top=top or TOP)
     else:
         make = partial(

@@ -111,7 +111,7 @@ def _measured(result: Recording) -> dict[str, Any]:
 def _assumed(result: Recording) -> list[str]:
     out = ["timestamps are the client's: a chunk gets one when its bytes are read"]
     if any(result.outcomes[i].prompt_tokens is None for i in result.answered):
-        out.append("input_tokens: as asked for; the server did not say how many it counted")
+        out.append("input_tokens: as requested, because the server did not report its count")
     if not result.target.extras:
         out.append("output_tokens: the server takes no ignore_eos; outputs may end early")
     return out

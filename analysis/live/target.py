@@ -230,7 +230,7 @@ async def find_out(
             return form, prompt_source  # a server that fails is recorded as such
         if status == 404:
             break
-    raise InputError(wanted.base, f"takes no such request: {refused}")
+    raise InputError(wanted.base, f"rejected the test request: {refused}")
 
 
 def _forms(prompts: str, chat: bool) -> list[tuple[bool, bool, bool]]:

@@ -109,7 +109,7 @@ def capacity(
         names = laid_out(names, scenario, search)
     for name in SEARCHED:
         if scenario.option(name) is not None:
-            raise InputError(f"--{name.replace('_', '-')}", "is what the search sets")
+            raise InputError(f"--{name.replace('_', '-')}", "is varied by the search; remove it")
     check_real(tolerance, "--tolerance", 1e-4, 1.0)
     from_trace = scenario.workload.trace is not None
     requests = scenario.workload.requests or (MOST_OF_TRACE if from_trace else DEFAULT_REQUESTS)

@@ -133,7 +133,7 @@ def stream_of(memory: DramSpec, name: str, commands: int, refresh: bool) -> PimS
     }
     interval_each = intervals[kind]
     if interval_each is None:
-        raise InputError(f"pattern {name!r}", f"{memory.name} has no such commands (pim:)")
+        raise InputError(f"pattern {name!r}", f"{memory.name} has no timing of these commands (pim:)")
     rotating = options != ["fix"]
     if kind == "ab":
         return PimStream(commands, interval_each, org.banks_per_channel, 1, columns, refresh)

@@ -105,7 +105,7 @@ def simulate(memory: DramSpec, run: PatternRun) -> DramResult:
         start = max(_first(t.accepted, tenth) for t in tracks)
         end = max(min(_first(t.accepted, length) for t in tracks), start + 1)
         if end >= min(len(t.accepted) for t in tracks):
-            raise InputError(f"requests={length}", "are too few for so uneven channels; ask for more")
+            raise InputError(f"requests={length}", "are too few, because the loads of the channels differ; use more")
         spans = [t.accepted[end] - t.accepted[start] for t in tracks]
         ticks = (end - start) * tracks[0].step
     return _outcome(memory, run, tracks, sum(spans) / len(spans), ticks)

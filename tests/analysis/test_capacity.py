@@ -211,7 +211,7 @@ def test_command(ask: Ask, tmp_path: Path) -> None:
     answer = ask(*arguments, "--json", "--out", tmp_path / "out").json()
     assert [row["system"] for row in answer["rows"]] == [SYSTEM, "a100-80gb-x1"]
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"loads.csv", "capacity.png", "capacity.json"}
-    with pytest.raises(InputError, match="is what the search sets"):
+    with pytest.raises(InputError, match="is varied by the search"):
         capacity(MODEL, [SYSTEM], "e2e_p90=1", rate=3.0)
 
 

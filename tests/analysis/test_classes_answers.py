@@ -105,7 +105,7 @@ def test_goodput_needs_promises(tmp_path: Path) -> None:
         judged(replace(run("vllm+priority").run, parts={}), 1.0, {"attainment": 0.9})
     with pytest.raises(InputError, match="--slo attainment"):
         read_level("attainment=90")
-    with pytest.raises(InputError, match="is not part of a plan"):
+    with pytest.raises(InputError, match="is not supported by plan"):
         plan("llama-3-8b", "h100-x1", "attainment=0.9", load="3")
     study = "base: {{model: llama-3-8b, system: h100-x1, classes: '{}'}}\naxes: {{rate: [1, 2]}}\n"
     path = tmp_path / "s.yaml"

@@ -201,7 +201,7 @@ def goes_on_here(ask: Ask, monkeypatch: pytest.MonkeyPatch, folder: Path, comman
     left = list((folder / "cache").rglob("*.part"))
     assert left
     again = ask(*command, "--out", folder / "again")
-    assert f"goes on from {len(left):,} finished parts" in again.err
+    assert f"continues from {len(left):,} finished parts" in again.err
     assert not [file for file in left if file.exists()]
     whole = ask(*command, "--out", folder / "whole")
     assert again.out == whole.out
@@ -240,7 +240,7 @@ def goes_on(start: Start, folder: Path, command: Sequence[str], number: signal.S
     left = list(cache.glob("*/*.part"))
     assert left
     again = run("again")
-    assert f"goes on from {len(left):,} finished parts" in again.stderr
+    assert f"continues from {len(left):,} finished parts" in again.stderr
     assert again.stdout == whole.stdout
     assert not [file for file in left if file.exists()]
     same_files(folder)

@@ -229,7 +229,7 @@ def test_bad_input_is_one_line(
 
 def test_a_server_that_takes_nothing_is_refused(ask: Ask, trace: Path) -> None:
     with served(Fake(refuses={"model"})) as fake:
-        assert "takes no such request: HTTP 400" in ask("record", fake.url, "--trace", trace).refused()
+        assert "rejected the test request: HTTP 400" in ask("record", fake.url, "--trace", trace).refused()
 
 
 def test_a_server_that_always_fails_is_recorded(ask: Ask, trace: Path, tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_python_takes_a_scenario_or_keywords() -> None:
     first = capacity(lengths, "h100-x1", "e2e_p90=3", tolerance=0.5)
     given = {name: WORK[name] for name in WORK if name != "rate"}
     assert first == capacity("llama-3-8b", "h100-x1", "e2e_p90=3", tolerance=0.5, **given)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="rate: is what the search sets"):
+    with pytest.raises(InputError, match="rate: is varied by the search"):
         capacity(scenario, "h100-x1", "e2e_p90=3")
     with pytest.raises(InputError, match="MODEL: is needed"):
         simulate(rate=1.0)

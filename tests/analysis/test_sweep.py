@@ -341,7 +341,7 @@ def test_every_number_of_a_run_can_be_limited_and_one_that_is_not_there_is_an_er
     assert all(row["watts_per_device"] > 60 and row["run.dynamic_joules"] > 0 for row in found.table)
     for limit, line in (
         ("processor_area_mm2 <= 800", "no processor of h100 gives area_mm2"),
-        ("run.dynamic_watts <= 1", "simulate gives no such number"),
+        ("run.dynamic_watts <= 1", "simulate does not output it"),
         ("attainment >= 0.9", "it is of classes of requests"),
     ):
         file = write("b.yaml", BASE + axes + f'constraints: ["{limit}"]\n')

@@ -94,7 +94,7 @@ def test_the_catalogs_efficiencies_are_the_command_models() -> None:
 def test_a_level_without_commands_is_refused() -> None:
     with pytest.raises(InputError, match=r"level 'banks': is unknown; did you mean 'bank'"):
         HeadAttention(LIMITED, "banks", 1)
-    with pytest.raises(InputError, match="has no such commands"):
+    with pytest.raises(InputError, match="has no timing of these commands"):
         HeadAttention(load_memory("hbm3-6400-8hi"), "bank", 1)
 
 

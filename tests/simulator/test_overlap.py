@@ -179,7 +179,7 @@ def test_what_pipelining_cuts() -> None:
 
 def test_an_overlap_of_nothing_is_refused() -> None:
     model, system = load_model("llama-3-8b"), load_system("h100-x1")
-    with pytest.raises(InputError, match="--overlap two-batch: has nothing to hide"):
+    with pytest.raises(InputError, match="--overlap two-batch: has no exchange to overlap"):
         deploy(model, system, overlap="two-batch")
     assert explicit_stage(deploy(model, system, overlap="auto"), [Batch.of([9])]).way == "none"
 

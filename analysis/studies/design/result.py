@@ -215,7 +215,7 @@ class DesignAnswer(Result):
             if estimate.value is not None and estimate.interval is not None:
                 low, high = estimate.interval
                 parts.append(f"{name} {show(estimate.value)} ({show(low)} to {show(high)})")
-        text = ", ".join(parts) or "neither area, power nor cost is known of it"
+        text = ", ".join(parts) or "area, power and cost are unknown"
         text += "; 80% intervals of the models, see opbyte design describe"
         return f"How sure: {text}; {timed_sram(self.best.device, tuned=self.space.tuned)}."
 

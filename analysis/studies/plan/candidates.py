@@ -210,7 +210,7 @@ class Candidate:
             As `command`, and where no engine's command starts a copy.
         """
         if self.engine is None:
-            raise InputError("--emit", "no engine's command says this layout and policy")
+            raise InputError("--emit", "no engine's start command supports this layout and policy")
         launch = launch_of(self.policy, hub_name(model), self.engine, room)
         return Copies(self.policy, launch, copies, self.devices, node)
 

@@ -284,7 +284,7 @@ class Plan(Result):
         """Return the command that starts a replica."""
         command = point.candidate.command(self.model, point.room)
         if not command:
-            return "Start: no engine's command says this layout and policy."
+            return "Start: no engine's start command supports this layout and policy."
         return f"Start{f', each of {point.started} copies' if point.started > 1 else ''}: {command}"
 
     def _sure(self, point: Point) -> str:
@@ -311,7 +311,7 @@ class Plan(Result):
         """
         p = self.winner
         if p is None or self.emit is None:
-            raise InputError("--emit", "needs one best: nothing serves the load, or bases differ")
+            raise InputError("--emit", "needs one best plan: no plan meets the SLO, or the kinds of cost model differ")
         node = load_system(p.candidate.system).device.node_size
         return manifest(self.emit, p.candidate.copies(self.model, p.room, p.started, node))
 

@@ -109,10 +109,10 @@ def plan(
     given = dict(options)
     if ATTAINMENT in level or options.get("classes") is not None:
         name = "--slo attainment" if ATTAINMENT in level else "--classes"
-        raise InputError(name, "is not part of a plan; `capacity` takes it")
+        raise InputError(name, "is not supported by plan; use capacity")
     for name in ("system", *SEARCHED):
         if given.get(name) is not None:
-            raise InputError(f"--{name.replace('_', '-')}", "is what the plan sets")
+            raise InputError(f"--{name.replace('_', '-')}", "is chosen by the plan; remove it")
     axes = {name: _values(name, given.pop(name, None)) for name in VARIED}
     axes["search"] = read_search(search)
     scenario, axes["choices"] = choices_of(Scenario.of(model, **cast("ScenarioKeywords", given)), axes["search"])
@@ -122,9 +122,9 @@ def plan(
         scenario = scenario.changed(mtbf=None, repair=None)
     for placed, _ in scenario.given():
         if placed.group in APART:
-            raise InputError(placed.flag, "is not part of a plan; `capacity` takes it")
+            raise InputError(placed.flag, "is not supported by plan; use capacity")
         if placed.group in TRIED:
-            raise InputError(placed.flag, f"is tried where --search {TRIED[placed.group]} asks for it")
+            raise InputError(placed.flag, f"needs --search {TRIED[placed.group]}, which tries it")
     if scenario.model is None:
         raise InputError("MODEL", "is needed too, for example llama-3-70b")
     check_goal(scenario, goal, budget)
@@ -155,7 +155,7 @@ def _searched(
     if not any(s.tried for s in searches):
         refused = next((s.refused for s in searches if s.refused is not None), None)
         degrees = {name: task.axes[name] for name in VARIED if task.axes[name]}
-        raise refused or InputError("--systems", f"leave no layout with {degrees}")
+        raise refused or InputError("--systems", f"no layout is possible with {degrees}")
     return searches
 
 

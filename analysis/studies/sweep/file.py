@@ -71,7 +71,7 @@ def _check_kernel_parameter(name: str, where: str) -> None:
     if name.startswith(DEVICE) and key not in SETTINGS:
         raise InputError(where, f"is not a number of a device that can be set{nearest(key, SETTINGS)}")
     if name.startswith(("system.", "model.")):
-        raise InputError(where, "has no part in sweeps of kernels; device.KEY changes the device")
+        raise InputError(where, "is not supported in sweeps of kernels; use device.KEY to change the device")
 
 
 OF_RUNS = FileKind(check_parameter, METRICS, METRICS[6:9], FIGURES)
@@ -336,7 +336,7 @@ def _check_names(base: Mapping[str, Any], axes: tuple[Axis, ...], path: Path, ki
             if column in columns or parameter in parameters:
                 raise InputError(f"{path}: axes.{column}", "is set by two axes; keep one")
             if column in kind.figures or column in FIXED_COLUMNS:
-                raise InputError(f"{path}: axes.{column}", "is a result's name; choose another")
+                raise InputError(f"{path}: axes.{column}", "is the name of a metric; rename the axis")
             columns.add(column)
             parameters.add(parameter)
 
@@ -380,7 +380,7 @@ def why_absent(name: str, settings: Mapping[str, Any], done: int) -> str:
         if name in columns(facet.columns):
             return facet.missing
     if name.startswith(OF_RUN):
-        return "simulate gives no such number of these points (see its --json)"
+        return "simulate does not output it for these points; simulate --json lists the metrics"
     if name == "stationary":
         return "too few requests to decide, or a closed loop"
     if name.startswith("gco2"):

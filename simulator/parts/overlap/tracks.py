@@ -304,6 +304,6 @@ def check_overlap(text: str, deployment: Deployment) -> None:
     if not deployment.exchanges and text != "auto":
         raise InputError(
             where,
-            f"has nothing to hide: {deployment.model.name} on {deployment.system.name} exchanges nothing within a "
-            f"layer ({deployment.layout.degrees}); remove it, or take auto",
+            f"has no exchange to overlap: {deployment.model.name} on {deployment.system.name} sends no data within a "
+            f"layer ({deployment.layout.degrees}); remove it or use auto",
         )

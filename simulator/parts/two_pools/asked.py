@@ -173,7 +173,7 @@ def _scale(options: PoolOptions, name: str) -> Autoscale | None:
     except InputError as error:
         raise InputError(flag, error.reason) from None
     if name == "decode" and scaling.slo_s is not None:
-        raise InputError(flag, "knows no first tokens, which come from the pool that prefills: no slo")
+        raise InputError(flag, "must not have slo, because the prefill pool produces the first tokens")
     if counted(str(getattr(options, name)), f"--{name}")[1] > 1:
         reason = f"cannot be combined with --{name} SYSTEMxN; it says how many there are"
         raise InputError(flag, reason)
