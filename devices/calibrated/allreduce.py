@@ -1,4 +1,4 @@
-"""All-reduce inside a node: a library's ring or tree, and the frameworks' own small kernels.
+"""All-reduce inside a node: a library's ring or tree, and the frameworks' small custom kernels.
 
 Library: a kernel, the latency of the hops and the bytes over the link, with the better of its protocols
 (`terms.by_protocol`). Hops are 2(n-1) of a ring, or a tree's if fewer. The attainable part of the link depends on the
@@ -28,16 +28,16 @@ from .terms import Parts, Work, by_protocol, by_ranks, link_among, rows_of
 QUANTITIES = ("bytes", "ranks", "own_kernel")
 
 (LIBRARY, OWN, OWN_LINKED) = (0.0, 1.0, 2.0)
-"""Whose kernel: the library's; a framework's; a framework's that is never used over PCIe."""
+"""Kind of kernel: the library's; a framework's; a framework's that is never used over PCIe."""
 OWN_BYTES = 8.0 * 2**20
-"""Largest message of a framework's own kernel (vLLM's `CustomAllreduce`, default `max_size`)."""
+"""Largest message of a framework's custom kernel [B] (vLLM's `CustomAllreduce`, default `max_size`)."""
 LINKED = ("aiconfigurator/trtllm",)
-"""Frameworks whose own kernel needs more than PCIe."""
+"""Frameworks whose custom kernel needs faster links than PCIe."""
 PCIE_BPS = 64e9
-"""One way of PCIe 5.0 x16: devices with no faster link have no direct links."""
+"""Bandwidth of PCIe 5.0 x16 in one direction [B/s]: devices with no faster link have no direct links."""
 
 RING = 8.0
-"""Ranks up to which the rows tell what part of the link a ring attains."""
+"""Number of ranks up to which rows determine the share of the link that a ring attains."""
 TREE = 6.0
 """Hops of a tree, up and down, for each doubling of the ranks. A hop of it takes as long as three of the ring's: all-reduces
 of 32 KiB to 1 MiB among 32 GB200 take 1.1 to 1.3 times as long as among 16 (openxla/xla, its table of NVLink domains)."""
@@ -47,7 +47,7 @@ PARAMETERS = parameters_of("allreduce")
 
 @compiled_part
 def own_kernel(inputs: Records, link: float) -> bool:
-    """Return whether a framework has its own kernel for it, with `link` bytes/s between peers."""
+    """Return whether a framework has a custom kernel for the message, with `link` bytes/s between peers."""
     if inputs.own_kernel == LIBRARY:
         return False
     return link > PCIE_BPS or (inputs.own_kernel == OWN and inputs.ranks <= 2.0)
@@ -55,7 +55,10 @@ def own_kernel(inputs: Records, link: float) -> bool:
 
 @compiled_part
 def own_seconds(parameters: Records, message: float, n: float, link: float) -> float:
-    """A framework's own kernel: messages read in one step, or in two; `link` bytes/s that it attains."""
+    """Return the seconds of a framework's custom kernel, which reads messages in one step or two.
+
+    `link` is attained [B/s].
+    """
     rate = link * parameters.own_link
     shared = message * 2.0 * (n - 1.0) / n / rate + parameters.own_stage_s
     whole_message = message * (n - 1.0) / rate
@@ -82,7 +85,7 @@ def parts(parameters: Records, hardware: Records, inputs: Records) -> Parts:
 
 
 def from_table(table: KernelTable) -> F8:
-    """Quantities of measured rows."""
+    """Return the quantities of measured rows."""
     custom = np.array([name.startswith("custom") for name in table["kernel"]])
     linked = np.array([framework(source) in LINKED for source in table["source"]])
     kernel = np.where(custom, np.where(linked, OWN_LINKED, OWN), LIBRARY)
@@ -90,14 +93,17 @@ def from_table(table: KernelTable) -> F8:
 
 
 def from_op(op: Op) -> F8 | None:
-    """Quantities of an op that knows its ranks; serving frameworks use their own kernels, but where the op says otherwise."""
+    """Return the quantities of an op that states its ranks.
+
+    Frameworks use custom kernels unless the op says otherwise.
+    """
     ranks = op.shape.get("ranks")
     return None if ranks is None else np.array([op.act_bytes, ranks, LIBRARY if LIBRARY_SUMS in op.shape else OWN])
 
 
 @compiled_part
 def work(inputs: Records) -> Work:
-    """Bytes that a device must send: its message once, where the switch adds up."""
+    """Return the bytes that a device must send: its message once, if the switch adds up."""
     return 0.0, 0.0, inputs.bytes, C_16
 
 
@@ -105,7 +111,7 @@ rows = rows_of("allreduce", parts, work)
 
 
 def _kernel(inputs: Records) -> npt.NDArray[np.int64]:
-    """Kernels: the library's, and a framework's own."""
+    """Return each call's kernel: the library's or a framework's."""
     return np.where(inputs["own_kernel"] > LIBRARY, 1, 0)
 
 

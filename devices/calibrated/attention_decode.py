@@ -39,17 +39,17 @@ OVERLAP = 5.0
 """Power of the soft maximum of block work and memory: blocks load their next keys while they compute, so
 that the two hardly add (with 3, long caches on H200 ask for all of the nominal bandwidth)."""
 XQA_HEADS = 32.0
-"""Query heads of a group that TensorRT-LLM's XQA kernel packs at most."""
+"""Maximum query heads of a group that TensorRT-LLM's XQA kernel packs."""
 NO_LIMIT = 1e9
-"""Query heads that a kernel packs which takes groups of any width."""
+"""Number of packed query heads of kernels without a limit."""
 HOPPER = 3000.0
-"""16-bit FLOP of a core in a clock that tell Hopper (4096) and later from Ampere (2048) and Ada (1024)."""
+"""16-bit FLOP per clock of a core above which it is Hopper (4096) or later; Ampere has 2048, Ada 1024."""
 JOINT_ROWS, JOINT_SHARE = 64.0, 0.67
 """Query rows of a block of FlashAttention 2 in a step with prompts, all computed for a single one, and its share of
 the 16-bit peak: from short prompts after long prefixes, one block per core, 0.81 on RTX 4090 and 0.55 on RTX PRO
 6000."""
 SPLIT = 256.0
-"""Keys of the smallest split."""
+"""Number of keys in the smallest split."""
 
 
 @compiled_part
@@ -91,7 +91,7 @@ def parts(parameters: Records, hardware: Records, inputs: Records) -> Parts:
 
 
 def from_table(table: KernelTable) -> F8:
-    """Quantities of measured rows; graph replays and profilers re-read one KV cache."""
+    """Return the quantities of measured rows; graph replays and profilers re-read one KV cache."""
     keys, window = table["kv_len"], table["window"]
     engine = np.array([framework(source).rpartition("/")[2] for source in table["source"]])
     trtllm, vllm = engine == "trtllm", engine == "vllm"
@@ -109,7 +109,7 @@ def from_table(table: KernelTable) -> F8:
 
 
 def from_op(op: Op) -> F8 | None:
-    """Quantities of an op of a serving step, at the mean context of the batch."""
+    """Return the quantities of an op of a serving step, at the mean context of the batch."""
     s = op.shape
     batch, kv = s["batch"], s["kv"]
     if op.dtype not in CODES:
@@ -128,7 +128,7 @@ def from_op(op: Op) -> F8 | None:
 
 @compiled_part
 def work(inputs: Records) -> Work:
-    """FLOP, and bytes when keys, values, the query and the output move once.
+    """Return the FLOP, and the bytes if keys, values, the query and the output move once.
 
     8-bit caches are widened to 16 bits before the matmul.
     """
@@ -144,7 +144,7 @@ rows = rows_of("attention_decode", parts, work)
 
 @compiled_part
 def at_sums(inputs: Records, batch: float, pairs: float, keys: float, prompts: float) -> bool:
-    """Set the quantities of `batch` equal sequences that read `keys` keys; False where there is nothing."""
+    """Set the quantities of `batch` equal sequences that read `keys` keys; return False without work."""
     if batch <= 0.0 or keys <= 0.0:
         return False
     inputs.batch, inputs.keys, inputs.queries = batch, keys / batch, pairs / keys
@@ -154,7 +154,7 @@ def at_sums(inputs: Records, batch: float, pairs: float, keys: float, prompts: f
 
 
 def _kernel(inputs: Records) -> npt.NDArray[np.int64]:
-    """Kernels by the width of the cache they read and the head dimension."""
+    """Return each call's kernel, by the width of the cache and the head dimension."""
     return of_heads((inputs["kv_bytes"] > 0.0) & (inputs["kv_bytes"] < 2.0), inputs["head_dim"])
 
 

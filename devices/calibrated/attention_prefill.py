@@ -47,16 +47,16 @@ FlashInfer may have run the call, else 0; `beside`: decodes in the same call, -1
 PARAMETERS = parameters_of("attention_prefill")
 
 CACHE_SHARE = 0.5
-"""Part of the last-level cache that keeps what the kernel before wrote."""
+"""Part of the last-level cache that keeps the output of the previous kernel."""
 OVERLAP = 1.5
-"""Power of the soft maximum of tiles and memory."""
+"""Exponent of the soft maximum of tile work and memory traffic."""
 TILE = 128.0
-"""Query rows of a tile (FlashAttention 2 and 3, heads of up to 128)."""
+"""Query rows per tile (FlashAttention 2 and 3, heads of up to 128)."""
 
 
 @compiled_part
 def calls_flashinfer(capability: float) -> bool:
-    """Whether SGLang's attention is FlashInfer's: see `libraries`."""
+    """Return whether SGLang's attention is FlashInfer's kernel: see `libraries`."""
     return 0.0 < capability < HOPPER or capability >= BLACKWELL + 1.0
 
 
@@ -105,7 +105,7 @@ def parts(parameters: Records, hardware: Records, inputs: Records) -> Parts:
 
 
 def from_table(table: KernelTable) -> F8:
-    """Quantities of measured rows."""
+    """Return the quantities of measured rows."""
     q, prefix, window = table["q_len"], table["kv_prefix"], table["window"]
     length = q + prefix
     limit = np.where(window > 0, window, np.inf)
@@ -125,13 +125,13 @@ def from_table(table: KernelTable) -> F8:
 
 
 def _visible(tokens: F8, limit: F8) -> F8:
-    """Query-key pairs of a causal prompt when a query sees at most `limit` keys."""
+    """Return the query-key pairs of a causal prompt if a query sees at most `limit` keys."""
     inside = np.minimum(tokens, limit)
     return inside * (inside + 1.0) / 2.0 + (tokens - inside) * np.where(tokens > limit, limit, 0.0)
 
 
 def from_op(op: Op) -> F8 | None:
-    """Quantities of an op of a serving step, at the mean chunk of the batch."""
+    """Return the quantities of an op of a serving step, at the mean chunk of the batch."""
     s = op.shape
     batch, tokens = s["batch"], s["tokens"]
     if op.dtype not in CODES:
@@ -154,7 +154,7 @@ def from_op(op: Op) -> F8 | None:
 
 @compiled_part
 def work(inputs: Records) -> Work:
-    """FLOP of the visible pairs, and bytes when Q, K, V and the output move once."""
+    """Return the FLOP of the visible pairs, and the bytes if Q, K, V and the output move once."""
     heads = inputs.batch * inputs.head_dim
     flops = 4.0 * heads * inputs.heads_q * inputs.q * inputs.keys
     moved = heads * (4.0 * inputs.heads_q * inputs.q + 2.0 * inputs.heads_kv * inputs.kv * inputs.kv_bytes)
@@ -168,7 +168,7 @@ rows = rows_of("attention_prefill", parts, work)
 def at_sums(
     inputs: Records, window: float, batch: float, tokens: float, pairs: float, kv: float, decodes: float
 ) -> bool:
-    """Set the quantities of `batch` equal chunks with these sums; False where nothing is computed."""
+    """Set the quantities of `batch` equal chunks with these sums; return False without work."""
     if batch <= 0.0 or tokens <= 0.0:
         return False
     q, keys = tokens / batch, kv / batch
@@ -183,7 +183,7 @@ def at_sums(
 
 
 def _kernel(inputs: Records) -> npt.NDArray[np.int64]:
-    """Kernels by the format of the products and the head dimension."""
+    """Return each call's kernel, by the format of the products and the head dimension."""
     return of_heads(inputs["fp8"] > 0.0, inputs["head_dim"])
 
 

@@ -35,22 +35,24 @@ SPANS: Mapping[str, tuple[str, ...]] = {
     "attention_decode": ("batch", "keys", "heads_q", "heads_kv"),
     "mla": ("batch", "q", "kv", "heads"), "moe": ("slots", "hidden", "inter", "active_experts"),
 }  # fmt: skip
-"""Quantities of a family that tell how near a call is to a measured one; of others, none does."""
+"""Quantities of a family that determine the distance of a call from a measured one; families without an entry have
+none."""
 ANY = "any"
-"""Format of families that have none."""
+"""Format name of families without formats."""
 NEAR = 1.0
-"""Cells that count as near: about a factor of 8 in every size."""
+"""Distance up to which cells count as near: about a factor of 8 in every size."""
 APART = "no row is within about a factor of 8 in every size"
 ENOUGH = 20
-"""Minimum rows behind a printed error, if that many exist."""
+"""Minimum number of rows behind a printed error, if there are as many."""
 TRANSFER, KIN, NEAR_SET, FAR_SET = "transfer", "kin", "near", "far"
 ALIKE = 2.0
-"""Factor between constants within which devices of one silicon are as those measured: H100, H200 and H20 differ by 1.4 to 1.7."""
+"""Largest ratio of the constants of two devices of one silicon that need no transfer: H100, H200 and H20 differ by 1.4
+to 1.7."""
 
 
 @dataclass(frozen=True, slots=True)
 class Behind:
-    """Evidence of the time of a call.
+    """Evidence of the predicted time of one call.
 
     Attributes
     ----------
@@ -83,14 +85,14 @@ class Behind:
 
 @dataclass(frozen=True, slots=True)
 class _Cells:
-    """Cells of one family, framework and format: places (n, sizes), rows (n,), ratios (n, 3)."""
+    """Cells of one family, framework and format: positions (n, sizes), rows (n,), ratios (n, 3)."""
 
     at: I8
     rows: I8
     ratios: F8
 
     def pooled(self, chosen: npt.NDArray[np.bool_]) -> Ratios:
-        """Quantiles of all rows of some cells, each taken as its own quantiles say."""
+        """Return the quantiles of all rows of some cells; the rows of a cell are distributed by its quantiles."""
         z = np.array([-2.0, -Z, -0.84, -0.52, -0.25, 0.0, 0.25, 0.52, 0.84, Z, 2.0])
         q, rows = self.ratios[chosen], self.rows[chosen]
         side = np.where(z < 0, q[:, 1:2] - q[:, 0:1], q[:, 2:3] - q[:, 1:2])
@@ -103,13 +105,13 @@ class _Cells:
 
 
 def folder() -> Path:
-    """Folder of the catalog's files."""
+    """Return the folder of the catalog's evidence files."""
     return Path(str(files("opbyte.devices") / "specs" / "evidence"))
 
 
 @cache
 def _read(name: str) -> dict[tuple[str, str], dict[str, _Cells]]:
-    """A set's cells: family and framework -> format -> cells."""
+    """Return a set's cells by family and framework, then by format."""
     path = folder() / f"{name}.csv"
     if not path.exists():
         return {}
@@ -128,7 +130,7 @@ def _read(name: str) -> dict[tuple[str, str], dict[str, _Cells]]:
 
 @cache
 def transferred(family: str, whose: str = "typical") -> Ratios:
-    """Return the transfer errors of a family; of `KIN`, `NEAR_SET` or `FAR_SET`, if they are known."""
+    """Return the transfer errors of a family; `whose` selects `KIN`, `NEAR_SET` or `FAR_SET` if they are known."""
     read = _read(TRANSFER)
     cells = read.get((family, whose)) or read.get((family, "typical"), {})
     if ANY not in cells:
@@ -138,14 +140,14 @@ def transferred(family: str, whose: str = "typical") -> Ratios:
 
 
 def places(family: Family, inputs: F8) -> F8:
-    """Where calls lie among the cells, shape (n, sizes), not rounded."""
+    """Return the positions of calls among the cells, shape (n, sizes), not rounded."""
     columns = [family.quantities.index(name) for name in SPANS.get(family.name, ())]
     out: F8 = np.log(np.maximum(inputs[:, columns], 1.0)) / np.log(BASE)
     return out
 
 
 def formats_of(family: Family, inputs: F8) -> list[str]:
-    """Number format of each call."""
+    """Return the number format of each call."""
     if "format" not in family.quantities:
         return [ANY] * len(inputs)
     return [FORMATS[int(code)] for code in inputs[:, family.quantities.index("format")]]
@@ -189,12 +191,12 @@ def behind(spec: DeviceSpec, family: Family, framework: str, inputs: F8) -> Behi
 
 
 def _unmeasured(others: Mapping[str, int]) -> str:
-    """Say that no row is of the format."""
+    """Return the reason that no row has the format."""
     return f"measured in {', '.join(others)} only" if others else "never measured"
 
 
 def _beyond(family: Family, inputs: F8, at: F8, cells: I8) -> str:
-    """Sizes of a call beyond the cells of all rows; empty where there are none."""
+    """Return the sizes of a call that are outside the cells of all rows; empty if none is."""
     low, high = cells.min(axis=0) - 0.5, cells.max(axis=0) + 0.5
     lines = [
         f"{name} {inputs[family.quantities.index(name)]:,.0f}, measured about {_round(BASE**a)} to {_round(BASE**b)}"
@@ -205,12 +207,12 @@ def _beyond(family: Family, inputs: F8, at: F8, cells: I8) -> str:
 
 
 def _round(size: float) -> str:
-    """A size to two digits, at least 1."""
+    """Return a size rounded to two digits, at least 1."""
     return f"{float(f'{max(size, 1.0):.2g}'):,.0f}"
 
 
 def _reach(distance: F8, rows: I8) -> float:
-    """Distance within which there are `ENOUGH` rows, or all."""
+    """Return the distance within which there are `ENOUGH` rows, or all rows."""
     order = np.argsort(distance, kind="stable")
     last = int(np.searchsorted(np.cumsum(rows[order]), ENOUGH))
     return float(distance[order][min(last, len(order) - 1)])
@@ -238,7 +240,7 @@ def _moved(spec: DeviceSpec, family: str, framework: str, whose: str) -> tuple[s
 
 @cache
 def _timed(whose: str, family: str) -> dict[str, Records]:
-    """Devices of the catalog with rows of a family that stand behind a set, and their constants."""
+    """Return the catalog devices with rows of a family in a set, and their constants."""
     from ..catalog import fitted_devices, load_device
 
     specs = (load_device(device)[0] for device in fitted_devices())

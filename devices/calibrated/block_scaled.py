@@ -20,22 +20,22 @@ from ...workloads.jit import compiled_part
 from .terms import ceil_div, soft_max
 
 DEPTH = 128.0
-"""Values of one step along k: one scale."""
+"""Number of values in one step along k, which share one scale."""
 WIDE, FLAT = 128.0, 64.0
-"""Rows of a tile, and of one for few rows."""
+"""Rows of a tile, and of a tile for few rows."""
 WIDTHS = tuple(float(width) for width in range(16, 129, 8))
-"""Columns of a tile that DeepGEMM tries."""
+"""Numbers of columns of a tile that DeepGEMM tries."""
 STEP_CLOCKS = 240.0
 """Minimum clocks of a step for any tile: products of few rows and 65,536 values along k on H100 and H200 take 0.14
 us for each 128 of them, with TensorRT-LLM's and SGLang's kernels."""
 STORE_CLOCKS = 2300.0
 """Clocks to store a tile of 128 x 128 without overlap, from the products of one tile on H20 (1.2 us; 10,459 rows)."""
 COLUMNS = (64.0, 128.0, 256.0)
-"""Columns of a tile of 4-bit products; on workstation Blackwell it is at least square (CUTLASS)."""
+"""Numbers of columns of a tile of 4-bit products; on workstation Blackwell the tile is at least square (CUTLASS)."""
 WALK = 2048.0
-"""Values along k for which the minimum time of a tile of 4-bit products is given."""
+"""Number of values along k for which the minimum time of a tile of 4-bit products is given."""
 LEAST, BEYOND = 9.0, 12.0
-"""Compute capabilities whose kernels are these: Hopper and the data centres' Blackwell."""
+"""Range of compute capabilities with these kernels: Hopper and data-centre Blackwell."""
 
 
 class Shape(NamedTuple):
@@ -66,7 +66,7 @@ def keeps_tiles(capability: float) -> bool:
 
 @compiled_part
 def block_tiled(shape: Shape, cores: Cores, clock: float, overlap: float, tile: float) -> float:
-    """Seconds of the best tile, main memory left out.
+    """Return the seconds of the best tile, without main memory.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def block_tiled(shape: Shape, cores: Cores, clock: float, overlap: float, tile: 
 
 @compiled_part
 def four_bit_tiled(shape: Shape, cores: Cores, walk_s: float, overlap: float, first: int) -> float:
-    """Seconds of the best tile of 128 rows, main memory left out; arguments as of `block_tiled`.
+    """Return the seconds of the best tile of 128 rows, without main memory; arguments as in `block_tiled`.
 
     Parameters
     ----------

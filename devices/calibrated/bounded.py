@@ -20,13 +20,13 @@ from .family import F8, Family
 from .fit import LOSS_SCALE, PRIOR
 
 SLACK = 0.005
-"""Excess, as a share of a step, that costs nothing."""
+"""Excess over an inequality that costs nothing, as a share of a step."""
 WEIGHTS = (0.0, 3.0, 10.0)
-"""Weights of the inequalities, one after another; an excess of 0.01 then counts as a row's error."""
+"""Successive weights of the inequalities; with the last, an excess of 0.01 counts as a row's error."""
 STEPS = 40
-"""Most steps at each weight."""
+"""Maximum number of steps at each weight."""
 DIFFERENCE = 1e-4
-"""Step of the logarithm for derivatives."""
+"""Step of the logarithm for numerical derivatives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class ParameterSet:
-    """Parameters that devices share.
+    """Parameters that several devices share, with their prior and rows.
 
     Attributes
     ----------
@@ -61,7 +61,7 @@ class ParameterSet:
 
 @dataclass(frozen=True, slots=True)
 class Probes:
-    """What a family does in steps of many models.
+    """Calls of a family in the steps of many models.
 
     Attributes
     ----------
@@ -75,7 +75,7 @@ class Probes:
     calls: Any
 
     def times(self, family: Family, values: F8, hardware: Records) -> F8:
-        """Seconds of the family in every step, never below the roofline."""
+        """Return the family's seconds in every step, never below the roofline."""
         return np.asarray(self.calls @ family.prices(values, hardware, self.x)["seconds"])
 
 
@@ -128,7 +128,7 @@ class _Problem:
         }
 
     def start(self) -> F8:
-        """Fixed parameters as they are, the others where their sets start."""
+        """Return the starting point: fixed parameters, and the start of each other set."""
         first = [
             np.log(self.fixed[name])
             if name in self.fixed
@@ -173,7 +173,7 @@ class _Problem:
         return total
 
     def normal(self, theta: F8, weight: float) -> tuple[F8, F8]:
-        """Approximate Hessian and gradient of half of the cost."""
+        """Return the approximate Hessian and the gradient of half of the cost."""
         hessian, gradient = np.zeros((theta.size, theta.size)), np.zeros(theta.size)
         for name, members in self.sets.items():
             if name not in self.fixed:
@@ -215,7 +215,7 @@ class _Problem:
         return hessian, gradient
 
     def _own(self, theta: F8, name: str, parameter_set: ParameterSet, hessian: F8, gradient: F8) -> None:
-        """Add a set's share to the Hessian and gradient: its distance from its center, and its rows' errors."""
+        """Add the terms of a set's prior and rows to the Hessian and gradient."""
         at = self.at[name]
         parameters = theta[at]
         prior = parameter_set.pull * (PRIOR / self.spread) ** 2
@@ -240,7 +240,7 @@ def solve(
     probes: Probes, orders: Sequence[Order], fixed: Mapping[str, F8],
     weights: Sequence[float] = WEIGHTS, steps: int = STEPS,
 ) -> dict[str, F8]:  # fmt: skip
-    """Parameters of every set.
+    """Fit the parameters of every set.
 
     Parameters
     ----------
@@ -259,7 +259,7 @@ def solve(
 
 
 def _descend(problem: _Problem, theta: F8, weight: float, most: int) -> F8:
-    """Damped Gauss-Newton steps within the bounds."""
+    """Run damped Gauss-Newton steps within the bounds."""
     cost, damping = problem.cost(theta, weight), 1e-3
     for _ in range(most):
         hessian, gradient = problem.normal(theta, weight)

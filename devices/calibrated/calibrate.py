@@ -1,4 +1,4 @@
-"""Calibrate one device: fit every family that has rows, and measure how well it predicts."""
+"""Calibration of one device: fit every family with rows, and compute the errors of its predictions."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from .hardware import hardware
 from .layer_kernels import LAYER_FAMILIES
 
 ABOVE_PEAK = 1.25
-"""Clocks above the nominal one and rounding; no kernel computes faster than this."""
+"""Largest rate over the nominal peak: allows for clocks above the nominal one, and rounding."""
 CACHE_SPEED = 12.0
 """Largest ratio of last-level cache to memory bandwidth of the catalog's devices, with margin."""
 SHORTEST_S = 2e-7
-"""No kernel launch ends before this."""
+"""Shortest possible time of a kernel launch [s]."""
 SLOWEST, LONGEST_S = 100.0, 1e-2
-"""Maximum rooflines of a slow kernel, and an additional latency: the slowest rows of the tables (latent attention
+"""Maximum time of a kernel in rooflines, plus an additional latency: the slowest rows of the tables (latent attention
 without splits over keys) end 6 ms above 100 rooflines."""
 
 
 def implausible(family: Family, hardware: Records, inputs: F8, measured: F8) -> npt.NDArray[np.object_]:
-    """Reason for each row that cannot be a time of that device, else "".
+    """Return for each row the reason why it cannot be a time of that device, else "".
 
     Both tell a unit slipped by a thousand: all rows one way, rows of at least some 20 us the other. Traffic may come
     from the last-level cache as far as it fits there several times over; arithmetic and traffic over the link may not.
@@ -55,9 +55,9 @@ def implausible(family: Family, hardware: Records, inputs: F8, measured: F8) -> 
 
 
 MIN_ROWS = 5
-"""Fewer rows of a family are not fitted: the device takes the parameters of similar ones."""
+"""Minimum rows of a family for a fit; with fewer the device takes the parameters of similar devices."""
 UNFITTED = {"attention_skew": "is not fitted to: opbyte validate kernels compares it"}
-"""Tables that predictions are only compared with, and what is said of them."""
+"""Tables that are only compared with predictions, and the message about them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class FamilyFit:
     date: str
 
     def bounds(self) -> dict[str, float]:
-        """Errors that a later check may not exceed: the cross-validated ones with a margin.
+        """Return the limits of errors for later checks: the cross-validated errors with a margin.
 
         A quarter and one point (few rows: half and five points) on the median, 2.5 times that
         and 15 points at the 90th percentile, 5 % of bias (few rows: 15 %).
@@ -98,7 +98,7 @@ class FamilyFit:
 
 
 def usable_rows(family: Family, spec: DeviceSpec, table: KernelTable, skipped: list[Skipped]) -> FamilyRows | None:
-    """Rows that can be a time of that device; the others are appended to `skipped`."""
+    """Return the rows that can be times of that device; append the others to `skipped`."""
     h = hardware(spec)
     x = family.from_table(table)
     labels = np.array([framework(source) for source in table["source"]], dtype=object)
@@ -134,7 +134,7 @@ def calibrate_family(rows: FamilyRows, date: str) -> FamilyFit:
 
 
 def device_named(name: str, described: DeviceSpec | None) -> DeviceSpec:
-    """The device that a table names: the caller's or one of the catalog.
+    """Return the device that a table names: the caller's, or one of the catalog.
 
     Raises
     ------
@@ -149,7 +149,7 @@ def device_named(name: str, described: DeviceSpec | None) -> DeviceSpec:
 def by_device(
     tables: Mapping[str, KernelTable], skipped: list[Skipped], described: DeviceSpec | None = None
 ) -> dict[str, tuple[DeviceSpec, dict[str, FamilyRows]]]:
-    """Usable rows of all tables: device -> (its spec, family -> rows).
+    """Return the usable rows of all tables, by device and family, with the device's description.
 
     Devices are of the catalog; `described` is one more, by its name and aliases. Rows of unknown devices, of devices
     without cores, and of families without a model are appended to `skipped`.

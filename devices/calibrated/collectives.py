@@ -1,7 +1,7 @@
 """All-gather, reduce-scatter, all-to-all and send-receive inside a node.
 
-As for all-reduce: a kernel, hops and the bytes over the link, by the better protocol of the library. An all-to-all
-sends to all peers at once, so its hops overlap.
+As for all-reduce, the time consists of a kernel, hops and the bytes over the link, with the better protocol of the
+library. An all-to-all sends to all peers at once, so its hops overlap.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ Kind = IntEnum("Kind", "GATHER SCATTER EXCHANGE SEND", start=0)
 assert COLLECTIVE == ("all_gather", "reduce_scatter", "alltoall", "send_recv")
 
 SWITCHED = 15.0
-"""Hops of the simple protocol at most: among more ranks of a domain the library lets the switches forward (NVLS). Of 128
-to 512 MiB, all-gathers among 64 GB200 take 0.86 to 1.15 times as long as among 32 (openxla/xla, its table of NVLink domains)."""
+"""Maximum number of hops of the simple protocol: among more ranks of a domain the library lets the switches forward
+(NVLS). All-gathers of 128 to 512 MiB among 64 GB200 take 0.86 to 1.15 times as long as among 32 (openxla/xla, its table
+of NVLink domains)."""
 
 PARAMETERS = parameters_of("collectives")
 
@@ -56,7 +57,7 @@ def parts(parameters: Records, hardware: Records, inputs: Records) -> Parts:
 
 
 def from_table(table: KernelTable) -> F8:
-    """Quantities of measured rows."""
+    """Return the quantities of measured rows."""
     kind = [COLLECTIVE.index(name.partition(":")[2]) for name in table["kernel"]]
     return np.column_stack([table["bytes"], table["ranks"], kind]).astype(np.float64)
 
@@ -65,14 +66,14 @@ KINDS = {"all_gather": Kind.GATHER, "reduce_scatter": Kind.SCATTER, "all_to_all"
 
 
 def from_op(op: Op) -> F8 | None:
-    """Quantities of an op that knows its ranks."""
+    """Return the quantities of an op that states its ranks; None for others."""
     ranks = op.shape.get("ranks")
     return None if ranks is None else np.array([op.act_bytes, ranks, KINDS[op.kind]])
 
 
 @compiled_part
 def work(inputs: Records) -> Work:
-    """Bytes that a device must send."""
+    """Return the bytes that a device must send."""
     n = inputs.ranks
     share = 1.0 if int(inputs.kind) == Kind.SEND else (n - 1.0) / n
     return 0.0, 0.0, inputs.bytes * share, C_16

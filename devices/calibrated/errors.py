@@ -1,4 +1,4 @@
-"""How far a fit is from rows, seen and unseen."""
+"""Errors of a fit on rows that it was fitted to, and on rows that were left out."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .fit import FEW_ROWS, LOSS_SCALE, Fit, Labels, fit, predict, with_kernels
 
 FOLDS = 3
 FEW = 5
-"""A framework with fewer rows is not judged."""
+"""Minimum rows of a framework for a judgement of its errors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Errors:
-    """Fractions of the measured time; `median_bias` is of predicted / measured - 1."""
+    """Errors as fractions of the measured time; `median_bias` is the median of predicted / measured - 1."""
 
     rows: int
     median_ape: float
@@ -33,12 +33,12 @@ class Errors:
         return cls(len(ratios), float(median), float(tail), float(bias))
 
     def figures(self) -> dict[str, float]:
-        """Return the three values by their names in results."""
+        """Return the three errors by their names in results."""
         return {name: getattr(self, name) for name in ("median_ape", "p90_ape", "median_bias")}
 
 
 def errors(predicted: F8, measured: F8) -> Errors:
-    """Summarise predicted against measured seconds.
+    """Return the errors of predicted against measured seconds.
 
     Examples
     --------
@@ -49,10 +49,10 @@ def errors(predicted: F8, measured: F8) -> Errors:
 
 
 def constant_model(floor: F8, measured: F8, unseen: F8) -> F8:
-    """Predictions of the usual model, one efficiency and one constant.
+    """Return the predictions of the usual model with one efficiency and one constant, for comparison.
 
-    ``launch + roofline / efficiency``, fitted to rows with the rooflines `floor` and asked for
-    others, `unseen`; what a kernel model has to beat.
+    The model ``launch + roofline / efficiency`` is fitted to rows with the rooflines `floor`, and applied to rows with
+    the rooflines `unseen`.
     """
     from scipy.optimize import least_squares
 
@@ -71,7 +71,7 @@ def constant_model(floor: F8, measured: F8, unseen: F8) -> F8:
 
 
 def constant_by_shape(family: Family, hardware: Records, inputs: F8, measured: F8, shapes: npt.NDArray[np.int64]) -> F8:
-    """Predictions of each row by the usual model fitted to the other shapes, as `by_shape`."""
+    """Return predictions of the usual model in cross-validation: for each row fitted to other shapes, as `by_shape`."""
     floor, fold = family.roofline(hardware, inputs), _folds(shapes)
     out = np.empty(len(measured))
     for number in range(FOLDS):
@@ -97,7 +97,7 @@ def by_shape(
     shapes: npt.NDArray[np.int64],
     start: Fit,
 ) -> F8:
-    """Predictions of each row from a fit on the other shapes (`FOLDS` folds over shapes)."""
+    """Return the prediction of each row by a fit to other shapes (`FOLDS` folds over shapes)."""
     fold = _folds(shapes)
     out = np.empty(len(measured))
     for number in range(FOLDS):
@@ -106,9 +106,9 @@ def by_shape(
 
 
 def by_source(family: Family, hardware: Records, inputs: F8, measured: F8, labels: Labels, start: Fit) -> F8 | None:
-    """Predictions of each framework's rows from a fit on the others, where it gets the base.
+    """Return predictions of each framework's rows by the base of a fit to the other frameworks.
 
-    NaN where the others have fewer than `FEW_ROWS` rows or it has fewer than `FEW`; None where all are.
+    NaN if the others have fewer than `FEW_ROWS` rows or the framework has fewer than `FEW`; None if all are NaN.
     """
     out = np.full(len(measured), np.nan)
     for name in sorted(set(labels.tolist())):

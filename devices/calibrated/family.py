@@ -1,4 +1,4 @@
-"""What a family of kernels declares, and the registry of families."""
+"""Definition of a kernel family, and the registry of families."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ I8 = npt.NDArray[np.int64]
 MAX_PARAMETERS = 12
 RATES = ("memory", "quantise_memory", "cache_draw", "core_draw", "core_bytes", "key_rate",
          "peak", "peak_16", "peak_8", "decode_peak", "prefill_peak")  # fmt: skip
-"""Parameters of all terms that are not latencies: a call takes `t` times as long with latencies times `t` and these over `t`."""
+"""Rate parameters: with latencies times `t` and these divided by `t`, a call takes `t` times as long."""
 
 KERNEL_COST = reals(
     "formula", "seconds", "compute", "memory", "fixed", "bound", "floor_compute", "floor_memory", "floor_link"
 )
-"""A result of `Family.rows`: seconds of the formula; seconds, never below the roofline; arithmetic, memory (or link)
-and fixed seconds; code of the bound; and the roofline's seconds of arithmetic, main memory and link at nominal
-rates."""
+"""Fields of a result of `Family.rows`: seconds of the formula; seconds, never below the roofline; arithmetic, memory
+(or link) and fixed seconds; code of the bound; and the roofline's seconds of arithmetic, main memory and link at
+nominal rates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Parameter:
 
 @cache
 def _declared() -> Mapping[str, tuple[Parameter, ...]]:
-    """Parameters by family, as parameters.csv lists them."""
+    """Return the parameters by family, as listed in parameters.csv."""
     declared: dict[str, tuple[Parameter, ...]] = {}
     with (Path(__file__).parent / "parameters.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
@@ -79,7 +79,7 @@ def _declared() -> Mapping[str, tuple[Parameter, ...]]:
 
 
 def parameters_of(family: str) -> tuple[Parameter, ...]:
-    """Parameters of a family of parameters.csv, in the order of its vectors."""
+    """Return the parameters of a family in parameters.csv, in the order of its vectors."""
     return _declared()[family]
 
 
@@ -93,7 +93,7 @@ def _one_branch(inputs: Records) -> I8:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A kernel family: columns to quantities, parameters, and one formula.
+    """A kernel family: the conversion of tables and ops to quantities, the parameters, and one formula.
 
     Attributes
     ----------
@@ -166,15 +166,15 @@ class Family:
         return np.array([p.default for p in self.parameters])
 
     def index(self, name: str) -> int:
-        """Position of a parameter."""
+        """Return the position of a parameter."""
         return [p.name for p in self.parameters].index(name)
 
     def vector(self, values: Mapping[str, float]) -> F8:
-        """Parameters by name as an array; absent ones take their default."""
+        """Return parameters given by name as an array; absent ones have their default."""
         return np.array([values.get(p.name, p.default) for p in self.parameters])
 
     def slowed(self, values: F8, multiple: float) -> F8:
-        """Parameters with which every call takes `multiple` times as long."""
+        """Return the parameters with which every call takes `multiple` times as long."""
         latency = np.array([p.unit in ("s", "clk") for p in self.parameters])
         rate = np.array([p.name in RATES for p in self.parameters])
         out: F8 = values * np.where(latency, multiple, np.where(rate, 1.0 / multiple, 1.0))
@@ -193,12 +193,12 @@ class Family:
         return np.tile(values, (len(self.branches), 1))
 
     def of_branch(self, values: F8, inputs: F8) -> F8:
-        """The parameters, shape (p,), of the kernel that one call `inputs`, shape (q,), runs."""
+        """Return the parameters, shape (p,), of the kernel that one call `inputs`, shape (q,), runs."""
         out: F8 = values if values.ndim == 1 else values[int(self.kernel_of(inputs[None])[0])]
         return out
 
     def records(self, inputs: F8) -> Records:
-        """Rows of quantities, shape (n, q), as records of them.
+        """Return rows of quantities, shape (n, q), as records.
 
         Raises
         ------
@@ -235,7 +235,7 @@ class Family:
         return out
 
     def roofline(self, hardware: Records, inputs: F8) -> F8:
-        """Largest of FLOP over peak and least bytes over bandwidths, at nominal rates [s]."""
+        """Return the roofline at nominal rates: the largest of FLOP over peak and least bytes over bandwidths [s]."""
         out: F8 = np.max(self.floors(hardware, inputs), axis=0)
         return out
 
@@ -248,12 +248,12 @@ class Family:
 FAMILIES: Registry[Family] = Registry("kernel family")
 MODULES = ("gemm", "grouped_gemm", "norm", "allreduce", "collectives", "attention_prefill",
            "attention_decode", "mla", "moe")  # fmt: skip
-"""Modules of this folder that register a family."""
+"""Modules of this package that register a family."""
 
 
 @lru_cache(maxsize=1)
 def families() -> dict[str, Family]:
-    """All families by name, in the order of `MODULES`; compiles nothing yet."""
+    """Return all families by name, in the order of `MODULES`, without compiling them."""
     for module in MODULES:
         import_module(f".{module}", __package__)
     return {name: FAMILIES[name] for name in MODULES}

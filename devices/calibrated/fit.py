@@ -1,4 +1,4 @@
-"""Fit a family's parameters to the measured rows of one device."""
+"""Fit of a family's parameters to the measured rows of one device."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from ...workloads.records import Records
 from .family import F8, Family
 
 PRIOR = 0.007
-"""A parameter one standard deviation from its default weighs as much as a row with this error."""
+"""Error of a row that weighs as much as a parameter one standard deviation from its default."""
 LOSS_SCALE = 0.01
-"""Log error beyond which a row counts linearly: close to a median fit."""
+"""Log error beyond which a row's loss grows linearly: close to a median fit."""
 FACTOR_SPREAD = 0.15
-"""Usual spread of frameworks around each other, as a standard deviation of the logarithm."""
+"""Usual spread of frameworks' times, as a standard deviation of the logarithm."""
 SCALE_SPREAD = 0.7
-"""The same for the parameters in `Family.by_framework`: each framework's own small kernels."""
+"""Usual spread of the parameters in `Family.by_framework`, which belong to each framework's small kernels."""
 FEW_ROWS = 20
-"""A framework with fewer rows has no separate scale."""
+"""Minimum rows of a framework for a separate scale."""
 FEW_STEPS = 8
-"""Most steps of a fit that starts at its end on more rows."""
+"""Maximum steps of a fit that starts from the result of a fit to more rows."""
 KERNEL_ROWS = 20
 """Minimum rows for separate parameters of a framework's kernel."""
 TIME = "time"
@@ -54,7 +54,7 @@ class Fit:
     kernels: Mapping[str, Mapping[str, F8]] = field(default_factory=dict)
 
     def of(self, family: Family, label: str) -> tuple[F8, float]:
-        """Parameters of one of the device's frameworks and its multiple of the whole time; the base for any other."""
+        """Return the parameters of one framework and its factor on the whole time; the base for unknown frameworks."""
         if label in self.own:
             return self.own[label], 1.0
         values, time = self.values.copy(), 1.0
@@ -70,12 +70,12 @@ class Fit:
         return values, time
 
     def single(self, family: Family, label: str) -> F8:
-        """A framework's parameters as one set, its multiple of the whole time among them."""
+        """Return a framework's parameters with its factor on the whole time included."""
         return family.slowed(*self.of(family, label))
 
 
 def predict(family: Family, done: Fit, hardware: Records, inputs: F8, labels: Labels) -> F8:
-    """Seconds with the parameters of each row's framework; the base where it has none."""
+    """Return the seconds predicted with the parameters of each row's framework; the base for unknown frameworks."""
     out = np.empty(len(inputs))
     for label in set(labels.tolist()):
         rows = labels == label
@@ -98,7 +98,7 @@ class _Layout:
         return len(self.family.parameters)
 
     def scales(self, theta: F8) -> F8:
-        """Log scales, shape (frameworks, 1 + columns): centred, 0 where nothing tells them."""
+        """Return the log scales, shape (frameworks, 1 + columns): centred, 0 if no row determines them."""
         raw = theta[self.size :].reshape(self.informed.shape) * self.informed
         count = np.maximum(self.informed.sum(axis=0), 1)
         out: F8 = (raw - raw.sum(axis=0) / count) * self.informed
@@ -127,7 +127,7 @@ def fit(
     family: Family, hardware: Records, inputs: F8, measured: F8, labels: Labels, *, prior: F8 | None = None,
     starts: int = 2, start: F8 | None = None,
 ) -> Fit:  # fmt: skip
-    """Least squares on ``log(predicted / measured)`` with a soft absolute loss.
+    """Fit the parameters by least squares on ``log(predicted / measured)`` with a soft absolute loss.
 
     Parameters
     ----------
@@ -233,8 +233,8 @@ def with_kernels(
 def _forget(plan: _Layout, theta: F8, center: F8, hardware: Records, inputs: F8) -> None:
     """Reset parameters that no row depends on to their prior.
 
-    The whole move is tried, after those already made: near its end a parameter may change nothing
-    and yet the way back to the default would.
+    Each reset is tried in full, together with those already made: near the fitted value a parameter may have no effect,
+    although the way back to the default has one.
     """
     base = plan.family.seconds(np.exp(theta[: plan.size]), hardware, inputs)
     for column in range(plan.size):

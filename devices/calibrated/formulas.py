@@ -33,10 +33,10 @@ SUMS = tuple(name.lower() for name in Sum.__members__)
 """Entries of an attention op's shape that depend on the batch; `uneven` are seconds that unequal
 contexts of its decodes add (see the simulator's `step.unequal`)."""
 WIDTH = 18
-"""Most parameters, and most quantities, of a formula."""
+"""Maximum number of parameters, and of quantities, of a formula."""
 
 Price = tuple[float, int]
-"""Seconds, and code of the bound."""
+"""Seconds, and the code of the bound."""
 
 
 class Chunks(NamedTuple):
@@ -49,7 +49,7 @@ class Chunks(NamedTuple):
 
 
 def _readers(module: Any) -> tuple[Callable[[F8], Records], Callable[[F8], Records]]:
-    """Readers of a family's parameters and of the quantities of a call."""
+    """Return readers of a family's parameters and of the quantities of a call."""
     return reader(reals(*(p.name for p in module.PARAMETERS))), reader(reals(*module.QUANTITIES))
 
 
@@ -75,7 +75,7 @@ def decode_price(
 def prefill_price(
     parameters: F8, hardware: Records, inputs: F8, chunks: Chunks, decodes: float, window: float
 ) -> Price:
-    """Prefill attention of chunks, in a step with the given decodes."""
+    """Return the cost of prefill attention of chunks, in a step with the given decodes."""
     x = prefill_call(inputs)
     if not attention_prefill.at_sums(x, window, chunks.batch, chunks.tokens, chunks.pairs, chunks.keys, decodes):
         return 0.0, MEMORY
@@ -85,7 +85,7 @@ def prefill_price(
 
 @compiled_part
 def mla_price(parameters: F8, hardware: Records, inputs: F8, chunks: Chunks) -> Price:
-    """Latent attention, prefill or decode as `inputs` says."""
+    """Return the cost of latent attention, prefill or decode by `inputs`."""
     x = mla_call(inputs)
     if not mla.at_sums(x, chunks.batch, chunks.tokens, chunks.pairs, chunks.keys):
         return 0.0, MEMORY
@@ -94,7 +94,7 @@ def mla_price(parameters: F8, hardware: Records, inputs: F8, chunks: Chunks) -> 
 
 @compiled_part
 def streamed_price(parameters: F8, hardware: Records, inputs: F8, chunks: Chunks) -> Price:
-    """A kernel of `layer_kernels`, at its sums."""
+    """Return the cost of a kernel of `layer_kernels` at its sums."""
     x = streamed_call(inputs)
     if not streamed.at_sums(x, chunks.batch, chunks.tokens, chunks.pairs, chunks.keys):
         return 0.0, MEMORY
@@ -103,7 +103,7 @@ def streamed_price(parameters: F8, hardware: Records, inputs: F8, chunks: Chunks
 
 @compiled_part
 def moe_price(parameters: F8, hardware: Records, inputs: F8, routed: float, active: float) -> Price:
-    """One device's experts at `routed` token-expert pairs over `active` experts."""
+    """Return the cost of one device's experts at `routed` token-expert pairs over `active` experts."""
     x = moe_call(inputs)
     if not moe.at_loads(x, routed, active):
         return 0.0, MEMORY

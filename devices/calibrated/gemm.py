@@ -47,59 +47,61 @@ QUANTITIES = ("m", "n", "k", "batch", "format", "weight_bytes", "input_bytes", "
 only tile of a block-scaled kernel, 0 where it has several."""
 
 ONE_TILE = ("pipeweave",)
-"""Sources that timed CUTLASS's block-scaled kernel (README of the tables: one tile for any shape)."""
+"""Sources that timed CUTLASS's block-scaled kernel, which has one tile for any shape (README of the tables)."""
 
 TENSOR_SCALE_KERNELS: Mapping[str, float] = {"fp8": 6.0, "nvfp4": 3.0}
 """Formats with such a scale, if a framework computes it in each call, and the ratio of the shortest kernels with and
 without the computation: 8.4 us and 1.3 on Hopper, 10.5 and 1.9 on Blackwell. NVFP4 has no separate rows: it counts
 three."""
 SCALE_TRAFFIC, HOPPER_SCALE_TRAFFIC = 2.0, 2.75
-"""The same of the traffic of long ones, whose largest value Hopper's cores find more slowly than memory brings it."""
+"""Factor on the traffic of long kernels with such a scale; Hopper's cores find the largest value more slowly than
+memory delivers it."""
 BY_ROW_KERNELS, ATOMIC_CLOCKS = 1.1, 14.0
 """The same for vLLM's rows, whose first kernel has a block for each row, with atomics of all on one address: 5.8 ns
 a row on L40S, 6.5 on B200, 7.3 on H200, for any length (``segmented_max_reduction`` in vllm-project/vllm,
 ``csrc/quantization/w8a8/fp8/common.cu``). Servers use a scale per token or the checkpoint's."""
 WALK = 0.14
-"""Rows that a value more in the longest row is worth in kernels with a block of threads for each: 0.1 to 0.2."""
+"""Additional rows that one more value in the longest row is worth, in kernels with a block of threads per row: 0.1 to
+0.2."""
 CACHE_DRAW = 14.0
 """Bytes that a core reads from the last-level cache per clock, as in vector kernels (`norm`)."""
 PARAMETERS = parameters_of("gemm")
 
 SCALED = "scale_matrix"
-"""Kernel of rows that quantise with a scale that it is given."""
+"""Name of the kernel in rows that quantise with a given scale."""
 QUANTISE = ("quantise_s", "quantise_row_s", "quantise_memory")
-"""Parameters of a framework's own kernel: the matrix product itself is the device library's."""
+"""Parameters of a framework's quantisation kernel; the matrix product itself is the device library's."""
 OVERLAP = 2.5
-"""Power of the soft maximum of arithmetic, operand loads and main memory."""
+"""Exponent of the soft maximum of arithmetic, operand loads and main memory."""
 TILE_HALF = 4.0
 """Tile side at which a core reaches half of its rate."""
 HEATING_S = 5e-4
-"""Ideal duration at which half of the drop to the sustained rate has come."""
+"""Ideal duration of a kernel at which half of the drop to the sustained rate has occurred."""
 SHARED_WAVES = 0.5
-"""How far several tiles on a core at once even out the last, partly filled wave."""
+"""Share of the last, partly filled wave that is evened out by several tiles per core."""
 STORED_BYTES = 4.0
-"""Bytes of an accumulator that leaves its core: it is stored after the last step along k."""
+"""Bytes of an accumulator, which is stored after the last step along k."""
 GROUP_ROWS = 64.0
 """Rows of a tile of warpgroup instructions, which Hopper's products have (PTX ISA, ``wgmma``): few rows
 cost as many. On H20, whose cores are few for its memory, that is most of the time of a decode."""
 FEW_ROWS = 64.0
-"""Rows up to which libraries call other kernels: products with a vector, split along k, small tiles."""
+"""Number of rows up to which libraries call other kernels: matrix-vector products, splits along k, small tiles."""
 MAX_SPLITS = 16.0
-"""Most parts that k is split into."""
+"""Maximum number of parts into which k is split."""
 CACHE_SHARE = 0.5
 """Part of the last-level cache that keeps operands until they are read again."""
 RAMP_S = 1.3e-6
-"""Seconds until main memory delivers at its rate: what products of few rows on H100 and H200 say, whose
-rate rises with the bytes (4 MB of them cost as much again)."""
+"""Seconds until main memory delivers at its full rate, from products of few rows on H100 and H200, whose rate rises
+with the bytes (4 MB of them cost as much again)."""
 TILES_M = (16.0, 32.0, 64.0, 64.0, 128.0, 128.0)
 TILES_N = (64.0, 64.0, 64.0, 128.0, 64.0, 128.0)
 
 
 @compiled_part
 def tiled(shape: Shape, cores: Cores, split_s: float, least: float) -> float:
-    """Seconds of the cheapest tiling; main memory is left out.
+    """Return the seconds of the cheapest tiling, without main memory.
 
-    A matrix unit computes whole tiles, of `least` rows or more, vector units (`least` 1) only the rows there are.
+    A matrix unit computes whole tiles of at least `least` rows; vector units (`least` 1) compute only existing rows.
     """
     m, n, k, batch = shape.m, shape.n, shape.k, shape.batch
     best = np.inf
@@ -127,13 +129,13 @@ def tiled(shape: Shape, cores: Cores, split_s: float, least: float) -> float:
 
 @compiled_part
 def warm_rate(ideal: float, sustained: float) -> float:
-    """Share of the rate left in a kernel of `ideal` seconds: power and heat lower the clock."""
+    """Return the share of the rate in a kernel of `ideal` seconds, because power and heat lower the clock."""
     return 1.0 - (1.0 - sustained) * ideal / (ideal + HEATING_S)
 
 
 @compiled_part
 def cool(h: Records, code: int, sustained: float) -> float:
-    """`sustained` of units that a product runs below the rate they are built for.
+    """Return the sustained share for units that a product runs below the rate they are built for.
 
     Power limits FLOP per second, so a share of the whole rate; slower units reach it later.
     """
@@ -144,7 +146,7 @@ def cool(h: Records, code: int, sustained: float) -> float:
 
 @compiled_part
 def quantised(p: Records, h: Records, x: Records) -> tuple[float, float]:
-    """Seconds of making a product's inputs narrow: the shortest such kernel, and what rows and values add, of which a last-level cache holds few."""
+    """Return the seconds of quantising a product's inputs: the shortest such kernel, and the traffic and walk over rows."""
     if x.quantised <= 0.0:
         return 0.0, 0.0
     rows, hopper = x.m * x.batch, HOPPER <= h.capability < HOPPER + 1.0
@@ -202,7 +204,7 @@ def parts(p: Records, h: Records, x: Records) -> Parts:
 
 
 def from_table(table: KernelTable) -> F8:
-    """Quantities of measured rows: what stayed in the cache depends on how they were timed."""
+    """Return the quantities of measured rows; the cache's content depends on how they were timed."""
     code = np.array([CODES[name] for name in table["dtype"]], dtype=np.int64)
     graph = table["timing"] == "graph"
     whose = np.array([framework(source).rpartition("/")[2] for source in table["source"]])
@@ -223,7 +225,7 @@ def from_table(table: KernelTable) -> F8:
 
 
 def from_op(op: Op) -> F8 | None:
-    """Quantities of an op of a serving step: cold weights, kernels of one graph.
+    """Return the quantities of an op of a serving step: weights in no cache, kernels in one graph.
 
     Inputs with one scale per tensor or token (fp8) are quantised by the norm or activation before, unless `_quantised`
     differs for an engine: vLLM's compiler passes fuse the two (``vllm/compilation/passes/fusion``), but not for int8.
@@ -244,7 +246,7 @@ def from_op(op: Op) -> F8 | None:
 
 
 def _quantised(x: F8, op: Op, framework: str) -> F8:
-    """An op with the kernel that makes its inputs fp8, where an engine starts one.
+    """Return an op's quantities, with the kernel that quantises its inputs to fp8 if an engine starts one.
 
     SGLang quantises for every product (``apply_fp8_linear`` in python/sglang/srt/layers/quantization/fp8_utils.py),
     vLLM after attention (``fuse_attn_quant`` is off, ``vllm/config/vllm.py``). TensorRT-LLM's attention, activations
@@ -260,7 +262,7 @@ def _quantised(x: F8, op: Op, framework: str) -> F8:
 
 @compiled_part
 def work(x: Records) -> Work:
-    """FLOP, and bytes when weights and activations are read and written once."""
+    """Return the FLOP, and the bytes if weights and activations are read and written once."""
     m, n, k, batch = x.m, x.n, x.k, x.batch
     moved = batch * (n * k * x.weight_bytes + m * (k * x.input_bytes + 2.0 * n))
     return 2.0 * m * n * k * batch, moved, 0.0, int(x.format)
@@ -270,7 +272,7 @@ rows = rows_of("gemm", parts, work)
 
 
 def _kernel(x: Records) -> npt.NDArray[np.int64]:
-    """Kernels by number format, and of each those that libraries have for few rows."""
+    """Return each call's kernel by number format, with separate kernels for few rows."""
     few = (x["m"] <= FEW_ROWS) & (x["m"] > 0.0)
     out: npt.NDArray[np.int64] = x["format"].astype(np.int64) + len(FORMATS) * few
     return out

@@ -45,7 +45,7 @@ def parts(parameters: Records, hardware: Records, inputs: Records) -> Parts:
 
 
 def from_table(table: KernelTable) -> F8:
-    """Quantities of measured rows."""
+    """Return the quantities of measured rows."""
     code = np.array([CODES[name] for name in table["dtype"]], dtype=np.int64)
     return np.column_stack(
         [
@@ -56,13 +56,13 @@ def from_table(table: KernelTable) -> F8:
 
 
 def from_op(op: Op) -> F8 | None:
-    """No op is only a grouped GEMM; the family of MoE layers costs experts."""
+    """Return None: experts are costed by the family of MoE layers, and no other op is a grouped GEMM."""
     return None
 
 
 @compiled_part
 def work(inputs: Records) -> Work:
-    """FLOP, and bytes when weights and activations are read and written once."""
+    """Return the FLOP, and the bytes if weights and activations are read and written once."""
     groups, m, n, k = inputs.groups, inputs.m_per_group, inputs.n, inputs.k
     moved = groups * (n * k * inputs.weight_bytes + m * (k * inputs.input_bytes + 2.0 * n))
     return 2.0 * groups * m * n * k, moved, 0.0, int(inputs.format)

@@ -1,4 +1,4 @@
-"""Constants of a device as the kernels read them, and the codes of number formats."""
+"""Constants of a device that the kernel models use, and the codes of number formats."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..power.clock import PROCESS
 from ..spec import DeviceSpec, ProcessorSpec
 
 FORMATS = ("bf16", "fp32", "fp8", "fp8_block", "int8", "nvfp4", "mxfp4", "w4a16_mxfp4", "w4a8_mxfp4_mxfp8", "int4_wo")
-"""Format of each code. fp16 is bf16: the two run at the same rate on every device here."""
+"""Name of the format of each code. fp16 counts as bf16: both have the same rate on every device here."""
 (C_16, C_32, C_FP8, C_FP8_BLOCK, C_INT8, C_NVFP4, C_MXFP4, C_W4A16, C_W4A8, C_INT4) = range(len(FORMATS))
 HARDWARE: np.dtype[Any] = np.dtype((np.record, [
     ("bandwidth", "f8"), ("cache", "f8"), ("cores", "f8"), ("clock", "f8"), ("link_bandwidth", "f8"),
@@ -41,11 +41,11 @@ HELD = 1.5
 """Built over stated rate from which the stated one counts as held down; clocks of data sheets differ by less."""
 
 ARITHMETIC = ("bf16", "fp32", "fp8", "fp8", "int8", "fp4", "fp4", "bf16", "fp8", "bf16")
-"""Peak that applies to each code."""
+"""Arithmetic format whose peak applies to each code."""
 WEIGHT_BYTES = (2.0, 4.0, 1.0, 1.0, 1.0, 0.5625, 0.53125, 0.53125, 0.53125, 0.515625)
-"""Stored bytes per weight, block scales included (of int4 a 16-bit one for 128 weights)."""
+"""Stored bytes per weight by code, block scales included (for int4 a 16-bit scale per 128 weights)."""
 INPUT_BYTES = (2.0, 4.0, 1.0, 1.03125, 1.0, 0.5625, 0.53125, 2.0, 1.03125, 2.0)
-"""Bytes per input value of a matmul, scales included."""
+"""Bytes per input value of a matmul by code, scales included."""
 
 CODES = {name: code for code, name in enumerate(FORMATS)} | {
     "fp16": C_16, "fp4": C_NVFP4, "int4": C_INT4, "w4afp8": C_W4A8,
@@ -55,7 +55,7 @@ WIDENED = (C_W4A16, C_INT4)
 
 
 def hardware(spec: DeviceSpec, processor: ProcessorSpec | None = None) -> Records:
-    """Constants of a device's xPU in SI units, a record of `HARDWARE`.
+    """Return the constants of a device's xPU in SI units, a record of `HARDWARE`.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ def hardware(spec: DeviceSpec, processor: ProcessorSpec | None = None) -> Record
 
 
 def _room(spec: DeviceSpec, flops_per_s: float, clock_Hz: float) -> float:
-    """`power` of a device's `HARDWARE`."""
+    """Return the field `power` of a device's `HARDWARE`."""
     if spec.limit_W is None or spec.process not in PROCESS:
         return ROOM
     return min(ROOM, spec.limit_W / (1e-12 * flops_per_s * PROCESS[spec.process][0] * (1e-9 * clock_Hz) ** 2))

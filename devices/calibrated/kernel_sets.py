@@ -41,27 +41,28 @@ LABELS: Mapping[str, str] = {
     "sglang": "aiconfigurator/sglang",
     "trtllm": "aiconfigurator/trtllm",
 }
-"""Serving frameworks -> their label in the kernel tables."""
+"""Label of each serving framework in the kernel tables."""
 FRAMEWORKS = (TYPICAL, *LABELS, MEASURED)
-"""Kernels: the geometric mean of the three frameworks by their rows, one of them, or the mean of all kernels measured on
-that device."""
+"""Possible kernels: the geometric mean of the three frameworks by their rows, one framework, or the mean of all kernels
+measured on that device."""
 PARENTS: Mapping[str, str] = {
     "a100-pcie": "a100-80gb", "gb200": "b200", "h20": "h100", "mi308x": "mi300x",
     "rtx-4090": "l40s",
 }  # fmt: skip
-"""Sets of parts of a chip, or of another clock or package -> the set of the whole."""
+"""Set of the whole chip for each set of a part of that chip, or of the same chip with another clock or package."""
 LINK_PARENTS: Mapping[str, str] = {**PARENTS, "a100-pcie": "l40s", "a40": "l40s"}
-"""The same for collectives, where cards without a switch are alike."""
+"""Parents for collectives, for which cards without a switch are similar."""
 ATTENTION_PARENTS: Mapping[str, str] = {**PARENTS, "a40": "l40s"}
 """The same for `ATTENTION`, whose libraries choose tiles for the cores of GA102 and AD102 alike (compute
 capabilities 8.6 and 8.9, 100 KiB of shared memory) and others for an A100's (8.0, 164 KiB):
 ``is_sm8x`` in ``flash_fwd_launch_template.h`` of Dao-AILab/flash-attention."""
 ATTENTION = ("attention_prefill", "attention_decode")
-"""Families of attention to keys and values of each head."""
+"""Families of attention with keys and values for each head."""
 DEVICES: Mapping[str, str] = {"a100-pcie": "a100-pcie-80gb"}
-"""Device that represents a set of another name."""
+"""Device that represents a set, if its name differs."""
 OTHER, ALIKE = 0.003, 0.5
-"""What a row of another framework counts on a device of no set, and the distance of devices of one silicon."""
+"""Weight of a row of another framework for devices without a set, and the distance below which devices count as one
+silicon."""
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -82,25 +83,25 @@ def named(framework: str) -> tuple[str, str]:
 
 
 def versions(entry: SetEntry, name: str) -> tuple[str, ...]:
-    """Versions of a framework that an entry's rows are of, as ``0.24.0``."""
+    """Return the framework versions of an entry's rows, such as ``0.24.0``."""
     label = LABELS.get(name, "?")
     return tuple(s.removeprefix(f"{label}-") for s in entry.sources if s.startswith(f"{label}-"))
 
 
 def of_version(known: Iterable[str], asked: str) -> bool:
-    """Whether one of the known versions is, or begins with, the one asked for."""
+    """Return whether a known version equals the requested one or is a release of it."""
     return any(one == asked or one.startswith(f"{asked}.") for one in known)
 
 
 def parents_of(family: str) -> Mapping[str, str]:
-    """Whose entries of a family a set without rows of it takes."""
+    """Return the parent of each set, from which it takes a family without rows."""
     if family in LINKS:
         return LINK_PARENTS
     return ATTENTION_PARENTS if family in ATTENTION else PARENTS
 
 
 def silicon_of(name: str, family: str = "") -> str:
-    """The set of the whole chip that a set is of, or of the cards whose links are alike."""
+    """Return the set of the whole chip that a set belongs to, or of the cards with similar links."""
     parents = LINK_PARENTS if family in LINKS else PARENTS
     while name in parents:
         name = parents[name]
@@ -112,7 +113,7 @@ LAYERS = "layer_kernels"
 
 
 class SetEntry(Spec):
-    """Parameters of one family with one framework's kernels.
+    """Parameters of one family for one framework's kernels.
 
     Attributes
     ----------
@@ -143,7 +144,7 @@ class SetEntry(Spec):
     sources: tuple[str, ...] = ()
 
     def values(self, family: Family) -> F8:
-        """Parameters as a family takes them: one row a branch where kernels have their own."""
+        """Return the parameters as an array for the family: one row per branch if kernels have separate parameters."""
         out = family.vector(self.parameters)
         if self.kernels:
             out = family.per_branch(out)
@@ -160,7 +161,7 @@ class _File(Spec):
 
 @dataclass(frozen=True, slots=True)
 class KernelSet:
-    """All entries of one set: family -> framework -> entry."""
+    """All entries of one set, by family and framework."""
 
     name: str
     families: Mapping[str, Mapping[str, SetEntry]]
@@ -177,13 +178,13 @@ def _folder(kind: str = "kernels") -> Path:
 
 @cache
 def list_sets() -> tuple[str, ...]:
-    """Names of the catalog's sets."""
+    """Return the names of the catalog's sets."""
     return tuple(sorted(path.stem for path in _folder().glob("*.yaml")))
 
 
 @cache
 def load_set(name: str) -> KernelSet:
-    """One set of the catalog.
+    """Return a set of the catalog.
 
     Raises
     ------
@@ -199,7 +200,7 @@ def load_set(name: str) -> KernelSet:
 
 @cache
 def load_layer_set(name: str) -> KernelSet:
-    """Entries of a set for the kernels of sparse and recurrent layers; empty where it has none."""
+    """Return a set's entries for the kernels of sparse and recurrent layers; empty if it has none."""
     path = _folder(LAYERS) / f"{name}.yaml"
     if not path.exists():
         return KernelSet(name, {})
@@ -207,9 +208,9 @@ def load_layer_set(name: str) -> KernelSet:
 
 
 def layer_parameters(spec: DeviceSpec, family: Family, framework: str = TYPICAL) -> Parameters:
-    """Parameters of one of those families on a device; others by their name and label.
+    """Return the parameters of a family of layer kernels on a device; other frameworks' by name and label.
 
-    A device whose set has no rows of it has the mean of others' (`borrowed`).
+    If the device's set has no rows of the family, the result is the mean of other sets (`borrowed`).
     """
     entry_held = {} if spec.kernels is None else entries(owner(spec.kernels, family.name), family.name)
     under: dict[str, Parameters] = {}
@@ -226,25 +227,28 @@ def layer_parameters(spec: DeviceSpec, family: Family, framework: str = TYPICAL)
 
 
 def borrowed(spec: DeviceSpec, family: Family, framework: str, without: str = "") -> Parameters:
-    """Parameters of a family on a device from the sets that have rows of it, but one: their mean, by the rule of `rules`."""
+    """Return a family's parameters on a device as the mean of the sets with rows, by the rule of `rules`.
+
+    The set `without` is left out.
+    """
     h, donors = hardware(spec), _donors(family, framework, without)
     known = {name: at_clock(h, family, donor) for name, donor in donors.items()}
     return replace(transfer(h, family, known), framework=framework)
 
 
 def alike(spec: DeviceSpec, family: Family, without: str = "") -> bool:
-    """Whether a set of a device's own silicon is among those that it borrows from."""
+    """Return whether the sets that a device borrows from include one of its silicon."""
     h, donors = hardware(spec), _donors(family, TYPICAL, without).values()
     return any(distance(h, d.h) < ALIKE and abs(h.capability - d.h.capability) < GENERATION for d in donors)
 
 
 def entries(name: str, family: str) -> Mapping[str, SetEntry]:
-    """Framework -> entry of a family in a set, be it a layer's; empty where it has none."""
+    """Return the entries of a family in a set by framework, layer kernels included; empty if there are none."""
     return load_set(name).families.get(family) or load_layer_set(name).families.get(family, {})
 
 
 def owner(name: str, family: str) -> str:
-    """A set itself, or its nearest parent that has the family."""
+    """Return the set, or its nearest parent with rows of the family."""
     parents = parents_of(family)
     while not entries(name, family) and name in parents:
         name = parents[name]
@@ -252,7 +256,7 @@ def owner(name: str, family: str) -> str:
 
 
 def _donors(family: Family, framework: str, without: str) -> dict[str, Donor]:
-    """Sets with rows of a family; where these are of other frameworks, they tell of the silicon, for `OTHER`."""
+    """Return the sets with rows of a family; rows of other frameworks count with the weight `OTHER`."""
     out = {}
     for name in list_sets():
         entry_held = {} if name in (*ALONE, without) else entries(name, family.name)
@@ -268,12 +272,12 @@ def _donors(family: Family, framework: str, without: str) -> dict[str, Donor]:
 
 @cache
 def _constants(name: str) -> Records:
-    """Constants of the device that a set is named after."""
+    """Return the constants of the device that a set is named after."""
     return hardware(representative(name))
 
 
 def kindred(specs: Mapping[str, DeviceSpec], *, linked: bool) -> Iterator[tuple[str, str]]:
-    """Pairs of devices of one silicon, the first at least as good as the other, core by core too."""
+    """Return pairs of devices of one silicon; the first is at least as good as the other, also per core."""
     silicon = {name: silicon_of(str(spec.kernels)) for name, spec in specs.items()}
     h = {name: hardware(spec) for name, spec in specs.items()}
     core = {name: (row.bandwidth, row.cache, row.cores, row.clock, row.peak[0] / row.cores) for name, row in h.items()}
@@ -286,12 +290,12 @@ def kindred(specs: Mapping[str, DeviceSpec], *, linked: bool) -> Iterator[tuple[
 
 
 def representative(name: str) -> DeviceSpec:
-    """The device of the catalog that a set is named after."""
+    """Return the catalog device that a set is named after."""
     return load_device(DEVICES.get(name, name))[0]
 
 
 def shared_parameters(spec: DeviceSpec, family: Family, framework: str = TYPICAL) -> Parameters:
-    """Parameters of a family on a device under a framework; others by their name and label.
+    """Return the parameters of a family on a device under a framework; other frameworks' by name and label.
 
     A family that no set knows, and a device whose own fit is not the catalog's (a user's tables), have that fit;
     a device of no set has the mean of all (`borrowed`).
@@ -323,7 +327,7 @@ def _known(spec: DeviceSpec, family: Family, entry: SetEntry, name: str, key: st
 
 
 def asked_for(known: Parameters, version: str) -> Parameters:
-    """Parameters that say so where their rows are of other versions than the one asked for."""
+    """Return the parameters with a note if their rows are of other versions than the requested one."""
     if not version or of_version(known.versions, version):
         return known
     versions = ", ".join(known.versions)
@@ -332,13 +336,13 @@ def asked_for(known: Parameters, version: str) -> Parameters:
 
 
 def _own_tables(spec: DeviceSpec, family: str) -> bool:
-    """Whether a device's fit of a family comes from tables outside the catalog."""
+    """Return whether a device's fit of a family comes from tables outside the catalog."""
     fits = spec.calibration.get(family)
     return fits is not None and not any(other.calibration.get(family) == fits for other in _from(spec.name))
 
 
 def _from(name: str) -> Iterator[DeviceSpec]:
-    """Devices of the catalog, this one first: mostly no other need be read."""
+    """Return the devices of the catalog, starting with this one, so that others are rarely read."""
     from ..catalog import list_devices
 
     names = sorted(list_devices(), key=lambda other: other != name)
@@ -346,7 +350,7 @@ def _from(name: str) -> Iterator[DeviceSpec]:
 
 
 def everywhere(framework: str) -> dict[str, str]:
-    """Kinds of ops -> the framework, as `device.build_device` and `deploy` take them.
+    """Return the same framework for all kinds of ops, in the form of `device.build_device` and `deploy`.
 
     Parameters
     ----------

@@ -25,7 +25,7 @@ from .streamed import PARAMETERS, QUANTITIES, from_op, rows
 
 
 def _x(table: KernelTable, format_: Any, rates: Rates, batch: Any, tokens: Any, pairs: Any, kv: Any) -> F8:
-    """Quantities of rows; graph replays read one set of operands again."""
+    """Return the quantities of rows; graph replays re-read one set of operands."""
     sums = {"batch": batch, "tokens": tokens, "pairs": pairs, "kv": kv}
     values = {**sums, **asdict(rates), "copies": 1.0, "format": format_}
     columns = [np.broadcast_to(values[name], len(table)) for name in QUANTITIES]
@@ -33,7 +33,10 @@ def _x(table: KernelTable, format_: Any, rates: Rates, batch: Any, tokens: Any, 
 
 
 def _scores(table: KernelTable) -> F8:
-    """Inputs of an indexer's scores on a Hopper device of 132 SMs, with keys of 128 values; a pool is `compress_ratio` positions."""
+    """Return the quantities of an indexer's scores with keys of 128 values on a Hopper device of 132 SMs.
+
+    A pool is `compress_ratio` positions.
+    """
     pool, batch, q, before = (table[c] for c in ("compress_ratio", "batch", "q_len", "kv_prefix"))
     paged = table.family == "index_decode"
     heads = np.where(table["kernel"] == "glm5_mqa_logits", 32.0, 64.0)
@@ -51,7 +54,7 @@ def _select(table: KernelTable) -> F8:
 
 
 WIDEST = 2048.0
-"""Entries from which another kernel chooses (`glm5_topk` instead of `dsv4_csa_topk`)."""
+"""Number of chosen entries from which another kernel is used (`glm5_topk` instead of `dsv4_csa_topk`)."""
 
 
 def _chooses(inputs: Records) -> I8:
@@ -61,7 +64,7 @@ def _chooses(inputs: Records) -> I8:
 
 
 def _aligned(inputs: Records) -> I8:
-    """Whether heads are of whole sixteens, as loads of vectors are compiled for."""
+    """Return 0 for multiples of sixteen heads, for which vector loads are compiled, and 1 for others."""
     out: I8 = (inputs["rows"] % 16.0 > 0.0).astype(np.int64)
     return out
 
@@ -89,13 +92,13 @@ def _below(tokens: F8, most: float) -> F8:
 
 
 def _tokens(table: KernelTable, rates: Rates) -> F8:
-    """Quantities of recurrent kernels: a token is its only pair."""
+    """Return the quantities of recurrent kernels, in which a token is its only pair."""
     format_ = np.where(table["dtype"] == "fp32", C_32, C_16)
     return _x(table, format_, rates, table["batch"], *(table["tokens"],) * 3)
 
 
 def _encoder(table: KernelTable) -> F8:
-    """Attention of an image tower: every patch of a picture sees all of them."""
+    """Return the quantities of an image tower's attention, in which every patch of a picture sees all others."""
     batch, q = table["batch"], table["q_len"]
     rates = encoder_rates(table["heads"], table["head_dim"])
     return _x(table, C_16, rates, batch, batch * q, batch * q * q, batch * q)
@@ -125,7 +128,7 @@ def _no_table(table: KernelTable) -> F8:
 
 @dataclass(frozen=True, slots=True)
 class _Family:
-    """What of a family is its own: title, reader, kinds of op, and kernels by the start of their names."""
+    """Settings of a family of layer kernels: title, table reader, kinds of op, and kernels by the start of their names."""
 
     title: str
     read: Callable[[KernelTable], F8]
@@ -146,8 +149,8 @@ _FAMILIES: dict[str, _Family] = {
     )
     for row in _rows("layer_families.csv")
 }
-"""No rows of Mamba-2's scan were measured: it takes the parameters of the delta rule, whose recurrence
-moves the same states; with its own FLOP and bytes."""
+"""Settings of the families by name. Mamba-2's scan has no measured rows: it uses the parameters of the delta rule,
+whose recurrence moves the same states, with separate FLOP and bytes."""
 
 
 def _parameters(name: str) -> tuple[Parameter, ...]:
@@ -170,18 +173,18 @@ LAYER_FAMILIES: Mapping[str, Family] = {
                  silicon=("memory", "cache"), **_BRANCHES.get(name, {}))
     for name, own in _FAMILIES.items()
 }  # fmt: skip
-"""Families by name. They share one formula; parameters are in `specs/layer_kernels`."""
+"""Families of layer kernels by name. They share one formula; their parameters are in `specs/layer_kernels`."""
 
 LAYER_TABLES = ("indexer", "gdn", "kda", "mamba2", "mhc", "encoder_attention")
 """Stems of tables whose rows belong to these families, by kernel."""
 
 
 DRAFTS = 4.0
-"""New tokens of a decode up to which rows of paged scores tell of decodes, with drafts or without."""
+"""Maximum new tokens of a decode in rows of paged scores that count as decodes, with or without drafts."""
 
 
 def split_layers(tables: dict[str, KernelTable]) -> None:
-    """Put rows of `LAYER_TABLES` under the families that they time, in place of their tables."""
+    """Move rows of `LAYER_TABLES` to tables of the families that they time."""
     for stem in LAYER_TABLES:
         table = tables.pop(stem, None)
         if table is None:
@@ -196,7 +199,7 @@ def split_layers(tables: dict[str, KernelTable]) -> None:
 
 ONE_WIDTH = ("aiconfigurator/trtllm", "aiconfigurator/sglang-0.5.10")
 """Sources whose convolutions of delta nets were timed at one width for all rows: the times do not change with the
-channels, of which the most would move four times the memory bandwidth."""
+channels, although the most channels would need four times the memory bandwidth."""
 
 
 def _times(family: _Family, table: KernelTable, i: int) -> bool:
@@ -218,7 +221,7 @@ def _times(family: _Family, table: KernelTable, i: int) -> bool:
 
 
 def _common(table: KernelTable, name: str, calls: float) -> KernelTable:
-    """The columns that the family reads: tables of several kinds of layers then are one.
+    """Return a table with the columns that the family reads, so that tables of several kinds of layers can be joined.
 
     `calls` is the number of calls in a row of convolutions: KDA has separate ones for queries, keys and values.
     """

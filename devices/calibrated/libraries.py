@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from ..spec import DeviceSpec
 
 HOPPER, BLACKWELL, WORKSTATION = 9, 10, 12
-"""Major compute capabilities; the last two are Blackwell, with cores of two designs."""
+"""Major compute capabilities of NVIDIA's generations; the last two are Blackwell, with two designs of cores."""
 ATTENTION: Mapping[str, Mapping[int | None, str]] = {
     "aiconfigurator/sglang": {HOPPER: "FlashAttention-3", BLACKWELL: "trtllm-gen", None: "FlashInfer"},
     "aiconfigurator/vllm": {HOPPER: "FlashAttention-3", BLACKWELL: "trtllm-gen", None: "FlashAttention-2"},
@@ -45,7 +45,7 @@ LATENT: Mapping[str, Mapping[int | None, str]] = {
 }
 AITER = "aiter"
 LIBRARIES = {"mla": LATENT, "attention_prefill": ATTENTION, "attention_decode": ATTENTION, "moe": EXPERTS}
-"""Family -> framework -> major compute capability, or None for all others, -> library."""
+"""Library by family, framework and major compute capability (None for all others)."""
 
 UNSERVED: Mapping[str, tuple[str, ...]] = {"FlashAttention-3": ("prefill", "decode_fp8"), "Triton": ("prefill",)}
 """Kernels of latent attention, by library, whose bare rows are of calls that no framework serves: whole modules take less. Prompts are of the absorbed
@@ -60,18 +60,18 @@ it takes 0.82 of them, but PyTorch's FlashAttention-2 takes more (torchtitan): t
 
 
 def generation(spec: DeviceSpec) -> int:
-    """Return the major compute capability of a device; 0 for other makers."""
+    """Return the major compute capability of a device; 0 for other makers' devices."""
     return max(int(p.compute_capability or 0) for p in spec.processors.values())
 
 
 def joint_attention(spec: DeviceSpec) -> bool:
-    """Whether vLLM's attention on a device is one call for prompts and decodes: FlashAttention."""
+    """Return whether vLLM's attention on a device is one call for prompts and decodes, as in FlashAttention."""
     called = library("attention_prefill", "aiconfigurator/vllm", float(generation(spec)))
     return called.startswith("FlashAttention")
 
 
 def library(family: str, label: str, capability: float) -> str:
-    """Library that a framework calls, or the framework where it has none in common with others.
+    """Return the library that a framework calls; the framework's name if it shares the kernels with no other.
 
     Parameters
     ----------

@@ -26,16 +26,16 @@ PARAMETERS = parameters_of("mla")
 LATENT, ROPE, QK_DIM, V_DIM = 512.0, 64.0, 192.0, 128.0
 """Dimensions of DeepSeek-V2 and V3 and of every measured row."""
 OVERLAP = 3.0
-"""Power of the soft maximum of arithmetic and memory."""
+"""Exponent of the soft maximum of arithmetic and memory."""
 SPLIT, TILE = 256.0, 128.0
-"""Keys of the smallest decode split; query rows of a prefill tile."""
+"""Number of keys in the smallest decode split, and of query rows in a prefill tile."""
 CACHE_RATE = 2.5
-"""Bandwidth of the last-level cache over the memory's, as in decode attention's default."""
+"""Bandwidth of the last-level cache over the memory bandwidth, as in decode attention's default."""
 
 
 @compiled_part
 def decode_parts(parameters: Records, hardware: Records, inputs: Records) -> Parts:
-    """Parts of absorbed decode; the walk along the keys is one dependent chain."""
+    """Return the parts of absorbed decode; the walk along the keys is one dependent chain."""
     batch, kv, heads = inputs.batch, inputs.kv, inputs.heads
     rows_q = inputs.q * heads
     cached = batch * kv * (LATENT + ROPE) * inputs.kv_bytes
@@ -56,7 +56,7 @@ def decode_parts(parameters: Records, hardware: Records, inputs: Records) -> Par
 
 @compiled_part
 def prefill_parts(parameters: Records, hardware: Records, inputs: Records) -> Parts:
-    """Parts of causal prefill."""
+    """Return the parts of causal prefill."""
     batch, q, kv, heads = inputs.batch, inputs.q, inputs.kv, inputs.heads
     visited = min(kv, inputs.keys + 0.5 * (min(q, TILE) - 1.0))
     waves = batch * heads * ceil_div(q, TILE) / hardware.cores
@@ -80,7 +80,7 @@ def parts(parameters: Records, hardware: Records, inputs: Records) -> Parts:
 
 
 def from_table(table: KernelTable) -> F8:
-    """Quantities of measured rows; graph replays re-read one KV cache."""
+    """Return the quantities of measured rows; graph replays re-read one KV cache."""
     prefill = table["kernel"] == "mla_prefill"
     graph = table["timing"] == "graph"
     kv, q = table["kv_len"], table["q_len"]
@@ -94,7 +94,7 @@ def from_table(table: KernelTable) -> F8:
 
 
 def from_op(op: Op) -> F8 | None:
-    """Quantities of an op of a serving step, at the batch's means."""
+    """Return the quantities of an op of a serving step, at the batch's means."""
     s = op.shape
     batch, kv, prefill = s["batch"], s["kv"], op.kind == "mla_prefill"
     if op.dtype not in CODES:
@@ -108,7 +108,7 @@ def from_op(op: Op) -> F8 | None:
 
 @compiled_part
 def work(inputs: Records) -> Work:
-    """FLOP of the visible pairs, and bytes when every operand moves once."""
+    """Return the FLOP of the visible pairs, and the bytes if every operand moves once."""
     batch, q, kv, heads = inputs.batch, inputs.q, inputs.kv, inputs.heads
     if inputs.prefill > 0.0:
         per_pair, moved = QK_DIM + V_DIM, 2.0 * heads * (QK_DIM + V_DIM) * (q + kv)
@@ -123,7 +123,7 @@ rows = rows_of("mla", parts, work)
 
 @compiled_part
 def at_sums(inputs: Records, batch: float, tokens: float, pairs: float, keys: float) -> bool:
-    """Set the quantities of equal sequences with these sums; False where nothing is computed."""
+    """Set the quantities of equal sequences with these sums; return False without work."""
     if batch <= 0.0 or keys <= 0.0:
         return False
     inputs.batch, inputs.kv = batch, keys / batch
@@ -132,7 +132,7 @@ def at_sums(inputs: Records, batch: float, tokens: float, pairs: float, keys: fl
 
 
 def _which(inputs: Records) -> npt.NDArray[np.int64]:
-    """Kernels: expanded prefill, and decode by the width of the cache."""
+    """Return each call's kernel: expanded prefill, or decode by the width of the cache."""
     return np.where(inputs["prefill"] > 0.0, 1, np.where(inputs["kv_bytes"] < 2.0, 2, 0))
 
 

@@ -1,4 +1,4 @@
-"""The cost model of a calibrated processor: fitted families, a roofline for everything else."""
+"""Cost model of a calibrated processor: fitted kernel families, and a roofline for all other ops."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ from .layer_kernels import LAYER_FAMILIES
 from .rules import Parameters
 
 INCLUDED = {"combine": "experts"}
-"""Ops that another kind's measured kernels include (MoE layers permute and combine): they keep
-the bare time of their traffic."""
+"""Ops that the measured kernels of another kind include (MoE layers permute and combine). Only the time of their
+traffic is counted."""
 
 LARGE = 8192.0
-"""Sides of the matrix product, and of the matrix of one product with a vector, that tell attainable rates."""
+"""Side length of the matrix product, and of the matrix of the matrix-vector product, from which attainable rates are
+computed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One family ready for use on a device.
+    """One kernel family with its parameters on a device.
 
     Attributes
     ----------
@@ -52,17 +53,17 @@ class Model:
         return self.family.prices(self.known.fit.values, self.h, inputs)
 
     def columns(self, op: Op, inputs: F8) -> tuple[F8, F8]:
-        """Seconds and bounds of rows of quantities."""
+        """Return seconds and bounds of rows of quantities."""
         prices = self.prices(inputs)
         return prices["seconds"], prices["bound"]
 
     def seconds(self, inputs: F8) -> F8:
-        """Seconds of rows of quantities, never below the device's roofline."""
+        """Return the seconds of rows of quantities, never below the device's roofline."""
         out: F8 = self.prices(inputs)["seconds"]
         return out
 
     def of(self, label: str) -> Model:
-        """The model with one framework's kernels, by its name (with ``@VERSION``) or its label in tables."""
+        """Return the model for one framework, given by its name (with ``@VERSION``) or its label in tables."""
         name, _, version = label.partition("@")
         under = self.known.under.get(name)
         if under is not None:
@@ -72,15 +73,15 @@ class Model:
 
 
 CURVES: dict[tuple[str, bytes], ByCount] = {}
-"""Whole tables of counts, by family and by all that they depend on: the engines of a fleet, and deployments
-of one model, have nearly all of theirs in common."""
+"""Cache of tables over counts, by family and all other inputs. Engines of a fleet, and deployments of one model, share
+nearly all of them."""
 MOST_COUNTS = 1 << 22
-"""Of all of them together: 64 MB."""
+"""Maximum number of counts in all cached tables together (64 MB)."""
 
 
 @dataclass(frozen=True, slots=True)
 class CalibratedModel:
-    """Seconds from the fitted families; joules, and kinds without a fit, from the roofline.
+    """Cost model with seconds of the fitted families; energy, and kinds of op without a fit, come from the roofline.
 
     Attributes
     ----------
@@ -100,11 +101,11 @@ class CalibratedModel:
     spec: DeviceSpec
 
     def with_framework(self, kind: str, label: str) -> CalibratedModel:
-        """Cost one kind of op by one framework's kernels; see `kernel_tables.framework`."""
+        """Return the model with one framework's kernels for a kind of op; see `kernel_tables.framework`."""
         return replace(self, models={**self.models, kind: self.models[kind].of(label)})
 
     def included(self, op: Op) -> bool:
-        """Whether the measured kernels of another op include this one."""
+        """Return whether the measured kernels of another op include this one."""
         return INCLUDED.get(op.name) in self.models
 
     def quantities(self, op: Op) -> F8 | None:
@@ -164,7 +165,7 @@ class CalibratedModel:
         return curve_found
 
     def formula(self, op: Op, probe: Probe) -> KernelFormula | None:
-        """The compiled form of an op that depends on more than a count; None for the others."""
+        """Return the compiled form of an op that depends on several sums; None for other ops."""
         from .formulas import CODES, SUMS, WIDTH
 
         if op.kind not in CODES:
@@ -222,7 +223,7 @@ class CalibratedModel:
         )
 
     def _product(self, dtype: str, rows: float) -> tuple[float, float, float] | None:
-        """Seconds of a matrix product, bytes of its weights, and its fixed seconds."""
+        """Return the seconds of a matrix product, the bytes of its weights, and its fixed seconds."""
         from .hardware import CODES, WEIGHT_BYTES
 
         if "gemm" not in self.models or dtype not in CODES:
@@ -235,7 +236,7 @@ class CalibratedModel:
 
 
 def _together(entries: Sequence[Evidence]) -> Evidence:
-    """One entry for several ops of a family and format: the one that rows say least of."""
+    """Combine the evidence of several ops of one family and format into one entry: that with the fewest near rows."""
     error = float(np.median([e.error for e in entries if e.error is not None] or [np.nan]))
     least = min(entries, key=lambda e: (e.near or 0, -(e.distance or 0.0)))
     beyond = least.beyond or next((e.beyond for e in entries if e.beyond), "")
@@ -245,7 +246,7 @@ def _together(entries: Sequence[Evidence]) -> Evidence:
 def calibrated_model(
     spec: DeviceSpec, processor: ProcessorSpec, base: Roofline, framework: str = TYPICAL
 ) -> CalibratedModel:
-    """Cost model of a GPU-class processor, every family fitted or transferred from similar devices.
+    """Return the cost model of a GPU-class processor; every family is fitted, or transferred from similar devices.
 
     Parameters
     ----------
@@ -261,12 +262,12 @@ def calibrated_model(
 
 
 CHAIN: Mapping[str, float] = {"moe": 6.0, "attention_decode": 2.0, "mla": 2.0}
-"""Kernels that one call of a family starts, where more than one: sorting, products, activation and sums of experts, and the
-sum over the pieces that keys are split into."""
+"""Number of kernels that one call of a family starts, if more than one: for experts sorting, products, activation and
+sums; for attention also the sum over the pieces into which keys are split."""
 
 
 def dispatched(known: Parameters, family: Family, dispatch_s: float) -> Parameters:
-    """Parameters with what a device waits between the kernels of a step; every first parameter is a call's latency."""
+    """Return parameters that include a device's wait between kernels; every first parameter is a call's latency."""
     values = known.fit.values.copy()
     values[..., 0] += CHAIN.get(family.name, 1.0) * dispatch_s
     for name in ("quantise_s", "own_launch_s"):
@@ -277,12 +278,12 @@ def dispatched(known: Parameters, family: Family, dispatch_s: float) -> Paramete
 
 
 KEPT = 64
-"""Descriptions whose models of late are kept, for the next deployment on the same."""
+"""Number of recent descriptions whose models are kept for later deployments on the same device."""
 _held: dict[tuple[int, int, str], tuple[DeviceSpec, ProcessorSpec, Records, dict[str, Model]]] = {}
 
 
 def _models(spec: DeviceSpec, processor: ProcessorSpec, framework: str) -> tuple[Records, dict[str, Model]]:
-    """Constants of a device, and its models by kind of op."""
+    """Return the constants of a device, and its models by kind of op."""
     h = hardware(spec, held_processor(spec, processor))
     models: dict[str, Model] = {}
     whose = dict.fromkeys(families().values(), shared_parameters) | dict.fromkeys(

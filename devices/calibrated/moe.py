@@ -32,7 +32,7 @@ delivered only rows of local experts, 2 for TensorRT-LLM's minimum-latency kerne
 PARAMETERS = parameters_of("moe")
 
 CACHE_RATE = 3.0
-"""Bandwidth of the last-level cache over the memory's."""
+"""Bandwidth of the last-level cache over the memory bandwidth."""
 LEAST_ROWS, LOST_ROWS = 8.0, 64.0
 """Padding rows of an expert: at least the narrow side of a tensor-core instruction, up to half of a 128-row tile if
 tokens are many and tiles large. In proportion if a matrix instruction has other than 16 rows."""
@@ -42,9 +42,9 @@ experts only), of few experts a token (gpt-oss, Mixtral and Llama 4, whose routi
 all-to-all (DeepEP), in the formats of `SENT`."""
 SENT = (C_FP8_BLOCK, C_NVFP4)
 DRAWS = 24
-"""Samples of a skewed load."""
+"""Number of samples of a skewed load."""
 TILE = 128.0
-"""Rows, at most, and columns of a tile."""
+"""Maximum rows, and the columns, of a tile."""
 KEEPS, SPLIT_KEEPS = 0.9, 0.05
 """Part of the last-level cache that keeps weights from one replay to the next: nearly all on Ada and
 workstation Blackwell (0.6 to 1.2 where fits chose it), next to nothing where the cache is of two halves
@@ -67,7 +67,7 @@ GEMM_LAUNCH = 0.4
 
 @compiled_part
 def cache_share(capability: float) -> float:
-    """Part of the last-level cache that keeps what is read again; see `KEEPS`."""
+    """Return the part of the last-level cache that keeps data which is read again; see `KEEPS`."""
     one_level = 8.5 < capability < HOPPER or capability >= WORKSTATION
     return KEEPS if one_level else SPLIT_KEEPS
 
@@ -76,7 +76,7 @@ def cache_share(capability: float) -> float:
 def tiles_s(
     rows: float, active: float, width: float, depth: float, least: float, hardware: Records, rate: float
 ) -> float:
-    """Seconds of one grouped product: tiles of each expert's rows in waves over the cores."""
+    """Return the seconds of one grouped product: tiles of each expert's rows in waves over the cores."""
     tall = max(rows / TILE, 1.0)
     waves = active * tall * width / TILE / hardware.cores
     one_s = 2.0 * rows / tall * TILE * depth * hardware.cores / rate
@@ -137,7 +137,7 @@ def parts(parameters: Records, hardware: Records, inputs: Records) -> Parts:
 
 
 def from_table(table: KernelTable) -> F8:
-    """Quantities of measured rows; every timing re-reads one set of weights."""
+    """Return the quantities of measured rows; every timing re-reads one set of weights."""
     code = np.array([CODES[name] for name in table["dtype"]], dtype=np.int64)
     slots = table["tokens"] * table["topk"]
     active = np.maximum(table["active_experts"], 1.0)
@@ -180,7 +180,7 @@ def _busiest(table: KernelTable) -> F8:
 
 
 def busiest_share(tokens: float, top_k: float, experts: float, ranks: float, skew: float) -> float:
-    """Load of the busiest of `ranks` devices over the mean; see `_busiest`."""
+    """Return the load of the busiest of `ranks` devices over the mean; see `_busiest`."""
     rng, most = np.random.default_rng(0), max(tokens, 2.0)
     u, power = rng.random((DRAWS, int(experts))), 1.0 - skew
     loads = (1.0 + (most**power - 1.0) * u) ** (1.0 / power)
@@ -191,13 +191,13 @@ def busiest_share(tokens: float, top_k: float, experts: float, ranks: float, ske
 
 
 def _skew(distribution: str) -> float:
-    """Exponent in a name like ``power_law_1.2``; 0 for the others, and where copies of experts even it out."""
+    """Return the exponent in a name like ``power_law_1.2``; 0 for others, and if copies of experts balance the load."""
     _, separator, exponent = distribution.partition("power_law_")
     return float(exponent) if separator and not exponent.endswith("_eplb") else 0.0
 
 
 def from_op(op: Op) -> F8 | None:
-    """Quantities of an op of a serving step; permute and combine are the op's own."""
+    """Return the quantities of an op of a serving step; permute and combine are part of the op."""
     s, loads = op.shape, op.loads
     code = CODES.get(op.dtype)
     if code is None or loads is None or "inter" not in s:  # adapters are no whole blocks
@@ -217,7 +217,7 @@ def from_op(op: Op) -> F8 | None:
 
 @compiled_part
 def work(inputs: Records) -> Work:
-    """FLOP of the routed tokens, and bytes when active weights, inputs and outputs move once."""
+    """Return the FLOP of the routed tokens, and the bytes if active weights, inputs and outputs move once."""
     one = inputs.matrices * inputs.hidden * inputs.inter
     moved = inputs.active_experts * one * inputs.weight_bytes + 4.0 * inputs.routed * inputs.hidden
     return 2.0 * inputs.routed * one, moved, 0.0, int(inputs.format)
@@ -228,7 +228,7 @@ rows = rows_of("moe", parts, work)
 
 @compiled_part
 def at_loads(inputs: Records, routed: float, active: float) -> bool:
-    """Set the quantities of `routed` token-expert pairs over `active` experts; False for none."""
+    """Set the quantities of `routed` token-expert pairs over `active` experts; return False if there are none."""
     if routed <= 0.0:
         return False
     inputs.slots = inputs.routed = routed

@@ -29,7 +29,7 @@ CLASSES = {"layernorm": Kernel.REDUCE, "rmsnorm": Kernel.REDUCE, "softmax": Kern
 TENSORS = {"silu_mul": 3.0, "geglu": 3.0, "add": 3.0, "mul": 3.0, "div": 3.0, "fused_add_rmsnorm": 4.0}
 
 BLOCKS = 2.0
-"""Blocks of a row each that a core works on at once."""
+"""Number of blocks, each of one row, that a core processes at once."""
 
 # Rows timed with events tell only the sum of the two. Kernels start alike everywhere, hosts do not.
 PARAMETERS = parameters_of("norm")
@@ -67,7 +67,7 @@ def parts(parameters: Records, hardware: Records, inputs: Records) -> Parts:
 
 
 def from_table(table: KernelTable) -> F8:
-    """Quantities of measured rows; some sources read cold tensors."""
+    """Return the quantities of measured rows; some sources read tensors that are in no cache."""
     code = np.array([CODES[name] for name in table["dtype"]])
     kernels = table["kernel"].tolist()
     cold = np.array([source.startswith(COLD_SOURCES) for source in table["source"]])
@@ -81,14 +81,14 @@ def from_table(table: KernelTable) -> F8:
 
 
 COLD_SOURCES = ("liger", "opbyte")
-"""Sources whose kernels read tensors that no cache holds."""
+"""Sources whose kernels read tensors that are in no cache."""
 
 NAMES = {"rope": Kernel.ROPE, "activation": Kernel.GATED, "norm": Kernel.REDUCE}
-"""Class of a serving step's elementwise ops, by the end of their name."""
+"""Kernel class of a serving step's elementwise ops, by the end of their name."""
 
 
 def from_op(op: Op) -> F8 | None:
-    """Quantities of an op of a serving step; its input was just written."""
+    """Return the quantities of an op of a serving step; the previous op has just written its input."""
     shape = op.shape
     values = shape["rows"] * shape["cols"] * shape["tensors"]
     size = op.act_bytes / values if values > 0 else 2.0
@@ -98,7 +98,7 @@ def from_op(op: Op) -> F8 | None:
 
 @compiled_part
 def work(inputs: Records) -> Work:
-    """No matmul FLOP; every tensor is moved once."""
+    """Return zero matmul FLOP, and the bytes if every tensor moves once."""
     moved = inputs.rows * inputs.cols * inputs.tensors * inputs.bytes
     return 0.0, moved, 0.0, C_32 if inputs.bytes > 2.0 else C_16
 

@@ -1,4 +1,4 @@
-"""When is one device at least as good as another? By the peaks of their data sheets."""
+"""Order of devices by the peaks of their data sheets: whether one is at least as good as another."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from ..peaks import peaks_of
 from ..spec import DeviceSpec, ProcessorSpec
 
 FORMATS = ("bf16", "fp8", "fp4")
-"""Formats whose peaks are always compared; a device without a unit has the next wider format's."""
+"""Formats whose peaks are always compared; a device without a unit has the rate of the next wider format."""
 WHOLE_NUMBERS = "int8"
-"""Compared only for steps in that format: the newest products give it up."""
+"""Format that is compared only for steps in it, because the newest products lower its rate."""
 
 MEASURED_BELOW = frozenset({("l40", "a40")})
-"""Devices slower than their peaks say, and whom they lose to: an L40 took 1.12 times as long as an A40 for prompts
-of Qwen2.5-14B under SGLang, and slowed from repetition to repetition, at 300 W for 1.7 times the cores (static
-batches of zksainx/pipeweave 55e0317)."""
+"""Pairs of a device and another that it is not better than, in spite of its peaks: an L40 took 1.12 times as long as an
+A40 for prompts of Qwen2.5-14B under SGLang, and slowed from repetition to repetition, at 300 W for 1.7 times the cores
+(static batches of zksainx/pipeweave 55e0317)."""
 
 
 def peaks(spec: DeviceSpec, *formats: str) -> tuple[float, ...]:
-    """FLOP/s of the xPU by format, and memory bytes/s that data can have (error correction takes some)."""
+    """Return the xPU's FLOP/s by format, and the memory bandwidth that data can use (error correction takes some)."""
     processor = _main(spec)
     bandwidth = spec.memory.bandwidth_bytes_per_s * spec.memory.data_fraction
     rate = peaks_of(processor, spec, bandwidth * processor.bandwidth_multiple)
@@ -59,12 +59,12 @@ def at_least_as_good(one: DeviceSpec, other: DeviceSpec, *, whole_numbers: bool 
 
 
 def has_unit(spec: DeviceSpec, format_: str) -> bool:
-    """Whether the data sheet gives a peak of that format itself."""
+    """Return whether the data sheet has a peak for that format."""
     given = _main(spec).peak_flops_per_s
     return given is not None and format_ in given
 
 
 def _main(spec: DeviceSpec) -> ProcessorSpec:
-    """The GPU-class processor, else the first."""
+    """Return the GPU-class processor, or else the first one."""
     every = list(spec.processors.values())
     return next((p for p in every if p.kind == "xpu"), every[0])

@@ -31,22 +31,24 @@ from .hardware import C_INT8, hardware
 
 UNITS = np.array([0.3, 0.6, 0.35])
 ALONE = ("b60",)
-"""Devices and sets that represent no other: their kernels were launched one by one, so their rows include host time."""
+"""Devices and sets that are not used for others: their kernels were launched one by one, so their rows include host
+time."""
 LIMITED = ("peak", "peak_16", "peak_8")
-"""Parameters of products that power limits."""
+"""Parameters of matrix products that the board's power limits."""
 STARTS, GENERATION = ("launch_s", "gap_s", "quantise_s"), 0.5
-"""Latencies that are counted in a core's clocks, and compute capabilities within which chips are of one generation."""
+"""Latencies that are counted in a core's clocks, and the difference of compute capabilities within one generation."""
 CHUNKED = ("delta_prefill", "kda_prefill")
-"""Families of dependent products of 64 rows (flash-linear-attention's chunks): a core computes as much in a clock however large its matrix units are."""
+"""Families of dependent products of 64 rows (flash-linear-attention's chunks): a core's FLOP per clock do not depend on
+the size of its matrix units."""
 TOLD = 1e-3
-"""A parameter closer to its default, in the logarithm, counts as not identified."""
+"""Distance of a parameter from its default, in the logarithm, below which it counts as not identified."""
 FLOOR = 1e-6
-"""Weight that every fitted device keeps, so that a device unlike all others gets their mean."""
+"""Minimum weight of every fitted device, so that a device unlike all others gets their mean."""
 
 
 @dataclass(frozen=True, slots=True)
 class Donor:
-    """A fitted device that others take parameters from.
+    """A fitted device whose parameters others use.
 
     Attributes
     ----------
@@ -65,7 +67,7 @@ class Donor:
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """What the model uses on one device and why.
+    """Parameters of a family on one device, and their origin.
 
     Attributes
     ----------
@@ -97,7 +99,7 @@ class Parameters:
 
 
 def parameters(spec: DeviceSpec, family: Family) -> Parameters:
-    """Parameters of a family on a device: its own fit, else from other devices' fits."""
+    """Return a family's parameters on a device: its fit, or else the transfer of other devices' fits."""
     fitted_own = spec.calibration.get(family.name)
     if fitted_own is None:
         donors = {name: donor for name, donor in _catalog(family.name).items() if name != spec.name}
@@ -109,16 +111,17 @@ def parameters(spec: DeviceSpec, family: Family) -> Parameters:
 
 
 LINKS = ("allreduce", "collectives")
-"""Families of links between devices."""
+"""Families of kernels on the links between devices."""
 SPLITTING = (9.0, 12.0)
 """Compute capabilities, the last excluded, whose latent attention splits the keys of a sequence over cores: FlashMLA, FlashAttention's and
 CUTLASS's kernels on 9.0 and 10.x; others run Triton's, with a few splits (vLLM 0.14 to 0.33, `_get_backend_priorities`)."""
 
 
 def kernel_class(hardware: Records, family: Family) -> bool | None:
-    """Class of a device's kernels: other classes give no information about them. None: unknown, all count.
+    """Return the class of a device's kernels; None if it is unknown, so that all donors count.
 
-    Links: cards on PCIe, or direct links. Latent attention on NVIDIA's devices: whether the kernels split a sequence's keys.
+    Kernels of other classes give no information about them. Links: cards on PCIe, or direct links. Latent attention on
+    NVIDIA's devices: whether the kernels split a sequence's keys.
     """
     if family.name in LINKS:
         return bool(hardware.link_bandwidth > PCIE_BPS)
@@ -141,7 +144,7 @@ def transfer(hardware: Records, family: Family, donors: Mapping[str, Donor]) -> 
 
 
 def _at_power(hardware: Records, family: Family, donor: Donor) -> Donor:
-    """A donor whose products attain what they would with a device's power."""
+    """Scale the donor's power-limited matmul rates to the device's power."""
     names = [p.name for p in family.parameters]
     if "sustained" not in names:
         return donor
@@ -155,9 +158,10 @@ def _at_power(hardware: Records, family: Family, donor: Donor) -> Donor:
 
 
 def at_clock(hardware: Records, family: Family, donor: Donor) -> Donor:
-    """A donor whose kernels start in as many clocks of a device of NVIDIA's; in one generation clocks differ on paper.
+    """Scale the donor's kernel latencies to a device's clock, for NVIDIA's devices of different generations.
 
-    Kernels of `CHUNKED` also attain its FLOP of a core and clock, not its share of the peak.
+    Within a generation only the stated clocks differ. Kernels of `CHUNKED` keep their FLOP per core and clock instead
+    of the share of the peak.
     """
     one, other = donor.h.capability, hardware.capability
     if min(one, other) <= 0.0 or abs(one - other) < GENERATION:
@@ -171,7 +175,7 @@ def at_clock(hardware: Records, family: Family, donor: Donor) -> Donor:
 
 
 def _mean(hardware: Records, family: Family, donors: Mapping[str, Donor]) -> tuple[F8, dict[str, float]]:
-    """Weighted geometric mean of the donors' parameters, and each donor's share."""
+    """Return the weighted geometric mean of the donors' parameters, and each donor's share."""
     far = np.array([distance(hardware, donor.h) for donor in donors.values()])
     weight = np.array([d.rows * d.share for d in donors.values()])
     weight = weight * (np.exp(-(far**2) / 2) + FLOOR)
@@ -189,7 +193,7 @@ def _mean(hardware: Records, family: Family, donors: Mapping[str, Donor]) -> tup
 
 
 def _mean_logs(weight: F8, logs: F8, informed: npt.NDArray[np.bool_], family: Family) -> F8:
-    """Weighted mean of each parameter over the sets that tell it; its default where none does."""
+    """Return the weighted mean of each parameter over the donors that determine it; its default if none does."""
     share = weight.reshape(-1, *[1] * (logs.ndim - 1)) * informed
     total = share.sum(axis=0)
     mean = (share * logs).sum(axis=0) / np.where(total > 0, total, 1.0)
@@ -197,12 +201,12 @@ def _mean_logs(weight: F8, logs: F8, informed: npt.NDArray[np.bool_], family: Fa
 
 
 def distance(one: F8, other: F8) -> float:
-    """Distance of two devices, in the units of this module."""
+    """Return the distance of two devices, in the units of this module."""
     return float(np.linalg.norm((features(one) - features(other)) / UNITS))
 
 
 def features(hardware: Records) -> F8:
-    """Two logarithms by which devices are compared, and whether NVIDIA is the maker."""
+    """Return the two logarithms by which devices are compared, and whether NVIDIA is the maker."""
     # As stated, not as built: a held H20's grouped products reach 0.54 of its bandwidth, an H800's 0.86.
     peak = max(hardware.peak[0], 0.5 * hardware.peak[C_INT8])
     rates = np.log([peak / (hardware.cores * hardware.clock), peak / hardware.bandwidth])
@@ -211,7 +215,7 @@ def features(hardware: Records) -> F8:
 
 @cache
 def _catalog(family: str) -> dict[str, Donor]:
-    """Full fits of one family in the catalog, by device."""
+    """Return the full fits of one family in the catalog, by device."""
     model = families()[family]
     fitted = (load_device(n)[0] for n in fitted_devices() if n not in ALONE)
     fits = ((s, s.calibration.get(family)) for s in fitted)

@@ -31,24 +31,24 @@ from .set_rows import FEWEST, SetEvidence, evidence_by, evidence_of_all, formats
 from .terms import COLD
 
 ENOUGH = 50
-"""Minimum rows for a set's parameters; with fewer the prior is another set."""
+"""Minimum rows for a set's parameters; with fewer, another set's parameters are the prior."""
 PULL = {True: 1.0, False: 4.0}
-"""Weight of the centre for sets with `ENOUGH` rows, and for others with some."""
+"""Weight of the centre: for sets with at least `ENOUGH` rows, and for sets with fewer."""
 STILL = 30.0
-"""The same without any row."""
+"""Weight of the centre for sets without rows."""
 ENOUGH_OF_ONE = 25
-"""The same for one kernel, whose prior is the set's parameters for all kernels."""
+"""Minimum rows for one kernel, whose prior is the set's parameters for all kernels."""
 POINTS = 1500
-"""Calls at which a mean of frameworks is fitted."""
+"""Number of calls to which the mean of the frameworks is fitted."""
 CALLS = 300
-"""Measured calls in which no device is slower than its kin, but for `KIN_SLACK`."""
+"""Number of measured calls in which no device may be slower than a lesser one of its silicon, except for `KIN_SLACK`."""
 KIN_SLACK = 0.05
 """Share of a call: what the rows of one product and another differ by, as its kernels start."""
 
 
 @dataclass(frozen=True, slots=True)
 class AskedSteps:
-    """Steps of models that the inequalities are asked of.
+    """Steps of models for which the inequalities are required.
 
     Attributes
     ----------
@@ -65,11 +65,11 @@ class AskedSteps:
 
 
 Entries = Mapping[str, Mapping[str, SetEntry]]
-"""Set -> framework -> entry."""
+"""Entries by set and framework."""
 
 
 class SetFit:
-    """All sets of one family.
+    """Fit of all sets of one family.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ class SetFit:
         self.probes = self._with_calls(probes)
 
     def _with_calls(self, probes: Probes) -> Probes:
-        """The steps, then single calls as measured, data cold, in which no device may be slower than its kin."""
+        """Return the steps, and then single calls with cold data, in which no device may be slower than its kin."""
         from scipy.sparse import block_diag, identity
 
         x = np.unique(np.concatenate([r.x for r in self.measured.values()]), axis=0)
@@ -125,7 +125,7 @@ class SetFit:
         return Probes(np.ascontiguousarray(np.concatenate([probes.x, x])), calls)
 
     def _owner(self, name: str) -> str:
-        """The set itself where its devices have rows of the family, else its parent."""
+        """Return the set itself if its devices have rows of the family, else its nearest parent."""
         if self.base is not None:
             return name if name in self.base else self._owner(self.parents[name])
         timed = any(
@@ -137,7 +137,7 @@ class SetFit:
         return name if timed or parent is None else self._owner(parent)
 
     def run(self) -> dict[str, dict[str, SetEntry]]:
-        """Entries of every set and framework."""
+        """Return the entries of every set and framework."""
         out: dict[str, dict[str, SetEntry]] = {name: {} for name in self.sets}
         if not self.family.framework_time or self.family.name == "norm":
             self._enter(out, TYPICAL, *self._framework(None))
@@ -152,7 +152,7 @@ class SetFit:
         return out
 
     def _shares(self, frameworks: Iterable[str]) -> F8:
-        """Shares of the frameworks in the typical one: of the family's rows, on any device."""
+        """Return each framework's share of the family's rows on all devices, for the typical framework."""
         labels = np.concatenate([rows.labels for rows in self.measured.values()])
         count = np.array([np.count_nonzero(labels == LABELS[name]) for name in frameworks])
         if not count.any():
@@ -185,7 +185,7 @@ class SetFit:
         return e.median_ape, e.p90_ape, e.median_bias
 
     def _framework(self, label: str | None) -> tuple[dict[str, F8], dict[str, SetEvidence]]:
-        """Parameters of every set with one framework's kernels; of all kernels without a label."""
+        """Return the parameters of every set for one framework's kernels; for all kernels without a label."""
         evidence = {name: self._evidence(name, label) for name in self.sets}
         firm = [n for n in self.sets if evidence[n].rows >= self.enough
                 and (label is None or evidence[n].basis in ("own", "library"))]  # fmt: skip
@@ -277,7 +277,7 @@ class SetFit:
         return np.log(fitted.values)
 
     def _plausible(self, name: str, logs: F8) -> bool:
-        """Whether steps in fp8 are not slower than those in bf16, nine of ten of them."""
+        """Return whether nine of ten steps in fp8 are not slower than in bf16."""
         for device, used in self.set.items():
             if used != name or not has_unit(self.specs[device], "fp8") or self.base is not None:
                 continue
@@ -290,7 +290,10 @@ class SetFit:
         return True
 
     def _borrowed(self, name: str, rows: Mapping[str, int], center: Mapping[str, F8]) -> F8:
-        """Logarithms of the mean of other sets' parameters, by the rule of `rules`; rows of each."""
+        """Return the logarithms of the mean of other sets' parameters, by the rule of `rules`.
+
+        `rows` are their weights.
+        """
         donors = {
             other: Donor(count, Fit(np.exp(center[other]), {}), hardware(self.lead[other]))
             for other, count in rows.items()
@@ -298,7 +301,7 @@ class SetFit:
         return np.log(transfer(hardware(self.lead[name]), self.family, donors).fit.values)
 
     def _kin(self, name: str, other: str, label: str | None) -> bool:
-        """Whether a framework calls the same named library on the devices of two sets."""
+        """Return whether a framework calls the same named library on the devices of two sets."""
         if label is None or label not in LIBRARIES.get(self.family.name, {}):
             return False
         one, two = (hardware(representative(n)).capability for n in (name, other))
@@ -324,7 +327,7 @@ class SetFit:
         return self._solve(sets, {}, TYPICAL)
 
     def _extremes(self, name: str) -> list[F8]:
-        """Constants of the devices of a set with the least and the most bandwidth."""
+        """Return the constants of a set's devices with the least and the most bandwidth."""
         ordered = sorted((self.h[d] for d, s in self.set.items() if s == name), key=lambda h: h.bandwidth)
         return ordered[:1] if ordered[0].bandwidth == ordered[-1].bandwidth else [ordered[0], ordered[-1]]
 
@@ -332,7 +335,7 @@ class SetFit:
 def _orders(
     family: Family, specs: Mapping[str, DeviceSpec], steps: AskedSteps, step_s: Mapping[str, F8], timed: frozenset[str]
 ) -> list[Order]:
-    """Who may not be slower than whom; links that were `timed` only in steps that bandwidth decides."""
+    """Return the inequalities between devices; links that were `timed` only in steps that bandwidth decides."""
     links = family.name in LINKS
     every = np.arange(len(steps.linked))
     fewer = np.flatnonzero(steps.linked if links else ~steps.whole_numbers)

@@ -22,7 +22,7 @@ from .set_fit import ENOUGH_OF_ONE, AskedSteps, Entries, SetFit
 from .set_rows import some_of
 
 APART = 150
-"""Minimum rows, on all devices, for a separate fit of a format's kernel."""
+"""Minimum rows over all devices for a separate fit of a format's kernel."""
 
 
 def fit_family(
@@ -50,7 +50,7 @@ def fit_family(
 
 
 def _kernels(family: Family, measured: Mapping[str, FamilyRows]) -> Iterator[tuple[tuple[int, ...], tuple[str, ...]]]:
-    """Branches fitted together: all of a format, then single ones; their indices and names."""
+    """Yield groups of branches that are fitted together, by index and name: first all of a format, then single ones."""
     count = np.zeros(len(family.branches))
     for rows in measured.values():
         count += np.bincount(family.kernel_of(rows.x), minlength=len(count))
@@ -67,19 +67,19 @@ def _kernels(family: Family, measured: Mapping[str, FamilyRows]) -> Iterator[tup
 
 
 def _share(family: Family, probes: Probes, wanted: tuple[int, ...]) -> Probes:
-    """Return only the calls of some branches."""
+    """Return the probes with only the calls of some branches."""
     rows = np.flatnonzero(np.isin(family.kernel_of(probes.x), wanted))
     return Probes(np.ascontiguousarray(probes.x[rows]), probes.calls[:, rows])
 
 
 def _as_base(entry: SetEntry, branch: str) -> SetEntry:
-    """An entry with the parameters that a branch, else its format, has so far."""
+    """Return an entry whose parameters are the present ones of a branch, or else of its format."""
     first = entry.kernels.get(branch.partition("+")[0], entry.parameters)
     return entry.model_copy(update={"parameters": entry.kernels.get(branch, first)})
 
 
 def replace_kernels(entry: SetEntry, of_branch: Mapping[str, dict[str, float]], told: tuple[str, ...] = ()) -> SetEntry:
-    """An entry with some kernels' parameters, which rows tell or not."""
+    """Return an entry with the parameters of some kernels replaced; `told` are the kernels with enough rows."""
     known = tuple(dict.fromkeys((*(entry.told or ()), *told)))
     return entry.model_copy(update={"kernels": {**entry.kernels, **of_branch}, "told": known})
 
@@ -107,7 +107,7 @@ def _limits(
 
 
 def _judged(first: SetFit, name: str, key: str, entry: SetEntry) -> SetEntry:
-    """An entry with the errors of all its kernels on the rows behind it."""
+    """Return an entry with the errors of all its kernels on its rows."""
     samples = first.samples[name, key]
     seen = first.errors(entry.values(first.family), samples)
     return entry.model_copy(update={"errors": seen})

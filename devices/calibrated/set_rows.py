@@ -18,14 +18,14 @@ SOME = 20
 """Minimum rows of a framework to have priority over others."""
 FEWEST = 5
 WEIGHT = {"own": 1.0, "library": 0.5, "silicon": 0.1, "transferred": 0.0}
-"""Weight of a row by what it tells."""
+"""Weight of a row by its basis (see `set_fit`)."""
 MOST = 300
-"""Rows of a framework on a device that a fit reads at most, evenly spread over its tables."""
+"""Maximum rows of a framework on a device in a fit, evenly spread over its tables."""
 
 
 @dataclass(frozen=True, slots=True)
 class SetEvidence:
-    """Evidence of one set under one framework."""
+    """Rows behind one set's parameters for one framework, and their basis."""
 
     basis: str
     samples: Sequence[Sample]
@@ -63,7 +63,7 @@ def evidence_by(family: Family, devices: Sequence[FamilyRows], label: str | None
 
 
 def unserved(rows: FamilyRows) -> npt.NDArray[np.bool_]:
-    """Which rows are of calls that frameworks do not serve; see `libraries.UNSERVED`."""
+    """Return which rows are of calls that frameworks do not serve; see `libraries.UNSERVED`."""
     if rows.family.name != "mla":
         return np.zeros(len(rows.x), dtype=np.bool_)
     kernels = {n: UNSERVED.get(library("mla", n, rows.h.capability), ()) for n in set(rows.labels.tolist())}
@@ -72,13 +72,13 @@ def unserved(rows: FamilyRows) -> npt.NDArray[np.bool_]:
 
 
 def some_of(rows: FamilyRows, mask: npt.NDArray[np.bool_]) -> FamilyRows:
-    """Some of a family's rows."""
+    """Return a selection of a family's rows."""
     return replace(rows, table=rows.table.take(mask), x=np.ascontiguousarray(rows.x[mask]),
                    measured=rows.measured[mask], labels=rows.labels[mask])  # fmt: skip
 
 
 def evidence_of_all(family: Family, devices: Sequence[FamilyRows]) -> SetEvidence:
-    """Rows of the three frameworks on a set's devices, else any."""
+    """Return the rows of the three frameworks on a set's devices; any rows if there are none."""
     candidates = (evidence_by(family, devices, label, None) for label in LABELS.values())
     measured = [one for one in candidates if one.basis == "own"]
     if not measured:
@@ -88,7 +88,7 @@ def evidence_of_all(family: Family, devices: Sequence[FamilyRows]) -> SetEvidenc
 
 
 def formats(family: Family, inputs: F8) -> F8:
-    """Format code of each row; -1 where the family has no formats."""
+    """Return the format code of each row; -1 if the family has no formats."""
     names = family.quantities
     return inputs[:, names.index("format")] if "format" in names else np.full(len(inputs), -1.0)
 
@@ -102,7 +102,7 @@ def _basis(family: Family, other: str, label: str | None, capability: float) -> 
 
 
 def _spread(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """`MOST` of some rows at equal distances, or all."""
+    """Return `MOST` of the rows at equal distances, or all if there are fewer."""
     if len(rows) <= MOST:
         return rows
     return rows[np.linspace(0, len(rows) - 1, MOST).astype(np.int64)]

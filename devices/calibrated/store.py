@@ -1,4 +1,4 @@
-"""Write fits as a device description: the form the catalog keeps and a user can load."""
+"""Writer of fits as device descriptions, in the form of the catalog that users can load too."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ calibration:
 
 
 def device_yaml(device: str, fits: Mapping[str, FamilyFit], base: str) -> str:
-    """YAML of a device that extends `base`, the device's name or file, by its fits."""
+    """Return the YAML of a device that extends `base`, the device's name or file, by its fits."""
     head = HEAD.format(name=scalar(f"{device}-calibrated"), device=scalar(device), base=scalar(base))
     return head + "".join(_family(f) for f in fits.values())
 
@@ -39,7 +39,7 @@ families:
 
 
 def set_yaml(name: str, date: str, families: Mapping[str, Mapping[str, SetEntry]]) -> str:
-    """YAML of one set of shared parameters."""
+    """Return the YAML of one set of shared parameters."""
     lines = [SET_HEAD.format(name=name, date=date).rstrip("\n")]
     for family, entries in families.items():
         lines.append(f"  {family}:")
@@ -60,7 +60,7 @@ def set_yaml(name: str, date: str, families: Mapping[str, Mapping[str, SetEntry]
 
 
 def _family(done: FamilyFit) -> str:
-    """A family's fit as YAML: its source, parameters, frameworks and errors."""
+    """Return a family's fit as YAML: its source, parameters, frameworks and errors."""
     names = sorted({source.partition("/")[0] for source in done.tables})
     source = f"fit on {done.rows} rows of the measured tables ({', '.join(names)}), {done.date}"
     lines = [
@@ -90,7 +90,7 @@ def _family(done: FamilyFit) -> str:
 
 
 def _kernels(done: FamilyFit) -> list[str]:
-    """Parameters of frameworks' kernels; seconds in fields, as in the scales."""
+    """Return the YAML lines of the parameters of frameworks' kernels, with seconds in their fields' units."""
     lines = ["    kernels:"] if done.fit.kernels else []
     names = [p.name for p in done.family.parameters]
     for label, branches in done.fit.kernels.items():
@@ -102,7 +102,7 @@ def _kernels(done: FamilyFit) -> list[str]:
 
 
 def _plain(value: float) -> str:
-    """A number to `DIGITS` digits, as YAML takes it: 1e-08 without a point would be text."""
+    """Return a number to `DIGITS` digits as YAML text: 1e-08 without a point would be read as text."""
     text = repr(float(f"{value:.{DIGITS}g}"))
     return text if "." in text or "e" not in text else text.replace("e", ".0e")
 

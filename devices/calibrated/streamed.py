@@ -21,16 +21,16 @@ QUANTITIES = (
     "seq_bytes", "token_units", "key_units", "seq_units", "rows", "walks_keys", "least_pairs",
     "copies", "format",
 )  # fmt: skip
-"""Sums of a call, its rates (`workloads.layers.streamed`), copies of its operands and its format."""
+"""Quantities of a call: its sums, rates (`workloads.layers.streamed`), copies of its operands, and format."""
 
 PARAMETERS = parameters_of("streamed")
 
 OVERLAP = 3.0
-"""Power of the soft maxima of arithmetic, memory and what cores can move."""
+"""Exponent of the soft maxima of arithmetic, memory and the traffic of cores."""
 STEPS = 256.0
 WIDE = 60.0
-"""Rows of a warp group's tile, which data-centre Blackwell's pairs of cores double: FlashMLA takes 64 heads
-there and 128 here (deepseek-ai/FlashMLA, README)."""
+"""Rows of a warp group's tile, which pairs of cores double on data-centre Blackwell: FlashMLA takes 64 heads there and
+128 here (deepseek-ai/FlashMLA, README)."""
 BLACKWELL, WORKSTATION = 10.0, 12.0
 """Compute capabilities of data-centre Blackwell, and of the next kind of cores."""
 CACHE_RATE = 2.5
@@ -39,7 +39,7 @@ CACHE_RATE = 2.5
 
 @compiled_part
 def moved(inputs: Records) -> float:
-    """Bytes of a call."""
+    """Return the bytes that a call moves."""
     return float(
         inputs.pairs * inputs.pair_bytes
         + inputs.kv * inputs.key_bytes
@@ -86,13 +86,13 @@ def parts(parameters: Records, hardware: Records, inputs: Records) -> Parts:
 
 @compiled_part
 def work(inputs: Records) -> Work:
-    """FLOP of the pairs, and bytes when every operand moves once."""
+    """Return the FLOP of the pairs, and the bytes if every operand moves once."""
     return inputs.pairs * inputs.flops, moved(inputs), 0.0, int(inputs.format)
 
 
 @compiled_part
 def at_sums(inputs: Records, batch: float, tokens: float, pairs: float, keys: float) -> bool:
-    """Set a call's sums; False where nothing is computed."""
+    """Set a call's sums; return False without work."""
     inputs.batch, inputs.tokens, inputs.pairs, inputs.kv = batch, tokens, pairs, keys
     return batch > 0.0 and tokens > 0.0
 
@@ -101,7 +101,7 @@ rows = rows_of("streamed", parts, work)
 
 
 def from_op(op: Op) -> F8 | None:
-    """Quantities of an op of a serving step."""
+    """Return the quantities of an op of a serving step."""
     if op.dtype not in CODES:
         return None
     rates = [op.shape[name] for name in QUANTITIES[: QUANTITIES.index("copies")]]

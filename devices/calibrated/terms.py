@@ -17,39 +17,39 @@ from .hardware import C_INT8, HELD
 
 F8 = npt.NDArray[np.float64]
 Parts = tuple[float, float, float, float]
-"""Seconds of a call, and its arithmetic, traffic and fixed seconds, each at the rates that the kernel attains; they
-overlap, or do not cover the whole."""
+"""Seconds of a call, and its arithmetic, traffic and fixed seconds at the attained rates. These overlap, or do not
+cover the whole time."""
 Work = tuple[float, float, float, int]
 """FLOP, least bytes of main memory, least bytes over the link, and code of the number format."""
 
 PROTOCOLS = 3.0
-"""Power of the soft minimum over NCCL's protocols, so that LL128 gains a fifth between the other two."""
+"""Exponent of the soft minimum over NCCL's protocols; LL128 gains a fifth between the other two."""
 COLD = 1e9
-"""Copies of the operands between two uses of one: nothing stays in the cache."""
+"""Number of copies of the operands for which no data stay in the cache."""
 GRAPH_COPIES = 6.0
-"""Weight copies that the graph-replayed GEMM rows rotate (README of the tables: 5 or 6)."""
+"""Number of weight copies between which graph-replayed GEMM rows alternate (README of the tables: 5 or 6)."""
 WALL_S = 3e-5
 """Launch and framework time inside wall-clock rows (README of the tables: 20 to 50 us)."""
 
 
 def host_seconds(timing: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Host time inside each measured row [s]."""
+    """Return the host time inside each measured row [s]."""
     return np.where(timing == "wall", WALL_S, 0.0)
 
 
 def value_bytes(format_: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Bytes of one number of a KV cache."""
+    """Return the bytes of one number of a KV cache."""
     return np.select([format_ == "fp8", format_ == "fp32"], [1.0, 4.0], 2.0)
 
 
 WIDTHS = (64.0, 128.0, 192.0)
-"""Head dimensions up to which kernels of attention are compiled separately; wider ones are one kind."""
+"""Head dimensions up to which attention kernels are compiled separately; wider heads share one kernel."""
 ATTENTION_KERNELS = tuple(f"{value}+{width}" for value in ("16", "fp8") for width in ("64", "128", "192", "256"))
-"""Branches of `of_heads`."""
+"""Names of the branches of `of_heads`."""
 
 
 def of_heads(narrow: npt.NDArray[Any], dim: F8) -> npt.NDArray[np.int64]:
-    """Branches of attention: 8 bits or not, and the class of the head dimension."""
+    """Return the branch of attention calls: 8 bits or not, and the class of the head dimension."""
     width = np.searchsorted(WIDTHS, dim)
     out: npt.NDArray[np.int64] = np.where(narrow, len(WIDTHS) + 1, 0) + width
     return out
@@ -67,7 +67,7 @@ def floors(work: Work, hardware: Records) -> tuple[float, float, float]:
 
 @compiled_part
 def floored(parts: Parts, work: Work, hardware: Records) -> Parts:
-    """Parts of a call that takes no less than its work at the device's nominal rates."""
+    """Return the parts of a call, none below its work at the device's nominal rates."""
     total, compute, memory, fixed = parts
     math_s, memory_s, link_s = floors(work, hardware)
     compute, memory = max(compute, math_s), max(memory, memory_s, link_s)
@@ -76,7 +76,7 @@ def floored(parts: Parts, work: Work, hardware: Records) -> Parts:
 
 @compiled_part
 def price(parts: Parts, work: Work, hardware: Records) -> tuple[float, int]:
-    """Seconds of a call, never below its roofline, and the code of what bounds it."""
+    """Return the seconds of a call, never below its roofline, and the code of its bound."""
     total, compute, memory, fixed = floored(parts, work, hardware)
     return total, bound(total, compute, memory, fixed)
 
@@ -99,7 +99,7 @@ def _rows(parameters: Records, hardware: Records, inputs: Records, out: Records)
 def rows_of(
     family: str, parts: Callable[..., Parts], work: Callable[..., Work]
 ) -> Callable[[Records, Records, Records, Records], None]:
-    """Compile ``rows(p, h, x, out)`` of a family, see `Family.rows`, from its compiled parts and work of one call.
+    """Compile ``rows(p, h, x, out)`` of a family (see `Family.rows`) from its compiled parts and work of one call.
 
     Each family's function has another name: Numba stores compiled code by name.
     """
@@ -111,7 +111,7 @@ def rows_of(
 
 @compiled_part
 def tile_width(dim: float) -> float:
-    """Width of a tile for heads of `dim`: the next power of two."""
+    """Return the width of a tile for heads of `dim`: the next power of two."""
     width = 1.0
     while width < dim:
         width *= 2.0
@@ -120,7 +120,7 @@ def tile_width(dim: float) -> float:
 
 @compiled_part
 def soft_max(a: float, b: float, power: float) -> float:
-    """Smooth maximum ``(a^p + b^p)^(1/p)``: two resources that overlap imperfectly."""
+    """Return the smooth maximum ``(a^p + b^p)^(1/p)`` for two resources that overlap imperfectly."""
     big, small = max(a, b), min(a, b)
     if small <= 0.0:
         return big
@@ -129,7 +129,7 @@ def soft_max(a: float, b: float, power: float) -> float:
 
 @compiled_part
 def attained(fraction: float, hardware: Records, code: int) -> float:
-    """Share of a format's stated peak reached by kernels that reach `fraction` of what the units are built for.
+    """Return the share of a format's stated peak reached by kernels that reach `fraction` of the built rate.
 
     Other work of a kernel takes as long on a throttled product (`built`), and overlaps better.
     """
@@ -143,7 +143,7 @@ def attained(fraction: float, hardware: Records, code: int) -> float:
 
 @compiled_part
 def resident(footprint: float, cache: float) -> float:
-    """Fraction of re-read data still in a cache: near 1 below its size, falling steeply above."""
+    """Return the fraction of re-read data still in a cache: near 1 below its size, falling steeply above."""
     if cache <= 0.0:
         return 0.0
     ratio = footprint / cache
@@ -152,19 +152,19 @@ def resident(footprint: float, cache: float) -> float:
 
 @compiled_part
 def ceil_div(a: float, b: float) -> float:
-    """Number of pieces of size `b` that cover `a`."""
+    """Return the number of pieces of size `b` that cover `a`."""
     return float(math.ceil(a / b))
 
 
 @compiled_part
 def ramp(amount: float, half: float) -> float:
-    """Share of the full rate at a size: 1/2 at `half`, towards 1 above."""
+    """Return the share of the full rate at a size: 1/2 at `half`, towards 1 above."""
     return amount / (amount + half) if amount > 0.0 else 1.0
 
 
 @compiled_part
 def link_among(hardware: Records, ranks: float) -> float:
-    """Bandwidth of a device to all others among some ranks of its node."""
+    """Return the bandwidth of a device to all others among some ranks of its node."""
     return float(hardware.link_bandwidth * min(1.0, (ranks - 1.0) / hardware.peers))
 
 
@@ -177,7 +177,7 @@ def by_ranks(at_2: float, times_4: float, times_8: float, ranks: float) -> float
 
 @compiled_part
 def by_protocol(hops: float, wire: float, flag_bytes: float, simple_hops: float) -> float:
-    """Seconds of a library's ring by the better of its protocols.
+    """Return the seconds of a library's ring with the better of its protocols.
 
     NCCL's LL protocol sends a flag with every word, so `flag_bytes` times as much, and its hops are the shortest. Its
     Simple protocol sends only data and synchronises by fences: its hops take `simple_hops` times as long

@@ -1,1 +1,1 @@
-"""Collectives by algorithm over topologies of several levels."""
+"""Models of collectives: algorithms on topologies of several levels."""

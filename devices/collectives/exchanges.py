@@ -46,7 +46,7 @@ def _ring(rounds: int, topology: Topology) -> CollectivePlan:
 
 
 def level_hops(topology: Topology, rounds: int) -> tuple[Hop, ...]:
-    """A ring among the groups of each level, with what the levels below leave of the message."""
+    """Return the hops of a ring among the groups of each level, for the part of the message that inner levels leave."""
     hops, share = [], float(rounds)
     for level in topology.levels:
         if level.ranks > 1:
@@ -57,7 +57,7 @@ def level_hops(topology: Topology, rounds: int) -> tuple[Hop, ...]:
 
 
 def _hierarchical(rounds: int, topology: Topology) -> CollectivePlan:
-    """A ring on each level."""
+    """Return a plan with a ring on each level."""
     return CollectivePlan("hierarchical", level_hops(topology, rounds), topology.ranks, float(rounds))
 
 
@@ -69,7 +69,7 @@ RINGS = {
     "reduce_scatter": (1, "One ring through all devices, n - 1 steps", "A ring on each level, from the innermost out"),
     "all_gather": (1, "One ring through all devices, n - 1 steps", "A ring on each level, from the outermost in"),
 }  # fmt: skip
-"""Kind -> times that the message goes round, and what its ring and its rings by level are."""
+"""Number of rounds of the message by kind of collective, and descriptions of its ring and of its rings by level."""
 for _kind, (_rounds, _one, _each) in RINGS.items():
     ALGORITHMS.register(f"{_kind}:ring", _one)(partial(_ring, _rounds))
     ALGORITHMS.register(f"{_kind}:hierarchical", _each)(partial(_hierarchical, _rounds))
@@ -112,7 +112,7 @@ def _sliced(name: str, topology: Topology, algorithm: Algorithm) -> CollectivePl
 
 
 def _peers(topology: Topology) -> Iterator[tuple[LinkSpec, int]]:
-    """The link of every level that joins devices, and how many peers of a device are over it."""
+    """Yield the link of every level that joins devices, and the number of a device's peers over it."""
     inside = 1
     for level in topology.levels:
         reached = inside * level.ranks

@@ -1,4 +1,4 @@
-"""The cost model of a collective whose algorithm is named, or the cheapest of several."""
+"""Cost model of a collective with a given algorithm, or with the cheapest of several."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ F8 = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class PlannedLink:
-    """Cost model of ops of one collective, by its plan; a `CostModel` like `devices.link.LinkModel`.
+    """Cost model of the ops of one collective, given by one or more plans.
 
-    Of several plans each op uses the cheapest; its energy is then the largest of all plans.
+    Each op uses the cheapest plan; its energy is the largest of all plans.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class PlannedLink:
         return max(plan.J_per_byte for plan in (*self.plans, *self.others)) * self.scale
 
     def plan(self, op: Op) -> CollectivePlan:
-        """Steps of messages that an op runs."""
+        """Return the plan that an op runs: the cheapest one."""
         return min(self.plans, key=lambda plan: plan.seconds(op.act_bytes * self.scale))
 
     def cost(self, op: Op) -> Cost:
@@ -66,7 +66,7 @@ class PlannedLink:
         return replace(row, curve=by_count(op, probe, lambda op: np.array([op.act_bytes]), self._prices))
 
     def _prices(self, op: Op, inputs: F8) -> tuple[F8, F8]:
-        """Seconds and bounds of messages of `inputs` bytes, shape (n, 1)."""
+        """Return seconds and bounds of messages of `inputs` bytes, shape (n, 1)."""
         latencies = np.array([plan.latency_s for plan in self.plans])
         rates = np.array([plan.s_per_byte for plan in self.plans]) * self.scale
         times = latencies + inputs * rates

@@ -1,1 +1,1 @@
-"""Costs read from measured kernel tables."""
+"""Cost models that read measured kernel tables."""

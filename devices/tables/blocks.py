@@ -35,28 +35,28 @@ cache holds."""
 NAMES = BLOCKS.names or ()
 
 ABSENT: Records = np.zeros(0, BLOCKS)
-"""Instead of parameters, where the kernel of a device is not this one or the tables do not tell."""
+"""Value that replaces the parameters if the device uses another kernel or the tables do not determine them."""
 
 QUERY_ROWS, VALUE_BYTES, BLOCK_BYTES = 64, 2, 1024
-"""Query rows of a block; bytes of a cached value; shared memory that CUDA keeps of each block."""
+"""Query rows of a block, bytes of a cached value, and shared memory that CUDA reserves in each block [B]."""
 
 MOST_SPLITS, FULL, GOOD_ENOUGH = 128, 0.8, 0.85
-"""Of `num_splits_heuristic`: most parts; share of the places from which nothing is split; and of the
-best occupancy, what the smallest accepted number of parts must reach."""
+"""Constants of `num_splits_heuristic`: maximum parts; share of the places above which nothing is split; and share of
+the best occupancy that the chosen number of parts must reach."""
 
 MANY = 8.0
 """Blocks of a call with prompts, over the places, from which the query heads of a group count as one
 block on as many places fewer: the tail, which a long context sets, is then short."""
 
 FEW = 4
-"""Rows of fewer sequences are left out of the fit: their keys stay in the L2 cache."""
+"""Minimum sequences of the rows in a fit: keys of fewer sequences stay in the L2 cache."""
 MOST_BESIDE = 400
-"""Maximum rows of decodes with prompts in a fit."""
+"""Maximum number of rows of decodes with prompts in a fit."""
 
 
 @dataclass(frozen=True, slots=True)
 class BlockFit:
-    """The kernel on one device.
+    """Fitted parameters of the kernel on one device.
 
     Attributes
     ----------
@@ -74,12 +74,12 @@ class BlockFit:
 
 
 def tile_of(head_dim: int) -> int:
-    """Keys that a block reads at once."""
+    """Return the number of keys that a block reads at once."""
     return 256 if head_dim <= 64 else 128 if head_dim <= 128 else 64
 
 
 def places_of(spec: DeviceSpec, head_dim: int) -> tuple[int, int]:
-    """Cores of a device, and how many blocks run at once; 0 where the kernel is another one."""
+    """Return the cores of a device and the blocks that run at once; 0 if the device uses another kernel."""
     for processor in spec.processors.values():
         if processor.cores is not None and processor.shared_memory_bytes is not None:
             block_bytes = (QUERY_ROWS + 2 * tile_of(head_dim)) * head_dim * VALUE_BYTES + BLOCK_BYTES
@@ -133,7 +133,7 @@ def fit_blocks(spec: DeviceSpec, shape: tuple[int, int, int], points: F8, second
 
 
 def _fitted(values: F8, first: str, points: F8, seconds: F8) -> F8:
-    """Fit the parameters from `first` on, in place, to rows of equal decodes; logarithms of the errors."""
+    """Fit the parameters from `first` on, in place, to rows of equal decodes; return the logarithms of the errors."""
     from scipy.optimize import least_squares
 
     asked, out = np.ascontiguousarray(points), np.empty(len(points))
@@ -175,7 +175,7 @@ def _alone(points: F8, seconds: F8, heads: int, places: int) -> float:
 
 @compiled_part
 def parts_of(parameters: Records, blocks: float, tiles: float) -> float:
-    """Parts of a sequence for `blocks` unsplit ones, the longest context of `tiles` tiles."""
+    """Return the number of parts of a sequence, for `blocks` unsplit blocks and a longest context of `tiles` tiles."""
     places = 2.0 * parameters.cores  # the kernel's own guess: two blocks of 128 threads a core
     if parameters.splits == 0.0 or blocks >= FULL * places:
         return 1.0
@@ -196,7 +196,7 @@ def parts_of(parameters: Records, blocks: float, tiles: float) -> float:
 
 @compiled_part
 def _settle(heap: F8, size: int, value: float) -> None:
-    """Put a value in place of the smallest of a heap."""
+    """Replace the smallest value of a heap."""
     at = 0
     while True:
         child = 2 * at + 1
@@ -215,7 +215,7 @@ def _settle(heap: F8, size: int, value: float) -> None:
 def blocks_seconds(
     parameters: Records, contexts: F8, count: int, mean: float, batch: float, tiles: float, heap: F8
 ) -> float:
-    """Seconds of one call.
+    """Return the seconds of one call.
 
     All running blocks are equally fast, so they end in the order of the remaining keys, and the time is the sum over
     intervals with equal numbers of running blocks.
@@ -256,7 +256,7 @@ def blocks_seconds(
 
 @compiled_part
 def _played(heap: F8, places: int, alone: float, shared: float) -> float:
-    """Seconds until the blocks have ended whose keys, up to each position, are in `heap`."""
+    """Return the seconds until all blocks have ended; `heap` contains the cumulative keys of each place."""
     seconds, at, running = 0.0, 0.0, places
     while running > 0:
         seconds += (heap[0] - at) * max(alone, running * shared)

@@ -23,7 +23,7 @@ I8 = npt.NDArray[np.int64]
 
 
 def filled_grid(points: F8, seconds: F8) -> Grid:
-    """Make a full grid of measured points, shape (n, axes), `n` of at least 1.
+    """Build a full grid from measured points, shape (n, axes), with at least one point.
 
     An axis has the values that were measured at the smallest (non-zero) values of all other axes. Missing cells are
     interpolated along a line of the grid that has cells around them, else they continue one.
@@ -56,7 +56,7 @@ def _axes(points: F8) -> list[F8]:
 
 
 def _absent(cells: F8, axes: list[F8]) -> None:
-    """Fill the grid where a step has no new tokens or sequences: one time for any context."""
+    """Fill the cells of steps without new tokens or sequences, whose time does not depend on the context."""
     for tokens, context in ((0, 1), (2, 3)):
         if axes[tokens][0] == 0 and axes[context][0] == 0:
             view = np.moveaxis(cells, (tokens, context), (0, 1))
@@ -66,7 +66,7 @@ def _absent(cells: F8, axes: list[F8]) -> None:
 
 
 def _fill(cells: F8, axes: list[F8]) -> None:
-    """Fill holes between measured cells, then those beyond them, until none is left."""
+    """Fill cells between measured ones, then cells beyond them, until none is missing."""
     for beyond in (False, True):
         for _ in range(cells.ndim):
             for d in reversed(range(cells.ndim)):
@@ -78,7 +78,7 @@ def _fill(cells: F8, axes: list[F8]) -> None:
 
 
 def _fill_line(line: F8, axis: F8, beyond: bool) -> None:
-    """Straight lines between known values; beyond them the last slope, and never less."""
+    """Fill a line linearly between known values; continue its end with the last slope, and its start constantly."""
     known = np.flatnonzero(~np.isnan(line))
     if len(known) < 2:
         return
@@ -94,7 +94,7 @@ def _fill_line(line: F8, axis: F8, beyond: bool) -> None:
 
 @compiled_part
 def interpolate(axes: F8, sizes: I8, seconds: F8, a: float, b: float, c: float, d: float) -> float:
-    """Multilinear between the grid's values, constant outside."""
+    """Interpolate linearly in each dimension between the grid's values; constant outside."""
     i0, i1 = _below(axes[0], sizes[0], a), _below(axes[1], sizes[1], b)
     i2, i3 = _below(axes[2], sizes[2], c), _below(axes[3], sizes[3], d)
     f0, f1 = _part(axes[0], sizes[0], i0, a), _part(axes[1], sizes[1], i1, b)
@@ -116,7 +116,7 @@ def interpolate(axes: F8, sizes: I8, seconds: F8, a: float, b: float, c: float, 
 
 @compiled_part
 def _below(axis: F8, size: int, value: float) -> int:
-    """Index of the cell that holds a value."""
+    """Return the index of the cell that contains a value."""
     low, high = 0, size - 1
     while high - low > 1:
         middle = (low + high) // 2
@@ -146,7 +146,7 @@ def mixed_decode(axes: F8, sizes: I8, seconds: F8, decodes: float, keys: float, 
 
 @compiled_part
 def equal_chunk(batch: float, tokens: float, pairs: float) -> tuple[float, float]:
-    """New tokens and context of each of `batch` equal chunks with these sums."""
+    """Return the new tokens and the context of each of `batch` equal chunks with these sums."""
     chunk = tokens / batch
     return chunk, max(pairs / tokens - 0.5 * (chunk + 1.0), 0.0)
 
@@ -155,7 +155,7 @@ def equal_chunk(batch: float, tokens: float, pairs: float) -> tuple[float, float
 def mixed_prefill(
     axes: F8, sizes: I8, seconds: F8, batch: float, tokens: float, pairs: float, decodes: float, keys: float
 ) -> float:
-    """What prompt chunks add to the decodes of their step.
+    """Return the seconds that prompt chunks add to the decodes of their step.
 
     Chunks count as equal ones with the same sum of query-key pairs. One of them is read with the decodes: a kernel with
     prompts and decodes is slower for the decodes, which happens once. The others add their separate time, beyond the
@@ -188,14 +188,14 @@ def _rows(code: int, axes: F8, sizes: I8, seconds: F8, inputs: F8, out: F8) -> N
 
 
 def grid_rows(code: int, grid: Grid, inputs: F8) -> F8:
-    """Seconds of rows of sums (`SUMS`; tokens and active experts for `MOE_GRID`), shape (n,)."""
+    """Return the seconds of rows of sums (`SUMS`; tokens and active experts for `MOE_GRID`), shape (n,)."""
     out = np.empty(len(inputs))
     _rows(code, grid.axes, grid.sizes, grid.seconds, np.ascontiguousarray(inputs), out)
     return out
 
 
 AttentionAxis = IntEnum("AttentionAxis", "CHUNK CONTEXT DECODES KEYS", start=0)
-"""Axes of attention grids: tokens of a prompt chunk and of its context, decodes and theirs."""
+"""Axes of attention grids: tokens of a prompt chunk, its context, number of decodes, and their context."""
 
 ExpertAxis = IntEnum("ExpertAxis", "TOKENS ACTIVE", start=0)
 """Axes of expert grids."""
@@ -203,7 +203,7 @@ ExpertAxis = IntEnum("ExpertAxis", "TOKENS ACTIVE", start=0)
 
 @compiled_part
 def inside(axes: F8, sizes: I8, axis: int, value: float) -> float:
-    """A value, but not above the end of an axis."""
+    """Return a value, limited to the end of an axis."""
     return float(min(value, axes[axis, sizes[axis] - 1]))
 
 
@@ -211,7 +211,10 @@ def inside(axes: F8, sizes: I8, axis: int, value: float) -> float:
 def decode_beyond(
     axes: F8, sizes: I8, parameters: F8, hardware: Records, inputs: F8, decodes: float, kv: float
 ) -> float:
-    """Decode attention over that at the edge; 1 inside. `parameters` and `inputs` as in `decode_price`."""
+    """Return the time of decode attention over the time at the grid's edge; 1 inside the grid.
+
+    `parameters` and `inputs` as in `decode_price`.
+    """
     if decodes <= 0.0:
         return 1.0
     n, keys = inside(axes, sizes, AttentionAxis.DECODES, decodes), inside(axes, sizes, AttentionAxis.KEYS, kv / decodes)
@@ -225,7 +228,7 @@ def decode_beyond(
 def prefill_beyond(
     axes: F8, sizes: I8, parameters: F8, hardware: Records, inputs: F8, batch: float, tokens: float, pairs: float
 ) -> float:
-    """Attention of equal prompt chunks over that at the edge; 1 inside."""
+    """Return the time of equal prompt chunks' attention over the time at the grid's edge; 1 inside the grid."""
     if batch <= 0.0 or tokens <= 0.0:
         return 1.0
     chunk, context = equal_chunk(batch, tokens, pairs)
@@ -238,7 +241,7 @@ def prefill_beyond(
 
 @compiled_part
 def equal_chunks(parameters: F8, hardware: Records, inputs: F8, batch: float, chunk: float, context: float) -> float:
-    """Seconds of chunks that are all alike."""
+    """Return the seconds of equal chunks."""
     pairs = chunk * (context + 0.5 * (chunk + 1.0))
     keys = batch * (context + chunk)
     seconds, _ = prefill_price(
@@ -251,7 +254,7 @@ def equal_chunks(parameters: F8, hardware: Records, inputs: F8, batch: float, ch
 def moe_beyond(
     axes: F8, sizes: I8, parameters: F8, hardware: Records, inputs: F8, tokens: float, active: float, top_k: float
 ) -> float:
-    """One device's experts over those at the edge; 1 inside."""
+    """Return the time of one device's experts over the time at the grid's edge; 1 inside the grid."""
     t, a = inside(axes, sizes, ExpertAxis.TOKENS, tokens), inside(axes, sizes, ExpertAxis.ACTIVE, active)
     if t == tokens and a == active:
         return 1.0
@@ -289,7 +292,7 @@ def experts_outside(axes: F8, sizes: I8, tokens: float, active: float) -> bool:
 def _ratio_rows(
     code: int, grid: Grid, parameters: F8, hardware: Records, inputs: F8, rows: F8, top_k: float, out: F8
 ) -> None:
-    """Write the ratio of the formula at each row to that at the nearest point of the grid."""
+    """Write the ratio of the formula at each row to the formula at the nearest point of the grid."""
     axes, sizes = grid.axes, grid.sizes
     for i in range(rows.shape[0]):
         u = rows[i]
@@ -306,7 +309,7 @@ def _ratio_rows(
 
 
 def beyond_rows(grid: Grid, formula: KernelFormula, hardware: Records, rows: F8, top_k: float = 1.0) -> F8:
-    """Ratios of rows of sums, as `grid.grid_rows` takes them, shape (n,).
+    """Return the ratios of rows of sums to the grid's edge, shape (n,); rows as in `grid.grid_rows`.
 
     Parameters
     ----------

@@ -34,37 +34,38 @@ F8 = npt.NDArray[np.float64]
 
 VECTOR_KERNELS = {"norm": "fused_add_rmsnorm", "rope": "rope", "activation": "silu_mul",
                   "embedding": "embedding", "sampling": "sampler"}  # fmt: skip
-"""Kernel that each vector op of a model is, by the end of the op's name."""
+"""Measured kernel for each vector op of a model, by the end of the op's name."""
 
 ADDED = {"rope": "qk_norm"}
-"""Kernels that the tables of an engine hold and models count with another op."""
+"""Kernels of an engine's tables that models count as part of another op."""
 
 ROUTED = ("router", "combine")
-"""Ops inside the measured MoE layer of an engine: router and experts together."""
+"""Ops that the measured MoE layer of an engine includes (router and experts together)."""
 
 LEAST_ROWS = 3
-"""Measured rows of a shape from which others are scaled."""
+"""Minimum measured rows of a shape from which other shapes are scaled."""
 
 TILE_ROWS = 16.0
-"""Rows of a matrix product's smallest tile: of one mma.m16n8k16 (PTX ISA). cuBLAS's larger tiles are multiples."""
+"""Rows of the smallest tile of a matrix product, one mma.m16n8k16 (PTX ISA). cuBLAS's larger tiles are multiples."""
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Seconds of one kernel by its number of rows (tokens), both increasing, shape (n,)."""
+    """Seconds of one kernel by its rows (tokens), both increasing, shape (n,)."""
 
     rows: F8
     seconds: F8
 
     def at(self, rows: F8) -> F8:
-        """Linear between measured rows, constant outside."""
+        """Return the seconds, linear between measured rows and constant outside."""
         return np.interp(rows, self.rows, self.seconds)
 
 
 def whole_tiles(rows: F8, most: float) -> F8:
-    """Rows that a matrix product of `rows` computes: whole tiles beyond the first, up to `most`.
+    """Return the rows that a matrix product computes: whole tiles beyond the first, up to `most`.
 
-    Its time is a step function of the rows: a line between two measured ones would be too short just above a step.
+    The time is a step function of the rows, so interpolation between two measured rows would be too short just above a
+    step.
     """
     tiles = np.ceil(rows / TILE_ROWS) * TILE_ROWS
     return np.where(rows > TILE_ROWS, np.maximum(np.minimum(tiles, most), rows), rows)
@@ -72,9 +73,9 @@ def whole_tiles(rows: F8, most: float) -> F8:
 
 @dataclass(frozen=True, slots=True)
 class TableModel:
-    """A `KernelModel` that knows what was measured on this very device.
+    """A kernel model of this device's measured tables.
 
-    What bounds an op, and what its time consists of, its own model says.
+    Bounds and parts of the time come from the device's fitted model.
 
     Attributes
     ----------
@@ -103,7 +104,7 @@ class TableModel:
     blocks: Mapping[tuple[int, ...], BlockFit]
 
     def curve(self, op: Op, scaled: bool = False) -> Curve | None:
-        """The measured curve of an op, or else the `scaled` one; none of formats that the device's model does not know."""
+        """Return the measured curve of an op, or else the `scaled` one; None if the device's model lacks the format."""
         if not self.base.knows(op):
             return None
         if op.product and op.shape.get("batch", 1) == 1:
@@ -134,7 +135,7 @@ class TableModel:
         return Curve(near.rows, near.seconds * ratios)
 
     def grid(self, op: Op) -> Grid | None:
-        """The measured grid of an attention or expert op that has one, and is known as for `curve`."""
+        """Return the measured grid of an attention or expert op; None without one, or as for `curve`."""
         s = op.shape
         if not self.base.knows(op):
             return None
@@ -149,18 +150,18 @@ class TableModel:
         return None
 
     def blocks_of(self, op: Op) -> Records:
-        """How the thread blocks of a decode attention op run; `ABSENT` where that is not known."""
+        """Return how the thread blocks of a decode attention op run; `ABSENT` if unknown."""
         if op.kind != "attention_decode" or op.shape["window"]:
             return ABSENT
         fit = self.blocks.get(_heads(op))
         return ABSENT if fit is None else fit.parameters
 
     def inside_moe(self, op: Op) -> bool:
-        """Whether the measured MoE layer includes the op."""
+        """Return whether the measured MoE layer includes the op."""
         return op.name in ROUTED and op.layer == "moe" and bool(self.moe)
 
     def covers(self, op: Op) -> bool:
-        """Whether the tables hold the op's shape."""
+        """Return whether the tables contain the op's shape."""
         return self.inside_moe(op) or self.curve(op) is not None or self.grid(op) is not None
 
     def knows(self, op: Op) -> bool:
@@ -197,7 +198,7 @@ class TableModel:
         return self.seconds(op, inputs), self.base.prices(op, inputs[:, 1:])["bound"]
 
     def _most(self, op: Op, probe: Probe, curve: ByCount) -> int:
-        """Largest count of an op whose rows the kernel tables hold."""
+        """Return the largest count of an op for which the kernel tables have rows."""
         measured = self.curve(op)
         if measured is None:
             return NOT_THERE
@@ -224,7 +225,7 @@ class TableModel:
         return self.base.roof(dtype)
 
     def quantities(self, op: Op) -> F8:
-        """Quantities on which the measured time of a covered op depends, shape (q,)."""
+        """Return the quantities on which the measured time of a covered op depends, shape (q,)."""
         if op.routed and self.grid(op) is not None and op.loads is not None:
             return np.array([op.loads.routed / op.shape["top_k"], op.loads.active])
         if self.grid(op) is not None:
@@ -272,18 +273,18 @@ class TableModel:
         return out
 
     def _at(self, op: Op, rows: float) -> F8:
-        """Quantities of an op at another number of rows."""
+        """Return the quantities of an op at another number of rows."""
         scale = rows / op.shape[_rows(op)]
         return self.quantities(replace(op, shape={**op.shape, _rows(op): rows}, act_bytes=op.act_bytes * scale))
 
 
 def _rows(op: Op) -> str:
-    """Entry of a curve's op that the curve runs along."""
+    """Return the shape entry of an op along which its curve runs."""
     return "m" if op.product else "rows"
 
 
 def _grid_code(op: Op) -> int:
-    """Code of the formula that reads the grid of an op."""
+    """Return the code of the formula that reads the grid of an op."""
     return {"experts": Formula.MOE_GRID, "attention_prefill": Formula.MIXED_PREFILL}.get(op.kind, Formula.MIXED_DECODE)
 
 
@@ -340,7 +341,7 @@ def table_model(spec: DeviceSpec, paths: Iterable[str | Path], base: CalibratedM
 
 
 def _check_own(spec: DeviceSpec, tables: Mapping[str, KernelTable], device_tables: Mapping[str, KernelTable]) -> None:
-    """Refuse a table of only an unknown device, and times that the device cannot have.
+    """Refuse tables of unknown devices only, and times that the device cannot have.
 
     The first would be left out and its ops be costed by the model, unseen.
     """
@@ -370,7 +371,7 @@ def _check_device(name: str, file: str) -> None:
 def _curves(
     table: KernelTable, by: str, shape: tuple[str, ...], kernel: str | None = None
 ) -> dict[tuple[str, ...], Curve]:
-    """One curve a shape; rows measured more than once count by their median."""
+    """Return one curve per shape; rows measured more than once count with their median."""
     keys = [
         (kernel or str(name), *(str(int(v)) for v in values))
         for name, *values in zip(table["kernel"], *(table[c] for c in shape), strict=True)
@@ -387,7 +388,7 @@ def _curves(
 def _points(
     table: KernelTable | None, shape: tuple[str, ...], axes: tuple[str, ...]
 ) -> dict[tuple[int, ...], tuple[F8, F8]]:
-    """Measured points and their seconds by shape."""
+    """Return the measured points and their seconds, by shape."""
     if table is None:
         return {}
     keys = np.array([[int(v) for v in table[c]] for c in shape]).T
