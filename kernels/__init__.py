@@ -1,1 +1,1 @@
-"""Real kernels, their references and the measuring harness."""
+"""CPU and GPU kernels, their references, and the measuring harness."""

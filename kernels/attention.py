@@ -1,4 +1,4 @@
-"""What the attention kernels share: the paged cache, the reference, and the inputs of a case.
+"""Common parts of the attention kernels: the paged cache, the reference, and the inputs of a case.
 
 A cache is two arrays ``(pages, heads_kv, page_size, head_dim)``, and a table
 ``(sequences, pages of the longest)`` says where each sequence's keys lie. A contiguous cache
@@ -29,7 +29,7 @@ PAGE = 128
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """Keys and values of a batch; see the module for the layout.
+    """Keys and values of a batch, in the layout of this module.
 
     Attributes
     ----------
@@ -61,7 +61,7 @@ class Cache:
             raise ValueError("keys and values must be contiguous")
 
     def gather(self, sequence: int) -> tuple[F4, F4]:
-        """Keys and values of one sequence, shape (length, heads_kv, head_dim)."""
+        """Return the keys and values of one sequence, shape (length, heads_kv, head_dim)."""
         length, page = int(self.lengths[sequence]), self.keys.shape[2]
         at = np.arange(length)
         pages = self.table[sequence, at // page]
@@ -70,7 +70,7 @@ class Cache:
 
 @dataclass(slots=True)
 class AttentionUnits:
-    """Units and room for partial results of a batch of one shape; serves every layer of a step."""
+    """Units and workspace for partial results of a batch of one shape; all layers of a step use them."""
 
     units: Units
     shares: I8
@@ -87,7 +87,7 @@ def plan(
     queries: I8, lengths: I8, heads_q: int, heads_kv: int, dim_v: int, window: int, threads: int,
     config: AttentionConfig = DEFAULT,
 ) -> AttentionUnits:  # fmt: skip
-    """Cut a batch and make room.
+    """Divide a batch into units and allocate their workspace.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ def plan(
 
 
 def attend(p: AttentionUnits, q: F4, cache: Cache, scale: float, out: F4) -> None:
-    """Attention of `q`, shape (sequences, new positions, heads_q, head_dim), into `out`.
+    """Compute attention of `q`, shape (sequences, new positions, heads_q, head_dim), into `out`.
 
     Positions beyond a sequence's own count, and sequences without keys, are set to 0.
     """
@@ -145,7 +145,7 @@ def attend(p: AttentionUnits, q: F4, cache: Cache, scale: float, out: F4) -> Non
 
 
 def reference(q: F4, cache: Cache, queries: I8, window: int, scale: float, dim_v: int) -> npt.NDArray[np.float64]:
-    """Attention by its definition, in fp64: softmax(scale q k) v under the causal mask."""
+    """Return attention by its definition in fp64: softmax(scale q k) v under the causal mask."""
     sequences, most, heads, _ = q.shape
     out = np.zeros((sequences, most, heads, dim_v))
     for b in range(sequences):
@@ -168,7 +168,7 @@ def reference(q: F4, cache: Cache, queries: I8, window: int, scale: float, dim_v
 
 
 def paged_cache(bench: Bench, batch: int, kv_len: int, heads: int, dim: int, latent: bool = False) -> Cache:
-    """A cache of scattered pages of `PAGE` keys; the values of a latent cache are its keys."""
+    """Return a cache of scattered pages of `PAGE` keys; the values of a latent cache are its keys."""
     pages = -(-kv_len // PAGE) * batch
     keys = bench.take((pages, heads, PAGE, dim))
     values = keys if latent else bench.take(keys.shape)
@@ -177,7 +177,7 @@ def paged_cache(bench: Bench, batch: int, kv_len: int, heads: int, dim: int, lat
 
 
 class AttentionInputs(NamedTuple):
-    """Inputs of one shape: queries, caches that calls take in turn, and new positions of each sequence."""
+    """Inputs of one shape: queries, caches that calls use in turn, and new positions of each sequence."""
 
     q: F4
     caches: list[Cache]
@@ -187,7 +187,7 @@ class AttentionInputs(NamedTuple):
     window: int = 0
 
     def reference(self) -> npt.NDArray[np.float64]:
-        """The result with the first cache; see `reference`."""
+        """Return the reference result with the first cache."""
         return reference(self.q, self.caches[0], self.queries, self.window, self.scale, self.dim_v)
 
     def call(self, threads: int, config: AttentionConfig = DEFAULT) -> tuple[Callable[[int], None], F4]:
@@ -210,7 +210,7 @@ class AttentionInputs(NamedTuple):
 
 
 def checked(run: Callable[[int], object], out: F4, want: npt.NDArray[np.float64], what: str) -> None:
-    """Run once on a poisoned output, and compare.
+    """Run a kernel once on a poisoned output and compare the result.
 
     Raises
     ------
@@ -223,7 +223,7 @@ def checked(run: Callable[[int], object], out: F4, want: npt.NDArray[np.float64]
 
 
 def paged_inputs(shape: Shape, bench: Bench, copy_bytes: float = 0.0) -> AttentionInputs:
-    """Inputs of grouped attention: a decode of ``kv_len`` keys, or ``q_len`` new positions after ``kv_prefix``.
+    """Return inputs of grouped attention: a decode of ``kv_len`` keys, or ``q_len`` positions after ``kv_prefix``.
 
     `copy_bytes` are those of one set of inputs; its keys and values where none are given.
     """

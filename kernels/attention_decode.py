@@ -13,7 +13,7 @@ from .lab import Bench, Case, Kernel, Shape, add
 
 
 def shapes(quick: bool) -> Sequence[Shape]:
-    """Batches and contexts of a small and a usual model."""
+    """Return batches and contexts of a small and a usual model."""
     batches = (1, 4, 16) if quick else (1, 2, 4, 8, 16, 32)
     lengths = (128, 512, 1024, 2048) if quick else (64, 128, 256, 512, 1024, 2048, 4096)
     full = [(n, length, heads, 0) for heads in ((16, 4, 64), (32, 8, 128)) for n in batches
@@ -26,7 +26,7 @@ def shapes(quick: bool) -> Sequence[Shape]:
 
 
 def case(shape: Shape, bench: Bench) -> Case:
-    """Inputs for one shape."""
+    """Return the case of one shape."""
     batch, kv_len, window = shape["batch"], shape["kv_len"], shape["window"]
     heads_q, heads_kv, dim = shape["heads_q"], shape["heads_kv"], shape["head_dim"]
     seen = min(kv_len, window) if window else kv_len

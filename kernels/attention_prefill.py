@@ -15,7 +15,7 @@ from .lab import Bench, Case, Kernel, Shape, add
 
 
 def shapes(quick: bool) -> Sequence[Shape]:
-    """Prompts and chunks of prompts."""
+    """Return shapes of whole prompts and of chunks of prompts."""
     out: list[Shape] = []
     for heads_q, heads_kv, dim in ((16, 4, 64), (32, 8, 128)):
         for q_len in (16, 32, 64, 128, 256) if quick else (16, 32, 64, 128, 256, 512, 1024):
@@ -29,7 +29,7 @@ def shapes(quick: bool) -> Sequence[Shape]:
 
 
 def case(shape: Shape, bench: Bench) -> Case:
-    """Inputs for one shape."""
+    """Return the case of one shape."""
     batch, q_len, prefix = shape["batch"], shape["q_len"], shape["kv_prefix"]
     heads_q, heads_kv, dim, window = (shape[name] for name in ("heads_q", "heads_kv", "head_dim", "window"))
     kv_len = q_len + prefix

@@ -19,16 +19,16 @@ from .jit import inner, parallel
 from .vector import I64, LANES, Emitter, Value, micro_kernel, store_sums
 
 COLUMNS = 4
-"""Rows of weights that the remainders take at once; `n` is a multiple of it."""
+"""Rows of weights that the remainders process at once; `n` must be a multiple of it."""
 REGISTERS = 32 if LANES == 16 else 16
-"""Vector registers of this machine: AVX-512 and NEON have 32 (NEON's lanes are 4), AVX2 has 16."""
+"""Number of vector registers of this machine: AVX-512 and NEON have 32 (NEON's lanes are 4), AVX2 has 16."""
 MOST_ROWS = 8
-"""Rows of a register tile at most: more are never better, as weights are then read too often."""
+"""Maximum rows of a register tile; with more, weights are read too often."""
 
 
 @dataclass(frozen=True, slots=True)
 class GemmConfig:
-    """How a product is cut.
+    """Sizes by which a product is divided into blocks and register tiles.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class GemmConfig:
     block_n: int = 64
 
     def invalid(self) -> str:
-        """Why it cannot run here; empty where it can."""
+        """Return the reason why the configuration cannot run here; empty if it can."""
         if not 1 <= self.register_m <= MOST_ROWS:
             return f"register_m must be 1 to {MOST_ROWS}, not {self.register_m}"
         if self.register_n not in (4, 8):
@@ -59,18 +59,18 @@ class GemmConfig:
 
     @property
     def registers(self) -> int:
-        """Vector registers: the sums and a vector of each row of weights; `x` can come from L1."""
+        """Number of vector registers: the sums, and a vector of each row of weights; `x` can come from L1."""
         return self.register_m * self.register_n + self.register_n
 
 
 DEFAULT = GemmConfig(6, 4, 0, 64) if REGISTERS == 32 else GemmConfig(3, 4, 0, 64)
-"""A register tile that leaves a register or two, and a block that fits a second cache of 512 KiB up to
-2,048 numbers a row."""
+"""Default: a register tile that leaves one or two registers free, and a block that fits a second-level cache of 512 KiB
+for rows of up to 2,048 numbers."""
 
 
 @cache
 def tiles_of(rows: int, columns: int, wide: bool) -> Callable[..., None]:
-    """`m` rows of `x` against `n` rows of weights (a multiple of `COLUMNS`), by register tiles.
+    """Return the kernel that multiplies `m` rows of `x` by `n` rows of weights (a multiple of `COLUMNS`).
 
     Compiled for a tile of `rows` x `columns`; fp32 (`wide`) or bf16 weights.
     """
@@ -104,7 +104,7 @@ def tiles_of(rows: int, columns: int, wide: bool) -> Callable[..., None]:
 
 @cache
 def _rest_of(fp32: int) -> Callable[..., None]:
-    """Any number of rows of `x` against `COLUMNS` rows of weights: tiles of four, two and one row."""
+    """Return the kernel for any number of rows of `x` and `COLUMNS` rows of weights, by tiles of 4, 2 and 1 rows."""
     width = 4 if fp32 else 2
 
     @inner
@@ -126,7 +126,7 @@ def _rest_of(fp32: int) -> Callable[..., None]:
 
 @cache
 def product_of(rows: int, columns: int, wide: bool) -> Callable[..., Any]:
-    """The whole product for one register tile; blocks and threads are arguments."""
+    """Return the kernel of the whole product for one register tile; blocks and threads are arguments."""
     tiles, width, step = tiles_of(rows, columns, wide), 4 if wide else 2, columns
 
     @parallel
@@ -147,7 +147,7 @@ def product_of(rows: int, columns: int, wide: bool) -> Callable[..., Any]:
 
 @micro_kernel(*(types.int64,) * 7)
 def dots(emitter, x, x_stride, w, w_stride, n, out, out_stride, rows, cols, wide):
-    """``out[i, j] = sum_k x[i, k] * w[j, k]`` for a few rows i and columns j.
+    """Compute ``out[i, j] = sum_k x[i, k] * w[j, k]`` for a few rows i and columns j.
 
     `x`, `w`, `out` are addresses; strides are in bytes; `n` is the length of k, a multiple of
     `LANES`; rows of `w` stand one behind another. `rows`, `cols` and `wide` (1: w is fp32,
@@ -166,7 +166,7 @@ experts of one row stream at 24 GB/s in fp32 (20 without, 25 with only 4096) and
 
 
 def _dots_in_order(emitter: Emitter, args: Sequence[Value], rows: int, cols: int, wide: bool) -> None:
-    """Column by column, several vectors of it at a time."""
+    """Compute column by column, several vectors of a column at a time."""
     b = emitter.b
     x_at, x_step, w_at, w_step, length, out_at, out_step = args
     width, unroll = 4 if wide else 2, 8 // rows

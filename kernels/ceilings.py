@@ -1,4 +1,4 @@
-"""Peak rates of this CPU, measured with the kernels: reading, copying, arithmetic.
+"""Peak rates of this CPU, measured with kernels: reads, copies and arithmetic.
 
 A kernel's share is relative to the *read* rate of the same minute, because kernels of a decode step mostly read. The
 rate of a shared machine changes within minutes, so it is measured right before and after each kernel.
@@ -21,16 +21,16 @@ from .timing import CallSeconds, sample, settle
 from .vector import I32, I64, LANES, VEC, Value, micro_kernel
 
 READ_BYTES = 48 << 20
-"""Read at once: more than the last-level cache keeps of a block that is gone through in turn."""
+"""Bytes per measured read: more than the last-level cache keeps of a block that is read in sequence."""
 FMA_STEPS = 1 << 17
 CACHE_READ = 32 << 20
-"""Bytes read from a cache in one go [B]: about 0.2 ms."""
+"""Bytes read from a cache per measurement [B]: about 0.2 ms."""
 BLAS_SIZE = 1024
 
 
 @micro_kernel(types.int64, types.int64, result=types.float32)
 def read_sum(emitter, x, n):
-    """Sum of `n` floats at address `x`, in eight accumulators."""
+    """Return the sum of `n` floats at address `x`, with eight accumulators."""
     b = emitter.b
     acc = emitter.registers(8)
 
@@ -48,7 +48,7 @@ def read_sum(emitter, x, n):
 
 @micro_kernel(types.int64, result=types.float32)
 def fma_chain(emitter, steps):
-    """`steps` rounds of 16 independent fused multiply-adds on full registers."""
+    """Run `steps` rounds of 16 independent fused multiply-adds on full registers."""
     b = emitter.b
     acc = emitter.registers(16)
     # From memory, so that the compiler cannot work the chain out.
@@ -70,7 +70,7 @@ def fma_chain(emitter, steps):
 
 @micro_kernel(types.int64, types.int64, types.int64)
 def stream_copy(emitter, x, out, n):
-    """Copy `n` floats from address `x` to `out`, stored past the caches."""
+    """Copy `n` floats from address `x` to `out` with stores that bypass the caches."""
     b = emitter.b
 
     def body(i: Value) -> None:
@@ -114,7 +114,7 @@ def _fma(steps, out, threads):
 
 @dataclass(frozen=True, slots=True)
 class Ceilings:
-    """Rates of this machine with some number of threads.
+    """Peak rates of this machine with a number of threads.
 
     Attributes
     ----------
@@ -140,13 +140,13 @@ class Ceilings:
 
 
 def copy_once(bench: Bench, count: int) -> None:
-    """Copy `count` floats that are in no cache, without storing them in one."""
+    """Copy `count` floats that are in no cache, with stores that bypass the caches."""
     x, out = bench.take((count,)), bench.room((count,))
     _copy(x.ctypes.data, out.ctypes.data, count, 8 * LANES, bench.threads)
 
 
 def read_rate(bench: Bench, *, least: int = 3, budget_s: float = 0.03) -> float:
-    """Bytes per second of reading memory that is in no cache."""
+    """Return the read rate of memory that is in no cache [B/s]."""
     count = min(READ_BYTES // 4, len(bench.block) // 3)
     out = np.empty(bench.threads, np.float32)
 
@@ -174,7 +174,7 @@ def cache_rate(bench: Bench, working_set: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class MachineRates:
-    """What the machine does at a moment: bytes read a second, and FLOP/s in registers."""
+    """Rates of the machine at one moment: bytes read per second, and FLOP/s in registers."""
 
     read_Bps: float
     fma_flops_per_s: float
@@ -191,19 +191,19 @@ class MachineRates:
 
 
 def rates(bench: Bench) -> MachineRates:
-    """Both rates, in some 8 ms."""
+    """Measure both rates within about 8 ms."""
     return MachineRates(read_rate(bench, budget_s=0.005), fma_rate(bench, least=2, budget_s=0.002))
 
 
 def fma_rate(bench: Bench, *, least: int = 5, budget_s: float = 0.03) -> float:
-    """FLOP/s of fused multiply-adds in registers."""
+    """Return the FLOP/s of fused multiply-adds in registers."""
     out = np.empty(bench.threads, np.float32)
     time = _time(lambda i: _fma(FMA_STEPS, out, bench.threads), bench.threads, least, budget_s)
     return 2.0 * FMA_STEPS * 16 * LANES * bench.threads / time.median_s
 
 
 def measure_ceilings(bench: Bench, *, budget_s: float = 0.2) -> Ceilings:
-    """All rates, one after another."""
+    """Measure all rates, one after another."""
     count = min(READ_BYTES // 8, len(bench.block) // 6)
     a, b = (bench.take((BLAS_SIZE, BLAS_SIZE)) for _ in range(2))
     c = np.empty((BLAS_SIZE, BLAS_SIZE), np.float32)

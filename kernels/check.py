@@ -1,4 +1,4 @@
-"""Comparison of a kernel's result with its reference, which works in fp64 on the same, already rounded inputs.
+"""Comparison of a kernel's result with a reference that is computed in fp64 from the same rounded inputs.
 
 Three criteria must hold (from FlashAttention-3, DeepGEMM and FlashMLA's tests): the error's norm over the reference's
 norm; the largest single error over the reference's largest value; the cosine distance ``1 - 2 <x, y> / (|x|^2 +
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """Largest accepted errors; see the module."""
+    """Largest accepted errors by the three criteria of this module."""
 
     norm: float
     largest: float
@@ -31,12 +31,12 @@ TOLERANCES = {
     "fp16": Tolerance(2e-3, 4e-3, 5e-6),
     "bf16": Tolerance(1.6e-2, 3.2e-2, 2.5e-4),
 }
-"""By the narrowest format that a result passes through."""
+"""Tolerances by the narrowest format in the computation of a result."""
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Errors of one result."""
+    """Errors of one result by the three criteria, and whether it is finite."""
 
     norm: float
     largest: float
@@ -80,7 +80,7 @@ def agreement(got: npt.ArrayLike, want: npt.NDArray[np.float64]) -> Agreement:
 
 
 class WrongResult(ArithmeticError):
-    """A kernel's result is outside its tolerance: it is not timed."""
+    """Raised if a kernel's result exceeds its tolerance, so that it is not timed."""
 
 
 def require(got: Any, want: npt.NDArray[np.float64], dtype: str, what: str) -> Agreement:
@@ -92,7 +92,7 @@ def require(got: Any, want: npt.NDArray[np.float64], dtype: str, what: str) -> A
 
 
 def to_bf16(x: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-    """Round fp32 to bf16, to nearest with ties to even, as the upper 16 bits.
+    """Round fp32 to bf16, to nearest with ties to even, and return the upper 16 bits.
 
     Examples
     --------
@@ -105,5 +105,5 @@ def to_bf16(x: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
 
 
 def from_bf16(x: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
-    """Widen bf16 stored as uint16."""
+    """Convert bf16, stored as uint16, to fp32."""
     return (x.astype(np.uint32) << np.uint32(16)).view(np.float32)

@@ -37,7 +37,7 @@ Run = Callable[[int], object]
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A shape whose inputs are there.
+    """A shape with its inputs in memory, ready to run.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class ConfigSpace:
-    """What can be chosen for a kernel.
+    """Search space of a kernel's configurations.
 
     Attributes
     ----------
@@ -78,7 +78,7 @@ class ConfigSpace:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Columns of a configuration."""
+        """Columns of a configuration in tables."""
         return tuple(f.name for f in fields(self.default))
 
 
@@ -165,17 +165,17 @@ SPACES = (
 F8 = npt.NDArray[np.float64]
 ROUNDS, QUICK_ROUNDS = 15, 7
 STEADY = 0.05
-"""Largest spread of a configuration that counts: lower quartile over the least time, less 1."""
+"""Largest relative spread of a configuration that counts: lower quartile over the least time, minus 1."""
 DRIFT = 0.12
-"""Largest change of a rate from before a shape to after it."""
+"""Largest relative change of a rate during a shape that counts as steady."""
 TARGET_S = 3e-4
-"""Calls are repeated within a turn until it takes this long: the clock of a thread has steps of
-some hundred nanoseconds, and a call of Python costs a few microseconds."""
+"""Least duration of a turn [s], reached by repeated calls: the clock of a thread has steps of some hundred nanoseconds,
+and a call of Python costs a few microseconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchedShape:
-    """One shape of one kernel.
+    """Result of searching one shape of one kernel.
 
     Attributes
     ----------
@@ -197,11 +197,11 @@ class SearchedShape:
 
     @property
     def steady(self) -> bool:
-        """Whether the machine held still."""
+        """Whether the machine's rates were steady."""
         return self.after.close_to(self.before, DRIFT)
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row a configuration, as the table has them."""
+        """Return a row for each configuration, with the columns of the table."""
         rates = MachineRates.average([self.before, self.after])
         return [
             {
@@ -215,7 +215,7 @@ class SearchedShape:
 
 @dataclass(frozen=True, slots=True)
 class KernelSearch:
-    """All shapes, and the machine.
+    """Search results for all kernel shapes, with the host's description.
 
     Attributes
     ----------
@@ -228,7 +228,7 @@ class KernelSearch:
     found: Sequence[SearchedShape]
 
     def tables(self) -> dict[str, dict[str, list[Any]]]:
-        """Columns of each kernel's table: device, core, shape, configuration, time, ceilings."""
+        """Return the columns of each kernel's table: device, core, shape, configuration, time and peak rates."""
         out: dict[str, dict[str, list[Any]]] = {}
         for one in self.found:
             for row in one.rows():
@@ -240,11 +240,11 @@ class KernelSearch:
 
 
 CACHES = {1: 32 << 10, 2: 512 << 10, 3: 8 << 20}
-"""Sizes where the system tells none: small ones of today's cores [B], so that blocks fit."""
+"""Cache sizes that are assumed if the system states none: small ones of today's cores [B], so that blocks fit."""
 
 
 def this_core(bench: Bench) -> dict[str, float]:
-    """Registers, caches and cache rates of the core this runs on.
+    """Return registers, caches and cache rates of the core that runs this process.
 
     Returns
     -------
@@ -294,7 +294,7 @@ def search(
 
 
 def _one(space: ConfigSpace, shape: Shape, bench: Bench, rounds: int, rng: np.random.Generator) -> SearchedShape:
-    """Every configuration of a shape."""
+    """Search all configurations of one shape."""
     ready, configs = space.ready(shape, bench), list(space.configs())
     for config in configs:
         ready.check(config)
@@ -315,7 +315,7 @@ def _one(space: ConfigSpace, shape: Shape, bench: Bench, rounds: int, rng: np.ra
 
 
 def _repeats(call: Callable[[int], object]) -> int:
-    """Calls of a turn."""
+    """Return the number of calls per turn."""
     call(0)
     began = time.thread_time()
     call(1)

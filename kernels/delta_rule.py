@@ -15,15 +15,15 @@ from .check import require
 from .lab import Bench, Case, Kernel, Shape, add
 
 DECODE, PROMPT = "generation", "context"
-"""Phases, by their names in tables."""
+"""Names of the phases in tables."""
 FEW = slice(0, 2)
-"""Sequences that are checked: the definition takes a token at a time in fp64."""
+"""Sequences whose results are checked; only a few, because the reference computes token by token in fp64."""
 
 
 def tokens_of(
     bench: Bench, lead: tuple[int, int], heads: tuple[int, int], dims: tuple[int, int], decays: int
 ) -> recurrent.TokenInputs:
-    """Tokens of prompts: heads of keys and of values, their dimensions; keys about one long."""
+    """Return random inputs of prompts for the given heads and dimensions; keys have a norm of about one."""
     q, k = (bench.take((*lead, heads[0], dims[0])) * np.float32(dims[0] ** -0.5) for _ in range(2))
     decay = bench.rng.uniform(0.7, 1.0, (*lead, heads[1], decays)).astype(np.float32)
     beta = bench.rng.uniform(0.0, 1.0, (*lead, heads[1])).astype(np.float32)
@@ -31,7 +31,7 @@ def tokens_of(
 
 
 def case_of(name: str, shape: Shape, inputs: recurrent.TokenInputs, bench: Bench, erase: bool = True) -> Case:
-    """A decode or prompts of these tokens; only the states have copies."""
+    """Return the case of a decode or of prompts with these inputs; only the states have several copies."""
     decode = shape["phase"] == DECODE
     columns = {"kernel": f"opbyte_{'recurrent' if decode else 'chunk'}_{name}", **shape}
     state = (len(inputs.v), inputs.v.shape[2], inputs.v.shape[3], inputs.k.shape[3])
@@ -63,7 +63,7 @@ def case_of(name: str, shape: Shape, inputs: recurrent.TokenInputs, bench: Bench
 
 
 def shapes(quick: bool) -> Sequence[Shape]:
-    """Decodes of several sequences, and prompts."""
+    """Return shapes of decodes of several sequences, and of prompts."""
     heads = ((2, 4, 64), (4, 8, 128)) if quick else ((2, 4, 64), (4, 8, 128), (16, 32, 128))
     lengths = (64, 256, 512) if quick else (16, 64, 256, 1024)
     calls = [(DECODE, n, 1) for n in (1, 2, 4, 8, 16, 32)]
@@ -85,4 +85,4 @@ def case(shape: Shape, bench: Bench, name: str = "delta_rule", channels: bool = 
 KDA_TITLE = "Kimi's delta rule (KDA): the gated delta rule with a decay for every channel of a key."
 CPU = add(Kernel("delta_rule", "numba", "gdn", shapes, case))
 KDA = add(Kernel("kda", "numba", "kda", shapes, partial(case, name="kda", channels=True), KDA_TITLE))
-"""The same with a decay for every channel of a key."""
+"""The delta rule with a decay for every channel of a key."""

@@ -33,14 +33,14 @@ at the ridge of about 4 FLOP/byte of a core with AVX-512."""
 
 
 CONFIG = replace(DEFAULT, block_n=16)
-"""Blocks of gate and up weights alternate: narrower than for a single product."""
+"""Default configuration. Its blocks are narrower than a single product's, because gate and up weights alternate."""
 CHOICES = 61
-"""Different choices of experts that a case takes in turn; prime, to meet all copies of weights."""
+"""Number of different choices of experts that a case uses in turn; prime, so that all copies of weights occur."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExpertWeights:
-    """Weights of a layer's experts, float32 or bf16 as uint16.
+    """Weights of a layer's experts, float32 or bf16 stored as uint16.
 
     Attributes
     ----------
@@ -64,22 +64,22 @@ class ExpertWeights:
 
     @property
     def sizes(self) -> tuple[int, int, int]:
-        """Experts, inner and outer width."""
+        """Number of experts, inner width and outer width."""
         experts, inter, hidden = self.gate.shape
         return experts, inter, hidden
 
     def tiles(self, config: GemmConfig) -> Callable[..., None]:
-        """The product with rows of these weights."""
+        """Return the product kernel for the format of these weights."""
         return tiles_of(config.register_m, config.register_n, bool(self.gate.dtype == np.float32))
 
     def exact(self, which: Sequence[int]) -> ExpertWeights:
-        """Some of the experts, in a format that `reference` takes."""
+        """Return the weights of some experts in a format that `reference` takes."""
         return ExpertWeights(*(w[list(which)] for w in (self.gate, self.up, self.down)))
 
 
 @inner
 def share(offsets, blocks, cost, thread, threads):
-    """First block of a thread's share in the list of all active experts' blocks of rows."""
+    """Return the first block of a thread's share in the list of all active experts' blocks of rows."""
     total = 0.0
     for e in range(len(offsets) - 1):
         m = offsets[e + 1] - offsets[e]
@@ -101,7 +101,10 @@ def share(offsets, blocks, cost, thread, threads):
 
 @cache
 def first_of(tiles: Callable[..., None]) -> Callable[..., Any]:
-    """Gate and up products and SwiGLU, `step` columns of `h` at a time; `row` bytes a row of weights."""
+    """Return the kernel of gate and up products and SwiGLU, `step` columns of `h` at a time.
+
+    `row` is the size of a row of weights [B].
+    """
 
     @parallel
     def first(x_at, offsets, gate_at, up_at, inter, hidden, row, step, cost, h, threads):
@@ -137,7 +140,7 @@ def first_of(tiles: Callable[..., None]) -> Callable[..., Any]:
 
 @cache
 def second_of(tiles: Callable[..., None]) -> Callable[..., Any]:
-    """Down products, `step` columns of `y` at a time."""
+    """Return the kernel of down products, `step` columns of `y` at a time."""
 
     @parallel
     def second(h_at, offsets, down_at, inter, hidden, row, step, cost, y_at, threads):
@@ -200,7 +203,7 @@ def grouped_swiglu(
 
 
 def _step(size: int, config: GemmConfig) -> int:
-    """Rows of weights of a block: of the configuration's as many as divide the size."""
+    """Return the rows of weights in a block: the largest divisor common to the size and the configuration's block."""
     return math.gcd(size, config.block_n or size)
 
 
@@ -220,7 +223,7 @@ class ExpertBuffers:
 def moe_layer(
     x: F4, ids: I4, weights: F4, w: ExpertWeights, room: ExpertBuffers, out: F4, threads: int = 1
 ) -> SlotOrder:
-    """Sort, gather, experts and combine: the layer after the router.
+    """Run the layer after the router: sort, gather, experts and combine.
 
     Parameters
     ----------
@@ -236,7 +239,7 @@ def moe_layer(
 
 
 def reference(x: F4, ids: npt.NDArray[np.integer], weights: F4, w: ExpertWeights) -> npt.NDArray[np.float64]:
-    """The layer in fp64, token by token and choice by choice."""
+    """Compute the layer in fp64, token by token and choice by choice, as a reference."""
 
     def exact(weights: Weights) -> npt.NDArray[np.float64]:
         return (weights if weights.dtype == np.float32 else from_bf16(weights)).astype(np.float64)
@@ -251,7 +254,7 @@ def reference(x: F4, ids: npt.NDArray[np.integer], weights: F4, w: ExpertWeights
 
 
 def shapes(quick: bool) -> Sequence[Shape]:
-    """Few and many experts, from one token to a batch, weights in fp32 and bf16."""
+    """Return shapes with few and many experts, from one token to a batch, and weights in fp32 and bf16."""
     sizes = [(1024, 512, 8, 2), (2048, 768, 24, 8), (512, 1024, 8, 2)]
     if not quick:
         sizes += [(1024, 1792, 16, 4), (2048, 1024, 16, 2)]
@@ -279,7 +282,7 @@ def _weights(shape: Shape, bench: Bench) -> list[ExpertWeights]:
 
 
 def case(shape: Shape, bench: Bench, make: Callable[[Shape, Bench], list[ExpertWeights]] = _weights) -> Case:
-    """Inputs for one shape, with balanced loads."""
+    """Return the case of one shape, with balanced loads."""
     tokens, hidden, inter, experts, k = (shape[n] for n in ("tokens", "hidden", "inter", "experts", "topk"))
     # Other experts each time: those of one choice would partly stay in the cache.
     choices = [balanced(tokens, experts, k, bench.rng) for _ in range(CHOICES)]

@@ -1,4 +1,4 @@
-"""Attention on the CPU, one pass over keys and values: decode, prefill and MLA share it.
+"""Attention on the CPU in one pass over keys and values, used by decode, prefill and MLA.
 
 The work is cut into *units*: some query positions of one sequence, all query heads of one key/value head, and a range
 of keys. A unit walks its keys tile by tile; four query vectors at a time take scores, a step of the online softmax and
@@ -26,16 +26,16 @@ F4 = npt.NDArray[np.float32]
 I8 = npt.NDArray[np.int64]
 
 TILES = (32, 64, 128, 256)
-"""Keys of a tile: whole vector registers of scores, whole strips of values."""
+"""Possible numbers of keys in a tile: whole vector registers of scores, and whole strips of values."""
 LOW = -3.0e38
-"""Running maximum of a row that has seen no key."""
+"""Initial running maximum of a row that has seen no key."""
 UNIT = named("seq head query queries start stop", "")
-"""Sequence, key/value head, first query, queries, first key, end of keys."""
+"""Record of a unit: sequence, key/value head, first query, queries, first key, end of keys."""
 
 
 @dataclass(frozen=True, slots=True)
 class Units:
-    """How a batch is cut; made once a step, used by every layer.
+    """Division of a batch into units, made once per step and used by every layer.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class Units:
     cost: I8
 
     def shares(self, threads: int) -> I8:
-        """Bounds of the units each thread takes, about equal in cost: shape (threads + 1,)."""
+        """Return the bounds of each thread's units, with about equal cost: shape (threads + 1,)."""
         done = np.concatenate([[0], np.cumsum(self.cost)])
         aims = done[-1] * np.arange(threads + 1) / threads
         bounds: I8 = np.searchsorted(done, aims, side="left").astype(np.int64)
@@ -60,13 +60,13 @@ class Units:
 
 
 def ceil_div(a: int, b: int) -> int:
-    """Pieces of size `b` that cover `a`."""
+    """Return the number of pieces of size `b` that cover `a`."""
     return -(-a // b)
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionConfig:
-    """How attention is cut.
+    """Sizes by which attention is divided into units and tiles.
 
     Attributes
     ----------
@@ -85,7 +85,7 @@ class AttentionConfig:
     block: int = 16
 
     def invalid(self) -> str:
-        """Why it cannot run; empty where it can."""
+        """Return the reason why the configuration cannot run; empty if it can."""
         if self.tile not in TILES:
             return f"tile must be one of {', '.join(map(str, TILES))}, not {self.tile}"
         if self.chunk < 1 or self.block < 1:
@@ -94,7 +94,7 @@ class AttentionConfig:
 
 
 def cut(queries: I8, lengths: I8, heads_kv: int, window: int, block: int, chunk: int, group: int, tile: int) -> Units:
-    """Cut a batch into units.
+    """Divide a batch into units.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ def cut(queries: I8, lengths: I8, heads_kv: int, window: int, block: int, chunk:
 
 @inner
 def place_rows(rows, table, heads, page, row_bytes, seq, head, start, count):
-    """Byte offsets of `count` keys from `start` on; the last one fills up the tile."""
+    """Compute the byte offsets of `count` keys from `start` on; the last offset is repeated to fill the tile."""
     slot = start % page
     index = start // page
     base = (np.int64(table[seq, index]) * heads + head) * page * row_bytes
@@ -147,7 +147,7 @@ def place_rows(rows, table, heads, page, row_bytes, seq, head, start, count):
 
 @inner
 def next_tile(cursor, end, rows, table, heads, page, row_bytes, units):
-    """Place the rows of the tile at `cursor` (unit, key) and move the cursor; past the end, place none."""
+    """Compute the row offsets of the tile at `cursor` (unit, key) and advance the cursor; none past the end."""
     u, start = cursor[0], cursor[1]
     if u >= end:
         return
@@ -163,7 +163,7 @@ def next_tile(cursor, end, rows, table, heads, page, row_bytes, units):
 
 @inner
 def merge(g, units, groups, group_size, top, total, parts, out):
-    """Join the units of the same queries, in order, and divide by the softmax's sum."""
+    """Combine the units of the same queries, in order, and divide by the softmax's sum."""
     lo, hi = groups[g], groups[g + 1]
     if hi == lo:
         return
@@ -189,7 +189,7 @@ def merge(g, units, groups, group_size, top, total, parts, out):
 
 @inner
 def load_queries(unit, group_size, q, vectors, states, out):
-    """Copy a unit's query vectors side by side and start their softmax; its sums become 0.
+    """Copy a unit's query vectors into one array and initialise their softmax; the sums become 0.
 
     Returns the number of vectors, and of groups of `GROUP`, the last one padded with zeros.
     """
@@ -212,7 +212,7 @@ def load_queries(unit, group_size, q, vectors, states, out):
 
 @inner
 def visible(bounds, group, used, group_size, position, window, start, count, tile):
-    """Which of `count` keys from `start` on each vector of a group sees, into `bounds`.
+    """Write to `bounds` which of `count` keys from `start` on each vector of a group sees.
 
     `position` is the place of the unit's first query. Returns whether any sees one, and the end of
     the keys that one sees.
@@ -230,7 +230,7 @@ def visible(bounds, group, used, group_size, position, window, start, count, til
 
 @cache
 def attention(dim: int, dim_v: int, tile: int) -> Callable[..., None]:
-    """The compiled kernel for keys of `dim` and values of `dim_v` numbers, `tile` keys at a time."""
+    """Return the compiled kernel for keys of `dim` and values of `dim_v` numbers, with `tile` keys at a time."""
     group = GROUP  # a literal: a closure over integers can be cached on disk
 
     @parallel

@@ -26,21 +26,21 @@ from .vector import F32, I8, I16, I32, I64, Value, micro_kernel
 F4 = npt.NDArray[np.float32]
 U1 = npt.NDArray[np.uint8]
 LEVELS = np.array([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
-"""Magnitudes of e2m1 by code."""
+"""Magnitudes of the e2m1 format by code."""
 BLOCK = {"w4a16_mxfp4": 32, "nvfp4": 16}
-"""Weights of a scale."""
+"""Number of weights per scale, by format."""
 WIDEN = {32: 2.0**14, 16: 2.0**22}
-"""By block: a weight over the product of an fp16 with its code's bits and its widened scale."""
+"""Factor by block size: a weight over the product of an fp16 with its code's bits and its widened scale."""
 E4M3 = np.array([(b & 7) / 8 * 2.0**-6 if b < 8 else (1 + (b & 7) / 8) * 2.0 ** ((b >> 3) - 7) for b in range(127)])
-"""Values of e4m3 without sign, by code; 127 is not a number."""
+"""Values of the e4m3 format without sign by code; code 127 is not a number."""
 SCALES = {32: 2.0 ** (np.arange(255.0) - 127), 16: E4M3}
-"""Values of scales by block and code."""
+"""Values of scales by block size and code."""
 HALF, WIDE, WORDS = ir.HalfType(), ir.VectorType(F32, 16), ir.VectorType(I16, 16)
 
 
 @micro_kernel(*(types.int64,) * 3)
 def widen(emitter, w, n, out, halves):
-    """A packed row of `n` weights, a multiple of 32, as fp32; `w` and `out` are addresses.
+    """Convert a packed row of `n` weights, a multiple of 32, to fp32; `w` and `out` are addresses.
 
     `halves` (literal): 1 for NVFP4's two scales of 32 weights, 0 for MXFP4's one.
     """
@@ -99,7 +99,10 @@ def tiles_4(two: bool) -> Callable[..., None]:
 
 @dataclass(frozen=True, slots=True)
 class FourBitWeights(experts.ExpertWeights):
-    """Packed weights of a layer's experts: uint8, the last axis a row's bytes; `format` a key of `BLOCK`."""
+    """Packed weights of a layer's experts (uint8); the last axis is the bytes of a row.
+
+    `format` is a key of `BLOCK`.
+    """
 
     format: str
 
@@ -122,7 +125,7 @@ class FourBitWeights(experts.ExpertWeights):
 
 
 def row_bytes(k: int, format_: str) -> int:
-    """Bytes of a packed row of `k` weights, a multiple of 32.
+    """Return the bytes of a packed row of `k` weights, a multiple of 32.
 
     Examples
     --------
@@ -135,7 +138,7 @@ def row_bytes(k: int, format_: str) -> int:
 
 
 def pack(w: F4, format_: str) -> U1:
-    """Round weights, shape (.., rows, k), to the nearest codes under the scales of their blocks."""
+    """Round weights, shape (.., rows, k), to the nearest codes, with a scale per block."""
     lead, k, block = w.shape[:-1], w.shape[-1], BLOCK[format_]
     out = np.empty((*lead, row_bytes(k, format_)), np.uint8)
     blocks = w.reshape(*lead, k // block, block).astype(np.float64)
@@ -168,7 +171,7 @@ def unpack(packed: U1, format_: str) -> F4:
 
 
 def drawn(rng: np.random.Generator, shape: tuple[int, int, int], format_: str) -> U1:
-    """Packed rows of random codes under scales of like size; `shape` counts weights."""
+    """Return packed rows of random codes with scales of similar size; `shape` counts weights."""
     *lead, n = shape
     few = pack(rng.standard_normal((8, n), np.float32) * np.float32(n**-0.5), format_)
     out: U1 = np.resize(few, (*lead, few.shape[-1]))
@@ -177,7 +180,7 @@ def drawn(rng: np.random.Generator, shape: tuple[int, int, int], format_: str) -
 
 
 def _weights(shape: Shape, bench: Bench) -> list[experts.ExpertWeights]:
-    """Random codes under scales of like size, in more sets than a cache holds."""
+    """Return random packed weights, in more sets than a cache can hold."""
     count, hidden, inter, format_ = (shape[n] for n in ("experts", "hidden", "inter", "dtype"))
     sizes = ((inter, hidden), (inter, hidden), (hidden, inter))
     sets = [[drawn(bench.rng, (count, *size), format_) for size in sizes] for _ in range(8)]
@@ -185,14 +188,14 @@ def _weights(shape: Shape, bench: Bench) -> list[experts.ExpertWeights]:
 
 
 def shapes(quick: bool) -> Sequence[Shape]:
-    """From one token to a batch, both formats."""
+    """Return shapes from one token to a batch, in both formats."""
     tokens = (1, 4, 16) if quick else (1, 2, 4, 8, 16, 32, 64)
     sizes = {"hidden": 1024, "inter": 1024, "experts": 8, "topk": 2}
     return [{"dtype": dtype, "tokens": t, **sizes} for dtype in BLOCK for t in tokens]
 
 
 def case(shape: Shape, bench: Bench) -> Case:
-    """Inputs for one shape."""
+    """Return the case of one shape."""
     return experts.case(shape, bench, _weights)
 
 

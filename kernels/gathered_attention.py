@@ -15,11 +15,11 @@ from .lab import Bench, Case, Kernel, Shape, add
 from .mla_decode import CONFIG, LATENT, ROPE, SCALE
 
 BLOCK, DIM = 128, 128
-"""Keys of a block, and numbers of a head, as MiniMax-M3's."""
+"""Keys per block, and numbers per head, as in MiniMax-M3."""
 
 
 def shapes(quick: bool) -> Sequence[Shape]:
-    """2,048 of a context's keys: latents chosen by token, heads whose groups choose blocks."""
+    """Return shapes with 2,048 chosen keys: latents chosen by token, or heads whose groups choose blocks."""
     kinds = ({"block": 1, "heads": 8, "heads_kv": 1}, {"block": BLOCK, "heads": 32, "heads_kv": 8})
     contexts = (8192,) if quick else (4096, 16384)
     return [

@@ -22,7 +22,7 @@ F4 = npt.NDArray[np.float32]
 
 
 def check_weights(w: npt.NDArray[np.generic], what: str) -> None:
-    """Refuse weights that the vector kernel cannot walk."""
+    """Refuse weights that the vector kernel cannot process."""
     n, k = w.shape[-2:]
     if w.dtype not in (np.float32, np.uint16) or not w.flags.c_contiguous:
         raise ValueError(f"{what} must be contiguous float32, or bf16 as uint16")
@@ -31,7 +31,7 @@ def check_weights(w: npt.NDArray[np.generic], what: str) -> None:
 
 
 def gemm(x: F4, w: npt.NDArray[np.generic], out: F4, threads: int = 1, config: GemmConfig = DEFAULT) -> None:
-    """``out = x w^T``: `x` (m, k) float32, `w` (n, k) float32 or bf16 as uint16, `out` (m, n).
+    """Compute ``out = x w^T``: `x` (m, k) float32, `w` (n, k) float32 or bf16 as uint16, `out` (m, n).
 
     Raises
     ------
@@ -55,7 +55,7 @@ def gemm(x: F4, w: npt.NDArray[np.generic], out: F4, threads: int = 1, config: G
 
 
 def shapes(quick: bool) -> Sequence[Shape]:
-    """Projections of small models, from a decode step to a prompt."""
+    """Return shapes of small models' projections, from a decode step to a prompt."""
     rows = (1, 2, 4, 8, 16) if quick else (1, 2, 4, 8, 12, 16, 24, 32, 64, 128, 256)
     sides = [(512, 512), (1536, 1024), (1024, 1024), (4096, 1024), (2048, 2048)]
     if not quick:
@@ -64,13 +64,13 @@ def shapes(quick: bool) -> Sequence[Shape]:
 
 
 def operands(m: int, n: int, k: int, bench: Bench) -> tuple[Any, Any, Any]:
-    """Copies of the weights, inputs, and a place for the product."""
+    """Return copies of the weights, inputs, and an array for the product."""
     weights = [bench.take((n, k)) for _ in range(bench.copies(4.0 * n * k))]
     return weights, bench.take((m, k)), np.empty((m, n), np.float32)
 
 
 def case(shape: Shape, bench: Bench) -> Case:
-    """Inputs for one shape."""
+    """Return the case of one shape."""
     m, n, k = shape["m"], shape["n"], shape["k"]
     moved = 4.0 * (n * k + m * (n + k))
     weights, x, out = operands(m, n, k, bench)

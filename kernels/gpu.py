@@ -1,4 +1,4 @@
-"""The CUDA kernels as functions of arrays: grids, variants and workspaces.
+"""The CUDA kernels as Python functions of arrays, with their grids, variants and workspaces.
 
 A function takes a :class:`Device`, which runs kernels and makes arrays: CuPy's here, and in the tests one
 that runs the same sources on the CPU. Arrays of numbers are fp16 or bf16 (`format_`); lengths,
@@ -14,36 +14,36 @@ from typing import Any, Protocol
 from .cuda_build import FORMATS, header_folders, source_text
 
 WARPS = 4
-"""Warps of an attention or expert block; in a decode each is a separate part."""
+"""Warps of an attention or expert block; in a decode each warp handles a separate part."""
 NARROW = 64
-"""Mean tokens of an expert up to which weights are streamed; above, tiles of 128 x 128."""
+"""Mean tokens per expert up to which weights are streamed; above, tiles of 128 x 128 are used."""
 STAGES, TILE, PITCH = 3, 128, 40
 TILED = 0
-"""Of `experts_layer`: tiled products, not streamed weights."""
+"""Value of `tiles` in `experts_layer` for tiled products instead of streamed weights."""
 
 
 class Device(Protocol):
-    """What runs kernels."""
+    """Interface of devices that run kernels."""
 
     @property
     def cores(self) -> int:
-        """Streaming multiprocessors."""
+        """Number of streaming multiprocessors."""
         ...
 
     def empty(self, shape: Sequence[int], dtype: str) -> Any:
-        """An array that is written before it is read."""
+        """Return an array with undefined content, to be written before it is read."""
         ...
 
     def run(
         self, source: str, macros: Sequence[str], kernel: str, grid: Sequence[int], block: int,
         args: Sequence[Any], shared_bytes: int = 0,
     ) -> None:  # fmt: skip
-        """Run a kernel; Python ints and floats are 32-bit numbers, None a null pointer."""
+        """Run a kernel; Python ints and floats are passed as 32-bit numbers, None as a null pointer."""
         ...
 
 
 class CupyDevice:
-    """The current CUDA device, by CuPy.
+    """The current CUDA device, accessed with CuPy.
 
     Raises
     ------
@@ -86,7 +86,7 @@ class CupyDevice:
 
 
 def rmsnorm(device: Device, x: Any, w: Any, out: Any, residual: Any, format_: str, eps: float = 1e-6) -> None:
-    """Norm the rows of `x`, shape (rows, cols), into `out`; `residual` may be None."""
+    """Normalise the rows of `x`, shape (rows, cols), into `out`; `residual` may be None."""
     rows, cols = x.shape
     if cols < 256 or cols % 256 or (cols >= 2048 and cols % 2048) or (cols % 4096 and cols > 8192):
         raise ValueError(f"rows of {cols} numbers: 256 to 1,792 by 256, or a multiple of 2,048")
@@ -99,7 +99,7 @@ def rmsnorm(device: Device, x: Any, w: Any, out: Any, residual: Any, format_: st
 def route(
     device: Device, logits: Any, bias: Any, k: int, kind: str, ids: Any, weights: Any, normalise: bool = True
 ) -> None:
-    """Choose experts from float32 `logits`, shape (tokens, experts), into `ids`, `weights`."""
+    """Choose experts from float32 `logits`, shape (tokens, experts), and write `ids` and `weights`."""
     tokens, experts = logits.shape
     if not 1 <= k <= min(32, experts):
         raise ValueError(f"k is {k}: must be between 1 and {min(32, experts)}")
@@ -114,13 +114,13 @@ def sort_slots(device: Device, ids: Any, experts: int, offsets: Any, slots: Any,
 
 
 def gather(device: Device, x: Any, slots: Any, k: int, out: Any, format_: str) -> None:
-    """Each slot's token row, shape (tokens, hidden), to its sorted position."""
+    """Copy each slot's token row, shape (tokens, hidden), to the slot's sorted position."""
     count, hidden = int(slots.size), x.shape[1]
     device.run("permute", FORMATS[format_], "gather_rows", (min(count, 65535),), 128, (x, slots, out, count, k, hidden))
 
 
 def combine(device: Device, y: Any, position: Any, weights: Any, out: Any, format_: str) -> None:
-    """Weighted sum of each token's k rows of `y`."""
+    """Write the weighted sum of each token's k rows of `y`."""
     tokens, k = weights.shape
     device.run("permute", FORMATS[format_], "combine_rows", (min(tokens, 65535),), 128,
                (y, position, weights, out, tokens, k, out.shape[1]))  # fmt: skip
@@ -129,7 +129,7 @@ def combine(device: Device, y: Any, position: Any, weights: Any, out: Any, forma
 def grouped_gemm(
     device: Device, x: Any, offsets: Any, w: Any, out: Any, most_rows: int, format_: str, stages: int = STAGES
 ) -> None:
-    """Rows of each expert times its weights, shape (experts, n, k), transposed.
+    """Multiply the rows of each expert by its weights, shape (experts, n, k), transposed.
 
     `stages` of both operands are in shared memory (gemm.cu).
     """
@@ -152,7 +152,7 @@ def experts_layer(
     device: Device, x: Any, offsets: Any, gate: Any, up: Any, down: Any, h: Any, out: Any,
     format_: str, tiles: int | None = None, block: int = 0,
 ) -> None:  # fmt: skip
-    """Apply each expert to its sorted rows of `x`; `h`, shape (slots, inter), is room.
+    """Apply each expert to its sorted rows of `x`; `h`, shape (slots, inter), is workspace.
 
     `tiles` of 8 tokens share a pass over the weights: 1, 2 or 4; `TILED` for products of 128 x 128
     tiles; by `expert_tiles` without it.
@@ -180,24 +180,24 @@ def experts_layer(
 
 
 def page_shift(page: int) -> int:
-    """Logarithm of a page size."""
+    """Return the base-2 logarithm of a page size."""
     if page < 1 or page & (page - 1):
         raise ValueError(f"pages of {page} keys: must be a power of two")
     return page.bit_length() - 1
 
 
 def most_splits(seen: int) -> int:
-    """Parts of a decode's keys at most: no warp's share is shorter than 64."""
+    """Return the maximum number of parts of a decode's keys: each warp gets at least 64 keys."""
     return max(1, -(-seen // (64 * WARPS)))
 
 
 def decode_splits(cores: int, blocks: int, seen: int) -> int:
-    """Parts that `decode` cuts the keys of a sequence into: two blocks fit a multiprocessor."""
+    """Return the number of parts into which `decode` cuts a sequence's keys; two blocks fit a multiprocessor."""
     return max(1, min(-(-2 * cores // blocks), most_splits(seen)))
 
 
 def mla_splits(cores: int, blocks: int, longest: int) -> int:
-    """Parts that `mla_decode` cuts the keys of a sequence into.
+    """Return the number of parts into which `mla_decode` cuts the keys of a sequence.
 
     Three blocks fit a multiprocessor, and a part has at least 64 keys.
     """
@@ -208,7 +208,7 @@ def decode(
     device: Device, q: Any, keys: Any, values: Any, table: Any, lengths: Any, out: Any, longest: int,
     window: int, scale: float, format_: str, splits: int | None = None,
 ) -> None:  # fmt: skip
-    """GQA decode: `q`, `out` (sequences, heads_q, dim), a paged cache (see `attention`).
+    """Run GQA decode: `q`, `out` (sequences, heads_q, dim), with a paged cache (see `attention`).
 
     Parameters
     ----------
@@ -237,7 +237,7 @@ def prefill(
     device: Device, q: Any, keys: Any, values: Any, table: Any, lengths: Any, queries: Any, out: Any,
     window: int, scale: float, format_: str,
 ) -> None:  # fmt: skip
-    """Causal attention of `q`, shape (sequences, positions, heads_q, dim), into `out`."""
+    """Run causal attention of `q`, shape (sequences, positions, heads_q, dim), into `out`."""
     sequences, most, heads, dim = q.shape
     device.run("attention", (f"DIM={dim}", *FORMATS[format_]), "prefill",
                (-(-most // 64), heads, sequences), 128,
@@ -249,7 +249,7 @@ def mla_decode(
     device: Device, q: Any, cache: Any, table: Any, lengths: Any, out: Any, longest: int,
     scale: float, format_: str, splits: int | None = None,
 ) -> None:  # fmt: skip
-    """MLA decode: `q` (sequences, heads, 576), `cache` (pages, page, 576), `out` (.., heads, 512).
+    """Run MLA decode: `q` (sequences, heads, 576), `cache` (pages, page, 576), `out` (.., heads, 512).
 
     `splits` are parts of a sequence's keys; by `mla_splits` without it.
     """
@@ -268,7 +268,7 @@ def mla_decode(
 def index(
     device: Device, q: Any, weights: Any, keys: Any, table: Any, lengths: Any, scores: Any, chosen: Any, format_: str
 ) -> None:
-    """Scores of an indexer, arrays as of `indexer.index_scores`, and the best of each row into `chosen`."""
+    """Compute an indexer's scores (arrays as in `indexer.index_scores`), and write each row's best to `chosen`."""
     sequences, tokens, heads, dim = q.shape
     longest, macros = scores.shape[2], (f"DIM={dim}", *FORMATS[format_])
     device.run("indexer", macros, "index_scores", (-(-longest // 64), tokens, sequences), 128,
@@ -279,7 +279,7 @@ def index(
 
 
 def recur(device: Device, x: Sequence[Any], states: Any, out: Any, worst: Any, erase: bool, format_: str) -> None:
-    """One token of each sequence, or prompts (a second axis), in place on `states`.
+    """Process one token of each sequence, or prompts (with a second axis), in place on `states`.
 
     `x` are `recurrent.TokenInputs`; `worst` gets 1 where decays of channels come too low, see `recurrent.LEAST`.
     """

@@ -1,4 +1,4 @@
-"""The same for sparse attention and recurrent layers; `CASES` are all."""
+"""GPU cases of sparse attention and recurrent layers; `CASES` are all GPU cases."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _index_shapes(quick: bool) -> Sequence[Shape]:
 
 
 def _index(device: gpu.CupyDevice, shape: Shape) -> Prepared:
-    """Scores of all keys, then the choice; the scores are checked."""
+    """Prepare the scores of all keys and the choice of the best; the scores are checked."""
     cp, page = device.cupy, indexer.PAGE
     n, tokens, length, heads, dim, best = (
         shape[name] for name in ("batch", "tokens", "context", "heads", "dim", "topk")
@@ -51,7 +51,7 @@ def _index(device: gpu.CupyDevice, shape: Shape) -> Prepared:
 
 
 def _states(device: gpu.CupyDevice, shape: Shape, name: str, channels: bool, erase: bool) -> Prepared:
-    """A decode or prompts of a recurrence, its states in fp32; outputs are checked, of a few sequences."""
+    """Prepare a decode or prompts of a recurrence, with states in fp32; the outputs of a few sequences are checked."""
     cp, decode = device.cupy, shape["phase"] == delta_rule.DECODE
     by_heads = ("heads_k", "heads_v", "dim_k", "dim_v")
     shared, heads, keys, values = (

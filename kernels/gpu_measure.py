@@ -1,4 +1,4 @@
-"""Measure the CUDA kernels on a GPU: graphs over rotated buffers, events, ceilings of the same run.
+"""Measurement of the CUDA kernels on a GPU, with graphs, rotated buffers, and peak rates of the same run.
 
 The search times every configuration that can be chosen at a launch: parts that a decode cuts its keys into, tiles of
 tokens that share a pass over an expert's weights, stages of a tiled product. Each is checked, each is timed as a graph;
@@ -28,13 +28,13 @@ PRODUCTS = {
     "H100 80GB HBM3": "H100-SXM-80GB", "H200": "H200-SXM-141GB", "A100-SXM4-80GB": "A100-SXM-80GB",
     "A100-SXM4-40GB": "a100-sxm-40gb", "L40S": "L40S-48GB", "B200": "B200-SXM-180GB",
 }  # fmt: skip
-"""End of a driver's name of a GPU -> the tables' name of the product."""
+"""Name of a GPU in tables, by the end of the driver's name."""
 CALLS = 20
-"""Calls in one graph."""
+"""Number of calls in one graph."""
 
 
 def open_device() -> gpu.CupyDevice:
-    """The GPU, or one clear line.
+    """Open the GPU, or refuse with a one-line error.
 
     Raises
     ------
@@ -55,14 +55,14 @@ def open_device() -> gpu.CupyDevice:
 
 
 class Timer:
-    """Seconds of a call by CUDA graphs on a separate stream."""
+    """Timer of calls with CUDA graphs on a separate stream."""
 
     def __init__(self, cupy: Any) -> None:
         self.cupy = cupy
         self.stream = cupy.cuda.Stream(non_blocking=True)
 
     def sample(self, run: Callable[[int], object], repeats: int) -> CallSeconds:
-        """Time `CALLS` calls in one graph, `repeats` times; the buffers take turns."""
+        """Time a graph of `CALLS` calls `repeats` times; calls use the buffers in turn."""
         cp = self.cupy
         with self.stream:
             for i in range(3):
@@ -84,7 +84,7 @@ class Timer:
         return CallSeconds.of(times, [True] * len(times))
 
     def eager(self, run: Callable[[int], object], repeats: int) -> CallSeconds:
-        """Time calls without a graph, for libraries that allocate: launches included."""
+        """Time calls without a graph, launches included, for libraries that allocate memory."""
         cp = self.cupy
         times = []
         with self.stream:
@@ -101,14 +101,14 @@ class Timer:
 
 
 def copy_rate(cupy: Any, timer: Timer) -> float:
-    """Bytes per second of copying 256 MiB, read and written bytes counted."""
+    """Return the bytes per second of a copy of 256 MiB, counting bytes read and written."""
     count = 64 << 20
     a, b = (cupy.ones(count, "float32") for _ in range(2))
     return 8 * count / timer.sample(lambda i: cupy.copyto(b, a), 5).median_s
 
 
 def matmul_rate(cupy: Any, timer: Timer, size: int) -> float:
-    """FLOP/s of cuBLAS in fp16 on random square matrices."""
+    """Return the FLOP/s of cuBLAS in fp16 on random square matrices."""
     a, b = (cupy.random.standard_normal((size, size), dtype="float32").astype("float16") for _ in range(2))
     out = cupy.empty((size, size), "float16")
     return 2.0 * size**3 / timer.sample(lambda i: cupy.matmul(a, b, out=out), 5).median_s
@@ -160,7 +160,7 @@ def gpu_host(device: gpu.CupyDevice) -> HostInfo:
 
 
 def check(cupy: Any, ready: Prepared, **config: int) -> None:
-    """Run once on poisoned outputs, and compare.
+    """Run a kernel once on poisoned outputs and compare the result.
 
     Raises
     ------
@@ -176,20 +176,20 @@ def check(cupy: Any, ready: Prepared, **config: int) -> None:
 Config = Mapping[str, int]
 STAGES = (2, 3, 4, 5)
 DRIFT = 0.05
-"""Largest change of the copy rate over a shape that counts."""
+"""Largest relative change of the copy rate during a shape that counts as steady."""
 
 
 class DeviceTimer(Protocol):
-    """What times calls on a device."""
+    """Interface of timers for calls on a device."""
 
     def sample(self, run: Callable[[int], object], repeats: int) -> CallSeconds:
-        """Seconds of ``run(i)``."""
+        """Return the seconds of ``run(i)``."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class GpuSpace:
-    """What can be chosen for a kernel.
+    """Search space of a GPU kernel.
 
     Attributes
     ----------
@@ -205,7 +205,7 @@ class GpuSpace:
 
 @dataclass(frozen=True, slots=True)
 class GpuSearched:
-    """One shape: every configuration with its time, and which one is the default."""
+    """Result of one shape: every configuration with its time, and the number of the default."""
 
     kernel: str
     columns: Mapping[str, Any]
@@ -217,7 +217,7 @@ class GpuSearched:
 
     @property
     def steady(self) -> bool:
-        """Whether the device held still."""
+        """Whether the device's copy rate was steady."""
         return abs(self.drift) <= DRIFT
 
     @property
@@ -227,11 +227,11 @@ class GpuSearched:
 
     @property
     def gain(self) -> float:
-        """Time of the default over the best one's."""
+        """Ratio of the default configuration's time to the best one's."""
         return self.samples[self.default].median_s / self.samples[self.best].median_s
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row a configuration, as the table has them."""
+        """Return a row for each configuration, with the columns of the table."""
         return [
             {**self.columns, **config, "seconds": s.median_s, "p10_s": s.p10_s, "p90_s": s.p90_s,
              "default": int(i == self.default), "copy_Bps": self.copy_Bps,
@@ -241,7 +241,7 @@ class GpuSearched:
 
 
 def _powers(most: int, default: int) -> list[int]:
-    """Powers of two up to `most`, `most` itself and the kernel's own choice."""
+    """Return the powers of two up to `most`, and `most` and `default`."""
     return sorted({*(1 << i for i in range(most.bit_length())), most, default})
 
 

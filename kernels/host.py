@@ -1,4 +1,4 @@
-"""The local machine as a device: its properties and measurements, as a description in YAML."""
+"""The local machine as a device: its properties and measured rates, as a YAML description."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LIBRARIES = ("numpy", "numba", "llvmlite", "cupy", "cupy-cuda12x", "cupy-cuda13x
 
 @dataclass(frozen=True, slots=True)
 class HostInfo:
-    """What a machine says of itself.
+    """Properties of a machine as its operating system reports them.
 
     Attributes
     ----------
@@ -47,14 +47,14 @@ class HostInfo:
 
     @property
     def device(self) -> str:
-        """The device's name in tables: `name`, or one for its rows and its description, such as ``host-amd-epyc-2``."""
+        """Name of the device in tables: `name`, or one made from the processor, such as ``host-amd-epyc-2``."""
         if self.name is not None:
             return self.name
         words = re.findall(r"[a-z0-9]+", re.sub(r"\([^)]*\)|@.*|\bcpu\b", "", self.cpu.lower()))
         return "-".join(["host", *words[:4], str(self.threads)])
 
     def header(self, ceilings: Ceilings) -> list[str]:
-        """Lines of provenance for the head of a table."""
+        """Return lines of provenance for the head of a table."""
         rates = (
             f"read {ceilings.read_Bps / 1e9:.2f} GB/s, copy {ceilings.copy_Bps / 1e9:.2f} GB/s, "
             f"FMA {ceilings.fma_flops_per_s / 1e9:.1f} GFLOP/s, "
@@ -71,7 +71,7 @@ class HostInfo:
 
 
 def this_host(threads: int) -> HostInfo:
-    """Look at the machine this runs on."""
+    """Return the properties of the machine that runs this process."""
     info = _text("/proc/cpuinfo")
     name = re.search(r"^model name\s*:\s*(.+)$", info, re.MULTILINE)
     clock = re.search(r"^cpu MHz\s*:\s*([\d.]+)$", info, re.MULTILINE)
@@ -100,7 +100,7 @@ def _text(path: str) -> str:
 
 
 def cache_bytes() -> dict[int, float]:
-    """Caches for data that the system lists for the first core: level -> bytes; none where unknown."""
+    """Return the sizes of the first core's data caches by level [B]; empty if unknown."""
     sizes: dict[int, float] = {}
     for folder in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
         match = re.fullmatch(r"(\d+)([KM]?)", _text(str(folder / "size")).strip())
@@ -119,7 +119,7 @@ def _memory_bytes() -> float:
 
 
 def device_yaml(host: HostInfo, ceilings: Ceilings, memory_share: float, launch_s: float) -> str:
-    """Description of the host as a device (schema: ``devices/spec.py``).
+    """Return the YAML description of the host as a device (schema: ``devices/spec.py``).
 
     Parameters
     ----------

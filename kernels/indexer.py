@@ -24,14 +24,14 @@ from .vector import LANES
 F4 = npt.NDArray[np.float32]
 I4 = npt.NDArray[np.int32]
 PAGE = 64
-"""Keys of a page, as in vLLM and SGLang."""
+"""Keys per page, as in vLLM and SGLang."""
 LOW = np.float32(-3.0e38)
 """Score of a key that a query does not see."""
 
 
 @cache
 def scores_of(wide: bool) -> Callable[..., Any]:
-    """The kernel for keys in fp32 (`wide`) or bf16: a page meets all heads of all its queries in turn."""
+    """Return the kernel of scores for fp32 (`wide`) or bf16 keys: all heads of all queries score a page in turn."""
     tiles, bytes_ = tiles_of(DEFAULT.register_m, DEFAULT.register_n, wide), 4 if wide else 2
 
     @parallel
@@ -60,7 +60,7 @@ def scores_of(wide: bool) -> Callable[..., Any]:
 
 
 def index_scores(q: F4, weights: F4, keys: npt.NDArray[Any], table: I4, lengths: I4, out: F4, threads: int = 1) -> None:
-    """Scores of queries at the ends of their sequences; shapes that do not fit are a ValueError.
+    """Compute the scores of queries at the ends of their sequences; shapes that do not match raise ValueError.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def index_scores(q: F4, weights: F4, keys: npt.NDArray[Any], table: I4, lengths:
 
 @inner
 def _ordered(bits):
-    """Bits of a float as an unsigned number that is ordered as the float."""
+    """Return the bits of a float as an unsigned number with the same order as the float."""
     return ~bits if bits >> np.uint32(31) else bits | np.uint32(0x80000000)
 
 
@@ -133,7 +133,7 @@ def select(scores: F4, lengths: I4, k: int, threads: int = 1) -> I4:
 
 
 def reference(q: F4, weights: F4, keys: npt.NDArray[Any], table: I4, length: int) -> npt.NDArray[np.float64]:
-    """Scores of one sequence by the definition in fp64, shape (tokens, length)."""
+    """Return the scores of one sequence by the definition in fp64, shape (tokens, length)."""
     at = np.arange(length)
     cached = keys[table[at // keys.shape[1]], at % keys.shape[1]]
     wide = (cached if cached.dtype == np.float32 else from_bf16(cached)).astype(np.float64)
@@ -144,7 +144,7 @@ def reference(q: F4, weights: F4, keys: npt.NDArray[Any], table: I4, length: int
 
 
 def shapes(quick: bool) -> Sequence[Shape]:
-    """Decodes and a piece of a prompt, DeepSeek-V3.2's 64 heads and choice of 2,048."""
+    """Return shapes of decodes and a chunk of a prompt, with DeepSeek-V3.2's 64 heads and 2,048 chosen keys."""
     calls = [(1, 1, 4096), (4, 1, 8192), (1, 32, 4096)]
     calls += [] if quick else [(16, 1, 16384), (1, 256, 4096)]
     sizes = {"heads": 64, "dim": 128, "topk": 2048}
@@ -153,7 +153,7 @@ def shapes(quick: bool) -> Sequence[Shape]:
 
 
 def case(shape: Shape, bench: Bench) -> Case:
-    """Inputs for one shape: scores, then the choice."""
+    """Return the case of one shape: scores, and then the choice."""
     n, tokens, length, heads, dim, best = (
         shape[name] for name in ("batch", "tokens", "context", "heads", "dim", "topk")
     )

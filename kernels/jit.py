@@ -1,4 +1,4 @@
-"""How the CPU kernels are compiled: threads, fast arithmetic, the library's own cache."""
+"""Compilation of the CPU kernels: threads, fast arithmetic, and the library's cache."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from ..workloads.jit import forgiving, stored
 Compiled = Callable[..., Any]
 
 ALONE_BYTES = 1 << 20
-"""Traffic that one core moves in about the time that starting threads takes (30 us at 30 GB/s)."""
+"""Traffic that one core moves in about the time that threads take to start [B] (30 us at 30 GB/s)."""
 
 SPINS = 1000
-"""Rounds that an OpenMP thread without work waits awake."""
+"""Rounds that an OpenMP thread without work spins before it sleeps."""
 
 FAST = {"reassoc", "contract", "nsz", "arcp"}
-"""Liberties of the compiler: sums in any order, fused multiply-adds. NaN and infinity stay."""
+"""Optimisations that the compiler may use: sums in any order, fused multiply-adds. NaN and infinity are preserved."""
 
 
 def parallel(function: Compiled) -> Compiled:
@@ -57,7 +57,7 @@ def _renamed(function: Compiled, suffix: str) -> Compiled:
 
 
 def threads_for(bytes_: float, threads: int) -> int:
-    """Threads worth starting for this much traffic [B]: one below `ALONE_BYTES`."""
+    """Return the number of threads to start for this much traffic [B]: one below `ALONE_BYTES`."""
     return threads if bytes_ >= ALONE_BYTES else 1
 
 
@@ -68,7 +68,7 @@ def inner(function: Compiled) -> Compiled:
 
 
 def serial(function: Compiled) -> Compiled:
-    """Compile a function that runs on the thread that calls it."""
+    """Compile a function that runs on the caller's thread."""
     return _cached(function, nogil=True)
 
 
@@ -80,7 +80,7 @@ def _cached(function: Compiled, **options: bool) -> Compiled:
 
 
 def use_threads(count: int) -> None:
-    """Let parallel kernels run on `count` threads of this process.
+    """Set the number of threads on which parallel kernels run in this process.
 
     Use threads of OpenMP if Numba can load it, else Numba's, unless ``NUMBA_THREADING_LAYER`` is set. Numba's own
     sleep between calls and take 100 us to start; GNU OpenMP's spin until the next call and take 2 us, and 25 us after
@@ -95,14 +95,14 @@ def use_threads(count: int) -> None:
 
 
 def max_threads() -> int:
-    """Threads that parallel kernels can use: the cores this process may run on."""
+    """Return the number of threads that parallel kernels can use: the cores available to this process."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     config: Any = numba.config
     return max(1, min(allowed or 1, int(config.NUMBA_NUM_THREADS)))
 
 
 def blas_threads(count: int) -> AbstractContextManager[object]:
-    """Hold NumPy's BLAS to a number of threads, where threadpoolctl is installed."""
+    """Limit NumPy's BLAS to a number of threads, if threadpoolctl is installed."""
     if find_spec("threadpoolctl") is None:
         return nullcontext()
     limit = import_module("threadpoolctl").threadpool_limits  # of the tests' extra

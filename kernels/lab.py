@@ -1,4 +1,4 @@
-"""What the lab knows of a kernel: its shapes, and one shape made ready to run.
+"""Registry of kernels, and the data of one shape that is ready to run.
 
 A kernel's module adds a :class:`Kernel` for each backend it has. The harness (`measure`) asks it for
 a case, checks the result against the reference, and only then takes the time.
@@ -24,9 +24,9 @@ from .memory import LINE, aligned
 MODULES = ("attention_decode", "attention_prefill", "mla_decode", "experts", "gemm", "rmsnorm",
            "router", "permute", "indexer", "gathered_attention", "delta_rule", "mamba_scan",
            "four_bit")  # fmt: skip
-"""Modules of this folder that add kernels."""
+"""Modules of this package that add kernels."""
 NAMES = tuple(name for module in MODULES for name in {"delta_rule": (module, "kda")}.get(module, (module,)))
-"""Names of these kernels in the order of lists."""
+"""Names of the kernels in these modules, in the order of lists."""
 
 Shape = Mapping[str, Any]
 MOST_COPIES = 1024
@@ -88,7 +88,7 @@ class Kernel:
 
 
 def _measurable(kernel: Kernel) -> None:
-    """Refuse what the harness could not run, or has no table for."""
+    """Refuse a kernel that the harness cannot run or for which it has no table."""
     if kernel.backend != "numba":
         raise InputError("its backend", f"must be numba, not {kernel.backend!r}")
     if kernel.family is not None and kernel.family not in SCHEMAS:
@@ -124,7 +124,7 @@ def kernels(backend: str) -> list[Kernel]:
 
 
 class Bench:
-    """Where a CPU case gets its inputs: views of one large block of random numbers.
+    """Source of a CPU case's inputs: views of one large block of random numbers.
 
     Filling gigabytes with fresh numbers for each shape would take longer than the timing. Views start at cache lines
     and follow one another around the block, so that the copies of a case, and the cases after it, meet cold caches.
@@ -149,7 +149,7 @@ class Bench:
         self._at, self._room_at = 0, 0
 
     def copies(self, bytes_: float) -> int:
-        """Sets of inputs of this size [B] that the block holds.
+        """Return the number of separate sets of inputs of this size [B] in the block.
 
         Raises
         ------
@@ -161,7 +161,7 @@ class Bench:
         return max(1, min(MOST_COPIES, int(0.9 * self.block.nbytes // max(bytes_, 1))))
 
     def take(self, shape: Sequence[int], bf16: bool = False) -> npt.NDArray[Any]:
-        """Standard normal numbers of a shape, as float32 or bf16 in uint16; not to be written."""
+        """Return standard normal numbers of a shape, as float32 or as bf16 in uint16; they must not be written."""
         if bf16 and self._halves is None:
             self._halves = to_bf16(self.block)
         source: npt.NDArray[Any] = self.block if not bf16 else self._halves  # type: ignore[assignment]
@@ -169,7 +169,7 @@ class Bench:
         return out
 
     def room(self, shape: Sequence[int]) -> npt.NDArray[np.float32]:
-        """Finite numbers of a shape, which may be written: views of a second block, half as large."""
+        """Return a writable array of a shape with finite numbers: a view of a second block, half as large."""
         if self._room is None:
             self._room = aligned((len(self.block) // 2,))
             self._room[:] = 1.0
@@ -182,7 +182,7 @@ class Bench:
 
 
 def _cut(source: npt.NDArray[Any], at: int, shape: Sequence[int]) -> tuple[npt.NDArray[Any], int]:
-    """A view of `source` from `at` on, or from its start where too little is left; and the next."""
+    """Return a view of `source` from `at` on, or from its start if too little is left, and the next position."""
     count = int(np.prod(shape))
     if count > len(source):
         raise ValueError(f"an input of {count} numbers does not fit into {len(source)}")

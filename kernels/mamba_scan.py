@@ -10,7 +10,7 @@ from .recurrent import CHUNK
 
 
 def shapes(quick: bool) -> Sequence[Shape]:
-    """Decodes and prompts of a quarter of Nemotron-3 Nano's heads (64 of 64 x 128)."""
+    """Return decodes and prompts with a quarter of Nemotron-3 Nano's heads (64 of 64 x 128)."""
     calls = [(DECODE, n, 1) for n in ((4, 16) if quick else (1, 4, 16, 64))]
     calls += [(PROMPT, 1, t) for t in ((128,) if quick else (16, 128, 1024))]
     sizes = {"state": 128, "conv": 4, "heads": 16, "head_dim": 64, "groups": 2, "chunk": CHUNK}
@@ -20,7 +20,7 @@ def shapes(quick: bool) -> Sequence[Shape]:
 
 
 def case(shape: Shape, bench: Bench) -> Case:
-    """Inputs for one shape."""
+    """Return the case of one shape."""
     n, t, *sizes = (shape[c] for c in ("batch", "q_len", "groups", "heads", "state", "head_dim"))
     x = tokens_of(bench, (n, t), (sizes[0], sizes[1]), (sizes[2], sizes[3]), 1)
     return case_of("scan", shape, x, bench, erase=False)

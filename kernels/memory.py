@@ -1,4 +1,4 @@
-"""Arrays that start where vector stores need them to."""
+"""Arrays that are aligned to cache lines, as vector stores need."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 LINE = 64
-"""Bytes of a cache line, and of the widest vector register."""
+"""Size of a cache line, and of the widest vector register [B]."""
 
 
 def aligned(shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
-    """An uninitialised array that starts at a cache line.
+    """Return an uninitialised array that starts at a cache line.
 
     Examples
     --------

@@ -15,13 +15,13 @@ from .lab import Bench, Case, Kernel, Shape, add
 
 LATENT, ROPE = 512, 64
 SCALE = (128 + ROPE) ** -0.5
-"""Scores are scaled as in the unabsorbed form, whose keys have 128 + 64 numbers (DeepSeek-V2)."""
+"""Scale of the scores, as in the unabsorbed form, whose keys have 128 + 64 numbers (DeepSeek-V2)."""
 CONFIG = AttentionConfig(chunk=256)
-"""A key serves many heads here: units are long in arithmetic at a quarter of the keys."""
+"""Default configuration: units have a quarter of the usual keys, because each key serves many heads."""
 
 
 def shapes(quick: bool) -> Sequence[Shape]:
-    """Heads of one device of DeepSeek-V2-Lite (16) and of a cut of it."""
+    """Return shapes with the heads of one device of DeepSeek-V2-Lite (16) and with half of them."""
     lengths = (256, 1024) if quick else (128, 256, 512, 1024, 2048)
     return [
         {"kv_dtype": "fp32", "batch": batch, "q_len": 1, "kv_len": kv_len, "heads": heads}
@@ -32,7 +32,7 @@ def shapes(quick: bool) -> Sequence[Shape]:
 
 
 def case(shape: Shape, bench: Bench) -> Case:
-    """Inputs for one shape."""
+    """Return the case of one shape."""
     batch, kv_len, heads, dim = shape["batch"], shape["kv_len"], shape["heads"], LATENT + ROPE
     moved = 4.0 * batch * (kv_len * dim + heads * (dim + LATENT))
     caches = [paged_cache(bench, batch, kv_len, 1, dim, latent=True) for _ in range(bench.copies(moved))]

@@ -47,7 +47,7 @@ class SlotOrder:
 
 @serial
 def _sort(ids, offsets, slots, position):
-    """Sort slots by expert by counting; the first slot with a wrong expert, or -1."""
+    """Sort slots by expert with a counting sort; return the first slot with an invalid expert, or -1."""
     experts = len(offsets) - 1
     offsets[:] = 0
     for s in range(len(ids)):

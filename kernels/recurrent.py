@@ -1,4 +1,4 @@
-"""Recurrences of matrix states on the CPU: the delta rule with one decay a head or one a channel, and scans.
+"""Recurrences of matrix states on the CPU: the delta rule with one decay per head or per channel, and scans.
 
 A head's state is ``values x keys``. A token decays it, erases what its key finds there (the delta rule; a
 scan does not), adds the outer product of its value and key, and reads it out with its query:
@@ -26,14 +26,14 @@ from .jit import inner, parallel
 from .vector import I64, LANES, Value, micro_kernel
 
 ROWS, VECTORS = 4, 4 if REGISTERS == 32 else 2
-"""Rows and vector registers of a tile: its sums, a row of `w` and a number of `x` stay in registers."""
+"""Rows and vector registers of a tile; its sums, a row of `w` and a number of `x` stay in registers."""
 COLUMNS = VECTORS * LANES
-"""Columns of a tile; a product's are a multiple."""
+"""Columns of a tile; products have a multiple of these."""
 
 
 @micro_kernel(*(types.int64,) * 9)
 def outer_tile(emitter, x, x_row, x_col, w, w_row, n, out, out_row, scale, vectors):
-    """``out[i, :] = scale[i] out[i, :] + sum_k x[i, k] w[k, :]`` for `ROWS` rows i.
+    """Compute ``out[i, :] = scale[i] out[i, :] + sum_k x[i, k] w[k, :]`` for `ROWS` rows i.
 
     `x`, `w`, `out` and `scale` are addresses, steps are in bytes; `n` is the number of k. A `scale` of 0 is
     none: sums then start at zero. `vectors` of `LANES` columns, literal.
@@ -69,7 +69,10 @@ def outer_tile(emitter, x, x_row, x_col, w, w_row, n, out, out_row, scale, vecto
 
 @cache
 def outer_product() -> Callable[..., None]:
-    """All tiles of a product: `m` rows, a multiple of `ROWS`; `w` (n, columns) and `out` contiguous."""
+    """Return the kernel for all tiles of a product.
+
+    `m` rows, a multiple of `ROWS`; `w` (n, columns) and `out` are contiguous.
+    """
     rows, step, vectors = ROWS, COLUMNS, VECTORS
 
     @inner
@@ -87,15 +90,15 @@ def outer_product() -> Callable[..., None]:
 
 F4 = npt.NDArray[np.float32]
 CHUNK = 16
-"""Tokens of a chunk: few enough that keys over their decays stay finite."""
+"""Tokens per chunk: few enough that keys divided by their decays stay finite."""
 LEAST = 1e-36
-"""Smallest product of a chunk's decays by which keys are divided: fp32 ends at 1.2e-38."""
+"""Smallest product of a chunk's decays by which keys may be divided: the fp32 range ends at 1.2e-38."""
 _tiles = tiles_of(DEFAULT.register_m, DEFAULT.register_n, True)
 _outer = outer_product()
 
 
 class TokenInputs(NamedTuple):
-    """What tokens bring: float32 arrays that begin with sequences, and in prompts tokens.
+    """Inputs of tokens: float32 arrays whose first axis is the sequence, and for prompts the second is the token.
 
     Attributes
     ----------
@@ -142,7 +145,7 @@ def _step(x, states, out, erase, threads):
 
 @inner
 def _prepare(q, k, decay, left, pairs, ends, total, scale, ratio):
-    """Rows of a chunk's products, and the decays between its tokens; returns the smallest divisor.
+    """Compute the rows of a chunk's products, and the decays between its tokens; return the smallest divisor.
 
     `left` gets queries, then keys; `pairs` keys; `ends` keys decayed to the chunk's end; `total` its decays.
     Of channels, `left` is decayed from the start and `pairs` divided by its decays. One decay a head
@@ -168,7 +171,7 @@ def _prepare(q, k, decay, left, pairs, ends, total, scale, ratio):
 
 @inner
 def _solve(v, beta, base, scores, scale, ratio, erase, new, out):
-    """A chunk's new values ``w`` one after another, and what its queries read."""
+    """Compute a chunk's new values ``w`` in sequence, and the results of its queries."""
     chunk, width = new.shape
     new[:] = 0.0
     for t in range(len(v)):
@@ -215,7 +218,7 @@ def _chunks(x, states, out, erase, chunk, worst, threads):
 
 
 def _fit(inputs: TokenInputs, states: F4, out: F4) -> None:
-    """Refuse shapes that do not belong together, and sizes that the vector code cannot walk."""
+    """Refuse shapes that do not match, and sizes that the vector code cannot process."""
     *lead, heads, width = inputs.v.shape
     shared, keys = inputs.k.shape[-2:]
     good = inputs.q.shape == inputs.k.shape == (*lead, shared, keys) and heads % shared == 0
@@ -230,7 +233,7 @@ def _fit(inputs: TokenInputs, states: F4, out: F4) -> None:
 
 
 def step(inputs: TokenInputs, states: F4, out: F4, threads: int = 1, erase: bool = True) -> None:
-    """One token of each sequence, in place on its states.
+    """Process one token of each sequence, in place on its state.
 
     Parameters
     ----------
@@ -249,7 +252,7 @@ def step(inputs: TokenInputs, states: F4, out: F4, threads: int = 1, erase: bool
 
 
 def chunks(inputs: TokenInputs, states: F4, out: F4, threads: int = 1, erase: bool = True) -> None:
-    """Prompts: like `step`, with an axis of tokens after the axis of sequences.
+    """Process prompts: like `step`, with an axis of tokens after the axis of sequences.
 
     Raises
     ------
@@ -264,7 +267,7 @@ def chunks(inputs: TokenInputs, states: F4, out: F4, threads: int = 1, erase: bo
 
 
 def reference(inputs: TokenInputs, states: F4, erase: bool = True) -> tuple[Any, Any]:
-    """Read-outs and last states of prompts (with an axis of tokens) by the definition, in fp64."""
+    """Return the read-outs and last states of prompts (with an axis of tokens) by the definition, in fp64."""
     q, k, v, decay, beta = (a.astype(np.float64) for a in inputs)
     s, out = states.astype(np.float64), np.empty(v.shape)
     for t in range(v.shape[1]):

@@ -30,7 +30,7 @@ back, a tenth with fast reads."""
 
 @micro_kernel(types.int64, types.int64, types.int64, result=types.float32)
 def square_sum(emitter, x, r, n):
-    """Sum of squares of `n` floats at `x`; where `r` is not 0, of ``r + x``, kept at `r`."""
+    """Return the sum of squares of `n` floats at `x`; if `r` is not 0, of ``r + x``, which is stored at `r`."""
     b = emitter.b
     acc = emitter.registers(4)
     added = b.icmp_signed("!=", r, I64(0))
@@ -59,7 +59,7 @@ def square_sum(emitter, x, r, n):
 
 @micro_kernel(types.int64, types.int64, types.float32, *(types.int64,) * 3)
 def scale_row(emitter, x, w, factor, out, n, ahead):
-    """``out = x * factor * w`` for `n` floats, stored past the caches.
+    """Compute ``out = x * factor * w`` for `n` floats, with stores that bypass the caches.
 
     Unless `ahead` is 0, the row there is prefetched at the same time.
     """
@@ -100,7 +100,7 @@ def _norm(x_at, r_at, w_at, out_at, rows, cols, eps, threads):
 
 
 def rmsnorm(x: F4, w: F4, out: F4, residual: F4 | None = None, threads: int = 1) -> None:
-    """Norm the rows of `x`, shape (rows, cols), into `out`.
+    """Normalise the rows of `x`, shape (rows, cols), into `out`.
 
     With `residual`, of the same shape, it becomes ``residual + x`` and that is normed.
 
@@ -127,7 +127,7 @@ def rmsnorm(x: F4, w: F4, out: F4, residual: F4 | None = None, threads: int = 1)
 
 
 def reference(x: F4, w: F4, residual: F4 | None = None) -> npt.NDArray[np.float64]:
-    """RMSNorm in fp64."""
+    """Compute RMSNorm in fp64, as a reference."""
     y = x.astype(np.float64) + (0.0 if residual is None else residual.astype(np.float64))
     normed: npt.NDArray[np.float64] = y / np.sqrt((y * y).mean(1, keepdims=True) + EPS)
     return normed * w
@@ -147,7 +147,7 @@ def shapes(quick: bool) -> Sequence[Shape]:
 
 
 def case(shape: Shape, bench: Bench) -> Case:
-    """Inputs for one shape."""
+    """Return the case of one shape."""
     rows, cols, added = shape["rows"], shape["cols"], shape["kernel"] == "fused_add_rmsnorm"
     tensor = 4.0 * rows * cols
     copies = bench.copies(3 * tensor)

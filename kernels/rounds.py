@@ -1,4 +1,4 @@
-"""Cases measured in rounds, and the rounds in which the machine was as it usually is.
+"""Measurement of cases in rounds, using only rounds in which the machine was in its usual state.
 
 The two cores of a virtual machine wander over the host: they are two threads of one core, cores that
 share a path to memory, or cores with separate paths, for seconds at a time (arithmetic at 118, 235 and
@@ -20,18 +20,18 @@ from .lab import Bench
 from .timing import CallSeconds, TimedRuns, repeat
 
 CLOSE = 0.12
-"""How far the rates of one state lie from their median."""
+"""Largest relative distance of the rates of one state from their median."""
 
 
 MOST = 60
-"""Undisturbed repetitions of a visit at most."""
+"""Maximum undisturbed repetitions per visit."""
 WARM_UP_S = 1e-3
-"""Calls before them: the readings leave nothing in the caches, the interpreter's code included."""
+"""Duration of the calls before the timed ones [s], because the rate readings leave no useful data in the caches."""
 
 
 @dataclass(frozen=True, slots=True)
 class RoundTimes:
-    """Times of a case in one round, and the machine's rates before and after."""
+    """Times of a case in one round, with the machine's rates before and after."""
 
     times: TimedRuns
     before: MachineRates
@@ -42,13 +42,13 @@ class RoundTimes:
         return MachineRates.average([self.before, self.after])
 
     def within(self, usual: MachineRates) -> bool:
-        """Whether the machine was in that state before and after."""
+        """Return whether the machine was in the state `usual` both before and after."""
         return all(r.close_to(usual, CLOSE) for r in (self.before, self.after))
 
 
 @dataclass(frozen=True, slots=True)
 class TimedCase:
-    """A case to visit.
+    """A case to be timed in each round.
 
     Attributes
     ----------
@@ -64,7 +64,7 @@ class TimedCase:
 
 @dataclass(frozen=True, slots=True)
 class MeasuringPlan:
-    """How long to measure.
+    """Durations and numbers of repetitions of a measurement.
 
     Attributes
     ----------
@@ -87,7 +87,7 @@ class MeasuringPlan:
 
 
 def usual(readings: Sequence[MachineRates]) -> MachineRates:
-    """The state that the machine was in most often: median rates of the readings close to it."""
+    """Return the machine's most frequent state: the median rates of the largest group of similar readings."""
     values = np.array([(r.read_Bps, r.fma_flops_per_s) for r in readings])
     near = (np.abs(values[:, None] / values[None] - 1.0) <= CLOSE).all(2)
     middle = np.median(values[near[:, near.sum(0).argmax()]], axis=0)
@@ -97,7 +97,7 @@ def usual(readings: Sequence[MachineRates]) -> MachineRates:
 def visit_all(
     work: Sequence[TimedCase], bench: Bench, plan: MeasuringPlan, progress: Callable[[int, int], None] | None = None
 ) -> tuple[list[list[RoundTimes]], MachineRates]:
-    """Visits of each case, and the usual state."""
+    """Time every case in rounds; return its visits, and the machine's usual state."""
     visits: list[list[RoundTimes]] = [[] for _ in work]
     calls = [0] * len(work)
     readings: list[MachineRates] = []
@@ -126,14 +126,14 @@ def visit_all(
 
 
 def counted(visits: Sequence[RoundTimes], state: MachineRates) -> int:
-    """Undisturbed repetitions in that state."""
+    """Return the number of undisturbed repetitions in a state."""
     return sum(sum(v.times.counts) for v in visits if v.within(state))
 
 
 def together(
     visits: Sequence[RoundTimes], work: TimedCase, state: MachineRates
 ) -> tuple[CallSeconds, list[RoundTimes]]:
-    """The repetitions of the visits in that state as one sample, and those visits.
+    """Combine the repetitions of a case's visits in a state into one sample; return it with those visits.
 
     The least time of each is scaled from the rates around it to the state's. If no visit was in the state, other
     undisturbed visits are used, with a larger scale.

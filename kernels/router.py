@@ -63,7 +63,7 @@ def _route(logits, bias, k, sigmoid, normalise, ids, weights, threads):
 def route(
     logits: F4, k: int, kind: str = "softmax", bias: F4 | None = None, normalise: bool = True, threads: int = 1
 ) -> tuple[I4, F4]:
-    """Choose experts.
+    """Choose the experts of each token.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def reference(
 
 
 def same_choice(got: I4, want: npt.NDArray[np.int64], choice: npt.NDArray[np.float64], near: float) -> bool:
-    """Whether two choices agree up to ties: experts that differ must score within `near`.
+    """Return whether two choices agree except for ties: experts that differ must have scores within `near`.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ def same_choice(got: I4, want: npt.NDArray[np.int64], choice: npt.NDArray[np.flo
 
 
 def shapes(quick: bool) -> Sequence[Shape]:
-    """Mixtral's and DeepSeek's routers."""
+    """Return shapes of Mixtral's and DeepSeek's routers."""
     tokens = (1, 64) if quick else (1, 16, 64, 256, 2048)
     return [
         {"tokens": t, "experts": experts, "topk": k, "kind": kind}
@@ -140,7 +140,7 @@ def shapes(quick: bool) -> Sequence[Shape]:
 
 
 def case(shape: Shape, bench: Bench) -> Case:
-    """Inputs for one shape."""
+    """Return the case of one shape."""
     tokens, experts, k, kind = (shape[n] for n in ("tokens", "experts", "topk", "kind"))
     moved = 4.0 * tokens * (experts + 2 * k)
     copies = bench.copies(moved)

@@ -10,18 +10,18 @@ from numba import types
 from .vector import F32, I32, I64, LANES, VEC, Emitter, Value, micro_kernel, store_sums
 
 GROUP = 4
-"""Rows of the left operand that a dot tile takes at once: four query heads, four tokens."""
+"""Rows of the left operand that a dot tile processes at once: four query heads, or four tokens."""
 
 SOON = 8
-"""Keys ahead of its place that `score_tile` fetches for the last time."""
+"""Distance ahead of the current key at which `score_tile` prefetches a row for the last time [keys]."""
 
 STRIP = 16
-"""Rows of values that the passes of `add_values` take in turn: all but the first find them in L1."""
+"""Rows of values that the passes of `add_values` process in turn; all passes but the first find them in L1."""
 
 
 @micro_kernel(*(types.int64,) * 8)
 def score_tile(emitter, q, k, rows, count, ahead, next_rows, later_rows, out, dim, tile):
-    """Scores of `GROUP` query vectors with the keys of a tile, four keys at a time.
+    """Compute the scores of `GROUP` query vectors with the keys of a tile, four keys at a time.
 
     ``out[i, t] = sum_d q[i, d] * k[row t, d]``, rows of `out` `tile` floats apart. `rows` is the address of int64 byte
     offsets of the tile's rows from `k` (`tile` of them, the last one repeated). The rows at `next_rows` and
@@ -64,7 +64,7 @@ def score_tile(emitter, q, k, rows, count, ahead, next_rows, later_rows, out, di
 
 @micro_kernel(*(types.int64,) * 3, types.float32, types.int64)
 def softmax_tile(emitter, s, low, high, scale, state, tile):
-    """One step of the online softmax for `GROUP` rows of scores, in place.
+    """Compute one step of the online softmax for `GROUP` rows of scores, in place.
 
     Scores outside ``[low[i], high[i])`` count as minus infinity. `state` holds, for each row, the running maximum, the
     running sum and the factor that earlier outputs shrink by (written here): 3 x `GROUP` floats. `s` then holds the
@@ -111,7 +111,7 @@ def softmax_tile(emitter, s, low, high, scale, state, tile):
 
 @micro_kernel(*(types.int64,) * 9)
 def add_values(emitter, p, v, rows, count, ahead, next_rows, later_rows, state, out, dim, tile):
-    """``out[i, d] = out[i, d] * shrink[i] + sum_t p[i, t] * v[row t, d]``.
+    """Compute ``out[i, d] = out[i, d] * shrink[i] + sum_t p[i, t] * v[row t, d]``.
 
     In passes whose sums fit in the registers. The rows at `next_rows` and `later_rows` from `ahead` are prefetched at
     the same time.
@@ -127,7 +127,7 @@ def add_values(emitter, p, v, rows, count, ahead, next_rows, later_rows, state, 
 
 
 def _passes(size: int) -> list[tuple[range, range]]:
-    """Query vectors and vector registers of a value row that each pass takes: 16 sums at most.
+    """Return the query vectors and vector registers of a value row that each pass processes: at most 16 sums.
 
     Whole rows where they are short, so that a pass reads them from end to end; else four registers
     for all queries, which loads each value once.
@@ -143,7 +143,7 @@ def _add_pass(
     emitter: Emitter, args: Sequence[Value], first: Value, size: int, width: int,
     passes: Sequence[tuple[range, range]], number: int,
 ) -> None:  # fmt: skip
-    """Pass `number` of `add_values` over a strip of rows from `first` on, for its queries and columns.
+    """Run pass `number` of `add_values` over a strip of rows from `first` on, for its queries and columns.
 
     It fetches its share of the rows ahead.
     """

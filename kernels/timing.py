@@ -1,4 +1,4 @@
-"""Times that can be believed on a machine that others use too.
+"""Reliable timing on a machine that other processes use too.
 
 A repetition counts if nothing took a core from it: hardly any time passed in which a thread was ready to run and had
 none. (Where the system does not tell that: no thread was switched out against its will or, for long ones of several
@@ -24,13 +24,13 @@ TASKS = Path("/proc/self/task")
 
 
 def _threads() -> list[int]:
-    """System's numbers of this process's threads, oldest first."""
+    """Return the system's ids of this process's threads, oldest first."""
     return sorted(int(path.name) for path in TASKS.iterdir()) if TASKS.is_dir() else []
 
 
 @contextmanager
 def pinned() -> Iterator[None]:
-    """Hold every thread to one core: the caller to the first, the others in turn to the rest.
+    """Bind every thread to one core: the caller to the first, the others in turn to the rest.
 
     The scheduler likes to start a thread that slept on the core of the one that wakes it, most of all while the other
     core has work: two threads of a kernel then take turns on one core (products of few rows took 1.7 to 2.4 times as
@@ -57,7 +57,7 @@ def _hold(tid: int, cores: set[int]) -> None:
 
 
 class CoreWaits:
-    """How long the threads of this process were ready to run but had no core.
+    """Time that the threads of this process were ready to run without a core.
 
     It knows the threads that there are when it is entered.
     """
@@ -79,7 +79,7 @@ class CoreWaits:
         self._files.clear()
 
     def seconds(self) -> list[float]:
-        """Seconds that each thread has waited since it began; empty where the system does not say."""
+        """Return the seconds that each thread has waited since the start; empty if the system does not report it."""
         out = []
         for file in self._files:
             try:  # time on a core, time waiting for one (both ns), times started
@@ -90,16 +90,17 @@ class CoreWaits:
 
 
 WAITING, WAKING_S = 0.03, 5e-5
-"""Longest wait for a core in a valid repetition: a share of it, plus the wake-up time of a thread on an idle core."""
+"""Longest wait for a core in a valid repetition: a share of its time, plus the wake-up time of a thread on an idle core
+[s]."""
 BUSY = 0.85
-"""Least CPU time over threads times wall time of a repetition that counts, where waiting is unknown."""
+"""Least CPU time over threads times wall time of a valid repetition, if waiting times are unknown."""
 SHORT_S = 1e-3
-"""Below this the starting of threads weighs too much for that rule."""
+"""Duration below which the rule of `BUSY` is not used, because starting threads takes too large a share [s]."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallSeconds:
-    """Seconds of one call.
+    """Statistics of the seconds of one call.
 
     Attributes
     ----------
@@ -125,7 +126,7 @@ class CallSeconds:
 
 
 class Stopwatch:
-    """Times blocks of code, one right after another, and records whether each was undisturbed.
+    """Times blocks of code in direct succession, and records whether each was undisturbed.
 
     It takes some 8 us between them: OpenMP's threads wait awake for about 25 (`jit.use_threads`),
     and a small kernel that has to wake them first takes twice as long.
@@ -169,7 +170,7 @@ class Stopwatch:
 
 
 def _used() -> tuple[int, float]:
-    """How often threads were switched out against their will, and CPU time [s]."""
+    """Return the number of involuntary context switches, and the CPU time [s]."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw, time.process_time()
 
 
@@ -189,14 +190,14 @@ def settle(step_s: float = 0.02, most_s: float = 0.4) -> None:
 
 @dataclass(frozen=True, slots=True)
 class TimedRuns:
-    """Seconds of each repetition, which of them count, and the caller's time on a core in each."""
+    """Seconds of each repetition, whether it is valid, and the caller's time on a core in it."""
 
     seconds: list[float]
     counts: list[bool]
     own_s: list[float]
 
     def sample(self) -> CallSeconds:
-        """One sample; where no repetition counts, of the caller's own time in the best quarter.
+        """Return one sample; if no repetition is valid, of the caller's core time in the best quarter.
 
         Threads share each loop evenly, and the caller sleeps while it waits for one that lost
         its core: its own time is about what the call would have taken.
@@ -208,7 +209,7 @@ class TimedRuns:
         return replace(CallSeconds.of(best, [True] * len(best)), accepted=0, taken=len(pairs))
 
     def add(self, other: TimedRuns, factor: float) -> None:
-        """Take over another's repetitions, their times multiplied."""
+        """Append the repetitions of another object, with times multiplied by `factor`."""
         self.seconds.extend(s * factor for s in other.seconds)
         self.counts.extend(other.counts)
         self.own_s.extend(s * factor for s in other.own_s)

@@ -24,7 +24,7 @@ F32, I8, I16, I32, I64 = (ir.FloatType(), *(ir.IntType(n) for n in (8, 16, 32, 6
 
 
 def _lanes() -> int:
-    """Floats of a vector register of this machine."""
+    """Return the number of floats in a vector register of this machine."""
     features = llvm.get_host_cpu_features()
     if features.get("avx512f"):
         return 16
@@ -40,7 +40,7 @@ FAST = ("reassoc", "contract", "nsz", "arcp")
 
 
 class Emitter:
-    """Writes vector instructions into the function that Numba is building."""
+    """Emits vector instructions into the function that Numba is building."""
 
     def __init__(self, builder: Any) -> None:
         self.b = builder
@@ -74,7 +74,7 @@ class Emitter:
         return self.b.store(value, self.pointer(address, value.type), align=align)
 
     def stream(self, value: Value, address: Value) -> None:
-        """Store past the caches; the address must be a multiple of the register's bytes."""
+        """Store a vector so that it bypasses the caches; the address must be a multiple of the register's size."""
         made = self.store(value, address, align=4 * LANES)
         made.set_metadata("nontemporal", self.b.module.add_metadata([I32(1)]))
 
@@ -96,7 +96,7 @@ class Emitter:
         return self.intrinsic(f"llvm.fma.v{LANES}f32", a.type, a, b, c)
 
     def prefetch(self, address: Value) -> None:
-        """Fetch a cache line for reading, into the second level.
+        """Prefetch a cache line for reading into the second-level cache.
 
         Prefetching into the first level as well halved the rate of decode attention (9.5 against 18.5 GB/s on one Zen 4
         core): its few miss registers then delay the loads of the current tile.
@@ -105,7 +105,7 @@ class Emitter:
         self.intrinsic("llvm.prefetch.p0", ir.VoidType(), pointer, I32(0), I32(2), I32(1))
 
     def loop(self, start: Value, stop: Value, step: int, body: Callable[[Value], None]) -> None:
-        """Run ``for i in range(start, stop, step): body(i)``."""
+        """Emit ``for i in range(start, stop, step): body(i)``."""
         counter = self.alloca(I64)
         self.b.store(start, counter)
         head, inside, after = (self.b.append_basic_block(n) for n in ("head", "body", "after"))
@@ -120,19 +120,19 @@ class Emitter:
         self.b.position_at_end(after)
 
     def alloca(self, kind: ir.Type) -> Value:
-        """Room in the function's frame; LLVM turns it into a register."""
+        """Reserve a stack slot in the function's frame; LLVM turns it into a register."""
         with self.b.goto_entry_block():
             return self.b.alloca(kind)
 
     def registers(self, count: int) -> list[Value]:
-        """Accumulators that start at zero."""
+        """Return accumulators that are initialised to zero."""
         slots = [self.alloca(VEC) for _ in range(count)]
         for slot in slots:
             self.b.store(self.constant(0.0), slot)
         return slots
 
     def sums(self, values: Sequence[Value]) -> list[Value]:
-        """Horizontal sum of each vector, as scalars."""
+        """Return the horizontal sum of each vector as a scalar."""
         name = f"llvm.vector.reduce.fadd.v{LANES}f32"
         out = []
         for value in values:
@@ -151,7 +151,7 @@ class Emitter:
         return self.b.fmul(a, b, flags=FAST)
 
     def exp(self, x: Value) -> Value:
-        """``exp(x)`` of a vector for x <= 88; 0 below -87.
+        """Return ``exp(x)`` of a vector for x <= 88; 0 below -87.
 
         2^n times a polynomial of degree 6 in the remainder, |r| <= ln(2)/2, whose coefficients
         are the Taylor series' (the next term is 1.2e-7 of the result at the ends).
@@ -174,7 +174,7 @@ class Emitter:
 
 
 def transpose_sum(emitter: Emitter, v: Sequence[Value]) -> Value:
-    """Sums of 16 vectors of 16 lanes in one: lane ``4 j + i`` holds the sum of ``v[4 i + j]``.
+    """Return the sums of 16 vectors of 16 lanes in one vector: lane ``4 j + i`` is the sum of ``v[4 i + j]``.
 
     A tree of 15 additions and 30 shuffles instead of 16 reductions of 8 instructions.
     """
@@ -186,7 +186,7 @@ def transpose_sum(emitter: Emitter, v: Sequence[Value]) -> Value:
         return [4 * lane + i for lane in lanes for i in range(4)]
 
     def within(*lanes: int) -> list[int]:
-        """Lanes that pick the same in each quarter; numbers from 4 on mean the second operand."""
+        """Return the lanes that select the same in each quarter; numbers from 4 on mean the second operand."""
         return [4 * q + n + (12 if n >= 4 else 0) for q in range(4) for n in lanes]
 
     halves = [join(a, b, quarters(0, 1, 4, 5), quarters(2, 3, 6, 7)) for a, b in zip(v[::2], v[1::2], strict=True)]
@@ -197,7 +197,7 @@ def transpose_sum(emitter: Emitter, v: Sequence[Value]) -> Value:
 
 
 def micro_kernel(*kinds: Any, result: Any = types.void) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Make what emits instructions callable from compiled code.
+    """Make a function that emits instructions callable from compiled code.
 
     The function gets an `Emitter`, the values of its arguments, of the types `kinds`, and returns the result, if there is
     one. Further arguments are literal: integers that are known when the caller is compiled.
@@ -238,7 +238,7 @@ def store_sums(emitter: Emitter, values: Sequence[Value], out: Value, step: Valu
 def _store_four(
     emitter: Emitter, values: Sequence[Value], out: Value, step: Value, first: tuple[int, int], size: tuple[int, int]
 ) -> None:
-    """Reduce four by four of the values from `first` on, all at once; rows beyond the last are none."""
+    """Reduce four by four of the values from `first` on at once; rows beyond the last are skipped."""
     (i0, j0), (rows, cols) = first, size
     there = min(4, rows - i0)
     zero = emitter.constant(0.0)

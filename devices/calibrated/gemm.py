@@ -146,7 +146,7 @@ def cool(h: Records, code: int, sustained: float) -> float:
 
 @compiled_part
 def quantised(p: Records, h: Records, x: Records) -> tuple[float, float]:
-    """Return the seconds of quantising a product's inputs: the shortest such kernel, and the traffic and walk over rows."""
+    """Return the seconds of quantising a product's inputs: of the shortest such kernel, and of the rows."""
     if x.quantised <= 0.0:
         return 0.0, 0.0
     rows, hopper = x.m * x.batch, HOPPER <= h.capability < HOPPER + 1.0

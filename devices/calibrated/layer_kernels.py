@@ -128,7 +128,7 @@ def _no_table(table: KernelTable) -> F8:
 
 @dataclass(frozen=True, slots=True)
 class _Family:
-    """Settings of a family of layer kernels: title, table reader, kinds of op, and kernels by the start of their names."""
+    """Settings of a family of layer kernels: title, table reader, kinds of op, and kernels by name prefix."""
 
     title: str
     read: Callable[[KernelTable], F8]

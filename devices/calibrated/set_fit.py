@@ -41,7 +41,7 @@ ENOUGH_OF_ONE = 25
 POINTS = 1500
 """Number of calls to which the mean of the frameworks is fitted."""
 CALLS = 300
-"""Number of measured calls in which no device may be slower than a lesser one of its silicon, except for `KIN_SLACK`."""
+"""Number of measured calls in which no device may be slower than a lesser one of its silicon by more than `KIN_SLACK`."""
 KIN_SLACK = 0.05
 """Share of a call: what the rows of one product and another differ by, as its kernels start."""
 

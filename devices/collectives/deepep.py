@@ -35,17 +35,18 @@ ATTAINED = (0.68, 0.88)
 """Shares of the stated rates that HybridEP's kernels attain: over NVLink of 900 GB/s 642 and 605 with 16, 632 and 597 with 36 ranks of GB200 (dispatch,
 combine; 32 SMs); between nodes 50 of H100 with 64 ranks, 4.6 of 5.25 copies leaving the node (deepseek-ai/DeepEP@94a9f8f, README_Hybrid-EP.md)."""
 SMS = 20.0
-"""SMs of an exchange in normal mode unless said (``Buffer.num_sms`` in deep_ep/buffer.py); at low latency the network's
-cards send what was handed to them."""
+"""Default number of SMs of an exchange in normal mode (``Buffer.num_sms`` in deep_ep/buffer.py). At low latency the
+network cards send the data."""
 KIN: Mapping[int, str] = {HOPPER: "hopper", BLACKWELL: "blackwell"}
-"""Entry of the card column for a whole generation: means, and errors of each card by the others' mean."""
+"""Card column of the entries for a whole generation: they contain means, and the errors of each card by the others'
+mean."""
 WIDTHS: Mapping[str, float] = {"fp8_block": (1.0 + 4.0 / 128.0) / 2.0}
-"""Bytes of a dispatched value over a 16-bit one's, by the experts' format: 8 bits, and 32 of scale for each 128
-(DeepEP's README; ``use_fp8_dispatch`` in vllm/model_executor/layers/fused_moe). Outputs return in 16."""
+"""Bytes of a dispatched value over a 16-bit value's, by the experts' format: 8 bits, and a 32-bit scale per 128 values
+(DeepEP's README; ``use_fp8_dispatch`` in vllm/model_executor/layers/fused_moe). Outputs return in 16 bits."""
 
 
 def reached(shares: F8, chosen: int, copies: int) -> float:
-    """Units (devices, nodes) that a token's copies reach on average, whose router first chooses groups of experts.
+    """Return how many units (devices, nodes) a token's copies reach on average, if its router first chooses groups.
 
     Parameters
     ----------
@@ -65,12 +66,12 @@ def reached(shares: F8, chosen: int, copies: int) -> float:
 
 
 def distinct(ranks: int, copies: float) -> float:
-    """Ranks that a token's copies reach, spread evenly."""
+    """Return the number of ranks that a token's copies reach if they are spread evenly."""
     return float(ranks * (1.0 - (1.0 - 1.0 / ranks) ** copies))
 
 
 def table() -> Path:
-    """Path of the table of fitted kernels."""
+    """Return the path of the table of fitted kernels."""
     return Path(str(files("opbyte.devices.collectives") / "deepep.csv"))
 
 
@@ -87,7 +88,7 @@ def _held() -> dict[tuple[str, str, str, str], Timed]:
 
 
 def kernels(spec: DeviceSpec, link: LinkSpec, engine: str, *, back: bool) -> dict[str, Timed]:
-    """What DeepEP's kernels take on a card, by mode; none on cards that it does not run on.
+    """Return the times of DeepEP's kernels on a card, by mode; empty for cards that it does not support.
 
     Parameters
     ----------
@@ -125,7 +126,7 @@ def normal(topology: Topology) -> CollectivePlan:
 
 
 def hybrid_runs(spec: DeviceSpec) -> bool:
-    """Whether HybridEP, the exchange of training on these devices, runs."""
+    """Return whether HybridEP, the exchange of training, runs on a device."""
     return generation(spec) in KIN and spec.link.medium != "pcie"
 
 
@@ -151,7 +152,7 @@ def low_latency(topology: Topology) -> CollectivePlan:
 
 
 def _shared(name: str, topology: Topology, hops: list[Hop], passes: float, at_once: bool = False) -> CollectivePlan:
-    """Devices of a rank share the sending of its tokens."""
+    """Return a plan in which the devices of a rank share the sending of its tokens."""
     slices = topology.slices
     if topology.ranks == 1:
         return CollectivePlan(name, (), 1, 0.0)

@@ -1,4 +1,4 @@
-"""Messages and bytes of a collective on a topology of several levels.
+"""Plans of collectives: messages and bytes per level of a topology.
 
 A plan costs messages times latency plus bytes over rate on every level, one level after another: it is affine in the
 message, so explicit and compiled steps agree.
@@ -18,7 +18,7 @@ from ..spec import LinkSpec
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """What a measured kernel takes over a node's link, in place of the link's own latency and rate.
+    """Time of a measured kernel on the links of a node, which replaces the link's latency and rate.
 
     Attributes
     ----------
@@ -42,13 +42,13 @@ class Timed:
     taken: float = 0.0
 
     def on(self, link: LinkSpec) -> Timed:
-        """Return these times over a link, whose rate none exceeds."""
+        """Return these times for a link; the rate is at most the link's rate."""
         return replace(self, rate=min(self.rate, link.bandwidth_bytes_per_s))
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """Groups of a topology that a link joins: devices of a node, nodes of a system.
+    """One level of a topology: groups that a link joins, such as devices of a node or nodes of a system.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """Levels from the innermost out; all groups of a level are equal.
+    """Levels of links, innermost first; all groups of one level are equal.
 
     Attributes
     ----------
@@ -94,16 +94,16 @@ class Topology:
 
     @property
     def ranks(self) -> int:
-        """Devices in all."""
+        """Total number of devices."""
         return prod(level.ranks for level in self.levels)
 
     @property
     def outermost(self) -> int:
-        """Place of the last level that joins anything; 0 for a single device."""
+        """Index of the last level that joins more than one group; 0 for a single device."""
         return max((i for i, level in enumerate(self.levels) if level.ranks > 1), default=0)
 
     def thinned(self) -> Topology:
-        """One device of each neighbouring `slices`.
+        """Return the topology with one device of each group of `slices` neighbours.
 
         Raises
         ------
@@ -124,7 +124,7 @@ class Topology:
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """What one device sends on one level.
+    """Messages and bytes that one device sends on one level.
 
     Attributes
     ----------
@@ -141,7 +141,7 @@ class Hop:
 
     @property
     def latency_s(self) -> float:
-        """Seconds of a message without bytes [s]."""
+        """Time of a message without bytes [s]."""
         return self.link.latency_s if self.timed is None else self.timed.launch_s
 
     @property
@@ -152,7 +152,7 @@ class Hop:
 
 @dataclass(frozen=True, slots=True)
 class CollectivePlan:
-    """A collective of one algorithm on one topology.
+    """Cost of one collective algorithm on one topology.
 
     Attributes
     ----------
@@ -174,12 +174,12 @@ class CollectivePlan:
 
     @property
     def latency_s(self) -> float:
-        """Seconds of an empty message [s]."""
+        """Time of an empty message over all hops [s]."""
         return sum(hop.messages * hop.latency_s for hop in self.hops)
 
     @property
     def s_per_byte(self) -> float:
-        """Seconds that a byte of the message adds [s/B]."""
+        """Time per byte of the message [s/B]."""
         hop_times = [hop.traffic / hop.rate for hop in self.hops]
         return max(hop_times, default=0.0) if self.at_once else sum(hop_times)
 
@@ -190,42 +190,42 @@ class CollectivePlan:
 
     @property
     def J_per_byte(self) -> float:
-        """Energy of a byte of the message on the links of one device [J/B]."""
+        """Energy per byte of the message on the links of one device [J/B]."""
         return sum(hop.traffic * hop.link.energy_J_per_byte for hop in self.hops)
 
     def seconds(self, message_bytes: float) -> float:
-        """Seconds of a message; see `devices.link.collective` for what a message is [s]."""
+        """Return the time of a message [s]; see `devices.link.collective` for its definition."""
         return self.latency_s + message_bytes * self.s_per_byte
 
 
 Algorithm = Callable[[Topology], CollectivePlan]
 ALGORITHMS: Registry[Algorithm] = Registry("algorithm of a collective", described=True, home=__package__)
-"""``KIND:NAME`` -> what makes its plan."""
+"""Functions that make the plan of an algorithm, by ``KIND:NAME``."""
 
 
 BY_COST = "auto"
-"""Name that means the cheapest of the `usual` algorithms."""
+"""Name that selects the cheapest of the `usual` algorithms."""
 
 BY_NAME = frozenset({"deepep-normal", "deepep-low-latency", "hybrid-ep"})
-"""Algorithms of kernels that some devices lack: never chosen by cost."""
+"""Algorithms whose kernels some devices lack; they are used only by name, never because of their cost."""
 
 BY_STEP: Mapping[str, tuple[str, str]] = {"deepep-auto": ("deepep-low-latency", "deepep-normal")}
-"""All-to-alls that are one algorithm in decode-only steps, and another where some rank has prompts
-(``DeepEPMode.resolve`` in sglang/srt/layers/moe/utils.py)."""
+"""All-to-alls that use one algorithm in decode-only steps, and another if some rank has prompts (``DeepEPMode.resolve``
+in sglang/srt/layers/moe/utils.py)."""
 
 
 def algorithms_of(kind: str) -> list[str]:
-    """Names of the algorithms of one kind of collective."""
+    """Return the names of the algorithms of one kind of collective."""
     return [name.partition(":")[2] for name in ALGORITHMS if name.partition(":")[0] == kind]
 
 
 def usual(kind: str) -> list[str]:
-    """Names of the algorithms that any device can run."""
+    """Return the names of the algorithms that any device can run."""
     return [name for name in algorithms_of(kind) if name not in BY_NAME]
 
 
 def plan(kind: str, algorithm: str, topology: Topology) -> CollectivePlan:
-    """The plan of one algorithm.
+    """Return the plan of an algorithm.
 
     Raises
     ------
@@ -241,6 +241,6 @@ def plan(kind: str, algorithm: str, topology: Topology) -> CollectivePlan:
 
 
 def cheapest(kind: str, topology: Topology, message_bytes: float) -> CollectivePlan:
-    """The `usual` plan that takes the least time for a message; the first of equal ones."""
+    """Return the fastest of the `usual` plans for a message; the first of equal ones."""
     plans = [plan(kind, name, topology) for name in usual(kind)]
     return min(plans, key=lambda made: made.seconds(message_bytes))

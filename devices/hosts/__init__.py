@@ -1,1 +1,1 @@
-"""How the devices of a node are connected: hosts as files, and what their links make of collectives."""
+"""Hosts: connections of the devices in a node, described in files, and their effect on collectives."""

@@ -1,4 +1,4 @@
-"""Hosts by name or file, and the host of a system.
+"""Hosts by name or file, and the host that a system uses.
 
 A host's file has ``kind: host``, a ``name`` and a ``link:`` block (`spec.HostLinkSpec`), units in the keys and a source
 for every number as in a device's; ``extends: NAME`` starts from a class of the catalog. The default host of a device is
@@ -21,9 +21,9 @@ from ..spec import DeviceSpec, LinkSpec, SystemSpec
 from .spec import HostSpec
 
 IDENTITY = ("name", "title")
-"""Keys that ``extends`` does not hand down."""
+"""Keys that ``extends`` does not inherit."""
 PCIE = "pcie"
-"""What the names of links over PCIe begin with."""
+"""Prefix of the names of links over PCIe."""
 
 
 @cache
@@ -33,12 +33,12 @@ def _files() -> dict[str, Path]:
 
 
 def list_hosts() -> list[str]:
-    """Names of the catalog's classes, sorted."""
+    """Return the names of the catalog's host classes, sorted."""
     return list(_files())
 
 
 def load_host(name_or_path: str | Path) -> tuple[HostSpec, dict[str, str]]:
-    """A class of the catalog, by name, or a file, with the source of every number.
+    """Load a host class of the catalog by name, or a host's file, with the source of every number.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def host_in(given: Any, path: Path, table: Mapping[str, str]) -> tuple[HostSpec,
 
 
 def placed_in(system: SystemSpec, host: str | Path | HostSpec | None) -> SystemSpec:
-    """The system in a host; as it is without one.
+    """Return the system in a host; unchanged if no host is given.
 
     Raises
     ------
@@ -94,7 +94,7 @@ def placed_in(system: SystemSpec, host: str | Path | HostSpec | None) -> SystemS
 
 
 def joined(system: SystemSpec) -> DeviceSpec:
-    """A device of the system, on its bridge where that joins all of a node and no host is named."""
+    """Return the system's device; on its bridge if that joins a whole node and no host is named."""
     return system.device if system.host is not None else system.device.among(system.devices_per_node)
 
 
@@ -107,7 +107,7 @@ def host_of(system: SystemSpec) -> HostSpec | None:
 
 
 def host_sources(system: SystemSpec, host: str | Path | None = None) -> dict[str, str]:
-    """Source of every number of the host, by its path below ``host``; without what the system's file says.
+    """Return the source of every number of the host by its key below ``host``, except for those in the system's file.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def host_sources(system: SystemSpec, host: str | Path | None = None) -> dict[str
 
 
 def link_of(system: SystemSpec) -> LinkSpec:
-    """The link inside a node, as the system's host has it; what collectives without rows cost."""
+    """Return the link inside a node of the system's host, for the costs of collectives without rows."""
     link, host = joined(system).link, host_of(system)
     if host is None or host.plain:
         return link
@@ -151,7 +151,7 @@ def _read(path: Path) -> tuple[HostSpec, dict[str, str]]:
 
 
 def _built(description: Description) -> tuple[HostSpec, dict[str, str]]:
-    """A checked host; its tables lie relative to the file."""
+    """Return a validated host, with the paths of its tables relative to the file."""
     spec, sources = build(HostSpec, description)
     tables = tuple(str(description.path.parent / name) for name in spec.link.tables)
     link = spec.link.model_copy(update={"tables": tables})
@@ -159,7 +159,7 @@ def _built(description: Description) -> tuple[HostSpec, dict[str, str]]:
 
 
 def _find(text: str, path: Path) -> Path:
-    """Turn the text after ``extends:`` in the file `path` into a path."""
+    """Convert the text after ``extends:`` in the file `path` to a path."""
     if text.lower() in _files():
         return _files()[text.lower()]
     file = path.parent / text

@@ -31,21 +31,21 @@ from .spec import HostSpec, SpreadSpec
 
 F8 = npt.NDArray[np.float64]
 WHERE = "links within a node"
-"""Group of a host link's errors: they are correlated for all collectives."""
+"""Group of the errors of a host's links, which are correlated over all collectives."""
 TABLE_KINDS = {"all_reduce": "all_reduce", "all_gather": "all_gather", "send_recv": "send_recv",
                "reduce_scatter": "reduce_scatter", "alltoall": "all_to_all"}  # fmt: skip
-"""Collective as tables name it -> kind of op."""
+"""Kind of op for each name of a collective in tables."""
 
 
 @dataclass(frozen=True, slots=True)
 class TimedCollective:
-    """Seconds of one collective for a number of ranks by its bytes, both increasing, shape (n,)."""
+    """Measured seconds of one collective for one number of ranks by message size, both increasing, shape (n,)."""
 
     moved: F8
     seconds: F8
 
     def at(self, moved: F8, model: F8, edges: F8) -> F8:
-        """Linear between measured sizes; outside, the model scaled to meet the nearest.
+        """Return the seconds, linear between measured sizes; outside, the model scaled to the nearest measured size.
 
         Parameters
         ----------
@@ -63,7 +63,7 @@ class TimedCollective:
 
 @dataclass(frozen=True, slots=True)
 class HostedLinks:
-    """A `KernelModel` of the collectives inside one node of a host.
+    """A kernel model of the collectives inside one node of a host.
 
     Attributes
     ----------
@@ -127,7 +127,7 @@ class HostedLinks:
         return self.base.roof(dtype)
 
     def of_family(self, family: Family, inputs: F8) -> F8:
-        """Seconds of rows of a family's quantities in the host's class, without what was fitted to it."""
+        """Return the seconds of rows of a family's quantities in the host's class, without the host's fit."""
         seconds: F8 = self._by_class(self.base.models[family.kinds[0]], inputs)["seconds"]
         return seconds
 
@@ -141,7 +141,7 @@ class HostedLinks:
         return out[0], out[4]
 
     def _priced(self, op: Op, inputs: F8) -> F8:
-        """Seconds, arithmetic, wire, fixed costs and code of the bound; shape (5, n)."""
+        """Return seconds, arithmetic, wire and fixed seconds, and the code of the bound; shape (5, n)."""
         price = self._by_class(self.base.models[op.kind], inputs)
         seconds, compute, memory, fixed = (price[name] for name in ("seconds", "compute", "memory", "fixed"))
         timed = self._timed(op)
@@ -224,18 +224,18 @@ class HostedLinks:
 
 
 def _rates(family: Family) -> slice:
-    """Parameters of a family for the rate of two ranks, and its multiples for four and eight."""
+    """Return the positions of a family's parameters for the rate of two ranks and its multiples for four and eight."""
     first = family.index("link_2")
     return slice(first, first + 3)
 
 
 def _slower(one: Records, other: Records) -> Records:
-    """Return of each pair of cost rows the slower one."""
+    """Return the slower of each pair of cost rows."""
     return np.where(one["seconds"] >= other["seconds"], one, other)
 
 
 def hosted(base: CalibratedModel, host: HostSpec | None, assumed: bool) -> CalibratedModel | HostedLinks:
-    """Collectives of a device in a host; the device's own without one.
+    """Return a device's collectives in a host; unchanged without a host.
 
     Raises
     ------
@@ -249,7 +249,7 @@ def hosted(base: CalibratedModel, host: HostSpec | None, assumed: bool) -> Calib
 
 
 def _tables(host: HostSpec) -> tuple[dict[tuple[str, int], TimedCollective], int]:
-    """Measured collectives of the host itself, rows of one size by their median."""
+    """Return the measured collectives of the host itself; rows of equal size count with their median."""
     if not host.link.tables:
         return {}, 0
     read, _ = read_tables(host.link.tables)

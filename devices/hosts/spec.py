@@ -1,4 +1,4 @@
-"""Schema of a host's file: what a machine makes of the links between its devices."""
+"""Schema of a host's file: the links between the devices of a machine."""
 
 from __future__ import annotations
 
@@ -115,13 +115,13 @@ class HostSpec(Spec):
 
     @property
     def link_fitted(self) -> bool:
-        """Whether a run said how fast its links are."""
+        """Whether the speed of the host's links was fitted to a run."""
         fit = self.fitted
         return fit is not None and (fit.link_multiple, fit.link_latency_s) != (None, None)
 
     @property
     def plain(self) -> bool:
-        """Whether collectives take the times of the device's description and rows."""
+        """Whether collectives have the times of the device's description and rows, unchanged by the host."""
         link = self.link
         as_described = link.peer_access and not (link.rate or link.tables)
         return as_described and link.bandwidth_bytes_per_s is None and not self.link_fitted

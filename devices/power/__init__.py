@@ -1,1 +1,1 @@
-"""Electric power of GPU products: a physical model, its fit, and how it carries over."""
+"""Electric power of GPU products: a physical model, its fit, and its transfer to other devices."""

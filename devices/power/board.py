@@ -1,4 +1,4 @@
-"""A board's energy over a time: its work, its constant power, and its limit.
+"""Energy of a board over a period: its work, its constant power, and its limit.
 
 Cost models add up the energy of work, linear in FLOPs and bytes, including cores with thread blocks for the time of
 FLOPs and bytes at the rates of large kernels. While a kernel waits (for its launch, other devices, a few busy cores)
@@ -50,11 +50,11 @@ class Board:
         return 0.0 if self.model is None else self.model.awake_W * busy_s
 
     def work_joules(self, joules: float, busy_s: float) -> float:
-        """Energy of work of `joules` at the nominal clock, done in `busy_s` under the limit."""
+        """Return the energy of work in `busy_s` under the limit; `joules` is its energy at the nominal clock."""
         return float(self.held_joules(np.array([joules]), np.array([busy_s]))[0])
 
     def held_joules(self, joules: F8, busy_s: F8) -> F8:
-        """`work_joules` of several pieces of work, each on its own under the limit."""
+        """Return `work_joules` of several pieces of work, each separately under the limit."""
         m = self.model
         if m is None:
             return joules
@@ -65,7 +65,7 @@ class Board:
 
 
 NO_BOARD = Board(0.0, None)
-"""A device without constant power."""
+"""Board of a device without constant power."""
 
 
 class Energies(TypedDict):
@@ -78,14 +78,14 @@ class Energies(TypedDict):
 
 
 def board(spec: DeviceSpec) -> Board:
-    """The board of a device; it has a power model where limit and process are known."""
+    """Return the board of a device; it has a power model if limit and process are known."""
     from .transfer import can_model, power_model
 
     return Board(spec.static_W, power_model(spec).model if can_model(spec) else None)
 
 
 def coefficients(model: PowerModel, roof: Roofline) -> Energies:
-    """Energy terms of a roofline by the power model.
+    """Return the energy terms of a roofline by the power model.
 
     Parameters
     ----------

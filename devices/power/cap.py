@@ -67,7 +67,7 @@ def capped(spec: DeviceSpec, cap_W: float) -> DeviceSpec:
 
 
 def _known(spec: DeviceSpec, where: str) -> PowerModel:
-    """The power model of a device, or a refusal of an option."""
+    """Return the power model of a device; refuse the option if there is none."""
     from .transfer import can_model, power_model  # compiled code, which steps without a cap start without
 
     if not can_model(spec):
@@ -78,7 +78,7 @@ def _known(spec: DeviceSpec, where: str) -> PowerModel:
 
 
 def clocked(spec: DeviceSpec, clock_MHz: float) -> DeviceSpec:
-    """A device whose cores are locked at a clock [MHz]; the same where work at the limit runs below it.
+    """Return a device whose cores are locked at a clock [MHz]; unchanged if work at the limit runs below that clock.
 
     Raises
     ------
@@ -102,7 +102,7 @@ def clocked(spec: DeviceSpec, clock_MHz: float) -> DeviceSpec:
 
 
 def _at(spec: DeviceSpec, clock: float, limit_W: float, rates: list[float], suffix: str, text: str) -> DeviceSpec:
-    """A device at a share of its clock, and of the rate of its memory for each processor."""
+    """Return a device at a share of its clock, with a share of the memory's rate for each processor."""
     memory = spec.memory.model_copy(update={"bandwidth_bytes_per_s": spec.memory.bandwidth_bytes_per_s * rates[0]})
     return spec.model_copy(
         update={
@@ -138,7 +138,7 @@ def held_processor(spec: DeviceSpec, processor: ProcessorSpec) -> ProcessorSpec:
 
 
 def _width(processor: ProcessorSpec) -> float:
-    """16-bit FLOP of a clock."""
+    """Return the 16-bit FLOP per clock."""
     assert processor.clock_Hz is not None
     return (processor.peak_flops_per_s or {}).get("bf16", 0.0) / processor.clock_Hz
 
@@ -167,7 +167,7 @@ def _waiting_W(known: PowerModel) -> float:
 
 
 def _slower(processor: ProcessorSpec, clock: float, fed: float = 1.0) -> ProcessorSpec:
-    """A processor at a share of its clock, and of its bandwidth over the memory's."""
+    """Return a processor at a share of its clock, and of its bandwidth relative to the memory's."""
     update: dict[str, Any] = {"bandwidth_multiple": processor.bandwidth_multiple * fed}
     if processor.clock_Hz is not None:
         update["clock_Hz"] = processor.clock_Hz * clock

@@ -19,13 +19,13 @@ PROCESS: dict[str, tuple[float, str]] = {
     "4NP": (1.0 / 1.22, "assumed: as N4P, 22 % more efficient than N5 (TSMC, 26 October 2021)"),
     "N3P": (0.7, "assumed: as N3, 25 to 30 % less power than N5 at equal speed (TSMC)"),
 }
-"""Energy of logic relative to N5, and its source."""
+"""Energy of logic relative to N5 by process, and its source."""
 
 
 FLOOR = 0.57
-"""Share of the nominal clock below which the voltage stays."""
+"""Share of the nominal clock below which the voltage is constant."""
 FLOOR_VOLTAGE = (810.0 / 1410.0 * (259.5 - 59.6) / (118.7 - 59.6)) ** -0.5
-"""Voltage there, of the nominal one."""
+"""Voltage at the clock `FLOOR`, relative to the nominal voltage."""
 SUSTAINED = 0.81
 """Share of the nominal clock at which products held at the limit run: mean of parameter `sustained` of products of 16 and
 of 8 bits on an H100 (``specs/kernels/h100.yaml``: 0.86, 0.80, 0.81 and 0.77, 0.79; one fit ends at its bound). Eight H200 of
@@ -33,7 +33,7 @@ MLPerf v4.1 keep 0.81 of Llama-2-70B's rate at 500 W, 0.74 of BERT's at 400 and 
 
 
 def voltage(clock: float) -> float:
-    """Voltage at a share of the nominal clock, of the nominal one.
+    """Return the voltage at a share of the nominal clock, relative to the nominal voltage.
 
     Examples
     --------
@@ -67,7 +67,9 @@ def clock_of(share: float) -> float:
 
 
 def capped_clock(share: float) -> float:
-    """Rate of work held at a cap of a share of the room above idle, over its rate at the limit.
+    """Return the rate of work under a cap, over its rate at the board's limit.
+
+    `share` is the cap's share of the power between idle and limit.
 
     Examples
     --------
@@ -78,5 +80,5 @@ def capped_clock(share: float) -> float:
 
 
 def capped_energy(rate: float) -> float:
-    """Energy of work at a share of its rate at the limit, over its energy there."""
+    """Return the energy of work at a share of its rate at the limit, over its energy at the limit."""
     return (voltage(rate * SUSTAINED) / voltage(SUSTAINED)) ** 2

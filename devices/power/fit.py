@@ -1,4 +1,4 @@
-"""Fit of the power model and of the monitor's readings to measured tables.
+"""Fit of the power model and of the sensor's readings to measured tables.
 
 The measured tables come from one collector (``benchmark_with_power`` and ``PowerMonitor`` in ai-dynamo/aiconfigurator,
 ``collector/helper.py``). It repeats a kernel's graph for a second, but at most 3,000 times, and averages readings of
@@ -24,19 +24,19 @@ from .model import PowerModel
 from .work import FROM_TABLE, WEIGHT_BYTES, Work
 
 SAMPLE_S = 0.1
-"""Time between readings."""
+"""Time between two readings of the sensor [s]."""
 MOST_REPLAYS = 3000.0
 LONG_S = 1.0
-"""Length of a loop that is not cut short. The collector stops after 0.3 s where a call takes under
-0.1 ms, which its 3,000 replays have not reached by then."""
+"""Duration of a loop that is not cut short [s]. The collector stops after 0.3 s if a call takes under 0.1 ms; its 3,000
+replays end before that time."""
 SWEEP = (1, 2, 4, 8, 16, 32, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512, 768, 1024, 1536,
          2048, 3072, 4096, 6144, 8192, 12288, 16384)  # fmt: skip
-"""Token counts of every MoE layer's measurements, in this order, as in the table."""
+"""Token counts of every MoE layer's measurements, in the order of measurement."""
 
 
 @dataclass(frozen=True, slots=True)
 class Before:
-    """What a loop starts from; arrays of shape (n,).
+    """Work that precedes each row's loop; arrays of shape (n,).
 
     Attributes
     ----------
@@ -56,7 +56,7 @@ class Before:
 
 @dataclass(frozen=True, slots=True)
 class StartPower:
-    """Power that the sensor shows as a loop starts, of one family.
+    """Power that the sensor shows at the start of a loop, for one family.
 
     Attributes
     ----------
@@ -92,12 +92,12 @@ def loop_seconds(seconds: F8) -> F8:
 
 
 def read_while_running(seconds: F8) -> npt.NDArray[np.bool_]:
-    """Whether at least one reading was taken while the kernel ran."""
+    """Return whether at least one reading was taken while the kernel ran."""
     return loop_seconds(seconds) >= SAMPLE_S
 
 
 def reading(start: StartPower, memory_s: float, before: Before, seconds: F8, power: F8) -> F8:
-    """Mean of the readings of a loop [W].
+    """Return the mean of the readings of a loop [W].
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ def _sweep_start(start: StartPower, memory_s: float, before: Before, loop: F8, p
 
 
 def before(table: KernelTable) -> Before:
-    """Work of the device before each row of a table."""
+    """Return the work of the device before each row of a table."""
     n = np.zeros(len(table))
     if table.family == "moe":
         stored = np.array([WEIGHT_BYTES.get(d, 2.0) for d in table["dtype"]])
@@ -147,12 +147,12 @@ def before(table: KernelTable) -> Before:
 F8 = npt.NDArray[np.float64]
 
 *DEVICE, SENSOR = parameters_of("power")
-"""Parameters of the device, and of the sensor that shows it."""
+"""Parameters of the device's power, and the parameter of the sensor."""
 
 STARTS: Mapping[str, tuple[Parameter, ...]] = {"moe": parameters_of("power start moe")} | dict.fromkeys(
     ("attention_prefill", "attention_decode"), parameters_of("power start attention")
 )
-"""Parameters of a loop's start, by family."""
+"""Parameters of the power at a loop's start, by family."""
 
 PRIOR, LOSS_SCALE = 1.0, 0.1
 FOLDS = 5
@@ -161,12 +161,12 @@ CONFIG = {
     "attention_prefill": ("heads_q", "heads_kv", "head_dim", "window", "kv_dtype"),
     "attention_decode": ("heads_q", "heads_kv", "head_dim", "window", "kv_dtype"),
 }
-"""Columns that make up a model's shape: cross-validation holds out whole ones."""
+"""Columns that define a model's shape; cross-validation leaves out whole shapes."""
 
 
 @dataclass(frozen=True, slots=True)
 class PowerRows:
-    """Measured rows of one family on one device.
+    """Measured power rows of one family on one device.
 
     Attributes
     ----------
@@ -183,16 +183,16 @@ class PowerRows:
 
     @classmethod
     def of(cls, table: KernelTable) -> PowerRows:
-        """Rows of a table with ``power_W``."""
+        """Return the rows of a table with the column ``power_W``."""
         return cls(table, FROM_TABLE[table.family](table), before(table), table["power_W"])
 
     def take(self, rows: npt.NDArray[np.bool_]) -> PowerRows:
-        """The rows of a mask."""
+        """Return the rows that a mask selects."""
         ran = Before(*(getattr(self.ran, f.name)[rows] for f in fields(Before)))
         return PowerRows(self.table.take(rows), self.work.take(rows), ran, self.measured[rows])
 
     def folds(self) -> npt.NDArray[np.int64]:
-        """Fold of each row: rows of one model's shape share it."""
+        """Return the fold of each row; rows of one model's shape are in one fold."""
         names = CONFIG[self.table.family]
         keys = list(zip(*(self.table[name].tolist() for name in names), strict=True))
         ids = {key: i for i, key in enumerate(sorted(set(keys)))}
@@ -202,7 +202,7 @@ class PowerRows:
 
 @dataclass(frozen=True, slots=True)
 class PowerFit:
-    """A device's coefficients, and how its tables were read.
+    """Fitted power coefficients of a device and of its sensor's readings.
 
     Attributes
     ----------
@@ -217,22 +217,22 @@ class PowerFit:
     memory_s: float
 
     def power(self, rows: PowerRows) -> F8:
-        """Power of the kernels themselves [W]."""
+        """Return the power of the kernels themselves [W]."""
         return self.model.power_W(rows.work, again=True)
 
     def predict(self, rows: PowerRows) -> F8:
-        """Mean of the readings that the collector takes of each row [W]."""
+        """Return the predicted mean of the collector's readings of each row [W]."""
         start = self.starts[rows.table.family]
         return reading(start, self.memory_s, rows.ran, rows.work.seconds, self.power(rows))
 
 
 def parameters(families: Sequence[str]) -> list[Parameter]:
-    """All parameters of a fit to the tables of some families, in the order of its vector."""
+    """Return all parameters of a fit to the tables of some families, in the order of its vector."""
     return [*DEVICE, SENSOR, *(p for family in families for p in STARTS[family])]
 
 
 def unpack(base: PowerModel, families: Sequence[str], values: F8) -> PowerFit:
-    """A fit from its vector; `base` gives limit, idle power and cores."""
+    """Return a fit from its vector of parameters; `base` gives limit, idle power and cores."""
     device = {p.name: float(v) for p, v in zip(DEVICE, values[: len(DEVICE)], strict=True)}
     # No row computes in 4 bits: half of an 8-bit FLOP, as an 8-bit one is of a 16-bit one.
     model = replace(base, **device, J_per_flop_4=0.5 * device["J_per_flop_8"])
@@ -246,7 +246,7 @@ def unpack(base: PowerModel, families: Sequence[str], values: F8) -> PowerFit:
 
 
 def fit_power(base: PowerModel, rows: Sequence[PowerRows], start: F8 | None = None) -> F8:
-    """Vector of parameters, in the order of `parameters`, for the rows of one device.
+    """Fit the parameters to the rows of one device; return them in the order of `parameters`.
 
     Least squares on ``log(predicted / measured)`` with a soft absolute loss, every family with equal weight per row,
     with the parameters' defaults as a weak prior.
@@ -274,7 +274,7 @@ def fit_power(base: PowerModel, rows: Sequence[PowerRows], start: F8 | None = No
 
 
 def unseen(base: PowerModel, rows: Sequence[PowerRows], start: F8) -> list[F8]:
-    """Predicted readings of each row from a fit on the other folds' model shapes."""
+    """Return predicted readings of each row from a fit to the model shapes of the other folds."""
     families = [r.table.family for r in rows]
     folds, out = [r.folds() for r in rows], [np.empty(len(r.measured)) for r in rows]
     for number in range(FOLDS):

@@ -1,4 +1,4 @@
-"""Power of a device while it runs a kernel: constant power, and energy times rate.
+"""Power of a device while it runs a kernel: constant power, and energy per work times rate.
 
 Power at the nominal clock is a sum: the idle board, the awake part while kernels run, cores that hold thread blocks
 (clock trees and issue), and the energy of matrix products, exponentials, bytes from main memory and bytes from the
@@ -23,12 +23,12 @@ HELD = 0.985
 """Mean power over the limit of throttled kernels: of the B200 table's rows with experts of over 2 GB, which stream
 at the memory's rate, a quarter reads 984 W or more and 1 % more than 996 W."""
 KNEE = 30.0
-"""Power of the smooth minimum."""
+"""Exponent of the smooth minimum of demand and limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class PowerModel:
-    """Coefficients of one device, SI units.
+    """Coefficients of one device's power, in SI units.
 
     Attributes
     ----------
@@ -78,11 +78,11 @@ class PowerModel:
 
     @property
     def busy_W(self) -> float:
-        """Power above idle of a device whose cores all hold work, without that work's energy."""
+        """Power above idle with work on all cores, without the energy of that work [W]."""
         return self.awake_W + self.cores_W
 
     def dynamic_joules(self, work: Work, again: bool = False) -> F8:
-        """Energy of one call's work [J].
+        """Return the energy of each call's work [J].
 
         Parameters
         ----------
@@ -118,5 +118,5 @@ class PowerModel:
         return out
 
     def power_W(self, work: Work, again: bool = False) -> F8:
-        """Mean power of the board while it runs calls of such kernels one after another."""
+        """Return the mean power of the board while it repeats such kernels [W]."""
         return self.limited_W(self.demand_W(work, again))

@@ -1,4 +1,4 @@
-"""Fitted power models as the package keeps them: one YAML a measured device."""
+"""Fitted power models in the package, in one YAML file per measured device."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from .model import PowerModel
 F8 = npt.NDArray[np.float64]
 DIGITS = 4
 REFERENCE = "b200"
-"""The device with measured power of kernels, from which newer ones' is carried over."""
+"""Device with measured power of kernels, from which models of newer devices are transferred."""
 SERVED = "h100"
-"""The device with measured power of serving runs, from which older ones' is carried over."""
+"""Device with measured power of serving runs, from which models of older devices are transferred."""
 
 
 class FamilyErrorsSpec(Spec):
@@ -52,7 +52,7 @@ class PowerSpec(Spec):
     errors: dict[str, FamilyErrorsSpec]
 
     def vector(self) -> tuple[list[str], F8]:
-        """Families, and the parameters in the order of `fit.parameters`."""
+        """Return the families, and the parameters in the order of `fit.parameters`."""
         families = list(self.start)
         device = [self.parameters[p.name] for p in (*DEVICE, SENSOR)]
         starts = [self.start[f][p.name] for f in families for p in STARTS[f]]
@@ -79,13 +79,13 @@ class ServedSpec(Spec):
 
 @cache
 def served() -> ServedSpec:
-    """The fit to serving runs."""
+    """Return the fit to serving runs."""
     path = Path(str(files(__package__) / "served.yaml"))
     return build(ServedSpec, load_description(path))[0]
 
 
 def base_model(spec: DeviceSpec, limit_W: float | None = None) -> PowerModel:
-    """Limit, idle power and cores of a device; all coefficients 0."""
+    """Return a power model with limit, idle power and cores of a device, and all coefficients 0."""
     xpu = next(iter(spec.processors.values()))
     limit = limit_W or spec.limit_W
     assert limit is not None
@@ -99,14 +99,14 @@ def base_model(spec: DeviceSpec, limit_W: float | None = None) -> PowerModel:
 
 @cache
 def stored(name: str = REFERENCE) -> PowerSpec:
-    """The fitted power model of a measured device."""
+    """Return the stored power model of a measured device."""
     path = Path(str(files(__package__) / f"{name}.yaml"))
     return build(PowerSpec, load_description(path))[0]
 
 
 @cache
 def stored_fit(name: str = REFERENCE) -> PowerFit:
-    """The fit as the model uses it, of the device it was made for."""
+    """Return the stored fit of a device in the form that the model uses."""
     spec = stored(name)
     families, values = spec.vector()
     return unpack(base_model(load_device(name)[0], spec.limit_W), families, values)
@@ -116,7 +116,7 @@ def power_yaml(
     device: str, limit_W: float, rows: Sequence[PowerRows], values: F8,
     seen: Mapping[str, Errors], held: Mapping[str, Errors], date: str,
 ) -> str:  # fmt: skip
-    """YAML of a fit."""
+    """Return the YAML text of a fit."""
     families = [r.table.family for r in rows]
     sources = sorted({s for r in rows for s in r.table["source"].tolist()})
     named_sources = ", ".join(sources)

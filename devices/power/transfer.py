@@ -18,7 +18,7 @@ from .model import PowerModel
 from .store import REFERENCE, SERVED, base_model, served, stored, stored_fit
 
 NEW = ("4NP", "N3P")
-"""Processes of the generation whose kernels' power was measured; older ones follow the serving runs."""
+"""Processes of the generation with measured power of kernels; older devices use the serving runs."""
 
 
 SURE: dict[str, tuple[float, float]] = {"b200": (0.88, 1.1), "h100": (0.84, 1.12), "": (0.8, 1.25)}
@@ -53,13 +53,13 @@ class Carried:
 
 
 def can_model(spec: DeviceSpec) -> bool:
-    """Whether a device is a GPU product whose limit and process are known."""
+    """Return whether a device is a GPU product whose limit and process are known."""
     xpu = next(iter(spec.processors.values()))
     return spec.limit_W is not None and spec.process is not None and xpu.kind == "xpu" and xpu.cores is not None
 
 
 def power_model(spec: DeviceSpec) -> Carried:
-    """Power model of a device for which `can_model` holds."""
+    """Return the power model of a device for which `can_model` holds."""
     name = reference_of(spec)
     reference = load_device(name)[0]
     known = stored_fit().model if name == REFERENCE else served_model(reference)
@@ -95,7 +95,7 @@ def _logic(spec: DeviceSpec, reference: DeviceSpec) -> float:
 
 
 def served_model(spec: DeviceSpec) -> PowerModel:
-    """The power model fitted to a device's serving runs.
+    """Return the power model fitted to a device's serving runs.
 
     Coefficients without information from the runs come from the kernels' fit. A byte from memory has the memory's own
     energy: weights stream at one rate in all runs, so it cannot be separated from `beside_W`.
@@ -117,7 +117,7 @@ def served_model(spec: DeviceSpec) -> PowerModel:
 
 
 def _carried(spec: DeviceSpec, reference: DeviceSpec, known: PowerModel, logic: float) -> PowerModel:
-    """A model by the rules above, with logic of `logic` times the energy."""
+    """Return the model of a device by the rules above; its logic takes `logic` times the reference's energy."""
     base = base_model(spec)
     room = (base.limit_W - base.idle_W) / (known.limit_W - known.idle_W)
     memory = _memory_J_per_byte(spec) / _memory_J_per_byte(reference)

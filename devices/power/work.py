@@ -1,4 +1,4 @@
-"""What a kernel does, as far as its power depends on it."""
+"""Work of a kernel on which its power depends."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ...workloads.kernel_tables import KernelTable
 F8 = npt.NDArray[np.float64]
 
 NARROW = ("fp8", "fp8_block", "int8")
-"""8-bit formats of tables."""
+"""8-bit number formats in tables."""
 FOUR_BIT = ("nvfp4", "mxfp4")
-"""4-bit formats that the matrix units compute in."""
+"""4-bit number formats in which the matrix units compute."""
 BITS = {**dict.fromkeys(NARROW, 8.0), **dict.fromkeys(FOUR_BIT, 4.0)}
-"""Width of a matrix operand; all others are 16 bits wide."""
+"""Width of a matrix operand by format [bits]; 16 for others."""
 WEIGHT_BYTES = {**dict.fromkeys(NARROW, 1.0), **dict.fromkeys(FOUR_BIT, 0.5625), "fp32": 4.0, "w4a16_mxfp4": 0.53125}
-"""Stored bytes of a weight, block scales included; 2 for all others."""
+"""Stored bytes of a weight by format, block scales included; 2 for others."""
 ROWS, COLUMNS = 128.0, 128.0
-"""Tile of a thread block: rows of queries, columns of a matrix product."""
+"""Tile of a thread block: rows of queries, and columns of a matrix product."""
 EXPERT_ROWS = 64.0
-"""Rows of an expert's tile: experts have fewer tokens each."""
+"""Rows of an expert's tile, which are fewer because each expert has fewer tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Work:
 
 
 def active_experts(experts: float, tokens: float, top_k: float, skew: float) -> float:
-    """Experts that get a token, as the loads of the measured tables are made.
+    """Return the number of experts that get a token, for loads made as in the measured tables.
 
     Loads follow a power law with exponent `skew` between 1 and 0.8 times the tokens (0.01 and 2 with fewer slots than
     experts), are scaled to the slots and rounded, and the remainder goes to experts one by one (``power_law_logits`` in
@@ -91,7 +91,7 @@ def active_experts(experts: float, tokens: float, top_k: float, skew: float) -> 
 
 
 def _moe(table: KernelTable) -> Work:
-    """Experts of a MoE layer: every active expert's weights once, its tokens, and the vectors."""
+    """Return the work of a MoE layer's experts: weights of every active expert once, its tokens, and the vectors."""
     tokens, top_k, ep = table["tokens"], table["topk"], table["ep"]
     one = (2.0 + table["gated"]) * table["hidden"] * table["inter"] / table["tp"]
     experts = table.columns.get("active_experts")
@@ -124,7 +124,7 @@ def _attention(table: KernelTable, queries: F8, pairs: F8, keys: F8, tiles: F8, 
 
 
 def _prefill(table: KernelTable) -> Work:
-    """Prompts: the pairs that the mask leaves, tiles of query rows."""
+    """Return the work of prompts: the pairs within the mask, in tiles of query rows."""
     q, end = table["q_len"], table["q_len"] + table["kv_prefix"]
     window = np.where(table["window"] > 0, table["window"], np.inf)
     pairs = np.where(table["causal"] > 0, _visible(end, window) - _visible(end - q, window), q * end)
@@ -133,14 +133,14 @@ def _prefill(table: KernelTable) -> Work:
 
 
 def _decode(table: KernelTable) -> Work:
-    """One query a sequence: a thread block a sequence and group of heads."""
+    """Return the work of decodes: one query per sequence, and a thread block per sequence and group of heads."""
     keys = np.where(table["window"] > 0, np.minimum(table["kv_len"], table["window"]), table["kv_len"])
     one = np.ones(len(table))
     return _attention(table, one, keys, keys, one, table["heads_kv"])
 
 
 def _visible(tokens: F8, window: F8) -> F8:
-    """Query-key pairs of a causal prompt when a query sees at most `window` keys."""
+    """Return the query-key pairs of a causal prompt if a query sees at most `window` keys."""
     inside = np.minimum(tokens, window)
     beyond = np.where(tokens > window, (tokens - inside) * np.where(tokens > window, window, 0), 0)
     return inside * (inside + 1.0) / 2.0 + beyond
@@ -153,4 +153,4 @@ def _bits(formats: npt.NDArray[np.object_]) -> F8:
 FROM_TABLE: Mapping[str, Callable[[KernelTable], Work]] = {
     "moe": _moe, "attention_prefill": _prefill, "attention_decode": _decode,
 }  # fmt: skip
-"""Families whose power is modelled."""
+"""Readers of work from tables, for the families whose power is modelled."""

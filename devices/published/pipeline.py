@@ -26,7 +26,7 @@ PIPELINE_PARAMETERS = ("tokens", "inputs", "outputs", "softmax_rows", "softmax_p
 
 @dataclass(frozen=True, slots=True)
 class PipelineEngine:
-    """Cost model of one operator at a time; see `interval_s` and `stream_s` for the whole.
+    """Cost model of the operators of a pipeline, one at a time; see `interval_s` and `stream_s` for the whole pipeline.
 
     Attributes
     ----------
@@ -54,18 +54,18 @@ class PipelineEngine:
                 raise ValueError(f"{name} must be positive")
 
     def product_cycles(self, m: float, n: float, k: float) -> float:
-        """Tokens through an n x k matrix, with the widths the way round that takes less."""
+        """Return the cycles of `m` tokens through an n x k matrix, in the better orientation of its widths."""
         passes = min(
             math.ceil(k / a) * math.ceil(n / b) for a, b in ((self.inputs, self.outputs), (self.outputs, self.inputs))
         )
         return math.ceil(m / self.tokens) * passes
 
     def softmax_cycles(self, rows: float, columns: float) -> float:
-        """Softmax of `rows` x `columns` scores of each head, all heads at once."""
+        """Return the cycles of softmax over `rows` x `columns` scores of each head, all heads at once."""
         return math.ceil(rows / self.softmax_rows) * columns * self.softmax_passes
 
     def cost(self, op: Op) -> Cost:
-        """Seconds that the op's circuit is busy, and its energy."""
+        """Return the seconds that the op's circuit is busy, and the op's energy."""
         took = self._cycles(op) / self.clock_Hz
         return Cost.of(took, took, 0.0, 0.0, self.base.joules(op))
 
@@ -95,17 +95,17 @@ class PipelineEngine:
         return replace(row, curve=by_count(op, probe, lambda o: np.array([o.shape["m"]]), prices))
 
     def evidence(self, ops: Sequence[Op]) -> list[Evidence]:
-        """Basis of the times."""
+        """Return the evidence of the times: the description."""
         return [Evidence("circuits of a pipeline", "", DESCRIPTION)] if ops else []
 
     def roof(self, dtype: str) -> Roof:
-        """Rates of one product's circuit."""
+        """Return the rates of one product's circuit."""
         peak = 2.0 * self.tokens * self.inputs * self.outputs * self.clock_Hz
         return replace(self.base.roof(dtype), peak=peak)
 
 
 def stream_s(interval_s: float, attention_blocks: int, images: int) -> float:
-    """Images one after another through an empty pipeline [s]."""
+    """Return the time of `images` images that enter an empty pipeline one after another [s]."""
     return (attention_blocks + images) * interval_s
 
 

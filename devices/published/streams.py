@@ -20,7 +20,7 @@ STREAM_PARAMETERS = ("slices", "macs", "dsp_per_mac", "buffer_bytes", "tile_byte
 
 @dataclass(frozen=True, slots=True)
 class StreamEngine:
-    """Cost model of such an engine.
+    """Cost model of an FPGA engine that streams weights and KV cache.
 
     Attributes
     ----------
@@ -48,18 +48,18 @@ class StreamEngine:
 
     @property
     def instructions_s(self) -> float:
-        """What an op takes besides its streams and products [s]."""
+        """Time of an op's instructions, besides its streams and products [s]."""
         return self.op_cycles / self.slices / self.clock_Hz
 
     def roofline(self, op: Op) -> Roofline:
-        """An op's streams and products as a roofline."""
+        """Return a roofline of an op's streams and products."""
         first = self.tile_bytes if op.stream_bytes else 0.0
         rate = self.base.bandwidth * self.base.memory_efficiency
         peak = 2.0 * self.macs * self.clock_Hz
         return replace(self.base, peak=dict.fromkeys(self.base.peak, peak), fixed_s=self.instructions_s + first / rate)
 
     def cost(self, op: Op) -> Cost:
-        """Seconds, joules and bound of one op."""
+        """Return seconds, joules and bound of one op."""
         return self.roofline(op).cost(op)
 
     def row(self, op: Op, probe: Probe) -> PriceRow:
@@ -67,11 +67,11 @@ class StreamEngine:
         return self.roofline(op).row(op, probe)
 
     def evidence(self, ops: Sequence[Op]) -> list[Evidence]:
-        """Basis of the times."""
+        """Return the evidence of the times: the description."""
         return [Evidence("streams and instructions", "", DESCRIPTION)] if ops else []
 
     def roof(self, dtype: str) -> Roof:
-        """Nominal and attainable rates."""
+        """Return the nominal and attainable rates."""
         peak = 2.0 * self.macs * self.clock_Hz
         return replace(self.base.roof(dtype), peak=peak, launch_s=self.instructions_s)
 

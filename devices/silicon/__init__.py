@@ -1,1 +1,1 @@
-"""Area, power and cost of chips as functions of what is on them, each with how sure it is."""
+"""Area, power and cost of chips, estimated from their parts, with intervals."""

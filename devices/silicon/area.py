@@ -1,4 +1,4 @@
-"""Area of a die from what is on it.
+"""Area of a die, estimated from its contents.
 
 Memories, interfaces and links cost what photos and LLMCompass say; the logic of a core is fitted to
 whole dies: a constant, a term of its fp32 lanes and one of its matrix units, none below 0. Logic and SRAM
@@ -20,24 +20,24 @@ from .constants import Die, DieSpec, constants
 F8 = npt.NDArray[np.float64]
 MIB = float(2**20)
 LOGIC = ("control", "lanes", "matrix")
-"""Fitted parts of a core."""
+"""Parts of a core whose areas are fitted."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredFit:
-    """A fit with the error of each product or die when the others are fitted without it."""
+    """A fit with the error of each product or die in a fit that leaves it out."""
 
     left_out: dict[str, float]
 
     @property
     def spread(self) -> float:
-        """Share that 80 % of the errors stay within."""
+        """Relative error that 80 % of the left-out errors do not exceed."""
         return float(np.quantile(np.abs(list(self.left_out.values())), 0.8))
 
 
 @dataclass(frozen=True, slots=True)
 class AreaModel(ScoredFit):
-    """Fitted area of a core's logic at N7 [mm2]: a core, a lane, a MAC."""
+    """Fitted area of a core's logic at N7 [mm2]: a constant per core, per fp32 lane and per MAC."""
 
     core: float
     lane: float
@@ -45,7 +45,7 @@ class AreaModel(ScoredFit):
 
 
 def given_parts(die: Die) -> dict[str, float]:
-    """Parts of a die whose area is not fitted [mm2]."""
+    """Return the parts of a die whose area is not fitted [mm2]."""
     known, node = constants(), constants().nodes[die.node]
     c = known.area
     phy, control = known.links[die.link] if die.link is not None else (0.0, 0.0)
@@ -60,12 +60,12 @@ def given_parts(die: Die) -> dict[str, float]:
 
 
 def logic_terms(die: Die) -> F8:
-    """What the fitted areas are multiplied with: cores, lanes and MACs at the die's node."""
+    """Return the factors of the fitted areas: cores, lanes and MACs, scaled to the die's node."""
     return constants().nodes[die.node].logic * die.cores * np.array([1.0, die.lanes, die.macs])
 
 
 def parts_of(die: Die) -> dict[str, float]:
-    """Every part of a die [mm2]; a die of a given area is one part.
+    """Return every part of a die [mm2]; a die with a given area is one part.
 
     Examples
     --------
@@ -79,7 +79,7 @@ def parts_of(die: Die) -> dict[str, float]:
 
 @cache
 def area_model() -> AreaModel:
-    """The model of all published dies, with the error of each when the others are fitted without it."""
+    """Return the model fitted to all published dies, with the error of each die in a fit that leaves it out."""
     dies = {name: d for name, d in constants().dies.items() if d.fitted}
     terms = np.array([logic_terms(d) for d in dies.values()])
     rest = np.array([sum(given_parts(d).values()) for d in dies.values()])
@@ -94,7 +94,7 @@ def area_model() -> AreaModel:
 
 
 def _fitted(terms: F8, left: F8, areas: F8) -> F8:
-    """Least squares of relative errors, no term below 0."""
+    """Return the least squares of relative errors, without negative terms."""
     from scipy.optimize import nnls
 
     scale: F8 = terms.max(axis=0)
@@ -103,7 +103,7 @@ def _fitted(terms: F8, left: F8, areas: F8) -> F8:
 
 
 def die_of(given: DieSpec) -> Die:
-    """A die of a description, what it does not say taken from the published one it is like."""
+    """Return a die of a description; missing values come from the published die that it is like."""
     base = Die(str(given.node)) if given.like is None else constants().dies[given.like]
     entry: dict[str, Any] = {
         "node": given.node, "cores": given.cores, "macs": given.macs_per_core,
@@ -120,7 +120,7 @@ def _mib(value: float | None) -> float | None:
 
 
 def die_parts(device: DeviceSpec) -> list[tuple[str, int, dict[str, float]]]:
-    """Node, count and parts [mm2] of every kind of die."""
+    """Return node, count and parts [mm2] of every kind of die."""
     out = []
     for given in device.silicon.dies if device.silicon is not None else ():
         die = die_of(given)
@@ -130,18 +130,18 @@ def die_parts(device: DeviceSpec) -> list[tuple[str, int, dict[str, float]]]:
 
 
 ON_DRAM = ("bank-pim", "bank-group-pim")
-"""Kinds whose units are made in the DRAM's process; their softmax unit stays on the logic die."""
+"""Kinds of units that are made in the DRAM's process; their softmax unit is on the logic die."""
 DEFAULT_BUFFER = 2**20
-"""Of inputs [bytes], and as much for temporaries, where no description says (Duplex, section VII-E)."""
+"""Default size of the buffers for inputs, and for temporaries [bytes] (Duplex, section VII-E)."""
 
 
 def is_near(processor: ProcessorSpec) -> bool:
-    """Whether a processor's units are counted by stack: it sits in the memory."""
+    """Return whether a processor's units are in the memory, and so counted per stack."""
     return processor.kind == "logic-pim" or processor.kind in ON_DRAM
 
 
 def macs_per_stack(processor: ProcessorSpec, device: DeviceSpec) -> float:
-    """Multiply-accumulate units of one stack: given, or from the peak at a clock."""
+    """Return the multiply-accumulate units per stack: the given number, or the peak over the clock."""
     if processor.mac_array is not None:
         return processor.mac_array.modules_per_stack * processor.mac_array.macs_per_module
     clock = processor.clock_Hz or constants().near["clock_Hz"]
@@ -156,7 +156,7 @@ def macs_per_stack(processor: ProcessorSpec, device: DeviceSpec) -> float:
 
 
 def near_parts(processor: ProcessorSpec, device: DeviceSpec) -> dict[str, float]:
-    """Parts of a unit near memory [mm2 a stack].
+    """Return the parts of a unit near memory [mm2 per stack].
 
     The interface of a unit on the logic die are TSVs, as many more as its bandwidth is a multiple; units
     on the DRAM die need none, and are larger for its process.

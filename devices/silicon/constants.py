@@ -1,4 +1,4 @@
-"""What a device is made of (the `silicon:` block of its YAML), and the constants of `constants.yaml`, read once."""
+"""Schema of a device's dies (the `silicon:` block of its YAML), and the constants of `constants.yaml`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ...workloads.yamlfile import read_yaml
 from ..lines import Count, NonNegative, Positive
 
 MEMORIES = ("hbm2", "hbm3", "hbm3e", "hbm4", "gddr", "lpddr")
-"""Memories by what a gigabyte costs."""
+"""Kinds of memory, which differ in the cost of a gigabyte."""
 
 
 class DieSpec(Spec):
@@ -80,7 +80,7 @@ class ProcessNode:
 
 @dataclass(frozen=True, slots=True)
 class Die:
-    """What is on a die: counts, and memories [MiB]; `area_mm2` where it is published.
+    """Contents of a die: counts, and memories [MiB]; `area_mm2` if it is published.
 
     `registers` and `local` are per core, `macs` its dense 16-bit multiply-accumulates a clock, `lanes` its fp32 ones;
     `hbm` interfaces to stacks, `gddr` blocks of 32 bits.
@@ -103,7 +103,7 @@ class Die:
 
 @dataclass(frozen=True, slots=True)
 class Constants:
-    """All of them; `area`, `near` and `cost` by the names of the file."""
+    """All constants; `area`, `near` and `cost` have the names of the file."""
 
     nodes: Mapping[str, ProcessNode]
     links: Mapping[str, tuple[float, float]]
@@ -119,7 +119,7 @@ class Constants:
 
 @cache
 def constants() -> Constants:
-    """The package's constants."""
+    """Return the package's constants; the file is read once."""
     raw = read_yaml(Path(str(files("opbyte.devices.silicon") / "constants.yaml")))
     area, cost = dict(raw["area"]), dict(raw["cost"])
     links = area.pop("links")

@@ -1,4 +1,4 @@
-"""Area, power and cost of a device, each with its parts and how sure it is.
+"""Area, power and cost of a device, each with its parts and an interval.
 
 Power of a device at full load from its peaks, memory and process: the power that its board must supply.
 
@@ -50,18 +50,18 @@ def main_of(device: DeviceSpec) -> ProcessorSpec | None:
 
 
 def memory_watts(device: DeviceSpec, processor: ProcessorSpec) -> float:
-    """Power of a processor's memory at its bandwidth [W]."""
+    """Return the power of a processor's memory at its full bandwidth [W]."""
     near_bandwidth = device.memory.bandwidth_bytes_per_s * processor.bandwidth_multiple
     return near_bandwidth * processor.memory_J_per_byte
 
 
 def link_watts(device: DeviceSpec) -> float:
-    """Power of a device's link at its bandwidth, both ways [W]."""
+    """Return the power of a device's link at its full bandwidth in both directions [W]."""
     return 2 * device.link.bandwidth_bytes_per_s * device.link.energy_J_per_byte
 
 
 def power_parts(device: DeviceSpec, process: str) -> dict[str, float]:
-    """Parts of a device's power at full load [W]: its main die, its memory, its units near memory."""
+    """Return the parts of a device's power at full load [W]: main die, memory, and units near memory."""
     law, parts = power_law(), dict[str, float]()
     main = main_of(device)
     if main is not None:
@@ -102,7 +102,7 @@ def _terms(device: DeviceSpec, main: ProcessorSpec, energy: float, share: float)
 
 @cache
 def power_law() -> PowerLaw:
-    """The law of the catalog's products with a power limit, with errors of dies left out."""
+    """Return the law fitted to the catalog's products with a power limit, with the errors of left-out dies."""
     products = [load_device(name)[0] for name in constants().products]
     dies = [p.silicon.dies[0].like if p.silicon is not None else None for p in products]
     mains = [p for p in map(main_of, products) if p is not None]
@@ -125,7 +125,7 @@ def power_law() -> PowerLaw:
 
 
 def _fitted(terms: F8, rest: F8, weights: F8) -> F8:
-    """Weighted least squares of relative errors, no coefficient below 0."""
+    """Return the weighted least squares of relative errors, without negative coefficients."""
     from scipy.optimize import nnls
 
     scale: F8 = terms.max(axis=0)
@@ -135,7 +135,7 @@ def _fitted(terms: F8, rest: F8, weights: F8) -> F8:
 
 STACKED = ("hbm2", "hbm3", "hbm3e", "hbm4")
 SPARE = (*LOGIC, "registers", "local memory")
-"""Parts of cores: what can be switched off."""
+"""Parts of cores, which can be switched off if they have a defect."""
 
 
 def dies_per_wafer(area: float) -> float:
@@ -175,7 +175,7 @@ def die_USD(node: str, parts: dict[str, float], enabled: float) -> float:
 def cost_parts(
     device: DeviceSpec, silicon: SiliconSpec, dies: list[tuple[str, int, dict[str, float]]], near_mm2: float = 0.0
 ) -> dict[str, float]:
-    """Parts of a device's cost [USD]; `dies` are node, count and parts of each kind.
+    """Return the parts of a device's cost [USD]; `dies` are node, count and parts of each kind.
 
     Units near memory take `near_mm2` of N7 in dies that exist in any case; the cost of a wafer is shared by area.
     """
@@ -194,7 +194,7 @@ def cost_parts(
 
 
 def cost_spread(computed: dict[str, float]) -> float:
-    """Share that 80 % of costs found stay within of the published estimates."""
+    """Return the relative error within which 80 % of the computed costs are, compared with published estimates."""
     published = constants().published_USD
     errors = [abs(computed[name] / published[name] - 1) for name in published if name in computed]
     return float(np.quantile(errors, 0.8))
@@ -202,7 +202,7 @@ def cost_spread(computed: dict[str, float]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A value with what it is the sum of.
+    """An estimated value with its interval and parts.
 
     Attributes
     ----------
@@ -220,7 +220,7 @@ class Estimate:
     why: str
 
     def mixed(self, other: Estimate, share: float) -> Estimate:
-        """The mean of two, `share` of it this one."""
+        """Return the weighted mean of two estimates: a `share` of this one, the rest of the other."""
         if self.value is None or other.value is None:
             return self if self.value is None else other
         ends = zip(self.interval or (), other.interval or (), strict=True)
@@ -260,7 +260,7 @@ CACHE = "memory.cache_MiB (its area: cache_MiB of silicon.dies)"
 
 
 def timed_sram(device: DeviceSpec, *, tuned: bool = False) -> str:
-    """Say which on-chip memories change a device's times; `tuned`: every kernel has its best tile on it."""
+    """Return a sentence on which on-chip memories affect a device's times; `tuned`: every kernel has its best tile."""
     fitted = CACHE if any(map(can_calibrate, device.processors.values())) else "no SRAM"
     seen = f"local memory and {CACHE}" if tuned else fitted
     return (
@@ -274,7 +274,7 @@ def silicon_of(device: DeviceSpec) -> Silicon:
 
 
 def near_of(device: DeviceSpec) -> dict[str, float]:
-    """Parts of units near memory, of all stacks of a device [mm2]."""
+    """Return the parts of units near memory, for all stacks of a device [mm2]."""
     return {
         f"{name} {part}": area * device.memory.stacks
         for name, p in device.processors.items()
@@ -320,7 +320,7 @@ def _power(device: DeviceSpec) -> Estimate:
 
 
 def process_of(device: DeviceSpec) -> str | None:
-    """Return the process of a device's cores: what it names, or its first die's."""
+    """Return the process of a device's cores: the stated one, or its first die's."""
     if device.process is not None or device.silicon is None or not device.silicon.dies:
         return device.process
     node = die_of(device.silicon.dies[0]).node
@@ -343,7 +343,7 @@ def _cost(device: DeviceSpec) -> Estimate:
 
 @cache
 def _cost_spread() -> float:
-    """How far the model is from the published estimates of the catalog's products."""
+    """Return the relative error of 80 % of the model's costs against published estimates of catalog products."""
     spreads = {}
     for name in constants().published_USD:
         spec, _ = load_device(name)

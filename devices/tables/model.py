@@ -64,8 +64,7 @@ class Curve:
 def whole_tiles(rows: F8, most: float) -> F8:
     """Return the rows that a matrix product computes: whole tiles beyond the first, up to `most`.
 
-    The time is a step function of the rows, so interpolation between two measured rows would be too short just above a
-    step.
+    The time is a step function of the rows: interpolation between two measured rows is too short just above a step.
     """
     tiles = np.ceil(rows / TILE_ROWS) * TILE_ROWS
     return np.where(rows > TILE_ROWS, np.maximum(np.minimum(tiles, most), rows), rows)
