@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,10 @@ def _count(keys: Keys, key: str) -> int | None:
 
 def _flag(keys: Keys, key: str) -> bool:
     return keys.flag(key, False)
+
+
+def _gradient_bits(keys: Keys, key: str) -> int:
+    return 16 * (1 + keys.flag(key, False))
 
 
 def _one_of(known: Mapping[str, Any]) -> Read:
@@ -120,12 +125,15 @@ MEGATRON: Mapping[str, tuple[str, Read]] = {
         ),
     ),
     "ddp.num_distributed_optimizer_instances": ("replicas", _count),
-    "ddp.grad_reduce_in_fp32": ("gradient_bits", lambda keys, key: 32 if keys.flag(key, False) else 16),
+    "mixed_precision.grad_reduce_in_fp32": ("gradient_bits", _gradient_bits),
+    "ddp.grad_reduce_in_fp32": ("gradient_bits", _gradient_bits),
     "ddp.data_parallel_sharding_strategy": ("zero", _one_of(SHARDED)),
     "ddp.use_distributed_optimizer": ("zero", lambda keys, key: int(keys.flag(key, False))),
 }
 """Keys of Megatron-Bridge's configuration (src/megatron/bridge/training/config.py) that bear on a step, and the option of `train` that each is; a
 strategy of sharding comes before the distributed optimizer."""
+SINGLE = {"tp": 1, "ep": 1}
+"""Degrees that a file of either framework leaves out."""
 TITANS = {"zero": 3, "overlap_tp": False, "cp_exchange": "all-gather", "gradient_bits": 32, "loss": "unfused"}
 """What torchtitan does where its job file does not say otherwise: it sums gradients in 32 bits, and PyTorch's loss is not one kernel (v0.1.0, torchtitan/loss.py)."""
 STAGED = 1
@@ -176,14 +184,18 @@ def read_recipe(path: str | Path) -> tuple[dict[str, Any], int | None]:
             f"--recipe {where}", "must have the block `model` of Megatron-Bridge or `parallelism` of torchtitan"
         )
     if titan:  # sections of 2024
-        old = {key: value for name in ("training", "experimental") for key, value in (raw.get(name) or {}).items()}
-        raw["parallelism"] = {key: value for key, value in old.items() if f"parallelism.{key}" in TITAN} | raw.get(
-            "parallelism", {}
-        )
+        raw["parallelism"] = {
+            key: value
+            for name in ("training", "experimental", "parallelism")
+            for key, value in Keys(where, raw).part(name).values.items()
+            if name == "parallelism" or f"parallelism.{key}" in TITAN
+        }
     file, options = Keys(where, raw), dict[str, Any]()
     _check_keys(file, "torchtitan" if titan else "megatron-bridge")
     for path_of_key, (name, read) in (TITAN if titan else MEGATRON).items():
         section, _, key = path_of_key.rpartition(".")
+        if isinstance(file.values.get(section), str):  # a recipe's name
+            continue
         keys = file.part(section) if section else file
         if keys.values.get(key) is not None:
             options.setdefault(name, read(keys, key))
@@ -199,7 +211,9 @@ def read_recipe(path: str | Path) -> tuple[dict[str, Any], int | None]:
     if "pipeline_parallel_degree" in file.part("experimental").values:  # as many micro-batches as stages, unless said
         piece = max(local // file.part("experimental").count("pipeline_parallel_microbatches", stages), 1)
     options["micro_batch"] = piece if stages > 1 else local
-    if stages > 1 and file.part("parallelism").text("fsdp_reshard_after_forward", "default") != "always":
+    if stages == 1:
+        options.pop("interleave", None)  # of a schedule without stages
+    elif file.part("parallelism").text("fsdp_reshard_after_forward", "default") != "always":
         options["zero"] = min(options.get("zero", STAGED), STAGED)
     return TITANS | options, None if options.get("batch", -1) > 0 else local
 
@@ -254,7 +268,7 @@ def train_recipe(
     known |= options
     if local is not None and "batch" not in options:
         where = load(model, system)[1]
-        degrees = known.get("tp", 1) * known.get("pp", 1) * known.get("cp", 1)
+        degrees = prod(known.get(name, 1) for name in ("tp", "pp", "cp"))
         known["batch"] = max(where.groups // degrees, 1) * local
-    known = {name: value for name, value in known.items() if value is not None}
+    known = ({} if search else SINGLE) | {name: value for name, value in known.items() if value is not None}
     return (fastest_training if search else train)(model, system, **known)

@@ -64,7 +64,7 @@ def sustained(device: SharedMemoryDevice, op: Op) -> float:
     if kin != BLACKWELL or spec.limit_W is None:
         return factor
     peak = max((p.peak_flops_per_s or {}).get("bf16", 0.0) for p in spec.processors.values())
-    return float(factor * min(spec.limit_W / peak / NOMINAL_W, MOST) ** -WATTS)
+    return factor * min(spec.limit_W / peak / NOMINAL_W, MOST) ** -WATTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,8 +289,7 @@ class LayerPrices:
             return 0.0
         biased = any(self._biased(part.spec) for part in experts)
         calls = sum(part.held for part in experts) * (HOST_CALLS + BIAS_CALLS * biased) + works * (graphs == "none")
-        runs_again = "moe" in self.options.recompute.replace("moe_act", "moe").split(",")
-        return LAUNCH_S * calls + SYNC_S * (1 + biased * (1 + runs_again))
+        return LAUNCH_S * calls + SYNC_S * (1 + biased * (1 + ("moe" in self.options.recompute)))  # or "moe_act"
 
     def _overlap(self, forward: Seconds, behind: Seconds) -> None:
         """Shorten exchanges of tokens that overlap with another micro-batch's passes (Megatron's combined 1F1B).

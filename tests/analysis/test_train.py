@@ -137,10 +137,11 @@ model:
   offload_modules: [expert_fc1]
   cp_comm_type: p2p
   moe_permute_fusion: true
+  mtp_eval_in_bf16: true
 train: {global_batch_size: 4096, micro_batch_size: 1}
 comm_overlap: {overlap_moe_expert_parallel_comm: true}
-mixed_precision: bf16_with_mxfp8_mixed
-ddp: {use_distributed_optimizer: true}
+mixed_precision: {fp8: e4m3, fp8_recipe: mxfp8, grad_reduce_in_fp32: true}
+ddp: {use_distributed_optimizer: true, grad_reduce_in_fp32: false}
 optimizer: {exp_avg_dtype: bf16}
 """
 TITAN = """
@@ -151,7 +152,7 @@ local_batch_size = 2
 seq_len = 8192
 [parallelism]
 data_parallel_shard_degree = -1
-tensor_parallel_degree = 1
+pipeline_parallel_schedule = "Interleaved1F1B"
 [activation_checkpoint]
 mode = "full"
 """
@@ -180,13 +181,14 @@ def test_a_recipe_is_the_same_as_its_options(ask: Ask, tmp_path: Path) -> None:
     same = train(
         "deepseek-v3", "gb200-4x64", batch=4096, seq=4096, tp=1, pp=4, interleave=4, ep=64, recompute="mla_up_proj", sequence_parallel=False,
         pipeline_layout="Et*4|(t*4|)*14tmL", overlap_experts=True, graphs="partial", dtype="mxfp8",
-        offload_modules="expert_fc1", all_to_all="auto", moment_bits=16,
+        offload_modules="expert_fc1", all_to_all="auto", moment_bits=16, gradient_bits=32,
     )  # fmt: skip
     assert (read["step_seconds"], read["memory_bytes"]) == (same.step.seconds, same.memory_bytes)
     assert read["layers_of_parts"] == [4] * 15 + [3]
     assert changed["batch"] == 8192
     titan = ask("train", "llama-3-8b", "--system", "h100-x8", "--recipe", tmp_path / "job.toml", "--json").json()
     assert (titan["batch"], titan["micro_batch"], titan["zero"], titan["recompute"]) == (16, 2, 3, "full")
+    assert titan["tp"] == 1
 
 
 def test_jobs_of_2024_are_read(tmp_path: Path) -> None:
@@ -238,6 +240,7 @@ def test_jobs_of_2024_are_read(tmp_path: Path) -> None:
         ),
         ("model: {moe_token_dropping: true}", "model.moe_token_dropping: must be false: no token is dropped"),
         ("model: {cp_comm_type: a2a+p2p}", "model.cp_comm_type: unknown 'a2a+p2p'"),
+        ("training: 3", "training: must be an object, not 3"),
     ],
 )
 def test_a_bad_recipe_is_one_line(ask: Ask, tmp_path: Path, text: str, line: str) -> None:
