@@ -305,7 +305,7 @@ def planned_exchange(
     layout: Layout, system: SystemSpec, algorithm: str, top_k: int = 1, prompts: bool = False,
     timed: Mapping[str, Timed] | None = None, width: float = 1.0,
 ) -> PlannedLink:  # fmt: skip
-    """The all-to-all of tokens among a stage's devices by a named algorithm, or the cheapest (`BY_COST`).
+    """Plan the all-to-all of tokens among a stage's devices by a named algorithm, or by the cheapest (`BY_COST`).
 
     Devices of a rank hold the same tokens and share the sending of an op's bytes; a plan's message is
     all of a rank's, which an algorithm that does not know of it sends from every device.

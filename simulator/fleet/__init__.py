@@ -1,1 +1,1 @@
-"""Engines on one clock: events, routers and whole runs."""
+"""Engines on one common clock: events, routers, and the simulation of whole runs."""

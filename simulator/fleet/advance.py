@@ -1,6 +1,6 @@
-"""Several engines on one clock, compiled: each runs up to where another could change what it does.
+"""Advance several engines on one clock, compiled: each runs up to the next time at which another could affect it.
 
-What an engine's steps run on is known here by its address, so that any number of engines is one type.
+The state arrays of an engine are passed by address, so that any number of engines has one type.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
 ASKED = 2
-"""Of an engine that is yet to be put in line for its turn to run."""
+"""Mark of an engine that Python code wants to be scheduled."""
 
 OWN = named(
     "queued halted failing given up ready life earlier inbound delivered gone held_tokens asked forget changed",
@@ -42,7 +42,7 @@ nothing happens on them that others could see; how many are in `Engines.changed`
 
 @by_address
 class Engines(NamedTuple):
-    """N engines on one clock, each of any kind."""
+    """N engines of any kind on one clock."""
 
     loops: I8  # [N] address of the `EngineArrays` of each
     runs: I8  # [N] and of the code of `loop.run` for it
@@ -80,21 +80,21 @@ def new_fleet(engines: int, first: int, like: Face, log: F8) -> Engines:
 
 @compiled_part
 def face_of(fleet: Engines, engine: int) -> Face:
-    """What routers can see of an engine."""
+    """Return the part of an engine's state that routers can see."""
     face: Face = held_at(fleet.faces[engine], fleet.like)
     return face
 
 
 @compiled_part
 def is_done(face: Face) -> bool:
-    """`Engine.done`."""
+    """Return whether every submitted request has finished or was rejected (`Engine.done`)."""
     counters = face.counters[0]
     return bool(counters.completed + counters.refused == counters.submitted)
 
 
 @compiled_part
 def ready_at(face: Face) -> float:
-    """`Engine.ready`."""
+    """Return the earliest time at which an engine's next step can begin [s] (`Engine.ready`)."""
     counters, now = face.counters[0], face.clocks[0].now
     idle = counters.released == counters.completed
     if not idle or counters.walk == counters.submitted:
@@ -104,7 +104,7 @@ def ready_at(face: Face) -> float:
 
 @compiled_part
 def note_change(fleet: Engines, engine: int) -> None:
-    """Note that the router does not know an engine's load any more."""
+    """Record that an engine's load has changed since the router last read it."""
     turn = fleet.turn[0]
     if fleet.own[engine].changed != 1:
         fleet.own[engine].changed = 1
@@ -114,7 +114,7 @@ def note_change(fleet: Engines, engine: int) -> None:
 
 @compiled_part
 def wake(fleet: Engines, engine: int, calm: float = 0.0) -> None:
-    """Let an engine run that has something to do, which others may see from a time on."""
+    """Schedule an engine that has work; others are affected by it from time `calm` on."""
     node = fleet.own[engine]
     note_change(fleet, engine)
     if node.halted:
@@ -127,7 +127,7 @@ def wake(fleet: Engines, engine: int, calm: float = 0.0) -> None:
 
 @compiled_part
 def next_under_way(fleet: Engines, stops: bool, level: bool) -> bool:
-    """Choose the engine that runs next, and how far; whether there is any."""
+    """Choose the engine that runs next, and how far it runs; return whether there is one."""
     busy, turn = fleet.busy, fleet.turn[0]
     while busy.size[0] > 0 and busy.time[busy.order[0]] < turn.limit:
         n = take_first(busy)
@@ -150,7 +150,7 @@ def next_under_way(fleet: Engines, stops: bool, level: bool) -> bool:
 
 @compiled_part
 def run_under_way(fleet: Engines) -> int:
-    """Run the engine under way up to its limit or its goal; why it stopped."""
+    """Run the chosen engine up to its time limit or completion goal; return the reason why it stopped."""
     turn, n = fleet.turn[0], fleet.turn[0].node
     return int(called_at(fleet.runs[n], fleet.loops[n], (turn.until, turn.goal)))
 
@@ -174,20 +174,20 @@ def move_log(fleet: Engines, engine: int) -> bool:
 
 @compiled_part
 def bring(fleet: Engines, stops: bool, level: bool) -> int:
-    """Run engines up to a limit, or the end of the step in which one has completions that matter.
+    """Run engines up to a time limit, or to the end of the step in which an engine has completions that affect others.
 
-    Of the latter kind, the time up to which the others run is brought forward to that.
+    In the latter case the limit of the other engines is reduced to the time of that step's end.
 
     Parameters
     ----------
     stops, level : bool
-        Whether completions matter to others; whether engines run level with each other besides.
+        Whether completions matter to others; whether engines also advance together in time.
 
     Returns
     -------
     int
-        `Status.REACHED`; `Status.GOAL` where an engine (`turn.goal`) has completions; and what else `loop.advance` returns,
-        after which this is to be called again.
+        `Status.REACHED`; `Status.GOAL` if an engine (`turn.goal`) has completions; or another result of `loop.advance`,
+        after which this must be called again.
     """
     turn = fleet.turn[0]
     while turn.node >= 0 or next_under_way(fleet, stops, level):
@@ -213,7 +213,7 @@ def bring(fleet: Engines, stops: bool, level: bool) -> int:
 
 @compiled_part
 def wake_all(fleet: Engines) -> None:
-    """Let engines run that Python has asked to."""
+    """Schedule the engines that Python code has marked as having work."""
     for n in range(fleet.own.size):
         if fleet.own[n].queued == ASKED or fleet.own[n].changed == ASKED:
             wake(fleet, n)

@@ -1,4 +1,4 @@
-"""Where requests come from: a stream, read block by block."""
+"""The source of requests: a stream that is read block by block."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .clock import Clock
 from .groups import Cut
 
 MOST_KEPT = 20_000_000
-"""Requests that may all be kept: they take about 0.47 GB a million, so these are what a large machine can hold."""
+"""Most requests that a run may keep: at about 0.47 GB per million, the memory of a large machine."""
 
 
 def check_kept(count: int) -> None:
-    """Refuse more requests than can all be kept."""
+    """Refuse more requests than memory can hold if all are kept."""
     if count > MOST_KEPT:
         text = f"must be at most {MOST_KEPT:,} where all are kept (what lets go of some: docs/clusters.md)"
         raise InputError("--requests", text)
@@ -28,7 +28,7 @@ def check_kept(count: int) -> None:
 
 @dataclass(slots=True)
 class Arrivals:
-    """Reads a stream and lets its requests arrive."""
+    """Reader of a request stream, which lets its requests arrive at their times."""
 
     table: RequestTable
     assigner: Assigner
@@ -50,7 +50,7 @@ class Arrivals:
         self._ahead = next(self.blocks, None)
 
     def _own(self, block: RequestBlock) -> RequestBlock:
-        """What of the stream's next block arrives here."""
+        """Return the requests of the stream's next block that belong to this group of replicas."""
         if self.drain is None or not self.drain(self.known):
             check_kept(self.known + len(block))
         rows = self.cut.part(block, self.known, self.replicas)
@@ -58,10 +58,10 @@ class Arrivals:
         return rows
 
     def next_block(self) -> None:
-        """Let more requests be known.
+        """Read the next block of requests.
 
-        Blocks that are assigned as a whole are assigned before their requests arrive; engines release them in time, and
-        no router looks at the nodes before the next block.
+        Blocks that are assigned as a whole are assigned before their requests arrive; engines queue each request at its
+        arrival, and no router reads the nodes before the next block.
         """
         at, block = self.clock.at, self._ahead
         if block is None:
@@ -83,7 +83,7 @@ class Arrivals:
             self.assigner.deal_block(rows_own, rows)
 
     def read(self, block: RequestBlock) -> range:
-        """Take in a block; refuses requests that a node could never hold."""
+        """Add a block to the request table; refuse requests that exceed a node's capacity."""
         nodes = self.clock
         first = nodes.entry[0].engine
         if nodes.decode and not self.again:  # of two pools the first holds prompts alone

@@ -1,4 +1,4 @@
-"""What requests pass before the router, rules of it that are not the library's, and engines that are given by hand."""
+"""Assignment in Python: stages before the router, user-defined routers, and engines that compiled code cannot fill."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from .nodes import Node
 from .routers import Load, Route
 
 MAX_RESTARTS = 100
-"""Failures that one request may meet. Where replicas fail more often than they complete a
-request, none ever ends; with a mean time between failures of the service time itself, a request
-outlives its replica with probability 1/e, and 100 failures in a row with 1e-20."""
+"""Largest number of failures that one request may meet. If replicas fail more often than they complete a
+request, no request ever ends; with a mean time between failures equal to the service time, a request
+outlives its replica with probability 1/e, and meets 100 failures in a row with 1e-20.
+"""
 
 
 def check_restarts(request: int, failures: int) -> None:
-    """Refuse a run in which a request meets failures without end."""
+    """Refuse a run in which a request is lost to failures again and again."""
     if failures > MAX_RESTARTS:
         raise InputError(
             "--mtbf",
@@ -34,7 +35,7 @@ def check_restarts(request: int, failures: int) -> None:
 
 @dataclass(slots=True)
 class Assigner:
-    """Puts requests on nodes, where the clock asks for it."""
+    """Assigns requests to nodes if compiled code needs Python for it."""
 
     table: RequestTable
     clock: Clock
@@ -49,7 +50,7 @@ class Assigner:
     restarts: Counter[int] = field(default_factory=Counter)
 
     def arrive(self, row: int, now: float) -> None:
-        """Let a request that arrives now in, once it is past the entrance."""
+        """Accept or reject a request that arrives now, and pass it to the stage before the router if there is one."""
         if self.door is not None and not self.door(row, now):
             self.table.refused.append(row)
             self.clock.at.refused += 1
@@ -57,7 +58,7 @@ class Assigner:
         (self.entrance or self.clock.admit)(row, now)
 
     def put_back(self, rows: Sequence[int], now: float) -> None:
-        """Let requests that a failure met wait in front of all others, in order of arrival.
+        """Requeue requests lost to a failure in front of all others, in order of arrival.
 
         Raises
         ------
@@ -73,7 +74,7 @@ class Assigner:
         self.clock.at.then = now
 
     def choose(self) -> None:
-        """Ask a rule that is not the library's for one of the nodes that it may choose from."""
+        """Call a user-defined router to choose among the nodes that accept requests."""
         at, loads = self.clock.at, self.clock.play.loads
         seen = tuple(Load(*row) for row in loads[: at.found].tolist())
         caches = at.phase == SENDING
@@ -81,7 +82,7 @@ class Assigner:
         at.chosen = self.route(int(at.sent if caches else at.dealt), seen, home)
 
     def give(self) -> None:
-        """Give a request to the node that it goes to."""
+        """Submit the request to the node that the router has chosen."""
         at = self.clock.at
         row, node = int(at.row), self.clock.all[at.into]
         now = max(float(self.table.arrival_s[row]), float(at.then))
@@ -89,7 +90,7 @@ class Assigner:
         at.into = -1
 
     def submit(self, node: Node, row: int, now: float, cached: int) -> None:
-        """Give a request to a node, which queues it once its adapter is there."""
+        """Submit a request to a node, which queues it once its adapter is loaded."""
         node.held_tokens += int(self.table.input_tokens[row])
         if node.cache_state is None:
             self.queue(node, row, now, cached)
@@ -97,7 +98,7 @@ class Assigner:
             node.cache_state.ask(row, now, cached)
 
     def queue(self, node: Node, row: int, now: float, cached: int) -> None:
-        """Queue a request on a node; of two pools the first brings forth the next token only."""
+        """Queue a request on a node; a prefill node of two pools generates only the next token."""
         table = self.table
         generated = int(table.generated[row])
         last = generated + 1

@@ -1,4 +1,4 @@
-"""Requests on their way to engines, compiled: whom the router chooses, and what an engine is given."""
+"""Assignment of requests to engines, compiled: the router's choice, and the data that an engine receives."""
 
 from __future__ import annotations
 
@@ -27,14 +27,16 @@ F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
 ROOM, CHOOSE, GIVE, LOST = 8, 9, 10, 11
-"""Why events wait for the caller, who comes back: an engine (`At.into`) has no room for a request; a rule that is not
-the library's is to choose (`At.found` of `RunEvents.able`) and say which (`At.chosen`); the caller is to give a request
-(`At.row`) to an engine (`At.into`) itself, and to take back `At.into`; a cache went down with its node, and the request
-(`At.row`) is to be put back."""
+"""Reasons why events return to the caller: an engine (`At.into`) has no free row for a request; a user-defined router
+must choose (`At.found` of `RunEvents.able`) and set `At.chosen`; the caller must submit a request (`At.row`) to an
+engine (`At.into`) itself, and reset `At.into`; a cache was lost with its node, and the request (`At.row`) must be
+requeued.
+"""
 
 ARRIVALS, COMPLETIONS, FOLLOWS, CROSSED, CALLED, KINDS = 0, 1, 2, 3, 4, 5
-"""Events: arrivals; completions of an engine; a request that follows another; a KV transfer; the caller's. The code
-is the kind plus `KINDS` times the number of the engine, request or call."""
+"""Events: arrivals; completions of an engine; a request that follows another; a KV transfer; a Python call. The code
+is the kind plus `KINDS` times the number of the engine, request or call.
+"""
 
 AT = named(
     "phase events next last awake due to_come delivered goal dealt sent in_flight over refused "
@@ -50,9 +52,10 @@ the session's home; the caller's event; finished transfers. Time of the current 
 [s]; transferred bytes."""
 
 TRIP = named("source life target there again", "kept parked start_s end_s")
-"""Of a request: nodes that its cache comes from, and in which of its lives it was made there; the same of the one that
-it goes to; how often failures have put it back. KV bytes of one device that its node keeps for it, and that the one
-it comes from does; when it leaves and is there."""
+"""KV transfer of a request: source node and its number of failures when the cache was made; the same for the target;
+how often failures have requeued the request. KV bytes of one device reserved on the target, and held on the source;
+start and end time of the transfer.
+"""
 
 
 @by_address
@@ -77,7 +80,7 @@ class Columns(NamedTuple):
 
 @by_address
 class Between(NamedTuple):
-    """Two pools, of N engines in all with at most R ranks, and the link between them."""
+    """Prefill and decode pools with N engines in total and at most R ranks, and the KV transfer link between them."""
 
     first: KvRules  # of a node of the first pool
     second: KvRules
@@ -104,7 +107,7 @@ class Between(NamedTuple):
 
 @by_address
 class How(NamedTuple):
-    """What a run is."""
+    """Constant properties of a run: its rules and its pools."""
 
     rule: int  # of the router, see `route_rules`; -1: the caller's
     looks: bool  # whether it looks at loads
@@ -121,7 +124,7 @@ class How(NamedTuple):
 
 @by_address
 class Waits(NamedTuple):
-    """What waits for what: pairs of a request and one that it comes after."""
+    """Dependencies between requests: pairs of a request and another request that must complete before it."""
 
     starts: I8  # [requests + 1] first pair of each request; empty without sessions
     before: I8  # [pairs]
@@ -133,7 +136,7 @@ class Waits(NamedTuple):
 
 @by_address
 class RunEvents(NamedTuple):
-    """Requests and the N engines that serve them."""
+    """State of a run's events: requests, queues, and the N engines that serve them."""
 
     fleet: Engines
     rows: Columns
@@ -155,7 +158,7 @@ class RunEvents(NamedTuple):
 
 @compiled_part
 def at_time(play: RunEvents, time: float, what: int) -> None:
-    """Let something happen at a time."""
+    """Schedule an event at a time."""
     at = play.at[0]
     push(play.events, at.now + max(time - at.now, 0.0), at.events, what)
     at.events += 1
@@ -163,7 +166,7 @@ def at_time(play: RunEvents, time: float, what: int) -> None:
 
 @compiled_part
 def find_able(play: RunEvents, how: How, first: int, last: int) -> int:
-    """Note which engines take requests; how many there are."""
+    """List the engines that accept requests; return their number."""
     able = int64(0)
     if how.steady:
         return last
@@ -176,7 +179,7 @@ def find_able(play: RunEvents, how: How, first: int, last: int) -> int:
 
 @compiled_part
 def look(play: RunEvents, row: int, able: int) -> None:
-    """See how much of a prompt each engine was sent before, where the rule asks."""
+    """Look up how much of a prompt was sent to each engine before, if the router uses it."""
     if play.recall.starts.size == 0:
         return
     for n in range(play.own.size):
@@ -210,7 +213,7 @@ def load_of(face: Face, node: Any, now: float) -> tuple[int, int]:
 
 @compiled_part
 def weigh_one(play: RunEvents, k: int, engine: int, now: float) -> None:
-    """Update the noted load of an engine, the router's choice number `k`."""
+    """Update the recorded load of an engine, which is choice number `k` of the router."""
     node, load = play.own[engine], play.loads[k]
     load.waiting, load.running = load_of(face_of(play.fleet, engine), node, now)
     load.held = node.held_tokens
@@ -220,7 +223,7 @@ def weigh_one(play: RunEvents, k: int, engine: int, now: float) -> None:
 
 @compiled_part
 def weigh_again(play: RunEvents, how: How, engine: int, now: float) -> None:
-    """Update the noted load of an engine, and the time of its next change if nothing else happens."""
+    """Update the recorded load of an engine, and the time of its next change if nothing else happens."""
     weigh_one(play, engine, engine, now)
     settle(play.least, play.loads, how.rule, engine)
     node, face = play.own[engine], face_of(play.fleet, engine)
@@ -230,7 +233,7 @@ def weigh_again(play: RunEvents, how: How, engine: int, now: float) -> None:
 
 @compiled_part
 def weigh(play: RunEvents, how: How, able: int, now: float) -> None:
-    """Update the noted loads of engines that the router may choose from; if all always are, only those that changed."""
+    """Update the recorded loads of the engines that the router may choose; if always all, only those that changed."""
     turn, returns = play.fleet.turn[0], play.returns
     if not how.steady:
         for k in range(able):
@@ -247,7 +250,7 @@ def weigh(play: RunEvents, how: How, able: int, now: float) -> None:
 
 @compiled_part
 def chosen(play: RunEvents, how: How, able: int, count: int, home: int) -> int:
-    """Which of some engines the router takes after `count` others, whose loads are known; -1: ask the caller."""
+    """Return the engine that the router chooses after `count` assignments; -1: the caller must choose."""
     at = play.at[0]
     if at.chosen >= 0:
         k, at.chosen = at.chosen, -1
@@ -264,7 +267,7 @@ def chosen(play: RunEvents, how: How, able: int, count: int, home: int) -> int:
 
 @compiled_part
 def name_content(state: State, columns: Columns, row: int, index: int, last: int) -> None:
-    """`Contents.name`: what a request's blocks hold, by a trace's hashes or its session."""
+    """Record the content of a request's blocks by a trace's hashes or its session (`Contents.name`)."""
     if state.contents.size == 0:
         return
     content = state.contents[index]
@@ -281,7 +284,7 @@ def name_content(state: State, columns: Columns, row: int, index: int, last: int
 
 @compiled_part
 def carry(state: State, columns: Columns, row: int, index: int, cached: int) -> None:
-    """`Engine.resume`: note what a request has had elsewhere."""
+    """Set the progress that a request has made on another engine (`Engine.resume`)."""
     request = state.requests[index]
     request.generated, request.cached = columns.generated[row], cached
     request.target = request.input + request.generated - (1 if cached > 0 else 0)
@@ -296,7 +299,7 @@ def when(play: RunEvents, row: int) -> float:
 
 @compiled_code
 def take_in(loop: EngineArrays, columns: Columns, row: int, arrival: float, last: int, cached: int) -> int:
-    """Queue a request on an engine, up to its `last` token; whether there was room."""
+    """Queue a request on an engine, up to its `last` token; return 0 if there is no free row."""
     st = loop.state
     if st.counters[0].submitted >= st.requests.shape[0]:
         return 0
@@ -314,7 +317,7 @@ def take_in(loop: EngineArrays, columns: Columns, row: int, arrival: float, last
 
 @compiled_part
 def give(play: RunEvents, how: How) -> int:
-    """Give a request to the engine that it goes to, if there is one; else why the caller must."""
+    """Submit the chosen request to its engine; return a status if the caller must do it."""
     at = play.at[0]
     n, row = at.into, at.row
     if n < 0:
@@ -335,7 +338,7 @@ def give(play: RunEvents, how: How) -> int:
 
 @compiled_given("how.between", otherwise=lambda how: False)
 def two_pools(how: How) -> bool:
-    """Whether there are two pools."""
+    """Return whether the run has separate prefill and decode pools."""
     return True
 
 
@@ -348,7 +351,7 @@ def fits(play: RunEvents, engine: int, size: float) -> bool:
 
 @compiled_given("how.between", otherwise=lambda p, how, row, n: True)
 def keep_prompt(play: RunEvents, how: How, row: int, engine: int) -> bool:
-    """Keep bytes for a prompt whose cache must wait for the other pool; whether there is room."""
+    """Reserve KV bytes for a prompt whose cache must wait for transfer; return whether they fit."""
     size = kv_bytes(how.between.first, play.rows.input_tokens[row] + play.rows.generated[row])
     if not fits(play, engine, size):
         return False
@@ -359,7 +362,7 @@ def keep_prompt(play: RunEvents, how: How, row: int, engine: int) -> bool:
 
 @compiled_part
 def home_of(play: RunEvents, how: How, row: int, able: int) -> int:
-    """Which of some engines the session of a request ran on last; -1."""
+    """Return the index of the engine that the request's session ran on last; -1 if there is none."""
     if play.homes.size > 0 and how.steady:
         return int(play.homes[play.rows.session[row]])
     if play.homes.size > 0:

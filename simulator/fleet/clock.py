@@ -42,13 +42,13 @@ def roomy(have: Any, size: int, fill: float = 0) -> Any:
 
 
 def given_by_hand(engine: Engine) -> bool:
-    """Whether requests that an engine gets are more than rows of its arrays."""
+    """Return whether Python must submit an engine's requests, because they need more than rows of its arrays."""
     return bool(engine.policy.order) or any(part.by_hand(engine) for part in engine.does.values())
 
 
 @dataclass(slots=True)
 class Clock:
-    """Nodes on one clock, and what is to happen.
+    """The nodes of a run on one clock, with the queue of events.
 
     Attributes
     ----------
@@ -106,12 +106,12 @@ class Clock:
 
     @property
     def now(self) -> float:
-        """The time of the latest event [s]."""
+        """Return the time of the latest event [s]."""
         return float(self.at.now)
 
     @property
     def completed(self) -> int:
-        """Requests that have completed, those that have had their effects where completions have some."""
+        """Return the number of completed requests; if completions have effects, only those that were processed."""
         if self.how.stops:
             return int(self.at.delivered)
         return sum(node.earlier + node.engine.completed for node in self.all)
@@ -123,15 +123,15 @@ class Clock:
 
     @property
     def parked(self) -> list[int]:
-        """Requests whose caches wait for transfer to the other pool."""
+        """Return the requests whose KV caches wait for transfer to the decode pool."""
         return [] if self.how.between is None else told(self.how.between.ready)
 
     def call_at(self, at: float, call: Callable[[], None]) -> None:
-        """Call at a time in seconds, which is not before now but for rounding."""
+        """Schedule a call at time `at` [s], which is not before now except for rounding."""
         self.call_after(max(at - self.now, 0.0), call)
 
     def call_after(self, delay: float, call: Callable[[], None]) -> None:
-        """Call a function after `delay` seconds."""
+        """Schedule a call after `delay` seconds."""
         self._number += 1
         self.calls[self._number] = call
         self.push(delay, CALLED + KINDS * self._number)
@@ -148,13 +148,13 @@ class Clock:
         plainly(put_last)(self.play.gate, row)
 
     def put_back(self, row: int) -> None:
-        """Let a request that a failure met wait in front of all others."""
+        """Requeue a request that was lost to a failure in front of all others."""
         plainly(put_first)(self.play.gate, row)
         if self.how.between is not None:
             self.how.between.trips[row].again += 1
 
     def lose_parked(self, node: Node) -> list[int]:
-        """Requests whose caches wait on a node that fails."""
+        """Remove and return the requests whose caches wait for transfer on a node that fails."""
         if self.how.between is None:
             return []
         b = self.how.between
@@ -165,7 +165,7 @@ class Clock:
         return lost
 
     def read(self, rows: range, block: RequestBlock) -> None:
-        """Let requests be known that the table has taken in."""
+        """Make requests of the table known to the compiled events."""
         self.at.last, p = rows.stop, self.play
         if self.how.clients and not len(self.table.session):
             came = self.table.arrival_s[rows.start : rows.stop]
@@ -195,7 +195,7 @@ class Clock:
         self._make_room()
 
     def refresh(self) -> None:
-        """Let compiled code find engines' states that have been replaced."""
+        """Update the addresses of engine states that have been replaced, for compiled code."""
         fleet, nodes = self.play.fleet, self.all
         for node in nodes if self.how.shelved else ():
             node.own["asked"] = len(node.asked)
@@ -215,12 +215,12 @@ class Clock:
         self.stale.clear()
 
     def _codes_of(self, loop: EngineArrays) -> tuple[int, int]:
-        """Addresses of the code that runs engines of one kind and that gives them requests."""
+        """Return the addresses of the compiled functions that run an engine and that submit requests to it."""
         rows = self.play.rows, 0, 0.0, 0, 0
         return code_of(run, loop, 0.0, 0), code_of(take_in, loop, *rows) if self.how.more else 0
 
     def _tell_hashes(self, engine: Engine) -> None:
-        """Let an engine find the hashes of all requests."""
+        """Give an engine's block pool access to the prefix hashes of all requests."""
         pool = engine.state.pool
         if engine.named and len(self._hashes) and pool.hashes is not self._hashes:
             shared = ALL_TOKENS if self.table.shared_tokens is None else self.table.shared_tokens
@@ -228,16 +228,16 @@ class Clock:
             engine.state = engine.state._replace(pool=pool)
 
     def call(self) -> None:
-        """Do what Python has asked to be called for now."""
+        """Make the Python call that is scheduled for now."""
         self.calls.pop(int(self.at.call))()
 
     def empty_log(self, status: int) -> None:
-        """Take what an engine's log holds that has no room for more; where nothing can happen, that is an error."""
+        """Process the full log of an engine; raise an error if no sequence can make progress."""
         self.take_logs()
         self.all[max(int(self.play.fleet.turn["node"][0]), 0)].engine.take_log(status)
 
     def take_logs(self) -> None:
-        """Let engines take what of their logs was moved away."""
+        """Pass the rows of the common log to their engines."""
         turn = self.play.fleet.turn[0]
         log = self.play.fleet.log[: turn.logged]
         log = log[np.argsort(log[:, 0], kind="stable")]
@@ -249,21 +249,21 @@ class Clock:
 
     @property
     def rests(self) -> bool:
-        """Whether engines rest where they know of no more requests, see `growing`."""
+        """Return whether engines stop where they know of no more requests, see `growing`."""
         return bool(self.play.fleet.turn[0].rests)
 
     def let_rest(self, rests: bool) -> None:
-        """Say whether engines rest, and let all go on."""
+        """Set whether engines stop where they know of no more requests, and schedule all engines."""
         self.play.fleet.turn[0].rests = int(rests)
         for node in self.all:
             node.wake()
 
     def set_aside(self) -> None:
-        """Let the engine under way rest."""
+        """Clear the engine that is chosen to run."""
         self.play.fleet.turn[0].node = -1
 
     def make_room(self, node: Node) -> None:
-        """Let an engine have room for more requests, four times as many: spare rows cost addresses, not memory."""
+        """Enlarge an engine's request arrays four times; unused rows cost addresses, not memory."""
         engine = node.engine
         engine.stock()
         size, have = 4 * max(len(engine.state.requests), FEWEST_ROWS), engine.submitted
@@ -273,7 +273,7 @@ class Clock:
         self.stale.add(node.index)
 
     def _make_room(self) -> None:
-        """Let there be room for the events of all requests, and of all nodes twice over."""
+        """Enlarge the event queue for the events of all requests, and two for every node."""
         p = self.play
         request_events = len(self.table.id) if len(p.homes) or self.decode else 0
         needed = int(p.events.size[0]) + request_events + 2 * len(p.own) + 64
@@ -281,7 +281,7 @@ class Clock:
             self.play = p._replace(events=new_heap(2 * needed, p.events))
 
     def _rows(self) -> Columns:
-        """Columns of the table as they are now."""
+        """Return the current columns of the request table, as arrays for compiled code."""
         t = self.table
         return Columns(
             t.id, t.input_tokens, t.output_tokens, t.generated, t.preemptions, t.order, t.arrival_s,
@@ -290,7 +290,7 @@ class Clock:
         )  # fmt: skip
 
     def _waits(self, rows: range, block: RequestBlock) -> Waits:
-        """Pairs of requests and those that they come after."""
+        """Add pairs of requests and the requests that they must follow."""
         turns, w = block.turns, self.play.waits
         assert turns is not None
         if turns.after is None:
@@ -310,7 +310,7 @@ class Clock:
         return w
 
     def _name(self, rows: range) -> None:
-        """Number a trace's hashes; engines find the hashes of all requests in one array."""
+        """Number a trace's prefix hashes; engines find the hashes of all requests in one array."""
         names, table = self._names, self.table
         hashes = table.hash_ids[rows.start : rows.stop]
         new = [names.setdefault(h, len(names)) for own in hashes for h in own]
@@ -321,7 +321,7 @@ class Clock:
         self.stale.update(range(len(self.all)))
 
     def _remember(self, recall: Recall, rows: range) -> Recall:
-        """Slots for the pieces of requests that have been read."""
+        """Add slots for the pieces of new prompts to the router's record of sent prompts."""
         table, starts = self.table, roomy(recall.starts, rows.stop + 1)
         if table.hash_ids:
             starts = self._starts

@@ -1,4 +1,4 @@
-"""Measurement of a run: rates, latencies, energy, ops and fast-forwarded steps of all its engines."""
+"""Measurements of a run: rates, latencies, energy, ops and fast-forwarded steps of all its engines."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def collect(
 
 
 def _finished(served: RunState) -> Requests:
-    """Completed requests, with their places among all."""
+    """Return the completed requests with their order of completion."""
     if served.drained is not None:
         return served.drained.sampled()
     scaled = any(own is not None and own.changes for own in served.presence)
@@ -103,7 +103,7 @@ def _finished(served: RunState) -> Requests:
 
 
 def _decoding(served: RunState, presence: Sequence[Any], window: Window, devices: int) -> float:
-    """Engines that decode; of those that come and go the mean number."""
+    """Return the number of engines that decode; with autoscaling the mean number."""
     if served.pools.decode:
         return len(served.pools.decode)
     there = devices if presence[0] is None else presence[0].mean_devices(window)
@@ -111,7 +111,7 @@ def _decoding(served: RunState, presence: Sequence[Any], window: Window, devices
 
 
 def _clock(engines: list[Engine], spent: float) -> float:
-    """Ratio of energy at the clock that power limits allow to energy at the nominal clock."""
+    """Return the energy at the clock that power limits allow over the energy at the nominal clock."""
     joules = sum(
         float(totals(plan, step_totals.tally)[:, :, T_JOULES].sum()) for _, _, plan, step_totals in _programs(engines)
     )
@@ -119,18 +119,18 @@ def _clock(engines: list[Engine], spent: float) -> float:
 
 
 def _count(engines: list[Engine], counter: str) -> int:
-    """Sum of a counter over engines."""
+    """Return the sum of a counter over engines."""
     return sum(int(engine.state.counters[0][counter]) for engine in engines)
 
 
 def _ops_of_parts(served: RunState) -> tuple[OpTotal, ...]:
-    """What parts add to the ops of the model."""
+    """Return the ops that parts run in addition to the model's."""
     hooks = [PARTS[name].hook("ops") for name in served.parts]
     return tuple(op for hook in hooks if hook is not None for op in hook(served.engines))
 
 
 def left_of_parts(run: Run, served: RunState, stream: RequestStream, warmup: int) -> Run:
-    """A run with what each part left of it."""
+    """Return a run with the results of each part added."""
     parts: dict[str, Any] = {}
     run = replace(run, parts=parts)  # which hooks may read later
     for name, part in PARTS.items():
@@ -142,7 +142,7 @@ def left_of_parts(run: Run, served: RunState, stream: RequestStream, warmup: int
 
 
 def _latencies(requests: Requests, warm: npt.NDArray[np.bool_], drained: Drained | None) -> tuple[Quantiles, ...]:
-    """TTFT, TPOT and E2E of some of the requests, see `metrics`; of those let go as they were counted."""
+    """Return the TTFT, TPOT and E2E latency of warm requests (`metrics`); from histograms if requests were released."""
     if drained is not None:
         return tuple(own.quantiles() for own in (drained.ttft, drained.tpot, drained.e2e))
     waited = _ttft(requests)
@@ -156,12 +156,12 @@ def _latencies(requests: Requests, warm: npt.NDArray[np.bool_], drained: Drained
 
 
 def _ttft(requests: Requests) -> F8:
-    """Times to first token [s]."""
+    """Return the times to first token of requests [s]."""
     return requests.first_token_s - requests.arrival_s
 
 
 def _gaps(engines: list[Engine]) -> Quantiles:
-    """Quantiles of the token gaps since the warm-up."""
+    """Return quantiles of the gaps between tokens since the warm-up."""
     states = [engine.state for engine in engines]
     return histogram_quantiles(
         np.sum(list({id(s.hist): s.hist for s in states}.values()), axis=0),
@@ -194,7 +194,7 @@ def _tracks(engine: Engine) -> list[str]:
 
 
 def _whole(log: F8, engine: Engine) -> F8:
-    """A log with what devices that hold the engine's experts did: their energy, their processors."""
+    """Return an engine's log with the energy and busy time of separate devices that store its experts."""
     if engine.expert_side is None:
         return log
     more = np.concatenate(engine.expert_side.logs)
@@ -203,7 +203,7 @@ def _whole(log: F8, engine: Engine) -> F8:
 
 
 def _aligned(log: F8, engine: Engine, tracks: list[str]) -> F8:
-    """A log with a column for each of some processors, the engine's own and others."""
+    """Return a log with one column for each processor in `tracks`, including those of other engines."""
     engine_tracks = _tracks(engine)
     if engine_tracks == tracks:
         return log
@@ -251,9 +251,9 @@ def _programs(engines: list[Engine]) -> Iterator[tuple[str, Slots, LoweredModel,
 
 
 def _op_totals(engines: list[Engine], clock: float) -> tuple[OpTotal, ...]:
-    """Sum ops of the same name over layers and engines, one row a processor that ran them.
+    """Sum ops of the same name over layers and engines, one row for each processor that ran them.
 
-    `clock` is what of the energy of their work is left at the clock that the power limit allows.
+    `clock` is the factor on the energy of their work at the clock that the power limit allows.
     """
     rows: dict[tuple[str, str, str, str], F8] = {}
     walls: dict[tuple[str, str, str], float] = {}

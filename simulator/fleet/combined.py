@@ -1,4 +1,4 @@
-"""What the parts of a run bring together, and refusals of those that cannot be combined."""
+"""The parts of a run: which are active, the states that they build, and refusals of those that cannot be combined."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def check_run(
     pools: Pools, policy: Policy, cache: CacheSettings | None,
     first: RequestBlock | None, failures: bool, scaled: bool, options: PartOptions,
 ) -> tuple[str, ...]:  # fmt: skip
-    """Names of the parts of a run; refuses those that cannot go together.
+    """Return the names of the active parts of a run; refuse parts that cannot be combined.
 
     Parameters
     ----------
@@ -48,19 +48,19 @@ def check_run(
 
 
 def states_of(options: PartOptions, deployment: Deployment) -> dict[str, Any]:
-    """State of each part that builds one for a run, on an engine that requests arrive at."""
+    """Return the states of the parts that build one for a run, from the deployment that requests arrive at."""
     hooks = {name: PARTS[name].hook("build") for name in options.names()}
     return {name: hook(options[name], deployment) for name, hook in hooks.items() if hook is not None}
 
 
 def scaled_by(pools: Pools, autoscale: Any) -> bool:
-    """Whether replicas come and go."""
+    """Return whether an autoscaler changes the number of replicas."""
     scales = pools.scales if pools.decode else (autoscale,)
     return any(scale.decides for scale in scales if scale is not None)
 
 
 def swapped_by(pools: Pools) -> bool:
-    """Whether adapters wait for slots."""
+    """Return whether adapters are loaded into a limited number of slots."""
     tenants = pools.entry[0].parts.get("adapters")
     return tenants is not None and tenants.swapped
 

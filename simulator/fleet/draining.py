@@ -26,7 +26,7 @@ from ..results.table import RequestTable
 from .clock import Clock
 
 EXACT = 1_000_000
-"""Maximum requests with all timestamps."""
+"""Most requests whose timestamps are all kept in memory."""
 AT_LEAST, ALL_AT_LEAST = 64, 1 << 18
 """Minimum completions before a release: of each engine, and of all."""
 UNIT, LONGEST_S = 2.0**36, 1e8
@@ -59,12 +59,12 @@ class Sketch:
         self.count += len(values)
 
     def merge(self, other: Sketch) -> None:
-        """Add what another has counted."""
+        """Add the counts and sums of another sketch."""
         self.counts += other.counts
         self.total, self.count = self.total + other.total, self.count + other.count
 
     def quantiles(self) -> Quantiles:
-        """Mean, and quantiles to 0.05 %."""
+        """Return the mean and quantiles of the values [s], the quantiles to 0.05 %."""
         return histogram_quantiles(self.counts, self.total / UNIT, self.count)
 
 
@@ -82,12 +82,12 @@ class Drained:
     file: IO[bytes] | None = None  # a record each, at the place of its number, where all are asked for
 
     def __del__(self) -> None:
-        """Delete the file together with its owner."""
+        """Close the file of records when its owner is deleted."""
         if self.file is not None:
             self.file.close()
 
     def take(self, found: Requests) -> None:
-        """Take in completed requests, in order of their numbers."""
+        """Count completed requests, in order of their numbers."""
         gaps, decode = found.output_tokens - 1, found.last_token_s - found.first_token_s
         self.ttft.add(found.first_token_s - found.arrival_s)
         self.tpot.add((decode / np.maximum(gaps, 1))[gaps > 0])
@@ -116,7 +116,7 @@ class Drained:
 
     @staticmethod
     def joined(parts: Sequence[Drained], file: IO[bytes] | None) -> Drained:
-        """What is kept of the requests of all, whose records are in one file."""
+        """Merge the released requests of all groups, whose records are in one file."""
         out = Drained(sum(each.count for each in parts), max(each.end_s for each in parts), file=file)
         for each in parts:
             for mine, theirs in zip((out.ttft, out.tpot, out.e2e), (each.ttft, each.tpot, each.e2e), strict=True):
@@ -127,7 +127,7 @@ class Drained:
         return out
 
     def sampled(self) -> Requests:
-        """The sample in order of its numbers, with places among its completions."""
+        """Return the sample in order of request numbers, with its order of completion."""
         combined = Requests.joined(self.sample)
         combined = combined.part(np.argsort(combined.request_id))
         order = np.empty(len(combined.order), dtype=np.int64)
@@ -141,7 +141,7 @@ class Drained:
         return Stamps(s.arrival_s, s.scheduled_s, s.last_token_s, done, self.every)
 
     def blocks(self) -> Iterator[dict[str, npt.NDArray[np.generic]]]:
-        """Columns of all requests, block by block."""
+        """Yield the columns of all released requests from the file, block by block."""
         assert self.file is not None
         self.file.seek(0)
         while data := self.file.read(AT_ONCE * RECORD.itemsize):
@@ -151,14 +151,14 @@ class Drained:
 
 
 def runs_of(ids: I8) -> Iterable[tuple[int, int]]:
-    """First and behind last place of each run of numbers that follow each other."""
+    """Return the start and end positions of each run of consecutive numbers."""
     edges = [0, *(np.flatnonzero(np.diff(ids) != 1) + 1).tolist(), len(ids)]
     return pairwise(edges)
 
 
 @dataclass(slots=True)
 class Drain:
-    """Lets go of a run's requests."""
+    """Releases completed requests of a long run from memory."""
 
     nodes: Clock  # those of the driver
     table: RequestTable
@@ -168,7 +168,7 @@ class Drain:
 
     @classmethod
     def of(cls, nodes: Clock, table: RequestTable, spill: str | None) -> Drain | None:
-        """None where engines keep more of requests than their rows, or others look at them."""
+        """Return the releaser of a run, or None if parts of engines keep data of requests beyond their rows."""
         engines = [node.engine for node in nodes.all]
         plain = not any(e.parts for e in engines)
         return cls(nodes, table, spill, nodes.how.looks) if plain else None
@@ -193,7 +193,7 @@ class Drain:
         return self.drained is not None
 
     def end(self, rows: Sequence[I8]) -> Drained | None:
-        """Let go of what is left: rows of the table that have been taken over."""
+        """Release the remaining requests and return the records of all."""
         if self.drained is not None:
             self._emit(rows)
         drained, self.drained = self.drained, None
@@ -212,7 +212,7 @@ class Drain:
         self._emit(taken)
 
     def _emit(self, taken: Sequence[I8]) -> None:
-        """Take in requests that have completed."""
+        """Record requests that have completed, and release their rows of the table."""
         rows = np.sort(np.concatenate([np.zeros(0, np.int64), *taken]))
         for first in range(0, len(rows), AT_ONCE):
             part = rows[first : first + AT_ONCE]

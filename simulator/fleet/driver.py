@@ -114,7 +114,7 @@ def serve(
 
 
 class Driver:
-    """One run: puts its parts together and does what the clock asks for."""
+    """One run: builds its parts and handles the events that compiled code returns to Python."""
 
     def __init__(self, asked: RunSettings) -> None:
         pools, policy, stream, cache, faults = asked.pools, asked.policy, asked.stream, asked.cache, asked.fleet.faults
@@ -208,7 +208,7 @@ class Driver:
         return out
 
     def _stages(self, stream: RequestStream, seed: int, doors: bool) -> list[Callable[[RequestBlock], None]]:
-        """What requests pass on their way: a door and their images, on a node their adapter; what reads of them."""
+        """Build the stages before the router (admission, images, adapters), and return the readers of request blocks."""
         pools, assigner, clock = self.pools, self.assigner, self.clock
         hooks = ((PARTS[name].hook("read"), state) for name, state in self.states.items())
         readers: list[Callable[[RequestBlock], None]] = [partial(h, state) for h, state in hooks if h is not None]
@@ -223,12 +223,12 @@ class Driver:
         return readers
 
     def _tell(self, progress: Progress) -> None:
-        """Say how far the simulation is."""
+        """Report the progress of the simulation."""
         now = max(node.engine.now for node in self.clock.all)
         progress(self.clock.completed, self.table.count, now)
 
     def run(self, seed: int, progress: Progress | None) -> RunState:
-        """Run everything until the last completion."""
+        """Simulate until the last completion and return the results."""
         if progress is not None:
             self.clock.report = now_and_then(lambda: self._tell(progress))
         self.begin(seed)
@@ -274,7 +274,7 @@ class Driver:
                 clock.report()
 
     def _leave(self) -> None:
-        """A request has completed: its adapter's slot may go to another one."""
+        """Free the adapter slot of a request that has completed."""
         node = self.clock.all[self.clock.at.node]
         assert node.cache_state is not None
         node.cache_state.done(int(self.clock.at.row), node.clock)
@@ -294,12 +294,12 @@ class Driver:
         )  # fmt: skip
 
     def _counted(self) -> dict[str, Any]:
-        """Parts that took part, each with its state or what it counted."""
+        """Return the active parts, each with its state or its counts."""
         moves = self._moves()
         return {**dict.fromkeys(self.parts), **self.states, **({"two-pools": moves} if moves else {})}
 
     def _moves(self) -> Moves | None:
-        """Caches that have crossed the link."""
+        """Return the KV transfers between the pools; None without two pools."""
         between, at = self.clock.how.between, self.clock.at
         if between is None:
             return None
@@ -307,7 +307,7 @@ class Driver:
         return Moves(start_s, end_s, float(at.moved), int(at.moves))
 
     def _note(self, now: float) -> None:
-        """See whether the warm-up or the run ends with the completions so far."""
+        """End the warm-up or the run if enough requests have completed."""
         completed = self.clock.completed
         if 0 < self.warmup <= completed:
             self.warmup, self.warm_s = 0, now
@@ -318,11 +318,11 @@ class Driver:
         self._aim()
 
     def _goal(self) -> int:
-        """Completions that are to be noted next; 0: none."""
+        """Return the number of completions at which the warm-up or the run ends; 0: none."""
         return min((goal for goal in (self.warmup, self.stop) if goal > 0), default=0)
 
     def _aim(self) -> None:
-        """Let engines stop where completions are counted or have effects."""
+        """Make engines stop at completions that are counted or affect others."""
         stops = self.always or self._goal() > 0
         self.clock.how = self.clock.how._replace(stops=stops)
         self.clock.at.goal = self._goal()

@@ -36,12 +36,12 @@ the requested number of completions was processed; a request (`At.row`) reaches 
 completed on an engine (`At.node`), before its effects; an event of the caller (`At.call`)."""
 
 GIVING, DELIVERING, COMING, PASSING, SENDING, DEALING, BRINGING = 0, 1, 2, 3, 4, 5, 6
-"""Phases that process an event."""
+"""Phases in which the consequences of an event are processed, in this order."""
 
 
 @compiled_by("how.between")
 def next_cache(play: RunEvents, how: How) -> int:
-    """Let the next cache leave if a node has room for its request; the request, -1: none, -2: ask the caller."""
+    """Start the next KV transfer if a node has memory for its request; return the request, -1: none, -2: ask the caller."""
     return -1
 
 
@@ -53,21 +53,21 @@ def arrive(play: RunEvents, how: How, row: int) -> int:
 
 @compiled_by("how.between")
 def goes_on(play: RunEvents, how: How, row: int, engine: int) -> bool:
-    """Whether a request that has ended on a node goes on in the other pool: its cache waits to leave."""
+    """Return whether a request that has ended on a prefill node must continue on a decode node."""
     return False
 
 
 @compiled_part
 def ask(play: RunEvents, how: How, row: int) -> None:
-    """Let a request arrive, behind requests that wait for assignment or a stage."""
+    """Queue an arriving request behind those that wait for assignment or a stage."""
     put_last(play.door if how.passes else play.gate, row)
 
 
 @compiled_part
 def come_after(play: RunEvents, how: How, row: int) -> None:
-    """Let a request come when its client has read what was before and thought about it.
+    """Schedule a request that follows others, after its client has read their results and thought about them.
 
-    What an agent calls next is sent when the last of what it waits for has ended, and its tool.
+    If an agent's call waits for several calls, it is sent when the last of these and its tool have ended.
     """
     x, w, at, last = play.rows, play.waits, play.at[0], -np.inf
     for k in range(w.starts[row], w.starts[row + 1]):
@@ -83,7 +83,7 @@ def come_after(play: RunEvents, how: How, row: int) -> None:
 
 @compiled_part
 def follow(play: RunEvents, how: How, row: int) -> bool:
-    """Let a request come after others; whether they have all completed already."""
+    """Register a request that follows others; return whether all of these have completed already."""
     x, w = play.rows, play.waits
     play.at[0].to_come += 1
     for k in range(w.starts[row], w.starts[row + 1]):
@@ -121,14 +121,14 @@ def let_follow(play: RunEvents, how: How, row: int) -> bool:
 
 @compiled_part
 def waits_for_any(play: RunEvents, row: int) -> bool:
-    """Whether a request comes after others."""
+    """Return whether a request follows others."""
     starts = play.waits.starts
     return bool(starts.size > 0 and starts[row] < starts[row + 1])
 
 
 @compiled_part
 def let_arrive(play: RunEvents, how: How) -> int:
-    """Let requests arrive whose time has come; `BLOCK` where others are yet to be known."""
+    """Queue the requests whose arrival time has come; return `BLOCK` if more requests must be read."""
     at, x = play.at[0], play.rows
     while at.next < at.last:
         row = at.next
@@ -147,10 +147,10 @@ def let_arrive(play: RunEvents, how: How) -> int:
 
 @compiled_part
 def next_clients(play: RunEvents, how: How, now: float) -> int:
-    """Clients of a closed loop that have nothing to do send their next requests; `BLOCK` as in `let_arrive`.
+    """Send the next requests of idle clients of a closed loop; return `BLOCK` if more requests must be read.
 
-    Let a client continue its session; an unfinished request delays its successor. A loop with a rate sends no request
-    before its arrival, which is infinite in a loop without one.
+    A client continues its session; an unfinished request delays its successor. In a loop with a rate no request is sent
+    before its arrival time, which is infinite in a loop without a rate.
     """
     at = play.at[0]
     while at.in_flight < how.clients and not at.over:
@@ -174,7 +174,7 @@ def next_clients(play: RunEvents, how: How, now: float) -> int:
 
 @compiled_part
 def take_over(columns: Columns, face: Face, place: int, row: int) -> None:
-    """`RequestTable.take_over_all` of one request that has a token."""
+    """Copy the results of one request from its engine to the table (`RequestTable.take_over_all`)."""
     request = face.requests[place]
     columns.generated[row], columns.order[row] = request.generated, request.order
     columns.preemptions[row] += request.preempted
@@ -185,7 +185,7 @@ def take_over(columns: Columns, face: Face, place: int, row: int) -> None:
 
 @compiled_part
 def deliver(play: RunEvents, how: How) -> int:
-    """Let an engine's completions have their effects, and let it go on; clients of a closed loop too."""
+    """Process the consequences of an engine's completions, let it continue, and let closed-loop clients send."""
     at, n = play.at[0], play.at[0].node
     if n < 0:
         return next_clients(play, how, at.now)
@@ -217,7 +217,7 @@ def deliver(play: RunEvents, how: How) -> int:
 
 @compiled_part
 def let_pass(play: RunEvents) -> int:
-    """Let the next request come to what is before the router: `PASS` where there is one."""
+    """Take the next request for the stage before the router; return `PASS` if there is one."""
     if play.door.span[1] == 0:
         return Status.REACHED
     at = play.at[0]
@@ -270,7 +270,7 @@ def follow_up(play: RunEvents, how: How) -> int:
 
 @compiled_part
 def next_arrivals(play: RunEvents, how: How) -> int:
-    """`happen` where nothing else does."""
+    """Take the next event if all events are arrivals (`happen`)."""
     at = play.at[0]
     at.now, at.phase, at.awake = play.events.time[0], GIVING, 1
     drop_first(play.events)
@@ -279,7 +279,7 @@ def next_arrivals(play: RunEvents, how: How) -> int:
 
 @compiled_given("how.more", otherwise=next_arrivals)
 def happen(play: RunEvents, how: How) -> int:
-    """Take the next event; `Status.REACHED`, or why the caller must act."""
+    """Take the next event; return `Status.REACHED`, or the reason why the caller must act."""
     at, what = play.at[0], play.events.tags[0, 1]
     at.now, at.phase = play.events.time[0], GIVING
     drop_first(play.events)
@@ -313,7 +313,7 @@ def comes_next(play: RunEvents) -> bool:
 
 @compiled_given("how.more", otherwise=lambda p, how: bring(p.fleet, False, how.level))
 def run_engines(play: RunEvents, how: How) -> int:
-    """Bring the engines up to the next event, which what completes may be (`Status.GOAL`)."""
+    """Run the engines up to the next event, which may be a completion (`Status.GOAL`)."""
     status = bring(play.fleet, how.stops, how.level)
     while status == Status.GOAL and not comes_next(play):
         n = play.fleet.turn[0].goal

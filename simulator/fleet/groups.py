@@ -59,7 +59,7 @@ class Cut:
 
 
 def left_of(served: RunState) -> RunState:
-    """Results of a group, without its engines' memory, to be sent to another process."""
+    """Return the results of a group without its engines' large arrays, to be sent to another process."""
     table, drained = served.table.trimmed(), served.drained
     if drained is not None:
         table, drained = RequestTable(), replace(drained, file=None)
@@ -68,7 +68,7 @@ def left_of(served: RunState) -> RunState:
 
 
 def _left(engine: Engine) -> Engine:
-    """An engine as measurements see it: its books, counters and clocks."""
+    """Return an engine with only the data that measurements need: step totals, counters and clocks."""
     out, st = copy(engine), engine.state
     rows = {name: getattr(st, name)[:0] for name in ("requests", "contents", "running", "fresh", "chunks", "log")}
     out.state = st._replace(**rows, pool=new_pool(1, 0, 1), costs=costs_of(None), hooks=None)

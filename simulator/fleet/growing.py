@@ -21,7 +21,7 @@ from .run_state import RunState
 
 @dataclass(slots=True)
 class Growing:
-    """What the longest run so far has left, up to the last arrival that it knew of."""
+    """State of the longest run so far, simulated up to the last arrival that it knew of."""
 
     driver: Driver | None = None
 
@@ -74,7 +74,7 @@ def twin_of(driver: Driver) -> Driver:
 
 
 def _bare(pool: Pool) -> dict[int, Any]:
-    """Copies of a pool's arrays where none has had a content yet: the rest costs addresses, not memory."""
+    """Return small copies of a pool's arrays if no block has had content yet: unused rows cost addresses, not memory."""
     if pool.blocks.users[:, -1].any():
         return {}
     blocks = records(pool.blocks.shape, pool.blocks.dtype)

@@ -1,4 +1,4 @@
-"""A binary heap in arrays: what is soonest, and of one time what has the smallest number."""
+"""Binary heaps in arrays, ordered by time, and by number among equal times."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def new_heap(room: int, before: Heap | None = None) -> Heap:
 
 @by_address
 class Line(NamedTuple):
-    """Some of N engines in order of a time of each; of one time the smallest number is first."""
+    """Queue of some of N engines, ordered by time and then by number."""
 
     time: F8  # [N]
     order: I8  # [N] a heap of engines
@@ -50,14 +50,14 @@ def new_line(engines: int) -> Line:
 
 @compiled_part
 def before(line: Line, engine: int, m: int) -> bool:
-    """Whether an engine comes before another one."""
+    """Return whether an engine comes before another one in the queue."""
     one, other = line.time[engine], line.time[m]
     return bool(one < other or (one == other and engine < m))
 
 
 @compiled_part
 def rise(line: Line, place: int, engine: int) -> None:
-    """Put an engine at a place of the heap or above."""
+    """Place an engine at a position of the heap, or above it if its time is earlier."""
     while place > 0 and before(line, engine, line.order[(place - 1) // 2]):
         m = line.order[(place - 1) // 2]
         line.order[place], line.place[m] = m, place
@@ -67,7 +67,7 @@ def rise(line: Line, place: int, engine: int) -> None:
 
 @compiled_part
 def line_up(line: Line, engine: int, time: float) -> None:
-    """Put an engine in line, or forward to an earlier time."""
+    """Add an engine to the queue, or move it forward to an earlier time."""
     at = line.place[engine]
     if at >= 0 and line.time[engine] <= time:
         return
@@ -80,7 +80,7 @@ def line_up(line: Line, engine: int, time: float) -> None:
 
 @compiled_part
 def take_first(line: Line) -> int:
-    """Take the first engine out of the line."""
+    """Remove and return the first engine of the queue."""
     n, at, below = line.order[0], int64(0), int64(1)
     line.place[n] = -1
     line.size[0] -= 1
@@ -102,7 +102,7 @@ def take_first(line: Line) -> int:
 
 @compiled_part
 def push(heap: Heap, time: float, tie: int, what: int) -> None:
-    """Put an entry in."""
+    """Add an entry to the heap."""
     at = heap.size[0]
     heap.size[0] += 1
     while at > 0:
@@ -118,14 +118,14 @@ def push(heap: Heap, time: float, tie: int, what: int) -> None:
 
 @compiled_part
 def sooner(heap: Heap, index: int, position: int) -> bool:
-    """Whether one entry comes before another."""
+    """Return whether one entry of the heap comes before another."""
     one, other = heap.time[index], heap.time[position]
     return bool(one < other or (one == other and heap.tags[index, 0] < heap.tags[position, 0]))
 
 
 @compiled_part
 def drop_first(heap: Heap) -> None:
-    """Take the first entry out."""
+    """Remove the first entry of the heap."""
     heap.size[0] -= 1
     last, at, below = heap.size[0], int64(0), int64(1)
     while below < last:

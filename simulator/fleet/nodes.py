@@ -1,4 +1,4 @@
-"""A run's engines, and what its clock knows of each."""
+"""The nodes of a run: each has an engine and the state that the clock keeps of it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .assignment import load_of
 from .routers import Load
 
 FEWEST = 64
-"""Rows next to each other that are worth giving back: two pages and more."""
+"""Smallest number of adjacent rows whose memory is released: two pages and more."""
 
 
 class Known:
-    """A field of `advance.OWN`, as an attribute of its node."""
+    """Descriptor: a field of the record `advance.OWN` as an attribute of its node."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -35,7 +35,7 @@ class Known:
 
 @dataclass(slots=True)
 class Node:
-    """One engine with what the clock knows of it."""
+    """One engine with the state that the clock keeps of it."""
 
     index: int  # its number among the nodes; entry nodes come first
     engine: Engine
@@ -53,13 +53,13 @@ class Node:
     clock = Known("clock")
 
     def join(self, record: Any, stale: set[int]) -> None:
-        """Let a clock know of it."""
+        """Connect the node to its record in the clock's arrays."""
         self.own, self.stale = record, stale
         self.capacity = self.engine.kv.capacity * self.engine.deployment.ranks
 
     @property
     def lanes(self) -> int:
-        """Return the devices of a rank, each with a port."""
+        """Return the number of devices of a rank, each of which has a port for KV transfers."""
         layout = self.engine.deployment.layout
         return layout.tp * layout.pp
 
@@ -71,7 +71,7 @@ class Node:
 
     @property
     def face(self) -> Face:
-        """The node's engine as compiled code sees it."""
+        """Return the part of the engine's state that compiled code outside the engine can read."""
         st = self.engine.state
         face = Face(st.requests, st.ranks, st.counters, st.clocks, st.log, np.zeros((1, 1, 2)), np.zeros(1))
         for part in self.engine.does.values():
@@ -79,7 +79,7 @@ class Node:
         return face
 
     def wake(self) -> None:
-        """Let it run if it has something to do."""
+        """Mark the node to be scheduled if it has work."""
         self.stale.add(self.index)
         self.changed = self.changed or ASKED
         if not self.queued and not self.halted:
@@ -87,13 +87,13 @@ class Node:
 
     @property
     def remembers(self) -> int:
-        """Tokens that its cache, and what is below it, can hold; 0 where it finds nothing again."""
+        """Return the tokens that the prefix cache and its lower tiers can hold; 0 without prefix caching."""
         kv = self.engine.kv
         tokens = kv.blocks * kv.block * self.engine.deployment.ranks if kv.cached else 0
         return int(tokens + sum(part.room for part in self.engine.does.values()) * kv.block)
 
     def fail(self, now: float) -> None:
-        """Lose all that is here."""
+        """Lose all requests and caches of the node at time `now`."""
         self.earlier += self.engine.completed
         if self.engine.submitted:
             self.engine.fail(now)
@@ -105,17 +105,17 @@ class Node:
 
     @property
     def live(self) -> int:
-        """Requests here whose completion has not been delivered."""
+        """Return the number of requests whose completion has not been processed."""
         return self.engine.submitted - int(self.delivered) + len(self.asked)
 
     def untaken(self) -> tuple[I8, I8]:
-        """Rows of the engine's state that have not been taken over, and their requests."""
+        """Return rows of the engine's state whose results are not in the table yet, and their request numbers."""
         rows = self.engine.state.requests[self.low : self.engine.submitted]
         places = np.flatnonzero((rows.row >= 0) & (rows.output > 0))
         return places + self.low, rows.row[places]
 
     def newly_done(self) -> list[int]:
-        """Rows of the engine's state that have completed since the last call, in order."""
+        """Return the rows of requests that have completed since the last call, in order."""
         ended, requests = self.engine.completed, self.engine.state.requests
         places: list[int] = requests.done[self.delivered : ended].tolist()
         self.delivered = ended
@@ -124,7 +124,7 @@ class Node:
     def let_go(self, places: I8, looked_at: bool) -> None:
         """Release completed rows of the engine's state, but only rows that no router will read.
 
-        A long request holds the page that it stands on, not all that came after it.
+        An unfinished request keeps only the memory page of its row, not all later rows.
         """
         state, low = self.engine.state, self.low
         seen = self.gone if looked_at else self.delivered

@@ -1,4 +1,4 @@
-"""What a cluster is made of: its nodes, the link that KV caches cross between two pools of them, and its replicas behind a router."""
+"""The nodes of a cluster, the KV transfer link between prefill and decode pools, and the replicas behind a router."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..limits import MAX_REPLICAS
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """Replicas of a system.
+    """Replicas of a system behind a router.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class Fleet:
 
 
 def pools_of(deployment: Deployment, fleet: Fleet) -> Pools:
-    """Nodes of a fleet: independent ranks of every copy, or the two pools of split systems."""
+    """Return the nodes of a fleet: the independent ranks of every replica, or prefill and decode pools."""
     if not deployment.pools:
         entry = (deployment,) * (deployment.replicas * fleet.replicas)
         return Pools(entry, parts=fleet.parts)
@@ -57,7 +57,7 @@ def pools_of(deployment: Deployment, fleet: Fleet) -> Pools:
 
 @dataclass(frozen=True, slots=True)
 class KvLink:
-    """What KV caches cross from a pool to the other.
+    """The link that transfers KV caches from the prefill to the decode pool.
 
     Attributes
     ----------
@@ -76,12 +76,12 @@ class KvLink:
 
     @property
     def paced(self) -> bool:
-        """Whether bytes take time on it."""
+        """Return whether the link's bandwidth is finite, so that transfers take time."""
         return isfinite(self.bandwidth_bytes_per_s)
 
     @classmethod
     def of(cls, spec: LinkSpec) -> KvLink:
-        """A link of a device's description."""
+        """Return the KV transfer link for a link of a device's description."""
         return cls(spec.name, spec.bandwidth_bytes_per_s, spec.latency_s)
 
 
@@ -116,7 +116,7 @@ class Pools:
 
 @dataclass(frozen=True, slots=True)
 class Moves:
-    """Caches on their way, a row a request; NaN where none was sent."""
+    """KV transfers of a run, one row for each request; NaN if its cache was not transferred."""
 
     # when a cache left and when it was there [s]; of one that was sent again, the last time
     start_s: F8

@@ -19,12 +19,13 @@ from ...workloads.records import named, records
 I8 = npt.NDArray[np.int64]
 
 SLOT = named("piece owner tokens older newer beside", "")
-"""Of a piece of a request: content; the engine on whose list it is; its tokens; its neighbours on that list; the slot
-of the same content on another list. -1 where there is none."""
+"""A piece of a request: its content; the engine whose list it is on; its tokens; its neighbours on that list; the slot
+of the same content on another list. -1 if there is none.
+"""
 LIST = named("oldest newest kept capacity", "")
-"""Of an engine: ends of its list; tokens on it, and as many as its cache holds."""
+"""List of an engine: its ends; tokens on it, and the capacity of the engine's cache [tokens]."""
 FOUND = named("known run", "")
-"""Of an engine: tokens of the latest prompt's start on its list, and pieces."""
+"""Match of the latest prompt with an engine's list: matching tokens and pieces from its start."""
 
 
 @by_address
@@ -83,7 +84,7 @@ def look_everywhere(recall: Recall, row: int, tokens: int) -> None:
 
 @compiled_part
 def slot_on(recall: Recall, piece: int, engine: int) -> int:
-    """The slot of a content on an engine's list, or -1."""
+    """Return the slot of a piece of content on an engine's list, or -1."""
     slot = recall.first[piece]
     while slot >= 0 and recall.slots[slot].owner != engine:
         slot = recall.slots[slot].beside
@@ -92,7 +93,7 @@ def slot_on(recall: Recall, piece: int, engine: int) -> int:
 
 @compiled_part
 def cross_out(recall: Recall, slot: int) -> None:
-    """Take a slot off its list."""
+    """Remove a slot from its engine's list."""
     slots, entry = recall.slots, recall.slots[slot]
     end, older, newer = recall.ends[entry.owner], entry.older, entry.newer
     if older >= 0:
@@ -116,7 +117,7 @@ def cross_out(recall: Recall, slot: int) -> None:
 
 @compiled_part
 def note_sent(recall: Recall, row: int, length: int, engine: int) -> None:
-    """Put a request on an engine's list: `length` tokens with its output."""
+    """Add a request of `length` tokens, prompt and output, to an engine's list."""
     end = recall.ends[engine]
     if end.capacity == 0:
         return
@@ -142,6 +143,6 @@ def note_sent(recall: Recall, row: int, length: int, engine: int) -> None:
 
 @compiled_part
 def forget_all(recall: Recall, engine: int) -> None:
-    """Take everything off an engine's list."""
+    """Remove all slots from an engine's list."""
     while recall.ends[engine].oldest >= 0:
         cross_out(recall, recall.ends[engine].oldest)

@@ -1,4 +1,4 @@
-"""Queues with two ends, in an array."""
+"""Double-ended queues of numbers in a ring buffer."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ I8 = npt.NDArray[np.int64]
 
 @by_address
 class Ring(NamedTuple):
-    """Numbers in order, as many as there is room for."""
+    """Ring buffer of numbers with a fixed capacity."""
 
     kept: I8  # [C]
     span: I8  # [2] place of the first one, and how many there are
 
 
 def told(ring: Ring) -> list[int]:
-    """All of them."""
+    """Return all numbers of a queue in order."""
     first, count = ring.span.tolist()
     found: list[int] = ring.kept[np.arange(first, first + count) % len(ring.kept)].tolist()
     return found
@@ -37,14 +37,14 @@ def new_ring(room: int, what: list[int] | None = None) -> Ring:
 
 @compiled_part
 def put_last(ring: Ring, what: int) -> None:
-    """Put a number behind all others."""
+    """Append a number at the end."""
     ring.kept[(ring.span[0] + ring.span[1]) % ring.kept.size] = what
     ring.span[1] += 1
 
 
 @compiled_part
 def put_first(ring: Ring, what: int) -> None:
-    """Put a number in front of all others."""
+    """Insert a number at the front."""
     ring.span[0] = (ring.span[0] - 1) % ring.kept.size
     ring.kept[ring.span[0]] = what
     ring.span[1] += 1
@@ -52,6 +52,6 @@ def put_first(ring: Ring, what: int) -> None:
 
 @compiled_part
 def drop_first(ring: Ring) -> None:
-    """Take the first number out."""
+    """Remove the first number."""
     ring.span[0] = (ring.span[0] + 1) % ring.kept.size
     ring.span[1] -= 1

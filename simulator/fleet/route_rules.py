@@ -1,4 +1,4 @@
-"""The library's rules of routers (`fleet.routers`): compiled code asks them, and Python as they stand."""
+"""The built-in routing rules (`fleet.routers`), for compiled code and for Python."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from ...workloads.records import named
 Loads = npt.NDArray[Any]
 
 LOAD = named("waiting running held found missing kept", "")
-"""Of an engine, in order of the fields of `fleet.routers.Load`."""
+"""Load of an engine, in order of the fields of `fleet.routers.Load`."""
 
 RouteRule = IntEnum("RouteRule", "TURN REQUESTS WAITING HOME TOKENS CACHE", start=0)
-"""Rules: in turn; fewest requests; a waiting one counting four times; where the session was, else fewest
-requests; fewest tokens to compute and to hold; most of the prompt, while loads are even."""
+"""Routing rules: round-robin; fewest requests; the same with waiting requests counted four times; the session's last engine,
+else fewest requests; fewest tokens to compute and to hold; most of the prompt cached, while loads are even.
+"""
 
 WAITING_COUNTS = 4
 SHARE, APART, TIMES = 0.3, 64, 1.5
@@ -39,12 +40,12 @@ def fewest(loads: Loads, waiting: int) -> int:
 
 @compiled_part
 def choose_least(rule: int, home: int) -> bool:
-    """Whether a rule takes the engine with the fewest requests."""
+    """Return whether a rule chooses the engine with the fewest requests."""
     return bool(rule in (RouteRule.REQUESTS, RouteRule.WAITING) or (rule == RouteRule.HOME and home < 0))
 
 
 def first_least(engines: int) -> npt.NDArray[np.int64]:
-    """The least loaded of engines without requests and of each part of them, see `settle`; -1: a part of none."""
+    """Return the comparison tree of `settle` for engines without requests; -1 in subtrees without engines."""
     size = 1 << (engines - 1).bit_length()
     least = np.full(2 * size, -1, dtype=np.int64)
     least[size : size + engines] = np.arange(engines)
@@ -55,9 +56,9 @@ def first_least(engines: int) -> npt.NDArray[np.int64]:
 
 @compiled_part
 def settle(least: npt.NDArray[Any], loads: Loads, rule: int, engine: int) -> None:
-    """Compare an engine whose load has changed with others: with its neighbour, the lesser one with another pair's, ...
+    """Update the tree of comparisons that finds the least loaded engine, after the load of `engine` has changed.
 
-    The result of the last comparison is `least[1]`; `engine` is behind all of them; the first of equals is taken.
+    The result is `least[1]`; among equal loads the first engine is taken.
     """
     size, weight = least.size // 2, WAITING_COUNTS if rule == RouteRule.WAITING else 1
     at = (size + engine) // 2
@@ -72,7 +73,7 @@ def settle(least: npt.NDArray[Any], loads: Loads, rule: int, engine: int) -> Non
 
 @compiled_part
 def fewest_tokens(loads: Loads) -> int:
-    """The engine with the fewest tokens to compute of this prompt and to hold of all."""
+    """Return the engine with the smallest sum of prompt tokens to compute for this request and tokens in flight."""
     best = int64(0)
     for n in range(1, len(loads)):
         if loads[n].missing + loads[n].held < loads[best].missing + loads[best].held:
@@ -82,7 +83,7 @@ def fewest_tokens(loads: Loads) -> int:
 
 @compiled_part
 def most_found(loads: Loads) -> int:
-    """The engine with most of the prompt; less than `SHARE` of it, the one that keeps least; -1: loads are uneven."""
+    """Return the engine with most of the prompt cached; below `SHARE`, the one that keeps least; -1: loads are uneven."""
     best, least, low, high = int64(0), int64(0), int64(1 << 40), int64(0)
     for n in range(len(loads)):
         load = loads[n].waiting + loads[n].running

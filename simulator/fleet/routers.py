@@ -18,7 +18,7 @@ from .route_rules import WAITING_COUNTS, fewest, fewest_tokens, most_found
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """One replica as its router sees it.
+    """Load of one replica as the router sees it.
 
     Attributes
     ----------
@@ -42,11 +42,13 @@ class Load:
 
 
 Route = Callable[[int, Sequence[Load], int | None], int]
-"""Assigned requests, loads, and the replica of the session's last request (None: none, or it is down) -> a replica."""
+"""Function from (number of assigned requests, loads, replica of the session's last request) to a replica; the third is None
+if there is no such replica or it is down.
+"""
 
 
 def _deals(route: Route) -> None:
-    """Refuse a rule that names no replica, of two that wait for work."""
+    """Refuse a rule that does not return the number of one of two replicas."""
     chosen = route(0, (Load(0, 0), Load(0, 0)), None)
     if chosen not in (0, 1):
         raise InputError("its choice", f"must be the number of a replica, not {chosen!r}")
@@ -63,7 +65,7 @@ def by_prefix(route: Route) -> Route:
 
 
 def asks_prefix(route: Route) -> bool:
-    """Whether a rule is decorated with `by_prefix`."""
+    """Return whether a rule is decorated with `by_prefix`."""
     return route in _BY_PREFIX
 
 
@@ -118,9 +120,9 @@ def cache_aware(count: int, loads: Sequence[Load], home: int | None = None) -> i
 
 
 _COMPILED = (round_robin, least_loaded, vllm, sticky, kv_aware, cache_aware)
-"""In order of `RouteRule`."""
+"""Built-in rules, in order of `RouteRule`."""
 
 
 def compiled_rule(route: Route) -> int | None:
-    """The number of a rule among those that compiled code knows (`fleet.route_rules`); None of others' rules."""
+    """Return the number of a built-in rule in compiled code (`fleet.route_rules`); None for user-defined rules."""
     return _COMPILED.index(route) if route in _COMPILED else None

@@ -1,4 +1,4 @@
-"""One simulation: requests through a deployment, and everything measured about it."""
+"""One simulation: requests are served by a deployment, and the run is measured."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .pools import Fleet, Pools, pools_of
 from .run_state import RunState
 
 Groups = tuple[Sequence[RunState], IO[bytes] | None]
-"""What groups of a fleet have left, and the file that they wrote their requests to."""
+"""Results of a fleet's groups, and the file that they wrote their requests to."""
 
 
 def run(
@@ -110,7 +110,7 @@ def run_group(
     deployment: Deployment, policy: Policy, stream: RequestStream, cut: Cut, *, fleet: Fleet | None = None,
     pools: Pools | None = None, keep_stages: bool = False, **options: Any,
 ) -> RunState:  # fmt: skip
-    """Serve what a stream sends to a group of a fleet's replicas, for `groups` of `run`; options as there."""
+    """Serve the requests that a stream sends to one group of a fleet's replicas, for `groups` of `run`; same options."""
     fleet = fleet or Fleet()
     pools, stream = _asked(deployment, stream, fleet, pools)
     return left_of(serve(RunSettings(pools, policy, stream, fleet, keep_log=keep_stages, cut=cut, **options)))
@@ -119,7 +119,7 @@ def run_group(
 def _asked(
     deployment: Deployment, stream: RequestStream, fleet: Fleet, pools: Pools | None
 ) -> tuple[Pools, RequestStream]:
-    """The engines' places, and the requests as they know them."""
+    """Return the nodes of the run and the requests as engines see them."""
     if deployment.model.front is not None:
         raise InputError(
             deployment.model.name, "takes images, not tokens; use opbyte compare, or opbyte frames on an FPGA"

@@ -1,4 +1,4 @@
-"""What a part does in a run, beside what it does for each engine."""
+"""Interface of a part in a run, in addition to its work in each engine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class RunPart:
-    """A part of one run, which its hook ``run`` gives a driver.
+    """Part of one run, created by the part's hook ``run`` for the driver.
 
     Attributes
     ----------
@@ -17,7 +17,7 @@ class RunPart:
     failures: int = 0
 
     def start(self, seed: int) -> None:
-        """Begin at time 0, with events of its own (`Clock.call_at`)."""
+        """Schedule the part's initial events at time 0 (`Clock.call_at`)."""
 
     def left(self) -> dict[str, Any]:
         """Return the fields of `RunState` that this part has counted."""

@@ -1,4 +1,4 @@
-"""What a run of engines leaves behind, and the energy of devices in addition to their work over its window."""
+"""Results of a run's engines, and the energy that devices consume in addition to their work."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from .pools import Pools
 
 
 class Presence(Protocol):
-    """When the replicas of a pool were there."""
+    """Interface of an autoscaled pool: when its replicas were allocated."""
 
     def until(self, end: float, ttft_s: F8) -> Self:
         """Return the presence in a run that ended at `end`, given the times to first token of its requests [s]."""
         ...
 
     def held_s(self, phase: Any = None, begin: float = 0.0, end: float = ...) -> float:
-        """Replica-seconds between two times [s]."""
+        """Return the allocated replica-seconds between two times [s]."""
         ...
 
     @property
     def changes(self) -> bool:
-        """Whether any of them comes or goes."""
+        """Return whether the number of replicas changes in the run."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """What a run leaves behind."""
+    """Results of a run before they are measured."""
 
     engines: list[Engine]  # those of all nodes
     table: RequestTable  # every request that was read, and what has come of it
@@ -60,16 +60,16 @@ class RunState:
     drained: Drained | None = None  # what is kept of requests that were let go, of a long run
 
     def end_s(self, requests: Requests) -> float:
-        """When the last of the completed requests did [s]."""
+        """Return the time of the last completion [s]."""
         return self.drained.end_s if self.drained else float(requests.last_token_s.max())
 
     def ended_s(self, completed_s: float) -> float:
-        """When the last step did [s], which may follow the last completion: its tokens are dropped."""
+        """Return the end of the last step [s], which may follow the last completion: its tokens are dropped."""
         return max(completed_s, *(engine.work_log.end_s for engine in self.engines))
 
     @property
     def every(self) -> Blocks | None:
-        """Columns of all requests, where those that are kept are a sample and all are asked for."""
+        """Return the columns of all requests, if only a sample is in memory and the run writes all to a file."""
         return self.drained.blocks if self.drained and self.drained.file else None
 
     def stamps(self) -> Stamps:
@@ -79,7 +79,7 @@ class RunState:
 
 @dataclass(frozen=True, slots=True)
 class Boards:
-    """Devices of one kind, and what the engines on them did over time.
+    """Devices of one kind, with the work log of the engines on them.
 
     Attributes
     ----------
@@ -112,7 +112,7 @@ class Boards:
 def boards_of(
     served: RunState, deployment: Deployment, copies: int, scalings: Sequence[Presence | None]
 ) -> list[Boards]:
-    """Devices by kind; of two pools on the same kind all together."""
+    """Return the devices of a run by kind; two pools of the same kind of device are combined."""
     pools = served.pools
     beside = _beside(served.engines, None if pools.decode else scalings[0])
     if not pools.decode:
@@ -156,13 +156,13 @@ def _boards(
 
 
 def devices_of_nodes(nodes: list[Node]) -> int:
-    """Devices of some nodes of one deployment."""
+    """Return the number of devices of several nodes of one deployment."""
     d = nodes[0].engine.deployment
     return system_devices(d) * len(nodes) // d.replicas
 
 
 def system_devices(deployment: Deployment) -> int:
-    """Devices of a system, all its independent engines together; of two groups those that attend."""
+    """Return the devices of a system with all its engines; of disaggregated experts only the attention devices."""
     return deployment.system.devices_per_node * deployment.system.nodes
 
 
@@ -181,7 +181,7 @@ def busy_joules(each: Boards, ends: tuple[float, float], length_s: float) -> flo
 
 
 def joules_half_width(boards: list[Boards], curves: list[tuple[F8, F8]], window: Window) -> float | None:
-    """Half of the 95 % interval of energy per token, as a fraction, from the window's batches."""
+    """Return half of the relative 95 % confidence interval of energy per token, from the window's batches."""
     if not window.batches:
         return None
     made = np.diff(totals_at(curves, window.edges), axis=0)
