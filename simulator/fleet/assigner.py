@@ -19,8 +19,7 @@ from .routers import Load, Route
 MAX_RESTARTS = 100
 """Largest number of failures that one request may meet. If replicas fail more often than they complete a
 request, no request ever ends; with a mean time between failures equal to the service time, a request
-outlives its replica with probability 1/e, and meets 100 failures in a row with 1e-20.
-"""
+outlives its replica with probability 1/e, and meets 100 failures in a row with 1e-20."""
 
 
 def check_restarts(request: int, failures: int) -> None:

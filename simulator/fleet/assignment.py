@@ -30,13 +30,11 @@ ROOM, CHOOSE, GIVE, LOST = 8, 9, 10, 11
 """Reasons why events return to the caller: an engine (`At.into`) has no free row for a request; a user-defined router
 must choose (`At.found` of `RunEvents.able`) and set `At.chosen`; the caller must submit a request (`At.row`) to an
 engine (`At.into`) itself, and reset `At.into`; a cache was lost with its node, and the request (`At.row`) must be
-requeued.
-"""
+requeued."""
 
 ARRIVALS, COMPLETIONS, FOLLOWS, CROSSED, CALLED, KINDS = 0, 1, 2, 3, 4, 5
 """Events: arrivals; completions of an engine; a request that follows another; a KV transfer; a Python call. The code
-is the kind plus `KINDS` times the number of the engine, request or call.
-"""
+is the kind plus `KINDS` times the number of the engine, request or call."""
 
 AT = named(
     "phase events next last awake due to_come delivered goal dealt sent in_flight over refused "
@@ -54,8 +52,7 @@ the session's home; the caller's event; finished transfers. Time of the current 
 TRIP = named("source life target there again", "kept parked start_s end_s")
 """KV transfer of a request: source node and its number of failures when the cache was made; the same for the target;
 how often failures have requeued the request. KV bytes of one device reserved on the target, and held on the source;
-start and end time of the transfer.
-"""
+start and end time of the transfer."""
 
 
 @by_address

@@ -20,8 +20,7 @@ I8 = npt.NDArray[np.int64]
 
 SLOT = named("piece owner tokens older newer beside", "")
 """A piece of a request: its content; the engine whose list it is on; its tokens; its neighbours on that list; the slot
-of the same content on another list. -1 if there is none.
-"""
+of the same content on another list. -1 if there is none."""
 LIST = named("oldest newest kept capacity", "")
 """List of an engine: its ends; tokens on it, and the capacity of the engine's cache [tokens]."""
 FOUND = named("known run", "")

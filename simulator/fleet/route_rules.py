@@ -18,8 +18,7 @@ LOAD = named("waiting running held found missing kept", "")
 
 RouteRule = IntEnum("RouteRule", "TURN REQUESTS WAITING HOME TOKENS CACHE", start=0)
 """Routing rules: round-robin; fewest requests; the same with waiting requests counted four times; the session's last engine,
-else fewest requests; fewest tokens to compute and to hold; most of the prompt cached, while loads are even.
-"""
+else fewest requests; fewest tokens to compute and to hold; most of the prompt cached, while loads are even."""
 
 WAITING_COUNTS = 4
 SHARE, APART, TIMES = 0.3, 64, 1.5

@@ -43,8 +43,7 @@ class Load:
 
 Route = Callable[[int, Sequence[Load], int | None], int]
 """Function from (number of assigned requests, loads, replica of the session's last request) to a replica; the third is None
-if there is no such replica or it is down.
-"""
+if there is no such replica or it is down."""
 
 
 def _deals(route: Route) -> None:

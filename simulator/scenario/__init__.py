@@ -1,4 +1,4 @@
-"""What is simulated, as one object: every option with its unit, range and help."""
+"""A scenario: the complete input of one simulation, with unit, range and help of every option."""
 
 from .scenario import Scenario
 

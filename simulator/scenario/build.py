@@ -1,7 +1,4 @@
-"""A scenario made ready: files read, the model deployed, the engine set up.
-
-Simulation of a scenario: its requests are served and measured.
-"""
+"""Preparation and simulation of a scenario: read files, deploy the model, set up the engine, serve the requests."""
 
 from __future__ import annotations
 
@@ -38,7 +35,7 @@ def run_scenario(
     progress: Progress | None = None, made: Made | None = None, groups: Groups | None = None,
     grown: Growing | None = None,
 ) -> Run:  # fmt: skip
-    """Serve a scenario's requests.
+    """Simulate a scenario: serve its requests and measure the run.
 
     Parameters
     ----------
@@ -60,13 +57,13 @@ def run_scenario(
 
 
 def run_group_of(task: tuple[Scenario, Cut, bool]) -> RunState:
-    """Serve what a scenario sends to a group of its replicas; with whether stages are kept."""
+    """Simulate one group of a scenario's replicas; `task` is the scenario, the group, and whether to keep steps."""
     (asked, more), (_, cut, keep) = _asked(task[0], None), task
     return run_group(*asked, cut, **more, keep_stages=keep)
 
 
 def _asked(scenario: Scenario, made: Made | None) -> tuple[tuple[Deployment, Policy, RequestStream], dict[str, Any]]:
-    """What a scenario's run is of, and its options."""
+    """Return the positional arguments and the keywords of `run` for a scenario."""
     stream, pools = scenario.workload.open(scenario.seed), None
     arrange = next(all_hooks("arrange", scenario.parts.names()), None)
     if arrange is not None:
@@ -111,7 +108,7 @@ Made = tuple[Deployment, EngineSettings]
 
 
 def deployment_of(scenario: Scenario) -> Made:
-    """The model on the system, and what its engine runs with; the requests are not looked at.
+    """Return the deployment of a scenario and the settings of its engine; the requests are not read.
 
     Raises
     ------
@@ -150,7 +147,7 @@ def engine_settings(scenario: Scenario) -> EngineSettings:
 
 
 def _base(scenario: Scenario) -> EngineSettings:
-    """What the engine is without options: as its file says, or OpByte's own."""
+    """Return the engine settings without options: those of the engine file, or OpByte's defaults."""
     if scenario.serving.engine is not None:
         from ..frameworks.engine_file import read_engine  # of no use without a file
 
@@ -159,7 +156,7 @@ def _base(scenario: Scenario) -> EngineSettings:
 
 
 SHARED = ("dtype", "kv_dtype", "tp", "dp", "pp", "ep")
-"""What options of the deployment and an engine's settings both say."""
+"""Options that are both deployment options and engine settings."""
 
 
 def _first(*values: Any) -> Any:
@@ -168,7 +165,7 @@ def _first(*values: Any) -> Any:
 
 
 def _loaded(scenario: Scenario, settings: EngineSettings) -> tuple[ModelSpec, SystemSpec]:
-    """The model, in the formats it runs in, and the system."""
+    """Return the model in its number formats, and the system."""
     model, system = scenario.model, scenario.system
     if model is None:
         raise InputError("MODEL", "is needed too, for example mixtral-8x7b")
@@ -181,7 +178,7 @@ def _loaded(scenario: Scenario, settings: EngineSettings) -> tuple[ModelSpec, Sy
 
 
 def _policy(scenario: Scenario, base: Policy) -> Policy:
-    """The policy with its limits; in a closed loop with room for all clients unless limited."""
+    """Return the policy with its limits; by default a closed loop gets a sequence limit of at least its clients."""
     serving, clients = scenario.serving, scenario.workload.closed_loop
     if serving.engine is not None and serving.policy is None:
         policy = limited(base, serving.token_budget, serving.max_seqs)
@@ -199,9 +196,9 @@ def _policy(scenario: Scenario, base: Policy) -> Policy:
 
 
 def framed(scenario: Scenario, settings: EngineSettings, deployment: Deployment) -> EngineSettings:
-    """Engine settings with the batching and memory of the framework that is asked for.
+    """Return engine settings with the batching and memory of the requested framework.
 
-    Return the settings of an engine file, or of a policy, which take precedence.
+    An engine file or a policy takes precedence: its settings are returned unchanged.
     """
     serving = scenario.serving
     name, _, version = (scenario.deployment.framework or "").partition("@")
@@ -214,7 +211,7 @@ def framed(scenario: Scenario, settings: EngineSettings, deployment: Deployment)
 
 
 def fleet_of(scenario: Scenario, system: SystemSpec) -> Fleet | None:
-    """The replicas, their failures and the encoder; None for one system on its own."""
+    """Return the replicas with their failures and encoder; None for a single system."""
     options, fleet = scenario.fleet, None
     given = {name: own for name in ("router", "replicas") if (own := getattr(options, name)) is not None}
     if given:

@@ -1,4 +1,4 @@
-"""The command of a benchmark client as options of a workload: `clients.yaml` has each client's options."""
+"""Conversion of a benchmark client's command to workload options; `clients.yaml` has the options of each client."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..option import CheckedOptions, placed
 OPTION = "--client"
 HOLE = re.compile(r"\{(?P<flag>[^=}]+)(?P<has>=?)(?P<default>[^}]*)\}")
 NOT_GIVEN = ("", "0", "inf")
-"""Values by which clients say that they have none."""
+"""Values that clients use for an option that is not set."""
 
 
 @cache
@@ -28,7 +28,7 @@ def _clients() -> Mapping[str, Any]:
 
 
 def read_client(command: str) -> tuple[dict[str, str], list[str]]:
-    """Read a client's command: options of a scenario as texts, and the client's options that do not change the load.
+    """Return the scenario options of a client's command as texts, and the client options that do not change the load.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def read_client(command: str) -> tuple[dict[str, str], list[str]]:
 
 
 def _given(text: str, client: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Options of a command and their values."""
+    """Yield the options of a client's command with their values."""
     try:
         words = shlex.split(text)
     except ValueError as error:
@@ -88,7 +88,7 @@ def _given(text: str, client: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _fields(flag: str, text: str) -> dict[str, Any]:
-    """Values of an option that holds several, as ``KEY=VALUE,...`` or JSON; ``kind`` names what the others are of."""
+    """Return the values of an option with several fields, ``KEY=VALUE,...`` or JSON; ``kind`` prefixes the other keys."""
     try:
         pairs = json.loads(text) if text.startswith("{") else dict(part.split("=", 1) for part in text.split(","))
     except (ValueError, RecursionError):
@@ -99,7 +99,7 @@ def _fields(flag: str, text: str) -> dict[str, Any]:
 
 
 def _filled(templates: Mapping[str, str], given: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Options whose texts are complete."""
+    """Yield the scenario options whose templates have a value for every placeholder."""
     for option, template in templates.items():
         if all(hole["flag"] in given or hole["has"] for hole in HOLE.finditer(template)):
             text = HOLE.sub(lambda hole: given.get(hole["flag"], hole["default"]), template)
@@ -110,7 +110,7 @@ def _filled(templates: Mapping[str, str], given: Mapping[str, str]) -> Iterator[
 
 
 def spelled_out(options: Mapping[str, Any], cls: type[CheckedOptions]) -> dict[str, Any]:
-    """Options with the command of a client replaced by what it says; what is given besides comes first.
+    """Return the options with a client's command replaced by its options; explicit options take precedence.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""A link between two groups of devices as options say: by name, by rate, or the slower of both networks."""
+"""The link between two groups of devices from options: by name, by rate, or the slower of both networks."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ LAYERS = "layers"
 
 
 def kv_link(text: str | None, overlap: str | None, prefill: SystemSpec, decode: SystemSpec) -> KvLink:
-    """The link between two pools.
+    """Return the KV transfer link between the prefill and the decode pool.
 
-    By name one of their devices' or of the catalog's; by rate, one way of one device [GB/s], with a
-    latency [us] behind a comma; without either the slower of both systems' networks.
+    A name selects a link of one of their devices or of the catalog. Numbers set the one-way rate of one device [GB/s] and,
+    after a comma, the latency [us]. By default it is the slower of both systems' networks.
 
     Raises
     ------
     InputError
-        An unknown name, no rate, or a way to overlap that there is not.
+        An unknown name, an invalid rate, or an unknown way to overlap.
     """
     if overlap not in (None, "none", LAYERS):
         raise InputError("--kv-overlap", f"must be none or {LAYERS}, not {overlap!r}")
@@ -41,7 +41,7 @@ def kv_link(text: str | None, overlap: str | None, prefill: SystemSpec, decode: 
 
 
 def _by_rate(text: str, latency_s: float) -> KvLink:
-    """A link by its numbers."""
+    """Return a link with a rate and latency given as numbers."""
     rate, comma, latency = text.partition(",")
     numbers = typed_number(rate), typed_number(latency) if comma else latency_s * 1e6
     if not (0 < numbers[0] < float("inf") and 0 <= numbers[1] < float("inf")):
@@ -53,7 +53,7 @@ def _by_rate(text: str, latency_s: float) -> KvLink:
 
 
 def _named(name: str, prefill: SystemSpec, decode: SystemSpec) -> LinkSpec:
-    """Return a link by name; a pool's own comes first, else the slower of the two."""
+    """Return a link by name: first a link of one of the pools, else the slowest catalog link of that name."""
     near = [link for s in (prefill, decode) for link in (link_of(s), s.device.node_link)]
     same = [link for link in near if link.name == name]
     if same:

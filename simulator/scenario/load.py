@@ -1,8 +1,7 @@
-"""Names and files to specs, with the number formats of the run.
+"""Loading of models and systems by name or file, with the number formats of the run.
 
-A model or a system with values of its description replaced, as sweeps do.
-
-Every key of a change must exist: a mistyped one would be ignored.
+Sweeps load a model or a system with some values of its description replaced. Every replaced key must exist, because a
+mistyped key would be ignored.
 """
 
 from __future__ import annotations
@@ -50,14 +49,14 @@ def load(
 
 
 CHANGED = "assumed: set by the sweep"
-"""Source of a replaced number."""
+"""Source that is recorded for a replaced number."""
 
 Overrides = tuple[tuple[str, Any], ...]
-"""Key paths, such as ``num_hidden_layers`` or ``device.memory.bandwidth_GBps``, and values."""
+"""Pairs of a key path, such as ``num_hidden_layers`` or ``device.memory.bandwidth_GBps``, and its new value."""
 
 
 def changed_model(name: str, changes: Overrides) -> ModelSpec:
-    """A model with keys of its ``config.json`` replaced.
+    """Return a model with keys of its ``config.json`` replaced.
 
     Raises
     ------
@@ -89,7 +88,7 @@ def _replaced(keys: Mapping[str, Any], path: list[str], value: Any, where: str) 
 
 
 def changed_system(name: str, changes: Overrides) -> SystemSpec:
-    """A system with values of its description replaced, units in the keys as in YAML.
+    """Return a system with values of its description replaced; keys have units as in YAML.
 
     ``parameters.NAME`` sets a parameter of the device, and with it all expressions that it is in.
 

@@ -1,4 +1,4 @@
-"""A model on a system, from options. A separate module, so that one step needs no compiled code."""
+"""Deployment of a model on a system from options, in a separate module so that one step needs no compiled code."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def refuse_unused(options: DeployOptions, *sides: Deployment) -> None:
-    """Refuse options of experts where nothing is routed, or not between devices, on any side.
+    """Refuse expert options that would have no effect: the model has no experts, or ranks exchange no tokens.
 
     Raises
     ------
@@ -42,7 +42,7 @@ def refuse_unused(options: DeployOptions, *sides: Deployment) -> None:
 
 
 def _said(name: str, options: DeployOptions, settings: EngineSettings | None) -> Any:
-    """Return the value of the options, or else of the engine's file."""
+    """Return the value of an option, or if it is not given the value in the engine file."""
     given = options.option(name)
     return given if given is not None or settings is None else getattr(settings.sharing, name)
 
@@ -50,7 +50,7 @@ def _said(name: str, options: DeployOptions, settings: EngineSettings | None) ->
 def deployed(
     model: ModelSpec, system: SystemSpec, options: DeployOptions, settings: EngineSettings | None = None, seed: int = 0
 ) -> Deployment:
-    """Put a model on a system as options say, and an engine's settings where they do not.
+    """Deploy a model on a system by the options, and by the engine's settings where options are not given.
 
     Raises
     ------
@@ -70,11 +70,11 @@ ONE_LIBRARY = "vllm"
 """Whose rows tell of experts in MXFP4: all three engines call OpenAI's Triton kernels on Hopper and TensorRT-LLM's generated ones on data-centre Blackwell
 (`get_mxfp4_backend` in vLLM 0.12, ``quantization/mxfp4.py``; `moe_runner_backend` in SGLang 0.5.4, ``server_args.py``). Elsewhere vLLM calls Marlin."""
 WITH_TRITON = (0, 11, 1)
-"""First vLLM that is installed with these Triton kernels (pull request 27370); before, it calls Marlin on Hopper, of which no row is known."""
+"""First vLLM that is installed with these Triton kernels (pull request 27370); earlier ones call Marlin on Hopper (no rows)."""
 
 
 def _in_library(device: DeviceSpec, settings: EngineSettings | None) -> bool:
-    """Whether the engine of a file runs experts in MXFP4 by kernels that rows of `ONE_LIBRARY` tell of."""
+    """Return whether the file's engine runs MXFP4 experts with the kernels that rows of `ONE_LIBRARY` measured."""
     if settings is None or not settings.given:
         return False
     from ..frameworks.keys import numbers_of  # loaded with the file
@@ -88,7 +88,7 @@ def _in_library(device: DeviceSpec, settings: EngineSettings | None) -> bool:
 def _deployed(
     model: ModelSpec, system: SystemSpec, options: DeployOptions, settings: EngineSettings | None, seed: int
 ) -> Deployment:
-    """Deploy by what the options say, then the engine's file, then the engine's defaults."""
+    """Deploy by the options, then by the engine file, then by the engine's defaults."""
     power = options.parts["power-cap"]
     system = capped_system(placed_in(system, options.host), power.power_cap, power.clock)
     degrees = {name: getattr(settings or options, name) for name in ("tp", "dp", "ep", "pp")}

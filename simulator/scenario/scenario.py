@@ -1,4 +1,4 @@
-"""One simulation before it runs: everything that its result depends on."""
+"""The complete input of one simulation: everything that its result depends on."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Scenario(CheckedOptions):
         system: str | Path | SystemSpec | None = None,
         **options: Unpack[ScenarioKeywords],
     ) -> Self:
-        """A scenario from names and options, or another one with changes.
+        """Build a scenario from names and options, or from another scenario with changes.
 
         Raises
         ------
@@ -96,7 +96,7 @@ class Scenario(CheckedOptions):
         return CheckedOptions.changed(self, **given)
 
     def given(self) -> Iterator[tuple[PlacedOption, Any]]:
-        """Options that differ from their defaults, with their values."""
+        """Yield the options that differ from their defaults, with their values."""
         for name, known in placed(type(self)).items():
             value = self.option(name)
             if value != known.default:

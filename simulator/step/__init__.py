@@ -1,1 +1,1 @@
-"""What one step costs: op by op, and as arrays."""
+"""The cost of one step: op by op (`explicit`), and by arrays in compiled code."""

@@ -1,7 +1,7 @@
-"""The compiled path: one step's seconds from its moments, with running totals per op.
+"""The compiled path: the time of one step from its moments, with running totals for each op.
 
-Same formulas as `explicit`, `deploy.placement` and `devices.cost`, over the arrays of `lowering.LoweredModel`; experts are in
-`experts`, the totals in `step_totals`.
+It evaluates the formulas of `explicit`, `deploy.placement` and `devices.cost` over the arrays of `lowering.LoweredModel`;
+experts are in `experts`, the totals in `step_totals`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _batch_tokens = compiled_part(batch_tokens)
 
 @compiled_part
 def cost_slot(plan: LoweredModel, slot: int, moments: F8, cell: Records) -> None:
-    """Place and cost one op of one rank at `moments`, into `cell`."""
+    """Place and cost one op of one rank at `moments`; write the result to `cell`."""
     forms, last = plan.forms[slot], moments.size
     flops, stream, act = 0.0, forms[Form.STREAM, last], 0.0
     for j in range(last):
@@ -51,7 +51,7 @@ def cost_slot(plan: LoweredModel, slot: int, moments: F8, cell: Records) -> None
 
 @compiled_part
 def first_able(plan: LoweredModel, slot: int) -> int:
-    """The first processor that can run an op."""
+    """Return the first processor that can run an op."""
     p = int64(0)
     while not plan.can[slot, p]:
         p += 1
@@ -60,7 +60,7 @@ def first_able(plan: LoweredModel, slot: int) -> int:
 
 @compiled_part
 def choose_slot(plan: LoweredModel, slot: int, moments: F8, flops: float, stream: float, act: float) -> int:
-    """Processor of an op that several can run: the lowest score, the first of equal ones."""
+    """Return the processor of an op that several can run: the lowest score, the first among equal scores."""
     role = plan.slots[slot].role
     decode, size = role == Role.PAIR_DECODE or role == Role.DECODE, stream + act
     first, paid = np.inf, 0.0
@@ -86,7 +86,7 @@ def choose_slot(plan: LoweredModel, slot: int, moments: F8, flops: float, stream
 
 @compiled_inside
 def cost_cell(plan: LoweredModel, slot: int, moments: F8, fresh: bool, cells: Records) -> None:
-    """Cost an op of one rank where that is due.
+    """Cost an op of one rank, if its cost may have changed.
 
     Unless the batch is `fresh`, only ops that depend on the decodes' contexts are costed again.
     """
@@ -102,7 +102,7 @@ def cost_cell(plan: LoweredModel, slot: int, moments: F8, fresh: bool, cells: Re
 
 @compiled_inside
 def book_cell(plan: LoweredModel, slot: int, processor: int, times: int, cell: Records, tally: F8, busy: F8) -> None:
-    """Book an op that ran on `processor`, `times` over."""
+    """Add `times` runs of an op on `processor` to the running totals."""
     row = tally[slot, processor]
     row[int(cell.bound)] += cell.busy * times
     track = busy.size - 1 if plan.slots[slot].role == Role.LINK else processor
@@ -116,7 +116,7 @@ def book_cell(plan: LoweredModel, slot: int, processor: int, times: int, cell: R
 
 @compiled_part
 def rank_seconds(plan: LoweredModel, g: int, moments: F8, fresh: bool, cells: Records, tally: F8, busy: F8) -> float:
-    """Seconds of one layer of section `g` on one rank, booked for all its layers."""
+    """Return the seconds of one layer of section `g` on one rank; add all its layers to the totals."""
     section, total = plan.sections[g], 0.0
     times = section.layers * plan.tp
     for s in range(section.start, section.stop):
@@ -133,7 +133,7 @@ def rank_seconds(plan: LoweredModel, g: int, moments: F8, fresh: bool, cells: Re
 def section_seconds(
     plan: LoweredModel, g: int, moments: F8, fresh: bool, cells: Records, tally: F8, wall: F8, busy: F8
 ) -> float:
-    """Seconds of one layer of section `g` on the slowest rank, booked for all its layers."""
+    """Return the seconds of one layer of section `g` on the slowest rank; add all its layers to the totals."""
     section = plan.sections[g]
     layers = section.layers
     slowest, longest = 0, -1.0
@@ -148,7 +148,7 @@ def section_seconds(
 
 @compiled_part
 def constant_seconds(plan: LoweredModel, cells: Records) -> float:
-    """Seconds of those ops of a rank that do not depend on the decodes' contexts, outside the experts."""
+    """Return the seconds of a rank's non-expert ops that do not depend on the decodes' contexts."""
     total = 0.0
     for g in range(plan.sections.shape[0]):
         for s in range(plan.sections[g].start, plan.sections[g].stop):
@@ -161,7 +161,7 @@ def constant_seconds(plan: LoweredModel, cells: Records) -> float:
 def serial_seconds(
     plan: LoweredModel, moments: F8, batch: StepBatch, fresh: bool, captured: int, step_totals: StepTotals
 ) -> float:
-    """Seconds of one step, on all pipeline stages together; each one's part is in `step_totals.stages`.
+    """Return the seconds of one step over all pipeline stages; `step_totals.stages` gets the time of each stage.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""One step's ops built, placed and costed, a program a rank: what the explicit path adds up."""
+"""The explicit path: build, place and cost the ops of one step, with one program for each rank."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class StageCost:
 
     @property
     def busy_s(self) -> float:
-        """Seconds that devices run ops, summed over devices."""
+        """Return the seconds in which devices run ops, summed over devices."""
         return sum(p.cost.seconds * p.count * p.devices for p in self.ops)
 
     def busy_within(self, devices: float) -> float:
@@ -80,9 +80,9 @@ class StageCost:
         return busy_s if busy_s < most * 1.000001 else most  # but for rounding
 
     def times(self, key: Callable[[PlacedOp], K]) -> dict[K, float]:
-        """Seconds of the critical path by a property of its ops, without what others hide.
+        """Return the seconds of the critical path by a property of its ops, without time hidden behind other ops.
 
-        Ops of two processors side by side count in full.
+        Ops of two processors that run in parallel count in full.
         """
         out: dict[K, float] = {}
         for placed in self.ops:
@@ -94,7 +94,7 @@ class StageCost:
 
 
 class PlacedOps(NamedTuple):
-    """Ops in the regions in which they run, one region after another."""
+    """Placed ops of consecutive regions, with their total time."""
 
     seconds: float
     ops: list[PlacedOp]
@@ -178,12 +178,12 @@ class Stage:
         return seconds, placed
 
     def _experts(self, part: ExpertPart) -> None:
-        """Run one expert part; the slowest group counts."""
+        """Run one expert part; the slowest group determines its time."""
         self.experts_s.append(self._groups(part, self._loads(part)).seconds * part.layers)
         self.seconds[part.stage] += self.experts_s[-1]
 
     def _groups(self, part: ExpertPart, loads: Loads) -> PlacedOps:
-        """Run the experts of one layer at given loads on every group; what the slowest runs."""
+        """Run the experts of one layer at given loads on every group; return the ops of the slowest group."""
         if loads.routed == 0:
             return PlacedOps(0.0, [], [])
         loads = self._slots(part, loads)
@@ -208,7 +208,7 @@ class Stage:
         return groups[slowest]
 
     def _slots(self, part: ExpertPart, loads: Loads) -> Loads:
-        """Loads of what the groups hold, copies among it."""
+        """Return the loads of the experts in each group's slots, including redundant copies."""
         if part.placed is None or self.expected:
             return loads
         for hook in all_hooks("slot_loads"):
@@ -223,7 +223,7 @@ class Stage:
 
 
 def _padded(moments: Moments, captured: int, several: int) -> Moments:
-    """Moments of a batch that runs as a captured graph, if there is one."""
+    """Return the moments of a batch, padded to the captured graph that runs it if there is one."""
     if captured:
         from .unequal import padded_batch  # compiled code, which a step without graphs does without
 
@@ -232,7 +232,7 @@ def _padded(moments: Moments, captured: int, several: int) -> Moments:
 
 
 def _unequal(deployment: Deployment, batch: Batch, captured: int) -> float:
-    """Seconds that unequal contexts of the decodes add to the attention of one layer."""
+    """Return the seconds that the decodes' unequal contexts add to the attention of one layer."""
     if not deployment.device.measured:  # rooflines know nothing of it
         return 0.0
     from .unequal import unequal_seconds  # compiled code, which a step on rooflines does without
@@ -241,7 +241,7 @@ def _unequal(deployment: Deployment, batch: Batch, captured: int) -> float:
 
 
 def lengthened(op: Op, seconds: float) -> Op:
-    """A decode attention op with what unequal contexts add; windows even them out."""
+    """Return a decode attention op with the time added by unequal contexts; windowed attention is unchanged."""
     if seconds == 0.0 or op.kind != "attention_decode" or op.shape["window"]:
         return op
     return replace(op, shape={**op.shape, "uneven": seconds})

@@ -1,4 +1,4 @@
-"""Samples of a step's expert loads."""
+"""Sampling of a step's expert loads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .lowering import I8, LoweredModel
 
 
 class StepBatch(NamedTuple):
-    """What all ranks run in a step.
+    """Tokens that all ranks compute in a step, as the key of its expert samples.
 
     Attributes
     ----------
@@ -51,7 +51,7 @@ def draw_part(plan: LoweredModel, part: int, batch: StepBatch, ahead: int, scrat
 
 @compiled_part
 def mark_of(plan: LoweredModel, part: int, batch: StepBatch, keys: SampleKeys) -> np.uint64:
-    """Number of the loads of a part in a step; 0 if they are not from a pool."""
+    """Return the key under which costs at a part's loads are cached; 0 if the loads are not from a pool."""
     experts, tilt, tokens = plan.experts[part], plan.expert_work[part].tilt, int64(batch.decodes)
     if tilt < 0.0 or (tilt > 0.0 and batch.num_chunks > 0):
         return np.uint64(0)

@@ -1,4 +1,4 @@
-"""The compiled path of experts: loads sampled, placed or split over processors, costed and booked."""
+"""The compiled path of experts: sample their loads, place or split them over processors, cost and count them."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ EXPERTS = kind_code("experts")
 
 @compiled_by("plan.fetch")
 def start_fetch(plan: LoweredModel, step_totals: StepTotals) -> None:
-    """Begin a step of a part that lets layers wait for experts."""
+    """Begin a step, for a part whose layers wait for experts to be fetched."""
 
 
 @compiled_by("plan.fetch")
 def fetch_step(plan: LoweredModel, part: int, batch: StepBatch, seconds: float, step_totals: StepTotals) -> float:
-    """Seconds that the layers of `part` wait for experts, whose own take `seconds`."""
+    """Return the seconds for which the layers of `part` wait for fetched experts; these compute for `seconds`."""
     return 0.0
 
 
 @compiled_by("plan.places")
 def on_slots(plan: LoweredModel, part: int, key: np.uint64, loads: I8, placed: I8) -> I8:
-    """Loads of what the groups hold of `part`: of its experts, or of their placed copies."""
+    """Return the loads of the slots of `part`'s groups: of its experts, or of their placed copies."""
     return loads
 
 
 @compiled_part
 def expert_seconds(table: F8, tokens: int) -> float:
-    """Busy seconds of one expert: a row of ``LoweredModel.expert_table`` for few tokens, else its terms.
+    """Return the busy seconds of one expert, from its row of ``LoweredModel.expert_table`` or from the roofline's terms.
 
-    The last three entries are seconds per token of arithmetic, of the weights, and per token of traffic.
+    The last three entries of the row are seconds per token of arithmetic, of the weights, and per token of traffic.
     """
     if tokens < low.TABLE_SIZE:
         return float(table[tokens])
@@ -86,7 +86,7 @@ def book_share(
 def experts_whole(
     plan: LoweredModel, part: int, loads: I8, first: int, group_size: int, mixed: bool, share: F8
 ) -> float:
-    """Seconds of one device's experts on the one processor that the rule chooses."""
+    """Return the seconds of one device's experts on the one processor that the placement rule chooses."""
     group_loads, tokens, used = loads[first : first + group_size], int64(0), int64(0)
     for e in range(group_loads.size):  # whole numbers: they add up side by side
         tokens += group_loads[e]
@@ -122,7 +122,7 @@ def experts_whole(
 
 @compiled_part
 def queue_spaces(loads: I8, first: int, group_size: int, spaces: int, on_main: F8, on_near: F8, queue: Records) -> int:
-    """Sum one device's loads by memory space into `queue`, in increasing load; spaces in use."""
+    """Sum one device's loads by memory space into `queue`, in increasing load; return the number of used spaces."""
     used = 0
     for space in range(min(group_size, spaces)):
         tokens, active, main, near = 0, 0, 0.0, 0.0
@@ -147,7 +147,7 @@ def queue_spaces(loads: I8, first: int, group_size: int, spaces: int, on_main: F
 
 @compiled_part
 def side_loads(queue: Records, used: int, mask: int, side: int) -> tuple[float, float, float]:
-    """Tokens, active experts and roofline seconds of the spaces on a side of a split; 1 is the near one."""
+    """Return tokens, active experts and roofline seconds of the spaces on one side of a split; side 1 is near memory."""
     tokens, active, busy = 0.0, 0.0, 0.0
     for j in range(used):
         if mask >> j & 1 == side:
@@ -159,9 +159,9 @@ def side_loads(queue: Records, used: int, mask: int, side: int) -> tuple[float, 
 
 @compiled_part
 def split_queue(plan: LoweredModel, part: int, queue: Records, used: int, near: int, share: F8) -> float:
-    """Co-process one device's experts, `placement.split_experts` over arrays; seconds.
+    """Split one device's experts over two processors (`placement.split_experts` over arrays); return the seconds.
 
-    A choice is a mask of the spaces that move: every mask, or only the prefixes of the order.
+    A choice is a mask of the spaces that move near memory: every mask, or only the prefixes of the order.
     """
     all_spaces = (1 << used) - 1
     best, best_seconds, mask = int64(0), np.inf, int64(0)
@@ -188,7 +188,7 @@ def split_queue(plan: LoweredModel, part: int, queue: Records, used: int, near: 
 
 @compiled_part
 def clear_share(share: F8) -> None:
-    """Empty the totals of one step's experts."""
+    """Set the totals of one step's experts to zero."""
     for p in range(share.shape[0]):
         for a in range(NUM_SHARE):
             share[p, a] = 0.0
@@ -198,9 +198,9 @@ def clear_share(share: F8) -> None:
 def groups_seconds(
     plan: LoweredModel, part: int, loads: I8, mixed: bool, share: F8, queue: Records
 ) -> tuple[float, float]:
-    """Run one layer's experts of `part`; seconds of the slowest group, and bytes of partial sums.
+    """Run one layer's experts of `part`; return the seconds of the slowest group and the bytes of partial sums.
 
-    What all groups do is added to `share`, the main processor's adding up of sums included.
+    The work of all groups is added to `share`, including the main processor's reading of partial sums.
     """
     experts = plan.experts[part]
     params = plan.params[plan.slots.shape[0] + part]
@@ -234,7 +234,7 @@ def groups_seconds(
 
 @compiled_part
 def book_part(plan: LoweredModel, part: int, sums: float, share: F8, tally: F8, busy: F8) -> None:
-    """Book what the groups of `part` did, and their bytes of partial sums, for all its layers."""
+    """Add the work of `part`'s groups and their partial sums [bytes], for all its layers, to the totals."""
     experts, work, row = plan.experts[part], plan.expert_work[part], plan.slots.shape[0] + part
     times = float(plan.expert_devices // experts.groups * experts.layers)
     for p in range(share.shape[0]):
@@ -266,7 +266,7 @@ def drawn_costs(
 def part_costs(
     plan: LoweredModel, part: int, keys: SampleKeys, batch: StepBatch, step_totals: StepTotals
 ) -> tuple[float, float]:
-    """Return the cost of a part's experts, from the memory if it holds these loads."""
+    """Return the cost of a part's experts; cached if these loads were costed before."""
     mark = mark_of(plan, part, batch, keys)
     entry = entry_of(plan.memo, mark)
     if mark > 0 and plan.memo.marks[entry] == mark:
@@ -279,7 +279,7 @@ def part_costs(
 
 @compiled_part
 def part_seconds(plan: LoweredModel, part: int, keys: SampleKeys, batch: StepBatch, step_totals: StepTotals) -> float:
-    """Return the seconds of the slowest group of `part` at sampled loads, with booking."""
+    """Return the seconds of the slowest group of `part` at sampled loads, and add its layers to the totals."""
     slowest, sums = part_costs(plan, part, keys, batch, step_totals)
     book_part(plan, part, sums, step_totals.share, step_totals.tally, step_totals.busy[0])
     layers = plan.experts[part].layers

@@ -1,4 +1,4 @@
-"""The explicit path: build every op of one step, place it, cost it, add up.
+"""The explicit path: build every op of one step, place and cost it, and sum the costs.
 
 This is the readable definition of a step's time and energy; the compiled path (`lowering`, `compiled`) agrees to 1e-9
 relative, as a property test with sampled batches shows.

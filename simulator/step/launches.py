@@ -57,24 +57,24 @@ TRTLLM_CALLS = Calls(1, 0, 1, 3, 3, 3, 0, 0, CHUNKED, 0)
 
 
 PLAIN = ("bf16", "fp16", "fp32")
-"""Arithmetic formats whose products take their inputs as they are."""
+"""Number formats whose matrix products need no quantisation of their inputs."""
 
 SAMPLING = 12
-"""Calls of an op `sampling`: penalties, temperature, softmax and sampling are small ops of PyTorch."""
+"""Python calls of an op `sampling`: penalties, temperature, softmax and sampling are small ops of PyTorch."""
 
 IN_PIECES, IN_LATENT_PIECES = 3, 8
-"""Calls of a layer whose graph is cut at its attention: the replay, the write to the KV cache, and attention; latent
+"""Python calls of a layer whose graph is cut at its attention: the replay, the write to the KV cache, and attention; latent
 attention is cut with the products and copies that expand the cache for prompts."""
 
 IN_CHUNKS = ("delta_prefill", "kda_prefill")
-"""Ops that are many calls of a layer whose graph is cut there too."""
+"""Ops at which a layer's graph is cut and which need many Python calls."""
 
 UNCUT = (CompressedAttention,)
-"""Layers that engines do not cut (DeepSeek-V4: vLLM before 0.33; SGLang unless prompts are context-parallel)."""
+"""Layers whose graphs engines do not cut (DeepSeek-V4: vLLM before 0.33; SGLang unless prompts are context-parallel)."""
 
 
 class Launches(NamedTuple):
-    """Launches of one step of a deployment, of all its layers and stages; seconds that each decode adds to a step with prompts."""
+    """Kernel launches of one step over all layers and stages, and the seconds that each decode adds to a step with prompts."""
 
     prompts: int  # of a step with prompts
     decodes: int  # of a step that only decodes
@@ -82,7 +82,7 @@ class Launches(NamedTuple):
     mixed_s: float = 0.0  # see `mixed_seconds`
 
     def drafting(self, draft: Launches, passes: int) -> Launches:
-        """Return the same with a draft model: once through a prompt, and `passes` passes after a decode.
+        """Return the launches with a draft model: one pass through a prompt, and `passes` passes after a decode.
 
         Decodes that verify drafts have their own recurrence, also in steps with prompts.
         """
@@ -96,7 +96,7 @@ NO_LAUNCHES = Launches(0, 0, 0)
 
 
 def calls_of(op: Op, layer: Layer | None, calls: Calls) -> int:
-    """Return the calls of an op of a layer, or of no layer, that is not an expert op."""
+    """Return the number of Python calls for a non-expert op; `layer` is None outside the layers."""
     if op.product:
         return 1 + calls.quantises * (op.dtype not in PLAIN)
     rope = calls.rope + calls.qk_norms * (layer is not None and getattr(layer.mixer, "qk_norm", 0) > 0)
@@ -107,7 +107,7 @@ def calls_of(op: Op, layer: Layer | None, calls: Calls) -> int:
 
 
 def section_launches(section: Section, unit: Moments, calls: Calls) -> tuple[int, int, int]:
-    """Launches of a section's layers but for their experts, as in `Launches`: of prompts, decodes, and in pieces."""
+    """Return the launches of a section's layers without experts: for prompts, for decodes, and in pieces."""
     layer, ops = section.layer, section.build(unit)
     fused = layer is not None and any(op.kind == "all_reduce" for op in ops)
     counts = [(calls.norm if fused and op.name == "norm" else calls_of(op, layer, calls), op.phase) for op in ops]
@@ -123,7 +123,7 @@ STATES, BESIDE = 256, ("conv", "delta", "kda")
 
 
 def mixed_seconds(deployment: Deployment, calls: Calls) -> float:
-    """Seconds that each decode adds to a step with prompts, where layers have a delta rule.
+    """Return the seconds that each decode adds to a step with prompts, for layers with a delta rule.
 
     vLLM computes all sequences of such a step in chunks (``num_prefills > 0`` in ``_forward_core``): a decode takes one chunk
     instead of one update, and its states are gathered and written back as a prompt's are.
@@ -165,7 +165,7 @@ def launches_of(deployment: Deployment, calls: Calls = PYTHON) -> Launches:
 
 
 def all_launches(deployment: Deployment, calls: Calls) -> Launches:
-    """Return the launches of a step, the drafting model's included."""
+    """Return the launches of a step, including those of the draft model."""
     launches, drafts = launches_of(deployment, calls), deployment.parts.get("drafts")
     if drafts is None or drafts.draft is None:
         return launches

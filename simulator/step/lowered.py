@@ -1,4 +1,4 @@
-"""Lowered deployments of late, so that runs of one at other loads lower it once."""
+"""Cache of lowered deployments, so that runs of one deployment at several loads lower it once."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from ..deploy.deployment import Deployment
 from .lowering import LoweredModel, Slots, lower
 
 KEPT = 64
-"""Deployments whose latest lowering is kept."""
+"""Number of deployments whose lowering is cached."""
 _lowered: dict[int, tuple[Deployment, int, LoweredModel, Slots]] = {}
 
 
 def lowered(deployment: Deployment, replica: int, counts: int) -> tuple[LoweredModel, Slots]:
-    """Lower a deployment as `lower` does; a deployment that was lowered lately costs no work.
+    """Return the lowered deployment of `lower`, from the cache if it was lowered recently.
 
-    Of a plan only `memo` is written, whose entries are the same for all, so that runs may share it as replicas do.
+    Runs may share a plan as replicas do: only its `memo` is written, whose entries are the same for all runs.
     """
     known = _lowered.pop(id(deployment), None)
     if known is not None and known[1] == counts and deployment.apart is None:  # else it draws

@@ -1,8 +1,8 @@
-"""Lowering: from the layer code's ops to arrays that the compiled path evaluates.
+"""Lowering: convert the ops of the layer code to arrays that the compiled path evaluates.
 
 Every op outside the experts is affine in the batch's moments, so its coefficients follow from
-evaluating the very same layer code at a base point and one step along each moment. Expert
-ops are affine in each expert's tokens. Nothing is written twice.
+evaluating the same layer code at a base point and one step along each moment. Expert
+ops are affine in each expert's tokens. No formula is written twice.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ Role = IntEnum("Role", "PLAIN LINK PAIR_DECODE DECODE", start=0)
 Form = IntEnum("Form", "FLOPS STREAM ACT", start=0)
 
 SECTION = named("start stop layers stage", "")
-"""Slots of a section, how many layers run them, and the pipeline stage that holds those."""
+"""A section: its range of slots, the number of layers that run them, and the pipeline stage of these layers."""
 
 SLOT = named("role varies several kind phase", "")
-"""Of an op: role, whether it depends on the contexts of decodes, whether more than one processor can run it, and its
-kind and phase as placement rules know them."""
+"""An op: role, whether it depends on the contexts of decodes, whether more than one processor can run it, and its
+kind and phase as numbers for placement rules."""
 
 EXPERTS = named("count groups top_k uniform near table layers stage key held alike pool", "")
 """Of a part: experts the router chooses from, their groups, experts of a token, whether the router is uniform, the
@@ -65,10 +65,10 @@ EXPERT_WORK = named("", "flops weights act tilt persist")
 `Router.persist`."""
 
 MOST_TOKENS = 8192
-"""Tokens of a step up to which kernel models are tabulated unless a policy says otherwise."""
+"""Largest number of tokens of a step for which kernel models are tabulated by default."""
 
 TABLE_SIZE = 256
-"""Token counts whose expert seconds are tabulated."""
+"""Number of token counts for which the seconds of an expert are tabulated."""
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -119,7 +119,7 @@ class LoweredModel(NamedTuple):
 
 
 class Slots(NamedTuple):
-    """Names of the plan's rows, for tables."""
+    """Names of the rows of a lowered plan, for tables."""
 
     name: tuple[str, ...]
     layer: tuple[str, ...]
@@ -132,7 +132,7 @@ class Slots(NamedTuple):
 def lower(
     deployment: Deployment, replica: int = 0, counts: int = MOST_TOKENS, experts_alone: bool = False
 ) -> tuple[LoweredModel, Slots]:
-    """Lower a deployment.
+    """Convert a deployment to the arrays of the compiled path.
 
     Parameters
     ----------
@@ -202,14 +202,14 @@ def lower(
 
 
 def _slots(ops: Sequence[Op], roles: Sequence[int], varies: B1, can: B1) -> Records:
-    """`LoweredModel.slots`; exchanges, which no rule places, have no kind."""
+    """Return `LoweredModel.slots`; exchanges, which placement rules do not place, have kind -1."""
     kinds = [kind_code(op.kind) if op.kind in OP_KINDS else -1 for op in ops[: len(can)]]
     phases = [phase_code(op.phase) for op in ops[: len(can)]]
     return filled(SLOT, zip(roles, varies, can.sum(1) > 1, kinds, phases, strict=True))
 
 
 def _probe(deployment: Deployment, build: Build, counts: int) -> tuple[list[Op], F8, list[Probe]]:
-    """Ops of a section at unit moments, their forms, and how each changes with the moments."""
+    """Return the ops of a section at unit moments, their affine forms, and the op at each raised moment."""
     unit = Moments(
         deployment.shard.windows, np.ones(num_moments(len(deployment.shard.windows), deployment.several > 1))
     )
@@ -221,7 +221,7 @@ def _probe(deployment: Deployment, build: Build, counts: int) -> tuple[list[Op],
 
 
 def _varies(form: F8, windows: tuple[int, ...]) -> B1:
-    """Which ops depend on the contexts of decodes."""
+    """Return which ops depend on the contexts of decodes."""
     contexts = [BASE_MOMENTS + WINDOW_MOMENTS * w + DECODE_KV for w in range(len(windows))]
     return np.asarray((form[:, :, contexts] != 0.0).any(axis=(1, 2)))
 
@@ -229,7 +229,7 @@ def _varies(form: F8, windows: tuple[int, ...]) -> B1:
 def _price_rows(
     ops: Sequence[Op], links: Sequence[AnyLink | None], probes: Sequence[Probe], processors: Sequence[Processor]
 ) -> dict[tuple[int, int], PriceRow]:
-    """Cost rows by op and processor; a collective uses the main processor's column."""
+    """Return the cost rows by op and processor; a collective uses the main processor's column."""
     rows: dict[tuple[int, int], PriceRow] = {}
     for i, (op, link, probe) in enumerate(zip(ops, links, probes, strict=True)):
         if link is not None:
@@ -246,7 +246,7 @@ def _params(
     experts: Sequence[Op],
     processors: Sequence[Processor],
 ) -> tuple[F8, B1]:
-    """Roofline terms of every op on every processor, and which processors can run it."""
+    """Return the roofline terms of every op on every processor, and which processors can run it."""
     params, can = np.zeros(shape, ROOFLINE), np.zeros(shape, dtype=np.bool_)
     for (i, p), row in rows.items():
         params[i, p], can[i, p] = row.params, True
@@ -258,14 +258,14 @@ def _params(
 
 
 def _raised(unit: Moments, which: int) -> Moments:
-    """Return the sums with one of them raised by 1."""
+    """Return the moments with the one at index `which` raised by 1."""
     values = unit.values.copy()
     values[which] += 1.0
     return Moments(unit.windows, values)
 
 
 def _affine(build: Build, unit: Moments, count: int) -> F8:
-    """Coefficients of every op's three forms, shape (ops, 3, moments + 1)."""
+    """Return the coefficients of every op's three forms, shape (ops, 3, moments + 1)."""
     ops = build(unit)
     base = _forms(ops)
     moments = len(unit.values)
@@ -308,13 +308,13 @@ def _role(op: Op, before: Op | None) -> int:
 
 
 def _expert_work(part: ExpertPart, deployment: Deployment) -> tuple[float, ...]:
-    """One row of `LoweredModel.expert_work`."""
+    """Return one row of `LoweredModel.expert_work`."""
     op = part.spec.expert_op(Loads(np.ones(1), np.ones(1)), deployment.run)
     return op.flops, op.weight_bytes, op.act_bytes, part.router.tilt, part.router.persist
 
 
 def _experts(deployment: Deployment, shares: bool, can: B1, classes: Sequence[int]) -> Records:
-    """`LoweredModel.experts`: what is counted of each part, and where its experts may run."""
+    """Return `LoweredModel.experts`: the constants of each expert part."""
     first: dict[Hashable, int] = {}
     rows = [
         (part.router.prob.shape[1], part.ep, part.router.top_k, int(part.router.uniform),
@@ -326,13 +326,13 @@ def _experts(deployment: Deployment, shares: bool, can: B1, classes: Sequence[in
 
 
 def _near(shares: bool, can: B1) -> int:
-    """Processor that shares experts with the main one under a placement that does; 0 = none."""
+    """Return the processor that shares experts with the main one, if the placement rule shares them; 0: none."""
     others = np.flatnonzero(can[1:])
     return int(others[0]) + 1 if shares and can[0] and len(others) else 0
 
 
 def _expert_tables(work: Records, params: Records) -> tuple[F8, list[int]]:
-    """Seconds of one expert by token count, and each part's table: equal parts share one.
+    """Return the seconds of one expert by token count, and the table index of each part; equal parts share a table.
 
     The last three entries of a table are the terms of the roofline, for more tokens.
     """
@@ -355,7 +355,7 @@ def _expert_tables(work: Records, params: Records) -> tuple[F8, list[int]]:
 
 
 def _padded(tables: Sequence[F8]) -> F8:
-    """Tables of several widths as one array."""
+    """Return tables of several widths as one array."""
     out = np.zeros((len(tables), 3, max((t.shape[1] for t in tables), default=1)))
     for i, table in enumerate(tables):
         out[i, :, : table.shape[1]] = table

@@ -1,4 +1,4 @@
-"""Costs of a layer's experts at loads from a pool of samples, stored so that each sample is computed once."""
+"""Cache for the costs of a layer's experts at loads from a pool of samples, so that each sample is costed once."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ NUM_SHARE = len(BOUNDS) + 4
 busy seconds by bound."""
 
 ENTRIES = 1 << 15
-"""Results that a plan stores; a new one replaces an old one."""
+"""Number of entries of the cache; a new result replaces an old one."""
 
 F8 = npt.NDArray[np.float64]
 
 
 @by_address
 class Memo(NamedTuple):
-    """N entries, P processors."""
+    """Cache of N entries for P processors."""
 
     marks: U8  # [N] `drawing.mark_of` the loads; 0 = empty
     totals: F8  # [N, 2] seconds of the slowest group, and bytes of partial sums
@@ -33,14 +33,14 @@ class Memo(NamedTuple):
 
 
 def new_memo(processors: int) -> Memo:
-    """Return an empty memory."""
+    """Return an empty cache."""
     shares = np.zeros((ENTRIES, processors, NUM_SHARE))
     return Memo(np.zeros(ENTRIES, dtype=np.uint64), np.zeros((ENTRIES, 2)), shares)
 
 
 @compiled_part
 def entry_of(memo: Memo, mark: np.uint64) -> int:
-    """Entry that holds the results of a mark, if any does."""
+    """Return the index of the entry that a key's results are stored in."""
     return int(np.int64(mix(mark) % np.uint64(memo.marks.size)))
 
 
@@ -61,7 +61,7 @@ def recall(memo: Memo, entry: int, share: F8) -> tuple[float, float]:
 
 @compiled_part
 def remember(memo: Memo, entry: int, mark: np.uint64, totals: tuple[float, float], share: F8) -> None:
-    """Store an entry."""
+    """Store the totals and the share of a key in an entry."""
     copy_share(share, memo.shares[entry])
     memo.totals[entry, 0], memo.totals[entry, 1] = totals
     memo.marks[entry] = mark

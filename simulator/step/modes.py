@@ -28,7 +28,7 @@ class Modes(NamedTuple):
 
 
 def modes_of(deployment: Deployment, ops: Sequence[Op]) -> Modes | None:
-    """The exchanges of a deployment whose algorithm goes by the step; None where there are none."""
+    """Return the exchanges whose algorithm depends on the kind of step; None if there are none."""
     slots = [i for i, op in enumerate(ops) if op.kind == "all_to_all"]
     if deployment.all_to_all not in BY_STEP or not slots:
         return None

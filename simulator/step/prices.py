@@ -54,12 +54,12 @@ SEEN = 4096
 """Number of cached expert costs: layers are alike, and so are the loads of consecutive steps."""
 
 Price = tuple[float, int]
-"""Seconds, and the code of what bounds them."""
+"""Cost of an op: its seconds, and the code of its bound."""
 
 
 @by_address
 class Kernels(NamedTuple):
-    """Rows that are not rooflines: N = S+X rows as in `lowering.LoweredModel`, P processors, G grids."""
+    """Cost rows that are not rooflines: N = S+X rows as in `lowering.LoweredModel`, P processors, G grids."""
 
     tables: int | None  # grids of measured tables; None where no kernel tables are in use
     streamed: int | None  # rows of `calibrated.streamed`; None without any
@@ -77,7 +77,7 @@ class Kernels(NamedTuple):
 
 
 Rows = Mapping[tuple[int, int], PriceRow]
-"""Cost rows by row and processor."""
+"""Cost rows keyed by row and processor."""
 
 
 def gather(rows: Rows, shape: tuple[int, int], moments: int) -> Kernels | None:
@@ -138,7 +138,7 @@ def _twins(of: F8) -> I8:
 
 
 def _stacked(grids: list[Grid]) -> tuple[F8, I8, I8, F8]:
-    """Axes, sizes, starts and seconds of grids of any number, with axes of one length."""
+    """Return the axes, sizes, starts and seconds of several grids as arrays, with axes padded to one length."""
     stacked = grids or [EMPTY]
     width = max(g.axes.shape[1] for g in stacked)
     axes = [np.pad(g.axes, ((0, 0), (0, width - g.axes.shape[1])), mode="edge") for g in stacked]
@@ -185,7 +185,7 @@ def formula_price(kernels: Kernels, slot: int, processor: int, moments: F8) -> P
 
 @compiled_given("kernels.streamed", otherwise=lambda kernels, parameters, s, p, chunks: (0.0, 0))
 def flowing(kernels: Kernels, parameters: F8, slot: int, processor: int, chunks: Chunks) -> Price:
-    """Return the cost of an op of `calibrated.streamed`; most plans have none."""
+    """Return the cost of an op with the formula `calibrated.streamed`, which most plans do not use."""
     x = kernels.formulas[slot, processor, 1]
     return streamed_price(parameters, kernels.h[processor], x, chunks)
 
@@ -215,7 +215,7 @@ def tabled_seconds(
 
 @compiled_part
 def _grid(kernels: Kernels, g: int) -> tuple[F8, I8, F8]:
-    """Axes, sizes and seconds of one grid."""
+    """Return the axes, sizes and seconds of one measured grid."""
     return kernels.axes[g], kernels.sizes[g], kernels.seconds[kernels.starts[g] :]
 
 
@@ -279,7 +279,7 @@ def tabled_experts(kernels: Kernels, row: int, processor: int, seconds: float, r
 
 @compiled_given("kernels.tables", otherwise=lambda kernels, s, p, m: False)
 def op_outside(kernels: Kernels, s: int, processor: int, moments: F8) -> bool:
-    """Whether op `s` at `moments` lies outside the kernel tables, where some are in use."""
+    """Return whether op `s` at `moments` is outside the measured kernel tables, if it uses tables."""
     slot = kernels.slots[s, processor]
     if slot[K_MOST] != IN_GRID:
         return bool(slot[K_MOST] == NOT_THERE or (slot[K_MOST] >= 0 and moments[slot[K_MOMENT]] > slot[K_MOST]))
@@ -298,7 +298,7 @@ def op_outside(kernels: Kernels, s: int, processor: int, moments: F8) -> bool:
 
 @compiled_given("kernels.tables", otherwise=lambda kernels, row, p, routed, active: False)
 def part_outside(kernels: Kernels, row: int, processor: int, routed: float, active: float) -> bool:
-    """Whether one device's experts lie outside the kernel tables, where some are in use."""
+    """Return whether one device's experts are outside the measured kernel tables, if they use tables."""
     slot = kernels.slots[row, processor]
     if slot[K_MOST] != IN_GRID:
         return bool(slot[K_MOST] == NOT_THERE)

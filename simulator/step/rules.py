@@ -1,7 +1,7 @@
-"""Placement rules in compiled code: the functions of `deploy.placement` themselves, compiled.
+"""Placement rules in compiled code: the functions of `deploy.placement`, compiled by Numba.
 
-A rule of the library has a code, so that one compiled engine serves them all; a rule from outside is
-a value of the plan whose type is its own, so that an engine is compiled for it.
+A built-in rule has a number, so that one compiled engine serves all of them; a user-defined rule is
+a value of the plan with its own type, so that an engine is compiled for it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _paper = compiled_part(placement.paper)  # and co-process, which differs in what
 
 
 def rule_code(name: str) -> int:
-    """Code of a rule of the library; `FROM_OUTSIDE` for others."""
+    """Return the number of a built-in rule; `FROM_OUTSIDE` for user-defined rules."""
     return BUILT_IN.index(name) if name in BUILT_IN else FROM_OUTSIDE
 
 
@@ -47,7 +47,7 @@ def custom_rule(name: str) -> Custom:
 
 @compiled_part
 def built_in_score(custom: None, rule: int, option: Option) -> float:
-    """Score of an option under a rule of the library."""
+    """Return the score of an option under a built-in rule."""
     if rule == XPU_ONLY:
         return _xpu_only(option)
     if rule == OP_PER_BYTE:
@@ -59,13 +59,13 @@ def built_in_score(custom: None, rule: int, option: Option) -> float:
 
 @compiled_given("custom", otherwise=built_in_score)
 def score(custom: Callable[[Option], float], rule: int, option: Option) -> float:
-    """Score of an option under a rule, which is from outside where it is `custom`."""
+    """Return the score of an option under a rule; `custom` is a user-defined rule or None."""
     return custom(option)
 
 
 @compiled_part
 def attained(params: Records, flops: float, size: float) -> float:
-    """FLOP/s under the nominal roofs of a processor; 0 where nothing moves."""
+    """Return the FLOP/s that a processor's nominal roofline allows for an op; 0 if it moves no bytes."""
     return float(min(params.peak, flops / size * params.bandwidth)) if size else 0.0
 
 

@@ -1,4 +1,4 @@
-"""The ops of a step in their order, in sections that every rank runs before all go on."""
+"""The ops of a step in order, grouped into sections that end with a barrier over all ranks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Build = Callable[[Moments], list[Op]]
 
 
 class Section(NamedTuple):
-    """Ops that every rank runs, for each of some layers, before any goes on.
+    """Ops that every rank runs, for each of some layers, before all ranks continue.
 
     Attributes
     ----------
@@ -42,13 +42,13 @@ class Section(NamedTuple):
 
 
 def whole_layer(deployment: Deployment, spec: Layer, moments: Moments) -> list[Op]:
-    """Ops of a layer in order, collectives among them, and its experts without any tokens."""
+    """Return the ops of a layer in order, including collectives and its experts without any tokens."""
     parts = layer_ops(spec, moments, deployment.run, Loads(np.zeros(1), np.zeros(1)))
     return layer_program(spec, parts, deployment.layout, deployment.run, moments.tokens)
 
 
 def sections_of(deployment: Deployment) -> list[Section]:
-    """Embedding, each distinct layer of every stage without its experts, what is sent on, head."""
+    """Return the sections of a step: embedding, each distinct layer of every stage without experts, transfers, head."""
 
     def layer(spec: Layer) -> Build:
         def build(moments: Moments) -> list[Op]:
@@ -71,7 +71,7 @@ def sections_of(deployment: Deployment) -> list[Section]:
 
 
 def placed_ops(deployment: Deployment, batch: Batch) -> list[tuple[Op, str]]:
-    """Every op of a step with the processor or link that runs it, without what it costs.
+    """Return every op of a step with the processor or link that runs it, without costs.
 
     Each of a model's distinct layers counts once; experts have expected loads.
 

@@ -1,4 +1,4 @@
-"""Running totals of one engine, as the compiled path keeps them; energy follows from them."""
+"""Running totals of one engine's work in the compiled path; its energy is computed from them."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ CELL = named("", "wall processor busy flops stream act outside bound")
 nothing to do; 1 outside the kernel tables; code of the bound."""
 
 SPACE = named("", "tokens active main near")
-"""Of one memory space: tokens and active experts, and their seconds on the main and on the near processor by rooflines,
+"""A memory space: its tokens and active experts, and their seconds on the main and on the near processor by rooflines,
 without fixed costs."""
 
 SPREAD = named("", "decodes step seconds")
-"""Decodes and step for which the seconds of unequal contexts are."""
+"""The seconds added by unequal contexts, with the number of decodes and the step for which they were computed."""
 
 
 @by_address
@@ -88,13 +88,13 @@ def new_step_totals(plan: LoweredModel, sequences: int = 1) -> StepTotals:
 
 
 def beside_columns(plan: LoweredModel) -> int:
-    """Columns of `StepTotals.busy` for devices that hold experts: their processors, links and energy."""
+    """Return the number of columns of `StepTotals.busy` for separate expert devices: processors, links, energy."""
     return 0 if plan.apart is None else int(plan.apart.plan.can.shape[1]) + 2
 
 
 @compiled_part
 def spent(plan: LoweredModel, tally: F8) -> float:
-    """Energy of all work so far at the nominal clock [J]; as `totals` has it by op and path."""
+    """Return the energy of all work so far at the nominal clock [J]; `totals` has it by op and path."""
     joules, slots, params = 0.0, plan.slots, plan.params
     for s in range(tally.shape[0]):
         link = s < slots.shape[0] and slots[s].role == Role.LINK
@@ -107,7 +107,7 @@ def spent(plan: LoweredModel, tally: F8) -> float:
 
 
 def totals(plan: LoweredModel, tally: F8) -> F8:
-    """Running totals with energy, which is linear in them, shape (S+X, P, NUM_TOTALS)."""
+    """Return the running totals with energy, which is linear in them, shape (S+X, P, NUM_TOTALS)."""
     link = np.zeros(len(tally), dtype=np.bool_)
     link[: len(plan.slots)] = plan.slots.role == Role.LINK
     out = np.zeros((*tally.shape[:2], NUM_TOTALS))

@@ -1,4 +1,4 @@
-"""Seconds of one step for the engine's loops: plain, or by what a part brings that a plan has a record of."""
+"""The time of one step as engine loops call it: of the plain step, or with the part that a plan contains."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .step_totals import StepTotals, spent
 def plain_seconds(
     plan: LoweredModel, moments: F8, batch: StepBatch, fresh: bool, captured: int, step_totals: StepTotals
 ) -> float:
-    """`serial_seconds`, with what no step of the batch falls below."""
+    """Return `serial_seconds`; for a fresh batch also store a lower bound of its step times."""
     seconds = serial_seconds(plan, moments, batch, fresh, captured, step_totals)
     if fresh:
         step_totals.least[0] = constant_seconds(plan, step_totals.cells[0])
@@ -35,7 +35,7 @@ seconds_by_part = compiled_by("plan.apart", "apart_seconds")(by_streams)
 def step_seconds(
     plan: LoweredModel, moments: F8, batch: StepBatch, fresh: bool, captured: int, step_totals: StepTotals
 ) -> float:
-    """Seconds of one step; see `compiled.serial_seconds`."""
+    """Return the seconds of one step, after choosing exchange algorithms by the kind of step (`serial_seconds`)."""
     modes = plan.modes
     with_prompts = int64(batch.num_chunks > 0)
     for i in range(modes.slots.size):
@@ -45,7 +45,7 @@ def step_seconds(
 
 @by_address
 class Lowered(NamedTuple):
-    """What the steps of a deployment are costed by."""
+    """A lowered deployment with its running totals, from which steps are costed."""
 
     plan: LoweredModel
     step_totals: StepTotals
@@ -53,7 +53,7 @@ class Lowered(NamedTuple):
 
 @by_address
 class Costs(NamedTuple):
-    """The cost model of steps for engines, for any lowered deployment."""
+    """Addresses of the cost functions of a lowered deployment, of any type."""
 
     seconds: int  # address of the code of `lowered_seconds`
     spent: int  # of `lowered_spent`
@@ -75,7 +75,7 @@ def lowered_seconds(
     fresh: bool,
     captured: int,
 ) -> float:
-    """`step_seconds` by its address."""
+    """Return `step_seconds` of a lowered deployment; called by address."""
     return step_seconds(
         model.plan, moments, StepBatch(step, decodes, chunks, count), fresh, captured, model.step_totals
     )
@@ -83,7 +83,7 @@ def lowered_seconds(
 
 @compiled_code
 def lowered_spent(model: Lowered) -> float:
-    """Energy of all work so far at the nominal clock [J], by its address."""
+    """Return the energy of all work so far at the nominal clock [J]; called by address."""
     return spent(model.plan, model.step_totals.tally)
 
 
@@ -98,18 +98,18 @@ def cost_step(
     fresh: bool,
     captured: int,
 ) -> float:
-    """Seconds of a step of some sums on every rank, see `compiled.serial_seconds`."""
+    """Return the seconds of a step with given moments on every rank, see `compiled.serial_seconds`."""
     return float(seconds_at(costs.seconds, costs.model, (moments, step, decodes, chunks, count, fresh, captured)))
 
 
 @compiled_part
 def joules_of(costs: Costs) -> float:
-    """Energy of all work so far at the nominal clock [J]."""
+    """Return the energy of all work so far at the nominal clock [J]."""
     return float(seconds_at(costs.spent, costs.model, ()))
 
 
 def costs_of(model: Lowered | None) -> Costs:
-    """The cost model of what a deployment is lowered to, which must outlive it."""
+    """Return the cost functions of a lowered deployment, which must outlive them."""
     if model is None:
         return Costs(0, 0, 0, np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros((2, 0)), np.zeros(1))
     matrix, i = type_of_value(np.zeros((1, 1))), types.int64

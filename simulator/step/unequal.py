@@ -36,7 +36,7 @@ takes, which never limits the parts of a sequence."""
 
 @by_address
 class Uneven(NamedTuple):
-    """Decode attention of one device."""
+    """Data of one device's decode attention kernel: its thread blocks and its measured grid."""
 
     blocks: Records  # [1] parameters of `devices.tables.blocks`
     axes: F8  # of the table of equal contexts
@@ -45,7 +45,7 @@ class Uneven(NamedTuple):
 
 
 def uneven_of(deployment: Deployment) -> Uneven | None:
-    """The decode attention of a deployment; None without tables that tell."""
+    """Return the decode attention of a deployment; None if no table describes its thread blocks."""
     main = processors_of(deployment.device)[0].model
     m = Batch.of([1]).moments(deployment.shard.windows)
     for layer, _ in deployment.shard.groups:
@@ -60,7 +60,7 @@ def uneven_of(deployment: Deployment) -> Uneven | None:
 
 
 def unequal_seconds(deployment: Deployment, batch: Batch, captured: int) -> float:
-    """Seconds that a batch's unequal contexts add to the decode attention of one layer.
+    """Return the seconds that a batch's unequal contexts add to the decode attention of one layer.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def unequal_seconds(deployment: Deployment, batch: Batch, captured: int) -> floa
 
 
 def added_seconds(uneven: Uneven | None, batch: Batch, captured: int) -> float:
-    """Seconds that a batch's unequal contexts add to the decode attention `uneven` of one layer."""
+    """Return the seconds that a batch's unequal contexts add to one layer's decode attention `uneven`."""
     decoding = batch.phase == DECODE
     if uneven is None or decoding.sum() < 2:
         return 0.0
@@ -83,7 +83,7 @@ def added_seconds(uneven: Uneven | None, batch: Batch, captured: int) -> float:
 
 @compiled_part
 def graph_batch(decodes: int, captured: int) -> int:
-    """Tokens that a step of `decodes` runs with: the next size for which a graph was captured.
+    """Return the padded number of tokens of a step: the next size for which a graph was captured.
 
     The same holds for a step with prompts, whose graph has pieces between attention. vLLM captures 1, 2, 4, every 8th
     up to 256 and every 16th up to the largest (vllm/config/vllm.py, `_set_cudagraph_sizes`); larger batches run without
@@ -98,9 +98,9 @@ def graph_batch(decodes: int, captured: int) -> int:
 
 @compiled_part
 def graph_of_several(tokens: int, captured: int, several: int) -> int:
-    """`graph_batch` where decodes have up to `several` tokens: sizes are rounded up to multiples of it.
+    """Return `graph_batch` for decodes of up to `several` tokens: sizes are rounded up to its multiples.
 
-    Those above the largest are none (``adjust_cudagraph_sizes_for_spec_decode`` in vllm/config/compilation.py).
+    Sizes above the largest are not captured (``adjust_cudagraph_sizes_for_spec_decode`` in vllm/config/compilation.py).
     """
     if tokens <= 0:
         return tokens
@@ -111,7 +111,7 @@ def graph_of_several(tokens: int, captured: int, several: int) -> int:
 
 @compiled
 def padded_batch(tokens: int, captured: int, several: int) -> int:
-    """`graph_of_several` for callers outside compiled code."""
+    """Return `graph_of_several` for callers outside compiled code."""
     return graph_of_several(tokens, captured, several)
 
 
@@ -152,5 +152,5 @@ def uneven_seconds(uneven: Uneven, keys: F8, count: int, prompts: F8, chunks: in
 
 @compiled
 def _call(uneven: Uneven, keys: F8, count: int, prompts: F8, chunks: int, captured: int, heap: F8) -> float:
-    """`uneven_seconds` for callers outside compiled code."""
+    """Return `uneven_seconds` for callers outside compiled code."""
     return float(uneven_seconds(uneven, keys, count, prompts, chunks, captured, heap))
