@@ -184,7 +184,7 @@ class SearchedShape:
     seconds : float64 array, shape (configs,)
         Lower quartile over the rounds.
     spread : float64 array, shape (configs,)
-        Of that over the least time, less 1.
+        Lower quartile over the least time, minus 1.
     """
 
     kernel: str

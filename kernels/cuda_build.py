@@ -18,7 +18,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class CudaSource:
-    """One CUDA file and the variants it is used in.
+    """One CUDA source file and the variants in which it is used.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ FORMATS = {"fp16": (), "bf16": ("USE_BF16",)}
 
 
 def source_text(name: str) -> str:
-    """A source with the common header in place of its include."""
+    """Return a source with the common header inserted at its include."""
     folder = files("opbyte.kernels") / "cuda"
     common = (folder / "common.cuh").read_text(encoding="utf-8")
     text = (folder / f"{name}.cu").read_text(encoding="utf-8")
@@ -61,7 +61,7 @@ def source_text(name: str) -> str:
 
 
 def header_folders() -> list[str]:
-    """Folders with CUDA's headers: of the runtime wheel, or of an installed toolkit."""
+    """Return the folders with CUDA's headers: of the runtime wheel, or of an installed toolkit."""
     folders = []
     spec = find_spec("nvidia")
     for root in (spec.submodule_search_locations or []) if spec else []:
@@ -73,7 +73,7 @@ def header_folders() -> list[str]:
 
 
 def find_nvrtc() -> Path | None:
-    """The NVRTC library of its wheel; None where it is not installed."""
+    """Return the path of the NVRTC library in its wheel; None if it is not installed."""
     spec = find_spec("nvidia")
     for root in (spec.submodule_search_locations or []) if spec else []:
         for path in sorted(Path(root).glob("**/libnvrtc.so.*")):
@@ -83,7 +83,7 @@ def find_nvrtc() -> Path | None:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A compiled source: its machine code, and what ptxas said of each kernel."""
+    """A compiled source: its machine code, and ptxas's log of each kernel."""
 
     cubin: bytes
     log: str
@@ -91,7 +91,7 @@ class Built:
 
     @property
     def spilled_bytes(self) -> int:
-        """Bytes of registers that went to memory, over all kernels."""
+        """Bytes of spilled registers over all kernels."""
         return sum(int(n) for n in re.findall(r"(\d+) bytes spill (?:stores|loads)", self.log))
 
     @property
@@ -100,7 +100,7 @@ class Built:
 
 
 def build(name: str, arch: str, macros: Sequence[str] = ()) -> Built:
-    """Compile with NVRTC; needs its wheel and CUDA's headers, and no GPU.
+    """Compile a source with NVRTC; this needs its wheel and CUDA's headers, but no GPU.
 
     Raises
     ------
@@ -141,7 +141,7 @@ def _bytes(library: ctypes.CDLL, what: str, program: ctypes.c_void_p) -> bytes:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Build every variant and number format of one source; print one line of values each."""
+    """Build every variant and number format of one source; print one line of values for each."""
     name, arch = arguments
     for variant in SOURCES[name].variants:
         for format_, macros in FORMATS.items():

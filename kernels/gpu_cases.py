@@ -1,4 +1,4 @@
-"""Shapes and inputs of the CUDA kernels, their checks, and torch's way to do the same."""
+"""Shapes and inputs of the CUDA kernels, their checks, and torch's equivalents for comparison."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from . import attention, experts, four_bit, gpu, rmsnorm
 from .lab import Shape
 
 ROTATE_BYTES = 512 << 20
-"""Inputs of all copies together: ten times the L2 of an H100."""
+"""Size of the inputs of all copies together [B]: ten times the L2 of an H100."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """One shape on the device.
+    """One shape with its inputs on the device.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class GpuCase:
-    """A kernel's shapes, and one of them made ready."""
+    """Shapes of a kernel, and the function that prepares one of them."""
 
     name: str
     family: str | None
@@ -54,7 +54,7 @@ class GpuCase:
 
 
 def normal(device: gpu.CupyDevice, *shape: int, scale: float = 1.0) -> Any:
-    """Random fp16 numbers."""
+    """Return random fp16 numbers."""
     values = device.cupy.random.standard_normal(shape, dtype="float32")
     return (values * np.float32(scale)).astype("float16")
 
@@ -65,7 +65,7 @@ def copies_of(bytes_: float) -> int:
 
 
 def _torch() -> Any:
-    """Torch where it is installed with CUDA, else None."""
+    """Return torch if it is installed with CUDA, else None."""
     if find_spec("torch") is None:
         return None
     torch = import_module("torch")  # only for comparison: no dependency of the package
@@ -73,7 +73,7 @@ def _torch() -> Any:
 
 
 def _stream(torch: Any, cp: Any) -> Any:
-    """CuPy's stream, for torch."""
+    """Return a torch context that uses CuPy's stream."""
     return torch.cuda.stream(torch.cuda.ExternalStream(cp.cuda.get_current_stream().ptr))
 
 
@@ -243,7 +243,7 @@ def _gemm_shapes(quick: bool) -> Sequence[Shape]:
 
 
 def _gemm(device: gpu.CupyDevice, shape: Shape) -> Prepared:
-    """The project's tiled product, compared with CuPy's (cuBLAS)."""
+    """Prepare the project's tiled product, and CuPy's (cuBLAS) for comparison."""
     cp, m, n, k = device.cupy, shape["m"], shape["n"], shape["k"]
     copies = min(copies_of(2.0 * n * k), 8)
     weights = [normal(device, 1, n, k, scale=k**-0.5) for _ in range(copies)]
@@ -323,7 +323,7 @@ def _gathered_shapes(quick: bool) -> Sequence[Shape]:
 
 
 def _mla(device: gpu.CupyDevice, shape: Shape) -> Prepared:
-    """Absorbed attention to all latents, or to chosen ones: a choice is a page table of single keys."""
+    """Prepare absorbed attention to all latents, or to chosen ones, for which the page table lists single keys."""
     cp, batch, heads = device.cupy, shape["batch"], shape["heads"]
     n, page = (shape["chosen"], 1) if "chosen" in shape else (shape["kv_len"], 64)
     keys = shape.get("context", -(-n // page))

@@ -194,7 +194,7 @@ class GpuSpace:
     Attributes
     ----------
     name : str
-        Of its case.
+        Name of its case.
     choices : callable
         ``choices(shape, cores)``: configurations, and the kernel's default one.
     """
@@ -292,7 +292,7 @@ def search_gpu(
     copy_rate : callable
         Bytes per second of a copy, now.
     shapes : mapping of str to sequence, optional
-        Of kernels by name; those that are measured without it.
+        Shapes of kernels by name; by default the measured shapes.
 
     Raises
     ------

@@ -22,18 +22,18 @@ from .rounds import CLOSE, MeasuringPlan, RoundTimes, TimedCase, together, visit
 from .timing import CallSeconds, pinned, settle
 
 MAX_DRIFT = 0.05
-"""Largest change of the read rate across a row (kernels.md, C5)."""
+"""Largest relative change of the read rate during a row (kernels.md, C5)."""
 LEAST = 5
-"""Repetitions that must count."""
+"""Minimum number of valid repetitions."""
 QUICK = MeasuringPlan(rounds=5, most_rounds=15, enough=15, visit_s=0.012, budget_s=40.0)
 THOROUGH = MeasuringPlan(rounds=6, most_rounds=20, enough=30, visit_s=0.03, budget_s=300.0)
 TRIES = 5
-"""Times that the ceilings are taken, until the machine is in its usual state."""
+"""Maximum number of measurements of the peak rates, until the machine is in its usual state."""
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredShape:
-    """One shape, measured.
+    """Measurement of one shape.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class MeasuredShape:
     sample, other : Sample, CallSeconds or None
         Times of the kernel, and on a GPU of the same by torch or cuBLAS.
     flops, bytes : float
-        Of one call.
+        FLOP, and bytes moved, of one call.
     read_Bps, drift : float
         Its read rate, and the relative change of the rate from before to after.
     reason : str
@@ -64,13 +64,13 @@ class MeasuredShape:
 
     @property
     def share(self) -> float:
-        """Share of the adjacent read rate."""
+        """Bandwidth of the row as a share of the read rate measured next to it."""
         return self.bytes / self.sample.median_s / self.read_Bps
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """A run: rows kept and rejected, ceilings, and the machine.
+    """Result of a measurement: rows kept and rejected, peak rates, and the machine.
 
     Attributes
     ----------
@@ -86,15 +86,15 @@ class Measurement:
 
     @property
     def source(self) -> str:
-        """Whose kernels the rows timed."""
+        """Name of the kernels' source in tables."""
         return "opbyte/numba" if self.host.name is None else "opbyte/cuda"
 
     def launch_s(self) -> float:
-        """Shortest time of any kernel."""
+        """Shortest time of any kernel [s]."""
         return min((row.sample.median_s for row in self.rows), default=1e-6)
 
     def memory_share(self) -> float:
-        """Median share of the read rate of rows that move much and compute little."""
+        """Median share of the read rate of rows with much traffic and little arithmetic."""
         ridge = self.ceilings.fma_flops_per_s / self.ceilings.read_Bps
         shares = [
             row.share for row in self.rows if row.bytes > 4e6 and row.flops / row.bytes < 0.5 * ridge and row.flops > 0
@@ -102,7 +102,7 @@ class Measurement:
         return float(np.median(shares)) if shares else 1.0
 
     def tables(self) -> dict[str, dict[str, list[Any]]]:
-        """Columns of each family's table (`workloads.kernel_tables`), and what else is known."""
+        """Return the columns of each family's table (`workloads.kernel_tables`), with further measured columns."""
         out: dict[str, dict[str, list[Any]]] = {}
         for row in self.rows:
             if row.family is None:
@@ -160,7 +160,7 @@ def _measure(
     quick: bool, threads: int, only: Sequence[str], lenient: bool, seed: int,
     progress: Callable[[int, int], None] | None, besides: Sequence[TimedCase],
 ) -> Measurement:  # fmt: skip
-    """Check every case, then time them all, then take the ceilings in the same state."""
+    """Check every case, time all of them, and measure the peak rates in the same state."""
     bench = Bench((512 if quick else 640) << 20, threads, seed)
     chosen = [k for k in kernels("numba") if not only or k.name in only]
     cases = [(kernel, kernel.case(shape, bench)) for kernel in chosen for shape in kernel.shapes(quick)]
@@ -198,7 +198,7 @@ def _work(case: Case) -> TimedCase:
 def _row(
     kernel: Kernel, case: Case, work: TimedCase, visits: Sequence[RoundTimes], state: MachineRates
 ) -> MeasuredShape:
-    """One row of a kernel table from the visits of a case."""
+    """Return a row of a kernel table from the visits of a case."""
     taken, counted = together(visits, work, state)
     before, after = (
         float(np.mean([r.read_Bps for r in readings]))
@@ -218,9 +218,9 @@ def _row(
 
 
 def _ceilings(bench: Bench, state: MachineRates, budget_s: float) -> Ceilings:
-    """The ceilings of the usual state; reading and arithmetic as the rounds saw them.
+    """Measure the peak rates in the usual state; reading and arithmetic have the rates of the rounds.
 
-    Where the machine is not in it for `TRIES`, copying is taken to keep its ratio to reading.
+    If the machine is not in that state for `TRIES` attempts, copying keeps its ratio to reading.
     """
     for _ in range(TRIES):
         ceilings = measure_ceilings(bench, budget_s=budget_s)

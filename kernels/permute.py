@@ -106,7 +106,7 @@ def gather(x: F4, order: SlotOrder, k: int, out: F4, threads: int = 1) -> None:
 
 
 def combine(y: F4, order: SlotOrder, weights: F4, out: F4, threads: int = 1) -> None:
-    """Weighted sum of each token's k rows of `y`, shape (tokens * k, hidden)."""
+    """Compute the weighted sum of each token's k rows of `y`, shape (tokens * k, hidden)."""
     tokens, k = weights.shape
     if y.shape[0] != tokens * k or out.shape != (tokens, y.shape[1]):
         raise ValueError(f"rows {y.shape}, weights {weights.shape}, output {out.shape}")
@@ -114,13 +114,13 @@ def combine(y: F4, order: SlotOrder, weights: F4, out: F4, threads: int = 1) -> 
 
 
 def shapes(quick: bool) -> Sequence[Shape]:
-    """A decode step's and a prompt's tokens."""
+    """Return shapes with the tokens of a decode step and of a prompt."""
     tokens = (16, 512) if quick else (1, 16, 64, 512, 4096)
     return [{"tokens": t, "hidden": 1024, "experts": 64, "topk": 4} for t in tokens]
 
 
 def case(shape: Shape, bench: Bench) -> Case:
-    """Sort, gather and combine of one shape."""
+    """Return the case of sorting, gathering and combining one shape."""
     tokens, hidden, experts, k = (shape[n] for n in ("tokens", "hidden", "experts", "topk"))
     # gather reads tokens and writes slots, combine reads slots and writes tokens
     moved = 4.0 * hidden * tokens * (2 * k + 2)

@@ -105,7 +105,7 @@ class CallSeconds:
     Attributes
     ----------
     median_s, p10_s, p90_s : float
-        Over the repetitions that count; over the fastest quarter of all where none does.
+        Statistics of the valid repetitions; of the fastest quarter of all if none is valid.
     accepted, taken : int
         How many count, and how many there were.
     """

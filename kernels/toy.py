@@ -1,8 +1,8 @@
-"""A small MoE transformer put together from the CPU kernels: it decodes tokens for real.
+"""A small MoE transformer built from the CPU kernels, which really decodes tokens.
 
 Random weights in fp32, grouped-query attention with rotary embedding on a paged cache, experts with SwiGLU chosen by a
-softmax router, a head over the vocabulary. What it computes is what `workloads` counts for the same `config.json`; what
-it is for is to compare its step times with the simulator's.
+softmax router, and a head over the vocabulary. Its work equals the counts of `workloads` for the same `config.json`;
+its step times are compared with the simulator's.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class ToyConfig:
 
     @property
     def mixed(self) -> tuple[int, int]:
-        """Columns that a layer's first projection makes, and that its last one takes."""
+        """Output columns of a layer's first projection, and input columns of its last one."""
         heads = self.num_attention_heads + 2 * self.num_key_value_heads
         return heads * self.head_dim, self.num_attention_heads * self.head_dim
 
     def to_hf(self, positions: int) -> dict[str, Any]:
-        """The ``config.json`` of a model of this form, Mixtral's architecture."""
+        """Return the ``config.json`` of a model of these sizes, in Mixtral's architecture."""
         return {
             "architectures": ["MixtralForCausalLM"],
             "model_type": "mixtral",
@@ -76,7 +76,7 @@ class ToyLayer:
 
 
 class ToyModel:
-    """The model with its weights."""
+    """The toy model with its weights."""
 
     def __init__(self, config: ToyConfig, threads: int, seed: int = 0) -> None:
         self.config, self.threads = config, threads
@@ -104,18 +104,18 @@ class ToyModel:
         self.head = self._weights(c.vocab_size, c.hidden_size)
 
     def _weights(self, *shape: int) -> F4:
-        """Normal numbers scaled so that products keep their size."""
+        """Return normal numbers, scaled so that products keep their magnitude."""
         values: F4 = aligned(shape)
         self.rng.standard_normal(out=values, dtype=np.float32)
         values *= np.float32(shape[-1] ** -0.5)
         return values
 
     def start(self, contexts: list[int], more: int) -> ToyState:
-        """A batch whose caches hold `contexts` random tokens, with room for `more`."""
+        """Return a batch whose caches contain `contexts` random tokens, with memory for `more`."""
         return ToyState(self, contexts, more)
 
     def step(self, state: ToyState) -> npt.NDArray[np.int64]:
-        """Decode one token of every sequence; returns the tokens, shape (batch,)."""
+        """Decode one token of every sequence; return the tokens, shape (batch,)."""
         batch = len(state.tokens)
         ready = state.advance()
         residual = state.residual
@@ -138,7 +138,7 @@ class ToyModel:
         return state.tokens
 
     def _mix(self, cache: Cache, state: ToyState, ready: AttentionUnits) -> None:
-        """Rotary embedding, cache and attention; the result is in `state.attended`."""
+        """Apply rotary embedding, write the cache, and run attention; the result is in `state.attended`."""
         c = self.config
         last = cache.lengths - 1
         pages = cache.table[np.arange(len(last)), last // PAGE]
@@ -148,7 +148,7 @@ class ToyModel:
 
 
 class ToyState:
-    """Caches and buffers of a batch."""
+    """Caches and buffers of a batch in decoding."""
 
     def __init__(self, model: ToyModel, contexts: list[int], more: int) -> None:
         c, batch = model.config, len(contexts)
@@ -183,7 +183,7 @@ class ToyState:
 
     @property
     def steps(self) -> int:
-        """Steps since the first contexts."""
+        """Number of steps since the first contexts."""
         return int(self.lengths[0] - self.first[0])
 
     def restart(self) -> None:
@@ -191,7 +191,7 @@ class ToyState:
         self.lengths[:] = self.first
 
     def advance(self) -> AttentionUnits:
-        """Make room for one more token of each sequence; the plan serves all layers."""
+        """Extend each sequence by one token; return the plan of attention, which all layers use."""
         c = self.model.config
         half = np.arange(c.head_dim // 2) / (c.head_dim // 2)
         angle = self.lengths[:, None] * c.rope_theta**-half
@@ -205,9 +205,9 @@ class ToyState:
 
 @serial
 def place(heads, turn, q, keys, values, pages, slots):
-    """Put the new token's heads where attention takes them, queries and keys turned.
+    """Write the new token's queries, keys and values to their arrays, with rotary embedding applied.
 
-    Rotary embedding: the pairs ``(d, d + half)`` of a head turn by their angle.
+    Each pair ``(d, d + half)`` of a head is rotated by its angle.
 
     Parameters
     ----------
@@ -233,7 +233,7 @@ def place(heads, turn, q, keys, values, pages, slots):
 
 
 def pad_rows(w: F4) -> F4:
-    """Weights as the product kernel takes them; the router's rows are a multiple of four."""
+    """Return the weights in the form of the product kernel; refuse rows that are not a multiple of four."""
     if len(w) % 4:
         raise ValueError(f"{len(w)} experts: the product kernel needs a multiple of 4")
     return w

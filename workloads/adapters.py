@@ -22,7 +22,7 @@ class Tenants:
     Attributes
     ----------
     adapters : int
-        Of all tenants.
+        Number of adapters of all tenants.
     resident : int
         Slots in a device's memory, at most `adapters`.
     popularity : str

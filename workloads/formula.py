@@ -190,7 +190,7 @@ def as_number(amount: Amount, factor: float, wanted: Dims, where: str, text: str
     Raises
     ------
     SpecError
-        Of another unit.
+        The result has another unit.
     """
     if amount.dims != wanted:
         raise SpecError(where, f"must be {in_words(wanted)}, but '= {text}' is {in_words(amount.dims)}")

@@ -140,11 +140,11 @@ def compiled_from_outside(function: F, entry: type, fields: Sequence[Any], where
     Parameters
     ----------
     function : callable
-        Of one argument, a named tuple.
+        The rule, a function of one argument, which is a named tuple.
     entry : type
         Class of that tuple.
     fields : sequence of numba types
-        Of its fields.
+        Types of the tuple's fields.
     where : str
         What names the rule, for the message.
 

@@ -173,7 +173,7 @@ def gathered(kind: Any, brought: Iterable[tuple[Any, Mapping[str, Any]]], known:
     Parameters
     ----------
     kind : type
-        Of the record: a `by_address` class with a field a point.
+        Class of the record: a `by_address` class with a field per hook point.
     known : mapping of str to any
         Records of the classes that annotations of points name.
     """

@@ -319,11 +319,11 @@ def with_tower(
     Parameters
     ----------
     size : (int, int), optional
-        Of its images; without images only the weights are added.
+        Width and height of the images; without images only the weights are added.
     share : float
         Share of image tokens in prompts.
     images : int
-        Of a request: this many devices of a rank may process them at once.
+        Images per request; that number of a rank's devices may process them at once.
     hits : float
         Share of images whose tokens the encoder's cache has.
     """

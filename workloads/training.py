@@ -209,9 +209,9 @@ def backward(op: Op, run: Run, gradient_bytes: float) -> list[RepeatedOp]:
     Parameters
     ----------
     op : Op
-        Of the forward pass.
+        Op of the forward pass.
     gradient_bytes : float
-        Of the gradient of a weight [B].
+        Size of the gradient of a weight [B].
     """
     if idle(op):
         return []
@@ -337,7 +337,7 @@ def step_flops(spec: ModelSpec, moments: Moments, run: Run, recompute: str, stag
     Parameters
     ----------
     moments : Moments
-        Of all sequences of the step.
+        Sums over all sequences of the step.
     recompute, stages : str, int
         See `made_anew`; of "full:N" each pipeline stage has N layers.
     """

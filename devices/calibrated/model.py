@@ -251,7 +251,7 @@ def calibrated_model(
     Parameters
     ----------
     framework : str
-        Whose kernels, of `kernel_sets.FRAMEWORKS`; for every kind of op.
+        Framework whose kernels run every kind of op, one of `kernel_sets.FRAMEWORKS`.
     """
     key = id(spec), id(processor), framework
     known = _held.pop(key, None) or (spec, processor, *_models(spec, processor, framework))

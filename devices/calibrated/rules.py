@@ -74,17 +74,17 @@ class Parameters:
     basis : str
         "fitted", "transferred" (from other devices' fits) or "default".
     errors : mapping of str to Errors
-        Of the device's own fit; empty where there is none.
+        Errors of the device's own fit; empty if there is none.
     near : tuple of (str, float)
         Devices the parameters came from with their share, largest first.
     under : mapping of str to Parameters
         The same under other frameworks, by name and label.
     framework : str
-        Whose kernels, of `kernel_sets.FRAMEWORKS`; empty where they are of no kernel set.
+        Framework of the kernels, one of `kernel_sets.FRAMEWORKS`; empty if they are of no kernel set.
     versions : tuple of str
         Versions of that framework that the rows are of.
     other_version : str
-        That the rows are of other versions of the framework than was asked for.
+        Note that the rows are of other versions of the framework than the requested one.
     """
 
     fit: Fit

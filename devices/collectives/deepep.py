@@ -93,7 +93,7 @@ def kernels(spec: DeviceSpec, link: LinkSpec, engine: str, *, back: bool) -> dic
     Parameters
     ----------
     engine : str
-        Of `calibrated.kernel_sets.LABELS`, whose calls were timed; all of them for any other.
+        Framework whose calls were timed, one of `calibrated.kernel_sets.LABELS`; others use the calls of all.
     back : bool
         Whether the experts' outputs are brought back (combine).
     """

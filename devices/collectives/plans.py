@@ -23,11 +23,11 @@ class Timed:
     Attributes
     ----------
     launch_s, rate : float
-        Of an empty message [s]; of what one device sends [B/s].
+        Time of an empty message [s], and rate of the data that one device sends [B/s].
     rows : int
         Measured rows behind both.
     ratios : Ratios
-        Of the rows over what is said.
+        Errors of the rows, measured over predicted.
     moved : bool
         Whether the rows are of other cards.
     taken : float
@@ -53,7 +53,7 @@ class Level:
     Attributes
     ----------
     link : LinkSpec
-        Of one device.
+        Link of one device.
     ranks : int
         Number of joined groups of the level below, or devices.
     """

@@ -42,7 +42,7 @@ def run_of(memory: DramSpec, layout: DataLayout, access: Access, channels: int) 
     Parameters
     ----------
     channels : int
-        Of the whole device.
+        Channels of the whole device.
     """
     size = access.item_bytes
     if access.kind == "pages":

@@ -30,7 +30,7 @@ class Derived:
     memory, pattern : str
         Description of the run.
     fraction : float
-        Of the pins' rate.
+        Share of the pins' rate.
     read_latency_s : float or None
         Mean time of a read [s].
     """

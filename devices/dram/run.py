@@ -30,7 +30,7 @@ class DramResult:
     requests : int
         Requests that all channels accepted until the end.
     simulated : int
-        Those that were simulated one by one; the others follow from repetition.
+        Requests that were simulated one by one; the others follow from repetition.
     seconds : float
         Length of the whole run [s].
     read_latency_s : float or None

@@ -33,7 +33,7 @@ class Board:
     Attributes
     ----------
     idle_W : float
-        Of one device without work.
+        Power of one device without work.
     model : PowerModel or None
         Its power model; None where a device has no known limit and process.
     """

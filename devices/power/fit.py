@@ -63,7 +63,7 @@ class StartPower:
     still_W : float
         A board between two shapes.
     setup_W : float
-        On top while inputs are made, where these are large.
+        Additional power while large inputs are made.
     half : float
         Size of the inputs at which half of that is seen.
     fades_batch, fades_length : float
@@ -104,7 +104,7 @@ def reading(start: StartPower, memory_s: float, before: Before, seconds: F8, pow
     memory_s : float
         Time constant of the sensor.
     seconds, power : float64 array
-        Of the kernel, shape (n,).
+        Duration [s] and power [W] of the kernel, shape (n,).
     """
     loop = loop_seconds(seconds)
     first = _sweep_start(start, memory_s, before, loop, power)

@@ -37,9 +37,9 @@ class PowerModel:
     idle_W : float
         Board without work.
     awake_W : float
-        On top while kernels follow one another, however little they do.
+        Power above idle while kernels follow one another, for any amount of work.
     cores_W : float
-        On top with thread blocks on every core.
+        Additional power with thread blocks on every core.
     fill : float
         Thread blocks per core at which 63 % of `cores_W` are used.
     J_per_flop_16, J_per_flop_8, J_per_flop_4 : float
@@ -50,13 +50,13 @@ class PowerModel:
         Main memory; last-level cache and the way to the cores, which every byte takes; inputs and
         outputs of a chain of kernels, all their passes together.
     J_per_score : float
-        Of the exponential and the sums of one attention score.
+        Energy of the exponential and the sums of one attention score.
     cores : float
         Cores (SMs, CUs).
     kept_bytes : float
         Operands that stay in the last-level cache from one call of a kernel to its next.
     kv_J_per_byte : float
-        On top of its bytes: what the cores do to a byte of keys and values in attention.
+        Energy per byte of keys and values for the cores' work on it in attention, in addition to the byte's.
     """
 
     limit_W: float

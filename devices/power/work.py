@@ -35,7 +35,7 @@ class Work:
     seconds : float64 array
         Duration of one call [s], at the clock it ran at.
     flops : float64 array
-        Of matrix products.
+        FLOP of matrix products.
     bits : float64 array
         Width of their operands.
     lost : float64 array
@@ -75,7 +75,7 @@ def active_experts(experts: float, tokens: float, top_k: float, skew: float) -> 
     Parameters
     ----------
     experts, tokens, top_k : float
-        Of the whole call.
+        Experts, tokens, and experts per token of the whole call.
     skew : float
         Exponent; 0 = equal loads.
     """

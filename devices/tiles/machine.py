@@ -121,7 +121,7 @@ class Machine:
     wider : frozenset of int
         Format codes without separate units, whose products run at the rate of the next wider format.
     row_efficiency : tuple of float
-        Of units in the memory: share of their bandwidth with 1, 2, 4, ... columns of a row at a time.
+        For units in the memory: share of their bandwidth with 1, 2, 4, ... columns of a row at a time.
     """
 
     name: str

@@ -66,7 +66,7 @@ class Ranking:
     Attributes
     ----------
     configs : int64 array, shape (n, fields)
-        Those that can run, the fastest first; equal ones by group.
+        Configurations that can run, the fastest first; equal ones by group.
     prices : records of `TILE_COST`
     searched : int
         Configurations in the space, those that cannot run included.

@@ -51,7 +51,7 @@ class Habits:
     norm : int
         Weights of a norm by hidden unit: 1, 2 with a bias, 0 for none.
     matrices : int
-        Of a feed-forward block.
+        Number of matrices of a feed-forward block.
     wide : int
         Default of a block's width, as a multiple of the hidden size; 0: the file must say.
     blocks : str

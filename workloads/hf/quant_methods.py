@@ -33,7 +33,7 @@ class Recipe:
     Attributes
     ----------
     default : Stored or None
-        Of every linear module that no rule names; None keeps 16 bit.
+        Format of every linear module that no rule names; None keeps 16 bits.
     rules : tuple of Rule
         The first that fits a module decides.
     exempt : tuple of str

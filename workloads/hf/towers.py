@@ -33,7 +33,7 @@ class Traits:
     projector : str
         A name of `PROJECTORS`.
     matrices : int
-        Of a feed-forward block.
+        Number of matrices of a feed-forward block.
     norms, norm : int
         Norms of a block, and weights of a norm by unit of width.
     positions : str

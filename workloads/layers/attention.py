@@ -141,9 +141,9 @@ class KeySums:
     Attributes
     ----------
     pairs, kv, rect : float
-        Of prompts: query-key pairs, keys read, and entries of the unmasked score matrices.
+        Query-key pairs, keys read, and entries of the unmasked score matrices, of prompts.
     decode_pairs, decode_kv : float
-        Of decodes: query-key pairs, and keys read.
+        Query-key pairs, and keys read, of decodes.
     window : int
         Longest window; 0 = none.
     """

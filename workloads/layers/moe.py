@@ -33,7 +33,7 @@ class MixtureOfExperts(NamedKind):
     groups_chosen : int
         Groups that it chooses (``topk_group``); 0 = all.
     shared_matrices : int
-        Of the shared experts.
+        Number of matrices of the shared experts.
     latent : int
         Width that routed experts work on and that is sent to them, where it is not the model's: one projection before
         them and one behind (Nemotron-3, Kimi-K3); 0 = the model's.

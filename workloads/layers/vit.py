@@ -28,7 +28,7 @@ class PatchEmbedding(PlainKind):
     Attributes
     ----------
     height, width, channels : int
-        Of the image [pixels].
+        Size of the image [pixels], and number of its channels.
     patch : int
         Side of a square patch [pixels].
     """
@@ -146,7 +146,7 @@ class ImageTower(PlainKind):
     hidden : int
         Width of the language model.
     width, depth, heads, head_dim, inner, matrices : int
-        Of the tower's blocks.
+        Sizes of the tower's blocks.
     inputs : int
         Values of a patch.
     per_patch, per_token : tuple of (int, int)
@@ -160,7 +160,7 @@ class ImageTower(PlainKind):
     share : float
         Tokens of images among the tokens of prompts.
     patches, tokens, pictures : int
-        Of a picture (an image, or a tile of one): patches, and tokens; and pictures of a request.
+        Patches and tokens of a picture (an image, or a tile of one), and pictures of a request.
     spread : int
         Devices that the pictures of a request are spread over.
     """

@@ -28,11 +28,11 @@ from .rows import Rows
 MAX_THINK_S = 1e12
 
 Find = Callable[[str], Column]
-"""Gives a column by name."""
+"""Function that returns a column by name."""
 
 
 def text_of(cell: object) -> str:
-    """A name; empty where there is none."""
+    """Return a cell's text without blanks around it; empty if the cell is empty."""
     return "" if cell is None else str(cell).strip()
 
 

@@ -84,9 +84,9 @@ F8 = npt.NDArray[np.float64]
 OPTION = "--rate-profile"
 COLUMNS = ("start_s", "rate")
 DIURNAL, DAY_S, STEPS = "diurnal", 86_400.0, 1_440
-"""Name of the sine, its period unless another is given [s], and steps of constant rate in a period."""
+"""Name of the sine profile, its default period [s], and its number of steps per period."""
 LEAST_S, LEAST_RATE = 1e-3, 1e-9
-"""Minimum length of a step and of a period [s], and of the highest rate: products of smaller ones may be 0."""
+"""Minimum length of a step and of a period [s], and of the highest rate; smaller products may be 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class Profile:
     Attributes
     ----------
     starts_s, rates : float64 array, shape (n,)
-        Of the steps in which anything arrives [s].
+        Starts [s] and rates of the steps in which anything arrives.
     done_s : float64 array, shape (n,)
         What is expected before each step, as seconds at the mean rate.
     """
@@ -108,7 +108,7 @@ class Profile:
 
     @classmethod
     def of(cls, starts_s: F8, rates: F8, period_s: float) -> Profile:
-        """Steps that follow each other from 0 on, in any unit of rate, one of them above 0."""
+        """Return a profile from steps that start at 0; rates are in any unit, and at least one is above 0."""
         lengths = np.diff(starts_s, append=period_s)
         rates = rates * (period_s / float((rates * lengths).sum()))
         busy = rates > 0
@@ -125,7 +125,7 @@ class Profile:
 
 
 def profile_of(text: str) -> Profile:
-    """A profile as it is named: ``diurnal:DEPTH[:PERIOD_S]``, a CSV of steps, or ServeGen clients.
+    """Return a profile by its name: ``diurnal:DEPTH[:PERIOD_S]``, a CSV of steps, or ServeGen clients.
 
     Raises
     ------
@@ -149,7 +149,7 @@ def profile_of(text: str) -> Profile:
 
 
 def _diurnal(text: str) -> Profile:
-    """One wave a period, least at its ends: 1 - DEPTH to 1 + DEPTH times the mean."""
+    """Return a sine wave per period, lowest at its ends: from 1 - DEPTH to 1 + DEPTH times the mean."""
     _, _, numbers = text.partition(":")
     depth_text, colon, period_text = numbers.partition(":")
     depth, period = typed_number(depth_text), typed_number(period_text) if colon else DAY_S
@@ -164,7 +164,7 @@ def _diurnal(text: str) -> Profile:
 
 
 def _steps(path: Path) -> tuple[F8, F8, float]:
-    """Steps of a file; the last one is as long as the one before."""
+    """Read the steps of a file; the last one is as long as the one before it."""
     parts: list[tuple[F8, F8]] = []
     last = -np.inf
     for start, rate in read_columns(path, COLUMNS):
@@ -179,6 +179,6 @@ def _steps(path: Path) -> tuple[F8, F8, float]:
 
 
 def warped(batches: Iterable[Rows], profile: Profile) -> Iterator[Rows]:
-    """Let arrivals at a mean rate follow a profile."""
+    """Change arrivals at a constant mean rate such that they follow a profile."""
     for rows in batches:
         yield replace(rows, arrival_s=profile.at(rows.arrival_s))

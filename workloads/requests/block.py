@@ -89,7 +89,7 @@ class Turns(RequestColumns):
         Where requests may wait for several: all that each one waits for, `follows` among them;
         `session` then is the first request of what its prompt continues.
     task : int64 array, shape (n,), or None
-        Of such requests: the first one of the task that each belongs to.
+        First request of the task that each such request belongs to.
     """
 
     follows: npt.NDArray[np.int64]

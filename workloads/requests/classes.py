@@ -28,7 +28,7 @@ class Promise:
     name : str
         As it is written: one of `LATENCIES`, with or without a quantile.
     share : float or None
-        Of the class's requests that must keep it; None where nobody says.
+        Share of the class's requests that must keep the limit; None if not stated.
     """
 
     name: str
@@ -44,13 +44,13 @@ class RequestClass:
     Attributes
     ----------
     share : float or None
-        Of all requests, where these do not say of which class they are.
+        Share of all requests, if these do not state their class.
     priority : int
         The smaller, the sooner; of requests that do not say.
     promises : tuple of Promise
         Its SLOs.
     tenants : int
-        Whose requests they are, in equal parts; of requests that do not say.
+        Number of tenants, with equal shares of the requests that do not state theirs.
     input_len, output_len : int or None
         Mean lengths of generated requests [tokens]; default: the lengths of all others.
     max_waiting : int or None

@@ -215,7 +215,7 @@ class PooledAdapter(AdaptedKind, PlainKind):
     base : Adaptable
         The part that it joins.
     rank : int
-        Of the assembled adapter.
+        Rank of the assembled adapter.
     pool_rank : int
         Rank that the pool's weights would give every layer for itself, at most `rank`; equal to it
         nothing is shared, and the adapter is plain LoRA.
