@@ -70,9 +70,9 @@ def test_both_ends_of_a_load_are_searched(limit: float, slow: float) -> None:
     found = ends(known, held(1.0), {"ttft_mean": limit}, sure, tried)
     for end, r in ((found.high, fast), (found.low, slow)):
         assert held(r) / held(1.0) / 1.1 - 1e-9 <= end <= held(r) / held(1.0) + 1e-9
-    for always, end in ((fast, "low"), (slow, "high")):  # as predicted is between the ends
+    for always, side in ((fast, "low"), (slow, "high")):  # as predicted is between the ends
         alike = replace(sure, slowdowns=(always,) * 11)
-        assert getattr(ends(known, held(1.0), {"ttft_mean": limit}, alike, tried), end) == 1.0
+        assert getattr(ends(known, held(1.0), {"ttft_mean": limit}, alike, tried), side) == 1.0
     near = share_at(known, held(1.0), {"ttft_mean": limit}, slow, tried, 1.02)
     assert held(slow) / held(1.0) / 1.02 - 1e-9 <= near <= held(slow) / held(1.0) + 1e-9
     above = [*known, Tried(1.1 * held(1.0), None, {"ttft_mean": 0.0}, (), open=("ttft_mean",))]
