@@ -30,6 +30,7 @@ from .flash import TILES, AttentionConfig
 from .host import HostInfo, cache_bytes, this_host
 from .jit import blas_threads, use_threads
 from .lab import Bench, Shape
+from .rounds import OnProgress
 from .vector import LANES
 
 Run = Callable[[int], object]
@@ -261,7 +262,7 @@ def this_core(bench: Bench) -> dict[str, float]:
 
 
 def search(
-    *, quick: bool = False, only: Sequence[str] = (), seed: int = 0, progress: Callable[[int, int], None] | None = None
+    *, quick: bool = False, only: Sequence[str] = (), seed: int = 0, progress: OnProgress | None = None
 ) -> KernelSearch:
     """Time every configuration of every shape on one thread.
 

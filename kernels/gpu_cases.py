@@ -15,6 +15,9 @@ from ..workloads.batch import visible_pairs
 from . import attention, experts, four_bit, gpu, rmsnorm
 from .lab import Shape
 
+Results = tuple[Any, npt.NDArray[np.float64]]
+"""What a GPU kernel computed, and the same by numpy."""
+
 ROTATE_BYTES = 512 << 20
 """Size of the inputs of all copies together [B]: ten times the L2 of an H100."""
 
@@ -39,7 +42,7 @@ class Prepared:
     bytes: float
     run: Callable[..., object]
     poison: Callable[[], object]
-    results: Callable[[], tuple[Any, npt.NDArray[np.float64]]]
+    results: Callable[[], Results]
     other: Callable[[int], object] | None = None
 
 
@@ -104,7 +107,7 @@ def _decode(device: gpu.CupyDevice, shape: Shape) -> Prepared:
         keys, values = caches[i % copies]
         gpu.decode(device, q, keys, values, table, lengths, y, length, 0, dim**-0.5, "fp16", **config)
 
-    def results() -> tuple[Any, npt.NDArray[np.float64]]:
+    def results() -> Results:
         one = slice(0, 1)  # a sequence: gathering all of them in fp64 takes minutes
         keys, values = (cp.asnumpy(c).astype(np.float32) for c in caches[0])
         cache = attention.Cache(keys, values, cp.asnumpy(table)[one], np.array([length]))
@@ -151,7 +154,7 @@ def _norm(device: gpu.CupyDevice, shape: Shape) -> Prepared:
         rest = rests[i % len(rests)]
         gpu.rmsnorm(device, inputs[i % copies], w, outputs[i % copies], rest, "fp16")
 
-    def results() -> tuple[Any, npt.NDArray[np.float64]]:
+    def results() -> Results:
         x = cp.asnumpy(inputs[0]).astype(np.float32)
         want = rmsnorm.reference(x, cp.asnumpy(w).astype(np.float32), before)
         return cp.asnumpy(outputs[0]), want
@@ -214,7 +217,7 @@ def _experts(device: gpu.CupyDevice, shape: Shape) -> Prepared:
         gpu.experts_layer(device, rows, offsets, gate, up, down, h, y, "fp16", block=block, **config)
         gpu.combine(device, y, position, weights, out, "fp16")
 
-    def results() -> tuple[Any, npt.NDArray[np.float64]]:
+    def results() -> Results:
         few = sorted({0, tokens // 2, tokens - 1})
         position_held = {int(e): n for n, e in enumerate(np.unique(ids[few]))}
         mine = cp.asarray(sorted(position_held))
@@ -253,7 +256,7 @@ def _gemm(device: gpu.CupyDevice, shape: Shape) -> Prepared:
     def run(i: int, **config: int) -> None:
         gpu.grouped_gemm(device, x, offsets, weights[i % copies], y, m, "fp16", **config)
 
-    def results() -> tuple[Any, npt.NDArray[np.float64]]:
+    def results() -> Results:
         few = min(m, 64)
         left = cp.asnumpy(x)[:few].astype(np.float64)
         return cp.asnumpy(y)[:few], left @ cp.asnumpy(weights[0][0]).astype(np.float64).T
@@ -288,7 +291,7 @@ def _prefill(device: gpu.CupyDevice, shape: Shape) -> Prepared:
     def run(i: int) -> None:
         gpu.prefill(device, q, keys, values, table, counts, counts, y, window, dim**-0.5, "fp16")
 
-    def results() -> tuple[Any, npt.NDArray[np.float64]]:
+    def results() -> Results:
         few = slice(n - 32, n)  # the last positions see most; the scores of all take gigabytes
         held_k, held_v = (cp.asnumpy(c).astype(np.float32) for c in (keys, values))
         cache = attention.Cache(held_k, held_v, cp.asnumpy(table), np.array([n]))
@@ -342,7 +345,7 @@ def _mla(device: gpu.CupyDevice, shape: Shape) -> Prepared:
     def run(i: int, **config: int) -> None:
         gpu.mla_decode(device, q, caches[i % copies], table, lengths, y, n, scale, "fp16", **config)
 
-    def results() -> tuple[Any, npt.NDArray[np.float64]]:
+    def results() -> Results:
         one = slice(0, 1)
         cached = cp.asnumpy(caches[0]).astype(np.float32)[:, None]
         cache = attention.Cache(cached, cached, cp.asnumpy(table)[one], np.array([n]))

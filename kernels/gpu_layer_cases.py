@@ -7,10 +7,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from . import delta_rule, gpu, gpu_cases, indexer, mamba_scan, recurrent
-from .gpu_cases import GpuCase, Prepared, copies_of, normal
+from .gpu_cases import GpuCase, Prepared, Results, copies_of, normal
 from .lab import Shape
 
 
@@ -37,7 +36,7 @@ def _index(device: gpu.CupyDevice, shape: Shape) -> Prepared:
     def run(i: int) -> None:
         gpu.index(device, q, weights, keys[i % copies], table, lengths, scores, chosen, "fp16")
 
-    def results() -> tuple[Any, npt.NDArray[np.float64]]:
+    def results() -> Results:
         few = slice(-2, None)
         cached = cp.asnumpy(keys[0]).astype(np.float32)
         query = cp.asnumpy(q[0, few]).astype(np.float32)
@@ -75,7 +74,7 @@ def _states(device: gpu.CupyDevice, shape: Shape, name: str, channels: bool, era
         states[0][:] = before
         y.fill(float("nan"))
 
-    def results() -> tuple[Any, npt.NDArray[np.float64]]:
+    def results() -> Results:
         few = [cp.asnumpy(a[delta_rule.FEW]).astype(np.float32) for a in x]
         tokens = recurrent.TokenInputs(*(a[:, None] if decode else a for a in few))
         want, _ = recurrent.reference(tokens, cp.asnumpy(before[delta_rule.FEW]), erase)

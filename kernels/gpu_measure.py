@@ -22,6 +22,7 @@ from .gpu_layer_cases import CASES
 from .host import HostInfo, this_host
 from .lab import Shape
 from .measure import LEAST, MAX_DRIFT, MeasuredShape, Measurement
+from .rounds import OnProgress
 from .timing import CallSeconds
 
 PRODUCTS = {
@@ -116,7 +117,7 @@ def matmul_rate(cupy: Any, timer: Timer, size: int) -> float:
 
 def measure_gpu(
     *, quick: bool = False, only: Sequence[str] = (), lenient: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: OnProgress | None = None,
 ) -> Measurement:  # fmt: skip
     """Measure the CUDA kernels; see `kernels.measure.measure` for the parameters."""
     device = open_device()
@@ -282,7 +283,7 @@ def search_gpu(
     *,
     quick: bool = False,
     only: Sequence[str] = (),
-    progress: Callable[[int, int], None] | None = None,
+    progress: OnProgress | None = None,
     shapes: Mapping[str, Sequence[Shape]] | None = None,
 ) -> list[GpuSearched]:
     """Check and time every configuration of every shape.

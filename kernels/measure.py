@@ -7,7 +7,7 @@ keeps such rows and marks them in their columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from .ceilings import Ceilings, MachineRates, measure_ceilings
 from .host import HostInfo, this_host
 from .jit import blas_threads, max_threads, use_threads
 from .lab import Bench, Case, Kernel, kernels
-from .rounds import CLOSE, MeasuringPlan, RoundTimes, TimedCase, together, visit_all
+from .rounds import CLOSE, MeasuringPlan, OnProgress, RoundTimes, TimedCase, together, visit_all
 from .timing import CallSeconds, pinned, settle
 
 MAX_DRIFT = 0.05
@@ -126,7 +126,7 @@ class Measurement:
 def measure(
     *, quick: bool = False, threads: int | None = None, only: Sequence[str] = (),
     lenient: bool = False, seed: int = 0,
-    progress: Callable[[int, int], None] | None = None, besides: Sequence[TimedCase] = (),
+    progress: OnProgress | None = None, besides: Sequence[TimedCase] = (),
 ) -> Measurement:  # fmt: skip
     """Measure the CPU kernels.
 
@@ -158,7 +158,7 @@ def measure(
 
 def _measure(
     quick: bool, threads: int, only: Sequence[str], lenient: bool, seed: int,
-    progress: Callable[[int, int], None] | None, besides: Sequence[TimedCase],
+    progress: OnProgress | None, besides: Sequence[TimedCase],
 ) -> Measurement:  # fmt: skip
     """Check every case, time all of them, and measure the peak rates in the same state."""
     bench = Bench((512 if quick else 640) << 20, threads, seed)

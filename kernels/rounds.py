@@ -19,6 +19,9 @@ from .ceilings import MachineRates, rates
 from .lab import Bench
 from .timing import CallSeconds, TimedRuns, repeat
 
+OnProgress = Callable[[int, int], None]
+"""Called with the number of rounds that are done, and of all."""
+
 CLOSE = 0.12
 """Largest relative distance of the rates of one state from their median."""
 
@@ -95,7 +98,7 @@ def usual(readings: Sequence[MachineRates]) -> MachineRates:
 
 
 def visit_all(
-    work: Sequence[TimedCase], bench: Bench, plan: MeasuringPlan, progress: Callable[[int, int], None] | None = None
+    work: Sequence[TimedCase], bench: Bench, plan: MeasuringPlan, progress: OnProgress | None = None
 ) -> tuple[list[list[RoundTimes]], MachineRates]:
     """Time every case in rounds; return its visits, and the machine's usual state."""
     visits: list[list[RoundTimes]] = [[] for _ in work]

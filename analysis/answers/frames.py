@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ...devices.spec import SystemSpec
 from ...simulator.fpga.deploy import FpgaDeployment, check_schedule, deploy_fpga, on_chip_bytes
@@ -17,6 +16,7 @@ from ...simulator.scenario.load import load
 from ...workloads.errors import InputError
 from ...workloads.latencies import QUANTILES, share_of
 from ...workloads.model import ModelSpec
+from ...workloads.requests.block import ColumnArrays
 from ...workloads.requests.options import check_seed
 from ...workloads.vit_requests import arrivals, check_images, task_sequence
 from ..show.declared import row, text
@@ -144,7 +144,7 @@ class FrameRun(Result):
             for (part, unit), (busy, stalled, macs) in total.items()
         ]  # fmt: skip
 
-    def columns(self) -> dict[str, npt.NDArray[np.generic]]:
+    def columns(self) -> ColumnArrays:
         """One row an image, as ``frames.csv`` holds them."""
         f = self.served
         return {

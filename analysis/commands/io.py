@@ -16,6 +16,7 @@ from ...workloads.errors import InputError, visible
 
 if TYPE_CHECKING:
     from ...simulator.results.progress import Progress
+    from ..parallel import OnProgress
     from ..show.kept import Kept
     from ..show.output import OutputFolder
     from ..show.result import Result
@@ -155,7 +156,7 @@ def progress() -> Iterator[Progress | None]:
 
 
 @contextmanager
-def counting(what: str) -> Iterator[Callable[[int, int], None] | None]:
+def counting(what: str) -> Iterator[OnProgress | None]:
     """A progress bar over a number of things, with rate and time left; a line a minute where nobody watches."""
     if not sys.stderr.isatty():
         with _lines(what) as progress:

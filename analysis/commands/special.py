@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..answers.seeds import Seeds
     from ..answers.simulate import Simulation
     from ..live.recording import Recording
+    from ..parallel import OnProgress
 
 DESCRIBE = "describe"
 """In place of a space: area, power and cost of a device that is there."""
@@ -191,7 +192,7 @@ def record(given: Any) -> None:
     told_late: list[int] = []
     with ExitStack() as stack:
 
-        def make(progress: Callable[[int, int], None] | None) -> Recording:
+        def make(progress: OnProgress | None) -> Recording:
             copy = stack.enter_context(partial_copy(out))
             result = record(progress=progress, on_ended=copy, **asked, **options)
             stack.enter_context(heard(told_late.append))  # it is written, whatever comes now

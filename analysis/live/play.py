@@ -26,6 +26,7 @@ from ...workloads.catalog import catalog_entry, load_model
 from ...workloads.errors import InputError
 from ...workloads.hf.json_file import config_file, read_json_object
 from ..answers.description import Shown
+from ..parallel import OnProgress
 
 if TYPE_CHECKING:
     import httpx
@@ -274,7 +275,7 @@ class Player:
     due_s: npt.NDArray[np.float64] | None
     places: int
     limit_s: float
-    progress: Callable[[int, int], None] | None
+    progress: OnProgress | None
     on_ended: OnEnded
 
     def __post_init__(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Unpack
@@ -15,6 +14,7 @@ from ...simulator.option import chosen
 from ...simulator.scenario.options import Workload
 from ...workloads.errors import InputError, check_known
 from ...workloads.requests import RequestBlock
+from ..parallel import OnProgress
 from ..show.interrupt import heard
 from .play import DeployedAs, OnEnded, Player, deployed_as
 from .recording import Recording
@@ -60,7 +60,7 @@ def record(
     url: str, *, served_model_name: str = "", chat: bool = False, prompts: str = "auto",
     in_flight: int = MOST_IN_FLIGHT, timeout: float = LIMIT_S, model: str | None = None,
     system: str | None = None, engine: str | None = None, seed: int = 0,
-    progress: Callable[[int, int], None] | None = None, on_ended: OnEnded = lambda row, outcome: None,
+    progress: OnProgress | None = None, on_ended: OnEnded = lambda row, outcome: None,
     **workload: Unpack[WorkloadKeywords],
 ) -> Recording:  # fmt: skip
     """Send requests to an OpenAI-compatible server and record the time of every chunk.
@@ -129,7 +129,7 @@ class _Play:
     trace: RequestBlock
     prompts: PromptSource
     limit_s: float
-    progress: Callable[[int, int], None] | None
+    progress: OnProgress | None
     on_ended: OnEnded
     cut: str = ""
 

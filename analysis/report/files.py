@@ -8,6 +8,7 @@ import numpy.typing as npt
 from ...simulator.parts.experts_apart.holders import devices_apart
 from ...simulator.parts.two_pools.run import pools_of
 from ...simulator.results.record import Run
+from ...workloads.requests.block import ColumnArrays
 from ..answers.autoscale import replica_frame, replicas_drawn, scaled
 from ..answers.demo import Comparison
 from ..answers.run_steps import Steps
@@ -109,7 +110,7 @@ def _write_steps(seen: Steps, title: str, folder: OutputFolder) -> None:
         folder.figure(f"{name}.png", drawing.figure)
 
 
-def _stage_columns(stages: dict[str, npt.NDArray[np.float64]]) -> dict[str, npt.NDArray[np.generic]]:
+def _stage_columns(stages: dict[str, npt.NDArray[np.float64]]) -> ColumnArrays:
     """Counts of stages.csv as whole numbers."""
     real = ("_s", "_bytes")
     return {name: column if name.endswith(real) else column.astype(np.int64) for name, column in stages.items()}

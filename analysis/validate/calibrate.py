@@ -9,7 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...devices.calibrated.calibrate import MIN_ROWS, FamilyFit, FamilyRows, by_device, calibrate_family, device_named
+from ...devices.calibrated.calibrate import (
+    MIN_ROWS,
+    DeviceRows,
+    FamilyFit,
+    FamilyRows,
+    by_device,
+    calibrate_family,
+    device_named,
+)
 from ...devices.calibrated.store import device_yaml
 from ...devices.catalog import list_devices, load_device
 from ...devices.spec import DeviceSpec
@@ -41,7 +49,7 @@ class Calibration(Compared):
     """
 
     fits: Mapping[str, Mapping[str, FamilyFit]]
-    measured: Mapping[str, Mapping[str, FamilyRows]]
+    measured: DeviceRows
     skipped: Sequence[Skipped]
     own: Path | None = None
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ...devices.calibrated.calibrate import FamilyFit, FamilyRows
+from ...devices.calibrated.calibrate import DeviceRows, FamilyFit, FamilyRows
 from ...devices.calibrated.errors import Errors, constant_by_shape, errors
 from ...devices.calibrated.family import families
-from ...devices.calibrated.kernel_sets import LABELS, TYPICAL, SetEntry
+from ...devices.calibrated.kernel_sets import LABELS, TYPICAL, Entries, SetEntry
 from ...devices.catalog import list_devices, load_device
 from .behind import by_others, with_intervals
 from .check import Check
@@ -21,7 +21,7 @@ def intro(page: str) -> str:
     return (Path(__file__).parent / "pages" / f"{page}.md").read_text(encoding="utf-8")
 
 
-def set_report(sets: Mapping[str, Mapping[str, Mapping[str, SetEntry]]]) -> str:
+def set_report(sets: Mapping[str, Entries]) -> str:
     """The page as Markdown."""
     parts = [intro("kernel-sets")]
     for name, family in families().items():
@@ -52,7 +52,7 @@ def _entry_cell(entry: SetEntry | None) -> str:
 Fits = Mapping[str, Mapping[str, FamilyFit]]
 
 
-def leave_one_device_out(rows: Mapping[str, Mapping[str, FamilyRows]]) -> dict[str, dict[str, Check]]:
+def leave_one_device_out(rows: DeviceRows) -> dict[str, dict[str, Check]]:
     """Return family -> device -> predictions of its rows from the other devices only."""
     out: dict[str, dict[str, Check]] = {}
     for device in sorted(rows.keys() & set(list_devices())):  # a description of one's own has no kernel set
@@ -63,7 +63,7 @@ def leave_one_device_out(rows: Mapping[str, Mapping[str, FamilyRows]]) -> dict[s
     return {name: {c.device: c for c in with_intervals(list(checks.values()))} for name, checks in out.items()}
 
 
-def report(fits: Fits, rows: Mapping[str, Mapping[str, FamilyRows]]) -> str:
+def report(fits: Fits, rows: DeviceRows) -> str:
     """The page as Markdown."""
     others = leave_one_device_out(rows)
     parts = [intro("calibration")]
@@ -81,7 +81,7 @@ HEAD = ("device", "rows", "one efficiency", "fit", "by shape", "by source", "fro
 
 
 def _row(
-    device: str, name: str, fits: Fits, rows: Mapping[str, Mapping[str, FamilyRows]],
+    device: str, name: str, fits: Fits, rows: DeviceRows,
     others: Mapping[str, Mapping[str, Check]],
 ) -> list[str]:  # fmt: skip
     done = fits.get(device, {}).get(name)

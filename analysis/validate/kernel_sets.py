@@ -10,11 +10,11 @@ import numpy as np
 
 from ...devices.calibrated.allreduce import OWN
 from ...devices.calibrated.bounded import Probes
-from ...devices.calibrated.calibrate import FamilyRows
+from ...devices.calibrated.calibrate import DeviceRows
 from ...devices.calibrated.collectives import KINDS
 from ...devices.calibrated.family import F8, Family, families
 from ...devices.calibrated.hardware import hardware
-from ...devices.calibrated.kernel_sets import PARENTS, SetEntry, list_sets, load_set
+from ...devices.calibrated.kernel_sets import PARENTS, Entries, list_sets, load_set
 from ...devices.calibrated.rules import LINKS, parameters
 from ...devices.calibrated.set_fit import AskedSteps
 from ...devices.calibrated.set_kernels import fit_family
@@ -51,7 +51,7 @@ only large messages are ordered."""
 class SharedFit:
     """Sets -> family -> framework -> entry."""
 
-    sets: Mapping[str, Mapping[str, Mapping[str, SetEntry]]]
+    sets: Mapping[str, Entries]
     date: str
 
     def files(self) -> dict[str, str]:
@@ -60,7 +60,7 @@ class SharedFit:
 
 
 def fit_sets(
-    measured: Mapping[str, Mapping[str, FamilyRows]], date: str,
+    measured: DeviceRows, date: str,
     progress: Callable[[str], None] | None = None,
     kept: Kept = NOTHING,
 ) -> SharedFit:  # fmt: skip
@@ -84,12 +84,12 @@ def fit_sets(
         return probes[name], on, order
 
     names = dict.fromkeys([*(str(spec.kernels) for spec in specs.values()), *PARENTS.values()])
-    out: dict[str, dict[str, Mapping[str, SetEntry]]] = {n: {} for n in names}
+    out: dict[str, Entries] = {n: {} for n in names}
     for name, family in families().items():
         rows = {device: family_rows[name] for device, family_rows in measured.items() if name in family_rows}
         if not family.kinds:
             continue
-        fitted: Mapping[str, Mapping[str, SetEntry]]
+        fitted: Entries
         if rows:
             if progress:
                 progress(f"shared {name}")

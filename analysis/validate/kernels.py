@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ...devices.calibrated.calibrate import FamilyRows, by_device, device_named
+from ...devices.calibrated.calibrate import FamilyRows, MeasuredRows, by_device, device_named
 from ...devices.calibrated.family import F8
 from ...devices.calibrated.fit import predict
 from ...devices.calibrated.hardware import C_16, CODES
@@ -183,9 +183,9 @@ class KernelValidation(Checked):
 
         return roofline_fractions(fractions(self.checks), "Fraction of the roofline by Op/B")
 
-    def found(self) -> dict[str, tuple[DeviceSpec, dict[str, FamilyRows]]]:
+    def found(self) -> MeasuredRows:
         """The rows by device and family, as `calibrate.by_device` gives them."""
-        out: dict[str, tuple[DeviceSpec, dict[str, FamilyRows]]] = {}
+        out: MeasuredRows = {}
         for check in self.checks:
             if check.rows is None:
                 continue

@@ -18,7 +18,7 @@ from ...devices.calibrated.bounded import Probes
 from ...devices.calibrated.calibrate import FamilyRows, by_device
 from ...devices.calibrated.family import F8, Family
 from ...devices.calibrated.hardware import hardware
-from ...devices.calibrated.kernel_sets import LABELS, TYPICAL, SetEntry, list_sets, load_layer_set, representative
+from ...devices.calibrated.kernel_sets import LABELS, TYPICAL, Entries, list_sets, load_layer_set, representative
 from ...devices.calibrated.layer_kernels import LAYER_FAMILIES, LAYER_TABLES, split_layers
 from ...devices.calibrated.set_fit import AskedSteps, SetFit
 from ...devices.calibrated.set_kernels import fit_family
@@ -120,8 +120,8 @@ class LayerFit(SetFit):
     # Few rows: from far off, the order of devices may lead astray.
     effort = ((0.0, 1.0, 3.0, 10.0), 40)
 
-    def run(self) -> dict[str, dict[str, SetEntry]]:
-        out: dict[str, dict[str, SetEntry]] = {name: {} for name in self.sets}
+    def run(self) -> Entries:
+        out: Entries = {name: {} for name in self.sets}
         fits = {}
         for name, label in LABELS.items():
             if any(
@@ -141,7 +141,7 @@ class LayerFit(SetFit):
 
 def fit_layers(
     measured: Mapping[str, tuple[DeviceSpec, Mapping[str, FamilyRows]]], only: tuple[str, ...] = ()
-) -> dict[str, dict[str, dict[str, SetEntry]]]:
+) -> dict[str, Entries]:
     """Set -> family -> framework -> entry.
 
     Parameters
@@ -153,7 +153,7 @@ def fit_layers(
     """
     specs = {spec.name: spec for spec in map(representative, list_sets())}
     specs |= {name: spec for name, (spec, _) in measured.items() if spec.kernels}
-    out: dict[str, dict[str, dict[str, SetEntry]]] = {}
+    out: dict[str, Entries] = {}
     for name, family in LAYER_FAMILIES.items():
         rows = {d: families[name] for d, (_, families) in measured.items() if name in families and d in specs}
         if not rows or (only and name not in only):
@@ -163,9 +163,7 @@ def fit_layers(
     return out
 
 
-def _fit(
-    family: Family, specs: Mapping[str, DeviceSpec], rows: Mapping[str, FamilyRows]
-) -> dict[str, dict[str, SetEntry]]:
+def _fit(family: Family, specs: Mapping[str, DeviceSpec], rows: Mapping[str, FamilyRows]) -> Entries:
     from scipy.sparse import identity
 
     x = np.unique(np.concatenate([family_rows.x for family_rows in rows.values()]), axis=0)
@@ -181,7 +179,7 @@ def _fit(
 MODULES = "dsa_generation.csv"
 
 
-def _write(sets: Mapping[str, Mapping[str, Mapping[str, SetEntry]]], date: str, out: str) -> None:
+def _write(sets: Mapping[str, Entries], date: str, out: str) -> None:
     for name, families in sets.items():
         (Path(out) / f"{name}.yaml").write_text(set_yaml(name, date, families), encoding="utf-8")
 

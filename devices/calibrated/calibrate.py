@@ -72,6 +72,12 @@ class FamilyRows:
     labels: Labels
 
 
+DeviceRows = Mapping[str, Mapping[str, FamilyRows]]
+"""Rows by device and family."""
+MeasuredRows = dict[str, tuple[DeviceSpec, dict[str, FamilyRows]]]
+"""Devices by name, each with its rows by family."""
+
+
 @dataclass(frozen=True, slots=True)
 class FamilyFit:
     """A fit with its errors, as stored in the device's YAML."""
@@ -148,13 +154,13 @@ def device_named(name: str, described: DeviceSpec | None) -> DeviceSpec:
 
 def by_device(
     tables: Mapping[str, KernelTable], skipped: list[Skipped], described: DeviceSpec | None = None
-) -> dict[str, tuple[DeviceSpec, dict[str, FamilyRows]]]:
+) -> MeasuredRows:
     """Return the usable rows of all tables, by device and family, with the device's description.
 
     Devices are of the catalog; `described` is one more, by its name and aliases. Rows of unknown devices, of devices
     without cores, and of families without a model are appended to `skipped`.
     """
-    out: dict[str, tuple[DeviceSpec, dict[str, FamilyRows]]] = {}
+    out: MeasuredRows = {}
     for name, table in tables.items():
         family = families().get(name) or LAYER_FAMILIES.get(name)
         if family is None:

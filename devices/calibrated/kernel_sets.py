@@ -153,10 +153,14 @@ class SetEntry(Spec):
         return out
 
 
+Entries = dict[str, dict[str, SetEntry]]
+"""Entries by two names: kernel family (or set), then framework."""
+
+
 class _File(Spec):
     name: str
     date: str
-    families: dict[str, dict[str, SetEntry]]
+    families: Entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +168,7 @@ class KernelSet:
     """All entries of one set, by family and framework."""
 
     name: str
-    families: Mapping[str, Mapping[str, SetEntry]]
+    families: Entries
 
     def find(self, family: str, framework: str) -> SetEntry | None:
         """Return the entry of a framework; the typical entry if the family has no entries by framework."""

@@ -23,7 +23,7 @@ from .errors import errors
 from .family import F8, Family
 from .fit import Fit, fit
 from .hardware import C_FP8, C_INT8, hardware
-from .kernel_sets import LABELS, TYPICAL, SetEntry, kindred, parents_of, representative
+from .kernel_sets import LABELS, TYPICAL, Entries, SetEntry, kindred, parents_of, representative
 from .libraries import LIBRARIES, library
 from .order import at_least_as_good, has_unit
 from .rules import ALONE, LINKS, Donor, transfer
@@ -62,10 +62,6 @@ class AskedSteps:
     linked: npt.NDArray[np.bool_]
     narrow: npt.NDArray[np.int64]
     wide: npt.NDArray[np.int64]
-
-
-Entries = Mapping[str, Mapping[str, SetEntry]]
-"""Entries by set and framework."""
 
 
 class SetFit:
@@ -136,9 +132,9 @@ class SetFit:
         parent = self.parents.get(name)
         return name if timed or parent is None else self._owner(parent)
 
-    def run(self) -> dict[str, dict[str, SetEntry]]:
+    def run(self) -> Entries:
         """Return the entries of every set and framework."""
-        out: dict[str, dict[str, SetEntry]] = {name: {} for name in self.sets}
+        out: Entries = {name: {} for name in self.sets}
         if not self.family.framework_time or self.family.name == "norm":
             self._enter(out, TYPICAL, *self._framework(None))
             return out
@@ -161,11 +157,7 @@ class SetFit:
         return share
 
     def _enter(
-        self,
-        out: dict[str, dict[str, SetEntry]],
-        framework: str,
-        values: Mapping[str, F8],
-        evidence: Mapping[str, SetEvidence],
+        self, out: Entries, framework: str, values: Mapping[str, F8], evidence: Mapping[str, SetEvidence]
     ) -> None:
         names = [p.name for p in self.family.parameters]
         for key in self.sets:

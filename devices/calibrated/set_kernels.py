@@ -16,9 +16,9 @@ from .bounded import Probes
 from .calibrate import FamilyRows
 from .family import F8, Family
 from .hardware import hardware
-from .kernel_sets import SetEntry
+from .kernel_sets import Entries, SetEntry
 from .order import has_unit
-from .set_fit import ENOUGH_OF_ONE, AskedSteps, Entries, SetFit
+from .set_fit import ENOUGH_OF_ONE, AskedSteps, SetFit
 from .set_rows import some_of
 
 APART = 150
@@ -28,7 +28,7 @@ APART = 150
 def fit_family(
     family: Family, specs: Mapping[str, DeviceSpec], measured: Mapping[str, FamilyRows], probes: Probes,
     steps: AskedSteps, step_s: Mapping[str, F8], of: type[SetFit] = SetFit,
-) -> dict[str, dict[str, SetEntry]]:  # fmt: skip
+) -> Entries:  # fmt: skip
     """Return the entries of all sets of a family, including its kernels; arguments as in `SetFit`, `of` is the fit."""
     first = of(family, specs, measured, probes, steps, step_s)
     out = first.run()

@@ -10,7 +10,7 @@ from ...workloads.yamlfile import quoted, scalar
 from .calibrate import FamilyFit
 from .errors import Errors
 from .family import Parameter
-from .kernel_sets import SetEntry
+from .kernel_sets import Entries
 
 DIGITS = 5
 HEAD = """\
@@ -38,7 +38,7 @@ families:
 """
 
 
-def set_yaml(name: str, date: str, families: Mapping[str, Mapping[str, SetEntry]]) -> str:
+def set_yaml(name: str, date: str, families: Entries) -> str:
     """Return the YAML of one set of shared parameters."""
     lines = [SET_HEAD.format(name=name, date=date).rstrip("\n")]
     for family, entries in families.items():

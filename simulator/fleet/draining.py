@@ -16,8 +16,8 @@ from itertools import pairwise
 from typing import IO, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from ...workloads.requests.block import ColumnArrays
 from ..engine.state import F8, HIST_BINS, HIST_MIN_S, HIST_RATIO, I8, Status
 from ..results.metrics import Quantiles, histogram_quantiles
 from ..results.record import AT_ONCE, COLUMNS, Requests
@@ -140,7 +140,7 @@ class Drained:
         done = np.ones(len(s.order), dtype=np.bool_)
         return Stamps(s.arrival_s, s.scheduled_s, s.last_token_s, done, self.every)
 
-    def blocks(self) -> Iterator[dict[str, npt.NDArray[np.generic]]]:
+    def blocks(self) -> Iterator[ColumnArrays]:
         """Yield the columns of all released requests from the file, block by block."""
         assert self.file is not None
         self.file.seek(0)

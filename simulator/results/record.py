@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.batch import Batch
+from ...workloads.requests.block import ColumnArrays
 from ..deploy.deployment import Deployment
 from ..engine.policies import Policy
 from ..engine.state import F8, I8
@@ -58,7 +59,7 @@ COLUMNS = (
 AT_ONCE = 1 << 16
 """Rows that are written at once."""
 
-Blocks = Callable[[], Iterator[dict[str, npt.NDArray[np.generic]]]]
+Blocks = Callable[[], Iterator[ColumnArrays]]
 """Gives a table's columns, block by block."""
 
 
@@ -93,7 +94,7 @@ class Requests:
         """The rows of all."""
         return _of(lambda name: np.concatenate([getattr(part, name) for part in parts]))
 
-    def columns(self) -> dict[str, npt.NDArray[np.generic]]:
+    def columns(self) -> ColumnArrays:
         """Columns of requests.csv."""
         return {name: getattr(self, name) for name in COLUMNS}
 
@@ -284,14 +285,14 @@ class Run:
         """From sending a request until its client sees its last token."""
         return self.e2e_s.later(self.outside_s)
 
-    def request_blocks(self) -> Iterator[dict[str, npt.NDArray[np.generic]]]:
+    def request_blocks(self) -> Iterator[ColumnArrays]:
         """Return `request_columns` of all requests, also of a long run, block by block."""
         if self.every is None:
             yield self.request_columns()
         else:
             yield from map(self._seen, self.every())
 
-    def _seen(self, columns: dict[str, npt.NDArray[np.generic]]) -> dict[str, npt.NDArray[np.generic]]:
+    def _seen(self, columns: ColumnArrays) -> ColumnArrays:
         """Columns with times as clients see them, where these differ and are known."""
         if self.outside_s:
             names = ("arrival_s", "first_token_s", "last_token_s")
@@ -300,7 +301,7 @@ class Run:
             columns["client_e2e_s"] = last - (arrival - self.outside_s)
         return columns
 
-    def request_columns(self) -> dict[str, npt.NDArray[np.generic]]:
+    def request_columns(self) -> ColumnArrays:
         """Return the columns of requests.csv by arrival, of a sample for a long run; with client times if they differ."""
         columns = self._seen(self.requests.columns())
         for name, left in self.parts.items():

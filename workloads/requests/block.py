@@ -12,6 +12,9 @@ import numpy.typing as npt
 
 from .classes import RequestClass
 
+ColumnArrays = dict[str, npt.NDArray[np.generic]]
+"""Columns of a table of requests, by name."""
+
 I8 = npt.NDArray[np.int64]
 
 MAX_BLOCK = 65_536
@@ -130,7 +133,7 @@ class Labels(RequestColumns):
     def __len__(self) -> int:
         return len(self.kind)
 
-    def columns(self) -> dict[str, npt.NDArray[np.generic]]:
+    def columns(self) -> ColumnArrays:
         """Return the labels as columns of `requests.csv`."""
         kinds, tenants = np.array(self.kinds, dtype=object), np.array(self.tenants, dtype=object)
         return {"class": kinds[self.kind], "priority": self.priority, "tenant": tenants[self.tenant]}
