@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,6 +14,11 @@ from pathlib import Path
 PATIENCE_S = 600.0
 """Ends a test that hangs; what a verdict waits for is said by processes, not by the clock."""
 Start = Callable[..., "subprocess.Popen[str]"]
+
+
+def environment(*folders: str, **more: str) -> dict[str, str]:
+    """Return the variables with which a process finds the modules that this one does, and those of some folders."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([*folders, *filter(None, sys.path)]), **more}
 
 
 def usual_signals() -> None:

@@ -47,6 +47,7 @@ class Answer:
 
 
 Ask = Callable[..., Answer]
+Write = Callable[[str, str], Path]
 
 
 @pytest.fixture

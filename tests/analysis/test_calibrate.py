@@ -13,11 +13,11 @@ import pytest
 from opbyte.analysis.cli import main
 from opbyte.analysis.validate.calibrate import calibrate
 from opbyte.analysis.validate.kernels import validate_kernels
-from opbyte.devices.calibrated.family import families
-from opbyte.devices.calibrated.hardware import hardware
 from opbyte.devices.calibrated.terms import COLD
 from opbyte.devices.catalog import load_device
 from opbyte.workloads.errors import InputError
+
+from ..devices.pieces import gemm_on_h100
 
 HEAD = "source,device,kernel,dtype,m,n,k,batch,timing,measured_s"
 
@@ -42,7 +42,7 @@ BARS = {
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
     """Rows that the GEMM model itself made for an H100 with other parameters."""
-    family, h = families()["gemm"], hardware(load_device("h100")[0])
+    family, h = gemm_on_h100()
     rng = np.random.default_rng(0)
     shapes = 2.0 ** (4 + np.array(np.unravel_index(rng.permutation(1000)[:120], (10, 10, 10))).T)
     x = np.array([[m, n, k, 1, 0, 2, 2, 0, COLD, 0, 0] for m, n, k in shapes])

@@ -17,6 +17,7 @@ from opbyte.devices.catalog import load_device
 from opbyte.workloads.errors import MOST_SHOWN
 from opbyte.workloads.specfile import SeveralErrors
 
+from ..processes import environment
 from .conftest import Ask
 
 Write = Callable[[str, str | bytes], Path]
@@ -258,7 +259,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     command = [*RUN[:-1], "2000", "--out", str(tmp_path / "out")]
     done = subprocess.run(
         [sys.executable, "-c", code, *command], capture_output=True, text=True, timeout=100,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, check=False,
+        env=environment(), check=False,
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("opbyte: error: ")

@@ -13,7 +13,7 @@ import pytest
 
 import opbyte.analysis.answers.simulate as simulate_module
 
-from .conftest import Ask
+from .conftest import Ask, Write
 
 SMALL = ("simulate", "llama-3-8b", "--system", "h100-x1")
 FIXED = ("--input-len", "200", "--output-len", "20")
@@ -184,7 +184,7 @@ def test_without_arguments_two_systems_are_compared(ask: Ask) -> None:
     assert "time between tokens" not in one["verdict"]
 
 
-def test_people_see_where_time_went(ask: Ask, write: Callable[[str, str], Path]) -> None:
+def test_people_see_where_time_went(ask: Ask, write: Write) -> None:
     """Findings 9 and 15 of a trial: whose scheduler and kernels, and evidence in a line."""
     line = (*SMALL, "--rate", "5", "--requests", "20")
     short = ask(*line).out

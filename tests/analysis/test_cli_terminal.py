@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from ..processes import environment
+
 pty = pytest.importorskip("pty", reason="no pseudo-terminals here")
 
 COMMAND = [sys.executable, "-m", "opbyte"]
@@ -31,7 +33,7 @@ assert not heavy, heavy
 
 @pytest.fixture(scope="module")
 def env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "TERM": "xterm"}
+    return environment(TERM="xterm")
 
 
 def in_terminal(command: list[str], env: dict[str, str], columns: int) -> tuple[int, str]:

@@ -22,12 +22,12 @@ from opbyte.analysis.show import interrupt
 from opbyte.analysis.show.interrupt import Ended, endable, uninterrupted
 from opbyte.analysis.show.output import OutputFolder
 
-from ..processes import PATIENCE_S, Start, busy, descendants, ends, runs, usual_signals
+from ..processes import PATIENCE_S, Start, busy, descendants, ends, environment, runs, usual_signals
 
 COMMAND = [sys.executable, "-m", "opbyte"]
 LONG = ["simulate", "deepseek-v3", "--system", "h200-x8", "--closed-loop", "512", "--requests",
         "60000", "--input-len", "1000", "--output-len", "1000"]  # fmt: skip
-ENV = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+ENV = environment()
 
 
 Begin = Callable[[list[str], Path], "subprocess.Popen[str]"]

@@ -31,7 +31,7 @@ from opbyte.analysis.studies import capacity
 from opbyte.analysis.validate.points import predict
 from opbyte.workloads.errors import InputError
 
-from ..processes import PATIENCE_S, Start
+from ..processes import PATIENCE_S, Start, environment
 
 if TYPE_CHECKING:
     from .conftest import Ask
@@ -220,7 +220,7 @@ def own_cache(shared: Path, own: Path) -> Path:
 def goes_on(start: Start, folder: Path, command: Sequence[str], number: signal.Signals) -> None:
     """End a command as soon as it has kept a part, then call it again."""
     line = [*COMMAND, *command]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    env = environment()
 
     def run(out: str) -> subprocess.CompletedProcess[str]:
         found = subprocess.run([*line, "--out", out], cwd=folder, env=env, check=False, capture_output=True, text=True)

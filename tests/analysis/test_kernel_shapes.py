@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import sys
 import types
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from opbyte.workloads.errors import InputError
 from opbyte.workloads.kernel_schemas import SCHEMAS, TEXT
 from opbyte.workloads.kernel_tables import KernelTable, read_tables
 
-from .conftest import Ask
+from .conftest import Ask, Write
 
 CASES = [
     ("llama-3-8b", "h100-x1", {}),
@@ -268,7 +267,7 @@ HEAD = "source,device,kernel,dtype,m,n,k,batch,timing,measured_s"
 FULL = [f"me,h100,gemm,bf16,{m},4096,4096,1,event,{4e-5 + m * 4e-8:.4g}" for m in range(16, 256, 16)]
 
 
-def test_a_table_filled_in_part_is_one_line(ask: Ask, write: Callable[[str, str], Path]) -> None:
+def test_a_table_filled_in_part_is_one_line(ask: Ask, write: Write) -> None:
     empty = [row[: row.rindex(",") + 1] for row in FULL[8:]]
     path = write("gemm.csv", "\n".join([HEAD, *FULL[:8], *empty]) + "\n")
     done = ask("validate", "kernels", path)
@@ -281,7 +280,7 @@ def test_a_table_filled_in_part_is_one_line(ask: Ask, write: Callable[[str, str]
         assert f"{path}:2: measured_s is empty here and in 6 more of 7 rows" in told
 
 
-def test_any_name_with_its_family(ask: Ask, write: Callable[[str, str], Path]) -> None:
+def test_any_name_with_its_family(ask: Ask, write: Write) -> None:
     named = write("gemm.csv", "\n".join([HEAD, *FULL]) + "\n")
     other = write("my times.csv", named.read_text())
     assert "or give --family" in ask("validate", "kernels", other).refused()

@@ -19,6 +19,7 @@ from opbyte.simulator.frameworks.engine_file import read_engine
 from opbyte.workloads.errors import visible
 from opbyte.workloads.textfile import open_regular, read_regular
 
+from ..processes import environment
 from .conftest import Ask
 
 S = "simulate llama-3-8b --system h100-x1"
@@ -110,7 +111,7 @@ def test_an_encoding_without_a_name_s_letters(tmp_path: Path) -> None:
     folder = tmp_path / "Llamä"
     folder.mkdir()
     (folder / "config.json").write_text(TINY)
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "PYTHONIOENCODING": "ascii"}
+    env = environment(PYTHONIOENCODING="ascii")
     done = subprocess.run([sys.executable, "-m", "opbyte", "inspect", folder], env=env,
                           capture_output=True, text=True, check=True)  # fmt: skip
     assert "Llam\\xe4" in done.stdout

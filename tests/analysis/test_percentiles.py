@@ -5,7 +5,6 @@ Expected values are quantiles of the requests' own timestamps.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from opbyte.analysis.studies.sweep.expression import parse
 from opbyte.analysis.studies.sweep.point import FIGURES
 from opbyte.workloads.latencies import MEASURES
 
-from .conftest import Ask
+from .conftest import Ask, Write
 
 WORK = {"rate": 20.0, "requests": 60, "input_len": 64, "output_len": 16, "lengths": "lognormal"}
 BASE = {"model": "llama-3-8b", "system": "h100-x1", **WORK}
@@ -42,9 +41,7 @@ def test_a_percentile_is_the_same_wherever_it_is_asked_for(tenth: int, measure: 
     assert condition.names == {f"{measure}_s_{quantile}"}
 
 
-def test_simulations_and_sweeps_show_the_percentiles_asked_for(
-    write: Callable[[str, str], Path], tmp_path: Path
-) -> None:
+def test_simulations_and_sweeps_show_the_percentiles_asked_for(write: Write, tmp_path: Path) -> None:
     one = simulate(**BASE, percentiles=SHOWN)
     expected = {q: RUN.tpot_s.at(q) for q in ("mean", "p37.5", "p50", "p90", "p95", "p99", "p99.9")}
     assert one.to_dict()["tpot_s"] == expected
@@ -56,7 +53,7 @@ def test_simulations_and_sweeps_show_the_percentiles_asked_for(
     assert [row["tpot_s_p95"], row["tpot_s_p99.9"], row["feasible"]] == [expected["p95"], expected["p99.9"], True]
 
 
-def test_a_sweep_refuses_what_is_no_percentile(ask: Ask, write: Callable[[str, str], Path]) -> None:
+def test_a_sweep_refuses_what_is_no_percentile(ask: Ask, write: Write) -> None:
     """Of other commands `refused.txt` has lines."""
     base = "base: {model: llama-3-8b, system: h100-x1}\naxes: {rate: [1]}\n"
     for text in ("objectives: {ttft_p0: min}", "constraints: [ttft_p100 < 1]", "constraints: [ttft_s_p99.99 < 1]"):

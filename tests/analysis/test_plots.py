@@ -86,8 +86,11 @@ def op_table(cost: StageCost, run: str = "run") -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+Samples = dict[str, tuple[pd.DataFrame, pd.DataFrame]]
+
+
 @pytest.fixture(scope="module")
-def samples() -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
+def samples() -> Samples:
     """Processors and ops by system."""
     batch = Batch.of([2048] * 64)
     stages = {name: stage("mixtral-8x7b", name, batch) for name in SYSTEMS}
@@ -178,7 +181,7 @@ def png(figure: Figure, folder: Path) -> bytes:
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_roofline_of_a_real_step(samples: dict[str, tuple[pd.DataFrame, pd.DataFrame]], system: str) -> None:
+def test_roofline_of_a_real_step(samples: Samples, system: str) -> None:
     processors, ops = samples[system]
     figure = roofline(processors, ops, f"mixtral-8x7b on {system}")
     (axes,) = figure.axes
@@ -351,7 +354,7 @@ def test_latency_of_many_requests() -> None:
 # Breakdown
 
 
-def test_breakdown_of_two_runs(samples: dict[str, tuple[pd.DataFrame, pd.DataFrame]]) -> None:
+def test_breakdown_of_two_runs(samples: Samples) -> None:
     ops = pd.concat([ops for _, ops in samples.values()])
     figure = breakdown(ops, "Mixtral-8x7B")
     time, energy = figure.axes
@@ -480,7 +483,7 @@ def test_labels_that_find_no_room_are_left_out() -> None:
 
 
 @pytest.fixture
-def figures(samples: dict[str, tuple[pd.DataFrame, pd.DataFrame]]) -> list[list[Figure]]:
+def figures(samples: Samples) -> list[list[Figure]]:
     """Each kind of figure, made twice."""
     processors, ops = samples["duplex-plain-x4"]
     return [

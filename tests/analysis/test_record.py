@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -29,12 +28,12 @@ from opbyte.devices.catalog import load_system
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests import RequestBlock, open_requests
 
-from ..processes import PATIENCE_S, Start
+from ..processes import PATIENCE_S, Start, environment
 from .conftest import Ask
 from .fake_server import Fake, served
 from .test_validate_runs import CONFIG
 
-ENV = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+ENV = environment()
 
 
 @pytest.fixture

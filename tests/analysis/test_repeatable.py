@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from opbyte.analysis.show.output import STAMPS
 from opbyte.analysis.show.record import command_of, made_by
 from opbyte.workloads.textfile import digest_of_files
 
-from .conftest import Ask
+from .conftest import Ask, Write
 from .test_long_runs import ADAPTERS, DRAFTS, FAILURES, LOAD, MODEL, SESSIONS, SYSTEM, TIERS
 
 RUN = ("simulate", "llama-3-8b", "--system", "h100-x1", "--requests", "20")
@@ -88,7 +87,7 @@ def test_the_library_records_versions_alone() -> None:
     assert made["versions"]["opbyte"]
 
 
-def test_every_command_records_itself(ask: Ask, write: Callable[[str, str], Path]) -> None:
+def test_every_command_records_itself(ask: Ask, write: Write) -> None:
     for line in ("inspect llama-3-8b", "roofline llama-3-8b --system h100-x1", "compare llama-3-8b --systems h100-x1"):
         assert ask(*line.split(), "--json").json()["made_by"]["command"] == f"opbyte {line}"
 

@@ -6,7 +6,6 @@ Servers run in processes of their own, on free ports of loopback.
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import socket
@@ -28,9 +27,9 @@ from opbyte.analysis.live import asked
 from opbyte.analysis.live.record import record
 from opbyte.analysis.live.serve import _listen
 
-from ..processes import PATIENCE_S, Start
+from ..processes import PATIENCE_S, Start, environment
 
-ENV = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+ENV = environment()
 MODEL = ("llama-3-8b", "--system", "h100-x1")
 
 

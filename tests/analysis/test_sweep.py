@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -36,10 +35,9 @@ from opbyte.workloads.model import ModelSpec
 
 from ..processes import Start, descendants, ends
 from ..tables import tables
-from .conftest import Ask
+from .conftest import Ask, Write
 
 BASE = "base: {model: llama-3-8b, system: h100-x1, requests: 20, input_len: 64, output_len: 8}\n"
-Write = Callable[[str, str], Path]
 
 
 def study(write: Write, text: str, base: str = BASE) -> SweepFile:

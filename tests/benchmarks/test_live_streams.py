@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import subprocess
 import sys
@@ -21,6 +20,8 @@ import pytest
 
 from opbyte import Scenario
 from opbyte.simulator.scenario.build import run_scenario
+
+from ..processes import environment
 
 pytestmark = pytest.mark.benchmark
 
@@ -51,7 +52,7 @@ def serving() -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A server, and its port."""
     command = [sys.executable, "-m", "opbyte", "serve", "llama-3-8b", "--system", "h100-x1",
                "--policy", "vllm", "--max-seqs", "1024", "--port", "0", "--json"]  # fmt: skip
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    env = environment()
     with subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as server:
         assert server.stderr is not None
         found = re.search(r":(\d+)/v1", server.stderr.readline())

@@ -10,13 +10,15 @@ import pytest
 from opbyte.analysis.validate.kernels import validate_kernels
 from opbyte.devices.calibrated.family import families
 from opbyte.devices.calibrated.fit import fit, predict, with_kernels
-from opbyte.devices.calibrated.hardware import CODES, WEIGHT_BYTES, hardware
+from opbyte.devices.calibrated.hardware import CODES, WEIGHT_BYTES
 from opbyte.devices.calibrated.kernel_sets import LABELS, named, of_version, shared_parameters
 from opbyte.devices.calibrated.moe import busiest_share
 from opbyte.devices.calibrated.terms import COLD
 from opbyte.devices.catalog import load_device
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.kernel_tables import read_tables
+
+from .pieces import gemm_on_h100
 
 HEAD = (
     "source,device,kernel,dtype,tokens,hidden,inter,experts,topk,tp,ep,gated,distribution,"
@@ -34,7 +36,7 @@ def products(dtype: str, count: int = 80) -> np.ndarray:
 
 
 def test_each_kernel_of_a_framework_is_told_by_its_own_rows() -> None:
-    family, h = families()["gemm"], hardware(load_device("h100")[0])
+    family, h = gemm_on_h100()
     x = np.concatenate([products("bf16"), products("fp8")])
     slow = family.vector({"peak_8": 0.25, "launch_s": 2e-5})
     fast = family.vector({"peak_16": 0.9, "launch_s": 1e-6})
@@ -51,7 +53,7 @@ def test_each_kernel_of_a_framework_is_told_by_its_own_rows() -> None:
 
 
 def test_parameters_of_branches_price_their_rows_alone() -> None:
-    family, h = families()["gemm"], hardware(load_device("h100")[0])
+    family, h = gemm_on_h100()
     x, one = products("fp8", 5), family.defaults
     every = family.per_branch(one)
     assert family.seconds(every, h, x).tolist() == family.seconds(one, h, x).tolist()

@@ -25,6 +25,8 @@ from opbyte.devices.prices import ALONE, Probe
 from opbyte.workloads.kernel_tables import KernelTable
 from opbyte.workloads.ops import Op
 
+from .pieces import gemm_on_h100
+
 FITTED = [name for name in list_devices() if load_device(name)[0].calibration]
 LINKS = ("allreduce", "collectives")
 QUANTISED, COPIES = map(gemm_module.QUANTITIES.index, ("quantised", "copies"))
@@ -149,7 +151,7 @@ def test_a_fit_recovers_what_made_the_rows(family: Family) -> None:
 
 
 def test_frameworks_scale_around_the_base() -> None:
-    family, h = families()["gemm"], hardware(load_device("h100")[0])
+    family, h = gemm_on_h100()
     rng = np.random.default_rng(2)
     x = np.vstack([gemms(*(2.0 ** rng.integers(4, 14, (100, 3))))] * 2)
     labels = np.array(["slow"] * 100 + ["fast"] * 100, dtype=object)
@@ -161,7 +163,7 @@ def test_frameworks_scale_around_the_base() -> None:
 
 
 def test_a_thousand_times_too_fast_is_implausible_and_a_cached_read_is_not() -> None:
-    family, h = families()["gemm"], hardware(load_device("h100")[0])
+    family, h = gemm_on_h100()
     x = gemms((16, 4096, 4096), (8192, 8192, 8192))
     honest = family.seconds(family.defaults, h, x)
     assert (implausible(family, h, x, honest) == "").all()
@@ -195,7 +197,7 @@ def test_a_device_without_a_fit_takes_after_the_most_similar() -> None:
 
 def test_one_odd_framework_does_not_move_the_base() -> None:
     # Three frameworks differ in the kernel that quantises: 1, 1 and 4 times the default.
-    family, h = families()["gemm"], hardware(load_device("h100")[0])
+    family, h = gemm_on_h100()
     rng = np.random.default_rng(3)
     one = np.vstack([gemms(*(2.0 ** rng.integers(4, 12, (80, 3))))])
     one[:, QUANTISED] = 1.0

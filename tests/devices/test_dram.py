@@ -39,6 +39,12 @@ def bundles(spec: DramSpec, name: str, faw: bool = False) -> PimStream:
     return replace(plain, acts=plain.banks if faw else 1)
 
 
+def available(spec: DramSpec) -> float:
+    """Share of the time that refresh leaves: banks are closed before and opened after."""
+    t = spec.timings
+    return 1 - (t.RFC + t.RTP + t.RP + t.RCD_RD) / t.REFI
+
+
 def fraction(memory: str, pattern: str) -> float:
     return simulate(load_memory(memory), read_pattern(pattern)).fraction
 
@@ -71,11 +77,8 @@ def test_sequential_reads_fill_the_pins_without_refresh() -> None:
 
 @pytest.mark.parametrize("spec", [HBM3, HBM2], ids=["hbm3", "hbm2"])
 def test_refresh_takes_its_share(spec: DramSpec) -> None:
-    # Banks are closed before and opened after: availability 1 - (tRFC+tRTP+tRP+tRCD) / tREFI.
-    t = spec.timings
-    available = 1 - (t.RFC + t.RTP + t.RP + t.RCD_RD) / t.REFI
     found = fraction(spec.name, "seq_read:rdq=64,wrq=64")
-    assert found == pytest.approx(available, abs=0.01)
+    assert found == pytest.approx(available(spec), abs=0.01)
 
 
 @pytest.mark.parametrize("spec", [HBM3, HBM2], ids=["hbm3", "hbm2"])
@@ -90,7 +93,7 @@ def test_one_bank_and_a_new_row_each_time(spec: DramSpec) -> None:
 def test_activation_window_bounds_single_reads() -> None:
     # One atom an ACT: four in tFAW on each pseudo channel, less what refresh takes.
     t = HBM3.timings
-    bound = 4 * t.BL / t.FAW * (1 - (t.RFC + t.RTP + t.RP + t.RCD_RD) / t.REFI)
+    bound = 4 * t.BL / t.FAW * available(HBM3)
     found = fraction("hbm3-6400-8hi", "rand_read:S=32,rdq=128,wrq=128")
     assert 0.9 * bound < found <= bound
 
@@ -111,8 +114,7 @@ def test_a_fifth_activation_waits_for_the_window() -> None:
 
 def test_row_bus_bounds_hbm2() -> None:
     # ACT 2 clocks and PRE 1 on the channel's row bus for each atom, which is 1 of 2 BL / 2.
-    t = HBM2.timings
-    bound = 1 / 3 * (1 - (t.RFC + t.RTP + t.RP + t.RCD_RD) / t.REFI)
+    bound = 1 / 3 * available(HBM2)
     assert fraction("hbm2-2000", "rand_read:S=32,rdq=128,wrq=128") == pytest.approx(bound, rel=0.02)
 
 

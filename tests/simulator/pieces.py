@@ -54,6 +54,12 @@ def batches_up_to(most: int, short: int = 40) -> st.SearchStrategy[Batch]:
     )
 
 
+def batches_with(decodes: st.SearchStrategy[list[int]], contexts: st.SearchStrategy[int]) -> st.SearchStrategy[Batch]:
+    """Batches of one rank: some decodes, and up to three prompts, of which many are short."""
+    tokens = st.one_of(st.integers(1, 40), st.integers(1, 4000))
+    return st.builds(Batch.of, decodes, st.lists(st.tuples(tokens, contexts), max_size=3))
+
+
 def paths(size: int) -> st.SearchStrategy[tuple[int, ...]]:
     """Prefix hashes of a prompt, of some of its blocks: two ways on from every node of a tree."""
 

@@ -34,6 +34,7 @@ from opbyte.workloads.layers import (
 )
 from opbyte.workloads.routing import make_router
 
+from .pieces import batches_with, contexts_up_to
 from .two_paths import check_paths
 
 KINDS: dict[str, tuple[Callable[[Any], LayerKind], Callable[[Any], LayerKind]]] = {
@@ -51,12 +52,8 @@ LATENT = replace(LATENT, layers=LATENT.layers[1:])
 """Latent attention and experts: no part names its matrices."""
 SYSTEMS = ("h100-x1", "h100-x4", "rtx-4090-x1", "duplex-x4", "duplex-hetero-x4")
 
-contexts = st.one_of(st.integers(0, 40), st.integers(0, 20_000))
-batches = st.builds(
-    Batch.of,
-    st.lists(contexts, max_size=9).map(lambda found: [*found, 5]),
-    st.lists(st.tuples(st.one_of(st.integers(1, 40), st.integers(1, 4000)), contexts), max_size=3),
-)
+contexts = contexts_up_to(20_000)
+batches = batches_with(st.lists(contexts, max_size=9).map(lambda found: [*found, 5]), contexts)
 
 
 @cache

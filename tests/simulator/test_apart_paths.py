@@ -25,10 +25,10 @@ from opbyte.simulator.scenario.options import DeployOptions
 from opbyte.simulator.step.explicit import dealt, explicit_stage
 from opbyte.simulator.step.lowering import LoweredModel, lower
 from opbyte.simulator.step.step_totals import T_JOULES, totals
-from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.model import ModelSpec
 
+from .pieces import batches_with, contexts_up_to
 from .two_paths import check_paths, some_work, with_next
 
 CASES = (
@@ -42,12 +42,8 @@ CASES = (
 )
 LINKS = ("free", "50,5", "2", "400,0")
 
-contexts = st.one_of(st.integers(0, 40), st.integers(0, 20_000))
-batches_of = st.builds(
-    Batch.of,
-    st.lists(contexts, max_size=9),
-    st.lists(st.tuples(st.one_of(st.integers(1, 40), st.integers(1, 4000)), contexts), max_size=3),
-)
+contexts = contexts_up_to(20_000)
+batches_of = batches_with(st.lists(contexts, max_size=9), contexts)
 
 
 @cache

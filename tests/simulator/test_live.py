@@ -25,6 +25,10 @@ DEPLOYMENT, _ = deployment_of(Scenario.of("llama-3-8b", "h100-x1"))
 CACHE = CacheSettings(16, 40)
 
 
+def just_after(live: Live) -> float:
+    return float(np.nextafter(live.next_s, np.inf))
+
+
 def played(live: Live, block: RequestBlock) -> list[list[float]]:
     """Times of every request's tokens; time goes in odd pieces, with requests at theirs."""
     times: list[list[float]] = [[] for _ in range(len(block))]
@@ -37,13 +41,13 @@ def played(live: Live, block: RequestBlock) -> list[list[float]]:
     for row in range(len(block)):
         now = float(block.arrival_s[row])
         while live.next_s < now:
-            until = min(now, float(np.nextafter(live.next_s, np.inf)))
+            until = min(now, just_after(live))
             live.advance(until)
             take(until)
         prompt = block.hash_ids[row] if block.hash_ids else ()
         live.submit(now, int(block.input_tokens[row]), int(block.output_tokens[row]), prompt)
     while live.next_s < np.inf:
-        until = float(np.nextafter(live.next_s, np.inf))
+        until = just_after(live)
         live.advance(until)
         take(until)
     return times
@@ -92,7 +96,7 @@ def followed(live: Live, block: RequestBlock, clients: int) -> np.ndarray[Any, n
             now, row = heapq.heappop(come)
             numbers[live.submit(now, *(int(x[row]) for x in (block.input_tokens, block.output_tokens)))] = row
         elif not (found := live.due(live.next_s)):  # what completes now is seen before the next step begins
-            live.advance(float(np.nextafter(live.next_s, np.inf)))
+            live.advance(just_after(live))
         else:
             for tokens in found:
                 for row, count in zip((numbers[i] for i in tokens.requests), tokens.counts, strict=True):
@@ -146,11 +150,11 @@ def test_what_is_cut_ends_with_its_next_token_and_frees_its_place() -> None:
     live = Live(Pools((DEPLOYMENT,)), make_policy("vllm", 256, 8), CACHE)
     long, short = live.submit(0.0, 100, 400), live.submit(0.0, 100, 5)
     while not live.due(live.next_s):
-        live.advance(float(np.nextafter(live.next_s, np.inf)))
+        live.advance(just_after(live))
     live.cut(long)
     counts = {long: 0, short: 0}
     while live.next_s < np.inf:
-        live.advance(float(np.nextafter(live.next_s, np.inf)))
+        live.advance(just_after(live))
         for tokens in live.due(np.inf):
             for number, n in zip(tokens.requests, tokens.counts, strict=True):
                 counts[number] += n
@@ -186,7 +190,7 @@ def test_a_router_hears_what_replicas_hold_and_were_sent() -> None:
     live.submit(0.0, 64, 4, ("a", "b", "z"))
     assert live.nodes[0].numbers == [0, 2]  # sent where its start was
     while live.next_s < np.inf:
-        live.advance(float(np.nextafter(live.next_s, np.inf)))
+        live.advance(just_after(live))
         live.due(live.next_s)
     assert [live._load(n, 1e9, 64, ()).held for n in live.nodes] == [0, 0]
     live.nodes[0].keep(tuple(range(100)), 16)

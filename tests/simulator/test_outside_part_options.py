@@ -7,13 +7,14 @@ counted here from the requests that the run wrote.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+
+from ..processes import environment
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "extending-parts.md").read_text(encoding="utf-8")
@@ -58,7 +59,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[tuple[int, str,
         ["simulate", *LOAD, "--watch-tokens", "0"],
         ["list", "parts", "--json"],
     ]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *sys.path])}
+    env = environment(str(folder))
     run = subprocess.run(
         [sys.executable, "-c", ASK],
         input=json.dumps(lines),

@@ -29,7 +29,7 @@ from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.ops import Loads
 
-from .pieces import contexts_up_to
+from .pieces import batches_with, contexts_up_to
 from .two_paths import check_paths, some_work, with_next
 
 WAYS = ("two-batch", "pipelined:2", "pipelined:4", "pipelined:16", "auto")
@@ -51,11 +51,7 @@ DEEP = ((0, 32), (7, 10), (8, 20))
 """Cases with so many layers alike that the compiled path runs the first ones alone (`parts.overlap.maxplus`)."""
 
 contexts = contexts_up_to(20_000)
-batches_of = st.builds(
-    Batch.of,
-    st.lists(contexts, max_size=6),
-    st.lists(st.tuples(st.one_of(st.integers(1, 40), st.integers(1, 4000)), contexts), max_size=3),
-)
+batches_of = batches_with(st.lists(contexts, max_size=6), contexts)
 
 
 @cache

@@ -25,7 +25,7 @@ from opbyte.workloads.catalog import load_model
 from opbyte.workloads.sampling import SAMPLING
 
 from .deployments import deployed
-from .pieces import contexts_up_to
+from .pieces import batches_with, contexts_up_to
 from .two_paths import check_paths, some_work
 
 MODELS = (
@@ -43,11 +43,7 @@ LAYERS = 8
 
 
 contexts = contexts_up_to(20_000)
-batches_of = st.builds(
-    Batch.of,
-    st.lists(contexts, max_size=6),
-    st.lists(st.tuples(st.one_of(st.integers(1, 40), st.integers(1, 4000)), contexts), max_size=3),
-)
+batches_of = batches_with(st.lists(contexts, max_size=6), contexts)
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -33,11 +33,16 @@ def spread(times: np.ndarray, first: np.ndarray, last: np.ndarray, tokens: np.nd
     return (np.clip(share, 0.0, 1.0) * tokens).sum(axis=1)
 
 
-def unlimited(count: int, seed: int) -> Window:
-    """The window of Poisson arrivals at a system that serves any number at once."""
+def drawn(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Poisson arrivals, and the ends of their service."""
     rng = np.random.default_rng(seed)
     arrival = np.cumsum(rng.exponential(1 / RATE, count))
-    last = arrival + SERVICE_S * rng.uniform(0.5, 1.5, count)
+    return arrival, arrival + SERVICE_S * rng.uniform(0.5, 1.5, count)
+
+
+def unlimited(count: int, seed: int) -> Window:
+    """The window of Poisson arrivals at a system that serves any number at once."""
+    arrival, last = drawn(count, seed)
     tokens = np.full(count, TOKENS)
     stamps = Stamps(arrival, arrival, last, np.ones(count, dtype=bool))
     return find_window(
@@ -47,9 +52,7 @@ def unlimited(count: int, seed: int) -> Window:
 
 
 def rate_of(window: Window, count: int, seed: int) -> float:
-    rng = np.random.default_rng(seed)
-    arrival = np.cumsum(rng.exponential(1 / RATE, count))
-    last = arrival + SERVICE_S * rng.uniform(0.5, 1.5, count)
+    arrival, last = drawn(count, seed)
     ends = np.array([window.start_s, window.end_s])
     return float(np.diff(spread(ends, arrival, last, np.full(count, TOKENS)))[0]) / window.length_s
 

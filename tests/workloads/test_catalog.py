@@ -1,7 +1,6 @@
 """The model catalog: every entry loads, names are unique, Table I of the Duplex paper holds."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,8 @@ from opbyte.workloads.catalog import CatalogModel, catalog_entry, list_models, l
 from opbyte.workloads.errors import InputError, SpecError
 from opbyte.workloads.hf import model_from_keys
 from opbyte.workloads.layers import FeedForward, MixtureOfExperts
+
+from ..processes import environment
 
 # Duplex (arXiv 2409.01141), Table I: parameters [1e9], layers, hidden size, width of a block,
 # query heads over key/value heads, experts, top-k, and matrices per feed-forward block.
@@ -130,7 +131,7 @@ def test_paths_and_wrong_names(tmp_path):
 
 def test_importing_the_reader_stays_light():
     code = "import sys, opbyte.workloads.hf; print(*sys.modules)"
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    env = environment()
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
     assert not {"pandas", "numba", "matplotlib", "pydantic", "yaml"} & set(run.stdout.split())
 
