@@ -64,7 +64,7 @@ def sustained(device: SharedMemoryDevice, op: Op) -> float:
     if kin != BLACKWELL or spec.limit_W is None:
         return factor
     peak = max((p.peak_flops_per_s or {}).get("bf16", 0.0) for p in spec.processors.values())
-    return factor * min(spec.limit_W / peak / NOMINAL_W, MOST) ** -WATTS
+    return float(factor * min(spec.limit_W / peak / NOMINAL_W, MOST) ** -WATTS)
 
 
 @dataclass(frozen=True, slots=True)
