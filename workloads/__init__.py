@@ -1,1 +1,1 @@
-"""What must be computed: models, ops, routing and request traces."""
+"""Workloads: models, their ops, routing of tokens to experts, and request traces."""

@@ -85,7 +85,7 @@ class Batch:
         return int(self.q_len.sum())
 
     def moments(self, windows: tuple[int, ...], several: bool = False) -> Moments:
-        """Sum up the batch for a model whose attention windows are `windows` (0 = none; see `SHORT_TOKENS`).
+        """Return the moments of the batch for attention windows `windows` (0 = none; see `SHORT_TOKENS`).
 
         `several` adds the sums for decodes of more than one token; a batch with such decodes needs them.
         """
@@ -124,7 +124,7 @@ class Batch:
 
 
 def visible_pairs(tokens: npt.NDArray[np.int64], window: int) -> npt.NDArray[np.int64]:
-    """Query-key pairs of a causal prompt of `tokens`, each query seeing at most `window` keys.
+    """Return the query-key pairs of a causal prompt of `tokens` tokens if each query sees at most `window` keys.
 
     Closed form of ``sum(min(j, window) for j in 1..tokens)``; `window` 0 means no limit.
     """

@@ -53,7 +53,7 @@ class StepTokens(NamedTuple):
 
 
 class LayerRouting(NamedTuple):
-    """How the tokens of a layer choose experts; see `routing.Routing`."""
+    """Settings of a layer's routing of tokens to experts; see `routing.Routing`."""
 
     experts: int
     top_k: int

@@ -120,7 +120,7 @@ def _result(text: str) -> Any:
 
 
 POINTS: dict[str, HookPoint] = {}
-"""All hook points by their names."""
+"""All declared hook points by name."""
 
 
 def point(rule: Combining) -> Callable[[Callable[..., Any]], Any]:

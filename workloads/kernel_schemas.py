@@ -104,7 +104,7 @@ PROFILE_MOE = {"intermediate": "inter", "num_experts": "experts", "top_k": "topk
 
 @dataclass(frozen=True, slots=True)
 class TableForm:
-    """How other tables (of power, for example) differ from tables of kernel times.
+    """Settings for tables that differ from tables of kernel times, such as tables of power.
 
     Attributes
     ----------

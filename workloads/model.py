@@ -166,7 +166,7 @@ class ModelSpec:
         return tuple(sorted({0}.union(*(part.state().spans for part in alike.values()))))
 
     def kv_classes(self) -> dict[int, float]:
-        """KV bytes per token of all layers, by attention window (0 = unlimited) [B]."""
+        """Return the KV cache bytes per token of all layers, by attention window (0 = unlimited) [B]."""
         out: dict[int, float] = {}
         for layer in self.layers:
             for part in layer.parts:

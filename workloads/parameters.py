@@ -23,7 +23,7 @@ NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 def unit_of(path: tuple[str, ...]) -> tuple[Dims, float]:
     """Return the unit of a key, or of the nearest key above it with one, and its factor to SI.
 
-    A plain number otherwise.
+    Without a unit the value is a plain number.
     """
     for key in reversed(path):
         field, factor = to_si(key)

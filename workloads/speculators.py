@@ -231,7 +231,7 @@ def mtp(model: ModelSpec, argument: str) -> Drafter:
 
 @speculator("ngram")
 def ngram(model: ModelSpec, argument: str) -> Drafter:
-    """What followed the same n-gram earlier in the sequence; the host looks, the devices only verify.
+    """Tokens that followed the same n-gram earlier in the sequence; the host finds them, devices only verify.
 
     Every sequence is assumed to find K tokens in every step; a sequence without a match counts as one whose first draft
     is rejected.

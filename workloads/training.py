@@ -74,9 +74,10 @@ MODULES: Mapping[str, frozenset[str]] = {
 BIASED = "biased"
 """Key of an op's shape that marks experts with biases outside of a fused kernel."""
 CLAMPED, ADDED = (8.0, 12.0), (14.0, 20.0)
-"""16-bit values that such experts move besides, forward and backward, for each value of a row's inner and outer width: the halves of the gated activation
-are clamped and joined, and the second bias is gated and added in 32 bits, expert by expert (`weighted_bias_quick_geglu_impl` of fused_bias_geglu.py and
-`_apply_bias` of experts.py in NVIDIA/Megatron-LM; gradients as autograd makes them, with the sums for both biases)."""
+"""Additional 16-bit values that experts with biases move, forward and backward, for each value of a row's inner and
+outer width: the halves of the gated activation are clamped and joined, and the second bias is gated and added in 32
+bits, expert by expert (`weighted_bias_quick_geglu_impl` of fused_bias_geglu.py and `_apply_bias` of experts.py in
+NVIDIA/Megatron-LM; gradients as autograd makes them, with the sums for both biases)."""
 
 LOSS_TENSORS = 3
 """Passes of the loss over the logits: largest value and sum, exponentials, and writing the probabilities."""

@@ -57,9 +57,10 @@ SCALE_TRAFFIC, HOPPER_SCALE_TRAFFIC = 2.0, 2.75
 """Factor on the traffic of long kernels with such a scale; Hopper's cores find the largest value more slowly than
 memory delivers it."""
 BY_ROW_KERNELS, ATOMIC_CLOCKS = 1.1, 14.0
-"""The same for vLLM's rows, whose first kernel has a block for each row, with atomics of all on one address: 5.8 ns
-a row on L40S, 6.5 on B200, 7.3 on H200, for any length (``segmented_max_reduction`` in vllm-project/vllm,
-``csrc/quantization/w8a8/fp8/common.cu``). Servers use a scale per token or the checkpoint's."""
+"""Ratio of the shortest kernels (as in `TENSOR_SCALE_KERNELS`) for vLLM's rows, and clocks per row, because their first
+kernel has a block for each row, with atomics of all on one address: 5.8 ns a row on L40S, 6.5 on B200, 7.3 on H200, for
+any length (``segmented_max_reduction`` in vllm-project/vllm, ``csrc/quantization/w8a8/fp8/common.cu``). Servers use a
+scale per token or the checkpoint's."""
 WALK = 0.14
 """Additional rows that one more value in the longest row is worth, in kernels with a block of threads per row: 0.1 to
 0.2."""

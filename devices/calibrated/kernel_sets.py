@@ -53,7 +53,7 @@ PARENTS: Mapping[str, str] = {
 LINK_PARENTS: Mapping[str, str] = {**PARENTS, "a100-pcie": "l40s", "a40": "l40s"}
 """Parents for collectives, for which cards without a switch are similar."""
 ATTENTION_PARENTS: Mapping[str, str] = {**PARENTS, "a40": "l40s"}
-"""The same for `ATTENTION`, whose libraries choose tiles for the cores of GA102 and AD102 alike (compute
+"""Parents for the families of `ATTENTION`, whose libraries choose tiles for the cores of GA102 and AD102 alike (compute
 capabilities 8.6 and 8.9, 100 KiB of shared memory) and others for an A100's (8.0, 164 KiB):
 ``is_sm8x`` in ``flash_fwd_launch_template.h`` of Dao-AILab/flash-attention."""
 ATTENTION = ("attention_prefill", "attention_decode")

@@ -132,7 +132,7 @@ def hybrid_runs(spec: DeviceSpec) -> bool:
 
 @ALGORITHMS.register(f"all_to_all:{HYBRID}")
 def hybrid(topology: Topology) -> CollectivePlan:
-    """HybridEP, the branch of DeepEP for training: as normal mode goes, by kernels that come closer to what the links state."""
+    """HybridEP, the branch of DeepEP for training: like normal mode, with kernels closer to the links' stated rates."""
     made = normal(replace(topology, timed={}))
     inside = topology.levels[0].link
     hops = tuple(replace(hop, traffic=hop.traffic / ATTAINED[hop.link is not inside]) for hop in made.hops)

@@ -92,7 +92,7 @@ def hierarchical(topology: Topology) -> CollectivePlan:
 
 @ALGORITHMS.register("all_to_all:coordinated")
 def coordinated(topology: Topology) -> CollectivePlan:
-    """Devices of equal slice among each other, each its part of the slices' common tokens.
+    """Devices of equal slice exchange with each other, each its part of the slices' common tokens.
 
     The next step, a gather over the slices, is the all-reduce at the end of a tensor-parallel layer.
     """
@@ -101,7 +101,7 @@ def coordinated(topology: Topology) -> CollectivePlan:
 
 @ALGORITHMS.register("all_to_all:coordinated-hierarchical")
 def coordinated_hierarchical(topology: Topology) -> CollectivePlan:
-    """Devices of equal slice among each other, level by level."""
+    """Devices of equal slice exchange with each other, level by level."""
     return _sliced("coordinated-hierarchical", topology, hierarchical)
 
 

@@ -70,7 +70,7 @@ def list_miss(channel: Any, queue: int, bank: int, entry: int) -> None:
 
 @compiled_part
 def is_buffered(channel: Any, bank: int, row: int, col: int) -> bool:
-    """Return whether the write queue contains a block."""
+    """Return whether the write queue contains the block at this bank, row and column."""
     e = channel.lists[WRITE, bank].head
     while e >= 0:
         if channel.entries[e].row == row and channel.entries[e].col == col:

@@ -120,7 +120,7 @@ def _at(spec: DeviceSpec, clock: float, limit_W: float, rates: list[float], suff
 
 
 def held_processor(spec: DeviceSpec, processor: ProcessorSpec) -> ProcessorSpec:
-    """A processor at the clock that its board's limit leaves to work held at it, where its kernels are another board's.
+    """Return a processor at the clock of work at its board's limit, if its kernels were timed on another board.
 
     Kernel rates include the clock at the limit of the board they were timed on. With fewer watts per silicon, clock and
     voltage are the same as under a cap on that board.
@@ -144,7 +144,7 @@ def _width(processor: ProcessorSpec) -> float:
 
 
 def cap_texts(spec: DeviceSpec) -> tuple[str, ...]:
-    """Effect of a power cap or a locked clock on a device as text; empty if nothing changes."""
+    """Return the effect of a power cap or a locked clock on a device as text; empty if nothing changes."""
     return (spec.title,) if spec.clock_share < 1.0 else ()
 
 

@@ -229,7 +229,7 @@ def lfm2(config: Config) -> ModelSpec:
 
 
 def _adjusted(config: Config) -> int:
-    """Width of LFM2's block: two thirds of what its file says, rounded up, unless it says that it is final."""
+    """Return the width of LFM2's block: two thirds of the file's value, rounded up, unless the file calls it final."""
     width = config.size("intermediate_size", "block_ff_dim")
     if not config.flag("block_auto_adjust_ff_dim", config.text("model_type") == "lfm2"):
         return width

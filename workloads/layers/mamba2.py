@@ -65,7 +65,7 @@ class Mamba2(PlainKind):
         )
 
     def shard(self, tp: int) -> Mamba2:
-        """Groups are copied once there are fewer of them than devices."""
+        """Return the part of one of `tp` devices; groups are replicated if there are fewer of them than devices."""
         groups = split(self.groups, tp, "state groups") if self.groups >= tp else 1
         return replace(self, heads=split(self.heads, tp, "state heads"), groups=groups)
 

@@ -79,17 +79,17 @@ class MixtureOfExperts(NamedKind):
 
     @property
     def held(self) -> int:
-        """Experts on one device."""
+        """Number of experts on one device."""
         return self.experts_held or self.experts
 
     @property
     def router_weights(self) -> int:
-        """Weights of the router."""
+        """Number of weights of the router."""
         return (self.experts + self.empty_experts) * (self.hidden + self.router_bias)
 
     @property
     def sent(self) -> int:
-        """Width of a token as routed experts have it."""
+        """Width of a token in the routed experts."""
         return self.latent or self.hidden
 
     def weights(self) -> tuple[Weights, ...]:
@@ -106,7 +106,7 @@ class MixtureOfExperts(NamedKind):
 
     @property
     def working_values(self) -> int:
-        """Return the values of a prompt token in memory at once: its experts', or a dense block's."""
+        """Number of values that a prompt's token needs at once: in its experts, or in a dense block."""
         dense = max(self.shared_matrices * self.shared_width, self.matrices * self.residual_width)
         return max(self.top_k * self.matrices * self.width, dense)
 
@@ -119,7 +119,7 @@ class MixtureOfExperts(NamedKind):
         )
 
     def shard_experts(self, ep: int, tp: int, copies: int = 0) -> MixtureOfExperts:
-        """What one device holds when experts go to `ep` groups of `tp` devices each.
+        """Return the part of one device if experts are distributed to `ep` groups of `tp` devices each.
 
         Where groups have not equally many experts, copies fill those that have fewer.
         """

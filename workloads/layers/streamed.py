@@ -74,7 +74,7 @@ class Rates:
     least_pairs: float = 0.0
 
     def bytes(self, s: Sums) -> float:
-        """Main-memory traffic of a call [B]."""
+        """Return the main-memory traffic of a call [B]."""
         return (
             self.pair_bytes * s.pairs + self.key_bytes * s.kv + self.token_bytes * s.tokens + self.seq_bytes * s.batch
         )
