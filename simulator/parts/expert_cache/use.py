@@ -82,7 +82,7 @@ def waiting(engines: Sequence[Engine]) -> tuple[OpTotal, ...]:
 FIGURES = Figures("expert_cache", "Expert cache", (
     Quantity("slots", "Experts of a layer that a device keeps.", label="slots"),
     Quantity("held", "Experts of a layer that a device serves.", label="of experts"),
-    Quantity("policy", "What leaves first.", "store.policy", label="policy"),
+    Quantity("policy", "Eviction policy.", "store.policy", label="policy"),
     Quantity("look_ahead", "Layers that are known ahead.", "store.look_ahead"),
     Quantity("predictor_accuracy", "Share of the experts needed that a predictor names.", "store.accuracy"),
     Quantity("predictor_false_rate", "Share of the others that it names.", "store.false_rate"),

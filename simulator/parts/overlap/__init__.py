@@ -24,7 +24,7 @@ PARTS = (
     Part(
         "overlap",
         "--overlap",
-        "exchanges beside computation",
+        "exchanges in parallel with computation",
         options=OverlapOptions,
         scope="deployment",
         hooks={
