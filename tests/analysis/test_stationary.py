@@ -84,6 +84,12 @@ def test_counts_are_shared_by_all_that_ask() -> None:
     assert all(counted(n) >= n for n in range(1, 5000, 37))
 
 
+def test_a_part_of_a_run_without_arrivals_gives_no_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stationary, "values_of", lambda run, measure: (np.ones(40), np.repeat([0.5, 2.5], 20)))
+    run: Any = SimpleNamespace(window=SimpleNamespace(edges=(0.0, 1.0, 2.0, 3.0)))
+    assert stationary._spread(run, "ttft_mean", 1.0) == 1.0
+
+
 def test_shares_that_stay_are_found() -> None:
     """Of arrivals at rate 1, served at 1 / s, a share 1 - 1 / s stays."""
     came = np.cumsum(np.random.default_rng(1).exponential(1.0, 20_000))
