@@ -113,7 +113,7 @@ def read_rates(text: str) -> tuple[float, ...]:
     Raises
     ------
     InputError
-        What is not a number from 0 to 1.
+        An acceptance probability is not a number from 0 to 1.
     """
     rates = []
     for cell in text.split(","):

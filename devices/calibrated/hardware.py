@@ -60,7 +60,7 @@ def hardware(spec: DeviceSpec, processor: ProcessorSpec | None = None) -> Record
     Parameters
     ----------
     processor : ProcessorSpec, optional
-        Which of its processors; by default the first xPU.
+        Processor of the device; by default the first xPU.
 
     Raises
     ------

@@ -67,12 +67,12 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 def named(framework: str) -> tuple[str, str]:
-    """Name and version of ``vllm@0.24``; the version is empty where none is asked for.
+    """Return the name and the version of a text such as ``vllm@0.24``; the version is empty if there is none.
 
     Raises
     ------
     InputError
-        No such framework, or a version of what has none.
+        No such framework, or a version of a framework without versions.
     """
     name, mark, version = framework.partition("@")
     check_known(f"--framework {framework}", name, FRAMEWORKS, "is not one")

@@ -129,7 +129,7 @@ class Hop:
     Attributes
     ----------
     messages : float
-        Sent one after another, so as many latencies.
+        Number of messages sent one after another; each adds a latency.
     traffic : float
         Bytes, as a multiple of the message.
     """
@@ -157,7 +157,7 @@ class CollectivePlan:
     Attributes
     ----------
     hops : tuple of Hop
-        One after another.
+        Steps of the collective, one after another.
     participants : int
         Devices that a device exchanges messages with, itself among them, over all phases.
     passes : float

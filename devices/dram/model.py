@@ -207,9 +207,9 @@ class Meeting:
     Attributes
     ----------
     clocks : int
-        Until both sides are done.
+        Clocks until both sides are done.
     finished : list of int
-        When each side was done.
+        Clock at which each side was done.
     columns : list of int
         Columns that each side has read.
     switches : int

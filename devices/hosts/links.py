@@ -70,13 +70,13 @@ class HostedLinks:
     base : CalibratedModel
         The device's own model.
     assumed : bool
-        Nobody named the host: it is the class that the device's description names.
+        Whether the host is not named, so that it is the class in the device's description.
     timed : mapping of (str, int) to TimedCollective
         By kind of op and ranks.
     rows : int
         Rows of those tables.
     other : bool
-        Whether it represents another server with peer access, in which a ring may get more of the link.
+        Whether the host represents another server with peer access, in which a ring may get more of the link.
     """
 
     base: CalibratedModel

@@ -90,7 +90,7 @@ def coefficients(model: PowerModel, roof: Roofline) -> Energies:
     Parameters
     ----------
     roof : Roofline
-        Its peaks and efficiencies say how long FLOPs and bytes hold the cores.
+        Roofline whose peaks and efficiencies determine how long FLOPs and bytes occupy the cores.
 
     Returns
     -------

@@ -46,8 +46,8 @@ def delta_net(config: Config, hidden: int) -> GatedDeltaNet:
 def kimi_linear(c: Config) -> ModelSpec:
     """Kimi-Linear and Kimi-K3: three layers of KDA to one of latent attention, DeepSeek-V3's experts.
 
-    K3 has gates of whole matrices, experts on half the width, and every 12 layers reads what the blocks before left
-    (four weights a unit of width in each layer).
+    K3 has gates with full matrices and experts on half the width. Every 12 layers it reads earlier blocks' outputs
+    (four weights per unit of width in each layer).
     """
     layers = c.layers()
     kinds = c.words("layer_types", layers, KINDS)
@@ -80,8 +80,8 @@ def kimi_linear(c: Config) -> ModelSpec:
 def bailing_hybrid(config: Config) -> ModelSpec:
     """Ling-3.0: KDA, latent attention at the end of each group of layers, many small experts.
 
-    Whole matrices for both gates of KDA, and one gate a head of latent attention: with them the count
-    is that of transformers, 124.4142 B, to four digits.
+    Both gates of KDA have full matrices, and latent attention has one gate per head. The number of weights then
+    equals the count of transformers, 124.4142 B, to four digits.
     """
     layers = config.layers()
     kinds = periodic(config, layers, KINDS, config.size("layer_group_size", default=6))

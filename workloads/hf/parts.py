@@ -268,7 +268,7 @@ def read_windows(
 ) -> tuple[int, ...]:
     """Return the attention window of every layer.
 
-    ``layer_types`` wins where a file has it; otherwise `slides` says which layers have one.
+    ``layer_types`` has priority if a file has it; otherwise `slides` returns whether a layer has a window.
     """
     window = config.window(key, default)
     kinds = config.words("layer_types", layers, WINDOWED)

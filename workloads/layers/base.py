@@ -42,13 +42,13 @@ class LayerCache:
     values : int
         Values of an entry, in the format of the KV cache.
     exact : int
-        Values in addition to those in the format of activations.
+        Additional values in the format of activations.
     window : int
-        Tokens kept at most; 0 = all.
+        Maximum tokens kept; 0 = all.
     pool : int
-        Tokens that leave one entry together.
+        Tokens that share one entry.
     scale_bytes : int
-        Bytes of scales an entry where its values are narrower than 16 bits.
+        Bytes of scales per entry if its values are narrower than 16 bits.
     format : str
         Number format of `values` for any option of a run; empty: as the KV cache.
     """

@@ -26,7 +26,7 @@ class Promise:
     Attributes
     ----------
     name : str
-        As it is written: one of `LATENCIES`, with or without a quantile.
+        Name as written: one of `LATENCIES`, with or without a quantile.
     share : float or None
         Share of the class's requests that must keep the limit; None if not stated.
     """

@@ -191,7 +191,7 @@ def _number_of(name: str, block: RequestBlock, row: int, kind: str, book: _Book)
     Raises
     ------
     InputError
-        A class of a trace that is none of those asked for.
+        A trace has a class that is not among the requested ones.
     """
     if kind not in book.kinds:
         if book.classes:
