@@ -1,1 +1,1 @@
-"""What happens when: engines, policies, layouts and placement on a SimPy clock."""
+"""Simulation over time: engines, policies, layouts and placement on the clock of one run."""

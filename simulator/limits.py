@@ -1,4 +1,4 @@
-"""Bounds of a simulation, in a module that imports nothing: options state them too."""
+"""Limits of a simulation, in a module without imports so that options can quote them."""
 
 MAX_SEQUENCES = 65_536
 """Most sequences of one rank; each has a slot in every step."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 OPTION = "option"
 SCOPE = "scope"
-"""Metadata of the field that holds options of parts: which parts (`Part.scope`)."""
+"""Metadata key of a field that holds options of parts; its value selects the parts (`Part.scope`)."""
 T = TypeVar("T")
 
 
@@ -63,7 +63,7 @@ class OptionSpec:
     choices: tuple[str, ...] = ()
 
     def checked(self, value: Any, where: str) -> Any:
-        """The value if it is of the kind and in the range; numpy's whole numbers become int.
+        """Return the value if its kind and range are right; numpy integers become int.
 
         Raises
         ------
@@ -92,17 +92,17 @@ class OptionSpec:
 
     @property
     def text(self) -> str:
-        """Help with the unit."""
+        """Return the help text with the unit."""
         return f"{self.help.removesuffix('.')} [{self.unit}]." if self.unit else self.help
 
 
 def whole(help: str, low: int | None = None, high: int = 2**31 - 1, default: int | None = None, unit: str = "") -> Any:
-    """An option that takes a whole number."""
+    """Return a dataclass field for an option that takes an integer."""
     return field(default=default, metadata={OPTION: OptionSpec(int, help, unit, low, high, "N")})
 
 
 def real(help: str, low: float, high: float, unit: str = "") -> Any:
-    """An option that takes a number."""
+    """Return a dataclass field for an option that takes a number."""
     return field(default=None, metadata={OPTION: OptionSpec(float, help, unit, low, high, "X")})
 
 
@@ -110,29 +110,29 @@ def text(
     help: str, metavar: str, default: str | None = None, file: bool = False, table: bool = False,
     choices: tuple[str, ...] = (),
 ) -> Any:  # fmt: skip
-    """An option that takes a name, a rule or a path."""
+    """Return a dataclass field for an option that takes a name, a rule or a path."""
     option = OptionSpec(str, help, metavar=metavar, file=file, table=table, choices=choices)
     return field(default=default, metadata={OPTION: option})
 
 
 def flag(help: str) -> Any:
-    """An option that is given or not."""
+    """Return a dataclass field for an option without a value."""
     return field(default=False, metadata={OPTION: OptionSpec(bool, help)})
 
 
 def texts(help: str, metavar: str) -> Any:
-    """An option that is given as often as wanted."""
+    """Return a dataclass field for an option that may be repeated."""
     return field(default=(), metadata={OPTION: OptionSpec(tuple, help, metavar=metavar)})
 
 
 def thing(help: str, metavar: str, argument: bool = False) -> dict[str, OptionSpec]:
-    """Metadata of an option that takes a name, a file or the description itself."""
+    """Return field metadata for an option that takes a name, a file or the description itself."""
     return {OPTION: OptionSpec(object, help, metavar=metavar, argument=argument)}
 
 
 @dataclass(frozen=True, slots=True)
 class PlacedOption:
-    """An option and where it stands.
+    """An option with the path of fields to it in a scenario.
 
     Attributes
     ----------
@@ -148,12 +148,12 @@ class PlacedOption:
 
     @property
     def group(self) -> str:
-        """Field of the scenario that holds it, or the part of a run; empty at the top."""
+        """Return the scenario's field that contains the option, or the part of a run; empty at the top level."""
         return self.path[1] if self.path[:1] == ("parts",) else "".join(self.path[:1])
 
     @property
     def flag(self) -> str:
-        """How it is written on a command line, and so in messages."""
+        """Return the option as written on a command line and in messages."""
         return f"--{self.name.replace('_', '-')}"
 
 
@@ -177,7 +177,7 @@ def _known() -> dict[str, Part]:
 
 @cache
 def _options(cls: type, parts: tuple[str, ...]) -> tuple[PlacedOption, ...]:
-    """Kept while the `parts` are the same: the command line asks for each of its options at every start."""
+    """Return the options of a dataclass; cached for the same `parts`, because the command line asks for each option."""
     out: list[PlacedOption] = []
     for own in fields(cls):
         inside = {own.name: _part(own)}
@@ -192,12 +192,12 @@ def _options(cls: type, parts: tuple[str, ...]) -> tuple[PlacedOption, ...]:
 
 
 def placed(cls: type) -> dict[str, PlacedOption]:
-    """Options of a dataclass by name."""
+    """Return the options of a dataclass by name."""
     return {p.name: p for p in options_of(cls)}
 
 
 def chosen(cls: type[C], options: Mapping[str, Any]) -> C:
-    """A part of a scenario from its options by name.
+    """Return a group of a scenario's options, built from options by name.
 
     Raises
     ------
@@ -208,7 +208,7 @@ def chosen(cls: type[C], options: Mapping[str, Any]) -> C:
 
 
 def unknown(name: str, known: Iterable[str]) -> InputError:
-    """The error of an option that there is not."""
+    """Return the error for an unknown option."""
     return InputError(f"--{name.replace('_', '-')}", f"unknown option{nearest(name, known)}")
 
 
@@ -258,7 +258,7 @@ C = TypeVar("C", bound=CheckedOptions)
 
 @dataclass(frozen=True, slots=True)
 class PartOptions:
-    """Options of parts by the name of the part; of a part that is not asked for, its defaults."""
+    """Options of all parts by the name of the part; parts that are not used have their defaults."""
 
     given: tuple[CheckedOptions, ...] = ()
 
@@ -267,11 +267,11 @@ class PartOptions:
         return next((own for own in self.given if type(own) is made), None) or _default(made)
 
     def asks(self, name: str) -> bool:
-        """Whether any option of a part is given."""
+        """Return whether any option of a part is given."""
         return any(type(own) is _known()[name].options for own in self.given)
 
     def names(self) -> tuple[str, ...]:
-        """Parts of which an option is given."""
+        """Return the names of the parts that have an option given."""
         return tuple(name for name, part in _known().items() if part.options and self.asks(name))
 
     def having(self, name: str, options: CheckedOptions | None = None) -> PartOptions:

@@ -1,4 +1,4 @@
-"""What a part says of itself: options, what it cannot be combined with and why, where it is and is tested."""
+"""The description of a part: its options, the parts that it cannot be combined with and why, its code and tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .quantity import Figures
 
 @dataclass(frozen=True, slots=True)
 class Combination:
-    """What is asked of an engine and of the run that it is in, as far as it is known where it is looked at.
+    """The requested engine and run, as far as they are known when parts are checked.
 
     Attributes
     ----------
@@ -35,16 +35,16 @@ class Combination:
     scaled: bool = False
 
     def of(self, name: str) -> Any:
-        """What the deployment has under a name; None without one."""
+        """Return an attribute of the deployment; None without a deployment."""
         return getattr(self.deployment, name, None)
 
     def part(self, name: str) -> Any:
-        """Return a deployment's value of a part; None without one."""
+        """Return the deployment's value of a part; None if it has none."""
         return None if self.deployment is None else self.deployment.parts.get(name)
 
     @property
     def rules(self) -> str:
-        """The part whose scheduler the engine runs; empty: the library's own."""
+        """Return the name of the part whose scheduler the engine runs; empty for OpByte's own scheduler."""
         rules = getattr(self.policy, "rules", None)
         return "" if rules is None else str(rules.part)
 
@@ -91,7 +91,7 @@ HOOKS = {
     "figures": "Values for JSON, tables, columns and the reference",
     "figures_of": "(left) -> values that depend on the run",
 }
-"""Hook points of Python's side: what a hook takes and returns, and when it is called."""
+"""Python hook points of parts: arguments and result of the hook, and when it is called."""
 
 
 @dataclass(frozen=True, slots=True)

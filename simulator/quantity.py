@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """One value of a run, or of what a part left of it.
+    """One value in the results of a run or of a part.
 
     Attributes
     ----------
@@ -37,11 +37,11 @@ class Quantity:
     inside: tuple[Quantity, ...] = ()
 
     def of(self, source: Any) -> Any:
-        """The value of a source."""
+        """Return the value of the quantity in a result."""
         return (self.value if callable(self.value) else attrgetter(self.value or self.name))(source)
 
     def entry(self, source: Any) -> Any:
-        """The value of a source as JSON has it."""
+        """Return the value of the quantity in a result, in the form used in JSON."""
         value = self.of(source)
         if not self.inside or value is None:
             return value.as_dict() if hasattr(value, "as_dict") else value
@@ -83,30 +83,30 @@ class Figures:
     more: Callable[[Any], dict[str, Any]] | None = None
 
     def entry(self, source: Any) -> dict[str, Any]:
-        """Keys of JSON."""
+        """Return the JSON keys of a part's result, with their values."""
         result = entries(source, self.quantities)
         return {self.key: result} if self.key else result
 
     def row(self, source: Any) -> dict[str, Any]:
-        """Columns of a sweep."""
+        """Return the columns of a part's result in a row of a sweep."""
         return entries(source, self.columns) | (self.more(source) if self.more else {})
 
 
 def ratio(a: float | None, b: float | None) -> float | None:
-    """Quotient, None where it is undefined."""
+    """Return a quotient, or None if it is undefined."""
     return a / b if a is not None and b else None
 
 
 def entries(source: Any, quantities: Sequence[Quantity]) -> dict[str, Any]:
-    """Name -> value of each."""
+    """Return the value of each quantity in a result, by name."""
     return {q.name: q.entry(source) for q in quantities}
 
 
 def columns(quantities: Sequence[Quantity]) -> tuple[str, ...]:
-    """Names of those that are columns of a sweep."""
+    """Return the names of the quantities that are columns of a sweep."""
     return tuple(q.name for q in quantities if q.column)
 
 
 def meanings(quantities: Sequence[Quantity]) -> Mapping[str, str]:
-    """Name -> meaning of those that are columns."""
+    """Return the meanings of the quantities that are columns of a sweep, by name."""
     return {q.name: q.meaning for q in quantities if q.column}

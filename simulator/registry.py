@@ -1,7 +1,7 @@
-"""All parts of a serving engine or a fleet, and which of them cannot go together.
+"""Registry of all parts of a serving engine or a fleet, and of the pairs that cannot be combined.
 
-A part is a package in `parts` (a module where it is small) that names it in `PARTS`; parts compose unless one says not. What
-comes from outside is added (`engine.outside`). `opbyte list parts` prints them.
+A part is a package in `parts` (a module if it is small) that names it in `PARTS`; parts can be combined unless a pair is
+listed. User-defined parts are added by `engine.outside`. `opbyte list parts` prints all of them.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from .part import Combination, Part
 
 PARTS: dict[str, Part] = {}
 PAIRS: dict[tuple[str, str], str] = {}
-"""Pairs that are refused, each with its reason; all others run."""
+"""Pairs of parts that cannot be combined, each with the reason; all other pairs can."""
 CODE: dict[str, tuple[str, ...]] = {}
-"""Package of each part below `simulator`, and modules that it shares with others."""
+"""Package of each part below `simulator`, and the modules that it shares with other parts."""
 
 
 def add(part: Part, *code: str) -> None:
-    """Add a part, and where it is."""
+    """Register a part and the location of its code."""
     home = code[0].replace("/", ".") if code else ""
     PARTS[part.name], CODE[part.name] = replace(part, home=home), (*code, *part.also)
     PAIRS.update({(part.name, other): why for other, why in part.cannot.items()})
@@ -41,18 +41,18 @@ _add_all()
 
 
 def refused_with(name: str) -> dict[str, str]:
-    """Parts that one cannot be combined with, each with the reason."""
+    """Return the parts that a part cannot be combined with, each with the reason."""
     return {other: why for pair, why in PAIRS.items() if name in pair for other in pair if other != name}
 
 
 def parts_of(asked: Combination) -> dict[str, str]:
-    """Parts of what is asked, and the options that ask for them."""
+    """Return the parts that a combination uses, each with the option that selects it."""
     answers = {name: part.asked(asked) for name, part in PARTS.items()}
     return {n: o if isinstance(o, str) else PARTS[n].flags.split(",")[0] for n, o in answers.items() if o}
 
 
 def check_parts(given: Mapping[str, str]) -> None:
-    """Refuse parts that cannot go together.
+    """Refuse parts that cannot be combined.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def check_parts(given: Mapping[str, str]) -> None:
 
 
 def hooks_at(point: str, given: Mapping[str, Any]) -> Iterator[tuple[Callable[..., Any], Any]]:
-    """Hooks at a point, each with what is given of its part."""
+    """Yield the hooks of given parts at a hook point, each with the part's value."""
     for name, value in given.items():
         check_known(f"part {name!r}", name, PARTS, "unknown part")
         hook = PARTS[name].hook(point)
@@ -79,7 +79,7 @@ def hooks_at(point: str, given: Mapping[str, Any]) -> Iterator[tuple[Callable[..
 
 
 def hooks_by_name(point: str, names: Iterable[str] | None = None) -> Iterator[tuple[str, Callable[..., Any]]]:
-    """Hooks at a point, of all parts or of some, each with the part's name."""
+    """Yield the hooks at a hook point of all or of named parts, each with the part's name."""
     for name, part in PARTS.items():
         if (names is None or name in names) and (hook := part.hook(point)) is not None:
             yield name, hook

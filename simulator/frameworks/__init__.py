@@ -1,1 +1,1 @@
-"""Serving frameworks: their settings as a deployment."""
+"""Serving frameworks: their defaults, engine files and start commands as settings of a deployment."""

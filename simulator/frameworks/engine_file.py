@@ -25,7 +25,7 @@ POLICIES = ("GUARANTEED_NO_EVICT", "MAX_UTILIZATION")
 
 
 def trtllm_settings(keys: Keys) -> EngineSettings:
-    """What a file of TensorRT-LLM's says.
+    """Return the engine settings of a TensorRT-LLM file.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def trtllm_settings(keys: Keys) -> EngineSettings:
 
 
 def _policy(keys: Keys, cache: Keys, scheduler: Keys, even: Keys, block: int) -> Policy:
-    """The batching that the file asks for."""
+    """Return the batching policy that the file sets."""
     defaults = TrtllmRules()
     tokens = keys.count("max_num_tokens", defaults.max_num_tokens)
     chunked = keys.flag("enable_chunked_prefill", defaults.chunked)
@@ -84,7 +84,7 @@ ENGINES: Mapping[str, Callable[[Keys], EngineSettings]] = {
     "sglang": sglang_file.sglang_settings,
     "tensorrt-llm": trtllm_settings,
 }
-"""What reads a file, by what its key `engine` says; the first is what it says if it does not."""
+"""Reader of an engine file by the value of its key `engine`; the first is used if the key is missing."""
 
 KEYS: Mapping[str, tuple[tuple[str, ...], Mapping[str, tuple[Any, str]]]] = {
     engine: (
@@ -93,7 +93,7 @@ KEYS: Mapping[str, tuple[tuple[str, ...], Mapping[str, tuple[Any, str]]]] = {
     )
     for engine in ENGINES
 }
-"""Keys that are read, and which of them are refused with any other value than one, by engine."""
+"""Keys that are read, and the keys of which only one value is accepted, by engine."""
 
 
 def read_engine(path: str | Path) -> EngineSettings:

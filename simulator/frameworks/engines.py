@@ -60,7 +60,7 @@ class Upkeep:
     front: FrontEnd = TOKENS
 
     def on(self, host: Host, devices: int) -> Host:
-        """Return a host whose steps take this time more, for ranks of `devices` devices."""
+        """Return a host with this time added to each step, for ranks of `devices` devices."""
         gap = self.gap_s + (self.workers_s if devices > 1 else 0.0)
         return replace(
             host, front=self.front, request_s=host.request_s - self.front.http_s, gap_s=host.gap_s + gap,
@@ -212,7 +212,7 @@ def tensorrt_llm(deployment: Deployment, launch: LaunchSettings) -> EngineSettin
 
 
 def sglang_patch(version: str) -> int:
-    """Whose rules a version has, see `SglangRules`: of 0.4 the first ones, beyond 0.5 the last ones."""
+    """Return the patch number whose rules apply (`SglangRules`): the first for 0.4, the last beyond 0.5."""
     *two, patch = sglang_version(version)
     return patch if two == [0, 5] else 0 if two < [0, 5] else LEAVERS
 

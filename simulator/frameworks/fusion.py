@@ -29,7 +29,7 @@ def _names(cell: str, names: set[str]) -> bool:
 
 
 def kernels_alone(engine: str, version: str, model: ModelSpec, device: DeviceSpec) -> tuple[str, ...]:
-    """Return small ops with separate kernels, each as often as it has; without a version, of the version that was read."""
+    """Return the small ops with separate kernels, repeated by their number of kernels; by default of the version that was read."""
     from .engines import sglang_version  # compiled code behind it
     from .keys import numbers_of  # compiled code behind it
 

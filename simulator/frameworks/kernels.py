@@ -31,11 +31,11 @@ from .engines import sglang_version
 
 ALIASES: Mapping[str, str] = {"bfloat16": "bf16", "float16": "fp16"}
 MIXING = ("vllm", "trtllm")
-"""Engines that do this by default or by the scripts of the public benchmark."""
+"""Engines that multiply 4-bit weights with 8-bit inputs by default or by the scripts of the public benchmark."""
 
 
 def formats(model: ModelSpec, weights: str, kv: str, mixed: bool = False) -> Numerics:
-    """Number formats of a checkpoint.
+    """Return a model with the number formats of a checkpoint.
 
     ``nvfp4`` checkpoints of models with latent attention keep attention in 16 bit; ``mxfp4`` ones
     convert experts only, whose inputs are 8 bits where the matrix unit multiplies the two as they
@@ -65,9 +65,9 @@ def formats(model: ModelSpec, weights: str, kv: str, mixed: bool = False) -> Num
 
 
 def as_multiplied(model: ModelSpec, engine: str, device: DeviceSpec) -> ModelSpec:
-    """A model whose MXFP4 experts take inputs of 8 bits, where an engine multiplies the two as they are.
+    """Return a model whose MXFP4 experts take 8-bit inputs, if the engine multiplies the two formats directly.
 
-    vLLM and TensorRT-LLM do on data-centre Blackwell, see `formats`.
+    vLLM and TensorRT-LLM do this on data-centre Blackwell, see `formats`.
     """
     numerics = model.numerics
     if engine not in MIXING or generation(device) != BLACKWELL or numerics.weight_format("experts") != "mxfp4":
@@ -79,7 +79,7 @@ def as_multiplied(model: ModelSpec, engine: str, device: DeviceSpec) -> ModelSpe
 def kernels_of(
     framework: str, device: DeviceSpec, *, apart: bool, stored: str = "", version: str = ""
 ) -> dict[str, str]:
-    """Kinds of ops -> whose kernels run them, as `devices.device.build_device` takes them.
+    """Return the framework whose kernels run each kind of op, as `devices.device.build_device` takes them.
 
     Parameters
     ----------

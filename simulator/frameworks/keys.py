@@ -1,4 +1,4 @@
-"""Objects of an engine's file, whose values are checked as they are read."""
+"""Checked reading of the JSON objects in an engine's file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ D = TypeVar("D", int, None)
 
 
 class Listed(NamedTuple):
-    """Keys of an engine's file and of its sections: what is read, what does not bear on time, what is refused and why."""
+    """Keys of an engine's file and its sections: those read, those without effect on time, those refused and why."""
 
     keys: tuple[str, ...]
     harmless: frozenset[str]
@@ -35,7 +35,7 @@ class Listed(NamedTuple):
 
 @cache
 def listed(engine: str) -> Listed:
-    """An engine's keys in keys.yaml."""
+    """Return an engine's keys from keys.yaml."""
     harmless: set[str] = set()
     only: dict[str, dict[str, tuple[Any, str]]] = {}
     sections: dict[str, dict[str, None]] = {}
@@ -52,7 +52,7 @@ def listed(engine: str) -> Listed:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """One object of the file, whose values are checked as they are read."""
+    """One object of the file, whose values are checked when they are read."""
 
     path: Path
     values: dict[str, Any]
@@ -82,7 +82,7 @@ class Keys:
         return self
 
     def part(self, key: str, *beside: str) -> Keys:
-        """An object of the file. Keys that it lacks may stand `beside` it, as in an engine's own settings."""
+        """Return an object of the file; missing keys in `beside` are taken from the level above, as engines do."""
         value = self.values.get(key)
         if value is not None and not isinstance(value, dict):
             raise self.wrong(key, "an object")
@@ -97,7 +97,7 @@ class Keys:
         return [Keys(self.path, items[i], f"{self.prefix}{key}[{i}].") for i in range(len(items))]
 
     def refuse_unsimulated(self, engine: str, section: str = "") -> None:
-        """Refuse settings that bear on time and have a value that is not simulated."""
+        """Refuse settings that affect time and have a value that is not simulated."""
         for key, (only, why) in listed(engine).only[section].items():
             setting = self.values.get(key)
             if setting is not None and setting != only:
@@ -124,11 +124,11 @@ class Keys:
         return self.real(key, default, 1e-9, 1.0, "a fraction in (0, 1]")
 
     def seconds(self, key: str, default: float, unit: float) -> float:
-        """A time that the file gives in units of `unit` seconds."""
+        """Return a time that the file gives in units of `unit` seconds."""
         return default if self.values.get(key) is None else self.real(key, 0.0, 0.0, 1e9) * unit
 
     def real(self, key: str, default: float, least: float, most: float, wanted: str = "") -> float:
-        """A number of a range."""
+        """Return a number within a range."""
         value = self.values.get(key)
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if value is not None and not (number and least <= value <= most):
@@ -142,7 +142,7 @@ class Keys:
         return value
 
     def one_of(self, key: str, default: str, known: Sequence[str]) -> str:
-        """A key with one of a few names."""
+        """Return the value of a key that takes one of a few names."""
         name = self.text(key, default)
         if name not in known:
             raise SpecError(self.path, f"{self.prefix}{key}: unknown {name!r}{nearest(name, known)}")
@@ -204,12 +204,12 @@ def numbers_of(version: str) -> tuple[int, ...]:
 
 
 def number_of(version: str) -> tuple[int, int] | None:
-    """Major and minor number of a version; None if it is none."""
+    """Return the major and minor number of a version; None if the text is not a version."""
     return (found[0], found[1]) if (found := numbers_of(version)) else None
 
 
 def version_of(keys: Keys, usual: str) -> tuple[int, int]:
-    """The version that a file names, refused if it is none."""
+    """Return the version in the file; refuse a text that is not a version."""
     key = "version" if "version" in keys.values else "engine_version"
     version = keys.text(key, usual)
     number = number_of(version)
@@ -225,7 +225,7 @@ READ: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
 
 
 def version_doubts(keys: Keys, framework: str, usual: str) -> list[str]:
-    """`far_version` of the version that a file names."""
+    """Return the warning of `far_version` for the version in the file."""
     version_of(keys, usual)
     key = "version" if "version" in keys.values else "engine_version"
     text = keys.text(key, usual)

@@ -27,7 +27,7 @@ from .sharing import NOTHING, SHARING, Sharing
 from .vllm_file import EXCHANGES
 
 MADE = {"vllm": ("fp8",), "sglang": ("fp8",), "tensorrt-llm": ("fp8",)}
-"""Formats that an engine makes of 16-bit weights as it loads them."""
+"""Formats to which an engine can quantise 16-bit weights when it loads them."""
 
 
 MODELOPT = "nvidia/"
@@ -73,7 +73,7 @@ def checkpoint_of(engine: str, model: str, dtype: str | None, own: str, modelopt
 
 
 def hub_name(model: str) -> str:
-    """Name of a model's checkpoint on its hub: the requested name, or the first known one."""
+    """Return the name of a model's checkpoint on its hub: the requested name, or the first known one."""
     if "/" in model:
         return model
     entry = catalog_entry(model)
@@ -108,12 +108,12 @@ class Start:
     sharing: Sharing = NOTHING
 
     def unsaid(self, engine: str) -> list[str]:
-        """Options that an engine has no key for."""
+        """Return the options that the engine has no key for."""
         return unsaid(engine, self.sharing, self.tp, self.dp, self.ep)
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what is an engine's default anyway."""
+    """Return the values without those that are the engine's defaults."""
     return {
         key: x for key, x in values.items() if x is True or (x not in (None, 1) and x is not False) or key == "engine"
     }
@@ -152,15 +152,15 @@ def _trtllm(start: Start) -> dict[str, Any]:
 
 
 FILES: Mapping[str, Callable[[Start], dict[str, Any]]] = {"vllm": _vllm, "sglang": _sglang, "tensorrt-llm": _trtllm}
-"""What writes an engine's file, by the name in its key `engine`."""
+"""Functions that return the content of an engine's file, by the value of its key `engine`."""
 
 
 VERSIONS = {"vllm": "0.20.2", "sglang": "0.5.9", "tensorrt-llm": "1.2.0"}
-"""Versions that the engines' options are checked against."""
+"""Versions of the engines for which the written options were checked."""
 
 
 def engine_values(engine: str, start: Start) -> dict[str, Any]:
-    """The object of an ``engine.json``, see `engine_file.read_engine`.
+    """Return the content of an ``engine.json``, see `engine_file.read_engine`.
 
     Raises
     ------
@@ -173,7 +173,7 @@ def engine_values(engine: str, start: Start) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What an engine makes room for, as a simulation had it.
+    """Limits of lengths, sequences and memory that an engine is started with, as in the simulation.
 
     Attributes
     ----------
@@ -201,7 +201,7 @@ ROOMS = {
     "sglang": ("context_length", "max_running_requests", "mem_fraction_static"),
     "tensorrt-llm": ("max_seq_len", "max_batch_size", "kv_cache_free_gpu_memory_fraction"),
 }
-"""An engine's names of what `Room` says."""
+"""An engine's keys for the fields of `Room`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +215,7 @@ class Launch:
 
 
 def launch_of(engine: str, model: str, values: Mapping[str, Any], room: Room | None = None) -> Launch:
-    """What starts a copy of an engine with the settings of `engine_values`.
+    """Return the command that starts an engine with the settings of `engine_values`.
 
     Raises
     ------
@@ -293,14 +293,14 @@ def _yaml(value: Any) -> str:
 
 
 EPLB = {"eplb": "auto", "balanced": "deepseek", "balanced-by-node": "deepseek_hierarchical"}
-"""Placements of SGLang's `eplb_algorithm`."""
+"""Placement options for the values of SGLang's `eplb_algorithm`."""
 
 Written = tuple[dict[str, Any], frozenset[str]]
-"""Keys of a file with their values, and the options that they say."""
+"""Keys of a file with their values, and the options that these keys express."""
 
 
 def _vllm_sharing(sharing: Sharing, dp: int) -> Written:
-    """Keys of vLLM that share experts out, and which options they express."""
+    """Return the vLLM keys of the exchange and placement of experts, and the options that they express."""
     values, said = dict[str, Any](), set[str]()
     backend = next((k for k, v in EXCHANGES.items() if v is not None and v == sharing.all_to_all), None)
     if backend is not None and dp > 1:
@@ -326,7 +326,7 @@ def _vllm_sharing(sharing: Sharing, dp: int) -> Written:
 
 
 def _sglang_sharing(sharing: Sharing, dp: int) -> Written:
-    """Keys of SGLang that share experts out, and which options they express."""
+    """Return the SGLang keys of the exchange and placement of experts, and the options that they express."""
     values, said = dict[str, Any](), set[str]()
     mode = next((k for k, v in MODES.items() if v == sharing.all_to_all), None)
     sends = mode is not None and dp > 1
@@ -349,23 +349,23 @@ def _sglang_sharing(sharing: Sharing, dp: int) -> Written:
 
 
 WRITERS: Mapping[str, Callable[[Sharing, int], Written]] = {"vllm": _vllm_sharing, "sglang": _sglang_sharing}
-"""What writes them, by engine."""
+"""Functions that write the keys of `Sharing`, by engine."""
 
 
 def sharing_values(engine: str, sharing: Sharing, tp: int, dp: int, ep: int) -> dict[str, Any]:
-    """Keys of an engine's file that say what `sharing` does, as far as it has any."""
+    """Return the keys of an engine's file that express the options `sharing`, as far as it has such keys."""
     return _written(engine, sharing, tp, dp, ep)[0]
 
 
 def unsaid(engine: str, sharing: Sharing, tp: int, dp: int, ep: int) -> list[str]:
-    """Options of `sharing` that an engine has no key for, as they are written."""
+    """Return the options of `sharing` that an engine has no key for, as they are written on a command line."""
     said = _written(engine, sharing, tp, dp, ep)[1]
     given = ((name, getattr(sharing, name)) for name in SHARING)
     return [f"--{n.replace('_', '-')} {value}" for n, value in given if value is not None and n not in said]
 
 
 def _written(engine: str, sharing: Sharing, tp: int, dp: int, ep: int) -> Written:
-    """Both; of a dispatch that SGLang has no word for nothing is said of copies."""
+    """Return the keys and the expressed options; if SGLang lacks a key for the dispatch, both omit redundant experts."""
     if replace(sharing, keys=()) == NOTHING or ep == 1 or engine not in WRITERS:
         return {}, frozenset()
     if ep != tp * dp:  # tokens are sent among all devices or not at all

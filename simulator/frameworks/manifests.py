@@ -20,10 +20,10 @@ from .launch import VERSIONS, Launch
 IMAGES = {
     "vllm": "vllm/vllm-openai:v", "sglang": "lmsysorg/sglang:v", "tensorrt-llm": "nvcr.io/nvidia/tensorrt-llm/release:",
 }  # fmt: skip
-"""Images, without the version at their end."""
+"""Container images of engines, without the version at the end."""
 DYNAMO, ROUTER, LLM_D = "1.4.0", "nginx:1.27", "ghcr.io/llm-d/llm-d-cuda:v0.3.0"
 WORKERS = {"vllm": "vllm", "sglang": "sglang", "tensorrt-llm": "trtllm"}
-"""Dynamo's modules and names of back ends."""
+"""Names of Dynamo's backend modules."""
 RUNTIMES = {"vllm": "vllm", "sglang": "sglang", "tensorrt-llm": "tensorrtllm"}
 OPTIONS, CACHE = "/tmp/options.yaml", "/var/cache/huggingface"
 PORT = 8000
@@ -41,7 +41,7 @@ class Copies:
 
     @property
     def serves(self) -> list[str]:
-        """Program and arguments that listen at `PORT` on all addresses."""
+        """Return the program and arguments of a server that listens at `PORT` on all addresses."""
         host = [] if self.engine == "vllm" else ["--host", "0.0.0.0"]  # in a container
         words = [*self.launch.words, *host, "--port", str(PORT)]
         if not self.launch.file:
@@ -50,13 +50,13 @@ class Copies:
 
 
 def _with_options(words: list[str], options: Mapping[str, Any]) -> list[str]:
-    """A shell that writes a file of options first."""
+    """Return a shell command that writes a file of options and then starts the program."""
     text = yaml.safe_dump(dict(options), sort_keys=False)
     return ["sh", "-c", f"cat > {OPTIONS} <<'END'\n{text}END\nexec {shlex.join(words)}\n"]
 
 
 def _compose(copies: Copies) -> dict[str, Any]:
-    """A Docker Compose file of the copies."""
+    """Return a Docker Compose file that starts the replicas."""
     if copies.copies * copies.devices > copies.node:
         raise InputError(
             "--emit compose",
@@ -86,7 +86,7 @@ def _compose(copies: Copies) -> dict[str, Any]:
 
 
 def _dynamo(copies: Copies) -> dict[str, Any]:
-    """A DynamoGraphDeployment of the copies."""
+    """Return a DynamoGraphDeployment that starts the replicas."""
     if copies.launch.keys.get("data_parallel_size"):
         raise InputError("--emit dynamo", "cannot start data-parallel ranks of vLLM; llm-d can")
     runs = ["python3", "-m", f"dynamo.{WORKERS[copies.engine]}"]
@@ -121,7 +121,7 @@ def _dynamo(copies: Copies) -> dict[str, Any]:
 
 
 def _api_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
-    """Keys of TensorRT-LLM's `LlmArgs`: the cache's share of memory stands within its own."""
+    """Return the keys as TensorRT-LLM's `LlmArgs` takes them: the cache's share of memory is in a nested object."""
     out = dict(keys)
     share = out.pop("kv_cache_free_gpu_memory_fraction", None)
     if share is not None:
@@ -130,7 +130,7 @@ def _api_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _llm_d(copies: Copies) -> dict[str, Any]:
-    """Values of llm-d's chart for the copies."""
+    """Return the values of llm-d's chart that start the replicas."""
     if copies.engine != "vllm":
         raise InputError("--emit llm-d", f"starts vLLM, not {copies.engine}; dynamo and compose do")
     if copies.devices > copies.node:
@@ -160,17 +160,17 @@ USED = {
     "dynamo": "kubectl apply -f dynamo.yaml",
     "llm-d": "helm install NAME llm-d-modelservice/llm-d-modelservice -f llm-d.yaml",
 }
-"""How a manifest is started, by its name."""
+"""Command that applies a manifest, by the manifest's name."""
 
 
 def manifest(name: str, copies: Copies) -> str:
-    """Text of a manifest that starts all copies."""
+    """Return the text of a manifest that starts all replicas."""
     body = yaml.safe_dump(WRITERS[name](copies), sort_keys=False, width=10_000)
     return f"# {USED[name]}\n{body}"
 
 
 def _name(model: str) -> str:
-    """A name that Kubernetes takes.
+    """Return a model name in the form that Kubernetes accepts.
 
     Examples
     --------

@@ -1,6 +1,6 @@
-"""Workloads with the plans that vLLM's own scheduler made, and the same requests in an engine here.
+"""Replay of workloads whose plans were made by vLLM's own scheduler, in an engine of this simulator.
 
-The plans were made by vLLM's code while only the workers were stood for; here every batch takes one
+The plans were made by vLLM's code with only the workers replaced; here every batch takes one
 unit of time on every stage.
 """
 
@@ -30,18 +30,19 @@ from .engine_file import engine_of
 from .settings import EngineSettings
 
 MODEL, DEVICE = "llama-3-8b", "h100"
-"""What the batches run on. Any would do whose batches take less than the unit of time: a plan depends
-on no other property of it."""
+"""Model and device of the simulated engine. Any would do whose batches take less than the unit of time, because a plan
+depends on no other property of them.
+"""
 
 LARGEST = 1 << 28
-"""Bytes of a file of cases at most."""
+"""Largest size of a file of cases [B]."""
 UNIT_S = 1.0
-"""Time of a batch on a stage."""
+"""Time of a batch on a stage [s]."""
 
 
 @dataclass(frozen=True, slots=True)
 class CaseRequest:
-    """A request of a case; `follows` is another's position, -1 for none."""
+    """A request of a case; `follows` is the position of the request that it follows, -1 for none."""
 
     arrival: float
     input: int
@@ -53,7 +54,7 @@ class CaseRequest:
 
 @dataclass(frozen=True, slots=True)
 class ScheduleCase:
-    """A workload and what vLLM planned for it, in the form of the file."""
+    """A workload with the plans that vLLM made for it, as stored in the file."""
 
     name: str
     engine: EngineSettings
@@ -63,7 +64,7 @@ class ScheduleCase:
 
 
 def replay(case: ScheduleCase, record: bool) -> tuple[list[Any], list[Any]]:
-    """Run a case: its plans, if they are to be recorded, and requests in order of completion."""
+    """Run a case; return its plans (if they are recorded) and its requests in order of completion."""
     engine, order = _engine(case, record), list[int]()
     known = [(r.arrival, k) for k, r in enumerate(case.requests) if r.follows < 0]
     heapq.heapify(known)
@@ -89,7 +90,7 @@ def replay(case: ScheduleCase, record: bool) -> tuple[list[Any], list[Any]]:
 
 
 def _engine(case: ScheduleCase, record: bool) -> Engine:
-    """An engine with the case's settings whose batches take one unit of time a stage."""
+    """Return an engine with the case's settings, whose batches take one unit of time per stage."""
     settings = case.engine
     policy = without_front(settings.policy)  # arrivals are the times at which the engine has the requests
     engine = Engine(_deployment(settings.pp or 1), policy, cache=settings.cache, keep_plans=record)
@@ -100,14 +101,14 @@ def _engine(case: ScheduleCase, record: bool) -> Engine:
 
 @cache
 def _deployment(stages: int) -> Deployment:
-    """A model of as many layers as there are stages, two at least."""
+    """Return a deployment of a model with as many layers as there are stages, at least two."""
     model = load_model(MODEL)
     model = replace(model, layers=model.layers[: max(2, stages)])
     return deploy(model, load_system(f"{DEVICE}-x{stages}"), pp=stages)
 
 
 def _block(case: ScheduleCase, k: int, arrival: float) -> RequestBlock:
-    """One request of a case for the engine."""
+    """Return one request of a case as a block for the engine."""
     asked, first = case.requests[k], k
     while case.requests[first].follows >= 0:
         first = case.requests[first].follows
@@ -121,7 +122,7 @@ def _block(case: ScheduleCase, k: int, arrival: float) -> RequestBlock:
 
 
 def _plans(engine: Engine, order: Sequence[int]) -> Iterator[Any]:
-    """Recorded plans in the form of the file; those that neither run nor preempt are left out."""
+    """Yield the recorded plans in the form of the file, without plans that neither run nor preempt a request."""
     block_bytes = float(engine.kv.block_bytes.sum())
     for plans, entries in engine.plans:
         start = 0
@@ -137,14 +138,14 @@ def _plans(engine: Engine, order: Sequence[int]) -> Iterator[Any]:
 
 
 def _done(engine: Engine, order: Sequence[int]) -> list[Any]:
-    """Requests in order of completion, with the times of their first and last tokens."""
+    """Return the requests in order of completion, with the times of their first and last tokens."""
     state, count = engine.state, len(order)
     rows = np.argsort(state.requests.order[:count])
     return [[order[r], *state.requests[["first", "last"]][r].tolist()] for r in rows.tolist()]
 
 
 def read_cases(path: Path) -> list[ScheduleCase]:
-    """All cases of a file.
+    """Return all cases of a file.
 
     Raises
     ------
@@ -162,7 +163,7 @@ def read_cases(path: Path) -> list[ScheduleCase]:
 
 
 def _case(path: Path, number: int, line: str) -> ScheduleCase:
-    """One line of a file of cases."""
+    """Parse one line of a file of cases."""
     where = f"{path}, line {number}"
     try:
         values = json.loads(line)

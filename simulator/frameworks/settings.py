@@ -1,4 +1,4 @@
-"""What a serving engine runs with, whoever says so: options, an engine's file, a framework."""
+"""Settings of a serving engine, from options, an engine's file or a framework's defaults."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class EngineSettings:
         return replace(limited, policy=replace(limited.policy, host=waits))
 
     def cache_for(self, deployment: Deployment) -> CacheSettings:
-        """Cache settings of a deployment: without a number of blocks, what the memory holds."""
+        """Return the cache settings for a deployment; without a given number of blocks, as many as fit."""
         total = self.memory_bytes or deployment.system.device.memory.capacity_bytes
         if self.cache.blocks is not None:
             return self.cache
@@ -119,14 +119,14 @@ class EngineSettings:
 
 
 class RunningLimits(Protocol):
-    """What an engine lets run at once, where it depends on the deployment."""
+    """Interface of an engine's limits of concurrent requests that depend on the deployment."""
 
     def asked(self, sequences: int | None, tokens: int | None) -> RunningLimits:
-        """Return these limits with those that options give in their place."""
+        """Return these limits with limits from options replacing them."""
         ...
 
     def applied(self, settings: EngineSettings, deployment: Deployment) -> EngineSettings:
-        """Settings with the limits and the split of memory of a deployment."""
+        """Return engine settings with the limits and the memory split for a deployment."""
         ...
 
 

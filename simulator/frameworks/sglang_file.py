@@ -26,11 +26,11 @@ from .sharing import PLACED_ONCE, Sharing, named, needs, not_simulated, refuse_o
 
 URGENT = "enable_priority_scheduling"
 PRIORITY = ("schedule_low_priority_values_first", "priority_scheduling_preemption_threshold")
-"""Keys that say how it schedules."""
+"""Keys of priority scheduling."""
 
 
 def sglang_settings(keys: Keys) -> EngineSettings:
-    """What a file of SGLang's says.
+    """Return the engine settings of an SGLang file.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def sglang_settings(keys: Keys) -> EngineSettings:
 ALGORITHMS = ("EAGLE", "EAGLE3", "NEXTN", "STANDALONE", "NGRAM")
 """Values of `speculative_algorithm` that are simulated."""
 STEPS = 3
-"""Drafts of a step where a file does not say how many (``auto_choose_speculative_params``, of most models since 0.5.9)."""
+"""Default number of drafts per step (``auto_choose_speculative_params``, of most models since 0.5.9)."""
 
 
 def _speculation(keys: Keys) -> DraftChoice | None:
@@ -111,7 +111,7 @@ def _speculation(keys: Keys) -> DraftChoice | None:
 
 
 def _limits(keys: Keys) -> SglangLimits:
-    """What the file says of what may run at once."""
+    """Return the limits of concurrent requests and memory that the file sets."""
     chunk = keys.count("chunked_prefill_size", None, least=-1)
     return SglangLimits(
         sglang_version(keys.text("version", keys.text("engine_version", ""))),
@@ -130,7 +130,7 @@ def _limits(keys: Keys) -> SglangLimits:
 
 
 def _degree(keys: Keys, of: str) -> int:
-    """A parallel degree by its long or its short name."""
+    """Return a parallel degree from its long or its short key."""
     short = f"{'p' if of == 'pipeline' else of[0]}p_size"
     long = f"{of}_parallel_size"
     if keys.values.get(short) is not None and keys.values.get(long) is not None:
@@ -139,7 +139,7 @@ def _degree(keys: Keys, of: str) -> int:
 
 
 def _priorities(keys: Keys, lpm: bool) -> dict[str, Any]:
-    """Options of `SglangRules` that say who goes before whom.
+    """Return the options of `SglangRules` for priorities of requests.
 
     Raises
     ------
@@ -164,7 +164,7 @@ def _priorities(keys: Keys, lpm: bool) -> dict[str, Any]:
 
 
 def _policy(keys: Keys, host: Keys, page: int, ranks: int, pp: int) -> Policy:
-    """The batching that the file asks for."""
+    """Return the batching policy that the file sets."""
     defaults, version = SglangRules(), keys.text("version", keys.text("engine_version", ""))
     memory = keys.part("hardware").count("device_total_memory_bytes", None, 1 << 50)
     usual = defaults.chunked_prefill_size if memory is None else sglang_chunk(sglang_version(version), memory)
@@ -216,13 +216,13 @@ PLACEMENTS = {
 }  # fmt: skip
 """Values of `eplb_algorithm` and the placement of each; the first is the default."""
 DISPATCHES = {"static": "local", "dynamic": "any"}
-"""Values of `ep_dispatch_algorithm` and the rule of each."""
+"""Dispatch rule for each value of `ep_dispatch_algorithm`."""
 EVEN = 0.48
 """Least share of the smaller half's tokens above which halves count as even; SGLang's default."""
 DIRECT = ("deepep_v2", "flashinfer", "megamoe", "mooncake", "mori", "nixl", "pplx")
-"""Other values of `moe_a2a_backend` than none and deepep (0.5.23): here all messages at once, directly."""
+"""Values of `moe_a2a_backend` besides none and deepep (0.5.23); all are simulated as one direct exchange of messages."""
 OLD = {"enable_deepep_moe": "moe_a2a_backend: deepep", "enable_ep_moe": "ep_size"}
-"""Keys of earlier versions."""
+"""Keys of earlier versions, with their present names."""
 REBALANCING = (
     "eplb_rebalance_num_iterations", "eplb_rebalance_layers_per_chunk",
     "eplb_min_rebalancing_utilization_threshold",
@@ -275,7 +275,7 @@ def sharing_of(keys: Keys, tp: int, apart: bool, ep: int) -> tuple[str, Sharing,
 
 
 def sends_tokens(keys: Keys) -> bool:
-    """Whether tokens are sent to their experts, and not gathered."""
+    """Return whether ranks send tokens to their experts instead of gathering all tokens."""
     return _backend(keys) != "none"
 
 
@@ -284,12 +284,12 @@ def _backend(keys: Keys) -> str:
 
 
 def captures(keys: Keys) -> bool:
-    """Whether the exchange lets SGLang capture graphs: DeepEP's normal kernels do not."""
+    """Return whether SGLang captures CUDA graphs with this exchange; DeepEP's normal kernels prevent it."""
     return not (_backend(keys) == "deepep" and keys.values.get("deepep_mode") == "normal")
 
 
 def _placed(keys: Keys, sends: bool, ep: int) -> tuple[str | None, int | None, str | None, list[str]]:
-    """Placement, copies and dispatch of experts; None where the file asks for none."""
+    """Return placement, redundant experts and dispatch of experts; None if the file does not set them."""
     copies = keys.count("ep_num_redundant_experts", 0, least=0)
     location = keys.text("init_expert_location", "trivial")
     balances = keys.flag("enable_eplb", False)

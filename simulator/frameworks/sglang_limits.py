@@ -20,7 +20,7 @@ from .settings import EngineSettings
 MIB, GIB = 2.0**20, 1024
 Version = tuple[int, ...]
 READ: Version = (0, 5, 9)
-"""The version where a file names none."""
+"""Version that is assumed if a file names none."""
 
 CHUNKS = (
     ((0, 0), ((24.4, 8192), (0.0, 2048))),
@@ -28,7 +28,7 @@ CHUNKS = (
     ((0, 5, 3), ((160.0, 16_384), (60.0, 8192), (35.0, 4096), (0.0, 2048))),
     ((0, 5, 20), ((160.0, 16_384), (60.0, 8192), (20.0, 4096), (0.0, 2048))),
 )
-"""Default of `chunked_prefill_size`: a device's least memory [GiB] and tokens."""
+"""Defaults of `chunked_prefill_size` by version: least device memory [GiB] and chunk [tokens]."""
 GRAPHS = (
     ((0, 0), ((24.4, 160, 160), (0.0, 8, 8))),
     ((0, 4, 9), ((35.0, 160, 160), (0.0, 8, 80))),
@@ -36,9 +36,9 @@ GRAPHS = (
     ((0, 5, 6), ((160.0, 512, 512), (60.0, 256, 512), (35.0, 32, 160), (20.0, 24, 80), (0.0, 8, 8))),
     ((0, 5, 20), ((160.0, 512, 512), (60.0, 256, 512), (35.0, 32, 160), (20.0, 48, 160), (0.0, 8, 8))),
 )
-"""Largest batch with a captured graph: a device's least memory [GiB], below four devices and from four on."""
+"""Largest batch with a captured graph by version: least device memory [GiB], batch below and from four devices on."""
 EARLY_SHARES = ((16, 0.79), (8, 0.81), (4, 0.85), (2, 0.87), (1, 0.88))
-"""`mem_fraction_static` before 0.4.10: devices, and the share of memory."""
+"""Defaults of `mem_fraction_static` before 0.4.10: number of devices, and the share of memory."""
 
 WINDOWS: Mapping[str, Version] = {
     **dict.fromkeys(("Llama4ForConditionalGeneration", "GptOssForCausalLM", "MiMoV2FlashForCausalLM", "Step3p5ForCausalLM"), READ),
@@ -48,10 +48,10 @@ WINDOWS: Mapping[str, Version] = {
 """Architectures whose window layers have a separate pool (``is_hybrid_swa_model`` in configs/model_config.py), since
 0.5.9."""
 FULL_BEFORE = ("Gemma2", "Gemma3", "Olmo2", "GptOss", "Llama4")
-"""Before 0.5.9 all models with windows had one but these."""
+"""Architectures with attention windows but without a separate pool before 0.5.9; all others with windows had one."""
 V4, SPARSE = "DeepseekV4ForCausalLM", ("DeepseekV32ForCausalLM", "GlmMoeDsaForCausalLM")
 V4_RUNNING, DRAFT_RUNNING = 256, 48
-"""Defaults of `max_running_requests`: of DeepSeek-V4 since 0.5.12, and of all with drafts."""
+"""Defaults of `max_running_requests`: for DeepSeek-V4 since 0.5.12, and for all models with drafts."""
 PAGES: Mapping[str, int] = {V4: 256, "MiniMaxM3ForCausalLM": 128, **dict.fromkeys(SPARSE, 64)}
 """Page sizes that an architecture's attention needs [tokens]."""
 STRATEGIES = ("auto", "no_buffer", "extra_buffer", "extra_buffer_lazy")
@@ -59,7 +59,7 @@ STRATEGIES = ("auto", "no_buffer", "extra_buffer", "extra_buffer_lazy")
 
 
 def since(rows: tuple[tuple[Version, tuple[tuple[float, ...], ...]], ...], version: Version, gib: float) -> list[int]:
-    """The row of a table of versions and memories that holds for both."""
+    """Return the row of a table for a version and a device memory [GiB]."""
     table_found = next(table for first, table in reversed(rows) if first <= version)
     return [int(x) for x in next(row for row in table_found if gib >= row[0])[1:]]
 
@@ -71,7 +71,7 @@ def sglang_chunk(version: Version, memory_bytes: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class SglangLimits:
-    """Keys of SGLang that say what may run; None where SGLang chooses by the deployment.
+    """SGLang's keys for limits of concurrent requests and memory; None if SGLang derives them from the deployment.
 
     Attributes
     ----------
@@ -111,11 +111,11 @@ class SglangLimits:
     attention: str = ""
 
     def asked(self, sequences: int | None, tokens: int | None) -> SglangLimits:
-        """Return these limits with those that options give in their place."""
+        """Return these limits with limits from options replacing them."""
         return replace(self, sequences=sequences or self.sequences, chunk=tokens or self.chunk)
 
     def applied(self, settings: EngineSettings, deployment: Deployment) -> EngineSettings:
-        """Settings with the batching and the cache of a deployment.
+        """Return engine settings with the batching and the cache for a deployment.
 
         Raises
         ------
@@ -164,12 +164,12 @@ class SglangLimits:
         return replace(settings, policy=policy, cache=cache)
 
     def _page(self, deployment: Deployment) -> int:
-        """Tokens of a page: what an architecture's attention needs, or TensorRT-LLM's kernels on data-centre Blackwell."""
+        """Return the tokens of a page, as the architecture or TensorRT-LLM's kernels on data-centre Blackwell need."""
         usual = 64 if generation(deployment.system.device) == BLACKWELL and self.version >= (0, 5, 6) else 1
         return PAGES.get(deployment.model.architecture, usual)
 
     def _asked(self, deployment: Deployment, ranks: int) -> tuple[int | None, str]:
-        """Most requests of a rank, if a key or a default of the model or its drafts says so, and which."""
+        """Return the request limit of a rank if a key or default sets one, and its source."""
         most, why = self.sequences, "max_running_requests"
         if most is None and deployment.model.architecture == V4 and self.version >= (0, 5, 12):
             most, why = V4_RUNNING, "SGLang's default for DeepSeek-V4"
@@ -178,7 +178,7 @@ class SglangLimits:
         return None if most is None else max(most // ranks, 1), f"{why}, over {ranks} ranks" if ranks > 1 else why
 
     def _usual(self, deployment: Deployment, cache: CacheSettings) -> int:
-        """Places for requests by what the cache holds, of requests as long as the context allows."""
+        """Return the request limit that follows from the cache size and the context length."""
         rules = kv_rules(deployment, cache)
         tokens = rules.blocks * rules.block if rules.block_bytes.sum() else 1 << 40
         longest = min(self.context or 1 << 31, deployment.model.max_position or 1 << 31)
@@ -203,7 +203,7 @@ class SglangLimits:
         return self.strategy != "no_buffer"
 
     def _states_each(self, rules: SglangRules, deployment: Deployment) -> int:
-        """Places for states that SGLang counts for a running request (``mamba_cache_ratio``)."""
+        """Return the state slots that SGLang reserves for a running request (``mamba_cache_ratio``)."""
         if not rules.radix:
             return 1
         if self.version < READ or not self._buffered(rules.overlap):
@@ -235,7 +235,7 @@ class SglangLimits:
         return slots, slots * beside
 
     def _fraction(self, deployment: Deployment, total: float, chunk: int, ranks: int) -> float:
-        """Share of a device's memory for weights and cache (`mem_fraction_static`) that SGLang chooses."""
+        """Return the share of device memory for weights and cache that SGLang chooses (`mem_fraction_static`)."""
         memory, devices = total / MIB, deployment.layout.all_devices
         if self.version < (0, 4, 10):
             share = next(x for least, x in EARLY_SHARES if devices >= least)
@@ -254,14 +254,14 @@ class SglangLimits:
         return share
 
     def _reserved_early(self, deployment: Deployment, memory: float, ranks: int) -> float:
-        """Memory that SGLang 0.4.10 to 0.5.2 keeps free [MiB]."""
+        """Return the memory that SGLang 0.4.10 to 0.5.2 keeps free [MiB]."""
         devices = deployment.layout.all_devices
         rows = ((160, 32.0), (90, 12 + devices / 2), (35, 9.5 + devices / 2), (0, 2.8 + devices / 10))
         reserved = GIB * next(gib for least, gib in rows if memory >= least * GIB)
         return reserved + 2048 * (deployment.parts.get("drafts") is not None) + 4096 * (ranks > 1)
 
     def _reserved(self, deployment: Deployment, memory: float, chunk: int, ranks: int) -> float:
-        """Memory that SGLang keeps free since 0.5.3: activations, graphs, and a part that grows with the devices [MiB]."""
+        """Return the memory that SGLang keeps free since 0.5.3 [MiB]: activations, graphs, and a part per device."""
         devices = deployment.layout.all_devices
         top = self._top(deployment, memory * MIB)
         reserved = 512 + 1.5 * max(chunk, 2048) + 2 * top + GIB * devices / 8
@@ -282,7 +282,7 @@ class SglangLimits:
         return reserved
 
     def _top(self, deployment: Deployment, total: float) -> int:
-        """Largest batch of decodes with a captured graph."""
+        """Return the largest batch of decodes with a captured graph."""
         return self.graphs or since(GRAPHS, self.version, total / MIB / GIB)[deployment.layout.all_devices >= 4]
 
     def _pieces(self, deployment: Deployment, chunk: int, ranks: int) -> int:
@@ -304,7 +304,7 @@ class SglangLimits:
         return min(2048 if version < (0, 5, 23) else 8192, chunk)
 
     def _prompt_graphs(self, deployment: Deployment, chunk: int) -> float:
-        """Graphs of prompts [MiB]: 8 for each size that is captured, or a constant with latent attention."""
+        """Return the memory of prompt graphs [MiB]: 8 per captured size, or a constant with latent attention."""
         if any(isinstance(layer.mixer, LatentAttention) for layer in deployment.model.layers):
             return (
                 0.0
@@ -316,7 +316,7 @@ class SglangLimits:
 
     @staticmethod
     def _sees(deployment: Deployment) -> bool:
-        """Whether a checkpoint has an image tower, which its class says."""
+        """Return whether a checkpoint has an image tower, judged by its architecture's class."""
         return deployment.model.tower is not None or deployment.model.architecture.endswith("ForConditionalGeneration")
 
     def _tower_share(self, deployment: Deployment) -> float:

@@ -1,4 +1,4 @@
-"""What an engine's file says of how ranks share experts, in the names of options."""
+"""Settings of expert parallelism in an engine's file, as options of a deployment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .keys import Keys
 
 PLACED_ONCE = "experts are placed once, by the loads that --routing expects in the long run, and stay there"
-"""Why the frequency of the engine's rebalancing does not matter."""
+"""Reason why the frequency of the engine's rebalancing has no effect in a simulation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Sharing:
     keys: tuple[tuple[str, str], ...] = ()
 
     def blamed(self, error: InputError, given: Collection[str]) -> InputError:
-        """An error about an option under the name that the file has for it.
+        """Return an error about an option, renamed to the key of the file that set it.
 
         Parameters
         ----------
@@ -51,25 +51,25 @@ class Sharing:
 
 NOTHING = Sharing()
 SHARING = tuple(field.name for field in fields(Sharing) if field.name != "keys")
-"""Names of its options."""
+"""Names of the options in `Sharing`."""
 
 
 def without_effect(keys: Keys, names: Mapping[str, str] | Collection[str], why: str) -> list[str]:
-    """Warnings about keys that are there and change nothing."""
+    """Return warnings about given keys that have no effect."""
     return [
         f"{keys.path}: {keys.prefix}{name} has no effect: {why}" for name in names if keys.values.get(name) is not None
     ]
 
 
 def not_simulated(keys: Keys, why: Mapping[str, str]) -> list[str]:
-    """Warnings about keys that are there and are not simulated as the engine has them."""
+    """Return warnings about given keys that are not simulated exactly as the engine implements them."""
     return [
         f"{keys.path}: {keys.prefix}{name}: {text}" for name, text in why.items() if keys.values.get(name) is not None
     ]
 
 
 def refuse_unknown(keys: Keys, known: Collection[str]) -> None:
-    """Refuse keys of an object whose engine refuses them too.
+    """Refuse keys of an object that the engine refuses too.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def refuse_unknown(keys: Keys, known: Collection[str]) -> None:
 
 
 def refuse_old(keys: Keys, old: Mapping[str, str]) -> None:
-    """Refuse keys of earlier versions of an engine, and say what they are called now.
+    """Refuse keys of earlier engine versions, naming the present keys.
 
     Raises
     ------
@@ -93,10 +93,10 @@ def refuse_old(keys: Keys, old: Mapping[str, str]) -> None:
 
 
 def needs(keys: Keys, key: str, other: str) -> SpecError:
-    """Say that a key asks for another one."""
+    """Return the error that a key needs another key."""
     return SpecError(keys.path, f"{keys.prefix}{key}: needs {other}")
 
 
 def named(path: Any, said: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """`Sharing.keys` of a file."""
+    """Return the value of `Sharing.keys` for a file."""
     return tuple((flag, f"{path}: {key}") for flag, key in said.items())

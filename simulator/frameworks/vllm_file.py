@@ -32,9 +32,9 @@ NULL_BLOCKS = 1
 
 
 def vllm_settings(keys: Keys) -> EngineSettings:
-    """What a file of vLLM's says.
+    """Return the engine settings of a vLLM file.
 
-    Keys that do not bear on time are ignored; those that do and are not simulated are refused.
+    Keys without effect on time are ignored; keys with an effect that is not simulated are refused.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def vllm_settings(keys: Keys) -> EngineSettings:
 
 
 def _limits(keys: Keys, cache: Keys, version: tuple[int, int], dp: int) -> VllmLimits:
-    """Limits that the file sets, and defaults that follow from its other keys."""
+    """Return the limits that the file sets, and the defaults that follow from its other keys."""
     said = {key for key in (*keys.values, *cache.values) if {**keys.values, **cache.values}[key] is not None}
     batched = version >= (0, 20) and dp > 1 and keys.values.get("all2all_backend") in BATCHED
     return VllmLimits(
@@ -97,7 +97,7 @@ def _limits(keys: Keys, cache: Keys, version: tuple[int, int], dp: int) -> VllmL
 def _policy(
     keys: Keys, cache: Keys, host: Keys, base: Policy, version: tuple[int, int], max_model_len: int | None
 ) -> Policy:
-    """The batching that the file asks for, where it says other than `base`."""
+    """Return the policy `base` with the batching settings of the file."""
     order = keys.text("scheduling_policy", "fcfs")
     if order not in ("fcfs", "priority"):
         known = nearest(order, ("fcfs", "priority"))
@@ -140,7 +140,7 @@ OTHERS = "only vLLM's own host memory tier is supported; use --kv-tiers for othe
 
 
 def tiers_of_vllm(keys: Keys, cache: Keys) -> TierSettings | None:
-    """The host memory that a file gives KV blocks; None without any. Its link is the device's.
+    """Return the host memory for KV blocks in the file; None without it. The device's host link is used.
 
     Raises
     ------
@@ -179,7 +179,7 @@ DRAFTS = "speculative_config"
 
 
 def speculation_of(keys: Keys, tp: int) -> DraftChoice | None:
-    """What a file asks for; None without `speculative_config`.
+    """Return the speculative decoding that the file requests; None without `speculative_config`.
 
     Raises
     ------
@@ -270,12 +270,12 @@ def sharing_of(keys: Keys, tp: int, dp: int) -> tuple[str, Sharing, list[str]]:
 
 
 def captures(keys: Keys, dp: int) -> bool:
-    """Whether the exchange lets vLLM capture graphs."""
+    """Return whether vLLM captures CUDA graphs with this exchange."""
     return dp == 1 or keys.values.get("all2all_backend") != NO_GRAPHS
 
 
 def _placed(keys: Keys, spread: bool) -> tuple[str | None, int | None, list[str]]:
-    """Placement and copies of experts; None, None where the file asks for none."""
+    """Return placement and redundant experts; (None, None) if the file does not set them."""
     section = keys.part("eplb_config")
     known = listed("vllm").sections[section.prefix.rstrip(".")]
     refuse_unknown(section, known)

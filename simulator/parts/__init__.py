@@ -1,1 +1,1 @@
-"""Parts of a serving engine or a fleet, a package each: what one has is found in one place."""
+"""Parts: features of a serving engine or a fleet, each in one package."""

@@ -1,1 +1,1 @@
-"""What a run leaves: timestamps of requests, rates, the steady window."""
+"""Results of a run: timestamps of requests, rates, the steady window."""

@@ -22,14 +22,14 @@ SHARES = np.arange(1, 1000) / 1000
 
 @dataclass(frozen=True, slots=True)
 class Quantiles:
-    """Mean and percentiles of one latency [s]; None where there is nothing to measure."""
+    """Mean and percentiles of one latency [s]; None if there are no values."""
 
     mean: float | None
     percentiles: tuple[float, ...] | None = field(default=None, repr=False)
     """At `SHARES`."""
 
     def at(self, name: str) -> float | None:
-        """The mean, or a percentile such as ``p99.9``; to one decimal."""
+        """Return the mean, or a percentile such as ``p99.9`` with at most one decimal."""
         share = share_of(name)
         if share is None:
             return self.mean
@@ -53,13 +53,13 @@ NOTHING = Quantiles(None)
 
 
 def quantiles(values: F8) -> Quantiles:
-    """Mean and quantiles of finite values."""
+    """Return the mean and quantiles of the finite values."""
     values = values[np.isfinite(values)]
     return Quantiles(float(values.mean()), tuple(np.quantile(values, SHARES).tolist())) if len(values) else NOTHING
 
 
 def histogram_quantiles(counts: npt.NDArray[np.int64], total: float, count: float) -> Quantiles:
-    """Quantiles of the gap histogram, each at its bin's geometric centre; the first bin's is 0.
+    """Return the quantiles of the gap histogram, each at its bin's geometric centre; 0 for the first bin.
 
     It holds the gaps of tokens that come together, as accepted drafts do.
 

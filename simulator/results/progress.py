@@ -1,4 +1,4 @@
-"""Telling how far a simulation is, while it runs."""
+"""Reports of a simulation's progress while it runs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ Progress = Callable[[int, int, float], None]
 """Called with (requests completed, requests known, simulated seconds) a few times a second."""
 
 PAUSE_S = 0.2
-"""Seconds of real time from one report to the next, about."""
+"""Approximate seconds of real time between two reports."""
 
 
 def now_and_then(report: Callable[[], None]) -> Callable[[], None]:
-    """Return a report that does nothing when it is called too soon again."""
+    """Return a function that calls `report`, but not more often than every `PAUSE_S`."""
     last = time.perf_counter()
 
     def call() -> None:

@@ -1,4 +1,4 @@
-"""What a simulation leaves: its requests, its ops, its totals."""
+"""Results of one simulation: its requests, ops and totals."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 FULL = 0.9
-"""Share of a resource in use from which on it limits."""
+"""Share of a resource in use above which the resource counts as the limit."""
 
 
 def steady_stages(run: Run) -> Mapping[str, F8]:
@@ -34,7 +34,7 @@ def steady_stages(run: Run) -> Mapping[str, F8]:
 
 
 def typical(run: Run) -> tuple[Batch, Batch]:
-    """Return a rank's typical decode step, and one with a prompt."""
+    """Return a typical decode step of a rank, and a typical step with a prompt."""
     rows, d = run.requests, run.deployment
     context = max(round(float((rows.input_tokens + rows.output_tokens / 2).mean())), 1)
     decode_s = float((rows.last_token_s - rows.first_token_s).sum())
@@ -57,10 +57,10 @@ COLUMNS = (
 )  # fmt: skip
 """Columns of requests.csv."""
 AT_ONCE = 1 << 16
-"""Rows that are written at once."""
+"""Rows that are written to a table at once."""
 
 Blocks = Callable[[], Iterator[ColumnArrays]]
-"""Gives a table's columns, block by block."""
+"""Function that yields the columns of a table, block by block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +82,20 @@ class Requests:
         return f"<Requests: {len(self):,} rows; see columns()>"
 
     def __len__(self) -> int:
-        """Requests that have finished."""
+        """Return the number of requests that have finished."""
         return self.count or len(self.request_id)
 
     def part(self, which: npt.NDArray[np.bool_] | I8) -> Requests:
-        """Some of the rows."""
+        """Return some of the rows."""
         return _of(lambda name: getattr(self, name)[which])
 
     @staticmethod
     def joined(parts: Sequence[Requests]) -> Requests:
-        """The rows of all."""
+        """Return the rows of all parts in one table."""
         return _of(lambda name: np.concatenate([getattr(part, name) for part in parts]))
 
     def columns(self) -> ColumnArrays:
-        """Columns of requests.csv."""
+        """Return the columns of requests.csv."""
         return {name: getattr(self, name) for name in COLUMNS}
 
 
@@ -105,7 +105,7 @@ def _of(column: Callable[[str], Any]) -> Requests:
 
 @dataclass(frozen=True, slots=True)
 class OpTotal:
-    """What one op did on one processor over the whole run, all devices together.
+    """Totals of one op on one processor over the whole run, summed over all devices.
 
     Attributes
     ----------
@@ -149,7 +149,7 @@ class OpTotal:
 
     @property
     def bytes(self) -> float:
-        """Main-memory traffic [B]."""
+        """Return the main-memory traffic of the op [B]."""
         return self.stream_bytes + self.act_bytes
 
     @property
@@ -159,10 +159,10 @@ class OpTotal:
 
 @runtime_checkable
 class HoldsDevices(Protocol):
-    """Results of a part in a run whose number of devices changed."""
+    """Interface of a part's results in a run whose number of devices changed."""
 
     def mean_devices(self, window: Window) -> float:
-        """Devices over a window, on average."""
+        """Return the mean number of allocated devices over a window."""
         ...
 
 
@@ -267,22 +267,22 @@ class Run:
 
     @property
     def interval_s(self) -> float:
-        """Length of the window [s]."""
+        """Return the length of the window in which rates are measured [s]."""
         return self.window.length_s
 
     @property
     def outside_s(self) -> float:
-        """Seconds of a request outside all steps; see `Host.request_s`."""
+        """Return the time that a request spends outside all engine steps [s]; see `Host.request_s`."""
         return self.policy.host.request_s
 
     @property
     def client_ttft_s(self) -> Quantiles:
-        """From sending a request until its client sees its first token."""
+        """Return the time from sending a request until its client sees the first token [s]."""
         return self.ttft_s.later(self.outside_s)
 
     @property
     def client_e2e_s(self) -> Quantiles:
-        """From sending a request until its client sees its last token."""
+        """Return the time from sending a request until its client sees the last token [s]."""
         return self.e2e_s.later(self.outside_s)
 
     def request_blocks(self) -> Iterator[ColumnArrays]:
@@ -293,7 +293,7 @@ class Run:
             yield from map(self._seen, self.every())
 
     def _seen(self, columns: ColumnArrays) -> ColumnArrays:
-        """Columns with times as clients see them, where these differ and are known."""
+        """Add columns with times as clients see them, if they differ from the engine's."""
         if self.outside_s:
             names = ("arrival_s", "first_token_s", "last_token_s")
             arrival, first, last = (np.asarray(columns[name], dtype=np.float64) for name in names)
@@ -316,25 +316,25 @@ class Run:
 
     @property
     def total_tokens_per_s(self) -> float | None:
-        """Output tokens and processed prompt tokens (recomputed ones included) per second."""
+        """Return output tokens plus computed prompt tokens (recomputed ones included) per second."""
         tokens = self.interval_output_tokens + self.interval_prompt_tokens
         return tokens / self.interval_s if self.interval_s > 0 else None
 
     @property
     def joules_per_token(self) -> float | None:
-        """All energy of the devices per output token [J]."""
+        """Return the energy of all devices per output token [J]."""
         if not self.interval_output_tokens:
             return None
         return self.board_joules / self.interval_output_tokens
 
     @property
     def board_joules(self) -> float:
-        """All energy of the devices over the window [J]."""
+        """Return the energy of all devices over the window [J]."""
         return self.interval_joules + self.interval_static_joules + self.interval_busy_joules
 
     @property
     def mean_devices(self) -> float:
-        """Devices of all replicas; of those that come and go their mean over the window."""
+        """Return the number of devices of all replicas; with autoscaling the mean over the window."""
         if self.interval_s <= 0:
             return self.devices
         device_means = [
@@ -344,6 +344,6 @@ class Run:
 
     @property
     def watts_per_device(self) -> float | None:
-        """Mean power of a device over the window [W]."""
+        """Return the mean power of a device over the window [W]."""
         device_s = self.interval_s * self.mean_devices
         return self.board_joules / device_s if device_s > 0 else None

@@ -18,16 +18,16 @@ import numpy as np
 from ..engine.state import F8
 
 FEWEST, MOST = 4, 30
-"""Batches of a window; more do not make the interval better."""
+"""Fewest and most batches of a window; more batches do not improve the interval."""
 BINS_OF_GENERATION, MOST_BINS = 4, 400
-"""Bins that the beginning is looked for in."""
+"""Bins per generation of requests, and most bins, in which the end of the start-up phase is searched."""
 LEVEL = 0.975
-"""Quantile of Student's t: intervals are of 95 %."""
+"""Quantile of Student's t for 95 % intervals."""
 DRIFTS, SURE = 0.1, 0.9995
 """A rate that changes by more than this over the window is not steady, where 99.9 % of the trends that
 chance makes are smaller."""
 WIDE = 0.25
-"""A rate whose interval is wider than this is not known: the run is too short."""
+"""Relative width of the rate's interval above which the rate counts as unknown: the run is too short."""
 GROWS, FEWEST_WAITING = 0.05, 10
 """A system is overloaded if its queue grows by more than this share of the arrivals, and by this many requests."""
 SURELY_GROWS = 0.01
@@ -39,7 +39,7 @@ Kind = Literal["steady", "asked", "whole"]
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The part of a run that its rates are of.
+    """The part of a run in which its rates are measured.
 
     Attributes
     ----------
@@ -184,13 +184,13 @@ def _of_rounds(tokens: Rate, ends: F8, begin: float, drain: float, clients: int)
 
 
 def _round_up(count: float) -> int:
-    """Two leading digits, rounded up."""
+    """Return a count rounded up to two leading digits."""
     unit = 10 ** max(len(str(int(count))) - 2, 0)
     return int(-(-count // unit) * unit)
 
 
 def mser(values: F8) -> int:
-    """Values at the beginning to leave out: the rest then has the least variance of its mean.
+    """Return the number of values to leave out at the beginning, so that the mean of the rest has the least variance.
 
     At most half are left out, as a minimum further on is one of few values.
 
@@ -208,7 +208,7 @@ def mser(values: F8) -> int:
 
 
 def _measured(window: Window, tokens: Rate, edges: F8) -> Window:
-    """Interval and drift of the output rate, from the batches between `edges`."""
+    """Return the window with the interval and drift of the output rate, from the batches between `edges`."""
     made, length = np.diff(tokens(edges)), np.diff(edges)
     total = float(made.sum())
     if total <= 0.0 or not (length > 0).all():
@@ -220,7 +220,7 @@ def _measured(window: Window, tokens: Rate, edges: F8) -> Window:
 
 
 def half_width(made: F8, of: F8) -> float:
-    """Half of the 95 % interval of a quotient of sums over batches, as a fraction of it.
+    """Return half of the relative 95 % confidence interval of a quotient of sums over batches.
 
     Parameters
     ----------
@@ -243,9 +243,9 @@ def _bound(deviation: F8) -> float:
 
 
 def _trend(edges: F8, values: F8) -> tuple[float, float]:
-    """Least-squares slope of values between edges, per second, and its standard error.
+    """Return the least-squares slope of values between edges, per second, and its standard error.
 
-    Values that depend on their neighbours count for less.
+    The error is larger if neighbouring values are correlated.
     """
     middle, scale = (edges[1:] + edges[:-1]) / 2, 2.0 ** int(np.frexp(edges[-1] - edges[0])[1])
     x, y = (middle - middle.mean()) / scale, values - values.mean()  # the square of a span may be none
@@ -257,7 +257,7 @@ def _trend(edges: F8, values: F8) -> tuple[float, float]:
 
 
 def trend_share(arrival: F8, last: F8, edges: F8) -> tuple[float, float]:
-    """Ends of the 95 % interval of the share of arrivals that stay in a system.
+    """Return the 95 % confidence interval of the share of arrivals that stay in a system (queue growth).
 
     Parameters
     ----------
@@ -282,7 +282,7 @@ def trend_share(arrival: F8, last: F8, edges: F8) -> tuple[float, float]:
 
 
 def _waits(times: F8, until: F8) -> F8:
-    """Integral up to some moments of how many of `times`, in order, have come."""
+    """Return the integral over time, up to each moment, of the number of `times` (sorted) that have passed."""
     total = np.append(0.0, np.cumsum(times))
     count = np.searchsorted(times, until, side="right")
     integral: F8 = count * until - total[count]
@@ -290,7 +290,7 @@ def _waits(times: F8, until: F8) -> F8:
 
 
 def _surely_drifts(tokens: Rate, edges: F8, window: Window) -> bool:
-    """Whether the rate changes by more than `DRIFTS`, and by more than chance does."""
+    """Return whether the rate changes by more than `DRIFTS`, and by more than chance explains."""
     from scipy.special import stdtrit
 
     if window.drift is None or abs(window.drift) <= DRIFTS:
@@ -300,7 +300,7 @@ def _surely_drifts(tokens: Rate, edges: F8, window: Window) -> bool:
 
 
 def _queue(window: Window, stamps: Stamps, drain: float, open_loop: bool) -> Window:
-    """How the queue grows while requests come: within the window, or up to the last arrival."""
+    """Return the window with the growth of the queue while requests arrive."""
     start, end = window.start_s, min(window.end_s, drain)
     if not open_loop or end <= start:
         return window

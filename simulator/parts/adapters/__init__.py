@@ -1,4 +1,4 @@
-"""LoRA adapters, all in the devices' memory or coming from the host's."""
+"""LoRA adapters, all in device memory or loaded from host memory."""
 
 from __future__ import annotations
 

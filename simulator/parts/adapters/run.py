@@ -35,7 +35,7 @@ from ..kv_tiers.state import UP
 
 @dataclass(slots=True)
 class HostLink:
-    """The link of an engine's devices; its own clock stands still while experts have it."""
+    """The host link of an engine's devices; its own clock stops while experts use the link."""
 
     engine: Engine
     free: float = 0.0  # by that clock, when all that was asked for besides experts and blocks is there [s]
@@ -78,7 +78,7 @@ class AdapterCounts:
 
 @dataclass(slots=True)
 class Choices:
-    """Which adapter each request of a run uses, row by row."""
+    """The adapter that each request of a run uses, row by row."""
 
     tenants: Tenants
     seed: int  # of the choices of requests that name none
@@ -91,7 +91,7 @@ class Choices:
         self._rng = np.random.default_rng([self.seed, CHOICES])
 
     def read(self, block: RequestBlock) -> None:
-        """Read which adapter each request names, or choose one for it."""
+        """Read the adapter that each request names, or sample one for it."""
         if block.adapters is not None:
             self.names += block.adapters.tolist()
             return
@@ -101,7 +101,7 @@ class Choices:
 
 @dataclass(slots=True)
 class AdapterShelf:
-    """Slots for adapters on one engine's devices."""
+    """Adapter slots in the memory of one engine's devices."""
 
     call_at: Callable[[float, Callable[[], None]], None]  # calls at a time
     choices: Choices
@@ -118,7 +118,7 @@ class AdapterShelf:
     _life: int = 0
 
     def ask(self, row: int, now: float, cached: int = 0) -> None:
-        """A request comes: it goes on at once, with its adapter, or when a slot is free."""
+        """Admit a request if its adapter is loaded or a free slot can load it; otherwise queue it."""
         name = self.choices.names[row]
         self.counts.asked += 1
         self.asked[row] = cached
@@ -132,7 +132,7 @@ class AdapterShelf:
             self._waiting.setdefault(name, []).append((row, now))
 
     def done(self, row: int, now: float) -> None:
-        """A request has completed; the first that waits takes the slot, if nobody needs it now."""
+        """Process a completed request: if its slot is unused now, the first waiting request takes it."""
         name = self.choices.names[row]
         self._users[name] -= 1
         self._ready[name] = self._ready.pop(name)  # used last
@@ -145,13 +145,13 @@ class AdapterShelf:
             self._enter(waiting, following, since, now)
 
     def lose(self) -> None:
-        """The devices have failed, or have been let go: nothing is in their slots, and nobody waits here."""
+        """Empty all slots and queues after the devices have failed or were released."""
         for kept in (self.asked, self._ready, self._users, self._waiting):
             kept.clear()
         self.link.free, self._life = 0.0, self._life + 1
 
     def _room(self) -> bool:
-        """Whether a slot is free, once what nobody uses has left."""
+        """Return whether a slot is free, after evicting an unused adapter if necessary."""
         if len(self._ready) < self.choices.tenants.resident:
             return True
         idle = next((name for name in self._ready if not self._users[name]), None)
@@ -161,19 +161,19 @@ class AdapterShelf:
         return True
 
     def _load(self, name: int, now: float) -> None:
-        """Bring an adapter, behind those on the link."""
+        """Load an adapter over the host link, after the loads that are queued there."""
         self._ready[name] = self.link.take(now, self.load_s)
         self.counts.loads += 1
         self.counts.link_s += self.load_s
 
     def _enter(self, row: int, name: int, since: float, now: float) -> None:
-        """Hold the adapter for a request, which goes on as soon as it is there."""
+        """Reserve the adapter for a request, which continues as soon as the adapter is loaded."""
         self._users[name] += 1
         there = self._ready[name] = self._ready.pop(name)
         self._await(row, there, since, now)
 
     def _await(self, row: int, there: float, since: float, now: float) -> None:
-        """Let a request go on once its adapter is there by the link's clock, which experts may hold up."""
+        """Release a request when its adapter is loaded by the link's clock, which experts may delay."""
         life, at = self._life, max(there + self.link.experts_s(), now)
 
         def come() -> None:
@@ -192,14 +192,14 @@ class AdapterShelf:
 
 
 def popularity(tenants: Tenants) -> npt.NDArray[np.float64]:
-    """Probability that a request that names none uses each adapter, shape (adapters,)."""
+    """Return the probability of each adapter for a request that names none, shape (adapters,)."""
     router = make_router(tenants.popularity, layers=1, experts=tenants.adapters, top_k=1, seed=0, by_request=True)
     shares: npt.NDArray[np.float64] = router.prob[0]
     return shares
 
 
 def load_seconds(deployment: Deployment) -> float:
-    """Seconds that one adapter takes on a device's link to the host's memory.
+    """Return the time to load one adapter over a device's host link [s].
 
     Raises
     ------
@@ -242,7 +242,7 @@ def known(tenants: Tenants, stream: RequestStream) -> RequestStream:
 
 
 def by_names(tenants: Tenants, pools: Pools, stream: RequestStream) -> Pools:
-    """The nodes, whose steps use adapters as often as a stream's requests name them."""
+    """Return the nodes, whose steps use each adapter as often as the stream's requests name it."""
     counts = np.zeros(tenants.adapters)
     for block in stream:
         if block.adapters is None:
@@ -266,7 +266,7 @@ def by_names(tenants: Tenants, pools: Pools, stream: RequestStream) -> Pools:
 
 
 def shelve(clock: Clock, assigner: Assigner, pools: Pools, seed: int) -> tuple[AdapterCounts, Reader] | None:
-    """Give every node slots for adapters where not all fit; what requests ask of all slots, and which they use."""
+    """Give every node adapter slots if not all adapters fit; return the counters and the reader of requests."""
     tenants: Tenants = pools.entry[0].parts["adapters"]
     if not tenants.swapped:
         return None

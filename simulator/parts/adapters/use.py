@@ -1,4 +1,4 @@
-"""What adapters take of a device, and what requests asked of their slots."""
+"""Memory of adapters on a device, and the counts of adapter slots in a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class AdaptersUse:
-    """Adapters of a run or a step; `counts` where some wait for slots."""
+    """Adapters of a run or a step, with `counts` of waits if not all adapters are loaded."""
 
     tenants: Tenants
     bytes_each: float
@@ -28,18 +28,18 @@ class AdaptersUse:
 
     @property
     def resident_bytes(self) -> float:
-        """Bytes of those in a device's memory."""
+        """Return the bytes of the adapters in a device's memory."""
         return self.tenants.resident * self.bytes_each
 
 
 def adapters_left(run: Run, served: RunState, *_: object) -> AdaptersUse | None:
-    """Adapters of a run."""
+    """Return the adapters and their counts in a run; None without adapters."""
     tenants = run.deployment.parts.get("adapters")
     return tenants and AdaptersUse(tenants, adapter_bytes(run.deployment.shard), served.parts["adapters"])
 
 
 def adapters_of_step(deployment: Deployment, *_: object) -> AdaptersUse | None:
-    """Adapters of a step."""
+    """Return the adapters of a step; None without adapters."""
     tenants = deployment.parts.get("adapters")
     return tenants and AdaptersUse(tenants, adapter_bytes(deployment.shard))
 
@@ -70,16 +70,16 @@ def figures(use: AdaptersUse) -> Figures:
 
 
 def tenants_asked(options: AdapterOptions, _: object) -> Tenants | None:
-    """Adapters as the options define them."""
+    """Return the adapters that the options define."""
     return tenants_of(options.adapters, options.adapter_rank, options.adapters_resident, options.adapter_popularity)
 
 
 def adapted(tenants: Tenants, model: ModelSpec) -> tuple[ModelSpec, str]:
-    """The model with its adapters, and how requests choose among them."""
+    """Return the model with its adapters, and the popularity of adapters among requests."""
     return with_adapters(model, tenants), tenants.popularity
 
 
 def check_adapters(_: Tenants, deployment: Deployment) -> None:
-    """Refuse adapters of ranks in lock step."""
+    """Refuse adapters on data-parallel ranks that run in lock-step."""
     if deployment.lockstep:
         raise InputError("--adapters", "cannot be combined with ranks that share experts; use --dp 1")

@@ -1,4 +1,4 @@
-"""What an autoscaler may do, as it is typed: ``MIN:MAX,by=RULE:TARGET,...``."""
+"""The settings of an autoscaler and their text form: ``MIN:MAX,by=RULE:TARGET,...``."""
 
 from __future__ import annotations
 
@@ -84,24 +84,24 @@ class Autoscale:
 
     @property
     def decides(self) -> bool:
-        """Whether the number of replicas can change."""
+        """Return whether the number of replicas can change."""
         return self.least < self.most
 
     @property
     def first(self) -> int:
-        """Replicas that are ready at time 0."""
+        """Return the number of replicas that are ready at time 0."""
         return self.least if self.begin is None else self.begin
 
     @property
     def slo_s(self) -> float | None:
-        """Limit on TTFT whose attainment is reported [s]."""
+        """Return the TTFT limit whose attainment is reported [s]."""
         if self.slo is None and self.by is not None and asks_ttft(SCALERS[self.by]):
             return self.target
         return self.slo
 
 
 def parse_autoscale(text: str) -> Autoscale:
-    """An autoscaler as it is typed.
+    """Parse the text form of an autoscaler.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Replicas over time: what each did from when to when, and what that adds up to."""
+"""Replicas over time: the phases of each replica, and the device hours, energy and cost that result."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def start_up_s(deployment: Deployment) -> float:
 
 
 def _read_s(deployment: Deployment, weights: float) -> float:
-    """Seconds until every device has read its weights."""
+    """Return the seconds until every device has read its weights."""
     device = deployment.system.device
     rates = [tier.bandwidth_bytes_per_s for tier in (device.disk, device.host_memory) if tier is not None]
     if not rates:
@@ -62,7 +62,7 @@ PHASES: tuple[Phase, ...] = ("starting", "ready", "draining")
 
 @dataclass(frozen=True, slots=True)
 class ReplicaSpan:
-    """A replica that holds its devices: from when to when [s], and what for."""
+    """A period in which a replica holds its devices: start and end [s], and the replica's phase."""
 
     replica: int
     phase: Phase
@@ -72,7 +72,7 @@ class ReplicaSpan:
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """What an autoscaler did.
+    """History of an autoscaler in a run.
 
     Attributes
     ----------
@@ -107,7 +107,7 @@ class Scaling:
         return replace(self, spans=tuple(spans), end_s=end, attained=attained)
 
     def held_s(self, phase: Phase | None = None, begin: float = 0.0, end: float = np.inf) -> float:
-        """Replica-seconds that devices were held between two times, in one phase or in all [s]."""
+        """Return the replica-seconds in which devices were held between two times, in one phase or in all [s]."""
         return sum(
             max(min(span.end_s, end) - max(span.start_s, begin), 0.0)
             for span in self.spans
@@ -115,13 +115,13 @@ class Scaling:
         )
 
     def mean_devices(self, window: Window) -> float:
-        """Devices held over a window, on average."""
+        """Return the mean number of devices held over a window."""
         held_s = self.held_s(begin=window.start_s, end=window.end_s)
         return held_s * self.devices / window.length_s
 
     @property
     def changes(self) -> bool:
-        """Whether the number of replicas can change."""
+        """Return whether the number of replicas can change."""
         return self.spec.decides
 
     @property
@@ -132,7 +132,7 @@ class Scaling:
 
     @property
     def idle_W(self) -> float:
-        """Power of a replica's devices at rest [W]."""
+        """Return the static power of a replica's devices [W]."""
         return self.device.static_W * self.devices
 
     @property
@@ -142,12 +142,12 @@ class Scaling:
 
     @property
     def most(self) -> int:
-        """Most replicas that held devices at once."""
+        """Return the largest number of replicas that held devices at once."""
         counts = self.counts()[1]
         return int(counts.sum(axis=1).max(initial=0))
 
     def counts(self) -> tuple[F8, I8]:
-        """Replicas in each of `PHASES` over time.
+        """Return the number of replicas in each of `PHASES` over time.
 
         Returns
         -------
@@ -167,7 +167,7 @@ class Scaling:
 
 
 def scaling_left(run: Run, served: RunState, *_: object) -> Scaling | dict[str, Scaling] | None:
-    """Actions of the autoscalers until the end: of all replicas, or of each of two pools."""
+    """Return the history of the autoscaler until the end of the run; two pools have one each."""
     ttft_s = run.requests.first_token_s - run.requests.arrival_s
     scalings = [own and own.until(run.makespan_s, ttft_s) for own in served.presence]
     if not served.pools.decode:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A fleet as its autoscaler sees it.
+    """State of a fleet as its autoscaler sees it.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class Seen:
 
 
 Rule = Callable[[Seen, float], float]
-"""What is seen, and the target -> replicas that are wanted, not rounded."""
+"""Function from the observed state and the target to the required number of replicas, not rounded."""
 
 
 def _wants(rule: Rule) -> None:
@@ -100,7 +100,7 @@ def kv(seen: Seen, target: float) -> float:
 
 
 HALF = 0.5
-"""Assumed: where enough first tokens come in half of the time, a replica less will do."""
+"""Assumed: one replica less suffices if enough first tokens come within this share of the limit."""
 
 
 @SCALERS.register("slo")

@@ -38,7 +38,7 @@ TOLERANCE = 0.1
 
 @dataclass(slots=True)
 class Replica:
-    """One copy of the system."""
+    """One replica of the system, with its current phase."""
 
     index: int
     nodes: list[Node]  # its independent engines
@@ -49,7 +49,7 @@ class Replica:
 
 @dataclass(slots=True)
 class Firsts:
-    """First tokens of the fleet's requests, as they come."""
+    """First tokens of the fleet's requests, for rules that use measured TTFTs."""
 
     window: float  # how long they are kept [s]
     pool: range  # numbers of the nodes that make them
@@ -58,14 +58,14 @@ class Firsts:
     _looked: float = -np.inf
 
     def note(self, node: Node, row: int) -> None:
-        """A request has been given to a node."""
+        """Record that a request was assigned to a node."""
         if node.index not in self.pool:
             return
         place = node.engine.submitted - 1
         self._open.setdefault(node.index, []).append((place, row, node.life))
 
     def look(self, nodes: Clock, table: RequestTable, gate: Sequence[int], now: float, late: float) -> F8:
-        """Times to first token in the window, and of those that are later than `late` already [s]."""
+        """Return the TTFTs within the window, and the waiting times that exceed `late` already [s]."""
         waits = [now - table.arrival_s[row] for row in gate if np.isnan(table.first_s[row])]
         for node in nodes.entry:
             waits += [now - table.arrival_s[row] for row in node.asked]
@@ -90,20 +90,20 @@ class Firsts:
 
 
 def _used(node: Node) -> float:
-    """Share of a node's KV capacity that is in use; of two pools caches that wait to cross are there too."""
+    """Return the used share of a node's KV capacity; with two pools this includes caches reserved for transfer."""
     engine = node.engine
     used = 1.0 - float(np.mean(engine.state.free)) / engine.kv.capacity
     return max(used, float(node.promised / node.capacity))
 
 
 def _ended(node: Node, now: float) -> float:
-    """When a node that has nothing left had its last step, or sent its last cache, at the latest `now` [s]."""
+    """Return the time of an idle node's last step or last KV transfer, at most `now` [s]."""
     return max(node.engine.now, min(float(node.sent_s), now))
 
 
 @dataclass(slots=True)
 class Scaler:
-    """Decides now and then how many replicas there are, of all nodes or of one of two pools."""
+    """Decides at intervals on the number of replicas, of all nodes or of one of two pools."""
 
     spec: Autoscale
     start_s: float  # seconds that a replica takes to start
@@ -141,7 +141,7 @@ class Scaler:
         self.clock.call_after(self.spec.every, self._decide)
 
     def _turn(self, replica: Replica, phase: Phase | None, now: float) -> None:
-        """Let a replica go over to another phase."""
+        """Change the phase of a replica and record the previous one."""
         if replica.phase is not None:
             self._spans.append(ReplicaSpan(replica.index, replica.phase, replica.since, now))
         replica.phase, replica.since = phase, now
@@ -152,7 +152,7 @@ class Scaler:
         return [replica for replica in self.replicas if replica.phase in phases]
 
     def _release(self, now: float) -> None:
-        """Let go of devices whose replica has ended its requests; it keeps no cache."""
+        """Release the devices of draining replicas whose requests have ended; their caches are lost."""
         for replica in self._in("draining"):
             if all(self._empty(node, now) for node in replica.nodes):
                 ended = max(_ended(node, now) for node in replica.nodes)
@@ -164,7 +164,7 @@ class Scaler:
                     node.fail(now)
 
     def _empty(self, node: Node, now: float) -> bool:
-        """Whether a node has nothing left, its completions delivered."""
+        """Return whether a node has no requests left and all its completions were processed."""
         told = not self.clock.how.stops or not node.live
         moved = node.promised < 1.0 and not node.inbound  # caches that were kept have left, or come
         return node.engine.done and not node.halted and told and moved and node.engine.now <= now
@@ -187,7 +187,7 @@ class Scaler:
         )  # fmt: skip
 
     def _number(self, now: float) -> int:
-        """How many replicas there should be: more at once, less once that has been so for a while."""
+        """Return the target number of replicas; reductions are applied only after they were wanted for a while."""
         assert self.spec.by is not None
         seen, least = self._seen(now), self.spec.least
         wanted = SCALERS[self.spec.by](seen, self.spec.target)
@@ -203,7 +203,7 @@ class Scaler:
         return number if number >= have else min(have, max(n for _, n in history))
 
     def _aim(self, number: int) -> None:
-        """Ask for replicas, or let some go: those that start first, then the latest."""
+        """Start replicas, or release some: first those that are starting, then the latest ones."""
         now = self.clock.now
         have = self._in("ready", "starting")
         for replica in self._in(None)[: max(number - len(have), 0)]:
@@ -215,7 +215,7 @@ class Scaler:
             self._release(now)
 
     def _ask(self, replica: Replica) -> None:
-        """Start a replica."""
+        """Start a replica, which serves after its start-up time."""
         replica.starts += 1
         self._turn(replica, "starting", self.clock.now)
         asked = replica.starts
@@ -243,7 +243,7 @@ class Scaler:
 
 
 class Scalers(RunPart):
-    """Autoscalers of a run: of all its nodes, or of each of two pools."""
+    """Autoscalers of a run: one for all nodes, or one for each of two pools."""
 
     def __init__(self, driver: Driver, scales: Sequence[Autoscale | None]) -> None:
         self.driver = driver
@@ -272,7 +272,7 @@ class Scalers(RunPart):
 
 
 def of_run(driver: Driver) -> Scalers | None:
-    """Autoscalers of a run that has some.
+    """Return the autoscalers of a run; None if it has none.
 
     Raises
     ------
@@ -288,13 +288,13 @@ def of_run(driver: Driver) -> Scalers | None:
 
 
 def with_autoscale(scenario: Scenario, _: SystemSpec, fleet: Fleet | None) -> Fleet | None:
-    """A fleet with the autoscaler that options ask for."""
+    """Return a fleet with the autoscaler of the options."""
     text = scenario.parts["autoscale"].autoscale
     return fleet if text is None else scaled_fleet(fleet, text, scenario.fleet.replicas)
 
 
 def scaled_fleet(fleet: Fleet | None, text: str, replicas: int | None) -> Fleet:
-    """A fleet with an autoscaler as it is typed, which says how many replicas there are.
+    """Return a fleet with the autoscaler given as text, which also sets the number of replicas.
 
     Raises
     ------

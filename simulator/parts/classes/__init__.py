@@ -1,4 +1,4 @@
-"""Classes and tenants of requests: their queues, bounds, and what a run tells of each."""
+"""Classes and tenants of requests: their queues, limits and results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which engines have lanes, and which requests a router turns away by the bounds of their class."""
+"""Queues of engines by class or tenant, and rejection of requests by the limits of their class."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def laned(
 
 
 class ClassQueues(EnginePart):
-    """Lanes of one engine's queue."""
+    """Queues of one engine by class, priority or tenant."""
 
     hooks = (queue.HOOKS, preempt.HOOKS)
     orders = True
@@ -108,12 +108,12 @@ class ClassQueues(EnginePart):
         return rows
 
     def spread(self, engine: Engine) -> int:
-        """Most that the virtual counters of two tenants in the queue have differed by, before failures too."""
+        """Return the largest difference between the service counters of two waiting tenants, including before failures."""
         return max(self._spread, int(engine.parts["classes"].marks[0].spread))
 
 
 def door(stream: RequestStream, clock: Clock, table: RequestTable) -> Callable[[int, float], bool]:
-    """Whether a request that comes at a time is let in by the bounds of its class."""
+    """Return the function that decides whether an arriving request is admitted by the limits of its class."""
     return Door(stream.classes, clock, table).admits
 
 
@@ -130,7 +130,7 @@ class Door:
     table: RequestTable
 
     def admits(self, row: int, now: float) -> bool:
-        """Whether a request that comes now is let in."""
+        """Return whether a request that arrives now is admitted."""
         labels = self.table.labels
         assert labels is not None
         kind = int(labels.kind[row])
@@ -148,7 +148,7 @@ class Door:
 
 
 def _waiting(node: Node, kind: int) -> int:
-    """Requests of a class that wait on a node, as of the step in progress."""
+    """Return the number of requests of a class that wait on a node, as of the step in progress."""
     state = node.engine.state
     new = slice(int(state.counters[0].walk), int(state.counters[0].submitted))
     lanes = node.engine.parts["classes"]
@@ -157,7 +157,7 @@ def _waiting(node: Node, kind: int) -> int:
 
 
 def _longest(node: Node, kind: int, now: float) -> float:
-    """How long the first request of a class on a node has waited; 0 where none waits."""
+    """Return how long the first request of a class has waited on a node [s]; 0 if none waits."""
     state, lanes = node.engine.state, node.engine.parts["classes"]
     came = []
     for head in lanes.rows.head.ravel().tolist():

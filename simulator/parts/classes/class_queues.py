@@ -19,7 +19,7 @@ from ....workloads.requests.block import Labels
 from ...engine.state import F8, I8, State
 
 MOST_LANES = 4096
-"""Of one engine: choosing looks at each."""
+"""Largest number of queues of one engine; each admission compares all of them."""
 
 INPUT_WEIGHT, OUTPUT_WEIGHT = 1, 2
 """Weights of a prompt token and an output token in a tenant's service (section 5.1 of Sheng et al., Fairness in
@@ -32,7 +32,7 @@ QUEUED = named("lane place kind refused", "")
 """A request's queue, its place among arrivals, its class, and whether it was rejected."""
 
 KIND = named("waiting most", "")
-"""Requests of a class that wait on all ranks, and how many may."""
+"""Requests of a class that wait on all ranks, and the limit of this number."""
 
 MARKS = named("came refused spread undone", "")
 """Requests queued so far and rejected; largest difference between the counters of two queues with waiting requests;
@@ -43,7 +43,7 @@ FREE = np.iinfo(np.int64).max
 
 @by_address
 class ClassLanes(NamedTuple):
-    """L lanes of R ranks, of N requests of K classes."""
+    """Arrays of L queues for R ranks, N requests and K classes."""
 
     rows: Records  # [R, L] of `LANE`
     keys: I8  # [L] the smallest is served first
@@ -58,7 +58,7 @@ class ClassLanes(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LaneRules:
-    """What an engine's lanes are and what they may hold.
+    """Rules of an engine's queues: their order and the limits of classes.
 
     Attributes
     ----------
@@ -80,7 +80,7 @@ class LaneRules:
         return any(x is not None for x in (*self.most, *self.waits))
 
     def start(self, ranks: int) -> ClassLanes:
-        """Return lanes before the first request."""
+        """Return the empty queues before the first request."""
         kinds = records(len(self.most), KIND)
         kinds.most = [FREE if x is None else x for x in self.most]
         waits = np.array([np.inf if x is None else x for x in self.waits], dtype=np.float64)
@@ -99,13 +99,13 @@ def _empty(ranks: int, count: int) -> Records:
 
 @dataclass(slots=True)
 class LaneBook:
-    """Which lane a request's labels mean, in order of their first use."""
+    """Numbers of queues for the labels of requests, in order of their first use."""
 
     rules: LaneRules
     numbers: dict[int, int] = field(default_factory=dict)
 
     def place(self, block: RequestBlock, lanes: ClassLanes, state: State) -> ClassLanes:
-        """Give requests that were just added their lanes.
+        """Assign the requests that were just added to their queues.
 
         Raises
         ------
@@ -137,7 +137,7 @@ class LaneBook:
         return (labels.kind << 32) + labels.priority * (self.rules.order == "priority")
 
     def _widened(self, lanes: ClassLanes, labels: Labels) -> ClassLanes:
-        """Room for all lanes and classes there are by now."""
+        """Return the arrays enlarged to the present number of queues and classes."""
         count = len(self.numbers)
         if count > MOST_LANES:
             what = "tenants" if self.rules.order == "vtc" else "priorities and classes"

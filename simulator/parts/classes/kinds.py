@@ -1,4 +1,4 @@
-"""What a run was to each class of requests and to each tenant."""
+"""Results of a run for each class of requests and each tenant."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class KeptPromise:
 
     @property
     def met(self) -> bool | None:
-        """Whether as many kept it as must; None where nobody says how many."""
+        """Return whether enough requests met the SLO; None if the class sets no share."""
         if self.promise.share is None or self.share is None:
             return None
         return self.share >= self.promise.share
@@ -66,7 +66,7 @@ class ClassRun:
 
 @dataclass(frozen=True, slots=True)
 class TenantShares:
-    """What tenants got.
+    """Service that each tenant received.
 
     Attributes
     ----------
@@ -89,14 +89,14 @@ class TenantShares:
     bound: int | None
 
     def rows(self) -> list[tuple[str, int, int, int]]:
-        """Name, requests sent and rejected, and service of each."""
+        """Return name, requests sent and rejected, and service of each tenant."""
         columns = self.sent.tolist(), self.refused.tolist(), self.served.tolist()
         return list(zip(self.names, *columns, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
 class Classes:
-    """A run by class and by tenant.
+    """Results of a run by class and by tenant.
 
     Attributes
     ----------

@@ -28,7 +28,7 @@ def preempt_until_fits(
     ended: bool,
     tokens: int,
 ) -> tuple[bool, int, int, int, int, int]:
-    """`last_gives_way`, or by priority."""
+    """Allocate KV for a running sequence, preempting by priority; without priorities as `last_gives_way`."""
     if not lanes.worst:
         return last_gives_way(state, kv_rules, rank_index, position, ended_at, ended, tokens)
     rank, size, lost, ahead, more = state.ranks[rank_index], state.running.shape[1] // 3, int64(0), int64(0), int64(0)
@@ -61,7 +61,7 @@ def preempt_until_fits(
 
 @compiled_part
 def worst_of(state: State, lanes: ClassLanes, rank_index: int) -> tuple[int, bool]:
-    """Last in order of a rank's sequences: its place, and whether it is one that the step in flight ends."""
+    """Return the lowest-priority sequence of a rank: its position, and whether the step in flight ends it."""
     rank, size = state.ranks[rank_index], state.running.shape[1] // 3
     victim, late, key, place = int64(-1), False, int64(0), int64(0)
     for k in range(rank.running + rank.late):
@@ -76,7 +76,7 @@ def worst_of(state: State, lanes: ClassLanes, rank_index: int) -> tuple[int, boo
 
 @compiled_part
 def drop_late_one(state: State, kv_rules: KvRules, rank_index: int, ended_at: int) -> int:
-    """Take the memory and place of a sequence that ends all the same; how many ran before it."""
+    """Free the memory and batch slot of a sequence that ends anyway; return how many ran before it."""
     rank, size = state.ranks[rank_index], state.running.shape[1] // 3
     give_up(state, kv_rules, rank_index, state.running[rank_index, size + ended_at])
     before = state.running[rank_index, 2 * size + ended_at]
@@ -91,7 +91,7 @@ def drop_late_one(state: State, kv_rules: KvRules, rank_index: int, ended_at: in
 def take_out(
     lanes: ClassLanes, state: State, kv_rules: KvRules, rank_index: int, p: int, position: int, planned: bool
 ) -> None:
-    """Put a rank's running sequence `p` back into its queue, its tokens of this step undone."""
+    """Preempt a rank's running sequence `p`: queue it again and undo its tokens of this step."""
     rank, size = state.ranks[rank_index], state.running.shape[1] // 3
     i = state.running[rank_index, p]
     noted = state.requests[i].cached
@@ -137,7 +137,7 @@ def skip(lanes: ClassLanes, state: State, rank_index: int, position: int, ended_
 
 @compiled_code
 def count_again(lanes: ClassLanes, state: State, rank: int, chunks: int) -> None:
-    """Sum the planned batch of a rank again after tokens were taken back; `chunks` belong to others."""
+    """Sum a rank's planned batch again after tokens were taken back; `chunks` chunks belong to other ranks."""
     if lanes.marks[0].undone == 0:
         return
     lanes.marks[0].undone = 0

@@ -21,7 +21,7 @@ from .class_queues import ClassLanes
 
 @compiled_part
 def insert(state: State, lanes: ClassLanes, rank: int, index: int) -> None:
-    """Put a request into its lane, by its place among arrivals."""
+    """Insert a request into its queue, by its order of arrival."""
     of = lanes.of[index]
     row, place = lanes.rows[rank, of.lane], of.place
     before, after = row.tail, int64(-1)
@@ -37,7 +37,7 @@ def insert(state: State, lanes: ClassLanes, rank: int, index: int) -> None:
 
 @compiled_part
 def lift(lanes: ClassLanes, rank: int, lane: int) -> None:
-    """Raise the counter of a tenant that begins to wait: it has no claim to what it did not ask for."""
+    """Raise the counter of a tenant that begins to wait, so that idle time gives no claim to service."""
     rows, least = lanes.rows[rank], int64(-1)
     if rows[lane].head >= 0:
         return
@@ -51,7 +51,7 @@ def lift(lanes: ClassLanes, rank: int, lane: int) -> None:
 
 @compiled_code
 def join_lane(lanes: ClassLanes, state: State, rank: int, index: int) -> None:
-    """Queue a request that has just come."""
+    """Queue an arriving request in the queue of its class or tenant."""
     of = lanes.of[index]
     of.place = lanes.marks[0].came
     lanes.marks[0].came += 1
@@ -81,7 +81,7 @@ def longest_wait(state: State, lanes: ClassLanes, rank: int, kind: int, now: flo
 
 @compiled_code
 def turned_away(lanes: ClassLanes, state: State, rank: int, index: int) -> bool:
-    """Whether a request that has just come is not let in, by the bounds of its class."""
+    """Return whether an arriving request is rejected by the limits of its class."""
     of = lanes.of[index]
     kind = of.kind
     full = lanes.kinds[kind].waiting >= lanes.kinds[kind].most
@@ -108,7 +108,7 @@ def goes_before(lanes: ClassLanes, rank: int, lane: int, other: int) -> bool:
 
 @compiled_code
 def find_head(lanes: ClassLanes, state: State, rank: int) -> None:
-    """Choose which request of a rank's lanes is the head of its queue."""
+    """Choose the request that is admitted next from a rank's queues."""
     best = int64(-1)
     for lane in range(lanes.keys.size):
         if lanes.rows[rank, lane].head < 0:
@@ -120,7 +120,7 @@ def find_head(lanes: ClassLanes, state: State, rank: int) -> None:
 
 @compiled_code
 def sooner(lanes: ClassLanes, state: State, index: int, other: int) -> bool:
-    """Whether one waiting request goes before another by priority."""
+    """Return whether one waiting request has priority over another."""
     one, two = lanes.of[index], lanes.of[other]
     first, second = lanes.keys[one.lane], lanes.keys[two.lane]
     if not lanes.worst or first == second:
@@ -130,7 +130,7 @@ def sooner(lanes: ClassLanes, state: State, index: int, other: int) -> bool:
 
 @compiled_code
 def take_head(lanes: ClassLanes, state: State, rank: int, index: int) -> None:
-    """Take the chosen head out of its lane; a prompt that leaves for the first time is service."""
+    """Remove the chosen head from its queue; the prompt counts as service when it leaves for the first time."""
     request = state.requests[index]
     of = lanes.of[index]
     row = lanes.rows[rank, of.lane]
@@ -148,13 +148,13 @@ def take_head(lanes: ClassLanes, state: State, rank: int, index: int) -> None:
 
 @compiled_code
 def count_kind(lanes: ClassLanes, state: State, index: int) -> None:
-    """Count one request fewer of a class that waits."""
+    """Reduce the number of waiting requests of a class by one."""
     lanes.kinds[lanes.of[index].kind].waiting -= 1
 
 
 @compiled_code
 def unqueue(lanes: ClassLanes, state: State, rank: int, index: int) -> None:
-    """Take a request that ends as it waits out of its queue or lane."""
+    """Remove a request that ends while it waits from its queue."""
     row = lanes.rows[rank, lanes.of[index].lane]
     cut_out(state, row, index)
     row.waiting -= 1
@@ -163,13 +163,13 @@ def unqueue(lanes: ClassLanes, state: State, rank: int, index: int) -> None:
 
 @compiled_code
 def back_to_lane(lanes: ClassLanes, state: State, rank: int, index: int) -> None:
-    """Put a preempted request back into its lane, before all that came after it."""
+    """Put a preempted request back into its queue, before all requests that arrived after it."""
     insert(state, lanes, rank, index)
 
 
 @compiled_code
 def count_served(lanes: ClassLanes, state: State, rank: int, index: int, tokens: int) -> None:
-    """Count tokens that have come for a tenant's request."""
+    """Add emitted tokens to the service counter of the request's tenant."""
     lanes.rows[rank, lanes.of[index].lane].served += cols.OUTPUT_WEIGHT * tokens
 
 
@@ -194,7 +194,7 @@ def measure_lanes(lanes: ClassLanes, state: State, rank: int) -> None:
 
 @compiled_code
 def same_head(lanes: ClassLanes, state: State, limits: Limits, kv_rules: KvRules) -> int:
-    """Decode steps after which another request may be the head of a queue, and fit."""
+    """Return the decode steps after which another request may be the head of a queue and be admitted."""
     steps = int64(1 << 40)
     if lanes.fair:
         for r in range(state.ranks.shape[0]):

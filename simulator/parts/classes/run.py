@@ -1,4 +1,4 @@
-"""What classes of requests and tenants got, counted from the requests of a run."""
+"""Service of classes and tenants, counted from the requests of a run."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ def _share(good: Flags, which: Flags, lost: int) -> float | None:
 
 
 def _rate(which: Flags, window: Window) -> float | None:
-    """Requests per second of a window."""
+    """Return the requests per second within a window."""
     return int(which.sum()) / window.length_s if window.length_s > 0 else None
 
 
 def _values(requests: Requests, latency: str) -> F8:
-    """One latency of each request, as the engine sees it; NaN where it has none."""
+    """Return one latency of each request [s], as the engine sees it; NaN if it has none."""
     if latency == "ttft":
         return requests.first_token_s - requests.arrival_s
     if latency == "e2e":
@@ -100,7 +100,7 @@ def _latencies(requests: Requests, which: Flags) -> tuple[Quantiles, ...]:
 
 
 def _tenants(served: RunState, labels: Labels, refused: I8) -> TenantShares:
-    """Requests and tokens of each tenant."""
+    """Return the requests and tokens of each tenant."""
     table, count = served.table, len(labels.tenants)
     rows = slice(0, table.count)
     begun = ~np.isnan(table.scheduled_s[rows])
@@ -154,7 +154,7 @@ TENANTS = (
 
 
 def by_class(found: Classes) -> dict[str, float | None]:
-    """Columns of each class."""
+    """Return the columns of each class for a row of a sweep."""
     return {
         f"{name}_{kind.name}": getattr(kind, own)
         for kind in found.kinds

@@ -1,4 +1,4 @@
-"""Speculative decoding: what drafts, how many are accepted, and what a run tells of it."""
+"""Speculative decoding: the drafter, the acceptance of drafts, and the results in a run."""
 
 from __future__ import annotations
 

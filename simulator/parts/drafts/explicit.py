@@ -1,4 +1,4 @@
-"""One step that speculates, op by op: the verification, and every pass of what drafts for the next."""
+"""One step with speculative decoding, op by op: the verification, and every drafting pass for the next step."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ...step.explicit import explicit_stage
 from .speculation import Speculation
 
 DRAFT = "draft"
-"""Layer of all ops of what drafts."""
+"""Layer name of all ops of the drafter."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpeculativeStage:
-    """A step in its parts.
+    """Cost of a step with speculative decoding, divided into verification and drafting.
 
     Attributes
     ----------
@@ -49,9 +49,9 @@ def speculative_stage(
     deployment: Deployment, batches: Sequence[Batch], *, expected: bool = False, step: int = 0,
     replica: int = 0, captured: int = 0,
 ) -> SpeculativeStage:  # fmt: skip
-    """Cost a step of an engine that speculates; batches as for `explicit_stage`.
+    """Cost a step of an engine with speculative decoding; batches as for `explicit_stage`.
 
-    Verification and drafts run at captured graphs, up to the largest `captured`.
+    Verification and drafts run as captured graphs, up to the largest `captured`.
     """
     speculation: Speculation = deployment.parts["drafts"]
     given = replica, expected, captured

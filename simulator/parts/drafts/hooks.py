@@ -19,7 +19,7 @@ from .state import DraftState
 
 @compiled_part
 def count_draft(drafts: DraftState, state: State, rank: int, context: int, tokens: int, chunk: bool) -> None:
-    """Add a planned sequence to the batches of what drafts; see `drafts.explicit.draft_batches`."""
+    """Add a planned sequence to the batches of the drafting passes; see `drafts.explicit.draft_batches`."""
     if drafts.costs.model == 0:
         return
     windows = drafts.costs.windows
@@ -33,13 +33,13 @@ def count_draft(drafts: DraftState, state: State, rank: int, context: int, token
 
 @compiled_code
 def count_drafts(drafts: DraftState, state: State, rank: int, context: int, tokens: int, chunk: bool) -> None:
-    """`count_draft` of what a plan has."""
+    """Hook for `count_draft`."""
     count_draft(drafts, state, rank, context, tokens, chunk)
 
 
 @compiled_code
 def clear_draft(drafts: DraftState, state: State, rank: int) -> None:
-    """Empty the sums of a rank's drafts, and plans of sequences that have ended."""
+    """Set the sums of a rank's drafting passes to zero, and clear the plans of ended sequences."""
     size = state.running.shape[1] // 3
     for g in range(state.ranks[rank].late):
         state.fresh[rank, size - 1 - g] = 0
@@ -51,7 +51,7 @@ def clear_draft(drafts: DraftState, state: State, rank: int) -> None:
 
 @compiled_code
 def count_tokens(drafts: DraftState, state: State, moments: F8, windows: I8, context: int, tokens: int) -> None:
-    """Add a decode, with the drafts behind its token."""
+    """Add a decode with its draft tokens to the sums of a batch."""
     count_several(moments, windows, context, tokens, tokens)
 
 
@@ -63,7 +63,7 @@ def tokens_coming(drafts: DraftState, state: State, index: int) -> int:
 
 @compiled_code
 def found_again(drafts: DraftState, state: State, index: int) -> int:
-    """Tokens of a sequence whose content is known if it is preempted: as several may come, those known when it was planned."""
+    """Return a sequence's tokens that it finds in the cache if preempted now: those known when it was planned."""
     return int(state.requests[index].noted)
 
 
@@ -75,7 +75,7 @@ def one_step(drafts: DraftState, state: State, limits: Limits, kv_rules: KvRules
 
 @compiled_code
 def undo_ended(drafts: DraftState, state: State, rank: int, ended_at: int) -> int:
-    """Take back the tokens that a plan has for a sequence that has ended; how many."""
+    """Remove the planned tokens of a sequence that has ended; return their number."""
     size = state.running.shape[1] // 3
     back = state.fresh[rank, size - 1 - ended_at]
     for k in range(ended_at, state.ranks[rank].late - 1):
@@ -87,7 +87,7 @@ def undo_ended(drafts: DraftState, state: State, rank: int, ended_at: int) -> in
 
 @compiled_code
 def new_row(drafts: DraftState, state: State, index: int, number: int) -> bool:
-    """`drafts.state.with_requests` of one request by its number, if there is room."""
+    """Initialise the row of one request (`drafts.state.with_requests`); return whether there is a free row."""
     if index >= drafts.rows.shape[0]:
         return False
     drafted = drafts.rows[index]
@@ -97,13 +97,13 @@ def new_row(drafts: DraftState, state: State, index: int, number: int) -> bool:
 
 @compiled_code
 def drafts_of(drafts: DraftState, state: State) -> int:
-    """Drafts behind the token of every decode."""
+    """Return the number of draft tokens of every decode."""
     return int64(drafts.tokens)
 
 
 @compiled_code
 def next_tokens(drafts: DraftState, state: State, index: int) -> int:
-    """Tokens of a running sequence that are known and not computed, with drafts behind its latest."""
+    """Return the known but uncomputed tokens of a running sequence, plus drafts after its latest token."""
     request = state.requests[index]
     if request.in_flight > 0:
         return 0  # its tokens are being verified
@@ -121,7 +121,7 @@ def verifies(drafts: DraftState, state: State, index: int) -> bool:
 
 @compiled_code
 def reach(drafts: DraftState, state: State, limits: Limits, index: int) -> int:
-    """Slots that a sequence needs before its new tokens: for those that a plan takes it to have, and drafting."""
+    """Return the KV slots that a sequence needs before its new tokens, including rejected drafts and drafting."""
     cached = state.requests[index].cached
     if limits.ahead and cached >= state.requests[index].target:
         cached = drafts.rows[index].far
@@ -139,7 +139,7 @@ def plan_ended(
     ended_at: int,
     budget: int,
 ) -> tuple[int, int, int, int]:
-    """Plan sequences that the step in flight ends, if the plan cannot know, where they stood before sequence `position`.
+    """Plan sequences before `position` that the step in flight ends, if the plan cannot know that they end.
 
     They are known to end where any outcome ends them: one token was left. Returns the place of `position`, how many
     ended ones have been looked at, the budget, and how many sequences were preempted.
@@ -174,7 +174,7 @@ def plan_ended(
 
 @compiled_part
 def count_one_ended(drafts: DraftState, state: State, rank: int, index: int, want: int) -> None:
-    """Add a verification of a sequence that has ended to the sums of its rank's batch."""
+    """Add the verification of an ended sequence to the sums of its rank's batch."""
     context = state.requests[index].cached
     count_several(state.moments[rank], state.costs.windows, context, want, want)
     count_draft(drafts, state, rank, context, want, False)

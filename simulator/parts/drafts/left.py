@@ -1,4 +1,4 @@
-"""What speculative decoding left of a run or of a step."""
+"""Results of speculative decoding in a run or a step."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def drafts_left(run: Run, served: RunState, *_: object) -> DraftsLeft | None:
 
 @dataclass(frozen=True, slots=True)
 class StepGain:
-    """What speculation makes of one step.
+    """Times of one step with and without speculative decoding.
 
     Attributes
     ----------
@@ -55,12 +55,12 @@ class DraftedStep:
 
     @property
     def whole_s(self) -> float:
-        """Time of the step with both [s]."""
+        """Return the time of the step, verification plus drafting [s]."""
         return self.gain.verify_s + self.gain.draft_s
 
     @property
     def expected(self) -> float:
-        """Tokens of a sequence that the given chances bring."""
+        """Return the expected tokens that a sequence gains in a step, from the given acceptance rates."""
         assert self.speculation.rates is not None
         return expected_tokens(self.speculation.rates)
 

@@ -1,4 +1,4 @@
-"""What speculation asks of a policy and of requests, and what a run tells of it."""
+"""Speculative decoding in a run: its effect on policies and requests, and its counts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .state import DraftState, new_spec, roomier_drafts, with_requests
 
 
 def speculating_policy(policy: Policy, speculation: Speculation) -> Policy:
-    """The policy as it runs: nothing is scheduled ahead of a host that drafts.
+    """Return the policy with speculative decoding: without asynchronous scheduling if the host drafts.
 
     vLLM uses asynchronous scheduling with heads and draft models, not with n-grams (vllm/config/vllm.py). Own
     schedulers wait for each step's results: SGLang with drafts by default (sglang/srt/server_args.py, 0.5.9),
@@ -38,7 +38,7 @@ def speculating_policy(policy: Policy, speculation: Speculation) -> Policy:
 
 
 class EngineDrafts(EnginePart):
-    """Drafts of one engine; what was counted of them outlasts failures."""
+    """Drafts of one engine; their counts are kept after failures."""
 
     hooks = (plan.HOOKS, verify.HOOKS)
 
@@ -67,7 +67,7 @@ class EngineDrafts(EnginePart):
 
 
 def of_engine(engine: Engine) -> EngineDrafts:
-    """Let an engine speculate: its policy and limits, its state of drafts, and what drafts by name."""
+    """Set up speculative decoding in an engine: policy, limits, state of drafts, and the drafter."""
     d, slots, model, moments = engine.deployment, None, None, 0
     speculation: Speculation = d.parts["drafts"]
     counts = max(engine.policy.token_budget, engine.policy.max_sequences, MOST_TOKENS)
@@ -91,7 +91,7 @@ def drafting(slots: Slots) -> Slots:
 
 
 def acceptance_of(block: RequestBlock, speculation: Speculation) -> npt.NDArray[np.float64] | None:
-    """Chances of each request, shape (n, K); None where all have those that were given.
+    """Return the acceptance rates of each request, shape (n, K); None if all have the given default.
 
     Raises
     ------
@@ -114,7 +114,7 @@ def acceptance_of(block: RequestBlock, speculation: Speculation) -> npt.NDArray[
 
 @dataclass(frozen=True, slots=True)
 class Speculated:
-    """What speculation did in a run, all engines together.
+    """Counts of speculative decoding in a run, summed over engines.
 
     Attributes
     ----------
@@ -137,7 +137,7 @@ class Speculated:
 
     @classmethod
     def of(cls, specs: list[DraftState]) -> Speculated:
-        """Sums over engines."""
+        """Return the sums over the engines' states."""
         counts, seconds = summed([x.counts for x in specs]), summed([x.seconds for x in specs])
         return cls(
             counts.verified, counts.wasted, counts.drafted, counts.accepted,
@@ -146,16 +146,16 @@ class Speculated:
 
     @property
     def tokens_per_step(self) -> float | None:
-        """Tokens that a verification of a sequence brought on average."""
+        """Return the mean number of tokens that a verification of a sequence emits."""
         return self.emitted / self.verified if self.verified else None
 
     @property
     def acceptance(self) -> float | None:
-        """Share of the drafts that was accepted."""
+        """Return the share of accepted drafts."""
         return self.accepted / self.drafted if self.drafted else None
 
     @property
     def draft_share(self) -> float:
-        """Share of the steps' seconds that drafting took."""
+        """Return drafting's share of the time of all steps."""
         total = self.verify_s + self.draft_s
         return self.draft_s / total if total else 0.0

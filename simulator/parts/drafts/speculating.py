@@ -1,4 +1,4 @@
-"""A speculating deployment: the draft model is on the same devices, with the same cost models."""
+"""Deployment with speculative decoding: the draft model is on the same devices, with the same cost models."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def speculating(
 
 
 def _check(deployment: Deployment, asked: DraftChoice) -> None:
-    """Refuse what speculation is not built for."""
+    """Refuse deployments for which speculative decoding is not supported."""
     where = f"{OPTION} {asked}"
     if deployment.model.front is not None:
         raise InputError(where, f"{deployment.model.name} takes images: it decodes no tokens")
@@ -106,7 +106,7 @@ def _beside(deployment: Deployment, model: ModelSpec, asked: DraftChoice, routin
 
 
 def _stage_system(deployment: Deployment) -> SystemSpec:
-    """The devices of one pipeline stage, the last one, on which drafts are made."""
+    """Return the devices of the last pipeline stage as a system; the draft model runs there."""
     devices, nodes = deployment.system.devices_per_node, deployment.system.nodes
     if devices % deployment.layout.pp == 0:
         size = {"devices_per_node": devices // deployment.layout.pp}
@@ -116,7 +116,7 @@ def _stage_system(deployment: Deployment) -> SystemSpec:
 
 
 def rates_needed(asked: DraftChoice) -> InputError:
-    """The error of a speculation without any chance of acceptance."""
+    """Return the error of speculative decoding without acceptance rates."""
     return InputError(
         RATES,
         f"is needed with {OPTION} {asked}: {asked.tokens} comma-separated chance{'s' * (asked.tokens != 1)}, "
@@ -125,7 +125,7 @@ def rates_needed(asked: DraftChoice) -> InputError:
 
 
 def with_drafts(deployment: Deployment, scenario: Scenario, settings: EngineSettings) -> Deployment:
-    """The deployment of a scenario with what drafts for it."""
+    """Return the deployment of a scenario with its drafter."""
     traced = scenario.workload.trace is not None
     options = scenario.parts["drafts"]
     return drafted(deployment, options, scenario.deployment.routing, scenario.seed, settings.speculative, traced)
@@ -139,7 +139,7 @@ def drafted(
     own: DraftChoice | None = None,
     traced: bool = False,
 ) -> Deployment:
-    """The deployment with what drafts for it, as options say, or else the engine's `own` settings.
+    """Return the deployment with the drafter of the options, or else of the engine's `own` settings.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Speculative decoding of a deployment: how much is drafted, and how often it is accepted."""
+"""Settings of speculative decoding in a deployment: the number of drafts and their acceptance rates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...deploy.deployment import Deployment
 
 @dataclass(frozen=True, slots=True)
 class Speculation:
-    """Every decode of a step verifies some drafts.
+    """Speculative decoding in which every decode of a step verifies the same number of drafts.
 
     Attributes
     ----------
@@ -35,17 +35,17 @@ class Speculation:
 
     @property
     def draft_bytes(self) -> float:
-        """Bytes of what drafts on one device."""
+        """Return the bytes of the draft model's weights on one device."""
         return 0.0 if self.draft is None else self.draft.memory(math.inf).weights * self.copies
 
     @property
     def tokens(self) -> int:
-        """Drafts of a decode in a step, K."""
+        """Return the number of drafts K of a decode in a step."""
         return self.asked.tokens
 
     @property
     def lookahead(self) -> int:
-        """Slots of the KV cache beyond a step's tokens, which drafting fills."""
+        """Return the KV slots beyond a step's tokens that drafting fills."""
         return 0 if self.on_host else self.tokens
 
     def spare(self, ahead: bool) -> int:
@@ -58,12 +58,12 @@ class Speculation:
 
 
 def given_text(speculation: Speculation) -> str:
-    """What is known of acceptance, and who says so."""
+    """Return the known acceptance rates and their source as text."""
     if speculation.rates is None:
         return "each request's, of the trace"
     return "given: " + ", ".join(f"{rate:g}" for rate in speculation.rates)
 
 
 def added_bytes(speculation: Speculation, deployment: Deployment, stage: int) -> float:
-    """Bytes of what drafts on a device of a stage: the last has it."""
+    """Return the bytes of the draft model on a device of a pipeline stage; only the last stage has it."""
     return speculation.draft_bytes if stage == len(deployment.stages) - 1 else 0.0

@@ -23,12 +23,12 @@ COUNTS = named("verified drafted accepted emitted wasted", "")
 sequences that had ended, unknown to the plan."""
 
 SECONDS = named("", "verify draft")
-"""Of all steps' verification, including their prompts, and drafting."""
+"""Total time of verification (including prompts) and of drafting, over all steps [s]."""
 
 
 @by_address
 class DraftState(NamedTuple):
-    """K drafts of every decode; R ranks, M sums of a batch of what drafts."""
+    """Arrays of K drafts of every decode, for R ranks and M moments of a drafting batch."""
 
     tokens: int  # K
     lookahead: int  # slots of the cache that drafting fills

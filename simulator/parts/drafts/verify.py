@@ -1,7 +1,7 @@
-"""Steps that verify drafts, and draft the next ones: their seconds, and the tokens of each sequence.
+"""Steps that verify drafts and draft the next ones: their time, and the tokens that each sequence gains.
 
 They run one by one, because the number of tokens is sampled. A sample depends only on the seed, the request and its
-tokens so far: not on other requests or the length of a run.
+tokens so far, but not on other requests or the length of a run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ...step.unequal import graph_of_several
 from .state import DraftState
 
 ACCEPT_SEED = 0xACCE97
-"""Seed of these samples, separate from experts."""
+"""Seed of the acceptance samples, separate from those of experts."""
 
 
 @compiled_part
@@ -34,9 +34,9 @@ def accepted(draft_state: DraftState, index: int, generated: int, drafts: int) -
 
 @compiled_part
 def verify(draft_state: DraftState, state: State, index: int, tokens: int) -> int:
-    """Let a sequence have what of its `tokens` tokens is accepted; how many tokens come.
+    """Accept or reject the drafts among a sequence's `tokens` tokens; return the number of emitted tokens.
 
-    Slots of rejected drafts are its own still: its next tokens go there.
+    The sequence keeps the KV slots of rejected drafts for its next tokens.
     """
     request, drafts = state.requests[index], tokens - 1
     good = accepted(draft_state, index, request.generated, drafts)
@@ -53,7 +53,7 @@ def verify(draft_state: DraftState, state: State, index: int, tokens: int) -> in
 
 @compiled_code
 def verified(drafts: DraftState, state: State, index: int, tokens: int) -> int:
-    """`verify`."""
+    """Hook for `verify`."""
     return int(verify(drafts, state, index, tokens))
 
 
@@ -82,7 +82,7 @@ def record_together(drafts: DraftState, state: State, together: int) -> None:
 
 @compiled_code
 def send(drafts: DraftState, state: State, index: int, tokens: int, ahead: bool) -> int:
-    """Send `tokens` tokens of a sequence through the stages; tokens that they bring, below 0 those that they verify."""
+    """Send `tokens` tokens of a sequence through the stages; return the tokens to come, negative if they are verified."""
     request = state.requests[index]
     if request.cached >= request.target:
         request.in_flight = 1  # nothing more of it is known until they are verified
@@ -94,7 +94,7 @@ def send(drafts: DraftState, state: State, index: int, tokens: int, ahead: bool)
 
 @compiled_code
 def tokens_of_batch(drafts: DraftState, state: State, index: int, tokens: int) -> int:
-    """How many tokens of a sequence a batch has brought; see `send`."""
+    """Return the number of tokens that a batch has computed for a sequence; see `send`."""
     if tokens > 0:
         return tokens
     request = state.requests[index]
@@ -107,13 +107,13 @@ def tokens_of_batch(drafts: DraftState, state: State, index: int, tokens: int) -
 
 @compiled_code
 def known_at_end(drafts: DraftState, state: State, index: int) -> int:
-    """Tokens of a sequence whose content is known as it ends."""
+    """Return the number of a sequence's tokens whose content is known when it ends."""
     return int(state.requests[index].cached)
 
 
 @compiled_part
 def pad(moments: F8, drafts: DraftState) -> int:
-    """Let the batches of all ranks run at captured graphs; how many tokens there were."""
+    """Pad the batches of all ranks to captured graphs; return the number of tokens before padding."""
     total = 0.0
     for r in range(moments.shape[0]):
         total += moments[r, TOKENS]
@@ -124,7 +124,7 @@ def pad(moments: F8, drafts: DraftState) -> int:
 
 @compiled_part
 def draft_seconds(drafts: DraftState, state: State, chunks: int) -> float:
-    """Seconds of all passes that draft for the next step."""
+    """Return the seconds of all passes that draft for the next step."""
     if drafts.costs.model == 0:
         return 0.0
     passes, prefill = drafts.later.shape[0] + 1, 0.0
@@ -141,7 +141,7 @@ def draft_seconds(drafts: DraftState, state: State, chunks: int) -> float:
 
 @compiled_code
 def log_draft(drafts: DraftState, state: State) -> None:
-    """Add what drafts to the latest row of the log."""
+    """Add the drafter's energy and busy time to the latest row of the log."""
     if drafts.costs.model == 0:
         return
     row, busy = state.log[state.counters[0].logged - 1], drafts.costs.busy
@@ -160,7 +160,7 @@ def batch_seconds(drafts: DraftState, state: State, limits: Limits, decodes: flo
 
 @compiled_part
 def step_of(drafts: DraftState, state: State, chunks: int) -> tuple[float, float]:
-    """Seconds of a step that verifies, and of the drafting behind it."""
+    """Return the seconds of a step's verification and of the drafting after it."""
     prompts, none = 0.0, int64(0)
     for r in range(state.moments.shape[0]):
         prompts += state.moments[r, PREFILL_TOKENS]
@@ -177,7 +177,7 @@ def step_of(drafts: DraftState, state: State, chunks: int) -> tuple[float, float
 def run_steps(
     drafts: DraftState, state: State, limits: Limits, most: int, cut: float, decodes: float, chunks: int
 ) -> tuple[float, float, int]:
-    """`fast_forward` of one step that verifies, and drafts the next tokens."""
+    """Run one step that verifies drafts and drafts the next tokens (`fast_forward` for speculative decoding)."""
     now = state.clocks[0].known = state.clocks[0].now
     tokens, ranks = most_tokens(state.moments), state.moments.shape[0]  # `step_of` pads them to a graph's
     target, draft = step_of(drafts, state, chunks)

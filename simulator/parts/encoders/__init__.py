@@ -1,4 +1,4 @@
-"""An encoder that takes a request's images before its prompt."""
+"""Encoder that processes a request's images before its prompt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images of requests: on the model's own devices before prefill, or on devices of an encoder."""
+"""Options of images: encoded on the model's own devices before prefill, or on the separate devices of an encoder."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from .run import Encoder
 
 PLAIN = (1024, 1024)
-"""Pixels of an image of towers that see every image at one size, where nothing is said."""
+"""Default pixels of an image, for towers that scale every image to one size."""
 
 
 def has_own_devices(scenario: Scenario) -> bool:
-    """Whether images are encoded on separate devices."""
+    """Return whether images are encoded on separate devices."""
     return scenario.parts["encoder"].encoder is not None or scenario.parts["encoder"].encoder_system is not None
 
 
@@ -44,7 +44,7 @@ def check_images(scenario: Scenario) -> None:
 
 
 def size_of(scenario: Scenario, tower: Tower, name: str) -> Size:
-    """Pixels of the images.
+    """Return the pixels of the images.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def size_of(scenario: Scenario, tower: Tower, name: str) -> Size:
 
 
 def tower_of(model: ModelSpec, option: str = "--images") -> Tower:
-    """The model's image tower.
+    """Return the model's image tower.
 
     Raises
     ------
@@ -78,9 +78,9 @@ def tower_of(model: ModelSpec, option: str = "--images") -> Tower:
 
 
 def towered(model: ModelSpec, scenario: Scenario) -> ModelSpec:
-    """The model as its devices hold it: with its tower, which has work where requests have images.
+    """Return the model with its image tower, which computes if requests have images.
 
-    The work is spread over the tokens of all prompts, by the share of them that images make.
+    The work is spread over the tokens of all prompts, by the share of image tokens among them.
     """
     if model.tower is None or has_own_devices(scenario):
         return model
@@ -97,7 +97,7 @@ def towered(model: ModelSpec, scenario: Scenario) -> ModelSpec:
 
 
 def _asked(scenario: Scenario) -> tuple[float, float]:
-    """Images, and tokens of prompts without them, of all requests."""
+    """Return the number of images, and the prompt tokens without images, over all requests."""
     work = scenario.workload
     if work.images is None and work.trace is None:
         return 0.0, 0.0
@@ -116,7 +116,7 @@ ASKED = 1000
 
 
 def _requests(scenario: Scenario) -> RequestStream:
-    """The requests; where a study looks for their rate, at any, which lengths and images do not depend on."""
+    """Return the requests; if a study still searches their rate, at any rate, as lengths do not depend on it."""
     work = scenario.workload
     if work.trace is None and work.rate is None and work.closed_loop is None:
         work = replace(work, rate=1.0, requests=work.requests or ASKED)
@@ -137,7 +137,7 @@ def separate_encoder(scenario: Scenario, model: ModelSpec, system: SystemSpec) -
 
 
 def with_encoder(scenario: Scenario, system: SystemSpec, fleet: Fleet | None) -> Fleet | None:
-    """A fleet with the encoder that a scenario asks for."""
+    """Return a fleet with the encoder of a scenario."""
     if not has_own_devices(scenario):
         return fleet
     model = scenario.model
@@ -150,7 +150,7 @@ def with_encoder(scenario: Scenario, system: SystemSpec, fleet: Fleet | None) ->
 
 
 def pictured(stream: RequestStream, scenario: Scenario, deployment: Deployment, fleet: Fleet | None) -> RequestStream:
-    """Requests with the tokens of their images."""
+    """Return the requests with the tokens of their images."""
     from .run import with_images
 
     encoder = None if fleet is None else fleet.parts.get("encoder")
@@ -163,7 +163,7 @@ def pictured(stream: RequestStream, scenario: Scenario, deployment: Deployment, 
 
 
 def _pictured(scenario: Scenario) -> bool:
-    """Whether requests of the trace have images; reads no further than the first of them."""
+    """Return whether requests of the trace have images; stops at the first request that has."""
     for block in _requests(scenario):
         if block.images is None or block.images.any():
             return block.images is not None

@@ -33,7 +33,7 @@ from ...step.explicit import explicit_stage
 
 @dataclass(slots=True)
 class EncoderCounts:
-    """What requests asked of the encoder."""
+    """Counts of the encoder in a run: images, busy time and waits."""
 
     devices: int
     images: int = 0
@@ -66,7 +66,7 @@ class Encoder:
 
     @property
     def devices(self) -> int:
-        """Devices, one request each."""
+        """Return the number of devices, each of which encodes one request at a time."""
         return self.deployment.replicas
 
     def seconds(self, images: int) -> float:
@@ -79,7 +79,7 @@ class Encoder:
 
 
 def encoder_of(model: str | ModelSpec, system: str | None, served_on: SystemSpec, size: Size | None = None) -> Encoder:
-    """An encoder by name on a system, or on one more device of the language model's kind.
+    """Return an encoder by name on a system, or on one more device of the language model's kind.
 
     Of a multimodal model it is the tower, for images of `size` pixels.
 
@@ -137,7 +137,7 @@ def with_images(stream: RequestStream, each: int | None, tokens: int) -> Request
 
 
 def so_far(session: I8, images: I8, before: dict[int, int]) -> I8:
-    """Images in the prompt of each request of sessions, of those before it too; `before` is brought up to them."""
+    """Return the images in the prompt of each request, including earlier requests of its session; updates `before`."""
     out = np.empty_like(images)
     for i, (name, own) in enumerate(zip(session.tolist(), images.tolist(), strict=True)):
         out[i] = before[name] = before.get(name, 0) + own
@@ -146,7 +146,7 @@ def so_far(session: I8, images: I8, before: dict[int, int]) -> I8:
 
 @dataclass(slots=True)
 class EncoderQueue:
-    """Requests that wait for their images."""
+    """Queue of requests that wait for their images to be encoded."""
 
     call_at: Callable[[float, Callable[[], None]], None]  # calls at a time
     encoder: Encoder
@@ -161,12 +161,12 @@ class EncoderQueue:
         self._free = [0.0] * self.encoder.devices
 
     def read(self, block: RequestBlock) -> None:
-        """Take in how many images requests have."""
+        """Read the number of images of each request."""
         assert block.images is not None
         self._images += block.images.tolist()
 
     def ask(self, row: int, now: float) -> None:
-        """A request arrives; without images it goes on at once."""
+        """Process an arriving request: queue its images; without images it continues at once."""
         images = self._images[row]
         if not images:
             self.release(row, now)
@@ -183,7 +183,7 @@ class EncoderQueue:
 def encode(
     clock: Clock, assigner: Assigner, pools: Pools, _: int
 ) -> tuple[EncoderCounts, Callable[[RequestBlock], None]]:
-    """Let requests wait for their images before they are routed."""
+    """Set up the encoder before the router; return its counts and the reader of requests."""
     queue = EncoderQueue(clock.call_at, pools.parts["encoder"], clock.admit)
     assigner.entrance = queue.ask
     return queue.counts, queue.read
@@ -199,6 +199,6 @@ FIGURES = Figures("encoder", "Image encoder", (
 
 
 def images_left(run: Run, served: RunState, *_: object) -> EncoderCounts:
-    """Images that the encoder processed in a run."""
+    """Return the encoder's counts in a run."""
     counts: EncoderCounts = served.parts["encoder"]
     return replace(counts, busy_share=counts.busy_s / (counts.devices * run.makespan_s))

@@ -1,4 +1,4 @@
-"""Experts of which a device keeps some: which, and how the others come."""
+"""Expert cache: devices store some experts of each layer and load the others from host memory or disk."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from .policies import CACHE_POLICIES, Entry
 
 @dataclass(frozen=True, slots=True)
 class StepFetch:
-    """What one step asked of its caches, all devices and layers together.
+    """Counts of one step's expert caches, over all devices and layers.
 
     Attributes
     ----------
@@ -40,22 +40,22 @@ class StepFetch:
         return StepFetch(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     def over(self, steps: int) -> StepFetch:
-        """The mean of as many steps as were added up."""
+        """Return the mean over a number of summed steps."""
         return StepFetch(*(value / steps for value in astuple(self)))
 
     @property
     def hit_rate(self) -> float:
-        """Share of the needed experts that were in the cache."""
+        """Return the share of needed experts that were in the cache."""
         return self.hits / self.needed if self.needed else 1.0
 
 
 Chances = Callable[[int, Sequence[int]], Sequence[float]]
-"""From the clock and the experts in the cache, in order, a number from 0 to 1 for each."""
+"""Function from the clock and the cached experts, in order, to a number from 0 to 1 for each."""
 
 
 @dataclass(slots=True)
 class _Life:
-    """When an expert was loaded and last used, by the clock, and how often it was used."""
+    """Times at which an expert was loaded and last used, by the cache's clock, and its number of uses."""
 
     loaded: int = 0
     used: int = 0
@@ -70,7 +70,7 @@ def one_of(clock: int, experts: Sequence[int]) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class Touched:
-    """What one step asked of a cache.
+    """Experts of one step in a cache: hits, misses and prefetched experts.
 
     Attributes
     ----------
@@ -86,7 +86,7 @@ class Touched:
 
 
 class ExpertCache:
-    """Holds up to `size` experts; a miss loads one and evicts another.
+    """Cache of up to `size` experts; a miss loads an expert and evicts another.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ class ExpertCache:
         return expert in self._entries
 
     def ask(self, expert: int) -> bool:
-        """Ask for an expert; whether it was there. It is afterwards, if the cache holds any."""
+        """Use one expert and return whether it was cached; afterwards it is, if the cache has slots."""
         return bool(self.touch((expert,)).hits)
 
     def touch(
@@ -194,7 +194,7 @@ class ExpertCache:
     def _keys(
         self, experts: Sequence[int], ahead: Mapping[int, float], named: Collection[int]
     ) -> list[tuple[float, int]]:
-        """Keys by which entries are evicted: the lowest score, then the least recently used."""
+        """Return the eviction keys of experts: the lowest score is evicted, among equal ones the least recently used."""
         chances = dict.fromkeys(experts, 0.0)
         if self._policy.drawn:
             keys = sorted(self._entries)
@@ -202,7 +202,7 @@ class ExpertCache:
         return [(self._score(e, ahead, named, chances[e]), self._entries[e].used) for e in experts]
 
     def _score(self, expert: int, ahead: Mapping[int, float], named: Collection[int], chance: float) -> float:
-        """The policy's score of an expert; one that is not there has just come."""
+        """Return the policy's score of an expert; an uncached expert counts as just loaded."""
         life = self._entries.get(expert) or _Life(self._clock, self._clock)
         entry = Entry(life.loaded, life.used, life.uses, ahead.get(expert, inf), expert in named, chance)
         return self._policy.score(entry)

@@ -31,7 +31,7 @@ LRU, FIFO, LFU, RANDOM, BELADY = (BUILT_IN.index(name) for name in ("lru", "fifo
 FROM_OUTSIDE = -1
 
 CHANCE_SEED, NAME_SEED = 0xCAC4E, 0x9A3ED
-"""Seeds of victims and of predictors, separate from loads."""
+"""Seeds for random eviction and for predictors, separate from expert loads."""
 
 _lru = compiled_part(policies.lru)
 _fifo = compiled_part(policies.fifo)
@@ -42,7 +42,7 @@ _predictive = compiled_part(policies.predictive)  # and transient, which differs
 
 
 def policy_code(name: str) -> int:
-    """Code of a policy of the library; `FROM_OUTSIDE` for others."""
+    """Return the number of a built-in policy; `FROM_OUTSIDE` for user-defined ones."""
     return BUILT_IN.index(name) if name in BUILT_IN else FROM_OUTSIDE
 
 
@@ -62,7 +62,7 @@ def custom_policy(name: str) -> Custom:
 
 @compiled_part
 def built_in_policy(custom: None, policy: int, entry: Entry) -> float:
-    """Score of an entry under a policy of the library."""
+    """Return the score of an entry under a built-in policy."""
     if policy == LRU:
         return _lru(entry)
     if policy == FIFO:
@@ -78,7 +78,7 @@ def built_in_policy(custom: None, policy: int, entry: Entry) -> float:
 
 @compiled_given("custom", otherwise=built_in_policy)
 def policy_score(custom: Callable[[Entry], float], policy: int, entry: Entry) -> float:
-    """Score of an entry under a policy, which is from outside where it is `custom`."""
+    """Return the score of an entry under a policy; `custom` is a user-defined policy or None."""
     return custom(entry)
 
 
@@ -110,7 +110,7 @@ def chances_of(seed: int, replica: int, part: int, experts: int) -> Callable[[in
 def named_by(
     seed: int, replica: int, step: int, part: int, needed: npt.NDArray[np.bool_], accuracy: float, false_rate: float
 ) -> npt.NDArray[np.bool_]:
-    """Experts that a predictor of stated accuracy names for a step, shape (experts,).
+    """Return the experts that a predictor of given accuracy names for a step, shape (experts,).
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ before began; seconds of a layer without its experts."""
 
 @by_address
 class Fetch(NamedTuple):
-    """The expert cache of a deployment; X expert parts, E experts."""
+    """Constants of a deployment's expert cache, for X expert parts and E experts."""
 
     slots: I8  # [X] of a layer, on each device that holds different experts; 0 = all of them always there
     sizes: F8  # [X] bytes of an expert
@@ -176,7 +176,7 @@ class ExpertCacheState(NamedTuple):
 
 
 def fetch_of(deployment: Deployment) -> Fetch | None:
-    """The expert cache of a deployment; None without one."""
+    """Return the expert cache of a deployment; None if it has none."""
     store = deployment.parts.get("resident-experts")
     if store is None or not deployment.experts:
         return None
@@ -244,7 +244,7 @@ def far_of(part: ExpertPart, near: int, widest: int) -> B1:
 
 
 def new_shelf(fetch: Fetch, experts: Records) -> ExpertCacheState:
-    """An engine's caches as it starts: each holds the first experts of its device; `experts` are the plan's."""
+    """Return an engine's initial caches, each with the first experts of its device; `experts` are the plan's."""
     parts, widest = fetch.seconds.shape
     entries = records(parts * widest, ENTRY).reshape(parts, widest)
     full = np.zeros((parts, int(experts.groups.max())), dtype=np.int64)
@@ -268,7 +268,7 @@ def new_shelf(fetch: Fetch, experts: Records) -> ExpertCacheState:
 
 
 def layer_wait(clock: Any, ahead_s: float, now_s: float, experts_s: float, step_ahead: bool) -> float:
-    """Seconds that one MoE layer waits for experts; moves the step's clock past the layer.
+    """Return the seconds that one MoE layer waits for experts, and advance the step's clock past the layer.
 
     The host link fetches one expert after another. A predicted expert is fetched when it is predicted and the link is
     free: before the first layer of the step, or at the start of the previous layer. It overlaps with computation until

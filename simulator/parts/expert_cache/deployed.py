@@ -1,4 +1,4 @@
-"""What an expert cache asks of a deployment, and the weights that it leaves elsewhere."""
+"""The expert cache of a deployment: checks of the options, and the weights that devices do not store."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .store import ExpertStore, expert_store, tiers_of
 
 
 def store_asked(options: ExpertCacheOptions, _: object) -> ExpertStore | None:
-    """An expert cache as options say."""
+    """Return the expert cache of the options."""
     return expert_store(
         options.experts_resident, options.expert_cache, options.expert_predictor, options.expert_horizon
     )
@@ -35,7 +35,7 @@ def checked_store(store: ExpertStore, model: ModelSpec, system: SystemSpec, *_: 
 
 
 def elsewhere_bytes(store: ExpertStore, deployment: Deployment, stage: int) -> float:
-    """Bytes of the experts of a pipeline stage for which a device has no slots.
+    """Return the bytes of a pipeline stage's experts for which a device has no slots.
 
     Raises
     ------

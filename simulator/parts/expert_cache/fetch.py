@@ -35,7 +35,7 @@ from .policies import Entry
 
 @compiled_part
 def score_of(fetch: Fetch, cache_state: ExpertCacheState, part: int, e: int, chance: float) -> float:
-    """The policy's score of an entry."""
+    """Return the policy's score of an entry."""
     row = cache_state.entries[part, e]
     entry = Entry(row.loaded, row.used, row.uses, cache_state.next_use[e], cache_state.named[e], chance)
     return policy_score(fetch.custom, fetch.policy, entry)
@@ -52,7 +52,7 @@ def victim(
     now: int,
     spare: bool,
 ) -> tuple[int, float]:
-    """The entry of the lowest score, of equal ones that not used for longest; and its score."""
+    """Return the entry to evict and its score: the lowest score, among equal ones the least recently used."""
     entries, best, least, oldest = cache_state.entries[part], int64(-1), 0.0, int64(0)
     key = step_key(seeds[0] ^ CHANCE_SEED, seeds[1], now)
     for e in range(first, first + group_size):
@@ -76,7 +76,7 @@ def load_expert(
     seeds: tuple[int, int],
     spare: bool,
 ) -> float:
-    """Fetch an expert into its device's cache; seconds on the link."""
+    """Load an expert into its device's cache; return the seconds on the host link."""
     cache_state.clocks[part, group] += 1
     now, row = cache_state.clocks[part, group], cache_state.entries[part, e]
     row.loaded, row.used, row.uses = now, now, 0
@@ -95,7 +95,7 @@ def load_expert(
 def prefetch_group(
     fetch: Fetch, cache_state: ExpertCacheState, part: int, group: int, group_size: int, seeds: tuple[int, int]
 ) -> tuple[float, int, int]:
-    """Fetch what is named and lacks, as far as there are slots; seconds, experts, those on the disk."""
+    """Load predicted experts that are not cached while slots last; return seconds, experts, and those from disk."""
     room, seconds, count, far = fetch.slots[part], 0.0, int64(0), int64(0)
     for e in range(group * group_size, (group + 1) * group_size):
         room -= cache_state.named[e] and cache_state.entries[part, e].held > 0
@@ -146,7 +146,7 @@ def look_ahead(
     batch: StepBatch,
     step_totals: StepTotals,
 ) -> None:
-    """When experts of a part are used again if the batch stays as it is, in steps."""
+    """Compute in how many steps the experts of a part are used again if the batch stays the same."""
     for ahead in range(1, fetch.look_ahead + 1):
         draw_part(plan, part, batch, ahead, step_totals.scratch, cache_state.loads)
         key = step_key(plan.seed, plan.replica, batch.step + ahead)
@@ -179,7 +179,7 @@ def mark(
 def fetch_part(
     plan: LoweredModel, fetch: Fetch, part: int, batch: StepBatch, seconds: float, step_totals: StepTotals
 ) -> float:
-    """Seconds that the layers of a part wait for experts, whose own take `seconds`."""
+    """Return the seconds that the layers of a part wait for experts, whose computation takes `seconds`."""
     cache_state = step_totals.cache_state
     experts, clock, total = plan.experts[part], cache_state.clock[0], cache_state.totals[part]
     layers, stage = experts.layers, experts.stage
@@ -221,18 +221,18 @@ def fetch_part(
 
 @compiled_part
 def start_fetch(plan: LoweredModel, step_totals: StepTotals) -> None:
-    """Forget the clock of the step before."""
+    """Reset the clock of the previous step."""
     step_totals.cache_state.clock[0].stage = -1
 
 
 @compiled_part
 def fetch_step(plan: LoweredModel, part: int, batch: StepBatch, seconds: float, step_totals: StepTotals) -> float:
-    """`fetch_part` of the plan's cache."""
+    """Return `fetch_part` for the plan's cache."""
     return fetch_part(plan, plan.fetch, part, batch, seconds, step_totals)
 
 
 def with_shelf(step_totals: StepTotals, plan: LoweredModel) -> StepTotals:
-    """Step totals of an engine with its caches."""
+    """Return the step totals of an engine with its expert caches."""
     return step_totals._replace(cache_state=new_shelf(plan.fetch, plan.experts))
 
 
@@ -240,13 +240,13 @@ bring(Fetch, start_fetch=start_fetch, fetch_step=fetch_step, step_totals=with_sh
 
 
 def with_cache(plan: LoweredModel, slots: Slots, deployment: Deployment, *_: object) -> tuple[LoweredModel, Slots]:
-    """A plan with the deployment's expert cache."""
+    """Return a plan with the deployment's expert cache."""
     return plan._replace(fetch=fetch_of(deployment)), slots
 
 
 @compiled_code
 def link_s(cache_state: ExpertCacheState, state: Any) -> float:
-    """Seconds that experts have had the host's link so far."""
+    """Return the seconds for which experts have used the host link so far."""
     seconds = 0.0
     for x in range(cache_state.totals.shape[0]):
         seconds += cache_state.totals[x].link_s
@@ -257,7 +257,7 @@ HOOKS = {"host_link_s": link_s}
 
 
 class EngineCaches(EnginePart):
-    """Expert caches of one engine, which failures leave as they are."""
+    """Expert caches of one engine, which keep their content through failures."""
 
     hooks = (HOOKS,)
 

@@ -60,7 +60,7 @@ class StepCaches:
             )
 
     def touch(self, x: int, loads: Loads, step: int, batch: Batch, seconds: float, dense_s: float) -> StepFetch:
-        """Ask one part's caches for the experts of a step.
+        """Look up the experts of a step in one part's caches, and load those that are missing.
 
         Parameters
         ----------
