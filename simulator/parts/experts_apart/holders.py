@@ -20,7 +20,7 @@ the link (MegaScale-Infer's ping-pong pipeline, section 4.1)."""
 
 
 def expert_bytes(deployment: Deployment) -> tuple[float, ...]:
-    """Bytes of the routed experts that a device of each pipeline stage holds."""
+    """Return the bytes of routed experts that a device of each pipeline stage stores."""
     return tuple(
         sum(
             p.held * p.layers * p.expert_bytes(deployment.run)
@@ -55,7 +55,7 @@ def devices_of(deployment: Deployment) -> int:
 
 
 def devices_apart(deployment: Deployment) -> int:
-    """Devices that hold the experts of one system; 0 where those that attend do."""
+    """Return the number of separate devices that store one system's experts; 0 if there are none."""
     return 0 if deployment.apart is None else devices_of(deployment.apart.holder)
 
 

@@ -176,7 +176,7 @@ def price_part(
 def book_attention(
     plan: LoweredModel, streams: Streams, workspace: Workspace, aside: Aside, count: int, step_totals: StepTotals
 ) -> None:
-    """Book what ranks ran; a link to other devices does not keep them busy."""
+    """Add the ops of all ranks to the totals; a link to other devices does not count as their busy time."""
     links = workspace.busy[0, 1]
     for g in range(plan.sections.shape[0]):
         times = plan.sections[g].layers * plan.tp
@@ -205,7 +205,7 @@ def book_beside(beside: Beside, aside: Aside, links: int, busy: F8) -> None:
 def ping_pong_seconds(
     plan: LoweredModel, moments: F8, batch: StepBatch, fresh: bool, captured: int, step_totals: StepTotals
 ) -> float:
-    """`compiled.serial_seconds` of a step with alternating micro-batches."""
+    """Return the seconds of a step with alternating micro-batches (`compiled.serial_seconds` for this case)."""
     streams, beside, workspace, aside = plan.streams, plan.apart, step_totals.workspace, step_totals.aside
     count = streams.ways[0].chunks
     for r in range(moments.shape[0]):

@@ -29,7 +29,7 @@ LATENCY = "round trip"
 
 @dataclass(slots=True)
 class Side(EnginePart):
-    """Devices that hold the experts of one engine."""
+    """Separate devices that store the experts of one engine."""
 
     deployment: Deployment  # the model on them
     slots: Slots
@@ -48,7 +48,7 @@ class Side(EnginePart):
 
     @property
     def devices(self) -> int:
-        """Devices that hold the experts."""
+        """Return the number of devices that store the experts."""
         return devices_of(self.deployment)
 
     @property
@@ -136,7 +136,7 @@ def apart_run(deployment: Deployment, busy: F8, stepping_s: float, attention_dev
 
 
 def apart_left(_: object, served: RunState, *__: object) -> ApartRun | None:
-    """What both groups of devices did in a run."""
+    """Return the work of both groups of devices in a run; None without separate expert devices."""
     engines = [engine for engine in served.engines if engine.expert_side is not None]
     if not engines:
         return None

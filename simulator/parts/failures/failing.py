@@ -46,7 +46,7 @@ class Faults:
                 raise InputError("--fail", f"needs REPLICA@SECONDS, 0 or more, not {replica}@{time}")
 
     def times(self, replica: int, seed: int) -> Iterator[float]:
-        """Failures of one replica in order of time [s]; endless where there is an `mtbf_s`."""
+        """Yield the failure times of one replica in order [s]; endless with an `mtbf_s`."""
         given = sorted(time for failing, time in self.at if failing == replica)
         if self.mtbf_s is None:
             yield from given
@@ -62,7 +62,7 @@ class Faults:
 
 
 def parse_faults(fail: Sequence[str] = (), mtbf: float | None = None, repair: float | None = None) -> Faults | None:
-    """Failures as they are typed; None where none are.
+    """Parse the failure options; return None without any.
 
     Raises
     ------
@@ -88,7 +88,7 @@ MOST_FAILURES = 1_000_000
 
 @dataclass(slots=True)
 class Failures(RunPart):
-    """Failures and recoveries of nodes."""
+    """Schedules failures and recoveries of nodes."""
 
     clock: Clock
     table: RequestTable
@@ -137,7 +137,7 @@ class Failures(RunPart):
         self.clock.call_after(self.faults.repair_s, partial(setattr, node, "up", True))
 
     def _unfinished(self, node: Node) -> list[int]:
-        """Requests that have not completed on a node, their progress kept."""
+        """Return the unfinished requests of a node, after copying their progress to the table."""
         places, rows = node.untaken()
         self.table.take_over_all(node.engine, places, rows)
         unfinished = self.table.generated[rows] < self.table.output_tokens[rows]
@@ -146,13 +146,13 @@ class Failures(RunPart):
 
 
 def of_run(driver: Driver) -> Failures | None:
-    """Failures of a run that has some."""
+    """Return the failures of a run; None if it has none."""
     faults = driver.asked.fleet.faults
     return None if faults is None else Failures(driver.clock, driver.table, driver.assigner, faults)
 
 
 def with_failures(scenario: Scenario, _: SystemSpec, fleet: Fleet | None) -> Fleet | None:
-    """A fleet whose replicas fail as options say."""
+    """Return a fleet whose replicas fail as the options say."""
     asked = scenario.parts["failures"]
     faults = parse_faults(asked.fail, asked.mtbf, asked.repair)
     return fleet if faults is None else replace(fleet or Fleet(), faults=faults)

@@ -27,7 +27,7 @@ FREE = "free"
 
 
 def with_tiers(scenario: Scenario, settings: EngineSettings, deployment: Deployment) -> EngineSettings:
-    """Settings of an engine with the tiers of a scenario."""
+    """Return engine settings with the KV tiers of a scenario."""
     tiers = tiers_asked(scenario.parts["kv-tiers"], deployment.system, settings.cache.tiers)
     return settings if tiers is None else replace(settings, cache=replace(settings.cache, tiers=tiers))
 
@@ -153,7 +153,7 @@ def placed(tier: KvTier, system: SystemSpec) -> KvTier:
 
 
 def _size(where: str, text: str) -> float | None:
-    """Bytes of a size as it is written; None where it is left out."""
+    """Return the bytes of a size given as text; None if it is left out."""
     if not text:
         return None
     match = SIZE.fullmatch(text)

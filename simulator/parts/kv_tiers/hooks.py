@@ -39,7 +39,7 @@ def note_computed(
 
 @compiled_code
 def come_near(tiers: TierState, state: State, limits: Limits, kv_rules: KvRules, rank: int, index: int) -> None:
-    """What a request will find comes nearer as it arrives."""
+    """Prefetch the blocks that an arriving request will find in lower tiers."""
     weigh(tiers, state, limits, kv_rules, rank, index)
     prefetch(tiers, state, kv_rules, rank, index)
 
@@ -55,7 +55,7 @@ def renew(tiers: TierState, state: State, index: int, number: int) -> bool:
 
 @compiled_part
 def first_landed(tiers: TierState, state: State, rank: int) -> int:
-    """Which of a rank's requests whose blocks are there is admitted first; -1 without any."""
+    """Return the loaded request of a rank that is admitted first; -1 if there is none."""
     best = tiers.landed[rank].head
     i = best
     while i >= 0:
@@ -115,7 +115,7 @@ def leave(tiers: TierState, state: State, rank: int, index: int) -> None:
 
 @compiled_code
 def until_full(tiers: TierState, state: State, limits: Limits, kv_rules: KvRules) -> int:
-    """Decode steps until a sequence fills a block: it is copied then, or the next one takes its place."""
+    """Return the decode steps until a sequence fills a block, which may then be copied or replaced."""
     k = int64(1 << 40)
     for r in range(state.ranks.shape[0]):
         for j in range(state.ranks[r].running):
@@ -141,7 +141,7 @@ def move_back(tiers: TierState, state: State, experts_s: float, start: float) ->
 
 @compiled_code
 def held_until(tiers: TierState, state: State, start: float) -> float:
-    """When a step begins that could at `start`: once the blocks that it takes have been copied."""
+    """Return when a step begins that could begin at `start` [s]: after the blocks that it takes have been copied."""
     seconds = tiers.seconds[0]
     begin = max(start, seconds.held_until)
     seconds.held += begin - start

@@ -31,7 +31,7 @@ Look = IntEnum("Look", "NOTHING BEGUN BLOCKED", start=0)
 
 @compiled_part
 def next_slot(state: State, rank: int) -> int:
-    """The slot that the next sequence gets."""
+    """Return the pool slot that the next sequence gets."""
     return int(state.pool.slots[rank, state.ranks[rank].slots - 1])
 
 
@@ -160,7 +160,7 @@ def worth_loading(
 
 @compiled_part
 def has_room(tiers: TierState, state: State, kv_rules: KvRules, rank: int, blocks: int, whole: int) -> bool:
-    """Whether `whole` tokens of the request just looked at fit, if it is given its leading blocks as found."""
+    """Return whether `whole` tokens of the request just looked up fit, given its cached prefix blocks."""
     pool, near, taken = state.pool, int64(0), int64(0)
     row = pool.held[rank, next_slot(state, rank)]
     for j in range(blocks):
@@ -204,7 +204,7 @@ def take_over(
 
 @compiled_part
 def note_landed(tiers: TierState, state: State, kv_rules: KvRules, rank: int, index: int) -> None:
-    """Note the content of blocks that a request has found or loaded: others can share it."""
+    """Record the content of blocks that a request has found or loaded, so that others can share it."""
     pool, content = state.pool, state.contents[index]
     row = pool.held[rank, content.slot]
     for j in range(tiers.rows[index].blocks):
@@ -248,7 +248,7 @@ def try_load(tiers: TierState, state: State, limits: Limits, kv_rules: KvRules, 
 
 @compiled_part
 def line_up(state: State, line: Any, index: int) -> None:
-    """Put a request at the end of a line."""
+    """Append a request to the end of a queue."""
     link_in(state, line, index, line.tail, int64(-1))
     line.count += 1
 
@@ -280,7 +280,7 @@ def finish_transfers(tiers: TierState, state: State, kv_rules: KvRules, rank: in
 
 @compiled_code
 def next_landing(tiers: TierState, state: State) -> float:
-    """When the next load ends; infinity where there is none."""
+    """Return the time at which the next load ends [s]; infinity if there is none."""
     soonest = np.inf
     for r in range(state.ranks.shape[0]):
         i = tiers.loading[r].head

@@ -33,12 +33,12 @@ OPTION = "--kv-tiers"
 
 
 def block_bytes(deployment: Deployment, cache: CacheSettings) -> float:
-    """KV bytes of a block on all devices of a rank together."""
+    """Return the KV bytes of a block on all devices of a rank together."""
     return float(rank_rules(deployment, cache).block_bytes[0]) * deployment.layout.tp
 
 
 def check_tiers(deployment: Deployment, policy: Policy, kv_rules: KvRules) -> None:
-    """Refuse what tiers are not built for.
+    """Refuse policies and models that KV tiers do not support.
 
     Raises
     ------
@@ -61,7 +61,7 @@ def check_tiers(deployment: Deployment, policy: Policy, kv_rules: KvRules) -> No
 
 
 def rooms(deployment: Deployment, cache: CacheSettings, settings: TierSettings) -> list[int]:
-    """Blocks that each tier keeps: of one rank, or of a pool in all.
+    """Return the number of blocks that each tier can store: of one rank, or of a shared pool in total.
 
     Raises
     ------
@@ -313,7 +313,7 @@ class TiersRun:
 
 
 def tiers_left(run: Run, served: RunState, *_: object) -> TiersRun | None:
-    """Results of the tiers in a run."""
+    """Return the results of the KV tiers in a run."""
     by_engine = [(e.does.get("kv-tiers"), e) for e in served.engines]
     belows = [(below, e.parts["kv-tiers"], e.kv.block) for below, e in by_engine if isinstance(below, Below)]
     return TiersRun.of(belows, run.cached_tokens, run.prompt_tokens + run.cached_tokens) if belows else None

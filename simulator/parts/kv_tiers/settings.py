@@ -37,12 +37,12 @@ class KvTier:
 
     @property
     def paced(self) -> bool:
-        """Whether bytes take time on its link."""
+        """Return whether the tier's bandwidth is finite, so that transfers take time."""
         return isfinite(self.bandwidth_bytes_per_s)
 
     @property
     def shared(self) -> bool:
-        """Whether all replicas keep their blocks in the same one."""
+        """Return whether all replicas share this tier."""
         return self.name == "shared"
 
 
@@ -67,5 +67,5 @@ class TierSettings:
 
     @property
     def host(self) -> int:
-        """Level of the host's memory; -1 without."""
+        """Return the level of the host memory tier; -1 if there is none."""
         return next((i for i, tier in enumerate(self.tiers) if tier.name == "host"), -1)

@@ -15,7 +15,7 @@ from .state import Shelves, TierState
 
 @compiled_part
 def tier_key(tiers: TierState, key: int) -> int:
-    """Key of a block's content in the tiers, from that in the devices' memory (`content_key`)."""
+    """Return the key of a block's content in the tiers, from its key in device memory (`content_key`)."""
     return int(key if key & 1 else key + tiers.own)
 
 
@@ -30,7 +30,7 @@ def home(key: int, mask: int) -> int:
 
 @compiled_part
 def spot(shelves: Shelves, store: int, key: int) -> int:
-    """Row of the table where a store's content is, or would be."""
+    """Return the row of a store's table that holds a content's key, or where it would be inserted."""
     base, mask = shelves.stores[store].table, shelves.stores[store].mask
     at = home(key, mask)
     while shelves.table[base + at, 0] != 0 and shelves.table[base + at, 0] != key:
@@ -40,14 +40,14 @@ def spot(shelves: Shelves, store: int, key: int) -> int:
 
 @compiled_part
 def entry_of(shelves: Shelves, store: int, key: int) -> int:
-    """Entry of a store that holds a content, or -1."""
+    """Return the entry of a store that holds a content, or -1."""
     at = spot(shelves, store, key)
     return int(shelves.table[at, 1]) if shelves.table[at, 0] == key else -1
 
 
 @compiled_part
 def erase(shelves: Shelves, store: int, key: int) -> None:
-    """Take a content out of a store's table (backward-shift deletion)."""
+    """Remove a content from a store's table (backward-shift deletion)."""
     base, mask, table = shelves.stores[store].table, shelves.stores[store].mask, shelves.table
     hole = spot(shelves, store, key) - base
     at = (hole + 1) & mask
@@ -78,7 +78,7 @@ def append_entry(shelves: Shelves, store: int, row: int) -> None:
 
 @compiled_part
 def touch(shelves: Shelves, store: int, row: int) -> None:
-    """Note that an entry is used now."""
+    """Mark an entry as the most recently used."""
     unlink_entry(shelves, row)
     append_entry(shelves, store, row)
 
@@ -166,7 +166,7 @@ def leave(tiers: TierState, rank: int, block: int, key: int) -> None:
 
 @compiled_code
 def lose(tiers: TierState, state: State, rank: int, b: int) -> None:
-    """A block's content is lost: the last copy of a content goes to the tiers."""
+    """Evict the content of a block in device memory; its last copy is moved to the tiers."""
     block = state.pool.blocks[rank, b]
     if block.after == b:
         leave(tiers, rank, b, block.key)

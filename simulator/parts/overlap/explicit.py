@@ -92,7 +92,7 @@ class Scheduled(NamedTuple):
 
     @property
     def stages(self) -> tuple[float, ...]:
-        """Seconds of each pipeline stage."""
+        """Return the seconds of each pipeline stage."""
         return tuple(line.makespan for line in self.timelines)
 
 

@@ -17,7 +17,7 @@ NEAR = 1e-13
 
 @compiled_part
 def keep(workspace: Workspace, way: int) -> None:
-    """Remember the times before a visit, and what is booked."""
+    """Save the lane times and booked seconds before a layer visit."""
     n = workspace.ready.size
     for place in range(n):
         workspace.before_visit[0, place] = workspace.ready[place]
@@ -109,7 +109,7 @@ def book_gap(streams: Streams, workspace: Workspace, way: int, low: float, high:
 
 @compiled_inside
 def run_track(streams: Streams, workspace: Workspace, way: int, t: int, start: float, took: float) -> float:
-    """Run a track of one chunk that is ready at `start`; when it ends."""
+    """Run a track of one chunk that is ready at `start`; return its end time."""
     if took <= 0.0:
         return start
     row = streams.tracks[t]
@@ -207,7 +207,7 @@ def run_alike(streams: Streams, workspace: Workspace, way: int, v: int, last: in
 
 @compiled_part
 def makespan(streams: Streams, workspace: Workspace, way: int) -> float:
-    """Seconds of a step in one way, its stages one after another."""
+    """Return the seconds of a step in one way of overlapping, over its consecutive stages."""
     total, stage, v = 0.0, int64(0), int64(0)
     while v < streams.visits.shape[0]:
         if streams.visits[v].stage != stage:

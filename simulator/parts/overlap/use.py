@@ -112,7 +112,7 @@ class OverlapRun:
 
     @cached_property
     def exchanges(self) -> list[Exchange]:
-        """Exchanges of the whole run, on one device."""
+        """Return the exchanges of the whole run, for one device."""
         d, out = self.run.deployment, []
         together = d.layout.devices / d.replicas
         for op in self.run.ops:
@@ -134,5 +134,5 @@ class OverlapRun:
 
 
 def overlap_left(run: Run, *_: object) -> OverlapRun | None:
-    """Overlap of a run; None where none was asked for."""
+    """Return the overlap of a run; None if no overlap was requested."""
     return None if run.deployment.parts.get("overlap", "none") == "none" else OverlapRun(run)

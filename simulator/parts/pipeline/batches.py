@@ -167,7 +167,7 @@ def tokens_landed(state: State, index: int, count: int) -> None:
 
 @compiled_part
 def end_request(state: State, kv_rules: KvRules, rank: int, index: int) -> None:
-    """Free what a request that has its last token holds, or its place in the queue."""
+    """Free the memory of a finished request, or remove it from the queue."""
     if state.requests[index].cached == 0:  # preempted while its token was in flight
         unqueue(state, rank, index)
     else:
@@ -233,7 +233,7 @@ def process_results(pipe: Pipe, state: State, kv_rules: KvRules) -> float:
 
 @compiled_code
 def results_pending(pipe: Pipe, state: State) -> bool:
-    """Whether any batch is in flight, be it an empty one."""
+    """Return whether any batch is in flight, including empty ones."""
     return bool(pipe.ring[0].count > 0)
 
 

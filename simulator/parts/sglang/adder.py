@@ -24,7 +24,7 @@ Attempt = IntEnum("Attempt", "GO_ON NO_TOKEN OTHER", start=0)
 
 @compiled_inside
 def available(sglang: Sglang, rank: int) -> int:
-    """Tokens that are free or can be evicted."""
+    """Return the number of tokens that are free or can be evicted."""
     return int((sglang.tree.tops[rank].free + sglang.tree.tops[rank].evictable) * sglang.rules.page)
 
 
@@ -76,7 +76,7 @@ def charge(sglang: Sglang, tokens: int, answer: int) -> None:
 
 @compiled_inside
 def state_of(sglang: Sglang, rank: int) -> int:
-    """Whether a step has room for more."""
+    """Return whether a step can take further prompts, or the reason why it cannot."""
     have = available(sglang, rank)
     if have - sglang.offset[0] <= 0.0 or have - sglang.adder[0].taken <= 0:
         return Attempt.NO_TOKEN

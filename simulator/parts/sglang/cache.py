@@ -78,7 +78,7 @@ def give_up(state: State, sglang: Sglang, rank: int, index: int, keep: bool) -> 
 
 @compiled_inside
 def count_slots(sglang: Sglang, rank: int, more: int) -> None:
-    """Give back places of requests, or take some (`req_to_token_pool`)."""
+    """Return batch slots of requests to the pool, or take some (`req_to_token_pool`)."""
     if sglang.turns.slots.size > 0:
         sglang.turns.slots[rank] += more
 

@@ -239,7 +239,7 @@ def match(tree: Tree, state: State, rank: int, index: int, pages: int, page: int
 
 @compiled_part
 def insert(tree: Tree, state: State, rank: int, index: int, pages: int, page: int) -> int:
-    """Put a request's leading pages into the tree; how many of them were in it."""
+    """Insert a request's leading pages into the tree; return how many were in it before."""
     depth, x = match(tree, state, rank, index, pages, page)
     if depth < pages:
         leaf = new_node(tree, rank, x, index, depth, pages - depth)

@@ -82,17 +82,17 @@ class SglangRules:
 
     @property
     def decay(self) -> float:
-        """What each decoding step takes off it."""
+        """Return the amount by which each decode step reduces the ratio."""
         return (self.init_ratio - self.min_ratio) / DECAY_STEPS
 
     @property
     def caches(self) -> bool:
-        """Whether computed prompts can be found again."""
+        """Return whether computed prompts are cached for later requests (radix cache)."""
         return self.radix
 
     @property
     def part(self) -> str:
-        """The part whose rules they are."""
+        """Return the name of the part that implements the scheduler."""
         return "sglang"
 
     @property
