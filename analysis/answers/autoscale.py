@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 def scaled(run: Run) -> list[tuple[str, Scaling]]:
-    """Actions of autoscalers, with the name of the pool if there are two."""
+    """Return the autoscaler result of each pool that has one, with the pool's name (empty if there is one pool)."""
     left = run.parts.get("autoscale")
     return list(left.items()) if isinstance(left, dict) else [("", left)] if left else []
 
 
 def replica_rows(scaling: Scaling) -> Records:
-    """Replicas by phase from each time on at which a number changes."""
+    """Return the number of replicas in each phase, one row for every time at which a number changes."""
     times, counts = scaling.counts()
     return [
         {"from_s": float(time), **{p: int(n) for p, n in zip(PHASES, row, strict=True)}}
@@ -31,7 +31,7 @@ def replica_rows(scaling: Scaling) -> Records:
 
 
 def replica_frame(scaling: Scaling) -> pd.DataFrame:
-    """The rows as a table, the last one at the end of the run."""
+    """Return `replica_rows` as a table whose last row is the end of the run."""
     import pandas as pd
 
     rows = replica_rows(scaling)
@@ -39,7 +39,7 @@ def replica_frame(scaling: Scaling) -> pd.DataFrame:
 
 
 def replicas_drawn(run: Run, name: str) -> list[Drawing]:
-    """Replicas over time, where they come and go."""
+    """Return plots of the number of replicas over time, one for each pool whose autoscaler changes it."""
     changing = [pair for pair in scaled(run) if pair[1].spec.decides]
     if not changing:
         return []

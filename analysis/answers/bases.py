@@ -52,12 +52,12 @@ def in_short(bases: Bases, measured: bool) -> str:
 
 
 def _each(bases: Iterable[str]) -> str:
-    """Return one basis, or one per pool if they differ."""
+    """Return the pools' bases as one text: one basis if all pools share it, else all of them."""
     return " beside ".join(dict.fromkeys(bases))
 
 
 def _times(device: SharedMemoryDevice) -> str:
-    """Return the basis of the processors: fitted ones, then the others by name."""
+    """Return the basis of a device's times: fitted processors first, then the other processors by name."""
     described = SIMULATED if derives(device) else ROOFLINE
     if not device.measured:
         return described

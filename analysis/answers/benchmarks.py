@@ -104,7 +104,8 @@ class Score:
 
 
 Scorer = Callable[[Benchmark, Scenario, SystemSpec, int, int | None, float], Score]
-"""Of the rules, the scenario, a replica's system, how many there are, clients in all, and tolerance of a load."""
+"""Function that scores a scenario, from: rules, base scenario, a replica's system, replicas, all clients, load
+tolerance."""
 SCORERS: Registry[Scorer] = Registry("scenario", home=f"{__package__.rpartition('.')[0]}.studies.benchmark")
 BENCHMARKS: Registry[Benchmark] = Registry("benchmark")
 
@@ -126,7 +127,7 @@ def best_score(
     rules: Benchmark, base: Scenario, system: SystemSpec, scenario: str, clients: int | None = None,
     tolerance: float = 0.02, size: int | None = None, most: Score | None = None,
 ) -> Score:  # fmt: skip
-    """One scenario on a system split into equal replicas: of `size` devices, else of as many as score most.
+    """Return the best score of a scenario on a system split into equal replicas, of `size` devices if given.
 
     What Poisson arrivals get, requests sent all at once get too: scenario "server" has no more than `most`, the system's
     score of "offline", which a load found to a tolerance can exceed by as much.
@@ -155,7 +156,7 @@ def best_score(
 
 
 def _beside_prompts(rules: Benchmark, base: Scenario, part: SystemSpec, sure: Interval | None) -> Interval | None:
-    """Return factors on a score if only the range of the mean prompt is known: both unknowns together, squared logs added."""
+    """Return a score's interval, widened for the unknown mean prompt length: squared logarithms add up."""
     if rules.prompts is None or sure is None or not 0.0 < sure.low < sure.high < np.inf:
         return sure
     outside = (1.0 - sure.level) / 2 * (rules.prompts[1] - rules.prompts[0])
@@ -167,7 +168,7 @@ def _beside_prompts(rules: Benchmark, base: Scenario, part: SystemSpec, sure: In
 
 
 def _splits(system: SystemSpec, base: Scenario, size: int | None) -> list[tuple[SystemSpec, int]]:
-    """Parts of a system for one replica, and how many there are: MLPerf leaves it to who submits."""
+    """Return possible replicas of a system, each with their number; MLPerf leaves this choice to submitters."""
     if base.deployment.tp is not None or base.deployment.dp is not None:
         return [(system, 1)]
     devices = system.devices_per_node * system.nodes

@@ -1,4 +1,4 @@
-"""From how many tokens on an expert's weights load in the shadow of its arithmetic."""
+"""Number of tokens from which an expert's arithmetic takes as long as loading its weights."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class BreakEven:
 
 
 def routed_part(model: ModelSpec) -> RoutedKind | None:
-    """The first part of a model that routes tokens to experts."""
+    """Return the first layer part of a model that routes tokens to experts; None for a dense model."""
     return next((layer.ffn for layer in model.layers if is_routed(layer.ffn)), None)
 
 
@@ -68,7 +68,7 @@ def _break_even(
 
 
 def _bytes(processor: Processor, system: SystemSpec, numerics: Numerics) -> tuple[float, float]:
-    """Bytes per weight, and per activation that shares the weights' path."""
+    """Return the bytes of a weight, and of an activation that shares the weights' memory path."""
     engine = system.device.processors[processor.name].engine
     stored = numerics.weight_bytes("experts")
     if engine is None:

@@ -1,4 +1,4 @@
-"""What a comparison of systems says: a row a system, and the tables that people read."""
+"""Result of a comparison of systems: one row for each system, and the printed tables."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class SystemRow:
 
     @property
     def latency_interval(self) -> dict[str, Any] | None:
-        """The interval of its time for JSON."""
+        """Return the interval of the step's time for JSON."""
         return interval_dict(self.latency_s, self.interval)
 
     @property
@@ -111,12 +111,12 @@ class SystemRow:
 
     @property
     def spoken(self) -> str | None:
-        """The interval of its time for people."""
+        """Return the interval of the step's time as text."""
         return spoken(self.interval) if self.interval else None
 
     @property
     def longest(self) -> str:
-        """The part that takes the most, its share and what binds it."""
+        """Return the part of the model that takes the most time, with its share and its bound."""
         if not self.layers:
             return "does not fit"
         top = max(self.layers, key=lambda x: x.seconds)
@@ -124,7 +124,7 @@ class SystemRow:
 
     @property
     def queue(self) -> str:
-        """Break-even of the main processor; in brackets where only weights are counted."""
+        """Return the break-even of the main processor, in brackets if only the traffic of weights is counted."""
         if not self.break_even:
             return "-"
         first = self.break_even[0]
@@ -132,7 +132,7 @@ class SystemRow:
 
     @property
     def priced(self) -> str:
-        """The basis of its times in a few words."""
+        """Return the basis of the step's time in a few words."""
         return in_short(self.bases, is_measured(self.ranges))
 
 
@@ -158,7 +158,7 @@ class SystemComparison(Result):
 
     @property
     def item(self) -> str:
-        """What is counted: "image" or "token"."""
+        """Return the unit of work that is counted: "image" or "token"."""
         return "image" if self.images else "token"
 
     @property
@@ -185,7 +185,7 @@ class SystemComparison(Result):
         return [{shown.get(label, label): cell for label, cell in row.items()} for row in rows(self.table)]
 
     def layer_rows(self) -> Records:
-        """Time of every part on every system, with what binds it."""
+        """Return the time of every part of the model on every system, with its bound."""
         names = dict.fromkeys(x.layer for row in self.table for x in row.layers)
         return [
             {"part": name}
@@ -214,7 +214,7 @@ class SystemComparison(Result):
         return list({r.system.name: r for r in rests}.values())
 
     def headline(self) -> str:
-        """Which system is fastest, by how much, and where the time of it goes."""
+        """Return a sentence that names the fastest system, its lead, and the part that takes most of its time."""
         timed = [row for row in self.table if row.latency_s and not row.reason]
         if not timed:
             return "No system fits."
@@ -252,7 +252,7 @@ class SystemComparison(Result):
         return out
 
     def _served(self) -> list[str]:
-        """Layouts and whose kernels these are."""
+        """Return a sentence with each system's parallel layout and the engine whose kernels it uses."""
         text = "; ".join(
             f"{r.system} {r.layout}, {r.framework or 'no engine'}'s kernels" for r in self.table if r.layout
         )

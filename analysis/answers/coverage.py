@@ -1,4 +1,4 @@
-"""How often a run's ops lay outside the kernel tables it was given."""
+"""Share of a run's ops that are outside the kernel tables in use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..show.text import Blocks, Records, Rows
 
 
 def coverage(run: Run) -> Records:
-    """One row a family: times its ops ran, and how many of them outside the tables.
+    """Return for each kernel family how often its ops ran, and how often outside the tables.
 
     Outside are shapes that no table holds, and counts beyond the measured ones; the device's own
     model says their time (scaled to meet the table at its edge).

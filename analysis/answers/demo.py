@@ -54,7 +54,7 @@ class Comparison(Several):
         return self.verdict()
 
     def verdict(self) -> str:
-        """Say which is better by how much, and which layers moved and why."""
+        """Return a text that compares the first and last run and names layers that changed their processor."""
         best, base = self.runs[0].run, self.runs[-1].run
         ratios = {
             "the output tokens per second": ratio(best.output_tokens_per_s, base.output_tokens_per_s),
@@ -102,7 +102,7 @@ def compare_demo(
     progress: Progress | None = None,
     **options: Unpack[ScenarioKeywords],
 ) -> Comparison:
-    """Mixtral-8x7B on four Duplex devices against four GPUs, over the embedded sample.
+    """Simulate Mixtral-8x7B on four Duplex devices and on four GPUs, with the same embedded sample of requests.
 
     Parameters
     ----------

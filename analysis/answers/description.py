@@ -31,7 +31,7 @@ PREFIX = "my-"
 OTHERS = {"axes": ("a sweep", "opbyte sweep"), "engine": ("an engine file", "opbyte simulate --engine")}
 """Files that `describe` does not take: a key of theirs, what they are, and the command that reads them."""
 COUNTS = ("devices_per_node", "nodes")
-"""What a name such as ``h100-2x8`` says."""
+"""Keys that a system's name such as ``h100-2x8`` already determines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Shown(Result):
 
     @property
     def tree(self) -> dict[str, Any]:
-        """The description as a file holds it: keys with units, numbers with their sources."""
+        """Return the description as the mapping of its file: keys with units, and numbers with their sources."""
         return _written(self.spec, self.sources)
 
     @property
@@ -52,7 +52,7 @@ class Shown(Result):
         return str(self.tree["name"])
 
     def text(self) -> str:
-        """The file."""
+        """Return the description as the text of a YAML file."""
         body = yaml.safe_dump(self.tree, sort_keys=False, width=100, allow_unicode=True)
         return f"# {HEADING}\n{body}"
 
@@ -99,7 +99,7 @@ def describe(name: str | Path) -> Shown | SpelledOut:
 
 
 def _refuse_others(name: str | Path, values: Mapping[str, Any]) -> None:
-    """Say which command takes a file of another kind."""
+    """Refuse a file of another kind, and name the command that reads it."""
     kind, command = next((other for key, other in OTHERS.items() if key in values), ("", ""))
     if kind:
         raise InputError(
@@ -115,13 +115,13 @@ def _is_memory(name: str | Path) -> bool:
 
 
 def _kind(name: str | Path) -> object:
-    """What a file says that it is."""
+    """Return the value of a file's key ``kind``; None if the path is not a file."""
     path = Path(name)
     return read_yaml(path).get("kind") if path.is_file() else None
 
 
 def _written(spec: DeviceSpec | SystemSpec | HostSpec | DramSpec, sources: Mapping[str, str]) -> dict[str, Any]:
-    """Keys as written in files, with units; numbers of the schema's defaults are left out."""
+    """Return a description with the keys and units of its file, without numbers that equal the schema's defaults."""
     values = spec.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
     _drop(values)
     out: dict[str, Any] = _plain(values)
@@ -144,7 +144,7 @@ def _drop(values: dict[str, Any]) -> None:
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Names, words and switches: all that is not a number."""
+    """Return the entries of a description that are not numbers: names, texts and switches."""
     out: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):
@@ -159,7 +159,7 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _put(out: dict[str, Any], values: Mapping[str, Any], key: str, source: str) -> None:
-    """Write one number under the key that its source is kept by."""
+    """Write one number with its source into `out`, under the key path `key`."""
     node: Any = values
     parts: list[Any] = []
     rest, factor = key.replace("[", ".[").split("."), 1.0
@@ -274,7 +274,7 @@ def _engine(name: str) -> SpelledOut:
 
 
 def _as_yaml(value: Any) -> Any:
-    """A value as YAML writes it."""
+    """Return a value as plain lists, mappings and scalars, which YAML can write."""
     if isinstance(value, Mapping):
         return {str(key): _as_yaml(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):

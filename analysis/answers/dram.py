@@ -1,4 +1,4 @@
-"""What a memory gives for an access pattern, and what keeps it from more (``opbyte dram``)."""
+"""Bandwidth of a memory for an access pattern, and the constraints that limit it (``opbyte dram``)."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class DramAnswer(Result):
 
     @property
     def limited_by(self) -> str:
-        """Name of what costs most."""
+        """Return the name of the constraint that costs the most bandwidth; "pins" if no constraint costs any."""
         return self.limits[0].name if self.limits and self.limits[0].gain > 0.005 else "pins"
 
     @property
@@ -63,7 +63,7 @@ class DramAnswer(Result):
 
     @property
     def without(self) -> dict[str, float]:
-        """Fraction of the peak without each constraint."""
+        """Return the fraction of the peak bandwidth that the pattern would reach without each constraint."""
         return {limit.name: limit.fraction for limit in self.limits}
 
     def rows(self) -> Rows:
@@ -98,13 +98,13 @@ class DramAnswer(Result):
         Result.write(self, folder)
 
     def plot(self, which: int = 0) -> Picture:
-        """Bandwidth over strides and block sizes, simulated now."""
+        """Return the plot of bandwidth over strides and block sizes, which is simulated now."""
         from ..plots.files import Picture
 
         return Picture(self.figure(self.sweep()))
 
     def sweep(self) -> pd.DataFrame:
-        """Fraction of peak over strides and block sizes, with this run's mapping and queues."""
+        """Return the fraction of peak bandwidth over strides and block sizes, with this run's mapping and queues."""
         import pandas as pd
 
         atom = self.memory.organisation.atom_bytes
@@ -177,7 +177,7 @@ def dram(pattern: str, memory: str | DramSpec, limits: bool = True) -> DramAnswe
 
 
 def _pim(pattern: str, spec: DramSpec) -> PimAnswer:
-    """Run a stream over many banks."""
+    """Simulate a stream of PIM commands over many banks of one channel."""
     name, _, rest = pattern.partition(":")
     commands, refresh = PIM_COMMANDS, "all"
     for part in (p for p in rest.replace(";", ",").split(",") if p):

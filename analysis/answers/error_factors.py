@@ -32,10 +32,10 @@ from ..show.text import Records
 
 F8 = npt.NDArray[np.float64]
 STEP, TOKEN, FIRST, POWER, TRAINING = "step", "token", "first_token", "power", "training"
-"""What errors are of: a step (and so TPOT and rates), TPOT beyond its steps, what a first token waits beyond its steps, watts, a training step."""
+"""Quantities with errors: step time (also TPOT and rates), TPOT beyond its steps, TTFT beyond its steps, power, training step time."""
 ANY = "any deployment"
 TELLING = 0.1
-"""A factor is named from this share of all factors' squares on."""
+"""Minimum share of all factors' squares from which a factor is named as a reason."""
 SHORT_S = 15e-6
 """A shorter kernel is mostly launch time."""
 FEW = 4
@@ -43,7 +43,7 @@ FEW = 4
 
 
 class Conditions(NamedTuple):
-    """What of a run its errors depend on.
+    """Properties of a run on which its errors depend.
 
     `sequences` of a rank's step; `prompts`, the share of the time of steps with prompts; `burst`: all requests arrive
     at once; `in_step`: requests of one length in a closed loop; `split`: separate prefill and decode pools; `zero`: what ranks of a training step share (`TrainingOptions`);
@@ -65,7 +65,7 @@ class Conditions(NamedTuple):
 
 
 Amounts = Mapping[str, float]
-"""How much of each factor a run has, by name; of those that it has."""
+"""Amount of each error factor in a run, by the factor's name; factors that the run does not have are left out."""
 
 
 TOGETHER = "lengths that are not published"
@@ -115,7 +115,7 @@ TUNED = ("engine", "experts", "inter", "device", "format", "since")
 
 
 def _untuned_experts(conditions: Conditions) -> float:
-    """Whether experts run on a Triton kernel that the engine's version ships no configuration for; other libraries need none."""
+    """Return 1 if experts run on a Triton kernel that has no tuned configuration in the engine's version, else 0."""
     spec, numerics = conditions.deployment.system.device, conditions.deployment.run.numerics
     form = numerics.weight_format("experts") or "bf16"
     if (
@@ -140,7 +140,7 @@ TRITON: Mapping[str, tuple[int, ...]] = {"vllm": (BLACKWELL,), "sglang": ()}
 
 
 def _share(stage: StageCost, chosen: Callable[[Any], bool]) -> float:
-    """Share of a step's time in some of its ops."""
+    """Return the share of a step's time in the ops for which `chosen` is true."""
     times = [(op.cost.seconds * op.count, chosen(op)) for op in stage.ops if op.critical]
     return sum(s for s, yes in times if yes) / max(sum(s for s, _ in times), 1e-300)
 
@@ -150,7 +150,7 @@ def _short(conditions: Conditions) -> float:
 
 
 UNTOLD = (0,)
-"""Numbers of a version that an engine's file should tell and does not."""
+"""Version that means "unknown": the engine's file does not state it, but should."""
 OLD = {"vllm": (0, 8), "sglang": (0, 5), "trtllm": (1, 0)}
 """First versions of an engine with measured runs; hosts of earlier versions are only approximate."""
 LATENT = "LatentAttention"
@@ -158,14 +158,14 @@ PLAIN = {"Attention", LATENT}
 
 
 def _unusual_attention(conditions: Conditions) -> float:
-    """Share of layers whose cache is not keys and values of all tokens; projections of MTP heads have no cache."""
+    """Return 1 if a layer's cache is not the keys and values of all tokens, else 0; MTP projections have no cache."""
     mixers = [x.mixer for x in conditions.deployment.model.layers if x.mixer.state() != State()]
     unusual = [type(mixer).__name__ not in PLAIN or bool(mixer.state().window) for mixer in mixers]
     return float(any(unusual))
 
 
 def _carried_power(conditions: Conditions) -> float:
-    """Whether a device's power was not fitted to its own measurements."""
+    """Return 1 if a device's power model was not fitted to its own measurements, else 0."""
     from ...devices.power.transfer import power_model
 
     return float(
@@ -175,7 +175,7 @@ def _carried_power(conditions: Conditions) -> float:
 
 
 def _early_latent(conditions: Conditions) -> float:
-    """Whether an engine is older than its kernels for latent attention and the experts of the models that have it."""
+    """Return 1 if a latent-attention model runs on an engine older than its kernels for such models, else 0."""
     latent = any(type(x.mixer).__name__ == LATENT for x in conditions.deployment.model.layers)
     return float(latent and conditions.engine in TRITON and _old(conditions))
 
@@ -252,7 +252,7 @@ class Widths(NamedTuple):
         return Ratios(middle - float(below), middle, middle + float(above))
 
     def reasons(self, amount: Amounts, *quantities: str) -> tuple[str, ...]:
-        """Factors that widen the intervals of some quantities by `TELLING` or more of all factors' squares, the largest first."""
+        """Return the factors that contribute `TELLING` or more of some quantity's squared width, the largest first."""
         size = dict[str, float]()
         for quantity in quantities:
             known = self.table.get(quantity, {})
@@ -267,14 +267,14 @@ NO_FACTORS = Widths(1.0, {})
 
 
 def amounts(conditions: Conditions) -> Amounts:
-    """How much of each factor a run has."""
+    """Return the amount of each error factor in a run, without factors of zero."""
     every = {ANY: 1.0} | {f.name: f.amount(conditions) for f in FACTORS}
     return {name: x for name, x in every.items() if x > 0.0}
 
 
 @cache
 def fitted_widths() -> Widths:
-    """The numbers of `error_factors.yaml`."""
+    """Return the fitted factors of `error_factors.yaml`."""
     raw = read_yaml(Path(__file__).parent / "error_factors.yaml")
     table = {quantity: {name: Ratios(*ends) for name, ends in rows.items()} for quantity, rows in raw["widths"].items()}
     return Widths(float(raw["kernels"]), table, float(raw["first_kernels"]))
@@ -308,7 +308,7 @@ def engine_named(framework: str | None) -> tuple[str, tuple[int, ...]]:
 
 
 def factor_evidence(deployment: Deployment) -> Records:
-    """Entries of the evidence for what takes time and has no cost model at all."""
+    """Return evidence entries for the effects in a deployment that take time but have no cost model."""
     return [
         {
             "cost_model": "not priced", "applies_to": factor.name, "basis": "assumed", "error": None,

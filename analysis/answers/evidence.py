@@ -127,7 +127,7 @@ VERSIONED = ("gap_s", "sequence_s")
 
 
 def _host(policy: Policy, deployment: Deployment) -> Records:
-    """The times of the host, where there are any."""
+    """Return the evidence of the host's times per step, launch and token."""
     from ...simulator.engine.host import (  # compiled code, which a step does without
         HTTP_S,
         LAUNCH_S,
@@ -168,7 +168,7 @@ def link_evidence(name: str, node_link: str, sources: Mapping[str, str]) -> dict
 
 
 def _tiers(deployment: Deployment, sources: Mapping[str, str]) -> Records:
-    """The memories that experts are fetched from, and the predictor, where there are any."""
+    """Return the evidence of the memories that experts are fetched from, and of the expert predictor."""
     store = deployment.parts.get("resident-experts")
     if store is None:
         return []
@@ -180,7 +180,7 @@ def _tiers(deployment: Deployment, sources: Mapping[str, str]) -> Records:
 
 
 def _acceptance(deployment: Deployment) -> Records:
-    """How often drafts are accepted, which nothing here computes."""
+    """Return the evidence of the draft acceptance rate, which is given and not computed."""
     speculation = deployment.parts.get("drafts")
     if speculation is None:
         return []
@@ -210,7 +210,7 @@ def _waits(deployment: Deployment) -> Records:
 
 
 def _power(deployment: Deployment) -> Records:
-    """Where the energy of a product's work comes from, by its power model."""
+    """Return the evidence of a device's power model, if its power is modelled."""
     spec = deployment.system.device
     if deployment.device.board.model is None:
         return []

@@ -16,7 +16,7 @@ NAMED = 3
 
 
 def evidence_rows(evidence: Rows, system: str, ranges: Ranges | None = None) -> Records:
-    """One row per cost model: for what, in which format, on how many rows, with which error, in range or not."""
+    """Return a row for each cost model: its ops, format, measured rows and error, and the share out of range."""
     outside: dict[str, float] = {}
     for extrapolated in ranges.outside if ranges else ():
         family = extrapolated.kernels.rpartition(" in ")[0] or extrapolated.kernels
@@ -35,7 +35,7 @@ def evidence_rows(evidence: Rows, system: str, ranges: Ranges | None = None) -> 
 
 
 def _elsewhere(e: Mapping[str, Any]) -> str | None:
-    """Rows in other formats, where the own has none."""
+    """Return how many measured rows other formats have, if this format has none."""
     others = e.get("other_rows") or {}
     text = ", ".join(f"{count:,} in {name}" for name, count in others.items())
     return f"NO ROW: {text}" if text else None
@@ -63,7 +63,7 @@ def evidence_blocks(known: Sequence[Known], why: bool) -> Blocks:
 
 
 def evidence_line(evidence: Rows, system: str, ranges: Ranges | None = None) -> str:
-    """Return the same as one sentence.
+    """Return the evidence of one system as one sentence.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Images through one FPGA: latency, rate, energy, memory, and what task switches cost."""
+"""Images on one FPGA: latency, rate, energy, memory, and the cost of task switches."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ class FrameRun(Result):
 
     @property
     def latency(self) -> dict[str, float]:
-        """Latency of an image [s]."""
+        """Return the mean and the quantiles of an image's latency [s]."""
         latency_s = self.served.latency_s
         return {n: float(np.quantile(latency_s, q) if (q := share_of(n)) else latency_s.mean()) for n in QUANTILES}
 
     @property
     def service_s(self) -> float:
-        """Time of the engine for an image."""
+        """Return the engine's mean time for an image [s], without waiting."""
         return self.served.cycles / self.served.clock_Hz / self.images
 
     @property
@@ -79,7 +79,7 @@ class FrameRun(Result):
         return self.images / self.served.makespan_s
 
     def intervals(self) -> dict[str, Any]:
-        """Intervals of an image's times."""
+        """Return the intervals of an image's service time and mean latency."""
         return {
             "service_s": interval_dict(self.service_s, FRAME),
             "latency_s_mean": interval_dict(self.latency["mean"], FRAME),
@@ -87,7 +87,7 @@ class FrameRun(Result):
 
     @property
     def busy(self) -> float:
-        """Share of the time in which the engine works."""
+        """Return the share of time in which the engine works."""
         return self.served.cycles / self.served.clock_Hz / self.served.makespan_s
 
     @property
@@ -99,7 +99,7 @@ class FrameRun(Result):
         return float(self.total("memory_bytes") / self.images)
 
     def total(self, name: str) -> Any:
-        """A count of all images."""
+        """Return the sum of a counter over all images."""
         return sum(getattr(run, name) for run in self.served.runs)
 
     @property
@@ -128,7 +128,7 @@ class FrameRun(Result):
         return self.cache_hits / reads if reads else None
 
     def units(self) -> Records:
-        """Cycles of an average image by part of the model and unit; stalls are separate."""
+        """Return the cycles of an average image by model part and unit; stalls are separate."""
         total: dict[tuple[str, str], list[float]] = {}
         for run in self.served.runs:
             for key, share in run.parts.items():
@@ -145,7 +145,7 @@ class FrameRun(Result):
         ]  # fmt: skip
 
     def columns(self) -> ColumnArrays:
-        """One row an image, as ``frames.csv`` holds them."""
+        """Return one row for each image, the columns of ``frames.csv``."""
         f = self.served
         return {
             "image": np.arange(len(f.task)),

@@ -1,4 +1,4 @@
-"""A fleet simulated in groups of replicas, on processes of this machine or of a Dask cluster."""
+"""Simulation of a fleet in groups of replicas, on processes of this machine or of a Dask cluster."""
 
 from __future__ import annotations
 

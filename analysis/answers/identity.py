@@ -1,4 +1,4 @@
-"""What a scenario is, beyond the names it is given by: digests of the files they name."""
+"""Identity of a scenario: its options, and digests of the files that they name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ...workloads.textfile import digest_of, digest_of_files
 
 UNREADABLE = "unreadable"
 POOLS = ("prefill", "decode")
-"""Options that name a system each, and how many of it."""
+"""Options that name the system of one pool and its number of replicas."""
 
 
 def located(point: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def located(point: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _path_in(name: str, value: object) -> tuple[str, str]:
-    """The path that a parameter's value names, and what stands before it; empty if none."""
+    """Return the prefix and the path in a parameter's value; both are empty if the value has no path."""
     if not isinstance(value, str):
         return "", ""
     if name == "routing":
@@ -57,7 +57,7 @@ def _path_in(name: str, value: object) -> tuple[str, str]:
 
 
 def identity(point: Mapping[str, Any], known: dict[str, str] | None = None) -> dict[str, str]:
-    """Digests of the files a point names, so that an edited file is another point.
+    """Return a digest for each file that a point names, so that a point with an edited file counts as a new point.
 
     A file that cannot be read has a digest that starts with `UNREADABLE`; such points are never
     taken from stored results, and fail with the reason.
@@ -89,7 +89,7 @@ def _names_file(name: str) -> bool:
 
 
 def whole(system: SystemSpec) -> dict[str, Any]:
-    """A system as data, with the DRAM standard that it names."""
+    """Return a system as plain data that includes its complete DRAM standard."""
     tree = system.model_dump()
     dram = tree["device"]["memory"]["dram"]
     if dram is not None:

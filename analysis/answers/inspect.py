@@ -1,4 +1,4 @@
-"""What is in a model: parameters, KV cache, state and layer structure."""
+"""Contents of a model: parameters, KV cache, state and layer structure."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Inspection(Result):
         return kv_bytes(self.model)
 
     def most(self, what: str) -> int | None:
-        """The most common count of the routed experts."""
+        """Return the most common value of a count (such as ``top_k``) over the layers with routed experts."""
         layers = self.model.layers
         kinds = [la.ffn.routed for la in layers if is_routed(la.ffn) and not la.ffn.routed.by_request]
         counts: list[int] = [getattr(kind, what) for kind in kinds]
@@ -62,13 +62,13 @@ class Inspection(Result):
 
     @property
     def active(self) -> str:
-        """Parameters of one token, and their share."""
+        """Return the number of parameters that one token uses, and its share of all parameters, as text."""
         active, total = self.model.active_params, self.model.total_params
         return f"{active:,} ({active / total:.1%})" if total else f"{active:,}"
 
     @property
     def routed(self) -> str:
-        """Experts, for people."""
+        """Return the routed experts as text: their number, top-k and layers."""
         if not self.experts:
             return "none"
         return f"{self.experts:,}, {self.top_k} a token, in {self.model.moe_layers} layers"
@@ -88,13 +88,13 @@ class Inspection(Result):
         return [self.to_dict()]
 
     def written(self) -> str:
-        """Formats of the weights, for people."""
+        """Return the number formats of the weights as text."""
         numerics = self.model.numerics
         others = "".join(f", {group} {name}" for group, name in numerics.weights)
         return f"{numerics.default}{others}"
 
     def cache(self) -> str:
-        """Bytes of a token in 16 bit, and as the checkpoint has them kept."""
+        """Return the KV bytes of a token in 16 bits and, if it differs, in the checkpoint's KV format."""
         spec = self.model
         plain = f"{kv_bytes(spec):,} B{_in_bits(spec)}"
         if kv_bytes(spec) == round(spec.kv_bytes_per_token):
@@ -102,7 +102,7 @@ class Inspection(Result):
         return f"{plain}, {spec.kv_bytes_per_token:,.0f} B in {spec.numerics.kv} as the file asks"
 
     def _tower(self) -> dict[str, Any]:
-        """The image tower, where the file has one: it is not among the other counts."""
+        """Return the size of the image tower, if the model has one; the other counts do not include it."""
         tower = self.model.tower
         if tower is None:
             return {}
@@ -111,7 +111,7 @@ class Inspection(Result):
         return {"vision_params": tower.params, "vision_bytes": size, "tokens_per_1080p_image": tokens}
 
     def _stored(self) -> dict[str, str]:
-        """Each weight group's bytes by format, of checkpoints that are not in one format."""
+        """Return the bytes of each weight group by format, for checkpoints in more than one format."""
         if not self.model.numerics.weights:
             return {}
         return {
@@ -120,7 +120,7 @@ class Inspection(Result):
         }
 
     def windows(self) -> str:
-        """Layers by how far they look back."""
+        """Return the number of layers for each attention window, as text."""
         states = Counter(tuple(_looks(layer.mixer.state())) or ("all",) for layer in self.model.layers)
         if set(states) == {("all",)}:
             return "no window"
@@ -137,7 +137,7 @@ MOST_KINDS = 4
 
 
 def _looks(state: State) -> Iterator[str]:
-    """What a layer's queries read; if the layer does not say, what it keeps."""
+    """Yield a text for each set of tokens that a layer's queries read; if reads are not described, of its cache."""
     for read in state.reads or (Reads(cache.window) for cache in state.keeps):
         text = f"{read.most:,}" if read.most else "all"
         text = f"the best {text}" if read.chosen else text
@@ -145,7 +145,7 @@ def _looks(state: State) -> Iterator[str]:
 
 
 def _reach(looks: tuple[str, ...]) -> str:
-    """How far heads look back."""
+    """Return the attention window of a layer as text."""
     if looks == ("all",):
         return "without window"
     return f"of {' and '.join(looks)} tokens"
@@ -162,13 +162,13 @@ def kv_bytes(spec: ModelSpec) -> int:
 
 
 def _in_bits(spec: ModelSpec) -> str:
-    """Say in which format the bytes of a token are."""
+    """Return the number format of a token's KV bytes, as text."""
     has_scale = any(k.scale_bytes for la in spec.layers for p in la.parts for k in p.state().keeps)
     return f" in {spec.numerics.kv}" if has_scale else " in 16 bit"
 
 
 def attention_kind(spec: ModelSpec) -> str:
-    """Name the attention of a model: mha, gqa, mqa, mla or none, and what is mixed with it."""
+    """Return the attention type of a model (mha, gqa, mqa, mla or none), and the layer types mixed with it."""
     kinds: dict[str, None] = {}
     for layer in spec.layers:
         mixer = layer.mixer

@@ -39,7 +39,7 @@ LONGEST = 10.0
 
 
 def chance_text(value: str, chance: float, slow: float) -> str:
-    """A value that holds with a chance, and how long steps are assumed to be.
+    """Return a value as text, with its probability and the step slowdown that it assumes.
 
     Examples
     --------
@@ -52,7 +52,7 @@ def chance_text(value: str, chance: float, slow: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TimeShare:
-    """Seconds of a step, or a share of it, whose errors go together under one name."""
+    """Seconds of a step whose errors are fully correlated, with their family and error ratios."""
 
     seconds: float
     family: str
@@ -84,12 +84,12 @@ class Interval:
 
     @property
     def inverse(self) -> Interval:
-        """Factors on a rate whose time these are of."""
+        """Return the factors on a rate, from these factors on its time."""
         return Interval(1.0 / self.high, 1.0 / self.low if self.low else np.inf, self.level)
 
 
 def parts_of(deployment: Deployment, stage: StageCost) -> list[TimeShare]:
-    """What a step's time consists of, with what is known of each part's error."""
+    """Return a step's time op by op, with each op's family and measured/predicted ratios."""
     seen: dict[tuple[str, str, str], tuple[str, Ratios | None]] = {}
     out = []
     for placed in stage.ops:
@@ -166,7 +166,7 @@ def interval_of(drawn: F8, level: float = LEVEL) -> Interval:
 
 
 def step_interval(conditions: Conditions) -> Interval | None:
-    """Factors on the seconds of one step."""
+    """Return the interval of one step's time, as factors."""
     errors = step_errors(conditions)
     return None if errors is None else interval_of(errors.drawn())
 
@@ -179,19 +179,19 @@ def hosted(drawn: F8, seconds: float, host_s: float, hidden: bool = False) -> F8
 
 
 class KindErrors(NamedTuple):
-    """Interval of one quantity, and the factors of its deployment: of watts, or of a time that is not a server's step."""
+    """Interval and error factors of one quantity that is not a server's step time, such as watts."""
 
     quantity: str
     alone: Interval
     amounts: Amounts
 
     def interval(self, widths: Widths | None = None) -> Interval:
-        """Factors on it."""
+        """Return the quantity's interval as factors, widened by the deployment's error factors."""
         return first_token(self.alone, (widths or fitted_widths()).reach(self.amounts, self.quantity))
 
 
 def power_errors(deployment: Deployment) -> KindErrors | None:
-    """Errors from which the interval of a device's mean power follows; None if its power is not modelled."""
+    """Return the inputs of the interval of a device's mean power; None if its power is not modelled."""
     from ...devices.power.transfer import power_model
 
     if deployment.device.board.model is None:
@@ -200,13 +200,13 @@ def power_errors(deployment: Deployment) -> KindErrors | None:
 
 
 def power_interval(deployment: Deployment) -> Interval | None:
-    """Factors on the mean power of a device."""
+    """Return the interval of a device's mean power, as factors."""
     errors = power_errors(deployment)
     return None if errors is None else errors.interval()
 
 
 def energy_interval(power: Interval | None, time: Interval) -> Interval | None:
-    """Factors on energy: power and time combined, squared logarithms added."""
+    """Return the factors on energy: the squared logarithms of power and time add up."""
     if power is None:
         return None
     low = np.hypot(np.log(power.low), np.log(max(time.low, 1.0 / LONGEST)))
@@ -214,7 +214,7 @@ def energy_interval(power: Interval | None, time: Interval) -> Interval | None:
 
 
 def first_token(steps: Interval, waiting: Ratios) -> Interval:
-    """Return factors on TTFT: errors of its steps, and of other waiting.
+    """Return factors on TTFT from the errors of its steps and of all other waiting.
 
     The interval is never narrower than the interval of its steps, for any middle of `waiting`.
     """
@@ -234,7 +234,7 @@ def interval_dict(value: float | None, interval: Interval | None) -> dict[str, A
 
 
 def spoken(interval: Interval) -> str:
-    """An interval as a fraction below and above.
+    """Return an interval as text: percentages below and above the predicted value.
 
     Examples
     --------

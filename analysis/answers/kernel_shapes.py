@@ -41,7 +41,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class KernelShapes(Result):
-    """Rows without times.
+    """Kernel shapes that are to be measured: table rows without times.
 
     Attributes
     ----------
@@ -69,7 +69,7 @@ class KernelShapes(Result):
         return [*out, "opbyte kernels measure-torch prints a script that fills measured_s on a GPU"]
 
     def write(self, files: OutputFolder) -> None:
-        """Write a table a family, its times empty."""
+        """Write one table for each kernel family, with empty times."""
         for family, rows in self.tables.items():
             head = ["source", "device", "kernel", "dtype", *SCHEMAS[family].shape, "timing", "measured_s"]
             text = io.StringIO()
@@ -125,7 +125,7 @@ def kernel_shapes(
 
 @dataclass(frozen=True, slots=True)
 class _Same:
-    """An op by what a table tells of it: layers run the same kernels."""
+    """Key of an op by the properties that a table row contains, since many layers run the same kernels."""
 
     op: Op
 
@@ -139,7 +139,7 @@ class _Same:
 
 
 def table_row(op: Op, deployment: Deployment, keys: int) -> tuple[str, Row] | None:
-    """The family of an op and its row; an empty row where it has nothing to do, None without a table.
+    """Return an op's kernel family and table row; None without a table, an empty row if the op has no work.
 
     Parameters
     ----------
@@ -160,7 +160,7 @@ def table_row(op: Op, deployment: Deployment, keys: int) -> tuple[str, Row] | No
 
 
 def _plain(value: Any) -> Any:
-    """Whole numbers without a point; means of experts stay as they are."""
+    """Return whole numbers as integers; other values, such as mean expert loads, are unchanged."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

@@ -1,4 +1,4 @@
-"""What keeps a run from serving more: KV capacity, sequences, or what bounds its steps."""
+"""Resource that limits a run's throughput: KV capacity, sequence limit, or the bound of its steps."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def limit_of(run: Run, missed: Mapping[str, float]) -> Limit:
 
 
 def _waiting_share(run: Run, missed: Mapping[str, float]) -> float:
-    """Part of the time to first token that the slowest requests spend in the queue."""
+    """Return the part of TTFT that the slowest requests spend in the queue."""
     table = run.requests
     ttft = table.first_token_s - table.arrival_s
     most = [x for name, x in missed.items() if name.startswith("ttft")]
@@ -90,7 +90,7 @@ def _waiting_share(run: Run, missed: Mapping[str, float]) -> float:
 
 
 def _queue(run: Run, stages: Stages) -> Limit | None:
-    """KV cache or sequence limit, where that is full for most of the time that anybody waits."""
+    """Return the KV capacity or the sequence limit, if it is exhausted for most of the time in which requests wait."""
     length = (stages["end_s"] - stages["start_s"]) * (stages["waiting"] > 0)
     total = float(length.sum())
     if total <= 0:
@@ -108,14 +108,14 @@ def _queue(run: Run, stages: Stages) -> Limit | None:
 
 
 def _long_steps(run: Run, stages: Stages, most_s: float) -> Limit:
-    """Bounds of the steps that are longer than allowed."""
+    """Return the bound of the steps that are longer than allowed."""
     step_s = (stages["end_s"] - stages["start_s"]) / np.maximum(stages["steps"], 1)
     long = (step_s > most_s) & (stages["decodes"] > 0)
     return _bound(run, stages, long if long.any() else step_s >= step_s.max(), "steps are too long; a typical one")
 
 
 def _bound(run: Run, stages: Stages, chosen: npt.NDArray[np.bool_], why: str) -> Limit:
-    """What the time of the chosen stages goes to, from the ops of their typical step."""
+    """Return the resource that takes most time in the chosen stages, from the ops of their median step."""
     stages = {name: column[chosen] for name, column in stages.items()}
     length = stages["end_s"] - stages["start_s"]
     steps = np.maximum(stages["steps"], 1)
@@ -133,7 +133,7 @@ def _bound(run: Run, stages: Stages, chosen: npt.NDArray[np.bool_], why: str) ->
 
 
 def _parts(run: Run, decodes: int, prompt: int, prompts: int) -> dict[tuple[str, str], float]:
-    """Share of a step's time by processor and bound; ops side by side count in full."""
+    """Return the share of a step's time by processor and bound; parallel ops count in full."""
     deployment, table = run.deployment, run.requests
     context = round(float((table.input_tokens + table.output_tokens / 2).mean()))
     chunks = [(max(prompt // max(prompts, 1), 1), 0)] * prompts

@@ -28,7 +28,7 @@ ROWS = 128
 
 
 def two_masters(memory: str | DramSpec = "hbm3-5200-8hi", shares: Sequence[float] = SHARES) -> pd.DataFrame:
-    """Let a Logic-PIM read one bundle while an xPU of as much work visits all of them.
+    """Simulate a Logic-PIM that reads one bundle of banks while an xPU with equal work reads all bundles.
 
     Both work on one pseudo channel, row by row: the xPU one column per tCCD_S, the Logic-PIM one of every bank of its
     bundle per tCCD_L. In isolation both take equally long.
@@ -77,7 +77,7 @@ USUAL = (Batch.of([100] * 64), Batch.of([100], [(100, 0)]))
 def by_place(
     deployment: Deployment, batches: Sequence[Batch] = (), usual: Sequence[Batch] = USUAL
 ) -> dict[str, dict[str, Op]]:
-    """One of each op by the processor or link that runs it, in the first batch that has it."""
+    """Return one op of each name for every processor or link, from the first batch that has it."""
     out: dict[str, dict[str, Op]] = {}
     for batch in (*batches, *usual):
         for op, where in placed_ops(deployment, batch):
@@ -86,7 +86,7 @@ def by_place(
 
 
 def dram_rows(deployment: Deployment) -> Records:
-    """What each processor's ops get of a simulated DRAM; nothing where none is.
+    """Return the bandwidth share that each processor's ops reach on a simulated DRAM; empty if no DRAM is simulated.
 
     Returns
     -------

@@ -28,7 +28,7 @@ from ...workloads.model import ModelSpec
 
 @dataclass(frozen=True, slots=True)
 class StepLoad:
-    """What a step is of: images of an encoder, or decodes of a language model.
+    """Work of one step: images of an encoder, or decodes of a language model.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class LayerTime:
 
 @dataclass(frozen=True, slots=True)
 class StepCost:
-    """A step on one system.
+    """Time, energy and ops of a step on one system.
 
     Attributes
     ----------
@@ -110,20 +110,20 @@ def step_cost(model: ModelSpec, system: SystemSpec, load: StepLoad, options: Dep
 
 
 def needed_bytes(model: ModelSpec, system: SystemSpec, load: StepLoad) -> float:
-    """Weights and KV cache of a step, kept once [B]."""
+    """Return the memory that a step needs: weights and KV cache, each stored once [B]."""
     engines = [p.engine for p in system.device.processors.values() if p.engine is not None]
     weights = stored_bytes(model, engines[0]) if engines else model.weight_bytes
     return weights + (0.0 if load.images else load.decodes * model.cache_bytes(load.context + 1))
 
 
 def available_bytes(system: SystemSpec) -> float:
-    """Memory of all devices [B]."""
+    """Return the usable memory of all devices [B]."""
     memory = system.device.memory
     return num_devices(system) * memory.capacity_bytes * memory.usable_fraction
 
 
 def num_devices(system: SystemSpec) -> int:
-    """Devices of all nodes."""
+    """Return the number of devices on all nodes."""
     return system.devices_per_node * system.nodes
 
 
@@ -175,7 +175,7 @@ def _pipelined(deployment: Deployment, system: SystemSpec, load: StepLoad) -> St
 
 
 def _on_board(model: ModelSpec, system: SystemSpec, load: StepLoad, routing: str) -> StepCost:
-    """One board, its engine's events; several boards share images, not language models."""
+    """Return a step on FPGA boards, simulated by the engine's events; only images can use several boards."""
     devices = num_devices(system)
     if devices > 1 and not load.images:
         raise InputError(system.name, "a language model runs on one FPGA here; use x1")
@@ -203,7 +203,7 @@ def _on_board(model: ModelSpec, system: SystemSpec, load: StepLoad, routing: str
 
 
 def _parts(runs: tuple[FrameResult, ...], clock_Hz: float) -> tuple[LayerTime, ...]:
-    """Time of every part over all runs of a board's engine."""
+    """Return the time of every model part, summed over all runs of a board's engine."""
     times: dict[str, CycleShare] = {}
     for run in runs:
         for (layer, _), share in run.parts.items():

@@ -46,7 +46,7 @@ class OpRow:
 
 
 def merged(stage: StageCost, clock: float) -> tuple[OpRow, ...]:
-    """One row per op and processor; layers whose loads differ are averaged.
+    """Return one row for each op and processor, averaged over layers with different loads.
 
     `clock` is what of the energy is left at the clock that the power limit allows.
     """

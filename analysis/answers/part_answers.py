@@ -22,7 +22,7 @@ MOST_ROWS = 16
 
 
 def text_of(value: Any, unit: str) -> str:
-    """A value with its unit, for people."""
+    """Return a value with its unit as text."""
     if isinstance(value, Quantiles):
         return text_of(value.mean, unit)
     if value is None or value == []:
@@ -43,7 +43,7 @@ def text_of(value: Any, unit: str) -> str:
 
 
 def lines(source: Any, quantities: Sequence[Quantity], title: str) -> Iterator[TextOrRows]:
-    """A line of what has a label, then a table of each list."""
+    """Yield one line with the labelled values, then a table for each list."""
     told, tables, inner = [], [], []
     for q in quantities:
         value = q.of(source)
@@ -72,14 +72,14 @@ def _inner_lists(source: Any, quantities: Sequence[Quantity], title: str) -> Ite
 
 
 def entries_after(parts: Mapping[str, Any], after: str) -> dict[str, Any]:
-    """Keys of JSON that follow some others."""
+    """Return the JSON entries of the parts that are placed after the key `after`."""
     return {
         k: v for figures, left in figures_of(parts) if figures.after == after for k, v in figures.entry(left).items()
     }
 
 
 def blocks_of(parts: Mapping[str, Any], late: bool) -> Iterator[TextOrRows]:
-    """What all parts say, before the latencies or after them."""
+    """Yield the printed results of all parts that are placed before the latencies, or after them (`late`)."""
     for figures, left in figures_of(parts):
         if figures.late == late:
             yield from lines(left, figures.quantities, figures.title)
@@ -93,7 +93,7 @@ def figures_of(parts: Mapping[str, Any]) -> Iterator[tuple[Figures, Any]]:
 
 
 def step_parts(deployment: Deployment, stage: StageCost) -> dict[str, Any]:
-    """Results of parts in a step."""
+    """Return the results of the active parts for one step."""
     hooks = {name: PARTS[name].hook("step") for name in PARTS if deployment.parts.get(name) is not None}
     parts = {name: hook(deployment, stage) for name, hook in hooks.items() if hook is not None}
     return {name: left for name, left in parts.items() if left is not None}
@@ -106,5 +106,5 @@ def with_columns() -> tuple[Figures, ...]:
 
 
 def columns_of(run: Run) -> dict[str, Any]:
-    """Columns of the parts of a run."""
+    """Return the sweep columns of the parts of a run."""
     return {k: v for figures, left in figures_of(run.parts) for k, v in figures.row(left).items()}

@@ -1,4 +1,4 @@
-"""Placements of experts: load of every device before and after, memory, step time, cost of moving."""
+"""Placements of experts: load of every device before and after, memory, step time, and cost of moving experts."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ NOTES = (
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """One placement.
+    """Result of one placement.
 
     Attributes
     ----------
@@ -84,13 +84,13 @@ class Placed:
 
     @property
     def name(self) -> str:
-        """For tables."""
+        """Return the placement's name in tables."""
         copies = f", {self.redundant} copies" if self.redundant else ""
         return f"{self.policy}{copies}"
 
     @property
     def leaves_node(self) -> float | None:
-        """Share of tokens that leave their node."""
+        """Return the share of tokens that are sent to another node; None if it is unknown."""
         return out_share(self.deployment)
 
     def saved_s(self, before: Placed) -> float:
@@ -98,7 +98,7 @@ class Placed:
         return before.step_s - self.step_s
 
     def pays_after(self, before: Placed) -> int | None:
-        """Steps after which moving has paid; None where it never does."""
+        """Return the number of steps after which the saved time exceeds the moving time; None if that never happens."""
         saved = self.saved_s(before)
         return int(np.ceil(self.moving_s / saved)) if saved > 0.0 else None
 
@@ -120,7 +120,7 @@ class Placement(Result):
 
     @property
     def after(self) -> Placed:
-        """The one asked for; of several the one of the quickest step, the first of equal ones."""
+        """Return the placement with the fastest step, the first one among equals."""
         return min(self.found, key=lambda placed: placed.step_s)
 
     @property
@@ -129,7 +129,7 @@ class Placement(Result):
 
     @property
     def dispatch(self) -> str:
-        """Copies that a token may go to."""
+        """Return the rule that chooses among the copies of an expert for a token."""
         return str(self.after.deployment.parts["expert-copies"].dispatch)
 
     def evidence(self) -> Records:
@@ -146,7 +146,7 @@ class Placement(Result):
         return row
 
     def layers(self) -> Records:
-        """Load of every device over the mean in every MoE layer, before and after."""
+        """Return the load of every device over the mean in each MoE layer, before and after."""
         pairs = zip(spreading(self.before.deployment), spreading(self.after.deployment), strict=True)
         return [
             {"layer": layer, "device": device, "before": float(b), "after": float(a)}
@@ -155,7 +155,7 @@ class Placement(Result):
         ]
 
     def map_rows(self) -> list[dict[str, int]]:
-        """The chosen map as ``file:PATH`` takes it: a row a copy."""
+        """Return the chosen expert map in the form that ``file:PATH`` reads: one row for each copy."""
         out = []
         for layer, part in enumerate(spreading(self.after.deployment)):
             assert part.placed is not None
@@ -182,7 +182,7 @@ class Placement(Result):
 
     @property
     def work(self) -> str:
-        """The step, for people."""
+        """Return the step's description as text."""
         prompt = f" and one prompt of {self.prefill:,} tokens" if self.prefill else ""
         return f"{self.batch:,} decodes at context {self.context:,}{prompt}"
 
@@ -192,7 +192,7 @@ class Placement(Result):
 
     @property
     def copies(self) -> float:
-        """Expert copies of a device [GiB]."""
+        """Return the size of the expert copies on a device [GiB]."""
         return self.after.copy_bytes / 2**30
 
     def blocks(self) -> Blocks:
@@ -220,7 +220,7 @@ def placement(
     context: int = 2048, prefill: int = 0, period: int | None = None,
     **options: Unpack[DeployOptionsKeywords],
 ) -> Placement:  # fmt: skip
-    """Place a model's experts and say what that changes.
+    """Place a model's experts, and compare load, memory and step time with experts in order.
 
     Parameters
     ----------
@@ -267,7 +267,7 @@ def placement(
 
 
 def _tries(how: DeployOptions, plain: Deployment) -> list[DeployOptions]:
-    """What to hold against experts in order: every policy and one copy a group, unless options say.
+    """Return the options of all placements to try: every policy with one copy per group, unless `how` chooses.
 
     Policies that these nodes do not allow are tried where they are named.
     """
@@ -289,7 +289,7 @@ def _tries(how: DeployOptions, plain: Deployment) -> list[DeployOptions]:
 
 
 def _placed(policy: str, deployment: Deployment, work: tuple[int, int, int], old: Deployment | None) -> Placed:
-    """Everything about one placement."""
+    """Return the loads, memory, step time and moving cost of one placement."""
     try:
         weights: float | None = deployment.memory().weights
     except InputError:
@@ -307,7 +307,7 @@ def _placed(policy: str, deployment: Deployment, work: tuple[int, int, int], old
 
 
 def _moved_bytes(deployment: Deployment, old: Deployment) -> float:
-    """Bytes of experts that the device which gets most of them gets, over all layers."""
+    """Return the bytes of experts that move to the device that receives the most, over all layers."""
     total: Any = 0.0
     for new, was in zip(spreading(deployment), spreading(old), strict=True):
         assert new.placed is not None

@@ -1,4 +1,4 @@
-"""Which of two pools limits a run, and what of it."""
+"""Pool that limits a run with prefill and decode pools, and its limiting resource."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LINK = "KV link"
 
 
 def pool_limit(run: Run, missed: Mapping[str, float]) -> Limit:
-    """What of the limiting pool keeps a run from serving more; see `limits.limit_of`."""
+    """Return the resource of the limiting pool that limits throughput; see `limits.limit_of`."""
     left: TwoPools = run.parts["two-pools"]
     name = limiting_pool(run, left, tuple(missed))
     if name == "link":
@@ -34,7 +34,7 @@ def pool_limit(run: Run, missed: Mapping[str, float]) -> Limit:
 
 
 def _full(run: Run, pool: PoolRun) -> Limit | None:
-    """Places or memory of the decode pool, where they are in use for most of its steps' time."""
+    """Return the decode pool's sequence limit or KV memory, if it is exhausted for most of its steps' time."""
     stages = steady_stages(run)
     length = stages["end_s"] - stages["start_s"]
     total = float(length.sum())

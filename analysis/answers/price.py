@@ -1,4 +1,4 @@
-"""What a simulated system costs, and so its tokens."""
+"""Cost of a simulated system and of its tokens."""
 
 from __future__ import annotations
 
@@ -52,14 +52,15 @@ def costs_of(run: Run, scenario: Scenario, tokens_per_s: float | None) -> dict[s
 HOURS_A_YEAR = 8766.0
 YEARS, USD_PER_KWH, PUE = 4.0, 0.1, 1.3
 OWNED = ("years", "usd_per_kWh", "pue")
-"""Of owned devices where nobody says; assumed: usual depreciation, industrial electricity, an air-cooled hall."""
+"""Cost assumptions for owned devices, used by default: usual depreciation, industrial electricity, an air-cooled
+hall."""
 
 
 GIVEN = "as given"
 
 
 def amounts(given: str | None, option: str) -> dict[str, float]:
-    """Dollars by device, as an option lists them, or a file.
+    """Return the USD for each device, from an option's list or its file.
 
     Raises
     ------
@@ -113,7 +114,7 @@ def check_prices(scenario: Scenario) -> None:
 
 
 def price_of(device: DeviceSpec, scenario: Scenario) -> float | None:
-    """Rent of a device, or what one that is owned loses of its worth, without its power [USD/h]."""
+    """Return the rent of a device, or the depreciation of an owned device without electricity [USD/h]."""
     owned = amounts(scenario.capex, "--capex")
     if device.name in owned:
         return owned[device.name] / ((scenario.years or YEARS) * HOURS_A_YEAR)

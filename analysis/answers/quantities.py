@@ -55,5 +55,5 @@ RUN_QUANTITIES = {q.name: q for q in (*COUNTS, *LENGTHS, *RATES, *STATE)}
 
 
 def labelled(run: Run, *names: str) -> list[tuple[str, Any, str]]:
-    """Label, value and unit of some numbers of any run."""
+    """Return label, value and unit of the named values of a run."""
     return [(q.label, q.of(run), q.unit) for q in map(RUN_QUANTITIES.__getitem__, names)]

@@ -33,7 +33,7 @@ UNMEASURED = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """An op out of range.
+    """Op that is out of its cost model's range.
 
     Attributes
     ----------
@@ -88,7 +88,7 @@ class Ranges:
 
     @property
     def share(self) -> float:
-        """Share of the time that the op takes."""
+        """Return the share of time that ops out of range take."""
         return sum(entry.share for entry in self.outside)
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,7 +98,7 @@ class Ranges:
         }  # fmt: skip
 
     def text(self) -> list[str]:
-        """In a sentence; nothing where all is in range."""
+        """Return one sentence on the ops out of range; empty if all ops are in range."""
         if not self.outside:
             return []
         part = sum(entry.calls for entry in self.outside) / max(self.calls, 1.0)
@@ -183,7 +183,7 @@ def ranges_of_run(run: Run, batches: Iterable[Batch]) -> Ranges:
 
 
 def _left(deployment: Deployment, op: Op, where: str) -> Evidence | None:
-    """Return the basis of an op's time if the op is outside of its rows."""
+    """Return the evidence of an op's time, if the op is out of its model's range."""
     inside = runs_on(deployment, op).device.processors.get(where)
     model = deployment.link(op) if inside is None else inside.model
     evidence: Sequence[Evidence] = model.evidence([op])
@@ -194,7 +194,7 @@ def _ranges(
     system: str, entries: Mapping[Key, Evidence], calls: Mapping[Key, float],
     took: Mapping[Key, float], tables: Mapping[Key, float],
 ) -> Ranges:  # fmt: skip
-    """Ops outside the shapes on which their models are fitted, largest share of the time first."""
+    """Return the ops out of range, those with the largest share of the time first."""
     total = sum(took.values()) or 1.0
     out = [
         Outside(

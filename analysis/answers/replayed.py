@@ -1,4 +1,4 @@
-"""Intervals near saturation, from runs of both ends.
+"""Intervals near saturation, from simulations of both ends of the interval.
 
 A system with steps `r` times as long behaves like the simulated one with `r` times the load and a clock `r` times as
 fast. Below saturation the formula of `interval` is close; if it gives more than `STEEP`, both ends are simulated.
@@ -18,7 +18,8 @@ from .run_interval import RunIntervals, end_to_end
 MOST_REPLICAS, MOST_REQUESTS = 64, 50_000
 """Maximum replicas and requests of such a run; ratios of means need no more."""
 STEEP = 1.2
-"""Times as much as of a step, from where a latency's interval is not told by a formula."""
+"""Ratio of a latency's interval to the step's interval from which both ends are simulated, as the formula is not
+exact."""
 FIXED = (
     "autoscale", "fail", "mtbf", "classes", "kv_tiers", "images", "duration", "turns", "think",
     "rate_profile", "since", "trace",
@@ -53,7 +54,7 @@ def replayed(
 
 
 def _part(scenario: Scenario, rate: float) -> Scenario:
-    """The scenario itself, or fewer of its replicas under their share of the load for fewer requests."""
+    """Return the scenario, cut to `MOST_REPLICAS` replicas with the same load and to `MOST_REQUESTS` requests."""
     copies, requests = scenario.fleet.replicas, scenario.workload.requests
     some = None if copies is None else min(copies, MOST_REPLICAS)
     fewer = None if requests is None else min(requests, MOST_REQUESTS)
@@ -63,7 +64,7 @@ def _part(scenario: Scenario, rate: float) -> Scenario:
 
 
 def dilates(scenario: Scenario, run: Run) -> bool:
-    """Whether a run at another rate is the same one by another clock."""
+    """Return whether slower steps have the same effect as a higher arrival rate and a slower clock."""
     plain = all(scenario.option(name) in (None, False, ()) for name in FIXED)
     return plain and not ("two-pools" in run.parts or run.window.overloaded)
 

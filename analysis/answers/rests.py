@@ -14,7 +14,7 @@ from ..show.result import Rests
 def basis_of(
     given: str | Path | SystemSpec, loaded: SystemSpec, deployment: Deployment | None = None, host: str | None = None
 ) -> Rests:
-    """A system with its sources, if it was given by name or file.
+    """Return a system with the sources of its numbers; there are none if it was given as an object.
 
     Parameters
     ----------

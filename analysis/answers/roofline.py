@@ -1,4 +1,4 @@
-"""Roofline of one step: every op of a batch, where it runs and what bounds it."""
+"""Roofline of one step: every op of a batch, its processor and its bound."""
 
 from __future__ import annotations
 
@@ -112,11 +112,11 @@ class Roofline(Result):
 
     @property
     def drafted(self) -> DraftedStep | None:
-        """The step's drafts, where there are any."""
+        """Return the step's speculative drafts; None if no tokens are drafted."""
         return self.parts.get("drafts")
 
     def _intervals(self) -> dict[str, Any] | None:
-        """Intervals of the step, and of a verification and a token where tokens are drafted."""
+        """Return the intervals of the step and, if tokens are drafted, of a verification and a token."""
         sure = self.sure
         if sure is None:
             return None
@@ -173,7 +173,7 @@ class Roofline(Result):
         ]
 
     def headline(self) -> str:
-        """How long the step takes, and which op and which bound take the most of it."""
+        """Return a sentence with the step's time, its longest op and its most frequent bound."""
         took: dict[str, float] = {}
         for op in self.ops:
             took[op.bound] = took.get(op.bound, 0.0) + op.seconds * op.count
@@ -187,7 +187,7 @@ class Roofline(Result):
         )
 
     def title(self) -> str:
-        """Heading of the plot."""
+        """Return the heading of the plot."""
         d = self.deployment
         text = f"{d.model.name} on {d.system.name}: {self.batch} decodes at context {self.context:,}"
         return text + (f", one prompt of {self.prefill:,} tokens" if self.prefill else "")
@@ -211,7 +211,7 @@ class Roofline(Result):
         Result.write(self, folder)
 
     def _gantt(self) -> list[Drawing]:
-        """What runs where and when, if that was asked for: layers in the middle of the step."""
+        """Return the timeline plot of layers in the middle of the step, if a timeline was requested."""
         if not self.bars:
             return []
         from ..plots.gantt import gantt
@@ -224,7 +224,7 @@ class Roofline(Result):
 
     @property
     def _default(self) -> str:
-        """Format of the activations."""
+        """Return the number format of the activations."""
         return self.deployment.model.numerics.default
 
     def _formats(self) -> dict[str, list[str]]:
@@ -235,13 +235,13 @@ class Roofline(Result):
         return roofs(processors_of(d.device), self._formats(), self._default)
 
     def memory(self) -> pd.DataFrame:
-        """Memory efficiency by processor; empty unless it was derived."""
+        """Return the memory efficiency of each processor; empty unless a simulated DRAM gives it."""
         import pandas as pd
 
         return pd.DataFrame(dram_rows(self.deployment), columns=["processor", "memory", "pattern", "efficiency", "ops"])
 
     def processors(self) -> pd.DataFrame:
-        """Roofs of every processor, one for each arithmetic format of the ops it runs."""
+        """Return the roofs of every processor, one for each arithmetic format of its ops."""
         import pandas as pd
 
         return pd.DataFrame(self._roofs())
@@ -344,7 +344,7 @@ def roofline(
 
 
 def _watts(deployment: Deployment, stage: StageCost) -> float:
-    """Mean power of a device of the engine over the step [W]."""
+    """Return the mean power of an engine's device during the step [W]."""
     board, devices = deployment.device.board, engine_devices(deployment)
     busy = board.busy_joules(stage.busy_within(devices))
     return board.idle_W + (work_joules(deployment, stage) + busy) / (stage.seconds * devices)
@@ -353,7 +353,7 @@ def _watts(deployment: Deployment, stage: StageCost) -> float:
 def _launch_warning(
     deployment: Deployment, framework: str, batch: int, prefill: int, devices_s: float
 ) -> tuple[str, ...]:
-    """A line where the host of a serving framework needs longer to launch the step than the devices to run it."""
+    """Return a warning if the host takes longer to launch the step's kernels than the devices take to run them."""
     if not framework:
         return ()
     from ...simulator.engine.host import starting  # compiled code, which a roofline starts without

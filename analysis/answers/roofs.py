@@ -14,7 +14,7 @@ from .summary import roof_of
 
 
 def formats(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """Processor -> the formats its ops compute in, the fastest last.
+    """Return the formats in which each processor's ops compute, the fastest format last.
 
     Examples
     --------
@@ -28,19 +28,19 @@ def formats(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def formats_of_ops(deployment: Deployment) -> dict[tuple[str, str], str]:
-    """Format that each op of a step computes in, by its layer and name."""
+    """Return the format in which each op of a step computes, by the op's layer and name."""
     batch = Batch.of([100], [(100, 0)])
     stage = explicit_stage(deployment, [batch] * deployment.ranks, expected=True)
     return {(p.op.layer, p.op.name): p.op.dtype for p in stage.ops}
 
 
 def roof_name(processor: str, dtype: str, used: Mapping[str, Sequence[str]]) -> str:
-    """Name of a roof: the processor, and the format where there are several."""
+    """Return the name of a roof: the processor and, if it has several roofs, the format."""
     return processor if len(used.get(processor, ())) < 2 else f"{processor}, {dtype}"
 
 
 def roofs(processors: Sequence[Processor], used: Mapping[str, Sequence[str]], default: str) -> Records:
-    """Roofs of every processor in the formats used on it, as `plots.roofline` takes them.
+    """Return the roofs of every processor for the formats used on it, as `plots.roofline` needs them.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def roofs(processors: Sequence[Processor], used: Mapping[str, Sequence[str]], de
 
 
 def roof_rows(table: Rows) -> Records:
-    """Roofs for people: nominal peak and bandwidth, what is attained, and where they meet."""
+    """Return the roofs as a printed table: nominal peak and bandwidth, attainable shares, and ridge point."""
     return [
         {
             "processor": roof["name"].partition(",")[0],

@@ -101,7 +101,7 @@ class StepDraws:
 
 @dataclass(frozen=True, slots=True)
 class RunDraws:
-    """What a run's intervals follow from.
+    """Inputs of a run's intervals.
 
     Attributes
     ----------
@@ -198,7 +198,7 @@ def usual_draws(
 
 
 Engine = tuple[str, tuple[int, ...]]
-"""Name and version of an engine, as `error_factors.engine_of_scenario` tells them."""
+"""Name and version of an engine, as `error_factors.engine_of_scenario` returns them."""
 
 
 def run_intervals(run: Run, open_loop: bool, engine: Engine = ("", ()), burst: bool = False) -> RunIntervals | None:
@@ -262,7 +262,7 @@ def _step_draws(run: Run, deployment: Deployment, batch: Batch, stage: StageCost
 
 
 def _held(drawn: F8, e: float) -> F8:
-    """Factors on a latency where slower steps hold more requests."""
+    """Return the factors on a latency if slower steps also contain more requests."""
     if not e:
         return drawn
     room = 1.0 - drawn * e
@@ -271,23 +271,23 @@ def _held(drawn: F8, e: float) -> F8:
 
 
 def _stage(deployment: Deployment, batch: Batch) -> StageCost:
-    """A step in which every rank has the same batch."""
+    """Return the cost of a step in which every rank has the same batch."""
     return explicit_stage(deployment, [batch] * deployment.ranks, expected=True)
 
 
 def _mixed_share(run: Run, decoding_s: float, mixed_s: float) -> float:
-    """Part of the time that steps with a prompt take."""
+    """Return the share of a run's time that steps with a prompt take."""
     prompts = run.prompt_tokens / max(float(run.requests.input_tokens.mean()), 1.0)
     return _share_of(min(prompts / max(run.iterations, 1), 1.0), decoding_s, mixed_s)
 
 
 def _share_of(count: float, decoding_s: float, mixed_s: float) -> float:
-    """Return the part of the time of steps with prompts."""
+    """Return the share of time of steps with prompts, from their share of all steps and both step times."""
     return count * mixed_s / max(count * mixed_s + (1.0 - count) * decoding_s, 1e-300)
 
 
 def _growth(deployment: Deployment, batch: Batch, seconds: float) -> float:
-    """Share of a step that grows with the requests in it."""
+    """Return the share of a step's time that grows with its number of requests."""
     count, context = len(batch.context), int(batch.context[0])
     more = max(round(count * DELTA), 1)
     wider = Batch.of([context] * (count + more), new=deployment.several)

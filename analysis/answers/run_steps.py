@@ -1,4 +1,4 @@
-"""Some steps of a run, seen: which op runs where and when, and what each request goes through."""
+"""Some steps of a run in detail: when and where each op runs, and the phases of each request."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ QUEUED, PROMPT, DECODES, PREEMPTED, PASSED = ("queued", "prompt", "decodes", "pr
 
 
 def read_window(text: str) -> range:
-    """Steps by "N" (the first N) or "A:B" (from A, before B).
+    """Read a window of steps: "N" (the first N) or "A:B" (from A, before B).
 
     Raises
     ------
@@ -63,7 +63,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """A window of a run; times from the first arrival [s].
+    """Window of a run's steps; times are from the first arrival [s].
 
     Attributes
     ----------
@@ -82,7 +82,7 @@ class Steps:
         return f"<Steps: {len(self.steps)} from step {first} on; see .records(), .span_frame()>"
 
     def records(self) -> Records:
-        """Steps as plain data."""
+        """Return the steps as plain data."""
         return [
             {
                 "step": s.number, "start_s": s.start_s, "end_s": s.end_s,
@@ -94,7 +94,7 @@ class Steps:
         ]  # fmt: skip
 
     def blocks(self) -> Blocks:
-        """The first of the steps, for people."""
+        """Return the first steps as a printed table."""
         rows = [
             {
                 "step": row["step"], "from": f"{row['start_s']:.6f} s",
@@ -107,14 +107,14 @@ class Steps:
         return [rows, *([f"and {left:,} more steps: --out has all of them"] if left else [])]
 
     def span_frame(self) -> pd.DataFrame:
-        """Spans as `plots.gantt` takes them."""
+        """Return the phases of requests as `plots.gantt` needs them."""
         import pandas as pd
 
         return pd.DataFrame([asdict(span) for span in self.spans], columns=list(Span.__slots__))
 
 
 def steps_seen(run: Run, window: range) -> Steps:
-    """The steps of a window of a run that kept them.
+    """Return a window of a run whose steps were recorded.
 
     Raises
     ------
@@ -130,7 +130,7 @@ def steps_seen(run: Run, window: range) -> Steps:
 
 
 def _bars(run: Run, step: RunStep) -> list[Bar]:
-    """Ops of a step, and the host's time where that lengthens it."""
+    """Return the bars of a step's ops, and of the host's time if it makes the step longer."""
     lines = timelines_of(run.deployment, [step.batch], step=step.number, captured=run.policy.captured)
     took = sum(line.makespan for line in lines)
     out = [replace(bar, step=step.number) for bar in bars_of(lines, step.start_s)]
@@ -144,7 +144,7 @@ def _bars(run: Run, step: RunStep) -> list[Bar]:
 
 
 def _spans(run: Run, shown: Sequence[RunStep]) -> list[Span]:
-    """Phases of requests between the first and the last of some steps."""
+    """Return the phases of requests during the given steps."""
     begin, end = shown[0].start_s, shown[-1].end_s
     before = run.steps[: shown[0].number]
     at: dict[int, tuple[float, int]] = {}  # since when, and how much is in the cache
@@ -173,13 +173,13 @@ def _spans(run: Run, shown: Sequence[RunStep]) -> list[Span]:
 
 
 def _rows(step: RunStep) -> list[tuple[int, int, int]]:
-    """Request, new tokens and cached tokens of each sequence of a step."""
+    """Return request, new tokens and cached tokens for each sequence of a step."""
     b = step.batch
     return list(zip(b.seq_id.tolist(), b.q_len.tolist(), b.context.tolist(), strict=True))
 
 
 def _merged(spans: Sequence[Span]) -> list[Span]:
-    """Decodes that follow each other as one span."""
+    """Merge consecutive decodes of a request into one span."""
     out: list[Span] = []
     for span in spans:
         last = out[-1] if out else None

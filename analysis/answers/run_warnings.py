@@ -1,4 +1,4 @@
-"""What a reader of a run should know: of the files read, the run, and the options."""
+"""Warnings of a run: about its input files, the run itself, and its options."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROUND_ROBIN = "round-robin"
 
 
 def warnings_of(scenario: Scenario, run: Run) -> tuple[str, ...]:
-    """What a reader should know: of the files read, the run, and the options."""
+    """Return the warnings about a run's input files, the run itself, and its options."""
     sides = {d.system.device.name: d.system.device for d in run.deployment.pools or (run.deployment,)}
     if (apart := run.parts.get("experts-apart")) is not None:
         device = apart.deployment.system.device
@@ -59,13 +59,13 @@ def warnings_of(scenario: Scenario, run: Run) -> tuple[str, ...]:
 
 
 FOUND = 0.5
-"""Share of the tokens of earlier turns below which a result says why they are not found in the cache."""
+"""Share of earlier turns' tokens found in the cache below which a warning gives the reason."""
 HELD = 0.9
 """Share of the turns that a named size holds: those between which no more is stored, as the oldest is evicted first."""
 
 
 def _thrash(scenario: Scenario, run: Run) -> list[str]:
-    """Sessions whose KV caches are evicted before their next turn, or are on another replica, and what would help."""
+    """Warn about sessions whose KV caches are evicted or on another replica at the next turn, with a remedy."""
     d, r = run.deployment, run.requests
     if not (run.cached and scenario.workload.turns) or r.count or d.pools:
         return []
@@ -96,11 +96,11 @@ def _thrash(scenario: Scenario, run: Run) -> list[str]:
 
 
 BUSY = 0.2
-"""Share of the time from which on a result names the server's front end."""
+"""Minimum utilisation at which a warning names the server's front end."""
 
 
 def _front_end(run: Run) -> list[str]:
-    """A front end that prepares requests, one after another, for a good part of the time."""
+    """Warn about a front end that is busy for much of the run, as it prepares requests one by one."""
     front, rows = run.policy.host.front, run.requests
     took = front.round_s + front.token_s * float(rows.input_tokens.mean())
     busy = len(rows) * took / (run.makespan_s * run.engines)
@@ -129,7 +129,7 @@ def _cut(scenario: Scenario, run: Run) -> list[str]:
 
 
 def _without_arithmetic(numerics: Numerics, devices: Iterable[DeviceSpec]) -> list[str]:
-    """Devices that lack the arithmetic of the model's 4-bit formats.
+    """Warn about devices that lack arithmetic for the model's 4-bit formats.
 
     vLLM and SGLang multiply such weights in 16 bits, with Marlin on NVIDIA's GPUs and Petit on AMD's, or not at all.
     """
@@ -143,7 +143,7 @@ def _without_arithmetic(numerics: Numerics, devices: Iterable[DeviceSpec]) -> li
 
 
 def _too_long(run: Run) -> list[str]:
-    """How its file was read, and requests beyond the positions that the model was made for."""
+    """Return notes on how the model file was read, and warn of requests beyond the model's last position."""
     notes = list(run.deployment.model.notes)
     longest = run.deployment.model.max_position
     lengths = run.requests.input_tokens + run.requests.output_tokens

@@ -1,4 +1,4 @@
-"""One scenario over several seeds: means and how sure they are (``opbyte simulate --seeds``)."""
+"""Results of one scenario over several seeds: means and confidence intervals (``opbyte simulate --seeds``)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Seeds(Several):
         return out
 
     def headline(self) -> str:
-        """Mean rate with its interval, and the mean latencies."""
+        """Return a sentence with the mean rate, its interval, and the mean latencies."""
         data = self.to_dict()
         rate, half = data["output_tokens_per_s"], data["ci95"]["output_tokens_per_s"]
         return (
@@ -85,7 +85,7 @@ class Seeds(Several):
 
 
 def mean_ci95(values: Sequence[float | None]) -> tuple[float | None, float | None]:
-    """Mean and half width of its 95 % interval (Student's t); None where any is undefined."""
+    """Return the mean and the half width of its 95 % interval (Student's t); None if any value is undefined."""
     known = [v for v in values if v is not None]
     if len(known) < len(values):
         return None, None
@@ -108,7 +108,7 @@ def simulate_seeds(
     percentiles: str | None = None,
     **options: Unpack[ScenarioKeywords],
 ) -> Seeds:
-    """Serve the same kind of requests with several seeds, from the scenario's own on.
+    """Simulate the scenario with several seeds, starting from its own seed.
 
     Parameters
     ----------

@@ -20,7 +20,7 @@ class Several(Result):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Warnings of all runs, each once."""
+        """Return the warnings of all runs without duplicates."""
         return tuple(dict.fromkeys(w for r in self.runs for w in r.warnings))
 
     def drawings(self) -> Sequence[Drawing]:

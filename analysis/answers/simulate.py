@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Simulation(Result):
-    """One simulation with everything measured; see `simulate`.
+    """Result of one simulation with all measurements; see `simulate`.
 
     Attributes
     ----------
@@ -168,11 +168,11 @@ class Simulation(Result):
         ]  # fmt: skip
 
     def manifest(self) -> str:
-        """What starts all replicas of it, as `emit` asks for."""
+        """Return the manifest that starts all replicas, of the kind that `emit` names."""
         return started(str(self.emit), self.scenario, self.run)
 
     def headline(self) -> str:
-        """Throughput and latencies in a sentence, and what takes the most of the clock."""
+        """Return a sentence with throughput, latencies, and the op that takes the most time."""
         r = self.run
         parts = [f"{show(r.output_tokens_per_s)} output tokens/s"]
         if r.ttft_s.p50 is not None:
@@ -218,7 +218,7 @@ class Simulation(Result):
         return {**given, "wide_because": list(intervals.reasons)}
 
     def outside_tables(self) -> Blocks:
-        """How often ops lay outside the kernel tables; nothing where none are in use."""
+        """Return a table of how often ops were outside the kernel tables; empty if no tables are in use."""
         return coverage_blocks(coverage(self.run))
 
     def drawings(self) -> Sequence[Drawing]:
@@ -245,7 +245,7 @@ class Simulation(Result):
         return pd.DataFrame(self.run.stages)
 
     def ops(self) -> pd.DataFrame:
-        """Totals of every op by processor: time, work and energy of all devices."""
+        """Return the totals of every op by processor: time, work and energy of all devices."""
         import pandas as pd
 
         name = self.run.deployment.system.name
@@ -253,13 +253,13 @@ class Simulation(Result):
 
 
 def op_row(total: OpTotal) -> dict[str, Any]:
-    """An op's totals as a row of a table."""
+    """Return an op's totals as a table row."""
     names = ("layer", "name", "kind", "processor", "wall_s", "busy_s", "flops", "bytes", "op_per_byte")
     return {name: getattr(total, name) for name in names} | {f"{path}_joules": j for path, j in total.joules.items()}
 
 
 def layer_totals(run: Run) -> list[OpTotal]:
-    """Op totals, the longest on the clock first."""
+    """Return the op totals, those with the longest time first."""
     return sorted(run.ops, key=lambda op: (-op.wall_s, op.name, op.processor))
 
 
@@ -356,7 +356,7 @@ def intervals_of(scenario: Scenario, made: Run) -> RunIntervals | None:
 
 
 def _sources(scenario: Scenario, where: str | Path | SystemSpec | None) -> Mapping[str, str]:
-    """Key path of a system's description -> source of that number."""
+    """Return the sources of a system's numbers: key path of its description -> source."""
     if where is None or isinstance(where, SystemSpec):
         return {}
     known, sources = describe_system(where)

@@ -38,7 +38,7 @@ def room_of(asked: Scenario, run: Run) -> Room:
 
 
 def started(emit: str, scenario: Scenario, run: Run | None = None) -> str:
-    """A manifest that starts all replicas of what an engine's file says; before a run, whether there can be one.
+    """Return a manifest that starts all replicas of an engine file; before a run, only check that this is possible.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""One step of a deployment, costed op by op: what `roofline`, sweeps of kernels and others start from."""
+"""One step of a deployment, costed op by op; `roofline` and sweeps of kernels are based on it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .usual import kernels_as_usual
 
 SPECULATIVE = frozenset(p.name for p in options_of(SpeculationOptions))
 MAX_BATCH = 1 << 20
-"""More sequences than any device serves at once; keeps a mistyped number from filling memory."""
+"""Maximum number of sequences: more than any device serves at once, so that a typing error does not fill memory."""
 
 
 def step_of(
@@ -65,7 +65,7 @@ def step_of(
 
 
 def image_tokens(model: ModelSpec, images: int, image_size: str | None) -> int:
-    """Tokens of a prompt's images.
+    """Return the number of tokens of a prompt's images.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def image_tokens(model: ModelSpec, images: int, image_size: str | None) -> int:
 
 
 def stage_of(deployment: Deployment, batch: int, context: int, prefill: int) -> StageCost:
-    """One step of an engine of the deployment."""
+    """Return the cost of one step of one of the deployment's engines."""
     batches = _batches(deployment, batch, context, prefill)
     if deployment.parts.get("drafts") is not None:
         return speculative_stage(deployment, batches, expected=True).whole
@@ -100,13 +100,13 @@ def bars_of_step(deployment: Deployment, batch: int, context: int, prefill: int)
 
 
 def _batches(deployment: Deployment, batch: int, context: int, prefill: int) -> list[Batch]:
-    """A batch a rank of one engine."""
+    """Return one batch for each rank of one engine."""
     chunks = [(prefill, 0)] if prefill else []
     return dealt(deployment, -(-batch // deployment.replicas), context, chunks)
 
 
 def gain_of(deployment: Deployment, batch: int, context: int, prefill: int) -> StepGain | None:
-    """Effect of speculation on the step that `stage_of` costs; None without speculation."""
+    """Return the effect of speculation on the step that `stage_of` costs; None without speculation."""
     if deployment.parts.get("drafts") is None:
         return None
     speculated = speculative_stage(deployment, _batches(deployment, batch, context, prefill), expected=True)
@@ -116,10 +116,10 @@ def gain_of(deployment: Deployment, batch: int, context: int, prefill: int) -> S
 
 
 def engine_devices(deployment: Deployment) -> float:
-    """Devices of one engine."""
+    """Return the number of devices of one engine."""
     return deployment.layout.all_devices / deployment.replicas
 
 
 def work_joules(deployment: Deployment, stage: StageCost) -> float:
-    """Dynamic energy of a step of one engine [J]."""
+    """Return the dynamic energy of a step of one engine [J]."""
     return deployment.device.board.work_joules(stage.joules, stage.busy_within(engine_devices(deployment)))

@@ -1,4 +1,4 @@
-"""A step as bars: which op runs on which processor or link, when, in which layer."""
+"""A step as bars: when each op runs, on which processor or link, and in which layer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One op as one device of the slowest rank runs it; times from the start of the step [s].
+    """One op on one device of the slowest rank; times are from the start of the step [s].
 
     Attributes
     ----------
@@ -51,7 +51,7 @@ class Bar:
 
 
 def bars_of(timelines: Sequence[Timeline], begin_s: float = 0.0) -> tuple[Bar, ...]:
-    """The bars of a step, by start; of pipeline stages one after another.
+    """Return the bars of a step, ordered by start; pipeline stages follow one after another.
 
     Parameters
     ----------
@@ -78,19 +78,19 @@ def bars_of(timelines: Sequence[Timeline], begin_s: float = 0.0) -> tuple[Bar, .
 
 
 def records_of(bars: Sequence[Bar]) -> Records:
-    """Bars as plain data."""
+    """Return the bars as plain data."""
     return [asdict(bar) for bar in bars]
 
 
 def frame_of(bars: Sequence[Bar]) -> pd.DataFrame:
-    """Bars as `plots.gantt` takes them."""
+    """Return the bars as the table that `plots.gantt` needs."""
     import pandas as pd
 
     return pd.DataFrame(records_of(bars), columns=list(Bar.__slots__))
 
 
 def lane_rows(bars: Sequence[Bar]) -> Records:
-    """How long each processor and link is busy, for people."""
+    """Return the busy time of each processor and link as a printed table."""
     total = max((bar.end_s for bar in bars), default=0.0)
     busy: dict[str, float] = {}
     for bar in bars:

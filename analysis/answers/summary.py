@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 LATENCIES = {f"{measure}_s": label for measure, label in MEASURES.items()}
 """Columns of latencies, and their labels."""
 SMALL = 0.01
-"""Ops below this share of both time and energy are shown as one."""
+"""Ops below this share of both time and energy are combined into one row."""
 
 
 def heading(run: Run) -> str:
@@ -58,13 +58,13 @@ def figures(run: Run) -> list[tuple[str, float | None, str]]:
 
 
 def _hits(run: Run) -> list[tuple[str, float | None, str]]:
-    """Share of all prompt tokens that were in the prefix cache, where any were."""
+    """Return the share of prompt tokens found in the prefix cache; empty if there were none."""
     share = ratio(run.cached_tokens, run.cached_tokens + run.prompt_tokens)
     return [("prompt tokens found in the cache", share, "%")] if run.cached_tokens else []
 
 
 def _fleet_figures(run: Run) -> list[tuple[str, float | None, str]]:
-    """What only replicas and pools have to say."""
+    """Return the values that only runs with replicas or pools have."""
     out: list[tuple[str, float | None, str]] = []
     if run.failures:
         out += [("replica failures", float(run.failures), ""), ("requests computed again", float(run.restarts), "")]
@@ -75,7 +75,7 @@ def _fleet_figures(run: Run) -> list[tuple[str, float | None, str]]:
 
 
 def overload(run: Run) -> str:
-    """Say that a run's latencies measure its length."""
+    """Return the text that an overloaded run's latencies depend on the length of the run."""
     from ...simulator.results.record import FULL  # compiled code, which tables of a step start without
 
     came = float(np.ptp(run.requests.arrival_s))
@@ -89,7 +89,7 @@ def overload(run: Run) -> str:
 
 
 def window_text(window: Window) -> str:
-    """What part of a run its rates are of, and what chance does to them; see `results.steady`.
+    """Return a text on the part of a run that its rates cover, and their random error; see `results.steady`.
 
     Examples
     --------
@@ -143,7 +143,7 @@ def latency_texts(run: Run) -> list[tuple[str, str]]:
 
 
 def latency_rows(run: Run, shown: Sequence[str] = QUANTILES) -> Records:
-    """One row per latency, one column per quantile."""
+    """Return one row for each latency, with one column for each quantile."""
     rows = []
     for name, label in latency_texts(run):
         q: Quantiles = getattr(run, name)
@@ -188,7 +188,7 @@ def comparison_rows(runs: Sequence[Run]) -> Records:
 
 
 def where_rows(run: Run) -> Records:
-    """Where time and energy went: one row per op and processor.
+    """Return the time and energy of a run: one row for each op and processor.
 
     ``clock`` is the op's share of all steps' duration (one value for an op on two processors at once). ``busy`` is the
     share of it in which an average device's processor worked on the op. ``bound`` is its limit for most of that time.
@@ -228,12 +228,12 @@ def where_rows(run: Run) -> Records:
 
 
 def energy(total: OpTotal) -> float:
-    """Dynamic energy of an op [J]."""
+    """Return the dynamic energy of an op [J]."""
     return sum(total.joules.values())
 
 
 def roof_of(processor: Processor, dtype: str) -> dict[str, Any]:
-    """Roofs of a processor in one arithmetic format: FLOP/s, B/s, efficiencies, launch [s]."""
+    """Return the roofs of a processor in one arithmetic format: FLOP/s, B/s, efficiencies, launch [s]."""
     roof = processor.model.roof(dtype)
     names = ("bandwidth", "compute_efficiency", "memory_efficiency", "launch_s")
     return {

@@ -1,4 +1,4 @@
-"""A training step: time, tokens a second, utilisation, memory by kind, and what is exposed."""
+"""A training step: time, tokens per second, utilisation, memory by kind, and communication not hidden by computation."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 TAKEN = ("framework", "host", "costs", "memory", "routing", "dtype", "tp", "dp", "ep", "pp", "all_to_all",
          "placement", "attention", "power_cap", "clock")  # fmt: skip
-"""Options of a deployment that a training step has too."""
+"""Deployment options that a training step also accepts."""
 
 MAX_BATCH = 1 << 24
 BACKWARD = (
@@ -92,36 +92,36 @@ class Training(Result):
 
     @property
     def peak_flops_per_s(self) -> float:
-        """Nominal rate of all devices in the format of the matmuls."""
+        """Return the nominal rate of all devices in the matmuls' number format [FLOP/s]."""
         d = self.deployment
         dtype = d.run.numerics.compute("attention")
         return self.devices * max(p.peak[dtype] for p in d.device.processors.values())
 
     @property
     def joules_per_token(self) -> float:
-        """Energy of all devices by trained tokens, static power included [J]."""
+        """Return the energy of all devices per trained token, including static power [J]."""
         return self.step.joules / (self.options.batch * self.options.seq)
 
     @property
     def watts_per_device(self) -> float:
-        """Mean power of a device over the step [W]."""
+        """Return the mean power of a device during the step [W]."""
         return self.step.joules / (self.step.seconds * self.devices)
 
     @property
     def mfu(self) -> float:
-        """Matmul FLOPs of three forward passes (only visible pairs) over the peak of the devices."""
+        """Return the model FLOPs utilisation: matmul FLOPs of three forward passes (only visible pairs) over the peak."""
         return self.step.flops.model / self.step.seconds / self.peak_flops_per_s
 
     @property
     def hfu(self) -> float:
-        """FLOPs of the step, recomputation included, over the peak of the devices."""
+        """Return the hardware FLOPs utilisation: all FLOPs of the step, including recomputation, over the peak."""
         return self.step.flops.hardware / self.step.seconds / self.peak_flops_per_s
 
     def to_dict(self) -> dict[str, Any]:
         return record(self) | ({"tried": [dict(row) for row in self.tried]} if self.tried else {})
 
     def intervals(self) -> dict[str, Any]:
-        """Intervals of a step's metrics."""
+        """Return the intervals of a step's metrics."""
         power = power_interval(self.deployment)
         return {
             "step_seconds": interval_dict(self.step.seconds, self.sure),
@@ -133,45 +133,45 @@ class Training(Result):
 
     @property
     def memory_bytes(self) -> dict[str, float]:
-        """Memory of a device, by kind [B]."""
+        """Return the memory of a device by kind [B]."""
         return self.step.memory.summed()
 
     @property
     def memory_of_stages(self) -> list[dict[str, float]]:
-        """Memory of a device of each pipeline stage, by kind [B]."""
+        """Return the memory of a device in each pipeline stage, by kind [B]."""
         return [stage.memory.summed() for stage in self.step.stages]
 
     @property
     def exposed(self) -> dict[str, float]:
-        """Time of all streams but computation [s]."""
+        """Return the time of all streams except computation [s]."""
         return {k: v for k, v in self.step.by_stream.items() if k != "compute"}
 
     @property
     def degrees(self) -> str:
-        """How the model is laid out, for people."""
+        """Return the parallel degrees as text."""
         la = self.layout
         experts = f", ep {la.ep} (copies of experts: {la.expert_dp})" if self.deployment.experts else ""
         return f"tp {la.tp}, dp {la.dp}, pp {la.pp}{experts}"
 
     @property
     def range(self) -> str:
-        """The interval, for people."""
+        """Return the interval of the step's time as text."""
         return spoken_range(self.sure, self.reasons)
 
     @property
     def errors(self) -> KindErrors:
-        """Errors from which the interval of its time follows."""
+        """Return the inputs of the interval of the step's time."""
         alone = FITTED if self.deployment.system.device.name in CARDS else CONSTANTS
         return KindErrors(TRAINING, alone, amounts(Conditions(self.deployment, zero=self.options.zero)))
 
     @property
     def sure(self) -> Interval:
-        """Factors on a step's time, as measured training steps were off."""
+        """Return the interval of a step's time as factors, from the errors of measured training steps."""
         return self.errors.interval()
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Factors that widen the interval."""
+        """Return the factors that widen the interval."""
         return fitted_widths().reasons(self.errors.amounts, TRAINING)
 
     @property
@@ -187,7 +187,10 @@ class Training(Result):
         return usable_bytes(self.deployment.system)
 
     def records(self) -> Rows:
-        """Forward and backward seconds and dynamic energy of a micro-batch by part of the model, all stages together."""
+        """Return time and energy of a micro-batch by model part: forward [s], backward [s], dynamic [J].
+
+        All stages summed.
+        """
         sums: dict[str, list[float]] = {}
         for stage in self.step.stages:
             for passes in (*stage.layers, *stage.ends):
@@ -216,7 +219,7 @@ class Training(Result):
         return said
 
     def rows(self) -> Rows:
-        """What a step's time goes to."""
+        """Return the step's time by stream, such as computation and exchanges, as a table."""
         step = self.step
         return [
             {"time": name, "of the step": seconds(took), "share": f"{took / step.seconds:.1%}"}
@@ -251,7 +254,7 @@ class Training(Result):
         ]  # fmt: skip
 
     def _search(self) -> Blocks:
-        """The best of what was tried, where degrees were searched."""
+        """Return the best candidates, if parallel degrees were searched."""
         if not self.tried:
             return []
         rows = [{**row, "step_seconds": seconds(row["step_seconds"]), "mfu": f"{row['mfu']:.1%}"} for row in self.tried]
@@ -391,7 +394,7 @@ def _refuse_others(options: Mapping[str, Any]) -> None:
 
 
 def _kernels(how: DeployOptions, system: SystemSpec, layout: TrainingLayout) -> Mapping[str, str]:
-    """Whose kernels run the forward pass, where that is asked."""
+    """Return the kernel libraries of the requested framework; empty if none is requested."""
     if how.framework is None:
         return {}
     from ...simulator.frameworks.kernels import kernels_of

@@ -1,4 +1,4 @@
-"""A training step by a framework's own file: a configuration of Megatron-Bridge (YAML or JSON), or a job of torchtitan (TOML)."""
+"""Training step from a framework's file: a Megatron-Bridge configuration (YAML, JSON) or a torchtitan job (TOML)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .train import Training, train
 from .train_search import fastest_training
 
 Read = Callable[[Keys, str], Any]
-"""Reads a key that is there."""
+"""Function that reads one existing key of a recipe."""
 
 
 def _count(keys: Keys, key: str) -> int | None:
@@ -38,12 +38,12 @@ def _gradient_bits(keys: Keys, key: str) -> int:
 
 
 def _one_of(known: Mapping[str, Any]) -> Read:
-    """A reader of names, each of which means a value."""
+    """Return a reader of a key whose value must be a name in `known`."""
     return lambda keys, key: known[keys.one_of(key, "", tuple(known))]
 
 
 def _modules(keys: Keys, key: str) -> str:
-    """Modules to offload, where Megatron offloads by module."""
+    """Return the modules to offload, comma-separated; empty unless Megatron's fine-grained offloading is on."""
     value = keys.values[key]
     if not isinstance(value, list):
         raise keys.wrong(key, "a list of modules")
@@ -51,7 +51,7 @@ def _modules(keys: Keys, key: str) -> str:
 
 
 def _layout(keys: Keys, key: str) -> str:
-    """A layout string, or Megatron's list of lists of names as one."""
+    """Return a pipeline layout as one string, also if Megatron's file has lists of names."""
     value = keys.values[key]
     if isinstance(value, str):
         return value
@@ -65,7 +65,7 @@ LETTERS = {"embedding": "E", "decoder": "t", "mtp": "m", "loss": "L"}
 
 
 def _precision(keys: Keys, key: str) -> str:
-    """Format of the matmuls, of a recipe's name (``bf16_with_mxfp8_mixed``) or of its settings."""
+    """Return the matmul format of a precision recipe, given by its name (``bf16_with_mxfp8_mixed``) or its settings."""
     value = keys.values[key]
     if isinstance(value, Mapping):
         value = f"{value.get('fp4') and 'nvfp4'} {value.get('fp8') and value.get('fp8_recipe', 'delayed')}"
@@ -81,14 +81,14 @@ FORMATS = {
     "delayed": "fp8",
     "tensorwise": "fp8",
 }
-"""What names a format in Megatron-Bridge's `mixed_precision` and `fp8_recipe`, in this order."""
+"""Part of a name in Megatron-Bridge's `mixed_precision` or `fp8_recipe` -> number format; the first match counts."""
 SHARDED = {"no_shard": 0, "optim": 1, "optim_grads": 2, "optim_grads_params": 3}
 """ZeRO stage of Megatron-FSDP's `data_parallel_sharding_strategy`."""
 CHECKPOINTS = {"selective": ALTERNATE, "memory_budget": "auto"}
 """Recomputation of torchtitan's checkpoints."""
 
 CP_TYPES = {"p2p": "ring", "all_gather": "all-gather", "a2a": "all-to-all"}
-"""Exchanges of keys among context-parallel ranks as Megatron names them, and ours."""
+"""Megatron's names of the key exchanges between context-parallel ranks -> the names of `train`."""
 
 MEGATRON: Mapping[str, tuple[str, Read]] = {
     "model.tensor_model_parallel_size": ("tp", _count),
@@ -137,7 +137,8 @@ SINGLE = {"tp": 1, "ep": 1}
 TITANS = {"zero": 3, "overlap_tp": False, "cp_exchange": "all-gather", "gradient_bits": 32, "loss": "unfused"}
 """What torchtitan does where its job file does not say otherwise: it sums gradients in 32 bits, and PyTorch's loss is not one kernel (v0.1.0, torchtitan/loss.py)."""
 STAGED = 1
-"""Its ZeRO stage at most with pipeline stages: weights stay gathered, and gradients whole, for all micro-batches."""
+"""Maximum ZeRO stage of torchtitan with pipeline stages: it keeps weights gathered and gradients unsharded meanwhile.
+"""
 PIPELINES = {"1F1B": 1, "Interleaved1F1B": 2, "1f1b": 1, "interleaved_1f1b": 2}
 """Pipeline schedules of torchtitan, and the parts of each stage."""
 TITAN: Mapping[str, tuple[str, Read]] = {
@@ -160,7 +161,7 @@ TITAN: Mapping[str, tuple[str, Read]] = {
     ),
     "activation_checkpoint.mode": ("recompute", lambda keys, key: CHECKPOINTS.get(mode := keys.text(key, ""), mode)),
 }
-"""The same of torchtitan's job files (torchtitan/config)."""
+"""Keys of torchtitan's job files (torchtitan/config) that affect a step, and the option of `train` for each."""
 
 
 def read_recipe(path: str | Path) -> tuple[dict[str, Any], int | None]:
@@ -229,7 +230,7 @@ def _check_keys(file: Keys, framework: str) -> None:
 
 
 def _recomputed(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Recomputation as Megatron says it."""
+    """Return the option `recompute` from Megatron's recomputation settings."""
     granularity, modules = model.get("recompute_granularity"), model.get("recompute_modules")
     if granularity == "full":
         layers = model.get("recompute_num_layers") if model.get("recompute_method") == "block" else None
@@ -240,7 +241,7 @@ def _recomputed(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _graphs(model: Mapping[str, Any]) -> dict[str, Any]:
-    """CUDA graphs as Megatron says them."""
+    """Return the option `graphs` from Megatron's CUDA graph settings."""
     kind, scope = model.get("cuda_graph_impl") or "none", model.get("cuda_graph_modules", model.get("cuda_graph_scope"))
     if kind == "none":
         return {"graphs": "none"}
@@ -255,7 +256,7 @@ def train_recipe(
     search: bool = False,
     **options: Any,
 ) -> Training:
-    """Cost one training step by a framework's file; options that are given stand before it.
+    """Cost one training step from a framework's file; options given as arguments override the file.
 
     Parameters
     ----------

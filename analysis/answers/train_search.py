@@ -1,4 +1,4 @@
-"""The fastest training step that fits: degrees, micro-batches and recomputation tried one by one."""
+"""Search for the fastest training step that fits, over degrees, micro-batches and recomputation."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from ...simulator.scenario.keywords import TrainKeywords
 
 STAGES = (1, 2, 4, 8, 16, 32, 64)
-"""Pipeline stages that are tried."""
+"""Numbers of pipeline stages that are tried."""
 MICRO_BATCHES = (1, 2, 4)
 SHOWN = 5
 """Number of candidates printed."""
 CHOICES = ("tp", "pp", "ep", "micro_batch", "recompute")
-"""What is searched, unless it is given."""
+"""Options that are searched unless their values are given."""
 
 
 def fastest_training(
@@ -77,7 +77,7 @@ def fastest_training(
 
 
 def _candidates(model: ModelSpec, system: SystemSpec, given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Degrees that multiply to the system's devices, in order of falling need of memory per device."""
+    """Yield parallel degrees that use all devices, those that need most memory per device first."""
     node, devices = system.devices_per_node, system.devices_per_node * system.nodes
     slices = [2**i for i in range(node.bit_length()) if node % 2**i == 0]
     stages = [n for n in STAGES if devices % n == 0 and n <= len(model.layers)]

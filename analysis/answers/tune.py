@@ -32,7 +32,7 @@ from .tune_frames import over_frame, terms_frame
 
 
 def calibrated_seconds(spec: DeviceSpec, form: TiledKernel, shape: Shape) -> float | None:
-    """Seconds of the same call, or None where no family covers it."""
+    """Return the kernel's time from the fitted family [s]; None if no family covers it."""
     call = form.calibrated(shape)
     if call is None or not any(map(can_calibrate, spec.processors.values())):
         return None
@@ -51,7 +51,7 @@ def calibrated_seconds(spec: DeviceSpec, form: TiledKernel, shape: Shape) -> flo
 
 TOP = 10
 FACTORS = (0.5, 2.0)
-"""What every number of a device is multiplied with for its sensitivity."""
+"""Factors by which every device number is multiplied to determine its sensitivity."""
 OVER = "shared_memory_KiB"
 """Device parameter on the x-axis of a sensitivity plot."""
 TERMS_CAPTION = (
@@ -88,17 +88,17 @@ class Tuned:
     given: Priced | None = None
 
     def config_dict(self, config: KernelConfig) -> dict[str, int]:
-        """The fields that the kernel looks at."""
+        """Return the configuration fields that the kernel uses."""
         return {name: value for name, value in config.to_dict().items() if name in self.form.used}
 
     def priced_dict(self, of: Priced) -> dict[str, Any]:
-        """A configuration's seconds and bound, with why it cannot run, if so."""
+        """Return a configuration's time and bound and, if it cannot run, the reason."""
         reason = reason_of(self.form, self.machine, self.shape, of.config)
         entry = {"config": self.config_dict(of.config), "seconds": of.seconds, "bound": of.bound}
         return entry | ({"invalid": reason} if reason else {})
 
     def ranked_dict(self, place: int, of: Priced) -> dict[str, Any]:
-        """A row of the ranking."""
+        """Return one configuration of the ranking for JSON."""
         counts = {name: int(getattr(of, name)) for name in ("registers", "shared_bytes")}
         return {
             "rank": place, "config": self.config_dict(of.config), "seconds": of.seconds, "bound": of.bound,
@@ -109,7 +109,7 @@ class Tuned:
 
 @dataclass(frozen=True, slots=True)
 class Sensitive:
-    """The best configuration with one number of the device changed.
+    """Best configuration after one number of the device is changed.
 
     Attributes
     ----------
@@ -128,7 +128,7 @@ class Sensitive:
 
 @dataclass(frozen=True, slots=True)
 class Tune(Result):
-    """See `tune`."""
+    """Result of ranking one kernel's configurations; see `tune`."""
 
     PICTURES = ("terms.png", "shared_memory.png")
     TABLES = (("tune.csv", "frame", SIGNIFICANT),)
@@ -275,7 +275,7 @@ def tune(
 
 
 def form_of(kernel: str) -> TiledKernel:
-    """A kernel form by name.
+    """Return a kernel form by its name.
 
     Raises
     ------
@@ -288,7 +288,7 @@ def form_of(kernel: str) -> TiledKernel:
 
 
 def searched(form: TiledKernel, machine: Machine, grid: Path) -> I8:
-    """Configurations of a file of tiles and groups, with the warps and stages that a tuner tries."""
+    """Read tiles and groups from a file and combine them with the warps and stages that a tuner tries."""
     from ...devices.tiles.forms.fused_moe import expanded
 
     return expanded(machine, read_grid(grid))
@@ -297,7 +297,7 @@ def searched(form: TiledKernel, machine: Machine, grid: Path) -> I8:
 def tuned_of(
     form: TiledKernel, machine: Machine, shape: Shape, top: int, configs: I8 | None, given: KernelConfig | None
 ) -> Tuned:
-    """Rank one shape on one machine.
+    """Rank the configurations for one shape on one machine.
 
     Raises
     ------
@@ -315,7 +315,7 @@ def tuned_of(
 
 
 def _sensitivity(tuned: Tuned, configs: I8 | None) -> tuple[Sensitive, ...]:
-    """The best configuration with every number of the device halved and doubled."""
+    """Return the best configuration for every number of the device, halved and doubled."""
     out = []
     best_own = tuned.ranked[0].config
     for parameter in SETTINGS:

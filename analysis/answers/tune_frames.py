@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SPAN, POINTS = 4.0, 33
-"""How far a number of the device is taken, times and over, and at how many places."""
+"""Range of a device number in a plot: factor below and above its value, and number of points."""
 
 
 def terms_frame(ranked: Sequence[Priced], default: Priced) -> pd.DataFrame:
-    """Label, seconds and terms of ranked configurations and of the default."""
+    """Return label, time and terms of the ranked configurations and of the default."""
     import pandas as pd
 
     named = [*((str(of.config), of) for of in ranked), (f"default: {default.config}", default)]
@@ -31,7 +31,7 @@ def terms_frame(ranked: Sequence[Priced], default: Priced) -> pd.DataFrame:
 
 
 def tiles_frame(shapes: Sequence[Shape], rankings: Sequence[Ranking], along: str) -> pd.DataFrame:
-    """Time of the best configuration with each tile over the best of all, for every shape."""
+    """Return for every shape and tile the time of the best configuration with this tile over the best time of all."""
     import pandas as pd
 
     rows = []
@@ -47,7 +47,7 @@ def tiles_frame(shapes: Sequence[Shape], rankings: Sequence[Ranking], along: str
 def over_frame(
     form: TiledKernel, machine: Machine, shape: Shape, p: F8, parameter: str, configs: I8 | None = None
 ) -> pd.DataFrame:
-    """Best time over one number of a device, with its own best configuration kept and re-chosen.
+    """Return the best time over one device number, with the original best configuration and with the new best one.
 
     Returns
     -------

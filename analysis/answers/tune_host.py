@@ -141,7 +141,7 @@ def _line(columns: Mapping[str, Column], row: int) -> int:
 
 
 def _given_configs(columns: Mapping[str, Column], count: int) -> list[KernelConfig | None]:
-    """The configuration of each line, where the file has the columns of one."""
+    """Return the configuration of each line; None if the file has no columns for one."""
     present = [name for name in NAMES if name in columns]
     if not set(NAMES[:3]) <= set(present):
         return [None] * count
@@ -158,7 +158,7 @@ EVIDENCE = (
 
 @dataclass(frozen=True, slots=True)
 class HostChoice:
-    """One configuration: its seconds by what they are spent on."""
+    """One configuration with its time, split by resource."""
 
     config: Mapping[str, int]
     terms: Mapping[str, float]
@@ -169,7 +169,7 @@ class HostChoice:
 
     @property
     def bound(self) -> str:
-        """The resource with the longest time."""
+        """Return the resource with the longest time."""
         return max(self.terms, key=lambda name: self.terms[name])
 
 
@@ -202,7 +202,7 @@ class HostTune(Result):
         }  # fmt: skip
 
     def why(self, choice: HostChoice) -> str:
-        """A sentence from the terms."""
+        """Return a sentence that explains a configuration's time by its terms."""
         shares = {name: part / choice.seconds for name, part in choice.terms.items()}
         first, *rest = sorted(shares.items(), key=lambda item: -item[1])
         text = ", ".join(f"{name} {share:.0%}" for name, share in rest if share >= 0.01)
@@ -267,7 +267,7 @@ def tune_host(kernel: str, shape: Mapping[str, object], top: int = 10) -> HostTu
 
 
 def _checked(space: ConfigSpace, shape: Mapping[str, object]) -> dict[str, int]:
-    """The shape's numbers in the order of its columns; `window` is 0 where it is not given."""
+    """Return the shape's numbers in the order of its columns; `window` defaults to 0."""
     for name in shape:
         check_known(f"--shape {name}", name, space.shape, f"is not a key of {space.name}")
     out = {}

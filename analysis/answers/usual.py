@@ -1,4 +1,4 @@
-"""What every command takes unless it is said: vLLM's scheduler, and of a GPU the engine's own kernels."""
+"""Defaults of all commands: vLLM's scheduler and, on GPUs, the kernels of the same engine."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 POLICY = "vllm"
 FRAMEWORKS = {"vllm": "vllm", "sglang": "sglang", "tensorrt-llm": "trtllm"}
-"""Whose kernels an engine's scheduler is served with."""
+"""Engine's scheduler -> framework whose kernels are used with it."""
 
 
 def framework_of(policy: str | None, systems: Sequence[SystemSpec], costs: str = "auto") -> str | None:
-    """Framework whose kernels a policy uses on GPUs; None on rooflines, and on devices that share no kernels."""
+    """Return the framework whose kernels a policy uses on GPUs; None for rooflines and devices without shared kernels."""
     shared = costs != "roofline" and all(system.device.kernels is not None for system in systems)
     return FRAMEWORKS.get((policy or "").partition("+")[0]) if shared else None
 
 
 def as_usual(scenario: Scenario) -> Scenario:
-    """A scenario with the policy and the kernels that it does not name.
+    """Return a scenario with its missing policy and kernels set to the defaults.
 
     A framework that is named brings its own policy; an engine's file says both.
     """
@@ -46,14 +46,14 @@ def as_usual(scenario: Scenario) -> Scenario:
 
 
 def kernels_as_usual(options: DeployOptions, *systems: SystemSpec) -> DeployOptions:
-    """Options of one step, which no scheduler plans, with the kernels of a simulation that names none."""
+    """Return the options of one step (which has no scheduler) with the default kernels, if none are named."""
     if options.framework is not None:
         return options
     return replace(options, framework=framework_of(POLICY, systems, options.costs))
 
 
 def _systems(scenario: Scenario) -> list[SystemSpec]:
-    """All that a scenario runs on, as far as it says."""
+    """Return all systems that a scenario names, of both pools and of experts."""
     from ...simulator.parts.two_pools.asked import counted  # compiled code, which one step has no use for
 
     both = ("--prefill", scenario.parts["two-pools"].prefill), ("--decode", scenario.parts["two-pools"].decode)
@@ -72,7 +72,7 @@ def served_by(run: Run, scenario: Scenario) -> str:
 
 
 def may_run(run: Run) -> str:
-    """How many requests a rank runs at once, why no more, and whether prompts are found again."""
+    """Return the limit of running requests of a rank, its reason, and whether a prefix cache is used, as text."""
     why = run.policy.sequences_why or "the policy's limit"
     none = uncached(run)
     return f"at most {run.policy.max_sequences:,} running a rank: {why}" + (
@@ -81,7 +81,7 @@ def may_run(run: Run) -> str:
 
 
 def uncached(run: Run) -> str:
-    """Why no prompt is found in a prefix cache; empty where prompts can be."""
+    """Return why prompts are not found in a prefix cache; empty if they can be."""
     rules = run.policy.rules
     asked = run.policy.caching if rules is None else rules.caches
     if run.cached:
