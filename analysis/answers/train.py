@@ -187,10 +187,7 @@ class Training(Result):
         return usable_bytes(self.deployment.system)
 
     def records(self) -> Rows:
-        """Return time and energy of a micro-batch by model part: forward [s], backward [s], dynamic [J].
-
-        All stages summed.
-        """
+        """Return a micro-batch's forward [s], backward [s] and dynamic [J] by model part, summed over stages."""
         sums: dict[str, list[float]] = {}
         for stage in self.step.stages:
             for passes in (*stage.layers, *stage.ends):
