@@ -153,7 +153,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ("analysis/answers/price.py", "if device.name in owned:", "if owned and False:", PRICES),
     ("devices/cost.py", "late = fixed_s > 0.5 * seconds", "late = fixed_s > seconds", COST),
     ("devices/cost.py", "op.bytes / bandwidth\n        busy", "op.bytes / self.bandwidth\n        busy", COST),
-    ("devices/cost.py", "+ op.act_bytes * self.act_J_per_byte", "+ op.act_bytes * self.stream_J_per_byte", COST),
+    ("devices/cost.py", "+ op.act_bytes * op.moved * self.act_J_per_byte", "+ op.act_bytes * op.moved * self.stream_J_per_byte", COST),
     # whether a load is held
     ("analysis/studies/stationary.py", "(high < GROWS and w.batches >= BATCHES)", "(high < GROWS)", STATIONARY),
     ("simulator/results/steady.py", "growth >= GROWS * float", "growth >= 4 * GROWS * float", STEADY),

@@ -7,7 +7,7 @@ A cost model has two forms of one cost: :meth:`CostModel.cost` for one op, the r
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -203,6 +203,8 @@ class Roofline:
     kv_J_per_byte : float or None
         Energy of streamed bytes that are not weights: keys, values and state, including the cores' work on them;
         default: as weights.
+    tile_J_per_flop : mapping of str to float
+        By format: energy of the rows without tokens in an expert's tile, for each FLOP of one such row.
     """
 
     peak: Mapping[str, float]
@@ -214,11 +216,15 @@ class Roofline:
     act_J_per_byte: float
     J_per_flop: Mapping[str, float]
     kv_J_per_byte: float | None = None
+    tile_J_per_flop: Mapping[str, float] = field(default_factory=dict)
 
     def streamed_J_per_byte(self, op: Op) -> float:
-        """Return the energy per byte of an op's weights, or of its keys, values and states [J/B]."""
-        of_kv = self.kv_J_per_byte is not None and op.weight_bytes == 0.0
-        return self.kv_J_per_byte or 0.0 if of_kv else self.stream_J_per_byte
+        """Return the energy per byte that an op streams, including an expert's rows without tokens [J/B]."""
+        if self.kv_J_per_byte is not None and op.weight_bytes == 0.0:
+            return self.kv_J_per_byte
+        rows = op.loads.active / op.loads.routed if op.loads and op.loads.routed else 0.0
+        row_flops = rows * op.flops / op.weight_bytes if op.weight_bytes else 0.0
+        return self.stream_J_per_byte + row_flops * self.tile_J_per_flop.get(op.dtype, 0.0)
 
     def cost(self, op: Op) -> Cost:
         peak = self.peak[op.dtype] * self.compute_efficiency
@@ -230,14 +236,14 @@ class Roofline:
     def joules(self, op: Op) -> Mapping[str, float]:
         """Return the dynamic energy of an op by path [J]."""
         return {
-            "dram": op.stream_bytes * self.streamed_J_per_byte(op) + op.act_bytes * self.act_J_per_byte,
+            "dram": op.stream_bytes * self.streamed_J_per_byte(op) + op.act_bytes * op.moved * self.act_J_per_byte,
             "compute": op.flops * self.J_per_flop[op.dtype],
         }
 
     def row(self, op: Op, probe: Probe) -> PriceRow:
         terms = (
             self.peak[op.dtype] * self.compute_efficiency, self.bandwidth * self.memory_efficiency, self.fixed_s,
-            self.streamed_J_per_byte(op), self.act_J_per_byte, self.J_per_flop[op.dtype], self.peak[op.dtype],
+            self.streamed_J_per_byte(op), op.moved * self.act_J_per_byte, self.J_per_flop[op.dtype], self.peak[op.dtype],
             self.bandwidth, 0.0,
         )  # fmt: skip
         return PriceRow(np.array([terms], dtype=ROOFLINE)[0])

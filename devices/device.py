@@ -252,9 +252,7 @@ def build_device(
 
 def _powered(model: Roofline, card: Board) -> Roofline:
     """Return a processor's roofline with the energies of the board's power model, if the board has one."""
-    if card.model is None:
-        return model
-    return replace(model, **coefficients(card.model, model))
+    return model if card.model is None else coefficients(card.model, model)
 
 
 def _of_kind(base: Roofline, name: str, device: DeviceSpec) -> CostModel:

@@ -108,8 +108,8 @@ print(json.dumps([told, PAGE.count("A toy.")]))
 ENERGY: Mapping[str, Change] = {
     "devices/cost.py": (
         'PATHS = {"dram": "memory",', 'PATHS = {"toy": "buffers", "dram": "memory",',
-        '"dram": op.stream_bytes * self.streamed_J_per_byte(op) + op.act_bytes * self.act_J_per_byte,',
-        '"dram": op.stream_bytes * self.streamed_J_per_byte(op), "toy": op.act_bytes * self.act_J_per_byte,',
+        '"dram": op.stream_bytes * self.streamed_J_per_byte(op) + op.act_bytes * op.moved * self.act_J_per_byte,',
+        '"dram": op.stream_bytes * self.streamed_J_per_byte(op), "toy": op.act_bytes * op.moved * self.act_J_per_byte,',
     ),
     "simulator/step/step_totals.py": (
         '"dram": through_memory * (tally[:, :, T_STREAM] * params["j_stream"] + act),',

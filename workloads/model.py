@@ -12,7 +12,7 @@ from .layers.base import elementwise, gemm, split
 from .layers.streamed import hyper_ops, mixer_weights
 from .numerics import Numerics
 from .ops import Loads, Op
-from .sampling import sample_bytes, sort_bytes
+from .sampling import moved_share, sample_bytes, sort_bytes
 
 if TYPE_CHECKING:
     from .tower import Size, Tower
@@ -289,11 +289,12 @@ def sampling_ops(spec: ModelSpec, moments: Moments, run: Run) -> list[Op]:
     if not spec.vocab:
         return []
     parts = (("sampling", sample_bytes), ("sampling_sort", sort_bytes))
-    return [
-        elementwise(name, "head", moments.sequences, spec.vocab, moved(run.sampling) / run.numerics.act_bytes, run)
-        for name, moved in parts
-        if moved(run.sampling)
+    ops = [
+        elementwise(name, "head", moments.sequences, spec.vocab, size(run.sampling) / run.numerics.act_bytes, run)
+        for name, size in parts
+        if size(run.sampling)
     ]
+    return [replace(op, moved=moved_share(run.sampling)) for op in ops]
 
 
 def head_ops(spec: ModelSpec, moments: Moments, run: Run, tp: int) -> list[Op]:

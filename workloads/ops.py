@@ -185,6 +185,8 @@ class Op:
         Access pattern of most of its bytes in main memory.
     whole : bool
         Whether the kernel before a product is not an all-reduce.
+    moved : float
+        Share of `act_bytes` that its kernels move, which takes energy; the rest is time at the memory's rate in which they wait.
     """
 
     name: str
@@ -202,6 +204,7 @@ class Op:
     loads: Loads | None = None
     access: Access = IN_SEQUENCE
     whole: bool = False
+    moved: float = 1.0
 
     @property
     def product(self) -> bool:

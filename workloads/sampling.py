@@ -34,6 +34,8 @@ gap between tokens of three dense models on one H100 under vLLM 0.11 (ML.ENERGY 
 penalty 1.1, 8 to 768 sequences; median error 2.2 %, 3.4 to 4.8 with a model left out). Per logit, not per
 sequence: vocabularies of 128 to 262 thousand words agree; and on the device, whose board is at its limit
 there. Assumed of other engines and versions."""
+PENALTY_MOVED = 85.0
+"""Bytes per logit that kernels of penalties read and write, counted above. Bytes beyond these are time in which kernels wait, without energy."""
 EXTRAS: Mapping[str, float] = {PENALTIES: PENALTY_BYTES, MIN_P: 26.0, LOGPROBS: 29.0}
 """Bytes per logit of optional extras; a name has the form KIND+EXTRA+EXTRA."""
 
@@ -67,6 +69,19 @@ def sample_bytes(sampling: str) -> float:
 def sort_bytes(sampling: str) -> float:
     """Return the bytes per logit of the sort and of the ops that use the sorted logits."""
     return _SORT[sampling.partition("+")[0]]
+
+
+def moved_share(sampling: str) -> float:
+    """Share of the bytes above that kernels move, which takes energy.
+
+    Examples
+    --------
+    >>> moved_share("greedy"), round(moved_share("nucleus+penalties"), 2)
+    (1.0, 0.32)
+    """
+    if PENALTIES not in sampling:
+        return 1.0
+    return 1.0 - (PENALTY_BYTES - PENALTY_MOVED) / (sample_bytes(sampling) + sort_bytes(sampling))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ that the lower clock and voltage save.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypedDict
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -68,15 +68,6 @@ NO_BOARD = Board(0.0, None)
 """Board of a device without constant power."""
 
 
-class Energies(TypedDict):
-    """Energy terms of a roofline; see `coefficients`."""
-
-    stream_J_per_byte: float
-    kv_J_per_byte: float
-    act_J_per_byte: float
-    J_per_flop: dict[str, float]
-
-
 def board(spec: DeviceSpec) -> Board:
     """Return the board of a device; it has a power model if limit and process are known."""
     from .transfer import can_model, power_model
@@ -84,8 +75,8 @@ def board(spec: DeviceSpec) -> Board:
     return Board(spec.static_W, power_model(spec).model if can_model(spec) else None)
 
 
-def coefficients(model: PowerModel, roof: Roofline) -> Energies:
-    """Return the energy terms of a roofline by the power model.
+def coefficients(model: PowerModel, roof: Roofline) -> Roofline:
+    """Return a roofline with its energy terms by the power model.
 
     Parameters
     ----------
@@ -94,21 +85,24 @@ def coefficients(model: PowerModel, roof: Roofline) -> Energies:
 
     Returns
     -------
-    Energies
-        ``stream_J_per_byte`` (weights and KV come from main memory through the cache), ``kv_J_per_byte`` (KV, including
-        attention's work on it), ``act_J_per_byte`` (inputs and outputs of chains of kernels) and ``J_per_flop``. A
-        32-bit FLOP counts as two 16-bit ones: a multiplier's area scales with the square of its width, and half of its
-        rate is already lost.
+    Roofline
+        With ``stream_J_per_byte`` (weights and KV come from main memory through the cache), ``kv_J_per_byte`` (KV,
+        including attention's work on it), ``act_J_per_byte`` (inputs and outputs of chains of kernels), ``J_per_flop`` and
+        ``tile_J_per_flop`` (an expert's rows without tokens, while its bytes hold the cores). A 32-bit FLOP counts as two
+        16-bit ones: a multiplier's area scales with the square of its width, and half of its rate is already lost.
     """
     m = model
     core_J_per_byte = m.cores_W / (roof.bandwidth * roof.memory_efficiency)
     width = {16.0: m.J_per_flop_16, 8.0: m.J_per_flop_8, 4.0: m.J_per_flop_4, 32.0: 2.0 * m.J_per_flop_16}
-    return {
-        "stream_J_per_byte": core_J_per_byte + m.dram_J_per_byte + m.cache_J_per_byte,
-        "kv_J_per_byte": core_J_per_byte + m.dram_J_per_byte + m.cache_J_per_byte + m.kv_J_per_byte,
-        "act_J_per_byte": core_J_per_byte + m.cache_J_per_byte + m.vector_J_per_byte,
-        "J_per_flop": {
-            name: width[BITS.get(name, 16.0)] + m.cores_W / (roof.peak[name] * roof.compute_efficiency)
-            for name in roof.J_per_flop
+    of_format = {name: width[BITS.get(name, 16.0)] for name in roof.J_per_flop}
+    stream_J_per_byte = core_J_per_byte + m.dram_J_per_byte + m.cache_J_per_byte
+    return replace(
+        roof,
+        stream_J_per_byte=stream_J_per_byte,
+        kv_J_per_byte=stream_J_per_byte + m.kv_J_per_byte,
+        act_J_per_byte=core_J_per_byte + m.cache_J_per_byte + m.vector_J_per_byte,
+        J_per_flop={
+            name: joules + m.cores_W / (roof.peak[name] * roof.compute_efficiency) for name, joules in of_format.items()
         },
-    }
+        tile_J_per_flop={name: m.rows * joules for name, joules in of_format.items()},
+    )

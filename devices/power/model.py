@@ -61,19 +61,19 @@ class PowerModel:
 
     limit_W: float
     idle_W: float
-    awake_W: float
-    cores_W: float
-    fill: float
-    J_per_flop_16: float
-    J_per_flop_8: float
-    J_per_flop_4: float
-    rows: float
-    dram_J_per_byte: float
-    cache_J_per_byte: float
-    vector_J_per_byte: float
-    J_per_score: float
     cores: float
-    kept_bytes: float
+    awake_W: float = 0.0
+    cores_W: float = 0.0
+    fill: float = 1.0
+    J_per_flop_16: float = 0.0
+    J_per_flop_8: float = 0.0
+    J_per_flop_4: float = 0.0
+    rows: float = 0.0
+    dram_J_per_byte: float = 0.0
+    cache_J_per_byte: float = 0.0
+    vector_J_per_byte: float = 0.0
+    J_per_score: float = 0.0
+    kept_bytes: float = 1.0
     kv_J_per_byte: float = 0.0
 
     @property

@@ -89,12 +89,7 @@ def base_model(spec: DeviceSpec, limit_W: float | None = None) -> PowerModel:
     xpu = next(iter(spec.processors.values()))
     limit = limit_W or spec.limit_W
     assert limit is not None
-    return PowerModel(
-        limit_W=limit, idle_W=spec.static_W, awake_W=0.0, cores_W=0.0, fill=1.0,
-        J_per_flop_16=0.0, J_per_flop_8=0.0, J_per_flop_4=0.0, rows=0.0, dram_J_per_byte=0.0,
-        cache_J_per_byte=0.0, vector_J_per_byte=0.0, J_per_score=0.0,
-        cores=float(xpu.cores or 1), kept_bytes=1.0,
-    )  # fmt: skip
+    return PowerModel(limit_W=limit, idle_W=spec.static_W, cores=float(xpu.cores or 1))
 
 
 @cache

@@ -116,6 +116,18 @@ def served_model(spec: DeviceSpec) -> PowerModel:
     )
 
 
+LOGIC = (
+    "J_per_flop_16",
+    "J_per_flop_8",
+    "J_per_flop_4",
+    "cache_J_per_byte",
+    "vector_J_per_byte",
+    "J_per_score",
+    "kv_J_per_byte",
+)
+"""Energies that scale with the process."""
+
+
 def _carried(spec: DeviceSpec, reference: DeviceSpec, known: PowerModel, logic: float) -> PowerModel:
     """Return the model of a device by the rules above; its logic takes `logic` times the reference's energy."""
     base = base_model(spec)
@@ -129,15 +141,9 @@ def _carried(spec: DeviceSpec, reference: DeviceSpec, known: PowerModel, logic: 
         cores=base.cores,
         awake_W=known.awake_W * room,
         cores_W=known.cores_W * room,
-        J_per_flop_16=known.J_per_flop_16 * logic,
-        J_per_flop_8=known.J_per_flop_8 * logic,
-        J_per_flop_4=known.J_per_flop_4 * logic,
         dram_J_per_byte=known.dram_J_per_byte * memory,
-        cache_J_per_byte=known.cache_J_per_byte * logic,
-        vector_J_per_byte=known.vector_J_per_byte * logic,
-        J_per_score=known.J_per_score * logic,
         kept_bytes=known.kept_bytes * share,
-        kv_J_per_byte=known.kv_J_per_byte * logic,
+        **{name: getattr(known, name) * logic for name in LOGIC},
     )
 
 

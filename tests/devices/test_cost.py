@@ -49,6 +49,14 @@ def test_what_is_no_weight_takes_its_own_energy_where_it_is_known() -> None:
     assert [m.streamed_J_per_byte(o) for m in models for o in ops] == [3e-12, 3e-12, 7e-12, 3e-12]
 
 
+def test_waiting_kernels_and_rows_of_tiles_without_tokens() -> None:
+    """Half of the activations' bytes are moved; two experts fill a tile with a row of 4 FLOP each."""
+    work = op(16.0, 8.0, 4.0, Loads.drawn(np.array([1, 3, 0])))
+    plain, tiles = (replace(MODEL, tile_J_per_flop=of).joules(work)["dram"] for of in ({}, {"bf16": 1e-12}))
+    assert tiles - plain == pytest.approx(2 * 4 * 1e-12)
+    assert plain - MODEL.joules(replace(work, moved=0.5))["dram"] == pytest.approx(2 * MODEL.act_J_per_byte)
+
+
 @given(
     st.lists(st.integers(0, 5000), min_size=1, max_size=20).filter(any),
     st.floats(1.0, 1e9), st.floats(1.0, 1e9), st.floats(1.0, 1e6),

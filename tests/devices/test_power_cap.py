@@ -180,7 +180,7 @@ def test_what_a_power_model_lacks_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("system", "cap", "message"),
     [
-        ("h100-x1", 60.0, "h100 draws 159 W before it computes anything"),
+        ("h100-x1", 60.0, "h100 draws 162 W before it computes anything"),
         ("duplex-x4", 300.0, "duplex has no power model"),
         ("zcu102-x1", 5.0, "has no power model"),
         ("h100-x1", -1.0, "power_cap: must be a number"),
