@@ -173,7 +173,7 @@ class Roofline(Result):
         ]
 
     def headline(self) -> str:
-        """Return a sentence with the step's time, its longest op and its most frequent bound."""
+        """Return a sentence with the step's time, its longest op, and the bound of most of its time."""
         took: dict[str, float] = {}
         for op in self.ops:
             took[op.bound] = took.get(op.bound, 0.0) + op.seconds * op.count

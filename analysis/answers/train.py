@@ -1,4 +1,4 @@
-"""A training step: time, tokens per second, utilisation, memory by kind, and communication not hidden by computation."""
+"""A training step: time, tokens per second, utilisation, memory by kind, and exposed communication."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class Training(Result):
 
     @property
     def mfu(self) -> float:
-        """Return the model FLOPs utilisation: matmul FLOPs of three forward passes (only visible pairs) over the peak."""
+        """Return the MFU: matmul FLOPs of three forward passes (only visible pairs) over the peak."""
         return self.step.flops.model / self.step.seconds / self.peak_flops_per_s
 
     @property

@@ -137,8 +137,7 @@ SINGLE = {"tp": 1, "ep": 1}
 TITANS = {"zero": 3, "overlap_tp": False, "cp_exchange": "all-gather", "gradient_bits": 32, "loss": "unfused"}
 """What torchtitan does where its job file does not say otherwise: it sums gradients in 32 bits, and PyTorch's loss is not one kernel (v0.1.0, torchtitan/loss.py)."""
 STAGED = 1
-"""Maximum ZeRO stage of torchtitan with pipeline stages: it keeps weights gathered and gradients unsharded meanwhile.
-"""
+"""Maximum ZeRO stage of torchtitan with pipeline stages: weights stay gathered, and gradients whole, for all micro-batches."""
 PIPELINES = {"1F1B": 1, "Interleaved1F1B": 2, "1f1b": 1, "interleaved_1f1b": 2}
 """Pipeline schedules of torchtitan, and the parts of each stage."""
 TITAN: Mapping[str, tuple[str, Read]] = {

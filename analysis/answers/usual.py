@@ -24,7 +24,7 @@ FRAMEWORKS = {"vllm": "vllm", "sglang": "sglang", "tensorrt-llm": "trtllm"}
 
 
 def framework_of(policy: str | None, systems: Sequence[SystemSpec], costs: str = "auto") -> str | None:
-    """Return the framework whose kernels a policy uses on GPUs; None for rooflines and devices without shared kernels."""
+    """Return the framework whose kernels a policy uses on GPUs; None for rooflines or without shared kernels."""
     shared = costs != "roofline" and all(system.device.kernels is not None for system in systems)
     return FRAMEWORKS.get((policy or "").partition("+")[0]) if shared else None
 

@@ -12,7 +12,7 @@ from opbyte.analysis.answers.interval import Interval
 from opbyte.analysis.answers.usual import as_usual
 from opbyte.analysis.validate.check import by_chance
 from opbyte.analysis.validate.runs.published import read_published
-from opbyte.analysis.validate.runs.published_run import _both, _options
+from opbyte.analysis.validate.runs.published_run import _both, _options, replay_published
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.frameworks.engines import upkeep_of
 from opbyte.simulator.scenario import Scenario
@@ -123,6 +123,13 @@ def test_rates_are_of_the_whole_run_only_where_its_requests_are_told(tmp_path: P
     queued, steady = read_published(path)[0]
     assert (queued.load.level, queued.load.requests) == (32, 32)
     assert steady.load.requests is None
+    chats = read_published(
+        table(tmp_path, row("concurrency=32", "output_tokens_per_s", 500, "1/s", "num_requests=32"))
+    )[0]
+    clients = [
+        "all requests at once" in replay_published(r).basis["output_tokens_per_s"].amounts for r in (queued, *chats)
+    ]
+    assert clients == [False, True]  # an engine's own benchmark has no client
 
 
 def test_static_batches_of_an_early_engine_wait_for_its_host(tmp_path: Path) -> None:
