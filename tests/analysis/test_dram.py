@@ -87,7 +87,7 @@ def test_a_wrong_measurement_fails(ask: Ask, tmp_path: Path) -> None:
         ("ramulator2.1,hbm2-2000,seq_read,nch=1,,,much,,", "fraction must be"),
         ("ramulator2.1,hbm2-2000,seq_read,nch=1", "has 4 cells"),
         ("attacc-ramulator2,hbm3pim-5.2Gbps,pim_mac_ab,nch=1,,,,,", "cmds_per_ch"),
-        ("attacc-ramulator2,hbm2-2000,pim_mac_ab,cmds_per_ch=64,,,,,", "no such commands"),
+        ("attacc-ramulator2,hbm2-2000,pim_mac_ab,cmds_per_ch=64,,,,,", "has no timing of these commands"),
     ],
 )
 def test_bad_rows_are_named(ask: Ask, tmp_path: Path, row: str, says: str) -> None:

@@ -41,5 +41,5 @@ def test_owned() -> None:
 
 @pytest.mark.parametrize("name", ["years", "usd_per_kWh", "pue"])
 def test_what_only_owned_devices_have_is_refused_of_others(name: str) -> None:
-    with pytest.raises(InputError, match="needs --capex"):
+    with pytest.raises(InputError, match="add --capex"):
         price.check_prices(Scenario(**cast(dict[str, Any], {name: 1.5})))

@@ -103,5 +103,5 @@ def test_what_has_no_steps() -> None:
         simulate("mixtral-8x7b", "h100-x4", steps="3", tp=1, **few)
     with pytest.raises(InputError, match="sglang's own scheduler"):
         simulate("mixtral-8x7b", "h100-x4", steps="3", framework="sglang", **few)
-    with pytest.raises(InputError, match="behind the end of the run"):
+    with pytest.raises(InputError, match="must begin within the run"):
         simulate("mixtral-8x7b", "duplex-x4", steps="90:95", **few)
