@@ -1,4 +1,4 @@
-"""The application: its commands and their panels in ``--help``, and what records their options."""
+"""The Typer application: commands, their panels in ``--help``, and recording of the given options."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ...workloads.yamlfile import read_yaml
 F = TypeVar("F", bound=Callable[..., Any])
 LISTED = read_yaml(Path(__file__).parent / "commands.yaml")
 COMMANDS: dict[str, tuple[str, ...]] = {panel: tuple(entries) for panel, entries in LISTED["panels"].items()}
-"""Panel -> its commands, in the order in which they are met."""
+"""Commands of each panel, in the order of the help page."""
 OTHERS = "Of plug-ins"
-"""Panel of commands that are not named above."""
+"""Title of the panel with commands of plug-ins."""
 OPTIONS = {
     "workload": "Requests", "serving": "Engine", "deployment": "Model on devices", "fleet": "Fleet and failures",
     **{name: part.panel for name, part in PARTS.items() if part.scope == "run"},
@@ -31,7 +31,7 @@ ARGUMENTS, OWN, OUTPUT = "Arguments", "Options", "Output"
 
 
 class NotedCommand(typer.core.TyperCommand):
-    """A command whose options are recorded, so that its result contains them."""
+    """A command that records its options, because its result contains them."""
 
     def invoke(self, ctx: Any) -> Any:
         from ..show.record import parsed
@@ -40,7 +40,7 @@ class NotedCommand(typer.core.TyperCommand):
             return super().invoke(ctx)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write arguments, the command's own options, then panel by panel."""
+        """Write the help of arguments, then of the command's specific options, then of the other options by panel."""
         panels: dict[str, list[tuple[str, str]]] = {ARGUMENTS: [], OWN: []}
         panels |= {title: [] for title in (*OPTIONS.values(), OUTPUT)}
         for param in self.get_params(ctx):
@@ -60,7 +60,7 @@ class Grouped(typer.core.TyperGroup):
     """An application whose commands are listed by panel."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write the commands that a reader meets first, first."""
+        """Write the list of commands by panel, the panels for beginners first."""
         commands = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
         shown = {name: command for name, command in commands if command is not None}
         limit = formatter.width - 6 - max(map(len, shown))
@@ -79,7 +79,7 @@ def _write(formatter: Any, panels: Iterable[tuple[str, list[tuple[str, str]]]]) 
 
 
 class App(typer.Typer):
-    """An application whose commands are `NotedCommand`."""
+    """An application with commands of the class `NotedCommand`."""
 
     def command(self, name: str | None = None, **settings: Any) -> Callable[[F], F]:
         """Register a command as `typer.Typer.command` does."""
@@ -113,7 +113,7 @@ def top(
 
 
 def with_options_of(name: str) -> App:
-    """The application in which only one command, or one group, has options: the signatures of all take 100 ms."""
+    """Return the application with the options of only one command or group; all signatures together take 100 ms."""
     partial = copy(app)
     partial.registered_commands = [c if c.name == name else _listed(c) for c in app.registered_commands]
     partial.registered_groups = [g if g.name == name else _emptied(g) for g in app.registered_groups]
@@ -121,7 +121,7 @@ def with_options_of(name: str) -> App:
 
 
 def _listed(command: CommandInfo) -> CommandInfo:
-    """A command as a list of commands shows it: its name and help."""
+    """Return a command with only its name and help, for a list of commands."""
     short = copy(command)
 
     def callback() -> None: ...

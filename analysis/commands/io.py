@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", bound="Result")
 PATIENCE_S, MINUTE_S = 1.5, 60.0
-"""After which a bar shows that work goes on, and a line where nobody watches."""
+"""Seconds before a progress bar appears, and interval of progress lines if stderr is not a terminal [s]."""
 
 
 def answer(
@@ -76,13 +76,13 @@ def split(given: Any, *names: str) -> tuple[list[Any], dict[str, Any]]:
 
 
 def told(result: Result) -> None:
-    """End with code 1 where a check is past its bounds."""
+    """End with exit code 1 if a check of the result failed."""
     if not result.passed:
         raise typer.Exit(1)
 
 
 def resumed(command: str, fresh: bool) -> Kept:
-    """The parts of a long command; says on stderr where an earlier call left some."""
+    """Return the stored parts of a long command; print a note on stderr if an earlier call left parts."""
     from ..show.kept import kept_by
 
     parts = kept_by(command)
@@ -116,7 +116,7 @@ def side_file(path: str | None, option: str) -> Iterator[Callable[..., None]]:
 
 
 def show(result: Result, as_json: bool) -> None:
-    """Print a result: one JSON object, or its blocks with an empty line between."""
+    """Print a result: one JSON object, or its blocks with empty lines between them."""
     if as_json:
         from ..show.record import made_by
 
@@ -141,7 +141,7 @@ def print_json(data: Mapping[str, Any]) -> None:
 
 @contextmanager
 def progress() -> Iterator[Progress | None]:
-    """A progress bar on stderr when somebody watches: requests, their rate and the time left."""
+    """Show a progress bar on stderr if it is a terminal: requests, their rate and the remaining time."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -157,7 +157,7 @@ def progress() -> Iterator[Progress | None]:
 
 @contextmanager
 def counting(what: str) -> Iterator[OnProgress | None]:
-    """A progress bar over a number of things, with rate and time left; a line a minute where nobody watches."""
+    """Show counted progress as a bar with the remaining time, or once a minute if stderr is not a terminal."""
     if not sys.stderr.isatty():
         with _lines(what) as progress:
             yield progress
@@ -169,7 +169,7 @@ def counting(what: str) -> Iterator[OnProgress | None]:
 
 @contextmanager
 def waiting() -> Iterator[None]:
-    """A bar that moves while something uncounted takes longer than `PATIENCE_S`, when somebody watches."""
+    """Show a moving bar on a terminal if work that is not counted takes longer than `PATIENCE_S`."""
     if not sys.stderr.isatty():
         yield
         return
@@ -205,7 +205,7 @@ def _lines(what: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def _while_it_runs(watch: Callable[[Event], None]) -> Iterator[None]:
-    """Something that watches until the block is left, when its event is set."""
+    """Run `watch` in a thread during the block; set its event at the end of the block."""
     done = Event()
     thread = Thread(target=watch, args=(done,), daemon=True)
     thread.start()
@@ -217,7 +217,7 @@ def _while_it_runs(watch: Callable[[Event], None]) -> Iterator[None]:
 
 
 def _bar(counts: bool) -> Any:
-    """A bar with what is done, the time since the start, the rate and the time left."""
+    """Return a progress bar with the elapsed time and the remaining time, and with counts and rate if `counts`."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -232,13 +232,13 @@ def _bar(counts: bool) -> Any:
     from rich.text import Text
 
     class Rate(ProgressColumn):
-        """Things a second, or seconds a thing."""
+        """Column with the rate, in items per second or seconds per item."""
 
         def render(self, task: Task) -> Text:
             return Text(paced(task.speed or 0.0))
 
     class Left(TimeRemainingColumn):
-        """Time left, where it is known."""
+        """Column with the remaining time, empty while it is unknown."""
 
         def render(self, task: Task) -> Text:
             known = task.total is not None and task.speed

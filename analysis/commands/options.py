@@ -1,4 +1,4 @@
-"""The commands of `commands.yaml` as functions whose signatures the option parser reads."""
+"""Functions for the commands of `commands.yaml`, with signatures that the option parser reads."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ CLASSES: dict[str, type] = {
     "+scenario": Scenario, "+deployment": DeployOptions, "+speculation": SpeculationOptions, "+workload": Workload,
 }  # fmt: skip
 TYPES: dict[type, Any] = {int: int | None, float: float | None, bool: bool, tuple: list[str] | None}
-"""How the option parser knows a kind; all others are text."""
+"""Type annotation of each kind of option for the parser; all other kinds are text."""
 PARSERS = {int: whole, float: number}
 WRITTEN: dict[str, type] = {"N": int, "X": float, "flag": bool, "switch": bool}
-"""What `is` says of an option -> its type; all others are text."""
+"""Type of an option by its key `is` in `commands.yaml`; all others are text."""
 COMPLETED = {
     "model": "models", "system": "systems", "prefill": "systems", "decode": "systems", "experts_on": "systems", "policy": "policies", "router": "routers",
     "host": "hosts", "routing": "routings", "placement": "placements",
     "expert_cache": "expert-caches", "expert_placement": "expert-placements", "all_to_all": "exchanges",
 }  # fmt: skip
-"""Option -> list of the catalog whose names a shell completes."""
+"""Catalog list whose names a shell completes, by option."""
 
 
 def names_of(kind: str | None) -> Callable[[str], list[str]] | None:
-    """Return the completion of a word with the names of a list of the catalog."""
+    """Return a function that completes a word with the names of a catalog list."""
     if kind is None:
         return None
 
@@ -55,7 +55,7 @@ def names_of(kind: str | None) -> Callable[[str], list[str]] | None:
 
 
 def of_scenario(p: PlacedOption, needed: bool = False) -> inspect.Parameter:
-    """An option of a scenario as a parameter."""
+    """Return the function parameter of a scenario option."""
     option, listed = p.option, names_of(COMPLETED.get(p.name))
     kind, default = TYPES.get(option.kind, str | None), p.default
     if option.argument:
@@ -79,7 +79,7 @@ def _parameter(name: str, kind: Any, info: Any, default: Any = inspect.Parameter
 
 
 def of_entry(name: str, entry: Entry) -> inspect.Parameter:
-    """An option of `commands.yaml` as a parameter."""
+    """Return the function parameter of an option in `commands.yaml`."""
     written = entry.get("is")
     kind: Any = WRITTEN.get(written or "", str)
     default = entry.get("default", False if written == "flag" else None)
@@ -97,14 +97,14 @@ def of_entry(name: str, entry: Entry) -> inspect.Parameter:
 
 
 def _classed(key: str, entry: Entry) -> list[PlacedOption]:
-    """Options of a class, but for some."""
+    """Return the options of a class without those that the entry excludes."""
     left, groups, known = entry.get("without", ()), entry.get("groups without", ()), placed(Scenario)
     listed = (known[p.name] for p in options_of(CLASSES[key]))
     return [p for p in listed if p.name not in left and p.group not in groups]
 
 
 def parameters(options: Mapping[str, Entry | None]) -> Iterator[inspect.Parameter]:
-    """Parameters of a command's function, in the order of its options."""
+    """Return the parameters of a command's function, in the order of its options."""
     for name, entry in options.items():
         if name in CLASSES:
             yield from map(of_scenario, _classed(name, entry or {}))
@@ -116,7 +116,7 @@ def parameters(options: Mapping[str, Entry | None]) -> Iterator[inspect.Paramete
 
 
 def command(name: str, entry: Entry) -> Callable[..., None]:
-    """The function of a command."""
+    """Return the function of a command, with the signature that its entry describes."""
     options: Mapping[str, Any] = entry.get("options", {})
     classed = [p.name for key in CLASSES if key in options for p in _classed(key, options[key] or {})]
 
@@ -148,7 +148,7 @@ def _without_client(name: str, options: dict[str, Any], known: list[str]) -> dic
 
 
 def _call(name: str, entry: Entry, given: dict[str, Any], options: Mapping[str, Any]) -> None:
-    """Call a command's function with what was given, and tell its result."""
+    """Call a command's function with the given options, print its result, and set the exit code."""
     module, _, function = entry["call"].partition(":")
     target = getattr(import_module(f"..{module}", __package__), function)
     if module.startswith("commands."):
@@ -172,18 +172,18 @@ def _named(name: str, entry: Entry) -> str:
 
 
 def _read(name: str, value: Any, entry: Entry) -> Any:
-    """A value as the command's function takes it."""
+    """Return an option's value in the form that the command's function takes."""
     how = (entry["options"][name] or {}).get("read")
     return value if how is None or value is None else READERS[how](value, f"--{name}")
 
 
 def words(text: str, option: str) -> list[str]:
-    """Comma-separated names."""
+    """Read comma-separated names."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def counts(text: str, option: str) -> list[int]:
-    """Comma-separated numbers."""
+    """Read comma-separated whole numbers from 1."""
     numbers = []
     for part in map(str.strip, text.split(",") if text.strip() else ()):
         if not part.isdecimal() or int(part) < 1:
@@ -193,7 +193,7 @@ def counts(text: str, option: str) -> list[int]:
 
 
 def reals(text: str, option: str) -> list[float]:
-    """Comma-separated numbers above 0."""
+    """Read comma-separated numbers above 0."""
     try:
         return [check_rate(float(part), option) for part in words(text, option)]
     except ValueError:
@@ -201,7 +201,7 @@ def reals(text: str, option: str) -> list[float]:
 
 
 def goals(text: str, option: str) -> dict[str, str]:
-    """Objectives and what they should become."""
+    """Read objectives with their directions (NAME:max or NAME:min)."""
     pairs = [entry.strip().partition(":") for entry in text.split(",")]
     if not all(name and colon for name, colon, _ in pairs):
         raise InputError(option, f"must be a comma-separated list of NAME:max or NAME:min, not {text!r}")
@@ -223,7 +223,7 @@ class _Group(typer.core.TyperGroup):
 
 
 def _group(name: str, entry: Entry) -> App:
-    """A group of commands, which needs one of them."""
+    """Return a group of commands, which refuses a call without a command."""
 
     def top(context: typer.Context) -> None:
         if context.invoked_subcommand is None:

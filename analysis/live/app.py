@@ -1,4 +1,4 @@
-"""The simulated deployment as an application: OpenAI's pages, vLLM's metrics."""
+"""Web application of a simulated deployment: OpenAI's endpoints and vLLM's metrics."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 MOST_BODY = 64 << 20
-"""Bytes of the largest request."""
+"""Maximum size of a request's body [B]."""
 ENDING = "the server ends"
 
 
@@ -66,7 +66,7 @@ def _part(body: bytes, more: bool) -> dict[str, Any]:
 
 
 class Pages:
-    """Handlers of each page.
+    """Handlers of the server's endpoints.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ class Pages:
         return await self._answer(request, chat=True)
 
     async def _answer(self, request: Request, chat: bool) -> Response:
-        """Respond to a request, or return the reason why not."""
+        """Respond to a request, or return a response with the reason for its refusal."""
         try:
             block = self.pacer.live.block_tokens
             asked = read_asked(await _body(request), chat, self.model, self.longest, block)
@@ -144,7 +144,7 @@ class Pages:
 
 
 async def _body(request: Request) -> bytes:
-    """The body of a request, if it is not too long."""
+    """Read the body of a request; refuse it if it is longer than `MOST_BODY`."""
     parts: list[bytes] = []
     size = 0
     async for part in request.stream():
@@ -156,13 +156,13 @@ async def _body(request: Request) -> bytes:
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    """A page that there is not, in OpenAI's form."""
+    """Return the response for an unknown page or another HTTP error, in OpenAI's form."""
     assert isinstance(error, HTTPException)
     return JSONResponse(Refused(error.detail, status=error.status_code).body(), error.status_code)
 
 
 def make_app(pacer: Pacer, model: str, longest: int | None) -> Starlette:
-    """The application of a running simulation."""
+    """Return the web application of a running simulation."""
     pages = Pages(pacer, model, longest)
     return Starlette(
         routes=[

@@ -1,4 +1,4 @@
-"""What a client asks of a simulated server: read from its JSON, or refused as vLLM would."""
+"""Requests to a simulated server: they are read from JSON, or refused as vLLM would refuse them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WHITE_SPACE = (
 
 
 class Refused(Exception):
-    """A request that is not served.
+    """Refusal of a request, with the error response in OpenAI's form.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class LiveRequest:
-    """A request.
+    """A completion request as read from its JSON.
 
     Attributes
     ----------
@@ -73,7 +73,7 @@ class LiveRequest:
 
 
 def read_asked(raw: bytes, chat: bool, model: str, longest: int | None, block: int) -> LiveRequest:
-    """Read a request.
+    """Read a completion request from its JSON.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ def read_asked(raw: bytes, chat: bool, model: str, longest: int | None, block: i
 
 
 def _check_size(raw: bytes, longest: int | None) -> None:
-    """Refuse what is far too long before it is parsed, which holds up every stream.
+    """Refuse a body that is far too long before it is parsed, because parsing would delay every stream.
 
     Commas separate token ids, and white space separates words. More of either than a long prompt needs, however
     the body is laid out, are more tokens than fit.
@@ -153,7 +153,7 @@ def _object(raw: bytes) -> Mapping[str, Any]:
 
 
 def _count(body: Mapping[str, Any], key: str) -> int | None:
-    """A number of tokens, where one is given."""
+    """Return the number of tokens under a key, or None if the body does not have the key."""
     value = body.get(key)
     if value is None:
         return None
@@ -163,7 +163,7 @@ def _count(body: Mapping[str, Any], key: str) -> int | None:
 
 
 def _text(messages: object) -> str:
-    """All text of a chat's messages."""
+    """Return all text of a chat's messages, joined by blanks."""
     if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
         raise Refused("messages: must be a list of objects", "messages")
     parts: list[str] = []
@@ -174,7 +174,7 @@ def _text(messages: object) -> str:
 
 
 def _tokens(prompt: object, most: int) -> list[Hashable]:
-    """Tokens of a prompt: its ids, or the words of a text, each counted as one; a text is split into `most` + 2 at most."""
+    """Return a prompt's tokens: its ids, or the words of a text, which is split into at most `most` + 2 words."""
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str | list):
         prompt = prompt[0]
     if isinstance(prompt, str):
@@ -187,7 +187,7 @@ def _tokens(prompt: object, most: int) -> list[Hashable]:
 
 
 def _blocks(tokens: list[Hashable], size: int) -> tuple[Hashable, ...]:
-    """Names of the whole blocks; equal ones begin prompts that are equal up to their end."""
+    """Return a name for each whole block of a prompt; it depends on all tokens up to the block's end."""
     names: list[Hashable] = []
     before: Hashable = None
     for start in range(0, len(tokens) - size + 1, size):
@@ -200,7 +200,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 class Events:
-    """Bytes of one response; the text is one word per token.
+    """Generator of the bytes of one response, whose text is one word per token.
 
     Parameters
     ----------
@@ -237,7 +237,7 @@ class Events:
         return self._event(choice)
 
     def tokens(self, count: int) -> bytes:
-        """Events of the next tokens, and of the end after the last one."""
+        """Return the events of the next `count` tokens, and the end of the stream after the last token."""
         parts: list[bytes] = [] if self.sent else [self.opening()]
         for n in range(self.sent, self.sent + count):
             word = f" {WORDS[n % len(WORDS)]}"
@@ -251,12 +251,12 @@ class Events:
         return b"".join(parts)
 
     def usage(self) -> dict[str, int]:
-        """Tokens so far."""
+        """Return the token counts of the prompt and of the response up to now."""
         prompt = self.asked.input_tokens
         return {"prompt_tokens": prompt, "completion_tokens": self.sent, "total_tokens": prompt + self.sent}
 
     def failure(self, reason: str) -> bytes:
-        """The event of a stream that ends before its end."""
+        """Return the error event of a stream that ends early."""
         error = {"message": reason, "type": "InternalServerError", "param": None, "code": 503}
         return f"data: {json.dumps({'error': error})}\n\n".encode()
 

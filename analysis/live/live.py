@@ -30,7 +30,7 @@ I8 = npt.NDArray[np.int64]
 
 
 class Tokens(NamedTuple):
-    """Tokens that come at one time.
+    """Tokens that reach their clients at the same time.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class Tokens(NamedTuple):
 
 
 class Gauges(NamedTuple):
-    """What an engine shows of itself: requests now, the KV cache's used share, and counts so far.
+    """Metrics of one engine: present requests, the used share of the KV cache, and counts since the start.
 
     Prompt tokens are those computed, again after a preemption too, and those found in the cache.
     """
@@ -64,7 +64,7 @@ class Gauges(NamedTuple):
 
 @dataclass(slots=True)
 class _Live:
-    """A node with its requests under way: rows of the engine's state, their numbers, tokens seen.
+    """One replica and its unfinished requests: their rows in the engine's state, their numbers, and tokens seen.
 
     `sent` has the blocks that the router sent there, the oldest first, as many as the cache holds: `fleet.recall`
     for requests without end, of which it would keep every piece.
@@ -85,12 +85,12 @@ class _Live:
             del self.sent[next(iter(self.sent))]
 
     def step(self, until: float) -> None:
-        """Run the next step, which begins before `until`."""
+        """Run the next step, which must begin before `until`."""
         engine = self.node.engine
         engine.advance(min(until, float(np.nextafter(engine.ready, np.inf))))
 
     def new(self) -> list[tuple[float, int, int]]:
-        """Time, number and count of the tokens since the last call; what has ended is let go."""
+        """Return (time, number, count) of new tokens by request since the last call, and remove finished requests."""
         state = self.node.engine.state
         rows = np.array(self.rows, dtype=np.int64)
         have = state.requests.generated[rows]
@@ -114,7 +114,7 @@ class _Live:
 
 
 class Live:
-    """Replicas behind a router.
+    """Simulated replicas behind a router, which accept requests while they run.
 
     Parameters
     ----------
@@ -145,12 +145,12 @@ class Live:
 
     @property
     def next_s(self) -> float:
-        """When the next step begins or the next token comes [s]; infinity if nothing is under way."""
+        """Time of the next step or of the next delivery of tokens [s]; infinity if there is neither."""
         times = [n.node.engine.ready for n in self.nodes if not n.node.engine.done]
         return min([*times, *(entry[0] for entry in self._due[:1])], default=np.inf)
 
     def submit(self, now: float, input_tokens: int, output_tokens: int, content: tuple[Hashable, ...] = ()) -> int:
-        """Give a request to the engine that the router chooses; its number.
+        """Submit a request to the replica that the router chooses; return the request's number.
 
         Parameters
         ----------
@@ -187,7 +187,7 @@ class Live:
         return number
 
     def _load(self, live: _Live, now: float, tokens: int, content: tuple[Hashable, ...]) -> Load:
-        """Return the router's view of a replica, and the tokens of a prompt that it was sent before."""
+        """Return the router's view of a replica, with the prompt's tokens that it has received before."""
         if len(self.nodes) == 1:
             return Load(0, 0)
         load = live.node.load(now)
@@ -199,7 +199,7 @@ class Live:
         return replace(load, found=prefix, missing=tokens - prefix, kept=capacity)
 
     def cut(self, number: int) -> None:
-        """Let a request end with its next token, whoever asked for it having left."""
+        """End a request with its next token, because its client has left."""
         stream = self._where.get(number)
         if stream is None:
             return
@@ -216,7 +216,7 @@ class Live:
                 self._note(live.new())
 
     def _note(self, found: list[tuple[float, int, int]]) -> None:
-        """Keep tokens until they are due, grouped by time."""
+        """Store new tokens, grouped by time, until they are due."""
         by_time: dict[float, Tokens] = {}
         for due, number, tokens in found:
             tokens_own = by_time.setdefault(due, Tokens(due + self.outside_s, [], []))
@@ -226,23 +226,23 @@ class Live:
             heapq.heappush(self._due, (tokens_own.due_s, next(self._order), tokens_own))
 
     def due(self, now: float) -> list[Tokens]:
-        """Tokens that have come by now, in order; each is given once."""
+        """Return the tokens that are due by now, in order; each is returned once."""
         out = []
         while self._due and self._due[0][0] <= now:
             out.append(heapq.heappop(self._due)[2])
         return out
 
     def forget(self, number: int) -> None:
-        """Nothing more will be asked of a request."""
+        """Remove the entry of a request that has ended or whose client has left."""
         self._where.pop(number, None)
 
     def gauges(self) -> list[Gauges]:
-        """What every engine shows of itself."""
+        """Return the metrics of every engine."""
         return [_gauges(live.node.engine) for live in self.nodes]
 
 
 def _engine(deployment: Deployment, index: int, policy: Policy, cache: CacheSettings) -> Engine:
-    """An engine whose code is compiled: the present does not wait for that."""
+    """Return an engine with compiled code, because compilation must not delay the first request."""
     one = np.ones(1, dtype=np.int64)
     first = Engine(deployment, policy, index, cache=cache)
     first.submit(RequestBlock(0 * one, np.zeros(1), one, 2 * one))

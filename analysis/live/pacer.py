@@ -25,14 +25,14 @@ PAGE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Histogram:
-    """Counts below bounds, as Prometheus shows them."""
+    """Histogram of times, in the form of Prometheus."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds, self.counts = bounds, [0] * (len(bounds) + 1)
         self.total, self.most = 0.0, 0.0
 
     def note(self, value: float, times: int = 1) -> None:
-        """Count a value [s], or as many equal parts of it."""
+        """Count a value [s] as `times` equal parts of it."""
         self.counts[bisect_left(self.bounds, value / times)] += times
         self.total += value
         self.most = max(self.most, value)
@@ -53,7 +53,7 @@ class Histogram:
 
 @dataclass(slots=True)
 class Meters:
-    """Counts of a server, in seconds of the clock.
+    """Counters and histograms of a server, in seconds of real time.
 
     Attributes
     ----------
@@ -94,7 +94,7 @@ HISTOGRAMS = (
 
 
 def page(meters: Meters, engines: Sequence[Gauges], model: str) -> str:
-    """The metrics in Prometheus' text format; histograms are of all engines together."""
+    """Return the metrics in Prometheus' text format; the histograms cover all engines together."""
     name = model.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     labels = [f'engine="{i}",model_name="{name}"' for i in range(len(engines))]
     out: list[str] = []
@@ -118,7 +118,7 @@ def _head(name: str, kind: str, text: str) -> list[str]:
 
 
 class Answer:
-    """Tokens of one request, for the one who waits for them.
+    """Response to one request; a task can wait for its tokens.
 
     Attributes
     ----------
@@ -136,17 +136,17 @@ class Answer:
         self.waiter: asyncio.Future[None] | None = None
 
     def wake(self) -> None:
-        """Let the one who waits look."""
+        """Wake the task that waits for tokens."""
         if self.waiter is not None and not self.waiter.done():
             self.waiter.set_result(None)
 
     def end(self) -> None:
-        """Nothing more will come."""
+        """Mark the response as ended, and wake the waiting task."""
         self.ended = True
         self.wake()
 
     async def more(self) -> int:
-        """Wait for tokens; how many have come since the last call, 0 if none will come any more."""
+        """Wait for tokens; return the number of new ones since the last call, 0 if the response has ended."""
         while not self.came and not self.ended:
             self.waiter = asyncio.get_running_loop().create_future()
             await self.waiter
@@ -156,7 +156,7 @@ class Answer:
 
 
 class Pacer:
-    """Runs engines by the clock.
+    """Runs the simulated engines in real time, by a scaled clock.
 
     Parameters
     ----------
@@ -174,7 +174,7 @@ class Pacer:
         self.closed = False
 
     def now(self) -> float:
-        """The present of the simulation [s]."""
+        """Return the present time of the simulation [s]."""
         return (time.perf_counter() - self._began) * self.scale
 
     def submit(self, input_tokens: int, output_tokens: int, content: tuple[Hashable, ...]) -> Answer:
@@ -192,7 +192,7 @@ class Pacer:
         return answer
 
     def abandon(self, answer: Answer) -> None:
-        """Let go of a request whose client has left."""
+        """Abandon a request whose client has left."""
         if self.answers.pop(answer.number, None) is not None:
             self.live.cut(answer.number)
             self.live.forget(answer.number)
@@ -200,14 +200,14 @@ class Pacer:
         answer.end()
 
     def close(self) -> None:
-        """End every response where it is."""
+        """End every open response immediately."""
         self.closed = True
         for answer in self.answers.values():
             answer.end()
         self._wake.set()
 
     async def run(self) -> None:
-        """Run until `close`."""
+        """Run the simulation until `close` is called."""
         loop = asyncio.get_running_loop()
         while not self.closed:
             now = self.now()
@@ -225,7 +225,7 @@ class Pacer:
                 timer.cancel()
 
     def _hand_out(self, due_s: float, numbers: list[int], counts: list[int]) -> None:
-        """Give tokens of one time to their requests."""
+        """Deliver tokens that are due at one time to their requests, and record the latencies."""
         scale, meters, answers = self.scale, self.meters, self.answers
         for number, count in zip(numbers, counts, strict=True):
             answer = answers.get(number)

@@ -1,4 +1,4 @@
-"""A trace sent to a server: each request at its time, or a fixed number in flight.
+"""Replay of a trace against a server: requests are sent at their times, or with a fixed number in flight.
 
 What a recorded server is, as its owner says: model, system, settings of its engine.
 """
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DeployedAs:
-    """What a run's folder says of the server; empty where nobody has said it.
+    """Description of the recorded server for the run's folder; fields are empty if the user did not give them.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ class DeployedAs:
 
 
 def deployed_as(model: str | None, system: str | None, engine: str | None) -> DeployedAs:
-    """Read what is said of a server.
+    """Read the description of a server from its model, system and engine options.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def deployed_as(model: str | None, system: str | None, engine: str | None) -> De
 
 
 def _check_degrees(engine: str, settings: EngineSettings, system: str | None, devices: int | None) -> None:
-    """Refuse an engine that is spread over other devices than the system has."""
+    """Refuse an engine whose number of devices differs from the system's."""
     spread = (settings.tp or 1) * (settings.dp or 1) * (settings.pp or 1)
     if devices is not None and spread != devices:
         raise InputError(
@@ -115,7 +115,7 @@ Clock = Callable[[], float]
 
 @dataclass(slots=True)
 class RequestOutcome:
-    """What came of one request; times from the start of the run [s], NaN until they happen.
+    """Outcome of one request; times count from the start of the run [s] and are NaN until they happen.
 
     Attributes
     ----------
@@ -151,7 +151,7 @@ class _Stream:
     failed: str = ""
 
     def feed(self, data: bytes, now: float) -> None:
-        """Take bytes that have just come."""
+        """Process bytes of the stream that have just arrived."""
         *lines, self.rest = (self.rest + data).split(b"\n")
         for line in lines:
             if line.startswith(b"data:"):
@@ -160,7 +160,7 @@ class _Stream:
             raise ValueError("no line ends")
 
     def _event(self, text: bytes, now: float) -> None:
-        """Take in one event of a server's stream: text, usage, an error or its end."""
+        """Process one event of a server's stream: text, usage, an error or the end."""
         if text == b"[DONE]":
             self.done = True
             return
@@ -241,7 +241,7 @@ async def ask(
 
 
 NAP_S = 0.02
-"""How often the player looks how late it is itself [s]."""
+"""Interval at which the player measures its own delay [s]."""
 
 
 @dataclass
@@ -286,7 +286,7 @@ class Player:
         self.clock: Clock = time.perf_counter
 
     async def play(self, stop: asyncio.Event) -> bool:
-        """Play until all requests have ended or `stop` is set; whether it was cut."""
+        """Replay until all requests have ended or `stop` is set; return whether it was cut."""
         began = time.perf_counter()
         self.clock = lambda: time.perf_counter() - began
         playing, stopped = asyncio.create_task(self._all()), asyncio.create_task(stop.wait())
@@ -311,7 +311,7 @@ class Player:
                 group.create_task(self._one(client, row, body))
 
     async def _watch(self) -> None:
-        """Note how late this process is, by naps that are all of one length."""
+        """Record this process's own delays: the excess of naps over their set length."""
         while True:
             began = time.perf_counter()
             await asyncio.sleep(NAP_S)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 MOST_FILES = 65_536
-"""Connections and files that a process asks to have open."""
+"""Maximum number of open connections and files that the process requests from the system."""
 
 
 def needs(package: str, command: str) -> None:
@@ -41,7 +41,7 @@ def needs(package: str, command: str) -> None:
 
 
 def more_files() -> None:
-    """Allow as many open connections as the system lets a process have."""
+    """Raise the limit of open files to what the system allows, at most `MOST_FILES`, for more connections."""
     try:
         import resource
     except ImportError:  # not of this system
@@ -122,7 +122,7 @@ def record(
 
 @dataclass
 class _Play:
-    """One run with its event loop."""
+    """One recording and the event loop that runs it."""
 
     target: ServerTarget
     server: DeployedAs

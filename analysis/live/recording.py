@@ -1,4 +1,4 @@
-"""A recorded run as a result: its requests, their outcomes, and its latencies."""
+"""Result of a recorded run: its requests, their outcomes and their latencies."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _assumed(result: Recording) -> list[str]:
 
 
 def _requests(result: Recording) -> dict[str, Any]:
-    """One row a request that was sent, in the order of sending."""
+    """Return the table of sent requests, one row per request in the order of sending."""
     rows = result.sent
     outcomes = [result.outcomes[i] for i in rows]
     nan = float("nan")
@@ -138,7 +138,7 @@ def _requests(result: Recording) -> dict[str, Any]:
 
 
 def _chunks(result: Recording) -> dict[str, Any]:
-    """One row a chunk, request by request."""
+    """Return the table of received chunks, one row per chunk, ordered by request."""
     chunks = [(int(result.trace.request_id[i]), result.outcomes[i].chunks) for i in result.sent]
     return {
         "request_id": np.repeat(
@@ -158,7 +158,7 @@ MOST_KINDS = 10
 
 
 def kind_of(status: str) -> str:
-    """A failure with its numbers and names left out, so that equal ones are counted together.
+    """Return an error message without its numbers and names, so equal errors can be counted together.
 
     Examples
     --------
@@ -209,12 +209,12 @@ class Recording(Result):
 
     @property
     def failed(self) -> dict[str, int]:
-        """Requests that were sent and not answered in full, by kind, the most frequent first."""
+        """Count failed requests by kind of failure, the most frequent kind first."""
         return dict(Counter(map(kind_of, self._failures)).most_common())
 
     @property
     def examples(self) -> dict[str, str]:
-        """First message of each kind of failure whose messages say more than the kind."""
+        """Return the first message of each kind of failure, if it says more than the kind."""
         statuses: dict[str, str] = {}
         for status in self._failures:
             statuses.setdefault(kind_of(status), status)
@@ -243,11 +243,11 @@ class Recording(Result):
         return outcome.output_tokens or len(outcome.chunks)
 
     def input_tokens(self, row: int) -> int:
-        """Tokens of a prompt: as the server counted them, else those asked for."""
+        """Return the tokens of a prompt: the server's count, else the requested number."""
         return self.outcomes[row].prompt_tokens or int(self.trace.input_tokens[row])
 
     def latencies(self) -> dict[str, F8]:
-        """Times of the answered requests as a client sees them [s], by metric.
+        """Return latencies of the complete responses as the client sees them [s], by metric.
 
         ``ttft`` ends at the first chunk, ``e2e`` with the stream; ``tpot`` is the time between them per token; ``itl``
         are all gaps between chunks.
@@ -270,7 +270,7 @@ class Recording(Result):
         return {f"{name}_s": statistics(values) for name, values in self.latencies().items() if len(values)}
 
     def lateness(self) -> float | None:
-        """How late requests were sent, 99 of 100 of them at most [s]; None without times."""
+        """Return the 99th percentile of the sending delay [s]; None if requests had no send times."""
         if self.due_s is None or not self.sent:
             return None
         late = [self.outcomes[i].sent_s - float(self.due_s[i]) for i in self.sent]

@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from ...simulator.scenario.keywords import ServedKeywords
 
 MIN_SCALE, MAX_SCALE = 1e-3, 1e3
-"""Slower, a token takes minutes; faster, the simulation itself does not keep up."""
+"""Range of the time scale: below it, a token takes minutes; above it, the simulation is too slow."""
 
 
 @dataclass(frozen=True, slots=True)
 class Service(Result):
-    """What a server has done until it ended.
+    """Summary of what a server did until it ended.
 
     Attributes
     ----------
@@ -135,7 +135,7 @@ def serve(
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A socket that listens, before the work."""
+    """Open a listening socket before the simulation is set up, which refuses a bad address early."""
     if not 0 <= port <= 65535:
         raise InputError("--port", f"must be in [0, 65535], not {port}")
     try:

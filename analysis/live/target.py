@@ -1,4 +1,4 @@
-"""The recorded server: its address, its model, and supported requests."""
+"""The server to record: its address, its model, and the form of request that it supports."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ PROBE, PROBE_TOKENS = -1, 7
 
 
 class PromptSource:
-    """Prompts of a trace; same seed, same prompts, in any order of asking.
+    """Generator of a trace's prompts; the same seed gives the same prompts in any order of calls.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ class PromptSource:
         self.low = min(LOWEST_ID, self.high // 2)
 
     def ids(self, row: int) -> list[int]:
-        """Token ids of a prompt; row `PROBE` is a short one that no request has, with the highest id."""
+        """Return a prompt's token ids; row `PROBE` is a unique short test prompt with the highest id."""
         last = [] if row != PROBE else [self.high - 1]
         return last + [int(n) for n in self.low + self._draws(row) % (self.high - self.low)]
 
@@ -66,7 +66,7 @@ class PromptSource:
         return " ".join(WORDS[n] for n in self._draws(row) % len(WORDS))
 
     def _draws(self, row: int) -> npt.NDArray[np.int64]:
-        """A number for each token."""
+        """Return a random number for each token; prompts with equal block hashes share the block's numbers."""
         if row == PROBE:
             return _drawn((self.seed, 2), PROBE_TOKENS)
         length = int(self.trace.input_tokens[row])
@@ -81,7 +81,7 @@ class PromptSource:
 
 
 def _drawn(key: tuple[int, ...], count: int) -> npt.NDArray[np.int64]:
-    """Numbers by a key, each word of which may be any whole number."""
+    """Return random numbers for a key of whole numbers of any size."""
     words = [n & (2**64 - 1) for n in key]
     return np.random.default_rng(words).integers(0, 2**31, count)
 
@@ -98,7 +98,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 @dataclass(frozen=True, slots=True)
 class ServerTarget:
-    """What is asked, and how.
+    """Address of the recorded server, and the form of the requests that it receives.
 
     Attributes
     ----------
@@ -131,7 +131,7 @@ class ServerTarget:
         return f"{self.base}/{'chat/completions' if self.chat else 'completions'}"
 
     def body(self, prompts: PromptSource, row: int, output_tokens: int) -> bytes:
-        """A request as it is sent."""
+        """Return the JSON body of a request."""
         asked: dict[str, Any] = {"model": self.model, "stream": True, "max_tokens": output_tokens}
         prompt = prompts.ids(row) if self.ids else prompts.words(row)
         if self.chat:
@@ -145,14 +145,14 @@ class ServerTarget:
         return json.dumps(asked).encode()
 
     def says(self) -> str:
-        """How prompts are made and outputs kept to their length."""
+        """Return a text on the form of prompts and on how the output length is enforced."""
         made = "token ids" if self.ids else "words, one a token"
         note = "" if self.extras else "; ignore_eos is not taken, so outputs may end early"
         return f"prompts of {made}{note}"
 
 
 def address(url: str) -> str:
-    """A server's address up to ``/v1``.
+    """Return a server's address with ``/v1`` at its end.
 
     Raises
     ------
@@ -205,7 +205,7 @@ async def open_clients(base: str, places: int) -> AsyncIterator[Sequence[httpx.A
 async def find_out(
     client: httpx.AsyncClient, wanted: ServerTarget, prompts: str, prompt_source: PromptSource
 ) -> tuple[ServerTarget, PromptSource]:
-    """Complete what is known of a server by asking it: its model, and what requests may hold.
+    """Find out the server's model and version, and the form of request that it accepts, by test requests.
 
     One short request is sent for each form of prompt until one is accepted. vLLM responds to an id beyond its
     vocabulary with 200 and an error event; the returned prompts have lower ids.
@@ -234,7 +234,7 @@ async def find_out(
 
 
 def _forms(prompts: str, chat: bool) -> list[tuple[bool, bool, bool]]:
-    """Forms of requests to try, the fullest first."""
+    """Return the forms of requests to try, the one with the most fields first."""
     kinds = {"auto": (True, False), "ids": (True,), "words": (False,)}[prompts]
     return [
         (ids, extras, usage)
@@ -247,7 +247,7 @@ _OUT_OF_VOCABULARY = re.compile(r"oken id \d+ is out of vocab")
 
 
 async def _ask(client: httpx.AsyncClient, url: str) -> tuple[int, Mapping[str, Any]]:
-    """Status and JSON object of a page."""
+    """Return the HTTP status and the JSON object of a page."""
     import httpx
 
     try:
@@ -261,7 +261,7 @@ async def _ask(client: httpx.AsyncClient, url: str) -> tuple[int, Mapping[str, A
 
 
 async def _listed(client: httpx.AsyncClient, base: str) -> str:
-    """The first model that a server lists."""
+    """Return the first model that a server lists."""
     status, body = await _ask(client, f"{base}/models")
     listed = body.get("data")
     if isinstance(listed, list) and listed and isinstance(listed[0], dict) and "id" in listed[0]:
@@ -270,14 +270,14 @@ async def _listed(client: httpx.AsyncClient, base: str) -> str:
 
 
 async def _version(client: httpx.AsyncClient, base: str) -> str | None:
-    """Version of a server that tells it as vLLM does."""
+    """Return a server's version from vLLM's ``/version`` endpoint; None if there is none."""
     status, body = await _ask(client, f"{base.removesuffix('/v1')}/version")
     version = body.get("version")
     return version if status == 200 and isinstance(version, str) else None
 
 
 async def _try(client: httpx.AsyncClient, form: ServerTarget, prompt_source: PromptSource) -> tuple[int, str]:
-    """Status of a request for one token, and what was said of it."""
+    """Send a test request for one token; return its status and a text that describes the response."""
     import httpx
 
     try:

@@ -54,7 +54,7 @@ APART = ("host", "strict")
 
 
 def module() -> str:
-    """The whole module."""
+    """Return the whole source of the generated module."""
     deploy = list(options_of(DeployOptions))
     scenario_options = [p for p in options_of(Scenario) if not p.group and p.name not in ("model", "system")]
     groups = [f"{f.name}: {f.type}" for f in fields(Scenario) if f.default_factory in CORE]

@@ -1,4 +1,4 @@
-"""The reference: every command, option, key, column, metric and name, as one page in Markdown.
+"""Generator of the reference page: all commands, options, keys, columns, metrics and names in Markdown.
 
 ``python -m opbyte.analysis.manual`` writes it to docs/reference.md; a test holds that page to this
 module. Everything stands where it is used, in options, specs and registries, and is only collected here.
@@ -27,19 +27,19 @@ editors, `opbyte list KIND` what registries hold here, plug-ins among them.
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole reference page."""
     parts = [HEAD, *_commands(), *_options(), *_files(), *_columns(), *_names()]
     return "\n".join(part.rstrip() + "\n" for part in parts)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown; bars in cells are escaped."""
+    """Return a table in Markdown, with vertical bars in cells escaped."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def _commands() -> Iterator[str]:
-    """Write every command with its options; those that several commands share come once."""
+    """Yield every command with its options; options that several commands share are listed once."""
     import typer
 
     from ...simulator.option import placed
@@ -84,7 +84,7 @@ def _shared(options: Sequence[str], of_scenarios: Sequence[str]) -> Iterator[str
 
 
 def _named(row: tuple[str, str, str]) -> str:
-    """Name of the argument or option of a row."""
+    """Return the name of the argument or option in a row."""
     return row[0].strip("`").split()[0]
 
 
@@ -103,7 +103,7 @@ def _leaves(command: Any, before: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _written(parameter: Any) -> str:
-    """How a parameter is typed."""
+    """Return a parameter as the user types it."""
     metavar = parameter.metavar or "TEXT"
     if parameter.param_type_name == "argument":
         return str(parameter.metavar or (parameter.name or "").upper())
@@ -184,7 +184,7 @@ def _files() -> Iterator[str]:
 
 
 def _factor(value: float) -> str:
-    """A unit's factor: powers of two of bytes as such.
+    """Return a unit's factor as text, with powers of two as such.
 
     >>> _factor(2.0**30), _factor(1e12), _factor(1e-6)
     ('2^30', '1e+12', '1e-06')
@@ -194,7 +194,7 @@ def _factor(value: float) -> str:
 
 
 def _si(suffix: str) -> str:
-    """A unit as it is written: J_per_byte is J/byte.
+    """Return a unit in usual notation: J_per_byte becomes J/byte.
 
     >>> _si("bytes_per_s")
     'bytes/s'
@@ -203,7 +203,7 @@ def _si(suffix: str) -> str:
 
 
 def _policy() -> Iterator[str]:
-    """Keys of a policy, as `opbyte show` spells them out."""
+    """Yield the section on the keys of a policy, as `opbyte show` prints them."""
     from dataclasses import fields
 
     from ...simulator.engine.policies import Policy
@@ -228,7 +228,7 @@ def _block(block: Block) -> Iterator[str]:
 
 
 def _columns() -> Iterator[str]:
-    """Write the keys of engine files and the columns of kernel tables."""
+    """Yield the sections on keys of engine files, columns of kernel tables and metrics of sweeps."""
     from ...simulator.frameworks.engine_file import KEYS
     from ...workloads.kernel_schemas import DTYPES, SCHEMAS, TIMINGS
     from ..studies.sweep.point import BASES
@@ -273,7 +273,7 @@ def _of_parts() -> Iterator[str]:
 
 
 def _told(quantities: Sequence[Quantity], above: str) -> Iterator[str]:
-    """Path and meaning of each quantity, including nested ones."""
+    """Yield the path and meaning of each quantity, including nested quantities."""
     for q in quantities:
         path = f"{above}.{q.name}" if above else q.name
         yield f"`{path}` {q.meaning.removesuffix('.')}"
@@ -292,14 +292,14 @@ NAMED_ELSEWHERE = (
     "benchmarks",
     "experiments",
 )
-"""Lists that are too long for this page, and grow with every file of the catalog."""
+"""Catalog lists that are too long for the page, because they grow with every file of the catalog."""
 
 
 STATISTIC = re.compile(r", (mean|\d+th percentile)(?= \[)")
 
 
 def _names() -> Iterator[str]:
-    """Write the names of the catalog that no other page lists."""
+    """Yield the section on names of the catalog that no other page lists."""
     from ...workloads.ops import OP_KINDS
     from ..names import LISTS, catalog
 

@@ -1,4 +1,4 @@
-"""Where tasks run: in this process, on processes of this machine that are replaced when they die, or on a Dask cluster.
+"""Execution of tasks in this process, on processes of this machine that are replaced if they die, or on Dask.
 
 A process that runs out of memory is killed without a message. It then loses only its own task, which another worker
 tries once more. Workers leave signals to their parent and never outlive it: the kernel kills them with it (Linux), or a
@@ -33,12 +33,12 @@ from ..show.interrupt import uninterrupted
 T = TypeVar("T")
 R = TypeVar("R")
 TRIES = 2
-"""Workers that may die over one task before it counts as lost."""
+"""Number of workers that may die during one task before the task counts as lost."""
 MAX_WORKERS = 1024
 
 
 def cores() -> int:
-    """Workers unless somebody says otherwise."""
+    """Return the default number of workers: one per core."""
     return os.cpu_count() or 1
 
 
@@ -75,7 +75,7 @@ class Crew:
         self._end(self._crew)
 
     def _end(self, crew: Sequence[_Worker]) -> None:
-        """Kill workers: they hold nothing that needs an orderly end."""
+        """Kill workers and remove them from the crew; they hold nothing that needs an orderly end."""
         for worker in crew:
             worker.process.kill()
             worker.process.join()
@@ -85,7 +85,7 @@ class Crew:
     def run(
         self, call: Callable[[T], R], tasks: Sequence[T], lost: Callable[[str], R] | None = None
     ) -> Iterator[tuple[int, R]]:
-        """Call with every task; yields each task's number and result in the order they finish.
+        """Call a function with every task; yield each task's number and result as the tasks finish.
 
         Parameters
         ----------
@@ -142,7 +142,7 @@ class Crew:
         return (result,)
 
     def _replace(self, worker: _Worker) -> str:
-        """Start another worker for one that died; says how it did."""
+        """Replace a worker that died by another; return the signal or exit code with which it died."""
         worker.pipe.close()
         worker.process.join()
         code = worker.process.exitcode or 0
@@ -157,7 +157,7 @@ class Crew:
 
 
 def _given_up(where: str, why: str, lost: Callable[[str], R] | None) -> R:
-    """The result of a task that was given up."""
+    """Return the replacement result of a lost task; raise an error if there is no function `lost` that makes one."""
     if lost is None:
         raise InputError(where, why)
     return lost(why)
@@ -174,7 +174,7 @@ def _start() -> _Worker:
 
 
 def _work(pipe: Connection) -> None:
-    """Body of a worker: tasks in, results out, until the pipe closes."""
+    """Run tasks from a pipe and send their results back until the pipe closes; this is a worker's main function."""
     # A terminal sends an interrupt to every process; the parent acts on it for all.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with_parent()
@@ -192,7 +192,7 @@ def _work(pipe: Connection) -> None:
 
 
 PR_SET_PDEATHSIG = 1
-"""Of prctl(2): the signal that a process gets when the thread that started it ends."""
+"""Option of prctl(2) for the signal that a process receives when the thread that started it ends."""
 
 
 def _die_with_parent() -> None:
@@ -214,7 +214,7 @@ def _end_with_parent() -> None:
 
 
 PER_THREAD = 4
-"""Tasks that wait at the scheduler for each thread of a worker."""
+"""Maximum number of tasks that wait at the scheduler for each thread of a worker."""
 
 
 def run_cluster(
@@ -297,7 +297,7 @@ class Workers:
     def each(
         self, call: Callable[[T], R], tasks: Sequence[T], lost: Callable[[str], R] | None = None
     ) -> Generator[tuple[int, R], None, None]:
-        """Run tasks as `Crew.run` does; the workers end when it is closed."""
+        """Run tasks as `Crew.run` does; closing the generator ends the workers."""
         if not tasks:
             return
         if self.dask is not None:

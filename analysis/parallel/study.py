@@ -1,4 +1,4 @@
-"""A study: points of a space, their evaluation, its storage and place, and the best results.
+"""A study: evaluation of points on workers, storage of their results, and selection of the best results.
 
 Sweeps, capacity, plan, design, kernel sweeps, engine searches, training searches and layouts are studies: each has its
 space, its `evaluate` and its costs, and evaluates all points or a selection.
@@ -24,17 +24,17 @@ R = TypeVar("R")
 
 
 class Store(Generic[P, R]):
-    """Results by what they depend on; in memory, and longer in a subclass."""
+    """Storage of results by the digest of their inputs, in memory; a subclass may store them permanently."""
 
     def __init__(self) -> None:
         self.stored: dict[str, R] = {}
 
     def key(self, point: P) -> str:
-        """Digest of everything that a point's result depends on."""
+        """Return a digest of everything that a point's result depends on."""
         raise NotImplementedError
 
     def holds(self, key: str, point: P) -> bool:
-        """Whether a point's result is there and still stands."""
+        """Return whether a point's result is stored and still valid."""
         return key in self.stored
 
     def keep(self, key: str, point: P, result: R) -> None:
@@ -44,7 +44,7 @@ class Store(Generic[P, R]):
 
 @dataclass(slots=True)
 class Study(Generic[P, R]):
-    """Points and their results.
+    """Evaluation of points, with stored results, costs and workers.
 
     Attributes
     ----------
@@ -78,7 +78,7 @@ class Study(Generic[P, R]):
         progress: OnProgress | None = None,
         on_result: Callable[[R], None] = lambda result: None,
     ) -> list[R]:
-        """Results of points, in their order; `on_result` is called with each new one as soon as it is there."""
+        """Return the results of points, in their order; call `on_result` with each new result as soon as it exists."""
         points, store = list(points), self.store
         keys: list[Any] = list(range(len(points))) if store is None else [store.key(p) for p in points]
         known: dict[Any, R] = {} if store is None else store.stored
@@ -99,18 +99,18 @@ class Study(Generic[P, R]):
         return [known[key] for key in keys]
 
     def fitting(self, points: Iterable[P], progress: OnProgress | None = None) -> tuple[list[R], list[InputError]]:
-        """Results of the points that can be computed, and the reasons for the others."""
+        """Return the results of all feasible points, and the errors of the infeasible points."""
         attempt: Callable[[P], Any] = partial(_attempt, self.evaluate, self.refusals)
         every: list[Any] = replace(self, evaluate=attempt).results(points, progress)
         refused = [outcome for outcome in every if isinstance(outcome, InputError)]
         return [outcome for outcome in every if not isinstance(outcome, InputError)], refused
 
     def ranked(self, results: Iterable[R]) -> list[R]:
-        """Results, the least cost first."""
+        """Return the results by rising first cost."""
         return sorted(results, key=lambda result: tuple(self.costs(result)))
 
     def front(self, results: Sequence[R]) -> list[R]:
-        """Results that no other beats or equals in any cost, by the first; of equals the first is kept."""
+        """Return the Pareto front over all costs, ordered by the first cost; of equal results the first is kept."""
         if not results:
             return []
         costs = np.array([self.costs(result) for result in results], dtype=float)
@@ -118,7 +118,7 @@ class Study(Generic[P, R]):
 
 
 def _attempt(evaluate: Callable[[P], R], refusals: tuple[type[InputError], ...], point: P) -> R | InputError:
-    """A point's result, or the error that says that it has none."""
+    """Return a point's result, or its error if the error is one of `refusals`."""
     try:
         return evaluate(point)
     except refusals as error:

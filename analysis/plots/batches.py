@@ -33,12 +33,12 @@ LINE = 10.5
 """Height of a line of text [pt]."""
 LABEL_WIDTH = 110.0
 GAP = 16.0
-"""From the axes to its labels [pt]."""
+"""Distance between the axes and the labels at their right [pt]."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Label:
-    """A text right of the axes that belongs to a line's end; a constant line ends at the axes' edge."""
+    """A label right of the axes for the end of a line; `x` is None for a line that ends at the axes' edge."""
 
     x: float | None
     y: float
@@ -99,7 +99,7 @@ def op_per_byte_vs_batch(table: pd.DataFrame, ridges: pd.DataFrame, title: str, 
 
 
 def _limits(axes: Axes, shown: pd.DataFrame, levels: list[float]) -> None:
-    """Logarithmic axes around all points and levels; ticks at the batch sizes if few."""
+    """Set logarithmic axes that contain all points and levels; put ticks at the batch sizes if there are few."""
     batches = sorted(set(shown["batch"])) or [1.0, 64.0]
     values = [*shown["op_per_byte"], *levels] or [1.0, 100.0]
     low, high = batches[0], batches[-1]
@@ -141,7 +141,7 @@ def _draw_levels(axes: Axes, levels: dict[str, float]) -> list[_Label]:
 
 
 def _write(axes: Axes, labels: list[_Label], texts: list[str]) -> None:
-    """Write labels right of the axes, spread out, each joined to its height by a thin line."""
+    """Write labels right of the axes without overlap, and join each to the end of its line by a thin line."""
     figure = axes.get_figure()
     assert figure is not None
     box = axes.get_window_extent()

@@ -1,4 +1,4 @@
-"""Where a run's time and energy go."""
+"""Plots of a run's time and energy by op."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Array = npt.NDArray[np.float64]
 
 BAR = 0.55
 RUN_WIDTH = 92.0
-"""Room for a run's name [pt]."""
+"""Width that is reserved for the name of a run, left of its bar [pt]."""
 SMALLEST = 0.05
 """Segments below this share of a bar are not labelled."""
 
@@ -83,12 +83,12 @@ def breakdown(ops: pd.DataFrame, title: str) -> Figure:
 
 
 def _computes(table: pd.DataFrame, processor: str) -> bool:
-    """Whether a processor runs anything but communication, i.e. is not a link."""
+    """Return whether a processor runs anything other than communication; a link does not."""
     return bool((table.loc[table["processor"] == processor, "layer"] != "communication").any())
 
 
 def _run_names(figure: Figure, table: pd.DataFrame, runs: list[str]) -> list[str]:
-    """Name and total time of each run."""
+    """Return the labels of the bars: name, wrapped to at most three lines, and total time of each run."""
     total = table.groupby("run")["wall_s"].sum()
     render = renderer(figure)
     names = [wrapped(run, RUN_WIDTH, render, NORMAL).split("\n") for run in runs]
@@ -101,7 +101,7 @@ Segment = tuple[Text, float, float]
 
 
 def _time(axes: Axes, table: pd.DataFrame, runs: list[str], layers: Sequence[str], units: list[str]) -> list[Segment]:
-    """Stacked shares of clock time, layer by layer and processor by processor."""
+    """Plot stacked shares of each run's time by layer and processor; return the labels of the segments."""
     styles, hatches = layer_styles(layers), processor_styles(units)
     total = table.groupby("run")["wall_s"].sum().reindex(runs).to_numpy()
     left = np.zeros(len(runs))
@@ -126,7 +126,7 @@ def _time(axes: Axes, table: pd.DataFrame, runs: list[str], layers: Sequence[str
 
 
 def _energy(axes: Axes, table: pd.DataFrame, runs: list[str]) -> list[Segment]:
-    """Stacked dynamic energy by path, each run's total at the end of its bar."""
+    """Plot stacked dynamic energy by path with each run's total; return the labels of the segments."""
     joules = table.groupby("run")[JOULES].sum().reindex(runs)
     total = joules.sum(axis=1).to_numpy()
     largest = float(total.max()) if len(runs) else 0.0
@@ -154,7 +154,7 @@ def _energy(axes: Axes, table: pd.DataFrame, runs: list[str]) -> list[Segment]:
 def _bar(
     axes: Axes, left: Array, width: Array, color: str, hatch: str, name: str, total: Array | None = None
 ) -> list[Segment]:
-    """Draw one segment per run, with its share of the bar in percent if that is not small."""
+    """Add one segment per run; label it with its share of the bar [%] unless the share is small."""
     rows = range(len(width))
     shares = [width[y] / 100 if total is None else width[y] / total[y] if total[y] else 0.0 for y in rows]
     bars = axes.barh(rows, width, BAR, left, color=color, edgecolor=BLACK, linewidth=0.5, hatch=hatch, gid="segment")
@@ -175,7 +175,7 @@ def _bar(
 
 
 def _legend_below(axes: Axes, handles: list[Patch], columns: int) -> None:
-    """Legend under the axis label, at a distance that does not depend on the plot's height."""
+    """Add the legend below the axis label, at a distance that does not depend on the plot's height."""
     figure = axes.get_figure()
     assert figure is not None
     if not handles:
@@ -189,7 +189,7 @@ def _legend_below(axes: Axes, handles: list[Patch], columns: int) -> None:
 
 
 def _drop_wide(labels: Sequence[Segment]) -> None:
-    """Remove shares that do not fit into their segment."""
+    """Remove the percentage labels that are wider than their segment."""
     for text, begin, end in labels:
         axes = text.axes
         assert axes is not None

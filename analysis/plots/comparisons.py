@@ -1,4 +1,4 @@
-"""Systems side by side: time and energy of one item, and where the time goes."""
+"""Plots that compare systems: time and energy of one item, and shares of the time."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def comparison(rows: pd.DataFrame, layers: pd.DataFrame, title: str, item: str) 
 
 
 def _bars(axes: Axes, values: pd.Series, names: list[str], colors: list[str], unit: str, label: str) -> None:
-    """Horizontal bars from zero, each with its value."""
+    """Plot horizontal bars from zero, each with its value; skip unknown and non-positive values."""
     numbers = pd.to_numeric(values).to_numpy(dtype=np.float64)
     known = numbers[np.isfinite(numbers) & (numbers > 0)]
     axes.set_xlim(0.0, 1.6 * float(known.max()) if len(known) else 1.0)  # room for the values behind the bars
@@ -82,7 +82,7 @@ def _bars(axes: Axes, values: pd.Series, names: list[str], colors: list[str], un
 
 
 def _shares(axes: Axes, table: pd.DataFrame, names: list[str]) -> None:
-    """Stacked shares of time by part."""
+    """Plot each system's time as stacked shares by layer; memory-bound parts are hatched."""
     order = layer_order(table["layer"])
     styles = layer_styles(order)
     for i, name in enumerate(names):

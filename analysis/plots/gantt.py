@@ -1,4 +1,4 @@
-"""Which op runs on which processor or link, when: a row a unit, side by side what runs side by side."""
+"""Plots of ops over time, one row per processor or link, and of requests over time, one row per request."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LOOKS = {
 }  # fmt: skip
 OTHER = (GREEN, "..")
 MOST_ROWS = 40
-"""Maximum number of plotted requests; the first of a window."""
+"""Maximum number of plotted requests; the first requests of a window are plotted."""
 ROW_INCHES = 0.14
 
 
@@ -91,12 +91,12 @@ def lanes(spans: pd.DataFrame, title: str) -> Figure:
 
 COLUMNS = ("lane", "op", "kind", "chunk", "layer", "bound", "start_s", "end_s")
 CHUNK_HATCHES = ("", "///", "...", "xx")
-"""Of the chunks of a batch, in turn."""
+"""Hatches that distinguish the chunks of a batch; they repeat if there are more chunks."""
 HEIGHT_OF_BAR = 0.72
 INK = "#111111"
-"""On a bright bar, be the page dark or not."""
+"""Colour of text on a bright bar; it stays dark on a dark page."""
 LETTERS = 24
-"""Of an op's name within its bar."""
+"""Maximum number of characters of an op's name in its bar."""
 
 
 def gantt(
@@ -154,7 +154,7 @@ def _hatch(chunk: int) -> str:
 
 
 def _draw(axes: Axes, bars: pd.DataFrame, lanes: list[str], color: str, factor: float, kind: str, chunk: int) -> None:
-    """The bars of one part of the model and chunk."""
+    """Plot the bars of all ops that belong to one part of the model and one chunk, with their hover texts."""
     start = bars["start_s"].to_numpy(dtype=np.float64)
     took = bars["end_s"].to_numpy(dtype=np.float64) - start
     drawn = axes.barh(
@@ -172,7 +172,7 @@ def _draw(axes: Axes, bars: pd.DataFrame, lanes: list[str], color: str, factor: 
 
 
 def _name(axes: Axes, shown: pd.DataFrame, lanes: list[str], colors: dict[str, str], factor: float) -> None:
-    """Write names into the bars that have room for them."""
+    """Write each op's name into its bar; names that are wider than the bar are left out."""
     figure = axes.get_figure()
     assert isinstance(figure, Figure)
     render = renderer(figure)

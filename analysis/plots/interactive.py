@@ -25,15 +25,15 @@ from .looks import Looks, ink
 from .traces import Trace, bars_trace, cloud_trace, line_trace, lines, numbers, stairs_trace
 
 PIXELS = 96
-"""Of an inch."""
+"""Pixels per inch."""
 NUMBER = re.compile(r"[-+\u2212]?[\d,.]*")
-"""A tick's label that says no more than its place; the minus is matplotlib's."""
+"""Pattern of a tick label that is only a number; the minus sign is matplotlib's."""
 WIDE = 30.0
 """Ratio of an axis's ends from which only powers of ten are labelled."""
 MOST_EDGED = 300
-"""Number of bars of an axes from which their edges would cover them at full view."""
+"""Number of bars from which their edges are left out, because edges would cover the bars at full view."""
 COLORBAR = "<colorbar>"
-"""How matplotlib labels the axes of one."""
+"""Label that matplotlib gives the axes of a colour bar."""
 
 
 def interactive(figure: Figure) -> list[dict[str, Any]] | None:
@@ -110,7 +110,7 @@ def _traces(axes: Axes, looks: Looks) -> list[Trace] | None:
 
 
 def _joined(traces: Sequence[Trace]) -> list[Trace]:
-    """Markers and bars of one name as one trace, so that the legend counts them once."""
+    """Merge markers, and bars, with the same name into one trace, which has one legend entry."""
     out: list[Trace] = []
     for trace in traces:
         kind = (trace["type"], trace.get("mode"), trace.get("orientation"))
@@ -135,7 +135,7 @@ def _append(to: dict[str, Any], other: dict[str, Any]) -> None:
 
 
 def _named_once(traces: list[Trace]) -> list[Trace]:
-    """Each name stands once in a legend, and nothing without a name does."""
+    """Show each name once in the legend, and hide traces without a name."""
     seen: set[str] = set()
     for trace in traces:
         name = trace["name"]
@@ -147,7 +147,7 @@ def _named_once(traces: list[Trace]) -> list[Trace]:
 
 
 def _once(looks: dict[str, Any]) -> dict[str, Any]:
-    """Looks of a trace's points; what all of them share stands once."""
+    """Replace lists of equal values in the style of a trace's points by the single value."""
     out: dict[str, Any] = {}
     for key, value in looks.items():
         if isinstance(value, dict):

@@ -24,20 +24,20 @@ ANGLES = np.deg2rad([0, 90, 180, 270, 45, 135, 315, 225, 22, 68, 112, 158, 202, 
 PADDING = 1.2
 """Free space around a label [pt]."""
 BACKGROUND = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.4}
-"""Behind a label, so that grid lines do not strike it through."""
+"""Style of the box behind a label, which keeps grid lines from striking through the text."""
 LINE_COST, LEADER_COST = 25.0, 40.0
-"""Distance [pt] worth going to keep a label off a line, and its leader off a point or label."""
+"""Penalties for a label that covers a line, and for a leader that crosses a point or label, as distances [pt]."""
 LEADER_FROM = 6.0
-"""Gap [pt] from which a leader line joins label and point."""
+"""Gap [pt] from which a leader line joins a label to its point."""
 MAX_POINTS = 100
-"""Of a line that labels keep off; longer ones are thinned."""
+"""Maximum number of points of a line that labels avoid; longer lines are thinned."""
 LABEL = "op-label"
 """Group id of op labels."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledPoint:
-    """What to label: a position in data coordinates, its radius [pt], text and colour.
+    """A point and its label: position in data coordinates, radius of the point [pt], text and colour.
 
     A point of radius 0 gets no leader line.
     """
@@ -50,20 +50,20 @@ class LabelledPoint:
 
 
 def boxes_of(texts: Sequence[Text]) -> Array:
-    """Boxes of texts in display coordinates: rows of (left, bottom, right, top)."""
+    """Return the boxes of texts in display coordinates: rows of (left, bottom, right, top)."""
     rows = [t.get_window_extent().extents for t in texts]
     return np.array(rows, dtype=float).reshape(-1, 4)
 
 
 def overlaps(boxes: Array, others: Array) -> npt.NDArray[np.bool_]:
-    """Whether box i and other box j share area, shape (len(boxes), len(others))."""
+    """Return whether box i overlaps box j of `others`, shape (len(boxes), len(others))."""
     a, b = boxes[:, None, :], others[None, :, :]
     apart = (a[..., 2] <= b[..., 0]) | (b[..., 2] <= a[..., 0]) | (a[..., 3] <= b[..., 1]) | (b[..., 3] <= a[..., 1])
     return np.asarray(~apart)
 
 
 def crosses(boxes: Array, segments: Array) -> npt.NDArray[np.bool_]:
-    """Whether segment j (x0, y0, x1, y1) passes through box i (clipping by Liang and Barsky)."""
+    """Return whether segment j (x0, y0, x1, y1) passes through box i (clipping by Liang and Barsky)."""
     start, end = segments[None, :, :2], segments[None, :, 2:]
     step = end - start
     step = np.where(np.abs(step) < 1e-12, 1e-12, step)
@@ -92,7 +92,7 @@ class _Placer:
         self.chosen: dict[int, Array] = {}
 
     def candidates(self, i: int) -> Array:
-        """Boxes to try for label i."""
+        """Return the boxes to try for label i: around its point at the distances `GAPS`, then on a grid."""
         half, at = self.size[i] / 2, self.at[i]
         unit = np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1)
         centres = [
@@ -196,7 +196,7 @@ def place(
 
 
 def _leader(axes: Axes, point: LabelledPoint, begin: Array, end: Array) -> None:
-    """Thin line from a point's edge to its label, both given from the point's centre [pt]."""
+    """Add a thin line from a point's edge to its label; both ends are relative to the point's centre [pt]."""
     length = float(np.hypot(*begin))
     axes.annotate(
         "", (point.x, point.y), (float(end[0]), float(end[1])), textcoords="offset points",

@@ -89,7 +89,7 @@ def latency(requests: pd.DataFrame, title: str) -> Figure:
 
 
 def _distributions(axes: Axes, curves: dict[str, Array]) -> tuple[list[LabelledPoint], list[Array]]:
-    """Draw the curves; return the percentiles to label and the polylines."""
+    """Plot cumulative distributions; return the percentiles to label and the polylines."""
     axes.set(xlabel="Latency (s)", ylabel="Requests at or below this latency (%)")
     axes.set_ylim(0, 104)
     axes.set_yticks([0, 25, 50, 75, 90, 99])
@@ -127,7 +127,7 @@ def _distributions(axes: Axes, curves: dict[str, Array]) -> tuple[list[LabelledP
 
 
 def _steps(ordered: Array) -> Array:
-    """Points (latency, percent) of a cumulative curve, at most `MAX_POINTS`, ends included."""
+    """Return at most `MAX_POINTS` points (latency, percent) of a cumulative distribution, both ends included."""
     n = len(ordered)
     rank = np.unique(np.linspace(0, n - 1, min(n, MAX_POINTS - 1)).round().astype(np.int64))
     xs = np.concatenate([ordered[:1], ordered[rank]])
@@ -135,7 +135,7 @@ def _steps(ordered: Array) -> Array:
 
 
 def _throughput(output: Axes, rate: Axes, arrivals: Array, first: Array, last: Array, tokens: Array) -> float:
-    """Draw output tokens and arrivals per second; return the width of a bin [s]."""
+    """Plot output tokens and arrivals per second; return the width of a bin [s]."""
     output.set_ylabel("Output (tokens/s)")
     rate.set(ylabel="Arrivals (requests/s)", xlabel="Time since first arrival (s)")
     output.tick_params(labelbottom=False)
@@ -163,7 +163,7 @@ def _throughput(output: Axes, rate: Axes, arrivals: Array, first: Array, last: A
 
 
 def _bin_width(span: float) -> float:
-    """Round width (1, 2 or 5 times a power of ten) that gives at most `MAX_BINS` bins [s]."""
+    """Return the smallest round bin width (1, 2 or 5 times a power of ten) with at most `MAX_BINS` bins [s]."""
     if span <= 0:
         return 1.0
     least = span / MAX_BINS
@@ -172,7 +172,7 @@ def _bin_width(span: float) -> float:
 
 
 def _tokens_by(edges: npt.NDArray[np.floating], first: Array, last: Array, tokens: Array) -> Array:
-    """Tokens made before each edge, and by the last edge; O(requests + edges).
+    """Return the number of output tokens before each edge, and by the last edge; O(requests + edges).
 
     A request makes one token at `first` and the others at an even rate until `last`: the sum of
     a step and of a ramp that starts at `first` and is taken back at `last`.

@@ -40,7 +40,7 @@ from .tradeoffs import design_of, metric_label
 
 X, Y = "tokens_per_s_per_user", "tokens_per_s_per_device"
 COSTS = ("usd_per_million_tokens", "joules_per_token")
-"""What a token takes: said of each point that is pointed at."""
+"""Columns with costs per token, which are shown in a point's hover text."""
 
 
 def throughput_pace(
@@ -107,13 +107,13 @@ def _measured(axes: Axes, measured: pd.DataFrame | None, run: str, style: Style,
 
 
 def _mark(label: str, color: str, size: float) -> Line2D:
-    """A hollow circle in the legend."""
+    """Return the legend handle of measured points: a hollow circle."""
     return Line2D([], [], linestyle="none", marker="o", color=color, markerfacecolor="none",
                   markersize=size, markeredgewidth=0.8, label=label)  # fmt: skip
 
 
 def _run(axes: Axes, rows: pd.DataFrame, columns: Sequence[str], i: int, run: str) -> None:
-    """Points of one run, its own front joined."""
+    """Plot the points of one run; a line joins its Pareto front within the SLO."""
     style, dashes = run_look(i)
     for within in (False, True):
         part = rows[rows["within"].astype(bool) == within]
@@ -137,7 +137,7 @@ def _run(axes: Axes, rows: pd.DataFrame, columns: Sequence[str], i: int, run: st
 
 
 def _ring(axes: Axes, rows: pd.DataFrame) -> None:
-    """Mark what no point of any run beats."""
+    """Mark the Pareto front over all runs: the points within the SLO that no other point beats."""
     good = rows[rows["within"].astype(bool)]
     at: npt.NDArray[np.float64] = good[[X, Y]].to_numpy(dtype=np.float64)
     if len(at):

@@ -33,7 +33,7 @@ class ArtistText:
 
 
 def hover(artist: object, name: str = "", texts: Sequence[str] = ()) -> None:
-    """Say of an artist, or a container of artists, what it means; see `ArtistText`."""
+    """Set the hover texts of an artist, or of a container of artists; see `ArtistText`."""
     vars(artist)[KEY] = ArtistText(name, tuple(texts))
 
 
@@ -53,7 +53,7 @@ HATCHES = {"/": "/", "\\": "\\", "x": "x", "-": "-", "|": "|", "+": "+", ".": ".
 
 
 def ink(color: Any) -> str:
-    """A colour; black is the colour of text, which depends on the page.
+    """Return a colour in CSS notation; black becomes "ink", the text colour of the page.
 
     >>> ink("#000000"), ink("#0072B2"), ink((0.0, 0.0, 1.0, 0.5))
     ('ink', '#0072b2', 'rgba(0,0,255,0.5)')
@@ -69,7 +69,7 @@ def ink(color: Any) -> str:
 
 
 def symbol(marker: str, fill: str | None = "full") -> str:
-    """A marker; an unfilled or half filled one is open."""
+    """Return Plotly's name of a marker; an unfilled or half filled marker becomes an open one."""
     name = SYMBOLS.get(marker, "circle")
     return name if fill == "full" or name.endswith("-open") else f"{name}-open"
 
@@ -104,7 +104,7 @@ class Looks:
 
     @staticmethod
     def pattern(patch: Patch) -> str:
-        """A bar's hatch."""
+        """Return Plotly's pattern for a bar's hatch, empty without a hatch."""
         hatch = patch.get_hatch()
         return HATCHES.get(hatch[0], "") if hatch else ""
 

@@ -15,16 +15,16 @@ from .style import BLUE, GREY, LIGHT, ORANGE, PERCENT, finish, house_figure, log
 F8 = npt.NDArray[np.float64]
 REQUESTS = {"ttft": ("Time to first token (s)", 1.0), "tpot": ("Time per output token (ms)", 1e3),
             "e2e": ("End to end (s)", 1.0)}  # fmt: skip
-"""Panels: their quantities, with what they are in."""
+"""Plotted latencies: the axis label with its unit, and the factor from seconds to this unit."""
 RUNS = {"ttft": "Time to first token", "tpot": "Time per output token", "e2e": "End to end",
         "prefill": "Prefill", "decode": "Decode step", "total": "Whole batch"}  # fmt: skip
-"""Metrics of a panel, by the start of their name, in order."""
+"""Plotted quantities in the order of their panels: the start of the metrics' names, and the panel's title."""
 STATISTICS = {"mean": "o", "p50": "s", "p90": "^", "p99": "v", "": "o"}
 MOST_WIDE = 3
 
 
 def replays(table: pd.DataFrame, title: str) -> Figure:
-    """A panel a quantity, a mark a metric of a stage or batch; on the line it is predicted exactly.
+    """Plot simulated over measured times, one panel per quantity; points on the diagonal are predicted exactly.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def replays(table: pd.DataFrame, title: str) -> Figure:
 
 
 def _pair(rows: pd.DataFrame, column: str) -> F8:
-    """Measured and simulated values of rows."""
+    """Return measured and simulated values as an array of shape (rows, 2)."""
     return rows[[column.format("measured"), column.format("simulated")]].to_numpy(np.float64)
 
 
@@ -80,7 +80,7 @@ def _diagonal(axes: Axes, groups: Iterable[tuple[str, str, str, F8]], factor: fl
 
 
 def serving(requests: pd.DataFrame, title: str) -> Figure:
-    """One dot a request, and the distributions below.
+    """Plot simulated over measured latencies of single requests, and below their cumulative distributions.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What a memory gives: against stride and block size, by pattern, and to two masters at once."""
+"""Plots of memory bandwidth by stride and block size, by access pattern, and with two masters at once."""
 
 from __future__ import annotations
 

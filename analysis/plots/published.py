@@ -1,4 +1,4 @@
-"""Predictions of published systems: each over what is published, and where a step's time goes."""
+"""Plots of predictions over published values, and of the parts of a step's time."""
 
 from __future__ import annotations
 

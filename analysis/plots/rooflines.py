@@ -44,7 +44,7 @@ PROCESSOR_COLUMNS = ("name", "peak_flops", "bandwidth", "compute_efficiency", "m
 OP_COLUMNS = ("name", "layer", "processor", "op_per_byte", "achieved_flops", "seconds_total", "bound")
 TERA = 1e12
 TOGETHER = 5.0
-"""Ops closer than this share a label [pt]."""
+"""Ops of a processor that are closer than this distance share a label [pt]."""
 LABEL_WIDTH = 105.0
 LABEL_NAMES = 4
 SIZES = (0.01, 0.1, 0.3)
@@ -76,7 +76,7 @@ class _Roof:
 
     @property
     def attainable(self) -> tuple[float, float]:
-        """FLOP/s and B/s with efficiencies."""
+        """Attainable FLOP/s and B/s: the nominal rates times the efficiencies."""
         return self.peak * self.compute_efficiency, self.bandwidth * self.memory_efficiency
 
     @property
@@ -123,7 +123,7 @@ def roofline(processors: pd.DataFrame, ops: pd.DataFrame, title: str, *, label_s
 def _draw(
     roofs: Sequence[_Roof], table: pd.DataFrame, title: str, label_share: float, crowded: int
 ) -> tuple[Figure, int]:
-    """Draw all; `crowded` labels are known to find no room. Return the number of labels without room."""
+    """Return the whole plot and the number of labels without room. `crowded` only goes into the note."""
     drawable = (table["op_per_byte"] > 0) & (table["achieved_flops"] > 0)
     shown = table[drawable]
     colors = processor_styles([r.name for r in roofs] + list(shown["processor"]))
@@ -152,7 +152,7 @@ def _draw(
 
 
 def _merge(ops: pd.DataFrame) -> pd.DataFrame:
-    """Add up rows that repeat an op at the same place; adds column share. Largest first."""
+    """Add up rows of the same op at the same position, add their share of the time, and sort by it, largest first."""
     table = ops[list(OP_COLUMNS)].copy()
     for column in ("op_per_byte", "achieved_flops", "seconds_total"):
         table[column] = pd.to_numeric(table[column]).astype(float).fillna(0.0)
@@ -189,7 +189,7 @@ def _corner(peak: float, bandwidth: float, low: float, high: float) -> npt.NDArr
 
 
 def _draw_roof(axes: Axes, roof: _Roof, style: Style, low: float, high: float) -> list[npt.NDArray[np.float64]]:
-    """Draw nominal and attainable roof; return their polylines."""
+    """Plot the nominal and the attainable roof of a processor; return their polylines."""
     nominal = _corner(roof.peak, roof.bandwidth, low, high)
     attainable = _corner(*roof.attainable, low, high)
     speeds = f"{quantity(roof.peak, 'FLOP/s')}, {quantity(roof.bandwidth, 'B/s')}"
@@ -204,12 +204,12 @@ def _draw_roof(axes: Axes, roof: _Roof, style: Style, low: float, high: float) -
 
 
 def _diameter(share: float) -> float:
-    """Marker diameter [pt] whose area is the share, but never too small to see."""
+    """Return the diameter [pt] of a marker whose area is proportional to the share, at least 3.5 pt."""
     return max(3.5, 24.0 * float(np.sqrt(share)))
 
 
 def _draw_ops(axes: Axes, shown: pd.DataFrame, colors: dict[str, Style]) -> list[LabelledPoint]:
-    """Draw a marker per op, small ones on top; return them with their radius."""
+    """Plot a marker per op, small ones on top; return them with their radius."""
     styles = layer_styles(layer_order(shown["layer"]))
     points = []
     for row in shown.to_dict("records"):
@@ -284,7 +284,7 @@ def _break_even(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, 
 def _labels(
     axes: Axes, shown: pd.DataFrame, markers: Sequence[LabelledPoint], label_share: float
 ) -> list[LabelledPoint]:
-    """One label for each cluster of markers of a processor that lie together."""
+    """Return one label for each cluster of nearby markers of a processor."""
     figure = axes.get_figure()
     assert figure is not None
     at = axes.transData.transform([(m.x, m.y) for m in markers]) * 72 / figure.dpi
@@ -310,7 +310,7 @@ def _labels(
 
 
 def _legend(roofs: Sequence[_Roof], colors: dict[str, Style], layers: Sequence[str]) -> list[tuple[Line2D, str]]:
-    """Everything the marks mean: a handle and a text for each entry."""
+    """Return the legend's entries, a handle and a text each."""
     blank = Line2D([], [], linestyle="none")
     speeds = {r.name: f"{quantity(r.peak, 'FLOP/s')}, {quantity(r.bandwidth, 'B/s')}" for r in roofs}
     entries = [(blank, HEADINGS[0])] if colors else []
@@ -340,7 +340,7 @@ def _legend(roofs: Sequence[_Roof], colors: dict[str, Style], layers: Sequence[s
 
 
 def op_text(row: Mapping[Hashable, Any]) -> str:
-    """Text at an op's marker."""
+    """Return the hover text of an op's marker."""
     return (
         f"{row['name']} on {row['processor']}\n{quantity(row['seconds_total'], 's', 1.0)}, "
         f"{number(100 * row['share'])}{PERCENT} of the time\n{number(row['op_per_byte'])} Op/B, "

@@ -50,7 +50,7 @@ RC: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How one layer kind or processor looks.
+    """Colour, marker, fill and hatch of one layer kind or processor.
 
     Attributes
     ----------
@@ -139,7 +139,7 @@ def house_style() -> Iterator[None]:
 
 @contextmanager
 def house_figure(title: str, width: float = WIDTH, height: float = HEIGHT) -> Iterator[Figure]:
-    """Open a plot in the common style; if the block does not `finish` it, leaving does."""
+    """Open a plot in the common style; it is finished at the end of the block if the block did not `finish` it."""
     with house_style():
         figure = new_figure(title, width, height)
         yield figure
@@ -158,7 +158,7 @@ def new_figure(title: str, width: float = WIDTH, height: float = HEIGHT) -> Figu
 
 
 def finish(figure: Figure, note: str = "") -> None:
-    """Add the note below, lay the plot out and keep that layout."""
+    """Add a note below the plot, compute its layout and fix this layout."""
     if note:
         text = wrapped(note, 72 * (figure.get_figwidth() - 0.3), renderer(figure), SMALL)
         figure.supxlabel(text, x=0.012, ha="left", color=GREY)
@@ -208,7 +208,7 @@ def wrapped(text: str, width_pt: float, render: RendererAgg, size: float, bold: 
 
 
 def number(value: float) -> str:
-    """Three significant digits, no exponent.
+    """Return a number as text with three significant digits, without an exponent from 1e-4 to 1e9.
 
     >>> number(989.4), number(0.03204), number(12345.0)
     ('989', '0.032', '12,300')
@@ -223,7 +223,7 @@ SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"
 
 
 def scale(value: float, largest: float = 1e12) -> tuple[float, str]:
-    """Factor and SI prefix that bring a quantity between 1 and 1000.
+    """Return the factor and the SI prefix that bring a quantity between 1 and 1000.
 
     >>> scale(0.0054), scale(0.0)
     ((0.001, 'm'), (1.0, ''))
@@ -237,7 +237,7 @@ def scale(value: float, largest: float = 1e12) -> tuple[float, str]:
 
 
 def quantity(value: float, unit: str, largest: float = 1e12) -> str:
-    """Number with SI prefix and unit.
+    """Return a quantity as text with an SI prefix and its unit.
 
     >>> quantity(3.352e12, "B/s"), quantity(0.0054, "s", largest=1.0)
     ('3.35 TB/s', '5.4 ms')
@@ -247,7 +247,7 @@ def quantity(value: float, unit: str, largest: float = 1e12) -> str:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Round positions on a logarithmic axis: decades, or 1-2-5 where few decades show."""
+    """Return round tick positions of a logarithmic axis: decades, or finer steps if the axis has few decades."""
     span = np.log10(high / low)
     steps: tuple[float, ...] = (1.0, 2.0, 5.0) if span < 1.7 else (1.0,)
     if span < 0.6:
@@ -275,7 +275,7 @@ def log_axis(axes: Axes, which: str, low: float, high: float) -> None:
 
 
 def grid(axes: Axes, axis: Literal["both", "x", "y"] = "both") -> None:
-    """Draw the thin lines behind the data."""
+    """Add thin grid lines behind the data."""
     axes.grid(True, axis=axis, color=LIGHT, linewidth=0.5)
 
 

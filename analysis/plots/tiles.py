@@ -69,7 +69,7 @@ def ranked_terms(frame: pd.DataFrame, title: str) -> Figure:
 
 
 def tile_map(frame: pd.DataFrame, along: str, title: str) -> Figure:
-    """Plot tiles against one number of the shape: time of the best with a tile over the best of all.
+    """Plot tiles against one dimension of the shape: best time with each tile over the best time of all tiles.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def tile_map(frame: pd.DataFrame, along: str, title: str) -> Figure:
 
 
 def best_over(frame: pd.DataFrame, label: str, here: float, title: str) -> Figure:
-    """Plot the best time over a number of the device, with the kernel kept and re-chosen.
+    """Plot the predicted time over one device parameter, with the kernel kept and with the best kernel for each value.
 
     Parameters
     ----------

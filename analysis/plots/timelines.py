@@ -1,4 +1,4 @@
-"""What an engine did over time: sequences, tokens of its steps, KV cache, power."""
+"""Plots of an engine over time: sequences, tokens per step, KV cache and power."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LINES = (("ready", BLUE, "-"), ("starting", ORANGE, "--"), ("draining", GREEN, "
 
 
 def replicas_over_time(replicas: pd.DataFrame, arrival_s: pd.Series, title: str) -> Figure:
-    """Arrivals per second above, replicas by phase below.
+    """Plot arrivals per second, and below them the number of replicas by phase, over time.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ def _stairs(
     peak: Array | None = None,
     base: float = 0.0,
 ) -> None:
-    """Plot means of binned curves, and the largest values of one."""
+    """Plot the binned means of curves over time, and the binned maximum of `peak` if it is given."""
     for label, values, color, dashes in curves:
         mean = base + binned_mean(table["start_s"], table["end_s"], values, edges)
         axes.stairs(mean, edges, color=color, linestyle=dashes, linewidth=1.2, label=label, gid="bins", baseline=None)
@@ -142,7 +142,7 @@ def _stairs(
 
 
 def binned_mean(start: Array, end: Array, values: Array, edges: Array) -> Array:
-    """Time-weighted mean of a step function in bins; nothing counts as zero.
+    """Return the time-weighted mean of a step function in each bin; time outside all intervals counts as zero.
 
     Parameters
     ----------

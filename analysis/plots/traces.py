@@ -1,4 +1,4 @@
-"""One of matplotlib's artists as a trace of Plotly.js, with what it says when pointed at."""
+"""Conversion of single matplotlib artists to Plotly.js traces with hover texts."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from ...workloads.errors import visible
 from .looks import ArtistText, Looks, hover_of, ink, symbol
 
 MOST_NAME = 80
-"""Characters of a name; the tables have it whole."""
+"""Maximum number of characters of a name in a plot; the tables contain the full name."""
 GAP = None
-"""Breaks a line."""
+"""Value that interrupts a line in Plotly.js."""
 
 Trace = dict[str, Any]
 
 
 def clean(text: str) -> str:
-    """A text as Plotly.js takes it: markup of any kind is letters, not too many of them.
+    """Return a text for Plotly.js: markup is escaped, and long text is cut.
 
     >>> clean("<b>x</b>")
     '&lt;b&gt;x&lt;/b&gt;'
@@ -37,7 +37,7 @@ def clean(text: str) -> str:
 
 
 def lines(text: str) -> str:
-    """A text of several lines, each of them `clean`."""
+    """Return a text of several lines for Plotly.js; each line is made safe by `clean`."""
     return "<br>".join(clean(line) for line in text.split("\n"))
 
 
@@ -88,7 +88,7 @@ def _face(line: Line2D) -> Any:
 
 
 def bars_trace(container: BarContainer, looks: Looks) -> Trace:
-    """Bars of one call, where they stand."""
+    """Return the trace of bars that one call drew, at their positions in the plot."""
     patches: Sequence[Rectangle] = container.patches
     first = patches[0] if patches else Rectangle((0, 0), 0, 0)
     label = str(container.get_label())
@@ -116,7 +116,7 @@ def bars_trace(container: BarContainer, looks: Looks) -> Trace:
 
 
 def stairs_trace(patch: StepPatch, looks: Looks) -> Trace:
-    """Stairs as a line that steps."""
+    """Return stairs as the trace of a line with horizontal and vertical steps."""
     values, edges, _ = patch.get_data()
     trace, hover = _base(patch, looks.name(patch))
     trace |= {
@@ -130,7 +130,7 @@ def stairs_trace(patch: StepPatch, looks: Looks) -> Trace:
 
 
 def cloud_trace(collection: Collection, looks: Looks) -> Trace | None:
-    """Clouds of points, segments and bands."""
+    """Return a collection of points, line segments or filled bands as a trace; None for other collections."""
     trace, hover = _base(collection, looks.name(collection))
     trace["type"] = "scatter"
     if isinstance(collection, PathCollection):
@@ -161,7 +161,7 @@ def cloud_trace(collection: Collection, looks: Looks) -> Trace | None:
 
 
 def _shades(points: PathCollection, count: int) -> dict[str, Any]:
-    """Colours of a cloud of points: one, or a scale with its bar."""
+    """Return the colours of a scatter plot's points: fixed colours, or values with a colour scale."""
     values = points.get_array()
     if values is None:
         colors = [ink(color) for color in np.atleast_2d(points.get_facecolor())]
@@ -178,7 +178,7 @@ def _shades(points: PathCollection, count: int) -> dict[str, Any]:
 
 
 def _hover(trace: Trace, hover: ArtistText, silent: bool) -> None:
-    """Hover text of a trace: the given text, else its name and position."""
+    """Set the hover text of a trace: the given texts, else nothing if `silent`, else its name and position."""
     if hover.texts:
         trace["hovertext"] = [lines(text) for text in hover.texts]
         trace["hovertemplate"] = "%{hovertext}" + _extra("")
@@ -193,7 +193,7 @@ def _extra(name: str) -> str:
 
 
 def numbers(values: Any) -> list[Any]:
-    """Numbers with six digits, gaps where there is none.
+    """Return numbers with six significant digits; values that are not finite numbers become gaps.
 
     >>> numbers([1.0, float("nan"), 1 / 3])
     [1, None, 0.333333]

@@ -1,4 +1,4 @@
-"""What a design gives up for what it gains: all points of a sweep, and those that none beats."""
+"""Plots of trade-offs between two objectives: all points of a sweep, and the Pareto front."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ LATENCIES: dict[str, str] = _LISTED["latencies"]
 
 
 def metric_label(name: str) -> str:
-    """A metric as an axis names it.
+    """Return the axis label of a metric.
 
     >>> metric_label("ttft_s_p99"), metric_label("tsv_multiple")
     ('Time to first token, p99 (s)', 'tsv multiple')
@@ -186,7 +186,7 @@ def _parts(rows: pd.DataFrame, facets: Sequence[str]) -> list[tuple[str, pd.Data
 
 
 def _label_edges(grid: npt.NDArray[Any], axis: str, text: str, shown: int) -> None:
-    """Name an axis at the panels that have none below, or to the left."""
+    """Label the x axis of the lowest panels, or the y axis of the leftmost panels."""
     down, across = grid.shape
     for i, axes in enumerate(grid.flat[:shown]):
         if axis == "y" and i % across == 0:
@@ -197,7 +197,7 @@ def _label_edges(grid: npt.NDArray[Any], axis: str, text: str, shown: int) -> No
 
 
 def _best(rows: pd.DataFrame, objectives: Mapping[str, str]) -> list[int]:
-    """Rows that none beats in the first two objectives, along x."""
+    """Return the rows on the Pareto front of the first two objectives, ordered along x."""
     pair = list(objectives)[:2]
     at: Array = rows[pair].to_numpy(dtype=np.float64)
     sign = np.array([-1.0 if objectives[name] == "max" else 1.0 for name in pair])
@@ -205,7 +205,7 @@ def _best(rows: pd.DataFrame, objectives: Mapping[str, str]) -> list[int]:
 
 
 def _panel(axes: Axes, rows: pd.DataFrame, objectives: Mapping[str, str], columns: Sequence[str], name: str) -> None:
-    """Points of one panel and its front."""
+    """Plot the points of one panel and their Pareto front."""
     first, second = list(objectives)[:2]
     figure = axes.get_figure()
     assert isinstance(figure, Figure)
@@ -248,14 +248,14 @@ def _labels(
 
 
 def design_of(row: Mapping[Hashable, Any], columns: Sequence[str], figures: Iterable[str]) -> str:
-    """Text at a row's point: its settings, then its metrics."""
+    """Return the hover text of a point: its settings, then its metrics."""
     lines = [f"{name.replace('_', ' ')}: {_cell(row[name])}" for name in columns]
     known = [n for n in figures if row[n] is not None and np.isfinite(float(row[n]))]
     return "\n".join([*lines, *(f"{metric_label(n)}: {number(float(row[n]))}" for n in known)])
 
 
 def _limits(axes: Axes, at: Array) -> None:
-    """Room around the points, for labels."""
+    """Set the limits of both axes with a margin around the points, which leaves space for labels."""
     if not len(at):
         return
     for values, set_limits in ((at[:, 0], axes.set_xlim), (at[:, 1], axes.set_ylim)):
@@ -265,7 +265,7 @@ def _limits(axes: Axes, at: Array) -> None:
 
 
 def _cell(value: object) -> str:
-    """A setting as it was given: never rounded, it is a name.
+    """Return a setting as text without rounding, because it identifies the point.
 
     >>> _cell(1024), _cell(0.12345), _cell("h100-x4")
     ('1,024', '0.12345', 'h100-x4')
@@ -276,7 +276,7 @@ def _cell(value: object) -> str:
 
 
 def _telling(rows: pd.DataFrame, columns: Sequence[str]) -> list[str]:
-    """Columns that vary and do not follow from those before them."""
+    """Return the columns that vary and that the earlier columns do not determine."""
     columns_kept: list[str] = []
     for name in columns:
         if rows[name].nunique() < 2:

@@ -1,4 +1,4 @@
-"""Predicted against measured kernel times: where a model is right, and where it is not."""
+"""Plots of predicted against measured kernel times, which show the sizes and sources with large errors."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FRACTION_COLUMNS = ("device", "family", "title", "op_per_byte", "roofline_s", "m
 SHORT_S = 1e-5
 """Calls with a shorter roofline are mostly launch time and are plotted separately."""
 PER_MEDIAN = 6
-"""Fewest calls of a median."""
+"""Minimum number of calls for a median."""
 BINS = 6
 LOWEST, HIGHEST = 0.01, 3.0
 """Range of fractions; lower values are at the edge."""
@@ -101,7 +101,7 @@ def _panel(axes: Axes, panel_rows: pd.DataFrame) -> None:
 def _medians(
     x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Medians of bins of equally many points along x."""
+    """Return the medians of x and y in bins of equally many points along x."""
     bins = min(BINS, len(x) // PER_MEDIAN)
     parts = np.array_split(np.argsort(x, kind="stable"), bins) if bins else []
     return (
@@ -126,7 +126,7 @@ MAX_POINTS = 600
 MOST = 7
 """Maximum devices with a separate colour, and sources with a separate row; the rest are combined."""
 PER_BIN = 20
-"""Fewest rows of a bin of sizes."""
+"""Minimum number of rows for a bin of sizes."""
 REST = "others"
 LOOKS = (
     Style(BLUE, "o"), Style(VERMILLION, "s"), Style(GREEN, "^"), Style(ORANGE, "D"),
@@ -176,14 +176,14 @@ def kernel_errors(rows: pd.DataFrame, title: str) -> Figure:
 
 
 def _grouped(labels: pd.Series) -> npt.NDArray[np.object_]:
-    """Labels, the rare ones of many as `REST`."""
+    """Return the labels; if there are more than `MOST` + 1 distinct ones, the rare ones become `REST`."""
     counts = labels.value_counts()
     devices = set(counts.index[: MOST if len(counts) > MOST + 1 else MOST + 1])
     return np.array([name if name in devices else REST for name in labels], dtype=object)
 
 
 def _names(labels: npt.NDArray[np.object_]) -> list[str]:
-    """Distinct labels, most rows first, `REST` last."""
+    """Return the distinct labels by falling number of rows, with `REST` last."""
     counts = pd.Series(labels).value_counts()
     return sorted(counts.index, key=lambda name: (name == REST, -counts[name], name))
 
@@ -246,14 +246,14 @@ def _by_source(axes: Axes, error: Array, sources: npt.NDArray[np.object_]) -> No
 
 
 def _short(names: Sequence[str]) -> list[str]:
-    """Sources without the repository that most of them come from."""
+    """Return the names of sources without the prefix of the most frequent repository."""
     heads = [name.partition("/")[0] for name in names if "/" in name]
     common = max(set(heads), key=lambda head: (heads.count(head), head), default="") + "/"
     return [name.removeprefix(common) for name in names]
 
 
 def _time_axis(axes: Axes, which: str, low: float, high: float) -> None:
-    """Logarithmic axis of seconds, with at most five labels at powers of ten."""
+    """Set a logarithmic axis of seconds, with at most five labels at powers of ten."""
     log_axis(axes, which, low, high)
     first, last = int(np.ceil(np.log10(low))), int(np.floor(np.log10(high)))
     step = max(1, -(-(last - first + 1) // 5))

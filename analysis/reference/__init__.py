@@ -1,1 +1,1 @@
-"""What files take: their keys, JSON schemas for editors, and templates."""
+"""Documentation of input files: their keys, JSON schemas for editors, and templates."""

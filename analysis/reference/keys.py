@@ -1,4 +1,4 @@
-"""Keys of the files as rows: where a key stands, its units, its type, its default, and what it is."""
+"""Keys of input files as rows: block, name, units, type, default and meaning."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .kinds import written
 
 @cache
 def meanings() -> dict[str, Any]:
-    """``block.key`` -> meaning, for keys that the specs' docstrings do not describe."""
+    """Return the meanings of keys (``block.key``) that the specs' docstrings do not describe."""
     return read_yaml(Path(__file__).parent / "templates" / "meanings.yaml")
 
 
@@ -51,7 +51,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A spec's keys, and what the spec says of itself."""
+    """A block of a file: its name, the first sentence of its spec's docstring, and its keys."""
 
     name: str
     text: str
@@ -59,7 +59,7 @@ class Block:
 
 
 def blocks(spec: type[Spec]) -> Iterator[Block]:
-    """The block of a spec and those inside it, each once, in order."""
+    """Yield the block of a spec and all blocks inside it, each once, outer blocks first."""
     seen: set[type[Spec]] = set()
 
     def walk(one: type[Spec]) -> Iterator[Block]:
@@ -75,7 +75,7 @@ def blocks(spec: type[Spec]) -> Iterator[Block]:
 
 
 def block_name(spec: type[Spec]) -> str:
-    """``ProcessorSpec`` -> ``processor``; words of longer names are separated."""
+    """Return the block name of a spec (``ProcessorSpec`` -> ``processor``); words of longer names are separated."""
     stem = spec.__name__.removesuffix("Spec")
     return " ".join(re.findall(r"[A-Z][a-z0-9]*|[A-Z]+", stem)).lower()
 
@@ -92,7 +92,7 @@ def _keys(spec: type[Spec]) -> Iterator[Key]:
 
 
 def _stem(names: tuple[str, ...]) -> str:
-    """Return what all names of a key begin with: the name without its unit."""
+    """Return the common beginning of all names of a key, which is the name without its unit."""
     if len(names) == 1:
         return names[0]
     units = sorted(UNITS, key=len, reverse=True)
@@ -101,7 +101,7 @@ def _stem(names: tuple[str, ...]) -> str:
 
 
 def sentences(doc: str) -> list[str]:
-    r"""Sentences of a docstring, each on one line.
+    r"""Return the sentences of a docstring, each on one line.
 
     Examples
     --------
@@ -113,7 +113,7 @@ def sentences(doc: str) -> list[str]:
 
 
 def attributes(doc: str) -> dict[str, str]:
-    """Texts of a numpydoc docstring's attributes by name."""
+    """Return the descriptions of the attributes in a numpydoc docstring, by attribute name."""
     matches = re.findall(r"^ *(\w+(?:, \w+)*) : [^\n]*\n((?: {8,}[^\n]*\n?)+)", doc, re.MULTILINE)
     return {name: " ".join(text.split()) for names, text in matches for name in names.split(", ")}
 

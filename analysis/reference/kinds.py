@@ -26,11 +26,11 @@ TABLE = {
 PARENT = {"type": "string", "description": "Name or file of the description this one starts from."}
 
 DESCRIBED = ("DeviceSpec", "HostSpec")
-"""Blocks that are separate descriptions in any position."""
+"""Specs that have separate files, whose keys `extends` and `sources` are therefore allowed in any position."""
 
 
 def written(field: str) -> tuple[str, ...]:
-    """Names of a field in a file: one for each unit, the usual ones first; itself without a unit.
+    """Return all names of a field in a file, one for each unit; a field without a unit has only its own name.
 
     Examples
     --------
@@ -48,7 +48,7 @@ def written(field: str) -> tuple[str, ...]:
 
 
 def json_schema(spec: type[Spec], title: str, inline: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Schema of the files that describe a spec.
+    """Return the JSON schema of the files that describe a spec.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def json_schema(spec: type[Spec], title: str, inline: Mapping[str, str] | None =
 
 
 def _object(block: Mapping[str, Any]) -> dict[str, Any]:
-    """A block with its keys as written; other schemas as they are."""
+    """Return the schema of a block with the keys' names in files; schemas without properties become values."""
     if "properties" not in block:
         return _value(block)
     keys: dict[str, Any] = {}
@@ -88,7 +88,7 @@ def _object(block: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _value(value: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema of a value in a file: numbers may carry their source, null drops a key."""
+    """Return the schema of a value in a file: numbers may contain their source, and null removes a key."""
     value = {k: v for k, v in value.items() if k != "title"}
     if "anyOf" in value:
         return value | {"anyOf": [_value(one) for one in value["anyOf"]]}
@@ -125,7 +125,7 @@ TEMPLATES = {
     "memory": "memory.yaml", "sweep": "sweep.yaml", "engine": "engine.json",
     "kernels": "kernels.csv",
 }  # fmt: skip
-"""Kind -> file in `templates`."""
+"""Template file of each kind, in the folder `templates`."""
 
 
 SPECS: dict[str, tuple[str, str, str, dict[str, str]]] = {
@@ -141,7 +141,7 @@ SPECS: dict[str, tuple[str, str, str, dict[str, str]]] = {
 
 
 def template(kind: str) -> str:
-    """A commented file of a kind that works as it is.
+    """Return a commented template of a kind of file, which is valid input without changes.
 
     Raises
     ------
@@ -152,12 +152,12 @@ def template(kind: str) -> str:
 
 
 def measuring_script() -> str:
-    """The script that fills kernel tables on a GPU with torch."""
+    """Return the script that measures kernels on a GPU with torch and fills kernel tables."""
     return (files(__package__) / "templates" / "measure_torch.py.txt").read_text(encoding="utf-8")
 
 
 def schema(kind: str) -> dict[str, Any]:
-    """JSON schema of the files of a kind.
+    """Return the JSON schema of the files of a kind.
 
     Raises
     ------
@@ -181,7 +181,7 @@ def _known(kind: str) -> str:
 
 
 def _sweep() -> dict[str, Any]:
-    """Schema of a sweep's file."""
+    """Return the JSON schema of a sweep's file."""
     from ...simulator.option import placed
     from ...simulator.scenario.scenario import Scenario
     from ..studies.sweep.point import PERCENTILES, SEEDS, parameters
@@ -217,7 +217,7 @@ def _sweep() -> dict[str, Any]:
 
 
 def _engine() -> dict[str, Any]:
-    """Return the names of the keys that are read; others are ignored, as real engines have many more."""
+    """Return the JSON schema of engine files, with the keys that are read; all other keys are ignored."""
     from ...simulator.frameworks.engine_file import KEYS
 
     properties: dict[str, Any] = {}

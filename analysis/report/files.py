@@ -1,4 +1,4 @@
-"""Result folders: the report, and the files of simulations, which have reports in them."""
+"""Output folders of results: the report and, for simulations, separate folders with a report for each run."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _write_run(simulation: Simulation, folder: OutputFolder, below: str) -> None
 
 
 def _shown(run: Run) -> list[EngineProcess]:
-    """Engines of a run's timeline: one for all of a kind, but each of two pools."""
+    """Return the engines of a run's timeline: one, or with prefill and decode pools every replica of each pool."""
     if "two-pools" not in run.parts:
         system = run.deployment.system
         devices = system.devices_per_node * system.nodes // run.deployment.replicas
@@ -94,7 +94,7 @@ def _shown(run: Run) -> list[EngineProcess]:
 
 
 def _sent(run: Run) -> Sent | None:
-    """Caches on their way between two pools."""
+    """Return the transfers of KV caches between prefill and decode pools; None without pools."""
     left = run.parts.get("two-pools")
     return left and Sent(run.requests.request_id, left.moves.start_s, left.moves.end_s)
 
@@ -111,6 +111,6 @@ def _write_steps(seen: Steps, title: str, folder: OutputFolder) -> None:
 
 
 def _stage_columns(stages: dict[str, npt.NDArray[np.float64]]) -> ColumnArrays:
-    """Counts of stages.csv as whole numbers."""
+    """Return the columns of stages.csv, with counts as whole numbers."""
     real = ("_s", "_bytes")
     return {name: column if name.endswith(real) else column.astype(np.int64) for name, column in stages.items()}

@@ -83,7 +83,7 @@ def inline_svg(figure: Figure, prefix: str, label: str) -> Markup:
 
 
 def _stepwise(path: str) -> str:
-    """A path of straight lines by their steps; anything else as it is. Tenths of a point, which add up exactly.
+    """Return an SVG path of straight lines in relative steps of tenths of a point; other text is returned unchanged.
 
     Examples
     --------
@@ -173,7 +173,7 @@ def _figure(drawing: Drawing, number: int) -> dict[str, Any]:
 
 
 def _markup(text: str) -> Markup:
-    """Text made here, in which nothing needs escaping."""
+    """Mark a text as safe markup that the template does not escape."""
     from markupsafe import Markup
 
     return Markup(text)
@@ -193,7 +193,7 @@ def code_spans(text: str) -> Markup:
 
 
 def table_of(rows: Rows) -> dict[str, Any]:
-    """Columns with a value and their cells, as the template takes them.
+    """Return a table for the template: its columns that have any value, and their cells.
 
     Examples
     --------
@@ -211,7 +211,7 @@ def table_of(rows: Rows) -> dict[str, Any]:
 
 
 def _cell(value: Any, sized: bool) -> dict[str, str]:
-    """A cell's text; in a column of quantities also the number by which it is sorted."""
+    """Return a cell's text and, in a column of quantities, the number by which the column is sorted."""
     text = visible(show(value))
     size = magnitude(value) if sized else None
     mark = text if text in MARKED else ""
@@ -219,7 +219,7 @@ def _cell(value: Any, sized: bool) -> dict[str, str]:
 
 
 def _made_by() -> list[Rows]:
-    """The options of the command, the files it read, and the versions."""
+    """Return tables of the command's options, of the files that it read, and of the versions."""
     record = made_by()
     options = [{"option": name, "value": str(value)} for name, value in record["options"].items()]
     files = [{"file": name, "digest": digest} for name, digest in record["files"].items()]

@@ -23,7 +23,7 @@ SHARED = "plotly-basic-4.1.1.min.js"
 
 @lru_cache(maxsize=1)
 def library() -> str:
-    """Plotly.js with lines, bars and nothing else."""
+    """Return the script of Plotly.js with only line and bar charts."""
     return _inside(gzip.decompress(LIBRARY.read_bytes()).decode("utf-8"))
 
 
@@ -34,7 +34,7 @@ def own() -> str:
 
 
 def _inside(script: str) -> str:
-    """A script as an element holds it, whose end nothing in it may be taken for."""
+    """Return a script for use inside a script element; refuse it if it could end the element."""
     if "</script" in script.lower() or "<!--" in script:
         raise ValueError("a script may not hold the end of its element")
     return script.replace("\r\n", "\n")
@@ -58,7 +58,7 @@ def _digest(script: str) -> str:
 
 
 def data(value: Any) -> str:
-    """Plain data as JSON, packed (gzip, base64): an eighth of its size, and no character of it is markup.
+    """Return plain data as packed JSON (gzip, base64): an eighth of its size, and without any markup characters.
 
     Examples
     --------

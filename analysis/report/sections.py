@@ -16,13 +16,13 @@ from ..show.text import Records, show
 
 @singledispatch
 def sections(result: Result) -> Sequence[ReportSection]:
-    """Parts of ``report.html``: the drawings and the printed blocks, unless registered otherwise; then the evidence."""
+    """Return a report's default sections: the drawings and printed blocks, then the evidence of its systems."""
     rests = [section for rests in result.rests() for section in rests_section(rests)]
     return [ReportSection("Result", [*result.drawings(), *result.blocks()]), *rests]
 
 
 def rests_section(rests: Rests) -> list[ReportSection]:
-    """Evidence and constants of a system."""
+    """Return the evidence of a system's cost models, if there is a deployment, and the system's constants."""
     name, sources, deployment = rests.system.name, rests.sources, rests.deployment
     if deployment is None:
         return [constants_section(rests.system, sources, f"{name}: constants")]
@@ -35,7 +35,7 @@ def rests_section(rests: Rests) -> list[ReportSection]:
 
 
 def constants_section(system: SystemSpec, sources: Mapping[str, str], title: str) -> ReportSection:
-    """Every constant of a system as a table."""
+    """Return a section with a table of all constants of a system."""
     rows = constant_rows(system, sources)
     if not rows:
         return ReportSection(title, ["The system was given as an object, without its sources."])
@@ -43,7 +43,7 @@ def constants_section(system: SystemSpec, sources: Mapping[str, str], title: str
 
 
 def constant_rows(system: SystemSpec, sources: Mapping[str, str]) -> Records:
-    """Every constant of a system with its value in the units of its key and its source.
+    """Return every constant of a system as a row: its value in the unit of its key, and its source.
 
     Fitted parameters of kernel models are counted by family: their files list them.
     """
@@ -77,7 +77,7 @@ def constant_rows(system: SystemSpec, sources: Mapping[str, str]) -> Records:
 
 
 def _value_of(tree: Any, parts: Sequence[str]) -> Any:
-    """The number at a key path, back in the units of the path."""
+    """Return the number at a key path, converted from SI to the unit of the path."""
     node, factor = tree, 1.0
     at = 0
     while at < len(parts) and isinstance(node, Mapping):

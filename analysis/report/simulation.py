@@ -40,7 +40,7 @@ WHERE = (
 
 @sections.register
 def run_sections(result: Simulation) -> list[ReportSection]:
-    """All sections of one simulation."""
+    """Return all sections of the report on one simulation."""
     run = result.run
     name = f"{run.deployment.model.name} on {run.deployment.system.name}"
     return [
@@ -79,7 +79,7 @@ def comparison_sections(result: Comparison) -> list[ReportSection]:
 
 @sections.register
 def seeds_sections(result: Seeds) -> list[ReportSection]:
-    """Means with intervals, then the first seed in full."""
+    """Return the means over seeds with intervals, then all sections of the first seed."""
     first = result.runs[0]
     mean = ReportSection("Means over seeds", [result.blocks()[0], *result.warnings, result.rows()])
     inner = run_sections(first)
@@ -87,7 +87,7 @@ def seeds_sections(result: Seeds) -> list[ReportSection]:
 
 
 def ops_by_share(runs: Sequence[Run]) -> pd.DataFrame:
-    """Op totals for the breakdown; an op on several processors shares its clock by their work.
+    """Return op totals for the breakdown; the time of an op on several processors is split by their busy time.
 
     Returns
     -------
@@ -108,7 +108,7 @@ def ops_by_share(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def layer_rows(run: Run) -> Records:
-    """Share of clock and energy by layer kind and processor, the largest first."""
+    """Return the shares of time and energy by layer kind and processor, the largest time first."""
     table = ops_by_share([run])
     table["joules"] = table[[f"{path}_joules" for path in PATHS]].sum(axis=1)
     groups = table.groupby(["layer", "processor"], sort=False)[["wall_s", "joules"]].sum()
@@ -122,7 +122,7 @@ def layer_rows(run: Run) -> Records:
 
 
 def _roofline(run: Run, name: str) -> list[Any]:
-    """Every op of the run as a point: what it achieved while it kept its processor busy."""
+    """Plot every op of the run under the rooflines, at the FLOP/s that it achieved while it ran."""
     processors = list(processors_of(run.deployment.device))
     dtype = run.deployment.model.numerics.default
     known = {p.name for p in processors}
@@ -168,14 +168,14 @@ def _over_time(result: Simulation, name: str) -> list[Any]:
 
 
 def _steps(result: Simulation, name: str) -> list[ReportSection]:
-    """Some steps one by one, where they were asked for."""
+    """Return the section on single steps, if the command asked for them."""
     if result.steps is None:
         return []
     return [ReportSection("Steps", [*step_drawings(result.steps, name), result.steps.records()])]
 
 
 def step_drawings(seen: Steps, name: str) -> list[Drawing]:
-    """When which op runs where in the first steps of a window, and what its requests go through."""
+    """Plot the ops of the first steps of a window by processor and link, and the states of the requests."""
     from ..plots.gantt import gantt, lanes
 
     first, last = seen.steps[0], seen.steps[-1]
@@ -195,13 +195,13 @@ def step_drawings(seen: Steps, name: str) -> list[Drawing]:
 
 
 def _engines(run: Run) -> int:
-    """Engines whose devices make up the system, all replicas counted."""
+    """Return the number of engines whose devices make up the system, over all replicas."""
     d = run.deployment
     return max(round(run.devices * d.replicas / d.layout.all_devices), 1)
 
 
 def evidence_sections(result: Simulation, before: str = "") -> list[ReportSection]:
-    """What was run, the cost models behind it, and every constant with its source."""
+    """Return the run's inputs, the cost models behind it, and every constant with its source."""
     run = result.run
     d = run.deployment
     what: Records = [
