@@ -102,16 +102,16 @@ class FullRate:
 
     @property
     def sustains_per_s(self) -> float:
-        """Load from which it is not sure to recover [1/s]."""
+        """Return the lower end of the service rate's interval [1/s]: above it, recovery from a backlog is uncertain."""
         return self.per_s * (1.0 - self.half_width)
 
     def mean_wait_s(self, load: float) -> float:
-        """Mean wait of requests that find an engine full [s]."""
+        """Return the estimated upper end of the mean wait of requests that find an engine full [s]."""
         rate = self.sustains_per_s
         return LONGER * (1.0 + self.variance) / (2.0 * rate / self.engines * (1.0 - load / rate))
 
     def spells(self, load: float, span_s: float) -> float:
-        """How many spells of a queue a time has that tell something new."""
+        """Return the number of independent spells of a queue in a time span."""
         rate = self.sustains_per_s
         return span_s * rate * (1.0 - load / rate) ** 2 / (1.0 + self.variance)
 
@@ -144,7 +144,7 @@ class _Loop:
     turns: F8
 
     def arrivals(self, per_s: float, variance: float) -> tuple[float, float]:
-        """The rate of arrivals, which are sessions where there are some, and the variance of their work.
+        """Return the arrival rate of requests, or of sessions if there are any, and the variance of their work.
 
         The work of a session is the sum over its turns.
         """
@@ -241,7 +241,7 @@ def least_rate(asked: Scenario, made: Made | None = None) -> FullRate | None:
 
 
 def in_service(run: Run) -> tuple[F8, F8]:
-    """Tokens of the requests in service, and their number, at evenly spaced times of a run's window."""
+    """Return the tokens and the number of the requests in service at evenly spaced times of a run's window."""
     r = run.requests
     times = np.linspace(run.window.start_s, run.window.end_s, SAMPLES)
     begin, end = r.scheduled_s, r.last_token_s
@@ -256,14 +256,14 @@ def in_service(run: Run) -> tuple[F8, F8]:
 
 
 def _sums(at: F8, values: F8, times: F8) -> F8:
-    """Sums of the values that have come by each of some times."""
+    """Return for each time the sum of the values of all events up to then."""
     order = np.argsort(at, kind="stable")
     sums: F8 = np.append(0.0, np.cumsum(values[order]))[np.searchsorted(at[order], times, side="right")]
     return sums
 
 
 def _sides(asked: Scenario, made: Made | None) -> Iterator[tuple[Deployment, EngineSettings, int]]:
-    """Deployments of a scenario, with how many there are."""
+    """Yield each deployment of a scenario with its settings and count: prefill and decode system, or the only one."""
     if asked.parts.asks("two-pools"):
         pair = pair_of(asked)
         for side in (pair.prefill, pair.decode):
@@ -273,7 +273,7 @@ def _sides(asked: Scenario, made: Made | None) -> Iterator[tuple[Deployment, Eng
 
 
 def _replicas(asked: Scenario, deployment: Deployment) -> int:
-    """Replicas that there are at most."""
+    """Return the largest number of replicas that a scenario can have, by its autoscaler if there is one."""
     fleet = fleet_of(asked, deployment.system)
     if fleet is None:
         return 1
@@ -281,7 +281,7 @@ def _replicas(asked: Scenario, deployment: Deployment) -> int:
 
 
 def _clients(deployment: Deployment, settings: EngineSettings, block: RequestBlock) -> int:
-    """Requests that keep all ranks of a deployment full: of its policy's sequences, no more than can ever run."""
+    """Return the number of clients that keep all ranks of a deployment full, by sequence limit and KV memory."""
     policy: Policy = settings.policy
     prompt, out = block.input_tokens - float(block.shared_tokens or 0), block.output_tokens.astype(float)
     context = float((out * (prompt + out / 2)).sum() / out.sum())  # of a sequence that runs, not of a request
@@ -290,7 +290,7 @@ def _clients(deployment: Deployment, settings: EngineSettings, block: RequestBlo
 
 
 def _variance(run: Run) -> float:
-    """Variance of completions over their mean, from the batches of a closed loop's window."""
+    """Return the variance of the number of completions over its mean, from the batches of a closed loop's window."""
     from scipy.special import stdtrit
 
     edges = np.array(run.window.edges)
@@ -306,7 +306,7 @@ NONE_SEEN = 3.0
 
 
 def _work_variance(block: RequestBlock, cache: bool) -> float:
-    """Variance over squared mean of what requests take: where the cache limits an engine, of its tokens times steps.
+    """Return variance / mean^2 of the work of a request: output tokens, or KV tokens x steps if the cache limits.
 
     Completions of a closed loop contain all of it over times that are long compared with the longest request.
     """
@@ -316,7 +316,7 @@ def _work_variance(block: RequestBlock, cache: bool) -> float:
 
 
 def fills(run: Run, load: float, full: FullRate) -> float:
-    """Upper bound of the share of time in which an engine is full, by how far below that it stays.
+    """Return an upper bound of the share of time in which an engine is full, from the spread of its load.
 
     The number of tokens in service is a sum of many that are independent, and so about normal. Its spread is known by
     the times that have nothing to do with each other; a queue, once there, lasts longer than the excursion itself.
@@ -342,7 +342,7 @@ def fills(run: Run, load: float, full: FullRate) -> float:
 
 
 def unseen(run: Run, load: float, level: Mapping[str, float], full: FullRate) -> tuple[tuple[str, ...], float]:
-    """Latencies that a run is too short to vouch for, and how many times as long a run might do."""
+    """Return the latencies that a run is too short to judge, and the factor by which a run must be longer."""
     spells = full.spells(load, run.window.length_s)
     chance = fills(run, load, full)
     if spells < FEWEST_SPELLS and chance > RARELY:

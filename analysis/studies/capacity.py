@@ -132,7 +132,7 @@ def best_of_each(capacities: Sequence[SystemCapacity]) -> tuple[SystemCapacity, 
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What all systems are asked."""
+    """The inputs that all systems of one search share: scenario, SLO and tolerance."""
 
     scenario: Scenario
     level: dict[str, float]
@@ -140,7 +140,7 @@ class _Task:
     kept: Kept
 
     def known(self, system: Variant, *what: Any) -> list[Any]:
-        """All inputs that a part of one system's search depends on, besides the code."""
+        """Return all inputs, without the code, that one system's search depends on: the key of a stored part."""
         if not self.kept:
             return []
         options = {known.name: value for known, value in self.scenario.given()}
@@ -149,11 +149,11 @@ class _Task:
         return [options, identity(options), self.level, self.tolerance, *what]
 
     def asked(self, system: Variant, **changes: Any) -> Scenario:
-        """The scenario on a system, some of its options changed."""
+        """Return the scenario on a system, with some of its options changed."""
         return as_usual(self.scenario.changed(**system.options, **changes))
 
     def run(self, system: Variant, **changes: Any) -> Simulation:
-        """Serve the scenario on a system, some of its options changed."""
+        """Simulate the scenario on a system, with some of its options changed."""
         return simulate(self.asked(system, **changes))
 
 
@@ -162,7 +162,7 @@ Answer = tuple[SystemCapacity, str, str]
 
 
 def _search(task: _Task, system: Variant) -> Answer:
-    """Capacity of one system."""
+    """Return the capacity of one system; a model that does not fit its memory gives a result without a load."""
     try:
         known = task.known(system, "capacity")
         return task.kept.once(known, partial(_searched, task, system))
@@ -286,7 +286,7 @@ def ends(
     tried: list[Tried], load: float, level: Mapping[str, float], sure: RunIntervals,
     again: Callable[[float, Mapping[str, float]], Tried],
 ) -> Interval:  # fmt: skip
-    """Factors on a load, of steps as fast and as slow as they may be.
+    """Return the interval of factors on a load, from the fastest and slowest steps of the step time's interval.
 
     A system with steps `r` times as long sustains `1 / r` of the load that the simulated one sustains within `1 / r` of
     the SLO. Earlier loads bracket it, and `again` runs the missing ones.
@@ -346,7 +346,7 @@ def highest(
     passes: Callable[[float], bool], tried: Mapping[float, Tried], start: float, tolerance: float,
     most: float | None = None,
 ) -> tuple[float | None, float | None]:  # fmt: skip
-    """The highest load that passes and the least above it that does not, of what `passes` leaves in `tried`.
+    """Return the highest load that passes and the lowest failing load above it; `passes` adds runs to `tried`.
 
     A looser SLO never gives a lower load: loads are the same until one passes, and later ones are higher.
     """

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ByChance:
-    """A load that holds with some chance: steps are at most `slow` times as long as predicted."""
+    """A load that is sustained with a given probability: steps take at most `slow` times the predicted time."""
 
     slow: float
     load_per_s: float
@@ -94,17 +94,17 @@ class SystemCapacity:
 
     @property
     def best(self) -> Tried | None:
-        """The load that holds, as it was tried."""
+        """Return the simulated point at the highest sustained load; None without one."""
         return next((t for t in self.tried if t.load_per_s == self.load_per_s), None)
 
     @property
     def load_by_chance(self) -> dict[str, float]:
-        """Loads by their probability as text."""
+        """Return the sustained load [1/s] for each probability, which is the key as text."""
         return {str(q): c.load_per_s for q, c in self.by_chance.items()}
 
     @property
     def window_entry(self) -> dict[str, Any] | None:
-        """The window as JSON has it."""
+        """Return the measurement window as plain data for JSON; None without a window."""
         return window_dict(self.window) if self.window else None
 
     @property
@@ -121,7 +121,7 @@ class SystemCapacity:
 
     @property
     def load_text(self) -> str:
-        """The load with what is not decided above it."""
+        """Return the highest sustained load as text, with the next load if that is undecided."""
         if self.load_per_s is None:
             return "not decided" if self.undecided else "none"
         above = f" ({show(self.next_load_per_s)} not decided)" if self.undecided else ""
@@ -203,7 +203,7 @@ class Capacity(Result):
         return "; ".join(parts) + "."
 
     def _windows(self) -> list[str]:
-        """Measurement windows of each system's rates."""
+        """Return one line per system: the measurement window of its rates."""
         return [f"{f.system}: {window_text(f.window)}" for f in self.found if f.window]
 
     def drawings(self) -> Sequence[Drawing]:

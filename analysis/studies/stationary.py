@@ -51,7 +51,7 @@ SCALED = ("autoscale", "prefill_autoscale", "decode_autoscale")
 
 @dataclass(frozen=True, slots=True)
 class StableLoad:
-    """What a run says of a load.
+    """Result of simulating one load: the verdict and the longest run.
 
     Attributes
     ----------
@@ -64,7 +64,7 @@ class StableLoad:
 
 
 def counted(asked: int) -> int:
-    """Requests of a run that has `asked` of them at least.
+    """Return the number of requests of a run with at least `asked`: `FIRST`, doubled as often as needed.
 
     Examples
     --------
@@ -124,7 +124,7 @@ def decide(
 def judge(
     run: Run, load: float, level: Mapping[str, float], before: Tried | None, *, sampled: bool
 ) -> tuple[Tried, int]:
-    """What a run says of a load, and how many requests would say more.
+    """Return the verdict of a run on a load, and the number of requests that a longer run needs.
 
     Parameters
     ----------
@@ -163,7 +163,7 @@ def recovering(
 
 
 def _queue(run: Run, before: Tried | None, sampled: bool) -> tuple[State, float | None]:
-    """Whether requests go as they come, and the share of them that stay.
+    """Return whether the queue is stationary, and the share of the arrivals by which it grows; None if unknown.
 
     A system that fills up to a stationary number keeps some for a while, the longer the nearer it is to
     what it can do; so that a load is too much only where those that wait for a place grow as well, and
@@ -200,7 +200,7 @@ def stationary(run: Run, asked: Scenario) -> bool | None:
 
 
 def settling(asked: Scenario) -> tuple[dict[str, str], float]:
-    """Options of autoscalers that begin with all their replicas, and the time until each could have removed one [s].
+    """Return options that start autoscalers with all replicas, and the time until each could have removed one [s].
 
     Replicas that start at first are a transient: a sustained load recovers from its backlog. A fleet that its rule will
     make too small looks large enough until then. Reading the weights is not part of the time.
@@ -232,7 +232,7 @@ def _needed(run: Run) -> int:
 
 
 def _latency(run: Run, trial: Tried, name: str, most: float, before: Tried | None) -> State:
-    """Whether a latency is surely within its limit, or beyond it, or known well enough."""
+    """Return whether a value of a run meets its limit, exceeds it, or is still open, by its 95 % interval."""
     figure = trial.figures[name]
     if figure is None:
         return "holds"
@@ -257,7 +257,7 @@ def _latency(run: Run, trial: Tried, name: str, most: float, before: Tried | Non
 
 
 def _far(run: Run, name: str, most: float) -> bool:
-    """Whether many times as many requests are beyond a limit as its quantile allows."""
+    """Return whether the odds that a request exceeds the limit are more than `ODDS` times the allowed odds."""
     latency = latency_of(name)
     if latency is None or latency.share is None or latency.measure == "tbt":
         return False
@@ -273,7 +273,7 @@ def _since(figure: float, before: Tried | None, name: str) -> float:
 
 
 def _spread(run: Run, name: str, figure: float) -> float:
-    """Half of the 95 % interval of a latency, as a fraction of it, from the batches of the steady part."""
+    """Return half of a latency's 95 % interval over its value, from the batches of the steady part."""
     latency = latency_of(name)
     assert latency is not None
     values, arrival = values_of(run, latency.measure)
@@ -302,7 +302,7 @@ def _spread(run: Run, name: str, figure: float) -> float:
 
 
 def values_of(run: Run, measure: str) -> tuple[F8, F8]:
-    """A latency of each request that has it [s], and when the request came [s]."""
+    """Return the latency and the arrival time of each request that has this latency, both shape (n,) [s]."""
     r, seen = run.requests, run.outside_s if measure.startswith("client") else 0.0
     if measure.endswith("ttft"):
         return r.first_token_s - r.arrival_s + seen, r.arrival_s

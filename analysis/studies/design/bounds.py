@@ -62,7 +62,7 @@ class TunedDesign:
 
     @property
     def settings(self) -> dict[str, float]:
-        """As a point sets them."""
+        """Return the two efficiencies as settings of a sweep's point."""
         head = f"system.device.processors.{self.processor}"
         return {f"{head}.compute_efficiency": self.compute, f"{head}.memory_efficiency": self.memory}
 
@@ -71,11 +71,11 @@ class TunedDesign:
         return {"compute_efficiency": self.compute, "memory_efficiency": self.memory, "tile": tile}
 
     def text(self) -> str:
-        """Return the same as text."""
+        """Return the best tiles and the two efficiencies as text."""
         return f"tiles such as {self.config} give {self.compute:.0%} of its peak and {self.memory:.0%} of its bandwidth"
 
     def of(self, device: DeviceSpec) -> DeviceSpec:
-        """The device with them."""
+        """Return the device with these efficiencies on its tuned processor."""
         xpu = device.processors[self.processor].model_copy(
             update={"compute_efficiency": self.compute, "memory_efficiency": self.memory}
         )
@@ -83,7 +83,7 @@ class TunedDesign:
 
 
 def products(step: DesignStep | None) -> tuple[PlacedOp, ...]:
-    """Ops of a workload's steps that may have tiles.
+    """Return the ops of a workload's steps for which tiles can be chosen.
 
     Raises
     ------
@@ -128,7 +128,7 @@ def tuned(device: DeviceSpec, ops: Iterable[PlacedOp]) -> TunedDesign:
 def _seconds(
     op: Op, machine: Machine, known: dict[str, tuple[float, KernelConfig]]
 ) -> tuple[float, KernelConfig | None]:
-    """Time of an op's kernels with their best tiles, and the first one's; none where no form covers it."""
+    """Return an op's time with its kernels' best tiles [s], and its first kernel's tiles; None without kernels."""
     took, first = 0.0, None
     for form, shape in calls_of(op):
         key = f"{form.name} {sorted(shape.items())}"
@@ -196,14 +196,14 @@ class DesignStep:
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """At best: seconds of a step, and dynamic joules of all its ops."""
+    """Time of one step [s] and dynamic energy of all its ops [J], as bounds or as a forecast."""
 
     seconds: float
     joules: float
 
 
 def step_for(system: SystemSpec, model: str, workload: Mapping[str, Any]) -> DesignStep | None:
-    """The steps of a workload with a fixed number of sequences; None of any other."""
+    """Return the steps of a workload with a fixed number of sequences; None for other workloads."""
     batch, context, length = (workload.get(n) for n in ("closed_loop", "input_len", "output_len"))
     known = all(name in BOUNDED for name, value in workload.items() if value is not None)
     alone = workload.get("overlap") in (None, "none") and not system.mapping.separate
@@ -234,7 +234,7 @@ def step_options(workload: Mapping[str, Any], system: SystemSpec) -> dict[str, A
 
 
 def _ops(stage: StageCost) -> Ops:
-    """Ops of the slowest rank; partial sums come with the placement of experts."""
+    """Return the ops of the slowest rank, without partial sums: those depend on the placement of experts."""
     critical = [p for p in stage.ops if p.critical]
     local = tuple(p for p in critical if not p.op.exchange and p.op.kind != "partial_sums")
     sent = sum(p.cost.seconds * p.count for p in critical if p.op.exchange)
@@ -277,7 +277,7 @@ def reach(step: DesignStep, built: SharedMemoryDevice) -> Reach:
 
 
 def priced(step_ops: Ops, step: DesignStep, built: SharedMemoryDevice, mixed: bool) -> Reach:
-    """A step's time and energy as the design's own rule places its ops."""
+    """Return a step's time and energy if the design's placement rule assigns its ops to processors."""
     seconds, joules = step_ops.exchanged_s, 0.0
     for count, part in groupby(step_ops.ops, key=lambda p: (p.count, p.devices)):
         placed = regions([p.op for p in part], built, step.rule, mixed, step.splitter)
@@ -289,7 +289,7 @@ def priced(step_ops: Ops, step: DesignStep, built: SharedMemoryDevice, mixed: bo
 
 
 def _least(placed: PlacedOp, able: Sequence[Processor], step: DesignStep) -> tuple[float, float]:
-    """Time and energy of one op where each is least."""
+    """Return the least time [s] and the least dynamic energy [J] of one op over all processors that can run it."""
     op, shared = placed.op, PLACEMENTS[step.rule].shares
     joules = 0.0 if step.measured else min(p.base.cost(op).total_joules for p in able)
     if step.measured or any(p.model is not p.base for p in able):
@@ -304,7 +304,7 @@ def _least(placed: PlacedOp, able: Sequence[Processor], step: DesignStep) -> tup
 
 
 def at_best(reached: Reach, step: DesignStep, device: DeviceSpec, price: float | None) -> dict[str, float]:
-    """The metrics that have a bound: the most tokens a second, the least energy and cost of one."""
+    """Return bounds of metrics: the highest tokens/s, and the least energy and cost per token."""
     rate = step.batch * step.passes / reached.seconds
     static = device.static_W * step.devices / rate
     joules = reached.joules / step.batch

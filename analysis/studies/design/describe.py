@@ -23,7 +23,7 @@ UNITS = {"area_mm2": "mm2", "watts": "W", "usd": "USD"}
 
 @dataclass(frozen=True, slots=True)
 class DescribedDevice(Result):
-    """Area, power and cost of one device; see `design_describe`."""
+    """Estimated area, power and cost of one device; see `design_describe`."""
 
     device: DeviceSpec
     silicon: Silicon

@@ -107,7 +107,7 @@ class EngineAnswer(Result):
         return [{**design.to_dict(), "watts": self.device.static_W} for design in self.front]
 
     def rows(self) -> Rows:
-        """The board's own design, the best, and designs of the front."""
+        """Return table rows: the board's published design, the best design, and about `SHOWN` designs of the front."""
         step = max(1, len(self.front) // SHOWN)
         chosen = [(f"front {i + 1}", self.front[i]) for i in range(step, len(self.front), step)]
         named = [("board's own", self.published), ("best", self.best), *chosen]
@@ -201,7 +201,7 @@ def search(
 
 
 def _arrays(space: DesignSpace, progress: OnProgress | None) -> EngineAnswer:
-    """Array sizes that save a pass over a matrix, with attention units and buffer plans."""
+    """Return the best designs of an encoder's engine, over array sizes, attention units and buffers."""
     limits, published = space.limits, space.run(space.base)
     least = (
         f"needs at least 1 DSP and one buffer pair of {2 * TILE_KIB[0]} KiB, {limits['DSP slices']:,.0f} DSPs and "
@@ -215,7 +215,7 @@ def _arrays(space: DesignSpace, progress: OnProgress | None) -> EngineAnswer:
 
 
 def _streams(space: streams.StreamSpace, fill: float, progress: OnProgress | None) -> EngineAnswer:
-    """Multipliers and tiles of a streaming engine."""
+    """Return the best designs of a streaming engine, over multipliers and tiles."""
     limits, numerics, parameters = space.limits(fill), space.model.numerics, space.parameters
     least = (
         f"needs at least {space.dsp(streams.STEP_MACS * space.slices):,.0f} DSP slices and "
@@ -245,7 +245,7 @@ def _explored(
 
 
 def _board(board: str | Path | SystemSpec) -> Rests:
-    """The system of one FPGA, with its sources."""
+    """Return the system of one FPGA, with the sources of its numbers."""
     if isinstance(board, SystemSpec):
         rests = Rests(board, {})
     else:
@@ -259,7 +259,7 @@ def _board(board: str | Path | SystemSpec) -> Rests:
 
 
 def engine_space(path: Path) -> EngineSpace | None:
-    """A file's space of engines; None where it is one of devices.
+    """Return the engine space that a file describes; None if the file describes a space of devices.
 
     Raises
     ------

@@ -42,17 +42,17 @@ class Goals:
 
     @property
     def signs(self) -> npt.NDArray[np.float64]:
-        """What goals are multiplied with to be costs: less is better."""
+        """Return the sign of each goal, -1 to maximise and 1 to minimise: metrics times signs are costs."""
         return np.array([-1.0 if goal == "max" else 1.0 for goal in self.wanted.values()])
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every metric that is asked about, goals first."""
+        """Return the names of all metrics in goals and limits, goals first."""
         asked = [name for limit in self.limits for name in sorted(limit.names)]
         return tuple(dict.fromkeys([*self.wanted, *asked]))
 
     def together(self, name: str, values: Sequence[float | None], per_weight: int = 1) -> float | None:
-        """One value of a metric over all models: their mean or the worst; None where one lacks it.
+        """Combine a metric over models: weighted mean (geometric if all are above 0) or worst; None if one lacks it.
 
         A model has `per_weight` values, one a workload, one after another.
         """
@@ -68,14 +68,14 @@ class Goals:
 
 
 def direction(name: str, wanted: Mapping[str, str]) -> str:
-    """Whether more or less of a metric is better."""
+    """Return "max" if more of a metric is better, else "min"; `wanted` has priority."""
     if name in wanted:
         return wanted[name]
     return "max" if any(part in name for part in MORE) else "min"
 
 
 def read_goals(given: Any, where: str) -> dict[str, str]:
-    """Goals of a text (``output_tokens_per_s,area_mm2:min``) or a mapping.
+    """Read the goals from a text (``output_tokens_per_s,area_mm2:min``) or a mapping.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def read_limits(given: Any, where: str, known: Collection[str] = METRICS) -> tup
 
 
 def read_across(given: Any, models: Sequence[str]) -> tuple[str, tuple[float, ...]]:
-    """How models count together: ``mean``, ``worst``, or weights (``A=2,B=1``).
+    """Read how a metric is combined over models: ``mean``, ``worst``, or weights (``A=2,B=1``).
 
     Raises
     ------

@@ -22,7 +22,7 @@ MOST_SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class DesignAnswer(Result):
-    """What a search found; see `design`.
+    """Result of a search of designs; see `design`.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ class DesignAnswer(Result):
 
     @property
     def no_larger(self) -> Design | None:
-        """The best in the first goal of designs on the front that take no more area than the reference."""
+        """Return the first design of the front whose area is at most the reference's; None without one."""
         most = None if self.reference is None else self.reference.silicon.values()["area_mm2"]
         if most is None:
             return None
@@ -120,7 +120,7 @@ class DesignAnswer(Result):
         return self._front(self.front)
 
     def _front(self, front: Sequence[Design]) -> Rows:
-        """The first designs of a front: parameters and the metrics that all of them have."""
+        """Return table rows of a front's first designs: parameters, and the metrics that all of these have."""
         out = []
         for design in front[:MOST_SHOWN]:
             row = self._flat(design)
@@ -130,7 +130,7 @@ class DesignAnswer(Result):
         return [{k: v for k, v in row.items() if k in known} for row in out]
 
     def headline(self) -> str:
-        """The best design in a sentence, what it gains on the reference, and what limits it."""
+        """Return a summary of the best design: its metrics, its gain over the reference, and its limits."""
         words = ", ".join(f"{k} {show(v)}" for k, v in self.space.named(self.best.values).items())
         within = " and ".join(self.limit_texts)
         text = f"For {' and '.join(self.space.models)}{f' within {within}' if within else ''}: {words}"
@@ -142,7 +142,7 @@ class DesignAnswer(Result):
         return text + "."
 
     def _against(self) -> list[str]:
-        """The best design against the reference, and the best that is no larger than that."""
+        """Return the gains over the reference: of the best design, and of the best one that is not larger."""
         out = self._gains(self.best, "against the reference")
         other = self.no_larger
         if other is not None and other is self.reference and other is not self.best:
@@ -153,7 +153,7 @@ class DesignAnswer(Result):
         return out
 
     def _gains(self, one: Design, words: str) -> list[str]:
-        """A design against the reference: goals, and area at which it is so."""
+        """Return a design's goals and area relative to the reference, as text; empty if unknown."""
         if self.reference is None or self.reference is one or self.reference.metrics is None:
             return ["it is the reference itself"] if self.reference is one else []
         out = []
@@ -192,7 +192,7 @@ class DesignAnswer(Result):
         return out
 
     def _removed(self) -> Iterator[str]:
-        """How many designs each limit removes, and what the nearest of them has."""
+        """Yield for each limit the number of designs that it removes, and the nearest value among them."""
         goals = self.space.goals
         for limit in goals.limits:
             alone = replace(goals, limits=(limit,))

@@ -148,7 +148,7 @@ def _workloads(text: str | None) -> list[dict[str, Value]] | None:
 
 
 def judged(plan: Space, progress: OnProgress | None) -> list[Design]:
-    """Every design with its area, power, cost, bounds and forecast."""
+    """Return all designs with area, power and cost; bounds and forecasts only for designs that may meet the limits."""
     forecaster, every = Forecaster(plan), []
     values = plan.designs()
     for i, one in enumerate(values):
@@ -168,12 +168,12 @@ def judged(plan: Space, progress: OnProgress | None) -> list[Design]:
 
 
 def _stored(folder: str | Path | None) -> AbstractContextManager[Outcomes]:
-    """Store of outcomes: in memory, and in a folder if one is given."""
+    """Return the store of simulated outcomes: in memory, and in a folder if one is given."""
     return nullcontext(Outcomes()) if folder is None else OutcomeFile(Path(folder))
 
 
 def points_of(plan: Space, design: Design) -> list[dict[str, Value]]:
-    """A design as points, each model under each workload."""
+    """Return the points of a sweep that simulate a design, one for each model and workload."""
     settings = {} if design.tuned is None else design.tuned.settings
     return [{**plan.point(design.values, model, load), **settings} for model, load in plan.loads]
 
@@ -200,7 +200,7 @@ class Runner:
 
 
 def _resources(plan: Space, best: Design, every: Sequence[Design], runner: Runner) -> list[Shadow]:
-    """Worth of more area, power and money: the next design that gains by it, simulated."""
+    """Return the shadow prices of area, power and cost, each from a simulated design that needs more of it."""
     forecaster, out = Forecaster(plan), []
     for name, unit in RESOURCES:
         here = best.silicon.values()[name]
@@ -218,7 +218,7 @@ def _resources(plan: Space, best: Design, every: Sequence[Design], runner: Runne
 
 
 def _reference(plan: Space, every: Sequence[Design], runner: Runner) -> Design | None:
-    """The space's own design, simulated whether or not it is within the limits."""
+    """Return the space's own design, simulated also if it exceeds the limits; None if it cannot be simulated."""
     for one in every:
         if one.values == plan.reference:
             if one.metrics is None:
@@ -228,7 +228,7 @@ def _reference(plan: Space, every: Sequence[Design], runner: Runner) -> Design |
 
 
 def _rates(plan: Space, best: Design, runner: Runner) -> list[Shadow]:
-    """Gain of the best design by a little more bandwidth or capacity, by simulation."""
+    """Return the gain in the first goal if one rate of the best device rises by `STEP`, by simulation."""
     (goal, *_) = plan.goals.wanted
     old = (best.metrics or {}).get(goal)
     out: list[Shadow] = []
@@ -257,7 +257,7 @@ JUDGED = 2000
 
 
 def nothing(plan: Space, outcome: SearchOutcome) -> InputError:
-    """The line that says so: an error that all have, a metric that none has, or the limits that bind."""
+    """Return the error of a search without a result: a common error, a missing metric, or the limits."""
     errors = [one.error for one in [outcome.every[i] for i in outcome.simulated] or outcome.every]
     if None not in errors:
         return InputError(plan.path, f"no design can be run: {errors[0]}")
@@ -282,7 +282,7 @@ def nothing(plan: Space, outcome: SearchOutcome) -> InputError:
 
 
 def _nearest(plan: Space, limit: Expression, others: Sequence[Expression], every: Sequence[Design]) -> str:
-    """How near a limit of one metric is met by designs that meet the others; nothing where any meets it."""
+    """Return the nearest value to a limit among designs within the other limits, as text; empty if one meets it."""
     (name, *more) = sorted(limit.names)
     rest = [other for other in others if other is not limit]
     known = [one for one in every if all(_may_meet(other, _figures(one)) for other in rest)]
@@ -298,7 +298,7 @@ def _nearest(plan: Space, limit: Expression, others: Sequence[Expression], every
 
 
 def _figures(one: Design) -> Figures:
-    """Metrics of a design as simulated, or else their bounds."""
+    """Return a design's metrics: simulated values, else bounds."""
     return {**one.bound, **one.silicon.values(), **(one.metrics or {})}
 
 

@@ -49,13 +49,13 @@ class SearchOutcome:
 
 
 def values_of(names: Sequence[str], figures: Sequence[Mapping[str, float | None]]) -> F8:
-    """Metrics as an array, shape (n, names); NaN where there is none."""
+    """Return metrics as an array, shape (n, names); NaN for missing values."""
     rows = [[row.get(n) for n in names] for row in figures]
     return np.array(rows, dtype=float).reshape(-1, len(names))
 
 
 def costs_of(goals: Goals, figures: Sequence[Mapping[str, float | None]], missing: float) -> F8:
-    """Goals as costs, shape (n, goals): less is better; `missing` where one has no value."""
+    """Return the goals as costs (less is better), shape (n, goals), with `missing` for absent values."""
     out = values_of(tuple(goals.wanted), figures) * goals.signs
     return np.where(np.isnan(out), missing, out)
 
@@ -147,18 +147,18 @@ class Search:
         return values_of(self.names, [self.designs[i].metrics or {} for i in rows])
 
     def _costs(self, values: F8) -> F8:
-        """Goals of metrics as costs: less is better."""
+        """Return the goals among the metrics as costs (less is better), shape (n, goals)."""
         return np.asarray(values[:, : len(self.signs)] * self.signs)
 
     def doubt(self, tried: Sequence[int], costs: F8) -> float:
-        """By how much simulated designs came out better, in any goal, than others forecast them: nine of ten."""
+        """Return the 90th percentile of the share by which simulated designs are better than forecast, in any goal."""
         if len(tried) <= NEAR:
             return np.inf
         forecast = self._costs(self.forecasts(tried))
         return max(0.0, float(np.quantile(_beyond(forecast, costs), DOUBT)))
 
     def promising(self) -> list[int]:
-        """Open designs that add most to the front of those simulated, as forecast, the most first.
+        """Return the open designs whose forecasts improve the simulated front most, in this order.
 
         A design that adds less than `APART`, even with the error of forecasts, is skipped.
         """
@@ -184,12 +184,12 @@ class Search:
 
     @property
     def blind(self) -> set[str]:
-        """What has no forecast."""
+        """Return the metrics that have no forecast for any open design."""
         none = np.isnan(self.base[self.open]).all(axis=0)
         return {name for name, absent in zip(self.names, none, strict=True) if absent}
 
     def scattered(self) -> list[int]:
-        """Open designs, those farthest from all that were simulated first."""
+        """Return open designs in order of their distance from all simulated ones, the farthest first."""
         left = [int(i) for i in np.flatnonzero(self.open) if i not in self.done]
         far = np.full(len(left), np.inf)
         out: list[int] = []
@@ -202,7 +202,7 @@ class Search:
         return out
 
     def _hopeful(self, values: F8) -> npt.NDArray[np.bool_]:
-        """Whose forecasts meet the limits of which anything is known."""
+        """Return which forecasts meet all limits on known metrics, shape (n,)."""
         rows = [dict(zip(self.names, row, strict=True)) for row in values]
         known = set(self.names) if self.done else {n for n in self.names if n not in self.blind}
         limits = [limit for limit in self.goals.limits if limit.names <= known]
@@ -210,7 +210,7 @@ class Search:
 
 
 def _beyond(cost: F8, others: F8) -> F8:
-    """By how much designs are better than one with a cost, as a share, in the goal where they are most."""
+    """Return by what share each design is better than one with cost `cost`, in its best goal, shape (n,)."""
     return np.asarray(((cost - others) / np.maximum(np.abs(others), 1e-300)).max(axis=1))
 
 
