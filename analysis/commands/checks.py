@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def calibrate(given: Any) -> None:
-    """Kernel models of devices, and where asked the sets that devices share."""
+    """Fit kernel models of devices, and on request the sets that devices share."""
     from ..validate.calibrate import ALL, calibrate
 
     if given.shared and (given.device != ALL or given.out is None):
@@ -46,7 +46,7 @@ def calibrate(given: Any) -> None:
 def _shared(
     result: Calibration, date: str | None, progress: Callable[[str], None] | None, kept: Kept
 ) -> dict[str, str]:
-    """Files of the sets that devices share, and their page."""
+    """Return the files of the sets that devices share, and of their report."""
     from ..validate.calibrate import stamp
     from ..validate.calibration_report import set_report
     from ..validate.kernel_sets import fit_sets
@@ -57,7 +57,7 @@ def _shared(
 
 
 def calibrate_run(given: Any) -> None:
-    """How a host connects its GPUs, from one measured run."""
+    """Fit the connection between a host and its GPUs to one measured run."""
     from ..validate.hosts import calibrate_run
 
     parts = resumed("calibrate-run", given.fresh)
@@ -71,7 +71,7 @@ def calibrate_run(given: Any) -> None:
 
 
 def measure(given: Any) -> None:
-    """Kernels of this machine, or every configuration of them."""
+    """Measure kernels of this machine, or every configuration of them."""
     from ..validate.measure import measure_machine
 
     (out, as_json, what, backend, _), asked = split(given, "out", "as_json", "what", "backend", "options")
@@ -89,7 +89,7 @@ def measure(given: Any) -> None:
 
 
 def _configs(backend: str, seed: int, **how: Any) -> Callable[..., Any]:
-    """What searches the configurations of the CPU's kernels, or of the GPU's."""
+    """Return the function that measures configurations of the CPU's kernels, or of the GPU's."""
     if backend == "cupy":
         from ..validate.measure_configs import measure_gpu_configs
 
@@ -102,7 +102,7 @@ def _configs(backend: str, seed: int, **how: Any) -> Callable[..., Any]:
 
 
 def reproduce(given: Any) -> None:
-    """A paper's numbers; its plots are made only if they are written."""
+    """Reproduce a paper's numbers; plots are made only if they are written to a folder."""
     from ..reproduce import reproduce
 
     if not 1 <= given.seeds <= 1000:
@@ -116,7 +116,7 @@ def reproduce(given: Any) -> None:
 
 
 def validate_kernels(given: Any) -> None:
-    """Kernel models, with each row's prediction in a file."""
+    """Validate kernel models, and write each row's prediction to a file on request."""
     from ..show.output import SIGNIFICANT
     from ..validate.kernels import validate_kernels
 

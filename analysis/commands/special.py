@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from ..parallel import OnProgress
 
 DESCRIBE = "describe"
-"""In place of a space: area, power and cost of a device that is there."""
+"""Name in place of a search space, for the area, power and cost of an existing device."""
 HOST = "host"
-"""In place of a device: this machine's CPU."""
+"""Name in place of a device, for this machine's CPU."""
 
 
 def simulate(given: Any) -> None:
-    """One run, several seeds, or the comparison without arguments."""
+    """Simulate one run or several seeds, or the demo comparison if there are no arguments."""
     from ..answers.demo import compare_demo
     from ..answers.seeds import simulate_seeds
     from ..answers.simulate import simulate as run
@@ -144,7 +144,7 @@ def train(given: Any) -> None:
 
 
 def tune(given: Any) -> None:
-    """Configurations of one shape, of a file of shapes, or of this machine's CPU."""
+    """Rank configurations of one shape, of a file of shapes, or for this machine's CPU."""
     from ..answers.tune import TOP, tune
     from ..answers.tune_host import TOP_OF_FILE, tune_host, tune_rows
 
@@ -176,7 +176,7 @@ def tune(given: Any) -> None:
 
 
 def _refuse(given: Mapping[str, object], reason: str) -> None:
-    """Refuse options that have no part in what is asked."""
+    """Refuse given options that do not apply to this call."""
     for option, value in given.items():
         if value:
             raise InputError(option, reason)
@@ -264,7 +264,7 @@ def measure_torch(given: Any) -> None:
 
 
 def pairs(text: str, option: str) -> dict[str, str]:
-    """Keys and values of an option, as text.
+    """Return the keys and values of an option as text.
 
     Raises
     ------
@@ -288,7 +288,7 @@ def pairs(text: str, option: str) -> dict[str, str]:
 
 
 def real_numbers(given: Mapping[str, str], option: str) -> dict[str, float]:
-    """The values as numbers.
+    """Return the values as finite numbers.
 
     Raises
     ------
@@ -304,7 +304,7 @@ def real_numbers(given: Mapping[str, str], option: str) -> dict[str, float]:
 
 
 def whole_numbers(given: Mapping[str, str], option: str) -> dict[str, int]:
-    """The values as whole numbers.
+    """Return the values as whole numbers.
 
     Raises
     ------

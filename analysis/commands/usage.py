@@ -23,7 +23,7 @@ MEANT: dict[str, str] = _LISTED["meant"]
 
 
 def meant(option: str, known: Sequence[str]) -> str:
-    """Say which known option a mistaken one means, by its words; empty where none is closer than others.
+    """Return a hint at the known option that an unknown one resembles most; empty if no option stands out.
 
     Examples
     --------
@@ -99,7 +99,7 @@ def _shown(text: str) -> str:
 
 
 def usage_line(error: Any, commands: list[str]) -> str:
-    """Say what is wrong with a command line, and what would be right.
+    """Return one line that says what is wrong with a command line, and how to correct it.
 
     Parameters
     ----------
@@ -155,6 +155,6 @@ def _options(error: Any) -> list[str]:
 
 
 def _name(param: Any) -> str:
-    """How the user writes a parameter: its longest option, or the argument in capitals."""
+    """Return a parameter as the user writes it: its longest option, or the argument in capitals."""
     options = [name for name in param.opts if name.startswith("-")]
     return max(options, key=len) if options else str(param.name).upper()

@@ -25,7 +25,7 @@ channel, one bank of every bank group, or one bank of each pseudo channel."""
 
 @dataclass(frozen=True, slots=True)
 class HeadAttention:
-    """Units of one kind in the stacks of one device.
+    """Attention units at one level of the memory hierarchy, in the stacks of one device.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class HeadAttention:
         stream_of(self.memory, LEVELS[self.level], 1, True)
 
     def row_columns(self, head_dim: int, value_bytes: float) -> int:
-        """Columns of one key or value row: a part in every bank group, each of whole columns."""
+        """Return the columns of one key or value row, which is split evenly over bank groups in whole columns."""
         org = self.memory.organisation
         part = head_dim * value_bytes / org.bank_groups
         return org.bank_groups * math.ceil(part / org.atom_bytes)
@@ -60,7 +60,7 @@ class HeadAttention:
         return math.ceil(math.ceil(heads / self.stacks) / self.memory.organisation.channels)
 
     def stream(self, tokens: float, head_dim: int, value_bytes: float) -> PimStream:
-        """The commands that read the keys (or the values) of one head, row after row."""
+        """Return the command stream that reads the keys (or the values) of one head."""
         columns = math.ceil(tokens * self.row_columns(head_dim, value_bytes))
         plain = stream_of(self.memory, LEVELS[self.level], 1, True)
         commands = max(1, math.ceil(columns / plain.banks))
@@ -68,7 +68,7 @@ class HeadAttention:
         return replace(plain, commands=commands, columns=math.ceil(commands / rows))
 
     def seconds(self, heads: int, tokens: float, head_dim: int, value_bytes: float) -> float:
-        """Scores and weighted sums of `heads` heads over `tokens` cached tokens each [s].
+        """Return the time of the attention of `heads` heads over `tokens` cached tokens each [s].
 
         Keys are read, then values. The softmax of one head overlaps with the products of another, as AttAcc pipelines
         them; so do loads of queries.
@@ -80,7 +80,7 @@ class HeadAttention:
         return _clocks(self.memory, one, 2 * rounds) * self.memory.tCK_s
 
     def bytes_per_s(self) -> float:
-        """Rate at which the device's units read long rows, refresh included [B/s]."""
+        """Return the rate at which the device's units read long rows, with refresh [B/s]."""
         long = replace(stream_of(self.memory, LEVELS[self.level], 1, True), commands=LONG)
         org, clocks = self.memory.organisation, _clocks(self.memory, long, 1)
         per_channel = LONG * long.banks * org.atom_bytes / (clocks * self.memory.tCK_s)
@@ -88,19 +88,19 @@ class HeadAttention:
 
 
 LONG = 1 << 16
-"""Commands in the measurement of a rate."""
+"""Length of the command stream with which a unit's read rate is measured [commands]."""
 
 
 @lru_cache(maxsize=4096)
 def _clocks(memory: DramSpec, one: PimStream, times: int) -> int:
-    """Clock cycles of a stream that is sent `times` times."""
+    """Return the clock cycles of a stream that is repeated `times` times."""
     return run_stream(memory, replace(one, commands=one.commands * times))
 
 
 DEVICES = 8
 GPU = "attacc-gpu"
 REDUCE_S_PER_BYTE = 9e-12
-"""What a byte adds to the fixed part of an all-reduce step at NVLink's 600 GB/s (AttAcc's
+"""Additional time per byte in a step of an all-reduce, over NVLink's 600 GB/s (AttAcc's simulator) [s/B].
 simulator)."""
 DTYPES = {1: "int8", 2: "fp16"}
 
@@ -161,7 +161,7 @@ class Case:
 
     @property
     def context(self) -> float:
-        """Cached tokens, mean over the decode steps."""
+        """Cached tokens of a sequence, as the mean over the decode steps of a request."""
         return self.lin + self.lout / 2
 
 
@@ -179,7 +179,7 @@ class Step:
 
     @property
     def seconds(self) -> float:
-        """One part after another."""
+        """Time of the whole step, whose parts run one after another [s]."""
         return self.attention + self.softmax + self.fc + self.all_reduce + self.vector
 
 
@@ -192,7 +192,7 @@ def gpu() -> TiledGpu:
 
 
 def units(system: str) -> HeadAttention | None:
-    """The attention units of a device of a system."""
+    """Return the attention units of one device of a system; None if attention runs on the GPUs."""
     description = SYSTEMS[system]
     if description is None:
         return None
@@ -201,7 +201,7 @@ def units(system: str) -> HeadAttention | None:
 
 
 def decode_step(case: Case, system: str) -> Step:
-    """One step of 8 devices, tensor parallel, averaged over the steps of a request."""
+    """Return the decode step of 8 tensor-parallel devices, averaged over the steps of a request."""
     model, w, b = MODELS[case.model], case.value_bytes, case.batch
     g, near, dtype = gpu(), units(system), DTYPES[case.value_bytes]
     heads, inner = model.heads // DEVICES, model.inner // DEVICES
@@ -239,12 +239,12 @@ def all_reduce(moved: float) -> float:
 
 
 def sent(moved: float) -> float:
-    """New keys, values and queries on their way to the stacks [s]."""
+    """Return the time of sending new keys, values and queries to the stacks [s]."""
     return moved / load_device(GPU)[0].link.bandwidth_bytes_per_s
 
 
 def overlapped(case: Case, system: str) -> float:
-    """The step with both overlaps: FFN shared with the units, heads pipelined with products [s].
+    """Return the time of a step whose FFN is shared with the units, and whose heads overlap with products [s].
 
     The units take a share of the FFN's weights and read them once a request; the shorter of
     attention and its products hides behind the other but for the first head.
@@ -269,7 +269,7 @@ OPERANDS = 3
 
 
 def step_joules(case: Case, system: str) -> float:
-    """Dynamic energy of that step over all devices [J].
+    """Return the dynamic energy of a decode step over all devices [J].
 
     Memory, caches, registers and multiply-accumulates; what crosses NVLink is left out.
     """

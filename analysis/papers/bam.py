@@ -19,7 +19,7 @@ SYSTEM = "h100-x1"
 PROMPT, NEW = 256, 16
 """Tokens of a request with a printed time, and of a sequence with printed FLOPs."""
 MATMULS = ("gemm", "experts", "attention_prefill", "attention_decode")
-"""Kinds of op that the paper's counts have."""
+"""Kinds of op that the paper counts."""
 
 
 def with_top_k(spec: ModelSpec, top_k: int) -> ModelSpec:
@@ -47,7 +47,7 @@ def token_flops(spec: ModelSpec, tokens: int = PROMPT) -> dict[str, float]:
 
 
 def counted_twice(spec: ModelSpec) -> int:
-    """Return the weights that the paper counts in addition to the model's: the tied table as head again."""
+    """Return the weights that the paper counts twice: an embedding table that is also the head."""
     return spec.vocab * spec.hidden if spec.tied else 0
 
 
@@ -58,7 +58,7 @@ def deployed(model: str) -> Deployment:
 
 
 def request_s(model: str, sequences: int = 1) -> float:
-    """Return the seconds of a prompt and its new tokens, for `sequences` sequences at once."""
+    """Return the time of a prompt and its new tokens, for `sequences` sequences in one batch [s]."""
     d = deployed(model)
     batches = [Batch.of([], [(PROMPT, 0)] * sequences)]
     batches += [Batch.of([PROMPT + i] * sequences) for i in range(NEW - 1)]
@@ -88,7 +88,7 @@ def predictions() -> Iterator[Prediction]:
 
 
 def below_flops(cases: Sequence[Prediction]) -> Row:
-    """Return whether the printed ratio of times is between 1 and the simulated ratio of FLOPs."""
+    """Check that the printed ratio of times is between 1 and the simulated ratio of FLOPs."""
     value = {prediction.id: prediction.value for prediction in cases}
     ratio = value["bam.bam.flops.total"] / value["bam.btx.flops.total"]
     printed = published("bam")["parts"]
@@ -107,7 +107,7 @@ def _models() -> dict[str, ModelSpec]:
 
 
 def _conflict() -> Table:
-    """Return FLOPs by part next to the printed ones, if both exist."""
+    """Return the simulated FLOPs by part next to the printed values, if both exist."""
     printed = published("bam")["parts"]
     rows = []
     for name, spec in _models().items():
@@ -119,7 +119,7 @@ def _conflict() -> Table:
 
 
 def _times() -> Table:
-    """Time over BTX's by sequences at once: a FLOP is not a microsecond."""
+    """Compare times with BTX's by batch size; the ratio of times differs from the ratio of FLOPs."""
     base = sum(token_flops(load_model(BTX)).values())
     rows = []
     for count in SEQUENCES:

@@ -21,19 +21,19 @@ from .published import Prediction, paper, published
 DEVICE = "cent"
 FLIT_BYTES, FLIT_DATA_BYTES = 256, 192
 LANES, LANE_BYTES_PER_S = 144, 4 * 2**30
-"""Of the switch, shared by all devices [quoted: CENT]."""
+"""Lanes of the CXL switch, which all devices share, and the rate of one lane [quoted: CENT]."""
 SAMPLING_S = 0.15e-3
-"""Choosing a token on the host [quoted: CENT]."""
+"""Time of sampling a token on the host [s] [quoted: CENT]."""
 BROADCASTS, GATHERS = 5, 5
 """Vectors of the model's width that a block on whole devices exchanges, each way; one of the inner
 width besides [quoted: CENT]."""
 DECODE = range(640, 4097, 128)
-"""Contexts of the averages over a decode from 512 to 4,096 tokens."""
+"""Contexts over which a decode from 512 to 4,096 tokens is averaged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """A model on devices: `stages` of a pipeline.
+    """A model's distribution over devices, as a pipeline of `stages` stages.
 
     With one stage per block, blocks share devices on separate channels; with fewer stages, a block uses all channels of
     the devices of its stage.
@@ -50,7 +50,7 @@ class Mapping:
 
     @property
     def shares(self) -> bool:
-        """Whether a device holds several blocks at once."""
+        """Whether several blocks share one device at the same time."""
         return self.stages == self.blocks
 
     @property
@@ -60,11 +60,11 @@ class Mapping:
 
     @property
     def devices_a_block(self) -> int:
-        """Devices that work on one block."""
+        """Devices that compute one block together."""
         return 1 if self.shares else self.devices // self.stages
 
     def channels(self, of_device: float) -> float:
-        """Channels that a block has."""
+        """Return the memory channels for one block, if a device has `of_device` channels."""
         if self.shares:
             return of_device // self.blocks_a_device
         return of_device * self.devices_a_block
@@ -72,7 +72,7 @@ class Mapping:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """Seconds of a block by part, of the embeddings and of a token; joules of a token."""
+    """Cost of a token: seconds of one block by part, of the embeddings and in total, and joules in total."""
 
     pim: float
     cxl: float
@@ -84,7 +84,7 @@ class Token:
 
 @lru_cache(maxsize=1)
 def units() -> BankGemv:
-    """The bank units of a device."""
+    """Return the bank units of a CENT device."""
     model = build_device(load_device(DEVICE)[0], calibrated=True).processors["banks"].model
     assert isinstance(model, GemvModel)
     return model.units
@@ -92,7 +92,7 @@ def units() -> BankGemv:
 
 @lru_cache(maxsize=4096)
 def token(mapping: Mapping, context: int) -> Token:
-    """Return the time of a token at `context` cached ones, from the first block to the sampled word."""
+    """Return the cost of a token at `context` cached tokens, from the first block to the sampled token."""
     u, model = units(), load_model(mapping.model)
     layer, d = model.layers[0], model.hidden
     attention, ffn = layer.mixer, layer.ffn
@@ -118,7 +118,7 @@ def token(mapping: Mapping, context: int) -> Token:
 
 
 def exchanges(mapping: Mapping, hidden: int, inner: int) -> float:
-    """Vectors of one block over CXL [s]."""
+    """Return the time of exchanging one block's vectors over CXL [s]."""
     if mapping.shares:
         return vector(hidden, mapping.devices)
     g = mapping.devices_a_block
@@ -133,20 +133,20 @@ def exchanges(mapping: Mapping, hidden: int, inner: int) -> float:
 
 
 def vector(values: float, devices: int, times: int = 1) -> float:
-    """A vector of 16-bit values to others, or `times` of them to one, in whole flits [s]."""
+    """Return the time of a 16-bit vector to other devices, or of `times` vectors to one, in whole flits [s]."""
     flits = times * math.ceil(2 * values / FLIT_DATA_BYTES)
     rate = LANES // devices * LANE_BYTES_PER_S
     return load_device(DEVICE)[0].link.latency_s + flits * FLIT_BYTES / rate
 
 
 def decode_tokens_s(mapping: Mapping) -> float:
-    """Tokens per second of a full pipeline, mean over the contexts of a decode."""
+    """Return the tokens per second of a full pipeline, as the mean over the contexts of a decode."""
     rates = [mapping.stages / token(mapping, context).seconds for context in DECODE]
     return sum(rates) / len(rates)
 
 
 def decode_joules(mapping: Mapping) -> float:
-    """Energy of a token, mean over the same contexts [J]."""
+    """Return the energy of a token, as the mean over the contexts of a decode [J]."""
     return sum(token(mapping, context).joules for context in DECODE) / len(DECODE)
 
 

@@ -24,16 +24,16 @@ COPIES = 32
 CONTEXT = 4096
 """Tokens of a prompt, and cached tokens of a decode; assumed."""
 PROMPTS = 2
-"""Prompts of a device in a step; assumed."""
+"""Prompts per device in a prefill step; assumed."""
 DECODES = (32, 64)
-"""Sequences of a device besides as many as fit."""
+"""Sequences per device in decode steps, in addition to the maximum that fits memory."""
 PREFILL, DECODE = "deepep-normal", "deepep-low-latency"
 TWO_BATCH = "two-batch"
 NOTE = "a prediction of busy steps; the published average of a day"
 
 
 def predictions() -> Iterator[Prediction]:
-    """Both rows, from steps."""
+    """Predict the tokens/s of a node in prefill and in decode, from simulated steps."""
     yield Prediction("deepseek-serving.prefill.tokens_per_s_node", prefill(TWO_BATCH, COPIES))
     most = most_sequences()
     yield Prediction(
@@ -45,7 +45,7 @@ def predictions() -> Iterator[Prediction]:
 
 @cache
 def deployed(overlap: str, copies: int, exchange: str) -> Deployment:
-    """The model on the system."""
+    """Deploy the model on the system with one kind of overlap, redundant experts and an all-to-all."""
     return deploy(
         load_model(MODEL), load_system(SYSTEM), tp=1, routing="measured", overlap=overlap,
         all_to_all=exchange, expert_copies=ExpertPlacing("balanced" if copies else "even", copies),
@@ -54,7 +54,7 @@ def deployed(overlap: str, copies: int, exchange: str) -> Deployment:
 
 @cache
 def prefill(overlap: str, copies: int) -> float:
-    """Prompt tokens per second of a node."""
+    """Return the prompt tokens per second of a node."""
     d = deployed(overlap, copies, PREFILL)
     prompts = PROMPTS * d.ranks
     cost = explicit_stage(d, dealt(d, 0, 0, [(CONTEXT, 0)] * prompts), expected=True)
@@ -93,12 +93,12 @@ def _decode_table() -> Table:
 
 
 def _case(overlap: str, copies: int) -> str:
-    """For tables."""
+    """Return the label of a configuration in tables."""
     return f"{overlap if overlap != 'none' else 'no overlap'}, {copies} copies"
 
 
 def _evidence() -> Table:
-    """Return the evidence of both."""
+    """Return the evidence of the prefill step's and the decode step's cost models."""
     _, sources = describe_system(SYSTEM)
     rows = []
     for exchange, batch in ((PREFILL, Batch.of([], [(CONTEXT, 0)])), (DECODE, Batch.of([CONTEXT] * 64))):

@@ -31,14 +31,14 @@ def predictions() -> Iterator[Prediction]:
 
 
 def training_flops(model: str) -> float:
-    """Matmul FLOPs of a training step on one sequence of `TOKENS`."""
+    """Return the matmul FLOPs of a training step on one sequence of `TOKENS` tokens."""
     spec = load_model(model)
     m = whole_sequences(1, TOKENS, spec.windows)
     return step_flops(spec, m, Run(spec.numerics, "unfused"), "none").model
 
 
 def _parts() -> Table:
-    """Training FLOPs by model: those of the weights that a token uses, and those with attention's scores."""
+    """Return training FLOPs by model: of the weights that a token uses, and with attention's scores."""
     rows = []
     for model in MODELS.values():
         spec = load_model(model)

@@ -25,9 +25,9 @@ DEVICE, NODE = "a100-40gb", 8
 PER_REPLICA, CONTEXT = 8, 128
 """Sequences of each dense replica that decode, and their cached tokens [assumed]."""
 EXCHANGES = ("flat", "hierarchical", "coordinated")
-"""Algorithms of the paper's section 5.3."""
+"""All-to-all algorithms of the paper's section 5.3."""
 MIN_CAPACITY = 4
-"""Fewest tokens that an expert has room for: DeepSpeed's default, from memory."""
+"""Minimum capacity of an expert [tokens]: DeepSpeed's default, from memory."""
 
 
 def system_name(devices: int) -> str:
@@ -36,20 +36,20 @@ def system_name(devices: int) -> str:
 
 
 def parameters(model: str) -> float:
-    """Parameters without the embedding, as the paper counts."""
+    """Return the parameters without the embedding, as the paper counts them."""
     spec = load_model(model)
     return float(spec.total_params - spec.vocab * spec.hidden)
 
 
 def exchange(algorithm: str, devices: int, tp: int) -> CollectivePlan:
-    """The all-to-all that the simulator costs."""
+    """Return the plan of the all-to-all for an algorithm and layout."""
     layout = Layout(tp, devices // tp, devices, 1)
     return planned_exchange(layout, load_system(system_name(devices)), algorithm).plans[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A decoding step, mean over samples of the experts' loads.
+    """A decoding step, as the mean over samples of the experts' loads.
 
     Attributes
     ----------
@@ -78,7 +78,7 @@ def decode(
     model: str, devices: int, tp: int, algorithm: str | None, routing: str, seeds: tuple[int, ...],
     per_replica: int = PER_REPLICA,
 ) -> Step:  # fmt: skip
-    """One decoding step of every rank's sequences."""
+    """Return a decoding step of `per_replica` sequences on each data-parallel replica."""
     d = deployed(model, devices, tp, algorithm, routing)
     tokens = per_replica * d.layout.dp
     batches = dealt(d, per_replica * d.ranks, CONTEXT)
@@ -88,7 +88,7 @@ def decode(
 
 
 def _parts(stages: Sequence[StageCost]) -> dict[str, float]:
-    """Mean seconds of experts, exchanges and all else."""
+    """Return the mean seconds of experts, all-to-all, all-reduce and dense parts."""
     out: dict[str, float] = {"dense": 0.0, "experts": 0.0, "all-to-all": 0.0, "all-reduce": 0.0}
     for stage in stages:
         for kind, took in stage.times(lambda p: p.op.kind).items():
@@ -100,13 +100,13 @@ def _parts(stages: Sequence[StageCost]) -> dict[str, float]:
 def fastest(
     model: str, devices: int, tp: int, routing: str, seeds: tuple[int, ...], per_replica: int
 ) -> tuple[str, Step]:
-    """The algorithm with which a step takes least, and the step."""
+    """Return the all-to-all algorithm with the shortest step, and this step."""
     ways = [(name, decode(model, devices, tp, name, routing, seeds, per_replica)) for name in usual("all_to_all")]
     return min(ways, key=lambda pair: pair[1].seconds)
 
 
 def floor_s(model: str, devices: int, tp: int) -> float:
-    """Seconds that reading a device's weights takes, embedding aside, at the nominal bandwidth."""
+    """Return the time of reading a device's weights, except the embedding, at the nominal bandwidth [s]."""
     d = deployed(model, devices, tp, None, "uniform")
     table = d.shard.vocab * d.shard.hidden * d.shard.numerics.weight_bytes("embedding")
     weights = d.shard.weight_bytes - table
@@ -114,7 +114,7 @@ def floor_s(model: str, devices: int, tp: int) -> float:
 
 
 def fewest_devices(model: str, tp: int) -> int:
-    """Smallest power of two of devices whose usable memory holds the weights."""
+    """Return the smallest power of two of devices whose usable memory holds the weights."""
     spec = load_model(model)
     for power in range(1, 13):
         n = 1 << power
@@ -127,12 +127,12 @@ def fewest_devices(model: str, tp: int) -> int:
 
 
 def capacity(tokens: int, experts: int, top_k: int) -> int:
-    """Tokens that an expert has room for: an even share, never fewer than `MIN_CAPACITY`."""
+    """Return the capacity of an expert in tokens: an even share, but at least `MIN_CAPACITY`."""
     return max(MIN_CAPACITY, -(-tokens * top_k // experts))
 
 
 def gating_ops(spec: ModelSpec, tokens: int, table: bool) -> list[Op]:
-    """Kernels that route tokens of a device, sort them by expert and bring outputs back.
+    """Return the kernels that route a device's tokens, sort them by expert and return outputs to their tokens.
 
     Without a table: masks of tokens x experts one operation after another, a tensor of tokens x experts
     x capacity, and two products with it (cost S E M c); DeepSpeed's ``top1gating``, its operations from
@@ -160,12 +160,12 @@ def gating_ops(spec: ModelSpec, tokens: int, table: bool) -> list[Op]:
 
 
 def _product(name: str, m: int, n: int, k: int, run: Run) -> Op:
-    """A product of two tensors of activations."""
+    """Return the product of two activation tensors as an op."""
     return gemm(name, "gate", "other", m, n, k, run)
 
 
 def gating_s(model: str, tokens: int, table: bool) -> float:
-    """Seconds of routing and sorting on one device [s]."""
+    """Return the time of routing and sorting on one device [s]."""
     d = deployed("dsmoe-1.3b-moe128", NODE, 1, None, "uniform")
     prices = Prices(d)
     return sum(prices.op(RepeatedOp(op)) for op in gating_ops(load_model(model), tokens, table))
@@ -204,7 +204,7 @@ def _exchanges() -> Iterator[Prediction]:
 
 
 def _timed(seeds: tuple[int, ...], routing: str) -> Iterator[Prediction]:
-    """Predictions of time and cost, each with its basis."""
+    """Predict times and costs, each with the note that it is based on."""
     step = decode(TRILLION, DEVICES, SLICES, "coordinated", routing, seeds)
     floor = floor_s(TRILLION, DEVICES, SLICES)
     yield Prediction("dsmoe.1T.latency_ms", step.seconds * 1e3, f"the weights of a device take {floor * 1e3:.1f} ms")
@@ -222,7 +222,7 @@ def _timed(seeds: tuple[int, ...], routing: str) -> Iterator[Prediction]:
 
 
 def _batches(seeds: tuple[int, ...], routing: str) -> Table:
-    """Latency of the trillion-parameter model by batch and exchange."""
+    """Return the latency of the trillion-parameter model by batch and all-to-all algorithm."""
     rows = []
     for batch in BATCHES:
         row: dict[str, float | str] = {"sequences_a_replica": batch}
@@ -234,7 +234,7 @@ def _batches(seeds: tuple[int, ...], routing: str) -> Table:
 
 
 def _scales(seeds: tuple[int, ...], routing: str) -> Table:
-    """Throughput of the 52B model by devices, with the fastest exchange."""
+    """Return the throughput of the 52B model by number of devices, with the fastest all-to-all."""
     rows = []
     for devices in SCALES:
         name, step = fastest("dsmoe-1.3b-moe128", devices, 1, routing, seeds, PER_REPLICA)
@@ -254,7 +254,7 @@ def _gating(*_: object) -> Table:
 
 
 def _besides(seeds: tuple[int, ...], routing: str) -> Table:
-    """What the paper compares with engines and batches that it does not print."""
+    """Return ratios that cannot be checked, because the paper does not print their engines and batches."""
     ours = decode(TRILLION, DEVICES, SLICES, "coordinated", routing, seeds).seconds
     dense = decode(DENSE, DENSE_SLICES, DENSE_SLICES, None, routing, seeds).seconds
     flat = decode(TRILLION, DEVICES, SLICES, "flat", routing, seeds).seconds

@@ -24,13 +24,13 @@ ROUTING = "power_law:0.95"
 ACCURACY = 0.92
 CONTEXT = 128
 ALL = ExpertStore(1.0, fraction=True)
-"""Every expert in the GPU's memory."""
+"""Expert store with all experts in the GPU's memory."""
 PRELOAD = ExpertStore(1.0, True, "transient", accuracy=1.0, false_rate=1.0)
 """SE-MoE: all experts of a layer are fetched ahead, for any routing."""
 
 
 def expertflow(slots: int) -> ExpertStore:
-    """Fetched ahead: what the predictor names, in slots that are free again after their layer."""
+    """Return ExpertFlow's store: predicted experts are prefetched into slots that are free again after their layer."""
     return ExpertStore(slots, policy="transient", accuracy=ACCURACY)
 
 
@@ -98,7 +98,7 @@ def mixtral() -> ModelSpec:
 
 
 def deployed(model: ModelSpec, store: ExpertStore | None, routing: str = ROUTING, seed: int = 0) -> Deployment:
-    """A model on the GPU with experts kept as `store` says."""
+    """Deploy a model on the GPU with its experts in `store`."""
     return deploy(model, load_system(SYSTEM), routing=routing, seed=seed, resident_experts=store)
 
 
@@ -121,7 +121,7 @@ def step(experts: int, batch: int, store: ExpertStore, routing: str = ROUTING, s
 
 @cache
 def plain_hit_rate(policy: str, slots: int, batch: int, routing: str = ROUTING, seed: int = 0) -> float:
-    """Hit rate of a cache of Switch-32 that is asked in the order in which tokens name experts.
+    """Return the hit rate of an ordinary cache of Switch-32's experts, with requests in the tokens' order.
 
     An engine may use cached experts before it fetches the rest, as simulations do; an ordinary cache gets requests for
     one expert after another.
@@ -148,7 +148,7 @@ def resident_bytes(model: ModelSpec, slots: int | None) -> float:
 
 
 def fits(model: ModelSpec) -> bool:
-    """Whether all weights fit the GPU's memory."""
+    """Return whether all weights fit into the GPU's memory."""
     memory = load_system(SYSTEM).device.memory
     return model.weight_bytes <= memory.capacity_bytes
 
@@ -163,7 +163,7 @@ POLICIES = {"random": "random", "lru": "lru", "lfu": "lfu", "belady:8": "belady"
 
 
 def routing_of(asked: str) -> str:
-    """Return the paper's reading of its routing, or another one where one is asked for."""
+    """Return the routing for a requested one: "uniform", the default, becomes the paper's routing."""
     return ROUTING if asked == "uniform" else asked
 
 
@@ -215,7 +215,7 @@ def _memory() -> Iterator[Prediction]:
 
 
 def hit_table(seeds: Sequence[int], asked: str) -> Table:
-    """Hit rates of policies by slots, at two batches."""
+    """Compare hit rates of cache policies by number of slots, at two batch sizes."""
     routing, seed, rows = routing_of(asked), seeds[0], list[dict[str, float]]()
     for batch in (4, 16):
         for slots in (4, 8, 12, 16, 24, 32):
@@ -233,7 +233,7 @@ def hit_table(seeds: Sequence[int], asked: str) -> Table:
 
 
 def time_table(seeds: Sequence[int], asked: str) -> Table:
-    """Milliseconds of a token by how experts are kept; what crosses the link."""
+    """Compare the milliseconds per token of expert stores, by batch size."""
     routing, seed = routing_of(asked), seeds[0]
     stores = {
         "all in GPU": ALL, "preload layers (SE-MoE)": PRELOAD,

@@ -19,7 +19,7 @@ from .published import Prediction, paper
 MODEL = "llama-2-7b"
 WEIGHTS, CACHE = "int4", "int8"
 WEIGHT_BYTES = 3.43e9
-"""Read a token after pruning and quantisation [quoted: FlightLLM], instead of int4's."""
+"""Bytes read per token after pruning and quantisation [quoted: FlightLLM]; they replace int4's bytes."""
 BOARDS = {"u280": "flightllm-x1", "vhk158": "flightllm-vhk158-x1"}
 
 
@@ -31,7 +31,7 @@ def predictions() -> Iterator[Prediction]:
 
 
 def step(system: str | SystemSpec, context: int) -> tuple[float, float, float]:
-    """A decode step that reads `context` cached tokens: seconds, streams' and instructions' part."""
+    """Return the seconds of a decode step with `context` cached tokens: total, memory streams, and instructions."""
     model, spec = load(MODEL, system, WEIGHTS, CACHE)
     d = deploy(model, spec)
     (processor,) = d.device.processors.values()
@@ -48,7 +48,7 @@ def step(system: str | SystemSpec, context: int) -> tuple[float, float, float]:
 
 
 def parts() -> Table:
-    """Streams and instructions of a step by board and context."""
+    """Return the times of memory streams and instructions in a step, by board and context."""
     rows = []
     for name, system in BOARDS.items():
         for context in (128, 512, 2048):

@@ -14,7 +14,7 @@ from opbyte.extend.fpga import FpgaDeployment, FrameResult, deploy_fpga, engine_
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """Runs of one image with several samples."""
+    """Results of one image for several samples of the routing."""
 
     deployment: FpgaDeployment
     frames: tuple[FrameResult, ...]
@@ -38,7 +38,7 @@ def run_images(
     model: str, device: DeviceSpec, seeds: Sequence[int], routing: str, *,
     schedule: str = "reordered", attention_reorder: bool = True,
 ) -> Runs:  # fmt: skip
-    """One image of task 0, from an idle engine, once a seed."""
+    """Simulate one image of task 0 on an idle engine, once per seed."""
     d = deploy_fpga(load_model(model), device, attention_reorder=attention_reorder)
     draws = seeds if d.moe is not None else seeds[:1]
     return Runs(d, tuple(run_image(d, schedule=schedule, routing=routing, seed=s) for s in draws))
@@ -52,14 +52,14 @@ def assumptions(device: str) -> tuple[str, ...]:
 
 
 def with_utilisation(device: DeviceSpec, utilisation: float) -> DeviceSpec:
-    """The device with another share of useful cycles in its arrays."""
+    """Return the device with another share of useful cycles in its arrays."""
     name, _, _ = engine_of(device)
     processor = device.processors[name].model_copy(update={"compute_efficiency": utilisation})
     return device.model_copy(update={"processors": {name: processor}})
 
 
 def fit_utilisation(model: str, device: str, seconds: float) -> float:
-    """Utilisation at which a model takes `seconds` on a device: one number fits one number."""
+    """Return the utilisation for which a model takes `seconds` on a device (one parameter, one measured value)."""
     spec, utilisation = load_device(device)[0], 1.0
     for _ in range(20):
         took = run_images(model, with_utilisation(spec, utilisation), (0,), "uniform").seconds

@@ -38,15 +38,15 @@ F8 = npt.NDArray[np.float64]
 VOCABULARY, HEAD = 50_257, 64
 """Assumed: GPT-2's vocabulary and width of a head; neither is printed."""
 HELD = 5.73
-"""Weights of experts that a device holds, over expert parallelism's; an input, the paper's section 5.3."""
+"""Weights of experts on a device as a multiple of expert parallelism's; an input, the paper's section 5.3."""
 REMATERIALISED = 0.098
-"""Share of the additional weights that stays if layers are gathered again; an input."""
+"""Share of the additional weights that remains in memory if layers are gathered again; an input."""
 EP, HECATE = "expert parallel", "Hecate"
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A model of the paper's Table 1, and the sequences of a device (assumed: not printed)."""
+    """A model of the paper's Table 1, and the sequences per device (assumed: not printed)."""
 
     name: str
     hidden: int
@@ -65,7 +65,7 @@ SHAPES = (
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Devices of a cluster and how many experts a layer has on them."""
+    """A cluster, and the number of experts per layer that the paper uses on it."""
 
     name: str
     system: str
@@ -76,7 +76,7 @@ CLUSTERS = (Cluster("A16", "hecate-a-2x8", 32), Cluster("A32", "hecate-a-4x8", 6
 
 
 def model_of(shape: Shape, experts: int) -> ModelSpec:
-    """A model with experts of two matrices, d x 2d, in every layer."""
+    """Return a model with experts in every layer, each of two matrices (d x 2d)."""
     keys = {
         "architectures": ["DeepSpeedMoE"], "hidden_size": shape.hidden,
         "num_hidden_layers": shape.layers, "num_attention_heads": shape.hidden // HEAD,
@@ -102,7 +102,7 @@ class LayerTimes:
 
 @dataclass(frozen=True, slots=True)
 class Iteration:
-    """One iteration.
+    """One training iteration: its timeline, its layers' times and its copied experts.
 
     Attributes
     ----------
@@ -122,7 +122,7 @@ class Iteration:
 
 
 class Trained:
-    """A model on a cluster under a routing, both ways with the same cost models."""
+    """Training of a model on a cluster, by expert parallelism and by Hecate with the same cost models."""
 
     def __init__(self, shape: Shape, cluster: Cluster, routing: str) -> None:
         model, system = model_of(shape, cluster.experts), load_system(cluster.system)
@@ -140,14 +140,14 @@ class Trained:
         self.nvlink = system.device.link.bandwidth_bytes_per_s
 
     def priced(self, op: Op) -> tuple[float, float]:
-        """Seconds of an op's forward and backward pass."""
+        """Return the seconds of an op's forward pass and of its backward pass."""
         price, numerics = self.bench.prices.op, self.deployment.run
         behind = backward(op, numerics, self.each.gradients)
         return price(RepeatedOp(op)), sum(price(work) for work in behind)
 
     @cached_property
     def dense(self) -> tuple[float, float]:
-        """A layer without its experts; all layers are alike."""
+        """Seconds of a layer without its experts, forward and backward; all layers are equal."""
         layer = self.deployment.shard.layers[0]
         ops = [op for part in layer_ops(layer, self.bench.m, self.deployment.run, NOTHING)
                for op in part if not op.routed]  # fmt: skip
@@ -155,7 +155,7 @@ class Trained:
         return sum(forward), sum(behind)
 
     def hidden_experts(self, part: ExpertPart, dense_s: float) -> int:
-        """Experts whose weights a node gets while the dense part computes, at most those it has room for.
+        """Return the number of experts that a node receives during the dense part, limited by its memory.
 
         The paper's overlap degree: seconds x bandwidth between nodes / bytes of an expert.
         """
@@ -164,7 +164,7 @@ class Trained:
         return min(int(dense_s * self.nic / part.expert_bytes(self.deployment.run)), room)
 
     def experts(self, part: ExpertPart, placed: Dispatch) -> tuple[float, float]:
-        """Experts of the slowest device, forward and backward."""
+        """Return the seconds of the slowest device's experts, forward and backward."""
         popular = part.router.inclusion[part.row] * self.tokens
         tokens = popular[placed.experts] * placed.share.reshape(-1)
         slots = tokens.reshape(part.ep, -1)
@@ -172,7 +172,7 @@ class Trained:
         return self.priced(part.spec.expert_op(Loads(most, np.ones(len(most))), self.deployment.run))
 
     def exchange(self, part: ExpertPart, placed: Dispatch) -> float:
-        """An all-to-all: the busiest node's network card, or the busiest device's links in its node."""
+        """Return the time of an all-to-all: the busiest network card or, inside a node, the busiest links [s]."""
         popular = part.router.inclusion[part.row] * self.tokens
         size = self.deployment.shard.hidden * self.deployment.run.numerics.act_bytes
         sent = flows(placed.map, placed.rule, popular) * size
@@ -188,7 +188,7 @@ class Trained:
         return link + max(max(crossing) / self.nic, near / self.nvlink)
 
     def copied(self, part: ExpertPart, placed: Dispatch, hot: int) -> float:
-        """Seconds of copying the hottest experts to all nodes, or of summing their gradients there.
+        """Return the time of copying the hottest experts to all nodes, or of summing their gradients [s].
 
         A node gets each once and spreads it over NVLink; gradients are summed in the node first.
         """
@@ -205,7 +205,7 @@ class Trained:
         return max(got, given) * size / self.nic if len(nodes) > 1 else 0.0
 
     def layer(self, part: ExpertPart, hecate: bool) -> tuple[LayerTimes, int]:
-        """Seconds of one layer, and how many experts it copies."""
+        """Return the times of one layer, and the number of experts that it copies."""
         hot = self.hidden_experts(part, self.dense[0]) if hecate else 0
         copies, rule = hot * part.ep, "local" if hecate else "any"
         placing = ExpertPlacing("fssdp" if hecate else "even", copies, rule)
@@ -216,7 +216,7 @@ class Trained:
         return LayerTimes(*self.dense, *experts, self.exchange(part, placed), moved, moved), hot
 
     def iteration(self, way: str) -> Iteration:
-        """One iteration in one way."""
+        """Simulate one training iteration, `way` being `EP` or `HECATE`."""
         layers_found = [self.layer(part, way == HECATE) for part in self.deployment.experts]
         layers = tuple(times for times, _ in layers_found)
         ends = [self.bench.embedding(), self.bench.head()]
@@ -255,19 +255,19 @@ def tasks(layers: Sequence[LayerTimes], ends: float, ends_back: float) -> Builde
 
 @cache
 def trained(shape: Shape, cluster: Cluster, routing: str) -> Trained:
-    """A model on a cluster, made once."""
+    """Return the training of a model on a cluster, cached because it is used often."""
     return Trained(shape, cluster, routing)
 
 
 @cache
 def both(shape: Shape, cluster: Cluster, routing: str) -> dict[str, Iteration]:
-    """An iteration in both ways."""
+    """Simulate one iteration by expert parallelism and one by Hecate."""
     run = trained(shape, cluster, routing)
     return {way: run.iteration(way) for way in (EP, HECATE)}
 
 
 def gain(shape: Shape, cluster: Cluster, routing: str) -> float:
-    """Time of expert parallelism over Hecate's."""
+    """Return the time of expert parallelism over Hecate's time."""
     times = both(shape, cluster, routing)
     return times[EP].seconds / times[HECATE].seconds
 
@@ -286,12 +286,12 @@ ASSUMED = 0.6
 
 
 def routing_of(exponent: float) -> str:
-    """A routing by its exponent."""
+    """Return the name of the power-law routing with an exponent."""
     return f"power_law:{exponent:g}"
 
 
 def predictions() -> Iterator[Prediction]:
-    """All rows, from models, maps and streams."""
+    """Predict all rows from the models, the placement of experts and the schedule of tasks."""
     for cluster in CLUSTERS:
         gains = [gain(shape, cluster, routing_of(ASSUMED)) for shape in SHAPES]
         for name, value in (("low", min(gains)), ("high", max(gains))):
@@ -302,7 +302,7 @@ def predictions() -> Iterator[Prediction]:
 
 
 def _skew() -> Iterator[Prediction]:
-    """Gains without skew, and with more skew."""
+    """Predict the gain without skew, and check that it grows with skew."""
     gains = [[gain(shape, cluster, routing_of(e)) for e in EXPONENTS] for cluster in CLUSTERS for shape in SHAPES]
     mean_gain = fmean(row[0] for row in gains[: len(SHAPES)])
     note = f"{mean_gain:.3f} only on A16: copies that do not balance loads still save the transfer of their tokens"
@@ -322,7 +322,7 @@ def _sweep() -> Table:
 
 
 def _parts() -> Table:
-    """Time of an iteration by kind of task, if nothing overlaps."""
+    """Return the exposed time of an iteration by kind of task, for expert parallelism and Hecate."""
     rows = []
     for shape in SHAPES:
         times = both(shape, CLUSTERS[0], routing_of(ASSUMED))
@@ -331,7 +331,7 @@ def _parts() -> Table:
 
 
 def _exposed(iteration: Iteration) -> dict[str, float]:
-    """Milliseconds by kind of task; head and embedding count as dense."""
+    """Return the exposed milliseconds of each kind of task; head and embedding count as dense."""
     out = dict.fromkeys(("dense", "experts", "exchange", "gather", "scatter"), 0.0)
     line = iteration.timeline
     for task, seconds in zip(line.graph.tasks, line.exposed(), strict=True):

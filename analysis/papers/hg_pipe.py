@@ -16,18 +16,18 @@ from .published import Prediction, paper
 
 DEVICE, MODEL = "hg-pipe", "deit-tiny"
 OPERATIONS = 2.5e9
-"""Of an image [quoted: HG-PIPE]; 1.25 G multiply-accumulates."""
+"""Operations per image [quoted: HG-PIPE]; 1.25 G multiply-accumulates."""
 
 
 def engine() -> PipelineEngine:
-    """The design of the device."""
+    """Return the pipeline engine of HG-PIPE's device."""
     model = build_device(load_device(DEVICE)[0], calibrated=True).processors["pipeline"].model
     assert isinstance(model, PipelineEngine)
     return model
 
 
 def operators() -> dict[str, float]:
-    """Cycles that an image takes in each kind of operator."""
+    """Return the cycles that an image takes in each kind of operator."""
     model, e = load_model(MODEL), engine()
     assert model.front is not None
     mlp = model.layers[0].ffn

@@ -82,7 +82,7 @@ def with_experts(model: ModelSpec, experts: int) -> ModelSpec:
 
 DEVICE = "zcu104"
 CLASSES = {"pascal": 21, "nyud": 40}
-"""Outputs of the segmentation decoder (VITA-Group/M3ViT at d448b6f); it has 256 channels."""
+"""Output classes of the segmentation decoder (VITA-Group/M3ViT at d448b6f); it has 256 channels."""
 DENSE_MS = {"pascal": 68.931, "nyud": 84.418}
 GPU_J = {"pascal": 7.446, "nyud": 8.189}
 NDDR_CNN_G, CROSS_STITCH_G = 747.0, 647.0
@@ -93,7 +93,7 @@ MOST_EXPERTS = 256
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Runs on one data set."""
+    """Simulated runs of the dense and the MoE model on one data set."""
 
     name: str
     dense: Runs
@@ -123,7 +123,7 @@ def predictions(seeds: Sequence[int], routing: str) -> Iterator[Row | Prediction
 
 
 def _cache(data: Dataset) -> list[Row | Prediction]:
-    """T1: how much slower token order through a cache is."""
+    """Predict T1: time and energy of tokens in order with an expert cache, over those with reordering."""
     hits = data.cached.mean(lambda f: f.hits / (f.hits + f.misses))
     note = (
         f"4 experts, LRU, tokens in order; {hits:.1%} of visits hit, so "
@@ -142,7 +142,7 @@ def _memory(device: DeviceSpec) -> list[Row | Prediction]:
 
 
 def _latency(data: Dataset) -> list[Row | Prediction]:
-    """T3 to T6: overhead, latency and energy."""
+    """Predict T3 to T6: overhead of experts, latency, energy, and the GPU's energy over the FPGA's."""
     return [
         Prediction(f"T3.{data.name}", data.reordered.seconds / data.dense.seconds - 1),
         Prediction(f"T4.{data.name}.dense", data.dense.seconds * 1e3),
@@ -172,7 +172,7 @@ def _switch(device: DeviceSpec, routing: str, seed: int) -> list[Row | Predictio
 
 
 def _experts(device: DeviceSpec, routing: str, seed: int) -> list[Row | Prediction]:
-    """T8: latency as experts multiply, up to where queues no longer hide their loads."""
+    """Predict T8: the latency with more experts, up to the number with queues too short to hide weight loads."""
     model, (processor,) = load_model("m3vit-pascal"), build_device(device).processors.values()
     least = processor.break_even_tokens("fp16", 2.0)
 
@@ -199,7 +199,7 @@ def _experts(device: DeviceSpec, routing: str, seed: int) -> list[Row | Predicti
 
 
 def _slow_memory(device: DeviceSpec, routing: str, seed: int) -> float:
-    """Cycles of an image when the memory gives 84 % of its peak."""
+    """Return the cycles of an image if the memory reaches 84 % of its peak bandwidth."""
     name, _, _ = engine_of(device)
     slow = device.processors[name].model_copy(update={"memory_efficiency": 0.84})
     changed = device.model_copy(update={"processors": {name: slow}})
@@ -207,7 +207,7 @@ def _slow_memory(device: DeviceSpec, routing: str, seed: int) -> float:
 
 
 def _size() -> list[Row | Prediction]:
-    """T9 and T15: counts."""
+    """Predict T9 and T15: parameters and multiply-accumulates."""
     rows: list[Row | Prediction] = []
     total = {}
     for name, classes in CLASSES.items():

@@ -41,14 +41,14 @@ def deployed(model: str) -> Deployment:
 
 
 def experts_of(spec: ModelSpec, base_once: bool) -> AdapterExperts:
-    """Adapter experts on the model's feed-forward block."""
+    """Return adapter experts on the model's feed-forward block."""
     base = spec.layers[0].ffn
     assert isinstance(base, FeedForward)
     return AdapterExperts(base, EXPERTS, TOP_K, RANK, base_once)
 
 
 def forward_ops(model: str, design: str, sequences: int = SEQUENCES, training: bool = False) -> list[tuple[Op, int]]:
-    """Kernels of a forward pass with how often each runs, one after another.
+    """Return the kernels of a forward pass in order, each with the number of its calls.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def forward_ops(model: str, design: str, sequences: int = SEQUENCES, training: b
 
 
 def _dropout(op: Op, run: Run) -> list[Op]:
-    """Input of an adapter's first matrix, read and written, with a mask of a byte."""
+    """Return the dropout of an adapter's input: one read and one write, and a mask of one byte per element."""
     if not (op.name.startswith("lora_") and op.name.endswith("_a")):
         return []
     tensors = 2 + 1 / run.numerics.act_bytes
@@ -84,13 +84,13 @@ def _dropout(op: Op, run: Run) -> list[Op]:
 
 @cache
 def forward_s(model: str, design: str, sequences: int = SEQUENCES, training: bool = False) -> float:
-    """Seconds of a forward pass [s]."""
+    """Return the time of a forward pass [s]."""
     prices = Prices(deployed(model))
     return sum(prices.op(RepeatedOp(op)) * count for op, count in forward_ops(model, design, sequences, training))
 
 
 def parts_s(model: str, design: str) -> dict[str, float]:
-    """Seconds of an inference pass by part: the base's matrices, the adapters', and vectors [s]."""
+    """Return the seconds of an inference pass by part: matrices of the base, adapters, and vector ops."""
     prices, out = (Prices(deployed(model)), {"matrices of the base": 0.0, "adapters": 0.0, "vectors": 0.0})
     for op, count in forward_ops(model, design):
         if op.kind == "elementwise":
@@ -102,7 +102,7 @@ def parts_s(model: str, design: str) -> dict[str, float]:
 
 
 def flops(model: str, design: str) -> float:
-    """Matmul FLOPs of a pass over one sequence, the head aside."""
+    """Return the matmul FLOPs of a pass over one sequence, without the head."""
     return sum(
         op.flops * count for op, count in forward_ops(model, design, 1)
         if op.kind != "elementwise" and op.layer != "head"

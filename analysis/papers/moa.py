@@ -21,11 +21,11 @@ MODELS = {"7b": "vicuna-7b-moa", "13b": "vicuna-13b-moa"}
 HALF = 0.5
 """Share of the context that StreamingLLM's heads keep, all alike."""
 PLAIN, MOA, STREAMING = "vllm", "moa", "streaming"
-"""All keys and prompts in chunks; a span for each head, or the same for all, and prompts whole."""
+"""Engines: vLLM with all keys and chunked prompts; MoA and StreamingLLM with spans of keys and whole prompts."""
 
 
 def with_spans(spec: ModelSpec, kind: str, length: int) -> ModelSpec:
-    """The model as one of the three has it, for sequences of `length` tokens."""
+    """Return the model with one engine's attention (vLLM, MoA or StreamingLLM) for sequences of `length` tokens."""
 
     def change(layer: Layer) -> Layer:
         mixer = layer.mixer
@@ -41,19 +41,19 @@ def with_spans(spec: ModelSpec, kind: str, length: int) -> ModelSpec:
 
 @cache
 def deployed(size: str, kind: str, length: int) -> Deployment:
-    """A model on the paper's device."""
+    """Deploy a model with one engine's attention on the paper's device."""
     return deploy(with_spans(load_model(MODELS[size]), kind, length), load_system(SYSTEM))
 
 
 def batch_that_fits(size: str, kind: str, length: int) -> int:
-    """Sequences of `length` tokens whose caches, and whole prompts where uncut, fit."""
+    """Return the number of sequences that fit memory with their caches, and whole prompts unless they are chunked."""
     room = 0 if kind == PLAIN else length
     rules = kv_rules(deployed(size, kind, length), CacheSettings(memory_bytes=USABLE_GB * 1e9, prompt_room=room))
     return sequences_that_fit(rules, length)
 
 
 def step_parts(size: str, kind: str, length: int, batch: int) -> dict[str, float]:
-    """Seconds of a decoding step at `length` tokens of context by part."""
+    """Return the seconds of a decoding step at `length` tokens of context, for keys and values and for the rest."""
     stage = explicit_stage(deployed(size, kind, length), [Batch.of([length - 1] * batch)])
     out = {"keys and values": 0.0, "all else": 0.0}
     for op, took in stage.times(lambda p: p.op.kind).items():
@@ -62,18 +62,18 @@ def step_parts(size: str, kind: str, length: int, batch: int) -> dict[str, float
 
 
 def tokens_per_s(size: str, kind: str, length: int, batch: int) -> float:
-    """Decoding rate of a batch."""
+    """Return the output tokens per second of a batch in decode."""
     return batch / sum(step_parts(size, kind, length, batch).values())
 
 
 def kv_read_bytes(size: str, kind: str, length: int) -> float:
-    """Keys and values that a decode reads at `length` tokens of context."""
+    """Return the bytes of keys and values that a decode step reads at `length` tokens of context."""
     stage = explicit_stage(deployed(size, kind, length), [Batch.of([length - 1])])
     return sum(p.op.kv_read_bytes * p.count for p in stage.ops)
 
 
 def densities(size: str, length: int) -> list[float]:
-    """Share of the context that each layer's heads keep on average."""
+    """Return the share of the context that each layer's heads keep on average."""
     out = []
     for layer in deployed(size, MOA, length).model.layers:
         assert isinstance(layer.mixer, SpanAttention)
@@ -90,7 +90,7 @@ CLOSE = 0.05
 
 
 def predictions() -> Iterator[Prediction]:
-    """All rows, from models, a layout's memory and a device."""
+    """Predict all rows from models, the memory capacity and the device."""
     for size in ("7b", "13b"):
         for name, length in LENGTHS.items():
             fits = {kind: batch_that_fits(size, kind, length) for kind in (PLAIN, MOA)}
@@ -113,7 +113,7 @@ def _rows(size: str, name: str, fits: dict[str, int], timed: dict[str, int]) -> 
 
 
 def _parts() -> Table:
-    """What the gain is made of: fewer keys at an equal batch, then the larger batch."""
+    """Split MoA's gain into the effect of fewer keys at an equal batch and the effect of the larger batch."""
     rows = []
     for size in ("7b", "13b"):
         for name, length in LENGTHS.items():
@@ -132,7 +132,7 @@ def _parts() -> Table:
 
 
 def _layers() -> Table:
-    """Density by layer: layers differ far more than the mean says."""
+    """Return the mean, lowest and highest density of layers; layers differ more than the mean shows."""
     rows = []
     for name, length in LENGTHS.items():
         shares = densities("7b", length)

@@ -39,7 +39,7 @@ from .published import Prediction, paper
 
 @dataclass(frozen=True, slots=True)
 class Denoising:
-    """Passes over the same tokens, no token loop.
+    """Denoising workload: several passes over the same tokens, without autoregressive decoding.
 
     Attributes
     ----------
@@ -76,7 +76,7 @@ BLOCKS: dict[str, LayerKind] = {
 
 @cache
 def model(block: str) -> ModelSpec:
-    """The transformer with one of `BLOCKS`; observations and noise come embedded."""
+    """Return the transformer with one kind of `BLOCKS`; its inputs are already embedded."""
     attention = BidirectionalAttention(HIDDEN, HEADS, HIDDEN // HEADS, bias=False)
     layer = Layer(attention, BLOCKS[block], 2, HIDDEN)
     return ModelSpec(
@@ -87,7 +87,7 @@ def model(block: str) -> ModelSpec:
 
 @cache
 def deployed(block: str) -> Deployment:
-    """The transformer on one card."""
+    """Deploy the transformer on one GPU."""
     return deploy(model(block), load_system(SYSTEM))
 
 
@@ -98,7 +98,7 @@ def seconds(block: str, samples: int) -> float:
 
 
 def _matmuls(block: str, samples: int) -> list[Op]:
-    """Matmuls of one layer of a pass."""
+    """Return the matmuls of one layer in a pass, except the router."""
     spec, batch = model(block), PASSES.batch(samples)
     m, run = batch.moments(spec.windows), Run(spec.numerics)
     loads = Loads.expected(batch.tokens, TOP_K, EXPERTS, EXPERTS)
@@ -109,7 +109,7 @@ def _matmuls(block: str, samples: int) -> list[Op]:
 
 
 def gmac(block: str, samples: int = 1) -> float:
-    """Multiply-accumulates of a pass, routers aside [1e9]."""
+    """Return the multiply-accumulates of a pass without the routers [1e9]."""
     return LAYERS * sum(op.flops for op in _matmuls(block, samples)) / 2 / 1e9
 
 
@@ -120,12 +120,12 @@ def projections_gmac(samples: int = 1) -> float:
 
 
 def expert_flops(block: str) -> float:
-    """FLOPs of a layer's feed-forward part for one sample, routers aside."""
+    """Return the FLOPs of a layer's feed-forward part for one sample, without the router."""
     return sum(op.flops for op in _matmuls(block, 1) if op.layer != "attention")
 
 
 def weights_gib(block: str) -> float:
-    """Weights in memory, merged copies among them [GiB]."""
+    """Return the size of the weights in memory, including merged copies [GiB]."""
     return model(block).weight_bytes / 2**30
 
 

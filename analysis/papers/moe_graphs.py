@@ -37,9 +37,9 @@ class Graph:
 
 
 COSTS = "roofline"
-"""Cost model of timed rows: both sides of a ratio from one kind, as no kernels of these were measured."""
+"""Cost model of timed rows. Ratios use rooflines on both sides, because no kernels were measured."""
 GRAPHS: Registry[Callable[[], Graph]] = Registry("operator graph", described=True, home=__package__)
-"""Name of a system -> its rows; any module of this package may add to it."""
+"""Function of each system that returns its rows; any module of this package may add one."""
 
 
 NAME = "moe-graphs"
@@ -47,7 +47,7 @@ NAME = "moe-graphs"
 
 @EXPERIMENTS.register(NAME)
 def moe_graphs(seeds: Sequence[int], routing: str, progress: OnProgress | None, figures: bool = False) -> Reproduction:
-    """Predict operator graphs: states, projections by modality, slices, ranks, shards, encoders."""
+    """Predict the rows of all operator graphs: mixtures of states, projections, slices, ranks, shards and encoders."""
     began = time.perf_counter()
     results = graphs()
     rows = rows_of(NAME, _rows(results))

@@ -25,7 +25,7 @@ ASSUMPTIONS = (
 
 @GRAPHS.register("mom")
 def mom() -> Graph:
-    """Several linear states, of which a token uses some."""
+    """Predict MoM: a token uses some of several linear-attention states."""
     states, plain = model(), attention_model()
     state_bytes = states.state_bytes_per_sequence
     rows = (
@@ -38,7 +38,7 @@ def mom() -> Graph:
 
 @cache
 def model() -> ModelSpec:
-    """The model with states."""
+    """Return the model with linear-attention states."""
     return load_model(MODEL)
 
 
@@ -56,7 +56,7 @@ def attention_model() -> ModelSpec:
 
 
 def step_s(spec: ModelSpec, batch: int, context: int) -> float:
-    """Seconds of a decoding step whose sequences have `context` tokens, the new one included."""
+    """Return the time of a decoding step at `context` tokens, the new token included [s]."""
     d = deploy(spec, load_system(SYSTEM), costs=COSTS)
     return explicit_stage(d, [Batch.of([context - 1] * batch)]).seconds
 

@@ -16,7 +16,7 @@ MODEL, SYSTEM = "mixture-of-mamba-1.4b", "h100-x1"
 BATCH = 64
 BATCHES = (1, 8, BATCH, 512)
 TEXT, MIXED = "modality:1,0", "modality:0.5,0.5"
-"""All tokens of one modality; as many of either."""
+"""Routings of steps with tokens of one modality only, and with equal numbers from two modalities."""
 ASSUMPTIONS = (
     (
         f"the sizes are Mamba 1.4B with two modalities; a step decodes {BATCH} sequences on one H100 "
@@ -27,7 +27,7 @@ ASSUMPTIONS = (
 
 @GRAPHS.register("momamba")
 def momamba() -> Graph:
-    """State-space layers with projections for each modality."""
+    """Predict Mixture-of-Mamba: state-space layers with separate projections for each modality."""
     times = {name: step_s(model(), routing) for name, routing in (("text", TEXT), ("mixed", MIXED))}
     rows = [Prediction("momamba.params_ratio", layer_weights(model()) / layer_weights(plain_model()))]
     rows += [Prediction(f"momamba.batch_time.{name}", took * 1e3) for name, took in times.items()]
@@ -36,7 +36,7 @@ def momamba() -> Graph:
 
 @cache
 def model() -> ModelSpec:
-    """The model with projections of two modalities."""
+    """Return the model with separate projections for two modalities."""
     return load_model(MODEL)
 
 
@@ -53,12 +53,12 @@ def plain_model() -> ModelSpec:
 
 
 def layer_weights(spec: ModelSpec) -> int:
-    """Parameters without embedding and head."""
+    """Return the parameters without embedding and head."""
     return spec.total_params - spec.vocab * spec.hidden
 
 
 def step_s(spec: ModelSpec, routing: str, batch: int = BATCH) -> float:
-    """Seconds of a decoding step with expected loads."""
+    """Return the time of a decoding step with expected loads [s]."""
     d = deploy(spec, load_system(SYSTEM), routing=routing, costs=COSTS)
     return explicit_stage(d, [Batch.of([1023] * batch)], expected=True).seconds
 

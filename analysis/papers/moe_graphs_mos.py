@@ -14,7 +14,7 @@ from .published import Prediction
 
 MODEL, SYSTEM = "llama-2-7b", "a100-80gb-x1"
 RANK, SHARE = 64, 8
-"""Rank of the adapters, and how much smaller a pool is than all of their weights."""
+"""Rank of the adapters, and the factor by which a pool is smaller than all their weights."""
 Adapt = Callable[[LayerKind], LayerKind]
 ASSUMPTIONS = (
     (
@@ -27,7 +27,7 @@ ASSUMPTIONS = (
 
 @GRAPHS.register("mos")
 def mos() -> Graph:
-    """Adapters put together from a pool as they are loaded."""
+    """Predict MoS: adapters are assembled from a pool of shards when they are loaded."""
     pool, plain_bytes = tenant_bytes(pooled), tenant_bytes(plain)
     rows = (
         Prediction("mos.bytes_per_tenant", pool / 1e6, f"plain LoRA of the same rank: {plain_bytes / 1e6:.1f} MB"),
@@ -37,7 +37,7 @@ def mos() -> Graph:
 
 
 def pooled(part: LayerKind) -> LayerKind:
-    """A part with an adapter from a pool."""
+    """Return a part of a layer with an adapter from a pool."""
     return PooledAdapter(adaptable(part), RANK, RANK // SHARE)
 
 
@@ -47,7 +47,7 @@ def plain(part: LayerKind) -> LayerKind:
 
 
 def tenant_bytes(adapt: Adapt) -> float:
-    """Bytes that one tenant adds to the model [B]."""
+    """Return the bytes that one tenant's adapters add to the model [B]."""
     spec = load_model(MODEL)
     num, added = spec.numerics, 0.0
     for layer in spec.layers:
@@ -59,12 +59,12 @@ def tenant_bytes(adapt: Adapt) -> float:
 
 @cache
 def room() -> float:
-    """Usable memory of a device without the model [B]."""
+    """Return the memory of a device that remains next to the model [B]."""
     return deploy(load_model(MODEL), load_system(SYSTEM)).memory().kv
 
 
 def _loading() -> Table:
-    """Seconds of assembling an adapter, and of bringing its bytes from the host."""
+    """Return each adapter's size, number of tenants, time of transfer from the host, and time of assembly."""
     d = deploy(load_model(MODEL), load_system(SYSTEM))
     host = d.system.device.host_memory
     assert host is not None

@@ -22,7 +22,7 @@ ASSUMPTIONS = (
 
 @GRAPHS.register("smora")
 def smora() -> Graph:
-    """Ranks of an adapter, of which a token uses some."""
+    """Predict SMoRA: a token uses some ranks of an adapter."""
     m = _moments(TOKENS[-1])
     chosen, all_flops = (sum(op.flops for op in ops(m)) for ops in (_chosen, _whole))
     row = Prediction("smora.flop_share", chosen / all_flops)
@@ -38,14 +38,14 @@ def _moments(tokens: int) -> Moments:
 
 
 def _chosen(moments: Moments) -> list[Op]:
-    """The chosen ranks of one layer, as one call a part."""
+    """Return the ops of the chosen ranks in one layer, one op per adapted part."""
     run = Run(_spec().numerics)
     loads = Loads.expected(moments.tokens, TOP_K, RANK, RANK)
     return [part.expert_op(loads, run) for part in _parts()]
 
 
 def _whole(moments: Moments) -> list[Op]:
-    """All ranks of one layer's adapters: their products, without what adds them up."""
+    """Return the products with all ranks of one layer's adapters, without the additions of their results."""
     run = Run(_spec().numerics)
     return [
         op
@@ -60,7 +60,7 @@ def _parts() -> list[RankExperts]:
 
 
 def _by_tokens() -> Table:
-    """Bytes of A and B by index and by distinct rank, and seconds, of one layer."""
+    """Compare adapter bytes gathered per token with bytes of distinct ranks, and the times, for one layer."""
     prices, run = Prices(deploy(_spec(), load_system(SYSTEM))), Run(_spec().numerics)
     rows = []
     for tokens in TOKENS:

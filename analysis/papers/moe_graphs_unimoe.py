@@ -59,7 +59,7 @@ ASSUMPTIONS = (
 
 @GRAPHS.register("unimoe")
 def unimoe() -> Graph:
-    """Encoders and connectors before a MoE language model."""
+    """Predict Uni-MoE: encoders and connectors before a MoE language model."""
     took = {name: encoder_s(name) for name in ENCODERS}
     share = sum(took.values()) / (sum(took.values()) + prompt_s(tuple(ENCODERS)))
     row = Prediction("unimoe.prefill_share_of_encoders", share)
@@ -68,7 +68,7 @@ def unimoe() -> Graph:
 
 @cache
 def encoder(name: str) -> ModelSpec:
-    """A vision or audio transformer with biases."""
+    """Return an image or audio encoder: a transformer with biases."""
     if name == "image":
         return load_model("clip-vit-l14-336")
     e = ENCODERS[name]
@@ -84,7 +84,7 @@ def encoder(name: str) -> ModelSpec:
 
 @cache
 def language_model() -> ModelSpec:
-    """The language model with experts."""
+    """Return the language model with experts."""
 
     def change(layer: Layer) -> Layer:
         base = layer.ffn
@@ -95,7 +95,7 @@ def language_model() -> ModelSpec:
 
 
 def connector_s(name: str) -> float:
-    """Projection of an encoder's tokens to the language model's width [s]."""
+    """Return the time of projecting an encoder's tokens to the language model's width [s]."""
     e, d = ENCODERS[name], deploy(language_model(), load_system(SYSTEM))
     op = gemm("connector", "connector", "other", e.tokens, d.model.hidden, e.hidden, d.run)
     return Prices(d).op(RepeatedOp(op))
@@ -103,7 +103,7 @@ def connector_s(name: str) -> float:
 
 @cache
 def encoder_s(name: str) -> float:
-    """One item through its encoder and connector [s]."""
+    """Return the time of one item in its encoder and connector [s]."""
     d = deploy(encoder(name), load_system(SYSTEM))
     step = explicit_stage(d, [Batch.of(chunks=[(ENCODERS[name].tokens, 0)])], expected=True)
     return step.seconds + connector_s(name)
@@ -111,7 +111,7 @@ def encoder_s(name: str) -> float:
 
 @cache
 def prompt_s(media: tuple[str, ...]) -> float:
-    """Prompt of the text and the soft tokens of these items through the language model [s]."""
+    """Return the language model's time for a prompt of the text and the media's soft tokens [s]."""
     d = deploy(language_model(), load_system(SYSTEM))
     tokens = TEXT + sum(ENCODERS[name].soft for name in media)
     return explicit_stage(d, [Batch.of(chunks=[(tokens, 0)])], expected=True).seconds

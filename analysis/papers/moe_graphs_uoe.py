@@ -23,7 +23,7 @@ ASSUMPTIONS = (
 
 @GRAPHS.register("uoe")
 def uoe() -> Graph:
-    """Slices of heads and of the MLP, half of them for a token."""
+    """Predict Union-of-Experts: a token uses half of the slices of heads and MLP."""
     spec = load_model(MODEL)
     (layer, _), *_ = spec.groups
     assert layer.ffn is not None
@@ -36,7 +36,7 @@ def uoe() -> Graph:
 
 
 def whole_model() -> ModelSpec:
-    """The model with all slices chosen: a plain transformer."""
+    """Return the model with all slices chosen, which is a plain transformer."""
     spec = load_model(MODEL)
 
     def change(layer: Layer) -> Layer:
@@ -46,7 +46,7 @@ def whole_model() -> ModelSpec:
 
 
 def share(spec: ModelSpec, parts: tuple[LayerKind, ...], tokens: int) -> float:
-    """FLOP of some parts over those with all slices."""
+    """Return the FLOP of some parts over the FLOP of the same parts with all slices."""
     return sum(_flops(spec, part, tokens) for part in parts) / sum(_flops(spec, _whole(part), tokens) for part in parts)
 
 
@@ -61,7 +61,7 @@ def _flops(spec: ModelSpec, part: LayerKind, tokens: int) -> float:
 
 
 def _whole(part: LayerKind) -> LayerKind:
-    """The part with all its slices: the plain layer."""
+    """Return the part with all its slices, which is the plain layer."""
     assert isinstance(part, SlicedAttention | SlicedFeedForward)
     return replace(part, top_k=part.slices)
 

@@ -18,7 +18,7 @@ HEADS, WIDTH = 32, 64
 
 
 def head_work_share(tokens: int, percent: int) -> float:
-    """FLOP of scores and weighted sums of a prompt with some heads over those with all."""
+    """Return the FLOP of a prompt's scores and weighted sums with some heads over the FLOP with all heads."""
     base = Attention(HEADS * WIDTH, HEADS, HEADS, WIDTH)
     some = HeadExperts(base, round(HEADS * percent / 100))  # whole heads
     m, run = Batch.of([], [(tokens, 0)]).moments((0,)), Run(Numerics())
@@ -42,7 +42,7 @@ def all_heads(spec: ModelSpec) -> ModelSpec:
 
 @cache
 def model(routed: bool) -> ModelSpec:
-    """The model, or the one with all heads."""
+    """Return the model with routed heads, or with all heads."""
     return load_model(MODEL) if routed else all_heads(load_model(MODEL))
 
 
@@ -59,7 +59,7 @@ def kv_read_share() -> float:
 
 
 def step_parts(routed: bool, batch: Batch, costs: str) -> dict[str, float]:
-    """Seconds of a step on one device by part, on rooflines or with kernels as they are ("auto")."""
+    """Return the seconds of a step on one device by part, with cost models "roofline" or "auto" (measured kernels)."""
     d = deploy(model(routed), load_system(SYSTEM), costs=costs)
     stage = explicit_stage(d, [batch], expected=True)
     out = {"scores": 0.0, "projections": 0.0, "all else": 0.0}
@@ -88,7 +88,7 @@ def predictions() -> Iterator[Prediction]:
 
 
 def _steps() -> Table:
-    """Time with routed heads over that with all: three quarters of the heads."""
+    """Return the step time with routed heads (three quarters of all) over the step time with all heads."""
     rows = []
     for case, batch in CASES.items():
         row: dict[str, float | str] = {"step": case}

@@ -1,4 +1,4 @@
-"""Many simulations, each small: run on all cores, each once, in an order that does not matter."""
+"""Many small simulations of papers, each run once, on all cores and in any order."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 OF_REQUESTS: dict[str, Any] = {
     "batch": 1, "input_len": 1, "output_len": 1, "lengths": "fixed", "rate": None, "warmup": 0, "stop": 0,
 }  # fmt: skip
-"""What of a `Point` changes nothing about its deployment, made equal."""
+"""Fixed values for the fields of a `Point` that do not change its deployment, so equal deployments compare equal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One closed-loop or Poisson run of the Duplex paper's kind.
+    """One closed-loop or Poisson run in the form of the Duplex paper.
 
     Attributes
     ----------
@@ -67,13 +67,13 @@ class Point:
 
     @property
     def starts_running(self) -> bool:
-        """Whether the run starts with a full batch that is under way: a closed loop of drawn lengths."""
+        """Whether the run starts with a full batch in progress: a closed loop with random lengths."""
         return self.rate is None and self.lengths != "fixed"
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a point yields; times in seconds, rates per second.
+    """Metrics of a point; times in seconds, rates per second.
 
     Attributes
     ----------
@@ -102,7 +102,7 @@ class Measured:
 
 
 def system_of(point: Point) -> SystemSpec:
-    """The point's devices on their links, with what it changes about them."""
+    """Return the point's system, with its changes to link latency, efficiency and data layout."""
     from opbyte.extend import load_device
     from opbyte.extend.devices import of_device
 
@@ -133,7 +133,7 @@ SURPLUS = 1.5
 
 @lru_cache(maxsize=64)
 def _deployed(point: Point) -> tuple[Any, Any]:
-    """The deployment of points that differ in their requests; of two pools the one that decodes."""
+    """Return the deployment of a point; with prefill and decode pools, the deployment of the decode pool."""
     from opbyte.extend.systems import Scenario, deployment_of
 
     system = system_of(point)
@@ -156,7 +156,7 @@ def _deployed(point: Point) -> tuple[Any, Any]:
 
 
 def that_fits(point: Point) -> Point:
-    """A closed loop with no more requests in flight than memory holds, at their mean length.
+    """Limit the requests in flight of a closed loop to the number that fits memory at the mean length.
 
     The authors' simulator makes the batch smaller at the start (LLMSimulator, cluster.cpp).
     """
@@ -170,7 +170,7 @@ def that_fits(point: Point) -> Point:
 
 
 def requests_of(point: Point) -> list[dict[str, float]]:
-    """A point's requests; a closed loop of drawn lengths starts as `STAGES` stages leave it.
+    """Return a point's requests; a closed loop of random lengths starts in its state after `STAGES` stages.
 
     If all requests began at once, their ends would come in waves for many generations of nearly equal lengths. Each
     client sends one request after the other, and a request makes a token a stage. The tokens that its current request
@@ -287,7 +287,7 @@ class Runner:
         return self.results[point]
 
     def run(self, points: Iterable[Point]) -> None:
-        """Simulate what has not been; what shares deployments in a row, as a worker keeps them."""
+        """Simulate the points without results; points with equal deployments are neighbours, as workers cache them."""
         new = [p for p in dict.fromkeys(points) if p not in self.results and not self._found(p)]
         new.sort(key=lambda p: (p.rate is None, p.model, p.seed, -p.stop * p.output_len / p.batch))
         if new and not self._compiled:
@@ -301,7 +301,7 @@ class Runner:
                 self._progress(len(self.results), total)
 
     def _found(self, point: Point) -> bool:
-        """Whether an earlier call has kept a point; it is then among the results."""
+        """Load the result of an earlier call, if there is one; return whether there is."""
         stored = self._kept.find(_identity(point)) if self._kept else None
         if stored is not None:
             self.results[point] = stored[0]
@@ -314,5 +314,5 @@ class Runner:
 
 
 def _identity(point: Point) -> list[Any]:
-    """All that a point's result depends on: its system may come from a file."""
+    """Return everything that a point's result depends on, including its system, which may come from a file."""
     return [point, whole(system_of(point))]

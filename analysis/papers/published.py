@@ -25,7 +25,7 @@ VALUES = Path(__file__).parent / "values"
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A simulated value of a case, before anything published is looked at; a note where that depends on the run."""
+    """A simulated value of a case, made without its published value; the note gives details of the run."""
 
     id: str
     value: float
@@ -34,7 +34,7 @@ class Prediction:
 
 @cache
 def published(experiment: str) -> Mapping[str, Any]:
-    """Published values of an experiment's system: ``rows`` by id, and ``parts`` for its tables."""
+    """Return the published values of an experiment: ``rows`` by id, and ``parts`` for its tables."""
     given = read_yaml(VALUES / f"{experiment}.yaml")
     return {**given, "rows": {id: case["published"] for id, case in given["rows"].items() if "published" in case}}
 
@@ -119,7 +119,7 @@ def ratio_table(rows: Sequence[Row], experiment: str) -> tuple[Table, ...]:
 
 
 def _allowed(row: Row) -> float:
-    """Allowed distance as a fraction of the published value; not a number where none is judged so."""
+    """Return a row's tolerance as a fraction of the published value; NaN if it has none."""
     if row.tolerance.endswith("%"):
         return float(row.tolerance[:-1]) / 100
     if not row.tolerance or not row.published:

@@ -22,7 +22,7 @@ from .published import Prediction, paper
 
 
 def first_come(experts: Sequence[int], limit: int) -> list[int]:
-    """The tokens that have waited longest."""
+    """Return the positions of the tokens that have waited longest."""
     return list(range(min(limit, len(experts))))
 
 
@@ -54,7 +54,7 @@ def longest_queues(experts: Sequence[int], limit: int) -> list[int]:
 
 
 def next_uses(steps: Sequence[Collection[int]], look_ahead: float = inf) -> list[dict[int, float]]:
-    """After each step, in how many steps experts are used again, as far as `look_ahead` reaches.
+    """Return, after each step, the number of steps until each expert's next use, within `look_ahead` steps.
 
     Examples
     --------
@@ -71,7 +71,7 @@ def next_uses(steps: Sequence[Collection[int]], look_ahead: float = inf) -> list
 
 
 def drawn_by(seed: int) -> Chances:
-    """Victims by a seed: numbers of NumPy's generator at each clock."""
+    """Return a random eviction order for a seed: NumPy's random numbers for each clock value."""
 
     def chances(clock: int, experts: Sequence[int]) -> list[float]:
         return [float(x) for x in np.random.default_rng([seed, clock]).random(len(experts))]
@@ -113,7 +113,7 @@ def hit_rate(
     steps: Sequence[Collection[int]], size: int, policy: str, *, look_ahead: float = inf,
     names: Sequence[Collection[int]] | None = None, seed: int = 0,
 ) -> float:  # fmt: skip
-    """Share of all experts used that the cache held; see `replay`."""
+    """Return the share of expert uses that hit the cache; see `replay`."""
     cache = replay(steps, size, policy, look_ahead=look_ahead, names=names, seed=seed)
     return cache.hits / max(1, cache.hits + cache.misses)
 
@@ -136,7 +136,7 @@ def accesses(seed: int) -> npt.NDArray[np.int64]:
 
 @cache
 def rate(policy: str, size: int, seed: int, look_ahead: float = inf) -> float:
-    """Hit rate of a cache of `size` experts."""
+    """Return the hit rate of a cache of `size` experts."""
     steps = [(int(expert),) for expert in accesses(seed)]
     return hit_rate(steps, size, policy, look_ahead=look_ahead, seed=seed)
 
@@ -155,7 +155,7 @@ def model() -> ModelSpec:
 
 
 class StepTimes:
-    """Seconds of a decode step by its tokens and the loads of its experts."""
+    """Predicted times of decode steps, cached by the number of tokens and the loads of experts."""
 
     def __init__(self) -> None:
         self.d: Deployment = deploy(model(), load_system(SYSTEM))
@@ -182,7 +182,7 @@ class StepTimes:
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """Requests decoded under one way of forming batches.
+    """Statistics of decoded requests under one rule for forming batches.
 
     Attributes
     ----------
@@ -239,7 +239,7 @@ def predictions(seeds: Sequence[int] = (0,), routing: str = "uniform") -> Iterat
 
 
 def mean_rate(policy: str, size: int, seeds: Sequence[int], look_ahead: float = inf) -> float:
-    """Hit rate, the mean over seeds."""
+    """Return the hit rate of a cache as the mean over seeds."""
     return float(np.mean([rate(policy, size, seed, look_ahead) for seed in seeds]))
 
 
@@ -268,7 +268,7 @@ def _batches(seeds: Sequence[int]) -> Iterator[Prediction]:
 
 
 def batch_table(seeds: Sequence[int], _: str = "") -> Table:
-    """Experts of a batch and latencies by how many streams there are to choose from."""
+    """Compare experts per batch and request latencies of both batching rules by the number of streams."""
     times, rows = StepTimes(), []
     for streams in (LIMIT, 3 * LIMIT // 2, 2 * LIMIT, 3 * LIMIT):
         runs = {name: served(former, seeds[0], times, streams) for name, former in FORMERS.items()}
@@ -283,7 +283,7 @@ def batch_table(seeds: Sequence[int], _: str = "") -> Table:
 
 
 def hit_table(seeds: Sequence[int], _: str = "") -> Table:
-    """Hit rates by policy, look-ahead and size."""
+    """Compare hit rates by cache policy, look-ahead and cache size."""
     policies = {"random": ("random", inf), "lru": ("lru", inf), "lfu": ("lfu", inf),
                 "belady:1": ("belady", 1.0), "belady:2": ("belady", 2.0),
                 "belady:3": ("belady", 3.0), "belady, all ahead": ("belady", inf)}  # fmt: skip

@@ -17,11 +17,11 @@ STATE = 128
 LENGTH, MICRO = 1024, 8
 """Tokens of a sequence, and sequences of a device at once [assumed]."""
 VOCABULARY, EXPERT_WIDTH = 96_000, 344
-"""Of the large model, from its printed 0.53 and 0.91 billion: 12 more experts a layer are 0.38."""
+"""Sizes of the large model, which follow from its printed 0.53 and 0.91 billion: 12 more experts a layer are 0.38."""
 
 
 def layers(count: int, hidden: int, top_k: int, width: int, heads: int, state: int) -> tuple[Layer, ...]:
-    """Layers of 16 experts; the first owns the one cell."""
+    """Return layers of 16 experts; the first layer has the recurrent cell, which all layers share."""
     attention = Attention(hidden, heads, heads, hidden // heads)
     return tuple(
         Layer(attention, RecurrentExperts(hidden, 16, top_k, width, router_width=state, owns_cell=not i), 2, hidden)
@@ -41,7 +41,7 @@ def model(size: str, recurrent: bool) -> ModelSpec:
 
 
 def router_weights(size: str, recurrent: bool) -> int:
-    """Weights of all routers, the cell once."""
+    """Return the weights of all routers; the shared cell counts once."""
     return sum(
         layer.ffn.router_weights for layer in model(size, recurrent).layers if isinstance(layer.ffn, RecurrentExperts)
     )
@@ -49,7 +49,7 @@ def router_weights(size: str, recurrent: bool) -> int:
 
 @cache
 def step(recurrent: bool, micro: int = MICRO) -> TrainingStep:
-    """A training step of the large model on eight devices, all experts on each."""
+    """Return a training step of the large model on eight devices, each with all experts."""
     spec, system = model("large", recurrent), load_system(SYSTEM)
     options = TrainingOptions(micro * RANKS, LENGTH, micro_batch=micro)
     layout = training_layout(spec, system, options, tp=1, ep=1)

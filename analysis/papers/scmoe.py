@@ -20,7 +20,7 @@ from .published import Prediction, paper
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """Numbers of experts of a step's tokens: `top_k[i]` for a share `weights[i]` of them.
+    """Distribution of the number of experts per token: `top_k[i]` for a share `weights[i]` of the tokens.
 
     Attributes
     ----------
@@ -58,11 +58,11 @@ class Shares:
 
     @property
     def mean(self) -> float:
-        """Experts of a row."""
+        """Mean number of experts per row of the batch."""
         return sum(k * w for k, w in zip(self.top_k, self.weights, strict=True))
 
     def batch(self, decodes: Sequence[int] = (), prompts: Sequence[int] = ()) -> Batch:
-        """A step in which every sequence has a row for each pass.
+        """Return a step's batch in which every sequence has one row for each pass.
 
         Parameters
         ----------
@@ -105,12 +105,12 @@ PROMPT, ANSWER = 32, 512
 MIDDLE = PROMPT + ANSWER // 2
 GREEDY, TOP3 = Shares.of_passes((2,)), Shares.of_passes((3,))
 SELF_CONTRAST = Shares.of_passes((2, 1))
-"""A strong pass of two experts and a weak one of the expert that the router ranks second."""
+"""Self-contrast: a strong pass with two experts, and a weak pass with the expert that the router ranks second."""
 
 
 @dataclass(frozen=True, slots=True)
 class SharedChoice:
-    """A router whose tokens differ in the number of their experts."""
+    """A router with different numbers of experts for different tokens."""
 
     shares: Shares
     experts: int
@@ -122,7 +122,7 @@ class SharedChoice:
 
 @cache
 def deployed(shares: Shares) -> Deployment:
-    """Layers one device after another, as a framework that spreads a model over devices runs it."""
+    """Deploy the model as a pipeline over four devices, as frameworks that split a model by layers do."""
     d = deploy(load_model(MODEL), load_system(SYSTEM), tp=1, pp=4)
     routers = [SharedChoice(shares, part.spec.routed.experts) for part in d.experts]
     experts = tuple(
@@ -139,7 +139,7 @@ def _step(shares: Shares, context: int) -> StageCost:
 
 
 def step_s(shares: Shares, context: int) -> float:
-    """A decoding step of one sequence, all passes in one batch [s]."""
+    """Return the time of a decoding step of one sequence with all passes in one batch [s]."""
     return _step(shares, context).seconds
 
 
@@ -150,18 +150,18 @@ def answer_s(shares: Shares) -> float:
 
 
 def distinct(shares: Shares) -> float:
-    """Experts of a layer that a step reads."""
+    """Return the number of distinct experts that a step reads in each layer."""
     part = deployed(shares).experts[0]
     return part.router.expected(part.row, float(shares.passes)).active
 
 
 def weight_bytes(shares: Shares) -> float:
-    """Weights that a step reads [B]."""
+    """Return the bytes of weights that a step reads [B]."""
     return sum(placed.op.weight_bytes * placed.count for placed in _step(shares, MIDDLE).ops)
 
 
 WELL_BELOW = 1.7
-"""What counts as well below two passes of one batch each."""
+"""Highest ratio that counts as well below two passes in separate batches."""
 WAYS = {
     "greedy, top-2": GREEDY, "top-3": TOP3, "self-contrast, 2 and 1": SELF_CONTRAST,
     "two strong passes": Shares.of_passes((2, 2)),

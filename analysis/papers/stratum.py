@@ -22,13 +22,13 @@ DEVICE = "stratum"
 MODELS = {"mixtral": "mixtral-8x7b", "olmoe": "olmoe-1b-7b", "qwen2.5": "qwen2.5-32b", "llama-4": "llama-4-scout"}
 CHIP_BYTES = 32e9
 CHIPS = {"mixtral": 6, "olmoe": 1, "qwen2.5": 6, "llama-4": 12}
-"""Smallest of the paper's systems (1, 6 and 12 chips) that holds the 16-bit model."""
+"""Number of chips of the smallest paper system (1, 6 or 12 chips) that holds the 16-bit model."""
 GPUS = {"mixtral": ("stratum-x1", "h100-x2"), "olmoe": ("stratum-x1", "h100-x1"),
         "qwen2.5": ("stratum-x1", "h100-x1"), "llama-4": ("stratum-x2", "h100-x4")}  # fmt: skip
-"""Ours, and the fewest GPUs that hold the model."""
+"""Stratum system of each model, and the smallest GPU system that holds the model."""
 BATCH, CONTEXT = 32, 1024
 SKEW = "measured"
-"""Popularity of experts where no other is asked for: placement by heat needs some."""
+"""Default popularity of experts; placement by heat needs a skewed one."""
 
 
 def predictions(seeds: Sequence[int] = (0,), routing: str = "uniform") -> Iterator[Prediction]:
@@ -49,7 +49,7 @@ def tiers() -> Tiers:
 
 
 def tiering(model: ModelSpec, chips: int, routing: str, seed: int) -> float:
-    """Ratio of decode rates: data placed by how often it is read, over all data in the slowest tier."""
+    """Return the decode rate with data placed by read frequency over the rate with all data in the slowest tier."""
     memory, spec = chips * CHIP_BYTES, load_device(DEVICE)[0]
     sizes, heats = _experts(model, routing, seed)
     sizes = sizes / memory
@@ -59,7 +59,7 @@ def tiering(model: ModelSpec, chips: int, routing: str, seed: int) -> float:
 
 
 def _experts(model: ModelSpec, routing: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Bytes of every expert, and its load over the mean of its layer."""
+    """Return the bytes of every expert, and its load relative to the mean of its layer."""
     parts = [layer.ffn for layer in model.layers if is_routed(layer.ffn)]
     if not parts:
         return np.zeros(0), np.zeros(0)
@@ -73,7 +73,7 @@ def _experts(model: ModelSpec, routing: str, seed: int) -> tuple[np.ndarray, np.
 
 
 def by_tier(*_: object) -> Table:
-    """Each tier's row time and bandwidth."""
+    """Return a table of each tier's row activation time and bandwidth."""
     of, device = tiers(), load_device(DEVICE)[0]
     pins = device.memory.bandwidth_bytes_per_s / device.memory.stacks
     fastest = pins * device.processors["stratum"].bandwidth_multiple

@@ -27,7 +27,7 @@ from .published import Prediction, paper
 
 MODEL, SYSTEM, DEVICES = "z-code-3.5t", "a100-40gb-64x8", 512
 SLICES = 8
-"""Tensor slicing of the strategies with M: within a node."""
+"""Degree of tensor slicing of the strategies with M; the slices are within a node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +70,14 @@ def device_states(strategy: Strategy) -> States:
 
 
 def on_device(strategy: Strategy, offload: bool | None = None) -> float:
-    """Bytes in the device's memory."""
+    """Return the bytes of a strategy's states in the memory of one device."""
     states = device_states(strategy)
     away = strategy.offload if offload is None else offload
     return states.weights + states.gradients + (0.0 if away else states.optimizer)
 
 
 def usable_bytes() -> float:
-    """Memory of a device that a step may fill."""
+    """Return the memory of a device that a training step may use [B]."""
     memory = load_system(SYSTEM).device.memory
     return memory.capacity_bytes * memory.usable_fraction
 
@@ -141,7 +141,7 @@ def _strategies() -> Table:
 
 
 def _scaling() -> Table:
-    """Throughput of one device by the number of devices, with equally many experts on all."""
+    """Return the throughput per device by number of devices, with equally many experts on each device."""
     rows = []
     for devices in (64, 128, 256, 512):
         step = scaled_step(devices)

@@ -25,12 +25,12 @@ STEPS = {
     "32 decodes at 2,048": {"batch": 32, "context": 2048, "prefill": 0},
     "1 decode at 2,048": {"batch": 1, "context": 2048, "prefill": 0},
 }
-"""Steps that are costed, by what they are called."""
+"""Costed steps by their label in the table."""
 
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """A model, and the one that its paper compares it with.
+    """A mixture-of-experts model, and the baseline that its paper compares it with.
 
     Attributes
     ----------
@@ -106,7 +106,7 @@ def zoo(steps: Sequence[str] = tuple(STEPS)) -> pd.DataFrame:
 
 
 def _step(model: ModelSpec, step: str) -> dict[str, float]:
-    """FLOP, bytes and seconds of a step."""
+    """Return the FLOP, bytes and seconds of a step."""
     routing = moe_graphs_momamba.MIXED if model.name.startswith("mixture-of-mamba") else "uniform"
     step_found = roofline(model, SYSTEM, costs="roofline", routing=routing, **STEPS[step])  # type: ignore[arg-type]  # whole numbers
     return {

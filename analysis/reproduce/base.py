@@ -1,4 +1,4 @@
-"""What an experiment is: rows of published and simulated values, judged by a tolerance."""
+"""Base of experiments: rows of published and simulated values, judged by a tolerance."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def write_reproduction(result: Reproduction, files: OutputFolder) -> None:
 
 
 def markdown(result: Reproduction) -> str:
-    """All rows as one table, the other tables and the assumptions under it."""
+    """Return all rows as one Markdown table, followed by the other tables and the assumptions."""
     parts = [f"# {result.experiment}", ""]
     rows = [{**row, "note": r.note} for row, r in zip(result.rows(), result.table, strict=True)]
     parts += _table(rows)
@@ -52,7 +52,7 @@ def markdown(result: Reproduction) -> str:
 
 
 def _table(rows: Rows) -> list[str]:
-    """Lines of a Markdown table; a bar within a cell would end it."""
+    """Return the lines of a Markdown table; vertical bars in cells are replaced, because they would end the cell."""
     if not rows:
         return ["no rows"]
     lines = [[show(v).replace("|", "/") for v in row.values()] for row in rows]
@@ -65,7 +65,7 @@ PASS, FAIL, PREDICTION = "pass", "fail", "prediction"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One number of a paper.
+    """One number of a paper with its simulated value and its status.
 
     Attributes
     ----------
@@ -96,7 +96,7 @@ def judged(
     id: str, quantity: str, unit: str, published: float | None, simulated: float | None,
     tolerance: str = "", note: str = "",
 ) -> Row:  # fmt: skip
-    """A row with its status worked out from the tolerance.
+    """Return a row with its status, which follows from the tolerance.
 
     Examples
     --------
