@@ -26,13 +26,13 @@ _FIELD = re.compile(r"\{([\w.]+)(?:\|([^}]*))?\}")
 
 @cache
 def _declared(module: str) -> Mapping[str, Any]:
-    """Declarations of the classes of a module's folder."""
+    """Return the declarations in `results.yaml` of a module's folder, by class; empty without the file."""
     path = Path(str(sys.modules[module].__file__)).with_name("results.yaml")
     return read_yaml(path) if path.is_file() else {}
 
 
 def declared(source: Any, what: str) -> Any:
-    """An entry of the class of an object, or of one above it; None without one."""
+    """Return an entry that an object's class or a base class declares; None without one."""
     for kind in type(source).__mro__[:-1]:
         if what in (known := _declared(kind.__module__).get(kind.__name__) or {}):
             return known[what]
@@ -40,7 +40,7 @@ def declared(source: Any, what: str) -> Any:
 
 
 def value_at(source: Any, path: str) -> Any:
-    """The value at a path; None where something on the way is None."""
+    """Return the value at a dotted path of attributes and keys; None if one on the path is None."""
     for name in path.split("."):
         if source is None:
             return None
@@ -50,7 +50,7 @@ def value_at(source: Any, path: str) -> Any:
 
 
 def record(source: Any) -> dict[str, Any]:
-    """Plain data of an object, as its class declares them under `json`."""
+    """Return an object as plain data, as its class declares under `json`."""
     known = declared(source, "json")
     if known is None:
         raise NotImplementedError(f"{type(source).__name__} declares no JSON")
@@ -75,7 +75,7 @@ def _plain(value: Any) -> Any:
 
 
 def row(source: Any, table: str = "table") -> dict[str, Any]:
-    """A row of a table for people, as its class declares the cells."""
+    """Return a table row of an object with formatted cells, as its class declares them."""
     return {
         label: _cell(source, label if cell is None else str(cell)) for label, cell in declared(source, table).items()
     }
@@ -91,12 +91,12 @@ def _cell(source: Any, cell: str) -> Any:
 
 
 def text(source: Any, name: str) -> str:
-    """A sentence of an object, as its class declares it."""
+    """Return a sentence on an object, filled into the template that its class declares."""
     return filled(source, str(declared(source, name)))
 
 
 def filled(source: Any, template: str) -> str:
-    """A text with its fields; a dash where one has no value."""
+    """Return a template with its fields filled in; a dash if a field has no value."""
     values = [(value_at(source, path), form) for path, form in _FIELD.findall(template)]
     if any(value is None for value, form in values if form not in FORMS):
         return "-"

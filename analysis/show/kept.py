@@ -34,7 +34,7 @@ NOWHERE = Path(os.devnull)
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The parts of one command; workers take a copy along and write into the same folder.
+    """Store of one command's finished parts; worker processes write into the same folder.
 
     Attributes
     ----------
@@ -51,7 +51,7 @@ class Kept:
         return self.folder != NOWHERE
 
     def once(self, part: Any, make: Callable[[], R]) -> R:
-        """The part if it is there, else what `make` returns, which is then kept.
+        """Return the stored part; if there is none, compute it with `make` and store it.
 
         Parameters
         ----------
@@ -62,7 +62,7 @@ class Kept:
         return self.keep(part, make()) if stored is None else stored[0]
 
     def find(self, part: Any) -> tuple[Any] | None:
-        """The part in a tuple; None where it is not there."""
+        """Return the stored part in a tuple of one; None if it is not stored."""
         if not self:
             return None
         try:
@@ -86,7 +86,7 @@ class Kept:
         return value
 
     def count(self) -> int:
-        """Parts that are there, of any code."""
+        """Return the number of stored parts, also those by other versions of the code."""
         return len(list(self.folder.glob(f"*{ENDING}")))
 
     def forget(self) -> None:

@@ -83,7 +83,7 @@ def parsed(options: Mapping[str, Any]) -> Iterator[None]:
 
 
 def made_by() -> dict[str, Any]:
-    """The record of the command that runs, as plain data.
+    """Return the provenance of the running command as plain data.
 
     Returns
     -------
@@ -101,13 +101,13 @@ def made_by() -> dict[str, Any]:
 
 
 def asked() -> dict[str, Any]:
-    """Values of the options of the command that runs, without those that change no result."""
+    """Return the option values of the running command, without options that do not change the result."""
     left = {k: v for k, v in (_options.get() or {}).items() if f"--{k}" not in (*ELSEWHERE, *FLAGS)}
     return {k: v for k, v in left.items() if v is not False and v not in (None, (), []) and k != "as_json"}
 
 
 def command_of(arguments: Sequence[str]) -> str:
-    """A command line as a shell takes it, without `ELSEWHERE` and `FLAGS`.
+    """Return the command line quoted for a shell, without the options in `ELSEWHERE` and `FLAGS`.
 
     Examples
     --------

@@ -53,7 +53,7 @@ def show(value: Any) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """A duration for people, in the unit that fits."""
+    """Format a duration with three significant digits in s, ms, us or ns."""
     if value is None:
         return "-"
     if value >= 1000:
@@ -65,7 +65,7 @@ def seconds(value: float | None) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Numpy scalars and mappings as JSON types; not-a-number and infinity as None."""
+    """Convert numpy scalars and mappings to JSON types, and NaN and infinity to None."""
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -38,19 +38,19 @@ def _write(path: Path, events: Iterable[Event], unit: str = "ms") -> None:
 
 
 def _named(what: str, name: str, pid: int, tid: int | None = None) -> Event:
-    """The name of a process or a thread."""
+    """Return the trace event that names a process or a thread."""
     return {"name": what, "ph": "M", "pid": pid, **({} if tid is None else {"tid": tid}), "args": {"name": name}}
 
 
 def _threads(names: Mapping[int, str], pid: int) -> Iterator[Event]:
-    """Names of threads, in the order they are shown."""
+    """Yield the trace events that name threads and set their order."""
     for tid, name in names.items():
         yield _named("thread_name", name, pid, tid)
         yield {"name": "thread_sort_index", "ph": "M", "pid": pid, "tid": tid, "args": {"sort_index": tid}}
 
 
 def _ends(start_s: float, end_s: float, digits: int = 3) -> Event:
-    """Start and length of an event; both ends are rounded, so that what touches does not overlap."""
+    """Return an event's start and duration [us] from its rounded ends, which keeps adjacent events from overlapping."""
     start, end = (round(1e6 * at, digits) for at in (start_s, end_s))
     return {"ts": start, "dur": round(end - start, digits)}
 
@@ -72,7 +72,7 @@ class EngineProcess:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """KV caches on their way between two pools: by request, from when to when [s]."""
+    """KV transfers between prefill and decode pools: request, start and end [s], shape (n,) each."""
 
     request_id: npt.NDArray[np.int64]
     start_s: npt.NDArray[np.float64]

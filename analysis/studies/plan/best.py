@@ -40,7 +40,7 @@ SURELY_MORE = 1.05
 
 @dataclass(frozen=True, slots=True)
 class Searched:
-    """What is known of the systems of one name.
+    """Result of the search over the systems of one name.
 
     Attributes
     ----------
@@ -78,7 +78,7 @@ class Searched:
         return min(met, key=lambda t: t.value, default=None)
 
     def left(self, bar: Value) -> list[TriedCandidate]:
-        """Candidates that may turn out better than `bar`."""
+        """Return the candidates that may still be better than `bar`."""
         left = [t for t in self.tried if not t.done and t.least < bar]
         return promising(left, self.tried, self.best is not None) if left and narrows(left[0].task) else left
 
@@ -119,7 +119,7 @@ def searched_on(task: PlanTask, name: str | Path) -> Searched:
 
 
 def _bounded(trial: Trial, block: RequestBlock) -> TriedCandidate:
-    """A candidate with what bounds say of it; of two pools they say nothing."""
+    """Return a candidate with its lower bound on replicas; prefill and decode pools have none."""
     task, bound = trial.task, Bound(1, "")
     try:
         made = trial.deployed()
@@ -133,7 +133,7 @@ def _bounded(trial: Trial, block: RequestBlock) -> TriedCandidate:
 
 
 def _model(task: PlanTask) -> ModelSpec:
-    """The model as it comes."""
+    """Return the model in its published formats."""
     model = task.scenario.model
     assert model is not None
     return model if isinstance(model, ModelSpec) else load_model(model)
@@ -189,7 +189,7 @@ def narrowed(searched: Searched, simulated: Callable[[TriedCandidate, int, Value
 def _simulated(
     trials: Mapping[Candidate, Trial], searched: Searched, candidate: TriedCandidate, copies: int, bar: Value
 ) -> Point:
-    """A candidate with its steps as slow as the plan's chance has them, by a probe where that decides."""
+    """Simulate a candidate with steps as slow as the plan's probability requires; a short run may decide."""
     task, trial, best = candidate.task, trials[candidate.candidate], searched.best
     glances = task.grows and task.scenario.workload.cv is None
     if glances and candidate.slow is None:  # what misses as predicted misses with slower steps too
@@ -230,7 +230,7 @@ def limit_on(searched: Searched, trials: Mapping[Candidate, Trial]) -> Searched:
 
 
 def _ruled_out(searched: Searched, most: float) -> str:
-    """Why fewer devices, or any number, need no simulation."""
+    """Return the bound or error that excludes fewer than `most` devices without simulation; empty if none."""
     ruled = [t for t in searched.tried if t.bound.copies is None and t.candidate.devices < most]
     if not ruled:
         return "" if searched.tried or searched.refused is None else str(searched.refused)

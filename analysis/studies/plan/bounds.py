@@ -42,7 +42,7 @@ MODELS = (Roofline, CalibratedModel, DerivedRoofline)
 
 @dataclass(frozen=True, slots=True)
 class Least:
-    """Least seconds of an engine's work.
+    """Lower bounds of the time of an engine's work [s].
 
     Attributes
     ----------
@@ -108,7 +108,7 @@ def least_of(deployment: Deployment) -> Least | None:
 
 
 def _layer_ops(deployment: Deployment, batch: Batch) -> list[tuple[Op, int]]:
-    """Ops of every layer at a batch of a rank, without experts, and how many layers run them."""
+    """Return the ops of all layers for a rank's batch, without experts, each with its number of layers."""
     m = batch.moments(deployment.shard.windows)
     return [
         (op, section.layers)
@@ -138,7 +138,7 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """What is known of a candidate before it is simulated.
+    """Lower bound on a candidate's replicas, known before it is simulated.
 
     Attributes
     ----------
@@ -183,7 +183,7 @@ def bound_of(
 
 
 def served(share: str, count: int) -> tuple[int, float]:
-    """Requests of `count` that come within a multiple of a limit on their quantile, or mean.
+    """Return how many of `count` requests must be within a multiple of a limit on a quantile or mean, and the multiple.
 
     Examples
     --------
@@ -197,7 +197,7 @@ def served(share: str, count: int) -> tuple[int, float]:
 
 
 def _lone(least: Least, block: RequestBlock, level: Mapping[str, float]) -> str:
-    """Which limit requests would miss even one at a time; empty where none is."""
+    """Return the limit that even requests served one at a time exceed, as text; empty if there is none."""
     first = block.input_tokens * least.lone_s / least.stages
     gap = least.pass_s + least.keys_s(block.input_tokens)
     gaps = block.output_tokens - 1
@@ -221,7 +221,7 @@ def _engines(
     deployment: Deployment, settings: EngineSettings, least: Least, rules: KvRules, block: RequestBlock,
     level: Mapping[str, float],
 ) -> float:  # fmt: skip
-    """Engines whose devices have time enough for what must be done by some moment."""
+    """Return the least number of engines, not rounded, that have time for the work due at every deadline."""
     n, last = len(block), float(block.arrival_s[-1])
     most = [0.0]
     limits: dict[str, list[tuple[int, float]]] = {}
@@ -248,7 +248,7 @@ def _engines(
 
 
 def _whole(deployment: Deployment, settings: EngineSettings, least: Least, rules: KvRules, block: RequestBlock) -> F8:
-    """Device time of the requests that take least of it, all of their tokens: of 1, 2, ... of them [s]."""
+    """Return the least device time of 1, 2, ... n whole requests, shape (n,) [s]."""
     gaps = block.output_tokens - 1
     sizes = sequence_bytes(rules, block.input_tokens) / rules.capacity
     steps = np.maximum(gaps / settings.policy.max_sequences, gaps * sizes) / least.ranks

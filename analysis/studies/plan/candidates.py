@@ -61,7 +61,7 @@ def read_search(text: str | None) -> tuple[str, ...]:
 
 
 def choices_of(scenario: Scenario, search: Sequence[str]) -> tuple[Scenario, tuple[Extra, ...]]:
-    """A scenario without what is searched, and what each candidate may have of it."""
+    """Return the scenario without the searched options, and every combination of these options."""
     given = {option.name: value for option, value in scenario.given()}
     ways: list[Records] = []
     for name, options in CHOICES.items():
@@ -79,7 +79,7 @@ def choices_of(scenario: Scenario, search: Sequence[str]) -> tuple[Scenario, tup
 
 
 def _fewer(options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Drafts up to as many as are given, with as many chances of acceptance."""
+    """Yield options with 1, 2, ... draft tokens up to the given number, each with its acceptance rates."""
     most = read_asked(options["speculative"])
     rates = options.get("acceptance")
     for count in range(1, most.tokens + 1):
@@ -155,15 +155,15 @@ class Candidate:
 
     @property
     def parts(self) -> int:
-        """Groups of devices that do not work on a token at once."""
+        """Return the number of device groups that process different tokens: dp times pp."""
         return 1 if self.start is None else self.start.dp * self.start.pp
 
     def unit(self, system: str) -> str:
-        """Name of one copy: its system, with the number of systems if it has two pools."""
+        """Return the name of one replica: its system, with their number if it has prefill and decode pools."""
         return system if self.pools is None else f"{sum(self.pools)} {system}"
 
     def scenario(self, base: Scenario, folder: Path, copies: int = 1) -> Scenario:
-        """The scenario of some copies, its engine's file written to a folder."""
+        """Return the scenario with `copies` replicas, and write its engine file to a folder."""
         changes: dict[str, Any] = {"system": self.system, "dtype": self.dtype, "kv_dtype": self.kv_dtype}
         changes["framework"] = self.framework
         changes |= dict(self.extra)
@@ -240,7 +240,7 @@ def candidates(
     name: str | Path, system: SystemSpec, model: ModelSpec, axes: Axes, lone: bool,
     asked: DeployOptions = DeployOptions(),  # noqa: B008  # frozen
 ) -> Iterator[Candidate]:  # fmt: skip
-    """All candidates on one system; those that an engine cannot be started with are left out.
+    """Yield all candidates on one system that an engine can be started with.
 
     Parameters
     ----------

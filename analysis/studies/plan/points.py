@@ -38,7 +38,7 @@ OPEN, BEATEN = ("open",), ("beaten",)
 
 @dataclass(frozen=True, slots=True)
 class PlanTask:
-    """What every candidate is asked.
+    """Inputs that all candidates of a plan share: scenario, load, SLO, goal and limits.
 
     Attributes
     ----------
@@ -83,11 +83,11 @@ class PlanTask:
 
     @property
     def grows(self) -> bool:
-        """Whether longer runs are of the same load; see `stationary.decide`."""
+        """Return whether a longer run has the same load; see `stationary.decide`."""
         return "rate" in self.load
 
     def at(self, slow: float) -> Mapping[str, float]:
-        """Limits of the SLO by the clock of a system whose steps are `slow` times as long."""
+        """Return the SLO's limits divided by `slow`, for systems whose steps are `slow` times as long."""
         return {n: most / slow for n, most in self.level.items()}
 
     def most_copies(self, system: SystemSpec, devices: int) -> int:
@@ -121,7 +121,7 @@ class PlanTask:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A candidate with some copies, simulated.
+    """Simulated values of a candidate with a number of replicas.
 
     Attributes
     ----------
@@ -173,7 +173,7 @@ class Point:
 
     @property
     def started(self) -> int:
-        """Replicas with the spares."""
+        """Return the number of replicas, spares included."""
         return self.copies + self.spares
 
     @property
@@ -186,13 +186,13 @@ class Point:
         return is_measured(self.ranges)
 
     def worst(self, level: Mapping[str, float]) -> float:
-        """Largest quotient of a latency and its limit; infinite where the queue grows."""
+        """Return the largest ratio of a latency to its limit; infinite if the queue grows."""
         if "load" in self.missed:
             return float("inf")
         return max((self.figures[name] or 0.0) / most for name, most in level.items())
 
     def paces(self, level: Mapping[str, float]) -> float:
-        """Largest quotient of a latency and its limit.
+        """Return the largest ratio of a latency to its limit.
 
         Where requests wait ever longer, only of the times between tokens.
         """
@@ -209,7 +209,7 @@ class Point:
 
 
 def paced(run: Run) -> float:
-    """Requests that are served in the time that they come in, as a share: what waits is served behind it."""
+    """Return the arrival time span over the time that serving takes, at most 1; less if a queue grows."""
     r = run.requests
     came, first = float(np.ptp(r.arrival_s)), float(r.arrival_s.min())
     took = float(r.last_token_s.max()) - first - float((r.last_token_s - r.scheduled_s).mean())

@@ -47,7 +47,7 @@ class Group:
 
     @property
     def first(self) -> Point:
-        """The best of all."""
+        """Return the best candidate's point."""
         return _best(self.ranked[0])
 
 
@@ -102,7 +102,7 @@ class Plan(Result):
 
     @property
     def winner(self) -> Point | None:
-        """The best of what is measured; None where nothing serves, or where bases differ and nobody can say."""
+        """Return the best point; None if no candidate meets the SLO or different cost models prevent a comparison."""
         groups = self.groups
         ranked = [g for g in groups if g.measured == groups[0].measured]
         return groups[0].first if len(ranked) == 1 else None
@@ -217,7 +217,7 @@ class Plan(Result):
         return "more than may be had" if copies is None else f"{self.task.started(copies) * point.candidate.devices:,}"
 
     def _ends(self, point: Point, name: str) -> str:
-        """A latency with its interval."""
+        """Return a latency of a point as text, with its interval if one is known."""
         sure, text = self._sure_of(point), seconds(point.figures[name])
         if sure is None or name not in sure.ends:
             return text
@@ -249,7 +249,7 @@ class Plan(Result):
         return f"{self.model}, {show(task.load_per_s)} requests/s, {level}: {what}"
 
     def headline(self) -> str:
-        """What to deploy, in a sentence with numbers."""
+        """Return the best deployment in a sentence, with its certainty and the next best."""
         groups = self.groups
         if not groups:
             return f"No candidate serves the load. {self._nearest()}"
@@ -288,7 +288,7 @@ class Plan(Result):
         return f"Start{f', each of {point.started} copies' if point.started > 1 else ''}: {command}"
 
     def _sure(self, point: Point) -> str:
-        """How many devices it takes by the middle of the evidence, and to be sure."""
+        """Return the devices needed for each probability, and the latencies' intervals, as text."""
         sure = self._sure_of(point)
         if self.task.quick:
             return "How sure: not worked out with --quick."
@@ -302,7 +302,7 @@ class Plan(Result):
         return f"How sure: devices {copies}; with {running}: {ends}."
 
     def manifest(self) -> str:
-        """What starts all copies of the best, as `emit` asks for.
+        """Return the manifest that starts all replicas of the best candidate, in the format `emit`.
 
         Raises
         ------
@@ -330,7 +330,7 @@ class Plan(Result):
         return f"Nearest: {said(p)}: {p.misses(self.task.level)}."
 
     def write(self, folder: OutputFolder) -> None:
-        """Also write the plots, and how the best is started."""
+        """Write the result, its plots, and the engine file and manifest of the best candidate."""
         if self.winner is not None and self.winner.candidate.engine is not None:
             folder.json("engine.json", self.winner.candidate.engine)
         if self.emit is not None:

@@ -90,7 +90,7 @@ class Trial:
                 yield known.of(copies)
 
     def run(self, asked: Scenario, whole: bool = False, **how: Any) -> Run:
-        """Serve a scenario of the candidate."""
+        """Simulate a scenario of the candidate."""
         try:
             return run_scenario(asked, made=self.deployed(whole), **how)
         finally:  # a run ends in rings of large arrays; what is older is not looked at again
@@ -168,7 +168,7 @@ class Trial:
         return Outage(copies, started, outages.share(copies, started), without, during, int(met.sum()))
 
     def slow(self, copies: int) -> float:
-        """How many times as long steps are with the plan's chance, at least as long as predicted.
+        """Return the factor on step times that the plan's probability requires, at least 1.
 
         Run a short simulation with the fewest replicas that bounds allow.
         """
@@ -179,7 +179,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Sure:
-    """What a candidate needs and does where steps are slower or faster than predicted.
+    """Replicas and latencies of a candidate if steps are slower or faster than predicted.
 
     Attributes
     ----------
@@ -197,7 +197,7 @@ class Sure:
 
 
 def sure_of(trial: Trial, copies: int, most: int) -> tuple[Point, Sure | None, int]:
-    """Best result of a system as predicted, its certainty, and the number of simulations for it."""
+    """Return a candidate's point at predicted step times, its certainty, and the number of simulations."""
     done: dict[tuple[int, float], Point] = {}
     task = trial.task
 
@@ -236,7 +236,7 @@ def sure_of(trial: Trial, copies: int, most: int) -> tuple[Point, Sure | None, i
 
 
 def _fewest(holds: Callable[[int], bool], least: int, guess: int, most: int) -> int | None:
-    """Fewest copies that hold, near a guess; None where not even the most do.
+    """Return the fewest replicas for which `holds` is true, searched from a guess; None if even `most` fail.
 
     Examples
     --------

@@ -25,7 +25,7 @@ Qwen3-235B and DeepSeek-V3 on four devices) no layout that was slower by this se
 
 @dataclass(slots=True)
 class TriedCandidate:
-    """What is known of one candidate.
+    """Bounds and simulated points of one candidate.
 
     Attributes
     ----------
@@ -55,13 +55,13 @@ class TriedCandidate:
 
     @property
     def done(self) -> bool:
-        """Whether its fewest copies are known, or that there are none."""
+        """Return whether the fewest replicas are known, or that no allowed number suffices."""
         settled = self.best is not None and self.best.copies == self.fails + 1
         return settled or self.hopeless or self.fails >= self.most
 
     @property
     def least(self) -> Value:
-        """The best that it can still turn out to be."""
+        """Return the best value that the candidate can still reach."""
         return self.at(self.fails + 1)
 
     def at(self, copies: int) -> Value:
@@ -76,7 +76,7 @@ class TriedCandidate:
         return self.task.worth(self.best)
 
     def copies(self, bar: Value) -> int:
-        """The number to simulate next.
+        """Return the number of replicas to simulate next.
 
         If the largest number of replicas that is better than `bar` fails, the candidate cannot win.
         """
@@ -107,7 +107,7 @@ class TriedCandidate:
 
     @property
     def guess(self) -> tuple[float, float, Value, int]:
-        """The devices that it seems to need, whole copies of them and not, and the best that it can be.
+        """Return the sort key of candidates: estimated devices (in whole replicas, then not), best value, `parts`.
 
         Of equals the one first whose devices work together: it keeps latencies the soonest.
         """
@@ -165,6 +165,6 @@ def _dominates(other: TriedCandidate, slower: TriedCandidate) -> bool:
 
 
 def _faster(p: Point, q: Point, level: Mapping[str, float]) -> bool:
-    """Whether a point has no latency above another one's, and its worst one below by `MARGIN`."""
+    """Return whether no latency of `p` exceeds that in `q`, and the worst one is lower by `MARGIN`."""
     pairs = [((p.figures[name] or 0.0) / most, (q.figures[name] or 0.0) / most) for name, most in level.items()]
     return all(a <= b for a, b in pairs) and MARGIN * max(a for a, _ in pairs) <= max(b for _, b in pairs)

@@ -18,7 +18,7 @@ FORMATS = {"fp8": "fp8", "nvfp4": "fp4"}
 
 
 def priced(point: Point) -> str:
-    """Return the basis of its times in two words."""
+    """Return the basis of a point's step times in two words."""
     return in_short(point.bases, point.measured)
 
 
@@ -40,7 +40,7 @@ def finished(searched: Searched) -> str:
 
 
 def times(point: Point, q: Point) -> str:
-    """How much more the next one takes."""
+    """Return the ratios of devices, cost and energy of point `q` to those in `point`, as text."""
     values = (("the devices", point.devices, q.devices), ("the cost", point.usd_per_hour, q.usd_per_hour),
               ("the energy", point.joules_per_token, q.joules_per_token))  # fmt: skip
     more = ", ".join(f"{b / a:.2f}x {name}" for name, a, b in values if a and b)
@@ -48,7 +48,7 @@ def times(point: Point, q: Point) -> str:
 
 
 def verdict(candidate: TriedCandidate) -> str:
-    """Outcome of a candidate as text."""
+    """Return a candidate's outcome as text: it meets the SLO, or the reason why not."""
     if candidate.best is not None:
         return f"meets the SLO{'' if candidate.best.copies == candidate.fails + 1 else '; fewer replicas may too'}"
     if candidate.bound.copies is None:
