@@ -81,12 +81,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 COMPLETING = "_OPBYTE_COMPLETE"
-"""Variable by which a shell asks for completions; it tells the words, which are then no arguments."""
+"""Environment variable by which a shell requests completions; the words are in it, not in the arguments."""
 
 
 @cache
 def _command(name: str | None = None) -> Any:
-    """The application's commands; all have their options, or only one."""
+    """Return the parser's commands: all with their options, or only the command `name` with its options."""
     return typer.main.get_command(app if name is None else with_options_of(name))
 
 
@@ -106,20 +106,20 @@ PRINTING = (
 
 
 def _printing(error: OSError) -> bool:
-    """Whether an error without a file's name came from writing to standard output."""
+    """Return whether an error without a file's name came from writing to standard output."""
     frames = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
     return bool(frames) and frames[-1] in PRINTING
 
 
 def _give_up_output() -> None:
-    """Send what is still buffered nowhere, or Python complains about it at its end."""
+    """Redirect buffered output to the null device, because Python would report an error at its end."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
 
 
 def _leave(message: str, code: int) -> NoReturn:
-    """End the process at once; files and workers have been seen to."""
+    """End the process immediately; files and workers have already been closed."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()

@@ -254,15 +254,15 @@ LISTS: dict[str, str | Callable[[], Records]] = {
     "experiments": _experiments,
     "prices": _prices,
 }
-"""Name of a list -> its rows, or the registry whose names and titles they are."""
+"""Function that returns the rows of each list, or the registry whose names and titles are its rows."""
 
 
 MEANT = {"kinds": "processors", "processor-kinds": "processors", "designs": "spaces"}
-"""Words for a list that have little of its name."""
+"""Correct names for wrong list names that differ too much for a spelling suggestion."""
 
 
 def catalog(kind: str) -> Records:
-    """Rows of one list, each with a `name`.
+    """Return the rows of one list, each with a `name`.
 
     Raises
     ------

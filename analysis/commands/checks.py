@@ -132,7 +132,7 @@ def validate_kernels(given: Any) -> None:
 
 
 def validate_configs(given: Any) -> None:
-    """Ranked configurations, with the first picks and a fit in files."""
+    """Validate ranked configurations; write the first picks and a fit to files on request."""
     from ..show.output import SIGNIFICANT
     from ..validate.configs import validate_configs
 
@@ -147,7 +147,7 @@ def validate_configs(given: Any) -> None:
 
 
 def validate_power(given: Any) -> None:
-    """The power model, with a new fit in a file."""
+    """Validate the power model; write a new fit to a file on request."""
     from datetime import UTC, datetime
 
     from ..validate.power import validate_power
@@ -163,7 +163,7 @@ def validate_power(given: Any) -> None:
 
 
 def validate_runs(given: Any) -> None:
-    """Measured runs, with the widths fitted to them in a file."""
+    """Validate simulations of measured runs; write the widths fitted to them to a file on request."""
     from ..validate.runs import validate_runs
     from ..validate.runs.widths import widths_yaml
 

@@ -75,7 +75,7 @@ def _check_emit(name: str | None) -> None:
 
 
 def plan(given: Any) -> None:
-    """A plan, whose rows are printed as they are finished."""
+    """Make a plan, and print its rows as they are finished."""
     from ..studies.plan import plan
 
     _check_emit(given.emit)
@@ -87,7 +87,7 @@ def plan(given: Any) -> None:
 
 
 def design(given: Any) -> None:
-    """The search of a space, or the description of a device."""
+    """Search a design space, or describe the area, power and cost of a device."""
     from ..studies.design import design, design_describe
 
     (out, as_json, device, _), asked = split(given, "out", "as_json", "device", "options")
@@ -100,7 +100,7 @@ def design(given: Any) -> None:
 
 
 def sweep(given: Any) -> None:
-    """The points of a study, or of a model on systems at several loads."""
+    """Evaluate the points of a sweep file, or a model on several systems at several loads."""
     from ...simulator.option import placed
     from ..report.files import write_sweep
     from ..studies.sweep import sweep
@@ -130,7 +130,7 @@ def sweep(given: Any) -> None:
 
 
 def train(given: Any) -> None:
-    """A training step, the fastest one, or a step by a framework's file."""
+    """Simulate a training step, search the fastest one, or simulate a step from a framework's file."""
     from ..answers.train import train
     from ..answers.train_recipe import train_recipe
     from ..answers.train_search import fastest_training
@@ -183,7 +183,7 @@ def _refuse(given: Mapping[str, object], reason: str) -> None:
 
 
 def record(given: Any) -> None:
-    """A recording, which is written even if a signal ends it."""
+    """Record a server; the recording is written even if a signal ends it."""
     from ..live.record import record
     from ..live.recording import partial_copy
     from ..show.interrupt import Ended, heard
@@ -206,7 +206,7 @@ def record(given: Any) -> None:
 
 
 def catalog(given: Any) -> None:
-    """A list of the catalog."""
+    """Print a list of the catalog."""
     from ..names import catalog
 
     kind = given.kind
@@ -240,7 +240,7 @@ def describe(given: Any) -> None:
 
 
 def init(given: Any) -> None:
-    """A file to start from, or its schema."""
+    """Print or write a template file, or its schema."""
     from ..reference.kinds import TEMPLATES, schema, template
 
     with folder(given.out) as files:
@@ -257,7 +257,7 @@ def init(given: Any) -> None:
 
 
 def measure_torch(given: Any) -> None:
-    """The script that fills kernel tables on a GPU."""
+    """Print the script that fills kernel tables on a GPU."""
     from ..reference.kinds import measuring_script
 
     print(measuring_script(), end="")

@@ -23,7 +23,7 @@ MATMULS = ("gemm", "experts", "attention_prefill", "attention_decode")
 
 
 def with_top_k(spec: ModelSpec, top_k: int) -> ModelSpec:
-    """The model with another number of experts of a token in its feed-forward part."""
+    """Return the model with `top_k` experts per token in its feed-forward part."""
 
     def change(layer: Layer) -> Layer:
         assert isinstance(layer.ffn, MixtureOfExperts)
@@ -53,7 +53,7 @@ def counted_twice(spec: ModelSpec) -> int:
 
 @cache
 def deployed(model: str) -> Deployment:
-    """A model on one device."""
+    """Deploy a model on one device."""
     return deploy(load_model(model), load_system(SYSTEM))
 
 

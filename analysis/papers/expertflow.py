@@ -36,7 +36,7 @@ def expertflow(slots: int) -> ExpertStore:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A decode step.
+    """A decode step: its time and its fetches of experts.
 
     Attributes
     ----------
@@ -69,7 +69,7 @@ def _sized(name: str, hidden: int, vocab: int, layers: tuple[Layer, ...], tied: 
 
 @lru_cache
 def switch(experts: int, whole: bool = False) -> ModelSpec:
-    """Switch-base: its decoder, or `whole`, the encoder too; embedding and head are one table."""
+    """Return Switch-base: the decoder, or with `whole` the encoder too; embedding and head share one table."""
     layers = _t5_layers(experts, decoder=True)
     if whole:
         layers = _t5_layers(experts, decoder=False) + layers
@@ -78,7 +78,7 @@ def switch(experts: int, whole: bool = False) -> ModelSpec:
 
 @lru_cache
 def qwen() -> ModelSpec:
-    """Qwen1.5-MoE-A2.7B: 60 experts of 1408, 4 of them and one shared of 5632 for each token."""
+    """Return Qwen1.5-MoE-A2.7B: 60 experts of width 1408, of which a token uses 4, and one shared of 5632."""
     moe = MixtureOfExperts(hidden=2048, experts=60, top_k=4, width=1408, shared_width=5632, shared_gate=True)
     attention = Attention(hidden=2048, heads=16, kv_heads=16, head_dim=128, qkv_bias=True)
     layer = Layer(attention, moe, norms=2, norm_width=2048)
@@ -93,7 +93,7 @@ def deepseek() -> ModelSpec:
 
 @lru_cache
 def mixtral() -> ModelSpec:
-    """Mixtral-8x7B of the catalog."""
+    """Return Mixtral-8x7B from the catalog."""
     return load_model("mixtral-8x7b")
 
 
@@ -168,7 +168,7 @@ def routing_of(asked: str) -> str:
 
 
 def predictions(seeds: Sequence[int] = (0,), routing: str = "uniform") -> Iterator[Prediction]:
-    """All rows, simulated."""
+    """Predict all rows by simulation: hit rates, decode rates and memory."""
     chosen = routing_of(routing)
     yield from _hits(seeds, chosen)
     yield from _rates(seeds, chosen)

@@ -89,7 +89,7 @@ def model_of(shape: Shape, experts: int) -> ModelSpec:
 
 @dataclass(frozen=True, slots=True)
 class LayerTimes:
-    """Seconds of a layer's tasks [s]: dense part and experts in both passes, exchanges, copies."""
+    """Seconds of a layer's tasks: dense part and experts in both passes, exchanges, gathers and scatters."""
 
     dense: float
     dense_back: float

@@ -62,7 +62,7 @@ class Denoising:
 SYSTEM = "rtx-a6000-x1"
 LAYERS, HIDDEN, HEADS = 12, 1024, 8
 EXPERTS, TOP_K, WIDTH = 4, 2, 4 * HIDDEN
-"""An expert is a gated block of 3 x 4 d^2 weights."""
+"""Number of experts, experts per token, and width of an expert, which is a gated block of 3 x 4 d^2 weights."""
 PASSES = Denoising(steps=10, tokens=14)
 BATCH = 512
 
@@ -71,7 +71,7 @@ BLOCKS: dict[str, LayerKind] = {
     "top2": MixtureOfExperts(HIDDEN, EXPERTS, TOP_K, WIDTH),
     "dense": FeedForward(HIDDEN, EXPERTS * WIDTH),
 }
-"""Feed-forward part by design: experts merged for a level, routed by token, or all of them."""
+"""Feed-forward part of each design: experts merged for a noise level, routed by token, or one dense block."""
 
 
 @cache
@@ -135,7 +135,7 @@ TIMED = ("merged", "dense")
 
 
 def predictions() -> Iterator[Prediction]:
-    """All rows, from the model's ops and the card."""
+    """Predict all rows from the model's ops and their times on the GPU."""
     yield Prediction("mode.pass.gmac", gmac("merged"))
     yield Prediction("mode.pass.attention_projections_gmac", projections_gmac())
     merged, dense = seconds("merged", BATCH), seconds("dense", BATCH)

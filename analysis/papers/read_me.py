@@ -71,7 +71,7 @@ def next_uses(steps: Sequence[Collection[int]], look_ahead: float = inf) -> list
 
 
 def drawn_by(seed: int) -> Chances:
-    """Return a random eviction order for a seed: NumPy's random numbers for each clock value."""
+    """Return a function of random numbers for evictions, which depend on a seed and the clock."""
 
     def chances(clock: int, experts: Sequence[int]) -> list[float]:
         return [float(x) for x in np.random.default_rng([seed, clock]).random(len(experts))]
@@ -83,7 +83,7 @@ def replay(
     steps: Sequence[Collection[int]], size: int, policy: str, *, look_ahead: float = inf,
     names: Sequence[Collection[int]] | None = None, seed: int = 0, staging: bool = False,
 ) -> ExpertCache:  # fmt: skip
-    """Play a sequence of steps against an empty cache; returns it with its counts.
+    """Replay a sequence of steps with an initially empty cache; return the cache with its counts.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ def rate(policy: str, size: int, seed: int, look_ahead: float = inf) -> float:
 
 @lru_cache
 def model() -> ModelSpec:
-    """Llama-2-7B with its MLP split into experts, one of them for a token in all layers."""
+    """Return Llama-2-7B with its MLP split into experts; a token uses one expert, the same in all layers."""
     dense = load_model("llama-2-7b")
     moe = MixtureOfExperts(hidden=dense.hidden, experts=EXPERTS, top_k=1, width=WIDTH, shared_width=SHARED_WIDTH)
     layer = dense.layers[0]

@@ -60,7 +60,7 @@ MICRO_BATCHES = (1, 4, 8, 16)
 
 
 def predictions() -> Iterator[Prediction]:
-    """All rows, from the models and training steps."""
+    """Predict all rows from the models' weights and from training steps."""
     for name, recurrent in (("plain", False), ("rmoe", True)):
         yield Prediction(f"rmoe.small.router_params.{name}", router_weights("small", recurrent) / 1e6)
     added = model("large", True).total_params - model("large", False).total_params

@@ -150,7 +150,7 @@ def answer_s(shares: Shares) -> float:
 
 
 def distinct(shares: Shares) -> float:
-    """Return the number of distinct experts that a step reads in each layer."""
+    """Return the expected number of distinct experts that a step reads in one layer."""
     part = deployed(shares).experts[0]
     return part.router.expected(part.row, float(shares.passes)).active
 

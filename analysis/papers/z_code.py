@@ -87,7 +87,7 @@ SEQUENCES, LENGTH = 32, 512
 
 
 def with_experts(model: ModelSpec, experts: int) -> ModelSpec:
-    """The model with another number of experts in its layers."""
+    """Return the model with `experts` experts in each of its MoE layers."""
 
     def change(layer: Layer) -> Layer:
         if not isinstance(layer.ffn, MixtureOfExperts):
@@ -98,7 +98,7 @@ def with_experts(model: ModelSpec, experts: int) -> ModelSpec:
 
 
 def scaled_step(devices: int) -> TrainingStep:
-    """A training step with as many experts a device as on 512, the optimiser's place left open.
+    """Return a training step with the same number of experts per device as on 512 devices.
 
     The memory of a device includes its share of the host's; PCIe is not modelled.
     """

@@ -191,7 +191,7 @@ class Reproduction(Result):
         return {"wall_s": self.wall_s}
 
     def headline(self) -> str:
-        """How many rows hold, fail and stand without a published value."""
+        """Return the numbers of rows that pass, that fail, and that have no published value."""
         count = {word: sum(row.status == word for row in self.table) for word in (PASS, FAIL, PREDICTION)}
         return f"{len(self.table)} rows: " + ", ".join(f"{n} {word}" for word, n in count.items())
 
@@ -243,7 +243,7 @@ def figures_of(result: Reproduction) -> dict[str, Figure]:
 
 
 Experiment = Callable[..., Reproduction]
-"""Takes seeds, routing and `OnProgress`; optionally ``device``, ``figures`` or ``kept``."""
+"""Function that takes seeds, routing and `OnProgress`; optionally ``device``, ``figures`` or ``kept``."""
 
 
 def _takes(run: Experiment) -> None:
@@ -252,7 +252,7 @@ def _takes(run: Experiment) -> None:
 
 
 EXPERIMENTS: Registry[Experiment] = Registry("experiment", described=True, check=_takes, group="opbyte.papers")
-"""Registered by packages that entry points of the group ``opbyte.papers`` name."""
+"""Experiments by name, registered by the packages of the entry-point group ``opbyte.papers``."""
 
 
 def reproduce(
