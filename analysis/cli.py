@@ -119,7 +119,7 @@ def _give_up_output() -> None:
 
 
 def _leave(message: str, code: int) -> NoReturn:
-    """End the process immediately; files and workers have already been closed."""
+    """End the process immediately, after files and workers have been cleaned up."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()

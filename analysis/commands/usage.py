@@ -56,7 +56,7 @@ def _alike(words: set[str], name: str) -> float:
 
 
 def translated(arguments: Sequence[str]) -> list[str]:
-    """Arguments with `ALIASES` replaced, and ``help COMMAND`` as ``COMMAND --help``.
+    """Return the arguments with `ALIASES` replaced, and ``help COMMAND`` as ``COMMAND --help``.
 
     Examples
     --------

@@ -61,7 +61,7 @@ class DeployedAs:
 
     @property
     def missing(self) -> list[str]:
-        """Options that a replay of the run would need."""
+        """Missing options that a replay of the run needs."""
         return [option for option, value in (("--model", self.config), ("--system", self.device)) if value is None]
 
 

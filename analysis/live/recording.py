@@ -54,7 +54,7 @@ def write_recording(result: Recording, folder: OutputFolder) -> None:
 
 
 def run_json(result: Recording) -> dict[str, Any]:
-    """The object of ``run.json``."""
+    """Return the content of ``run.json``."""
     server, target = result.server, result.target
     engine = dict(server.engine)
     version = target.version and re.match(r"\d+\.\d+", target.version)  # as vLLM's versions are written
@@ -226,7 +226,7 @@ class Recording(Result):
 
     @property
     def sent(self) -> list[int]:
-        """Rows of the requests that were sent, in the order of sending."""
+        """Return the rows of the sent requests, in the order of sending."""
         rows = [i for i, o in enumerate(self.outcomes) if o.status != NOT_SENT]
         return sorted(rows, key=lambda i: (self.outcomes[i].sent_s, i))
 

@@ -185,7 +185,7 @@ class Step:
 
 @lru_cache(maxsize=1)
 def gpu() -> TiledGpu:
-    """The GPU's cost model."""
+    """Return the cost model of the GPU."""
     model = build_device(load_device(GPU)[0], calibrated=True).processors["xpu"].model
     assert isinstance(model, TiledGpu)
     return model

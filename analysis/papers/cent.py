@@ -55,7 +55,7 @@ class Mapping:
 
     @property
     def blocks_a_device(self) -> int:
-        """Blocks that a device works on at once."""
+        """Number of blocks that a device computes at the same time."""
         return math.ceil(self.blocks / self.devices) if self.shares else 1
 
     @property

@@ -245,7 +245,7 @@ def _scales(seeds: tuple[int, ...], routing: str) -> Table:
 
 
 def _gating(*_: object) -> Table:
-    """Gating with masks and products against a table, by tokens."""
+    """Compare the times of gating with masks and products, and with a table, by number of tokens."""
     rows = []
     for tokens in (1, 8, 64, 512, 4096):
         masks, table = (gating_s(TRILLION, tokens, t) for t in (False, True))

@@ -87,7 +87,7 @@ def qwen() -> ModelSpec:
 
 @lru_cache
 def deepseek() -> ModelSpec:
-    """DeepSeekMoE-16B: 64 experts of 1408, 6 of them and two shared; the first layer is dense."""
+    """Return DeepSeekMoE-16B: 64 experts of width 1408, 6 and two shared per token; the first layer is dense."""
     return load_model("deepseek-moe-16b")
 
 

@@ -312,7 +312,7 @@ def _skew() -> Iterator[Prediction]:
 
 
 def _sweep() -> Table:
-    """Gains by exponent."""
+    """Return the gains by exponent of the power-law routing."""
     rows = [
         {"cluster": cluster.name, "model": shape.name,
          **{f"{e:g}": gain(shape, cluster, routing_of(e)) for e in EXPONENTS}}

@@ -27,7 +27,7 @@ from .published import Prediction, paper
 
 
 def encoder_macs(model: ModelSpec) -> float:
-    """Multiply-accumulates of one image through the encoder.
+    """Return the multiply-accumulates of one image in the encoder.
 
     Raises
     ------
@@ -49,7 +49,7 @@ def encoder_macs(model: ModelSpec) -> float:
 
 
 def upsampling_decoder_macs(model: ModelSpec, channels: int, classes: int) -> int:
-    """Multiply-accumulates of one task's decoder for one image.
+    """Return the multiply-accumulates of one task's decoder for one image.
 
     Four 3 x 3 convolutions of `channels`, each at twice the side of the last (the first on the patch grid), then a 1 x
     1 convolution to `classes` on the fourth's grid (VITA-Group/M3ViT at d448b6f, models/vit_up_head.py).
@@ -64,7 +64,7 @@ def upsampling_decoder_macs(model: ModelSpec, channels: int, classes: int) -> in
 
 
 def with_experts(model: ModelSpec, experts: int) -> ModelSpec:
-    """The model with another number of experts in every MoE layer, `top_k` unchanged."""
+    """Return the model with another number of experts in every MoE layer, `top_k` unchanged."""
 
     def change(layer: Layer) -> Layer:
         ffn: Any = layer.ffn

@@ -36,7 +36,7 @@ DESIGNS = ("lora", "plain", "optimised")
 
 @cache
 def deployed(model: str) -> Deployment:
-    """The base on one card."""
+    """Deploy the base model on one GPU."""
     return deploy(load_model(model), load_system(SYSTEM))
 
 
@@ -131,7 +131,7 @@ def ratio(model: str, sequences: int = SEQUENCES, training: bool = False) -> flo
 
 
 def predictions() -> Iterator[Prediction]:
-    """All rows, from kernels and weights."""
+    """Predict all rows from kernel times and weights."""
     work = flops(LLAMA, "optimised") / flops(LLAMA, "plain")
     yield Prediction("mixlora.llama2.inference.optimised_over_plain", ratio(LLAMA), f"FLOPs: {work:.3f}")
     yield Prediction("mixlora.llama2.memory_two", memory_gib(LLAMA, 2))

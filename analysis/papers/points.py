@@ -227,7 +227,7 @@ def run_point(point: Point) -> Measured:
 
 
 def _measured(run: Run, warmup: int) -> Measured:
-    """Metrics of a run after its warm-up, as the papers count them."""
+    """Return the metrics of a run after its warm-up, with the definitions of the papers."""
     import numpy as np
 
     table = run.requests
@@ -252,7 +252,7 @@ def _measured(run: Run, warmup: int) -> Measured:
 
 
 def _joules(run: Run) -> dict[tuple[str, str], float]:
-    """Energy per output token by layer group and path; links are not part of Fig. 15.
+    """Return the energy per output token by layer group and path; links are not part of Fig. 15.
 
     What an op takes is known of the whole run; its share is taken for that after the warm-up.
     """

@@ -27,7 +27,7 @@ def first_come(experts: Sequence[int], limit: int) -> list[int]:
 
 
 def longest_queues(experts: Sequence[int], limit: int) -> list[int]:
-    """The whole longest queue, then the next, until the batch is full (Read-ME, algorithm 1).
+    """Return the tokens of the longest queues, one queue after another, until the batch is full (Read-ME, algorithm 1).
 
     Parameters
     ----------

@@ -31,7 +31,7 @@ def layers(count: int, hidden: int, top_k: int, width: int, heads: int, state: i
 
 @cache
 def model(size: str, recurrent: bool) -> ModelSpec:
-    """The small or large model with one kind of router."""
+    """Return the small or large model, with a recurrent or a plain router."""
     state = STATE if recurrent else 0
     shape = {"small": (8, 352, 2, 704, 8), "large": (24, 1280, 4, EXPERT_WIDTH, 20)}[size]
     return ModelSpec(

@@ -161,7 +161,7 @@ def weight_bytes(shares: Shares) -> float:
 
 
 WELL_BELOW = 1.7
-"""Highest ratio that counts as well below two passes in separate batches."""
+"""Limit of the time over greedy decoding's time, below which two passes clearly share one batch."""
 WAYS = {
     "greedy, top-2": GREEDY, "top-3": TOP3, "self-contrast, 2 and 1": SELF_CONTRAST,
     "two strong passes": Shares.of_passes((2, 2)),
@@ -171,7 +171,7 @@ WAYS = {
 
 
 def predictions() -> Iterator[Prediction]:
-    """All rows, from steps of the model."""
+    """Predict all rows from simulated steps of the model."""
     greedy = answer_s(GREEDY)
     yield Prediction(
         "scmoe.top3_over_greedy",

@@ -44,7 +44,7 @@ def predictions(seeds: Sequence[int] = (0,), routing: str = "uniform") -> Iterat
 
 
 def tiers() -> Tiers:
-    """The tiers of a chip."""
+    """Return the memory tiers of a chip."""
     return tiers_of(load_device(DEVICE)[0].processors["stratum"].parameters)
 
 

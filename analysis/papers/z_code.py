@@ -117,7 +117,7 @@ GIB = 2**30
 
 
 def predictions() -> Iterator[Prediction]:
-    """All rows, from the model's layout on the devices."""
+    """Predict all rows from the model's layout on the devices."""
     states, note = device_states(LAST), f"{load_model(MODEL).total_params / 1e12:.3f} T parameters on {DEVICES}"
     yield Prediction("z-code.3.5T.weights_GiB", states.weights / GIB, note)
     yield Prediction("z-code.3.5T.states_GiB", states.total / GIB, note)

@@ -106,7 +106,7 @@ class _Placer:
         return np.concatenate([middle - half, middle + half], axis=1)
 
     def place(self, i: int) -> None:
-        """Give label i the cheapest free box, if there is one."""
+        """Move label i to the free box with the lowest cost; remove its position if there is no free box."""
         boxes = self.candidates(i)
         others = [box for j, box in self.chosen.items() if j != i]
         taken = np.concatenate([self.fixed, np.array(others).reshape(-1, 4)])

@@ -182,7 +182,7 @@ def _limits(axes: Axes, roofs: Sequence[_Roof], shown: pd.DataFrame) -> tuple[fl
 
 
 def _corner(peak: float, bandwidth: float, low: float, high: float) -> npt.NDArray[np.float64]:
-    """Polyline of a roof between two Op/B, in Op/B and TFLOP/s."""
+    """Return the polyline of a roof between two values of Op/B, as points (Op/B, TFLOP/s)."""
     ridge = min(max(peak / bandwidth, low), high)
     xs = np.array([low, ridge, high])
     return np.stack([xs, np.minimum(peak, xs * bandwidth) / TERA], axis=1)
@@ -225,7 +225,7 @@ def _draw_ops(axes: Axes, shown: pd.DataFrame, colors: dict[str, Style]) -> list
 
 
 def _marker(layer: Style, processor: Style, size: float = 5.5) -> dict[str, Any]:
-    """Line2D properties of an op's marker: the layer's shape and colour, the processor's fill."""
+    """Return the Line2D properties of an op's marker: the layer's shape and colour, the processor's fill."""
     empty = processor.fill == "none"
     return {
         "marker": layer.marker,
@@ -245,7 +245,7 @@ def _marks(
     lines: Sequence[npt.NDArray[np.float64]],
     ops: Sequence[LabelledPoint],
 ) -> list[Text]:
-    """Name the roofs, mark ridge and break-even points with their values; returns the texts."""
+    """Label the roofs, and mark ridge and break-even points with their values; return the texts."""
     points, order = [], []
     right = axes.get_xlim()[1]
     for roof in roofs:

@@ -123,7 +123,7 @@ def _styles(names: Iterable[str], known: dict[str, Style], spare: Sequence[Style
 
 
 def layer_order(names: Iterable[str]) -> list[str]:
-    """Layer names in the fixed order; unknown ones last, by name."""
+    """Return the layer names in the fixed order; unknown names come last, by name."""
     rank = {name: i for i, name in enumerate(LAYERS)}
     return sorted(set(names), key=lambda n: (rank.get(n, len(rank)), n))
 
