@@ -43,7 +43,7 @@ INSIDE = (0.1, 0.5, 0.9)
 
 
 def from_others(spec: DeviceSpec, rows: FamilyRows) -> F8:
-    """Seconds of a device's rows, each by its framework's kernels, as if the device's set had none."""
+    """Predict the times of a device's rows with its frameworks' kernels fitted on other devices [s]."""
     family, out = rows.family, np.empty(len(rows.x))
     owner_name = "" if spec.kernels is None else owner(spec.kernels, family.name)
     names = {label: name for name, label in LABELS.items()}
@@ -55,7 +55,7 @@ def from_others(spec: DeviceSpec, rows: FamilyRows) -> F8:
 
 
 def by_others(device: str, spec: DeviceSpec, rows: FamilyRows) -> Check:
-    """Predictions of a device's rows by the kernel sets of other devices."""
+    """Return the check of a device's rows predicted by the kernel sets of other devices."""
     family, run = rows.family, some_of(rows, ~unserved(rows))
     said = from_others(spec, run)
     return Check(family.name, family.title, device, "transferred", run.table, said, run.measured, rows=run)
@@ -70,7 +70,7 @@ def left_alike(device: str, name: str) -> bool:
 
 
 def with_intervals(checks: Sequence[Check]) -> list[Check]:
-    """Checks of devices left out, with the interval that the others' give them and what of it holds.
+    """Return the checks, each with the interval from the other devices' errors and the share of rows inside it.
 
     Parameters
     ----------
@@ -184,7 +184,7 @@ def _errors(
 
 
 def _logs(family: Family, entry: SetEntry, rows: FamilyRows) -> F8:
-    """Logarithm of measured over predicted, by a set's parameters."""
+    """Return log(measured / predicted) of rows, predicted with a kernel set's parameters."""
     values = entry.values(family)
     out: F8 = np.log(rows.measured / family.seconds(values, rows.h, rows.x))
     return out
@@ -211,7 +211,7 @@ def _between(family: Family, devices: Sequence[tuple[SetEntry, FamilyRows]]) -> 
 
 
 def _enter(cells: dict[tuple[str, str, str, str], list[F8]], family: Family, key: str, x: F8, errors: F8) -> None:
-    """Add errors to the cells of their calls."""
+    """Add errors to `cells`, by the number format and the rounded size of their calls."""
     at = np.rint(places(family, x)).astype(np.int64)
     for format_, place, error in zip(formats_of(family, x), at.tolist(), errors, strict=True):
         sizes = "/".join(map(str, place))

@@ -27,7 +27,7 @@ NO_TIMES = {"per_s": "1/s", "power": "W", "energy": "J"}
 
 
 def for_people(rows: Rows) -> Records:
-    """Rows whose numbers other than counts are fractions: as percentages, in columns that people read.
+    """Return rows with readable column names and with fractions as percentages.
 
     Examples
     --------
@@ -69,7 +69,7 @@ rates, times a token and batches of published runs ($OPBYTE_DATA/real_runs)."""
 
 
 def by_chance(systems: Sequence[str]) -> dict[str, Any]:
-    """Systems of a set's points, and between which shares within their intervals nine of ten such sets lie if these are true.
+    """Return the number of systems, and the 90 % range of the share inside true 80 % intervals.
 
     Errors of points of one system are correlated, so the share of few systems is uncertain: for one, beta distributed
     about `LEVEL`.
@@ -92,7 +92,7 @@ class Compared(Result):
 
     @property
     def passed(self) -> bool:
-        """Nothing is past its bounds; of what has none, always."""
+        """Return whether all errors are within their bounds; True without bounds."""
         return True
 
     def remarks(self) -> Sequence[str]:
@@ -107,7 +107,7 @@ class Checked(Compared):
 
     @property
     def passed(self) -> bool:
-        """No check is past its bounds, and something was checked."""
+        """Return whether there is a check and no check exceeds its bounds."""
         return bool(self.checks) and all(check.passed is not False for check in self.checks)
 
     def records(self) -> Records:
@@ -119,7 +119,7 @@ class Checked(Compared):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Rows of one family on one device, and what a model says of them.
+    """Measured and predicted values of one kernel family on one device, with accepted errors.
 
     Attributes
     ----------
@@ -155,7 +155,7 @@ class Check:
 
     @property
     def off(self) -> F8:
-        """Relative to what was measured."""
+        """Return the relative error of each row: predicted / measured - 1."""
         return self.predicted / self.measured - 1.0
 
     @property
@@ -186,7 +186,7 @@ Refit = Callable[[Widths], Interval]
 
 
 class IntervalBasis(NamedTuple):
-    """What an interval follows from.
+    """Inputs of an interval, from which it can be recomputed with other widths.
 
     `quantity` whose errors a fit takes from it ("" of none), the kernels' own interval, how much of each factor the run has, and the
     interval by given widths.

@@ -65,7 +65,7 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Simulated:
-    """A row with what the model says; `cpu_s` and `requests` are of this row."""
+    """A reference row with the model's value, the simulation's CPU time `cpu_s` [s] and its number of requests."""
 
     row: Reference
     simulated: float
@@ -74,7 +74,7 @@ class Simulated:
 
     @property
     def error(self) -> float | None:
-        """Relative to the measurement."""
+        """Return the relative error, simulated / measured - 1; None without a measurement."""
         measured = self.row.measured
         return None if not measured else self.simulated / measured - 1.0
 
@@ -108,12 +108,12 @@ class DramValidation(Compared):
 
     @property
     def cpu_s(self) -> float:
-        """CPU seconds of the one-channel rows of Ramulator 2.1, without compiling and start."""
+        """Return the CPU time of all one-channel rows of Ramulator 2.1, without compilation and start [s]."""
         return sum(c.cpu_s for c in self.compared if c.row.timed)
 
     @property
     def requests(self) -> int:
-        """Requests of those rows."""
+        """Return the number of requests in all one-channel rows of Ramulator 2.1."""
         return sum(c.requests for c in self.compared if c.row.timed)
 
     def to_dict(self) -> dict[str, Any]:
@@ -205,7 +205,7 @@ def read_references(path: Path) -> list[Reference]:
 
 
 def _reference(cells: Mapping[str, str], where: str) -> Reference:
-    """One row from its cells."""
+    """Return the reference that a table row describes."""
     known = (RAMULATOR, DRAMSIM, ATTACC)
     if cells["simulator"] not in known:
         hint = nearest(cells["simulator"], known)

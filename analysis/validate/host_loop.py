@@ -82,7 +82,7 @@ class LoopStep:
 
 @dataclass(frozen=True, slots=True)
 class Loop(Result):
-    """What the loop found.
+    """Result of the loop: errors on unseen shapes, measured and simulated steps, and a simulated load.
 
     Attributes
     ----------
@@ -269,11 +269,11 @@ class SmallModel:
 
     @property
     def work(self) -> list[TimedCase]:
-        """Steps to be timed in the rounds of the kernels, in the same states of the machine."""
+        """Return the model's steps as cases to be timed between kernels, in the same state of the machine."""
         return [TimedCase(partial(self._step, state), lambda _: 0.0) for state in self.states]
 
     def _step(self, state: ToyState, _: int) -> None:
-        """One step; from the first context again where the caches are full."""
+        """Run one decode step; restart at the first context after `ROOM` steps."""
         if state.steps == ROOM:
             state.restart()
         self.model.step(state)
@@ -288,7 +288,7 @@ def small_model(quick: bool, threads: int, seed: int) -> SmallModel:
 
 
 def _steps(small: SmallModel, model: Path, device: Path, run: Measurement) -> list[LoopStep]:
-    """Simulate the steps that were measured, each at the rates around it."""
+    """Simulate the measured steps, each at the machine's rates measured around it."""
     spec = load_model(model)
     # A config.json that says float32 stands for a server's 16 bit; this model keeps its 32.
     spec = replace(spec, numerics=spec.numerics.with_formats(DTYPE, DTYPE))

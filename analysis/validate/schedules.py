@@ -34,7 +34,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class SchedulesValidation(Compared):
-    """How many cases were planned alike.
+    """Result of comparing schedules: the cases, and those with a difference.
 
     Attributes
     ----------
@@ -77,7 +77,7 @@ class SchedulesValidation(Compared):
 
 
 def _short(value: Any, most: int = 60) -> str:
-    """Plans for people."""
+    """Return a plan as text of at most `most` characters."""
     text = "-" if value is None else json.dumps(value)
     return text if len(text) <= most else text[: most - 3] + "..."
 
@@ -110,7 +110,7 @@ def validate_schedules(path: str | Path, *, progress: OnProgress | None = None) 
 
 
 def compare(case: ScheduleCase) -> Difference | None:
-    """The first difference between a case and what is planned here, if there is one.
+    """Return the first difference between a case's plans and OpByte's; None without one.
 
     Steps are planned one by one to record them. A second run with fast-forwarded decode steps must have identical
     timestamps.

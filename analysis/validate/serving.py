@@ -73,7 +73,7 @@ class MeasuredRequests:
 
 @dataclass(frozen=True, slots=True)
 class ServingRun:
-    """One run: what was measured, and what the simulator says of the same requests.
+    """One run: measured and simulated times of the same requests.
 
     Attributes
     ----------
@@ -106,7 +106,7 @@ class ServingRun:
 
     @property
     def entry(self) -> RunCheck:
-        """Mean and quantiles of every quantity, with intervals."""
+        """Return mean and quantiles of every latency, measured and simulated, with intervals."""
         measured, sure = figures(self.table.times), self.intervals
         factors = {} if sure is None else {n: sure.ttft if n.startswith("ttft") else sure.tpot for n in measured}
         return RunCheck(self.name, 0, measured, figures(self.simulated), self.costs, factors=factors)
@@ -184,7 +184,7 @@ def replay_requests(folder: Path, kernels: bool, host: str | Path | None = None)
 
 
 def _stream(name: str, table: MeasuredRequests) -> RequestStream:
-    """Requests arrive when the engine queued them, between two of its steps."""
+    """Return the requests as a stream; each arrives when the engine queued it, between two steps."""
     block = RequestBlock(np.arange(len(table)), table.queued_s, table.input_tokens, table.output_tokens)
     return RequestStream(name, True, None, lambda: iter([block]))
 
@@ -204,7 +204,7 @@ def _device(folder: Path) -> str:
 
 
 def _requests(path: Path) -> MeasuredRequests:
-    """The requests of a run, in order of queueing."""
+    """Read the requests of a run, in order of queueing."""
     columns = read_whole(path, ("request_id", *LENGTHS, *STAMPS))
     lengths = [numbers(columns[n], 1, MAX_SIZE, whole=True).astype(np.int64) for n in LENGTHS]
     stamps = [numbers(columns[name], 0, MAX_TIME) for name in STAMPS]

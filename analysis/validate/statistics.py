@@ -29,12 +29,12 @@ def client_times(run: Run) -> dict[str, F8]:
 
 
 def figures(times: Mapping[str, F8]) -> dict[str, float]:
-    """`statistics` of each quantity."""
+    """Return the `statistics` of each quantity, as ``ttft_p50`` and similar names."""
     return {f"{name}_{k}": x for name, values in times.items() for k, x in statistics(values).items()}
 
 
 def statistics(times: F8) -> dict[str, float]:
-    """Mean and quantiles of times; of none, NaN."""
+    """Return mean and quantiles of times, ignoring NaN; NaN if there are no times."""
     times = times[~np.isnan(times)]
     figures = [times.mean(), *np.quantile(times, QUANTILES)] if len(times) else [np.nan] * len(STATISTICS)
     return {name: float(x) for name, x in zip(STATISTICS, figures, strict=True)}

@@ -67,7 +67,7 @@ def skew_checks(table: KernelTable, skipped: list[Skipped]) -> list[Check]:
 
 
 def _consistent(table: KernelTable, skipped: list[Skipped]) -> KernelTable:
-    """Rows whose counts and contexts agree with their mean."""
+    """Return the rows whose counts and contexts agree with their mean; add the others to `skipped`."""
     decodes, long = table["decode_seqs"], table["long_seqs"]
     keys = long * table["long_context"] + (decodes - long) * table["short_context"]
     good = (long <= decodes) & (np.abs(keys / decodes - table["mean_context"]) <= 1.0)
@@ -81,7 +81,7 @@ def _leave_out(table: KernelTable, skipped: list[Skipped], reason: str) -> None:
 
 
 def _parts(table: KernelTable, skipped: list[Skipped]) -> Iterator[tuple[DeviceSpec, KernelTable]]:
-    """Rows of each device, and of each shape of heads on it."""
+    """Yield the rows of each device and shape of attention heads."""
     for name in dict.fromkeys(table["device"].tolist()):
         rows = table.take(table["device"] == name)
         try:
@@ -96,9 +96,9 @@ def _parts(table: KernelTable, skipped: list[Skipped]) -> Iterator[tuple[DeviceS
 
 
 def added_seconds(spec: DeviceSpec, table: KernelTable, mean_s: F8, most_s: F8) -> F8 | None:
-    """Seconds of each row beyond the mean context's, by the thread blocks.
+    """Return the time that unequal contexts add to each row, by a model of the thread blocks [s].
 
-    The blocks are fitted to the calls of equal contexts. None where the device or they do not tell.
+    The blocks are fitted to the calls of equal contexts. None if the blocks cannot be fitted.
     """
     shape = (int(table["heads_q"][0]), int(table["heads_kv"][0]), int(table["head_dim"][0]))
     columns = [table[n] for n in ("prefill_tokens", "prefill_context", "decode_seqs")]

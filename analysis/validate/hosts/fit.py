@@ -88,7 +88,7 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """Numbers, and the run simulated with the starting and with the fitted ones."""
+    """Fitted numbers, and the run simulated with the starting and with the fitted numbers."""
 
     numbers: tuple[Number, ...]
     before: HostResult
@@ -167,14 +167,14 @@ def _points(
 
 
 def _lines(points: _Points) -> tuple[F8, F8]:
-    """Residuals in the middle, shape (n,), and their slopes by steps, shape (n, k)."""
+    """Fit lines to the residuals: return their values in the middle, shape (n,), and slopes per step, shape (n, k)."""
     design = np.column_stack([np.ones(len(points.at)), points.at])
     solution: F8 = np.asarray(np.linalg.lstsq(design, points.residuals, rcond=None)[0], dtype=np.float64)
     return solution[0], solution[1:].T
 
 
 def _weights(usable: F8, every: F8) -> F8:
-    """What each residual counts, by those that a fit may use."""
+    """Return Huber weights of all residuals `every`, with the spread of the `usable` ones."""
     middle = float(np.median(usable))
     spread = max(float(np.median(np.abs(usable - middle))) / 0.6745, 1e-6)
     out: F8 = 1.0 / np.maximum(np.abs(every - middle) / (HUBER * spread), 1.0)
@@ -182,7 +182,7 @@ def _weights(usable: F8, every: F8) -> F8:
 
 
 def _solved(off: F8, slopes: F8, weights: F8) -> F8:
-    """The change, in steps, that takes residuals away."""
+    """Return the change of the numbers, in steps, by weighted least squares."""
     normal, right = slopes.T @ (weights[:, None] * slopes), slopes.T @ (weights * off)
     out: F8 = np.asarray(np.linalg.lstsq(normal, right, rcond=1e-9)[0], dtype=np.float64)
     return out

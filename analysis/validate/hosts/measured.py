@@ -35,7 +35,7 @@ STEPS, DRAWS = ("tpot", "itl"), 3
 
 @dataclass(frozen=True, slots=True)
 class HostResult:
-    """A run simulated in one host.
+    """Result of simulating a measured run with one host's numbers.
 
     Attributes
     ----------
@@ -104,7 +104,7 @@ def read_measured(path: Path, part: float = 1.0) -> HostRun:
 
 
 def _by_request(known: Replayed, part: float, host: HostSpec) -> HostResult:
-    """A run with the engine's timestamps of every request."""
+    """Simulate a run that has the engine's timestamps of every request."""
     served, table = known.served(host), known.table
     simulated = latencies(table, served.requests.first_token_s, served.requests.last_token_s)
     statistics = figures(table.times)
@@ -128,7 +128,7 @@ def _recorded(run: MeasuredRun, requests: Path, part: float, host: HostSpec) -> 
 
 
 def _by_stage(run: MeasuredRun, host: HostSpec) -> HostResult:
-    """A run that is known by its load and the values of its stages."""
+    """Simulate a run that has only its load and the measured values of its stages."""
     d, settings = deployment_of(run, KERNELS, host)
     samples = list(served_draws(run, d, settings, DRAWS))
     measured = [(s, name, value) for s, stage in enumerate(run.measured) for name, value in stage.items()]
@@ -162,7 +162,7 @@ def _requests(
 
 
 def _shares(served: Run) -> dict[str, float]:
-    """Share of the ops' time that collectives inside a node take."""
+    """Return the share of the ops' time in communication, by name ``link``."""
     total = sum(op.wall_s for op in served.ops)
     links = sum(op.wall_s for op in served.ops if op.layer == "communication")
     return {"link": links / total if total else 0.0}

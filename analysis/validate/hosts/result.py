@@ -30,7 +30,7 @@ NVLINK = "nvlink"
 
 @dataclass(frozen=True, slots=True)
 class HostCalibration(Result):
-    """Numbers of a host that a run told.
+    """Host numbers fitted to a measured run; see `calibrate_run`.
 
     Attributes
     ----------
@@ -115,7 +115,7 @@ class HostCalibration(Result):
 
 
 def _name(path: Path) -> str:
-    """A host's name from its file's."""
+    """Return a host's name by its file name, with prefix ``my-`` if the catalog has this name."""
     name = re.sub(r"[^A-Za-z0-9._+-]", "-", path.stem).lstrip("._+-")[:80] or "host"
     return f"my-{name}"[:80] if name in list_hosts() else name
 
@@ -125,7 +125,7 @@ def _shown(n: Number, value: float) -> str:
 
 
 def _spread(f: Fitted, used: bool) -> dict[str, Any]:
-    """Median of |error| of the residuals that were fitted, or held out."""
+    """Return count and median absolute error, before and after, of the residuals that were fitted or held out."""
 
     def median(one: HostResult) -> float | None:
         errors = np.abs(np.expm1(one.residuals[one.fitted == used]))
@@ -194,7 +194,7 @@ def _frees(names: str | Sequence[str]) -> list[Free]:
 
 
 def _base(system: SystemSpec, host: str | Path | None) -> tuple[HostSpec, str]:
-    """The host to start from, and its name or file."""
+    """Return the host whose numbers the fit starts from, and its name or file."""
     if host is not None:
         return load_host(host)[0], str(host)
     known = host_of(system)
@@ -221,6 +221,6 @@ def _start(base: HostSpec, free: Free) -> float:
 
 
 def _with(base: HostSpec, run: str, numbers: Mapping[str, FittedSpec]) -> HostSpec:
-    """The host with numbers of a run."""
+    """Return the host with the numbers fitted to a run."""
     fit = HostFitSpec(run=run) if base.fitted is None else base.fitted
     return base.model_copy(update={"fitted": fit.model_copy(update={"run": run, **numbers})})

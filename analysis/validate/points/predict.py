@@ -50,7 +50,7 @@ all requests, and minimum for each client."""
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the simulator says of a point: means over its requests.
+    """Predicted times of a serving point: means over its requests.
 
     Attributes
     ----------
@@ -77,7 +77,7 @@ class Prediction:
 
     @property
     def sure(self) -> tuple[Interval, Interval] | None:
-        """Factors on TPOT, and on TTFT."""
+        """Return the intervals of factors on TPOT and on TTFT; None if unknown."""
         if self.errors is None:
             return None
         known = self.errors.intervals()
@@ -127,7 +127,7 @@ def predict(point: ServingPoint, folder: Path, seed: int = 0, host_times: float 
 
 
 def _errors(point: ServingPoint, serving: Deployment, side: Deployment, ttft_s: float) -> RunDraws | None:
-    """How sure TPOT and TTFT are: of the devices that decode, and of those that take prompts."""
+    """Return samples of the errors of TPOT and TTFT, from the decode and prefill devices; None if unknown."""
     decodes = max(round(point.clients / (serving.ranks * point.workers.count)), 1)
     isl, osl = (MEAN * n for n in longest(point))
     prompt, context = (max(round(n), 1) for n in (isl, isl + osl / 2))
@@ -177,7 +177,7 @@ def deployed(
     folder: Path, device: str, model: str, weights: str, kv: str, sizes: tuple[int, int, int],
     pp: int = 1, exchange: str = "all_to_all",
 ) -> Deployment:  # fmt: skip
-    """Deployment of one worker of `sizes` (tp, dp, ep); equal ones are made once a process."""
+    """Return the deployment of one worker of `sizes` (tp, dp, ep), cached in each process."""
     tp, dp, ep = sizes
     spec = load_model(model_file(folder, model) or model)
     one, _ = load_device(device)

@@ -26,7 +26,7 @@ BENCHMARK = "InferenceX"
 
 @dataclass(frozen=True, slots=True)
 class WorkerGroup:
-    """Equal workers; each has ``tp * dp * pp`` devices, with its experts on `ep` groups."""
+    """A number of equal workers, each of ``tp * dp * pp`` devices with its experts sharded over `ep` groups."""
 
     count: int
     tp: int
@@ -36,7 +36,7 @@ class WorkerGroup:
 
     @property
     def devices(self) -> int:
-        """Devices of one worker."""
+        """Return the number of devices of one worker."""
         return self.tp * self.dp * self.pp
 
 
@@ -136,7 +136,7 @@ def read_points(path: Path) -> tuple[list[ServingPoint], list[Skipped]]:
 
 
 def _unusable(row: dict[str, Any], names: dict[str, str]) -> str | None:
-    """Why a row cannot be simulated; None if it can."""
+    """Return the reason why a row cannot be simulated; None if it can."""
     if row["device"] not in names:
         return f"device {row['device']!r} is not in the catalog"
     if row["mode"] not in MODES:
@@ -157,7 +157,7 @@ def _unusable(row: dict[str, Any], names: dict[str, str]) -> str | None:
 
 
 def _layout(row: dict[str, Any]) -> tuple[WorkerGroup, WorkerGroup] | None:
-    """Prefill and decode workers as the notes give them."""
+    """Return the prefill and decode workers from a row's notes; None if the notes do not give them."""
     match = LAYOUT.search(row["notes"])
     if match is None:
         return None
@@ -166,13 +166,13 @@ def _layout(row: dict[str, Any]) -> tuple[WorkerGroup, WorkerGroup] | None:
 
 
 def _version(text: str) -> tuple[int, ...]:
-    """Leading numbers of a version: (1, 2, 0) of 1.2.0rc6.post2."""
+    """Return the leading numbers of a version: (1, 2, 0) for 1.2.0rc6.post2."""
     match = re.match(r"\d+(\.\d+)*", text)
     return tuple(int(part) for part in match[0].split(".")) if match else ()
 
 
 def _point(line: int, row: dict[str, Any], names: dict[str, str]) -> ServingPoint:
-    """One row of a table of serving points; engines in a vendor's container have no known version."""
+    """Return the point of a table row; engines in a vendor's container have no known version."""
     prefill, workers = None, WorkerGroup(1, row["tp"], row["attention_dp"], row["ep"], row["pp"])
     if row["mode"] == "disagg":
         sides = _layout(row)

@@ -95,7 +95,7 @@ def _add(path: Path, line: int, row: Mapping[str, str], runs: list[PublishedRun]
 
 
 def _measured(where: str, row: Mapping[str, str]) -> dict[str, float]:
-    """What was measured, by metric, in SI units."""
+    """Return metric -> measured value of a row, in SI units."""
     out = {}
     for name, text in row.items():
         time = TIMES.fullmatch(name)
@@ -117,7 +117,7 @@ def _measured(where: str, row: Mapping[str, str]) -> dict[str, float]:
 
 
 def _run(path: Path, line: int, row: Mapping[str, str], measured: dict[str, float]) -> PublishedRun:
-    """One row of a client's table as a published run, by the command in its column `opbyte`."""
+    """Return a table row as a published run, with the options of the command in its column `opbyte`."""
     where = f"{path}:{line}"
     command, model, options = read_command(where, row["opbyte"])
     dtype = row.get("weights", "")
@@ -152,7 +152,7 @@ def _run(path: Path, line: int, row: Mapping[str, str], measured: dict[str, floa
 
 
 def _needed(where: object, row: Mapping[str, Any], *names: str, least: float = 1.0, most: float = MOST) -> float:
-    """The first number in some columns of a row, which is needed."""
+    """Return the first number in the named columns; refuse a row without one or outside the limits."""
     number = next((x for name in names if (x := _number(row.get(name, ""))) is not None), None)
     if number is None or not least <= number <= most:
         raise InputError(where, f"{' or '.join(names)}: must be a number from {least:g} to {most:,.0f}")
@@ -208,7 +208,7 @@ def _trained(row: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _torchtitan(row: Mapping[str, str], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that a run of torchtitan has by its note, or else by default.
+    """Return the settings of a torchtitan run: from its note, else the defaults.
 
     A local batch is split into as many micro-batches as there are stages (pytorch/torchtitan@9dec370, parallelisms/pipelining_utils.py).
     """
@@ -239,7 +239,7 @@ def _verify_step(where: str, row: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _offline(path: Path, clients: int) -> dict[str, Any]:
-    """Options of a long run of requests whose lengths a file holds."""
+    """Return options of a long offline run: lengths of a file in random order, and the measured middle."""
     import pandas as pd
 
     lengths, rng = pd.read_csv(path, comment="#"), np.random.default_rng(0)

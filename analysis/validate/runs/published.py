@@ -86,7 +86,7 @@ class ArrivalPattern:
 
     @property
     def size(self) -> str:
-        """Class of its concurrency, or its kind where that is another."""
+        """Return the class of the concurrency, or the kind of load if that is not a concurrency."""
         return load_class(self.level) if self.kind in ("closed", "batch") else self.kind
 
 
@@ -198,13 +198,13 @@ class PublishedRun:
 
     @property
     def name(self) -> str:
-        """What tells it from others of its set."""
+        """Return a name that is unique in the point's set: system, lengths and load."""
         level = f"{self.load.kind} {self.load.level:g}".removesuffix(" 0")
         return f"{self.system} {self.input_len:.0f}+{self.output_len:.0f} {level}"
 
 
 def device_of(text: str, names: Mapping[str, str]) -> str | None:
-    """The catalog's name of a device as published: makers' words, capitals and memory sizes aside.
+    """Return the catalog name of a published device name, without its maker, capitals and memory size.
 
     Examples
     --------
@@ -234,7 +234,7 @@ def is_published(path: Path) -> bool:
 
 
 def read_published(path: Path) -> tuple[list[PublishedRun], list[str]]:
-    """Points of a table, and what was left out with the reason.
+    """Return the points of a table, and the skipped rows with their reasons.
 
     Raises
     ------
@@ -331,7 +331,7 @@ def _length(text: str) -> float:
 
 
 def _load(row: Mapping[str, str]) -> ArrivalPattern | str:
-    """``concurrency=8``, ``rate=4 requests=200`` and their like, or why it is not one."""
+    """Read a load such as ``concurrency=8`` or ``rate=4 requests=200``; return the reason if it is not one."""
     match = re.fullmatch(r"(\w+)(?:=([\d.]+))?(?:\s+requests=(\d+))?", row["load"].strip())
     if match is None or match[1] not in READERS:
         return f"load {row['load'][:40]!r} is none of {', '.join(READERS)}"

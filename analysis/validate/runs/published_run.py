@@ -81,7 +81,7 @@ FIGURES: Mapping[str, Figure] = {
 
 
 def _time(answer: Answer, metric: str) -> float | None:
-    """A statistic of first tokens, time a token, whole requests, or gaps between tokens [s]."""
+    """Return a mean or quantile of TTFT, TPOT, E2E or TBT, by the metric's name [s]; None if unknown."""
     latency, run = latency_of(metric.replace("itl_", "tbt_")), answer.run
     if latency is None or latency.measure.startswith("client"):
         return None
@@ -188,7 +188,7 @@ def _given(run: PublishedRun, host: str | None) -> Iterator[dict[str, Any]]:
 
 
 def _step_of(run: PublishedRun) -> RunCheck:
-    """A training step, or a verify step of speculation."""
+    """Simulate a training step, or a verify step of speculative decoding."""
     if run.command == "train":
         made = train(run.model, **run.options)
         errors = made.errors
@@ -221,14 +221,14 @@ def _both(one: Refit, other: Refit, ratio: float, widths: Widths) -> Interval:
 def _scored(
     device: str, devices: int, kind: str, benchmark: str, size: int | None, options: tuple[tuple[str, Any], ...]
 ) -> Score:
-    """A benchmark's score of a system, by the benchmark's own rules."""
+    """Return a system's score in a benchmark, by the benchmark's rules."""
     rules, system = BENCHMARKS[benchmark], load_system(f"{device}-x{devices}")
     most = _scored(device, devices, OFFLINE, benchmark, size, options) if kind == SERVER else None
     return best_score(rules, rules.scenario(**dict(options)), system, kind, size=size, most=most)
 
 
 def _dtype(run: PublishedRun) -> str | None:
-    """Format to convert weights to; a checkpoint that is of 4 bits already stays as it is."""
+    """Return the format to convert weights to; None for a checkpoint with 4-bit experts already."""
     if run.dtype == "nvfp4" and load_model(run.model).numerics.weight_format("experts") == "mxfp4":
         return None
     return run.dtype

@@ -87,7 +87,7 @@ class RunsValidation(Compared):
         }
 
     def medians(self) -> dict[str, float]:
-        """Median of abs(error) over the entries that have a metric, by metric."""
+        """Return metric -> median absolute relative error over the entries with this metric."""
         off = [(name, abs(values["error"])) for e in self.entries for name, values in e.metrics().items()]
         return {name: float(np.median([x for n, x in off if n == name])) for name, _ in off}
 

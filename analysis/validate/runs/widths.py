@@ -106,7 +106,7 @@ class Scales(NamedTuple):
     kernels: float
 
     def ends(self, rows: Sequence[ErrorRow], times: float) -> tuple[F8, F8]:
-        """Logarithms of the ends of the rows' intervals, with factors `times` as wide."""
+        """Return the logarithms of the rows' lower and upper interval ends, with factors' widths times `times`."""
         reach = times * QUANTILE * np.sqrt(_amounts(rows, self.names) ** 2 @ self.scale**2)
         low, high = (self.kernels * np.array([getattr(r, end) for r in rows]) for end in ("low", "high"))
         return -np.hypot(low, self.below * reach), np.hypot(high, reach)
@@ -143,12 +143,12 @@ FIXED = {STEP: frozenset(f.name for f in FACTORS[:UNPRICED]), FIRST: frozenset([
 
 
 def _fixed(known: Widths, quantity: str) -> dict[str, Ratios]:
-    """Known widths of the factors that are not fitted."""
+    """Return the known widths of a quantity's factors that are not fitted."""
     return {name: r for name, r in known.table.get(quantity, {}).items() if name in FIXED.get(quantity, ())}
 
 
 def _rows_of(rows: Iterable[ErrorRow], quantity: str, stay: Mapping[str, Ratios]) -> list[ErrorRow]:
-    """Rows of one quantity, with what is known of the factors that are not fitted."""
+    """Return the rows of one quantity; factors that are not fitted count by their known widths."""
     return [_shifted(r, stay) for r in rows if r.quantity == quantity]
 
 
@@ -205,7 +205,7 @@ QUANTILE = 1.5332
 
 
 def _fit(rows: Sequence[ErrorRow], quantity: str) -> Scales:
-    """The most likely scales of all factors."""
+    """Fit the most likely scales of all factors of a quantity."""
     from scipy.optimize import minimize
 
     names = (ANY, *(f.name for f in FACTORS if quantity in f.of and f.name not in FIXED.get(quantity, ())))
