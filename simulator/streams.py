@@ -1,13 +1,13 @@
-"""A task graph: what runs on which resource, after what, and which resources share a medium.
+"""Task graphs: each task's resource and predecessors, the resources that share a medium, and a list scheduler.
 
 Tasks of one resource run one after another in the order in which the graph lists them, as kernels of
-a CUDA stream do. What they wait for on other resources are their predecessors.
+a CUDA stream do. Tasks on other resources that a task waits for are its predecessors.
 
-The list scheduler: when each task of a graph runs, event by event.
+The list scheduler simulates, event by event, when each task of a graph runs.
 
 This is the readable definition of a step's time with overlap. A stream starts its next task as soon
-as it is free and the task's predecessors have ended. Without shared media that is a form in max and
-plus of the tasks' seconds, which compiled code evaluates (`parts.overlap.compiled`).
+as it is free and the task's predecessors have ended. Without shared media, times are sums and maxima of the
+tasks' seconds, which compiled code evaluates (`parts.overlap.compiled`).
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from typing import NamedTuple
 from ..workloads.errors import InputError
 
 COMPUTE, DEVICE_LINK, NODE_LINK, HOST_LINK, DISK = ("compute", "device link", "node link", "host link", "disk")
-"""Usual names of resources; any other name is one too."""
+"""Usual names of resources; other names are allowed."""
 
 
 class SubTask(NamedTuple):
-    """What one unit does within a task: units of a stream work side by side.
+    """Work of one unit within a task; the units of a stream work in parallel.
 
     Attributes
     ----------
     unit, name, kind, bound : str
-        Which unit, the op that it runs, the part of the model that is of, and what bounds it.
+        The unit, the op that it runs, the op's part of the model, and the limit of the op (see the glossary).
     start, seconds : float
         From the start of the task, where nothing shares its medium [s].
     """
@@ -56,15 +56,15 @@ class Task:
     seconds : float
         Duration where nothing shares its medium [s].
     after : tuple of int
-        Places in the graph of the tasks that must have ended.
+        Indices in the graph of the tasks that must end before this task starts.
     kind : str
-        What reports count it as; its name by default.
+        Label that reports count the task under; its name by default.
     chunk : int
-        Which chunk of a batch it is of; -1 where it is of all of it.
+        Chunk of the batch that the task computes; -1 for the whole batch.
     layer : int
-        Which layer of the model it is of; -1 where it is of none.
+        Layer of the model that the task is part of; -1 if none.
     parts : tuple of SubTask
-        What its units do; nothing where the stream is one unit.
+        Work of each unit of the stream; empty if the stream is one unit.
     """
 
     name: str
@@ -78,13 +78,13 @@ class Task:
 
     @property
     def label(self) -> str:
-        """What reports count it as."""
+        """Return the label that reports count the task under."""
         return self.kind or self.name
 
 
 @dataclass(frozen=True, slots=True)
 class Medium:
-    """Resources that share a rate: what PCIe carries, for example.
+    """Resources that share one transfer rate, for example all transfers over PCIe.
 
     Attributes
     ----------
@@ -109,7 +109,7 @@ class Graph:
     Raises
     ------
     InputError
-        Seconds below 0, a predecessor that there is none of, or tasks that wait for each other.
+        Seconds below 0, an index of a predecessor that does not exist, or tasks that wait for each other.
     """
 
     tasks: tuple[Task, ...]
@@ -125,7 +125,7 @@ class Graph:
         self._check_order()
 
     def waits(self) -> list[list[int]]:
-        """Tasks that each task waits for: its predecessors and the task before it on its stream."""
+        """Return the indices that each task waits for: its predecessors and the previous task of its stream."""
         last: dict[str, int] = {}
         out = []
         for i, task in enumerate(self.tasks):
@@ -135,7 +135,7 @@ class Graph:
         return out
 
     def _check_order(self) -> None:
-        """Refuse tasks that wait for each other, be it through the order of their streams."""
+        """Refuse tasks that wait for each other, also through the order of their streams."""
         waits = self.waits()
         left = [len(own) for own in waits]
         following: list[list[int]] = [[] for _ in waits]
@@ -155,7 +155,7 @@ class Graph:
 
 
 class Builder:
-    """Puts a graph together task by task, in the order of the streams."""
+    """Builder of a graph: tasks are added one by one, in the order in which their streams run them."""
 
     def __init__(self) -> None:
         self.tasks: list[Task] = []
@@ -164,13 +164,13 @@ class Builder:
         self, name: str, resource: str, seconds: float, after: Sequence[int] = (), kind: str = "",
         chunk: int = -1, layer: int = -1, parts: tuple[SubTask, ...] = (),
     ) -> int:  # fmt: skip
-        """Append a task; returns its place, for `after` of others."""
+        """Append a task; return its index, which `after` of other tasks refers to."""
         task = Task(name, resource, seconds, tuple(after), kind, chunk, layer, parts)
         self.tasks.append(task)
         return len(self.tasks) - 1
 
     def graph(self, media: Sequence[Medium] = ()) -> Graph:
-        """The graph so far.
+        """Return the graph of all tasks added so far.
 
         Raises
         ------
@@ -182,7 +182,7 @@ class Builder:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """When every task of a graph runs.
+    """Start and end of every task of a graph.
 
     Attributes
     ----------
@@ -196,18 +196,18 @@ class Timeline:
 
     @property
     def makespan(self) -> float:
-        """When the last task ends [s]."""
+        """Return the end of the last task [s]; 0 without tasks."""
         return max(self.ends, default=0.0)
 
     def busy(self) -> dict[str, float]:
-        """Seconds that each resource runs tasks."""
+        """Return the time that each resource runs tasks [s], by name of the resource."""
         out: dict[str, float] = {}
         for task, start, end in zip(self.graph.tasks, self.starts, self.ends, strict=True):
             out[task.resource] = out.get(task.resource, 0.0) + (end - start)
         return out
 
     def exposed(self) -> tuple[float, ...]:
-        """Seconds of each task that count towards the makespan; together they are the makespan.
+        """Return the seconds of each task that count towards the makespan; their sum is the makespan.
 
         An instant counts for the task of the `COMPUTE` resource where that runs one, else for the task that began last of
         those that the graph lists before the next one there. A task's other seconds are hidden behind those.
@@ -250,11 +250,11 @@ class Timeline:
         return out
 
     def _on(self, resource: str) -> list[int]:
-        """Tasks of a resource in order."""
+        """Return the indices of a resource's tasks in order."""
         return [i for i, task in enumerate(self.graph.tasks) if task.resource == resource]
 
     def _gaps(self, first: str, end: float) -> list[tuple[float, float, int]]:
-        """When the resource `first` runs nothing before the end, and its next task's place."""
+        """Return start and end of compute's idle intervals before `end` [s], and the next compute task."""
         out, free = [], 0.0
         for i in self._on(COMPUTE):
             if self.starts[i] > free:
@@ -264,7 +264,7 @@ class Timeline:
 
 
 def run(graph: Graph) -> Timeline:
-    """Schedule a graph.
+    """Simulate a graph event by event and return its timeline.
 
     Examples
     --------

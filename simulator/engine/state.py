@@ -45,32 +45,50 @@ REQUEST = named(
     "target cached generated output covered next input order preempted in_flight noted done row",
     "arrival scheduled first last kv_bytes key",
 )
-"""A request: prompt to process (the input, plus what had been generated when the request was preempted) and how many of
-its tokens are in the KV cache; tokens generated, and to generate; longest sequence that the held KV bytes cover; next in
-its queue; input; place among completions (-1 before); preemptions. With asynchronous scheduling: tokens that its batches
-in flight on several stages will bring; tokens of it whose content was known at its latest plan. Then, not of the row's
-own request: in row k, the k-th request to complete. Its number k in the run's table, -1 - k once its completion had its
-effects. Times [s], NaN until they happen, `last` being the latest token's; KV bytes held on one device; key of the
-policy's order."""
+"""Fields of a request; lengths in tokens.
+
+`target`: prompt to process (the input, plus the tokens generated before a preemption). `cached`: tokens in the KV
+cache.
+`generated`, `output`: tokens generated, and tokens to generate. `covered`: longest sequence that `kv_bytes` covers.
+`next`: next request in its queue (-1: none). `input`: input length. `order`: place among completions (-1 before).
+`preempted`: number of preemptions. With asynchronous scheduling: `in_flight`, tokens that its batches in flight on
+several stages will bring; `noted`, its tokens with known content at its latest plan. `done`: not a value of this
+request: row k has the k-th request to complete. `row`: its row k in the run's table, -1 - k after the effects of its
+completion.
+`arrival`, `scheduled`, `first`, `last`: times [s], NaN before they happen; `last` is the time of its latest token.
+`kv_bytes`: its KV cache on one device [B]. `key`: sort key of the policy's order.
+"""
 
 CONTENT = named("slot blocks keyed hashes hashed", "")
-"""Of a request with prefix caching: row of `Pool.held`, blocks in it, leading ones whose content is noted; start in
-`Pool.hashes` or the session (`prefix.session_key`), and tokens that hashes cover."""
+"""Fields of a request with prefix caching.
+
+`slot`: its row of `Pool.held`. `blocks`: number of blocks in this row. `keyed`: number of leading blocks whose content
+is noted.
+`hashes`: its start in `Pool.hashes`, or its session (`prefix.session_key`). `hashed`: tokens that its hashes cover.
+"""
 
 RANK = named("running waiting head tail least_left late blocks slots", "")
-"""A rank: sequences running and waiting; first and last of the queue (-1 if empty); fewest tokens that any running
-sequence still has to generate; finished ones that the next plan does not know of yet; free blocks and slots of the
-pool."""
+"""Fields of a rank.
+
+`running`, `waiting`: number of sequences. `head`, `tail`: first and last request of the queue (-1 if empty).
+`least_left`: fewest tokens that any running sequence still has to generate. `late`: number of finished sequences that
+the next plan does not know of yet. `blocks`, `slots`: number of free blocks and free slots of the pool.
+"""
 
 COUNTERS = named(
     "submitted released completed steps preemptions emitted prompt_tokens logged chunks hits poll waited walk "
     "fast_forward low refused",
     "",
 )
-"""Requests submitted, arrived and completed; steps; preemptions; emitted tokens; processed prompt tokens; rows in
-the log; planned prompt chunks; prompt tokens found in the prefix cache; decode-only steps since the last poll; plans
-that let waiting prompts wait; last arrived row; steps of the latest fast-forward; rows below which all are finished;
-rejected requests."""
+"""Counters of an engine.
+
+`submitted`, `released`, `completed`: requests submitted, queued on arrival, and completed. `steps`, `preemptions`: their
+numbers.
+`emitted`: output tokens. `prompt_tokens`: processed prompt tokens. `logged`: rows in the log. `chunks`: planned prompt
+chunks. `hits`: prompt tokens found in the prefix cache. `poll`: decode-only steps since the last poll. `waited`: plans
+that let waiting prompts wait. `walk`: row of the next arrival. `fast_forward`: steps of the latest fast-forward. `low`:
+all requests in rows below it are finished. `refused`: rejected requests.
+"""
 
 CLOCKS = named("", "now gap_sum gap_count kv_peak busy known calm")
 """Now; sum and count of token gaps; peak KV bytes held by one rank; seconds spent in steps; up to when

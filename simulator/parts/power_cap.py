@@ -1,4 +1,4 @@
-"""A board's limit, for which its clock falls."""
+"""Power limit of a board: the board lowers its clock to meet the limit."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class RunStep:
 
 
 def check_steps(deployment: Deployment, policy: Policy, engines: int, last: int, tiered: bool = False) -> None:
-    """Refuse what has no steps that could be shown one by one.
+    """Refuse scenarios whose steps cannot be shown one by one.
 
     Raises
     ------
@@ -72,10 +72,10 @@ def check_steps(deployment: Deployment, policy: Policy, engines: int, last: int,
 
 
 def steps_of(engine: Engine, last: int) -> tuple[RunStep, ...]:
-    """The first steps of an engine that kept its plans and its log.
+    """Return the first `last` steps of an engine that recorded its plans and its log.
 
-    A request's tokens are decodes once all it was asked, and all that it had made before it was
-    preempted, is in the cache; until then they are chunks of a prompt.
+    A request's tokens count as decodes once its input, and all tokens that it had generated before a preemption, are
+    in the KV cache; until then they are prompt chunks.
     """
     log = np.concatenate([*engine.logs, np.zeros((0, engine.state.log.shape[1]))])
     rows_of = engine.state.requests.row
@@ -104,7 +104,7 @@ def steps_of(engine: Engine, last: int) -> tuple[RunStep, ...]:
 
 
 def _entries(engine: Engine) -> Iterator[Records]:
-    """What each step computed: requests, their new tokens and those in the cache before."""
+    """Yield the requests of each step with their new tokens and the tokens cached before it; skip empty steps."""
     for plans, entries in engine.plans:
         start = 0
         for end in plans.end.tolist():

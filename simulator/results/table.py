@@ -1,4 +1,4 @@
-"""One table of the requests of a run: what is asked, and what has come of it so far."""
+"""Table of the requests of a run: their lengths and arrivals, and their progress so far."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _none() -> I8:
 
 
 AT_ONCE = 1 << 16
-"""Requests whose columns are copied at once."""
+"""Number of requests whose columns `RequestTable.take_over_all` copies at once."""
 
 
 @dataclass(slots=True)
@@ -65,7 +65,7 @@ class RequestTable:
     refused: list[int] = field(default_factory=list)  # rows that were turned away
 
     def append(self, block: RequestBlock) -> range:
-        """Take in requests; returns their rows."""
+        """Append requests to the table; return their rows."""
         first, last = self.count, self.count + len(block)
         turns, new = block.turns, slice(first, last)
         names = [*WHOLE, *REAL, *((*CHAIN, "think_s") if turns is not None else ())]
@@ -115,7 +115,7 @@ class RequestTable:
 
     @classmethod
     def joined(cls, parts: Sequence[RequestTable]) -> RequestTable:
-        """Requests of several groups of a fleet, in the order of their stream."""
+        """Return one table with the requests of several groups of a fleet, sorted by request id."""
         rows = np.argsort(np.concatenate([part.id for part in parts]))
         columns: dict[str, Any] = {
             n: np.concatenate([getattr(part, n) for part in parts])[rows] for n in (*WHOLE, *REAL)
@@ -137,11 +137,11 @@ class RequestTable:
         )  # fmt: skip
 
     def waits(self, row: int) -> tuple[int, ...]:
-        """Requests that one waits for."""
+        """Return the requests that must complete before the request in this row arrives."""
         return self.after[row] if self.after else (int(self.follows[row]),)
 
     def cached(self, row: int) -> int:
-        """Tokens in a request's KV cache once its latest token has come."""
+        """Return the number of tokens in a request's KV cache after its latest output token."""
         return int(self.input_tokens[row] + self.generated[row] - 1)
 
     def take_over_all(self, engine: Engine, places: I8, rows: I8) -> None:
@@ -172,7 +172,7 @@ class RequestTable:
         )  # fmt: skip
 
     def done(self) -> slice | I8:
-        """Rows of the requests that have completed."""
+        """Return the rows of completed requests."""
         rows = slice(0, self.count)
         complete = self.generated[rows] == self.output_tokens[rows]
         return rows if complete.all() else np.flatnonzero(complete)
@@ -196,7 +196,7 @@ class RequestTable:
         Parameters
         ----------
         several : bool
-            Whether they ended on several engines, or in several lives of one; else the engine has told their places.
+            Whether they ended on several engines, or in several lives of one; otherwise `order` has their places.
         rows : int64 array, optional
             Restrict the result to these rows.
         """

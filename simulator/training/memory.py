@@ -12,7 +12,7 @@ from .layout import TrainingLayout, TrainingOptions
 from .states import BytesPerWeight, ParameterCounts, layer_parameters, stage_parameters, states
 
 AHEAD = 2
-"""Layers whose weights ZeRO 3 holds whole at once: the one at work and the next."""
+"""Number of layers with gathered weights at once under ZeRO 3: the running layer and the next one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +24,13 @@ class Passes:
     forward, backward : mapping of str to float
         Seconds by part of the model, or by kind of exchange [s].
     kept_bytes : float
-        From the forward to the backward pass [B].
+        Activations stored from the forward to the backward pass [B].
     working_bytes : float
         Besides, while the backward pass runs: what whole-layer recomputation computes again, or is on its way to or from the host [B].
     weights_s : float
-        Of the backward pass, for the gradients of weights [s].
+        Time of the backward pass for the gradients of weights [s].
     moved_bytes : float
-        Of those kept, what modules send to the host [B].
+        Part of `kept_bytes` that modules send to the host [B].
     joules : mapping of str to float
         Dynamic energy of both passes' kernels on one device, by part of the model [J].
     """
@@ -53,11 +53,11 @@ class Passes:
 
 
 OFFLOAD = "offload"
-"""Label of seconds within a pass that devices wait for the host's memory."""
+"""Label of the time in a pass that devices wait for transfers to or from host memory."""
 
 
 def host_seconds(system: SystemSpec, moved_bytes: float, option: str = "--offload") -> float:
-    """Seconds to or from the host's memory; `option` needs it."""
+    """Return the time of a transfer to or from host memory [s]; `option` needs this memory."""
     tier = system.device.host_memory
     if tier is None:
         raise InputError(
@@ -120,12 +120,12 @@ def stage_memory(
     passes: Sequence[Passes],
     waiting: float,
 ) -> TrainingMemory:
-    """Memory of a device of one pipeline stage.
+    """Return the memory of one device of a pipeline stage, by kind [B].
 
     Parameters
     ----------
     held : sequence of int
-        Stages of which it has the weights.
+        Stages whose weights the device stores.
     passes : sequence of Passes
         Of the stage's layers, embedding and head.
     waiting : float
@@ -149,18 +149,18 @@ SPARE = 0.5
 
 
 def usable_bytes(system: SystemSpec, spare: float = SPARE) -> float:
-    """Memory of a device that a step may fill; `spare`: share of what an engine leaves [B]."""
+    """Return the memory that a step may use [B]; `spare`: share of an engine's unused memory left free."""
     memory = system.device.memory
     return memory.capacity_bytes * (1.0 - spare * (1.0 - memory.usable_fraction))
 
 
 def check_fits(memory: TrainingMemory, model: ModelSpec, system: SystemSpec, degrees: str) -> None:
-    """Refuse a step that a device's memory does not hold.
+    """Refuse a step that needs more than the usable memory of a device.
 
     Raises
     ------
     CapacityError
-        Names the kinds that take most, and what takes less.
+        Names the two largest kinds, and options that need less memory.
     """
     usable = usable_bytes(system)
     if memory.total <= usable:

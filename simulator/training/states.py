@@ -34,7 +34,7 @@ class BytesPerWeight:
 
     @classmethod
     def adam(cls, value_bytes: float, moment_bits: int = 32, gradient_bits: int = 16) -> BytesPerWeight:
-        """Adam with two moments: with weights of 16 bit it keeps a copy of them in 32 bit."""
+        """Return the bytes for Adam with two moments; weights below 32 bit have a copy in 32 bit."""
         return cls(value_bytes, max(value_bytes, gradient_bits / 8), moment_bits / 4 + 4.0 * (value_bytes < 4))
 
     def stored_as(self, dtype: str) -> BytesPerWeight:
@@ -70,7 +70,7 @@ class States:
 
 
 def states(parameters: ParameterCounts, per_weight: BytesPerWeight, zero: int, dp: int, expert_dp: int) -> States:
-    """Bytes that one device holds.
+    """Return the bytes of weights, gradients and optimiser state on one device under ZeRO [B].
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def states(parameters: ParameterCounts, per_weight: BytesPerWeight, zero: int, d
 
 
 def layer_parameters(layer: Layer) -> ParameterCounts:
-    """Parameters of one layer of a device's shard."""
+    """Return the number of parameters of one layer in a device's shard."""
     dense = float(layer.norms * layer.norm_width)
     experts = 0.0
     for part in layer.parts:
@@ -104,7 +104,7 @@ def layer_parameters(layer: Layer) -> ParameterCounts:
 
 
 def stage_parameters(stages: Sequence[ModelSpec], index: int, tp: int) -> ParameterCounts:
-    """Parameters of one device of a pipeline stage, its share of embedding and head among them."""
+    """Return the parameters of one device of a pipeline stage, including its share of embedding and head."""
     stage = stages[index]
     total = ParameterCounts(float(stage.extra_weights), 0.0)
     if stage.front is not None and index == 0:

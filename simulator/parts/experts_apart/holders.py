@@ -32,7 +32,7 @@ def expert_bytes(deployment: Deployment) -> tuple[float, ...]:
 
 
 def held_bytes(holder: Deployment) -> tuple[float, float]:
-    """What a device that holds experts has for them, and what they take [B].
+    """Return the usable memory of an expert device, and the bytes of its experts in the largest stage [B].
 
     Raises
     ------
@@ -50,7 +50,7 @@ def held_bytes(holder: Deployment) -> tuple[float, float]:
 
 
 def devices_of(deployment: Deployment) -> int:
-    """Devices of a system, all its independent engines together; of two groups those that attend."""
+    """Return the number of devices of a system, over all its engines; separate expert devices are not counted."""
     return deployment.system.devices_per_node * deployment.system.nodes
 
 
@@ -66,7 +66,7 @@ def runs_on(deployment: Deployment, op: Op) -> Deployment:
 
 
 def with_experts_on(attention: Deployment, holder: Deployment, link: LinkSpec, batches: int) -> Deployment:
-    """A deployment without its routed experts, which another one holds.
+    """Return a deployment whose routed experts are on the devices of another deployment.
 
     Parameters
     ----------
@@ -89,6 +89,6 @@ def with_experts_on(attention: Deployment, holder: Deployment, link: LinkSpec, b
 
 
 def _with_copies(attention: Deployment, holder: Deployment) -> dict[str, Any]:
-    """Parts of both: copies of experts are the holder's."""
+    """Return the parts of the attention deployment, with the redundant experts of the holder."""
     copies = {name: value for name, value in holder.parts.items() if name == "expert-copies"}
     return {**attention.parts, **copies}

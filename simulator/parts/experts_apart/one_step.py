@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def _check(attend: Deployment, hold: Deployment) -> None:
-    """Refuse what cannot be split so.
+    """Refuse a model whose attention and routed experts cannot be put on separate devices.
 
     Raises
     ------
@@ -42,7 +42,7 @@ def _check(attend: Deployment, hold: Deployment) -> None:
 
 
 def spent(deployment: Deployment, stage: StageCost, group: Deployment) -> tuple[float, float]:
-    """Energy of one of the two groups of devices in a step, and the part of it that is static [J]."""
+    """Return the energy of one group of devices in a step, and the static part of this energy [J]."""
     placed = [p for p in stage.ops if runs_on(deployment, p.op) is group and TO_AND_FRO not in p.op.shape]
     board, busy = group.device.board, sum(p.cost.seconds * p.count * p.devices for p in placed)
     work = board.work_joules(sum(p.cost.total_joules * p.count * p.devices for p in placed), busy)
@@ -54,7 +54,7 @@ def apart_of(
     model: ModelSpec, attention: SystemSpec, experts: SystemSpec, options: DeployOptions,
     link: str | None = None, seed: int = 0, settings: EngineSettings | None = None, batches: int = 1,
 ) -> Deployment:  # fmt: skip
-    """A model over two systems, as one deployment whose steps are alternating micro-batches.
+    """Return a deployment of a model over two systems; its steps alternate micro-batches between them.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What the devices that hold an engine's experts have done: their energy, and how busy each group was."""
+"""Results of a run with disaggregated experts: energy of the expert devices, and busy share of each group."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from .side import Worker
 
 LINK = "link"
 FULL = 0.9
-"""Share of the steps' time that a stream is busy, from which on it limits them."""
+"""A stream limits the steps if it is busy for at least this share of their time."""
 LATENCY = "round trip"
-"""What limits steps in which every stream waits for others."""
+"""Name of the limit if no stream is busy for `FULL` of the steps' time."""
 
 
 @dataclass(slots=True)
@@ -57,7 +57,7 @@ class Side(EnginePart):
         return tuple(f"{name} with experts" for name in self.slots.processors)
 
     def taken(self, log: F8, keep: bool) -> F8:
-        """Take in what a log says of these devices; the rest of it."""
+        """Add the expert devices' columns of a log to their work log; return the attention devices' columns."""
         entries = np.zeros((len(log), NUM_LOG + log.shape[1] - self.width - 1))
         entries[:, LogColumn.START], entries[:, LogColumn.END] = log[:, LogColumn.START], log[:, LogColumn.END]
         entries[:, LogColumn.JOULES] = self._joules + np.cumsum(log[:, -1])
@@ -110,7 +110,7 @@ class ApartRun:
 
     @property
     def limit(self) -> str:
-        """The one that works nearly all of the steps' time, or that none does."""
+        """Return the busiest of attention, experts and link; `LATENCY` if its busy share is below `FULL`."""
         shares = {ATTENTION: self.attention, EXPERTS: self.experts, LINK: self.link_busy}
         first = max(shares, key=lambda name: shares[name])
         return first if shares[first] >= FULL else LATENCY

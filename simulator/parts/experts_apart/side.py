@@ -1,4 +1,4 @@
-"""Devices that hold the experts of others, as arrays: their plan, and the transfers to them and back."""
+"""Devices that store disaggregated experts, as arrays: their plan, and the transfers to them and back."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NUM_STREAMS = 4
 
 @by_address
 class Beside(NamedTuple):
-    """Devices that hold the experts of a deployment; X parts, adapters of tenants among them."""
+    """Separate devices that store a deployment's experts; X expert parts, including adapters of tenants."""
 
     plan: Any  # a `lowering.LoweredModel` of the whole model on them
     held: I8  # [X] which of its parts each is; -1 for adapters, which lie where requests attend
@@ -34,7 +34,7 @@ class Beside(NamedTuple):
 
 @by_address
 class Aside(NamedTuple):
-    """What they have done, and what a step works in; N micro-batches, R ranks."""
+    """Step totals of the expert devices, and work arrays of a step; N micro-batches, R ranks."""
 
     step_totals: Any  # `step_totals.StepTotals` of the devices that hold experts
     owner: I8  # [N, R] the first micro-batch with the same sums

@@ -1,6 +1,6 @@
-"""What happens when a node fails: its caches are gone, its requests begin again elsewhere.
+"""Failures of nodes: a failed node loses its KV cache, and the router requeues its requests.
 
-Nothing is lost: requests go back to the router with the tokens that they have, and their caches are computed again.
+No output is lost: requests keep the tokens generated so far, and their KV caches are computed again.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _failure(text: str) -> tuple[int, float]:
 
 
 MOST_FAILURES = 1_000_000
-"""Failures after which a run is refused, about half a minute of them."""
+"""Most failures in a run, which take about half a minute to simulate; a run with more is refused."""
 
 
 @dataclass(slots=True)
@@ -97,20 +97,20 @@ class Failures(RunPart):
     failures: int = 0  # nodes that failed
 
     def start(self, seed: int) -> None:
-        """Begin at time 0; `seed` is for random failures."""
+        """Schedule the first failure of each node; `seed` is the seed of random failures."""
         known, random = {index for index, _ in self.faults.at}, self.faults.mtbf_s is not None
         for node in self.clock.all:
             if random or node.index in known:
                 self._next(node, self.faults.times(node.index, seed))
 
     def _next(self, node: Node, times: Iterator[float]) -> None:
-        """Let a node fail at the next of given times."""
+        """Schedule a node's failure at the next of the given times [s]."""
         time = next(times, None)
         if time is not None:
             self.clock.call_at(time, partial(self._fail, node, times))
 
     def _fail(self, node: Node, times: Iterator[float]) -> None:
-        """Let a node fail, unless it is down or off; at the end of the step under way."""
+        """Let a node fail at the end of its running step, unless it is down or off; schedule its next failure."""
         self._next(node, times)
         gone = not node.ready and node.engine.done and not node.promised
         if not (not node.up or node.failing or gone):
@@ -152,7 +152,7 @@ def of_run(driver: Driver) -> Failures | None:
 
 
 def with_failures(scenario: Scenario, _: SystemSpec, fleet: Fleet | None) -> Fleet | None:
-    """Return a fleet whose replicas fail as the options say."""
+    """Return the fleet with the failures that the options ask for; the unchanged fleet without any."""
     asked = scenario.parts["failures"]
     faults = parse_faults(asked.fail, asked.mtbf, asked.repair)
     return fleet if faults is None else replace(fleet or Fleet(), faults=faults)

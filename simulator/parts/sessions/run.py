@@ -1,4 +1,4 @@
-"""Tasks of a run, measured: what they took, and the calls on their critical paths."""
+"""Durations of a run's tasks, and the calls on their critical paths."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ...results.table import RequestTable
 
 @dataclass(frozen=True, slots=True)
 class Tasks:
-    """What tasks took, of those whose calls have all completed.
+    """Durations of the tasks whose calls have all completed.
 
     The critical path of a task goes back from the call that ends last to the one that it waited for
-    last, and so on: its calls and what lay between them make up all of the task's time.
+    last, and so on: its calls and the pauses between them make up all of the task's time.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class Tasks:
 
 
 def tasks_left(_: object, served: RunState, *__: object) -> Tasks | None:
-    """Measure the tasks of a run; None where no request follows another."""
+    """Return durations of a run's tasks; None if no request follows another or no task has completed."""
     table = served.table
     if not len(table.follows):
         return None
@@ -70,7 +70,7 @@ def tasks_left(_: object, served: RunState, *__: object) -> Tasks | None:
 
 
 def _paths(table: RequestTable, place: I8, tasks: int, took: F8, whole: np.ndarray) -> tuple[F8, F8]:
-    """Calls on the critical path of each whole task, and the time in them [s]."""
+    """Return the number of calls on the critical path of each completed task, and the time in these calls [s]."""
     if not table.after:  # every request of a session is on it
         steps = np.bincount(place, minlength=tasks).astype(np.float64)
         return steps[whole], np.bincount(place, weights=took, minlength=tasks)[whole]
