@@ -138,7 +138,7 @@ def names_of(systems: Sequence[str | Path] | str) -> list[str | Path]:
 
 
 def knob_of(scenario: Scenario) -> tuple[str, float]:
-    """The option that sets the load, and the load [1/s] at which it is 1."""
+    """Return the option that sets the load, and the load at value 1 of this option [1/s]."""
     work = scenario.workload
     if work.trace is None:
         return "rate", 1.0
@@ -213,5 +213,5 @@ def needs_promises(run: Run, where: str) -> Classes:
 
 
 def refused_of(run: Run) -> int:
-    """Requests that admission rejected."""
+    """Return the number of requests that admission control rejected."""
     return len(run.parts["classes"].refused_id) if "classes" in run.parts else 0

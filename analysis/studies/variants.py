@@ -53,7 +53,7 @@ class Variant:
 
     @property
     def devices(self) -> int:
-        """Devices of all systems."""
+        """Return the number of devices of all systems."""
         total = sum(n * _devices(s) for n, s in zip(self.counts, self.systems, strict=True))
         return total if self.experts_on is None else total + self.counts[-1] * _devices(self.experts_on)
 
@@ -85,7 +85,7 @@ def variants(systems: Sequence[str | Path] | str | None, scenario: Scenario, dev
 
 
 def laid_out(listed: Sequence[Variant], scenario: Scenario, search: str) -> list[Variant]:
-    """Systems in every layout that `plan` would try.
+    """Return the systems in every layout that `plan` would try.
 
     Raises
     ------

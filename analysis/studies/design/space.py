@@ -166,7 +166,7 @@ class Space:
         return out
 
     def designs(self) -> list[tuple[Value, ...]]:
-        """All of them, in order."""
+        """Return all designs of the space, in order."""
         return list(itertools.product(*self.values))
 
     def parameters(self, design: Sequence[Value]) -> dict[str, float]:
@@ -189,7 +189,7 @@ class Space:
         return out if self.fleet is None else out | self.fleet.options(int(out.pop(OWN) or 0))
 
     def own(self, design: Sequence[Value]) -> int:
-        """How many systems of the file a fleet has; 1 without a fleet."""
+        """Return the number of the file's systems in a fleet; 1 without a fleet."""
         return 1 if self.fleet is None else int(self.named(design)[OWN] or 0)
 
     def point(self, design: Sequence[Value], model: str, workload: Mapping[str, Value]) -> dict[str, Value]:
@@ -205,7 +205,7 @@ class Space:
 
 
 def space_path(name: str | Path) -> Path:
-    """The file of a space.
+    """Return the file of a design space.
 
     Raises
     ------

@@ -67,7 +67,7 @@ class Forecaster:
         self._steps: dict[str, DesignStep | None] = {}
 
     def describe(self, values: tuple[Value, ...]) -> Design:
-        """A design with its area, power and cost."""
+        """Return a design with its area, power and cost."""
         parameters = self.space.parameters(values)
         device = build(DeviceSpec, self.space.template.at(parameters))[0]
         silicon, fleet = silicon_of(device), self.space.fleet
@@ -242,7 +242,7 @@ def groups_of(space: Space, design: Design, model: str, workload: Mapping[str, A
 
 
 def limits_of(space: Space, design: Design) -> list[Bottleneck]:
-    """What limits a design, model by model, under the first workload or in each scenario."""
+    """Return the longest group of ops for each model, under the first workload or in each scenario."""
     limits = []
     loads = space.loads if space.scenarios else [(model, space.workloads[0]) for model in space.models]
     for (model, load), scenario in zip(loads, itertools.cycle(space.scenarios or ("",))):

@@ -51,7 +51,7 @@ class Outages:
 
     @property
     def up(self) -> float:
-        """Share of time in which one replica is up."""
+        """Return the share of time in which one replica is up."""
         return self.mtbf_s / (self.mtbf_s + self.repair_s)
 
     def share(self, needed: int, replicas: int) -> float:
@@ -148,7 +148,7 @@ def one_failure(outages: Outages, asked: Scenario, load: float) -> tuple[Scenari
 
 
 def met_by(run: Run, at: float, outages: Outages) -> B1:
-    """Which requests an outage meets: they are in service when the replica fails, or arrive until it is back."""
+    """Return which requests are in service when the replica fails, or arrive until it is back, shape (n,)."""
     return (run.requests.arrival_s < at + outages.repair_s) & (run.requests.last_token_s > at)
 
 

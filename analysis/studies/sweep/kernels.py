@@ -67,7 +67,7 @@ def _real(name: str, value: Any) -> float:
 
 
 def _sum(kernels: Rows, seconds: str) -> float:
-    """Seconds of all launches."""
+    """Return the total time of all kernel launches [s]."""
     return float(sum(k[seconds] * k["count"] for k in kernels))
 
 

@@ -95,7 +95,7 @@ def with_changes(given: dict[str, Any], point: Mapping[str, Any]) -> None:
 
 
 def systems_of(point: Mapping[str, Any]) -> str:
-    """What a point runs on: its system, or its two pools."""
+    """Return the name of a point's system, or of its prefill and decode systems."""
     names = ("system",) if "system" in point else POOLS
     experts = f" with experts on {point['experts_on']}" if point.get("experts_on") else ""
     return "+".join(str(point[name]) for name in names) + experts

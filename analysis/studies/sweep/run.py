@@ -73,7 +73,7 @@ class Sweep(Result):
 
     @property
     def best(self) -> Records:
-        """Rows that no other feasible one beats in every objective."""
+        """Return the Pareto front: feasible rows that no other feasible row beats in all objectives."""
         good, goals = [row for row in self.table if row["feasible"]], self.study.objectives
         return front(good, goals, self.study.workloads) if goals else []
 
@@ -93,7 +93,7 @@ class Sweep(Result):
 
     @property
     def excluded(self) -> int:
-        """Points that constraints, or equal ones, leave out."""
+        """Return the number of points that are excluded by constraints or as duplicates."""
         return self.study.size - len(self.table)
 
     def to_dict(self) -> dict[str, Any]:
