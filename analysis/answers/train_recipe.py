@@ -201,7 +201,7 @@ def read_recipe(path: str | Path) -> tuple[dict[str, Any], int | None]:
             options.setdefault(name, read(keys, key))
     model = file.part("model").values
     if not titan:
-        return options | _recomputed(model) | _graphs(model), None
+        return options | _recomputed(file.part("model")) | _graphs(model), None
     converters = str(model.get("converters"))
     if "float8" in converters or "mx" in converters:
         options["dtype"] = "fp8" if "float8" in converters else "mxfp8"
@@ -228,13 +228,16 @@ def _check_keys(file: Keys, framework: str) -> None:
             section.refuse_unsimulated(framework, name)
 
 
-def _recomputed(model: Mapping[str, Any]) -> dict[str, Any]:
+def _recomputed(keys: Keys) -> dict[str, Any]:
     """Return the option `recompute` from Megatron's recomputation settings."""
+    model = keys.values
     granularity, modules = model.get("recompute_granularity"), model.get("recompute_modules")
     if granularity == "full":
         layers = model.get("recompute_num_layers") if model.get("recompute_method") == "block" else None
         return {"recompute": f"full:{layers}" if layers else "full"}
     if granularity == "selective":
+        if not isinstance(modules or [], list):
+            raise keys.wrong("recompute_modules", "a list of modules")
         return {"recompute": ",".join(["core_attn"] if modules is None else map(str, modules)) or "none"}
     return {"recompute": "none"}
 

@@ -44,8 +44,8 @@ def replays(table: pd.DataFrame, title: str) -> Figure:
             rows = table[quantity == name]
             statistic = rows["metric"].str.partition("_")[2]
             groups = [
-                (part, STATISTICS[part], ORANGE if part == "p99" else BLUE, _pair(rows[statistic == part], "{}"))
-                for part in STATISTICS if (statistic == part).any()
+                (part, STATISTICS.get(part, "D"), ORANGE if part == "p99" else BLUE, _pair(rows[statistic == part], "{}"))
+                for part in dict.fromkeys((*STATISTICS, *statistic)) if (statistic == part).any()
             ]  # fmt: skip
             _diagonal(axes, groups, 1.1)
             axes.set_title(f"{RUNS[name]}: {number(100 * float(rows['error'].abs().median()))}{PERCENT}")

@@ -171,7 +171,7 @@ def _case(path: Path, number: int, line: str) -> ScheduleCase:
         name, plans, done = str(values["name"]), list(values["plans"]), list(values["done"])
         settings = dict(values["engine"])
         settings.setdefault("version", str(values.get("vllm", "0.19.0")))
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
         raise InputError(where, f"is not a schedule: {error!r}") from None
     for k, asked in enumerate(requests):
         if not (asked.follows < k and asked.input >= 1 and asked.output >= 1):

@@ -37,6 +37,7 @@ from opbyte.analysis.plots import (
 from opbyte.analysis.plots.labels import LabelledPoint, crosses, overlaps, place, spread
 from opbyte.analysis.plots.latencies import MAX_BINS, MAX_POINTS, _tokens_by
 from opbyte.analysis.plots.looks import hover_of
+from opbyte.analysis.plots.measured import replays
 from opbyte.analysis.plots.style import LAYERS, PROCESSORS, layer_styles, processor_styles
 from opbyte.analysis.plots.timelines import BINS, binned_max, binned_mean
 from opbyte.analysis.studies.front import front
@@ -763,3 +764,12 @@ NOTHING: dict[str, Callable[[], Figure]] = {
 def test_figures_of_nothing_are_legible(name: str) -> None:
     """And of one batch size."""
     assert_legible(NOTHING[name]())
+
+
+def test_any_percentile_of_a_run_is_drawn() -> None:
+    table = pd.DataFrame(
+        {"metric": ["ttft_p95", "ttft_mean"], "measured": [2.0, 1.0], "simulated": [2.0, 1.0], "error": 0.0}
+    )
+    legend = replays(table, "Runs").axes[0].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["mean", "p95"]

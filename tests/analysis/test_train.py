@@ -241,6 +241,10 @@ def test_jobs_of_2024_are_read(tmp_path: Path) -> None:
         ("model: {moe_token_dropping: true}", "model.moe_token_dropping: must be false: no token is dropped"),
         ("model: {cp_comm_type: a2a+p2p}", "model.cp_comm_type: unknown 'a2a+p2p'"),
         ("training: 3", "training: must be an object, not 3"),
+        (
+            "model: {recompute_granularity: selective, recompute_modules: true}",
+            "model.recompute_modules: must be a list of modules, not True",
+        ),
     ],
 )
 def test_a_bad_recipe_is_one_line(ask: Ask, tmp_path: Path, text: str, line: str) -> None:

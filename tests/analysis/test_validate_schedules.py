@@ -67,7 +67,10 @@ def test_a_difference_is_found(tmp_path: Path, key: str, value: Any, plan: int |
     assert difference.expected != difference.got
 
 
-@pytest.mark.parametrize("line", ["{", "[]", json.dumps(ONE | {"done": []}), ""])
+ENDLESS = json.dumps(ONE).replace('"input": ', '"input": 1e999, "prompt": ')
+
+
+@pytest.mark.parametrize("line", ["{", "[]", json.dumps(ONE | {"done": []}), ENDLESS, ""])
 def test_bad_lines(tmp_path: Path, line: str) -> None:
     path = tmp_path / "cases.jsonl"
     path.write_text(line + "\n", encoding="utf-8")
