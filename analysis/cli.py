@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 COMPLETING = "_OPBYTE_COMPLETE"
-"""Environment variable by which a shell requests completions; the words are in it, not in the arguments."""
+"""Environment variable by which a shell requests completions; the arguments then hold no command line."""
 
 
 @cache

@@ -100,8 +100,7 @@ def _clocks(memory: DramSpec, one: PimStream, times: int) -> int:
 DEVICES = 8
 GPU = "attacc-gpu"
 REDUCE_S_PER_BYTE = 9e-12
-"""Additional time per byte in a step of an all-reduce, over NVLink's 600 GB/s (AttAcc's simulator) [s/B].
-simulator)."""
+"""Additional time per byte in a step of an all-reduce, over NVLink's 600 GB/s (AttAcc's simulator) [s/B]."""
 DTYPES = {1: "int8", 2: "fp16"}
 
 

@@ -106,7 +106,7 @@ class Study(Generic[P, R]):
         return [outcome for outcome in every if not isinstance(outcome, InputError)], refused
 
     def ranked(self, results: Iterable[R]) -> list[R]:
-        """Return the results by rising first cost."""
+        """Return the results by rising cost; the first cost decides, then the second, and further ones."""
         return sorted(results, key=lambda result: tuple(self.costs(result)))
 
     def front(self, results: Sequence[R]) -> list[R]:

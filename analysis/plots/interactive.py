@@ -31,7 +31,7 @@ NUMBER = re.compile(r"[-+\u2212]?[\d,.]*")
 WIDE = 30.0
 """Ratio of an axis's ends from which only powers of ten are labelled."""
 MOST_EDGED = 300
-"""Number of bars from which their edges are left out, because edges would cover the bars at full view."""
+"""Maximum number of bars with edges; with more bars, the edges would cover them at full view."""
 COLORBAR = "<colorbar>"
 """Label that matplotlib gives the axes of a colour bar."""
 
