@@ -217,7 +217,7 @@ class Timeline:
         for i in self._on(COMPUTE):
             out[i] = self.ends[i] - self.starts[i]
         others = [i for i, t in enumerate(self.graph.tasks) if t.resource != COMPUTE]
-        for low, high, following in self._gaps(COMPUTE, end):
+        for low, high, following in self._gaps(end):
             covered = high
             while covered > low:
                 running = [i for i in others if self.starts[i] < covered <= self.ends[i]]
@@ -228,14 +228,14 @@ class Timeline:
                 covered = bottom
         return tuple(out)
 
-    def hidden(self, first: str = COMPUTE) -> dict[tuple[str, str], float]:
-        """Seconds that tasks of one label ran behind tasks of another on the resource `first` [s].
+    def hidden(self) -> dict[tuple[str, str], float]:
+        """Return the time that tasks of one label ran behind compute tasks of another [s].
 
         Keys are (label of what is hidden, label of what it is hidden behind).
         """
         tasks, out = self.graph.tasks, dict[tuple[str, str], float]()
         mains = self._on(COMPUTE)
-        others = [i for i, task in enumerate(tasks) if task.resource != first]
+        others = [i for i, task in enumerate(tasks) if task.resource != COMPUTE]
         begin = 0
         for i in sorted(others, key=lambda i: self.starts[i]):
             while begin < len(mains) and self.ends[mains[begin]] <= self.starts[i]:
@@ -253,7 +253,7 @@ class Timeline:
         """Return the indices of a resource's tasks in order."""
         return [i for i, task in enumerate(self.graph.tasks) if task.resource == resource]
 
-    def _gaps(self, first: str, end: float) -> list[tuple[float, float, int]]:
+    def _gaps(self, end: float) -> list[tuple[float, float, int]]:
         """Return start and end of compute's idle intervals before `end` [s], and the next compute task."""
         out, free = [], 0.0
         for i in self._on(COMPUTE):

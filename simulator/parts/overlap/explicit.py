@@ -179,7 +179,7 @@ def hidden_s(timelines: Sequence[Timeline]) -> dict[tuple[str, str], float]:
     """Seconds of exchanges hidden, by name, and by the part of the model they are hidden behind."""
     out: dict[tuple[str, str], float] = {}
     for line in timelines:
-        for key, seconds in line.hidden(COMPUTE).items():
+        for key, seconds in line.hidden().items():
             if key[1] != TAKEN:  # which counts as not hidden
                 out[key] = out.get(key, 0.0) + seconds
     return out
