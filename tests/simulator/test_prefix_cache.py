@@ -22,10 +22,12 @@ from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.engine.engine import Engine
 from opbyte.simulator.engine.kv import MOST_BLOCKS, CacheSettings
 from opbyte.simulator.engine.policies import make_policy
+from opbyte.simulator.engine.prefix import Pool, find, forget, new_pool, remember
 from opbyte.simulator.engine.state import LogColumn
 from opbyte.simulator.fleet.run import run
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
+from opbyte.workloads.jit import compiled
 from opbyte.workloads.requests import RequestBlock, open_requests
 
 from .deployments import small
@@ -247,3 +249,31 @@ def test_admission_by_the_first_chunk(first: bool, early: bool) -> None:
     engine.advance(math.inf)
     assert engine.done
     assert (engine.state.counters[0].preemptions > 0) == early
+
+
+@compiled
+def change(pool: Pool, adds: bool, what: int) -> int:
+    """Give a block the content with key `what`, or forget the content of block `what`; return the block."""
+    if adds:
+        return int(remember(pool, 0, what))
+    forget(pool, 0, what)
+    return what
+
+
+@compiled
+def found(pool: Pool, key: int) -> int:
+    return int(find(pool.table[0], key))
+
+
+def test_a_content_is_found_until_its_last_block_is_forgotten() -> None:
+    """Half of the table is in use, so keys share places; checked against lists of each content's blocks."""
+    pool, blocks, rng = new_pool(1, 8, 1), {key: list[int]() for key in range(1, 42)}, np.random.default_rng(1)
+    for at in rng.integers(1, 42, 2000).tolist():
+        used = [(key, block) for key, of in blocks.items() for block in of]
+        if len(used) < 8 and rng.random() < 0.7:
+            blocks[at].append(change(pool, True, at))
+        elif used:
+            key, block = used[at % len(used)]
+            change(pool, False, block)
+            blocks[key].remove(block)
+        assert [found(pool, key) for key in blocks] == [(of or [-1])[0] for of in blocks.values()]
