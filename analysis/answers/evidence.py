@@ -147,7 +147,7 @@ def _host(policy: Policy, deployment: Deployment) -> Records:
     for name, value, usual, why in (
         ("front.token_s", host.front.token_s, TOKEN_S, "random text, one thread"),
         ("front.http_s", host.front.http_s, HTTP_S, "measured on one core"),
-        ("sync_s", 0.0 if policy.ahead or deployment.layout.pp > 1 else host.sync_s, SYNC_GAP_S,
+        ("sync_s", policy.sync_s(deployment.layout.pp), SYNC_GAP_S,
          f"{SYNC_GAP_S * 1e3:g} ms between steps, as scheduling is not asynchronous, from deployments of vLLM 0.11"),
         ("launch_s", host.launch_s, LAUNCH_S, f"{LAUNCH_S * 1e6:.0f} us a launch outside CUDA graphs, fitted to measured runs"),
         ("request_s", host.request_s + host.front.http_s, OUTSIDE_S,

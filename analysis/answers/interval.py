@@ -187,7 +187,7 @@ class KindErrors(NamedTuple):
 
     def interval(self, widths: Widths | None = None) -> Interval:
         """Return the quantity's interval as factors, widened by the deployment's error factors."""
-        return first_token(self.alone, (widths or fitted_widths()).reach(self.amounts, self.quantity))
+        return beyond_steps(self.alone, (widths or fitted_widths()).reach(self.amounts, self.quantity))
 
 
 def power_errors(deployment: Deployment) -> KindErrors | None:
@@ -213,8 +213,8 @@ def energy_interval(power: Interval | None, time: Interval) -> Interval | None:
     return Interval(float(np.exp(-low)), float(np.exp(np.hypot(np.log(power.high), np.log(time.high)))), time.level)
 
 
-def first_token(steps: Interval, waiting: Ratios) -> Interval:
-    """Return factors on TTFT from the errors of its steps and of all other waiting.
+def beyond_steps(steps: Interval, waiting: Ratios) -> Interval:
+    """Return factors on TTFT or TPOT from the errors of its steps and of the time beyond them.
 
     The interval is never narrower than the interval of its steps, for any middle of `waiting`.
     """

@@ -12,7 +12,7 @@ from dataclasses import replace
 from ...simulator.results.record import Run
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.build import run_scenario
-from .interval import LEVEL, Interval, first_token
+from .interval import LEVEL, Interval, beyond_steps
 from .run_interval import RunIntervals, end_to_end
 
 MOST_REPLICAS, MOST_REQUESTS = 64, 50_000
@@ -48,7 +48,7 @@ def replayed(
         for what in ("tpot_s", "ttft_s", "")
         for factors in [[_factor(end, run, r, what) for end, r in zip(ends, slow, strict=True)]]
     )
-    first = first_token(first, intervals.waiting)
+    first = beyond_steps(first, intervals.waiting)
     waits = (run.ttft_s.mean or 0.0) / (run.e2e_s.mean or 1.0)
     return replace(intervals, tpot=tpot, ttft=first, throughput=served, e2e=end_to_end(first, tpot, waits))
 

@@ -28,8 +28,8 @@ from .interval import (
     KNOWN,
     LONGEST,
     Interval,
+    beyond_steps,
     energy_interval,
-    first_token,
     hosted,
     interval_of,
     parts_of,
@@ -148,8 +148,8 @@ class RunDraws:
             served = 1.0 / ((1.0 - self.first) * bound + self.first * alone)
         else:
             served = 1.0 / np.maximum(load, 1.0)
-        tpot = first_token(interval_of(_held(step, self.growth)), known.reach(c, TOKEN))
-        ttft = first_token(interval_of(_held(first, self.busy)), waiting)
+        tpot = beyond_steps(interval_of(_held(step, self.growth)), known.reach(c, TOKEN))
+        ttft = beyond_steps(interval_of(_held(first, self.busy)), waiting)
         throughput = interval_of(served)
         e2e = end_to_end(ttft, tpot, self.waits)
         if self.closed and self.first > 0.0:  # so many requests are in flight: Little's law
@@ -252,9 +252,8 @@ def _step_draws(run: Run, deployment: Deployment, batch: Batch, stage: StageCost
         return StepDraws(drawn, stage.seconds)
     stages, prompts = deployment.layout.pp, batch.q_len[batch.phase == PREFILL]
     host_delay = run.policy.host_delay(all_launches(deployment, run.policy.calls), stages)
-    sync_s = host_delay.gap_s - run.policy.host.gap_s
     known_s = host_delay.step_s + host_delay.gap_s + host_delay.sequence_s * len(batch.context)
-    host_s = known_s if run.policy.host.why else sync_s
+    host_s = known_s if run.policy.host.why else run.policy.sync_s(stages)
     lengths = np.minimum(np.quantile(run.requests.input_tokens, LENGTHS), run.policy.token_budget)
     tokens = batch.tokens - prompts.sum() + len(prompts) * lengths
     launch_s = float(np.mean([plainly(starting)(host_delay, x, len(prompts)) for x in tokens]))

@@ -31,14 +31,17 @@ def partial_copy(folder: str | None) -> Iterator[Callable[[int, RequestOutcome],
 
     Its name is unique, so that the copy of an earlier run stays. It is removed when the block succeeds.
     """
-    path = Path(folder or "", f"requests.partial-{time.time_ns()}.jsonl")
+    if folder is None:
+        yield lambda row, outcome: None
+        return
+    path = Path(folder, f"requests.partial-{time.time_ns()}.jsonl")
 
     def add(row: int, outcome: RequestOutcome) -> None:
         line = json.dumps({"row": row, **asdict(outcome)}, default=list)
         with suppress(OSError), path.open("a") as file:  # writing the run's files will fail too
             file.write(f"{line}\n")
 
-    yield add if folder else lambda row, outcome: None
+    yield add
     path.unlink(missing_ok=True)
 
 

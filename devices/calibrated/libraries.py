@@ -19,7 +19,7 @@ other combinations are separate, and so are devices without a compute capability
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from ..spec import DeviceSpec
 
@@ -52,8 +52,10 @@ UNSERVED: Mapping[str, tuple[str, ...]] = {"FlashAttention-3": ("prefill", "deco
 form, 3.4 times the arithmetic: at most 189 TFLOP/s of the expanded form's on an H100, where modules of SGLang and vLLM, which expand, attain up to
 527. Decodes read a cache in fp8 at no more than 0.28 TB/s, whole modules of SGLang and vLLM at up to 1.06 and 2.89."""
 
-CUDNN: Mapping[int, Sequence[float]] = {BLACKWELL: (0.72, 0.77, 0.62, 0.43)}
-"""Seconds of cuDNN's fused attention in 16 bits, which trains, over those of the kernels that serve: forward, backward, and both with a window; medians
+CUDNN: Mapping[int, Mapping[tuple[str, bool], float]] = {
+    BLACKWELL: {("forward", False): 0.72, ("backward", False): 0.77, ("forward", True): 0.62, ("backward", True): 0.43}
+}
+"""Seconds of cuDNN's fused attention in 16 bits, which trains, over those of the kernels that serve, by pass and by whether it has a window; medians
 over shapes of Llama 3.1, DeepSeek-V3 and gpt-oss and 2,048 to 16,384 tokens on GB200 and GB300 (NVIDIA/cudnn-frontend, benchmark/attention_training/results
 of 2026-09-28, cuDNN 9.27). Those of serving's backward passes are what training predicts from forward ones (`workloads.training.SLOWER_BACKWARD`). On Hopper
 it takes 0.82 of them, but PyTorch's FlashAttention-2 takes more (torchtitan): there the serving kernels stand for both."""

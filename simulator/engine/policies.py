@@ -246,15 +246,22 @@ class Policy:
         """Return the largest captured batch if a decode has up to `several` tokens; 0: no graphs (vllm/config/vllm.py)."""
         return min(2 * self.max_sequences * several, MOST_CAPTURED) if self.graphs else 0
 
+    def hides_host(self, stages: int) -> bool:
+        """Return whether the host plans the next step while the devices compute."""
+        serial = stages > 1 and self.rules is not None and self.rules.serial
+        return not serial and (self.ahead or stages > 1)
+
+    def sync_s(self, stages: int) -> float:
+        """Return the time between steps that synchronous scheduling adds [s]."""
+        return 0.0 if self.hides_host(stages) else self.host.sync_s
+
     def host_delay(self, launches: Launches, stages: int, several: int = 1) -> HostDelay:
         """Return the host time of steps for a deployment's launches and stages, with `several` tokens per decode."""
-        serial = stages > 1 and self.rules is not None and self.rules.serial
-        hidden = not serial and (self.ahead or stages > 1)
         host, launch_s = self.host, self.host.launch_s / stages
-        gap_s = host.gap_s + (0.0 if hidden else host.sync_s)
         captured = self.captures(several) or self.largest * several or NO_LIMIT
         return HostDelay(
-            host.step_s, host.sequence_s, launch_s * launches.decodes, hidden, gap_s, launch_s * launches.prompts,
+            host.step_s, host.sequence_s, launch_s * launches.decodes, self.hides_host(stages),
+            host.gap_s + self.sync_s(stages), launch_s * launches.prompts,
             launch_s * launches.pieces, 0 if self.eager else min(self.pieces, self.captured or self.pieces),
             0 if self.eager else captured, launches.mixed_s / stages,
         )  # fmt: skip

@@ -60,7 +60,8 @@ def sustained(device: SharedMemoryDevice, op: Op) -> float:
     kin = generation(spec)
     factor = SUSTAINED.get((kin, op.dtype), SUSTAINED.get((kin, "fp8"), 1.0))
     if about(op.kind).scores and device.measured and kin in CUDNN:
-        factor *= CUDNN[kin][2 * (op.shape.get("window", 0.0) > 0) + op.name.endswith("_grad")]
+        direction = "backward" if op.name.endswith("_grad") else "forward"
+        factor *= CUDNN[kin][direction, op.shape.get("window", 0.0) > 0]
     if kin != BLACKWELL or spec.limit_W is None:
         return factor
     peak = max((p.peak_flops_per_s or {}).get("bf16", 0.0) for p in spec.processors.values())
@@ -287,9 +288,12 @@ class LayerPrices:
             graphs = "partial" if generation(self.deployment.system.device) == BLACKWELL else "none"
         if graphs == "full" or not experts:
             return 0.0
-        biased = any(self._biased(part.spec) for part in experts)
-        calls = sum(part.held for part in experts) * (HOST_CALLS + BIAS_CALLS * biased) + works * (graphs == "none")
-        return LAUNCH_S * calls + SYNC_S * (1 + biased * (1 + ("moe" in self.options.recompute)))  # or "moe_act"
+        held, waits = sum(part.held for part in experts), 1
+        calls = HOST_CALLS * held + (works if graphs == "none" else 0)
+        if any(self._biased(part.spec) for part in experts):
+            calls += BIAS_CALLS * held
+            waits += 2 if "moe" in self.options.recompute else 1  # or "moe_act"
+        return LAUNCH_S * calls + SYNC_S * waits
 
     def _overlap(self, forward: Seconds, behind: Seconds) -> None:
         """Shorten exchanges of tokens that overlap with another micro-batch's passes (Megatron's combined 1F1B).

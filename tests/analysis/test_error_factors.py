@@ -24,7 +24,7 @@ from opbyte.analysis.answers.error_factors import (
     engine_named,
     fitted_widths,
 )
-from opbyte.analysis.answers.interval import Interval, first_token
+from opbyte.analysis.answers.interval import Interval, beyond_steps
 from opbyte.analysis.answers.run_interval import usual_draws
 from opbyte.analysis.validate.check import IntervalBasis, RunCheck
 from opbyte.analysis.validate.runs.widths import EACH, fit_widths, left_out_in_turn, widths_yaml
@@ -47,7 +47,7 @@ def test_another_factor_never_narrows(some: dict[str, float], more: str, quantit
     one, other = known.reach(some, quantity), known.reach(some | {more: 1.0}, quantity)
     assert other.high - other.low >= one.high - one.low - 1e-9
     steps = Interval(0.9, 1.2)
-    found = first_token(steps, other)
+    found = beyond_steps(steps, other)
     assert 0.0 < found.low <= 0.9
     assert found.high >= 1.2
 
@@ -136,7 +136,7 @@ def runs(source: str, spread: float, factor: str, systems: int = 12) -> list[Run
     amount, scores = {ANY: 1.0, factor: 1.0}, np.random.default_rng(len(source)).normal(size=systems)
 
     def refit(widths: Widths) -> Interval:
-        return first_token(Interval(0.95, 1.05), widths.reach(amount, STEP))
+        return beyond_steps(Interval(0.95, 1.05), widths.reach(amount, STEP))
 
     basis = {"tpot_mean": IntervalBasis(STEP, Interval(0.95, 1.05), amount, refit)}
     return [

@@ -29,7 +29,7 @@ from opbyte.analysis.answers.interval import (
     BETWEEN,
     Interval,
     TimeShare,
-    first_token,
+    beyond_steps,
     interval_of,
     parts_of,
     slowdowns,
@@ -87,7 +87,7 @@ def test_the_answer_lies_inside(seconds: list[float], low: float, high: float) -
     inverse = found.inverse
     assert inverse.low <= 1.0 <= inverse.high
     assert inverse.low == pytest.approx(1 / found.high)
-    later = first_token(found, Ratios(-0.15, 0.12, 0.79))
+    later = beyond_steps(found, Ratios(-0.15, 0.12, 0.79))
     assert later.low <= found.low + 1e-9
     assert later.high >= found.high - 1e-9
 

@@ -7,7 +7,16 @@ from functools import partial
 
 from ....simulator.deploy.deployment import Deployment
 from ...answers.error_factors import FIRST, NO_FACTORS, POWER, STEP, Conditions, Widths, fitted_widths
-from ...answers.interval import LEVEL, Interval, StepErrors, first_token, hosted, interval_of, power_errors, step_errors
+from ...answers.interval import (
+    LEVEL,
+    Interval,
+    StepErrors,
+    beyond_steps,
+    hosted,
+    interval_of,
+    power_errors,
+    step_errors,
+)
 from ...answers.run_interval import RunDraws
 from ..check import IntervalBasis, RunCheck
 from ..points.predict import Prediction
@@ -69,7 +78,7 @@ def _interval(draws: RunDraws, metric: str, chance: float, widths: Widths) -> In
     if metric in RATES:
         return Interval(known.throughput.low / chance, known.throughput.high * chance, LEVEL)
     if metric == "itl_p99":  # a gap in which prompts run, or wait
-        return first_token(known.tpot, known.waiting)
+        return beyond_steps(known.tpot, known.waiting)
     time = metric.partition("_")[0]
     return {"ttft": known.ttft, "e2e": known.e2e}.get(time, known.tpot)
 
