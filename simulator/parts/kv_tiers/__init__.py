@@ -1,4 +1,4 @@
-"""Tiers of KV blocks below the devices' memory: what they hold, what loads from them, and what a run tells of them."""
+"""KV cache tiers below device memory (host, disk, shared pool): stored blocks, loads, writes and reported values."""
 
 from __future__ import annotations
 

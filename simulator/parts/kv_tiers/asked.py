@@ -1,4 +1,4 @@
-"""KV cache tiers as options say: sizes as they are typed, links from the device's description."""
+"""Settings of the KV cache tiers, from the options or an engine file; default links come from the device description."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ FREE = "free"
 
 
 def with_tiers(scenario: Scenario, settings: EngineSettings, deployment: Deployment) -> EngineSettings:
-    """Return engine settings with the KV tiers of a scenario."""
+    """Return the engine settings with the KV cache tiers of a scenario; unchanged if there are none."""
     tiers = tiers_asked(scenario.parts["kv-tiers"], deployment.system, settings.cache.tiers)
     return settings if tiers is None else replace(settings, cache=replace(settings.cache, tiers=tiers))
 
 
 def tiers_asked(options: TierOptions, system: SystemSpec, own: TierSettings | None = None) -> TierSettings | None:
-    """Return the tiers of a scenario, or of an engine file; None without any.
+    """Return the KV cache tiers that the options or an engine file request; None if neither does.
 
     Parameters
     ----------
     own : TierSettings, optional
-        What the file says; tiers there that give no rate get the device's.
+        Tiers of the engine file. A tier without a rate gets the rate of the device's link.
 
     Raises
     ------
     InputError
-        Rules without tiers, a tier that there is not, a size or a rate that is none, or one that neither the
-        option nor the device's description gives.
+        Rules without tiers, an unknown tier or rule, a malformed size or rate, or a size or rate that neither the
+        option nor the device description gives.
     """
     rules = ((WRITE, options.kv_write, WRITES), (LOAD, options.kv_load, LOADS))
     for flag, value, known in rules:
@@ -66,7 +66,7 @@ def tiers_asked(options: TierOptions, system: SystemSpec, own: TierSettings | No
 
 
 def read_tiers(text: str, system: SystemSpec) -> tuple[KvTier, ...]:
-    """Tiers as they are written, each ``NAME[:SIZE[:RATE[:US]]]``.
+    """Parse a comma-separated list of tiers, each ``NAME[:SIZE[:RATE[:US]]]``.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def read_tiers(text: str, system: SystemSpec) -> tuple[KvTier, ...]:
 
 
 def _tier(part: str, name: str, rest: list[str], system: SystemSpec) -> KvTier:
-    """One tier; what is not written is the device's."""
+    """Build one tier from its words; the device description gives the values that are left out."""
     where, known = f"{TIERS} {part!r}", _described(name, system)
     devices = system.devices_per_node * system.nodes
     rate = _number(where, rest[1], "a rate in GB/s", 1e-9) * 1e9 if len(rest) > 1 else None
@@ -114,14 +114,14 @@ def _tier(part: str, name: str, rest: list[str], system: SystemSpec) -> KvTier:
 
 
 class _Known:
-    """Description of a tier by the device."""
+    """Capacity [B], bandwidth [B/s] and latency [s] of a tier by the device description."""
 
     def __init__(self, capacity: float | None, rate: float, latency: float) -> None:
         self.capacity_bytes, self.bandwidth_bytes_per_s, self.latency_s = capacity, rate, latency
 
 
 def _described(name: str, system: SystemSpec) -> _Known | None:
-    """Memory and link of a tier by the device's description; a shared pool is on the nodes' network."""
+    """Return the memory and link that the device describes for a tier; a shared pool is on the network between nodes."""
     device = system.device
     if name == "shared":
         return _Known(None, device.node_link.bandwidth_bytes_per_s, device.node_link.latency_s)
@@ -132,7 +132,7 @@ def _described(name: str, system: SystemSpec) -> _Known | None:
 
 
 def _needed(where: str, name: str, system: SystemSpec) -> _Known:
-    """Return `_described`; a device that does not describe the tier is refused."""
+    """Return `_described`; raise an error if the device does not describe the tier."""
     known = _described(name, system)
     if known is None:
         key = "host_memory" if name == "host" else "disk"
@@ -144,7 +144,7 @@ def _needed(where: str, name: str, system: SystemSpec) -> _Known:
 
 
 def placed(tier: KvTier, system: SystemSpec) -> KvTier:
-    """Return a tier of an engine file, which has only a size, on a system's links."""
+    """Return a tier of an engine file, which gives only a size, with the links of the system."""
     size = f"{tier.capacity_bytes:.0f}B"
     try:
         return _tier(size, tier.name, [size], system)
@@ -153,7 +153,7 @@ def placed(tier: KvTier, system: SystemSpec) -> KvTier:
 
 
 def _size(where: str, text: str) -> float | None:
-    """Return the bytes of a size given as text; None if it is left out."""
+    """Return the bytes of a size with its unit; None for an empty text."""
     if not text:
         return None
     match = SIZE.fullmatch(text)

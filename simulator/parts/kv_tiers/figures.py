@@ -1,4 +1,4 @@
-"""Values of KV cache tiers."""
+"""Reported values of KV cache tiers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from .run import TiersRun
 
 
 def _rate(name: str, where: str) -> Quantity:
-    """Return the hit rate of a tier in requested prompt tokens; None without the tier."""
+    """Declare the share of the requested prompt tokens that one tier supplied; its value is None without the tier."""
 
     def value(run: TiersRun) -> float | None:
         return next((tier.hit_rate for tier in run.tiers if tier.tier.name == name), None)

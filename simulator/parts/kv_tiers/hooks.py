@@ -1,7 +1,7 @@
-"""KV tiers in an engine's loop: who is admitted next and with what, and the waiting time of a step.
+"""Hooks of KV cache tiers in the engine's loop: admission, use of cached blocks, and the start of a step.
 
-A request at the head of the queue starts its load, and requests behind it continue. After its load it is admitted
-before waiting ones, within priorities and limits. A step waits until its blocks have been copied.
+The request at the head of the queue starts its load, and the requests behind it continue. A loaded request is admitted
+before waiting requests, within priorities and limits. A step starts after the copies of the blocks that it overwrites.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def tell_time(tiers: TierState, state: State) -> None:
 def note_computed(
     tiers: TierState, state: State, kv_rules: KvRules, rank: int, index: int, computed: int, now: float
 ) -> None:
-    """A batch has left the last stage at `now`, with `computed` tokens of a sequence in its cache."""
+    """Record that a batch has left the last stage at `now` [s] with `computed` tokens of a sequence in the KV cache."""
     tiers.seconds[0].now = now
     tiers.rows[index].computed = computed
     if computed > 0:
@@ -46,7 +46,7 @@ def come_near(tiers: TierState, state: State, limits: Limits, kv_rules: KvRules,
 
 @compiled_code
 def renew(tiers: TierState, state: State, index: int, number: int) -> bool:
-    """`kv_tiers.state.with_rows` for a request that was appended where there is room."""
+    """Reset the tier state of a request that is appended within the allocated rows; always return True."""
     found = tiers.rows[index]
     found.state = found.blocks = found.stored = found.passed = found.computed = 0
     tiers.spans[index, 0] = tiers.spans[index, 1] = np.nan
@@ -67,7 +67,7 @@ def first_landed(tiers: TierState, state: State, rank: int) -> int:
 
 @compiled_code
 def next_to_admit(tiers: TierState, state: State, limits: Limits, kv_rules: KvRules, rank_index: int) -> int:
-    """The request that is admitted next, loads on the way to it begun; -1 where there is none.
+    """Return the request that is admitted next, or -1 if there is none; start the loads of requests before it.
 
     If nothing runs and the head does not fit, a loaded request is admitted at any priority: its blocks cannot be freed
     otherwise.
@@ -89,7 +89,7 @@ def next_to_admit(tiers: TierState, state: State, limits: Limits, kv_rules: KvRu
 
 @compiled_code
 def use_cached(tiers: TierState, state: State, kv_rules: KvRules, rank: int, index: int, whole: int) -> bool:
-    """Give a request the blocks that it has found or loaded, if the rest of `whole` tokens fits; False if not."""
+    """Allocate the found or loaded blocks to a request; return False if the rest of its `whole` tokens does not fit."""
     if tiers.rows[index].state != tier.Loading.LANDED:
         if not take_over(tiers, state, kv_rules, rank, index, tiers.rows[index].blocks, whole):
             return False
@@ -102,7 +102,7 @@ def use_cached(tiers: TierState, state: State, kv_rules: KvRules, rank: int, ind
 
 @compiled_code
 def leave(tiers: TierState, state: State, rank: int, index: int) -> None:
-    """Take an admitted request out of its queue, or of those whose blocks have been loaded."""
+    """Remove an admitted request from its queue, or from the list of loaded requests."""
     landed = tiers.rows[index].state == tier.Loading.LANDED
     tiers.rows[index].state = tier.Loading.WAITING
     if not landed:
@@ -115,7 +115,7 @@ def leave(tiers: TierState, state: State, rank: int, index: int) -> None:
 
 @compiled_code
 def until_full(tiers: TierState, state: State, limits: Limits, kv_rules: KvRules) -> int:
-    """Return the decode steps until a sequence fills a block, which may then be copied or replaced."""
+    """Return the number of decode steps until a sequence fills a block, which may then be copied or overwritten."""
     k = int64(1 << 40)
     for r in range(state.ranks.shape[0]):
         for j in range(state.ranks[r].running):
@@ -125,7 +125,7 @@ def until_full(tiers: TierState, state: State, limits: Limits, kv_rules: KvRules
 
 @compiled_code
 def move_back(tiers: TierState, state: State, experts_s: float, start: float) -> None:
-    """Let what was on its way over the host's link at a time come later by what experts have had of it since."""
+    """Delay the transfers that were on the host link at `start` [s] by the time that expert loads have used the link since."""
     later, tiers.seconds[0].experts = experts_s - tiers.seconds[0].experts, experts_s
     if later <= 0.0 or tiers.host < 0:
         return
@@ -141,7 +141,7 @@ def move_back(tiers: TierState, state: State, experts_s: float, start: float) ->
 
 @compiled_code
 def held_until(tiers: TierState, state: State, start: float) -> float:
-    """Return when a step begins that could begin at `start` [s]: after the blocks that it takes have been copied."""
+    """Return the time at which a step begins that could begin at `start` [s]: after the copies of blocks that it overwrites."""
     seconds = tiers.seconds[0]
     begin = max(start, seconds.held_until)
     seconds.held += begin - start

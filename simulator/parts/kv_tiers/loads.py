@@ -1,7 +1,7 @@
-"""Blocks loaded from tiers: which blocks a waiting request finds, whether to load them, and their transfer.
+"""Loads of KV blocks from tiers: the blocks that a waiting request finds, the decision to load them, and their transfer.
 
-A loading request has all blocks of its prompt allocated and is in no queue; afterwards it is admitted before waiting
-ones.
+A loading request has all blocks of its prompt allocated and is in no queue. After its load it is admitted before
+waiting requests.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from .state import TierState
 from .store import entry_of, keep, moved, put, tier_key, touch
 
 Look = IntEnum("Look", "NOTHING BEGUN BLOCKED", start=0)
-"""What became of a look at the head of the queue: nothing to load; a load; no place yet."""
+"""Results of a look at the head of the queue: nothing to load; a load was started; no free sequence or KV blocks."""
 
 
 @compiled_part
 def next_slot(state: State, rank: int) -> int:
-    """Return the pool slot that the next sequence gets."""
+    """Return the pool slot that the next admitted sequence gets."""
     return int(state.pool.slots[rank, state.ranks[rank].slots - 1])
 
 
 @compiled_part
 def look(tiers: TierState, state: State, kv_rules: KvRules, rank: int, index: int) -> int:
-    """Find a waiting request's leading blocks, wherever they are; how many.
+    """Find the leading blocks of a waiting request in device memory and in the tiers; return their number.
 
-    The blocks, or entries of a tier, are left in the next slot's row, their levels in `TierState.levels`. Its last
-    token is never taken from a cache: its result is needed.
+    The row of the next slot receives the blocks (or tier entries), and `TierState.levels` their levels. The last token
+    is never taken from a cache, because its output is needed.
     """
     pool, request, content = state.pool, state.requests[index], state.contents[index]
     row, most = pool.held[rank, next_slot(state, rank)], (request.target - 1) // kv_rules.block
@@ -66,7 +66,7 @@ def look(tiers: TierState, state: State, kv_rules: KvRules, rank: int, index: in
 
 @compiled_part
 def first_below(tiers: TierState, blocks: int, level: int) -> int:
-    """Return the number of leading blocks before the first one below a level."""
+    """Return the number of leading blocks before the first block that is stored below a level."""
     j = int64(0)
     while j < blocks and tiers.levels[j] <= level:
         j += 1
@@ -75,9 +75,9 @@ def first_below(tiers: TierState, blocks: int, level: int) -> int:
 
 @compiled_part
 def bring(tiers: TierState, rank: int, row: I8, blocks: int, now: float, planned: bool) -> float:
-    """Transfer leading blocks, counted and marked as used last; return the end of the transfer.
+    """Transfer leading blocks to the devices, count them and mark them as used; return the end time of the transfer [s].
 
-    If it is only planned, return when it would end if it began now.
+    If `planned` is set, change nothing and return the time at which a transfer would end if it began now.
     """
     end = now
     for level in range(tiers.which.shape[1]):
@@ -100,7 +100,7 @@ def bring(tiers: TierState, rank: int, row: I8, blocks: int, now: float, planned
 
 @compiled_part
 def prefill_seconds(tiers: TierState, state: State, limits: Limits, rank: int, start: int, end: int) -> float:
-    """Return the seconds to compute only a prompt's tokens from `start` on, by the cost models."""
+    """Return the predicted seconds to prefill only the prompt tokens from `start` to `end`."""
     seconds, m, windows, none = 0.0, tiers.moments[rank], tiers.costs.windows, int64(0)
     if tiers.costs.model == 0:
         return seconds
@@ -120,10 +120,10 @@ def prefill_seconds(tiers: TierState, state: State, limits: Limits, rank: int, s
 
 @compiled_part
 def weigh(tiers: TierState, state: State, limits: Limits, kv_rules: KvRules, rank: int, index: int) -> None:
-    """See whether blocks are worth writing now that a request has arrived, where they are loaded if that is sooner.
+    """Update the tiers to which blocks are written if loads are limited to the cheaper case (`load` is cheaper).
 
-    They are where a device's link moves one in less time than a full step computes it, at the end of the
-    longest text so far.
+    A tier becomes worth writing if the device's link moves a block in less time than a full step computes it, at the end
+    of the longest sequence that has arrived.
     """
     longest = state.requests[index].input + state.requests[index].output
     if not tiers.cheaper or longest <= tiers.totals[0].longest:
@@ -140,7 +140,7 @@ def weigh(tiers: TierState, state: State, limits: Limits, kv_rules: KvRules, ran
 def worth_loading(
     tiers: TierState, state: State, limits: Limits, kv_rules: KvRules, rank: int, index: int, row: I8, blocks: int
 ) -> int:
-    """Leading blocks to take over: all, or as many as bring the end of the prompt soonest."""
+    """Return the number of leading blocks to load: all, or the number with the earliest end of the prefill."""
     target, now = state.requests[index].target, state.clocks[0].now
     if not tiers.cheaper:
         return blocks
@@ -174,9 +174,10 @@ def has_room(tiers: TierState, state: State, kv_rules: KvRules, rank: int, block
 def take_over(
     tiers: TierState, state: State, kv_rules: KvRules, rank_index: int, index: int, blocks: int, whole: int
 ) -> bool:
-    """Give a request the leading blocks just found if the rest of `whole` tokens then fits too.
+    """Allocate the leading blocks just found to a request, if the rest of its `whole` tokens fits too.
 
-    Returns False, without a change, if they do not fit. A block in a tier gets a target block and is transferred.
+    Return False and change nothing if they do not fit. A block in a tier gets a free block in device memory and is
+    transferred to it.
     """
     pool, rank, content = state.pool, state.ranks[rank_index], state.contents[index]
     row, near, now = pool.held[rank_index, next_slot(state, rank_index)], int64(0), state.clocks[0].now
@@ -216,9 +217,9 @@ def note_landed(tiers: TierState, state: State, kv_rules: KvRules, rank: int, in
 
 @compiled_part
 def try_load(tiers: TierState, state: State, limits: Limits, kv_rules: KvRules, rank_index: int) -> int:
-    """Begin the load of the request at the head of a rank's queue, if it has something to load.
+    """Start the load of the request at the head of a rank's queue, if some of its blocks have to be loaded; return a `Look`.
 
-    Instant blocks are not a load: `TierState.rows` says how many blocks the request takes over at its admission.
+    Blocks whose transfer takes no time need no load: the request gets them at its admission (`TierState.rows`).
     """
     rank, i, now = state.ranks[rank_index], state.ranks[rank_index].head, state.clocks[0].now
     request, blocks = state.requests[i], look(tiers, state, kv_rules, rank_index, i)
@@ -255,7 +256,7 @@ def line_up(state: State, line: Any, index: int) -> None:
 
 @compiled_code
 def finish_transfers(tiers: TierState, state: State, kv_rules: KvRules, rank: int) -> None:
-    """Move requests whose blocks are there, as far as a plan knows, to those that can be admitted."""
+    """Move requests whose load has ended by the time that the scheduler knows to the list of loaded requests."""
     line, before, i = tiers.loading[rank], int64(-1), tiers.loading[rank].head
     while i >= 0:
         after = state.requests[i].next
@@ -292,9 +293,9 @@ def next_landing(tiers: TierState, state: State) -> float:
 
 @compiled_part
 def prefetch(tiers: TierState, state: State, kv_rules: KvRules, rank: int, index: int) -> None:
-    """Bring what a request that arrives will find below the first tier to that one.
+    """Copy the blocks that an arriving request will find below the first tier to the first tier.
 
-    What it will find there is used now.
+    Blocks that are already in the first tier are marked as used.
     """
     pool, request, content = state.pool, state.requests[index], state.contents[index]
     if not tiers.prefetch or tiers.worth[0] == 0:

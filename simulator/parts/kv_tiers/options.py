@@ -10,7 +10,7 @@ from ...option import CheckedOptions, described, flag, text
 @described
 @dataclass(frozen=True, slots=True)
 class TierOptions(CheckedOptions):
-    """Memories below the devices' that keep KV blocks; see `asked`."""
+    """Options of the KV cache tiers below device memory; `asked` reads them."""
 
     kv_tiers: str | None = text(
         "Tiers below the devices' memory that keep KV blocks, from the nearest on: host, disk, shared; a "

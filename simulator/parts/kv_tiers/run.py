@@ -1,4 +1,4 @@
-"""KV cache tiers of an engine: what may have them, how large they are in blocks, and what they did."""
+"""KV cache tiers of an engine: supported policies and models, capacities in blocks, state, and results of a run."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ OPTION = "--kv-tiers"
 
 
 def block_bytes(deployment: Deployment, cache: CacheSettings) -> float:
-    """Return the KV bytes of a block on all devices of a rank together."""
+    """Return the KV bytes of one block, summed over the devices of a rank [B]."""
     return float(rank_rules(deployment, cache).block_bytes[0]) * deployment.layout.tp
 
 
 def check_tiers(deployment: Deployment, policy: Policy, kv_rules: KvRules) -> None:
-    """Refuse policies and models that KV tiers do not support.
+    """Reject policies, models and systems that KV cache tiers do not support.
 
     Raises
     ------
     InputError
-        Names it.
+        Names the unsupported policy, model or system.
     """
     for wrong, what in (
         (not policy.caching, f"policy {policy.name}, which finds no blocks again; vllm does"),
@@ -61,14 +61,14 @@ def check_tiers(deployment: Deployment, policy: Policy, kv_rules: KvRules) -> No
 
 
 def rooms(deployment: Deployment, cache: CacheSettings, settings: TierSettings) -> list[int]:
-    """Return the number of blocks that each tier can store: of one rank, or of a shared pool in total.
+    """Return the capacity of each tier in blocks: per rank, or in total for a shared pool.
 
     Raises
     ------
     CapacityError
-        A tier smaller than a block.
+        A tier is smaller than a block.
     InputError
-        More blocks than can be tracked.
+        A tier has more blocks than can be tracked.
     """
     block_size, out = block_bytes(deployment, cache), []
     for tier in settings.tiers:
@@ -91,15 +91,15 @@ def rooms(deployment: Deployment, cache: CacheSettings, settings: TierSettings) 
 
 @dataclass(frozen=True, slots=True)
 class Common:
-    """State that engines with one shared pool have in common."""
+    """State that engines with a shared pool have in common."""
 
-    shelves: Shelves  # stores of all of them
-    # numbers of the hashes that a trace tells
+    shelves: Shelves  # stores of all these engines
+    # numbers of the block hashes in a trace
     names: dict[Hashable, int] = field(default_factory=dict)
 
 
 def common_of(pools: Pools, policy: Policy, cache: CacheSettings | None) -> Common | None:
-    """Stores of all engines that take prompts, where some of them are shared; else each has its own."""
+    """Return the stores of all engines that compute prompts, if they share a tier; else None."""
     settings, nodes = None if cache is None else cache.tiers, pools.entry
     if cache is None or settings is None or len(nodes) == 1:
         return None
@@ -111,33 +111,33 @@ def common_of(pools: Pools, policy: Policy, cache: CacheSettings | None) -> Comm
 
 
 def _stores(tiers: Sequence[KvTier], blocks: Sequence[int], ranks: int, engines: int) -> Shelves:
-    """Tiers of ranks, rank by rank and engine by engine, then the shared ones."""
+    """Build the empty stores: private tiers by engine and rank, then the shared tiers."""
     sizes = [n for n, tier in zip(blocks, tiers, strict=True) if not tier.shared] * ranks * engines
     return new_shelves(sizes + [n for n, t in zip(blocks, tiers, strict=True) if t.shared])
 
 
 @dataclass(slots=True)
 class Below(EnginePart):
-    """Tiers below one engine."""
+    """KV cache tiers below the device memory of one engine."""
 
     hooks = (hooks.HOOKS, loads.HOOKS, store.HOOKS)
 
     settings: TierSettings
-    blocks: list[int]  # of each tier, see `rooms`
-    block_bytes: float  # on all devices of a rank
-    tiers: TierState  # their arrays, as they are before any request
-    names: dict[Hashable, int]  # numbers of the hashes that a trace tells; they outlast failures
-    model: Lowered | None  # what computing instead is costed by, where that is asked
+    blocks: list[int]  # capacity of each tier, see `rooms`
+    block_bytes: float  # bytes of a block on all devices of a rank
+    tiers: TierState  # tier arrays before the first request
+    names: dict[Hashable, int]  # numbers of the block hashes in a trace; they outlast failures
+    model: Lowered | None  # cost model of computing the tokens instead; None unless loads are compared with it
     life: int = 0  # failures so far
 
     @property
     def room(self) -> int:  # type: ignore[override]
-        """Blocks that all tiers keep of it, shared ones as if they were its own."""
+        """Number of blocks that all tiers of the engine can store; shared tiers count in full."""
         stores = self.tiers.shelves.stores
         return int(stores.room[np.unique(self.tiers.which)].sum())
 
     def start(self, engine: Engine) -> TierState:
-        """The tiers without requests; requests that load have slots of the engine too."""
+        """Return the tiers without requests; double the engine's slots, since loading requests need slots too."""
         state, blocks, slots = engine.state, engine.kv.blocks, 2 * engine.policy.max_sequences
         ranks = len(state.ranks)
         state.ranks.slots = slots
@@ -163,7 +163,7 @@ class Below(EnginePart):
         engine.stock()
 
     def fail(self, engine: Engine, now: float) -> None:
-        """Leave nothing of the engine's own, and of a shared pool what had come there."""
+        """Clear the engine's private tiers and the blocks that it was still writing to shared tiers."""
         old: TierState = engine.parts["kv-tiers"]
         x, self.life = old.shelves, self.life + 1
         for level, tier in enumerate(self.settings.tiers):
@@ -180,7 +180,7 @@ class Below(EnginePart):
 
 
 def of_engine(engine: Engine) -> Below | None:
-    """Empty tiers of an engine, by its number among those with which it has some in common."""
+    """Build the empty tiers of an engine; return None if its pool only decodes."""
     d, kv, cache, index = engine.deployment, engine.kv, engine.cache, engine.replica
     common: Common | None = engine.given.get("kv-tiers")
     settings = cache.tiers
@@ -205,7 +205,7 @@ def of_engine(engine: Engine) -> Below | None:
 
 
 def _clear(shelves: Shelves, store: int) -> None:
-    """Forget all that a store keeps; the most that it kept stays known."""
+    """Clear a store; its peak number of blocks is kept."""
     row = shelves.stores[store]
     row.used = row.held = 0
     shelves.table[row.table : row.table + row.mask + 1] = 0
@@ -215,7 +215,7 @@ def _clear(shelves: Shelves, store: int) -> None:
 
 @compiled
 def purge(shelves: Shelves, store: int, owner: int, now: float) -> None:
-    """Forget what an engine was still writing to a store as it failed."""
+    """Remove the blocks that a failed engine was still writing to a store at `now` [s]."""
     row = shelves.stores[store]
     for e in range(row.first, row.first + row.used):
         if shelves.entries[e].key != 0 and shelves.entries[e].owner == owner and shelves.came[e] > now:
@@ -226,18 +226,18 @@ def purge(shelves: Shelves, store: int, owner: int, now: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class TierRun:
-    """What one tier did, of all engines together.
+    """Results of one tier in a run, summed over engines.
 
     Attributes
     ----------
     capacity_bytes, peak_bytes : float
-        Whole blocks that it can keep and the most that it has kept over all replicas [B].
+        Capacity in complete blocks, and the largest amount stored, over all replicas [B].
     hit_tokens : int
-        Prompt tokens whose blocks were loaded from it.
+        Prompt tokens whose blocks were loaded from the tier.
     loaded_bytes, stored_bytes, evicted_bytes, prefetched_bytes : float
-        Moved to the devices, written, dropped or sent on to make room, and brought to it ahead [B].
+        Bytes moved to the devices, written to the tier, evicted from it, and copied to it ahead of a request [B].
     up_s, down_s : float
-        Seconds that a device's links to it were busy, one after another.
+        Busy time of a device's link to the devices and from them [s].
     """
 
     tier: KvTier
@@ -255,18 +255,18 @@ class TierRun:
 
 @dataclass(frozen=True, slots=True)
 class TiersRun:
-    """What KV cache tiers did in a run, all engines together.
+    """Results of the KV cache tiers in a run, summed over engines.
 
     Attributes
     ----------
     near_tokens, declined_tokens : int
-        Prompt tokens found in the devices' own memory; those that lay in a tier and were computed.
+        Prompt tokens found in device memory; tokens found in a tier but computed again.
     loads : int
-        Requests that waited for blocks; those again that were preempted and loaded again.
+        Requests that waited for a load; a preempted request that loads again counts again.
     waited_s, longest_s : float
-        Seconds that they waited, in sum and at most.
+        Sum and maximum of the waiting times [s].
     held_s : float
-        Seconds that steps waited for copies of the blocks that they took.
+        Time that steps waited for copies of the blocks that they overwrite [s].
     """
 
     settings: TierSettings
@@ -282,10 +282,9 @@ class TiersRun:
 
     @classmethod
     def of(cls, belows: Sequence[tuple[Below, TierState, int]], found_tokens: int, asked_tokens: int) -> TiersRun:
-        """Measure engines' tiers, each with the tokens of a block.
+        """Return the results of engines' tiers; each entry has the tier, its state and the tokens of a block.
 
-        Return the tiers' results: of the requested prompt tokens (repeated after preemption), the tokens found
-        anywhere.
+        `found_tokens` of the `asked_tokens` prompt tokens were found in any cache; both count again after a preemption.
         """
         (first, _, block), size = belows[0], belows[0][0].block_bytes
         states = [tiers for _, tiers, _ in belows]
@@ -313,7 +312,7 @@ class TiersRun:
 
 
 def tiers_left(run: Run, served: RunState, *_: object) -> TiersRun | None:
-    """Return the results of the KV tiers in a run."""
+    """Return the results of the KV cache tiers in a run; None if no engine has tiers."""
     by_engine = [(e.does.get("kv-tiers"), e) for e in served.engines]
     belows = [(below, e.parts["kv-tiers"], e.kv.block) for below, e in by_engine if isinstance(below, Below)]
     return TiersRun.of(belows, run.cached_tokens, run.prompt_tokens + run.cached_tokens) if belows else None

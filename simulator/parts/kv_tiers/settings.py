@@ -1,4 +1,4 @@
-"""KV cache tiers as they are asked for: memories below those of the devices, and the rules between them."""
+"""Settings of KV cache tiers: memories below device memory, and the rules for writes and loads."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ from dataclasses import dataclass
 from math import isfinite
 
 WRITES = ("through", "back")
-"""When a block is copied: as soon as it is computed, to all tiers; or as it leaves the memory above."""
+"""Write rules: `through` copies a block to all tiers when it is computed; `back` when it leaves the memory above."""
 LOADS = ("always", "cheaper")
-"""When found blocks are loaded: always, or where that is sooner than computing them."""
+"""Load rules: `always` loads all blocks that are found; `cheaper` loads them only if this is faster than computing them."""
 
 
 @dataclass(frozen=True, slots=True)
 class KvTier:
-    """One memory below the devices' own.
+    """One memory below device memory.
 
     Attributes
     ----------
     name : str
         host, disk or shared.
     capacity_bytes : float
-        Of a replica's devices together; of `shared`, of all replicas [B].
+        Capacity for the devices of one replica; of `shared`, for all replicas [B].
     bandwidth_bytes_per_s : float
-        One way of one device, which moves its own part of every block.
+        Bandwidth of one device's link in one direction [B/s]; a device moves its own part of each block.
     latency_s : float
-        Of one transfer [s].
+        Latency of one transfer [s].
     source : str
-        Where rate and latency come from.
+        Source of bandwidth and latency.
     """
 
     name: str
@@ -48,7 +48,7 @@ class KvTier:
 
 @dataclass(frozen=True, slots=True)
 class TierSettings:
-    """Tiers from the nearest to the farthest, and their rules.
+    """KV cache tiers from the nearest to the farthest, and their rules.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class TierSettings:
     load : str
         One of `LOADS`.
     prefetch : bool
-        Whether blocks of a request that arrives are brought to the first tier from those below.
+        Whether blocks of an arriving request are copied from lower tiers to the first tier.
     """
 
     tiers: tuple[KvTier, ...]

@@ -1,7 +1,7 @@
-"""KV cache tiers below the devices' memory, as arrays: what each keeps, and the links to it.
+"""State of the KV cache tiers as arrays: the contents of each store, and the links to them.
 
-All stores of a run lie behind one another in the same arrays (`Shelves`), so that a pool that several
-engines share is the same rows for each of them.
+All stores of a run are stored one after another in the same arrays (`Shelves`), so engines with a shared pool use the
+same rows.
 """
 
 from __future__ import annotations
@@ -22,33 +22,40 @@ F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
 STORE = named("first room table mask used held peak", "")
-"""First entry and how many; first row of its table, and its rows less one; entries handed out so far; those that hold
-something now, and most that ever did."""
+"""Fields of a store: first entry and number of entries; first row of its hash table, and its rows minus one; entries used
+so far; entries with content now, and the peak of that number.
+"""
 
 ENTRY = named("key next previous owner", "")
-"""Content (0: none), the next and the previous entry by last use, and the engine that wrote it. The entry after the last
-one of a store is head and tail of its list."""
+"""Fields of an entry: key of the content (0: none), next and previous entry by last use, and the engine that wrote it.
+
+The entry after the last one of a store is the head and tail of its list.
+"""
 
 FOUND = named("state blocks stored passed computed", "")
-"""Of a request: `Loading.WAITING`, `Loading.LOADING` or `Loading.LANDED`; blocks that it has found; leading blocks that have been written
-through; found blocks that are computed all the same; of several batches in flight, tokens whose batch has left the last
-stage, with those that were found."""
+"""Fields of a request in the tiers.
+
+`state` is a `Loading`. `blocks` counts the blocks found, `stored` the leading blocks written through, and `passed` the
+found blocks that are computed anyway. `computed` counts the tokens whose batch has left the last stage, with cached ones.
+"""
 Loading = IntEnum("Loading", "WAITING LOADING LANDED", start=0)
 
 COUNTS = named("loaded stored evicted prefetched", "")
-"""Of a level: blocks loaded to the devices; written; evicted; prefetched to the first level."""
+"""Counters of a tier [blocks]: loaded to the devices; written; evicted; prefetched to the first tier."""
 
 TOTALS = named("loads declined found longest", "")
-"""Loads; blocks that lay in a tier and were computed all the same; blocks found in the devices' own memory; tokens of
-the longest request that has arrived."""
+"""Totals of an engine: loads; blocks in a tier that were computed anyway; blocks found in device memory; tokens of the
+longest request that has arrived.
+"""
 
 SECONDS = named("", "now held_until held waited longest experts")
-"""When transfers start that are asked for now; before when the next step cannot begin, as blocks that it takes are still
-being copied; seconds that steps waited so; that requests waited for loads, in sum and at most; that experts have had the
-link to the host."""
+"""Times of an engine [s]: start of transfers that are requested now; earliest start of the next step, after copies of the
+blocks that it overwrites; waiting time of such steps; sum and maximum of the requests' waiting time for loads; time for
+which expert loads have used the host link.
+"""
 
 LINE = named("head tail count", "")
-"""First and last of a rank's requests that load, or whose blocks are there, in order; how many there are."""
+"""First and last request of a rank's list of loading (or loaded) requests, and their number."""
 
 UP, DOWN = 0, 1
 """Directions of a link: to the devices, and from them."""
@@ -58,48 +65,48 @@ P_BLOCK, P_LATENCY = 0, 1
 
 @by_address
 class Shelves(NamedTuple):
-    """S stores of E entries and T table rows in all."""
+    """S stores with E entries and T hash table rows in total."""
 
     stores: Records  # [S] of `STORE`
     entries: Records  # [E] of `ENTRY`
-    came: F8  # [E] when an entry's content is there
-    table: I8  # [T, 2] key (0: empty) and entry; open addressing within a store's rows
+    came: F8  # [E] time at which an entry's content is complete [s]
+    table: I8  # [T, 2] key (0: empty) and entry; open addressing within the rows of a store
 
 
 @by_address
 class TierState(NamedTuple):
-    """L levels of R ranks, N requests, sequences of at most W blocks."""
+    """State of one engine's tiers: L levels, R ranks, N requests, sequences of at most W blocks."""
 
     shelves: Shelves
     which: I8  # [R, L] store of each level
-    pace: F8  # [L, 2] seconds that a device's link takes for its part of a block; latency of a transfer
-    free_s: F8  # [R, L, 2] when a link is free, by direction
-    link_s: F8  # [L, 2] seconds that links were busy
-    worth: I8  # [L] whether blocks are written there
-    chain: I8  # [L] entries that one write changes, from level to level
+    pace: F8  # [L, 2] transfer time of a device's part of a block, and latency of a transfer [s]
+    free_s: F8  # [R, L, 2] time at which a link is free, by direction [s]
+    link_s: F8  # [L, 2] busy time of the links, by direction [s]
+    worth: I8  # [L] whether blocks are written to the level
+    chain: I8  # [L] workspace of `keep`: the entry that one write changes in each level
     counts: Records  # [L] of `COUNTS`
     totals: Records  # [1] of `TOTALS`
     seconds: Records  # [1] of `SECONDS`
     rows: Records  # [N] of `FOUND`
-    out_s: F8  # [R, blocks] when the first copy of what a block holds is there, written through
-    spans: F8  # [N, 2] when a request's load began and ends
+    out_s: F8  # [R, blocks] time at which the first copy of a block's content is complete, with write-through [s]
+    spans: F8  # [N, 2] start and end of a request's load [s]
     loading: Records  # [R] of `LINE`
     landed: Records  # [R] of `LINE`
-    levels: I8  # [W] of the blocks that the latest look found; -1: in the devices' memory
-    own: int  # added to keys of content that only this engine can name
+    levels: I8  # [W] level of each block that the latest look found; -1: device memory
+    own: int  # added to the keys of content that only this engine can identify
     owner: int
-    host: int  # level whose link brings experts and adapters too; -1: none
-    piped: bool  # whether several batches are in flight, so that what is planned is not yet computed
+    host: int  # level whose link also transfers experts and adapters; -1: none
+    piped: bool  # whether several batches are in flight, so that planned tokens are not yet computed
     through: bool
     cheaper: bool
     prefetch: bool
-    costs: Costs  # of computing instead; none where nothing asks
-    moments: F8  # [R, M] of a prompt chunk alone
+    costs: Costs  # costs of computing the tokens instead; empty if no rule needs them
+    moments: F8  # [R, M] sums of a single prompt chunk
     chunk: I8  # [2, 1]
 
 
 def new_shelves(rooms: Sequence[int]) -> Shelves:
-    """Return empty stores with the given blocks. Memory is touched only when it is used."""
+    """Build empty stores with the given capacities [blocks]. Memory pages are touched only when they are used."""
     stores = records(len(rooms), STORE)
     sizes = [1 << max(int(2 * room - 1).bit_length(), 4) for room in rooms]
     stores.room, stores.mask = rooms, np.array(sizes) - 1
@@ -113,7 +120,7 @@ def new_shelves(rooms: Sequence[int]) -> Shelves:
 
 
 OWN_KEYS = 0x1E3779B97F4A7C16
-"""Even: keys of own content stay even. Separates one life of an engine from all others."""
+"""Factor that makes the private keys of an engine's life unique. It is even, so that private keys stay even."""
 
 
 def new_tiers(
@@ -126,7 +133,7 @@ def new_tiers(
     life: int,
     piped: bool,
 ) -> TierState:
-    """The tiers of an engine before its first request."""
+    """Build the tiers of an engine before its first request."""
     ranks, levels = which.shape
     moments = 0 if model is None else model.plan.forms.shape[2] - 1
     key = (OWN_KEYS * (1 + owner + (life << 20))) & ((1 << 63) - 2)
@@ -149,14 +156,14 @@ def _empty(ranks: int) -> Records:
 
 
 def roomier_rows(tiers: TierState, have: int, size: int) -> TierState:
-    """Return room for `size` requests, of which the first `have` are kept."""
+    """Return the state with rows for `size` requests; the first `have` rows are kept."""
     spans = np.empty((size, 2))
     spans[:have] = tiers.spans[:have]
     return tiers._replace(rows=records(size, FOUND, tiers.rows[:have]), spans=spans)
 
 
 def with_rows(tiers: TierState, have: int, new: int) -> TierState:
-    """Room for `new` requests behind `have`; capacity doubles, so that appending is linear."""
+    """Return the state with empty rows for `new` requests after `have`; capacity doubles, so appending takes linear time."""
     if have + new > len(tiers.rows):
         tiers = roomier_rows(tiers, have, max(have + new, 2 * len(tiers.rows), 1024))
     tiers.rows[have : have + new] = 0

@@ -1,4 +1,4 @@
-"""What a tier keeps: blocks by content, the one used longest ago goes first; and the links' time."""
+"""Contents of a tier by block hash with LRU eviction, and the time of transfers over its links."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def tier_key(tiers: TierState, key: int) -> int:
 
 @compiled_part
 def home(key: int, mask: int) -> int:
-    """Where a key's search starts: blocks that follow each other lie side by side, eight to a place.
+    """Return the start of a key's search in a hash table.
 
-    They are asked for one after another, and a large table is in no cache.
+    Consecutive blocks of a sequence share a line of eight rows, because they are looked up one after another.
     """
     return int((place(key >> 4, mask >> 3) << 3) + ((key >> 1) & 7))
 
@@ -62,14 +62,14 @@ def erase(shelves: Shelves, store: int, key: int) -> None:
 
 @compiled_part
 def unlink_entry(shelves: Shelves, row: int) -> None:
-    """Take an entry out of its list."""
+    """Remove an entry from its store's list."""
     after, before = shelves.entries[row].next, shelves.entries[row].previous
     shelves.entries[before].next, shelves.entries[after].previous = after, before
 
 
 @compiled_part
 def append_entry(shelves: Shelves, store: int, row: int) -> None:
-    """Put an entry at the end of its store's list: used last."""
+    """Append an entry to the end of its store's list: the most recently used."""
     end = shelves.stores[store].first + shelves.stores[store].room
     last = shelves.entries[end].previous
     shelves.entries[last].next, shelves.entries[row].previous = row, last
@@ -85,7 +85,7 @@ def touch(shelves: Shelves, store: int, row: int) -> None:
 
 @compiled_part
 def put(shelves: Shelves, s: int, key: int, owner: int) -> tuple[int, int]:
-    """Keep a content that a store has not; its entry, and the content that had to leave (0: none)."""
+    """Insert a content that a store does not have; return its entry and the key of the evicted content (0: none)."""
     store, out = shelves.stores[s], int64(0)
     if store.used < store.room:
         e = store.first + store.used
@@ -107,7 +107,7 @@ def put(shelves: Shelves, s: int, key: int, owner: int) -> tuple[int, int]:
 
 @compiled_part
 def moved(tiers: TierState, rank: int, level: int, way: int, begin: float, blocks: int) -> float:
-    """Transfer blocks over a level's link once it is free; return the end."""
+    """Transfer blocks over a level's link as soon as it is free; return the end time [s]."""
     wire = blocks * tiers.pace[level, tier.P_BLOCK]
     free = max(begin, tiers.free_s[rank, level, way]) + wire
     tiers.free_s[rank, level, way] = free
@@ -117,9 +117,9 @@ def moved(tiers: TierState, rank: int, level: int, way: int, begin: float, block
 
 @compiled_part
 def keep(tiers: TierState, rank: int, level: int, key: int, now: float) -> float:
-    """Write a block to a level if it is missing; return when it is there.
+    """Write a block to a level if it is missing; return the time at which it is complete [s].
 
-    With write-back, an evicted block moves to the next level, and its slot is free after the transfer.
+    With write-back, an evicted block moves to the next level, and its entry is free after the transfer.
     """
     x, levels = tiers.shelves, tiers.which.shape[1]
     last, out = level, key
@@ -148,7 +148,7 @@ def keep(tiers: TierState, rank: int, level: int, key: int, now: float) -> float
         while above >= level and tiers.chain[above] < 0:
             above -= 1
         if e >= 0:
-            if above >= level:  # what comes from there must have come there
+            if above >= level:  # a block that is evicted from the level above must have arrived there
                 ready = max(ready, x.came[tiers.chain[above]])
             ready = moved(tiers, rank, last, tier.DOWN, ready, 1)
             x.came[e] = ready
@@ -157,7 +157,7 @@ def keep(tiers: TierState, rank: int, level: int, key: int, now: float) -> float
 
 @compiled_part
 def leave(tiers: TierState, rank: int, block: int, key: int) -> None:
-    """Evict a content from device memory: a copy must finish before its block is overwritten."""
+    """Evict a content from device memory: delay the next step until the content is copied."""
     ready = (
         tiers.out_s[rank, block] if tiers.through else keep(tiers, rank, 0, tier_key(tiers, key), tiers.seconds[0].now)
     )
@@ -166,7 +166,7 @@ def leave(tiers: TierState, rank: int, block: int, key: int) -> None:
 
 @compiled_code
 def lose(tiers: TierState, state: State, rank: int, b: int) -> None:
-    """Evict the content of a block in device memory; its last copy is moved to the tiers."""
+    """Evict the content of a block in device memory; if it is the only copy there, it must be in the tiers first."""
     block = state.pool.blocks[rank, b]
     if block.after == b:
         leave(tiers, rank, b, block.key)
@@ -176,7 +176,7 @@ def lose(tiers: TierState, state: State, rank: int, b: int) -> None:
 
 @compiled_part
 def write_through(tiers: TierState, state: State, kv_rules: KvRules, rank: int, index: int, tokens: int) -> None:
-    """Copy the blocks that a sequence's first `tokens` tokens fill to all tiers, each once."""
+    """Copy the blocks that a sequence's first `tokens` tokens fill to all tiers, each block once."""
     pool, content = state.pool, state.contents[index]
     if not tiers.through:
         return
@@ -194,7 +194,7 @@ def write_through(tiers: TierState, state: State, kv_rules: KvRules, rank: int, 
 
 @compiled_code
 def store_freed(tiers: TierState, state: State, kv_rules: KvRules, rank: int, index: int, noted: int) -> None:
-    """A sequence gives back its blocks: tiers take all content, told or not."""
+    """Record and write through the content of a sequence that frees its blocks, including output that a trace does not name."""
     note_content(state, kv_rules, rank, index, noted)
     write_through(tiers, state, kv_rules, rank, index, noted)
     tiers.rows[index].stored = tiers.rows[index].computed = 0
@@ -202,7 +202,7 @@ def store_freed(tiers: TierState, state: State, kv_rules: KvRules, rank: int, in
 
 @compiled_code
 def store_planned(tiers: TierState, state: State, kv_rules: KvRules, rank: int, index: int) -> None:
-    """Record all content if tiers keep evicted blocks; it is written once computed."""
+    """Record the content of a planned sequence, so that tiers can store its blocks; write through what is computed."""
     note_content(state, kv_rules, rank, index, state.requests[index].noted)
     write_through(tiers, state, kv_rules, rank, index, state.requests[index].cached)
 
