@@ -1,4 +1,4 @@
-"""Exchanges of a step in parallel with computation: ways, chunks, and their schedule, explicit and compiled."""
+"""Overlap of a step's exchanges with computation: ways to overlap, chunks, and their schedule (explicit and compiled)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...part import Part
 @described
 @dataclass(frozen=True, slots=True)
 class OverlapOptions(CheckedOptions):
-    """Which exchanges of a step overlap with computation."""
+    """Options that choose which exchanges of a step overlap with computation."""
 
     overlap: str | None = text(
         "Exchanges that overlap with computation: none, pipelined:N, two-batch (two-batch:D,P, "

@@ -1,4 +1,4 @@
-"""Tracks and ways to overlap as arrays, for the compiled path."""
+"""Arrays of the tracks and ways to overlap, for the compiled path."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
 TRACK = named("start stop resource part layer cut", "")
-"""Slots; number of the stream, 0 computes; which of its layer's expert parts it is, -1 where it is none; whether it is
-of a layer; whether pipelining cuts it."""
+"""Fields of a track: first slot and the slot after the last; number of the stream (0: computation); index of the expert part
+in its layer (-1: none); whether it belongs to a layer; whether pipelining cuts it into chunks.
+"""
 
 VISIT = named("section part stage", "")
 WAY = named("kind chunks", "")
@@ -29,21 +30,21 @@ WAY = named("kind chunks", "")
 
 @by_address
 class Streams(NamedTuple):
-    """Ways to overlap, and what they need to know of a deployment's slots, as arrays."""
+    """Ways to overlap, and the tracks and visits of a deployment, as arrays."""
 
     ways: Records  # [C] of `WAY`
     chunks: I8  # [C, X] chunks of each expert part
     tracks: Records  # [T] of `TRACK`
-    taken: F8  # [2, T] share of the cores that each keeps, in steps without and with prompts
+    taken: F8  # [2, T] share of the cores that a track's exchange occupies, in steps without and with prompts
     spans: I8  # [G, 2] tracks of each section
     visits: Records  # [V] of `VISIT`
-    alike: I8  # [V] how many visits that are the same follow each one
+    alike: I8  # [V] number of equal visits that follow directly
     resources: int
     gate: I8  # [3] see `streams.gates.Gate.row`
 
 
 def streams_of(deployment: Deployment, starts: Sequence[int]) -> Streams | None:
-    """Arrays of what overlaps; None where nothing may.
+    """Return the arrays of the tracks and ways to overlap; None if nothing overlaps.
 
     Parameters
     ----------
@@ -80,7 +81,7 @@ def streams_of(deployment: Deployment, starts: Sequence[int]) -> Streams | None:
 
 
 def _alike(visits: Sequence[Visit]) -> I8:
-    """How many visits of the same section and experts follow each one without another between."""
+    """Return for each visit the number of equal visits (section and experts) that follow it directly."""
     out = np.zeros(len(visits), dtype=np.int64)
     for v in range(len(visits) - 2, -1, -1):
         out[v] = (out[v + 1] + 1) * (visits[v] == visits[v + 1])

@@ -27,10 +27,10 @@ from .tracks import NONE, Track, Way, WayKind, chunked_parts, crossing, tracks_o
 
 
 class Overlapped(Stage):
-    """A step with overlapped exchanges."""
+    """Cost of a step with overlapped exchanges."""
 
     def in_chunks(self, way: Way, plain: Uncut | None) -> StageCost | None:
-        """The step in one way; None where it gives up against the uncut one."""
+        """Return the step's cost in one way to overlap; None if the way is given up against the uncut step."""
         d = self.d
         sections = sections_of(d)
         tracks = [tracks_of(d, section) for section in sections]
@@ -82,7 +82,7 @@ class Overlapped(Stage):
         self, s: int, section: Section, tracks: Mapping[int, Track], way: Way,
         chunk: int, pieces: dict[Key, list[Piece]], where: dict[Key, list[int]],
     ) -> None:  # fmt: skip
-        """Run numbered tracks of a section on every rank, for one chunk; the slowest rank's count."""
+        """Cost numbered tracks of a section on every rank, for one chunk; use the pieces of the slowest rank."""
         ranks = []
         known: dict[bytes, tuple[float, list[tuple[list[PlacedOp], list[Piece]]]]] = {}
         for m, added in zip(self.moments, self.unequal, strict=True):
@@ -108,7 +108,7 @@ class Overlapped(Stage):
     def _track(
         self, program: Sequence[Op], track: Track, count: int, tokens: float
     ) -> tuple[list[PlacedOp], list[Piece]]:
-        """Run one track on one rank."""
+        """Return the placed ops and the pieces of one track on one rank."""
         ops = [op for op in program[track.start : track.stop] if op.flops > 0 or op.act_bytes > 0]
         if track.resource != COMPUTE:
             _, placed = self._collectives(ops, count)
@@ -130,9 +130,9 @@ class Overlapped(Stage):
     def _cross(
         self, x: int, chunk: int, way: Way, loads: Loads, pieces: dict[Key, list[Piece]], where: dict[Key, list[int]]
     ) -> None:
-        """Send a micro-batch to an expert part on separate devices, and back.
+        """Cost the transfers of a micro-batch to an expert part on separate devices, and back.
 
-        As long as the busiest device of either side sends or receives.
+        Each takes as long as the busiest device of either side sends or receives.
         """
         d, part = self.d, self.d.experts[x]
         values = sent_width(part.spec) * part.spec.routed.top_k / d.layout.tp
@@ -149,7 +149,7 @@ class Overlapped(Stage):
                 self.placed.append(placed)
 
     def _shares(self, part: ExpertPart, way: Way) -> list[Loads]:
-        """Loads of every chunk."""
+        """Return the expert loads of every chunk."""
         windows, several = self.d.shard.windows, self.d.several > 1
         batch_sums = [b.moments(windows, several).values for b in self.batches]
         tokens = [
@@ -165,14 +165,14 @@ class Overlapped(Stage):
 
 
 def _exchange(placed: PlacedOp, taken: float = 0.0) -> Piece:
-    """A collective on its link, which keeps a share of the cores."""
+    """Return the piece of a collective on its link, which occupies a share of the cores."""
     took = placed.cost.seconds
     part = SubTask(placed.processor, placed.op.name, placed.op.layer, placed.cost.bound, 0.0, took)
     return Piece(placed.op.name, placed.op.name, took, (part,), taken * took)
 
 
 def _sums(m: npt.NDArray[np.float64], way: Way, windows: int, chunk: int) -> npt.NDArray[np.float64]:
-    """Sums of one chunk of a batch."""
+    """Return the sums of one chunk of a batch."""
     out = m.copy()
     if way.kind == WayKind.TWO_BATCH:
         half_moments(m, windows, ChunkSize.BIG if chunk == 0 else ChunkSize.SMALL, out)
@@ -184,7 +184,7 @@ def _sums(m: npt.NDArray[np.float64], way: Way, windows: int, chunk: int) -> npt
 
 
 def quickest_step(given: Any, caches: Any) -> StageCost:
-    """Cost a step, `given` as of `Stage`, in every way that it may take; the quickest one."""
+    """Return the cost of the fastest way to run a step; `given` has the arguments of `Stage`."""
     d: Deployment = given[0]
     plain: Uncut | None = None
     costs: list[StageCost] = []
@@ -211,14 +211,14 @@ def timelines_of(
     expected: bool = False,
     captured: int = 0,
 ) -> tuple[Timeline, ...]:
-    """When each op of a step runs on what, a timeline a pipeline stage, also where nothing overlaps.
+    """Return the timeline of each pipeline stage of a step, also if nothing overlaps.
 
-    Parameters as of `explicit_stage`; the makespans add up to its ``seconds``.
+    Parameters are those of `explicit_stage`; the makespans add up to its ``seconds``.
 
     Raises
     ------
     InputError
-        A deployment whose layers wait for experts: when in the step they do is not known.
+        The deployment fetches experts: the time of a fetch within the step is not known.
     """
     if deployment.parts.get("resident-experts") is not None:
         raise InputError("--timeline", "cannot show steps that fetch experts; remove --experts-resident")
@@ -227,7 +227,7 @@ def timelines_of(
     if timelines:
         return timelines
     uncut = Overlapped(*given).in_chunks(NONE, None)
-    assert uncut is not None  # it is held against nothing
+    assert uncut is not None  # it is compared with no other way
     return uncut.timelines
 
 

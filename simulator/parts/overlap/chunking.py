@@ -1,6 +1,6 @@
 """Chunks of a step: the tokens of each chunk, and the sums of each half or micro-batch.
 
-The explicit path calls these functions as they are, simulations compile them. The larger chunks come first, so that the
+The explicit path calls these functions in Python; simulations compile them. The larger chunks come first, so that the
 chunks of a step have at most two sizes.
 """
 
@@ -17,14 +17,14 @@ from ....workloads import batch as sums
 F8 = npt.NDArray[np.float64]
 
 ChunkSize = IntEnum("ChunkSize", "BIG SMALL WHOLE", start=0)
-"""Sizes of a batch's chunks: the larger, the smaller, and the batch uncut."""
+"""Sizes of a batch's chunks: the larger chunk, the smaller chunk, and the uncut batch."""
 
 MOST_CHUNKS = 16
-"""Chunks of a step at most."""
+"""Maximum number of chunks of a step."""
 
 
 def chunk_tokens(tokens: float, chunks: int, place: int) -> float:
-    """Tokens of one of `chunks` chunks of a batch; the first ones have those left over.
+    """Return the tokens of one of `chunks` chunks of a batch; the first chunks get the remainder.
 
     Examples
     --------
@@ -36,7 +36,7 @@ def chunk_tokens(tokens: float, chunks: int, place: int) -> float:
 
 
 def even_halves(moments: F8, windows: int) -> bool:
-    """Whether both halves of a batch have the same sums."""
+    """Return whether both halves of a batch have the same sums."""
     even = (
         moments[sums.DECODES] % 2.0 == 0.0
         and moments[sums.PREFILL_TOKENS] % 2.0 == 0.0
@@ -56,10 +56,10 @@ def half_moments(moments: F8, windows: int, size: int, out: F8) -> None:
     Parameters
     ----------
     moments, out : float64 array, shape (moments,)
-        Sums of the batch, and of the half; after the sums of `windows` attention windows there may be more that scale
-        with the decodes.
+        Sums of the batch, and of the half. Any sums after the sums of `windows` attention windows are scaled with the
+        decodes.
     size : int
-        `ChunkSize.BIG` for the half with what is left over.
+        `ChunkSize.BIG` for the half with the remainder.
     """
     decodes, prompts, tokens = moments[sums.DECODES], moments[sums.PREFILLS], moments[sums.PREFILL_TOKENS]
     first = 1.0 if size == ChunkSize.BIG else 0.0

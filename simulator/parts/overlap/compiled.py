@@ -1,8 +1,8 @@
 """The compiled path of an overlapped step: a fixed schedule in max-plus form.
 
-Equal to `explicit` and the list scheduler with one order of tracks: a track of a chunk begins when its stream is free
-and the chunk's previous track has ended. Every way is costed in a separate lane of `StepTotals.workspace`, and the totals of the
-fastest are added to the books.
+The results equal those of `explicit`, because the list scheduler has one order of tracks. A track of a chunk begins when
+its stream is free and the chunk's previous track has ended. Each way is costed in its own lane of `StepTotals.workspace`.
+The lane of the fastest way is added to the step totals.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .tracks import WayKind
 from .workspace import Workspace, with_lanes
 
 SURELY = 1.0 + 1e-12
-"""Longer by more than what sums of one step differ by that are taken in another order."""
+"""Factor above rounding: sums of one step that are added in another order differ by less."""
 
 _batch_tokens = compiled_part(batch_tokens)
 _chunk_tokens = compiled_part(chunk_tokens)
@@ -41,7 +41,7 @@ _halved = compiled_part(halved)
 
 @compiled_inside
 def size_of(moments: F8, windows: int, kind: int, chunks: int, place: int) -> int:
-    """Size of a chunk of a rank's batch: `ChunkSize.BIG` for the first ones, which have what is left over."""
+    """Return the size of a chunk of a rank's batch: `ChunkSize.BIG` for the first chunks, which get the remainder."""
     if kind == WayKind.TWO_BATCH:
         return ChunkSize.BIG if place == 0 or _even_halves(moments, windows) else ChunkSize.SMALL
     first = _chunk_tokens(moments[TOKENS], chunks, 0)
@@ -50,7 +50,7 @@ def size_of(moments: F8, windows: int, kind: int, chunks: int, place: int) -> in
 
 @compiled_part
 def price_range(plan: LoweredModel, first: int, end: int, moments: F8, fresh: bool, cells: Records) -> float:
-    """`compiled.range_seconds` of what is not booked yet."""
+    """Return the seconds of slots from `first` to `end`, as `compiled.range_seconds`, without adding them to the step totals."""
     total = 0.0
     for s in range(first, end):
         cost_cell(plan, s, moments, fresh, cells)
@@ -60,7 +60,7 @@ def price_range(plan: LoweredModel, first: int, end: int, moments: F8, fresh: bo
 
 @compiled_part
 def book_range(plan: LoweredModel, first: int, end: int, times: int, cells: Records, step_totals: StepTotals) -> None:
-    """Book the result of `price_range`, `times` times."""
+    """Add the costs from `price_range` to the step totals, `times` times."""
     for s in range(first, end):
         p = int(cells[s].processor)
         if p >= 0:
@@ -78,7 +78,7 @@ def price_tracks(
     size: int,
     fresh: bool,
 ) -> float:
-    """Cost a rank's tracks in a section with chunks of a size; return the seconds of one chunk."""
+    """Cost a rank's tracks in a section with chunks of one size; return the seconds of one chunk."""
     total, kind = 0.0, streams.ways[way].kind
     for t in range(streams.spans[section, 0], streams.spans[section, 1]):
         row = streams.tracks[t]
@@ -91,7 +91,7 @@ def price_tracks(
 
 @compiled_part
 def price_whole(plan: LoweredModel, workspace: Workspace, way: int, section: int, moments: F8, fresh: bool) -> float:
-    """`compiled.section_seconds` of what is not booked yet."""
+    """Cost an uncut section, as `compiled.section_seconds`, without adding it to the step totals; return the slowest rank's seconds."""
     first, end, layers = (plan.sections[section].start, plan.sections[section].stop, plan.sections[section].layers)
     slowest, longest = int64(0), -1.0
     for r in range(moments.shape[0]):
@@ -105,7 +105,7 @@ def price_whole(plan: LoweredModel, workspace: Workspace, way: int, section: int
 
 @compiled_part
 def bigs_of(moments: F8, windows: int, kind: int, chunks: int) -> int:
-    """How many of a rank's chunks are of the larger size."""
+    """Return the number of a rank's chunks that have the larger size."""
     bigs = int64(0)
     for place in range(chunks):
         bigs += size_of(moments, windows, kind, chunks, place) == ChunkSize.BIG
@@ -116,7 +116,7 @@ def bigs_of(moments: F8, windows: int, kind: int, chunks: int) -> int:
 def take_tracks(
     plan: LoweredModel, streams: Streams, workspace: Workspace, way: int, section: int, rank: int, size: int, place: int
 ) -> None:
-    """Take the seconds of a chunk's tracks, or of those that are not cut, from one rank."""
+    """Copy the seconds of a chunk's tracks (or of the uncut tracks) from one rank to the lane."""
     kind, layers = streams.ways[way].kind, plan.sections[section].layers
     for t in range(streams.spans[section, 0], streams.spans[section, 1]):
         row = streams.tracks[t]
@@ -137,7 +137,7 @@ def price_section(
 ) -> float:
     """Cost a section for one way; return the seconds of the slowest rank without overlap, else 0.
 
-    Every rank's chunks have two sizes at most; of each chunk the slowest rank counts.
+    The chunks of a rank have at most two sizes. For each chunk, the slowest rank is used.
     """
     ranks = moments.shape[0]
     kind, chunks = streams.ways[way].kind, streams.ways[way].chunks
@@ -173,7 +173,7 @@ def price_section(
 
 @compiled_part
 def cut_moments(plan: LoweredModel, streams: Streams, workspace: Workspace, way: int, moments: F8) -> None:
-    """Sums of every rank's chunks in one way."""
+    """Compute the sums of every rank's chunks in one way."""
     kind, chunks = streams.ways[way].kind, streams.ways[way].chunks
     for r in range(moments.shape[0]):
         for j in range(moments.shape[1]):
@@ -199,7 +199,7 @@ def price_part(
     mixed: bool,
     step_totals: StepTotals,
 ) -> float:
-    """Cost one expert part at the sampled loads for one way; return the seconds of all its chunks, one layer."""
+    """Cost one expert part with the sampled loads for one way; return the seconds of all its chunks, for one layer."""
     streams = plan.streams
     chunks = streams.chunks[way, part]
     experts, total, sums = plan.experts[part], 0.0, 0.0
@@ -237,13 +237,13 @@ def price_experts(
     mixed: bool,
     step_totals: StepTotals,
 ) -> bool:
-    """Cost all expert parts for one way; return whether it is worth continuing.
+    """Cost all expert parts for one way; return False if the way is given up.
 
-    It is not once what the chunks compute beyond the uncut batch, so far, takes as long as all
-    exchanges of the step do (`explicit.Uncut.gives_up`).
+    A way is given up once its chunks need more extra compute time than all exchanges of the step take
+    (`explicit.Uncut.gives_up`).
     """
     serial, chooses = workspace.serial, way > 0 and streams.ways[0].kind == WayKind.SERIAL
-    chooses = chooses and streams.gate[0] == GateRule.ALWAYS  # a gate leaves no choice
+    chooses = chooses and streams.gate[0] == GateRule.ALWAYS  # a gate leaves no choice between ways
     more, most = workspace.compute[way] - workspace.compute[0], serial[0, 0] - workspace.compute[0]
     if chooses and more >= most:
         return False
@@ -260,7 +260,7 @@ def price_experts(
 
 @compiled_part
 def clear(plan: LoweredModel, workspace: Workspace, way: int) -> None:
-    """Reset a lane's totals; of its tallies only the experts', since others are booked at the end."""
+    """Reset the totals of a lane. Only experts' tallies are reset, because the others are added to the step totals directly."""
     workspace.tally[way, plan.slots.shape[0] :] = 0.0
     workspace.wall[way] = 0.0
     workspace.busy[way] = 0.0
@@ -273,7 +273,7 @@ def clear(plan: LoweredModel, workspace: Workspace, way: int) -> None:
 def book_way(
     plan: LoweredModel, streams: Streams, workspace: Workspace, way: int, moments: F8, step_totals: StepTotals
 ) -> None:
-    """Book the ops of the way that is taken, as often as it runs each."""
+    """Add the ops of the chosen way to the step totals, once for each execution."""
     kind, chunks = streams.ways[way].kind, streams.ways[way].chunks
     for g in range(plan.sections.shape[0]):
         times = plan.sections[g].layers * plan.tp
@@ -295,7 +295,7 @@ def book_way(
 
 @compiled_part
 def add_lane(plan: LoweredModel, workspace: Workspace, way: int, step_totals: StepTotals) -> None:
-    """Add a lane's seconds, and what its experts did, to the books."""
+    """Add the seconds of a lane, and the tallies of its experts, to the step totals."""
     tally, busy = workspace.tally[way], workspace.busy[way]
     for s in range(tally.shape[0]):
         step_totals.wall[s] += workspace.wall[way, s]
@@ -311,7 +311,7 @@ def add_lane(plan: LoweredModel, workspace: Workspace, way: int, step_totals: St
 
 @compiled_inside
 def ways_open(streams: Streams, windows: int, moments: F8) -> tuple[int, int]:
-    """First way that a step chooses from, and the one after the last: with a gate there is one."""
+    """Return the first way that a step may take and the end of the range; a gate leaves one way."""
     ways, gate = streams.ways.shape[0], streams.gate
     if gate[0] == GateRule.ALWAYS:
         return int64(0), ways
@@ -323,7 +323,7 @@ def ways_open(streams: Streams, windows: int, moments: F8) -> tuple[int, int]:
 def overlapped_seconds(
     plan: LoweredModel, moments: F8, batch: StepBatch, fresh: bool, captured: int, step_totals: StepTotals
 ) -> float:
-    """`compiled.serial_seconds` of a step that overlaps: in the way that takes least."""
+    """Return the seconds of an overlapped step in its fastest way, as `compiled.serial_seconds` for a serial step."""
     streams, workspace, serial = plan.streams, step_totals.workspace, step_totals.workspace.serial
     for r in range(moments.shape[0]):
         moments[r, TOKENS] = graph_batch(int(moments[r, TOKENS]), captured)
@@ -350,7 +350,7 @@ def overlapped_seconds(
         seconds = serial[c, 0] + serial[c, 1]
         if streams.ways[c].kind != WayKind.SERIAL:
             if workspace.compute[c] + serial[c, 1] > least * SURELY:
-                continue  # what it computes alone takes longer than a way that is known
+                continue  # its computation takes longer than a way that is already costed
             seconds = makespan(streams, workspace, c)
         if seconds < least:
             best, least = c, seconds
@@ -365,5 +365,5 @@ bring(Streams, streamed_seconds=overlapped_seconds, step_totals=with_lanes)
 
 
 def with_streams(plan: LoweredModel, slots: Slots, deployment: Deployment, *_: object) -> tuple[LoweredModel, Slots]:
-    """A plan with what overlaps in a step."""
+    """Return the lowered model with the arrays of its overlap."""
     return plan._replace(streams=streams_of(deployment, plan.sections.start.tolist())), slots

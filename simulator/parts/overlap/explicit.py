@@ -1,7 +1,7 @@
 """An overlapped step as task graphs, one per pipeline stage: the readable definition.
 
 The explicit path costs the pieces; here they become tasks for the list scheduler. Streams run their tasks track by
-track and, within a track, chunk by chunk; consecutive tracks of computation, also across layers, count as one.
+track and, within a track, chunk by chunk. Consecutive tracks of computation count as one, also across layers.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from ...streams import COMPUTE, Builder, SubTask, Timeline, run
 from .tracks import Track, Visit, Way
 
 TAKEN = "cores of exchanges"
-"""Kind of the tasks that model the cores which exchanges take from parallel computation."""
+"""Kind of the tasks that represent the cores which exchanges take from parallel computation."""
 Key = tuple[int, int, int]
-"""Section, track of it and chunk; of experts -1, the part and the chunk."""
+"""Section, track and chunk; for experts -1, the expert part and the chunk."""
 
 
 class Piece(NamedTuple):
-    """One op of the slowest rank, or the slowest group's experts.
+    """One op of the slowest rank, or the experts of the slowest group.
 
     Attributes
     ----------
     name, kind : str
-        Of the op, and the part of the model that it is of.
+        Name of the op, and the part of the model that it belongs to.
     parts : tuple of SubTask
-        What each processor does in it, or the link.
+        Work of each processor in the piece, or of the link.
     taken : float
-        For an exchange: the time that it takes from parallel computation [s].
+        Time that an exchange takes from parallel computation [s].
     """
 
     name: str
@@ -40,10 +40,10 @@ class Piece(NamedTuple):
 
 
 def parts_of(regions: Sequence[RegionCost]) -> tuple[SubTask, ...]:
-    """What processors do in regions that follow each other.
+    """Return the work of each processor in consecutive regions.
 
-    In a region each runs its ops one after another, side by side with the others; where that does
-    not explain the region's seconds, its tracks share a memory space and wait for each other.
+    In a region each processor runs its ops one after another, in parallel with the other processors. If this does not
+    explain the region's seconds, the processors share a memory space and run one at a time.
     """
     begin, out = 0.0, list[SubTask]()
     for region in regions:
@@ -62,14 +62,14 @@ def parts_of(regions: Sequence[RegionCost]) -> tuple[SubTask, ...]:
 
 
 class Uncut(NamedTuple):
-    """The serial step, as the reference for ways to cut it.
+    """The serial step, as the reference for ways that cut it into chunks.
 
     Attributes
     ----------
     compute_s, exchange_s : float
-        Seconds of the slowest ranks' ops, without experts, and of their exchanges.
+        Time of the slowest ranks' ops without experts, and of their exchanges [s].
     experts_s : sequence of float
-        Of each expert part.
+        Time of each expert part [s].
     """
 
     compute_s: float
@@ -77,7 +77,7 @@ class Uncut(NamedTuple):
     experts_s: Sequence[float]
 
     def gives_up(self, more: float) -> bool:
-        """Whether what chunks compute beyond this, so far, takes as long as all exchanges do.
+        """Return whether the extra compute time so far is at least the time of all exchanges.
 
         Overlap hides only exchanges, so such a way is not evaluated to its end.
         """
@@ -85,7 +85,7 @@ class Uncut(NamedTuple):
 
 
 class Scheduled(NamedTuple):
-    """A step's timelines, and what share of each piece's seconds nothing hides."""
+    """Timelines of a step, and the share of each piece's seconds that is not hidden."""
 
     timelines: tuple[Timeline, ...]
     exposed: Mapping[Key, float]
@@ -109,11 +109,11 @@ def scheduled(
     Parameters
     ----------
     tracks : sequence
-        Of every section.
+        Tracks of every section.
     layers : sequence of int
-        The layer of the model that each visit is of; -1 where it is of none.
+        Layer number of each visit; -1 for a visit outside the layers.
     pieces : mapping
-        What each track runs, in order; nothing where a chunk is empty.
+        Pieces of each track in order; missing if a chunk is empty.
     """
     timelines, total, counted = [], dict[Key, float](), dict[Key, float]()
     for stage in range(stages):
@@ -132,7 +132,7 @@ def scheduled(
 
 
 Step = tuple[Visit, int, int, Track]
-"""A track where it comes in a step, with its layer and its place in its section."""
+"""A track in the order of the step: visit, layer number, index in the section, and the track."""
 
 
 def _groups(way: Way, visits: Sequence[tuple[Visit, int]], tracks: Sequence[Sequence[Track]]) -> list[list[Step]]:
@@ -154,7 +154,7 @@ def _add(
     way: Way, group: Sequence[Step], pieces: Mapping[Key, Sequence[Piece]], builder: Builder,
     keys: list[Key], ready: list[list[int]],
 ) -> None:  # fmt: skip
-    """Add the tasks of a group; `ready` holds what the next task of each chunk waits for."""
+    """Add the tasks of a group; `ready` lists the tasks that the next task of each chunk waits for."""
     chunked = group[0][-1].chunked(way)
     for chunk in range(way.chunks if chunked else 1):
         after = ready[chunk] if chunked else sorted({i for each in ready for i in each})
@@ -166,7 +166,7 @@ def _add(
                 chunk_of, before = chunk if chunked else -1, after
                 after = [builder.add(name, track.resource, seconds, before, kind, chunk_of, layer, parts)]
                 keys.append(key)
-                if taken > 0.0:  # the computation beside it waits as long as its share of the cores would take
+                if taken > 0.0:  # the parallel computation waits as long as its share of the cores would take
                     builder.add(name, COMPUTE, taken, before, TAKEN, chunk_of, layer)
                     keys.append(key)
         if chunked:
@@ -176,10 +176,10 @@ def _add(
 
 
 def hidden_s(timelines: Sequence[Timeline]) -> dict[tuple[str, str], float]:
-    """Seconds of exchanges hidden, by name, and by the part of the model they are hidden behind."""
+    """Return the hidden seconds of exchanges by exchange name and by the part of the model that hides them."""
     out: dict[tuple[str, str], float] = {}
     for line in timelines:
         for key, seconds in line.hidden().items():
-            if key[1] != TAKEN:  # which counts as not hidden
+            if key[1] != TAKEN:  # its time counts as not hidden
                 out[key] = out.get(key, 0.0) + seconds
     return out

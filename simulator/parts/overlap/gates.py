@@ -1,6 +1,6 @@
-"""When a step runs as two halves, by the rule of an engine: every rank does, or none.
+"""Rules of engines for steps that run as two halves: all ranks split their batch, or none does.
 
-Plain functions of numbers: the explicit path calls them as they stand, simulations compiled.
+These are plain functions of numbers: the explicit path calls them in Python, simulations compile them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ GateRule = IntEnum("GateRule", "ALWAYS AT_LEAST ALIKE DECODING", start=0)
 """Rules of a `Gate`."""
 
 MOST_TOKENS = 1 << 30
-"""Largest threshold."""
+"""Largest threshold [tokens]."""
 
 FORMS = ("two-batch:D,P", "two-batch:alike", "two-batch:decodes")
 
@@ -47,12 +47,12 @@ class Gate:
 
     @property
     def row(self) -> tuple[int, int, int]:
-        """For arrays."""
+        """Rule and thresholds, in the order of the gate array."""
         return self.rule, self.decodes, self.prompts
 
 
 def gate_of(text: str) -> Gate | None:
-    """The gate of a value of ``--overlap``; None where it is not of two batches.
+    """Return the gate of a value of ``--overlap``; None if the value does not split a batch in two.
 
     Examples
     --------
@@ -73,16 +73,16 @@ def gate_of(text: str) -> Gate | None:
 
 
 def halved(rule: int, decodes: int, prompts: int, windows: int, moments: F8) -> bool:
-    """Whether a step runs as two halves.
+    """Return whether a step runs as two halves.
 
     Parameters
     ----------
     rule, decodes, prompts : int
-        Of a `Gate`.
+        Fields of a `Gate`.
     windows : int
-        Attention windows.
+        Number of attention windows.
     moments : float64 array, shape (ranks, moments)
-        Sums of every rank's batch; tokens with those that pad it.
+        Sums of every rank's batch; the token count includes padding.
     """
     if rule == GateRule.ALWAYS:
         return True

@@ -1,7 +1,7 @@
-"""The schedule of an overlapped step in max-plus form: the end of each track of each chunk.
+"""The schedule of an overlapped step in max-plus form: the end time of each track of each chunk.
 
-Tracks have one order. A track of a chunk begins when its stream is free and the chunk's previous track has ended; a
-track of the whole batch begins when all chunks have.
+Tracks have one order. A track of a chunk begins when its stream is free and the chunk's previous track has ended. A
+track of the whole batch begins when the previous tracks of all chunks have ended.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from .tracks import WayKind
 from .workspace import RING, Workspace
 
 NEAR = 1e-13
-"""Of the time that a stage has come to: times that differ by less were moved by one amount."""
+"""Relative tolerance of a stage's time: shifts of times that differ by less count as equal."""
 
 
 @compiled_part
@@ -30,9 +30,9 @@ def keep(workspace: Workspace, way: int) -> None:
 
 @compiled_part
 def moved(workspace: Workspace, chunks: int) -> float:
-    """By how much a visit moved all times, -1 where it moved them by different amounts.
+    """Return the time by which a visit shifted all times [s]; -1 if the shifts differ.
 
-    A stream that the section does not use stays where it was; nothing waits for it.
+    The time of a stream that the section does not use is unchanged; no task waits for it.
     """
     by = workspace.free[0] - workspace.free_before[0]
     near = NEAR * workspace.free[0]
@@ -69,7 +69,7 @@ def skip(workspace: Workspace, way: int, chunks: int, by: float, times: int) -> 
 
 @compiled_inside
 def chunked(streams: Streams, t: int, kind: int) -> bool:
-    """Whether a track runs chunk by chunk; `tracks.Track.chunked`."""
+    """Return whether a track runs chunk by chunk, as `tracks.Track.chunked`."""
     if kind == WayKind.SERIAL:
         return False
     track = streams.tracks[t]
@@ -78,7 +78,7 @@ def chunked(streams: Streams, t: int, kind: int) -> bool:
 
 @compiled_inside
 def note_exchange(workspace: Workspace, start: float, end: float, slot: int) -> None:
-    """Remember an exchange, for what of it turns out to count."""
+    """Record an exchange, since a part of it may turn out not to be hidden."""
     row = workspace.ring[workspace.latest[0] % RING]
     row.start, row.end, row.slot = start, end, slot
     workspace.latest[0] += 1
@@ -86,9 +86,9 @@ def note_exchange(workspace: Workspace, start: float, end: float, slot: int) -> 
 
 @compiled_part
 def book_gap(streams: Streams, workspace: Workspace, way: int, low: float, high: float) -> None:
-    """Book the time from `low` to `high`, when nothing was computed, for the exchanges in it.
+    """Assign the time from `low` to `high` [s], without computation, to the exchanges that ran in it.
 
-    Where several ran at once it counts for the one that began last; `scheduler.Timeline.exposed`.
+    If several ran at once, the time counts for the exchange that began last; see `streams.Timeline.exposed`.
     """
     covered, first = high, max(workspace.latest[0] - RING, 0)
     while covered > low:
@@ -99,7 +99,7 @@ def book_gap(streams: Streams, workspace: Workspace, way: int, low: float, high:
                 if latest < 0 or row.start >= workspace.ring[latest].start:
                     latest = i % RING
                 if streams.resources == 2:
-                    break  # of one stream no other runs then
+                    break  # the exchanges of one stream do not overlap each other
         if latest < 0:
             return
         bottom = max(low, workspace.ring[latest].start)
@@ -131,7 +131,7 @@ def run_track(streams: Streams, workspace: Workspace, way: int, t: int, start: f
 
 @compiled_inside
 def goes_on(streams: Streams, v: int, t: int, kind: int) -> bool:
-    """Whether a track's chunks go on with the next track, without an exchange between."""
+    """Return whether a track's chunks continue with the next track, without an exchange in between."""
     following = t + 1
     if following == streams.spans[streams.visits[v].section, 1]:
         if v + 1 == streams.visits.shape[0] or streams.visits[v].stage != streams.visits[v + 1].stage:
@@ -143,7 +143,7 @@ def goes_on(streams: Streams, v: int, t: int, kind: int) -> bool:
 
 @compiled_part
 def run_visit(streams: Streams, workspace: Workspace, way: int, v: int) -> None:
-    """Run the tracks of a section in its place of the step."""
+    """Run the tracks of a section at one visit of the step."""
     ready, before = workspace.ready, workspace.before
     kind, chunks = streams.ways[way].kind, streams.ways[way].chunks
     visit = streams.visits[v]
@@ -171,7 +171,7 @@ def run_visit(streams: Streams, workspace: Workspace, way: int, v: int) -> None:
 
 @compiled_part
 def close_stage(streams: Streams, workspace: Workspace, way: int, stage: int) -> float:
-    """End a pipeline stage; its seconds."""
+    """End a pipeline stage; return its seconds."""
     end = 0.0
     for i in range(streams.resources):
         end = max(end, workspace.free[i])
@@ -188,9 +188,9 @@ def close_stage(streams: Streams, workspace: Workspace, way: int, stage: int) ->
 
 @compiled_part
 def run_alike(streams: Streams, workspace: Workspace, way: int, v: int, last: int) -> None:
-    """Run visits from `v` to `last` that are alike; those in the middle follow from the first ones.
+    """Run the equal visits from `v` to `last`; extrapolate those in the middle once two visits shift all times equally.
 
-    The last one is run: its chunks may go on differently.
+    The last visit is always run, because its chunks may continue differently.
     """
     chunks, steady = streams.ways[way].chunks, int64(0)
     while v < last:

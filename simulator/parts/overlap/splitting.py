@@ -1,8 +1,8 @@
-"""Expert loads of a step's chunks, out of the loads of the whole step; compiled.
+"""Expert loads of a step's chunks, sampled from the loads of the whole step; compiled.
 
-Every token goes to one chunk, whichever experts it chose: so each expert's tokens are halved by fair
-coins, again and again. What the coins leave over or lack of the chunks' tokens is moved, expert by
-expert, so that every chunk has the tokens that it exchanges.
+Every token is in one chunk, independent of the experts that it chose. Therefore each expert's tokens are halved by fair
+coin tosses, repeatedly. Single tokens are then moved, expert by expert, until every chunk has the tokens that it
+exchanges.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def even_out(state: np.uint64, chunk: I8, rest: I8, experts: int, chunk_tokens: 
 
 @compiled_part
 def halve(state: np.uint64, left: I8, right: I8, experts: int, want: int) -> np.uint64:
-    """Move about half of the tokens of `left` to `right`, which is empty, then adjust it to `want`."""
+    """Move about half of the tokens of `left` to `right`, which is empty; then move single tokens until `left` has `want`."""
     moved = int64(0)
     for e in range(experts):
         tokens, heads = left[e], int64(0)
@@ -104,7 +104,7 @@ def _split(seed: int, replica: int, step: int, layer: int, loads: I8, routed: F8
 
 @compiled_part
 def deal_out(state: np.uint64, rest: I8, chunk: I8, experts: int, share: float, want: int) -> np.uint64:
-    """Move about a `share` of the tokens of `rest` to `chunk`, which is empty, then adjust it to `want`."""
+    """Move about a `share` of the tokens of `rest` to `chunk`, which is empty; then move single tokens until it has `want`."""
     most, moved = np.uint64(int(share * CHANCES)), int64(0)
     bits, left = np.uint64(0), int64(0)
     for e in range(experts):
@@ -125,7 +125,7 @@ def deal_out(state: np.uint64, rest: I8, chunk: I8, experts: int, share: float, 
 
 @compiled_part
 def deal_loads(key: np.uint64, layer: int, loads: I8, experts: int, routed: F8, chunks: int, out: I8) -> None:
-    """Split loads as `split_loads` does, into any number of micro-batches, which sample their tokens in turn."""
+    """Split loads as `split_loads` does, but into any number of micro-batches, which take their tokens one after another."""
     state = mix(layer_key(key, layer) ^ MIX_2)
     moved, wanted, last = int64(0), 0.0, chunks - 1
     for e in range(experts):
@@ -147,7 +147,7 @@ def _deal(seed: int, replica: int, step: int, layer: int, loads: I8, routed: F8,
 
 
 def deal_draw(part: ExpertPart, loads: Loads, tokens: Sequence[float], step: int, replica: int) -> list[Loads]:
-    """`split_draw` into any number of micro-batches."""
+    """Return the loads as `split_draw` does, but for any number of micro-batches."""
     counts = loads.tokens.astype(np.int64)
     out = np.zeros((len(tokens), len(counts)), dtype=np.int64)
     router = part.router
@@ -162,7 +162,7 @@ def split_draw(part: ExpertPart, loads: Loads, tokens: Sequence[float], step: in
     Parameters
     ----------
     tokens : sequence of float
-        Of each chunk, over all ranks; as many as a power of two.
+        Tokens of each chunk, over all ranks; the number of chunks is a power of two.
     step, replica : int
         Counters of the sample.
     """

@@ -1,14 +1,14 @@
-"""A step's ops as tracks: which follow each other on one stream, and which are cut into chunks.
+"""Tracks of a step: its ops grouped by stream, and which of them are cut into chunks.
 
-The explicit path makes a task graph of them (`explicit`), the compiled one a fixed schedule (`arrays`).
+The explicit path builds a task graph from the tracks (`explicit`), the compiled path a fixed schedule (`arrays`).
 
-Ways to overlap a step's exchanges with its computation, by name.
+Ways to overlap the exchanges of a step with its computation:
 
-``none``: serial. ``pipelined:N``: in every layer the ops around exchanges that depend only on tokens are cut into N
-chunks; one is exchanged while another is computed (Tutel, PipeMoE, FSMoE). ``two-batch``: two halves of the batch, the
-exchanges of one in parallel with the computation of the other (DeepSeek, SGLang). ``two-batch:D,P``: only steps with at
-least D tokens a rank, with prompts P (vLLM); ``two-batch:alike`` and ``two-batch:decodes``: only the steps that SGLang
-splits (`gates`). ``auto``: the fastest of these in every step.
+``none``: serial. ``pipelined:N``: in every layer, the ops around exchanges that depend only on tokens are cut into N
+chunks; one chunk is exchanged while another is computed (Tutel, PipeMoE, FSMoE). ``two-batch``: the batch is halved; the
+exchanges of one half run in parallel with the computation of the other (DeepSeek, SGLang). ``two-batch:D,P``: only steps
+with at least D tokens per rank, or P with prompts (vLLM). ``two-batch:alike`` and ``two-batch:decodes``: only the steps
+that SGLang splits (`gates`). ``auto``: the fastest of these in every step.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ WayKind = IntEnum("WayKind", "SERIAL PIPELINED TWO_BATCH PING_PONG", start=0)
 """Kinds of `Way`."""
 
 COUNTS = (2, 4, 8, MOST_CHUNKS)
-"""Numbers of chunks; powers of two, since experts' tokens are halved again and again."""
+"""Numbers of chunks: powers of two, because the experts' tokens are halved repeatedly."""
 
 FORMS = ("none", "pipelined:N", "two-batch", *GATED, "auto")
 
@@ -49,10 +49,10 @@ class Way:
     Attributes
     ----------
     kind : int
-        `SERIAL`, `PIPELINED`, `TWO_BATCH`, or `PING_PONG`: micro-batches that alternate between attention devices and
-        expert devices, which has no name in options.
+        `SERIAL`, `PIPELINED`, `TWO_BATCH` or `PING_PONG`. `PING_PONG` means micro-batches that alternate between attention
+        devices and expert devices; no option names it.
     chunks : int
-        Into how many a batch is cut.
+        Number of chunks of a batch.
     """
 
     kind: int
@@ -60,23 +60,23 @@ class Way:
 
     @property
     def name(self) -> str:
-        """The name that options use for it."""
+        """Name of the way in options."""
         names = "none", f"pipelined:{self.chunks}", "two-batch", f"ping-pong:{self.chunks}"
         return names[self.kind]
 
 
 NONE = Way(WayKind.SERIAL, 1)
 AUTO = (NONE, Way(WayKind.TWO_BATCH, 2), *(Way(WayKind.PIPELINED, n) for n in (2, 4, 8)))
-"""What ``auto`` chooses from."""
+"""Ways that ``auto`` chooses from."""
 
 
 def ways(text: str) -> tuple[Way, ...]:
-    """What a value of ``--overlap`` lets a step choose from.
+    """Return the ways that a value of ``--overlap`` allows for a step.
 
     Raises
     ------
     InputError
-        An unknown way, or a number of chunks that there is none of.
+        An unknown way, or an unsupported number of chunks.
 
     Examples
     --------
@@ -104,20 +104,20 @@ def _forms() -> str:
 
 
 class Track(NamedTuple):
-    """Ops of a section that follow each other on one stream, or the experts of one part.
+    """Consecutive ops of a section on one stream, or the experts of one part.
 
     Attributes
     ----------
     start, stop : int
-        Which ops of the section.
+        First op in the section, and the op after the last.
     resource : str
-        `COMPUTE`, or what the exchange runs over; of experts on separate devices, their stream.
+        `COMPUTE`, or the link of an exchange; for experts on separate devices, their stream.
     part : int
-        Which of the layer's expert parts it is; -1 where it is none. What crosses to those and back is
-        one too, numbered behind all experts: see `crossing`.
+        Index of the expert part in the layer; -1 for other ops. Transfers to and from experts on separate devices have
+        numbers after all experts: see `crossing`.
     layer : bool
-        Whether it is of a layer, not of the embedding, the head or what is sent on; with experts on
-        separate devices micro-batches go through these too.
+        Whether the track belongs to a layer. The embedding, the head and the transfer to the next stage do not, except
+        with experts on separate devices: there micro-batches pass through these too.
     cut : bool
         Whether pipelining cuts it: its ops depend only on a batch's tokens and are directly before or after an
         exchange.
@@ -134,19 +134,19 @@ class Track(NamedTuple):
     taken: tuple[float, float] = (0.0, 0.0)
 
     def chunked(self, way: Way) -> bool:
-        """Whether it runs chunk by chunk."""
+        """Return whether the track runs chunk by chunk."""
         if way.kind == WayKind.SERIAL:
             return False
         return self.cut if way.kind == WayKind.PIPELINED else self.layer
 
 
 class Visit(NamedTuple):
-    """A section as it comes in a step.
+    """One execution of a section in a step.
 
     Attributes
     ----------
     part : int
-        Its layer's first expert part.
+        First expert part of its layer.
     stage : int
         Pipeline stage.
     """
@@ -157,14 +157,14 @@ class Visit(NamedTuple):
 
 
 def ways_of(deployment: Deployment) -> tuple[Way, ...]:
-    """Ways of a deployment to split a step, of which each step takes one."""
+    """Return the ways to split a step of a deployment; each step takes one of them."""
     if deployment.apart is not None:
         return (Way(WayKind.PING_PONG, deployment.apart.batches),)
     return ways(deployment.parts.get("overlap", "none")) if deployment.exchanges else (NONE,)
 
 
 def tracks_of(deployment: Deployment, section: Section) -> list[Track]:
-    """Tracks of a section in order."""
+    """Return the tracks of a section in order."""
     m = _moments(deployment, None)
     program = section.build(m) if section.layer is None else whole_layer(deployment, section.layer, m)
     cut = _cut(deployment, section, program) if deployment.apart is None else [False] * len(program)
@@ -195,7 +195,7 @@ def tracks_of(deployment: Deployment, section: Section) -> list[Track]:
 
 
 def visits_of(deployment: Deployment, sections: Sequence[Section]) -> list[Visit]:
-    """Sections of a step in order, layer by layer."""
+    """Return the section visits of a step in order, layer by layer."""
     layers = [layer for stage in deployment.stages for layer in stage.layers]
     alone = len(deployment.experts) == sum(len(layer.expert_parts) for layer in layers)
     out, part = [], 0
@@ -205,7 +205,7 @@ def visits_of(deployment: Deployment, sections: Sequence[Section]) -> list[Visit
         plain = [i for i in sections_of if sections[i].layer is None]
         out += [Visit(i, -1, s) for i in plain if not sections[i].closing]
         first = {}
-        for layer, _ in stage.groups:  # parts that stand for all layers of a group
+        for layer, _ in stage.groups:  # a part represents all layers of a group
             first[layer] = part
             part += len(layer.expert_parts) * (not alone)
         for layer in stage.layers:
@@ -218,7 +218,7 @@ def visits_of(deployment: Deployment, sections: Sequence[Section]) -> list[Visit
 def chunked_parts(
     deployment: Deployment, tracks: Sequence[Sequence[Track]], visits: Sequence[Visit], way: Way
 ) -> list[bool]:
-    """Whether each expert part runs chunk by chunk; the others run on the whole batch."""
+    """Return for each expert part whether it runs chunk by chunk; the others run on the whole batch."""
     out = [False] * len(deployment.experts)
     for visit in visits:
         for track in tracks[visit.section]:
@@ -228,15 +228,15 @@ def chunked_parts(
 
 
 def crossing(deployment: Deployment, part: int, back: bool) -> int:
-    """Return the number of a transfer to an expert part on separate devices, or back from it."""
+    """Return the track number of a transfer to an expert part on separate devices, or back from it."""
     return part + len(deployment.experts) * (2 if back else 1)
 
 
 def stream(deployment: Deployment, op: Op) -> str:
-    """The stream that an op runs on: links that share a medium are one."""
+    """Return the stream that an op runs on; links that share a medium are one stream."""
     if not op.exchange:
         return COMPUTE
-    if deployment.apart is not None:  # devices that attend wait for each other; links to the others do not
+    if deployment.apart is not None:  # attention devices wait for each other, but transfers to and from expert devices run in parallel
         if TO_AND_FRO not in op.shape:
             return COMPUTE
         return OUT if op.name.startswith("dispatch") else BACK
@@ -245,13 +245,13 @@ def stream(deployment: Deployment, op: Op) -> str:
 
 
 def _taken(deployment: Deployment, op: Op, prompts: bool) -> float:
-    """Share of the cores that an op keeps, as an exchange by a named algorithm may."""
+    """Return the share of the cores that an all-to-all occupies, if its algorithm occupies any."""
     link = deployment.link(op, prompts) if op.kind == "all_to_all" else None
     return link.plan(op).taken if isinstance(link, PlannedLink) else 0.0
 
 
 def _cut(deployment: Deployment, section: Section, program: Sequence[Op]) -> list[bool]:
-    """Which ops of a program pipelining cuts."""
+    """Return for each op of a program whether pipelining cuts it."""
     out = [False] * len(program)
     if section.layer is None:
         return out
@@ -276,7 +276,7 @@ def _size(op: Op) -> tuple[float, float, float]:
 
 
 def _moments(deployment: Deployment, raised: int | None) -> Moments:
-    """Unit sums of a batch, one of them raised."""
+    """Return unit sums of a batch, one of them raised by one."""
     windows = deployment.shard.windows
     values = np.ones(BASE_MOMENTS + WINDOW_MOMENTS * len(windows))
     if raised is not None:
@@ -285,18 +285,18 @@ def _moments(deployment: Deployment, raised: int | None) -> Moments:
 
 
 def overlap_asked(_: object, said: Callable[[str], Any]) -> str | None:
-    """A way as options or an engine's file say."""
+    """Return the value of ``--overlap`` in the options or an engine file."""
     return said("overlap")  # type: ignore[no-any-return]
 
 
 def read_overlap(text: str, *_: object) -> str | None:
-    """A way as it is asked for, refused if there is none such; None for none."""
+    """Return a checked value of ``--overlap``; None for none."""
     ways(text)
     return None if text == "none" else text
 
 
 def check_overlap(text: str, deployment: Deployment) -> None:
-    """Refuse an overlap without use."""
+    """Reject an overlap that has no effect or is not supported on the system."""
     where = f"--overlap {text}"
     if deployment.system.mapping.separate:
         reason = "cannot be combined with processors that are separate devices"

@@ -1,4 +1,4 @@
-"""What overlap hid of the exchanges of a run or a step."""
+"""Reported overlap of exchanges with computation, for a run or a step."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ FIGURES = Figures("overlap", "Overlap", (
 
 
 def figures(left: OverlapRun | StepOverlap) -> Figures:
-    """Return the values of a run, or of a step."""
+    """Return the declared values of a run, or of a step."""
     return STEP_FIGURES if isinstance(left, StepOverlap) else FIGURES
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """An exchange: its time, and what of it is not hidden [s]; `behind` says what hides it."""
+    """An exchange: its time, its hidden time and its exposed time [s]; `behind` gives the hidden time by what hides it [s]."""
 
     name: str
     seconds: float
@@ -61,7 +61,7 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class StepOverlap:
-    """Overlap of one step, and the time of the same step without [s]."""
+    """Overlap of one step, with the time of the same step without overlap [s]."""
 
     asked: str
     way: str
@@ -101,13 +101,13 @@ class StepOverlap:
 
 @dataclass(frozen=True)
 class OverlapRun:
-    """Overlap of a run."""
+    """Overlap in a run."""
 
     run: Run
 
     @property
     def asked(self) -> str:
-        """What was asked for."""
+        """Requested value of ``--overlap``."""
         return str(self.run.deployment.parts.get("overlap", "none"))
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Lanes: what the compiled path of a step that overlaps works in, one lane a way to overlap."""
+"""Workspace of the compiled path of an overlapped step: one lane of arrays per way to overlap."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ...step.step_totals import CELL, NUM_TALLIES, StepTotals
 from .chunking import MOST_CHUNKS
 
 EXCHANGE = named("slot", "start end")
-"""Which slot exchanged, from when to when."""
+"""Fields of an exchange: its slot, and its start and end [s]."""
 
 RING = 4 * MOST_CHUNKS
-"""Exchanges that are remembered: more than can run between two computations of a step."""
+"""Number of exchanges that are remembered: more than can run between two computations of a step."""
 
 
 @by_address
 class Workspace(NamedTuple):
-    """C ways, three sizes of chunks, and otherwise as in `StepTotals` and `LoweredModel`; T tracks, N chunks.
+    """Arrays of C ways, three chunk sizes, T tracks and N chunks; other dimensions as in `StepTotals` and `LoweredModel`.
 
-    With experts on separate devices every chunk has one size, and the transfers to and from the experts follow the
+    With experts on separate devices every chunk has one size. The transfers to and from the experts are stored after the
     experts.
     """
 
@@ -32,33 +32,33 @@ class Workspace(NamedTuple):
     wall: F8  # [C, S+X]
     busy: F8  # [C, 2, P+1]
     stages: F8  # [C, pp]
-    serial: F8  # [C, 2] seconds of sections and of experts one after another
-    compute: F8  # [C] seconds of sections without their exchanges, all layers and chunks
+    serial: F8  # [C, 2] serial seconds of the sections and of the experts
+    compute: F8  # [C] compute seconds of the sections without exchanges, for all layers and chunks
     tracks: F8  # [C, T, N] seconds of each chunk of a track
-    taken: F8  # [T] share of the cores that each track keeps in this step
-    experts: F8  # [C, X, N]
+    taken: F8  # [T] share of the cores that each track's exchange occupies in this step
+    experts: F8  # [C, X, N] seconds of each chunk of an expert part
     moments: F8  # [3, R, M] of each size of chunk
-    seconds: F8  # [3, R] of a section, each size of chunk
-    drawn: I8  # [X, E] loads of the whole step
-    loads: I8  # [N, E] of each chunk
+    seconds: F8  # [3, R] seconds of a section, for each chunk size
+    drawn: I8  # [X, E] sampled loads of the whole step
+    loads: I8  # [N, E] loads of each chunk
     routed: F8  # [N] token-expert pairs of each chunk
-    ready: F8  # [N] when each chunk's next track may begin
-    before: F8  # [N] seconds that each chunk computes without a stop so far
-    free: F8  # [streams] when each has done all that it was given
-    ring: Records  # [RING] of `EXCHANGE`, the latest
-    latest: I8  # [1] how many there were
-    before_visit: F8  # [2, N] `ready` and `before`, and
-    free_before: F8  # [streams] `free`, and
-    booked: F8  # [S+X] the way's `wall`, before the latest of visits that are alike
+    ready: F8  # [N] time at which each chunk's next track may begin [s]
+    before: F8  # [N] seconds of computation of each chunk that are not yet scheduled
+    free: F8  # [streams] time at which each stream is free [s]
+    ring: Records  # [RING] of `EXCHANGE`, the latest ones
+    latest: I8  # [1] number of exchanges so far
+    before_visit: F8  # [2, N] `ready` and `before`, before the latest of equal visits
+    free_before: F8  # [streams] `free`, before the latest of equal visits
+    booked: F8  # [S+X] the way's `wall`, before the latest of equal visits
 
 
 def with_lanes(step_totals: StepTotals, plan: LoweredModel) -> StepTotals:
-    """Step totals of an engine with empty lanes."""
+    """Return the step totals of an engine with empty lanes."""
     return step_totals._replace(workspace=_new_lanes(plan))
 
 
 def _new_lanes(plan: LoweredModel) -> Workspace:
-    """Arrays for every way of dividing a step into chunks."""
+    """Build empty arrays for every way to overlap a step."""
     rows, processors = plan.can.shape
     ways, parts, n = len(plan.streams.ways), len(plan.experts), MOST_CHUNKS
     sizes, kinds = (3, 1) if plan.apart is None else (int(plan.streams.ways[0].chunks), 3)
