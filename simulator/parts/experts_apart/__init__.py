@@ -1,4 +1,4 @@
-"""Routed experts on separate devices, between which micro-batches alternate."""
+"""Disaggregated experts (AFD): routed experts on separate devices, with alternating micro-batches."""
 
 from __future__ import annotations
 

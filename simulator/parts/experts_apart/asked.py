@@ -1,4 +1,4 @@
-"""A deployment with routed experts on another system, from options."""
+"""A deployment with disaggregated experts, from options."""
 
 from __future__ import annotations
 
@@ -20,19 +20,21 @@ if TYPE_CHECKING:
     from ...frameworks.settings import EngineSettings
 
 BATCHES = 3
-"""Micro-batches of a step unless options say how many: as many as fill a round trip where both groups
-take about as long, and the link up to half of that."""
+"""Default number of micro-batches of a step.
+
+Three fill a round trip if both groups take about the same time and the link takes up to half of that time.
+"""
 
 
 def deployed_beside(model: ModelSpec, system: SystemSpec, scenario: Scenario, settings: EngineSettings) -> Deployment:
-    """A model over a system that attends and one that holds its routed experts.
+    """Return the deployment of a model on an attention system and an expert system.
 
     Raises
     ------
     InputError
-        What does not fit, or is not simulated so.
+        A model, system or option that does not fit or is not supported.
     CapacityError
-        Experts that do not fit.
+        Experts that do not fit into memory.
     """
     options_own = scenario.parts["experts-apart"]
     _check(scenario, settings)
@@ -51,7 +53,7 @@ def deployed_beside(model: ModelSpec, system: SystemSpec, scenario: Scenario, se
 
 
 def _check(scenario: Scenario, settings: EngineSettings) -> None:
-    """Refuse what is not simulated with experts on separate devices."""
+    """Reject options that cannot be combined with disaggregated experts."""
     options, how = scenario.parts["experts-apart"], scenario.deployment
     check_experts_on(options.experts_on, options.micro_batches, options.experts_link)
     shared = settings.sharing

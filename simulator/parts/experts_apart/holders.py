@@ -15,8 +15,10 @@ from ....workloads.ops import Op
 from ...deploy.deployment import Deployment, ExpertsApart
 
 ATTENTION, EXPERTS, OUT, BACK = "attention", "experts", "link to experts", "link back"
-"""Streams of a step, whose micro-batches alternate between both groups of devices: each group's, and each direction's of
-the link (MegaScale-Infer's ping-pong pipeline, section 4.1)."""
+"""Streams of a step with alternating micro-batches: attention devices, expert devices, and the link in each direction.
+
+MegaScale-Infer calls this the ping-pong pipeline (section 4.1).
+"""
 
 
 def expert_bytes(deployment: Deployment) -> tuple[float, ...]:
@@ -37,7 +39,7 @@ def held_bytes(holder: Deployment) -> tuple[float, float]:
     Raises
     ------
     CapacityError
-        Experts that do not fit.
+        The experts do not fit into memory.
     """
     memory, expert_weights = holder.system.device.memory, max(expert_bytes(holder))
     usable = memory.capacity_bytes * memory.usable_fraction
@@ -71,9 +73,9 @@ def with_experts_on(attention: Deployment, holder: Deployment, link: LinkSpec, b
     Parameters
     ----------
     attention, holder : Deployment
-        The same model on the devices of each group; adapters of tenants are on the attention devices.
+        The same model on the devices of each group; adapters are on the attention devices.
     link : LinkSpec
-        Between both, of one device, one way.
+        Link between both groups; its rate is of one device in one direction [B/s].
     batches : int
         Micro-batches of a step.
     """

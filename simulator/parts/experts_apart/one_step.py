@@ -1,8 +1,8 @@
-"""A model on two groups of devices, one for attention and one for experts.
+"""A model on two groups of devices, one for attention and one for routed experts.
 
-The devices that attend run everything but the routed experts: norms, attention, gates, shared experts,
-dense layers, embedding and head, and hold the KV cache. The others hold routed experts and nothing else.
-Every expert that a token chose gets its vector over the link between them, and sends one back.
+The attention devices run norms, attention, gates, shared experts, dense layers, embedding and head, and store the KV
+cache. The expert devices store and run only routed experts. For each token and each of its experts, one vector is sent
+over the link to the expert, and one vector is sent back.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 
 def _check(attend: Deployment, hold: Deployment) -> None:
-    """Refuse a model whose attention and routed experts cannot be put on separate devices.
+    """Reject a model whose attention and routed experts cannot be on separate devices.
 
     Raises
     ------
     InputError
-        Experts in attention, or no experts.
+        The model has experts in its attention, or no experts.
     """
     if any(r and not r.by_request for r in (la.mixer.routed for la in attend.model.layers)):
         raise InputError("MODEL", f"{attend.model.name} has experts in its attention")
@@ -54,27 +54,27 @@ def apart_of(
     model: ModelSpec, attention: SystemSpec, experts: SystemSpec, options: DeployOptions,
     link: str | None = None, seed: int = 0, settings: EngineSettings | None = None, batches: int = 1,
 ) -> Deployment:  # fmt: skip
-    """Return a deployment of a model over two systems; its steps alternate micro-batches between them.
+    """Return a deployment of a model on two systems; its steps alternate micro-batches between them.
 
     Parameters
     ----------
     options : DeployOptions
-        Degrees apply to the attention devices; placement of experts and copies to the expert devices.
+        Parallel degrees apply to the attention devices; expert placement and redundant experts to the expert devices.
     link : str, optional
-        As ``--kv-link`` of two pools; see `links.kv_link`.
+        Link between both, in the form of ``--kv-link``; see `links.kv_link`.
     seed : int
         Seed of the expert samples.
     settings : EngineSettings, optional
-        Of the engine on the devices that attend.
+        Settings of the engine on the attention devices.
     batches : int
         Micro-batches of a step.
 
     Raises
     ------
     InputError
-        What does not fit, under the option's name; see `_check`.
+        A value that is not supported, under the option's name; see `_check`.
     CapacityError
-        Experts that do not fit.
+        Experts that do not fit into memory.
     """
     for system in (attention, experts):
         mapping = system.mapping
@@ -103,7 +103,7 @@ def apart_of(
     except InputError as error:
         raise InputError(error.subject.replace("--kv-link", "--experts-link"), error.reason) from None
     _check(attend, hold)
-    held_bytes(hold)  # refuses what does not fit
+    held_bytes(hold)  # raises an error if the experts do not fit
     between = LinkSpec(name="link to experts", bandwidth_bytes_per_s=1.0, latency_s=wire.latency_s)
-    between = between.model_copy(update={"bandwidth_bytes_per_s": wire.bandwidth_bytes_per_s})  # may be without limit
+    between = between.model_copy(update={"bandwidth_bytes_per_s": wire.bandwidth_bytes_per_s})  # may be infinite
     return with_experts_on(attend, hold, between, batches)

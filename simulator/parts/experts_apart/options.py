@@ -12,7 +12,7 @@ OPTION = "--experts-on"
 
 
 def check_experts_on(experts_on: object, micro_batches: int | None, experts_link: str | None) -> None:
-    """Refuse options of experts on separate devices without their system."""
+    """Reject options of disaggregated experts without a system for the experts."""
     if experts_on is None and (micro_batches is not None or experts_link is not None):
         flag = "--micro-batches" if micro_batches is not None else "--experts-link"
         raise InputError(flag, f"needs {OPTION} SYSTEM, for example h200-x8")
@@ -21,7 +21,7 @@ def check_experts_on(experts_on: object, micro_batches: int | None, experts_link
 @described
 @dataclass(frozen=True, slots=True)
 class ApartOptions(CheckedOptions):
-    """Routed experts on separate devices, of the pool that decodes where there are two; see `parts.experts_apart.asked`."""
+    """Options of disaggregated experts; with two pools they apply to the decode pool. See `parts.experts_apart.asked`."""
 
     experts_on: str | None = text("System that holds the routed experts and nothing else.", "SYSTEM")
     micro_batches: int | None = whole(

@@ -1,9 +1,8 @@
 """The compiled path of a step with disaggregated experts.
 
-Micro-batches alternate in one fixed order (`schedule`), which `maxplus` runs: attention is the computation, experts and
-both directions of the link are streams like exchanges. Unlike `overlap.compiled` there is one way, with any number of
-micro-batches; experts are costed on the other devices, and a message takes the time of the busiest device on either
-side.
+Micro-batches alternate in one fixed order, which `maxplus` runs. Attention is the computation; experts and both directions
+of the link are streams like exchanges. Unlike `overlap.compiled` there is one way, with any number of micro-batches.
+Experts are costed on the expert devices. A message takes the time of the busiest device on either side.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _micro_moments = compiled_part(micro_moments)
 
 @compiled_part
 def deal_batches(plan: LoweredModel, workspace: Workspace, aside: Aside, count: int, moments: F8) -> None:
-    """Sums of every rank's micro-batches, and which of them are the same."""
+    """Compute the sums of every rank's micro-batches; record for each the first micro-batch with the same sums."""
     for r in range(moments.shape[0]):
         for place in range(count):
             micro = workspace.moments[place, r]
@@ -61,9 +60,9 @@ def price_tracks(
     place: int,
     fresh: bool,
 ) -> float:
-    """Seconds that a rank computes for a micro-batch in one layer of a section.
+    """Return the seconds that a rank computes for a micro-batch in one layer of a section.
 
-    What it sends takes as long as the rank that sends most.
+    The time to send is that of the rank that sends most.
     """
     total, owner = 0.0, aside.owner[place, rank]
     cells = workspace.cells[0, owner, rank]
@@ -86,7 +85,7 @@ def price_tracks(
 def price_attention(
     plan: LoweredModel, streams: Streams, workspace: Workspace, aside: Aside, section: int, count: int, fresh: bool
 ) -> None:
-    """Cost the micro-batches of a section; the slowest rank of each counts."""
+    """Cost the micro-batches of a section; the slowest rank is used for each."""
     layers = plan.sections[section].layers
     for place in range(count):
         for t in range(streams.spans[section, 0], streams.spans[section, 1]):
@@ -108,7 +107,7 @@ def price_attention(
 
 @compiled_part
 def deal_part(plan: LoweredModel, workspace: Workspace, part: int, y: int, key: np.uint64, count: int) -> None:
-    """Distribute the sampled loads of `part`, `y` in a plan, to the micro-batches."""
+    """Distribute the sampled loads of an expert part to the micro-batches; `y` is the part's index in `plan`."""
     experts = plan.experts[y]
     for place in range(count):
         workspace.routed[place] = 0.0
@@ -146,7 +145,7 @@ def price_adapters(
 def price_part(
     beside: Beside, workspace: Workspace, aside: Aside, part: int, key: np.uint64, count: int, mixed: bool
 ) -> None:
-    """Cost one expert part and both its transfers, at the sampled loads."""
+    """Cost one expert part and both its transfers, with the sampled loads."""
     plan, step_totals, y = beside.plan, aside.step_totals, beside.held[part]
     experts, sums = plan.experts[y], 0.0
     parts, layers = beside.held.size, experts.layers
@@ -176,7 +175,7 @@ def price_part(
 def book_attention(
     plan: LoweredModel, streams: Streams, workspace: Workspace, aside: Aside, count: int, step_totals: StepTotals
 ) -> None:
-    """Add the ops of all ranks to the totals; a link to other devices does not count as their busy time."""
+    """Add the ops of all ranks to the step totals; link time does not count as busy time of the attention devices."""
     links = workspace.busy[0, 1]
     for g in range(plan.sections.shape[0]):
         times = plan.sections[g].layers * plan.tp
@@ -194,7 +193,7 @@ def book_attention(
 
 @compiled_part
 def book_beside(beside: Beside, aside: Aside, links: int, busy: F8) -> None:
-    """Show the log what the devices that hold experts have done: busy seconds, then energy [J]."""
+    """Write the totals of the expert devices to the log's columns: busy seconds, then energy [J]."""
     step_totals = aside.step_totals
     for p in range(step_totals.busy.shape[1]):
         busy[links + p] = step_totals.busy[0, p]
@@ -205,7 +204,7 @@ def book_beside(beside: Beside, aside: Aside, links: int, busy: F8) -> None:
 def ping_pong_seconds(
     plan: LoweredModel, moments: F8, batch: StepBatch, fresh: bool, captured: int, step_totals: StepTotals
 ) -> float:
-    """Return the seconds of a step with alternating micro-batches (`compiled.serial_seconds` for this case)."""
+    """Return the seconds of a step with alternating micro-batches, as `compiled.serial_seconds` for a serial step."""
     streams, beside, workspace, aside = plan.streams, plan.apart, step_totals.workspace, step_totals.aside
     count = streams.ways[0].chunks
     for r in range(moments.shape[0]):
@@ -232,7 +231,7 @@ def ping_pong_seconds(
 
 
 def with_aside(step_totals: StepTotals, plan: LoweredModel) -> StepTotals:
-    """Step totals of an engine with those of the devices that hold its experts."""
+    """Return the step totals of an engine, with totals of its expert devices."""
     owner = np.zeros((int(plan.streams.ways[0].chunks), plan.ranks), dtype=np.int64)
     return step_totals._replace(aside=Aside(new_step_totals(plan.apart.plan), owner, np.zeros(NUM_STREAMS)))
 
@@ -243,7 +242,7 @@ bring(Beside, apart_seconds=ping_pong_seconds, step_totals=with_aside)
 def with_holders(
     plan: LoweredModel, slots: Slots, deployment: Deployment, replica: int, counts: int
 ) -> tuple[LoweredModel, Slots]:
-    """A plan with the devices that hold the experts, and what crosses to them and back."""
+    """Return the lowered model with its expert devices and the transfers to them and back."""
     streams = streams_of(deployment, plan.sections.start.tolist())
     assert streams is not None
     assert deployment.apart is not None

@@ -31,11 +31,11 @@ LATENCY = "round trip"
 class Side(EnginePart):
     """Separate devices that store the experts of one engine."""
 
-    deployment: Deployment  # the model on them
+    deployment: Deployment  # the model on the expert devices
     slots: Slots
-    work_log: WorkLog  # their work and its energy over time, under their boards' own limit
-    width: int  # columns of the engine's log that are of its own devices
-    # of kept stretches: energy of the work [J], and busy device-seconds of each processor
+    work_log: WorkLog  # work and energy of the expert devices over time, under their boards' power limit
+    width: int  # columns of the engine's log that belong to the attention devices
+    # logs of recorded steps: energy of the work [J], and busy device-seconds of each processor
     logs: list[F8] = field(default_factory=list)
     _joules: float = 0.0
 
@@ -72,7 +72,7 @@ class Side(EnginePart):
 
 
 def of_engine(engine: Engine) -> Side | None:
-    """The devices that hold an engine's experts."""
+    """Build the devices that store an engine's experts; return None without disaggregated experts."""
     d, slots = engine.deployment, engine.slots
     if d.apart is None or slots.holders is None:
         return None
@@ -85,18 +85,18 @@ def of_engine(engine: Engine) -> Side | None:
 
 @dataclass(frozen=True, slots=True)
 class ApartRun:
-    """What both groups of devices did, and the link between them.
+    """Results of the attention devices, the expert devices, and the link between them.
 
     Attributes
     ----------
     deployment : Deployment
-        Of the experts.
+        Deployment on the expert devices.
     attention_devices, experts_devices : int
-        Of all replicas.
+        Devices of all replicas.
     batches : int
         Micro-batches of a step.
     attention, experts, link_busy : float
-        Share of the time in steps that each works; of the link the busier direction.
+        Busy share of the time in steps; for the link, of its busier direction.
     """
 
     deployment: Deployment
@@ -117,14 +117,14 @@ class ApartRun:
 
 
 def apart_run(deployment: Deployment, busy: F8, stepping_s: float, attention_devices: int, engines: int) -> ApartRun:
-    """Measure engines with disaggregated experts.
+    """Return the results of engines with disaggregated experts.
 
     Parameters
     ----------
     busy : float64 array
-        Seconds that the streams of all engines worked; see `.side.Aside`.
+        Busy seconds of each stream, summed over engines; see `.side.Aside`.
     stepping_s : float
-        Of all engines in steps [s].
+        Time in steps, summed over engines [s].
     """
     assert deployment.apart is not None
     share = busy / stepping_s if stepping_s > 0.0 else np.zeros_like(busy)
@@ -136,7 +136,7 @@ def apart_run(deployment: Deployment, busy: F8, stepping_s: float, attention_dev
 
 
 def apart_left(_: object, served: RunState, *__: object) -> ApartRun | None:
-    """Return the work of both groups of devices in a run; None without separate expert devices."""
+    """Return the results of both groups of devices in a run; None without disaggregated experts."""
     engines = [engine for engine in served.engines if engine.expert_side is not None]
     if not engines:
         return None

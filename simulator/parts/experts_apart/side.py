@@ -18,38 +18,38 @@ I8 = npt.NDArray[np.int64]
 
 Worker = IntEnum("Worker", "ATTENTION OUT EXPERTS BACK", start=0)
 NUM_STREAMS = 4
-"""Streams of `Aside.busy`."""
+"""Number of streams in `Aside.busy`."""
 
 
 @by_address
 class Beside(NamedTuple):
-    """Separate devices that store a deployment's experts; X expert parts, including adapters of tenants."""
+    """Separate devices that store a deployment's experts; X expert parts, including adapters."""
 
-    plan: Any  # a `lowering.LoweredModel` of the whole model on them
-    held: I8  # [X] which of its parts each is; -1 for adapters, which lie where requests attend
+    plan: Any  # a `lowering.LoweredModel` of the whole model on the expert devices
+    held: I8  # [X] index of each part on the expert devices; -1 for adapters, which are on the attention devices
     latency_s: float
-    vector_s: F8  # [X] of one routed token's vector
-    tracks: I8  # [X] which track sends to each part
+    vector_s: F8  # [X] time to send one routed token's vector [s]
+    tracks: I8  # [X] track that sends to each part
 
 
 @by_address
 class Aside(NamedTuple):
     """Step totals of the expert devices, and work arrays of a step; N micro-batches, R ranks."""
 
-    step_totals: Any  # `step_totals.StepTotals` of the devices that hold experts
+    step_totals: Any  # `step_totals.StepTotals` of the expert devices
     owner: I8  # [N, R] the first micro-batch with the same sums
-    busy: F8  # [4] seconds that each `Worker` has worked
+    busy: F8  # [4] busy seconds of each `Worker`
 
 
 def beside_of(deployment: Deployment, plan: Any, streams: Streams, slots: int) -> Beside:
-    """Return arrays of the devices that hold a deployment's experts; set where the streams book them.
+    """Return the arrays of a deployment's expert devices; change the tracks in `streams` to the rows of the experts.
 
     Parameters
     ----------
-    plan : lowering.Plan
-        Of the model on those devices.
+    plan : lowering.LoweredModel
+        The model on the expert devices.
     slots : int
-        Of the plan of the devices that attend: rows of experts stand behind them.
+        Number of slots of the plan of the attention devices; the rows of experts follow them.
     """
     apart = deployment.apart
     assert apart is not None

@@ -1,4 +1,4 @@
-"""Layers in stages, with a batch in flight for each."""
+"""Pipeline parallelism: layers in stages, with one batch in flight for each stage."""
 
 from __future__ import annotations
 

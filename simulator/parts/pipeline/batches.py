@@ -1,13 +1,15 @@
-"""Steps with pipeline parallel: several batches in flight, one behind the other.
+"""Steps with pipeline parallelism: several batches in flight, one after another.
 
 As in vLLM (``EngineCore.step_with_batch_queue`` in vllm/v1/engine/core.py), the scheduler plans a new batch as long as
-fewer than `pp` are in flight, else it waits for the oldest one. A plan of nothing takes a place among them, and the
-oldest is waited for at once. Without asynchronous scheduling a decode is in one batch at a time, because its next input
-is the token that comes of it; the next chunk of a prompt may follow the one before it. With it a decode is in every
-batch, but the first stage waits for the last one's tokens before its next batch (``sample_tokens`` in
-vllm/v1/worker/gpu_model_runner.py), so that batches do not overlap. There are no more than `pp` batches either way
-(``max_concurrent_batches`` in vllm/v1/executor/multiproc_executor.py). Each stage runs one batch at a time, in order,
-and sends its activations before it takes the next.
+fewer than `pp` batches are in flight; otherwise it waits for the oldest one. An empty plan counts as a batch in flight,
+and the scheduler then waits for the oldest batch at once.
+
+Without asynchronous scheduling a decode is in one batch at a time, because its next input is the token of that batch. The
+next chunk of a prompt may follow the previous chunk. With asynchronous scheduling a decode is in every batch. The first
+stage then waits for the last stage's tokens before its next batch (``sample_tokens`` in vllm/v1/worker/gpu_model_runner.py),
+so batches do not overlap. At most `pp` batches are in flight in both cases (``max_concurrent_batches`` in
+vllm/v1/executor/multiproc_executor.py). Each stage runs one batch at a time, in order, and sends its activations before it
+starts the next batch.
 """
 
 from __future__ import annotations
@@ -32,21 +34,24 @@ from ...engine.state import F8, GO, I8, State, Status
 from ...step.timed import cost_step
 
 WORK = named("request tokens cached life", "")
-"""A request of a batch, and the tokens that it brings forth (0 or 1), below 0 those that it verifies; its tokens in the
-cache once it is through, and how often it had been preempted."""
+"""Fields of a request in a batch.
+
+`tokens` is the number of tokens that it produces (0 or 1), or minus the number of tokens that it verifies. `cached` counts
+its tokens in the KV cache after the batch, and `life` its preemptions before the batch.
+"""
 
 RING = named("first count", "")
-"""The oldest batch in flight, and how many there are."""
+"""Fields of the ring: index of the oldest batch in flight, and the number of batches in flight."""
 
 
 @by_address
 class Pipe(NamedTuple):
-    """Batches in flight on P stages, R ranks, of at most B sequences each; a ring of P places."""
+    """Batches in flight on P stages and R ranks, of at most B sequences each; a ring of P entries."""
 
     work: Records  # [P, R, B] of `WORK`
-    sizes: I8  # [P, R] sequences of each batch; 0 once it has landed
-    ends: F8  # [P] when each batch leaves the last stage
-    free: F8  # [P] when each stage has done all that it was given
+    sizes: I8  # [P, R] sequences of each batch; 0 after its results are processed
+    ends: F8  # [P] time at which each batch leaves the last stage [s]
+    free: F8  # [P] time at which each stage is free [s]
     ring: Records  # [1] of `RING`
 
 
@@ -63,7 +68,7 @@ def new_pipe(stages: int, ranks: int, sequences: int) -> Pipe:
 
 @compiled_part
 def price_stages(limits: Limits, state: State, decodes: float) -> None:
-    """Cost a planned batch on each stage; the host plans it once."""
+    """Set the time of a planned batch on each stage; the host plans it once."""
     chunks, stages = state.counters[0].chunks, state.costs.stages
     for r in range(state.ranks.shape[0]):
         hooks.on_sums(state, limits, r, int64(0))
@@ -81,9 +86,9 @@ def price_stages(limits: Limits, state: State, decodes: float) -> None:
 
 @compiled_part
 def send_through(pipe: Pipe, state: State, seconds: F8, now: float, waits: bool) -> tuple[float, float]:
-    """Let a batch planned now run through the stages; when it starts, and when it is through.
+    """Run a planned batch through the stages; return its start and end times [s].
 
-    It `waits` where the first stage needs the tokens that the last one has yet to bring.
+    With `waits`, the first stage starts only when the last stage has produced the tokens of the previous batch.
     """
     ready = max(now, pipe.free[pipe.free.size - 1 if waits else 0])
     end = start = max(hooks.begins(state, ready), ready)
@@ -95,7 +100,7 @@ def send_through(pipe: Pipe, state: State, seconds: F8, now: float, waits: bool)
 
 @compiled_part
 def send(state: State, index: int, tokens: int, ahead: bool) -> int:
-    """Send `tokens` tokens of a sequence through the stages; tokens that they bring, below 0 those that they verify."""
+    """Send `tokens` tokens of a sequence; return the number of tokens that they produce, or minus the number verified."""
     if state.hooks.send.size > 0:
         return int(hooks.send(state, index, tokens, ahead))
     request = state.requests[index]
@@ -109,7 +114,7 @@ def send(state: State, index: int, tokens: int, ahead: bool) -> int:
 
 @compiled_part
 def note_work(pipe: Pipe, state: State, place: int, rank: int, ahead: bool) -> None:
-    """Keep what a rank's planned batch holds; its tokens count as cached from here on."""
+    """Record the rank's planned batch and count its tokens as cached."""
     size = int64(0)
     for j in range(state.ranks[rank].running):
         i, q = state.running[rank, j], state.fresh[rank, j]
@@ -124,7 +129,7 @@ def note_work(pipe: Pipe, state: State, place: int, rank: int, ahead: bool) -> N
 
 @compiled_part
 def send_nothing(pipe: Pipe, now: float) -> None:
-    """Let an empty batch take a place among those in flight."""
+    """Add an empty batch to the batches in flight."""
     place = (pipe.ring[0].first + pipe.ring[0].count) % pipe.ends.size
     pipe.ends[place] = now
     pipe.ring[0].count += 1
@@ -132,7 +137,7 @@ def send_nothing(pipe: Pipe, now: float) -> None:
 
 @compiled_part
 def launch(pipe: Pipe, limits: Limits, kv_rules: KvRules, state: State) -> bool:
-    """Plan one more batch and start it; return False and an empty batch if nothing can run."""
+    """Plan one more batch and start it; if nothing can run, add an empty batch and return False."""
     counters, clocks = state.counters[0], state.clocks[0]
     planned, _ = plan_ranks(limits, kv_rules, state, clocks.now, False)
     if planned_tokens(state) == 0.0:
@@ -155,10 +160,10 @@ def launch(pipe: Pipe, limits: Limits, kv_rules: KvRules, state: State) -> bool:
 
 @compiled_part
 def tokens_landed(state: State, index: int, count: int) -> None:
-    """Apply timestamped tokens to a request, except its end."""
+    """Update a request for `count` tokens that now have timestamps, except for its end."""
     request = state.requests[index]
     if request.cached < request.target:
-        request.target += count  # computed again with the others
+        request.target += count  # computed again with the other tokens
     if request.in_flight > 0:
         request.in_flight -= 1
         if request.cached > 0:
@@ -173,7 +178,7 @@ def end_request(state: State, kv_rules: KvRules, rank: int, index: int) -> None:
     else:
         known = hooks.known_at_end(state, index) if state.hooks.known_at_end.size > 0 else found_again(state, index)
         free_request(state, kv_rules, rank, index, known)
-    state.requests[index].in_flight = 0  # what was planned beyond its end brings nothing
+    state.requests[index].in_flight = 0  # tokens planned beyond its end are discarded
     complete(state, index)
 
 
@@ -184,12 +189,12 @@ def stamp_batch(state: State, kv_rules: KvRules, rank: int, work: I8, size: int,
     for j in range(size):
         i, tokens = work[j].request, work[j].tokens
         if state.requests[i].generated == state.requests[i].output:
-            continue  # beyond the end
+            continue  # planned beyond the end of the request
         same = work[j].life == state.requests[i].preempted
         if same and tokens >= 0:
             hooks.on_computed(state, kv_rules, rank, i, work[j].cached, now)
         if tokens == 0:
-            continue  # a prompt that goes on
+            continue  # a prompt that continues
         count = tokens
         if state.hooks.tokens_of_batch.size > 0:
             count = hooks.tokens_of_batch(state, i, tokens)
@@ -209,7 +214,7 @@ def stamp_batch(state: State, kv_rules: KvRules, rank: int, work: I8, size: int,
 
 @compiled_part
 def process_results(pipe: Pipe, state: State, kv_rules: KvRules) -> float:
-    """Wait for the oldest batch: set its timestamps, retire finished requests; return its end."""
+    """Wait for the oldest batch, set its timestamps and remove finished requests; return its end time [s]."""
     place = pipe.ring[0].first
     now = max(pipe.ends[place], state.clocks[0].now)
     completed = state.counters[0].completed
@@ -239,7 +244,7 @@ def results_pending(pipe: Pipe, state: State) -> bool:
 
 @compiled_code
 def prepare(pipe: Pipe, state: State, limits: Limits, kv_rules: KvRules) -> int:
-    """Wait for what is in flight if all that has come is done: it is beyond an end."""
+    """If all arrived requests have finished, wait for the oldest batch in flight: its tokens are beyond a request's end."""
     if state.counters[0].released > state.counters[0].completed:
         return GO
     state.clocks[0].now = process_results(pipe, state, kv_rules)
@@ -248,7 +253,7 @@ def prepare(pipe: Pipe, state: State, limits: Limits, kv_rules: KvRules) -> int:
 
 @compiled_code
 def run_step(pipe: Pipe, state: State, limits: Limits, kv_rules: KvRules, arrival: float, until: float) -> int:
-    """Plan as many batches as go into the stages, and wait for the oldest, even beyond `until`."""
+    """Plan as many batches as there are free stages, then wait for the oldest one, even beyond `until`."""
     counters, clocks, now = state.counters[0], state.clocks[0], state.clocks[0].now
     more, preempted = True, counters.preemptions
     while more and pipe.ring[0].count < state.costs.stages.size:

@@ -1,4 +1,4 @@
-"""Steps of an engine's own scheduler with pipeline parallelism, and the owners of the hooks of `loop.advance`.
+"""Pipeline parallelism with the schedulers of SGLang and TensorRT-LLM, and the hooks that `loop.advance` calls for it.
 
 As in SGLang's ``event_loop_pp`` (sglang/srt/managers/scheduler_pp_mixin.py, 0.5.9) and TensorRT-LLM's
 ``_executor_loop_pp`` (tensorrt_llm/_torch/pyexecutor/py_executor.py, 1.2), as many batches as stages take turns: one is
@@ -27,7 +27,7 @@ from .batches import Pipe, new_pipe
 
 @by_address
 class StagedBatches(NamedTuple):
-    """Both states that staged batches keep."""
+    """State of the scheduler's steps, and the batches in flight."""
 
     exact: Exact
     pipe: Pipe
@@ -55,7 +55,7 @@ def send(staged: StagedBatches, limits: Limits, kv_rules: KvRules, state: State,
 def take_turn(
     staged: StagedBatches, state: State, limits: Limits, kv_rules: KvRules, arrival: float, until: float
 ) -> int:
-    """Plan the batch whose turn it is and send it off, then wait for the next one's results."""
+    """Plan and launch the batch whose turn it is, then wait for the results of the next batch."""
     clocks, step, pipe, stages = state.clocks[0], staged.exact.step[0], staged.pipe, state.costs.stages.size
     place, now, before = pipe.ring[0].first, state.clocks[0].now, pipe.free[0]
     hooks.take_up(state, place)
@@ -82,7 +82,7 @@ def take_turn(
 
 @compiled_code
 def rest_all(staged: StagedBatches, state: State, kv_rules: KvRules) -> None:
-    """Call `exact.idle` for every batch."""
+    """Plan every batch once when the engine has no requests, as `exact.idle` does for one batch."""
     for place in range(state.costs.stages.size):
         hooks.take_up(state, place)
         exact.plan_next(staged.exact, kv_rules, state)
@@ -93,31 +93,31 @@ def rest_all(staged: StagedBatches, state: State, kv_rules: KvRules) -> None:
 
 @compiled_code
 def not_yet(staged: StagedBatches, state: State, limits: Limits, kv_rules: KvRules) -> int:
-    """Results are waited for with a step."""
+    """Return `GO`: results are processed in `take_turn`."""
     return GO
 
 
 @compiled_code
 def is_planned(staged: StagedBatches, state: State) -> bool:
-    """`exact.is_planned`."""
+    """Return whether a step is planned, as `exact.is_planned`."""
     return bool(staged.exact.step[0].planned == 1)
 
 
 @compiled_code
 def results_pending(staged: StagedBatches, state: State) -> bool:
-    """Whether any batch is in flight."""
+    """Return whether any batch is in flight."""
     return bool(staged.pipe.ring[0].count > 0)
 
 
 @compiled_code
 def may_look(staged: StagedBatches, state: State, limits: Limits, until: float) -> bool:
-    """`exact.may_look`."""
+    """Return whether the scheduler may look for arrivals before `until`, as `exact.may_look`."""
     return bool(state.clocks[0].known < until)
 
 
 @compiled_code
 def poll_arrivals(staged: StagedBatches, state: State, limits: Limits, kv_rules: KvRules) -> float:
-    """`exact.poll_arrivals`."""
+    """Look for arrivals, as `exact.poll_arrivals`; return the time of the look [s]."""
     return float(exact.look(staged.exact, state, limits))
 
 
@@ -128,7 +128,7 @@ HOOKS = {
 
 
 class StagedEngine(EnginePart):
-    """Batches in flight on the stages of one engine, by the core's rules or by those of a scheduler."""
+    """Batches in flight on the stages of one engine, planned by the core's scheduler or by an engine's own."""
 
     def start(self, engine: Engine) -> Pipe | StagedBatches:
         ranks, most, stages, rules = (

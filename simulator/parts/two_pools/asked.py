@@ -1,4 +1,4 @@
-"""Two pools from options: the prefill system, the decode system, and the link."""
+"""Prefill and decode pools from options: the two systems, their settings, and the link between them."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from .options import PoolOptions
 COUNTED = re.compile(r"(?P<system>.+-(?:\d+)?x\d+|.+\.ya?ml)x(?P<count>\d+)")
 """A system's name or file and its number; a name without a number ends in the devices of a node."""
 OWN = ("tp", "dp", "ep", "pp", "policy", "engine", "token_budget", "max_seqs")
-"""Options that each pool may have."""
+"""Options that each pool may set separately."""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolSide:
-    """One of two pools.
+    """One of the two pools.
 
     Attributes
     ----------
     deployment : Deployment
-        Of one replica.
+        Deployment of one replica.
     count : int
-        Replicas; all that there may be where they come and go.
+        Number of replicas; with an autoscaler the maximum.
     scale : Autoscale or None
-        How many of them there are when.
+        Autoscaler that changes the number of replicas.
     """
 
     deployment: Deployment
@@ -44,7 +44,7 @@ class PoolSide:
 
     @property
     def name(self) -> str:
-        """The system, and how many of it if there are several."""
+        """Name of the system, with the number of replicas if there are several."""
         name = self.deployment.system.name
         if self.scale is not None and self.scale.decides:
             return f"{name}x({self.scale.least} to {self.scale.most})"
@@ -66,7 +66,7 @@ class Pair:
 
     @property
     def deployment(self) -> Deployment:
-        """Return both as one deployment, which describes the decode side, as for split systems."""
+        """Return the deployment of the decode pool with both pools in it, as for a split system."""
         sides = self.prefill.deployment, self.decode.deployment
         name = f"{self.prefill.name}+{self.decode.name}"
         system = sides[1].system.model_copy(update={"name": name})
@@ -74,7 +74,7 @@ class Pair:
 
     @property
     def pools(self) -> Pools:
-        """Nodes of both, as the driver takes them."""
+        """Return the nodes of both pools for the fleet."""
         other = self.decode
         return Pools(
             self.prefill.nodes, other.nodes, self.link, other.settings.policy,
@@ -83,19 +83,19 @@ class Pair:
 
 
 def arranged(scenario: Scenario) -> tuple[Deployment, Deployment, list[EngineSettings], Pools]:
-    """Return both pools in the form that a run takes."""
+    """Return the deployments, settings and pools of a scenario in the form that a run needs."""
     pair = pair_of(scenario)
     return pair.deployment, pair.prefill.deployment, [pair.prefill.settings, pair.decode.settings], pair.pools
 
 
 def pair_of(scenario: Scenario) -> Pair:
-    """Both pools of a scenario.
+    """Build both pools of a scenario.
 
     Raises
     ------
     InputError
-        One of them without the other, without devices, or on a system that is split itself; KV
-        caches in different formats; a link that is not known or of no rate.
+        A pool without the other pool, without devices, or on a system that is split itself; KV caches in different
+        formats; an unknown link or a link without a rate.
     CapacityError
         A model that does not fit a pool.
     """
@@ -123,12 +123,12 @@ def pair_of(scenario: Scenario) -> Pair:
 
 
 def both(options: PoolOptions) -> tuple[str, str]:
-    """The systems of both pools, as they are written.
+    """Return the systems of both pools, as the options give them.
 
     Raises
     ------
     InputError
-        One without the other.
+        Only one pool is given.
     """
     for flag, value in (("--prefill", options.prefill), ("--decode", options.decode)):
         if value is None:
@@ -137,12 +137,12 @@ def both(options: PoolOptions) -> tuple[str, str]:
 
 
 def counted(text: str, where: str) -> tuple[str, int]:
-    """A system and how many of it.
+    """Return the system and the number of systems in an option's value.
 
     Raises
     ------
     InputError
-        If there are none, or too many.
+        The number is zero or too large.
 
     Examples
     --------
@@ -157,12 +157,12 @@ def counted(text: str, where: str) -> tuple[str, int]:
 
 
 def _scale(options: PoolOptions, name: str) -> Autoscale | None:
-    """How many replicas a pool has when, if that changes.
+    """Return the autoscaler of a pool; None if its number of replicas is fixed.
 
     Raises
     ------
     InputError
-        If it cannot be read, or uses TTFT in a pool without first tokens.
+        The value is malformed, or uses TTFT in the pool that produces no first tokens.
     """
     text = getattr(options, f"{name}_autoscale")
     if text is None:
@@ -181,7 +181,7 @@ def _scale(options: PoolOptions, name: str) -> Autoscale | None:
 
 
 def _side(scenario: Scenario, name: str) -> PoolSide:
-    """One pool: the scenario with the pool's system and the pool's options."""
+    """Build one pool: the scenario with the pool's system and the pool's options."""
     options, scale = scenario.parts["two-pools"], _scale(scenario.parts["two-pools"], name)
     parts = scenario.parts.having("two-pools")
     system, count = counted(str(getattr(options, name)), f"--{name}")
@@ -195,12 +195,12 @@ def _side(scenario: Scenario, name: str) -> PoolSide:
         deployment, settings = deployment_of(alone)
     except CapacityError:
         raise
-    except InputError as error:  # under the name that the option has here
+    except InputError as error:  # name the pool's option in the message
         flags = {f"--{key.replace('_', '-')}" for key, value in given.items() if value is not None}
         subjects = str(error.subject).split("/")
         named = [f"--{name}{flag[1:]}" if flag in flags else flag for flag in subjects]
         raise InputError("/".join(named), error.reason) from None
     if deployment.pools:
         raise InputError(f"--{name}", f"{deployment.system.name} is split into two pools itself")
-    deployment.memories(settings.cache_for(deployment).memory_bytes)  # refuses what does not fit
+    deployment.memories(settings.cache_for(deployment).memory_bytes)  # raises an error if the model does not fit
     return PoolSide(deployment, settings, count, scale)

@@ -1,11 +1,13 @@
-"""KV transfers from prefill to decode, compiled.
+"""KV transfers from the prefill pool to the decode pool, compiled.
 
-A prompt runs in the prefill pool, which emits the first token. Its KV cache waits there until a decode node has room
-for the request, is transferred, and the request continues. Blocks are kept at the source until the end of the transfer,
-and at the target from before its start. A node has one port per device. All caches in transfer are flows that share the
-ports of both sides max-min fairly, each at most at the rate of one rank's devices: vLLM's NIXL connector posts the reads
-of each request at once (`_read_blocks`), SGLang has four queues of transfers (`SGLANG_DISAGGREGATION_QUEUE_SIZE`). The
-node network's ports also carry blocks of a shared tier, and exchanges with disaggregated experts.
+A prompt runs in the prefill pool, which produces the first token. Its KV cache waits there until a decode node has free
+memory and a free sequence; it is transferred, and the request continues. The source keeps the blocks until the end of the
+transfer. The target reserves its blocks before the start.
+
+A node has one port per device. All caches in transfer are flows that share the ports of both sides max-min fairly, each at
+most at the rate of one rank's devices. vLLM's NIXL connector posts the reads of each request at once (`_read_blocks`);
+SGLang has four queues of transfers (`SGLANG_DISAGGREGATION_QUEUE_SIZE`). The ports of the node network also carry blocks
+of a shared KV tier, and exchanges with disaggregated experts.
 """
 
 from __future__ import annotations
@@ -40,25 +42,27 @@ from ..experts_apart.side import Worker
 from ..kv_tiers.state import DOWN
 
 FLOW = named("row source target last", "limit most rate before end_s")
-"""Of a transfer: its request; the links that it uses; whether only its last layer is left; the ports that it can fill, on
-its links at most, those that it gets, those that it got before; when it is there [s]."""
+"""Fields of a flow: its request; its two links; whether only its last layer is left; the ports that it can use at most, the
+ports that its links allow, its ports now, and its ports before the last change; its end [s].
+"""
 
 LINK = named("open", "ports room fair full_s")
-"""Of a node in one direction: flows whose rate is not known yet; its devices' ports, those that no flow has, and a flow's
-share of them; until when less than a rank's ports were free [s]."""
+"""Fields of a node's link in one direction: flows whose rate is not set yet; its ports, unassigned ports, and fair share of
+a flow; latest time at which less than one rank's ports were free [s].
+"""
 
 SHARED = named("caches", "since next_s")
-"""Caches that are being sent; since when flows have their rates, and when the first of them has been sent [s]."""
+"""Caches in transfer; time of the last change of rates, and time at which the next flow sends its last byte [s]."""
 
 LEAST = 0.01
-"""Share of a port that caches get in any case."""
+"""Minimum share of a port that is left for KV caches."""
 MOMENT = 1e-9
-"""Rounding of times [s]: a flow with less left has ended."""
+"""Tolerance of times [s]: a flow with less time left has ended."""
 
 
 @compiled_part
 def share_links(links: Records, flows: Records, count: int) -> None:
-    """Set the max-min fair rate of each flow: all rates grow together until a flow's limit or a full link (progressive filling)."""
+    """Set the max-min fair rates: all rates grow together until a flow's limit or a full link (progressive filling)."""
     left = count
     for k in range(links.size):
         links[k].open, links[k].room = 0, links[k].ports
@@ -87,7 +91,7 @@ def share_links(links: Records, flows: Records, count: int) -> None:
 
 @compiled_part
 def change_rates(links: Records, flows: Records, count: int, now: float, latency: float) -> None:
-    """Set the rates from `now` on, and when each flow ends at its new rate; latency comes after the last byte."""
+    """Set the rates from `now` on, and the end of each flow at its new rate; the latency follows the last byte."""
     share_links(links, flows, count)
     for f in range(count):
         flow = flows[f]
@@ -98,7 +102,7 @@ def change_rates(links: Records, flows: Records, count: int, now: float, latency
 
 @compiled_part
 def written(play: RunEvents, between: Between, f: int, later: float) -> float:
-    """Return when a rank will have written all blocks to a tier that it has to write so far, `later` than it was known."""
+    """Delay the writes of a rank to the shared tier by `later` [s]; return the time at which all its writes end [s]."""
     links, rank = face_of(play.fleet, between.flows[f].source).links, f % between.ranks[0]
     links[rank, between.tier, DOWN] += later
     return float(links[rank, between.tier, DOWN])
@@ -106,7 +110,7 @@ def written(play: RunEvents, between: Between, f: int, later: float) -> float:
 
 @compiled_part
 def set_rates(play: RunEvents, between: Between) -> None:
-    """Share the links from the last event on; a rank writes block after block to a tier, so its writes are one flow."""
+    """Share the links from the last event on; a rank writes one block after another, so its writes are one flow."""
     b, shared = between, between.shared[0]
     for f in range(b.writers):
         b.flows[f].limit = b.lanes[b.flows[f].source] * (written(play, b, f, 0.0) - shared.since > MOMENT)
@@ -115,10 +119,10 @@ def set_rates(play: RunEvents, between: Between) -> None:
 
 @compiled_part
 def settle(play: RunEvents, between: Between, time: float) -> float:
-    """Bring all flows to a time; return it, which is never before the last one.
+    """Advance all flows to a time; return this time, which is never before the last event.
 
-    Steps follow events, so writes that are new have begun at the last event. What caches have taken of a writer's rate
-    delays the end of the last block asked for, and so the next ones.
+    Steps follow events, so new writes have begun at the last event. The rate that caches take from a writer delays the end
+    of its last block, and with it later blocks.
     """
     b, shared, since = between, between.shared[0], between.shared[0].since
     now = max(time, since)
@@ -136,7 +140,7 @@ def settle(play: RunEvents, between: Between, time: float) -> float:
 
 @compiled_part
 def refresh(play: RunEvents, between: Between) -> None:
-    """Share the links anew from the time of `settle` on; the next last byte of a flow is an event."""
+    """Share the links again from the time of `settle` on; schedule an event for the next flow that sends its last byte."""
     b, shared, soonest = between, between.shared[0], np.inf
     set_rates(play, b)
     for f in range(b.writers + shared.caches):
@@ -152,10 +156,10 @@ def refresh(play: RunEvents, between: Between) -> None:
 
 @compiled_part
 def send_last(play: RunEvents, between: Between) -> None:
-    """End the flows of caches whose last byte leaves now; each is there after the latency."""
+    """End the flows of caches that send their last byte now; each cache arrives after the latency."""
     b, shared, f, now = between, between.shared[0], between.writers, settle(play, between, play.at[0].now)
     if shared.next_s - now <= MOMENT:
-        shared.next_s = 0.0  # this event
+        shared.next_s = 0.0  # this is the scheduled event
     while f < b.writers + shared.caches:
         flow = b.flows[f]
         if flow.end_s - b.latency - now > MOMENT:
@@ -170,7 +174,7 @@ def send_last(play: RunEvents, between: Between) -> None:
 
 @compiled_part
 def left_over(exchanged_s: float, stepping_s: float) -> float:
-    """Return the share of a port left by steps, whose exchanges with separate experts come first."""
+    """Return the share of a port that steps leave free; their exchanges with separate experts have precedence."""
     return max(1.0 - exchanged_s / stepping_s, LEAST) if stepping_s > 0.0 else 1.0
 
 
@@ -182,13 +186,13 @@ def whole_bytes(between: Between, tokens: int) -> float:
 
 @compiled_part
 def cached(play: RunEvents, row: int) -> int:
-    """Tokens in a request's KV cache once its latest token has come."""
+    """Return the number of tokens in a request's KV cache after its latest token."""
     return int(play.rows.input_tokens[row] + play.rows.generated[row] - 1)
 
 
 @compiled_part
 def find_room(play: RunEvents, how: How, between: Between, need: float) -> int:
-    """Find the nodes with room for one more request and its bytes; return their number."""
+    """Find the decode nodes with a free sequence and enough free memory for one more request; return their number."""
     candidates, able = find_able(play, how, play.fleet.first, play.own.size), int64(0)
     for k in range(candidates):
         n = play.able[k]
@@ -202,7 +206,7 @@ def find_room(play: RunEvents, how: How, between: Between, need: float) -> int:
 
 @compiled_part
 def leave(play: RunEvents, between: Between, row: int, target: int) -> None:
-    """Send a cache on its way: a flow over a port of either side, beside those that use these ports."""
+    """Start a KV transfer: a flow over one port group of each side, which it shares with other flows."""
     trip, b, shared, then = between.trips[row], between, between.shared[0], play.at[0].then
     source, other, share = trip.source, face_of(play.fleet, target), 1.0
     into, now = target + b.lanes.size, settle(play, b, then)
@@ -212,7 +216,7 @@ def leave(play: RunEvents, between: Between, row: int, target: int) -> None:
     lanes = min(b.lanes[source], b.lanes[target])
     took = b.latency + whole_bytes(b, cached(play, row)) / (b.bandwidth * lanes * share)
     b.links[into].ports = b.ranks[target] * b.lanes[target] * share
-    if b.by_layer and then == play.rows.last_s[row] and trip.again == 0:  # it had room at once
+    if b.by_layer and then == play.rows.last_s[row] and trip.again == 0:  # a node had free memory at once
         begun = max(play.rows.scheduled_s[row], b.links[source].full_s, b.links[into].full_s)
     flow = b.flows[b.writers + shared.caches]
     flow.row, flow.source, flow.target = row, source, into
@@ -221,7 +225,7 @@ def leave(play: RunEvents, between: Between, row: int, target: int) -> None:
     if begun < now:
         flow.last = begun + wire_s <= now
         flow.end_s = max(flow.end_s, now + (b.latency + wire_s / b.layers))
-        for k in (source, into):  # caches that are sent by layer take the time until now one after another
+        for k in (source, into):  # layer-wise transfers use the time until now one after another
             b.links[k].full_s = begun + min(now - begun, wire_s) * flow.limit / b.links[k].ports
     shared.caches += 1
     play.own[source].busy_s += took
@@ -233,7 +237,7 @@ def leave(play: RunEvents, between: Between, row: int, target: int) -> None:
 
 @compiled_part
 def next_cache(play: RunEvents, how: How) -> int:
-    """Let the next cache leave if a node has room for its request; the request, -1: none, -2: ask the caller."""
+    """Start the next KV transfer if a node can take its request; return the request, -1 for none, -2 to ask the caller."""
     b, at = how.between, play.at[0]
     if b.writers * b.shared[0].caches > 0:
         settle(play, b, at.now)
@@ -266,13 +270,13 @@ def next_cache(play: RunEvents, how: How) -> int:
 
 @compiled_part
 def let_go(play: RunEvents, n: int, size: float) -> None:
-    """Give kept bytes back; no remainder of rounding is left on an empty node."""
+    """Release reserved bytes; rounding leaves nothing on an empty node."""
     play.own[n].promised = max(play.own[n].promised - size, 0.0)
 
 
 @compiled_part
 def arrive(play: RunEvents, how: How, row: int) -> int:
-    """Complete a KV transfer, unless its source or target has failed since; row -1: a last byte may leave."""
+    """Complete a KV transfer, unless its source or target has failed since; with row -1 a flow may have sent its last byte."""
     b, at = how.between, play.at[0]
     if row < 0:
         send_last(play, b)
@@ -287,7 +291,7 @@ def arrive(play: RunEvents, how: How, row: int) -> int:
     play.own[source].sent_s = play.own[target].sent_s = trip.end_s
     if alive:
         play.own[target].inbound -= 1
-    if play.own[source].life != trip.life:  # the cache went down with its node
+    if play.own[source].life != trip.life:  # the cache was lost with its node
         if alive:
             let_go(play, target, trip.kept)
         at.row = row
@@ -303,7 +307,7 @@ def arrive(play: RunEvents, how: How, row: int) -> int:
 
 @compiled_part
 def goes_on(play: RunEvents, how: How, row: int, n: int) -> bool:
-    """Whether a request that has ended on a node goes on in the other pool: its cache waits to leave."""
+    """Queue the KV cache of a request that needs more tokens for its transfer; return False if the request is complete."""
     b, x = how.between, play.rows
     trip = b.trips[row]
     if x.generated[row] < x.output_tokens[row]:
@@ -318,7 +322,7 @@ bring(Between, next_cache=next_cache, arrive=arrive, goes_on=goes_on)
 
 
 def between(clock: Clock) -> Between:
-    """Return the state between two pools."""
+    """Build the state of the transfers between two pools."""
     link, nodes, second = clock.link, clock.all, clock.decode[0].engine
     assert link is not None
     d, first, count = second.deployment, len(clock.entry), len(nodes)
@@ -326,7 +330,7 @@ def between(clock: Clock) -> Between:
     lanes = np.array([node.lanes for node in nodes])
     ranks = np.array([node.engine.deployment.ranks for node in nodes])
     links, writers = records(2 * count + 1, LINK), first * int(ranks[0]) if tier >= 0 else 0
-    links.ports = links.room = [*lanes * ranks, *lanes * ranks, np.inf]  # out, in; writers come in nowhere
+    links.ports = links.room = [*lanes * ranks, *lanes * ranks, np.inf]  # out, in; writes to the tier enter no node
     flows = records(writers + 1, FLOW)
     flows.source[:writers] = np.arange(writers) // ranks[0]
     flows.target, flows.end_s = 2 * count, -np.inf
@@ -339,7 +343,7 @@ def between(clock: Clock) -> Between:
 
 
 def _beside(clock: Clock, link: KvLink) -> tuple[int, bool]:
-    """What else is on the ports of a link between two pools, see `Between`: nothing unless it is the nodes' network."""
+    """Return the shared tier on the link (-1: none), and whether expert exchanges use it; see `Between`."""
     first, second = clock.entry[0].engine, clock.decode[0].engine
     networks = [engine.deployment.system.device.node_link for engine in (first, second)]
     names, tiers, apart = {network.name for network in networks}, first.cache.tiers, second.deployment.apart

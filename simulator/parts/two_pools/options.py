@@ -11,7 +11,7 @@ from ...option import CheckedOptions, described, text, whole
 @described
 @dataclass(frozen=True, slots=True)
 class PoolOptions(CheckedOptions):
-    """Two pools instead of one system: one takes prompts, the other goes on; see `parts.two_pools.asked`."""
+    """Two pools instead of one system: one for prefill, one for decode; see `parts.two_pools.asked`."""
 
     prefill: str | None = text("System that takes prompts, and how many of it.", "SYSTEM[xN]")
     decode: str | None = text("System that goes on after the first token.", "SYSTEM[xN]")

@@ -1,4 +1,4 @@
-"""What two pools did, each for itself, and what crossed from the one to the other."""
+"""Results of the prefill and decode pools, and of the KV transfers between them."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ from ..autoscale.replicas import Scaling
 from ..experts_apart.holders import devices_apart
 
 LATE = ("tbt", "tpot")
-"""Latencies that the decode pool and the link make."""
+"""Latencies that the decode pool and the KV transfer link determine."""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolRun:
-    """What one of two pools did.
+    """Results of one of the two pools.
 
     Attributes
     ----------
     name : str
         "prefill" or "decode".
     deployment : Deployment
-        Of one replica.
+        Deployment of one replica.
     devices : int
-        Of all replicas.
+        Devices of all replicas.
     stepping : float
-        Share of the window that a replica spends in steps.
+        Share of the measurement window that a replica spends in steps.
     sending : float
         Share of the run that a port of the link is busy.
     kv_peak : float
         See `Run.kv_peak`.
     scaling : Scaling or None
-        Which replicas there were when, where an autoscaler decides.
+        Replicas over time, if an autoscaler changes them.
     """
 
     name: str
@@ -64,26 +64,26 @@ class PoolRun:
     scaling: Scaling | None = None
 
     def mean_devices(self, window: Window) -> float:
-        """Devices of the pool; if replicas come and go, their mean over a window."""
+        """Return the devices of the pool; with an autoscaler, their mean over a window."""
         return self.devices if self.scaling is None else self.scaling.mean_devices(window)
 
 
 @dataclass(frozen=True, slots=True)
 class KvMoves:
-    """The KV caches that crossed from a pool to the other.
+    """KV transfers from the prefill pool to the decode pool.
 
     Attributes
     ----------
     count : int
-        Caches sent; those sent again after a failure count again.
+        Number of transfers; a cache sent again after a failure counts again.
     wait_s : Quantiles
-        From the first token until its cache leaves; 0 where layers left before.
+        Time from the first token to the start of the transfer [s]; 0 if layers were sent before.
     transfer_s : Quantiles
-        From the first token, or from when it leaves where that is later, until it is there.
+        Time from the first token, or from the start of the transfer if that is later, to its end [s].
     share : float or None
-        Both together, as a share of all requests' time from arrival to last token.
+        Share of both in the sum of all requests' times from arrival to last token.
     start_s, end_s : float64 array
-        When each request's cache left and was there, as rows of `Run.requests`; NaN without one.
+        Start and end of each request's transfer [s], in the order of `Run.requests`; NaN without one.
     """
 
     link: KvLink
@@ -98,19 +98,19 @@ class KvMoves:
 
 @dataclass(frozen=True, slots=True)
 class TwoPools:
-    """Results of two pools and of the transfers between them; `limiting` is the pool that more load would fill first."""
+    """Results of two pools and their transfers; `limiting` is the pool or link that more load would fill first."""
 
     pools: tuple[PoolRun, ...]
     moves: KvMoves
     limiting: str
 
     def mean_devices(self, window: Window) -> float:
-        """Devices of both over a window, on average."""
+        """Return the mean number of devices of both pools over a window."""
         return sum(pool.mean_devices(window) for pool in self.pools)
 
 
 def pools_left(run: Run, served: RunState, *_: object) -> TwoPools | None:
-    """Measure both pools; None where there is one."""
+    """Return the results of both pools; None if there is only one."""
     end = run.makespan_s
     pools, moves = _pool_runs(served, run, end), _kv_moves(served, run.requests)
     if not pools or moves is None:
@@ -120,7 +120,7 @@ def pools_left(run: Run, served: RunState, *_: object) -> TwoPools | None:
 
 
 def pools_of(run: Run) -> tuple[PoolRun, ...]:
-    """Both pools of a run; nothing where there is one."""
+    """Return both pools of a run; an empty tuple if there is only one."""
     left = run.parts.get("two-pools")
     return () if left is None else left.pools
 
@@ -141,7 +141,7 @@ def _pool_runs(served: RunState, run: Run, end: float) -> tuple[PoolRun, ...]:
 
 
 def _pool(name: str, policy: Policy, nodes: list[Node], scaling: Scaling | None, window: Window, end: float) -> PoolRun:
-    """Metrics of one pool: shares of its time in steps and in sending, and sums over its engines."""
+    """Return the results of one pool: shares of time in steps and in transfers, and sums over its engines."""
     engines = [node.engine for node in nodes]
     curves = [engine.curve() for engine in engines]
     ends = (window.start_s, window.end_s)
@@ -150,7 +150,7 @@ def _pool(name: str, policy: Policy, nodes: list[Node], scaling: Scaling | None,
     ports = sum(node.engine.deployment.ranks for node in nodes)
     deployment = engines[0].deployment
     there_s, run_s = len(nodes) * window.length_s, ports * end
-    if scaling is not None:  # of all that there may be those that were
+    if scaling is not None:  # count only the replicas that existed
         there_s = scaling.held_s(None, window.start_s, window.end_s) * deployment.replicas
         run_s = scaling.held_s() * deployment.replicas * deployment.ranks
     total_s = there_s * deployment.layout.pp
@@ -170,7 +170,7 @@ def _pool(name: str, policy: Policy, nodes: list[Node], scaling: Scaling | None,
 
 
 def _kv_moves(served: RunState, requests: Requests) -> KvMoves | None:
-    """Measure the KV transfers; None without two pools."""
+    """Return the results of the KV transfers; None without two pools."""
     moves, link = served.parts.get("two-pools"), served.pools.link
     if moves is None or link is None:
         return None
@@ -185,11 +185,11 @@ def _kv_moves(served: RunState, requests: Requests) -> KvMoves | None:
 
 
 def limiting_pool(run: Run, left: TwoPools, missed: Sequence[str] = ()) -> str:
-    """Which part of a run of two pools limits it: "prefill", "decode" or "link".
+    """Return the part of a run with two pools that limits it: "prefill", "decode" or "link".
 
-    A nearly saturated port of the link is the limit. Else exceeded latencies decide: gaps between tokens belong to the
-    decode pool, or to the link if transfers take longer than all later tokens. TTFT belongs to prefill, unless
-    transfers wait longer for room in the decode pool than prompts for a step. Without exceeded latencies the resource
+    A nearly saturated port of the link is the limit. Otherwise the exceeded latencies decide. Gaps between tokens belong to
+    the decode pool, or to the link if transfers take longer than all later tokens. TTFT belongs to the prefill pool, unless
+    transfers wait longer for the decode pool than prompts wait for a step. Without exceeded latencies the resource
     with the least slack is the limit: step time, sequences and memory, or a port.
     """
     m, (prefill, decode) = left.moves, left.pools
